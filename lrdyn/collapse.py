@@ -1,0 +1,155 @@
+"""The classification version of Theorem 2 and collapse between layers.
+
+On whitened data, X X^T = I, and with a last layer K x d, the loss ``1/2 ||W_L ... W_1 X - Y||_F^2`` is
+deep factorisation of ``Phi = Y X^T``. The moving part has 2K dimensions, the last layer has no
+bulk, and hence the bulk of the others only decays: ``rho_l(t) = eps_l (1 - eta lambda_l)^t``.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lrdyn.factorization import Weights, end_to_end
+from lrdyn.subspace import Blocks, Frame, blocks, complete, propagate, unit
+
+
+def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
+    """Frame of the square layers of a deep linear classifier, ``l < L``.
+
+    ``col(V_{1,1}) = row(Phi) + row((W_L ... W_1)(0))``, 2K columns, ``U_l = W_l(0) V_l / eps_l``.
+
+    Args:
+        weights: layers at the start; all square but the last, which is K x d.
+        target: ``Phi = Y X^T``.
+
+    Returns:
+        The frame of layers 1 to L - 1; ``left[-1]`` is V_L.
+
+    Raises:
+        ValueError: there is no room, d <= 2K.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from lrdyn import orthogonal_layers
+        >>> W = orthogonal_layers(jax.random.key(0), (7, 7, 2), jnp.ones(2))
+        >>> classifier_frame(W, jnp.ones((2, 7))).left.shape
+        (1, 7, 7)
+    """
+    classes, dim = target.shape
+    if dim <= 2 * classes:
+        raise ValueError(f"target: got shape {target.shape}, wanted more than twice as many columns as rows")
+    spanning = jnp.concatenate([unit(target).T, unit(end_to_end(weights)).T], axis=1)
+    return propagate(weights[:-1], complete(spanning))
+
+
+def classifier_blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
+    """Measure the layers of a classifier in its frame.
+
+    Args:
+        frame: frame of the square layers.
+        weights: all layers at any time.
+        size: 2K.
+
+    Returns:
+        Blocks of the square layers; ``off_block`` has one more entry, for the last layer:
+        the largest entry of ``W_L V_{L,2}``, which the theorem says is 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
+        >>> classifier_blocks(identity, (jnp.eye(3), jnp.ones((1, 3))), 2).off_block.tolist()
+        [0.0, 1.0]
+    """
+    square = blocks(frame, weights[:-1], size)
+    last = jnp.max(jnp.abs(weights[-1] @ frame.left[-1, :, size:]))
+    return square._replace(off_block=jnp.append(square.off_block, last))
+
+
+def classifier_rho(
+    scales: Float[Array, "layers"],
+    learning_rate: float | Float[Array, ""],
+    weight_decay: float | Float[Array, "layers"] | Float[Array, ""],
+    steps: Int[Array, "times"] | np.ndarray,
+) -> Float[Array, "times layers"]:
+    """Bulk singular values of a deep linear classifier, ``rho_l(t) = eps_l (1 - eta lambda_l)^t``.
+
+    Args:
+        scales: eps_l of the square layers.
+        learning_rate: eta, for the loss ``1/2 ||.||_F^2``.
+        weight_decay: lambda, or one for each square layer.
+        steps: step numbers.
+
+    Returns:
+        rho_l at each of the steps.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> classifier_rho(jnp.ones(1), 0.5, 1.0, jnp.array([0, 2])).tolist()
+        [[1.0], [0.25]]
+
+    Reference:
+        Yaras et al., "The Law of Parsimony in Gradient Descent for Learning Deep Linear
+        Networks", as surveyed in arXiv 2503.19859.
+    """
+    factor = 1 - learning_rate * jnp.broadcast_to(weight_decay, scales.shape)
+    return scales * factor ** jnp.asarray(steps)[:, None]
+
+
+def collapse_metrics(
+    weights: Weights, inputs: Float[Array, "d n"], labels: Int[Array, "n"], classes: int
+) -> Float[Array, "layers"]:
+    """Within-class over between-class variance of the features of each layer, input first.
+
+    ``D_l = tr Sigma_W / tr Sigma_B`` of ``W_l ... W_1 X``, global mean removed; D_0 is the input's.
+
+    Args:
+        weights: layers ``(W_1, ..., W_L)``.
+        inputs: X, one example a column, classes of equal size.
+        labels: class of each example.
+        classes: K.
+
+    Returns:
+        ``(D_0, ..., D_{L-1})``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> X = jnp.array([[1.0, 3.0, -1.0, -3.0]])
+        >>> collapse_metrics((jnp.eye(1),), X, jnp.array([0, 0, 1, 1]), 2).tolist()
+        [0.25]
+    """
+    membership = (labels[:, None] == jnp.arange(classes)).astype(inputs.dtype)
+
+    def ratio(features):
+        means = features @ membership / jnp.sum(membership, axis=0)
+        within = jnp.sum((features - means @ membership.T) ** 2) / features.shape[1]
+        between = jnp.sum((means - jnp.mean(means, axis=1, keepdims=True)) ** 2) / classes
+        return within / between
+
+    features, ratios = inputs, []
+    for W in weights:
+        ratios.append(ratio(features))
+        features = W @ features
+    return jnp.stack(ratios)
+
+
+def collapse_ratio(scale: float, per_class: int, depth: int) -> float:
+    """Collapse per layer at convergence without decay, ``D_{l+1} / D_l ~ eps^2 / n^{1/L}``.
+
+    An approximation, approached from below: the measured ratio is smaller.
+
+    Args:
+        scale: eps, the same for all layers.
+        per_class: n, examples in each class.
+        depth: L.
+
+    Returns:
+        The predicted ratio.
+
+    Example:
+        >>> round(collapse_ratio(0.5, 10, 6), 3)
+        0.17
+
+    Reference:
+        Law of Parsimony (Yaras et al.), as surveyed in arXiv 2503.19859.
+    """
+    return scale**2 / per_class ** (1 / depth)

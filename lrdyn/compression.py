@@ -1,0 +1,171 @@
+"""Corollary 1: the compressed network and its error."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lrdyn.factorization import Weights, end_to_end
+from lrdyn.subspace import Frame, product_of_others
+
+
+class CompressedNetwork(NamedTuple):
+    """``f_C = left @ W_L ... W_1 @ right^T`` with small inner layers."""
+
+    left: Float[Array, "d s"]
+    """U_{L,1}, the first s columns of U_L."""
+    inner: Weights
+    """Layers ``Wt_l``, s x s."""
+    right: Float[Array, "d s"]
+    """V_{1,1}, the first s columns of V_1."""
+
+
+def compress(frame: Frame, inner: Weights) -> CompressedNetwork:
+    """Put reduced layers between the outer factors of a frame.
+
+    Args:
+        frame: frame of Theorem 2.
+        inner: reduced layers; their size s = 2 r^ chooses how many columns are used.
+
+    Returns:
+        The compressed network.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lrdyn import Frame
+        >>> compress(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), (jnp.ones((2, 2)),)).left.shape
+        (3, 2)
+    """
+    size = inner[0].shape[0]
+    return CompressedNetwork(frame.left[-1, :, :size], inner, frame.right[0, :, :size])
+
+
+def compressed_product(network: CompressedNetwork) -> Float[Array, "d d"]:
+    """The map that a compressed network computes, ``U_{L,1} Wt_L ... Wt_1 V_{1,1}^T``.
+
+    Args:
+        network: a compressed network.
+
+    Returns:
+        The d x d product.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> half = jnp.eye(2)[:, :1]
+        >>> compressed_product(CompressedNetwork(half, (jnp.ones((1, 1)),), half)).tolist()
+        [[1.0, 0.0], [0.0, 0.0]]
+    """
+    return network.left @ end_to_end(network.inner) @ network.right.T
+
+
+def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Float[Array, "..."]:
+    """Error of the compressed network, ``||f - f_C||_F = sqrt(d - 2 r^) prod_l |rho_l|``.
+
+    Args:
+        rho: bulk singular values, from :func:`lrdyn.rho`.
+        dim: d.
+        rank: r^ >= r, half the size of the inner layers.
+
+    Returns:
+        The Frobenius norm of the difference at each time.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(compression_error(jnp.array([0.5, 0.5]), 8, 2))
+        0.5
+
+    Reference:
+        arXiv 2503.19859, Corollary 1.
+    """
+    return jnp.sqrt(dim - 2.0 * rank) * jnp.abs(jnp.prod(rho, axis=-1))
+
+
+def compression_bound(scales: Float[Array, "depth"], dim: int, rank: int) -> Float[Array, ""]:
+    """Bound of Corollary 1, ``||f - f_C||_F <= sqrt(d - 2 r^) prod_l eps_l``.
+
+    It holds at all times if :func:`bulk_contracts`.
+
+    Args:
+        scales: ``(eps_1, ..., eps_L)``.
+        dim: d.
+        rank: r^ >= r.
+
+    Returns:
+        The bound on the Frobenius norm.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(compression_bound(jnp.ones(3), 8, 2))
+        2.0
+    """
+    return compression_error(scales, dim, rank)
+
+
+def bulk_contracts(
+    rho: Float[Array, "times depth"],
+    learning_rate: float | Float[Array, ""],
+    weight_decay: float | Float[Array, "depth"] | Float[Array, ""],
+) -> Float[Array, ""]:
+    """Largest ``|1 - eta lambda_l - eta prod_{k != l} rho_k^2|`` over layers and times.
+
+    The condition of the bound of Corollary 1 is that this is at most 1.
+
+    Args:
+        rho: bulk singular values at every step, from :func:`lrdyn.rho`.
+        learning_rate: eta.
+        weight_decay: lambda, or one for each layer.
+
+    Returns:
+        The largest factor.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(bulk_contracts(jnp.ones((1, 2)), 0.5, 0.0))
+        0.5
+    """
+    others = jnp.stack([product_of_others(values**2) for values in rho])
+    return jnp.max(jnp.abs(1 - learning_rate * (weight_decay + others)))
+
+
+def parameter_counts(dim: int, depth: int, rank: int) -> dict[str, int]:
+    """Trained parameters: full, compressed with trained outer factors, and inner layers only.
+
+    ``L d^2``, ``4 d r^ + 4 L r^^2`` and ``4 L r^^2``.
+
+    Args:
+        dim: d.
+        depth: L.
+        rank: r^, half the size of the inner layers.
+
+    Returns:
+        The three counts.
+
+    Example:
+        >>> counts = parameter_counts(1000, 3, 5)
+        >>> counts["full"] // counts["compressed"]
+        147
+
+    Reference:
+        arXiv 2503.19859, Corollary 1.
+    """
+    inner = depth * (2 * rank) ** 2
+    return {"full": depth * dim**2, "compressed": 2 * dim * 2 * rank + inner, "inner": inner}
+
+
+def count(tree: object) -> int:
+    """Number of scalars in a PyTree of arrays (or of shapes).
+
+    Args:
+        tree: any PyTree of arrays.
+
+    Returns:
+        The number of entries.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> count((jnp.ones((2, 3)), jnp.ones(4)))
+        10
+    """
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

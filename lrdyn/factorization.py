@@ -1,0 +1,103 @@
+"""Losses of factorised linear networks.
+
+Glossary of the axis names used in the annotations of this package:
+
+==========  ==================================================================
+``depth``   layers, L; ``W_1`` acts first and is ``weights[0]``
+``d``       width of a square layer (``dim`` on the command line)
+``k``       rows of a target or of the last layer
+``n``       examples
+``s``       size of a reduced block, 2 r
+``times``   recorded steps
+==========  ==================================================================
+"""
+
+from functools import reduce
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Weights = tuple[Float[Array, "_ _"], ...]
+"""The layers ``(W_1, ..., W_L)`` of a linear network; ``W_1`` acts first."""
+
+
+def end_to_end(weights: Weights) -> Float[Array, "k d"]:
+    """Multiply the layers: ``W_L ... W_1``.
+
+    Args:
+        weights: layers ``(W_1, ..., W_L)``, ``W_l`` of shape (out, in).
+
+    Returns:
+        The product, of shape (out of the last layer, in of the first).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> end_to_end((2 * jnp.eye(2), 3 * jnp.eye(2))).tolist()
+        [[6.0, 0.0], [0.0, 6.0]]
+    """
+    return reduce(lambda product, layer: layer @ product, weights)
+
+
+def factorization_loss(weights: Weights, target: Float[Array, "k d"]) -> Float[Array, ""]:
+    """Squared loss of deep matrix factorisation, ``1/2 ||W_L ... W_1 - Phi||_F^2``.
+
+    Args:
+        weights: layers ``(W_1, ..., W_L)``.
+        target: Phi.
+
+    Returns:
+        The loss, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(factorization_loss((jnp.eye(3), jnp.eye(3)), jnp.zeros((3, 3))))
+        1.5
+
+    Reference:
+        arXiv 2503.19859, Theorems 1 and 2.
+    """
+    return 0.5 * jnp.sum((end_to_end(weights) - target) ** 2)
+
+
+def mean_factorization_loss(weights: Weights, target: Float[Array, "k d"]) -> Float[Array, ""]:
+    """Mean form of the squared loss, ``1/2 mean over entries of (W_L ... W_1 - Phi)^2``.
+
+    Gradient descent on it with step ``eta`` and decay ``lambda`` is gradient descent on
+    :func:`factorization_loss` with ``eta / (k d)`` and ``lambda k d``.
+
+    Args:
+        weights: layers ``(W_1, ..., W_L)``.
+        target: Phi.
+
+    Returns:
+        The loss, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(mean_factorization_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2))))
+        0.25
+    """
+    return 0.5 * jnp.mean((end_to_end(weights) - target) ** 2)
+
+
+def regression_loss(
+    weights: Weights, inputs: Float[Array, "d n"], outputs: Float[Array, "k n"]
+) -> Float[Array, ""]:
+    """Squared loss of a deep linear network on data, ``1/2 ||W_L ... W_1 X - Y||_F^2``.
+
+    Args:
+        weights: layers ``(W_1, ..., W_L)``.
+        inputs: X, one example a column.
+        outputs: Y, one example a column.
+
+    Returns:
+        The loss, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(regression_loss((jnp.eye(2),), jnp.eye(2), jnp.zeros((2, 2))))
+        1.0
+    """
+    # The data goes through one layer at a time: cheaper than the product of square layers
+    # whenever there are fewer examples than columns.
+    return 0.5 * jnp.sum((reduce(lambda hidden, layer: layer @ hidden, weights, inputs) - outputs) ** 2)

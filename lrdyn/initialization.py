@@ -1,0 +1,163 @@
+"""Starting weights and targets."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from lrdyn.factorization import Weights
+
+
+def layer_scales(
+    scale: float | Float[Array, ""], spread: float | Float[Array, ""], depth: int
+) -> Float[Array, "depth"]:
+    """Geometric scales per layer with geometric mean ``scale`` and last / first = ``spread``.
+
+    Args:
+        scale: geometric mean of the scales, eps.
+        spread: ratio of the last layer's scale to the first's; 1 makes all equal.
+        depth: number of layers, L.
+
+    Returns:
+        ``(eps_1, ..., eps_L)``.
+
+    Raises:
+        ValueError: ``depth`` is smaller than 2.
+
+    Example:
+        >>> [round(float(s), 3) for s in layer_scales(1.0, 4.0, 3)]
+        [0.5, 1.0, 2.0]
+    """
+    if depth < 2:
+        raise ValueError(f"depth: got {depth}, wanted at least 2 layers")
+    return scale * jnp.asarray(spread) ** jnp.linspace(-0.5, 0.5, depth)
+
+
+def orthogonal_layers(
+    key: Key[Array, ""], widths: Sequence[int], scales: Float[Array, "depth"]
+) -> Weights:
+    """Layers ``W_l(0) = eps_l Q_l`` with Haar-distributed (semi-)orthogonal ``Q_l``.
+
+    Args:
+        key: random key.
+        widths: ``(d_0, ..., d_L)``; layer l maps ``d_{l-1}`` to ``d_l``.
+        scales: ``(eps_1, ..., eps_L)``.
+
+    Returns:
+        The layers ``(W_1, ..., W_L)``.
+
+    Raises:
+        ValueError: the number of scales is not the number of layers.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> (W,) = orthogonal_layers(jax.random.key(0), (4, 4), jnp.array([2.0]))
+        >>> bool(jnp.allclose(W @ W.T, 4 * jnp.eye(4), atol=1e-5))
+        True
+    """
+    depth = len(widths) - 1
+    if scales.shape != (depth,):
+        raise ValueError(f"scales: got shape {scales.shape}, wanted one for each of {depth} layers")
+    return tuple(
+        scale * jax.random.orthogonal(layer_key, n_out, m=n_in)
+        for layer_key, scale, n_in, n_out in zip(
+            jax.random.split(key, depth), scales, widths[:-1], widths[1:], strict=True
+        )
+    )
+
+
+def gaussian_layers(
+    key: Key[Array, ""], widths: Sequence[int], scales: Float[Array, "depth"]
+) -> Weights:
+    """Gaussian layers with the expected Frobenius norm of :func:`orthogonal_layers`.
+
+    Args:
+        key: random key.
+        widths: ``(d_0, ..., d_L)``.
+        scales: ``(eps_1, ..., eps_L)``; entries of layer l have variance
+            ``eps_l^2 / max(d_{l-1}, d_l)``.
+
+    Returns:
+        The layers ``(W_1, ..., W_L)``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> gaussian_layers(jax.random.key(0), (3, 5), jnp.ones(1))[0].shape
+        (5, 3)
+    """
+    keys = jax.random.split(key, len(widths) - 1)
+    return tuple(
+        scale * jax.random.normal(layer_key, (n_out, n_in)) / jnp.sqrt(max(n_in, n_out))
+        for layer_key, scale, n_in, n_out in zip(keys, scales, widths[:-1], widths[1:], strict=True)
+    )
+
+
+def low_rank_target(
+    key: Key[Array, ""], shape: tuple[int, int], singular_values: Float[Array, "r"]
+) -> Float[Array, "k d"]:
+    """Target with given singular values and random singular subspaces.
+
+    Args:
+        key: random key.
+        shape: (k, d).
+        singular_values: the non-zero singular values, at most min(k, d) of them.
+
+    Returns:
+        Phi = U diag(singular_values) V^T.
+
+    Raises:
+        ValueError: more singular values than the shape has room for.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> Phi = low_rank_target(jax.random.key(0), (4, 4), jnp.array([2.0, 1.0]))
+        >>> [round(float(s), 4) for s in jnp.linalg.svd(Phi, compute_uv=False)[:2]]
+        [2.0, 1.0]
+    """
+    rank = singular_values.shape[0]
+    if rank > min(shape):
+        raise ValueError(f"singular_values: got {rank}, wanted at most {min(shape)} for shape {shape}")
+    left_key, right_key = jax.random.split(key)
+    left = jax.random.orthogonal(left_key, rank, m=shape[0])
+    right = jax.random.orthogonal(right_key, rank, m=shape[1])
+    return (left.T * singular_values) @ right
+
+
+def spaced_singular_values(rank: int, scale: float | Float[Array, ""] = 1.0) -> Float[Array, "r"]:
+    """Default singular values of a target: evenly spaced from ``scale`` down to ``scale / 2``.
+
+    Args:
+        rank: how many.
+        scale: the largest.
+
+    Returns:
+        The values in decreasing order.
+
+    Example:
+        >>> spaced_singular_values(3).tolist()
+        [1.0, 0.75, 0.5]
+    """
+    return scale * jnp.linspace(1.0, 0.5, rank)
+
+
+def truncated_gaussian_target(
+    key: Key[Array, ""], shape: tuple[int, int], rank: int
+) -> Float[Array, "k d"]:
+    """Rank-r truncation of a standard Gaussian matrix (the target of Figure 3).
+
+    Args:
+        key: random key.
+        shape: (k, d).
+        rank: r.
+
+    Returns:
+        Phi, the best rank-r approximation of the Gaussian matrix.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> int(jnp.linalg.matrix_rank(truncated_gaussian_target(jax.random.key(0), (9, 9), 2)))
+        2
+    """
+    left, values, right = jnp.linalg.svd(jax.random.normal(key, shape), full_matrices=False)
+    return (left[:, :rank] * values[:rank]) @ right[:rank]

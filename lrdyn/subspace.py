@@ -1,0 +1,311 @@
+"""Theorem 2: gradient descent on deep factorisation lives in a 2r-dimensional subspace.
+
+Started from ``W_l(0) = eps_l * orthogonal`` on ``1/2 ||W_L ... W_1 - Phi||_F^2`` with square
+layers and rank Phi <= r, m = d - 2r > 0, gradient descent keeps, for all t,
+
+    W_l(t) = U_l blkdiag( Wt_l(t), rho_l(t) I_m ) V_l^T,      V_{l+1} = U_l,
+
+where the frame (U_l, V_l) is fixed by the start and Phi, the 2r x 2r blocks ``Wt_l`` do gradient
+descent on a factorisation of their own, and each ``rho_l`` follows a scalar recursion.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from lrdyn.descent import Trajectory, gradient_descent, iterate, simulate
+from lrdyn.factorization import Weights, end_to_end, factorization_loss
+
+
+class Frame(NamedTuple):
+    """The frame of Theorem 2; the first 2r columns of each matrix span the moving part."""
+
+    left: Float[Array, "depth d d"]
+    """U_l; ``left[l - 1]`` belongs to layer l."""
+    right: Float[Array, "depth d d"]
+    """V_l, with V_{l+1} = U_l."""
+
+
+def start_scales(weights: Weights) -> Float[Array, "depth"]:
+    """Scales of (semi-)orthogonal layers, ``eps_l = ||W_l||_F / sqrt(min(shape))``.
+
+    Args:
+        weights: layers at the start.
+
+    Returns:
+        ``(eps_1, ..., eps_L)``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> start_scales((3 * jnp.eye(4),)).tolist()
+        [3.0]
+    """
+    return jnp.stack([jnp.linalg.norm(W) / jnp.sqrt(min(W.shape)) for W in weights])
+
+
+def frame(weights: Weights, target: Float[Array, "d d"], rank: int) -> Frame:
+    """Frame of Theorem 2, from the starting weights and the target alone.
+
+    ``col(V_{1,1}) = row(Phi) + (W_L ... W_1)(0)^T col(Phi)``, then ``U_l = W_l(0) V_l / eps_l`` and
+    ``V_{l+1} = U_l``. If the sum has fewer than 2r dimensions (rank Phi < r, or the two spaces
+    meet) the rest is filled with directions of the complement, as the theorem allows.
+
+    Args:
+        weights: square layers at the start, ``W_l(0) = eps_l * orthogonal``.
+        target: Phi.
+        rank: r, at least the rank of Phi.
+
+    Returns:
+        The frame; all its matrices are orthogonal if the layers are.
+
+    Raises:
+        ValueError: the layers are not square, or there is no room: d <= 2r.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from lrdyn import orthogonal_layers, low_rank_target
+        >>> W = orthogonal_layers(jax.random.key(0), (7, 7, 7), jnp.ones(2))
+        >>> Phi = low_rank_target(jax.random.key(1), (7, 7), jnp.array([1.0, 0.5]))
+        >>> frame(W, Phi, rank=2).left.shape
+        (2, 7, 7)
+
+    Reference:
+        arXiv 2503.19859, Theorem 2.
+    """
+    dim = target.shape[1]
+    if any(W.shape != (dim, dim) for W in (*weights, target)):
+        got = [W.shape for W in (*weights, target)]
+        raise ValueError(f"weights, target: got shapes {got}, wanted all ({dim}, {dim})")
+    if rank < 1 or dim <= 2 * rank:
+        raise ValueError(f"rank: got {rank} with dim {dim}, wanted rank >= 1 and dim > 2 rank")
+    left, _, right = jnp.linalg.svd(target)
+    spanning = [right[:rank].T, unit(end_to_end(weights)).T @ left[:, :rank]]
+    return propagate(weights, complete(jnp.concatenate(spanning, axis=1)))
+
+
+def unit(matrix: Float[Array, "m n"]) -> Float[Array, "m n"]:
+    """Scale a matrix to Frobenius norm 1: spans do not depend on it, round-off does."""
+    return matrix / jnp.linalg.norm(matrix)
+
+
+def complete(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:
+    """Orthogonal matrix whose first s columns contain the span of ``columns``."""
+    # Householder QR is orthonormal to round-off whatever the rank of its argument, and its first
+    # s columns always contain the column space: the padding comes for free.
+    return jnp.linalg.qr(columns, mode="complete")[0]
+
+
+def propagate(weights: Weights, right: Float[Array, "d d"]) -> Frame:
+    """Frame that starts from ``V_1 = right``: ``U_l = W_l(0) V_l / eps_l``, ``V_{l+1} = U_l``."""
+    bases = [right]
+    for W, scale in zip(weights, start_scales(weights), strict=True):
+        bases.append(W @ bases[-1] / scale)
+    return Frame(jnp.stack(bases[1:]), jnp.stack(bases[:-1]))
+
+
+def product_of_others(values: Float[Array, "depth"]) -> Float[Array, "depth"]:
+    """``prod_{k != l} values_k`` for each l, without division (a value may be 0).
+
+    Args:
+        values: one number a layer.
+
+    Returns:
+        One product a layer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> product_of_others(jnp.array([2.0, 0.0, 5.0])).tolist()
+        [0.0, 10.0, 0.0]
+    """
+    others = jnp.where(jnp.eye(values.shape[0], dtype=bool), 1.0, values)
+    return jnp.prod(others, axis=1)
+
+
+def rho(
+    scales: Float[Array, "depth"],
+    learning_rate: float | Float[Array, ""],
+    weight_decay: float | Float[Array, "depth"] | Float[Array, ""],
+    steps: Int[Array, "times"] | np.ndarray,
+) -> Float[Array, "times depth"]:
+    """Bulk singular values of Theorem 2.
+
+    ``rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)``, ``rho_l(0) = eps_l``.
+
+    Args:
+        scales: ``(eps_1, ..., eps_L)``.
+        learning_rate: eta, for the loss ``1/2 ||.||_F^2``.
+        weight_decay: lambda, or one for each layer.
+        steps: increasing step numbers at which the values are returned.
+
+    Returns:
+        rho_l at each of the steps.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rho(jnp.ones(2), 0.5, 0.0, jnp.array([0, 1])).tolist()
+        [[1.0, 1.0], [0.5, 0.5]]
+
+    Reference:
+        arXiv 2503.19859, Theorem 2.
+    """
+
+    def step(_, values):
+        return values * (1 - learning_rate * (weight_decay + product_of_others(values**2)))
+
+    return iterate(step, scales, steps, lambda values: values)[1]
+
+
+def reduced_target(frame: Frame, target: Float[Array, "d d"], size: int) -> Float[Array, "s s"]:
+    """Target of the reduced dynamics, ``U_{L,1}^T Phi V_{1,1}``.
+
+    Args:
+        frame: frame of Theorem 2.
+        target: Phi.
+        size: s = 2r, or more with padding.
+
+    Returns:
+        The s x s target.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> reduced_target(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), jnp.ones((3, 3)), 2).shape
+        (2, 2)
+    """
+    return frame.left[-1, :, :size].T @ target @ frame.right[0, :, :size]
+
+
+def reduced_dynamics(
+    target: Float[Array, "s s"],
+    scales: Float[Array, "depth"],
+    learning_rate: float | Float[Array, ""],
+    weight_decay: float | Float[Array, "depth"] | Float[Array, ""],
+    steps: Int[Array, "times"] | np.ndarray,
+    *,
+    record: Callable[[Weights], PyTree] = lambda weights: weights,
+) -> Trajectory:
+    """Integrate the reduced dynamics: the moving part of a d x d run at the cost of 2r x 2r.
+
+    Gradient descent on ``1/2 ||Wt_L ... Wt_1 - target||_F^2`` from ``Wt_l(0) = eps_l I``. With
+    :func:`rho` it determines the whole full-size run exactly.
+
+    Args:
+        target: reduced target, see :func:`reduced_target`.
+        scales: ``(eps_1, ..., eps_L)``.
+        learning_rate: eta, for the loss ``1/2 ||.||_F^2`` (mean loss: eta / d^2).
+        weight_decay: lambda, or one for each layer (mean loss: lambda d^2).
+        steps: increasing step numbers at which to record.
+        record: maps the reduced weights to what is kept.
+
+    Returns:
+        A :class:`~lrdyn.Trajectory` of the reduced weights.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> run = reduced_dynamics(jnp.eye(2), jnp.ones(2) / 2, 0.1, 0.0, jnp.array([0, 500]))
+        >>> bool(jnp.allclose(run.params[1] @ run.params[0], jnp.eye(2), atol=1e-5))
+        True
+
+    Reference:
+        arXiv 2503.19859, Theorem 2.
+    """
+    start = tuple(scale * jnp.eye(target.shape[0], dtype=target.dtype) for scale in scales)
+    return simulate(
+        lambda weights: factorization_loss(weights, target),
+        start,
+        gradient_descent(learning_rate, weight_decay),
+        steps,
+        record=record,
+    )
+
+
+def expand(frame: Frame, reduced: Weights, bulk: Float[Array, "depth"]) -> Weights:
+    """Full weights from the reduced ones, ``U_l blkdiag(Wt_l, rho_l I) V_l^T``.
+
+    Args:
+        frame: frame of Theorem 2.
+        reduced: blocks ``Wt_l``.
+        bulk: ``rho_l``.
+
+    Returns:
+        The layers ``(W_1, ..., W_L)`` of the full run.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
+        >>> expand(identity, (jnp.ones((1, 1)),), jnp.array([2.0]))[0].diagonal().tolist()
+        [1.0, 2.0, 2.0]
+    """
+
+    def layer(U, V, Wt, rho):
+        s = Wt.shape[0]
+        return U[:, :s] @ Wt @ V[:, :s].T + rho * U[:, s:] @ V[:, s:].T
+
+    return tuple(layer(*parts) for parts in zip(frame.left, frame.right, reduced, bulk, strict=True))
+
+
+def reduced_spectra(
+    reduced: Float[Array, "depth s s"], bulk: Float[Array, "depth"], dim: int
+) -> Float[Array, "depth d"]:
+    """Singular values of the full layers: those of ``Wt_l`` and |rho_l| repeated d - s times.
+
+    Args:
+        reduced: blocks ``Wt_l``.
+        bulk: ``rho_l``.
+        dim: d.
+
+    Returns:
+        Singular values in decreasing order, layer by layer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> reduced_spectra(jnp.full((1, 1, 1), 2.0), jnp.array([-3.0]), 3).tolist()
+        [[3.0, 3.0, 2.0]]
+    """
+    moving = jnp.linalg.svd(reduced, compute_uv=False)
+    still = jnp.broadcast_to(jnp.abs(bulk)[:, None], (bulk.shape[0], dim - moving.shape[1]))
+    return jnp.sort(jnp.concatenate([moving, still], axis=1), axis=1, descending=True)
+
+
+class Blocks(NamedTuple):
+    """One set of layers seen in the frame of Theorem 2."""
+
+    inner: Float[Array, "depth s s"]
+    """Moving blocks ``U_{l,1}^T W_l V_{l,1}``."""
+    off_block: Float[Array, "depth"]
+    """Largest entry of the two off-diagonal blocks; the theorem says 0."""
+    rho: Float[Array, "depth"]
+    """Mean of the diagonal of the bulk block ``U_{l,2}^T W_l V_{l,2}``."""
+    bulk_deviation: Float[Array, "depth"]
+    """Largest entry of the bulk block minus ``rho_l I``; the theorem says 0."""
+
+
+def blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
+    """Measure layers in the frame: blocks of ``U_l^T W_l V_l`` split after ``size``.
+
+    Args:
+        frame: frame of Theorem 2.
+        weights: layers at any time.
+        size: s = 2r.
+
+    Returns:
+        The :class:`Blocks`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
+        >>> blocks(identity, (jnp.diag(jnp.array([5.0, 2.0, 2.0])),), 1).rho.tolist()
+        [2.0]
+    """
+    rotated = jnp.stack([U.T @ W @ V for U, W, V in zip(frame.left, weights, frame.right, strict=True)])
+    off = jnp.maximum(
+        jnp.max(jnp.abs(rotated[:, :size, size:]), axis=(1, 2)),
+        jnp.max(jnp.abs(rotated[:, size:, :size]), axis=(1, 2)),
+    )
+    bulk = rotated[:, size:, size:]
+    mean = jnp.trace(bulk, axis1=1, axis2=2) / bulk.shape[-1]
+    identity = jnp.eye(bulk.shape[-1], dtype=bulk.dtype)
+    deviation = jnp.max(jnp.abs(bulk - mean[:, None, None] * identity), axis=(1, 2))
+    return Blocks(rotated[:, :size, :size], off, mean, deviation)
