@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lrdyn import linalg
 from lrdyn.factorization import Weights, end_to_end
-from lrdyn.subspace import Blocks, Frame, blocks, complete, propagate, unit
+from lrdyn.subspace import Blocks, Frame, blocks, propagate, start_scales, unit
 
 
 def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
@@ -39,7 +40,7 @@ def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
     if dim <= 2 * classes:
         raise ValueError(f"target: got shape {target.shape}, wanted more than twice as many columns as rows")
     spanning = jnp.concatenate([unit(target).T, unit(end_to_end(weights)).T], axis=1)
-    return propagate(weights[:-1], complete(spanning))
+    return propagate(weights[:-1], linalg.complete_basis(spanning))
 
 
 def classifier_blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
@@ -63,6 +64,27 @@ def classifier_blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
     square = blocks(frame, weights[:-1], size)
     last = jnp.max(jnp.abs(weights[-1] @ frame.left[-1, :, size:]))
     return square._replace(off_block=jnp.append(square.off_block, last))
+
+
+def classifier_start(frame: Frame, weights: Weights, size: int) -> Weights:
+    """Start of the reduced problem of a classifier: ``eps_l I`` for l < L and ``W_L(0) V_{L,1}``.
+
+    Args:
+        frame: frame of the square layers.
+        weights: all layers at the start.
+        size: 2K.
+
+    Returns:
+        Reduced layers, 2K x 2K but for the last, which is K x 2K.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
+        >>> [W.shape for W in classifier_start(identity, (jnp.eye(3), jnp.ones((1, 3))), 2)]
+        [(2, 2), (1, 2)]
+    """
+    inner = [scale * jnp.eye(size) for scale in start_scales(weights[:-1])]
+    return (*inner, weights[-1] @ frame.left[-1, :, :size])
 
 
 def classifier_rho(

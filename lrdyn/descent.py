@@ -104,7 +104,7 @@ def gradient_descent(
         >>> params = (jnp.ones(1), jnp.ones(1))
         >>> updates, _ = rule.update((jnp.zeros(1), jnp.zeros(1)), rule.init(params), params)
         >>> [u.tolist() for u in updates]
-        [[0.0], [-0.5]]
+        [[-0.0], [-0.5]]
     """
     decays = tuple(weight_decay) if jnp.ndim(weight_decay) else weight_decay
 

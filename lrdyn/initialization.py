@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from lrdyn import linalg
 from lrdyn.factorization import Weights
 
 
@@ -34,6 +35,28 @@ def layer_scales(
     return scale * jnp.asarray(spread) ** jnp.linspace(-0.5, 0.5, depth)
 
 
+def orthogonal(key: Key[Array, ""], rows: int, columns: int) -> Float[Array, "k d"]:
+    """Haar-distributed (semi-)orthogonal matrix: orthonormal rows or columns, whichever are fewer.
+
+    Args:
+        key: random key.
+        rows: number of rows.
+        columns: number of columns.
+
+    Returns:
+        The matrix.
+
+    Example:
+        >>> import jax
+        >>> Q = orthogonal(jax.random.key(0), 2, 5)
+        >>> [[round(abs(float(x)), 4) for x in row] for row in Q @ Q.T]
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    gaussian = jax.random.normal(key, (max(rows, columns), min(rows, columns)))
+    tall = linalg.orthogonal_factor(gaussian)
+    return tall if rows >= columns else tall.T
+
+
 def orthogonal_layers(
     key: Key[Array, ""], widths: Sequence[int], scales: Float[Array, "depth"]
 ) -> Weights:
@@ -60,7 +83,7 @@ def orthogonal_layers(
     if scales.shape != (depth,):
         raise ValueError(f"scales: got shape {scales.shape}, wanted one for each of {depth} layers")
     return tuple(
-        scale * jax.random.orthogonal(layer_key, n_out, m=n_in)
+        scale * orthogonal(layer_key, n_out, n_in)
         for layer_key, scale, n_in, n_out in zip(
             jax.random.split(key, depth), scales, widths[:-1], widths[1:], strict=True
         )
@@ -119,9 +142,9 @@ def low_rank_target(
     if rank > min(shape):
         raise ValueError(f"singular_values: got {rank}, wanted at most {min(shape)} for shape {shape}")
     left_key, right_key = jax.random.split(key)
-    left = jax.random.orthogonal(left_key, rank, m=shape[0])
-    right = jax.random.orthogonal(right_key, rank, m=shape[1])
-    return (left.T * singular_values) @ right
+    left = orthogonal(left_key, shape[0], rank)
+    right = orthogonal(right_key, rank, shape[1])
+    return (left * singular_values) @ right
 
 
 def spaced_singular_values(rank: int, scale: float | Float[Array, ""] = 1.0) -> Float[Array, "r"]:
@@ -159,5 +182,5 @@ def truncated_gaussian_target(
         >>> int(jnp.linalg.matrix_rank(truncated_gaussian_target(jax.random.key(0), (9, 9), 2)))
         2
     """
-    left, values, right = jnp.linalg.svd(jax.random.normal(key, shape), full_matrices=False)
+    left, values, right = linalg.svd(jax.random.normal(key, shape))
     return (left[:, :rank] * values[:rank]) @ right[:rank]

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lrdyn import linalg
+
 
 def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:
     """Singular values in decreasing order, without vectors.
@@ -18,7 +20,7 @@ def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:
         >>> singular_values(jnp.diag(jnp.array([1.0, 3.0]))).tolist()
         [3.0, 1.0]
     """
-    return jnp.linalg.svd(matrix, compute_uv=False)
+    return linalg.over_leading_axes(linalg.svdvals, matrix)
 
 
 def numerical_rank(
@@ -45,9 +47,7 @@ def numerical_rank(
     return jnp.sum(values > tolerance * values[..., :1], axis=-1)
 
 
-def sines(
-    basis: Float[Array, "d a"], vectors: Float[Array, "d b"]
-) -> Float[Array, "b"]:
+def sines(basis: Float[Array, "d a"], vectors: Float[Array, "d b"]) -> Float[Array, "b"]:
     """Sine of the angle between each unit vector and the span of an orthonormal basis.
 
     The sine is the norm of what the projection leaves; an arccos of the cosine would floor at

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from lrdyn import linalg
 from lrdyn.descent import Trajectory, gradient_descent, iterate, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
+from lrdyn.spectra import singular_values
 
 
 class Frame(NamedTuple):
@@ -81,21 +83,14 @@ def frame(weights: Weights, target: Float[Array, "d d"], rank: int) -> Frame:
         raise ValueError(f"weights, target: got shapes {got}, wanted all ({dim}, {dim})")
     if rank < 1 or dim <= 2 * rank:
         raise ValueError(f"rank: got {rank} with dim {dim}, wanted rank >= 1 and dim > 2 rank")
-    left, _, right = jnp.linalg.svd(target)
+    left, _, right = linalg.svd(target)
     spanning = [right[:rank].T, unit(end_to_end(weights)).T @ left[:, :rank]]
-    return propagate(weights, complete(jnp.concatenate(spanning, axis=1)))
+    return propagate(weights, linalg.complete_basis(jnp.concatenate(spanning, axis=1)))
 
 
 def unit(matrix: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """Scale a matrix to Frobenius norm 1: spans do not depend on it, round-off does."""
     return matrix / jnp.linalg.norm(matrix)
-
-
-def complete(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:
-    """Orthogonal matrix whose first s columns contain the span of ``columns``."""
-    # Householder QR is orthonormal to round-off whatever the rank of its argument, and its first
-    # s columns always contain the column space: the padding comes for free.
-    return jnp.linalg.qr(columns, mode="complete")[0]
 
 
 def propagate(weights: Weights, right: Float[Array, "d d"]) -> Frame:
@@ -264,7 +259,7 @@ def reduced_spectra(
         >>> reduced_spectra(jnp.full((1, 1, 1), 2.0), jnp.array([-3.0]), 3).tolist()
         [[3.0, 3.0, 2.0]]
     """
-    moving = jnp.linalg.svd(reduced, compute_uv=False)
+    moving = singular_values(reduced)
     still = jnp.broadcast_to(jnp.abs(bulk)[:, None], (bulk.shape[0], dim - moving.shape[1]))
     return jnp.sort(jnp.concatenate([moving, still], axis=1), axis=1, descending=True)
 

@@ -1,0 +1,86 @@
+# `make` lists the targets. PYTHON chooses the interpreter, VENV the folder of the environment.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+# The environment belongs to one interpreter and one checkout: another of either rebuilds it.
+KEY := $(shell $(PYTHON) -c 'import os, sys, zlib; print("%d.%d.%d-%08x" % (sys.version_info[:3] + (zlib.crc32((sys.base_prefix + os.getcwd()).encode()),)))' 2>/dev/null)
+LOCK := requirements/lock-$(if $(filter 3.11.%,$(KEY)),py311,py313).txt
+LOCKED = $(VENV)/.locked-$(KEY)
+READY = $(VENV)/.ready-$(KEY)
+
+PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env verify test figures lint format bench lock clean interpreter
+
+help: ## this list
+	@echo "usage: [PYTHON=python3.13] make TARGET"
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+		printf '  %-8s %s\n' "$$name" "$$text"; done
+
+verify: $(READY) ## every theorem at its quick preset, the quick figures and tables, one summary
+	@$(RUN) -m experiments all; theorems=$$?; \
+	if [ $$theorems -eq 130 ]; then exit 130; fi; \
+	$(RUN) -m paper_figs; figures=$$?; \
+	echo; \
+	echo "verify: theorems $$([ $$theorems -eq 0 ] && echo ok || echo "FAILED (exit $$theorems)")," \
+		"figures $$([ $$figures -eq 0 ] && echo ok || echo "FAILED (exit $$figures)")"; \
+	[ $$theorems -eq 0 ] && [ $$figures -eq 0 ]
+
+test: $(READY) ## the tests; ARGS="-k name" passes arguments to pytest
+	@$(RUN) -m pytest $(ARGS)
+
+figures: $(READY) ## every figure and table at the paper's settings (long)
+	@$(RUN) -m paper_figs --preset paper
+
+lint: $(READY) ## style and types
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m basedpyright --pythonpath $(RUN)
+
+format: $(READY) ## repair what lint says, where that needs no thought
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+bench: $(READY) ## benchmarks: ratios against rivals measured in the same run
+	@$(RUN) -m benchmarks
+
+env: $(READY) ## the environment alone
+
+lock: interpreter ## newest releases within pyproject.toml, written to this interpreter's lock
+	@set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; \
+	$(PYTHON) -m venv "$$new"; \
+	"$$new/bin/python" -c 'import tomllib; t = tomllib.load(open("pyproject.toml", "rb")); p = t["project"]; \
+	print(*t["build-system"]["requires"], *p["dependencies"], *sum(p["optional-dependencies"].values(), []), sep="\n")' \
+		> "$$new/requirements.txt"; \
+	"$$new/bin/python" -m pip install --quiet --disable-pip-version-check -r "$$new/requirements.txt"; \
+	"$$new/bin/python" -m pip freeze --disable-pip-version-check > "$$new/lock.txt"; \
+	if grep -v '^[A-Za-z0-9._-]*==[A-Za-z0-9._!+-]*$$' "$$new/lock.txt"; then \
+		echo "lock: the lines above are not name==version" >&2; exit 1; fi; \
+	cp "$$new/lock.txt" $(LOCK); echo "lock: wrote $(LOCK)"
+
+clean: ## remove the environment, caches and builds; results stay
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+interpreter:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "make: PYTHON=$(PYTHON) is not a command; wanted Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "make: PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1); wanted Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "make: PYTHON=$(PYTHON) has no venv module; install it (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
+
+$(LOCKED): $(LOCK) | interpreter
+	@echo "env: $(VENV) for Python $(KEY:-%=) from $(LOCK)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --quiet -r $(LOCK)
+	@touch $@
+
+$(READY): $(LOCKED) pyproject.toml
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@$(PIP) check >/dev/null || { $(PIP) check; \
+		echo "env: $(LOCK) does not meet pyproject.toml; run make lock" >&2; exit 1; }
+	@touch $@

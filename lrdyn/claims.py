@@ -1,0 +1,165 @@
+"""Judging: tolerances with their reasons, and verdicts over many cases."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+Kind = Literal["exact", "identity", "bound", "limit", "rate", "statistical", "control"]
+
+# Multiples of the natural unit of each kind; the reasons are in the docstring of `tolerance`.
+ROUNDING_SAFETY = 8.0
+STANDARD_ERRORS = 4.0
+# A control counts as "seen to fail" when its smallest residual is this many tolerances.
+CLEARLY = 10.0
+# Between float32 and float64 an identity's residual shrinks by the ratio of the machine epsilons,
+# give or take this factor: rounding errors are random and one leg can be lucky.
+SCALING_SLACK = 100.0
+
+
+def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float:
+    """Largest relative residual that a true claim of this kind may leave.
+
+    Every residual is divided by the scale of its data, so that tolerances are pure numbers:
+
+    * ``exact`` (integers): 0.
+    * ``identity``, ``bound``: ``8 eps sqrt(size) sqrt(1 + steps)``. A dot product of length ``size``
+      is rounded by about ``sqrt(size) eps``; the errors of the steps are independent and add like a
+      random walk, since gradient descent near a minimum does not amplify them. 8 covers the maximum
+      over many entries, layers and cases: the largest multiple seen without it is about 2.
+    * ``statistical``: 4, in standard errors of the estimate.
+    * ``limit``, ``rate``: no general rule; the claim states its own tolerance and the reason.
+
+    Args:
+        kind: kind of the claim.
+        dtype: floating-point type of the run.
+        steps: number of steps of the run.
+        size: length of the longest dot product.
+
+    Returns:
+        The tolerance.
+
+    Raises:
+        ValueError: the kind has no general tolerance.
+
+    Example:
+        >>> float(tolerance("identity", "float64", steps=99, size=16) / np.finfo("float64").eps)
+        320.0
+    """
+    if kind == "exact":
+        return 0.0
+    if kind in ("identity", "bound"):
+        return ROUNDING_SAFETY * float(np.finfo(np.dtype(dtype)).eps) * float(np.sqrt(size * (1 + steps)))
+    if kind == "statistical":
+        return STANDARD_ERRORS
+    raise ValueError(f"kind: got {kind!r}, wanted 'exact', 'identity', 'bound' or 'statistical'")
+
+
+class Judgement(NamedTuple):
+    """Residuals of one claim, judged over the cases that meet its hypotheses."""
+
+    residual: float | None
+    """Residual of the worst case (largest residual / tolerance)."""
+    tolerance: float | None
+    """Tolerance of the worst case."""
+    holds: bool | None
+    """None if no case meets the hypotheses: a vacuous pass is no pass."""
+    cases: int
+    """Number of cases judged."""
+    worst: int | None
+    """Index of the worst case in the flattened arrays."""
+
+
+def judge(residuals: np.ndarray, tolerances: np.ndarray, applies: np.ndarray) -> Judgement:
+    """Judge a claim: every case to which it applies must stay within its tolerance.
+
+    Args:
+        residuals: one for each case; NaN counts as a failure.
+        tolerances: one for each case.
+        applies: whether the case meets the hypotheses.
+
+    Returns:
+        The :class:`Judgement`.
+
+    Example:
+        >>> judge(np.array([1.0, 9.0]), np.array([2.0, 2.0]), np.array([True, False])).holds
+        True
+        >>> judge(np.array([1.0]), np.array([2.0]), np.array([False])).holds is None
+        True
+    """
+    return _judge(residuals, tolerances, applies, worst=np.argmax, fails=lambda r, t: ~(r <= t))
+
+
+def judge_control(residuals: np.ndarray, tolerances: np.ndarray) -> Judgement:
+    """Judge a control: every case must break the claim clearly (10 tolerances or more).
+
+    Args:
+        residuals: residual of the broken claim for each case; a NaN is no clear failure.
+        tolerances: tolerance of the claim for each case.
+
+    Returns:
+        The :class:`Judgement`; ``worst`` is the case that failed least clearly.
+
+    Example:
+        >>> judge_control(np.array([1.0, 0.5]), np.array([0.01, 0.01])).holds
+        True
+    """
+    everywhere = np.ones(np.shape(residuals), bool)
+    return _judge(
+        residuals, tolerances, everywhere, worst=np.argmin, fails=lambda r, t: ~(r >= CLEARLY * t)
+    )
+
+
+def _judge(residuals, tolerances, applies, *, worst, fails) -> Judgement:
+    residuals, tolerances, applies = (np.ravel(a) for a in (residuals, tolerances, applies))
+    (cases,) = np.nonzero(applies)
+    if not len(cases):
+        return Judgement(None, None, None, 0, None)
+    residuals, tolerances = residuals[cases], tolerances[cases]
+    # An exact claim has tolerance 0: rank its cases by the residual alone.
+    ranks = residuals / np.where(tolerances > 0, tolerances, 1.0)
+    lost = np.isnan(ranks)
+    index = int(np.argmax(lost)) if lost.any() else int(worst(ranks))
+    failed = bool(np.any(fails(residuals, tolerances)))
+    return Judgement(
+        float(residuals[index]), float(tolerances[index]), not failed, len(cases), int(cases[index])
+    )
+
+
+def scales_with_epsilon(float64: float, float32: float) -> bool:
+    """Whether a residual shrinks like machine epsilon, which tells an identity from a coincidence.
+
+    Args:
+        float64: residual of the float64 run.
+        float32: residual of the float32 run of the same cases.
+
+    Returns:
+        Whether ``float64 <= 100 (eps64 / eps32) float32``, eps32 / eps64 being 5.4e8. The float32
+        residual is taken as at least one rounding, since a lucky run can be exact.
+
+    Example:
+        >>> scales_with_epsilon(1e-15, 1e-6), scales_with_epsilon(1e-12, 1e-6)
+        (True, False)
+    """
+    eps64, eps32 = (float(np.finfo(t).eps) for t in (np.float64, np.float32))
+    return float64 <= SCALING_SLACK * eps64 / eps32 * max(float32, eps32)
+
+
+def overall(claims: list[Mapping[str, Any]]) -> bool | None:
+    """Verdict over all claims and controls.
+
+    Args:
+        claims: entries with ``kind`` and ``holds``.
+
+    Returns:
+        False if any is false; None if no claim that is not a control applies; True otherwise.
+
+    Example:
+        >>> overall([{"kind": "control", "holds": True}]) is None
+        True
+    """
+    if any(claim["holds"] is False for claim in claims):
+        return False
+    if not any(claim["holds"] for claim in claims if claim["kind"] != "control"):
+        return None
+    return True

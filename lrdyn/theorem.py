@@ -1,0 +1,250 @@
+"""How a theorem is stated: flags, hypotheses, prediction, measurement, claims and controls.
+
+A :class:`Theorem` is data. :func:`lrdyn.cli.main` gives it the command line, the sweeps, the float32
+and float64 runs, the verdict and the figure; ``docs/tutorial.md`` writes one in a file of its own.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from lrdyn.claims import Kind
+
+Arrays = Mapping[str, Array]
+Case = PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """Which numbers a flag accepts: ``wanted`` says it in words, ``contains`` in code."""
+
+    wanted: str
+    contains: Callable[[Any], bool]
+
+
+POSITIVE = Domain("a number > 0", lambda x: x > 0)
+NON_NEGATIVE = Domain("a number >= 0", lambda x: x >= 0)
+FRACTION = Domain("a number strictly between 0 and 1", lambda x: 0 < x < 1)
+
+
+def at_least(least: int) -> Domain:
+    """Integers from ``least`` on.
+
+    Args:
+        least: the smallest accepted integer.
+
+    Returns:
+        The domain.
+
+    Example:
+        >>> at_least(2).contains(1), at_least(2).wanted
+        (False, 'an integer >= 2')
+    """
+    return Domain(f"an integer >= {least}", lambda x: x >= least)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One flag of the command line and, if it is swept, one axis of the results.
+
+    Args:
+        name: the flag is ``--name`` with dashes, the argument of ``case`` and the axis ``name``.
+        quick: values of the quick preset.
+        paper: values of the paper preset; ``quick`` if empty.
+        domain: accepted values.
+        kind: ``int``, ``float``, or ``"array"`` for an ``.npy`` file (default: none is given).
+        symbol: the symbol of the paper, for ``--help``.
+        help: one line, with the unit.
+        shapes: whether the value decides shapes: compiled once for each value and passed as a
+            Python number; all other values are traced and batched.
+        swept: whether several values are accepted.
+    """
+
+    name: str
+    quick: tuple
+    domain: Domain | None = None
+    kind: type | str = float
+    symbol: str = ""
+    help: str = ""
+    paper: tuple = ()
+    shapes: bool = False
+    swept: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A statement that can be false.
+
+    Args:
+        id: short name; also the name of the compared arrays unless ``residual`` is given.
+        statement: the claim in words and formula.
+        kind: ``identity``, ``bound``, ``exact``, ``limit``, ``rate`` or ``statistical``.
+        residual: ``residual(case, predicted, measured)``, a dimensionless number >= 0; by default
+            :func:`relative_difference` of ``predicted[id]`` and ``measured[id]``.
+        tolerance: own tolerance of a ``limit`` or ``rate``, its reason in ``statement``; the other
+            kinds take theirs from :func:`lrdyn.tolerance`.
+        applies: ``applies(case, predicted, measured)``, a hypothesis of this claim only.
+    """
+
+    id: str
+    statement: str
+    kind: Kind = "identity"
+    residual: Callable[[Case, Arrays, Arrays], Float[Array, ""]] | None = None
+    tolerance: float | None = None
+    applies: Callable[[Case, Arrays, Arrays], Array] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+    """A broken hypothesis, formula or algorithm under which a claim must be seen to fail.
+
+    Exactly one of ``case``, ``predict`` and ``measure`` says what is broken. A control runs at
+    settings of its own (``at`` over the quick preset's first values), whatever the flags are: it
+    tests the instrument and not the user's numbers.
+
+    Args:
+        id: short name.
+        statement: what is broken.
+        claim: id of the claim that must fail.
+        case: ``case(key, case, amount)`` moves a case away from a hypothesis; ``amount`` 0 is no move.
+        predict: a wrong formula.
+        measure: another algorithm, or a wrong measurement.
+        at: settings under which the failure must show.
+        amount: the amount of the control.
+        amounts: amounts that ``--perturb`` sweeps; empty if the control has no degrees.
+        amount_label: axis label of the amounts.
+    """
+
+    id: str
+    statement: str
+    claim: str
+    case: Callable[[Array, Case, Array], Case] | None = None
+    predict: Callable[[Case], Arrays] | None = None
+    measure: Callable[[Case], Arrays] | None = None
+    at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    amount: float = 1.0
+    amounts: tuple[float, ...] = ()
+    amount_label: str = ""
+
+    def __post_init__(self):
+        broken = [self.case, self.predict, self.measure]
+        if sum(part is not None for part in broken) != 1:
+            raise ValueError(f"control {self.id!r}: wanted exactly one of case, predict and measure")
+        if self.amounts and self.case is None:
+            raise ValueError(f"control {self.id!r}: got amounts, wanted case beside them")
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """One situation with everything claimed about it.
+
+    All functions are pure; they are jitted and vmapped over the axes that are not shapes. A
+    measurement that returns ``diverged_at`` (see :func:`lrdyn.simulate`) has its diverged cases
+    reported and left out of the judgement.
+
+    Args:
+        id: short name.
+        case: ``case(key, **flags)`` builds everything a run needs, as a PyTree.
+        predict: ``predict(case)``: named arrays, from theory alone.
+        measure: ``measure(case)``: arrays under the same names, from the algorithm itself; further
+            names are kept too. A 1-d array named like a dimension becomes its coordinate.
+        claims: what is claimed of the two.
+        controls: what must be seen to fail.
+        hypotheses: text -> ``check(case)``, a boolean array.
+        dims: names of the axes of each array.
+        narrow: ``narrow(settings)`` returns the settings that this statement sweeps, if not all.
+    """
+
+    id: str
+    case: Callable[..., Case]
+    predict: Callable[[Case], Arrays]
+    measure: Callable[[Case], Arrays]
+    claims: tuple[Claim, ...]
+    controls: tuple[Control, ...] = ()
+    hypotheses: Mapping[str, Callable[[Case], Array]] = dataclasses.field(default_factory=dict)
+    dims: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    narrow: Callable[[dict[str, Any]], dict[str, Any]] = lambda settings: settings
+
+    def __post_init__(self):
+        known = {claim.id for claim in self.claims}
+        for control in self.controls:
+            if control.claim not in known:
+                raise ValueError(f"control {control.id!r}: got claim {control.claim!r}, wanted one of {known}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Theorem:
+    """A theorem: statements that share a command line.
+
+    Args:
+        name: name of the command and of the folder of its results.
+        summary: one line.
+        flags: the flags; each is an argument of every statement's ``case``.
+        statements: one or more; the arrays of the first are the root of ``results.nc``.
+        prepare: ``prepare(settings, given)`` completes settings that depend on each other, for
+            example on a file; ``given`` names those given explicitly. It returns new settings.
+        check: ``check(point)`` raises ``ValueError`` for combinations outside the theorem.
+    """
+
+    name: str
+    summary: str
+    flags: tuple[Flag, ...]
+    statements: tuple[Statement, ...]
+    prepare: Callable[[dict[str, Any], set[str]], dict[str, Any]] = lambda settings, given: settings
+    check: Callable[[Mapping[str, Any]], None] = lambda point: None
+
+    def __post_init__(self):
+        ids = [entry.id for s in self.statements for entry in (*s.claims, *s.controls)]
+        doubles = {name for name in ids if ids.count(name) > 1}
+        if doubles:
+            raise ValueError(f"theorem {self.name!r}: got the ids {doubles} twice, wanted each once")
+
+
+def relative_difference(
+    predicted: Float[Array, "..."], measured: Float[Array, "..."], scale: Float[Array, ""] | None = None
+) -> Float[Array, ""]:
+    """Largest entry of ``|predicted - measured|`` over a scale.
+
+    Args:
+        predicted: values from theory.
+        measured: values from the run, of the same shape.
+        scale: scale of the data; by default the largest absolute measured or predicted value.
+
+    Returns:
+        The relative residual; 0 for two arrays of zeros.
+
+    Raises:
+        ValueError: the shapes differ (broadcasting would hide a mistake).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(relative_difference(jnp.array([1.0, 4.0]), jnp.array([1.0, 3.0])))
+        0.25
+    """
+    if predicted.shape != measured.shape:
+        raise ValueError(f"predicted: got shape {predicted.shape}, wanted that of measured, {measured.shape}")
+    if scale is None:
+        scale = jnp.maximum(jnp.max(jnp.abs(measured)), jnp.max(jnp.abs(predicted)))
+    difference = jnp.max(jnp.abs(predicted - measured))
+    return jnp.where(difference == 0, 0.0, difference / jnp.where(scale == 0, 1.0, scale))
+
+
+def longest_axis(case: Case) -> int:
+    """Longest axis of the arrays of a case: the length of its longest dot product.
+
+    Args:
+        case: any PyTree.
+
+    Returns:
+        The length, at least 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> longest_axis((jnp.ones((3, 7)), jnp.ones(2)))
+        7
+    """
+    return max((side for leaf in jax.tree.leaves(case) for side in jnp.shape(leaf)), default=1)

@@ -1,0 +1,383 @@
+"""Theorem 2: gradient descent on deep factorisation lives in a 2r-dimensional subspace."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from lrdyn.claims import tolerance
+from lrdyn.collapse import (
+    classifier_blocks,
+    classifier_frame,
+    classifier_rho,
+    classifier_start,
+    collapse_metrics,
+    collapse_ratio,
+)
+from lrdyn.descent import gradient_descent, iterate, recorded_steps, simulate
+from lrdyn.factorization import (
+    Weights,
+    end_to_end,
+    factorization_loss,
+    mean_factorization_loss,
+    regression_loss,
+)
+from lrdyn.initialization import layer_scales, orthogonal, orthogonal_layers
+from lrdyn.spectra import singular_values
+from lrdyn.subspace import (
+    blocks,
+    frame,
+    product_of_others,
+    reduced_dynamics,
+    reduced_spectra,
+    reduced_target,
+    rho,
+)
+from lrdyn.theorem import Claim, Control, Statement, Theorem, relative_difference
+from lrdyn.theorems.deep_factorization import (
+    AT,
+    FLAGS,
+    HYPOTHESES,
+    DeepFactorization,
+    check,
+    departures,
+    make_case,
+    prepare,
+    run,
+)
+
+
+def predict(case: DeepFactorization) -> dict[str, Array]:
+    """The whole run from the frame, 2r x 2r blocks and L scalars."""
+    dim, size, steps = case.target.shape[0], 2 * case.rank, np.asarray(case.steps)
+    target = reduced_target(frame(case.weights, case.target, case.rank), case.target, size)
+    inner, moving_loss = reduced_dynamics(
+        target,
+        case.scales,
+        case.learning_rate,
+        case.weight_decay,
+        steps,
+        record=lambda weights: (jnp.stack(weights), factorization_loss(weights, target)),
+    ).records
+    bulk = rho(case.scales, case.learning_rate, case.weight_decay, steps)
+    return {
+        "rho": bulk,
+        "reduced": inner,
+        "singular_values": jax.vmap(lambda W, b: reduced_spectra(W, b, dim))(inner, bulk),
+        "loss": moving_loss + 0.5 * (dim - size) * jnp.prod(bulk, axis=1) ** 2,
+    }
+
+
+def measure(case: DeepFactorization, optimizer: optax.GradientTransformation | None = None) -> dict[str, Array]:
+    """Dense gradient descent with automatic gradients, seen in the frame and by its SVD."""
+    fixed = frame(case.weights, case.target, case.rank)
+
+    def record(weights: Weights):
+        return (
+            blocks(fixed, weights, 2 * case.rank),
+            singular_values(jnp.stack(weights)),
+            factorization_loss(weights, case.target),
+        )
+
+    trajectory = run(case, record, optimizer)
+    seen, values, losses = trajectory.records
+    return {
+        "rho": seen.rho,
+        "reduced": seen.inner,
+        "singular_values": values,
+        "loss": losses,
+        "off_block": seen.off_block,
+        "bulk_deviation": seen.bulk_deviation,
+        "diverged_at": trajectory.diverged_at,
+        "step": jnp.asarray(case.steps),
+    }
+
+
+def _scale(measured):
+    # All weights live on the scale of the largest singular value that occurs.
+    return jnp.max(measured["singular_values"])
+
+
+def _of_weights(name):
+    """Residual of an array of weights: compared on the scale of the weights."""
+    return lambda case, p, m: relative_difference(p[name], m[name], _scale(m))
+
+
+def _vanishes(name):
+    return lambda case, p, m: jnp.max(m[name]) / _scale(m)
+
+
+CLAIMS = (
+    Claim("off_block", "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t", residual=_vanishes("off_block")),
+    Claim("bulk", "its bulk block is a multiple of the identity", residual=_vanishes("bulk_deviation")),
+    Claim(
+        "rho",
+        "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)",
+        residual=_of_weights("rho"),
+    ),
+    Claim(
+        "reduced",
+        "Wt_l is gradient descent on the 2r-dimensional problem from eps_l I",
+        residual=_of_weights("reduced"),
+    ),
+    Claim(
+        "spectra",
+        "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
+        residual=_of_weights("singular_values"),
+    ),
+    Claim("loss", "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2"),
+)
+
+
+def _wrong_rho(others):
+    """Prediction with the product over the other layers replaced."""
+
+    def predict_wrong(case):
+        def step(_, values):
+            return values * (1 - case.learning_rate * (case.weight_decay + others(values)))
+
+        wrong = iterate(step, case.scales, np.asarray(case.steps), lambda values: values)[1]
+        return predict(case) | {"rho": wrong}
+
+    return predict_wrong
+
+
+def _adam(case):
+    return measure(case, optax.adam(0.1 * case.learning_rate))
+
+
+# The product and its square differ only where the scales are not 1.
+_SCALED = AT | {"init_scale": 0.7}
+
+FACTORIZATION = Statement(
+    "factorization",
+    make_case,
+    predict,
+    measure,
+    CLAIMS,
+    controls=(
+        *departures("off_block"),
+        Control("adam", "Adam instead of gradient descent", "off_block", measure=_adam, at=AT),
+        Control(
+            "rho_without_product", "rho recursion without the product term", "rho",
+            predict=_wrong_rho(jnp.zeros_like), at=_SCALED,
+        ),
+        Control(
+            "rho_not_squared", "rho recursion with the product not squared", "rho",
+            predict=_wrong_rho(product_of_others), at=_SCALED,
+        ),
+    ),
+    hypotheses=HYPOTHESES,
+    dims={
+        "rho": ("step", "layer"),
+        "reduced": ("step", "layer", "row", "column"),
+        "singular_values": ("step", "layer", "index"),
+        "loss": ("step",),
+        "off_block": ("step", "layer"),
+        "bulk_deviation": ("step", "layer"),
+        "step": ("step",),
+    },
+)  # fmt: skip
+
+
+def _measure_mean_loss(case: DeepFactorization, decay_factor: float | None = None) -> dict[str, Array]:
+    entries = case.target.size
+    fixed = frame(case.weights, case.target, case.rank)
+    factor = entries if decay_factor is None else decay_factor
+    rule = gradient_descent(case.learning_rate * entries, case.weight_decay / factor)
+    trajectory = simulate(
+        lambda weights: mean_factorization_loss(weights, case.target),
+        case.weights,
+        rule,
+        np.asarray(case.steps),
+        record=lambda weights: (blocks(fixed, weights, 2 * case.rank), singular_values(jnp.stack(weights))),
+    )
+    seen, values = trajectory.records
+    return {
+        "mean_rho": seen.rho,
+        "mean_reduced": seen.inner,
+        "singular_values": values,
+        "diverged_at": trajectory.diverged_at,
+        "step": jnp.asarray(case.steps),
+    }
+
+
+def _mean_loss_residual(case, predicted, measured):
+    return jnp.maximum(_of_weights("mean_rho")(case, predicted, measured),
+                       _of_weights("mean_reduced")(case, predicted, measured))  # fmt: skip
+
+
+def _first_shapes(settings: dict[str, Any]) -> dict[str, Any]:
+    """Sweep everything but the dimension and the rank, which the main statement sweeps."""
+    return settings | {name: settings[name][:1] for name in ("dim", "rank")}
+
+
+MEAN_LOSS = Statement(
+    "mean_loss",
+    make_case,
+    lambda case: {f"mean_{name}": predict(case)[name] for name in ("rho", "reduced")},
+    _measure_mean_loss,
+    (
+        Claim(
+            "mean_loss",
+            "1/2 mean over d^2 entries: the same trajectory with eta / d^2 and lambda d^2",
+            residual=_mean_loss_residual,
+        ),
+    ),
+    controls=(
+        Control(
+            "decay_not_rescaled", "mean loss with eta / d^2 but lambda as it was", "mean_loss",
+            measure=lambda case: _measure_mean_loss(case, 1.0), at=AT | {"weight_decay": 1e-3},
+        ),
+    ),
+    hypotheses=HYPOTHESES,
+    dims={"mean_rho": ("step", "layer"), "mean_reduced": ("step", "layer", "row", "column"),
+          "singular_values": ("step", "layer", "index"), "step": ("step",)},
+    narrow=_first_shapes,
+)  # fmt: skip
+
+
+class Classification(eqx.Module):
+    """A deep linear classifier on whitened data."""
+
+    weights: Weights
+    """Square layers and a last one of K rows."""
+    inputs: Float[Array, "d n"]
+    outputs: Float[Array, "k n"]
+    labels: Int[Array, "n"]
+    scales: Float[Array, "depth"]
+    learning_rate: Float[Array, ""]
+    weight_decay: Float[Array, "depth"]
+    steps: tuple[int, ...] = eqx.field(static=True)
+
+
+def _classifier(
+    key: Key[Array, ""], *, dim: int, depth: int, rank: int, init_scale: Any, init_spread: Any,
+    weight_decay: Any, decay_spread: Any, learning_rate: Any, target_scale: Any, steps: int,
+    target: Any = None, per_class: int | None = None,
+) -> Classification:  # fmt: skip
+    """K = rank classes; labels of norm ``target_scale``, so that steps suit both versions."""
+    weights_key, inputs_key = jax.random.split(key)
+    per_class = -(-2 * dim // rank) if per_class is None else per_class
+    labels = jnp.arange(rank * per_class) % rank
+    one_hot = (labels == jnp.arange(rank)[:, None]) * 1.0
+    scales = layer_scales(init_scale, init_spread, depth)
+    return Classification(
+        weights=orthogonal_layers(weights_key, (*(dim,) * depth, rank), scales),
+        inputs=orthogonal(inputs_key, dim, len(labels)),
+        outputs=one_hot * target_scale / jnp.sqrt(1.0 * per_class),
+        labels=labels,
+        scales=scales,
+        learning_rate=jnp.asarray(learning_rate, scales.dtype),
+        weight_decay=layer_scales(weight_decay, decay_spread, depth),
+        steps=tuple(recorded_steps(steps, at_most=26).tolist()),
+    )
+
+
+def _predict_classifier(case: Classification) -> dict[str, Array]:
+    target = case.outputs @ case.inputs.T
+    fixed = classifier_frame(case.weights, target)
+    size, steps = 2 * len(target), np.asarray(case.steps)
+    reduced_goal = target @ fixed.right[0, :, :size]
+    reduced = simulate(
+        lambda weights: factorization_loss(weights, reduced_goal),
+        classifier_start(fixed, case.weights, size),
+        gradient_descent(case.learning_rate, case.weight_decay),
+        steps,
+        record=end_to_end,
+    )
+    bulk = classifier_rho(case.scales[:-1], case.learning_rate, case.weight_decay[:-1], steps)
+    return {"class_rho": bulk, "class_product": reduced.records}
+
+
+def _measure_classifier(case: Classification) -> dict[str, Array]:
+    fixed = classifier_frame(case.weights, case.outputs @ case.inputs.T)
+    size = 2 * len(case.outputs)
+
+    def record(weights):
+        product = end_to_end(weights) @ fixed.right[0, :, :size]
+        largest = jnp.max(jnp.stack([singular_values(W)[0] for W in weights]))
+        return classifier_blocks(fixed, weights, size), product, largest
+
+    trajectory = simulate(
+        lambda weights: regression_loss(weights, case.inputs, case.outputs),
+        case.weights,
+        gradient_descent(case.learning_rate, case.weight_decay),
+        np.asarray(case.steps),
+        record=record,
+    )
+    seen, product, largest = trajectory.records
+    return {
+        "class_rho": seen.rho,
+        "class_product": product,
+        "class_off_block": seen.off_block,
+        "singular_values": largest,
+        "diverged_at": trajectory.diverged_at,
+        "step": jnp.asarray(case.steps),
+    }
+
+
+def _whitened(case: Classification) -> Array:
+    dim = case.inputs.shape[0]
+    error = jnp.max(jnp.abs(case.inputs @ case.inputs.T - jnp.eye(dim)))
+    return error <= tolerance("identity", error.dtype, size=case.inputs.shape[1])
+
+
+def _orthogonal_classifier(case: Classification) -> Array:
+    error = jnp.stack([
+        jnp.max(jnp.abs(W @ W.T / scale**2 - jnp.eye(W.shape[0])))
+        for W, scale in zip(case.weights, case.scales, strict=True)
+    ])  # fmt: skip
+    return jnp.max(error) <= tolerance("identity", error.dtype, size=case.inputs.shape[0])
+
+
+def _colour(key, case, amount):
+    """Rescale the input coordinates, ``X <- (I + amount diag(g)) X``: no longer whitened."""
+    factors = 1 + amount * jax.random.uniform(key, (case.inputs.shape[0], 1), minval=-0.5, maxval=0.5)
+    return dataclasses.replace(case, inputs=factors * case.inputs)
+
+
+def _with_product_term(case: Classification) -> dict[str, Array]:
+    wrong = rho(case.scales, case.learning_rate, case.weight_decay, np.asarray(case.steps))
+    return _predict_classifier(case) | {"class_rho": wrong[:, :-1]}
+
+
+CLASSIFICATION = Statement(
+    "classification",
+    _classifier,
+    _predict_classifier,
+    _measure_classifier,
+    (
+        Claim(
+            "class_off_block",
+            "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K",
+            residual=_vanishes("class_off_block"),
+        ),
+        Claim("class_rho", "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L", residual=_of_weights("class_rho")),
+        Claim("class_product", "W(t) V_{1,1} follows the reduced problem of width 2K"),
+    ),
+    controls=(
+        Control("not_whitened", "input coordinates rescaled", "class_off_block", case=_colour, at=AT,
+                amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0), amount_label="spread of the input scales"),
+        Control("class_rho_with_product", "classifier bulk with Theorem 2's product term", "class_rho",
+                predict=_with_product_term, at=AT),
+    ),
+    hypotheses={"whitened_inputs": _whitened, "orthogonal_start": _orthogonal_classifier},
+    dims={"class_rho": ("step", "square_layer"), "class_product": ("step", "class", "column"),
+          "class_off_block": ("step", "layer"), "singular_values": ("step",), "step": ("step",)},
+    narrow=_first_shapes,
+)  # fmt: skip
+
+THEOREM2 = Theorem(
+    "theorem2",
+    "gradient descent on deep factorisation lives in a 2r-dimensional subspace",
+    FLAGS,
+    (FACTORIZATION, MEAN_LOSS, CLASSIFICATION),
+    prepare=prepare,
+    check=check,
+)

@@ -1,0 +1,350 @@
+"""Running a theorem: sweeps in two precisions, controls, departures, and the verdict."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrdyn.claims import Judgement, judge, judge_control, overall, scales_with_epsilon, tolerance
+from lrdyn.sweep import product, sweep
+from lrdyn.theorem import Claim, Control, Statement, Theorem, longest_axis, relative_difference
+
+if TYPE_CHECKING:
+    import xarray
+
+PRECISIONS = {"float64": ("float64", "float32"), "float32": ("float32",)}
+"""The runs behind one verdict: the dtype asked for first."""
+
+
+class Verification(NamedTuple):
+    """What :func:`verify` returns."""
+
+    verdict: dict[str, Any]
+    """Content of ``verdict.json``."""
+    groups: dict[str, "xarray.Dataset"]
+    """Content of ``results.nc``: ``"/"`` is the first statement in the dtype asked for."""
+    diverged: list[str]
+    """One line for each configuration whose step size diverged."""
+
+
+def verify(
+    theorem: Theorem,
+    settings: Mapping[str, Any],
+    *,
+    dtype: str = "float64",
+    seeds: range = range(2),
+    perturb: bool = False,
+    echo: Callable[[str], None] = lambda line: None,
+) -> Verification:
+    """Run every statement of a theorem with its controls and judge every claim.
+
+    Identities run in float64 and in float32, and the verdict uses both; with ``dtype="float32"``
+    the float32 run stands alone.
+
+    Args:
+        theorem: the theorem.
+        settings: a value for each flag: a tuple for swept flags, one value for the others.
+        dtype: ``float64`` or ``float32``.
+        seeds: seeds to sweep.
+        perturb: also sweep the distance from each hypothesis.
+        echo: called with a line of text when a part of the work begins.
+
+    Returns:
+        The :class:`Verification`.
+
+    Raises:
+        ValueError: a combination of settings is outside the theorem.
+    """
+    for statement in theorem.statements:
+        for point in _grid(theorem, statement.narrow(dict(settings))):
+            theorem.check(point)
+    claims, groups, diverged = [], {}, []
+    for number, statement in enumerate(theorem.statements):
+        legs = {}
+        for precision in PRECISIONS[dtype]:
+            echo(f"{statement.id}: claims in {precision}")
+            legs[precision] = _in(precision, run_claims, theorem, statement, settings, seeds)
+        root = "" if number == 0 else statement.id
+        groups |= {f"{root}/" if p == dtype else f"{root}/{p}": leg for p, leg in legs.items()}
+        claims += [claim_entry(claim, statement, legs) for claim in statement.claims]
+        diverged += _diverged(legs[dtype], statement)
+        echo(f"{statement.id}: controls")
+        for control in statement.controls:
+            legs = {
+                precision: _in(precision, run_control, theorem, statement, control, seeds)
+                for precision in PRECISIONS[dtype]
+            }
+            groups |= {f"controls/{control.id}/{p}": leg for p, leg in legs.items()}
+            claims.append(control_entry(control, legs))
+        for control in statement.controls if perturb else ():
+            if control.amounts:
+                echo(f"{statement.id}: distance from hypothesis {control.id}")
+                groups |= {
+                    f"perturb/{control.id}/{p}": _in(
+                        p, run_control, theorem, statement, control, seeds, (0.0, *control.amounts)
+                    )
+                    for p in PRECISIONS[dtype]
+                }
+    verdict = {
+        "name": theorem.name,
+        "holds": overall(claims),
+        "config": {},
+        "claims": claims,
+        "environment": environment(dtype),
+    }
+    return Verification(verdict, groups, diverged)
+
+
+def _in(precision: str, function, *arguments):
+    with jax.enable_x64(precision == "float64"):
+        return function(*arguments)
+
+
+def _swept(theorem: Theorem, settings: Mapping[str, Any]) -> dict[str, tuple]:
+    return {flag.name: settings[flag.name] for flag in theorem.flags if flag.swept}
+
+
+def _fixed(theorem: Theorem, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {flag.name: settings[flag.name] for flag in theorem.flags if not flag.swept}
+
+
+def _grid(theorem: Theorem, settings: Mapping[str, Any]):
+    swept, fixed = _swept(theorem, settings), _fixed(theorem, settings)
+    columns = product(**swept).columns
+    for values in zip(*columns.values(), strict=True):
+        yield fixed | dict(zip(columns, values, strict=True))
+
+
+def evaluate(
+    statement: Statement, fixed: Mapping[str, Any], control: Control | None = None
+) -> Callable[..., dict[str, jax.Array]]:
+    """Build the pure function of one point that computes everything a verdict needs.
+
+    Args:
+        statement: the statement.
+        fixed: flags that are not swept.
+        control: break this; only the residual of its claim is then returned.
+
+    Returns:
+        A function of ``seed``, the swept flags and, for a control, ``amount``.
+    """
+    claims = [c for c in statement.claims if control is None or c.id == control.claim]
+
+    def point(seed, amount=None, **flags) -> dict[str, jax.Array]:
+        key, control_key = jax.random.split(jax.random.key(seed))
+        case = statement.case(key, **fixed, **flags)
+        if control is not None and control.case is not None:
+            case = control.case(control_key, case, amount)
+        predicted = dict(((control and control.predict) or statement.predict)(case))
+        measured = dict(((control and control.measure) or statement.measure)(case))
+        steps = int({**fixed, **flags}.get("steps", 1))
+        outputs = {f"met_{name}": check(case) for name, check in statement.hypotheses.items()}
+        if "diverged_at" in measured:
+            outputs["diverged_at"] = measured["diverged_at"]
+        for claim in claims:
+            outputs |= _claim_outputs(claim, case, predicted, measured, steps)
+        return outputs if control is not None else outputs | _named(predicted, measured)
+
+    return point
+
+
+def _claim_outputs(claim: Claim, case, predicted, measured, steps: int) -> dict[str, jax.Array]:
+    residual = claim.residual or (lambda _, p, m: relative_difference(p[claim.id], m[claim.id]))
+    dtype = jnp.zeros(()).dtype
+    limit = claim.tolerance
+    if limit is None:
+        limit = tolerance(claim.kind, dtype, steps=steps, size=longest_axis(case))
+    applies = claim.applies(case, predicted, measured) if claim.applies else True
+    return {
+        f"residual_{claim.id}": jnp.asarray(residual(case, predicted, measured), dtype),
+        f"tolerance_{claim.id}": jnp.asarray(limit, dtype),
+        f"applies_{claim.id}": jnp.asarray(applies),
+    }
+
+
+def _named(predicted, measured) -> dict[str, jax.Array]:
+    both = predicted.keys() & measured.keys()
+    named = {f"{n}_predicted" if n in both else n: v for n, v in predicted.items()}
+    named |= {f"{n}_measured" if n in both else n: v for n, v in measured.items()}
+    named.pop("diverged_at", None)
+    return named
+
+
+def _dims(statement: Statement) -> dict[str, tuple[str, ...]]:
+    dims = dict(statement.dims)
+    for name, axes in statement.dims.items():
+        dims |= {f"{name}_predicted": axes, f"{name}_measured": axes}
+    return dims
+
+
+def run_claims(
+    theorem: Theorem, statement: Statement, settings: Mapping[str, Any], seeds: range
+) -> "xarray.Dataset":
+    """Sweep a statement over its settings, in the current precision."""
+    settings = statement.narrow(dict(settings))
+    points = product(seed=seeds, **_swept(theorem, settings))
+    function = evaluate(statement, _fixed(theorem, settings))
+    return sweep(function, points, shapes=_shapes(theorem), dims=_dims(statement))
+
+
+def run_control(
+    theorem: Theorem,
+    statement: Statement,
+    control: Control,
+    seeds: range,
+    amounts: tuple[float, ...] | None = None,
+) -> "xarray.Dataset":
+    """Run a control at its own settings, in the current precision."""
+    point = {f.name: f.quick[0] if f.quick else None for f in theorem.flags} | dict(control.at)
+    swept = {name: (value,) for name, value in _swept(theorem, point).items()}
+    points = product(seed=seeds, amount=amounts or (control.amount,), **swept)
+    function = evaluate(statement, _fixed(theorem, point), control)
+    return sweep(function, points, shapes=_shapes(theorem))
+
+
+def _shapes(theorem: Theorem) -> tuple[str, ...]:
+    return tuple(flag.name for flag in theorem.flags if flag.shapes)
+
+
+def _met(results: "xarray.Dataset", statement: Statement) -> np.ndarray:
+    shape = results["applies_" + statement.claims[0].id].shape
+    met = np.ones(shape, bool)
+    for name in statement.hypotheses:
+        met &= results[f"met_{name}"].values
+    if "diverged_at" in results:
+        met &= results["diverged_at"].values < 0
+    return met
+
+
+def _point_of(results: "xarray.Dataset", shape_of: str, index: int | None) -> dict[str, Any]:
+    if index is None:
+        return {}
+    array = results[shape_of]
+    place = np.unravel_index(index, array.shape)
+    return {
+        str(dim): array[dim].values[i].item() for dim, i in zip(array.dims, place, strict=True)
+    }
+
+
+def claim_entry(
+    claim: Claim, statement: Statement, legs: Mapping[str, "xarray.Dataset"]
+) -> dict[str, Any]:
+    """Judge one claim over the runs in all precisions."""
+    judged = {}
+    for precision, results in legs.items():
+        applies = _met(results, statement) & results[f"applies_{claim.id}"].values
+        arrays = (results[f"{part}_{claim.id}"].values for part in ("residual", "tolerance"))
+        judged[precision] = judge(*arrays, applies)
+    holds = _both([j.holds for j in judged.values()])
+    scaling = None
+    if claim.kind == "identity" and len(judged) == 2 and holds is not None:
+        scaling = scales_with_epsilon(judged["float64"].residual, judged["float32"].residual)
+        holds = holds and scaling
+    first = next(iter(judged))
+    worst = _point_of(legs[first], f"residual_{claim.id}", judged[first].worst)
+    met = judged[first].cases > 0
+    entry = _entry(claim.id, claim.kind, claim.statement, met, judged, holds, worst)
+    return entry | {"scales_with_epsilon": scaling}
+
+
+def control_entry(control: Control, legs: Mapping[str, "xarray.Dataset"]) -> dict[str, Any]:
+    """Judge a control: its claim fails clearly, and a broken hypothesis is seen by its check."""
+    judged, met = {}, True
+    for precision, results in legs.items():
+        arrays = (results[f"{part}_{control.claim}"].values for part in ("residual", "tolerance"))
+        judged[precision] = judge_control(*arrays)
+        checks = [n for n in results if n.startswith("met_")] + [f"applies_{control.claim}"]
+        all_met = np.logical_and.reduce([results[n].values for n in checks])
+        met = met and bool(all_met.any())
+    seen = control.case is None or not met
+    holds = bool(_both([j.holds for j in judged.values()])) and seen
+    first = next(iter(judged))
+    worst = _point_of(legs[first], f"residual_{control.claim}", judged[first].worst)
+    return _entry(control.id, "control", f"{control.statement}: {control.claim} fails", met, judged, holds, worst)
+
+
+def _both(holds: list[bool | None]) -> bool | None:
+    if any(h is False for h in holds):
+        return False
+    return None if any(h is None for h in holds) else True
+
+
+def _entry(name, kind, statement, met, judged: Mapping[str, Judgement], holds, worst) -> dict[str, Any]:
+    first, *others = judged
+    entry = {
+        "id": name,
+        "kind": kind,
+        "statement": statement,
+        "hypotheses_met": met,
+        "residual": _finite(judged[first].residual),
+        "tolerance": judged[first].tolerance,
+        "holds": holds,
+        "cases": judged[first].cases,
+        "worst_case": worst,
+    }
+    for other in others:
+        entry[f"residual_{other}"] = _finite(judged[other].residual)
+        entry[f"tolerance_{other}"] = judged[other].tolerance
+    return entry
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _diverged(results: "xarray.Dataset", statement: Statement) -> list[str]:
+    if "diverged_at" not in results:
+        return []
+    steps = results["diverged_at"].values.ravel()
+    lines = []
+    for index in np.nonzero(steps >= 0)[0]:
+        point = _point_of(results, "diverged_at", int(index))
+        where = " ".join(f"{name}={value:g}" for name, value in point.items())
+        lines.append(f"{statement.id}: diverged at step {steps[index]}: {where}")
+    return lines
+
+
+def environment(dtype: str) -> dict[str, Any]:
+    """Versions, platform and revision that a verdict came from.
+
+    Args:
+        dtype: floating-point type of the run.
+
+    Returns:
+        The ``environment`` entry of ``verdict.json``.
+    """
+    return {
+        "jax": jax.__version__,
+        "jaxlib": _version("jaxlib"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": jax.default_backend(),
+        "devices": jax.local_device_count(),
+        "dtype": dtype,
+        "git": _revision(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _revision() -> str | None:
+    # Of the checkout that this code is run from; an installed package has none.
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", os.fspath(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,23 @@
+"""Draw the figures (``python -m paper_figs [fig03 ...]``), or ``check`` them, or save a ``baseline``."""
+
+import sys
+
+from lrdyn import cli, figures
+from paper_figs import BASELINES, FIGURES
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: arguments; those of the process by default.
+
+    Returns:
+        The exit status.
+    """
+    cli.setup(dtype="float64")
+    return figures.main(FIGURES, BASELINES, argv, prog="paper_figs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
