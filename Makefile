@@ -66,15 +66,15 @@ clean: ## remove the environment, caches and builds; results stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 interpreter:
-	@command -v $(PYTHON) >/dev/null || { \
-		echo "make: PYTHON=$(PYTHON) is not a command; wanted Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c '' 2>/dev/null || { \
+		echo "make: PYTHON=$(PYTHON) does not run; wanted Python 3.11 or newer" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "make: PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1); wanted Python 3.11 or newer" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "make: PYTHON=$(PYTHON) has no venv module; install it (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
 
 $(LOCKED): $(LOCK) | interpreter
-	@echo "env: $(VENV) for Python $(KEY:-%=) from $(LOCK)"
+	@echo "env: $(VENV) for Python $(firstword $(subst -, ,$(KEY))) from $(LOCK)"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) install --quiet -r $(LOCK)
 	@touch $@

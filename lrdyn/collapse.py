@@ -154,7 +154,7 @@ def collapse_metrics(
     return jnp.stack(ratios)
 
 
-def collapse_ratio(scale: float, per_class: int, depth: int) -> float:
+def collapse_ratio(scale: float | Float[Array, ""], per_class: int, depth: int) -> float | Float[Array, ""]:
     """Collapse per layer at convergence without decay, ``D_{l+1} / D_l ~ eps^2 / n^{1/L}``.
 
     An approximation, approached from below: the measured ratio is smaller.
@@ -175,3 +175,31 @@ def collapse_ratio(scale: float, per_class: int, depth: int) -> float:
         Law of Parsimony (Yaras et al.), as surveyed in arXiv 2503.19859.
     """
     return scale**2 / per_class ** (1 / depth)
+
+
+def collapse_lower_bound(
+    ratio: float | Float[Array, ""], dim: int, classes: int, depth: int
+) -> float | Float[Array, ""]:
+    """How far below :func:`collapse_ratio` the collapse per layer can be at convergence.
+
+    Within-class variance lives in d - K directions. The bulk, d - 2K of them, shrinks by exactly
+    eps at each layer, the others by less than that; the signal of layer l has
+    ``n^{1/L} <= s_l^2 <= n^{1/L} (1 - p)^{-1/L}`` with ``p = eps^2 / n^{1/L}``. Hence
+
+        ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L}  <=  (D_{L-1}/D_0)^{1/(L-1)} / p  <=  1.
+
+    Args:
+        ratio: p, from :func:`collapse_ratio`.
+        dim: d, also the number of examples.
+        classes: K.
+        depth: L.
+
+    Returns:
+        The left-hand side.
+
+    Example:
+        >>> round(collapse_lower_bound(0.17, 50, 5, 6), 3)
+        0.947
+    """
+    bulk = (dim - 2 * classes) / (dim - classes)
+    return bulk ** (1 / (depth - 1)) * (1 - ratio) ** (1 / depth)

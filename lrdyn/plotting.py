@@ -97,6 +97,28 @@ def plot_compared(
     return ax
 
 
+def plot_key(ax: Axes, *, line: str, marker: str, loc: str = "upper left") -> Axes:
+    """Explain the lines and the markers of :func:`plot_compared`, whatever their colours.
+
+    Args:
+        ax: where to draw.
+        line: what the lines are.
+        marker: what the markers are.
+        loc: corner.
+
+    Returns:
+        ``ax``.
+    """
+    from matplotlib.lines import Line2D
+
+    entries = [
+        Line2D([], [], color=GREY, lw=1.0, label=line),
+        Line2D([], [], ls="none", marker="o", mfc="white", mec=GREY, mew=0.8, label=marker),
+    ]
+    ax.legend(handles=entries, loc=loc, borderaxespad=0.2, labelspacing=0.3)
+    return ax
+
+
 def plot_spectrum(ax: Axes, x: np.ndarray, values: np.ndarray, *, rank: int) -> Axes:
     """Draw all singular values over time on a log axis, the first ``rank`` in colour.
 

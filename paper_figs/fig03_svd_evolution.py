@@ -268,7 +268,28 @@ def draw(dataset: xr.Dataset) -> Any:
     figure, axes = plotting.panels(titles)
     for ax, name in zip(axes, ("sigma", "right", "left"), strict=True):
         plot_evolution(ax, dataset, name)
+    _label_values(axes[0], dataset)
+    top = max(float(dataset[name].max()) for name in ("right_measured", "left_measured"))
+    for ax in axes[1:]:  # one scale for both kinds of angle
+        ax.set_ylim(-0.04 * top, 1.08 * top)
+        ax.annotate(
+            f"{dataset.bulk} bulk directions", (1, 0), (0, 5), textcoords="offset points", ha="right",
+            xycoords=("axes fraction", "data"),
+        )  # fmt: skip
+    plotting.plot_key(axes[1], line="predicted", marker="measured")
     return figure
+
+
+def _label_values(ax: Any, dataset: xr.Dataset) -> None:
+    """Number the moving curves at their ends, and the bulk by its range."""
+    moves = dataset.moves.values.astype(bool)
+    first, last = dataset.index.values[~moves][[0, -1]]
+    texts = {int(i): f"{i}" for i in dataset.index.values[moves]} | {int(first): f"{first}–{last}"}
+    rows = [i - 1 for i in sorted(texts)]
+    ends = dataset.sigma_predicted.values[-1, rows]
+    colors = [curve_colors(dataset)[row] for row in rows]
+    plotting.label_ends(ax, list(ends), [texts[row + 1] for row in rows], colors)
+    ax.text(1.03, 1.0, "i =", transform=ax.transAxes, va="bottom")
 
 
 FIGURE = Figure(

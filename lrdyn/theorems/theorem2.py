@@ -16,6 +16,7 @@ from lrdyn.collapse import (
     classifier_frame,
     classifier_rho,
     classifier_start,
+    collapse_lower_bound,
     collapse_metrics,
     collapse_ratio,
 )
@@ -269,7 +270,7 @@ def _classifier(
     scales = layer_scales(init_scale, init_spread, depth)
     return Classification(
         weights=orthogonal_layers(weights_key, (*(dim,) * depth, rank), scales),
-        inputs=orthogonal(inputs_key, dim, len(labels)),
+        inputs=orthogonal(jax.random.normal(inputs_key, (dim, len(labels)))),
         outputs=one_hot * target_scale / jnp.sqrt(1.0 * per_class),
         labels=labels,
         scales=scales,
@@ -373,11 +374,108 @@ CLASSIFICATION = Statement(
     narrow=_first_shapes,
 )  # fmt: skip
 
+PER_CLASS = 10
+
+
+def _collapse_case(key: Key[Array, ""], *, depth: int, **flags: Any) -> Classification:
+    """Half the step size at which the minimum, of curvature L n^{(L-1)/L}, turns unstable."""
+    stable = 1 / (depth * PER_CLASS ** ((depth - 1) / depth))
+    flags |= {"learning_rate": stable, "target_scale": PER_CLASS**0.5}
+    return _classifier(key, depth=depth, per_class=PER_CLASS, **flags)
+
+
+def _predict_collapse(case: Classification) -> dict[str, Array]:
+    depth, (classes, examples) = len(case.weights), case.outputs.shape
+    dim, ratio = len(case.inputs), collapse_ratio(case.scales[0], examples // classes, depth)
+    lower = collapse_lower_bound(ratio, dim, classes, depth)
+    return {"collapse": ratio, "collapse_lower": ratio * lower}
+
+
+def _measure_collapse(case: Classification) -> dict[str, Array]:
+    def loss(weights):
+        return regression_loss(weights, case.inputs, case.outputs)
+
+    rule = gradient_descent(case.learning_rate, case.weight_decay)
+    trajectory = simulate(loss, case.weights, rule, np.asarray(case.steps), record=loss)
+    metrics = collapse_metrics(trajectory.params, case.inputs, case.labels, len(case.outputs))
+    # The ratio per layer as a geometric mean: no fit to explain.
+    return {
+        "collapse": (metrics[-1] / metrics[0]) ** (1 / (len(metrics) - 1)),
+        "collapse_metric": metrics,
+        "loss": trajectory.records,
+        "diverged_at": trajectory.diverged_at,
+        "step": jnp.asarray(case.steps),
+    }
+
+
+def _converged(case, predicted, measured):
+    # The collapse metric is a square, so the loss must be as small as the rounding of a square.
+    return measured["loss"][-1] <= 100 * jnp.finfo(jnp.zeros(()).dtype).eps * measured["loss"][0]
+
+
+def _outside_interval(case, predicted, measured):
+    low, high, value = predicted["collapse_lower"], predicted["collapse"], measured["collapse"]
+    return jnp.maximum(0.0, jnp.maximum(low - value, value - high)) / high
+
+
+def _collapse_without(part: str):
+    def predict_wrong(case):
+        scale, per_class = case.scales[0], PER_CLASS if part == "square" else 1
+        ratio = collapse_ratio(scale if part == "n" else jnp.sqrt(scale), per_class, len(case.weights))
+        return _predict_collapse(case) | {"collapse": ratio}
+
+    return predict_wrong
+
+
+_COLLAPSE_AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "init_spread": 1.0,
+                "weight_decay": 0.0, "decay_spread": 1.0, "learning_rate": 1.0, "target_scale": 1.0,
+                "steps": 2500}  # fmt: skip
+
+
+def _collapse_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the published slopes (K = 5, n = 10, d = 50, eps = 1/2), whatever the flags."""
+    fixed = {name: value if name == "steps" else (value,) for name, value in _COLLAPSE_AT.items()}
+    return settings | fixed | {"depth": (6, 8, 10)}
+
+
+COLLAPSE = Statement(
+    "collapse",
+    _collapse_case,
+    _predict_collapse,
+    _measure_collapse,
+    (
+        Claim(
+            "collapse",
+            "D_{l+1} / D_l is about eps^2 / n^{1/L} at convergence without decay; an approximation, gap "
+            "c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
+            kind="limit",
+            tolerance=0.03,
+            applies=_converged,
+        ),
+        Claim(
+            "collapse_interval",
+            "with p = eps^2 / n^{1/L}: p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p",
+            kind="bound",
+            residual=_outside_interval,
+            applies=_converged,
+        ),
+    ),
+    controls=(
+        Control("collapse_without_n", "collapse ratio eps^2", "collapse", predict=_collapse_without("n"),
+                at=_COLLAPSE_AT),
+        Control("collapse_not_squared", "collapse ratio eps / n^{1/L}", "collapse",
+                predict=_collapse_without("square"), at=_COLLAPSE_AT),
+    ),
+    hypotheses={"whitened_inputs": _whitened, "orthogonal_start": _orthogonal_classifier},
+    dims={"collapse_metric": ("square_layer",), "loss": ("step",), "step": ("step",)},
+    narrow=_collapse_settings,
+)  # fmt: skip
+
 THEOREM2 = Theorem(
     "theorem2",
     "gradient descent on deep factorisation lives in a 2r-dimensional subspace",
     FLAGS,
-    (FACTORIZATION, MEAN_LOSS, CLASSIFICATION),
+    (FACTORIZATION, MEAN_LOSS, CLASSIFICATION, COLLAPSE),
     prepare=prepare,
     check=check,
 )

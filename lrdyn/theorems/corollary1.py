@@ -1,0 +1,243 @@
+"""Corollary 1: the compressed network and its error."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from lrdyn.compression import (
+    CompressedNetwork,
+    bulk_contracts,
+    compress,
+    compressed_product,
+    compression_bound,
+    compression_error,
+    count,
+    parameter_counts,
+)
+from lrdyn.factorization import Weights, end_to_end, factorization_loss
+from lrdyn.spectra import singular_values
+from lrdyn.subspace import Frame, blocks, frame, reduced_dynamics, reduced_target, rho
+from lrdyn.theorem import Claim, Control, Flag, Statement, Theorem, at_least, relative_difference
+from lrdyn.theorems.deep_factorization import (
+    AT,
+    FLAGS,
+    HYPOTHESES,
+    DeepFactorization,
+    check,
+    departures,
+    make_case,
+    prepare,
+    run,
+)
+
+EXCESS = Flag("excess_rank", (0, 1), at_least(0), int, "r^ - r", "rank of the compressed network beyond r: "
+              "inner layers are 2 r^ x 2 r^", (0, 2), shapes=True)  # fmt: skip
+
+
+class Compression(eqx.Module):
+    """A run of deep factorisation and the size of its compressed network."""
+
+    run: DeepFactorization
+    compressed_rank: int = eqx.field(static=True)
+    """r^."""
+
+
+def make_compression(key: Key[Array, ""], *, excess_rank: int, **flags: Any) -> Compression:
+    """Draw a run that meets the hypotheses of Corollary 1, from the flags."""
+    return Compression(make_case(key, **flags), flags["rank"] + excess_rank)
+
+
+def check_compression(point: Mapping[str, Any]) -> None:
+    """Refuse combinations outside the corollary."""
+    check(point)
+    rank = point["rank"] + point["excess_rank"]
+    if point["dim"] <= 2 * rank:
+        raise ValueError(
+            f"--excess-rank: got {point['excess_rank']} with d = {point['dim']} and r = {point['rank']}, "
+            "wanted d > 2 r^"
+        )
+
+
+def _bulk(case: DeepFactorization) -> Float[Array, "times depth"]:
+    return rho(case.scales, case.learning_rate, case.weight_decay, np.asarray(case.steps))
+
+
+def predict(case: Compression) -> dict[str, Array]:
+    """Error and bound from the scalar recursion alone, parameters from the formula."""
+    one, dim, rank = case.run, case.run.target.shape[0], case.compressed_rank
+    fixed = frame(one.weights, one.target, one.rank)
+    bulk = _bulk(one)
+    left, right = fixed.left[-1, :, 2 * rank :], fixed.right[0, :, 2 * rank :]
+    counts = parameter_counts(dim, len(one.weights), rank)
+    return {
+        "error": compression_error(bulk, dim, rank),
+        "bound": compression_bound(one.scales, dim, rank),
+        "difference": jnp.prod(bulk, axis=1)[:, None, None] * (left @ right.T),
+        "rho": bulk,
+        "contraction": _contraction(one),
+        "parameters": jnp.asarray([counts["full"], counts["compressed"], counts["inner"]]),
+    }
+
+
+def _contraction(case: DeepFactorization) -> Float[Array, ""]:
+    every = rho(case.scales, case.learning_rate, case.weight_decay, np.arange(case.steps[-1] + 1))
+    return bulk_contracts(every, case.learning_rate, case.weight_decay)
+
+
+def train_compressed(case: Compression, fixed: Frame):
+    """Train the compressed network: inner layers only, from ``eps_l I``."""
+    one, size = case.run, 2 * case.compressed_rank
+    return reduced_dynamics(
+        reduced_target(fixed, one.target, size),
+        one.scales,
+        one.learning_rate,
+        one.weight_decay,
+        np.asarray(one.steps),
+        record=lambda inner: compressed_product(compress(fixed, inner)),
+    )
+
+
+def measure(case: Compression) -> dict[str, Array]:
+    """Train the full and the compressed network and subtract them."""
+    one = case.run
+    fixed = frame(one.weights, one.target, one.rank)
+
+    def record(weights: Weights):
+        seen = blocks(fixed, weights, 2 * one.rank)
+        return (
+            end_to_end(weights),
+            seen.rho,
+            seen.off_block,
+            singular_values(jnp.stack(weights)),
+            factorization_loss(weights, one.target),
+        )
+
+    full = run(one, record)
+    product, bulk, off_block, values, losses = full.records
+    compressed = train_compressed(case, fixed)
+    difference = product - compressed.records
+    network: CompressedNetwork = compress(fixed, compressed.params)
+    return {
+        "error": jnp.linalg.norm(difference, axis=(1, 2)),
+        "difference": difference,
+        "rho": bulk,
+        "off_block": off_block,
+        "singular_values": values,
+        "loss": losses,
+        "compressed_loss": 0.5 * jnp.sum((compressed.records - one.target) ** 2, axis=(1, 2)),
+        "scale": jnp.max(jnp.linalg.norm(product, axis=(1, 2))),
+        "parameters": jnp.asarray([count(one.weights), count(network), count(network.inner)]),
+        "diverged_at": full.diverged_at,
+        "step": jnp.asarray(one.steps),
+    }
+
+
+def _of_products(name):
+    """Differences of products live on the scale of the products."""
+    return lambda case, p, m: relative_difference(p[name], m[name], m["scale"])
+
+
+def _above_bound(case, predicted, measured):
+    excess = jnp.max(measured["error"]) - predicted["bound"]
+    return jnp.maximum(excess, 0.0) / jnp.maximum(predicted["bound"], measured["scale"])
+
+
+CLAIMS = (
+    Claim(
+        "error_identity",
+        "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
+        residual=_of_products("error"),
+    ),
+    Claim(
+        "error_matrix",
+        "f(t) - f_C(t) = prod_l rho_l(t) U_{L,2} V_{1,2}^T for all t",
+        residual=_of_products("difference"),
+    ),
+    Claim(
+        "error_bound",
+        "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
+        kind="bound",
+        residual=_above_bound,
+        applies=lambda case, p, m: p["contraction"] <= 1,
+    ),
+    Claim("parameters", "L d^2 parameters become 4 d r^ + 4 L r^^2, inner layers 4 L r^^2", kind="exact"),
+)
+
+
+def _too_small(key, case, amount):
+    return dataclasses.replace(case, compressed_rank=case.run.rank - 1)
+
+
+def _unstable_bulk(key, case, amount):
+    """The example of the survey's condition: eta = .6, eps = (2, .1)."""
+    scales = jnp.array([2.0, 0.1])
+    weights = tuple(
+        W * new / old for W, new, old in zip(case.run.weights, scales, case.run.scales, strict=True)
+    )
+    return dataclasses.replace(case, run=dataclasses.replace(case.run, weights=weights, scales=scales))
+
+
+def _half_of_the_padding(case: Compression) -> dict[str, Array]:
+    one = case.run
+    wrong = compression_error(_bulk(one), one.target.shape[0], case.compressed_rank / 2)
+    return predict(case) | {"error": wrong}
+
+
+def _without_inner_layers(case: Compression) -> dict[str, Array]:
+    right = predict(case)
+    return right | {"parameters": right["parameters"].at[1].add(-right["parameters"][2])}
+
+
+COROLLARY_AT = AT | {"excess_rank": 0}
+
+
+def _in_run(control: Control) -> Control:
+    """A departure of the run inside a compression."""
+    move = control.case
+    return dataclasses.replace(
+        control,
+        id=f"compressed_{control.id}",
+        at=COROLLARY_AT,
+        case=lambda key, case, amount: dataclasses.replace(case, run=move(key, case.run, amount)),
+    )
+
+
+COMPRESSION = Statement(
+    "compression",
+    make_compression,
+    predict,
+    measure,
+    CLAIMS,
+    controls=(
+        *(_in_run(control) for control in departures("error_identity")),
+        Control("compressed_below_r", "compressed network with r^ = r - 1", "error_identity", case=_too_small,
+                at=COROLLARY_AT),
+        Control("bound_without_condition", "the bound at eta = .6, eps = (2, .1), where its condition fails",
+                "error_bound", case=_unstable_bulk,
+                at=COROLLARY_AT | {"depth": 2, "learning_rate": 0.6}),
+        Control("error_with_r", "error with d - r^ in place of d - 2 r^", "error_identity",
+                predict=_half_of_the_padding, at=COROLLARY_AT),
+        Control("parameters_without_inner", "parameter count without the inner layers", "parameters",
+                predict=_without_inner_layers, at=COROLLARY_AT),
+    ),
+    hypotheses={
+        name: (lambda case, check=check: check(case.run)) for name, check in HYPOTHESES.items()
+    } | {"compressed_rank_at_least_r": lambda case: jnp.asarray(case.compressed_rank >= case.run.rank)},
+    dims={"error": ("step",), "difference": ("step", "row", "column"), "rho": ("step", "layer"),
+          "off_block": ("step", "layer"), "singular_values": ("step", "layer", "index"), "loss": ("step",),
+          "compressed_loss": ("step",), "parameters": ("network",), "step": ("step",)},
+)  # fmt: skip
+
+COROLLARY1 = Theorem(
+    "corollary1",
+    "a compressed network of width 2 r^ follows the full one with a known error",
+    (*FLAGS, EXCESS),
+    (COMPRESSION,),
+    prepare=prepare,
+    check=check_compression,
+)

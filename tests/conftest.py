@@ -1,0 +1,37 @@
+"""How the tests run: float64, ranks never promoted, every annotation of the library checked.
+
+The library is imported through jaxtyping's hook, so that all tests check shapes and types of what
+goes in and comes out. A wrong argument then raises the hook's own error before the library's: tests
+of our messages ask for the fixture ``unchecked``, which switches the checks off while they run.
+Both kinds of call therefore happen in one run. ``pytest -m float32`` repeats only the float32 half
+of the tests that take ``dtype``.
+"""
+
+import jax
+import jaxtyping
+import pytest
+from hypothesis import settings
+
+HOOK = jaxtyping.install_import_hook("lrdyn", "beartype.beartype")
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+settings.register_profile("replayable", derandomize=True, deadline=None, max_examples=25)
+settings.load_profile("replayable")
+
+
+@pytest.fixture(params=["float64", pytest.param("float32", marks=pytest.mark.float32)])
+def dtype(request):
+    """Run the test in float64 and once more in float32."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+@pytest.fixture
+def unchecked():
+    """Call the library as a user does: without the import hook's checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

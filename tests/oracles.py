@@ -1,0 +1,223 @@
+"""Problems, independent oracles for them, and the one way in which the tests compare.
+
+The oracles are plain NumPy loops over float64 copies of the data, with gradients written by hand.
+They share no code with the library.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+import lrdyn as lr
+from lrdyn.claims import tolerance
+
+# Comparing ------------------------------------------------------------------------------------
+
+
+def residual(actual: Any, expected: Any, scale: float | None = None) -> float:
+    """Largest difference over all leaves, relative to ``scale`` (default: the largest entry)."""
+    pairs = [
+        (np.asarray(a, np.float64), np.asarray(b, np.float64))
+        for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    ]
+    assert all(a.shape == b.shape for a, b in pairs), [(a.shape, b.shape) for a, b in pairs]
+    if scale is None:
+        scale = max(float(np.max(np.abs(b))) for _, b in pairs)
+    # NumPy's max keeps a NaN, where Python's would lose it.
+    return float(np.max([np.max(np.abs(a - b)) for a, b in pairs])) / scale
+
+
+def assert_close(
+    actual: Any, expected: Any, *, steps: int = 1, size: int = 1, scale: float | None = None
+) -> None:
+    """An identity holds, at the tolerance of the precision in which ``actual`` was computed."""
+    dtype = jnp.result_type(*jax.tree.leaves(actual))
+    assert residual(actual, expected, scale) <= tolerance("identity", dtype, steps=steps, size=size)
+
+
+def assert_zero(actual: Any, **how: Any) -> None:
+    """Everything in ``actual`` vanishes beside ``scale``."""
+    assert_close(actual, jax.tree.map(np.zeros_like, actual), **how)
+
+
+def assert_apart(actual: Any, expected: Any, scale: float | None = None) -> None:
+    """An identity fails beyond any doubt: half of all digits differ."""
+    dtype = jnp.result_type(*jax.tree.leaves(actual))
+    assert residual(actual, expected, scale) > np.sqrt(np.finfo(dtype).eps)
+
+
+# Problems -------------------------------------------------------------------------------------
+
+
+class Problem(NamedTuple):
+    weights: lr.Weights
+    target: jax.Array
+    scales: jax.Array
+
+
+def problem(
+    seed: int = 0,
+    *,
+    dim: int = 9,
+    rank: int = 2,
+    depth: int = 3,
+    scale: float = 0.8,
+    spread: float = 1.0,
+) -> Problem:
+    """Deep factorisation from orthogonal layers with a target of exactly this rank."""
+    weights_key, target_key = jax.random.split(jax.random.key(seed))
+    scales = lr.layer_scales(scale, spread, depth)
+    weights = lr.orthogonal_layers(weights_key, (dim,) * (depth + 1), scales)
+    target = lr.low_rank_target(target_key, (dim, dim), lr.spaced_singular_values(rank))
+    return Problem(weights, target, scales)
+
+
+class Classification(NamedTuple):
+    weights: lr.Weights
+    inputs: jax.Array
+    outputs: jax.Array
+    labels: jax.Array
+    scales: jax.Array
+
+
+def classification(
+    seed: int = 0, *, classes: int = 2, per_class: int = 5, depth: int = 3, scale: float = 0.5
+) -> Classification:
+    """Whitened data in as many dimensions as examples, orthogonal layers, one-hot outputs."""
+    weights_key, inputs_key = jax.random.split(jax.random.key(seed))
+    dim = classes * per_class
+    scales = jnp.full(depth, scale)
+    weights = lr.orthogonal_layers(weights_key, (dim,) * depth + (classes,), scales)
+    (inputs,) = lr.orthogonal_layers(inputs_key, (dim, dim), jnp.ones(1))
+    labels = jnp.repeat(jnp.arange(classes), per_class)
+    outputs = (jnp.arange(classes)[:, None] == labels[None]).astype(inputs.dtype)
+    return Classification(weights, inputs, outputs, labels, scales)
+
+
+# Gradient descent -----------------------------------------------------------------------------
+
+Matrices = Sequence[np.ndarray]
+Slope = Callable[[np.ndarray], np.ndarray]
+"""Derivative of a loss with respect to the product of the layers."""
+
+
+def double(tree: Any) -> Any:
+    """Float64 NumPy copies."""
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
+def product(weights: Matrices, size: int) -> np.ndarray:
+    """W_L ... W_1, or the identity of this size if there are no layers."""
+    result = np.eye(size)
+    for W in weights:
+        result = W @ result
+    return result
+
+
+def sum_slope(target: np.ndarray) -> Slope:
+    return lambda P: P - target
+
+
+def mean_slope(target: np.ndarray) -> Slope:
+    return lambda P: (P - target) / target.size
+
+
+def masked_slope(target: np.ndarray, mask: np.ndarray) -> Slope:
+    return lambda P: mask * mask * (P - target)
+
+
+def regression_slope(inputs: np.ndarray, outputs: np.ndarray) -> Slope:
+    return lambda P: (P @ inputs - outputs) @ inputs.T
+
+
+def gradients(weights: Matrices, slope: Slope) -> list[np.ndarray]:
+    """(W_L ... W_{l+1})^T slope (W_{l-1} ... W_1)^T for each l."""
+    outer = slope(product(weights, weights[0].shape[1]))
+    result = []
+    for l, W in enumerate(weights):
+        after = product(weights[l + 1 :], W.shape[0])
+        before = product(weights[:l], weights[0].shape[1])
+        result.append(after.T @ outer @ before.T)
+    return result
+
+
+def descend(
+    weights: Any, slope: Slope, eta: float, decays: Sequence[float], steps: Sequence[int]
+) -> list[np.ndarray]:
+    """W_l <- (1 - eta lambda_l) W_l - eta grad_l; one array of layer by time for each layer."""
+    weights, seen = [np.array(W, np.float64) for W in weights], []
+    for t in range(max(steps) + 1):
+        if t in steps:
+            seen.append([W.copy() for W in weights])
+        weights = [
+            (1 - eta * decay) * W - eta * G
+            for W, G, decay in zip(weights, gradients(weights, slope), decays, strict=True)
+        ]
+    return [np.stack(layer) for layer in zip(*seen, strict=True)]
+
+
+def optimise(kind: str, x: np.ndarray, gradient: Slope, eta: float, steps: int) -> np.ndarray:
+    """Textbook loops: gradient descent, heavy ball (0.9), Adam (0.9, 0.999, 1e-8)."""
+    x, first, second = np.array(x, np.float64), np.zeros_like(x), np.zeros_like(x)
+    for t in range(1, steps + 1):
+        g = gradient(x)
+        if kind == "sgd":
+            x = x - eta * g
+        elif kind == "momentum":
+            first = 0.9 * first + g
+            x = x - eta * first
+        else:
+            first = 0.9 * first + (1 - 0.9) * g
+            second = 0.999 * second + (1 - 0.999) * g * g
+            corrected = np.sqrt(second / (1 - 0.999**t)) + 1e-8
+            x = x - eta * first / (1 - 0.9**t) / corrected
+    return x
+
+
+# Theorem 2 ------------------------------------------------------------------------------------
+
+
+def still_directions(weights: Any, target: Any) -> np.ndarray:
+    """Orthonormal basis of N(Psi) meet N(Psi^T W_1(0)), Psi = (W_L ... W_2)(0)^T Phi."""
+    weights, target = double(weights), double(target)
+    psi = product(weights[1:], len(target)).T @ target
+    both = np.concatenate([psi, psi.T @ weights[0]])
+    largest = np.linalg.norm(both, 2)
+    # The gap in the spectrum is wide: data of size 1 against round-off.
+    return scipy.linalg.null_space(both, rcond=1e-8) if largest else np.eye(len(target))
+
+
+def rho(
+    scales: Any, eta: float, decays: Sequence[float], steps: Sequence[int], power: float = 2.0
+) -> np.ndarray:
+    """The recursion of the bulk in Python scalars; ``power`` 2 is the theorem's."""
+    values, seen = [float(s) for s in scales], []
+    for t in range(max(steps) + 1):
+        if t in steps:
+            seen.append(values)
+        following = []
+        for l, value in enumerate(values):
+            others = 1.0
+            for k, other in enumerate(values):
+                if k != l:
+                    others *= abs(other) ** power
+            following.append(value * (1 - eta * decays[l] - eta * others))
+        values = following
+    return np.array(seen)
+
+
+# Collapse -------------------------------------------------------------------------------------
+
+
+def collapse(features: np.ndarray, labels: np.ndarray) -> float:
+    """tr Sigma_W / tr Sigma_B by loops over classes and examples."""
+    classes = sorted(set(labels.tolist()))
+    means = {c: np.mean([x for x, y in zip(features.T, labels, strict=True) if y == c], 0) for c in classes}
+    overall = np.mean(list(means.values()), axis=0)
+    within = np.mean([np.sum((x - means[int(y)]) ** 2) for x, y in zip(features.T, labels, strict=True)])
+    between = np.mean([np.sum((means[c] - overall) ** 2) for c in classes])
+    return float(within / between)
