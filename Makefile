@@ -36,9 +36,11 @@ figures: $(READY) ## every figure and table at the paper's settings (long)
 	@$(RUN) -m paper_figs --preset paper
 
 lint: $(READY) ## style and types
-	@$(RUN) -m ruff check .
-	@$(RUN) -m ruff format --check .
-	@$(RUN) -m basedpyright --pythonpath $(RUN)
+	@status=0; \
+	$(RUN) -m ruff check . || status=1; \
+	$(RUN) -m ruff format --check . || status=1; \
+	$(RUN) -m basedpyright --pythonpath $(RUN) || status=1; \
+	exit $$status
 
 format: $(READY) ## repair what lint says, where that needs no thought
 	@$(RUN) -m ruff check --fix .

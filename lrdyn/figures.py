@@ -480,6 +480,9 @@ def main(
         _known_preset(options.preset, chosen)
     except ValueError as error:
         parser.error(str(error))
+    for figure in figures:
+        if missing(figure) and not set(options.figures) - set(ACTIONS):
+            print(f"{figure.name}: left out, it needs {missing(figure)}")
     act = {"draw": _draw, "check": _check, "baseline": _baseline}[action]
     agree = [act(figure, options, baselines) for figure in chosen]
     return 0 if all(agree) else 1
@@ -516,9 +519,6 @@ def _choose(words: Sequence[str], figures: Sequence[Figure]) -> tuple[str, list[
             raise ValueError(f"figure: got {name!r}, wanted one of {', '.join(known)}")
         if missing(known[name]):
             raise ValueError(f"figure: got {name!r}, wanted {missing(known[name])} for it")
-    for figure in figures:
-        if not names and missing(figure):
-            print(f"{figure.name}: not drawn, it needs {missing(figure)}")
     chosen = [known[name] for name in dict.fromkeys(names)]
     return action, chosen or [figure for figure in figures if not missing(figure)]
 

@@ -99,6 +99,9 @@ def orthogonal_layers(
         True
     """
     draws = _layer_gaussians(key, widths, scales)
+    if len(set(widths)) == 1:
+        # One loop over equal layers compiles once, not once a layer.
+        return tuple(scales[:, None, None] * linalg.over_leading_axes(orthogonal, jnp.stack(draws)))
     return tuple(scale * orthogonal(G) for scale, G in zip(scales, draws, strict=True))
 
 

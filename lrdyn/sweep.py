@@ -1,7 +1,8 @@
 """Repeating a pure function over many points: grouped by shape, batched, spread over devices."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -154,6 +155,7 @@ def sweep(
     lanes: int = 16,
     memory: int = 2**30,
     devices: Sequence[jax.Device] | None = None,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> "xarray.Dataset":
     """Call a pure function at every point and label the results.
 
@@ -174,6 +176,7 @@ def sweep(
         memory: bytes that the results and intermediate arrays of one part may take; parts follow
             from the points and this budget alone.
         devices: devices to spread over; all local ones by default.
+        compiler_options: options for XLA.
 
     Returns:
         A dataset with one dimension for each axis of a product, or with the dimension ``point``;
@@ -196,10 +199,19 @@ def sweep(
         raise ValueError(f"lanes: got {lanes}, wanted at least 1")
     devices = jax.local_devices() if devices is None else devices
     rows: list[dict[str, np.ndarray]] = [{} for _ in range(points.size)]
-    for indices, outputs in _parts(function, points, shapes, batched, lanes, memory, devices):
+    plan = _Plan(batched, lanes, memory, devices, dict(compiler_options or {}))
+    for indices, outputs in _parts(function, points, shapes, plan):
         for lane, index in enumerate(indices):
             rows[index] = {name: values[lane] for name, values in outputs.items()}
     return _label(rows, points, dims or {})
+
+
+class _Plan(NamedTuple):
+    batched: bool
+    lanes: int
+    memory: int
+    devices: Sequence[jax.Device]
+    compiler_options: dict[str, Any]
 
 
 class _Group(NamedTuple):
@@ -214,50 +226,55 @@ class _Group(NamedTuple):
 
 
 def _parts(
-    function, points, shapes, batched, lanes, memory, devices
+    function: Callable, points: Points, shapes: Sequence[str], plan: _Plan
 ) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
     groups: dict[tuple, list[int]] = {}
     for index in range(points.size):
         groups.setdefault(tuple(points.columns[name][index] for name in shapes), []).append(index)
     # Tracing holds the interpreter, XLA's compilation does not: compile the groups side by side.
-    with ThreadPoolExecutor(max_workers=len(devices)) as pool:
-        prepared = [
-            _prepare(partial(function, **dict(zip(shapes, values, strict=True))), points, shapes,
-                     indices, batched, lanes, memory, devices, pool)
-            for values, indices in groups.items()
-        ]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        prepared = []
+        for values, indices in groups.items():
+            known = partial(function, **dict(zip(shapes, values, strict=True)))
+            traced = {n: c for n, c in points.columns.items() if n not in shapes}
+            prepared.append(_prepare(known, indices, traced, plan, pool))
         for group in prepared:
             yield from _run(group)
 
 
-def _prepare(function, points, shapes, indices, batched, lanes, memory, devices, pool) -> _Group:
-    traced = {
-        name: np.asarray([column[i] for i in indices])
-        for name, column in points.columns.items()
-        if name not in shapes
-    } or {"": np.zeros(len(indices))}  # every axis decides shapes: batch over nothing
+def _prepare(
+    function: Callable, indices: list[int], columns: Mapping[str, list], plan: _Plan, pool: Executor
+) -> _Group:
+    traced = {name: np.asarray([column[i] for i in indices]) for name, column in columns.items()}
+    # If every axis decides shapes there is nothing to batch over but the count.
+    traced = traced or {"": np.zeros(len(indices))}
 
     def call(point):
         return function(**{name: value for name, value in point.items() if name})
 
     # A batch of width 1 is compiled to other kernels and rounds differently: never use it unless
     # the whole group is one point.
-    lanes = max(min(lanes, -(-len(indices) // len(devices))), min(2, len(indices)))
+    devices = plan.devices[: -(-len(indices) // 2)]
+    lanes = max(min(plan.lanes, -(-len(indices) // len(devices))), min(2, len(indices)))
     chunk = lanes * len(devices)
     example = {name: jnp.asarray(values[:1]) for name, values in traced.items()}
-    fit = max(1, memory // (_bytes(call, example, batched, lanes) * chunk))
+    fit = max(1, plan.memory // (_bytes(call, example, plan.batched, lanes) * chunk))
     width = chunk * min(fit, -(-len(indices) // chunk))
-    mesh = Mesh(np.asarray(devices), ("run",))
-    spec = PartitionSpec("run")
-    local = partial(_local, call, batched, lanes)
-    spread = jax.shard_map(local, mesh=mesh, in_specs=(spec,), out_specs=spec, check_vma=False)
-    sharding = NamedSharding(mesh, spec)
+    sharding = NamedSharding(Mesh(np.asarray(devices), ("run",)), PartitionSpec("run"))
+    spread = jax.shard_map(
+        partial(_local, call, plan.batched, lanes),
+        mesh=sharding.mesh,
+        in_specs=(sharding.spec,),
+        out_specs=sharding.spec,
+        check_vma=False,
+    )
     abstract = {
         name: jax.ShapeDtypeStruct((width,), values.dtype, sharding=sharding)
         for name, values in example.items()
     }
     lowered = jax.jit(spread).lower(abstract)
-    return _Group(indices, traced, width, pool.submit(lowered.compile), sharding)
+    compiled = pool.submit(lowered.compile, compiler_options=plan.compiler_options)
+    return _Group(indices, traced, width, compiled, sharding)
 
 
 def _local(call, batched, lanes, values):

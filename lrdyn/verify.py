@@ -3,7 +3,9 @@
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,8 +41,9 @@ def verify(
     settings: Mapping[str, Any],
     *,
     dtype: str = "float64",
-    seeds: range = range(2),
+    seeds: Sequence[int] = (0, 1),
     perturb: bool = False,
+    optimize: bool = True,
     echo: Callable[[str], None] = lambda line: None,
 ) -> Verification:
     """Run every statement of a theorem with its controls and judge every claim.
@@ -54,7 +57,9 @@ def verify(
         dtype: ``float64`` or ``float32``.
         seeds: seeds to sweep.
         perturb: also sweep the distance from each hypothesis.
-        echo: called with a line of text when a part of the work begins.
+        optimize: let XLA optimise the programs of the claims; without, small sweeps finish
+            sooner, since they spend their time in the compiler.
+        echo: called with a line of text when a part of the work is done.
 
     Returns:
         The :class:`Verification`.
@@ -65,33 +70,17 @@ def verify(
     for statement in theorem.statements:
         for point in _grid(theorem, statement.narrow(dict(settings))):
             theorem.check(point)
-    claims, groups, diverged = [], {}, []
-    for number, statement in enumerate(theorem.statements):
-        legs = {}
-        for precision in PRECISIONS[dtype]:
-            echo(f"{statement.id}: claims in {precision}")
-            legs[precision] = _in(precision, run_claims, theorem, statement, settings, seeds)
-        root = "" if number == 0 else statement.id
-        groups |= {f"{root}/" if p == dtype else f"{root}/{p}": leg for p, leg in legs.items()}
+    jobs = dict(_jobs(theorem, settings, dtype, seeds, perturb, optimize))
+    groups = _run_side_by_side(jobs, echo)
+    claims, diverged = [], []
+    for statement in theorem.statements:
+        root = _root(theorem, statement)
+        legs = {p: groups[root if p == dtype else f"{root}{p}"] for p in PRECISIONS[dtype]}
         claims += [claim_entry(claim, statement, legs) for claim in statement.claims]
-        diverged += _diverged(legs[dtype], statement)
-        echo(f"{statement.id}: controls")
         for control in statement.controls:
-            legs = {
-                precision: _in(precision, run_control, theorem, statement, control, seeds)
-                for precision in PRECISIONS[dtype]
-            }
-            groups |= {f"controls/{control.id}/{p}": leg for p, leg in legs.items()}
+            legs = {p: groups[f"/controls/{control.id}/{p}"] for p in PRECISIONS[dtype]}
             claims.append(control_entry(control, legs))
-        for control in statement.controls if perturb else ():
-            if control.amounts:
-                echo(f"{statement.id}: distance from hypothesis {control.id}")
-                groups |= {
-                    f"perturb/{control.id}/{p}": _in(
-                        p, run_control, theorem, statement, control, seeds, (0.0, *control.amounts)
-                    )
-                    for p in PRECISIONS[dtype]
-                }
+        diverged += _diverged(groups[root], statement)
     verdict = {
         "name": theorem.name,
         "holds": overall(claims),
@@ -100,6 +89,40 @@ def verify(
         "environment": environment(dtype),
     }
     return Verification(verdict, groups, diverged)
+
+
+def _root(theorem: Theorem, statement: Statement) -> str:
+    return "/" if statement is theorem.statements[0] else f"/{statement.id}/"
+
+
+def _jobs(theorem, settings, dtype, seeds, perturb, optimize):
+    """Everything to compute: group of ``results.nc`` -> function without arguments."""
+    for statement in theorem.statements:
+        root = _root(theorem, statement)
+        for p in PRECISIONS[dtype]:
+            group = root if p == dtype else f"{root}{p}"
+            yield group, partial(_in, p, run_claims, theorem, statement, settings, seeds, optimize)
+        for control in statement.controls:
+            run = partial(run_control, theorem, statement, control, seeds)
+            for p in PRECISIONS[dtype]:
+                yield f"/controls/{control.id}/{p}", partial(_in, p, run)
+                if perturb and control.amounts:
+                    amounts = (0.0, *control.amounts)
+                    yield f"/perturb/{control.id}/{p}", partial(_in, p, run, amounts)
+
+
+def _run_side_by_side(jobs, echo) -> dict[str, "xarray.Dataset"]:
+    # Most of the time is tracing and compiling, which leave the devices idle.
+    groups = {}
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    try:
+        futures = {pool.submit(job): group for group, job in jobs.items()}
+        for done, future in enumerate(as_completed(futures), start=1):
+            groups[futures[future]] = future.result()
+            echo(f"[{done}/{len(jobs)}] {futures[future]}")
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return {group: groups[group] for group in jobs}
 
 
 def _in(precision: str, function, *arguments):
@@ -185,20 +208,32 @@ def _dims(statement: Statement) -> dict[str, tuple[str, ...]]:
 
 
 def run_claims(
-    theorem: Theorem, statement: Statement, settings: Mapping[str, Any], seeds: range
+    theorem: Theorem,
+    statement: Statement,
+    settings: Mapping[str, Any],
+    seeds: Sequence[int],
+    optimize: bool = True,
 ) -> "xarray.Dataset":
     """Sweep a statement over its settings, in the current precision."""
     settings = statement.narrow(dict(settings))
     points = product(seed=seeds, **_swept(theorem, settings))
     function = evaluate(statement, _fixed(theorem, settings))
-    return sweep(function, points, shapes=_shapes(theorem), dims=_dims(statement))
+    options = None if optimize else unoptimized()
+    return sweep(
+        function, points, shapes=_shapes(theorem), dims=_dims(statement), compiler_options=options
+    )
+
+
+def unoptimized() -> dict[str, Any] | None:
+    """XLA options that halve the time to compile for a CPU and cost small programs nothing."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
 def run_control(
     theorem: Theorem,
     statement: Statement,
     control: Control,
-    seeds: range,
+    seeds: Sequence[int],
     amounts: tuple[float, ...] | None = None,
 ) -> "xarray.Dataset":
     """Run a control at its own settings, in the current precision."""
@@ -206,7 +241,7 @@ def run_control(
     swept = {name: (value,) for name, value in _swept(theorem, point).items()}
     points = product(seed=seeds, amount=amounts or (control.amount,), **swept)
     function = evaluate(statement, _fixed(theorem, point), control)
-    return sweep(function, points, shapes=_shapes(theorem))
+    return sweep(function, points, shapes=_shapes(theorem), compiler_options=unoptimized())
 
 
 def _shapes(theorem: Theorem) -> tuple[str, ...]:

@@ -1,0 +1,162 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import lrdyn as lr
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import oracles
+from tests.oracles import assert_apart, assert_close, assert_zero, classification, double
+
+ETA = 0.05
+STEPS = np.array([0, 1, 10, 60])
+
+
+@jax.jit
+def full_run(weights, inputs, outputs, eta, decay, steps):
+    optimizer = lr.gradient_descent(eta, decay)
+    return lr.simulate(lambda w: lr.regression_loss(w, inputs, outputs), weights, optimizer, steps).records
+
+
+def measured(data, decay):
+    frame = lr.classifier_frame(data.weights, data.outputs @ data.inputs.T)
+    run = full_run(data.weights, data.inputs, data.outputs, ETA, jnp.asarray(decay), STEPS)
+    return jax.vmap(lambda w: lr.classifier_blocks(frame, w, 2 * len(data.outputs)))(run)
+
+
+# The bulk -------------------------------------------------------------------------------------
+
+
+def test_frame_is_orthogonal_and_chained(dtype):
+    W, X, Y, _, scales = classification()
+    U, V = lr.classifier_frame(W, Y @ X.T)
+    assert U.shape == V.shape == (2, 10, 10)
+    for Q in (*U, *V):
+        assert_close(Q.T @ Q, np.eye(10), size=10, steps=len(W))
+    assert_close(V[1:], U[:-1])
+    assert_close(W[0] @ V[0], scales[0] * U[0], size=10)
+
+
+def test_frame_leaves_the_null_spaces_of_target_and_start(dtype):
+    W, X, Y, _, _ = classification()
+    bulk = lr.classifier_frame(W, Y @ X.T).right[0][:, 4:]
+    assert_zero((Y @ X.T @ bulk, lr.end_to_end(W) @ bulk), size=10, scale=1)
+
+
+def test_full_run_agrees_with_numpy(dtype):
+    W, X, Y, _, _ = classification()
+    decay = jnp.array([0.0, 0.1, 0.2])
+    slope = oracles.regression_slope(double(X), double(Y))
+    expected = oracles.descend(W, slope, ETA, double(decay), STEPS)
+    assert_close(full_run(W, X, Y, ETA, decay, STEPS), tuple(expected), steps=60, size=10)
+
+
+@pytest.mark.parametrize(("seed", "decay"), [(0, (0.0,) * 3), (1, (0.1,) * 3), (2, (0.0, 0.3, 0.1))])
+def test_off_blocks_vanish_and_the_bulk_only_decays(seed, decay, dtype):
+    data = classification(seed)
+    seen = measured(data, decay)
+    how = {"steps": 60, "size": 10, "scale": 1}
+    assert seen.off_block.shape == (4, 3)
+    assert_zero((seen.off_block, seen.bulk_deviation), **how)
+    expected = [[0.5 * (1 - ETA * decay[l]) ** t for l in range(2)] for t in STEPS.tolist()]
+    assert_close(seen.rho, expected, **how)
+    predicted = lr.classifier_rho(data.scales[:-1], ETA, jnp.asarray(decay[:-1]), STEPS)
+    assert_close(predicted, expected, steps=60)
+
+
+def test_theorem_2_with_its_product_term_fails_here(dtype):
+    data = classification()
+    assert_apart(measured(data, (0.0,) * 3).rho, lr.rho(data.scales, ETA, 0.0, STEPS)[:, :2])
+
+
+def broken(kind):
+    data = classification()
+    if kind == "data not white":
+        return data._replace(inputs=data.inputs * jnp.linspace(0.9, 1.1, 10)[:, None])
+    if kind == "Gaussian start":
+        return data._replace(
+            weights=lr.gaussian_layers(jax.random.key(7), (10, 10, 10, 2), data.scales)
+        )
+    return data
+
+
+@pytest.mark.parametrize("kind", ["data not white", "Gaussian start"])
+def test_without_a_hypothesis_the_blocks_mix(kind, dtype):
+    final = np.asarray(measured(broken(kind), (0.0,) * 3).off_block[-1])
+    assert np.all(final > np.sqrt(np.finfo(dtype).eps))
+
+
+def test_no_room():
+    W = lr.orthogonal_layers(jax.random.key(0), (4, 4, 2), jnp.ones(2))
+    with pytest.raises(ValueError, match=r"target: got shape \(2, 4\), wanted more than twice"):
+        lr.classifier_frame(W, jnp.ones((2, 4)))
+
+
+# Between layers -------------------------------------------------------------------------------
+
+
+def test_collapse_metrics_agree_with_loops(dtype):
+    W, X, _, labels, _ = classification()
+    X = X + 0.3 * jax.random.normal(jax.random.key(6), X.shape) + 1
+    order = jax.random.permutation(jax.random.key(4), 10)
+    found = lr.collapse_metrics(W, X[:, order], labels[order], 2)
+    layers = double(W)
+    expected = [oracles.collapse(oracles.product(layers[:l], 10) @ double(X), labels) for l in range(3)]
+    assert_close(found, expected, size=100)
+
+
+@given(st.floats(-10, 10), st.floats(0.1, 10))
+def test_collapse_ignores_shift_scale_and_rotation(shift, scale):
+    (W, *_), X, _, labels, _ = classification()
+    metric = lambda features: lr.collapse_metrics((jnp.eye(10),), features, labels, 2)
+    # The mean of a shifted feature takes digits from the variance: shift / spread of them.
+    assert_close(metric(scale * W @ X + shift), metric(X), size=10 * (1 + int(shift / scale) ** 2) * 100)
+
+
+def test_collapsed_classes_have_no_variance_within():
+    _, _, Y, labels, _ = classification()
+    assert lr.collapse_metrics((jnp.eye(2),), Y, labels, 2).tolist() == [0]
+
+
+@partial(jax.jit, static_argnames=("depth", "per_class", "steps"))
+def collapse_at_convergence(depth, per_class, scale, eta, steps):
+    W, X, Y, labels, _ = classification(classes=5, per_class=per_class, depth=depth)
+    W = tuple(w / 0.5 * scale for w in W)
+    loss = lambda w: lr.regression_loss(w, X, Y)
+    run = lr.simulate(loss, W, lr.gradient_descent(eta), np.array([steps]))
+    return loss(run.params) / loss(W), lr.collapse_metrics(run.params, X, labels, 5)
+
+
+def measured_ratio(depth, per_class, scale, eta, steps):
+    left, D = collapse_at_convergence(depth, per_class, scale, eta, steps)
+    assert float(left) < np.finfo(float).eps
+    return float((D[-1] / D[0]) ** (1 / (depth - 1))), double(D)
+
+
+@pytest.mark.parametrize(
+    ("depth", "eta", "steps", "figures"),
+    [(6, 0.02, 1500, "0.170"), (8, 0.0125, 1500, "0.188"), (10, 0.01, 3000, "0.199")],
+)
+def test_collapse_ratio_is_approached_from_below(depth, eta, steps, figures):
+    """At convergence ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= ratio / p < 1, p = eps^2 / n^{1/L}.
+
+    Of the d - K directions within classes, d - 2K are bulk and scale by eps exactly, the others by
+    less; balance keeps the signal's squared gain between n^{1/L} and n^{1/L} (1-p)^{-1/L}.
+    """
+    ratio, D = measured_ratio(depth, 10, 0.5, eta, steps)
+    p = lr.collapse_ratio(0.5, 10, depth)
+    assert f"{p:.3f}" == figures
+    lowest = (40 / 45) ** (1 / (depth - 1)) * (1 - p) ** (1 / depth)
+    assert lowest <= ratio / p < 1
+    assert np.all(D[1:] / D[:-1] < p)
+
+
+def test_gap_of_the_collapse_ratio_halves_with_twice_the_examples():
+    gaps = [
+        1 - measured_ratio(4, n, 0.25, eta, 1000)[0] / lr.collapse_ratio(0.25, n, 4)
+        for n, eta in ((5, 0.06), (10, 0.04))
+    ]
+    assert gaps[0] / gaps[1] == pytest.approx(2, abs=0.5)

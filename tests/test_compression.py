@@ -1,0 +1,124 @@
+import jax
+import jax.numpy as jnp
+import lrdyn as lr
+import numpy as np
+import pytest
+
+from tests import oracles
+from tests.oracles import assert_apart, assert_close, double, problem
+
+ETA = 0.1
+STEPS = np.array([0, 1, 10, 60])
+DECAY = (0.0, 0.05, 0.1)
+
+
+def full_and_compressed(chosen, half, *, eta=ETA, decay=DECAY, steps=STEPS):
+    """Products of the NumPy loop and of the compressed network at each recorded step."""
+    W, Phi, scales = chosen
+    decay = jnp.asarray(decay, Phi.dtype)
+    frame = lr.frame(W, Phi, half)
+    small = lr.reduced_target(frame, Phi, 2 * half)
+    inner = lr.reduced_dynamics(small, scales, eta, decay, steps).records
+    compressed = jax.vmap(lambda w: lr.compressed_product(lr.compress(frame, w)))(inner)
+    run = oracles.descend(W, oracles.sum_slope(double(Phi)), eta, double(decay), steps)
+    full = [oracles.product(layers, len(Phi)) for layers in zip(*run, strict=True)]
+    return np.stack(full), compressed
+
+
+def distance(full, compressed):
+    return jnp.asarray(np.linalg.norm(full - double(compressed), axis=(1, 2)), compressed.dtype)
+
+
+@pytest.mark.parametrize("half", [2, 3, 4])
+def test_error_identity(half, dtype):
+    """||f - f_C||_F = sqrt(d - 2 r^) prod |rho_l| for every r^ >= r that has room."""
+    chosen = problem(spread=2.0)
+    predicted = np.sqrt(9 - 2 * half) * np.prod(oracles.rho(chosen.scales, ETA, DECAY, STEPS), axis=1)
+    assert_close(distance(*full_and_compressed(chosen, half)), predicted, steps=60, size=9)
+    bulk = lr.rho(chosen.scales, ETA, jnp.asarray(DECAY), STEPS)
+    assert_close(lr.compression_error(bulk, 9, half), predicted, steps=60)
+
+
+def test_error_is_the_bulk_and_nothing_else(dtype):
+    """f - f_C has d - 2 r^ equal singular values, prod rho, and no others."""
+    chosen = problem()
+    full, compressed = full_and_compressed(chosen, 2)
+    found = np.linalg.svd(full - double(compressed), compute_uv=False)
+    bulk = np.prod(oracles.rho(chosen.scales, ETA, DECAY, STEPS), axis=1)
+    expected = np.concatenate([np.tile(bulk[:, None], 5), np.zeros((4, 4))], axis=1)
+    assert_close(jnp.asarray(found, dtype), expected, steps=60, size=9)
+
+
+def test_narrower_than_the_target_the_identity_fails(dtype):
+    """r^ = 1 < r = 2: part of the target has no place, and the error does not fade with rho."""
+    chosen = problem()
+    steps = np.array([0, 1000])
+    error = distance(*full_and_compressed(chosen, 1, decay=(0.0,) * 3, steps=steps))
+    predicted = lr.compression_error(lr.rho(chosen.scales, ETA, 0.0, steps), 9, 1)
+    assert_close(error[0], predicted[0], size=9)
+    assert_apart(error[1], predicted[1])
+    smallest = lr.spaced_singular_values(2)[-1]
+    assert float(error[1]) > float(smallest) > float(predicted[1])
+
+
+def test_bound_holds_while_the_bulk_contracts():
+    chosen = problem(spread=2.0)
+    steps = np.arange(200)
+    bulk = lr.rho(chosen.scales, ETA, jnp.asarray(DECAY), steps)
+    assert float(lr.bulk_contracts(bulk, ETA, jnp.asarray(DECAY))) <= 1
+    errors = lr.compression_error(bulk, 9, 2)
+    assert np.all(np.asarray(errors) <= float(lr.compression_bound(chosen.scales, 9, 2)))
+
+
+@pytest.mark.parametrize(
+    ("scales", "eta", "exceeds"),
+    [((2.0, 0.1), 0.6, True), ((2.0, 1.0), 0.55, False)],
+    ids=["permits failure", "does not force it"],
+)
+def test_without_contraction(scales, eta, exceeds):
+    """eta eps_1^2 > 2: the second layer grows, and its product with the first may or may not."""
+    scales, steps = jnp.array(scales), np.arange(30)
+    bulk = lr.rho(scales, eta, 0.0, steps)
+    assert float(lr.bulk_contracts(bulk, eta, 0.0)) > 1
+    errors = np.asarray(lr.compression_error(bulk, 9, 2))
+    assert bool(np.any(errors > float(lr.compression_bound(scales, 9, 2)))) == exceeds
+
+
+def test_the_failure_is_seen_in_the_weights():
+    W, Phi, scales = problem(depth=2)
+    W, scales = tuple(w / 0.8 * s for w, s in zip(W, (2.0, 0.1), strict=True)), jnp.array([2.0, 0.1])
+    chosen = oracles.Problem(W, Phi, scales)
+    steps = np.array([0, 1])
+    before, after = distance(*full_and_compressed(chosen, 2, eta=0.6, decay=(0.0, 0.0), steps=steps))
+    bound = lr.compression_bound(scales, 9, 2)
+    assert_close(before, bound, size=9)
+    assert float(after) > float(bound)
+
+
+def test_bulk_contracts_agrees_with_loops(dtype):
+    bulk, decay = double(lr.rho(jnp.array([0.5, 1.5, 1.0]), ETA, 0.1, STEPS)), (0.0, 4.0, 25.0)
+    factors = [
+        abs(1 - ETA * decay[l] - ETA * np.prod(np.delete(row, l)) ** 2) for row in bulk for l in range(3)
+    ]
+    found = lr.bulk_contracts(jnp.asarray(bulk, dtype), ETA, jnp.asarray(decay, dtype))
+    assert_close(found, max(factors), size=3)
+
+
+@pytest.mark.parametrize("half", [2, 4])
+def test_parameter_counts_are_those_of_the_arrays(half):
+    W, Phi, _ = problem()
+    frame = lr.frame(W, Phi, half)
+    network = lr.compress(frame, lr.blocks(frame, W, 2 * half).inner.astype(float)[:0] or tuple(jnp.ones((3, 2 * half, 2 * half))))
+    expected = {"full": lr.count(W), "compressed": lr.count(network), "inner": lr.count(network.inner)}
+    assert lr.parameter_counts(9, 3, half) == expected
+
+
+def test_parameters_of_the_paper():
+    counts = lr.parameter_counts(1000, 3, 5)
+    assert counts == {"full": 3_000_000, "compressed": 20_300, "inner": 300}
+    assert round(counts["full"] / counts["compressed"]) == 148
+
+
+def test_count_takes_shapes_and_scalars():
+    tree = {"a": jax.ShapeDtypeStruct((3, 4), jnp.float32), "b": [jnp.array(1.0)]}
+    assert lr.count(tree) == 13

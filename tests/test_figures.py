@@ -1,0 +1,441 @@
+"""Figures: the plotted numbers against theory, and the machinery that saves and compares them."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import pytest
+import xarray as xr
+
+import lrdyn
+from lrdyn import figures, plotting
+from lrdyn.claims import CLEARLY, tolerance
+from paper_figs import BASELINES, FIGURES, fig01_weight_updates, fig03_svd_evolution, fig06_compression, tracking
+
+# --- the machinery, on a figure that costs nothing ---------------------------------------------
+
+
+def count_calls(**settings):
+    """Numbers of the toy figure, counting how often they are computed."""
+    CALLS.append(settings)
+    t = np.linspace(0, 1, 5)
+    curves = np.stack([settings["slope"] * t, 1e-3 * t])
+    return xr.Dataset(
+        {
+            "line": (("curve", "t"), curves),
+            "each": (("curve", "t"), curves, {"curve_along": "t"}),
+            "seconds": ("t", np.random.default_rng(len(CALLS)).uniform(size=5), {"compare": 0}),
+            "steps": ("t", np.arange(5)),
+        },
+        {"t": t, "curve": ["steep", "flat"]},
+        {"top": float(settings["slope"])},
+    )
+
+
+def draw_lines(dataset):
+    """Draw the toy figure."""
+    figure, (ax,) = plotting.panels(["lines"])
+    ax.plot(dataset.t.values, dataset.line.values.T)
+    return figure
+
+
+CALLS = []
+TOY = figures.Figure(
+    "toy", "Toy", "Slope {slope:g}, top {top:.1f}.", count_calls, draw_lines,
+    {"quick": {"slope": 2.0}, "paper": {"slope": 3.0}},
+)  # fmt: skip
+ABSENT = dataclasses.replace(TOY, name="absent", needs={"nosuch_package": "pip install nosuch"})
+
+
+@pytest.fixture
+def lines():
+    """Collect what the machinery reports."""
+    return []
+
+
+@pytest.fixture
+def baseline():
+    """Fresh numbers of the toy figure."""
+    return figures.compute(TOY, TOY.presets["quick"])
+
+
+def test_render_keeps_numbers_picture_and_caption_together(tmp_path):
+    done = figures.render(TOY, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == ["toy.nc", "toy.pdf", "toy.png", "toy.txt"]
+    assert set(done.paths) == set((tmp_path / "figures").iterdir())
+    assert done.paths[-1].read_text() == "toy. Toy. Slope 2, top 2.0.\n"
+    xr.testing.assert_identical(xr.load_dataset(done.paths[0], engine="h5netcdf"), done.dataset)
+
+
+def test_saved_numbers_are_used_until_settings_differ(tmp_path):
+    presets = ("quick", "quick", "paper", "quick")
+    assert [figures.render(TOY, tmp_path, p).computed for p in presets] == [True, False, True, True]
+    assert figures.render(TOY, tmp_path, recompute=True).computed
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"x" * len(b)])
+def test_damaged_numbers_are_named_set_aside_and_computed_again(tmp_path, lines, damage):
+    path = figures.render(TOY, tmp_path).paths[0]
+    broken = damage(path.read_bytes())
+    path.write_bytes(broken)
+    assert figures.render(TOY, tmp_path, report=lines.append).computed
+    assert len(lines) == 1
+    assert str(path) in lines[0]
+    assert path.with_name("toy.nc.damaged").read_bytes() == broken
+    assert not figures.render(TOY, tmp_path).computed
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, baseline):
+    path = tmp_path / "toy.nc"
+    figures.save(baseline, path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        figures.save(baseline.assign_attrs(bad=object()), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pdf_depends_on_the_numbers_alone(tmp_path):
+    first, second = (figures.render(TOY, tmp_path / name).paths[2] for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_equal_numbers_and_machine_dependent_ones_make_no_difference(baseline):
+    again = figures.compute(TOY, TOY.presets["quick"])
+    assert not np.array_equal(again.seconds, baseline.seconds)
+    assert figures.compare(again, baseline) == []
+
+
+def altered(dataset, name, position, value):
+    """Copy of a dataset with one number changed."""
+    dataset = dataset.copy(deep=True)
+    dataset[name].values[position] = value
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("line", 2.5, r"line\[curve=steep, t=1\.0\]: got 2.5, wanted 2, 2.5e-01 of its scale"),
+        ("line", np.nan, r"line\[curve=steep, t=1\.0\]: got nan, wanted 2, at 1 points"),
+        ("line", np.inf, r"line\[curve=steep, t=1\.0\]: got inf, wanted 2"),
+    ],
+)
+def test_an_altered_number_is_placed_and_measured(baseline, name, value, says):
+    (difference,) = figures.compare(altered(baseline, name, (0, 4), value), baseline)
+    assert re.match(says, str(difference))
+
+
+def test_nan_where_the_baseline_has_nan_is_agreement(baseline):
+    holed = altered(baseline, "line", (0, 4), np.nan)
+    assert figures.compare(holed, holed) == []
+    (difference,) = figures.compare(baseline, holed)
+    assert "got 2, wanted nan" in difference.problem
+
+
+def test_the_scale_is_that_of_the_variable_or_of_each_curve(baseline):
+    move = CLEARLY * figures.default_tolerance("float64") * 1e-3  # small beside 2, not beside 1e-3
+    assert figures.compare(altered(baseline, "line", (1, 4), 1e-3 + move), baseline) == []
+    (difference,) = figures.compare(altered(baseline, "each", (1, 4), 1e-3 + move), baseline)
+    assert difference.curve == "each[curve=flat, t=1.0]"
+    assert difference.amount > difference.tolerance
+
+
+def test_a_variable_can_set_its_tolerance(baseline):
+    baseline["line"].attrs["tolerance"] = 0.5
+    assert figures.compare(altered(baseline, "line", (0, 4), 2.5), baseline) == []
+
+
+def test_integers_and_coordinates_are_compared(baseline):
+    (steps,) = figures.compare(altered(baseline, "steps", 2, 7), baseline)
+    assert str(steps).startswith("steps[t=0.5]: got 7, wanted 2")
+    (times,) = figures.compare(baseline.assign_coords(t=baseline.t + 1), baseline)
+    assert times.curve.startswith("t[")
+
+
+@pytest.mark.parametrize(
+    ("change", "curve", "problem"),
+    [
+        (lambda d: d.drop_vars("line"), "line", "missing"),
+        (lambda d: d.assign(extra=1.0), "extra", "does not have"),
+        (lambda d: d.assign(line=d.line.T), "line", "shape"),
+        (lambda d: d.assign_attrs(settings="{}"), "settings", "wanted"),
+    ],
+)
+def test_other_differences_are_named(baseline, change, curve, problem):
+    (difference,) = figures.compare(change(baseline), baseline)
+    assert difference.curve == curve
+    assert problem in difference.problem
+
+
+def test_check_names_figure_curve_and_amount(tmp_path, baseline, capsys):
+    out = ["--out", str(tmp_path)]
+    assert figures.main([TOY], tmp_path, ["baseline", *out]) == 0
+    assert figures.main([TOY], tmp_path, ["check", *out]) == 0
+    assert "not compared, since the machine decides: seconds" in capsys.readouterr().out
+    figures.save(altered(baseline, "line", (0, 4), 2.5), tmp_path / "figures" / "toy.nc")
+    assert figures.main([TOY], tmp_path, ["check", "toy", *out]) == 1
+    assert "toy: line[curve=steep, t=1.0]: got 2.5, wanted 2, 2.5e-01" in capsys.readouterr().out
+
+
+def test_check_computes_what_is_missing_and_keeps_other_presets(tmp_path):
+    figures.write_baseline(TOY, tmp_path / "a", tmp_path)
+    assert figures.check(TOY, tmp_path / "b", tmp_path)
+    assert (tmp_path / "b/figures/toy.nc").exists()
+    paper = figures.render(TOY, tmp_path / "c", "paper").paths[0]
+    before = paper.read_bytes()
+    assert figures.check(TOY, tmp_path / "c", tmp_path)
+    assert paper.read_bytes() == before
+
+
+def test_check_without_a_baseline_fails(tmp_path, lines):
+    assert not figures.check(TOY, tmp_path, tmp_path, report=lines.append)
+    assert "no baseline" in lines[0]
+
+
+def test_all_figures_are_drawn_but_those_that_lack_something(tmp_path, capsys):
+    assert figures.main([ABSENT, TOY], tmp_path, ["--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "absent: left out, it needs the package nosuch_package (pip install nosuch)" in out
+    assert (tmp_path / "figures/toy.pdf").exists()
+    assert not (tmp_path / "figures/absent.pdf").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["nosuch"], "figure: got 'nosuch', wanted one of toy, absent"),
+        (["check", "nosuch"], "figure: got 'nosuch', wanted one of toy, absent"),
+        (["toy", "absent"], "figure: got 'absent', wanted the package nosuch_package (pip install nosuch) for it"),
+        (["--preset", "slow"], "--preset: got 'slow', wanted one of quick, paper"),
+        (["--nosuch"], "unrecognized arguments: --nosuch"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, argv, says):
+    with pytest.raises(SystemExit) as caught:
+        figures.main([TOY, ABSENT], tmp_path, [*argv, "--out", str(tmp_path)], prog="paper_figs")
+    assert caught.value.code == 2
+    assert capsys.readouterr() == ("", f"paper_figs: error: {says}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_an_out_that_is_a_file_is_bad_input(tmp_path, capsys, out):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit) as caught:
+        figures.main([TOY], tmp_path, ["--out", str(tmp_path / out)], prog="paper_figs")
+    assert caught.value.code == 2
+    assert "wanted a folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_registry_is_complete():
+    names = [figure.name for figure in FIGURES]
+    assert names == sorted(set(names))
+    for figure in FIGURES:
+        assert set(figure.presets) == {"quick", "paper"}
+        path = BASELINES / f"{figure.name}.nc"
+        assert path.stat().st_size < 100_000
+        saved = xr.load_dataset(path, engine="h5netcdf")
+        assert saved.attrs["settings"] == figures._canonical(figure.presets["quick"])
+        assert figures.caption(figure, saved).startswith(f"{figure.name}. {figure.title}. ")
+        figure.draw(saved)
+
+
+# --- plotting ----------------------------------------------------------------------------------
+
+
+def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
+    before, backend = dict(mpl.rcParams), mpl.get_backend()
+    figures.render(TOY, tmp_path)
+    assert dict(mpl.rcParams) == before
+    assert mpl.get_backend() == backend
+
+
+def test_neither_import_nor_drawing_loads_pyplot():
+    code = (
+        "import sys; from lrdyn import plotting; assert 'matplotlib' not in sys.modules;"
+        "plotting.panels(['a']); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_spread_keeps_order_distance_and_free_values():
+    heights, gap = np.array([0.9, 0.1, 0.11, 0.12, 0.5]), 0.1
+    moved = plotting.spread(heights, gap)
+    assert np.argsort(moved).tolist() == np.argsort(heights).tolist()
+    slack = tolerance("identity", moved.dtype)
+    assert np.all(np.diff(np.sort(moved)) >= gap - slack)
+    np.testing.assert_allclose(moved[[0, 4]], heights[[0, 4]], atol=slack)
+    np.testing.assert_allclose(moved[1:4].mean(), heights[1:4].mean(), atol=slack)
+
+
+@pytest.mark.mpl_image_compare(filename="fig03.png", style=str(plotting.STYLE), tolerance=2, savefig_kwargs={"dpi": 100})
+def test_picture_of_figure_3():
+    return fig03_svd_evolution.draw(artificial_evolution())
+
+
+def artificial_evolution():
+    """Numbers in the shape of Figure 3 that no change of the library can move."""
+    step, index = np.arange(51), np.arange(1, 31)
+    rates = np.zeros(30)
+    rates[:3], rates[27:] = [0.4, 0.3, 0.2], [-0.1, -0.15, -0.2]
+    time = step[:, None] / 50
+    curves = {"sigma": 1 + rates * time - 0.05 * time, "right": 60 * np.abs(rates) * time, "left": 30 * np.abs(rates) * time}
+    arrays = {f"{n}_{s}": (("step", "index"), v) for n, v in curves.items() for s in ("measured", "predicted")}
+    return xr.Dataset(
+        arrays,
+        {"step": step, "index": index, "moves": ("index", (rates != 0).astype(np.int8))},
+        {"moving": 6, "bulk": 24, "growing": 3},
+    )
+
+
+# --- following singular vectors ----------------------------------------------------------------
+
+
+def test_vectors_are_followed_through_a_crossing():
+    t = np.linspace(-1, 1, 11)
+    turn = np.array([[[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]] for a in 0.1 * t])
+    matrices = turn @ np.stack([np.diag([2 + x, 2 - x]) for x in t + 1e-3]) @ np.swapaxes(turn, 1, 2)
+    vectors = np.swapaxes(np.linalg.svd(matrices)[2], 1, 2)  # sorted: swaps in the middle
+    chosen = tracking.follow(vectors, turn[0])
+    assert set(map(tuple, chosen.tolist())) == {(0, 1), (1, 0)}
+    followed = np.stack([v[:, c] for v, c in zip(vectors[1:], chosen, strict=True)])
+    expected = np.degrees(0.1 * (t[1:] - t[0]))
+    slack = 180 * tolerance("identity", t.dtype, size=2) / np.min(np.abs(t + 1e-3))
+    np.testing.assert_allclose(tracking.vector_angles(followed, turn[0]), np.stack([expected] * 2, 1), atol=slack)
+
+
+@pytest.mark.parametrize("angle", [1e-12, 1e-6, 0.5, np.pi / 2 - 1e-12])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_angles_keep_their_digits_at_both_ends(angle, sign):
+    vector = sign * np.array([np.cos(angle), np.sin(angle)])[None, :, None]
+    axis, other = np.eye(2)[:, :1], np.eye(2)[:, 1:]
+    slack = tolerance("identity", vector.dtype, size=2) * 90
+    for found in (tracking.vector_angles(vector, axis), tracking.subspace_angles(vector, axis, other)):
+        np.testing.assert_allclose(found, np.degrees(angle), rtol=0, atol=slack)
+
+
+# --- the plotted numbers -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evolution():
+    """Numbers of Figure 3."""
+    return fig03_svd_evolution.compute(**fig03_svd_evolution.PRESET)
+
+
+def evolution_tolerance(dataset):
+    return tolerance("identity", "float64", steps=dataset.sizes["step"], size=dataset.sizes["index"])
+
+
+def test_figure_3_singular_values_are_predicted(evolution):
+    slack = evolution_tolerance(evolution)
+    np.testing.assert_allclose(evolution.sigma_measured, evolution.sigma_predicted, rtol=0, atol=slack)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_figure_3_angles_are_predicted(evolution, side):
+    # A singular vector is as well determined as its value is apart from the others.
+    values = np.sort(evolution.sigma_predicted.values[:, evolution.moves.values == 1], axis=1)
+    gap = np.min(np.diff(values, axis=1), axis=1)
+    gap[0] = 1.0  # no vectors at t = 0: angles are 0 by definition
+    slack = np.degrees(evolution_tolerance(evolution) / gap)[:, None]
+    difference = np.abs(evolution[f"{side}_measured"] - evolution[f"{side}_predicted"]).values
+    assert np.all(difference <= slack)
+
+
+def test_figure_3_shows_six_moving_directions_and_an_equal_decaying_bulk(evolution):
+    moves = evolution.moves.values == 1
+    assert np.flatnonzero(moves).tolist() == [0, 1, 2, 27, 28, 29]
+    for side in ("right_measured", "left_measured"):
+        angles = evolution[side].values[-1]
+        assert np.all(angles[moves] > 1)
+        assert np.all(angles[~moves] <= np.degrees(CLEARLY * evolution_tolerance(evolution)))
+    bulk = evolution.sigma_measured.values[:, ~moves]
+    assert np.ptp(bulk, axis=1).max() <= evolution_tolerance(evolution)
+    assert np.all(np.diff(bulk[:, 0]) < 0)
+    assert round(float(bulk[-1, 0]), 3) == 0.951
+
+
+def test_figure_3_is_what_a_numpy_loop_gives(evolution):
+    settings = fig03_svd_evolution.PRESET
+    problem = {k: settings[k] for k in ("dim", "rank", "depth", "init_scale", "seed")}
+    begin = fig03_svd_evolution.start(**problem)
+    W1, W2, W3 = (np.array(W) for W in begin.weights)
+    Phi = np.asarray(begin.target)
+    for _ in range(settings["steps"]):
+        E = (W3 @ W2 @ W1 - Phi) / Phi.size
+        W1, W2, W3 = W1 - (W3 @ W2).T @ E, W2 - W3.T @ E @ W1.T, W3 - E @ (W2 @ W1).T
+    expected = np.linalg.svd(W1, compute_uv=False)
+    found = np.sort(evolution.sigma_measured.values[-1])[::-1]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=evolution_tolerance(evolution))
+
+
+@pytest.fixture(scope="module")
+def compression():
+    """Numbers of Figure 6 at a small size."""
+    small = {"dim": 12, "rank": 2, "compressed_ranks": [2, 4], "steps": 40, "timed_dims": [12, 14]}
+    return fig06_compression.compute(**fig06_compression.QUICK | small)
+
+
+def test_figure_6_error_is_the_identity_and_below_the_bound(compression):
+    slack = tolerance("identity", "float64", steps=40, size=12)
+    measured, bound = compression.error_measured, compression.error_bound
+    assert float(np.max(np.abs(measured - compression.error_predicted) / bound)) <= slack
+    assert bool(np.all(measured <= bound * (1 + slack)))
+
+
+def test_figure_6_losses_differ_by_half_the_squared_error(compression):
+    slack = tolerance("identity", "float64", steps=40, size=12)
+    found, expected = compression.loss_full, compression.loss_predicted
+    assert float(np.max(np.abs(found - expected) / found.max("step"))) <= slack
+    half = compression.error_measured.isel(compressed_rank=0) ** 2 / 2
+    assert float(np.max(np.abs(found - compression.loss_compressed - half) / found.max("step"))) <= slack
+
+
+def test_figure_6_times_are_positive_and_not_compared(compression):
+    for name in ("time_full", "time_reduced"):
+        assert np.all(compression[name].values > 0)
+        assert not figures.compared(compression[name])
+    assert "not available" in fig06_compression.CAPTION
+
+
+def test_moments_give_the_loss_of_the_data():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(6, 20)), rng.normal(size=(3, 20))
+    weights = (jnp.asarray(rng.normal(size=(6, 6))), jnp.asarray(rng.normal(size=(3, 6))))
+    data = fig01_weight_updates.moments(X, Y)
+    found = lrdyn.regression_loss(weights, data.inputs, data.outputs) + data.constant
+    expected = lrdyn.regression_loss(weights, jnp.asarray(X), jnp.asarray(Y)) / 20
+    slack = tolerance("identity", "float64", size=20)
+    np.testing.assert_allclose(found, expected, rtol=slack)
+
+
+def small_run(inputs, labels):
+    common = {"depth": 3, "init_scale": 0.3, "seed": 0, "points": 5}
+    return fig01_weight_updates.train(inputs, labels, **common, learning_rate=0.05, steps=200)
+
+
+def test_figure_1_whitened_update_has_rank_2k_and_raw_one_has_not():
+    rng = np.random.default_rng(0)
+    scales = np.linspace(0.3, 2, 30)[:, None]
+    inputs, labels = scales * rng.normal(size=(30, 200)), rng.integers(10, size=200)
+    white = fig01_weight_updates.whiten(inputs, 30)
+    slack = tolerance("identity", "float64", steps=200, size=30)
+    np.testing.assert_allclose(white @ white.T / 200, np.eye(30), rtol=0, atol=slack)
+    theory, raw = small_run(white, labels).spectra[-1], small_run(inputs, labels).spectra[-1]
+    assert theory[20] <= slack * theory[0]
+    assert raw[20] > CLEARLY * slack * raw[0]
+
+
+def test_figure_1_pads_runs_of_different_widths():
+    Run = fig01_weight_updates.Run
+    runs = [Run(np.ones((3, w)), np.arange(3), w, 0.5) for w in (30, 25)]
+    dataset = fig01_weight_updates.collect(runs, ["dln", "dln_whitened"], 3)
+    assert dataset.singular_value.shape == (2, 30, 3)
+    assert int(np.isnan(dataset.singular_value.values).sum()) == 5 * 3

@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import lrdyn as lr
+import numpy as np
+import pytest
+import scipy.linalg
+from hypothesis import given
+from hypothesis import strategies as st
+from lrdyn.initialization import orthogonal
+
+from tests.oracles import assert_close, assert_zero, double
+
+seeds = st.integers(0, 2**31 - 1)
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 6), (6, 3), (2, 4, 3), (2, 2, 3, 3)])
+def test_singular_values_of_a_batch(shape, dtype):
+    A = jax.random.normal(jax.random.key(0), shape)
+    assert_close(lr.singular_values(A), np.linalg.svd(double(A), compute_uv=False), size=max(shape))
+
+
+@given(seeds, st.floats(-1e3, 1e3).filter(lambda c: abs(c) > 1e-3))
+def test_singular_values_are_orthogonally_invariant_and_homogeneous(seed, c):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    A = jax.random.normal(keys[0], (5, 4))
+    moved = c * orthogonal(keys[1], 5, 5) @ A @ orthogonal(keys[2], 4, 4)
+    assert_close(lr.singular_values(moved), abs(c) * double(lr.singular_values(A)), size=5)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 6])
+def test_numerical_rank_sees_through_round_off(rank, dtype):
+    values = jnp.zeros(0) if rank == 0 else lr.spaced_singular_values(rank)
+    A = lr.low_rank_target(jax.random.key(1), (8, 6), values)
+    assert int(lr.numerical_rank(lr.singular_values(A), 8)) == rank
+
+
+def test_numerical_rank_of_a_batch_and_its_threshold():
+    values = jnp.array([[1.0, 1e-3, 1e-9], [100.0, 1e-3, 1e-3]])
+    assert lr.numerical_rank(values, 3).tolist() == [3, 3]
+    assert lr.numerical_rank(values, 3, tolerance=1e-4).tolist() == [2, 1]
+
+
+@given(seeds)
+def test_sines_agree_with_scipy(seed):
+    one, other = (orthogonal(k, 6, 2) for k in jax.random.split(jax.random.key(seed)))
+    # The largest angle between two planes belongs to a combination of columns: compare with lines.
+    expected = [np.sin(scipy.linalg.subspace_angles(double(one), v)[0]) for v in double(other).T]
+    assert_close(lr.sines(one, other), expected, size=6, scale=1)
+
+
+def test_sines_do_not_floor(dtype):
+    """arccos of a cosine cannot see angles below the square root of machine epsilon."""
+    angle = np.finfo(dtype).eps
+    tilted = jnp.array([[1.0], [0.0], [angle]])
+    assert_close(lr.sines(jnp.eye(3)[:, :2], tilted), [angle])
+
+
+def test_sines_do_not_depend_on_the_basis(dtype):
+    keys = jax.random.split(jax.random.key(4), 3)
+    basis, turn, vectors = orthogonal(keys[0], 6, 3), orthogonal(keys[1], 3, 3), orthogonal(keys[2], 6, 4)
+    assert_close(lr.sines(basis @ turn, vectors), lr.sines(basis, vectors), size=6, scale=1)
+    assert_zero(lr.sines(basis, basis @ turn), size=6, scale=1)
