@@ -1,7 +1,7 @@
-"""Figures that keep their numbers: compute, save, draw from what was saved, compare with a baseline.
+"""Figures that keep their numbers: compute, save, draw from the saved, compare with a baseline.
 
-A :class:`Figure` is data, in this repository or in somebody else's; :func:`main` gives a list of them
-a command line.
+A :class:`Figure` is data, in this repository or in somebody else's; :func:`main` gives a list of
+them a command line.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
+from lrdyn.cli import BadInput, Parser
 from lrdyn.files import replacing, set_aside
 
 Report = Callable[[str], None]
@@ -35,7 +36,8 @@ class Figure:
         name: short name, ``fig03``; also that of its files.
         title: one line.
         caption: text, a format string filled from the settings and the attributes of the dataset.
-        compute: ``compute(**settings)``: the plotted numbers, with named dimensions and coordinates.
+        compute: ``compute(**settings)``: the plotted numbers, with named dimensions and
+        coordinates.
         draw: ``draw(dataset)``: the matplotlib figure, from the saved numbers alone.
         presets: preset -> settings, JSON-able; numbers are computed anew when they differ.
         needs: package that must be installed -> how to install it.
@@ -106,7 +108,8 @@ def compute(figure: Figure, settings: Mapping[str, Any]) -> xr.Dataset:
         settings: keyword arguments of its ``compute``.
 
     Returns:
-        The dataset, with the attributes ``figure``, ``title``, ``settings`` and ``environment`` (JSON).
+        The dataset, with the attributes ``figure``, ``title``, ``settings`` and ``environment``
+        (JSON).
     """
     dataset = figure.compute(**settings)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
@@ -155,7 +158,9 @@ def load(path: Path, *, report: Report = print) -> xr.Dataset | None:
         raise
     except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ... on damaged files
         kept = set_aside(path)
-        report(f"{path}: damaged ({type(error).__name__}), set aside as {kept.name}, computed again")
+        report(
+            f"{path}: damaged ({type(error).__name__}), set aside as {kept.name}, computed again"
+        )
         return None
 
 
@@ -180,7 +185,12 @@ def numbers(
 
 
 def render(
-    figure: Figure, out: Path | str, preset: str = "quick", *, recompute: bool = False, report: Report = print
+    figure: Figure,
+    out: Path | str,
+    preset: str = "quick",
+    *,
+    recompute: bool = False,
+    report: Report = print,
 ) -> Rendered:
     """Draw a figure into ``<out>/figures``, beside its numbers and its caption.
 
@@ -234,7 +244,7 @@ def picture(figure: Figure, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]
 
 
 def caption(figure: Figure, dataset: xr.Dataset) -> str:
-    """Caption with its settings and results filled in.
+    r"""Caption with its settings and results filled in.
 
     Args:
         figure: the figure.
@@ -246,7 +256,7 @@ def caption(figure: Figure, dataset: xr.Dataset) -> str:
     Example:
         >>> f = Figure("f", "Title", "Rank {rank}, {gap:.0e}.", xr.Dataset, print, {})
         >>> caption(f, xr.Dataset(attrs={"settings": '{"rank": 3}', "gap": 1e-15}))
-        'f. Title. Rank 3, 1e-15.\\n'
+        'f. Title. Rank 3, 1e-15.\n'
     """
     values = {**json.loads(dataset.attrs["settings"]), **dataset.attrs}
     text = f"{figure.name}. {figure.title}. {figure.caption.format_map(values)}"
@@ -256,9 +266,9 @@ def caption(figure: Figure, dataset: xr.Dataset) -> str:
 def default_tolerance(dtype: Any) -> float:
     """Relative difference that two runs of one figure may show: the square root of machine epsilon.
 
-    Other versions of JAX, other machines and other orders of summation change the last digits, and the
-    steps of a run multiply that by some thousands; a change of method or settings shows in the first
-    half of the digits. Half of the digits is therefore compared. A variable may set its own
+    Other versions of JAX, other machines and other orders of summation change the last digits, and
+    the steps of a run multiply that by some thousands; a change of method or settings shows in the
+    first half of the digits. Half of the digits is therefore compared. A variable may set its own
     tolerance in its attribute ``tolerance``.
 
     Args:
@@ -294,9 +304,9 @@ def compared(variable: xr.DataArray) -> bool:
 def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[Difference]:
     """Compare the numbers of a figure with a baseline, curve by curve.
 
-    Differences are relative to the largest value of the variable, or of each curve of it if the attribute
-    ``curve_along`` names the dimension along which a curve runs. Variables with the attribute
-    ``compare = 0`` must be there with the same shape, but their values are free.
+    Differences are relative to the largest value of the variable, or of each curve of it if the
+    attribute ``curve_along`` names the dimension along which a curve runs. Variables with the
+    attribute ``compare = 0`` must be there with the same shape, but their values are free.
 
     Args:
         dataset: the numbers.
@@ -337,8 +347,8 @@ def _compare_variable(name: str, found: xr.DataArray, wanted: xr.DataArray) -> l
 
 
 def _compare_exactly(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[Difference]:
-    (places,) = np.nonzero(np.ravel(found.values != wanted.values))
-    if not len(places):
+    places = np.flatnonzero(found.values != wanted.values).tolist()
+    if not places:
         return []
     problem = _got(found, wanted, places[0]) + " (compared exactly)"
     return [Difference(_place(name, wanted, places[0]), problem, None, 0.0)]
@@ -348,8 +358,8 @@ def _compare_numbers(name: str, found: xr.DataArray, wanted: xr.DataArray) -> li
     infinite = ~np.isfinite(wanted.values)
     odd = np.where(infinite | ~np.isfinite(found.values), found.values != wanted.values, False)
     odd &= ~(np.isnan(found.values) & np.isnan(wanted.values))
-    (places,) = np.nonzero(np.ravel(odd))
-    if len(places):
+    places = np.flatnonzero(odd).tolist()
+    if places:
         problem = f"{_got(found, wanted, places[0])}, at {len(places)} points"
         return [Difference(_place(name, wanted, places[0]), problem, None, None)]
     tolerance = float(wanted.attrs.get("tolerance", default_tolerance(wanted.dtype)))
@@ -388,7 +398,12 @@ def _got(found: xr.DataArray, wanted: xr.DataArray, position: int) -> str:
 
 
 def check(
-    figure: Figure, out: Path | str, baselines: Path, preset: str = "quick", *, report: Report = print
+    figure: Figure,
+    out: Path | str,
+    baselines: Path,
+    preset: str = "quick",
+    *,
+    report: Report = print,
 ) -> bool:
     """Compare a figure with its committed baseline, computing its numbers if they are not saved.
 
@@ -428,7 +443,12 @@ def _agreement(baseline: xr.Dataset) -> str:
 
 
 def write_baseline(
-    figure: Figure, out: Path | str, baselines: Path, preset: str = "quick", *, report: Report = print
+    figure: Figure,
+    out: Path | str,
+    baselines: Path,
+    preset: str = "quick",
+    *,
+    report: Report = print,
 ) -> Path:
     """Make the present numbers of a figure its baseline.
 
@@ -456,9 +476,13 @@ ACTIONS = {
 
 
 def main(
-    figures: Sequence[Figure], baselines: Path, argv: Sequence[str] | None = None, *, prog: str = "figures"
+    figures: Sequence[Figure],
+    baselines: Path,
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str = "figures",
 ) -> int:
-    """Command line of a list of figures: ``[draw|check|baseline] [figure ...] [--out DIR] [--preset P]``.
+    """Command line of a list of figures: ``[draw|check|baseline] [figure ...] [flags]``.
 
     Args:
         figures: the figures.
@@ -470,16 +494,12 @@ def main(
         Exit status: 0, or 1 if a checked figure differs.
 
     Raises:
-        SystemExit: status 2, after one line on stderr, if the arguments are not valid.
+        BadInput: the arguments are not valid.
     """
-    parser = _parser(figures, prog)
-    options = parser.parse_args(argv)
-    try:
-        action, chosen = _choose(options.figures, figures)
-        _writable(options.out)
-        _known_preset(options.preset, chosen)
-    except ValueError as error:
-        parser.error(str(error))
+    options = _parser(figures, prog).parse(sys.argv[1:] if argv is None else argv)
+    action, chosen = _choose(options.figures, figures)
+    _writable(options.out)
+    _known_preset(options.preset, chosen)
     for figure in figures:
         if missing(figure) and not set(options.figures) - set(ACTIONS):
             print(f"{figure.name}: left out, it needs {missing(figure)}")
@@ -488,23 +508,20 @@ def main(
     return 0 if all(agree) else 1
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
-
-
-def _parser(figures: Sequence[Figure], prog: str) -> argparse.ArgumentParser:
+def _parser(figures: Sequence[Figure], prog: str) -> Parser:
     lines = [f"  {name:<9} {text}" for name, text in ACTIONS.items()]
     lines += ["", *(f"  {figure.name:<9} {figure.title}" for figure in figures)]
-    parser = _Parser(
-        prog=prog,
-        description="Draw figures beside their numbers, or compare the numbers with the baselines.",
+    parser = Parser(
+        prog,
+        "Draw figures beside their numbers, or compare the numbers with the baselines.",
         epilog="\n".join(["words:", *lines]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("figures", nargs="*", metavar="figure", help="words below; all figures by default")
-    parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument(
+        "figures", nargs="*", metavar="figure", help="words below; all figures by default"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("results"), metavar="DIR", help="default: results"
+    )
     parser.add_argument("--preset", default="quick", metavar="quick|paper", help="default: quick")
     parser.add_argument("--recompute", action="store_true", help="do not use saved numbers")
     return parser
@@ -516,32 +533,39 @@ def _choose(words: Sequence[str], figures: Sequence[Figure]) -> tuple[str, list[
     known = {figure.name: figure for figure in figures}
     for name in names:
         if name not in known:
-            raise ValueError(f"figure: got {name!r}, wanted one of {', '.join(known)}")
+            raise BadInput(f"figure: got {name!r}, wanted one of {', '.join(known)}")
         if missing(known[name]):
-            raise ValueError(f"figure: got {name!r}, wanted {missing(known[name])} for it")
+            raise BadInput(f"figure: got {name!r}, wanted {missing(known[name])} for it")
     chosen = [known[name] for name in dict.fromkeys(names)]
     return action, chosen or [figure for figure in figures if not missing(figure)]
 
 
 def _writable(out: Path) -> None:
-    existing = next(folder for folder in (out / "figures", *(out / "figures").parents) if folder.exists())
+    existing = next(
+        folder for folder in (out / "figures", *(out / "figures").parents) if folder.exists()
+    )
     if not existing.is_dir():
-        raise ValueError(f"--out: got {str(out)!r}, where {str(existing)!r} is a file, wanted a folder")
+        raise BadInput(
+            f"--out: got {str(out)!r}, where {str(existing)!r} is a file, wanted a folder"
+        )
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"--out: got {str(out)!r}, wanted a folder that can be written")
+        raise BadInput(f"--out: got {str(out)!r}, wanted a folder that can be written")
 
 
 def _known_preset(preset: str, figures: Sequence[Figure]) -> None:
     for figure in figures:
         if preset not in figure.presets:
-            raise ValueError(f"--preset: got {preset!r}, wanted one of {', '.join(figure.presets)}")
+            raise BadInput(f"--preset: got {preset!r}, wanted one of {', '.join(figure.presets)}")
 
 
 def _draw(figure: Figure, options: argparse.Namespace, baselines: Path) -> bool:
     begin = time.perf_counter()
     done = render(figure, options.out, options.preset, recompute=options.recompute)
     source = "computed" if done.computed else "saved numbers"
-    print(f"{figure.name}: {done.paths[1]} ({source}, {time.perf_counter() - begin:.1f} s)", flush=True)
+    print(
+        f"{figure.name}: {done.paths[1]} ({source}, {time.perf_counter() - begin:.1f} s)",
+        flush=True,
+    )
     return True
 
 

@@ -161,7 +161,7 @@ def low_rank_target(
     if rank > min(shape):
         raise ValueError(f"singular_values: got {rank}, wanted at most {min(shape)} for shape {shape}")
     left, right = gaussians(key, [(shape[0], rank), (rank, shape[1])])
-    return (orthogonal(left) * singular_values) @ orthogonal(right)
+    return (orthogonal(left) * singular_values[None, :]) @ orthogonal(right)
 
 
 def spaced_singular_values(rank: int, scale: float | Float[Array, ""] = 1.0) -> Float[Array, "r"]:
@@ -200,4 +200,4 @@ def truncated_gaussian_target(
         2
     """
     left, values, right = linalg.svd(jax.random.normal(key, shape))
-    return (left[:, :rank] * values[:rank]) @ right[:rank]
+    return (left[:, :rank] * values[None, :rank]) @ right[:rank]

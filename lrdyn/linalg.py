@@ -37,7 +37,7 @@ def complete_basis(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:
 def orthogonal_factor(gaussian: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """Orthonormal columns, Haar-distributed if the argument is Gaussian (m >= n)."""
     q, r = jnp.linalg.qr(gaussian)
-    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
+    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None, :]
 
 
 def over_leading_axes(function, matrices: Float[Array, "... m n"]):

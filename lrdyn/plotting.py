@@ -1,20 +1,30 @@
-"""Drawing: each function takes data and ``ax`` and returns ``ax``; matplotlib loads on first use."""
+"""Drawing: functions take data and ``ax``, and return ``ax``; matplotlib loads on first use."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrdyn import files
+
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STYLE = Path(__file__).with_name("lrdyn.mplstyle")
-BLUE, ORANGE, GREEN, PINK, BLACK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#8C8C8C"
+BLUE, ORANGE, GREEN, PINK, BLACK, GREY = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#000000",
+    "#8C8C8C",
+)
 # Three shades of one hue that stay apart in grey print as well.
 BLUES, ORANGES = ("#003F66", "#0072B2", "#56B4E9"), ("#E69F00", "#D55E00", "#7F3300")
 TEXT_WIDTH = 7.0  # inches
@@ -97,14 +107,13 @@ def plot_compared(
     return ax
 
 
-def plot_key(ax: Axes, *, line: str, marker: str, loc: str = "upper left") -> Axes:
+def plot_key(ax: Axes, *, line: str, marker: str) -> Axes:
     """Explain the lines and the markers of :func:`plot_compared`, whatever their colours.
 
     Args:
         ax: where to draw.
         line: what the lines are.
         marker: what the markers are.
-        loc: corner.
 
     Returns:
         ``ax``.
@@ -115,7 +124,7 @@ def plot_key(ax: Axes, *, line: str, marker: str, loc: str = "upper left") -> Ax
         Line2D([], [], color=GREY, lw=1.0, label=line),
         Line2D([], [], ls="none", marker="o", mfc="white", mec=GREY, mew=0.8, label=marker),
     ]
-    ax.legend(handles=entries, loc=loc, borderaxespad=0.2, labelspacing=0.3)
+    ax.legend(handles=entries, loc="upper left", borderaxespad=0.2, labelspacing=0.3)
     return ax
 
 
@@ -139,7 +148,12 @@ def plot_spectrum(ax: Axes, x: np.ndarray, values: np.ndarray, *, rank: int) -> 
 
 
 def label_ends(
-    ax: Axes, values: Sequence[float], texts: Sequence[str], colors: Sequence[Any], *, gap: float = 0.075
+    ax: Axes,
+    values: Sequence[float],
+    texts: Sequence[str],
+    colors: Sequence[Any],
+    *,
+    gap: float = 0.075,
 ) -> Axes:
     """Write labels to the right of an axis, at the heights of the ends of its curves.
 
@@ -188,3 +202,145 @@ def spread(heights: np.ndarray, gap: float) -> np.ndarray:
     moved = np.empty(len(heights))
     moved[order] = np.repeat([np.mean(p) for p in pools], [len(p) for p in pools]) + slots
     return moved
+
+
+def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
+    """Write a figure as PNG and PDF, atomically.
+
+    Args:
+        figure: the figure.
+        stem: path without suffix.
+
+    Returns:
+        The two paths.
+    """
+    paths = (stem.with_suffix(".png"), stem.with_suffix(".pdf"))
+    for path in paths:
+        with style(), files.replacing(path) as temporary:
+            figure.savefig(temporary)
+    return paths
+
+
+def verdict_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset]) -> Figure:
+    """Draw every claim and control of a verdict: residual / tolerance of each case.
+
+    Left of the line at 1 a claim holds, right of it it fails. Claims are blue (float64) and light
+    blue (float32), controls orange; a tick marks the worst case.
+
+    Args:
+        verdict: content of ``verdict.json``.
+        groups: content of ``results.nc``.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    claims = verdict["claims"]
+    with style():
+        figure = Figure(figsize=(TEXT_WIDTH, 0.9 + 0.19 * len(claims)), layout="constrained")
+        ax = figure.subplots()
+        for row, claim in enumerate(claims):
+            control = claim["kind"] == "control"
+            for precision, ratios in _ratios(claim, groups, verdict).items():
+                shade = (ORANGES if control else BLUES)[1 if precision == "float64" else 0 if control else 2]
+                height = row + (-0.15 if precision == "float64" else 0.15)
+                _strip(ax, ratios, height, shade, precision)
+        ax.axvline(1.0, color=BLACK, lw=0.8)
+        ax.set_xscale("log")
+        ax.set_yticks(range(len(claims)), [claim["id"] for claim in claims])
+        ax.set_ylim(len(claims) - 0.4, -0.6)
+        ax.set_xlabel("residual / tolerance (exact agreement is drawn at the left edge)")
+        ax.grid(axis="y", lw=0.3)
+        held = {True: "holds", False: "is false", None: "does not apply"}[verdict["holds"]]
+        ax.set_title(f"{verdict['name']} {held}: claims left of 1, controls right of it")
+        handles = [_dot(BLUES[1], "claim, float64"), _dot(BLUES[2], "claim, float32"),
+                   _dot(ORANGES[1], "control, float64"), _dot(ORANGES[0], "control, float32")]
+        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+    return figure
+
+
+LEAST_RATIO = 1e-4
+"""Where agreement to the last bit is drawn on the log axis."""
+
+
+def _strip(ax: Axes, ratios: np.ndarray, height: float, color: str, precision: str) -> None:
+    shown = np.maximum(ratios[np.isfinite(ratios)], LEAST_RATIO)
+    heights = np.full(shown.shape, height)
+    ax.plot(shown, heights, ls="none", marker=".", ms=3, mew=0, color=color, alpha=0.5, clip_on=False)
+    if shown.size:
+        ax.plot(shown.max(), height, ls="none", marker="|", ms=6, mew=1.0, color=color)
+
+
+def _dot(color: str, label: str):
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], ls="none", marker="o", ms=3, mew=0, color=color, label=label)
+
+
+def _ratios(claim, groups, verdict) -> dict[str, np.ndarray]:
+    """Residual / tolerance of each case of a claim or control, for each precision."""
+    main = verdict["environment"]["dtype"]
+    found = {}
+    for group, data in groups.items():
+        precision = main if group.endswith("/") else group.rsplit("/", 1)[1]
+        if claim["kind"] == "control":
+            names = [str(n) for n in data if str(n).startswith("residual_")]
+            wanted = group.startswith(f"/controls/{claim['id']}/")
+        else:
+            names = [f"residual_{claim['id']}"]
+            wanted = not group.startswith(("/controls/", "/perturb/")) and names[0] in data
+        if wanted:
+            residual = data[names[0]].values.ravel()
+            tolerance = data[names[0].replace("residual_", "tolerance_", 1)].values.ravel()
+            found[precision] = residual / np.where(tolerance > 0, tolerance, 1.0)
+    return found
+
+
+def perturb_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset]) -> Figure:
+    """Draw how a claim breaks as its hypotheses are left: residual against the distance from each.
+
+    Lines are the medians over seeds, the dashed lines the tolerances; amount 0 (the hypothesis
+    met) is drawn at the left edge.
+
+    Args:
+        verdict: content of ``verdict.json``.
+        groups: content of ``results.nc``, with groups ``/perturb/<control>/<precision>``.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    controls = list(dict.fromkeys(g.split("/")[2] for g in groups if g.startswith("/perturb/")))
+    columns = min(3, len(controls))
+    rows = -(-len(controls) // columns)
+    with style():
+        figure = Figure(figsize=(TEXT_WIDTH, 0.3 + 2.0 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+        for ax, control in zip(axes, controls, strict=False):
+            for precision, color in (("float64", BLUES[1]), ("float32", BLUES[2])):
+                data = groups.get(f"/perturb/{control}/{precision}")
+                if data is not None:
+                    _departure(ax, data, color, precision)
+        for ax in axes[len(controls) :]:
+            ax.remove()
+        for ax in axes[: len(controls) : columns]:
+            ax.set_ylabel("relative residual")
+        axes[0].legend(loc="lower right")
+        figure.suptitle(f"{verdict['name']}: how far does it reach?")
+    return figure
+
+
+def _departure(ax: Axes, data: xr.Dataset, color: str, label: str) -> None:
+    (name,) = (str(n) for n in data if str(n).startswith("residual_"))
+    amounts = data["amount"].values
+    others = [d for d in data[name].dims if d != "amount"]
+    middle = data[name].median(others).values
+    left = np.min(amounts[amounts > 0]) / 10
+    x = np.where(amounts == 0, left, amounts)
+    ax.loglog(x, middle, color=color, marker="o", ms=2.5, lw=1.0, label=label)
+    limit = float(data[name.replace("residual_", "tolerance_", 1)].values.ravel()[0])
+    ax.axhline(limit, color=color, lw=0.7, ls="--")
+    ax.set_xlabel(data.attrs.get("amount_label", "amount"))
+    ax.set_title(data.attrs.get("title", name), fontsize=8)

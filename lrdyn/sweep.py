@@ -249,6 +249,7 @@ def _prepare(
     # If every axis decides shapes there is nothing to batch over but the count.
     traced = traced or {"": np.zeros(len(indices))}
 
+    @jax.jit  # traced once, for the size of its arrays and for the batch
     def call(point):
         return function(**{name: value for name, value in point.items() if name})
 

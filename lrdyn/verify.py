@@ -161,10 +161,10 @@ def evaluate(
     claims = [c for c in statement.claims if control is None or c.id == control.claim]
 
     def point(seed, amount=None, **flags) -> dict[str, jax.Array]:
-        key, control_key = jax.random.split(jax.random.key(seed))
+        key = jax.random.key(seed)
         case = statement.case(key, **fixed, **flags)
         if control is not None and control.case is not None:
-            case = control.case(control_key, case, amount)
+            case = control.case(jax.random.fold_in(key, 1), case, amount)
         predicted = dict(((control and control.predict) or statement.predict)(case))
         measured = dict(((control and control.measure) or statement.measure)(case))
         steps = int({**fixed, **flags}.get("steps", 1))
@@ -241,7 +241,9 @@ def run_control(
     swept = {name: (value,) for name, value in _swept(theorem, point).items()}
     points = product(seed=seeds, amount=amounts or (control.amount,), **swept)
     function = evaluate(statement, _fixed(theorem, point), control)
-    return sweep(function, points, shapes=_shapes(theorem), compiler_options=unoptimized())
+    results = sweep(function, points, shapes=_shapes(theorem), compiler_options=unoptimized())
+    title = f"{control.claim}: {control.id.replace('_', ' ')}"
+    return results.assign_attrs(title=title, amount_label=control.amount_label or "amount")
 
 
 def _shapes(theorem: Theorem) -> tuple[str, ...]:

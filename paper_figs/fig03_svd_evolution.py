@@ -18,24 +18,25 @@ PRESET = {
 }  # fmt: skip
 
 CAPTION = """\
-Evolution of the SVD of the first layer of a deep matrix factorisation: L = {depth}, d = {dim}, r = {rank},
-eps_l = {init_scale:g}, lambda = {weight_decay:g}; Phi is the rank-{rank} truncation of a standard Gaussian
-matrix; {steps} iterations of gradient descent with step {learning_rate:g} on half the mean squared error
-(seed {seed}, double precision). Left: singular values sigma_i(t). Middle: angle between the right singular
-vector v_i(t) and v_i(0). Right: angle between the left singular vector u_i(t) and u_i(0). Circles (every
-fifth iteration): dense {dim} x {dim} gradient descent and its SVD, all i. Lines: Theorem 2, from the start
-alone: 2r = {moving} directions move, as the {moving} x {moving} reduced dynamics say; the other {bulk} singular
-values stay equal and decay together as rho(t), rho({steps}) = {rho_last:.3f}, and their directions do not
-turn. At t = 0 all singular values are equal, so vectors are not defined there: for the moving directions
-v_i(0) and u_i(0) are the limits for t -> 0+ of the reduced dynamics; of a bulk direction the angle to the
-bulk subspace is shown. Curves are followed by overlap, not by size. Largest deviation of measured from
-predicted: {sigma_gap:.1e} (singular values), {angle_gap:.1e} degrees (angles). All iterations are in
-fig03.nc.
+Evolution of the SVD of the first layer of a deep matrix factorisation: L = {depth}, d = {dim}, r
+= {rank}, eps_l = {init_scale:g}, lambda = {weight_decay:g}; Phi is the rank-{rank} truncation of
+a standard Gaussian matrix; {steps} iterations of gradient descent with step {learning_rate:g} on
+half the mean squared error (seed {seed}, double precision). Left: singular values sigma_i(t).
+Middle: angle between the right singular vector v_i(t) and v_i(0). Right: angle between the left
+singular vector u_i(t) and u_i(0). Circles (every fifth iteration): dense {dim} x {dim} gradient
+descent and its SVD, all i. Lines: Theorem 2, from the start alone: 2r = {moving} directions move,
+as the {moving} x {moving} reduced dynamics say; the other {bulk} singular values stay equal and
+decay together as rho(t), rho({steps}) = {rho_last:.3f}, and their directions do not turn. At t =
+0 all singular values are equal, so vectors are not defined there: for the moving directions
+v_i(0) and u_i(0) are the limits for t -> 0+ of the reduced dynamics; of a bulk direction the
+angle to the bulk subspace is shown. Curves are followed by overlap, not by size. Largest
+deviation of measured from predicted: {sigma_gap:.1e} (singular values), {angle_gap:.1e} degrees
+(angles). All iterations are in fig03.nc.
 """
 
 
 class Decomposition(NamedTuple):
-    """Singular values and angles over time, ``(step, index)``, moving directions by rate at t = 0."""
+    """Singular values and angles, ``(step, index)``, moving directions by rate at t = 0."""
 
     sigma: np.ndarray
     right: np.ndarray
@@ -51,7 +52,7 @@ class Start(NamedTuple):
     frame: lrdyn.Frame
     reduced_target: jax.Array
     directions: np.ndarray
-    """Limits for t -> 0+ of the singular vectors of the reduced first layer, fastest growing first."""
+    """Limits for t -> 0+ of the reduced first layer's singular vectors, fastest growing first."""
     growing: int
     """How many of them grow above the bulk."""
 
@@ -87,7 +88,9 @@ def start(*, dim: int, rank: int, depth: int, init_scale: float, seed: int) -> S
     return Start(weights, target, scales, frame, small, directions[:, ::-1], growing)
 
 
-def decompose(layers: np.ndarray, left: np.ndarray, right: np.ndarray, moving: int) -> Decomposition:
+def decompose(
+    layers: np.ndarray, left: np.ndarray, right: np.ndarray, moving: int
+) -> Decomposition:
     """SVD of a layer over time, followed from given singular vectors at time 0.
 
     Args:
@@ -120,7 +123,9 @@ def _angles(columns: np.ndarray, begin: np.ndarray, moving: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, angles.shape[1])), angles])  # at t = 0 by definition
 
 
-def measure(begin: Start, steps: np.ndarray, learning_rate: float, weight_decay: float) -> Decomposition:
+def measure(
+    begin: Start, steps: np.ndarray, learning_rate: float, weight_decay: float
+) -> Decomposition:
     """Dense gradient descent on the mean loss, and the SVD of its first layer.
 
     Args:
@@ -147,7 +152,9 @@ def measure(begin: Start, steps: np.ndarray, learning_rate: float, weight_decay:
     return decompose(np.asarray(run.records), left, right, moving)
 
 
-def predict(begin: Start, steps: np.ndarray, learning_rate: float, weight_decay: float) -> Decomposition:
+def predict(
+    begin: Start, steps: np.ndarray, learning_rate: float, weight_decay: float
+) -> Decomposition:
     """The same from the reduced dynamics and rho; step and decay as for the loss 1/2 ||.||^2.
 
     Args:
@@ -160,7 +167,12 @@ def predict(begin: Start, steps: np.ndarray, learning_rate: float, weight_decay:
         Singular values and angles.
     """
     run = lrdyn.reduced_dynamics(
-        begin.reduced_target, begin.scales, learning_rate, weight_decay, steps, record=lambda weights: weights[0]
+        begin.reduced_target,
+        begin.scales,
+        learning_rate,
+        weight_decay,
+        steps,
+        record=lambda weights: weights[0],
     )
     moving, dim = begin.directions.shape[0], begin.target.shape[0]
     small = decompose(np.asarray(run.records), begin.directions, begin.directions, moving)
@@ -190,22 +202,34 @@ def compute(*, steps: int, learning_rate: float, weight_decay: float, **problem:
     return _dataset(begin, times, measured, predicted)
 
 
-def _dataset(begin: Start, times: np.ndarray, measured: Decomposition, predicted: Decomposition) -> xr.Dataset:
+def _dataset(
+    begin: Start, times: np.ndarray, measured: Decomposition, predicted: Decomposition
+) -> xr.Dataset:
     moving, dim = begin.directions.shape[0], begin.target.shape[0]
     # Plotted order: growing, bulk, shrinking.
     grow, shrink = np.arange(begin.growing), np.arange(begin.growing, moving)
     order = np.concatenate([grow, np.arange(moving, dim), shrink])
-    words = {"sigma": "singular value", "right": "angle of v_i to v_i(0)", "left": "angle of u_i to u_i(0)"}
+    words = {
+        "sigma": "singular value",
+        "right": "angle of v_i to v_i(0)",
+        "left": "angle of u_i to u_i(0)",
+    }
     arrays = {
         f"{name}_{source}": (("step", "index"), getattr(found, name)[:, order],
                              {"long_name": text, "units": "1" if name == "sigma" else "degrees"})
         for name, text in words.items()
         for source, found in (("measured", measured), ("predicted", predicted))
     }  # fmt: skip
-    gaps = {name: float(np.max(np.abs(getattr(measured, name) - getattr(predicted, name)))) for name in words}
+    gaps = {
+        name: float(np.max(np.abs(getattr(measured, name) - getattr(predicted, name))))
+        for name in words
+    }
     return xr.Dataset(
         arrays,
-        {"step": times, "index": np.arange(1, dim + 1), "moves": ("index", (order < moving).astype(np.int8))},
+        {
+            "step": times, "index": np.arange(1, dim + 1),
+            "moves": ("index", (order < moving).astype(np.int8)),
+        },
         {
             "moving": moving, "bulk": dim - moving, "growing": begin.growing,
             "rho_last": float(predicted.sigma[-1, -1]),
@@ -240,12 +264,19 @@ def plot_evolution(ax: Any, dataset: xr.Dataset, name: str) -> Any:
     Returns:
         ``ax``.
     """
-    predicted, measured = (dataset[f"{name}_{source}"].values for source in ("predicted", "measured"))
+    predicted, measured = (
+        dataset[f"{name}_{source}"].values for source in ("predicted", "measured")
+    )
     for i, color in enumerate(curve_colors(dataset)):
         # Markers of different curves are staggered; those of the bulk lie on each other.
         stagger = 0 if color == plotting.BLACK else i % 5
         plotting.plot_compared(
-            ax, dataset.step.values, predicted[:, i], measured[:, i], color=color, every=(stagger, 5)
+            ax,
+            dataset.step.values,
+            predicted[:, i],
+            measured[:, i],
+            color=color,
+            every=(stagger, 5),
         )
     ax.set(xlabel="iteration t", xlim=(0, int(dataset.step[-1])))
     return ax
@@ -272,10 +303,9 @@ def draw(dataset: xr.Dataset) -> Any:
     top = max(float(dataset[name].max()) for name in ("right_measured", "left_measured"))
     for ax in axes[1:]:  # one scale for both kinds of angle
         ax.set_ylim(-0.04 * top, 1.08 * top)
-        ax.annotate(
-            f"{dataset.bulk} bulk directions", (1, 0), (0, 5), textcoords="offset points", ha="right",
-            xycoords=("axes fraction", "data"),
-        )  # fmt: skip
+        text = f"{dataset.bulk} bulk directions"
+        above = {"xytext": (0, 5), "textcoords": "offset points", "ha": "right"}
+        ax.annotate(text, (1, 0), xycoords=("axes fraction", "data"), **above)
     plotting.plot_key(axes[1], line="predicted", marker="measured")
     return figure
 

@@ -22,16 +22,17 @@ PAPER = {**QUICK, "timed_dims": [30, 100, 300, 1000]}
 
 CAPTION = """\
 The survey's own figure of this number was not available; this one shows its Corollary 1. Deep
-factorisation of a rank-{rank} target with singular values evenly spaced in [1/2, 1]: L = {depth}, d = {dim},
-orthogonal initialisation of scale eps, gradient descent on 1/2 ||.||_F^2 with step {learning_rate:g} without
-weight decay (seed {seed}, double precision). (a) Loss of the full network (circles: dense {dim} x {dim}
-layers; lines: predicted from the compressed run and rho) and of the compressed one (dashed; r^ = r, layers
-{small} x {small}). The full loss is larger by exactly half the squared error of panel (b): the bulk, which
-the compressed network leaves out and which decays slowly. (b) Error ||f - f_C||_F, measured (circles r^ = {compressed_ranks[0]}, squares r^ =
-{compressed_ranks[1]}) against the identity sqrt(d - 2 r^) prod_l rho_l(t) (lines) and the bound
-sqrt(d - 2 r^) prod_l eps_l (dotted). Largest deviation from the identity: {error_gap:.1e} of the error's
-bound. (c) Time of one step, gradient and update, full and reduced (r^ = r), the least of {repeats} runs
-on {machine}; these numbers depend on the machine.
+factorisation of a rank-{rank} target with singular values evenly spaced in [1/2, 1]: L = {depth},
+d = {dim}, orthogonal initialisation of scale eps, gradient descent on 1/2 ||.||_F^2 with step
+{learning_rate:g} without weight decay (seed {seed}, double precision). (a) Loss of the full
+network (circles: dense {dim} x {dim} layers; lines: predicted from the compressed run and rho)
+and of the compressed one (dashed; r^ = r, layers {small} x {small}). The full loss is larger by
+exactly half the squared error of panel (b): the bulk, which the compressed network leaves out and
+which decays slowly. (b) Error ||f - f_C||_F, measured (circles r^ = {compressed_ranks[0]},
+squares r^ = {compressed_ranks[1]}) against the identity sqrt(d - 2 r^) prod_l rho_l(t) (lines)
+and the bound sqrt(d - 2 r^) prod_l eps_l (dotted). Largest deviation from the identity:
+{error_gap:.1e} of the error's bound. (c) Time of one step, gradient and update, full and reduced
+(r^ = r), the least of {repeats} runs on {machine}; these numbers depend on the machine.
 """
 REPEATS = 3
 
@@ -58,7 +59,11 @@ def problem(
 
 
 def trajectory(
-    weights: lrdyn.Weights, target: jax.Array, ranks: Sequence[int], learning_rate: float, steps: np.ndarray
+    weights: lrdyn.Weights,
+    target: jax.Array,
+    ranks: Sequence[int],
+    learning_rate: float,
+    steps: np.ndarray,
 ) -> dict[str, jax.Array]:
     """Full and compressed run from one start.
 
@@ -70,28 +75,35 @@ def trajectory(
         steps: recorded steps.
 
     Returns:
-        Losses ``(step)``, that of the full network also predicted; errors, their prediction ``(rank, step)`` and bound ``(rank)``.
+        Losses ``(step)``, that of the full network also predicted; errors, their prediction
+        ``(rank, step)`` and bound ``(rank)``.
     """
     scales, dim = lrdyn.start_scales(weights), target.shape[0]
     rule = lrdyn.gradient_descent(learning_rate)
     full = lrdyn.simulate(
-        lambda layers: lrdyn.factorization_loss(layers, target), weights, rule, steps, record=lrdyn.end_to_end
+        lambda layers: lrdyn.factorization_loss(layers, target),
+        weights,
+        rule,
+        steps,
+        record=lrdyn.end_to_end,
     ).records
     rho = lrdyn.rho(scales, learning_rate, 0.0, steps)
-    compressed = jnp.stack([compressed_maps(weights, target, r, learning_rate, steps) for r in ranks])
+    compressed = jnp.stack(
+        [compressed_maps(weights, target, r, learning_rate, steps) for r in ranks]
+    )
     loss = _losses(compressed[0], target)
     return {
         "loss_full": _losses(full, target),
         "loss_compressed": loss,
         "loss_predicted": loss + lrdyn.compression_error(rho, dim, ranks[0]) ** 2 / 2,
-        "error_measured": jnp.linalg.norm(full - compressed, axis=(-2, -1)),
+        "error_measured": jnp.linalg.norm(full[None] - compressed, axis=(-2, -1)),
         "error_predicted": jnp.stack([lrdyn.compression_error(rho, dim, r) for r in ranks]),
         "error_bound": jnp.stack([lrdyn.compression_bound(scales, dim, r) for r in ranks]),
     }
 
 
 def _losses(maps: jax.Array, target: jax.Array) -> jax.Array:
-    return 0.5 * jnp.sum((maps - target) ** 2, axis=(-2, -1))
+    return 0.5 * jnp.sum((maps - target[None]) ** 2, axis=(-2, -1))
 
 
 def compressed_maps(
@@ -111,7 +123,9 @@ def compressed_maps(
     """
     frame = lrdyn.frame(weights, target, rank)
     small = lrdyn.reduced_target(frame, target, 2 * rank)
-    inner = lrdyn.reduced_dynamics(small, lrdyn.start_scales(weights), learning_rate, 0.0, steps).records
+    inner = lrdyn.reduced_dynamics(
+        small, lrdyn.start_scales(weights), learning_rate, 0.0, steps
+    ).records
     return jax.vmap(lambda layers: lrdyn.compressed_product(lrdyn.compress(frame, layers)))(inner)
 
 
@@ -133,7 +147,9 @@ def seconds_per_step(run: Callable[[int], Any], steps: int) -> float:
     return min(times[1:]) / steps
 
 
-def step_times(dim: int, rank: int, depth: int, learning_rate: float, seed: int) -> tuple[float, float]:
+def step_times(
+    dim: int, rank: int, depth: int, learning_rate: float, seed: int
+) -> tuple[float, float]:
     """Time of a full and of a reduced step.
 
     Args:
@@ -191,11 +207,18 @@ def compute(
         Losses and errors over ``init_scale``, ``compressed_rank`` and ``step``; times over ``dim``.
     """
     times = lrdyn.recorded_steps(steps, 61)
-    run = jax.jit(lambda *case: trajectory(*case, compressed_ranks, learning_rate, times))
+
+    @jax.jit
+    def run(weights, target):
+        return trajectory(weights, target, compressed_ranks, learning_rate, times)
+
     runs = [run(*problem(dim, rank, depth, scale, seed)) for scale in init_scales]
     arrays = {name: np.stack([np.asarray(run[name]) for run in runs]) for name in runs[0]}
     timed = np.array([step_times(d, rank, depth, learning_rate, seed) for d in timed_dims])
-    gap = np.abs(arrays["error_measured"] - arrays["error_predicted"]) / arrays["error_bound"][..., None]
+    gap = (
+        np.abs(arrays["error_measured"] - arrays["error_predicted"])
+        / arrays["error_bound"][..., None]
+    )
     per_curve = {"curve_along": "step"}
     errors = ("init_scale", "compressed_rank", "step")
     free = {"compare": 0, "units": "s"}
@@ -211,8 +234,8 @@ def compute(
             "time_reduced": ("dim", timed[:, 1], free),
         },
         {
-            "step": times, "init_scale": list(init_scales), "compressed_rank": list(compressed_ranks),
-            "dim": list(timed_dims),
+            "step": times, "init_scale": list(init_scales), "compressed_rank":
+            list(compressed_ranks), "dim": list(timed_dims),
         },
         {
             "error_gap": float(gap.max()), "small": 2 * compressed_ranks[0], "repeats": REPEATS,
@@ -238,7 +261,12 @@ def plot_losses(ax: Any, dataset: xr.Dataset) -> Any:
     for color, scale in zip(COLORS, dataset.init_scale.values, strict=True):
         run = dataset.sel(init_scale=scale)
         plotting.plot_compared(
-            ax, run.step.values, run.loss_predicted.values, run.loss_full.values, color=color, every=4
+            ax,
+            run.step.values,
+            run.loss_predicted.values,
+            run.loss_full.values,
+            color=color,
+            every=4,
         )
         ax.plot(run.step.values, run.loss_compressed.values, color=color, lw=1.0, ls=(0, (4, 1.5)))
     ax.set(yscale="log", xlabel="iteration t", xlim=(0, int(dataset.step[-1])))
@@ -324,7 +352,9 @@ def _keys(losses: Any, errors: Any, dataset: xr.Dataset) -> None:
     from matplotlib.lines import Line2D
 
     def entry(text: str, marker: str = "none", **line: Any) -> Line2D:
-        return Line2D([], [], color=plotting.GREY, marker=marker, mfc="white", label=text, lw=1.0, **line)
+        return Line2D(
+            [], [], color=plotting.GREY, marker=marker, mfc="white", label=text, lw=1.0, **line
+        )
 
     shared = {"borderaxespad": 0.2, "labelspacing": 0.3}
     losses.legend(

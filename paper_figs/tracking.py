@@ -5,9 +5,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
 
-def follow(
-    vectors: Float[np.ndarray, "times d n"], start: Float[np.ndarray, "d a"]
-) -> np.ndarray:
+def follow(vectors: Float[np.ndarray, "times d n"], start: Float[np.ndarray, "d a"]) -> np.ndarray:
     """Columns that continue ``start``, step by step, each column used once.
 
     Args:
@@ -70,7 +68,9 @@ def vector_angles(
 
 
 def subspace_angles(
-    vectors: Float[np.ndarray, "times d n"], inside: Float[np.ndarray, "d a"], outside: Float[np.ndarray, "d b"]
+    vectors: Float[np.ndarray, "times d n"],
+    inside: Float[np.ndarray, "d a"],
+    outside: Float[np.ndarray, "d b"],
 ) -> Float[np.ndarray, "times n"]:
     """Angle between each column and a subspace, in degrees.
 

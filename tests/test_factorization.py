@@ -1,9 +1,9 @@
 import jax
 import jax.numpy as jnp
-import lrdyn as lr
 import numpy as np
 import pytest
 
+import lrdyn as lr
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, double
 
@@ -65,5 +65,7 @@ def test_regression_on_whitened_data_is_factorisation_of_the_correlation(dtype):
 def test_gradient_vanishes_at_an_exact_factorisation(dtype):
     W = oracles.problem().weights
     assert_close(
-        jax.grad(lr.factorization_loss)(W, lr.end_to_end(W)), jax.tree.map(jnp.zeros_like, W), scale=1
+        jax.grad(lr.factorization_loss)(W, lr.end_to_end(W)),
+        jax.tree.map(jnp.zeros_like, W),
+        scale=1,
     )

@@ -1,12 +1,12 @@
 import jax
 import jax.numpy as jnp
-import lrdyn as lr
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lrdyn.claims import tolerance
 
+import lrdyn as lr
+from lrdyn.claims import tolerance
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, double
 
@@ -54,7 +54,9 @@ def test_observe_draws_the_fraction(dtype):
     assert abs(mask.mean() - p) <= tolerance("statistical", dtype) * standard_error
     # Independent entries: neighbours are observed together with probability p^2.
     both = np.mean(mask[:, ::2] * mask[:, 1::2])
-    assert abs(both - p**2) <= tolerance("statistical", dtype) * np.sqrt(p**2 * (1 - p**2) / (n / 2))
+    assert abs(both - p**2) <= tolerance("statistical", dtype) * np.sqrt(
+        p**2 * (1 - p**2) / (n / 2)
+    )
 
 
 @given(st.floats(0, 1), st.floats(0, 1))

@@ -85,7 +85,7 @@ def make_case(
     target: np.ndarray | None = None,
 ) -> DeepFactorization:
     """Draw a run that meets the hypotheses of Theorem 2, from the flags."""
-    weights_key, target_key, noise_key = jax.random.split(key, 3)
+    weights_key, target_key = jax.random.split(key)
     scales = layer_scales(init_scale, init_spread, depth)
     if target is None:
         phi = low_rank_target(target_key, (dim, dim), spaced_singular_values(rank, target_scale))
@@ -99,7 +99,6 @@ def make_case(
         weight_decay=layer_scales(weight_decay, decay_spread, depth),
         rank=rank,
         steps=tuple(recorded_steps(steps, at_most=26).tolist()),
-        key=noise_key,
     )
 
 

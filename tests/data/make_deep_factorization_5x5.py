@@ -91,9 +91,7 @@ def main():
     directions = bulk_directions(weights)
     start, records, predicted = weights, [], SCALES
     for t in range(STEPS + 1):
-        rho = [
-            (directions[i + 1].T * W * directions[i])[0] for i, W in enumerate(weights)
-        ]
+        rho = [(directions[i + 1].T * W * directions[i])[0] for i, W in enumerate(weights)]
         assert all(abs(a - b) < mpf(10) ** -45 for a, b in zip(rho, predicted, strict=True))
         if t in RECORDED:
             records.append(
@@ -126,7 +124,9 @@ def main():
         "bulk_direction": [text(x) for x in directions[0]],
     }
     out = Path(__file__).with_name("deep_factorization_5x5.json")
-    out.write_text(json.dumps({"digits": mp.dps, "inputs": inputs, "records": records}, indent=1) + "\n")
+    out.write_text(
+        json.dumps({"digits": mp.dps, "inputs": inputs, "records": records}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""``python -m experiments`` lists the verifications, ``python -m experiments all`` runs them."""
+
+import sys
+
+from lrdyn import cli
+from lrdyn.theorems.corollary1 import COROLLARY1
+from lrdyn.theorems.theorem2 import THEOREM2
+
+THEOREMS = (THEOREM2, COROLLARY1)
+
+
+def run_all(argv: list[str]) -> int:
+    """Run every theorem with the same arguments and print one table."""
+    statuses = []
+    lines = []
+    for theorem in THEOREMS:
+        print(f"{theorem.name} ...", file=sys.stderr)
+        found, path = cli.verify_command(theorem, argv)
+        statuses.append(cli.HOLDS if found.verdict["holds"] else cli.FAILS)
+        lines += ["", f"{theorem.name}: {theorem.summary} ({path})", *cli.table(found.verdict)]
+        lines += found.diverged
+    print("\n".join(lines[1:]))
+    held = statuses.count(cli.HOLDS)
+    print(f"\n{held} of {len(statuses)} theorems hold")
+    return max(statuses)
+
+
+def main(argv: list[str]) -> int:
+    """List or run."""
+    if not argv:
+        for theorem in THEOREMS:
+            print(f"{theorem.name:12}{theorem.summary}")
+        return cli.HOLDS
+    if argv[0] != "all":
+        names = ", ".join(theorem.name for theorem in THEOREMS)
+        raise cli.BadInput(
+            f"command: got {argv[0]!r}, wanted 'all', or python -m experiments.NAME with NAME out of {names}"
+        )
+    return run_all(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run("experiments", lambda: main(sys.argv[1:])))

@@ -1,0 +1,9 @@
+"""Verify Theorem 2: ``python -m experiments.theorem2 --help``."""
+
+import sys
+
+from lrdyn import cli
+from lrdyn.theorems.theorem2 import THEOREM2
+
+if __name__ == "__main__":
+    sys.exit(cli.main(THEOREM2))

@@ -1,0 +1,409 @@
+"""The command line of every theorem, and the process-wide settings."""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import numpy as np
+
+from lrdyn import files
+from lrdyn.theorem import Flag, Theorem, at_least
+from lrdyn.verify import Verification, verify
+
+HOLDS, FAILS, BAD_INPUT, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class BadInput(ValueError):
+    """Bad input of a command: one line, status 2, nothing written."""
+
+
+def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
+    """Set what belongs to the whole process; call it before the first JAX computation.
+
+    Double precision (unless float32 is asked for), the highest matmul precision (no TF32), one
+    CPU device for each core, one BLAS thread for each device, and a compilation cache in
+    ``$XDG_CACHE_HOME/lrdyn`` (or ``~/.cache/lrdyn``; ``LRDYN_CACHE=`` turns it off).
+
+    Args:
+        dtype: ``float64`` or ``float32``.
+        host_devices: CPU devices; the number of usable cores by default. Without effect once the
+            backend has started, and on a GPU or TPU.
+
+    Raises:
+        ValueError: the dtype is unknown.
+
+    Example:
+        >>> setup("float64")
+    """
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f"dtype: got {dtype!r}, wanted 'float64' or 'float32'")
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    jax.config.update("jax_default_matmul_precision", "highest")
+    with contextlib.suppress(RuntimeError):  # the backend has started: keep its devices
+        jax.config.update("jax_num_cpu_devices", host_devices or _cores())
+    cache = os.environ.get("LRDYN_CACHE")
+    if cache is None:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        cache = os.path.join(base, "lrdyn")
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line (argument, got, wanted) and status 2."""
+
+    def __init__(self, prog: str, description: str, epilog: str = ""):
+        """Create a parser that knows no abbreviations and keeps the lines of its epilogue."""
+        super().__init__(
+            prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Turn argparse's own messages into our one line."""
+        message = message.removeprefix("argument ").split("\n")[0]
+        if message.startswith("unrecognized arguments:"):
+            unknown = message.partition(": ")[2].strip()
+            message = f"{unknown.split()[0]}: got an unknown argument, wanted one of those in --help"
+        elif "expected" in message:
+            flag, _, wanted = message.partition(": ")
+            message = f"{flag}: got nothing, wanted {wanted.removeprefix('expected ')}"
+        elif "invalid choice" in message:
+            flag, _, rest = message.partition(": ")
+            got, _, choices = rest.removeprefix("invalid choice: ").partition(" (choose from ")
+            message = f"{flag}: got {got}, wanted one of {choices.rstrip(')')}"
+        raise BadInput(message)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse arguments; a number may be written with a minus, as in ``-inf`` or ``-1e-3``."""
+        return self.parse_args([f" {word}" if _is_negative_number(word) else word for word in argv])
+
+
+def _is_negative_number(word: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return word.startswith("-") and float(word) is not None
+    return False
+
+
+def _number(flag: Flag) -> Callable[[str], Any]:
+    """Reader of one value of a flag."""
+
+    def read(text: str):
+        wanted = flag.domain.wanted if flag.domain else "a number"
+        try:
+            value = flag.kind(text.strip())
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or (flag.domain and not flag.domain.contains(value)):
+            raise argparse.ArgumentTypeError(f"got {text.strip()!r}, wanted {wanted}")
+        return value
+
+    return read
+
+
+def _array(text: str) -> np.ndarray:
+    """Reader of an ``.npy`` file of finite real numbers."""
+    try:
+        array = np.load(text, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise argparse.ArgumentTypeError(f"got {text!r} ({reason}), wanted an .npy file") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not array.size:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted an .npy file of real numbers")
+    if not np.all(np.isfinite(array)):
+        raise argparse.ArgumentTypeError(f"got a NaN or an infinity in {text!r}, wanted finite numbers")
+    return array.astype(float)
+
+
+def _whole(name: str, least: int) -> Callable[[str], int]:
+    return _number(Flag(name, (), at_least(least), int))
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that all commands share."""
+    parser.add_argument("--out", default="results", metavar="DIR", help="folder of the results (default: results)")
+    parser.add_argument("--preset", default="quick", choices=("quick", "paper"),
+                        help="defaults of the other flags (default: quick)")  # fmt: skip
+
+
+def _parser(theorem: Theorem) -> Parser:
+    parser = Parser(theorem.name, theorem.summary)
+    add_output_flags(parser)
+    parser.add_argument("--seed", type=_whole("seed", 0), default=0, help="first seed (default: 0)")
+    parser.add_argument("--seeds", type=_whole("seeds", 1), default=2, help="number of seeds (default: 2)")
+    parser.add_argument("--dtype", default="float64", choices=("float64", "float32"),
+                        help="float64 (default) runs float32 beside it and compares")  # fmt: skip
+    if any(control.amounts for s in theorem.statements for control in s.controls):
+        parser.add_argument("--perturb", action="store_true",
+                            help="also sweep the distance from each hypothesis")  # fmt: skip
+    group = parser.add_argument_group("settings (several values make a sweep)")
+    for flag in theorem.flags:
+        _add_flag(group, flag)
+    return parser
+
+
+def _add_flag(group, flag: Flag) -> None:
+    name = "--" + flag.name.replace("_", "-")
+    if flag.kind == "array":
+        group.add_argument(name, type=_array, metavar="FILE", default=argparse.SUPPRESS,
+                           help=f"{flag.symbol}: {flag.help} (.npy)")  # fmt: skip
+        return
+    values = " ".join(f"{v:g}" for v in flag.quick)
+    paper = f"; paper: {' '.join(f'{v:g}' for v in flag.paper)}" if flag.paper else ""
+    wanted = f", {flag.domain.wanted}" if flag.domain else ""
+    group.add_argument(
+        name,
+        type=_number(flag),
+        nargs="+" if flag.swept else None,
+        metavar=flag.name.upper(),
+        default=argparse.SUPPRESS,
+        help=f"{flag.symbol}: {flag.help}{wanted} (default: {values}{paper})",
+    )
+
+
+class Command(NamedTuple):
+    """A parsed command line."""
+
+    settings: dict[str, Any]
+    """A value for each flag of the theorem."""
+    config: dict[str, Any]
+    """What decides the results, for the verdict and for the name of the folder."""
+    options: argparse.Namespace
+
+
+def parse(theorem: Theorem, argv: Sequence[str]) -> Command:
+    """Read a command line of a theorem.
+
+    Args:
+        theorem: the theorem.
+        argv: arguments without the program's name.
+
+    Returns:
+        The settings and options.
+
+    Raises:
+        BadInput: an argument is unknown or outside its domain.
+    """
+    options = _parser(theorem).parse(argv)
+    given = {f.name for f in theorem.flags if f.name in vars(options)}
+    settings = {f.name: getattr(options, f.name, _default(f, options.preset)) for f in theorem.flags}
+    settings = {n: tuple(dict.fromkeys(v)) if isinstance(v, list) else v for n, v in settings.items()}
+    try:
+        settings = theorem.prepare(settings, given)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    shown = {name: _shown(value) for name, value in settings.items()}
+    run = {"preset": options.preset, "seed": options.seed, "seeds": options.seeds}
+    run |= {"dtype": options.dtype, "perturb": getattr(options, "perturb", False)}
+    return Command(settings, shown | run, options)
+
+
+def _default(flag: Flag, preset: str):
+    values = flag.paper if preset == "paper" and flag.paper else flag.quick
+    return values if flag.swept else (values[0] if values else None)
+
+
+def _shown(value):
+    if isinstance(value, np.ndarray):
+        return {"shape": list(value.shape), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def folder(out: str, name: str, config: dict[str, Any]) -> Path:
+    """Make the folder of one command line, ``<out>/<name>/<hash of the configuration>``.
+
+    Args:
+        out: the ``--out`` argument.
+        name: name of the command.
+        config: what decides the results.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BadInput: it cannot be made or written to.
+    """
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    path = Path(out) / name / digest
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path / "writable"):
+            pass
+        (path / "writable").unlink()
+    except OSError as error:
+        raise BadInput(f"--out: got {out!r} ({error.strerror}), wanted a writable folder") from None
+    return path
+
+
+def verify_command(theorem: Theorem, argv: Sequence[str], echo=lambda line: None):
+    """Parse, verify and save: one theorem's command without its printing.
+
+    Args:
+        theorem: the theorem.
+        argv: arguments without the program's name.
+        echo: called with a line of text about the progress.
+
+    Returns:
+        The :class:`~lrdyn.verify.Verification` and the folder of its results.
+
+    Raises:
+        BadInput: the arguments are bad, or no claim applies.
+    """
+    command = parse(theorem, argv)
+    options = command.options
+    setup(options.dtype)
+    made = [p for p in (Path(options.out), Path(options.out) / theorem.name) if not p.exists()]
+    path = folder(options.out, theorem.name, command.config)
+    try:
+        found = verify(
+            theorem,
+            command.settings,
+            dtype=options.dtype,
+            seeds=range(options.seed, options.seed + options.seeds),
+            perturb=command.config["perturb"],
+            optimize=options.preset == "paper",
+            echo=echo,
+        )
+        if found.verdict["holds"] is None:
+            raise BadInput(_nothing_applies(theorem, found))
+    except ValueError as error:
+        for empty in (path, *reversed(made)):
+            with contextlib.suppress(OSError):  # not empty: something else is kept there
+                empty.rmdir()
+        raise BadInput(str(error)) from None
+    found.verdict["config"] = command.config
+    save(found, path)
+    return found, path
+
+
+def _nothing_applies(theorem: Theorem, found: Verification) -> str:
+    if found.diverged:
+        return f"--learning-rate: no claim applies, {found.diverged[0]}"
+    root = found.groups["/"]
+    unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
+    return f"{theorem.name}: no claim applies, hypotheses not met: {', '.join(unmet) or 'of each claim'}"
+
+
+def save(found: Verification, path: Path) -> None:
+    """Write ``results.nc``, ``verdict.png``, ``verdict.pdf`` and ``verdict.json``, in this order.
+
+    Args:
+        found: what was verified.
+        path: folder of the results.
+    """
+    from lrdyn import plotting  # matplotlib: 0.5 s, not at import
+
+    files.write_netcdf(path / "results.nc", found.groups)
+    plotting.save(plotting.verdict_figure(found.verdict, found.groups), path / "verdict")
+    if any(group.startswith("/perturb/") for group in found.groups):
+        plotting.save(plotting.perturb_figure(found.verdict, found.groups), path / "perturb")
+    files.write_json(path / "verdict.json", found.verdict)
+
+
+def table(verdict: dict[str, Any]) -> list[str]:
+    """Lines of text that show a verdict.
+
+    Args:
+        verdict: content of ``verdict.json``.
+
+    Returns:
+        One line for each claim and control, under a heading.
+    """
+    rows = [("claim", "kind", "cases", "residual", "tolerance", "float32", "tolerance", "")]
+    for claim in verdict["claims"]:
+        rows.append((
+            claim["id"], claim["kind"], str(claim["cases"]), _short(claim["residual"]),
+            _short(claim["tolerance"]), _short(claim.get("residual_float32")),
+            _short(claim.get("tolerance_float32")), _word(claim),
+        ))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
+
+
+def _word(claim: dict[str, Any]) -> str:
+    if claim["kind"] == "control":
+        return {True: "fails, as it must", False: "NOT SEEN TO FAIL", None: "no case"}[claim["holds"]]
+    if claim["holds"] is False and claim.get("scales_with_epsilon") is False:
+        return "FALSE (does not scale with epsilon)"
+    return {True: "holds", False: "FALSE", None: "no case meets the hypotheses"}[claim["holds"]]
+
+
+def run(prog: str, command: Callable[[], int]) -> int:
+    """Run a command and turn what it raises into one line and an exit status.
+
+    Args:
+        prog: name for the line on stderr.
+        command: returns the exit status.
+
+    Returns:
+        The exit status: 2 for bad input, 3 for a fault of the machine, 130 for Ctrl-C.
+    """
+    try:
+        return command()
+    except BadInput as error:
+        return _fail(prog, str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        return _fail(prog, "interrupted; the same command starts again", INTERRUPTED)
+    except SystemExit as error:  # argparse's --help
+        return int(error.code or 0)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAULT
+    except OSError as error:
+        return _fail(prog, f"{error.filename or 'system'}: {error.strerror or error}", FAULT)
+    except Exception as error:  # an internal error is one line too, unless it is to be debugged
+        if os.environ.get("LRDYN_DEBUG"):
+            raise
+        line = (str(error).splitlines() or [""])[0]
+        return _fail(prog, f"internal error ({type(error).__name__}: {line}); LRDYN_DEBUG=1 shows where", FAULT)
+
+
+def _fail(prog: str, message: str, status: int) -> int:
+    print(f"{prog}: error: {message}", file=sys.stderr)
+    return status
+
+
+def main(theorem: Theorem, argv: Sequence[str] | None = None) -> int:
+    """The command line of a theorem: ``sys.exit(main(theorem))``.
+
+    Args:
+        theorem: the theorem.
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0 if every claim that applies holds and every control was seen to fail,
+        1 if some claim is false, 2 for bad input or if no claim applies, 3 for a fault of the
+        machine, 130 for Ctrl-C.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+
+    def command() -> int:
+        found, path = verify_command(theorem, argv, echo=lambda line: print(line, file=sys.stderr))
+        print(f"{theorem.name}: {theorem.summary}")
+        print("\n".join([*table(found.verdict), *found.diverged]))
+        holds = found.verdict["holds"]
+        print(f"{theorem.name} {'holds' if holds else 'IS FALSE'}: {path}")
+        return HOLDS if holds else FAILS
+
+    return run(theorem.name, command)
