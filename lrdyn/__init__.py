@@ -1,8 +1,11 @@
 """Low-rank learning dynamics: theorems, checked on the code that runs."""
 
+from lrdyn.claims import tolerance as tolerance
 from lrdyn.collapse import classifier_blocks as classifier_blocks
 from lrdyn.collapse import classifier_frame as classifier_frame
 from lrdyn.collapse import classifier_rho as classifier_rho
+from lrdyn.collapse import classifier_start as classifier_start
+from lrdyn.collapse import collapse_lower_bound as collapse_lower_bound
 from lrdyn.collapse import collapse_metrics as collapse_metrics
 from lrdyn.collapse import collapse_ratio as collapse_ratio
 from lrdyn.compression import CompressedNetwork as CompressedNetwork
@@ -24,8 +27,10 @@ from lrdyn.factorization import factorization_loss as factorization_loss
 from lrdyn.factorization import mean_factorization_loss as mean_factorization_loss
 from lrdyn.factorization import regression_loss as regression_loss
 from lrdyn.initialization import gaussian_layers as gaussian_layers
+from lrdyn.initialization import gaussians as gaussians
 from lrdyn.initialization import layer_scales as layer_scales
 from lrdyn.initialization import low_rank_target as low_rank_target
+from lrdyn.initialization import orthogonal as orthogonal
 from lrdyn.initialization import orthogonal_layers as orthogonal_layers
 from lrdyn.initialization import spaced_singular_values as spaced_singular_values
 from lrdyn.initialization import truncated_gaussian_target as truncated_gaussian_target
@@ -45,3 +50,22 @@ from lrdyn.subspace import reduced_spectra as reduced_spectra
 from lrdyn.subspace import reduced_target as reduced_target
 from lrdyn.subspace import rho as rho
 from lrdyn.subspace import start_scales as start_scales
+from lrdyn.sweep import Points as Points
+from lrdyn.sweep import listed as listed
+from lrdyn.sweep import product as product
+from lrdyn.sweep import sampled as sampled
+from lrdyn.sweep import sweep as sweep
+from lrdyn.sweep import zipped as zipped
+from lrdyn.theorem import FRACTION as FRACTION
+from lrdyn.theorem import NON_NEGATIVE as NON_NEGATIVE
+from lrdyn.theorem import POSITIVE as POSITIVE
+from lrdyn.theorem import Claim as Claim
+from lrdyn.theorem import Control as Control
+from lrdyn.theorem import Domain as Domain
+from lrdyn.theorem import Flag as Flag
+from lrdyn.theorem import Statement as Statement
+from lrdyn.theorem import Theorem as Theorem
+from lrdyn.theorem import at_least as at_least
+from lrdyn.theorem import relative_difference as relative_difference
+from lrdyn.verify import Verification as Verification
+from lrdyn.verify import verify as verify

@@ -12,8 +12,8 @@ ROUNDING_SAFETY = 8.0
 STANDARD_ERRORS = 4.0
 # A control counts as "seen to fail" when its smallest residual is this many tolerances.
 CLEARLY = 10.0
-# Between float32 and float64 an identity's residual shrinks by the ratio of the machine epsilons,
-# give or take this factor: rounding errors are random and one leg can be lucky.
+# From float32 to float64 an identity's residual shrinks by the ratio of the machine epsilons, give
+# or take this factor: rounding errors are random and one leg can be lucky.
 SCALING_SLACK = 100.0
 
 
@@ -23,8 +23,8 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float
     Every residual is divided by the scale of its data, so that tolerances are pure numbers:
 
     * ``exact`` (integers): 0.
-    * ``identity``, ``bound``: ``8 eps sqrt(size) sqrt(1 + steps)``. A dot product of length ``size``
-      is rounded by about ``sqrt(size) eps``; the errors of the steps are independent and add like a
+    * ``identity``, ``bound``: ``8 eps sqrt(size) sqrt(1 + steps)``. A dot product of length ``size`` is
+      rounded by about ``sqrt(size) eps``; the errors of the steps are independent and add like a
       random walk, since gradient descent near a minimum does not amplify them. 8 covers the maximum
       over many entries, layers and cases: the largest multiple seen without it is about 2.
     * ``statistical``: 4, in standard errors of the estimate.
@@ -49,7 +49,11 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float
     if kind == "exact":
         return 0.0
     if kind in ("identity", "bound"):
-        return ROUNDING_SAFETY * float(np.finfo(np.dtype(dtype)).eps) * float(np.sqrt(size * (1 + steps)))
+        return (
+            ROUNDING_SAFETY
+            * float(np.finfo(np.dtype(dtype)).eps)
+            * float(np.sqrt(size * (1 + steps)))
+        )
     if kind == "statistical":
         return STANDARD_ERRORS
     raise ValueError(f"kind: got {kind!r}, wanted 'exact', 'identity', 'bound' or 'statistical'")

@@ -81,7 +81,9 @@ class Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ").split("\n")[0]
         if message.startswith("unrecognized arguments:"):
             unknown = message.partition(": ")[2].strip()
-            message = f"{unknown.split()[0]}: got an unknown argument, wanted one of those in --help"
+            message = (
+                f"{unknown.split()[0]}: got an unknown argument, wanted one of those in --help"
+            )
         elif "expected" in message:
             flag, _, wanted = message.partition(": ")
             message = f"{flag}: got nothing, wanted {wanted.removeprefix('expected ')}"
@@ -108,7 +110,7 @@ def _number(flag: Flag) -> Callable[[str], Any]:
     def read(text: str):
         wanted = flag.domain.wanted if flag.domain else "a number"
         try:
-            value = flag.kind(text.strip())
+            value = int(text.strip()) if flag.kind is int else float(text.strip())
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or (flag.domain and not flag.domain.contains(value)):
@@ -128,7 +130,9 @@ def _array(text: str) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not array.size:
         raise argparse.ArgumentTypeError(f"got {text!r}, wanted an .npy file of real numbers")
     if not np.all(np.isfinite(array)):
-        raise argparse.ArgumentTypeError(f"got a NaN or an infinity in {text!r}, wanted finite numbers")
+        raise argparse.ArgumentTypeError(
+            f"got a NaN or an infinity in {text!r}, wanted finite numbers"
+        )
     return array.astype(float)
 
 
@@ -138,7 +142,9 @@ def _whole(name: str, least: int) -> Callable[[str], int]:
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that all commands share."""
-    parser.add_argument("--out", default="results", metavar="DIR", help="folder of the results (default: results)")
+    parser.add_argument(
+        "--out", default="results", metavar="DIR", help="folder of the results (default: results)"
+    )
     parser.add_argument("--preset", default="quick", choices=("quick", "paper"),
                         help="defaults of the other flags (default: quick)")  # fmt: skip
 
@@ -147,7 +153,9 @@ def _parser(theorem: Theorem) -> Parser:
     parser = Parser(theorem.name, theorem.summary)
     add_output_flags(parser)
     parser.add_argument("--seed", type=_whole("seed", 0), default=0, help="first seed (default: 0)")
-    parser.add_argument("--seeds", type=_whole("seeds", 1), default=2, help="number of seeds (default: 2)")
+    parser.add_argument(
+        "--seeds", type=_whole("seeds", 1), default=2, help="number of seeds (default: 2)"
+    )
     parser.add_argument("--dtype", default="float64", choices=("float64", "float32"),
                         help="float64 (default) runs float32 beside it and compares")  # fmt: skip
     if any(control.amounts for s in theorem.statements for control in s.controls):
@@ -203,8 +211,12 @@ def parse(theorem: Theorem, argv: Sequence[str]) -> Command:
     """
     options = _parser(theorem).parse(argv)
     given = {f.name for f in theorem.flags if f.name in vars(options)}
-    settings = {f.name: getattr(options, f.name, _default(f, options.preset)) for f in theorem.flags}
-    settings = {n: tuple(dict.fromkeys(v)) if isinstance(v, list) else v for n, v in settings.items()}
+    settings = {
+        f.name: getattr(options, f.name, _default(f, options.preset)) for f in theorem.flags
+    }
+    settings = {
+        n: tuple(dict.fromkeys(v)) if isinstance(v, list) else v for n, v in settings.items()
+    }
     try:
         settings = theorem.prepare(settings, given)
     except ValueError as error:
@@ -298,7 +310,8 @@ def _nothing_applies(theorem: Theorem, found: Verification) -> str:
         return f"--learning-rate: no claim applies, {found.diverged[0]}"
     root = found.groups["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
-    return f"{theorem.name}: no claim applies, hypotheses not met: {', '.join(unmet) or 'of each claim'}"
+    names = ", ".join(unmet) or "those of each claim"
+    return f"{theorem.name}: no claim applies, hypotheses not met: {names}"
 
 
 def save(found: Verification, path: Path) -> None:
@@ -334,7 +347,9 @@ def table(verdict: dict[str, Any]) -> list[str]:
             _short(claim.get("tolerance_float32")), _word(claim),
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def _short(value: float | None) -> str:
@@ -343,7 +358,9 @@ def _short(value: float | None) -> str:
 
 def _word(claim: dict[str, Any]) -> str:
     if claim["kind"] == "control":
-        return {True: "fails, as it must", False: "NOT SEEN TO FAIL", None: "no case"}[claim["holds"]]
+        return {True: "fails, as it must", False: "NOT SEEN TO FAIL", None: "no case"}[
+            claim["holds"]
+        ]
     if claim["holds"] is False and claim.get("scales_with_epsilon") is False:
         return "FALSE (does not scale with epsilon)"
     return {True: "holds", False: "FALSE", None: "no case meets the hypotheses"}[claim["holds"]]
@@ -376,7 +393,11 @@ def run(prog: str, command: Callable[[], int]) -> int:
         if os.environ.get("LRDYN_DEBUG"):
             raise
         line = (str(error).splitlines() or [""])[0]
-        return _fail(prog, f"internal error ({type(error).__name__}: {line}); LRDYN_DEBUG=1 shows where", FAULT)
+        return _fail(
+            prog,
+            f"internal error ({type(error).__name__}: {line}); LRDYN_DEBUG=1 shows where",
+            FAULT,
+        )
 
 
 def _fail(prog: str, message: str, status: int) -> int:

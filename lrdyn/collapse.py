@@ -1,9 +1,11 @@
 """The classification version of Theorem 2 and collapse between layers.
 
-On whitened data, X X^T = I, and with a last layer K x d, the loss ``1/2 ||W_L ... W_1 X - Y||_F^2`` is
-deep factorisation of ``Phi = Y X^T``. The moving part has 2K dimensions, the last layer has no
-bulk, and hence the bulk of the others only decays: ``rho_l(t) = eps_l (1 - eta lambda_l)^t``.
+On whitened data, X X^T = I, and with a last layer K x d, the loss
+``1/2 ||W_L ... W_1 X - Y||_F^2`` is deep factorisation of ``Phi = Y X^T``. The moving part has 2K
+dimensions, the last layer has no bulk, and hence the bulk of the others only decays: ``rho_l(t) = eps_l (1 - eta lambda_l)^t``.
 """
+
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,8 @@ from jaxtyping import Array, Float, Int
 from lrdyn import linalg
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.subspace import Blocks, Frame, blocks, propagate, start_scales, unit
+
+Scalar = TypeVar("Scalar", float, Float[Array, ""])
 
 
 def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
@@ -38,7 +42,9 @@ def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
     """
     classes, dim = target.shape
     if dim <= 2 * classes:
-        raise ValueError(f"target: got shape {target.shape}, wanted more than twice as many columns as rows")
+        raise ValueError(
+            f"target: got shape {target.shape}, wanted more than twice as many columns as rows"
+        )
     spanning = jnp.concatenate([unit(target).T, unit(end_to_end(weights)).T], axis=1)
     return propagate(weights[:-1], linalg.complete_basis(spanning))
 
@@ -154,7 +160,7 @@ def collapse_metrics(
     return jnp.stack(ratios)
 
 
-def collapse_ratio(scale: float | Float[Array, ""], per_class: int, depth: int) -> float | Float[Array, ""]:
+def collapse_ratio(scale: Scalar, per_class: int, depth: int) -> Scalar:
     """Collapse per layer at convergence without decay, ``D_{l+1} / D_l ~ eps^2 / n^{1/L}``.
 
     An approximation, approached from below: the measured ratio is smaller.
@@ -177,9 +183,7 @@ def collapse_ratio(scale: float | Float[Array, ""], per_class: int, depth: int) 
     return scale**2 / per_class ** (1 / depth)
 
 
-def collapse_lower_bound(
-    ratio: float | Float[Array, ""], dim: int, classes: int, depth: int
-) -> float | Float[Array, ""]:
+def collapse_lower_bound(ratio: Scalar, dim: int, classes: int, depth: int) -> Scalar:
     """How far below :func:`collapse_ratio` the collapse per layer can be at convergence.
 
     Within-class variance lives in d - K directions. The bulk, d - 2K of them, shrinks by exactly

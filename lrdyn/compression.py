@@ -60,7 +60,7 @@ def compressed_product(network: CompressedNetwork) -> Float[Array, "d d"]:
     return network.left @ end_to_end(network.inner) @ network.right.T
 
 
-def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Float[Array, "..."]:
+def compression_error(rho: Float[Array, "... depth"], dim: int, rank: float) -> Float[Array, "..."]:
     """Error of the compressed network, ``||f - f_C||_F = sqrt(d - 2 r^) prod_l |rho_l|``.
 
     Args:

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-
 State = TypeVar("State")
 Record = TypeVar("Record")
 
@@ -72,13 +71,15 @@ def iterate(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> iterate(lambda t, x: 2 * x, jnp.asarray(1), jnp.array([0, 3, 4]), lambda x: x)[1].tolist()
+        >>> steps = jnp.array([0, 3, 4])
+        >>> iterate(lambda t, x: 2 * x, jnp.asarray(1), steps, lambda x: x)[1].tolist()
         [1, 8, 16]
     """
     steps = jnp.asarray(steps, jnp.int32)
 
     def interval(state, start_stop):
-        state = jax.lax.fori_loop(*start_stop, step, state)
+        start, stop = start_stop
+        state = jax.lax.fori_loop(start, stop, step, state)
         return state, record(state)
 
     starts = jnp.concatenate([jnp.zeros(1, steps.dtype), steps[:-1]])
@@ -106,7 +107,7 @@ def gradient_descent(
         >>> [u.tolist() for u in updates]
         [[-0.0], [-0.5]]
     """
-    decays = tuple(weight_decay) if jnp.ndim(weight_decay) else weight_decay
+    decays = tuple(jnp.asarray(weight_decay)) if jnp.ndim(weight_decay) else weight_decay
 
     def decay(updates, params):
         # `decays` is a prefix of the tree of parameters: one number for a whole layer.
@@ -144,7 +145,8 @@ def simulate(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> run = simulate(lambda w: 0.5 * w**2, jnp.array(1.0), gradient_descent(0.5), jnp.array([0, 1, 3]))
+        >>> rule, steps = gradient_descent(0.5), jnp.array([0, 1, 3])
+        >>> run = simulate(lambda w: 0.5 * w**2, jnp.array(1.0), rule, steps)
         >>> run.records.tolist(), int(run.diverged_at)
         ([1.0, 0.5, 0.125], -1)
     """
@@ -163,5 +165,7 @@ def simulate(
     state = (params, optimizer.init(params), jnp.asarray(-1, jnp.int32))
     (params, _, diverged_at), records = iterate(step, state, steps, lambda state: record(state[0]))
     lost = ~(loss(params) <= limit)
-    diverged_at = jnp.where(lost & (diverged_at < 0), jnp.asarray(steps, jnp.int32)[-1], diverged_at)
+    diverged_at = jnp.where(
+        lost & (diverged_at < 0), jnp.asarray(steps, jnp.int32)[-1], diverged_at
+    )
     return Trajectory(params, records, diverged_at)

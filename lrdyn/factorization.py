@@ -100,4 +100,6 @@ def regression_loss(
     """
     # The data goes through one layer at a time: cheaper than the product of square layers
     # whenever there are fewer examples than columns.
-    return 0.5 * jnp.sum((reduce(lambda hidden, layer: layer @ hidden, weights, inputs) - outputs) ** 2)
+    return 0.5 * jnp.sum(
+        (reduce(lambda hidden, layer: layer @ hidden, weights, inputs) - outputs) ** 2
+    )

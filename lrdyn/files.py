@@ -58,13 +58,17 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
 
     Args:
         path: the file.
-        groups: group -> dataset; ``"/"`` is the root, read by a plain ``xarray.open_dataset(path)``.
+        groups: group -> dataset; ``"/"`` is the root, which ``xarray.open_dataset(path)`` reads.
     """
     with replacing(path) as temporary:
         mode = "w"
         for group, dataset in groups.items():
-            encoding = {name: {"zlib": True, "complevel": 1} for name, v in dataset.items() if v.ndim}
-            dataset.to_netcdf(temporary, mode=mode, group=group, engine="h5netcdf", encoding=encoding)
+            encoding = {
+                name: {"zlib": True, "complevel": 1} for name, v in dataset.items() if v.ndim
+            }
+            dataset.to_netcdf(
+                temporary, mode=mode, group=group, engine="h5netcdf", encoding=encoding
+            )
             mode = "a"
 
 

@@ -159,7 +159,9 @@ def low_rank_target(
     """
     rank = singular_values.shape[0]
     if rank > min(shape):
-        raise ValueError(f"singular_values: got {rank}, wanted at most {min(shape)} for shape {shape}")
+        raise ValueError(
+            f"singular_values: got {rank}, wanted at most {min(shape)} for shape {shape}"
+        )
     left, right = gaussians(key, [(shape[0], rank), (rank, shape[1])])
     return (orthogonal(left) * singular_values[None, :]) @ orthogonal(right)
 

@@ -1,8 +1,8 @@
 """Decompositions of one matrix at a time.
 
-A batched LAPACK call blocks threads of XLA's CPU pool; several of them in one program that is spread
-over host devices can deadlock (JAX 0.10). Here a batch is a loop over single matrices, which cannot,
-and which is no slower on a CPU: LAPACK itself loops.
+A batched LAPACK call blocks threads of XLA's CPU pool; several of them in one program that is
+spread over host devices can deadlock (JAX 0.10). Here a batch is a loop over single matrices, which
+cannot, and which is no slower on a CPU: LAPACK itself loops.
 """
 
 import jax

@@ -22,7 +22,8 @@ def masked_loss(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> float(masked_loss((jnp.eye(2),), jnp.zeros((2, 2)), jnp.array([[1.0, 1.0], [0.0, 0.0]])))
+        >>> mask = jnp.array([[1.0, 1.0], [0.0, 0.0]])
+        >>> float(masked_loss((jnp.eye(2),), jnp.zeros((2, 2)), mask))
         0.5
     """
     return 0.5 * jnp.sum((mask * (end_to_end(weights) - target)) ** 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -243,9 +243,11 @@ def verdict_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset])
         for row, claim in enumerate(claims):
             control = claim["kind"] == "control"
             for precision, ratios in _ratios(claim, groups, verdict).items():
-                shade = (ORANGES if control else BLUES)[1 if precision == "float64" else 0 if control else 2]
+                shade = (ORANGES if control else BLUES)[
+                    1 if precision == "float64" else 0 if control else 2
+                ]
                 height = row + (-0.15 if precision == "float64" else 0.15)
-                _strip(ax, ratios, height, shade, precision)
+                _strip(ax, ratios, height, shade, np.min if control else np.max)
         ax.axvline(1.0, color=BLACK, lw=0.8)
         ax.set_xscale("log")
         ax.set_yticks(range(len(claims)), [claim["id"] for claim in claims])
@@ -254,8 +256,12 @@ def verdict_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset])
         ax.grid(axis="y", lw=0.3)
         held = {True: "holds", False: "is false", None: "does not apply"}[verdict["holds"]]
         ax.set_title(f"{verdict['name']} {held}: claims left of 1, controls right of it")
-        handles = [_dot(BLUES[1], "claim, float64"), _dot(BLUES[2], "claim, float32"),
-                   _dot(ORANGES[1], "control, float64"), _dot(ORANGES[0], "control, float32")]
+        handles = [
+            _dot(BLUES[1], "claim, float64"),
+            _dot(BLUES[2], "claim, float32"),
+            _dot(ORANGES[1], "control, float64"),
+            _dot(ORANGES[0], "control, float32"),
+        ]
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     return figure
 
@@ -264,12 +270,12 @@ LEAST_RATIO = 1e-4
 """Where agreement to the last bit is drawn on the log axis."""
 
 
-def _strip(ax: Axes, ratios: np.ndarray, height: float, color: str, precision: str) -> None:
+def _strip(ax: Axes, ratios: np.ndarray, height: float, color: str, worst: Callable) -> None:
     shown = np.maximum(ratios[np.isfinite(ratios)], LEAST_RATIO)
     heights = np.full(shown.shape, height)
-    ax.plot(shown, heights, ls="none", marker=".", ms=3, mew=0, color=color, alpha=0.5, clip_on=False)
+    ax.plot(shown, heights, ls="none", marker=".", ms=3, mew=0, color=color, alpha=0.5)
     if shown.size:
-        ax.plot(shown.max(), height, ls="none", marker="|", ms=6, mew=1.0, color=color)
+        ax.plot(worst(shown), height, ls="none", marker="|", ms=6, mew=1.0, color=color)
 
 
 def _dot(color: str, label: str):
@@ -293,15 +299,17 @@ def _ratios(claim, groups, verdict) -> dict[str, np.ndarray]:
         if wanted:
             residual = data[names[0]].values.ravel()
             tolerance = data[names[0].replace("residual_", "tolerance_", 1)].values.ravel()
-            found[precision] = residual / np.where(tolerance > 0, tolerance, 1.0)
+            # An exact claim has tolerance 0: show its residual on the scale of a rounding.
+            rounding = np.finfo(precision).eps
+            found[precision] = residual / np.where(tolerance > 0, tolerance, rounding)
     return found
 
 
 def perturb_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset]) -> Figure:
     """Draw how a claim breaks as its hypotheses are left: residual against the distance from each.
 
-    Lines are the medians over seeds, the dashed lines the tolerances; amount 0 (the hypothesis
-    met) is drawn at the left edge.
+    Lines are the medians over seeds, the dashed lines the tolerances; amount 0, the hypothesis met,
+    is the point at the left edge.
 
     Args:
         verdict: content of ``verdict.json``.
@@ -313,7 +321,7 @@ def perturb_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset])
     from matplotlib.figure import Figure
 
     controls = list(dict.fromkeys(g.split("/")[2] for g in groups if g.startswith("/perturb/")))
-    columns = min(3, len(controls))
+    columns = 2 if len(controls) in (2, 4) else min(3, len(controls))
     rows = -(-len(controls) // columns)
     with style():
         figure = Figure(figsize=(TEXT_WIDTH, 0.3 + 2.0 * rows), layout="constrained")
@@ -327,20 +335,22 @@ def perturb_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset])
             ax.remove()
         for ax in axes[: len(controls) : columns]:
             ax.set_ylabel("relative residual")
-        axes[0].legend(loc="lower right")
+        axes[0].legend(loc="upper left")
         figure.suptitle(f"{verdict['name']}: how far does it reach?")
     return figure
 
 
 def _departure(ax: Axes, data: xr.Dataset, color: str, label: str) -> None:
     (name,) = (str(n) for n in data if str(n).startswith("residual_"))
-    amounts = data["amount"].values
-    others = [d for d in data[name].dims if d != "amount"]
-    middle = data[name].median(others).values
-    left = np.min(amounts[amounts > 0]) / 10
-    x = np.where(amounts == 0, left, amounts)
-    ax.loglog(x, middle, color=color, marker="o", ms=2.5, lw=1.0, label=label)
+    middle = data[name].median([d for d in data[name].dims if d != "amount"])
+    amounts, values = data["amount"].values, middle.values
+    away = amounts > 0
+    left = amounts[away].min() / 20
+    ax.loglog(amounts[away], values[away], color=color, marker="o", ms=2.5, lw=1.0, label=label)
+    ax.plot(np.full((~away).sum(), left), values[~away], ls="none", marker="o", ms=2.5, color=color)
     limit = float(data[name.replace("residual_", "tolerance_", 1)].values.ravel()[0])
     ax.axhline(limit, color=color, lw=0.7, ls="--")
-    ax.set_xlabel(data.attrs.get("amount_label", "amount"))
-    ax.set_title(data.attrs.get("title", name), fontsize=8)
+    ax.annotate("0", (left, 0), (0, -3), xycoords=("data", "axes fraction"),
+                textcoords="offset points", ha="center", va="top")  # fmt: skip
+    ax.set_xlabel(data.attrs["amount_label"])
+    ax.set_title(data.attrs["title"])

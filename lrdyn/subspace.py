@@ -127,7 +127,8 @@ def rho(
 ) -> Float[Array, "times depth"]:
     """Bulk singular values of Theorem 2.
 
-    ``rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)``, ``rho_l(0) = eps_l``.
+    ``rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)`` from
+    ``rho_l(0) = eps_l``.
 
     Args:
         scales: ``(eps_1, ..., eps_L)``.
@@ -238,7 +239,9 @@ def expand(frame: Frame, reduced: Weights, bulk: Float[Array, "depth"]) -> Weigh
         s = Wt.shape[0]
         return U[:, :s] @ Wt @ V[:, :s].T + rho * U[:, s:] @ V[:, s:].T
 
-    return tuple(layer(*parts) for parts in zip(frame.left, frame.right, reduced, bulk, strict=True))
+    return tuple(
+        layer(*parts) for parts in zip(frame.left, frame.right, reduced, bulk, strict=True)
+    )
 
 
 def reduced_spectra(
@@ -294,7 +297,9 @@ def blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
         >>> blocks(identity, (jnp.diag(jnp.array([5.0, 2.0, 2.0])),), 1).rho.tolist()
         [2.0]
     """
-    rotated = jnp.stack([U.T @ W @ V for U, W, V in zip(frame.left, weights, frame.right, strict=True)])
+    rotated = jnp.stack(
+        [U.T @ W @ V for U, W, V in zip(frame.left, weights, frame.right, strict=True)]
+    )
     off = jnp.maximum(
         jnp.max(jnp.abs(rotated[:, :size, size:]), axis=(1, 2)),
         jnp.max(jnp.abs(rotated[:, size:, :size]), axis=(1, 2)),

@@ -15,11 +15,11 @@ from jaxtyping import Array, Key
 if TYPE_CHECKING:
     import xarray
 
-Axis = Sequence[float] | Sequence[int] | np.ndarray
+Axis = Sequence[Any] | np.ndarray
 
 
 class Points(NamedTuple):
-    """Points of a sweep; build them with :func:`product`, :func:`zipped`, :func:`listed`, :func:`sampled`."""
+    """Points of a sweep; :func:`product`, :func:`zipped`, :func:`listed`, :func:`sampled` make them."""
 
     columns: Mapping[str, list]
     """One list for each axis, all as long as there are points."""
@@ -101,7 +101,9 @@ def listed(points: Sequence[Mapping[str, Any]]) -> Points:
     names = list(points[0])
     for point in points:
         if set(point) != set(names):
-            raise ValueError(f"points: got axes {sorted(point)}, wanted {sorted(names)} in every point")
+            raise ValueError(
+                f"points: got axes {sorted(point)}, wanted {sorted(names)} in every point"
+            )
     return zipped(**{name: [point[name] for point in points] for name in names})
 
 
@@ -154,7 +156,7 @@ def sweep(
     batched: bool = False,
     lanes: int = 16,
     memory: int = 2**30,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     compiler_options: Mapping[str, Any] | None = None,
 ) -> "xarray.Dataset":
     """Call a pure function at every point and label the results.
@@ -210,7 +212,7 @@ class _Plan(NamedTuple):
     batched: bool
     lanes: int
     memory: int
-    devices: Sequence[jax.Device]
+    devices: Sequence[Any]
     compiler_options: dict[str, Any]
 
 

@@ -1,7 +1,8 @@
 """How a theorem is stated: flags, hypotheses, prediction, measurement, claims and controls.
 
-A :class:`Theorem` is data. :func:`lrdyn.cli.main` gives it the command line, the sweeps, the float32
-and float64 runs, the verdict and the figure; ``docs/tutorial.md`` writes one in a file of its own.
+A :class:`Theorem` is data. :func:`lrdyn.cli.main` gives it the command line, the sweeps, the
+float32 and float64 runs, the verdict and the figure; ``docs/tutorial.md`` writes one in a file of
+its own.
 """
 
 import dataclasses
@@ -110,7 +111,7 @@ class Control:
         id: short name.
         statement: what is broken.
         claim: id of the claim that must fail.
-        case: ``case(key, case, amount)`` moves a case away from a hypothesis; ``amount`` 0 is no move.
+        case: ``case(key, case, amount)`` moves a case away from a hypothesis; amount 0 is no move.
         predict: a wrong formula.
         measure: another algorithm, or a wrong measurement.
         at: settings under which the failure must show.
@@ -133,7 +134,9 @@ class Control:
     def __post_init__(self):
         broken = [self.case, self.predict, self.measure]
         if sum(part is not None for part in broken) != 1:
-            raise ValueError(f"control {self.id!r}: wanted exactly one of case, predict and measure")
+            raise ValueError(
+                f"control {self.id!r}: wanted exactly one of case, predict and measure"
+            )
         if self.amounts and self.case is None:
             raise ValueError(f"control {self.id!r}: got amounts, wanted case beside them")
 
@@ -173,7 +176,9 @@ class Statement:
         known = {claim.id for claim in self.claims}
         for control in self.controls:
             if control.claim not in known:
-                raise ValueError(f"control {control.id!r}: got claim {control.claim!r}, wanted one of {known}")
+                raise ValueError(
+                    f"control {control.id!r}: got claim {control.claim!r}, wanted one of {known}"
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,11 +206,15 @@ class Theorem:
         ids = [entry.id for s in self.statements for entry in (*s.claims, *s.controls)]
         doubles = {name for name in ids if ids.count(name) > 1}
         if doubles:
-            raise ValueError(f"theorem {self.name!r}: got the ids {doubles} twice, wanted each once")
+            raise ValueError(
+                f"theorem {self.name!r}: got the ids {doubles} twice, wanted each once"
+            )
 
 
 def relative_difference(
-    predicted: Float[Array, "..."], measured: Float[Array, "..."], scale: Float[Array, ""] | None = None
+    predicted: Float[Array, "..."],
+    measured: Float[Array, "..."],
+    scale: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """Largest entry of ``|predicted - measured|`` over a scale.
 
@@ -226,7 +235,9 @@ def relative_difference(
         0.25
     """
     if predicted.shape != measured.shape:
-        raise ValueError(f"predicted: got shape {predicted.shape}, wanted that of measured, {measured.shape}")
+        raise ValueError(
+            f"predicted: got shape {predicted.shape}, wanted that of measured, {measured.shape}"
+        )
     if scale is None:
         scale = jnp.maximum(jnp.max(jnp.abs(measured)), jnp.max(jnp.abs(predicted)))
     difference = jnp.max(jnp.abs(predicted - measured))

@@ -163,7 +163,7 @@ def evaluate(
     def point(seed, amount=None, **flags) -> dict[str, jax.Array]:
         key = jax.random.key(seed)
         case = statement.case(key, **fixed, **flags)
-        if control is not None and control.case is not None:
+        if control is not None and control.case is not None and amount is not None:
             case = control.case(jax.random.fold_in(key, 1), case, amount)
         predicted = dict(((control and control.predict) or statement.predict)(case))
         measured = dict(((control and control.measure) or statement.measure)(case))
@@ -242,7 +242,7 @@ def run_control(
     points = product(seed=seeds, amount=amounts or (control.amount,), **swept)
     function = evaluate(statement, _fixed(theorem, point), control)
     results = sweep(function, points, shapes=_shapes(theorem), compiler_options=unoptimized())
-    title = f"{control.claim}: {control.id.replace('_', ' ')}"
+    title = f"{control.claim}: {control.statement}"
     return results.assign_attrs(title=title, amount_label=control.amount_label or "amount")
 
 
@@ -265,9 +265,11 @@ def _point_of(results: "xarray.Dataset", shape_of: str, index: int | None) -> di
         return {}
     array = results[shape_of]
     place = np.unravel_index(index, array.shape)
-    return {
-        str(dim): array[dim].values[i].item() for dim, i in zip(array.dims, place, strict=True)
-    }
+    return {str(dim): array[dim].values[i].item() for dim, i in zip(array.dims, place, strict=True)}
+
+
+def _arrays(results: "xarray.Dataset", claim: str) -> tuple[np.ndarray, np.ndarray]:
+    return results[f"residual_{claim}"].values, results[f"tolerance_{claim}"].values
 
 
 def claim_entry(
@@ -277,8 +279,7 @@ def claim_entry(
     judged = {}
     for precision, results in legs.items():
         applies = _met(results, statement) & results[f"applies_{claim.id}"].values
-        arrays = (results[f"{part}_{claim.id}"].values for part in ("residual", "tolerance"))
-        judged[precision] = judge(*arrays, applies)
+        judged[precision] = judge(*_arrays(results, claim.id), applies)
     holds = _both([j.holds for j in judged.values()])
     scaling = None
     if claim.kind == "identity" and len(judged) == 2 and holds is not None:
@@ -295,16 +296,24 @@ def control_entry(control: Control, legs: Mapping[str, "xarray.Dataset"]) -> dic
     """Judge a control: its claim fails clearly, and a broken hypothesis is seen by its check."""
     judged, met = {}, True
     for precision, results in legs.items():
-        arrays = (results[f"{part}_{control.claim}"].values for part in ("residual", "tolerance"))
-        judged[precision] = judge_control(*arrays)
-        checks = [n for n in results if n.startswith("met_")] + [f"applies_{control.claim}"]
+        judged[precision] = judge_control(*_arrays(results, control.claim))
+        checks = [n for n in map(str, results) if n.startswith("met_")]
+        checks.append(f"applies_{control.claim}")
         all_met = np.logical_and.reduce([results[n].values for n in checks])
         met = met and bool(all_met.any())
     seen = control.case is None or not met
     holds = bool(_both([j.holds for j in judged.values()])) and seen
     first = next(iter(judged))
     worst = _point_of(legs[first], f"residual_{control.claim}", judged[first].worst)
-    return _entry(control.id, "control", f"{control.statement}: {control.claim} fails", met, judged, holds, worst)
+    return _entry(
+        control.id,
+        "control",
+        f"{control.statement}: {control.claim} fails",
+        met,
+        judged,
+        holds,
+        worst,
+    )
 
 
 def _both(holds: list[bool | None]) -> bool | None:
@@ -313,7 +322,9 @@ def _both(holds: list[bool | None]) -> bool | None:
     return None if any(h is None for h in holds) else True
 
 
-def _entry(name, kind, statement, met, judged: Mapping[str, Judgement], holds, worst) -> dict[str, Any]:
+def _entry(
+    name, kind, statement, met, judged: Mapping[str, Judgement], holds, worst
+) -> dict[str, Any]:
     first, *others = judged
     entry = {
         "id": name,

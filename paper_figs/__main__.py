@@ -16,9 +16,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit status.
     """
     cli.setup(dtype="float64")
-    return cli.run(
-        "paper_figs", lambda: figures.main(FIGURES, BASELINES, argv, prog="paper_figs")
-    )
+    return cli.run("paper_figs", lambda: figures.main(FIGURES, BASELINES, argv, prog="paper_figs"))
 
 
 if __name__ == "__main__":

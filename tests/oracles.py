@@ -4,7 +4,7 @@ The oracles are plain NumPy loops over float64 copies of the data, with gradient
 They share no code with the library.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -114,7 +114,7 @@ def classification(
 
 # Gradient descent -----------------------------------------------------------------------------
 
-Matrices = Sequence[np.ndarray]
+Matrices = list[np.ndarray] | tuple[np.ndarray, ...]
 Slope = Callable[[np.ndarray], np.ndarray]
 """Derivative of a loss with respect to the product of the layers."""
 
@@ -159,9 +159,7 @@ def gradients(weights: Matrices, slope: Slope) -> list[np.ndarray]:
     return result
 
 
-def descend(
-    weights: Any, slope: Slope, eta: float, decays: Sequence[float], steps: Sequence[int]
-) -> list[np.ndarray]:
+def descend(weights: Any, slope: Slope, eta: float, decays: Any, steps: Any) -> list[np.ndarray]:
     """W_l <- (1 - eta lambda_l) W_l - eta grad_l; one array of layer by time for each layer."""
     weights, seen = [np.array(W, np.float64) for W in weights], []
     for t in range(max(steps) + 1):
@@ -205,9 +203,7 @@ def still_directions(weights: Any, target: Any) -> np.ndarray:
     return scipy.linalg.null_space(both, rcond=1e-4) if largest else np.eye(len(target))
 
 
-def rho(
-    scales: Any, eta: float, decays: Sequence[float], steps: Sequence[int], power: float = 2.0
-) -> np.ndarray:
+def rho(scales: Any, eta: float, decays: Any, steps: Any, power: float = 2.0) -> np.ndarray:
     """The recursion of the bulk in Python scalars; ``power`` 2 is the theorem's."""
     values, seen = [float(s) for s in scales], []
     for t in range(max(steps) + 1):

@@ -151,7 +151,10 @@ def test_collapsed_classes_have_no_variance_within():
 def collapse_at_convergence(depth, per_class, scale, eta, steps):
     W, X, Y, labels, _ = classification(classes=5, per_class=per_class, depth=depth)
     W = tuple(w / 0.5 * scale for w in W)
-    loss = lambda w: lr.regression_loss(w, X, Y)
+
+    def loss(w):
+        return lr.regression_loss(w, X, Y)
+
     run = lr.simulate(loss, W, lr.gradient_descent(eta), np.array([steps]))
     return loss(run.params) / loss(W), lr.collapse_metrics(run.params, X, labels, 5)
 

@@ -18,7 +18,10 @@ DECAY = (0.0, 0.05, 0.1)
 def compressed_run(weights, target, scales, eta, decay, steps, half):
     frame = lr.frame(weights, target, half)
     small = lr.reduced_target(frame, target, 2 * half)
-    product = lambda inner: lr.compressed_product(lr.compress(frame, inner))
+
+    def product(inner):
+        return lr.compressed_product(lr.compress(frame, inner))
+
     return lr.reduced_dynamics(small, scales, eta, decay, steps, record=product).records
 
 

@@ -38,7 +38,7 @@ def test_orthogonal(rows, columns, dtype):
 
 
 def test_orthogonal_is_haar():
-    """Under Haar measure on O(d), E tr Q = 0 and E (tr Q)^2 = 1; QR without signs has E tr Q < 0."""
+    """Under Haar measure on O(d), E tr Q = 0 and E (tr Q)^2 = 1; without signs E tr Q < 0."""
     draws = jax.vmap(orthogonal)(jax.random.normal(KEY, (2000, 3, 3)))
     traces = np.trace(draws, axis1=1, axis2=2)
     for sample, expected in ((traces, 0), (traces**2, 1)):
@@ -68,9 +68,10 @@ def test_keys_choose_the_layers(layers):
 
 def test_gaussian_layers_have_the_norm_of_orthogonal_ones():
     widths, scales = (8, 8, 3), jnp.array([0.5, 2.0])
-    draw = lambda layers: (
-        lambda key: jnp.stack([jnp.sum(W**2) for W in layers(key, widths, scales)])
-    )
+
+    def draw(layers):
+        return lambda key: jnp.stack([jnp.sum(W**2) for W in layers(key, widths, scales)])
+
     keys = jax.random.split(KEY, 500)
     gaussian = np.asarray(jax.vmap(draw(lr.gaussian_layers))(keys))
     expected = np.asarray(draw(lr.orthogonal_layers)(KEY))

@@ -187,10 +187,16 @@ def test_reduced_run_determines_the_full_one(case):
 
 def test_agrees_with_fifty_digits(dtype):
     inputs, records = HIGH_PRECISION["inputs"], HIGH_PRECISION["records"]
-    read = lambda name: jnp.asarray(np.array(inputs[name], np.float64), dtype)
+
+    def read(name):
+        return jnp.asarray(np.array(inputs[name], np.float64), dtype)
+
     W, Phi, scales, decay = (read(n) for n in ("weights", "target", "scales", "weight_decay"))
     steps, eta = np.array([r["step"] for r in records]), float(inputs["learning_rate"])
-    expect = lambda name: np.array([r[name] for r in records], np.float64)
+
+    def expect(name):
+        return np.array([r[name] for r in records], np.float64)
+
     frame = frame_of(tuple(W), Phi, inputs["rank"])
     run = full_run(tuple(W), Phi, eta, decay, steps)
     how = {"steps": 40, "size": 5, "scale": 1}
@@ -220,7 +226,7 @@ def test_in_the_end_the_moving_part_fits_the_target():
 
 
 def test_without_decay_rho_fades_like_the_differential_equation():
-    """rho' = -eta rho^{2L-1}: rho ~ (2 (L-1) eta t)^{-1/(2(L-1))}, with error falling as t grows."""
+    """rho' = -eta rho^{2L-1}: rho ~ (2 (L-1) eta t)^{-1/(2(L-1))}, up to 1 / t."""
     found = double(rho(jnp.full(3, 0.8), ETA, 0.0, LATE))[:, 0]
     errors = np.abs(found * (4 * ETA * LATE) ** 0.25 - 1)
     assert np.all(errors[1:] < errors[:-1] / 5)
@@ -297,7 +303,10 @@ def test_mean_loss_rescales_the_step_and_the_decay(dtype):
     W, Phi, _ = problem()
     decay, n = jnp.array([0.0, 0.05, 0.1]), Phi.size
     total = full_run(W, Phi, ETA, decay, STEPS)
-    mean = lambda decay: full_run(W, Phi, ETA * n, decay, STEPS, loss=lr.mean_factorization_loss)
+
+    def mean(decay):
+        return full_run(W, Phi, ETA * n, decay, STEPS, loss=lr.mean_factorization_loss)
+
     assert_close(mean(decay / n), total, steps=60, size=9)
     assert_apart(mean(decay), total)
 
@@ -330,7 +339,7 @@ def broken(kind):
     if kind == "rank above r":
         Phi = problem(rank=3).target
     if kind == "masked":
-        mask = lr.observe(jax.random.key(8), Phi.shape, 0.7)
+        mask = lr.observe(jax.random.key(8), (9, 9), 0.7)
         loss = partial(lr.masked_loss, mask=mask)
     if kind == "Adam":
         optimizer = optax.adam(0.01)

@@ -28,6 +28,7 @@ from lrdyn.theorems.deep_factorization import (
     FLAGS,
     HYPOTHESES,
     DeepFactorization,
+    Move,
     check,
     departures,
     make_case,
@@ -38,8 +39,16 @@ from lrdyn.theorems.deep_factorization import (
 SHAPES = {"dim": (10, 16), "depth": (2, 3), "rank": (1, 2)}
 """Quick values of the flags that are compiled one by one: fewer than for Theorem 2."""
 
-EXCESS = Flag("excess_rank", (0, 1), at_least(0), int, "r^ - r", "rank of the compressed network beyond r: "
-              "inner layers are 2 r^ x 2 r^", (0, 2), shapes=True)  # fmt: skip
+EXCESS = Flag(
+    "excess_rank",
+    (0, 1),
+    at_least(0),
+    int,
+    "r^ - r",
+    "rank of the compressed network beyond r: inner layers are 2 r^ x 2 r^",
+    (0, 2),
+    shapes=True,
+)
 
 
 class Compression(eqx.Module):
@@ -61,8 +70,8 @@ def check_compression(point: Mapping[str, Any]) -> None:
     rank = point["rank"] + point["excess_rank"]
     if point["dim"] <= 2 * rank:
         raise ValueError(
-            f"--excess-rank: got {point['excess_rank']} with d = {point['dim']} and r = {point['rank']}, "
-            "wanted d > 2 r^"
+            f"--excess-rank: got {point['excess_rank']} with d = {point['dim']} and "
+            f"r = {point['rank']}, wanted d > 2 r^"
         )
 
 
@@ -150,12 +159,17 @@ CLAIMS = (
     ),
     Claim(
         "error_bound",
-        "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
+        "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l "
+        "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
         kind="bound",
         residual=_above_bound,
         applies=lambda case, p, m: p["contraction"] <= 1,
     ),
-    Claim("parameters", "L d^2 parameters become 4 d r^ + 4 L r^^2, inner layers 4 L r^^2", kind="exact"),
+    Claim(
+        "parameters",
+        "L d^2 parameters become 4 d r^ + 4 L r^^2, inner layers 4 L r^^2",
+        kind="exact",
+    ),
 )
 
 
@@ -169,7 +183,9 @@ def _unstable_bulk(key, case, amount):
     weights = tuple(
         W * new / old for W, new, old in zip(case.run.weights, scales, case.run.scales, strict=True)
     )
-    return dataclasses.replace(case, run=dataclasses.replace(case.run, weights=weights, scales=scales))
+    return dataclasses.replace(
+        case, run=dataclasses.replace(case.run, weights=weights, scales=scales)
+    )
 
 
 def _half_of_the_padding(case: Compression) -> dict[str, Array]:
@@ -186,15 +202,9 @@ def _without_inner_layers(case: Compression) -> dict[str, Array]:
 COROLLARY_AT = AT | {"excess_rank": 0}
 
 
-def _in_run(control: Control) -> Control:
+def _in_run(move: Move) -> Move:
     """A departure of the run inside a compression."""
-    move = control.case
-    return dataclasses.replace(
-        control,
-        id=f"compressed_{control.id}",
-        at=COROLLARY_AT,
-        case=lambda key, case, amount: dataclasses.replace(case, run=move(key, case.run, amount)),
-    )
+    return lambda key, case, amount: dataclasses.replace(case, run=move(key, case.run, amount))
 
 
 COMPRESSION = Statement(
@@ -204,24 +214,55 @@ COMPRESSION = Statement(
     measure,
     CLAIMS,
     controls=(
-        *(_in_run(control) for control in departures("error_identity")),
-        Control("compressed_below_r", "compressed network with r^ = r - 1", "error_identity", case=_too_small,
-                at=COROLLARY_AT),
-        Control("bound_without_condition", "the bound at eta = .6, eps = (2, .1), where its condition fails",
-                "error_bound", case=_unstable_bulk,
-                at=COROLLARY_AT | {"depth": 2, "learning_rate": 0.6}),
-        Control("error_with_r", "error with d - r^ in place of d - 2 r^", "error_identity",
-                predict=_half_of_the_padding, at=COROLLARY_AT),
-        Control("parameters_without_inner", "parameter count without the inner layers", "parameters",
-                predict=_without_inner_layers, at=COROLLARY_AT),
+        *departures("error_identity", prefix="compressed_", at=COROLLARY_AT, wrap=_in_run),
+        Control(
+            "compressed_below_r",
+            "compressed network with r^ = r - 1",
+            "error_identity",
+            case=_too_small,
+            at=COROLLARY_AT,
+        ),
+        Control(
+            "bound_without_condition",
+            "the bound at eta = .6, eps = (2, .1), where its condition fails",
+            "error_bound",
+            case=_unstable_bulk,
+            at=COROLLARY_AT | {"depth": 2, "learning_rate": 0.6},
+        ),
+        Control(
+            "error_with_r",
+            "error with d - r^ in place of d - 2 r^",
+            "error_identity",
+            predict=_half_of_the_padding,
+            at=COROLLARY_AT,
+        ),
+        Control(
+            "parameters_without_inner",
+            "parameter count without the inner layers",
+            "parameters",
+            predict=_without_inner_layers,
+            at=COROLLARY_AT,
+        ),
     ),
     hypotheses={
         name: (lambda case, check=check: check(case.run)) for name, check in HYPOTHESES.items()
-    } | {"compressed_rank_at_least_r": lambda case: jnp.asarray(case.compressed_rank >= case.run.rank)},
-    dims={"error": ("step",), "rho": ("step", "layer"),
-          "off_block": ("step", "layer"), "singular_values": ("step", "layer", "index"), "loss": ("step",),
-          "compressed_loss": ("step",), "parameters": ("network",), "step": ("step",)},
-)  # fmt: skip
+    }
+    | {
+        "compressed_rank_at_least_r": lambda case: jnp.asarray(
+            case.compressed_rank >= case.run.rank
+        )
+    },
+    dims={
+        "error": ("step",),
+        "rho": ("step", "layer"),
+        "off_block": ("step", "layer"),
+        "singular_values": ("step", "layer", "index"),
+        "loss": ("step",),
+        "compressed_loss": ("step",),
+        "parameters": ("network",),
+        "step": ("step",),
+    },
+)
 
 COROLLARY1 = Theorem(
     "corollary1",

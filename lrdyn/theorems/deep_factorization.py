@@ -23,7 +23,15 @@ from lrdyn.initialization import (
 )
 from lrdyn.masking import masked_loss, observe
 from lrdyn.spectra import numerical_rank, singular_values
-from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Control, Flag, at_least
+from lrdyn.theorem import (
+    NON_NEGATIVE,
+    POSITIVE,
+    Arrays,
+    Control,
+    Flag,
+    at_least,
+    relative_difference,
+)
 
 
 class DeepFactorization(eqx.Module):
@@ -50,23 +58,57 @@ class DeepFactorization(eqx.Module):
 
 
 FLAGS = (
-    Flag("dim", (12, 20), at_least(3), int, "d", "width of the square layers", (30, 100), shapes=True),
+    Flag(
+        "dim", (12, 20), at_least(3), int, "d", "width of the square layers", (30, 100), shapes=True
+    ),
     Flag("depth", (2, 4), at_least(2), int, "L", "number of layers", (2, 3, 5, 8), shapes=True),
     Flag("rank", (1, 3), at_least(1), int, "r", "rank of the target Phi", (1, 3, 10), shapes=True),
-    Flag("init_scale", (0.3, 1.0), POSITIVE, float, "eps", "init scale, geometric mean over the layers",
-         (0.01, 0.1, 0.3, 1.0)),
-    Flag("init_spread", (1.0, 3.0), POSITIVE, float, "eps_L / eps_1", "ratio of the last layer's init scale "
-         "to the first's"),
-    Flag("weight_decay", (0.0, 0.03), NON_NEGATIVE, float, "lambda", "weight decay, geometric mean over the "
-         "layers", (0.0, 0.01, 0.1)),
-    Flag("decay_spread", (1.0, 3.0), POSITIVE, float, "lambda_L / lambda_1", "ratio of the last layer's decay "
-         "to the first's"),
+    Flag(
+        "init_scale",
+        (0.3, 1.0),
+        POSITIVE,
+        float,
+        "eps",
+        "init scale, geometric mean over the layers",
+        (0.01, 0.1, 0.3, 1.0),
+    ),
+    Flag(
+        "init_spread",
+        (1.0, 3.0),
+        POSITIVE,
+        float,
+        "eps_L / eps_1",
+        "ratio of the last layer's init scale to the first's",
+    ),
+    Flag(
+        "weight_decay",
+        (0.0, 0.03),
+        NON_NEGATIVE,
+        float,
+        "lambda",
+        "weight decay, geometric mean over the layers",
+        (0.0, 0.01, 0.1),
+    ),
+    Flag(
+        "decay_spread",
+        (1.0, 3.0),
+        POSITIVE,
+        float,
+        "lambda_L / lambda_1",
+        "ratio of the last layer's decay to the first's",
+    ),
     Flag("learning_rate", (0.1,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
-    Flag("target_scale", (1.0,), POSITIVE, float, "sigma_1", "largest singular value of the default target, "
-         "factor on a given one"),
+    Flag(
+        "target_scale",
+        (1.0,),
+        POSITIVE,
+        float,
+        "sigma_1",
+        "largest singular value of the default target, factor on a given one",
+    ),
     Flag("steps", (100,), at_least(1), int, "t", "steps of gradient descent", (500,), swept=False),
     Flag("target", (), None, "array", "Phi", "run on your own square matrix", swept=False),
-)  # fmt: skip
+)
 
 
 def make_case(
@@ -116,7 +158,9 @@ def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
         raise ValueError("--target: got a matrix of zeros, wanted one of rank >= 1")
     found = {"dim": (target.shape[0],), "rank": (int(numerical_rank(values, target.shape[0])),)}
     # The curvature at the minimum grows at most like sigma_1^2: the default step stays stable.
-    found["learning_rate"] = tuple(eta / max(1.0, values[0]) ** 2 for eta in settings["learning_rate"])
+    found["learning_rate"] = tuple(
+        eta / max(1.0, values[0]) ** 2 for eta in settings["learning_rate"]
+    )
     return settings | {name: value for name, value in found.items() if name not in given}
 
 
@@ -128,13 +172,16 @@ def check(point: Mapping[str, Any]) -> None:
 
 def loss(case: DeepFactorization) -> Callable[[Weights], Float[Array, ""]]:
     """The objective of a case, masked if it has a mask."""
-    if case.mask is None:
+    mask = case.mask
+    if mask is None:
         return lambda weights: factorization_loss(weights, case.target)
-    return lambda weights: masked_loss(weights, case.target, case.mask)
+    return lambda weights: masked_loss(weights, case.target, mask)
 
 
 def run(
-    case: DeepFactorization, record: Callable[[Weights], PyTree], optimizer=None
+    case: DeepFactorization,
+    record: Callable[[Weights], PyTree],
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Trajectory:
     """Train the dense layers of a case by gradient descent, or by another optimiser."""
     if optimizer is None:
@@ -149,7 +196,9 @@ def _orthogonal_start(case: DeepFactorization) -> Array:
         jnp.max(jnp.abs(W @ W.T - scale**2 * jnp.eye(W.shape[0]))) / scale**2
         for W, scale in zip(case.weights, case.scales, strict=True)
     ]
-    return jnp.max(jnp.stack(error)) <= tolerance("identity", case.target.dtype, size=len(case.target))
+    return jnp.max(jnp.stack(error)) <= tolerance(
+        "identity", case.target.dtype, size=len(case.target)
+    )
 
 
 def _rank_at_most_r(case: DeepFactorization) -> Array:
@@ -161,12 +210,16 @@ def _rank_at_most_r(case: DeepFactorization) -> Array:
 HYPOTHESES = {
     "orthogonal_start": _orthogonal_start,
     "rank_at_most_r": _rank_at_most_r,
-    "all_entries_observed": lambda case: jnp.asarray(True if case.mask is None else jnp.all(case.mask == 1)),
+    "all_entries_observed": lambda case: jnp.asarray(
+        True if case.mask is None else jnp.all(case.mask == 1)
+    ),
     "exact_gradient": lambda case: jnp.asarray(True if case.noise is None else case.noise == 0),
 }
 
 
-def toward_gaussian(key: Key[Array, ""], case: DeepFactorization, amount: Array) -> DeepFactorization:
+def toward_gaussian(
+    key: Key[Array, ""], case: DeepFactorization, amount: Array
+) -> DeepFactorization:
     """Move the start from orthogonal (0) to Gaussian (1), at the same norm."""
     dim, depth = case.target.shape[0], len(case.weights)
     gaussian = gaussian_layers(key, (dim,) * (depth + 1), case.scales)
@@ -193,25 +246,84 @@ def add_noise(key: Key[Array, ""], case: DeepFactorization, amount: Array) -> De
 
 def hide_entries(key: Key[Array, ""], case: DeepFactorization, amount: Array) -> DeepFactorization:
     """Hide the fraction ``amount`` of the entries of the target."""
-    return dataclasses.replace(case, mask=observe(key, case.target.shape, 1 - amount))
+    rows, columns = case.target.shape
+    return dataclasses.replace(case, mask=observe(key, (rows, columns), 1 - amount))
 
 
 # Where the breaks are plain to see: scale 1, so that the bulk moves and the gradient is large.
-AT = {"dim": 16, "depth": 3, "rank": 2, "init_scale": 1.0, "init_spread": 1.0, "weight_decay": 0.0,
-      "decay_spread": 1.0, "learning_rate": 0.1, "target_scale": 1.0, "steps": 50}  # fmt: skip
+AT = {
+    "dim": 16,
+    "depth": 3,
+    "rank": 2,
+    "init_scale": 1.0,
+    "init_spread": 1.0,
+    "weight_decay": 0.0,
+    "decay_spread": 1.0,
+    "learning_rate": 0.1,
+    "target_scale": 1.0,
+    "steps": 50,
+}
 
 _SMALL = (1e-8, 1e-6, 1e-4, 1e-2, 0.1)
 
 
-def departures(claim: str) -> tuple[Control, ...]:
-    """Controls that leave the hypotheses by degrees, for the claim that must then fail."""
-    return (
-        Control("gaussian_start", "Gaussian start of the same norm", claim, case=toward_gaussian, at=AT,
-                amounts=(*_SMALL, 0.3, 1.0), amount_label="start: 0 orthogonal, 1 Gaussian"),
-        Control("rank_above_r", "target with a tail beyond rank r", claim, case=add_tail, at=AT,
-                amounts=(*_SMALL, 1.0), amount_label="||tail|| / ||Phi||"),
-        Control("noisy_gradient", "noise in every gradient", claim, case=add_noise, at=AT,
-                amounts=(*_SMALL, 1.0), amount_label="||noise|| / ||Phi||"),
-        Control("masked_loss", "loss on half of the entries (completion)", claim, case=hide_entries, at=AT,
-                amount=0.5, amounts=(0.004, 0.02, 0.1, 0.3, 0.5), amount_label="fraction of entries hidden"),
-    )  # fmt: skip
+Move = Callable[[Key[Array, ""], PyTree, Array], PyTree]
+
+
+def departures(
+    claim: str,
+    *,
+    prefix: str = "",
+    at: Mapping[str, Any] = AT,
+    wrap: Callable[[Move], Move] = lambda m: m,
+) -> tuple[Control, ...]:
+    """Controls that leave the hypotheses by degrees.
+
+    Args:
+        claim: id of the claim that must then fail.
+        prefix: of the ids of the controls.
+        at: settings under which the failure must show.
+        wrap: turns a move of a :class:`DeepFactorization` into one of the caller's case.
+
+    Returns:
+        The controls.
+    """
+    wide, entries = (*_SMALL, 1.0), (0.004, 0.02, 0.1, 0.3, 0.5)
+    return tuple(
+        Control(
+            prefix + name,
+            text,
+            claim,
+            case=wrap(move),
+            at=at,
+            amount=amounts[-1],
+            amounts=amounts,
+            amount_label=label,
+        )
+        for name, text, move, amounts, label in (
+            ("gaussian_start", "Gaussian start", toward_gaussian, wide, "0 orthogonal, 1 Gaussian"),
+            ("rank_above_r", "tail beyond rank r", add_tail, wide, "||tail|| / ||Phi||"),
+            ("noisy_gradient", "noisy gradients", add_noise, wide, "||noise|| / ||Phi||"),
+            ("masked_loss", "hidden entries", hide_entries, entries, "fraction of entries hidden"),
+        )
+    )
+
+
+def weight_scale(measured: Arrays) -> Float[Array, ""]:
+    """Scale of whatever is compared with a weight: the largest singular value that occurs."""
+    return jnp.max(measured["singular_values"])
+
+
+def of_weights(name: str) -> Callable[[PyTree, Arrays, Arrays], Float[Array, ""]]:
+    """Residual of an array of weights: predicted against measured on the scale of the weights."""
+    return lambda case, p, m: relative_difference(p[name], m[name], weight_scale(m))
+
+
+def vanishes(name: str) -> Callable[[PyTree, Arrays, Arrays], Float[Array, ""]]:
+    """Residual of something that should be zero, on the scale of the weights."""
+    return lambda case, p, m: jnp.max(m[name]) / weight_scale(m)
+
+
+def first_shapes(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a side statement: all but dimension and rank, which the main one sweeps."""
+    return settings | {name: settings[name][:1] for name in ("dim", "rank")}

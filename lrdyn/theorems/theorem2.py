@@ -1,34 +1,15 @@
 """Theorem 2: gradient descent on deep factorisation lives in a 2r-dimensional subspace."""
 
-import dataclasses
-from typing import Any
+from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float
 
-from lrdyn.claims import tolerance
-from lrdyn.collapse import (
-    classifier_blocks,
-    classifier_frame,
-    classifier_rho,
-    classifier_start,
-    collapse_lower_bound,
-    collapse_metrics,
-    collapse_ratio,
-)
-from lrdyn.descent import gradient_descent, iterate, recorded_steps, simulate
-from lrdyn.factorization import (
-    Weights,
-    end_to_end,
-    factorization_loss,
-    mean_factorization_loss,
-    regression_loss,
-)
-from lrdyn.initialization import layer_scales, orthogonal, orthogonal_layers
+from lrdyn.descent import gradient_descent, iterate, simulate
+from lrdyn.factorization import Weights, factorization_loss, mean_factorization_loss
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import (
     blocks,
@@ -39,7 +20,8 @@ from lrdyn.subspace import (
     reduced_target,
     rho,
 )
-from lrdyn.theorem import Claim, Control, Statement, Theorem, relative_difference
+from lrdyn.theorem import Claim, Control, Statement, Theorem
+from lrdyn.theorems.classification import CLASSIFICATION, COLLAPSE
 from lrdyn.theorems.deep_factorization import (
     AT,
     FLAGS,
@@ -47,9 +29,12 @@ from lrdyn.theorems.deep_factorization import (
     DeepFactorization,
     check,
     departures,
+    first_shapes,
     make_case,
+    of_weights,
     prepare,
     run,
+    vanishes,
 )
 
 
@@ -74,7 +59,9 @@ def predict(case: DeepFactorization) -> dict[str, Array]:
     }
 
 
-def measure(case: DeepFactorization, optimizer: optax.GradientTransformation | None = None) -> dict[str, Array]:
+def measure(
+    case: DeepFactorization, optimizer: optax.GradientTransformation | None = None
+) -> dict[str, Array]:
     """Dense gradient descent with automatic gradients, seen in the frame and by its SVD."""
     fixed = frame(case.weights, case.target, case.rank)
 
@@ -99,43 +86,37 @@ def measure(case: DeepFactorization, optimizer: optax.GradientTransformation | N
     }
 
 
-def _scale(measured):
-    # All weights live on the scale of the largest singular value that occurs.
-    return jnp.max(measured["singular_values"])
-
-
-def _of_weights(name):
-    """Residual of an array of weights: compared on the scale of the weights."""
-    return lambda case, p, m: relative_difference(p[name], m[name], _scale(m))
-
-
-def _vanishes(name):
-    return lambda case, p, m: jnp.max(m[name]) / _scale(m)
-
-
 CLAIMS = (
-    Claim("off_block", "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t", residual=_vanishes("off_block")),
-    Claim("bulk", "its bulk block is a multiple of the identity", residual=_vanishes("bulk_deviation")),
+    Claim(
+        "off_block",
+        "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t",
+        residual=vanishes("off_block"),
+    ),
+    Claim(
+        "bulk", "its bulk block is a multiple of the identity", residual=vanishes("bulk_deviation")
+    ),
     Claim(
         "rho",
         "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)",
-        residual=_of_weights("rho"),
+        residual=of_weights("rho"),
     ),
     Claim(
         "reduced",
         "Wt_l is gradient descent on the 2r-dimensional problem from eps_l I",
-        residual=_of_weights("reduced"),
+        residual=of_weights("reduced"),
     ),
     Claim(
         "spectra",
         "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
-        residual=_of_weights("singular_values"),
+        residual=of_weights("singular_values"),
     ),
     Claim("loss", "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2"),
 )
 
 
-def _wrong_rho(others):
+def _wrong_rho(
+    others: Callable[[Float[Array, "depth"]], Float[Array, "depth"]],
+) -> Callable[[DeepFactorization], dict[str, Array]]:
     """Prediction with the product over the other layers replaced."""
 
     def predict_wrong(case):
@@ -165,12 +146,18 @@ FACTORIZATION = Statement(
         *departures("off_block"),
         Control("adam", "Adam instead of gradient descent", "off_block", measure=_adam, at=AT),
         Control(
-            "rho_without_product", "rho recursion without the product term", "rho",
-            predict=_wrong_rho(jnp.zeros_like), at=_SCALED,
+            "rho_without_product",
+            "rho recursion without the product term",
+            "rho",
+            predict=_wrong_rho(jnp.zeros_like),
+            at=_SCALED,
         ),
         Control(
-            "rho_not_squared", "rho recursion with the product not squared", "rho",
-            predict=_wrong_rho(product_of_others), at=_SCALED,
+            "rho_not_squared",
+            "rho recursion with the product not squared",
+            "rho",
+            predict=_wrong_rho(product_of_others),
+            at=_SCALED,
         ),
     ),
     hypotheses=HYPOTHESES,
@@ -183,20 +170,26 @@ FACTORIZATION = Statement(
         "bulk_deviation": ("step", "layer"),
         "step": ("step",),
     },
-)  # fmt: skip
+)
 
 
-def _measure_mean_loss(case: DeepFactorization, decay_factor: float | None = None) -> dict[str, Array]:
+def _measure_mean_loss(
+    case: DeepFactorization, decay_factor: float | None = None
+) -> dict[str, Array]:
     entries = case.target.size
     fixed = frame(case.weights, case.target, case.rank)
-    factor = entries if decay_factor is None else decay_factor
-    rule = gradient_descent(case.learning_rate * entries, case.weight_decay / factor)
+    rule = gradient_descent(
+        case.learning_rate * entries, case.weight_decay / (decay_factor or entries)
+    )
     trajectory = simulate(
         lambda weights: mean_factorization_loss(weights, case.target),
         case.weights,
         rule,
         np.asarray(case.steps),
-        record=lambda weights: (blocks(fixed, weights, 2 * case.rank), singular_values(jnp.stack(weights))),
+        record=lambda weights: (
+            blocks(fixed, weights, 2 * case.rank),
+            singular_values(jnp.stack(weights)),
+        ),
     )
     seen, values = trajectory.records
     return {
@@ -209,13 +202,10 @@ def _measure_mean_loss(case: DeepFactorization, decay_factor: float | None = Non
 
 
 def _mean_loss_residual(case, predicted, measured):
-    return jnp.maximum(_of_weights("mean_rho")(case, predicted, measured),
-                       _of_weights("mean_reduced")(case, predicted, measured))  # fmt: skip
-
-
-def _first_shapes(settings: dict[str, Any]) -> dict[str, Any]:
-    """Sweep everything but the dimension and the rank, which the main statement sweeps."""
-    return settings | {name: settings[name][:1] for name in ("dim", "rank")}
+    return jnp.maximum(
+        of_weights("mean_rho")(case, predicted, measured),
+        of_weights("mean_reduced")(case, predicted, measured),
+    )
 
 
 MEAN_LOSS = Statement(
@@ -232,244 +222,23 @@ MEAN_LOSS = Statement(
     ),
     controls=(
         Control(
-            "decay_not_rescaled", "mean loss with eta / d^2 but lambda as it was", "mean_loss",
-            measure=lambda case: _measure_mean_loss(case, 1.0), at=AT | {"weight_decay": 1e-3},
+            "decay_not_rescaled",
+            "mean loss with eta / d^2 but lambda as it was",
+            "mean_loss",
+            measure=lambda case: _measure_mean_loss(case, 1.0),
+            at=AT | {"weight_decay": 1e-3},
         ),
     ),
     hypotheses=HYPOTHESES,
-    dims={"mean_rho": ("step", "layer"), "mean_reduced": ("step", "layer", "row", "column"),
-          "singular_values": ("step", "layer", "index"), "step": ("step",)},
-    narrow=_first_shapes,
-)  # fmt: skip
+    dims={
+        "mean_rho": ("step", "layer"),
+        "mean_reduced": ("step", "layer", "row", "column"),
+        "singular_values": ("step", "layer", "index"),
+        "step": ("step",),
+    },
+    narrow=first_shapes,
+)
 
-
-class Classification(eqx.Module):
-    """A deep linear classifier on whitened data."""
-
-    weights: Weights
-    """Square layers and a last one of K rows."""
-    inputs: Float[Array, "d n"]
-    outputs: Float[Array, "k n"]
-    labels: Int[Array, "n"]
-    scales: Float[Array, "depth"]
-    learning_rate: Float[Array, ""]
-    weight_decay: Float[Array, "depth"]
-    steps: tuple[int, ...] = eqx.field(static=True)
-
-
-def _classifier(
-    key: Key[Array, ""], *, dim: int, depth: int, rank: int, init_scale: Any, init_spread: Any,
-    weight_decay: Any, decay_spread: Any, learning_rate: Any, target_scale: Any, steps: int,
-    target: Any = None, per_class: int | None = None,
-) -> Classification:  # fmt: skip
-    """K = rank classes; labels of norm ``target_scale``, so that steps suit both versions."""
-    weights_key, inputs_key = jax.random.split(key)
-    per_class = -(-2 * dim // rank) if per_class is None else per_class
-    labels = jnp.arange(rank * per_class) % rank
-    one_hot = (labels == jnp.arange(rank)[:, None]) * 1.0
-    scales = layer_scales(init_scale, init_spread, depth)
-    return Classification(
-        weights=orthogonal_layers(weights_key, (*(dim,) * depth, rank), scales),
-        inputs=orthogonal(jax.random.normal(inputs_key, (dim, len(labels)))),
-        outputs=one_hot * target_scale / jnp.sqrt(1.0 * per_class),
-        labels=labels,
-        scales=scales,
-        learning_rate=jnp.asarray(learning_rate, scales.dtype),
-        weight_decay=layer_scales(weight_decay, decay_spread, depth),
-        steps=tuple(recorded_steps(steps, at_most=26).tolist()),
-    )
-
-
-def _predict_classifier(case: Classification) -> dict[str, Array]:
-    target = case.outputs @ case.inputs.T
-    fixed = classifier_frame(case.weights, target)
-    size, steps = 2 * len(target), np.asarray(case.steps)
-    reduced_goal = target @ fixed.right[0, :, :size]
-    reduced = simulate(
-        lambda weights: factorization_loss(weights, reduced_goal),
-        classifier_start(fixed, case.weights, size),
-        gradient_descent(case.learning_rate, case.weight_decay),
-        steps,
-        record=end_to_end,
-    )
-    bulk = classifier_rho(case.scales[:-1], case.learning_rate, case.weight_decay[:-1], steps)
-    return {"class_rho": bulk, "class_product": reduced.records}
-
-
-def _measure_classifier(case: Classification) -> dict[str, Array]:
-    fixed = classifier_frame(case.weights, case.outputs @ case.inputs.T)
-    size = 2 * len(case.outputs)
-
-    def record(weights):
-        product = end_to_end(weights) @ fixed.right[0, :, :size]
-        largest = jnp.max(jnp.stack([singular_values(W)[0] for W in weights]))
-        return classifier_blocks(fixed, weights, size), product, largest
-
-    trajectory = simulate(
-        lambda weights: regression_loss(weights, case.inputs, case.outputs),
-        case.weights,
-        gradient_descent(case.learning_rate, case.weight_decay),
-        np.asarray(case.steps),
-        record=record,
-    )
-    seen, product, largest = trajectory.records
-    return {
-        "class_rho": seen.rho,
-        "class_product": product,
-        "class_off_block": seen.off_block,
-        "singular_values": largest,
-        "diverged_at": trajectory.diverged_at,
-        "step": jnp.asarray(case.steps),
-    }
-
-
-def _whitened(case: Classification) -> Array:
-    dim = case.inputs.shape[0]
-    error = jnp.max(jnp.abs(case.inputs @ case.inputs.T - jnp.eye(dim)))
-    return error <= tolerance("identity", error.dtype, size=case.inputs.shape[1])
-
-
-def _orthogonal_classifier(case: Classification) -> Array:
-    error = jnp.stack([
-        jnp.max(jnp.abs(W @ W.T / scale**2 - jnp.eye(W.shape[0])))
-        for W, scale in zip(case.weights, case.scales, strict=True)
-    ])  # fmt: skip
-    return jnp.max(error) <= tolerance("identity", error.dtype, size=case.inputs.shape[0])
-
-
-def _colour(key, case, amount):
-    """Rescale the input coordinates, ``X <- (I + amount diag(g)) X``: no longer whitened."""
-    factors = 1 + amount * jax.random.uniform(key, (case.inputs.shape[0], 1), minval=-0.5, maxval=0.5)
-    return dataclasses.replace(case, inputs=factors * case.inputs)
-
-
-def _with_product_term(case: Classification) -> dict[str, Array]:
-    wrong = rho(case.scales, case.learning_rate, case.weight_decay, np.asarray(case.steps))
-    return _predict_classifier(case) | {"class_rho": wrong[:, :-1]}
-
-
-CLASSIFICATION = Statement(
-    "classification",
-    _classifier,
-    _predict_classifier,
-    _measure_classifier,
-    (
-        Claim(
-            "class_off_block",
-            "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K",
-            residual=_vanishes("class_off_block"),
-        ),
-        Claim("class_rho", "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L", residual=_of_weights("class_rho")),
-        Claim("class_product", "W(t) V_{1,1} follows the reduced problem of width 2K"),
-    ),
-    controls=(
-        Control("not_whitened", "input coordinates rescaled", "class_off_block", case=_colour, at=AT,
-                amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0), amount_label="spread of the input scales"),
-        Control("class_rho_with_product", "classifier bulk with Theorem 2's product term", "class_rho",
-                predict=_with_product_term, at=AT),
-    ),
-    hypotheses={"whitened_inputs": _whitened, "orthogonal_start": _orthogonal_classifier},
-    dims={"class_rho": ("step", "square_layer"), "class_product": ("step", "class", "column"),
-          "class_off_block": ("step", "layer"), "singular_values": ("step",), "step": ("step",)},
-    narrow=_first_shapes,
-)  # fmt: skip
-
-PER_CLASS = 10
-
-
-def _collapse_case(key: Key[Array, ""], *, depth: int, **flags: Any) -> Classification:
-    """Half the step size at which the minimum, of curvature L n^{(L-1)/L}, turns unstable."""
-    stable = 1 / (depth * PER_CLASS ** ((depth - 1) / depth))
-    flags |= {"learning_rate": stable, "target_scale": PER_CLASS**0.5}
-    return _classifier(key, depth=depth, per_class=PER_CLASS, **flags)
-
-
-def _predict_collapse(case: Classification) -> dict[str, Array]:
-    depth, (classes, examples) = len(case.weights), case.outputs.shape
-    dim, ratio = len(case.inputs), collapse_ratio(case.scales[0], examples // classes, depth)
-    lower = collapse_lower_bound(ratio, dim, classes, depth)
-    return {"collapse": ratio, "collapse_lower": ratio * lower}
-
-
-def _measure_collapse(case: Classification) -> dict[str, Array]:
-    def loss(weights):
-        return regression_loss(weights, case.inputs, case.outputs)
-
-    rule = gradient_descent(case.learning_rate, case.weight_decay)
-    trajectory = simulate(loss, case.weights, rule, np.asarray(case.steps), record=loss)
-    metrics = collapse_metrics(trajectory.params, case.inputs, case.labels, len(case.outputs))
-    # The ratio per layer as a geometric mean: no fit to explain.
-    return {
-        "collapse": (metrics[-1] / metrics[0]) ** (1 / (len(metrics) - 1)),
-        "collapse_metric": metrics,
-        "loss": trajectory.records,
-        "diverged_at": trajectory.diverged_at,
-        "step": jnp.asarray(case.steps),
-    }
-
-
-def _converged(case, predicted, measured):
-    # The collapse metric is a square, so the loss must be as small as the rounding of a square.
-    return measured["loss"][-1] <= 100 * jnp.finfo(jnp.zeros(()).dtype).eps * measured["loss"][0]
-
-
-def _outside_interval(case, predicted, measured):
-    low, high, value = predicted["collapse_lower"], predicted["collapse"], measured["collapse"]
-    return jnp.maximum(0.0, jnp.maximum(low - value, value - high)) / high
-
-
-def _collapse_without(part: str):
-    def predict_wrong(case):
-        scale, per_class = case.scales[0], PER_CLASS if part == "square" else 1
-        ratio = collapse_ratio(scale if part == "n" else jnp.sqrt(scale), per_class, len(case.weights))
-        return _predict_collapse(case) | {"collapse": ratio}
-
-    return predict_wrong
-
-
-_COLLAPSE_AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "init_spread": 1.0,
-                "weight_decay": 0.0, "decay_spread": 1.0, "learning_rate": 1.0, "target_scale": 1.0,
-                "steps": 2500}  # fmt: skip
-
-
-def _collapse_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the published slopes (K = 5, n = 10, d = 50, eps = 1/2), whatever the flags."""
-    fixed = {name: value if name == "steps" else (value,) for name, value in _COLLAPSE_AT.items()}
-    return settings | fixed | {"depth": (6, 8, 10)}
-
-
-COLLAPSE = Statement(
-    "collapse",
-    _collapse_case,
-    _predict_collapse,
-    _measure_collapse,
-    (
-        Claim(
-            "collapse",
-            "D_{l+1} / D_l is about eps^2 / n^{1/L} at convergence without decay; an approximation, gap "
-            "c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
-            kind="limit",
-            tolerance=0.03,
-            applies=_converged,
-        ),
-        Claim(
-            "collapse_interval",
-            "with p = eps^2 / n^{1/L}: p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p",
-            kind="bound",
-            residual=_outside_interval,
-            applies=_converged,
-        ),
-    ),
-    controls=(
-        Control("collapse_without_n", "collapse ratio eps^2", "collapse", predict=_collapse_without("n"),
-                at=_COLLAPSE_AT),
-        Control("collapse_not_squared", "collapse ratio eps / n^{1/L}", "collapse",
-                predict=_collapse_without("square"), at=_COLLAPSE_AT),
-    ),
-    hypotheses={"whitened_inputs": _whitened, "orthogonal_start": _orthogonal_classifier},
-    dims={"collapse_metric": ("square_layer",), "loss": ("step",), "step": ("step",)},
-    narrow=_collapse_settings,
-)  # fmt: skip
 
 THEOREM2 = Theorem(
     "theorem2",

@@ -1,8 +1,8 @@
 """Make deep_factorization_5x5.json: gradient descent on a 5 x 5 factorisation in 50 digits.
 
-Run ``python tests/data/make_deep_factorization_5x5.py``; it needs mpmath and a second. d = 5, r = 2,
-L = 3, a scale and a weight decay per layer. All inputs are finite decimals: the orthogonal starts
-are products of rotations with cosine 3/5 and sine 4/5, the target a product of integer matrices
+Run ``python tests/data/make_deep_factorization_5x5.py``; it needs mpmath and a second. d = 5,
+r = 2, L = 3, a scale and a weight decay per layer. All inputs are finite decimals: the starts are
+products of rotations with cosine 3/5 and sine 4/5, the target a product of integer matrices
 over 100. The bulk direction comes from 4 x 4 minors, singular values from mpmath's Jacobi SVD, the
 gradient is written by hand; nothing here knows the recursion of Theorem 2 but the last assertion.
 """
