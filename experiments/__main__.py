@@ -27,17 +27,18 @@ def run_all(argv: list[str]) -> int:
 
 def main(argv: list[str]) -> int:
     """List or run."""
-    if not argv:
+    if not argv or argv[0] in ("-h", "--help"):
         for theorem in THEOREMS:
             print(f"{theorem.name:12}{theorem.summary}")
         return cli.HOLDS
     if argv[0] != "all":
         names = ", ".join(theorem.name for theorem in THEOREMS)
         raise cli.BadInput(
-            f"command: got {argv[0]!r}, wanted 'all', or python -m experiments.NAME with NAME out of {names}"
+            f"command: got {argv[0]!r}, wanted 'all' (or python -m experiments.NAME with NAME "
+            f"out of {names})"
         )
     return run_all(argv[1:])
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run("experiments", lambda: main(sys.argv[1:])))
+    sys.exit(cli.run("experiments", lambda: main(sys.argv[1:]), own_process=True))

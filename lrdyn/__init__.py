@@ -47,6 +47,7 @@ from lrdyn.subspace import frame as frame
 from lrdyn.subspace import product_of_others as product_of_others
 from lrdyn.subspace import reduced_dynamics as reduced_dynamics
 from lrdyn.subspace import reduced_spectra as reduced_spectra
+from lrdyn.subspace import reduced_start as reduced_start
 from lrdyn.subspace import reduced_target as reduced_target
 from lrdyn.subspace import rho as rho
 from lrdyn.subspace import start_scales as start_scales
@@ -67,5 +68,6 @@ from lrdyn.theorem import Statement as Statement
 from lrdyn.theorem import Theorem as Theorem
 from lrdyn.theorem import at_least as at_least
 from lrdyn.theorem import relative_difference as relative_difference
+from lrdyn.theorem import with_condition as with_condition
 from lrdyn.verify import Verification as Verification
 from lrdyn.verify import verify as verify

@@ -23,10 +23,10 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float
     Every residual is divided by the scale of its data, so that tolerances are pure numbers:
 
     * ``exact`` (integers): 0.
-    * ``identity``, ``bound``: ``8 eps sqrt(size) sqrt(1 + steps)``. A dot product of length ``size`` is
-      rounded by about ``sqrt(size) eps``; the errors of the steps are independent and add like a
-      random walk, since gradient descent near a minimum does not amplify them. 8 covers the maximum
-      over many entries, layers and cases: the largest multiple seen without it is about 2.
+    * ``identity``, ``bound``: ``8 eps sqrt(size) sqrt(1 + steps)``. A dot product of length
+      ``size`` is rounded by about ``sqrt(size) eps``; the errors of the steps are independent and
+      add like a random walk, since gradient descent near a minimum does not amplify them. 8 covers
+      the maximum over many entries, layers and cases: the largest multiple seen is about 2.
     * ``statistical``: 4, in standard errors of the estimate.
     * ``limit``, ``rate``: no general rule; the claim states its own tolerance and the reason.
 
@@ -70,6 +70,8 @@ class Judgement(NamedTuple):
     """None if no case meets the hypotheses: a vacuous pass is no pass."""
     cases: int
     """Number of cases judged."""
+    total: int
+    """Number of all cases, those outside the hypotheses too."""
     worst: int | None
     """Index of the worst case in the flattened arrays."""
 
@@ -110,7 +112,11 @@ def judge_control(residuals: np.ndarray, tolerances: np.ndarray) -> Judgement:
     """
     everywhere = np.ones(np.shape(residuals), bool)
     return _judge(
-        residuals, tolerances, everywhere, worst=np.argmin, fails=lambda r, t: ~(r >= CLEARLY * t)
+        residuals,
+        tolerances,
+        everywhere,
+        worst=np.argmin,
+        fails=lambda r, t: ~((r > t) & (r >= CLEARLY * t)),
     )
 
 
@@ -118,7 +124,7 @@ def _judge(residuals, tolerances, applies, *, worst, fails) -> Judgement:
     residuals, tolerances, applies = (np.ravel(a) for a in (residuals, tolerances, applies))
     (cases,) = np.nonzero(applies)
     if not len(cases):
-        return Judgement(None, None, None, 0, None)
+        return Judgement(None, None, None, 0, len(applies), None)
     residuals, tolerances = residuals[cases], tolerances[cases]
     # An exact claim has tolerance 0: rank its cases by the residual alone.
     ranks = residuals / np.where(tolerances > 0, tolerances, 1.0)
@@ -126,7 +132,12 @@ def _judge(residuals, tolerances, applies, *, worst, fails) -> Judgement:
     index = int(np.argmax(lost)) if lost.any() else int(worst(ranks))
     failed = bool(np.any(fails(residuals, tolerances)))
     return Judgement(
-        float(residuals[index]), float(tolerances[index]), not failed, len(cases), int(cases[index])
+        residual=float(residuals[index]),
+        tolerance=float(tolerances[index]),
+        holds=not failed,
+        cases=len(cases),
+        total=len(applies),
+        worst=int(cases[index]),
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from lrdyn import files
 from lrdyn.theorem import Flag, Theorem, at_least
-from lrdyn.verify import Verification, verify
+from lrdyn.verify import Verification, validate, verify
 
 HOLDS, FAILS, BAD_INPUT, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -84,10 +84,10 @@ class Parser(argparse.ArgumentParser):
             message = (
                 f"{unknown.split()[0]}: got an unknown argument, wanted one of those in --help"
             )
-        elif "expected" in message:
+        elif message.partition(": ")[2].startswith("expected "):
             flag, _, wanted = message.partition(": ")
             message = f"{flag}: got nothing, wanted {wanted.removeprefix('expected ')}"
-        elif "invalid choice" in message:
+        elif message.partition(": ")[2].startswith("invalid choice: "):
             flag, _, rest = message.partition(": ")
             got, _, choices = rest.removeprefix("invalid choice: ").partition(" (choose from ")
             message = f"{flag}: got {got}, wanted one of {choices.rstrip(')')}"
@@ -113,7 +113,9 @@ def _number(flag: Flag) -> Callable[[str], Any]:
             value = int(text.strip()) if flag.kind is int else float(text.strip())
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or (flag.domain and not flag.domain.contains(value)):
+        # The float32 run has 32-bit integers; a NaN fails every comparison.
+        sane = abs(value) < (2**31 if flag.kind is int else math.inf)
+        if not sane or (flag.domain and not flag.domain.contains(value)):
             raise argparse.ArgumentTypeError(f"got {text.strip()!r}, wanted {wanted}")
         return value
 
@@ -122,17 +124,20 @@ def _number(flag: Flag) -> Callable[[str], Any]:
 
 def _array(text: str) -> np.ndarray:
     """Reader of an ``.npy`` file of finite real numbers."""
+    wanted = "an .npy file of real numbers below 1e15"
     try:
         array = np.load(text, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise argparse.ArgumentTypeError(f"got {text!r} ({reason}), wanted an .npy file") from None
+    except OSError as error:
+        reason = error.strerror or "not readable"
+        raise argparse.ArgumentTypeError(f"got {text!r} ({reason}), wanted {wanted}") from None
+    except (ValueError, EOFError):
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not array.size:
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted an .npy file of real numbers")
-    if not np.all(np.isfinite(array)):
-        raise argparse.ArgumentTypeError(
-            f"got a NaN or an infinity in {text!r}, wanted finite numbers"
-        )
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
+    # Squares must stay finite in float32; a NaN fails every comparison.
+    if not np.all(np.abs(array) < 1e15):
+        worst = array.flat[int(np.argmax(~(np.abs(array) < 1e15)))]
+        raise argparse.ArgumentTypeError(f"got an entry {worst} in {text!r}, wanted {wanted}")
     return array.astype(float)
 
 
@@ -150,7 +155,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser(theorem: Theorem) -> Parser:
-    parser = Parser(theorem.name, theorem.summary)
+    parser = Parser(theorem.name, theorem.summary.replace("%", "%%"))
     add_output_flags(parser)
     parser.add_argument("--seed", type=_whole("seed", 0), default=0, help="first seed (default: 0)")
     parser.add_argument(
@@ -176,13 +181,14 @@ def _add_flag(group, flag: Flag) -> None:
     values = " ".join(f"{v:g}" for v in flag.quick)
     paper = f"; paper: {' '.join(f'{v:g}' for v in flag.paper)}" if flag.paper else ""
     wanted = f", {flag.domain.wanted}" if flag.domain else ""
+    text = f"{flag.symbol}: {flag.help}{wanted} (default: {values}{paper})"
     group.add_argument(
         name,
         type=_number(flag),
         nargs="+" if flag.swept else None,
         metavar=flag.name.upper(),
         default=argparse.SUPPRESS,
-        help=f"{flag.symbol}: {flag.help}{wanted} (default: {values}{paper})",
+        help=text.replace("%", "%%"),
     )
 
 
@@ -210,6 +216,8 @@ def parse(theorem: Theorem, argv: Sequence[str]) -> Command:
         BadInput: an argument is unknown or outside its domain.
     """
     options = _parser(theorem).parse(argv)
+    if options.seed + options.seeds > 2**31:
+        raise BadInput(f"--seed: got {options.seed}, wanted all seeds below 2^31")
     given = {f.name for f in theorem.flags if f.name in vars(options)}
     settings = {
         f.name: getattr(options, f.name, _default(f, options.preset)) for f in theorem.flags
@@ -219,6 +227,7 @@ def parse(theorem: Theorem, argv: Sequence[str]) -> Command:
     }
     try:
         settings = theorem.prepare(settings, given)
+        validate(theorem, settings)
     except ValueError as error:
         raise BadInput(str(error)) from None
     shown = {name: _shown(value) for name, value in settings.items()}
@@ -252,8 +261,7 @@ def folder(out: str, name: str, config: dict[str, Any]) -> Path:
     Raises:
         BadInput: it cannot be made or written to.
     """
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-    path = Path(out) / name / digest
+    path = _folder_path(out, name, config)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with files.replacing(path / "writable"):
@@ -262,6 +270,11 @@ def folder(out: str, name: str, config: dict[str, Any]) -> Path:
     except OSError as error:
         raise BadInput(f"--out: got {out!r} ({error.strerror}), wanted a writable folder") from None
     return path
+
+
+def _folder_path(out: str, name: str, config: dict[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    return Path(out) / name / digest
 
 
 def verify_command(theorem: Theorem, argv: Sequence[str], echo=lambda line: None):
@@ -281,25 +294,23 @@ def verify_command(theorem: Theorem, argv: Sequence[str], echo=lambda line: None
     command = parse(theorem, argv)
     options = command.options
     setup(options.dtype)
-    made = [p for p in (Path(options.out), Path(options.out) / theorem.name) if not p.exists()]
-    path = folder(options.out, theorem.name, command.config)
-    try:
-        found = verify(
-            theorem,
-            command.settings,
-            dtype=options.dtype,
-            seeds=range(options.seed, options.seed + options.seeds),
-            perturb=command.config["perturb"],
-            optimize=options.preset == "paper",
-            echo=echo,
-        )
-        if found.verdict["holds"] is None:
-            raise BadInput(_nothing_applies(theorem, found))
-    except ValueError as error:
-        for empty in (path, *reversed(made)):
+    path = _folder_path(options.out, theorem.name, command.config)
+    made = [p for p in (path, *path.parents) if not p.exists()]
+    folder(options.out, theorem.name, command.config)
+    found = verify(
+        theorem,
+        command.settings,
+        dtype=options.dtype,
+        seeds=range(options.seed, options.seed + options.seeds),
+        perturb=command.config["perturb"],
+        optimize=options.preset == "paper",
+        echo=echo,
+    )
+    if found.verdict["holds"] is None:
+        for empty in made:
             with contextlib.suppress(OSError):  # not empty: something else is kept there
                 empty.rmdir()
-        raise BadInput(str(error)) from None
+        raise BadInput(_nothing_applies(theorem, found))
     found.verdict["config"] = command.config
     save(found, path)
     return found, path
@@ -342,7 +353,7 @@ def table(verdict: dict[str, Any]) -> list[str]:
     rows = [("claim", "kind", "cases", "residual", "tolerance", "float32", "tolerance", "")]
     for claim in verdict["claims"]:
         rows.append((
-            claim["id"], claim["kind"], str(claim["cases"]), _short(claim["residual"]),
+            claim["id"], claim["kind"], f"{claim['cases']}/{claim['cases_total']}", _short(claim["residual"]),
             _short(claim["tolerance"]), _short(claim.get("residual_float32")),
             _short(claim.get("tolerance_float32")), _word(claim),
         ))  # fmt: skip
@@ -366,12 +377,14 @@ def _word(claim: dict[str, Any]) -> str:
     return {True: "holds", False: "FALSE", None: "no case meets the hypotheses"}[claim["holds"]]
 
 
-def run(prog: str, command: Callable[[], int]) -> int:
+def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> int:
     """Run a command and turn what it raises into one line and an exit status.
 
     Args:
         prog: name for the line on stderr.
         command: returns the exit status.
+        own_process: the process ends with the command: leave at once on Ctrl-C, without waiting
+            for computations that cannot be interrupted.
 
     Returns:
         The exit status: 2 for bad input, 3 for a fault of the machine, 130 for Ctrl-C.
@@ -381,7 +394,10 @@ def run(prog: str, command: Callable[[], int]) -> int:
     except BadInput as error:
         return _fail(prog, str(error), BAD_INPUT)
     except KeyboardInterrupt:
-        return _fail(prog, "interrupted; the same command starts again", INTERRUPTED)
+        _fail(prog, "interrupted; the same command starts again", INTERRUPTED)
+        if own_process:
+            os._exit(INTERRUPTED)
+        return INTERRUPTED
     except SystemExit as error:  # argparse's --help
         return int(error.code or 0)
     except BrokenPipeError:
@@ -417,14 +433,14 @@ def main(theorem: Theorem, argv: Sequence[str] | None = None) -> int:
         1 if some claim is false, 2 for bad input or if no claim applies, 3 for a fault of the
         machine, 130 for Ctrl-C.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    words = sys.argv[1:] if argv is None else argv
 
     def command() -> int:
-        found, path = verify_command(theorem, argv, echo=lambda line: print(line, file=sys.stderr))
+        found, path = verify_command(theorem, words, echo=lambda line: print(line, file=sys.stderr))
         print(f"{theorem.name}: {theorem.summary}")
         print("\n".join([*table(found.verdict), *found.diverged]))
         holds = found.verdict["holds"]
         print(f"{theorem.name} {'holds' if holds else 'IS FALSE'}: {path}")
         return HOLDS if holds else FAILS
 
-    return run(theorem.name, command)
+    return run(theorem.name, command, own_process=argv is None)

@@ -2,7 +2,8 @@
 
 On whitened data, X X^T = I, and with a last layer K x d, the loss
 ``1/2 ||W_L ... W_1 X - Y||_F^2`` is deep factorisation of ``Phi = Y X^T``. The moving part has 2K
-dimensions, the last layer has no bulk, and hence the bulk of the others only decays: ``rho_l(t) = eps_l (1 - eta lambda_l)^t``.
+dimensions, the last layer has no bulk, and hence the bulk of the others only decays:
+``rho_l(t) = eps_l (1 - eta lambda_l)^t``.
 """
 
 from typing import TypeVar

@@ -11,16 +11,24 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float
 
 
+def _guard(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m n"], Float[Array, ""]]:
+    # LAPACK prints to the terminal when it meets a NaN: give it zeros, add the NaN to the result.
+    finite = jnp.all(jnp.isfinite(matrix))
+    return jnp.where(finite, matrix, 0.0), jnp.where(finite, 0.0, jnp.nan).astype(matrix.dtype)
+
+
 @sequential_vmap
 def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     """Singular value decomposition ``U, values, V^T`` without superfluous columns."""
-    return tuple(jnp.linalg.svd(matrix, full_matrices=False))
+    finite, spoil = _guard(matrix)
+    return tuple(spoil + part for part in jnp.linalg.svd(finite, full_matrices=False))
 
 
 @sequential_vmap
 def svdvals(matrix: Float[Array, "m n"]) -> Float[Array, "k"]:
     """Singular values in decreasing order."""
-    return jnp.linalg.svd(matrix, compute_uv=False)
+    finite, spoil = _guard(matrix)
+    return spoil + jnp.linalg.svd(finite, compute_uv=False)
 
 
 @sequential_vmap

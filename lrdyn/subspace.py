@@ -173,6 +173,24 @@ def reduced_target(frame: Frame, target: Float[Array, "d d"], size: int) -> Floa
     return frame.left[-1, :, :size].T @ target @ frame.right[0, :, :size]
 
 
+def reduced_start(scales: Float[Array, "depth"], size: int) -> Weights:
+    """Start of the reduced dynamics, ``Wt_l(0) = eps_l I``.
+
+    Args:
+        scales: ``(eps_1, ..., eps_L)``.
+        size: s = 2r.
+
+    Returns:
+        The layers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> reduced_start(jnp.array([2.0]), 2)[0].tolist()
+        [[2.0, 0.0], [0.0, 2.0]]
+    """
+    return tuple(scale * jnp.eye(size, dtype=scales.dtype) for scale in scales)
+
+
 def reduced_dynamics(
     target: Float[Array, "s s"],
     scales: Float[Array, "depth"],
@@ -180,6 +198,7 @@ def reduced_dynamics(
     weight_decay: float | Float[Array, "depth"] | Float[Array, ""],
     steps: Int[Array, "times"] | np.ndarray,
     *,
+    start: Weights | None = None,
     record: Callable[[Weights], PyTree] = lambda weights: weights,
 ) -> Trajectory:
     """Integrate the reduced dynamics: the moving part of a d x d run at the cost of 2r x 2r.
@@ -193,6 +212,7 @@ def reduced_dynamics(
         learning_rate: eta, for the loss ``1/2 ||.||_F^2`` (mean loss: eta / d^2).
         weight_decay: lambda, or one for each layer (mean loss: lambda d^2).
         steps: increasing step numbers at which to record.
+        start: other reduced weights to start from, for example those of an earlier run.
         record: maps the reduced weights to what is kept.
 
     Returns:
@@ -207,7 +227,8 @@ def reduced_dynamics(
     Reference:
         arXiv 2503.19859, Theorem 2.
     """
-    start = tuple(scale * jnp.eye(target.shape[0], dtype=target.dtype) for scale in scales)
+    if start is None:
+        start = reduced_start(scales, target.shape[0])
     return simulate(
         lambda weights: factorization_loss(weights, target),
         start,

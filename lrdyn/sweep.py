@@ -19,7 +19,7 @@ Axis = Sequence[Any] | np.ndarray
 
 
 class Points(NamedTuple):
-    """Points of a sweep; :func:`product`, :func:`zipped`, :func:`listed`, :func:`sampled` make them."""
+    """Points of a sweep: see :func:`product`, :func:`zipped`, :func:`listed`, :func:`sampled`."""
 
     columns: Mapping[str, list]
     """One list for each axis, all as long as there are points."""
@@ -185,8 +185,9 @@ def sweep(
         ragged results are padded with NaN.
 
     Raises:
-        ValueError: an axis in ``shapes`` is not an axis of the points, ``lanes`` < 1, or the names
-            in ``dims`` do not fit the results.
+        ValueError: an axis in ``shapes`` is not an axis of the points, ``lanes`` < 1, the names in
+            ``dims`` do not fit the results, or a batched function has no traced axis or returns
+            no axis of lanes.
 
     Example:
         >>> result = sweep(lambda x, n: {"y": x * jnp.arange(n)}, product(x=[1.0, 2.0], n=[2, 3]),
@@ -248,6 +249,8 @@ def _prepare(
     function: Callable, indices: list[int], columns: Mapping[str, list], plan: _Plan, pool: Executor
 ) -> _Group:
     traced = {name: np.asarray([column[i] for i in indices]) for name, column in columns.items()}
+    if plan.batched and not traced:
+        raise ValueError("batched: got no traced axis, wanted one whose array tells the lanes")
     # If every axis decides shapes there is nothing to batch over but the count.
     traced = traced or {"": np.zeros(len(indices))}
 
@@ -284,6 +287,10 @@ def _local(call, batched, lanes, values):
     """What one device does: chunks of ``lanes`` points, one chunk after another."""
     chunks = jax.tree.map(lambda v: v.reshape(-1, lanes), values)
     outputs = jax.lax.map(call if batched else jax.vmap(call), chunks)
+    for name, output in outputs.items():
+        if output.shape[1:2] != (lanes,):
+            got = output.shape[1:]
+            raise ValueError(f"{name}: got shape {got}, wanted {lanes} lanes as its leading axis")
     return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), outputs)
 
 

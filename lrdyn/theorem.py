@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from lrdyn.claims import Kind
@@ -147,7 +148,10 @@ class Statement:
 
     All functions are pure; they are jitted and vmapped over the axes that are not shapes. A
     measurement that returns ``diverged_at`` (see :func:`lrdyn.simulate`) has its diverged cases
-    reported and left out of the judgement.
+    reported and left out of the judgement. A prediction that returns ``condition``, the factor by
+    which the run amplifies a small error (:func:`lrdyn.with_condition`), has the tolerances of
+    its identities and bounds multiplied by it; a case that is left without two digits does not
+    apply.
 
     Args:
         id: short name.
@@ -181,6 +185,10 @@ class Statement:
                 )
 
 
+RESERVED = ["controls", "perturb", "float32", "float64"]
+"""Names of groups of ``results.nc`` that no statement may take."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Theorem:
     """A theorem: statements that share a command line.
@@ -203,12 +211,14 @@ class Theorem:
     check: Callable[[Mapping[str, Any]], None] = lambda point: None
 
     def __post_init__(self):
-        ids = [entry.id for s in self.statements for entry in (*s.claims, *s.controls)]
-        doubles = {name for name in ids if ids.count(name) > 1}
-        if doubles:
-            raise ValueError(
-                f"theorem {self.name!r}: got the ids {doubles} twice, wanted each once"
-            )
+        entries = [entry.id for s in self.statements for entry in (*s.claims, *s.controls)]
+        groups = [*RESERVED, *(statement.id for statement in self.statements)]
+        for ids in (entries, groups):
+            doubles = {name for name in ids if ids.count(name) > 1}
+            if doubles:
+                raise ValueError(
+                    f"theorem {self.name!r}: got ids {doubles} twice, wanted each once"
+                )
 
 
 def relative_difference(
@@ -224,7 +234,7 @@ def relative_difference(
         scale: scale of the data; by default the largest absolute measured or predicted value.
 
     Returns:
-        The relative residual; 0 for two arrays of zeros.
+        The relative residual; 0 for two arrays of zeros, NaN if any entry is not finite.
 
     Raises:
         ValueError: the shapes differ (broadcasting would hide a mistake).
@@ -240,8 +250,11 @@ def relative_difference(
         )
     if scale is None:
         scale = jnp.maximum(jnp.max(jnp.abs(measured)), jnp.max(jnp.abs(predicted)))
-    difference = jnp.max(jnp.abs(predicted - measured))
-    return jnp.where(difference == 0, 0.0, difference / jnp.where(scale == 0, 1.0, scale))
+    difference = jnp.abs(predicted - measured)
+    # XLA's maximum over vectors of NaN can be -inf, which would pass for a small residual.
+    lost = ~jnp.all(jnp.isfinite(difference))
+    largest = jnp.where(lost, jnp.nan, jnp.max(difference))
+    return jnp.where(largest == 0, 0.0, largest / jnp.where(scale == 0, 1.0, scale))
 
 
 def longest_axis(case: Case) -> int:
@@ -259,3 +272,43 @@ def longest_axis(case: Case) -> int:
         7
     """
     return max((side for leaf in jax.tree.leaves(case) for side in jnp.shape(leaf)), default=1)
+
+
+def with_condition(
+    run: Callable[[PyTree], Float[Array, "..."]], data: PyTree
+) -> tuple[Float[Array, "..."], Float[Array, ""]]:
+    """Run, and measure by how much the run amplifies a small error of its data.
+
+    Beyond the edge of stability gradient descent can be bounded and chaotic: a theorem that is
+    exact in exact arithmetic then says nothing about the last digits of a computed run.
+
+    Args:
+        run: maps the data to one array, for example a target and a start to the weights at the
+            recorded steps.
+        data: PyTree of arrays; a twin gets data whose every array is disturbed by sqrt(machine
+            epsilon), relative to its largest entry.
+
+    Returns:
+        What ``run`` returns, and the relative response of the twin over the disturbance, at least
+        1; infinite if the response is no longer small (above 10 %), or not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> result, condition = with_condition(lambda x: 1 + 1000 * (x - 1), jnp.ones(3))
+        >>> result.tolist(), 100 < float(condition) < 2000
+        ([1.0, 1.0, 1.0], True)
+    """
+    disturbance = float(np.sqrt(np.finfo(jax.tree.leaves(data)[0].dtype).eps))
+
+    def with_twin(number, array):
+        # A fixed pattern without symmetries, so that no invariant of the run can hide an error.
+        pattern = jnp.cos(number + jnp.arange(array.size, dtype=array.dtype) ** 2)
+        error = disturbance * jnp.max(jnp.abs(array)) * pattern.reshape(array.shape)
+        return jnp.stack([array, array + error])
+
+    leaves, structure = jax.tree.flatten(data)
+    pairs = [with_twin(number, leaf) for number, leaf in enumerate(leaves)]
+    both = jax.vmap(run)(jax.tree.unflatten(structure, pairs))
+    response = relative_difference(both[0], both[1])
+    amplified = jnp.maximum(1.0, response / disturbance)
+    return both[0], jnp.where(response < 0.1, amplified, jnp.inf)

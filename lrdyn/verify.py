@@ -21,6 +21,9 @@ from lrdyn.theorem import Claim, Control, Statement, Theorem, longest_axis, rela
 if TYPE_CHECKING:
     import xarray
 
+RESOLVED = 0.01
+"""Largest tolerance that still means something: two digits."""
+
 PRECISIONS = {"float64": ("float64", "float32"), "float32": ("float32",)}
 """The runs behind one verdict: the dtype asked for first."""
 
@@ -67,9 +70,7 @@ def verify(
     Raises:
         ValueError: a combination of settings is outside the theorem.
     """
-    for statement in theorem.statements:
-        for point in _grid(theorem, statement.narrow(dict(settings))):
-            theorem.check(point)
+    validate(theorem, settings)
     jobs = dict(_jobs(theorem, settings, dtype, seeds, perturb, optimize))
     groups = _run_side_by_side(jobs, echo)
     claims, diverged = [], []
@@ -83,12 +84,36 @@ def verify(
         diverged += _diverged(groups[root], statement)
     verdict = {
         "name": theorem.name,
-        "holds": overall(claims),
+        "holds": _verdict(theorem, claims),
         "config": {},
         "claims": claims,
         "environment": environment(dtype),
     }
     return Verification(verdict, groups, diverged)
+
+
+def validate(theorem: Theorem, settings: Mapping[str, Any]) -> None:
+    """Check every combination of the settings before anything is computed.
+
+    Args:
+        theorem: the theorem.
+        settings: a value for each flag.
+
+    Raises:
+        ValueError: a combination is outside the theorem.
+    """
+    for statement in theorem.statements:
+        for point in _grid(theorem, statement.narrow(dict(settings))):
+            theorem.check(point)
+
+
+def _verdict(theorem: Theorem, claims: list[dict[str, Any]]) -> bool | None:
+    # A side statement at settings of its own must not carry a verdict about nothing.
+    main = {claim.id for claim in theorem.statements[0].claims}
+    holds = overall(claims)
+    if holds and all(claim["holds"] is None for claim in claims if claim["id"] in main):
+        return None
+    return holds
 
 
 def _root(theorem: Theorem, statement: Statement) -> str:
@@ -182,11 +207,16 @@ def _claim_outputs(claim: Claim, case, predicted, measured, steps: int) -> dict[
     residual = claim.residual or (lambda _, p, m: relative_difference(p[claim.id], m[claim.id]))
     dtype = jnp.zeros(()).dtype
     limit = claim.tolerance
+    applies = claim.applies(case, predicted, measured) if claim.applies else True
     if limit is None:
         limit = tolerance(claim.kind, dtype, steps=steps, size=longest_axis(case))
-    applies = claim.applies(case, predicted, measured) if claim.applies else True
+    if claim.kind in ("identity", "bound") and "condition" in predicted:
+        limit *= predicted["condition"]
+        applies &= limit <= RESOLVED
+    value = jnp.asarray(residual(case, predicted, measured), dtype)
     return {
-        f"residual_{claim.id}": jnp.asarray(residual(case, predicted, measured), dtype),
+        # A residual is a number >= 0: anything else is lost, and a lost one fails.
+        f"residual_{claim.id}": jnp.where(value >= 0, value, jnp.nan),
         f"tolerance_{claim.id}": jnp.asarray(limit, dtype),
         f"applies_{claim.id}": jnp.asarray(applies),
     }
@@ -335,6 +365,7 @@ def _entry(
         "tolerance": judged[first].tolerance,
         "holds": holds,
         "cases": judged[first].cases,
+        "cases_total": judged[first].total,
         "worst_case": worst,
     }
     for other in others:

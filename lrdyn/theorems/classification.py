@@ -24,7 +24,7 @@ from lrdyn.factorization import Weights, end_to_end, factorization_loss, regress
 from lrdyn.initialization import layer_scales, orthogonal, orthogonal_layers
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import rho
-from lrdyn.theorem import Claim, Control, Statement
+from lrdyn.theorem import Claim, Control, Statement, with_condition
 from lrdyn.theorems.deep_factorization import AT, first_shapes, of_weights, vanishes
 
 
@@ -80,16 +80,21 @@ def _predict_classifier(case: Classification) -> dict[str, Array]:
     target = case.outputs @ case.inputs.T
     fixed = classifier_frame(case.weights, target)
     size, steps = 2 * len(target), np.asarray(case.steps)
-    reduced_goal = target @ fixed.right[0, :, :size]
-    reduced = simulate(
-        lambda weights: factorization_loss(weights, reduced_goal),
-        classifier_start(fixed, case.weights, size),
-        gradient_descent(case.learning_rate, case.weight_decay),
-        steps,
-        record=end_to_end,
-    )
+
+    def reduced(data):
+        goal, start = data
+        return simulate(
+            lambda weights: factorization_loss(weights, goal),
+            start,
+            gradient_descent(case.learning_rate, case.weight_decay),
+            steps,
+            record=end_to_end,
+        ).records
+
+    start = classifier_start(fixed, case.weights, size)
+    product, condition = with_condition(reduced, (target @ fixed.right[0, :, :size], start))
     bulk = classifier_rho(case.scales[:-1], case.learning_rate, case.weight_decay[:-1], steps)
-    return {"class_rho": bulk, "class_product": reduced.records}
+    return {"class_rho": bulk, "class_product": product, "condition": condition}
 
 
 def _measure_classifier(case: Classification) -> dict[str, Array]:

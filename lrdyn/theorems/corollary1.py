@@ -30,6 +30,7 @@ from lrdyn.theorems.deep_factorization import (
     DeepFactorization,
     Move,
     check,
+    conditioned_run,
     departures,
     make_case,
     prepare,
@@ -83,9 +84,12 @@ def predict(case: Compression) -> dict[str, Array]:
     """Error and bound from the scalar recursion alone, parameters from the formula."""
     one, dim, rank = case.run, case.run.target.shape[0], case.compressed_rank
     bulk = _bulk(one)
+    fixed = frame(one.weights, one.target, one.rank)
+    _, condition = conditioned_run(one, reduced_target(fixed, one.target, 2 * one.rank), end_to_end)
     counts = parameter_counts(dim, len(one.weights), rank)
     return {
         "error": compression_error(bulk, dim, rank),
+        "condition": condition,
         "bound": compression_bound(one.scales, dim, rank),
         "rho": bulk,
         "contraction": _contraction(one),

@@ -23,6 +23,7 @@ from lrdyn.initialization import (
 )
 from lrdyn.masking import masked_loss, observe
 from lrdyn.spectra import numerical_rank, singular_values
+from lrdyn.subspace import reduced_dynamics, reduced_start
 from lrdyn.theorem import (
     NON_NEGATIVE,
     POSITIVE,
@@ -31,6 +32,7 @@ from lrdyn.theorem import (
     Flag,
     at_least,
     relative_difference,
+    with_condition,
 )
 
 
@@ -156,7 +158,13 @@ def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     values = np.linalg.svd(target, compute_uv=False)
     if not values[0] > 0:
         raise ValueError("--target: got a matrix of zeros, wanted one of rank >= 1")
-    found = {"dim": (target.shape[0],), "rank": (int(numerical_rank(values, target.shape[0])),)}
+    dim, rank = target.shape[0], int(numerical_rank(values, target.shape[0]))
+    if dim <= 2 * rank and "rank" not in given:
+        raise ValueError(
+            f"--target: got a matrix of rank {rank} and width {dim}, wanted more than twice the rank "
+            "(--rank states a lower rank, of which the matrix is then a departure)"
+        )
+    found = {"dim": (dim,), "rank": (rank,)}
     # The curvature at the minimum grows at most like sigma_1^2: the default step stays stable.
     found["learning_rate"] = tuple(
         eta / max(1.0, values[0]) ** 2 for eta in settings["learning_rate"]
@@ -189,6 +197,37 @@ def run(
     if case.noise is not None:
         optimizer = optax.chain(optax.add_noise(case.noise**2, 0.0, case.key), optimizer)
     return simulate(loss(case), case.weights, optimizer, np.asarray(case.steps), record=record)
+
+
+def conditioned_run(
+    case: DeepFactorization,
+    target: Float[Array, "s s"],
+    record: Callable[[Weights], Float[Array, "..."]],
+) -> tuple[Float[Array, "times ..."], Float[Array, ""]]:
+    """Reduced run of a case, and the condition of its records.
+
+    Args:
+        case: the case.
+        target: reduced target; its size decides the size of the blocks.
+        record: maps the reduced weights to one array.
+
+    Returns:
+        The records and their condition.
+    """
+
+    def reduced(data):
+        goal, start = data
+        return reduced_dynamics(
+            goal,
+            case.scales,
+            case.learning_rate,
+            case.weight_decay,
+            np.asarray(case.steps),
+            start=start,
+            record=record,
+        ).records
+
+    return with_condition(reduced, (target, reduced_start(case.scales, len(target))))
 
 
 def _orthogonal_start(case: DeepFactorization) -> Array:

@@ -15,7 +15,6 @@ from lrdyn.subspace import (
     blocks,
     frame,
     product_of_others,
-    reduced_dynamics,
     reduced_spectra,
     reduced_target,
     rho,
@@ -28,6 +27,7 @@ from lrdyn.theorems.deep_factorization import (
     HYPOTHESES,
     DeepFactorization,
     check,
+    conditioned_run,
     departures,
     first_shapes,
     make_case,
@@ -42,19 +42,14 @@ def predict(case: DeepFactorization) -> dict[str, Array]:
     """The whole run from the frame, 2r x 2r blocks and L scalars."""
     dim, size, steps = case.target.shape[0], 2 * case.rank, np.asarray(case.steps)
     target = reduced_target(frame(case.weights, case.target, case.rank), case.target, size)
-    inner, moving_loss = reduced_dynamics(
-        target,
-        case.scales,
-        case.learning_rate,
-        case.weight_decay,
-        steps,
-        record=lambda weights: (jnp.stack(weights), factorization_loss(weights, target)),
-    ).records
+    inner, condition = conditioned_run(case, target, jnp.stack)
+    moving_loss = jax.vmap(lambda layers: factorization_loss(tuple(layers), target))(inner)
     bulk = rho(case.scales, case.learning_rate, case.weight_decay, steps)
     return {
         "rho": bulk,
         "reduced": inner,
         "singular_values": jax.vmap(lambda W, b: reduced_spectra(W, b, dim))(inner, bulk),
+        "condition": condition,
         "loss": moving_loss + 0.5 * (dim - size) * jnp.prod(bulk, axis=1) ** 2,
     }
 
@@ -173,6 +168,11 @@ FACTORIZATION = Statement(
 )
 
 
+def _mean_names(predicted: dict[str, Array]) -> dict[str, Array]:
+    renamed = {f"mean_{name}": predicted[name] for name in ("rho", "reduced")}
+    return renamed | {"condition": predicted["condition"]}
+
+
 def _measure_mean_loss(
     case: DeepFactorization, decay_factor: float | None = None
 ) -> dict[str, Array]:
@@ -211,7 +211,7 @@ def _mean_loss_residual(case, predicted, measured):
 MEAN_LOSS = Statement(
     "mean_loss",
     make_case,
-    lambda case: {f"mean_{name}": predict(case)[name] for name in ("rho", "reduced")},
+    lambda case: _mean_names(predict(case)),
     _measure_mean_loss,
     (
         Claim(

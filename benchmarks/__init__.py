@@ -1,0 +1,1 @@
+"""Ratios against rivals, both sides measured in one run: ``python -m benchmarks``."""

@@ -1,0 +1,32 @@
+"""``python -m benchmarks [all|reduced|sweeps]``."""
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+from benchmarks import reduced, sweeps
+from benchmarks.common import HOST_DEVICES, machine
+from lrdyn import cli
+
+FULL: dict[str, Callable[[], str]] = {"reduced": reduced.report, "sweeps": sweeps.report}
+TINY: dict[str, Callable[[], str]] = {
+    "reduced": lambda: reduced.report((24, 30), rank=3, steps=20, repeats=1),
+    "sweeps": lambda: sweeps.report((sweeps.Case(8, 20, 20),), repeats=1, gemm_size=64),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, measure and print."""
+    parser = cli.Parser("benchmarks", "Ratios against rivals, measured in one run.")
+    parser.add_argument("name", nargs="?", default="all", choices=("all", *FULL))
+    parser.add_argument("--tiny", action="store_true", help="sizes that only show that it runs")
+    options = parser.parse(argv)
+    cli.setup("float64", host_devices=HOST_DEVICES)
+    print(f"$ {shlex.join(['python', '-m', 'benchmarks', *argv])}\n{machine()}", flush=True)
+    for name in FULL if options.name == "all" else (options.name,):
+        print(f"\n{(TINY if options.tiny else FULL)[name]()}", flush=True)
+    return cli.HOLDS
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run("benchmarks", lambda: main(sys.argv[1:])))

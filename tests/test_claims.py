@@ -1,0 +1,113 @@
+import jax
+import numpy as np
+import pytest
+
+import lrdyn as lr
+from lrdyn.claims import CLEARLY, judge, judge_control, overall, scales_with_epsilon, tolerance
+
+NAN = float("nan")
+EVERYWHERE = np.ones(2, bool)
+
+
+@pytest.mark.parametrize("kind", ["identity", "bound"])
+def test_tolerance_of_rounding_scales_with_epsilon_and_grows_like_a_random_walk(kind, dtype):
+    eps = float(np.finfo(dtype).eps)
+    assert tolerance(kind, dtype, steps=0) == 8 * eps
+    assert tolerance(kind, dtype, steps=99, size=4) == 8 * eps * 20
+    assert tolerance(kind, np.dtype(dtype), size=8) == 4 * eps * 8
+
+
+def test_tolerance_of_other_kinds():
+    assert tolerance("exact", "float32", steps=1000, size=1000) == 0
+    assert tolerance("statistical", "float32") == tolerance("statistical", "float64") == 4
+
+
+@pytest.mark.parametrize("kind", ["limit", "rate", "control"])
+def test_tolerance_knows_no_rule_for_the_rest(kind, unchecked):
+    with pytest.raises(ValueError, match=f"kind: got '{kind}', wanted 'exact'"):
+        tolerance(kind, "float64")
+
+
+@pytest.mark.parametrize(
+    ("residuals", "tolerances", "holds", "worst"),
+    [
+        ([1.0, 2.0], [2.0, 2.0], True, 1),  # the tolerance itself still holds
+        ([1.0, np.nextafter(2.0, 3.0)], [2.0, 2.0], False, 1),
+        ([3.0, 2.0], [4.0, 2.0], True, 1),  # worst relative to its tolerance
+        ([1.0, NAN], [2.0, 2.0], False, 1),
+        ([9.0, NAN], [2.0, 2.0], False, 1),
+        ([1.0, np.inf], [2.0, 2.0], False, 1),
+        ([0.0, 0.0], [0.0, 0.0], True, 0),  # exact
+        ([0.0, 1e-300], [0.0, 0.0], False, 1),
+    ],
+)
+def test_judge(residuals, tolerances, holds, worst):
+    found = judge(np.array(residuals), np.array(tolerances), EVERYWHERE)
+    assert (found.holds, found.worst, found.cases) == (holds, worst, 2)
+    assert found.tolerance == tolerances[worst]
+    assert np.array_equal(found.residual, residuals[worst], equal_nan=True)
+
+
+def test_judge_leaves_out_what_does_not_apply():
+    residuals = np.array([[NAN, 1.0], [9.0, 0.5]])
+    found = judge(residuals, np.full((2, 2), 2.0), np.array([[False, True], [False, True]]))
+    assert found == (1.0, 2.0, True, 2, 4, 1)
+
+
+def test_a_vacuous_pass_is_no_pass():
+    assert judge(np.zeros(2), np.ones(2), ~EVERYWHERE) == (None, None, None, 0, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("residuals", "tolerances", "holds", "worst"),
+    [
+        ([CLEARLY, 99.0], [1.0, 1.0], True, 0),
+        ([99.0, np.nextafter(CLEARLY, 0.0)], [1.0, 1.0], False, 1),
+        ([99.0, 50.0], [9.0, 1.0], True, 0),  # least clear relative to its tolerance
+        ([99.0, NAN], [1.0, 1.0], False, 1),
+        ([99.0, 0.0], [1.0, 1.0], False, 1),
+        ([1.0, 2.0], [0.0, 0.0], True, 0),  # exact: any difference is a failure
+        ([1.0, 0.0], [0.0, 0.0], False, 1),  # exact and equal: nothing failed
+    ],
+)
+def test_judge_control(residuals, tolerances, holds, worst):
+    found = judge_control(np.array(residuals), np.array(tolerances))
+    assert (found.holds, found.worst, found.cases) == (holds, worst, 2)
+
+
+@pytest.mark.parametrize(("error", "scales"), [(0.0, True), (1e-11, False)])
+def test_a_coincidence_does_not_scale_with_epsilon(error, scales):
+    """A formula that is off by 1e-11 passes any test in float32 and a loose one in float64."""
+    residuals = {}
+    for dtype in ("float64", "float32"):
+        with jax.enable_x64(dtype == "float64"):
+            x = jax.random.uniform(jax.random.key(0), (100,))
+            residuals[dtype] = float(lr.relative_difference(3 * x * (1 + error), x + x + x))
+    assert residuals["float32"] <= tolerance("identity", "float32")
+    assert scales_with_epsilon(**residuals) == scales
+
+
+@pytest.mark.parametrize(
+    ("float64", "float32", "scales"),
+    [(0.0, 0.0, True), (1e-14, 0.0, True), (1e-13, 0.0, False), (NAN, 1.0, False)],
+)
+def test_a_lucky_float32_run_counts_as_one_rounding(float64, float32, scales):
+    assert scales_with_epsilon(float64, float32) == scales
+
+
+@pytest.mark.parametrize(
+    ("claims", "verdict"),
+    [
+        ([], None),
+        ([("identity", True)], True),
+        ([("identity", True), ("control", True)], True),
+        ([("identity", True), ("bound", None)], True),
+        ([("identity", None), ("control", True)], None),
+        ([("control", True)], None),
+        ([("identity", True), ("exact", False)], False),
+        ([("identity", True), ("control", False)], False),
+        ([("identity", None), ("control", False)], False),
+    ],
+)
+def test_overall(claims, verdict):
+    assert overall([{"kind": kind, "holds": holds} for kind, holds in claims]) is verdict

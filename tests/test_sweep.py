@@ -1,0 +1,315 @@
+"""The engine: any way of naming points, batching and spreading equals a plain loop."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrdyn as lr
+
+ROOT = Path(__file__).parents[1]
+X = [0.5, 1.0, 1.5, 2.0, 2.5]
+
+
+class Counter:
+    """A function of a traced and a shape-deciding axis that counts how often it is traced."""
+
+    def __init__(self):
+        self.traces = []
+
+    def __call__(self, x, n):
+        self.traces.append((type(x), n))
+        return power(x, n)
+
+
+def power(x, n):
+    return {"power": x ** jnp.arange(n), "total": x * n}
+
+
+def batched_power(x, n):
+    assert x.ndim == 1
+    return {"power": x[:, None] ** jnp.arange(n)[None, :], "total": x * n}
+
+
+def plain(x, n):
+    """What :func:`power` returns, padded to four entries."""
+    return [x**i if i < n else np.nan for i in range(4)]
+
+
+def assert_equals_loop(found, n, x=X):
+    expected = np.array([[plain(xi, ni) for ni in n] for xi in x])[..., : max(n)]
+    assert np.array_equal(found["power"], expected, equal_nan=True)
+    assert np.array_equal(found["total"], [[xi * ni for ni in n] for xi in x])
+
+
+# Points
+
+
+def test_product_has_all_combinations():
+    points = lr.product(x=[1, 2], y=(3.0, 4.0, 5.0))
+    assert points.columns == {"x": [1, 1, 1, 2, 2, 2], "y": [3.0, 4.0, 5.0] * 2}
+    assert points.size == 6
+
+
+def test_zipped_and_listed_are_the_same_points():
+    zipped = lr.zipped(x=np.array([1.0, 2.0]), n=range(2, 4))
+    assert zipped == lr.listed([{"x": 1.0, "n": 2}, {"n": 3, "x": 2.0}])
+    assert zipped.columns == {"x": [1.0, 2.0], "n": [2, 3]}
+
+
+def test_sampled_draws_each_axis_by_itself():
+    uniform = partial(jax.random.uniform, minval=2.0, maxval=3.0)
+    points = lr.sampled(jax.random.key(0), 50, a=uniform, b=uniform)
+    a, b = (np.array(points.columns[name]) for name in "ab")
+    assert points.size == len(a) == 50
+    assert np.all((a >= 2) & (a < 3))
+    assert not np.any(a == b)
+    assert points == lr.sampled(jax.random.key(0), 50, a=uniform, b=uniform)
+    assert points != lr.sampled(jax.random.key(1), 50, a=uniform, b=uniform)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lr.product, "axes: got none empty, wanted at least one value"),
+        (lambda: lr.product(x=[1], y=[]), r"axes: got \['y'\] empty, wanted at least one value"),
+        (lambda: lr.zipped(x=[1], y=[1, 2]), r"axes: got lengths \{'x': 1, 'y': 2\}, wanted all"),
+        (lambda: lr.listed([]), "points: got none, wanted at least one"),
+        (lambda: lr.listed([{"x": 1}, {"y": 1}]), r"points: got axes \['y'\], wanted \['x'\]"),
+        (lambda: lr.sampled(jax.random.key(0), 0, x=jax.random.normal), "count: got 0, wanted at"),
+        (lambda: lr.sampled(jax.random.key(0), 3), "axes: got none empty"),
+    ],
+)
+def test_points_refuse(make, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# Equal to a plain loop, however the work is cut
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 16])
+@pytest.mark.parametrize("function", [power, batched_power])
+def test_product_equals_a_loop(function, lanes):
+    found = lr.sweep(
+        function,
+        lr.product(x=X, n=[2, 4]),
+        shapes=("n",),
+        dims={"power": ("index",)},
+        batched=function is batched_power,
+        lanes=lanes,
+    )
+    assert_equals_loop(found, [2, 4])
+    assert found["power"].dims == ("x", "n", "index")
+    assert found["x"].values.tolist() == X
+    assert found["n"].values.tolist() == [2, 4]
+
+
+def test_a_list_of_points_equals_a_loop():
+    points = [{"x": 2.0, "n": 3}, {"x": 0.5, "n": 1}, {"x": 1.5, "n": 3}]
+    found = lr.sweep(power, lr.listed(points), shapes=("n",))
+    expected = [plain(**point)[:3] for point in points]
+    assert np.array_equal(found["power"], expected, equal_nan=True)
+    assert found["power"].dims == ("point", "power_0")
+    assert found["x"].dims == found["n"].dims == ("point",)
+    assert found["n"].values.tolist() == [3, 1, 3]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_points(count):
+    found = lr.sweep(power, lr.product(x=X[:count], n=[4]), shapes=("n",))
+    assert_equals_loop(found, [4], X[:count])
+
+
+def test_every_axis_may_decide_shapes():
+    found = lr.sweep(power, lr.product(x=X, n=[2, 4]), shapes=("x", "n"))
+    assert_equals_loop(found, [2, 4])
+
+
+@pytest.mark.parametrize("x", [X[:2], X])
+def test_each_shape_is_compiled_once_whatever_the_other_axes(x, monkeypatch):
+    function, compiled, compile = Counter(), [], jax.stages.Lowered.compile
+    monkeypatch.setattr(
+        jax.stages.Lowered, "compile", lambda self, **how: compiled.append(1) or compile(self, **how)
+    )
+    lr.sweep(function, lr.product(x=x, n=[2, 4]), shapes=("n",), lanes=2, memory=1)
+    assert len(compiled) == 2
+    assert {n for _, n in function.traces} == {2, 4}
+    assert len(function.traces) <= 4  # its size is seen in one trace, its batch in another
+    assert all(issubclass(kind, jax.core.Tracer) for kind, _ in function.traces)
+
+
+def test_axes_that_decide_shapes_are_python_numbers():
+    function = Counter()
+    lr.sweep(function, lr.product(x=np.array([0.5]), n=np.array([2])), shapes=("n", "x"))
+    assert set(function.traces) == {(float, 2)}
+    assert all(type(n) is int for _, n in function.traces)
+
+
+def chaotic(seed):
+    """A long chain of roundings: other kernels would end with other bits."""
+    A = jax.random.normal(jax.random.key(seed), (6, 6))
+    return {"A": jax.lax.fori_loop(0, 20, lambda _, B: jnp.tanh(B @ A) @ B, A)}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return lr.sweep(chaotic, lr.product(seed=range(11)))
+
+
+@pytest.mark.parametrize("memory", [1, 10_000, 30_000])
+def test_the_memory_budget_changes_nothing_but_the_number_of_parts(memory, reference):
+    found = lr.sweep(chaotic, lr.product(seed=range(11)), lanes=2, memory=memory)
+    assert found.identical(reference)
+
+
+def test_the_memory_budget_cuts_the_work_into_parts(monkeypatch):
+    sizes = []
+    put = jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda x, *args: sizes.append(x.size) or put(x, *args))
+    for memory in (2**30, 1):
+        lr.sweep(chaotic, lr.product(seed=range(11)), lanes=2, memory=memory)
+    whole, *parts = sizes
+    chunk = 2 * jax.local_device_count()
+    assert whole >= 11
+    assert parts == [chunk] * -(-11 // chunk)
+
+
+def test_a_lane_that_diverges_leaves_its_neighbours_alone(reference):
+    def function(seed):
+        (A,) = chaotic(seed).values()
+        return {"A": jnp.where(seed == 4, A / 0.0 - A / 0.0, A)}
+
+    found = lr.sweep(function, lr.product(seed=range(11)))
+    others = [seed for seed in range(11) if seed != 4]
+    assert not np.isfinite(found["A"].sel(seed=4)).any()
+    assert found.sel(seed=others).identical(reference.sel(seed=others))
+
+
+# Labels
+
+
+def test_ragged_results_are_padded_with_nan():
+    def function(n, m):
+        return {"a": jnp.ones((n, m)), "count": jnp.arange(n), "empty": jnp.ones(n - 1) > 0}
+
+    found = lr.sweep(function, lr.product(n=[1, 3], m=[2, 1]), shapes=("n", "m"))
+    assert found["a"].shape == (2, 2, 3, 2)
+    assert np.array_equal(found["a"].sum(("a_0", "a_1")), [[2, 1], [6, 3]])
+    assert int(np.isnan(found["a"]).sum()) == 4 * 6 - 12
+    assert found["count"].sel(n=1, m=2).values.tolist()[0] == 0
+    assert np.isnan(found["count"].sel(n=1, m=2)[1:]).all()
+    assert np.isnan(found["empty"].sel(n=1)).all()
+
+
+def test_equal_shapes_keep_their_dtype():
+    found = lr.sweep(lambda x: {"i": jnp.arange(2), "b": x > 1.0}, lr.product(x=X))
+    assert found["i"].dtype.kind == "i"
+    assert found["b"].dtype == bool
+
+
+def test_a_result_named_like_its_only_axis_becomes_the_coordinate():
+    def function(x):
+        return {"step": jnp.array([0, 5, 9]), "y": x * jnp.ones(3)}
+
+    found = lr.sweep(function, lr.product(x=X), dims={"step": ("step",), "y": ("step",)})
+    assert found["y"].dims == ("x", "step")
+    assert float(found["y"].sel(x=0.5, step=5)) == 0.5
+    assert "step" in found.indexes
+
+
+def test_precision_follows_jax(dtype):
+    assert lr.sweep(lambda x: {"y": x / 3.0}, lr.product(x=X))["y"].dtype == dtype
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shapes": ("m",)}, r"shapes: got \['m'\], wanted axes out of \['x', 'n'\]"),
+        ({"shapes": ("n",), "lanes": 0}, "lanes: got 0, wanted at least 1"),
+        ({"shapes": ("n",), "dims": {"power": ("a", "b")}}, "dims: got .* for 'power', wanted 1"),
+        ({"shapes": ("x", "n"), "batched": True}, "batched: got no traced axis"),
+    ],
+)
+def test_sweep_refuses(options, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        lr.sweep(power, lr.product(x=X, n=[2]), **options)
+
+
+def test_a_batched_function_must_return_its_lanes(unchecked):
+    with pytest.raises(ValueError, match=r"y: got shape \(2,\), wanted 3 lanes"):
+        lr.sweep(lambda x: {"y": x[:2]}, lr.product(x=X), batched=True, lanes=3)
+
+
+def test_errors_of_the_function_come_through():
+    def function(x):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        lr.sweep(function, lr.product(x=X))
+
+
+# Devices
+
+ON_DEVICES = """
+import sys
+import jax, jax.numpy as jnp
+from lrdyn import cli
+cli.setup(host_devices=int(sys.argv[1]))
+import lrdyn as lr
+
+assert jax.local_device_count() == int(sys.argv[1])
+
+def function(seed, depth):
+    W = lr.orthogonal_layers(jax.random.key(seed), (6,) * (depth + 1), jnp.ones(depth))
+    A = lr.low_rank_target(jax.random.key(seed), (6, 6), jnp.array([1.0, 0.5]))
+    product = lr.end_to_end(W) @ A + jnp.eye(6)
+    return {"W": jnp.stack(W), "spectrum": lr.singular_values(jnp.stack([product, A]))}
+
+points = lr.product(seed=range(11), depth=[2, 3])
+found = lr.sweep(function, points, shapes=("depth",), lanes=2)
+found.to_netcdf(sys.argv[2], engine="h5netcdf")
+"""
+
+
+@pytest.fixture(scope="module")
+def on_devices(tmp_path_factory):
+    """The same sweep, with batched SVD and QR, on 1, 2 and 8 host devices."""
+    import xarray as xr
+
+    folder = tmp_path_factory.mktemp("devices")
+    environment = os.environ | {"LRDYN_CACHE": "", "PYTHONPATH": str(ROOT)}
+    environment.pop("NPROC", None)
+    running = {}
+    for count in (1, 2, 8):
+        command = [sys.executable, "-c", ON_DEVICES, str(count), str(folder / f"{count}.nc")]
+        running[count] = subprocess.Popen(command, env=environment)
+    try:
+        assert [process.wait(timeout=200) for process in running.values()] == [0, 0, 0]
+    finally:
+        for process in running.values():
+            process.kill()
+    return {n: xr.load_dataset(folder / f"{n}.nc", engine="h5netcdf") for n in running}
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_any_number_of_devices_gives_the_same_bits(count, on_devices):
+    assert on_devices[count].identical(on_devices[1])
+
+
+def test_devices_compute_what_numpy_does(on_devices):
+    W = on_devices[8]["W"].sel(depth=2).values[:, :2]
+    assert np.abs(W @ np.swapaxes(W, -1, -2) - np.eye(6)).max() < lr.tolerance(
+        "identity", "float64", size=6
+    )
+    spectrum = on_devices[8]["spectrum"].values[..., 1, :]
+    assert np.abs(spectrum[..., :2] - [1.0, 0.5]).max() < lr.tolerance("identity", "float64", size=6)
