@@ -1,6 +1,6 @@
 """Judging: tolerances with their reasons, and verdicts over many cases."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -160,7 +160,7 @@ def scales_with_epsilon(float64: float, float32: float) -> bool:
     return float64 <= SCALING_SLACK * eps64 / eps32 * max(float32, eps32)
 
 
-def overall(claims: list[Mapping[str, Any]]) -> bool | None:
+def overall(claims: Sequence[Mapping[str, Any]]) -> bool | None:
     """Verdict over all claims and controls.
 
     Args:

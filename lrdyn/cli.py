@@ -353,8 +353,9 @@ def table(verdict: dict[str, Any]) -> list[str]:
     rows = [("claim", "kind", "cases", "residual", "tolerance", "float32", "tolerance", "")]
     for claim in verdict["claims"]:
         rows.append((
-            claim["id"], claim["kind"], f"{claim['cases']}/{claim['cases_total']}", _short(claim["residual"]),
-            _short(claim["tolerance"]), _short(claim.get("residual_float32")),
+            claim["id"], claim["kind"], f"{claim['cases']}/{claim['cases_total']}",
+            _short(claim["residual"]), _short(claim["tolerance"]),
+            _short(claim.get("residual_float32")),
             _short(claim.get("tolerance_float32")), _word(claim),
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

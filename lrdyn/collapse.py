@@ -121,7 +121,7 @@ def classifier_rho(
         Networks", as surveyed in arXiv 2503.19859.
     """
     factor = 1 - learning_rate * jnp.broadcast_to(weight_decay, scales.shape)
-    return scales * factor ** jnp.asarray(steps)[:, None]
+    return scales[None, :] * factor[None, :] ** jnp.asarray(steps)[:, None]
 
 
 def collapse_metrics(
@@ -146,10 +146,10 @@ def collapse_metrics(
         >>> collapse_metrics((jnp.eye(1),), X, jnp.array([0, 0, 1, 1]), 2).tolist()
         [0.25]
     """
-    membership = (labels[:, None] == jnp.arange(classes)).astype(inputs.dtype)
+    membership = (labels[:, None] == jnp.arange(classes)[None, :]).astype(inputs.dtype)
 
     def ratio(features):
-        means = features @ membership / jnp.sum(membership, axis=0)
+        means = features @ membership / jnp.sum(membership, axis=0, keepdims=True)
         within = jnp.sum((features - means @ membership.T) ** 2) / features.shape[1]
         between = jnp.sum((means - jnp.mean(means, axis=1, keepdims=True)) ** 2) / classes
         return within / between

@@ -60,7 +60,7 @@ def compressed_product(network: CompressedNetwork) -> Float[Array, "d d"]:
     return network.left @ end_to_end(network.inner) @ network.right.T
 
 
-def compression_error(rho: Float[Array, "... depth"], dim: int, rank: float) -> Float[Array, "..."]:
+def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Float[Array, "..."]:
     """Error of the compressed network, ``||f - f_C||_F = sqrt(d - 2 r^) prod_l |rho_l|``.
 
     Args:
@@ -126,7 +126,8 @@ def bulk_contracts(
         0.5
     """
     others = jnp.stack([product_of_others(values**2) for values in rho])
-    return jnp.max(jnp.abs(1 - learning_rate * (weight_decay + others)))
+    decay = jnp.broadcast_to(weight_decay, others.shape)
+    return jnp.max(jnp.abs(1 - learning_rate * (decay + others)))
 
 
 def parameter_counts(dim: int, depth: int, rank: int) -> dict[str, int]:

@@ -154,17 +154,18 @@ def simulate(
     def step(t, state):
         params, optimizer_state, diverged_at = state
         value, gradient = jax.value_and_grad(loss)(params)
-        lost = ~(value <= limit)  # also true for NaN
+        lost = ~(jnp.abs(value) < limit)  # also true for NaN
         diverged_at = jnp.where(lost & (diverged_at < 0), t, diverged_at)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         return optax.apply_updates(params, updates), optimizer_state, diverged_at
 
     start = loss(params)
     # Past this the digits of the first loss are below the last one of the present loss.
-    limit = start / jnp.finfo(start.dtype).eps
+    # A loss of 0 has no digits to lose: then only infinities and NaN count.
+    limit = jnp.where(start == 0, jnp.inf, jnp.abs(start)) / jnp.finfo(start.dtype).eps
     state = (params, optimizer.init(params), jnp.asarray(-1, jnp.int32))
     (params, _, diverged_at), records = iterate(step, state, steps, lambda state: record(state[0]))
-    lost = ~(loss(params) <= limit)
+    lost = ~(jnp.abs(loss(params)) < limit)
     diverged_at = jnp.where(
         lost & (diverged_at < 0), jnp.asarray(steps, jnp.int32)[-1], diverged_at
     )

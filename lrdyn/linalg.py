@@ -21,7 +21,8 @@ def _guard(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m n"], Float[Arra
 def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     """Singular value decomposition ``U, values, V^T`` without superfluous columns."""
     finite, spoil = _guard(matrix)
-    return tuple(spoil + part for part in jnp.linalg.svd(finite, full_matrices=False))
+    left, values, right = jnp.linalg.svd(finite, full_matrices=False)
+    return spoil + left, spoil + values, spoil + right
 
 
 @sequential_vmap

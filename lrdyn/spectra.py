@@ -11,16 +11,15 @@ def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:
     """Singular values in decreasing order, without vectors.
 
     Args:
-            matrix: one matrix or a batch of them.
+        matrix: one matrix or a batch of them.
 
     Returns:
-            min(m, n) singular values for each matrix.
+        min(m, n) singular values for each matrix.
 
     Example:
-            >>> import jax.numpy as jnp
-    import numpy as np
-            >>> singular_values(jnp.diag(jnp.array([1.0, 3.0]))).tolist()
-            [3.0, 1.0]
+        >>> import jax.numpy as jnp
+        >>> singular_values(jnp.diag(jnp.array([1.0, 3.0]))).tolist()
+        [3.0, 1.0]
     """
     return linalg.over_leading_axes(linalg.svdvals, matrix)
 
@@ -31,19 +30,18 @@ def numerical_rank(
     """Number of singular values above ``tolerance`` times the largest.
 
     Args:
-            values: singular values in decreasing order.
-            size: longest side of the matrix they come from.
-            tolerance: relative threshold; by default ``size`` times machine epsilon, the error that
-                an SVD itself makes.
+        values: singular values in decreasing order.
+        size: longest side of the matrix they come from.
+        tolerance: relative threshold; by default ``size`` times machine epsilon, the error that
+            an SVD itself makes.
 
     Returns:
-            The rank.
+        The rank.
 
     Example:
-            >>> import jax.numpy as jnp
-    import numpy as np
-            >>> int(numerical_rank(jnp.array([1.0, 0.5, 1e-9]), 3))
-            2
+        >>> import jax.numpy as jnp
+        >>> int(numerical_rank(jnp.array([1.0, 0.5, 1e-17]), 3))
+        2
     """
     if tolerance is None:
         tolerance = size * float(jnp.finfo(values.dtype).eps)
@@ -54,21 +52,20 @@ def numerical_rank(
 def sines(basis: Float[Array, "d a"], vectors: Float[Array, "d b"]) -> Float[Array, "b"]:
     """Sine of the angle between each unit vector and the span of an orthonormal basis.
 
-        The sine is the norm of what the projection leaves; an arccos of the cosine would floor at
-        the square root of machine epsilon.
+    The sine is the norm of what the projection leaves; an arccos of the cosine would floor at
+    the square root of machine epsilon.
 
     Args:
-            basis: orthonormal columns.
-            vectors: unit columns.
+        basis: orthonormal columns.
+        vectors: unit columns.
 
     Returns:
-            One sine for each column of ``vectors``.
+        One sine for each column of ``vectors``.
 
     Example:
-            >>> import jax.numpy as jnp
-    import numpy as np
-            >>> sines(jnp.eye(3)[:, :2], jnp.eye(3)[:, 1:]).tolist()
-            [0.0, 1.0]
+        >>> import jax.numpy as jnp
+        >>> sines(jnp.eye(3)[:, :2], jnp.eye(3)[:, 1:]).tolist()
+        [0.0, 1.0]
     """
     rest = vectors - basis @ (basis.T @ vectors)
     return jnp.linalg.norm(rest, axis=0)

@@ -115,7 +115,7 @@ def product_of_others(values: Float[Array, "depth"]) -> Float[Array, "depth"]:
         >>> product_of_others(jnp.array([2.0, 0.0, 5.0])).tolist()
         [0.0, 10.0, 0.0]
     """
-    others = jnp.where(jnp.eye(values.shape[0], dtype=bool), 1.0, values)
+    others = jnp.where(jnp.eye(values.shape[0], dtype=bool), 1.0, values[None, :])
     return jnp.prod(others, axis=1)
 
 
@@ -328,5 +328,5 @@ def blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
     bulk = rotated[:, size:, size:]
     mean = jnp.trace(bulk, axis1=1, axis2=2) / bulk.shape[-1]
     identity = jnp.eye(bulk.shape[-1], dtype=bulk.dtype)
-    deviation = jnp.max(jnp.abs(bulk - mean[:, None, None] * identity), axis=(1, 2))
+    deviation = jnp.max(jnp.abs(bulk - mean[:, None, None] * identity[None]), axis=(1, 2))
     return Blocks(rotated[:, :size, :size], off, mean, deviation)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 
@@ -131,7 +132,7 @@ def sampled(
     """
     if count < 1:
         raise ValueError(f"count: got {count}, wanted at least 1")
-    keys = jax.random.split(key, max(len(distributions), 1))
+    keys = jax.random.split(key, len(distributions)) if distributions else ()
     draws = {
         name: np.asarray(draw(k, (count,))).tolist()
         for k, (name, draw) in zip(keys, distributions.items(), strict=True)
@@ -205,7 +206,7 @@ def sweep(
     plan = _Plan(batched, lanes, memory, devices, dict(compiler_options or {}))
     for indices, outputs in _parts(function, points, shapes, plan):
         for lane, index in enumerate(indices):
-            rows[index] = {name: values[lane] for name, values in outputs.items()}
+            rows[index] = {name: values[lane, ...] for name, values in outputs.items()}
     return _label(rows, points, dims or {})
 
 
@@ -254,7 +255,6 @@ def _prepare(
     # If every axis decides shapes there is nothing to batch over but the count.
     traced = traced or {"": np.zeros(len(indices))}
 
-    @jax.jit  # traced once, for the size of its arrays and for the batch
     def call(point):
         return function(**{name: value for name, value in point.items() if name})
 
@@ -263,12 +263,19 @@ def _prepare(
     devices = plan.devices[: -(-len(indices) // 2)]
     lanes = max(min(plan.lanes, -(-len(indices) // len(devices))), min(2, len(indices)))
     chunk = lanes * len(devices)
-    example = {name: jnp.asarray(values[:1]) for name, values in traced.items()}
-    fit = max(1, plan.memory // (_bytes(call, example, plan.batched, lanes) * chunk))
+    example = {
+        name: jnp.broadcast_to(jnp.asarray(values[0]), (lanes,) if plan.batched else ())
+        for name, values in traced.items()
+    }
+    program = _trace(call, example)
+    if plan.batched:
+        _check_lanes(program.outputs, lanes)
+    size = program.bytes // (lanes if plan.batched else 1)
+    fit = max(1, plan.memory // (max(1, size) * chunk))
     width = chunk * min(fit, -(-len(indices) // chunk))
     sharding = NamedSharding(Mesh(np.asarray(devices), ("run",)), PartitionSpec("run"))
     spread = jax.shard_map(
-        partial(_local, call, plan.batched, lanes),
+        partial(_local, program.call if plan.batched else jax.vmap(program.call), lanes),
         mesh=sharding.mesh,
         in_specs=(sharding.spec,),
         out_specs=sharding.spec,
@@ -283,25 +290,38 @@ def _prepare(
     return _Group(indices, traced, width, compiled, sharding)
 
 
-def _local(call, batched, lanes, values):
+def _local(run_lanes, lanes, values):
     """What one device does: chunks of ``lanes`` points, one chunk after another."""
     chunks = jax.tree.map(lambda v: v.reshape(-1, lanes), values)
-    outputs = jax.lax.map(call if batched else jax.vmap(call), chunks)
+    outputs = jax.lax.map(run_lanes, chunks)
+    return jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), outputs)
+
+
+class _Program(NamedTuple):
+    call: Callable
+    """The function, traced: batching it does not run its Python again."""
+    outputs: dict[str, jax.ShapeDtypeStruct]
+    bytes: int
+    """Every intermediate array counted once: an upper bound on what lives at a time."""
+
+
+def _trace(call: Callable, example: dict[str, jax.Array]) -> _Program:
+    # Tracing is half of the time of a small sweep: do it once, for the sizes and for the batch.
+    closed, outputs = jax.make_jaxpr(call, return_shape=True)(example)
+    flat, structure = jaxpr_as_fun(closed), jax.tree.structure(outputs)
+
+    def traced(point):
+        return jax.tree.unflatten(structure, flat(*jax.tree.leaves(point)))
+
+    return _Program(traced, outputs, _jaxpr_bytes(closed.jaxpr))
+
+
+def _check_lanes(outputs: dict[str, jax.ShapeDtypeStruct], lanes: int) -> None:
     for name, output in outputs.items():
-        if output.shape[1:2] != (lanes,):
-            got = output.shape[1:]
-            raise ValueError(f"{name}: got shape {got}, wanted {lanes} lanes as its leading axis")
-    return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), outputs)
-
-
-def _bytes(call, example, batched, lanes) -> int:
-    """Bytes for one point: every intermediate array counted once, an upper bound on what lives."""
-    if batched:
-        example = {name: jnp.broadcast_to(values, (lanes,)) for name, values in example.items()}
-    else:
-        example = {name: values[0] for name, values in example.items()}
-    total = _jaxpr_bytes(jax.make_jaxpr(call)(example).jaxpr)
-    return max(1, total // (lanes if batched else 1))
+        if output.shape[:1] != (lanes,):
+            raise ValueError(
+                f"{name}: got shape {output.shape}, wanted {lanes} lanes as its leading axis"
+            )
 
 
 def _jaxpr_bytes(jaxpr) -> int:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 RESOLVED = 0.01
 """Largest tolerance that still means something: two digits."""
 
+SHOWN = 4
+"""Diverged configurations of a statement that are printed one by one."""
+
 PRECISIONS = {"float64": ("float64", "float32"), "float32": ("float32",)}
 """The runs behind one verdict: the dtype asked for first."""
 
@@ -382,11 +385,14 @@ def _diverged(results: "xarray.Dataset", statement: Statement) -> list[str]:
     if "diverged_at" not in results:
         return []
     steps = results["diverged_at"].values.ravel()
+    (lost,) = np.nonzero(steps >= 0)
     lines = []
-    for index in np.nonzero(steps >= 0)[0]:
+    for index in lost[:SHOWN]:
         point = _point_of(results, "diverged_at", int(index))
         where = " ".join(f"{name}={value:g}" for name, value in point.items())
         lines.append(f"{statement.id}: diverged at step {steps[index]}: {where}")
+    if len(lost) > SHOWN:
+        lines.append(f"{statement.id}: {len(lost)} of {len(steps)} diverged, see results.nc")
     return lines
 
 

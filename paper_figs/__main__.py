@@ -16,7 +16,11 @@ def main(argv: list[str] | None = None) -> int:
         The exit status.
     """
     cli.setup(dtype="float64")
-    return cli.run("paper_figs", lambda: figures.main(FIGURES, BASELINES, argv, prog="paper_figs"))
+    return cli.run(
+        "paper_figs",
+        lambda: figures.main(FIGURES, BASELINES, argv, prog="paper_figs"),
+        own_process=argv is None,
+    )
 
 
 if __name__ == "__main__":

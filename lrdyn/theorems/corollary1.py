@@ -194,7 +194,7 @@ def _unstable_bulk(key, case, amount):
 
 def _half_of_the_padding(case: Compression) -> dict[str, Array]:
     one = case.run
-    wrong = compression_error(_bulk(one), one.target.shape[0], case.compressed_rank / 2)
+    wrong = compression_error(_bulk(one), one.target.shape[0] - case.compressed_rank, 0)
     return predict(case) | {"error": wrong}
 
 

@@ -161,8 +161,8 @@ def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     dim, rank = target.shape[0], int(numerical_rank(values, target.shape[0]))
     if dim <= 2 * rank and "rank" not in given:
         raise ValueError(
-            f"--target: got a matrix of rank {rank} and width {dim}, wanted more than twice the rank "
-            "(--rank states a lower rank, of which the matrix is then a departure)"
+            f"--target: got a matrix of rank {rank} and width {dim}, wanted a width above twice "
+            "the rank (--perturb shows what a tail beyond rank r does)"
         )
     found = {"dim": (dim,), "rank": (rank,)}
     # The curvature at the minimum grows at most like sigma_1^2: the default step stays stable.

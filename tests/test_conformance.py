@@ -1,0 +1,280 @@
+"""Every registered theorem gets the same tests, on the files that its command writes.
+
+What a theorem claims is computed again by NumPy from the arrays in ``results.nc``, by their names
+alone, and compared with what the verdict says of it.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.__main__ import THEOREMS
+from lrdyn.claims import CLEARLY, tolerance
+from lrdyn.verify import PRECISIONS, run_control, verify
+from tests import oracles
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
+OWN = {"corollary1": ["--excess-rank", "1"]}
+AXES = {"seed", "amount"} | {flag.name for theorem in THEOREMS for flag in theorem.flags}
+
+
+class Finished(NamedTuple):
+    process: subprocess.CompletedProcess
+    folder: Path
+    verdict: dict[str, Any]
+    group: Any
+    """``group(name)`` loads a group of ``results.nc``."""
+
+
+@functools.cache
+def finished(name: str, base: Path) -> Finished:
+    """Run ``python -m experiments.<name>`` at a small size, once for all tests."""
+    environment = os.environ | {"LRDYN_CACHE": os.fspath(base / "cache")}
+    out = base / "tiny"
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", *TINY, *OWN.get(name, []), "--out", out],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (out / name).iterdir()
+    found = json.loads((folder / "verdict.json").read_text())
+    load = functools.partial(xr.load_dataset, folder / "results.nc", engine="h5netcdf")
+    return Finished(done, folder, found, lambda group: load(group=group))
+
+
+@pytest.fixture(params=[theorem.name for theorem in THEOREMS])
+def ran(request, tmp_path_factory):
+    return finished(request.param, tmp_path_factory.getbasetemp())
+
+
+def everywhere(part):
+    """Statements, or claims or controls with their statements, of all theorems."""
+    return [
+        pytest.param(theorem, statement, *entry, id="-".join([theorem.name, *ids]))
+        for theorem in THEOREMS
+        for statement in theorem.statements
+        for ids, entry in (
+            [([x.id], (x,)) for x in getattr(statement, part)] if part else [([statement.id], ())]
+        )
+    ]
+
+
+def group_of(theorem, statement, precision):
+    root = "/" if statement is theorem.statements[0] else f"/{statement.id}/"
+    return root if precision == "float64" else f"{root}{precision}"
+
+
+def entry_of(ran, name):
+    (entry,) = [claim for claim in ran.verdict["claims"] if claim["id"] == name]
+    return entry
+
+
+# Residuals, again ---------------------------------------------------------------------------
+
+
+def largest(array):
+    """Largest absolute entry of each case."""
+    return abs(array).max([dim for dim in array.dims if dim not in AXES])
+
+
+def weights(name):
+    """Two arrays of weights, on the scale of the largest singular value that occurs."""
+
+    def residual(d):
+        values = d.get("singular_values_measured", d.get("singular_values"))
+        return largest(d[f"{name}_predicted"] - d[f"{name}_measured"]) / largest(values)
+
+    return residual
+
+
+def vanishing(name):
+    return lambda d: largest(d[name]) / largest(
+        d.get("singular_values_measured", d.get("singular_values"))
+    )
+
+
+def relative(name):
+    def residual(d):
+        predicted, measured = d[f"{name}_predicted"], d[f"{name}_measured"]
+        return largest(predicted - measured) / np.maximum(largest(predicted), largest(measured))
+
+    return residual
+
+
+def mean_loss(d):
+    return np.maximum(weights("mean_rho")(d), weights("mean_reduced")(d))
+
+
+def outside_interval(d):
+    low, high, value = d["collapse_lower"], d["collapse_predicted"], d["collapse_measured"]
+    return np.maximum(np.maximum(low - value, value - high), 0) / high
+
+
+def error_identity(d):
+    return largest(d["error_predicted"] - d["error_measured"]) / d["scale"]
+
+
+def above_bound(d):
+    excess = np.maximum(largest(d["error_measured"]) - d["bound"], 0)
+    return excess / np.maximum(d["bound"], d["scale"])
+
+
+RESIDUALS = {
+    "off_block": vanishing("off_block"),
+    "bulk": vanishing("bulk_deviation"),
+    "rho": weights("rho"),
+    "reduced": weights("reduced"),
+    "spectra": weights("singular_values"),
+    "loss": relative("loss"),
+    "mean_loss": mean_loss,
+    "class_off_block": vanishing("class_off_block"),
+    "class_rho": weights("class_rho"),
+    "class_product": relative("class_product"),
+    "collapse": relative("collapse"),
+    "collapse_interval": outside_interval,
+    "error_identity": error_identity,
+    "error_bound": above_bound,
+    "parameters": relative("parameters"),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS["float64"])
+@pytest.mark.parametrize(("theorem", "statement", "claim"), everywhere("claims"))
+def test_a_residual_can_be_recomputed_from_the_results(
+    theorem, statement, claim, precision, tmp_path_factory
+):
+    ran = finished(theorem.name, tmp_path_factory.getbasetemp())
+    results = ran.group(group_of(theorem, statement, precision))
+    again = RESIDUALS[claim.id](results)
+    saved = results[f"residual_{claim.id}"]
+    # Inside a program the last bit of an entry can differ from the one that is saved.
+    assert float(abs(again - saved).max()) <= np.finfo(precision).eps
+    applies = results[f"applies_{claim.id}"].values
+    assert applies.any()
+    assert float(again.where(applies).max()) <= float(results[f"tolerance_{claim.id}"].max())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS["float64"])
+@pytest.mark.parametrize(("theorem", "statement", "claim"), everywhere("claims"))
+def test_a_verdict_names_the_worst_case(theorem, statement, claim, precision, tmp_path_factory):
+    ran = finished(theorem.name, tmp_path_factory.getbasetemp())
+    results, entry = ran.group(group_of(theorem, statement, precision)), entry_of(ran, claim.id)
+    met = [results[f"met_{name}"].values for name in statement.hypotheses]
+    cases = np.logical_and.reduce([*met, results[f"applies_{claim.id}"].values])
+    suffix = "" if precision == "float64" else "_float32"
+    residual, limit = (results[f"{part}_{claim.id}"] for part in ("residual", "tolerance"))
+    at = np.argmax((residual / limit.where(limit > 0, 1)).values[cases])
+    assert entry[f"residual{suffix}"] == residual.values[cases][at]
+    assert entry[f"tolerance{suffix}"] == limit.values[cases][at]
+    assert (entry["holds"], entry["kind"], entry["hypotheses_met"]) == (True, claim.kind, True)
+    if not suffix:
+        assert entry["cases"] == cases.sum()
+        assert residual.sel(entry["worst_case"]) == entry["residual"]
+
+
+# Start, end and the recursion, by an oracle --------------------------------------------------
+
+
+def cases(results):
+    """Each case with the scales and decays of its layers."""
+    stacked = results.stack(case=[dim for dim in results.dims if dim in AXES])
+    for index in range(stacked.sizes["case"]):
+        case = stacked.isel(case=index)
+        spread = np.linspace(-0.5, 0.5, int(case["depth"]))
+        scales = float(case["init_scale"]) * float(case["init_spread"]) ** spread
+        decays = float(case["weight_decay"]) * float(case["decay_spread"]) ** spread
+        yield case, scales, decays
+
+
+def test_the_start_is_orthogonal(ran):
+    """At t = 0 every singular value of layer l is eps_l, and so is rho_l."""
+    for case, scales, _ in cases(ran.group("/").sel(step=0)):
+        values = case.get("singular_values_measured", case.get("singular_values"))
+        values = values.transpose("index", "layer").values
+        oracles.assert_close(values, np.broadcast_to(scales, values.shape), size=9)
+        oracles.assert_close(case["rho_measured"].values, scales, size=9)
+        oracles.assert_close(case["rho_predicted"].values, scales)
+
+
+def test_the_bulk_follows_the_recursion_in_python_scalars(ran):
+    steps = ran.group("/")["step"].values.tolist()
+    assert (steps[0], steps[-1]) == (0, 1000)
+    assert len(steps) <= 50
+    for case, scales, decays in cases(ran.group("/")):
+        expected = oracles.rho(scales, float(case["learning_rate"]), decays, steps)
+        found = case["rho_measured"].transpose("step", "layer").values
+        oracles.assert_close(found, expected, steps=1000, size=9)
+
+
+def test_the_bulk_decays_like_a_power_of_time(ran):
+    """Without decay, L = 3 equal layers: rho^-4 grows by 4 eta a step, or a little more."""
+    plain = ran.group("/").sel(weight_decay=0.0, init_spread=1.0, decay_spread=1.0)
+    eta, eps, t = plain["learning_rate"], plain["init_scale"], plain["step"]
+    inverse = plain["rho_measured"] ** -4.0
+    assert (inverse.isel(step=-1) >= eps**-4.0 + 4 * eta * t[-1]).all()
+    assert (inverse.isel(step=-1) <= eps**-4.0 + 4 * eta * t[-1] / (1 - eta * eps**4) ** 5).all()
+
+
+# Controls ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("theorem", "statement", "control"), everywhere("controls"))
+def test_a_control_is_seen_to_fail(theorem, statement, control, tmp_path_factory):
+    ran = finished(theorem.name, tmp_path_factory.getbasetemp())
+    entry = entry_of(ran, control.id)
+    assert (entry["kind"], entry["holds"]) == ("control", True)
+    for precision in PRECISIONS["float64"]:
+        results = ran.group(f"/controls/{control.id}/{precision}")
+        limit = results[f"tolerance_{control.claim}"]
+        assert (results[f"residual_{control.claim}"] > CLEARLY * limit).all()
+        checks = [results[f"met_{name}"].all() for name in statement.hypotheses]
+        checks.append(results[f"applies_{control.claim}"].all())
+        # A broken hypothesis is seen by its check; a wrong formula breaks no hypothesis.
+        assert all(checks) == entry["hypotheses_met"] == (control.case is None)
+
+
+@pytest.mark.parametrize(
+    ("theorem", "statement", "control"),
+    [p for p in everywhere("controls") if p.values[2].amounts],
+)
+def test_without_a_move_the_claim_is_restored(theorem, statement, control):
+    results = run_control(theorem, statement, control, (0,), amounts=(0.0,))
+    assert all(results[f"met_{name}"].all() for name in statement.hypotheses)
+    assert (results[f"residual_{control.claim}"] <= results[f"tolerance_{control.claim}"]).all()
+
+
+# One step ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("theorem", "statement"),
+    [p for p in everywhere(None) if p.values[1].id != "collapse"],  # a claim about the end
+)
+def test_one_step_is_enough(theorem, statement):
+    bare = dataclasses.replace(statement, controls=())
+    alone = dataclasses.replace(theorem, statements=(bare,))
+    settings = {
+        flag.name: flag.quick[:1] if flag.swept else (flag.quick or (None,))[0]
+        for flag in theorem.flags
+    }
+    settings |= {"dim": (5,), "depth": (2,), "rank": (1,), "steps": 1}
+    found = verify(alone, settings, dtype="float32", seeds=(0,), optimize=False)
+    assert found.verdict["holds"] is True
+    assert all(claim["holds"] for claim in found.verdict["claims"])
+    assert found.groups["/"]["step"].values.tolist() == [0, 1]
+
+
+def test_the_table_of_residuals_is_complete():
+    claims = {c.id for theorem in THEOREMS for s in theorem.statements for c in s.claims}
+    assert set(RESIDUALS) == claims

@@ -1,0 +1,473 @@
+"""A theorem of one's own, in a file outside the repository, from its claims to exit status."""
+
+import dataclasses
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+import lrdyn as lr
+from lrdyn import cli
+
+ROOT = Path(__file__).parents[1]
+
+MY_THEOREM = '''
+"""Gradient descent on a parabola decays geometrically."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from lrdyn import Claim, Control, Flag, Statement, Theorem, at_least, cli
+from lrdyn.theorem import Domain
+
+
+def case(key, *, dim, rate, steps):
+    start = jax.random.uniform(key, (dim,), minval=0.5)
+    return {"start": start, "rate": jnp.asarray(rate), "cubic": jnp.zeros(()), "steps": steps}
+
+
+def predict(case):
+    times = jnp.arange(case["steps"] + 1)
+    decay = case["start"][None, :] * (1 - case["rate"]) ** times[:, None]
+    return {"decay": decay, "exponential": jnp.exp(-case["rate"] * times)[:, None] * case["start"][None, :]}
+
+
+def measure(case):
+    def step(x, _):
+        return x - case["rate"] * (x + case["cubic"] * x**3), x
+
+    run = jax.lax.scan(step, case["start"], length=case["steps"] + 1)[1]
+    return {"decay": run, "exponential": run, "step": jnp.arange(case["steps"] + 1)}
+
+
+def bend(key, case, amount):
+    return case | {"cubic": amount}
+
+
+DECAY = Statement(
+    "decay_statement",
+    case,
+    predict,
+    measure,
+    (Claim("decay", "x_t = (1 - eta)^t x_0"),),
+    (
+        Control("bent", "a quartic term", "decay", case=bend, amounts=(1e-6, 1.0), amount_label="c"),
+        Control("exponential_decay", "x_t = exp(-eta t) x_0", "decay",
+                predict=lambda case: {"decay": predict(case)["exponential"]}),
+    ),
+    {"parabola": lambda case: case["cubic"] == 0},
+    {"decay": ("step", "index"), "exponential": ("step", "index"), "step": ("step",)},
+)
+
+THEOREM = Theorem(
+    "my_theorem",
+    "100 % geometric decay",
+    (
+        Flag("dim", (2, 3), at_least(1), int, "d", "dimension", (5,), shapes=True),
+        Flag("rate", (0.1, 0.5), Domain("a number in ]0, 1[", lambda x: 0 < x < 1), float, "eta",
+             "step size, in % of the curvature / 100"),
+        Flag("steps", (20,), at_least(1), int, "t", "steps", swept=False),
+    ),
+    (DECAY,),
+)
+
+if __name__ == "__main__":
+    sys.exit(cli.main(THEOREM))
+'''
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("elsewhere") / "my_theorem.py"
+    path.write_text(MY_THEOREM)
+    return path
+
+
+@pytest.fixture(scope="module")
+def theorem(script):
+    return runpy.run_path(os.fspath(script))["THEOREM"]
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, unchecked, capsys):
+    """Run the command line of a theorem in this process and in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    jax.devices()  # so that `setup` finds the backend as it is
+
+    def run(theorem, *words):
+        status = cli.main(theorem, ["--dim", "2", "--seeds", "1", *words])
+        return status, *capsys.readouterr()
+
+    yield run
+    jax.config.update("jax_enable_x64", True)
+
+
+def changed(theorem, **parts):
+    """The theorem with other parts of its statement."""
+    (statement,) = theorem.statements
+    return dataclasses.replace(theorem, statements=(dataclasses.replace(statement, **parts),))
+
+
+def verdict(folder):
+    (path,) = Path(folder).rglob("verdict.json")
+    return json.loads(path.read_text())
+
+
+def entry(folder, name):
+    (found,) = [claim for claim in verdict(folder)["claims"] if claim["id"] == name]
+    return found
+
+
+# As a script
+
+
+def run_script(script, *words):
+    environment = os.environ | {"LRDYN_CACHE": "", "PYTHONPATH": os.fspath(ROOT)}
+    return subprocess.run(
+        [sys.executable, script, *words],
+        cwd=script.parent, env=environment, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(script):
+    """The script with arguments of its own, and the folder of its results."""
+    done = run_script(script, "--rate", "0.2", "0.3", "--seeds", "3", "--perturb", "--out", "mine")
+    (folder,) = (script.parent / "mine" / "my_theorem").iterdir()
+    return done, folder
+
+
+def test_the_script_says_what_it_found(finished):
+    done, folder = finished
+    assert done.returncode == 0, done.stderr
+    first, *table, last = done.stdout.splitlines()
+    assert first == "my_theorem: 100 % geometric decay"
+    assert [line.split()[0] for line in table] == ["claim", "decay", "bent", "exponential_decay"]
+    assert last == f"my_theorem holds: {folder.relative_to(folder.parents[2])}"
+
+
+def test_the_script_writes_verdict_results_and_figures(finished):
+    _, folder = finished
+    assert {path.name: path.read_bytes()[:4] for path in folder.iterdir()} == {
+        "verdict.json": b"{\n  ",
+        "results.nc": b"\x89HDF",
+        "verdict.png": b"\x89PNG",
+        "verdict.pdf": b"%PDF",
+        "perturb.png": b"\x89PNG",
+        "perturb.pdf": b"%PDF",
+    }
+
+
+def test_the_verdict_of_the_script(finished):
+    found = verdict(finished[1])
+    assert found["holds"] is True
+    assert found["config"]["rate"] == [0.2, 0.3]
+    assert found["config"]["dim"] == [2, 3]
+    claim, *controls = found["claims"]
+    assert (claim["kind"], claim["cases"], claim["hypotheses_met"]) == ("identity", 12, True)
+    assert claim["residual"] <= claim["tolerance"] < claim["residual_float32"]
+    assert claim["residual_float32"] <= claim["tolerance_float32"]
+    assert claim["scales_with_epsilon"] is True
+    assert [(c["kind"], c["holds"], c["hypotheses_met"]) for c in controls] == [
+        ("control", True, False),
+        ("control", True, True),
+    ]
+
+
+def test_the_results_of_the_script(finished):
+    results = xr.load_dataset(finished[1] / "results.nc", engine="h5netcdf")
+    decay = results["decay_measured"]
+    assert decay.dims == ("seed", "dim", "rate", "step", "index")
+    assert decay.shape == (3, 2, 2, 21, 3)
+    assert np.isnan(decay.sel(dim=2)[..., 2]).all()  # ragged
+    start = decay.sel(step=0)
+    expected = start * (1 - results["rate"]) ** results["step"]
+    assert np.allclose(decay, expected.transpose(*decay.dims), rtol=1e-14, atol=0, equal_nan=True)
+    assert len(np.unique(start.sel(rate=0.2, dim=3))) == 9  # seeds differ
+
+
+def test_perturbing_starts_where_the_claim_holds(finished):
+    path = finished[1] / "results.nc"
+    for precision in ("float64", "float32"):
+        away = xr.load_dataset(path, engine="h5netcdf", group=f"/perturb/bent/{precision}")
+        ratio = (away["residual_decay"] / away["tolerance_decay"]).squeeze()
+        assert away["amount"].values.tolist() == [0.0, 1e-6, 1.0]
+        assert (ratio.sel(amount=0.0) <= 1).all()
+        assert (ratio.sel(amount=1.0) >= 10).all()
+        assert away["met_parabola"].squeeze().sel(amount=0.0).all()
+        assert not away["met_parabola"].squeeze().sel(amount=1e-6).any()
+
+
+def test_help_shows_every_flag_with_symbol_unit_and_default(script):
+    done = run_script(script, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    text = " ".join(done.stdout.split())
+    assert "100 % geometric decay" in text
+    assert "d: dimension, an integer >= 1 (default: 2 3; paper: 5)" in text
+    assert "eta: step size, in % of the curvature / 100, a number in ]0, 1[" in text
+    for flag in ("--out", "--preset", "--seed", "--seeds", "--dtype", "--perturb", "--steps"):
+        assert flag in text
+
+
+# In this process
+
+
+def test_float32_alone_keeps_a_meaningful_tolerance(theorem, command, tmp_path):
+    status, _, _ = command(theorem, "--dtype", "float32")
+    found = entry(tmp_path, "decay")
+    assert status == 0
+    assert 0 < found["residual"] <= found["tolerance"] < 1e-4
+    assert found["scales_with_epsilon"] is None
+    assert "residual_float32" not in found
+    assert verdict(tmp_path)["environment"]["dtype"] == "float32"
+
+
+def test_a_false_conjecture_is_caught(theorem, command, tmp_path):
+    false = lr.Claim("exponential", "x_t = exp(-eta t) x_0")
+    status, out, _ = command(changed(theorem, claims=(*theorem.statements[0].claims, false)))
+    assert status == 1
+    assert verdict(tmp_path)["holds"] is False
+    assert entry(tmp_path, "exponential")["holds"] is False
+    assert entry(tmp_path, "decay")["holds"] is True
+    assert "my_theorem IS FALSE" in out
+
+
+@pytest.mark.parametrize("allowed", [None, 1e-4])
+def test_a_coincidence_that_holds_to_float32_is_caught(allowed, theorem, command, tmp_path):
+    """Its own tolerance lets it pass in both precisions, but it does not scale with epsilon."""
+    (statement,) = theorem.statements
+    claim = dataclasses.replace(statement.claims[0], tolerance=allowed)
+
+    def almost(case):
+        return {"decay": statement.predict(case)["decay"] * (1 + 1e-11)}
+
+    status, out, _ = command(changed(theorem, claims=(claim,), predict=almost, controls=()))
+    found = entry(tmp_path, "decay")
+    assert found["residual_float32"] <= found["tolerance_float32"]
+    assert (found["residual"] <= found["tolerance"]) == (allowed is not None)
+    assert found["scales_with_epsilon"] is False
+    assert (status, found["holds"]) == (1, False)
+    assert "FALSE (does not scale with epsilon)" in out
+
+
+def test_a_control_that_does_not_fail_is_no_proof(theorem, command, tmp_path):
+    (statement,) = theorem.statements
+    tame = lr.Control("tame", "nothing broken", "decay", predict=statement.predict)
+    status, out, _ = command(changed(theorem, controls=(tame,)))
+    assert status == 1
+    assert entry(tmp_path, "tame")["holds"] is False
+    assert "NOT SEEN TO FAIL" in out
+
+
+def test_a_departure_that_no_hypothesis_sees_is_no_proof(theorem, command, tmp_path):
+    status, _, _ = command(changed(theorem, hypotheses={}))
+    found = entry(tmp_path, "bent")
+    assert (status, found["holds"], found["hypotheses_met"]) == (1, False, True)
+    assert found["residual"] > 10 * found["tolerance"]
+
+
+def lost(case):
+    return {"decay": jnp.full((case["steps"] + 1, case["start"].size), jnp.nan)}
+
+
+@pytest.mark.parametrize("part", ["measure", "control"])
+def test_a_nan_is_neither_a_pass_nor_a_failure_seen(part, theorem, command, tmp_path):
+    if part == "measure":
+        broken, name = changed(theorem, measure=lost, controls=()), "decay"
+    else:
+        control = lr.Control("lost", "NaN", "decay", measure=lost)
+        broken, name = changed(theorem, controls=(control,)), "lost"
+    status, _, _ = command(broken)
+    assert status == 1
+    assert (entry(tmp_path, name)["holds"], entry(tmp_path, name)["residual"]) == (False, None)
+
+
+@pytest.mark.parametrize("where", ["hypothesis", "applies"])
+def test_hypotheses_met_nowhere_are_bad_input(where, theorem, command, tmp_path):
+    if where == "hypothesis":
+        vacuous = changed(theorem, hypotheses={"never": lambda case: jnp.asarray(False)})
+    else:
+        claim = dataclasses.replace(
+            theorem.statements[0].claims[0], applies=lambda case, p, m: jnp.asarray(False)
+        )
+        vacuous = changed(theorem, claims=(claim,))
+    status, out, err = command(vacuous, "--out", "new/deeper")
+    (line,) = [line for line in err.splitlines() if not line.startswith("[")]
+    assert (status, out) == (2, "")
+    assert line.startswith("my_theorem: error: my_theorem: no claim applies, hypotheses not met")
+    assert where == "applies" or "never" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cases_outside_the_hypotheses_are_not_judged(theorem, command, tmp_path):
+    slow = changed(theorem, hypotheses={"slow": lambda case: case["rate"] < 0.3}, controls=())
+    broken = changed(slow, predict=lambda case: {
+        "decay": jnp.where(case["rate"] < 0.3, 1, 2) * theorem.statements[0].predict(case)["decay"]
+    })  # fmt: skip
+    status, _, _ = command(broken)
+    found = entry(tmp_path, "decay")
+    assert (status, found["cases"], found["cases_total"]) == (0, 1, 2)
+    assert found["worst_case"]["rate"] == 0.1
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, TypeError])
+def test_a_mistake_in_a_theorem_is_an_internal_error(error, theorem, command, monkeypatch):
+    def measure(case):
+        raise error("first line\nsecond line")
+
+    broken = changed(theorem, measure=measure)
+    status, out, err = command(broken)
+    assert (status, out) == (3, "")
+    assert err.count("\n") == 1
+    assert f"internal error ({error.__name__}: first line)" in err
+    monkeypatch.setenv("LRDYN_DEBUG", "1")
+    with pytest.raises(error, match="first line"):
+        command(broken)
+
+
+def test_the_same_command_has_the_same_folder(theorem):
+    def folder(*words):
+        return cli.parse(theorem, words).config
+
+    assert folder("--rate", "0.2", "0.2") == folder("--rate", "0.2")
+    assert folder("--seed", "1") != folder()
+    assert folder("--preset", "paper")["dim"] == [5]
+    assert folder("--preset", "paper", "--dim", "4")["dim"] == [4]
+
+
+ENDLESS = MY_THEOREM.replace(
+    "    run = jax.lax.scan",
+    '    x = jax.lax.fori_loop(0, 2**31 - 2, lambda _, x: jnp.sin(x), case["start"])\n'
+    '    case = case | {"start": x}\n'
+    "    run = jax.lax.scan",
+)
+
+
+def test_ctrl_c_ends_a_long_computation_at_once(tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    environment = os.environ | {"LRDYN_CACHE": "", "PYTHONPATH": os.fspath(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, script], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not (tmp_path / "results").exists():
+            time.sleep(0.05)
+        time.sleep(2)  # now it computes
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err == "my_theorem: error: interrupted; the same command starts again\n"
+    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+
+
+# Statements
+
+
+@pytest.mark.parametrize("parts", [{}, {"predict": abs, "measure": abs}])
+def test_a_control_breaks_exactly_one_thing(parts, unchecked):
+    with pytest.raises(ValueError, match="control 'c': wanted exactly one of case, predict and"):
+        lr.Control("c", "", "claim", **parts)
+
+
+def test_amounts_need_a_case(unchecked):
+    with pytest.raises(ValueError, match="control 'c': got amounts, wanted case beside them"):
+        lr.Control("c", "", "claim", predict=abs, amounts=(1.0,))
+
+
+def test_a_control_needs_its_claim(theorem, unchecked):
+    stray = lr.Control("stray", "", "nowhere", predict=abs)
+    with pytest.raises(ValueError, match="control 'stray': got claim 'nowhere', wanted one of"):
+        changed(theorem, controls=(stray,))
+
+
+def test_ids_are_unique(theorem, unchecked):
+    (statement,) = theorem.statements
+    twin = dataclasses.replace(statement, controls=())
+    twice = lr.Control("decay", "", "decay", predict=abs)
+    with pytest.raises(ValueError, match=r"theorem 'my_theorem': got ids \{'decay'\} twice"):
+        changed(theorem, controls=(twice,))
+    with pytest.raises(ValueError, match=r"'my_theorem': got ids .*'decay'.* twice"):
+        dataclasses.replace(theorem, statements=(statement, dataclasses.replace(twin, id="other")))
+    for name in ("decay_statement", "controls"):
+        other = dataclasses.replace(
+            twin, id=name, claims=(dataclasses.replace(twin.claims[0], id="other"),)
+        )
+        with pytest.raises(ValueError, match=rf"'my_theorem': got ids \{{'{name}'\}} twice"):
+            dataclasses.replace(theorem, statements=(statement, other))
+
+
+@pytest.mark.parametrize(
+    ("domain", "inside", "outside"),
+    [
+        (lr.POSITIVE, [1e-300, 1], [0, -1]),
+        (lr.NON_NEGATIVE, [0, 1], [-1e-300]),
+        (lr.FRACTION, [1e-300, 0.999], [0, 1]),
+        (lr.at_least(2), [2, 3], [1]),
+    ],
+)
+def test_domains(domain, inside, outside):
+    assert all(domain.contains(x) for x in inside)
+    assert not any(domain.contains(x) for x in [*outside, float("nan")])
+
+
+# Residuals
+
+
+@pytest.mark.parametrize(
+    ("predicted", "measured", "scale", "expected"),
+    [
+        ([1.0, 4.0], [1.0, 3.0], None, 0.25),
+        ([1.0, 3.0], [1.0, 4.0], None, 0.25),
+        ([1.0, 4.0], [1.0, 3.0], 10.0, 0.1),
+        ([0.0, 0.0], [0.0, 0.0], None, 0.0),
+        ([0.0, 0.0], [0.0, 0.0], 0.0, 0.0),
+        ([np.nan, 1.0], [1.0, 1.0], None, np.nan),
+        ([1.0] * 9, [np.nan] * 9, None, np.nan),
+        ([np.inf, 1.0], [np.inf, 1.0], None, np.nan),
+        ([1.0, 1.0], [-np.inf, 1.0], 1.0, np.nan),
+    ],
+)
+def test_relative_difference(predicted, measured, scale, expected, dtype):
+    scale = None if scale is None else jnp.asarray(scale)
+    for function in (lr.relative_difference, jax.jit(lr.relative_difference)):
+        found = function(jnp.array(predicted), jnp.array(measured), scale)
+        assert np.array_equal(found, np.array(expected, dtype), equal_nan=True)
+
+
+def test_relative_difference_does_not_broadcast(unchecked):
+    with pytest.raises(ValueError, match=r"predicted: got shape \(1,\), wanted .*\(2,\)"):
+        lr.relative_difference(jnp.ones(1), jnp.ones(2))
+
+
+@pytest.mark.parametrize("factor", [1.0, 30.0])
+def test_the_condition_of_a_run_is_its_amplification(factor, dtype):
+    x = jnp.array([1.0, 0.5, 0.25])
+    result, condition = lr.with_condition(lambda x: 1 + factor * (x - x[0]), x)
+    assert np.array_equal(result, 1 + factor * (x - x[0]))
+    assert 1 <= condition <= 2 * factor
+    assert factor == 1 or condition > factor / 30
+
+
+def test_a_chaotic_run_has_no_condition(dtype):
+    def run(x):
+        return jax.lax.fori_loop(0, 200, lambda _, x: 4 * x * (1 - x), x)
+
+    x = jnp.linspace(0.1, 0.4, 8)
+    assert np.isinf(lr.with_condition(run, x)[1])
+    assert np.isinf(lr.with_condition(lambda x: x / 0.0, x)[1])
