@@ -155,7 +155,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser(theorem: Theorem) -> Parser:
-    parser = Parser(theorem.name, theorem.summary.replace("%", "%%"))
+    parser = Parser(theorem.name, theorem.summary)
     add_output_flags(parser)
     parser.add_argument("--seed", type=_whole("seed", 0), default=0, help="first seed (default: 0)")
     parser.add_argument(

@@ -42,12 +42,12 @@ SHAPES = {"dim": (10, 16), "depth": (2, 3), "rank": (1, 2)}
 
 EXCESS = Flag(
     "excess_rank",
-    (0, 1),
+    (1,),
     at_least(0),
     int,
     "r^ - r",
-    "rank of the compressed network beyond r: inner layers are 2 r^ x 2 r^",
-    (0, 2),
+    "compress to r^ = r and to this much more: inner layers are 2 r^ x 2 r^",
+    (1, 5),
     shapes=True,
 )
 
@@ -56,13 +56,14 @@ class Compression(eqx.Module):
     """A run of deep factorisation and the size of its compressed network."""
 
     run: DeepFactorization
-    compressed_rank: int = eqx.field(static=True)
-    """r^."""
+    ranks: tuple[int, ...] = eqx.field(static=True)
+    """The r^ of the compressed networks: r, and beyond."""
 
 
 def make_compression(key: Key[Array, ""], *, excess_rank: int, **flags: Any) -> Compression:
     """Draw a run that meets the hypotheses of Corollary 1, from the flags."""
-    return Compression(make_case(key, **flags), flags["rank"] + excess_rank)
+    ranks = (flags["rank"], flags["rank"] + excess_rank)
+    return Compression(make_case(key, **flags), ranks)
 
 
 def check_compression(point: Mapping[str, Any]) -> None:
@@ -82,18 +83,18 @@ def _bulk(case: DeepFactorization) -> Float[Array, "times depth"]:
 
 def predict(case: Compression) -> dict[str, Array]:
     """Error and bound from the scalar recursion alone, parameters from the formula."""
-    one, dim, rank = case.run, case.run.target.shape[0], case.compressed_rank
+    one, dim = case.run, case.run.target.shape[0]
     bulk = _bulk(one)
     fixed = frame(one.weights, one.target, one.rank)
     _, condition = conditioned_run(one, reduced_target(fixed, one.target, 2 * one.rank), end_to_end)
-    counts = parameter_counts(dim, len(one.weights), rank)
+    counts = [parameter_counts(dim, len(one.weights), rank) for rank in case.ranks]
     return {
-        "error": compression_error(bulk, dim, rank),
-        "condition": condition,
-        "bound": compression_bound(one.scales, dim, rank),
+        "error": jnp.stack([compression_error(bulk, dim, rank) for rank in case.ranks]),
+        "bound": jnp.stack([compression_bound(one.scales, dim, rank) for rank in case.ranks]),
         "rho": bulk,
         "contraction": _contraction(one),
-        "parameters": jnp.asarray([counts["full"], counts["compressed"], counts["inner"]]),
+        "condition": condition,
+        "parameters": jnp.asarray([[c["full"], c["compressed"], c["inner"]] for c in counts]),
     }
 
 
@@ -102,56 +103,57 @@ def _contraction(case: DeepFactorization) -> Float[Array, ""]:
     return bulk_contracts(every, case.learning_rate, case.weight_decay)
 
 
-def train_compressed(case: Compression, fixed: Frame):
-    """Train the compressed network: inner layers only, from ``eps_l I``."""
-    one, size = case.run, 2 * case.compressed_rank
-    return reduced_dynamics(
-        reduced_target(fixed, one.target, size),
-        one.scales,
-        one.learning_rate,
-        one.weight_decay,
-        np.asarray(one.steps),
+def train_compressed(
+    case: DeepFactorization, fixed: Frame, rank: int
+) -> tuple[Float[Array, "times d d"], CompressedNetwork]:
+    """Train a compressed network, inner layers only, from ``eps_l I``."""
+    trained = reduced_dynamics(
+        reduced_target(fixed, case.target, 2 * rank),
+        case.scales,
+        case.learning_rate,
+        case.weight_decay,
+        np.asarray(case.steps),
         record=lambda inner: compressed_product(compress(fixed, inner)),
     )
+    return trained.records, compress(fixed, trained.params)
 
 
 def measure(case: Compression) -> dict[str, Array]:
-    """Train the full and the compressed network and subtract them."""
+    """Train the full and the compressed networks and subtract them."""
     one = case.run
     fixed = frame(one.weights, one.target, one.rank)
 
     def record(weights: Weights):
-        seen = blocks(fixed, weights, 2 * one.rank)
         return (
             end_to_end(weights),
-            seen.rho,
-            seen.off_block,
+            blocks(fixed, weights, 2 * one.rank),
             singular_values(jnp.stack(weights)),
             factorization_loss(weights, one.target),
         )
 
     full = run(one, record)
-    product, bulk, off_block, values, losses = full.records
-    compressed = train_compressed(case, fixed)
-    difference = product - compressed.records
-    network: CompressedNetwork = compress(fixed, compressed.params)
+    product, seen, values, losses = full.records
+    trained = [train_compressed(one, fixed, rank) for rank in case.ranks]
+    compressed = jnp.stack([products for products, _ in trained])
+    counts = [[count(one.weights), count(net), count(net.inner)] for _, net in trained]
     return {
-        "error": jnp.linalg.norm(difference, axis=(1, 2)),
-        "rho": bulk,
-        "off_block": off_block,
+        "error": jnp.linalg.norm(product[None] - compressed, axis=(2, 3)),
+        "rho": seen.rho,
+        "off_block": seen.off_block,
         "singular_values": values,
         "loss": losses,
-        "compressed_loss": 0.5 * jnp.sum((compressed.records - one.target) ** 2, axis=(1, 2)),
+        "compressed_loss": 0.5 * jnp.sum((compressed - one.target) ** 2, axis=(2, 3)),
         "scale": jnp.max(jnp.linalg.norm(product, axis=(1, 2))),
-        "parameters": jnp.asarray([count(one.weights), count(network), count(network.inner)]),
+        "parameters": jnp.asarray(counts),
         "diverged_at": full.diverged_at,
         "step": jnp.asarray(one.steps),
     }
 
 
 def _above_bound(case, predicted, measured):
-    excess = jnp.max(measured["error"]) - predicted["bound"]
-    return jnp.maximum(excess, 0.0) / jnp.maximum(predicted["bound"], measured["scale"])
+    excess = jnp.max(measured["error"], axis=1) - predicted["bound"]
+    scale = jnp.maximum(jnp.max(predicted["bound"]), measured["scale"])
+    return jnp.maximum(jnp.max(excess), 0.0) / scale
 
 
 CLAIMS = (
@@ -178,7 +180,7 @@ CLAIMS = (
 
 
 def _too_small(key, case, amount):
-    return dataclasses.replace(case, compressed_rank=case.run.rank - 1)
+    return dataclasses.replace(case, ranks=(case.run.rank - 1,))
 
 
 def _unstable_bulk(key, case, amount):
@@ -193,17 +195,17 @@ def _unstable_bulk(key, case, amount):
 
 
 def _half_of_the_padding(case: Compression) -> dict[str, Array]:
-    one = case.run
-    wrong = compression_error(_bulk(one), one.target.shape[0] - case.compressed_rank, 0)
-    return predict(case) | {"error": wrong}
+    dim, bulk = case.run.target.shape[0], _bulk(case.run)
+    wrong = [compression_error(bulk, dim - rank, 0) for rank in case.ranks]
+    return predict(case) | {"error": jnp.stack(wrong)}
 
 
 def _without_inner_layers(case: Compression) -> dict[str, Array]:
     right = predict(case)
-    return right | {"parameters": right["parameters"].at[1].add(-right["parameters"][2])}
+    return right | {"parameters": right["parameters"].at[:, 1].add(-right["parameters"][:, 2])}
 
 
-COROLLARY_AT = AT | {"excess_rank": 0}
+COROLLARY_AT = AT | {"excess_rank": 1}
 
 
 def _in_run(move: Move) -> Move:
@@ -251,19 +253,16 @@ COMPRESSION = Statement(
     hypotheses={
         name: (lambda case, check=check: check(case.run)) for name, check in HYPOTHESES.items()
     }
-    | {
-        "compressed_rank_at_least_r": lambda case: jnp.asarray(
-            case.compressed_rank >= case.run.rank
-        )
-    },
+    | {"compressed_rank_at_least_r": lambda case: jnp.asarray(min(case.ranks) >= case.run.rank)},
     dims={
-        "error": ("step",),
+        "error": ("network", "step"),
+        "bound": ("network",),
         "rho": ("step", "layer"),
         "off_block": ("step", "layer"),
         "singular_values": ("step", "layer", "index"),
         "loss": ("step",),
-        "compressed_loss": ("step",),
-        "parameters": ("network",),
+        "compressed_loss": ("network", "step"),
+        "parameters": ("network", "count"),
         "step": ("step",),
     },
 )
