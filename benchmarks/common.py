@@ -90,8 +90,11 @@ def machine() -> str:
         f"with {blas['name']} {blas['version']}",
         f"{os.cpu_count()} cores ({_processor()}), devices: {devices}",
     ]
-    if hasattr(os, "getloadavg"):
-        lines.append(f"load average at the start: {os.getloadavg()[0]:.1f}")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 1:
+        lines.append(
+            f"note: load average {load:.1f}: other jobs share the cores, repeat when quiet"
+        )
     for name in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "NPROC"):
         if name in os.environ:
             lines.append(f"note: {name}={os.environ[name]} is set and {_EFFECT[name]}")

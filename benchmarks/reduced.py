@@ -122,7 +122,7 @@ def distance(full: lrdyn.Weights, other: lrdyn.Weights) -> float:
 
 
 def report(
-    dims: Sequence[int] = (100, 1000), *, rank: int = 10, steps: int = 200, repeats: int = 5
+    dims: Sequence[int] = (100, 1000), *, rank: int = 10, steps: int = 200, repeats: int = 3
 ) -> str:
     """Measure and lay out."""
     rows = [compare(problem(dim, rank, steps), repeats) for dim in dims]

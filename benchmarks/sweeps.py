@@ -23,7 +23,7 @@ same sweep on a single device. The final losses of the two are compared before t
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def problem(dim: int) -> tuple[lrdyn.Weights, jax.Array]:
     return weights, lrdyn.low_rank_target(for_target, (dim, dim), values)
 
 
-def run_sweep(dim: int, steps: int, lanes: int, devices: Sequence[jax.Device] | None = None):
+def run_sweep(dim: int, steps: int, lanes: int, devices: Sequence[Any] | None = None):
     """The sweep under test, as a user writes it."""
     weights, target = problem(dim)
     loss = partial(lrdyn.factorization_loss, target=target)

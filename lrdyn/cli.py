@@ -106,17 +106,18 @@ def _is_negative_number(word: str) -> bool:
 
 def _number(flag: Flag) -> Callable[[str], Any]:
     """Reader of one value of a flag."""
+    wanted = flag.domain.wanted if flag.domain else "a number"
 
     def read(text: str):
-        wanted = flag.domain.wanted if flag.domain else "a number"
+        text = text.strip()
         try:
-            value = int(text.strip()) if flag.kind is int else float(text.strip())
+            value = int(text) if flag.kind is int else float(text)
         except ValueError:
             value = math.nan
-        # The float32 run has 32-bit integers; a NaN fails every comparison.
-        sane = abs(value) < (2**31 if flag.kind is int else math.inf)
-        if not sane or (flag.domain and not flag.domain.contains(value)):
-            raise argparse.ArgumentTypeError(f"got {text.strip()!r}, wanted {wanted}")
+        if flag.kind is int and abs(value) >= 2**31:  # the float32 run has 32-bit integers
+            raise argparse.ArgumentTypeError(f"got {text[:30]!r}, wanted {wanted}, below 2^31")
+        if not abs(value) < math.inf or (flag.domain and not flag.domain.contains(value)):
+            raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
         return value
 
     return read

@@ -158,7 +158,7 @@ def _in(precision: str, function, *arguments):
         return function(*arguments)
 
 
-def _swept(theorem: Theorem, settings: Mapping[str, Any]) -> dict[str, tuple]:
+def _swept(theorem: Theorem, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {flag.name: settings[flag.name] for flag in theorem.flags if flag.swept}
 
 

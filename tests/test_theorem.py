@@ -312,6 +312,19 @@ def test_hypotheses_met_nowhere_are_bad_input(where, theorem, command, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
+    """A statement at settings of its own holds even if the main one is about nothing."""
+    (statement,) = theorem.statements
+    claim = dataclasses.replace(
+        statement.claims[0], id="side", residual=lambda case, p, m: jnp.zeros(())
+    )
+    side = dataclasses.replace(statement, id="aside", claims=(claim,), controls=())
+    vacuous = changed(theorem, hypotheses={"never": lambda case: jnp.asarray(False)}, controls=())
+    both = dataclasses.replace(theorem, statements=(*vacuous.statements, side))
+    assert command(both)[0] == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_cases_outside_the_hypotheses_are_not_judged(theorem, command, tmp_path):
     slow = changed(theorem, hypotheses={"slow": lambda case: case["rate"] < 0.3}, controls=())
     broken = changed(slow, predict=lambda case: {

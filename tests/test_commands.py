@@ -1,0 +1,395 @@
+"""The two commands: what they write, what they refuse, and how they end."""
+
+import dataclasses
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+import experiments.__main__ as listing
+from experiments.__main__ import THEOREMS
+from lrdyn import cli
+from lrdyn.theorems.corollary1 import COROLLARY1
+from lrdyn.theorems.theorem2 import THEOREM2
+from tests.test_conformance import ROOT, finished
+from tests.test_theorem import MY_THEOREM
+
+SMALL = ["--depth", "2", "--steps", "10", "--seeds", "1", "--init-scale", "0.5",
+         "--init-spread", "1", "--weight-decay", "0", "--decay-spread", "1"]  # fmt: skip
+TINY = ["--dim", "8", "--rank", "1", *SMALL]
+
+
+def main_claims(theorem):
+    """The theorem reduced to the claims of its first statement: the command line is the same."""
+    first = dataclasses.replace(theorem.statements[0], controls=())
+    return dataclasses.replace(theorem, statements=(first,))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, unchecked, capsys):
+    """Run a command line in this process and in an empty folder: status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    jax.devices()  # so that `setup` finds the backend as it is
+
+    def run(theorem, *words):
+        status = cli.main(theorem, [os.fspath(word) for word in words])
+        return status, *capsys.readouterr()
+
+    yield run
+    jax.config.update("jax_enable_x64", True)
+
+
+def tree(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def results_of(folder):
+    (path,) = folder.rglob("results.nc")
+    return xr.load_dataset(path, engine="h5netcdf")
+
+
+# End to end ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[theorem.name for theorem in THEOREMS])
+def ran(request, tmp_path_factory):
+    return finished(request.param, tmp_path_factory.getbasetemp())
+
+
+def test_a_command_writes_the_files_of_the_contract(ran):
+    assert {path.name: path.read_bytes()[:4] for path in ran.folder.iterdir()} == {
+        "verdict.json": b"{\n  ",
+        "results.nc": b"\x89HDF",
+        "verdict.png": b"\x89PNG",
+        "verdict.pdf": b"%PDF",
+    }
+
+
+def test_a_command_ends_with_its_verdict(ran):
+    *_, last = ran.process.stdout.splitlines()
+    assert last == f"{ran.verdict['name']} holds: {ran.folder}"
+    shown = [line.split()[0] for line in ran.process.stdout.splitlines()]
+    assert {claim["id"] for claim in ran.verdict["claims"]} <= set(shown)
+
+
+KINDS = {"exact", "identity", "bound", "limit", "rate", "statistical", "control"}
+
+
+def test_a_verdict_follows_the_schema(ran):
+    assert set(ran.verdict) == {"name", "holds", "config", "claims", "environment"}
+    assert ran.verdict["holds"] is True
+    wanted = {"id", "kind", "statement", "hypotheses_met", "residual", "tolerance", "holds"}
+    for claim in ran.verdict["claims"]:
+        assert set(claim) >= wanted | {"cases", "worst_case"}
+        assert claim["kind"] in KINDS
+        assert all(isinstance(claim[name], float) for name in ("residual", "tolerance"))
+        assert all(isinstance(claim[name], bool) for name in ("holds", "hypotheses_met"))
+        assert isinstance(claim["cases"], int)
+        assert set(claim["worst_case"]) >= {"seed", "dim", "depth", "rank", "init_scale"}
+    assert {"identity", "control"} <= {claim["kind"] for claim in ran.verdict["claims"]}
+
+
+def test_a_verdict_says_what_it_came_from(ran):
+    environment, config = ran.verdict["environment"], ran.verdict["config"]
+    names = {"jax", "jaxlib", "numpy", "python", "platform", "devices", "dtype", "git"}
+    assert set(environment) == names
+    assert (environment["jax"], environment["dtype"]) == (jax.__version__, "float64")
+    assert (config["dim"], config["steps"], config["target"]) == ([9], 1000, None)
+    assert config["init_scale"] == [0.3, 1.0]
+
+
+def test_no_nan_is_written(ran):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    json.loads((ran.folder / "verdict.json").read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("group", ["/", "/float32"])
+def test_results_hold_the_arrays_of_the_contract(ran, group):
+    results = ran.group(group)
+    for name in ("rho_predicted", "rho_measured", "off_block"):
+        assert results[name].dims[-2:] == ("step", "layer")
+        assert results[name].dtype == (group.strip("/") or "float64")
+    values = results.get("singular_values_measured", results.get("singular_values"))
+    assert values.dims[-3:] == ("step", "layer", "index")
+    assert set(values.dims) >= {"seed", "depth", "rank", "init_scale", "weight_decay", "dim"}
+    assert (results.sizes["layer"], results.sizes["index"]) == (3, 9)
+    assert set(results.dims) - set(results.coords) <= {
+        "layer", "index", "row", "column", "network", "count",
+    }  # fmt: skip
+
+
+def test_float32_alone(command, tmp_path):
+    status, _, _ = command(main_claims(THEOREM2), *TINY, "--dtype", "float32")
+    (path,) = tmp_path.rglob("verdict.json")
+    verdict = json.loads(path.read_text())
+    assert (status, verdict["environment"]["dtype"]) == (0, "float32")
+    assert all(0 < claim["residual"] <= claim["tolerance"] < 1e-4 for claim in verdict["claims"])
+    assert results_of(tmp_path)["rho_measured"].dtype == np.float32
+
+
+# --target ------------------------------------------------------------------------------------
+
+
+def matrix(rank):
+    rng = np.random.default_rng(0)
+    return 10 * rng.normal(size=(8, rank)) @ rng.normal(size=(rank, 8))
+
+
+def test_a_target_of_low_rank(command, tmp_path):
+    """Size, rank and a stable step follow from the file."""
+    np.save(tmp_path / "phi.npy", matrix(2))
+    status, out, err = command(main_claims(COROLLARY1), *SMALL, "--target", "phi.npy")
+    assert status == 0, err
+    assert "corollary1 holds" in out
+    results = results_of(tmp_path)
+    largest = np.linalg.norm(matrix(2), 2)
+    assert (results["dim"].values.tolist(), results["rank"].values.tolist()) == ([8], [2])
+    assert results["learning_rate"].values * largest**2 == pytest.approx(0.1)
+    (path,) = tmp_path.rglob("verdict.json")
+    config = json.loads(path.read_text())["config"]
+    assert config["target"]["shape"] == [8, 8]
+
+
+TARGETS = {
+    "full.npy": (matrix(8), "got a matrix of rank 8 and width 8, wanted a width above"),
+    "flat.npy": (matrix(2)[:, :3], r"got an array of shape \(8, 3\), wanted a square matrix"),
+    "line.npy": (np.ones(4), r"got an array of shape \(4,\), wanted a square matrix"),
+    "nan.npy": (matrix(2) * np.nan, "got an entry nan in 'nan.npy', wanted"),
+    "huge.npy": (matrix(2) * 1e200, "got an entry .*e.20. in 'huge.npy', wanted"),
+    "infinite.npy": (matrix(2) * np.inf, "got an entry -?inf in 'infinite.npy', wanted"),
+    "zero.npy": (np.zeros((8, 8)), "got a matrix of zeros, wanted one of rank >= 1"),
+    "empty.npy": (np.zeros((0, 0)), "got 'empty.npy', wanted an .npy file of real numbers"),
+    "complex.npy": (matrix(2) * 1j, "got 'complex.npy', wanted an .npy file of real numbers"),
+    "words.npy": (np.array([["a"]]), "got 'words.npy', wanted an .npy file of real numbers"),
+    "text.npy": ("1 0\n0 1\n", "got 'text.npy', wanted an .npy file"),
+    "nothing.npy": ("", "got 'nothing.npy', wanted an .npy file"),
+    "missing.npy": (None, r"got 'missing.npy' \(.*No such file.*\), wanted an .npy file"),
+    ".": (None, r"got '.' \(.*Is a directory.*\), wanted an .npy file"),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_bad_targets(name, command, tmp_path):
+    content, message = TARGETS[name]
+    if isinstance(content, str):
+        (tmp_path / name).write_text(content)
+    elif content is not None:
+        np.save(tmp_path / name, content)
+    assert_refused(command, tmp_path, THEOREM2, [*SMALL, "--target", name], message)
+
+
+def test_a_truncated_target(command, tmp_path):
+    np.save(tmp_path / "half.npy", matrix(2))
+    (tmp_path / "half.npy").write_bytes((tmp_path / "half.npy").read_bytes()[:200])
+    words = [*SMALL, "--target", "half.npy"]
+    assert_refused(command, tmp_path, THEOREM2, words, "got 'half.npy', wanted an .npy file")
+
+
+# Bad input -----------------------------------------------------------------------------------
+
+
+def assert_refused(command, folder, theorem, words, message):
+    """Status 2, exactly one line on stderr, nothing written."""
+    before = tree(folder)
+    status, out, err = command(theorem, *words)
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith(f"{theorem.name}: error: --")
+    with pytest.raises(ValueError, match=message):  # pytest shows the line if it does not match
+        raise ValueError(err)
+    assert tree(folder) == before
+
+
+BAD = [
+    ("--dim 8 --rank 9", "--rank: got 9 with d = 8, wanted d > 2 rank"),
+    ("--dim 8 --rank 4", "--rank: got 4 with d = 8, wanted d > 2 rank"),
+    ("--dim 20 8 --rank 1 4", "--rank: got 4 with d = 8, wanted d > 2 rank"),
+    ("--rank 0", "--rank: got '0', wanted an integer >= 1"),
+    ("--depth 1", "--depth: got '1', wanted an integer >= 2"),
+    ("--depth 3 1", "--depth: got '1', wanted an integer >= 2"),
+    ("--init-scale 0", "--init-scale: got '0', wanted a number > 0"),
+    ("--init-scale -1", "--init-scale: got '-1', wanted a number > 0"),
+    ("--init-spread 0", "--init-spread: got '0', wanted a number > 0"),
+    ("--target-scale -1e-3", "--target-scale: got '-1e-3', wanted a number > 0"),
+    ("--weight-decay -0.1", "--weight-decay: got '-0.1', wanted a number >= 0"),
+    ("--learning-rate 0", "--learning-rate: got '0', wanted a number > 0"),
+    ("--steps 0", "--steps: got '0', wanted an integer >= 1"),
+    ("--steps 1.5", "--steps: got '1.5', wanted an integer >= 1"),
+    ("--steps 1" + "0" * 400, "--steps: got '10+', wanted an integer >= 1"),
+    ("--dim ten", "--dim: got 'ten', wanted an integer >= 3"),
+    ("--dim expected", "--dim: got 'expected', wanted an integer >= 3"),
+    ("--dim nan", "--dim: got 'nan', wanted an integer >= 3"),
+    ("--init-scale 0.1 nan", "--init-scale: got 'nan', wanted a number > 0"),
+    ("--init-scale inf", "--init-scale: got 'inf', wanted a number > 0"),
+    ("--weight-decay -inf", "--weight-decay: got '-inf', wanted a number >= 0"),
+    ("--weight-decay 1e999", "--weight-decay: got '1e999', wanted a number >= 0"),
+    ("--learning-rate 0,1", "--learning-rate: got '0,1', wanted a number > 0"),
+    ("--dim", "--dim: got nothing, wanted at least one argument"),
+    ("--dim --rank 1", "--dim: got nothing, wanted at least one argument"),
+    ("--out", "--out: got nothing, wanted one argument"),
+    ("--unknown 3", "--unknown: got an unknown argument, wanted one of those in --help"),
+    ("--init 0.3", "--init: got an unknown argument"),
+    ("--dtype float16", "--dtype: got 'float16', wanted one of .*float64.*float32"),
+    ("--preset huge", "--preset: got 'huge', wanted one of .*quick.*paper"),
+    ("--seeds 0", "--seeds: got '0', wanted an integer >= 1"),
+    ("--seed -1", "--seed: got '-1', wanted an integer >= 0"),
+    ("--seed 99999999999999999999", "--seed: got '9+', wanted"),
+    ("--seed 2147483647 --seeds 2", "--seed: got 2147483647, wanted all seeds below 2"),
+    ("--dim 8 --target phi.npy", "--target: got 'phi.npy' .*wanted an .npy file"),
+]
+
+
+@pytest.mark.parametrize("theorem", THEOREMS, ids=lambda theorem: theorem.name)
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[words[:40] for words, _ in BAD])
+def test_bad_input(theorem, words, message, command, tmp_path):
+    assert_refused(command, tmp_path, theorem, [*words.split(), "--out", "new/deeper"]
+                   if not words.startswith("--out") else words.split(), message)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("theorem", "words", "message"),
+    [
+        (COROLLARY1, "--excess-rank -1", "--excess-rank: got '-1', wanted an integer >= 0"),
+        (COROLLARY1, "--dim 8 --rank 1 --excess-rank 3", "--excess-rank: got 3 .*wanted d > 2"),
+        (THEOREM2, "--excess-rank 1", "--excess-rank: got an unknown argument"),
+    ],
+)
+def test_bad_input_of_one_theorem(theorem, words, message, command, tmp_path):
+    assert_refused(command, tmp_path, theorem, words.split(), message)
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "file/far/below"])
+def test_an_output_folder_that_cannot_be(out, command, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    message = rf"--out: got '{out}' \(.*\), wanted a writable folder"
+    assert_refused(command, tmp_path, THEOREM2, [*TINY, "--out", out], message)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_folder_without_permission(command, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    message = r"--out: got 'closed' \(Permission denied\), wanted a writable folder"
+    assert_refused(command, tmp_path, THEOREM2, [*TINY, "--out", "closed"], message)
+
+
+@pytest.mark.parametrize("theorem", THEOREMS, ids=lambda theorem: theorem.name)
+def test_help(theorem, command, tmp_path):
+    status, out, err = command(theorem, "--help")
+    assert (status, err) == (0, "")
+    text = " ".join(out.split())
+    for flag in theorem.flags:
+        assert f"--{flag.name.replace('_', '-')}" in text
+        assert f"{flag.symbol}: {flag.help}" in text
+    assert tree(tmp_path) == {}
+
+
+# Divergence ----------------------------------------------------------------------------------
+
+DIVERGING = ["--dim", "8", "--rank", "1", *SMALL, "--steps", "200", "--learning-rate"]
+
+
+def test_a_diverging_step_size_does_not_poison_its_neighbours(command, tmp_path):
+    status, out, _ = command(main_claims(THEOREM2), *DIVERGING, "0.1", "50")
+    (line,) = [line for line in out.splitlines() if "diverged" in line]
+    assert status == 0
+    assert line.startswith("factorization: diverged at step 2: seed=0 dim=8")
+    assert "learning_rate=50" in line
+    (path,) = tmp_path.rglob("verdict.json")
+    for claim in json.loads(path.read_text())["claims"]:
+        assert (claim["holds"], claim["cases"], claim["cases_total"]) == (True, 1, 2)
+        assert claim["worst_case"]["learning_rate"] == 0.1
+    results = results_of(tmp_path)
+    assert results["diverged_at"].squeeze().values.tolist() == [-1, 2]
+    assert np.isfinite(results["loss_measured"].sel(learning_rate=0.1)).all()
+
+
+def test_nothing_but_divergence_is_bad_input(command, tmp_path):
+    status, out, err = command(main_claims(THEOREM2), *DIVERGING, "50", "60")
+    (line,) = [line for line in err.splitlines() if not line.startswith("[")]
+    assert (status, out) == (2, "")
+    assert line.startswith("theorem2: error: --learning-rate: no claim applies, ")
+    assert "diverged at step 2" in line
+    assert tree(tmp_path) == {}
+
+
+# All of them ---------------------------------------------------------------------------------
+
+
+def experiments(capsys, *words):
+    return cli.run("experiments", lambda: listing.main(list(words))), *capsys.readouterr()
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_the_listing(words, capsys):
+    status, out, err = experiments(capsys, *words)
+    assert (status, err) == (0, "")
+    for line, theorem in zip(out.splitlines(), THEOREMS, strict=True):
+        assert line.split(maxsplit=1) == [theorem.name, theorem.summary]
+
+
+def test_an_unknown_command(capsys):
+    status, out, err = experiments(capsys, "theorem5")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "got 'theorem5', wanted 'all'" in err
+    assert all(theorem.name in err for theorem in THEOREMS)
+
+
+def test_all_of_them_in_one_table(command, capsys, tmp_path, monkeypatch):
+    (tmp_path / "my_theorem.py").write_text(MY_THEOREM)
+    true = runpy.run_path("my_theorem.py")["THEOREM"]
+    (statement,) = true.statements
+    tame = dataclasses.replace(statement.controls[1], predict=statement.predict)
+    false = dataclasses.replace(
+        true, name="false", statements=(dataclasses.replace(statement, controls=(tame,)),)
+    )
+    monkeypatch.setattr(listing, "THEOREMS", (true, false))
+    status, out, _ = experiments(capsys, "all", "--dim", "2", "--dtype", "float32")
+    assert status == 1
+    assert out.splitlines()[-1] == "1 of 2 theorems hold"
+    assert "exponential_decay" in out
+    assert len(list(tmp_path.rglob("verdict.json"))) == 2
+
+
+def test_ctrl_c(tmp_path):
+    environment = os.environ | {"LRDYN_CACHE": ""}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments", "all", *TINY, "--out", tmp_path / "out"],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        while not (tmp_path / "out").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1].startswith("experiments: error: interrupted")
+    assert "Traceback" not in err
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_a_full_disk_is_a_fault_of_the_machine(command, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "results.nc")
+
+    (tmp_path / "my_theorem.py").write_text(MY_THEOREM)
+    theorem = runpy.run_path("my_theorem.py")["THEOREM"]
+    monkeypatch.setattr(cli.files, "write_netcdf", full)
+    status, _, err = command(theorem, "--dim", "2", "--dtype", "float32")
+    assert status == 3
+    assert err.splitlines()[-1] == "my_theorem: error: results.nc: No space left on device"
+    assert not list(tmp_path.rglob("verdict.json"))
