@@ -146,7 +146,7 @@ def scales_with_epsilon(float64: float, float32: float) -> bool:
 
     Args:
         float64: residual of the float64 run.
-        float32: residual of the float32 run of the same cases.
+        float32: residual of the float32 run at the same settings (its random draws differ).
 
     Returns:
         Whether ``float64 <= 100 (eps64 / eps32) float32``, eps32 / eps64 being 5.4e8. The float32

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,7 +19,7 @@ from experiments.__main__ import THEOREMS
 from lrdyn import cli
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2
-from tests.test_conformance import ROOT, finished
+from tests.runs import ROOT, finished
 from tests.test_theorem import MY_THEOREM
 
 SMALL = ["--depth", "2", "--steps", "10", "--seeds", "1", "--init-scale", "0.5",

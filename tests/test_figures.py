@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 import lrdyn
-from lrdyn import figures, plotting
+from lrdyn import cli, figures, plotting
 from lrdyn.claims import CLEARLY, tolerance
 from paper_figs import (
     BASELINES,
@@ -222,6 +222,10 @@ def test_all_figures_are_drawn_but_those_that_lack_something(tmp_path, capsys):
     assert not (tmp_path / "figures/absent.pdf").exists()
 
 
+def _command(known, baselines, argv):
+    return cli.run("paper_figs", lambda: figures.main(known, baselines, argv, prog="paper_figs"))
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
@@ -232,13 +236,11 @@ def test_all_figures_are_drawn_but_those_that_lack_something(tmp_path, capsys):
             "figure: got 'absent', wanted the package nosuch_package (pip install nosuch) for it",
         ),
         (["--preset", "slow"], "--preset: got 'slow', wanted one of quick, paper"),
-        (["--nosuch"], "unrecognized arguments: --nosuch"),
+        (["--nosuch"], "--nosuch: got an unknown argument, wanted one of those in --help"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, argv, says):
-    with pytest.raises(SystemExit) as caught:
-        figures.main([TOY, ABSENT], tmp_path, [*argv, "--out", str(tmp_path)], prog="paper_figs")
-    assert caught.value.code == 2
+    assert _command([TOY, ABSENT], tmp_path, [*argv, "--out", str(tmp_path)]) == cli.BAD_INPUT
     assert capsys.readouterr() == ("", f"paper_figs: error: {says}\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -246,9 +248,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys, argv, says):
 @pytest.mark.parametrize("out", ["file", "file/below"])
 def test_an_out_that_is_a_file_is_bad_input(tmp_path, capsys, out):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(SystemExit) as caught:
-        figures.main([TOY], tmp_path, ["--out", str(tmp_path / out)], prog="paper_figs")
-    assert caught.value.code == 2
+    assert _command([TOY], tmp_path, ["--out", str(tmp_path / out)]) == cli.BAD_INPUT
     assert "wanted a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
 

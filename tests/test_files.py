@@ -26,9 +26,13 @@ def test_replacing_replaces_all_at_once(path):
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failed_write_keeps_the_old_file_and_no_half_one(path, error):
-    with pytest.raises(error), files.replacing(path) as temporary:
-        temporary.write_text("half")
-        raise error
+    def write():
+        with files.replacing(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert path.read_text() == "before"
     assert [p.name for p in path.parent.iterdir()] == ["kept.txt"]
 

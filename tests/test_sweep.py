@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
+from tests.runs import ROOT
 
-ROOT = Path(__file__).parents[1]
 X = [0.5, 1.0, 1.5, 2.0, 2.5]
 
 
@@ -136,7 +135,9 @@ def test_every_axis_may_decide_shapes():
 def test_each_shape_is_compiled_once_whatever_the_other_axes(x, monkeypatch):
     function, compiled, compile = Counter(), [], jax.stages.Lowered.compile
     monkeypatch.setattr(
-        jax.stages.Lowered, "compile", lambda self, **how: compiled.append(1) or compile(self, **how)
+        jax.stages.Lowered,
+        "compile",
+        lambda self, **how: compiled.append(1) or compile(self, **how),
     )
     lr.sweep(function, lr.product(x=x, n=[2, 4]), shapes=("n",), lanes=2, memory=1)
     assert len(compiled) == 2
@@ -287,7 +288,7 @@ def on_devices(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("devices")
     environment = os.environ | {"LRDYN_CACHE": "", "PYTHONPATH": str(ROOT)}
-    environment.pop("NPROC", None)
+    environment.pop("NPROC", None)  # it hides a deadlock of JAX 0.10
     running = {}
     for count in (1, 2, 8):
         command = [sys.executable, "-c", ON_DEVICES, str(count), str(folder / f"{count}.nc")]
@@ -311,4 +312,6 @@ def test_devices_compute_what_numpy_does(on_devices):
         "identity", "float64", size=6
     )
     spectrum = on_devices[8]["spectrum"].values[..., 1, :]
-    assert np.abs(spectrum[..., :2] - [1.0, 0.5]).max() < lr.tolerance("identity", "float64", size=6)
+    assert np.abs(spectrum[..., :2] - [1.0, 0.5]).max() < lr.tolerance(
+        "identity", "float64", size=6
+    )

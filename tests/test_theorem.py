@@ -18,8 +18,7 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn import cli
-
-ROOT = Path(__file__).parents[1]
+from tests.runs import ROOT, python
 
 MY_THEOREM = '''
 """Gradient descent on a parabola decays geometrically."""
@@ -40,8 +39,9 @@ def case(key, *, dim, rate, steps):
 
 def predict(case):
     times = jnp.arange(case["steps"] + 1)
-    decay = case["start"][None, :] * (1 - case["rate"]) ** times[:, None]
-    return {"decay": decay, "exponential": jnp.exp(-case["rate"] * times)[:, None] * case["start"][None, :]}
+    start, factor = case["start"][None, :], (1 - case["rate"]) ** times
+    exponential = jnp.exp(-case["rate"] * times)
+    return {"decay": factor[:, None] * start, "exponential": exponential[:, None] * start}
 
 
 def measure(case):
@@ -63,7 +63,7 @@ DECAY = Statement(
     measure,
     (Claim("decay", "x_t = (1 - eta)^t x_0"),),
     (
-        Control("bent", "a quartic term", "decay", case=bend, amounts=(1e-6, 1.0), amount_label="c"),
+        Control("bent", "a quartic term", "decay", case=bend, amounts=(1e-6, 1.0)),
         Control("exponential_decay", "x_t = exp(-eta t) x_0", "decay",
                 predict=lambda case: {"decay": predict(case)["exponential"]}),
     ),
@@ -134,18 +134,21 @@ def entry(folder, name):
 # As a script
 
 
-def run_script(script, *words):
-    environment = os.environ | {"LRDYN_CACHE": "", "PYTHONPATH": os.fspath(ROOT)}
-    return subprocess.run(
-        [sys.executable, script, *words],
-        cwd=script.parent, env=environment, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def finished(script):
     """The script with arguments of its own, and the folder of its results."""
-    done = run_script(script, "--rate", "0.2", "0.3", "--seeds", "3", "--perturb", "--out", "mine")
+    done = python(
+        script,
+        "--rate",
+        "0.2",
+        "0.3",
+        "--seeds",
+        "3",
+        "--perturb",
+        "--out",
+        "mine",
+        cwd=script.parent,
+    )
     (folder,) = (script.parent / "mine" / "my_theorem").iterdir()
     return done, folder
 
@@ -212,7 +215,7 @@ def test_perturbing_starts_where_the_claim_holds(finished):
 
 
 def test_help_shows_every_flag_with_symbol_unit_and_default(script):
-    done = run_script(script, "--help")
+    done = python(script, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     text = " ".join(done.stdout.split())
     assert "100 % geometric decay" in text

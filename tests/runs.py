@@ -1,0 +1,47 @@
+"""Runs that several tests look at: each command once, at a small size, in a process of its own."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import xarray as xr
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
+
+
+class Finished(NamedTuple):
+    """A finished command."""
+
+    process: subprocess.CompletedProcess
+    folder: Path
+    verdict: dict[str, Any]
+    group: Callable[[str], xr.Dataset]
+    """Loads a group of ``results.nc``."""
+
+
+def python(*words: Any, cwd: Path = ROOT, cache: str | Path = "") -> subprocess.CompletedProcess:
+    """Run Python away from this process, with a time-out."""
+    environment = os.environ | {"LRDYN_CACHE": os.fspath(cache), "PYTHONPATH": os.fspath(ROOT)}
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+
+
+@functools.cache
+def finished(name: str, base: Path) -> Finished:
+    """Run ``python -m experiments.<name>``; the first caller waits, the others look."""
+    out = base / "tiny"
+    done = python("-m", f"experiments.{name}", *TINY, "--out", out, cache=base / "cache")
+    if done.returncode:  # an exception would not be cached, and the run repeated for each test
+        return Finished(done, out, {}, xr.Dataset)
+    (folder,) = (out / name).iterdir()
+    verdict = json.loads((folder / "verdict.json").read_text())
+    load = functools.partial(xr.load_dataset, folder / "results.nc", engine="h5netcdf")
+    return Finished(done, folder, verdict, functools.cache(lambda group: load(group=group)))
