@@ -125,7 +125,7 @@ def bulk_contracts(
         >>> float(bulk_contracts(jnp.ones((1, 2)), 0.5, 0.0))
         0.5
     """
-    others = jnp.stack([product_of_others(values**2) for values in rho])
+    others = jax.vmap(product_of_others)(rho**2)
     decay = jnp.broadcast_to(weight_decay, others.shape)
     return jnp.max(jnp.abs(1 - learning_rate * (decay + others)))
 
