@@ -1,6 +1,7 @@
 """Timing, tables and facts about the machine."""
 
 import contextlib
+import functools
 import os
 import platform
 import time
@@ -47,13 +48,20 @@ def timed(work: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, T
     return {name: Times(tuple(values)) for name, values in seconds.items()}
 
 
+@functools.cache
+def _blas():
+    """Found once: the search takes milliseconds, as long as what is timed."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController()
+
+
 def blas_threads(count: int) -> contextlib.AbstractContextManager:
     """Limit NumPy's BLAS threads; without threadpoolctl, what the environment says stays."""
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return contextlib.nullcontext()
-    return threadpool_limits(count, user_api="blas")
+    blas = _blas()
+    return blas.limit(limits=count, user_api="blas") if blas else contextlib.nullcontext()
 
 
 def gemm(size: int) -> dict[str, Callable[[], object]]:

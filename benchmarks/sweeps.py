@@ -52,7 +52,7 @@ class Case(NamedTuple):
     """Runs batched at a time on each device."""
 
 
-CASES = (Case(100, 300, 200), Case(30, 3000, 2000))
+CASES = (Case(100, 300, 500), Case(30, 3000, 5000))
 LEARNING_RATES, SCALES = np.linspace(0.01, 0.02, 4), np.linspace(0.5, 1.0, 8)
 
 
