@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.core import Tracer
 
 import lrdyn as lr
 from tests.runs import ROOT
@@ -142,7 +143,7 @@ def test_each_shape_is_compiled_once_whatever_the_other_axes(x, monkeypatch):
     lr.sweep(function, lr.product(x=x, n=[2, 4]), shapes=("n",), lanes=2, memory=1)
     assert len(compiled) == 2
     assert [n for _, n in function.traces] == [2, 4]
-    assert all(issubclass(kind, jax.core.Tracer) for kind, _ in function.traces)
+    assert all(issubclass(kind, Tracer) for kind, _ in function.traces)
 
 
 def test_axes_that_decide_shapes_are_python_numbers():
