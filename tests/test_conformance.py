@@ -32,7 +32,7 @@ def everywhere(part, keep=lambda entry: True):
         for ids, entry in (
             [([x.id], (x,)) for x in getattr(statement, part)] if part else [([statement.id], ())]
         )
-        if keep(entry[0] if part else statement)
+        if keep(*(entry or (statement,)))
     ]
 
 
