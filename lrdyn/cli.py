@@ -29,7 +29,7 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
     """Set what belongs to the whole process; call it before the first JAX computation.
 
     Double precision (unless float32 is asked for), the highest matmul precision (no TF32), one
-    CPU device for each core, one BLAS thread for each device, and a compilation cache in
+    CPU device for each core, one BLAS and LAPACK thread for each device, a compilation cache in
     ``$XDG_CACHE_HOME/lrdyn`` (or ``~/.cache/lrdyn``; ``LRDYN_CACHE=`` turns it off).
 
     Args:
@@ -47,6 +47,7 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
         raise ValueError(f"dtype: got {dtype!r}, wanted 'float64' or 'float32'")
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_default_matmul_precision", "highest")
+    _one_blas_thread()
     with contextlib.suppress(RuntimeError):  # the backend has started: keep its devices
         jax.config.update("jax_num_cpu_devices", host_devices or _cores())
     cache = os.environ.get("LRDYN_CACHE")
@@ -56,6 +57,14 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
     if cache:
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _one_blas_thread() -> None:
+    # Each device has a core of its own; more LAPACK threads make an SVD several times slower.
+    import scipy.linalg.lapack  # noqa: F401  (loads the LAPACK that JAX calls on a CPU)
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, user_api="blas")
 
 
 def _cores() -> int:
