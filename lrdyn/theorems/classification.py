@@ -62,7 +62,7 @@ def _classifier(
     weights_key, inputs_key = jax.random.split(key)
     per_class = -(-2 * dim // rank) if per_class is None else per_class
     labels = jnp.arange(rank * per_class) % rank
-    one_hot = (labels == jnp.arange(rank)[:, None]) * 1.0
+    one_hot = (labels[None, :] == jnp.arange(rank)[:, None]) * 1.0
     scales = layer_scales(init_scale, init_spread, depth)
     return Classification(
         weights=orthogonal_layers(weights_key, (*(dim,) * depth, rank), scales),

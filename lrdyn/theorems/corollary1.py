@@ -142,7 +142,7 @@ def measure(case: Compression) -> dict[str, Array]:
         "off_block": seen.off_block,
         "singular_values": values,
         "loss": losses,
-        "compressed_loss": 0.5 * jnp.sum((compressed - one.target) ** 2, axis=(2, 3)),
+        "compressed_loss": 0.5 * jnp.sum((compressed - one.target[None, None]) ** 2, axis=(2, 3)),
         "scale": jnp.max(jnp.linalg.norm(product, axis=(1, 2))),
         "parameters": jnp.asarray(counts),
         "diverged_at": full.diverged_at,
