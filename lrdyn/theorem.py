@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Num, PyTree
 
 from lrdyn.claims import Kind
 
@@ -222,9 +222,9 @@ class Theorem:
 
 
 def relative_difference(
-    predicted: Float[Array, "..."],
-    measured: Float[Array, "..."],
-    scale: Float[Array, ""] | None = None,
+    predicted: Num[Array, "..."],
+    measured: Num[Array, "..."],
+    scale: Num[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """Largest entry of ``|predicted - measured|`` over a scale.
 
