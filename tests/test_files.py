@@ -18,7 +18,7 @@ def test_replacing_replaces_all_at_once(path):
     with files.replacing(path) as temporary:
         temporary.write_text("after")
         assert path.read_text() == "before"
-        assert temporary.suffix == path.suffix
+        assert (temporary.parent, temporary.suffix) == (path.parent, path.suffix)
     assert path.read_text() == "after"
     assert [p.name for p in path.parent.iterdir()] == ["kept.txt"]
     assert stat.S_IMODE(path.stat().st_mode) == 0o644  # readable by others, unlike mkstemp's

@@ -170,16 +170,31 @@ def test_the_memory_budget_changes_nothing_but_the_number_of_parts(memory, refer
     assert found.identical(reference)
 
 
-def test_the_memory_budget_cuts_the_work_into_parts(monkeypatch):
-    sizes = []
-    put = jax.device_put
+@pytest.fixture
+def parts(monkeypatch):
+    """How many points each part of the sweeps that follow has, padding included."""
+    sizes, put = [], jax.device_put
     monkeypatch.setattr(jax, "device_put", lambda x, *args: sizes.append(x.size) or put(x, *args))
+    return sizes
+
+
+def test_the_memory_budget_cuts_the_work_into_parts(parts):
     for memory in (2**30, 1):
         lr.sweep(chaotic, lr.product(seed=range(11)), lanes=2, memory=memory)
-    whole, *parts = sizes
+    whole, *rest = parts
     chunk = 2 * jax.local_device_count()
     assert whole >= 11
-    assert parts == [chunk] * -(-11 // chunk)
+    assert rest == [chunk] * -(-11 // chunk)
+
+
+def test_larger_arrays_make_smaller_parts(parts):
+    for size in (1, 10_000):
+        lr.sweep(
+            lambda x, size=size: {"y": x * jnp.ones(size)}, lr.product(x=X), lanes=2, memory=10**5
+        )
+    whole, *rest = parts
+    assert whole >= len(X)
+    assert len(rest) > 1
 
 
 def test_a_lane_that_diverges_leaves_its_neighbours_alone(reference):
