@@ -25,7 +25,13 @@ from lrdyn.initialization import layer_scales, orthogonal, orthogonal_layers
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import rho
 from lrdyn.theorem import Claim, Control, Statement, with_condition
-from lrdyn.theorems.deep_factorization import AT, first_shapes, of_weights, vanishes
+from lrdyn.theorems.deep_factorization import (
+    AT,
+    first_shapes,
+    of_weights,
+    orthogonal_start,
+    vanishes,
+)
 
 
 class Classification(eqx.Module):
@@ -130,16 +136,6 @@ def _whitened(case: Classification) -> Array:
     return error <= tolerance("identity", error.dtype, size=case.inputs.shape[1])
 
 
-def _orthogonal_classifier(case: Classification) -> Array:
-    error = jnp.stack(
-        [
-            jnp.max(jnp.abs(W @ W.T / scale**2 - jnp.eye(W.shape[0])))
-            for W, scale in zip(case.weights, case.scales, strict=True)
-        ]
-    )
-    return jnp.max(error) <= tolerance("identity", error.dtype, size=case.inputs.shape[0])
-
-
 def _colour(key, case, amount):
     """Rescale the input coordinates, ``X <- (I + amount diag(g)) X``: no longer whitened."""
     factors = 1 + amount * jax.random.uniform(
@@ -189,7 +185,7 @@ CLASSIFICATION = Statement(
             at=AT,
         ),
     ),
-    hypotheses={"whitened_inputs": _whitened, "orthogonal_start": _orthogonal_classifier},
+    hypotheses={"whitened_inputs": _whitened, "orthogonal_start": orthogonal_start},
     dims={
         "class_rho": ("step", "square_layer"),
         "class_product": ("step", "class", "column"),
@@ -314,7 +310,7 @@ COLLAPSE = Statement(
             at=_COLLAPSE_AT,
         ),
     ),
-    hypotheses={"whitened_inputs": _whitened, "orthogonal_start": _orthogonal_classifier},
+    hypotheses={"whitened_inputs": _whitened, "orthogonal_start": orthogonal_start},
     dims={"collapse_metric": ("square_layer",), "loss": ("step",), "step": ("step",)},
     narrow=_collapse_settings,
 )

@@ -230,14 +230,14 @@ def conditioned_run(
     return with_condition(reduced, (target, reduced_start(case.scales, len(target))))
 
 
-def _orthogonal_start(case: DeepFactorization) -> Array:
-    error = [
+def orthogonal_start(case: Any) -> Array:
+    """Check that every layer starts as its scale times (semi-)orthogonal, wide or square."""
+    errors = [
         jnp.max(jnp.abs(W @ W.T - scale**2 * jnp.eye(W.shape[0]))) / scale**2
         for W, scale in zip(case.weights, case.scales, strict=True)
     ]
-    return jnp.max(jnp.stack(error)) <= tolerance(
-        "identity", case.target.dtype, size=len(case.target)
-    )
+    size = case.weights[0].shape[1]
+    return jnp.max(jnp.stack(errors)) <= tolerance("identity", case.scales.dtype, size=size)
 
 
 def _rank_at_most_r(case: DeepFactorization) -> Array:
@@ -247,7 +247,7 @@ def _rank_at_most_r(case: DeepFactorization) -> Array:
 
 
 HYPOTHESES = {
-    "orthogonal_start": _orthogonal_start,
+    "orthogonal_start": orthogonal_start,
     "rank_at_most_r": _rank_at_most_r,
     "all_entries_observed": lambda case: jnp.asarray(
         True if case.mask is None else jnp.all(case.mask == 1)
