@@ -67,6 +67,7 @@ from lrdyn.theorem import Flag as Flag
 from lrdyn.theorem import Statement as Statement
 from lrdyn.theorem import Theorem as Theorem
 from lrdyn.theorem import at_least as at_least
+from lrdyn.theorem import one_of as one_of
 from lrdyn.theorem import relative_difference as relative_difference
 from lrdyn.theorem import with_condition as with_condition
 from lrdyn.verify import Verification as Verification

@@ -16,7 +16,7 @@ import numpy as np
 
 from lrdyn import files
 from lrdyn.theorem import Flag, Theorem, at_least
-from lrdyn.verify import Verification, validate, verify
+from lrdyn.verify import Verification, shown, validate, verify
 
 HOLDS, FAILS, BAD_INPUT, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -113,12 +113,16 @@ def _is_negative_number(word: str) -> bool:
     return False
 
 
-def _number(flag: Flag) -> Callable[[str], Any]:
+def _value(flag: Flag) -> Callable[[str], Any]:
     """Reader of one value of a flag."""
     wanted = flag.domain.wanted if flag.domain else "a number"
 
     def read(text: str):
         text = text.strip()
+        if flag.kind is str:
+            if not flag.domain.contains(text):
+                raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
+            return text
         try:
             value = int(text) if flag.kind is int else float(text)
         except ValueError:
@@ -152,7 +156,7 @@ def _array(text: str) -> np.ndarray:
 
 
 def _whole(name: str, least: int) -> Callable[[str], int]:
-    return _number(Flag(name, (), at_least(least), int))
+    return _value(Flag(name, (), at_least(least), int))
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -188,13 +192,13 @@ def _add_flag(group, flag: Flag) -> None:
         group.add_argument(name, type=_array, metavar="FILE", default=argparse.SUPPRESS,
                            help=f"{flag.symbol}: {flag.help} (.npy)")  # fmt: skip
         return
-    values = " ".join(f"{v:g}" for v in flag.quick)
-    paper = f"; paper: {' '.join(f'{v:g}' for v in flag.paper)}" if flag.paper else ""
+    values = " ".join(map(shown, flag.quick))
+    paper = f"; paper: {' '.join(map(shown, flag.paper))}" if flag.paper else ""
     wanted = f", {flag.domain.wanted}" if flag.domain else ""
     text = f"{flag.symbol}: {flag.help}{wanted} (default: {values}{paper})"
     group.add_argument(
         name,
-        type=_number(flag),
+        type=_value(flag),
         nargs="+" if flag.swept else None,
         metavar=flag.name.upper(),
         default=argparse.SUPPRESS,
@@ -240,10 +244,10 @@ def parse(theorem: Theorem, argv: Sequence[str]) -> Command:
         validate(theorem, settings)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    shown = {name: _shown(value) for name, value in settings.items()}
+    values = {name: _shown(value) for name, value in settings.items()}
     run = {"preset": options.preset, "seed": options.seed, "seeds": options.seeds}
     run |= {"dtype": options.dtype, "perturb": getattr(options, "perturb", False)}
-    return Command(settings, shown | run, options)
+    return Command(settings, values | run, options)
 
 
 def _default(flag: Flag, preset: str):
@@ -322,7 +326,7 @@ def verify_command(theorem: Theorem, argv: Sequence[str], echo=lambda line: None
                 empty.rmdir()
         raise BadInput(_nothing_applies(theorem, found))
     found.verdict["config"] = command.config
-    save(found, path)
+    save(theorem, found, path)
     return found, path
 
 
@@ -335,10 +339,11 @@ def _nothing_applies(theorem: Theorem, found: Verification) -> str:
     return f"{theorem.name}: no claim applies, hypotheses not met: {names}"
 
 
-def save(found: Verification, path: Path) -> None:
-    """Write ``results.nc``, ``verdict.png``, ``verdict.pdf`` and ``verdict.json``, in this order.
+def save(theorem: Theorem, found: Verification, path: Path) -> None:
+    """Write ``results.nc``, the figures and ``verdict.json``, in this order.
 
     Args:
+        theorem: the theorem.
         found: what was verified.
         path: folder of the results.
     """
@@ -348,6 +353,8 @@ def save(found: Verification, path: Path) -> None:
     plotting.save(plotting.verdict_figure(found.verdict, found.groups), path / "verdict")
     if any(group.startswith("/perturb/") for group in found.groups):
         plotting.save(plotting.perturb_figure(found.verdict, found.groups), path / "perturb")
+    for name, plot in theorem.plots.items():
+        plotting.save(plot(found.groups), path / name)
     files.write_json(path / "verdict.json", found.verdict)
 
 

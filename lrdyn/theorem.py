@@ -49,6 +49,22 @@ def at_least(least: int) -> Domain:
     return Domain(f"an integer >= {least}", lambda x: x >= least)
 
 
+def one_of(*names: str) -> Domain:
+    """Words out of a list.
+
+    Args:
+        *names: the accepted words.
+
+    Returns:
+        The domain.
+
+    Example:
+        >>> one_of("sgd", "adam").contains("adam"), one_of("sgd", "adam").wanted
+        (True, 'one of sgd, adam')
+    """
+    return Domain(f"one of {', '.join(names)}", lambda word: word in names)
+
+
 @dataclasses.dataclass(frozen=True)
 class Flag:
     """One flag of the command line and, if it is swept, one axis of the results.
@@ -58,7 +74,8 @@ class Flag:
         quick: values of the quick preset.
         paper: values of the paper preset; ``quick`` if empty.
         domain: accepted values.
-        kind: ``int``, ``float``, or ``"array"`` for an ``.npy`` file (default: none is given).
+        kind: ``int``, ``float``, ``str`` (a word of the domain :func:`one_of`; it decides shapes),
+            or ``"array"`` for an ``.npy`` file (default: none is given).
         symbol: the symbol of the paper, for ``--help``.
         help: one line, with the unit.
         shapes: whether the value decides shapes: compiled once for each value and passed as a
@@ -75,6 +92,10 @@ class Flag:
     paper: tuple = ()
     shapes: bool = False
     swept: bool = True
+
+    def __post_init__(self):
+        if self.kind is str and not (self.shapes and self.domain):
+            raise ValueError(f"flag {self.name!r}: got words, wanted shapes=True and a domain")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +219,8 @@ class Theorem:
         summary: one line.
         flags: the flags; each is an argument of every statement's ``case``.
         statements: one or more; the arrays of the first are the root of ``results.nc``.
+        plots: file stem -> ``plot(groups)``, which draws a matplotlib figure of its own from the
+            content of ``results.nc`` (group -> dataset); it imports matplotlib when called.
         prepare: ``prepare(settings, given)`` completes settings that depend on each other, for
             example on a file; ``given`` names those given explicitly. It returns new settings.
         check: ``check(point)`` raises ``ValueError`` for combinations outside the theorem.
@@ -207,6 +230,9 @@ class Theorem:
     summary: str
     flags: tuple[Flag, ...]
     statements: tuple[Statement, ...]
+    plots: Mapping[str, Callable[[Mapping[str, Any]], Any]] = dataclasses.field(
+        default_factory=dict
+    )
     prepare: Callable[[dict[str, Any], set[str]], dict[str, Any]] = lambda settings, given: settings
     check: Callable[[Mapping[str, Any]], None] = lambda point: None
 

@@ -389,11 +389,16 @@ def _diverged(results: "xarray.Dataset", statement: Statement) -> list[str]:
     lines = []
     for index in lost[:SHOWN]:
         point = _point_of(results, "diverged_at", int(index))
-        where = " ".join(f"{name}={value:g}" for name, value in point.items())
+        where = " ".join(f"{name}={shown(value)}" for name, value in point.items())
         lines.append(f"{statement.id}: diverged at step {steps[index]}: {where}")
     if len(lost) > SHOWN:
         lines.append(f"{statement.id}: {len(lost)} of {len(steps)} diverged, see results.nc")
     return lines
+
+
+def shown(value: Any) -> str:
+    """Write a value of a flag for a reader."""
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def environment(dtype: str) -> dict[str, Any]:

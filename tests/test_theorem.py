@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 import lrdyn as lr
 from lrdyn import cli
+from lrdyn.theorem import Claim, Flag, Statement, Theorem, one_of
 from tests.runs import ROOT, python
 
 MY_THEOREM = '''
@@ -487,3 +489,46 @@ def test_a_chaotic_run_has_no_condition(dtype):
     x = jnp.linspace(0.1, 0.4, 8)
     assert np.isinf(lr.with_condition(run, x)[1])
     assert np.isinf(lr.with_condition(lambda x: x / 0.0, x)[1])
+
+
+# Flags of words, and plots of a theorem's own ---------------------------------------------------
+
+
+def worded(**more):
+    """A theorem with a flag of words and a plot."""
+
+    def case(key, *, side):
+        return jax.random.normal(key, (3,)) * {"left": 1.0, "right": -1.0}[side]
+
+    def value(x):
+        return {"value": x, "side": jnp.sign(x)}
+
+    statement = Statement("worded", case, value, value, (Claim("value", "equals itself"),))
+    flag = Flag("side", ("left",), one_of("left", "right"), str, "s", "a side", shapes=True)
+    return Theorem("worded", "a word decides", (flag,), (statement,), **more)
+
+
+def test_a_flag_of_words(tmp_path, unchecked, capsys, monkeypatch):
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    out = ["--out", str(tmp_path)]
+    assert cli.main(worded(), ["--side", "left", "right", *out]) == 0
+    (path,) = tmp_path.rglob("results.nc")
+    results = xr.load_dataset(path, engine="h5netcdf")
+    assert results["side"].values.tolist() == ["left", "right"]
+    capsys.readouterr()
+    assert cli.main(worded(), ["--side", "up", *out]) == 2
+    assert "--side: got 'up', wanted one of left, right" in capsys.readouterr().err
+
+
+def test_words_must_decide_shapes(unchecked):
+    with pytest.raises(ValueError, match="flag 'side': got words, wanted shapes=True"):
+        Flag("side", ("left",), one_of("left"), str)
+
+
+def test_a_theorem_draws_its_own_plots(tmp_path, unchecked, monkeypatch):
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    seen = []
+    plots = {"mine": lambda groups: seen.append(set(groups)) or Figure()}
+    assert cli.main(worded(plots=plots), ["--out", str(tmp_path)]) == 0
+    assert seen == [{"/", "/float32"}]
+    assert {path.suffix for path in tmp_path.rglob("mine.*")} == {".png", ".pdf"}
