@@ -32,7 +32,8 @@ import numpy as np
 
 import lrdyn
 from benchmarks.common import Times, blas_threads, gemm, table, timed
-from lrdyn.sweep import product, sweep
+from lrdyn.points import product
+from lrdyn.sweep import sweep
 
 DEPTH = 3
 HEADER = (

@@ -51,12 +51,12 @@ from lrdyn.subspace import reduced_start as reduced_start
 from lrdyn.subspace import reduced_target as reduced_target
 from lrdyn.subspace import rho as rho
 from lrdyn.subspace import start_scales as start_scales
-from lrdyn.sweep import Points as Points
-from lrdyn.sweep import listed as listed
-from lrdyn.sweep import product as product
-from lrdyn.sweep import sampled as sampled
+from lrdyn.points import Points as Points
+from lrdyn.points import listed as listed
+from lrdyn.points import product as product
+from lrdyn.points import sampled as sampled
 from lrdyn.sweep import sweep as sweep
-from lrdyn.sweep import zipped as zipped
+from lrdyn.points import zipped as zipped
 from lrdyn.theorem import FRACTION as FRACTION
 from lrdyn.theorem import NON_NEGATIVE as NON_NEGATIVE
 from lrdyn.theorem import POSITIVE as POSITIVE

@@ -6,15 +6,18 @@ import hashlib
 import json
 import math
 import os
+import re
+import shlex
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 
-from lrdyn import files
+from lrdyn import files, progress
 from lrdyn.theorem import Flag, Theorem, at_least
 from lrdyn.verify import Verification, shown, validate, verify
 
@@ -168,6 +171,18 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
                         help="defaults of the other flags (default: quick)")  # fmt: skip
 
 
+SIZES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+SIZES |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("kmgt", start=1)}
+
+
+def _bytes(text: str) -> int:
+    """Reader of a number of bytes such as ``500MB`` or ``2GiB``."""
+    number = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([kmgt]?i?)b?", text.strip().lower())
+    if number and number[2] in SIZES and (size := int(float(number[1]) * SIZES[number[2]])) >= 1:
+        return size
+    raise argparse.ArgumentTypeError(f"got {text!r}, wanted a size such as 500MB or 2GiB")
+
+
 def _parser(theorem: Theorem) -> Parser:
     parser = Parser(theorem.name, theorem.summary)
     add_output_flags(parser)
@@ -177,6 +192,8 @@ def _parser(theorem: Theorem) -> Parser:
     )
     parser.add_argument("--dtype", default="float64", choices=("float64", "float32"),
                         help="float64 (default) runs float32 beside it and compares")  # fmt: skip
+    parser.add_argument("--memory", type=_bytes, default=2**30, metavar="SIZE",
+                        help="for the arrays of one part of a sweep (default: 1GiB)")  # fmt: skip
     if any(control.amounts for s in theorem.statements for control in s.controls):
         parser.add_argument("--perturb", action="store_true",
                             help="also sweep the distance from each hypothesis")  # fmt: skip
@@ -261,43 +278,57 @@ def _shown(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-def folder(out: str, name: str, config: dict[str, Any]) -> Path:
-    """Make the folder of one command line, ``<out>/<name>/<hash of the configuration>``.
+@contextlib.contextmanager
+def folder(out: str, name: str, config: dict[str, Any]) -> Iterator[Path]:
+    """Make the folder of one command line and keep it for this process.
 
     Args:
         out: the ``--out`` argument.
         name: name of the command.
         config: what decides the results.
 
-    Returns:
-        The folder.
+    Yields:
+        The folder, ``<out>/<name>/<hash of the configuration>``. Bad input inside leaves nothing.
 
     Raises:
-        BadInput: it cannot be made or written to.
+        BadInput: it cannot be made or written to, or another run uses it.
     """
-    path = _folder_path(out, name, config)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with files.replacing(path / "writable"):
-            pass
-        (path / "writable").unlink()
-    except OSError as error:
-        raise BadInput(f"--out: got {out!r} ({error.strerror}), wanted a writable folder") from None
-    return path
-
-
-def _folder_path(out: str, name: str, config: dict[str, Any]) -> Path:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-    return Path(out) / name / digest
+    path = Path(out) / name / digest
+    made = [p for p in (path, *path.parents) if not p.exists()]
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(files.locked(path))
+            files.sweep_out(path)
+            with files.replacing(path / "writable"):
+                pass
+            (path / "writable").unlink()
+        except files.InUse as error:
+            raise BadInput(f"--out: got {out!r} ({error}), wanted a folder of its own") from None
+        except OSError as error:
+            reason = error.strerror
+            raise BadInput(f"--out: got {out!r} ({reason}), wanted a writable folder") from None
+        try:
+            yield path
+        except BadInput:
+            shutil.rmtree(path / PARTS, ignore_errors=True)
+            for empty in made:
+                with contextlib.suppress(OSError):  # not empty: something else is kept there
+                    empty.rmdir()
+            raise
 
 
-def verify_command(theorem: Theorem, argv: Sequence[str], echo=lambda line: None):
+PARTS = "parts"
+"""Folder of the finished parts of a run that has not ended."""
+
+
+def verify_command(theorem: Theorem, argv: Sequence[str]) -> tuple[Verification, Path]:
     """Parse, verify and save: one theorem's command without its printing.
 
     Args:
         theorem: the theorem.
         argv: arguments without the program's name.
-        echo: called with a line of text about the progress.
 
     Returns:
         The :class:`~lrdyn.verify.Verification` and the folder of its results.
@@ -308,25 +339,24 @@ def verify_command(theorem: Theorem, argv: Sequence[str], echo=lambda line: None
     command = parse(theorem, argv)
     options = command.options
     setup(options.dtype)
-    path = _folder_path(options.out, theorem.name, command.config)
-    made = [p for p in (path, *path.parents) if not p.exists()]
-    folder(options.out, theorem.name, command.config)
-    found = verify(
-        theorem,
-        command.settings,
-        dtype=options.dtype,
-        seeds=range(options.seed, options.seed + options.seeds),
-        perturb=command.config["perturb"],
-        optimize=options.preset == "paper",
-        echo=echo,
-    )
-    if found.verdict["holds"] is None:
-        for empty in made:
-            with contextlib.suppress(OSError):  # not empty: something else is kept there
-                empty.rmdir()
-        raise BadInput(_nothing_applies(theorem, found))
-    found.verdict["config"] = command.config
-    save(theorem, found, path)
+    with folder(options.out, theorem.name, command.config) as path:
+        with progress.shown(theorem.name) as told:
+            found = verify(
+                theorem,
+                command.settings,
+                dtype=options.dtype,
+                seeds=range(options.seed, options.seed + options.seeds),
+                perturb=command.config["perturb"],
+                optimize=options.preset == "paper",
+                memory=options.memory,
+                store=path / PARTS,
+                progress=told,
+            )
+        if found.verdict["holds"] is None:
+            raise BadInput(_nothing_applies(theorem, found))
+        found.verdict["config"] = command.config
+        save(theorem, found, path)
+        shutil.rmtree(path / PARTS)
     return found, path
 
 
@@ -412,7 +442,8 @@ def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> 
     except BadInput as error:
         return _fail(prog, str(error), BAD_INPUT)
     except KeyboardInterrupt:
-        _fail(prog, "interrupted; the same command starts again", INTERRUPTED)
+        again = shlex.join(["python", *sys.orig_argv[1:]]) if own_process else "the same command"
+        _fail(prog, f"interrupted; finished parts are kept, to continue: {again}", INTERRUPTED)
         if own_process:
             os._exit(INTERRUPTED)
         return INTERRUPTED
@@ -422,7 +453,8 @@ def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAULT
     except OSError as error:
-        return _fail(prog, f"{error.filename or 'system'}: {error.strerror or error}", FAULT)
+        reason = (str(error.strerror or error).splitlines() or [""])[0]
+        return _fail(prog, f"{error.filename or 'system'}: {reason}; finished parts are kept", FAULT)
     except Exception as error:  # an internal error is one line too, unless it is to be debugged
         if os.environ.get("LRDYN_DEBUG"):
             raise
@@ -454,7 +486,7 @@ def main(theorem: Theorem, argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
 
     def command() -> int:
-        found, path = verify_command(theorem, words, echo=lambda line: print(line, file=sys.stderr))
+        found, path = verify_command(theorem, words)
         print(f"{theorem.name}: {theorem.summary}")
         print("\n".join([*table(found.verdict), *found.diverged]))
         holds = found.verdict["holds"]

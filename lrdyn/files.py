@@ -1,12 +1,16 @@
 """Writing results: atomic, so that a killed run never leaves half a file."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -34,8 +38,65 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.chmod(temporary, 0o644)  # mkstemp's files are private
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)  # a failed write names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep_out(folder: Path) -> None:
+    """Remove what :func:`replacing` left in a folder when it was killed.
+
+    Args:
+        folder: a folder that no other process writes to.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> (folder / ".a-12345678.txt").touch()
+        >>> sweep_out(folder)
+        >>> list(folder.iterdir())
+        []
+    """
+    for left in folder.glob(".*-????????*"):
+        left.unlink()
+
+
+class InUse(Exception):
+    """Another process works in the folder."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder for one process; the lock ends with the process, however that ends.
+
+    Args:
+        folder: an existing folder.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InUse: another process has it.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> with locked(folder), locked(folder):
+        ...     pass
+        Traceback (most recent call last):
+        lrdyn.files.InUse: ...
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(f"{folder} is in use by another run") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -53,23 +114,118 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(text + "\n")
 
 
+SLAB = 2**26
+"""Bytes above which an array is written piece by piece."""
+
+
+class NetCDF:
+    """One group of a netCDF file under construction, for arrays that are filled piece by piece."""
+
+    def __init__(self, path: Path, mode: Literal["w", "a"] = "w", group: str = "/"):
+        """Open a file.
+
+        Args:
+            path: the file.
+            mode: ``w`` for a new file, ``a`` to add to one.
+            group: the group.
+        """
+        import h5netcdf
+
+        self.file = h5netcdf.File(path, mode)
+        self.group = self.file if group == "/" else self.file[group]
+
+    def create(
+        self, name: str, dims: Mapping[str, int], dtype: np.dtype, chunks: tuple[int, ...], **how: Any
+    ) -> Any:
+        """Add an array of NaN, or of zeros if its type has none.
+
+        Args:
+            name: name of the array.
+            dims: its axes and their lengths.
+            dtype: its type.
+            chunks: lengths of the pieces in which it is stored.
+            **how: further options of h5py, such as ``compression``.
+
+        Returns:
+            The variable; assign to its slices.
+        """
+        missing = {axis: n for axis, n in dims.items() if axis not in self.group.dimensions}
+        self.group.dimensions.update(missing)
+        fill = np.nan if dtype.kind == "f" else 0
+        kind = np.dtype("int8") if dtype == bool else dtype
+        variable = self.group.create_variable(
+            name, tuple(dims), kind, fillvalue=fill, chunks=chunks, **how
+        )
+        if dtype == bool:
+            variable.attrs["dtype"] = "bool"  # as xarray writes it
+        return variable
+
+    def close(self) -> None:
+        """Finish the file."""
+        self.file.close()
+
+
 def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
     """Write ``xarray`` datasets as groups of one netCDF file, atomically.
+
+    Arrays above :data:`SLAB` go piece by piece, so that one on disk never fills the memory.
 
     Args:
         path: the file.
         groups: group -> dataset; ``"/"`` is the root, which ``xarray.open_dataset(path)`` reads.
+
+    Raises:
+        OSError: the disk is full.
     """
-    with replacing(path) as temporary:
-        mode = "w"
+    with replacing(path) as temporary, _full_disk_is_an_os_error(path):
+        mode: Literal["w", "a"] = "w"
         for group, dataset in groups.items():
-            encoding = {
-                name: {"zlib": True, "complevel": 1} for name, v in dataset.items() if v.ndim
-            }
-            dataset.to_netcdf(
+            large = [name for name, v in dataset.items() if v.nbytes > SLAB]
+            small = dataset.drop_vars(large)
+            encoding = {name: {"zlib": True, "complevel": 1} for name, v in small.items() if v.ndim}
+            small.to_netcdf(
                 temporary, mode=mode, group=group, engine="h5netcdf", encoding=encoding
             )
             mode = "a"
+            if large:
+                _write_large(temporary, group, {name: dataset[name] for name in large})
+
+
+@contextlib.contextmanager
+def _full_disk_is_an_os_error(path: Path) -> Iterator[None]:
+    # HDF5 reports a failed write as whatever its C code was doing.
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.EIO, str(error).splitlines()[0], os.fspath(path)) from None
+
+
+def _write_large(path: Path, group: str, arrays: Mapping[str, Any]) -> None:
+    target = NetCDF(path, "a", group)
+    try:
+        for name, array in arrays.items():
+            pieces, chunks = _pieces(array.shape, array.dtype.itemsize)
+            how = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+            variable = target.create(name, dict(array.sizes), array.dtype, chunks, **how)
+            for piece in pieces:
+                variable[piece] = array.variable[piece].values
+    finally:
+        target.close()
+
+
+def _pieces(shape: tuple[int, ...], itemsize: int) -> tuple[Iterator[tuple], tuple[int, ...]]:
+    """Slices of at most about SLAB bytes, and chunks of at most about a megabyte inside them."""
+    cut = 0
+    while (row := int(np.prod(shape[cut + 1 :])) * itemsize) > SLAB and cut < len(shape) - 1:
+        cut += 1
+    step = max(1, SLAB // row)
+    pieces = (
+        (*outer, slice(start, start + step))
+        for outer in np.ndindex(*shape[:cut])
+        for start in range(0, shape[cut], step)
+    )
+    length = max(1, min(step, 2**20 // row, shape[cut]))
+    return pieces, (*(1,) * cut, length, *shape[cut + 1 :])
 
 
 def set_aside(path: Path) -> Path:

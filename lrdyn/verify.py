@@ -3,9 +3,8 @@
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrdyn.claims import Judgement, judge, judge_control, overall, scales_with_epsilon, tolerance
-from lrdyn.sweep import product, sweep
+from lrdyn.points import Points, product
+from lrdyn.progress import Progress, Silent
+from lrdyn.sweep import sweep
 from lrdyn.theorem import Claim, Control, Statement, Theorem, longest_axis, relative_difference
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def verify(
     seeds: Sequence[int] = (0, 1),
     perturb: bool = False,
     optimize: bool = True,
-    echo: Callable[[str], None] = lambda line: None,
+    memory: int = 2**30,
+    store: Path | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Run every statement of a theorem with its controls and judge every claim.
 
@@ -65,17 +68,21 @@ def verify(
         perturb: also sweep the distance from each hypothesis.
         optimize: let XLA optimise the programs of the claims; without, small sweeps finish
             sooner, since they spend their time in the compiler.
-        echo: called with a line of text when a part of the work is done.
+        memory: bytes that the arrays of one part of a sweep may take, see :func:`lrdyn.sweep`.
+        store: a folder that keeps finished parts, so that the same call continues after a kill.
+        progress: told of every finished part.
 
     Returns:
-        The :class:`Verification`.
+        The :class:`Verification`; with a store, its large arrays are read from there when used.
 
     Raises:
         ValueError: a combination of settings is outside the theorem.
     """
     validate(theorem, settings)
-    jobs = dict(_jobs(theorem, settings, dtype, seeds, perturb, optimize))
-    groups = _run_side_by_side(jobs, echo)
+    jobs = list(_jobs(theorem, settings, dtype, seeds, perturb, optimize))
+    progress = Silent() if progress is None else progress
+    progress.expect(sum(job.points.size for job in jobs))
+    groups = _run_side_by_side(jobs, memory, store, _Announced(progress))
     claims, diverged = [], []
     for statement in theorem.statements:
         root = _root(theorem, statement)
@@ -123,39 +130,72 @@ def _root(theorem: Theorem, statement: Statement) -> str:
     return "/" if statement is theorem.statements[0] else f"/{statement.id}/"
 
 
-def _jobs(theorem, settings, dtype, seeds, perturb, optimize):
-    """Everything to compute: group of ``results.nc`` -> function without arguments."""
+class Job(NamedTuple):
+    """One sweep in one precision."""
+
+    group: str
+    """Where ``results.nc`` keeps it."""
+    precision: str
+    function: Callable[..., dict[str, jax.Array]]
+    points: Points
+    shapes: tuple[str, ...]
+    dims: Mapping[str, tuple[str, ...]]
+    compiler_options: dict[str, Any] | None
+    attrs: dict[str, str]
+
+    def run(
+        self, memory: int = 2**30, store: Path | None = None, progress: Progress | None = None
+    ) -> "xarray.Dataset":
+        """Sweep, in the precision of the job."""
+        with jax.enable_x64(self.precision == "float64"):
+            found = sweep(
+                self.function,
+                self.points,
+                shapes=self.shapes,
+                dims=self.dims,
+                memory=memory,
+                compiler_options=self.compiler_options,
+                store=store and store / self.group.strip("/").replace("/", "_"),
+                progress=progress,
+            )
+        return found.assign_attrs(self.attrs)
+
+
+def _jobs(theorem, settings, dtype, seeds, perturb, optimize) -> Iterator[Job]:
     for statement in theorem.statements:
         root = _root(theorem, statement)
         for p in PRECISIONS[dtype]:
             group = root if p == dtype else f"{root}{p}"
-            yield group, partial(_in, p, run_claims, theorem, statement, settings, seeds, optimize)
+            yield claims_job(theorem, statement, settings, seeds, group, p, optimize)
         for control in statement.controls:
-            run = partial(run_control, theorem, statement, control, seeds)
             for p in PRECISIONS[dtype]:
-                yield f"/controls/{control.id}/{p}", partial(_in, p, run)
+                group = f"/controls/{control.id}/{p}"
+                yield control_job(theorem, statement, control, seeds, group, p)
                 if perturb and control.amounts:
-                    amounts = (0.0, *control.amounts)
-                    yield f"/perturb/{control.id}/{p}", partial(_in, p, run, amounts)
+                    amounts, group = (0.0, *control.amounts), f"/perturb/{control.id}/{p}"
+                    yield control_job(theorem, statement, control, seeds, group, p, amounts)
 
 
-def _run_side_by_side(jobs, echo) -> dict[str, "xarray.Dataset"]:
+class _Announced:
+    """Progress of sweeps whose points were announced together, before the first began."""
+
+    def __init__(self, progress: Progress):
+        self.advance, self.note = progress.advance, progress.note
+
+    def expect(self, points: int) -> None:
+        pass
+
+
+def _run_side_by_side(jobs, memory, store, progress) -> dict[str, "xarray.Dataset"]:
     # Most of the time is tracing and compiling, which leave the devices idle.
-    groups = {}
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
-        futures = {pool.submit(job): group for group, job in jobs.items()}
-        for done, future in enumerate(as_completed(futures), start=1):
-            groups[futures[future]] = future.result()
-            echo(f"[{done}/{len(jobs)}] {futures[future]}")
+        futures = {pool.submit(job.run, memory, store, progress): job for job in jobs}
+        for future in as_completed(futures):
+            future.result()
+        return {job.group: future.result() for future, job in futures.items()}
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return {group: groups[group] for group in jobs}
-
-
-def _in(precision: str, function, *arguments):
-    with jax.enable_x64(precision == "float64"):
-        return function(*arguments)
 
 
 def _swept(theorem: Theorem, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,20 +280,26 @@ def _dims(statement: Statement) -> dict[str, tuple[str, ...]]:
     return dims
 
 
-def run_claims(
+def claims_job(
     theorem: Theorem,
     statement: Statement,
     settings: Mapping[str, Any],
     seeds: Sequence[int],
+    group: str,
+    precision: str,
     optimize: bool = True,
-) -> "xarray.Dataset":
-    """Sweep a statement over its settings, in the current precision."""
+) -> Job:
+    """The sweep of a statement over its settings."""
     settings = statement.narrow(dict(settings))
-    points = product(seed=seeds, **_swept(theorem, settings))
-    function = evaluate(statement, _fixed(theorem, settings))
-    options = None if optimize else unoptimized()
-    return sweep(
-        function, points, shapes=_shapes(theorem), dims=_dims(statement), compiler_options=options
+    return Job(
+        group,
+        precision,
+        evaluate(statement, _fixed(theorem, settings)),
+        product(seed=seeds, **_swept(theorem, settings)),
+        _shapes(theorem),
+        _dims(statement),
+        None if optimize else unoptimized(),
+        {},
     )
 
 
@@ -262,21 +308,29 @@ def unoptimized() -> dict[str, Any] | None:
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
-def run_control(
+def control_job(
     theorem: Theorem,
     statement: Statement,
     control: Control,
     seeds: Sequence[int],
+    group: str,
+    precision: str,
     amounts: tuple[float, ...] | None = None,
-) -> "xarray.Dataset":
-    """Run a control at its own settings, in the current precision."""
+) -> Job:
+    """The sweep of a control at its own settings."""
     point = {f.name: f.quick[0] if f.quick else None for f in theorem.flags} | dict(control.at)
     swept = {name: (value,) for name, value in _swept(theorem, point).items()}
-    points = product(seed=seeds, amount=amounts or (control.amount,), **swept)
-    function = evaluate(statement, _fixed(theorem, point), control)
-    results = sweep(function, points, shapes=_shapes(theorem), compiler_options=unoptimized())
     title = f"{control.claim}: {control.statement}"
-    return results.assign_attrs(title=title, amount_label=control.amount_label or "amount")
+    return Job(
+        group,
+        precision,
+        evaluate(statement, _fixed(theorem, point), control),
+        product(seed=seeds, amount=amounts or (control.amount,), **swept),
+        _shapes(theorem),
+        {},
+        unoptimized(),
+        {"title": title, "amount_label": control.amount_label or "amount"},
+    )
 
 
 def _shapes(theorem: Theorem) -> tuple[str, ...]:
