@@ -1,0 +1,158 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TextIO, runtime_checkable
+
+LINE_EVERY = 10.0
+"""Seconds between two lines of a log."""
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """What a sweep tells about itself; it may be called from several threads."""
+
+    def expect(self, points: int) -> None:
+        """So many more points are to be done."""
+
+    def advance(self, points: int, *, saved: bool = False) -> None:
+        """So many points are done; ``saved`` if an earlier run did them."""
+
+    def note(self, line: str) -> None:
+        """Something happened that a reader should know."""
+
+
+class Silent:
+    """Tells nothing but what went wrong, as a warning."""
+
+    def expect(self, points: int) -> None:
+        """Say nothing."""
+
+    def advance(self, points: int, *, saved: bool = False) -> None:
+        """Say nothing."""
+
+    def note(self, line: str) -> None:
+        """Warn."""
+        import warnings
+
+        warnings.warn(line, stacklevel=2)
+
+
+class _Counted:
+    """Counts points; the rate and the time left are of those computed by this run."""
+
+    def __init__(self, title: str):
+        self.title, self.total, self.done, self.saved = title, 0, 0, 0
+        self.start = time.monotonic()
+        self.lock = threading.Lock()
+
+    def expect(self, points: int) -> None:
+        with self.lock:
+            self.total += points
+            self.show()
+
+    def advance(self, points: int, *, saved: bool = False) -> None:
+        with self.lock:
+            self.done += points
+            self.saved += points if saved else 0
+            self.show()
+
+    def show(self) -> None: ...
+
+    def text(self) -> str:
+        computed = self.done - self.saved
+        rate = computed / max(time.monotonic() - self.start, 1e-9)
+        parts = [f"{self.done:,} of {self.total:,} points"]
+        if self.saved:
+            parts.append(f"{self.saved:,} from an earlier run")
+        if computed:
+            left = (self.total - self.done) / rate
+            parts += [f"{rate:.3g} a second", f"{duration(left)} left"]
+        return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Write a time for a reader.
+
+    Args:
+        seconds: a time in seconds.
+
+    Returns:
+        Minutes and seconds, or hours, minutes and seconds.
+
+    Example:
+        >>> duration(75), duration(7384)
+        ('1:15', '2:03:04')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class _Lines(_Counted):
+    def __init__(self, title: str, stream: TextIO):
+        super().__init__(title)
+        self.stream, self.last = stream, self.start
+
+    def show(self) -> None:
+        now = time.monotonic()
+        if now - self.last >= LINE_EVERY:
+            self.last = now
+            self.note(self.text())
+
+    def note(self, line: str) -> None:
+        print(f"{self.title}: {line}", file=self.stream, flush=True)
+
+
+class _Bar(_Counted):
+    def __init__(self, title: str, stream: TextIO):
+        super().__init__(title)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.bar = Progress(
+            TextColumn(title),
+            BarColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=Console(file=stream),
+            transient=True,
+        )
+        self.task = self.bar.add_task(title, total=None, text="")
+
+    def show(self) -> None:
+        self.bar.update(self.task, total=self.total, completed=self.done, text=self.text())
+
+    def note(self, line: str) -> None:
+        self.bar.console.print(f"{self.title}: {line}", highlight=False, markup=False)
+
+
+@contextmanager
+def shown(title: str, stream: TextIO | None = None) -> Iterator[Progress]:
+    """Show progress: a bar with points done, rate and time left; plain lines if not on a terminal.
+
+    Args:
+        title: name of the work.
+        stream: where to write; stderr by default.
+
+    Yields:
+        A :class:`Progress`, for the argument ``progress`` of :func:`lrdyn.sweep`.
+
+    Example:
+        >>> import io
+        >>> log = io.StringIO()
+        >>> with shown("sweep", log) as progress:
+        ...     progress.expect(2)
+        ...     progress.note("a line")
+        >>> log.getvalue()
+        'sweep: a line\n'
+    """
+    stream = sys.stderr if stream is None else stream
+    if not stream.isatty():
+        yield _Lines(title, stream)
+        return
+    bar = _Bar(title, stream)
+    with bar.bar:
+        yield bar
