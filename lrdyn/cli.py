@@ -123,7 +123,7 @@ def _value(flag: Flag) -> Callable[[str], Any]:
     def read(text: str):
         text = text.strip()
         if flag.kind is str:
-            if not flag.domain.contains(text):
+            if flag.domain and not flag.domain.contains(text):
                 raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
             return text
         try:
@@ -454,7 +454,9 @@ def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> 
         return FAULT
     except OSError as error:
         reason = (str(error.strerror or error).splitlines() or [""])[0]
-        return _fail(prog, f"{error.filename or 'system'}: {reason}; finished parts are kept", FAULT)
+        return _fail(
+            prog, f"{error.filename or 'system'}: {reason}; finished parts are kept", FAULT
+        )
     except Exception as error:  # an internal error is one line too, unless it is to be debugged
         if os.environ.get("LRDYN_DEBUG"):
             raise

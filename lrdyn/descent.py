@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 State = TypeVar("State")
 Record = TypeVar("Record")
@@ -150,23 +150,166 @@ def simulate(
         >>> run.records.tolist(), int(run.diverged_at)
         ([1.0, 0.5, 0.125], -1)
     """
+    state, records = iterate(
+        lambda t, state: _step(loss, optimizer, t, state),
+        _begin(loss, params, optimizer),
+        steps,
+        lambda state: record(state.params),
+    )
+    return Trajectory(state.params, records, _end(loss, state, steps))
 
-    def step(t, state):
-        params, optimizer_state, diverged_at = state
-        value, gradient = jax.value_and_grad(loss)(params)
-        lost = ~(jnp.abs(value) < limit)  # also true for NaN
-        diverged_at = jnp.where(lost & (diverged_at < 0), t, diverged_at)
-        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state, diverged_at
 
+class _State(NamedTuple):
+    params: PyTree
+    optimizer: PyTree
+    limit: Float[Array, ""]
+    """Past this loss the run counts as diverged."""
+    diverged_at: Int[Array, ""]
+
+
+def _begin(loss, params, optimizer) -> _State:
     start = loss(params)
     # Past this the digits of the first loss are below the last one of the present loss.
     # A loss of 0 has no digits to lose: then only infinities and NaN count.
     limit = jnp.where(start == 0, jnp.inf, jnp.abs(start)) / jnp.finfo(start.dtype).eps
-    state = (params, optimizer.init(params), jnp.asarray(-1, jnp.int32))
-    (params, _, diverged_at), records = iterate(step, state, steps, lambda state: record(state[0]))
-    lost = ~(jnp.abs(loss(params)) < limit)
-    diverged_at = jnp.where(
-        lost & (diverged_at < 0), jnp.asarray(steps, jnp.int32)[-1], diverged_at
+    return _State(params, optimizer.init(params), limit, jnp.asarray(-1, jnp.int32))
+
+
+def _step(loss, optimizer, t, state: _State) -> _State:
+    value, gradient = jax.value_and_grad(loss)(state.params)
+    updates, inner = optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return _State(params, inner, state.limit, _diverged(value, t, state))
+
+
+def _end(loss, state: _State, steps) -> Int[Array, ""]:
+    return _diverged(loss(state.params), jnp.asarray(steps, jnp.int32)[-1], state)
+
+
+def _diverged(value, t, state: _State) -> Int[Array, ""]:
+    lost = ~(jnp.abs(value) < state.limit)  # also true for NaN
+    return jnp.where(lost & (state.diverged_at < 0), t, state.diverged_at)
+
+
+class Stopped(NamedTuple):
+    """What :func:`simulate_until` returns."""
+
+    params: PyTree
+    """Parameters after the last step."""
+    loss: Float[Array, ""]
+    """Loss there."""
+    steps: Int[Array, ""]
+    """Steps taken, a multiple of ``check_every``."""
+    converged: Bool[Array, ""]
+    """Whether the tolerance was reached; if not, the steps ran out or the loss is not finite."""
+
+
+def simulate_until(
+    loss: Callable[[PyTree], Float[Array, ""]],
+    params: PyTree,
+    optimizer: optax.GradientTransformation,
+    tolerance: float | Float[Array, ""],
+    *,
+    check_every: int,
+    max_steps: int,
+) -> Stopped:
+    """Train ``params`` until the loss is at most a tolerance.
+
+    Under ``vmap`` every run lasts as long as the slowest of its batch; ``sweep(..., lanes=1)``
+    runs them one by one.
+
+    Args:
+        loss: maps the parameters to a scalar.
+        params: any PyTree of arrays.
+        optimizer: any optax gradient transformation.
+        tolerance: the run stops once ``loss <= tolerance``.
+        check_every: steps between two looks at the loss.
+        max_steps: the run stops after so many steps.
+
+    Returns:
+        A :class:`Stopped`.
+
+    Raises:
+        ValueError: ``max_steps`` is not a positive multiple of ``check_every``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rule = gradient_descent(0.5)
+        >>> run = simulate_until(
+        ...     lambda w: w**2 / 2, jnp.array(1.0), rule, 1e-3, check_every=2, max_steps=100)
+        >>> int(run.steps), bool(run.converged)
+        (6, True)
+    """
+    if check_every < 1 or max_steps < 1 or max_steps % check_every:
+        raise ValueError(f"max_steps: got {max_steps}, wanted a multiple of {check_every}")
+
+    def step(_, state):
+        params, inner = state
+        updates, inner = optimizer.update(jax.grad(loss)(params), inner, params)
+        return optax.apply_updates(params, updates), inner
+
+    def unfinished(state):
+        _, value, steps = state
+        return (value > tolerance) & (value < jnp.inf) & (steps < max_steps)
+
+    def block(state):
+        trained, _, steps = state
+        trained = jax.lax.fori_loop(0, check_every, step, trained)
+        return trained, loss(trained[0]), steps + check_every
+
+    start = ((params, optimizer.init(params)), loss(params), jnp.asarray(0, jnp.int32))
+    (params, _), value, steps = jax.lax.while_loop(unfinished, block, start)
+    return Stopped(params, value, steps, value <= tolerance)
+
+
+Problem = tuple[Callable[[PyTree], Float[Array, ""]], PyTree, optax.GradientTransformation]
+
+
+def simulate_lanes(
+    problem: Callable[[PyTree], Problem],
+    data: PyTree,
+    steps: Int[Array, "times"] | np.ndarray,
+    *,
+    record: Callable[[PyTree], PyTree] = lambda params: params,
+) -> Trajectory:
+    """Run :func:`simulate` for many small problems at once, the runs as the last axis inside.
+
+    For matrices of a few rows this is several times faster than ``vmap``, which puts the runs
+    first, if the loss multiplies them by :func:`lrdyn.small_matmul`. About 64 runs stay in the
+    cache.
+
+    Args:
+        problem: maps the data of one run to its loss, starting parameters and optimiser.
+        data: PyTree of arrays with a leading axis of runs.
+        steps: increasing step numbers at which to record, the same for all runs.
+        record: maps the parameters of one run to a PyTree of arrays.
+
+    Returns:
+        A :class:`Trajectory` whose arrays all have a leading axis of runs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def problem(rate):
+        ...     return lambda w: 0.5 * w**2, jnp.array(1.0), gradient_descent(rate)
+        >>> run = simulate_lanes(problem, jnp.array([0.5, 1.0]), jnp.array([0, 1, 2]))
+        >>> run.records.tolist()
+        [[1.0, 0.5, 0.25], [1.0, 0.0, 0.0]]
+    """
+    last = jax.tree.map(lambda array: jnp.moveaxis(array, 0, -1), data)
+
+    def over_runs(function, axis):
+        return jax.vmap(lambda one, *rest: function(*problem(one), *rest), -1, axis)
+
+    def step(t, state):
+        return over_runs(lambda loss, _, rule, s: _step(loss, rule, t, s), -1)(last, state)
+
+    def see(state):
+        return jax.vmap(lambda s: record(s.params), -1, 0)(state)
+
+    start = over_runs(_begin, -1)(last)
+    state, records = iterate(step, start, steps, see)
+    return Trajectory(
+        jax.tree.map(lambda array: jnp.moveaxis(array, -1, 0), state.params),
+        jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), records),
+        over_runs(lambda loss, _, rule, s: _end(loss, s, steps), 0)(last, state),
     )
-    return Trajectory(params, records, diverged_at)

@@ -12,8 +12,10 @@ Glossary of the axis names used in the annotations of this package:
 ==========  ==================================================================
 """
 
+from collections.abc import Callable
 from functools import reduce
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -21,11 +23,44 @@ Weights = tuple[Float[Array, "_ _"], ...]
 """The layers ``(W_1, ..., W_L)`` of a linear network; ``W_1`` acts first."""
 
 
-def end_to_end(weights: Weights) -> Float[Array, "k d"]:
+Matmul = Callable[[Float[Array, "m k"], Float[Array, "k n"]], Float[Array, "m n"]]
+
+
+@jax.custom_vjp
+def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, "m n"]:
+    """Product of small matrices as a sum of outer products, ``sum_k left[:, k] right[k, :]``.
+
+    Mapped over a last axis of runs (:func:`lrdyn.simulate_lanes`) it becomes element-wise work on
+    neighbouring runs. Alone it is slower than ``left @ right``.
+
+    Args:
+        left: a matrix of a few rows and columns.
+        right: another.
+
+    Returns:
+        Their product.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> small_matmul(jnp.ones((2, 3)), jnp.ones((3, 1))).tolist()
+        [[3.0], [3.0]]
+    """
+    return reduce(jnp.add, [left[:, k, None] * right[None, k, :] for k in range(left.shape[1])])
+
+
+# What autodiff makes of the sum is a third slower: products of the same kind are not.
+small_matmul.defvjp(
+    lambda left, right: (small_matmul(left, right), (left, right)),
+    lambda kept, bar: (small_matmul(bar, kept[1].T), small_matmul(kept[0].T, bar)),
+)
+
+
+def end_to_end(weights: Weights, matmul: Matmul = jnp.matmul) -> Float[Array, "k d"]:
     """Multiply the layers: ``W_L ... W_1``.
 
     Args:
         weights: layers ``(W_1, ..., W_L)``, ``W_l`` of shape (out, in).
+        matmul: how to multiply two matrices.
 
     Returns:
         The product, of shape (out of the last layer, in of the first).
@@ -35,15 +70,18 @@ def end_to_end(weights: Weights) -> Float[Array, "k d"]:
         >>> end_to_end((2 * jnp.eye(2), 3 * jnp.eye(2))).tolist()
         [[6.0, 0.0], [0.0, 6.0]]
     """
-    return reduce(lambda product, layer: layer @ product, weights)
+    return reduce(lambda product, layer: matmul(layer, product), weights)
 
 
-def factorization_loss(weights: Weights, target: Float[Array, "k d"]) -> Float[Array, ""]:
+def factorization_loss(
+    weights: Weights, target: Float[Array, "k d"], matmul: Matmul = jnp.matmul
+) -> Float[Array, ""]:
     """Squared loss of deep matrix factorisation, ``1/2 ||W_L ... W_1 - Phi||_F^2``.
 
     Args:
         weights: layers ``(W_1, ..., W_L)``.
         target: Phi.
+        matmul: how to multiply two matrices, see :func:`end_to_end`.
 
     Returns:
         The loss, a scalar.
@@ -56,7 +94,7 @@ def factorization_loss(weights: Weights, target: Float[Array, "k d"]) -> Float[A
     Reference:
         arXiv 2503.19859, Theorems 1 and 2.
     """
-    return 0.5 * jnp.sum((end_to_end(weights) - target) ** 2)
+    return 0.5 * jnp.sum((end_to_end(weights, matmul) - target) ** 2)
 
 
 def mean_factorization_loss(weights: Weights, target: Float[Array, "k d"]) -> Float[Array, ""]:

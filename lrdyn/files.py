@@ -135,7 +135,12 @@ class NetCDF:
         self.group = self.file if group == "/" else self.file[group]
 
     def create(
-        self, name: str, dims: Mapping[str, int], dtype: np.dtype, chunks: tuple[int, ...], **how: Any
+        self,
+        name: str,
+        dims: Mapping[str, int],
+        dtype: np.dtype,
+        chunks: tuple[int, ...],
+        **how: Any,
     ) -> Any:
         """Add an array of NaN, or of zeros if its type has none.
 
@@ -152,11 +157,11 @@ class NetCDF:
         missing = {axis: n for axis, n in dims.items() if axis not in self.group.dimensions}
         self.group.dimensions.update(missing)
         fill = np.nan if dtype.kind == "f" else 0
-        kind = np.dtype("int8") if dtype == bool else dtype
+        kind = np.dtype("int8") if dtype.kind == "b" else dtype
         variable = self.group.create_variable(
             name, tuple(dims), kind, fillvalue=fill, chunks=chunks, **how
         )
-        if dtype == bool:
+        if dtype.kind == "b":
             variable.attrs["dtype"] = "bool"  # as xarray writes it
         return variable
 
@@ -183,9 +188,7 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
             large = [name for name, v in dataset.items() if v.nbytes > SLAB]
             small = dataset.drop_vars(large)
             encoding = {name: {"zlib": True, "complevel": 1} for name, v in small.items() if v.ndim}
-            small.to_netcdf(
-                temporary, mode=mode, group=group, engine="h5netcdf", encoding=encoding
-            )
+            small.to_netcdf(temporary, mode=mode, group=group, engine="h5netcdf", encoding=encoding)
             mode = "a"
             if large:
                 _write_large(temporary, group, {name: dataset[name] for name in large})

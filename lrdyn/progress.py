@@ -131,7 +131,7 @@ class _Bar(_Counted):
 
 @contextmanager
 def shown(title: str, stream: TextIO | None = None) -> Iterator[Progress]:
-    """Show progress: a bar with points done, rate and time left; plain lines if not on a terminal.
+    r"""Show progress: a bar with points done, rate, time left; plain lines without a terminal.
 
     Args:
         title: name of the work.
@@ -149,10 +149,12 @@ def shown(title: str, stream: TextIO | None = None) -> Iterator[Progress]:
         >>> log.getvalue()
         'sweep: a line\n'
     """
-    stream = sys.stderr if stream is None else stream
-    if not stream.isatty():
+    stream = stream or sys.stderr
+    if stream is None:
+        yield Silent()
+    elif stream.isatty():
+        bar = _Bar(title, stream)
+        with bar.bar:
+            yield bar
+    else:
         yield _Lines(title, stream)
-        return
-    bar = _Bar(title, stream)
-    with bar.bar:
-        yield bar

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from lrdyn import linalg
-from lrdyn.descent import Trajectory, gradient_descent, iterate, simulate
-from lrdyn.factorization import Weights, end_to_end, factorization_loss
+from lrdyn.descent import Trajectory, gradient_descent, iterate, simulate, simulate_lanes
+from lrdyn.factorization import Weights, end_to_end, factorization_loss, small_matmul
 from lrdyn.spectra import singular_values
 
 
@@ -236,6 +236,51 @@ def reduced_dynamics(
         steps,
         record=record,
     )
+
+
+def reduced_lanes(
+    targets: Float[Array, "runs s s"],
+    scales: Float[Array, "runs depth"],
+    learning_rate: Float[Array, "runs"],
+    weight_decay: Float[Array, "runs"] | Float[Array, "runs depth"],
+    steps: Int[Array, "times"] | np.ndarray,
+    *,
+    record: Callable[[Weights], PyTree] = lambda weights: weights,
+) -> Trajectory:
+    """Run :func:`reduced_dynamics` for many runs at once, several times faster than by ``vmap``.
+
+    For ``sweep(..., batched=True, lanes=64)``: more runs at a time fall out of the cache, and from
+    blocks of about 20 x 20 on ``vmap`` is as fast.
+
+    Args:
+        targets: reduced targets.
+        scales: ``(eps_1, ..., eps_L)`` of each run.
+        learning_rate: eta of each run.
+        weight_decay: lambda of each run, or of each of its layers.
+        steps: increasing step numbers at which to record, the same for all.
+        record: maps the reduced weights of one run to what is kept.
+
+    Returns:
+        A :class:`~lrdyn.Trajectory` whose arrays have a leading axis of runs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> targets, ones = jnp.stack([jnp.eye(2), 2 * jnp.eye(2)]), jnp.ones(2)
+        >>> run = reduced_lanes(targets, jnp.ones((2, 2)), 0.1 * ones, 0.0 * ones, jnp.array([300]))
+        >>> (run.params[1] @ run.params[0])[1].round(5).tolist()
+        [[2.0, 0.0], [0.0, 2.0]]
+    """
+
+    def problem(one):
+        target, eps, eta, decay = one
+        return (
+            lambda weights: factorization_loss(weights, target, small_matmul),
+            reduced_start(eps, target.shape[0]),
+            gradient_descent(eta, decay),
+        )
+
+    data = (targets, scales, learning_rate, weight_decay)
+    return simulate_lanes(problem, data, steps, record=record)
 
 
 def expand(frame: Frame, reduced: Weights, bulk: Float[Array, "depth"]) -> Weights:

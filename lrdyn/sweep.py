@@ -192,8 +192,15 @@ def _trace(
         return jax.tree.unflatten(structure, flat(*jax.tree.leaves(point)))
 
     size = _jaxpr_bytes(closed.jaxpr) // (lanes if plan.batched else 1)
-    parts = _cut(np.asarray(indices), plan.memory // max(1, size), CHUNKS * plan.lanes)
-    context = (jax.__version__, devices[0].device_kind, lanes, sorted(plan.compiler_options.items()))
+    # Two parts are in memory: one that runs and one that is saved.
+    fit = plan.memory // (2 * max(1, size))
+    parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
+    context = (
+        jax.__version__,
+        devices[0].device_kind,
+        lanes,
+        sorted(plan.compiler_options.items()),
+    )
     return _Group(again, outputs, parts, traced, lanes, devices, _digest(closed, context))
 
 
@@ -258,15 +265,24 @@ def _finish(
         yield part, outputs
 
 
-def _compute(todo: list[tuple[_Group, np.ndarray]], plan: _Plan):
+def _compute(
+    todo: list[tuple[_Group, np.ndarray]], plan: _Plan
+) -> Iterator[tuple[_Group, np.ndarray, dict[str, np.ndarray]]]:
     # Tracing holds the interpreter, XLA's compilation does not: compile the groups side by side.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         compiled: dict[str, Future] = {}
         for group, _ in todo:
             if group.digest not in compiled:
                 compiled[group.digest] = _compile(group, plan, pool)
+        running = None
         for group, part in todo:
-            yield group, part, _run(group, compiled[group.digest].result(), part)
+            # The devices work on the next part while this one is saved.
+            ahead = (group, part, _start(group, compiled[group.digest].result(), part))
+            if running:
+                yield _ended(*running)
+            running = ahead
+        if running:
+            yield _ended(*running)
 
 
 def _sharding(group: _Group) -> NamedSharding:
@@ -324,15 +340,23 @@ def _one_by_one(call, batched, values, used):
     return jax.lax.map(lambda slot: jax.lax.cond(slot[1], run, skip, slot[0]), (values, used))
 
 
-def _run(group: _Group, compiled, part: np.ndarray) -> dict[str, np.ndarray]:
-    # Slots are dealt out to the devices to and fro, so that a cost that changes along an axis is
-    # shared evenly; those beyond the part repeat its last point.
+def _order(group: _Group) -> np.ndarray:
+    """Slots in the order of the devices, dealt out to and fro.
+
+    So a cost that changes along an axis is shared evenly.
+    """
     slots = np.arange(group.slots).reshape(-1, len(group.devices))
     slots[1::2] = slots[1::2, ::-1]
-    order = slots.T.ravel()
+    return slots.T.ravel()
+
+
+def _start(group: _Group, compiled, part: np.ndarray) -> dict[str, Array]:
+    order = _order(group)
+    # Slots beyond the part repeat its last point, so that all parts share one program.
     values = _canonical(group.values(part[np.minimum(order, len(part) - 1)]))
-    sharding = _sharding(group)
-    inputs = jax.device_put((values, order < len(part)), sharding)
-    outputs = jax.device_get(compiled(*inputs))
-    place = np.argsort(order)[: len(part)]
-    return {name: array[place] for name, array in outputs.items()}
+    return compiled(*jax.device_put((values, order < len(part)), _sharding(group)))
+
+
+def _ended(group: _Group, part: np.ndarray, outputs: dict[str, Array]):
+    place = np.argsort(_order(group))[: len(part)]
+    return group, part, {name: array[place] for name, array in jax.device_get(outputs).items()}

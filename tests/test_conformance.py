@@ -11,7 +11,7 @@ import pytest
 
 from experiments.__main__ import THEOREMS
 from lrdyn.claims import CLEARLY
-from lrdyn.verify import PRECISIONS, run_control, verify
+from lrdyn.verify import PRECISIONS, control_job, verify
 from tests import oracles
 from tests.runs import finished
 
@@ -215,7 +215,8 @@ def test_a_control_is_seen_to_fail(theorem, statement, control, tmp_path_factory
     everywhere("controls", lambda control: control.amounts),
 )
 def test_without_a_move_the_claim_is_restored(theorem, statement, control):
-    results = run_control(theorem, statement, control, (0,), amounts=(0.0,))
+    job = control_job(theorem, statement, control, (0,), "/", "float64", amounts=(0.0,))
+    results = job.run()
     assert all(results[f"met_{name}"].all() for name in statement.hypotheses)
     assert (results[f"residual_{control.claim}"] <= results[f"tolerance_{control.claim}"]).all()
 
