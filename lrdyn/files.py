@@ -13,6 +13,21 @@ from typing import Any, Literal
 import numpy as np
 
 
+def scratch(folder: Path, suffix: str) -> Path:
+    """Make an empty hidden file, which :func:`sweep_out` removes if nobody else does.
+
+    Args:
+        folder: where.
+        suffix: end of its name.
+
+    Returns:
+        Its path.
+    """
+    handle, name = tempfile.mkstemp(suffix=suffix, prefix=".lrdyn-", dir=folder)
+    os.close(handle)
+    return Path(name)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder that replaces ``path`` if all goes well.
@@ -31,9 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
         >>> path.read_text()
         'whole'
     """
-    handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}-", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = scratch(path.parent, path.suffix)
     try:
         yield temporary
         os.chmod(temporary, 0o644)  # mkstemp's files are private
@@ -46,7 +59,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep_out(folder: Path) -> None:
-    """Remove what :func:`replacing` left in a folder when it was killed.
+    """Remove the hidden files that a killed run left in a folder.
 
     Args:
         folder: a folder that no other process writes to.
@@ -54,12 +67,12 @@ def sweep_out(folder: Path) -> None:
     Example:
         >>> import tempfile, pathlib
         >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> (folder / ".a-12345678.txt").touch()
+        >>> _ = scratch(folder, ".txt")
         >>> sweep_out(folder)
         >>> list(folder.iterdir())
         []
     """
-    for left in folder.glob(".*-????????*"):
+    for left in folder.glob(".lrdyn-*"):
         left.unlink()
 
 
@@ -127,12 +140,12 @@ class NetCDF:
         Args:
             path: the file.
             mode: ``w`` for a new file, ``a`` to add to one.
-            group: the group.
+            group: the group, which must be new.
         """
         import h5netcdf
 
         self.file = h5netcdf.File(path, mode)
-        self.group = self.file if group == "/" else self.file[group]
+        self.group = self.file if group == "/" else self.file.create_group(group)
 
     def create(
         self,
@@ -156,7 +169,8 @@ class NetCDF:
         """
         missing = {axis: n for axis, n in dims.items() if axis not in self.group.dimensions}
         self.group.dimensions.update(missing)
-        fill = np.nan if dtype.kind == "f" else 0
+        # A fill value marks missing entries, which only floating-point numbers have.
+        fill = np.nan if dtype.kind == "f" else None
         kind = np.dtype("int8") if dtype.kind == "b" else dtype
         variable = self.group.create_variable(
             name, tuple(dims), kind, fillvalue=fill, chunks=chunks, **how
@@ -186,12 +200,13 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
         mode: Literal["w", "a"] = "w"
         for group, dataset in groups.items():
             large = [name for name, v in dataset.items() if v.nbytes > SLAB]
+            if large:  # first: h5netcdf cannot add axes to a group that xarray has written
+                _write_large(temporary, mode, group, {name: dataset[name] for name in large})
+                mode = "a"
             small = dataset.drop_vars(large)
             encoding = {name: {"zlib": True, "complevel": 1} for name, v in small.items() if v.ndim}
             small.to_netcdf(temporary, mode=mode, group=group, engine="h5netcdf", encoding=encoding)
             mode = "a"
-            if large:
-                _write_large(temporary, group, {name: dataset[name] for name in large})
 
 
 @contextlib.contextmanager
@@ -203,8 +218,10 @@ def _full_disk_is_an_os_error(path: Path) -> Iterator[None]:
         raise OSError(errno.EIO, str(error).splitlines()[0], os.fspath(path)) from None
 
 
-def _write_large(path: Path, group: str, arrays: Mapping[str, Any]) -> None:
-    target = NetCDF(path, "a", group)
+def _write_large(
+    path: Path, mode: Literal["w", "a"], group: str, arrays: Mapping[str, Any]
+) -> None:
+    target = NetCDF(path, mode, group)
     try:
         for name, array in arrays.items():
             pieces, chunks = _pieces(array.shape, array.dtype.itemsize)

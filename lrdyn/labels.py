@@ -109,7 +109,7 @@ class Target:
         }
         self.file = None
         if large and folder:
-            self.path = folder / "large.nc"
+            self.path = files.scratch(folder, ".nc")
             lead = dict(zip(labels.lead, labels.lead_shape, strict=True))
             self.file = files.NetCDF(self.path)
             self.stored = {}

@@ -1,0 +1,456 @@
+"""Nothing is lost: a killed, damaged or refused sweep goes on where it was."""
+
+import os
+import pty
+import random
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+import lrdyn as lr
+from lrdyn import files, progress
+from tests.runs import ROOT, python
+
+POINTS = lr.product(seed=range(40), size=[2, 3])
+
+
+def chaotic(seed, size):
+    """A long chain of roundings: other kernels would end with other bits."""
+    A = jax.random.normal(jax.random.key(seed), (size, size))
+    B = jax.lax.fori_loop(0, 20, lambda _, B: jnp.sin(3 * B @ A), A)
+    return {"B": B, "trace": jnp.trace(B), "positive": B[0] > 0, "count": jnp.arange(3)}
+
+
+class Told:
+    """A progress that remembers, and that interrupts after some parts."""
+
+    def __init__(self, stop_after=10**9):
+        self.expected, self.saved, self.computed, self.notes = 0, [], [], []
+        self.stop_after = stop_after
+
+    def expect(self, points):
+        self.expected += points
+
+    def advance(self, points, *, saved=False):
+        (self.saved if saved else self.computed).append(points)
+        if len(self.computed) >= self.stop_after:
+            raise KeyboardInterrupt
+
+    def note(self, line):
+        self.notes.append(line)
+
+
+def run(store=None, told=None, function=chaotic, **options):
+    """A sweep in parts of four points."""
+    options = {"memory": 1} | options
+    return lr.sweep(
+        function, POINTS, shapes=("size",), store=store, progress=told or Told(), **options
+    )
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return run()
+
+
+def same(found, expected):
+    """Equal to the last bit, with the same types and labels."""
+    return found.load().identical(expected) and all(
+        found[name].dtype == expected[name].dtype for name in expected.variables
+    )
+
+
+# Parts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 40, 41])
+@pytest.mark.parametrize("fit", [1, 4, 5, 100])
+def test_no_part_has_a_single_point_unless_the_sweep_has(count, fit):
+    told = Told()
+    size = 8 * (count + 2)  # bytes of one point of the function below
+    lr.sweep(
+        lambda x: {"y": jnp.full(count + 2, x)},
+        lr.product(x=np.arange(float(count))),
+        memory=2 * size * fit,
+        progress=told,
+    )
+    assert sum(told.computed) == told.expected == count
+    assert min(told.computed) >= min(2, count)
+    assert max(told.computed) <= max(4, fit)
+    assert max(told.computed) - min(told.computed) <= 1
+
+
+def test_one_by_one_runs_are_unbatched():
+    shapes = []
+
+    def function(x):
+        shapes.append(x.shape)
+        return {"steps": jax.lax.while_loop(lambda n: n < x, lambda n: n + 1, 0)}
+
+    found = lr.sweep(function, lr.product(x=[3.0, 7.0, 1.0]), lanes=1)
+    assert found["steps"].values.tolist() == [3, 7, 1]
+    jaxpr = str(jax.make_jaxpr(function)(1.0))
+    assert set(shapes) == {()}
+    assert "reduce_or" not in jaxpr  # what a batched loop would wait with
+
+
+def test_a_batched_function_may_run_one_by_one():
+    found = lr.sweep(lambda x: {"y": 2 * x}, lr.product(x=[1.0, 2.0, 3.0]), lanes=1, batched=True)
+    assert found["y"].values.tolist() == [2.0, 4.0, 6.0]
+
+
+# Resuming ------------------------------------------------------------------------------------
+
+
+def test_finished_parts_are_not_computed_again(tmp_path, whole, monkeypatch):
+    first, second = Told(), Told()
+    assert same(run(tmp_path, first), whole)
+    assert first.saved == []
+    monkeypatch.setattr(jax.stages.Lowered, "compile", None)  # nothing may be compiled
+    assert same(run(tmp_path, second), whole)
+    assert second.computed == []
+    assert second.saved == first.computed
+    assert first.expected == second.expected == POINTS.size == sum(second.saved)
+
+
+def test_an_interrupted_sweep_goes_on(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Told(stop_after=5))
+    told = Told()
+    assert same(run(tmp_path, told), whole)
+    assert len(told.saved) == 5
+    assert sum(told.saved) + sum(told.computed) == POINTS.size
+
+
+def other(seed, size):
+    return {name: 2 * value for name, value in chaotic(seed, size).items()}
+
+
+SCALE = np.array(2.0)
+
+
+def test_parts_of_another_program_are_not_taken(tmp_path):
+    run(tmp_path)
+    captured = []
+    for factor in (2.0, 3.0):  # in a constant that the program's text does not show
+        constant = jnp.full((2, 2), factor)
+        captured.append(
+            lambda seed, size, c=constant: {"B": jnp.sum(c) * chaotic(seed, size)["trace"]}
+        )
+    for function in (other, *captured):
+        told = Told()
+        run(tmp_path, told, function)
+        assert told.saved == []
+    for options in ({"lanes": 2}, {"compiler_options": {"xla_backend_optimization_level": 0}}):
+        told = Told()
+        run(tmp_path, told, **options)
+        assert told.saved == []
+
+
+def test_parts_of_another_precision_are_not_taken(tmp_path):
+    run(tmp_path)
+    told = Told()
+    with jax.enable_x64(False):
+        found = run(tmp_path, told)
+    assert told.saved == []
+    assert found["B"].dtype == np.float32
+
+
+def test_a_larger_sweep_takes_the_parts_it_can(tmp_path):
+    few = lr.product(x=np.arange(8.0))
+    more = lr.product(x=np.arange(16.0))
+    function, told = (lambda x: {"y": jnp.sin(x)}), Told()
+    lr.sweep(function, few, memory=1, store=tmp_path, lanes=4)
+    found = lr.sweep(function, more, memory=1, store=tmp_path, lanes=4, progress=told)
+    assert (sum(told.saved), sum(told.computed)) == (8, 8)
+    assert np.array_equal(found["y"], np.asarray(jnp.sin(jnp.arange(16.0))))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "garbage"])
+def test_a_damaged_part_is_named_set_aside_and_computed_again(tmp_path, whole, damage):
+    run(tmp_path)
+    path = sorted(tmp_path.glob("*.npz"))[3]
+    content = bytearray(path.read_bytes())
+    if damage == "truncate":
+        content = content[:-100]
+    elif damage == "flip":
+        content[content.index(b"NUMPY") + 200] ^= 1  # a bit of the data of the first array
+    else:
+        content = bytearray() if damage == "empty" else bytearray(b"no archive" * 100)
+    path.write_bytes(content)
+    told = Told()
+    assert same(run(tmp_path, told), whole)
+    assert len(told.computed) == 1
+    (note,) = told.notes
+    assert str(path) in note
+    assert f"kept as {path.name}.damaged and computed again" in note
+    assert (tmp_path / f"{path.name}.damaged").read_bytes() == content
+    again = Told()
+    run(tmp_path, again)
+    assert again.computed == []
+
+
+def test_a_damaged_part_is_a_warning_where_nobody_listens(tmp_path):
+    points = lr.product(x=[1.0, 2.0])
+    lr.sweep(lambda x: {"y": x}, points, store=tmp_path)
+    (path,) = tmp_path.glob("*.npz")
+    path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged"):
+        lr.sweep(lambda x: {"y": x}, points, store=tmp_path)
+
+
+def test_any_name_of_a_result_can_be_kept(tmp_path):
+    function = lambda x: {"file": x, "args": 2 * x, "a b/c": 3 * x}  # noqa: E731
+    for _ in range(2):
+        found = lr.sweep(function, lr.product(x=[1.0, 2.0]), store=tmp_path)
+        assert [found[name].values.tolist() for name in ("file", "args", "a b/c")] == [
+            [1, 2], [2, 4], [3, 6],
+        ]  # fmt: skip
+
+
+# Killed at any moment ------------------------------------------------------------------------
+
+KILLED = """
+import sys
+from pathlib import Path
+from lrdyn import cli
+cli.setup(host_devices=2)
+import lrdyn as lr
+from tests.test_parts import Told, chaotic
+
+points = lr.product(seed=range(400), size=[2, 3])
+print("started", flush=True)
+told = Told()
+found = lr.sweep(chaotic, points, shapes=("size",), memory=1, store=sys.argv[1], progress=told)
+found.to_netcdf(sys.argv[2], engine="h5netcdf")
+print(len(told.saved), len(told.computed), *told.notes)
+"""
+
+
+def start_killed(store, result):
+    environment = os.environ | {
+        "LRDYN_CACHE": str(result.parent / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", KILLED, store, result],
+        env=environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_kill_minus_9_loses_nothing(tmp_path):
+    reference = start_killed(tmp_path / "a", tmp_path / "a.nc")
+    assert reference.stdout.readline() == "started\n"
+    begin = time.monotonic()
+    parts = int(reference.communicate(timeout=200)[0].split()[1])
+    seconds = time.monotonic() - begin
+    store, rng, kept = tmp_path / "b", random.Random(0), [0]
+    for _ in range(20):
+        process = start_killed(store, tmp_path / "b.nc")
+        process.stdout.readline()
+        time.sleep(rng.uniform(0, seconds / 3))
+        process.kill()
+        process.communicate()
+        kept.append(len(list(store.glob("*.npz"))))
+        assert kept[-1] >= kept[-2]
+    assert any(0 < count < parts for count in kept), kept
+    last = start_killed(store, tmp_path / "b.nc")
+    output, _ = last.communicate(timeout=200)
+    assert output.split() == ["started", str(kept[-1]), str(parts - kept[-1])]
+    a, b = (xr.load_dataset(tmp_path / f"{n}.nc", engine="h5netcdf") for n in "ab")
+    assert same(b, a)
+    assert len(list(store.glob(".*"))) == 1  # the arrays of the last run, above its budget
+
+
+# Refused -------------------------------------------------------------------------------------
+
+
+def test_a_store_belongs_to_one_run(tmp_path, whole):
+    run(tmp_path)
+    with files.locked(tmp_path), pytest.raises(files.InUse, match=f"{tmp_path} is in use by"):
+        run(tmp_path)
+    assert same(run(tmp_path), whole)
+
+
+def test_an_impossible_store(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        run(tmp_path / "file" / "below")
+
+
+FULL = """
+import resource, sys
+from lrdyn import cli
+cli.setup(host_devices=1)
+from tests.test_parts import run
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+run(sys.argv[1])
+"""
+
+
+def test_a_full_disk_keeps_what_is_finished(tmp_path, whole):
+    """A limit on the size of a file fails like a full disk: some bytes are written, then an error.
+
+    The parts of smaller matrices are below it.
+    """
+    run(tmp_path / "free")
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "free").glob("*.npz"))
+    limit = (sizes[0] + sizes[-1]) // 2
+    assert sizes[0] < limit < sizes[-1]
+    process = python("-c", FULL, tmp_path / "full", str(limit))
+    assert "OSError" in process.stderr
+    assert "File too large" in process.stderr
+    assert str(tmp_path / "full") in process.stderr.splitlines()[-1]
+    kept = list((tmp_path / "full").glob("*.npz"))
+    assert 0 < len(kept) < len(sizes)
+    told = Told()
+    assert same(run(tmp_path / "full", told), whole)
+    assert len(told.saved) == len(kept)
+
+
+# Results larger than the budget --------------------------------------------------------------
+
+
+def test_large_results_stay_on_disk_and_are_the_same(tmp_path, whole):
+    lazy = run(tmp_path)
+    assert len(list(tmp_path.glob(".*.nc"))) == 1
+    assert not lazy["B"].variable._in_memory
+    assert lazy["trace"].variable._in_memory
+    assert same(lazy, whole)
+    assert run(tmp_path / "small", memory=10**8)["B"].variable._in_memory
+
+
+PEAK = """
+import sys
+import jax.numpy as jnp, numpy as np
+import lrdyn as lr
+from lrdyn import files
+store, memory = sys.argv[1] or None, int(sys.argv[2])
+
+def function(x):
+    return {"y": x * jnp.arange(5000.0)}
+
+def sweep(count):
+    return lr.sweep(function, lr.product(x=np.arange(float(count))), memory=memory, store=store)
+
+files.SLAB = 2**20
+sweep(40)
+def status(name):
+    (line,) = [text for text in open("/proc/self/status") if text.startswith(name)]
+    return int(line.split()[1])
+
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+before = status("VmRSS")
+found = sweep(4000)
+if store:
+    from pathlib import Path
+    files.write_netcdf(Path(store) / "copy.nc", {"/": found})
+print(found["y"].nbytes // 1024, status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's /proc")
+def test_memory_is_flat(tmp_path):
+    """Peak memory grows with the budget and not with the results (here 80 MB, in float32)."""
+    size, growth = map(int, python("-c", PEAK, tmp_path, str(2**22)).stdout.split())
+    assert size == 4000 * 5000 * 4 // 1024
+    assert growth < size / 2
+    _, held = map(int, python("-c", PEAK, "", str(2**22)).stdout.split())
+    assert held > 0.9 * size
+
+
+@pytest.mark.parametrize("slab", [100, 1000, 2**26])
+def test_netcdf_is_the_same_in_pieces(tmp_path, monkeypatch, slab):
+    rng = np.random.default_rng(0)
+    data = xr.Dataset(
+        {
+            "a": (("x", "y", "z"), rng.normal(size=(5, 4, 30))),
+            "b": (("y", "z"), rng.normal(size=(4, 30)) > 0),
+            "c": ("x", np.arange(5)),
+        },
+        {"y": [1.0, 2.0, 3.0, 4.0], "name": ("x", list("abcde"))},
+        {"title": "mine"},
+    )
+    data["a"][2] = np.nan
+    monkeypatch.setattr(files, "SLAB", slab)
+    groups = {"/": data, "/deep/er": data.isel(x=slice(2))}
+    files.write_netcdf(tmp_path / "a.nc", groups)
+    for group, expected in groups.items():
+        found = xr.load_dataset(tmp_path / "a.nc", group=group, engine="h5netcdf")
+        assert same(found, expected)
+
+
+# Progress ------------------------------------------------------------------------------------
+
+
+def test_a_library_says_nothing(tmp_path, capfd):
+    lr.sweep(chaotic, POINTS, shapes=("size",), store=tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_log_gets_plain_lines(tmp_path, monkeypatch):
+    log = tmp_path / "log"
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    with log.open("w") as stream, progress.shown("mine", stream) as told:
+        run(tmp_path / "store", told)
+    lines = log.read_text().splitlines()
+    assert lines[-1].startswith("mine: 80 of 80 points, ")
+    assert all(line.startswith("mine: ") for line in lines)
+    assert "\x1b" not in "".join(lines)
+    with log.open("w") as stream, progress.shown("mine", stream) as told:
+        run(tmp_path / "store", told)
+    assert log.read_text().splitlines()[-1] == "mine: 80 of 80 points, 80 from an earlier run"
+
+
+def test_a_log_is_not_flooded(tmp_path):
+    log = tmp_path / "log"
+    with log.open("w") as stream, progress.shown("mine", stream) as told:
+        told.expect(1000)
+        for _ in range(1000):
+            told.advance(1)
+    assert log.read_text() == ""
+
+
+def test_rate_and_time_left(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    counted = progress._Counted("mine")
+    counted.expect(1000)
+    counted.advance(400, saved=True)
+    now[0] += 20
+    counted.advance(100)
+    assert counted.text() == ("500 of 1,000 points, 400 from an earlier run, 5 a second, 1:40 left")
+
+
+def test_a_terminal_gets_a_bar():
+    script = (
+        "import sys, lrdyn.progress as p\n"
+        "with p.shown('mine') as told:\n"
+        "    told.expect(10); told.advance(4); told.note('a [bold] note'); told.advance(6)\n"
+        "    told.bar.refresh()\n"
+    )
+    leader, follower = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=follower, env=environment)
+    os.close(follower)
+    seen = b""
+    while select.select([leader], [], [], 60)[0]:
+        try:
+            seen += os.read(leader, 4096)
+        except OSError:  # the other end is closed
+            break
+    os.close(leader)
+    assert process.wait(timeout=60) == 0
+    text = seen.decode()
+    assert "mine: a [bold] note" in text
+    assert "10 of 10 points" in text
+    assert "━" in text
