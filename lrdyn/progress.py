@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 LINE_EVERY = 10.0
 """Seconds between two lines of a log."""
@@ -84,8 +84,8 @@ def duration(seconds: float) -> str:
         Minutes and seconds, or hours, minutes and seconds.
 
     Example:
-        >>> duration(75), duration(7384)
-        ('1:15', '2:03:04')
+        >>> print(duration(75), duration(7384))
+        1:15 2:03:04
     """
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -93,7 +93,7 @@ def duration(seconds: float) -> str:
 
 
 class _Lines(_Counted):
-    def __init__(self, title: str, stream: TextIO):
+    def __init__(self, title: str, stream: Any):
         super().__init__(title)
         self.stream, self.last = stream, self.start
 
@@ -108,7 +108,7 @@ class _Lines(_Counted):
 
 
 class _Bar(_Counted):
-    def __init__(self, title: str, stream: TextIO):
+    def __init__(self, title: str, stream: Any):
         super().__init__(title)
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
@@ -130,12 +130,12 @@ class _Bar(_Counted):
 
 
 @contextmanager
-def shown(title: str, stream: TextIO | None = None) -> Iterator[Progress]:
+def shown(title: str, stream: Any = None) -> Iterator[Progress]:
     r"""Show progress: a bar with points done, rate, time left; plain lines without a terminal.
 
     Args:
         title: name of the work.
-        stream: where to write; stderr by default.
+        stream: a text file to write to; stderr by default.
 
     Yields:
         A :class:`Progress`, for the argument ``progress`` of :func:`lrdyn.sweep`.

@@ -45,3 +45,22 @@ def finished(name: str, base: Path) -> Finished:
     verdict = json.loads((folder / "verdict.json").read_text())
     load = functools.partial(xr.load_dataset, folder / "results.nc", engine="h5netcdf")
     return Finished(done, folder, verdict, functools.cache(lambda group: load(group=group)))
+
+
+class Told:
+    """A progress that remembers, and that interrupts after some parts."""
+
+    def __init__(self, stop_after=10**9):
+        self.expected, self.saved, self.computed, self.notes = 0, [], [], []
+        self.stop_after = stop_after
+
+    def expect(self, points):
+        self.expected += points
+
+    def advance(self, points, *, saved=False):
+        (self.saved if saved else self.computed).append(points)
+        if len(self.computed) >= self.stop_after:
+            raise KeyboardInterrupt
+
+    def note(self, line):
+        self.notes.append(line)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -376,9 +377,13 @@ def test_ctrl_c(tmp_path):
     finally:
         process.kill()
     assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1].startswith("experiments: error: interrupted")
+    words = shlex.join(["-m", "experiments", "all", *TINY, "--out", str(tmp_path / "out")])
+    assert err.splitlines()[-1] == (
+        f"experiments: error: interrupted; finished parts are kept, to continue: python {words}"
+    )
     assert "Traceback" not in err
-    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".npz"}
 
 
 def test_a_full_disk_is_a_fault_of_the_machine(command, tmp_path, monkeypatch):
@@ -390,5 +395,6 @@ def test_a_full_disk_is_a_fault_of_the_machine(command, tmp_path, monkeypatch):
     monkeypatch.setattr(cli.files, "write_netcdf", full)
     status, _, err = command(theorem, "--dim", "2", "--dtype", "float32")
     assert status == 3
-    assert err.splitlines()[-1] == "my_theorem: error: results.nc: No space left on device"
+    message = "results.nc: No space left on device; finished parts are kept"
+    assert err.splitlines()[-1] == f"my_theorem: error: {message}"
     assert not list(tmp_path.rglob("verdict.json"))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn import files, progress
-from tests.runs import ROOT, python
+from tests.runs import ROOT, Told, python
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
 
@@ -29,30 +30,11 @@ def chaotic(seed, size):
     return {"B": B, "trace": jnp.trace(B), "positive": B[0] > 0, "count": jnp.arange(3)}
 
 
-class Told:
-    """A progress that remembers, and that interrupts after some parts."""
-
-    def __init__(self, stop_after=10**9):
-        self.expected, self.saved, self.computed, self.notes = 0, [], [], []
-        self.stop_after = stop_after
-
-    def expect(self, points):
-        self.expected += points
-
-    def advance(self, points, *, saved=False):
-        (self.saved if saved else self.computed).append(points)
-        if len(self.computed) >= self.stop_after:
-            raise KeyboardInterrupt
-
-    def note(self, line):
-        self.notes.append(line)
-
-
 def run(store=None, told=None, function=chaotic, **options):
     """A sweep in parts of four points."""
-    options = {"memory": 1} | options
+    settings: dict[str, Any] = {"memory": 1} | options
     return lr.sweep(
-        function, POINTS, shapes=("size",), store=store, progress=told or Told(), **options
+        function, POINTS, shapes=("size",), store=store, progress=told or Told(), **settings
     )
 
 
@@ -93,7 +75,7 @@ def test_one_by_one_runs_are_unbatched():
 
     def function(x):
         shapes.append(x.shape)
-        return {"steps": jax.lax.while_loop(lambda n: n < x, lambda n: n + 1, 0)}
+        return {"steps": jax.lax.while_loop(lambda n: n < x, lambda n: n + 1, jnp.asarray(0))}
 
     found = lr.sweep(function, lr.product(x=[3.0, 7.0, 1.0]), lanes=1)
     assert found["steps"].values.tolist() == [3, 7, 1]
@@ -177,7 +159,7 @@ def test_a_larger_sweep_takes_the_parts_it_can(tmp_path):
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "garbage"])
 def test_a_damaged_part_is_named_set_aside_and_computed_again(tmp_path, whole, damage):
     run(tmp_path)
-    path = sorted(tmp_path.glob("*.npz"))[3]
+    path = sorted(tmp_path.glob("[0-9]*.npz"))[3]
     content = bytearray(path.read_bytes())
     if damage == "truncate":
         content = content[:-100]
@@ -201,7 +183,7 @@ def test_a_damaged_part_is_named_set_aside_and_computed_again(tmp_path, whole, d
 def test_a_damaged_part_is_a_warning_where_nobody_listens(tmp_path):
     points = lr.product(x=[1.0, 2.0])
     lr.sweep(lambda x: {"y": x}, points, store=tmp_path)
-    (path,) = tmp_path.glob("*.npz")
+    (path,) = tmp_path.glob("[0-9]*.npz")
     path.write_bytes(b"")
     with pytest.warns(UserWarning, match="damaged"):
         lr.sweep(lambda x: {"y": x}, points, store=tmp_path)
@@ -221,10 +203,12 @@ def test_any_name_of_a_result_can_be_kept(tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
+from typing import Any
 from lrdyn import cli
 cli.setup(host_devices=2)
 import lrdyn as lr
-from tests.test_parts import Told, chaotic
+from tests.runs import Told
+from tests.test_parts import chaotic
 
 points = lr.product(seed=range(400), size=[2, 3])
 print("started", flush=True)
@@ -249,6 +233,7 @@ def start_killed(store, result):
 @pytest.mark.slow
 def test_kill_minus_9_loses_nothing(tmp_path):
     reference = start_killed(tmp_path / "a", tmp_path / "a.nc")
+    assert reference.stdout
     assert reference.stdout.readline() == "started\n"
     begin = time.monotonic()
     parts = int(reference.communicate(timeout=200)[0].split()[1])
@@ -256,11 +241,12 @@ def test_kill_minus_9_loses_nothing(tmp_path):
     store, rng, kept = tmp_path / "b", random.Random(0), [0]
     for _ in range(20):
         process = start_killed(store, tmp_path / "b.nc")
+        assert process.stdout
         process.stdout.readline()
         time.sleep(rng.uniform(0, seconds / 3))
         process.kill()
         process.communicate()
-        kept.append(len(list(store.glob("*.npz"))))
+        kept.append(len(list(store.glob("[0-9]*.npz"))))
         assert kept[-1] >= kept[-2]
     assert any(0 < count < parts for count in kept), kept
     last = start_killed(store, tmp_path / "b.nc")
@@ -303,14 +289,14 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, whole):
     The parts of smaller matrices are below it.
     """
     run(tmp_path / "free")
-    sizes = sorted(path.stat().st_size for path in (tmp_path / "free").glob("*.npz"))
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "free").glob("[0-9]*.npz"))
     limit = (sizes[0] + sizes[-1]) // 2
     assert sizes[0] < limit < sizes[-1]
     process = python("-c", FULL, tmp_path / "full", str(limit))
     assert "OSError" in process.stderr
     assert "File too large" in process.stderr
     assert str(tmp_path / "full") in process.stderr.splitlines()[-1]
-    kept = list((tmp_path / "full").glob("*.npz"))
+    kept = list((tmp_path / "full").glob("[0-9]*.npz"))
     assert 0 < len(kept) < len(sizes)
     told = Told()
     assert same(run(tmp_path / "full", told), whole)
@@ -353,6 +339,7 @@ before = status("VmRSS")
 found = sweep(4000)
 if store:
     from pathlib import Path
+from typing import Any
     files.write_netcdf(Path(store) / "copy.nc", {"/": found})
 print(found["y"].nbytes // 1024, status("VmHWM") - before)
 """

@@ -390,7 +390,8 @@ def test_ctrl_c_ends_a_long_computation_at_once(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert err == "my_theorem: error: interrupted; the same command starts again\n"
+    message = f"interrupted; finished parts are kept, to continue: python {script}"
+    assert err == f"my_theorem: error: {message}\n"
     assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
 
 
@@ -532,3 +533,82 @@ def test_a_theorem_draws_its_own_plots(tmp_path, unchecked, monkeypatch):
     assert cli.main(worded(plots=plots), ["--out", str(tmp_path)]) == 0
     assert seen == [{"/", "/float32"}]
     assert {path.suffix for path in tmp_path.rglob("mine.*")} == {".png", ".pdf"}
+
+
+# Continuing, and what stops a run ---------------------------------------------------------------
+
+
+def command_line(script, *words):
+    environment = os.environ | {"LRDYN_CACHE": "", "PYTHONPATH": os.fspath(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, script, *words],
+        cwd=script.parent, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+MANY = ["--dim", "2", "--rate", *map(str, np.linspace(0.1, 0.5, 40)), "--memory", "1kB"]
+
+
+def test_a_killed_command_goes_on(script, tmp_path):
+    whole = command_line(script, *MANY, "--out", str(tmp_path / "whole"))
+    whole.communicate(timeout=100)
+    assert whole.returncode == 0
+    out = tmp_path / "killed"
+    first = command_line(script, *MANY, "--out", str(out))
+    while len(list(out.rglob("[0-9]*.npz"))) < 3:
+        assert first.poll() is None
+    first.kill()
+    first.communicate()
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("[0-9]*.npz")}
+    damaged = min(kept)
+    damaged.write_bytes(b"")
+    second = command_line(script, *MANY, "--out", str(out))
+    _, err = second.communicate(timeout=100)
+    assert second.returncode == 0
+    assert f"{damaged}: damaged" in err
+    (a,), (b,) = ((tmp_path / n).rglob("results.nc") for n in ("whole", "killed"))
+    for group in ("/", "/float32", "/controls/exponential_decay/float64"):
+        one, other = (xr.load_dataset(p, engine="h5netcdf", group=group) for p in (a, b))
+        assert one.identical(other)
+    assert {path.name for path in b.parent.iterdir()} == {path.name for path in a.parent.iterdir()}
+
+
+def test_a_second_run_into_the_same_folder_is_refused(script, tmp_path):
+    path = tmp_path / "endless.py"
+    path.write_text(ENDLESS)
+    first = command_line(path)
+    try:
+        while not list(tmp_path.glob("results/my_theorem/*/parts")):
+            assert first.poll() is None
+            time.sleep(0.05)
+        second = command_line(path)
+        out, err = second.communicate(timeout=60)
+        assert (second.returncode, out) == (2, "")
+        assert err == (
+            "my_theorem: error: --out: got 'results' (results/my_theorem/"
+            f"{next(tmp_path.glob('results/my_theorem/*')).name} is in use by another run), "
+            "wanted a folder of its own\n"
+        )
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.parametrize("size", ["", "0", "-1", "1XB", "MB", "nan", "1e400GB", "0.1"])
+def test_a_bad_memory_budget(theorem, command, tmp_path, size):
+    status, out, err = command(theorem, f"--memory={size}")
+    assert (status, out) == (2, "")
+    wanted = f"got '{size}', wanted a size such as 500MB or 2GiB"
+    assert err == f"my_theorem: error: --memory: {wanted}\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1", 1), ("1kB", 1000), ("1.5 KiB", 1536), ("2g", 2 * 10**9), ("1TiB", 2**40), ("7b", 7)],
+)
+def test_a_memory_budget(theorem, text, size):
+    command = cli.parse(theorem, ["--memory", text])
+    assert command.options.memory == size
+    assert command.config == cli.parse(theorem, []).config
