@@ -1,17 +1,24 @@
-"""``python -m benchmarks [all|reduced|sweeps]``."""
+"""``python -m benchmarks [all|reduced|sweeps|many|early]``."""
 
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import reduced, sweeps
+from benchmarks import early_stopping, many, reduced, sweeps
 from benchmarks.common import HOST_DEVICES, machine
 from lrdyn import cli
 
-FULL: dict[str, Callable[[], str]] = {"reduced": reduced.report, "sweeps": sweeps.report}
+FULL: dict[str, Callable[[], str]] = {
+    "reduced": reduced.report,
+    "sweeps": sweeps.report,
+    "many": many.report,
+    "early": early_stopping.report,
+}
 TINY: dict[str, Callable[[], str]] = {
     "reduced": lambda: reduced.report((24, 30), rank=3, steps=20, repeats=1),
     "sweeps": lambda: sweeps.report((sweeps.Case(8, 20, 20),), repeats=1, gemm_size=64),
+    "many": lambda: many.report(40, 10, 20, rival_runs=1),
+    "early": lambda: early_stopping.report(20, (1.0, 2.0, 4.0), 10, 50, repeats=1),
 }
 
 

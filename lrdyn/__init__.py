@@ -51,6 +51,7 @@ from lrdyn.points import listed as listed
 from lrdyn.points import product as product
 from lrdyn.points import sampled as sampled
 from lrdyn.points import zipped as zipped
+from lrdyn.spectra import effective_rank as effective_rank
 from lrdyn.spectra import numerical_rank as numerical_rank
 from lrdyn.spectra import sines as sines
 from lrdyn.spectra import singular_values as singular_values

@@ -19,7 +19,7 @@ import numpy as np
 
 from lrdyn import files, progress
 from lrdyn.theorem import Flag, Theorem, at_least
-from lrdyn.verify import Verification, shown, validate, verify
+from lrdyn.verify import Verification, groups_of, shown, validate, verify, worst_ratio
 
 HOLDS, FAILS, BAD_INPUT, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -383,6 +383,13 @@ def save(theorem: Theorem, found: Verification, path: Path) -> None:
     plotting.save(plotting.verdict_figure(found.verdict, found.groups), path / "verdict")
     if any(group.startswith("/perturb/") for group in found.groups):
         plotting.save(plotting.perturb_figure(found.verdict, found.groups), path / "perturb")
+    first, dtype = theorem.statements[0], found.verdict["environment"]["dtype"]
+    ratios = {
+        precision: worst_ratio(found.groups[group], first)
+        for precision, group in groups_of(theorem, first, dtype).items()
+    }
+    if any(map(plotting.swept_axes, ratios.values())):
+        plotting.save(plotting.sweep_figure(theorem.name, ratios), path / "sweep")
     for name, plot in theorem.plots.items():
         plotting.save(plot(found.groups), path / name)
     files.write_json(path / "verdict.json", found.verdict)

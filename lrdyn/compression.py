@@ -14,7 +14,7 @@ from lrdyn.subspace import Frame, product_of_others
 class CompressedNetwork(NamedTuple):
     """``f_C = left @ W_L ... W_1 @ right^T`` with small inner layers."""
 
-    left: Float[Array, "d s"]
+    left: Float[Array, "k s"]
     """U_{L,1}, the first s columns of U_L."""
     inner: Weights
     """Layers ``Wt_l``, s x s."""
@@ -42,14 +42,14 @@ def compress(frame: Frame, inner: Weights) -> CompressedNetwork:
     return CompressedNetwork(frame.left[-1, :, :size], inner, frame.right[0, :, :size])
 
 
-def compressed_product(network: CompressedNetwork) -> Float[Array, "d d"]:
+def compressed_product(network: CompressedNetwork) -> Float[Array, "k d"]:
     """The map that a compressed network computes, ``U_{L,1} Wt_L ... Wt_1 V_{1,1}^T``.
 
     Args:
         network: a compressed network.
 
     Returns:
-        The d x d product.
+        The k x d product.
 
     Example:
         >>> import jax.numpy as jnp

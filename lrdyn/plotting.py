@@ -305,6 +305,93 @@ def _ratios(claim, groups, verdict) -> dict[str, np.ndarray]:
     return found
 
 
+FIRST = ("init_scale", "depth", "rank")
+"""Axes that a sweep is drawn over before all others: abscissa, curves, panels."""
+
+
+def swept_axes(ratio: xr.DataArray) -> list[str]:
+    """Axes of a sweep with several numbers, the most telling first.
+
+    Args:
+        ratio: values over the axes of a sweep.
+
+    Returns:
+        Their names, without the seed.
+
+    Example:
+        >>> import xarray as xr
+        >>> axes = {"seed": [0, 1], "dim": [8, 9], "depth": [2, 3], "rank": [1]}
+        >>> swept_axes(xr.DataArray(np.zeros((2, 2, 2, 1)), axes))
+        ['depth', 'dim']
+    """
+    several = [
+        str(name)
+        for name, size in ratio.sizes.items()
+        if size > 1 and name != "seed" and ratio[name].dtype.kind in "if"
+    ]
+    return sorted(several, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+
+
+def sweep_figure(name: str, ratios: Mapping[str, xr.DataArray]) -> Figure:
+    """Draw how close a theorem comes to its tolerances over the axes of a sweep.
+
+    One curve for each value of the second axis (depth), one panel for each of the third (rank), the
+    first (init scale) as abscissa; the largest over all others. Filled: float64, open: float32.
+
+    Args:
+        name: name of the theorem.
+        ratios: precision -> largest residual / tolerance over the claims, at each point.
+
+    Returns:
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    first = next(iter(ratios.values()))
+    axes = swept_axes(first)[:3]
+    panels = first[axes[2]].values if len(axes) > 2 else [None]
+    with style():
+        figure = Figure(figsize=(TEXT_WIDTH, 2.6), layout="constrained")
+        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for ax, value in zip(row, panels, strict=True):
+            for precision, ratio in ratios.items():
+                part = ratio.max([d for d in ratio.dims if d not in axes])
+                part = part if value is None else part.sel({axes[2]: value})
+                _curves(ax, part, axes, precision, key=ratio is first)
+            ax.set_title("" if value is None else f"{_words(axes[2])} {value:g}")
+            ax.axhline(1.0, color=BLACK, lw=0.8)
+            ax.set(yscale="log", xlabel=_words(axes[0]), ylim=(LEAST_RATIO, 3.0))
+        row[0].set_ylabel("residual / tolerance")
+        if len(axes) > 1:
+            row[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+        figure.suptitle(f"{name}: claims hold below 1 (filled float64, open float32)")
+    return figure
+
+
+SHADES = (BLUE, ORANGE, GREEN, PINK, BLACK, GREY)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _curves(ax: Axes, part: xr.DataArray, axes: list[str], precision: str, key: bool) -> None:
+    several = part[axes[1]].values if len(axes) > 1 else [None]
+    x = part[axes[0]].values
+    if x.min() > 0 and x.max() >= 10 * x.min():
+        ax.set_xscale("log")
+    ax.set_xticks(x, [f"{value:g}" for value in x])
+    ax.minorticks_off()
+    for color, value in zip(SHADES * (1 + len(several) // len(SHADES)), several, strict=False):
+        curve = part if value is None else part.sel({axes[1]: value})
+        filled = precision == "float64"
+        ax.plot(
+            x, np.maximum(curve.values, LEAST_RATIO), color=color, marker="o", ms=3,
+            mfc=color if filled else "white", lw=1.0 if filled else 0.6, clip_on=False, zorder=3,
+            label=f"{_words(axes[1])} {value:g}" if key and value is not None else None,
+        )  # fmt: skip
+
+
 def perturb_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset]) -> Figure:
     """Draw how a claim breaks as its hypotheses are left: residual against the distance from each.
 

@@ -24,6 +24,29 @@ def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:
     return linalg.over_leading_axes(linalg.svdvals, matrix)
 
 
+def effective_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
+    """Effective rank ``exp(-sum_i p_i log p_i)``, ``p_i = sigma_i / sum_j sigma_j``.
+
+    Args:
+        values: singular values, not all zero.
+
+    Returns:
+        A number from 1 (one non-zero value) to k (all equal).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> round(float(effective_rank(jnp.array([2.0, 2.0, 0.0]))), 6)
+        2.0
+
+    Reference:
+        Roy and Vetterli, The effective rank, 2007.
+    """
+    shares = values / jnp.sum(values, axis=-1, keepdims=True)
+    # x log x goes to 0 with x.
+    terms = jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1.0)), 0.0)
+    return jnp.exp(-jnp.sum(terms, axis=-1))
+
+
 def numerical_rank(
     values: Float[Array, "... k"] | np.ndarray, size: int, tolerance: float | None = None
 ) -> Int[Array, "..."]:

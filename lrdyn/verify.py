@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import reduce
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,13 +86,12 @@ def verify(
     groups = _run_side_by_side(jobs, memory, store, _Announced(progress))
     claims, diverged = [], []
     for statement in theorem.statements:
-        root = _root(theorem, statement)
-        legs = {p: groups[root if p == dtype else f"{root}{p}"] for p in PRECISIONS[dtype]}
+        legs = {p: groups[name] for p, name in groups_of(theorem, statement, dtype).items()}
         claims += [claim_entry(claim, statement, legs) for claim in statement.claims]
         for control in statement.controls:
             legs = {p: groups[f"/controls/{control.id}/{p}"] for p in PRECISIONS[dtype]}
             claims.append(control_entry(control, legs))
-        diverged += _diverged(groups[root], statement)
+        diverged += _diverged(groups[groups_of(theorem, statement, dtype)[dtype]], statement)
     verdict = {
         "name": theorem.name,
         "holds": _verdict(theorem, claims),
@@ -126,8 +126,19 @@ def _verdict(theorem: Theorem, claims: list[dict[str, Any]]) -> bool | None:
     return holds
 
 
-def _root(theorem: Theorem, statement: Statement) -> str:
-    return "/" if statement is theorem.statements[0] else f"/{statement.id}/"
+def groups_of(theorem: Theorem, statement: Statement, dtype: str) -> dict[str, str]:
+    """Where ``results.nc`` keeps a statement.
+
+    Args:
+        theorem: the theorem.
+        statement: one of its statements.
+        dtype: the precision that was asked for.
+
+    Returns:
+        Precision -> group.
+    """
+    root = "/" if statement is theorem.statements[0] else f"/{statement.id}/"
+    return {p: root if p == dtype else f"{root}{p}" for p in PRECISIONS[dtype]}
 
 
 class Job(NamedTuple):
@@ -163,9 +174,7 @@ class Job(NamedTuple):
 
 def _jobs(theorem, settings, dtype, seeds, perturb, optimize) -> Iterator[Job]:
     for statement in theorem.statements:
-        root = _root(theorem, statement)
-        for p in PRECISIONS[dtype]:
-            group = root if p == dtype else f"{root}{p}"
+        for p, group in groups_of(theorem, statement, dtype).items():
             yield claims_job(theorem, statement, settings, seeds, group, p, optimize)
         for control in statement.controls:
             for p in PRECISIONS[dtype]:
@@ -345,6 +354,26 @@ def _met(results: "xarray.Dataset", statement: Statement) -> np.ndarray:
     if "diverged_at" in results:
         met &= results["diverged_at"].values < 0
     return met
+
+
+def worst_ratio(results: "xarray.Dataset", statement: Statement) -> "xarray.DataArray":
+    """Largest residual / tolerance over the claims of a statement, at each point of its sweep.
+
+    Args:
+        results: arrays of the statement.
+        statement: the statement.
+
+    Returns:
+        The ratio; NaN where no claim applies. An exact claim counts as a multiple of one rounding.
+    """
+    ratios = []
+    for claim in statement.claims:
+        residual, limit = results[f"residual_{claim.id}"], results[f"tolerance_{claim.id}"]
+        applies = _met(results, statement) & results[f"applies_{claim.id}"].values
+        ratio = residual / limit.where(limit > 0, np.finfo(residual.dtype).eps)
+        ratios.append(ratio.fillna(np.inf).where(applies))
+    # NaN, a claim that does not apply, gives way to a number.
+    return reduce(lambda a, b: a.where(~(b > a.fillna(-1)), b), ratios)
 
 
 def _point_of(results: "xarray.Dataset", shape_of: str, index: int | None) -> dict[str, Any]:

@@ -2,11 +2,19 @@
 
 from pathlib import Path
 
-from paper_figs import fig01_weight_updates, fig03_svd_evolution, fig06_compression
+from paper_figs import (
+    corollary1_sweep,
+    fig01_weight_updates,
+    fig03_svd_evolution,
+    fig06_compression,
+    theorem2_sweep,
+)
 
 FIGURES = (
+    corollary1_sweep.FIGURE,
     fig01_weight_updates.FIGURE,
     fig03_svd_evolution.FIGURE,
     fig06_compression.FIGURE,
+    theorem2_sweep.FIGURE,
 )
 BASELINES = Path(__file__).parent / "baselines"

@@ -38,7 +38,7 @@ REPEATS = 3
 
 
 def problem(
-    dim: int, rank: int, depth: int, init_scale: float, seed: int
+    dim: int, rank: int, depth: int, init_scale: Any, seed: int
 ) -> tuple[lrdyn.Weights, jax.Array]:
     """Draw orthogonal layers and a target of the given rank.
 
@@ -208,12 +208,12 @@ def compute(
     """
     times = lrdyn.recorded_steps(steps, 61)
 
-    @jax.jit
-    def run(weights, target):
+    def run(init_scale):
+        weights, target = problem(dim, rank, depth, init_scale, seed)
         return trajectory(weights, target, compressed_ranks, learning_rate, times)
 
-    runs = [run(*problem(dim, rank, depth, scale, seed)) for scale in init_scales]
-    arrays = {name: np.stack([np.asarray(run[name]) for run in runs]) for name in runs[0]}
+    found = lrdyn.sweep(run, lrdyn.product(init_scale=init_scales))
+    arrays = {str(name): values.values for name, values in found.items()}
     timed = np.array([step_times(d, rank, depth, learning_rate, seed) for d in timed_dims])
     gap = (
         np.abs(arrays["error_measured"] - arrays["error_predicted"])

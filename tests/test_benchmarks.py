@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lrdyn
-from benchmarks import common, reduced, sweeps
+from benchmarks import common, early_stopping, many, reduced, sweeps
 
 TINY = sweeps.Case(dim=6, steps=3, numpy_steps=3)
 
@@ -86,3 +86,28 @@ def test_unknown_benchmark_is_bad_input():
     done = command("speed")
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_many_runs_are_measured():
+    rows = columns(many.report(40, 9, 20, rival_runs=1), many.HEADER)
+    assert [row[0] for row in rows] == ["full,", "reduced,", "reduced,", "NumPy"]
+    assert all(row[-1].endswith("x") for row in rows)
+
+
+def test_many_full_and_reduced_runs_are_the_same_runs():
+    steps = np.array([0, 5, 20])
+    points = many.points(4)
+    full = lrdyn.sweep(many.full(9, steps), points)["spectra"].values
+    inner = lrdyn.sweep(many.reduced(9, steps, True), points, batched=True)["spectra"].values
+    scale = lrdyn.tolerance("identity", "float64", steps=20, size=9)
+    # The 6 moving values are among the 9: each is found next to one of them.
+    gaps = np.abs(full[..., None, :] - inner[..., :, None]).min(-1)
+    assert gaps.max() <= scale
+    assert np.abs(full[:, -1] - full[:, 0]).min(-1).max() > 100 * scale
+
+
+def test_early_stopping_prints_its_rivals_and_their_steps_are_equal():
+    text = early_stopping.report(20, (1.0, 4.0), 10, 50, repeats=1)
+    rows = columns(text, early_stopping.HEADER[1:])
+    assert [row[-1] for row in rows] == ["equal"] * 4
+    assert rows[-1][0] == "sweep"

@@ -13,8 +13,8 @@ EVERYWHERE = np.ones(2, bool)
 def test_tolerance_of_rounding_scales_with_epsilon_and_grows_like_a_random_walk(kind, dtype):
     eps = float(np.finfo(dtype).eps)
     assert tolerance(kind, dtype, steps=0) == 8 * eps
-    assert tolerance(kind, dtype, steps=99, size=4) == 8 * eps * 20
-    assert tolerance(kind, np.dtype(dtype), size=8) == 4 * eps * 8
+    assert tolerance(kind, dtype, steps=99, size=4) == 8 * eps * (20 + 99 / 2)
+    assert tolerance(kind, np.dtype(dtype), size=8) == 8 * eps * (4 + 1 / 2)
 
 
 def test_tolerance_of_other_kinds():

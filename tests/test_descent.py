@@ -244,3 +244,78 @@ def test_start_at_the_minimum_is_no_divergence():
         np.array([0, 9]),
     )
     assert int(run.diverged_at) == -1
+
+
+# Until a tolerance -----------------------------------------------------------------------------
+
+
+def bowl(w):
+    return 0.5 * jnp.sum(w**2)
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-6, 0.7])
+def test_until_stops_at_the_first_look_below_the_tolerance(tolerance):
+    """The loss is multiplied by .81 at every step."""
+    run = lr.simulate_until(
+        bowl, jnp.ones(2), lr.gradient_descent(0.1), tolerance, check_every=3, max_steps=300
+    )
+    needed = 0 if tolerance > 1 else int(np.ceil(np.log(tolerance) / np.log(0.81)))
+    assert int(run.steps) == 3 * -(-needed // 3)
+    assert bool(run.converged)
+    assert float(run.loss) == pytest.approx(0.81 ** int(run.steps))
+    oracles.assert_close(run.params, 0.9 ** int(run.steps) * np.ones(2), steps=int(run.steps))
+
+
+def test_until_takes_no_step_where_there_is_nothing_to_do():
+    run = lr.simulate_until(
+        bowl, jnp.zeros(2), lr.gradient_descent(0.1), 0.0, check_every=1, max_steps=5
+    )
+    assert (int(run.steps), bool(run.converged)) == (0, True)
+
+
+@pytest.mark.parametrize(("eta", "steps"), [(1e-6, 20), (3.0, 20), (1e200, 10)])
+def test_until_gives_up(eta, steps):
+    """Too slow, growing, and beyond all numbers."""
+    run = lr.simulate_until(
+        bowl, jnp.ones(2), lr.gradient_descent(eta), 1e-9, check_every=10, max_steps=20
+    )
+    assert (int(run.steps), bool(run.converged)) == (steps, False)
+
+
+@pytest.mark.parametrize(("every", "most"), [(0, 10), (3, 10), (5, 0)])
+def test_until_refuses(every, most, unchecked):
+    with pytest.raises(ValueError, match=f"max_steps: got {most}, wanted a multiple of {every}"):
+        lr.simulate_until(
+            bowl, jnp.ones(1), lr.gradient_descent(1.0), 0.1, check_every=every, max_steps=most
+        )
+
+
+# Many at once ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [lr.gradient_descent, optax.adam])
+def test_lanes_are_the_same_as_one_by_one(optimizer):
+    steps = np.array([0, 3, 10])
+    rates, targets = jnp.array([0.05, 0.1, 0.2]), jnp.arange(3.0)
+
+    def problem(one):
+        rate, target = one
+        return (lambda w: jnp.sum((w["a"] ** 2 - target) ** 2)), start, optimizer(rate)
+
+    start = {"a": jnp.array([0.5, 1.0])}
+    found = lr.simulate_lanes(problem, (rates, targets), steps, record=lambda w: w["a"].sum())
+    for lane in range(3):
+        loss, _, rule = problem((rates[lane], targets[lane]))
+        alone = lr.simulate(loss, start, rule, steps, record=lambda w: w["a"].sum())
+        oracles.assert_close(found.records[lane], np.asarray(alone.records), steps=10)
+        oracles.assert_close(found.params["a"][lane], np.asarray(alone.params["a"]), steps=10)
+        assert int(found.diverged_at[lane]) == int(alone.diverged_at)
+
+
+def test_a_lane_that_diverges_is_marked_alone():
+    def problem(rate):
+        return bowl, jnp.ones(1), lr.gradient_descent(rate)
+
+    run = lr.simulate_lanes(problem, jnp.array([0.1, 1e9, 0.1]), np.array([0, 50]))
+    assert run.diverged_at.tolist()[::2] == [-1, -1]
+    assert int(run.diverged_at[1]) == 1

@@ -69,3 +69,18 @@ def test_gradient_vanishes_at_an_exact_factorisation(dtype):
         jax.tree.map(jnp.zeros_like, W),
         scale=1,
     )
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (4, 2)), ((1, 1), (1, 5)), ((6, 6), (6, 6))])
+def test_small_matmul_and_its_gradient_are_those_of_matmul(shapes, dtype):
+    keys = jax.random.split(jax.random.key(0), 3)
+    A, B = (jax.random.normal(key, shape) for key, shape in zip(keys[:2], shapes, strict=True))
+    weight = jax.random.normal(keys[2], (shapes[0][0], shapes[1][1]))
+    size = shapes[0][1]
+    assert_close(lr.small_matmul(A, B), double(A) @ double(B), size=size)
+
+    def through(multiply):
+        return jax.grad(lambda pair: jnp.sum(weight * multiply(*pair)))((A, B))
+
+    expected = (double(weight) @ double(B).T, double(A).T @ double(weight))
+    assert_close(through(lr.small_matmul), expected, size=max(weight.shape))

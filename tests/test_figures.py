@@ -4,24 +4,31 @@ import dataclasses
 import re
 import subprocess
 import sys
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 
 import lrdyn
 from lrdyn import cli, figures, plotting
 from lrdyn.claims import CLEARLY, tolerance
+from lrdyn.theorems.theorem2 import THEOREM2
+from lrdyn.verify import worst_ratio
 from paper_figs import (
     BASELINES,
     FIGURES,
     fig01_weight_updates,
     fig03_svd_evolution,
     fig06_compression,
+    reach,
     tracking,
 )
+from tests import oracles
 
 # --- the machinery, on a figure that costs nothing ---------------------------------------------
 
@@ -483,3 +490,112 @@ def test_figure_1_pads_runs_of_different_widths():
     dataset = fig01_weight_updates.collect(runs, ["dln", "dln_whitened"], 3)
     assert dataset.singular_value.shape == (2, 30, 3)
     assert int(np.isnan(dataset.singular_value.values).sum()) == 5 * 3
+
+
+# --- sweeps over depth, rank and init scale ----------------------------------------------------
+
+TINY_REDUCED: dict[str, Any] = {
+    "dim": 8, "rank": 2, "depths": [2, 3], "init_scales": [0.2, 0.9], "learning_rate": 0.05,
+    "steps": 3000, "threshold": 0.05, "rank_at": 5.0, "seed": 1,
+}  # fmt: skip
+
+
+def test_reduced_sweep_equals_full_runs_in_numpy():
+    """Times, rank and error of the full and the compressed network, from 8 x 8 layers."""
+    found, eta = reach.reduced_sweep(**TINY_REDUCED), TINY_REDUCED["learning_rate"]
+    times = np.unique(np.rint(np.geomspace(1, 3000, 400)).astype(int))
+    for depth in (2, 3):
+        weights_key, target_key = jax.random.split(jax.random.key(1))
+        Phi = lrdyn.low_rank_target(target_key, (8, 8), lrdyn.spaced_singular_values(2))
+        ones = jnp.ones(depth)
+        begin = lrdyn.orthogonal_layers(weights_key, (8,) * (depth + 1), ones)
+        frame = lrdyn.frame(begin, Phi, 2)
+        U, V = np.asarray(frame.left[-1, :, :4]), np.asarray(frame.right[0, :, :4])
+        for eps in (0.2, 0.9):
+            layers = [eps * np.asarray(W) for W in begin]
+            slope, decays = oracles.sum_slope(np.asarray(Phi)), [0.0] * depth
+            stacked = oracles.descend(layers, slope, eta, decays, set(times.tolist()))
+            seen = oracles.product(stacked, 8)
+            inside = U @ (U.T @ seen @ V) @ V.T
+            norm = np.linalg.norm(Phi)
+            point = found.sel(depth=depth, init_scale=eps)
+            for name, values in (("", seen), ("_compressed", inside)):
+                reached = np.linalg.norm(values - np.asarray(Phi), axis=(1, 2)) <= 0.05 * norm
+                assert reached.any()
+                assert float(point[f"convergence_time{name}"]) == eta * times[np.argmax(reached)]
+            slack = tolerance("identity", "float64", steps=3000, size=8)
+            gap = np.linalg.norm(seen - inside, axis=(1, 2))[np.argmax(reached)]
+            assert abs(float(point["error"]) - gap) <= slack
+            values = np.linalg.svd(seen[np.argmin(abs(eta * times - 5.0))], compute_uv=False)
+            entropy = scipy.stats.entropy(values)
+            assert abs(float(point["effective_rank"]) - np.exp(entropy)) <= 8 * slack
+            assert float(point["error_bound"]) == pytest.approx(2 * eps**depth)
+
+
+def test_what_does_not_converge_has_no_time():
+    found = reach.reduced_sweep(**{**TINY_REDUCED, "steps": 10})
+    assert np.isnan(found["convergence_time"]).all()
+    assert np.isnan(found["error"]).all()
+
+
+def test_ratio_map_is_the_worst_claim_of_the_worst_seed():
+    statement = THEOREM2.statements[0]
+    settings = {"dim": 8, "depths": [2], "ranks": [1, 2], "init_scales": [0.3, 1.0], "steps": 20}
+    ratio = reach.ratio_map(THEOREM2, **settings, seeds=[0, 3])
+    assert ratio.sizes == {"rank": 2, "depth": 1, "init_scale": 2}
+    flags = {f.name: f.quick[0] for f in THEOREM2.flags if f.swept}
+    flags |= {"dim": 8, "depth": 2, "rank": 2, "init_scale": 1.0, "steps": 20, "target": None}
+    worst = 0.0
+    for seed in (0, 3):
+        case = statement.case(jax.random.key(seed), **flags)
+        predicted, measured = statement.predict(case), statement.measure(case)
+        limit = predicted["condition"] * tolerance("identity", "float64", steps=20, size=8)
+        for name in ("rho", "loss"):
+            claim = next(claim for claim in statement.claims if claim.id == name)
+            residual = (claim.residual or (lambda _, p, m: lrdyn.relative_difference(
+                p["loss"], m["loss"])))(case, predicted, measured)  # fmt: skip
+            worst = max(worst, float(residual / limit))
+    assert 0 < worst <= float(ratio.sel(rank=2, init_scale=1.0).squeeze()) < 1
+
+
+def worst_of(**claims):
+    """The ratio of a made-up statement: claim -> (residuals, tolerances, applies)."""
+    arrays, made = {}, []
+    for name, (residual, limit, applies) in claims.items():
+        arrays[f"residual_{name}"] = ("x", residual)
+        arrays[f"tolerance_{name}"] = ("x", limit)
+        arrays[f"applies_{name}"] = ("x", applies)
+        made.append(lrdyn.Claim(name, ""))
+    statement = lrdyn.Statement("s", dict, dict, dict, tuple(made))
+    return worst_ratio(xr.Dataset(arrays, {"x": [1.0, 2.0]}), statement).values.tolist()
+
+
+def test_the_worst_ratio_leaves_out_what_does_not_apply():
+    one, other = ([3.0, 1.0], [2.0, 2.0], [True, True]), ([9.0, 9.0], [1.0, 1.0], [False, True])
+    assert worst_of(a=one, b=other) == worst_of(b=other, a=one) == [1.5, 9.0]
+    lost = ([np.nan, 0.0], [1.0, 1.0], [True, True])
+    assert worst_of(a=lost, b=one) == worst_of(a=one, b=lost) == [np.inf, 0.5]
+    (never,) = set(map(str, worst_of(a=([1.0, 1.0], [1.0, 1.0], [False, False]))))
+    assert never == "nan"
+
+
+@pytest.mark.parametrize("axes", [["depth"], ["init_scale", "depth"], ["init_scale", "b", "rank"]])
+def test_a_sweep_is_drawn_over_what_is_swept(axes):
+    rng = np.random.default_rng(0)
+    sizes = {"seed": 3, **dict.fromkeys(axes, 2), "single": 1}
+    values = xr.DataArray(
+        rng.uniform(size=tuple(sizes.values())),
+        {n: np.arange(1.0, k + 1) for n, k in sizes.items()},
+    )
+    figure = plotting.sweep_figure("mine", {"float64": values, "float32": 2 * values})
+    assert plotting.swept_axes(values) == axes if "b" not in axes else ["init_scale", "rank", "b"]
+    panels = figure.get_axes()
+    assert len(panels) == (2 if len(axes) == 3 else 1)
+    order = plotting.swept_axes(values)
+    first = values.max(["seed", "single"])
+    for column, ax in enumerate(panels):
+        lines = [line for line in ax.get_lines() if line.get_marker() == "o"]
+        assert len(lines) == 2 * (2 if len(axes) > 1 else 1)
+        part = first.isel({order[2]: column}) if len(order) > 2 else first
+        part = part.isel({order[1]: 0}) if len(order) > 1 else part
+        np.testing.assert_array_equal(lines[0].get_ydata(), part.values)

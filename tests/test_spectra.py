@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,3 +65,15 @@ def test_sines_do_not_depend_on_the_basis(dtype):
     basis, turn, vectors = rotation(0, 6, 3), rotation(1, 3, 3), rotation(2, 6, 4)
     assert_close(lr.sines(basis @ turn, vectors), lr.sines(basis, vectors), size=6, scale=1)
     assert_zero(lr.sines(basis, basis @ turn), size=6, scale=1)
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=6).filter(lambda v: max(v) > 1e-3))
+def test_effective_rank_is_the_exponential_of_the_entropy(values):
+    found = float(lr.effective_rank(jnp.asarray(values)))
+    assert_close(jnp.asarray(found), np.exp(scipy.stats.entropy(values)), size=len(values))
+    assert found <= np.count_nonzero(values) * (1 + lr.tolerance("identity", "float64"))
+
+
+def test_effective_rank_of_each_row():
+    values = jnp.array([[1.0, 1.0, 1.0], [5.0, 0.0, 0.0]])
+    assert_close(lr.effective_rank(values), np.array([3.0, 1.0]), size=3)

@@ -404,3 +404,71 @@ def test_bad_input(change, rank, message):
     arguments = {"weights": (jnp.eye(6), jnp.eye(6)), "target": jnp.eye(6), **change}
     with pytest.raises(ValueError, match=message):
         lr.frame(**arguments, rank=rank)
+
+
+# Many reduced runs at once
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_reduced_lanes_are_reduced_runs(depth, dtype):
+    """Each lane against plain NumPy descent from its own scales, step size and decays."""
+    rng, steps = np.random.default_rng(0), np.array([0, 7, 40])
+    targets = rng.normal(size=(5, 3, 3)) / 2
+    scales, eta = rng.uniform(0.2, 0.8, (5, depth)), rng.uniform(0.02, 0.1, 5)
+    for decay in (rng.uniform(0, 0.1, 5), rng.uniform(0, 0.1, (5, depth))):
+        run = lr.reduced_lanes(
+            jnp.asarray(targets),
+            jnp.asarray(scales),
+            jnp.asarray(eta),
+            jnp.asarray(decay),
+            steps,
+        )
+        for lane in range(5):
+            expected = oracles.descend(
+                [eps * np.eye(3) for eps in scales[lane]],
+                oracles.sum_slope(targets[lane]),
+                eta[lane],
+                np.broadcast_to(decay[lane], depth),
+                steps.tolist(),
+            )
+            found = tuple(np.asarray(layer[lane]) for layer in run.records)
+            assert found[0].dtype == dtype
+            assert_close(found, tuple(expected), steps=40, size=3)
+            last = tuple(layer[-1] for layer in found)
+            assert_close(tuple(np.asarray(W[lane]) for W in run.params), last)
+    assert run.diverged_at.tolist() == [-1] * 5
+
+
+def test_reduced_lanes_in_a_sweep_equal_a_sweep_of_reduced_runs():
+    target = jnp.diag(jnp.array([1.0, 0.5]))
+    steps, points = np.array([0, 30]), lr.product(eps=np.linspace(0.2, 1.0, 9))
+
+    def batched(eps):
+        copies = jnp.broadcast_to(target[None], (len(eps), 2, 2))
+        scales = jnp.broadcast_to(eps[:, None], (len(eps), 3))
+        run = lr.reduced_lanes(copies, scales, jnp.full_like(eps, 0.1), 0 * eps, steps)
+        return {"layers": jnp.stack(run.records, axis=1)}
+
+    def single(eps):
+        run = lr.reduced_dynamics(target, jnp.full(3, eps), 0.1, 0.0, steps)
+        return {"layers": jnp.stack(run.records)}
+
+    found = lr.sweep(batched, points, batched=True, lanes=4)["layers"].values
+    expected = lr.sweep(single, points)["layers"].values
+    assert_close(found, expected, steps=30, size=2)
+
+
+def test_the_layout_puts_the_runs_last():
+    """No array of the loop has the runs first: that is what makes it fast."""
+    ones = jnp.ones(64)
+
+    def final(targets):
+        scales = jnp.ones((64, 3))
+        return lr.reduced_lanes(targets, scales, ones, 0 * ones, np.array([5])).params
+
+    jaxpr = str(jax.make_jaxpr(final)(jnp.ones((64, 6, 6))))
+    _, loop = jaxpr.split("scan[")
+    body = loop.split("while[")[1]
+    assert "[6,6,64]" in body
+    assert "[64,6,6]" not in body.split("]\n", 1)[0]
+    assert "dot_general" not in body
