@@ -1,5 +1,6 @@
 """Running a theorem: sweeps in two precisions, controls, departures, and the verdict."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -51,7 +52,7 @@ def verify(
     dtype: str = "float64",
     seeds: Sequence[int] = (0, 1),
     perturb: bool = False,
-    optimize: bool = True,
+    thorough: bool = True,
     memory: int = 2**30,
     store: Path | None = None,
     progress: Progress | None = None,
@@ -67,8 +68,8 @@ def verify(
         dtype: ``float64`` or ``float32``.
         seeds: seeds to sweep.
         perturb: also sweep the distance from each hypothesis.
-        optimize: let XLA optimise the programs of the claims; without, small sweeps finish
-            sooner, since they spend their time in the compiler.
+        thorough: run the controls in both precisions, and let XLA optimise the programs of the
+            claims. Small sweeps spend their time in the compiler and finish sooner without.
         memory: bytes that the arrays of one part of a sweep may take, see :func:`lrdyn.sweep`.
         store: a folder that keeps finished parts, so that the same call continues after a kill.
         progress: told of every finished part.
@@ -80,7 +81,7 @@ def verify(
         ValueError: a combination of settings is outside the theorem.
     """
     validate(theorem, settings)
-    jobs = list(_jobs(theorem, settings, dtype, seeds, perturb, optimize))
+    jobs = list(_jobs(theorem, settings, dtype, seeds, perturb, thorough))
     progress = Silent() if progress is None else progress
     progress.expect(sum(job.points.size for job in jobs))
     groups = _run_side_by_side(jobs, memory, store, _Announced(progress))
@@ -89,7 +90,8 @@ def verify(
         legs = {p: groups[name] for p, name in groups_of(theorem, statement, dtype).items()}
         claims += [claim_entry(claim, statement, legs) for claim in statement.claims]
         for control in statement.controls:
-            legs = {p: groups[f"/controls/{control.id}/{p}"] for p in PRECISIONS[dtype]}
+            names = {p: f"/controls/{control.id}/{p}" for p in PRECISIONS[dtype]}
+            legs = {p: groups[name] for p, name in names.items() if name in groups}
             claims.append(control_entry(control, legs))
         diverged += _diverged(groups[groups_of(theorem, statement, dtype)[dtype]], statement)
     verdict = {
@@ -145,19 +147,29 @@ class Job(NamedTuple):
     """One sweep in one precision."""
 
     group: str
-    """Where ``results.nc`` keeps it."""
+    """Where ``results.nc`` keeps it; that of each control has its id for ``*``."""
     precision: str
     function: Callable[..., dict[str, jax.Array]]
     points: Points
     shapes: tuple[str, ...]
     dims: Mapping[str, tuple[str, ...]]
     compiler_options: dict[str, Any] | None
-    attrs: dict[str, str]
+    controls: tuple[Control, ...] = ()
 
     def run(
         self, memory: int = 2**30, store: Path | None = None, progress: Progress | None = None
-    ) -> "xarray.Dataset":
-        """Sweep, in the precision of the job."""
+    ) -> dict[str, "xarray.Dataset"]:
+        """Sweep, in the precision of the job.
+
+        Args:
+            memory: see :func:`lrdyn.sweep`.
+            store: a folder for the parts of all jobs.
+            progress: told of every finished part.
+
+        Returns:
+            Group -> results.
+        """
+        name = self.group.replace("*", "-".join(c.id for c in self.controls)).strip("/")
         with jax.enable_x64(self.precision == "float64"):
             found = sweep(
                 self.function,
@@ -166,23 +178,43 @@ class Job(NamedTuple):
                 dims=self.dims,
                 memory=memory,
                 compiler_options=self.compiler_options,
-                store=store and store / self.group.strip("/").replace("/", "_"),
+                store=store and store / hashlib.sha256(name.encode()).hexdigest()[:12],
                 progress=progress,
             )
-        return found.assign_attrs(self.attrs)
+        if not self.controls:
+            return {self.group: found}
+        return {self.group.replace("*", c.id): _of_control(found, c) for c in self.controls}
 
 
-def _jobs(theorem, settings, dtype, seeds, perturb, optimize) -> Iterator[Job]:
+def _of_control(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
+    mine = f"{control.id}/"
+    found = results[[name for name in results if str(name).startswith(mine)]]
+    found = found.rename({name: str(name).removeprefix(mine) for name in found})
+    if "amount" not in found.coords:
+        found = found.expand_dims(amount=[control.amount])
+    label = control.amount_label or "amount"
+    return found.assign_attrs(title=f"{control.claim}: {control.statement}", amount_label=label)
+
+
+def _jobs(theorem, settings, dtype, seeds, perturb, thorough) -> Iterator[Job]:
     for statement in theorem.statements:
         for p, group in groups_of(theorem, statement, dtype).items():
-            yield claims_job(theorem, statement, settings, seeds, group, p, optimize)
-        for control in statement.controls:
-            for p in PRECISIONS[dtype]:
-                group = f"/controls/{control.id}/{p}"
-                yield control_job(theorem, statement, control, seeds, group, p)
+            yield claims_job(theorem, statement, settings, seeds, group, p, thorough)
+        for p in PRECISIONS[dtype]:
+            if thorough or p == dtype:
+                for controls in _with_equal_settings(statement):
+                    yield controls_job(theorem, statement, controls, seeds, p)
+            for control in statement.controls:
                 if perturb and control.amounts:
-                    amounts, group = (0.0, *control.amounts), f"/perturb/{control.id}/{p}"
-                    yield control_job(theorem, statement, control, seeds, group, p, amounts)
+                    amounts = (0.0, *control.amounts)
+                    yield controls_job(theorem, statement, (control,), seeds, p, amounts)
+
+
+def _with_equal_settings(statement: Statement) -> list[tuple[Control, ...]]:
+    groups: dict[str, list[Control]] = {}
+    for control in statement.controls:
+        groups.setdefault(repr(sorted(control.at.items())), []).append(control)
+    return [tuple(controls) for controls in groups.values()]
 
 
 class _Announced:
@@ -199,10 +231,10 @@ def _run_side_by_side(jobs, memory, store, progress) -> dict[str, "xarray.Datase
     # Most of the time is tracing and compiling, which leave the devices idle.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
-        futures = {pool.submit(job.run, memory, store, progress): job for job in jobs}
+        futures = [pool.submit(job.run, memory, store, progress) for job in jobs]
         for future in as_completed(futures):
             future.result()
-        return {job.group: future.result() for future, job in futures.items()}
+        return {group: found for future in futures for group, found in future.result().items()}
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -222,37 +254,84 @@ def _grid(theorem: Theorem, settings: Mapping[str, Any]):
         yield fixed | dict(zip(columns, values, strict=True))
 
 
-def evaluate(
-    statement: Statement, fixed: Mapping[str, Any], control: Control | None = None
-) -> Callable[..., dict[str, jax.Array]]:
+def evaluate(statement: Statement, fixed: Mapping[str, Any]) -> Callable[..., dict[str, jax.Array]]:
     """Build the pure function of one point that computes everything a verdict needs.
 
     Args:
         statement: the statement.
         fixed: flags that are not swept.
-        control: break this; only the residual of its claim is then returned.
 
     Returns:
-        A function of ``seed``, the swept flags and, for a control, ``amount``.
+        A function of ``seed`` and the swept flags.
     """
-    claims = [c for c in statement.claims if control is None or c.id == control.claim]
+
+    def point(seed, **flags) -> dict[str, jax.Array]:
+        case = statement.case(jax.random.key(seed), **fixed, **flags)
+        predicted, measured = dict(statement.predict(case)), dict(statement.measure(case))
+        steps = int({**fixed, **flags}.get("steps", 1))
+        outputs = _judged(statement, statement.claims, case, predicted, measured, steps)
+        return outputs | _named(predicted, measured)
+
+    return point
+
+
+def evaluate_controls(
+    statement: Statement, fixed: Mapping[str, Any], controls: Sequence[Control]
+) -> Callable[..., dict[str, jax.Array]]:
+    """Build the pure function of one point that runs controls: one program, what they share once.
+
+    Args:
+        statement: the statement.
+        fixed: flags that are not swept.
+        controls: its controls.
+
+    Returns:
+        A function of ``seed``, the swept flags and, if it is not to be the controls' own,
+        ``amount``; the names of its results start with the id of the control.
+    """
 
     def point(seed, amount=None, **flags) -> dict[str, jax.Array]:
         key = jax.random.key(seed)
-        case = statement.case(key, **fixed, **flags)
-        if control is not None and control.case is not None and amount is not None:
-            case = control.case(jax.random.fold_in(key, 1), case, amount)
-        predicted = dict(((control and control.predict) or statement.predict)(case))
-        measured = dict(((control and control.measure) or statement.measure)(case))
+        whole = statement.case(key, **fixed, **flags)
         steps = int({**fixed, **flags}.get("steps", 1))
-        outputs = {f"met_{name}": check(case) for name, check in statement.hypotheses.items()}
-        if "diverged_at" in measured:
-            outputs["diverged_at"] = measured["diverged_at"]
-        for claim in claims:
-            outputs |= _claim_outputs(claim, case, predicted, measured, steps)
-        return outputs if control is not None else outputs | _named(predicted, measured)
+        once, outputs = _Once(), {}
+        for control in controls:
+            case = whole
+            if control.case is not None:
+                distance = jnp.asarray(control.amount if amount is None else amount)
+                case = control.case(jax.random.fold_in(key, 1), whole, distance)
+            predicted = once(control.predict or statement.predict, case)
+            measured = once(control.measure or statement.measure, case)
+            (claim,) = (claim for claim in statement.claims if claim.id == control.claim)
+            found = _judged(statement, (claim,), case, predicted, measured, steps)
+            outputs |= {f"{control.id}/{name}": value for name, value in found.items()}
+        return outputs
 
     return point
+
+
+class _Once:
+    """Calls a function on a case once, however often it is asked to."""
+
+    def __init__(self):
+        self.found = {}
+
+    def __call__(self, function, case) -> dict[str, jax.Array]:
+        known = (function, id(case))
+        if known not in self.found:
+            self.found[known] = case, dict(function(case))  # keeps the case, so that its id stays
+        return self.found[known][1]
+
+
+def _judged(
+    statement: Statement, claims: Sequence[Claim], case, predicted, measured, steps: int
+) -> dict[str, jax.Array]:
+    outputs = {f"met_{name}": check(case) for name, check in statement.hypotheses.items()}
+    if "diverged_at" in measured:
+        outputs["diverged_at"] = measured["diverged_at"]
+    for claim in claims:
+        outputs |= _claim_outputs(claim, case, predicted, measured, steps)
+    return outputs
 
 
 def _claim_outputs(claim: Claim, case, predicted, measured, steps: int) -> dict[str, jax.Array]:
@@ -308,7 +387,6 @@ def claims_job(
         _shapes(theorem),
         _dims(statement),
         None if optimize else unoptimized(),
-        {},
     )
 
 
@@ -317,28 +395,28 @@ def unoptimized() -> dict[str, Any] | None:
     return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 
 
-def control_job(
+def controls_job(
     theorem: Theorem,
     statement: Statement,
-    control: Control,
+    controls: tuple[Control, ...],
     seeds: Sequence[int],
-    group: str,
     precision: str,
     amounts: tuple[float, ...] | None = None,
 ) -> Job:
-    """The sweep of a control at its own settings."""
-    point = {f.name: f.quick[0] if f.quick else None for f in theorem.flags} | dict(control.at)
+    """The sweep of controls that share their settings; with amounts, how far they reach."""
+    point = {f.name: f.quick[0] if f.quick else None for f in theorem.flags} | dict(controls[0].at)
     swept = {name: (value,) for name, value in _swept(theorem, point).items()}
-    title = f"{control.claim}: {control.statement}"
+    if amounts:
+        swept = {"amount": amounts, **swept}
     return Job(
-        group,
+        f"/{'perturb' if amounts else 'controls'}/*/{precision}",
         precision,
-        evaluate(statement, _fixed(theorem, point), control),
-        product(seed=seeds, amount=amounts or (control.amount,), **swept),
+        evaluate_controls(statement, _fixed(theorem, point), controls),
+        product(seed=seeds, **swept),
         _shapes(theorem),
         {},
         unoptimized(),
-        {"title": title, "amount_label": control.amount_label or "amount"},
+        controls,
     )
 
 

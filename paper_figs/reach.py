@@ -52,7 +52,7 @@ def ratio_map(
     settings |= {"init_scale": tuple(init_scales), "steps": steps, "target": None}
     statement = theorem.statements[0]
     job = claims_job(theorem, statement, settings, seeds, "/", "float64", optimize=False)
-    ratio = worst_ratio(job.run(), statement)
+    ratio = worst_ratio(job.run()["/"], statement)
     ratio = ratio.max([name for name in ratio.dims if name not in ("rank", "depth", "init_scale")])
     return ratio.transpose("rank", "depth", "init_scale")
 

@@ -13,7 +13,7 @@ from experiments.__main__ import THEOREMS
 from lrdyn.claims import CLEARLY
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2
-from lrdyn.verify import PRECISIONS, claims_job, control_job, verify, worst_ratio
+from lrdyn.verify import PRECISIONS, claims_job, controls_job, verify, worst_ratio
 from tests import oracles
 from tests.runs import finished
 
@@ -202,14 +202,13 @@ def test_a_control_is_seen_to_fail(theorem, statement, control, tmp_path_factory
     ran = finished(theorem.name, tmp_path_factory.getbasetemp())
     entry = entry_of(ran, control.id)
     assert (entry["kind"], entry["holds"]) == ("control", True)
-    for precision in PRECISIONS["float64"]:
-        results = ran.group(f"/controls/{control.id}/{precision}")
-        limit = results[f"tolerance_{control.claim}"]
-        assert (results[f"residual_{control.claim}"] > CLEARLY * limit).all()
-        checks = [results[f"met_{name}"].all() for name in statement.hypotheses]
-        checks.append(results[f"applies_{control.claim}"].all())
-        # A broken hypothesis is seen by its check; a wrong formula breaks no hypothesis.
-        assert all(checks) == entry["hypotheses_met"] == (control.case is None)
+    results = ran.group(f"/controls/{control.id}/float64")
+    limit = results[f"tolerance_{control.claim}"]
+    assert (results[f"residual_{control.claim}"] > CLEARLY * limit).all()
+    checks = [results[f"met_{name}"].all() for name in statement.hypotheses]
+    checks.append(results[f"applies_{control.claim}"].all())
+    # A broken hypothesis is seen by its check; a wrong formula breaks no hypothesis.
+    assert all(checks) == entry["hypotheses_met"] == (control.case is None)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +216,8 @@ def test_a_control_is_seen_to_fail(theorem, statement, control, tmp_path_factory
     everywhere("controls", lambda control: control.amounts),
 )
 def test_without_a_move_the_claim_is_restored(theorem, statement, control):
-    job = control_job(theorem, statement, control, (0,), "/", "float64", amounts=(0.0,))
-    results = job.run()
+    job = controls_job(theorem, statement, (control,), (0,), "float64", amounts=(0.0,))
+    (results,) = job.run().values()
     assert all(results[f"met_{name}"].all() for name in statement.hypotheses)
     assert (results[f"residual_{control.claim}"] <= results[f"tolerance_{control.claim}"]).all()
 
@@ -238,7 +237,7 @@ def test_one_step_is_enough(theorem, statement):
         for flag in theorem.flags
     }
     settings |= {"dim": (5,), "depth": (2,), "rank": (1,), "steps": 1}
-    found = verify(alone, settings, dtype="float32", seeds=(0,), optimize=False)
+    found = verify(alone, settings, dtype="float32", seeds=(0,), thorough=False)
     assert found.verdict["holds"] is True
     assert all(claim["holds"] for claim in found.verdict["claims"])
     assert found.groups["/"]["step"].values.tolist() == [0, 1]
@@ -259,7 +258,8 @@ def test_rounding_that_repeats_at_a_saddle_is_tolerated(theorem):
     settings = {flag.name: flag.quick[:1] for flag in theorem.flags if flag.swept}
     settings |= {"dim": (8,), "depth": (4,), "rank": (1,), "steps": 30_000, "target": None}
     settings["init_scale"] = (0.003, 0.01, 0.03)
-    found = claims_job(theorem, statement, settings, (0,), "/", "float64", optimize=False).run()
+    job = claims_job(theorem, statement, settings, (0,), "/", "float64", optimize=False)
+    found = job.run()["/"]
     ratio = worst_ratio(found, statement)
     assert float(ratio.max()) < 1
     # A random walk alone would not allow it.

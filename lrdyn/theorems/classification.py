@@ -1,6 +1,7 @@
 """Theorem 2 for classifiers: whitened data, a last layer of K rows, and collapse between layers."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -23,7 +24,7 @@ from lrdyn.descent import gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss, regression_loss
 from lrdyn.initialization import layer_scales, orthogonal, orthogonal_layers
 from lrdyn.spectra import singular_values
-from lrdyn.subspace import rho
+from lrdyn.subspace import reduced_start, rho
 from lrdyn.theorem import Claim, Control, Statement, with_condition
 from lrdyn.theorems.deep_factorization import (
     AT,
@@ -82,23 +83,25 @@ def _classifier(
     )
 
 
-def _predict_classifier(case: Classification) -> dict[str, Array]:
+def _predict_classifier(
+    case: Classification, start: Callable[..., Weights] = classifier_start
+) -> dict[str, Array]:
     target = case.outputs @ case.inputs.T
     fixed = classifier_frame(case.weights, target)
     size, steps = 2 * len(target), np.asarray(case.steps)
 
     def reduced(data):
-        goal, start = data
+        goal, begin = data
         return simulate(
             lambda weights: factorization_loss(weights, goal),
-            start,
+            begin,
             gradient_descent(case.learning_rate, case.weight_decay),
             steps,
             record=end_to_end,
         ).records
 
-    start = classifier_start(fixed, case.weights, size)
-    product, condition = with_condition(reduced, (target @ fixed.right[0, :, :size], start))
+    begin = start(fixed, case.weights, size)
+    product, condition = with_condition(reduced, (target @ fixed.right[0, :, :size], begin))
     bulk = classifier_rho(case.scales[:-1], case.learning_rate, case.weight_decay[:-1], steps)
     return {"class_rho": bulk, "class_product": product, "condition": condition}
 
@@ -149,6 +152,14 @@ def _with_product_term(case: Classification) -> dict[str, Array]:
     return _predict_classifier(case) | {"class_rho": wrong[:, :-1]}
 
 
+def _from_identity(case: Classification) -> dict[str, Array]:
+    def start(fixed, weights, size):
+        *square, last = reduced_start(case.scales, size)
+        return (*square, last[: len(weights[-1])])
+
+    return _predict_classifier(case, start)
+
+
 CLASSIFICATION = Statement(
     "classification",
     _classifier,
@@ -182,6 +193,13 @@ CLASSIFICATION = Statement(
             "classifier bulk with Theorem 2's product term",
             "class_rho",
             predict=_with_product_term,
+            at=AT,
+        ),
+        Control(
+            "class_from_identity",
+            "reduced classifier started from eps_L I, as in Theorem 2",
+            "class_product",
+            predict=_from_identity,
             at=AT,
         ),
     ),
@@ -251,6 +269,11 @@ def _collapse_without(part: str):
     return predict_wrong
 
 
+def _collapse_exactly(case: Classification) -> dict[str, Array]:
+    right = _predict_collapse(case)
+    return right | {"collapse_lower": right["collapse"]}
+
+
 _COLLAPSE_AT = {
     "dim": 50,
     "rank": 5,
@@ -307,6 +330,13 @@ COLLAPSE = Statement(
             "collapse ratio eps / n^{1/L}",
             "collapse",
             predict=_collapse_without("square"),
+            at=_COLLAPSE_AT,
+        ),
+        Control(
+            "collapse_exact",
+            "collapse ratio exactly eps^2 / n^{1/L}",
+            "collapse_interval",
+            predict=_collapse_exactly,
             at=_COLLAPSE_AT,
         ),
     ),

@@ -128,6 +128,26 @@ def _adam(case):
     return measure(case, optax.adam(0.1 * case.learning_rate))
 
 
+def _transposed(case: DeepFactorization) -> dict[str, Array]:
+    target = reduced_target(frame(case.weights, case.target, case.rank), case.target, 2 * case.rank)
+    inner, condition = conditioned_run(case, target.T, jnp.stack)
+    return {"reduced": inner, "condition": condition}
+
+
+def _bulk_beyond_r(case: DeepFactorization) -> dict[str, Array]:
+    right, rank = predict(case), case.rank
+    values = jax.vmap(lambda W: singular_values(W)[:, :rank])(right["reduced"])
+    shape = (*right["rho"].shape, case.target.shape[0] - rank)
+    still = jnp.broadcast_to(jnp.abs(right["rho"])[:, :, None], shape)
+    both = jnp.concatenate([values, still], axis=2)
+    return right | {"singular_values": jnp.sort(both, axis=2, descending=True)}
+
+
+def _loss_without_bulk(case: DeepFactorization) -> dict[str, Array]:
+    right, rest = predict(case), case.target.shape[0] - 2 * case.rank
+    return right | {"loss": right["loss"] - 0.5 * rest * jnp.prod(right["rho"], axis=1) ** 2}
+
+
 # The product and its square differ only where the scales are not 1.
 _SCALED = AT | {"init_scale": 0.7}
 
@@ -138,8 +158,9 @@ FACTORIZATION = Statement(
     measure,
     CLAIMS,
     controls=(
-        *departures("off_block"),
-        Control("adam", "Adam instead of gradient descent", "off_block", measure=_adam, at=AT),
+        *departures("off_block", at=_SCALED),
+        Control("adam", "Adam instead of gradient descent", "off_block", measure=_adam, at=_SCALED),
+        Control("adam_bulk", "Adam instead of gradient descent", "bulk", measure=_adam, at=_SCALED),
         Control(
             "rho_without_product",
             "rho recursion without the product term",
@@ -152,6 +173,27 @@ FACTORIZATION = Statement(
             "rho recursion with the product not squared",
             "rho",
             predict=_wrong_rho(product_of_others),
+            at=_SCALED,
+        ),
+        Control(
+            "target_transposed",
+            "reduced target transposed",
+            "reduced",
+            predict=_transposed,
+            at=_SCALED,
+        ),
+        Control(
+            "bulk_counted_d_minus_r",
+            "|rho_l| counted d - r times, r values beside it",
+            "spectra",
+            predict=_bulk_beyond_r,
+            at=_SCALED,
+        ),
+        Control(
+            "loss_without_bulk",
+            "loss of the reduced run alone",
+            "loss",
+            predict=_loss_without_bulk,
             at=_SCALED,
         ),
     ),
