@@ -9,13 +9,30 @@ from lrdyn.theorems.theorem2 import THEOREM2
 THEOREMS = (THEOREM2, COROLLARY1)
 
 
+def shares(argv: list[str]) -> list[list[str]]:
+    """Deal a command line out: a flag goes to the theorems that have it, and a wrong one to all."""
+    known = [cli.flags_of(theorem) for theorem in THEOREMS]
+    mine: list[list[str]] = [[] for _ in THEOREMS]
+    takers = mine
+    for word in argv:
+        if word.startswith("--"):
+            has = [word.partition("=")[0] in flags for flags in known]
+            takers = [m for m, h in zip(mine, has, strict=True) if h or not any(has)]
+        for taker in takers:
+            taker.append(word)
+    return mine
+
+
 def run_all(argv: list[str]) -> int:
-    """Run every theorem with the same arguments and print one table."""
+    """Run every theorem and print one table."""
     statuses = []
     lines = []
-    for theorem in THEOREMS:
+    pairs = list(zip(THEOREMS, shares(argv), strict=True))
+    for theorem, share in pairs:
+        cli.parse(theorem, share)  # bad input of the last one is found before the first one runs
+    for theorem, share in pairs:
         print(f"{theorem.name} ...", file=sys.stderr)
-        found, path = cli.verify_command(theorem, argv)
+        found, path = cli.verify_command(theorem, share)
         statuses.append(cli.HOLDS if found.verdict["holds"] else cli.FAILS)
         lines += ["", f"{theorem.name}: {theorem.summary} ({path})", *cli.table(found.verdict)]
         lines += found.diverged

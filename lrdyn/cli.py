@@ -203,6 +203,18 @@ def _parser(theorem: Theorem) -> Parser:
     return parser
 
 
+def flags_of(theorem: Theorem) -> set[str]:
+    """Every flag of a theorem's command line, as it is typed.
+
+    Args:
+        theorem: the theorem.
+
+    Returns:
+        The flags, such as ``--seeds``.
+    """
+    return set(_parser(theorem)._option_string_actions)
+
+
 def _add_flag(group, flag: Flag) -> None:
     name = "--" + flag.name.replace("_", "-")
     if flag.kind == "array":

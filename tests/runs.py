@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import xarray as xr
 
 ROOT = Path(__file__).parents[1]
-TINY = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
+DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
+TINY = {"theorem2": DEEP, "corollary1": DEEP}
+"""Arguments of the small run of each theorem."""
 
 
 class Finished(NamedTuple):
@@ -38,7 +40,7 @@ def python(*words: Any, cwd: Path = ROOT, cache: str | Path = "") -> subprocess.
 def finished(name: str, base: Path) -> Finished:
     """Run ``python -m experiments.<name>``; the first caller waits, the others look."""
     out = base / "tiny"
-    done = python("-m", f"experiments.{name}", *TINY, "--out", out, cache=base / "cache")
+    done = python("-m", f"experiments.{name}", *TINY[name], "--out", out, cache=base / "cache")
     if done.returncode:  # an exception would not be cached, and the run repeated for each test
         return Finished(done, out, {}, lambda group: xr.Dataset())
     (folder,) = (out / name).iterdir()

@@ -72,6 +72,8 @@ def test_a_command_writes_the_files_of_the_contract(ran):
         "results.nc": b"\x89HDF",
         "verdict.png": b"\x89PNG",
         "verdict.pdf": b"%PDF",
+        "sweep.png": b"\x89PNG",
+        "sweep.pdf": b"%PDF",
     }
 
 
@@ -344,6 +346,26 @@ def test_an_unknown_command(capsys):
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "got 'theorem5', wanted 'all'" in err
     assert all(theorem.name in err for theorem in THEOREMS)
+
+
+def test_a_flag_goes_to_the_theorems_that_have_it(monkeypatch):
+    bare = dataclasses.replace(THEOREM2, name="bare", flags=THEOREM2.flags[:2])
+    monkeypatch.setattr(listing, "THEOREMS", (THEOREM2, bare))
+    words = ["--rank", "1", "-1", "--seeds=3", "--depth", "2", "--wrong"]
+    assert listing.shares(words) == [words, ["--seeds=3", "--depth", "2", "--wrong"]]
+
+
+def test_bad_input_of_the_last_stops_all_of_them(command, capsys, tmp_path, monkeypatch):
+    picky = dataclasses.replace(COROLLARY1, check=lambda point: refuse())
+
+    def refuse():
+        raise ValueError("--rank: got 1, wanted something else")
+
+    monkeypatch.setattr(listing, "THEOREMS", (THEOREM2, picky))
+    status, out, err = experiments(capsys, "all", *TINY)
+    assert (status, out) == (2, "")
+    assert err == "experiments: error: --rank: got 1, wanted something else\n"
+    assert tree(tmp_path) == {}
 
 
 def test_all_of_them_in_one_table(command, capsys, tmp_path, monkeypatch):

@@ -73,6 +73,14 @@ def test_the_code_of_the_readme_runs(tmp_path):
         assert float(printed[2]) < 1e-12
 
 
+def test_the_code_on_sweeps_runs(tmp_path):
+    page = ROOT / "docs" / "sweeps.md"
+    (block,) = fenced(page, "python")
+    done = run("-", cwd=tmp_path, source=block)
+    assert done.returncode == 0, done.stderr
+    assert f"```\n\n```\n{done.stdout}```\n" in page.read_text()
+
+
 @pytest.mark.parametrize("name", ["balance.py", "balance_false.py"])
 def test_the_tutorial_quotes_its_examples(name):
     """Every line of code in the tutorial is a line of one of the two examples."""
