@@ -286,14 +286,16 @@ def function(seed, depth):
     return {"W": jnp.stack(W), "spectrum": lr.singular_values(jnp.stack([product, A]))}
 
 points = lr.product(seed=range(11), depth=[2, 3])
-found = lr.sweep(function, points, shapes=("depth",), lanes=2)
-found.to_netcdf(sys.argv[2], engine="h5netcdf")
+for lanes in (2, 1):
+    store = f"{sys.argv[2]}-{lanes}"
+    found = lr.sweep(function, points, shapes=("depth",), lanes=lanes, store=store, memory=1)
+    found.load().to_netcdf(f"{store}.nc", engine="h5netcdf")
 """
 
 
 @pytest.fixture(scope="module")
 def on_devices(tmp_path_factory):
-    """The same sweep, with batched SVD and QR, on 1, 2 and 8 host devices."""
+    """The same sweep, with batched SVD and QR and point by point, on 1, 2 and 8 host devices."""
     import xarray as xr
 
     folder = tmp_path_factory.mktemp("devices")
@@ -301,27 +303,40 @@ def on_devices(tmp_path_factory):
     environment.pop("NPROC", None)  # it hides a deadlock of JAX 0.10
     running = {}
     for count in (1, 2, 8):
-        command = [sys.executable, "-c", ON_DEVICES, str(count), str(folder / f"{count}.nc")]
+        command = [sys.executable, "-c", ON_DEVICES, str(count), str(folder / str(count))]
         running[count] = subprocess.Popen(command, env=environment)
     try:
         assert [process.wait(timeout=200) for process in running.values()] == [0, 0, 0]
     finally:
         for process in running.values():
             process.kill()
-    return {n: xr.load_dataset(folder / f"{n}.nc", engine="h5netcdf") for n in running}
+    return {
+        (count, lanes): (
+            xr.load_dataset(folder / f"{count}-{lanes}.nc", engine="h5netcdf"),
+            {path.name for path in (folder / f"{count}-{lanes}").glob("*.npz")},
+        )
+        for count in running
+        for lanes in (2, 1)
+    }
 
 
+@pytest.mark.parametrize("lanes", [2, 1])
 @pytest.mark.parametrize("count", [2, 8])
-def test_any_number_of_devices_gives_the_same_bits(count, on_devices):
-    assert on_devices[count].identical(on_devices[1])
+def test_any_number_of_devices_gives_the_same_bits_and_parts(count, lanes, on_devices):
+    (one, its_parts), (many, parts) = on_devices[1, lanes], on_devices[count, lanes]
+    assert many.identical(one)
+    assert parts == its_parts
+    assert len(parts) == 6  # 11 points of each shape, by at most 4
 
 
-def test_devices_compute_what_numpy_does(on_devices):
-    W = on_devices[8]["W"].sel(depth=2).values[:, :2]
+@pytest.mark.parametrize("lanes", [2, 1])
+def test_devices_compute_what_numpy_does(lanes, on_devices):
+    found, _ = on_devices[8, lanes]
+    W = found["W"].sel(depth=2).values[:, :2]
     assert np.abs(W @ np.swapaxes(W, -1, -2) - np.eye(6)).max() < lr.tolerance(
         "identity", "float64", size=6
     )
-    spectrum = on_devices[8]["spectrum"].values[..., 1, :]
+    spectrum = found["spectrum"].values[..., 1, :]
     assert np.abs(spectrum[..., :2] - [1.0, 0.5]).max() < lr.tolerance(
         "identity", "float64", size=6
     )
