@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import experiments as experiments  # Ctrl-C during the imports below ends in one line
 from paper_figs import (
     corollary1_sweep,
     fig01_weight_updates,

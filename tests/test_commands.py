@@ -20,7 +20,7 @@ from experiments.__main__ import THEOREMS
 from lrdyn import cli
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2
-from tests.runs import ROOT, finished
+from tests.runs import ROOT, finished, python
 from tests.test_theorem import MY_THEOREM
 
 SMALL = ["--depth", "2", "--steps", "10", "--seeds", "1", "--init-scale", "0.5",
@@ -406,6 +406,16 @@ def test_ctrl_c(tmp_path):
     assert "Traceback" not in err
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".npz"}
+
+
+@pytest.mark.parametrize("package", ["experiments", "paper_figs"])
+def test_ctrl_c_during_the_imports(package):
+    source = f"import {package}; raise KeyboardInterrupt"
+    done = python("-c", source)
+    assert (done.returncode, done.stdout) == (130, "")
+    words = shlex.join(["-c", source])
+    assert done.stderr == f"error: interrupted; to continue: python {words}\n"
+    assert "ZeroDivisionError" in python("-c", f"import {package}; 1 / 0").stderr
 
 
 def test_a_full_disk_is_a_fault_of_the_machine(command, tmp_path, monkeypatch):
