@@ -1,4 +1,4 @@
-"""Matrix completion: full and compressed networks on the observed entries."""
+"""Matrix completion and sensing: full and compressed networks that see part of the target."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +59,69 @@ def surrogate(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> Float[A
         [[2.0, 0.0], [0.0, 2.0]]
     """
     return mask * target / jnp.mean(mask)
+
+
+def sensing_loss(
+    product: Float[Array, "k d"],
+    measurements: Float[Array, "m k d"],
+    values: Float[Array, "m"],
+) -> Float[Array, ""]:
+    """Half the mean square of linear measurements, ``1/(2m) sum_i (<A_i, f> - y_i)^2``.
+
+    For standard Gaussian A_i its expectation is ``1/2 ||f - Phi||_F^2``.
+
+    Args:
+        product: f.
+        measurements: A_1, ..., A_m.
+        values: ``y_i = <A_i, Phi>``, see :func:`sense`.
+
+    Returns:
+        The loss, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(sensing_loss(jnp.eye(2), jnp.ones((1, 2, 2)), jnp.zeros(1)))
+        2.0
+    """
+    return 0.5 * jnp.mean((sense(measurements, product) - values) ** 2)
+
+
+def sense(measurements: Float[Array, "m k d"], target: Float[Array, "k d"]) -> Float[Array, "m"]:
+    """Linear measurements of a matrix, ``y_i = <A_i, Phi>``.
+
+    Args:
+        measurements: A_1, ..., A_m.
+        target: Phi.
+
+    Returns:
+        y.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> sense(jnp.ones((2, 2, 2)), jnp.eye(2)).tolist()
+        [2.0, 2.0]
+    """
+    return measurements.reshape(len(measurements), -1) @ target.ravel()
+
+
+def sensing_surrogate(
+    measurements: Float[Array, "m k d"], values: Float[Array, "m"]
+) -> Float[Array, "k d"]:
+    """Unbiased estimate of a target from Gaussian measurements, ``(1/m) sum_i y_i A_i``.
+
+    Args:
+        measurements: A_1, ..., A_m.
+        values: y.
+
+    Returns:
+        The estimate.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> sensing_surrogate(jnp.ones((2, 1, 1)), jnp.array([1.0, 2.0])).tolist()
+        [[1.5]]
+    """
+    return jnp.tensordot(values, measurements, 1) / len(values)
 
 
 def spectral_network(

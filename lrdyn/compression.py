@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lrdyn import linalg
 from lrdyn.factorization import Weights, end_to_end
-from lrdyn.subspace import Frame, product_of_others
+from lrdyn.subspace import Frame, product_of_others, start_scales
 
 
 class CompressedNetwork(NamedTuple):
@@ -58,6 +59,92 @@ def compressed_product(network: CompressedNetwork) -> Float[Array, "k d"]:
         [[1.0, 0.0], [0.0, 0.0]]
     """
     return network.left @ end_to_end(network.inner) @ network.right.T
+
+
+class GradientBasis(NamedTuple):
+    """Where the first layer of a run will move, seen from one gradient."""
+
+    columns: Float[Array, "d s"]
+    """Orthonormal; s = 2 r. They span ``V_{1,1}`` of Theorem 2, exactly or approximately."""
+    gap: Float[Array, ""]
+    """``sigma_{r+1} / sigma_r`` of the gradient: 0 if it has rank r."""
+
+
+def gradient_basis(weights: Weights, gradient: Float[Array, "d d"], rank: int) -> GradientBasis:
+    """Basis of the moving subspace from the gradient at an orthogonal start.
+
+    With G the gradient with respect to ``W_1``: the top-r right singular vectors of G, and those of
+    ``G^T W_1``, in two decompositions. (In one of the stack ``[G; G^T W_1]`` the second block is
+    drowned for small eps.) Exact, and the gap at most :func:`gradient_gap_bound`, if all entries of
+    a target of rank r are observed; otherwise the closer the smaller the gap.
+
+    Args:
+        weights: square layers at the start.
+        gradient: G.
+        rank: r.
+
+    Returns:
+        The basis.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> target = jnp.diag(jnp.array([1.0, 0.0, 0.0]))
+        >>> weights = (0.1 * jnp.eye(3)[jnp.array([1, 2, 0])], 0.1 * jnp.eye(3))
+        >>> loss = lambda layers: 0.5 * jnp.sum((layers[1] @ layers[0] - target) ** 2)
+        >>> basis = gradient_basis(weights, jax.grad(loss)(weights)[0], 1)
+        >>> jnp.abs(basis.columns).round(6).tolist(), round(float(basis.gap), 3)
+        ([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], 0.01)
+    """
+    _, values, right = linalg.svd(gradient)
+    _, _, other = linalg.svd(gradient.T @ weights[0])
+    both = jnp.concatenate([right[:rank].T, other[:rank].T], axis=1)
+    return GradientBasis(linalg.orthogonal_factor(both), values[rank] / values[rank - 1])
+
+
+def gradient_gap_bound(
+    scales: Float[Array, "depth"], smallest: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Largest gap of a gradient from which nothing is hidden, ``e / (sigma_r - e)``.
+
+    ``e = prod eps_l``. By Weyl's inequality, since ``G = (W_L ... W_2)^T (W_L ... W_1 - Phi)``.
+
+    Args:
+        scales: ``(eps_1, ..., eps_L)``.
+        smallest: sigma_r of the target; infinite if not above e.
+
+    Returns:
+        The bound.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> round(float(gradient_gap_bound(jnp.full(2, 0.1), jnp.array(1.0))), 4)
+        0.0101
+    """
+    start = jnp.prod(scales)
+    return jnp.where(smallest > start, start / jnp.abs(smallest - start), jnp.inf)
+
+
+def gradient_network(weights: Weights, basis: Float[Array, "d s"]) -> CompressedNetwork:
+    """Compressed network at the start of Corollary 1, from an orthogonal start and a basis.
+
+    ``f_C = U (eps_L I) ... (eps_1 I) V^T`` with V the basis and ``U = W_L ... W_1 V / prod eps_l``.
+
+    Args:
+        weights: square layers at the start, multiples of orthogonal ones.
+        basis: orthonormal columns, from :func:`gradient_basis`.
+
+    Returns:
+        The network; it equals the full one on the basis.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> network = gradient_network((2 * jnp.eye(2), 3 * jnp.eye(2)), jnp.eye(2)[:, :1])
+        >>> compressed_product(network).tolist()
+        [[6.0, 0.0], [0.0, 0.0]]
+    """
+    scales = start_scales(weights)
+    inner = tuple(scale * jnp.eye(basis.shape[1], dtype=basis.dtype) for scale in scales)
+    return CompressedNetwork(end_to_end(weights) @ basis / jnp.prod(scales), inner, basis)
 
 
 def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Float[Array, "..."]:

@@ -1,0 +1,9 @@
+"""Verify Corollary 1 for completion and sensing: ``python -m experiments.completion --help``."""
+
+import sys
+
+from lrdyn import cli
+from lrdyn.theorems.completion import COMPLETION
+
+if __name__ == "__main__":
+    sys.exit(cli.main(COMPLETION))

@@ -1,0 +1,558 @@
+"""Corollary 1 where it is approximate: completion and sensing by compressed networks."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from lrdyn import linalg
+from lrdyn.completion import (
+    discrepant_rates,
+    observed_loss,
+    recovery_error,
+    sense,
+    sensing_loss,
+    sensing_surrogate,
+    spectral_network,
+    spread_target,
+    surrogate,
+)
+from lrdyn.compression import (
+    CompressedNetwork,
+    compressed_product,
+    gradient_basis,
+    gradient_gap_bound,
+    gradient_network,
+)
+from lrdyn.descent import gradient_descent, recorded_steps, simulate
+from lrdyn.factorization import Weights, end_to_end
+from lrdyn.initialization import orthogonal_layers
+from lrdyn.masking import observe
+from lrdyn.spectra import singular_values
+from lrdyn.subspace import frame, start_scales
+from lrdyn.theorem import (
+    POSITIVE,
+    Arrays,
+    Claim,
+    Control,
+    Domain,
+    Flag,
+    Statement,
+    Theorem,
+    at_least,
+    relative_difference,
+)
+
+DEPTH = 3
+"""L of the full network, and of the compressed one of Kwon et al., outer factors counted."""
+
+REACHED = 1e-2
+"""The recovery error at which a network counts as having found the target."""
+
+LEFT = 1e-3
+"""The recovery error that may be left at the end."""
+
+
+class Recovery(eqx.Module):
+    """A target seen in part, a full network and what decides its compressed ones."""
+
+    target: Float[Array, "d d"]
+    weights: Weights
+    learning_rate: Float[Array, ""]
+    step_ratio: Float[Array, ""]
+    """alpha."""
+    outer_ratio: Float[Array, ""]
+    """gamma."""
+    rank: int = eqx.field(static=True)
+    steps: tuple[int, ...] = eqx.field(static=True)
+    mask: Float[Array, "d d"] | None = None
+    """Observed entries."""
+    measurements: Float[Array, "m d d"] | None = None
+    """Gaussian measurements, if the target is seen by these."""
+
+    def loss(self, product: Float[Array, "d d"]) -> Float[Array, ""]:
+        """1/2 ||f - Phi||_F^2, estimated from what is seen."""
+        if self.measurements is not None:
+            return sensing_loss(product, self.measurements, sense(self.measurements, self.target))
+        return product.size * observed_loss(product, self.target, self.mask)
+
+    def surrogate(self) -> Float[Array, "d d"]:
+        """The target, estimated from what is seen."""
+        if self.measurements is not None:
+            return sensing_surrogate(self.measurements, sense(self.measurements, self.target))
+        return surrogate(self.target, self.mask)
+
+
+FLAGS = (
+    Flag("dim", (30,), at_least(4), int, "d", "width of the target", (100, 200), shapes=True),
+    Flag("rank", (2,), at_least(1), int, "r", "rank of the target Phi", (5,), shapes=True),
+    Flag(
+        "observed",
+        (0.5,),
+        Domain("a number > 0 and <= 1", lambda p: 0 < p <= 1),
+        float,
+        "p",
+        "fraction of the entries that is observed; p d^2 measurements of sensing",
+        (0.3,),
+        shapes=True,
+    ),
+    Flag("init_scale", (0.01,), POSITIVE, float, "eps", "init scale of every layer", (0.004,)),
+    Flag(
+        "learning_rate",
+        (0.15,),
+        POSITIVE,
+        float,
+        "eta",
+        "step size for the estimate of 1/2 ||f - Phi||_F^2",
+        (0.05,),
+    ),
+    Flag(
+        "step_ratio",
+        (5.0,),
+        POSITIVE,
+        float,
+        "alpha",
+        "step of the outer factors over eta, from the spectral start",
+    ),
+    Flag(
+        "outer_ratio",
+        (0.01,),
+        POSITIVE,
+        float,
+        "gamma",
+        "step of the outer factors over eta, from the basis of the gradient",
+    ),
+    Flag("target_scale", (1.0,), POSITIVE, float, "sigma_1", "largest singular value of Phi"),
+    Flag("steps", (2000,), at_least(1), int, "t", "steps of descent", (16_000,), swept=False),
+)
+
+
+def _case(
+    key: Key[Array, ""],
+    *,
+    dim: int,
+    rank: int,
+    observed: float,
+    init_scale: Any,
+    learning_rate: Any,
+    step_ratio: Any,
+    outer_ratio: Any,
+    target_scale: Any,
+    steps: int,
+    seen: str,
+) -> Recovery:
+    for_target, for_weights, for_view = jax.random.split(key, 3)
+    target = spread_target(for_target, (dim, dim), rank)
+    target *= target_scale / singular_values(target)[0]
+    case = Recovery(
+        target=target,
+        weights=orthogonal_layers(for_weights, (dim,) * (DEPTH + 1), jnp.full(DEPTH, init_scale)),
+        learning_rate=jnp.asarray(learning_rate, target.dtype),
+        step_ratio=jnp.asarray(step_ratio, target.dtype),
+        outer_ratio=jnp.asarray(outer_ratio, target.dtype),
+        rank=rank,
+        steps=tuple(recorded_steps(steps).tolist()),
+    )
+    if seen == "entries":
+        return dataclasses.replace(case, mask=observe(for_view, (dim, dim), observed))
+    count = max(1, round(observed * dim * dim))
+    return dataclasses.replace(
+        case, measurements=jax.random.normal(for_view, (count, dim, dim), target.dtype)
+    )
+
+
+def _seen(by: str) -> Callable[..., Recovery]:
+    return lambda key, **flags: _case(key, seen=by, **flags)
+
+
+# The runs ------------------------------------------------------------------------------------
+
+
+def _errors(case: Recovery, network: CompressedNetwork, ratio: Any) -> tuple[Array, Array]:
+    """Recovery error and loss of a compressed network at the recorded steps."""
+
+    def look(trained):
+        product = compressed_product(trained)
+        return recovery_error(product, case.target), case.loss(product)
+
+    return simulate(
+        lambda trained: case.loss(compressed_product(trained)),
+        network,
+        discrepant_rates(case.learning_rate, ratio),
+        np.asarray(case.steps),
+        record=look,
+    ).records
+
+
+def _full(case: Recovery) -> dict[str, Array]:
+    """The full network, which the compressed ones are measured against."""
+
+    def look(weights):
+        product = end_to_end(weights)
+        return recovery_error(product, case.target), case.loss(product)
+
+    run = simulate(
+        lambda weights: case.loss(end_to_end(weights)),
+        case.weights,
+        gradient_descent(case.learning_rate),
+        np.asarray(case.steps),
+        record=look,
+    )
+    error, loss = run.records
+    start = jnp.linalg.norm(end_to_end(case.weights)) / jnp.linalg.norm(case.target)
+    # Below ten times the size of its start the full network is done: the rest is left over noise.
+    return {"full_error": error, "full_loss": loss, "done": 10 * start}
+
+
+def _spectral(case: Recovery) -> CompressedNetwork:
+    scale = start_scales(case.weights)[0]
+    return spectral_network(case.surrogate(), 2 * case.rank, scale, DEPTH)
+
+
+def _spectral_run(case: Recovery, network: CompressedNetwork, ratio: Any) -> dict[str, Array]:
+    error, loss = _errors(case, network, ratio)
+    return {"spectral_error": error, "spectral_loss": loss, "step": jnp.asarray(case.steps)}
+
+
+def _basis(case: Recovery) -> CompressedNetwork:
+    basis = gradient_basis(case.weights, _gradient(case), case.rank)
+    return gradient_network(case.weights, basis.columns)
+
+
+def _gradient(case: Recovery) -> Float[Array, "d d"]:
+    return jax.grad(lambda weights: case.loss(end_to_end(weights)))(case.weights)[0]
+
+
+def _floor(case: Recovery) -> Float[Array, ""]:
+    """Smallest recovery error of any map between the subspaces of the basis of the gradient."""
+    network = _basis(case)
+    best = network.left @ (network.left.T @ case.target @ network.right) @ network.right.T
+    return recovery_error(best, case.target)
+
+
+def predict(case: Recovery) -> dict[str, Array]:
+    """The full network and the floor of a fixed basis."""
+    return _full(case) | {"floor": _floor(case)}
+
+
+def measure(
+    case: Recovery,
+    *,
+    start_factor: float = 1.0,
+    ratio: Any = None,
+    fixed_ratio: float = 0.0,
+    outer_ratio: Any = None,
+) -> dict[str, Array]:
+    """The compressed networks: spectral start, basis of the gradient, and that basis fixed."""
+    network = _basis(case)
+    network = network._replace(inner=tuple(start_factor * W for W in network.inner))
+    moving, loss = _errors(case, network, case.outer_ratio if outer_ratio is None else outer_ratio)
+    fixed, _ = _errors(case, network, fixed_ratio)
+    spectral = _spectral_run(case, _spectral(case), case.step_ratio if ratio is None else ratio)
+    return spectral | {"basis_error": moving, "basis_loss": loss, "fixed_error": fixed}
+
+
+def first_below(steps: np.ndarray, values: Float[Array, "times"], level: Any) -> Float[Array, ""]:
+    """Step at which a curve first falls to a level, linear between records; if never, 2 t."""
+    below = values <= level
+    last = jnp.argmax(below)
+    before = jnp.maximum(last - 1, 0)
+    times = jnp.asarray(steps, values.dtype)
+    drop = jnp.where(values[before] > values[last], values[before] - values[last], 1.0)
+    part = jnp.clip((values[before] - level) / drop, 0.0, 1.0)
+    found = times[before] + part * (times[last] - times[before])
+    return jnp.where(jnp.any(below), found, 2 * times[-1])
+
+
+# Claims --------------------------------------------------------------------------------------
+
+
+def _above_full(case: Recovery, predicted: Arrays, measured: Arrays) -> Array:
+    full = predicted["full_error"]
+    excess = jnp.where(full >= predicted["done"], measured["spectral_error"] - full, 0.0)
+    return jnp.max(excess, initial=0.0)
+
+
+def _times(case, predicted, measured) -> tuple[Array, Array]:
+    steps = np.asarray(case.steps)
+    return (
+        first_below(steps, measured["spectral_error"], REACHED),
+        first_below(steps, predicted["full_error"], REACHED),
+    )
+
+
+def _later(case, predicted, measured):
+    compressed, full = _times(case, predicted, measured)
+    return jnp.maximum(compressed / full - 1, 0.0)
+
+
+def _full_arrives(case, predicted, measured):
+    return predicted["full_error"][-1] <= predicted["done"]
+
+
+def _claims(prefix: str) -> tuple[Claim, ...]:
+    return (
+        Claim(
+            f"{prefix}recovery",
+            "recovery error of the compressed network <= that of the full one at every t, until "
+            "the full one is within 10 ||f(0)||_F of Phi",
+            kind="bound",
+            residual=_above_full,
+        ),
+        Claim(
+            f"{prefix}first",
+            f"the compressed network reaches recovery error {REACHED:g} no later than the full one",
+            kind="bound",
+            residual=_later,
+            applies=lambda case, p, m: jnp.any(p["full_error"] <= REACHED),
+        ),
+        Claim(
+            f"{prefix}recovered",
+            f"at the end its recovery error is at most {LEFT:g}, if the full network got there",
+            kind="limit",
+            residual=lambda case, p, m: m["spectral_error"][-1],
+            tolerance=LEFT,
+            applies=_full_arrives,
+        ),
+    )
+
+
+def _drop_time(curve: Array, steps: np.ndarray) -> Array:
+    return first_below(steps, curve, 0.9 * curve[0])
+
+
+def _time_apart(case, predicted, measured):
+    steps = np.asarray(case.steps)
+    full, basis = (_drop_time(x, steps) for x in (predicted["full_loss"], measured["basis_loss"]))
+    return jnp.abs(basis / full - 1)
+
+
+BASIS_CLAIMS = (
+    Claim(
+        "same_time",
+        "from the basis of the gradient the loss has fallen by 10 % at the same step as that of "
+        "the full network, within 5 % (the two bases differ by the hidden entries)",
+        kind="limit",
+        residual=_time_apart,
+        tolerance=0.05,
+        applies=lambda case, p, m: jnp.any(p["full_loss"] <= 0.9 * p["full_loss"][0]),
+    ),
+    Claim(
+        "fixed_basis",
+        "with fixed outer factors the recovery error stays above ||Phi - P Phi Q||_F / ||Phi||_F",
+        kind="bound",
+        residual=lambda case, p, m: jnp.max(p["floor"] - m["fixed_error"], initial=0.0),
+    ),
+    Claim(
+        "discrepant_rates",
+        "with outer factors trained at gamma eta it ends below that",
+        kind="bound",
+        residual=lambda case, p, m: jnp.maximum(m["basis_error"][-1] - p["floor"], 0.0),
+        applies=_full_arrives,
+    ),
+)
+
+
+# Controls ------------------------------------------------------------------------------------
+
+
+def _until_the_end(case: Recovery) -> dict[str, Array]:
+    return _full(case) | {"done": jnp.zeros_like(case.learning_rate)}
+
+
+def _one_decomposition(case: Recovery) -> dict[str, Array]:
+    gradient = _gradient(case)
+    _, _, right = linalg.svd(jnp.concatenate([gradient, gradient.T @ case.weights[0]]))
+    network = gradient_network(case.weights, right[: 2 * case.rank].T)
+    return {"basis_loss": _errors(case, network, case.outer_ratio)[1]}
+
+
+def _slow(case: Recovery) -> dict[str, Array]:
+    return _spectral_run(case, _spectral(case), 0.1)
+
+
+def _fixed(case: Recovery) -> dict[str, Array]:
+    return _spectral_run(case, _spectral(case), 0.0)
+
+
+def _controls(prefix: str, at: Mapping[str, Any]) -> tuple[Control, ...]:
+    return (
+        *(
+            Control(
+                f"{prefix}{claim}_slow_outer_factors",
+                "step ratio alpha = 0.1",
+                f"{prefix}{claim}",
+                measure=_slow,
+                at=at,
+            )
+            for claim in ("recovery", "first")
+        ),
+        Control(
+            f"{prefix}fixed_outer_factors",
+            "step ratio alpha = 0",
+            f"{prefix}recovered",
+            measure=_fixed,
+            at=at,
+        ),
+    )
+
+
+AT: dict[str, Any] = {}
+RUNS = ("full_error", "full_loss", "spectral_error", "spectral_loss", "step")
+
+COMPLETION_BY_ENTRIES = Statement(
+    "completion",
+    _seen("entries"),
+    predict,
+    measure,
+    (*_claims(""), *BASIS_CLAIMS),
+    controls=(
+        *_controls("", AT),
+        Control(
+            "recovery_to_the_end",
+            "also when both have found Phi up to the size of their starts",
+            "recovery",
+            predict=_until_the_end,
+            at=AT,
+        ),
+        Control(
+            "doubled_start",
+            "inner layers from 2 eps I",
+            "same_time",
+            measure=lambda case: measure(case, start_factor=2.0),
+            at=AT,
+        ),
+        Control(
+            "one_decomposition",
+            "basis from one SVD of the stack [G; G^T W_1]",
+            "same_time",
+            measure=_one_decomposition,
+            at=AT,
+        ),
+        Control(
+            "basis_not_fixed",
+            "outer factors trained, at gamma = 1",
+            "fixed_basis",
+            measure=lambda case: measure(case, fixed_ratio=1.0),
+            at=AT,
+        ),
+        Control(
+            "no_discrepant_rates",
+            "gamma = 0",
+            "discrepant_rates",
+            measure=lambda case: measure(case, outer_ratio=0.0),
+            at=AT,
+        ),
+    ),
+    dims=dict.fromkeys((*RUNS, "basis_error", "basis_loss", "fixed_error"), ("step",)),
+)
+
+SENSING = Statement(
+    "sensing",
+    _seen("measurements"),
+    _full,
+    lambda case: _spectral_run(case, _spectral(case), case.step_ratio),
+    _claims("sensing_"),
+    controls=_controls("sensing_", AT),
+    dims=dict.fromkeys(RUNS, ("step",)),
+    narrow=lambda settings: settings | {"dim": settings["dim"][:1]},
+)
+
+
+# The basis -----------------------------------------------------------------------------------
+
+
+def _whole(key: Key[Array, ""], **flags: Any) -> Recovery:
+    case = _case(key, seen="entries", **flags)
+    return dataclasses.replace(case, mask=jnp.ones_like(case.target))
+
+
+def _projector(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:
+    return columns @ columns.T
+
+
+def _predict_basis(case: Recovery) -> dict[str, Array]:
+    exact = frame(case.weights, case.target, case.rank).right[0, :, : 2 * case.rank]
+    smallest = singular_values(case.target)[case.rank - 1]
+    return {
+        "basis": _projector(exact),
+        "basis_gap": gradient_gap_bound(start_scales(case.weights), smallest),
+    }
+
+
+def _measure_basis(case: Recovery) -> dict[str, Array]:
+    found = gradient_basis(case.weights, _gradient(case), case.rank)
+    return {"basis": _projector(found.columns), "basis_gap": found.gap}
+
+
+def _squared_start(case: Recovery) -> dict[str, Array]:
+    smallest = singular_values(case.target)[case.rank - 1]
+    return {"basis_gap": gradient_gap_bound(start_scales(case.weights) ** 2, smallest)}
+
+
+def _hide(key: Key[Array, ""], case: Recovery, amount: Array) -> Recovery:
+    return dataclasses.replace(case, mask=observe(key, case.target.shape, 1 - amount))
+
+
+BASIS = Statement(
+    "basis",
+    _whole,
+    _predict_basis,
+    _measure_basis,
+    (
+        Claim(
+            "basis",
+            "all entries observed: the basis of the gradient spans V_{1,1} of Theorem 2",
+            residual=lambda case, p, m: relative_difference(
+                p["basis"], m["basis"], jnp.ones_like(case.learning_rate)
+            ),
+        ),
+        Claim(
+            "basis_gap",
+            "its gap sigma_{r+1} / sigma_r is at most e / (sigma_r(Phi) - e), e = prod eps_l",
+            kind="bound",
+            residual=lambda case, p, m: jnp.maximum(m["basis_gap"] - p["basis_gap"], 0.0),
+        ),
+    ),
+    controls=(
+        Control(
+            "hidden_entries",
+            "half of the entries hidden",
+            "basis",
+            case=_hide,
+            at=AT,
+            amount=0.5,
+            amounts=(0.002, 0.02, 0.1, 0.3, 0.5),
+            amount_label="fraction of entries hidden",
+        ),
+        Control(
+            "gap_of_squared_scales",
+            "the bound of the gap from squared init scales",
+            "basis_gap",
+            predict=_squared_start,
+            at=AT,
+        ),
+    ),
+    hypotheses={"all_entries_observed": lambda case: jnp.all(case.mask == 1)},
+    dims={"basis": ("row", "column")},
+)
+
+
+def check(point: Mapping[str, Any]) -> None:
+    """Refuse combinations outside the claims."""
+    if point["dim"] <= 2 * point["rank"]:
+        raise ValueError(f"--rank: got {point['rank']} with d = {point['dim']}, wanted d > 2 rank")
+
+
+COMPLETION = Theorem(
+    "completion",
+    "compressed networks complete a matrix no later and no worse than the full one",
+    FLAGS,
+    (COMPLETION_BY_ENTRIES, SENSING, BASIS),
+    check=check,
+)
