@@ -6,7 +6,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import reduce
+from functools import lru_cache, reduce
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -390,9 +390,18 @@ def claims_job(
     )
 
 
+@lru_cache
 def unoptimized() -> dict[str, Any] | None:
-    """XLA options that halve the time to compile for a CPU and cost small programs nothing."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    """XLA options that compile several times faster for a CPU and cost small programs nothing."""
+    if jax.default_backend() != "cpu":
+        return None
+    plain = {"xla_backend_optimization_level": 0}
+    older = plain | {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+    try:  # older kernels without MLIR; newer releases have them no more, nor the option
+        jax.jit(jnp.negative).lower(0.0).compile(compiler_options=older)
+    except jax.errors.JaxRuntimeError:
+        return plain
+    return older
 
 
 def controls_job(
