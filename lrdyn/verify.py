@@ -395,8 +395,11 @@ def unoptimized() -> dict[str, Any] | None:
     """XLA options that compile several times faster for a CPU and cost small programs nothing."""
     if jax.default_backend() != "cpu":
         return None
-    plain = {"xla_backend_optimization_level": 0}
-    older = plain | {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+    plain: dict[str, Any] = {"xla_backend_optimization_level": 0}
+    older = plain | {
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
     try:  # older kernels without MLIR; newer releases have them no more, nor the option
         jax.jit(jnp.negative).lower(0.0).compile(compiler_options=older)
     except jax.errors.JaxRuntimeError:

@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from experiments.__main__ import THEOREMS
 from lrdyn.claims import CLEARLY
@@ -100,7 +101,56 @@ def above_bound(d):
     return np.maximum(excess, 0) / np.maximum(d["bound"].max("network"), d["scale"])
 
 
+def beyond(low, high):
+    """How far something is above what bounds it."""
+    return lambda d: np.maximum(low(d) - high(d), 0)
+
+
+def curve(name, *, until=-np.inf):
+    """Values of a run at all recorded steps, while that of the full network is above a level."""
+    return lambda d: d[name].where(d["full_error"] >= until)
+
+
+def at_end(name):
+    return lambda d: d[name].isel(step=-1)
+
+
+def above_full(d):
+    return beyond(curve("spectral_error", until=1e-3), curve("full_error"))(d).max("step")
+
+
+def falls(values, level):
+    """Where a curve first falls to a level; linear between two records."""
+    steps = values["step"].values
+
+    def one(v, l):
+        (below,) = np.nonzero(v <= l)
+        if not len(below):
+            return 2.0 * steps[-1]
+        i = max(below[0], 1)
+        return np.interp(l, v[[i, i - 1]], steps[[i, i - 1]])
+
+    return xr.apply_ufunc(one, values, level, input_core_dims=[["step"], []], vectorize=True)
+
+
+def later(d):
+    return np.maximum(falls(d["spectral_error"], 1e-2) / falls(d["full_error"], 1e-2) - 1, 0)
+
+
+def drop_times_apart(d):
+    full, basis = (falls(d[n], 0.9 * d[n].isel(step=0)) for n in ("full_loss", "basis_loss"))
+    return abs(basis / full - 1)
+
+
+RECOVERY = {"recovery": above_full, "first": later, "recovered": at_end("spectral_error")}
 RESIDUALS = {
+    **RECOVERY,
+    **{f"sensing_{name}": function for name, function in RECOVERY.items()},
+    "same_time": drop_times_apart,
+    "fixed_basis": lambda d: beyond(lambda d: d["floor"], curve("fixed_error"))(d).max("step"),
+    "discrepant_rates": beyond(at_end("basis_error"), lambda d: d["floor"]),
+    "basis": lambda d: largest(d["basis_predicted"] - d["basis_measured"]),
+    "basis_gap": beyond(lambda d: d["basis_gap_measured"], lambda d: d["basis_gap_predicted"]),
     "off_block": vanishing("off_block"),
     "bulk": vanishing("bulk_deviation"),
     "rho": weights("rho"),
