@@ -420,9 +420,21 @@ def test_all_of_them_in_one_table(command, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(listing, "THEOREMS", (true, false))
     status, out, _ = experiments(capsys, "all", "--dim", "2", "--dtype", "float32")
     assert status == 1
-    assert out.splitlines()[-1] == "1 of 2 theorems hold"
-    assert "exponential_decay" in out
-    assert len(list(tmp_path.rglob("verdict.json"))) == 2
+    heading, good, bad, fault, _, last = out.splitlines()
+    assert last == "1 of 2 theorems hold"
+    assert heading.split()[:3] == ["theorem", "claims", "cases"]
+    count = len(statement.controls)
+    for line, name, controls, word in (
+        (good, "my_theorem", f"{count}/{count}", "holds"), (bad, "false", "0/1", "IS FALSE")
+    ):  # fmt: skip
+        (path,) = tmp_path.glob(f"results/{name}/*/verdict.json")
+        assert line.endswith(f"{controls:8}  {word:8}  {path.parent.relative_to(tmp_path)}")
+        entries = [c for c in json.loads(path.read_text())["claims"] if c["kind"] != "control"]
+        nearest = max(entries, key=lambda c: c["residual"] / c["tolerance"])
+        ratio = nearest["residual"] / nearest["tolerance"]
+        shown = [name, f"{len(entries)}/{len(entries)}", str(entries[0]["cases_total"])]
+        assert line.split()[:5] == [*shown, f"{ratio:.2f}", nearest["id"]]
+    assert fault == f"  {tame.id}: NOT SEEN TO FAIL"
 
 
 def test_ctrl_c(tmp_path):
