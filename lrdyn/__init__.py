@@ -37,6 +37,9 @@ from lrdyn.descent import recorded_steps as recorded_steps
 from lrdyn.descent import simulate as simulate
 from lrdyn.descent import simulate_lanes as simulate_lanes
 from lrdyn.descent import simulate_until as simulate_until
+from lrdyn.entries import ObservedEntries as ObservedEntries
+from lrdyn.entries import entries_loss as entries_loss
+from lrdyn.entries import observed_entries as observed_entries
 from lrdyn.factorization import Weights as Weights
 from lrdyn.factorization import end_to_end as end_to_end
 from lrdyn.factorization import factorization_loss as factorization_loss
