@@ -1,0 +1,13 @@
+"""Theorem 1: minimisers of the factorised loss, and its landscape."""
+
+from lrdyn.theorem import Theorem
+from lrdyn.theorems.weight_decay import DESCENT, FLAGS, check, prepare
+
+THEOREM1 = Theorem(
+    "theorem1",
+    "minimisers shrink the singular values of the target, and all saddles are strict",
+    FLAGS,
+    (DESCENT,),
+    prepare=prepare,
+    check=check,
+)

@@ -1,0 +1,521 @@
+"""Theorem 1, minimisers: gradient descent with weight decay lands on the shrunk target."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from lrdyn import linalg
+from lrdyn.claims import ROUNDING_SAFETY, tolerance
+from lrdyn.descent import gradient_descent, recorded_steps, simulate
+from lrdyn.factorization import Weights, end_to_end, factorization_loss
+from lrdyn.initialization import gaussian_layers, low_rank_target, spaced_singular_values
+from lrdyn.shrinkage import barrier, decayed_loss, minimiser, minimum, shrink
+from lrdyn.spectra import singular_values
+from lrdyn.theorem import (
+    NON_NEGATIVE,
+    POSITIVE,
+    Arrays,
+    Claim,
+    Control,
+    Domain,
+    Flag,
+    Statement,
+    at_least,
+    longest_axis,
+    relative_difference,
+)
+
+
+class Factorization(eqx.Module):
+    """One run of factorisation with weight decay."""
+
+    target: Float[Array, "k d"]
+    weights: Weights
+    """Layers at the start; the hidden ones have r rows."""
+    weight_decay: Float[Array, "depth"]
+    """lambda_l; the theorem wants them equal."""
+    learning_rate: Float[Array, ""]
+    steps: tuple[int, ...] = eqx.field(static=True)
+    """Recorded steps."""
+
+    @property
+    def rank(self) -> int:
+        """r, the width of the factorisation."""
+        return len(self.weights[0])
+
+    @property
+    def depth(self) -> int:
+        """L."""
+        return len(self.weights)
+
+
+FLAGS = (
+    Flag("rows", (7,), at_least(1), int, "k", "rows of the target Phi", (6,), shapes=True),
+    Flag("cols", (5,), at_least(1), int, "d", "columns of the target Phi", (5, 8), shapes=True),
+    Flag("rank", (2,), at_least(1), int, "r", "width of the hidden layers", (1, 2, 4), shapes=True),
+    Flag("depth", (2, 3), at_least(2), int, "L", "number of layers", (2, 3, 4), shapes=True),
+    Flag(
+        "weight_decay",
+        (0.0, 0.1, 0.36, 0.93),
+        NON_NEGATIVE,
+        float,
+        "lambda",
+        "weight decay of every layer",
+        (0.0, 0.03, 0.1, 0.2, 0.36, 0.7, 0.93),
+    ),
+    Flag(
+        "init_scale",
+        (0.3, 1.0),
+        POSITIVE,
+        float,
+        "eps",
+        "init scale: Gaussian layers, entries of variance eps^2 / longer side",
+        (0.1, 0.3, 1.0),
+    ),
+    Flag(
+        "rank_deficit",
+        (0, 3),
+        at_least(0),
+        int,
+        "min(k, d) - rank Phi",
+        "so many of the smallest singular values of the target are 0",
+    ),
+    Flag(
+        "tie",
+        (0, 1),
+        Domain("0 or 1", lambda x: x in (0, 1)),
+        int,
+        "",
+        "1: a target with sigma_{r+1} = sigma_r",
+    ),
+    Flag("learning_rate", (0.2,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
+    Flag("target_scale", (1.0,), POSITIVE, float, "sigma_1", "largest singular value of Phi"),
+    Flag(
+        "steps", (4000,), at_least(1), int, "t", "steps of descent", (10_000,), swept=False
+    ),
+)  # fmt: skip
+
+
+def make_target(
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    rank: int,
+    rank_deficit: Any,
+    tie: Any,
+    target_scale: Any,
+) -> Float[Array, "k d"]:
+    """Draw a target: evenly spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``."""
+    count = min(rows, cols)
+    values, place = spaced_singular_values(count, target_scale), np.arange(count)
+    values = jnp.where(place < count - rank_deficit, values, 0.0)
+    values = jnp.where((place == rank) & (tie == 1), values[rank - 1], values)
+    return low_rank_target(key, (rows, cols), values)
+
+
+def make_case(
+    key: Key[Array, ""],
+    *,
+    depth: int,
+    weight_decay: Any,
+    init_scale: Any,
+    learning_rate: Any,
+    steps: int,
+    **of_target: Any,
+) -> Factorization:
+    """Draw a run from the flags."""
+    for_weights, for_target = jax.random.split(key)
+    target = make_target(for_target, **of_target)
+    widths = (target.shape[1], *(of_target["rank"],) * (depth - 1), target.shape[0])
+    return Factorization(
+        target=target,
+        weights=gaussian_layers(for_weights, widths, jnp.full(depth, init_scale, target.dtype)),
+        weight_decay=jnp.full(depth, weight_decay, target.dtype),
+        learning_rate=jnp.asarray(learning_rate, target.dtype),
+        steps=tuple(recorded_steps(steps, at_most=21).tolist()),
+    )
+
+
+def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """Leave out default deficits that small targets have no room for."""
+    room = min(settings["rows"] + settings["cols"])
+    fitting = tuple(d for d in settings["rank_deficit"] if d < room)
+    return settings if "rank_deficit" in given else settings | {"rank_deficit": fitting}
+
+
+def check(point: Mapping[str, Any]) -> None:
+    """Refuse combinations outside the theorem."""
+    rows, cols = point["rows"], point["cols"]
+    sizes = f"with k = {rows} and d = {cols}"
+    if point["rank"] > min(rows, cols):
+        raise ValueError(f"--rank: got {point['rank']} {sizes}, wanted r <= min(k, d)")
+    if point["rank_deficit"] >= min(rows, cols):
+        raise ValueError(
+            f"--rank-deficit: got {point['rank_deficit']} {sizes}, wanted less than min(k, d)"
+        )
+
+
+# Prediction and measurement --------------------------------------------------------------------
+
+
+def _decay(case: Factorization) -> Float[Array, ""]:
+    return case.weight_decay[0]
+
+
+def _predict(case: Factorization, *, decay: Any = None, rank: int | None = None) -> dict[str, Array]:
+    decay, rank = _decay(case) if decay is None else decay, case.rank if rank is None else rank
+    values = singular_values(case.target)
+    kept = shrink(values, decay, case.depth)
+    tied = jnp.abs(values - values[case.rank - 1]) <= _resolution(values)
+    return {
+        "product": minimiser(case.target, rank, decay, case.depth),
+        "loss": minimum(values, rank, decay, case.depth),
+        "singular_values": kept[: case.rank],
+        "barrier": barrier(values, decay, case.depth)[: case.rank],
+        "target_values": values,
+        "shrunk": kept,
+        "tied": tied.astype(jnp.int32),
+    }
+
+
+def predict(case: Factorization) -> dict[str, Array]:
+    """Minimiser, minimum and shrunk singular values in closed form."""
+    return _predict(case)
+
+
+def measure(case: Factorization) -> dict[str, Array]:
+    """Gradient descent with decay from a random start."""
+    decay = _decay(case)
+    run = simulate(
+        lambda weights: factorization_loss(weights, case.target),
+        case.weights,
+        gradient_descent(case.learning_rate, case.weight_decay),
+        np.asarray(case.steps),
+        record=lambda weights: (end_to_end(weights), decayed_loss(weights, case.target, decay)),
+    )
+    products, losses = run.records
+    product = products[-1]
+    left, _, right = linalg.svd(case.target)
+    inside = left.T @ product @ right.T
+    return {
+        "product": product,
+        "loss": losses[-1],
+        "singular_values": singular_values(product)[: case.rank],
+        "objective": losses,
+        "moved": jnp.max(jnp.abs(product - products[(len(products) - 1) // 2])),
+        "imbalance": imbalance(run.params),
+        "in_frame": inside,
+        "outside": jnp.max(jnp.abs(product - left @ inside @ right)),
+        "diverged_at": run.diverged_at,
+        "step": jnp.asarray(case.steps),
+    }
+
+
+def imbalance(weights: Weights) -> Float[Array, ""]:
+    """Largest entry of ``W_{l+1}^T W_{l+1} - W_l W_l^T`` over all l."""
+    return jnp.max(
+        jnp.stack(
+            [
+                jnp.max(jnp.abs(after.T @ after - before @ before.T))
+                for before, after in zip(weights[:-1], weights[1:], strict=True)
+            ]
+        )
+    )
+
+
+# Hypotheses of the claims ----------------------------------------------------------------------
+
+
+def _resolution(values: Float[Array, "n"]) -> Float[Array, ""]:
+    """Half of all digits: singular values that are closer count as equal."""
+    return values[0] * float(np.sqrt(np.finfo(values.dtype).eps))
+
+
+def settled(moved: Array, scale: Array, steps: int, size: int) -> Array:
+    """Whether a run has arrived: in its second half it moved by round-off only.
+
+    Descent converges linearly to a minimum that is not degenerate. What is left to go is then at
+    most what the second half went.
+    """
+    return moved <= tolerance("identity", moved.dtype, steps=steps, size=size) * scale / (
+        ROUNDING_SAFETY
+    )
+
+
+def _settled(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+    values = predicted["target_values"]
+    arrived = settled(measured["moved"], values[0], case.steps[-1], longest_axis(case))
+    return arrived & ~_degenerate(case, values)
+
+
+def _degenerate(case: Factorization, values: Float[Array, "n"]) -> Array:
+    """A direction without curvature, along which descent converges like a power of time only.
+
+    Two layers: ``sigma_i = lambda`` for some i <= r. More: lambda = 0 and rank Phi < r.
+    """
+    kept, decay = values[: case.rank], _decay(case)
+    if case.depth == 2:
+        return jnp.any(jnp.abs(kept - decay) <= _resolution(values))
+    return (decay == 0) & (kept[-1] <= _resolution(values))
+
+
+def _landed(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+    """Settled in the basin of the minimiser: each value on its side of its barrier."""
+    height, found = predicted["barrier"], measured["singular_values"]
+    right = (found > height) == (predicted["singular_values"] > 0)
+    return _settled(case, predicted, measured) & jnp.all(right | (height == 0))
+
+
+def _tied(case: Factorization, predicted: Arrays) -> Array:
+    kept = predicted["shrunk"][case.rank - 1] > 0
+    return kept & jnp.any(predicted["tied"][case.rank :] > 0)
+
+
+def _landed_on_one(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+    return _landed(case, predicted, measured) & ~_tied(case, predicted)
+
+
+def _landed_in_family(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+    return _landed(case, predicted, measured) & _tied(case, predicted)
+
+
+def _balance_reached(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+    """What is left of the imbalance of the start, times (1 - eta lambda)^2 at each step, is lost."""
+    left = (1 - case.learning_rate * _decay(case)) ** (2 * case.steps[-1])
+    few = left <= jnp.finfo(left.dtype).eps
+    return _settled(case, predicted, measured) & (_decay(case) > 0) & few
+
+
+# Claims ----------------------------------------------------------------------------------------
+
+
+def _on_scale_of_target(name: str):
+    return lambda case, p, m: relative_difference(p[name], m[name], p["target_values"][0])
+
+
+def _loss_scale(predicted: Arrays) -> Array:
+    return 0.5 * jnp.sum(predicted["target_values"] ** 2)
+
+
+def _below(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+    lowest = jnp.min(measured["objective"])
+    return jnp.maximum(predicted["loss"] - lowest, 0.0) / _loss_scale(predicted)
+
+
+def _balance(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+    return measured["imbalance"] / predicted["target_values"][0] ** (2 / case.depth)
+
+
+def _family(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+    """Distance from ``sum_above s_i u_i v_i^T + s_r U_t Q V_t^T``, Q a projector of the rank left."""
+    seen, shrunk, tied = measured["in_frame"], predicted["shrunk"], predicted["tied"]
+    first = np.arange(len(shrunk)) < case.rank
+    above = jnp.where(first & (tied == 0), shrunk, 0.0)
+    both = (tied[:, None] * tied[None, :]) > 0
+    block = jnp.where(both, seen, 0.0)
+    size = shrunk[case.rank - 1]
+    count = jnp.sum(jnp.where(first, tied, 0))
+    errors = [
+        jnp.max(jnp.abs(jnp.where(both, 0.0, seen) - jnp.diag(above))),
+        jnp.max(jnp.abs(block - block.T)),
+        jnp.max(jnp.abs(block @ block - size * block)) / size,
+        jnp.abs(jnp.trace(block) - size * count),
+        measured["outside"],
+    ]
+    return jnp.max(jnp.stack(errors)) / predicted["target_values"][0]
+
+
+CLAIMS = (
+    Claim(
+        "minimiser",
+        "gradient descent ends at W_L...W_1 = U_r s(Sigma_r) V_r^T, two layers: "
+        "s = (sigma - lambda)_+, if sigma_r > sigma_{r+1} or s_r = 0",
+        residual=_on_scale_of_target("product"),
+        applies=_landed_on_one,
+    ),
+    Claim(
+        "minimum",
+        "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
+        "sigma_i^2/2 (two layers), with a tie too",
+        residual=lambda case, p, m: relative_difference(p["loss"], m["loss"], _loss_scale(p)),
+        applies=_landed,
+    ),
+    Claim(
+        "schatten",
+        "the singular values of the product minimise 1/2 (s - sigma)^2 + (lambda L/2) s^{2/L}",
+        residual=_on_scale_of_target("singular_values"),
+        applies=_landed,
+    ),
+    Claim(
+        "balanced",
+        "lambda > 0: W_{l+1}^T W_{l+1} = W_l W_l^T, wherever descent ends",
+        residual=_balance,
+        applies=_balance_reached,
+    ),
+    Claim(
+        "lower_bound",
+        "the loss is never below that value, at no recorded step of any run",
+        kind="bound",
+        residual=_below,
+    ),
+    Claim(
+        "tie_family",
+        "sigma_r = sigma_{r+1}: the product is sum_{above} s_i u_i v_i^T + s_r U_t Q V_t^T with "
+        "an orthogonal projector Q in the tied space",
+        residual=_family,
+        applies=_landed_in_family,
+    ),
+)
+
+
+# Controls --------------------------------------------------------------------------------------
+
+
+def _half_threshold(case: Factorization) -> dict[str, Array]:
+    return predict(case) | {
+        name: value
+        for name, value in _predict(case, decay=_decay(case) / 2).items()
+        if name in ("product", "loss")
+    }
+
+
+def _narrower(case: Factorization) -> dict[str, Array]:
+    return predict(case) | {"loss": _predict(case, rank=case.rank - 1)["loss"]}
+
+
+def _ridge(case: Factorization) -> dict[str, Array]:
+    right = predict(case)
+    values = right["target_values"][: case.rank]
+    return right | {"singular_values": values / (1 + case.depth * _decay(case))}
+
+
+def _as_two_layers(case: Factorization) -> dict[str, Array]:
+    right = predict(case)
+    values = right["target_values"][: case.rank]
+    return right | {"singular_values": shrink(values, _decay(case))}
+
+
+def _both_of_the_tie(case: Factorization) -> dict[str, Array]:
+    """Predict the family as if every tied value were kept: the last but one of r is not tied."""
+    right = predict(case)
+    return right | {"tied": right["tied"].at[: case.rank].set(0)}
+
+
+def _tie(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
+    """Move sigma_{r+1} to sigma_r (amount 1)."""
+    left, values, right = linalg.svd(case.target)
+    rank = case.rank
+    moved = values.at[rank].add(amount * (values[rank - 1] - values[rank]))
+    return dataclasses.replace(case, target=(left * moved[None, :]) @ right)
+
+
+def _decay_one_layer(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
+    """Take the decay from all layers but the last."""
+    spared = jnp.arange(case.depth) < case.depth - 1
+    return dataclasses.replace(
+        case, weight_decay=jnp.where(spared, (1 - amount) * case.weight_decay, case.weight_decay)
+    )
+
+
+def _near_zero(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
+    """Shrink the start into the basin of the origin."""
+    return dataclasses.replace(case, weights=tuple((1 - amount) * W for W in case.weights))
+
+
+_TWO = {"depth": 2, "weight_decay": 0.1, "init_scale": 1.0, "rank_deficit": 0, "tie": 0}
+_THREE = _TWO | {"depth": 3, "tie": 1}
+
+DESCENT = Statement(
+    "descent",
+    make_case,
+    predict,
+    measure,
+    CLAIMS,
+    controls=(
+        Control(
+            "half_threshold",
+            "minimiser with threshold lambda/2",
+            "minimiser",
+            predict=_half_threshold,
+            at=_TWO,
+        ),
+        Control(
+            "tied_target",
+            "a unique minimiser claimed with sigma_r = sigma_{r+1}",
+            "minimiser",
+            case=_tie,
+            at=_TWO,
+        ),
+        Control(
+            "half_threshold_value",
+            "minimum with threshold lambda/2",
+            "minimum",
+            predict=_half_threshold,
+            at=_TWO,
+        ),
+        Control(
+            "decay_on_one_layer",
+            "decay on the last layer alone",
+            "balanced",
+            case=_decay_one_layer,
+            at=_TWO,
+        ),
+        Control(
+            "minimum_of_width_below",
+            "minimum of width r - 1",
+            "lower_bound",
+            predict=_narrower,
+            at=_TWO,
+        ),
+        Control(
+            "exponent_two",
+            "penalty s^2 in place of s^{2/L}",
+            "schatten",
+            predict=_ridge,
+            at=_THREE,
+        ),
+        Control(
+            "soft_threshold_at_depth_three",
+            "(sigma - lambda)_+ with three layers",
+            "schatten",
+            predict=_as_two_layers,
+            at=_THREE,
+        ),
+        Control(
+            "start_near_zero",
+            "three layers, a start in the basin of the origin",
+            "schatten",
+            case=_near_zero,
+            at=_THREE,
+            amount=0.97,
+        ),
+        Control(
+            "tie_not_shared",
+            "the product claimed to be v_r's alone in the tied space",
+            "tie_family",
+            predict=_both_of_the_tie,
+            at=_THREE,
+        ),
+    ),
+    hypotheses={
+        "equal_decay": lambda case: jnp.all(case.weight_decay == case.weight_decay[0]),
+    },
+    dims={
+        "product": ("row", "column"),
+        "singular_values": ("index",),
+        "barrier": ("index",),
+        "target_values": ("target_index",),
+        "shrunk": ("target_index",),
+        "tied": ("target_index",),
+        "in_frame": ("target_index", "target_column"),
+        "objective": ("step",),
+        "step": ("step",),
+    },
+)
