@@ -1,13 +1,15 @@
 """Theorem 1: minimisers of the factorised loss, and its landscape."""
 
 from lrdyn.theorem import Theorem
+from lrdyn.theorems.autoencoder import AUTOENCODER
+from lrdyn.theorems.critical_points import CRITICAL_POINTS
 from lrdyn.theorems.weight_decay import DESCENT, FLAGS, check, prepare
 
 THEOREM1 = Theorem(
     "theorem1",
     "minimisers shrink the singular values of the target, and all saddles are strict",
     FLAGS,
-    (DESCENT,),
+    (DESCENT, CRITICAL_POINTS, AUTOENCODER),
     prepare=prepare,
     check=check,
 )
