@@ -11,7 +11,9 @@ from lrdyn.factorization import Weights, factorization_loss
 def decayed_loss(
     weights: Weights, target: Float[Array, "k d"], decay: float | Float[Array, ""]
 ) -> Float[Array, ""]:
-    """Factorisation with weight decay, ``1/2 ||W_L ... W_1 - Phi||_F^2 + lambda/2 sum ||W_l||_F^2``.
+    """Factorisation with weight decay.
+
+    ``1/2 ||W_L ... W_1 - Phi||_F^2 + (lambda/2) sum_l ||W_l||_F^2``: Theorem 1.
 
     Args:
         weights: layers ``(W_1, ..., W_L)``.

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from lrdyn import linalg
 from lrdyn.claims import tolerance
-from lrdyn.factorization import Weights, end_to_end
+from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.initialization import gaussians
 from lrdyn.landscape import (
     Sets,
@@ -34,10 +34,13 @@ from lrdyn.theorem import (
     longest_axis,
     relative_difference,
 )
-from lrdyn.theorems.weight_decay import make_target
+from lrdyn.theorems.weight_decay import make_target, target_shapes
 
-SEARCHES = 12
+SEARCHES = 8
 """Random starts of the search for critical points."""
+
+SEARCH_STEPS = 40
+"""Steps of Newton's method; most starts need about 15."""
 
 DEEP = 3
 """L of the origin that is no strict saddle."""
@@ -57,6 +60,12 @@ class Instance(eqx.Module):
         return self.starts[0].shape[1]
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(k, d)."""
+        rows, columns = self.target.shape
+        return rows, columns
+
+    @property
     def sets(self) -> Sets:
         """All index sets."""
         return index_sets(min(self.target.shape), self.rank)
@@ -74,22 +83,16 @@ def make_case(
     rank: int,
     weight_decay: Any,
     target_scale: Any,
-    rank_deficit: Any,
-    tie: Any,
-    **unused: Any,
+    depth: int,
+    init_scale: Any,
+    learning_rate: Any,
+    steps: int,
+    **of_target: Any,
 ) -> Instance:
     """Draw an instance from the flags."""
-    for_starts, for_target = jax.random.split(key)
-    target = make_target(
-        for_target,
-        rows=rows,
-        cols=cols,
-        rank=rank,
-        rank_deficit=rank_deficit,
-        tie=tie,
-        target_scale=target_scale,
-    )
-    first, last = gaussians(for_starts, [(SEARCHES * rank, cols), (SEARCHES * rows, rank)])
+    layers = [(SEARCHES * rank, cols), (SEARCHES * rows, rank)]
+    left, right, first, last = gaussians(key, [*target_shapes(rows, cols), *layers])
+    target = make_target(left, right, rank=rank, target_scale=target_scale, **of_target)
     # Layers about as large as those of the critical points.
     size = jnp.sqrt(jnp.asarray(target_scale, target.dtype) / rank)
     starts = first.reshape(SEARCHES, rank, cols), last.reshape(SEARCHES, rows, rank)
@@ -97,14 +100,25 @@ def make_case(
     return Instance(target, decay, tuple(size * W for W in starts))
 
 
-def separation(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Array, ""]:
-    """Least distance of singular values from each other, from lambda, and of lambda from 0.
+def margin(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Array, ""]:
+    """Least size of a negative eigenvalue at a saddle.
 
-    With lambda = 0 the values must differ from 0. Every eigenvalue of a Hessian that is not 0 at
-    a critical point is at least as large.
+    The least distance of the ``sigma_i > lambda`` from lambda and from the next value.
     """
-    distances = [jnp.abs(values - decay), jnp.where(decay > 0, decay, jnp.inf)[None]]
-    return jnp.min(jnp.concatenate([*distances, values[:-1] - values[1:]]))
+    rest = jnp.append(values[1:], 0.0)
+    lower = jnp.maximum(rest, decay)
+    return jnp.min(jnp.where(values > decay, values - lower, jnp.inf))
+
+
+def separation(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Array, ""]:
+    """Least size of an eigenvalue that is not 0 at a critical point.
+
+    Besides the margin: the least distance of all singular values from lambda, and of lambda from 0
+    if it is not 0. Without decay a target that is not of full rank has separation 0.
+    """
+    distances = jnp.abs(values - decay)
+    least = jnp.minimum(margin(values, decay), jnp.min(distances))
+    return jnp.minimum(least, jnp.where(decay > 0, decay, jnp.inf))
 
 
 def _valid(case: Instance, values: Float[Array, "n"]) -> Bool[Array, "sets"]:
@@ -120,7 +134,7 @@ def predict(case: Instance) -> dict[str, Array]:
     """Values and spectra of all critical points in closed form."""
     sets, values = case.sets, singular_values(case.target)
     valid = _valid(case, values)
-    spectra = hessian_spectrum(values, sets, case.target.shape, case.weight_decay)
+    spectra = hessian_spectrum(values, sets, case.shape, case.weight_decay)
     kept = jnp.where(values > case.weight_decay, np.arange(len(values)), -1)[: case.rank]
     is_best = jnp.all(jnp.sort(sets, axis=1) == jnp.sort(kept)[None, :], axis=1)
     return {
@@ -129,7 +143,8 @@ def predict(case: Instance) -> dict[str, Array]:
         "spectrum": _where(valid, spectra),
         "global": (is_best & valid).astype(jnp.int32),
         "admissible": valid.astype(jnp.int32),
-        "deep_origin": case.weight_decay,
+        "deep_origin": jnp.zeros_like(case.weight_decay),
+        "margin": margin(values, case.weight_decay),
         "separation": separation(values, case.weight_decay),
         "target_values": values,
         "family": _products(case),
@@ -141,37 +156,41 @@ def _products(case: Instance) -> Float[Array, "sets k d"]:
     return last @ first
 
 
-def measure(case: Instance, *, threshold: Any = None) -> dict[str, Array]:
+def measure(case: Instance) -> dict[str, Array]:
     """Gradients and Hessians by JAX at the points of the family, and a search for others."""
     values = singular_values(case.target)
     valid = _valid(case, values)
-    points = critical_points(
-        case.target, case.sets, case.weight_decay if threshold is None else threshold
-    )
-    slopes = jax.vmap(jax.grad(case.loss))(points)
+    points = critical_points(case.target, case.sets, case.weight_decay)
     spectra = jax.vmap(lambda weights: linalg.eigh(hessian(case.loss, weights))[0])(points)
-    margin = separation(values, case.weight_decay) / 2
-    found = jax.vmap(partial(find_critical_point, case.loss))(case.starts)
+    limit = margin(values, case.weight_decay) / 2
+    found = jax.vmap(partial(find_critical_point, case.loss, steps=SEARCH_STEPS))(case.starts)
     return {
         "critical_loss": _where(valid, jax.vmap(case.loss)(points)),
-        "critical_gradient": _where(valid, jnp.stack([_largest(W) for W in slopes]).max(axis=0)),
+        "critical_gradient": _gradients(case, points),
         "smallest": _where(valid, spectra[:, 0]),
         "spectrum": _where(valid, spectra),
-        "global": (valid & (spectra[:, 0] > -margin)).astype(jnp.int32),
-        "deep_origin": linalg.eigh(hessian(case.loss, _origin(case)))[0][0],
+        "global": (valid & (spectra[:, 0] > -limit)).astype(jnp.int32),
+        "deep_origin": jnp.max(jnp.abs(_hessian_of_deep_origin(case))),
         "found": jax.vmap(end_to_end)(found.weights),
         "found_gradient": found.gradient,
     }
+
+
+def _gradients(case: Instance, points: Weights) -> Float[Array, "sets"]:
+    slopes = jax.vmap(jax.grad(case.loss))(points)
+    valid = _valid(case, singular_values(case.target))
+    return _where(valid, jnp.maximum(*(_largest(W) for W in slopes)))
 
 
 def _largest(batch: Float[Array, "batch m n"]) -> Float[Array, "batch"]:
     return jnp.max(jnp.abs(batch), axis=(1, 2))
 
 
-def _origin(case: Instance) -> Weights:
-    (rows, columns), rank = case.target.shape, case.rank
+def _hessian_of_deep_origin(case: Instance) -> Float[Array, "params params"]:
+    (rows, columns), rank = case.shape, case.rank
     widths = (columns, *(rank,) * (DEEP - 1), rows)
-    return tuple(jnp.zeros(shape) for shape in zip(widths[1:], widths[:-1], strict=True))
+    origin = tuple(jnp.zeros(shape) for shape in zip(widths[1:], widths[:-1], strict=True))
+    return hessian(lambda weights: factorization_loss(weights, case.target), origin)
 
 
 # Claims ----------------------------------------------------------------------------------------
@@ -181,10 +200,9 @@ def _scale(predicted: Arrays) -> Array:
     return predicted["target_values"][0]
 
 
-def _apart(case: Instance, predicted: Arrays, measured: Arrays) -> Array:
-    """Singular values and lambda are told apart by half of all digits."""
-    resolution = float(np.sqrt(np.finfo(case.target.dtype).eps))
-    return predicted["separation"] > resolution * _scale(predicted)
+def _resolved(distance: Array, predicted: Arrays) -> Array:
+    """Whether a distance is told from 0 by half of all digits."""
+    return distance > float(np.sqrt(np.finfo(distance.dtype).eps)) * _scale(predicted)
 
 
 def _converged(case: Instance, predicted: Arrays, measured: Arrays) -> Array:
@@ -193,7 +211,8 @@ def _converged(case: Instance, predicted: Arrays, measured: Arrays) -> Array:
 
 
 def _any_found(case: Instance, predicted: Arrays, measured: Arrays) -> Array:
-    return _apart(case, predicted, measured) & jnp.any(_converged(case, predicted, measured))
+    known = _resolved(predicted["separation"], predicted)
+    return known & jnp.any(_converged(case, predicted, measured))
 
 
 def _outside(case: Instance, predicted: Arrays, measured: Arrays) -> Array:
@@ -236,7 +255,7 @@ CLAIMS = (
         "global",
         "it is negative at all of them but one, S = {i <= r: sigma_i > lambda}: strict saddles",
         kind="exact",
-        applies=_apart,
+        applies=lambda case, p, m: _resolved(p["margin"], p),
     ),
     Claim(
         "search",
@@ -246,8 +265,7 @@ CLAIMS = (
     ),
     Claim(
         "deep_origin",
-        "three layers: the smallest eigenvalue at the origin is lambda; without decay the Hessian "
-        "is 0, no strict saddle",
+        "three layers, lambda = 0: the Hessian at the origin is 0, no strict saddle",
         residual=lambda case, p, m: relative_difference(
             p["deep_origin"], m["deep_origin"], _scale(p)
         ),
@@ -258,6 +276,11 @@ CLAIMS = (
 # Controls --------------------------------------------------------------------------------------
 
 
+def _at_half_threshold(case: Instance) -> dict[str, Array]:
+    points = critical_points(case.target, case.sets, case.weight_decay / 2)
+    return {"critical_gradient": _gradients(case, points)}
+
+
 def _half_threshold_values(case: Instance) -> dict[str, Array]:
     right, decay = predict(case), case.weight_decay / 2
     values = critical_values(right["target_values"], case.sets, decay)
@@ -266,7 +289,7 @@ def _half_threshold_values(case: Instance) -> dict[str, Array]:
 
 def _without_decay(case: Instance) -> dict[str, Array]:
     right = predict(case)
-    spectra = hessian_spectrum(right["target_values"], case.sets, case.target.shape, 0.0)
+    spectra = hessian_spectrum(right["target_values"], case.sets, case.shape, 0.0)
     return right | {"spectrum": _where(right["admissible"] > 0, spectra)}
 
 
@@ -294,9 +317,9 @@ def _full_sets_only(case: Instance) -> dict[str, Array]:
 
 
 def _strict_origin(case: Instance) -> dict[str, Array]:
-    """Claim that the origin of three layers is as strict as that of two."""
+    """Claim the eigenvalue -sigma_1 that two layers have at the origin."""
     right = predict(case)
-    return right | {"deep_origin": right["deep_origin"] - right["target_values"][0]}
+    return right | {"deep_origin": right["target_values"][0]}
 
 
 _AT = {"weight_decay": 0.1, "steps": 1, "depth": 2, "init_scale": 1.0}
@@ -312,7 +335,7 @@ CRITICAL_POINTS = Statement(
             "critical_half_threshold",
             "points with threshold lambda/2",
             "critical_gradient",
-            measure=lambda case: measure(case, threshold=case.weight_decay / 2),
+            measure=_at_half_threshold,
             at=_AT,
         ),
         Control(
@@ -355,7 +378,7 @@ CRITICAL_POINTS = Statement(
             "the origin of three layers claimed to be a strict saddle",
             "deep_origin",
             predict=_strict_origin,
-            at=_AT | {"weight_decay": 0.0},
+            at=_AT,
         ),
     ),
     dims={

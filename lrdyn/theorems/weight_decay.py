@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -14,8 +14,8 @@ from lrdyn import linalg
 from lrdyn.claims import ROUNDING_SAFETY, tolerance
 from lrdyn.descent import gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
-from lrdyn.initialization import gaussian_layers, low_rank_target, spaced_singular_values
-from lrdyn.shrinkage import barrier, decayed_loss, minimiser, minimum, shrink
+from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
+from lrdyn.shrinkage import barrier, decayed_loss, minimum, shrink
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import (
     NON_NEGATIVE,
@@ -103,27 +103,35 @@ FLAGS = (
 )  # fmt: skip
 
 
+def target_shapes(rows: int, cols: int) -> list[tuple[int, int]]:
+    """Shapes of the Gaussian matrices that :func:`make_target` takes its singular spaces from."""
+    count = min(rows, cols)
+    return [(rows, count), (count, cols)]
+
+
 def make_target(
-    key: Key[Array, ""],
+    left: Float[Array, "k n"],
+    right: Float[Array, "n d"],
     *,
-    rows: int,
-    cols: int,
     rank: int,
     rank_deficit: Any,
     tie: Any,
     target_scale: Any,
 ) -> Float[Array, "k d"]:
-    """Draw a target: evenly spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``."""
-    count = min(rows, cols)
+    """Target with evenly spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``."""
+    count = len(right)
     values, place = spaced_singular_values(count, target_scale), np.arange(count)
     values = jnp.where(place < count - rank_deficit, values, 0.0)
     values = jnp.where((place == rank) & (tie == 1), values[rank - 1], values)
-    return low_rank_target(key, (rows, cols), values)
+    return (orthogonal(left) * values[None, :]) @ orthogonal(right)
 
 
 def make_case(
     key: Key[Array, ""],
     *,
+    rows: int,
+    cols: int,
+    rank: int,
     depth: int,
     weight_decay: Any,
     init_scale: Any,
@@ -132,12 +140,14 @@ def make_case(
     **of_target: Any,
 ) -> Factorization:
     """Draw a run from the flags."""
-    for_weights, for_target = jax.random.split(key)
-    target = make_target(for_target, **of_target)
-    widths = (target.shape[1], *(of_target["rank"],) * (depth - 1), target.shape[0])
+    widths = (cols, *(rank,) * (depth - 1), rows)
+    layers = list(zip(widths[1:], widths[:-1], strict=True))
+    # One draw for all: each costs as much to compile as the descent.
+    left, right, *starts = gaussians(key, [*target_shapes(rows, cols), *layers])
+    target = make_target(left, right, rank=rank, **of_target)
     return Factorization(
         target=target,
-        weights=gaussian_layers(for_weights, widths, jnp.full(depth, init_scale, target.dtype)),
+        weights=tuple(init_scale * W / float(np.sqrt(max(W.shape))) for W in starts),
         weight_decay=jnp.full(depth, weight_decay, target.dtype),
         learning_rate=jnp.asarray(learning_rate, target.dtype),
         steps=tuple(recorded_steps(steps, at_most=21).tolist()),
@@ -170,19 +180,23 @@ def _decay(case: Factorization) -> Float[Array, ""]:
     return case.weight_decay[0]
 
 
-def _predict(case: Factorization, *, decay: Any = None, rank: int | None = None) -> dict[str, Array]:
+def _predict(
+    case: Factorization, *, decay: Any = None, rank: int | None = None
+) -> dict[str, Array]:
     decay, rank = _decay(case) if decay is None else decay, case.rank if rank is None else rank
-    values = singular_values(case.target)
+    left, values, right = linalg.svd(case.target)
     kept = shrink(values, decay, case.depth)
     tied = jnp.abs(values - values[case.rank - 1]) <= _resolution(values)
     return {
-        "product": minimiser(case.target, rank, decay, case.depth),
+        "product": (left[:, :rank] * kept[None, :rank]) @ right[:rank],
         "loss": minimum(values, rank, decay, case.depth),
         "singular_values": kept[: case.rank],
         "barrier": barrier(values, decay, case.depth)[: case.rank],
         "target_values": values,
         "shrunk": kept,
         "tied": tied.astype(jnp.int32),
+        "left": left,
+        "right": right,
     }
 
 
@@ -203,8 +217,6 @@ def measure(case: Factorization) -> dict[str, Array]:
     )
     products, losses = run.records
     product = products[-1]
-    left, _, right = linalg.svd(case.target)
-    inside = left.T @ product @ right.T
     return {
         "product": product,
         "loss": losses[-1],
@@ -212,8 +224,6 @@ def measure(case: Factorization) -> dict[str, Array]:
         "objective": losses,
         "moved": jnp.max(jnp.abs(product - products[(len(products) - 1) // 2])),
         "imbalance": imbalance(run.params),
-        "in_frame": inside,
-        "outside": jnp.max(jnp.abs(product - left @ inside @ right)),
         "diverged_at": run.diverged_at,
         "step": jnp.asarray(case.steps),
     }
@@ -225,7 +235,7 @@ def imbalance(weights: Weights) -> Float[Array, ""]:
         jnp.stack(
             [
                 jnp.max(jnp.abs(after.T @ after - before @ before.T))
-                for before, after in zip(weights[:-1], weights[1:], strict=True)
+                for before, after in pairwise(weights)
             ]
         )
     )
@@ -279,16 +289,8 @@ def _tied(case: Factorization, predicted: Arrays) -> Array:
     return kept & jnp.any(predicted["tied"][case.rank :] > 0)
 
 
-def _landed_on_one(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
-    return _landed(case, predicted, measured) & ~_tied(case, predicted)
-
-
-def _landed_in_family(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
-    return _landed(case, predicted, measured) & _tied(case, predicted)
-
-
 def _balance_reached(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
-    """What is left of the imbalance of the start, times (1 - eta lambda)^2 at each step, is lost."""
+    """The imbalance of the start, times (1 - eta lambda)^2 at each step, is below round-off."""
     left = (1 - case.learning_rate * _decay(case)) ** (2 * case.steps[-1])
     few = left <= jnp.finfo(left.dtype).eps
     return _settled(case, predicted, measured) & (_decay(case) > 0) & few
@@ -305,6 +307,12 @@ def _loss_scale(predicted: Arrays) -> Array:
     return 0.5 * jnp.sum(predicted["target_values"] ** 2)
 
 
+def _from_minimisers(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+    unique = _on_scale_of_target("product")(case, predicted, measured)
+    family = _from_family(case, predicted, measured)
+    return jnp.where(_tied(case, predicted), family, unique)
+
+
 def _below(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
     lowest = jnp.min(measured["objective"])
     return jnp.maximum(predicted["loss"] - lowest, 0.0) / _loss_scale(predicted)
@@ -314,9 +322,10 @@ def _balance(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
     return measured["imbalance"] / predicted["target_values"][0] ** (2 / case.depth)
 
 
-def _family(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
-    """Distance from ``sum_above s_i u_i v_i^T + s_r U_t Q V_t^T``, Q a projector of the rank left."""
-    seen, shrunk, tied = measured["in_frame"], predicted["shrunk"], predicted["tied"]
+def _from_family(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+    """Distance from the family ``sum_above s_i u_i v_i^T + s_r U_t Q V_t^T``, Q a projector."""
+    left, right, product = predicted["left"], predicted["right"], measured["product"]
+    seen, shrunk, tied = left.T @ product @ right.T, predicted["shrunk"], predicted["tied"]
     first = np.arange(len(shrunk)) < case.rank
     above = jnp.where(first & (tied == 0), shrunk, 0.0)
     both = (tied[:, None] * tied[None, :]) > 0
@@ -328,7 +337,7 @@ def _family(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
         jnp.max(jnp.abs(block - block.T)),
         jnp.max(jnp.abs(block @ block - size * block)) / size,
         jnp.abs(jnp.trace(block) - size * count),
-        measured["outside"],
+        jnp.max(jnp.abs(product - left @ seen @ right)),
     ]
     return jnp.max(jnp.stack(errors)) / predicted["target_values"][0]
 
@@ -337,9 +346,10 @@ CLAIMS = (
     Claim(
         "minimiser",
         "gradient descent ends at W_L...W_1 = U_r s(Sigma_r) V_r^T, two layers: "
-        "s = (sigma - lambda)_+, if sigma_r > sigma_{r+1} or s_r = 0",
-        residual=_on_scale_of_target("product"),
-        applies=_landed_on_one,
+        "s = (sigma - lambda)_+; if sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + "
+        "s_r U_t Q V_t^T with an orthogonal projector Q in the tied space",
+        residual=_from_minimisers,
+        applies=_landed,
     ),
     Claim(
         "minimum",
@@ -366,13 +376,6 @@ CLAIMS = (
         kind="bound",
         residual=_below,
     ),
-    Claim(
-        "tie_family",
-        "sigma_r = sigma_{r+1}: the product is sum_{above} s_i u_i v_i^T + s_r U_t Q V_t^T with "
-        "an orthogonal projector Q in the tied space",
-        residual=_family,
-        applies=_landed_in_family,
-    ),
 )
 
 
@@ -380,11 +383,7 @@ CLAIMS = (
 
 
 def _half_threshold(case: Factorization) -> dict[str, Array]:
-    return predict(case) | {
-        name: value
-        for name, value in _predict(case, decay=_decay(case) / 2).items()
-        if name in ("product", "loss")
-    }
+    return _predict(case, decay=_decay(case) / 2)
 
 
 def _narrower(case: Factorization) -> dict[str, Array]:
@@ -403,18 +402,10 @@ def _as_two_layers(case: Factorization) -> dict[str, Array]:
     return right | {"singular_values": shrink(values, _decay(case))}
 
 
-def _both_of_the_tie(case: Factorization) -> dict[str, Array]:
-    """Predict the family as if every tied value were kept: the last but one of r is not tied."""
+def _unique_despite_tie(case: Factorization) -> dict[str, Array]:
+    """Predict the product with u_r v_r^T as if it were the only one."""
     right = predict(case)
-    return right | {"tied": right["tied"].at[: case.rank].set(0)}
-
-
-def _tie(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
-    """Move sigma_{r+1} to sigma_r (amount 1)."""
-    left, values, right = linalg.svd(case.target)
-    rank = case.rank
-    moved = values.at[rank].add(amount * (values[rank - 1] - values[rank]))
-    return dataclasses.replace(case, target=(left * moved[None, :]) @ right)
+    return right | {"tied": (np.arange(len(right["tied"])) == case.rank - 1).astype(np.int32)}
 
 
 def _decay_one_layer(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
@@ -431,8 +422,7 @@ def _near_zero(key: Key[Array, ""], case: Factorization, amount: Array) -> Facto
 
 
 # Fewer steps and more decay than by default: the failures must be clear in float32 as well.
-_TWO = {"depth": 2, "weight_decay": 0.2, "init_scale": 1.0, "steps": 2500}
-_THREE = _TWO | {"depth": 3, "tie": 1}
+_AT = {"depth": 3, "weight_decay": 0.2, "init_scale": 1.0, "tie": 1, "steps": 2500}
 
 DESCENT = Statement(
     "descent",
@@ -446,64 +436,57 @@ DESCENT = Statement(
             "minimiser with threshold lambda/2",
             "minimiser",
             predict=_half_threshold,
-            at=_TWO,
+            at=_AT,
         ),
         Control(
-            "tied_target",
-            "a unique minimiser claimed with sigma_r = sigma_{r+1}",
+            "unique_despite_tie",
+            "U_r s(Sigma_r) V_r^T claimed the only minimiser with sigma_r = sigma_{r+1}",
             "minimiser",
-            case=_tie,
-            at=_TWO,
+            predict=_unique_despite_tie,
+            at=_AT,
         ),
         Control(
             "half_threshold_value",
             "minimum with threshold lambda/2",
             "minimum",
             predict=_half_threshold,
-            at=_TWO,
+            at=_AT,
         ),
         Control(
             "decay_on_one_layer",
             "decay on the last layer alone",
             "balanced",
             case=_decay_one_layer,
-            at=_TWO,
+            at=_AT,
         ),
         Control(
             "minimum_of_width_below",
             "minimum of width r - 1",
             "lower_bound",
             predict=_narrower,
-            at=_TWO,
+            at=_AT,
         ),
         Control(
             "exponent_two",
             "penalty s^2 in place of s^{2/L}",
             "schatten",
             predict=_ridge,
-            at=_THREE,
+            at=_AT,
         ),
         Control(
             "soft_threshold_at_depth_three",
             "(sigma - lambda)_+ with three layers",
             "schatten",
             predict=_as_two_layers,
-            at=_THREE,
+            at=_AT,
         ),
         Control(
             "start_near_zero",
             "three layers, a start in the basin of the origin",
             "schatten",
             case=_near_zero,
-            at=_THREE,
+            at=_AT,
             amount=0.97,
-        ),
-        Control(
-            "tie_not_shared",
-            "the product claimed to be v_r's alone in the tied space",
-            "tie_family",
-            predict=_both_of_the_tie,
-            at=_THREE,
         ),
     ),
     hypotheses={
@@ -516,7 +499,8 @@ DESCENT = Statement(
         "target_values": ("target_index",),
         "shrunk": ("target_index",),
         "tied": ("target_index",),
-        "in_frame": ("target_index", "target_column"),
+        "left": ("row", "target_index"),
+        "right": ("target_index", "column"),
         "objective": ("step",),
         "step": ("step",),
     },
