@@ -166,7 +166,7 @@ def hessian_spectrum(
     sets: Sets,
     shape: tuple[int, int],
     decay: float | Float[Array, ""] = 0.0,
-) -> Float[Array, "sets r*(k+d)"]:
+) -> Float[Array, "sets params"]:
     """All eigenvalues of the Hessian at each balanced critical point, increasing.
 
     In the singular bases the Hessian falls into blocks. With ``mu_a = sigma_a`` for a slot a that

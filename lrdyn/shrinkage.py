@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lrdyn import linalg
 from lrdyn.factorization import Weights, factorization_loss
@@ -86,7 +86,7 @@ def shrink(
         >>> shrink(jnp.array([2.0, 0.25]), 0.5).tolist()
         [1.5, 0.0]
         >>> shrink(jnp.array([2.0, 0.25]), 0.5, 3).round(3).tolist()
-        [1.546, 0.0]
+        [1.57, 0.0]
     """
     if depth < 2:
         raise ValueError(f"depth: got {depth}, wanted at least 2 layers")
@@ -125,6 +125,38 @@ def barrier(
         return jnp.zeros_like(values)
     high = _turning_point(values, depth)
     return _bisect(lambda w: _slope(w, values, decay, depth) > 0, 0 * high, high) ** depth
+
+
+def in_basin(
+    found: Float[Array, "n"],
+    values: Float[Array, "n"],
+    decay: float | Float[Array, ""],
+    depth: int = 2,
+) -> Bool[Array, "n"]:
+    """Whether a value lies where descent on :func:`schatten_loss` ends at :func:`shrink`.
+
+    On the minimiser's side of the :func:`barrier`, and where the cost is convex in w = s^{1/L}: not
+    on the plateau beside a saddle, where descent may seem to stand still.
+
+    Args:
+        found: s >= 0.
+        values: sigma.
+        decay: lambda.
+        depth: L.
+
+    Returns:
+        One boolean for each value.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> in_basin(jnp.array([0.0, 0.001, 0.8]), jnp.ones(3), 0.1, 3).tolist()
+        [False, False, True]
+    """
+    height, w = barrier(values, decay, depth), found ** (1 / depth)
+    kept = shrink(values, decay, depth) > 0
+    side = jnp.where(kept, found > height, (found <= height) | (height == 0))
+    bend = (2 * depth - 1) * w ** (2 * depth - 2) - (depth - 1) * values * w ** (depth - 2) + decay
+    return side & (bend > 0)
 
 
 def _slope(w, values, decay, depth):

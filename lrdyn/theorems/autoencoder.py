@@ -126,6 +126,7 @@ def measure(case: Autoencoder) -> dict[str, Array]:
         "autoencoder_loss": autoencoder_loss(run.params, case.inputs, case.weight_decay[0]),
         "asymmetry": jnp.max(jnp.abs(encoder - decoder.T)),
         "autoencoder_gradient": _gradient(case),
+        "gains": singular_values(products[-1]),
         "moved": jnp.max(jnp.abs(products[-1] - products[(len(products) - 1) // 2])),
         "diverged_at": run.diverged_at,
     }
@@ -155,13 +156,23 @@ def _squares(predicted: Arrays) -> Array:
 
 
 def _arrived(case: Autoencoder, predicted: Arrays, measured: Arrays) -> Array:
-    """Settled, and no sigma_i^2 of the first equals lambda or the one after the last."""
-    squares, decay, width = _squares(predicted), case.weight_decay[0], case.width
+    """Settled where the cost is convex, with a single minimiser that is not degenerate.
+
+    A direction costs ``(1 - w^2)^2 sigma^2 + 2 lambda w^2``, convex in w above a third of its gain;
+    below is the plateau of a saddle. The minimiser is single and not degenerate if no sigma_i^2 of
+    the first equals lambda, and the last of them not the one after.
+    """
+    squares, decay = _squares(predicted), case.weight_decay[0]
+    width = min(case.width, len(squares))
     resolution = squares[0] * float(np.sqrt(np.finfo(squares.dtype).eps))
     apart = jnp.all(jnp.abs(squares[:width] - decay) > resolution)
-    gap = (squares[width - 1] - squares[width] > resolution) | (squares[width - 1] < decay)
+    last, following = squares[width - 1], jnp.append(squares, 0.0)[width]
+    single = (last - following > resolution) | (last < decay)
+    gains = autoencoder_gains(predicted["input_values"][:width], decay)
+    convex = jnp.all(measured["gains"][:width] >= gains / 3)
     one = jnp.ones_like(decay)
-    return settled(measured["moved"], one, case.steps[-1], longest_axis(case)) & apart & gap
+    arrived = settled(measured["moved"], one, case.steps[-1], longest_axis(case))
+    return arrived & convex & apart & single
 
 
 def _symmetric(case: Autoencoder, predicted: Arrays, measured: Arrays) -> Array:
@@ -267,7 +278,11 @@ AUTOENCODER = Statement(
         "mnist_installed": lambda case: jnp.asarray(case.real),
         "equal_decays": lambda case: case.weight_decay[0] == case.weight_decay[1],
     },
-    dims={"autoencoder": ("row", "column"), "input_values": ("input_index",)},
+    dims={
+        "autoencoder": ("row", "column"),
+        "input_values": ("input_index",),
+        "gains": ("input_index",),
+    },
     # The data is given: of the shapes only the width counts.
     narrow=lambda settings: (
         settings

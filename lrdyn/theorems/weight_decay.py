@@ -15,7 +15,7 @@ from lrdyn.claims import ROUNDING_SAFETY, tolerance
 from lrdyn.descent import gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
-from lrdyn.shrinkage import barrier, decayed_loss, minimum, shrink
+from lrdyn.shrinkage import decayed_loss, in_basin, minimum, shrink
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import (
     NON_NEGATIVE,
@@ -191,7 +191,6 @@ def _predict(
         "product": (left[:, :rank] * kept[None, :rank]) @ right[:rank],
         "loss": minimum(values, rank, decay, case.depth),
         "singular_values": kept[: case.rank],
-        "barrier": barrier(values, decay, case.depth)[: case.rank],
         "target_values": values,
         "shrunk": kept,
         "tied": tied.astype(jnp.int32),
@@ -278,10 +277,10 @@ def _degenerate(case: Factorization, values: Float[Array, "n"]) -> Array:
 
 
 def _landed(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
-    """Settled in the basin of the minimiser: each value on its side of its barrier."""
-    height, found = predicted["barrier"], measured["singular_values"]
-    right = (found > height) == (predicted["singular_values"] > 0)
-    return _settled(case, predicted, measured) & jnp.all(right | (height == 0))
+    """Settled, every singular value in the basin of the minimiser."""
+    kept = predicted["target_values"][: case.rank]
+    inside = in_basin(measured["singular_values"], kept, _decay(case), case.depth)
+    return _settled(case, predicted, measured) & jnp.all(inside)
 
 
 def _tied(case: Factorization, predicted: Arrays) -> Array:
@@ -495,7 +494,6 @@ DESCENT = Statement(
     dims={
         "product": ("row", "column"),
         "singular_values": ("index",),
-        "barrier": ("index",),
         "target_values": ("target_index",),
         "shrunk": ("target_index",),
         "tied": ("target_index",),
