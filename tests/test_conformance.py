@@ -192,8 +192,11 @@ RESIDUALS = {
     "lower_bound": below_minimum,
     "critical_gradient": on_scale("critical_gradient", 1.5),
     "critical_loss": relative("critical_loss"),
-    "spectrum": on_scale("spectrum"),
-    "smallest": on_scale("smallest"),
+    "spectrum": relative("spectrum"),
+    "smallest": lambda d: (
+        largest(d["smallest_predicted"] - d["smallest_measured"])
+        / d["spectrum_predicted"].max(["set", "eigenvalue"])
+    ),
     "global": relative("global"),
     "search": outside_family,
     "deep_origin": on_scale("deep_origin"),

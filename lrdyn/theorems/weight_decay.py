@@ -180,17 +180,15 @@ def _decay(case: Factorization) -> Float[Array, ""]:
     return case.weight_decay[0]
 
 
-def _predict(
-    case: Factorization, *, decay: Any = None, rank: int | None = None
-) -> dict[str, Array]:
-    decay, rank = _decay(case) if decay is None else decay, case.rank if rank is None else rank
+def _predict(case: Factorization, decay: Float[Array, ""]) -> dict[str, Array]:
+    rank = case.rank
     left, values, right = linalg.svd(case.target)
     kept = shrink(values, decay, case.depth)
-    tied = jnp.abs(values - values[case.rank - 1]) <= _resolution(values)
+    tied = jnp.abs(values - values[rank - 1]) <= _resolution(values)
     return {
         "product": (left[:, :rank] * kept[None, :rank]) @ right[:rank],
         "loss": minimum(values, rank, decay, case.depth),
-        "singular_values": kept[: case.rank],
+        "singular_values": kept[:rank],
         "target_values": values,
         "shrunk": kept,
         "tied": tied.astype(jnp.int32),
@@ -201,7 +199,7 @@ def _predict(
 
 def predict(case: Factorization) -> dict[str, Array]:
     """Minimiser, minimum and shrunk singular values in closed form."""
-    return _predict(case)
+    return _predict(case, _decay(case))
 
 
 def measure(case: Factorization) -> dict[str, Array]:
@@ -382,11 +380,12 @@ CLAIMS = (
 
 
 def _half_threshold(case: Factorization) -> dict[str, Array]:
-    return _predict(case, decay=_decay(case) / 2)
+    return _predict(case, _decay(case) / 2)
 
 
-def _narrower(case: Factorization) -> dict[str, Array]:
-    return predict(case) | {"loss": _predict(case, rank=case.rank - 1)["loss"]}
+def _half_forgotten(case: Factorization) -> dict[str, Array]:
+    right = predict(case)
+    return right | {"loss": 2 * right["loss"]}
 
 
 def _ridge(case: Factorization) -> dict[str, Array]:
@@ -459,10 +458,10 @@ DESCENT = Statement(
             at=_AT,
         ),
         Control(
-            "minimum_of_width_below",
-            "minimum of width r - 1",
+            "minimum_without_half",
+            "minimum of the loss without the factors 1/2",
             "lower_bound",
-            predict=_narrower,
+            predict=_half_forgotten,
             at=_AT,
         ),
         Control(
