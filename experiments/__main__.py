@@ -5,9 +5,10 @@ import sys
 from lrdyn import cli
 from lrdyn.theorems.completion import COMPLETION
 from lrdyn.theorems.corollary1 import COROLLARY1
+from lrdyn.theorems.theorem1 import THEOREM1
 from lrdyn.theorems.theorem2 import THEOREM2
 
-THEOREMS = (THEOREM2, COROLLARY1, COMPLETION)
+THEOREMS = (THEOREM1, THEOREM2, COROLLARY1, COMPLETION)
 
 
 def shares(argv: list[str]) -> list[list[str]]:

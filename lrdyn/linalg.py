@@ -33,6 +33,14 @@ def svdvals(matrix: Float[Array, "m n"]) -> Float[Array, "k"]:
 
 
 @sequential_vmap
+def eigh(matrix: Float[Array, "n n"]) -> tuple[Array, Array]:
+    """Eigenvalues of a symmetric matrix in increasing order, and its eigenvectors as columns."""
+    finite, spoil = _guard(matrix)
+    values, vectors = jnp.linalg.eigh(finite)
+    return spoil + values, spoil + vectors
+
+
+@sequential_vmap
 def complete_basis(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:
     """Orthogonal matrix whose first s columns contain the span of ``columns``.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -299,6 +300,10 @@ def _ratios(claim, groups, verdict) -> dict[str, np.ndarray]:
         if wanted:
             residual = data[names[0]].values.ravel()
             tolerance = data[names[0].replace("residual_", "tolerance_", 1)].values.ravel()
+            if claim["kind"] != "control":  # only what is judged
+                met = [data[n] for n in data if str(n).startswith("met_")]
+                judged = reduce(np.logical_and, met, data[f"applies_{claim['id']}"])
+                residual = np.where(judged.values.ravel(), residual, np.nan)
             # An exact claim has tolerance 0: show its residual on the scale of a rounding.
             rounding = np.finfo(precision).eps
             found[precision] = residual / np.where(tolerance > 0, tolerance, rounding)

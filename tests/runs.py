@@ -13,7 +13,13 @@ import xarray as xr
 
 ROOT = Path(__file__).parents[1]
 DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
-TINY = {"theorem2": DEEP, "corollary1": DEEP, "completion": ["--steps", "1800", "--seeds", "1"]}
+DECAYED = ["--depth", "3", "--weight-decay", "0", "0.1", "--seeds", "1"]
+TINY = {
+    "theorem1": DECAYED,
+    "theorem2": DEEP,
+    "corollary1": DEEP,
+    "completion": ["--steps", "1800", "--seeds", "1"],
+}
 """Arguments of the small run of each theorem."""
 
 

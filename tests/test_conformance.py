@@ -143,6 +143,91 @@ def drop_times_apart(d):
 
 
 RECOVERY = {"recovery": above_full, "first": later, "recovered": at_end("spectral_error")}
+
+
+# Theorem 1
+
+
+def each_case(residual):
+    """A residual of one case, for all of them."""
+
+    def over(d):
+        stacked = d.stack(case=[dim for dim in d.dims if dim in AXES])
+        cases = [stacked.isel(case=index) for index in range(stacked.sizes["case"])]
+        values = xr.DataArray([residual(case) for case in cases], {"case": stacked["case"]})
+        return values.unstack("case")
+
+    return over
+
+
+@each_case
+def from_minimisers(c):
+    """Distance from the minimiser, or from all of them if sigma_r is tied and kept."""
+    P, best = (c[f"product_{part}"].transpose("row", "column").values for part in
+               ("measured", "predicted"))  # fmt: skip
+    rank, shrunk, tied = int(c["rank"]), c["shrunk"].values, c["tied"].values == 1
+    scale, size = c["target_values"].values[0], shrunk[rank - 1]
+    if size == 0 or not tied[rank:].any():
+        return abs(P - best).max() / scale
+    U = c["left"].transpose("row", "target_index").values
+    V = c["right"].transpose("column", "target_index").values
+    seen, expected = U.T @ P @ V, np.zeros((len(tied), len(tied)))
+    for i in range(rank):
+        if not tied[i]:
+            expected[i, i] = shrunk[i]
+    free = np.ix_(tied, tied)
+    block = seen[free].copy()
+    seen[free] = 0
+    errors = [
+        abs(seen - expected).max(),
+        abs(block - block.T).max(),
+        abs(block @ block - size * block).max() / size,
+        abs(np.trace(block) - size * tied[:rank].sum()),
+        abs(P - U @ (U.T @ P @ V) @ V.T).max(),
+    ]
+    return max(errors) / scale
+
+
+def on_scale(name, power=1.0):
+    """Two arrays, or one that should vanish, on the scale of sigma_1 to a power."""
+
+    def residual(d):
+        measured = d.get(f"{name}_measured", d.get(name))
+        return largest(measured - d.get(f"{name}_predicted", 0)) / first_value(d) ** power
+
+    return residual
+
+
+def first_value(d):
+    return d["target_values"].isel(target_index=0)
+
+
+def minimum(d):
+    scale = (d["target_values"] ** 2).sum("target_index") / 2
+    return abs(d["loss_predicted"] - d["loss_measured"]) / scale
+
+
+def below_minimum(d):
+    scale = (d["target_values"] ** 2).sum("target_index") / 2
+    return np.maximum(d["loss_predicted"] - d["objective"].min("step"), 0) / scale
+
+
+def balance(d):
+    return d["imbalance"] / first_value(d) ** (2 / d["depth"].astype(d["imbalance"].dtype))
+
+
+def outside_family(d):
+    apart = abs(d["found"] - d["family"]).max(["row", "column"]).where(d["admissible"] == 1)
+    limit = d["tolerance_search"] * first_value(d) ** 1.5
+    worst = apart.min("set").where(d["found_gradient"] <= limit, 0).max("search")
+    return worst * d["separation"] / first_value(d) ** 2
+
+
+def encoded_loss(d):
+    scale = (d["input_values"] ** 2).sum("input_index")
+    return abs(d["autoencoder_loss_predicted"] - d["autoencoder_loss_measured"]) / scale
+
+
 RESIDUALS = {
     **RECOVERY,
     **{f"sensing_{name}": function for name, function in RECOVERY.items()},
@@ -151,6 +236,27 @@ RESIDUALS = {
     "discrepant_rates": beyond(at_end("basis_error"), lambda d: d["floor"]),
     "basis": lambda d: largest(d["basis_predicted"] - d["basis_measured"]),
     "basis_gap": beyond(lambda d: d["basis_gap_measured"], lambda d: d["basis_gap_predicted"]),
+    "minimiser": from_minimisers,
+    "minimum": minimum,
+    "schatten": on_scale("singular_values"),
+    "balanced": balance,
+    "lower_bound": below_minimum,
+    "critical_gradient": on_scale("critical_gradient", 1.5),
+    "critical_loss": relative("critical_loss"),
+    "spectrum": relative("spectrum"),
+    "smallest": lambda d: (
+        largest(d["smallest_predicted"] - d["smallest_measured"])
+        / d["spectrum_predicted"].max(["set", "eigenvalue"])
+    ),
+    "global": relative("global"),
+    "search": outside_family,
+    "deep_origin": on_scale("deep_origin"),
+    "autoencoder": lambda d: largest(d["autoencoder_predicted"] - d["autoencoder_measured"]),
+    "autoencoder_loss": encoded_loss,
+    "transposed": lambda d: d["asymmetry"],
+    "autoencoder_gradient": lambda d: (
+        d["autoencoder_gradient"] / d["input_values"].isel(input_index=0) ** 2
+    ),
     "off_block": vanishing("off_block"),
     "bulk": vanishing("bulk_deviation"),
     "rho": weights("rho"),

