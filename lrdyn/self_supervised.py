@@ -1,0 +1,360 @@
+"""Masked self-supervised learning by a linear autoencoder: exact objectives and their minimisers.
+
+The autoencoder A sees ``M * X``, each feature (or patch of features) kept with probability p and
+replaced by 0 otherwise, independently, and has to give back X. With ``S = X X^T / n``, D the
+diagonal blocks of S that belong to one patch (single entries without patches) and ``Q = p S + (1 -
+p) D``, everything that masks do in expectation is a function of S, D and p.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lrdyn import linalg
+from lrdyn.spectra import singular_values
+
+Groups = Int[Array, "m"] | Int[np.ndarray, "m"]
+"""Number of the patch of each feature."""
+
+
+def patches(rows: int, size: int) -> Int[np.ndarray, "m"]:
+    """Patches of ``size`` consecutive features; the last one is smaller if they do not fit.
+
+    Args:
+        rows: number of features, m.
+        size: features in a patch; 1 masks each feature on its own.
+
+    Returns:
+        Number of the patch of each feature.
+
+    Raises:
+        ValueError: ``size`` is not between 1 and ``rows``.
+
+    Example:
+        >>> patches(5, 2).tolist()
+        [0, 0, 1, 1, 2]
+    """
+    if not 1 <= size <= rows:
+        raise ValueError(f"size: got {size}, wanted 1 to {rows}")
+    return np.arange(rows) // size
+
+
+def image_patches(side: int, size: int) -> Int[np.ndarray, "m"]:
+    """Square patches of a square image whose pixels are numbered row by row.
+
+    Args:
+        side: pixels along a side of the image.
+        size: pixels along a side of a patch.
+
+    Returns:
+        Number of the patch of each of the ``side^2`` pixels.
+
+    Raises:
+        ValueError: ``size`` is not between 1 and ``side``.
+
+    Example:
+        >>> image_patches(4, 2).reshape(4, 4).tolist()
+        [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    """
+    along = patches(side, size)
+    return (along[:, None] * (along[-1] + 1) + along[None, :]).ravel()
+
+
+def pool_images(images: Float[np.ndarray, "pixels n"], side: int) -> Float[np.ndarray, "m n"]:
+    """Average square images over blocks and standardise: mean 0 and variance 1 of each feature.
+
+    Args:
+        images: one square image a column, pixels row by row.
+        side: blocks along a side; it divides the side of the images.
+
+    Returns:
+        ``side^2`` features, numbered row by row.
+
+    Raises:
+        ValueError: ``side`` does not fit, or the average over some block is the same everywhere.
+
+    Example:
+        >>> pool_images(np.eye(4), 2).shape
+        (4, 4)
+    """
+    pixels = round(len(images) ** 0.5)
+    if pixels**2 != len(images) or side < 1 or pixels % side:
+        raise ValueError(f"side: got {side}, wanted a divisor of the root of {len(images)}")
+    block = pixels // side
+    pooled = images.reshape(side, block, side, block, -1).mean((1, 3)).reshape(side**2, -1)
+    spread = pooled.std(axis=1, keepdims=True)
+    if not np.all(spread > 0):
+        raise ValueError("images: got a block without variance, wanted varying features")
+    return (pooled - pooled.mean(axis=1, keepdims=True)) / spread
+
+
+def within_patches(matrix: Float[Array, "m m"], groups: Groups) -> Float[Array, "m m"]:
+    """Keep the entries whose row and column belong to one patch, and put 0 elsewhere.
+
+    Args:
+        matrix: any square matrix over the features.
+        groups: number of the patch of each feature.
+
+    Returns:
+        The diagonal blocks; without patches the diagonal.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> within_patches(jnp.ones((3, 3)), jnp.array([0, 0, 1])).tolist()
+        [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    return jnp.where(groups[:, None] == groups[None, :], matrix, 0.0)
+
+
+def second_moment(data: Float[Array, "m n"]) -> Float[Array, "m m"]:
+    """Second moment of the data, ``S = X X^T / n``.
+
+    Args:
+        data: X, one example a column.
+
+    Returns:
+        S.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> second_moment(jnp.array([[1.0, 3.0]])).tolist()
+        [[5.0]]
+    """
+    return data @ data.T / data.shape[1]
+
+
+def masked_moment(
+    moment: Float[Array, "m m"], groups: Groups, keep_prob: float | Float[Array, ""]
+) -> Float[Array, "m m"]:
+    """Second moment of masked data over p, ``Q = E[(M*X)(M*X)^T] / (n p) = p S + (1 - p) D``.
+
+    Args:
+        moment: S.
+        groups: number of the patch of each feature.
+        keep_prob: p.
+
+    Returns:
+        Q.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> masked_moment(jnp.ones((2, 2)), jnp.arange(2), 0.5).tolist()
+        [[1.0, 0.5], [0.5, 1.0]]
+    """
+    return keep_prob * moment + (1 - keep_prob) * within_patches(moment, groups)
+
+
+def masking_penalty(
+    autoencoder: Float[Array, "m m"],
+    moment: Float[Array, "m m"],
+    groups: Groups,
+    keep_prob: float | Float[Array, ""],
+) -> Float[Array, ""]:
+    """What masks add to the loss at their mean, ``p (1 - p) tr(A D A^T)``: a ridge on A.
+
+    Args:
+        autoencoder: A.
+        moment: S.
+        groups: number of the patch of each feature.
+        keep_prob: p.
+
+    Returns:
+        The penalty, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(masking_penalty(jnp.eye(2), jnp.ones((2, 2)), jnp.arange(2), 0.5))
+        0.5
+    """
+    weighted = autoencoder @ within_patches(moment, groups)
+    return keep_prob * (1 - keep_prob) * jnp.sum(weighted * autoencoder)
+
+
+def nuclear_norm_bound(
+    autoencoder: Float[Array, "m m"],
+    data: Float[Array, "m n"],
+    keep_prob: float | Float[Array, ""],
+) -> Float[Array, ""]:
+    """Lower bound of :func:`masking_penalty`, ``p (1 - p) ||A X||_*^2 / (n m)``.
+
+    With ``Z_b = A_b X_b`` the part of ``A X`` that comes from patch b, of rank at most its size,
+    ``sum_b ||Z_b||_F^2 >= ||sum_b Z_b||_*^2 / m``. Equality needs parts with orthogonal row and
+    column spaces and equal singular values, for example A = I and orthogonal features of equal
+    norm. For dropout the same bound is attained by the best factors, here it is not in general.
+
+    Args:
+        autoencoder: A.
+        data: X.
+        keep_prob: p.
+
+    Returns:
+        The bound, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(nuclear_norm_bound(jnp.eye(2), jnp.eye(2), 0.5))
+        0.25
+    """
+    nuclear = jnp.sum(singular_values(autoencoder @ data))
+    return keep_prob * (1 - keep_prob) * nuclear**2 / data.size
+
+
+def masked_autoencoder_loss(
+    autoencoder: Float[Array, "m m"],
+    moment: Float[Array, "m m"],
+    groups: Groups,
+    keep_prob: float | Float[Array, ""],
+) -> Float[Array, ""]:
+    """Expected loss, ``E ||X - A (M*X)||_F^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)``.
+
+    Args:
+        autoencoder: A.
+        moment: S.
+        groups: number of the patch of each feature.
+        keep_prob: p.
+
+    Returns:
+        The loss, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(masked_autoencoder_loss(jnp.eye(2), jnp.ones((2, 2)), jnp.arange(2), 0.5))
+        1.0
+    """
+    left = jnp.eye(len(moment), dtype=moment.dtype) - keep_prob * autoencoder
+    penalty = masking_penalty(autoencoder, moment, groups, keep_prob)
+    return jnp.sum((left @ moment) * left) + penalty
+
+
+def masked_only_loss(
+    autoencoder: Float[Array, "m m"],
+    moment: Float[Array, "m m"],
+    groups: Groups,
+    keep_prob: float | Float[Array, ""],
+) -> Float[Array, ""]:
+    """Expected loss on what is hidden, ``E ||(1 - M) * (X - A (M*X))||_F^2 / n``.
+
+    It is (1 - p) times :func:`masked_autoencoder_loss` with the diagonal (the blocks of the
+    patches) of A put to 0: a feature that is to be guessed is never seen.
+
+    Args:
+        autoencoder: A; its diagonal blocks do not matter.
+        moment: S.
+        groups: number of the patch of each feature.
+        keep_prob: p.
+
+    Returns:
+        The loss, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(masked_only_loss(jnp.eye(2), jnp.ones((2, 2)), jnp.arange(2), 0.5))
+        1.0
+    """
+    seen = autoencoder - within_patches(autoencoder, groups)
+    return (1 - keep_prob) * masked_autoencoder_loss(seen, moment, groups, keep_prob)
+
+
+def optimal_autoencoder(
+    moment: Float[Array, "m m"], groups: Groups, keep_prob: float | Float[Array, ""]
+) -> Float[Array, "m m"]:
+    """Minimiser of :func:`masked_autoencoder_loss`, ``A = S Q^{-1}``, of the rank of S.
+
+    Args:
+        moment: S; its diagonal blocks must be positive definite.
+        groups: number of the patch of each feature.
+        keep_prob: p.
+
+    Returns:
+        A.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimal_autoencoder(jnp.diag(jnp.array([1.0, 3.0])), jnp.arange(2), 0.5).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return moment @ _power(masked_moment(moment, groups, keep_prob), -1.0)
+
+
+def optimal_masked_only(
+    moment: Float[Array, "m m"], groups: Groups, keep_prob: float | Float[Array, ""]
+) -> Float[Array, "m m"]:
+    """Minimiser of :func:`masked_only_loss` with diagonal blocks 0, ``A = (S - M) Q^{-1}``.
+
+    M has the diagonal blocks ``M_b = (S Q^{-1})_bb [(Q^{-1})_bb]^{-1}``, which without patches are
+    the numbers ``mu_i = (S Q^{-1})_ii / (Q^{-1})_ii``, and 0 elsewhere. Any diagonal blocks may be
+    added to the minimiser: the loss does not see them.
+
+    Args:
+        moment: S; its diagonal blocks must be positive definite.
+        groups: number of the patch of each feature.
+        keep_prob: p.
+
+    Returns:
+        A.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> S = jnp.array([[1.0, 0.5], [0.5, 1.0]])
+        >>> optimal_masked_only(S, jnp.arange(2), 0.5).round(6).tolist()
+        [[0.0, 0.5], [0.5, 0.0]]
+    """
+    inverse = _power(masked_moment(moment, groups, keep_prob), -1.0)
+    blocks = within_patches(moment @ inverse, groups)
+    multiplier = blocks @ _power(within_patches(inverse, groups), -1.0)
+    return (moment - multiplier) @ inverse
+
+
+class Bottleneck(NamedTuple):
+    """What :func:`bottleneck_autoencoder` returns."""
+
+    autoencoder: Float[Array, "m m"]
+    """A, of rank r."""
+    loss: Float[Array, ""]
+    """Its loss, ``tr S - p sum_{i <= r} sigma_i(S Q^{-1/2})^2``."""
+
+
+def bottleneck_autoencoder(
+    moment: Float[Array, "m m"],
+    groups: Groups,
+    keep_prob: float | Float[Array, ""],
+    width: int,
+) -> Bottleneck:
+    """Minimiser of :func:`masked_autoencoder_loss` over ``A = W_2 W_1`` of width r.
+
+    ``A = U_r U_r^T S Q^{-1}``, U_r the first r left singular vectors of ``S Q^{-1/2}``. It is
+    unique if ``sigma_r > sigma_{r+1}``.
+
+    Args:
+        moment: S; its diagonal blocks must be positive definite.
+        groups: number of the patch of each feature.
+        keep_prob: p.
+        width: r.
+
+    Returns:
+        The :class:`Bottleneck`.
+
+    Raises:
+        ValueError: ``width`` is not between 1 and m.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> best = bottleneck_autoencoder(jnp.diag(jnp.array([1.0, 3.0])), jnp.arange(2), 0.5, 1)
+        >>> best.autoencoder.round(6).tolist(), round(float(best.loss), 6)
+        ([[0.0, 0.0], [0.0, 1.0]], 2.5)
+    """
+    if not 1 <= width <= len(moment):
+        raise ValueError(f"width: got {width}, wanted 1 to {len(moment)}")
+    root = _power(masked_moment(moment, groups, keep_prob), -0.5)
+    left, values, _ = linalg.svd(moment @ root)
+    best = left[:, :width] @ (left[:, :width].T @ moment @ root @ root)
+    loss = jnp.trace(moment) - keep_prob * jnp.sum(values[:width] ** 2)
+    return Bottleneck(best, loss)
+
+
+def _power(matrix: Float[Array, "m m"], exponent: float) -> Float[Array, "m m"]:
+    """Power of a symmetric positive definite matrix, whose SVD is its eigendecomposition."""
+    left, values, _ = linalg.svd(matrix)
+    return (left * values[None, :] ** exponent) @ left.T
