@@ -263,7 +263,7 @@ def optimal_autoencoder(
     """Minimiser of :func:`masked_autoencoder_loss`, ``A = S Q^{-1}``, of the rank of S.
 
     Args:
-        moment: S; its diagonal blocks must be positive definite.
+        moment: S; if Q is singular, ``Q^{-1}`` is its pseudo-inverse.
         groups: number of the patch of each feature.
         keep_prob: p.
 
@@ -288,7 +288,7 @@ def optimal_masked_only(
     added to the minimiser: the loss does not see them.
 
     Args:
-        moment: S; its diagonal blocks must be positive definite.
+        moment: S; if Q is singular, ``Q^{-1}`` is its pseudo-inverse.
         groups: number of the patch of each feature.
         keep_prob: p.
 
@@ -328,7 +328,7 @@ def bottleneck_autoencoder(
     unique if ``sigma_r > sigma_{r+1}``.
 
     Args:
-        moment: S; its diagonal blocks must be positive definite.
+        moment: S; if Q is singular, ``Q^{-1}`` is its pseudo-inverse.
         groups: number of the patch of each feature.
         keep_prob: p.
         width: r.
@@ -355,6 +355,9 @@ def bottleneck_autoencoder(
 
 
 def _power(matrix: Float[Array, "m m"], exponent: float) -> Float[Array, "m m"]:
-    """Power of a symmetric positive definite matrix, whose SVD is its eigendecomposition."""
+    """Power of a positive semidefinite matrix on its range; its SVD is its eigendecomposition."""
     left, values, _ = linalg.svd(matrix)
-    return (left * values[None, :] ** exponent) @ left.T
+    # Values below the error of the SVD are zeros: features that never vary are left alone.
+    nonzero = values > len(matrix) * jnp.finfo(matrix.dtype).eps * values[0]
+    powers = jnp.where(nonzero, jnp.where(nonzero, values, 1.0) ** exponent, 0.0)
+    return (left * powers[None, :]) @ left.T
