@@ -41,52 +41,39 @@ def patches(rows: int, size: int) -> Int[np.ndarray, "m"]:
     return np.arange(rows) // size
 
 
-def image_patches(side: int, size: int) -> Int[np.ndarray, "m"]:
-    """Square patches of a square image whose pixels are numbered row by row.
-
-    Args:
-        side: pixels along a side of the image.
-        size: pixels along a side of a patch.
-
-    Returns:
-        Number of the patch of each of the ``side^2`` pixels.
-
-    Raises:
-        ValueError: ``size`` is not between 1 and ``side``.
-
-    Example:
-        >>> image_patches(4, 2).reshape(4, 4).tolist()
-        [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
-    """
-    along = patches(side, size)
-    return (along[:, None] * (along[-1] + 1) + along[None, :]).ravel()
-
-
-def pool_images(images: Float[np.ndarray, "pixels n"], side: int) -> Float[np.ndarray, "m n"]:
-    """Average square images over blocks and standardise: mean 0 and variance 1 of each feature.
+def pool_images(
+    images: Float[np.ndarray, "pixels n"], shape: tuple[int, int]
+) -> Float[np.ndarray, "m n"]:
+    """Average square images over a grid and standardise: mean 0 and variance 1 of each feature.
 
     Args:
         images: one square image a column, pixels row by row.
-        side: blocks along a side; it divides the side of the images.
+        shape: rows and columns of the grid; its cells differ by at most one pixel a side.
 
     Returns:
-        ``side^2`` features, numbered row by row.
+        One feature for each cell of the grid, row by row: patches of consecutive features are
+        parts of the rows of the image.
 
     Raises:
-        ValueError: ``side`` does not fit, or the average over some block is the same everywhere.
+        ValueError: the images are not square, the grid does not fit, or a cell never varies.
 
     Example:
-        >>> pool_images(np.eye(4), 2).shape
-        (4, 4)
+        >>> pool_images(np.eye(9), (3, 1)).round(3)[0].tolist()
+        [1.414, 1.414, 1.414, -0.707, -0.707, -0.707, -0.707, -0.707, -0.707]
     """
-    pixels = round(len(images) ** 0.5)
-    if pixels**2 != len(images) or side < 1 or pixels % side:
-        raise ValueError(f"side: got {side}, wanted a divisor of the root of {len(images)}")
-    block = pixels // side
-    pooled = images.reshape(side, block, side, block, -1).mean((1, 3)).reshape(side**2, -1)
+    side = round(len(images) ** 0.5)
+    if side**2 != len(images):
+        raise ValueError(f"images: got {len(images)} pixels, wanted a square number")
+    if not all(1 <= cells <= side for cells in shape):
+        raise ValueError(f"shape: got {shape}, wanted 1 to {side} rows and columns")
+    pooled = images.reshape(side, side, -1)
+    for axis, cells in enumerate(shape):
+        parts = np.array_split(pooled, cells, axis)
+        pooled = np.stack([part.mean(axis) for part in parts], axis)
+    pooled = pooled.reshape(-1, images.shape[1])
     spread = pooled.std(axis=1, keepdims=True)
     if not np.all(spread > 0):
-        raise ValueError("images: got a block without variance, wanted varying features")
+        raise ValueError("images: got a cell without variance, wanted features that vary")
     return (pooled - pooled.mean(axis=1, keepdims=True)) / spread
 
 
@@ -314,6 +301,8 @@ class Bottleneck(NamedTuple):
     """A, of rank r."""
     loss: Float[Array, ""]
     """Its loss, ``tr S - p sum_{i <= r} sigma_i(S Q^{-1/2})^2``."""
+    values: Float[Array, "m"]
+    """All singular values of ``S Q^{-1/2}``."""
 
 
 def bottleneck_autoencoder(
@@ -351,7 +340,7 @@ def bottleneck_autoencoder(
     left, values, _ = linalg.svd(moment @ root)
     best = left[:, :width] @ (left[:, :width].T @ moment @ root @ root)
     loss = jnp.trace(moment) - keep_prob * jnp.sum(values[:width] ** 2)
-    return Bottleneck(best, loss)
+    return Bottleneck(best, loss, values)
 
 
 def _power(matrix: Float[Array, "m m"], exponent: float) -> Float[Array, "m m"]:
