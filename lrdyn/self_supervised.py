@@ -95,68 +95,65 @@ def within_patches(matrix: Float[Array, "m m"], groups: Groups) -> Float[Array, 
     return jnp.where(groups[:, None] == groups[None, :], matrix, 0.0)
 
 
-def second_moment(data: Float[Array, "m n"]) -> Float[Array, "m m"]:
-    """Second moment of the data, ``S = X X^T / n``.
+class MaskedMoments(NamedTuple):
+    """What masks see of data; made by :func:`masked_moments`."""
+
+    keep_prob: float | Float[Array, ""]
+    """p, the probability that a patch is shown."""
+    groups: Groups
+    """Number of the patch of each feature."""
+    whole: Float[Array, "m m"]
+    """Second moment of the data, ``S = X X^T / n``."""
+    within: Float[Array, "m m"]
+    """D, its diagonal blocks."""
+    masked: Float[Array, "m m"]
+    """Second moment of the masked data over p, ``Q = p S + (1 - p) D``."""
+    root: Float[Array, "m m"]
+    """``Q^{-1/2}``; of a singular Q the pseudo-inverse."""
+
+
+def masked_moments(
+    data: Float[Array, "m n"], groups: Groups, keep_prob: float | Float[Array, ""]
+) -> MaskedMoments:
+    """Second moments of data whose patches are masked, ``Q = p S + (1 - p) D``.
 
     Args:
         data: X, one example a column.
+        groups: number of the patch of each feature, see :func:`patches`.
+        keep_prob: p, the probability that a patch is shown.
 
     Returns:
-        S.
+        The :class:`MaskedMoments`.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> second_moment(jnp.array([[1.0, 3.0]])).tolist()
-        [[5.0]]
-    """
-    return data @ data.T / data.shape[1]
-
-
-def masked_moment(
-    moment: Float[Array, "m m"], groups: Groups, keep_prob: float | Float[Array, ""]
-) -> Float[Array, "m m"]:
-    """Second moment of masked data over p, ``Q = E[(M*X)(M*X)^T] / (n p) = p S + (1 - p) D``.
-
-    Args:
-        moment: S.
-        groups: number of the patch of each feature.
-        keep_prob: p.
-
-    Returns:
-        Q.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> masked_moment(jnp.ones((2, 2)), jnp.arange(2), 0.5).tolist()
+        >>> masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5).masked.tolist()
         [[1.0, 0.5], [0.5, 1.0]]
     """
-    return keep_prob * moment + (1 - keep_prob) * within_patches(moment, groups)
+    whole = data @ data.T / data.shape[1]
+    within = within_patches(whole, groups)
+    masked = keep_prob * whole + (1 - keep_prob) * within
+    return MaskedMoments(keep_prob, groups, whole, within, masked, _power(masked, -0.5))
 
 
-def masking_penalty(
-    autoencoder: Float[Array, "m m"],
-    moment: Float[Array, "m m"],
-    groups: Groups,
-    keep_prob: float | Float[Array, ""],
-) -> Float[Array, ""]:
+def masking_penalty(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -> Float[Array, ""]:
     """What masks add to the loss at their mean, ``p (1 - p) tr(A D A^T)``: a ridge on A.
 
     Args:
         autoencoder: A.
-        moment: S.
-        groups: number of the patch of each feature.
-        keep_prob: p.
+        moments: of the data, see :func:`masked_moments`.
 
     Returns:
         The penalty, a scalar.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> float(masking_penalty(jnp.eye(2), jnp.ones((2, 2)), jnp.arange(2), 0.5))
+        >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
+        >>> float(masking_penalty(jnp.eye(2), moments))
         0.5
     """
-    weighted = autoencoder @ within_patches(moment, groups)
-    return keep_prob * (1 - keep_prob) * jnp.sum(weighted * autoencoder)
+    p = moments.keep_prob
+    return p * (1 - p) * jnp.sum((autoencoder @ moments.within) * autoencoder)
 
 
 def nuclear_norm_bound(
@@ -169,7 +166,7 @@ def nuclear_norm_bound(
     With ``Z_b = A_b X_b`` the part of ``A X`` that comes from patch b, of rank at most its size,
     ``sum_b ||Z_b||_F^2 >= ||sum_b Z_b||_*^2 / m``. Equality needs parts with orthogonal row and
     column spaces and equal singular values, for example A = I and orthogonal features of equal
-    norm. For dropout the same bound is attained by the best factors, here it is not in general.
+    norm. For dropout the same bound is attained by the best factors; here it is not in general.
 
     Args:
         autoencoder: A.
@@ -189,38 +186,28 @@ def nuclear_norm_bound(
 
 
 def masked_autoencoder_loss(
-    autoencoder: Float[Array, "m m"],
-    moment: Float[Array, "m m"],
-    groups: Groups,
-    keep_prob: float | Float[Array, ""],
+    autoencoder: Float[Array, "m m"], moments: MaskedMoments
 ) -> Float[Array, ""]:
-    """Expected loss, ``E ||X - A (M*X)||_F^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)``.
+    """Expected loss ``E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)``.
 
     Args:
         autoencoder: A.
-        moment: S.
-        groups: number of the patch of each feature.
-        keep_prob: p.
+        moments: of the data, see :func:`masked_moments`.
 
     Returns:
         The loss, a scalar.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> float(masked_autoencoder_loss(jnp.eye(2), jnp.ones((2, 2)), jnp.arange(2), 0.5))
+        >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
+        >>> float(masked_autoencoder_loss(jnp.eye(2), moments))
         1.0
     """
-    left = jnp.eye(len(moment), dtype=moment.dtype) - keep_prob * autoencoder
-    penalty = masking_penalty(autoencoder, moment, groups, keep_prob)
-    return jnp.sum((left @ moment) * left) + penalty
+    left = jnp.eye(len(autoencoder), dtype=autoencoder.dtype) - moments.keep_prob * autoencoder
+    return jnp.sum((left @ moments.whole) * left) + masking_penalty(autoencoder, moments)
 
 
-def masked_only_loss(
-    autoencoder: Float[Array, "m m"],
-    moment: Float[Array, "m m"],
-    groups: Groups,
-    keep_prob: float | Float[Array, ""],
-) -> Float[Array, ""]:
+def masked_only_loss(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -> Float[Array, ""]:
     """Expected loss on what is hidden, ``E ||(1 - M) * (X - A (M*X))||_F^2 / n``.
 
     It is (1 - p) times :func:`masked_autoencoder_loss` with the diagonal (the blocks of the
@@ -228,46 +215,40 @@ def masked_only_loss(
 
     Args:
         autoencoder: A; its diagonal blocks do not matter.
-        moment: S.
-        groups: number of the patch of each feature.
-        keep_prob: p.
+        moments: of the data, see :func:`masked_moments`.
 
     Returns:
         The loss, a scalar.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> float(masked_only_loss(jnp.eye(2), jnp.ones((2, 2)), jnp.arange(2), 0.5))
+        >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
+        >>> float(masked_only_loss(jnp.eye(2), moments))
         1.0
     """
-    seen = autoencoder - within_patches(autoencoder, groups)
-    return (1 - keep_prob) * masked_autoencoder_loss(seen, moment, groups, keep_prob)
+    seen = autoencoder - within_patches(autoencoder, moments.groups)
+    return (1 - moments.keep_prob) * masked_autoencoder_loss(seen, moments)
 
 
-def optimal_autoencoder(
-    moment: Float[Array, "m m"], groups: Groups, keep_prob: float | Float[Array, ""]
-) -> Float[Array, "m m"]:
+def optimal_autoencoder(moments: MaskedMoments) -> Float[Array, "m m"]:
     """Minimiser of :func:`masked_autoencoder_loss`, ``A = S Q^{-1}``, of the rank of S.
 
     Args:
-        moment: S; if Q is singular, ``Q^{-1}`` is its pseudo-inverse.
-        groups: number of the patch of each feature.
-        keep_prob: p.
+        moments: of the data, see :func:`masked_moments`.
 
     Returns:
-        A.
+        A; the one of least norm if Q is singular.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> optimal_autoencoder(jnp.diag(jnp.array([1.0, 3.0])), jnp.arange(2), 0.5).tolist()
+        >>> moments = masked_moments(jnp.diag(jnp.array([1.0, 3.0])), jnp.arange(2), 0.5)
+        >>> optimal_autoencoder(moments).round(6).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    return moment @ _power(masked_moment(moment, groups, keep_prob), -1.0)
+    return moments.whole @ moments.root @ moments.root
 
 
-def optimal_masked_only(
-    moment: Float[Array, "m m"], groups: Groups, keep_prob: float | Float[Array, ""]
-) -> Float[Array, "m m"]:
+def optimal_masked_only(moments: MaskedMoments) -> Float[Array, "m m"]:
     """Minimiser of :func:`masked_only_loss` with diagonal blocks 0, ``A = (S - M) Q^{-1}``.
 
     M has the diagonal blocks ``M_b = (S Q^{-1})_bb [(Q^{-1})_bb]^{-1}``, which without patches are
@@ -275,23 +256,21 @@ def optimal_masked_only(
     added to the minimiser: the loss does not see them.
 
     Args:
-        moment: S; if Q is singular, ``Q^{-1}`` is its pseudo-inverse.
-        groups: number of the patch of each feature.
-        keep_prob: p.
+        moments: of the data, see :func:`masked_moments`.
 
     Returns:
         A.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> S = jnp.array([[1.0, 0.5], [0.5, 1.0]])
-        >>> optimal_masked_only(S, jnp.arange(2), 0.5).round(6).tolist()
-        [[0.0, 0.5], [0.5, 0.0]]
+        >>> moments = masked_moments(jnp.array([[1.0, 0.0], [0.6, 0.8]]), jnp.arange(2), 0.5)
+        >>> optimal_masked_only(moments).round(6).tolist()
+        [[0.0, 0.6], [0.6, 0.0]]
     """
-    inverse = _power(masked_moment(moment, groups, keep_prob), -1.0)
-    blocks = within_patches(moment @ inverse, groups)
-    multiplier = blocks @ _power(within_patches(inverse, groups), -1.0)
-    return (moment - multiplier) @ inverse
+    inverse = moments.root @ moments.root
+    blocks = within_patches(moments.whole @ inverse, moments.groups)
+    multiplier = blocks @ _power(within_patches(inverse, moments.groups), -1.0)
+    return (moments.whole - multiplier) @ inverse
 
 
 class Bottleneck(NamedTuple):
@@ -305,21 +284,14 @@ class Bottleneck(NamedTuple):
     """All singular values of ``S Q^{-1/2}``."""
 
 
-def bottleneck_autoencoder(
-    moment: Float[Array, "m m"],
-    groups: Groups,
-    keep_prob: float | Float[Array, ""],
-    width: int,
-) -> Bottleneck:
+def bottleneck_autoencoder(moments: MaskedMoments, width: int) -> Bottleneck:
     """Minimiser of :func:`masked_autoencoder_loss` over ``A = W_2 W_1`` of width r.
 
     ``A = U_r U_r^T S Q^{-1}``, U_r the first r left singular vectors of ``S Q^{-1/2}``. It is
     unique if ``sigma_r > sigma_{r+1}``.
 
     Args:
-        moment: S; if Q is singular, ``Q^{-1}`` is its pseudo-inverse.
-        groups: number of the patch of each feature.
-        keep_prob: p.
+        moments: of the data, see :func:`masked_moments`.
         width: r.
 
     Returns:
@@ -330,16 +302,17 @@ def bottleneck_autoencoder(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> best = bottleneck_autoencoder(jnp.diag(jnp.array([1.0, 3.0])), jnp.arange(2), 0.5, 1)
+        >>> moments = masked_moments(jnp.diag(jnp.array([1.0, 2.0])), jnp.arange(2), 0.5)
+        >>> best = bottleneck_autoencoder(moments, 1)
         >>> best.autoencoder.round(6).tolist(), round(float(best.loss), 6)
-        ([[0.0, 0.0], [0.0, 1.0]], 2.5)
+        ([[0.0, 0.0], [0.0, 1.0]], 1.5)
     """
-    if not 1 <= width <= len(moment):
-        raise ValueError(f"width: got {width}, wanted 1 to {len(moment)}")
-    root = _power(masked_moment(moment, groups, keep_prob), -0.5)
-    left, values, _ = linalg.svd(moment @ root)
-    best = left[:, :width] @ (left[:, :width].T @ moment @ root @ root)
-    loss = jnp.trace(moment) - keep_prob * jnp.sum(values[:width] ** 2)
+    whole = moments.whole
+    if not 1 <= width <= len(whole):
+        raise ValueError(f"width: got {width}, wanted 1 to {len(whole)}")
+    left, values, _ = linalg.svd(whole @ moments.root)
+    best = left[:, :width] @ (left[:, :width].T @ optimal_autoencoder(moments))
+    loss = jnp.trace(whole) - moments.keep_prob * jnp.sum(values[:width] ** 2)
     return Bottleneck(best, loss, values)
 
 

@@ -16,19 +16,19 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import linalg
 from lrdyn.data import mnist
-from lrdyn.descent import simulate
-from lrdyn.initialization import gaussians, low_rank_target, orthogonal
+from lrdyn.descent import Trajectory, simulate
+from lrdyn.initialization import gaussians, orthogonal
 from lrdyn.self_supervised import (
+    MaskedMoments,
     bottleneck_autoencoder,
     masked_autoencoder_loss,
-    masked_moment,
+    masked_moments,
     masked_only_loss,
     nuclear_norm_bound,
     optimal_autoencoder,
     optimal_masked_only,
     patches,
     pool_images,
-    second_moment,
     within_patches,
 )
 from lrdyn.spectra import numerical_rank, singular_values
@@ -63,7 +63,7 @@ class Autoencoding(eqx.Module):
     """An autoencoder that is no minimiser, where training of the full one starts."""
     factors: tuple[Float[Array, "r m"], Float[Array, "m r"]]
     """W_1 and W_2, where training of the narrow one starts."""
-    white: Float[Array, "m m"]
+    white: Float[Array, "m n"]
     """Data with orthogonal rows of equal norm."""
     groups: tuple[int, ...] = eqx.field(static=True)
     """Number of the patch of each feature."""
@@ -77,7 +77,7 @@ class Autoencoding(eqx.Module):
 
     @property
     def width(self) -> int:
-        """r."""
+        """Rank r of the narrow autoencoder."""
         return len(self.factors[0])
 
 
@@ -94,42 +94,52 @@ def _case(
     **_: Any,
 ) -> Autoencoding:
     groups = patches(rows, patch_size if mask == "patch" else 1)
-    for_data, for_start = jax.random.split(key)
-    start = gaussians(for_start, [(rows, rows), (rows, rows), (width, rows), (rows, width)])
+    start = gaussians(key, [(rows, rows), (rows, rows), (width, rows), (rows, width)])
     keep = jnp.asarray(keep_prob, start[0].dtype)
     shown = _all_masks(groups.max() + 1).sum(1)
+    frame = orthogonal(start[1])
     return Autoencoding(
-        data=_data(for_data, rows, cols),
+        data=_data(frame, cols),
         keep_prob=keep,
         probabilities=keep**shown * (1 - keep) ** (groups.max() + 1 - shown),
         anything=start[0] / np.sqrt(rows),
         factors=(START * start[2], START * start[3]),
-        white=np.sqrt(rows) * orthogonal(start[1]),
+        white=_examples(frame, np.ones(rows), max(rows, cols)),
         groups=tuple(groups.tolist()),
         losses=tuple(loss.split()),
     )
 
 
-def _data(key: Key[Array, ""], rows: int, cols: int) -> Float[Array, "sets m n"]:
+def _data(frame: Float[Array, "m m"], cols: int) -> Float[Array, "sets m n"]:
+    rows = len(frame)
     count, rank = max(rows, cols), max(1, min(rows - 1, cols))
     # Spread, so that a threshold would cut some off.
-    values = jnp.asarray(np.geomspace(1.0, 1 / 8, rank), jnp.zeros(()).dtype)
-    random = np.sqrt(count) * low_rank_target(key, (rows, count), values)
-    sets = [random, jnp.asarray(_digits(rows, count), random.dtype)] if HAS_MNIST else [random]
+    values = np.pad(np.geomspace(1.0, 1 / 8, rank), (0, rows - rank))
+    sets = [_examples(frame, values, count)]
+    if HAS_MNIST:
+        left, values = (jnp.asarray(x, frame.dtype) for x in _digits(rows))
+        sets.append(_examples(left, values, count))
     return jnp.stack(sets)
 
 
-@functools.cache
-def _digits(rows: int, count: int) -> np.ndarray:
-    """MNIST on a grid of so many cells, its 5,000 examples rotated into as many as there are cells.
+def _examples(left: Array, values: np.ndarray | Array, count: int) -> Float[Array, "m n"]:
+    """Data with these singular vectors and values of ``X / sqrt(n)``.
 
-    Rotating examples changes neither S nor the loss of any autoencoder under any mask.
+    The right singular vectors are rows of the cosine transform: rotating the examples changes
+    neither S nor the loss of any autoencoder under any mask.
     """
+    waves = np.cos(np.pi * np.arange(len(left))[:, None] * (np.arange(count)[None] + 0.5) / count)
+    waves *= np.where(np.arange(len(left))[:, None] == 0, 1.0, np.sqrt(2.0))
+    return (left * jnp.asarray(values, left.dtype)[None, :]) @ jnp.asarray(waves, left.dtype)
+
+
+@functools.cache
+def _digits(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Left singular vectors and values of the 5,000 images of MNIST, on a grid of so many cells."""
     across = max(c for c in range(1, int(rows**0.5) + 1) if rows % c == 0)
     features = pool_images(mnist().inputs, (rows // across, across))
-    left, values, _ = np.linalg.svd(features, full_matrices=False)
-    rotated = left * values * np.sqrt(count / features.shape[1])
-    return np.pad(rotated, ((0, 0), (0, count - rows)))
+    left, values, _ = np.linalg.svd(features / np.sqrt(features.shape[1]), full_matrices=False)
+    return left, values
 
 
 # Expectations, by summing over all masks -----------------------------------------------------
@@ -159,10 +169,9 @@ def _expected(
     return case.probabilities @ losses
 
 
-def _spread(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
-    """What the masks add to the loss at their mean."""
-    mean = case.probabilities @ _masks(case)
-    return _expected(case, autoencoder, data) - _loss(autoencoder, data, mean)
+def _at_mean(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
+    """Loss of the autoencoder under the mean of the masks."""
+    return _loss(autoencoder, data, case.probabilities @ _masks(case))
 
 
 # Training ------------------------------------------------------------------------------------
@@ -172,72 +181,80 @@ START = 0.2
 
 
 class Quadratic(eqx.Module):
-    """Sum over all masks of the loss of row i of A: ``1/2 a_i G_i a_i^T - a_i c_i^T + const``."""
+    """A loss ``sum_i 1/2 a_i G_i a_i^T - a_i c_i^T`` of the rows a_i of A."""
 
     second: Float[Array, "rows m m"]
-    """G, one for each row of A, or one for all."""
+    """G_i, one for each row or one for all."""
     first: Float[Array, "m m"]
     """The rows c_i."""
 
     def __call__(self, autoencoder: Float[Array, "m m"]) -> Float[Array, ""]:
-        """The loss, without what does not depend on A."""
+        """The loss."""
         image = jnp.sum(self.second * autoencoder[:, None, :], axis=-1)
         return jnp.sum((0.5 * image - self.first) * autoencoder)
 
 
-def _summed(case: Autoencoding, data: Array, weights: Float[Array, "k rows"]) -> Quadratic:
-    """The sum over all masks, each weighted for each row of A, or once for all."""
-    masks, moment = _masks(case), second_moment(data)
+def _summed(case: Autoencoding, moment: Array, weights: Float[Array, "k rows"]) -> Quadratic:
+    """Half the loss, but for a constant, summed over all masks weighted for each row of A."""
+    masks = _masks(case)
     together = jnp.tensordot(weights.T, masks[:, :, None] * masks[:, None, :], 1)
     return Quadratic(together * moment[None], (weights.T @ masks) * moment)
 
 
-def _train(loss: Callable, start: Any, rate: Array) -> Any:
+def _train(case: Autoencoding, data: Array) -> Trajectory:
+    """Train a full autoencoder, a narrow one and one on masked entries, all in one run."""
+    moment, chances = data @ data.T / data.shape[1], case.probabilities[:, None]
+    seen = _summed(case, moment, jnp.broadcast_to(chances, (len(chances), len(data))))
+    masked = _summed(case, moment, chances * (1 - _masks(case)))
+    rate, p = 1 / jnp.linalg.norm(seen.second[0]), case.keep_prob
+
+    def loss(trained):
+        full, (first, second), guess = trained
+        # The narrow one is curved by the other factor, of a norm of at most about that of A, 1/p.
+        return seen(full) + p / 4 * seen(second @ first) + masked(guess) / (1 - p)
+
     rule = optax.sgd(rate, MOMENTUM, nesterov=True)
+    start = (case.anything, case.factors, case.anything)
     return simulate(loss, start, rule, np.array([STEPS]), record=lambda _: None)
 
 
-def measure(case: Autoencoding, *, at_identity: Array | None = None) -> dict[str, Array]:
-    """Train autoencoders on the sums over all masks, on each data set, and look at their losses."""
+def measure(case: Autoencoding) -> dict[str, Array]:
+    """Train on the sums over all masks, on each data set, and look at the losses."""
     found = jax.vmap(lambda data: _measure(case, data))(case.data)
-    white = case.white if at_identity is None else at_identity
     return found | {
-        "attained": _spread(case, jnp.eye(len(white), dtype=white.dtype), white),
+        "attained": _added_at_identity(case, case.white),
         "diverged_at": jnp.max(found["diverged_at"]),
     }
 
 
+def _added_at_identity(case: Autoencoding, data: Array) -> Array:
+    unit = jnp.eye(len(data), dtype=data.dtype)
+    return _expected(case, unit, data) - _at_mean(case, unit, data)
+
+
 def _measure(case: Autoencoding, data: Array) -> dict[str, Array]:
-    chances, rows = case.probabilities[:, None], len(data)
-    seen = _summed(case, data, jnp.tile(chances, (1, rows)))
-    hidden = _summed(case, data, chances * (1 - _masks(case)))
-    rate = 1 / singular_values(seen.second[0])[0]
-    p = case.keep_prob
-    runs = [
-        _train(seen, case.anything, rate),
-        # Curved by the other factor, whose norm is at most about that of A: 1 / p.
-        _train(lambda W: seen(W[1] @ W[0]), case.factors, rate * p / 4),
-        _train(hidden, case.anything, rate / (1 - p)),
-    ]
-    full, factors, guess = (run.params for run in runs)
+    run = _train(case, data)
+    full, factors, guess = run.params
     narrow, own = factors[1] @ factors[0], within_patches(guess, case.patch_of)
+    three = jnp.stack([full, case.anything, narrow])
+    expected = jax.vmap(lambda A: _expected(case, A, data))(three)
+    added = expected - jax.vmap(lambda A: _at_mean(case, A, data))(three)
     return {
-        "marginal": _expected(case, case.anything, data),
+        "marginal": expected[1],
         "optimum": full,
-        "rank": _rank(full),
+        "rank": _rank(singular_values(full)),
         "bottleneck": narrow,
-        "bottleneck_value": _expected(case, narrow, data),
-        "penalty": jnp.stack([_spread(case, A, data) for A in (full, case.anything)]),
+        "bottleneck_value": expected[2],
+        "penalty": added[:2],
         "masked_marginal": _expected(case, case.anything, data, hidden_only=True),
         "masked_optimum": guess - own,
         "unidentified": own,
-        "diverged_at": jnp.max(jnp.stack([run.diverged_at for run in runs])),
+        "diverged_at": run.diverged_at,
     }
 
 
-def _rank(matrix: Array) -> Array:
-    """Rank of a matrix known to half of its digits."""
-    values = singular_values(matrix)
+def _rank(values: Array) -> Array:
+    """Rank of a matrix that is known to half of its digits, from its singular values."""
     return numerical_rank(values, len(values), _half_of_the_digits(values))
 
 
@@ -258,37 +275,39 @@ def predict(case: Autoencoding) -> dict[str, Array]:
     }
 
 
-def _given(case: Autoencoding, data: Array) -> tuple[Array, np.ndarray, Array]:
-    """S, patches and p: what every closed form depends on."""
-    return second_moment(data), case.patch_of, case.keep_prob
-
-
 def _predict(case: Autoencoding, data: Array) -> dict[str, Array]:
-    given = _given(case, data)
-    optimum, narrow = optimal_autoencoder(*given), bottleneck_autoencoder(*given, case.width)
+    moments = _moments(case, data)
+    narrow = bottleneck_autoencoder(moments, case.width)
     return {
-        "marginal": masked_autoencoder_loss(case.anything, *given),
-        "optimum": optimum,
-        "rank": _rank(data),
+        "marginal": masked_autoencoder_loss(case.anything, moments),
+        "optimum": optimal_autoencoder(moments),
+        "rank": _rank(narrow.values),
         "bottleneck": narrow.autoencoder,
         "bottleneck_value": narrow.loss,
-        "nuclear_bound": jnp.stack(
-            [nuclear_norm_bound(A, data, case.keep_prob) for A in (optimum, case.anything)]
-        ),
-        "masked_marginal": masked_only_loss(case.anything, *given),
-        "masked_optimum": optimal_masked_only(*given),
+        "nuclear_bound": _bounds(case, data, optimal_autoencoder(moments)),
+        "masked_marginal": masked_only_loss(case.anything, moments),
+        "masked_optimum": optimal_masked_only(moments),
         "unidentified": within_patches(case.anything, case.patch_of),
-        "condition": _condition(case, given, narrow.values),
+        "condition": _condition(case, moments, narrow.values),
     }
 
 
-def _condition(case: Autoencoding, given: tuple, values: Array) -> Float[Array, ""]:
-    """By how much inverting Q, and telling sigma_r from sigma_{r+1}, amplify an error."""
-    spectrum = singular_values(masked_moment(*given))
+def _moments(case: Autoencoding, data: Array) -> MaskedMoments:
+    return masked_moments(data, case.patch_of, case.keep_prob)
+
+
+def _bounds(case: Autoencoding, data: Array, optimum: Array) -> Float[Array, "2"]:
+    both = jnp.stack([optimum, case.anything])
+    return jax.vmap(lambda A: nuclear_norm_bound(A, data, case.keep_prob))(both)
+
+
+def _condition(case: Autoencoding, moments: MaskedMoments, values: Array) -> Float[Array, ""]:
+    """By how much inverting Q, or telling sigma_r from sigma_{r+1}, amplifies an error."""
+    inverse = moments.root @ moments.root
+    inverting = jnp.linalg.norm(moments.masked) * jnp.linalg.norm(inverse)
     squares = jnp.append(values, jnp.zeros(1, values.dtype)) ** 2
     gap = squares[case.width - 1] - squares[case.width]
-    apart = squares[0] / jnp.where(gap > 0, gap, 0.0)
-    return (spectrum[0] / spectrum[-1]) * apart
+    return jnp.maximum(inverting, squares[0] / jnp.where(gap > 0, gap, 0.0))
 
 
 # Claims --------------------------------------------------------------------------------------
@@ -412,14 +431,14 @@ def _plain_ridge(case: Autoencoding, data: Array) -> Array:
     return _mean_loss(case, data, p * (1 - p) * jnp.sum(case.anything**2))
 
 
-def _single(case: Autoencoding, data: Array) -> tuple[Array, np.ndarray, Array]:
+def _single(case: Autoencoding, data: Array) -> MaskedMoments:
     """As if single entries were masked."""
-    return second_moment(data), np.arange(len(data)), case.keep_prob
+    return masked_moments(data, np.arange(len(data)), case.keep_prob)
 
 
 def _over_mean(case: Autoencoding, data: Array) -> Array:
     """The loss of masks over their mean, M / p."""
-    return masked_autoencoder_loss(case.anything / case.keep_prob, *_given(case, data))
+    return masked_autoencoder_loss(case.anything / case.keep_prob, _moments(case, data))
 
 
 def _soft_threshold(case: Autoencoding, data: Array) -> Array:
@@ -436,39 +455,38 @@ def _soft_threshold(case: Autoencoding, data: Array) -> Array:
 
 def _vectors_of_s(case: Autoencoding, data: Array) -> Array:
     left = linalg.svd(data)[0][:, : case.width]
-    return left @ (left.T @ optimal_autoencoder(*_given(case, data)))
+    return left @ (left.T @ optimal_autoencoder(_moments(case, data)))
 
 
 def _value_without_p(case: Autoencoding, data: Array) -> Array:
-    values = bottleneck_autoencoder(*_given(case, data), case.width).values
-    return jnp.trace(second_moment(data)) - jnp.sum(values[: case.width] ** 2)
+    moments = _moments(case, data)
+    values = bottleneck_autoencoder(moments, case.width).values
+    return jnp.trace(moments.whole) - jnp.sum(values[: case.width] ** 2)
 
 
 def _undivided_bound(case: Autoencoding, data: Array) -> Array:
-    optimum = optimal_autoencoder(*_given(case, data))
-    bounds = [nuclear_norm_bound(A, data, case.keep_prob) for A in (optimum, case.anything)]
-    return len(data) * jnp.stack(bounds)
+    return len(data) * _bounds(case, data, optimal_autoencoder(_moments(case, data)))
 
 
 def _diagonal_kept(case: Autoencoding, data: Array) -> Array:
-    return (1 - case.keep_prob) * masked_autoencoder_loss(case.anything, *_given(case, data))
+    return (1 - case.keep_prob) * masked_autoencoder_loss(case.anything, _moments(case, data))
 
 
 def _chance_forgotten(case: Autoencoding, data: Array) -> Array:
-    return masked_only_loss(case.anything, *_given(case, data)) / (1 - case.keep_prob)
+    return masked_only_loss(case.anything, _moments(case, data)) / (1 - case.keep_prob)
 
 
 def _blocks_cut(case: Autoencoding, data: Array) -> Array:
-    optimum = optimal_autoencoder(*_given(case, data))
+    optimum = optimal_autoencoder(_moments(case, data))
     return optimum - within_patches(optimum, case.patch_of)
 
 
 def _single_multipliers(case: Autoencoding, data: Array) -> Array:
     """Only the diagonal of A put to 0, by mu_i, where patches are masked."""
-    left, values, _ = linalg.svd(masked_moment(*_given(case, data)))
-    inverse = (left / values[None, :]) @ left.T
-    mu = jnp.diagonal(second_moment(data) @ inverse) / jnp.diagonal(inverse)
-    A = (second_moment(data) - jnp.diag(mu)) @ inverse
+    moments = _moments(case, data)
+    inverse = moments.root @ moments.root
+    mu = jnp.diagonal(moments.whole @ inverse) / jnp.diagonal(inverse)
+    A = (moments.whole - jnp.diag(mu)) @ inverse
     return A - within_patches(A, case.patch_of)
 
 
@@ -488,7 +506,7 @@ CONTROLS = (
         "entries_for_patches",
         "marginal",
         "D = diag S where patches are masked",
-        lambda case, data: masked_autoencoder_loss(case.anything, *_single(case, data)),
+        lambda case, data: masked_autoencoder_loss(case.anything, _single(case, data)),
     ),
     _control("masks_over_their_mean", "marginal", "p forgotten: the loss of M/p", _over_mean),
     _control(
@@ -501,13 +519,13 @@ CONTROLS = (
         "optimum_of_entries",
         "optimum",
         "D = diag S where patches are masked",
-        lambda case, data: optimal_autoencoder(*_single(case, data)),
+        lambda case, data: optimal_autoencoder(_single(case, data)),
     ),
     _control(
         "rank_of_soft_thresholding",
         "rank",
         "the rank that soft-thresholding leaves",
-        lambda case, data: _rank(_soft_threshold(case, data)),
+        lambda case, data: _rank(singular_values(_soft_threshold(case, data))),
     ),
     _control("vectors_of_s", "bottleneck", "U_r of S, not of S Q^{-1/2}", _vectors_of_s),
     _control(
@@ -518,7 +536,7 @@ CONTROLS = (
         "attained_by_any_data",
         "A = I on data whose rows are not orthogonal",
         "attained",
-        measure=lambda case: {"attained": measure(case, at_identity=case.data[0])["attained"]},
+        measure=lambda case: {"attained": _added_at_identity(case, case.data[0])},
         at=AT,
     ),
     _control("diagonal_kept", "masked_marginal", "diagonal blocks of A kept", _diagonal_kept),
