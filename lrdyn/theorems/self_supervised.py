@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from lrdyn import linalg
 from lrdyn.data import mnist
@@ -93,19 +93,19 @@ def _case(
     loss: str,
     **_: Any,
 ) -> Autoencoding:
-    groups = patches(rows, patch_size if mask == "patch" else 1)
+    groups = tuple(patches(rows, patch_size if mask == "patch" else 1).tolist())
     start = gaussians(key, [(rows, rows), (rows, rows), (width, rows), (rows, width)])
     keep = jnp.asarray(keep_prob, start[0].dtype)
-    shown = _all_masks(groups.max() + 1).sum(1)
+    patterns = _all_masks(groups)
     frame = orthogonal(start[1])
     return Autoencoding(
         data=_data(frame, cols),
         keep_prob=keep,
-        probabilities=keep**shown * (1 - keep) ** (groups.max() + 1 - shown),
+        probabilities=jnp.prod(jnp.where(patterns, keep, 1 - keep), axis=1),
         anything=start[0] / np.sqrt(rows),
         factors=(START * start[2], START * start[3]),
         white=_examples(frame, np.ones(rows), max(rows, cols)),
-        groups=tuple(groups.tolist()),
+        groups=groups,
         losses=tuple(loss.split()),
     )
 
@@ -145,13 +145,14 @@ def _digits(rows: int) -> tuple[np.ndarray, np.ndarray]:
 # Expectations, by summing over all masks -----------------------------------------------------
 
 
-def _all_masks(groups: int) -> np.ndarray:
-    return np.array(list(itertools.product((0.0, 1.0), repeat=groups)))
+def _all_masks(groups: tuple[int, ...]) -> Bool[np.ndarray, "k groups"]:
+    """Which patches are shown, in every possible way."""
+    return np.array(list(itertools.product((False, True), repeat=max(groups) + 1)))
 
 
 def _masks(case: Autoencoding) -> Float[Array, "k m"]:
-    masks = _all_masks(max(case.groups) + 1)[:, case.patch_of]
-    return jnp.asarray(masks, case.data.dtype)
+    shown = _all_masks(case.groups)[:, case.patch_of]
+    return jnp.asarray(shown, case.data.dtype)
 
 
 def _loss(autoencoder, data, mask, hidden_only=False) -> Float[Array, ""]:
@@ -385,7 +386,7 @@ CLAIMS = (
 
 
 def _independent(case: Autoencoding) -> Array:
-    masks = jnp.asarray(_all_masks(max(case.groups) + 1), case.data.dtype)
+    masks = jnp.asarray(_all_masks(case.groups), case.data.dtype)
     p = case.keep_prob
     together = (case.probabilities[:, None] * masks).T @ masks
     wanted = jnp.where(jnp.eye(len(together), dtype=bool), p, p**2)
@@ -400,7 +401,7 @@ Wrong = Callable[[Autoencoding, Array], Array]
 
 def _fixed_number(key: Key[Array, ""], case: Autoencoding, amount: Array) -> Autoencoding:
     """About p of the patches shown, as in practice: the right mean, but not independent."""
-    masks = _all_masks(max(case.groups) + 1)
+    masks = _all_masks(case.groups)
     shown, count = masks.sum(1), case.keep_prob * masks.shape[1]
     near = jnp.maximum(0.0, 1 - jnp.abs(jnp.asarray(shown, count.dtype) - count))
     ways = np.array([np.sum(shown == number) for number in shown])
