@@ -80,8 +80,8 @@ def condition(moments):
 @pytest.mark.parametrize("groups", GROUPS)
 def test_losses_are_sums_over_all_masks(groups, keep_prob, dtype):
     X, A, moments = problem(groups, keep_prob, dtype=dtype)
-    whole = summed_loss(*oracles.double((A, X)), groups, keep_prob)
-    hidden = summed_loss(*oracles.double((A, X)), groups, keep_prob, hidden_only=True)
+    whole = summed_loss(oracles.double(A), oracles.double(X), groups, keep_prob)
+    hidden = summed_loss(oracles.double(A), oracles.double(X), groups, keep_prob, hidden_only=True)
     oracles.assert_close(lr.masked_autoencoder_loss(A, moments), whole, size=30)
     oracles.assert_close(lr.masked_only_loss(A, moments), hidden, size=30)
 
@@ -90,7 +90,7 @@ def test_losses_are_sums_over_all_masks(groups, keep_prob, dtype):
 def test_the_penalty_is_what_masks_add_at_their_mean(groups):
     X, A, moments = problem(groups, 0.3)
     at_mean = np.sum((oracles.double(X) - 0.3 * np.asarray(A @ X)) ** 2) / X.shape[1]
-    added = summed_loss(*oracles.double((A, X)), groups, 0.3) - at_mean
+    added = summed_loss(oracles.double(A), oracles.double(X), groups, 0.3) - at_mean
     oracles.assert_close(lr.masking_penalty(A, moments), added, size=30, scale=at_mean)
 
 
@@ -155,7 +155,7 @@ def test_the_bottleneck_is_what_alternating_least_squares_finds(groups, width):
     # Rotating examples changes no distance: a triangle of ten columns stands for all of them.
     inputs, targets = np.split(np.linalg.qr(both.T)[1].T, 2)
     found, full = lr.bottleneck_autoencoder(moments, width), least_squares(inputs, targets)
-    first = np.random.default_rng(1).normal(size=(width, 5))
+    first, second = np.random.default_rng(1).normal(size=(width, 5)), full
     for _ in range(1000):
         second = least_squares(first @ inputs, targets)
         first = np.linalg.pinv(second) @ full
