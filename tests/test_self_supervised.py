@@ -285,10 +285,13 @@ def test_the_images_of_the_statement_have_the_moments_of_mnist():
 
 
 def test_only_input_masks_are_swept():
-    settings = {"mask": ("dropout", "input"), "loss": ("masked", "all"), "rows": (6,)}
-    narrow = statements.AUTOENCODER.narrow(settings)
-    assert narrow == {"mask": ("input",), "loss": ("all masked",), "rows": (6,)}
-    assert statements.AUTOENCODER.narrow(settings | {"mask": ("dropout",)})["mask"] == ()
+    settings = {"mask": ("dropout", "input"), "loss": ("masked", "all"), "rows": (6, 8)}
+    others = {"block_size": (2, 4), "learning_rate": (0.1, 0.2), "steps": 100}
+    narrow = statements.AUTOENCODER.narrow(settings | others)
+    assert (narrow["mask"], narrow["loss"]) == (("input",), ("all masked",))
+    assert narrow["rows"] == (6, 8)
+    assert [narrow[name] for name in others] == [(2,), (0.1,), 1]
+    assert statements.AUTOENCODER.narrow(settings | others | {"mask": ("dropout",)})["mask"] == ()
 
 
 @pytest.mark.parametrize("loss", ["all", "masked"])

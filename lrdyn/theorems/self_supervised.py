@@ -40,7 +40,7 @@ from lrdyn.theorem import (
     relative_difference,
 )
 
-STEPS = 12_000
+STEPS = 24_000
 """Steps of training."""
 
 MOMENTUM = 0.9
@@ -202,9 +202,13 @@ def _summed(case: Autoencoding, moment: Array, weights: Float[Array, "k rows"]) 
     return Quadratic(together * moment[None], (weights.T @ masks) * moment)
 
 
-def _narrow_rate(keep_prob: Array) -> Array:
-    """Step of the factors over that of A: each is curved by the other, of norm^2 up to 1 / p."""
-    return keep_prob / 8
+def _narrow_rate(case: Autoencoding) -> Array:
+    """Step of the factors over that of A: each is curved by the other, of norm^2 about that of A.
+
+    D is at least S over the number of patches, so that ``Q^{-1/2} S Q^{-1/2} <= 1 / least``.
+    """
+    least = case.keep_prob + (1 - case.keep_prob) / (max(case.groups) + 1)
+    return least / 8
 
 
 def _train(case: Autoencoding, data: Array) -> tuple[Array, tuple[Array, Array], Array]:
@@ -216,7 +220,7 @@ def _train(case: Autoencoding, data: Array) -> tuple[Array, tuple[Array, Array],
 
     def loss(trained):
         full, (first, second), guess = trained
-        return seen(full) + _narrow_rate(p) * seen(second @ first) + masked(guess) / (1 - p)
+        return seen(full) + _narrow_rate(case) * seen(second @ first) + masked(guess) / (1 - p)
 
     rule = optax.sgd(rate, MOMENTUM, nesterov=True)
     start = (case.anything, case.factors, case.anything)
@@ -339,7 +343,7 @@ def _asked(loss: str, trained: bool) -> Callable[[Autoencoding, Arrays, Arrays],
 
 def _trained(case: Autoencoding, condition: Array) -> Array:
     """Whether the slowest error, of curvature 1 / condition, has decayed to round-off squared."""
-    decay = STEPS * _narrow_rate(case.keep_prob) / ((1 - MOMENTUM) * condition)
+    decay = STEPS * _narrow_rate(case) / ((1 - MOMENTUM) * condition)
     return decay >= -2 * np.log(float(jnp.finfo(condition.dtype).eps))
 
 
@@ -395,7 +399,7 @@ def _independent(case: Autoencoding) -> Array:
 
 # Controls ------------------------------------------------------------------------------------
 
-AT = {"mask": "patch", "loss": "all masked"}
+AT = {"mask": "patch", "loss": "all masked", "steps": 1}
 Wrong = Callable[[Autoencoding, Array], Array]
 
 
@@ -557,9 +561,11 @@ CONTROLS = (
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
-    """Input masks only, and both losses in one program."""
+    """Input masks only, both losses in one program, and no flags of other statements."""
     words = tuple(word for word in settings["mask"] if word in ("input", "patch"))
-    return settings | {"mask": words, "loss": (" ".join(sorted(settings["loss"])),)}
+    losses = " ".join(sorted(settings["loss"]))
+    unused = {name: settings[name][:1] for name in ("block_size", "learning_rate")}
+    return settings | unused | {"mask": words, "loss": (losses,), "steps": 1}
 
 
 AUTOENCODER = Statement(
