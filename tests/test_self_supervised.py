@@ -285,11 +285,17 @@ def test_the_images_of_the_statement_have_the_moments_of_mnist():
 
 
 def test_only_input_masks_are_swept():
-    settings = {"mask": ("dropout", "input"), "loss": ("masked", "all"), "rows": (6, 8)}
+    settings = {
+        "mask": ("dropout", "input"),
+        "loss": ("masked", "all"),
+        "rows": (6, 8),
+        "width": (2, 9),
+    }
     others = {"block_size": (2, 4), "learning_rate": (0.1, 0.2), "steps": 100}
     narrow = statements.AUTOENCODER.narrow(settings | others)
     assert (narrow["mask"], narrow["loss"]) == (("input",), ("all masked",))
-    assert narrow["rows"] == (6, 8)
+    assert (narrow["rows"], narrow["width"]) == ((6, 8), (2,))
+    assert statements.AUTOENCODER.narrow(settings | others | {"width": (9,)})["width"] == (5,)
     assert [narrow[name] for name in others] == [(2,), (0.1,), 1]
     assert statements.AUTOENCODER.narrow(settings | others | {"mask": ("dropout",)})["mask"] == ()
 
@@ -341,7 +347,6 @@ def test_self_supervised_functions_refuse(call, message, unchecked):
     ("changes", "message"),
     [
         ({"patch_size": 7}, "--patch-size: got 7, wanted at most --rows 6"),
-        ({"width": 7}, "--width: got 7, wanted at most --rows 6"),
         ({"rows": 13, "mask": "input"}, "--rows: got 13, 13 parts to mask, wanted at most 12"),
     ],
 )

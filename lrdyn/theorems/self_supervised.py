@@ -561,11 +561,17 @@ CONTROLS = (
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
-    """Input masks only, both losses in one program, and no flags of other statements."""
+    """Input masks only, both losses in one program, and no flags of other statements.
+
+    At a width of the rank of the random data, m - 1, or more there is no bottleneck.
+    """
     words = tuple(word for word in settings["mask"] if word in ("input", "patch"))
     losses = " ".join(sorted(settings["loss"]))
+    most = max(1, min(settings["rows"]) - 1)
+    narrow = tuple(width for width in settings["width"] if width <= most) or (most,)
     unused = {name: settings[name][:1] for name in ("block_size", "learning_rate")}
-    return settings | unused | {"mask": words, "loss": (losses,), "steps": 1}
+    own = {"mask": words, "loss": (losses,), "width": narrow, "steps": 1}
+    return settings | unused | own
 
 
 AUTOENCODER = Statement(
@@ -596,7 +602,7 @@ SELF_SUPERVISED = (AUTOENCODER,)
 
 
 def check(point: Mapping[str, Any]) -> None:
-    """Refuse combinations whose masks cannot be enumerated, or that have no such autoencoder."""
+    """Refuse combinations whose masks cannot be enumerated."""
     if point["mask"] not in ("input", "patch"):
         return
     size = point["patch_size"] if point["mask"] == "patch" else 1
@@ -608,5 +614,3 @@ def check(point: Mapping[str, Any]) -> None:
             f"--rows: got {point['rows']}, {groups} parts to mask, wanted at most {MOST_GROUPS}: "
             "all masks are summed over"
         )
-    if point["width"] > point["rows"]:
-        raise ValueError(f"--width: got {point['width']}, wanted at most --rows {point['rows']}")
