@@ -293,9 +293,7 @@ def exact_expectation(
         3.0
     """
     if probabilities.shape != masks.shape[:1]:
-        raise ValueError(
-            f"probabilities: got shape {probabilities.shape}, wanted ({len(masks)},)"
-        )
+        raise ValueError(f"probabilities: got shape {probabilities.shape}, wanted ({len(masks)},)")
     values = jax.lax.map(loss, masks, batch_size=min(len(masks), AT_ONCE))
     return jnp.tensordot(probabilities, values, 1)
 
