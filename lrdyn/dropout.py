@@ -562,8 +562,8 @@ def support_norm(values: Float[Array, "d"], support: int) -> Float[Array, ""]:
     """k-support norm of a vector: the smallest convex norm that is Euclidean on k-sparse vectors.
 
     ``||w||^2 = sum_{i<k-r} w_i^2 + (1/(r+1)) (sum_{i>=k-r} w_i)^2`` with w decreasing and r the
-    only index in 0..k-1 with ``w_{k-r-1} > (1/(r+1)) sum_{i>=k-r} w_i >= w_{k-r}``. Of singular values,
-    it is the spectral k-support norm; k = 1 is the nuclear norm.
+    only index in 0..k-1 with ``w_{k-r-1} > (1/(r+1)) sum_{i>=k-r} w_i >= w_{k-r}``. Of singular
+    values, it is the spectral k-support norm; k = 1 is the nuclear norm.
 
     Args:
         values: w >= 0 in decreasing order.

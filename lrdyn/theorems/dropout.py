@@ -190,7 +190,7 @@ def _predict_units(network: Network) -> dict[str, Array]:
     }
 
 
-def _measure_units(network: Network, *, width_free: bool = True) -> dict[str, Array]:
+def _measure_units(network: Network) -> dict[str, Array]:
     left, right = network.factors
     width, theta = left.shape[1], network.keep_prob
 
@@ -201,11 +201,12 @@ def _measure_units(network: Network, *, width_free: bool = True) -> dict[str, Ar
         network.mixers, network.unmixers
     )
     equal = equalized_factors(left @ right, width)
-    wide, copied = [], []
+    wide, fixed, copied = [], [], []
     for copies in COPIES:
-        chance = width_free_keep_prob(theta, copies * width) if width_free else theta
+        chance = width_free_keep_prob(theta, copies * width)
         factors = equal if copies == 1 else equalized_factors(left @ right, copies * width)
         wide.append(dropout_penalty(*factors, chance))
+        fixed.append(dropout_penalty(*factors, theta))
         several = jnp.tile(left, (1, copies)) / copies, jnp.tile(right, (copies, 1))
         copied.append(dropout_penalty(*several, theta))
     return {
@@ -218,6 +219,7 @@ def _measure_units(network: Network, *, width_free: bool = True) -> dict[str, Ar
         "equalised_product": equal[0] @ equal[1],
         "equalised_penalty": dropout_penalty(*equal, theta),
         "width_free": jnp.stack(wide),
+        "fixed_theta": jnp.stack(fixed),
         "fixed_keep_prob": jnp.stack(copied),
     }
 
@@ -278,8 +280,8 @@ def _predict(case: Dropout) -> dict[str, Array]:
     return _predict_units(case.network) | _predict_layers(case)
 
 
-def _measure(case: Dropout, *, width_free: bool = True) -> dict[str, Array]:
-    return _measure_units(case.network, width_free=width_free) | _measure_layers(case)
+def _measure(case: Dropout) -> dict[str, Array]:
+    return _measure_units(case.network) | _measure_layers(case)
 
 
 # Claims --------------------------------------------------------------------------------------
@@ -340,30 +342,45 @@ LAYERS_CLAIMS = (
 AT = {"mask": "dropout", "keep_prob": 0.5, "width": 4, "steps": 1}
 
 
+# Each returns what its controls look at, and no more: a control is compiled like a claim.
+
+
+def _product(case: Dropout) -> Float[Array, "m n"]:
+    left, right = case.network.factors
+    return left @ right
+
+
 def _without_width(case: Dropout) -> dict[str, Array]:
     """The width dropped, from c and from nu."""
-    right, (width, *_) = _predict(case), case.hidden
-    ones = layers_strength(case.network.keep_prob, (1,) * len(case.hidden))
-    deep = ones / layers_strength(case.network.keep_prob, case.hidden)
-    factors = {"equalised_penalty": width, "factorisations": width}
-    factors |= {"layers_bound": deep, "layers_rank_one": deep}
-    return right | {name: factor * right[name] for name, factor in factors.items()}
+    theta, inputs = case.network.keep_prob, case.network.inputs
+    single = odds(theta) * nuclear(_product(case)) ** 2
+    nu = layers_strength(theta, (1,) * len(case.hidden))
+    one = jnp.sum(case.column**2) * jnp.sum((case.row @ inputs) ** 2)
+    return {
+        "equalised_penalty": single,
+        "factorisations": jnp.full(len(case.network.mixers) + 1, single),
+        "layers_bound": nu * nuclear(end_to_end(case.deep) @ inputs) ** 2,
+        "layers_rank_one": nu * one,
+    }
 
 
 def _wrong_formulas(case: Dropout) -> dict[str, Array]:
     """Another wrong formula for each of these claims."""
-    right, network = _predict(case), case.network
-    left, lines = network.factors
-    penalty = dropout_penalty(left, lines, network.keep_prob)
-    scaled = dropout_loss(left, lines, network.target, network.keep_prob)
-    return right | {
-        "penalty": scaled - (1 - network.keep_prob) * penalty,
+    network = case.network
+    left, right = network.factors
+    theta = network.keep_prob
+    penalty = dropout_penalty(left, right, theta)
+    scaled = dropout_loss(left, right, network.target, theta)
+    tiny, seen, target = case.tiny
+    fit = jnp.sum((target - end_to_end(tiny) @ seen) ** 2)
+    return {
+        "penalty": scaled - (1 - theta) * penalty,
         "unscaled_masks": scaled,
-        "equalised_penalty": right["equalised_penalty"] / nuclear(left @ lines),
+        "equalised_penalty": dropout_strength(theta, len(right)) * nuclear(left @ right),
         "fixed_keep_prob": jnp.full(len(COPIES), penalty),
         "layers": _layers_apart(case),
-        "dropconnect_input": right["dropconnect_output"],
-        "dropconnect_output": right["dropconnect_input"],
+        "dropconnect_input": fit + dropconnect_penalty(tiny, seen, theta, layer=2),
+        "dropconnect_output": fit + dropconnect_penalty(tiny, seen, theta, layer=1),
     }
 
 
@@ -376,16 +393,17 @@ def _layers_apart(case: Dropout) -> Float[Array, ""]:
     return jnp.sum((case.network.target - product) ** 2) + alone
 
 
-def _not_rotated(case: Dropout) -> dict[str, Array]:
-    """Factors from the SVD alone, and the left one of them rotated alone; fixed theta."""
-    factors = case.network.factors
-    left, values, right = linalg.svd(factors[0] @ factors[1])
-    width = len(case.network.weights[0])
+def _wrong_factors(case: Dropout) -> dict[str, Array]:
+    """Factors from the SVD alone, and the left one of them rotated alone; theta fixed."""
+    left, values, right = linalg.svd(_product(case))
+    width, theta = len(case.network.weights[0]), case.network.keep_prob
     one = left[:, :width] * jnp.sqrt(values[:width])[None, :]
     other = jnp.sqrt(values[:width])[:, None] * right[:width]
-    return _measure(case, width_free=False) | {
+    wide = [equalized_factors(_product(case), copies * width) for copies in COPIES]
+    return {
         "equalised": _terms(one, other),
         "equalised_product": equalize(one, one.T)[0] @ other,
+        "width_free": jnp.stack([dropout_penalty(*factors, theta) for factors in wide]),
     }
 
 
@@ -432,24 +450,24 @@ DROPOUT = Statement(
             at=AT,
         ),
         Control(
-            "factors_not_rotated",
+            "factors_wrong_factors",
             "factors of the SVD",
             "equalised",
-            measure=_not_rotated,
+            measure=_wrong_factors,
             at=AT,
         ),
         Control(
             "one_factor_rotated",
             "only the left factor rotated",
             "equalised_product",
-            measure=_not_rotated,
+            measure=_wrong_factors,
             at=AT,
         ),
         Control(
             "fixed_theta_width_free",
             "fixed theta claimed to be width-free",
             "width_free",
-            measure=_not_rotated,
+            measure=_wrong_factors,
             at=AT,
         ),
         Control(
@@ -500,6 +518,7 @@ DROPOUT = Statement(
         "equalised": ("unit",),
         "equalised_product": ("row", "column"),
         "width_free": ("copies",),
+        "fixed_theta": ("copies",),
         "fixed_keep_prob": ("copies",),
     },
     narrow=only("dropout", "block_size", "patch_size"),

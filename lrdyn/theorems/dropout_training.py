@@ -19,7 +19,6 @@ from lrdyn.dropout import (
     dropout_minimizer,
     dropout_strength,
     equalize,
-    input_layer,
     project_rows,
     shrink_squared,
 )
@@ -31,10 +30,14 @@ from lrdyn.theorems.dropout import only
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 RUNS = 32
 """Runs of stochastic training."""
+
+SHARE = 4
+"""Gradient descent takes so many times the steps of a stochastic run."""
 
 
 class Training(eqx.Module):
@@ -66,26 +69,27 @@ def _training(
 ) -> Training:
     rank = min(rows, cols)
     for_data, for_runs = jax.random.split(key)
-    square, wide, thin = (rank, rank), (rank, cols), (rows, rank)
-    shapes = [thin, wide, thin, square, (rows, cols), (width, rows), (rows, width)]
-    *draws, noise, first, second = gaussians(for_data, shapes)
-    left, lines, columns, turn = map(orthogonal, draws)
+    thin, wide = (rows, rank), (rank, cols)
+    shapes = [thin, thin, wide, (1, rank), (rows, cols), (width, rows), (rows, width)]
+    *draws, lines, normal, noise, first, second = gaussians(for_data, shapes)
+    left, columns = linalg.over_leading_axes(orthogonal, jnp.stack(draws))
+    lines = orthogonal(lines)
+    turned = lines - 2 * normal.T @ (normal @ lines) / jnp.sum(normal**2)
     # Singular values of X from 4/3 to 2/3; of Y P from 1 to 1/rank, above the threshold and below.
-    inputs = (left * spaced_singular_values(rank, 4 / 3)[None, :]) @ lines
-    spectrum = jnp.linspace(1.0, 1 / rank, rank)
+    scales, spectrum = spaced_singular_values(rank, 4 / 3), jnp.linspace(1.0, 1 / rank, rank)
     roots, rest = jnp.sqrt(spectrum[:width]), max(width - rank, 0)
-    factors = equalize(
+    fitted, hidden = equalize(
         jnp.pad(columns[:, :width] * roots[None, :], ((0, 0), (0, rest))),
-        jnp.pad(roots[:, None] * (turn @ lines)[:width], ((0, rest), (0, 0))),
+        jnp.pad(roots[:, None] * turned[:width], ((0, rest), (0, 0))),
     )
-    reached = (columns * spectrum[None, :]) @ turn @ lines
+    reached = (columns * spectrum[None, :]) @ turned
     return Training(
-        inputs=inputs,
+        inputs=(left * scales[None, :]) @ lines,
         target=reached + 0.1 * (noise - (noise @ lines.T) @ lines),
         weights=(0.5 * first / np.sqrt(rows), 0.5 * second / np.sqrt(rows)),
-        fitted=(input_layer(factors[1], inputs), factors[0]),
-        keep_prob=jnp.asarray(keep_prob, inputs.dtype),
-        learning_rate=jnp.asarray(learning_rate, inputs.dtype),
+        fitted=((hidden @ lines.T / scales[None, :]) @ left.T, fitted),
+        keep_prob=jnp.asarray(keep_prob, lines.dtype),
+        learning_rate=jnp.asarray(learning_rate, lines.dtype),
         key=for_runs,
         width=width,
         steps=steps,
@@ -106,10 +110,8 @@ def _predict_minimiser(case: Training, found: Shrinkage | None = None) -> dict[s
     }
 
 
-def _gap(case: Training) -> Float[Array, ""]:
-    """Least curvature across the minimisers, over the largest singular value of the target."""
-    found = dropout_minimizer(case.target, case.inputs, case.keep_prob, case.width)
-    reached = singular_values(project_rows(case.target, case.inputs))
+def _gap(case: Training, found: Shrinkage, reached: Float[Array, "k"]) -> Float[Array, ""]:
+    """Least distance of a singular value of Y P from being chosen otherwise, over the largest."""
     counted = jnp.arange(len(reached)) < case.width
     gap = jnp.min(jnp.where(counted, jnp.abs(reached - found.threshold), jnp.inf))
     if case.width < len(reached):  # a full choice can be exchanged for what was left out
@@ -131,6 +133,9 @@ def _measure_minimiser(case: Training) -> dict[str, Array]:
     slopes = jax.grad(loss)(run.params)
     product = end_to_end(run.params) @ case.inputs
     closed = dropout_minimizer(case.target, case.inputs, case.keep_prob, case.width)
+    reached = singular_values(project_rows(case.target, case.inputs))
+
+    steps = max(1, case.steps // SHARE)
 
     def train(key):
         weights = dropout_descent(
@@ -140,8 +145,8 @@ def _measure_minimiser(case: Training) -> dict[str, Array]:
             case.target,
             case.keep_prob,
             case.learning_rate,
-            case.steps,
-            halve_after=max(1, case.steps // 20),
+            steps,
+            halve_after=max(1, steps // 20),
         )
         found = end_to_end(weights) @ case.inputs
         return jnp.diagonal(closed.left.T @ found @ closed.right.T)
@@ -154,14 +159,15 @@ def _measure_minimiser(case: Training) -> dict[str, Array]:
         "standard_error": jnp.std(ends, axis=0, ddof=1) / np.sqrt(RUNS),
         "singular_values": singular_values(product),
         "gradient": jnp.sqrt(sum(jnp.sum(slope**2) for slope in slopes)),
-        "gap": _gap(case),
+        "gap": _gap(case, closed, reached),
+        "spectrum": reached,
         "diverged_at": run.diverged_at,
     }
 
 
 def _converged(case: Training, predicted: Arrays, measured: Arrays) -> Array:
-    # Near a minimum the distance to it is the gradient over the curvature.
-    limit = tolerance("identity", case.target.dtype, steps=case.steps, size=max(case.target.shape))
+    # Near a minimum the distance to it is the gradient over the curvature: down to round-off.
+    limit = tolerance("identity", case.target.dtype, size=max(case.target.shape))
     return measured["gradient"] <= limit * measured["gap"]
 
 
@@ -256,6 +262,7 @@ MINIMISER = Statement(
         "stochastic": ("index",),
         "standard_error": ("index",),
         "singular_values": ("index",),
+        "spectrum": ("index",),
     },
     narrow=lambda settings: (
         only("dropout", "block_size", "patch_size")(settings) | {"steps": settings["steps"]}
@@ -264,5 +271,93 @@ MINIMISER = Statement(
 
 
 def plot_dropout(groups: "Mapping[str, xr.Dataset]") -> "Figure | None":
-    """Draw the spectra of the minimisers and the least penalty over the width."""
-    return None
+    """Draw the singular values of the minimisers over theta, and the least penalty over width.
+
+    Args:
+        groups: content of ``results.nc``.
+
+    Returns:
+        The figure, at the first values of all other flags; None if dropout was not run.
+    """
+    from lrdyn import plotting
+
+    if "/minimiser/" not in groups:
+        return None
+    with plotting.style():
+        figure, (left, right) = plotting.panels(
+            ["minimisers of the expected loss", "least penalty"], height=2.9
+        )
+        _plot_minimisers(left, _first(groups["/minimiser/"], "keep_prob"))
+        _plot_widths(right, _first(groups["/dropout/"], "width", "keep_prob"))
+    return figure
+
+
+def _first(data: "xr.Dataset", *kept: str) -> "xr.Dataset":
+    """The first value of every flag but some."""
+    flags = ("seed", "rows", "cols", "width", "keep_prob", "mask", "block_size", "patch_size")
+    flags += ("loss", "learning_rate")
+    return data.isel({name: 0 for name in flags if name in data.dims and name not in kept})
+
+
+def _plot_minimisers(ax: "Axes", data: "xr.Dataset") -> None:
+    from lrdyn import plotting
+
+    width, spectrum = int(data["width"]), data["spectrum"].values[0]
+    chances = np.linspace(0.02, 1.0, 200)
+    curves = np.stack([_shrunk(spectrum, (1 - x) / (x * width), width) for x in chances])
+    shades = plotting.SHADES
+    for index, color in zip(range(len(spectrum)), shades * len(spectrum), strict=False):
+        ax.plot(chances, curves[:, index], color=color, lw=1.0)
+        found = data["singular_values"].isel(index=index)
+        ax.plot(data["keep_prob"], found, ls="none", marker="o", mfc="white", mec=color, mew=0.8,
+                ms=5, zorder=3, clip_on=False)  # fmt: skip
+        live = data["stochastic_predicted"].isel(index=index).values > 0
+        ax.errorbar(
+            data["keep_prob"].values[live],
+            data["stochastic_measured"].isel(index=index).values[live],
+            4 * data["standard_error"].isel(index=index).values[live],
+            ls="none", marker=".", ms=3, color=color, elinewidth=0.8, zorder=4,
+        )  # fmt: skip
+    ax.set(xlabel=r"keep probability $\theta$", ylabel=r"singular values of $W_2 W_1 X$")
+    ax.set(xlim=(0, 1), ylim=(-0.03, 1.03))
+    _key(ax, ("closed form", "gradient descent", f"dropout, {RUNS} runs, 4 s.e."))
+
+
+def _key(ax: "Axes", texts: tuple[str, str, str]) -> None:
+    from matplotlib.lines import Line2D
+
+    from lrdyn.plotting import GREY
+
+    line = Line2D([], [], color=GREY, lw=1.0, label=texts[0])
+    opened = Line2D([], [], ls="none", marker="o", mfc="white", mec=GREY, label=texts[1])
+    dot = Line2D([], [], ls="none", marker=".", color=GREY, label=texts[2])
+    ax.legend(handles=[line, opened, dot], loc="upper left", borderaxespad=0.3)
+
+
+def _shrunk(spectrum: np.ndarray, strength: float, width: int) -> np.ndarray:
+    """The closed form once more, on singular values."""
+    for rank in range(min(width, len(spectrum)), 0, -1):
+        threshold = strength / (1 + strength * rank) * spectrum[:rank].sum()
+        if spectrum[rank - 1] > threshold:
+            return np.where(np.arange(len(spectrum)) < rank, spectrum - threshold, 0.0)
+    return np.zeros_like(spectrum)
+
+
+def _plot_widths(ax: "Axes", data: "xr.Dataset") -> None:
+    from lrdyn import plotting
+    from lrdyn.theorems.dropout import COPIES
+
+    last = data.isel(keep_prob=-1)
+    whole = last["width_free_predicted"]
+    widths = last["width"].values[:, None] * np.asarray(COPIES)[None, :]
+    x = np.array([1, 2 * widths.max()])
+    for name, line, color, marker, text in (
+        ("width_free_measured", 1.0 + 0 * x, plotting.BLUE, "s", r"$\theta(h) = p/(h - (h-1)p)$"),
+        ("fixed_theta", 1 / x, plotting.ORANGE, "o", r"$\theta$ fixed: $1/h$"),
+    ):
+        ax.plot(x, line, color=color, lw=1.0, label=text)
+        ratio = (last[name] / whole).transpose("width", "copies").values
+        ax.plot(widths.ravel(), ratio.ravel(), ls="none", marker=marker, mfc="white", mec=color)
+    ax.set(xscale="log", yscale="log", xlabel=r"width $h$")
+    ax.set_ylabel(r"penalty / $\left(\frac{1-p}{p} \Vert Z \Vert_*^2\right)$")
+    ax.legend(loc="lower left")

@@ -80,7 +80,7 @@ FLAGS = (
         "learning_rate", (0.6,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2",
         (0.4,),
     ),
-    Flag("steps", (3000,), at_least(1), int, "t", "steps of descent", (20_000,), swept=False),
+    Flag("steps", (8000,), at_least(1), int, "t", "steps of descent", (40_000,), swept=False),
 )  # fmt: skip
 
 
@@ -167,11 +167,10 @@ FEW, MANY, REPEATS = 4, 256, 128
 """Draws of a short and of a long estimate, and how often each is made."""
 
 
-def measure(case: Masked, *, scaled: bool = True, averaged: bool = True) -> dict[str, Array]:
+def measure(case: Masked) -> dict[str, Array]:
     """Expected losses by enumeration of all masks, and by random draws."""
 
     def loss(mask, mean):
-        mean = mean if scaled else jnp.ones_like(mean)
         return jnp.sum((case.target - masked_prediction(mask, mean, case.terms)) ** 2)
 
     def draw(key):
@@ -183,14 +182,14 @@ def measure(case: Masked, *, scaled: bool = True, averaged: bool = True) -> dict
         )
         return jax.vmap(one)(jax.random.split(key, REPEATS)).mean
 
-    def error(means, samples):
-        return jnp.sqrt(jnp.mean((means - exact) ** 2)) * (1 if averaged else samples)
+    def error(means):
+        return jnp.sqrt(jnp.mean((means - exact) ** 2))
 
     exact = exact_expectation(lambda mask: loss(mask, _mean(case)), *case.masks)
     other_mean = mask_mean(case.others)
     for_many, for_few = jax.random.split(case.key)
     many, few = estimates(for_many, MANY), estimates(for_few, FEW)
-    slope = jnp.log(error(many, MANY) / error(few, FEW)) / np.log(MANY / FEW)
+    slope = jnp.log(error(many) / error(few)) / np.log(MANY / FEW)
     return {
         "mask_identity": exact,
         "any_masks": exact_expectation(lambda mask: loss(mask, other_mean), *case.others),
@@ -251,10 +250,19 @@ CLAIMS = (
 )
 
 
-def _without_penalty(case: Masked) -> dict[str, Array]:
+def _wrong_formulas(case: Masked) -> dict[str, Array]:
+    """The mean prediction alone; masks not scaled; the error of a sum in place of a mean."""
     zero = jnp.zeros((len(case.terms),) * 2)
-    return predict(case) | {
-        "monte_carlo": deterministic_equivalent(case.target, case.terms, _mean(case), zero)
+    expected = deterministic_equivalent(case.target, case.terms, _mean(case), zero)
+    return {
+        "monte_carlo": expected,
+        "any_masks": deterministic_equivalent(
+            case.target,
+            case.terms,
+            jnp.ones_like(_mean(case)),
+            mask_covariance(case.others),
+        ),
+        "monte_carlo_rate": jnp.full_like(expected, 0.5),
     }
 
 
@@ -297,23 +305,23 @@ MASKS = Statement(
         ),
         Control(
             "masks_not_scaled",
-            "masks not divided by their means",
+            "the formula without the means that masks are divided by",
             "any_masks",
-            measure=lambda case: measure(case, scaled=False),
+            predict=_wrong_formulas,
             at=AT,
         ),
         Control(
             "draws_without_penalty",
             "the loss of the mean prediction alone",
             "monte_carlo",
-            predict=_without_penalty,
+            predict=_wrong_formulas,
             at=AT,
         ),
         Control(
             "sum_of_draws",
-            "the sum of the draws in place of their mean",
+            "the error of the sum of the draws, which grows as n^(1/2)",
             "monte_carlo_rate",
-            measure=lambda case: measure(case, averaged=False),
+            predict=_wrong_formulas,
             at=AT,
         ),
     ),
