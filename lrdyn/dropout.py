@@ -19,18 +19,22 @@ from lrdyn.spectra import numerical_rank, singular_values
 # Penalties -----------------------------------------------------------------------------------
 
 
-def _grams(
+def _term_sizes(
     left: Float[Array, "m h"], right: Float[Array, "h n"], block: int
-) -> tuple[Float[Array, "blocks b b"], Float[Array, "blocks b b"]]:
-    """Gram matrices of the blocks of hidden units."""
+) -> Float[Array, "blocks"]:
+    """``||U_j V_j||_F^2`` of each block of hidden units."""
     rows, width = left.shape
     if right.shape[0] != width:
         raise ValueError(f"right: got shape {right.shape}, wanted {width} rows")
     if block < 1 or width % block:
         raise ValueError(f"block: got {block}, wanted a divisor of the width {width}")
+    if block == 1:
+        return jnp.sum(left**2, axis=0) * jnp.sum(right**2, axis=1)
     U = left.reshape(rows, width // block, block)
     V = right.reshape(width // block, block, right.shape[1])
-    return jnp.einsum("mjb,mjc->jbc", U, U), jnp.einsum("jbn,jcn->jbc", V, V)
+    # By Gram matrices: the products themselves are m x n for each block.
+    grams = jnp.einsum("mjb,mjc->jbc", U, U), jnp.einsum("jbn,jcn->jbc", V, V)
+    return jnp.sum(grams[0] * grams[1], axis=(1, 2))
 
 
 def dropout_penalty(
@@ -61,8 +65,7 @@ def dropout_penalty(
         >>> float(dropout_penalty(jnp.eye(2), 2 * jnp.eye(2), 0.5))
         8.0
     """
-    U, V = _grams(left, right, block)
-    return (1 - keep_prob) / keep_prob * jnp.sum(U * V)
+    return (1 - keep_prob) / keep_prob * jnp.sum(_term_sizes(left, right, block))
 
 
 def dropout_loss(

@@ -294,7 +294,10 @@ def exact_expectation(
     """
     if probabilities.shape != masks.shape[:1]:
         raise ValueError(f"probabilities: got shape {probabilities.shape}, wanted ({len(masks)},)")
-    values = jax.lax.map(loss, masks, batch_size=min(len(masks), AT_ONCE))
+    if len(masks) <= AT_ONCE:
+        values = jax.vmap(loss)(masks)
+    else:
+        values = jax.lax.map(loss, masks, batch_size=AT_ONCE)
     return jnp.tensordot(probabilities, values, 1)
 
 

@@ -132,7 +132,7 @@ def validate(theorem: Theorem, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a combination is outside the theorem.
     """
-    for statement in theorem.statements:
+    for statement in concerned(theorem, settings).statements:
         for point in _grid(theorem, statement.narrow(dict(settings))):
             theorem.check(point)
 

@@ -194,13 +194,16 @@ def _measure_units(network: Network) -> dict[str, Array]:
     left, right = network.factors
     width, theta = left.shape[1], network.keep_prob
 
-    def loss(mask, scale):
-        return jnp.sum((network.target - (left * (mask / scale)[None, :]) @ right) ** 2)
+    def losses(mask):
+        """With masks that are divided by theta, and with masks that are not."""
+        products = (left * (mask / theta)[None, :]) @ right, (left * mask[None, :]) @ right
+        return jnp.stack([jnp.sum((network.target - product) ** 2) for product in products])
 
     penalties = jax.vmap(lambda G, H: dropout_penalty(left @ G, H @ right, theta))(
         network.mixers, network.unmixers
     )
     equal = equalized_factors(left @ right, width)
+    expected = exact_expectation(losses, *network.masks)
     wide, fixed, copied = [], [], []
     for copies in COPIES:
         chance = width_free_keep_prob(theta, copies * width)
@@ -210,14 +213,12 @@ def _measure_units(network: Network) -> dict[str, Array]:
         several = jnp.tile(left, (1, copies)) / copies, jnp.tile(right, (copies, 1))
         copied.append(dropout_penalty(*several, theta))
     return {
-        "penalty": exact_expectation(lambda mask: loss(mask, theta), *network.masks),
-        "unscaled_masks": exact_expectation(
-            lambda mask: loss(mask, jnp.ones_like(theta)), *network.masks
-        ),
-        "factorisations": jnp.concatenate([penalties, dropout_penalty(*equal, theta)[None]]),
+        "penalty": expected[0],
+        "unscaled_masks": expected[1],
+        "factorisations": jnp.append(penalties, fixed[0]),
         "equalised": _terms(*equal),
         "equalised_product": equal[0] @ equal[1],
-        "equalised_penalty": dropout_penalty(*equal, theta),
+        "equalised_penalty": fixed[0],
         "width_free": jnp.stack(wide),
         "fixed_theta": jnp.stack(fixed),
         "fixed_keep_prob": jnp.stack(copied),
