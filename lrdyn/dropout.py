@@ -153,8 +153,8 @@ def equalize(
     """Rotate balanced factors until all hidden units have the same size, by h - 1 Givens rotations.
 
     ``U^T U = V V^T`` (balanced) makes ``||u_i||^2 = ||v_i||^2`` the diagonal of one matrix of trace
-    ``||U V||_*``. Each rotation sets one entry of the diagonal to the mean, between an entry below
-    and one above it.
+    ``||U V||_*``. Each rotation sets one entry of the diagonal to the mean, together with an entry
+    on the other side of it.
 
     Args:
         left: U.
@@ -176,35 +176,31 @@ def equalize(
     if right.shape[0] != width:
         raise ValueError(f"right: got shape {right.shape}, wanted {width} rows")
     mean = jnp.sum(left**2) / width
+    eye, eye2 = jnp.eye(width, dtype=left.dtype), jnp.eye(2, dtype=left.dtype)
 
-    def rotate(_, state):
-        left, right, done = state
-        sizes = jnp.sum(left**2, axis=0)
-        low = jnp.argmin(jnp.where(done, jnp.inf, sizes))
-        high = jnp.argmax(jnp.where(done, -jnp.inf, sizes))
-        cos, sin = _rotation(sizes[low], sizes[high], left[:, low] @ left[:, high], mean)
-        left = _turn(left.T, low, high, cos, sin).T
-        return left, _turn(right, low, high, cos, sin), done.at[low].set(True)
+    def rotate(i, state):
+        spread, turns = state
+        excess = jnp.diagonal(spread) - mean
+        # The excesses that are left sum to zero: one of them is opposite to this one, or all are 0.
+        opposite = jnp.where(jnp.arange(width) > i, -excess * jnp.sign(excess[i]), -jnp.inf)
+        pair = jnp.stack([eye[i], eye[jnp.argmax(opposite)]])
+        (low, between), (_, high) = pair @ spread @ pair.T
+        cos, sin = _rotation(low - mean, between, high - mean)
+        turn = eye + pair.T @ (jnp.stack([cos, -sin, sin, cos]).reshape(2, 2) - eye2) @ pair
+        return turn.T @ spread @ turn, turns @ turn
 
-    start = (left, right, jnp.zeros(width, bool))
-    left, right, _ = jax.lax.fori_loop(0, width - 1, rotate, start)
-    return left, right
+    _, turns = jax.lax.fori_loop(0, width - 1, rotate, (left.T @ left, eye))
+    return left @ turns, turns.T @ right
 
 
-def _rotation(low, high, between, mean) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    # With t = tan: low + 2 between t + high t^2 = mean (1 + t^2); low <= mean <= high has roots.
-    a, c = high - mean, low - mean
-    root = jnp.sqrt(jnp.maximum(between**2 - a * c, 0.0))
-    # The smaller root, written without the cancellation of the textbook formula.
+def _rotation(first, between, second) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    # With t = tan: first + 2 between t + second t^2 = 0; first and second of opposite signs have
+    # real roots. The smaller one is written without the cancellation of the textbook formula.
+    root = jnp.sqrt(jnp.maximum(between**2 - first * second, 0.0))
     below = between + jnp.where(between < 0, -root, root)
-    tan = jnp.where(below == 0, 0.0, -c / jnp.where(below == 0, 1.0, below))
+    tan = jnp.where(below == 0, 0.0, -first / jnp.where(below == 0, 1.0, below))
     cos = 1 / jnp.sqrt(1 + tan**2)
     return cos, tan * cos
-
-
-def _turn(rows: Float[Array, "h n"], low, high, cos, sin) -> Float[Array, "h n"]:
-    one, other = rows[low], rows[high]
-    return rows.at[low].set(cos * one + sin * other).at[high].set(cos * other - sin * one)
 
 
 def equalized_factors(

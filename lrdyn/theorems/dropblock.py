@@ -17,10 +17,19 @@ from lrdyn.dropout import (
     support_factors,
     width_free_keep_prob,
 )
-from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
+from lrdyn.initialization import gaussians, spaced_singular_values
 from lrdyn.masking import exact_expectation
 from lrdyn.theorem import Arrays, Claim, Control, Statement
-from lrdyn.theorems.dropout import LARGEST, Network, make_network, missing, nuclear, odds, only
+from lrdyn.theorems.dropout import (
+    LARGEST,
+    Network,
+    make_network,
+    missing,
+    nuclear,
+    odds,
+    only,
+    reflection,
+)
 
 
 class Blocks(eqx.Module):
@@ -44,12 +53,12 @@ def _blocks_case(
 ) -> Blocks:
     rank, width = min(rows, cols), min(width, LARGEST * block_size)
     data, layers = (rows, cols), [(width, rows), (rows, width)]
-    shapes = [data, data, (2, width), *layers, (rows, rank), (rank, cols)]
-    *draws, columns, lines = gaussians(key, shapes)
-    values = spaced_singular_values(rank)
+    shapes = [data, data, (2, width), *layers, (1, rows), (1, cols)]
+    *draws, column, line = gaussians(key, shapes)
+    columns, lines = reflection(column[0])[:, :rank], reflection(line[0])[:rank]
     return Blocks(
         network=make_network(draws, keep_prob, block_size),
-        matrix=(orthogonal(columns) * values[None, :]) @ orthogonal(lines),
+        matrix=(columns * spaced_singular_values(rank)[None, :]) @ lines,
         blocks=8 * rank,
     )
 

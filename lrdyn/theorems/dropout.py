@@ -63,14 +63,19 @@ class Network(eqx.Module):
         return self.weights[-1], self.weights[0] @ self.inputs
 
 
+def reflection(vector: Float[Array, "d"]) -> Float[Array, "d d"]:
+    """Orthogonal matrix without the cost of a decomposition, ``I - 2 v v^T / ||v||^2``."""
+    outer = vector[:, None] * vector[None, :]
+    return jnp.eye(len(vector), dtype=vector.dtype) - 2 * outer / jnp.sum(vector**2)
+
+
 def make_network(draws: Sequence[Array], keep_prob: Any, block: int = 1) -> Network:
     """A network from Gaussian matrices: Y, X, two vectors of h entries, and the layers."""
     target, inputs, vectors, *weights = draws
     width = len(weights[0])
     keep_prob = jnp.asarray(keep_prob, target.dtype)
     # Reflections times diagonals: invertible, and the inverse is known.
-    units = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
-    reflections = jnp.eye(width)[None] - 2 * units[:, :, None] * units[:, None, :]
+    reflections = jax.vmap(reflection)(vectors)
     scales = jnp.stack([jnp.linspace(1.0, 3.0, width), jnp.linspace(2.0, 0.5, width)])
     return Network(
         weights=tuple(W / np.sqrt(max(W.shape)) for W in weights),

@@ -23,10 +23,10 @@ from lrdyn.dropout import (
     shrink_squared,
 )
 from lrdyn.factorization import Weights, end_to_end
-from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
+from lrdyn.initialization import gaussians, spaced_singular_values
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Arrays, Claim, Control, Statement
-from lrdyn.theorems.dropout import only
+from lrdyn.theorems.dropout import only, reflection
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -69,12 +69,11 @@ def _training(
 ) -> Training:
     rank = min(rows, cols)
     for_data, for_runs = jax.random.split(key)
-    thin, wide = (rows, rank), (rank, cols)
-    shapes = [thin, thin, wide, (1, rank), (rows, cols), (width, rows), (rows, width)]
-    *draws, lines, normal, noise, first, second = gaussians(for_data, shapes)
-    left, columns = linalg.over_leading_axes(orthogonal, jnp.stack(draws))
-    lines = orthogonal(lines)
-    turned = lines - 2 * normal.T @ (normal @ lines) / jnp.sum(normal**2)
+    shapes = [(2, rows), (1, cols), (1, rank), (rows, cols), (width, rows), (rows, width)]
+    sides, line, turn, noise, first, second = gaussians(for_data, shapes)
+    left, columns = jax.vmap(reflection)(sides)[:, :, :rank]
+    lines = reflection(line[0])[:rank]
+    turned = reflection(turn[0]) @ lines
     # Singular values of X from 4/3 to 2/3; of Y P from 1 to 1/rank, above the threshold and below.
     scales, spectrum = spaced_singular_values(rank, 4 / 3), jnp.linspace(1.0, 1 / rank, rank)
     roots, rest = jnp.sqrt(spectrum[:width]), max(width - rank, 0)
