@@ -19,7 +19,7 @@ QUICK = {
     "side": 4, "keep_probs": [0.9, 0.7, 0.5, 0.3], "steps": 10_000, "learning_rate": 0.05,
     "momentum": 0.9, "start": 0.1, "stochastic_steps": 30_000,
     "stochastic_rate": 0.1,
-    "halve_after": 300, "seed": 0,
+    "halve_after": 1000, "seed": 0,
 }  # fmt: skip
 PAPER = {**QUICK, "side": 7, "steps": 100_000, "stochastic_steps": 100_000}
 
@@ -314,6 +314,11 @@ def _curves(dataset: xr.Dataset):
         yield color, dataset.sel(keep_prob=keep_prob)
 
 
+def _index_axis(ax: Any, index: np.ndarray) -> None:
+    ax.set_xlim(0.7, index[-1] + 0.3)
+    ax.set_xticks(np.unique(np.rint(np.linspace(1, index[-1], 6)).astype(int)))
+
+
 def plot_dropout(ax: Any, dataset: xr.Dataset) -> Any:
     """Draw the singular values that dropout leaves, trained and predicted.
 
@@ -331,7 +336,8 @@ def plot_dropout(ax: Any, dataset: xr.Dataset) -> Any:
             ax, index, run.values_predicted.values, run.values_measured.values,
             color=color, every=1,
         )  # fmt: skip
-    ax.set(xlabel="index i", xlim=(1, index[-1]), ylim=(0, None))
+    ax.set(xlabel="index i", ylim=(0, None))
+    _index_axis(ax, index)
     return ax
 
 
@@ -360,7 +366,9 @@ def plot_inputs(ax: Any, dataset: xr.Dataset) -> Any:
         # A direction that is cut off leaves through the lower end of the axis.
         cut = np.where(wrong > 0, wrong, SMALLEST / 10)
         ax.plot(index, cut, color=color, lw=0.8, ls=DASHES["input"], zorder=1)
-    ax.set(yscale="log", xlabel="index i", xlim=(1, index[-1]), ylim=(SMALLEST, None))
+    top = 1.5 * float(dataset["values"].max())
+    ax.set(yscale="log", xlabel="index i", ylim=(SMALLEST, top))
+    _index_axis(ax, index)
     return ax
 
 
@@ -439,10 +447,10 @@ def _keys(axes: Any, dataset: xr.Dataset) -> None:
 
     shared = {"borderaxespad": 0.2, "labelspacing": 0.3}
     chances = dataset["keep_prob"].values
-    colors = [line(f"p = {p:g}", c) for p, c in zip(chances, COLORS, strict=True)]
+    colors = [line(f"$p$ = {p:g}", c) for p, c in zip(chances, COLORS, strict=True)]
     marked = {"marker": "o", "mfc": "white", "mew": 0.8}
     axes[0].legend(
-        handles=[line("data X", plotting.GREY), *colors], loc="upper right", ncols=1, **shared
+        handles=[line("data $X$", plotting.GREY), *colors], loc="upper right", ncols=1, **shared
     )
     axes[1].legend(
         handles=[
