@@ -21,7 +21,7 @@ QUICK = {
     "stochastic_rate": 0.1,
     "halve_after": 1000, "seed": 0,
 }  # fmt: skip
-PAPER = {**QUICK, "side": 7, "steps": 100_000, "stochastic_steps": 100_000}
+PAPER = {**QUICK, "side": 5, "steps": 100_000, "stochastic_steps": 60_000}
 
 CAPTION = """\
 The survey's own figure of this number was not available, nor its text on masked training
@@ -164,7 +164,8 @@ def descend(
 
     def loss(weights):
         Z, added = reconstruct(weights, data, keep_prob), penalties(weights, data, keep_prob)
-        return sum(0.5 * jnp.sum((data - Z[k]) ** 2) + 0.5 * added[k] for k in KINDS)
+        both = jnp.stack([jnp.sum((data - Z[kind]) ** 2) + added[kind] for kind in KINDS])
+        return 0.5 * jnp.sum(both)
 
     def record(weights):
         Z, added = reconstruct(weights, data, keep_prob), penalties(weights, data, keep_prob)
@@ -364,7 +365,7 @@ def plot_inputs(ax: Any, dataset: xr.Dataset) -> Any:
             color=color, every=1,
         )  # fmt: skip
         # A direction that is cut off leaves through the lower end of the axis.
-        cut = np.where(wrong > 0, wrong, SMALLEST / 10)
+        cut = np.maximum(wrong, SMALLEST / 10)
         ax.plot(index, cut, color=color, lw=0.8, ls=DASHES["input"], zorder=1)
     top = 1.5 * float(dataset["values"].max())
     ax.set(yscale="log", xlabel="index i", ylim=(SMALLEST, top))
