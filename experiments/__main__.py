@@ -5,8 +5,9 @@ import sys
 from lrdyn import cli
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2
+from lrdyn.theorems.theorem3 import THEOREM3
 
-THEOREMS = (THEOREM2, COROLLARY1)
+THEOREMS = (THEOREM2, COROLLARY1, THEOREM3)
 
 
 def shares(argv: list[str]) -> list[list[str]]:

@@ -660,9 +660,9 @@ def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array
         [False, True]
     """
     values = singular_values(matrix)
-    sizes, shares = _support_split(values, min(block, len(values)))
+    _, shares = _support_split(values, min(block, len(values)))
     rounding = len(values) * jnp.finfo(values.dtype).eps
-    inside = (shares > rounding) & (sizes > values)
+    inside = (shares > rounding) & (1 - shares > rounding)
     rare, common = blocks * shares >= 2 - rounding, blocks * (1 - shares) >= 2 - rounding
     return jnp.all(~inside | (rare & common))
 
