@@ -17,7 +17,9 @@ from jaxtyping import Array, Bool, Float, Key
 from lrdyn import linalg
 from lrdyn.data import mnist
 from lrdyn.descent import simulate
+from lrdyn.dropout import dropout_strength, input_layer, shrink_squared
 from lrdyn.initialization import gaussians, orthogonal
+from lrdyn.masking import exact_expectation
 from lrdyn.self_supervised import (
     MaskedMoments,
     bottleneck_autoencoder,
@@ -166,8 +168,9 @@ def _expected(
     case: Autoencoding, autoencoder: Array, data: Array, *, hidden_only: bool = False
 ) -> Float[Array, ""]:
     """Loss of the autoencoder, summed over all masks with their probabilities."""
-    losses = jax.vmap(lambda mask: _loss(autoencoder, data, mask, hidden_only))(_masks(case))
-    return case.probabilities @ losses
+    return exact_expectation(
+        lambda mask: _loss(autoencoder, data, mask, hidden_only), _masks(case), case.probabilities
+    )
 
 
 def _at_mean(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
@@ -448,14 +451,8 @@ def _over_mean(case: Autoencoding, data: Array) -> Array:
 
 def _soft_threshold(case: Autoencoding, data: Array) -> Array:
     """A if masking penalised the squared nuclear norm: p A X = U (Sigma - mu I)_+ V^T."""
-    left, values, _ = linalg.svd(data)
-    c = (1 - case.keep_prob) / (case.keep_prob * len(left))
-    count = jnp.arange(1, len(values) + 1, dtype=values.dtype)
-    thresholds = c / (1 + c * count) * jnp.cumsum(values)
-    threshold = thresholds[jnp.sum(values > thresholds) - 1]
-    kept = values > threshold
-    shrunk = jnp.where(kept, 1 - threshold / jnp.where(kept, values, 1.0), 0.0)
-    return (left * shrunk[None, :]) @ left.T / case.keep_prob
+    strength = dropout_strength(case.keep_prob, len(data))
+    return input_layer(shrink_squared(data, strength, len(data)).product, data) / case.keep_prob
 
 
 def _vectors_of_s(case: Autoencoding, data: Array) -> Array:
