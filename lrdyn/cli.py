@@ -403,7 +403,9 @@ def save(theorem: Theorem, found: Verification, path: Path) -> None:
     if any(map(plotting.swept_axes, ratios.values())):
         plotting.save(plotting.sweep_figure(theorem.name, ratios), path / "sweep")
     for name, plot in theorem.plots.items():
-        plotting.save(plot(found.groups), path / name)
+        figure = plot(found.groups)
+        if figure is not None:
+            plotting.save(figure, path / name)
     files.write_json(path / "verdict.json", found.verdict)
 
 

@@ -1,5 +1,6 @@
 """Running a theorem: sweeps in two precisions, controls, departures, and the verdict."""
 
+import dataclasses
 import hashlib
 import os
 import platform
@@ -81,6 +82,7 @@ def verify(
         ValueError: a combination of settings is outside the theorem.
     """
     validate(theorem, settings)
+    theorem = concerned(theorem, settings)
     jobs = list(_jobs(theorem, settings, dtype, seeds, perturb, thorough))
     progress = Silent() if progress is None else progress
     progress.expect(sum(job.points.size for job in jobs))
@@ -104,6 +106,22 @@ def verify(
     return Verification(verdict, groups, diverged)
 
 
+def concerned(theorem: Theorem, settings: Mapping[str, Any]) -> Theorem:
+    """Leave out the statements that these settings do not concern, with all their claims.
+
+    Args:
+        theorem: the theorem.
+        settings: a value for each flag.
+
+    Returns:
+        The theorem with the statements whose ``narrow`` leaves a value for every swept flag. The
+        first statement always stays: it carries the verdict.
+    """
+    first, *rest = theorem.statements
+    kept = [s for s in rest if all(map(len, _swept(theorem, s.narrow(dict(settings))).values()))]
+    return dataclasses.replace(theorem, statements=(first, *kept))
+
+
 def validate(theorem: Theorem, settings: Mapping[str, Any]) -> None:
     """Check every combination of the settings before anything is computed.
 
@@ -114,7 +132,7 @@ def validate(theorem: Theorem, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a combination is outside the theorem.
     """
-    for statement in theorem.statements:
+    for statement in concerned(theorem, settings).statements:
         for point in _grid(theorem, statement.narrow(dict(settings))):
             theorem.check(point)
 

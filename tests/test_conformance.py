@@ -198,6 +198,14 @@ def on_scale(name, power=1.0):
     return residual
 
 
+def below_bound(name):
+    def residual(d):
+        predicted, measured = d[f"{name}_predicted"], d[f"{name}_measured"]
+        return largest(np.maximum(predicted - measured, 0) / np.maximum(predicted, measured))
+
+    return residual
+
+
 def first_value(d):
     return d["target_values"].isel(target_index=0)
 
@@ -226,6 +234,26 @@ def outside_family(d):
 def encoded_loss(d):
     scale = (d["input_values"] ** 2).sum("input_index")
     return abs(d["autoencoder_loss_predicted"] - d["autoencoder_loss_measured"]) / scale
+
+
+# Theorem 3
+
+
+def in_standard_errors(name):
+    """Of the entries below the predicted rank, if there is one."""
+
+    def residual(d):
+        apart = abs(d[f"{name}_predicted"] - d[f"{name}_measured"]) / d["standard_error"]
+        if "index" not in apart.dims:
+            return apart
+        index = np.arange(apart.sizes["index"])
+        return largest(apart.where(xr.DataArray(index, dims="index") < d["rank"], 0))
+
+    return residual
+
+
+def absolute(name):
+    return lambda d: largest(d[f"{name}_predicted"] - d[f"{name}_measured"])
 
 
 RESIDUALS = {
@@ -272,6 +300,30 @@ RESIDUALS = {
     "error_identity": error_identity,
     "error_bound": above_bound,
     "parameters": relative("parameters"),
+    "mask_identity": relative("mask_identity"),
+    "any_masks": relative("any_masks"),
+    "monte_carlo": in_standard_errors("monte_carlo"),
+    "monte_carlo_rate": absolute("monte_carlo_rate"),
+    "penalty": relative("penalty"),
+    "unscaled_masks": relative("unscaled_masks"),
+    "factorisations": below_bound("factorisations"),
+    "equalised": relative("equalised"),
+    "equalised_product": relative("equalised_product"),
+    "equalised_penalty": relative("equalised_penalty"),
+    "width_free": relative("width_free"),
+    "fixed_keep_prob": relative("fixed_keep_prob"),
+    "layers": relative("layers"),
+    "layers_bound": below_bound("layers_bound"),
+    "layers_rank_one": relative("layers_rank_one"),
+    "dropconnect_input": relative("dropconnect_input"),
+    "dropconnect_output": relative("dropconnect_output"),
+    "dropout_minimiser": relative("dropout_minimiser"),
+    "dropout_minimum": relative("dropout_minimum"),
+    "stochastic": in_standard_errors("stochastic"),
+    "dropblock": relative("dropblock"),
+    "dropblock_bound": below_bound("dropblock_bound"),
+    "dropblock_least": relative("dropblock_least"),
+    "dropblock_product": relative("dropblock_product"),
 }
 
 
