@@ -456,7 +456,7 @@ DROPOUT = Statement(
             at=AT,
         ),
         Control(
-            "factors_wrong_factors",
+            "factors_not_rotated",
             "factors of the SVD",
             "equalised",
             measure=_wrong_factors,

@@ -197,7 +197,8 @@ MINIMISER_CLAIMS = (
     ),
 )
 
-MINIMISER_AT = {"mask": "dropout", "keep_prob": 0.5, "rows": 6, "cols": 8, "width": 4}
+AT_WIDTH = 4
+MINIMISER_AT = {"mask": "dropout", "keep_prob": 0.5, "rows": 6, "cols": 8, "width": AT_WIDTH}
 
 
 def _shrunk_by(strength: float, *, projected: bool = True) -> Callable[[Training], dict]:
@@ -233,7 +234,7 @@ MINIMISER = Statement(
                 f"{claim}_without_width",
                 "c with h dropped",
                 claim,
-                predict=_shrunk_by(MINIMISER_AT["width"]),
+                predict=_shrunk_by(1.0 * AT_WIDTH),
                 at=MINIMISER_AT,
             )
             for claim in ("minimiser", "stochastic")
