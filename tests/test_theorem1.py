@@ -55,7 +55,7 @@ def test_the_run_is_gradient_descent_with_decay_by_hand(depth):
     oracles.assert_close(found["product"], product, steps=40, size=6)
     apart = [
         abs(after.T @ after - before @ before.T).max()
-        for before, after in zip(weights[:-1], weights[1:], strict=True)
+        for before, after in itertools.pairwise(weights)
     ]
     oracles.assert_close(found["imbalance"], max(apart), steps=40, size=6, scale=1.0)
     half = oracles.product([layer[len(case.steps) // 2] for layer in layers], 4)
