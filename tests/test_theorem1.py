@@ -1,5 +1,7 @@
 """Theorem 1's cases, hypotheses and figures; what it claims is checked in test_conformance.py."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
