@@ -14,7 +14,7 @@ import xarray as xr
 ROOT = Path(__file__).parents[1]
 DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
 DECAYED = ["--depth", "3", "--weight-decay", "0", "0.1", "--seeds", "1"]
-MASKED = ["--rows", "4", "--cols", "6", "--keep-prob", "0.4", "0.6", "--seeds", "1"]
+MASKED = ["--rows", "6", "--cols", "8", "--keep-prob", "0.5", "0.7", "--seeds", "1"]
 TINY = {
     "theorem1": DECAYED,
     "theorem2": DEEP,
