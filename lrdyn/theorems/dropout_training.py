@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 RUNS = 32
 """Runs of stochastic training."""
 
-SHARE = 4
+SHARE = 2
 """Gradient descent takes so many times the steps of a stochastic run."""
 
 
@@ -145,7 +145,7 @@ def _measure_minimiser(case: Training) -> dict[str, Array]:
             case.keep_prob,
             case.learning_rate,
             steps,
-            halve_after=max(1, steps // 20),
+            halve_after=max(1, steps // 10),
         )
         found = end_to_end(weights) @ case.inputs
         return jnp.diagonal(closed.left.T @ found @ closed.right.T)
