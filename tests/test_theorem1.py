@@ -1,5 +1,7 @@
 """Theorem 1's cases, hypotheses and figures; what it claims is checked in test_conformance.py."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,10 +55,7 @@ def test_the_run_is_gradient_descent_with_decay_by_hand(depth):
         loss = ((product - target) ** 2).sum() / 2 + 0.1 / 2 * squares
         oracles.assert_close(found["objective"][t], loss, steps=40, size=6)
     oracles.assert_close(found["product"], product, steps=40, size=6)
-    apart = [
-        abs(after.T @ after - before @ before.T).max()
-        for before, after in zip(weights[:-1], weights[1:], strict=True)
-    ]
+    apart = [abs(after.T @ after - before @ before.T).max() for before, after in pairwise(weights)]
     oracles.assert_close(found["imbalance"], max(apart), steps=40, size=6, scale=1.0)
     half = oracles.product([layer[len(case.steps) // 2] for layer in layers], 4)
     oracles.assert_close(found["moved"], abs(product - half).max(), steps=40, size=6, scale=1.0)
