@@ -1,10 +1,10 @@
-"""``python -m benchmarks [all|reduced|sweeps|many|early]``."""
+"""``python -m benchmarks [all|reduced|sweeps|many|early|completion]``."""
 
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import early_stopping, many, reduced, sweeps
+from benchmarks import completion, early_stopping, many, reduced, sweeps
 from benchmarks.common import HOST_DEVICES, machine
 from lrdyn import cli
 
@@ -13,12 +13,14 @@ FULL: dict[str, Callable[[], str]] = {
     "sweeps": sweeps.report,
     "many": many.report,
     "early": early_stopping.report,
+    "completion": completion.report,
 }
 TINY: dict[str, Callable[[], str]] = {
     "reduced": lambda: reduced.report((24, 30), rank=3, steps=20, repeats=1),
     "sweeps": lambda: sweeps.report((sweeps.Case(8, 20, 20),), repeats=1, gemm_size=64),
     "many": lambda: many.report(40, 10, 20, rival_runs=1),
     "early": lambda: early_stopping.report(20, (1.0, 2.0, 4.0), 10, 50, repeats=1),
+    "completion": lambda: completion.report(20, (0.5,), steps=10, repeats=1),
 }
 
 

@@ -3,11 +3,13 @@
 import sys
 
 from lrdyn import cli
+from lrdyn.theorems.completion import COMPLETION
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem1 import THEOREM1
 from lrdyn.theorems.theorem2 import THEOREM2
+from lrdyn.theorems.theorem3 import THEOREM3
 
-THEOREMS = (THEOREM1, THEOREM2, COROLLARY1)
+THEOREMS = (THEOREM1, THEOREM2, COROLLARY1, COMPLETION, THEOREM3)
 
 
 def shares(argv: list[str]) -> list[list[str]]:
@@ -25,22 +27,20 @@ def shares(argv: list[str]) -> list[list[str]]:
 
 
 def run_all(argv: list[str]) -> int:
-    """Run every theorem and print one table."""
-    statuses = []
-    lines = []
+    """Run every theorem and print one table; their own commands print every claim."""
+    verdicts, diverged = [], []
     pairs = list(zip(THEOREMS, shares(argv), strict=True))
     for theorem, share in pairs:
         cli.parse(theorem, share)  # bad input of the last one is found before the first one runs
     for theorem, share in pairs:
         print(f"{theorem.name} ...", file=sys.stderr)
         found, path = cli.verify_command(theorem, share)
-        statuses.append(cli.HOLDS if found.verdict["holds"] else cli.FAILS)
-        lines += ["", f"{theorem.name}: {theorem.summary} ({path})", *cli.table(found.verdict)]
-        lines += found.diverged
-    print("\n".join(lines[1:]))
-    held = statuses.count(cli.HOLDS)
-    print(f"\n{held} of {len(statuses)} theorems hold")
-    return max(statuses)
+        verdicts.append((found.verdict, path))
+        diverged += [f"{theorem.name}: {line}" for line in found.diverged]
+    print("\n".join([*cli.summary(verdicts), *diverged]))
+    held = sum(verdict["holds"] for verdict, _ in verdicts)
+    print(f"\n{held} of {len(verdicts)} theorems hold")
+    return cli.HOLDS if held == len(verdicts) else cli.FAILS
 
 
 def main(argv: list[str]) -> int:

@@ -403,7 +403,9 @@ def save(theorem: Theorem, found: Verification, path: Path) -> None:
     if any(map(plotting.swept_axes, ratios.values())):
         plotting.save(plotting.sweep_figure(theorem.name, ratios), path / "sweep")
     for name, plot in theorem.plots.items():
-        plotting.save(plot(found.groups), path / name)
+        figure = plot(found.groups)
+        if figure is not None:
+            plotting.save(figure, path / name)
     files.write_json(path / "verdict.json", found.verdict)
 
 
@@ -424,6 +426,51 @@ def table(verdict: dict[str, Any]) -> list[str]:
             _short(claim.get("residual_float32")),
             _short(claim.get("tolerance_float32")), _word(claim),
         ))  # fmt: skip
+    return _aligned(rows)
+
+
+def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
+    """Lines of text that show several verdicts, one line each and one for whatever failed.
+
+    Args:
+        verdicts: contents of ``verdict.json``, and where the results are.
+
+    Returns:
+        A heading and the lines.
+    """
+    rows = [("theorem", "claims", "cases", "nearest its tolerance", "controls", "", "")]
+    faults: list[list[str]] = [[]]
+    for verdict, path in verdicts:
+        claims, controls = (
+            [c for c in verdict["claims"] if (c["kind"] == "control") == wanted]
+            for wanted in (False, True)
+        )
+        rows.append((
+            verdict["name"], _held(claims), str(max(c["cases_total"] for c in claims)),
+            _nearest(claims), _held(controls), "holds" if verdict["holds"] else "IS FALSE",
+            str(path),
+        ))  # fmt: skip
+        faults.append([f"  {c['id']}: {_word(c)}" for c in verdict["claims"] if not c["holds"]])
+    lines = _aligned(rows)
+    return [line for pair in zip(lines, faults, strict=True) for line in (pair[0], *pair[1])]
+
+
+def _held(entries: list[dict[str, Any]]) -> str:
+    return f"{sum(bool(e['holds']) for e in entries)}/{len(entries)}"
+
+
+def _nearest(claims: list[dict[str, Any]]) -> str:
+    """Largest residual over tolerance of any claim in any precision, and which it is."""
+    found = [
+        (c[f"residual{leg}"] / c[f"tolerance{leg}"], c["id"])
+        for c in claims
+        for leg in ("", "_float32")
+        if c.get(f"residual{leg}") is not None and c[f"tolerance{leg}"]
+    ]
+    return "{:.2f} {}".format(*max(found)) if found else "-"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -132,20 +132,26 @@ SLAB = 2**26
 
 
 class NetCDF:
-    """One group of a netCDF file under construction, for arrays that are filled piece by piece."""
+    """A netCDF file under construction, for arrays that are filled piece by piece."""
 
-    def __init__(self, path: Path, mode: Literal["w", "a"] = "w", group: str = "/"):
-        """Open a file.
+    def __init__(self, path: Path):
+        """Make the file and enter its root.
 
         Args:
             path: the file.
-            mode: ``w`` for a new file, ``a`` to add to one.
-            group: the group, which must be new.
         """
         import h5netcdf
 
-        self.file = h5netcdf.File(path, mode)
-        self.group = self.file if group == "/" else self.file.create_group(group)
+        self.file = self.group = h5netcdf.File(path, "w")
+
+    def enter(self, group: str) -> None:
+        """Go to another group.
+
+        Args:
+            group: ``"/"``, or a new one.
+        """
+        name = group.strip("/")
+        self.group = self.file.create_group(name) if name else self.file
 
     def create(
         self,
@@ -196,17 +202,20 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk is full.
     """
+    from xarray.backends import H5NetCDFStore
+
     with replacing(path) as temporary, _full_disk_is_an_os_error(path):
-        mode: Literal["w", "a"] = "w"
-        for group, dataset in groups.items():
-            large = [name for name, v in dataset.items() if v.nbytes > SLAB]
-            if large:  # first: h5netcdf cannot add axes to a group that xarray has written
-                _write_large(temporary, mode, group, {name: dataset[name] for name in large})
-                mode = "a"
-            small = dataset.drop_vars(large)
-            encoding = {name: {"zlib": True, "complevel": 1} for name, v in small.items() if v.ndim}
-            small.to_netcdf(temporary, mode=mode, group=group, engine="h5netcdf", encoding=encoding)
-            mode = "a"
+        target = NetCDF(temporary)
+        try:
+            for group, dataset in groups.items():
+                target.enter(group)
+                large = [name for name, v in dataset.items() if v.nbytes > SLAB]
+                _write_large(target, {name: dataset[name] for name in large})
+                small = dataset.drop_vars(large)
+                packed = {n: {"zlib": True, "complevel": 1} for n, v in small.items() if v.ndim}
+                small.dump_to_store(H5NetCDFStore(target.group), encoding=packed)
+        finally:
+            target.close()
 
 
 @contextlib.contextmanager
@@ -218,19 +227,13 @@ def _full_disk_is_an_os_error(path: Path) -> Iterator[None]:
         raise OSError(errno.EIO, str(error).splitlines()[0], os.fspath(path)) from None
 
 
-def _write_large(
-    path: Path, mode: Literal["w", "a"], group: str, arrays: Mapping[str, Any]
-) -> None:
-    target = NetCDF(path, mode, group)
-    try:
-        for name, array in arrays.items():
-            pieces, chunks = _pieces(array.shape, array.dtype.itemsize)
-            how = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-            variable = target.create(name, dict(array.sizes), array.dtype, chunks, **how)
-            for piece in pieces:
-                variable[piece] = array.variable[piece].values
-    finally:
-        target.close()
+def _write_large(target: NetCDF, arrays: Mapping[str, Any]) -> None:
+    for name, array in arrays.items():
+        pieces, chunks = _pieces(array.shape, array.dtype.itemsize)
+        how = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+        variable = target.create(name, dict(array.sizes), array.dtype, chunks, **how)
+        for piece in pieces:
+            variable[piece] = array.variable[piece].values
 
 
 def _pieces(shape: tuple[int, ...], itemsize: int) -> tuple[Iterator[tuple], tuple[int, ...]]:

@@ -1,8 +1,12 @@
-"""Masked objectives: losses that see only part of the entries."""
+"""Masks: losses that see part of the entries, distributions of masks and expectations over them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.factorization import Weights, end_to_end
 
@@ -48,3 +52,291 @@ def observe(
         4.0
     """
     return jnp.where(jax.random.uniform(key, shape) < fraction, 1.0, 0.0)
+
+
+class MaskDistribution(NamedTuple):
+    """Finitely many masks and their probabilities: :func:`exact_expectation` sums over them."""
+
+    support: Float[Array, "points terms"]
+    """The masks R, one a row; any real numbers."""
+    probabilities: Float[Array, "points"]
+    """Their probabilities, of sum 1."""
+
+
+ENUMERABLE = 20
+"""Most independent Bernoulli masks that are enumerated: 2^20 points."""
+
+
+def bernoulli_masks(size: int, keep_prob: float | Float[Array, ""]) -> MaskDistribution:
+    """All 2^size masks of independent entries, ``P(R_i = 1) = theta``.
+
+    Args:
+        size: number of entries, at most 20.
+        keep_prob: theta.
+
+    Returns:
+        The distribution.
+
+    Raises:
+        ValueError: ``size`` is out of range.
+
+    Example:
+        >>> masks = bernoulli_masks(2, 0.75)
+        >>> masks.support.tolist(), masks.probabilities.tolist()
+        ([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [0.0625, 0.1875, 0.1875, 0.5625])
+    """
+    if not 1 <= size <= ENUMERABLE:
+        raise ValueError(f"size: got {size}, wanted 1 to {ENUMERABLE} (2^size masks)")
+    keep_prob = jnp.asarray(keep_prob, jnp.zeros(()).dtype)
+    kept = np.arange(2**size)[:, None] >> np.arange(size)[None] & 1
+    chances = jnp.where(kept == 1, keep_prob, 1 - keep_prob)
+    return MaskDistribution(jnp.asarray(kept, keep_prob.dtype), jnp.prod(chances, axis=1))
+
+
+def block_masks(size: int, block: int, keep_prob: float | Float[Array, ""]) -> MaskDistribution:
+    """All masks that keep or drop whole blocks of neighbours, as DropBlock and patches do.
+
+    Args:
+        size: number of entries.
+        block: entries of a block, a divisor of ``size``.
+        keep_prob: theta, of each block independently.
+
+    Returns:
+        The distribution, 2^(size / block) masks.
+
+    Raises:
+        ValueError: ``block`` does not divide ``size``, or there are too many blocks.
+
+    Example:
+        >>> block_masks(4, 2, 0.5).support.tolist()[1]
+        [1.0, 1.0, 0.0, 0.0]
+    """
+    masks = bernoulli_masks(_blocks(size, block), keep_prob)
+    return masks._replace(support=jnp.repeat(masks.support, block, axis=1))
+
+
+def _blocks(size: int, block: int) -> int:
+    if block < 1 or size % block:
+        raise ValueError(f"block: got {block}, wanted a divisor of {size}")
+    return size // block
+
+
+def draw_mask(
+    key: Key[Array, ""], size: int, keep_prob: float | Float[Array, ""], *, block: int = 1
+) -> Float[Array, "terms"]:
+    """Draw one mask of independent blocks of neighbours, each kept with probability theta.
+
+    Args:
+        key: random key.
+        size: number of entries.
+        keep_prob: theta.
+        block: entries of a block, a divisor of ``size``; 1 for independent entries.
+
+    Returns:
+        The mask R of zeros and ones.
+
+    Raises:
+        ValueError: ``block`` does not divide ``size``.
+
+    Example:
+        >>> import jax
+        >>> draw_mask(jax.random.key(0), 4, 1.0, block=2).tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+    return jnp.repeat(observe(key, (1, _blocks(size, block)), keep_prob)[0], block)
+
+
+def block_covariance(
+    size: int, block: int, keep_prob: float | Float[Array, ""]
+) -> Float[Array, "terms terms"]:
+    """Covariance of block masks, ``theta (1 - theta)`` within a block and 0 elsewhere.
+
+    Args:
+        size: number of entries.
+        block: entries of a block, a divisor of ``size``; 1 for independent entries.
+        keep_prob: theta.
+
+    Returns:
+        C.
+
+    Raises:
+        ValueError: ``block`` does not divide ``size``.
+
+    Example:
+        >>> block_covariance(2, 2, 0.5).tolist()
+        [[0.25, 0.25], [0.25, 0.25]]
+    """
+    number = np.repeat(np.arange(_blocks(size, block)), block)
+    same = jnp.asarray(number[:, None] == number[None, :])
+    return jnp.where(same, keep_prob * (1 - keep_prob), 0.0)
+
+
+def mask_mean(masks: MaskDistribution) -> Float[Array, "terms"]:
+    """Mean of a mask, ``mu = E R``.
+
+    Args:
+        masks: the distribution.
+
+    Returns:
+        mu.
+
+    Example:
+        >>> mask_mean(bernoulli_masks(2, 0.25)).tolist()
+        [0.25, 0.25]
+    """
+    return masks.probabilities @ masks.support
+
+
+def mask_covariance(masks: MaskDistribution) -> Float[Array, "terms terms"]:
+    """Covariance of a mask, ``C = E (R - mu)(R - mu)^T``.
+
+    Args:
+        masks: the distribution.
+
+    Returns:
+        C.
+
+    Example:
+        >>> mask_covariance(bernoulli_masks(2, 0.5)).tolist()
+        [[0.25, 0.0], [0.0, 0.25]]
+    """
+    centred = masks.support - mask_mean(masks)[None, :]
+    return (centred * masks.probabilities[:, None]).T @ centred
+
+
+def masked_prediction(
+    mask: Float[Array, "terms"], mean: Float[Array, "terms"], terms: Float[Array, "terms m n"]
+) -> Float[Array, "m n"]:
+    """Prediction under a mask scaled by its mean, ``sum_i (R_i / mu_i) Z_i``.
+
+    Args:
+        mask: R.
+        mean: mu, nowhere zero; ones for masks that are not scaled.
+        terms: Z_i.
+
+    Returns:
+        The prediction, whose expectation is ``sum_i Z_i``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> masked_prediction(jnp.array([1.0, 0.0]), jnp.full(2, 0.5), jnp.ones((2, 1, 1))).tolist()
+        [[2.0]]
+    """
+    return jnp.tensordot(mask / mean, terms, 1)
+
+
+def deterministic_equivalent(
+    target: Float[Array, "m n"],
+    terms: Float[Array, "terms m n"],
+    mean: Float[Array, "terms"],
+    covariance: Float[Array, "terms terms"],
+) -> Float[Array, ""]:
+    """Expected squared loss under any masks with this mean and covariance.
+
+    ``E ||Y - sum_i (R_i/mu_i) Z_i||_F^2 = ||Y - sum_i Z_i||_F^2 + sum_ij C_ij/(mu_i mu_j) <Z_i,
+    Z_j>``, the general identity of Theorem 3.
+
+    Args:
+        target: Y.
+        terms: Z_i.
+        mean: mu.
+        covariance: C.
+
+    Returns:
+        The expectation, a scalar: the loss of the mean prediction and a penalty.
+
+    Raises:
+        ValueError: ``mean`` or ``covariance`` does not have an entry for each term.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> one = jnp.ones((1, 1, 1))  # a single term 1, kept half of the time: 0 or 2
+        >>> float(deterministic_equivalent(one[0], one, jnp.full(1, 0.5), jnp.full((1, 1), 0.25)))
+        1.0
+    """
+    count = len(terms)
+    if mean.shape != (count,):
+        raise ValueError(f"mean: got shape {mean.shape}, wanted ({count},)")
+    if covariance.shape != (count, count):
+        raise ValueError(f"covariance: got shape {covariance.shape}, wanted ({count}, {count})")
+    flat = terms.reshape(count, -1)
+    scaled = covariance / (mean[:, None] * mean[None, :])
+    return jnp.sum((target - jnp.sum(terms, axis=0)) ** 2) + jnp.sum(scaled * (flat @ flat.T))
+
+
+AT_ONCE = 4096
+"""Masks whose losses are evaluated side by side: bounds the memory of an enumeration."""
+
+
+def exact_expectation(
+    loss: Callable[[Float[Array, "terms"]], Float[Array, "*shape"]],
+    masks: Float[Array, "points terms"],
+    probabilities: Float[Array, "points"],
+) -> Float[Array, "*shape"]:
+    """Expectation over finitely many masks, ``sum_R P(R) loss(R)``.
+
+    Args:
+        loss: maps a mask to an array, for example the loss of your own network.
+        masks: every mask, one a row.
+        probabilities: their probabilities.
+
+    Returns:
+        The expectation.
+
+    Raises:
+        ValueError: there are not as many probabilities as masks.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> masks = bernoulli_masks(3, 0.5)
+        >>> float(exact_expectation(lambda R: jnp.sum(R) ** 2, *masks))
+        3.0
+    """
+    if probabilities.shape != masks.shape[:1]:
+        raise ValueError(f"probabilities: got shape {probabilities.shape}, wanted ({len(masks)},)")
+    if len(masks) <= AT_ONCE:
+        values = jax.vmap(loss)(masks)
+    else:
+        values = jax.lax.map(loss, masks, batch_size=AT_ONCE)
+    return jnp.tensordot(probabilities, values, 1)
+
+
+class Estimate(NamedTuple):
+    """What :func:`monte_carlo` returns."""
+
+    mean: Float[Array, "*shape"]
+    standard_error: Float[Array, "*shape"]
+    """Of the mean, from the scatter of the draws."""
+
+
+def monte_carlo(
+    key: Key[Array, ""],
+    loss: Callable[[PyTree], Float[Array, "*shape"]],
+    draw: Callable[[Key[Array, ""]], PyTree],
+    samples: int,
+) -> Estimate:
+    """Mean over random masks and its standard error, which falls as ``samples^{-1/2}``.
+
+    Args:
+        key: random key.
+        loss: maps a mask to an array.
+        draw: maps a key to a mask, for example ``lambda key: draw_mask(key, 8, 0.5)``.
+        samples: number of draws, at least 2.
+
+    Returns:
+        The :class:`Estimate`.
+
+    Raises:
+        ValueError: ``samples`` is smaller than 2.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> draw = lambda key: draw_mask(key, 4, 0.5)
+        >>> found = monte_carlo(jax.random.key(0), jnp.sum, draw, 1000)
+        >>> abs(float(found.mean) - 2) < 4 * float(found.standard_error)
+        True
+    """
+    if samples < 2:
+        raise ValueError(f"samples: got {samples}, wanted at least 2")
+    values = jax.vmap(lambda k: loss(draw(k)))(jax.random.split(key, samples))
+    return Estimate(jnp.mean(values, 0), jnp.std(values, 0, ddof=1) / jnp.sqrt(1.0 * samples))

@@ -184,7 +184,8 @@ class Statement:
         controls: what must be seen to fail.
         hypotheses: text -> ``check(case)``, a boolean array.
         dims: names of the axes of each array.
-        narrow: ``narrow(settings)`` returns the settings that this statement sweeps, if not all.
+        narrow: ``narrow(settings)`` returns the settings that this statement sweeps, if not all. An
+            empty tuple for a flag leaves the statement out (unless it is the theorem's first).
     """
 
     id: str
@@ -220,7 +221,8 @@ class Theorem:
         flags: the flags; each is an argument of every statement's ``case``.
         statements: one or more; the arrays of the first are the root of ``results.nc``.
         plots: file stem -> ``plot(groups)``, which draws a matplotlib figure of its own from the
-            content of ``results.nc`` (group -> dataset); it imports matplotlib when called.
+            content of ``results.nc`` (group -> dataset); it imports matplotlib when called. None
+            draws nothing, if the statement it looks at was left out.
         prepare: ``prepare(settings, given)`` completes settings that depend on each other, for
             example on a file; ``given`` names those given explicitly. It returns new settings.
         check: ``check(point)`` raises ``ValueError`` for combinations outside the theorem.

@@ -1,12 +1,13 @@
 """Running a theorem: sweeps in two precisions, controls, departures, and the verdict."""
 
+import dataclasses
 import hashlib
 import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import reduce
+from functools import lru_cache, reduce
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,6 +82,7 @@ def verify(
         ValueError: a combination of settings is outside the theorem.
     """
     validate(theorem, settings)
+    theorem = concerned(theorem, settings)
     jobs = list(_jobs(theorem, settings, dtype, seeds, perturb, thorough))
     progress = Silent() if progress is None else progress
     progress.expect(sum(job.points.size for job in jobs))
@@ -104,6 +106,22 @@ def verify(
     return Verification(verdict, groups, diverged)
 
 
+def concerned(theorem: Theorem, settings: Mapping[str, Any]) -> Theorem:
+    """Leave out the statements that these settings do not concern, with all their claims.
+
+    Args:
+        theorem: the theorem.
+        settings: a value for each flag.
+
+    Returns:
+        The theorem with the statements whose ``narrow`` leaves a value for every swept flag. The
+        first statement always stays: it carries the verdict.
+    """
+    first, *rest = theorem.statements
+    kept = [s for s in rest if all(map(len, _swept(theorem, s.narrow(dict(settings))).values()))]
+    return dataclasses.replace(theorem, statements=(first, *kept))
+
+
 def validate(theorem: Theorem, settings: Mapping[str, Any]) -> None:
     """Check every combination of the settings before anything is computed.
 
@@ -114,7 +132,7 @@ def validate(theorem: Theorem, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a combination is outside the theorem.
     """
-    for statement in theorem.statements:
+    for statement in concerned(theorem, settings).statements:
         for point in _grid(theorem, statement.narrow(dict(settings))):
             theorem.check(point)
 
@@ -390,9 +408,21 @@ def claims_job(
     )
 
 
+@lru_cache
 def unoptimized() -> dict[str, Any] | None:
-    """XLA options that halve the time to compile for a CPU and cost small programs nothing."""
-    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    """XLA options that compile several times faster for a CPU and cost small programs nothing."""
+    if jax.default_backend() != "cpu":
+        return None
+    plain: dict[str, Any] = {"xla_backend_optimization_level": 0}
+    older = plain | {
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
+    try:  # older kernels without MLIR; newer releases have them no more, nor the option
+        jax.jit(jnp.negative).lower(0.0).compile(compiler_options=older)
+    except jax.errors.JaxRuntimeError:
+        return plain
+    return older
 
 
 def controls_job(

@@ -8,6 +8,7 @@ from paper_figs import (
     fig01_weight_updates,
     fig03_svd_evolution,
     fig06_compression,
+    fig10_masked_training,
     theorem2_sweep,
 )
 
@@ -16,6 +17,7 @@ FIGURES = (
     fig01_weight_updates.FIGURE,
     fig03_svd_evolution.FIGURE,
     fig06_compression.FIGURE,
+    fig10_masked_training.FIGURE,
     theorem2_sweep.FIGURE,
 )
 BASELINES = Path(__file__).parent / "baselines"

@@ -14,7 +14,14 @@ import xarray as xr
 ROOT = Path(__file__).parents[1]
 DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
 DECAYED = ["--depth", "3", "--weight-decay", "0", "0.1", "--seeds", "1"]
-TINY = {"theorem1": DECAYED, "theorem2": DEEP, "corollary1": DEEP}
+MASKED = ["--rows", "4", "--cols", "6", "--keep-prob", "0.4", "0.6", "--seeds", "1"]
+TINY = {
+    "theorem1": DECAYED,
+    "theorem2": DEEP,
+    "corollary1": DEEP,
+    "completion": ["--steps", "1800", "--seeds", "1"],
+    "theorem3": MASKED,
+}
 """Arguments of the small run of each theorem."""
 
 

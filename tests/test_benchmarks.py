@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lrdyn
-from benchmarks import common, early_stopping, many, reduced, sweeps
+from benchmarks import common, completion, early_stopping, many, reduced, sweeps
 
 TINY = sweeps.Case(dim=6, steps=3, numpy_steps=3)
 
@@ -111,3 +111,9 @@ def test_early_stopping_prints_its_rivals_and_their_steps_are_equal():
     rows = columns(text, early_stopping.HEADER[1:])
     assert [row[-1] for row in rows] == ["equal"] * 4
     assert rows[-1][0] == "sweep"
+
+
+def test_completion_by_entries_is_completion_by_matrices():
+    (row,) = columns(completion.report(20, (0.5,), steps=10, repeats=1), completion.HEADER)
+    assert row[0] == "50%"
+    assert float(row[-1]) < 1e-12

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import runpy
 import shlex
 import signal
@@ -18,11 +19,14 @@ import xarray as xr
 import experiments.__main__ as listing
 from experiments.__main__ import THEOREMS
 from lrdyn import cli
+from lrdyn.theorems.completion import COMPLETION
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2
 from tests.runs import ROOT, finished, python
+from tests.runs import TINY as TINY_RUNS
 from tests.test_theorem import MY_THEOREM
 
+DEEP = (THEOREM2, COROLLARY1)
 SMALL = ["--depth", "2", "--steps", "10", "--seeds", "1", "--init-scale", "0.5",
          "--init-spread", "1", "--weight-decay", "0", "--decay-spread", "1"]  # fmt: skip
 TINY = ["--dim", "8", "--rank", "1", *SMALL]
@@ -66,15 +70,19 @@ def ran(request, tmp_path_factory):
     return finished(request.param, tmp_path_factory.getbasetemp())
 
 
+def registered(name):
+    (theorem,) = [theorem for theorem in THEOREMS if theorem.name == name]
+    return theorem
+
+
 def test_a_command_writes_the_files_of_the_contract(ran):
-    assert {path.name: path.read_bytes()[:4] for path in ran.folder.iterdir()} == {
-        "verdict.json": b"{\n  ",
-        "results.nc": b"\x89HDF",
-        "verdict.png": b"\x89PNG",
-        "verdict.pdf": b"%PDF",
-        "sweep.png": b"\x89PNG",
-        "sweep.pdf": b"%PDF",
-    }
+    swept = [v for v in ran.verdict["config"].values() if isinstance(v, list) and len(v) > 1]
+    pictures = ["verdict", *registered(ran.verdict["name"]).plots]
+    pictures += ["sweep"] if any(not isinstance(values[0], str) for values in swept) else []
+    wanted = {"verdict.json": b"{\n  ", "results.nc": b"\x89HDF"}
+    wanted |= {f"{name}.png": b"\x89PNG" for name in pictures}
+    wanted |= {f"{name}.pdf": b"%PDF" for name in pictures}
+    assert {path.name: path.read_bytes()[:4] for path in ran.folder.iterdir()} == wanted
 
 
 def test_a_command_ends_with_its_verdict(ran):
@@ -97,17 +105,28 @@ def test_a_verdict_follows_the_schema(ran):
         assert all(isinstance(claim[name], float) for name in ("residual", "tolerance"))
         assert all(isinstance(claim[name], bool) for name in ("holds", "hypotheses_met"))
         assert isinstance(claim["cases"], int)
-        assert set(claim["worst_case"]) >= {"seed", "dim", "depth", "rank", "init_scale"}
+        swept = {flag.name for flag in registered(ran.verdict["name"]).flags if flag.swept}
+        assert set(claim["worst_case"]) >= {"seed"} | swept
     assert {"identity", "control"} <= {claim["kind"] for claim in ran.verdict["claims"]}
 
 
 def test_a_verdict_says_what_it_came_from(ran):
-    environment, config = ran.verdict["environment"], ran.verdict["config"]
+    name, environment = ran.verdict["name"], ran.verdict["environment"]
     names = {"jax", "jaxlib", "numpy", "python", "platform", "devices", "dtype", "git"}
     assert set(environment) == names
     assert (environment["jax"], environment["dtype"]) == (jax.__version__, "float64")
+    assert ran.verdict["config"] == cli.parse(registered(name), TINY_RUNS[name]).config
+
+
+def test_a_configuration_is_flags_and_defaults(deep):
+    config = deep.verdict["config"]
     assert (config["dim"], config["steps"], config["target"]) == ([9], 1000, None)
-    assert config["init_scale"] == [0.3, 1.0]
+    assert (config["init_scale"], config["preset"]) == ([0.3, 1.0], "quick")
+
+
+@pytest.fixture(params=[theorem.name for theorem in DEEP])
+def deep(request, tmp_path_factory):
+    return finished(request.param, tmp_path_factory.getbasetemp())
 
 
 def test_no_nan_is_written(ran):
@@ -118,8 +137,8 @@ def test_no_nan_is_written(ran):
 
 
 @pytest.mark.parametrize("group", ["/", "/float32"])
-def test_results_hold_the_arrays_of_the_contract(ran, group):
-    results = ran.group(group)
+def test_results_hold_the_arrays_of_the_contract(deep, group):
+    results = deep.group(group)
     for name in ("rho_predicted", "rho_measured", "off_block"):
         assert results[name].dims[-2:] == ("step", "layer")
         assert results[name].dtype == (group.strip("/") or "float64")
@@ -241,23 +260,43 @@ BAD = [
     ("--dim", "--dim: got nothing, wanted at least one argument"),
     ("--dim --rank 1", "--dim: got nothing, wanted at least one argument"),
     ("--out", "--out: got nothing, wanted one argument"),
+    ("--dim 8 --target phi.npy", "--target: got 'phi.npy' .*wanted an .npy file"),
+]
+COMMON = [
     ("--unknown 3", "--unknown: got an unknown argument, wanted one of those in --help"),
-    ("--init 0.3", "--init: got an unknown argument"),
+    ("--see 3", "--see: got an unknown argument"),
     ("--dtype float16", "--dtype: got 'float16', wanted one of .*float64.*float32"),
     ("--preset huge", "--preset: got 'huge', wanted one of .*quick.*paper"),
     ("--seeds 0", "--seeds: got '0', wanted an integer >= 1"),
     ("--seed -1", "--seed: got '-1', wanted an integer >= 0"),
     ("--seed 99999999999999999999", "--seed: got '9+', wanted"),
     ("--seed 2147483647 --seeds 2", "--seed: got 2147483647, wanted all seeds below 2"),
-    ("--dim 8 --target phi.npy", "--target: got 'phi.npy' .*wanted an .npy file"),
 ]
 
 
-@pytest.mark.parametrize("theorem", THEOREMS, ids=lambda theorem: theorem.name)
+@pytest.mark.parametrize("theorem", DEEP, ids=lambda theorem: theorem.name)
 @pytest.mark.parametrize(("words", "message"), BAD, ids=[words[:40] for words, _ in BAD])
 def test_bad_input(theorem, words, message, command, tmp_path):
     assert_refused(command, tmp_path, theorem, [*words.split(), "--out", "new/deeper"]
                    if not words.startswith("--out") else words.split(), message)  # fmt: skip
+
+
+@pytest.mark.parametrize("theorem", THEOREMS, ids=lambda theorem: theorem.name)
+@pytest.mark.parametrize(("words", "message"), COMMON, ids=[words[:40] for words, _ in COMMON])
+def test_bad_input_of_every_command(theorem, words, message, command, tmp_path):
+    assert_refused(command, tmp_path, theorem, words.split(), message)
+
+
+@pytest.mark.parametrize(
+    ("theorem", "flag"),
+    [(theorem, flag) for theorem in THEOREMS for flag in theorem.flags if flag.kind != "array"],
+    ids=lambda x: x.name,
+)
+@pytest.mark.parametrize("word", ["nan", "-inf", "1e999", "", "word", "-7"])
+def test_no_flag_takes_what_is_outside_its_domain(theorem, flag, word, command, tmp_path):
+    name = "--" + flag.name.replace("_", "-")
+    message = re.escape(f"{name}: got {word!r}, wanted {flag.domain.wanted}")
+    assert_refused(command, tmp_path, theorem, [f"{name}={word}"], message)
 
 
 @pytest.mark.parametrize(
@@ -266,6 +305,8 @@ def test_bad_input(theorem, words, message, command, tmp_path):
         (COROLLARY1, "--excess-rank -1", "--excess-rank: got '-1', wanted an integer >= 0"),
         (COROLLARY1, "--dim 8 --rank 1 --excess-rank 3", "--excess-rank: got 3 .*wanted d > 2"),
         (THEOREM2, "--excess-rank 1", "--excess-rank: got an unknown argument"),
+        (COMPLETION, "--dim 24 8 --rank 4", "--rank: got 4 with d = 8, wanted d > 2 rank"),
+        (COMPLETION, "--observed 1.1", "--observed: got '1.1', wanted a number > 0 and <= 1"),
     ],
 )
 def test_bad_input_of_one_theorem(theorem, words, message, command, tmp_path):
@@ -379,9 +420,21 @@ def test_all_of_them_in_one_table(command, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(listing, "THEOREMS", (true, false))
     status, out, _ = experiments(capsys, "all", "--dim", "2", "--dtype", "float32")
     assert status == 1
-    assert out.splitlines()[-1] == "1 of 2 theorems hold"
-    assert "exponential_decay" in out
-    assert len(list(tmp_path.rglob("verdict.json"))) == 2
+    heading, good, bad, fault, _, last = out.splitlines()
+    assert last == "1 of 2 theorems hold"
+    assert heading.split()[:3] == ["theorem", "claims", "cases"]
+    count = len(statement.controls)
+    for line, name, controls, word in (
+        (good, "my_theorem", f"{count}/{count}", "holds"), (bad, "false", "0/1", "IS FALSE")
+    ):  # fmt: skip
+        (path,) = tmp_path.glob(f"results/{name}/*/verdict.json")
+        assert line.endswith(f"{controls:8}  {word:8}  {path.parent.relative_to(tmp_path)}")
+        entries = [c for c in json.loads(path.read_text())["claims"] if c["kind"] != "control"]
+        nearest = max(entries, key=lambda c: c["residual"] / c["tolerance"])
+        ratio = nearest["residual"] / nearest["tolerance"]
+        shown = [name, f"{len(entries)}/{len(entries)}", str(entries[0]["cases_total"])]
+        assert line.split()[:5] == [*shown, f"{ratio:.2f}", nearest["id"]]
+    assert fault == f"  {tame.id}: NOT SEEN TO FAIL"
 
 
 def test_ctrl_c(tmp_path):

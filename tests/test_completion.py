@@ -1,11 +1,16 @@
 """Matrix completion by compressed networks, against NumPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 import lrdyn as lr
+from lrdyn.theorems.completion import COMPLETION, first_below, plot_recovery
+from lrdyn.verify import verify
 from tests import oracles
 
 
@@ -108,3 +113,81 @@ def test_compressed_completion_recovers_the_target():
 def test_completion_refuses(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Sensing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.float32
+def test_measurements_are_inner_products(dtype):
+    matrices = jax.random.normal(jax.random.key(0), (5, 3, 4))
+    target, product = jax.random.normal(jax.random.key(1), (2, 3, 4))
+    values = lr.sense(matrices, target)
+    pairs = [(np.vdot(A, target), np.vdot(A, product)) for A in np.asarray(matrices, np.float64)]
+    oracles.assert_close(values, [y for y, _ in pairs], size=12)
+    expected = np.mean([(z - y) ** 2 for y, z in pairs]) / 2
+    oracles.assert_close(lr.sensing_loss(product, matrices, values), expected, size=60)
+    surrogate = sum(y * A for (y, _), A in zip(pairs, np.asarray(matrices), strict=True)) / 5
+    oracles.assert_close(lr.sensing_surrogate(matrices, values), surrogate, size=12)
+
+
+def test_sensing_is_unbiased():
+    """The loss estimates 1/2 ||f - Phi||_F^2, (1/m) sum y_i A_i estimates Phi."""
+    target, product = jax.random.normal(jax.random.key(1), (2, 3, 4))
+
+    def draw(key):
+        matrices = jax.random.normal(key, (6, 3, 4))
+        values = lr.sense(matrices, target)
+        loss = lr.sensing_loss(product, matrices, values)
+        return jnp.append(lr.sensing_surrogate(matrices, values).ravel(), loss)
+
+    draws = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(2), 4000)))
+    expected = np.append(np.ravel(target), 0.5 * np.sum(np.square(product - target)))
+    error = np.abs(draws.mean(0) - expected) / (draws.std(0) / np.sqrt(len(draws)))
+    assert error.max() < lr.tolerance("statistical", "float64")
+
+
+# Times ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "level", "expected"),
+    [
+        ([4.0, 2.0, 1.0], 3.0, 5.0),
+        ([4.0, 2.0, 1.0], 2.0, 10.0),
+        ([4.0, 2.0, 1.0], 1.5, 20.0),
+        ([4.0, 2.0, 1.0], 0.5, 60.0),
+        ([4.0, 2.0, 1.0], 4.0, 0.0),
+        ([4.0, 5.0, 1.0], 4.5, 0.0),
+        ([2.0, 2.0, 2.0], 1.0, 60.0),
+    ],
+)
+def test_the_time_at_which_a_curve_first_falls(values, level, expected):
+    found = first_below(np.array([0, 10, 30]), jnp.array(values), level)
+    oracles.assert_close(found, expected, scale=60.0)
+
+
+# The theorem ---------------------------------------------------------------------------------
+
+
+def test_too_few_measurements_are_not_judged(tmp_path, unchecked, capsys, monkeypatch):
+    """Where the full network does not find the target there is nothing to be compared with."""
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    settings = {flag.name: flag.quick for flag in COMPLETION.flags}
+    settings |= {"observed": (0.05,), "dim": (12,), "steps": 600}
+    bare = [dataclasses.replace(s, controls=()) for s in COMPLETION.statements]
+    theorem = dataclasses.replace(COMPLETION, statements=tuple(bare))
+    found = verify(theorem, settings, dtype="float32", seeds=(0,), thorough=False)
+    held = {claim["id"]: claim["holds"] for claim in found.verdict["claims"]}
+    assert (held["recovery"], held["recovered"], held["sensing_recovery"]) == (None,) * 3
+    assert held["basis"] is True
+
+
+def test_the_plot_shows_every_network():
+    steps = np.array([0, 1, 2])
+    names = ("full_error", "spectral_error", "basis_error", "fixed_error")
+    curves = {n: (("seed", "dim", "step"), i + np.ones((2, 1, 3))) for i, n in enumerate(names)}
+    entries = xr.Dataset(curves, {"step": steps})
+    figure = plot_recovery({"/": entries, "/sensing/": entries[list(names[:2])]})
+    shown = [[line.get_ydata()[0] for line in ax.lines] for ax in figure.axes]
+    assert shown == [[1, 1, 2, 2, 3, 3, 4, 4], [1, 1, 2, 2]]

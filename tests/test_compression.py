@@ -144,3 +144,68 @@ def test_parameters_of_the_paper():
 def test_count_takes_shapes_and_scalars():
     tree = {"a": jax.ShapeDtypeStruct((3, 4), jnp.float32), "b": [jnp.array(1.0)]}
     assert lr.count(tree) == 13
+
+
+# The basis of the gradient ---------------------------------------------------------------------
+
+
+def first_gradient(W, Phi, mask):
+    """G of 1/2 ||M * (W_L ... W_1 - Phi)||^2, by hand."""
+    layers = [double(w) for w in W]
+    behind = oracles.product(layers[1:], len(Phi))
+    return behind.T @ (double(mask) * (behind @ layers[0] - double(Phi)))
+
+
+def projector(columns):
+    return double(columns) @ double(columns).T
+
+
+def test_the_gradient_shows_the_moving_subspace(dtype):
+    W, Phi, _ = problem()
+    gradient = first_gradient(W, Phi, jnp.ones_like(Phi))
+    basis = lr.gradient_basis(W, jnp.asarray(gradient, dtype), 2)
+    exact = lr.frame(W, Phi, 2).right[0, :, :4]
+    found = jnp.asarray(projector(basis.columns), dtype)
+    assert_close(found, projector(exact), size=9, scale=float(1 / basis.gap))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_basis_is_two_decompositions(seed, dtype):
+    """Also where entries are hidden: the top-r right singular vectors of G, and of G^T W_1."""
+    W, Phi, _ = problem(seed)
+    mask = lr.observe(jax.random.key(seed), (9, 9), 0.7)
+    gradient = first_gradient(W, Phi, mask)
+    _, values, one = np.linalg.svd(gradient)
+    _, _, two = np.linalg.svd(gradient.T @ double(W[0]))
+    columns, _ = np.linalg.qr(np.concatenate([one[:2], two[:2]]).T)
+    basis = lr.gradient_basis(W, jnp.asarray(gradient, dtype), 2)
+    scale = float(1 / (1 - basis.gap))
+    assert_close(
+        jnp.asarray(projector(basis.columns), dtype), projector(columns), size=9, scale=scale
+    )
+    assert_close(basis.gap, values[2] / values[1], size=9)
+    assert_close(basis.columns.T @ basis.columns, np.eye(4), size=9)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.3, 0.6])
+def test_the_gap_of_a_gradient_is_bounded(scale):
+    W, Phi, scales = problem(scale=scale)
+    gradient = first_gradient(W, Phi, jnp.ones_like(Phi))
+    values = np.linalg.svd(gradient, compute_uv=False)
+    smallest = np.linalg.svd(double(Phi), compute_uv=False)[1]
+    bound = float(lr.gradient_gap_bound(scales, jnp.asarray(smallest)))
+    assert 0 < values[2] / values[1] <= bound
+
+
+def test_the_gap_is_not_bounded_once_the_start_hides_the_target():
+    assert np.isinf(lr.gradient_gap_bound(jnp.ones(2), jnp.array(0.5)))
+
+
+def test_a_gradient_network_is_the_full_one_on_its_basis(dtype):
+    W, Phi, scales = problem(spread=2.0)
+    columns = lr.frame(W, Phi, 2).right[0, :, :4]
+    network = lr.gradient_network(W, columns)
+    full = oracles.product([double(w) for w in W], 9)
+    assert_close(lr.compressed_product(network), full @ projector(columns), size=9)
+    for layer, scale in zip(network.inner, scales, strict=True):
+        assert_close(layer, float(scale) * np.eye(4), size=9)

@@ -101,6 +101,50 @@ def above_bound(d):
     return np.maximum(excess, 0) / np.maximum(d["bound"].max("network"), d["scale"])
 
 
+def beyond(low, high):
+    """How far something is above what bounds it."""
+    return lambda d: np.maximum(low(d) - high(d), 0)
+
+
+def curve(name, *, until=-np.inf):
+    """Values of a run at all recorded steps, while that of the full network is above a level."""
+    return lambda d: d[name].where(d["full_error"] >= until)
+
+
+def at_end(name):
+    return lambda d: d[name].isel(step=-1)
+
+
+def above_full(d):
+    return beyond(curve("spectral_error", until=1e-3), curve("full_error"))(d).max("step")
+
+
+def falls(values, level):
+    """Where a curve first falls to a level; linear between two records."""
+    steps = values["step"].values
+
+    def one(v, l):
+        (below,) = np.nonzero(v <= l)
+        if not len(below):
+            return 2.0 * steps[-1]
+        i = max(below[0], 1)
+        return np.interp(l, v[[i, i - 1]], steps[[i, i - 1]])
+
+    return xr.apply_ufunc(one, values, level, input_core_dims=[["step"], []], vectorize=True)
+
+
+def later(d):
+    return np.maximum(falls(d["spectral_error"], 1e-2) / falls(d["full_error"], 1e-2) - 1, 0)
+
+
+def drop_times_apart(d):
+    full, basis = (falls(d[n], 0.9 * d[n].isel(step=0)) for n in ("full_loss", "basis_loss"))
+    return abs(basis / full - 1)
+
+
+RECOVERY = {"recovery": above_full, "first": later, "recovered": at_end("spectral_error")}
+
+
 # Theorem 1
 
 
@@ -154,6 +198,14 @@ def on_scale(name, power=1.0):
     return residual
 
 
+def below_bound(name):
+    def residual(d):
+        predicted, measured = d[f"{name}_predicted"], d[f"{name}_measured"]
+        return largest(np.maximum(predicted - measured, 0) / np.maximum(predicted, measured))
+
+    return residual
+
+
 def first_value(d):
     return d["target_values"].isel(target_index=0)
 
@@ -184,7 +236,34 @@ def encoded_loss(d):
     return abs(d["autoencoder_loss_predicted"] - d["autoencoder_loss_measured"]) / scale
 
 
+# Theorem 3
+
+
+def in_standard_errors(name):
+    """Of the entries below the predicted rank, if there is one."""
+
+    def residual(d):
+        apart = abs(d[f"{name}_predicted"] - d[f"{name}_measured"]) / d["standard_error"]
+        if "index" not in apart.dims:
+            return apart
+        index = np.arange(apart.sizes["index"])
+        return largest(apart.where(xr.DataArray(index, dims="index") < d["rank"], 0))
+
+    return residual
+
+
+def absolute(name):
+    return lambda d: largest(d[f"{name}_predicted"] - d[f"{name}_measured"])
+
+
 RESIDUALS = {
+    **RECOVERY,
+    **{f"sensing_{name}": function for name, function in RECOVERY.items()},
+    "same_time": drop_times_apart,
+    "fixed_basis": lambda d: beyond(lambda d: d["floor"], curve("fixed_error"))(d).max("step"),
+    "discrepant_rates": beyond(at_end("basis_error"), lambda d: d["floor"]),
+    "basis": lambda d: largest(d["basis_predicted"] - d["basis_measured"]),
+    "basis_gap": beyond(lambda d: d["basis_gap_measured"], lambda d: d["basis_gap_predicted"]),
     "minimiser": from_minimisers,
     "minimum": minimum,
     "schatten": on_scale("singular_values"),
@@ -221,6 +300,30 @@ RESIDUALS = {
     "error_identity": error_identity,
     "error_bound": above_bound,
     "parameters": relative("parameters"),
+    "mask_identity": relative("mask_identity"),
+    "any_masks": relative("any_masks"),
+    "monte_carlo": in_standard_errors("monte_carlo"),
+    "monte_carlo_rate": absolute("monte_carlo_rate"),
+    "penalty": relative("penalty"),
+    "unscaled_masks": relative("unscaled_masks"),
+    "factorisations": below_bound("factorisations"),
+    "equalised": relative("equalised"),
+    "equalised_product": relative("equalised_product"),
+    "equalised_penalty": relative("equalised_penalty"),
+    "width_free": relative("width_free"),
+    "fixed_keep_prob": relative("fixed_keep_prob"),
+    "layers": relative("layers"),
+    "layers_bound": below_bound("layers_bound"),
+    "layers_rank_one": relative("layers_rank_one"),
+    "dropconnect_input": relative("dropconnect_input"),
+    "dropconnect_output": relative("dropconnect_output"),
+    "dropout_minimiser": relative("dropout_minimiser"),
+    "dropout_minimum": relative("dropout_minimum"),
+    "stochastic": in_standard_errors("stochastic"),
+    "dropblock": relative("dropblock"),
+    "dropblock_bound": below_bound("dropblock_bound"),
+    "dropblock_least": relative("dropblock_least"),
+    "dropblock_product": relative("dropblock_product"),
 }
 
 

@@ -339,7 +339,6 @@ before = status("VmRSS")
 found = sweep(4000)
 if store:
     from pathlib import Path
-from typing import Any
     files.write_netcdf(Path(store) / "copy.nc", {"/": found})
 print(found["y"].nbytes // 1024, status("VmHWM") - before)
 """

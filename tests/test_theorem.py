@@ -535,6 +535,58 @@ def test_a_theorem_draws_its_own_plots(tmp_path, unchecked, monkeypatch):
     assert {path.suffix for path in tmp_path.rglob("mine.*")} == {".png", ".pdf"}
 
 
+def sided(**more):
+    """A theorem with a second statement, about the right side only."""
+    whole = worded()
+    (first,) = whole.statements
+    other = dataclasses.replace(
+        first,
+        id="right_only",
+        measure=lambda x: {"side": jnp.where(abs(x) < 10, jnp.sign(x), 0.0)},
+        claims=(Claim("side", "a sign of each number below 10"),),
+        hypotheses={"small": lambda x: jnp.all(abs(x) < 10)},
+        controls=(
+            lr.Control("other_side", "the other side", "side", at={"side": "right"},
+                       predict=lambda x: {"side": jnp.sign(-x)}),
+            lr.Control("moved", "moved", "side", at={"side": "right"}, amounts=(1.0,),
+                       case=lambda key, x, amount: x + 100 * amount),
+        ),
+        narrow=lambda s: s | {"side": tuple(side for side in s["side"] if side == "right")},
+    )  # fmt: skip
+    return dataclasses.replace(whole, statements=(first, other), **more)
+
+
+@pytest.mark.parametrize(
+    ("words", "ids"),
+    [
+        ((), ["value"]),
+        (("--side", "left"), ["value"]),
+        (("--side", "right", "left"), ["value", "side", "other_side", "moved"]),
+    ],
+)
+def test_a_statement_that_the_settings_do_not_concern_is_left_out(
+    words, ids, tmp_path, unchecked, monkeypatch
+):
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    seen = []
+    plots = {"other": lambda groups: seen.append("/right_only/" in groups) or None}
+    status = cli.main(sided(plots=plots), [*words, "--perturb", "--out", str(tmp_path)])
+    concerned = "side" in ids
+    assert status == 0
+    found = verdict(tmp_path)
+    assert [entry["id"] for entry in found["claims"]] == ids
+    assert seen == [concerned]
+    assert not list(tmp_path.rglob("other.*"))  # a plot that has nothing to show
+    assert bool(list(tmp_path.rglob("perturb.png"))) == concerned
+
+
+def test_the_first_statement_is_never_left_out(unchecked):
+    first, other = sided().statements
+    turned = dataclasses.replace(sided(), statements=(other, first))
+    with pytest.raises(cli.BadInput, match=r"got \['side'\] empty"):
+        cli.parse(turned, ["--side", "left"])
+
+
 # Continuing, and what stops a run ---------------------------------------------------------------
 
 

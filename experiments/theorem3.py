@@ -1,0 +1,9 @@
+"""Verify Theorem 3: ``python -m experiments.theorem3 --help``."""
+
+import sys
+
+from lrdyn import cli
+from lrdyn.theorems.theorem3 import THEOREM3
+
+if __name__ == "__main__":
+    sys.exit(cli.main(THEOREM3))

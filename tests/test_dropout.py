@@ -1,0 +1,369 @@
+"""Dropout of linear networks, against enumeration, brute force and descent in NumPy."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+import lrdyn as lr
+from lrdyn.claims import tolerance
+from tests.oracles import assert_apart, assert_close, assert_zero, double
+
+KEY = jax.random.key(3)
+
+
+def factors(rows=4, cols=5, width=3, seed=0):
+    left, right = lr.gaussians(jax.random.key(seed), [(rows, width), (width, cols)])
+    return left, right
+
+
+def nuclear(matrix):
+    return np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False).sum()
+
+
+def enumerated(loss, size, theta):
+    """Expectation over all masks of independent entries, by a loop over tuples."""
+    total = 0.0
+    for mask in itertools.product((0.0, 1.0), repeat=size):
+        kept = sum(mask)
+        total += theta**kept * (1 - theta) ** (size - kept) * loss(np.array(mask))
+    return total
+
+
+# Penalties ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_the_penalty_is_what_masks_add(block, dtype):
+    U, V = factors(width=4)
+    Y, theta = jax.random.normal(KEY, (4, 5)), 0.3
+    found = lr.dropout_loss(U, V, Y, theta, block=block)
+    left, right, target = double((U, V, Y))
+
+    def loss(blocks):
+        mask = np.repeat(blocks, block) / theta
+        return np.sum((target - left @ np.diag(mask) @ right) ** 2)
+
+    assert_close(found, enumerated(loss, 4 // block, theta), size=20)
+    fit = np.sum((target - left @ right) ** 2)
+    assert_close(lr.dropout_penalty(U, V, theta, block=block), found - fit, size=20, scale=fit)
+
+
+def test_several_layers_of_dropout(dtype):
+    """Widths that differ from layer to layer, two masks between three layers."""
+    shapes = [(3, 4), (2, 3), (5, 2), (4, 6)]
+    *weights, inputs = lr.gaussians(KEY, shapes)
+    theta = 0.6
+    found = lr.layers_penalty(tuple(weights), inputs @ inputs.T, theta)
+    (first, second, third), X = double((tuple(weights), inputs))
+
+    def loss(mask):
+        return np.sum((third @ np.diag(mask[3:]) @ second @ np.diag(mask[:3]) @ first @ X) ** 2)
+
+    expected = enumerated(lambda mask: loss(mask / theta), 5, theta) - loss(np.ones(5))
+    assert_close(found, expected, size=64)
+    assert float(found) >= lr.layers_strength(theta, (3, 2)) * nuclear(third @ second @ first @ X)
+
+
+def test_one_layer_of_dropout_is_the_plain_penalty(dtype):
+    first, second, inputs = lr.gaussians(KEY, [(3, 4), (2, 3), (4, 6)])
+    one = lr.layers_penalty((first, second), inputs @ inputs.T, 0.3)
+    assert_close(one, lr.dropout_penalty(second, first @ inputs, 0.3), size=64, scale=float(one))
+    assert_close(lr.layers_strength(0.3, (3,)), lr.dropout_strength(0.3, 3))
+
+
+def test_a_rank_one_map_attains_the_bound_of_layers(dtype):
+    (u, v), (inputs,) = jax.random.normal(KEY, (2, 4)), lr.gaussians(KEY, [(4, 6)])
+    hidden = (3, 5, 2)
+    weights = lr.equalized_layers(u, v, hidden)
+    assert_close(lr.end_to_end(weights), np.outer(u, v), size=5)
+    found = lr.layers_penalty(weights, inputs @ inputs.T, 0.4)
+    bound = lr.layers_strength(0.4, hidden) * nuclear(np.outer(u, v) @ np.asarray(inputs)) ** 2
+    assert_close(found, bound, size=64, scale=float(bound))
+
+
+def test_the_bound_of_layers_is_not_attained_at_rank_two():
+    """Descent on three layers with product diag(1, 1), from many starts, ends above the bound."""
+    width, theta = 2, 0.5
+    odds = (1 - theta) / theta
+
+    def penalty(flat):
+        first, second = flat.reshape(2, width, width)
+        third = np.linalg.inv(second @ first)  # the product is the identity
+        spread = first @ first.T
+        for W in (second, third):
+            spread = W @ (spread + odds * np.diag(np.diag(spread))) @ W.T
+        return np.trace(spread) - width
+
+    rng = np.random.default_rng(0)
+    found = min(
+        scipy.optimize.minimize(penalty, rng.standard_normal(2 * width**2), method="BFGS").fun
+        for _ in range(20)
+    )
+    bound = float(lr.layers_strength(theta, (width, width))) * width**2
+    assert 1.01 < found / bound < 1.3
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_masks_on_weights(layer, dtype):
+    first, second, X, Y = lr.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
+    theta = 0.4
+    found = lr.dropconnect_penalty((first, second), X, theta, layer=layer)
+    W1, W2, inputs, target = double((first, second, X, Y))
+
+    def loss(mask):
+        mask = mask / theta
+        product = W2 @ (W1 * mask.reshape(2, 3)) if layer == 1 else (W2 * mask.reshape(2, 2)) @ W1
+        return np.sum((target - product @ inputs) ** 2)
+
+    fit = np.sum((target - W2 @ W1 @ inputs) ** 2)
+    expected = enumerated(loss, 6 if layer == 1 else 4, theta) - fit
+    assert_close(found, expected, size=12)
+
+
+# Factorisations -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 7, 12])
+def test_equalised_factors(width, dtype):
+    Z = lr.low_rank_target(KEY, (4, 5), jnp.array([3.0, 1.0, 0.2])[: min(width, 3)])
+    U, V = lr.equalized_factors(Z, width)
+    assert U.shape == (4, width)
+    assert_close(U @ V, Z, size=width, steps=width)
+    sizes = jnp.linalg.norm(U, axis=0) * jnp.linalg.norm(V, axis=1)
+    assert_close(sizes, np.full(width, nuclear(Z) / width), size=width, steps=width)
+    least = nuclear(Z) ** 2 * 0.7 / (0.3 * width)
+    assert_close(lr.dropout_penalty(U, V, 0.3), least, size=width, steps=width)
+    assert_close(lr.dropout_strength(0.3, width) * nuclear(Z) ** 2, least)
+
+
+def test_no_factorisation_has_a_smaller_penalty():
+    """Descent on the factors of a fixed product, from many starts, ends at the nuclear norm."""
+    Z = np.diag([3.0, 1.0])
+    rng = np.random.default_rng(0)
+
+    def penalty(flat):
+        G = flat.reshape(2, 2)
+        left, right = Z @ G, np.linalg.inv(G)
+        return np.sum(np.sum(left**2, axis=0) * np.sum(right**2, axis=1))
+
+    ends = [scipy.optimize.minimize(penalty, rng.standard_normal(4)).fun for _ in range(8)]
+    least = np.array(nuclear(Z) ** 2 / 2)
+    assert min(ends) > least * (1 - tolerance("identity", "float32"))
+    assert_close(jnp.asarray(min(ends), jnp.float32), least, steps=10)
+
+
+def test_equalising_leaves_equal_units_alone():
+    U = jnp.eye(3)
+    assert np.array_equal(lr.equalize(U, U)[0], U)
+    assert np.array_equal(lr.equalize(0 * U, 0 * U)[0], 0 * U)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_the_width_free_probability(block, dtype):
+    for width in (6, 12):
+        theta = lr.width_free_keep_prob(0.3, width, block=block)
+        assert_close((1 - theta) / theta, width / block * 0.7 / 0.3)
+    assert_close(lr.width_free_keep_prob(0.3, block, block=block), 0.3)
+
+
+# Minimisers -----------------------------------------------------------------------------------
+
+
+def brute_force(values, strength, width):
+    """Least ``sum (sigma_i - s_i)^2 + c (sum s_i)^2`` over s >= 0 on every choice of h entries."""
+    best, where = np.inf, None
+    for chosen in itertools.combinations(range(len(values)), min(width, len(values))):
+        # Non-negative least squares: the penalty is one more row of zeros to be fitted.
+        columns = np.eye(len(values))[:, chosen]
+        matrix = np.vstack([columns, np.full((1, len(chosen)), np.sqrt(strength))])
+        found, rest = scipy.optimize.nnls(matrix, np.append(values, 0.0))
+        if rest < best:
+            best, where = rest, np.zeros(len(values))
+            where[list(chosen)] = found
+    return where
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 24])
+@pytest.mark.parametrize("strength", [0.0, 0.05, 0.3, 2.0])
+def test_the_minimiser_is_the_best_of_all_spectra(strength, width, dtype):
+    values = jnp.array([2.0, 1.3, 1.1, 0.4, 0.1])
+    Y = lr.low_rank_target(KEY, (5, 6), values)
+    found = lr.shrink_squared(Y, strength, width)
+    expected = brute_force(np.asarray(values, np.float64), strength, width)
+    assert_close(found.values, expected, size=36)
+    assert int(found.rank) == np.count_nonzero(expected > 1e-9)
+    left, _, right = np.linalg.svd(np.asarray(Y, np.float64), full_matrices=False)
+    assert_close(found.product, (left * expected) @ right, size=36)
+
+
+def test_nothing_is_left_of_nothing(dtype):
+    found = lr.shrink_squared(jnp.zeros((2, 3)), 0.5, 2)
+    assert int(found.rank) == 0
+    assert np.array_equal(found.product, np.zeros((2, 3)))
+
+
+def test_the_minimiser_on_data_is_found_by_proximal_descent():
+    """Proximal gradient on ``||Y - A X||^2 + c ||A X||_*^2`` as a problem in Z = A X alone."""
+    X, Y = lr.gaussians(KEY, [(3, 7), (4, 7)])
+    theta, width = 0.4, 5
+    found = lr.dropout_minimizer(Y, X, theta, width)
+    inputs, target = double((X, Y))
+    onto = np.linalg.pinv(inputs) @ inputs
+    strength = (1 - theta) / (theta * width)
+    Z = np.zeros((4, 7))
+    for _ in range(400):
+        # A subgradient step on the squared nuclear norm is a soft threshold at c t ||Z||_*, here
+        # with the norm of the last iterate: its fixed point is the minimum, as c t is small.
+        left, values, right = np.linalg.svd(Z - 0.2 * (Z - target @ onto), full_matrices=False)
+        norm = np.linalg.svd(Z, compute_uv=False).sum()
+        Z = (left * np.maximum(values - 0.2 * strength * norm, 0)) @ right
+    assert_close(found.product, Z, size=28)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
+def test_the_part_of_a_target_that_a_network_reaches(shape, dtype):
+    X, Y = lr.gaussians(KEY, [shape, (2, shape[1])])
+    X = X.at[0].set(0.0)  # a direction without data
+    inputs, target = double((X, Y))
+    fitted = target @ np.linalg.pinv(inputs) @ inputs
+    assert_close(lr.project_rows(Y, X), fitted, size=64)
+    V = lr.project_rows(Y, X)
+    assert_close(lr.input_layer(V, X) @ X, np.asarray(V, np.float64), size=256)
+    assert_close(lr.input_layer(Y, X), target @ np.linalg.pinv(inputs), size=256)
+
+
+def test_dropout_descent_is_a_numpy_loop(dtype):
+    first, second, X, Y = lr.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
+    theta, eta, steps = 0.5, 0.02, 40
+    found = lr.dropout_descent(KEY, (first, second), X, Y, theta, eta, steps, halve_after=10)
+    W1, W2, inputs, target = double((first, second, X, Y))
+    for t in range(steps):
+        mask = np.asarray(lr.draw_mask(jax.random.fold_in(KEY, t), 2, theta), np.float64) / theta
+        hidden = W1 @ inputs
+        error = (W2 * mask) @ hidden - target
+        slopes = (W2 * mask).T @ error @ inputs.T, error @ (mask[:, None] * hidden).T
+        rate = eta * theta / (1 + t / 10)
+        W1, W2 = W1 - rate * slopes[0], W2 - rate * slopes[1]
+    assert_close(found, (W1, W2), steps=steps, size=4)
+
+
+def test_without_dropout_the_descent_is_gradient_descent():
+    first, second, X, Y = lr.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
+    found = lr.dropout_descent(KEY, (first, second), X, Y, 1.0, 0.02, 30, halve_after=10**18)
+    run = lr.simulate(
+        lambda weights: lr.regression_loss(weights, X, Y),
+        (first, second),
+        lr.gradient_descent(0.02),
+        np.array([30]),
+    )
+    assert_close(found, double(run.params), steps=30, size=4)
+
+
+# DropBlock ------------------------------------------------------------------------------------
+
+
+def support_norm_by_duality(values, support):
+    """Largest <w, u> over u whose k largest entries have norm 1, by a quadratic program."""
+    size = len(values)
+    constraints = [
+        {"type": "ineq", "fun": lambda u, c=list(c): 1 - np.sum(u[c] ** 2)}
+        for c in itertools.combinations(range(size), support)
+    ]
+    start = np.full(size, 0.5 / np.sqrt(support))
+    found = scipy.optimize.minimize(
+        lambda u: -values @ u, start, constraints=constraints, method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 500},
+    )  # fmt: skip
+    return -found.fun
+
+
+@pytest.mark.parametrize("support", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "values", [[4.0, 3.0, 2.0, 1.0], [9.0, 1.0, 1.0, 0.5], [1.0, 1.0, 1.0, 1.0], [3.0, 2.0, 0.0, 0]]
+)
+def test_the_support_norm_is_the_dual_of_the_largest_entries(values, support):
+    found = lr.support_norm(jnp.asarray(values, jnp.float32), support)
+    # A general solver reaches about half of the digits of float64, those of float32.
+    assert_close(found, support_norm_by_duality(np.array(values), support), size=100)
+
+
+def test_the_ends_of_the_support_norm(dtype):
+    Z = jax.random.normal(KEY, (4, 5))
+    assert_close(lr.spectral_support_norm(Z, 1), nuclear(Z), size=20)
+    for support in (4, 9):
+        assert_close(lr.spectral_support_norm(Z, support), np.linalg.norm(double(Z)), size=20)
+
+
+@pytest.mark.parametrize("spectrum", [[1.0, 0.8, 0.7, 0.6, 0.5], [9.0, 1.0, 0.9, 0.5], [2.0, 1.0]])
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_blocks_that_attain_the_support_norm(block, spectrum, dtype):
+    Z, blocks = lr.low_rank_target(KEY, (5, 6), jnp.array(spectrum)), 60
+    assert bool(lr.enough_blocks(Z, block, blocks))
+    U, V = lr.support_factors(Z, block, blocks)
+    assert_close(U @ V, Z, size=blocks * block)
+    norm = lr.spectral_support_norm(Z, block)
+    parts = np.split(np.asarray(U, np.float64), blocks, 1), np.split(np.asarray(V), blocks, 0)
+    sizes = [np.linalg.norm(left @ right) for left, right in zip(*parts, strict=True)]
+    assert_close(jnp.full(blocks, norm / blocks), np.array(sizes), size=blocks * block)
+    theta = lr.width_free_keep_prob(0.3, blocks * block, block=block)
+    least = 0.7 / 0.3 * np.asarray(norm, np.float64) ** 2
+    assert_close(lr.dropout_penalty(U, V, theta, block=block), least, size=blocks * block)
+
+
+def test_too_few_blocks_are_noticed():
+    Z = lr.low_rank_target(KEY, (5, 6), jnp.array([1.0, 0.8, 0.7, 0.6, 0.5]))
+    assert not bool(lr.enough_blocks(Z, 2, 3))
+    U, V = lr.support_factors(Z, 2, 3)
+    penalty = lr.dropout_penalty(U, V, lr.width_free_keep_prob(0.5, 6, block=2), block=2)
+    product = np.asarray(U @ V)
+    attained = float(penalty) <= float(lr.spectral_support_norm(Z, 2)) ** 2
+    assert not attained or np.linalg.norm(product - np.asarray(Z)) > 0.01
+
+
+def test_blocks_wider_than_the_matrix(dtype):
+    Z = jax.random.normal(KEY, (2, 3))
+    U, V = lr.support_factors(Z, 4, 3)
+    assert (U.shape, V.shape) == ((2, 12), (12, 3))
+    assert_close(U @ V, double(Z), size=12)
+    assert_zero(U[:, 2:4], scale=1.0)
+
+
+def test_the_nuclear_norm_is_not_the_norm_of_blocks():
+    Z = jax.random.normal(KEY, (4, 5))
+    assert_apart(lr.spectral_support_norm(Z, 2), nuclear(Z))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: lr.dropout_penalty(jnp.ones((2, 3)), jnp.ones((2, 3)), 0.5),
+            r"right: got shape \(2, 3\), wanted 3 rows",
+        ),
+        (
+            lambda: lr.dropout_penalty(jnp.ones((2, 3)), jnp.ones((3, 3)), 0.5, block=2),
+            "block: got 2, wanted a divisor of the width 3",
+        ),
+        (
+            lambda: lr.equalize(jnp.ones((2, 3)), jnp.ones((2, 3))),
+            r"right: got shape \(2, 3\), wanted 3 rows",
+        ),
+        (lambda: lr.equalized_factors(jnp.eye(2), 0), "width: got 0, wanted at least 1"),
+        (lambda: lr.support_norm(jnp.ones(3), 4), "support: got 4, wanted 1 to 3"),
+        (
+            lambda: lr.dropconnect_penalty((jnp.eye(2),), jnp.eye(2), 0.5, layer=1),
+            "weights: got 1 layers, wanted 2",
+        ),
+        (
+            lambda: lr.dropconnect_penalty((jnp.eye(2),) * 2, jnp.eye(2), 0.5, layer=3),
+            "layer: got 3, wanted 1 or 2",
+        ),
+    ],
+)
+def test_dropout_refuses(call, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        call()
