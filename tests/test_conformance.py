@@ -252,6 +252,23 @@ def in_standard_errors(name):
     return residual
 
 
+def on_worst_data(name):
+    """Relative difference on the data set where it is largest."""
+
+    def residual(d):
+        predicted, measured = d[f"{name}_predicted"], d[f"{name}_measured"]
+        inner = [dim for dim in predicted.dims if dim not in {*AXES, "data"}]
+        apart = abs(predicted - measured).max(inner)
+        scale = np.maximum(abs(predicted).max(inner), abs(measured).max(inner))
+        return (apart / scale.where(scale > 0, 1)).max("data")
+
+    return residual
+
+
+def above_penalty(d):
+    return np.maximum((d["nuclear_bound"] / d["penalty"] - 1).max(["data", "autoencoder"]), 0)
+
+
 def absolute(name):
     return lambda d: largest(d[f"{name}_predicted"] - d[f"{name}_measured"])
 
@@ -324,6 +341,21 @@ RESIDUALS = {
     "dropblock_bound": below_bound("dropblock_bound"),
     "dropblock_least": relative("dropblock_least"),
     "dropblock_product": relative("dropblock_product"),
+    "rank": lambda d: (d["rank_predicted"] != d["rank_measured"]).sum("data"),
+    "nuclear_bound": above_penalty,
+    "attained": relative("attained"),
+    **{
+        name: on_worst_data(name)
+        for name in (
+            "marginal",
+            "optimum",
+            "bottleneck",
+            "bottleneck_value",
+            "masked_marginal",
+            "masked_optimum",
+            "unidentified",
+        )
+    },
 }
 
 

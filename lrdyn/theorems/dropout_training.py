@@ -102,8 +102,8 @@ def _predict_minimiser(case: Training, found: Shrinkage | None = None) -> dict[s
     rest = case.target - found.product
     strength = dropout_strength(case.keep_prob, case.width)
     return {
-        "minimiser": found.product,
-        "minimum": jnp.sum(rest**2) + strength * jnp.sum(found.values) ** 2,
+        "dropout_minimiser": found.product,
+        "dropout_minimum": jnp.sum(rest**2) + strength * jnp.sum(found.values) ** 2,
         "stochastic": found.values,
         "rank": found.rank,
     }
@@ -152,8 +152,8 @@ def _measure_minimiser(case: Training) -> dict[str, Array]:
 
     ends = jax.vmap(train)(jax.random.split(case.key, RUNS))
     return {
-        "minimiser": product,
-        "minimum": 2 * loss(run.params),
+        "dropout_minimiser": product,
+        "dropout_minimum": 2 * loss(run.params),
         "stochastic": jnp.mean(ends, axis=0),
         "standard_error": jnp.std(ends, axis=0, ddof=1) / np.sqrt(RUNS),
         "singular_values": singular_values(product),
@@ -170,6 +170,12 @@ def _converged(case: Training, predicted: Arrays, measured: Arrays) -> Array:
     return measured["gradient"] <= limit * measured["gap"]
 
 
+def _long_enough(case: Training, predicted: Arrays, measured: Arrays) -> Array:
+    # A direction at distance g from the threshold settles in a time eta t of order 1/g.
+    time = case.learning_rate * max(1, case.steps // SHARE)
+    return jnp.all(measured["standard_error"] > 0) & (time * measured["gap"] >= 10)
+
+
 def _standard_errors(case: Training, predicted: Arrays, measured: Arrays) -> Array:
     apart = jnp.abs(predicted["stochastic"] - measured["stochastic"]) / measured["standard_error"]
     return jnp.max(jnp.where(jnp.arange(len(apart)) < predicted["rank"], apart, 0.0))
@@ -177,23 +183,23 @@ def _standard_errors(case: Training, predicted: Arrays, measured: Arrays) -> Arr
 
 MINIMISER_CLAIMS = (
     Claim(
-        "minimiser",
+        "dropout_minimiser",
         "gradient descent on the expected loss ends at Z = U (Sigma - mu_q I)_+ V^T, from Y P = "
         "U Sigma V^T and c = (1-theta)/(theta h) (if it has converged)",
         applies=_converged,
     ),
     Claim(
-        "minimum",
+        "dropout_minimum",
         "the expected loss there is the minimum of ||Y - Z||_F^2 + c ||Z||_*^2 over rank Z <= h",
         applies=_converged,
     ),
     Claim(
         "stochastic",
         f"training with random masks and decreasing steps ends there: mean over {RUNS} runs of "
-        "u_i^T Z v_i, i <= q",
+        "u_i^T Z v_i, i <= q (if no sigma_i is so near to mu_q that training is too short)",
         kind="statistical",
         residual=_standard_errors,
-        applies=lambda case, p, m: jnp.all(m["standard_error"] > 0),
+        applies=_long_enough,
     ),
 )
 
@@ -223,7 +229,7 @@ def _soft_thresholded(case: Training) -> dict[str, Array]:
 
 
 MINIMISER = Statement(
-    "minimiser",
+    "dropout_training",
     _training,
     _predict_minimiser,
     _measure_minimiser,
@@ -237,7 +243,7 @@ MINIMISER = Statement(
                 predict=_shrunk_by(1.0 * AT_WIDTH),
                 at=MINIMISER_AT,
             )
-            for claim in ("minimiser", "stochastic")
+            for claim in ("dropout_minimiser", "stochastic")
         ),
         *(
             Control(
@@ -247,18 +253,18 @@ MINIMISER = Statement(
                 predict=_soft_thresholded,
                 at=MINIMISER_AT,
             )
-            for claim in ("minimiser", "minimum", "stochastic")
+            for claim in ("dropout_minimiser", "dropout_minimum", "stochastic")
         ),
         Control(
             "target_not_projected",
             "Y in place of Y P, though X has fewer rows than columns",
-            "minimiser",
+            "dropout_minimiser",
             predict=_shrunk_by(1.0, projected=False),
             at=MINIMISER_AT,
         ),
     ),
     dims={
-        "minimiser": ("row", "column"),
+        "dropout_minimiser": ("row", "column"),
         "stochastic": ("index",),
         "standard_error": ("index",),
         "singular_values": ("index",),
@@ -281,13 +287,13 @@ def plot_dropout(groups: "Mapping[str, xr.Dataset]") -> "Figure | None":
     """
     from lrdyn import plotting
 
-    if "/minimiser/" not in groups:
+    if "/dropout_training/" not in groups:
         return None
     with plotting.style():
         figure, (left, right) = plotting.panels(
             ["minimisers of the expected loss", "least penalty"], height=2.9
         )
-        _plot_minimisers(left, _first(groups["/minimiser/"], "keep_prob"))
+        _plot_minimisers(left, _first(groups["/dropout_training/"], "keep_prob"))
         _plot_widths(right, _first(groups["/dropout/"], "width", "keep_prob"))
     return figure
 

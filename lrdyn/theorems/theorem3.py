@@ -39,6 +39,7 @@ from lrdyn.theorem import (
 from lrdyn.theorems.dropblock import DROPBLOCK
 from lrdyn.theorems.dropout import DROPOUT, LARGEST
 from lrdyn.theorems.dropout_training import MINIMISER, plot_dropout
+from lrdyn.theorems.self_supervised import SELF_SUPERVISED
 
 KINDS = ("dropout", "dropblock", "input", "patch")
 
@@ -347,7 +348,7 @@ THEOREM3 = Theorem(
     "theorem3",
     "masked training is training with a penalty; dropout's is a squared nuclear norm",
     FLAGS,
-    (MASKS, DROPOUT, MINIMISER, DROPBLOCK),
+    (MASKS, DROPOUT, MINIMISER, DROPBLOCK, *SELF_SUPERVISED),
     plots={"dropout": plot_dropout},
     check=check,
 )
