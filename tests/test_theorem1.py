@@ -1,6 +1,6 @@
 """Theorem 1's cases, hypotheses and figures; what it claims is checked in test_conformance.py."""
 
-import itertools
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -48,19 +48,17 @@ def test_the_run_is_gradient_descent_with_decay_by_hand(depth):
     layers = oracles.descend(
         case.weights, oracles.sum_slope(target), 0.2, [0.1] * depth, case.steps
     )
-    for t in range(len(case.steps)):
-        weights = [layer[t] for layer in layers]
+    seen = [[layer[t] for layer in layers] for t in range(len(case.steps))]
+    for t, weights in enumerate(seen):
         product = oracles.product(weights, 4)
         squares = sum((W**2).sum() for W in weights)
         loss = ((product - target) ** 2).sum() / 2 + 0.1 / 2 * squares
         oracles.assert_close(found["objective"][t], loss, steps=40, size=6)
+    weights, product = seen[-1], oracles.product(seen[-1], 4)
     oracles.assert_close(found["product"], product, steps=40, size=6)
-    apart = [
-        abs(after.T @ after - before @ before.T).max()
-        for before, after in itertools.pairwise(weights)
-    ]
+    apart = [abs(after.T @ after - before @ before.T).max() for before, after in pairwise(weights)]
     oracles.assert_close(found["imbalance"], max(apart), steps=40, size=6, scale=1.0)
-    half = oracles.product([layer[len(case.steps) // 2] for layer in layers], 4)
+    half = oracles.product(seen[len(seen) // 2], 4)
     oracles.assert_close(found["moved"], abs(product - half).max(), steps=40, size=6, scale=1.0)
 
 
@@ -229,7 +227,7 @@ def test_the_landscape_shows_every_critical_point(groups):
 
 def test_the_figure_of_shrinkage_shows_the_ends_of_descent(groups):
     (ax,) = shrinkage_figure(groups).axes  # one depth
-    curves = [line for line in ax.lines if len(line.get_xdata()) == 400]
+    curves = [line for line in ax.lines if np.size(line.get_xdata()) == 400]
     assert len(curves) == 2
     for line, decay in zip(curves, (0.0, 0.1), strict=True):
         grid, curve = (jnp.asarray(values, float) for values in line.get_data())

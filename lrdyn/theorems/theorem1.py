@@ -89,7 +89,7 @@ def _landscape(ax: Axes, case: xr.Dataset) -> None:
             color=color, label=f"{label}, measured", clip_on=False, zorder=3,
         )  # fmt: skip
     values = case["target_values"].values
-    size, sets = float(values[0]), index_sets(np.isfinite(values).sum(), int(case["rank"]))
+    size, sets = float(values[0]), index_sets(int(np.isfinite(values).sum()), int(case["rank"]))
     for chosen, *place in zip(
         sets[there[: len(sets)]], x["predicted"], y["predicted"], strict=True
     ):
