@@ -365,7 +365,7 @@ def plot_inputs(ax: Any, dataset: xr.Dataset) -> Any:
             color=color, every=1,
         )  # fmt: skip
         # A direction that is cut off leaves through the lower end of the axis.
-        cut = np.maximum(wrong, SMALLEST / 10)
+        cut = np.maximum(wrong, SMALLEST * 1e-9)
         ax.plot(index, cut, color=color, lw=0.8, ls=DASHES["input"], zorder=1)
     top = 1.5 * float(dataset["values"].max())
     ax.set(yscale="log", xlabel="index i", ylim=(SMALLEST, top))

@@ -244,16 +244,18 @@ def _added_at_identity(case: Autoencoding, data: Array) -> Array:
 def _measure(case: Autoencoding, data: Array) -> dict[str, Array]:
     full, factors, guess = _train(case, data)
     narrow, own = factors[1] @ factors[0], within_patches(guess, case.patch_of)
-    three = jnp.stack([full, case.anything, narrow])
-    expected = jax.vmap(lambda A: _expected(case, A, data))(three)
-    added = expected - jax.vmap(lambda A: _at_mean(case, A, data))(three)
+    trained = jnp.stack([full, narrow])
+    anything = _expected(case, case.anything, data)
+    expected = jax.vmap(lambda A: _expected(case, A, data))(trained)
+    seen = jnp.stack([full, case.anything])
+    at_mean = jax.vmap(lambda A: _at_mean(case, A, data))(seen)
     return {
-        "marginal": expected[1],
+        "marginal": anything,
         "optimum": full,
         "rank": _rank(singular_values(full)),
         "bottleneck": narrow,
-        "bottleneck_value": expected[2],
-        "penalty": added[:2],
+        "bottleneck_value": expected[1],
+        "penalty": jnp.stack([expected[0], anything]) - at_mean,
         "masked_marginal": _expected(case, case.anything, data, hidden_only=True),
         "masked_optimum": guess - own,
         "unidentified": own,
