@@ -13,7 +13,7 @@ import xarray as xr
 
 ROOT = Path(__file__).parents[1]
 DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
-MASKED = ["--rows", "4", "--cols", "6", "--keep-prob", "0.4", "0.6", "--seeds", "1"]
+MASKED = ["--rows", "4", "--cols", "6", "--keep-prob", "0.4", "0.5", "--seeds", "1"]
 TINY = {"theorem2": DEEP, "corollary1": DEEP, "theorem3": MASKED}
 """Arguments of the small run of each theorem."""
 
