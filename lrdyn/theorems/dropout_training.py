@@ -71,9 +71,8 @@ def _training(
     **flags: Any,
 ) -> Training:
     rank = min(rows, cols)
-    for_data, for_runs = jax.random.split(key)
     shapes = [(2, rows), (1, cols), (1, rank), (rows, cols), (width, rows), (rows, width)]
-    sides, line, turn, noise, first, second = gaussians(for_data, shapes)
+    sides, line, turn, noise, first, second = gaussians(key, shapes)
     left, columns = jax.vmap(reflection)(sides)[:, :, :rank]
     lines = reflection(line[0])[:rank]
     turned = reflection(turn[0]) @ lines
@@ -92,7 +91,7 @@ def _training(
         fitted=((hidden @ lines.T / scales[None, :]) @ left.T, fitted),
         keep_prob=jnp.asarray(keep_prob, lines.dtype),
         learning_rate=jnp.asarray(learning_rate, lines.dtype),
-        key=for_runs,
+        key=jax.random.fold_in(key, 1),
         width=width,
         steps=steps,
     )
@@ -139,9 +138,9 @@ def _measure_minimiser(case: Training) -> dict[str, Array]:
 
     steps, halve_after = _schedule(case)
 
-    def train(key):
+    def train(number):
         weights = dropout_descent(
-            key,
+            jax.random.fold_in(case.key, number),
             case.fitted,
             case.inputs,
             case.target,
@@ -154,7 +153,7 @@ def _measure_minimiser(case: Training) -> dict[str, Array]:
         ends = jnp.diagonal(closed.left.T @ found @ closed.right.T)
         return jnp.where(closed.values > 0, ends, 0.0)
 
-    ends = jax.vmap(train)(jax.random.split(case.key, RUNS))
+    ends = jax.vmap(train)(jnp.arange(RUNS))
     whole = jnp.sum(ends, axis=1)
     return {
         "minimiser": product,
