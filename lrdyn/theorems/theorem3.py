@@ -79,7 +79,7 @@ FLAGS = (
         "learning_rate", (0.6,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2",
         (0.4,),
     ),
-    Flag("steps", (8000,), at_least(1), int, "t", "steps of descent", (40_000,), swept=False),
+    Flag("steps", (8000,), at_least(1), int, "t", "steps of descent", (20_000,), swept=False),
 )  # fmt: skip
 
 
