@@ -8,7 +8,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import xarray as xr
 
 from experiments.__main__ import THEOREMS
 from lrdyn.claims import CLEARLY
@@ -240,16 +239,7 @@ def encoded_loss(d):
 
 
 def in_standard_errors(name):
-    """Of the entries below the predicted rank, if there is one."""
-
-    def residual(d):
-        apart = abs(d[f"{name}_predicted"] - d[f"{name}_measured"]) / d["standard_error"]
-        if "index" not in apart.dims:
-            return apart
-        index = np.arange(apart.sizes["index"])
-        return largest(apart.where(xr.DataArray(index, dims="index") < d["rank"], 0))
-
-    return residual
+    return lambda d: abs(d[f"{name}_predicted"] - d[f"{name}_measured"]) / d["standard_error"]
 
 
 def on_worst_data(name):

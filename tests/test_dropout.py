@@ -181,6 +181,7 @@ def brute_force(values, strength, width):
         columns = np.eye(len(values))[:, chosen]
         matrix = np.vstack([columns, np.full((1, len(chosen)), np.sqrt(strength))])
         found, rest = scipy.optimize.nnls(matrix, np.append(values, 0.0))
+        assert rest is not None
         if rest < best:
             best, where = rest, np.zeros(len(values))
             where[list(chosen)] = found

@@ -138,9 +138,9 @@ def test_the_deterministic_equivalent_is_the_expected_loss(dtype):
     mean, covariance = lr.mask_mean(masks), lr.mask_covariance(masks)
     found = lr.deterministic_equivalent(target, terms, mean, covariance)
     (support, chances), Y, Z = double((tuple(masks), target, terms))
-    mu = sum(p * R for R, p in zip(support, chances, strict=True))
+    mu = np.sum([p * R for R, p in zip(support, chances, strict=True)], axis=0)
     losses = [
-        p * np.sum((Y - sum(r / m * z for r, m, z in zip(R, mu, Z, strict=True))) ** 2)
+        p * np.sum((Y - np.tensordot(R / mu, Z, 1)) ** 2)
         for R, p in zip(support, chances, strict=True)
     ]
     assert_close(found, sum(losses), size=10)
