@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from experiments.__main__ import THEOREMS
 from lrdyn.claims import CLEARLY

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.__main__ import THEOREMS
+from lrdyn import cli
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
@@ -109,12 +112,8 @@ def test_commands_exist():
 
 
 def test_flags_exist(capsys):
-    from lrdyn import cli
-    from lrdyn.theorems.corollary1 import COROLLARY1
-    from lrdyn.theorems.theorem2 import THEOREM2
-
     known = set()
-    for theorem in (THEOREM2, COROLLARY1):
+    for theorem in THEOREMS:
         assert cli.main(theorem, ["--help"]) == 0
         known |= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
     mentioned = set()
@@ -146,6 +145,22 @@ def test_no_path_of_a_machine(page):
     text = page.read_text()
     assert not re.search(r"/(?:tmp|work|home|root|Users|usr|opt)/", text)
     assert not re.search(r"https?://(?!arxiv\.org)", text)
+
+
+def test_the_table_of_results_is_complete():
+    """A row for each claim, which names each of its controls; no number is missing."""
+    rows = {}
+    for line in (ROOT / "docs" / "results.md").read_text().splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")]
+            assert all(cells) or cells[-1] == "", line
+            rows[cells[0].strip("`")] = cells
+    for theorem in THEOREMS:
+        for statement in theorem.statements:
+            for claim in statement.claims:
+                found = re.findall(r"([a-z_0-9]+) [-0-9.e]+", rows.pop(claim.id)[-1])
+                assert found == [c.id for c in statement.controls if c.claim == claim.id]
+    assert not rows
 
 
 def test_exported_names_in_the_documents_exist():

@@ -196,7 +196,7 @@ def test_the_minimiser_is_the_best_of_all_spectra(strength, width, dtype):
     found = lr.shrink_squared(Y, strength, width)
     expected = brute_force(np.asarray(values, np.float64), strength, width)
     assert_close(found.values, expected, size=36)
-    assert int(found.rank) == np.count_nonzero(expected > 1e-9)
+    assert int(found.rank) == np.count_nonzero(np.asarray(expected) > 1e-9)
     left, _, right = np.linalg.svd(np.asarray(Y, np.float64), full_matrices=False)
     assert_close(found.product, (left * expected) @ right, size=36)
 
