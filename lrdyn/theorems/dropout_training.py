@@ -26,7 +26,7 @@ from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussians, spaced_singular_values
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Arrays, Claim, Control, Statement
-from lrdyn.theorems.dropout import only, reflection
+from lrdyn.theorems.dropout import COPIES, LARGEST, only, reflection
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -363,11 +363,10 @@ def _shrunk(spectrum: np.ndarray, strength: float, width: int) -> np.ndarray:
 
 def _plot_widths(ax: "Axes", data: "xr.Dataset") -> None:
     from lrdyn import plotting
-    from lrdyn.theorems.dropout import COPIES
 
     last = data.isel(keep_prob=-1)
     whole = last["width_free_predicted"]
-    widths = last["width"].values[:, None] * np.asarray(COPIES)[None, :]
+    widths = np.minimum(last["width"].values, LARGEST)[:, None] * np.asarray(COPIES)[None, :]
     x = np.array([1, 2 * widths.max()])
     for name, line, color, marker, text in (
         ("width_free_measured", 1.0 + 0 * x, plotting.BLUE, "s", r"$\theta(h) = p/(h - (h-1)p)$"),

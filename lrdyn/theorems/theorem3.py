@@ -274,7 +274,10 @@ def _first_kind(settings: dict[str, Any]) -> dict[str, Any]:
 
     The statements about the other kinds have an identity of their own.
     """
-    first = {name: settings[name][:1] for name in ("mask", "loss")}
+    kind = settings["mask"][0]
+    sizes = {"dropblock": "block_size", "patch": "patch_size"}
+    others = [size for other, size in sizes.items() if other != kind]
+    first = {name: settings[name][:1] for name in ("mask", "loss", *others)}
     few = tuple(width for width in settings["width"] if width <= LARGEST)
     return settings | first | {"width": few or settings["width"][:1], "steps": 1}
 
