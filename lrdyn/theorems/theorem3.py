@@ -77,7 +77,7 @@ FLAGS = (
         shapes=True,
     ),
     Flag(
-        "learning_rate", (0.6,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2",
+        "learning_rate", (0.5,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2",
         (0.4,),
     ),
     Flag("steps", (8000,), at_least(1), int, "t", "steps of descent", (20_000,), swept=False),
