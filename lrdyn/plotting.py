@@ -355,6 +355,8 @@ def sweep_figure(name: str, ratios: Mapping[str, xr.DataArray]) -> Figure:
     first = next(iter(ratios.values()))
     axes = swept_axes(first)[:3]
     panels = first[axes[2]].values if len(axes) > 2 else [None]
+    seen = np.concatenate([ratio.values.ravel() for ratio in ratios.values()])
+    top = 3.0 * max(1.0, np.max(seen, initial=0.0, where=np.isfinite(seen)))
     with style():
         figure = Figure(figsize=(TEXT_WIDTH, 2.6), layout="constrained")
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -365,7 +367,7 @@ def sweep_figure(name: str, ratios: Mapping[str, xr.DataArray]) -> Figure:
                 _curves(ax, part, axes, precision, key=ratio is first)
             ax.set_title("" if value is None else f"{_words(axes[2])} {value:g}")
             ax.axhline(1.0, color=BLACK, lw=0.8)
-            ax.set(yscale="log", xlabel=_words(axes[0]), ylim=(LEAST_RATIO, 3.0))
+            ax.set(yscale="log", xlabel=_words(axes[0]), ylim=(LEAST_RATIO, top))
         row[0].set_ylabel("residual / tolerance")
         if len(axes) > 1:
             row[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
@@ -390,8 +392,9 @@ def _curves(ax: Axes, part: xr.DataArray, axes: list[str], precision: str, key: 
     for color, value in zip(SHADES * (1 + len(several) // len(SHADES)), several, strict=False):
         curve = part if value is None else part.sel({axes[1]: value})
         filled = precision == "float64"
+        shown = np.where(np.isfinite(curve.values), curve.values, np.nan)  # lost: not drawn
         ax.plot(
-            x, np.maximum(curve.values, LEAST_RATIO), color=color, marker="o", ms=3,
+            x, np.maximum(shown, LEAST_RATIO), color=color, marker="o", ms=3,
             mfc=color if filled else "white", lw=1.0 if filled else 0.6, clip_on=False, zorder=3,
             label=f"{_words(axes[1])} {value:g}" if key and value is not None else None,
         )  # fmt: skip

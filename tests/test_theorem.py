@@ -173,6 +173,8 @@ def test_the_script_writes_verdict_results_and_figures(finished):
         "verdict.pdf": b"%PDF",
         "perturb.png": b"\x89PNG",
         "perturb.pdf": b"%PDF",
+        "sweep.png": b"\x89PNG",
+        "sweep.pdf": b"%PDF",
     }
 
 
