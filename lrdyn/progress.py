@@ -84,7 +84,7 @@ def duration(seconds: float) -> str:
         Minutes and seconds, or hours, minutes and seconds.
 
     Example:
-        >>> print(duration(75), duration(7384))
+        >>> print(duration(75.0), duration(7384.0))
         1:15 2:03:04
     """
     minutes, seconds = divmod(round(seconds), 60)
