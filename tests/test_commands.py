@@ -22,6 +22,7 @@ from lrdyn import cli
 from lrdyn.theorems.completion import COMPLETION
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2
+from lrdyn.theorems.theorem3 import THEOREM3
 from tests.runs import ROOT, finished, python
 from tests.runs import TINY as TINY_RUNS
 from tests.test_theorem import MY_THEOREM
@@ -306,6 +307,14 @@ def test_no_flag_takes_what_is_outside_its_domain(theorem, flag, word, command, 
         (COROLLARY1, "--dim 8 --rank 1 --excess-rank 3", "--excess-rank: got 3 .*wanted d > 2"),
         (THEOREM2, "--excess-rank 1", "--excess-rank: got an unknown argument"),
         (COMPLETION, "--dim 24 8 --rank 4", "--rank: got 4 with d = 8, wanted d > 2 rank"),
+        (THEOREM3, "--rows 13 --mask input", "--rows: got 13, 13 parts to mask, wanted at most 12"),
+        (THEOREM3, "--mask patch --patch-size 8", "--patch-size: got 8, wanted at most --rows 6"),
+        (
+            THEOREM3,
+            "--mask patch --patch-size 4",
+            "--patch-size: got 4 with --rows 6, wanted a",
+        ),
+        (THEOREM3, "--width 5", "--block-size: got 2 with --width 5, wanted a divisor"),
         (COMPLETION, "--observed 1.1", "--observed: got '1.1', wanted a number > 0 and <= 1"),
     ],
 )

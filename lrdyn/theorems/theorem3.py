@@ -39,6 +39,7 @@ from lrdyn.theorems.dropblock import DROPBLOCK
 from lrdyn.theorems.dropout import DROPOUT, LARGEST
 from lrdyn.theorems.dropout_training import MINIMISER, plot_dropout
 from lrdyn.theorems.self_supervised import SELF_SUPERVISED
+from lrdyn.theorems.self_supervised import check as check_self_supervised
 
 KINDS = ("dropout", "dropblock", "input", "patch")
 
@@ -335,6 +336,7 @@ MASKS = Statement(
 
 def check(point: Mapping[str, Any]) -> None:
     """Refuse combinations outside the theorem."""
+    check_self_supervised(point)
     for mask, block, whole in (
         ("dropblock", "block_size", "width"),
         ("patch", "patch_size", "rows"),
