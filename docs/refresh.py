@@ -1,7 +1,8 @@
-"""Refresh the numbers in ``results.md`` from verdicts: ``python docs/refresh.py [RESULTS]``.
+"""Refresh ``results.md`` from the code and from verdicts: ``python -m docs.refresh [RESULTS]``.
 
-A row of a table begins with the id of a claim; the words in its first three columns stay, the
-numbers after them are replaced. A claim without a row gets one at the end, to be moved and worded.
+A row of a table begins with the id of a claim. What it says is the claim's statement, the numbers
+are those of the verdict; how it is predicted and measured is written by hand and stays. A claim
+without a row gets one at the end, to be moved and worded.
 """
 
 import json
@@ -11,8 +12,8 @@ from pathlib import Path
 from experiments.__main__ import THEOREMS
 
 PAGE = Path(__file__).with_name("results.md")
-WORDS = 3
-"""Columns that are written by hand: id, claim, how it is predicted and how measured."""
+BY_HAND = 2
+"""Column that says how a claim is predicted and how measured, counted from 0."""
 
 
 def short(value: float | None) -> str:
@@ -25,6 +26,16 @@ def short(value: float | None) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def cells_of(line: str) -> list[str]:
+    """Cells of a row, without the pipes inside them, which are written with a backslash."""
+    return [c.strip() for c in line.replace("\\|", "\0").strip().strip("|").split("|")]
+
+
+def row(cells: list[str]) -> str:
+    """The row of these cells."""
+    return f"| {' | '.join(cells)} |".replace("\0", "\\|")
+
+
 def numbers(claim: dict, controls: list[dict]) -> list[str]:
     """Cells after the words: cases, residuals, tolerances, what the controls leave."""
     names = ("residual", "tolerance", "residual_float32", "tolerance_float32")
@@ -34,7 +45,7 @@ def numbers(claim: dict, controls: list[dict]) -> list[str]:
 
 
 def found(results: Path) -> dict[str, list[str]]:
-    """Claim -> cells, from the newest verdict of each theorem."""
+    """Claim -> what it states, and the numbers of the newest verdict of each theorem."""
     cells = {}
     for theorem in THEOREMS:
         verdicts = sorted(results.glob(f"{theorem.name}/*/verdict.json"), key=_age)
@@ -42,7 +53,8 @@ def found(results: Path) -> dict[str, list[str]]:
         for statement in theorem.statements:
             for claim in statement.claims:
                 mine = [entries[c.id] for c in statement.controls if c.claim == claim.id]
-                cells[claim.id] = numbers(entries[claim.id], mine)
+                stated = claim.statement.replace("|", "\0")
+                cells[claim.id] = [stated, *numbers(entries[claim.id], mine)]
     return cells
 
 
@@ -51,17 +63,15 @@ def _age(path: Path) -> float:
 
 
 def refreshed(page: str, cells: dict[str, list[str]]) -> str:
-    """The page with new numbers."""
-    lines = []
-    missing = dict(cells)
+    """The page with new statements and numbers."""
+    lines, missing = [], dict(cells)
     for line in page.splitlines():
         name = line.split("`")[1] if line.startswith("| `") else ""
         if name in cells:
-            # A pipe inside a cell is written \\|.
-            words = line.replace("\\|", "\0").split("|")[1 : WORDS + 1]
-            line = "|".join(["", *words, *(f" {cell} " for cell in missing.pop(name)), ""])
-        lines.append(line.replace("\0", "\\|"))
-    lines += [f"| `{name}` | ? | ? | {' | '.join(row)} |" for name, row in missing.items()]
+            stated, *rest = missing.pop(name)
+            line = row([f"`{name}`", stated, cells_of(line)[BY_HAND], *rest])
+        lines.append(line)
+    lines += [row([f"`{name}`", stated, "?", *rest]) for name, (stated, *rest) in missing.items()]
     return "\n".join(lines) + "\n"
 
 

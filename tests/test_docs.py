@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.refresh import cells_of, refreshed
 from experiments.__main__ import THEOREMS
 from lrdyn import cli
 
@@ -149,18 +150,29 @@ def test_no_path_of_a_machine(page):
 
 def test_the_table_of_results_is_complete():
     """A row for each claim, which names each of its controls; no number is missing."""
-    rows = {}
-    for line in (ROOT / "docs" / "results.md").read_text().splitlines():
-        if line.startswith("| `"):
-            cells = [cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")]
-            assert all(cells) or cells[-1] == "", line
-            rows[cells[0].strip("`")] = cells
+    page = (ROOT / "docs" / "results.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    rows = {line.split("`")[1]: cells_of(line) for line in lines}
+    assert len(rows) == len(lines)
     for theorem in THEOREMS:
         for statement in theorem.statements:
             for claim in statement.claims:
-                found = re.findall(r"([a-z_0-9]+) [-0-9.e]+", rows.pop(claim.id)[-1])
+                _, stated, *words, broken = rows.pop(claim.id)
+                assert stated.replace("\0", "|") == claim.statement
+                assert all(words)
+                found = re.findall(r"([a-z_0-9]+) [-0-9.e]+", broken)
                 assert found == [c.id for c in statement.controls if c.claim == claim.id]
     assert not rows
+
+
+def test_the_table_of_results_is_written_from_verdicts(tmp_path):
+    """A row keeps its words by hand; a claim without a row is added."""
+    page = "| `a` | old | by hand \\| 1 | 9 |\n| `other` | x | y | z |\n"
+    cells = {"a": ["new \0 2", "3 of 3"], "b": ["more", "4 of 4"]}
+    assert refreshed(page, cells) == (
+        "| `a` | new \\| 2 | by hand \\| 1 | 3 of 3 |\n| `other` | x | y | z |\n"
+        "| `b` | more | ? | 4 of 4 |\n"
+    )
 
 
 def test_exported_names_in_the_documents_exist():
