@@ -562,7 +562,7 @@ def plot_recovery(groups: Mapping[str, Any]) -> Any:
         axes[0].set_ylabel(r"recovery error $\Vert f - \Phi \Vert_F / \Vert \Phi \Vert_F$")
         axes[1].legend(
             handles=axes[0].get_legend_handles_labels()[0],
-            loc="upper right", borderaxespad=0.2, labelspacing=0.3,
+            loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0,
         )  # fmt: skip
     return figure
 
