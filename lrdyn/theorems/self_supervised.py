@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib.util
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from lrdyn import linalg
 from lrdyn.data import mnist
 from lrdyn.descent import simulate
 from lrdyn.dropout import dropout_strength, input_layer, shrink_squared
 from lrdyn.initialization import gaussians, orthogonal
-from lrdyn.masking import exact_expectation
+from lrdyn.masking import MaskDistribution, bernoulli_masks, exact_expectation
 from lrdyn.self_supervised import (
     MaskedMoments,
     bottleneck_autoencoder,
@@ -59,8 +58,8 @@ class Autoencoding(eqx.Module):
     data: Float[Array, "sets m n"]
     """Random data of rank m - 1 and, if its package is installed, MNIST."""
     keep_prob: Float[Array, ""]
-    probabilities: Float[Array, "k"]
-    """Of each of the 2^groups masks."""
+    masks: MaskDistribution
+    """Which patches are shown, in all 2^groups ways."""
     anything: Float[Array, "m m"]
     """An autoencoder that is no minimiser, where training of the full one starts."""
     factors: tuple[Float[Array, "r m"], Float[Array, "m r"]]
@@ -98,12 +97,11 @@ def _case(
     groups = tuple(patches(rows, patch_size if mask == "patch" else 1).tolist())
     start = gaussians(key, [(rows, rows), (rows, rows), (width, rows), (rows, width)])
     keep = jnp.asarray(keep_prob, start[0].dtype)
-    patterns = _all_masks(groups)
     frame = orthogonal(start[1])
     return Autoencoding(
         data=_data(frame, cols),
         keep_prob=keep,
-        probabilities=jnp.prod(jnp.where(patterns, keep, 1 - keep), axis=1),
+        masks=bernoulli_masks(max(groups) + 1, keep),
         anything=start[0] / np.sqrt(rows),
         factors=(START * start[2], START * start[3]),
         white=_examples(frame, np.ones(rows), max(rows, cols)),
@@ -147,14 +145,9 @@ def _digits(rows: int) -> tuple[np.ndarray, np.ndarray]:
 # Expectations, by summing over all masks -----------------------------------------------------
 
 
-def _all_masks(groups: tuple[int, ...]) -> Bool[np.ndarray, "k groups"]:
-    """Which patches are shown, in every possible way."""
-    return np.array(list(itertools.product((False, True), repeat=max(groups) + 1)))
-
-
 def _masks(case: Autoencoding) -> Float[Array, "k m"]:
-    shown = _all_masks(case.groups)[:, case.patch_of]
-    return jnp.asarray(shown, case.data.dtype)
+    """All masks of the features."""
+    return case.masks.support[:, case.patch_of]
 
 
 def _loss(autoencoder, data, mask, hidden_only=False) -> Float[Array, ""]:
@@ -169,13 +162,15 @@ def _expected(
 ) -> Float[Array, ""]:
     """Loss of the autoencoder, summed over all masks with their probabilities."""
     return exact_expectation(
-        lambda mask: _loss(autoencoder, data, mask, hidden_only), _masks(case), case.probabilities
+        lambda mask: _loss(autoencoder, data, mask, hidden_only),
+        _masks(case),
+        case.masks.probabilities,
     )
 
 
 def _at_mean(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
     """Loss of the autoencoder under the mean of the masks."""
-    return _loss(autoencoder, data, case.probabilities @ _masks(case))
+    return _loss(autoencoder, data, case.masks.probabilities @ _masks(case))
 
 
 # Training ------------------------------------------------------------------------------------
@@ -216,7 +211,7 @@ def _narrow_rate(case: Autoencoding) -> Array:
 
 def _train(case: Autoencoding, data: Array) -> tuple[Array, tuple[Array, Array], Array]:
     """Train a full autoencoder, a narrow one and one on masked entries, all in one run."""
-    moment, chances = data @ data.T / data.shape[1], case.probabilities[:, None]
+    moment, chances = data @ data.T / data.shape[1], case.masks.probabilities[:, None]
     seen = _summed(case, moment, jnp.broadcast_to(chances, (len(chances), len(data))))
     masked = _summed(case, moment, chances * (1 - _masks(case)))
     rate, p = 1 / jnp.linalg.norm(seen.second[0]), case.keep_prob
@@ -395,9 +390,8 @@ CLAIMS = (
 
 
 def _independent(case: Autoencoding) -> Array:
-    masks = jnp.asarray(_all_masks(case.groups), case.data.dtype)
-    p = case.keep_prob
-    together = (case.probabilities[:, None] * masks).T @ masks
+    (masks, chances), p = case.masks, case.keep_prob
+    together = (chances[:, None] * masks).T @ masks
     wanted = jnp.where(jnp.eye(len(together), dtype=bool), p, p**2)
     return relative_difference(wanted, together) < _half_of_the_digits(case.data)
 
@@ -410,11 +404,11 @@ Wrong = Callable[[Autoencoding, Array], Array]
 
 def _fixed_number(key: Key[Array, ""], case: Autoencoding, amount: Array) -> Autoencoding:
     """About p of the patches shown, as in practice: the right mean, but not independent."""
-    masks = _all_masks(case.groups)
-    shown, count = masks.sum(1), case.keep_prob * masks.shape[1]
-    near = jnp.maximum(0.0, 1 - jnp.abs(jnp.asarray(shown, count.dtype) - count))
-    ways = np.array([np.sum(shown == number) for number in shown])
-    return dataclasses.replace(case, probabilities=near / ways)
+    shown = jnp.sum(case.masks.support, axis=1)
+    near = jnp.maximum(0.0, 1 - jnp.abs(shown - case.keep_prob * case.masks.support.shape[1]))
+    ways = jnp.sum(shown[:, None] == shown[None, :], axis=1)
+    masks = case.masks._replace(probabilities=near / ways)
+    return dataclasses.replace(case, masks=masks)
 
 
 def _control(name: str, claim: str, statement: str, wrong: Wrong) -> Control:
