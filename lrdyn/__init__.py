@@ -41,7 +41,7 @@ from lrdyn.dropout import Shrinkage as Shrinkage
 from lrdyn.dropout import dropconnect_penalty as dropconnect_penalty
 from lrdyn.dropout import dropout_descent as dropout_descent
 from lrdyn.dropout import dropout_loss as dropout_loss
-from lrdyn.dropout import dropout_minimizer as dropout_minimizer
+from lrdyn.dropout import dropout_minimiser as dropout_minimiser
 from lrdyn.dropout import dropout_penalty as dropout_penalty
 from lrdyn.dropout import dropout_strength as dropout_strength
 from lrdyn.dropout import enough_blocks as enough_blocks

@@ -19,6 +19,23 @@ from lrdyn.spectra import numerical_rank, singular_values
 # Penalties -----------------------------------------------------------------------------------
 
 
+def odds(keep_prob: float | Float[Array, ""]) -> Float[Array, ""]:
+    """Variance over squared mean of a mask, ``(1 - theta) / theta``: the factor of all penalties.
+
+    Args:
+        keep_prob: theta.
+
+    Returns:
+        lambda.
+
+    Example:
+        >>> float(odds(0.25))
+        3.0
+    """
+    keep_prob = jnp.asarray(keep_prob)
+    return (1 - keep_prob) / keep_prob
+
+
 def _term_sizes(
     left: Float[Array, "m h"], right: Float[Array, "h n"], block: int
 ) -> Float[Array, "blocks"]:
@@ -65,7 +82,7 @@ def dropout_penalty(
         >>> float(dropout_penalty(jnp.eye(2), 2 * jnp.eye(2), 0.5))
         8.0
     """
-    return (1 - keep_prob) / keep_prob * jnp.sum(_term_sizes(left, right, block))
+    return odds(keep_prob) * jnp.sum(_term_sizes(left, right, block))
 
 
 def dropout_loss(
@@ -114,8 +131,7 @@ def dropout_strength(keep_prob: float | Float[Array, ""], width: int) -> Float[A
         >>> float(dropout_strength(0.5, 4))
         0.25
     """
-    keep_prob = jnp.asarray(keep_prob)
-    return (1 - keep_prob) / (keep_prob * width)
+    return odds(keep_prob) / width
 
 
 def width_free_keep_prob(
@@ -300,16 +316,37 @@ def shrink_squared(
         Cavazza et al., Dropout as a low-rank regularizer for matrix factorization, 2018.
     """
     left, values, right = linalg.svd(matrix)
+    kept, threshold, rank = shrink_squared_values(values, strength, width)
+    return Shrinkage((left * kept[None, :]) @ right, kept, threshold, rank, left, right)
+
+
+def shrink_squared_values(
+    values: Float[Array, "k"], strength: float | Float[Array, ""], width: int
+) -> tuple[Float[Array, "k"], Float[Array, ""], Int[Array, ""]]:
+    """Singular values at the minimum, for :func:`shrink_squared`.
+
+    Args:
+        values: sigma, decreasing.
+        strength: c >= 0.
+        width: h.
+
+    Returns:
+        The shrunk values, the threshold mu_q and q.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> shrink_squared_values(jnp.array([3.0, 1.0, 0.1]), 0.5, 3)[0].tolist()
+        [2.0, 0.0, 0.0]
+    """
     count = jnp.arange(1, len(values) + 1)
     of_size = count.astype(values.dtype)
     thresholds = strength / (1 + strength * of_size) * jnp.cumsum(values)
     rank = jnp.max(jnp.where((values > thresholds) & (count <= width), count, 0))
     threshold = jnp.where(rank > 0, thresholds[jnp.maximum(rank - 1, 0)], 0.0)
-    kept = jnp.where(count <= rank, values - threshold, 0.0)
-    return Shrinkage((left * kept[None, :]) @ right, kept, threshold, rank, left, right)
+    return jnp.where(count <= rank, values - threshold, 0.0), threshold, rank
 
 
-def dropout_minimizer(
+def dropout_minimiser(
     target: Float[Array, "m n"],
     inputs: Float[Array, "d n"],
     keep_prob: float | Float[Array, ""],
@@ -331,7 +368,7 @@ def dropout_minimizer(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> dropout_minimizer(2 * jnp.eye(1), jnp.eye(1), 0.5, 1).product.tolist()
+        >>> dropout_minimiser(2 * jnp.eye(1), jnp.eye(1), 0.5, 1).product.tolist()
         [[1.0]]
 
     Reference:
@@ -439,11 +476,10 @@ def layers_penalty(
     Reference:
         Mianjy and Arora, On dropout and nuclear norm regularization, 2019.
     """
-    odds = (1 - keep_prob) / keep_prob
     first, *rest = weights
     spread = first @ moment @ first.T
     for W in rest:
-        spread = W @ (spread + odds * jnp.diag(jnp.diagonal(spread))) @ W.T
+        spread = W @ (spread + odds(keep_prob) * jnp.diag(jnp.diagonal(spread))) @ W.T
     product = end_to_end(weights)
     return jnp.trace(spread) - jnp.trace(product @ moment @ product.T)
 
@@ -464,8 +500,8 @@ def layers_strength(
         >>> float(layers_strength(0.5, (2, 4)))
         0.875
     """
-    odds = (1 - jnp.asarray(keep_prob)) / keep_prob
-    return jnp.prod(1 + odds / jnp.asarray(hidden, odds.dtype)) - 1
+    factor = odds(keep_prob)
+    return jnp.prod(1 + factor / jnp.asarray(hidden, factor.dtype)) - 1
 
 
 def equalized_layers(
@@ -533,7 +569,7 @@ def dropconnect_penalty(
     if layer == 2:
         return dropout_penalty(second, first @ inputs, keep_prob)
     columns, rows = jnp.sum(second**2, axis=0), jnp.sum(inputs**2, axis=1)
-    return (1 - keep_prob) / keep_prob * (columns @ first**2 @ rows)
+    return odds(keep_prob) * (columns @ first**2 @ rows)
 
 
 # DropBlock -----------------------------------------------------------------------------------

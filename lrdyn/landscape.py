@@ -110,13 +110,26 @@ def critical_values(
         >>> critical_values(jnp.array([2.0, 1.0]), index_sets(2, 1)).tolist()
         [2.5, 0.5, 2.0]
     """
-    inside = _members(sets, len(values))
+    inside = members(sets, len(values))
     return jnp.sum(
         jnp.where(inside, (decay * values - 0.5 * decay**2)[None], 0.5 * values[None] ** 2), axis=1
     )
 
 
-def _members(sets: Sets, count: int) -> np.ndarray:
+def members(sets: Sets, count: int) -> Bool[np.ndarray, "sets n"]:
+    """Which singular values are in each set.
+
+    Args:
+        sets: S.
+        count: number of singular values.
+
+    Returns:
+        One boolean for each set and value.
+
+    Example:
+        >>> members(index_sets(2, 1), 2).tolist()
+        [[False, False], [True, False], [False, True]]
+    """
     return (sets[:, :, None] == np.arange(count)).any(axis=1)
 
 
@@ -147,7 +160,7 @@ def smallest_curvature(
         >>> smallest_curvature(jnp.array([3.0, 2.0, 1.0]), index_sets(3, 1), 0.5).tolist()
         [-2.5, 1.0, -1.0, -2.0]
     """
-    rank, inside = sets.shape[1], _members(sets, len(values))
+    rank, inside = sets.shape[1], members(sets, len(values))
     decay = jnp.asarray(decay, values.dtype)
     full, some = (sets >= 0).all(axis=1), (sets >= 0).any(axis=1)
     outside = jnp.max(jnp.where(inside, 0.0, values[None]), axis=1)
@@ -202,7 +215,7 @@ def hessian_spectrum(
     decay = jnp.asarray(decay, values.dtype)
     own = jnp.where(sets >= 0, values[sets], decay)[:, :, None]  # mu_a; axes set, slot, value
     other = values[None, None]
-    in_set = _members(sets, count)[:, None, :]
+    in_set = members(sets, count)[:, None, :]
     same = sets[:, :, None] == np.arange(count)
     # Of two kept slots one pair of eigenvalues is counted at the later, one at the earlier slot.
     holder = np.argmax(same, axis=1)[:, None, :]

@@ -12,7 +12,7 @@ import xarray as xr
 import lrdyn
 from lrdyn import plotting
 from lrdyn.data import mnist
-from lrdyn.dropout import dropout_minimizer, dropout_penalty, dropout_strength
+from lrdyn.dropout import dropout_minimiser, dropout_penalty, dropout_strength
 from lrdyn.figures import Figure
 
 QUICK = {
@@ -71,7 +71,7 @@ def closed_forms(data: jax.Array, keep_prob: Any) -> dict[str, jax.Array]:
     # `data` has n = 1 in the sense of S = X X^T / n.
     moments = masked_moments(data, keep_prob)
     return {
-        "dropout": dropout_minimizer(data, data, keep_prob, len(data)).product,
+        "dropout": dropout_minimiser(data, data, keep_prob, len(data)).product,
         "input": keep_prob * lrdyn.optimal_autoencoder(moments) @ data,
     }
 

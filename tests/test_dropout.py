@@ -211,7 +211,7 @@ def test_the_minimiser_on_data_is_found_by_proximal_descent():
     """Proximal gradient on ``||Y - A X||^2 + c ||A X||_*^2`` as a problem in Z = A X alone."""
     X, Y = lr.gaussians(KEY, [(3, 7), (4, 7)])
     theta, width = 0.4, 5
-    found = lr.dropout_minimizer(Y, X, theta, width)
+    found = lr.dropout_minimiser(Y, X, theta, width)
     inputs, target = double((X, Y))
     onto = np.linalg.pinv(inputs) @ inputs
     strength = (1 - theta) / (theta * width)

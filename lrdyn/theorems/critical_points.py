@@ -23,6 +23,7 @@ from lrdyn.landscape import (
     hessian,
     hessian_spectrum,
     index_sets,
+    members,
     smallest_curvature,
 )
 from lrdyn.shrinkage import decayed_loss
@@ -303,8 +304,9 @@ def _without_decay(case: Instance) -> dict[str, Array]:
 
 def _without_spare_slots(case: Instance) -> dict[str, Array]:
     """Leave out lambda - max sigma(S^c), as if every S were full."""
-    right, values = predict(case), predict(case)["target_values"]
-    inside = (case.sets[:, :, None] == np.arange(len(values))).any(axis=1)
+    right = predict(case)
+    values = right["target_values"]
+    inside = members(case.sets, len(values))
     least = jnp.min(jnp.where(inside, values[None], jnp.inf), axis=1)
     outside = jnp.max(jnp.where(inside, 0.0, values[None]), axis=1)
     wrong = jnp.minimum(least - outside, 0.0)

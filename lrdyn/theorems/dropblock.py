@@ -13,6 +13,7 @@ from lrdyn.dropout import (
     dropout_loss,
     dropout_penalty,
     enough_blocks,
+    odds,
     spectral_support_norm,
     support_factors,
     width_free_keep_prob,
@@ -26,7 +27,6 @@ from lrdyn.theorems.dropout import (
     make_network,
     missing,
     nuclear,
-    odds,
     only,
     reflection,
 )

@@ -20,6 +20,7 @@ from lrdyn.dropout import (
     equalized_layers,
     layers_penalty,
     layers_strength,
+    odds,
     width_free_keep_prob,
 )
 from lrdyn.factorization import Weights, end_to_end
@@ -103,11 +104,6 @@ def only(kind: str, *unused: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 def nuclear(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
     """Nuclear norm."""
     return jnp.sum(singular_values(matrix))
-
-
-def odds(keep_prob: Float[Array, ""]) -> Float[Array, ""]:
-    """(1 - theta) / theta."""
-    return (1 - keep_prob) / keep_prob
 
 
 def missing(below: str, above: str) -> Callable[..., Array]:

@@ -16,11 +16,12 @@ from lrdyn.dropout import (
     Shrinkage,
     dropout_descent,
     dropout_loss,
-    dropout_minimizer,
+    dropout_minimiser,
     dropout_strength,
     equalize,
     project_rows,
     shrink_squared,
+    shrink_squared_values,
 )
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussians, spaced_singular_values
@@ -100,7 +101,7 @@ def _training(
 def _predict_minimiser(case: Training, found: Shrinkage | None = None) -> dict[str, Array]:
     """The closed form: product, value, spectrum, and how clear the choice of q is."""
     if found is None:
-        found = dropout_minimizer(case.target, case.inputs, case.keep_prob, case.width)
+        found = dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
     rest = case.target - found.product
     strength = dropout_strength(case.keep_prob, case.width)
     return {
@@ -133,7 +134,7 @@ def _measure_minimiser(case: Training) -> dict[str, Array]:
     )
     slopes = jax.grad(loss)(run.params)
     product = end_to_end(run.params) @ case.inputs
-    closed = dropout_minimizer(case.target, case.inputs, case.keep_prob, case.width)
+    closed = dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
     reached = singular_values(project_rows(case.target, case.inputs))
 
     steps, halve_after = _schedule(case)
@@ -322,7 +323,10 @@ def _plot_minimisers(ax: "Axes", data: "xr.Dataset") -> None:
 
     width, spectrum = int(data["width"]), data["spectrum"].values[0]
     chances = np.linspace(0.02, 1.0, 200)
-    curves = np.stack([_shrunk(spectrum, (1 - x) / (x * width), width) for x in chances])
+    shrunk = jax.vmap(
+        lambda x: shrink_squared_values(jnp.asarray(spectrum), dropout_strength(x, width), width)[0]
+    )
+    curves = np.asarray(shrunk(jnp.asarray(chances, spectrum.dtype)))
     shades = plotting.SHADES
     for index, color in zip(range(len(spectrum)), shades * len(spectrum), strict=False):
         ax.plot(chances, curves[:, index], color=color, lw=1.0)
@@ -350,15 +354,6 @@ def _key(ax: "Axes", texts: tuple[str, str, str]) -> None:
     opened = Line2D([], [], ls="none", marker="o", mfc="white", mec=GREY, label=texts[1])
     dot = Line2D([], [], ls="none", marker=".", color=GREY, label=texts[2])
     ax.legend(handles=[line, opened, dot], loc="upper left", borderaxespad=0.3)
-
-
-def _shrunk(spectrum: np.ndarray, strength: float, width: int) -> np.ndarray:
-    """The closed form once more, on singular values."""
-    for rank in range(min(width, len(spectrum)), 0, -1):
-        threshold = strength / (1 + strength * rank) * spectrum[:rank].sum()
-        if spectrum[rank - 1] > threshold:
-            return np.where(np.arange(len(spectrum)) < rank, spectrum - threshold, 0.0)
-    return np.zeros_like(spectrum)
 
 
 def _plot_widths(ax: "Axes", data: "xr.Dataset") -> None:
