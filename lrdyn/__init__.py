@@ -102,6 +102,17 @@ from lrdyn.points import listed as listed
 from lrdyn.points import product as product
 from lrdyn.points import sampled as sampled
 from lrdyn.points import zipped as zipped
+from lrdyn.projection import GALORE as GALORE
+from lrdyn.projection import RELORA as RELORA
+from lrdyn.projection import Identity as Identity
+from lrdyn.projection import Method as Method
+from lrdyn.projection import Projector as Projector
+from lrdyn.projection import choose_projectors as choose_projectors
+from lrdyn.projection import galore as galore
+from lrdyn.projection import low_rank_descent as low_rank_descent
+from lrdyn.projection import relora as relora
+from lrdyn.projection import top_singular_projector as top_singular_projector
+from lrdyn.projection import transport_moments as transport_moments
 from lrdyn.self_supervised import Bottleneck as Bottleneck
 from lrdyn.self_supervised import MaskedMoments as MaskedMoments
 from lrdyn.self_supervised import bottleneck_autoencoder as bottleneck_autoencoder

@@ -1,7 +1,7 @@
 """Simulation: any loss over a PyTree, any optax optimiser, a recorder at chosen steps."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -168,11 +168,48 @@ class _State(NamedTuple):
 
 
 def _begin(loss, params, optimizer) -> _State:
-    start = loss(params)
-    # Past this the digits of the first loss are below the last one of the present loss.
-    # A loss of 0 has no digits to lose: then only infinities and NaN count.
-    limit = jnp.where(start == 0, jnp.inf, jnp.abs(start)) / jnp.finfo(start.dtype).eps
-    return _State(params, optimizer.init(params), limit, jnp.asarray(-1, jnp.int32))
+    never = jnp.asarray(-1, jnp.int32)
+    return _State(params, optimizer.init(params), divergence_limit(loss(params)), never)
+
+
+def divergence_limit(start: Float[Array, ""]) -> Float[Array, ""]:
+    """Loss past which the digits of the first loss are below the last one of the present loss.
+
+    Args:
+        start: the first loss.
+
+    Returns:
+        ``|start|`` over machine epsilon; infinity for a first loss of 0, which has no digits.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(divergence_limit(jnp.asarray(0.0)))
+        inf
+    """
+    return jnp.where(start == 0, jnp.inf, jnp.abs(start)) / jnp.finfo(start.dtype).eps
+
+
+def first_divergence(
+    value: Float[Array, ""], t: Any, limit: Float[Array, ""], found: Int[Array, ""]
+) -> Int[Array, ""]:
+    """Keep the first step whose loss is past a limit, or not a number.
+
+    Args:
+        value: loss at step t.
+        t: the step.
+        limit: see :func:`divergence_limit`.
+        found: the step found before, or -1.
+
+    Returns:
+        The step found now, or -1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> int(first_divergence(jnp.nan * jnp.ones(()), 7, jnp.inf * jnp.ones(()), jnp.array(-1)))
+        7
+    """
+    lost = ~(jnp.abs(value) < limit)  # also true for NaN
+    return jnp.where(lost & (found < 0), t, found)
 
 
 def _step(loss, optimizer, t, state: _State) -> _State:
@@ -187,8 +224,7 @@ def _end(loss, state: _State, steps) -> Int[Array, ""]:
 
 
 def _diverged(value, t, state: _State) -> Int[Array, ""]:
-    lost = ~(jnp.abs(value) < state.limit)  # also true for NaN
-    return jnp.where(lost & (state.diverged_at < 0), t, state.diverged_at)
+    return first_divergence(value, t, state.limit, state.diverged_at)
 
 
 class Stopped(NamedTuple):
