@@ -295,12 +295,17 @@ def _compile(group: _Group, plan: _Plan, pool: Executor) -> Future:
         local = partial(_one_by_one, group.call, plan.batched)
     else:
         local = partial(_chunks, group.call if plan.batched else jax.vmap(group.call), group.lanes)
-    spread = jax.shard_map(
-        local,
-        mesh=sharding.mesh,
-        in_specs=(sharding.spec, sharding.spec),
-        out_specs=sharding.spec,
-        check_vma=False,
+    # Every layer around the function costs a small sweep as much as the function.
+    spread = (
+        local
+        if len(group.devices) == 1
+        else jax.shard_map(
+            local,
+            mesh=sharding.mesh,
+            in_specs=(sharding.spec, sharding.spec),
+            out_specs=sharding.spec,
+            check_vma=False,
+        )
     )
     abstract = {
         name: jax.ShapeDtypeStruct((group.slots,), column.dtype, sharding=sharding)
@@ -320,6 +325,8 @@ def _canonical(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _chunks(run_lanes, lanes, values, used):
     """What one device does: chunks of ``lanes`` points, one chunk after another."""
+    if len(used) == lanes:
+        return run_lanes(values)
     chunks = jax.tree.map(lambda v: v.reshape(-1, lanes), values)
     outputs = jax.lax.map(run_lanes, chunks)
     return jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), outputs)

@@ -480,7 +480,8 @@ def _hide(key: Key[Array, ""], case: Recovery, amount: Array) -> Recovery:
     return dataclasses.replace(case, mask=observe(key, (rows, columns), 1 - amount))
 
 
-_WHOLE = {"observed": 1.0, "steps": 1}
+# A start that is large enough for its square to differ in float32, too.
+_WHOLE = {"observed": 1.0, "steps": 1, "init_scale": 0.1}
 
 BASIS = Statement(
     "basis",
