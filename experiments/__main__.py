@@ -1,8 +1,16 @@
 """``python -m experiments`` lists the verifications, ``python -m experiments all`` runs them."""
 
+import multiprocessing
+import signal
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
 
 from lrdyn import cli
+from lrdyn.theorem import Theorem
 from lrdyn.theorems.completion import COMPLETION
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem1 import THEOREM1
@@ -26,21 +34,78 @@ def shares(argv: list[str]) -> list[list[str]]:
     return mine
 
 
+class Outcome(NamedTuple):
+    """What the table shows of a theorem; small, as it comes from another process."""
+
+    verdict: dict[str, Any]
+    path: Path
+    diverged: list[str]
+
+
+def verify_one(place: int, share: list[str], jobs: int) -> Outcome:
+    """Run one theorem, alone or beside others."""
+    devices = max(1, cli.cores() // jobs)
+    found, path = cli.verify_command(THEOREMS[place], share, host_devices=devices, bar=jobs == 1)
+    return Outcome(found.verdict, path, found.diverged)
+
+
+def verify_all(shares: list[list[str]], jobs: int) -> list[Outcome]:
+    """Run all theorems, several at a time: Python runs on one core of each process."""
+    if jobs == 1:
+        return [verify_one(place, share, jobs) for place, share in enumerate(shares)]
+    # The largest first, so that no core ends long before the others.
+    places = sorted(range(len(shares)), key=lambda place: -size(THEOREMS[place]))
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
+    with ProcessPoolExecutor(jobs, context, _without_ctrl_c) as pool:
+        try:
+            futures = {
+                place: pool.submit(verify_one, place, shares[place], jobs) for place in places
+            }
+            for future in as_completed(futures.values()):
+                future.result()
+            return [futures[place].result() for place in range(len(shares))]
+        except BaseException:  # what fails or is interrupted leaves no other one at work
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
+
+
+def _without_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends its children
+
+
+def size(theorem: Theorem) -> int:
+    """Count claims and controls, as a guess of the time that a theorem takes."""
+    return sum(len(statement.claims) + len(statement.controls) for statement in theorem.statements)
+
+
+def take_jobs(argv: list[str]) -> tuple[int, list[str]]:
+    """Read ``--jobs``: theorems at a time; by default one for each core, or one on a GPU or TPU."""
+    parser = cli.Parser(
+        "experiments all",
+        "Run every theorem and print one table. Other flags go to the theorems that have them.",
+    )
+    wanted = "theorems at a time (default: one for each core, or one on a GPU or TPU)"
+    parser.add_argument("--jobs", type=cli.whole("jobs", 1), help=wanted)
+    given, rest = parser.parse_known_args(argv)
+    if given.jobs:
+        return given.jobs, rest
+    cli.setup()
+    return (cli.cores() if jax.default_backend() == "cpu" else 1), rest
+
+
 def run_all(argv: list[str]) -> int:
     """Run every theorem and print one table; their own commands print every claim."""
-    verdicts, diverged = [], []
-    pairs = list(zip(THEOREMS, shares(argv), strict=True))
-    for theorem, share in pairs:
+    jobs, rest = take_jobs(argv)
+    dealt = shares(rest)
+    for theorem, share in zip(THEOREMS, dealt, strict=True):
         cli.parse(theorem, share)  # bad input of the last one is found before the first one runs
-    for theorem, share in pairs:
-        print(f"{theorem.name} ...", file=sys.stderr)
-        found, path = cli.verify_command(theorem, share)
-        verdicts.append((found.verdict, path))
-        diverged += [f"{theorem.name}: {line}" for line in found.diverged]
-    print("\n".join([*cli.summary(verdicts), *diverged]))
-    held = sum(verdict["holds"] for verdict, _ in verdicts)
-    print(f"\n{held} of {len(verdicts)} theorems hold")
-    return cli.HOLDS if held == len(verdicts) else cli.FAILS
+    found = verify_all(dealt, min(jobs, len(THEOREMS)))
+    diverged = [f"{o.verdict['name']}: {line}" for o in found for line in o.diverged]
+    print("\n".join([*cli.summary([(o.verdict, o.path) for o in found]), *diverged]))
+    held = sum(outcome.verdict["holds"] for outcome in found)
+    print(f"\n{held} of {len(found)} theorems hold")
+    return cli.HOLDS if held == len(found) else cli.FAILS
 
 
 def main(argv: list[str]) -> int:
@@ -59,4 +124,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run("experiments", lambda: main(sys.argv[1:]), own_process=True))
+    from experiments import __main__ as module  # a name by which other processes find it
+
+    sys.exit(cli.run("experiments", lambda: module.main(sys.argv[1:]), own_process=True))

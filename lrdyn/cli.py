@@ -52,7 +52,7 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     _one_blas_thread()
     with contextlib.suppress(RuntimeError):  # the backend has started: keep its devices
-        jax.config.update("jax_num_cpu_devices", host_devices or _cores())
+        jax.config.update("jax_num_cpu_devices", host_devices or cores())
     cache = os.environ.get("LRDYN_CACHE")
     if cache is None:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -70,7 +70,12 @@ def _one_blas_thread() -> None:
     threadpool_limits(1, user_api="blas")
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Count the cores that this process may use.
+
+    Returns:
+        Their number.
+    """
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -158,7 +163,16 @@ def _array(text: str) -> np.ndarray:
     return array.astype(float)
 
 
-def _whole(name: str, least: int) -> Callable[[str], int]:
+def whole(name: str, least: int) -> Callable[[str], int]:
+    """Reader of one integer of a command line.
+
+    Args:
+        name: the flag, without dashes.
+        least: smallest accepted value.
+
+    Returns:
+        A function of the text, for argparse's ``type``.
+    """
     return _value(Flag(name, (), at_least(least), int))
 
 
@@ -186,9 +200,9 @@ def _bytes(text: str) -> int:
 def _parser(theorem: Theorem) -> Parser:
     parser = Parser(theorem.name, theorem.summary)
     add_output_flags(parser)
-    parser.add_argument("--seed", type=_whole("seed", 0), default=0, help="first seed (default: 0)")
+    parser.add_argument("--seed", type=whole("seed", 0), default=0, help="first seed (default: 0)")
     parser.add_argument(
-        "--seeds", type=_whole("seeds", 1), default=2, help="number of seeds (default: 2)"
+        "--seeds", type=whole("seeds", 1), default=2, help="number of seeds (default: 2)"
     )
     parser.add_argument("--dtype", default="float64", choices=("float64", "float32"),
                         help="float64 (default) runs float32 beside it and compares")  # fmt: skip
@@ -335,12 +349,16 @@ PARTS = "parts"
 """Folder of the finished parts of a run that has not ended."""
 
 
-def verify_command(theorem: Theorem, argv: Sequence[str]) -> tuple[Verification, Path]:
+def verify_command(
+    theorem: Theorem, argv: Sequence[str], *, host_devices: int | None = None, bar: bool = True
+) -> tuple[Verification, Path]:
     """Parse, verify and save: one theorem's command without its printing.
 
     Args:
         theorem: the theorem.
         argv: arguments without the program's name.
+        host_devices: see :func:`setup`.
+        bar: whether a terminal shows a bar; lines suit several processes that share one.
 
     Returns:
         The :class:`~lrdyn.verify.Verification` and the folder of its results.
@@ -350,9 +368,9 @@ def verify_command(theorem: Theorem, argv: Sequence[str]) -> tuple[Verification,
     """
     command = parse(theorem, argv)
     options = command.options
-    setup(options.dtype)
+    setup(options.dtype, host_devices=host_devices)
     with folder(options.out, theorem.name, command.config) as path:
-        with progress.shown(theorem.name) as told:
+        with progress.shown(theorem.name, bar=bar) as told:
             found = verify(
                 theorem,
                 command.settings,

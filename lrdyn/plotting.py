@@ -289,18 +289,20 @@ def _ratios(claim, groups, verdict) -> dict[str, np.ndarray]:
     """Residual / tolerance of each case of a claim or control, for each precision."""
     main = verdict["environment"]["dtype"]
     found = {}
+    control = claim["kind"] == "control"
+    names = (
+        ("residual", "tolerance")
+        if control
+        else tuple(f"{part}_{claim['id']}" for part in ("residual", "tolerance"))
+    )
     for group, data in groups.items():
         precision = main if group.endswith("/") else group.rsplit("/", 1)[1]
-        if claim["kind"] == "control":
-            names = [str(n) for n in data if str(n).startswith("residual_")]
-            wanted = group.startswith(f"/controls/{claim['id']}/")
-        else:
-            names = [f"residual_{claim['id']}"]
-            wanted = not group.startswith(("/controls/", "/perturb/")) and names[0] in data
-        if wanted:
-            residual = data[names[0]].values.ravel()
-            tolerance = data[names[0].replace("residual_", "tolerance_", 1)].values.ravel()
-            if claim["kind"] != "control":  # only what is judged
+        if group.startswith("/perturb/") or control != group.startswith("/controls/"):
+            continue
+        if claim["id"] in data.control if control else names[0] in data:
+            one = data.sel(control=claim["id"]) if control else data
+            residual, tolerance = (one[name].values.ravel() for name in names)
+            if not control:  # only what is judged
                 met = [data[n] for n in data if str(n).startswith("met_")]
                 judged = reduce(np.logical_and, met, data[f"applies_{claim['id']}"])
                 residual = np.where(judged.values.ravel(), residual, np.nan)

@@ -130,12 +130,13 @@ class _Bar(_Counted):
 
 
 @contextmanager
-def shown(title: str, stream: Any = None) -> Iterator[Progress]:
+def shown(title: str, stream: Any = None, *, bar: bool = True) -> Iterator[Progress]:
     r"""Show progress: a bar with points done, rate, time left; plain lines without a terminal.
 
     Args:
         title: name of the work.
         stream: a text file to write to; stderr by default.
+        bar: whether a terminal gets a bar.
 
     Yields:
         A :class:`Progress`, for the argument ``progress`` of :func:`lrdyn.sweep`.
@@ -152,9 +153,9 @@ def shown(title: str, stream: Any = None) -> Iterator[Progress]:
     stream = stream or sys.stderr
     if stream is None:
         yield Silent()
-    elif stream.isatty():
-        bar = _Bar(title, stream)
-        with bar.bar:
-            yield bar
+    elif bar and stream.isatty():
+        drawn = _Bar(title, stream)
+        with drawn.bar:
+            yield drawn
     else:
         yield _Lines(title, stream)

@@ -87,15 +87,16 @@ def verify(
     progress = Silent() if progress is None else progress
     progress.expect(sum(job.points.size for job in jobs))
     groups = _run_side_by_side(jobs, memory, store, _Announced(progress))
+    runs = {p: _take_controls(theorem, groups, p) for p in PRECISIONS[dtype]}
     claims, diverged = [], []
     for statement in theorem.statements:
         legs = {p: groups[name] for p, name in groups_of(theorem, statement, dtype).items()}
         claims += [claim_entry(claim, statement, legs) for claim in statement.claims]
         for control in statement.controls:
-            names = {p: f"/controls/{control.id}/{p}" for p in PRECISIONS[dtype]}
-            legs = {p: groups[name] for p, name in names.items() if name in groups}
+            legs = {p: found[control.id] for p, found in runs.items() if control.id in found}
             claims.append(control_entry(control, legs))
         diverged += _diverged(groups[groups_of(theorem, statement, dtype)[dtype]], statement)
+    groups |= {f"/controls/{p}": control_table(theorem, r) for p, r in runs.items() if r}
     verdict = {
         "name": theorem.name,
         "holds": _verdict(theorem, claims),
@@ -516,15 +517,59 @@ def claim_entry(
     return entry | {"scales_with_epsilon": scaling}
 
 
+def _take_controls(theorem: Theorem, groups: dict[str, Any], precision: str) -> dict[str, Any]:
+    ids = [control.id for statement in theorem.statements for control in statement.controls]
+    found = {name: groups.pop(f"/controls/{name}/{precision}", None) for name in ids}
+    return {name: results for name, results in found.items() if results is not None}
+
+
+def control_table(theorem: Theorem, runs: Mapping[str, "xarray.Dataset"]) -> "xarray.Dataset":
+    """Put all controls into one table: what each left of its claim, and at which settings.
+
+    Args:
+        theorem: the theorem.
+        runs: id of a control -> its results in one precision.
+
+    Returns:
+        ``residual``, ``tolerance`` and ``met`` over ``control`` and ``seed``; of each control also
+        ``claim``, ``statement``, ``amount`` and, as ``at_<flag>``, its settings.
+    """
+    import xarray as xr
+
+    controls = {c.id: c for s in theorem.statements for c in s.controls if c.id in runs}
+    rows = [_control_row(control, runs[name]) for name, control in controls.items()]
+    table = xr.concat(rows, xr.Variable("control", list(controls)), coords="all", join="exact")
+    return table.assign_attrs(title="controls: each must be seen to fail")
+
+
+def _control_row(control: Control, results: "xarray.Dataset") -> "xarray.Dataset":
+    import xarray as xr
+
+    axes = [str(d) for d in results.dims if d != "seed"]
+    found = results.squeeze(axes, drop=True)
+    named = {"residual": f"residual_{control.claim}", "tolerance": f"tolerance_{control.claim}"}
+    settings = {
+        axis if axis == "amount" else f"at_{axis}": results[axis].values[0] for axis in axes
+    }
+    return xr.Dataset(
+        {name: found[source] for name, source in named.items()} | {"met": _all_met(control, found)},
+        coords=settings | {"claim": control.claim, "statement": control.statement},
+    )
+
+
+def _all_met(control: Control, results: "xarray.Dataset") -> "xarray.DataArray":
+    met = results[f"applies_{control.claim}"]
+    for name in map(str, results):
+        met = met & results[name] if name.startswith("met_") else met
+    return met
+
+
 def control_entry(control: Control, legs: Mapping[str, "xarray.Dataset"]) -> dict[str, Any]:
     """Judge a control: its claim fails clearly, and a broken hypothesis is seen by its check."""
     judged, met = {}, True
     for precision, results in legs.items():
         judged[precision] = judge_control(*_arrays(results, control.claim))
-        checks = [n for n in map(str, results) if n.startswith("met_")]
-        checks.append(f"applies_{control.claim}")
-        all_met = np.logical_and.reduce([results[n].values for n in checks])
-        met = met and bool(all_met.any())
+        met = met and bool(_all_met(control, results).any())
     seen = control.case is None or not met
     holds = bool(_both([j.holds for j in judged.values()])) and seen
     first = next(iter(judged))

@@ -412,7 +412,7 @@ def test_bad_input_of_the_last_stops_all_of_them(command, capsys, tmp_path, monk
         raise ValueError("--rank: got 1, wanted something else")
 
     monkeypatch.setattr(listing, "THEOREMS", (THEOREM2, picky))
-    status, out, err = experiments(capsys, "all", *TINY)
+    status, out, err = experiments(capsys, "all", "--jobs", "1", *TINY)
     assert (status, out) == (2, "")
     assert err == "experiments: error: --rank: got 1, wanted something else\n"
     assert tree(tmp_path) == {}
@@ -427,7 +427,7 @@ def test_all_of_them_in_one_table(command, capsys, tmp_path, monkeypatch):
         true, name="false", statements=(dataclasses.replace(statement, controls=(tame,)),)
     )
     monkeypatch.setattr(listing, "THEOREMS", (true, false))
-    status, out, _ = experiments(capsys, "all", "--dim", "2", "--dtype", "float32")
+    status, out, _ = experiments(capsys, "all", "--jobs", "1", "--dim", "2", "--dtype", "float32")
     assert status == 1
     heading, good, bad, fault, _, last = out.splitlines()
     assert last == "1 of 2 theorems hold"
@@ -444,6 +444,24 @@ def test_all_of_them_in_one_table(command, capsys, tmp_path, monkeypatch):
         shown = [name, f"{len(entries)}/{len(entries)}", str(entries[0]["cases_total"])]
         assert line.split()[:5] == [*shown, f"{ratio:.2f}", nearest["id"]]
     assert fault == f"  {tame.id}: NOT SEEN TO FAIL"
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5"])
+def test_bad_jobs(jobs, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = experiments(capsys, "all", "--jobs", jobs)
+    assert (status, out) == (2, "")
+    assert err == f"experiments: error: --jobs: got {jobs!r}, wanted an integer >= 1\n"
+    assert tree(tmp_path) == {}
+
+
+def test_a_fault_in_another_process_is_one_line(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    done = python("-m", "experiments", "all", "--jobs", "2", *TINY, "--out", file)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"experiments: error: --out: got '{file}'")
+    assert done.stderr.count("\n") == 1
 
 
 def test_ctrl_c(tmp_path):

@@ -622,7 +622,7 @@ def test_a_killed_command_goes_on(script, tmp_path):
     assert second.returncode == 0
     assert f"{damaged}: damaged" in err
     (a,), (b,) = ((tmp_path / n).rglob("results.nc") for n in ("whole", "killed"))
-    for group in ("/", "/float32", "/controls/exponential_decay/float64"):
+    for group in ("/", "/float32", "/controls/float64"):
         one, other = (xr.load_dataset(p, engine="h5netcdf", group=group) for p in (a, b))
         assert one.identical(other)
     assert {path.name for path in b.parent.iterdir()} == {path.name for path in a.parent.iterdir()}
