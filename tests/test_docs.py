@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import experiments.__main__ as experiments
 from docs.refresh import cells_of, refreshed
 from experiments.__main__ import THEOREMS
 from lrdyn import cli
@@ -117,6 +118,8 @@ def test_flags_exist(capsys):
     for theorem in THEOREMS:
         assert cli.main(theorem, ["--help"]) == 0
         known |= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
+    assert cli.run("all", lambda: experiments.main(["all", "--help"])) == 0
+    known |= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
     mentioned = set()
     for page in PAGES:
         mentioned |= set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text()))
