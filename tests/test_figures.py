@@ -21,7 +21,7 @@ from lrdyn.theorems.theorem2 import THEOREM2
 from lrdyn.verify import worst_ratio
 from paper_figs import (
     BASELINES,
-    FIGURES,
+    EXHIBITS,
     fig01_weight_updates,
     fig03_svd_evolution,
     fig06_compression,
@@ -59,9 +59,13 @@ def draw_lines(dataset):
 
 CALLS = []
 TOY = figures.Figure(
-    "toy", "Toy", "Slope {slope:g}, top {top:.1f}.", count_calls, draw_lines,
-    {"quick": {"slope": 2.0}, "paper": {"slope": 3.0}},
-)  # fmt: skip
+    name="toy",
+    title="Toy",
+    caption="Slope {slope:g}, top {top:.1f}.",
+    compute=count_calls,
+    draw=draw_lines,
+    presets={"quick": {"slope": 2.0}, "paper": {"slope": 3.0}},
+)
 ABSENT = dataclasses.replace(TOY, name="absent", needs={"nosuch_package": "pip install nosuch"})
 
 
@@ -261,9 +265,9 @@ def test_an_out_that_is_a_file_is_bad_input(tmp_path, capsys, out):
 
 
 def test_the_registry_is_complete():
-    names = [figure.name for figure in FIGURES]
+    names = [figure.name for figure in EXHIBITS]
     assert names == sorted(set(names))
-    for figure in FIGURES:
+    for figure in EXHIBITS:
         assert set(figure.presets) == {"quick", "paper"}
         path = BASELINES / f"{figure.name}.nc"
         assert path.stat().st_size < 100_000
