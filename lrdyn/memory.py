@@ -91,8 +91,8 @@ FOOTPRINTS = {
         Formula("mn"), Formula("nr + 2mr"), 2, Formula("mn", ("mb", "nr", _SVD))
     ),
 }
-"""Method -> what it holds: full training, LoRA, ReLoRA (both factors trained), ReLoRA with B frozen,
-GaLore as published (P on the smaller side), GaLore of optax (P on the larger)."""
+"""Method -> what it holds: full training, LoRA, ReLoRA (both factors trained), ReLoRA with B
+frozen, GaLore as published (P on the smaller side), GaLore of optax (P on the larger)."""
 
 
 def entries(formula: Formula, m: int, n: int, r: int, b: int = 0) -> int:

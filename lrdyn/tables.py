@@ -152,7 +152,8 @@ def as_latex(grid: Grid, caption: str, label: str) -> str:
         ValueError: a text cannot be escaped, see :func:`escape`.
 
     Example:
-        >>> print(as_latex(Grid(["what", "name", "bytes"], {"state": [["$2mn$", 12000]]}), "A.", "t"))
+        >>> grid = Grid(["what", "name", "bytes"], {"state": [["$2mn$", 12000]]})
+        >>> print(as_latex(grid, "A.", "t"))
         % needs \usepackage{booktabs}
         \begin{table}
           \centering

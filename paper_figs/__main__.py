@@ -1,4 +1,4 @@
-"""Write figures and tables, ``check`` them, or save a ``baseline``: ``python -m paper_figs --help``."""
+"""Write figures and tables, ``check`` them, save a ``baseline``: see its ``--help``."""
 
 import sys
 

@@ -15,7 +15,6 @@ from lrdyn.memory import FOOTPRINTS, Memory, measured_memory
 from lrdyn.projection import (
     GALORE,
     RELORA,
-    Identity,
     Iterate,
     Method,
     Projector,
@@ -30,17 +29,18 @@ CAPTION = """\
 The survey's own table of this number was not available; the methods are those of its Algorithm 1
 and their relatives, and the sizes are ours. Memory of one layer $y = W x$, $W$ of {rows} x
 {columns} ($m$ x $n$, those of an MLP in a 7B transformer), rank $r$ = {rank}, loss
-$||W X - Y||_F^2 / 2$ on $b$ = {batch} examples, Adam, {dtype}. Predictions count entries and are given
-in bytes; $c$ is an int32 step counter. Measured: the memory analysis of the compiled program
+$||W X - Y||_F^2 / 2$ on $b$ = {batch} examples, Adam, {dtype}. Predictions count entries and are
+given in bytes; $c$ is an int32 step counter. Measured: the memory analysis of the compiled program
 (CPU, the program's code aside, all that may be overwritten donated); nothing is run. The peak is
 weights, state, batch ($nb + mb$) and the temporaries named. Weights and state agree to the byte.
-What peaks differ by: about a hundred bytes are scalars and addresses. LoRA in the form
+What peaks differ by: some hundred bytes are scalars and addresses. LoRA in the form
 $W x + B (A x)$ takes $mr$ more than needed, since the compiler copies $B$ before it overwrites it.
-ReLoRA's refresh takes $nr$ more: the new $A$ is drawn before the old one is used. That with an SVD
-takes $m$ less: the singular values are put where the new factor will be. ReLoRA with B frozen stays, between refreshes, below the size of a gradient ($mn$) in that form alone: to
-differentiate $W + B A$ builds one. GaLore has to build one at every step, and a refresh
-decomposes one. In optax the refresh is a branch of the step, so that each step has the peak of a
-refresh, and the gradient outlives its decomposition. LAPACK's workspace is in no figure.
+ReLoRA's refresh takes $nr$ more: the new $A$ is drawn before the old one is used. A refresh with an
+SVD takes $m$ less: the singular values are put where the new factor will be. ReLoRA with B frozen
+stays, between refreshes, below the size of a gradient ($mn$) in that form alone: to differentiate
+$W + B A$ builds one. GaLore has to build one at every step, and a refresh decomposes one. In optax
+the refresh is a branch of the step, so that each step has the peak of a refresh, and the gradient
+outlives its decomposition. LAPACK's workspace is in no figure.
 """
 
 NAMES = {
@@ -56,6 +56,7 @@ ADAM = optax.adam(1e-3)
 
 Batch = tuple[jax.Array, jax.Array]
 Step = Callable[[Any, Any, Batch], tuple[Any, Any]]
+Refresh = Callable[[Any, Any, Batch, jax.Array], tuple[Any, Any]]
 
 
 class Program(NamedTuple):
@@ -67,8 +68,8 @@ class Program(NamedTuple):
     """State of the optimiser (with P, if there is one) from the weights."""
     step: Step
     """New weights and state from weights, state and batch."""
-    refresh: Step | None = None
-    """The same at a refresh, where that is a program of its own."""
+    refresh: Refresh | None = None
+    """The same from a random key as well, at a refresh, where that is a program of its own."""
 
 
 def residual_loss(outputs: jax.Array, wanted: jax.Array) -> jax.Array:
@@ -163,7 +164,7 @@ def _loss(batch: Batch) -> Callable[[jax.Array], jax.Array]:
     return lambda weights: residual_loss(weights @ batch[0], batch[1])
 
 
-def projected_refresh(method: Method, rank: int) -> Step:
+def projected_refresh(method: Method, rank: int) -> Refresh:
     """Lines 2 to 4 of Algorithm 1; GaLore keeps the state and ReLoRA resets it.
 
     Args:
@@ -174,7 +175,7 @@ def projected_refresh(method: Method, rank: int) -> Step:
         The refresh.
     """
 
-    def refresh(iterate, state, batch):
+    def refresh(iterate, state, batch, key):
         iterate = method.merge(iterate, 1.0)
         maps = choose_projectors(jax.grad(_loss(batch))(iterate.weights), rank)
         iterate = method.begin(iterate._replace(maps=maps))
@@ -183,35 +184,36 @@ def projected_refresh(method: Method, rank: int) -> Step:
     return refresh
 
 
-def merge_and_restart(weights: Any, state: Any, batch: Batch) -> tuple[Any, Any]:
+def merge_and_restart(weights: Any, state: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
     """Refresh of ReLoRA with both factors trained: W <- W + B A, A drawn anew, B and state zero.
 
     Args:
         weights: W, B, A.
         state: of the optimiser.
         batch: not looked at.
+        key: random key, for A.
 
     Returns:
         New weights and state.
     """
-    fresh = jax.random.normal(jax.random.key(0), weights["A"].shape, weights["A"].dtype)
+    fresh = jax.random.normal(key, weights["A"].shape, weights["A"].dtype)
     total = weights["W"] + weights["B"] @ weights["A"]
     zero = jax.tree.map(jnp.zeros_like, (weights["B"], state))
     return {"W": total, "B": zero[0], "A": fresh}, zero[1]
 
 
-def projector_in_state(step: Step) -> Step:
+def projector_in_state(function: Callable[..., Any]) -> Callable[..., Any]:
     """Hold P of GaLore with the state of the optimiser, as published code does.
 
     Args:
-        step: for an iterate and the state of the optimiser.
+        function: step or refresh, for an iterate and the state of the optimiser.
 
     Returns:
-        The step for W, and for P and the state of the optimiser.
+        The same for W, and for P with the state of the optimiser.
     """
 
-    def wrapped(weights, state, batch):
-        iterate, inner = step(Iterate(weights, state[0], None), state[1], batch)
+    def wrapped(weights, state, *rest):
+        iterate, inner = function(Iterate(weights, state[0], None), state[1], *rest)
         return iterate.weights, (iterate.maps, inner)
 
     return wrapped
@@ -309,7 +311,8 @@ def measure(program: Program, batch: Batch) -> Measured:
     step = measured_memory(program.step, weights, state, batch, donate=[0, 1])
     refresh = None
     if program.refresh is not None:
-        refresh = measured_memory(program.refresh, weights, state, batch, donate=[0, 1])
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        refresh = measured_memory(program.refresh, weights, state, batch, key, donate=[0, 1])
     return Measured(begin.arguments, begin.outputs, step, refresh)
 
 

@@ -43,7 +43,6 @@ def test_weights_and_state_agree_to_the_byte(measured):
     dataset = measured[1]
     for name in ("weights", "state"):
         assert np.array_equal(dataset[f"{name}_measured"], dataset[f"{name}_predicted"])
-    assert "12,000" not in str(dataset)
 
 
 def test_peaks_are_the_least_and_what_is_named(measured):
@@ -79,7 +78,8 @@ def test_arguments_are_weights_state_and_batch_and_all_is_overwritten():
     for program in programs(20, 30, 3, "float32").values():
         found = measure(program, batch)
         for part in filter(None, (found.step, found.refresh)):
-            assert part.arguments == found.weights + found.state + 4 * 5 * (20 + 30)
+            key = 8 if part is found.refresh else 0
+            assert part.arguments == found.weights + found.state + 4 * 5 * (20 + 30) + key
             assert part.outputs == part.aliased == found.weights + found.state
 
 
@@ -114,7 +114,7 @@ def problem():
 def run(program, weights, batch, *, refresh=False):
     state = program.init(weights)
     if refresh:
-        weights, state = program.refresh(weights, state, batch)
+        weights, state = program.refresh(weights, state, batch, jax.random.key(1))
     step = jax.jit(program.step)
     for _ in range(STEPS):
         weights, state = step(weights, state, batch)
@@ -167,7 +167,7 @@ def test_galore_and_relora_are_those_of_the_library(problem):
     program = known["relora_frozen", "merged"]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.weights)
     begin = zeros._replace(weights=weights["W"])
-    refreshed, _ = program.refresh(begin, program.init(begin), batch)
+    refreshed, _ = program.refresh(begin, program.init(begin), batch, jax.random.key(1))
     merged = lrdyn.projection.merged(run(program, refreshed, batch))
     oracles.assert_close(merged, reference(problem, lrdyn.relora), **how)
 
@@ -189,7 +189,7 @@ def test_a_restart_of_relora_keeps_the_function(problem):
     weights, batch, known = problem
     program = known["relora", "merged"]
     used = program.step(weights, program.init(weights), batch)
-    fresh, state = program.refresh(*used, batch)
+    fresh, state = program.refresh(*used, batch, jax.random.key(1))
     X = batch[0]
     oracles.assert_close(table1_memory.layered(fresh, X), table1_memory.merged(used[0], X), size=N)
     assert not fresh["B"].any()
