@@ -54,7 +54,8 @@ NAMES = {
 """Method -> its name in tables and keys."""
 ADAM = optax.adam(1e-3)
 
-Batch = tuple[jax.Array, jax.Array]
+Batch = tuple[Any, Any]
+"""X and Y, arrays or their shapes."""
 Step = Callable[[Any, Any, Batch], tuple[Any, Any]]
 Refresh = Callable[[Any, Any, Batch, jax.Array], tuple[Any, Any]]
 
