@@ -417,7 +417,7 @@ def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[Difference]:
     if asked != found:
         return [Difference("settings", f"got {found}, wanted {asked}", None, None)]
     differences = [
-        Difference(str(name), "got a curve that the baseline does not have", None, None)
+        Difference(str(name), "got an array that the baseline does not have", None, None)
         for name in sorted(set(map(str, dataset.variables)) - set(map(str, baseline.variables)))
     ]
     for name in map(str, baseline.variables):
@@ -531,7 +531,7 @@ def check(
 def _agreement(baseline: xr.Dataset) -> str:
     free = [str(name) for name, variable in baseline.data_vars.items() if not compared(variable)]
     count = len(baseline.data_vars) - len(free)
-    text = f"{count} curves as in the baseline"
+    text = f"{count} arrays as in the baseline"
     return text + (f"; not compared, since the machine decides: {', '.join(free)}" if free else "")
 
 

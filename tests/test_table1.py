@@ -178,7 +178,9 @@ def test_galore_of_optax_projects_the_larger_side(problem):
     state = program.init({"W": weights["W"]})
     assert state[0].projector["W"].shape == (N, R)
     changed = program.step({"W": weights["W"]}, state, batch)[0]["W"] - weights["W"]
-    assert int(lrdyn.numerical_rank(lrdyn.singular_values(changed), size=N)) == R
+    values = np.linalg.svd(changed, compute_uv=False)
+    oracles.assert_zero(jnp.asarray(values[R:]), scale=float(abs(weights["W"]).max()), size=N)
+    assert values[R - 1] > values[0] / 100
 
 
 def test_a_restart_of_relora_keeps_the_function(problem):
