@@ -297,6 +297,20 @@ def batch_of(m: int, n: int, b: int, dtype: str) -> Batch:
     return jax.ShapeDtypeStruct((n, b), dtype), jax.ShapeDtypeStruct((m, b), dtype)
 
 
+def step_memory(program: Program, batch: Batch) -> Memory:
+    """Compile the step of a method and ask it what it holds.
+
+    Args:
+        program: whose step.
+        batch: shapes of X and Y.
+
+    Returns:
+        The measured bytes.
+    """
+    state = jax.eval_shape(program.init, program.weights)
+    return measured_memory(program.step, program.weights, state, batch, donate=[0, 1])
+
+
 def measure(program: Program, batch: Batch) -> Measured:
     """Compile the programs of a method and ask them what they hold.
 
@@ -308,9 +322,7 @@ def measure(program: Program, batch: Batch) -> Measured:
         The measured bytes.
     """
     weights, state = program.weights, jax.eval_shape(program.init, program.weights)
-    begin = measured_memory(program.init, weights)
-    step = measured_memory(program.step, weights, state, batch, donate=[0, 1])
-    refresh = None
+    begin, step, refresh = measured_memory(program.init, weights), step_memory(program, batch), None
     if program.refresh is not None:
         key = jax.eval_shape(lambda: jax.random.key(0))
         refresh = measured_memory(program.refresh, weights, state, batch, key, donate=[0, 1])
