@@ -26,19 +26,19 @@ PAPER = {**QUICK, "memory_ranks": [8, 16, 32, 64, 128, 256, 512]}
 CAPTION = """\
 The survey's own figure of this number was not available; problem, sizes and step sizes are ours.
 Algorithm 1 on W of {rows} x {columns} with loss || tanh(W X) - Y ||_F^2 / 2N, N = {examples}, rank
-r = {rank}, a refresh each T = {period} steps, for gradient descent, heavy ball (0.9) and Adam (steps
-{rates[sgd]:g}, {rates[momentum]:g}, {rates[adam]:g}; seed {seed}). (a) Relative difference
-|| W - W' ||_F / || W' ||_F between GaLore and ReLoRA with a frozen factor, both keeping the state of
-the optimiser at a refresh: round-off, in double (solid) and single precision (dashed), at most
-{gap64:.0e} and {gap32:.0e}. Above it what is not the same: GaLore keeps and ReLoRA resets
-(dotted), and ReLoRA that trains the other factor too against ReLoRA that does not, both resetting
-(dash-dotted). (b) Singular values of W_t - W_0 over the largest, after 1 to {shown} periods of
-GaLore with Adam: the rank of the sum is r times the number of refreshes, until it is full (dotted:
-i = r, 2r, ...). (c) Loss of GaLore when the state is kept, reset, or its first moment transported
-to the new coordinates; which is best depends on problem and step size. (d) Peak memory of a training
-step with Adam over the weights' own {memory_rows} x {memory_columns} entries of 4 bytes,
-{memory_batch} examples: circles, measured on the compiled program; lines, the formulas of Table 1.
-LoRA and ReLoRA compute W x + B (A x). (Double precision unless said.)
+r = {rank}, a refresh each T = {period} steps, for gradient descent, heavy ball (0.9) and Adam (step
+sizes {rates[sgd]:g}, {rates[momentum]:g}, {rates[adam]:g}; seed {seed}). (a) Relative difference
+|| W - W' ||_F / || W' ||_F between GaLore and ReLoRA with a frozen factor, both keeping the state
+of the optimiser at a refresh: round-off, in double (solid, at most {gap64:.0e}) and single
+precision (dashed, at most {gap32:.0e}). Above it what is not the same: GaLore keeps and ReLoRA
+resets (dotted), and ReLoRA that trains the other factor too against ReLoRA that does not, both
+resetting (dash-dotted). (b) Singular values of W_t - W_0 over the largest, after 1 to {shown}
+periods of GaLore with Adam: each refresh adds r to the rank of the sum until it is full (dotted).
+(c) Loss of GaLore when the state is kept, reset, or its first moment transported to the new
+coordinates; which is best depends on problem and step size. (d) Peak memory of a training step with
+Adam, over that of the weights, {memory_rows} x {memory_columns} entries of 4 bytes;
+{memory_batch} examples. Circles: measured on the compiled program; lines: the formulas of Table 1,
+which also says where a compiler needs more. LoRA and ReLoRA compute W x + B (A x).
 """
 OPTIMIZERS = ("sgd", "momentum", "adam")
 PRECISIONS = ("float64", "float32")
@@ -366,7 +366,11 @@ def plot_gaps(ax: Any, dataset: xr.Dataset) -> Any:
         draw(dataset.gap_both.sel(optimizer=name).values, name, BOTH)
     for name in map(str, dataset.with_state.values):
         draw(dataset.gap_state.sel(with_state=name).values, name, STATE, 1.4)
-    ax.set(yscale="log", xlabel="iteration t", xlim=(0, steps[-1]), ylim=(SMALLEST, 1e3))
+    for precision in DASHES:
+        height = 5 * dataset.gap.sel(precision=precision).max().item()
+        word = {"float64": "double", "float32": "single"}[precision]
+        ax.text(steps[-1], height, f"{word} precision", color=plotting.GREY, ha="right")
+    ax.set(yscale="log", xlabel="iteration t", xlim=(0, steps[-1]), ylim=(SMALLEST, 30))
     return ax
 
 
@@ -380,10 +384,10 @@ def plot_ranks(ax: Any, dataset: xr.Dataset) -> Any:
     Returns:
         ``ax``.
     """
-    index, rank = dataset["index"].values, json_settings(dataset)["rank"]
+    index, rank = dataset["index"].values, _settings(dataset)["rank"]
     for k, color in zip(dataset.period.values, _shades(dataset.sizes["period"]), strict=True):
         values = np.maximum(dataset["values"].sel(period=k).values, SMALLEST)
-        ax.plot(index, values, color=color, lw=0.8, marker="o", ms=3, label=f"{k} T")
+        ax.plot(index, values, color=color, lw=0.8, marker="o", ms=3, label=rf"${k}T$")
         if rank * k < len(index):
             ax.axvline(rank * k + 0.5, color=plotting.GREY, lw=0.8, ls=":")
     ax.set(yscale="log", xlabel="index i", xlim=(0.5, index[-1] + 0.5), ylim=(SMALLEST, 10))
@@ -391,15 +395,7 @@ def plot_ranks(ax: Any, dataset: xr.Dataset) -> Any:
     return ax
 
 
-def json_settings(dataset: xr.Dataset) -> dict[str, Any]:
-    """Settings noted in saved numbers.
-
-    Args:
-        dataset: numbers of the figure.
-
-    Returns:
-        The settings.
-    """
+def _settings(dataset: xr.Dataset) -> dict[str, Any]:
     return json.loads(dataset.attrs["settings"])
 
 
@@ -443,7 +439,7 @@ def plot_memory(ax: Any, dataset: xr.Dataset) -> Any:
     Returns:
         ``ax``.
     """
-    settings, ranks = json_settings(dataset), dataset["rank"].values
+    settings, ranks = _settings(dataset), dataset["rank"].values
     weights = 4 * settings["memory_rows"] * settings["memory_columns"]
     for name, color in LOOKS.items():
         one = dataset.sel(program=name)
@@ -489,18 +485,16 @@ def _keys(axes: Any) -> None:
 
     shared = {"borderaxespad": 0.2, "labelspacing": 0.3}
     colors = [line(text, COLORS[name]) for name, text in WORDS.items()]
-    kinds = [
-        line("double precision", ls="-"),
-        line("single precision", ls=DASHES["float32"]),
-        line("keeps / resets", ls=STATE, lw=1.4),
-        line("other factor trained", ls=BOTH),
-    ]
-    axes[0].legend(handles=[*colors, *kinds], loc="upper center", ncols=2, **shared)
-    axes[1].legend(loc="lower left", title="after", ncols=2, **shared)
+    apart = [line("one keeps, one resets", ls=STATE, lw=1.4), line("B trained too", ls=BOTH)]
+    axes[0].legend(
+        handles=[*colors, *apart], loc="upper right", bbox_to_anchor=(1.01, 0.575), ncols=2,
+        columnspacing=1.0, handlelength=1.7, **shared,
+    )  # fmt: skip
+    axes[1].legend(loc="lower left", title="after", **shared)
     policies = [line(name, ls=dashes) for name, dashes in POLICY_DASHES.items()]
     axes[2].legend(handles=[*colors[1:], *policies], loc="upper right", **shared)
     methods = [line(table1_memory.NAMES[name], color) for name, color in LOOKS.items()]
-    axes[3].legend(handles=methods, loc="upper left", ncols=2, **shared)
+    axes[3].legend(handles=methods, loc="upper left", bbox_to_anchor=(0.0, 0.8), ncols=2, **shared)
 
 
 FIGURE = Figure(

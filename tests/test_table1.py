@@ -18,8 +18,9 @@ from tests.test_tables import check_latex
 SCALARS = 1000
 """Bytes of scalars, addresses and padding: less than any array of the sizes below."""
 MORE = {
-    ("lora", "layered"): "mr",  # a copy of B, which is overwritten before it is used
-    ("relora", "layered"): "mr",
+    # A copy of B, which is overwritten before it is used, and its gradient beside that of A.
+    ("lora", "layered"): "2mr",
+    ("relora", "layered"): "2mr",
     ("lora", "merged"): "mr + nr",  # copies of B and A
     ("relora", "merged"): "mr + nr",
     ("relora", "refresh"): "nr",  # the new A beside the old one
