@@ -85,12 +85,13 @@ def chosen_optimizer(number: Any, rates: Mapping[str, float]) -> optax.GradientT
     """
     rules = (optax.sgd(rates["sgd"]), optax.sgd(rates["momentum"], 0.9), optax.adam(rates["adam"]))
 
-    def update(gradients, state, params=None):
-        found = [rule.update(gradients, one) for rule, one in zip(rules, state, strict=True)]
-        updates, states = zip(*found, strict=True)
-        return jax.tree.map(lambda *each: jnp.stack(each)[number], *updates), states
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        found = [rule.update(updates, one) for rule, one in zip(rules, state, strict=True)]
+        moves, states = zip(*found, strict=True)
+        return jax.tree.map(lambda *each: jnp.stack(each)[number], *moves), states
 
-    return optax.GradientTransformation(lambda W: tuple(rule.init(W) for rule in rules), update)
+    init: Any = lambda params: tuple(rule.init(params) for rule in rules)  # noqa: E731
+    return optax.GradientTransformation(init, update)
 
 
 def chosen_policy(number: Any) -> StatePolicy:
@@ -174,41 +175,43 @@ def trajectories(
         seed: random seed.
 
     Returns:
-        Method -> ``(optimizer, policy, step, m, n)``, with keys ``galore`` and ``relora``, the same
-        in single precision with policy ``keep`` alone, and ``both`` with ``reset`` alone; and the
-        ``loss`` of the first.
+        ``galore_float64`` and ``relora_float64``, ``(optimizer, policy, step, m, n)``; the same in
+        single precision (``_float32``) with the first policy alone; ``both``, factors trained,
+        ``(optimizer, step, m, n)``; ``loss`` of the first.
     """
-    times = np.arange(0, steps + 1, every)
-    kinds, policies = np.arange(len(OPTIMIZERS)), np.arange(len(POLICIES))
-    found = {}
+    times, kinds = np.arange(0, steps + 1, every), np.arange(len(OPTIMIZERS))
+    methods = {"galore": lrdyn.galore, "relora": lrdyn.relora}
+    begin = {
+        dtype: problem(jax.random.key(seed), rows, columns, examples, dtype) for dtype in PRECISIONS
+    }
 
-    def start(dtype):
-        return problem(jax.random.key(seed), rows, columns, examples, dtype)
+    def over_policies(name, dtype, policies):
+        W, loss = begin[dtype]
 
-    for dtype in PRECISIONS:
-        W, loss = start(dtype)
-        allowed = policies if dtype == "float64" else policies[:1]
-        for name, method in (("galore", lrdyn.galore), ("relora", lrdyn.relora)):
+        def run(kind, policy):
+            return methods[name](
+                loss, W, chosen_optimizer(kind, rates), rank=rank, period=period, steps=times,
+                side="left", state=chosen_policy(policy),
+            ).records  # fmt: skip
 
-            def run(kind, policy, method=method, loss=loss, W=W):
-                return method(
-                    loss, W, chosen_optimizer(kind, rates), rank=rank, period=period, steps=times,
-                    side="left", state=chosen_policy(policy),
-                ).records  # fmt: skip
-
-            each = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
-            found[f"{name}_{dtype}"] = np.asarray(jax.jit(each)(kinds, allowed), np.float64)
-    W, loss = start("float64")
+        each = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
+        return np.asarray(jax.jit(each)(kinds, policies), np.float64)
 
     def train_both(kind):
+        W, loss = begin["float64"]
         return both_factors(
             loss, W, chosen_optimizer(kind, rates), rank=rank, period=period, steps=steps,
             every=every,
         )  # fmt: skip
 
+    found = {
+        f"{name}_{dtype}": over_policies(name, dtype, np.arange(count))
+        for name in methods
+        for dtype, count in (("float64", len(POLICIES)), ("float32", 1))
+    }
     found["both"] = np.asarray(jax.jit(jax.vmap(train_both))(kinds))
-    over_steps = jax.vmap(jax.vmap(jax.vmap(loss)))
-    found["loss"] = np.asarray(jax.jit(over_steps)(found["galore_float64"]))
+    loss_of_each = jax.vmap(jax.vmap(jax.vmap(begin["float64"][1])))
+    found["loss"] = np.asarray(jax.jit(loss_of_each)(found["galore_float64"]))
     return found
 
 
@@ -295,7 +298,7 @@ def compute(
         rows=rows, columns=columns, rank=rank, examples=examples, period=period, steps=steps,
         every=every, rates=rates, seed=seed,
     )  # fmt: skip
-    keep, reset = (list(POLICIES).index(name) for name in ("keep", "reset"))
+    keep, reset = (list(POLICIES).index(name) for name in ("keep", "reset"))  # keep is the first
     galore, relora = found["galore_float64"], found["relora_float64"]
     exact = [relative_gap(found[f"galore_{p}"][:, keep], found[f"relora_{p}"][:, keep])
              for p in PRECISIONS]  # fmt: skip
@@ -485,10 +488,10 @@ def _keys(axes: Any) -> None:
 
     shared = {"borderaxespad": 0.2, "labelspacing": 0.3}
     colors = [line(text, COLORS[name]) for name, text in WORDS.items()]
-    apart = [line("one keeps, one resets", ls=STATE, lw=1.4), line("B trained too", ls=BOTH)]
+    apart = [line("keeps / resets", ls=STATE, lw=1.4), line("B trained too", ls=BOTH)]
     axes[0].legend(
         handles=[*colors, *apart], loc="upper right", bbox_to_anchor=(1.01, 0.575), ncols=2,
-        columnspacing=1.0, handlelength=1.7, **shared,
+        columnspacing=1.0, handlelength=1.5, **shared,
     )  # fmt: skip
     axes[1].legend(loc="lower left", title="after", **shared)
     policies = [line(name, ls=dashes) for name, dashes in POLICY_DASHES.items()]

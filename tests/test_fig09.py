@@ -54,10 +54,9 @@ class Loop:
     """Algorithm 1 as GaLore for tanh(W X), from its text, in NumPy."""
 
     def __init__(self):
-        key, sizes = jax.random.key(SETTINGS["seed"]), (SMALL[n] for n in ("rows", "columns"))
-        W, loss = fig09_galore_relora.problem(key, *sizes, SMALL["examples"], "float64")
+        key, m, n = jax.random.key(SETTINGS["seed"]), SMALL["rows"], SMALL["columns"]
+        W, loss = fig09_galore_relora.problem(key, m, n, SMALL["examples"], "float64")
         keys = jax.random.split(key, 4)
-        m, n = W.shape
         self.start = np.array(W)
         self.X = np.linspace(1.0, 0.2, n)[:, None] * np.asarray(
             jax.random.normal(keys[0], (n, SMALL["examples"]))
