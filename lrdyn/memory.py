@@ -9,6 +9,8 @@ import jax
 
 COUNTER_BYTES = 4
 """optax counts steps in one int32 for each transformation that needs their number."""
+ADDRESS_BYTES = 8
+"""The compiler counts an address for each of several outputs as output."""
 
 
 class Formula(NamedTuple):
@@ -335,7 +337,3 @@ def measured_memory(function: Callable[..., Any], *args: Any, donate: Sequence[i
         table=table,
         code=found.generated_code_size_in_bytes,
     )
-
-
-ADDRESS_BYTES = 8
-"""The compiler counts an address for each of several outputs as output."""
