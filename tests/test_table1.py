@@ -68,7 +68,8 @@ def test_a_step_that_overwrites_nothing_needs_more_than_predicted():
     given = (program.weights, jax.eval_shape(program.init, program.weights))
     found = memory.measured_memory(program.step, *given, table1_memory.batch_of(m, n, b, "float32"))
     least = table1_memory.predicted_peak("galore", "merged", m, n, r, b, 4)
-    assert found.peak - least > 4 * m * n > SCALARS
+    # The new weights are put where the gradient was; the state is there twice.
+    assert found.peak - least >= memory.state_bytes("galore", m, n, r) > SCALARS
 
 
 def test_only_a_frozen_factor_in_layers_avoids_an_array_of_the_size_of_the_gradient(measured):
