@@ -97,6 +97,9 @@ from lrdyn.masking import masked_loss as masked_loss
 from lrdyn.masking import masked_prediction as masked_prediction
 from lrdyn.masking import monte_carlo as monte_carlo
 from lrdyn.masking import observe as observe
+from lrdyn.memory import adam_state as adam_state
+from lrdyn.memory import measured_memory as measured_memory
+from lrdyn.memory import weights_held as weights_held
 from lrdyn.points import Points as Points
 from lrdyn.points import listed as listed
 from lrdyn.points import product as product

@@ -1,7 +1,8 @@
-"""Figures that keep their numbers: compute, save, draw from the saved, compare with a baseline.
+"""Figures and tables that keep their numbers: compute, save, draw from the saved, compare.
 
-A :class:`Figure` is data, in this repository or in somebody else's; :func:`main` gives a list of
-them a command line.
+A :class:`Figure` or a :class:`Table` is data, in this repository or in somebody else's;
+:func:`main` gives a list of them a command line. Both are an :class:`Exhibit`: they differ only in
+the files that are made from the saved numbers.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from lrdyn import tables
 from lrdyn.cli import BadInput, Parser
 from lrdyn.files import replacing, set_aside
 
 Report = Callable[[str], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """One figure of a paper.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """A figure or a table of a paper, see :class:`Figure` and :class:`Table`.
 
     Args:
         name: short name, ``fig03``; also that of its files.
         title: one line.
         caption: text, a format string filled from the settings and the attributes of the dataset.
-        compute: ``compute(**settings)``: the plotted numbers, with named dimensions and
-        coordinates.
-        draw: ``draw(dataset)``: the matplotlib figure, from the saved numbers alone.
+            Mathematics between dollar signs is that of LaTeX; elsewhere the signs are dropped.
+        compute: ``compute(**settings)``: the numbers shown, with named dimensions and coordinates.
         presets: preset -> settings, JSON-able; numbers are computed anew when they differ.
         needs: package that must be installed -> how to install it.
         thin: the part of the numbers kept as a baseline; everything by default.
@@ -48,10 +49,117 @@ class Figure:
     title: str
     caption: str
     compute: Callable[..., xr.Dataset]
-    draw: Callable[[xr.Dataset], Any]
     presets: Mapping[str, Mapping[str, Any]]
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     thin: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset
+
+    def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
+        """Texts to be saved, from the saved numbers alone.
+
+        Args:
+            dataset: the numbers.
+
+        Returns:
+            Suffix of a file -> its text. ``.txt`` is one of them.
+        """
+        return {".txt": caption(self, dataset)}
+
+    def pictures(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
+        """Save what is not text, atomically.
+
+        Args:
+            dataset: the numbers.
+            stem: path without suffix.
+
+        Returns:
+            The paths.
+        """
+        return ()
+
+    def shown(self, dataset: xr.Dataset) -> str:
+        """What the command line shows of it beside the path of its first file.
+
+        Args:
+            dataset: the numbers.
+
+        Returns:
+            Lines; empty for nothing.
+        """
+        return ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure(Exhibit):
+    """One figure of a paper: a picture as PNG and PDF, its caption as text.
+
+    Args:
+        name: see :class:`Exhibit`, as for all that is not named here.
+        draw: ``draw(dataset)``: the matplotlib figure, from the saved numbers alone.
+    """
+
+    draw: Callable[[xr.Dataset], Any]
+
+    def pictures(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
+        """Draw numbers and save the picture as PNG and PDF, atomically.
+
+        Args:
+            dataset: the numbers.
+            stem: path without suffix.
+
+        Returns:
+            The two paths.
+        """
+        from lrdyn import plotting
+
+        paths = (stem.with_suffix(".png"), stem.with_suffix(".pdf"))
+        with plotting.style():
+            drawn = self.draw(dataset)
+            for path in paths:
+                # Without its date, the same numbers give the same PDF.
+                metadata = {"CreationDate": None} if path.suffix == ".pdf" else {}
+                with replacing(path) as temporary:
+                    drawn.savefig(temporary, metadata=metadata)
+        return paths
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table(Exhibit):
+    """One table of a paper: as text above its caption, as CSV and as LaTeX.
+
+    Args:
+        name: see :class:`Exhibit`, as for all that is not named here.
+        tabulate: ``tabulate(dataset)``: the cells, from the saved numbers alone.
+    """
+
+    tabulate: Callable[[xr.Dataset], tables.Grid]
+
+    def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
+        """The table as text, CSV and LaTeX.
+
+        Args:
+            dataset: the numbers.
+
+        Returns:
+            Suffix of a file -> its text.
+        """
+        grid = self.tabulate(dataset)
+        below = _filled(self, dataset)
+        return {
+            ".txt": f"{tables.as_text(grid)}\n{caption(self, dataset)}",
+            ".csv": tables.as_csv(grid),
+            ".tex": tables.as_latex(grid, f"{self.title}. {below}", self.name),
+        }
+
+    def shown(self, dataset: xr.Dataset) -> str:
+        """The table as text.
+
+        Args:
+            dataset: the numbers.
+
+        Returns:
+            Lines.
+        """
+        return tables.as_text(self.tabulate(dataset))
 
 
 class Rendered(NamedTuple):
@@ -60,7 +168,7 @@ class Rendered(NamedTuple):
     dataset: xr.Dataset
     """The plotted numbers."""
     paths: tuple[Path, ...]
-    """Files written or found: numbers, picture as PNG and PDF, caption."""
+    """Files written or found: the numbers, then pictures, then texts."""
     computed: bool
     """False if saved numbers were used."""
 
@@ -82,41 +190,42 @@ class Difference(NamedTuple):
         return f"{self.curve}: {self.problem}"
 
 
-def missing(figure: Figure) -> str:
-    """Say what a figure lacks to be computed here.
+def missing(exhibit: Exhibit) -> str:
+    """Say what a figure or table lacks to be computed here.
 
     Args:
-        figure: the figure.
+        exhibit: the figure or table.
 
     Returns:
         One line; empty if nothing is missing.
 
     Example:
-        >>> f = Figure("f", "", "", xr.Dataset, print, {}, needs={"nosuch": "pip install nosuch"})
-        >>> missing(f)
+        >>> needs = {"nosuch": "pip install nosuch"}
+        >>> missing(Exhibit(
+        ...     name="f", title="", caption="", compute=xr.Dataset, presets={}, needs=needs))
         'the package nosuch (pip install nosuch)'
     """
-    absent = [name for name in figure.needs if importlib.util.find_spec(name) is None]
-    return ", ".join(f"the package {name} ({figure.needs[name]})" for name in absent)
+    absent = [name for name in exhibit.needs if importlib.util.find_spec(name) is None]
+    return ", ".join(f"the package {name} ({exhibit.needs[name]})" for name in absent)
 
 
-def compute(figure: Figure, settings: Mapping[str, Any]) -> xr.Dataset:
-    """Compute the numbers of a figure and note in them where they come from.
+def compute(exhibit: Exhibit, settings: Mapping[str, Any]) -> xr.Dataset:
+    """Compute the numbers of a figure or table and note in them where they come from.
 
     Args:
-        figure: the figure.
+        exhibit: the figure or table.
         settings: keyword arguments of its ``compute``.
 
     Returns:
-        The dataset, with the attributes ``figure``, ``title``, ``settings`` and ``environment``
+        The dataset, with the attributes ``name``, ``title``, ``settings`` and ``environment``
         (JSON).
     """
-    dataset = figure.compute(**settings)
+    dataset = exhibit.compute(**settings)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
     versions["python"] = ".".join(map(str, sys.version_info[:3]))
     return dataset.assign_attrs(
-        figure=figure.name,
-        title=figure.title,
+        name=exhibit.name,
+        title=exhibit.title,
         settings=_canonical(settings),
         environment=_canonical(versions),
     )
@@ -165,12 +274,12 @@ def load(path: Path, *, report: Report = print) -> xr.Dataset | None:
 
 
 def numbers(
-    figure: Figure, path: Path, settings: Mapping[str, Any], *, report: Report = print
+    exhibit: Exhibit, path: Path, settings: Mapping[str, Any], *, report: Report = print
 ) -> tuple[xr.Dataset, bool]:
-    """Saved numbers of a figure, or new ones if there are none with these settings.
+    """Saved numbers of a figure or table, or new ones if there are none with these settings.
 
     Args:
-        figure: the figure.
+        exhibit: the figure or table.
         path: where its numbers are saved.
         settings: the settings asked for.
         report: receives lines for the reader.
@@ -181,21 +290,21 @@ def numbers(
     saved = load(path, report=report)
     if saved is not None and saved.attrs.get("settings") == _canonical(settings):
         return saved, False
-    return compute(figure, settings), True
+    return compute(exhibit, settings), True
 
 
 def render(
-    figure: Figure,
+    exhibit: Exhibit,
     out: Path | str,
     preset: str = "quick",
     *,
     recompute: bool = False,
     report: Report = print,
 ) -> Rendered:
-    """Draw a figure into ``<out>/figures``, beside its numbers and its caption.
+    """Write a figure or table into ``<out>/figures``, beside its numbers and its caption.
 
     Args:
-        figure: the figure.
+        exhibit: the figure or table.
         out: folder of all results.
         preset: which of its settings.
         recompute: do not use saved numbers.
@@ -204,63 +313,47 @@ def render(
     Returns:
         A :class:`Rendered`.
     """
-    stem = Path(out) / "figures" / figure.name
-    path, settings = stem.with_suffix(".nc"), figure.presets[preset]
+    stem = Path(out) / "figures" / exhibit.name
+    path, settings = stem.with_suffix(".nc"), exhibit.presets[preset]
     if recompute:
-        dataset, computed = compute(figure, settings), True
+        dataset, computed = compute(exhibit, settings), True
     else:
-        dataset, computed = numbers(figure, path, settings, report=report)
+        dataset, computed = numbers(exhibit, path, settings, report=report)
     if computed:
         save(dataset, path)
-    pictures = picture(figure, dataset, stem)
-    text = stem.with_suffix(".txt")
-    with replacing(text) as temporary:
-        temporary.write_text(caption(figure, dataset))
-    return Rendered(dataset, (path, *pictures, text), computed)
+    files = [path, *exhibit.pictures(dataset, stem)]
+    for suffix, text in exhibit.texts(dataset).items():
+        files.append(stem.with_suffix(suffix))
+        with replacing(files[-1]) as temporary:
+            temporary.write_text(text)
+    return Rendered(dataset, tuple(files), computed)
 
 
-def picture(figure: Figure, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
-    """Draw numbers and save the picture as PNG and PDF, atomically.
-
-    Args:
-        figure: the figure.
-        dataset: its numbers.
-        stem: path without suffix.
-
-    Returns:
-        The two paths.
-    """
-    from lrdyn import plotting
-
-    paths = (stem.with_suffix(".png"), stem.with_suffix(".pdf"))
-    with plotting.style():
-        drawn = figure.draw(dataset)
-        for path in paths:
-            # Without its date, the same numbers give the same PDF.
-            metadata = {"CreationDate": None} if path.suffix == ".pdf" else {}
-            with replacing(path) as temporary:
-                drawn.savefig(temporary, metadata=metadata)
-    return paths
-
-
-def caption(figure: Figure, dataset: xr.Dataset) -> str:
+def caption(exhibit: Exhibit, dataset: xr.Dataset) -> str:
     r"""Caption with its settings and results filled in.
 
     Args:
-        figure: the figure.
+        exhibit: the figure or table.
         dataset: its numbers.
 
     Returns:
         The text, wrapped.
 
     Example:
-        >>> f = Figure("f", "Title", "Rank {rank}, {gap:.0e}.", xr.Dataset, print, {})
+        >>> f = Exhibit(
+        ...     name="f", title="Title", caption="Rank {rank}, {gap:.0e}.", compute=xr.Dataset,
+        ...     presets={})
         >>> caption(f, xr.Dataset(attrs={"settings": '{"rank": 3}', "gap": 1e-15}))
         'f. Title. Rank 3, 1e-15.\n'
     """
+    text = f"{exhibit.name}. {exhibit.title}. {_filled(exhibit, dataset)}"
+    return textwrap.fill(tables.plain(text), 100) + "\n"
+
+
+def _filled(exhibit: Exhibit, dataset: xr.Dataset) -> str:
+    """Caption with its values, in one line."""
     values = {**json.loads(dataset.attrs["settings"]), **dataset.attrs}
-    text = f"{figure.name}. {figure.title}. {figure.caption.format_map(values)}"
-    return textwrap.fill(" ".join(text.split()), 100) + "\n"
+    return " ".join(exhibit.caption.format_map(values).split())
 
 
 def default_tolerance(dtype: Any) -> float:
@@ -302,7 +395,7 @@ def compared(variable: xr.DataArray) -> bool:
 
 
 def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[Difference]:
-    """Compare the numbers of a figure with a baseline, curve by curve.
+    """Compare the numbers of a figure or table with a baseline, curve by curve.
 
     Differences are relative to the largest value of the variable, or of each curve of it if the
     attribute ``curve_along`` names the dimension along which a curve runs. Variables with the
@@ -324,7 +417,7 @@ def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[Difference]:
     if asked != found:
         return [Difference("settings", f"got {found}, wanted {asked}", None, None)]
     differences = [
-        Difference(str(name), "got a curve that the baseline does not have", None, None)
+        Difference(str(name), "got an array that the baseline does not have", None, None)
         for name in sorted(set(map(str, dataset.variables)) - set(map(str, baseline.variables)))
     ]
     for name in map(str, baseline.variables):
@@ -398,62 +491,62 @@ def _got(found: xr.DataArray, wanted: xr.DataArray, position: int) -> str:
 
 
 def check(
-    figure: Figure,
+    exhibit: Exhibit,
     out: Path | str,
     baselines: Path,
     preset: str = "quick",
     *,
     report: Report = print,
 ) -> bool:
-    """Compare a figure with its committed baseline, computing its numbers if they are not saved.
+    """Compare a figure or table with its committed baseline, computing its numbers if need be.
 
     Numbers saved with other settings (another preset) are left as they are.
 
     Args:
-        figure: the figure.
+        exhibit: the figure or table.
         out: folder of all results.
         baselines: folder of the baselines.
         preset: settings of the baseline.
-        report: receives one line for the figure, and one for each curve that differs.
+        report: receives one line if all agrees, or one for each curve that differs.
 
     Returns:
         Whether the numbers agree.
     """
-    baseline = load(baselines / f"{figure.name}.nc", report=report)
+    baseline = load(baselines / f"{exhibit.name}.nc", report=report)
     if baseline is None:
-        report(f"{figure.name}: no baseline in {baselines}")
+        report(f"{exhibit.name}: no baseline in {baselines}")
         return False
-    path = Path(out) / "figures" / f"{figure.name}.nc"
-    dataset, computed = numbers(figure, path, figure.presets[preset], report=report)
+    path = Path(out) / "figures" / f"{exhibit.name}.nc"
+    dataset, computed = numbers(exhibit, path, exhibit.presets[preset], report=report)
     if computed and not path.exists():
         save(dataset, path)
-    differences = compare(figure.thin(dataset), baseline)
+    differences = compare(exhibit.thin(dataset), baseline)
     for difference in differences:
-        report(f"{figure.name}: {difference}")
+        report(f"{exhibit.name}: {difference}")
     if not differences:
-        report(f"{figure.name}: {_agreement(baseline)}")
+        report(f"{exhibit.name}: {_agreement(baseline)}")
     return not differences
 
 
 def _agreement(baseline: xr.Dataset) -> str:
     free = [str(name) for name, variable in baseline.data_vars.items() if not compared(variable)]
     count = len(baseline.data_vars) - len(free)
-    text = f"{count} curves as in the baseline"
+    text = f"{count} arrays as in the baseline"
     return text + (f"; not compared, since the machine decides: {', '.join(free)}" if free else "")
 
 
 def write_baseline(
-    figure: Figure,
+    exhibit: Exhibit,
     out: Path | str,
     baselines: Path,
     preset: str = "quick",
     *,
     report: Report = print,
 ) -> Path:
-    """Make the present numbers of a figure its baseline.
+    """Make the present numbers of a figure or table its baseline.
 
     Args:
-        figure: the figure.
+        exhibit: the figure or table.
         out: folder of all results.
         baselines: folder of the baselines.
         preset: which of its settings.
@@ -462,62 +555,62 @@ def write_baseline(
     Returns:
         The file written.
     """
-    path = baselines / f"{figure.name}.nc"
-    save(figure.thin(render(figure, out, preset, report=report).dataset), path)
-    report(f"{figure.name}: {path} ({path.stat().st_size / 1000:.0f} kB)")
+    path = baselines / f"{exhibit.name}.nc"
+    save(exhibit.thin(render(exhibit, out, preset, report=report).dataset), path)
+    report(f"{exhibit.name}: {path} ({path.stat().st_size / 1000:.0f} kB)")
     return path
 
 
 ACTIONS = {
-    "draw": "draw figures, computing missing numbers (default)",
+    "draw": "draw figures and write tables, computing missing numbers (default)",
     "check": "compare their numbers with the baselines",
     "baseline": "make their numbers the baselines",
 }
 
 
 def main(
-    figures: Sequence[Figure],
+    exhibits: Sequence[Exhibit],
     baselines: Path,
     argv: Sequence[str] | None = None,
     *,
     prog: str = "figures",
 ) -> int:
-    """Command line of a list of figures: ``[draw|check|baseline] [figure ...] [flags]``.
+    """Command line of figures and tables: ``[draw|check|baseline] [name ...] [flags]``.
 
     Args:
-        figures: the figures.
+        exhibits: the figures and tables.
         baselines: folder of the baselines.
         argv: arguments; those of the process by default.
         prog: name of the command in its messages.
 
     Returns:
-        Exit status: 0, or 1 if a checked figure differs.
+        Exit status: 0, or 1 if what is checked differs.
 
     Raises:
         BadInput: the arguments are not valid.
     """
-    options = _parser(figures, prog).parse(sys.argv[1:] if argv is None else argv)
-    action, chosen = _choose(options.figures, figures)
+    options = _parser(exhibits, prog).parse(sys.argv[1:] if argv is None else argv)
+    action, chosen = _choose(options.figures, exhibits)
     _writable(options.out)
     _known_preset(options.preset, chosen)
-    for figure in figures:
-        if missing(figure) and not set(options.figures) - set(ACTIONS):
-            print(f"{figure.name}: left out, it needs {missing(figure)}")
+    for exhibit in exhibits:
+        if missing(exhibit) and not set(options.figures) - set(ACTIONS):
+            print(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
     act = {"draw": _draw, "check": _check, "baseline": _baseline}[action]
-    agree = [act(figure, options, baselines) for figure in chosen]
+    agree = [act(exhibit, options, baselines) for exhibit in chosen]
     return 0 if all(agree) else 1
 
 
-def _parser(figures: Sequence[Figure], prog: str) -> Parser:
+def _parser(exhibits: Sequence[Exhibit], prog: str) -> Parser:
     lines = [f"  {name:<9} {text}" for name, text in ACTIONS.items()]
-    lines += ["", *(f"  {figure.name:<9} {figure.title}" for figure in figures)]
+    lines += ["", *(f"  {exhibit.name:<9} {exhibit.title}" for exhibit in exhibits)]
     parser = Parser(
         prog,
-        "Draw figures beside their numbers, or compare the numbers with the baselines.",
+        "Write figures and tables beside their numbers, or compare the numbers with the baselines.",
         epilog="\n".join(["words:", *lines]),
     )
     parser.add_argument(
-        "figures", nargs="*", metavar="figure", help="words below; all figures by default"
+        "figures", nargs="*", metavar="figure", help="words below; everything by default"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("results"), metavar="DIR", help="default: results"
@@ -527,17 +620,17 @@ def _parser(figures: Sequence[Figure], prog: str) -> Parser:
     return parser
 
 
-def _choose(words: Sequence[str], figures: Sequence[Figure]) -> tuple[str, list[Figure]]:
+def _choose(words: Sequence[str], exhibits: Sequence[Exhibit]) -> tuple[str, list[Exhibit]]:
     action = words[0] if words and words[0] in ACTIONS else "draw"
     names = list(words[1:] if words and words[0] in ACTIONS else words)
-    known = {figure.name: figure for figure in figures}
+    known = {exhibit.name: exhibit for exhibit in exhibits}
     for name in names:
         if name not in known:
             raise BadInput(f"figure: got {name!r}, wanted one of {', '.join(known)}")
         if missing(known[name]):
             raise BadInput(f"figure: got {name!r}, wanted {missing(known[name])} for it")
     chosen = [known[name] for name in dict.fromkeys(names)]
-    return action, chosen or [figure for figure in figures if not missing(figure)]
+    return action, chosen or [exhibit for exhibit in exhibits if not missing(exhibit)]
 
 
 def _writable(out: Path) -> None:
@@ -552,31 +645,32 @@ def _writable(out: Path) -> None:
         raise BadInput(f"--out: got {str(out)!r}, wanted a folder that can be written")
 
 
-def _known_preset(preset: str, figures: Sequence[Figure]) -> None:
-    for figure in figures:
-        if preset not in figure.presets:
-            raise BadInput(f"--preset: got {preset!r}, wanted one of {', '.join(figure.presets)}")
+def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
+    for exhibit in exhibits:
+        if preset not in exhibit.presets:
+            raise BadInput(f"--preset: got {preset!r}, wanted one of {', '.join(exhibit.presets)}")
 
 
-def _draw(figure: Figure, options: argparse.Namespace, baselines: Path) -> bool:
+def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
     begin = time.perf_counter()
-    done = render(figure, options.out, options.preset, recompute=options.recompute)
+    done = render(exhibit, options.out, options.preset, recompute=options.recompute)
     source = "computed" if done.computed else "saved numbers"
     print(
-        f"{figure.name}: {done.paths[1]} ({source}, {time.perf_counter() - begin:.1f} s)",
+        f"{exhibit.name}: {done.paths[1]} ({source}, {time.perf_counter() - begin:.1f} s)",
         flush=True,
     )
+    print(exhibit.shown(done.dataset), end="", flush=True)
     return True
 
 
-def _check(figure: Figure, options: argparse.Namespace, baselines: Path) -> bool:
+def _check(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
     if options.recompute:
-        render(figure, options.out, options.preset, recompute=True)
-    return check(figure, options.out, baselines, options.preset)
+        render(exhibit, options.out, options.preset, recompute=True)
+    return check(exhibit, options.out, baselines, options.preset)
 
 
-def _baseline(figure: Figure, options: argparse.Namespace, baselines: Path) -> bool:
+def _baseline(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
     if options.recompute:
-        render(figure, options.out, options.preset, recompute=True)
-    write_baseline(figure, options.out, baselines, options.preset)
+        render(exhibit, options.out, options.preset, recompute=True)
+    write_baseline(exhibit, options.out, baselines, options.preset)
     return True

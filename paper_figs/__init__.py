@@ -1,4 +1,4 @@
-"""The figures of the survey, one script each; ``python -m paper_figs`` draws and checks them."""
+"""Figures and tables of the survey, one script each, written by ``python -m paper_figs``."""
 
 from pathlib import Path
 
@@ -8,16 +8,20 @@ from paper_figs import (
     fig01_weight_updates,
     fig03_svd_evolution,
     fig06_compression,
+    fig09_galore_relora,
     fig10_masked_training,
+    table1_memory,
     theorem2_sweep,
 )
 
-FIGURES = (
+EXHIBITS = (
     corollary1_sweep.FIGURE,
     fig01_weight_updates.FIGURE,
     fig03_svd_evolution.FIGURE,
     fig06_compression.FIGURE,
+    fig09_galore_relora.FIGURE,
     fig10_masked_training.FIGURE,
+    table1_memory.TABLE,
     theorem2_sweep.FIGURE,
 )
 BASELINES = Path(__file__).parent / "baselines"

@@ -1,9 +1,9 @@
-"""Draw the figures, ``check`` them, or save a ``baseline``: ``python -m paper_figs --help``."""
+"""Write figures and tables, ``check`` them, save a ``baseline``: see its ``--help``."""
 
 import sys
 
 from lrdyn import cli, figures
-from paper_figs import BASELINES, FIGURES
+from paper_figs import BASELINES, EXHIBITS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     cli.setup(dtype="float64")
     return cli.run(
         "paper_figs",
-        lambda: figures.main(FIGURES, BASELINES, argv, prog="paper_figs"),
+        lambda: figures.main(EXHIBITS, BASELINES, argv, prog="paper_figs"),
         own_process=argv is None,
     )
 

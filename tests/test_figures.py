@@ -15,13 +15,13 @@ import scipy.stats
 import xarray as xr
 
 import lrdyn
-from lrdyn import cli, figures, plotting
+from lrdyn import cli, figures, plotting, tables
 from lrdyn.claims import CLEARLY, tolerance
 from lrdyn.theorems.theorem2 import THEOREM2
 from lrdyn.verify import worst_ratio
 from paper_figs import (
     BASELINES,
-    FIGURES,
+    EXHIBITS,
     fig01_weight_updates,
     fig03_svd_evolution,
     fig06_compression,
@@ -59,9 +59,21 @@ def draw_lines(dataset):
 
 CALLS = []
 TOY = figures.Figure(
-    "toy", "Toy", "Slope {slope:g}, top {top:.1f}.", count_calls, draw_lines,
-    {"quick": {"slope": 2.0}, "paper": {"slope": 3.0}},
-)  # fmt: skip
+    name="toy",
+    title="Toy",
+    caption="Slope {slope:g}, top {top:.1f}.",
+    compute=count_calls,
+    draw=draw_lines,
+    presets={"quick": {"slope": 2.0}, "paper": {"slope": 3.0}},
+)
+ROWS = figures.Table(
+    name="rows",
+    title="Rows",
+    caption="Slope {slope:g} of $y_1 = x$, 1 %.",
+    compute=count_calls,
+    tabulate=lambda d: tables.Grid(("part", "$t$", "$n_1$"), {"all": [["end", int(d.steps[-1])]]}),
+    presets=TOY.presets,
+)
 ABSENT = dataclasses.replace(TOY, name="absent", needs={"nosuch_package": "pip install nosuch"})
 
 
@@ -88,6 +100,57 @@ def test_render_keeps_numbers_picture_and_caption_together(tmp_path):
     assert set(done.paths) == set((tmp_path / "figures").iterdir())
     assert done.paths[-1].read_text() == "toy. Toy. Slope 2, top 2.0.\n"
     xr.testing.assert_identical(xr.load_dataset(done.paths[0], engine="h5netcdf"), done.dataset)
+
+
+def test_a_table_is_text_csv_and_latex_of_the_saved_numbers(tmp_path):
+    done = figures.render(ROWS, tmp_path)
+    names = ["rows.nc", "rows.txt", "rows.csv", "rows.tex"]
+    assert [path.name for path in done.paths] == names
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(names)
+    text, values, latex = (path.read_text() for path in done.paths[1:])
+    table = "  t    n_1\nall\n  end    4\n"
+    assert text == f"{table}\nrows. Rows. Slope 2 of y_1 = x, 1 %.\n"
+    assert values == "part,t,n_1\nall,end,4\n"
+    assert r"\caption{Rows. Slope 2 of $y_1 = x$, 1 \%.}" in latex
+    done.paths[0].write_bytes(figures_with_last_step(done.dataset, 7, tmp_path))
+    again = figures.render(ROWS, tmp_path)
+    assert not again.computed
+    assert "end    7" in again.paths[1].read_text()
+
+
+def figures_with_last_step(dataset, value, folder):
+    """Saved numbers of another last step."""
+    figures.save(altered(dataset, "steps", -1, value), folder / "other.nc")
+    return (folder / "other.nc").read_bytes()
+
+
+def test_a_table_that_cannot_be_written_leaves_the_old_files(tmp_path):
+    figures.render(ROWS, tmp_path)
+    broken = dataclasses.replace(ROWS, caption="50 $")
+    before = {path: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    with pytest.raises(ValueError, match="dollar signs in pairs"):
+        figures.render(broken, tmp_path)
+    assert {path: path.read_bytes() for path in (tmp_path / "figures").iterdir()} == before
+
+
+def test_figures_and_tables_share_one_command(tmp_path, capsys):
+    out = ["--out", str(tmp_path)]
+    assert figures.main([TOY, ROWS], tmp_path, ["rows", "toy", *out]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"rows: {tmp_path / 'figures/rows.txt'} (computed, ")
+    assert lines[1:4] == ["  t    n_1", "all", "  end    4"]
+    assert lines[4].startswith(f"toy: {tmp_path / 'figures/toy.png'} (computed, ")
+    assert figures.main([TOY, ROWS], tmp_path, ["baseline", *out]) == 0
+    assert figures.main([TOY, ROWS], tmp_path, ["check", *out]) == 0
+    path = tmp_path / "figures" / "rows.nc"
+    path.write_bytes(figures_with_last_step(figures.load(path), 7, tmp_path))
+    assert figures.main([TOY, ROWS], tmp_path, ["check", *out]) == 1
+    assert "rows: steps[t=1.0]: got 7, wanted 4 (compared exactly)" in capsys.readouterr().out
+    with pytest.raises(cli.BadInput, match="figure: got 'table2', wanted one of toy, rows"):
+        figures.main([TOY, ROWS], tmp_path, ["table2", *out])
+    with pytest.raises(SystemExit):
+        figures.main([TOY, ROWS], tmp_path, ["--help"])
+    assert "  rows      Rows\n" in capsys.readouterr().out
 
 
 def test_saved_numbers_are_used_until_settings_differ(tmp_path):
@@ -261,16 +324,18 @@ def test_an_out_that_is_a_file_is_bad_input(tmp_path, capsys, out):
 
 
 def test_the_registry_is_complete():
-    names = [figure.name for figure in FIGURES]
+    names = [figure.name for figure in EXHIBITS]
     assert names == sorted(set(names))
-    for figure in FIGURES:
+    for figure in EXHIBITS:
         assert set(figure.presets) == {"quick", "paper"}
         path = BASELINES / f"{figure.name}.nc"
         assert path.stat().st_size < 100_000
         saved = xr.load_dataset(path, engine="h5netcdf")
         assert saved.attrs["settings"] == figures._canonical(figure.presets["quick"])
         assert figures.caption(figure, saved).startswith(f"{figure.name}. {figure.title}. ")
-        figure.draw(saved)
+        assert figure.texts(saved)[".txt"].endswith(figures.caption(figure, saved))
+        if isinstance(figure, figures.Figure):
+            figure.draw(saved)
 
 
 # --- plotting ----------------------------------------------------------------------------------

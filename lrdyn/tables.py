@@ -1,0 +1,213 @@
+r"""Tables as aligned text, CSV and LaTeX, from one grid of cells.
+
+Texts hold mathematics between dollar signs. LaTeX gets it as it is and everything else escaped; in
+text the signs are dropped.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+Cell = str | int | float
+Rows = Sequence[Sequence[Cell]]
+
+
+class Grid(NamedTuple):
+    """Cells of a table.
+
+    Args:
+        header: names of the columns; the first is that of the sections.
+        sections: title of a section -> its rows, without the column of the sections.
+    """
+
+    header: Sequence[str]
+    sections: Mapping[str, Rows]
+
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: "\\" + sign for sign in "&%#_{}"},
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+}
+
+
+def escape(text: str) -> str:
+    r"""Make text safe for LaTeX, but for the mathematics between dollar signs.
+
+    Args:
+        text: ASCII text.
+
+    Returns:
+        LaTeX.
+
+    Raises:
+        ValueError: the text has an odd number of dollar signs, or other than ASCII letters.
+
+    Example:
+        >>> print(escape("50 % of a_1: $m_1 + n^2$"))
+        50 \% of a\_1: $m_1 + n^2$
+    """
+    parts = text.split("$")
+    if len(parts) % 2 == 0:
+        raise ValueError(f"text: got {text!r}, wanted dollar signs in pairs")
+    if not text.isascii():
+        raise ValueError(f"text: got {text!r}, wanted ASCII letters")
+    outside = ["".join(SPECIAL.get(sign, sign) for sign in part) for part in parts[::2]]
+    inside = [f"${part}$" for part in parts[1::2]]
+    return "".join(a + b for a, b in zip(outside, [*inside, ""], strict=True))
+
+
+def plain(text: str) -> str:
+    r"""Text for a terminal: mathematics without dollar signs and backslashes.
+
+    Args:
+        text: text with mathematics between dollar signs.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> plain(r"temporaries $2mn + \max(m^2, b)$")
+        'temporaries 2mn + max(m^2, b)'
+    """
+    return re.sub(r"[$\\]", "", text)
+
+
+def as_text(grid: Grid) -> str:
+    """Columns side by side, numbers to the right, sections under their titles.
+
+    Args:
+        grid: the cells.
+
+    Returns:
+        Lines, each ended.
+
+    Example:
+        >>> print(as_text(Grid(["what", "name", "bytes"], {"state": [["$2mn$", 12000]]})))
+              name   bytes
+        state
+              2mn   12,000
+        <BLANKLINE>
+    """
+    rows = [[_shown(cell) for cell in row] for row in _rows(grid)]
+    right = _numeric(grid)
+    header = list(map(plain, grid.header[1:]))
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(row):
+        cells = zip(row, widths, right, strict=True)
+        texts = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in cells]
+        return ("  " + "  ".join(texts)).rstrip()
+
+    lines = [line(header)]
+    for title, section in grid.sections.items():
+        lines += [plain(title), *(line([_shown(cell) for cell in row]) for row in section)]
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(grid: Grid) -> str:
+    """Comma-separated values, numbers as they are, one header line.
+
+    Args:
+        grid: the cells.
+
+    Returns:
+        Lines, each ended.
+
+    Example:
+        >>> print(as_csv(Grid(["what", "name", "bytes"], {"state": [["$2mn$", 12000]]})))
+        what,name,bytes
+        state,2mn,12000
+        <BLANKLINE>
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(plain, grid.header))
+    for title, section in grid.sections.items():
+        for row in section:
+            writer.writerow(
+                plain(cell) if isinstance(cell, str) else cell for cell in (title, *row)
+            )
+    return out.getvalue()
+
+
+def as_latex(grid: Grid, caption: str, label: str) -> str:
+    r"""Write a floating table with rules of the package booktabs.
+
+    Args:
+        grid: the cells.
+        caption: text below.
+        label: for ``\ref``.
+
+    Returns:
+        LaTeX, in ASCII.
+
+    Raises:
+        ValueError: a text cannot be escaped, see :func:`escape`.
+
+    Example:
+        >>> grid = Grid(["what", "name", "bytes"], {"state": [["$2mn$", 12000]]})
+        >>> print(as_latex(grid, "A.", "t"))
+        % needs \usepackage{booktabs}
+        \begin{table}
+          \centering
+          \begin{tabular}{lr}
+            \toprule
+            name & bytes \\
+            \midrule
+            \multicolumn{2}{l}{\emph{state}} \\
+            $2mn$ & 12\,000 \\
+            \bottomrule
+          \end{tabular}
+          \caption{A.}
+          \label{t}
+        \end{table}
+        <BLANKLINE>
+    """
+    columns = "".join("r" if numeric else "l" for numeric in _numeric(grid))
+    body = [" & ".join(map(escape, grid.header[1:]))]
+    for title, section in grid.sections.items():
+        body.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape(title)}}}}}")
+        body += [" & ".join(map(_latex, row)) for row in section]
+    lines = [rf"{line} \\" for line in body]
+    titles = [i for i, line in enumerate(lines) if line.startswith(r"\multicolumn")]
+    for i in reversed(titles):
+        lines.insert(i, r"\midrule")
+    inner = [r"\toprule", *lines, r"\bottomrule"]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}", r"\begin{table}", r"  \centering",
+            rf"  \begin{{tabular}}{{{columns}}}", *("    " + line for line in inner),
+            r"  \end{tabular}", rf"  \caption{{{escape(caption)}}}", rf"  \label{{{label}}}",
+            r"\end{table}", "",
+        ]
+    )  # fmt: skip
+
+
+def _rows(grid: Grid) -> list[Sequence[Cell]]:
+    return [row for section in grid.sections.values() for row in section]
+
+
+def _numeric(grid: Grid) -> list[bool]:
+    """Whether a column has a number."""
+    columns = zip(*_rows(grid), strict=True)
+    return [any(not isinstance(cell, str) for cell in column) for column in columns]
+
+
+def _shown(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return plain(cell)
+    return f"{cell:,}" if isinstance(cell, int) else f"{cell:.3g}"
+
+
+def _latex(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return escape(cell)
+    shown = f"{cell:,}".replace(",", r"\,") if isinstance(cell, int) else f"{cell:.3g}"
+    return f"${shown}$" if shown.startswith("-") else shown

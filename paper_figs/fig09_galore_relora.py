@@ -1,0 +1,510 @@
+"""Figure 9 (ours): GaLore is ReLoRA with a frozen factor; rank, state policies and memory."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+
+import lrdyn
+from lrdyn import plotting
+from lrdyn.figures import Figure
+from lrdyn.projection import POLICIES, StatePolicy
+from paper_figs import table1_memory
+
+QUICK = {
+    "rows": 16, "columns": 24, "rank": 4, "examples": 60, "period": 25, "steps": 300, "every": 5,
+    "rates": {"sgd": 0.5, "momentum": 0.1, "adam": 0.01}, "seed": 0, "memory_rows": 1024,
+    "memory_columns": 4096, "memory_batch": 64, "memory_ranks": [16, 64, 256],
+}  # fmt: skip
+PAPER = {**QUICK, "memory_ranks": [8, 16, 32, 64, 128, 256, 512]}
+
+CAPTION = """\
+The survey's own figure of this number was not available; problem, sizes and step sizes are ours.
+Algorithm 1 on W of {rows} x {columns} with loss || tanh(W X) - Y ||_F^2 / 2N, N = {examples}, rank
+r = {rank}, a refresh each T = {period} steps, for gradient descent, heavy ball (0.9) and Adam (step
+sizes {rates[sgd]:g}, {rates[momentum]:g}, {rates[adam]:g}; seed {seed}). (a) Relative difference
+|| W - W' ||_F / || W' ||_F between GaLore and ReLoRA with a frozen factor, both keeping the state
+of the optimiser at a refresh: round-off, in double (solid, at most {gap64:.0e}) and single
+precision (dashed, at most {gap32:.0e}). Above it what is not the same: GaLore keeps and ReLoRA
+resets (dotted), and ReLoRA that trains the other factor too against ReLoRA that does not, both
+resetting (dash-dotted). (b) Singular values of W_t - W_0 over the largest, after 1 to {shown}
+periods of GaLore with Adam: each refresh adds r to the rank of the sum until it is full (dotted).
+(c) Loss of GaLore when the state is kept, reset, or its first moment transported to the new
+coordinates; which is best depends on problem and step size. (d) Peak memory of a training step with
+Adam, over that of the weights, {memory_rows} x {memory_columns} entries of 4 bytes;
+{memory_batch} examples. Circles: measured on the compiled program; lines: the formulas of Table 1,
+which also says where a compiler needs more. LoRA and ReLoRA compute W x + B (A x).
+"""
+OPTIMIZERS = ("sgd", "momentum", "adam")
+PRECISIONS = ("float64", "float32")
+MEMORY = (
+    ("full", "merged"), ("galore_optax", "merged"), ("galore", "merged"), ("lora", "layered"),
+    ("relora_frozen", "layered"),
+)  # fmt: skip
+"""What panel (d) shows: methods and how the layer is computed."""
+
+
+def problem(
+    key: jax.Array, m: int, n: int, examples: int, dtype: str
+) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """Fit one nonlinear layer to a noisy one of full rank.
+
+    Args:
+        key: random key.
+        m: outputs.
+        n: inputs, of decreasing scale.
+        examples: N.
+        dtype: of everything.
+
+    Returns:
+        W_0, and the loss || tanh(W X) - Y ||_F^2 / 2N.
+    """
+    keys = jax.random.split(key, 4)
+    scales = jnp.linspace(1.0, 0.2, n)[:, None]
+    X = scales * jax.random.normal(keys[0], (n, examples))
+    target, start = (jax.random.normal(k, (m, n)) / np.sqrt(n) for k in keys[1:3])
+    Y = jnp.tanh(2 * target @ X) + 0.1 * jax.random.normal(keys[3], (m, examples))
+    W, X, Y = (array.astype(dtype) for array in (0.3 * start, X, Y))
+    return W, lambda W: jnp.sum((jnp.tanh(W @ X) - Y) ** 2) / (2 * examples)
+
+
+def chosen_optimizer(number: Any, rates: Mapping[str, float]) -> optax.GradientTransformation:
+    """One of :data:`OPTIMIZERS`, by a number that may be traced: one program for all.
+
+    Args:
+        number: which.
+        rates: optimiser -> step size.
+
+    Returns:
+        The optax transformation; its state holds those of all three.
+    """
+    rules = (optax.sgd(rates["sgd"]), optax.sgd(rates["momentum"], 0.9), optax.adam(rates["adam"]))
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        found = [rule.update(updates, one) for rule, one in zip(rules, state, strict=True)]
+        moves, states = zip(*found, strict=True)
+        return jax.tree.map(lambda *each: jnp.stack(each)[number], *moves), states
+
+    init: Any = lambda params: tuple(rule.init(params) for rule in rules)  # noqa: E731
+    return optax.GradientTransformation(init, update)
+
+
+def chosen_policy(number: Any) -> StatePolicy:
+    """One of the state policies, by a number that may be traced.
+
+    Args:
+        number: which.
+
+    Returns:
+        The policy.
+    """
+
+    def policy(fresh, state, old, new):
+        found = [rule(fresh, state, old, new) for rule in POLICIES.values()]
+        return jax.tree.map(lambda *each: jnp.stack(each)[number], *found)
+
+    return policy
+
+
+def both_factors(
+    loss: Callable[[jax.Array], jax.Array],
+    W: jax.Array,
+    optimizer: optax.GradientTransformation,
+    *,
+    rank: int,
+    period: int,
+    steps: int,
+    every: int,
+) -> jax.Array:
+    """ReLoRA that starts each period at B = P, A = 0 and trains both.
+
+    Args:
+        loss: of W.
+        W: the start.
+        optimizer: its state is reset at a refresh.
+        rank: r.
+        period: steps between refreshes.
+        steps: a multiple of the period.
+        every: steps between records, a divisor of the period.
+
+    Returns:
+        W + B A at steps 0, every, 2 every, ...
+    """
+
+    def refresh(W, _):
+        def step(_, state):
+            factors, inner = state
+            slope = jax.grad(lambda each: loss(W + each[0] @ each[1]))(factors)
+            updates, inner = optimizer.update(slope, inner)
+            return optax.apply_updates(factors, updates), inner
+
+        def segment(state, _):
+            state = jax.lax.fori_loop(0, every, step, state)
+            return state, W + state[0][0] @ state[0][1]
+
+        basis = lrdyn.top_singular_projector(jax.grad(loss)(W), rank, "left").basis
+        factors = (basis, jnp.zeros((rank, W.shape[1]), W.dtype))
+        start = (factors, optimizer.init(factors))
+        seen = jax.lax.scan(segment, start, length=period // every)[1]
+        return seen[-1], seen
+
+    seen = jax.lax.scan(refresh, W, length=steps // period)[1]
+    return jnp.concatenate([W[None], seen.reshape(-1, *W.shape)])
+
+
+def trajectories(
+    *, rows: int, columns: int, rank: int, examples: int, period: int, steps: int, every: int,
+    rates: Mapping[str, float], seed: int,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Weights of every run.
+
+    Args:
+        rows: m.
+        columns: n.
+        rank: r.
+        examples: N.
+        period: T.
+        steps: a multiple of T.
+        every: steps between records, a divisor of T.
+        rates: optimiser -> step size.
+        seed: random seed.
+
+    Returns:
+        ``galore_float64`` and ``relora_float64``, ``(optimizer, policy, step, m, n)``; the same in
+        single precision (``_float32``) with the first policy alone; ``both``, factors trained,
+        ``(optimizer, step, m, n)``; ``loss`` of the first.
+    """
+    times, kinds = np.arange(0, steps + 1, every), np.arange(len(OPTIMIZERS))
+    methods = {"galore": lrdyn.galore, "relora": lrdyn.relora}
+    begin = {
+        dtype: problem(jax.random.key(seed), rows, columns, examples, dtype) for dtype in PRECISIONS
+    }
+
+    def over_policies(name, dtype, policies):
+        W, loss = begin[dtype]
+
+        def run(kind, policy):
+            return methods[name](
+                loss, W, chosen_optimizer(kind, rates), rank=rank, period=period, steps=times,
+                side="left", state=chosen_policy(policy),
+            ).records  # fmt: skip
+
+        each = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
+        return np.asarray(jax.jit(each)(kinds, policies), np.float64)
+
+    def train_both(kind):
+        W, loss = begin["float64"]
+        return both_factors(
+            loss, W, chosen_optimizer(kind, rates), rank=rank, period=period, steps=steps,
+            every=every,
+        )  # fmt: skip
+
+    found = {
+        f"{name}_{dtype}": over_policies(name, dtype, np.arange(count))
+        for name in methods
+        for dtype, count in (("float64", len(POLICIES)), ("float32", 1))
+    }
+    found["both"] = np.asarray(jax.jit(jax.vmap(train_both))(kinds))
+    loss_of_each = jax.vmap(jax.vmap(jax.vmap(begin["float64"][1])))
+    found["loss"] = np.asarray(jax.jit(loss_of_each)(found["galore_float64"]))
+    return found
+
+
+def relative_gap(found: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """|| W - W' ||_F / || W' ||_F.
+
+    Args:
+        found: W, ``(..., m, n)``.
+        reference: W'.
+
+    Returns:
+        ``(...)``.
+    """
+    norm = lambda array: np.linalg.norm(array, axis=(-2, -1))  # noqa: E731
+    return norm(found - reference) / norm(reference)
+
+
+def peaks(m: int, n: int, b: int, ranks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Peak memory of a step of each of :data:`MEMORY`, in bytes of single precision.
+
+    Args:
+        m: rows.
+        n: columns, not fewer.
+        b: examples.
+        ranks: values of r.
+
+    Returns:
+        Predicted and measured, ``(method, rank)``.
+    """
+    batch = table1_memory.batch_of(m, n, b, "float32")
+    programs = [table1_memory.programs(m, n, r, "float32") for r in ranks]
+    predicted = [
+        [table1_memory.predicted_peak(*which, m, n, r, b, 4) for r in ranks] for which in MEMORY
+    ]
+    measured = [
+        [table1_memory.step_memory(each[which], batch).peak for each in programs]
+        for which in MEMORY
+    ]
+    return np.array(predicted), np.array(measured)
+
+
+ROUND_OFF = 100.0
+"""Factor by which round-off may differ from the baseline: it is that of another machine."""
+
+
+def compute(
+    *,
+    rows: int,
+    columns: int,
+    rank: int,
+    examples: int,
+    period: int,
+    steps: int,
+    every: int,
+    rates: Mapping[str, float],
+    seed: int,
+    memory_rows: int,
+    memory_columns: int,
+    memory_batch: int,
+    memory_ranks: Sequence[int],
+) -> xr.Dataset:
+    """Numbers of Figure 9.
+
+    Args:
+        rows: m.
+        columns: n, not fewer.
+        rank: r.
+        examples: N.
+        period: T, steps between refreshes.
+        steps: a multiple of T.
+        every: steps between records, a divisor of T.
+        rates: optimiser -> step size.
+        seed: random seed.
+        memory_rows: m of panel (d).
+        memory_columns: n of panel (d).
+        memory_batch: b of panel (d).
+        memory_ranks: values of r of panel (d).
+
+    Returns:
+        Gaps and losses over ``optimizer`` and ``step``, singular values over ``period`` and
+        ``index``, bytes over ``program`` and ``rank``.
+    """
+    found = trajectories(
+        rows=rows, columns=columns, rank=rank, examples=examples, period=period, steps=steps,
+        every=every, rates=rates, seed=seed,
+    )  # fmt: skip
+    keep, reset = (list(POLICIES).index(name) for name in ("keep", "reset"))  # keep is the first
+    galore, relora = found["galore_float64"], found["relora_float64"]
+    exact = [relative_gap(found[f"galore_{p}"][:, keep], found[f"relora_{p}"][:, keep])
+             for p in PRECISIONS]  # fmt: skip
+    shown = -(-rows // rank)  # after so many periods the rank is full
+    kept = galore[OPTIMIZERS.index("adam"), keep]
+    updates = kept[np.arange(1, shown + 1) * (period // every)] - kept[0]
+    values = np.linalg.svd(updates, compute_uv=False)
+    predicted, measured = peaks(memory_rows, memory_columns, memory_batch, memory_ranks)
+    curve = {"curve_along": "step"}
+    return xr.Dataset(
+        {
+            "gap": (
+                ("precision", "optimizer", "step"), np.stack(exact),
+                {**curve, "tolerance": ROUND_OFF},
+            ),
+            "gap_state": (
+                ("with_state", "step"), relative_gap(galore[1:, keep], relora[1:, reset]), curve,
+            ),
+            "gap_both": (
+                ("optimizer", "step"), relative_gap(found["both"], relora[:, reset]), curve,
+            ),
+            "values": (
+                ("period", "index"), values / values[:, :1], {"curve_along": "index"},
+            ),
+            "loss": (("optimizer", "policy", "step"), found["loss"], curve),
+            "peak_predicted": (("program", "rank"), predicted),
+            "peak_measured": (("program", "rank"), measured, {"compare": 0}),
+        },
+        {
+            "precision": list(PRECISIONS), "optimizer": list(OPTIMIZERS), "with_state":
+            list(OPTIMIZERS[1:]), "policy": list(POLICIES), "step": np.arange(0, steps + 1, every),
+            "period": np.arange(1, shown + 1), "index": np.arange(1, values.shape[1] + 1),
+            "program": [method for method, _ in MEMORY], "rank": list(memory_ranks),
+        },
+        {
+            "gap64": float(exact[0].max()), "gap32": float(exact[1].max()), "shown": shown,
+        },
+    )  # fmt: skip
+
+
+COLORS = {"sgd": plotting.BLUE, "momentum": plotting.GREEN, "adam": plotting.ORANGE}
+WORDS = {"sgd": "gradient descent", "momentum": "heavy ball", "adam": "Adam"}
+DASHES = {"float64": "-", "float32": (0, (4, 1.5))}
+STATE, BOTH = ":", (0, (5, 1.5, 1, 1.5))
+POLICY_DASHES = {"keep": "-", "reset": (0, (4, 1.5)), "transport": ":"}
+SMALLEST = 1e-17
+"""Lower end of the log axes of what is round-off."""
+
+
+def plot_gaps(ax: Any, dataset: xr.Dataset) -> Any:
+    """Draw how far the methods are apart over the iterations.
+
+    Args:
+        ax: where to draw.
+        dataset: numbers of the figure.
+
+    Returns:
+        ``ax``.
+    """
+    steps = dataset.step.values[1:]
+
+    def draw(curve, name, dashes, width=1.0):
+        ax.plot(steps, np.maximum(curve[1:], SMALLEST), color=COLORS[name], ls=dashes, lw=width)
+
+    for name in map(str, dataset.optimizer.values):
+        for precision, dashes in DASHES.items():
+            draw(dataset.gap.sel(precision=precision, optimizer=name).values, name, dashes)
+        draw(dataset.gap_both.sel(optimizer=name).values, name, BOTH)
+    for name in map(str, dataset.with_state.values):
+        draw(dataset.gap_state.sel(with_state=name).values, name, STATE, 1.4)
+    for precision in DASHES:
+        height = 5 * dataset.gap.sel(precision=precision).max().item()
+        word = {"float64": "double", "float32": "single"}[precision]
+        ax.text(steps[-1], height, f"{word} precision", color=plotting.GREY, ha="right")
+    ax.set(yscale="log", xlabel="iteration t", xlim=(0, steps[-1]), ylim=(SMALLEST, 30))
+    return ax
+
+
+def plot_ranks(ax: Any, dataset: xr.Dataset) -> Any:
+    """Draw the singular values of the accumulated update, period after period.
+
+    Args:
+        ax: where to draw.
+        dataset: numbers of the figure.
+
+    Returns:
+        ``ax``.
+    """
+    index, rank = dataset["index"].values, _settings(dataset)["rank"]
+    for k, color in zip(dataset.period.values, _shades(dataset.sizes["period"]), strict=True):
+        values = np.maximum(dataset["values"].sel(period=k).values, SMALLEST)
+        ax.plot(index, values, color=color, lw=0.8, marker="o", ms=3, label=rf"${k}T$")
+        if rank * k < len(index):
+            ax.axvline(rank * k + 0.5, color=plotting.GREY, lw=0.8, ls=":")
+    ax.set(yscale="log", xlabel="index i", xlim=(0.5, index[-1] + 0.5), ylim=(SMALLEST, 10))
+    ax.set_xticks(np.arange(rank, len(index) + 1, rank))
+    return ax
+
+
+def _settings(dataset: xr.Dataset) -> dict[str, Any]:
+    return json.loads(dataset.attrs["settings"])
+
+
+def _shades(count: int) -> list[Any]:
+    import matplotlib as mpl
+
+    return list(mpl.colormaps["viridis"](np.linspace(0.85, 0.1, count)))
+
+
+def plot_losses(ax: Any, dataset: xr.Dataset) -> Any:
+    """Draw the loss under each state policy.
+
+    Args:
+        ax: where to draw.
+        dataset: numbers of the figure.
+
+    Returns:
+        ``ax``.
+    """
+    for name in map(str, dataset.with_state.values):
+        for policy, dashes in POLICY_DASHES.items():
+            loss = dataset.loss.sel(optimizer=name, policy=policy)
+            ax.plot(loss.step.values, loss.values, color=COLORS[name], ls=dashes, lw=1.0)
+    ax.set(yscale="log", xlabel="iteration t", xlim=(0, int(dataset.step[-1])))
+    return ax
+
+
+LOOKS = {
+    "full": plotting.BLACK, "galore_optax": plotting.PINK, "galore": plotting.BLUE,
+    "lora": plotting.GREEN, "relora_frozen": plotting.ORANGE,
+}  # fmt: skip
+
+
+def plot_memory(ax: Any, dataset: xr.Dataset) -> Any:
+    """Draw the peak memory of a step over the rank.
+
+    Args:
+        ax: where to draw.
+        dataset: numbers of the figure.
+
+    Returns:
+        ``ax``.
+    """
+    settings, ranks = _settings(dataset), dataset["rank"].values
+    weights = 4 * settings["memory_rows"] * settings["memory_columns"]
+    for name, color in LOOKS.items():
+        one = dataset.sel(program=name)
+        plotting.plot_compared(
+            ax, ranks, one.peak_predicted.values / weights, one.peak_measured.values / weights,
+            color=color, every=1,
+        )  # fmt: skip
+    ax.set(xscale="log", xlabel="rank r", ylim=(0, None))
+    ax.set_xticks(ranks, [str(r) for r in ranks])
+    ax.minorticks_off()
+    return ax
+
+
+def draw(dataset: xr.Dataset) -> Any:
+    """Draw Figure 9.
+
+    Args:
+        dataset: numbers of the figure.
+
+    Returns:
+        The matplotlib figure.
+    """
+    from matplotlib.figure import Figure as Canvas
+
+    titles = (
+        "GaLore against ReLoRA: relative difference", r"singular values of $W_t - W_0$",
+        "loss, by state policy", "peak memory of a step / weights",
+    )  # fmt: skip
+    figure = Canvas(figsize=(plotting.TEXT_WIDTH, 4.8), layout="constrained")
+    axes = figure.subplots(2, 2).ravel()
+    plots = (plot_gaps, plot_ranks, plot_losses, plot_memory)
+    for letter, title, plot, ax in zip("abcd", titles, plots, axes, strict=True):
+        plot(ax, dataset).set_title(f"({letter}) {title}")
+    _keys(axes)
+    return figure
+
+
+def _keys(axes: Any) -> None:
+    from matplotlib.lines import Line2D
+
+    def line(text: str, color: str = plotting.GREY, **how: Any) -> Line2D:
+        return Line2D([], [], color=color, label=text, **{"lw": 1.0, **how})
+
+    shared = {"borderaxespad": 0.2, "labelspacing": 0.3}
+    colors = [line(text, COLORS[name]) for name, text in WORDS.items()]
+    apart = [line("keeps / resets", ls=STATE, lw=1.4), line("B trained too", ls=BOTH)]
+    axes[0].legend(
+        handles=[*colors, *apart], loc="upper right", bbox_to_anchor=(1.01, 0.575), ncols=2,
+        columnspacing=1.0, handlelength=1.5, **shared,
+    )  # fmt: skip
+    axes[1].legend(loc="lower left", title="after", **shared)
+    policies = [line(name, ls=dashes) for name, dashes in POLICY_DASHES.items()]
+    axes[2].legend(handles=[*colors[1:], *policies], loc="upper right", **shared)
+    methods = [line(table1_memory.NAMES[name], color) for name, color in LOOKS.items()]
+    axes[3].legend(handles=methods, loc="upper left", bbox_to_anchor=(0.0, 0.8), ncols=2, **shared)
+
+
+FIGURE = Figure(
+    name="fig09",
+    title="GaLore is ReLoRA with a frozen factor",
+    caption=CAPTION,
+    compute=compute,
+    draw=draw,
+    presets={"quick": QUICK, "paper": PAPER},
+)
