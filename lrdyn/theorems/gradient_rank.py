@@ -1,0 +1,428 @@
+"""Theorem 4: gradients become low-rank, and by how much."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from lrdyn.descent import gradient_descent, simulate
+from lrdyn.gradient_rank import (
+    GradientModes,
+    distinct,
+    gradient_modes,
+    gradient_path,
+    misalignment,
+    printed_stable_rank_bound,
+    slowest_part,
+    spectral_edges,
+    stable_rank,
+    stable_rank_bounds,
+)
+from lrdyn.initialization import gaussians
+from lrdyn.spectra import singular_values
+from lrdyn.theorem import Arrays, Claim, Control, Statement
+from lrdyn.theorems.dropout import reflection
+
+LARGEST = (5, 6)
+"""Most rows and columns: the operator on matrices is diagonalised as a whole."""
+
+TERMS = 3
+"""N."""
+
+LONGEST = 100
+"""Most steps."""
+
+NAMES = ("full", "kernel", "printed_fails", "printed_slack", "regular", "right", "left")
+"""Terms of full rank; of half rank; the counterexample to Lemma 3.3 and its mirror image; and a
+single term, of regular B and C, regular B alone and regular C alone."""
+
+ALIGNED = NAMES.index("regular")
+"""From here on the top singular pair of G_par lies in the eigenspace of l_1."""
+
+FRACTIONS = (1.0, 0.5, 0.5, 0.5, 1.0, 1.0, 0.5)
+"""Step sizes, as parts of 2/(l_2 + l_max)."""
+
+
+class Recursion(eqx.Module):
+    """Problems with the gradient (1/N) sum_i (A_i - B_i W C_i)."""
+
+    left: Float[Array, "problems terms m m"]
+    """B_i."""
+    right: Float[Array, "problems terms n n"]
+    """C_i."""
+    targets: Float[Array, "problems terms m n"]
+    """A_i."""
+    weights: Float[Array, "problems m n"]
+    """W_0."""
+    learning_rate: Float[Array, "problems"]
+    """eta."""
+    steps: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def start(self) -> Float[Array, "problems m n"]:
+        """G_0."""
+        seen = jnp.einsum("pkij,pja,pkab->pib", self.left, self.weights, self.right) / TERMS
+        return jnp.mean(self.targets, axis=1) - seen
+
+    @property
+    def modes(self) -> GradientModes:
+        """Eigenvectors for each problem."""
+        return jax.vmap(gradient_modes)(self.left, self.right)
+
+
+# Cases ---------------------------------------------------------------------------------------
+
+
+def _spectra(size: int) -> list[Float[Array, "size"]]:
+    """Eigenvalues of a single term: one small, all of them large, half of them zero."""
+    large, low = np.linspace(0.7, 1.0, size), np.arange(size) < max(size // 2, 1)
+    small = np.where(np.arange(size) == 0, 0.05, large)
+    return [jnp.asarray(values) for values in (small, large, np.where(low, 0.0, large))]
+
+
+def _rotated(gaussian: Float[Array, "rows k"], values: Array) -> Float[Array, "terms k k"]:
+    vectors = reflection(gaussian[0])
+    return jnp.tile(((vectors * values[None, :]) @ vectors.T)[None], (TERMS, 1, 1))
+
+
+def _wishart(gaussian: Float[Array, "rows k"], size: int) -> tuple[Array, Array]:
+    """Positive semidefinite terms of full rank, and of half of it."""
+    factors = gaussian.reshape(TERMS, size, -1) / np.sqrt(size)
+    half = factors[:, : max(size // 2, 1)]
+    return tuple(jnp.swapaxes(F, 1, 2) @ F for F in (factors, half))
+
+
+def _sides(gaussian: Float[Array, "rows k"], size: int, order: Sequence[int]) -> Array:
+    """One side of every problem."""
+    corner = jnp.zeros((TERMS, size, size)).at[:, 0, 0].set(1.0)
+    small, large, kernel = (_rotated(gaussian, values) for values in _spectra(size))
+    single = [(small, large, kernel)[index] for index in order]
+    return jnp.stack([*_wishart(gaussian, size), corner, corner, *single])
+
+
+def _starts(gaussian: Float[Array, "problems m n"]) -> Float[Array, "problems m n"]:
+    """Gradients at the start, two of them the counterexample and its mirror image."""
+    printed = jnp.array([[-0.75, 0.5], [0.5, 0.75]])
+    places = NAMES.index("printed_fails"), NAMES.index("printed_slack")
+    for place, matrix in zip(places, (printed, jnp.abs(printed)), strict=True):
+        gaussian = gaussian.at[place].set(0.0).at[place, :2, :2].set(matrix)
+    return gaussian
+
+
+def _largest_step(left: Array, right: Array) -> Float[Array, "problems"]:
+    edges = jax.vmap(spectral_edges)(jax.vmap(gradient_modes)(left, right))
+    return 2 / (edges.second + edges.last)
+
+
+def _case(key: Key[Array, ""], *, rows: int, cols: int, steps: int, **flags: Any) -> Recursion:
+    m, n = (min(size, largest) for size, largest in zip((rows, cols), LARGEST, strict=True))
+    count = len(NAMES)
+    shapes = [(TERMS * m, m), (TERMS * n, n), (2 * count * m, n), (count * TERMS * m, n)]
+    rows_drawn, columns_drawn, two, noise = gaussians(key, shapes)
+    left, right = _sides(rows_drawn, m, (0, 1, 2)), _sides(columns_drawn, n, (0, 2, 1))
+    drawn, weights = two.reshape(2, count, m, n)
+    apart = noise.reshape(count, TERMS, m, n)
+    seen = jnp.einsum("pkij,pja,pkab->pkib", left, weights, right)
+    apart = apart - jnp.mean(apart, axis=1, keepdims=True)
+    return Recursion(
+        left=left,
+        right=right,
+        targets=_starts(drawn)[:, None] + seen + apart,
+        weights=weights,
+        learning_rate=jnp.asarray(FRACTIONS) * _largest_step(left, right),
+        steps=(0, *np.unique(np.rint(np.geomspace(1, steps, 12)).astype(int)).tolist()),
+    )
+
+
+# Theory and measurement ----------------------------------------------------------------------
+
+
+class Split(eqx.Module):
+    """What the bounds are made of, for each problem."""
+
+    part: Float[Array, "problems m n"]
+    rest: Float[Array, "problems m n"]
+    ratio: Float[Array, "problems"]
+
+
+def _split(case: Recursion) -> Split:
+    modes = case.modes
+    part = jax.vmap(slowest_part)(modes, case.start)
+    edges, eta = jax.vmap(spectral_edges)(modes), case.learning_rate
+    return Split(part, case.start - part, (1 - eta * edges.second) / (1 - eta * edges.first))
+
+
+def _over_problems(bound, split: Split, steps: np.ndarray) -> Any:
+    return jax.vmap(lambda part, rest, ratio: bound(part, rest, ratio, steps))(
+        split.part, split.rest, split.ratio
+    )
+
+
+def predict(case: Recursion) -> dict[str, Array]:
+    """Gradients from eigenvectors, bounds from G_par and q."""
+    modes, start, steps = case.modes, case.start, np.asarray(case.steps)
+    path = jax.vmap(gradient_path, (0, 0, 0, None))(modes, start, case.learning_rate, steps)
+    split = _split(case)
+    floor, ceiling = _over_problems(stable_rank_bounds, split, steps)
+    size = jnp.linalg.norm(path, axis=(2, 3))
+    return {
+        "gradient_path": path,
+        "stable_rank_bound": ceiling,
+        "stable_rank_floor": floor,
+        "lemma_3_3": _over_problems(printed_stable_rank_bound, split, steps),
+        # Gradients are differences of the size of G_0, and so are their errors.
+        "resolution": size / size[:, :1],
+        "misalignment": jax.vmap(misalignment)(modes, split.part),
+        "stable_rank_limit": jax.vmap(lambda G: stable_rank(singular_values(G)))(split.part),
+        "ratio": split.ratio,
+    }
+
+
+def _loss(case: Recursion, weights: Float[Array, "m n"]) -> Float[Array, ""]:
+    """Minus the gradient is the derivative of this."""
+    linear = jnp.sum(case.targets * weights[None])
+    quadratic = jnp.sum((case.left @ weights[None] @ case.right) * weights[None])
+    return (quadratic / 2 - linear) / TERMS
+
+
+def measure(case: Recursion) -> dict[str, Array]:
+    """Descend, differentiate and take singular values."""
+
+    def one(case: Recursion):
+        def loss(weights):
+            return _loss(case, weights)
+
+        rule = gradient_descent(case.learning_rate)
+        steps = np.asarray(case.steps)
+        return simulate(loss, case.weights, rule, steps, record=lambda W: -jax.grad(loss)(W))
+
+    path = jax.vmap(one)(case).records
+    return {
+        "gradient_path": path,
+        "stable_rank": stable_rank(singular_values(path)),
+        "step": jnp.asarray(case.steps),
+    }
+
+
+# Claims and controls -------------------------------------------------------------------------
+
+
+def _beyond(low: Array, high: Array, resolution: Array) -> Array:
+    """How far something is above what bounds it, as far as rounding lets it be known."""
+    return jnp.max(jnp.maximum(low / high - 1, 0.0) * resolution)
+
+
+def _above(case: Recursion, p: Arrays, m: Arrays) -> Array:
+    return _beyond(m["stable_rank"], p["stable_rank_bound"], p["resolution"])
+
+
+def _below(case: Recursion, p: Arrays, m: Arrays) -> Array:
+    return _beyond(p["stable_rank_floor"], m["stable_rank"], p["resolution"])
+
+
+def _above_printed(case: Recursion, p: Arrays, m: Arrays) -> Array:
+    aligned = (m["stable_rank"], p["lemma_3_3"], p["resolution"])
+    return _beyond(*(array[ALIGNED:] for array in aligned))
+
+
+def _bounded(case: Recursion, p: Arrays, m: Arrays) -> Array:
+    return jnp.all(jnp.isfinite(p["stable_rank_bound"][:, -1]))
+
+
+def _aligned(case: Recursion, p: Arrays, m: Arrays) -> Array:
+    return jnp.all(p["misalignment"][ALIGNED:] <= distinct(case.left.dtype))
+
+
+CLAIMS = (
+    Claim(
+        "gradient_path",
+        "G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j for W <- W + eta G, G = (1/N) sum_i (A_i - "
+        f"B_i W C_i), of up to {LARGEST[0]} x {LARGEST[1]} entries",
+    ),
+    Claim(
+        "stable_rank_bound",
+        "sr(G_t) <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2 where the "
+        "bracket is positive, D = G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
+        kind="bound",
+        residual=_above,
+        applies=_bounded,
+    ),
+    Claim(
+        "stable_rank_floor",
+        "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2",
+        kind="bound",
+        residual=_below,
+    ),
+    Claim(
+        "lemma_3_3",
+        "sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2 if the top singular pair of G_par "
+        "lies in the eigenspace of l_1 (here: N = 1, B or C nonsingular)",
+        kind="bound",
+        residual=_above_printed,
+        applies=_aligned,
+    ),
+)
+
+
+def _step_in_range(case: Recursion) -> Array:
+    slack = 1 + distinct(case.left.dtype)
+    largest = _largest_step(case.left, case.right) * slack
+    return jnp.all((case.learning_rate > 0) & (case.learning_rate <= largest))
+
+
+def _slow_part_present(case: Recursion) -> Array:
+    split = _split(case)
+    part, whole = (jnp.linalg.norm(G, axis=(1, 2)) for G in (split.part, case.start))
+    return jnp.all(part > distinct(part.dtype) * whole)
+
+
+def _symmetric(case: Recursion) -> Array:
+    """B_i and C_i; the loss has no other gradient, and their signs do not matter."""
+    return jnp.all(case.left == jnp.swapaxes(case.left, 2, 3)) & jnp.all(
+        case.right == jnp.swapaxes(case.right, 2, 3)
+    )
+
+
+def _large_step(key: Key[Array, ""], case: Recursion, amount: Array) -> Recursion:
+    """Toward 1.9/l_max: descent still converges, but the last mode falls the slowest."""
+    edges = jax.vmap(spectral_edges)(case.modes)
+    beyond = (1 - amount) * case.learning_rate + amount * 1.9 / edges.last
+    return dataclasses.replace(case, learning_rate=beyond)
+
+
+def _both_singular(key: Key[Array, ""], case: Recursion, amount: Array) -> Recursion:
+    """The counterexample in place of problems of one nonsingular side."""
+    bad = NAMES.index("printed_fails")
+    return jax.tree.map(lambda leaf: leaf.at[ALIGNED:].set(leaf[bad]), case)
+
+
+def _continuous_time(case: Recursion) -> dict[str, Array]:
+    modes = case.modes
+    rates = (1 - jnp.exp(-case.learning_rate[:, None] * modes.values)) / case.learning_rate[:, None]
+    flow = modes._replace(values=rates)
+    steps = np.asarray(case.steps)
+    path = jax.vmap(gradient_path, (0, 0, 0, None))(flow, case.start, case.learning_rate, steps)
+    return predict(case) | {"gradient_path": path}
+
+
+def _wrong_bounds(case: Recursion) -> dict[str, Array]:
+    """Lemma 3.3 as printed for every problem, and the limit itself taken for a floor."""
+    right = predict(case)
+    limit = jnp.broadcast_to(right["stable_rank_limit"][:, None], right["lemma_3_3"].shape)
+    return right | {"stable_rank_bound": right["lemma_3_3"], "stable_rank_floor": limit}
+
+
+def _doubled_time(case: Recursion) -> dict[str, Array]:
+    _, ceiling = _over_problems(stable_rank_bounds, _split(case), 2 * np.asarray(case.steps))
+    return predict(case) | {"stable_rank_bound": ceiling}
+
+
+def _last_eigenvalue(case: Recursion) -> dict[str, Array]:
+    edges, eta = jax.vmap(spectral_edges)(case.modes), case.learning_rate
+    wrong = (1 - eta * edges.last) / (1 - eta * edges.first)
+    split = dataclasses.replace(_split(case), ratio=jnp.abs(wrong))
+    printed = _over_problems(printed_stable_rank_bound, split, np.asarray(case.steps))
+    return predict(case) | {"lemma_3_3": printed}
+
+
+AT = {"rows": 5, "cols": 6, "steps": LONGEST}
+
+
+def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
+    """Rows, columns and steps only, as many as this statement takes."""
+    kept = ("rows", "cols", "steps")
+    first = {
+        name: values[:1]
+        for name, values in settings.items()
+        if name not in kept and isinstance(values, tuple)
+    }
+    sides = {
+        name: tuple(dict.fromkeys(min(size, largest) for size in settings[name]))
+        for name, largest in zip(("rows", "cols"), LARGEST, strict=True)
+    }
+    return settings | first | sides | {"steps": min(settings["steps"], LONGEST)}
+
+
+GRADIENT_RANK = Statement(
+    "gradient_rank",
+    _case,
+    predict,
+    measure,
+    CLAIMS,
+    controls=(
+        Control(
+            "gradient_flow",
+            "exp(-eta l t) in place of (1 - eta l)^t",
+            "gradient_path",
+            predict=_continuous_time,
+            at=AT,
+        ),
+        Control(
+            "printed_in_general",
+            "Lemma 3.3 as printed, for B = C = diag(1, 0) too",
+            "stable_rank_bound",
+            predict=_wrong_bounds,
+            at=AT,
+        ),
+        Control(
+            "squared_ratio",
+            "the bound with q^2t in place of q^t",
+            "stable_rank_bound",
+            predict=_doubled_time,
+            at=AT,
+        ),
+        Control(
+            "large_step",
+            "eta = 1.9/l_max",
+            "stable_rank_bound",
+            case=_large_step,
+            at=AT,
+            amounts=(1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0),
+            amount_label="way from the step to 1.9/l_max",
+        ),
+        Control(
+            "limit_as_floor",
+            "sr(G_par) itself as a lower bound",
+            "stable_rank_floor",
+            predict=_wrong_bounds,
+            at=AT,
+        ),
+        Control(
+            "both_singular",
+            "B = C = diag(1, 0), the counterexample",
+            "lemma_3_3",
+            case=_both_singular,
+            at=AT,
+        ),
+        Control(
+            "last_eigenvalue",
+            "q with l_max in place of l_2",
+            "lemma_3_3",
+            predict=_last_eigenvalue,
+            at=AT,
+        ),
+    ),
+    hypotheses={
+        "symmetric": _symmetric,
+        "step_in_range": _step_in_range,
+        "slow_part_present": _slow_part_present,
+    },
+    dims={
+        "gradient_path": ("problem", "step", "row", "column"),
+        "stable_rank_bound": ("problem", "step"),
+        "stable_rank_floor": ("problem", "step"),
+        "lemma_3_3": ("problem", "step"),
+        "stable_rank": ("problem", "step"),
+        "resolution": ("problem", "step"),
+        "misalignment": ("problem",),
+        "stable_rank_limit": ("problem",),
+        "ratio": ("problem",),
+        "step": ("step",),
+    },
+    narrow=_narrow,
+)
