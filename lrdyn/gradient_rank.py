@@ -258,14 +258,14 @@ def printed_stable_rank_bound(
     ratio: float | Float[Array, ""],
     steps: Int[Array, "times"] | np.ndarray,
 ) -> Float[Array, "times"]:
-    """Lemma 3.3 of GaLore as printed: sr(G_t) <= sr(G_par) + q^2t ||G_0 - G_par||_F^2/||G_par||_2^2.
+    """Lemma 3.3 of GaLore as printed: sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2.
 
     False in general. It holds if the top singular pair of G_par lies in the eigenspace of l_1
     (:func:`misalignment` 0), for example for N = 1 and B or C nonsingular.
 
     Args:
         part: G_par.
-        rest: G_0 - G_par.
+        rest: D = G_0 - G_par.
         ratio: q.
         steps: t, in steps.
 
