@@ -19,34 +19,38 @@ from lrdyn.theorem import Arrays, Claim, Control, Statement, relative_difference
 LONGEST = 60
 """Most steps."""
 
-SCALE = 2.5
+SCALE = 2.0
 """s, of an adapter theta_0 + s S^T Lambda."""
 
-EPSILON = 0.1
+EPSILON = 0.3
 """What Adam adds to the root of its second moment: not tiny, so that it is seen."""
 
-TINY = (1e-2, 1e-3)
+PARTS = (1.0, 0.1, 0.01)
 """Parts of it, at which the gap between equal eps is measured."""
+
+RATE = 0.05
+"""Step size of Adam."""
 
 Rules = Mapping[str, Callable[[Any], optax.GradientTransformation]]
 
 LINEAR: Rules = {
-    "sgd": lambda eps: optax.sgd(0.03),
-    "momentum": lambda eps: optax.sgd(0.01, momentum=0.9),
+    "sgd": lambda eps: optax.sgd(0.1),
+    "momentum": lambda eps: optax.sgd(0.03, momentum=0.9),
 }
 """Updates that are proportional to the gradients."""
 
 ROOTS: Rules = {
-    "adam": lambda eps: optax.adam(0.01, eps=eps),
-    "rmsprop": lambda eps: optax.rmsprop(0.005, eps=eps**2),
+    "adam": lambda eps: optax.adam(RATE, eps=eps),
+    "rmsprop": lambda eps: optax.rmsprop(0.01, eps=eps**2),
     "adagrad": lambda eps: optax.adagrad(0.05, initial_accumulator_value=eps**2, eps=eps**2),
 }
-"""Updates that do not change if gradients and eps are multiplied by the same number. Beside squares
-of gradients stands the square of eps. Lion is one of them too, but jumps with a sign."""
+"""Updates that stay as they are if gradients and eps are multiplied by one number. Beside squares of
+gradients stands the square of eps. Lion is one of them too, but it jumps where a sign changes, so
+that rounding decides."""
 
 OTHERS: Rules = {
-    "adamw": lambda eps: optax.adamw(0.05, eps=eps, weight_decay=0.1),
-    "lamb": lambda eps: optax.lamb(0.05, eps=eps),
+    "adamw": lambda eps: optax.adamw(RATE, eps=eps, weight_decay=0.1),
+    "lamb": lambda eps: optax.lamb(RATE, eps=eps),
 }
 """Updates that look at the parameters."""
 
@@ -96,12 +100,12 @@ def _case(
     shapes = [(rank, rows), (cols, rows), (1, cols), (1, rows)]
     matrix, inputs, outputs, start = gaussians(key, shapes)
     return Adapted(
-        matrix=matrix / np.sqrt(rank),
-        inputs=inputs,
+        matrix=matrix / np.sqrt(rows),
+        inputs=inputs / np.sqrt(rows),
         outputs=3 * outputs[0],
-        start=start[0],
+        start=3 * start[0],
         rules=(*LINEAR, *ROOTS),
-        steps=tuple(recorded_steps(steps, 7).tolist()),
+        steps=tuple(sorted({1, *recorded_steps(steps, 7).tolist()})),
     )
 
 
@@ -198,38 +202,203 @@ def _huber(case: Adapted, theta: Float[Array, "n"]) -> Float[Array, ""]:
 
 # Theory and measurement ----------------------------------------------------------------------
 
-ADAPTERS = [(1.0, 1.0), (SCALE, 1.0), *((SCALE, part) for part in TINY)]
+ADAPTERS = [(1.0, 1.0), (SCALE, 1.0)]
 """Scale of the adapter, part of eps."""
 
-MATCHED = [(1.0, 1.0), (SCALE**2, 1.0), (SCALE, 1 / SCALE), *((SCALE, part) for part in TINY)]
-"""GaLore's alpha and part of eps: without a scale; for linear rules; for roots; with equal eps."""
+MATCHED = [(1.0, 1.0), (SCALE**2, 1.0), (SCALE, 1 / SCALE)]
+"""GaLore's alpha and part of eps: for adapters without a scale; with one and linear rules; roots."""
 
+EQUAL = [(SCALE, part) for part in PARTS]
+"""As many eps as for the adapter."""
 
-def _linear(case: Adapted) -> slice:
-    return slice(0, len(LINEAR))
+DIVIDED = [(SCALE, part / SCALE) for part in PARTS]
+
+FIRST, MIDDLE = len(LINEAR), len(LINEAR) + 1
+"""Where Adam is found among the rules."""
 
 
 def predict(case: Adapted) -> dict[str, Array]:
-    """Train adapters by differentiating in Lambda."""
-    plain, scaled, *tiny = _paths(ADAPTER, case, ADAPTERS)
-    count = len(LINEAR)
+    """Train adapters by differentiating in Lambda; the gap of equal eps by hand."""
+    plain, scaled = _paths(ADAPTER, case, ADAPTERS)
     return {
         "duality": plain,
-        "scale_linear": scaled[:count],
-        "scale_roots": scaled[count:],
-        "same_eps": jnp.stack(tiny)[:, count],
-        "same_eps_rate": jnp.ones(()),
+        "scale_linear": scaled[:FIRST],
+        "scale_adam": scaled[FIRST:MIDDLE],
+        "scale_roots": scaled[MIDDLE:],
+        "same_eps": _gap(case),
     }
 
 
-def measure(case: Adapted, settings: list[tuple[float, float]] = MATCHED) -> dict[str, Array]:
+def _gap(case: Adapted) -> Float[Array, "parts n"]:
+    """The first step of Adam is - rate g / (|g| + eps)."""
+    S = Dense(case.matrix)
+    g = S.project(jax.grad(lambda theta: _huber(case, theta))(case.start))
+
+    def step(eps):
+        return S.lift(-SCALE * RATE * g / (jnp.abs(g) + eps))
+
+    return jnp.stack([step(EPSILON * part) - step(EPSILON * part / SCALE) for part in PARTS])
+
+
+def measure(case: Adapted) -> dict[str, Array]:
     """Project full gradients and lift the updates."""
-    plain, linear, roots, *tiny = _paths(PROJECTED, case, settings)
-    count = len(LINEAR)
+    plain, linear, roots, *others = _paths(PROJECTED, case, MATCHED + EQUAL + DIVIDED)
+    equal, divided = (
+        jnp.stack(paths)[:, FIRST:MIDDLE, case.steps.index(1)]
+        for paths in (others[: len(EQUAL)], others[len(EQUAL) :])
+    )
     return {
         "duality": plain,
-        "scale_linear": linear[:count],
-        "scale_roots": roots[count:],
-        "same_eps": jnp.stack(tiny)[:, count],
+        "scale_linear": linear[:FIRST],
+        "scale_adam": roots[FIRST:MIDDLE],
+        "scale_roots": roots[MIDDLE:],
+        "same_eps": (equal - divided).reshape(len(PARTS), -1),
+        "scale": jnp.max(jnp.abs(case.start)),
         "step": jnp.asarray(case.steps),
     }
+
+
+# Claims and controls -------------------------------------------------------------------------
+
+
+def _each_rule(name: str) -> Callable[[Adapted, Arrays, Arrays], Array]:
+    return lambda case, p, m: jnp.max(jax.vmap(relative_difference)(p[name], m[name]))
+
+
+CLAIMS = (
+    Claim(
+        "duality",
+        "theta <- theta + S^T opt(S g) is theta_0 + S^T Lambda with Lambda trained by opt, for any "
+        "matrix S; SGD, momentum, Adam, RMSProp, Adagrad",
+        residual=_each_rule("duality"),
+    ),
+    Claim(
+        "scale_linear",
+        "theta_0 + s S^T Lambda is theta <- theta + s^2 S^T opt(S g) for SGD and momentum",
+        residual=_each_rule("scale_linear"),
+    ),
+    Claim(
+        "scale_adam",
+        "it is theta <- theta + s S^T opt(S g) for Adam, whose eps is divided by s there",
+        residual=_each_rule("scale_adam"),
+    ),
+    Claim(
+        "scale_roots",
+        "the same for RMSProp and Adagrad, whose constants in roots are divided by s^2",
+        residual=_each_rule("scale_roots"),
+    ),
+    Claim(
+        "same_eps",
+        "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - g/(|g| + eps)] "
+        "apart, in proportion to eps where it is small",
+        residual=lambda case, p, m: relative_difference(p["same_eps"], m["same_eps"], m["scale"]),
+    ),
+)
+
+
+def _gradients_only(case: Adapted) -> Array:
+    """Every optimiser makes the same update at two values of the parameters."""
+    made = side_by_side({name: RULES[name](EPSILON) for name in case.rules})
+    gradient = Dense(case.matrix).project(case.start)
+
+    def update(value):
+        gradients, values = (dict.fromkeys(case.rules, x) for x in (gradient, value))
+        return made.update((gradients, values), made.init(values))[0]
+
+    one, two = update(gradient), update(1 - 2 * gradient)
+    return jnp.all(jnp.stack([jnp.all(one[name] == two[name]) for name in case.rules]))
+
+
+def _only(rule: str) -> Callable[[Array, Adapted, Array], Adapted]:
+    return lambda key, case, amount: dataclasses.replace(case, rules=(rule,))
+
+
+def _wrong_scales(case: Adapted) -> dict[str, Array]:
+    """alpha = s for linear rules, s^2 for Adam, and equal constants in roots."""
+    one, two = _paths(PROJECTED, case, [(SCALE, 1.0), (SCALE**2, 1 / SCALE)])
+    return {
+        "scale_linear": one[:FIRST],
+        "scale_adam": two[FIRST:MIDDLE],
+        "scale_roots": one[MIDDLE:],
+    }
+
+
+def _no_gap(case: Adapted) -> dict[str, Array]:
+    return {"same_eps": jnp.zeros_like(_gap(case))}
+
+
+AT = {"rows": 8, "cols": 6, "rank": 2, "steps": LONGEST}
+
+
+def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
+    """Rows, columns, rank and steps only."""
+    kept = ("rows", "cols", "rank")
+    first = {
+        name: values[:1]
+        for name, values in settings.items()
+        if name not in kept and isinstance(values, tuple)
+    }
+    return settings | first | {"steps": min(settings["steps"], LONGEST)}
+
+
+DUALITY = Statement(
+    "duality",
+    _case,
+    predict,
+    measure,
+    CLAIMS,
+    controls=(
+        Control(
+            "decoupled_decay",
+            "AdamW, which decays the parameters that it is given",
+            "duality",
+            case=_only("adamw"),
+            at=AT,
+        ),
+        Control(
+            "trust_ratio",
+            "LAMB, whose step is proportional to the parameters that it is given",
+            "duality",
+            case=_only("lamb"),
+            at=AT,
+        ),
+        Control(
+            "alpha_s_for_sgd",
+            "alpha = s for SGD and momentum",
+            "scale_linear",
+            measure=_wrong_scales,
+            at=AT,
+        ),
+        Control(
+            "alpha_squared_for_adam",
+            "alpha = s^2 for Adam",
+            "scale_adam",
+            measure=_wrong_scales,
+            at=AT,
+        ),
+        Control(
+            "equal_constants_in_roots",
+            "constants that are not divided by s^2",
+            "scale_roots",
+            measure=_wrong_scales,
+            at=AT,
+        ),
+        Control(
+            "no_gap_of_equal_eps",
+            "no gap between equal eps",
+            "same_eps",
+            predict=_no_gap,
+            at=AT,
+        ),
+    ),
+    hypotheses={"gradients_only": _gradients_only},
+    dims={
+        "duality": ("rule", "step", "parameter"),
+        "scale_linear": ("linear_rule", "step", "parameter"),
+        "scale_adam": ("adam_rule", "step", "parameter"),
+        "scale_roots": ("root_rule", "step", "parameter"),
+        "same_eps": ("eps_part", "parameter"),
+        "step": ("step",),
+    },
+    narrow=_narrow,
+)
