@@ -1,7 +1,7 @@
 """Theorem 4 for any linear map: projected descent is the training of an adapter."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -44,9 +44,9 @@ ROOTS: Rules = {
     "rmsprop": lambda eps: optax.rmsprop(0.01, eps=eps**2),
     "adagrad": lambda eps: optax.adagrad(0.05, initial_accumulator_value=eps**2, eps=eps**2),
 }
-"""Updates that stay as they are if gradients and eps are multiplied by one number. Beside squares of
-gradients stands the square of eps. Lion is one of them too, but it jumps where a sign changes, so
-that rounding decides."""
+"""Updates that stay as they are if gradients and eps are multiplied by one number. Beside squares
+of gradients stands the square of eps. Lion is one of them too, but it jumps where a sign changes,
+so that rounding decides."""
 
 OTHERS: Rules = {
     "adamw": lambda eps: optax.adamw(RATE, eps=eps, weight_decay=0.1),
@@ -58,7 +58,7 @@ RULES = {**LINEAR, **ROOTS, **OTHERS}
 
 
 class Dense(eqx.Module):
-    """Any matrix S on a vector of parameters.
+    """Any matrix S on vectors of parameters, the rows of an array.
 
     Args:
         matrix: S.
@@ -72,13 +72,13 @@ class Dense(eqx.Module):
 
     matrix: Float[Array, "k n"]
 
-    def project(self, gradient: Float[Array, "n"]) -> Float[Array, "k"]:
+    def project(self, gradient: Float[Array, "... n"]) -> Float[Array, "... k"]:
         """S g."""
-        return self.matrix @ gradient
+        return gradient @ self.matrix.T
 
-    def lift(self, coordinates: Float[Array, "k"]) -> Float[Array, "n"]:
+    def lift(self, coordinates: Float[Array, "... k"]) -> Float[Array, "... n"]:
         """S^T r."""
-        return self.matrix.T @ coordinates
+        return coordinates @ self.matrix
 
 
 class Adapted(eqx.Module):
@@ -103,7 +103,7 @@ def _case(
         matrix=matrix / np.sqrt(rows),
         inputs=inputs / np.sqrt(rows),
         outputs=3 * outputs[0],
-        start=3 * start[0],
+        start=start[0],
         rules=(*LINEAR, *ROOTS),
         steps=tuple(sorted({1, *recorded_steps(steps, 7).tolist()})),
     )
@@ -113,31 +113,30 @@ def _case(
 
 
 def side_by_side(
-    rules: Mapping[str, optax.GradientTransformation],
+    rules: Sequence[optax.GradientTransformation],
 ) -> optax.GradientTransformation:
-    """An optimiser for each entry of a dictionary, which is given pairs: gradients, parameters.
+    """An optimiser for each row of an array; it is given pairs: gradients, parameters.
 
     Args:
-        rules: name -> optimiser.
+        rules: one optimiser for each row.
 
     Returns:
-        An optax transformation of ``(gradients, parameters)``, both dictionaries.
+        An optax transformation of ``(gradients, parameters)``, two arrays.
 
     Example:
         >>> import jax.numpy as jnp, optax
-        >>> rule = side_by_side({"a": optax.sgd(1.0), "b": optax.sgd(2.0)})
-        >>> both = {"a": jnp.ones(()), "b": jnp.ones(())}
-        >>> {name: float(u) for name, u in rule.update((both, both), rule.init(both))[0].items()}
-        {'a': -1.0, 'b': -2.0}
+        >>> rule, rows = side_by_side([optax.sgd(1.0), optax.sgd(2.0)]), jnp.ones((2, 1))
+        >>> rule.update((rows, rows), rule.init(rows))[0].tolist()
+        [[-1.0], [-2.0]]
     """
 
     def init(params):
-        return {name: rule.init(params[name]) for name, rule in rules.items()}
+        return tuple(rule.init(row) for rule, row in zip(rules, params, strict=True))
 
     def update(pairs, state, params=None):
-        gradients, values = pairs
-        new = {n: rule.update(gradients[n], state[n], values[n]) for n, rule in rules.items()}
-        return {n: u for n, (u, _) in new.items()}, {n: s for n, (_, s) in new.items()}
+        rows = zip(rules, state, *pairs, strict=True)
+        updates, state = zip(*(rule.update(g, s, w) for rule, s, g, w in rows), strict=True)
+        return jnp.stack(updates), state
 
     return optax.GradientTransformation(init, update)
 
@@ -177,27 +176,29 @@ ADAPTER = telling(RELORA, lambda iterate: iterate.adapters)
 
 def _paths(
     method: Method, case: Adapted, settings: list[tuple[float, float]]
-) -> Float[Array, "settings rules times n"]:
+) -> Float[Array, "settings times rules n"]:
     """Train with every optimiser, for each scale and part of eps."""
-
-    def loss(every):
-        return sum(_huber(case, theta) for theta in every.values())
+    every = jnp.tile(case.start[None], (len(case.rules), 1))
 
     def train(scale, part):
-        made = {name: RULES[name](EPSILON * part) for name in case.rules}
-        run = low_rank_descent(
-            method, loss, dict.fromkeys(case.rules, case.start), side_by_side(made),
-            lambda gradients: jax.tree.map(lambda _: Dense(case.matrix), gradients),
+        return low_rank_descent(
+            method, lambda every: _huber(case, every), every, side_by_side(_rules(case, part)),
+            lambda gradients: Dense(case.matrix),
             period=case.steps[-1], steps=case.steps, scale=scale,
-        )  # fmt: skip
-        return jnp.stack([run.records[name] for name in case.rules])
+        ).records  # fmt: skip
 
     scales, parts = (jnp.asarray(column) for column in zip(*settings, strict=True))
     return jax.vmap(train)(scales, parts)
 
 
-def _huber(case: Adapted, theta: Float[Array, "n"]) -> Float[Array, ""]:
-    return jnp.mean(jnp.sqrt(1 + (case.inputs @ theta - case.outputs) ** 2))
+def _rules(case: Adapted, part: Any) -> list[optax.GradientTransformation]:
+    return [RULES[name](EPSILON * part) for name in case.rules]
+
+
+def _huber(case: Adapted, every: Float[Array, "rules n"]) -> Float[Array, ""]:
+    """The sum over the rows, so that each has the gradient of its own loss."""
+    distance = every @ case.inputs.T - case.outputs[None]
+    return jnp.sum(jnp.sqrt(1 + distance**2)) / len(case.outputs)
 
 
 # Theory and measurement ----------------------------------------------------------------------
@@ -206,7 +207,7 @@ ADAPTERS = [(1.0, 1.0), (SCALE, 1.0)]
 """Scale of the adapter, part of eps."""
 
 MATCHED = [(1.0, 1.0), (SCALE**2, 1.0), (SCALE, 1 / SCALE)]
-"""GaLore's alpha and part of eps: for adapters without a scale; with one and linear rules; roots."""
+"""GaLore's alpha and part of eps: without a scale; for linear rules; for roots."""
 
 EQUAL = [(SCALE, part) for part in PARTS]
 """As many eps as for the adapter."""
@@ -222,9 +223,9 @@ def predict(case: Adapted) -> dict[str, Array]:
     plain, scaled = _paths(ADAPTER, case, ADAPTERS)
     return {
         "duality": plain,
-        "scale_linear": scaled[:FIRST],
-        "scale_adam": scaled[FIRST:MIDDLE],
-        "scale_roots": scaled[MIDDLE:],
+        "scale_linear": scaled[:, :FIRST],
+        "scale_adam": scaled[:, FIRST:MIDDLE],
+        "scale_roots": scaled[:, MIDDLE:],
         "same_eps": _gap(case),
     }
 
@@ -232,7 +233,7 @@ def predict(case: Adapted) -> dict[str, Array]:
 def _gap(case: Adapted) -> Float[Array, "parts n"]:
     """The first step of Adam is - rate g / (|g| + eps)."""
     S = Dense(case.matrix)
-    g = S.project(jax.grad(lambda theta: _huber(case, theta))(case.start))
+    g = S.project(jax.grad(lambda theta: _huber(case, theta[None]))(case.start))
 
     def step(eps):
         return S.lift(-SCALE * RATE * g / (jnp.abs(g) + eps))
@@ -244,15 +245,15 @@ def measure(case: Adapted) -> dict[str, Array]:
     """Project full gradients and lift the updates."""
     plain, linear, roots, *others = _paths(PROJECTED, case, MATCHED + EQUAL + DIVIDED)
     equal, divided = (
-        jnp.stack(paths)[:, FIRST:MIDDLE, case.steps.index(1)]
+        jnp.stack(paths)[:, case.steps.index(1), FIRST]
         for paths in (others[: len(EQUAL)], others[len(EQUAL) :])
     )
     return {
         "duality": plain,
-        "scale_linear": linear[:FIRST],
-        "scale_adam": roots[FIRST:MIDDLE],
-        "scale_roots": roots[MIDDLE:],
-        "same_eps": (equal - divided).reshape(len(PARTS), -1),
+        "scale_linear": linear[:, :FIRST],
+        "scale_adam": roots[:, FIRST:MIDDLE],
+        "scale_roots": roots[:, MIDDLE:],
+        "same_eps": equal - divided,
         "scale": jnp.max(jnp.abs(case.start)),
         "step": jnp.asarray(case.steps),
     }
@@ -262,7 +263,7 @@ def measure(case: Adapted) -> dict[str, Array]:
 
 
 def _each_rule(name: str) -> Callable[[Adapted, Arrays, Arrays], Array]:
-    return lambda case, p, m: jnp.max(jax.vmap(relative_difference)(p[name], m[name]))
+    return lambda case, p, m: jnp.max(jax.vmap(relative_difference, 1)(p[name], m[name]))
 
 
 CLAIMS = (
@@ -298,15 +299,14 @@ CLAIMS = (
 
 def _gradients_only(case: Adapted) -> Array:
     """Every optimiser makes the same update at two values of the parameters."""
-    made = side_by_side({name: RULES[name](EPSILON) for name in case.rules})
-    gradient = Dense(case.matrix).project(case.start)
+    made = side_by_side(_rules(case, 1.0))
+    row = Dense(case.matrix).project(case.start)
+    gradients = jnp.tile(row[None], (len(case.rules), 1))
 
-    def update(value):
-        gradients, values = (dict.fromkeys(case.rules, x) for x in (gradient, value))
+    def update(values):
         return made.update((gradients, values), made.init(values))[0]
 
-    one, two = update(gradient), update(1 - 2 * gradient)
-    return jnp.all(jnp.stack([jnp.all(one[name] == two[name]) for name in case.rules]))
+    return jnp.all(update(gradients) == update(1 - 2 * gradients))
 
 
 def _only(rule: str) -> Callable[[Array, Adapted, Array], Adapted]:
@@ -314,12 +314,12 @@ def _only(rule: str) -> Callable[[Array, Adapted, Array], Adapted]:
 
 
 def _wrong_scales(case: Adapted) -> dict[str, Array]:
-    """alpha = s for linear rules, s^2 for Adam, and equal constants in roots."""
+    """For linear rules alpha = s, for Adam s^2, and in roots equal constants."""
     one, two = _paths(PROJECTED, case, [(SCALE, 1.0), (SCALE**2, 1 / SCALE)])
     return {
-        "scale_linear": one[:FIRST],
-        "scale_adam": two[FIRST:MIDDLE],
-        "scale_roots": one[MIDDLE:],
+        "scale_linear": one[:, :FIRST],
+        "scale_adam": two[:, FIRST:MIDDLE],
+        "scale_roots": one[:, MIDDLE:],
     }
 
 
@@ -393,10 +393,10 @@ DUALITY = Statement(
     ),
     hypotheses={"gradients_only": _gradients_only},
     dims={
-        "duality": ("rule", "step", "parameter"),
-        "scale_linear": ("linear_rule", "step", "parameter"),
-        "scale_adam": ("adam_rule", "step", "parameter"),
-        "scale_roots": ("root_rule", "step", "parameter"),
+        "duality": ("step", "rule", "parameter"),
+        "scale_linear": ("step", "linear_rule", "parameter"),
+        "scale_adam": ("step", "adam_rule", "parameter"),
+        "scale_roots": ("step", "root_rule", "parameter"),
         "same_eps": ("eps_part", "parameter"),
         "step": ("step",),
     },

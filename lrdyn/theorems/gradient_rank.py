@@ -8,9 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Key
 
-from lrdyn.descent import gradient_descent, simulate
+from lrdyn.descent import simulate
 from lrdyn.gradient_rank import (
     GradientModes,
     distinct,
@@ -200,25 +201,22 @@ def _paths(modes: GradientModes, case: Recursion) -> Float[Array, "problems time
     )(modes, case.start, case.learning_rate)
 
 
-def _loss(case: Recursion, weights: Float[Array, "m n"]) -> Float[Array, ""]:
-    """Minus the gradient is the derivative of this."""
-    linear = jnp.sum(case.targets * weights[None])
-    quadratic = jnp.sum((case.left @ weights[None] @ case.right) * weights[None])
-    return (quadratic / 2 - linear) / TERMS
+def _loss(case: Recursion, weights: Float[Array, "problems m n"]) -> Float[Array, ""]:
+    """The sum over the problems, so that each has minus its own gradient for a derivative."""
+    some = weights[:, None]
+    seen = (case.left @ some @ case.right) / 2 - case.targets
+    return jnp.sum(seen * some) / TERMS
 
 
 def measure(case: Recursion) -> dict[str, Array]:
     """Descend, differentiate and take singular values."""
-
-    def one(case: Recursion):
-        def loss(weights):
-            return _loss(case, weights)
-
-        rule = gradient_descent(case.learning_rate)
-        steps = np.asarray(case.steps)
-        return simulate(loss, case.weights, rule, steps, record=lambda W: -jax.grad(loss)(W))
-
-    path = jax.vmap(one)(case).records
+    gradient = jax.grad(lambda weights: _loss(case, weights))
+    rule = optax.scale(-case.learning_rate[:, None, None])
+    path = simulate(
+        lambda weights: _loss(case, weights), case.weights, rule, np.asarray(case.steps),
+        record=lambda weights: -gradient(weights),
+    ).records  # fmt: skip
+    path = jnp.swapaxes(path, 0, 1)
     return {
         "gradient_path": path,
         "stable_rank": stable_rank(singular_values(path)),
