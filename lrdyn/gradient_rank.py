@@ -203,17 +203,14 @@ def stable_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
     return jnp.sum(values**2, axis=-1) / jnp.max(values, axis=-1) ** 2
 
 
-class _Sizes(NamedTuple):
-    spectral: Float[Array, ""]
-    frobenius: Float[Array, ""]
-    rest: Float[Array, "times"]
+class StableRankBounds(NamedTuple):
+    """Bounds of the stable rank of G_t, see :func:`stable_rank_bounds`."""
 
-
-def _sizes(part, rest, ratio, steps) -> _Sizes:
-    shrunk = ratio ** jnp.asarray(steps, part.dtype)
-    return _Sizes(
-        jnp.max(singular_values(part)), jnp.linalg.norm(part), shrunk * jnp.linalg.norm(rest)
-    )
+    lower: Float[Array, "times"]
+    upper: Float[Array, "times"]
+    """Infinite while its bracket is not positive."""
+    printed: Float[Array, "times"]
+    """Lemma 3.3 of GaLore, false in general."""
 
 
 def stable_rank_bounds(
@@ -221,13 +218,17 @@ def stable_rank_bounds(
     rest: Float[Array, "m n"],
     ratio: float | Float[Array, ""],
     steps: Int[Array, "times"] | np.ndarray,
-) -> tuple[Float[Array, "times"], Float[Array, "times"]]:
-    """Bound sr(G_t) by what is left of G_0 - G_par: it goes to sr(G_par) at the rate q.
+) -> StableRankBounds:
+    """Bound sr(G_t) by what is left of D = G_0 - G_par: it goes to sr(G_par) at the rate q.
 
-    With D = G_0 - G_par::
+    ::
 
-        ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2  <=  sr(G_t)
-            <=  (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2
+        lower    ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2
+        upper    (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2
+        printed  (||G_par||_F^2 + q^2t ||D||_F^2) / ||G_par||_2^2
+
+    The last one, Lemma 3.3 of GaLore, holds if the top singular pair of G_par lies in the
+    eigenspace of l_1 (:func:`misalignment` 0), for example for N = 1 and B or C nonsingular.
 
     Args:
         part: G_par, see :func:`slowest_part`; not zero.
@@ -236,52 +237,28 @@ def stable_rank_bounds(
         steps: t, in steps.
 
     Returns:
-        Both bounds; the upper one is infinite while its bracket is not positive.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> G = jnp.diag(jnp.array([2.0, 1.0]))
-        >>> bounds = stable_rank_bounds(G.at[1, 1].set(0.0), G.at[0, 0].set(0.0), 0.5, (0, 1))
-        >>> [[round(float(x), 3) for x in bound] for bound in bounds]
-        [[0.444, 0.64], [5.0, 1.889]]
-    """
-    spectral, frobenius, left = _sizes(part, rest, ratio, steps)
-    bracket = spectral - left
-    # Where it is not positive nothing is known of the largest singular value.
-    upper = (frobenius**2 + left**2) / jnp.where(bracket > 0, bracket, 1.0) ** 2
-    return frobenius**2 / (spectral + left) ** 2, jnp.where(bracket > 0, upper, jnp.inf)
-
-
-def printed_stable_rank_bound(
-    part: Float[Array, "m n"],
-    rest: Float[Array, "m n"],
-    ratio: float | Float[Array, ""],
-    steps: Int[Array, "times"] | np.ndarray,
-) -> Float[Array, "times"]:
-    """Lemma 3.3 of GaLore as printed: sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2.
-
-    False in general. It holds if the top singular pair of G_par lies in the eigenspace of l_1
-    (:func:`misalignment` 0), for example for N = 1 and B or C nonsingular.
-
-    Args:
-        part: G_par.
-        rest: D = G_0 - G_par.
-        ratio: q.
-        steps: t, in steps.
-
-    Returns:
-        The bound.
+        The :class:`StableRankBounds`.
 
     Example:
         >>> import jax.numpy as jnp
         >>> part = jnp.array([[0.0, 0.5], [0.5, 0.75]])
         >>> rest = jnp.array([[-0.75, 0.0], [0.0, 0.0]])
-        >>> bound, = printed_stable_rank_bound(part, rest, 0.5, (0,))
-        >>> round(float(bound), 6), round(float(stable_rank(singular_values(part + rest))), 6)
-        (1.625, 2.0)
+        >>> bounds = stable_rank_bounds(part, rest, 0.5, np.array([0]))
+        >>> [round(float(bound[0]), 3) for bound in bounds]
+        [0.347, 26.0, 1.625]
+        >>> round(float(stable_rank(singular_values(part + rest))), 3)
+        2.0
 
     Reference:
         Zhao et al., GaLore (arXiv 2403.03507), Lemma 3.3.
     """
-    spectral, frobenius, left = _sizes(part, rest, ratio, steps)
-    return (frobenius**2 + left**2) / spectral**2
+    spectral, frobenius = jnp.max(singular_values(part)), jnp.linalg.norm(part)
+    left = ratio ** jnp.asarray(steps, part.dtype) * jnp.linalg.norm(rest)
+    bracket, whole = spectral - left, frobenius**2 + left**2
+    # Where it is not positive nothing is known of the largest singular value.
+    upper = whole / jnp.where(bracket > 0, bracket, 1.0) ** 2
+    return StableRankBounds(
+        lower=frobenius**2 / (spectral + left) ** 2,
+        upper=jnp.where(bracket > 0, upper, jnp.inf),
+        printed=whole / spectral**2,
+    )
