@@ -230,7 +230,7 @@ def predict(case: Adapted) -> dict[str, Array]:
     }
 
 
-def _gap(case: Adapted) -> Float[Array, "parts n"]:
+def _gap(case: Adapted) -> Float[Array, "parts 1 n"]:
     """The first step of Adam is - rate g / (|g| + eps)."""
     S = Dense(case.matrix)
     g = S.project(jax.grad(lambda theta: _huber(case, theta[None]))(case.start))
@@ -238,14 +238,15 @@ def _gap(case: Adapted) -> Float[Array, "parts n"]:
     def step(eps):
         return S.lift(-SCALE * RATE * g / (jnp.abs(g) + eps))
 
-    return jnp.stack([step(EPSILON * part) - step(EPSILON * part / SCALE) for part in PARTS])
+    gaps = [step(EPSILON * part) - step(EPSILON * part / SCALE) for part in PARTS]
+    return jnp.stack(gaps)[:, None]
 
 
 def measure(case: Adapted) -> dict[str, Array]:
     """Project full gradients and lift the updates."""
     plain, linear, roots, *others = _paths(PROJECTED, case, MATCHED + EQUAL + DIVIDED)
     equal, divided = (
-        jnp.stack(paths)[:, case.steps.index(1), FIRST]
+        jnp.stack(paths)[:, case.steps.index(1), FIRST:MIDDLE]
         for paths in (others[: len(EQUAL)], others[len(EQUAL) :])
     )
     return {
@@ -302,11 +303,10 @@ def _gradients_only(case: Adapted) -> Array:
     made = side_by_side(_rules(case, 1.0))
     row = Dense(case.matrix).project(case.start)
     gradients = jnp.tile(row[None], (len(case.rules), 1))
-
-    def update(values):
-        return made.update((gradients, values), made.init(values))[0]
-
-    return jnp.all(update(gradients) == update(1 - 2 * gradients))
+    one, two = jax.vmap(lambda values: made.update((gradients, values), made.init(values))[0])(
+        jnp.stack([gradients, 1 - 2 * gradients])
+    )
+    return jnp.all(one == two)
 
 
 def _only(rule: str) -> Callable[[Array, Adapted, Array], Adapted]:
@@ -331,8 +331,8 @@ AT = {"rows": 8, "cols": 6, "rank": 2, "steps": LONGEST}
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
-    """Rows, columns, rank and steps only."""
-    kept = ("rows", "cols", "rank")
+    """Rows, columns and steps only, and the first rank."""
+    kept = ("rows", "cols")
     first = {
         name: values[:1]
         for name, values in settings.items()
@@ -397,7 +397,7 @@ DUALITY = Statement(
         "scale_linear": ("step", "linear_rule", "parameter"),
         "scale_adam": ("step", "adam_rule", "parameter"),
         "scale_roots": ("step", "root_rule", "parameter"),
-        "same_eps": ("eps_part", "parameter"),
+        "same_eps": ("eps_part", "adam_rule", "parameter"),
         "step": ("step",),
     },
     narrow=_narrow,
