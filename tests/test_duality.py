@@ -80,7 +80,7 @@ def test_both_sides_are_the_loops_in_numpy(dtype):
     case = jax.jit(CASE)(jax.random.key(0))
     predicted, measured = (jax.jit(f)(case) for f in (DUALITY.predict, DUALITY.measure))
     names = [*LINEAR, *ROOTS]
-    parts = {name: "scale_linear" for name in LINEAR} | {
+    parts = dict.fromkeys(LINEAR, "scale_linear") | {
         "adam": "scale_adam", "rmsprop": "scale_roots", "adagrad": "scale_roots",
     }  # fmt: skip
     where = {"sgd": 0, "momentum": 1, "adam": 0, "rmsprop": 0, "adagrad": 1}
