@@ -44,7 +44,7 @@ single term, of regular B and C, regular B alone and regular C alone."""
 ALIGNED = NAMES.index("regular")
 """From here on the top singular pair of G_par lies in the eigenspace of l_1."""
 
-FRACTIONS = (1.0, 0.5, 0.5, 0.5, 1.0, 1.0, 0.5)
+FRACTIONS = (1.0, 0.5, 0.5, 0.5, 0.5, 1.0, 0.5)
 """Step sizes, as parts of 2/(l_2 + l_max)."""
 
 
@@ -79,7 +79,7 @@ def _spectra(size: int) -> np.ndarray:
     """Eigenvalues of a single term: one small, all of them large, half of them zero."""
     large, index = np.linspace(0.7, 1.0, size), np.arange(size)
     half = np.where(index < max(size // 2, 1), 0.0, large)
-    return np.stack([np.where(index == 0, 0.05, large), large, half])
+    return np.stack([np.where(index == 0, 0.2, large), large, half])
 
 
 def _side(gaussian: Float[Array, "rows k"], order: list[int]) -> Array:
