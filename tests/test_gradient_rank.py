@@ -177,6 +177,15 @@ def test_the_counterexample():
     assert np.all(found > np.asarray(bounds.printed))
 
 
+def test_a_definite_operator_is_not_enough():
+    """A second term B = C = I moves all eigenvalues and no eigenvector."""
+    B = jnp.stack([jnp.diag(jnp.array([1.0, 0.0])), jnp.eye(2)])
+    path, bounds, misaligned = judged(B, B, jnp.asarray(example()[0]), 0.5)
+    oracles.assert_close(lr.gradient_modes(B, B).values, np.array([0.5, 0.5, 0.5, 1.0]), size=4)
+    oracles.assert_close(misaligned, 0.2)
+    assert np.all(ranks_of(np.asarray(path)) > np.asarray(bounds.printed))
+
+
 def excess(gradients, limit):
     return ranks_of(gradients) - limit
 

@@ -133,10 +133,10 @@ def side_by_side(
     def init(params):
         return tuple(rule.init(row) for rule, row in zip(rules, params, strict=True))
 
-    def update(pairs, state, params=None):
-        rows = zip(rules, state, *pairs, strict=True)
-        updates, state = zip(*(rule.update(g, s, w) for rule, s, g, w in rows), strict=True)
-        return jnp.stack(updates), state
+    def update(updates, state, params=None):
+        rows = zip(rules, state, *updates, strict=True)
+        moves, state = zip(*(rule.update(g, s, w) for rule, s, g, w in rows), strict=True)
+        return jnp.stack(moves), state
 
     return optax.GradientTransformation(init, update)
 
@@ -303,10 +303,12 @@ def _gradients_only(case: Adapted) -> Array:
     made = side_by_side(_rules(case, 1.0))
     row = Dense(case.matrix).project(case.start)
     gradients = jnp.tile(row[None], (len(case.rules), 1))
-    one, two = jax.vmap(lambda values: made.update((gradients, values), made.init(values))[0])(
-        jnp.stack([gradients, 1 - 2 * gradients])
-    )
-    return jnp.all(one == two)
+
+    def update(values):
+        return jnp.asarray(made.update((gradients, values), made.init(values))[0])
+
+    both = jax.vmap(update)(jnp.stack([gradients, 1 - 2 * gradients]))
+    return jnp.all(both[0] == both[1])
 
 
 def _only(rule: str) -> Callable[[Array, Adapted, Array], Adapted]:
