@@ -7,10 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Key
 
-from lrdyn.descent import simulate
+from lrdyn.descent import iterate
 from lrdyn.gradient_rank import (
     GradientModes,
     StableRankBounds,
@@ -56,9 +55,7 @@ class Recursion(eqx.Module):
     right: Float[Array, "problems terms n n"]
     """C_i."""
     targets: Float[Array, "problems terms m n"]
-    """A_i."""
-    weights: Float[Array, "problems m n"]
-    """W_0."""
+    """A_i; W_0 is 0."""
     modes: GradientModes
     """Of (1/N) sum_i B_i (x) C_i, for each problem."""
     learning_rate: Float[Array, "problems"]
@@ -68,8 +65,7 @@ class Recursion(eqx.Module):
     @property
     def start(self) -> Float[Array, "problems m n"]:
         """G_0."""
-        seen = self.left @ self.weights[:, None] @ self.right
-        return jnp.mean(self.targets - seen, axis=1)
+        return jnp.mean(self.targets, axis=1)
 
 
 # Cases ---------------------------------------------------------------------------------------
@@ -121,11 +117,11 @@ def _near(modes: GradientModes, drawn: Float[Array, "m n"]) -> Float[Array, "m n
 def _case(key: Key[Array, ""], *, rows: int, cols: int, steps: int, **flags: Any) -> Recursion:
     m, n = (min(size, largest) for size, largest in zip((rows, cols), LARGEST, strict=True))
     count, first = len(NAMES), NAMES.index("printed_fails")
-    shapes = [(TERMS * m, m), (TERMS * n, n), (2 * count * m, n), (count * TERMS * m, n)]
-    for_rows, for_columns, two, noise = gaussians(key, shapes)
+    shapes = [(TERMS * m, m), (TERMS * n, n), (count * m, n), (count * TERMS * m, n)]
+    for_rows, for_columns, drawn, noise = gaussians(key, shapes)
     left, right = _side(for_rows, [0, 1, 2]), _side(for_columns, [0, 2, 1])
     modes = jax.vmap(gradient_modes)(left, right)
-    drawn, weights = two.reshape(2, count, m, n)
+    drawn = drawn.reshape(count, m, n)
     near = jax.vmap(_near)(*jax.tree.map(lambda leaf: leaf[:first], (modes, drawn)))
     start = jnp.concatenate([near, jnp.asarray(_examples(m, n)), drawn[ALIGNED:]])
     noise = noise.reshape(count, TERMS, m, n)
@@ -133,8 +129,7 @@ def _case(key: Key[Array, ""], *, rows: int, cols: int, steps: int, **flags: Any
     return Recursion(
         left=left,
         right=right,
-        targets=start[:, None] + left @ weights[:, None] @ right + noise,
-        weights=weights,
+        targets=start[:, None] + noise,
         modes=modes,
         learning_rate=jnp.asarray(FRACTIONS) * _largest_step(modes),
         steps=(0, *np.unique(np.rint(np.geomspace(1, steps, 12)).astype(int)).tolist()),
@@ -201,15 +196,17 @@ def _loss(case: Recursion, weights: Float[Array, "problems m n"]) -> Float[Array
 def measure(case: Recursion) -> dict[str, Array]:
     """Descend, differentiate and take singular values."""
     gradient = jax.grad(lambda weights: _loss(case, weights))
-    rule = optax.scale(-case.learning_rate[:, None, None])
-    path = simulate(
-        lambda weights: _loss(case, weights), case.weights, rule, np.asarray(case.steps),
-        record=lambda weights: -gradient(weights),
-    ).records  # fmt: skip
-    path = jnp.swapaxes(path, 0, 1)
+    eta = case.learning_rate[:, None, None]
+    _, path = iterate(
+        lambda t, weights: weights - eta * gradient(weights),
+        jnp.zeros_like(case.start),
+        np.asarray(case.steps),
+        lambda weights: -gradient(weights),
+    )
+    ranks = stable_rank(singular_values(path.reshape(-1, *path.shape[2:])))
     return {
-        "gradient_path": path,
-        "stable_rank": stable_rank(singular_values(path)),
+        "gradient_path": jnp.swapaxes(path, 0, 1),
+        "stable_rank": ranks.reshape(path.shape[:2]).T,
         "step": jnp.asarray(case.steps),
     }
 
