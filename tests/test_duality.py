@@ -171,3 +171,14 @@ def test_the_gap_of_equal_eps_is_that_of_the_loops_and_shrinks_with_eps():
     least = np.abs(S @ slope(case, start)).min()
     assert abs(sizes[1] / sizes[2] / 10 - 1) <= 2 * EPSILON * duality.PARTS[1] / least
     assert sizes[2] > 0
+
+
+def test_equal_eps_takes_adam_to_another_path():
+    case = dataclasses.replace(CASE(jax.random.key(0)), rules=("adam",))
+    settings = [(SCALE, 1.0), (SCALE, 0.01)]
+    one, two = (
+        jax.jit(lambda case, method=method: duality._paths(method, case, settings))(case)
+        for method in (duality.ADAPTER, duality.PROJECTED)
+    )
+    for path, other in zip(two, np.asarray(one), strict=True):
+        oracles.assert_apart(path, other)
