@@ -66,6 +66,16 @@ from lrdyn.factorization import factorization_loss as factorization_loss
 from lrdyn.factorization import mean_factorization_loss as mean_factorization_loss
 from lrdyn.factorization import regression_loss as regression_loss
 from lrdyn.factorization import small_matmul as small_matmul
+from lrdyn.gradient_rank import Edges as Edges
+from lrdyn.gradient_rank import GradientModes as GradientModes
+from lrdyn.gradient_rank import StableRankBounds as StableRankBounds
+from lrdyn.gradient_rank import gradient_modes as gradient_modes
+from lrdyn.gradient_rank import gradient_path as gradient_path
+from lrdyn.gradient_rank import misalignment as misalignment
+from lrdyn.gradient_rank import slowest_part as slowest_part
+from lrdyn.gradient_rank import spectral_edges as spectral_edges
+from lrdyn.gradient_rank import stable_rank as stable_rank
+from lrdyn.gradient_rank import stable_rank_bounds as stable_rank_bounds
 from lrdyn.initialization import gaussian_layers as gaussian_layers
 from lrdyn.initialization import gaussians as gaussians
 from lrdyn.initialization import layer_scales as layer_scales

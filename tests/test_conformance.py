@@ -264,6 +264,31 @@ def absolute(name):
     return lambda d: largest(d[f"{name}_predicted"] - d[f"{name}_measured"])
 
 
+# Theorem 4
+
+
+def each_rule(name, rule="rule"):
+    """Relative difference for the optimiser where it is largest."""
+
+    def residual(d):
+        predicted, measured = d[f"{name}_predicted"], d[f"{name}_measured"]
+        inner = ["step", "parameter"]
+        scale = np.maximum(abs(predicted).max(inner), abs(measured).max(inner))
+        return (abs(predicted - measured).max(inner) / scale).max(rule)
+
+    return residual
+
+
+def ranks_beyond(low, high, first=0):
+    """How far a stable rank is out of its bound, on the scale of what is left of the gradient."""
+
+    def residual(d):
+        beyond = np.maximum(d[low] / d[high] - 1, 0) * d["resolution"]
+        return largest(beyond.isel(recursion=slice(first, None)))
+
+    return residual
+
+
 RESIDUALS = {
     **RECOVERY,
     **{f"sensing_{name}": function for name, function in RECOVERY.items()},
@@ -347,6 +372,15 @@ RESIDUALS = {
             "unidentified",
         )
     },
+    "duality": each_rule("duality"),
+    "scale_linear": each_rule("scale_linear", "linear_rule"),
+    "scale_adam": each_rule("scale_adam", "adam_rule"),
+    "scale_roots": each_rule("scale_roots", "root_rule"),
+    "same_eps": lambda d: largest(d["same_eps_predicted"] - d["same_eps_measured"]) / d["scale"],
+    "gradient_path": relative("gradient_path"),
+    "stable_rank_bound": ranks_beyond("stable_rank", "stable_rank_bound"),
+    "stable_rank_floor": ranks_beyond("stable_rank_floor", "stable_rank"),
+    "lemma_3_3": ranks_beyond("stable_rank", "lemma_3_3", first=4),
 }
 
 

@@ -1,0 +1,404 @@
+"""Theorem 4 for any linear map: projected descent is the training of an adapter."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+from lrdyn.descent import recorded_steps
+from lrdyn.initialization import gaussians
+from lrdyn.projection import GALORE, RELORA, Iterate, Method, low_rank_descent, project
+from lrdyn.theorem import Arrays, Claim, Control, Statement, relative_difference
+
+LONGEST = 60
+"""Most steps."""
+
+SCALE = 2.0
+"""s, of an adapter theta_0 + s S^T Lambda."""
+
+EPSILON = 0.3
+"""What Adam adds to the root of its second moment: not tiny, so that it is seen."""
+
+PARTS = (1.0, 0.1, 0.01)
+"""Parts of it, at which the gap between equal eps is measured."""
+
+RATE = 0.05
+"""Step size of Adam."""
+
+Rules = Mapping[str, Callable[[Any], optax.GradientTransformation]]
+
+LINEAR: Rules = {
+    "sgd": lambda eps: optax.sgd(0.1),
+    "momentum": lambda eps: optax.sgd(0.03, momentum=0.9),
+}
+"""Updates that are proportional to the gradients."""
+
+ROOTS: Rules = {
+    "adam": lambda eps: optax.adam(RATE, eps=eps),
+    "rmsprop": lambda eps: optax.rmsprop(0.01, eps=eps**2),
+    "adagrad": lambda eps: optax.adagrad(0.05, initial_accumulator_value=eps**2, eps=eps**2),
+}
+"""Updates that stay as they are if gradients and eps are multiplied by one number. Beside squares
+of gradients stands the square of eps. Lion is one of them too, but it jumps where a sign changes,
+so that rounding decides."""
+
+OTHERS: Rules = {
+    "adamw": lambda eps: optax.adamw(RATE, eps=eps, weight_decay=0.1),
+    "lamb": lambda eps: optax.lamb(RATE, eps=eps),
+}
+"""Updates that look at the parameters."""
+
+RULES = {**LINEAR, **ROOTS, **OTHERS}
+
+
+class Dense(eqx.Module):
+    """Any matrix S on vectors of parameters, the rows of an array.
+
+    Args:
+        matrix: S.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> S = Dense(jnp.array([[1.0, 2.0]]))
+        >>> S.project(jnp.ones(2)).tolist(), S.lift(jnp.ones(1)).tolist()
+        ([3.0], [1.0, 2.0])
+    """
+
+    matrix: Float[Array, "k n"]
+
+    def project(self, gradient: Float[Array, "... n"]) -> Float[Array, "... k"]:
+        """S g."""
+        return gradient @ self.matrix.T
+
+    def lift(self, coordinates: Float[Array, "... k"]) -> Float[Array, "... n"]:
+        """S^T r."""
+        return coordinates @ self.matrix
+
+
+class Adapted(eqx.Module):
+    """A regression whose loss is not quadratic, and a linear map of its parameters."""
+
+    matrix: Float[Array, "k n"]
+    """S."""
+    inputs: Float[Array, "examples n"]
+    outputs: Float[Array, "examples"]
+    start: Float[Array, "n"]
+    """theta_0."""
+    rules: tuple[str, ...] = eqx.field(static=True)
+    steps: tuple[int, ...] = eqx.field(static=True)
+
+
+def _case(
+    key: Key[Array, ""], *, rows: int, cols: int, rank: int, steps: int, **flags: Any
+) -> Adapted:
+    shapes = [(rank, rows), (cols, rows), (1, cols), (1, rows)]
+    matrix, inputs, outputs, start = gaussians(key, shapes)
+    return Adapted(
+        matrix=matrix / np.sqrt(rows),
+        inputs=inputs / np.sqrt(rows),
+        outputs=3 * outputs[0],
+        start=start[0],
+        rules=(*LINEAR, *ROOTS),
+        steps=tuple(sorted({1, *recorded_steps(steps, 7).tolist()})),
+    )
+
+
+# Training ------------------------------------------------------------------------------------
+
+
+def side_by_side(
+    rules: Sequence[optax.GradientTransformation],
+) -> optax.GradientTransformation:
+    """An optimiser for each row of an array; it is given pairs: gradients, parameters.
+
+    Args:
+        rules: one optimiser for each row.
+
+    Returns:
+        An optax transformation of ``(gradients, parameters)``, two arrays.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> rule, rows = side_by_side([optax.sgd(1.0), optax.sgd(2.0)]), jnp.ones((2, 1))
+        >>> rule.update((rows, rows), rule.init(rows))[0].tolist()
+        [[-1.0], [-2.0]]
+    """
+
+    def init(params):
+        return tuple(rule.init(row) for rule, row in zip(rules, params, strict=True))
+
+    def update(updates, state, params=None):
+        rows = zip(rules, state, *updates, strict=True)
+        moves, state = zip(*(rule.update(g, s, w) for rule, s, g, w in rows), strict=True)
+        return jnp.stack(moves), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def telling(method: Method, coordinates: Callable[[Iterate], PyTree]) -> Method:
+    """A method that hands the parameters, too, to the optimiser: for those that look at them.
+
+    Args:
+        method: :data:`lrdyn.GALORE` or :data:`lrdyn.RELORA`.
+        coordinates: the parameters, as the optimiser is to see them.
+
+    Returns:
+        The method; its optimiser is given pairs, see :func:`side_by_side`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lrdyn.projection import Identity
+        >>> method = telling(RELORA, lambda iterate: iterate.adapters)
+        >>> begun = method.begin(Iterate(jnp.ones(()), Identity(), None))
+        >>> [float(x) for x in method.gradient(lambda w: w**2, begun, 1.0)[1]]
+        [2.0, 0.0]
+    """
+
+    def gradient(loss, iterate, scale):
+        value, gradients = method.gradient(loss, iterate, scale)
+        return value, (gradients, coordinates(iterate))
+
+    return method._replace(gradient=gradient)
+
+
+PROJECTED = telling(GALORE, lambda iterate: project(iterate.maps, iterate.weights))
+"""theta <- theta + alpha S^T opt(S g; S theta)."""
+
+ADAPTER = telling(RELORA, lambda iterate: iterate.adapters)
+"""Lambda <- Lambda + opt(grad in Lambda; Lambda), from 0."""
+
+
+def _paths(
+    method: Method, case: Adapted, settings: list[tuple[float, float]]
+) -> Float[Array, "settings times rules n"]:
+    """Train with every optimiser, for each scale and part of eps."""
+    every = jnp.tile(case.start[None], (len(case.rules), 1))
+
+    def train(scale, part):
+        return low_rank_descent(
+            method, lambda every: _huber(case, every), every, side_by_side(_rules(case, part)),
+            lambda gradients: Dense(case.matrix),
+            period=case.steps[-1], steps=case.steps, scale=scale,
+        ).records  # fmt: skip
+
+    scales, parts = (jnp.asarray(column) for column in zip(*settings, strict=True))
+    return jax.vmap(train)(scales, parts)
+
+
+def _rules(case: Adapted, part: Any) -> list[optax.GradientTransformation]:
+    return [RULES[name](EPSILON * part) for name in case.rules]
+
+
+def _huber(case: Adapted, every: Float[Array, "rules n"]) -> Float[Array, ""]:
+    """The sum over the rows, so that each has the gradient of its own loss."""
+    distance = every @ case.inputs.T - case.outputs[None]
+    return jnp.sum(jnp.sqrt(1 + distance**2)) / len(case.outputs)
+
+
+# Theory and measurement ----------------------------------------------------------------------
+
+ADAPTERS = [(1.0, 1.0), (SCALE, 1.0)]
+"""Scale of the adapter, part of eps."""
+
+MATCHED = [(1.0, 1.0), (SCALE**2, 1.0), (SCALE, 1 / SCALE)]
+"""GaLore's alpha and part of eps: without a scale; for linear rules; for roots."""
+
+EQUAL = [(SCALE, part) for part in PARTS]
+"""As many eps as for the adapter."""
+
+DIVIDED = [(SCALE, part / SCALE) for part in PARTS]
+
+FIRST, MIDDLE = len(LINEAR), len(LINEAR) + 1
+"""Where Adam is found among the rules."""
+
+
+def predict(case: Adapted) -> dict[str, Array]:
+    """Train adapters by differentiating in Lambda; the gap of equal eps by hand."""
+    plain, scaled = _paths(ADAPTER, case, ADAPTERS)
+    return {
+        "duality": plain,
+        "scale_linear": scaled[:, :FIRST],
+        "scale_adam": scaled[:, FIRST:MIDDLE],
+        "scale_roots": scaled[:, MIDDLE:],
+        "same_eps": _gap(case),
+    }
+
+
+def _gap(case: Adapted) -> Float[Array, "parts 1 n"]:
+    """The first step of Adam is - rate g / (|g| + eps)."""
+    S = Dense(case.matrix)
+    g = S.project(jax.grad(lambda theta: _huber(case, theta[None]))(case.start))
+
+    def step(eps):
+        return S.lift(-SCALE * RATE * g / (jnp.abs(g) + eps))
+
+    gaps = [step(EPSILON * part) - step(EPSILON * part / SCALE) for part in PARTS]
+    return jnp.stack(gaps)[:, None]
+
+
+def measure(case: Adapted) -> dict[str, Array]:
+    """Project full gradients and lift the updates."""
+    plain, linear, roots, *others = _paths(PROJECTED, case, MATCHED + EQUAL + DIVIDED)
+    equal, divided = (
+        jnp.stack(paths)[:, case.steps.index(1), FIRST:MIDDLE]
+        for paths in (others[: len(EQUAL)], others[len(EQUAL) :])
+    )
+    return {
+        "duality": plain,
+        "scale_linear": linear[:, :FIRST],
+        "scale_adam": roots[:, FIRST:MIDDLE],
+        "scale_roots": roots[:, MIDDLE:],
+        "same_eps": equal - divided,
+        "scale": jnp.max(jnp.abs(case.start)),
+        "step": jnp.asarray(case.steps),
+    }
+
+
+# Claims and controls -------------------------------------------------------------------------
+
+
+def _each_rule(name: str) -> Callable[[Adapted, Arrays, Arrays], Array]:
+    return lambda case, p, m: jnp.max(jax.vmap(relative_difference, 1)(p[name], m[name]))
+
+
+CLAIMS = (
+    Claim(
+        "duality",
+        "theta <- theta + S^T opt(S g) is theta_0 + S^T Lambda with Lambda trained by opt, for any "
+        "matrix S; SGD, momentum, Adam, RMSProp, Adagrad",
+        residual=_each_rule("duality"),
+    ),
+    Claim(
+        "scale_linear",
+        "theta_0 + s S^T Lambda is theta <- theta + s^2 S^T opt(S g) for SGD and momentum",
+        residual=_each_rule("scale_linear"),
+    ),
+    Claim(
+        "scale_adam",
+        "it is theta <- theta + s S^T opt(S g) for Adam, whose eps is divided by s there",
+        residual=_each_rule("scale_adam"),
+    ),
+    Claim(
+        "scale_roots",
+        "the same for RMSProp and Adagrad, whose constants in roots are divided by s^2",
+        residual=_each_rule("scale_roots"),
+    ),
+    Claim(
+        "same_eps",
+        "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - g/(|g| + eps)] "
+        "apart, in proportion to eps where it is small",
+        residual=lambda case, p, m: relative_difference(p["same_eps"], m["same_eps"], m["scale"]),
+    ),
+)
+
+
+def _gradients_only(case: Adapted) -> Array:
+    """Every optimiser makes the same update at two values of the parameters."""
+    made = side_by_side(_rules(case, 1.0))
+    row = Dense(case.matrix).project(case.start)
+    gradients = jnp.tile(row[None], (len(case.rules), 1))
+
+    def update(values):
+        return jnp.asarray(made.update((gradients, values), made.init(values))[0])
+
+    both = jax.vmap(update)(jnp.stack([gradients, 1 - 2 * gradients]))
+    return jnp.all(both[0] == both[1])
+
+
+def _only(rule: str) -> Callable[[Array, Adapted, Array], Adapted]:
+    return lambda key, case, amount: dataclasses.replace(case, rules=(rule,))
+
+
+def _wrong_scales(case: Adapted) -> dict[str, Array]:
+    """For linear rules alpha = s, for Adam s^2; in roots equal constants, and no gap from these."""
+    one, two = _paths(PROJECTED, case, [(SCALE, 1.0), (SCALE**2, 1 / SCALE)])
+    return {
+        "scale_linear": one[:, :FIRST],
+        "scale_adam": two[:, FIRST:MIDDLE],
+        "scale_roots": one[:, MIDDLE:],
+        "same_eps": jnp.zeros((len(PARTS), MIDDLE - FIRST, len(case.start))),
+        "scale": jnp.max(jnp.abs(case.start)),
+    }
+
+
+AT = {"rows": 8, "cols": 6, "rank": 2, "steps": LONGEST}
+
+
+def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
+    """Rows, columns and steps only, and the first rank."""
+    kept = ("rows", "cols")
+    first = {
+        name: values[:1]
+        for name, values in settings.items()
+        if name not in kept and isinstance(values, tuple)
+    }
+    return settings | first | {"steps": min(settings["steps"], LONGEST)}
+
+
+DUALITY = Statement(
+    "duality",
+    _case,
+    predict,
+    measure,
+    CLAIMS,
+    controls=(
+        Control(
+            "decoupled_decay",
+            "AdamW, which decays the parameters that it is given",
+            "duality",
+            case=_only("adamw"),
+            at=AT,
+        ),
+        Control(
+            "trust_ratio",
+            "LAMB, whose step is proportional to the parameters that it is given",
+            "duality",
+            case=_only("lamb"),
+            at=AT,
+        ),
+        Control(
+            "alpha_s_for_sgd",
+            "alpha = s for SGD and momentum",
+            "scale_linear",
+            measure=_wrong_scales,
+            at=AT,
+        ),
+        Control(
+            "alpha_squared_for_adam",
+            "alpha = s^2 for Adam",
+            "scale_adam",
+            measure=_wrong_scales,
+            at=AT,
+        ),
+        Control(
+            "equal_constants_in_roots",
+            "constants that are not divided by s^2",
+            "scale_roots",
+            measure=_wrong_scales,
+            at=AT,
+        ),
+        Control(
+            "no_gap_of_equal_eps",
+            "no gap where eps is equal",
+            "same_eps",
+            measure=_wrong_scales,
+            at=AT,
+        ),
+    ),
+    hypotheses={"gradients_only": _gradients_only},
+    dims={
+        "duality": ("step", "rule", "parameter"),
+        "scale_linear": ("step", "linear_rule", "parameter"),
+        "scale_adam": ("step", "adam_rule", "parameter"),
+        "scale_roots": ("step", "root_rule", "parameter"),
+        "same_eps": ("eps_part", "adam_rule", "parameter"),
+        "step": ("step",),
+    },
+    narrow=_narrow,
+)

@@ -1,0 +1,184 @@
+"""Duality for any linear map, against loops in NumPy."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lrdyn.theorems import duality
+from lrdyn.theorems.duality import DUALITY, EPSILON, LINEAR, OTHERS, RATE, ROOTS, SCALE
+from lrdyn.verify import evaluate
+from tests import oracles
+
+FLAGS = {"rows": 8, "cols": 6, "rank": 2}
+CASE = partial(DUALITY.case, **FLAGS, steps=60)
+
+
+def slope(case, theta):
+    """Gradient of the mean of sqrt(1 + (x.theta - y)^2)."""
+    inputs, outputs = oracles.double((case.inputs, case.outputs))
+    total = np.zeros_like(theta)
+    for x, y in zip(inputs, outputs, strict=True):
+        distance = x @ theta - y
+        total += distance / np.sqrt(1 + distance**2) * x
+    return total / len(outputs)
+
+
+def updates(rule, eps):
+    """Textbook update of one rule as a function of the gradient; it keeps its state."""
+    state = {"t": 0, "m": 0.0, "v": eps**2 if rule == "adagrad" else 0.0}
+
+    def update(g):
+        state["t"] += 1
+        t = state["t"]
+        if rule == "sgd":
+            return -0.1 * g
+        if rule == "momentum":
+            state["m"] = 0.9 * state["m"] + g
+            return -0.03 * state["m"]
+        if rule == "adam":
+            state["m"] = 0.9 * state["m"] + 0.1 * g
+            state["v"] = 0.999 * state["v"] + 0.001 * g * g
+            root = np.sqrt(state["v"] / (1 - 0.999**t))
+            return -RATE * state["m"] / (1 - 0.9**t) / (root + eps)
+        if rule == "rmsprop":
+            state["v"] = 0.9 * state["v"] + 0.1 * g * g
+            return -0.01 * g / np.sqrt(state["v"] + eps**2)
+        state["v"] = state["v"] + g * g
+        return -0.05 * g / np.sqrt(state["v"] + eps**2)
+
+    return update
+
+
+def projected(case, rule, alpha, eps):
+    """theta <- theta + alpha S^T opt(S g)."""
+    S, theta = oracles.double((case.matrix, case.start))
+    update, path = updates(rule, eps), [theta]
+    for _ in range(case.steps[-1]):
+        theta = theta + alpha * S.T @ update(S @ slope(case, theta))
+        path.append(theta)
+    return np.stack(path)[list(case.steps)]
+
+
+def adapter(case, rule, scale, eps):
+    """theta_0 + s S^T Lambda, with the gradient in Lambda by the chain rule."""
+    S, start = oracles.double((case.matrix, case.start))
+    held, update = np.zeros(len(S)), updates(rule, eps)
+    path = [start]
+    for _ in range(case.steps[-1]):
+        held = held + update(scale * S @ slope(case, start + scale * S.T @ held))
+        path.append(start + scale * S.T @ held)
+    return np.stack(path)[list(case.steps)]
+
+
+@pytest.mark.float32
+def test_both_sides_are_the_loops_in_numpy(dtype):
+    case = jax.jit(CASE)(jax.random.key(0))
+    predicted, measured = (jax.jit(f)(case) for f in (DUALITY.predict, DUALITY.measure))
+    names = [*LINEAR, *ROOTS]
+    parts = dict.fromkeys(LINEAR, "scale_linear") | {
+        "adam": "scale_adam", "rmsprop": "scale_roots", "adagrad": "scale_roots",
+    }  # fmt: skip
+    where = {"sgd": 0, "momentum": 1, "adam": 0, "rmsprop": 0, "adagrad": 1}
+    for index, name in enumerate(names):
+        how = {"steps": 60, "size": 8}
+        oracles.assert_close(
+            predicted["duality"][:, index], adapter(case, name, 1.0, EPSILON), **how
+        )
+        oracles.assert_close(
+            measured["duality"][:, index], projected(case, name, 1.0, EPSILON), **how
+        )
+        found, expected = (side[parts[name]][:, where[name]] for side in (measured, predicted))
+        oracles.assert_close(expected, adapter(case, name, SCALE, EPSILON), **how)
+        alpha, eps = (SCALE**2, EPSILON) if name in LINEAR else (SCALE, EPSILON / SCALE)
+        oracles.assert_close(found, projected(case, name, alpha, eps), **how)
+
+
+@pytest.mark.float32
+def test_the_claims_hold_for_many_draws(dtype):
+    found = jax.jit(jax.vmap(lambda seed: evaluate(DUALITY, {"steps": 60})(seed, **FLAGS)))(
+        jnp.arange(40)
+    )
+    for claim in DUALITY.claims:
+        residual, limit = found[f"residual_{claim.id}"], found[f"tolerance_{claim.id}"]
+        assert np.all(residual <= limit), claim.id
+    assert np.all(found["met_gradients_only"])
+
+
+@pytest.mark.parametrize("rank", [1, 5, 12])
+def test_the_map_may_be_any_matrix(rank):
+    case = jax.jit(partial(DUALITY.case, rows=8, cols=6, rank=rank, steps=30))(jax.random.key(1))
+    predicted, measured = (jax.jit(f)(case) for f in (DUALITY.predict, DUALITY.measure))
+    oracles.assert_close(measured["duality"], np.asarray(predicted["duality"]), steps=30, size=12)
+
+
+MORE = {
+    "nadam": lambda eps: optax.nadam(RATE, eps=eps),
+    "amsgrad": lambda eps: optax.amsgrad(RATE, eps=eps),
+    "adabelief": lambda eps: optax.adabelief(RATE, eps=eps),
+    "clipped": lambda eps: optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.3)),
+    "lion": lambda eps: optax.lion(RATE / 10, weight_decay=0.0),
+}
+
+
+@pytest.mark.parametrize("rule", MORE)
+def test_other_rules_that_look_at_gradients_only(rule, monkeypatch):
+    """Lion, too, as long as no rounding decides a sign."""
+    monkeypatch.setattr(duality, "RULES", MORE)
+    case = dataclasses.replace(CASE(jax.random.key(0)), rules=(rule,))
+    assert DUALITY.hypotheses["gradients_only"](case)
+    one, two = (
+        jax.jit(lambda case, method=method: duality._paths(method, case, [(1.0, 1.0)]))(case)
+        for method in (duality.ADAPTER, duality.PROJECTED)
+    )
+    oracles.assert_close(two, np.asarray(one), steps=60, size=8)
+
+
+@pytest.mark.parametrize("rule", OTHERS)
+def test_rules_that_look_at_parameters_are_seen(rule):
+    case = dataclasses.replace(CASE(jax.random.key(0)), rules=(rule,))
+    assert not DUALITY.hypotheses["gradients_only"](case)
+
+
+def test_decay_of_the_adapter_pulls_to_the_start_and_that_of_weights_to_zero():
+    """What decoupled decay does to each: without a gradient they go to different places."""
+    case = CASE(jax.random.key(0))
+    still = dataclasses.replace(case, inputs=0 * case.inputs, rules=("adamw",))
+    one, two = (
+        duality._paths(method, still, [(1.0, 1.0)])[0, :, 0]
+        for method in (duality.ADAPTER, duality.PROJECTED)
+    )
+    S, theta = oracles.double((case.matrix, case.start))
+    for _ in range(60):
+        theta = theta - RATE * 0.1 * S.T @ (S @ theta)
+    oracles.assert_close(one[-1], np.asarray(case.start), steps=60)
+    oracles.assert_close(two[-1], theta, steps=60, size=8)
+
+
+def test_the_gap_of_equal_eps_is_that_of_the_loops_and_shrinks_with_eps():
+    case = CASE(jax.random.key(3))
+    gaps = np.asarray(duality._gap(case))[:, 0]
+    for part, gap in zip(duality.PARTS, gaps, strict=True):
+        one, two = (path(case, "adam", SCALE, EPSILON * part)[1] for path in (projected, adapter))
+        oracles.assert_close(gap, one - two, scale=1.0)
+    sizes = np.linalg.norm(gaps, axis=1)
+    # From a tenth to a hundredth of eps: in proportion, up to eps over the least gradient.
+    S, start = oracles.double((case.matrix, case.start))
+    least = np.abs(S @ slope(case, start)).min()
+    assert abs(sizes[1] / sizes[2] / 10 - 1) <= 2 * EPSILON * duality.PARTS[1] / least
+    assert sizes[2] > 0
+
+
+def test_equal_eps_takes_adam_to_another_path():
+    case = dataclasses.replace(CASE(jax.random.key(0)), rules=("adam",))
+    settings = [(SCALE, 1.0), (SCALE, 0.01)]
+    one, two = (
+        jax.jit(lambda case, method=method: duality._paths(method, case, settings))(case)
+        for method in (duality.ADAPTER, duality.PROJECTED)
+    )
+    for path, other in zip(two, np.asarray(one), strict=True):
+        oracles.assert_apart(path, other)

@@ -1,0 +1,243 @@
+"""Gradients that become low-rank, against Kronecker matrices, loops and brute force in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrdyn as lr
+from lrdyn.theorems.gradient_rank import GRADIENT_RANK
+from lrdyn.verify import evaluate
+from tests import oracles
+
+TIMES = np.arange(40)
+SLACK = 1 + np.sqrt(np.finfo(float).eps)
+"""Of a bound: half of all digits, which small gaps between eigenvalues leave."""
+
+
+def semidefinite(rng, terms, size, rank):
+    """Random terms of a rank; those of full rank far from singular."""
+    factors = rng.standard_normal((terms, size, rank))
+    return factors @ factors.transpose(0, 2, 1) / size + 0.2 * np.eye(size) * (rank == size)
+
+
+def draw(seed=0, terms=2, shape=(3, 4), ranks=(3, 4), fraction=1.0):
+    """B, C, G_0 and a step, the largest one or a part of it, by NumPy alone."""
+    rng = np.random.default_rng(seed)
+    B, C = (semidefinite(rng, terms, n, r) for n, r in zip(shape, ranks, strict=True))
+    values = np.linalg.eigvalsh(kronecker(B, C))
+    second = values[values > values[0] + 1e-9 * values[-1]][0]
+    return B, C, rng.standard_normal(shape), fraction * 2 / (second + values[-1])
+
+
+def kronecker(B, C):
+    """(1/N) sum_i C_i (x) B_i, for matrices read column after column."""
+    return np.mean([np.kron(c, b) for b, c in zip(B, C, strict=True)], axis=0)
+
+
+def split(B, C, start):
+    """G_par by a projector of SciPy's null space, and the three eigenvalues."""
+    S = kronecker(B, C)
+    values, vectors = np.linalg.eigh(S)
+    slow = values - values[0] < 1e-9 * values[-1]
+    coordinates = vectors[:, slow].T @ start.ravel(order="F")
+    part = (vectors[:, slow] @ coordinates).reshape(start.shape, order="F")
+    return part, (values[0], values[~slow][0], values[-1])
+
+
+def ranks_of(gradients):
+    values = np.linalg.svd(gradients, compute_uv=False)
+    return (values**2).sum(-1) / values[..., 0] ** 2
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("terms", [1, 3])
+def test_the_closed_form_is_the_iteration(terms, dtype):
+    B, C, start, eta = draw(terms=terms)
+    S, vector, seen = kronecker(B, C), start.ravel(order="F"), []
+    for _ in TIMES:
+        seen.append(vector.reshape(start.shape, order="F"))
+        vector = vector - eta * S @ vector
+    modes = lr.gradient_modes(jnp.asarray(B), jnp.asarray(C))
+    found = lr.gradient_path(modes, jnp.asarray(start), eta, TIMES)
+    oracles.assert_close(found, np.stack(seen), steps=40, size=12)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("ranks", [(3, 4), (2, 4), (3, 1), (2, 2)])
+def test_the_slowest_part_and_the_edges(ranks, dtype):
+    """One term, of regular and of singular sides: l_1 = 0 is degenerate then."""
+    B, C, start, _ = draw(1, terms=1, ranks=ranks)
+    part, edges = split(B, C, start)
+    modes = lr.gradient_modes(jnp.asarray(B), jnp.asarray(C))
+    found = lr.spectral_edges(modes)
+    oracles.assert_close(jnp.stack(found), np.array(edges), size=12)
+    gap = (edges[1] - edges[0]) / edges[2]
+    oracles.assert_close(gap * lr.slowest_part(modes, jnp.asarray(start)), gap * part, scale=1.0)
+
+
+def test_close_eigenvalues_count_as_one():
+    values = jnp.array([1.0, 1 + 1e-9, 1 + 1e-6, 3.0])
+    modes = lr.GradientModes(values, jnp.eye(4))
+    assert float(lr.spectral_edges(modes).second) == 1 + 1e-6
+    assert float(lr.spectral_edges(modes, 1e-5).second) == 3.0
+    assert float(lr.spectral_edges(modes, 1e-12).second) == 1 + 1e-9
+    kept = lr.slowest_part(modes, jnp.ones((2, 2)))
+    assert kept.tolist() == [[1.0, 1.0], [0.0, 0.0]]
+    # A map that is a multiple of the identity has no second eigenvalue.
+    assert [float(x) for x in lr.spectral_edges(lr.GradientModes(jnp.ones(4), jnp.eye(4)))] == [
+        1.0, 1.0, 1.0,
+    ]  # fmt: skip
+
+
+def judged(B, C, start, eta):
+    """Stable ranks and all bounds of the library, NumPy's stable ranks by iteration."""
+    modes = lr.gradient_modes(jnp.asarray(B), jnp.asarray(C))
+    part = lr.slowest_part(modes, jnp.asarray(start))
+    edges = lr.spectral_edges(modes)
+    ratio = (1 - eta * edges.second) / (1 - eta * edges.first)
+    # The common factor (1 - eta l_1)^t is left out, so that nothing underflows.
+    scaled = modes._replace(values=(modes.values - edges.first) / (1 - eta * edges.first))
+    path = lr.gradient_path(scaled, jnp.asarray(start), eta, TIMES)
+    bounds = lr.stable_rank_bounds(part, start - part, ratio, TIMES)
+    return path, bounds, lr.misalignment(modes, part)
+
+
+KINDS = {
+    "one term, both singular": (1, (2, 3)),
+    "one term, B regular": (1, (4, 3)),
+    "one term, C regular": (1, (2, 5)),
+    "one term, both regular": (1, (4, 5)),
+    "two terms of half rank": (2, (2, 2)),
+}
+"""Number of terms and ranks."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounds_in_random_cases(kind):
+    """The corrected bounds are never violated; the printed one is, unless one side is regular."""
+    terms, ranks = KINDS[kind]
+    draws = [
+        draw(seed, terms, (4, 5), ranks, fraction=(0.3, 0.7, 1.0)[seed % 3]) for seed in range(150)
+    ]
+    stacked = [jnp.stack([jnp.asarray(d[i]) for d in draws]) for i in range(4)]
+    path, bounds, misaligned = jax.jit(jax.vmap(judged))(*stacked)
+    found = ranks_of(np.asarray(path))
+    assert np.all(found <= SLACK * bounds.upper)
+    assert np.all(found >= bounds.lower / SLACK)
+    violated = np.any(found > SLACK * bounds.printed, axis=1).sum()
+    if "regular" in kind:
+        assert violated == 0
+        assert np.all(misaligned < 1e-6)
+    else:
+        assert violated > 10
+        assert np.all(misaligned > 1e-3)
+
+
+def test_definiteness_is_not_needed():
+    """Symmetric terms of any sign, as long as 0 < eta <= 2/(l_2 + l_max)."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        B, C = (rng.standard_normal((2, n, n)) for n in (3, 4))
+        B, C = B + B.transpose(0, 2, 1), C @ C.transpose(0, 2, 1)
+        start = rng.standard_normal((3, 4))
+        part, (first, second, last) = split(B, C, start)
+        if second + last <= 0:
+            B = -B
+            part, (first, second, last) = split(B, C, start)
+        assert first < 0 < second + last
+        eta = 2 / (second + last)
+        S, vector = kronecker(B, C), start.ravel(order="F")
+        ratio = (1 - eta * second) / (1 - eta * first)
+        bounds = lr.stable_rank_bounds(jnp.asarray(part), jnp.asarray(start - part), ratio, TIMES)
+        for lower, upper in zip(bounds.lower, bounds.upper, strict=True):
+            rank = ranks_of(vector.reshape(3, 4, order="F"))
+            assert lower / SLACK <= rank <= upper * SLACK
+            vector = vector - eta * S @ vector
+
+
+def example(entry=-0.75, factor=0.5, times=TIMES):
+    """B = C = diag(1, 0): one entry of the gradient falls, all others stay."""
+    gradients = np.repeat([[[entry, 0.5], [0.5, 0.75]]], len(times), axis=0)
+    gradients[:, 0, 0] *= factor**times
+    return gradients
+
+
+def test_the_counterexample():
+    B = jnp.diag(jnp.array([1.0, 0.0]))[None]
+    start = jnp.asarray(example()[0])
+    path, bounds, misaligned = judged(B, B, start, 0.5)
+    oracles.assert_close(path, example(), steps=40)
+    found = ranks_of(example())
+    oracles.assert_close(jnp.asarray(found[0]), 2.0)
+    oracles.assert_close(bounds.printed[0], 1.625)
+    oracles.assert_close(bounds.upper[0], 26.0)
+    oracles.assert_close(misaligned, 0.2)
+    # Not at the start alone: the printed bound falls as q^2t, the stable rank as q^t.
+    assert np.all(found > np.asarray(bounds.printed))
+
+
+def test_a_definite_operator_is_not_enough():
+    """A second term B = C = I moves all eigenvalues and no eigenvector."""
+    B = jnp.stack([jnp.diag(jnp.array([1.0, 0.0])), jnp.eye(2)])
+    path, bounds, misaligned = judged(B, B, jnp.asarray(example()[0]), 0.5)
+    oracles.assert_close(lr.gradient_modes(B, B).values, np.array([0.5, 0.5, 0.5, 1.0]), size=4)
+    oracles.assert_close(misaligned, 0.2)
+    assert np.all(ranks_of(np.asarray(path)) > np.asarray(bounds.printed))
+
+
+def excess(gradients, limit):
+    return ranks_of(gradients) - limit
+
+
+def test_rates():
+    """The distance from sr(G_par) falls as q^t, and as q^2t if the top pair is aligned."""
+    q, times = 0.5, np.arange(8, 14)
+    distance = excess(example(factor=q, times=times), 1.0625)
+    # -2 sr(G_par) <u v^T, D> q^t / ||G_par||_2 and terms in q^2t, with u = v = (1, 2)/sqrt 5.
+    first = 2 * 1.0625 * 0.75 / 5 * q**times
+    assert np.all(np.abs(distance - first) < 4 * q ** (2 * times))
+    aligned = np.array([np.diag([1.0, q**t]) for t in times])
+    oracles.assert_close(excess(aligned, 1.0), q ** (2 * times), scale=1.0)
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.9, 1.0])
+def test_up_to_the_largest_step_no_mode_is_slower_than_the_second(fraction):
+    B, C, start, eta = draw(3, fraction=fraction)
+    _, (_, second, last) = split(B, C, start)
+    assert abs(1 - eta * last) <= (1 - eta * second) * SLACK
+    beyond = 1.01 * eta / fraction
+    assert abs(1 - beyond * last) > 1 - beyond * second
+
+
+@pytest.mark.float32
+def test_the_claims_hold_for_many_draws(dtype):
+    flags = {"rows": 5, "cols": 6}
+    found = jax.jit(jax.vmap(lambda seed: evaluate(GRADIENT_RANK, {"steps": 100})(seed, **flags)))(
+        jnp.arange(30)
+    )
+    for claim in GRADIENT_RANK.claims:
+        assert np.all(found[f"applies_{claim.id}"]), claim.id
+        residual, limit = found[f"residual_{claim.id}"], found[f"tolerance_{claim.id}"]
+        assert np.all(residual <= limit), claim.id
+    assert np.all(found["met_step_in_range"] & found["met_symmetric"])
+    # The bound says something: it is finite from the start and close to the truth at the end.
+    end = found["stable_rank_bound"][:, :, -1] / found["stable_rank"][:, :, -1]
+    assert np.all(np.median(end, axis=0) < [3, 3, 1.001, 1.001, 1.1, 1.001, 1.001])
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 9), (3, 4)])
+def test_small_problems(shape):
+    rows, cols = shape
+    key = jax.random.key(0)
+    case = jax.jit(lambda: GRADIENT_RANK.case(key, rows=rows, cols=cols, steps=20))()
+    assert case.start.shape == (7, rows, min(cols, 6))
+    oracles.assert_close(case.start[2, :2, :2], example()[0], size=6)
+    oracles.assert_close(case.start[3, :2, :2], np.abs(example()[0]), size=6)
+
+
+def test_sides_must_match(unchecked):
+    with pytest.raises(ValueError, match=r"right: got shape \(1, 2, 2\) beside \(2, 3, 3\)"):
+        lr.gradient_modes(jnp.ones((2, 3, 3)), jnp.ones((1, 2, 2)))
+    with pytest.raises(ValueError, match="wanted as many square matrices"):
+        lr.gradient_modes(jnp.ones((1, 3, 2)), jnp.ones((1, 2, 2)))
