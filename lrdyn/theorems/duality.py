@@ -316,15 +316,17 @@ def _only(rule: str) -> Callable[[Array, Adapted, Array], Adapted]:
 
 
 def _wrong_scales(case: Adapted) -> dict[str, Array]:
-    """For linear rules alpha = s, for Adam s^2; in roots equal constants, and no gap from these."""
+    """For linear rules alpha = s, for Adam s^2; in roots equal constants."""
     one, two = _paths(PROJECTED, case, [(SCALE, 1.0), (SCALE**2, 1 / SCALE)])
     return {
         "scale_linear": one[:, :FIRST],
         "scale_adam": two[:, FIRST:MIDDLE],
         "scale_roots": one[:, MIDDLE:],
-        "same_eps": jnp.zeros((len(PARTS), MIDDLE - FIRST, len(case.start))),
-        "scale": jnp.max(jnp.abs(case.start)),
     }
+
+
+def _no_gap(case: Adapted) -> dict[str, Array]:
+    return {"same_eps": jnp.zeros_like(_gap(case))}
 
 
 AT = {"rows": 8, "cols": 6, "rank": 2, "steps": LONGEST}
@@ -385,9 +387,9 @@ DUALITY = Statement(
         ),
         Control(
             "no_gap_of_equal_eps",
-            "no gap where eps is equal",
+            "the dictionary with equal eps: no gap",
             "same_eps",
-            measure=_wrong_scales,
+            predict=_no_gap,
             at=AT,
         ),
     ),
