@@ -347,6 +347,13 @@ RESIDUALS = {
             "unidentified",
         )
     },
+    "optax_same": relative("optax_same"),
+    "optax_precise": lambda d: relative("optax_precise")(d) / d["optax_unit"],
+    "optax_shapes": relative("optax_shapes"),
+    "optax_svds": relative("optax_svds"),
+    "optax_decay": lambda d: (
+        largest(d["optax_decay_predicted"] - d["optax_decay_measured"]) / d["update_scale"]
+    ),
 }
 
 

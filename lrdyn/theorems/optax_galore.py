@@ -111,11 +111,17 @@ def _flat(weights: PyTree) -> Float[Array, "weight"]:
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(weights)])
 
 
+def _alone(function: Callable[[PyTree], PyTree], data: PyTree) -> PyTree:
+    """One run at a time: a batched SVD can deadlock when it is spread over devices (JAX 0.10)."""
+    arrays, rest = eqx.partition(data, eqx.is_array)
+    return sequential_vmap(lambda arrays: function(eqx.combine(arrays, rest)))(arrays)
+
+
 # Theory: Algorithm 1 --------------------------------------------------------------------------
 
 
 def single_precision_projector(gradient: Float[Array, "m n"], rank: int, side: Side) -> Projector:
-    """P from an SVD in float32, with the signs that LAPACK gives it: those of optax.
+    """P from an SVD in float32, with the signs that LAPACK gives it: that of optax.
 
     Args:
         gradient: G.
@@ -138,28 +144,24 @@ def single_precision_projector(gradient: Float[Array, "m n"], rank: int, side: S
     return Projector(vectors.astype(gradient.dtype), side)
 
 
-def aligned_projector(gradient: Float[Array, "m n"], rank: int, side: Side) -> Projector:
-    """P in the precision of the run, each column with the sign that optax gives it.
+def aligned(projector: Projector, other: Projector) -> Projector:
+    """The same subspace, each column with the sign of that of another projector.
 
     Args:
-        gradient: G.
-        rank: r.
-        side: see :func:`lrdyn.projection.resolve_side`.
+        projector: P.
+        other: another P of the same shape, close to it up to signs.
 
     Returns:
         The :class:`~lrdyn.Projector`.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> G = jnp.array([[0.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
-        >>> theirs = single_precision_projector(G, 1, "larger")
-        >>> bool(jnp.all(aligned_projector(G, 1, "larger").basis == theirs.basis))
+        >>> P, Q = (Projector(sign * jnp.eye(2), "left") for sign in (1.0, -1.0))
+        >>> bool(jnp.all(aligned(P, Q).basis == Q.basis))
         True
     """
-    ours = top_singular_projector(gradient, rank, side)
-    theirs = single_precision_projector(gradient, rank, side)
-    signs = jnp.sign(jnp.sum(ours.basis * theirs.basis, axis=0, keepdims=True))
-    return Projector(ours.basis * signs, ours.side)
+    signs = jnp.sign(jnp.sum(projector.basis * other.basis, axis=0, keepdims=True))
+    return Projector(projector.basis * signs, projector.side)
 
 
 def _path(
@@ -177,38 +179,50 @@ def _path(
     ).records  # fmt: skip
 
 
-def _chosen(gradients: PyTree, rank: int, side: Side, precise: Any = False) -> PyTree:
-    """Projectors of optax; or those in full precision."""
+def _single(gradients: PyTree, rank: int, side: Side) -> PyTree:
+    """Projectors of optax, or on another side."""
+    return jax.tree.map(
+        lambda G: single_precision_projector(G, rank, side) if G.ndim == 2 else Identity(),
+        gradients,
+    )
 
-    def choose(G):
+
+def _precise_if(precise: Any, gradients: PyTree, rank: int) -> PyTree:
+    """Projectors of optax, or those in the precision of the run with the same signs."""
+
+    def choose(G, single):
         if G.ndim != 2:
-            return Identity()
-        single, double = (f(G, rank, side) for f in (single_precision_projector, aligned_projector))
-        return Projector(jnp.where(precise, double.basis, single.basis), single.side)
+            return single
+        ours = aligned(top_singular_projector(G, rank, "larger"), single)
+        return Projector(jnp.where(precise, ours.basis, single.basis), single.side)
 
-    return jax.tree.map(choose, gradients)
+    return jax.tree.map(choose, gradients, _single(gradients, rank, "larger"))
 
 
 def _paths(case: Training) -> tuple[Array, Array]:
-    """Algorithm 1 with SVDs in float32 and in full precision, and the condition of these runs."""
+    """Algorithm 1 with SVDs in float32 and in the run's precision, and the latter's condition."""
+    ones = jax.tree.map(jnp.ones_like, case.weights)
+    data = (case.weights, case.inputs, case.outputs, ones)
 
-    def run(data):
-        weights, inputs, outputs, seen = data
-        disturbed = eqx.tree_at(
-            lambda c: (c.weights, c.inputs, c.outputs), case, (weights, inputs, outputs)
+    def path(lane):
+        case, seen, precise = lane
+        # What the SVD sees has rounding errors of its own: a twin sees another matrix.
+        return _path(
+            case,
+            lambda G: _precise_if(precise, jax.tree.map(jnp.multiply, G, seen), case.rank),
         )
 
-        def path(precise):
-            # What the SVD sees has rounding errors of its own: a twin sees another matrix.
-            def choose(G):
-                return _chosen(jax.tree.map(jnp.multiply, G, seen), case.rank, "larger", precise)
+    def run(disturbed):
+        def lane(precise):
+            # The other lane has no twin: its float32 would respond by more than the disturbance.
+            own = jax.tree.map(lambda d, plain: jnp.where(precise, d, plain), disturbed, data)
+            weights, inputs, outputs, seen = own
+            one = dataclasses.replace(case, weights=weights, inputs=inputs, outputs=outputs)
+            return _alone(path, (one, seen, precise))
 
-            return _path(disturbed, choose)
+        return jax.vmap(lane)(jnp.array([False, True]))
 
-        return jax.vmap(path)(jnp.array([False, True]))
-
-    ones = jax.tree.map(jnp.ones_like, case.weights)
-    return with_condition(run, (case.weights, case.inputs, case.outputs, ones))
+    return with_condition(run, data)
 
 
 def _shapes(case: Training) -> Int[Array, "layer 4"]:
@@ -270,12 +284,6 @@ def rule_of(case: Training, **options: Any) -> optax.GradientTransformation:
     )  # fmt: skip
 
 
-def _alone(function: Callable[[Training], Array], case: Training) -> Array:
-    """One case at a time: a batched SVD can deadlock when it is spread over devices (JAX 0.10)."""
-    arrays, rest = eqx.partition(case, eqx.is_array)
-    return sequential_vmap(lambda arrays: function(eqx.combine(arrays, rest)))(arrays)
-
-
 def _train(case: Training, **options: Any) -> tuple[Array, Array]:
     found = simulate(
         lambda weights: training_loss(weights, case.inputs, case.outputs),
@@ -286,14 +294,15 @@ def _train(case: Training, **options: Any) -> tuple[Array, Array]:
 
 def _decayed(case: Training) -> tuple[Array, Array]:
     """What a decay of the wrapper adds to its first update, and the largest entry of that."""
-    gradient = _one_gradient(case)
+    rule, gradient = rule_of(case, weight_decay=DECAY), _one_gradient(case)
 
-    def update(**options):
-        rule = rule_of(case, **options)
-        return _flat(rule.update(gradient, rule.init(case.weights), case.weights)[0])
+    def update(share):
+        # The gradient and the projector are the same: only the decay sees these weights.
+        decayed = jax.tree.map(lambda W: share * W, case.weights)
+        return _flat(rule.update(gradient, rule.init(case.weights), decayed)[0])
 
-    plain = update()
-    return update(weight_decay=DECAY) - plain, jnp.max(jnp.abs(plain))
+    whole, plain = jax.vmap(update)(jnp.array([1.0, 0.0], case.inputs.dtype))
+    return whole - plain, jnp.max(jnp.abs(plain))
 
 
 def _state_shapes(case: Training) -> Int[Array, "layer 4"]:
@@ -367,8 +376,7 @@ def _svds_of_a_step(case: Training, init_inside: bool = False) -> Int[Array, "pr
 
 def measure(case: Training) -> dict[str, Array]:
     """Run optax as its users do: init, update, apply."""
-    path, diverged_at = _alone(_train, case)
-    decay, scale = _alone(_decayed, case)
+    (path, diverged_at), (decay, scale) = _alone(lambda c: (_train(c), _decayed(c)), case)
     return {
         "optax_same": path,
         "optax_precise": path,
@@ -437,18 +445,21 @@ def _published(case: Training) -> dict[str, Array]:
         name: jax.eval_shape(lambda S, W: S.project(W), maps[name], case.weights[name])
         for name in ("first", "second")
     }
+
+    def path(case):
+        return _path(case, lambda G: _single(G, case.rank, "smaller"))
+
     return {
-        "optax_same": _path(case, lambda G: _chosen(G, case.rank, "smaller")),
+        "optax_same": _alone(path, case),
         "optax_shapes": jnp.asarray([maps[n].basis.shape + seen[n].shape for n in seen]),
     }
 
 
-def _later(case: Training) -> dict[str, Array]:
-    return {"optax_same": _train(dataclasses.replace(case, period=case.period + 1))[0]}
-
-
 def _own_signs(case: Training) -> dict[str, Array]:
-    return {"optax_precise": _path(case, lambda G: choose_projectors(G, case.rank, "larger"))}
+    def path(case):
+        return _path(case, lambda G: choose_projectors(G, case.rank, "larger"))
+
+    return {"optax_precise": _alone(path, case)}
 
 
 def _init_inside(case: Training) -> dict[str, Array]:
@@ -457,9 +468,12 @@ def _init_inside(case: Training) -> dict[str, Array]:
 
 def _decay_in_coordinates(case: Training) -> dict[str, Array]:
     """What a base optimiser could decay: the part of W that the projectors see."""
-    maps = _chosen(_one_gradient(case), case.rank, "larger")
-    seen = jax.tree.map(lambda W, S: S.lift(S.project(W)), case.weights, maps)
-    decay = -case.learning_rate * DECAY * _flat(seen)
+
+    def lifted(case):
+        maps = _single(_one_gradient(case), case.rank, "larger")
+        return _flat(jax.tree.map(lambda W, S: S.lift(S.project(W)), case.weights, maps))
+
+    decay = -case.learning_rate * DECAY * _alone(lifted, case)
     return {"optax_decay": decay, "update_scale": jnp.max(jnp.abs(decay))}
 
 
@@ -488,13 +502,6 @@ OPTAX = Statement(
             "GaLore on the smaller side, as published",
             "optax_same",
             measure=_published,
-            at=AT,
-        ),
-        Control(
-            "optax_refreshes_late",
-            "optax with a refresh every T + 1 steps",
-            "optax_same",
-            measure=_later,
             at=AT,
         ),
         Control(
