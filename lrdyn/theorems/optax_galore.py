@@ -328,7 +328,7 @@ def svds(function: Callable, *arguments: Any) -> tuple[int, int]:
     Example:
         >>> import jax, jax.numpy as jnp
         >>> def choose(x):
-        ...     return jax.lax.cond(x[0, 0] > 0, jnp.linalg.svd, lambda x: (x, x[0], x), x)
+        ...     return jax.lax.cond(x[0, 0] > 0, lambda x: jnp.linalg.svd(x)[0], lambda x: x, x)
         >>> svds(choose, jnp.ones((2, 2))), svds(jax.vmap(choose), jnp.ones((3, 2, 2)))
         ((0, 1), (1, 0))
     """
