@@ -164,18 +164,12 @@ def aligned(projector: Projector, other: Projector) -> Projector:
     return Projector(projector.basis * signs, projector.side)
 
 
-def _path(
-    case: Training,
-    choose: Callable[[PyTree], PyTree],
-    *,
-    period: int | None = None,
-    state: str = "keep",
-) -> Float[Array, "step weight"]:
+def _path(case: Training, choose: Callable[[PyTree], PyTree]) -> Float[Array, "step weight"]:
     """Algorithm 1 with a choice of projectors."""
     return low_rank_descent(
         GALORE, lambda weights: training_loss(weights, case.inputs, case.outputs), case.weights,
         OURS[case.optimizer](case.learning_rate), choose,
-        period=period or case.period, steps=case.steps, state=state, record=_flat,
+        period=case.period, steps=case.steps, record=_flat,
     ).records  # fmt: skip
 
 
