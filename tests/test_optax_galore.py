@@ -176,6 +176,17 @@ def test_svds_are_counted_in_loops_and_in_branches():
     assert og.svds(jnp.linalg.qr, jnp.ones((2, 2))) == (0, 0)
 
 
+def test_the_scale_is_that_of_projected_parameters_only():
+    case = case_of()
+    gradient = jax.grad(og.training_loss)(case.weights, case.inputs, case.outputs)
+    whole, half = (
+        rule.update(gradient, rule.init(case.weights), case.weights)[0]
+        for rule in (og.rule_of(case), og.rule_of(case, scale=0.5))
+    )
+    expected = {n: U if U.ndim == 1 else U / 2 for n, U in cast(dict, whole).items()}
+    oracles.assert_close(half, expected)
+
+
 def test_a_base_optimizer_that_needs_the_parameters_fails():
     W = jnp.ones((4, 3))
     rule = optax.contrib.galore(0.1, rank=2, base_optimizer=optax.adamw(1.0))
