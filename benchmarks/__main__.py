@@ -1,10 +1,10 @@
-"""``python -m benchmarks [all|reduced|sweeps|many|early|completion]``."""
+"""``python -m benchmarks [all|reduced|sweeps|many|early|completion|galore]``."""
 
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import completion, early_stopping, many, reduced, sweeps
+from benchmarks import completion, early_stopping, galore, many, reduced, sweeps
 from benchmarks.common import HOST_DEVICES, machine
 from lrdyn import cli
 
@@ -14,6 +14,7 @@ FULL: dict[str, Callable[[], str]] = {
     "many": many.report,
     "early": early_stopping.report,
     "completion": completion.report,
+    "galore": galore.report,
 }
 TINY: dict[str, Callable[[], str]] = {
     "reduced": lambda: reduced.report((24, 30), rank=3, steps=20, repeats=1),
@@ -21,6 +22,7 @@ TINY: dict[str, Callable[[], str]] = {
     "many": lambda: many.report(40, 10, 20, rival_runs=1),
     "early": lambda: early_stopping.report(20, (1.0, 2.0, 4.0), 10, 50, repeats=1),
     "completion": lambda: completion.report(20, (0.5,), steps=10, repeats=1),
+    "galore": lambda: galore.report(galore.Case(6, 5, 2, 3, 10, 2), repeats=1),
 }
 
 

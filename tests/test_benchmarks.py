@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lrdyn
-from benchmarks import common, completion, early_stopping, many, reduced, sweeps
+from benchmarks import common, completion, early_stopping, galore, many, reduced, sweeps
 
 TINY = sweeps.Case(dim=6, steps=3, numpy_steps=3)
 
@@ -117,3 +117,21 @@ def test_completion_by_entries_is_completion_by_matrices():
     (row,) = columns(completion.report(20, (0.5,), steps=10, repeats=1), completion.HEADER)
     assert row[0] == "50%"
     assert float(row[-1]) < 1e-12
+
+
+SMALL_GALORE = galore.Case(rows=6, cols=5, rank=2, period=3, steps=10, runs=2)
+
+
+def test_galore_prints_its_rivals_and_they_take_the_same_steps():
+    rows = columns(galore.report(SMALL_GALORE, repeats=1), galore.HEADER)
+    assert [row[0] for row in rows] == [*["optax,"] * 3, *["lrdyn"] * 1, "lrdyn,", "NumPy,"]
+    scale = lrdyn.tolerance("identity", "float64", steps=SMALL_GALORE.steps, size=6)
+    assert max(float(row[-1]) for row in rows) <= scale
+
+
+def test_galore_of_numpy_is_another_run_with_another_projector():
+    """What the benchmark compares can differ."""
+    seeds = jnp.arange(SMALL_GALORE.runs)
+    found = galore.by_numpy(SMALL_GALORE, seeds)()
+    later = galore.by_numpy(SMALL_GALORE._replace(period=4), seeds)()
+    assert galore.difference(later, jnp.asarray(found)) > 1e-3

@@ -381,6 +381,13 @@ RESIDUALS = {
     "stable_rank_bound": ranks_beyond("stable_rank", "stable_rank_bound"),
     "stable_rank_floor": ranks_beyond("stable_rank_floor", "stable_rank"),
     "lemma_3_3": ranks_beyond("stable_rank", "lemma_3_3", first=4),
+    "optax_same": relative("optax_same"),
+    "optax_precise": lambda d: relative("optax_precise")(d) / d["optax_unit"],
+    "optax_shapes": relative("optax_shapes"),
+    "optax_svds": relative("optax_svds"),
+    "optax_decay": lambda d: (
+        largest(d["optax_decay_predicted"] - d["optax_decay_measured"]) / d["update_scale"]
+    ),
 }
 
 
