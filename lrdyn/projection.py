@@ -173,7 +173,7 @@ def project(maps: PyTree, gradients: PyTree) -> PyTree:
 
 
 def lift_onto(weights: PyTree, maps: PyTree, coordinates: PyTree, scale: Any = 1.0) -> PyTree:
-    """W + s S^T R for every parameter.
+    """W + s S^T R for every parameter that is projected, W + R for every other.
 
     Args:
         weights: W.
@@ -186,13 +186,16 @@ def lift_onto(weights: PyTree, maps: PyTree, coordinates: PyTree, scale: Any = 1
 
     Example:
         >>> import jax.numpy as jnp
-        >>> ones = {"b": jnp.ones(2)}
-        >>> lift_onto(ones, {"b": Identity()}, ones, 2.0)["b"].tolist()
-        [3.0, 3.0]
+        >>> W, P = jnp.zeros((2, 1)), Projector(jnp.array([[1.0], [0.0]]), "left")
+        >>> found = lift_onto((W, W), (P, Identity()), (jnp.ones((1, 1)), W + 1), 2.0)
+        >>> [new.tolist() for new in found]
+        [[[2.0], [0.0]], [[1.0], [1.0]]]
     """
-    return jax.tree.map(
-        lambda W, S, R: W + jnp.asarray(scale, W.dtype) * S.lift(R), weights, maps, coordinates
-    )
+
+    def add(W, S, R):
+        return W + (R if isinstance(S, Identity) else jnp.asarray(scale, W.dtype) * S.lift(R))
+
+    return jax.tree.map(add, weights, maps, coordinates)
 
 
 # What is done with the state of the optimiser when the projectors are new ---------------------
