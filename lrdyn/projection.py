@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from lrdyn import linalg
 from lrdyn.descent import Trajectory, divergence_limit, first_divergence
 
 Loss = Callable[[PyTree], Float[Array, ""]]
@@ -123,7 +124,7 @@ def top_singular_projector(
     if rank < 1:
         raise ValueError(f"rank: got {rank}, wanted an integer >= 1")
     side = resolve_side(gradient.shape, side)
-    left, _, right = jnp.linalg.svd(gradient, full_matrices=False)
+    left, _, right = linalg.svd(gradient)
     vectors = left if side == "left" else right.T
     vectors = vectors[:, :rank]
     largest = jnp.argmax(jnp.abs(vectors), axis=0, keepdims=True)
