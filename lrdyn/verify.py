@@ -288,7 +288,8 @@ def evaluate(statement: Statement, fixed: Mapping[str, Any]) -> Callable[..., di
         predicted, measured = dict(statement.predict(case)), dict(statement.measure(case))
         steps = int({**fixed, **flags}.get("steps", 1))
         outputs = _judged(statement, statement.claims, case, predicted, measured, steps)
-        return outputs | _named(predicted, measured)
+        both = dict(statement.compare(case, predicted, measured))
+        return outputs | _named(predicted, measured) | both
 
     return point
 

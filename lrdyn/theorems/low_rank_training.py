@@ -1,9 +1,8 @@
 """Problems, cases and runs of Theorem 4."""
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -24,22 +23,26 @@ Data = tuple[Array, Array]
 # Problems --------------------------------------------------------------------------------------
 
 
-def squared_loss(network: Callable[[Array], Array], data: Data) -> Float[Array, ""]:
-    """1/2 ||f(X) - Y||_F^2."""
-    inputs, outputs = data
-    return 0.5 * jnp.sum((network(inputs) - outputs) ** 2)
-
-
 def linear_loss(weights: Float[Array, "m n"], data: Data) -> Float[Array, ""]:
     """1/2 ||W X - Y||_F^2."""
-    return squared_loss(lambda inputs: weights @ inputs, data)
+    inputs, outputs = data
+    return 0.5 * jnp.sum((weights @ inputs - outputs) ** 2)
 
 
 def logistic_loss(weights: Float[Array, "m n"], data: Data) -> Float[Array, ""]:
-    """Cross-entropy of softmax(W X) and the classes Y, one-hot, summed over the examples."""
+    """Mean cross-entropy of softmax(W X) and the classes Y, one-hot."""
     inputs, outputs = data
-    return -jnp.sum(outputs * jax.nn.log_softmax(weights @ inputs, axis=0))
+    return -jnp.sum(outputs * jax.nn.log_softmax(weights @ inputs, axis=0)) / inputs.shape[1]
 
+
+def network_loss(network: Callable[[Array], Array], data: Data) -> Float[Array, ""]:
+    """||f(X) - Y||_F^2 / 2, the mean over examples and tokens."""
+    inputs, outputs = data
+    return 0.5 * jnp.sum(jnp.mean((network(inputs) - outputs) ** 2, axis=EXAMPLES[inputs.ndim]))
+
+
+EXAMPLES = {2: (1,), 3: (0, 2)}
+"""Axes of X other than its features: columns of a matrix, or examples and tokens."""
 
 PROBLEMS = ("regression", "logistic", "mlp", "transformer")
 TOKENS = 4
@@ -47,38 +50,38 @@ TOKENS = 4
 
 
 def _linear(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
-    """W (m x n) and 2n examples whose second moments are near the identity."""
+    """W (m x n) and 2n examples: the second moments of X are near the identity."""
     count = 2 * cols
     weights, inputs, outputs = gaussians(key, [(rows, cols), (cols, count), (rows, count)])
     return weights / np.sqrt(cols), (inputs / np.sqrt(count), outputs / np.sqrt(count))
 
 
+def _unscaled(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
+    """The same with entries of size 1, for losses that are means over examples."""
+    weights, data = _linear(key, rows, cols)
+    inputs, outputs = (np.sqrt(2 * cols) * array for array in data)
+    return weights, (inputs, outputs)
+
+
 def _classes(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
-    """The same with m classes, drawn at random; each example counts 1/(2n)."""
-    weights, (inputs, outputs) = _linear(key, rows, cols)
-    count = 2 * cols
-    classes = jax.nn.one_hot(jnp.argmax(outputs, axis=0), rows, axis=0, dtype=weights.dtype)
-    return weights, (inputs * np.sqrt(count), classes / count)
+    """m classes, drawn at random."""
+    weights, (inputs, outputs) = _unscaled(key, rows, cols)
+    return weights, (inputs, jax.nn.one_hot(outputs.argmax(0), rows, axis=0, dtype=inputs.dtype))
 
 
 def _perceptron(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
     """n inputs, m hidden units, m outputs."""
     network_key, data_key = jax.random.split(key)
-    _, data = _linear(data_key, rows, cols)
-    return mlp(network_key, (cols, rows, rows)), data
+    return mlp(network_key, (cols, rows, rows)), _unscaled(data_key, rows, cols)[1]
 
 
 def _transformer(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
     """Tokens of n features, width m."""
     network_key, data_key = jax.random.split(key)
     network = transformer(network_key, features=cols, width=rows, hidden=2 * rows, outputs=rows)
-    count = max(2 * cols // TOKENS, 1)
+    count = -(-2 * cols // TOKENS)
     inputs, outputs = gaussians(data_key, [(count * cols, TOKENS), (count * rows, TOKENS)])
-    scale = np.sqrt(count * TOKENS)
-    return network, (
-        inputs.reshape(count, cols, TOKENS),
-        outputs.reshape(count, rows, TOKENS) / scale,
-    )
+    return network, (inputs.reshape(count, cols, TOKENS), outputs.reshape(count, rows, TOKENS))
 
 
 DRAW = {
@@ -90,8 +93,8 @@ DRAW = {
 LOSS = {
     "regression": linear_loss,
     "logistic": logistic_loss,
-    "mlp": squared_loss,
-    "transformer": squared_loss,
+    "mlp": network_loss,
+    "transformer": network_loss,
 }
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -221,54 +224,75 @@ def first_matrix(params: PyTree) -> Float[Array, "m n"]:
     return next(leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
 
 
-# Hypotheses ------------------------------------------------------------------------------------
+# What is looked at in a run --------------------------------------------------------------------
 
 
-def singular_gaps(
-    case: LowRankRun, records: Float[Array, "times entries"]
-) -> Float[Array, "refresh matrix"]:
-    """sigma_r - sigma_{r+1} of each matrix of the gradient at each refresh.
+class Refreshes(NamedTuple):
+    """The gradients at which projectors were chosen."""
 
-    Over the largest sigma_1 of the run, since a gradient is rounded on the scale of the data. A gap
-    within rounding leaves the projector undetermined: two runs then choose different ones.
-    """
+    gaps: Float[Array, "refresh matrix"]
+    """sigma_r - sigma_{r+1} of each matrix, over its largest sigma_1 in the run: a gradient is
+    rounded on the scale of the data."""
+    bases: Float[Array, "refresh length rank"]
+    """P of the first matrix."""
+
+
+def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refreshes:
+    """Look at the gradients of a recorded run once more."""
 
     def of_matrix(G):
-        values = jnp.append(linalg.svdvals(G), 0.0)
-        rank = min(case.rank, *G.shape)
-        return values[rank - 1] - values[rank], values[0]
+        left, values, right = linalg.svd(G)
+        rank = min(case.rank, len(values))
+        values = jnp.append(values, 0.0)
+        vectors = left if case.side == "left" else right.T
+        return values[rank - 1] - values[rank], values[0], vectors[:, :rank]
 
     def of_record(vector):
         gradients = jax.grad(case.loss)(unflat(case)(vector), case.data)
         matrices = [G for G in jax.tree.leaves(gradients) if G.ndim == 2]
-        gaps, largest = zip(*map(of_matrix, matrices), strict=True)
-        return jnp.stack(gaps), jnp.stack(largest)
+        gaps, largest, bases = zip(*map(of_matrix, matrices), strict=True)
+        return jnp.stack(gaps), jnp.stack(largest), bases[0]
 
-    gaps, largest = jax.lax.map(of_record, records[at(case, refreshes(case))])
-    return gaps / jnp.max(largest, axis=0, keepdims=True)
+    gaps, largest, bases = jax.lax.map(of_record, records[at(case, refreshes(case))])
+    return Refreshes(gaps / jnp.max(largest, axis=0, keepdims=True), bases)
 
 
-def determined(gaps: Float[Array, "..."]) -> Array:
-    """Whether all gaps are away from zero: half of the digits of a projector are left."""
+def determined(gaps: Float[Array, "refresh matrix"]) -> Array:
+    """Whether all gaps are away from zero, so that half of the digits of a projector are left.
+
+    With a tie the singular vectors are not determined, and two runs can choose different ones.
+    """
     return jnp.min(gaps) >= np.sqrt(jnp.finfo(gaps.dtype).eps)
 
 
-def with_static(case: LowRankRun, **fields: Any) -> LowRankRun:
-    """The same problem, trained in another way."""
-    return dataclasses.replace(case, **fields)
+def deficient(case: LowRankRun) -> int:
+    """K_max: refreshes after which r K < min(m, n) still holds; at least 1."""
+    room = (min(first_matrix(case.params).shape) - 1) // case.rank
+    return int(np.clip(room, 1, len(refreshes(case))))
 
 
 def sum_values(
     case: LowRankRun, records: Float[Array, "times entries"]
 ) -> Float[Array, "refreshes index"]:
-    """Singular values of W(t) - W(0), the first matrix, after 1, 2, ... refreshes."""
-    ends = np.append(refreshes(case)[1:], case.steps[-1])
+    """Singular values of W(t) - W(0), the first matrix, after K = 1, ..., K_max refreshes."""
+    ends = np.append(refreshes(case)[1:], case.steps[-1])[: deficient(case)]
     moved = records[at(case, ends)] - records[:1]
     return jax.lax.map(lambda vector: linalg.svdvals(first_matrix(unflat(case)(vector))), moved)
 
 
-def ranks_of_sums(case: LowRankRun) -> Int[np.ndarray, "refreshes"]:
-    """min(r K, m, n), K = 1, 2, ... refreshes."""
-    return np.minimum(
-        case.rank * np.arange(1, 1 + len(refreshes(case))), min(first_matrix(case.params).shape)
-    )
+def sum_ranks(case: LowRankRun) -> Int[Array, "refreshes"]:
+    """r K for K = 1, ..., K_max."""
+    return jnp.asarray(case.rank * np.arange(1, 1 + deficient(case)))
+
+
+def independence(case: LowRankRun, bases: Float[Array, "refresh length rank"]) -> Array:
+    """Smallest singular value of [P_1 ... P_K], K = K_max: 0 if the subspaces meet."""
+    chosen = jnp.concatenate(list(bases[: deficient(case)]), axis=1)
+    return linalg.svdvals(chosen)[-1]
+
+
+def distance(
+    one: Float[Array, "*lanes entries"], other: Float[Array, "*lanes entries"]
+) -> Float[Array, "*lanes"]:
+    """Largest difference of two runs at each time, over their largest weight."""
+    return jnp.max(jnp.abs(one - other), axis=-1) / jnp.max(jnp.abs(one))
