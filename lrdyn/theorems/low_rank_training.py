@@ -161,8 +161,9 @@ def refreshes(case: LowRankRun) -> np.ndarray:
 
 
 def times(case: LowRankRun) -> np.ndarray:
-    """Recorded steps, and the refreshes."""
-    return np.union1d(case.steps, refreshes(case))
+    """Recorded steps, the refreshes, and every step of the first period."""
+    first = np.arange(min(case.period, case.steps[-1]))
+    return np.union1d(np.union1d(case.steps, refreshes(case)), first)
 
 
 def at(case: LowRankRun, wanted: Any) -> np.ndarray:
