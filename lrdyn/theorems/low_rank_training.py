@@ -161,9 +161,8 @@ def refreshes(case: LowRankRun) -> np.ndarray:
 
 
 def times(case: LowRankRun) -> np.ndarray:
-    """Recorded steps, the refreshes, and every step of the first period."""
-    first = np.arange(min(case.period, case.steps[-1]))
-    return np.union1d(np.union1d(case.steps, refreshes(case)), first)
+    """Recorded steps, and the refreshes."""
+    return np.union1d(case.steps, refreshes(case))
 
 
 def at(case: LowRankRun, wanted: Any) -> np.ndarray:
@@ -286,10 +285,16 @@ def sum_ranks(case: LowRankRun) -> Int[Array, "refreshes"]:
     return jnp.asarray(case.rank * np.arange(1, 1 + deficient(case)))
 
 
-def independence(case: LowRankRun, bases: Float[Array, "refresh length rank"]) -> Array:
-    """Smallest singular value of [P_1 ... P_K], K = K_max: 0 if the subspaces meet."""
+def independence(
+    case: LowRankRun, bases: Float[Array, "refresh length rank"]
+) -> Float[Array, "refreshes"]:
+    """Smallest singular value of [P_1 ... P_K] for each K; 0 if the subspaces meet."""
     chosen = jnp.concatenate(list(bases[: deficient(case)]), axis=1)
-    return linalg.svdvals(chosen)[-1]
+    count = case.rank * np.arange(1, 1 + deficient(case))
+    # The columns to come are put to zero, and their zeros left out.
+    present = jnp.asarray(np.arange(chosen.shape[1]) < count[:, None], chosen.dtype)
+    values = jax.lax.map(lambda ours: linalg.svdvals(chosen * ours[None, :]), present)
+    return values[np.arange(len(count)), count - 1]
 
 
 def distance(

@@ -19,7 +19,6 @@ from lrdyn.projection import (
     choose_projectors,
     lift_onto,
     project,
-    top_singular_projector,
 )
 from lrdyn.theorem import Arrays, Claim, Control, Statement, relative_difference, with_condition
 from lrdyn.theorems.low_rank_training import (
@@ -27,20 +26,16 @@ from lrdyn.theorems.low_rank_training import (
     at,
     determined,
     distance,
-    first_matrix,
     flat,
     make_run,
     refreshed,
-    refreshes,
     times,
     train,
-    unflat,
 )
 
 KEEP, RESET, TRANSPORT = range(3)
 NAMES = ("keep", "reset", "transport")
-MOMENTUM, SQUARES = 0.9, 0.999
-"""Decays of the means of gradients (momentum) and of their squares (Adam)."""
+MOMENTUM = 0.9
 
 
 def one_policy(number: Int[Array, ""]) -> StatePolicy:
@@ -135,33 +130,6 @@ def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "t
     return iterate(step, begin, times(case), lambda now: flat(now.weights))[1]
 
 
-def transported_squares(
-    case: LowRankRun, records: Float[Array, "times entries"]
-) -> Float[Array, "..."]:
-    """S_new S_old^T v at the first refresh after the start: v moved as if it were a momentum.
-
-    v is Adam's mean of squares, ``(1 - b) sum_t b^(T-1-t) (S G_t)^2``; its first matrix is shown.
-    """
-
-    def gradient(vector):
-        return first_matrix(jax.grad(case.loss)(unflat(case)(vector), case.data))
-
-    if len(refreshes(case)) == 1:
-        return jnp.zeros_like(gradient(records[0]))
-    path = jax.vmap(gradient)(records[at(case, np.arange(case.period + 1))])
-    old, new = (top_singular_projector(G, case.rank, case.side) for G in (path[0], path[-1]))
-    shares = (1 - SQUARES) * SQUARES ** np.arange(case.period - 1, -1, -1)
-    weighed = jnp.asarray(shares, path.dtype)[:, None, None]
-    return new.project(old.lift(jnp.sum(weighed * jax.vmap(old.project)(path[:-1]) ** 2, axis=0)))
-
-
-def negative_rows(case: LowRankRun, squares: Float[Array, "..."]) -> Int[Array, ""]:
-    """In how many directions some entry is negative for one of the two signs of its vector."""
-    along = 1 if case.side == "left" else 0
-    lowest, highest = jnp.min(squares, axis=along), jnp.max(squares, axis=along)
-    return jnp.sum(jnp.minimum(lowest, -highest) < 0)
-
-
 # The statement -----------------------------------------------------------------------------------
 
 
@@ -176,27 +144,33 @@ def predict(case: LowRankRun) -> dict[str, Array]:
         "policy_weights": galore[:, recorded],
         "lifted": every[:, recorded],
         "signs": jnp.zeros((len(SIGN_FREE), len(recorded)), galore.dtype),
-        "negative_directions": jnp.asarray(case.rank),
-        "singular_gap": jnp.stack([refreshed(case, run).gaps for run in galore]),
+        "singular_gap": jax.vmap(lambda run: refreshed(case, run).gaps)(galore),
         "condition": condition,
     }
 
 
-SIGN_FREE = (RESET, TRANSPORT)
+SIGN_FREE = np.array([RESET, TRANSPORT])
+"""Policies after which the signs of singular vectors have no effect."""
 
 
-def measure(case: LowRankRun, *, sign_free: tuple[int, ...] = SIGN_FREE) -> dict[str, Array]:
-    """ReLoRA with each policy, with both rules for the signs."""
+def measure(case: LowRankRun, *, broken: bool = False) -> dict[str, Array]:
+    """ReLoRA with each policy, with both rules for the signs.
+
+    Args:
+        case: the run.
+        broken: show each policy under the name of another, and signs with a kept state.
+
+    Returns:
+        Arrays under the names of :func:`predict`.
+    """
     runs = jax.vmap(lambda flipped: lanes(case, RELORA, flipped=flipped))(jnp.array([False, True]))
-    recorded, chosen = at(case, case.steps), np.array(sign_free)
-    one, other = runs[:, :, recorded]
-    squares = transported_squares(case, runs[0, RESET])
+    one, other = runs[:, :, at(case, case.steps)]
+    chosen = SIGN_FREE * 0 + KEEP if broken else SIGN_FREE
+    named = jnp.roll(one, 1, axis=0) if broken else one
     return {
-        "policy_weights": one,
-        "lifted": one,
+        "policy_weights": named,
+        "lifted": named,
         "signs": jax.vmap(distance)(one[chosen], other[chosen]),
-        "negative_directions": negative_rows(case, squares),
-        "transported_squares": squares,
         "step": jnp.asarray(case.steps),
     }
 
@@ -229,31 +203,21 @@ CLAIMS = (
         ),
         applies=_determined,
     ),
-    Claim(
-        "negative_directions",
-        "Adam's mean of squares, moved like a momentum, has negative entries in each of the r "
-        "directions, for one of the two signs that its singular vector can have",
-        kind="exact",
-        applies=lambda case, p, m: _determined(case, p, m) & (len(refreshes(case)) > 1),
-    ),
 )
 
 
-def _turned(case: LowRankRun) -> dict[str, Array]:
-    """The three recursions in another order: nothing is the same but their number."""
-    right = predict(case)
-    turned = {name: jnp.roll(right[name], 1, axis=0) for name in ("policy_weights", "lifted")}
-    return right | turned | {"negative_directions": jnp.asarray(0)}
+def _broken(case: LowRankRun) -> dict[str, Array]:
+    return measure(case, broken=True)
 
 
 AT = {"optimizer": "momentum", "side": "left", "problem": "regression", "steps": 40}
 
 
-def _with_state(settings: dict[str, Any]) -> dict[str, Any]:
-    """Optimisers that have a state, on the first problem; all policies are run anyway."""
-    optimizers = tuple(name for name in settings["optimizer"] if name != "sgd")
-    first = {name: settings[name][:1] for name in ("state", "side", "problem")}
-    return settings | first | {"optimizer": optimizers}
+def _momentum(settings: dict[str, Any]) -> dict[str, Any]:
+    """Momentum, on the first problem and the last side; all policies are run anyway."""
+    optimizers = tuple(name for name in settings["optimizer"] if name == "momentum")
+    first = {name: settings[name][:1] for name in ("state", "problem")}
+    return settings | first | {"optimizer": optimizers, "side": settings["side"][-1:]}
 
 
 OPTIMIZER_STATE = Statement(
@@ -267,28 +231,21 @@ OPTIMIZER_STATE = Statement(
             "other_policy",
             "one keeps its state where the other resets, resets where it transports, ...",
             "policy_weights",
-            predict=_turned,
+            measure=_broken,
             at=AT,
         ),
         Control(
             "other_recursion",
             "each policy lifted as another one",
             "lifted",
-            predict=_turned,
+            measure=_broken,
             at=AT,
         ),
         Control(
             "kept_signs",
             "a state that is kept while the signs of singular vectors change",
             "signs",
-            measure=lambda case: measure(case, sign_free=(KEEP, KEEP)),
-            at=AT,
-        ),
-        Control(
-            "squares_stay_positive",
-            "the transported squares claimed to be a mean of squares",
-            "negative_directions",
-            predict=_turned,
+            measure=_broken,
             at=AT,
         ),
     ),
@@ -297,8 +254,7 @@ OPTIMIZER_STATE = Statement(
         "lifted": ("policy", "step", "entry"),
         "signs": ("sign_free_policy", "step"),
         "singular_gap": ("policy", "refresh", "matrix"),
-        "transported_squares": ("direction", "entry_of_direction"),
         "step": ("step",),
     },
-    narrow=_with_state,
+    narrow=_momentum,
 )
