@@ -166,8 +166,11 @@ def times(case: LowRankRun) -> np.ndarray:
 
 
 def at(case: LowRankRun, wanted: Any) -> np.ndarray:
-    """Where steps stand among the times."""
-    return np.searchsorted(times(case), wanted)
+    """Where steps stand among the times.
+
+    Indices are int32 throughout: two threads, one of them in float64, can share a trace of int64.
+    """
+    return np.searchsorted(times(case), wanted).astype(np.int32)
 
 
 def flat(params: PyTree) -> Float[Array, "entries"]:
@@ -282,7 +285,7 @@ def sum_values(
 
 def sum_ranks(case: LowRankRun) -> Int[Array, "refreshes"]:
     """r K for K = 1, ..., K_max."""
-    return jnp.asarray(case.rank * np.arange(1, 1 + deficient(case)))
+    return jnp.asarray(case.rank * np.arange(1, 1 + deficient(case), dtype=np.int32))
 
 
 def independence(
@@ -290,11 +293,11 @@ def independence(
 ) -> Float[Array, "refreshes"]:
     """Smallest singular value of [P_1 ... P_K] for each K; 0 if the subspaces meet."""
     chosen = jnp.concatenate(list(bases[: deficient(case)]), axis=1)
-    count = case.rank * np.arange(1, 1 + deficient(case))
+    count = case.rank * np.arange(1, 1 + deficient(case), dtype=np.int32)
     # The columns to come are put to zero, and their zeros left out.
     present = jnp.asarray(np.arange(chosen.shape[1]) < count[:, None], chosen.dtype)
     values = jax.lax.map(lambda ours: linalg.svdvals(chosen * ours[None, :]), present)
-    return values[np.arange(len(count)), count - 1]
+    return values[np.arange(len(count), dtype=np.int32), count - 1]
 
 
 def distance(

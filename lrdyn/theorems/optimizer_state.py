@@ -149,7 +149,7 @@ def predict(case: LowRankRun) -> dict[str, Array]:
     }
 
 
-SIGN_FREE = np.array([RESET, TRANSPORT])
+SIGN_FREE = np.array([RESET, TRANSPORT], np.int32)
 """Policies after which the signs of singular vectors have no effect."""
 
 

@@ -106,7 +106,7 @@ def measure(case: LowRankRun, *, method: Method = RELORA, **how: Any) -> dict[st
     recorded = at(case, case.steps)
     values = sum_values(case, run.records)
     largest = jnp.maximum(values[:, 0], jnp.finfo(values.dtype).tiny)[:, None]
-    following = jnp.pad(values, ((0, 0), (0, 1)))[np.arange(len(values)), sum_ranks(case)]
+    following = jnp.pad(values, ((0, 0), (0, 1)))[_count(values), sum_ranks(case)]
     limit = tolerance(
         "identity", values.dtype, steps=case.steps[-1], size=longest_axis(case)
     )  # of the claims: what is larger is no round-off
@@ -119,6 +119,10 @@ def measure(case: LowRankRun, *, method: Method = RELORA, **how: Any) -> dict[st
         "step": jnp.asarray(case.steps),
         "diverged_at": run.diverged_at,
     }
+
+
+def _count(array: Array) -> np.ndarray:
+    return np.arange(len(array), dtype=np.int32)
 
 
 def gap(case: LowRankRun, predicted: Arrays, measured: Arrays) -> dict[str, Array]:
@@ -187,7 +191,7 @@ def _pruned(case: LowRankRun) -> dict[str, Array]:
 def _one_less(case: LowRankRun) -> dict[str, Array]:
     """Rank r as for a single adapter; sigma_{rK} for sigma_{rK+1}."""
     right = measure(case)
-    before = right["sum_values"][np.arange(len(right["sum_rank"])), sum_ranks(case) - 1]
+    before = right["sum_values"][_count(right["sum_rank"]), sum_ranks(case) - 1]
     return right | {
         "sum_rank": jnp.full_like(right["sum_rank"], case.rank),
         "sum_excess": before / right["sum_values"][:, 0],
@@ -270,6 +274,7 @@ DIMS = {
     "singular_gap": ("refresh", "matrix"),
     "sum_rank": ("refreshes",),
     "sum_excess": ("refreshes",),
+    "independence": ("refreshes",),
     "sum_values": ("refreshes", "index"),
     "step": ("step",),
 }
