@@ -321,11 +321,92 @@ OTHER_PROBLEMS = Statement(
     compare=gap,
 )
 
+# Figure ------------------------------------------------------------------------------------------
+
+
+def plot_paths(groups: "Mapping[str, xr.Dataset]") -> "Figure":
+    """Draw the loss of both methods, the gap between them, and the rank of what they added.
+
+    Args:
+        groups: content of ``results.nc``.
+
+    Returns:
+        The figure, at the first values of all flags but the optimiser.
+    """
+    from lrdyn import plotting
+
+    swept = ["seed", *(flag.name for flag in FLAGS if flag.name != "optimizer")]
+    root = groups["/"]
+    data = root.isel({name: 0 for name in swept if name in root.dims})
+    titles = ["two methods, one path", "their distance", "$W(t) - W(0)$, $K$ refreshes"]
+    with plotting.style():
+        figure, (left, middle, right) = plotting.panels(titles, height=2.6)
+        _plot_losses(left, data)
+        _plot_gaps(middle, data, groups)
+        _plot_sums(right, data.isel(optimizer=0))
+    return figure
+
+
+def _plot_losses(ax: "Axes", data: "xr.Dataset") -> None:
+    from lrdyn import plotting
+
+    names = data["optimizer"].values
+    for start, (name, color) in enumerate(zip(names, plotting.SHADES, strict=False)):
+        one = data.sel(optimizer=name)
+        step, predicted, measured = (
+            one[n].values for n in ("step", "training_loss_predicted", "training_loss_measured")
+        )
+        plotting.plot_compared(ax, step, predicted, measured, color=color, every=(2 * start, 6))
+    for refresh in range(0, int(data["step"][-1]) + 1, int(data["period"])):
+        ax.axvline(refresh, color="#D9D9D9", lw=0.4, zorder=0)
+    ax.set(xlabel="step", ylabel="training loss", xlim=(0, data["step"][-1]))
+    plotting.plot_key(ax, line="GaLore", marker="ReLoRA, frozen factor")
+    ax.legend(handles=ax.get_legend().legend_handles, loc="upper right")
+
+
+def _plot_gaps(ax: "Axes", data: "xr.Dataset", groups: "Mapping[str, xr.Dataset]") -> None:
+    from lrdyn import plotting
+
+    for name, color in zip(data["optimizer"].values, plotting.SHADES, strict=False):
+        gaps = data["gap"].sel(optimizer=name)
+        # An agreement to the last bit has no logarithm.
+        ax.plot(gaps["step"], gaps.where(gaps > 0), color=color, lw=1.0, label=str(name))
+    controls = [
+        float(found["residual_weights"].min())
+        for name, found in groups.items()
+        if name.startswith("/controls/") and "residual_weights" in found
+    ]
+    if controls:
+        low, high = min(controls), max(controls)
+        ax.axhspan(low, high, color=plotting.GREY, lw=0, alpha=0.35)
+        text = f"{len(controls)} controls: {low:.2f} to {high:.2f}"
+        ax.annotate(text, (0.03, low), (0, -3), xycoords=("axes fraction", "data"),
+                    textcoords="offset points", va="top", color=plotting.GREY)  # fmt: skip
+    ax.legend(loc="center right")
+    ax.set(yscale="log", xlabel="step", ylabel="gap / largest weight", ylim=(None, 3.0))
+    ax.set_xlim(0, float(data["step"][-1]))
+
+
+def _plot_sums(ax: "Axes", data: "xr.Dataset") -> None:
+    from lrdyn import plotting
+
+    rank, values = int(data["rank"]), data["sum_values"]
+    for number, color in zip(range(values.sizes["refreshes"]), plotting.SHADES, strict=False):
+        one = values.isel(refreshes=number).dropna("index").values
+        index = np.arange(1, 1 + len(one))
+        ax.plot(index, one / one[0], color=color, marker="o", ms=3, lw=0.8)
+        edge = rank * (number + 1)
+        ax.annotate(f"$K = {number + 1}$", (edge, one[edge - 1] / one[0]), (3, 3),
+                    textcoords="offset points", color=color)  # fmt: skip
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(yscale="log", xlabel="index $i$", ylabel=r"$\sigma_i / \sigma_1$")
+
 
 THEOREM4 = Theorem(
     "theorem4",
     "GaLore and ReLoRA with a frozen factor take the same path, for any optimiser of gradients",
     FLAGS,
     (TRAJECTORY, OPTIMIZER_STATE, OTHER_PROBLEMS),
+    plots={"paths": plot_paths},
     check=check,
 )
