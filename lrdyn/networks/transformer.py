@@ -90,7 +90,7 @@ class Transformer(eqx.Module):
     def __call__(
         self, inputs: Float[Array, "batch features tokens"]
     ) -> Float[Array, "batch outputs tokens"]:
-        """f of each example."""
+        """Outputs of each example."""
         return jax.vmap(self._one)(inputs)
 
     def _one(self, tokens):

@@ -16,7 +16,7 @@ from lrdyn import linalg
 from lrdyn.descent import Trajectory, recorded_steps
 from lrdyn.initialization import gaussians
 from lrdyn.networks import mlp, transformer
-from lrdyn.projection import RELORA, Method, choose_projectors, low_rank_descent
+from lrdyn.projection import RELORA, Method, Side, choose_projectors, low_rank_descent
 
 Data = tuple[Array, Array]
 
@@ -64,13 +64,13 @@ def _unscaled(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
 
 
 def _classes(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
-    """m classes, drawn at random."""
+    """As many classes as rows, drawn at random."""
     weights, (inputs, outputs) = _unscaled(key, rows, cols)
     return weights, (inputs, jax.nn.one_hot(outputs.argmax(0), rows, axis=0, dtype=inputs.dtype))
 
 
 def _perceptron(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
-    """n inputs, m hidden units, m outputs."""
+    """With n inputs, m hidden units and m outputs."""
     network_key, data_key = jax.random.split(key)
     return mlp(network_key, (cols, rows, rows)), _unscaled(data_key, rows, cols)[1]
 
@@ -119,7 +119,7 @@ class LowRankRun(eqx.Module):
     period: int = eqx.field(static=True)
     optimizer: str = eqx.field(static=True)
     state: str = eqx.field(static=True)
-    side: str = eqx.field(static=True)
+    side: Side = eqx.field(static=True)
     steps: tuple[int, ...] = eqx.field(static=True)
     """Recorded steps."""
 
@@ -133,7 +133,7 @@ def make_run(
     period: int,
     optimizer: str,
     state: str,
-    side: str,
+    side: Side,
     problem: str,
     learning_rate: Any,
     steps: int,
@@ -284,7 +284,7 @@ def sum_values(
 
 
 def sum_ranks(case: LowRankRun) -> Int[Array, "refreshes"]:
-    """r K for K = 1, ..., K_max."""
+    """Predicted ranks r K, K = 1, ..., K_max."""
     return jnp.asarray(case.rank * np.arange(1, 1 + deficient(case), dtype=np.int32))
 
 

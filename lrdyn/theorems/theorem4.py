@@ -360,8 +360,9 @@ def _plot_losses(ax: "Axes", data: "xr.Dataset") -> None:
     for refresh in range(0, int(data["step"][-1]) + 1, int(data["period"])):
         ax.axvline(refresh, color="#D9D9D9", lw=0.4, zorder=0)
     ax.set(xlabel="step", ylabel="training loss", xlim=(0, data["step"][-1]))
-    plotting.plot_key(ax, line="GaLore", marker="ReLoRA, frozen factor")
-    ax.legend(handles=ax.get_legend().legend_handles, loc="upper right")
+    legend = plotting.plot_key(ax, line="GaLore", marker="ReLoRA, frozen factor").get_legend()
+    if legend is not None:
+        legend.set_loc("upper right")
 
 
 def _plot_gaps(ax: "Axes", data: "xr.Dataset", groups: "Mapping[str, xr.Dataset]") -> None:
@@ -398,7 +399,7 @@ def _plot_sums(ax: "Axes", data: "xr.Dataset") -> None:
         edge = rank * (number + 1)
         ax.annotate(f"$K = {number + 1}$", (edge, one[edge - 1] / one[0]), (3, 3),
                     textcoords="offset points", color=color)  # fmt: skip
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_xticks(range(rank, values.sizes["index"] + 1, rank))
     ax.set(yscale="log", xlabel="index $i$", ylabel=r"$\sigma_i / \sigma_1$")
 
 
