@@ -321,9 +321,7 @@ def test_moving_the_squares_ends_the_run():
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize(
-    ("state", "same"), [("keep", False), ("reset", True), ("transport", True)]
-)
+@pytest.mark.parametrize(("state", "same"), [("keep", False), ("reset", True), ("transport", True)])
 def test_signs_of_singular_vectors(kind, state, same):
     """A path depends on them if a state is kept across a refresh, and not otherwise."""
     X, Y, W = map(jnp.asarray, problem())
@@ -426,9 +424,7 @@ def test_a_projector_is_orthonormal_with_a_rule_for_signs(side, dtype):
     left, values, right = np.linalg.svd(np.asarray(G, np.float64))
     best = left[:, :3] * values[:3] @ right[:3]
     oracles.assert_close(P.lift(P.project(G)), best, size=10 * N)
-    largest = np.take_along_axis(
-        np.asarray(P.basis), np.abs(P.basis).argmax(axis=0)[None], axis=0
-    )
+    largest = np.take_along_axis(np.asarray(P.basis), np.abs(P.basis).argmax(axis=0)[None], axis=0)
     assert (largest > 0).all()
     flipped = lr.top_singular_projector(-G, 3, side)
     oracles.assert_close(flipped.basis, P.basis, size=10 * N)

@@ -380,7 +380,7 @@ def _plot_gaps(ax: "Axes", data: "xr.Dataset", groups: "Mapping[str, xr.Dataset]
     if controls:
         low, high = min(controls), max(controls)
         ax.axhspan(low, high, color=plotting.GREY, lw=0, alpha=0.35)
-        text = f"{len(controls)} controls: {low:.2f} to {high:.2f}"
+        text = f"controls: {low:.2f} to {high:.2f}"
         ax.annotate(text, (0.03, low), (0, -3), xycoords=("axes fraction", "data"),
                     textcoords="offset points", va="top", color=plotting.GREY)  # fmt: skip
     ax.legend(loc="center right")
