@@ -82,7 +82,7 @@ def test_a_transformer_is_loops_over_examples_tokens_and_heads(heads, dtype):
     for example in np.asarray(X, np.float64):
         H = np.asarray(network.embedding, np.float64) @ example
 
-        def each(norm, H=None):
+        def each(norm, H):
             return np.stack([normalised(norm, h) for h in H.T], axis=1)
 
         first, second, last = network.norms

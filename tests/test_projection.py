@@ -1,6 +1,7 @@
 """Algorithm 1, against NumPy loops written from its text."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -45,7 +46,9 @@ class Optimizer:
     """Textbook rules, one number after another."""
 
     def __init__(self, kind):
-        self.kind, self.count, self.first, self.second = kind, 0, None, None
+        self.kind, self.count = kind, 0
+        self.first: Any = None
+        self.second: Any = None
 
     def update(self, R):
         if self.first is None:
@@ -79,7 +82,8 @@ def vectors(G, rank, side):
 
 def galore_by_hand(W, gradient, kind, *, period, steps, side="left", state="keep", rank=RANK):
     """Algorithm 1 with the gradient projected: the weights at every step."""
-    W, path, opt, P = W.copy(), [W.copy()], Optimizer(kind), None
+    W, path, opt = W.copy(), [W.copy()], Optimizer(kind)
+    P: Any = None
     for t in range(steps):
         G = gradient(W)
         if t % period == 0:
@@ -227,7 +231,7 @@ def network_loss(network, X, Y):
 @pytest.mark.parametrize("kind", ["momentum", "adam"])
 def test_networks_take_the_same_path_and_biases_are_trained_as_they_are(kind):
     X, Y, _ = map(jnp.asarray, problem())
-    network = mlp(jax.random.key(0), (N, M, M))
+    network: Any = mlp(jax.random.key(0), (N, M, M))
 
     @functools.partial(fast, static_argnums=0)
     def trained(method):
@@ -239,7 +243,7 @@ def test_networks_take_the_same_path_and_biases_are_trained_as_they_are(kind):
     # One step of a bias is a step of the optimiser itself.
     rule, gradient = OPTIMIZERS[kind], jax.grad(network_loss)(network, X, Y)
     updates, _ = rule.update(gradient, rule.init(network))
-    expected = optax.apply_updates(network, updates)
+    expected: Any = optax.apply_updates(network, updates)
     after = jax.tree.map(lambda leaf: leaf[1], one.records)
     oracles.assert_close(after.biases, expected.biases, size=10)
     oracles.assert_apart(after.weights, expected.weights)
@@ -270,7 +274,7 @@ def test_it_sees_the_gradient_of_the_merged_weights_times_the_scale():
 # State -----------------------------------------------------------------------------------------
 
 
-def adam_state(seed=0):
+def adam_state(seed=0) -> tuple[Any, Any, Any]:
     """Adam's state after steps in random coordinates, with the projectors before and after."""
     draw = np.random.default_rng(seed)
     old, new = (
@@ -378,10 +382,10 @@ def test_both_factors_zero_never_move():
 
 def test_both_factors_trained_by_hand():
     X, Y, W = problem()
-    path = []
+    path, B, A = [], np.zeros((M, RANK)), np.zeros((RANK, N))
     for t in range(7):
         if t % 3 == 0:
-            W = W + (B @ A if t else 0)
+            W = W + B @ A
             B, A = vectors(slope(W, X, Y), RANK, "left"), np.zeros((RANK, N))
         path.append(W + B @ A)
         G = slope(W + B @ A, X, Y)
@@ -394,7 +398,7 @@ def test_both_factors_trained_by_hand():
 def test_mistakes_at_a_refresh_by_hand(method):
     """Up to the first refresh nothing is wrong; there the weights jump."""
     X, Y, W = problem()
-    path = []
+    path, B, A = [], np.zeros((M, RANK)), np.zeros((RANK, N))
     for t in range(7):
         if t % 3 == 0:
             if t and method is STALE:

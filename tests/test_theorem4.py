@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +35,14 @@ from tests import oracles
 from tests.runs import finished
 
 SETTINGS = {flag.name: flag.quick if flag.swept else flag.quick[0] for flag in THEOREM4.flags}
-FLAGS = {name: value[0] if isinstance(value, tuple) else value for name, value in SETTINGS.items()}
+FLAGS: dict[str, Any] = {
+    name: value[0] if isinstance(value, tuple) else value for name, value in SETTINGS.items()
+}
 
 
 def make(seed=0, **flags):
-    return make_run(jax.random.key(seed), **FLAGS | {"rows": 4, "cols": 6, "steps": 12} | flags)
+    settings: dict[str, Any] = FLAGS | {"rows": 4, "cols": 6, "steps": 12} | flags
+    return make_run(jax.random.key(seed), **settings)
 
 
 # Problems --------------------------------------------------------------------------------------
@@ -156,7 +160,8 @@ def test_a_tie_is_noticed():
         gaps = refreshed(one, train(one).records).gaps
         assert bool(determined(gaps)) is expected
         predicted = {"singular_gap": gaps}
-        assert bool(TRAJECTORY.claims[0].applies(one, predicted, {})) is expected
+        applies: Any = TRAJECTORY.claims[0].applies
+        assert bool(applies(one, predicted, {})) is expected
 
 
 # The command -----------------------------------------------------------------------------------
@@ -166,8 +171,10 @@ def test_the_results_keep_the_gap_of_every_step(tmp_path_factory):
     ran = finished("theorem4", tmp_path_factory.getbasetemp())
     data = ran.group("/")
     assert data["step"].values.tolist() == list(range(21))
-    largest = np.maximum(*(abs(data[f"weights_{part}"]).max(["step", "entry"])
-                           for part in ("predicted", "measured")))  # fmt: skip
+    one, other = (
+        abs(data[f"weights_{part}"]).max(["step", "entry"]) for part in ("predicted", "measured")
+    )
+    largest = one.where(one > other, other)
     apart = abs(data["weights_predicted"] - data["weights_measured"]).max("entry") / largest
     eps = np.finfo(float).eps
     assert float(abs(apart - data["gap"]).max()) <= eps
