@@ -199,7 +199,7 @@ def _one_less(case: LowRankRun) -> dict[str, Array]:
 
 
 SGD = {"optimizer": "sgd", "side": "left", "problem": "regression", "state": "keep", "steps": 60}
-ADAM = SGD | {"optimizer": "adam", "state": "reset"}
+ADAM = SGD | {"optimizer": "adam", "state": "reset", "steps": 20}
 
 CONTROLS = (
     Control(
