@@ -16,8 +16,9 @@ from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem1 import THEOREM1
 from lrdyn.theorems.theorem2 import THEOREM2
 from lrdyn.theorems.theorem3 import THEOREM3
+from lrdyn.theorems.theorem4 import THEOREM4
 
-THEOREMS = (THEOREM1, THEOREM2, COROLLARY1, COMPLETION, THEOREM3)
+THEOREMS = (THEOREM1, THEOREM2, COROLLARY1, COMPLETION, THEOREM3, THEOREM4)
 
 
 def shares(argv: list[str]) -> list[list[str]]:

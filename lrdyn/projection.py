@@ -487,7 +487,8 @@ def _segments(steps: np.ndarray | tuple[int, ...], period: int):
     # A segment of no step looks at the start before anything is chosen.
     starts, stops = np.array([0, *cuts[:-1]]), np.array(cuts)
     fresh = (starts % period == 0) & (stops > starts)
-    kept = np.searchsorted(stops, recorded)
+    # int32, like all indices: threads of both precisions can share a trace of int64.
+    kept = np.searchsorted(stops, recorded).astype(np.int32)
     return starts.astype(np.int32), stops.astype(np.int32), fresh, kept
 
 

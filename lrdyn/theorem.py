@@ -186,6 +186,7 @@ class Statement:
         dims: names of the axes of each array.
         narrow: ``narrow(settings)`` returns the settings that this statement sweeps, if not all. An
             empty tuple for a flag leaves the statement out (unless it is the theorem's first).
+        compare: ``compare(case, predicted, measured)``: arrays made of both, kept beside them.
     """
 
     id: str
@@ -197,6 +198,7 @@ class Statement:
     hypotheses: Mapping[str, Callable[[Case], Array]] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     narrow: Callable[[dict[str, Any]], dict[str, Any]] = lambda settings: settings
+    compare: Callable[[Case, Arrays, Arrays], Arrays] = lambda case, predicted, measured: {}
 
     def __post_init__(self):
         known = {claim.id for claim in self.claims}

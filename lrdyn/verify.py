@@ -289,7 +289,8 @@ def evaluate(statement: Statement, fixed: Mapping[str, Any]) -> Callable[..., di
         predicted, measured = dict(statement.predict(case)), dict(statement.measure(case))
         steps = int({**fixed, **flags}.get("steps", 1))
         outputs = _judged(statement, statement.claims, case, predicted, measured, steps)
-        return outputs | _named(predicted, measured)
+        both = dict(statement.compare(case, predicted, measured))
+        return outputs | _named(predicted, measured) | both
 
     return point
 
@@ -508,7 +509,8 @@ def claim_entry(
     holds = _both([j.holds for j in judged.values()])
     scaling = None
     if claim.kind == "identity" and len(judged) == 2 and holds is not None:
-        scaling = scales_with_epsilon(judged["float64"].residual, judged["float32"].residual)
+        residuals = {p: judged[p].residual / _condition(legs[p], judged[p].worst) for p in judged}
+        scaling = scales_with_epsilon(residuals["float64"], residuals["float32"])
         holds = holds and scaling
     first = next(iter(judged))
     worst = _point_of(legs[first], f"residual_{claim.id}", judged[first].worst)
@@ -562,6 +564,11 @@ def _all_met(control: Control, results: "xarray.Dataset") -> "xarray.DataArray":
     for name in map(str, results):
         met = met & results[name] if name.startswith("met_") else met
     return met
+
+
+def _condition(results: "xarray.Dataset", worst: int) -> float:
+    # The worst cases of two legs can be different runs, which amplify rounding differently.
+    return float(results["condition"].values.ravel()[worst]) if "condition" in results else 1.0
 
 
 def control_entry(control: Control, legs: Mapping[str, "xarray.Dataset"]) -> dict[str, Any]:

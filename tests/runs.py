@@ -15,12 +15,14 @@ ROOT = Path(__file__).parents[1]
 DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
 DECAYED = ["--depth", "3", "--weight-decay", "0", "0.1", "--seeds", "1"]
 MASKED = ["--rows", "6", "--cols", "8", "--keep-prob", "0.5", "0.7", "--seeds", "1"]
+LOW_RANK = ["--rows", "6", "--cols", "8", "--period", "5", "--steps", "20", "--seeds", "1"]
 TINY = {
     "theorem1": DECAYED,
     "theorem2": DEEP,
     "corollary1": DEEP,
     "completion": ["--steps", "1800", "--seeds", "1"],
     "theorem3": MASKED,
+    "theorem4": LOW_RANK,
 }
 """Arguments of the small run of each theorem."""
 

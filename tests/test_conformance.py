@@ -289,6 +289,11 @@ def ranks_beyond(low, high, first=0):
     return residual
 
 
+def sums_of_wrong_rank(d):
+    wrong = d["sum_rank_predicted"] != d["sum_rank_measured"]
+    return (wrong & (d["independence"] >= 0.1)).sum("refreshes")
+
+
 RESIDUALS = {
     **RECOVERY,
     **{f"sensing_{name}": function for name, function in RECOVERY.items()},
@@ -360,6 +365,15 @@ RESIDUALS = {
     "rank": lambda d: (d["rank_predicted"] != d["rank_measured"]).sum("data"),
     "nuclear_bound": above_penalty,
     "attained": relative("attained"),
+    "weights": relative("weights"),
+    "training_loss": relative("training_loss"),
+    "network_weights": relative("weights"),
+    "network_training_loss": relative("training_loss"),
+    "sum_excess": absolute("sum_excess"),
+    "sum_rank": sums_of_wrong_rank,
+    "policy_weights": relative("policy_weights"),
+    "lifted": relative("lifted"),
+    "signs": absolute("signs"),
     **{
         name: on_worst_data(name)
         for name in (

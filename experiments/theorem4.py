@@ -1,0 +1,9 @@
+"""Verify Theorem 4: ``python -m experiments.theorem4 --help``."""
+
+import sys
+
+from lrdyn import cli
+from lrdyn.theorems.theorem4 import THEOREM4
+
+if __name__ == "__main__":
+    sys.exit(cli.main(THEOREM4))

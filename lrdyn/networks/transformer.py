@@ -1,0 +1,151 @@
+"""A small transformer: one block of attention and a perceptron, each behind a layer norm."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from lrdyn.initialization import gaussians
+from lrdyn.networks.mlp import MLP
+
+
+class LayerNorm(eqx.Module):
+    """g * (h - mean) / sqrt(variance + 1e-5) + b over the features of each token.
+
+    Args:
+        gain: g.
+        bias: b.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> norm = LayerNorm(jnp.ones(2), jnp.zeros(2))
+        >>> norm(jnp.array([[1.0], [3.0]])).round(3).tolist()
+        [[-1.0], [1.0]]
+    """
+
+    gain: Float[Array, "width"]
+    bias: Float[Array, "width"]
+
+    def __call__(self, hidden: Float[Array, "width tokens"]) -> Float[Array, "width tokens"]:
+        """Normalise each column."""
+        centred = hidden - jnp.mean(hidden, axis=0, keepdims=True)
+        # 1e-5, as everywhere: a token of equal features has no direction to be scaled to.
+        spread = jnp.sqrt(jnp.mean(centred**2, axis=0, keepdims=True) + 1e-5)
+        return self.gain[:, None] * centred / spread + self.bias[:, None]
+
+
+class Attention(eqx.Module):
+    """W_O concat_h(V_h softmax(K_h^T Q_h / sqrt(width / heads))), with Q, K, V = W_{Q,K,V} H.
+
+    There are no biases: that of the keys would have no effect, and a gradient of nothing but
+    round-off, which Adam turns into steps of full size.
+
+    Args:
+        query: W_Q.
+        key: W_K.
+        value: W_V.
+        output: W_O.
+        heads: number of heads; it divides the width.
+    """
+
+    query: Float[Array, "width width"]
+    key: Float[Array, "width width"]
+    value: Float[Array, "width width"]
+    output: Float[Array, "width width"]
+    heads: int = eqx.field(static=True, default=1)
+
+    def __call__(self, hidden: Float[Array, "width tokens"]) -> Float[Array, "width tokens"]:
+        """Every token looks at all tokens."""
+        width, tokens = hidden.shape
+
+        def split(matrix):
+            return (matrix @ hidden).reshape(self.heads, width // self.heads, tokens)
+
+        queries, keys, values = map(split, (self.query, self.key, self.value))
+        scores = jnp.einsum("hdk,hdq->hkq", keys, queries) / np.sqrt(width // self.heads)
+        mixed = jnp.einsum("hdk,hkq->hdq", values, jax.nn.softmax(scores, axis=1))
+        return self.output @ mixed.reshape(width, tokens)
+
+
+class Transformer(eqx.Module):
+    """f(X) = W_U LN(H_2), H_2 = H_1 + MLP(LN(H_1)), H_1 = H_0 + Attention(LN(H_0)), H_0 = W_E X.
+
+    One example is a matrix, one token a column. All leaves are arrays.
+
+    Args:
+        embedding: W_E.
+        attention: the attention.
+        mlp: the perceptron, which acts on each token.
+        norms: the three layer norms, in the order of their use.
+        unembedding: W_U.
+    """
+
+    embedding: Float[Array, "width features"]
+    attention: Attention
+    mlp: MLP
+    norms: tuple[LayerNorm, LayerNorm, LayerNorm]
+    unembedding: Float[Array, "outputs width"]
+
+    def __call__(
+        self, inputs: Float[Array, "batch features tokens"]
+    ) -> Float[Array, "batch outputs tokens"]:
+        """Outputs of each example."""
+        return jax.vmap(self._one)(inputs)
+
+    def _one(self, tokens):
+        first, second, last = self.norms
+        hidden = self.embedding @ tokens
+        hidden = hidden + self.attention(first(hidden))
+        hidden = hidden + self.mlp(second(hidden))
+        return self.unembedding @ last(hidden)
+
+
+def transformer(
+    key: Key[Array, ""],
+    *,
+    features: int,
+    width: int,
+    hidden: int,
+    outputs: int,
+    heads: int = 1,
+) -> Transformer:
+    """Draw a transformer: Gaussian weights of variance 1 / inputs, biases 0, gains 1.
+
+    Args:
+        key: random key.
+        features: entries of a token.
+        width: entries of its representation.
+        hidden: hidden units of the perceptron.
+        outputs: entries of an output.
+        heads: number of heads.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: the width is not a multiple of the number of heads.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> net = transformer(jax.random.key(0), features=3, width=4, hidden=8, outputs=2)
+        >>> net(jnp.ones((5, 3, 7))).shape
+        (5, 2, 7)
+    """
+    if heads < 1 or width % heads:
+        raise ValueError(f"heads: got {heads} with width {width}, wanted a divisor of the width")
+    square = (width, width)
+    shapes = [(width, features), *[square] * 4, (hidden, width), (width, hidden), (outputs, width)]
+    embedding, query, to_key, value, output, first, second, unembedding = (
+        G / np.sqrt(G.shape[1]) for G in gaussians(key, shapes)
+    )
+    zeros = jnp.zeros(width, embedding.dtype)
+    biases = (jnp.zeros(hidden, embedding.dtype), zeros)
+    norm = LayerNorm(jnp.ones_like(zeros), zeros)
+    return Transformer(
+        embedding,
+        Attention(query, to_key, value, output, heads),
+        MLP((first, second), biases, jax.nn.gelu),
+        (norm, norm, norm),
+        unembedding,
+    )

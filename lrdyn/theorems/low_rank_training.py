@@ -1,0 +1,307 @@
+"""Problems, cases and runs of Theorem 4."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from lrdyn import linalg
+from lrdyn.descent import Trajectory, recorded_steps
+from lrdyn.initialization import gaussians
+from lrdyn.networks import mlp, transformer
+from lrdyn.projection import RELORA, Method, Side, choose_projectors, low_rank_descent
+
+Data = tuple[Array, Array]
+
+# Problems --------------------------------------------------------------------------------------
+
+
+def linear_loss(weights: Float[Array, "m n"], data: Data) -> Float[Array, ""]:
+    """1/2 ||W X - Y||_F^2."""
+    inputs, outputs = data
+    return 0.5 * jnp.sum((weights @ inputs - outputs) ** 2)
+
+
+def logistic_loss(weights: Float[Array, "m n"], data: Data) -> Float[Array, ""]:
+    """Mean cross-entropy of softmax(W X) and the classes Y, one-hot."""
+    inputs, outputs = data
+    return -jnp.sum(outputs * jax.nn.log_softmax(weights @ inputs, axis=0)) / inputs.shape[1]
+
+
+def network_loss(network: Callable[[Array], Array], data: Data) -> Float[Array, ""]:
+    """||f(X) - Y||_F^2 / 2, the mean over examples and tokens."""
+    inputs, outputs = data
+    return 0.5 * jnp.sum(jnp.mean((network(inputs) - outputs) ** 2, axis=EXAMPLES[inputs.ndim]))
+
+
+EXAMPLES = {2: (1,), 3: (0, 2)}
+"""Axes of X other than its features: columns of a matrix, or examples and tokens."""
+
+PROBLEMS = ("regression", "logistic", "mlp", "transformer")
+TOKENS = 4
+"""Tokens of an example of the transformer."""
+
+
+def _linear(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
+    """W (m x n) and 2n examples: the second moments of X are near the identity."""
+    count = 2 * cols
+    weights, inputs, outputs = gaussians(key, [(rows, cols), (cols, count), (rows, count)])
+    return weights / np.sqrt(cols), (inputs / np.sqrt(count), outputs / np.sqrt(count))
+
+
+def _unscaled(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
+    """The same with entries of size 1, for losses that are means over examples."""
+    weights, data = _linear(key, rows, cols)
+    inputs, outputs = (np.sqrt(2 * cols) * array for array in data)
+    return weights, (inputs, outputs)
+
+
+def _classes(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
+    """As many classes as rows, drawn at random."""
+    weights, (inputs, outputs) = _unscaled(key, rows, cols)
+    return weights, (inputs, jax.nn.one_hot(outputs.argmax(0), rows, axis=0, dtype=inputs.dtype))
+
+
+def _perceptron(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
+    """With n inputs, m hidden units and m outputs."""
+    network_key, data_key = jax.random.split(key)
+    return mlp(network_key, (cols, rows, rows)), _unscaled(data_key, rows, cols)[1]
+
+
+def _transformer(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
+    """Tokens of n features, width m."""
+    network_key, data_key = jax.random.split(key)
+    network = transformer(network_key, features=cols, width=rows, hidden=2 * rows, outputs=rows)
+    count = -(-2 * cols // TOKENS)
+    inputs, outputs = gaussians(data_key, [(count * cols, TOKENS), (count * rows, TOKENS)])
+    return network, (inputs.reshape(count, cols, TOKENS), outputs.reshape(count, rows, TOKENS))
+
+
+DRAW = {
+    "regression": _linear,
+    "logistic": _classes,
+    "mlp": _perceptron,
+    "transformer": _transformer,
+}
+LOSS = {
+    "regression": linear_loss,
+    "logistic": logistic_loss,
+    "mlp": network_loss,
+    "transformer": network_loss,
+}
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "momentum": partial(optax.sgd, momentum=0.9),
+    "adam": optax.adam,
+}
+"""Name -> optimiser of a step size; all of them look at gradients only."""
+
+
+# Cases -----------------------------------------------------------------------------------------
+
+
+class LowRankRun(eqx.Module):
+    """A problem and how it is trained."""
+
+    params: PyTree
+    """W at the start: a matrix, or a network of which every matrix is projected."""
+    data: Data
+    learning_rate: Float[Array, ""]
+    loss: Callable[[PyTree, Data], Array] = eqx.field(static=True)
+    rank: int = eqx.field(static=True)
+    period: int = eqx.field(static=True)
+    optimizer: str = eqx.field(static=True)
+    state: str = eqx.field(static=True)
+    side: Side = eqx.field(static=True)
+    steps: tuple[int, ...] = eqx.field(static=True)
+    """Recorded steps."""
+
+
+def make_run(
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    rank: int,
+    period: int,
+    optimizer: str,
+    state: str,
+    side: Side,
+    problem: str,
+    learning_rate: Any,
+    steps: int,
+    **flags: Any,
+) -> LowRankRun:
+    """Draw a problem from the flags."""
+    params, data = DRAW[problem](key, rows, cols)
+    return LowRankRun(
+        params=params,
+        data=data,
+        learning_rate=jnp.asarray(learning_rate, data[0].dtype),
+        loss=LOSS[problem],
+        rank=rank,
+        period=period,
+        optimizer=optimizer,
+        state=state,
+        side=side,
+        steps=tuple(recorded_steps(steps).tolist()),
+    )
+
+
+def refreshes(case: LowRankRun) -> np.ndarray:
+    """Steps at which projectors are chosen."""
+    return np.arange(0, case.steps[-1], case.period)
+
+
+def times(case: LowRankRun) -> np.ndarray:
+    """Recorded steps, and the refreshes."""
+    return np.union1d(case.steps, refreshes(case))
+
+
+def at(case: LowRankRun, wanted: Any) -> np.ndarray:
+    """Where steps stand among the times.
+
+    Indices are int32 throughout: two threads, one of them in float64, can share a trace of int64.
+    """
+    return np.searchsorted(times(case), wanted).astype(np.int32)
+
+
+def flat(params: PyTree) -> Float[Array, "entries"]:
+    """All parameters in one vector."""
+    return ravel_pytree(params)[0]
+
+
+def train(
+    case: LowRankRun, method: Method = RELORA, params_and_data: Any = None, **how: Any
+) -> Trajectory:
+    """Run Algorithm 1 and record all parameters at all times.
+
+    Args:
+        case: the problem.
+        method: GaLore, ReLoRA or something else.
+        params_and_data: start and data, if not those of the case.
+        **how: further arguments of :func:`lrdyn.low_rank_descent`, if not those of the case;
+            ``side`` and ``choose`` too.
+
+    Returns:
+        The trajectory.
+    """
+    params, data = params_and_data or (case.params, case.data)
+    side = how.pop("side", case.side)
+    choose = how.pop("choose", lambda G: choose_projectors(G, case.rank, side))
+    return low_rank_descent(
+        method,
+        lambda weights: case.loss(weights, data),
+        params,
+        OPTIMIZERS[case.optimizer](case.learning_rate),
+        choose,
+        **{
+            "period": case.period,
+            "steps": tuple(times(case).tolist()),
+            "state": case.state,
+            "record": flat,
+        }
+        | how,
+    )
+
+
+def unflat(case: LowRankRun) -> Callable[[Array], PyTree]:
+    """The inverse of :func:`flat`."""
+    return ravel_pytree(case.params)[1]
+
+
+def losses(case: LowRankRun, records: Float[Array, "times entries"]) -> Float[Array, "times"]:
+    """Loss of each record."""
+    return jax.vmap(lambda vector: case.loss(unflat(case)(vector), case.data))(records)
+
+
+def first_matrix(params: PyTree) -> Float[Array, "m n"]:
+    """The first weight matrix, m x n in every problem."""
+    return next(leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+
+
+# What is looked at in a run --------------------------------------------------------------------
+
+
+class Refreshes(NamedTuple):
+    """The gradients at which projectors were chosen."""
+
+    gaps: Float[Array, "refresh matrix"]
+    """sigma_r - sigma_{r+1} of each matrix, over its largest sigma_1 in the run: a gradient is
+    rounded on the scale of the data."""
+    bases: Float[Array, "refresh length rank"]
+    """P of the first matrix."""
+
+
+def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refreshes:
+    """Look at the gradients of a recorded run once more."""
+
+    def of_matrix(G):
+        left, values, right = linalg.svd(G)
+        rank = min(case.rank, len(values))
+        values = jnp.append(values, 0.0)
+        vectors = left if case.side == "left" else right.T
+        return values[rank - 1] - values[rank], values[0], vectors[:, :rank]
+
+    def of_record(vector):
+        gradients = jax.grad(case.loss)(unflat(case)(vector), case.data)
+        matrices = [G for G in jax.tree.leaves(gradients) if G.ndim == 2]
+        gaps, largest, bases = zip(*map(of_matrix, matrices), strict=True)
+        return jnp.stack(gaps), jnp.stack(largest), bases[0]
+
+    gaps, largest, bases = jax.lax.map(of_record, records[at(case, refreshes(case))])
+    return Refreshes(gaps / jnp.max(largest, axis=0, keepdims=True), bases)
+
+
+def determined(gaps: Float[Array, "refresh matrix"]) -> Array:
+    """Whether all gaps are away from zero, so that half of the digits of a projector are left.
+
+    With a tie the singular vectors are not determined, and two runs can choose different ones.
+    """
+    return jnp.min(gaps) >= np.sqrt(jnp.finfo(gaps.dtype).eps)
+
+
+def deficient(case: LowRankRun) -> int:
+    """K_max: refreshes after which r K < min(m, n) still holds; at least 1."""
+    room = (min(first_matrix(case.params).shape) - 1) // case.rank
+    return int(np.clip(room, 1, len(refreshes(case))))
+
+
+def sum_values(
+    case: LowRankRun, records: Float[Array, "times entries"]
+) -> Float[Array, "refreshes index"]:
+    """Singular values of W(t) - W(0), the first matrix, after K = 1, ..., K_max refreshes."""
+    ends = np.append(refreshes(case)[1:], case.steps[-1])[: deficient(case)]
+    moved = records[at(case, ends)] - records[:1]
+    return jax.lax.map(lambda vector: linalg.svdvals(first_matrix(unflat(case)(vector))), moved)
+
+
+def sum_ranks(case: LowRankRun) -> Int[Array, "refreshes"]:
+    """Predicted ranks r K, K = 1, ..., K_max."""
+    return jnp.asarray(case.rank * np.arange(1, 1 + deficient(case), dtype=np.int32))
+
+
+def independence(
+    case: LowRankRun, bases: Float[Array, "refresh length rank"]
+) -> Float[Array, "refreshes"]:
+    """Smallest singular value of [P_1 ... P_K] for each K; 0 if the subspaces meet."""
+    chosen = jnp.concatenate(list(bases[: deficient(case)]), axis=1)
+    count = case.rank * np.arange(1, 1 + deficient(case), dtype=np.int32)
+    # The columns to come are put to zero, and their zeros left out.
+    present = jnp.asarray(np.arange(chosen.shape[1]) < count[:, None], chosen.dtype)
+    values = jax.lax.map(lambda ours: linalg.svdvals(chosen * ours[None, :]), present)
+    return values[np.arange(len(count), dtype=np.int32), count - 1]
+
+
+def distance(
+    one: Float[Array, "*lanes entries"], other: Float[Array, "*lanes entries"]
+) -> Float[Array, "*lanes"]:
+    """Largest difference of two runs at each time, over their largest weight."""
+    return jnp.max(jnp.abs(one - other), axis=-1) / jnp.max(jnp.abs(one))
