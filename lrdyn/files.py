@@ -212,7 +212,9 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
                 large = [name for name, v in dataset.items() if v.nbytes > SLAB]
                 _write_large(target, {name: dataset[name] for name in large})
                 small = dataset.drop_vars(large)
-                packed = {n: {"zlib": True, "complevel": 1} for n, v in small.items() if v.ndim}
+                # What fits into a page of a disk is smaller as it is.
+                wide = [name for name, v in small.items() if v.nbytes > 4096]
+                packed = {name: {"zlib": True, "complevel": 1} for name in wide}
                 small.dump_to_store(H5NetCDFStore(target.group), encoding=packed)
         finally:
             target.close()

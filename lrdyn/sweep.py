@@ -125,13 +125,13 @@ class _Plan(NamedTuple):
 class _Group(NamedTuple):
     """Points of one shape and the program that they share."""
 
-    call: Callable
-    """The function, traced: batching it does not run its Python again."""
+    traced: Any
+    """One call of the function: of ``lanes`` points batched, or of one; whether slots are used."""
     outputs: dict[str, jax.ShapeDtypeStruct]
     """Of one point."""
     parts: list[np.ndarray]
     """Indices of the points of each part."""
-    traced: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
     """Values of all points of the sweep on the traced axes."""
     lanes: int
     devices: Sequence[Any]
@@ -145,7 +145,7 @@ class _Group(NamedTuple):
         return -(-max(map(len, self.parts)) // chunk) * chunk
 
     def values(self, part: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: column[part] for name, column in self.traced.items()}
+        return {name: column[part] for name, column in self.columns.items()}
 
     def key(self, part: np.ndarray) -> str:
         digest = hashlib.sha256(self.digest.encode())
@@ -165,11 +165,11 @@ def _trace(
     function: Callable, shape: tuple, indices: list[int], points: Points, plan: _Plan
 ) -> _Group:
     known = dict(shape)
-    traced = {n: np.asarray(column) for n, column in points.columns.items() if n not in known}
-    if plan.batched and not traced:
+    columns = {n: np.asarray(column) for n, column in points.columns.items() if n not in known}
+    if plan.batched and not columns:
         raise ValueError("batched: got no traced axis, wanted one whose array tells the lanes")
     # If every axis decides shapes there is nothing to batch over but the count.
-    traced = traced or {"": np.zeros(points.size)}
+    columns = _canonical(columns or {"": np.zeros(points.size)})
 
     def call(point):
         return function(**known, **{name: value for name, value in point.items() if name})
@@ -178,20 +178,18 @@ def _trace(
     # the whole group is one point, or every point is to run by itself.
     devices = plan.devices[: -(-len(indices) // min(2, plan.lanes))]
     lanes = min(plan.lanes, max(-(-len(indices) // len(devices)), min(2, len(indices))))
-    example = {
-        name: jnp.broadcast_to(jnp.asarray(column[0]), (lanes,) if plan.batched else ())
-        for name, column in traced.items()
-    }
-    # Tracing is half of the time of a small sweep: do it once, for the sizes and for the batch.
-    closed, outputs = jax.make_jaxpr(call, return_shape=True)(example)
-    if plan.batched:
-        outputs = _one_lane(outputs, lanes)
-    flat, structure = jaxpr_as_fun(closed), jax.tree.structure(outputs)
+    several = plan.batched or lanes > 1
+    run = call if plan.batched or not several else jax.vmap(call)
 
-    def again(point):
-        return jax.tree.unflatten(structure, flat(*jax.tree.leaves(point)))
+    def abstract(dtype):
+        return jax.ShapeDtypeStruct((lanes,) if several else (), dtype)
 
-    size = _jaxpr_bytes(closed.jaxpr) // (lanes if plan.batched else 1)
+    # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
+    traced = jax.jit(lambda values, used: run(values)).trace(
+        {name: abstract(column.dtype) for name, column in columns.items()}, abstract(bool)
+    )
+    outputs = _one_lane(traced.out_info, lanes) if several else traced.out_info
+    size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (lanes if several else 1)
     # Two parts are in memory: one that runs and one that is saved.
     fit = plan.memory // (2 * max(1, size))
     parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
@@ -201,7 +199,8 @@ def _trace(
         lanes,
         sorted(plan.compiler_options.items()),
     )
-    return _Group(again, outputs, parts, traced, lanes, devices, _digest(closed, context))
+    digest = _digest(traced.jaxpr, context)
+    return _Group(traced, outputs, parts, columns, lanes, devices, digest)
 
 
 def _one_lane(
@@ -290,11 +289,23 @@ def _sharding(group: _Group) -> NamedSharding:
 
 
 def _compile(group: _Group, plan: _Plan, pool: Executor) -> Future:
-    sharding = _sharding(group)
+    return pool.submit(_lowered(group, plan).compile, compiler_options=plan.compiler_options)
+
+
+def _lowered(group: _Group, plan: _Plan) -> Any:
+    if group.slots == group.lanes > 1 and group.devices == jax.local_devices()[:1]:
+        return group.traced.lower()
+    sharding, structure = _sharding(group), jax.tree.structure(group.outputs)
+
+    def call(values):
+        flat = jaxpr_as_fun(group.traced.jaxpr)
+        unused = jnp.ones(jax.tree.leaves(values)[0].shape, bool)
+        return jax.tree.unflatten(structure, flat(*jax.tree.leaves((values, unused))))
+
     if group.lanes == 1:
-        local = partial(_one_by_one, group.call, plan.batched)
+        local = partial(_one_by_one, call, plan.batched)
     else:
-        local = partial(_chunks, group.call if plan.batched else jax.vmap(group.call), group.lanes)
+        local = partial(_chunks, call, group.lanes)
     # Every layer around the function costs a small sweep as much as the function.
     spread = (
         local
@@ -309,11 +320,10 @@ def _compile(group: _Group, plan: _Plan, pool: Executor) -> Future:
     )
     abstract = {
         name: jax.ShapeDtypeStruct((group.slots,), column.dtype, sharding=sharding)
-        for name, column in _canonical(group.traced).items()
+        for name, column in group.columns.items()
     }
     used = jax.ShapeDtypeStruct((group.slots,), bool, sharding=sharding)
-    lowered = jax.jit(spread).lower(abstract, used)
-    return pool.submit(lowered.compile, compiler_options=plan.compiler_options)
+    return jax.jit(spread).lower(abstract, used)
 
 
 def _canonical(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -360,7 +370,7 @@ def _order(group: _Group) -> np.ndarray:
 def _start(group: _Group, compiled, part: np.ndarray) -> dict[str, Array]:
     order = _order(group)
     # Slots beyond the part repeat its last point, so that all parts share one program.
-    values = _canonical(group.values(part[np.minimum(order, len(part) - 1)]))
+    values = group.values(part[np.minimum(order, len(part) - 1)])
     return compiled(*jax.device_put((values, order < len(part)), _sharding(group)))
 
 

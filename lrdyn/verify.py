@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 RESOLVED = 0.01
 """Largest tolerance that still means something: two digits."""
 
+LANES = {True: 16, False: 64}
+"""Points in a batch, where XLA optimises a program and where it does not: a batch that takes all
+points of a small sweep needs no loop, which takes as long to compile as what it repeats."""
+
 SHOWN = 4
 """Diverged configurations of a statement that are printed one by one."""
 
@@ -173,6 +177,7 @@ class Job(NamedTuple):
     shapes: tuple[str, ...]
     dims: Mapping[str, tuple[str, ...]]
     compiler_options: dict[str, Any] | None
+    lanes: int
     controls: tuple[Control, ...] = ()
 
     def run(
@@ -195,6 +200,7 @@ class Job(NamedTuple):
                 self.points,
                 shapes=self.shapes,
                 dims=self.dims,
+                lanes=self.lanes,
                 memory=memory,
                 compiler_options=self.compiler_options,
                 store=store and store / hashlib.sha256(name.encode()).hexdigest()[:12],
@@ -407,6 +413,7 @@ def claims_job(
         _shapes(theorem),
         _dims(statement),
         None if optimize else unoptimized(),
+        LANES[optimize],
     )
 
 
@@ -448,6 +455,7 @@ def controls_job(
         _shapes(theorem),
         {},
         unoptimized(),
+        LANES[False],
         controls,
     )
 

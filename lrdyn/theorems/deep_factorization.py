@@ -62,7 +62,7 @@ class DeepFactorization(eqx.Module):
 FLAGS = (
     Flag("dim", (16,), at_least(3), int, "d", "width of the square layers", (30, 100), shapes=True),
     Flag("depth", (2, 4), at_least(2), int, "L", "number of layers", (2, 3, 5, 8), shapes=True),
-    Flag("rank", (1, 3), at_least(1), int, "r", "rank of the target Phi", (1, 3, 10), shapes=True),
+    Flag("rank", (3,), at_least(1), int, "r", "rank of the target Phi", (1, 3, 10), shapes=True),
     Flag(
         "init_scale",
         (0.3, 1.0),

@@ -81,7 +81,7 @@ FLAGS = (
         "learning_rate", (0.5,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2",
         (0.4,),
     ),
-    Flag("steps", (8000,), at_least(1), int, "t", "steps of descent", (20_000,), swept=False),
+    Flag("steps", (5000,), at_least(1), int, "t", "steps of descent", (20_000,), swept=False),
 )  # fmt: skip
 
 
