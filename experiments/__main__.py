@@ -1,5 +1,6 @@
 """``python -m experiments`` lists the verifications, ``python -m experiments all`` runs them."""
 
+import gc
 import multiprocessing
 import signal
 import sys
@@ -57,7 +58,7 @@ def verify_all(shares: list[list[str]], jobs: int) -> list[Outcome]:
     # The largest first, so that no core ends long before the others.
     places = sorted(range(len(shares)), key=lambda place: -size(THEOREMS[place]))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-    with ProcessPoolExecutor(jobs, context, _without_ctrl_c) as pool:
+    with ProcessPoolExecutor(jobs, context, _begin) as pool:
         try:
             futures = {
                 place: pool.submit(verify_one, place, shares[place], jobs) for place in places
@@ -71,8 +72,11 @@ def verify_all(shares: list[list[str]], jobs: int) -> list[Outcome]:
             raise
 
 
-def _without_ctrl_c() -> None:
+def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends its children
+    # Tracing makes many objects and little garbage: look for it less often.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
 
 
 def size(theorem: Theorem) -> int:

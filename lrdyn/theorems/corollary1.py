@@ -37,7 +37,7 @@ from lrdyn.theorems.deep_factorization import (
     run,
 )
 
-SHAPES = {"dim": (12,), "depth": (3,), "rank": (1, 2)}
+SHAPES = {"dim": (12,), "depth": (3,), "rank": (2,)}
 """Quick values of the flags that are compiled one by one: fewer than for Theorem 2."""
 
 EXCESS = Flag(
