@@ -200,7 +200,8 @@ def test_lora_and_lora_fa_agree_for_one_step():
     factors = np.random.default_rng(1).normal(size=(RANK, N)), np.zeros((M, RANK))
 
     def train(both, steps):
-        rule, pair = optax.sgd(ETA), tuple(jnp.asarray(factor) for factor in factors)
+        rule = optax.sgd(ETA)
+        pair: Any = tuple(jnp.asarray(factor) for factor in factors)
         state = rule.init(pair)
         for _ in range(steps):
             A, B = jax.grad(lambda pair: loss(W + pair[1] @ pair[0], X, Y))(pair)
