@@ -3,10 +3,12 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 CHUNKS = 32
 """Most chunks of lanes in a part: what a kill can lose."""
+
+AHEAD = 16
+"""Programs that a sweep holds at a time: more than there are cores to compile them on."""
 
 LEAST = 4
 """Points of the smallest part of a longer sweep, however small the budget."""
@@ -269,19 +274,45 @@ def _compute(
 ) -> Iterator[tuple[_Group, np.ndarray, dict[str, np.ndarray]]]:
     # Tracing holds the interpreter, XLA's compilation does not: compile the groups side by side.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        compiled: dict[str, Future] = {}
-        for group, _ in todo:
-            if group.digest not in compiled:
-                compiled[group.digest] = _compile(group, plan, pool)
+        programs = _Programs(todo, plan, pool)
         running = None
         for group, part in todo:
             # The devices work on the next part while this one is saved.
-            ahead = (group, part, _start(group, compiled[group.digest].result(), part))
+            ahead = (group, part, _start(group, programs.take(group), part))
             if running:
                 yield _ended(*running)
             running = ahead
         if running:
             yield _ended(*running)
+
+
+class _Programs:
+    """Programs compiled ahead of their use and dropped after it.
+
+    Each takes memory maps, of which a process may have so many only.
+    """
+
+    def __init__(self, todo: list[tuple[_Group, np.ndarray]], plan: _Plan, pool: Executor):
+        self.plan, self.pool = plan, pool
+        self.uses = Counter(group.digest for group, _ in todo)
+        self.groups = iter({group.digest: group for group, _ in todo}.values())
+        self.compiled: dict[str, Future] = {}
+        for group in islice(self.groups, AHEAD):
+            self.compile(group)
+
+    def compile(self, group: _Group) -> None:
+        self.compiled[group.digest] = _compile(group, self.plan, self.pool)
+
+    def take(self, group: _Group) -> Any:
+        while group.digest not in self.compiled:
+            self.compile(next(self.groups))
+        found = self.compiled[group.digest].result()
+        self.uses[group.digest] -= 1
+        if not self.uses[group.digest]:
+            del self.compiled[group.digest]
+            for following in islice(self.groups, 1):
+                self.compile(following)
+        return found
 
 
 def _sharding(group: _Group) -> NamedSharding:

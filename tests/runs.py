@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
 DECAYED = ["--depth", "3", "--weight-decay", "0", "0.1", "--seeds", "1"]
 MASKED = ["--rows", "6", "--cols", "8", "--keep-prob", "0.5", "0.7", "--seeds", "1"]
-LOW_RANK = ["--rows", "6", "--cols", "8", "--period", "5", "--steps", "20", "--seeds", "1"]
+LOW_RANK = ["--rows", "6", "--cols", "8", "--period", "10", "--steps", "40", "--seeds", "1"]
 TINY = {
     "theorem1": DECAYED,
     "theorem2": DEEP,
