@@ -34,6 +34,7 @@ from jax.sharding import Mesh, PartitionSpec
 import lrdyn
 from benchmarks.common import blas_threads, table, timed
 from benchmarks.early_stopping import compilation_cache
+from lrdyn.theorems.optax_galore import single_precision_projector
 
 RATE = 0.01
 HEADER = ("compile", "run", "per step and run", "faster", "with compile", "differ")
@@ -99,14 +100,6 @@ def with_batched_state(case: Case) -> Callable[[jax.Array], jax.Array]:
 def by_optax(case: Case) -> Callable[[jax.Array], jax.Array]:
     """optax, one run; the state is made inside."""
     return lambda seed: descend(case, seed, optax_rule(case).init(start(case, seed)[1]))
-
-
-def optax_projector(gradient: jax.Array, rank: int) -> lrdyn.Projector:
-    """The projector of optax: an SVD in float32, signs as they come, the larger side."""
-    left, _, right = jnp.linalg.svd(gradient.astype(jnp.float32), full_matrices=False)
-    tall = gradient.shape[0] >= gradient.shape[1]
-    vectors = (left if tall else right.T)[:, :rank]
-    return lrdyn.Projector(vectors.astype(gradient.dtype), "left" if tall else "right")
 
 
 def by_lrdyn(case: Case, choose=None) -> Callable[[jax.Array], jax.Array]:
@@ -213,7 +206,7 @@ def difference(found: object, expected: jax.Array) -> float:
 def differences(case: Case, calls, seeds: jax.Array) -> dict[str, float]:
     """How far final weights are from those of the rival that takes the same projectors."""
     first, *_ = calls
-    projectors = by_lrdyn(case, lambda G: optax_projector(G, case.rank))
+    projectors = by_lrdyn(case, lambda G: single_precision_projector(G, case.rank, "larger"))
     ours = difference(jax.jit(one_by_one(projectors))(seeds), calls[first]())
     found = {name: difference(call(), calls[first]()) for name, call in calls.items()}
     return found | {"lrdyn": ours, OURS: ours, NUMPY: difference(calls[NUMPY](), calls[OURS]())}

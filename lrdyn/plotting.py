@@ -51,7 +51,9 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.style.context(STYLE, after_reset=True)
 
 
-def panels(titles: Sequence[str], *, height: float = 2.4) -> tuple[Figure, np.ndarray]:
+def panels(
+    titles: Sequence[str], *, height: float = 2.4, rows: int = 1
+) -> tuple[Figure, np.ndarray]:
     """Make a figure of text width with one panel a title, side by side.
 
     No pyplot is involved: nothing has to be closed and no window opens.
@@ -59,9 +61,10 @@ def panels(titles: Sequence[str], *, height: float = 2.4) -> tuple[Figure, np.nd
     Args:
         titles: titles of the panels; each gets its letter.
         height: in inches.
+        rows: rows of panels, equally long.
 
     Returns:
-        The figure and its axes.
+        The figure and its axes, row after row.
 
     Example:
         >>> len(panels(["left", "right"])[1])
@@ -70,7 +73,7 @@ def panels(titles: Sequence[str], *, height: float = 2.4) -> tuple[Figure, np.nd
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(TEXT_WIDTH, height), layout="constrained")
-    axes = figure.subplots(1, len(titles), squeeze=False)[0]
+    axes = figure.subplots(rows, len(titles) // rows, squeeze=False).ravel()
     for letter, title, ax in zip("abcdefgh", titles, axes, strict=False):
         ax.set_title(f"({letter}) {title}")
     return figure, axes

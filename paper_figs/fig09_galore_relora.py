@@ -13,7 +13,8 @@ import xarray as xr
 import lrdyn
 from lrdyn import plotting
 from lrdyn.figures import Figure
-from lrdyn.projection import POLICIES, StatePolicy
+from lrdyn.projection import POLICIES
+from lrdyn.theorems.optimizer_state import one_policy
 from paper_figs import table1_memory
 
 QUICK = {
@@ -92,23 +93,6 @@ def chosen_optimizer(number: Any, rates: Mapping[str, float]) -> optax.GradientT
 
     init: Any = lambda params: tuple(rule.init(params) for rule in rules)  # noqa: E731
     return optax.GradientTransformation(init, update)
-
-
-def chosen_policy(number: Any) -> StatePolicy:
-    """One of the state policies, by a number that may be traced.
-
-    Args:
-        number: which.
-
-    Returns:
-        The policy.
-    """
-
-    def policy(fresh, state, old, new):
-        found = [rule(fresh, state, old, new) for rule in POLICIES.values()]
-        return jax.tree.map(lambda *each: jnp.stack(each)[number], *found)
-
-    return policy
 
 
 def both_factors(
@@ -191,7 +175,7 @@ def trajectories(
         def run(kind, policy):
             return methods[name](
                 loss, W, chosen_optimizer(kind, rates), rank=rank, period=period, steps=times,
-                side="left", state=chosen_policy(policy),
+                side="left", state=one_policy(policy),
             ).records  # fmt: skip
 
         each = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
@@ -465,17 +449,14 @@ def draw(dataset: xr.Dataset) -> Any:
     Returns:
         The matplotlib figure.
     """
-    from matplotlib.figure import Figure as Canvas
-
     titles = (
         "GaLore against ReLoRA: relative difference", r"singular values of $W_t - W_0$",
         "loss, by state policy", "peak memory of a step / weights",
     )  # fmt: skip
-    figure = Canvas(figsize=(plotting.TEXT_WIDTH, 4.8), layout="constrained")
-    axes = figure.subplots(2, 2).ravel()
+    figure, axes = plotting.panels(titles, height=4.8, rows=2)
     plots = (plot_gaps, plot_ranks, plot_losses, plot_memory)
-    for letter, title, plot, ax in zip("abcd", titles, plots, axes, strict=True):
-        plot(ax, dataset).set_title(f"({letter}) {title}")
+    for plot, ax in zip(plots, axes, strict=True):
+        plot(ax, dataset)
     _keys(axes)
     return figure
 

@@ -425,17 +425,14 @@ def draw(dataset: xr.Dataset) -> Any:
     Returns:
         The matplotlib figure.
     """
-    from matplotlib.figure import Figure as Canvas
-
     titles = (
         "dropout: singular values", "masked inputs: singular values",
         "penalty / nuclear-norm bound, less 1", "random masks: distance to the minimiser",
     )  # fmt: skip
-    figure = Canvas(figsize=(plotting.TEXT_WIDTH, 4.6), layout="constrained")
-    axes = figure.subplots(2, 2).ravel()
+    figure, axes = plotting.panels(titles, height=4.6, rows=2)
     plots = (plot_dropout, plot_inputs, plot_ratio, plot_distance)
-    for letter, title, plot, ax in zip("abcd", titles, plots, axes, strict=True):
-        plot(ax, dataset).set_title(f"({letter}) {title}")
+    for plot, ax in zip(plots, axes, strict=True):
+        plot(ax, dataset)
     _keys(axes, dataset)
     return figure
 

@@ -15,6 +15,7 @@ from lrdyn.descent import recorded_steps
 from lrdyn.initialization import gaussians
 from lrdyn.projection import GALORE, RELORA, Iterate, Method, low_rank_descent, project
 from lrdyn.theorem import Arrays, Claim, Control, Statement, relative_difference
+from lrdyn.theorems.low_rank_training import first_values
 
 LONGEST = 60
 """Most steps."""
@@ -334,13 +335,8 @@ AT = {"rows": 8, "cols": 6, "rank": 2, "steps": LONGEST}
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     """Rows, columns and steps only, and the first rank."""
-    kept = ("rows", "cols")
-    first = {
-        name: values[:1]
-        for name, values in settings.items()
-        if name not in kept and isinstance(values, tuple)
-    }
-    return settings | first | {"steps": min(settings["steps"], LONGEST)}
+    first = first_values(settings, "rows", "cols")
+    return first | {"steps": min(settings["steps"], LONGEST)}
 
 
 DUALITY = Statement(

@@ -26,6 +26,7 @@ from lrdyn.initialization import gaussians
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Arrays, Claim, Control, Statement
 from lrdyn.theorems.dropout import reflection
+from lrdyn.theorems.low_rank_training import first_values
 
 LARGEST = (5, 6)
 """Most rows and columns: the operator on matrices is diagonalised as a whole."""
@@ -316,17 +317,12 @@ AT = {"rows": 5, "cols": 6, "steps": LONGEST}
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     """Rows, columns and steps only, as many as this statement takes."""
-    kept = ("rows", "cols", "steps")
-    first = {
-        name: values[:1]
-        for name, values in settings.items()
-        if name not in kept and isinstance(values, tuple)
-    }
     sides = {
         name: tuple(dict.fromkeys(min(size, largest) for size in settings[name]))
         for name, largest in zip(("rows", "cols"), LARGEST, strict=True)
     }
-    return settings | first | sides | {"steps": min(settings["steps"], LONGEST)}
+    first = first_values(settings, "rows", "cols")
+    return first | sides | {"steps": min(settings["steps"], LONGEST)}
 
 
 GRADIENT_RANK = Statement(

@@ -155,6 +155,14 @@ def make_run(
     )
 
 
+def first_values(settings: dict[str, Any], *kept: str) -> dict[str, Any]:
+    """Settings with the first value alone of every flag that is swept, but for those kept."""
+    return {
+        name: values[:1] if isinstance(values, tuple) and name not in kept else values
+        for name, values in settings.items()
+    }
+
+
 def refreshes(case: LowRankRun) -> np.ndarray:
     """Steps at which projectors are chosen."""
     return np.arange(0, case.steps[-1], case.period)

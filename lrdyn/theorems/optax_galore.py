@@ -36,24 +36,19 @@ from lrdyn.theorem import (
     relative_difference,
     with_condition,
 )
+from lrdyn.theorems.low_rank_training import OPTIMIZERS
 from lrdyn.verify import RESOLVED
 
 DECAY = 0.1
 """lambda of the claim about decay."""
-
-OURS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
-    "sgd": optax.sgd,
-    "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
-    "adam": optax.adam,
-}
-"""Optimisers as a user of Algorithm 1 passes them, with their step size."""
 
 THEIRS: dict[str, optax.GradientTransformation | None] = {
     "sgd": optax.identity(),
     "momentum": optax.trace(0.9),
     "adam": None,
 }
-"""The same as ``base_optimizer``, which has none; None is optax's default, Adam."""
+"""Those of :data:`OPTIMIZERS` as ``base_optimizer``, without a step size; None is Adam, optax's own
+choice."""
 
 
 class Training(eqx.Module):
@@ -169,7 +164,7 @@ def _path(case: Training, choose: Callable[[PyTree], PyTree]) -> Float[Array, "s
     """Algorithm 1 with a choice of projectors."""
     return low_rank_descent(
         GALORE, lambda weights: training_loss(weights, case.inputs, case.outputs), case.weights,
-        OURS[case.optimizer](case.learning_rate), choose,
+        OPTIMIZERS[case.optimizer](case.learning_rate), choose,
         period=case.period, steps=case.steps, record=_flat,
     ).records  # fmt: skip
 

@@ -34,12 +34,13 @@ from lrdyn.theorems.low_rank_training import (
 )
 
 KEEP, RESET, TRANSPORT = range(3)
-NAMES = ("keep", "reset", "transport")
+NAMES = tuple(POLICIES)
 MOMENTUM = 0.9
 
 
 def one_policy(number: Int[Array, ""]) -> StatePolicy:
     """The policy of a traced number, so that one program serves all."""
+    number = number.astype(jnp.int32)
 
     def policy(fresh, state, old, new):
         choices = [POLICIES[name](fresh, state, old, new) for name in NAMES]
