@@ -1,5 +1,6 @@
 """Low-rank learning dynamics: theorems, checked on the code that runs."""
 
+from lrdyn.claims import relative_difference as relative_difference
 from lrdyn.claims import tolerance as tolerance
 from lrdyn.collapse import classifier_blocks as classifier_blocks
 from lrdyn.collapse import classifier_frame as classifier_frame
@@ -167,6 +168,7 @@ from lrdyn.subspace import reduced_start as reduced_start
 from lrdyn.subspace import reduced_target as reduced_target
 from lrdyn.subspace import rho as rho
 from lrdyn.subspace import start_scales as start_scales
+from lrdyn.sweep import call_each as call_each
 from lrdyn.sweep import sweep as sweep
 from lrdyn.theorem import FRACTION as FRACTION
 from lrdyn.theorem import NON_NEGATIVE as NON_NEGATIVE
@@ -174,12 +176,13 @@ from lrdyn.theorem import POSITIVE as POSITIVE
 from lrdyn.theorem import Claim as Claim
 from lrdyn.theorem import Control as Control
 from lrdyn.theorem import Domain as Domain
+from lrdyn.theorem import Experiment as Experiment
 from lrdyn.theorem import Flag as Flag
+from lrdyn.theorem import Outcome as Outcome
 from lrdyn.theorem import Statement as Statement
 from lrdyn.theorem import Theorem as Theorem
 from lrdyn.theorem import at_least as at_least
 from lrdyn.theorem import one_of as one_of
-from lrdyn.theorem import relative_difference as relative_difference
 from lrdyn.theorem import with_condition as with_condition
 from lrdyn.verify import Verification as Verification
 from lrdyn.verify import verify as verify

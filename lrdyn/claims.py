@@ -15,6 +15,8 @@ CLEARLY = 10.0
 # From float32 to float64 an identity's residual shrinks by the ratio of the machine epsilons, give
 # or take this factor: rounding errors are random and one leg can be lucky.
 SCALING_SLACK = 100.0
+# Largest tolerance of a rounding error that still means something: two digits.
+RESOLVED = 0.01
 
 
 def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float:
@@ -56,6 +58,43 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float
     if kind == "statistical":
         return STANDARD_ERRORS
     raise ValueError(f"kind: got {kind!r}, wanted 'exact', 'identity', 'bound' or 'statistical'")
+
+
+def relative_difference(
+    predicted: np.ndarray, measured: np.ndarray, scale: float | np.ndarray | None = None
+) -> float:
+    """Largest entry of ``|predicted - measured|`` over a scale: the residual of most claims.
+
+    Args:
+        predicted: values from theory.
+        measured: values from the run, of the same shape.
+        scale: scale of the data; by default the largest absolute measured or predicted value.
+
+    Returns:
+        The relative residual; 0 for two arrays of zeros, NaN if any entry is not finite or there is
+        none: what was not compared does not agree.
+
+    Raises:
+        ValueError: the shapes differ (broadcasting would hide a mistake).
+
+    Example:
+        >>> relative_difference(np.array([1.0, 4.0]), np.array([1.0, 3.0]))
+        0.25
+        >>> relative_difference(np.array([]), np.array([]))
+        nan
+    """
+    predicted, measured = np.asarray(predicted), np.asarray(measured)
+    if predicted.shape != measured.shape:
+        raise ValueError(
+            f"predicted: got shape {predicted.shape}, wanted that of measured, {measured.shape}"
+        )
+    difference = np.abs(predicted - measured)
+    if not difference.size or not np.all(np.isfinite(difference)):
+        return float("nan")
+    if scale is None:
+        scale = max(np.max(np.abs(measured)), np.max(np.abs(predicted)))
+    largest = float(np.max(difference))
+    return largest / float(scale if scale else 1.0) if largest else 0.0
 
 
 class Judgement(NamedTuple):

@@ -17,9 +17,11 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from lrdyn import files, progress
-from lrdyn.theorem import Flag, Theorem, at_least
-from lrdyn.verify import Verification, groups_of, shown, validate, verify, worst_ratio
+from lrdyn import files, progress, results
+from lrdyn.judging import MissingArray, shown, worst_ratio
+from lrdyn.produce import concerned, source_digest, validate
+from lrdyn.theorem import Experiment, Flag, at_least, precisions
+from lrdyn.verify import Verification, judged, verify
 
 HOLDS, FAILS, BAD_INPUT, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -197,7 +199,7 @@ def _bytes(text: str) -> int:
     raise argparse.ArgumentTypeError(f"got {text!r}, wanted a size such as 500MB or 2GiB")
 
 
-def _parser(theorem: Theorem) -> Parser:
+def _parser(theorem: Experiment) -> Parser:
     parser = Parser(theorem.name, theorem.summary)
     add_output_flags(parser)
     parser.add_argument("--seed", type=whole("seed", 0), default=0, help="first seed (default: 0)")
@@ -211,13 +213,16 @@ def _parser(theorem: Theorem) -> Parser:
     if any(control.amounts for s in theorem.statements for control in s.controls):
         parser.add_argument("--perturb", action="store_true",
                             help="also sweep the distance from each hypothesis")  # fmt: skip
+    if theorem.judged:
+        parser.add_argument("--judge", metavar="FOLDER",
+                            help="judge saved results again, without a run")  # fmt: skip
     group = parser.add_argument_group("settings (several values make a sweep)")
     for flag in theorem.flags:
         _add_flag(group, flag)
     return parser
 
 
-def flags_of(theorem: Theorem) -> set[str]:
+def flags_of(theorem: Experiment) -> set[str]:
     """Every flag of a theorem's command line, as it is typed.
 
     Args:
@@ -259,7 +264,7 @@ class Command(NamedTuple):
     options: argparse.Namespace
 
 
-def parse(theorem: Theorem, argv: Sequence[str]) -> Command:
+def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
     """Read a command line of a theorem.
 
     Args:
@@ -350,7 +355,7 @@ PARTS = "parts"
 
 
 def verify_command(
-    theorem: Theorem, argv: Sequence[str], *, host_devices: int | None = None, bar: bool = True
+    theorem: Experiment, argv: Sequence[str], *, host_devices: int | None = None, bar: bool = True
 ) -> tuple[Verification, Path]:
     """Parse, verify and save: one theorem's command without its printing.
 
@@ -382,7 +387,7 @@ def verify_command(
                 store=path / PARTS,
                 progress=told,
             )
-        if found.verdict["holds"] is None:
+        if theorem.judged and found.verdict["holds"] is None:
             raise BadInput(_nothing_applies(theorem, found))
         found.verdict["config"] = command.config
         save(theorem, found, path)
@@ -390,17 +395,39 @@ def verify_command(
     return found, path
 
 
-def _nothing_applies(theorem: Theorem, found: Verification) -> str:
+def _nothing_applies(theorem: Experiment, found: Verification) -> str:
     if found.diverged:
-        return f"--learning-rate: no claim applies, {found.diverged[0]}"
+        return f"{theorem.name}: no claim applies, {found.diverged[0]}"
     root = found.groups["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
     names = ", ".join(unmet) or "those of each claim"
     return f"{theorem.name}: no claim applies, hypotheses not met: {names}"
 
 
-def save(theorem: Theorem, found: Verification, path: Path) -> None:
+def save(theorem: Experiment, found: Verification, path: Path) -> None:
     """Write ``results.nc``, the figures and ``verdict.json``, in this order.
+
+    Args:
+        theorem: the theorem.
+        found: what was verified.
+        path: folder of the results.
+    """
+    verdict = found.verdict
+    results.write(
+        path / results.NAME,
+        found.groups,
+        name=theorem.name,
+        config=verdict["config"],
+        digest=source_digest(theorem),
+        dtype=verdict["environment"]["dtype"],
+    )
+    verdict["results_sha256"] = results.checksum(path / results.NAME)
+    draw(theorem, found, path)
+    files.write_json(path / "verdict.json", verdict)
+
+
+def draw(theorem: Experiment, found: Verification, path: Path) -> None:
+    """Draw everything that shows a verdict, and what the theorem draws of its own.
 
     Args:
         theorem: the theorem.
@@ -409,22 +436,82 @@ def save(theorem: Theorem, found: Verification, path: Path) -> None:
     """
     from lrdyn import plotting  # matplotlib: 0.5 s, not at import
 
-    files.write_netcdf(path / "results.nc", found.groups)
-    plotting.save(plotting.verdict_figure(found.verdict, found.groups), path / "verdict")
-    if any(group.startswith("/perturb/") for group in found.groups):
-        plotting.save(plotting.perturb_figure(found.verdict, found.groups), path / "perturb")
-    first, dtype = theorem.statements[0], found.verdict["environment"]["dtype"]
-    ratios = {
-        precision: worst_ratio(found.groups[group], first)
-        for precision, group in groups_of(theorem, first, dtype).items()
-    }
-    if any(map(plotting.swept_axes, ratios.values())):
-        plotting.save(plotting.sweep_figure(theorem.name, ratios), path / "sweep")
     for name, plot in theorem.plots.items():
         figure = plot(found.groups)
         if figure is not None:
             plotting.save(figure, path / name)
-    files.write_json(path / "verdict.json", found.verdict)
+    if not theorem.judged:
+        return
+    plotting.save(plotting.verdict_figure(found.verdict, found.legs), path / "verdict")
+    first, dtype = theorem.statements[0], found.verdict["environment"]["dtype"]
+    if any(group.startswith("/perturb/") for group in found.groups):
+        figure = plotting.perturb_figure(theorem, found.groups, precisions(theorem, dtype))
+        plotting.save(figure, path / "perturb")
+    ratios = {p: worst_ratio(first.claims, found.legs, p) for p in precisions(theorem, dtype)}
+    if any(map(plotting.swept_axes, ratios.values())):
+        plotting.save(plotting.sweep_figure(theorem.name, ratios, theorem.axes), path / "sweep")
+
+
+# Judging again -------------------------------------------------------------------------------
+
+
+def judge_command(theorem: Experiment, folder: Path) -> tuple[Verification, list[str]]:
+    """Judge saved results again, without a run; the verdict is written beside them.
+
+    Args:
+        theorem: the theorem.
+        folder: where ``results.nc`` and ``verdict.json`` are.
+
+    Returns:
+        The :class:`~lrdyn.verify.Verification`, and lines that a reader should know: the results
+        or the theorem are not those of the run, or the folder cannot be written to.
+
+    Raises:
+        BadInput: a file or an array is missing or damaged, or of another theorem.
+    """
+    where = f"--judge: got {os.fspath(folder)!r}"
+    try:
+        groups, before = results.read(folder / results.NAME), _old_verdict(folder)
+        root = groups["/"].attrs
+        if root.get("name") != theorem.name:
+            raise results.Unreadable(f"{results.NAME}: of {root.get('name')!r}")
+        config, dtype = json.loads(root["config"]), before["environment"]["dtype"]
+        mine = _concerned_by(theorem, config)
+        found = judged(mine, groups, dtype)
+    except (results.Unreadable, MissingArray, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"{where} ({reason}), wanted a folder of results of {theorem.name}") from None
+    notes = []
+    if results.checksum(folder / results.NAME) != before["results_sha256"]:
+        notes.append(f"{results.NAME} is not the file that the run wrote: its checksum differs")
+    if root["digest"] != source_digest(theorem):
+        notes.append(f"the source of {theorem.name} is not that of the run")
+    found.verdict["config"] = config
+    found.verdict |= {name: before[name] for name in ("environment", "results_sha256")}
+    try:
+        draw(mine, found, folder)
+        files.write_json(folder / "verdict.json", found.verdict)
+    except PermissionError as error:
+        notes.append(f"nothing written: {error.filename}: {error.strerror}")
+    return found, notes
+
+
+def _old_verdict(folder: Path) -> dict[str, Any]:
+    path = folder / "verdict.json"
+    try:
+        found = json.loads(path.read_text())
+        return {name: found[name] for name in ("environment", "results_sha256")}
+    except FileNotFoundError:
+        raise results.Unreadable(f"{path}: not found") from None
+    except (ValueError, KeyError, TypeError):
+        raise results.Unreadable(f"{path}: damaged") from None
+
+
+def _concerned_by(theorem: Experiment, config: dict[str, Any]) -> Experiment:
+    """The theorem with the statements that a configuration concerned."""
+    settings = {f.name: config[f.name] for f in theorem.flags}
+    settings = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
+    return concerned(theorem, settings)
 
 
 def table(verdict: dict[str, Any]) -> list[str]:
@@ -557,7 +644,15 @@ def _fail(prog: str, message: str, status: int) -> int:
     return status
 
 
-def main(theorem: Theorem, argv: Sequence[str] | None = None) -> int:
+def _saved(theorem: Experiment, argv: Sequence[str]) -> str | None:
+    """The folder after ``--judge``, beside which nothing else can be asked for."""
+    folder = getattr(_parser(theorem).parse(argv), "judge", None)
+    if folder is not None and len(argv) != (1 if argv[0].startswith("--judge=") else 2):
+        raise BadInput("--judge: got other arguments beside it, wanted none: the settings are saved")
+    return folder
+
+
+def main(theorem: Experiment, argv: Sequence[str] | None = None) -> int:
     """The command line of a theorem: ``sys.exit(main(theorem))``.
 
     Args:
@@ -572,9 +667,18 @@ def main(theorem: Theorem, argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
 
     def command() -> int:
-        found, path = verify_command(theorem, words)
+        saved = _saved(theorem, words)
+        if saved is not None:
+            setup("float64")
+            path = Path(saved)
+            found, notes = judge_command(theorem, path)
+        else:
+            (found, path), notes = verify_command(theorem, words), []
         print(f"{theorem.name}: {theorem.summary}")
-        print("\n".join([*table(found.verdict), *found.diverged]))
+        if not theorem.judged:
+            print(f"{theorem.name} claims nothing: {path}")
+            return HOLDS
+        print("\n".join([*table(found.verdict), *found.diverged, *notes]))
         holds = found.verdict["holds"]
         print(f"{theorem.name} {'holds' if holds else 'IS FALSE'}: {path}")
         return HOLDS if holds else FAILS

@@ -132,7 +132,11 @@ SLAB = 2**26
 
 
 class NetCDF:
-    """A netCDF file under construction, for arrays that are filled piece by piece."""
+    """A netCDF-4 file under construction, for arrays that are whole or filled piece by piece.
+
+    It is HDF5 with one dimension scale for each axis, written by h5py itself: general writers of
+    netCDF take ten times as long for the many small arrays of a verdict.
+    """
 
     def __init__(self, path: Path):
         """Make the file and enter its root.
@@ -140,9 +144,10 @@ class NetCDF:
         Args:
             path: the file.
         """
-        import h5netcdf
+        import h5py
 
-        self.file = self.group = h5netcdf.File(path, "w")
+        self.file = h5py.File(path, "w", track_order=True)
+        self.enter("/")
 
     def enter(self, group: str) -> None:
         """Go to another group.
@@ -150,8 +155,18 @@ class NetCDF:
         Args:
             group: ``"/"``, or a new one.
         """
-        name = group.strip("/")
-        self.group = self.file.create_group(name) if name else self.file
+        self.group = self.file.require_group(group) if group.strip("/") else self.file["/"]
+        self.scales: dict[str, Any] = {}
+
+    def coordinate(self, name: str, values: np.ndarray) -> None:
+        """Add an axis with its values, before any array that has it.
+
+        Args:
+            name: of the axis.
+            values: one for each place.
+        """
+        self.scales[name] = self._put(name, values)
+        self.scales[name].make_scale(name)
 
     def create(
         self,
@@ -173,17 +188,55 @@ class NetCDF:
         Returns:
             The variable; assign to its slices.
         """
-        missing = {axis: n for axis, n in dims.items() if axis not in self.group.dimensions}
-        self.group.dimensions.update(missing)
         # A fill value marks missing entries, which only floating-point numbers have.
-        fill = np.nan if dtype.kind == "f" else None
+        fill = {"fillvalue": np.nan} if dtype.kind == "f" else {}
         kind = np.dtype("int8") if dtype.kind == "b" else dtype
-        variable = self.group.create_variable(
-            name, tuple(dims), kind, fillvalue=fill, chunks=chunks, **how
-        )
+        shape = tuple(dims.values())
+        made = self.group.create_dataset(name, shape, kind, chunks=chunks, **fill, **how)
+        return self._label(made, dims, dtype)
+
+    def write(self, name: str, dims: Mapping[str, int], values: np.ndarray) -> None:
+        """Add a whole array.
+
+        Args:
+            name: name of the array.
+            dims: its axes and their lengths.
+            values: its content.
+        """
+        self._label(self._put(name, values), dims, values.dtype)
+
+    def attributes(self, values: Mapping[str, Any], name: str = "") -> None:
+        """Add attributes.
+
+        Args:
+            values: attribute -> value.
+            name: of an array; of the group if empty.
+        """
+        (self.group[name] if name else self.group).attrs.update(values)
+
+    def _put(self, name: str, values: np.ndarray) -> Any:
+        if values.dtype.kind in "OU":
+            import h5py
+
+            return self.group.create_dataset(name, data=values.astype(object), dtype=h5py.string_dtype())
+        kind = np.dtype("int8") if values.dtype.kind == "b" else values.dtype
+        # What fits into a page of a disk is smaller as it is.
+        how = {"compression": "gzip", "compression_opts": 1} if values.nbytes > 4096 else {}
+        return self.group.create_dataset(name, data=values.astype(kind, copy=False), **how)
+
+    def _label(self, made: Any, dims: Mapping[str, int], dtype: np.dtype) -> Any:
+        for place, (axis, length) in enumerate(dims.items()):
+            if axis not in self.scales:
+                scale = self.group.create_dataset(axis, (length,), "f4")
+                # These words mark an axis without values for netCDF.
+                scale.make_scale(f"This is a netCDF dimension but not a netCDF variable. {length:10d}")
+                self.scales[axis] = scale
+            made.dims[place].attach_scale(self.scales[axis])
+        if dtype.kind == "f":
+            made.attrs["_FillValue"] = np.array([np.nan], dtype)
         if dtype.kind == "b":
-            variable.attrs["dtype"] = "bool"  # as xarray writes it
-        return variable
+            made.attrs["dtype"] = "bool"  # as xarray writes it
+        return made
 
     def close(self) -> None:
         """Finish the file."""
@@ -202,22 +255,30 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk is full.
     """
-    from xarray.backends import H5NetCDFStore
-
     with replacing(path) as temporary, _full_disk_is_an_os_error(path):
         target = NetCDF(temporary)
         try:
             for group, dataset in groups.items():
                 target.enter(group)
-                large = [name for name, v in dataset.items() if v.nbytes > SLAB]
-                _write_large(target, {name: dataset[name] for name in large})
-                small = dataset.drop_vars(large)
-                # What fits into a page of a disk is smaller as it is.
-                wide = [name for name, v in small.items() if v.nbytes > 4096]
-                packed = {name: {"zlib": True, "complevel": 1} for name in wide}
-                small.dump_to_store(H5NetCDFStore(target.group), encoding=packed)
+                _write_group(target, dataset)
         finally:
             target.close()
+
+
+def _write_group(target: NetCDF, dataset: Any) -> None:
+    target.attributes(dataset.attrs)
+    axes = [name for name in dataset.coords if dataset[name].dims == (name,)]
+    for name in axes:
+        target.coordinate(str(name), dataset[name].values)
+    for name, variable in dataset.variables.items():
+        dims = dict(zip(map(str, variable.dims), variable.shape, strict=True))
+        if name in axes:
+            pass
+        elif variable.nbytes > SLAB:
+            _write_large(target, str(name), variable)
+        else:
+            target.write(str(name), dims, np.asarray(variable.values))
+        target.attributes(variable.attrs, str(name))
 
 
 @contextlib.contextmanager
@@ -229,28 +290,49 @@ def _full_disk_is_an_os_error(path: Path) -> Iterator[None]:
         raise OSError(errno.EIO, str(error).splitlines()[0], os.fspath(path)) from None
 
 
-def _write_large(target: NetCDF, arrays: Mapping[str, Any]) -> None:
-    for name, array in arrays.items():
-        pieces, chunks = _pieces(array.shape, array.dtype.itemsize)
-        how = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-        variable = target.create(name, dict(array.sizes), array.dtype, chunks, **how)
-        for piece in pieces:
-            variable[piece] = array.variable[piece].values
+def _write_large(target: NetCDF, name: str, variable: Any) -> None:
+    pieces = list(slabs(variable.shape, variable.dtype.itemsize))
+    largest = pieces[0]
+    inner = [len(range(n)[part]) for n, part in zip(variable.shape, largest, strict=True)]
+    # Chunks of about a megabyte: the last axes whole, one piece of the first that is not.
+    chunks, room = [], 2**20 // variable.dtype.itemsize
+    for length in reversed(inner):
+        chunks.append(max(1, min(length, room)))
+        room //= max(1, length)
+    how = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    dims = dict(zip(map(str, variable.dims), variable.shape, strict=True))
+    made = target.create(name, dims, variable.dtype, tuple(reversed(chunks)), **how)
+    for piece in pieces:
+        made[piece] = variable[piece].values
 
 
-def _pieces(shape: tuple[int, ...], itemsize: int) -> tuple[Iterator[tuple], tuple[int, ...]]:
-    """Slices of at most about SLAB bytes, and chunks of at most about a megabyte inside them."""
+def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
+    """Cut an array into pieces of at most about :data:`SLAB` bytes, in the order of its entries.
+
+    Args:
+        shape: of the array.
+        itemsize: bytes of an entry.
+
+    Yields:
+        A slice of each axis.
+
+    Example:
+        >>> list(slabs((3,), 2**25))
+        [(slice(0, 2, None),), (slice(2, 3, None),)]
+    """
     cut = 0
-    while (row := int(np.prod(shape[cut + 1 :])) * itemsize) > SLAB and cut < len(shape) - 1:
+    while cut < len(shape) - 1 and int(np.prod(shape[cut + 1 :])) * itemsize > SLAB:
         cut += 1
+    whole = tuple(slice(0, n) for n in shape[cut + 1 :])
+    if not shape:
+        yield ()
+        return
+    row = max(1, int(np.prod(shape[cut + 1 :])) * itemsize)
     step = max(1, SLAB // row)
-    pieces = (
-        (*outer, slice(start, start + step))
-        for outer in np.ndindex(*shape[:cut])
-        for start in range(0, shape[cut], step)
-    )
-    length = max(1, min(step, 2**20 // row, shape[cut]))
-    return pieces, (*(1,) * cut, length, *shape[cut + 1 :])
+    for outer in np.ndindex(*shape[:cut]):
+        for start in range(0, shape[cut], step):
+            stop = min(start + step, shape[cut])
+            yield (*(slice(i, i + 1) for i in outer), slice(start, stop), *whole)
 
 
 def set_aside(path: Path) -> Path:

@@ -51,6 +51,13 @@ class Labels:
         self.variables = {
             name: _variable(name, [output[name] for output in outputs], dims) for name in outputs[0]
         }
+        every = [(v.axes, output[n].shape) for output in outputs for n, v in self.variables.items()]
+        lengths: dict[str, set[int]] = {}
+        for axes, shape in every:
+            for axis, length in zip(axes, shape, strict=True):
+                lengths.setdefault(axis, set()).add(length)
+        self.ragged = [axis for axis, found in lengths.items() if len(found) > 1]
+        """Axes whose true length is saved for each point, as ``length_<axis>``."""
 
     @property
     def lead(self) -> tuple[str, ...]:
@@ -63,6 +70,17 @@ class Labels:
         grid = self.points.grid
         return (self.points.size,) if grid is None else tuple(map(len, grid.values()))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all results."""
+        return sum(self._sizes().values())
+
+    def _sizes(self) -> dict[str, int]:
+        return {
+            name: self.points.size * int(np.prod(v.shape)) * v.dtype.itemsize
+            for name, v in self.variables.items()
+        }
+
     def allocate(self, memory: int, folder: Path | None) -> "Target":
         """Make room for all results: on disk if they exceed the budget and there is a folder.
 
@@ -73,12 +91,8 @@ class Labels:
         Returns:
             What the parts are put into.
         """
-        sizes = {
-            name: self.points.size * int(np.prod(v.shape)) * v.dtype.itemsize
-            for name, v in self.variables.items()
-        }
         large = {name for name, v in self.variables.items() if v.shape and v.axes != (name,)}
-        if folder is None or sum(sizes.values()) <= memory:
+        if folder is None or self.nbytes <= memory:
             large = set()
         return Target(self, large, folder)
 
@@ -107,6 +121,7 @@ class Target:
             for name, v in labels.variables.items()
             if name not in large
         }
+        self.lengths = {axis: np.full(labels.points.size, -1, np.int32) for axis in labels.ragged}
         self.file = None
         if large and folder:
             self.path = files.scratch(folder, ".nc")
@@ -127,6 +142,7 @@ class Target:
             outputs: their results along a leading axis.
         """
         for name, rows in outputs.items():
+            self._measure(name, indices, rows)
             inner = tuple(map(slice, rows.shape[1:]))
             if name in self.arrays:
                 self.arrays[name][(indices, *inner)] = rows
@@ -134,6 +150,17 @@ class Target:
             for index, row in zip(indices, rows, strict=True):
                 where = np.unravel_index(index, self.labels.lead_shape)
                 self.stored[name][(*map(int, where), *inner)] = row
+
+    def _measure(self, name: str, indices: np.ndarray, rows: np.ndarray) -> None:
+        for axis, length in zip(self.labels.variables[name].axes, rows.shape[1:], strict=True):
+            if axis in self.lengths:
+                known = self.lengths[axis][indices]
+                if np.any((known != length) & (known >= 0)):
+                    raise ValueError(
+                        f"dims: got axis {axis!r} of {length} in {name!r} and of {known.max()} in "
+                        "another result of the same point, wanted one length"
+                    )
+                self.lengths[axis][indices] = length
 
     def dataset(self) -> "xarray.Dataset":
         """Label what was put.
@@ -161,5 +188,8 @@ class Target:
             else:
                 shaped = array.reshape(labels.lead_shape + v.shape)
                 variables[name] = (labels.lead + v.axes, shaped)
+        for axis, lengths in self.lengths.items():
+            variables[f"length_{axis}"] = (labels.lead, lengths.reshape(labels.lead_shape))
         ordered = {name: variables[name] for name in labels.variables if name in variables}
+        ordered |= {name: v for name, v in variables.items() if name not in ordered}
         return xarray.Dataset(ordered, coordinates)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lrdyn import files
+from lrdyn.judging import claim_of, control_group, ratio_of, residuals
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from lrdyn.judging import Legs
+    from lrdyn.theorem import Experiment
 
 STYLE = Path(__file__).with_name("lrdyn.mplstyle")
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = (
@@ -226,7 +229,7 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     return paths
 
 
-def verdict_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset]) -> Figure:
+def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figure:
     """Draw every claim and control of a verdict: residual / tolerance of each case.
 
     Left of the line at 1 a claim holds, right of it it fails. Claims are blue (float64) and light
@@ -234,7 +237,7 @@ def verdict_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset])
 
     Args:
         verdict: content of ``verdict.json``.
-        groups: content of ``results.nc``.
+        legs: claim or control -> precision -> what :func:`lrdyn.judging.residuals` found.
 
     Returns:
         The figure.
@@ -247,7 +250,8 @@ def verdict_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset])
         ax = figure.subplots()
         for row, claim in enumerate(claims):
             control = claim["kind"] == "control"
-            for precision, ratios in _ratios(claim, groups, verdict).items():
+            for precision, leg in legs[claim["id"]].items():
+                ratios = ratio_of(leg, precision, everything=control).values.ravel()
                 shade = (ORANGES if control else BLUES)[
                     1 if precision == "float64" else 0 if control else 2
                 ]
@@ -289,42 +293,12 @@ def _dot(color: str, label: str):
     return Line2D([], [], ls="none", marker="o", ms=3, mew=0, color=color, label=label)
 
 
-def _ratios(claim, groups, verdict) -> dict[str, np.ndarray]:
-    """Residual / tolerance of each case of a claim or control, for each precision."""
-    main = verdict["environment"]["dtype"]
-    found = {}
-    control = claim["kind"] == "control"
-    names = (
-        ("residual", "tolerance")
-        if control
-        else tuple(f"{part}_{claim['id']}" for part in ("residual", "tolerance"))
-    )
-    for group, data in groups.items():
-        precision = main if group.endswith("/") else group.rsplit("/", 1)[1]
-        if group.startswith("/perturb/") or control != group.startswith("/controls/"):
-            continue
-        if claim["id"] in data.control if control else names[0] in data:
-            one = data.sel(control=claim["id"]) if control else data
-            residual, tolerance = (one[name].values.ravel() for name in names)
-            if not control:  # only what is judged
-                met = [data[n] for n in data if str(n).startswith("met_")]
-                judged = reduce(np.logical_and, met, data[f"applies_{claim['id']}"])
-                residual = np.where(judged.values.ravel(), residual, np.nan)
-            # An exact claim has tolerance 0: show its residual on the scale of a rounding.
-            rounding = np.finfo(precision).eps
-            found[precision] = residual / np.where(tolerance > 0, tolerance, rounding)
-    return found
-
-
-FIRST = ("init_scale", "depth", "rank")
-"""Axes that a sweep is drawn over before all others: abscissa, curves, panels."""
-
-
-def swept_axes(ratio: xr.DataArray) -> list[str]:
+def swept_axes(ratio: xr.DataArray, first: Sequence[str] = ()) -> list[str]:
     """Axes of a sweep with several numbers, the most telling first.
 
     Args:
         ratio: values over the axes of a sweep.
+        first: axes that come before all others.
 
     Returns:
         Their names, without the seed.
@@ -332,7 +306,7 @@ def swept_axes(ratio: xr.DataArray) -> list[str]:
     Example:
         >>> import xarray as xr
         >>> axes = {"seed": [0, 1], "dim": [8, 9], "depth": [2, 3], "rank": [1]}
-        >>> swept_axes(xr.DataArray(np.zeros((2, 2, 2, 1)), axes))
+        >>> swept_axes(xr.DataArray(np.zeros((2, 2, 2, 1)), axes), ("depth", "rank"))
         ['depth', 'dim']
     """
     several = [
@@ -340,27 +314,30 @@ def swept_axes(ratio: xr.DataArray) -> list[str]:
         for name, size in ratio.sizes.items()
         if size > 1 and name != "seed" and ratio[name].dtype.kind in "if"
     ]
-    return sorted(several, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    return sorted(several, key=lambda name: first.index(name) if name in first else len(first))
 
 
-def sweep_figure(name: str, ratios: Mapping[str, xr.DataArray]) -> Figure:
+def sweep_figure(
+    name: str, ratios: Mapping[str, xr.DataArray], first: Sequence[str] = ()
+) -> Figure:
     """Draw how close a theorem comes to its tolerances over the axes of a sweep.
 
-    One curve for each value of the second axis (depth), one panel for each of the third (rank), the
-    first (init scale) as abscissa; the largest over all others. Filled: float64, open: float32.
+    One curve for each value of the second axis, one panel for each of the third, the first as
+    abscissa; the largest over all others. Filled: float64, open: float32.
 
     Args:
         name: name of the theorem.
         ratios: precision -> largest residual / tolerance over the claims, at each point.
+        first: axes that come before all others.
 
     Returns:
         The figure.
     """
     from matplotlib.figure import Figure
 
-    first = next(iter(ratios.values()))
-    axes = swept_axes(first)[:3]
-    panels = first[axes[2]].values if len(axes) > 2 else [None]
+    main = next(iter(ratios.values()))
+    axes = swept_axes(main, first)[:3]
+    panels = main[axes[2]].values if len(axes) > 2 else [None]
     seen = np.concatenate([ratio.values.ravel() for ratio in ratios.values()])
     top = 3.0 * max(1.0, np.max(seen, initial=0.0, where=np.isfinite(seen)))
     with style():
@@ -370,7 +347,7 @@ def sweep_figure(name: str, ratios: Mapping[str, xr.DataArray]) -> Figure:
             for precision, ratio in ratios.items():
                 part = ratio.max([d for d in ratio.dims if d not in axes])
                 part = part if value is None else part.sel({axes[2]: value})
-                _curves(ax, part, axes, precision, key=ratio is first)
+                _curves(ax, part, axes, precision, key=ratio is main)
             ax.set_title("" if value is None else f"{_words(axes[2])} {value:g}")
             ax.axhline(1.0, color=BLACK, lw=0.8)
             ax.set(yscale="log", xlabel=_words(axes[0]), ylim=(LEAST_RATIO, top))
@@ -406,50 +383,57 @@ def _curves(ax: Axes, part: xr.DataArray, axes: list[str], precision: str, key: 
         )  # fmt: skip
 
 
-def perturb_figure(verdict: Mapping[str, Any], groups: Mapping[str, xr.Dataset]) -> Figure:
+def perturb_figure(
+    theorem: Experiment, groups: Mapping[str, xr.Dataset], precisions: Sequence[str]
+) -> Figure:
     """Draw how a claim breaks as its hypotheses are left: residual against the distance from each.
 
     Lines are the medians over seeds, the dashed lines the tolerances; amount 0, the hypothesis met,
     is the point at the left edge.
 
     Args:
-        verdict: content of ``verdict.json``.
+        theorem: the theorem.
         groups: content of ``results.nc``, with groups ``/perturb/<control>/<precision>``.
+        precisions: of the runs.
 
     Returns:
         The figure.
     """
     from matplotlib.figure import Figure
 
-    controls = list(dict.fromkeys(g.split("/")[2] for g in groups if g.startswith("/perturb/")))
-    columns = 2 if len(controls) in (2, 4) else min(3, len(controls))
-    rows = -(-len(controls) // columns)
+    swept = [
+        (control, statement)
+        for statement in theorem.statements
+        for control in statement.controls
+        if control_group(control, precisions[0], perturb=True) in groups
+    ]
+    columns = 2 if len(swept) in (2, 4) else min(3, len(swept))
+    rows = -(-len(swept) // columns)
     with style():
         figure = Figure(figsize=(TEXT_WIDTH, 0.3 + 2.0 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        for ax, control in zip(axes, controls, strict=False):
-            for precision, color in (("float64", BLUES[1]), ("float32", BLUES[2])):
-                data = groups.get(f"/perturb/{control}/{precision}")
-                if data is not None:
-                    _departure(ax, data, color, precision)
-        for ax in axes[len(controls) :]:
+        for ax, (control, statement) in zip(axes, swept, strict=False):
+            for precision, color in zip(precisions, BLUES[1:], strict=False):
+                data = groups[control_group(control, precision, perturb=True)]
+                leg = residuals(claim_of(control, statement), statement, data, precision)
+                _departure(ax, leg.assign_attrs(data.attrs), color, precision)
+        for ax in axes[len(swept) :]:
             ax.remove()
-        for ax in axes[: len(controls) : columns]:
+        for ax in axes[: len(swept) : columns]:
             ax.set_ylabel("relative residual")
         axes[0].legend(loc="upper left")
-        figure.suptitle(f"{verdict['name']}: how far does it reach?")
+        figure.suptitle(f"{theorem.name}: how far does it reach?")
     return figure
 
 
 def _departure(ax: Axes, data: xr.Dataset, color: str, label: str) -> None:
-    (name,) = (str(n) for n in data if str(n).startswith("residual_"))
-    middle = data[name].median([d for d in data[name].dims if d != "amount"])
+    middle = data["residual"].median([d for d in data["residual"].dims if d != "amount"])
     amounts, values = data["amount"].values, middle.values
     away = amounts > 0
     left = amounts[away].min() / 20
     ax.loglog(amounts[away], values[away], color=color, marker="o", ms=2.5, lw=1.0, label=label)
     ax.plot(np.full((~away).sum(), left), values[~away], ls="none", marker="o", ms=2.5, color=color)
-    limit = float(data[name.replace("residual_", "tolerance_", 1)].values.ravel()[0])
+    limit = float(data["tolerance"].values.ravel()[0])
     ax.axhline(limit, color=color, lw=0.7, ls="--")
     ax.annotate("0", (left, 0), (0, -3), xycoords=("data", "axes fraction"),
                 textcoords="offset points", ha="center", va="top")  # fmt: skip

@@ -10,6 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 LINE_EVERY = 10.0
 """Seconds between two lines of a log."""
 
+LARGE = 10**8
+"""Bytes of results that are announced."""
+
 
 @runtime_checkable
 class Progress(Protocol):
@@ -17,6 +20,9 @@ class Progress(Protocol):
 
     def expect(self, points: int) -> None:
         """So many more points are to be done."""
+
+    def expect_bytes(self, count: int) -> None:
+        """So many more bytes of results are to be written."""
 
     def advance(self, points: int, *, saved: bool = False) -> None:
         """So many points are done; ``saved`` if an earlier run did them."""
@@ -29,6 +35,9 @@ class Silent:
     """Tells nothing but what went wrong, as a warning."""
 
     def expect(self, points: int) -> None:
+        """Say nothing."""
+
+    def expect_bytes(self, count: int) -> None:
         """Say nothing."""
 
     def advance(self, points: int, *, saved: bool = False) -> None:
@@ -45,7 +54,7 @@ class _Counted:
     """Counts points; the rate and the time left are of those computed by this run."""
 
     def __init__(self, title: str):
-        self.title, self.total, self.done, self.saved = title, 0, 0, 0
+        self.title, self.total, self.done, self.saved, self.bytes = title, 0, 0, 0, 0
         self.start = time.monotonic()
         self.lock = threading.Lock()
 
@@ -53,6 +62,12 @@ class _Counted:
         with self.lock:
             self.total += points
             self.show()
+
+    def expect_bytes(self, count: int) -> None:
+        with self.lock:
+            before, self.bytes = self.bytes, self.bytes + count
+        if before < LARGE <= self.bytes:
+            self.note(f"the results will take {size_of(self.bytes)} or more on disk")
 
     def advance(self, points: int, *, saved: bool = False) -> None:
         with self.lock:
@@ -71,7 +86,27 @@ class _Counted:
         if computed:
             left = (self.total - self.done) / rate
             parts += [f"{rate:.3g} a second", f"{duration(left)} left"]
+        parts.append(f"{size_of(self.bytes)} of results")
         return ", ".join(parts)
+
+
+def size_of(count: int) -> str:
+    """Write a number of bytes for a reader.
+
+    Args:
+        count: bytes.
+
+    Returns:
+        A number and its unit.
+
+    Example:
+        >>> size_of(999), size_of(25_300_000)
+        ('999 B', '25.3 MB')
+    """
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
 
 
 def duration(seconds: float) -> str:

@@ -113,10 +113,77 @@ def sweep(
     with ExitStack() as stack:
         kept = stack.enter_context(opened(Path(store), progress.note)) if store else None
         labels = Labels(points, dims or {}, [group.outputs for group in groups])
+        progress.expect_bytes(labels.nbytes)
         target = labels.allocate(memory, kept and kept.folder)
         for indices, outputs in _finish(groups, plan, kept, progress):
             target.place(indices, outputs)
         return target.dataset()
+
+
+def call_each(
+    function: Callable[..., Mapping[str, Any]],
+    points: Points,
+    *,
+    dims: Mapping[str, tuple[str, ...]] | None = None,
+    digest: str = "",
+    memory: int = 2**30,
+    store: str | os.PathLike | None = None,
+    progress: Progress | None = None,
+) -> "xarray.Dataset":
+    """Call a Python function at every point, one after another, and label the results.
+
+    For what cannot be traced: counts of a traced program, memory of a compiled one, a training that
+    reads files. :func:`sweep` is for the rest.
+
+    Args:
+        function: ``function(**point)`` returns named arrays; all axes arrive as Python values.
+        points: the points.
+        dims: see :func:`sweep`.
+        digest: of everything but the points that decides the results; it names the parts.
+        memory: see :func:`sweep`.
+        store: a folder that keeps the results of each finished point.
+        progress: told of every finished point.
+
+    Returns:
+        A dataset as :func:`sweep` returns it.
+
+    Raises:
+        ValueError: results have different names at different points, or ``dims`` does not fit.
+        files.InUse: another process uses the store.
+        OSError: the store cannot be written.
+
+    Example:
+        >>> from lrdyn import product
+        >>> call_each(lambda word: {"letters": len(word)}, product(word=["a", "abc"]))[
+        ...     "letters"].values.tolist()
+        [1, 3]
+    """
+    progress = Silent() if progress is None else progress
+    with ExitStack() as stack:
+        kept = stack.enter_context(opened(Path(store), progress.note)) if store else None
+        progress.expect(points.size)
+        found = [_called(function, points, i, digest, kept, progress) for i in range(points.size)]
+        shapes = [
+            {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in each.items()} for each in found
+        ]
+        target = Labels(points, dims or {}, shapes).allocate(memory, kept and kept.folder)
+        for index, outputs in enumerate(found):
+            target.place(np.array([index]), {name: array[None] for name, array in outputs.items()})
+        return target.dataset()
+
+
+def _called(function, points: Points, index: int, digest: str, kept: Store | None, progress):
+    point = {name: column[index] for name, column in points.columns.items()}
+    named = hashlib.sha256(f"{digest}{point}".encode()).hexdigest()[:20]
+    key = f"{index}-{named}"
+    found = kept.load(key) if kept else None
+    saved = found is not None
+    if found is None:
+        found = {name: np.asarray(array) for name, array in function(**point).items()}
+        if kept:
+            kept.save(key, found)
+    progress.advance(1, saved=saved)
+    return found
 
 
 class _Plan(NamedTuple):

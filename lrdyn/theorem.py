@@ -1,18 +1,20 @@
 """How a theorem is stated: flags, hypotheses, prediction, measurement, claims and controls.
 
-A :class:`Theorem` is data. :func:`lrdyn.cli.main` gives it the command line, the sweeps, the
-float32 and float64 runs, the verdict and the figure; ``docs/tutorial.md`` writes one in a file of
-its own.
+An :class:`Experiment` is data: it produces named arrays. A :class:`Theorem` is an experiment whose
+claims and controls are judged on those arrays. :func:`lrdyn.cli.main` gives either the command
+line, the sweeps, the files and the figure, and a theorem its verdict; ``docs/tutorial.md`` writes
+one in a file of its own.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from lrdyn.claims import Kind
 
@@ -98,27 +100,57 @@ class Flag:
             raise ValueError(f"flag {self.name!r}: got words, wanted shapes=True and a domain")
 
 
+class Outcome(NamedTuple):
+    """What a claim is judged on: arrays of one point, or of all seeds of one setting."""
+
+    point: Mapping[str, Any]
+    """Value of every flag, and ``seed``; for a claim over seeds an array of them."""
+    predicted: Mapping[str, np.ndarray]
+    """Arrays that the claim reads, from theory: float64 or integers. One that is not on both sides
+    is found on either. For a claim over seeds they have the seeds as first axis."""
+    measured: Mapping[str, np.ndarray]
+    """The same, from the run."""
+    hypotheses: Mapping[str, np.ndarray]
+    """Hypothesis -> whether it is met."""
+    dtype: np.dtype
+    """Precision of the run."""
+    size: int
+    """Longest axis of the case: the length of its longest dot product."""
+    steps: int
+    """Steps of the run."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A statement that can be false.
+    """A statement that can be false, judged in NumPy on what a run left.
 
     Args:
         id: short name; also the name of the compared arrays unless ``residual`` is given.
         statement: the claim in words and formula.
         kind: ``identity``, ``bound``, ``exact``, ``limit``, ``rate`` or ``statistical``.
-        residual: ``residual(case, predicted, measured)``, a dimensionless number >= 0; by default
-            :func:`relative_difference` of ``predicted[id]`` and ``measured[id]``.
+        residual: ``residual(outcome)``, a dimensionless number >= 0; by default
+            :func:`lrdyn.claims.relative_difference` of ``predicted[id]`` and ``measured[id]``.
+        reads: names of the arrays that ``residual`` and ``applies`` look at; ``(id,)`` if empty.
         tolerance: own tolerance of a ``limit`` or ``rate``, its reason in ``statement``; the other
             kinds take theirs from :func:`lrdyn.tolerance`.
-        applies: ``applies(case, predicted, measured)``, a hypothesis of this claim only.
+        applies: ``applies(outcome)``, a hypothesis of this claim only.
+        seeds: 0 for a claim about each single case; a number for one about all seeds of a setting
+            together, of which it needs so many.
     """
 
     id: str
     statement: str
     kind: Kind = "identity"
-    residual: Callable[[Case, Arrays, Arrays], Float[Array, ""]] | None = None
+    residual: Callable[[Outcome], float] | None = None
+    reads: tuple[str, ...] = ()
     tolerance: float | None = None
-    applies: Callable[[Case, Arrays, Arrays], Array] | None = None
+    applies: Callable[[Outcome], Any] | None = None
+    seeds: int = 0
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of the arrays that are read."""
+        return self.reads or (self.id,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,40 +197,48 @@ class Control:
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """One situation with everything claimed about it.
+    """One situation: how it is produced, and everything that is claimed about it.
 
-    All functions are pure; they are jitted and vmapped over the axes that are not shapes. A
-    measurement that returns ``diverged_at`` (see :func:`lrdyn.simulate`) has its diverged cases
-    reported and left out of the judgement. A prediction that returns ``condition``, the factor by
-    which the run amplifies a small error (:func:`lrdyn.with_condition`), has the tolerances of
-    its identities and bounds multiplied by it; a case that is left without two digits does not
-    apply.
+    All functions are pure. They are jitted and vmapped over the axes that are not shapes, unless
+    ``traced`` is false.
 
     Args:
         id: short name.
-        case: ``case(key, **flags)`` builds everything a run needs, as a PyTree.
+        case: ``case(key, **flags)`` builds everything a run needs, as a PyTree. It is never saved.
         predict: ``predict(case)``: named arrays, from theory alone.
         measure: ``measure(case)``: arrays under the same names, from the algorithm itself; further
             names are kept too. A 1-d array named like a dimension becomes its coordinate.
         claims: what is claimed of the two.
         controls: what must be seen to fail.
         hypotheses: text -> ``check(case)``, a boolean array.
-        dims: names of the axes of each array.
+        dims: names of the axes of each array; an axis has one length in a case.
         narrow: ``narrow(settings)`` returns the settings that this statement sweeps, if not all. An
-            empty tuple for a flag leaves the statement out (unless it is the theorem's first).
+            empty tuple for a flag leaves the statement out (unless it is the first).
         compare: ``compare(case, predicted, measured)``: arrays made of both, kept beside them.
+        steps: flag that counts the steps of a run, which add up errors; empty if there is none.
+        condition: name of a predicted array, the factor by which the run amplifies a small error
+            (:func:`lrdyn.with_condition`). It multiplies the tolerances of identities and bounds; a
+            case that is left without two digits is left out.
+        diverged: name of a measured array, the step at which a run diverged (see
+            :func:`lrdyn.simulate`), -1 if it did not. Diverged cases are reported and left out.
+        traced: false for a run in plain Python, called once a point: what comes from tracing or
+            compiling, for example.
     """
 
     id: str
     case: Callable[..., Case]
-    predict: Callable[[Case], Arrays]
-    measure: Callable[[Case], Arrays]
-    claims: tuple[Claim, ...]
+    predict: Callable[[Case], Arrays] = lambda case: {}
+    measure: Callable[[Case], Arrays] = lambda case: {}
+    claims: tuple[Claim, ...] = ()
     controls: tuple[Control, ...] = ()
     hypotheses: Mapping[str, Callable[[Case], Array]] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     narrow: Callable[[dict[str, Any]], dict[str, Any]] = lambda settings: settings
     compare: Callable[[Case, Arrays, Arrays], Arrays] = lambda case, predicted, measured: {}
+    steps: str = ""
+    condition: str = ""
+    diverged: str = ""
+    traced: bool = True
 
     def __post_init__(self):
         known = {claim.id for claim in self.claims}
@@ -212,10 +252,13 @@ class Statement:
 RESERVED = ["controls", "perturb", "float32", "float64"]
 """Names of groups of ``results.nc`` that no statement may take."""
 
+PRECISIONS = {"float64": ("float64", "float32"), "float32": ("float32",)}
+"""The runs behind one verdict: the dtype asked for first."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Theorem:
-    """A theorem: statements that share a command line.
+class Experiment:
+    """Statements that share a command line, and produce named arrays.
 
     Args:
         name: name of the command and of the folder of its results.
@@ -227,7 +270,9 @@ class Theorem:
             draws nothing, if the statement it looks at was left out.
         prepare: ``prepare(settings, given)`` completes settings that depend on each other, for
             example on a file; ``given`` names those given explicitly. It returns new settings.
-        check: ``check(point)`` raises ``ValueError`` for combinations outside the theorem.
+        check: ``check(point)`` raises ``ValueError`` for combinations outside the experiment.
+        axes: flags that a sweep is drawn over before all others: abscissa, curves, panels.
+        data: ``data()`` names the files that the cases are made of, if there are any.
     """
 
     name: str
@@ -239,6 +284,8 @@ class Theorem:
     )
     prepare: Callable[[dict[str, Any], set[str]], dict[str, Any]] = lambda settings, given: settings
     check: Callable[[Mapping[str, Any]], None] = lambda point: None
+    axes: tuple[str, ...] = ()
+    data: Callable[[], Sequence[Path]] = tuple
 
     def __post_init__(self):
         entries = [entry.id for s in self.statements for entry in (*s.claims, *s.controls)]
@@ -250,41 +297,50 @@ class Theorem:
                     f"theorem {self.name!r}: got ids {doubles} twice, wanted each once"
                 )
 
+    @property
+    def judged(self) -> bool:
+        """Whether anything is claimed."""
+        return any(statement.claims for statement in self.statements)
 
-def relative_difference(
-    predicted: Num[Array, "..."],
-    measured: Num[Array, "..."],
-    scale: Num[Array, ""] | None = None,
-) -> Float[Array, ""]:
-    """Largest entry of ``|predicted - measured|`` over a scale.
+
+class Theorem(Experiment):
+    """An experiment with claims and controls, judged on the arrays that it produces.
+
+    Identities are judged in two precisions: beside a float64 run stands one in float32.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.judged:
+            raise ValueError(f"theorem {self.name!r}: got no claim, wanted one or an Experiment")
+
+
+def precisions(experiment: Experiment, dtype: str) -> tuple[str, ...]:
+    """The runs of an experiment: a theorem in float64 is run in float32 as well.
 
     Args:
-        predicted: values from theory.
-        measured: values from the run, of the same shape.
-        scale: scale of the data; by default the largest absolute measured or predicted value.
+        experiment: the experiment.
+        dtype: the precision that was asked for.
 
     Returns:
-        The relative residual; 0 for two arrays of zeros, NaN if any entry is not finite.
-
-    Raises:
-        ValueError: the shapes differ (broadcasting would hide a mistake).
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> float(relative_difference(jnp.array([1.0, 4.0]), jnp.array([1.0, 3.0])))
-        0.25
+        Precisions, the one asked for first.
     """
-    if predicted.shape != measured.shape:
-        raise ValueError(
-            f"predicted: got shape {predicted.shape}, wanted that of measured, {measured.shape}"
-        )
-    if scale is None:
-        scale = jnp.maximum(jnp.max(jnp.abs(measured)), jnp.max(jnp.abs(predicted)))
-    difference = jnp.abs(predicted - measured)
-    # XLA's maximum over vectors of NaN can be -inf, which would pass for a small residual.
-    lost = ~jnp.all(jnp.isfinite(difference))
-    largest = jnp.where(lost, jnp.nan, jnp.max(difference))
-    return jnp.where(largest == 0, 0.0, largest / jnp.where(scale == 0, 1.0, scale))
+    return PRECISIONS[dtype] if isinstance(experiment, Theorem) else (dtype,)
+
+
+def groups_of(experiment: Experiment, statement: Statement, dtype: str) -> dict[str, str]:
+    """Where ``results.nc`` keeps a statement.
+
+    Args:
+        experiment: the experiment.
+        statement: one of its statements.
+        dtype: the precision that was asked for.
+
+    Returns:
+        Precision -> group.
+    """
+    root = "" if statement is experiment.statements[0] else f"/{statement.id}"
+    return {p: (root or "/") if p == dtype else f"{root}/{p}" for p in precisions(experiment, dtype)}
 
 
 def longest_axis(case: Case) -> int:
@@ -302,6 +358,29 @@ def longest_axis(case: Case) -> int:
         7
     """
     return max((side for leaf in jax.tree.leaves(case) for side in jnp.shape(leaf)), default=1)
+
+
+def relative_response(one: Float[Array, "..."], other: Float[Array, "..."]) -> Float[Array, ""]:
+    """Largest difference of two arrays over their largest entry, inside a traced program.
+
+    Args:
+        one: an array.
+        other: another of the same shape.
+
+    Returns:
+        The ratio; 0 for two arrays of zeros, NaN if any entry is not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(relative_response(jnp.array([1.0, 4.0]), jnp.array([1.0, 3.0])))
+        0.25
+    """
+    scale = jnp.maximum(jnp.max(jnp.abs(one)), jnp.max(jnp.abs(other)))
+    difference = jnp.abs(one - other)
+    # XLA's maximum over vectors of NaN can be -inf, which would pass for a small residual.
+    lost = ~jnp.all(jnp.isfinite(difference))
+    largest = jnp.where(lost, jnp.nan, jnp.max(difference))
+    return jnp.where(largest == 0, 0.0, largest / jnp.where(scale == 0, 1.0, scale))
 
 
 def with_condition(
@@ -339,6 +418,6 @@ def with_condition(
     leaves, structure = jax.tree.flatten(data)
     pairs = [with_twin(number, leaf) for number, leaf in enumerate(leaves)]
     both = jax.vmap(run)(jax.tree.unflatten(structure, pairs))
-    response = relative_difference(both[0], both[1])
+    response = relative_response(both[0], both[1])
     amplified = jnp.maximum(1.0, response / disturbance)
     return both[0], jnp.where(response < 0.1, amplified, jnp.inf)

@@ -25,9 +25,10 @@ from lrdyn.factorization import Weights, end_to_end, factorization_loss, regress
 from lrdyn.initialization import layer_scales, orthogonal, orthogonal_layers
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import reduced_start, rho
-from lrdyn.theorem import Claim, Control, Statement, with_condition
+from lrdyn.theorem import Claim, Control, Outcome, Statement, with_condition
 from lrdyn.theorems.deep_factorization import (
     AT,
+    RUN,
     first_shapes,
     of_weights,
     orthogonal_start,
@@ -169,12 +170,12 @@ CLASSIFICATION = Statement(
         Claim(
             "class_off_block",
             "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K",
-            residual=vanishes("class_off_block"),
+            **vanishes("class_off_block"),
         ),
         Claim(
             "class_rho",
             "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L",
-            residual=of_weights("class_rho"),
+            **of_weights("class_rho"),
         ),
         Claim("class_product", "W(t) V_{1,1} follows the reduced problem of width 2K"),
     ),
@@ -212,6 +213,7 @@ CLASSIFICATION = Statement(
         "step": ("step",),
     },
     narrow=first_shapes,
+    **RUN,
 )
 
 PER_CLASS = 10
@@ -248,14 +250,16 @@ def _measure_collapse(case: Classification) -> dict[str, Array]:
     }
 
 
-def _converged(case, predicted, measured):
+def _converged(one: Outcome) -> bool:
     # The collapse metric is a square, so the loss must be as small as the rounding of a square.
-    return measured["loss"][-1] <= 100 * jnp.finfo(jnp.zeros(()).dtype).eps * measured["loss"][0]
+    loss = one.measured["loss"]
+    return loss[-1] <= 100 * np.finfo(one.dtype).eps * loss[0]
 
 
-def _outside_interval(case, predicted, measured):
-    low, high, value = predicted["collapse_lower"], predicted["collapse"], measured["collapse"]
-    return jnp.maximum(0.0, jnp.maximum(low - value, value - high)) / high
+def _outside_interval(one: Outcome) -> float:
+    low, high = one.predicted["collapse_lower"], one.predicted["collapse"]
+    outside = np.maximum(low - one.measured["collapse"], one.measured["collapse"] - high)
+    return float(np.maximum(outside, 0.0) / high)
 
 
 def _collapse_without(part: str):
@@ -305,6 +309,7 @@ COLLAPSE = Statement(
             "D_{l+1} / D_l is about eps^2 / n^{1/L} at convergence without decay; approximate, "
             "gap c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
             kind="limit",
+            reads=("collapse", "loss"),
             tolerance=0.03,
             applies=_converged,
         ),
@@ -314,6 +319,7 @@ COLLAPSE = Statement(
             "p = eps^2 / n^{1/L}",
             kind="bound",
             residual=_outside_interval,
+            reads=("collapse", "collapse_lower", "loss"),
             applies=_converged,
         ),
     ),
@@ -343,4 +349,6 @@ COLLAPSE = Statement(
     hypotheses={"whitened_inputs": _whitened, "orthogonal_start": orthogonal_start},
     dims={"collapse_metric": ("square_layer",), "loss": ("step",), "step": ("step",)},
     narrow=_collapse_settings,
+    steps="steps",
+    diverged="diverged_at",
 )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from lrdyn.claims import relative_difference
 from lrdyn.compression import (
     CompressedNetwork,
     bulk_contracts,
@@ -22,11 +23,13 @@ from lrdyn.compression import (
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import Frame, blocks, frame, reduced_dynamics, reduced_target, rho
-from lrdyn.theorem import Claim, Control, Flag, Statement, Theorem, at_least, relative_difference
+from lrdyn.theorem import Claim, Control, Flag, Outcome, Statement, Theorem, at_least
 from lrdyn.theorems.deep_factorization import (
     AT,
+    AXES,
     FLAGS,
     HYPOTHESES,
+    RUN,
     DeepFactorization,
     Move,
     check,
@@ -150,10 +153,10 @@ def measure(case: Compression) -> dict[str, Array]:
     }
 
 
-def _above_bound(case, predicted, measured):
-    excess = jnp.max(measured["error"], axis=1) - predicted["bound"]
-    scale = jnp.maximum(jnp.max(predicted["bound"]), measured["scale"])
-    return jnp.maximum(jnp.max(excess), 0.0) / scale
+def _above_bound(one: Outcome) -> float:
+    bound, scale = one.predicted["bound"], one.measured["scale"]
+    excess = np.max(np.max(one.measured["error"], axis=1) - bound)
+    return max(float(excess), 0.0) / max(float(np.max(bound)), float(scale))
 
 
 CLAIMS = (
@@ -161,7 +164,10 @@ CLAIMS = (
         "error_identity",
         "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
         # The difference of two products lives on the scale of the products.
-        residual=lambda case, p, m: relative_difference(p["error"], m["error"], m["scale"]),
+        residual=lambda one: relative_difference(
+            one.predicted["error"], one.measured["error"], one.measured["scale"]
+        ),
+        reads=("error", "scale"),
     ),
     Claim(
         "error_bound",
@@ -169,7 +175,8 @@ CLAIMS = (
         "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
         kind="bound",
         residual=_above_bound,
-        applies=lambda case, p, m: p["contraction"] <= 1,
+        reads=("error", "bound", "scale", "contraction"),
+        applies=lambda one: one.predicted["contraction"] <= 1,
     ),
     Claim(
         "parameters",
@@ -265,6 +272,7 @@ COMPRESSION = Statement(
         "parameters": ("network", "count"),
         "step": ("step",),
     },
+    **RUN,
 )
 
 COROLLARY1 = Theorem(
@@ -274,4 +282,5 @@ COROLLARY1 = Theorem(
     (COMPRESSION,),
     prepare=prepare,
     check=check_compression,
+    axes=AXES,
 )

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn.claims import tolerance
+from lrdyn.claims import relative_difference, tolerance
 from lrdyn.descent import Trajectory, gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, factorization_loss
 from lrdyn.initialization import (
@@ -27,11 +27,10 @@ from lrdyn.subspace import reduced_dynamics, reduced_start
 from lrdyn.theorem import (
     NON_NEGATIVE,
     POSITIVE,
-    Arrays,
     Control,
     Flag,
+    Outcome,
     at_least,
-    relative_difference,
     with_condition,
 )
 
@@ -109,6 +108,9 @@ FLAGS = (
     Flag("steps", (100,), at_least(1), int, "t", "steps of gradient descent", (500,), swept=False),
     Flag("target", (), None, "array", "Phi", "run on your own square matrix", swept=False),
 )
+
+AXES = ("init_scale", "depth", "rank")
+"""What a sweep is drawn over: abscissa, curves, panels."""
 
 
 def make_case(
@@ -346,19 +348,32 @@ def departures(
     )
 
 
-def weight_scale(measured: Arrays) -> Float[Array, ""]:
+RUN = {"steps": "steps", "condition": "condition", "diverged": "diverged_at"}
+"""Names by which the statements about runs are judged."""
+
+
+def weight_scale(one: Outcome) -> float:
     """Scale of whatever is compared with a weight: the largest singular value that occurs."""
-    return jnp.max(measured["singular_values"])
+    return float(np.max(one.measured["singular_values"]))
 
 
-def of_weights(name: str) -> Callable[[PyTree, Arrays, Arrays], Float[Array, ""]]:
-    """Residual of an array of weights: predicted against measured on the scale of the weights."""
-    return lambda case, p, m: relative_difference(p[name], m[name], weight_scale(m))
+def of_weights(*names: str) -> dict[str, Any]:
+    """How arrays of weights are judged: predicted against measured on the scale of the weights."""
+
+    def residual(one: Outcome) -> float:
+        scale = weight_scale(one)
+        apart = [relative_difference(one.predicted[n], one.measured[n], scale) for n in names]
+        return float(np.max(apart))
+
+    return {"residual": residual, "reads": (*names, "singular_values")}
 
 
-def vanishes(name: str) -> Callable[[PyTree, Arrays, Arrays], Float[Array, ""]]:
-    """Residual of something that should be zero, on the scale of the weights."""
-    return lambda case, p, m: jnp.max(m[name]) / weight_scale(m)
+def vanishes(name: str) -> dict[str, Any]:
+    """How something that should be zero is judged, on the scale of the weights."""
+    return {
+        "residual": lambda one: np.max(one.measured[name]) / weight_scale(one),
+        "reads": (name, "singular_values"),
+    }
 
 
 def first_shapes(settings: dict[str, Any]) -> dict[str, Any]:

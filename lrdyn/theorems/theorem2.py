@@ -23,8 +23,10 @@ from lrdyn.theorem import Claim, Control, Statement, Theorem
 from lrdyn.theorems.classification import CLASSIFICATION, COLLAPSE
 from lrdyn.theorems.deep_factorization import (
     AT,
+    AXES,
     FLAGS,
     HYPOTHESES,
+    RUN,
     DeepFactorization,
     check,
     conditioned_run,
@@ -85,25 +87,25 @@ CLAIMS = (
     Claim(
         "off_block",
         "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t",
-        residual=vanishes("off_block"),
+        **vanishes("off_block"),
     ),
     Claim(
-        "bulk", "its bulk block is a multiple of the identity", residual=vanishes("bulk_deviation")
+        "bulk", "its bulk block is a multiple of the identity", **vanishes("bulk_deviation")
     ),
     Claim(
         "rho",
         "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)",
-        residual=of_weights("rho"),
+        **of_weights("rho"),
     ),
     Claim(
         "reduced",
         "Wt_l is gradient descent on the 2r-dimensional problem from eps_l I",
-        residual=of_weights("reduced"),
+        **of_weights("reduced"),
     ),
     Claim(
         "spectra",
         "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
-        residual=of_weights("singular_values"),
+        **of_weights("singular_values"),
     ),
     Claim("loss", "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2"),
 )
@@ -207,6 +209,7 @@ FACTORIZATION = Statement(
         "bulk_deviation": ("step", "layer"),
         "step": ("step",),
     },
+    **RUN,
 )
 
 
@@ -243,13 +246,6 @@ def _measure_mean_loss(
     }
 
 
-def _mean_loss_residual(case, predicted, measured):
-    return jnp.maximum(
-        of_weights("mean_rho")(case, predicted, measured),
-        of_weights("mean_reduced")(case, predicted, measured),
-    )
-
-
 MEAN_LOSS = Statement(
     "mean_loss",
     make_case,
@@ -259,7 +255,7 @@ MEAN_LOSS = Statement(
         Claim(
             "mean_loss",
             "1/2 mean over d^2 entries: the same trajectory with eta / d^2 and lambda d^2",
-            residual=_mean_loss_residual,
+            **of_weights("mean_rho", "mean_reduced"),
         ),
     ),
     controls=(
@@ -279,6 +275,7 @@ MEAN_LOSS = Statement(
         "step": ("step",),
     },
     narrow=first_shapes,
+    **RUN,
 )
 
 
@@ -289,4 +286,5 @@ THEOREM2 = Theorem(
     (FACTORIZATION, MEAN_LOSS, CLASSIFICATION, COLLAPSE),
     prepare=prepare,
     check=check,
+    axes=AXES,
 )
