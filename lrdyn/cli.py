@@ -487,7 +487,7 @@ def judge_command(theorem: Experiment, folder: Path) -> tuple[Verification, list
     if root["digest"] != source_digest(theorem):
         notes.append(f"the source of {theorem.name} is not that of the run")
     found.verdict["config"] = config
-    found.verdict |= {name: before[name] for name in ("environment", "results_sha256")}
+    found.verdict.update(environment=before["environment"], results_sha256=before["results_sha256"])
     try:
         draw(mine, found, folder)
         files.write_json(folder / "verdict.json", found.verdict)
