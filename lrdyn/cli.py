@@ -2,32 +2,26 @@
 
 import argparse
 import contextlib
-import hashlib
-import json
 import math
 import os
 import re
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 
-from lrdyn import files, progress, results
-from lrdyn.judging import MissingArray, shown, worst_ratio
-from lrdyn.produce import concerned, source_digest, validate
-from lrdyn.theorem import Experiment, Flag, at_least, precisions
-from lrdyn.verify import Verification, judged, verify
+from lrdyn.judging import shown
+from lrdyn.produce import validate
+from lrdyn.runs import BadInput as BadInput
+from lrdyn.runs import Run, carry_out, judge_again
+from lrdyn.theorem import Experiment, Flag, at_least
+from lrdyn.verify import Verification
 
 HOLDS, FAILS, BAD_INPUT, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
-
-
-class BadInput(ValueError):
-    """Bad input of a command: one line, status 2, nothing written."""
 
 
 def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
@@ -257,10 +251,7 @@ def _add_flag(group, flag: Flag) -> None:
 class Command(NamedTuple):
     """A parsed command line."""
 
-    settings: dict[str, Any]
-    """A value for each flag of the theorem."""
-    config: dict[str, Any]
-    """What decides the results, for the verdict and for the name of the folder."""
+    run: Run
     options: argparse.Namespace
 
 
@@ -281,9 +272,7 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
     if options.seed + options.seeds > 2**31:
         raise BadInput(f"--seed: got {options.seed}, wanted all seeds below 2^31")
     given = {f.name for f in theorem.flags if f.name in vars(options)}
-    settings = {
-        f.name: getattr(options, f.name, _default(f, options.preset)) for f in theorem.flags
-    }
+    settings = {f.name: getattr(options, f.name, f.default(options.preset)) for f in theorem.flags}
     settings = {
         n: tuple(dict.fromkeys(v)) if isinstance(v, list) else v for n, v in settings.items()
     }
@@ -292,66 +281,11 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
         validate(theorem, settings)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    values = {name: _shown(value) for name, value in settings.items()}
-    run = {"preset": options.preset, "seed": options.seed, "seeds": options.seeds}
-    run |= {"dtype": options.dtype, "perturb": getattr(options, "perturb", False)}
-    return Command(settings, values | run, options)
-
-
-def _default(flag: Flag, preset: str):
-    values = flag.paper if preset == "paper" and flag.paper else flag.quick
-    return values if flag.swept else (values[0] if values else None)
-
-
-def _shown(value):
-    if isinstance(value, np.ndarray):
-        return {"shape": list(value.shape), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-@contextlib.contextmanager
-def folder(out: str, name: str, config: dict[str, Any]) -> Iterator[Path]:
-    """Make the folder of one command line and keep it for this process.
-
-    Args:
-        out: the ``--out`` argument.
-        name: name of the command.
-        config: what decides the results.
-
-    Yields:
-        The folder, ``<out>/<name>/<hash of the configuration>``. Bad input inside leaves nothing.
-
-    Raises:
-        BadInput: it cannot be made or written to, or another run uses it.
-    """
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-    path = Path(out) / name / digest
-    made = [p for p in (path, *path.parents) if not p.exists()]
-    with contextlib.ExitStack() as stack:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.locked(path))
-            files.sweep_out(path)
-            with files.replacing(path / "writable"):
-                pass
-            (path / "writable").unlink()
-        except files.InUse as error:
-            raise BadInput(f"--out: got {out!r} ({error}), wanted a folder of its own") from None
-        except OSError as error:
-            reason = error.strerror
-            raise BadInput(f"--out: got {out!r} ({reason}), wanted a writable folder") from None
-        try:
-            yield path
-        except BadInput:
-            shutil.rmtree(path / PARTS, ignore_errors=True)
-            for empty in made:
-                with contextlib.suppress(OSError):  # not empty: something else is kept there
-                    empty.rmdir()
-            raise
-
-
-PARTS = "parts"
-"""Folder of the finished parts of a run that has not ended."""
+    perturb = getattr(options, "perturb", False)
+    run = Run(
+        theorem, settings, options.preset, options.seed, options.seeds, options.dtype, perturb
+    )
+    return Command(run, options)
 
 
 def verify_command(
@@ -371,147 +305,9 @@ def verify_command(
     Raises:
         BadInput: the arguments are bad, or no claim applies.
     """
-    command = parse(theorem, argv)
-    options = command.options
+    run, options = parse(theorem, argv)
     setup(options.dtype, host_devices=host_devices)
-    with folder(options.out, theorem.name, command.config) as path:
-        with progress.shown(theorem.name, bar=bar) as told:
-            found = verify(
-                theorem,
-                command.settings,
-                dtype=options.dtype,
-                seeds=range(options.seed, options.seed + options.seeds),
-                perturb=command.config["perturb"],
-                thorough=options.preset == "paper",
-                memory=options.memory,
-                store=path / PARTS,
-                progress=told,
-            )
-        if theorem.judged and found.verdict["holds"] is None:
-            raise BadInput(_nothing_applies(theorem, found))
-        found.verdict["config"] = command.config
-        save(theorem, found, path)
-        shutil.rmtree(path / PARTS)
-    return found, path
-
-
-def _nothing_applies(theorem: Experiment, found: Verification) -> str:
-    if found.diverged:
-        return f"{theorem.name}: no claim applies, {found.diverged[0]}"
-    root = found.groups["/"]
-    unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
-    names = ", ".join(unmet) or "those of each claim"
-    return f"{theorem.name}: no claim applies, hypotheses not met: {names}"
-
-
-def save(theorem: Experiment, found: Verification, path: Path) -> None:
-    """Write ``results.nc``, the figures and ``verdict.json``, in this order.
-
-    Args:
-        theorem: the theorem.
-        found: what was verified.
-        path: folder of the results.
-    """
-    verdict = found.verdict
-    results.write(
-        path / results.NAME,
-        found.groups,
-        name=theorem.name,
-        config=verdict["config"],
-        digest=source_digest(theorem),
-        dtype=verdict["environment"]["dtype"],
-    )
-    verdict["results_sha256"] = results.checksum(path / results.NAME)
-    draw(theorem, found, path)
-    files.write_json(path / "verdict.json", verdict)
-
-
-def draw(theorem: Experiment, found: Verification, path: Path) -> None:
-    """Draw everything that shows a verdict, and what the theorem draws of its own.
-
-    Args:
-        theorem: the theorem.
-        found: what was verified.
-        path: folder of the results.
-    """
-    from lrdyn import plotting  # matplotlib: 0.5 s, not at import
-
-    for name, plot in theorem.plots.items():
-        figure = plot(found.groups)
-        if figure is not None:
-            plotting.save(figure, path / name)
-    if not theorem.judged:
-        return
-    plotting.save(plotting.verdict_figure(found.verdict, found.legs), path / "verdict")
-    first, dtype = theorem.statements[0], found.verdict["environment"]["dtype"]
-    if any(group.startswith("/perturb/") for group in found.groups):
-        figure = plotting.perturb_figure(theorem, found.groups, precisions(theorem, dtype))
-        plotting.save(figure, path / "perturb")
-    ratios = {p: worst_ratio(first.claims, found.legs, p) for p in precisions(theorem, dtype)}
-    if any(map(plotting.swept_axes, ratios.values())):
-        plotting.save(plotting.sweep_figure(theorem.name, ratios, theorem.axes), path / "sweep")
-
-
-# Judging again -------------------------------------------------------------------------------
-
-
-def judge_command(theorem: Experiment, folder: Path) -> tuple[Verification, list[str]]:
-    """Judge saved results again, without a run; the verdict is written beside them.
-
-    Args:
-        theorem: the theorem.
-        folder: where ``results.nc`` and ``verdict.json`` are.
-
-    Returns:
-        The :class:`~lrdyn.verify.Verification`, and lines that a reader should know: the results
-        or the theorem are not those of the run, or the folder cannot be written to.
-
-    Raises:
-        BadInput: a file or an array is missing or damaged, or of another theorem.
-    """
-    where = f"--judge: got {os.fspath(folder)!r}"
-    try:
-        groups, before = results.read(folder / results.NAME), _old_verdict(folder)
-        root = groups["/"].attrs
-        if root.get("name") != theorem.name:
-            raise results.Unreadable(f"{results.NAME}: of {root.get('name')!r}")
-        config, dtype = json.loads(root["config"]), before["environment"]["dtype"]
-        mine = _concerned_by(theorem, config)
-        found = judged(mine, groups, dtype)
-    except (results.Unreadable, MissingArray, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"{where} ({reason}), wanted a folder of results of {theorem.name}") from None
-    notes = []
-    if results.checksum(folder / results.NAME) != before["results_sha256"]:
-        notes.append(f"{results.NAME} is not the file that the run wrote: its checksum differs")
-    if root["digest"] != source_digest(theorem):
-        notes.append(f"the source of {theorem.name} is not that of the run")
-    found.verdict["config"] = config
-    found.verdict.update(environment=before["environment"], results_sha256=before["results_sha256"])
-    try:
-        draw(mine, found, folder)
-        files.write_json(folder / "verdict.json", found.verdict)
-    except PermissionError as error:
-        notes.append(f"nothing written: {error.filename}: {error.strerror}")
-    return found, notes
-
-
-def _old_verdict(folder: Path) -> dict[str, Any]:
-    path = folder / "verdict.json"
-    try:
-        found = json.loads(path.read_text())
-        return {name: found[name] for name in ("environment", "results_sha256")}
-    except FileNotFoundError:
-        raise results.Unreadable(f"{path}: not found") from None
-    except (ValueError, KeyError, TypeError):
-        raise results.Unreadable(f"{path}: damaged") from None
-
-
-def _concerned_by(theorem: Experiment, config: dict[str, Any]) -> Experiment:
-    """The theorem with the statements that a configuration concerned."""
-    settings = {f.name: config[f.name] for f in theorem.flags}
-    settings = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
-    return concerned(theorem, settings)
+    return carry_out(run, options.out, memory=options.memory, bar=bar)
 
 
 def table(verdict: dict[str, Any]) -> list[str]:
@@ -648,7 +444,9 @@ def _saved(theorem: Experiment, argv: Sequence[str]) -> str | None:
     """The folder after ``--judge``, beside which nothing else can be asked for."""
     folder = getattr(_parser(theorem).parse(argv), "judge", None)
     if folder is not None and len(argv) != (1 if argv[0].startswith("--judge=") else 2):
-        raise BadInput("--judge: got other arguments beside it, wanted none: the settings are saved")
+        raise BadInput(
+            "--judge: got other arguments beside it, wanted none: the settings are saved"
+        )
     return folder
 
 
@@ -671,7 +469,7 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None) -> int:
         if saved is not None:
             setup("float64")
             path = Path(saved)
-            found, notes = judge_command(theorem, path)
+            found, notes = judge_again(theorem, path)
         else:
             (found, path), notes = verify_command(theorem, words), []
         print(f"{theorem.name}: {theorem.summary}")

@@ -155,7 +155,7 @@ class NetCDF:
         Args:
             group: ``"/"``, or a new one.
         """
-        self.group = self.file.require_group(group) if group.strip("/") else self.file["/"]
+        self.group: Any = self.file.require_group(group) if group.strip("/") else self.file
         self.scales: dict[str, Any] = {}
 
     def coordinate(self, name: str, values: np.ndarray) -> None:
@@ -218,7 +218,9 @@ class NetCDF:
         if values.dtype.kind in "OU":
             import h5py
 
-            return self.group.create_dataset(name, data=values.astype(object), dtype=h5py.string_dtype())
+            return self.group.create_dataset(
+                name, data=values.astype(object), dtype=h5py.string_dtype()
+            )
         kind = np.dtype("int8") if values.dtype.kind == "b" else values.dtype
         # What fits into a page of a disk is smaller as it is.
         how = {"compression": "gzip", "compression_opts": 1} if values.nbytes > 4096 else {}
@@ -229,7 +231,9 @@ class NetCDF:
             if axis not in self.scales:
                 scale = self.group.create_dataset(axis, (length,), "f4")
                 # These words mark an axis without values for netCDF.
-                scale.make_scale(f"This is a netCDF dimension but not a netCDF variable. {length:10d}")
+                scale.make_scale(
+                    f"This is a netCDF dimension but not a netCDF variable. {length:10d}"
+                )
                 self.scales[axis] = scale
             made.dims[place].attach_scale(self.scales[axis])
         if dtype.kind == "f":

@@ -69,7 +69,9 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
     """
     claims, legs, diverged = [], {}, []
     for statement in theorem.statements:
-        mine = {p: groups[g] for p, g in groups_of(theorem, statement, dtype).items() if g in groups}
+        mine = {
+            p: groups[g] for p, g in groups_of(theorem, statement, dtype).items() if g in groups
+        }
         if not mine:
             continue
         for claim in statement.claims:
@@ -127,8 +129,8 @@ def residuals(
         precision: of the run.
 
     Returns:
-        ``residual``, ``tolerance`` and ``condition`` over the axes of the points, and ``reason``: why
-        a case is left out, empty where it is judged. A claim over seeds has no axis ``seed``.
+        ``residual``, ``tolerance`` and ``condition`` over the axes of the points, and ``reason``:
+        why a case is left out, empty where it is judged. A claim over seeds has no axis ``seed``.
 
     Raises:
         MissingArray: an array that the claim reads is not there.
@@ -257,24 +259,21 @@ def outcomes(
         MissingArray: an array that the claim reads is not there.
     """
     lead = [str(dim) for dim in array_of(results, SIZE).dims]
-    names = [n for saved in saved_names(claim, statement, results).values() for n in saved]
+    names = [
+        n
+        for saved in saved_names(claim, statement, map(str, results.variables)).values()
+        for n in saved
+    ]
     names += [SIZE, *(f"met_{name}" for name in statement.hypotheses)]
     names += [str(name) for name in results if str(name).startswith("length_")]
-    arrays = {name: _leading(array_of(results, name), lead) for name in names}
-    axes = {name: array.dims[len(lead) :] for name, array in arrays.items()}
+    arrays = {name: _leading(array_of(results, name), lead) for name in dict.fromkeys(names)}
     shape = tuple(results.sizes[dim] for dim in lead)
-    columns = {dim: results[dim].values for dim in lead if dim in results.coords}
-    columns |= {n: c.values for n, c in results.coords.items() if n not in columns and c.dims == ("point",)}
+    each = sum(array.nbytes for array in arrays.values()) // max(1, int(np.prod(shape)))
     fixed = json.loads(results.attrs.get("fixed", "{}"))
-    for slab in _settings(shape) if claim.seeds else slabs(shape, _bytes(arrays) // _count(shape)):
-        blocks = {name: array[slab].values for name, array in arrays.items()}
-        inside = next(iter(blocks.values())).shape[: len(lead)]
-        flat = {n: b.reshape(-1, *b.shape[len(lead) :]) for n, b in blocks.items()}
+    for slab in _settings(shape) if claim.seeds else slabs(shape, each):
         found = [
-            _outcome(
-                fixed | _point(columns, lead, slab, place), _cut(flat, axes, index), statement, precision
-            )
-            for index, place in enumerate(np.ndindex(*inside))
+            _outcome(fixed | point, one, statement, precision)
+            for point, one in _blocks(results, arrays, lead, slab)
         ]
         yield from [_over_seeds(found)] if claim.seeds else found
 
@@ -298,18 +297,11 @@ def array_of(results: "xarray.Dataset", name: str) -> "xarray.DataArray":
 
 
 def _leading(array: "xarray.DataArray", lead: Sequence[str]) -> "xarray.Variable":
+    """The axes of the points first; a coordinate, the same at all points, has none of them."""
     missing = [dim for dim in lead if dim not in array.dims]
-    if missing:
+    if missing and missing != list(lead):
         raise MissingArray(f"{array.name}: got axes {array.dims}, wanted {missing} among them")
-    return array.variable.transpose(*lead, ...)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    return max(1, int(np.prod(shape)))
-
-
-def _bytes(arrays: Mapping[str, "xarray.Variable"]) -> int:
-    return sum(array.nbytes for array in arrays.values())
+    return array.variable if missing else array.variable.transpose(*lead, ...)
 
 
 def _settings(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
@@ -318,19 +310,38 @@ def _settings(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
         yield (slice(None), *(slice(i, i + 1) for i in place))
 
 
-def _point(columns, lead, slab, place) -> dict[str, Any]:
-    index = {dim: (part.start or 0) + i for dim, part, i in zip(lead, slab, place, strict=True)}
-    return {name: column[index.get(name, index.get("point", 0))] for name, column in columns.items()}
+def _flags(results: "xarray.Dataset", lead: Sequence[str]) -> dict[str, np.ndarray]:
+    """Values of the flags along the axes of the points."""
+    own = {dim: results[dim].values for dim in lead if dim in results.coords}
+    listed = {str(n): c.values for n, c in results.coords.items() if c.dims == ("point",)}
+    return own | listed
 
 
-def _cut(flat: Mapping[str, np.ndarray], axes, index: int) -> dict[str, np.ndarray]:
-    """Arrays of one point, without padding, floating-point numbers as float64."""
-    ends = {n.removeprefix("length_"): int(v[index]) for n, v in flat.items() if n[:7] == "length_"}
-    found = {}
-    for name, values in flat.items():
-        part = values[index][tuple(slice(ends.get(axis)) for axis in axes[name])]
-        found[name] = part.astype(np.float64) if part.dtype.kind == "f" else part
-    return found
+def _blocks(results, arrays, lead, slab) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Flags and arrays of each point of a slab."""
+    varies = {n: set(lead) <= set(array.dims) for n, array in arrays.items()}
+    parts = {n: array[slab].values if varies[n] else array.values for n, array in arrays.items()}
+    inside = parts[SIZE].shape
+    flat = {n: p.reshape(-1, *p.shape[len(lead) :]) if varies[n] else p for n, p in parts.items()}
+    axes = {n: array.dims[len(lead) :] for n, array in arrays.items() if varies[n]}
+    flags = _flags(results, lead)
+    for index, place in enumerate(np.ndindex(*inside)):
+        starts = (part.start or 0 for part in slab)
+        at = {dim: start + i for dim, start, i in zip(lead, starts, place, strict=True)}
+        point = {
+            name: column[at[name if name in at else "point"]] for name, column in flags.items()
+        }
+        yield point, _cut({n: v[index] if varies[n] else v for n, v in flat.items()}, axes)
+
+
+def _cut(found: Mapping[str, np.ndarray], axes) -> dict[str, np.ndarray]:
+    """Arrays of one point without padding, floating-point numbers as float64."""
+    ends = {n.removeprefix("length_"): int(v) for n, v in found.items() if n.startswith("length_")}
+    cut = {
+        name: values[tuple(slice(ends.get(axis)) for axis in axes.get(name, ()))]
+        for name, values in found.items()
+    }
+    return {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in cut.items()}
 
 
 class _Reads(dict):
@@ -351,7 +362,14 @@ def _outcome(point, found: Mapping[str, np.ndarray], statement, precision: str) 
                 other.setdefault(name, array)
     met = {name: found[f"met_{name}"] for name in statement.hypotheses}
     steps = int(point.get(statement.steps, 1)) if statement.steps else 1
-    return Outcome(point, **sides, hypotheses=met, dtype=np.dtype(precision), size=int(found[SIZE]), steps=steps)
+    return Outcome(
+        point,
+        **sides,
+        hypotheses=met,
+        dtype=np.dtype(precision),
+        size=int(found[SIZE]),
+        steps=steps,
+    )
 
 
 def _over_seeds(each: list[Outcome]) -> Outcome:
@@ -360,9 +378,15 @@ def _over_seeds(each: list[Outcome]) -> Outcome:
     Seeds that do not meet the hypotheses are no evidence; if none does, all stay to show it.
     """
     kept = [one for one in each if all(map(np.all, one.hypotheses.values()))] or each
-    stack = lambda side: _Reads({n: np.stack([getattr(one, side)[n] for one in kept]) for n in getattr(kept[0], side)})  # noqa: E731
+
+    def stack(side: str) -> _Reads:
+        names = getattr(kept[0], side)
+        return _Reads(
+            {name: np.stack([getattr(one, side)[name] for one in kept]) for name in names}
+        )
+
     return kept[0]._replace(
-        point=kept[0].point | {"seed": np.array([one.point["seed"] for one in kept])},
+        point={**kept[0].point, "seed": np.array([one.point["seed"] for one in kept])},
         predicted=stack("predicted"),
         measured=stack("measured"),
         hypotheses={n: np.stack([one.hypotheses[n] for one in kept]) for n in kept[0].hypotheses},
@@ -382,17 +406,27 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
     Returns:
         The entry of ``verdict.json``.
     """
-    judged = {p: judge(leg.residual.values, leg.tolerance.values, leg.reason.values == "") for p, leg in legs.items()}
+    judged = {
+        p: judge(leg.residual.values, leg.tolerance.values, leg.reason.values == "")
+        for p, leg in legs.items()
+    }
     holds = _both([j.holds for j in judged.values()])
     scaling = None
     if claim.kind == "identity" and len(judged) == 2 and holds is not None:
         # The worst cases of two legs can be different runs, which amplify rounding differently.
-        each = {p: j.residual / float(legs[p].condition.values.flat[j.worst]) for p, j in judged.items()}
+        each = {p: _unamplified(legs[p], j) for p, j in judged.items()}
         scaling = scales_with_epsilon(each["float64"], each["float32"])
         holds = holds and scaling
     first = next(iter(judged))
-    entry = _entry(claim.id, claim.kind, claim.statement, judged[first].cases > 0, judged, holds, legs)
+    entry = _entry(
+        claim.id, claim.kind, claim.statement, judged[first].cases > 0, judged, holds, legs
+    )
     return entry | {"scales_with_epsilon": scaling}
+
+
+def _unamplified(leg: "xarray.Dataset", judgement: Judgement) -> float:
+    assert judgement.residual is not None
+    return judgement.residual / float(leg.condition.values.flat[judgement.worst])
 
 
 def control_entry(control: Control, legs: Legs) -> dict[str, Any]:
@@ -405,7 +439,9 @@ def control_entry(control: Control, legs: Legs) -> dict[str, Any]:
     Returns:
         The entry of ``verdict.json``.
     """
-    judged = {p: judge_control(leg.residual.values, leg.tolerance.values) for p, leg in legs.items()}
+    judged = {
+        p: judge_control(leg.residual.values, leg.tolerance.values) for p, leg in legs.items()
+    }
     met = all(bool(np.any(np.isin(leg.reason.values, ("", "diverged")))) for leg in legs.values())
     seen = control.case is None or not met
     holds = bool(_both([j.holds for j in judged.values()])) and seen
@@ -419,7 +455,9 @@ def _both(holds: list[bool | None]) -> bool | None:
     return None if any(h is None for h in holds) else True
 
 
-def _entry(name, kind, statement, met, judged: Mapping[str, Judgement], holds, legs) -> dict[str, Any]:
+def _entry(
+    name, kind, statement, met, judged: Mapping[str, Judgement], holds, legs
+) -> dict[str, Any]:
     first, *others = judged
     entry = {
         "id": name,
@@ -467,7 +505,9 @@ def point_of(leg: "xarray.Dataset", index: int | None) -> dict[str, Any]:
     return {name: leg[name].values[i].item() for name, i in where.items()}
 
 
-def worst_ratio(claims: Sequence[Claim], legs: Mapping[str, Legs], precision: str) -> "xarray.DataArray":
+def worst_ratio(
+    claims: Sequence[Claim], legs: Mapping[str, Legs], precision: str
+) -> "xarray.DataArray":
     """Largest residual / tolerance over claims, at each point of a sweep.
 
     Args:
@@ -476,14 +516,16 @@ def worst_ratio(claims: Sequence[Claim], legs: Mapping[str, Legs], precision: st
         precision: which run.
 
     Returns:
-        The ratio; NaN where no claim was judged. An exact claim counts as a multiple of one rounding.
+        The ratio; NaN where no claim was judged. Tolerance 0 counts as one rounding.
     """
     ratios = [ratio_of(legs[claim.id][precision], precision) for claim in claims if not claim.seeds]
     # NaN, a claim that was not judged, gives way to a number.
     return reduce(lambda a, b: a.where(~(b > a.fillna(-1)), b), ratios)
 
 
-def ratio_of(leg: "xarray.Dataset", precision: str, *, everything: bool = False) -> "xarray.DataArray":
+def ratio_of(
+    leg: "xarray.Dataset", precision: str, *, everything: bool = False
+) -> "xarray.DataArray":
     """Residual / tolerance at each point.
 
     Args:

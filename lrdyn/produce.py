@@ -22,7 +22,6 @@ from lrdyn.sweep import call_each, sweep
 from lrdyn.theorem import (
     Control,
     Experiment,
-    Flag,
     Statement,
     groups_of,
     longest_axis,
@@ -90,9 +89,7 @@ def concerned(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment
         first statement always stays: it carries the verdict.
     """
     first, *rest = experiment.statements
-    kept = [
-        s for s in rest if all(map(len, _swept(experiment, s.narrow(dict(settings))).values()))
-    ]
+    kept = [s for s in rest if all(map(len, _swept(experiment, s.narrow(dict(settings))).values()))]
     return replace(experiment, statements=(first, *kept))
 
 
@@ -400,7 +397,9 @@ def evaluate_controls(
             measured = once(control.measure or statement.measure, case)
             claim = claim_of(control, statement)
             read = (*claim.arrays, statement.condition, statement.diverged)
-            named = _named(*({n: a for n, a in side.items() if n in read} for side in (predicted, measured)))
+            named = _named(
+                *({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
+            )
             found = _facts(statement, case) | named
             outputs |= {f"{control.id}/{name}": value for name, value in found.items()}
         return outputs

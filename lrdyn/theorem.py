@@ -99,6 +99,18 @@ class Flag:
         if self.kind is str and not (self.shapes and self.domain):
             raise ValueError(f"flag {self.name!r}: got words, wanted shapes=True and a domain")
 
+    def default(self, preset: str) -> Any:
+        """What the flag is if it is not given.
+
+        Args:
+            preset: ``quick`` or ``paper``.
+
+        Returns:
+            All values of the preset if the flag is swept, else its value (None if it has none).
+        """
+        values = self.paper if preset == "paper" and self.paper else self.quick
+        return values if self.swept else (values[0] if values else None)
+
 
 class Outcome(NamedTuple):
     """What a claim is judged on: arrays of one point, or of all seeds of one setting."""
@@ -340,7 +352,9 @@ def groups_of(experiment: Experiment, statement: Statement, dtype: str) -> dict[
         Precision -> group.
     """
     root = "" if statement is experiment.statements[0] else f"/{statement.id}"
-    return {p: (root or "/") if p == dtype else f"{root}/{p}" for p in precisions(experiment, dtype)}
+    return {
+        p: (root or "/") if p == dtype else f"{root}/{p}" for p in precisions(experiment, dtype)
+    }
 
 
 def longest_axis(case: Case) -> int:
