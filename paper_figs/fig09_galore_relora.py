@@ -12,8 +12,9 @@ import xarray as xr
 
 import lrdyn
 from lrdyn import plotting
-from lrdyn.figures import Figure
+from lrdyn.exhibits import Figure, Results, drawn_from, one_seed
 from lrdyn.projection import POLICIES
+from lrdyn.theorem import Experiment, Flag, Statement
 from lrdyn.theorems.optimizer_state import one_policy
 from paper_figs import table1_memory
 
@@ -143,7 +144,7 @@ def both_factors(
 
 def trajectories(
     *, rows: int, columns: int, rank: int, examples: int, period: int, steps: int, every: int,
-    rates: Mapping[str, float], seed: int,
+    rates: Mapping[str, float], key: jax.Array,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Weights of every run.
 
@@ -156,7 +157,7 @@ def trajectories(
         steps: a multiple of T.
         every: steps between records, a divisor of T.
         rates: optimiser -> step size.
-        seed: random seed.
+        key: random key.
 
     Returns:
         ``galore_float64`` and ``relora_float64``, ``(optimizer, policy, step, m, n)``; the same in
@@ -165,9 +166,7 @@ def trajectories(
     """
     times, kinds = np.arange(0, steps + 1, every), np.arange(len(OPTIMIZERS))
     methods = {"galore": lrdyn.galore, "relora": lrdyn.relora}
-    begin = {
-        dtype: problem(jax.random.key(seed), rows, columns, examples, dtype) for dtype in PRECISIONS
-    }
+    begin = {dtype: problem(key, rows, columns, examples, dtype) for dtype in PRECISIONS}
 
     def over_policies(name, dtype, policies):
         W, loss = begin[dtype]
@@ -241,47 +240,54 @@ ROUND_OFF = 100.0
 """Factor by which round-off may differ from the baseline: it is that of another machine."""
 
 
-def compute(
-    *,
-    rows: int,
-    columns: int,
-    rank: int,
-    examples: int,
-    period: int,
-    steps: int,
-    every: int,
-    rates: Mapping[str, float],
-    seed: int,
-    memory_rows: int,
-    memory_columns: int,
-    memory_batch: int,
-    memory_ranks: Sequence[int],
-) -> xr.Dataset:
+def _given(key: jax.Array, **settings: Any) -> dict[str, Any]:
+    return {"key": key, **settings}
+
+
+def measure(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that is run for Figure 9.
+
+    Args:
+        given: its settings, with a random key.
+
+    Returns:
+        What :func:`trajectories` and :func:`peaks` return.
+    """
+    runs = {name: value for name, value in given.items() if not name.startswith("memory_")}
+    sizes = (given[f"memory_{name}"] for name in ("rows", "columns", "batch", "ranks"))
+    predicted, measured = peaks(*sizes)
+    return {**trajectories(**runs), "peak_predicted": predicted, "peak_measured": measured}
+
+
+GALORE_RELORA = Experiment(
+    "fig09",
+    "GaLore and ReLoRA with a frozen factor, and their memory",
+    tuple(Flag(name, (value,), swept=False) for name, value in QUICK.items() if name != "seed"),
+    (Statement("galore_relora", _given, measure=measure, traced=False),),
+)
+
+
+def numbers(
+    results: Results, *, rows: int, rank: int, period: int, steps: int, every: int,
+    memory_ranks: Sequence[int], **_: Any,
+) -> xr.Dataset:  # fmt: skip
     """Numbers of Figure 9.
 
     Args:
+        results: of the experiment.
         rows: m.
-        columns: n, not fewer.
         rank: r.
-        examples: N.
         period: T, steps between refreshes.
         steps: a multiple of T.
         every: steps between records, a divisor of T.
-        rates: optimiser -> step size.
-        seed: random seed.
-        memory_rows: m of panel (d).
-        memory_columns: n of panel (d).
-        memory_batch: b of panel (d).
         memory_ranks: values of r of panel (d).
+        **_: other settings.
 
     Returns:
         Gaps and losses over ``optimizer`` and ``step``, singular values over ``period`` and
         ``index``, bytes over ``program`` and ``rank``.
     """
-    found = trajectories(
-        rows=rows, columns=columns, rank=rank, examples=examples, period=period, steps=steps,
-        every=every, rates=rates, seed=seed,
-    )  # fmt: skip
+    found = {str(name): array.values for name, array in one_seed(results["fig09"]).items()}
     keep, reset = (list(POLICIES).index(name) for name in ("keep", "reset"))  # keep is the first
     galore, relora = found["galore_float64"], found["relora_float64"]
     exact = [relative_gap(found[f"galore_{p}"][:, keep], found[f"relora_{p}"][:, keep])
@@ -290,7 +296,6 @@ def compute(
     kept = galore[OPTIMIZERS.index("adam"), keep]
     updates = kept[np.arange(1, shown + 1) * (period // every)] - kept[0]
     values = np.linalg.svd(updates, compute_uv=False)
-    predicted, measured = peaks(memory_rows, memory_columns, memory_batch, memory_ranks)
     curve = {"curve_along": "step"}
     return xr.Dataset(
         {
@@ -308,8 +313,8 @@ def compute(
                 ("period", "index"), values / values[:, :1], {"curve_along": "index"},
             ),
             "loss": (("optimizer", "policy", "step"), found["loss"], curve),
-            "peak_predicted": (("program", "rank"), predicted),
-            "peak_measured": (("program", "rank"), measured, {"compare": 0}),
+            "peak_predicted": (("program", "rank"), found["peak_predicted"]),
+            "peak_measured": (("program", "rank"), found["peak_measured"], {"compare": 0}),
         },
         {
             "precision": list(PRECISIONS), "optimizer": list(OPTIMIZERS), "with_state":
@@ -485,7 +490,8 @@ FIGURE = Figure(
     name="fig09",
     title="GaLore is ReLoRA with a frozen factor",
     caption=CAPTION,
-    compute=compute,
+    sources=drawn_from(GALORE_RELORA),
+    numbers=numbers,
     draw=draw,
     presets={"quick": QUICK, "paper": PAPER},
 )

@@ -10,7 +10,7 @@ import optax
 import xarray as xr
 
 from lrdyn import memory
-from lrdyn.figures import Table
+from lrdyn.exhibits import Results, Table, drawn_from, one_seed
 from lrdyn.memory import FOOTPRINTS, Memory, measured_memory
 from lrdyn.projection import (
     GALORE,
@@ -22,6 +22,7 @@ from lrdyn.projection import (
     project,
 )
 from lrdyn.tables import Cell, Grid
+from lrdyn.theorem import Experiment, Flag, Statement, at_least
 
 PRESET = {"rows": 4096, "columns": 11008, "rank": 128, "batch": 256, "dtype": "float32"}
 
@@ -365,20 +366,18 @@ ABSENT = -1
 """Bytes of a program that a method does not have."""
 
 
-def compute(*, rows: int, columns: int, rank: int, batch: int, dtype: str) -> xr.Dataset:
-    """Numbers of Table 1.
+def compute(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Compile and count, in the precision of the run.
 
     Args:
-        rows: m.
-        columns: n, not fewer.
-        rank: r.
-        batch: b, examples at once.
-        dtype: of all arrays.
+        given: rows m, columns n (not fewer), rank r and batch b (examples at once).
 
     Returns:
         Bytes of weights and state over ``method``, of peaks over ``method`` and ``form``, predicted
         and measured, with their formulas.
     """
+    rows, columns, rank, batch = (given[name] for name in ("rows", "columns", "rank", "batch"))
+    dtype = jnp.result_type(float).name
     sizes, itemsize = (rows, columns, rank), np.dtype(dtype).itemsize
     methods = list(FOOTPRINTS)
     held = FOOTPRINTS.values()
@@ -397,24 +396,53 @@ def compute(*, rows: int, columns: int, rank: int, batch: int, dtype: str) -> xr
                 peaks["peak_predicted"][at] = predicted_peak(method, name, *sizes, batch, itemsize)
                 peaks["peak_measured"][at] = program_memory.peak
                 formulas[at] = _text(memory.program_formula(method, **_which(name)))
-    over, both, exact = ("method",), ("method", "form"), {"units": "bytes"}
-    free = {**exact, "compare": 0}  # temporaries are the compiler's choice
     weights = [itemsize * memory.weights_held(name, *sizes) for name in methods]
     states = [memory.state_bytes(name, *sizes, itemsize) for name in methods]
-    return xr.Dataset(
-        {
-            "weights_formula": (over, [_text(h.weights) for h in held]),
-            "weights_predicted": (over, weights, exact),
-            "weights_measured": (over, arrays["weights_measured"], exact),
-            "state_formula": (over, [_text(h.state, h.counters) for h in held]),
-            "state_predicted": (over, states, exact),
-            "state_measured": (over, arrays["state_measured"], exact),
-            "peak_formula": (both, formulas.astype(str)),
-            "peak_predicted": (both, peaks["peak_predicted"], exact),
-            "peak_measured": (both, peaks["peak_measured"], free),
-        },
-        {"method": methods, "form": list(FORMS)},
-    )
+    return {
+        "weights_formula": [_text(h.weights) for h in held],
+        "weights_predicted": weights,
+        "state_formula": [_text(h.state, h.counters) for h in held],
+        "state_predicted": states,
+        "peak_formula": formulas.astype(str),
+        **arrays,
+        **peaks,
+    }
+
+
+KINDS = ("formula", "predicted", "measured")
+MEMORY = Experiment(
+    "table1",
+    "memory of full training, LoRA, ReLoRA and GaLore, predicted and of compiled programs",
+    tuple(Flag(name, (PRESET[name],), at_least(1), int, swept=False)
+          for name in ("rows", "columns", "rank", "batch")),
+    (
+        Statement(
+            "memory",
+            lambda key, **given: given,
+            measure=compute,
+            dims={f"{held}_{kind}": ("method",) for held in ("weights", "state") for kind in KINDS}
+            | {f"peak_{kind}": ("method", "form") for kind in KINDS},
+            traced=False,
+        ),
+    ),
+)  # fmt: skip
+
+
+def numbers(results: Results, **_: Any) -> xr.Dataset:
+    """Numbers of Table 1.
+
+    Args:
+        results: of the experiment.
+        **_: settings.
+
+    Returns:
+        What :func:`compute` returns, with its coordinates.
+    """
+    found = one_seed(results["table1"])
+    for name, array in found.items():
+        array.attrs.update({} if str(name).endswith("formula") else {"units": "bytes"})
+    found["peak_measured"].attrs["compare"] = 0  # temporaries are the compiler's choice
+    return found.assign_coords(method=list(FOOTPRINTS), form=list(FORMS))
 
 
 SECTIONS = {
@@ -459,7 +487,8 @@ TABLE = Table(
     name="table1",
     title="Memory of full training, LoRA, ReLoRA and GaLore",
     caption=CAPTION,
-    compute=compute,
+    sources=drawn_from(MEMORY),
+    numbers=numbers,
     tabulate=tabulate,
     presets={"quick": PRESET, "paper": PRESET},
 )
