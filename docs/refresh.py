@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from experiments.__main__ import THEOREMS
+from lrdyn.theorems import theorems
 
 PAGE = Path(__file__).with_name("results.md")
 BY_HAND = 2
@@ -47,7 +47,7 @@ def numbers(claim: dict, controls: list[dict]) -> list[str]:
 def found(results: Path) -> dict[str, list[str]]:
     """Claim -> what it states, and the numbers of the newest verdict of each theorem."""
     cells = {}
-    for theorem in THEOREMS:
+    for theorem in theorems():
         verdicts = sorted(results.glob(f"{theorem.name}/*/verdict.json"), key=_age)
         entries = {c["id"]: c for c in json.loads(verdicts[-1].read_text())["claims"]}
         for statement in theorem.statements:

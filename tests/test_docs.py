@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import experiments.__main__ as experiments
 from docs.refresh import cells_of, refreshed
-from experiments.__main__ import THEOREMS
-from lrdyn import cli
+from lrdyn import cli, pool
+from lrdyn.theorems import theorems
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
@@ -115,10 +114,10 @@ def test_commands_exist():
 
 def test_flags_exist(capsys):
     known = set()
-    for theorem in THEOREMS:
+    for theorem in theorems():
         assert cli.main(theorem, ["--help"]) == 0
         known |= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
-    assert cli.run("all", lambda: experiments.main(["all", "--help"])) == 0
+    assert cli.run("all", lambda: pool.main(["all", "--help"])) == 0
     known |= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
     mentioned = set()
     for page in PAGES:
@@ -157,7 +156,7 @@ def test_the_table_of_results_is_complete():
     lines = [line for line in page.splitlines() if line.startswith("| `")]
     rows = {line.split("`")[1]: cells_of(line) for line in lines}
     assert len(rows) == len(lines)
-    for theorem in THEOREMS:
+    for theorem in theorems():
         for statement in theorem.statements:
             for claim in statement.claims:
                 _, stated, *words, broken = rows.pop(claim.id)
