@@ -308,7 +308,8 @@ def controls_job(
 
 def _attributes(statement: Statement, fixed: Mapping[str, Any]) -> dict[str, Any]:
     named = {name: v for name, v in fixed.items() if isinstance(v, int | float | str)}
-    return {"statement": statement.id, "fixed": json.dumps(named)}
+    names = {name: getattr(statement, name) for name in ("steps", "condition", "diverged")}
+    return {"statement": statement.id, "fixed": json.dumps(named), **names}
 
 
 def _shapes(experiment: Experiment) -> tuple[str, ...]:
