@@ -1,4 +1,4 @@
-"""How long does gradient descent wait at the saddle? An experiment of one's own, without a claim."""
+"""How long does gradient descent wait at the saddle? An experiment without a claim."""
 
 import sys
 
