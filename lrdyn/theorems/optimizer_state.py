@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from lrdyn.descent import iterate
-from lrdyn.projection import (
-    GALORE,
-    POLICIES,
-    RELORA,
+from lrdyn.adapters.galore import GALORE
+from lrdyn.adapters.maps import (
     Identity,
-    Method,
     Projector,
-    StatePolicy,
     choose_projectors,
     lift_onto,
+    over_maps,
     project,
 )
+from lrdyn.adapters.method import Method
+from lrdyn.adapters.relora import RELORA_FROZEN
+from lrdyn.adapters.state import POLICIES, StatePolicy
+from lrdyn.descent import iterate
 from lrdyn.theorem import Arrays, Claim, Control, Statement, relative_difference, with_condition
 from lrdyn.theorems.low_rank_training import (
     LowRankRun,
@@ -58,7 +58,7 @@ def other_signs(maps: PyTree) -> PyTree:
         return Projector(S.basis * jnp.where(S.basis[:1] < 0, -1.0, 1.0).astype(S.basis.dtype),
                          S.side)  # fmt: skip
 
-    return jax.tree.map(flip, maps, is_leaf=lambda node: hasattr(node, "lift"))
+    return over_maps(flip, maps)
 
 
 def lanes(
@@ -66,7 +66,7 @@ def lanes(
 ) -> Float[Array, "policy times entries"]:
     """Runs with each policy; the signs of the singular vectors by one rule or by the other."""
 
-    def choose(gradients):
+    def choose(key, gradients):
         maps = choose_projectors(gradients, case.rank, case.side)
         return jax.tree.map(lambda a, b: jnp.where(flipped, a, b), other_signs(maps), maps)
 
@@ -164,7 +164,9 @@ def measure(case: LowRankRun, *, broken: bool = False) -> dict[str, Array]:
     Returns:
         Arrays under the names of :func:`predict`.
     """
-    runs = jax.vmap(lambda flipped: lanes(case, RELORA, flipped=flipped))(jnp.array([False, True]))
+    runs = jax.vmap(lambda flipped: lanes(case, RELORA_FROZEN, flipped=flipped))(
+        jnp.array([False, True])
+    )
     one, other = runs[:, :, at(case, case.steps)]
     chosen = SIGN_FREE * 0 + KEEP if broken else SIGN_FREE
     named = jnp.roll(one, 1, axis=0) if broken else one
