@@ -35,9 +35,9 @@ $W x + B (A x)$ takes $mr$ more than needed, since the compiler copies $B$ befor
 ReLoRA's refresh may take $nr$ more, where the new $A$ is drawn before the old one is used. A
 refresh with an SVD takes $m$ less: the singular values are put where the new factor will be. ReLoRA
 with B frozen stays, between refreshes, below the size of a gradient ($mn$) in that form alone: to
-differentiate $W + B A$ builds one. GaLore has to build one at every step, and a refresh decomposes one. In optax
-the refresh is a branch of the step, so that each step has the peak of a refresh, and the gradient
-outlives its decomposition. LAPACK's workspace is in no figure.
+differentiate $W + B A$ builds one. GaLore has to build one at every step, and a refresh decomposes
+one. In optax the refresh is a branch of the step, so that each step has the peak of a refresh, and
+the gradient outlives its decomposition. LAPACK's workspace is in no figure.
 """
 
 METHODS = {

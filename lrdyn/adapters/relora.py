@@ -9,7 +9,7 @@ FACTORS = Formula("mn + mr + nr")
 
 RELORA_FROZEN = Method(
     split=lambda parts: Split(parts.coordinates, (parts.weights, parts.maps)),
-    parts=lambda split: Parts(*split.frozen, split.trained),
+    parts=lambda split: Parts(*split.frozen, coordinates=split.trained),
     choose=by_svd,
     side="smaller",
     state="reset",

@@ -138,7 +138,7 @@ def side_by_side(
     def init(params):
         return tuple(rule.init(row) for rule, row in zip(rules, params, strict=True))
 
-    def update(updates, state, params=None):
+    def update(updates, state, params: Any = None):
         rows = zip(rules, state, updates, params, strict=True)
         moves, state = zip(*(rule.update(g, s, w) for rule, s, g, w in rows), strict=True)
         return jnp.stack(moves), state
