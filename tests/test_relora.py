@@ -34,7 +34,7 @@ HOW = {"steps": 13, "size": 10 * N}
 # The oracle: W + s B A + b 1^T --------------------------------------------------------------------
 
 
-def drawn(t, shape, side="right"):
+def drawn(t, shape, side: Any = "right"):
     """The factor that is drawn at step t for the matrix alone."""
     key = jax.random.fold_in(jax.random.key(KEY), t)
     return np.array(lr.draw_projectors(key, jnp.zeros(shape), RANK, side).basis)
@@ -66,7 +66,7 @@ def by_hand(W, X, Y, kind, *, period, side, start, scale=1.0, bias=None, state="
     return [np.array(part) for part in zip(*path, strict=True)]
 
 
-def run(method, kind, dtype="float64", **how):
+def run(method, kind, dtype="float64", **how: Any):
     X, Y, W = (jnp.asarray(array, dtype) for array in problem())
     how = {"steps": tuple(range(14))} | how
     return fast(lambda W: lr.low_rank_descent(
@@ -102,7 +102,7 @@ def test_relora_as_published_draws_a_factor_at_each_refresh(kind, side):
         W, X, Y, kind, period=4, side=side, scale=0.5,
         start=lambda t, G: drawn(t, (M, N), side),
     )  # fmt: skip
-    how = {"rank": RANK, "period": 4, "side": side, "scale": 0.5, "key": jax.random.key(KEY)}
+    how: Any = {"rank": RANK, "period": 4, "side": side, "scale": 0.5, "key": jax.random.key(KEY)}
     found = run(lr.RELORA, kind, **how)
     oracles.assert_close(found, path, **HOW)
     # A factor that is drawn once and for all, or with one trained, is another path.
@@ -115,7 +115,7 @@ def test_relora_as_published_draws_a_factor_at_each_refresh(kind, side):
 
 
 def test_as_published_the_random_factor_is_on_the_right():
-    how = {"rank": RANK, "period": 4, "key": jax.random.key(KEY)}
+    how: Any = {"rank": RANK, "period": 4, "key": jax.random.key(KEY)}
     published = run(lr.RELORA, "adam", **how)
     oracles.assert_close(published, run(lr.RELORA, "adam", **how, side="right"))
     oracles.assert_apart(published[2:], run(lr.RELORA, "adam", **how, side="left")[2:])
@@ -180,7 +180,7 @@ def test_in_layers_a_network_takes_the_same_path(method):
 
 
 def test_draws_depend_on_the_step_and_not_on_what_is_recorded():
-    how = {"rank": RANK, "period": 4, "key": jax.random.key(KEY)}
+    how: Any = {"rank": RANK, "period": 4, "key": jax.random.key(KEY)}
     every = run(lr.RELORA, "sgd", **how)
     for steps in ((13,), (3, 4, 6, 13)):
         oracles.assert_close(run(lr.RELORA, "sgd", **how, steps=steps), every[np.array(steps)])
@@ -254,7 +254,7 @@ def test_decay_sees_what_is_trained():
 # Refusals -------------------------------------------------------------------------------------
 
 
-def small(method, optimizer=None, **how):
+def small(method, optimizer=None, **how: Any):
     how = {"rank": 1, "steps": (1,)} | how
     rule = optimizer or optax.sgd(0.1)
     return lr.low_rank_descent(method, lambda W: jnp.sum(W**2), jnp.ones((2, 3)), rule, **how)

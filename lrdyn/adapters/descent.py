@@ -201,8 +201,8 @@ def low_rank_descent(
         params: W, any PyTree of arrays; matrices get factors, everything else is trained as it is.
         optimizer: opt, any optax transformation whose state does not begin as a copy of the
             parameters; its updates include the step size. One that looks at the parameters (decay,
-            trust ratio) is given what is trained, by GaLore in coordinates: then no two methods
-            are the same.
+            trust ratio) is given what is trained, by GaLore in coordinates: Theorem 4 is about
+            those that do not.
         steps: increasing step numbers at which ``record`` is called; the run ends at the last.
         rank: r; not needed with ``choose``.
         period: T, in steps; none for a method without a refresh.

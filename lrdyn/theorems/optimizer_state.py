@@ -8,14 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from lrdyn.adapters.galore import GALORE
-from lrdyn.adapters.maps import (
-    Identity,
-    Projector,
-    choose_projectors,
-    lift_onto,
-    over_maps,
-    project,
-)
+from lrdyn.adapters.maps import choose_projectors, lift_onto, project
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES, StatePolicy
@@ -52,13 +45,10 @@ def one_policy(number: Int[Array, ""]) -> StatePolicy:
 def other_signs(maps: PyTree) -> PyTree:
     """Another rule for the signs of singular vectors: the first entry of each is positive."""
 
-    def flip(S):
-        if isinstance(S, Identity):
-            return S
-        return Projector(S.basis * jnp.where(S.basis[:1] < 0, -1.0, 1.0).astype(S.basis.dtype),
-                         S.side)  # fmt: skip
+    def flip(basis):
+        return basis * jnp.where(basis[:1] < 0, -1.0, 1.0).astype(basis.dtype)
 
-    return over_maps(flip, maps)
+    return jax.tree.map(flip, maps)
 
 
 def lanes(
