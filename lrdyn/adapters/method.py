@@ -92,7 +92,8 @@ def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
 
     Example:
         >>> import lrdyn, jax.numpy as jnp
-        >>> restarted(None, jnp.ones(2), lrdyn.Identity()).coordinates.tolist()
+        >>> W, S = jnp.ones(2), lrdyn.Identity()
+        >>> restarted(Parts(W, S, W), 2 * W, S).coordinates.tolist()
         [0.0, 0.0]
     """
     return Parts(weights, maps, jax.tree.map(jnp.zeros_like, project(maps, weights)))
