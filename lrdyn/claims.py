@@ -100,6 +100,40 @@ def relative_difference(
     return largest / float(scale if scale else 1.0) if largest else 0.0
 
 
+def standard_error(draws: np.ndarray) -> np.ndarray:
+    """Standard error of the mean of independent draws.
+
+    Args:
+        draws: one in each row, at least 2.
+
+    Returns:
+        The standard error, for each column if there are columns.
+
+    Example:
+        >>> float(standard_error(np.array([1.0, 3.0])))
+        1.0
+    """
+    return np.asarray(np.std(draws, axis=0, ddof=1) / np.sqrt(len(draws)))
+
+
+def in_standard_errors(expected: float | np.ndarray, draws: np.ndarray) -> float:
+    """Distance of a mean of draws from its expectation: the residual of a ``statistical`` claim.
+
+    Args:
+        expected: the expectation, a number.
+        draws: independent numbers.
+
+    Returns:
+        The distance in standard errors of the mean; NaN if that is not a positive number.
+
+    Example:
+        >>> in_standard_errors(5.0, np.array([1.0, 3.0]))
+        3.0
+    """
+    error = standard_error(draws)
+    return float(np.abs(np.mean(draws) - expected) / error) if error > 0 else float("nan")
+
+
 class Judgement(NamedTuple):
     """Residuals of one claim, judged over the cases that meet its hypotheses."""
 

