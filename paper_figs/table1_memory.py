@@ -1,6 +1,6 @@
 """Table 1 (ours): memory of full training, LoRA, ReLoRA and GaLore, predicted and measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
