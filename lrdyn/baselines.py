@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from lrdyn import exhibits, results
-from lrdyn.exhibits import Exhibit, Report
+from lrdyn import rendering, results
+from lrdyn.exhibits import Exhibit
+from lrdyn.rendering import Report
 
 
 class Difference(NamedTuple):
@@ -193,11 +194,11 @@ def check(
     except results.Damaged as error:
         report(f"{exhibit.name}: no baseline, {error}")
         return False
-    path = exhibits.where(exhibit, out)
-    found = exhibits.numbers(exhibit, out, exhibit.presets[preset], report=report)
+    path = rendering.where(exhibit, out)
+    found = rendering.numbers(exhibit, out, exhibit.presets[preset], report=report)
     dataset = found.dataset
     if found.computed and not path.exists():
-        exhibits.save(dataset, path)
+        rendering.save(dataset, path)
     differences = compare(exhibit.thin(dataset), baseline)
     for difference in differences:
         report(f"{exhibit.name}: {difference}")
@@ -234,7 +235,7 @@ def write_baseline(
         The file written.
     """
     path = baselines / f"{exhibit.name}.nc"
-    done = exhibits.render(exhibit, out, preset, report=report)
-    exhibits.save(exhibit.thin(done.dataset), path)
+    done = rendering.render(exhibit, out, preset, report=report)
+    rendering.save(exhibit.thin(done.dataset), path)
     report(f"{exhibit.name}: {path} ({path.stat().st_size / 1000:.0f} kB)")
     return path

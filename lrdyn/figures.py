@@ -11,7 +11,8 @@ from pathlib import Path
 
 from lrdyn.baselines import check, write_baseline
 from lrdyn.cli import BadInput, Parser
-from lrdyn.exhibits import Exhibit, missing, render
+from lrdyn.exhibits import Exhibit, missing
+from lrdyn.rendering import render
 
 ACTIONS = {
     "draw": "draw figures and write tables, running what has no results (default)",

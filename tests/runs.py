@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from lrdyn import exhibits
+from lrdyn import exhibits, rendering
 
 ROOT = Path(__file__).parents[1]
 DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
@@ -67,7 +67,7 @@ def numbers_of(exhibit: exhibits.Exhibit, settings: dict[str, Any]) -> xr.Datase
     """Numbers of a figure or table at other settings, from results on disk as always."""
     small = dataclasses.replace(exhibit, presets={"quick": settings})
     with tempfile.TemporaryDirectory() as out:
-        return exhibits.numbers(small, out, settings).dataset
+        return rendering.numbers(small, out, settings).dataset
 
 
 class Told:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lrdyn import baselines, exhibits
+from lrdyn import baselines, exhibits, rendering
 from lrdyn.claims import CLEARLY, tolerance
 from paper_figs import BASELINES, fig09_galore_relora
 from tests import oracles
@@ -149,7 +149,7 @@ def test_figure_9_memory_is_the_least_and_what_table_1_names(found):
 
 
 def test_figure_9_draws_every_number():
-    baseline = exhibits.load(BASELINES / "fig09.nc")
+    baseline = rendering.load(BASELINES / "fig09.nc")
     assert baseline is not None
     axes = fig09_galore_relora.draw(baseline).get_axes()
     curves = [[np.asarray(line.get_ydata()) for line in ax.get_lines()] for ax in axes]
@@ -174,7 +174,7 @@ def test_figure_9_draws_every_number():
 
 def test_figure_9_is_checked_where_machines_agree():
     """A gap that is no round-off any more is a difference; ten times the round-off is none."""
-    baseline = exhibits.load(BASELINES / "fig09.nc")
+    baseline = rendering.load(BASELINES / "fig09.nc")
     assert baseline is not None
     free = {str(name) for name, v in baseline.items() if not baselines.compared(v)}
     assert free == {"peak_measured"}
@@ -184,7 +184,7 @@ def test_figure_9_is_checked_where_machines_agree():
 
 
 def test_figure_9_says_what_is_not_from_the_survey():
-    baseline = exhibits.load(BASELINES / "fig09.nc")
+    baseline = rendering.load(BASELINES / "fig09.nc")
     assert baseline is not None
     text = " ".join(exhibits.caption(fig09_galore_relora.FIGURE, baseline).split())
     assert "figure of this number was not available" in text

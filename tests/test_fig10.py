@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn import exhibits
+from lrdyn import exhibits, rendering
 from lrdyn.claims import tolerance
 from lrdyn.data import mnist
 from paper_figs import BASELINES, fig10_masked_training
@@ -111,6 +111,6 @@ def test_figure_10_draws_every_number(masked):
 def test_figure_10_says_what_is_not_from_the_survey():
     figure = fig10_masked_training.FIGURE
     assert "not available" in figure.caption
-    baseline = exhibits.load(BASELINES / "fig10.nc")
+    baseline = rendering.load(BASELINES / "fig10.nc")
     assert baseline is not None
     assert "data, sizes and keep probabilities are ours" in exhibits.caption(figure, baseline)

@@ -16,11 +16,23 @@ import scipy.stats
 import xarray as xr
 
 import lrdyn
-from lrdyn import baselines, cli, exhibits, figures, files, plotting, results, runs, tables
+from lrdyn import (
+    baselines,
+    cli,
+    exhibits,
+    figures,
+    files,
+    plotting,
+    rendering,
+    results,
+    runs,
+    tables,
+)
 from lrdyn.claims import CLEARLY, tolerance
-from lrdyn.exhibits import one_seed, render
+from lrdyn.exhibits import one_seed
 from lrdyn.judging import residual_of, worst_ratio
 from lrdyn.produce import produce
+from lrdyn.rendering import render
 from lrdyn.theorem import Outcome
 from lrdyn.theorems.theorem2 import THEOREM2
 from paper_figs import (
@@ -149,7 +161,7 @@ def test_a_table_is_text_csv_and_latex_of_the_saved_numbers(tmp_path):
 
 def figures_with_last_step(dataset, value, folder):
     """Saved numbers of another last step."""
-    exhibits.save(altered(dataset, "steps", -1, value), folder / "other.nc")
+    rendering.save(altered(dataset, "steps", -1, value), folder / "other.nc")
     return (folder / "other.nc").read_bytes()
 
 
@@ -172,7 +184,7 @@ def test_figures_and_tables_share_one_command(tmp_path, capsys):
     assert figures.main([TOY, ROWS], tmp_path, ["baseline", *out]) == 0
     assert figures.main([TOY, ROWS], tmp_path, ["check", *out]) == 0
     path = tmp_path / "figures" / "rows.nc"
-    path.write_bytes(figures_with_last_step(exhibits.load(path), 7, tmp_path))
+    path.write_bytes(figures_with_last_step(rendering.load(path), 7, tmp_path))
     assert figures.main([TOY, ROWS], tmp_path, ["check", *out]) == 1
     assert "rows: steps[t=1.0]: got 7, wanted 4 (compared exactly)" in capsys.readouterr().out
     with pytest.raises(cli.BadInput, match="figure: got 'table2', wanted one of toy, rows"):
@@ -280,10 +292,10 @@ def test_damaged_numbers_are_named_set_aside_and_computed_again(tmp_path, lines,
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, baseline):
     path = tmp_path / "toy.nc"
-    exhibits.save(baseline, path)
+    rendering.save(baseline, path)
     before = path.read_bytes()
     with pytest.raises(TypeError):
-        exhibits.save(baseline.assign_attrs(bad=object()), path)
+        rendering.save(baseline.assign_attrs(bad=object()), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -371,7 +383,7 @@ def test_check_names_figure_curve_and_amount(tmp_path, baseline, capsys):
     assert figures.main([TOY], tmp_path, ["baseline", *out]) == 0
     assert figures.main([TOY], tmp_path, ["check", *out]) == 0
     assert "not compared, since the machine decides: seconds" in capsys.readouterr().out
-    exhibits.save(altered(baseline, "line", (0, 4), 2.5), tmp_path / "figures" / "toy.nc")
+    rendering.save(altered(baseline, "line", (0, 4), 2.5), tmp_path / "figures" / "toy.nc")
     assert figures.main([TOY], tmp_path, ["check", "toy", *out]) == 1
     assert "toy: line[curve=steep, t=1.0]: got 2.5, wanted 2, 2.5e-01" in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lrdyn
-from lrdyn import baselines, exhibits
+from lrdyn import baselines, exhibits, rendering
 from lrdyn.adapters import memory
 from paper_figs import BASELINES, table1_memory
 from paper_figs.table1_memory import ABSENT, ADAM, FORMS, METHODS, TABLE, measure, programs
@@ -233,7 +233,7 @@ def test_the_files_hold_the_same_numbers(measured, tmp_path):
         numbers=lambda *_, **__: dataset,
         presets={"quick": {**settings, "dtype": "float32"}},
     )
-    done = exhibits.render(known, tmp_path)
+    done = rendering.render(known, tmp_path)
     assert [path.suffix for path in done.paths] == [".nc", ".txt", ".csv", ".tex"]
     text, rows, latex = (path.read_text() for path in done.paths[1:])
     rows = list(csv.DictReader(rows.splitlines()))
@@ -247,11 +247,11 @@ def test_the_files_hold_the_same_numbers(measured, tmp_path):
         assert set(map(str, values[values != ABSENT].tolist())) <= found
     check_latex(latex)
     assert "not available" in text
-    assert not exhibits.render(known, tmp_path).computed
+    assert not rendering.render(known, tmp_path).computed
 
 
 def test_the_baseline_leaves_temporaries_to_the_compiler():
-    baseline = exhibits.load(BASELINES / "table1.nc")
+    baseline = rendering.load(BASELINES / "table1.nc")
     assert baseline is not None
     free = {str(name) for name, v in baseline.items() if not baselines.compared(v)}
     assert free == {"peak_measured"}
