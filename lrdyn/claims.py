@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Shaped
 
+Numbers = Shaped[np.ndarray | Array, "..."] | np.number
 Kind = Literal["exact", "identity", "bound", "limit", "rate", "statistical", "control"]
 
 # Multiples of the natural unit of each kind; the reasons are in the docstring of `tolerance`.
@@ -61,7 +63,7 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float
 
 
 def relative_difference(
-    predicted: np.ndarray, measured: np.ndarray, scale: float | np.ndarray | None = None
+    predicted: Numbers, measured: Numbers, scale: float | Numbers | None = None
 ) -> float:
     """Largest entry of ``|predicted - measured|`` over a scale: the residual of most claims.
 
@@ -88,7 +90,8 @@ def relative_difference(
         raise ValueError(
             f"predicted: got shape {predicted.shape}, wanted that of measured, {measured.shape}"
         )
-    difference = np.abs(predicted - measured)
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        difference = np.abs(predicted - measured)
     if not difference.size or not np.all(np.isfinite(difference)):
         return float("nan")
     if scale is None:
