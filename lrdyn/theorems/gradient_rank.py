@@ -237,7 +237,7 @@ def _above_printed(one: Outcome) -> float:
 
 
 def _bounded(one: Outcome) -> bool:
-    return bool(np.all(np.isfinite(one.predicted["stable_rank_bound"][:, -1])))
+    return not np.any(np.isinf(one.predicted["stable_rank_bound"][:, -1]))
 
 
 def _aligned(one: Outcome) -> bool:

@@ -151,7 +151,8 @@ def _relative_values(one: Outcome) -> np.ndarray:
 
 def _excess(one: Outcome) -> float:
     values, ranks = _relative_values(one), one.predicted["sum_rank"][:, None]
-    return float(np.max(np.where(np.arange(values.shape[1]) >= ranks, values, 0.0)))
+    beyond = np.arange(values.shape[1]) >= ranks
+    return float(np.max(values * beyond))  # a product keeps a NaN, wherever it stands
 
 
 def _wrong_ranks(one: Outcome) -> float:
