@@ -9,7 +9,7 @@ every step. *optax, init inside*: the state is made inside the function that is 
 is one for all runs, and the SVD runs once in T steps. *optax, one by one*: no batch, a loop over
 the runs on each of two host devices. *NumPy*: a loop over steps for all runs at once as an expert
 writes it, gradient by hand, buffers that exist, one BLAS thread on one core. *lrdyn*:
-:func:`lrdyn.galore` under ``vmap``, on one host device and on two.
+:data:`lrdyn.GALORE` under ``vmap``, on one host device and on two.
 
 All take the same steps: the last column is the largest difference of final weights over the largest
 weight. Adam's state is kept at a refresh, so a path depends on the signs of the singular vectors.
@@ -104,13 +104,13 @@ def by_optax(case: Case) -> Callable[[jax.Array], jax.Array]:
 
 def by_lrdyn(case: Case, choose=None) -> Callable[[jax.Array], jax.Array]:
     """Algorithm 1 of this library, one run."""
-    choose = choose or (lambda G: lrdyn.choose_projectors(G, case.rank, "larger"))
+    choose = choose or (lambda key, G: lrdyn.choose_projectors(G, case.rank, "larger"))
 
     def run(seed):
         loss, W = start(case, seed)
         # The step size as alpha, as in optax: XLA then adds the lifted update in one pass.
         return lrdyn.low_rank_descent(
-            lrdyn.GALORE, loss, W, optax.scale_by_adam(), choose, period=case.period,
+            lrdyn.GALORE, loss, W, optax.scale_by_adam(), choose=choose, period=case.period,
             steps=np.array([case.steps]), scale=-RATE, record=lambda W: (),
         ).params  # fmt: skip
 
@@ -206,7 +206,7 @@ def difference(found: object, expected: jax.Array) -> float:
 def differences(case: Case, calls, seeds: jax.Array) -> dict[str, float]:
     """How far final weights are from those of the rival that takes the same projectors."""
     first, *_ = calls
-    projectors = by_lrdyn(case, lambda G: single_precision_projector(G, case.rank, "larger"))
+    projectors = by_lrdyn(case, lambda key, G: single_precision_projector(G, case.rank, "larger"))
     ours = difference(jax.jit(one_by_one(projectors))(seeds), calls[first]())
     found = {name: difference(call(), calls[first]()) for name, call in calls.items()}
     return found | {"lrdyn": ours, OURS: ours, NUMPY: difference(calls[NUMPY](), calls[OURS]())}

@@ -1,19 +1,33 @@
-"""Refresh ``results.md`` from the code and from verdicts: ``python -m docs.refresh [RESULTS]``.
-
-A row of a table begins with the id of a claim. What it says is the claim's statement, the numbers
-are those of the verdict; how it is predicted and measured is written by hand and stays. A claim
-without a row gets one at the end, to be moved and worded.
-"""
+"""Write ``results.md`` from theorems and verdicts: ``python -m docs.refresh [RESULTS]``."""
 
 import json
+import re
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from experiments.__main__ import THEOREMS
+from lrdyn.theorem import Claim, Statement, Theorem
+from lrdyn.theorems import theorems
 
 PAGE = Path(__file__).with_name("results.md")
-BY_HAND = 2
-"""Column that says how a claim is predicted and how measured, counted from 0."""
+HEADER = (
+    "claim", "states", "predicted against measured", "cases", "float64", "tolerance", "float32",
+    "tolerance", "controls",
+)  # fmt: skip
+INTRODUCTION = """\
+# Results
+
+Every claim of `python -m experiments all` at the quick preset (JAX {jax} on a {platform}): what
+predicts and what measures it, the worst residual over all cases that were judged, in float64 and
+float32, with its tolerance ([how a verdict is reached](claims.md)), and its controls with the
+smallest residual that each left in float64. A control must leave ten tolerances or more. This page
+is written by `python -m docs.refresh` from the theorems and from the verdicts of a run.
+[Theory](theory.md) derives the statements.
+"""
+
+Verdicts = Mapping[str, Mapping[str, Any]]
+"""Name of a theorem -> content of ``verdict.json``."""
 
 
 def short(value: float | None) -> str:
@@ -26,55 +40,66 @@ def short(value: float | None) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def cells_of(line: str) -> list[str]:
-    """Cells of a row, without the pipes inside them, which are written with a backslash."""
-    return [c.strip() for c in line.replace("\\|", "\0").strip().strip("|").split("|")]
+def row(cells: tuple[str, ...]) -> str:
+    """A row of a table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def row(cells: list[str]) -> str:
-    """The row of these cells."""
-    return f"| {' | '.join(cells)} |".replace("\0", "\\|")
-
-
-def numbers(claim: dict, controls: list[dict]) -> list[str]:
-    """Cells after the words: cases, residuals, tolerances, what the controls leave."""
+def cells(claim: Claim, statement: Statement, entries: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the theorem says of a claim, and what the verdict."""
+    entry = entries[claim.id]
     names = ("residual", "tolerance", "residual_float32", "tolerance_float32")
-    broken = ", ".join(f"{c['id']} {short(c['residual'])}" for c in controls)
-    cases = f"{claim['cases']} of {claim['cases_total']}"
-    return [cases, *(short(claim.get(name)) for name in names), broken]
+    mine = [c.id for c in statement.controls if c.claim == claim.id]
+    return (
+        f"`{claim.id}`",
+        claim.statement,
+        claim.sides or statement.sides,
+        f"{entry['cases']} of {entry['cases_total']}",
+        *(short(entry.get(name)) for name in names),
+        ", ".join(f"{name} {short(entries[name]['residual'])}" for name in mine),
+    )
 
 
-def found(results: Path) -> dict[str, list[str]]:
-    """Claim -> what it states, and the numbers of the newest verdict of each theorem."""
-    cells = {}
-    for theorem in THEOREMS:
-        verdicts = sorted(results.glob(f"{theorem.name}/*/verdict.json"), key=_age)
-        entries = {c["id"]: c for c in json.loads(verdicts[-1].read_text())["claims"]}
-        for statement in theorem.statements:
-            for claim in statement.claims:
-                mine = [entries[c.id] for c in statement.controls if c.claim == claim.id]
-                stated = claim.statement.replace("|", "\0")
-                cells[claim.id] = [stated, *numbers(entries[claim.id], mine)]
-    return cells
+def title(theorem: Theorem) -> str:
+    """Its name as words."""
+    return re.sub(r"(\d)", r" \1", theorem.name).capitalize()
+
+
+def section(theorem: Theorem, verdict: Mapping[str, Any]) -> Iterator[str]:
+    """Lines about one theorem."""
+    entries = {entry["id"]: entry for entry in verdict["claims"]}
+    yield f"## {title(theorem)}"
+    yield ""
+    yield f"`python -m experiments.{theorem.name}`: {theorem.summary}."
+    yield ""
+    yield row(HEADER)
+    yield "|" + "---|" * len(HEADER)
+    for statement in theorem.statements:
+        for claim in statement.claims:
+            yield row(cells(claim, statement, entries))
+
+
+def written(verdicts: Verdicts) -> str:
+    """The whole page."""
+    environment = next(iter(verdicts.values()))["environment"]
+    text = INTRODUCTION.format(jax=environment["jax"], platform=environment["platform"].upper())
+    for theorem in theorems():
+        text += "\n" + "\n".join(section(theorem, verdicts[theorem.name])) + "\n"
+    return text
+
+
+def newest(results: Path) -> Verdicts:
+    """The newest verdict of each theorem in a folder of results."""
+    found = {}
+    for theorem in theorems():
+        paths = sorted(results.glob(f"{theorem.name}/*/verdict.json"), key=_age)
+        found[theorem.name] = json.loads(paths[-1].read_text())
+    return found
 
 
 def _age(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def refreshed(page: str, cells: dict[str, list[str]]) -> str:
-    """The page with new statements and numbers."""
-    lines, missing = [], dict(cells)
-    for line in page.splitlines():
-        name = line.split("`")[1] if line.startswith("| `") else ""
-        if name in cells:
-            stated, *rest = missing.pop(name)
-            line = row([f"`{name}`", stated, cells_of(line)[BY_HAND], *rest])
-        lines.append(line)
-    lines += [row([f"`{name}`", stated, "?", *rest]) for name, (stated, *rest) in missing.items()]
-    return "\n".join(lines) + "\n"
-
-
 if __name__ == "__main__":
-    results = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
-    PAGE.write_text(refreshed(PAGE.read_text(), found(results)))
+    PAGE.write_text(written(newest(Path(sys.argv[1] if len(sys.argv) > 1 else "results"))))

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Shaped
 
+Numbers = Shaped[np.ndarray | Array, "..."] | np.number
 Kind = Literal["exact", "identity", "bound", "limit", "rate", "statistical", "control"]
 
 # Multiples of the natural unit of each kind; the reasons are in the docstring of `tolerance`.
@@ -61,7 +63,7 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float
 
 
 def relative_difference(
-    predicted: np.ndarray, measured: np.ndarray, scale: float | np.ndarray | None = None
+    predicted: Numbers, measured: Numbers, scale: float | Numbers | None = None
 ) -> float:
     """Largest entry of ``|predicted - measured|`` over a scale: the residual of most claims.
 
@@ -88,13 +90,48 @@ def relative_difference(
         raise ValueError(
             f"predicted: got shape {predicted.shape}, wanted that of measured, {measured.shape}"
         )
-    difference = np.abs(predicted - measured)
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        difference = np.abs(predicted - measured)
     if not difference.size or not np.all(np.isfinite(difference)):
         return float("nan")
     if scale is None:
         scale = max(np.max(np.abs(measured)), np.max(np.abs(predicted)))
     largest = float(np.max(difference))
     return largest / float(scale if scale else 1.0) if largest else 0.0
+
+
+def standard_error(draws: np.ndarray) -> np.ndarray:
+    """Standard error of the mean of independent draws.
+
+    Args:
+        draws: one in each row, at least 2.
+
+    Returns:
+        The standard error, for each column if there are columns.
+
+    Example:
+        >>> float(standard_error(np.array([1.0, 3.0])))
+        1.0
+    """
+    return np.asarray(np.std(draws, axis=0, ddof=1) / np.sqrt(len(draws)))
+
+
+def in_standard_errors(expected: float | np.ndarray, draws: np.ndarray) -> float:
+    """Distance of a mean of draws from its expectation: the residual of a ``statistical`` claim.
+
+    Args:
+        expected: the expectation, a number.
+        draws: independent numbers.
+
+    Returns:
+        The distance in standard errors of the mean; NaN if that is not a positive number.
+
+    Example:
+        >>> in_standard_errors(5.0, np.array([1.0, 3.0]))
+        3.0
+    """
+    error = standard_error(draws)
+    return float(np.abs(np.mean(draws) - expected) / error) if error > 0 else float("nan")
 
 
 class Judgement(NamedTuple):

@@ -57,23 +57,20 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
 
     Args:
         theorem: the theorem.
-        groups: content of ``results.nc``; statements without a group were left out.
+        groups: content of ``results.nc``.
         dtype: the precision that was asked for.
 
     Returns:
         The :class:`Verdict`.
 
     Raises:
-        MissingArray: an array that a claim reads is not there.
+        MissingArray: a group, or an array that a claim reads, is not there.
         ValueError: an array has a shape that a claim cannot compare.
     """
     claims, legs, diverged = [], {}, []
     for statement in theorem.statements:
-        mine = {
-            p: groups[g] for p, g in groups_of(theorem, statement, dtype).items() if g in groups
-        }
-        if not mine:
-            continue
+        named = groups_of(theorem, statement, dtype)
+        mine = {p: _group(groups, g, f"statement {statement.id!r}") for p, g in named.items()}
         for claim in statement.claims:
             legs[claim.id] = {p: residuals(claim, statement, r, p) for p, r in mine.items()}
             claims.append(claim_entry(claim, legs[claim.id]))
@@ -106,12 +103,17 @@ def claim_of(control: Control, statement: Statement) -> Claim:
 def _of_control(control, statement, groups, dtype, theorem) -> Legs:
     claim, found = claim_of(control, statement), {}
     for precision in groups_of(theorem, statement, dtype):
-        group = control_group(control, precision)
-        if group in groups:
-            found[precision] = residuals(claim, statement, groups[group], precision)
-        elif precision == dtype:
-            raise MissingArray(f"got no group {group!r}, wanted that of control {control.id!r}")
+        name = control_group(control, precision)
+        if name in groups or precision == dtype:  # in the other one they run only if asked for
+            results = _group(groups, name, f"control {control.id!r}")
+            found[precision] = residuals(claim, statement, results, precision)
     return found
+
+
+def _group(groups: Groups, name: str, whose: str) -> "xarray.Dataset":
+    if name not in groups:
+        raise MissingArray(f"got no group {name!r}, wanted that of {whose}")
+    return groups[name]
 
 
 # One claim in one precision -----------------------------------------------------------------
@@ -142,23 +144,38 @@ def residuals(
     if claim.seeds:
         lead.remove("seed")
     shape = tuple(results.sizes[dim] for dim in lead)
-    rows = [_row(claim, statement, one) for one in outcomes(claim, statement, results, precision)]
+    rows = [row_of(claim, statement, one) for one in outcomes(claim, statement, results, precision)]
     columns = {
         name: (lead, np.asarray(column).reshape(shape))
-        for name, column in zip(_Row._fields, zip(*rows, strict=True), strict=True)
+        for name, column in zip(Row._fields, zip(*rows, strict=True), strict=True)
     }
     kept = {name: c for name, c in results.coords.items() if set(c.dims) <= set(lead)}
     return xr.Dataset(columns, kept)
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """What is found of one outcome."""
+
     residual: float
     tolerance: float
     condition: float
     reason: str
 
 
-def _row(claim: Claim, statement: Statement, one: Outcome) -> _Row:
+def row_of(claim: Claim, statement: Statement, one: Outcome) -> Row:
+    """Residual, tolerance and whether it counts, of one outcome.
+
+    Args:
+        claim: the claim.
+        statement: its statement.
+        one: what was produced.
+
+    Returns:
+        The :class:`Row`.
+
+    Raises:
+        ValueError: the arrays cannot be compared.
+    """
     limit, condition = claim.tolerance, 1.0
     if limit is None:
         limit = tolerance(claim.kind, one.dtype, steps=one.steps, size=one.size)
@@ -166,7 +183,7 @@ def _row(claim: Claim, statement: Statement, one: Outcome) -> _Row:
         condition = float(one.predicted[statement.condition])
         limit *= condition
     reason = _reason(claim, statement, one, limit)
-    return _Row(residual_of(claim, one), limit, condition, reason)
+    return Row(residual_of(claim, one), limit, condition, reason)
 
 
 def _rounded(claim: Claim) -> bool:
@@ -331,14 +348,17 @@ def _blocks(results, arrays, lead, slab) -> Iterator[tuple[dict[str, Any], dict[
         point = {
             name: column[at[name if name in at else "point"]] for name, column in flags.items()
         }
-        yield point, _cut({n: v[index] if varies[n] else v for n, v in flat.items()}, axes)
+        yield (
+            point,
+            _cut({n: np.asarray(v[index]) if varies[n] else v for n, v in flat.items()}, axes),
+        )
 
 
 def _cut(found: Mapping[str, np.ndarray], axes) -> dict[str, np.ndarray]:
     """Arrays of one point without padding, floating-point numbers as float64."""
     ends = {n.removeprefix("length_"): int(v) for n, v in found.items() if n.startswith("length_")}
     cut = {
-        name: values[tuple(slice(ends.get(axis)) for axis in axes.get(name, ()))]
+        name: np.asarray(values[tuple(slice(ends.get(axis)) for axis in axes.get(name, ()))])
         for name, values in found.items()
     }
     return {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in cut.items()}

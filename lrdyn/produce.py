@@ -169,12 +169,12 @@ class Job(NamedTuple):
 
 def _of_control(results: "xarray.Dataset", control: Control, job: Job) -> "xarray.Dataset":
     """What one control left, without the axes of its settings, which have one value each."""
-    mine = f"{control.id}/"
-    found = results[[name for name in results if mine in str(name)]]
-    names = [n for n in (*found.variables, *found.dims) if mine in str(n)]
+    mine = (f"{control.id}.", f"length_{control.id}.")
+    found = results[[name for name in results if str(name).startswith(mine)]]
+    names = [n for n in (*found.variables, *found.dims) if str(n).startswith(mine)]
     settings = [name for name in job.points.columns if name not in ("seed", "amount")]
     at = {name: _plain(found[name].values[0]) for name in settings}
-    found = found.rename({name: str(name).replace(mine, "") for name in names})
+    found = found.rename({name: str(name).replace(f"{control.id}.", "", 1) for name in names})
     return found.squeeze(settings, drop=True).assign_attrs(
         title=f"{control.claim}: {control.statement}",
         claim=control.claim,
@@ -308,7 +308,8 @@ def controls_job(
 
 def _attributes(statement: Statement, fixed: Mapping[str, Any]) -> dict[str, Any]:
     named = {name: v for name, v in fixed.items() if isinstance(v, int | float | str)}
-    return {"statement": statement.id, "fixed": json.dumps(named)}
+    names = {name: getattr(statement, name) for name in ("steps", "condition", "diverged")}
+    return {"statement": statement.id, "fixed": json.dumps(named), **names}
 
 
 def _shapes(experiment: Experiment) -> tuple[str, ...]:
@@ -325,7 +326,7 @@ def _dims(statement: Statement) -> dict[str, tuple[str, ...]]:
 def _dims_of_controls(statement: Statement, controls: Sequence[Control]):
     """Axes of their own for each: a control can change the length of one."""
     dims = _dims(statement).items()
-    return {f"{c.id}/{n}": tuple(f"{c.id}/{a}" for a in axes) for c in controls for n, axes in dims}
+    return {f"{c.id}.{n}": tuple(f"{c.id}.{a}" for a in axes) for c in controls for n, axes in dims}
 
 
 @lru_cache
@@ -401,7 +402,7 @@ def evaluate_controls(
                 *({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
             )
             found = _facts(statement, case) | named
-            outputs |= {f"{control.id}/{name}": value for name, value in found.items()}
+            outputs |= {f"{control.id}.{name}": value for name, value in found.items()}
         return outputs
 
     return point

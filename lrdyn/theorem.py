@@ -148,6 +148,7 @@ class Claim:
         applies: ``applies(outcome)``, a hypothesis of this claim only.
         seeds: 0 for a claim about each single case; a number for one about all seeds of a setting
             together, of which it needs so many.
+        sides: what predicts and what measures, in words; that of the statement if empty.
     """
 
     id: str
@@ -158,6 +159,7 @@ class Claim:
     tolerance: float | None = None
     applies: Callable[[Outcome], Any] | None = None
     seeds: int = 0
+    sides: str = ""
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -233,6 +235,7 @@ class Statement:
             case that is left without two digits is left out.
         diverged: name of a measured array, the step at which a run diverged (see
             :func:`lrdyn.simulate`), -1 if it did not. Diverged cases are reported and left out.
+        sides: what predicts and what measures, in words, for the documents.
         traced: false for a run in plain Python, called once a point: what comes from tracing or
             compiling, for example.
     """
@@ -250,6 +253,7 @@ class Statement:
     steps: str = ""
     condition: str = ""
     diverged: str = ""
+    sides: str = ""
     traced: bool = True
 
     def __post_init__(self):

@@ -12,8 +12,9 @@ import xarray as xr
 
 import lrdyn
 from lrdyn import plotting
+from lrdyn.adapters.method import Method
+from lrdyn.adapters.state import POLICIES
 from lrdyn.figures import Figure
-from lrdyn.projection import POLICIES
 from lrdyn.theorems.optimizer_state import one_policy
 from paper_figs import table1_memory
 
@@ -95,52 +96,6 @@ def chosen_optimizer(number: Any, rates: Mapping[str, float]) -> optax.GradientT
     return optax.GradientTransformation(init, update)
 
 
-def both_factors(
-    loss: Callable[[jax.Array], jax.Array],
-    W: jax.Array,
-    optimizer: optax.GradientTransformation,
-    *,
-    rank: int,
-    period: int,
-    steps: int,
-    every: int,
-) -> jax.Array:
-    """ReLoRA that starts each period at B = P, A = 0 and trains both.
-
-    Args:
-        loss: of W.
-        W: the start.
-        optimizer: its state is reset at a refresh.
-        rank: r.
-        period: steps between refreshes.
-        steps: a multiple of the period.
-        every: steps between records, a divisor of the period.
-
-    Returns:
-        W + B A at steps 0, every, 2 every, ...
-    """
-
-    def refresh(W, _):
-        def step(_, state):
-            factors, inner = state
-            slope = jax.grad(lambda each: loss(W + each[0] @ each[1]))(factors)
-            updates, inner = optimizer.update(slope, inner)
-            return optax.apply_updates(factors, updates), inner
-
-        def segment(state, _):
-            state = jax.lax.fori_loop(0, every, step, state)
-            return state, W + state[0][0] @ state[0][1]
-
-        basis = lrdyn.top_singular_projector(jax.grad(loss)(W), rank, "left").basis
-        factors = (basis, jnp.zeros((rank, W.shape[1]), W.dtype))
-        start = (factors, optimizer.init(factors))
-        seen = jax.lax.scan(segment, start, length=period // every)[1]
-        return seen[-1], seen
-
-    seen = jax.lax.scan(refresh, W, length=steps // period)[1]
-    return jnp.concatenate([W[None], seen.reshape(-1, *W.shape)])
-
-
 def trajectories(
     *, rows: int, columns: int, rank: int, examples: int, period: int, steps: int, every: int,
     rates: Mapping[str, float], seed: int,
@@ -164,33 +119,32 @@ def trajectories(
         ``(optimizer, step, m, n)``; ``loss`` of the first.
     """
     times, kinds = np.arange(0, steps + 1, every), np.arange(len(OPTIMIZERS))
-    methods = {"galore": lrdyn.galore, "relora": lrdyn.relora}
+    methods = {"galore": lrdyn.GALORE, "relora": lrdyn.RELORA_FROZEN}
     begin = {
         dtype: problem(jax.random.key(seed), rows, columns, examples, dtype) for dtype in PRECISIONS
     }
 
-    def over_policies(name, dtype, policies):
+    def train(method: Method, dtype: str, kind: Any, state: Any) -> jax.Array:
         W, loss = begin[dtype]
+        return lrdyn.low_rank_descent(
+            method, loss, W, chosen_optimizer(kind, rates), period=period, steps=times, state=state,
+            # For all alike: ReLoRA too starts at B = P, A = 0.
+            choose=lambda key, G: lrdyn.choose_projectors(G, rank, "left"),
+        ).records  # fmt: skip
 
+    def over_policies(method, dtype, policies):
         def run(kind, policy):
-            return methods[name](
-                loss, W, chosen_optimizer(kind, rates), rank=rank, period=period, steps=times,
-                side="left", state=one_policy(policy),
-            ).records  # fmt: skip
+            return train(method, dtype, kind, one_policy(policy))
 
         each = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
         return np.asarray(jax.jit(each)(kinds, policies), np.float64)
 
     def train_both(kind):
-        W, loss = begin["float64"]
-        return both_factors(
-            loss, W, chosen_optimizer(kind, rates), rank=rank, period=period, steps=steps,
-            every=every,
-        )  # fmt: skip
+        return train(lrdyn.RELORA, "float64", kind, "reset")
 
     found = {
-        f"{name}_{dtype}": over_policies(name, dtype, np.arange(count))
-        for name in methods
+        f"{name}_{dtype}": over_policies(method, dtype, np.arange(count))
+        for name, method in methods.items()
         for dtype, count in (("float64", len(POLICIES)), ("float32", 1))
     }
     found["both"] = np.asarray(jax.jit(jax.vmap(train_both))(kinds))

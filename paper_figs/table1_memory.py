@@ -1,6 +1,6 @@
 """Table 1 (ours): memory of full training, LoRA, ReLoRA and GaLore, predicted and measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,18 +9,15 @@ import numpy as np
 import optax
 import xarray as xr
 
-from lrdyn import memory
+from lrdyn.adapters import memory
+from lrdyn.adapters.descent import State, begin, refresh, step
+from lrdyn.adapters.galore import FULL, GALORE, OPTAX_GALORE
+from lrdyn.adapters.lora import LORA
+from lrdyn.adapters.memory import Memory, measured_memory
+from lrdyn.adapters.method import Method, Parts, Split, layered, merged
+from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
+from lrdyn.adapters.state import POLICIES
 from lrdyn.figures import Table
-from lrdyn.memory import FOOTPRINTS, Memory, measured_memory
-from lrdyn.projection import (
-    GALORE,
-    RELORA,
-    Iterate,
-    Method,
-    Projector,
-    choose_projectors,
-    project,
-)
 from lrdyn.tables import Cell, Grid
 
 PRESET = {"rows": 4096, "columns": 11008, "rank": 128, "batch": 256, "dtype": "float32"}
@@ -35,14 +32,23 @@ given in bytes; $c$ is an int32 step counter. Measured: the memory analysis of t
 weights, state, batch ($nb + mb$) and the temporaries named. Weights and state agree to the byte.
 What peaks differ by: some hundred bytes are scalars and addresses. LoRA in the form
 $W x + B (A x)$ takes $mr$ more than needed, since the compiler copies $B$ before it overwrites it.
-ReLoRA's refresh takes $nr$ more: the new $A$ is drawn before the old one is used. A refresh with an
-SVD takes $m$ less: the singular values are put where the new factor will be. ReLoRA with B frozen
-stays, between refreshes, below the size of a gradient ($mn$) in that form alone: to differentiate
-$W + B A$ builds one. GaLore has to build one at every step, and a refresh decomposes one. In optax
-the refresh is a branch of the step, so that each step has the peak of a refresh, and the gradient
-outlives its decomposition. LAPACK's workspace is in no figure.
+ReLoRA's refresh may take $nr$ more, where the new $A$ is drawn before the old one is used. A
+refresh with an SVD takes $m$ less: the singular values are put where the new factor will be. ReLoRA
+with B frozen stays, between refreshes, below the size of a gradient ($mn$) in that form alone: to
+differentiate $W + B A$ builds one. GaLore has to build one at every step, and a refresh decomposes
+one. In optax the refresh is a branch of the step, so that each step has the peak of a refresh, and
+the gradient outlives its decomposition. LAPACK's workspace is in no figure.
 """
 
+METHODS = {
+    "full": FULL,
+    "lora": LORA,
+    "relora": RELORA,
+    "relora_frozen": RELORA_FROZEN,
+    "galore": GALORE,
+    "galore_optax": FULL._replace(memory=OPTAX_GALORE),
+}
+"""The rows. GaLore of optax is an optimiser, by which W is trained as in full training."""
 NAMES = {
     "full": "full",
     "lora": "LoRA",
@@ -73,151 +79,91 @@ class Program(NamedTuple):
     """The same from a random key as well, at a refresh, where that is a program of its own."""
 
 
-def residual_loss(outputs: jax.Array, wanted: jax.Array) -> jax.Array:
-    """||F - Y||_F^2 / 2.
+def loss_on(batch: Batch) -> Callable[[Any], jax.Array]:
+    """||W X - Y||_F^2 / 2 as a function of W.
 
     Args:
-        outputs: F, ``(m, b)``.
-        wanted: Y.
+        batch: X and Y.
 
     Returns:
-        The loss.
+        The loss, of anything that acts as ``W @ X``.
     """
-    return 0.5 * jnp.sum((outputs - wanted) ** 2)
+    return lambda weights: 0.5 * jnp.sum((weights @ batch[0] - batch[1]) ** 2)
 
 
-def merged(weights: Mapping[str, jax.Array], inputs: jax.Array) -> jax.Array:
-    """(W + B A) X.
+def apart(method: Method, state: State) -> tuple[Any, Any]:
+    """Count P of GaLore, of which the network knows nothing, to the state of the optimiser.
 
     Args:
-        weights: W, B, A.
-        inputs: X, ``(n, b)``.
+        method: what is trained.
+        state: a run.
 
     Returns:
-        Outputs.
+        Weights, and what is held beside them.
     """
-    return (weights["W"] + weights["B"] @ weights["A"]) @ inputs
+    split, inner = state
+    if method.parts(split).coordinates is None:
+        return split.trained, (split.frozen, inner)
+    return split, ((), inner)
 
 
-def layered(weights: Mapping[str, jax.Array], inputs: jax.Array) -> jax.Array:
-    """W X + B (A X).
+def together(weights: Any, held: Any) -> State:
+    """The inverse of :func:`apart`.
 
     Args:
-        weights: W, B, A.
-        inputs: X, ``(n, b)``.
+        weights: weights.
+        held: what is held beside them.
 
     Returns:
-        Outputs.
+        The run.
     """
-    return weights["W"] @ inputs + weights["B"] @ (weights["A"] @ inputs)
+    frozen, inner = held
+    return State(weights if isinstance(weights, Split) else Split(weights, frozen), inner)
 
 
-def part_step(
-    forward: Callable[[Any, jax.Array], jax.Array],
-    trained: Sequence[str],
+def program(
+    method: Method,
     optimizer: optax.GradientTransformation,
-) -> tuple[Callable[[Any], Any], Step]:
-    """Train some of the weights by an optimiser that sees only them.
+    network: Callable[[Parts, Any], Any],
+    W: jax.ShapeDtypeStruct,
+    rank: int,
+) -> Program:
+    """One step and one refresh of a method.
 
     Args:
-        forward: outputs from weights and inputs.
-        trained: names of the weights that are trained.
-        optimizer: their optimiser.
-
-    Returns:
-        ``init`` and ``step``.
-    """
-
-    def chosen(weights):
-        return {name: weights[name] for name in trained}
-
-    def step(weights, state, batch):
-        def loss(part):
-            return residual_loss(forward(weights | part, batch[0]), batch[1])
-
-        part = chosen(weights)
-        updates, state = optimizer.update(jax.grad(loss)(part), state, part)
-        return weights | optax.apply_updates(part, updates), state
-
-    return lambda weights: optimizer.init(chosen(weights)), step
-
-
-def projected_step(method: Method, optimizer: optax.GradientTransformation) -> Step:
-    """Lines 6 to 8 of Algorithm 1, for an iterate and the state of the optimiser.
-
-    Args:
-        method: GaLore or ReLoRA with a frozen factor.
-        optimizer: of the coordinates.
-
-    Returns:
-        The step.
-    """
-
-    def step(iterate, state, batch):
-        _, gradients = method.gradient(_loss(batch), iterate, 1.0)
-        updates, state = optimizer.update(gradients, state)
-        return method.move(iterate, updates, 1.0), state
-
-    return step
-
-
-def _loss(batch: Batch) -> Callable[[jax.Array], jax.Array]:
-    return lambda weights: residual_loss(weights @ batch[0], batch[1])
-
-
-def projected_refresh(method: Method, rank: int) -> Refresh:
-    """Lines 2 to 4 of Algorithm 1; GaLore keeps the state and ReLoRA resets it.
-
-    Args:
-        method: GaLore or ReLoRA with a frozen factor.
+        method: what is trained.
+        optimizer: of what it sees.
+        network: :func:`lrdyn.merged` or :func:`lrdyn.layered`.
+        W: shape of the weights.
         rank: r.
 
     Returns:
-        The refresh.
+        What is to be compiled.
     """
 
-    def refresh(iterate, state, batch, key):
-        iterate = method.merge(iterate, 1.0)
-        maps = choose_projectors(jax.grad(_loss(batch))(iterate.weights), rank)
-        iterate = method.begin(iterate._replace(maps=maps))
-        return iterate, state if method is GALORE else jax.tree.map(jnp.zeros_like, state)
+    def choose(key, gradients):
+        return method.choose(key, gradients, rank, method.side)
 
-    return refresh
+    def start(key, W):
+        return apart(method, begin(method, optimizer, W, choose(key, W)))
 
+    weights, held = jax.eval_shape(start, jax.eval_shape(lambda: jax.random.key(0)), W)
 
-def merge_and_restart(weights: Any, state: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
-    """Refresh of ReLoRA with both factors trained: W <- W + B A, A drawn anew, B and state zero.
+    def init(weights):
+        frozen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), held[0])
+        parts = method.parts(together(weights, (frozen, None)).split)
+        return apart(method, begin(method, optimizer, parts.weights, parts.maps))[1]
 
-    Args:
-        weights: W, B, A.
-        state: of the optimiser.
-        batch: not looked at.
-        key: random key, for A.
+    def one_step(weights, held, batch):
+        state = together(weights, held)
+        return apart(method, step(method, loss_on(batch), optimizer, state, network=network)[1])
 
-    Returns:
-        New weights and state.
-    """
-    fresh = jax.random.normal(key, weights["A"].shape, weights["A"].dtype)
-    total = weights["W"] + weights["B"] @ weights["A"]
-    zero = jax.tree.map(jnp.zeros_like, (weights["B"], state))
-    return {"W": total, "B": zero[0], "A": fresh}, zero[1]
+    def one_refresh(weights, held, batch, key):
+        state, policy = together(weights, held), POLICIES[method.state]
+        loss = loss_on(batch)
+        return apart(method, refresh(method, loss, optimizer, state, choose, key, policy=policy))
 
-
-def projector_in_state(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Hold P of GaLore with the state of the optimiser, as published code does.
-
-    Args:
-        function: step or refresh, for an iterate and the state of the optimiser.
-
-    Returns:
-        The same for W, and for P with the state of the optimiser.
-    """
-
-    def wrapped(weights, state, *rest):
-        iterate, inner = function(Iterate(weights, state[0], None), state[1], *rest)
-        return iterate.weights, (iterate.maps, inner)
-
-    return wrapped
+    return Program(weights, init, one_step, None if method.once else one_refresh)
 
 
 def programs(m: int, n: int, r: int, dtype: str) -> dict[tuple[str, str], Program]:
@@ -232,45 +178,16 @@ def programs(m: int, n: int, r: int, dtype: str) -> dict[tuple[str, str], Progra
     Returns:
         Method and form, ``merged`` or ``layered`` -> program.
     """
-    W, B, A = (jax.ShapeDtypeStruct(shape, dtype) for shape in ((m, n), (m, r), (r, n)))
-    alone, adapted = {"W": W}, {"W": W, "B": B, "A": A}
-    found = {
-        ("full", "merged"): Program(alone, *part_step(_whole, ["W"], ADAM)),
-        ("galore", "merged"): _galore_program(W, B, r),
-        ("galore_optax", "merged"): Program(
-            alone, *part_step(_whole, ["W"], optax.contrib.galore(1e-3, rank=r))
-        ),
-        ("relora_frozen", "merged"): _relora_frozen_program(W, B, A, r),
-        ("relora_frozen", "layered"): Program(adapted, *part_step(layered, ["A"], ADAM)),
-    }
-    for form, forward in (("merged", merged), ("layered", layered)):
-        lora = Program(adapted, *part_step(forward, ["B", "A"], ADAM))
-        found["lora", form] = lora
-        found["relora", form] = lora._replace(refresh=merge_and_restart)
+    W = jax.ShapeDtypeStruct((m, n), dtype)
+    found = {}
+    for name, method in METHODS.items():
+        optimizer = optax.contrib.galore(1e-3, rank=r) if name == "galore_optax" else ADAM
+        found[name, "merged"] = program(method, optimizer, merged, W, r)
+        if method.memory.layered is not None:
+            # The refresh is that of the other form.
+            one = program(method, optimizer, layered, W, r)
+            found[name, "layered"] = one._replace(refresh=None)
     return found
-
-
-def _whole(weights: Mapping[str, jax.Array], inputs: jax.Array) -> jax.Array:
-    return weights["W"] @ inputs
-
-
-def _galore_program(W: Any, B: Any, rank: int) -> Program:
-    def init(weights):
-        maps = _zero_projector(B)
-        return maps, ADAM.init(project(maps, weights))
-
-    step = projector_in_state(projected_step(GALORE, ADAM))
-    return Program(W, init, step, projector_in_state(projected_refresh(GALORE, rank)))
-
-
-def _zero_projector(B: Any) -> Projector:
-    return Projector(jnp.zeros(B.shape, B.dtype), "left")
-
-
-def _relora_frozen_program(W: Any, B: Any, A: Any, rank: int) -> Program:
-    weights = Iterate(W, jax.eval_shape(lambda: _zero_projector(B)), A)
-    step, refresh = projected_step(RELORA, ADAM), projected_refresh(RELORA, rank)
-    return Program(weights, lambda iterate: ADAM.init(iterate.adapters), step, refresh)
 
 
 class Measured(NamedTuple):
@@ -336,7 +253,7 @@ def predicted_peak(method: str, form: str, m: int, n: int, r: int, b: int, items
     """Bytes at the fullest moment: weights, state, batch and temporaries.
 
     Args:
-        method: a key of ``FOOTPRINTS``.
+        method: a key of :data:`METHODS`.
         form: one of :data:`FORMS`.
         m: rows.
         n: columns.
@@ -347,9 +264,10 @@ def predicted_peak(method: str, form: str, m: int, n: int, r: int, b: int, items
     Returns:
         Bytes.
     """
-    held = memory.weights_held(method, m, n, r) + n * b + m * b
-    held += memory.temporaries(method, m, n, r, b, **_which(form))
-    return itemsize * held + memory.state_bytes(method, m, n, r, itemsize)
+    of = METHODS[method].memory
+    held = memory.weights_held(of, m, n, r) + n * b + m * b
+    held += memory.temporaries(of, m, n, r, b, **_which(form))
+    return itemsize * held + memory.state_bytes(of, m, n, r, itemsize)
 
 
 def _which(form: str) -> dict[str, bool]:
@@ -380,27 +298,27 @@ def compute(*, rows: int, columns: int, rank: int, batch: int, dtype: str) -> xr
         and measured, with their formulas.
     """
     sizes, itemsize = (rows, columns, rank), np.dtype(dtype).itemsize
-    methods = list(FOOTPRINTS)
-    held = FOOTPRINTS.values()
+    methods = list(METHODS)
+    held = [method.memory for method in METHODS.values()]
     shape = (len(methods), len(FORMS))
     arrays = {
         name: np.full(len(methods), ABSENT) for name in ("weights_measured", "state_measured")
     }
     peaks = {name: np.full(shape, ABSENT) for name in ("peak_predicted", "peak_measured")}
     formulas = np.full(shape, "", object)
-    for (method, form), program in programs(*sizes, dtype).items():
-        i, found = methods.index(method), measure(program, batch_of(rows, columns, batch, dtype))
+    for (method, form), one in programs(*sizes, dtype).items():
+        i, found = methods.index(method), measure(one, batch_of(rows, columns, batch, dtype))
         arrays["weights_measured"][i], arrays["state_measured"][i] = found.weights, found.state
         for name, program_memory in ((form, found.step), ("refresh", found.refresh)):
             if program_memory is not None:
                 at = i, FORMS.index(name)
                 peaks["peak_predicted"][at] = predicted_peak(method, name, *sizes, batch, itemsize)
                 peaks["peak_measured"][at] = program_memory.peak
-                formulas[at] = _text(memory.program_formula(method, **_which(name)))
+                formulas[at] = _text(memory.program_formula(held[i], **_which(name)))
     over, both, exact = ("method",), ("method", "form"), {"units": "bytes"}
     free = {**exact, "compare": 0}  # temporaries are the compiler's choice
-    weights = [itemsize * memory.weights_held(name, *sizes) for name in methods]
-    states = [memory.state_bytes(name, *sizes, itemsize) for name in methods]
+    weights = [itemsize * memory.weights_held(of, *sizes) for of in held]
+    states = [memory.state_bytes(of, *sizes, itemsize) for of in held]
     return xr.Dataset(
         {
             "weights_formula": (over, [_text(h.weights) for h in held]),

@@ -64,10 +64,13 @@ class Told:
 
     def __init__(self, stop_after=10**9):
         self.expected, self.saved, self.computed, self.notes = 0, [], [], []
-        self.stop_after = stop_after
+        self.stop_after, self.bytes = stop_after, 0
 
     def expect(self, points):
         self.expected += points
+
+    def expect_bytes(self, count):
+        self.bytes += count
 
     def advance(self, points, *, saved=False):
         (self.saved if saved else self.computed).append(points)

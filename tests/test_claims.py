@@ -3,7 +3,15 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn.claims import CLEARLY, judge, judge_control, overall, scales_with_epsilon, tolerance
+from lrdyn.claims import (
+    CLEARLY,
+    in_standard_errors,
+    judge,
+    judge_control,
+    overall,
+    scales_with_epsilon,
+    tolerance,
+)
 
 NAN = float("nan")
 EVERYWHERE = np.ones(2, bool)
@@ -26,6 +34,14 @@ def test_tolerance_of_other_kinds():
 def test_tolerance_knows_no_rule_for_the_rest(kind, unchecked):
     with pytest.raises(ValueError, match=f"kind: got '{kind}', wanted 'exact'"):
         tolerance(kind, "float64")
+
+
+@pytest.mark.parametrize(
+    ("draws", "residual"),
+    [([1.0, 3.0], 3.0), ([4.0, 6.0], 0.0), ([2.0, 2.0], NAN), ([1.0, NAN], NAN)],
+)
+def test_a_mean_is_compared_in_its_standard_errors(draws, residual):
+    np.testing.assert_equal(in_standard_errors(5.0, np.array(draws)), residual)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +98,7 @@ def test_a_coincidence_does_not_scale_with_epsilon(error, scales):
     for dtype in ("float64", "float32"):
         with jax.enable_x64(dtype == "float64"):
             x = jax.random.uniform(jax.random.key(0), (100,))
-            residuals[dtype] = float(lr.relative_difference(3 * x * (1 + error), x + x + x))
+            residuals[dtype] = lr.relative_difference(3 * x * (1 + error), x + x + x)
     assert residuals["float32"] <= tolerance("identity", "float32")
     assert scales_with_epsilon(**residuals) == scales
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import experiments.__main__ as listing
-from experiments.__main__ import THEOREMS
-from lrdyn import cli
+from lrdyn import cli, files, pool
+from lrdyn.theorems import theorem as registered
+from lrdyn.theorems import theorems
 from lrdyn.theorems.completion import COMPLETION
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2
@@ -27,6 +27,7 @@ from tests.runs import ROOT, finished, python
 from tests.runs import TINY as TINY_RUNS
 from tests.test_theorem import MY_THEOREM
 
+THEOREMS = theorems()
 DEEP = (THEOREM2, COROLLARY1)
 SMALL = ["--depth", "2", "--steps", "10", "--seeds", "1", "--init-scale", "0.5",
          "--init-spread", "1", "--weight-decay", "0", "--decay-spread", "1"]  # fmt: skip
@@ -71,11 +72,6 @@ def ran(request, tmp_path_factory):
     return finished(request.param, tmp_path_factory.getbasetemp())
 
 
-def registered(name):
-    (theorem,) = [theorem for theorem in THEOREMS if theorem.name == name]
-    return theorem
-
-
 def test_a_command_writes_the_files_of_the_contract(ran):
     swept = [v for v in ran.verdict["config"].values() if isinstance(v, list) and len(v) > 1]
     pictures = ["verdict", *registered(ran.verdict["name"]).plots]
@@ -97,11 +93,16 @@ KINDS = {"exact", "identity", "bound", "limit", "rate", "statistical", "control"
 
 
 def test_a_verdict_follows_the_schema(ran):
-    assert set(ran.verdict) == {"name", "holds", "config", "claims", "environment"}
+    assert set(ran.verdict) == {
+        "schema", "name", "holds", "config", "claims", "results_sha256", "judged_by",
+        "environment",
+    }  # fmt: skip
     assert ran.verdict["holds"] is True
     wanted = {"id", "kind", "statement", "hypotheses_met", "residual", "tolerance", "holds"}
     for claim in ran.verdict["claims"]:
         assert set(claim) >= wanted | {"cases", "worst_case"}
+        for counts in claim["judged"].values():
+            assert counts["drawn"] == counts["judged"] + sum(counts["left_out"].values())
         assert claim["kind"] in KINDS
         assert all(isinstance(claim[name], float) for name in ("residual", "tolerance"))
         assert all(isinstance(claim[name], bool) for name in ("holds", "hypotheses_met"))
@@ -116,7 +117,7 @@ def test_a_verdict_says_what_it_came_from(ran):
     names = {"jax", "jaxlib", "numpy", "python", "platform", "devices", "dtype", "git"}
     assert set(environment) == names
     assert (environment["jax"], environment["dtype"]) == (jax.__version__, "float64")
-    assert ran.verdict["config"] == cli.parse(registered(name), TINY_RUNS[name]).config
+    assert ran.verdict["config"] == cli.parse(registered(name), TINY_RUNS[name]).run.config
 
 
 def test_a_configuration_is_flags_and_defaults(deep):
@@ -371,7 +372,7 @@ def test_nothing_but_divergence_is_bad_input(command, tmp_path):
     status, out, err = command(main_claims(THEOREM2), *DIVERGING, "50", "60")
     (line,) = [line for line in err.splitlines() if not line.startswith("[")]
     assert (status, out) == (2, "")
-    assert line.startswith("theorem2: error: --learning-rate: no claim applies, ")
+    assert line.startswith("theorem2: error: theorem2: no claim applies, ")
     assert "diverged at step 2" in line
     assert tree(tmp_path) == {}
 
@@ -379,8 +380,14 @@ def test_nothing_but_divergence_is_bad_input(command, tmp_path):
 # All of them ---------------------------------------------------------------------------------
 
 
+def register(monkeypatch, *some):
+    """Have these theorems, and no others, in the registry."""
+    monkeypatch.setattr(pool, "theorems", lambda: some)
+    monkeypatch.setattr(pool, "theorem", {one.name: one for one in some}.__getitem__)
+
+
 def experiments(capsys, *words):
-    return cli.run("experiments", lambda: listing.main(list(words))), *capsys.readouterr()
+    return cli.run("experiments", lambda: pool.main(list(words))), *capsys.readouterr()
 
 
 @pytest.mark.parametrize("words", [[], ["--help"]])
@@ -398,11 +405,10 @@ def test_an_unknown_command(capsys):
     assert all(theorem.name in err for theorem in THEOREMS)
 
 
-def test_a_flag_goes_to_the_theorems_that_have_it(monkeypatch):
+def test_a_flag_goes_to_the_theorems_that_have_it():
     bare = dataclasses.replace(THEOREM2, name="bare", flags=THEOREM2.flags[:2])
-    monkeypatch.setattr(listing, "THEOREMS", (THEOREM2, bare))
     words = ["--rank", "1", "-1", "--seeds=3", "--depth", "2", "--wrong"]
-    assert listing.shares(words) == [words, ["--seeds=3", "--depth", "2", "--wrong"]]
+    assert pool.shares(words, (THEOREM2, bare)) == [words, ["--seeds=3", "--depth", "2", "--wrong"]]
 
 
 def test_bad_input_of_the_last_stops_all_of_them(command, capsys, tmp_path, monkeypatch):
@@ -411,7 +417,7 @@ def test_bad_input_of_the_last_stops_all_of_them(command, capsys, tmp_path, monk
     def refuse():
         raise ValueError("--rank: got 1, wanted something else")
 
-    monkeypatch.setattr(listing, "THEOREMS", (THEOREM2, picky))
+    register(monkeypatch, THEOREM2, picky)
     status, out, err = experiments(capsys, "all", "--jobs", "1", *TINY)
     assert (status, out) == (2, "")
     assert err == "experiments: error: --rank: got 1, wanted something else\n"
@@ -426,7 +432,7 @@ def test_all_of_them_in_one_table(command, capsys, tmp_path, monkeypatch):
     false = dataclasses.replace(
         true, name="false", statements=(dataclasses.replace(statement, controls=(tame,)),)
     )
-    monkeypatch.setattr(listing, "THEOREMS", (true, false))
+    register(monkeypatch, true, false)
     status, out, _ = experiments(capsys, "all", "--jobs", "1", "--dim", "2", "--dtype", "float32")
     assert status == 1
     heading, good, bad, fault, _, last = out.splitlines()
@@ -504,7 +510,7 @@ def test_a_full_disk_is_a_fault_of_the_machine(command, tmp_path, monkeypatch):
 
     (tmp_path / "my_theorem.py").write_text(MY_THEOREM)
     theorem = runpy.run_path("my_theorem.py")["THEOREM"]
-    monkeypatch.setattr(cli.files, "write_netcdf", full)
+    monkeypatch.setattr(files, "write_netcdf", full)
     status, _, err = command(theorem, "--dim", "2", "--dtype", "float32")
     assert status == 3
     message = "results.nc: No space left on device; finished parts are kept"

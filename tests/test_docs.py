@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import experiments.__main__ as experiments
-from docs.refresh import cells_of, refreshed
-from experiments.__main__ import THEOREMS
-from lrdyn import cli
+from docs.refresh import INTRODUCTION, written
+from lrdyn import cli, pool
+from lrdyn.theorems import theorems
+from tests.runs import finished
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
@@ -115,10 +115,10 @@ def test_commands_exist():
 
 def test_flags_exist(capsys):
     known = set()
-    for theorem in THEOREMS:
+    for theorem in theorems():
         assert cli.main(theorem, ["--help"]) == 0
         known |= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
-    assert cli.run("all", lambda: experiments.main(["all", "--help"])) == 0
+    assert cli.run("all", lambda: pool.main(["all", "--help"])) == 0
     known |= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
     mentioned = set()
     for page in PAGES:
@@ -151,31 +151,55 @@ def test_no_path_of_a_machine(page):
     assert not re.search(r"https?://(?!arxiv\.org)", text)
 
 
-def test_the_table_of_results_is_complete():
-    """A row for each claim, which names each of its controls; no number is missing."""
-    page = (ROOT / "docs" / "results.md").read_text()
-    lines = [line for line in page.splitlines() if line.startswith("| `")]
-    rows = {line.split("`")[1]: cells_of(line) for line in lines}
-    assert len(rows) == len(lines)
-    for theorem in THEOREMS:
-        for statement in theorem.statements:
-            for claim in statement.claims:
-                _, stated, *words, broken = rows.pop(claim.id)
-                assert stated.replace("\0", "|") == claim.statement
-                assert all(words)
-                found = re.findall(r"([a-z_0-9]+) [-0-9.e]+", broken)
-                assert found == [c.id for c in statement.controls if c.claim == claim.id]
-    assert not rows
+def rows_of(text):
+    """Claim -> the cells of its row."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return {
+        cells[0].strip("`"): cells[1:]
+        for cells in (re.split(r"(?<!\\) \| ", line.strip("| ")) for line in lines)
+    }
 
 
-def test_the_table_of_results_is_written_from_verdicts(tmp_path):
-    """A row keeps its words by hand; a claim without a row is added."""
-    page = "| `a` | old | by hand \\| 1 | 9 |\n| `other` | x | y | z |\n"
-    cells = {"a": ["new \0 2", "3 of 3"], "b": ["more", "4 of 4"]}
-    assert refreshed(page, cells) == (
-        "| `a` | new \\| 2 | by hand \\| 1 | 3 of 3 |\n| `other` | x | y | z |\n"
-        "| `b` | more | ? | 4 of 4 |\n"
+def test_the_table_of_results_says_what_the_theorems_say(tmp_path_factory):
+    """Written from a run it has the same rows, words and controls; only numbers differ."""
+    base = tmp_path_factory.getbasetemp()
+    verdicts = {t.name: finished(t.name, base).verdict for t in theorems()}
+    committed, found = (
+        rows_of(text) for text in ((ROOT / "docs" / "results.md").read_text(), written(verdicts))
     )
+    assert list(committed) == list(found)
+    number = r"[0-9][-0-9.e]*|-"
+    for name, cells in found.items():
+        stated, sides, *_, controls = cells
+        assert sides
+        assert committed[name][:2] == [stated, sides], name
+        assert all(re.search(number, cell) for cell in committed[name][2:7])
+        words = [re.sub(r" [0-9][-0-9.e]*", "", text) for text in (controls, committed[name][-1])]
+        assert words[0] == words[1], name
+    introduction = INTRODUCTION.partition("(JAX")[0]
+    assert (ROOT / "docs" / "results.md").read_text().startswith(introduction)
+
+
+def test_a_referee_without_the_library(tmp_path_factory):
+    base = tmp_path_factory.getbasetemp()
+    assert all(finished(theorem.name, base).verdict for theorem in theorems())
+    script = EXAMPLES / "referee.py"
+    assert len(script.read_text().splitlines()) <= 60
+    assert "lrdyn" not in script.read_text().replace("without lrdyn", "")
+    done = run(script, base / "tiny", cwd=base)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [theorem.name for theorem in theorems()]
+    assert all(line.endswith("as the verdict says") for line in lines)
+
+
+def test_an_experiment_without_a_claim_runs(tmp_path):
+    small = ["--dim", "4", "--depth", "2", "--init-scale", "0.1", "--steps", "20", "--seeds", "1"]
+    done = run(EXAMPLES / "saddle.py", *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "results" / "saddle").iterdir()
+    names = {"verdict.json", "results.nc", "loss.png", "loss.pdf"}
+    assert {path.name for path in folder.iterdir()} == names
 
 
 def test_exported_names_in_the_documents_exist():

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+import lrdyn as lr
 from lrdyn.theorems import duality
 from lrdyn.theorems.duality import DUALITY, EPSILON, LINEAR, OTHERS, RATE, ROOTS, SCALE
 from lrdyn.verify import evaluate
@@ -133,7 +134,7 @@ def test_other_rules_that_look_at_gradients_only(rule, monkeypatch):
     assert DUALITY.hypotheses["gradients_only"](case)
     one, two = (
         jax.jit(lambda case, method=method: duality._paths(method, case, [(1.0, 1.0)]))(case)
-        for method in (duality.ADAPTER, duality.PROJECTED)
+        for method in (lr.RELORA_FROZEN, lr.GALORE)
     )
     oracles.assert_close(two, np.asarray(one), steps=60, size=8)
 
@@ -150,7 +151,7 @@ def test_decay_of_the_adapter_pulls_to_the_start_and_that_of_weights_to_zero():
     still = dataclasses.replace(case, inputs=0 * case.inputs, rules=("adamw",))
     one, two = (
         duality._paths(method, still, [(1.0, 1.0)])[0, :, 0]
-        for method in (duality.ADAPTER, duality.PROJECTED)
+        for method in (lr.RELORA_FROZEN, lr.GALORE)
     )
     S, theta = oracles.double((case.matrix, case.start))
     for _ in range(60):
@@ -178,7 +179,7 @@ def test_equal_eps_takes_adam_to_another_path():
     settings = [(SCALE, 1.0), (SCALE, 0.01)]
     one, two = (
         jax.jit(lambda case, method=method: duality._paths(method, case, settings))(case)
-        for method in (duality.ADAPTER, duality.PROJECTED)
+        for method in (lr.RELORA_FROZEN, lr.GALORE)
     )
     for path, other in zip(two, np.asarray(one), strict=True):
         oracles.assert_apart(path, other)

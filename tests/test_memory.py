@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lrdyn import memory
-from lrdyn.memory import Formula, entries, measured_memory
+from lrdyn import FULL, GALORE, LORA, RELORA, RELORA_FROZEN
+from lrdyn.adapters import memory
+from lrdyn.adapters.galore import OPTAX_GALORE
+from lrdyn.adapters.memory import Formula, entries, measured_memory
 
 SIZES = [(20, 30, 3), (16, 16, 5), (30, 20, 3)]
 
@@ -13,19 +15,18 @@ SIZES = [(20, 30, 3), (16, 16, 5), (30, 20, 3)]
 @pytest.mark.parametrize(("m", "n", "r"), SIZES)
 def test_weights_and_states_are_those_of_the_methods(m, n, r):
     small, large = min(m, n), max(m, n)
-    expected = {
-        "full": (m * n, 2 * m * n),
-        "lora": (m * n + r * (m + n), 2 * r * (m + n)),
-        "relora": (m * n + r * (m + n), 2 * r * (m + n)),
-        "relora_frozen": (m * n + r * (m + n), 2 * r * large),
-        "galore": (m * n, r * small + 2 * r * large),
-        "galore_optax": (m * n, r * large + 2 * r * small),
-    }
-    assert set(expected) == set(memory.FOOTPRINTS)
-    for method, (weights, state) in expected.items():
+    expected = [
+        (FULL, m * n, 2 * m * n),
+        (LORA, m * n + r * (m + n), 2 * r * (m + n)),
+        (RELORA, m * n + r * (m + n), 2 * r * (m + n)),
+        (RELORA_FROZEN, m * n + r * (m + n), 2 * r * large),
+        (GALORE, m * n, r * small + 2 * r * large),
+        (OPTAX_GALORE, m * n, r * large + 2 * r * small),
+    ]
+    for method, weights, state in expected:
         assert memory.weights_held(method, m, n, r) == weights
         assert memory.adam_state(method, m, n, r) == state
-        counters = 2 if method == "galore_optax" else 1
+        counters = 2 if method is OPTAX_GALORE else 1
         assert memory.state_bytes(method, m, n, r, 8) == 8 * state + 4 * counters
 
 
@@ -39,16 +40,12 @@ def test_a_formula_is_evaluated_term_by_term():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match="method: got 'lion', wanted one of full, lora, relora"):
-        memory.weights_held("lion", 2, 3, 1)
     with pytest.raises(ValueError, match="m, n: got 3 and 2, wanted m <= n"):
-        memory.temporaries("full", 3, 2, 1, 1)
-    with pytest.raises(ValueError, match="method: got 'full', wanted one with adapters"):
-        memory.temporaries("full", 2, 3, 1, 1, layered=True)
-    with pytest.raises(
-        ValueError, match="method: got 'lora', wanted one with a refresh of its own"
-    ):
-        memory.temporaries("lora", 2, 3, 1, 1, refresh=True)
+        memory.temporaries(FULL, 3, 2, 1, 1)
+    with pytest.raises(ValueError, match="method: got one that holds mn, wanted one with adapters"):
+        memory.temporaries(FULL, 2, 3, 1, 1, layered=True)
+    with pytest.raises(ValueError, match="wanted one with a refresh of its own"):
+        memory.temporaries(LORA, 2, 3, 1, 1, refresh=True)
 
 
 def shape(*sizes, dtype="float32"):

@@ -11,9 +11,10 @@ import optax
 import pytest
 
 import lrdyn as lr
+from lrdyn.adapters.maps import lift_onto, over_maps, project, resolve_side
+from lrdyn.adapters.state import POLICIES
 from lrdyn.networks import mlp
-from lrdyn.projection import POLICIES, Iterate, lift_onto, merged, project, resolve_side
-from lrdyn.theorems.low_rank_controls import STALE, UNMERGED, pruned, trained_factors
+from lrdyn.theorems.low_rank_controls import STALE, UNMERGED, no_factors, pruned
 from lrdyn.verify import unoptimized
 from tests import oracles
 
@@ -126,7 +127,9 @@ fast = functools.partial(jax.jit, compiler_options=unoptimized())
 
 @functools.partial(fast, static_argnames=("method", "kind", "how"))
 def _run(method, kind, X, Y, W, how):
-    return method(lambda W: loss(W, X, Y), W, OPTIMIZERS[kind], **dict(how)).records
+    return lr.low_rank_descent(
+        method, lambda W: loss(W, X, Y), W, OPTIMIZERS[kind], **dict(how)
+    ).records
 
 
 def run(method, kind, data=None, dtype="float64", **how):
@@ -148,7 +151,7 @@ def test_galore_and_relora_are_the_loops_of_the_text(kind, side, state, dtype):
     )
     # Five refreshes of projectors of condition 10, at most: an error of the gradient grows so much.
     how = {"steps": 13, "size": 10 * N}
-    for method in (lr.galore, lr.relora):
+    for method in (lr.GALORE, lr.RELORA_FROZEN):
         found = run(method, kind, dtype=dtype, period=4, steps=STEPS, side=side, state=state)
         oracles.assert_close(found, path[list(STEPS)], **how)
 
@@ -158,7 +161,7 @@ def test_galore_and_relora_are_the_loops_of_the_text(kind, side, state, dtype):
 def test_relora_is_a_merge_every_period(side, period):
     X, Y, W = problem(1)
     path = relora_by_hand(W, X, Y, period=period, steps=8, side=side)
-    found = run(lr.relora, "sgd", (X, Y, W), period=period, steps=tuple(range(9)), side=side)
+    found = run(lr.RELORA_FROZEN, "sgd", (X, Y, W), period=period, steps=tuple(range(9)), side=side)
     oracles.assert_close(found, path, steps=8, size=10 * N)
     # It is GaLore's path; that of a refresh one step late is another one.
     by_galore = galore_by_hand(
@@ -174,10 +177,10 @@ def test_relora_is_a_merge_every_period(side, period):
 
 def test_the_whole_rank_is_no_projection():
     X, Y, W = problem()
-    found = run(lr.galore, "sgd", rank=M, period=3, steps=(10,))
+    found = run(lr.GALORE, "sgd", rank=M, period=3, steps=(10,))
     oracles.assert_close(found[0], oracles.optimise("sgd", W, lambda W: slope(W, X, Y), ETA, 10),
                          steps=10, size=N)  # fmt: skip
-    lower = run(lr.galore, "sgd", rank=M - 1, period=3, steps=(10,))
+    lower = run(lr.GALORE, "sgd", rank=M - 1, period=3, steps=(10,))
     oracles.assert_apart(lower, found)
 
 
@@ -187,7 +190,7 @@ def test_the_whole_rank_is_no_projection():
 )
 def test_the_whole_rank_is_full_training_if_the_state_turns_with_the_basis(kind, state, same):
     X, Y, W = problem()
-    found = run(lr.galore, kind, rank=M, period=3, steps=(10,), state=state)
+    found = run(lr.GALORE, kind, rank=M, period=3, steps=(10,), state=state)
     full = oracles.optimise(kind, W, lambda W: slope(W, X, Y), ETA, 10)
     if same:
         oracles.assert_close(found[0], full, steps=10, size=10 * N)
@@ -196,27 +199,27 @@ def test_the_whole_rank_is_full_training_if_the_state_turns_with_the_basis(kind,
 
 
 def test_lora_and_lora_fa_agree_for_one_step():
-    X, Y, W = problem()
-    factors = np.random.default_rng(1).normal(size=(RANK, N)), np.zeros((M, RANK))
+    """The gradient of the random factor is 0 while the other is 0."""
+    X, Y, W = map(jnp.asarray, problem())
 
-    def train(both, steps):
-        rule = optax.sgd(ETA)
-        pair: Any = tuple(jnp.asarray(factor) for factor in factors)
-        state = rule.init(pair)
-        for _ in range(steps):
-            A, B = jax.grad(lambda pair: loss(W + pair[1] @ pair[0], X, Y))(pair)
-            updates, state = rule.update((A if both else jnp.zeros_like(A), B), state)
-            pair = optax.apply_updates(pair, updates)
-        return pair[1] @ pair[0]
+    def choose(key, G):
+        return lr.draw_projectors(jax.random.key(1), G, RANK, "right")
 
-    oracles.assert_close(train(True, 1), train(False, 1))
-    oracles.assert_apart(train(True, 2), train(False, 2))
+    def path(method, **how):
+        return fast(lambda W: lr.low_rank_descent(
+            method, lambda W: loss(W, X, Y), W, OPTIMIZERS["sgd"],
+            choose=choose, steps=(1, 2), **how,
+        ).records)(W)  # fmt: skip
+
+    both, one = path(lr.LORA), path(lr.RELORA_FROZEN, period=9)
+    oracles.assert_close(both[0], one[0])
+    oracles.assert_apart(both[1], one[1])
 
 
 # When it is refreshed and recorded -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [lr.galore, lr.relora])
+@pytest.mark.parametrize("method", [lr.GALORE, lr.RELORA_FROZEN])
 @pytest.mark.parametrize(
     ("period", "steps"),
     [(1, (0, 5)), (4, (1, 2)), (4, (4, 8)), (4, (3, 5, 9)), (50, (2, 7)), (3, (0,)), (3, (3,))],
@@ -229,9 +232,9 @@ def test_records_are_those_of_a_run_that_records_everything(method, period, step
 
 def test_the_last_weights_are_the_last_record():
     X, Y, W = map(jnp.asarray, problem())
-    for method in (lr.galore, lr.relora):
-        found = method(
-            lambda W: loss(W, X, Y), W, optax.sgd(ETA), rank=1, period=3, steps=(0, 2, 5)
+    for method in (lr.GALORE, lr.RELORA_FROZEN):
+        found = lr.low_rank_descent(
+            method, lambda W: loss(W, X, Y), W, optax.sgd(ETA), rank=1, period=3, steps=(0, 2, 5)
         )
         oracles.assert_close(found.params, found.records[-1])
         assert int(found.diverged_at) == -1
@@ -239,17 +242,17 @@ def test_the_last_weights_are_the_last_record():
 
 def test_the_first_state_is_new_whatever_the_policy():
     before_a_refresh = [
-        run(lr.galore, "adam", period=5, steps=(5,), state=state) for state in POLICIES
+        run(lr.GALORE, "adam", period=5, steps=(5,), state=state) for state in POLICIES
     ]
     for other in before_a_refresh[1:]:
         oracles.assert_close(other, before_a_refresh[0], steps=5, size=N)
-    after = [run(lr.galore, "adam", period=5, steps=(8,), state=state) for state in POLICIES]
+    after = [run(lr.GALORE, "adam", period=5, steps=(8,), state=state) for state in POLICIES]
     oracles.assert_apart(after[0], after[1])
     oracles.assert_apart(after[1], after[2])
 
 
 def test_sgd_has_no_state():
-    paths = [run(lr.relora, "sgd", period=2, steps=(9,), state=state) for state in POLICIES]
+    paths = [run(lr.RELORA_FROZEN, "sgd", period=2, steps=(9,), state=state) for state in POLICIES]
     assert all((path == paths[0]).all() for path in paths)
 
 
@@ -267,10 +270,12 @@ def test_networks_take_the_same_path_and_biases_are_trained_as_they_are(kind):
 
     @functools.partial(fast, static_argnums=0)
     def trained(method):
-        return method(lambda net: network_loss(net, X, Y), network, OPTIMIZERS[kind],
-                      rank=2, period=3, steps=(0, 1, 8), state="keep", side="left")  # fmt: skip
+        return lr.low_rank_descent(
+            method, lambda net: network_loss(net, X, Y), network, OPTIMIZERS[kind],
+            rank=2, period=3, steps=(0, 1, 8), state="keep", side="left",
+        )  # fmt: skip
 
-    one, other = trained(lr.galore), trained(lr.relora)
+    one, other = trained(lr.GALORE), trained(lr.RELORA_FROZEN)
     oracles.assert_close(one.records, other.records, steps=8, size=100)
     # One step of a bias is a step of the optimiser itself.
     rule, gradient = OPTIMIZERS[kind], jax.grad(network_loss)(network, X, Y)
@@ -286,9 +291,10 @@ def test_vmap_is_a_loop():
     rates = jnp.array([0.05, 0.1, 0.2])
 
     def one(rate):
-        return lr.relora(
-            lambda W: loss(W, X, Y), W, optax.adam(rate), rank=2, period=3, steps=(0, 5, 8)
-        ).records
+        return lr.low_rank_descent(
+            lr.RELORA_FROZEN, lambda W: loss(W, X, Y), W, optax.adam(rate),
+            rank=2, period=3, steps=(0, 5, 8),
+        ).records  # fmt: skip
 
     together = fast(jax.vmap(one))(rates)
     alone = fast(one)
@@ -298,9 +304,9 @@ def test_vmap_is_a_loop():
 def test_it_sees_the_gradient_of_the_merged_weights_times_the_scale():
     """SGD: scale s of an adapter is a step s^2 of GaLore; Adam: s, but for its epsilon."""
     how = {"period": 3, "steps": (7,)}
-    scaled = run(lr.relora, "sgd", scale=2.0, **how)
-    oracles.assert_close(scaled, run(lr.galore, "sgd", scale=4.0, **how), steps=7, size=10 * N)
-    oracles.assert_apart(scaled, run(lr.galore, "sgd", scale=2.0, **how))
+    scaled = run(lr.RELORA_FROZEN, "sgd", scale=2.0, **how)
+    oracles.assert_close(scaled, run(lr.GALORE, "sgd", scale=4.0, **how), steps=7, size=10 * N)
+    oracles.assert_apart(scaled, run(lr.GALORE, "sgd", scale=2.0, **how))
 
 
 # State -----------------------------------------------------------------------------------------
@@ -345,13 +351,12 @@ def test_transported_squares_would_be_negative(seed):
 def test_moving_the_squares_ends_the_run():
     def everything(fresh, state, old, new):
         moved = lr.transport_moments(fresh, state, old, new)
-        squares = jax.tree.map(lambda S, T, v: T.project(S.lift(v)), old, new, state[0].nu,
-                               is_leaf=lambda node: hasattr(node, "lift"))  # fmt: skip
+        squares = over_maps(lambda S, T, v: T.project(S.lift(v)), old, new, state[0].nu)
         return (moved[0]._replace(nu=squares), *moved[1:])
 
     X, Y, W = map(jnp.asarray, problem())
-    found = lr.galore(lambda W: loss(W, X, Y), W, optax.adam(ETA),
-                      rank=3, period=2, steps=(20,), state=everything)  # fmt: skip
+    found = lr.low_rank_descent(lr.GALORE, lambda W: loss(W, X, Y), W, optax.adam(ETA),
+                                rank=3, period=2, steps=(20,), state=everything)  # fmt: skip
     assert int(found.diverged_at) in range(3, 21)
     assert jnp.isnan(found.records).any()
 
@@ -362,17 +367,17 @@ def test_signs_of_singular_vectors(kind, state, same):
     """A path depends on them if a state is kept across a refresh, and not otherwise."""
     X, Y, W = map(jnp.asarray, problem())
 
-    def by_first_entry(G):
+    def by_first_entry(key, G):
         P = lr.top_singular_projector(G, RANK, "left")
         return lr.Projector(P.basis * jnp.sign(P.basis[:1]), "left")
 
     def path(choose, steps):
         return fast(lambda W: lr.low_rank_descent(
-            lr.GALORE, lambda W: loss(W, X, Y), W, OPTIMIZERS[kind], choose,
-            period=4, steps=steps, state=state,
+            lr.GALORE, lambda W: loss(W, X, Y), W, OPTIMIZERS[kind],
+            choose=choose, period=4, steps=steps, state=state,
         ).records)(W)  # fmt: skip
 
-    rules = [lambda G: lr.top_singular_projector(G, RANK, "left"), by_first_entry]
+    rules = [lambda key, G: lr.top_singular_projector(G, RANK, "left"), by_first_entry]
     one, other = (path(rule, (4, 20)) for rule in rules)
     oracles.assert_close(one[0], other[0], steps=4, size=10 * N)  # within a period: no effect
     if same or kind == "sgd":
@@ -386,8 +391,10 @@ def test_a_pruned_state_with_a_new_count_is_a_reset():
     X, Y, W = map(jnp.asarray, problem())
 
     def path(state):
-        return fast(lambda W: lr.relora(lambda W: loss(W, X, Y), W, optax.adam(ETA), rank=RANK,
-                                        period=4, steps=(12,), state=state).records)(W)  # fmt: skip
+        return fast(lambda W: lr.low_rank_descent(
+            lr.RELORA_FROZEN, lambda W: loss(W, X, Y), W, optax.adam(ETA),
+            rank=RANK, period=4, steps=(12,), state=state,
+        ).records)(W)  # fmt: skip
 
     key = jax.random.key(0)
     reset = path("reset")
@@ -399,16 +406,20 @@ def test_a_pruned_state_with_a_new_count_is_a_reset():
 # Mistakes --------------------------------------------------------------------------------------
 
 
-def mistaken(method, steps, data=None):
-    X, Y, W = map(jnp.asarray, data or problem())
+def by_svd(key, G):
+    return lr.choose_projectors(G, RANK, "left")
+
+
+def mistaken(method, steps, choose=by_svd):
+    X, Y, W = map(jnp.asarray, problem())
     return fast(lambda W: lr.low_rank_descent(
         method, lambda W: loss(W, X, Y), W, OPTIMIZERS["sgd"],
-        lambda G: lr.choose_projectors(G, RANK, "left"), period=3, steps=steps,
+        choose=choose, period=3, steps=steps,
     ).records)(W)  # fmt: skip
 
 
 def test_both_factors_zero_never_move():
-    found = mistaken(trained_factors(0.0), (0, 1, 10))
+    found = mistaken(lr.RELORA, (0, 1, 10), no_factors(RANK, "left"))
     assert (found == found[:1]).all()
 
 
@@ -422,7 +433,7 @@ def test_both_factors_trained_by_hand():
         path.append(W + B @ A)
         G = slope(W + B @ A, X, Y)
         B, A = B - ETA * G @ A.T, A - ETA * B.T @ G
-    found = mistaken(trained_factors(1.0), tuple(range(7)))
+    found = mistaken(lr.RELORA, tuple(range(7)))
     oracles.assert_close(found, np.array(path), steps=7, size=10 * N)
 
 
@@ -442,7 +453,7 @@ def test_mistakes_at_a_refresh_by_hand(method):
         path.append(W + B @ A)
     found = mistaken(method, tuple(range(1, 8)))
     oracles.assert_close(found, np.array(path), steps=7, size=10 * N)
-    right = mistaken(lr.RELORA, tuple(range(1, 8)))
+    right = mistaken(lr.RELORA_FROZEN, tuple(range(1, 8)))
     oracles.assert_close(found[:3], right[:3], steps=3, size=10 * N)
     oracles.assert_apart(found[3:], right[3:])
 
@@ -488,26 +499,29 @@ def test_lifting_is_the_transpose_of_projecting():
     down = inner(project(maps, gradients), R)
     up = inner(gradients, lift_onto(zeros, maps, R))
     oracles.assert_close(jnp.asarray(down), up, size=M * N)
-    found = merged(Iterate(gradients, maps, R), 3.0)
+    found = lr.merged(lr.Parts(gradients, maps, R), 3.0)
     oracles.assert_close(found["b"], gradients["b"] + R["b"])  # not projected: no scale
 
 
 def test_divergence_is_reported():
     X, Y, W = map(jnp.asarray, problem())
-    for method in (lr.galore, lr.relora):
-        found = method(lambda W: loss(W, X, Y), W, optax.sgd(100.0),
-                       rank=M, period=5, steps=(0, 60))  # fmt: skip
+    for method in (lr.GALORE, lr.RELORA_FROZEN):
+        found = lr.low_rank_descent(
+            method, lambda W: loss(W, X, Y), W, optax.sgd(100.0), rank=M, period=5, steps=(0, 60)
+        )
         assert 0 < int(found.diverged_at) < 60
 
 
 def adagrad():
-    return lr.galore(jnp.sum, jnp.ones((2, 3)), optax.adagrad(0.1),
-                     rank=1, period=1, steps=(1,), state="transport")  # fmt: skip
+    return lr.low_rank_descent(lr.GALORE, jnp.sum, jnp.ones((2, 3)), optax.adagrad(0.1),
+                               rank=1, period=1, steps=(1,), state="transport")  # fmt: skip
 
 
 def small(**how):
     how = {"rank": 1, "period": 1, "steps": (1,)} | how
-    return lr.galore(lambda W: jnp.sum(W**2), jnp.ones((2, 3)), optax.sgd(0.1), **how)
+    return lr.low_rank_descent(
+        lr.GALORE, lambda W: jnp.sum(W**2), jnp.ones((2, 3)), optax.sgd(0.1), **how
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 import lrdyn
-from lrdyn import figures, memory, projection
+from lrdyn import figures
+from lrdyn.adapters import memory
 from paper_figs import BASELINES, table1_memory
-from paper_figs.table1_memory import ABSENT, ADAM, FORMS, TABLE, measure, programs
+from paper_figs.table1_memory import ABSENT, ADAM, FORMS, METHODS, TABLE, measure, programs
 from tests import oracles
 from tests.test_tables import check_latex
 
 SCALARS = 1000
 """Bytes of scalars, addresses and padding: less than any array of the sizes below."""
 MORE = {
-    # A copy of B, which is overwritten before it is used, and its gradient beside that of A.
-    ("lora", "layered"): "2mr",
-    ("relora", "layered"): "2mr",
+    ("lora", "layered"): "mr",  # a copy of B, which is overwritten before it is used
+    ("relora", "layered"): "mr",
     ("lora", "merged"): "mr + nr",  # copies of B and A
     ("relora", "merged"): "mr + nr",
     ("relora", "refresh"): "nr",  # the new A beside the old one
@@ -49,7 +49,7 @@ def test_peaks_are_the_least_and_what_is_named(measured):
     settings, dataset = measured
     sizes = [settings[name] for name in ("rows", "columns", "rank", "batch")]
     seen = 0
-    for method in memory.FOOTPRINTS:
+    for method in METHODS:
         for form in FORMS:
             one = dataset.sel({"method": method, "form": form})
             predicted, found = int(one.peak_predicted), int(one.peak_measured)
@@ -69,7 +69,7 @@ def test_a_step_that_overwrites_nothing_needs_more_than_predicted():
     found = memory.measured_memory(program.step, *given, table1_memory.batch_of(m, n, b, "float32"))
     least = table1_memory.predicted_peak("galore", "merged", m, n, r, b, 4)
     # The new weights are put where the gradient was; the state is there twice.
-    assert found.peak - least >= memory.state_bytes("galore", m, n, r) > SCALARS
+    assert found.peak - least >= memory.state_bytes(METHODS["galore"], m, n, r) > SCALARS
 
 
 def test_only_a_frozen_factor_in_layers_avoids_an_array_of_the_size_of_the_gradient(measured):
@@ -96,8 +96,8 @@ def test_arguments_are_weights_state_and_batch_and_all_is_overwritten():
 def test_entries_are_counted_in_either_precision():
     for (method, _), program in programs(20, 30, 3, "float64").items():
         found = memory.measured_memory(program.init, program.weights)
-        assert found.arguments == 8 * memory.weights_held(method, 20, 30, 3)
-        assert found.outputs == memory.state_bytes(method, 20, 30, 3, 8)
+        assert found.arguments == 8 * memory.weights_held(METHODS[method], 20, 30, 3)
+        assert found.outputs == memory.state_bytes(METHODS[method], 20, 30, 3, 8)
 
 
 # The programs are the methods -----------------------------------------------------------------
@@ -113,7 +113,19 @@ def problem():
         jax.random.normal(k, s)
         for k, s in zip(keys, [(M, N), (N, BATCH), (M, BATCH), (M, R), (R, N)], strict=True)
     )
-    return {"W": W, "B": B, "A": A}, (X, Y), programs(M, N, R, "float64")
+    return (W, B, A), (X, Y), programs(M, N, R, "float64")
+
+
+def adapted(weights):
+    """W, B and A, as LoRA and ReLoRA hold them."""
+    W, B, A = weights
+    return lrdyn.RELORA.split(lrdyn.Parts(W, lrdyn.Projector(A.T, "right"), B))
+
+
+def factors(split):
+    """B and A."""
+    parts = lrdyn.RELORA.parts(split)
+    return parts.maps.factors(parts.coordinates)
 
 
 def run(program, weights, batch, *, refresh=False):
@@ -131,18 +143,18 @@ def slope(X, Y):
 
 
 def test_full_training_is_adam(problem):
-    weights, batch, known = problem
-    found = run(known["full", "merged"], {"W": weights["W"]}, batch)["W"]
-    expected = oracles.optimise("adam", weights["W"], slope(*batch), 1e-3, STEPS)
+    (W, *_), batch, known = problem
+    found = run(known["full", "merged"], W, batch)
+    expected = oracles.optimise("adam", W, slope(*batch), 1e-3, STEPS)
     oracles.assert_close(found, expected, steps=STEPS, size=N)
 
 
 @pytest.mark.parametrize("form", ["merged", "layered"])
 def test_lora_is_adam_on_both_factors(problem, form):
     weights, batch, known = problem
-    found = run(known["lora", form], weights, batch)
-    W, X, Y = (np.asarray(a) for a in (weights["W"], *batch))
-    B, A = np.array(weights["B"]), np.array(weights["A"])
+    found = run(known["lora", form], adapted(weights), batch)
+    W, B, A = (np.array(array) for array in weights)
+    X, Y = (np.asarray(array) for array in batch)
     both = np.concatenate([B.ravel(), A.ravel()])
 
     def gradient(flat):
@@ -152,55 +164,61 @@ def test_lora_is_adam_on_both_factors(problem, form):
 
     B_size = B.size
     expected = oracles.optimise("adam", both, gradient, 1e-3, STEPS)
-    flat = jnp.concatenate([found["B"].ravel(), found["A"].ravel()])
+    flat = jnp.concatenate([factor.ravel() for factor in factors(found)])
     oracles.assert_close(flat, expected, steps=STEPS, size=N)
-    oracles.assert_close(found["W"], W)
+    oracles.assert_close(found.frozen, W)
 
 
 def reference(problem, method):
-    weights, (X, Y), _ = problem
+    (W, *_), (X, Y), _ = problem
     loss = lambda W: 0.5 * jnp.sum((W @ X - Y) ** 2)  # noqa: E731
-    return method(loss, weights["W"], ADAM, rank=R, period=100, steps=(0, STEPS)).params
+    return lrdyn.low_rank_descent(
+        method, loss, W, ADAM, rank=R, period=100, steps=(0, STEPS)
+    ).params
 
 
 def test_galore_and_relora_are_those_of_the_library(problem):
-    weights, batch, known = problem
-    found = run(known["galore", "merged"], weights["W"], batch, refresh=True)
+    (W, *_), batch, known = problem
+    found = run(known["galore", "merged"], W, batch, refresh=True)
     how = {"steps": STEPS, "size": N}
-    oracles.assert_close(found, reference(problem, lrdyn.galore), **how)
+    oracles.assert_close(found, reference(problem, lrdyn.GALORE), **how)
 
     program = known["relora_frozen", "merged"]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.weights)
-    begin = zeros._replace(weights=weights["W"])
+    begin = zeros._replace(frozen=(W, zeros.frozen[1]))
     refreshed, _ = program.refresh(begin, program.init(begin), batch, jax.random.key(1))
-    merged = projection.merged(run(program, refreshed, batch))
-    oracles.assert_close(merged, reference(problem, lrdyn.relora), **how)
 
-    parts = {"W": refreshed.weights, "B": refreshed.maps.basis, "A": refreshed.adapters}
-    layered = run(known["relora_frozen", "layered"], parts, batch)
-    oracles.assert_close(layered["W"] + layered["B"] @ layered["A"], merged, **how)
+    def total(split):
+        return lrdyn.merged(lrdyn.RELORA_FROZEN.parts(split))
+
+    merged = total(run(program, refreshed, batch))
+    oracles.assert_close(merged, reference(problem, lrdyn.RELORA_FROZEN), **how)
+    layered = run(known["relora_frozen", "layered"], refreshed, batch)
+    oracles.assert_close(total(layered), merged, **how)
 
 
 def test_galore_of_optax_projects_the_larger_side(problem):
-    weights, batch, known = problem
+    (W, *_), batch, known = problem
     program = known["galore_optax", "merged"]
-    state = program.init({"W": weights["W"]})
-    assert state[0].projector["W"].shape == (N, R)
-    changed = program.step({"W": weights["W"]}, state, batch)[0]["W"] - weights["W"]
+    state = program.init(W)
+    assert state[1][0].projector.shape == (N, R)
+    changed = program.step(W, state, batch)[0] - W
     values = np.linalg.svd(changed, compute_uv=False)
-    oracles.assert_zero(jnp.asarray(values[R:]), scale=float(abs(weights["W"]).max()), size=N)
+    oracles.assert_zero(jnp.asarray(values[R:]), scale=float(abs(W).max()), size=N)
     assert values[R - 1] > values[0] / 100
 
 
 def test_a_restart_of_relora_keeps_the_function(problem):
     weights, batch, known = problem
-    program = known["relora", "merged"]
-    used = program.step(weights, program.init(weights), batch)
+    program, begin = known["relora", "merged"], adapted(weights)
+    used = program.step(begin, program.init(begin), batch)
     fresh, state = program.refresh(*used, batch, jax.random.key(1))
+    parts, before = (lrdyn.RELORA.parts(split) for split in (fresh, used[0]))
     X = batch[0]
-    oracles.assert_close(table1_memory.layered(fresh, X), table1_memory.merged(used[0], X), size=N)
-    assert not fresh["B"].any()
-    assert fresh["A"].all()
+    oracles.assert_close(lrdyn.layered(parts) @ X, lrdyn.merged(before) @ X, size=N)
+    B, A = factors(fresh)
+    assert not B.any()
+    assert A.all()
     assert not any(leaf.any() for leaf in jax.tree.leaves(state))
 
 

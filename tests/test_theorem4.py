@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn.projection import GALORE
+from lrdyn.adapters.galore import GALORE
 from lrdyn.theorem import with_condition
 from lrdyn.theorems.low_rank_training import (
     LOSS,

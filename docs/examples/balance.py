@@ -12,16 +12,7 @@ import optax
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.theorem import (
-    POSITIVE,
-    Claim,
-    Control,
-    Flag,
-    Statement,
-    Theorem,
-    at_least,
-    relative_difference,
-)
+from lrdyn.theorem import POSITIVE, Claim, Control, Flag, Statement, Theorem, at_least
 
 
 class Run(eqx.Module):
@@ -133,9 +124,10 @@ FACTORIZATION = Statement(
             "balance",
             "D_l(t) = D_l(0) + eta^2 sum_{s<t} (G_{l+1}^T G_{l+1} - G_l G_l^T)(s)",
             # A difference of two Gram matrices is rounded on the scale of a Gram matrix.
-            residual=lambda case, predicted, measured: relative_difference(
-                predicted["balance"], measured["balance"], measured["scale"]
+            residual=lambda one: lrdyn.relative_difference(
+                one.predicted["balance"], one.measured["balance"], one.measured["scale"]
             ),
+            reads=("balance", "scale"),
         ),
     ),
     controls=(
@@ -146,6 +138,8 @@ FACTORIZATION = Statement(
     ),
     hypotheses={"no_weight_decay": lambda case: case.weight_decay == 0},
     dims={"balance": ("step", "pair", "row", "column"), "step": ("step",)},
+    steps="steps",
+    diverged="diverged_at",
 )  # fmt: skip
 
 BALANCE = Theorem(

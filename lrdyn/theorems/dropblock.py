@@ -20,7 +20,7 @@ from lrdyn.dropout import (
 )
 from lrdyn.initialization import gaussians, spaced_singular_values
 from lrdyn.masking import exact_expectation
-from lrdyn.theorem import Arrays, Claim, Control, Statement
+from lrdyn.theorem import Claim, Control, Outcome, Statement
 from lrdyn.theorems.dropout import (
     LARGEST,
     Network,
@@ -103,8 +103,8 @@ def _measure_blocks(case: Blocks, *, width_free: bool = True) -> dict[str, Array
     }
 
 
-def _enough(case: Blocks, predicted: Arrays, measured: Arrays) -> Array:
-    return predicted["enough_blocks"]
+def _enough(one: Outcome) -> bool:
+    return bool(one.predicted["enough_blocks"])
 
 
 BLOCK_CLAIMS = (
@@ -117,10 +117,20 @@ BLOCK_CLAIMS = (
         "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a penalty of at least "
         "((1-p)/p) times the square of its spectral b-support norm",
         kind="bound",
-        residual=missing("dropblock_bound", "dropblock_bound"),
+        residual=missing("dropblock_bound"),
     ),
-    Claim("dropblock_least", "attained with enough blocks", applies=_enough),
-    Claim("dropblock_product", "by factors whose product is Z", applies=_enough),
+    Claim(
+        "dropblock_least",
+        "attained with enough blocks",
+        reads=("dropblock_least", "enough_blocks"),
+        applies=_enough,
+    ),
+    Claim(
+        "dropblock_product",
+        "by factors whose product is Z",
+        reads=("dropblock_product", "enough_blocks"),
+        applies=_enough,
+    ),
 )
 
 BLOCKS_AT = {"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2, "steps": 1}

@@ -27,7 +27,7 @@ from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussians
 from lrdyn.masking import MaskDistribution, bernoulli_masks, block_masks, exact_expectation
 from lrdyn.spectra import singular_values
-from lrdyn.theorem import Claim, Control, Statement
+from lrdyn.theorem import Claim, Control, Outcome, Statement
 
 LARGEST = 12
 """Most independent masks whose combinations are enumerated here: 4096 losses."""
@@ -106,11 +106,14 @@ def nuclear(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
     return jnp.sum(singular_values(matrix))
 
 
-def missing(below: str, above: str) -> Callable[..., Array]:
-    """Residual of a bound: by how much what is measured falls below it."""
-    return lambda case, p, m: jnp.max(
-        jnp.maximum(p[below] - m[above], 0.0) / jnp.maximum(p[below], m[above])
-    )
+def missing(name: str) -> Callable[[Outcome], float]:
+    """Residual of a bound: by how much what is measured falls below what is predicted."""
+
+    def residual(one: Outcome) -> float:
+        below, above = one.predicted[name], one.measured[name]
+        return float(np.max(np.maximum(below - above, 0.0) / np.maximum(below, above)))
+
+    return residual
 
 
 # Penalty and factorisations ------------------------------------------------------------------
@@ -172,17 +175,23 @@ def _terms(left, right) -> Float[Array, "h"]:
     return jnp.linalg.norm(left, axis=0) * jnp.linalg.norm(right, axis=1)
 
 
+def _strengths(network: Network) -> Float[Array, "copies"]:
+    """The strength c at the widths of all COPIES."""
+    width = len(network.weights[0])
+    return jnp.stack([dropout_strength(network.keep_prob, copies * width) for copies in COPIES])
+
+
 def _predict_units(network: Network) -> dict[str, Array]:
     left, right = network.factors
     product = left @ right
     width, norm = left.shape[1], nuclear(product)
     theta, copies = network.keep_prob, jnp.asarray(COPIES, product.dtype)
     fit = jnp.sum((network.target - theta * product) ** 2)
-    least = dropout_strength(theta, width) * norm**2
+    least = _strengths(network) * norm**2
     return {
         "penalty": dropout_loss(left, right, network.target, theta),
         "unscaled_masks": fit + theta**2 * dropout_penalty(left, right, theta),
-        "factorisations": jnp.full(len(network.mixers) + 1, least),
+        "factorisations": jnp.full(len(network.mixers) + 1, least[0]),
         "equalised": jnp.full(width, norm / width),
         "equalised_product": product,
         "equalised_penalty": least,
@@ -219,9 +228,8 @@ def _measure_units(network: Network) -> dict[str, Array]:
         "factorisations": jnp.append(penalties, fixed[0]),
         "equalised": _terms(*equal),
         "equalised_product": equal[0] @ equal[1],
-        "equalised_penalty": fixed[0],
+        "equalised_penalty": jnp.stack(fixed),
         "width_free": jnp.stack(wide),
-        "fixed_theta": jnp.stack(fixed),
         "fixed_keep_prob": jnp.stack(copied),
     }
 
@@ -302,7 +310,7 @@ DROPOUT_CLAIMS = (
         "factorisations",
         "every factorisation of Z has a penalty of at least ((1-theta)/(theta h)) ||Z||_*^2",
         kind="bound",
-        residual=missing("factorisations", "factorisations"),
+        residual=missing("factorisations"),
     ),
     Claim("equalised", "the equalised factors have terms of the same norm, ||Z||_*/h"),
     Claim("equalised_product", "their product is Z"),
@@ -328,7 +336,7 @@ LAYERS_CLAIMS = (
         "layers_bound",
         "that is at least nu ||W C^(1/2)||_*^2, nu = prod_i (1 + (1-theta)/(theta d_i)) - 1",
         kind="bound",
-        residual=missing("layers_bound", "layers_bound"),
+        residual=missing("layers_bound"),
     ),
     Claim("layers_rank_one", "and equal to it for a rank-one map spread evenly over the units"),
     Claim(
@@ -359,7 +367,7 @@ def _without_width(case: Dropout) -> dict[str, Array]:
     nu = layers_strength(theta, (1,) * len(case.hidden))
     one = jnp.sum(case.column**2) * jnp.sum((case.row @ inputs) ** 2)
     return {
-        "equalised_penalty": single,
+        "equalised_penalty": single / jnp.asarray(COPIES, single.dtype),
         "factorisations": jnp.full(len(case.network.mixers) + 1, single),
         "layers_bound": nu * nuclear(end_to_end(case.deep) @ inputs) ** 2,
         "layers_rank_one": nu * one,
@@ -378,7 +386,7 @@ def _wrong_formulas(case: Dropout) -> dict[str, Array]:
     return {
         "penalty": scaled - (1 - theta) * penalty,
         "unscaled_masks": scaled,
-        "equalised_penalty": dropout_strength(theta, len(right)) * nuclear(left @ right),
+        "equalised_penalty": _strengths(network) * nuclear(left @ right),
         "fixed_keep_prob": jnp.full(len(COPIES), penalty),
         "layers": _layers_apart(case),
         "dropconnect_input": fit + dropconnect_penalty(tiny, seen, theta, layer=2),
@@ -520,7 +528,7 @@ DROPOUT = Statement(
         "equalised": ("unit",),
         "equalised_product": ("row", "column"),
         "width_free": ("copies",),
-        "fixed_theta": ("copies",),
+        "equalised_penalty": ("copies",),
         "fixed_keep_prob": ("copies",),
     },
     narrow=only("dropout", "block_size", "patch_size"),

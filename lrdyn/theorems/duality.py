@@ -9,11 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key
 
+from lrdyn.adapters.descent import low_rank_descent
+from lrdyn.adapters.galore import GALORE
+from lrdyn.adapters.maps import LinearMap
+from lrdyn.adapters.method import Method
+from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.descent import recorded_steps
 from lrdyn.initialization import gaussians
-from lrdyn.projection import GALORE, RELORA, Iterate, Method, low_rank_descent, project
 from lrdyn.theorem import Arrays, Claim, Control, Statement, relative_difference
 from lrdyn.theorems.low_rank_training import first_values
 
@@ -58,7 +62,7 @@ OTHERS: Rules = {
 RULES = {**LINEAR, **ROOTS, **OTHERS}
 
 
-class Dense(eqx.Module):
+class Dense(LinearMap):
     """Any matrix S on vectors of parameters, the rows of an array.
 
     Args:
@@ -116,63 +120,30 @@ def _case(
 def side_by_side(
     rules: Sequence[optax.GradientTransformation],
 ) -> optax.GradientTransformation:
-    """An optimiser for each row of an array; it is given pairs: gradients, parameters.
+    """An optimiser for each row of an array.
 
     Args:
         rules: one optimiser for each row.
 
     Returns:
-        An optax transformation of ``(gradients, parameters)``, two arrays.
+        An optax transformation, which is always given the parameters.
 
     Example:
         >>> import jax.numpy as jnp, optax
         >>> rule, rows = side_by_side([optax.sgd(1.0), optax.sgd(2.0)]), jnp.ones((2, 1))
-        >>> rule.update((rows, rows), rule.init(rows))[0].tolist()
+        >>> rule.update(rows, rule.init(rows), rows)[0].tolist()
         [[-1.0], [-2.0]]
     """
 
     def init(params):
         return tuple(rule.init(row) for rule, row in zip(rules, params, strict=True))
 
-    def update(updates, state, params=None):
-        rows = zip(rules, state, *updates, strict=True)
+    def update(updates, state, params: Any = None):
+        rows = zip(rules, state, updates, params, strict=True)
         moves, state = zip(*(rule.update(g, s, w) for rule, s, g, w in rows), strict=True)
         return jnp.stack(moves), state
 
     return optax.GradientTransformation(init, update)
-
-
-def telling(method: Method, coordinates: Callable[[Iterate], PyTree]) -> Method:
-    """A method that hands the parameters, too, to the optimiser: for those that look at them.
-
-    Args:
-        method: :data:`lrdyn.GALORE` or :data:`lrdyn.RELORA`.
-        coordinates: the parameters, as the optimiser is to see them.
-
-    Returns:
-        The method; its optimiser is given pairs, see :func:`side_by_side`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from lrdyn.projection import Identity
-        >>> method = telling(RELORA, lambda iterate: iterate.adapters)
-        >>> begun = method.begin(Iterate(jnp.ones(()), Identity(), None))
-        >>> [float(x) for x in method.gradient(lambda w: w**2, begun, 1.0)[1]]
-        [2.0, 0.0]
-    """
-
-    def gradient(loss, iterate, scale):
-        value, gradients = method.gradient(loss, iterate, scale)
-        return value, (gradients, coordinates(iterate))
-
-    return method._replace(gradient=gradient)
-
-
-PROJECTED = telling(GALORE, lambda iterate: project(iterate.maps, iterate.weights))
-"""theta <- theta + alpha S^T opt(S g; S theta)."""
-
-ADAPTER = telling(RELORA, lambda iterate: iterate.adapters)
-"""Lambda <- Lambda + opt(grad in Lambda; Lambda), from 0."""
 
 
 def _paths(
@@ -184,7 +155,7 @@ def _paths(
     def train(scale, part):
         return low_rank_descent(
             method, lambda every: _huber(case, every), every, side_by_side(_rules(case, part)),
-            lambda gradients: Dense(case.matrix),
+            choose=lambda key, gradients: Dense(case.matrix),
             period=case.steps[-1], steps=case.steps, scale=scale,
         ).records  # fmt: skip
 
@@ -221,7 +192,7 @@ FIRST, MIDDLE = len(LINEAR), len(LINEAR) + 1
 
 def predict(case: Adapted) -> dict[str, Array]:
     """Train adapters by differentiating in Lambda; the gap of equal eps by hand."""
-    plain, scaled = _paths(ADAPTER, case, ADAPTERS)
+    plain, scaled = _paths(RELORA_FROZEN, case, ADAPTERS)
     return {
         "duality": plain,
         "scale_linear": scaled[:, :FIRST],
@@ -245,7 +216,7 @@ def _gap(case: Adapted) -> Float[Array, "parts 1 n"]:
 
 def measure(case: Adapted) -> dict[str, Array]:
     """Project full gradients and lift the updates."""
-    plain, linear, roots, *others = _paths(PROJECTED, case, MATCHED + EQUAL + DIVIDED)
+    plain, linear, roots, *others = _paths(GALORE, case, MATCHED + EQUAL + DIVIDED)
     equal, divided = (
         jnp.stack(paths)[:, case.steps.index(1), FIRST:MIDDLE]
         for paths in (others[: len(EQUAL)], others[len(EQUAL) :])
@@ -306,7 +277,7 @@ def _gradients_only(case: Adapted) -> Array:
     gradients = jnp.tile(row[None], (len(case.rules), 1))
 
     def update(values):
-        return jnp.asarray(made.update((gradients, values), made.init(values))[0])
+        return jnp.asarray(made.update(gradients, made.init(values), values)[0])
 
     both = jax.vmap(update)(jnp.stack([gradients, 1 - 2 * gradients]))
     return jnp.all(both[0] == both[1])
@@ -318,7 +289,7 @@ def _only(rule: str) -> Callable[[Array, Adapted, Array], Adapted]:
 
 def _wrong_scales(case: Adapted) -> dict[str, Array]:
     """For linear rules alpha = s, for Adam s^2; in roots equal constants."""
-    one, two = _paths(PROJECTED, case, [(SCALE, 1.0), (SCALE**2, 1 / SCALE)])
+    one, two = _paths(GALORE, case, [(SCALE, 1.0), (SCALE**2, 1 / SCALE)])
     return {
         "scale_linear": one[:, :FIRST],
         "scale_adam": two[:, FIRST:MIDDLE],

@@ -13,10 +13,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn import linalg
+from lrdyn.adapters.descent import low_rank_descent
+from lrdyn.adapters.maps import Side, choose_projectors
+from lrdyn.adapters.method import Method
+from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.descent import Trajectory, recorded_steps
 from lrdyn.initialization import gaussians
 from lrdyn.networks import mlp, transformer
-from lrdyn.projection import RELORA, Method, Side, choose_projectors, low_rank_descent
 
 Data = tuple[Array, Array]
 
@@ -187,7 +190,7 @@ def flat(params: PyTree) -> Float[Array, "entries"]:
 
 
 def train(
-    case: LowRankRun, method: Method = RELORA, params_and_data: Any = None, **how: Any
+    case: LowRankRun, method: Method = RELORA_FROZEN, params_and_data: Any = None, **how: Any
 ) -> Trajectory:
     """Run Algorithm 1 and record all parameters at all times.
 
@@ -203,14 +206,14 @@ def train(
     """
     params, data = params_and_data or (case.params, case.data)
     side = how.pop("side", case.side)
-    choose = how.pop("choose", lambda G: choose_projectors(G, case.rank, side))
     return low_rank_descent(
         method,
         lambda weights: case.loss(weights, data),
         params,
         OPTIMIZERS[case.optimizer](case.learning_rate),
-        choose,
         **{
+            # For all methods alike: P as published for GaLore.
+            "choose": lambda key, G: choose_projectors(G, case.rank, side),
             "period": case.period,
             "steps": tuple(times(case).tolist()),
             "state": case.state,

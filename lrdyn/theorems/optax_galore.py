@@ -14,19 +14,19 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn import linalg
-from lrdyn.claims import tolerance
-from lrdyn.descent import recorded_steps, simulate
-from lrdyn.initialization import gaussians
-from lrdyn.projection import (
-    GALORE,
+from lrdyn.adapters.descent import low_rank_descent
+from lrdyn.adapters.galore import GALORE
+from lrdyn.adapters.maps import (
     Identity,
     Projector,
     Side,
     choose_projectors,
-    low_rank_descent,
     resolve_side,
     top_singular_projector,
 )
+from lrdyn.claims import tolerance
+from lrdyn.descent import recorded_steps, simulate
+from lrdyn.initialization import gaussians
 from lrdyn.theorem import (
     Arrays,
     Claim,
@@ -122,7 +122,7 @@ def single_precision_projector(gradient: Float[Array, "m n"], rank: int, side: S
     Args:
         gradient: G.
         rank: r.
-        side: see :func:`lrdyn.projection.resolve_side`.
+        side: see :func:`lrdyn.adapters.maps.resolve_side`.
 
     Returns:
         The :class:`~lrdyn.Projector`.
@@ -164,7 +164,7 @@ def _path(case: Training, choose: Callable[[PyTree], PyTree]) -> Float[Array, "s
     """Algorithm 1 with a choice of projectors."""
     return low_rank_descent(
         GALORE, lambda weights: training_loss(weights, case.inputs, case.outputs), case.weights,
-        OPTIMIZERS[case.optimizer](case.learning_rate), choose,
+        OPTIMIZERS[case.optimizer](case.learning_rate), choose=lambda key, G: choose(G),
         period=case.period, steps=case.steps, record=_flat,
     ).records  # fmt: skip
 

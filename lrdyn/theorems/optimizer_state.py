@@ -7,19 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from lrdyn.adapters.galore import GALORE
+from lrdyn.adapters.maps import choose_projectors, lift_onto, project
+from lrdyn.adapters.method import Method
+from lrdyn.adapters.relora import RELORA_FROZEN
+from lrdyn.adapters.state import POLICIES, StatePolicy
 from lrdyn.descent import iterate
-from lrdyn.projection import (
-    GALORE,
-    POLICIES,
-    RELORA,
-    Identity,
-    Method,
-    Projector,
-    StatePolicy,
-    choose_projectors,
-    lift_onto,
-    project,
-)
 from lrdyn.theorem import Arrays, Claim, Control, Statement, relative_difference, with_condition
 from lrdyn.theorems.low_rank_training import (
     LowRankRun,
@@ -52,13 +45,10 @@ def one_policy(number: Int[Array, ""]) -> StatePolicy:
 def other_signs(maps: PyTree) -> PyTree:
     """Another rule for the signs of singular vectors: the first entry of each is positive."""
 
-    def flip(S):
-        if isinstance(S, Identity):
-            return S
-        return Projector(S.basis * jnp.where(S.basis[:1] < 0, -1.0, 1.0).astype(S.basis.dtype),
-                         S.side)  # fmt: skip
+    def flip(basis):
+        return basis * jnp.where(basis[:1] < 0, -1.0, 1.0).astype(basis.dtype)
 
-    return jax.tree.map(flip, maps, is_leaf=lambda node: hasattr(node, "lift"))
+    return jax.tree.map(flip, maps)
 
 
 def lanes(
@@ -66,7 +56,7 @@ def lanes(
 ) -> Float[Array, "policy times entries"]:
     """Runs with each policy; the signs of the singular vectors by one rule or by the other."""
 
-    def choose(gradients):
+    def choose(key, gradients):
         maps = choose_projectors(gradients, case.rank, case.side)
         return jax.tree.map(lambda a, b: jnp.where(flipped, a, b), other_signs(maps), maps)
 
@@ -164,7 +154,9 @@ def measure(case: LowRankRun, *, broken: bool = False) -> dict[str, Array]:
     Returns:
         Arrays under the names of :func:`predict`.
     """
-    runs = jax.vmap(lambda flipped: lanes(case, RELORA, flipped=flipped))(jnp.array([False, True]))
+    runs = jax.vmap(lambda flipped: lanes(case, RELORA_FROZEN, flipped=flipped))(
+        jnp.array([False, True])
+    )
     one, other = runs[:, :, at(case, case.steps)]
     chosen = SIGN_FREE * 0 + KEEP if broken else SIGN_FREE
     named = jnp.roll(one, 1, axis=0) if broken else one

@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from lrdyn import linalg
+from lrdyn.claims import relative_difference
 from lrdyn.data import mnist
 from lrdyn.descent import simulate
 from lrdyn.dropout import dropout_strength, input_layer, shrink_squared
@@ -32,13 +33,13 @@ from lrdyn.self_supervised import (
     pool_images,
     within_patches,
 )
-from lrdyn.spectra import numerical_rank, singular_values
+from lrdyn.spectra import singular_values
 from lrdyn.theorem import (
-    Arrays,
     Claim,
     Control,
+    Outcome,
     Statement,
-    relative_difference,
+    relative_response,
 )
 
 STEPS = 24_000
@@ -68,8 +69,6 @@ class Autoencoding(eqx.Module):
     """Data with orthogonal rows of equal norm."""
     groups: tuple[int, ...] = eqx.field(static=True)
     """Number of the patch of each feature."""
-    losses: tuple[str, ...] = eqx.field(static=True)
-    """Which losses are asked about: all entries, or the masked ones."""
 
     @property
     def patch_of(self) -> np.ndarray:
@@ -91,10 +90,9 @@ def _case(
     keep_prob: Any,
     mask: str,
     patch_size: int,
-    loss: str,
     **_: Any,
 ) -> Autoencoding:
-    groups = tuple(patches(rows, patch_size if mask == "patch" else 1).tolist())
+    groups = tuple(_groups(rows, mask, patch_size).tolist())
     start = gaussians(key, [(rows, rows), (rows, rows), (width, rows), (rows, width)])
     keep = jnp.asarray(keep_prob, start[0].dtype)
     frame = orthogonal(start[1])
@@ -106,8 +104,12 @@ def _case(
         factors=(START * start[2], START * start[3]),
         white=_examples(frame, np.ones(rows), max(rows, cols)),
         groups=groups,
-        losses=tuple(loss.split()),
     )
+
+
+def _groups(rows: int, mask: str, patch_size: int) -> np.ndarray:
+    """Number of the patch of each feature."""
+    return patches(rows, patch_size if mask == "patch" else 1)
 
 
 def _data(frame: Float[Array, "m m"], cols: int) -> Float[Array, "sets m n"]:
@@ -200,12 +202,12 @@ def _summed(case: Autoencoding, moment: Array, weights: Float[Array, "k rows"]) 
     return Quadratic(together * moment[None], (weights.T @ masks) * moment)
 
 
-def _narrow_rate(case: Autoencoding) -> Array:
+def _narrow_rate(keep_prob: Any, groups: np.ndarray) -> Any:
     """Step of the factors over that of A: each is curved by the other, of norm^2 about that of A.
 
     D is at least S over the number of patches, so that ``Q^{-1/2} S Q^{-1/2} <= 1 / least``.
     """
-    least = case.keep_prob + (1 - case.keep_prob) / (max(case.groups) + 1)
+    least = keep_prob + (1 - keep_prob) / (int(max(groups)) + 1)
     return least / 8
 
 
@@ -215,10 +217,11 @@ def _train(case: Autoencoding, data: Array) -> tuple[Array, tuple[Array, Array],
     seen = _summed(case, moment, jnp.broadcast_to(chances, (len(chances), len(data))))
     masked = _summed(case, moment, chances * (1 - _masks(case)))
     rate, p = 1 / jnp.linalg.norm(seen.second[0]), case.keep_prob
+    slower = _narrow_rate(p, case.patch_of)
 
     def loss(trained):
         full, (first, second), guess = trained
-        return seen(full) + _narrow_rate(case) * seen(second @ first) + masked(guess) / (1 - p)
+        return seen(full) + slower * seen(second @ first) + masked(guess) / (1 - p)
 
     rule = optax.sgd(rate, MOMENTUM, nesterov=True)
     start = (case.anything, case.factors, case.anything)
@@ -247,7 +250,7 @@ def _measure(case: Autoencoding, data: Array) -> dict[str, Array]:
     return {
         "marginal": anything,
         "optimum": full,
-        "rank": _rank(singular_values(full)),
+        "rank_values": singular_values(full),
         "bottleneck": narrow,
         "bottleneck_value": expected[1],
         "penalty": jnp.stack([expected[0], anything]) - at_mean,
@@ -255,15 +258,6 @@ def _measure(case: Autoencoding, data: Array) -> dict[str, Array]:
         "masked_optimum": guess - own,
         "unidentified": own,
     }
-
-
-def _rank(values: Array) -> Array:
-    """Rank of a matrix that is known to half of its digits, from its singular values."""
-    return numerical_rank(values, len(values), _half_of_the_digits(values))
-
-
-def _half_of_the_digits(values: Array) -> float:
-    return float(jnp.finfo(values.dtype).eps) ** 0.5
 
 
 # Closed forms --------------------------------------------------------------------------------
@@ -285,7 +279,7 @@ def _predict(case: Autoencoding, data: Array) -> dict[str, Array]:
     return {
         "marginal": masked_autoencoder_loss(case.anything, moments),
         "optimum": optimal_autoencoder(moments),
-        "rank": _rank(narrow.values),
+        "rank_values": narrow.values,
         "bottleneck": narrow.autoencoder,
         "bottleneck_value": narrow.loss,
         "nuclear_bound": _bounds(case, data, optimal_autoencoder(moments)),
@@ -317,39 +311,66 @@ def _condition(case: Autoencoding, moments: MaskedMoments, values: Array) -> Flo
 # Claims --------------------------------------------------------------------------------------
 
 
-def _relative(name: str) -> Callable[[Any, Arrays, Arrays], Array]:
+def _relative(name: str) -> Callable[[Outcome], float]:
     """Relative difference on the data set where it is largest."""
-    return lambda case, p, m: jnp.max(jax.vmap(relative_difference)(p[name], m[name]))
+
+    def residual(one: Outcome) -> float:
+        pairs = zip(one.predicted[name], one.measured[name], strict=True)
+        return float(np.max([relative_difference(*pair) for pair in pairs]))
+
+    return residual
 
 
-def _below_bound(case: Autoencoding, predicted: Arrays, measured: Arrays) -> Array:
-    return jnp.maximum(jnp.max(predicted["nuclear_bound"] / measured["penalty"] - 1), 0.0)
+def _below_bound(one: Outcome) -> float:
+    """By how much the penalty falls below the bound, on its own scale."""
+    bound, penalty = one.predicted["nuclear_bound"], one.measured["penalty"]
+    return float(np.maximum(np.max((bound - penalty) / np.abs(penalty)), 0.0))
 
 
-def _differ(case: Autoencoding, predicted: Arrays, measured: Arrays) -> Array:
+def _differ(one: Outcome) -> int:
     """Number of data sets whose rank is another."""
-    return jnp.sum(predicted["rank"] != measured["rank"])
+    ranks = (_ranks(side["rank_values"], one.dtype) for side in (one.predicted, one.measured))
+    return int(np.count_nonzero(np.not_equal(*ranks)))
 
 
-def _asked(loss: str, trained: bool) -> Callable[[Autoencoding, Arrays, Arrays], Array]:
+def _ranks(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Ranks of matrices that are known to half of their digits, from their singular values."""
+    largest = np.max(values, axis=-1, keepdims=True)
+    count = np.sum(values > _half_of_the_digits(dtype) * largest, axis=-1)
+    # NaN is no rank: it differs from all.
+    return np.where(np.isfinite(largest[..., 0]), count, np.nan)
+
+
+def _half_of_the_digits(dtype: Any) -> float:
+    return float(np.finfo(dtype).eps) ** 0.5
+
+
+def _asked(loss: str, trained: bool) -> Callable[[Outcome], bool]:
     """Whether this loss was asked for, and its training has ended."""
-
-    def applies(case: Autoencoding, predicted: Arrays, measured: Arrays) -> Array:
-        asked = jnp.asarray(loss in case.losses)
-        return asked & _trained(case, predicted["condition"]) if trained else asked
-
-    return applies
+    return lambda one: loss in one.point["loss"].split() and (not trained or _trained(one))
 
 
-def _trained(case: Autoencoding, condition: Array) -> Array:
+def _trained(one: Outcome) -> bool:
     """Whether the slowest error, of curvature 1 / condition, has decayed to round-off squared."""
-    decay = STEPS * _narrow_rate(case) / ((1 - MOMENTUM) * condition)
-    return decay >= -2 * np.log(float(jnp.finfo(condition.dtype).eps))
+    flags = one.point
+    groups = _groups(int(flags["rows"]), flags["mask"], int(flags["patch_size"]))
+    rate = _narrow_rate(flags["keep_prob"], groups)
+    decay = STEPS * rate / ((1 - MOMENTUM) * one.predicted["condition"])
+    return bool(decay >= -2 * np.log(np.finfo(one.dtype).eps))
 
 
-def _claim(name: str, statement: str, *, loss: str = "all", trained: bool = True, **how: Any):
-    residual = how.pop("residual", _relative(name))
-    return Claim(name, statement, residual=residual, applies=_asked(loss, trained), **how)
+def _claim(
+    name: str,
+    statement: str,
+    *,
+    loss: str = "all",
+    trained: bool = True,
+    reads: tuple[str, ...] = (),
+    **how: Any,
+) -> Claim:
+    how.setdefault("residual", _relative(name))
+    read = (*(reads or (name,)), *(("condition",) if trained else ()))
+    return Claim(name, statement, reads=read, applies=_asked(loss, trained), **how)
 
 
 CLAIMS = (
@@ -359,7 +380,13 @@ CLAIMS = (
         trained=False,
     ),
     _claim("optimum", "training reaches A = S Q^{-1}, Q = p S + (1-p) D"),
-    _claim("rank", "it has the rank of X: no direction is cut off", kind="exact", residual=_differ),
+    _claim(
+        "rank",
+        "it has the rank of X: no direction is cut off",
+        kind="exact",
+        residual=_differ,
+        reads=("rank_values",),
+    ),
     _claim("bottleneck", "at width r it reaches U_r U_r^T S Q^{-1}, U_r the left of S Q^{-1/2}"),
     _claim("bottleneck_value", "with the loss tr S - p sum_{i <= r} sigma_i(S Q^{-1/2})^2"),
     _claim(
@@ -367,11 +394,14 @@ CLAIMS = (
         "p(1-p) tr(A D A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
         kind="bound",
         residual=_below_bound,
+        reads=("nuclear_bound", "penalty"),
     ),
     _claim(
         "attained",
         "with equality at A = I, if the rows of X are orthogonal and of equal norm",
-        residual=lambda case, p, m: relative_difference(p["attained"], m["attained"]),
+        residual=lambda one: relative_difference(
+            one.predicted["attained"], one.measured["attained"]
+        ),
         trained=False,
     ),
     _claim(
@@ -393,7 +423,7 @@ def _independent(case: Autoencoding) -> Array:
     (masks, chances), p = case.masks, case.keep_prob
     together = (chances[:, None] * masks).T @ masks
     wanted = jnp.where(jnp.eye(len(together), dtype=bool), p, p**2)
-    return relative_difference(wanted, together) < _half_of_the_digits(case.data)
+    return relative_response(wanted, together) < _half_of_the_digits(together.dtype)
 
 
 # Controls ------------------------------------------------------------------------------------
@@ -411,12 +441,12 @@ def _fixed_number(key: Key[Array, ""], case: Autoencoding, amount: Array) -> Aut
     return dataclasses.replace(case, masks=masks)
 
 
-def _control(name: str, claim: str, statement: str, wrong: Wrong) -> Control:
-    """One array of the prediction replaced."""
+def _control(name: str, claim: str, statement: str, wrong: Wrong, array: str = "") -> Control:
+    """One array of the prediction replaced, that of the claim's name unless another is named."""
 
     def predicted(case: Autoencoding) -> dict[str, Array]:
         found = jax.vmap(lambda data: wrong(case, data))(case.data)
-        return {claim: found, "condition": jnp.ones((), case.data.dtype)}
+        return {array or claim: found, "condition": jnp.ones((), case.data.dtype)}
 
     return Control(name, statement, claim, predict=predicted, at=AT)
 
@@ -523,7 +553,8 @@ CONTROLS = (
         "rank_of_soft_thresholding",
         "rank",
         "the rank that soft-thresholding leaves",
-        lambda case, data: _rank(singular_values(_soft_threshold(case, data))),
+        lambda case, data: singular_values(_soft_threshold(case, data)),
+        "rank_values",
     ),
     _control("vectors_of_s", "bottleneck", "U_r of S, not of S Q^{-1/2}", _vectors_of_s),
     _control(
@@ -578,7 +609,7 @@ AUTOENCODER = Statement(
     dims={
         "marginal": ("data",),
         "optimum": ("data", "row", "column"),
-        "rank": ("data",),
+        "rank_values": ("data", "index"),
         "bottleneck": ("data", "row", "column"),
         "bottleneck_value": ("data",),
         "nuclear_bound": ("data", "autoencoder"),
@@ -588,6 +619,7 @@ AUTOENCODER = Statement(
         "unidentified": ("data", "row", "column"),
     },
     narrow=_narrow,
+    condition="condition",
 )
 
 SELF_SUPERVISED = (AUTOENCODER,)

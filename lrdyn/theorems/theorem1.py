@@ -1,6 +1,6 @@
 """Theorem 1: minimisers of the factorised loss, and its landscape."""
 
-from lrdyn.data import mnist_files
+from lrdyn.data.mnist import mnist_file
 from lrdyn.theorem import Theorem
 from lrdyn.theorems.autoencoder import AUTOENCODER
 from lrdyn.theorems.critical_points import CRITICAL_POINTS
@@ -16,5 +16,5 @@ THEOREM1 = Theorem(
     prepare=prepare,
     check=check,
     axes=("init_scale", "depth", "rank"),
-    data=mnist_files,
+    data=mnist_file,
 )

@@ -89,9 +89,7 @@ CLAIMS = (
         "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t",
         **vanishes("off_block"),
     ),
-    Claim(
-        "bulk", "its bulk block is a multiple of the identity", **vanishes("bulk_deviation")
-    ),
+    Claim("bulk", "its bulk block is a multiple of the identity", **vanishes("bulk_deviation")),
     Claim(
         "rho",
         "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)",

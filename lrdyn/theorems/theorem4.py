@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from lrdyn.adapters.galore import GALORE
+from lrdyn.adapters.method import Method
+from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
 from lrdyn.claims import tolerance
-from lrdyn.projection import GALORE, RELORA, Method
 from lrdyn.theorem import (
     POSITIVE,
     Arrays,
@@ -26,7 +28,7 @@ from lrdyn.theorem import (
 )
 from lrdyn.theorems.duality import DUALITY
 from lrdyn.theorems.gradient_rank import GRADIENT_RANK
-from lrdyn.theorems.low_rank_controls import STALE, UNMERGED, pruned, trained_factors
+from lrdyn.theorems.low_rank_controls import STALE, UNMERGED, no_factors, pruned
 from lrdyn.theorems.low_rank_training import (
     OPTIMIZERS,
     PROBLEMS,
@@ -103,7 +105,7 @@ def predict(case: LowRankRun) -> dict[str, Array]:
     }
 
 
-def measure(case: LowRankRun, *, method: Method = RELORA, **how: Any) -> dict[str, Array]:
+def measure(case: LowRankRun, *, method: Method = RELORA_FROZEN, **how: Any) -> dict[str, Array]:
     """ReLoRA with a frozen factor, or something else with the arguments of its run."""
     run = train(case, method, **how)
     recorded = at(case, case.steps)
@@ -237,14 +239,14 @@ CONTROLS = (
         "both_factors_trained",
         "B trained as well as A: ReLoRA as published",
         "weights",
-        measure=lambda case: measure(case, method=trained_factors(1.0)),
+        measure=lambda case: measure(case, method=RELORA),
         at=SGD,
     ),
     Control(
         "both_factors_zero",
         "both factors zero at the start: their gradients are exactly 0, and nothing moves",
         "weights",
-        measure=lambda case: measure(case, method=trained_factors(0.0)),
+        measure=lambda case: measure(case, method=RELORA, choose=no_factors(case.rank, case.side)),
         at=SGD,
     ),
     Control(

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -55,46 +55,44 @@ class Footprint(NamedTuple):
     """Temporaries of a refresh, where that is a program of its own."""
 
 
-# E is m x b: residual. Full training holds it with the gradient E X^T; W X became E in place.
-_FULL = Formula("mn + mb")
-# W + B A and then its gradient, with E, or with the gradients of the trained factors.
-_LORA = Formula("mn", ("mb", "mr + nr"))
-# A X is kept; with it W X and B (A X), or E, B^T E and the gradient of B, or that of A alone.
-_LAYERED = Formula("rb", ("2mb", "mb + rb + mr", "nr"))
-# The gradient, with E or with what is computed in the coordinates of P.
-_PROJECTED = Formula("mn", ("mb", "nr"))
-# U, the singular values and V^T, beside the gradient that LAPACK overwrites.
-_SVD = "2mn + mm + m"
+# E is m x b: the residual.
+PROJECTED = Formula("mn", ("mb", "nr"))
+"""The gradient, with E or with what is computed in the coordinates of P."""
+SVD = "2mn + mm + m"
+"""U, the singular values and V^T, beside the gradient that LAPACK overwrites."""
+DECOMPOSED = Formula("", ("mn + mb", SVD))
+"""A refresh: the gradient with E, and then its SVD."""
 
-FOOTPRINTS = {
-    "full": Footprint(Formula("mn"), Formula("2mn"), 1, _FULL),
-    "lora": Footprint(Formula("mn + mr + nr"), Formula("2mr + 2nr"), 1, _LORA, _LAYERED),
-    # At a refresh B A is formed and added; the rest happens in place.
-    "relora": Footprint(
-        Formula("mn + mr + nr"), Formula("2mr + 2nr"), 1, _LORA, _LAYERED, Formula("mn")
-    ),
-    "relora_frozen": Footprint(
-        Formula("mn + mr + nr"),
-        Formula("2nr"),
-        1,
-        _PROJECTED,
-        Formula("rb", ("2mb", "nr")),
-        Formula("", ("mn + mb", _SVD)),
-    ),
-    "galore": Footprint(
-        Formula("mn"),
-        Formula("mr + 2nr"),
-        1,
-        _PROJECTED,
-        refresh=Formula("", ("mn + mb", _SVD)),
-    ),
-    # One program steps and refreshes: the gradient is needed again after its SVD.
-    "galore_optax": Footprint(
-        Formula("mn"), Formula("nr + 2mr"), 2, Formula("mn", ("mb", "nr", _SVD))
-    ),
-}
-"""Method -> what it holds: full training, LoRA, ReLoRA (both factors trained), ReLoRA with B
-frozen, GaLore as published (P on the smaller side), GaLore of optax (P on the larger)."""
+
+@runtime_checkable
+class HasFootprint(Protocol):
+    """What has a footprint beside it, such as a :class:`lrdyn.Method`."""
+
+    @property
+    def memory(self) -> Footprint:
+        """What it holds."""
+        ...
+
+
+Held = Footprint | HasFootprint
+"""A footprint, or a method that has one."""
+
+
+def footprint(method: Held) -> Footprint:
+    """The footprint itself.
+
+    Args:
+        method: a method, or its footprint already.
+
+    Returns:
+        The :class:`Footprint`.
+
+    Example:
+        >>> import lrdyn
+        >>> print(footprint(lrdyn.GALORE).state)
+        mr + 2nr
+    """
+    return method if isinstance(method, Footprint) else method.memory
 
 
 def entries(formula: Formula, m: int, n: int, r: int, b: int = 0) -> int:
@@ -124,32 +122,11 @@ def _sum(text: str, sizes: dict[str, int]) -> int:
     return sum(int(c or 1) * math.prod(sizes[letter] for letter in word) for c, word in terms)
 
 
-def footprint(method: str) -> Footprint:
-    """Look up what a method holds.
-
-    Args:
-        method: a key of :data:`FOOTPRINTS`.
-
-    Returns:
-        The :class:`Footprint`.
-
-    Raises:
-        ValueError: the method is unknown.
-
-    Example:
-        >>> print(footprint("galore").state)
-        mr + 2nr
-    """
-    if method not in FOOTPRINTS:
-        raise ValueError(f"method: got {method!r}, wanted one of {', '.join(FOOTPRINTS)}")
-    return FOOTPRINTS[method]
-
-
-def weights_held(method: str, m: int, n: int, r: int) -> int:
+def weights_held(method: Held, m: int, n: int, r: int) -> int:
     """Count the weights held for a matrix: mn, and r(m + n) more for adapters.
 
     Args:
-        method: a key of :data:`FOOTPRINTS`.
+        method: a :class:`lrdyn.Method`, or a :class:`Footprint`.
         m: rows.
         n: columns.
         r: rank.
@@ -157,23 +134,21 @@ def weights_held(method: str, m: int, n: int, r: int) -> int:
     Returns:
         The number of entries.
 
-    Raises:
-        ValueError: the method is unknown.
-
     Example:
-        >>> weights_held("full", 20, 30, 2), weights_held("lora", 20, 30, 2)
+        >>> import lrdyn
+        >>> weights_held(lrdyn.FULL, 20, 30, 2), weights_held(lrdyn.LORA, 20, 30, 2)
         (600, 700)
     """
     return entries(footprint(method).weights, min(m, n), max(m, n), r)
 
 
-def adam_state(method: str, m: int, n: int, r: int) -> int:
-    """Count the entries of Adam's state, and of P: 2mn, 2r(m + n), 2nr, mr + 2nr or nr + 2mr.
+def adam_state(method: Held, m: int, n: int, r: int) -> int:
+    """Count the entries of Adam's state, and of P: 2mn, 2r(m + n), 2nr or mr + 2nr.
 
     Step counters are not included; see :class:`Footprint`.
 
     Args:
-        method: a key of :data:`FOOTPRINTS`.
+        method: a :class:`lrdyn.Method`, or a :class:`Footprint`.
         m: rows.
         n: columns.
         r: rank.
@@ -181,23 +156,19 @@ def adam_state(method: str, m: int, n: int, r: int) -> int:
     Returns:
         The number of entries.
 
-    Raises:
-        ValueError: the method is unknown.
-
     Example:
-        >>> [adam_state(name, 20, 30, 2) for name in ("full", "lora", "relora_frozen")]
-        [1200, 200, 120]
-        >>> [adam_state(name, 20, 30, 2) for name in ("galore", "galore_optax")]
-        [160, 140]
+        >>> from lrdyn import FULL, GALORE, LORA, RELORA_FROZEN
+        >>> [adam_state(method, 20, 30, 2) for method in (FULL, LORA, RELORA_FROZEN, GALORE)]
+        [1200, 200, 120, 160]
     """
     return entries(footprint(method).state, min(m, n), max(m, n), r)
 
 
-def state_bytes(method: str, m: int, n: int, r: int, itemsize: int = 4) -> int:
+def state_bytes(method: Held, m: int, n: int, r: int, itemsize: int = 4) -> int:
     """Bytes of Adam's state, of P and of the step counters.
 
     Args:
-        method: a key of :data:`FOOTPRINTS`.
+        method: a :class:`lrdyn.Method`, or a :class:`Footprint`.
         m: rows.
         n: columns.
         r: rank.
@@ -206,11 +177,9 @@ def state_bytes(method: str, m: int, n: int, r: int, itemsize: int = 4) -> int:
     Returns:
         Bytes.
 
-    Raises:
-        ValueError: the method is unknown.
-
     Example:
-        >>> state_bytes("full", 20, 30, 2), state_bytes("galore_optax", 20, 30, 2)
+        >>> from lrdyn.adapters.galore import FULL, OPTAX_GALORE
+        >>> state_bytes(FULL, 20, 30, 2), state_bytes(OPTAX_GALORE, 20, 30, 2)
         (4804, 568)
     """
     counters = footprint(method).counters
@@ -218,12 +187,12 @@ def state_bytes(method: str, m: int, n: int, r: int, itemsize: int = 4) -> int:
 
 
 def temporaries(
-    method: str, m: int, n: int, r: int, b: int, *, layered: bool = False, refresh: bool = False
+    method: Held, m: int, n: int, r: int, b: int, *, layered: bool = False, refresh: bool = False
 ) -> int:
     """Count the entries that a step holds at its fullest moment beside weights, state and batch.
 
     Args:
-        method: a key of :data:`FOOTPRINTS`.
+        method: a :class:`lrdyn.Method`, or a :class:`Footprint`.
         m: rows.
         n: columns, not fewer.
         r: rank.
@@ -235,12 +204,13 @@ def temporaries(
         The number of entries.
 
     Raises:
-        ValueError: the method is unknown or has no such program, or m > n.
+        ValueError: the method has no such program, or m > n.
 
     Example:
-        >>> temporaries("relora_frozen", 20, 30, 2, 4), 20 * 30 + 20 * 4
+        >>> from lrdyn import RELORA_FROZEN
+        >>> temporaries(RELORA_FROZEN, 20, 30, 2, 4), 20 * 30 + 20 * 4
         (680, 680)
-        >>> temporaries("relora_frozen", 20, 30, 2, 4, layered=True)
+        >>> temporaries(RELORA_FROZEN, 20, 30, 2, 4, layered=True)
         168
     """
     if m > n:
@@ -249,11 +219,11 @@ def temporaries(
     return entries(formula, m, n, r, b)
 
 
-def program_formula(method: str, *, layered: bool = False, refresh: bool = False) -> Formula:
+def program_formula(method: Held, *, layered: bool = False, refresh: bool = False) -> Formula:
     """Look up the temporaries of one program of a method.
 
     Args:
-        method: a key of :data:`FOOTPRINTS`.
+        method: a :class:`lrdyn.Method`, or a :class:`Footprint`.
         layered: compute W x + B (A x) instead of (W + B A) x.
         refresh: those of a refresh instead.
 
@@ -261,17 +231,18 @@ def program_formula(method: str, *, layered: bool = False, refresh: bool = False
         The :class:`Formula`.
 
     Raises:
-        ValueError: the method is unknown or has no such program.
+        ValueError: the method has no such program.
 
     Example:
-        >>> print(program_formula("lora", layered=True))
+        >>> import lrdyn
+        >>> print(program_formula(lrdyn.LORA, layered=True))
         rb + max(2mb, mb + rb + mr, nr)
     """
     held = footprint(method)
     formula = held.refresh if refresh else held.layered if layered else held.merged
     if formula is None:
         kind = "a refresh of its own" if refresh else "adapters"
-        raise ValueError(f"method: got {method!r}, wanted one with {kind}")
+        raise ValueError(f"method: got one that holds {held.weights}, wanted one with {kind}")
     return formula
 
 

@@ -1,0 +1,59 @@
+"""Recompute a claim of each theorem from its newest run, without lrdyn: referee.py RESULTS."""
+
+import json
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+
+def relative(case, name, scale=None):
+    predicted, measured = case[f"{name}_predicted"], case[f"{name}_measured"]
+    scale = scale or max(abs(predicted).max(), abs(measured).max())
+    return abs(predicted - measured).max() / (scale or 1.0)
+
+
+CHECKS = {  # theorem: group, claim, its residual
+    "theorem1": ("critical_points", "critical_loss", lambda c: relative(c, "critical_loss")),
+    "theorem2": ("/", "rho", lambda c: relative(c, "rho", c["singular_values_measured"].max())),
+    "corollary1": ("/", "error_identity", lambda c: relative(c, "error", c["scale"])),
+    "completion": ("basis", "basis", lambda c: relative(c, "basis", 1.0)),
+    "theorem3": ("/", "mask_identity", lambda c: relative(c, "mask_identity")),
+    "theorem4": ("gradient_rank", "gradient_path", lambda c: relative(c, "gradient_path")),
+}
+
+
+def cases(group):
+    """Arrays of each point, without padding; points lie along the axes of longest_axis."""
+    points = [dim[0].name.split("/")[-1] for dim in group["longest_axis"].dims]
+    arrays = {}
+    for name, array in group.items():
+        axes = [dim[0].name.split("/")[-1] for dim in array.dims if len(dim)]
+        if axes[: len(points)] == points:
+            arrays[name] = (array[()], axes[len(points) :])
+    for place in np.ndindex(group["longest_axis"].shape):
+        ends = {name[7:]: int(a[place]) for name, (a, _) in arrays.items() if name[:7] == "length_"}
+        cut = {n: tuple(slice(ends.get(axis)) for axis in axes) for n, (_, axes) in arrays.items()}
+        yield {n: np.asarray(a[place], float)[cut[n]] for n, (a, _) in arrays.items()}
+
+
+def tolerance(group, case):
+    """8 eps (sqrt(size (1 + steps)) + steps / 2), times the condition of the run."""
+    steps = json.loads(group.attrs["fixed"]).get(group.attrs["steps"], 1)
+    rounding = np.sqrt(case["longest_axis"] * (1 + steps)) + steps / 2
+    return 8 * np.finfo(float).eps * rounding * case.get(group.attrs["condition"], 1.0)
+
+
+for theorem, (name, claim, residual) in CHECKS.items():
+    folders = sorted(Path(sys.argv[1]).glob(f"{theorem}/*/"), key=lambda path: path.stat().st_mtime)
+    verdict = json.loads((folders[-1] / "verdict.json").read_text())
+    (entry,) = [entry for entry in verdict["claims"] if entry["id"] == claim]
+    with h5py.File(folders[-1] / "results.nc") as file:
+        group = file[name]
+        met = [c for c in cases(group) if all(v for n, v in c.items() if n.startswith("met_"))]
+        met = [c for c in met if c.get(group.attrs["diverged"], -1) < 0]
+        ratio, worst = max((residual(c) / tolerance(group, c), residual(c)) for c in met)
+    assert (len(met), ratio <= 1) == (entry["cases"], entry["holds"])
+    assert np.isclose(worst, entry["residual"], rtol=1e-12, atol=0)
+    print(f"{theorem} {claim}: {worst:.3g} in {len(met)} cases, as the verdict says")

@@ -1,0 +1,81 @@
+"""How long does gradient descent wait at the saddle? An experiment without a claim."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lrdyn
+from lrdyn import cli
+from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
+
+FLAGS = (
+    Flag("dim", (10,), at_least(2), int, "d", "width of the layers", (30,), shapes=True),
+    Flag("depth", (2, 3), at_least(2), int, "L", "number of layers", (2, 3, 5), shapes=True),
+    Flag("init_scale", (0.03, 0.1, 0.3), POSITIVE, float, "eps", "init scale"),
+    Flag("steps", (2000,), at_least(1), int, "t", "steps of gradient descent", swept=False),
+)
+
+
+def make_case(key, *, dim, depth, init_scale, steps):
+    """Draw layers and a target of rank 2."""
+    weights_key, target_key = jax.random.split(key)
+    scales = jnp.full(depth, init_scale)
+    return {
+        "weights": lrdyn.orthogonal_layers(weights_key, (dim,) * (depth + 1), scales),
+        "target": lrdyn.low_rank_target(target_key, (dim, dim), jnp.array([1.0, 0.5])),
+        "steps": steps,
+    }
+
+
+def train(case):
+    """Loss and effective rank of the product along gradient descent."""
+    steps = lrdyn.recorded_steps(case["steps"])
+
+    def loss(weights):
+        return lrdyn.factorization_loss(weights, case["target"])
+
+    def look(weights):
+        return loss(weights), lrdyn.effective_rank(lrdyn.singular_values(lrdyn.end_to_end(weights)))
+
+    run = lrdyn.simulate(
+        loss, case["weights"], lrdyn.gradient_descent(0.1), np.asarray(steps), record=look
+    )
+    losses, ranks = run.records
+    return {"loss": losses, "effective_rank": ranks, "step": jnp.asarray(steps)}
+
+
+def plot(groups):
+    """Draw the loss of the first seed: a curve for each depth and scale."""
+    from lrdyn import plotting
+
+    results = groups["/"].isel(seed=0, dim=0)
+    with plotting.style():
+        figure, (ax,) = plotting.panels(["loss"])
+        for depth in results["depth"].values:
+            for scale in results["init_scale"].values:
+                one = results.sel(depth=depth, init_scale=scale)
+                ax.plot(one["step"], one["loss"], label=f"L = {depth}, eps = {scale:g}")
+        ax.set(yscale="log", xlabel="step")
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return figure
+
+
+TRAINING = Statement(
+    "training",
+    make_case,
+    measure=train,
+    dims={"loss": ("step",), "effective_rank": ("step",), "step": ("step",)},
+)
+
+SADDLE = Experiment(
+    "saddle",
+    "how long gradient descent waits at the saddle at zero",
+    FLAGS,
+    (TRAINING,),
+    plots={"loss": plot},
+)
+
+if __name__ == "__main__":
+    sys.exit(cli.main(SADDLE))

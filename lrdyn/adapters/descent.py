@@ -1,0 +1,302 @@
+"""Algorithm 1: descent in few coordinates, line by line and as a loop."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from lrdyn.adapters.maps import Side
+from lrdyn.adapters.method import Method, Parts, Split, merged, restarted
+from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
+from lrdyn.descent import Trajectory, divergence_limit, first_divergence
+
+Loss = Callable[[PyTree], Float[Array, ""]]
+Choice = Callable[[Key[Array, ""] | None, PyTree], PyTree]
+"""``choose(key, gradients)``: a :class:`~lrdyn.LinearMap` for each parameter."""
+
+
+# Its lines -------------------------------------------------------------------------------------
+
+
+class State(NamedTuple):
+    """What a run holds from one step to the next."""
+
+    split: Split
+    optimizer: PyTree
+
+
+def begin(
+    method: Method, optimizer: optax.GradientTransformation, weights: PyTree, maps: PyTree
+) -> State:
+    """A new run with given maps.
+
+    Args:
+        method: what is trained.
+        optimizer: opt.
+        weights: W.
+        maps: S.
+
+    Returns:
+        The :class:`State`.
+
+    Example:
+        >>> import lrdyn, optax, jax.numpy as jnp
+        >>> S = lrdyn.Projector(jnp.ones((2, 1)), "left")
+        >>> begin(lrdyn.GALORE, optax.trace(0.9), jnp.ones((2, 3)), S).optimizer.trace.shape
+        (1, 3)
+    """
+    return _fresh(method, optimizer, restarted(Parts(weights, maps, None), weights, maps))
+
+
+def _fresh(method: Method, optimizer: optax.GradientTransformation, parts: Parts) -> State:
+    split = method.split(parts)
+    seen = method.sees(split, split.trained)
+    return State(split, optimizer.init(jax.tree.map(jnp.zeros_like, seen)))
+
+
+def refresh(
+    method: Method,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    choose: Choice,
+    key: Key[Array, ""] | None = None,
+    *,
+    policy: StatePolicy,
+    scale: Any = 1.0,
+) -> State:
+    """Lines 2 to 4 of Algorithm 1.
+
+    Args:
+        method: what is trained.
+        loss: f.
+        optimizer: opt.
+        state: the run.
+        choose: maps a random key and the gradients to S.
+        key: random key, if it needs one.
+        policy: what becomes of the state of the optimiser.
+        scale: s.
+
+    Returns:
+        The run with new maps.
+
+    Example:
+        >>> import lrdyn, optax, jax.numpy as jnp
+        >>> from lrdyn.adapters.state import POLICIES
+        >>> rule, loss = optax.sgd(1.0), lambda W: jnp.sum(W ** 2) / 2
+        >>> S, T = (lrdyn.Projector(jnp.eye(2)[:, i:i + 1], "left") for i in (0, 1))
+        >>> state = begin(lrdyn.RELORA_FROZEN, rule, jnp.ones((2, 1)), S)
+        >>> value, state = step(lrdyn.RELORA_FROZEN, loss, rule, state)
+        >>> state = refresh(lrdyn.RELORA_FROZEN, loss, rule, state, lambda key, G: T,
+        ...                 policy=POLICIES["reset"])
+        >>> state.split.frozen[0].tolist(), state.split.trained.tolist()
+        ([[0.0], [1.0]], [[0.0]])
+    """
+    old = method.parts(state.split)
+    weights = merged(old, scale)
+    maps = choose(key, jax.grad(loss)(weights))
+    fresh = _fresh(method, optimizer, method.restart(old, weights, maps))
+    return fresh._replace(optimizer=policy(fresh.optimizer, state.optimizer, old.maps, maps))
+
+
+def step(
+    method: Method,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    *,
+    scale: Any = 1.0,
+    network: Callable[[Parts, Any], PyTree] = merged,
+) -> tuple[Float[Array, ""], State]:
+    """Lines 6 to 8 of Algorithm 1.
+
+    Args:
+        method: what is trained.
+        loss: f.
+        optimizer: opt.
+        state: the run.
+        scale: s.
+        network: what the loss is given: :func:`merged` or :func:`layered` weights.
+
+    Returns:
+        The loss before the step, and the run after it.
+
+    Example:
+        >>> import lrdyn, optax, jax.numpy as jnp
+        >>> rule, S = optax.sgd(0.5), lrdyn.Projector(jnp.eye(2)[:, :1], "left")
+        >>> state = begin(lrdyn.GALORE, rule, jnp.ones((2, 1)), S)
+        >>> value, state = step(lrdyn.GALORE, lambda W: jnp.sum(W ** 2) / 2, rule, state)
+        >>> float(value), state.split.trained.tolist()
+        (1.0, [[0.5], [1.0]])
+    """
+    split, inner = state
+
+    def of_trained(trained):
+        return loss(network(method.parts(split._replace(trained=trained)), scale))
+
+    value, gradients = jax.value_and_grad(of_trained)(split.trained)
+    seen, parameters = (method.sees(split, tree) for tree in (gradients, split.trained))
+    updates, inner = optimizer.update(seen, inner, parameters)
+    return value, State(method.move(split, updates, scale), inner)
+
+
+# The loop --------------------------------------------------------------------------------------
+
+
+class _Run(NamedTuple):
+    state: State
+    diverged_at: Int[Array, ""]
+
+
+def low_rank_descent(
+    method: Method,
+    loss: Loss,
+    params: PyTree,
+    optimizer: optax.GradientTransformation,
+    *,
+    steps: np.ndarray | tuple[int, ...],
+    rank: int = 0,
+    period: int = 0,
+    side: Side | None = None,
+    choose: Choice | None = None,
+    key: Key[Array, ""] | None = None,
+    state: Policy | StatePolicy | None = None,
+    scale: float | Float[Array, ""] = 1.0,
+    network: Callable[[Parts, Any], PyTree] = merged,
+    record: Callable[[PyTree], PyTree] = lambda params: params,
+) -> Trajectory:
+    """Algorithm 1: descend in few coordinates, chosen anew every T steps.
+
+    All methods are this loop. Theorem 4 says that GaLore and ReLoRA', whose B is frozen at P, take
+    the same path::
+
+        1  for t = 0, T, 2T, ...       (refresh; LoRA: t = 0 alone)
+        2      W <- W + s B A          (GaLore has nothing to merge)
+        3      P <- top-r left singular vectors of grad f(W)        (GaLore, ReLoRA')
+               a Gaussian A, and 0 for B                            (ReLoRA, LoRA)
+        4      state of opt: kept, reset or transported;  B <- P, A <- 0            (ReLoRA')
+        5      for T steps:
+        6          R <- P^T grad f(W)                               (GaLore)
+                   R <- grad of f(W + s B A) in A, by differentiation   (ReLoRA')
+                                             in A and B             (ReLoRA, LoRA)
+        7          U, state <- opt(R, state)
+        8          W <- W + s P U                                   (GaLore)
+                   A <- A + U                                       (ReLoRA')
+                   A, B <- (A, B) + U                               (ReLoRA, LoRA)
+
+    Here P^T and P, or A^T and A on the right, are any linear map S and its transpose, one for each
+    parameter. GaLore's s is its alpha, the scale of an update; that of the others is the scale of
+    an adapter. The loops are nested, so that the SVD runs once in T steps under ``vmap`` too, where
+    a ``cond`` on a batched counter would run it at every step.
+
+    Args:
+        method: :data:`~lrdyn.GALORE`, :data:`~lrdyn.RELORA_FROZEN`, :data:`~lrdyn.RELORA`,
+            :data:`~lrdyn.LORA`, :data:`~lrdyn.FULL` or another :class:`Method`.
+        loss: f, maps the parameters to a scalar.
+        params: W, any PyTree of arrays; matrices get factors, everything else is trained as it is.
+        optimizer: opt, any optax transformation whose state does not begin as a copy of the
+            parameters; its updates include the step size. One that looks at the parameters (decay,
+            trust ratio) is given what is trained, by GaLore in coordinates: Theorem 4 is about
+            those that do not.
+        steps: increasing step numbers at which ``record`` is called; the run ends at the last.
+        rank: r; not needed with ``choose``.
+        period: T, in steps; none for a method without a refresh.
+        side: ``left``, ``right``, ``smaller`` or ``larger``, see
+            :func:`~lrdyn.adapters.maps.resolve_side`; if not given, as the method was published.
+        choose: maps a random key and the gradients to a :class:`~lrdyn.LinearMap` for each
+            parameter; if not given, as the method was published.
+        key: random key of the factors that are drawn; that of a refresh is ``fold_in(key, t)``.
+        state: policy at a refresh, or a function, see
+            :data:`~lrdyn.adapters.state.StatePolicy`; if not given, as the method was published.
+        scale: s.
+        network: what the loss is given: :func:`merged` or :func:`layered` weights.
+        record: maps the weights (merged) to a PyTree of arrays.
+
+    Returns:
+        A :class:`~lrdyn.Trajectory`.
+
+    Raises:
+        ValueError: the rank or the period is not positive, there is a period and no refresh, the
+            steps do not increase from 0 or more, the side or the policy is unknown, or a key is
+            missing.
+
+    Example:
+        >>> import jax.numpy as jnp, lrdyn, optax
+        >>> def loss(W):
+        ...     return jnp.sum((W - jnp.diag(jnp.array([2.0, 1.0]))) ** 2) / 2
+        >>> run = low_rank_descent(
+        ...     lrdyn.GALORE, loss, jnp.zeros((2, 2)), optax.sgd(1.0),
+        ...     rank=1, period=1, steps=(0, 1, 2))
+        >>> run.records.round(6).tolist()
+        [[[0.0, 0.0], [0.0, 0.0]], [[2.0, 0.0], [0.0, 0.0]], [[2.0, 0.0], [0.0, 1.0]]]
+
+    Reference:
+        Zhao et al., GaLore (arXiv 2403.03507); Lialin et al., ReLoRA (arXiv 2307.05695); Hu et al.,
+        LoRA (arXiv 2106.09685); Hao et al., Flora (arXiv 2402.03293) for ``transport``.
+    """
+    starts, stops, fresh, kept = _segments(steps, period, method.once)
+    policy = resolve_policy(method.state if state is None else state)
+    if choose is None:
+        choose = _as_published(method, rank, side)
+    limit = divergence_limit(loss(params))
+
+    def weights(run: _Run) -> PyTree:
+        return merged(method.parts(run.state.split), scale)
+
+    def renew(t, run: _Run) -> _Run:
+        one = None if key is None else jax.random.fold_in(key, t)
+        return run._replace(
+            state=refresh(
+                method, loss, optimizer, run.state, choose, one, policy=policy, scale=scale
+            )
+        )
+
+    def advance(t, run: _Run) -> _Run:
+        value, now = step(method, loss, optimizer, run.state, scale=scale, network=network)
+        return _Run(now, first_divergence(value, t, limit, run.diverged_at))
+
+    def segment(run: _Run, times):
+        start, stop, fresh = times
+        run = jax.lax.cond(fresh, renew, lambda t, same: same, start, run)
+        run = jax.lax.fori_loop(start, stop, advance, run)
+        return run, record(weights(run))
+
+    # Nothing of these maps but their shapes is used: the first segment begins with a refresh.
+    maps = _zeros(jax.eval_shape(choose, key, params))
+    first = _Run(begin(method, optimizer, params, maps), jnp.asarray(-1, jnp.int32))
+    last, records = jax.lax.scan(segment, first, (starts, stops, fresh))
+    found = weights(last)
+    lost = first_divergence(loss(found), stops[-1], limit, last.diverged_at)
+    return Trajectory(found, jax.tree.map(lambda array: array[kept], records), lost)
+
+
+def _as_published(method: Method, rank: int, side: Side | None) -> Choice:
+    return lambda key, gradients: method.choose(key, gradients, rank, side or method.side)
+
+
+def _zeros(shapes: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _segments(steps: np.ndarray | tuple[int, ...], period: int, once: bool):
+    """Cut a run at refreshes and at recorded steps: starts, stops, refresh first, recorded."""
+    if once and period:
+        raise ValueError(f"period: got {period}, wanted none for a method without a refresh")
+    if not once and period < 1:
+        raise ValueError(f"period: got {period}, wanted at least 1")
+    recorded = [int(step) for step in steps]
+    if not recorded or recorded[0] < 0 or any(b <= a for a, b in pairwise(recorded)):
+        raise ValueError(f"steps: got {recorded}, wanted increasing integers >= 0")
+    refreshes = range(0, recorded[-1], period or max(1, recorded[-1]))
+    cuts = sorted({0, *refreshes, *recorded})
+    # A segment of no step looks at the start before anything is chosen.
+    starts, stops = np.array([0, *cuts[:-1]]), np.array(cuts)
+    fresh = np.isin(starts, refreshes) & (stops > starts)
+    # int32, like all indices: threads of both precisions can share a trace of int64.
+    kept = np.searchsorted(stops, recorded).astype(np.int32)
+    return starts.astype(np.int32), stops.astype(np.int32), fresh, kept

@@ -1,0 +1,179 @@
+"""Every theorem at once: a process for each, one table, one exit status."""
+
+import gc
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from lrdyn import cli
+from lrdyn.theorem import Theorem
+from lrdyn.theorems import theorem, theorems
+
+
+class Ended(NamedTuple):
+    """What the table shows of a theorem; small, as it comes from another process."""
+
+    verdict: dict[str, Any]
+    path: Path
+    diverged: list[str]
+
+
+def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
+    """Deal a command line out: a flag goes to the theorems that have it, and a wrong one to all.
+
+    Args:
+        argv: arguments of the command.
+        of: the theorems.
+
+    Returns:
+        Arguments of each theorem.
+    """
+    known = [cli.flags_of(one) for one in of]
+    mine: list[list[str]] = [[] for _ in of]
+    takers = mine
+    for word in argv:
+        if word.startswith("--"):
+            has = [word.partition("=")[0] in flags for flags in known]
+            takers = [m for m, h in zip(mine, has, strict=True) if h or not any(has)]
+        for taker in takers:
+            taker.append(word)
+    return mine
+
+
+def verify_one(name: str, share: list[str], jobs: int) -> Ended:
+    """Run one theorem, alone or beside others.
+
+    Args:
+        name: of the theorem.
+        share: its arguments.
+        jobs: how many run at a time.
+
+    Returns:
+        What the table shows.
+    """
+    devices = max(1, cli.cores() // jobs)
+    found, path = cli.verify_command(theorem(name), share, host_devices=devices, bar=jobs == 1)
+    return Ended(found.verdict, path, found.diverged)
+
+
+def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
+    """Run theorems, several at a time: Python runs on one core of each process.
+
+    Args:
+        dealt: name of a theorem -> its arguments.
+        jobs: how many run at a time.
+
+    Returns:
+        What the table shows of each, in the order given.
+    """
+    if jobs == 1:
+        return [verify_one(name, share, jobs) for name, share in dealt.items()]
+    # The largest first, so that no core ends long before the others.
+    order = sorted(dealt, key=lambda name: -size(theorem(name)))
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
+    with ProcessPoolExecutor(jobs, context, _begin) as pool:
+        try:
+            futures = {name: pool.submit(verify_one, name, dealt[name], jobs) for name in order}
+            for future in as_completed(futures.values()):
+                future.result()
+            return [futures[name].result() for name in dealt]
+        except BaseException:  # what fails or is interrupted leaves no other one at work
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends its children
+    # Tracing makes many objects and little garbage: look for it less often.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
+
+
+def size(one: Theorem) -> int:
+    """Count claims and controls, as a guess of the time that a theorem takes.
+
+    Args:
+        one: the theorem.
+
+    Returns:
+        Their number.
+    """
+    return sum(len(statement.claims) + len(statement.controls) for statement in one.statements)
+
+
+def take_jobs(argv: list[str]) -> tuple[int, list[str]]:
+    """Read ``--jobs``: theorems at a time; by default one for each core, or one on a GPU or TPU.
+
+    Args:
+        argv: arguments of the command.
+
+    Returns:
+        The number, and the other arguments.
+    """
+    parser = cli.Parser(
+        "experiments all",
+        "Run every theorem and print one table. Other flags go to the theorems that have them.",
+    )
+    wanted = "theorems at a time (default: one for each core, or one on a GPU or TPU)"
+    parser.add_argument("--jobs", type=cli.whole("jobs", 1), help=wanted)
+    given, rest = parser.parse_known_args(argv)
+    if given.jobs:
+        return given.jobs, rest
+    cli.setup()
+    return (cli.cores() if jax.default_backend() == "cpu" else 1), rest
+
+
+def run_all(argv: list[str]) -> int:
+    """Run every theorem and print one table; their own commands print every claim.
+
+    Args:
+        argv: arguments of the command.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        BadInput: an argument is bad.
+    """
+    jobs, rest = take_jobs(argv)
+    every = theorems()
+    dealt = dict(zip((one.name for one in every), shares(rest, every), strict=True))
+    for one in every:
+        cli.parse(one, dealt[one.name])  # bad input of the last is found before the first one runs
+    found = verify_all(dealt, min(jobs, len(every)))
+    diverged = [f"{o.verdict['name']}: {line}" for o in found for line in o.diverged]
+    print("\n".join([*cli.summary([(o.verdict, o.path) for o in found]), *diverged]))
+    held = sum(outcome.verdict["holds"] for outcome in found)
+    print(f"\n{held} of {len(found)} theorems hold")
+    return cli.HOLDS if held == len(found) else cli.FAILS
+
+
+def main(argv: list[str]) -> int:
+    """List the theorems, or run all.
+
+    Args:
+        argv: nothing, or ``all`` and its arguments.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        BadInput: an argument is bad.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        for one in theorems():
+            print(f"{one.name:12}{one.summary}")
+        return cli.HOLDS
+    if argv[0] != "all":
+        names = ", ".join(one.name for one in theorems())
+        raise cli.BadInput(
+            f"command: got {argv[0]!r}, wanted 'all' (or python -m experiments.NAME with NAME "
+            f"out of {names})"
+        )
+    return run_all(argv[1:])

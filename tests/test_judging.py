@@ -1,0 +1,426 @@
+"""Judges, on arrays made by hand: what they must see, and what they must refuse."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+import lrdyn as lr
+from lrdyn import cli, files, results, runs
+from lrdyn.judging import MissingArray, claim_entry, residual_of, residuals, worst_ratio
+from lrdyn.produce import source_digest
+from lrdyn.sweep import call_each
+from lrdyn.theorem import Claim, Experiment, Flag, Outcome, Statement, Theorem, at_least
+
+CLAIM = Claim("value", "the two values agree")
+STATEMENT = Statement("made", dict, claims=(CLAIM,), hypotheses={"even": bool}, steps="steps")
+TOLERANCE = lr.tolerance("identity", "float64", steps=3, size=5)
+
+
+def produced(predicted, measured, *, lengths=None, met=True, **more):
+    """Arrays of two seeds, as a sweep would leave them."""
+    shape = (2,)
+    arrays = {
+        "value_predicted": (("seed", "index"), np.asarray(predicted)),
+        "value_measured": (("seed", "index"), np.asarray(measured)),
+        "longest_axis": ("seed", np.full(shape, 5)),
+        "met_even": ("seed", np.broadcast_to(met, shape)),
+    }
+    if lengths is not None:
+        arrays["length_index"] = ("seed", np.asarray(lengths))
+    return xr.Dataset(arrays | more, {"seed": [0, 1]}, {"fixed": json.dumps({"steps": 3})})
+
+
+def judged(dataset, claim=CLAIM, statement=STATEMENT):
+    return claim_entry(claim, {"float64": residuals(claim, statement, dataset, "float64")})
+
+
+EXACT = np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]])
+
+
+def test_an_exact_match_holds():
+    found = judged(produced(EXACT, EXACT))
+    assert (found["holds"], found["residual"], found["cases"]) == (True, 0.0, 2)
+    assert found["tolerance"] == TOLERANCE
+
+
+@pytest.mark.parametrize("place", list(np.ndindex(2, 3)))
+@pytest.mark.parametrize("side", ["predicted", "measured"])
+def test_one_entry_off_by_ten_tolerances_is_seen_wherever_it_stands(place, side):
+    off = EXACT.copy()
+    off[place] += 10 * TOLERANCE * 4.0
+    pair = {"predicted": EXACT, "measured": EXACT} | {side: off}
+    found = judged(produced(**pair))
+    assert found["holds"] is False
+    assert found["residual"] == pytest.approx(10 * TOLERANCE, rel=1e-2)
+    assert found["worst_case"] == {"seed": place[0]}
+
+
+@pytest.mark.parametrize("place", list(np.ndindex(2, 3)))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_fails(place, value):
+    lost = EXACT.copy()
+    lost[place] = value
+    found = judged(produced(EXACT, lost))
+    assert (found["holds"], found["residual"]) == (False, None)
+    assert judged(produced(lost, lost))["holds"] is False
+
+
+def test_padding_is_cut_off_and_nothing_else():
+    ragged = EXACT.copy()
+    ragged[1, 2] = np.nan
+    assert judged(produced(ragged, ragged, lengths=[3, 2]))["holds"] is True
+    assert judged(produced(ragged, ragged, lengths=[3, 3]))["holds"] is False
+    assert judged(produced(ragged, ragged))["holds"] is False
+
+
+def test_an_empty_case_does_not_hold():
+    assert judged(produced(EXACT, EXACT, lengths=[3, 0]))["holds"] is False
+
+
+def test_a_wrong_shape_is_refused():
+    dataset = produced(EXACT, EXACT).drop_vars("value_measured")
+    dataset["value_measured"] = (("seed", "other"), np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"predicted: got shape \(3,\), wanted .*\(2,\)"):
+        judged(dataset)
+
+
+def test_a_missing_array_is_named():
+    for name in ("value_measured", "longest_axis", "met_even"):
+        with pytest.raises(MissingArray, match=r"value|longest_axis|met_even"):
+            judged(produced(EXACT, EXACT).drop_vars(name))
+    claim = dataclasses.replace(CLAIM, residual=lambda one: one.measured["other"])
+    with pytest.raises(MissingArray, match=r"'other'.* among 'reads'"):
+        judged(produced(EXACT, EXACT), claim)
+
+
+def test_arithmetic_is_float64_whatever_the_run_was():
+    one = np.array([[1.0, 1.0 + 2**-23]] * 2, np.float32)
+    found = []
+    claim = dataclasses.replace(CLAIM, residual=lambda c: found.append(c) or 0.0)
+    residuals(claim, STATEMENT, produced(one, one), "float32")
+    assert found[0].measured["value"].dtype == np.float64
+    assert (found[0].dtype, found[0].size, found[0].steps) == (np.float32, 5, 3)
+
+
+@pytest.mark.parametrize(
+    ("met", "more", "reason"),
+    [
+        ([False, True], {}, "even"),
+        (True, {"lost": ("seed", [7, -1])}, "diverged"),
+        (True, {"amplified": ("seed", [1e15, 1.0])}, "ill-conditioned"),
+    ],
+)
+def test_what_is_left_out_is_counted_with_its_reason(met, more, reason):
+    wrong = EXACT.copy()
+    wrong[0] += 1.0
+    statement = dataclasses.replace(STATEMENT, diverged="lost", condition="amplified")
+    found = judged(produced(EXACT, wrong, met=met, **more), statement=statement)
+    assert found["holds"] is True
+    assert found["judged"] == {"float64": {"drawn": 2, "judged": 1, "left_out": {reason: 1}}}
+
+
+def test_a_condition_loosens_roundings_alone():
+    off = EXACT + 5 * TOLERANCE * 4.0
+    data = produced(EXACT, off, amplified=("seed", [100.0, 100.0]))
+    statement = dataclasses.replace(STATEMENT, condition="amplified")
+    assert judged(data, statement=statement)["holds"] is True
+    limit = dataclasses.replace(CLAIM, kind="limit", tolerance=TOLERANCE)
+    assert judged(data, limit, statement)["holds"] is False
+
+
+# Claims over seeds ---------------------------------------------------------------------------
+
+
+def spread(one):
+    """Standard deviation of the first entry over the seeds."""
+    return float(np.std(one.measured["value"][:, 0]))
+
+
+OVER_SEEDS = Claim("spread", "seeds agree", "limit", spread, ("value",), tolerance=0.1, seeds=2)
+
+
+def many_seeds(values):
+    """A sweep of three seeds and two settings."""
+    values = np.asarray(values, float)[:, :, None]
+    lead = ("seed", "rate")
+    arrays = {
+        "value": ((*lead, "index"), values),
+        "longest_axis": (lead, np.ones(values.shape[:2], int)),
+        "met_even": (lead, np.ones(values.shape[:2], bool)),
+    }
+    return xr.Dataset(arrays, {"seed": [0, 1, 2], "rate": [0.1, 0.2]})
+
+
+def test_a_claim_over_seeds_looks_at_one_setting_at_a_time():
+    found = judged(many_seeds([[1, 5], [1, 5], [1, 5]]), OVER_SEEDS)
+    assert (found["holds"], found["cases"], found["worst_case"]) == (True, 2, {"rate": 0.1})
+    found = judged(many_seeds([[1, 5], [1, 6], [1, 7]]), OVER_SEEDS)
+    assert (found["holds"], found["worst_case"]) == (False, {"rate": 0.2})
+
+
+def test_a_seed_that_does_not_meet_the_hypotheses_is_no_evidence():
+    data = many_seeds([[1, 5], [1, 5], [1, 9]])
+    data["met_even"][2, 1] = False
+    seen = []
+    claim = dataclasses.replace(OVER_SEEDS, residual=lambda one: seen.append(one) or spread(one))
+    assert judged(data, claim)["holds"] is True
+    assert [one.point["seed"].tolist() for one in seen] == [[0, 1, 2], [0, 1]]
+    more = dataclasses.replace(OVER_SEEDS, seeds=3)
+    counts = judged(data, more)["judged"]["float64"]
+    assert counts == {"drawn": 2, "judged": 1, "left_out": {"too few seeds": 1}}
+    data["met_even"][:] = False
+    assert judged(data, OVER_SEEDS)["holds"] is None
+
+
+# Large results -------------------------------------------------------------------------------
+
+
+def test_large_arrays_are_read_slab_by_slab(monkeypatch):
+    rng = np.random.default_rng(0)
+    shape, lead = (3, 4, 2), ("seed", "a", "b")
+    values = rng.normal(size=(*shape, 5))
+    other = values * (1 + 1e-17)
+    other[2, 1, 0, 4] += 1e-9
+    arrays = {
+        "value_predicted": ((*lead, "index"), values),
+        "value_measured": ((*lead, "index"), other),
+        "longest_axis": (lead, np.full(shape, 5)),
+        "met_even": (lead, np.ones(shape, bool)),
+    }
+    coordinates = {"seed": range(3), "a": range(4), "b": [0.5, 0.7]}
+    whole = judged(xr.Dataset(arrays, coordinates))
+    monkeypatch.setattr(files, "SLAB", 200)
+    assert judged(xr.Dataset(arrays, coordinates)) == whole
+    assert whole["worst_case"] == {"seed": 2, "a": 1, "b": 0.5}
+
+
+def test_the_worst_ratio_of_several_claims():
+    bound = Claim("bound", "below", "bound", lambda one: 0.5 * TOLERANCE, ("value",))
+    data = produced(EXACT, EXACT, met=[True, False])
+    legs = {c.id: {"float64": residuals(c, STATEMENT, data, "float64")} for c in (CLAIM, bound)}
+    found = worst_ratio((CLAIM, bound), legs, "float64").values
+    assert found[0] == pytest.approx(0.5)
+    assert np.isnan(found[1])
+
+
+def test_a_negative_residual_is_lost():
+    one = Outcome({}, {}, {}, {}, np.dtype("float64"), 1, 1)
+    assert np.isnan(residual_of(dataclasses.replace(CLAIM, residual=lambda one: -1.0), one))
+
+
+# Runs in plain Python, and experiments without a claim ---------------------------------------
+
+
+def counted(calls):
+    """An experiment whose run cannot be traced: it counts the equations of a program."""
+
+    def case(key, *, size):
+        return size
+
+    def measure(size):
+        calls.append(size)
+        jaxpr = jax.make_jaxpr(lambda x: [x + i for i in range(size)])(1.0)
+        return {"equations": np.array(len(jaxpr.jaxpr.eqns)), "sizes": np.arange(size)}
+
+    statement = Statement(
+        "counted", case, measure=measure, dims={"sizes": ("place",)}, traced=False
+    )
+    flag = Flag("size", (2, 4), at_least(1), int, "n", "additions", shapes=True)
+    return Experiment("counts", "additions in a program", (flag,), (statement,))
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch, unchecked):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    yield
+    jax.config.update("jax_enable_x64", True)
+
+
+def test_an_experiment_without_a_claim(alone, tmp_path, capsys):
+    calls = []
+    assert cli.main(counted(calls), ["--seeds", "1"]) == 0
+    assert calls == [2, 4]
+    assert "counts claims nothing: results/counts/" in capsys.readouterr().out
+    (path,) = tmp_path.rglob("verdict.json")
+    found = json.loads(path.read_text())
+    assert (found["holds"], found["claims"]) == (None, [])
+    data = xr.load_dataset(path.with_name("results.nc"), engine="h5netcdf")
+    assert data["equations"].squeeze().values.tolist() == [2, 4]
+    assert data["length_place"].squeeze().values.tolist() == [2, 4]
+    assert cli.main(counted(calls), ["--judge", "x"]) == 2
+
+
+def test_a_theorem_wants_a_claim(unchecked):
+    bare = counted([])
+    with pytest.raises(ValueError, match="theorem 'counts': got no claim, wanted one"):
+        Theorem(bare.name, bare.summary, bare.flags, bare.statements)
+
+
+def test_finished_points_of_a_plain_run_are_kept(tmp_path):
+    calls = []
+
+    def function(size):
+        if size == 3 and len(calls) < 3:
+            calls.append("stopped")
+            raise KeyboardInterrupt
+        calls.append(size)
+        return {"found": np.array(size)}
+
+    points = lr.product(size=[1, 2, 3])
+    with pytest.raises(KeyboardInterrupt):
+        call_each(function, points, store=tmp_path, digest="a")
+    found = call_each(function, points, store=tmp_path, digest="a")
+    assert calls == [1, 2, "stopped", 3]
+    assert found["found"].values.tolist() == [1, 2, 3]
+    call_each(function, points, store=tmp_path, digest="b")  # other sources: nothing is taken
+    assert calls[4:] == [1, 2, 3]
+
+
+# Saved results, judged again -----------------------------------------------------------------
+
+
+def value(key, *, size):
+    return jax.random.normal(key, (size,))
+
+
+def doubled(case):
+    return {"value": 2 * case}
+
+
+def added(case):
+    return {"value": case + case, "extra": jnp.zeros(3)}
+
+
+def saved_theorem(**parts):
+    statement = Statement("sums", value, doubled, added, (CLAIM,), dims={"value": ("index",)})
+    control = lr.Control("tripled", "3 x", "value", predict=lambda x: {"value": 3 * x})
+    statement = dataclasses.replace(statement, controls=(control,), **parts)
+    flag = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
+    return Theorem("sums", "2 x = x + x", (flag,), (statement,))
+
+
+@pytest.fixture
+def folder(alone, tmp_path, capsys):
+    assert cli.main(saved_theorem(), []) == 0
+    (path,) = (tmp_path / "results/sums").iterdir()
+    capsys.readouterr()
+    return path
+
+
+def again(folder, theorem=None, capsys=None):
+    status = cli.main(theorem or saved_theorem(), ["--judge", str(folder)])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_judging_again_gives_the_same(folder, capsys):
+    before = (folder / "verdict.json").read_text()
+    stamp = (folder / "results.nc").stat().st_mtime_ns
+    status, out, err = again(folder, capsys=capsys)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == f"sums holds: {folder}"
+    assert json.loads((folder / "verdict.json").read_text()) == json.loads(before)
+    assert (folder / "results.nc").stat().st_mtime_ns == stamp
+
+
+def test_results_say_what_made_them(folder):
+    attributes = results.read(folder / "results.nc")["/"].attrs
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert attributes["name"] == "sums"
+    assert json.loads(attributes["config"]) == verdict["config"]
+    assert attributes["digest"] == source_digest(saved_theorem())
+    assert json.loads(attributes["environment"]) == verdict["environment"]
+    assert verdict["results_sha256"] == results.checksum(folder / "results.nc")
+
+
+def change(folder, group, name, place, amount):
+    groups = results.read(folder / "results.nc")
+    groups = {g: d.load() for g, d in groups.items()}
+    [d.close() for d in groups.values()]
+    groups[group][name].values[place] += amount
+    files.write_netcdf(folder / "results.nc", groups)
+
+
+def test_a_changed_file_is_noticed_and_judged(folder, capsys):
+    change(folder, "/", "value_measured", (1, 1, 3), 1e-3)
+    status, out, _ = again(folder, capsys=capsys)
+    assert status == 1
+    assert "results.nc is not the file that the run wrote: its checksum differs" in out
+    assert "sums IS FALSE" in out
+    status, out, _ = again(folder, capsys=capsys)  # what the run wrote is not forgotten
+    assert "its checksum differs" in out
+
+
+def test_an_edited_judge_is_told_from_the_run(folder, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "source_digest", lambda theorem: "other")
+    status, out, _ = again(folder, capsys=capsys)
+    assert status == 0
+    assert "the source of sums is not that of the run" in out
+
+
+def test_a_control_that_no_longer_fails_is_seen(folder, capsys):
+    groups = {g: d.load() for g, d in results.read(folder / "results.nc").items()}
+    [d.close() for d in groups.values()]
+    tripled = groups["/controls/tripled/float64"]
+    tripled["value_predicted"].values[:] = tripled["value_measured"].values
+    files.write_netcdf(folder / "results.nc", groups)
+    status, out, _ = again(folder, capsys=capsys)
+    assert status == 1
+    assert "NOT SEEN TO FAIL" in out
+
+
+def drop(folder, group, name):
+    groups = {g: d.load() for g, d in results.read(folder / "results.nc").items()}
+    [d.close() for d in groups.values()]
+    if name is None:
+        del groups[group]
+    else:
+        groups[group] = groups[group].drop_vars(name)
+    files.write_netcdf(folder / "results.nc", groups)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "said"),
+    [
+        ("/", "value_measured", "no array 'value'"),
+        ("/float32", "longest_axis", "no array 'longest_axis'"),
+        ("/controls/tripled/float64", None, "no group '/controls/tripled/float64'"),
+        ("/float32", None, "no group '/float32'"),
+    ],
+)
+def test_a_missing_array_is_bad_input(group, name, said, folder, capsys):
+    drop(folder, group, name)
+    status, out, err = again(folder, capsys=capsys)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+    assert err.startswith(f"sums: error: --judge: got {str(folder)!r} (")
+
+
+@pytest.mark.parametrize("name", ["results.nc", "verdict.json"])
+@pytest.mark.parametrize("content", [None, b"", b"half a file"])
+def test_a_missing_or_damaged_file_is_bad_input(name, content, folder, capsys):
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    status, out, err = again(folder, capsys=capsys)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"{folder / name}: {'not found' if content is None else 'damaged'}" in err
+
+
+def test_results_of_another_theorem_are_refused(folder, capsys):
+    other = dataclasses.replace(saved_theorem(), name="other")
+    status, _, err = again(folder, other, capsys)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "of 'sums'" in err
+    assert "wanted a folder of results of other" in err
+
+
+def test_nothing_can_be_asked_for_beside_judging(folder, capsys):
+    assert cli.main(saved_theorem(), ["--judge", str(folder), "--size", "3"]) == 2
+    assert "--judge: got other arguments beside it, wanted none" in capsys.readouterr().err
