@@ -458,6 +458,7 @@ COMPLETION_BY_ENTRIES = Statement(
     ),
     dims=dict.fromkeys((*RUNS, "basis_error", "basis_loss", "fixed_error"), ("step",)),
     steps="steps",
+    sides="the full network, and projections of Phi, against trained compressed networks",
 )
 
 SENSING = Statement(
@@ -472,6 +473,7 @@ SENSING = Statement(
         settings | {"dim": settings["dim"][:1]}
     ),  # p d^2 matrices of d^2 entries
     steps="steps",
+    sides="the full network against trained compressed networks",
 )
 
 
@@ -553,6 +555,7 @@ BASIS = Statement(
     hypotheses={"all_entries_observed": lambda case: jnp.all(case.mask == 1)},
     narrow=lambda settings: settings | {"steps": 1, "observed": (1.0,)},
     dims={"basis": ("row", "column")},
+    sides="frame of Theorem 2 from the SVD of Phi against the SVD of one gradient",
 )
 
 

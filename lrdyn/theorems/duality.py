@@ -276,6 +276,7 @@ CLAIMS = (
             one.predicted["same_eps"], one.measured["same_eps"], one.measured["scale"]
         ),
         reads=("same_eps", "scale"),
+        sides="Adam's first step by hand against the difference of two paths",
     ),
 )
 
@@ -381,4 +382,5 @@ DUALITY = Statement(
     },
     narrow=_narrow,
     steps="steps",
+    sides="adapters trained by differentiation against projected gradients, lifted",
 )

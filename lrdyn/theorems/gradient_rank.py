@@ -249,6 +249,7 @@ CLAIMS = (
         "gradient_path",
         "G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j for W <- W + eta G, G = (1/N) sum_i (A_i - "
         f"B_i W C_i), of up to {LARGEST[0]} x {LARGEST[1]} entries",
+        sides="eigenvectors of the operator against gradients of a loss, differentiated",
     ),
     Claim(
         "stable_rank_bound",
@@ -400,4 +401,5 @@ GRADIENT_RANK = Statement(
     },
     narrow=_narrow,
     steps="steps",
+    sides="G_par, q and eigenvalues against singular values of the gradients",
 )

@@ -316,6 +316,7 @@ CLAIMS = (
             one.predicted["optax_decay"], one.measured["optax_decay"], one.measured["update_scale"]
         ),
         reads=("optax_decay", "update_scale"),
+        sides="-eta lambda W against the difference of two updates",
     ),
 )
 
@@ -399,6 +400,7 @@ OPTAX = Statement(
     steps="steps",
     condition="condition",
     diverged="diverged_at",
+    sides="Algorithm 1 against optax, initialised, updated and applied as its users do",
 )
 
 
@@ -563,4 +565,5 @@ OPTAX_PROGRAMS = Statement(
     dims={"optax_shapes": ("layer", "size"), "optax_svds": ("program", "place")},
     narrow=_one_optimizer,
     traced=False,
+    sides="reasoning on `cond` under `vmap` against SVDs counted in traced programs",
 )

@@ -184,6 +184,7 @@ CLAIMS = (
         "P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
         reads=("lifted", "singular_gap"),
         applies=_has_momentum,
+        sides="a momentum of the size of W, projected, against one in coordinates",
     ),
     Claim(
         "signs",
@@ -191,6 +192,7 @@ CLAIMS = (
         residual=lambda one: float(np.max(one.measured["signs"])),
         reads=("signs", "singular_gap"),
         applies=determined,
+        sides="runs with two rules for the signs of singular vectors",
     ),
 )
 
@@ -248,4 +250,5 @@ OPTIMIZER_STATE = Statement(
     narrow=_momentum,
     steps="steps",
     condition="condition",
+    sides="GaLore against ReLoRA, all three policies",
 )

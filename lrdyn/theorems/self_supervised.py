@@ -622,6 +622,7 @@ AUTOENCODER = Statement(
     },
     narrow=_narrow,
     condition="condition",
+    sides="moments S, D, Q against all masks enumerated and autoencoders trained on these sums",
 )
 
 SELF_SUPERVISED = (AUTOENCODER,)

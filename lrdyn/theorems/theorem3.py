@@ -340,6 +340,7 @@ MASKS = Statement(
     hypotheses={"moments_as_stated": _moments_as_stated},
     dims={"estimates": ("repeat",)},
     narrow=_first_kind,
+    sides="mean and covariance of the masks against all masks enumerated, and against draws",
 )
 
 

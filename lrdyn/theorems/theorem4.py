@@ -176,6 +176,7 @@ CLAIMS = (
         kind="bound",
         residual=_excess,
         reads=("sum_values", "sum_rank"),
+        sides="r times the number of refreshes against singular values of W(t) - W(0)",
     ),
     Claim(
         "sum_rank",
@@ -183,6 +184,7 @@ CLAIMS = (
         kind="exact",
         residual=_wrong_ranks,
         reads=("sum_values", "sum_rank", "independence"),
+        sides="r times the number of refreshes against singular values of W(t) - W(0)",
     ),
 )
 
@@ -320,6 +322,7 @@ TRAJECTORY = Statement(
     steps="steps",
     condition="condition",
     diverged="diverged_at",
+    sides="projected gradients of W (GaLore) against gradients of A by differentiation (ReLoRA)",
 )
 
 OTHER_PROBLEMS = Statement(
@@ -334,6 +337,7 @@ OTHER_PROBLEMS = Statement(
     steps="steps",
     condition="condition",
     diverged="diverged_at",
+    sides="projected gradients of W (GaLore) against gradients of A by differentiation (ReLoRA)",
 )
 
 THEOREM4 = Theorem(
