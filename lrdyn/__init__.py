@@ -153,10 +153,12 @@ from lrdyn.shrinkage import autoencoder_loss as autoencoder_loss
 from lrdyn.shrinkage import autoencoder_minimiser as autoencoder_minimiser
 from lrdyn.shrinkage import autoencoder_minimum as autoencoder_minimum
 from lrdyn.shrinkage import barrier as barrier
+from lrdyn.shrinkage import basin as basin
 from lrdyn.shrinkage import decayed_loss as decayed_loss
 from lrdyn.shrinkage import in_basin as in_basin
 from lrdyn.shrinkage import minimiser as minimiser
 from lrdyn.shrinkage import minimum as minimum
+from lrdyn.shrinkage import schatten_curvature as schatten_curvature
 from lrdyn.shrinkage import schatten_loss as schatten_loss
 from lrdyn.shrinkage import shrink as shrink
 from lrdyn.spectra import effective_rank as effective_rank

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lrdyn import linalg
@@ -127,6 +128,56 @@ def barrier(
     return _bisect(lambda w: _slope(w, values, decay, depth) > 0, 0 * high, high) ** depth
 
 
+def basin(
+    values: Float[Array, "n"], decay: float | Float[Array, ""], depth: int = 2
+) -> Float[Array, "2 n"]:
+    """The minimiser's side of the :func:`barrier`: values s with ``low < s <= high``.
+
+    Args:
+        values: sigma.
+        decay: lambda.
+        depth: L.
+
+    Returns:
+        The rows low and high, infinite where there is no barrier.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> basin(jnp.array([1.0, 0.3]), 0.1, 3).round(3).tolist()
+        [[0.001, -inf], [inf, 0.075]]
+    """
+    height = barrier(values, decay, depth)
+    kept = shrink(values, decay, depth) > 0
+    low = jnp.where(kept, height, -jnp.inf)
+    return jnp.stack([low, jnp.where(kept | (height == 0), jnp.inf, height)])
+
+
+def schatten_curvature(
+    shrunk: Float[Array | np.ndarray, "*n"],
+    values: Float[Array | np.ndarray, "*n"],
+    decay: float | Float[Array | np.ndarray, ""],
+    depth: int,
+) -> Float[Array | np.ndarray, "*n"]:
+    """Second derivative of :func:`schatten_loss` by ``w = s^{1/L}``, divided by L.
+
+    Args:
+        shrunk: s >= 0.
+        values: sigma.
+        decay: lambda.
+        depth: L.
+
+    Returns:
+        The curvature, element by element, in NumPy if the arguments are NumPy's.
+
+    Example:
+        >>> schatten_curvature(np.array([0.0, 1.0]), np.ones(2), 0.25, 2).tolist()
+        [-0.75, 2.25]
+    """
+    w = shrunk ** (1 / depth)
+    first = (2 * depth - 1) * w ** (2 * depth - 2)
+    return first - (depth - 1) * values * w ** (depth - 2) + decay
+
+
 def in_basin(
     found: Float[Array, "n"],
     values: Float[Array, "n"],
@@ -135,8 +186,8 @@ def in_basin(
 ) -> Bool[Array, "n"]:
     """Whether a value lies where descent on :func:`schatten_loss` ends at :func:`shrink`.
 
-    On the minimiser's side of the :func:`barrier`, and where the cost is convex in w = s^{1/L}: not
-    on the plateau beside a saddle, where descent may seem to stand still.
+    In its :func:`basin`, and where the cost is convex in w = s^{1/L}: not on the plateau beside a
+    saddle, where descent may seem to stand still.
 
     Args:
         found: s >= 0.
@@ -152,11 +203,9 @@ def in_basin(
         >>> in_basin(jnp.array([0.0, 0.001, 0.8]), jnp.ones(3), 0.1, 3).tolist()
         [False, False, True]
     """
-    height, w = barrier(values, decay, depth), found ** (1 / depth)
-    kept = shrink(values, decay, depth) > 0
-    side = jnp.where(kept, found > height, (found <= height) | (height == 0))
-    bend = (2 * depth - 1) * w ** (2 * depth - 2) - (depth - 1) * values * w ** (depth - 2) + decay
-    return side & (bend > 0)
+    low, high = basin(values, decay, depth)
+    convex = schatten_curvature(found, values, decay, depth) > 0
+    return (found > low) & (found <= high) & convex
 
 
 def _slope(w, values, decay, depth):

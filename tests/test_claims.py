@@ -3,7 +3,15 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn.claims import CLEARLY, judge, judge_control, overall, scales_with_epsilon, tolerance
+from lrdyn.claims import (
+    CLEARLY,
+    in_standard_errors,
+    judge,
+    judge_control,
+    overall,
+    scales_with_epsilon,
+    tolerance,
+)
 
 NAN = float("nan")
 EVERYWHERE = np.ones(2, bool)
@@ -26,6 +34,14 @@ def test_tolerance_of_other_kinds():
 def test_tolerance_knows_no_rule_for_the_rest(kind, unchecked):
     with pytest.raises(ValueError, match=f"kind: got '{kind}', wanted 'exact'"):
         tolerance(kind, "float64")
+
+
+@pytest.mark.parametrize(
+    ("draws", "residual"),
+    [([1.0, 3.0], 3.0), ([4.0, 6.0], 0.0), ([2.0, 2.0], NAN), ([1.0, NAN], NAN)],
+)
+def test_a_mean_is_compared_in_its_standard_errors(draws, residual):
+    np.testing.assert_equal(in_standard_errors(5.0, np.array(draws)), residual)
 
 
 @pytest.mark.parametrize(

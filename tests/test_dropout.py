@@ -1,6 +1,7 @@
 """Dropout of linear networks, against enumeration, brute force and descent in NumPy."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import scipy.optimize
 
 import lrdyn as lr
 from lrdyn.claims import tolerance
+from lrdyn.theorem import Outcome
+from lrdyn.theorems import dropout, dropout_training, theorem3
 from tests.oracles import assert_apart, assert_close, assert_zero, double
 
 KEY = jax.random.key(3)
@@ -262,6 +265,80 @@ def test_without_dropout_the_descent_is_gradient_descent():
         np.array([30]),
     )
     assert_close(found, double(run.params), steps=30, size=4)
+
+
+# The judges -----------------------------------------------------------------------------------
+
+
+def outcome(
+    width: int = 2, steps: int = 400, dtype: str = "float64", predicted: Any = (), **measured: Any
+):
+    """What a judge gets of a run, at a learning rate and a keep probability of 1/2."""
+    point = {"width": width, "rows": 3, "cols": 4, "learning_rate": 0.5, "keep_prob": 0.5}
+    theory, run = (
+        {n: np.asarray(a, float) for n, a in dict(side).items()} for side in (predicted, measured)
+    )
+    return Outcome(point, theory, run, {}, np.dtype(dtype), size=4, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("width", "threshold", "gap"),
+    [
+        (3, 0.75, 0.125),  # 1 is the nearest of 2, 1, 0.5 to the threshold
+        (2, 0.75, 0.125),
+        (2, 0.125, 0.25),  # q = h: 1 and 0.5 could be exchanged
+        (1, 2.5, 0.25),
+        (2, np.nan, np.nan),
+    ],
+)
+def test_the_gap_is_how_clear_the_choice_of_q_is(width, threshold, gap):
+    one = outcome(width=width, spectrum=[2.0, 1.0, 0.5], threshold=threshold)
+    np.testing.assert_equal(dropout_training._gap(one), gap)
+
+
+def test_descent_that_has_not_ended_is_not_judged():
+    limit = tolerance("identity", "float64", size=4)
+    end: dict[str, Any] = {"spectrum": [2.0, 1.0], "threshold": 0.5}  # of gap 1/4
+    assert dropout_training._converged(outcome(gradient=0.24 * limit, **end))
+    assert not dropout_training._converged(outcome(gradient=0.26 * limit, **end))
+    assert dropout_training._converged(outcome(gradient=limit, dtype="float32", **end))
+    assert not dropout_training._converged(outcome(gradient=np.nan, **end))
+
+
+def test_stochastic_runs_that_are_too_short_or_without_noise_are_not_judged():
+    end: dict[str, Any] = {"spectrum": [2.0, 1.0], "threshold": 0.5}
+    end["stochastic_ends"] = [[1.0, 0.2], [1.1, 0.3]]
+    # 200 steps, halved after 5: the sum of all steps is 5/4 log 41 = 4.64, more than 1 / gap.
+    assert dropout_training._long_enough(outcome(**end))
+    assert not dropout_training._long_enough(outcome(steps=40, **end))
+    assert not dropout_training._long_enough(outcome(width=1, **end))
+    end["stochastic_ends"] = [[1.0, 0.2], [1.0, 0.2]]
+    assert not dropout_training._long_enough(outcome(**end))
+
+
+def test_a_bound_is_judged_in_every_entry():
+    def residual(measured):
+        return dropout.missing("penalty")(
+            outcome(predicted={"penalty": [1.0, 2.0]}, penalty=measured)
+        )
+
+    assert residual([1.0, 2.0]) == residual([3.0, 2.5]) == 0
+    assert residual([0.75, 2.0]) == residual([1.0, 1.5]) == 0.25
+    assert np.isnan(residual([np.nan, 2.0]))
+
+
+def test_the_slope_of_the_error_over_the_draws():
+    """An error of deviation / sqrt(draws) falls with slope -1/2."""
+    error = 8.0 / np.sqrt(theorem3.DRAWS)
+    draws = 5.0 + error * np.array([1.0, -1.0, 1.0])
+    measured: dict[str, Any] = {"estimates": draws, "mask_identity": 5.0, "deviation": 8.0}
+    for predicted, residual in ((-0.5, 0.0), (0.5, 1.0)):
+        one = outcome(predicted={"monte_carlo_rate": predicted}, **measured)
+        assert theorem3._slope_apart(one) == pytest.approx(residual, abs=1e-14)
+    for deviation in (0.0, -8.0, np.nan):
+        measured["deviation"] = deviation
+        lost = outcome(predicted={"monte_carlo_rate": -0.5}, **measured)
+        assert not theorem3._slope_apart(lost) < 1
 
 
 # DropBlock ------------------------------------------------------------------------------------

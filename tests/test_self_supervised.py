@@ -12,8 +12,11 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.data import mnist
+from lrdyn.judging import residuals
+from lrdyn.produce import claims_job
+from lrdyn.theorem import Outcome
 from lrdyn.theorems import self_supervised as statements
-from lrdyn.verify import evaluate
+from lrdyn.theorems.theorem3 import THEOREM3
 from tests import oracles
 
 GROUPS = ([0, 1, 2, 3, 4], [0, 0, 1, 1, 2], [1, 0, 1, 2, 0])
@@ -302,19 +305,63 @@ def test_only_input_masks_are_swept():
 
 @pytest.mark.parametrize("loss", ["all", "masked"])
 def test_claims_apply_to_the_loss_that_is_asked_about(loss):
-    point = evaluate(statements.AUTOENCODER, {})
-    found = jax.jit(lambda: point(seed=0, keep_prob=0.6, **FLAGS | {"loss": loss}))()
+    settings: dict[str, Any] = {name: (value,) for name, value in FLAGS.items()}
+    settings |= {"keep_prob": (0.6,), "loss": (loss,), "learning_rate": (0.5,), "steps": 1}
+    job = claims_job(THEOREM3, statements.AUTOENCODER, settings, (0,), "/", "float64", False)
+    results = job.run()["/"]
     for claim in statements.CLAIMS:
+        found = residuals(claim, statements.AUTOENCODER, results, "float64")
         about = "masked" if "masked" in claim.id or claim.id == "unidentified" else "all"
-        assert bool(found[f"applies_{claim.id}"]) == (about == loss), claim.id
-        assert float(found[f"residual_{claim.id}"]) <= float(found[f"tolerance_{claim.id}"])
+        left_out = "" if about == loss else "claim does not apply"
+        assert found.reason.item() == left_out, claim.id
+        assert found.residual.item() <= found.tolerance.item()
+
+
+def outcome(dtype="float64", **arrays):
+    """What a judge gets: arrays that are the same on both sides, unless a pair is given."""
+    pairs = {n: a if isinstance(a, tuple) else (a, a) for n, a in arrays.items()}
+    predicted, measured = (
+        {n: np.asarray(pair[i], float) for n, pair in pairs.items()} for i in (0, 1)
+    )
+    point = FLAGS | {"keep_prob": 0.6}
+    return Outcome(point, predicted, measured, {}, np.dtype(dtype), size=20, steps=1)
 
 
 def test_training_that_has_not_ended_is_not_judged():
-    case = one_case()
-    assert bool(statements._trained(case, jnp.asarray(10.0)))
-    assert not bool(statements._trained(case, jnp.asarray(1e4)))
-    assert not bool(statements._trained(case, jnp.asarray(jnp.inf)))
+    assert statements._trained(outcome(condition=10.0))
+    assert not statements._trained(outcome(condition=1e4))
+    assert not statements._trained(outcome(condition=500.0))
+    assert statements._trained(outcome(condition=500.0, dtype="float32"))
+    assert not statements._trained(outcome(condition=np.inf))
+    assert not statements._trained(outcome(condition=np.nan))
+
+
+def test_ranks_are_counted_to_half_of_the_digits():
+    one = [3.0, 1.0, 1e-5, 1e-9]
+    assert statements._ranks(np.array([one, one[:2] * 2]), np.dtype("float64")).tolist() == [3, 4]
+    assert statements._ranks(np.array([one]), np.dtype("float32")).tolist() == [2]
+    assert statements._differ(outcome(rank_values=([one, one], [one, [*one[:2], 0.0, 0.0]]))) == 1
+
+
+def test_a_lost_singular_value_has_no_rank():
+    assert statements._differ(outcome(rank_values=[[1.0, np.nan]])) == 1
+
+
+@pytest.mark.parametrize(
+    ("penalty", "residual"),
+    [(2.0, 0.0), (1.0, 0.0), (0.5, 1.0), (0.0, np.inf), (-1.0, np.inf), (np.nan, np.inf)],
+)
+def test_a_penalty_below_the_bound_is_found_on_each_data_set(penalty, residual):
+    penalties = [[3.0, 3.0], [3.0, penalty]]
+    one = outcome(nuclear_bound=np.ones((2, 2)), penalty=penalties)
+    np.testing.assert_equal(statements._below_bound(one), residual)
+
+
+def test_a_difference_on_any_data_set_is_found():
+    one = outcome(optimum=([[1.0], [1e-3]], [[1.0], [2e-3]]))
+    assert statements._relative("optimum")(one) == 0.5
+    one = outcome(optimum=([[1.0], [1.0]], [[1.0], [np.nan]]))
+    assert np.isnan(statements._relative("optimum")(one))
 
 
 @pytest.mark.parametrize("control", statements.CONTROLS, ids=lambda control: control.id)

@@ -81,6 +81,18 @@ def test_inside_its_basin_descent_ends_at_the_minimiser(depth, decay):
     assert bool(still[0]) == (float(lr.shrink(jnp.ones(1), decay, depth)[0]) == 0)
 
 
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("decay", DECAYS)
+def test_the_curvature_is_the_second_difference_of_the_cost(depth, decay):
+    """In w, whose fourth differences are small at this distance; NumPy stays NumPy."""
+    s, step = np.array([1.5, 0.9, 0.7, 0.4, 0.3, 0.02]), 1e-4
+    w, sigma = s ** (1 / depth), np.array(VALUES)
+    low, middle, high = (cost(x**depth, sigma, decay, depth) for x in (w - step, w, w + step))
+    found = lr.schatten_curvature(s, sigma, decay, depth)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_allclose(depth * found, (low - 2 * middle + high) / step**2, atol=1e-5)
+
+
 def test_two_layers_and_no_decay_have_no_barrier():
     values = jnp.array(VALUES)
     assert lr.barrier(values, 0.3).tolist() == [0.0] * len(VALUES)

@@ -10,8 +10,12 @@ import pytest
 import lrdyn as lr
 from lrdyn import cli
 from lrdyn.claims import tolerance
+from lrdyn.judging import residuals
+from lrdyn.produce import claims_job
+from lrdyn.theorem import Outcome
 from lrdyn.theorems import autoencoder, critical_points, weight_decay
-from lrdyn.theorems.theorem1 import THEOREM1, landscape_figure, shrinkage_figure
+from lrdyn.theorems.theorem1 import THEOREM1
+from lrdyn.theorems.theorem1_figures import landscape_figure, shrinkage_figure
 from tests import oracles
 from tests.runs import finished
 
@@ -62,31 +66,27 @@ def test_the_run_is_gradient_descent_with_decay_by_hand(depth):
     oracles.assert_close(found["moved"], abs(product - half).max(), steps=40, size=6, scale=1.0)
 
 
-def claim(statement, name):
-    (found,) = [c for c in statement.claims if c.id == name]
-    return found
-
-
-def judged(statement, case, name):
-    predicted, measured = jax.jit(statement.predict)(case), jax.jit(statement.measure)(case)
-    one = claim(statement, name)
-    return bool(one.applies(case, predicted, measured)), float(
-        one.residual(case, predicted, measured)
-    )
+def judged(statement, flags, precision="float64"):
+    """Claim -> whether it was judged at one setting, and its residual."""
+    settings = {f.name: (flags[f.name],) if f.swept else flags[f.name] for f in THEOREM1.flags}
+    job = claims_job(THEOREM1, statement, settings, (0,), "/", precision, optimize=False)
+    results = job.run()["/"]
+    legs = {c.id: residuals(c, statement, results, precision) for c in statement.claims}
+    return {name: (leg.reason.item() == "", leg.residual.item()) for name, leg in legs.items()}
 
 
 def test_a_run_that_ends_in_another_basin_is_not_judged():
     """Three layers from a small start: descent ends at 0, which is a local minimum only."""
     small = {**FLAGS, "depth": 3, "init_scale": 0.01, "steps": 3000}
-    case = weight_decay.make_case(KEY, **small)
+    found = judged(weight_decay.DESCENT, small)
     for name in ("minimiser", "minimum", "schatten"):
-        applies, residual = judged(weight_decay.DESCENT, case, name)
+        applies, residual = found[name]
         assert not applies
         assert residual > 0.1
     # Two layers have no other minimum: the same start is judged, and passes.
-    case = weight_decay.make_case(KEY, **{**small, "depth": 2})
+    found = judged(weight_decay.DESCENT, {**small, "depth": 2})
     for name in ("minimiser", "minimum", "schatten"):
-        applies, residual = judged(weight_decay.DESCENT, case, name)
+        applies, residual = found[name]
         assert applies
         assert residual <= tolerance("identity", float, steps=3000, size=6)
 
@@ -97,10 +97,8 @@ def test_a_run_that_ends_in_another_basin_is_not_judged():
 def test_a_run_on_its_way_is_not_judged(depth, scale, decay, dtype):
     """Beside a saddle little moves, in few steps less than what float32 tolerates."""
     flags = {**FLAGS, "depth": depth, "init_scale": scale, "weight_decay": decay, "steps": 8}
-    case = weight_decay.make_case(KEY, **flags)
-    assert not judged(weight_decay.DESCENT, case, "minimiser")[0]
-    case = autoencoder.make_case(KEY, **flags)
-    assert not judged(autoencoder.AUTOENCODER, case, "autoencoder")[0]
+    assert not judged(weight_decay.DESCENT, flags, dtype)["minimiser"][0]
+    assert not judged(autoencoder.AUTOENCODER, flags, dtype)["autoencoder"][0]
 
 
 @pytest.mark.parametrize(
@@ -114,9 +112,14 @@ def test_a_run_on_its_way_is_not_judged(depth, scale, decay, dtype):
     ],
 )
 def test_minima_without_curvature_are_told_apart(flags, degenerate):
-    case = weight_decay.make_case(KEY, **{**FLAGS, **flags})
-    values = lr.singular_values(case.target)
-    assert bool(weight_decay._degenerate(case, values)) == degenerate
+    flags = {**FLAGS, **flags}
+    case = weight_decay.make_case(KEY, **flags)
+    predicted = {
+        "target_values": oracles.double(lr.singular_values(case.target)),
+        "decay": oracles.double(case.weight_decay),
+    }
+    one = Outcome(flags, predicted, {}, {}, np.dtype("float64"), 6, 40)
+    assert weight_decay._degenerate(one) == degenerate
 
 
 @pytest.mark.parametrize("values", [(1.0, 0.8, 0.5), (1.0, 0.3, 0.25, 0.1), (0.9,)])
@@ -193,13 +196,13 @@ def test_bad_flags_are_named(words, message):
 
 def test_default_deficits_fit_small_targets():
     command = cli.parse(THEOREM1, ["--rows", "2", "--cols", "2", "--rank", "1"])
-    assert command.settings["rank_deficit"] == (0,)
+    assert command.run.settings["rank_deficit"] == (0,)
 
 
 @pytest.fixture
 def groups(tmp_path_factory):
     ran = finished("theorem1", tmp_path_factory.getbasetemp())
-    return {name: ran.group(name) for name in ("/", "/critical_points/")}
+    return {name: ran.group(name) for name in ("/", "/critical_points")}
 
 
 def points_of(ax, marker):
@@ -209,6 +212,7 @@ def points_of(ax, marker):
 
 def test_the_landscape_shows_every_critical_point(groups):
     figure = landscape_figure(groups)
+    assert figure is not None
     assert len(figure.axes) == 2
     for ax, decay in zip(figure.axes, (0.0, 0.1), strict=True):
         values = jnp.array([1, 5 / 6, 4 / 6, 1 / 2])
@@ -223,6 +227,20 @@ def test_the_landscape_shows_every_critical_point(groups):
             order, wanted = (np.lexsort(np.round(x.T, 9)) for x in (found, expected))
             oracles.assert_close(jnp.asarray(found[order]), expected[wanted], size=20, scale=1.0)
         assert sum(text.get_text().startswith(("{", "$")) for text in ax.texts) == 11
+
+
+@pytest.mark.parametrize(
+    ("decays", "shown"), [((2.0,), []), ((0.1,), [11]), ((0.9, 0.1, 2.0), [11]), ((0.9, 2.0), [2])]
+)
+def test_only_decays_that_leave_saddles_are_drawn(decays, shown):
+    """Of sigma = 1, 5/6, 4/6, 1/2 a decay of 0.9 leaves the first and one saddle, 2 leaves none."""
+    settings = {f.name: f.quick[:1] if f.swept else f.quick[0] for f in THEOREM1.flags}
+    settings["weight_decay"] = decays
+    statement = critical_points.CRITICAL_POINTS
+    job = claims_job(THEOREM1, statement, settings, (0,), "/", "float64", optimize=False)
+    figure = landscape_figure({"/critical_points": job.run()["/"]})
+    axes = [] if figure is None else figure.axes
+    assert [len(points_of(ax, "o")) for ax in axes] == shown
 
 
 def test_the_figure_of_shrinkage_shows_the_ends_of_descent(groups):

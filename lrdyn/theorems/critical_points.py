@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from lrdyn import linalg
-from lrdyn.claims import tolerance
+from lrdyn.claims import relative_difference, tolerance
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.initialization import gaussians
 from lrdyn.landscape import (
@@ -28,15 +28,8 @@ from lrdyn.landscape import (
 )
 from lrdyn.shrinkage import decayed_loss
 from lrdyn.spectra import singular_values
-from lrdyn.theorem import (
-    Arrays,
-    Claim,
-    Control,
-    Statement,
-    longest_axis,
-    relative_difference,
-)
-from lrdyn.theorems.weight_decay import make_target, target_shapes
+from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorems.weight_decay import make_target, resolution, target_shapes
 
 SEARCHES = 8
 """Random starts of the search for critical points."""
@@ -162,14 +155,12 @@ def measure(case: Instance) -> dict[str, Array]:
     valid = _valid(case, values)
     points = critical_points(case.target, case.sets, case.weight_decay)
     spectra = jax.vmap(lambda weights: linalg.eigh(hessian(case.loss, weights))[0])(points)
-    limit = margin(values, case.weight_decay) / 2
     found = jax.vmap(partial(_search, case))(case.starts)
     return {
         "critical_loss": _where(valid, jax.vmap(case.loss)(points)),
         "critical_gradient": _gradients(case, points),
         "smallest": _where(valid, spectra[:, 0]),
         "spectrum": _where(valid, spectra),
-        "global": (valid & (spectra[:, 0] > -limit)).astype(jnp.int32),
         "deep_origin": jnp.max(jnp.abs(_hessian_of_deep_origin(case))),
         "found": jax.vmap(end_to_end)(found.weights),
         "found_gradient": found.gradient,
@@ -183,7 +174,9 @@ def _search(case: Instance, start: Float[Array, "params"]) -> Found:
     return find_critical_point(case.loss, layers, steps=SEARCH_STEPS)
 
 
-def _gradients(case: Instance, points: Weights) -> Float[Array, "sets"]:
+def _gradients(
+    case: Instance, points: tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]
+) -> Float[Array, "sets"]:
     slopes = jax.vmap(jax.grad(case.loss))(points)
     valid = _valid(case, singular_values(case.target))
     return _where(valid, jnp.maximum(*(_largest(W) for W in slopes)))
@@ -203,36 +196,55 @@ def _hessian_of_deep_origin(case: Instance) -> Float[Array, "params params"]:
 # Claims ----------------------------------------------------------------------------------------
 
 
-def _scale(predicted: Arrays) -> Array:
-    return predicted["target_values"][0]
+def _scale(one: Outcome) -> float:
+    return one.predicted["target_values"][0]
 
 
-def _resolved(distance: Array, predicted: Arrays) -> Array:
+def _resolved(one: Outcome, name: str) -> bool:
     """Whether a distance is told from 0 by half of all digits."""
-    return distance > float(np.sqrt(np.finfo(distance.dtype).eps)) * _scale(predicted)
+    return bool(one.predicted[name] > resolution(_scale(one), one))
 
 
-def _converged(case: Instance, predicted: Arrays, measured: Arrays) -> Array:
-    limit = tolerance("identity", case.target.dtype, size=longest_axis(case))
-    return measured["found_gradient"] <= limit * _scale(predicted) ** 1.5
+def _gradient(one: Outcome) -> float:
+    found = one.measured["critical_gradient"]
+    return relative_difference(np.zeros_like(found), found, _scale(one) ** 1.5)
 
 
-def _any_found(case: Instance, predicted: Arrays, measured: Arrays) -> Array:
-    known = _resolved(predicted["separation"], predicted)
-    return known & jnp.any(_converged(case, predicted, measured))
+def _smallest(one: Outcome) -> float:
+    # Rounding of a spectrum lives on the scale of its largest value.
+    scale = np.max(one.predicted["spectrum"])
+    return relative_difference(one.predicted["smallest"], one.measured["smallest"], scale)
 
 
-def _outside(case: Instance, predicted: Arrays, measured: Arrays) -> Array:
+def _without_descent(one: Outcome) -> float:
+    """Compare where the curvature has no negative value, told apart at half the margin."""
+    curvature = one.measured["smallest"]
+    there = one.predicted["admissible"] > 0
+    found = np.where(there & (curvature > -one.predicted["margin"] / 2), 1.0, 0.0)
+    found[np.isnan(curvature)] = np.nan
+    return relative_difference(one.predicted["global"], found)
+
+
+def _converged(one: Outcome) -> np.ndarray:
+    limit = tolerance("identity", one.dtype, size=one.size)
+    return one.measured["found_gradient"] <= limit * _scale(one) ** 1.5
+
+
+def _any_found(one: Outcome) -> bool:
+    return _resolved(one, "separation") and bool(np.any(_converged(one)))
+
+
+def _outside(one: Outcome) -> float:
     """Distance of what was found from the family, times separation / scale.
 
     A gradient g leaves a point within g / curvature of a critical one, and the least curvature is
     the separation.
     """
-    known = predicted["admissible"] > 0
-    gaps = jnp.abs(measured["found"][:, None] - predicted["family"][None])
-    nearest = jnp.min(jnp.where(known[None], jnp.max(gaps, axis=(2, 3)), jnp.inf), axis=1)
-    worst = jnp.max(jnp.where(_converged(case, predicted, measured), nearest, 0.0))
-    return worst * predicted["separation"] / _scale(predicted) ** 2
+    family = one.predicted["family"][one.predicted["admissible"] > 0]
+    gaps = np.abs(one.measured["found"][:, None] - family[None])
+    nearest = np.min(np.max(gaps, axis=(2, 3)), axis=1)
+    worst = np.max(np.where(_converged(one), nearest, 0.0))
+    return float(worst * one.predicted["separation"] / _scale(one) ** 2)
 
 
 CLAIMS = (
@@ -240,7 +252,8 @@ CLAIMS = (
         "critical_gradient",
         "at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S (Sigma_S - lambda I)^{1/2} the "
         "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S",
-        residual=lambda case, p, m: jnp.max(m["critical_gradient"]) / _scale(p) ** 1.5,
+        residual=_gradient,
+        reads=("critical_gradient", "target_values"),
     ),
     Claim(
         "critical_loss",
@@ -255,29 +268,31 @@ CLAIMS = (
         "the smallest is the least of 0 (lambda = 0, or S not empty and r >= 2), 2 lambda and "
         "2 (sigma_i - lambda) (r = 1), min sigma(S) - max sigma(S^c), lambda - max sigma(S^c) "
         "(|S| < r)",
-        # Rounding of a spectrum lives on the scale of its largest value.
-        residual=lambda case, p, m: relative_difference(
-            p["smallest"], m["smallest"], jnp.max(p["spectrum"])
-        ),
+        residual=_smallest,
+        reads=("smallest", "spectrum"),
     ),
     Claim(
         "global",
         "it is negative at all of them but one, S = {i <= r: sigma_i > lambda}: strict saddles",
         kind="exact",
-        applies=lambda case, p, m: _resolved(p["margin"], p),
+        residual=_without_descent,
+        reads=("global", "smallest", "admissible", "margin", "target_values"),
+        applies=lambda one: _resolved(one, "margin"),
     ),
     Claim(
         "search",
         "Newton's method from random starts finds no critical product outside the family",
         residual=_outside,
+        reads=("found", "found_gradient", "family", "admissible", "separation", "target_values"),
         applies=_any_found,
     ),
     Claim(
         "deep_origin",
         "three layers, lambda = 0: the Hessian at the origin is 0, no strict saddle",
-        residual=lambda case, p, m: relative_difference(
-            p["deep_origin"], m["deep_origin"], _scale(p)
+        residual=lambda one: relative_difference(
+            one.predicted["deep_origin"], one.measured["deep_origin"], _scale(one)
         ),
+        reads=("deep_origin", "target_values"),
     ),
 )
 
@@ -332,7 +347,7 @@ def _strict_origin(case: Instance) -> dict[str, Array]:
     return right | {"deep_origin": right["target_values"][0]}
 
 
-_AT = {"weight_decay": 0.1, "steps": 1, "depth": 2, "init_scale": 1.0}
+_AT = {"weight_decay": 0.1, "depth": 2, "init_scale": 1.0}
 
 CRITICAL_POINTS = Statement(
     "critical_points",
@@ -407,6 +422,8 @@ CRITICAL_POINTS = Statement(
     narrow=lambda settings: (
         settings
         | {name: settings[name][:1] for name in ("depth", "init_scale", "learning_rate")}
-        | {"tie": (0,), "steps": 1}
+        | {"tie": (0,)}
     ),
+    sides="closed forms over all index sets against JAX's gradient and Hessian; Newton's "
+    "method from random starts for the search",
 )

@@ -1,7 +1,7 @@
 """Theorem 1, minimisers: gradient descent with weight decay lands on the shrunk target."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -11,24 +11,22 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn import linalg
-from lrdyn.claims import ROUNDING_SAFETY, tolerance
+from lrdyn.claims import ROUNDING_SAFETY, relative_difference, tolerance
 from lrdyn.descent import gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
-from lrdyn.shrinkage import decayed_loss, in_basin, minimum, shrink
+from lrdyn.shrinkage import basin, decayed_loss, minimum, schatten_curvature, shrink
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import (
     NON_NEGATIVE,
     POSITIVE,
-    Arrays,
     Claim,
     Control,
     Domain,
     Flag,
+    Outcome,
     Statement,
     at_least,
-    longest_axis,
-    relative_difference,
 )
 
 
@@ -180,26 +178,30 @@ def _decay(case: Factorization) -> Float[Array, ""]:
     return case.weight_decay[0]
 
 
-def _predict(case: Factorization, decay: Float[Array, ""]) -> dict[str, Array]:
-    rank = case.rank
-    left, values, right = linalg.svd(case.target)
-    kept = shrink(values, decay, case.depth)
-    tied = jnp.abs(values - values[rank - 1]) <= _resolution(values)
+def predict(case: Factorization) -> dict[str, Array]:
+    """Minimiser, minimum and shrunk singular values in closed form."""
+    decay, (left, values, right) = _decay(case), linalg.svd(case.target)
+    target = {"left": left, "target_values": values, "right": right}
+    best = _minimiser(case, target, decay)
     return {
-        "product": (left[:, :rank] * kept[None, :rank]) @ right[:rank],
-        "loss": minimum(values, rank, decay, case.depth),
-        "singular_values": kept[:rank],
-        "target_values": values,
-        "shrunk": kept,
-        "tied": tied.astype(jnp.int32),
-        "left": left,
-        "right": right,
+        **target,
+        **best,
+        "singular_values": best["shrunk"][: case.rank],
+        "basin": basin(values[: case.rank], decay, case.depth),
+        "decay": case.weight_decay,
     }
 
 
-def predict(case: Factorization) -> dict[str, Array]:
-    """Minimiser, minimum and shrunk singular values in closed form."""
-    return _predict(case, _decay(case))
+def _minimiser(
+    case: Factorization, target: Mapping[str, Array], decay: Float[Array, ""]
+) -> dict[str, Array]:
+    rank, values = case.rank, target["target_values"]
+    shrunk = shrink(values, decay, case.depth)
+    return {
+        "product": (target["left"][:, :rank] * shrunk[None, :rank]) @ target["right"][:rank],
+        "loss": minimum(values, rank, decay, case.depth),
+        "shrunk": shrunk,
+    }
 
 
 def measure(case: Factorization) -> dict[str, Array]:
@@ -238,105 +240,147 @@ def imbalance(weights: Weights) -> Float[Array, ""]:
     )
 
 
-# Hypotheses of the claims ----------------------------------------------------------------------
+# What the claims ask of a run -------------------------------------------------------------------
 
 
-def _resolution(values: Float[Array, "n"]) -> Float[Array, ""]:
-    """Half of all digits: singular values that are closer count as equal."""
-    return values[0] * float(np.sqrt(np.finfo(values.dtype).eps))
+def resolution(largest: float, one: Outcome) -> float:
+    """Half of all digits: what is closer counts as equal.
+
+    Args:
+        largest: scale of the numbers.
+        one: the outcome that they belong to.
+
+    Returns:
+        The least distance of different numbers.
+    """
+    return largest * float(np.sqrt(np.finfo(one.dtype).eps))
 
 
-def settled(moved: Array, scale: Array, steps: int, size: int) -> Array:
+def settled(one: Outcome, scale: float) -> bool:
     """Whether a run has arrived: in its second half it moved by round-off only.
 
     Descent converges linearly to a minimum that is not degenerate. What is left to go is then at
     most what the second half went.
+
+    Args:
+        one: an outcome with ``moved``.
+        scale: scale of what moves.
+
+    Returns:
+        Whether it has.
     """
-    return moved <= tolerance("identity", moved.dtype, steps=steps, size=size) * scale / (
-        ROUNDING_SAFETY
-    )
+    limit = tolerance("identity", one.dtype, steps=one.steps, size=one.size)
+    return bool(one.measured["moved"] <= limit * scale / ROUNDING_SAFETY)
 
 
-def _settled(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
-    values = predicted["target_values"]
-    arrived = settled(measured["moved"], values[0], case.steps[-1], longest_axis(case))
-    return arrived & ~_degenerate(case, values)
+def vanished(one: Outcome, factor: float) -> bool:
+    """Whether what is multiplied by a factor at every step is below round-off at the end.
+
+    Args:
+        one: an outcome.
+        factor: the factor.
+
+    Returns:
+        Whether it is.
+    """
+    return abs(factor) < 1 and abs(factor) ** one.steps <= np.finfo(one.dtype).eps
 
 
-def _degenerate(case: Factorization, values: Float[Array, "n"]) -> Array:
+def _kept(one: Outcome) -> np.ndarray:
+    """The singular values of the target that the minimiser may keep."""
+    return one.predicted["target_values"][: one.point["rank"]]
+
+
+def _decay_of(one: Outcome) -> float:
+    # A control changes it, so that the flag does not tell.
+    return float(one.predicted["decay"][0])
+
+
+def _settled(one: Outcome) -> bool:
+    return settled(one, _kept(one)[0]) and not _degenerate(one)
+
+
+def _degenerate(one: Outcome) -> bool:
     """A direction without curvature, along which descent converges like a power of time only.
 
     Two layers: ``sigma_i = lambda`` for some i <= r. More: lambda = 0 and rank Phi < r.
     """
-    kept, decay = values[: case.rank], _decay(case)
-    if case.depth == 2:
-        return jnp.any(jnp.abs(kept - decay) <= _resolution(values))
-    return (decay == 0) & (kept[-1] <= _resolution(values))
+    kept, decay = _kept(one), _decay_of(one)
+    if one.point["depth"] == 2:
+        return bool(np.any(np.abs(kept - decay) <= resolution(kept[0], one)))
+    return decay == 0 and bool(kept[-1] <= resolution(kept[0], one))
 
 
-def _landed(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+def _landed(one: Outcome) -> bool:
     """Settled, every singular value in the basin of the minimiser."""
-    kept = predicted["target_values"][: case.rank]
-    inside = in_basin(measured["singular_values"], kept, _decay(case), case.depth)
-    return _settled(case, predicted, measured) & jnp.all(inside)
+    if not _settled(one):
+        return False
+    found, (low, high) = one.measured["singular_values"], one.predicted["basin"]
+    start = np.maximum(found, 0.0)  # without a root below 0
+    bend = schatten_curvature(start, _kept(one), _decay_of(one), int(one.point["depth"]))
+    # A value that is lost, NaN, is not outside: it is judged, and fails.
+    return not np.any((found <= low) | (found > high) | (bend <= 0))
 
 
-def _tied(case: Factorization, predicted: Arrays) -> Array:
-    kept = predicted["shrunk"][case.rank - 1] > 0
-    return kept & jnp.any(predicted["tied"][case.rank :] > 0)
-
-
-def _balance_reached(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+def _balance_reached(one: Outcome) -> bool:
     """The imbalance of the start, times (1 - eta lambda)^2 at each step, is below round-off."""
-    left = (1 - case.learning_rate * _decay(case)) ** (2 * case.steps[-1])
-    few = left <= jnp.finfo(left.dtype).eps
-    return _settled(case, predicted, measured) & (_decay(case) > 0) & few
+    decay = _decay_of(one)
+    factor = (1 - one.point["learning_rate"] * decay) ** 2
+    return _settled(one) and decay > 0 and vanished(one, factor)
+
+
+_SETTLED = ("target_values", "moved", "decay")
+_LANDED = (*_SETTLED, "singular_values", "basin")
 
 
 # Claims ----------------------------------------------------------------------------------------
 
 
-def _on_scale_of_target(name: str):
-    return lambda case, p, m: relative_difference(p[name], m[name], p["target_values"][0])
+def _on_scale_of_target(name: str) -> Callable[[Outcome], float]:
+    return lambda one: relative_difference(one.predicted[name], one.measured[name], _kept(one)[0])
 
 
-def _loss_scale(predicted: Arrays) -> Array:
-    return 0.5 * jnp.sum(predicted["target_values"] ** 2)
+def _loss_scale(one: Outcome) -> float:
+    return 0.5 * float(np.sum(one.predicted["target_values"] ** 2))
 
 
-def _from_minimisers(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
-    unique = _on_scale_of_target("product")(case, predicted, measured)
-    family = _from_family(case, predicted, measured)
-    return jnp.where(_tied(case, predicted), family, unique)
+def _from_minimisers(one: Outcome) -> float:
+    """Distance from the minimiser, or from all of them if sigma_r is tied and kept."""
+    rank, values = one.point["rank"], one.predicted["target_values"]
+    tied = np.abs(values - values[rank - 1]) <= resolution(values[0], one)
+    if one.predicted["shrunk"][rank - 1] > 0 and np.any(tied[rank:]):
+        return _from_family(one, tied)
+    return _on_scale_of_target("product")(one)
 
 
-def _below(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
-    lowest = jnp.min(measured["objective"])
-    return jnp.maximum(predicted["loss"] - lowest, 0.0) / _loss_scale(predicted)
-
-
-def _balance(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
-    return measured["imbalance"] / predicted["target_values"][0] ** (2 / case.depth)
-
-
-def _from_family(case: Factorization, predicted: Arrays, measured: Arrays) -> Array:
+def _from_family(one: Outcome, tied: np.ndarray) -> float:
     """Distance from the family ``sum_above s_i u_i v_i^T + s_r U_t Q V_t^T``, Q a projector."""
-    left, right, product = predicted["left"], predicted["right"], measured["product"]
-    seen, shrunk, tied = left.T @ product @ right.T, predicted["shrunk"], predicted["tied"]
-    first = np.arange(len(shrunk)) < case.rank
-    above = jnp.where(first & (tied == 0), shrunk, 0.0)
-    both = (tied[:, None] * tied[None, :]) > 0
-    block = jnp.where(both, seen, 0.0)
-    size = shrunk[case.rank - 1]
-    count = jnp.sum(jnp.where(first, tied, 0))
+    left, right, shrunk = (one.predicted[name] for name in ("left", "right", "shrunk"))
+    product, rank = one.measured["product"], one.point["rank"]
+    seen, first = left.T @ product @ right.T, np.arange(len(shrunk)) < rank
+    both, above = np.outer(tied, tied), np.where(first & ~tied, shrunk, 0.0)
+    block, size = np.where(both, seen, 0.0), shrunk[rank - 1]
     errors = [
-        jnp.max(jnp.abs(jnp.where(both, 0.0, seen) - jnp.diag(above))),
-        jnp.max(jnp.abs(block - block.T)),
-        jnp.max(jnp.abs(block @ block - size * block)) / size,
-        jnp.abs(jnp.trace(block) - size * count),
-        jnp.max(jnp.abs(product - left @ seen @ right)),
+        np.max(np.abs(np.where(both, 0.0, seen) - np.diag(above))),
+        np.max(np.abs(block - block.T)),
+        np.max(np.abs(block @ block - size * block)) / size,
+        np.abs(np.trace(block) - size * np.sum(first & tied)),
+        np.max(np.abs(product - left @ seen @ right)),
     ]
-    return jnp.max(jnp.stack(errors)) / predicted["target_values"][0]
+    return float(np.max(errors) / _kept(one)[0])
+
+
+def _minimum(one: Outcome) -> float:
+    return relative_difference(one.predicted["loss"], one.measured["loss"], _loss_scale(one))
+
+
+def _below(one: Outcome) -> float:
+    lowest = np.min(one.measured["objective"])
+    return float(np.maximum(one.predicted["loss"] - lowest, 0.0)) / _loss_scale(one)
+
+
+def _balance(one: Outcome) -> float:
+    return float(one.measured["imbalance"] / _kept(one)[0] ** (2 / one.point["depth"]))
 
 
 CLAIMS = (
@@ -346,25 +390,29 @@ CLAIMS = (
         "s = (sigma - lambda)_+; if sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + "
         "s_r U_t Q V_t^T with an orthogonal projector Q in the tied space",
         residual=_from_minimisers,
+        reads=("product", "shrunk", "left", "right", *_LANDED),
         applies=_landed,
     ),
     Claim(
         "minimum",
         "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
         "sigma_i^2/2 (two layers), with a tie too",
-        residual=lambda case, p, m: relative_difference(p["loss"], m["loss"], _loss_scale(p)),
+        residual=_minimum,
+        reads=("loss", *_LANDED),
         applies=_landed,
     ),
     Claim(
         "schatten",
         "the singular values of the product minimise 1/2 (s - sigma)^2 + (lambda L/2) s^{2/L}",
         residual=_on_scale_of_target("singular_values"),
+        reads=_LANDED,
         applies=_landed,
     ),
     Claim(
         "balanced",
         "lambda > 0: W_{l+1}^T W_{l+1} = W_l W_l^T, wherever descent ends",
         residual=_balance,
+        reads=("imbalance", *_SETTLED),
         applies=_balance_reached,
     ),
     Claim(
@@ -372,6 +420,7 @@ CLAIMS = (
         "the loss is never below that value, at no recorded step of any run",
         kind="bound",
         residual=_below,
+        reads=("loss", "objective", "target_values"),
     ),
 )
 
@@ -380,7 +429,8 @@ CLAIMS = (
 
 
 def _half_threshold(case: Factorization) -> dict[str, Array]:
-    return _predict(case, _decay(case) / 2)
+    right = predict(case)
+    return right | _minimiser(case, right, _decay(case) / 2)
 
 
 def _half_forgotten(case: Factorization) -> dict[str, Array]:
@@ -401,9 +451,9 @@ def _as_two_layers(case: Factorization) -> dict[str, Array]:
 
 
 def _unique_despite_tie(case: Factorization) -> dict[str, Array]:
-    """Predict the product with u_r v_r^T as if it were the only one."""
+    """Predict the product with u_r v_r^T as if nothing were left beyond sigma_r."""
     right = predict(case)
-    return right | {"tied": (np.arange(len(right["tied"])) == case.rank - 1).astype(np.int32)}
+    return right | {"target_values": right["target_values"].at[case.rank :].set(0.0)}
 
 
 def _decay_one_layer(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
@@ -495,10 +545,15 @@ DESCENT = Statement(
         "singular_values": ("index",),
         "target_values": ("target_index",),
         "shrunk": ("target_index",),
-        "tied": ("target_index",),
+        "basin": ("end", "index"),
+        "decay": ("layer",),
         "left": ("row", "target_index"),
         "right": ("target_index", "column"),
         "objective": ("step",),
         "step": ("step",),
     },
+    steps="steps",
+    diverged="diverged_at",
+    sides="SVD of Phi, shrunk (L >= 3: a scalar minimisation for each value) against gradient "
+    "descent from random layers",
 )
