@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -266,8 +265,12 @@ def _fixed(experiment: Experiment, settings: Mapping[str, Any]) -> dict[str, Any
 
 def _grid(experiment: Experiment, settings: Mapping[str, Any]):
     swept, fixed = _swept(experiment, settings), _fixed(experiment, settings)
-    for values in itertools.product(*swept.values()):
-        yield fixed | dict(zip(swept, values, strict=True))
+    if not swept:
+        yield fixed
+        return
+    columns = product(**swept).columns
+    for values in zip(*columns.values(), strict=True):
+        yield fixed | dict(zip(columns, values, strict=True))
 
 
 def claims_job(
