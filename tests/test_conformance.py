@@ -110,13 +110,13 @@ def moves(entry, exact):
     return [float(entry) + sign * step * scale for step in steps for sign in (1, -1)]
 
 
-def moved_to_ten_tolerances(claim, statement, one, side, name, place):
+def moved_to_ten_tolerances(claim, statement, one, sides, name, place):
     """An outcome whose residual a change of one entry has moved to ten tolerances, if one can."""
-    array = getattr(one, side)[name]
+    array = getattr(one, sides[0])[name]
     for value in moves(array[place], claim.kind == "exact"):
         changed = array.astype(float)
         changed[place] = value
-        other = one._replace(**{side: {**getattr(one, side), name: changed}})
+        other = one._replace(**{side: {**getattr(one, side), name: changed} for side in sides})
         row = row_of(claim, statement, other)
         if row.reason == "" and row.residual > 0 and row.residual >= 10 * row.tolerance:
             return value
@@ -150,7 +150,7 @@ def turn(claim, statement, results, one, case, name, saved):
     places = places_of(getattr(one, side)[name])
     for place in places:
         both = ("predicted", "measured") if saved == name else (side,)
-        value = moved_to_ten_tolerances(claim, statement, one, both[-1], name, place)
+        value = moved_to_ten_tolerances(claim, statement, one, both, name, place)
         for new in [np.nan] if value is None else [value, np.nan]:
             altered = alter(results, saved, case, place, new)
             again = residuals(claim, statement, altered, "float64")
