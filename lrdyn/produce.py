@@ -89,7 +89,9 @@ def concerned(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment
         first statement always stays: it carries the verdict.
     """
     first, *rest = experiment.statements
-    kept = [s for s in rest if all(map(len, _swept(experiment, s.narrow(dict(settings))).values()))]
+    kept = [
+        s for s in rest if all(map(len, _swept(experiment, _own(experiment, s, settings)).values()))
+    ]
     return replace(experiment, statements=(first, *kept))
 
 
@@ -104,7 +106,7 @@ def validate(experiment: Experiment, settings: Mapping[str, Any]) -> None:
         ValueError: a combination is outside the experiment.
     """
     for statement in concerned(experiment, settings).statements:
-        for point in _grid(experiment, statement.narrow(dict(settings))):
+        for point in _grid(experiment, _own(experiment, statement, settings)):
             experiment.check(point)
 
 
@@ -233,6 +235,26 @@ def _run_side_by_side(jobs, memory, store, progress) -> dict[str, "xarray.Datase
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _own(
+    experiment: Experiment, statement: Statement, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings of a statement: of a flag that its case does not take one value is enough."""
+    own, taken = statement.narrow(dict(settings)), _taken(statement.case, settings)
+    return {
+        flag.name: own[flag.name][:1] if flag.swept and flag.name not in taken else own[flag.name]
+        for flag in experiment.flags
+    }
+
+
+def _taken(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that are arguments of a case."""
+    arguments = inspect.signature(case).parameters.values()
+    if any(argument.kind is argument.VAR_KEYWORD for argument in arguments):
+        return dict(flags)
+    names = {argument.name for argument in arguments}
+    return {name: value for name, value in flags.items() if name in names}
+
+
 def _swept(experiment: Experiment, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {flag.name: settings[flag.name] for flag in experiment.flags if flag.swept}
 
@@ -258,7 +280,7 @@ def claims_job(
     optimize: bool = True,
 ) -> Job:
     """The sweep of a statement over its settings."""
-    settings = statement.narrow(dict(settings))
+    settings = _own(experiment, statement, settings)
     fixed = _fixed(experiment, settings)
     return Job(
         group,
@@ -361,7 +383,7 @@ def evaluate(statement: Statement, fixed: Mapping[str, Any]) -> Callable[..., di
     """
 
     def point(seed, **flags) -> dict[str, Any]:
-        case = statement.case(jax.random.key(seed), **fixed, **flags)
+        case = statement.case(jax.random.key(seed), **_taken(statement.case, {**fixed, **flags}))
         predicted, measured = dict(statement.predict(case)), dict(statement.measure(case))
         compared = dict(statement.compare(case, predicted, measured))
         return _facts(statement, case) | _named(predicted, measured) | compared
@@ -387,7 +409,7 @@ def evaluate_controls(
 
     def point(seed, amount=None, **flags) -> dict[str, Any]:
         key = jax.random.key(seed)
-        whole = statement.case(key, **fixed, **flags)
+        whole = statement.case(key, **_taken(statement.case, {**fixed, **flags}))
         once, outputs = _Once(), {}
         for control in controls:
             case = whole

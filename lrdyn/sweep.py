@@ -19,6 +19,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from lrdyn.jaxprs import equations
 from lrdyn.labels import Labels
 from lrdyn.parts import Store, opened
 from lrdyn.points import Points
@@ -294,16 +295,8 @@ def _cut(indices: np.ndarray, fit: int, most: int) -> list[np.ndarray]:
 
 def _jaxpr_bytes(jaxpr) -> int:
     """Every intermediate array counted once: an upper bound on what lives at a time."""
-    total = 0
-    for equation in jaxpr.eqns:
-        for variable in equation.outvars:
-            aval = variable.aval
-            total += int(np.prod(aval.shape)) * getattr(aval.dtype, "itemsize", 8)
-        for parameter in jax.tree.leaves(tuple(equation.params.values())):
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns"):
-                total += _jaxpr_bytes(inner)
-    return total
+    avals = (variable.aval for equation, _ in equations(jaxpr) for variable in equation.outvars)
+    return sum(int(np.prod(a.shape)) * getattr(a.dtype, "itemsize", 8) for a in avals)
 
 
 def _digest(closed, context: tuple) -> str:

@@ -219,6 +219,7 @@ class Statement:
     Args:
         id: short name.
         case: ``case(key, **flags)`` builds everything a run needs, as a PyTree. It is never saved.
+            It takes the flags that it needs; of any other swept flag one value is enough.
         predict: ``predict(case)``: named arrays, from theory alone.
         measure: ``measure(case)``: arrays under the same names, from the algorithm itself; further
             names are kept too. A 1-d array named like a dimension becomes its coordinate.
@@ -279,7 +280,7 @@ class Experiment:
     Args:
         name: name of the command and of the folder of its results.
         summary: one line.
-        flags: the flags; each is an argument of every statement's ``case``.
+        flags: the flags; those that a statement needs are arguments of its ``case``.
         statements: one or more; the arrays of the first are the root of ``results.nc``.
         plots: file stem -> ``plot(groups)``, which draws a matplotlib figure of its own from the
             content of ``results.nc`` (group -> dataset); it imports matplotlib when called. None

@@ -9,7 +9,8 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
-from lrdyn.theorems.completion import COMPLETION, first_below, plot_recovery
+from lrdyn.theorems.completion import COMPLETION, first_below
+from lrdyn.theorems.completion_figures import plot_recovery
 from lrdyn.verify import verify
 from tests import oracles
 
@@ -163,7 +164,7 @@ def test_sensing_is_unbiased():
     ],
 )
 def test_the_time_at_which_a_curve_first_falls(values, level, expected):
-    found = first_below(np.array([0, 10, 30]), jnp.array(values), level)
+    found = first_below(np.array([0, 10, 30]), np.array(values), level)
     oracles.assert_close(found, expected, scale=60.0)
 
 
@@ -188,6 +189,6 @@ def test_the_plot_shows_every_network():
     names = ("full_error", "spectral_error", "basis_error", "fixed_error")
     curves = {n: (("seed", "dim", "step"), i + np.ones((2, 1, 3))) for i, n in enumerate(names)}
     entries = xr.Dataset(curves, {"step": steps})
-    figure = plot_recovery({"/": entries, "/sensing/": entries[list(names[:2])]})
-    shown = [[line.get_ydata()[0] for line in ax.lines] for ax in figure.axes]
+    figure = plot_recovery({"/": entries, "/sensing": entries[list(names[:2])]})
+    shown = [[np.asarray(line.get_ydata())[0] for line in ax.lines] for ax in figure.axes]
     assert shown == [[1, 1, 2, 2, 3, 3, 4, 4], [1, 1, 2, 2]]

@@ -331,10 +331,14 @@ def test_the_slope_of_the_error_over_the_draws():
     """An error of deviation / sqrt(draws) falls with slope -1/2."""
     error = 8.0 / np.sqrt(theorem3.DRAWS)
     draws = 5.0 + error * np.array([1.0, -1.0, 1.0])
-    measured = {"estimates": draws, "mask_identity": 5.0, "deviation": 8.0}
+    measured: dict[str, Any] = {"estimates": draws, "mask_identity": 5.0, "deviation": 8.0}
     for predicted, residual in ((-0.5, 0.0), (0.5, 1.0)):
         one = outcome(predicted={"monte_carlo_rate": predicted}, **measured)
         assert theorem3._slope_apart(one) == pytest.approx(residual, abs=1e-14)
+    for deviation in (0.0, -8.0, np.nan):
+        measured["deviation"] = deviation
+        lost = outcome(predicted={"monte_carlo_rate": -0.5}, **measured)
+        assert not theorem3._slope_apart(lost) < 1
 
 
 # DropBlock ------------------------------------------------------------------------------------

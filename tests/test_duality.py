@@ -4,15 +4,16 @@ import dataclasses
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import lrdyn as lr
+from lrdyn.judging import residuals
+from lrdyn.produce import claims_job
 from lrdyn.theorems import duality
 from lrdyn.theorems.duality import DUALITY, EPSILON, LINEAR, OTHERS, RATE, ROOTS, SCALE
-from lrdyn.verify import evaluate
+from lrdyn.theorems.theorem4 import THEOREM4
 from tests import oracles
 
 FLAGS = {"rows": 8, "cols": 6, "rank": 2}
@@ -101,12 +102,14 @@ def test_both_sides_are_the_loops_in_numpy(dtype):
 
 @pytest.mark.float32
 def test_the_claims_hold_for_many_draws(dtype):
-    found = jax.jit(jax.vmap(lambda seed: evaluate(DUALITY, {"steps": 60})(seed, **FLAGS)))(
-        jnp.arange(40)
-    )
+    settings = {flag.name: flag.default("quick") for flag in THEOREM4.flags}
+    settings |= {name: (value,) for name, value in FLAGS.items()}
+    job = claims_job(THEOREM4, DUALITY, settings, range(40), "/", dtype)
+    (found,) = job.run().values()
     for claim in DUALITY.claims:
-        residual, limit = found[f"residual_{claim.id}"], found[f"tolerance_{claim.id}"]
-        assert np.all(residual <= limit), claim.id
+        leg = residuals(claim, DUALITY, found, dtype)
+        assert leg.sizes["seed"] == 40
+        assert np.all(leg.residual <= leg.tolerance), claim.id
     assert np.all(found["met_gradients_only"])
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
+from lrdyn.judging import residuals
+from lrdyn.produce import claims_job
 from lrdyn.theorems.gradient_rank import GRADIENT_RANK
-from lrdyn.verify import evaluate
+from lrdyn.theorems.theorem4 import THEOREM4
 from tests import oracles
 
 TIMES = np.arange(40)
@@ -212,18 +214,19 @@ def test_up_to_the_largest_step_no_mode_is_slower_than_the_second(fraction):
 
 @pytest.mark.float32
 def test_the_claims_hold_for_many_draws(dtype):
-    flags = {"rows": 5, "cols": 6}
-    found = jax.jit(jax.vmap(lambda seed: evaluate(GRADIENT_RANK, {"steps": 100})(seed, **flags)))(
-        jnp.arange(30)
-    )
+    settings = {flag.name: flag.default("quick") for flag in THEOREM4.flags}
+    settings |= {"rows": (5,), "cols": (6,), "steps": 100}
+    job = claims_job(THEOREM4, GRADIENT_RANK, settings, range(30), "/", dtype)
+    (found,) = job.run().values()
     for claim in GRADIENT_RANK.claims:
-        assert np.all(found[f"applies_{claim.id}"]), claim.id
-        residual, limit = found[f"residual_{claim.id}"], found[f"tolerance_{claim.id}"]
-        assert np.all(residual <= limit), claim.id
+        leg = residuals(claim, GRADIENT_RANK, found, dtype)
+        assert leg.sizes["seed"] == 30
+        assert np.all(leg.reason == ""), claim.id
+        assert np.all(leg.residual <= leg.tolerance), claim.id
     assert np.all(found["met_step_in_range"] & found["met_symmetric"])
     # The bound says something: it is finite from the start and close to the truth at the end.
-    end = found["stable_rank_bound"][:, :, -1] / found["stable_rank"][:, :, -1]
-    assert np.all(np.median(end, axis=0) < [3, 3, 1.001, 1.001, 1.1, 1.001, 1.001])
+    end = (found["stable_rank_bound"] / found["stable_rank"]).isel(step=-1)
+    assert np.all(end.median("seed").values.ravel() < [3, 3, 1.001, 1.001, 1.1, 1.001, 1.001])
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (2, 9), (3, 4)])

@@ -10,8 +10,10 @@ import optax
 import pytest
 
 import lrdyn as lr
+from lrdyn.judging import residuals
+from lrdyn.produce import claims_job
 from lrdyn.theorems import optax_galore as og
-from lrdyn.verify import evaluate
+from lrdyn.theorems.theorem4 import THEOREM4
 from tests import oracles
 
 SETTINGS = {
@@ -208,15 +210,21 @@ def test_the_decay_of_the_wrapper_is_decoupled():
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 def test_all_claims_hold_for_every_optimizer(optimizer, dtype):
     # Small steps, or the run's own response leaves float32 without two digits.
-    settings = SETTINGS | {"optimizer": optimizer, "learning_rate": 0.003}
-    point = jax.jit(lambda: evaluate(og.OPTAX, settings)(0))
-    found = point()
-    assert found["diverged_at"] == -1
-    for claim in og.OPTAX.claims:
-        assert found[f"applies_{claim.id}"]
-        assert found[f"residual_{claim.id}"] <= found[f"tolerance_{claim.id}"], claim.id
+    settings = {flag.name: flag.default("quick") for flag in THEOREM4.flags}
+    changed = SETTINGS | {"optimizer": optimizer, "learning_rate": 0.003}
+    settings |= {n: value if n == "steps" else (value,) for n, value in changed.items()}
+    found = {}
+    for statement in (og.OPTAX, og.OPTAX_PROGRAMS):
+        job = claims_job(THEOREM4, statement, settings, (0,), statement.id, dtype)
+        found |= job.run()
+        for claim in statement.claims:
+            leg = residuals(claim, statement, found[statement.id], dtype)
+            assert leg.reason.values.item() == ""
+            assert leg.residual <= leg.tolerance, claim.id
+    assert found["optax"]["diverged_at"] == -1
     # It is the projected side and not chance: P and moments of a tall and of a wide layer.
-    assert found["optax_shapes_measured"].tolist() == [[7, 2, 2, 5], [7, 2, 5, 2]]
+    shapes = found["optax_programs"]["optax_shapes_measured"].squeeze()
+    assert shapes.values.tolist() == [[7, 2, 2, 5], [7, 2, 5, 2]]
 
 
 def test_the_condition_is_that_of_the_projectors():

@@ -348,7 +348,8 @@ def test_a_lost_singular_value_has_no_rank():
 
 
 @pytest.mark.parametrize(
-    ("penalty", "residual"), [(2.0, 0.0), (1.0, 0.0), (0.5, 1.0), (-1.0, 2.0), (np.nan, np.nan)]
+    ("penalty", "residual"),
+    [(2.0, 0.0), (1.0, 0.0), (0.5, 1.0), (0.0, np.inf), (-1.0, np.inf), (np.nan, np.inf)],
 )
 def test_a_penalty_below_the_bound_is_found_on_each_data_set(penalty, residual):
     penalties = [[3.0, 3.0], [3.0, penalty]]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lrdyn.adapters.galore import GALORE
-from lrdyn.theorem import with_condition
+from lrdyn.produce import concerned, unoptimized, validate
+from lrdyn.theorem import Outcome, with_condition
 from lrdyn.theorems.low_rank_training import (
     LOSS,
     PROBLEMS,
@@ -29,8 +30,8 @@ from lrdyn.theorems.low_rank_training import (
     unflat,
 )
 from lrdyn.theorems.optimizer_state import OPTIMIZER_STATE
-from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, check, plot_paths
-from lrdyn.verify import concerned, unoptimized, validate
+from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, check
+from lrdyn.theorems.theorem4_figures import plot_paths
 from tests import oracles
 from tests.runs import finished
 
@@ -157,11 +158,11 @@ def test_a_tie_is_noticed():
         case, params=jnp.zeros((4, 6)), data=(jnp.eye(6), jnp.eye(4, 6)), loss=LOSS["regression"]
     )
     for one, expected in ((case, True), (tied, False)):
-        gaps = refreshed(one, train(one).records).gaps
-        assert bool(determined(gaps)) is expected
-        predicted = {"singular_gap": gaps}
+        predicted = {"singular_gap": np.asarray(refreshed(one, train(one).records).gaps)}
+        seen = Outcome({}, predicted, {}, {}, np.dtype("float64"), size=6, steps=12)
+        assert determined(seen) is expected
         applies: Any = TRAJECTORY.claims[0].applies
-        assert bool(applies(one, predicted, {})) is expected
+        assert applies(seen) is expected
 
 
 # The command -----------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def test_the_controls_are_far_away(tmp_path_factory):
 )
 def test_statements_that_are_not_concerned_are_left_out(given, expected):
     kept = concerned(THEOREM4, SETTINGS | given).statements
-    always = ["optax", "duality", "gradient_rank"]
+    always = ["optax", "optax_programs", "duality", "gradient_rank"]
     assert [statement.id for statement in kept] == [*expected, *always]
 
 
@@ -224,8 +225,9 @@ WEIGHTS_CONTROLS = {c.id for c in TRAJECTORY.controls if c.claim == "weights"}
 
 def test_the_plot_shows_paths_gaps_and_sums(tmp_path_factory):
     ran = finished("theorem4", tmp_path_factory.getbasetemp())
-    data, controls = ran.group("/"), "/controls/float64"
-    figure = plot_paths({"/": data, controls: ran.group(controls)})
+    data = ran.group("/")
+    names = [f"/controls/{control.id}/float64" for control in TRAJECTORY.controls]
+    figure = plot_paths({name: ran.group(name) for name in ("/", *names)})
     left, middle, right = figure.axes
     one = data.isel(seed=0, rows=0, cols=0, rank=0, period=0, state=0, side=0, problem=0,
                     learning_rate=0)  # fmt: skip

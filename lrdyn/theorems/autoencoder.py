@@ -307,4 +307,5 @@ AUTOENCODER = Statement(
     ),
     steps="steps",
     diverged="diverged_at",
+    sides="SVD of X against gradient descent, on MNIST",
 )

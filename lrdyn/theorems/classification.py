@@ -214,6 +214,7 @@ CLASSIFICATION = Statement(
     },
     narrow=first_shapes,
     **RUN,
+    sides="recursion and blocks of width 2K against a trained classifier",
 )
 
 PER_CLASS = 10
@@ -351,4 +352,5 @@ COLLAPSE = Statement(
     narrow=_collapse_settings,
     steps="steps",
     diverged="diverged_at",
+    sides="formula against within- and between-class scatter of a trained classifier",
 )

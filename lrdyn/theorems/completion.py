@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn import linalg
+from lrdyn.claims import relative_difference
 from lrdyn.completion import (
     discrepant_rates,
     observed_loss,
@@ -38,16 +39,16 @@ from lrdyn.spectra import singular_values
 from lrdyn.subspace import frame, start_scales
 from lrdyn.theorem import (
     POSITIVE,
-    Arrays,
     Claim,
     Control,
     Domain,
     Flag,
+    Outcome,
     Statement,
     Theorem,
     at_least,
-    relative_difference,
 )
+from lrdyn.theorems.completion_figures import plot_recovery
 
 DEPTH = 3
 """L of the full network, and of the compressed one of Kwon et al., outer factors counted."""
@@ -206,7 +207,7 @@ def _full(case: Recovery) -> dict[str, Array]:
         record=look,
     )
     error, loss = run.records
-    return {"full_error": error, "full_loss": loss}
+    return {"full_error": error, "full_loss": loss, "step": jnp.asarray(case.steps)}
 
 
 def _spectral(case: Recovery) -> CompressedNetwork:
@@ -216,7 +217,7 @@ def _spectral(case: Recovery) -> CompressedNetwork:
 
 def _spectral_run(case: Recovery, network: CompressedNetwork, ratio: Any) -> dict[str, Array]:
     error, loss = _errors(case, network, ratio)
-    return {"spectral_error": error, "spectral_loss": loss, "step": jnp.asarray(case.steps)}
+    return {"spectral_error": error, "spectral_loss": loss}
 
 
 def _basis(case: Recovery) -> CompressedNetwork:
@@ -257,42 +258,55 @@ def measure(
     return spectral | {"basis_error": moving, "basis_loss": loss, "fixed_error": fixed}
 
 
-def first_below(steps: np.ndarray, values: Float[Array, "times"], level: Any) -> Float[Array, ""]:
-    """Step at which a curve first falls to a level, linear between records; if never, 2 t."""
-    below = values <= level
-    last = jnp.argmax(below)
-    before = jnp.maximum(last - 1, 0)
-    times = jnp.asarray(steps, values.dtype)
-    drop = jnp.where(values[before] > values[last], values[before] - values[last], 1.0)
-    part = jnp.clip((values[before] - level) / drop, 0.0, 1.0)
-    found = times[before] + part * (times[last] - times[before])
-    return jnp.where(jnp.any(below), found, 2 * times[-1])
-
-
 # Claims --------------------------------------------------------------------------------------
 
 
-def _above_full(case: Recovery, predicted: Arrays, measured: Arrays) -> Array:
-    full = predicted["full_error"]
-    excess = jnp.where(full >= LEFT, measured["spectral_error"] - full, 0.0)
-    return jnp.max(excess, initial=0.0)
+def first_below(steps: np.ndarray, values: np.ndarray, level: float) -> float:
+    """Step at which a curve first falls to a level, linear between records; if never, 2 t.
+
+    Args:
+        steps: those that are recorded.
+        values: of the curve at these steps.
+        level: the level.
+
+    Returns:
+        The step; NaN if a value is lost.
+    """
+    if not np.all(np.isfinite(values)):
+        return float("nan")
+    (below,) = np.nonzero(values <= level)
+    if not len(below):
+        return 2.0 * float(steps[-1])
+    last = below[0]
+    before = max(last - 1, 0)
+    drop = values[before] - values[last] if values[before] > values[last] else 1.0
+    part = np.clip((values[before] - level) / drop, 0.0, 1.0)
+    return float(steps[before] + part * (steps[last] - steps[before]))
 
 
-def _times(case, predicted, measured) -> tuple[Array, Array]:
-    steps = np.asarray(case.steps)
-    return (
-        first_below(steps, measured["spectral_error"], REACHED),
-        first_below(steps, predicted["full_error"], REACHED),
+def _above_full(one: Outcome) -> float:
+    full = one.predicted["full_error"]
+    excess = np.where(full < LEFT, 0.0, one.measured["spectral_error"] - full)
+    return float(np.max(excess, initial=0.0))
+
+
+def _over(time: float, other: float) -> float:
+    """One time over another; two at the start are the same."""
+    if other == 0:
+        return 1.0 if time == 0 else float("inf")
+    return time / other
+
+
+def _later(one: Outcome) -> float:
+    full, compressed = (
+        first_below(one.predicted["step"], curve, REACHED)
+        for curve in (one.predicted["full_error"], one.measured["spectral_error"])
     )
+    return float(np.maximum(_over(compressed, full) - 1, 0.0))
 
 
-def _later(case, predicted, measured):
-    compressed, full = _times(case, predicted, measured)
-    return jnp.maximum(compressed / full - 1, 0.0)
-
-
-def _full_arrives(case, predicted, measured):
-    return predicted["full_error"][-1] <= LEFT
+def _full_arrives(one: Outcome) -> bool:
+    return bool(one.predicted["full_error"][-1] <= LEFT)
 
 
 def _claims(prefix: str) -> tuple[Claim, ...]:
@@ -303,6 +317,7 @@ def _claims(prefix: str) -> tuple[Claim, ...]:
             f"the full one's has fallen to {LEFT:g}, if it does",
             kind="bound",
             residual=_above_full,
+            reads=("spectral_error", "full_error"),
             applies=_full_arrives,
         ),
         Claim(
@@ -310,27 +325,27 @@ def _claims(prefix: str) -> tuple[Claim, ...]:
             f"the compressed network reaches recovery error {REACHED:g} no later than the full one",
             kind="bound",
             residual=_later,
-            applies=lambda case, p, m: jnp.any(p["full_error"] <= REACHED),
+            reads=("spectral_error", "full_error", "step"),
+            applies=lambda one: np.any(one.predicted["full_error"] <= REACHED),
         ),
         Claim(
             f"{prefix}recovered",
             f"at the end its recovery error is at most {LEFT:g}, if the full network got there",
             kind="limit",
-            residual=lambda case, p, m: m["spectral_error"][-1],
+            residual=lambda one: one.measured["spectral_error"][-1],
+            reads=("spectral_error", "full_error"),
             tolerance=LEFT,
             applies=_full_arrives,
         ),
     )
 
 
-def _drop_time(curve: Array, steps: np.ndarray) -> Array:
-    return first_below(steps, curve, 0.9 * curve[0])
-
-
-def _time_apart(case, predicted, measured):
-    steps = np.asarray(case.steps)
-    full, basis = (_drop_time(x, steps) for x in (predicted["full_loss"], measured["basis_loss"]))
-    return jnp.abs(basis / full - 1)
+def _time_apart(one: Outcome) -> float:
+    full, basis = (
+        first_below(one.predicted["step"], curve, 0.9 * curve[0])
+        for curve in (one.predicted["full_loss"], one.measured["basis_loss"])
+    )
+    return abs(_over(basis, full) - 1)
 
 
 BASIS_CLAIMS = (
@@ -340,20 +355,29 @@ BASIS_CLAIMS = (
         "the full network, within 5 % (the two bases differ by the hidden entries)",
         kind="limit",
         residual=_time_apart,
+        reads=("basis_loss", "full_loss", "step"),
         tolerance=0.05,
-        applies=lambda case, p, m: jnp.any(p["full_loss"] <= 0.9 * p["full_loss"][0]),
+        applies=lambda one: np.any(
+            one.predicted["full_loss"] <= 0.9 * one.predicted["full_loss"][0]
+        ),
     ),
     Claim(
         "fixed_basis",
         "with fixed outer factors the recovery error stays above ||Phi - P Phi Q||_F / ||Phi||_F",
         kind="bound",
-        residual=lambda case, p, m: jnp.max(p["floor"] - m["fixed_error"], initial=0.0),
+        residual=lambda one: float(
+            np.max(one.predicted["floor"] - one.measured["fixed_error"], initial=0.0)
+        ),
+        reads=("fixed_error", "floor"),
     ),
     Claim(
         "discrepant_rates",
         "with outer factors trained at gamma eta it ends below that",
         kind="bound",
-        residual=lambda case, p, m: jnp.maximum(m["basis_error"][-1] - p["floor"], 0.0),
+        residual=lambda one: float(
+            np.maximum(one.measured["basis_error"][-1] - one.predicted["floor"], 0.0)
+        ),
+        reads=("basis_error", "floor", "full_error"),
         applies=_full_arrives,
     ),
 )
@@ -433,6 +457,8 @@ COMPLETION_BY_ENTRIES = Statement(
         ),
     ),
     dims=dict.fromkeys((*RUNS, "basis_error", "basis_loss", "fixed_error"), ("step",)),
+    steps="steps",
+    sides="the full network, and projections of Phi, against trained compressed networks",
 )
 
 SENSING = Statement(
@@ -446,6 +472,8 @@ SENSING = Statement(
     narrow=lambda settings: (
         settings | {"dim": settings["dim"][:1]}
     ),  # p d^2 matrices of d^2 entries
+    steps="steps",
+    sides="the full network against trained compressed networks",
 )
 
 
@@ -492,15 +520,17 @@ BASIS = Statement(
         Claim(
             "basis",
             "all entries observed: the basis of the gradient spans V_{1,1} of Theorem 2",
-            residual=lambda case, p, m: relative_difference(
-                p["basis"], m["basis"], jnp.ones_like(case.learning_rate)
+            residual=lambda one: relative_difference(
+                one.predicted["basis"], one.measured["basis"], 1.0
             ),
         ),
         Claim(
             "basis_gap",
             "its gap sigma_{r+1} / sigma_r is at most e / (sigma_r(Phi) - e), e = prod eps_l",
             kind="bound",
-            residual=lambda case, p, m: jnp.maximum(m["basis_gap"] - p["basis_gap"], 0.0),
+            residual=lambda one: float(
+                np.maximum(one.measured["basis_gap"] - one.predicted["basis_gap"], 0.0)
+            ),
         ),
     ),
     controls=(
@@ -525,6 +555,7 @@ BASIS = Statement(
     hypotheses={"all_entries_observed": lambda case: jnp.all(case.mask == 1)},
     narrow=lambda settings: settings | {"steps": 1, "observed": (1.0,)},
     dims={"basis": ("row", "column")},
+    sides="frame of Theorem 2 from the SVD of Phi against the SVD of one gradient",
 )
 
 
@@ -534,45 +565,6 @@ def check(point: Mapping[str, Any]) -> None:
         raise ValueError(f"--rank: got {point['rank']} with d = {point['dim']}, wanted d > 2 rank")
 
 
-def plot_recovery(groups: Mapping[str, Any]) -> Any:
-    """Draw the recovery errors over the steps, for the first point of the sweep and every seed.
-
-    Args:
-        groups: content of ``results.nc``.
-
-    Returns:
-        The matplotlib figure.
-    """
-    from lrdyn import plotting
-
-    entries, sensing = (_first_point(groups[name]) for name in ("/", "/sensing/"))
-    networks = {
-        "full": ("full_error", plotting.BLACK, "-"),
-        "compressed, spectral start": ("spectral_error", plotting.BLUE, "-"),
-        "compressed, gradient basis": ("basis_error", plotting.ORANGE, "--"),
-        "the same basis, fixed": ("fixed_error", plotting.PINK, "-"),
-    }
-    with plotting.style():
-        figure, axes = plotting.panels(["observed entries", "Gaussian measurements"])
-        for ax, data in zip(axes, (entries, sensing), strict=True):
-            for label, (name, color, dashes) in networks.items():
-                if name in data:
-                    lines = ax.plot(data["step"], data[name].T, color=color, ls=dashes, lw=0.9)
-                    lines[0].set_label(label)
-            ax.set(yscale="log", xlabel="step t", xlim=(0, int(data["step"][-1])))
-        axes[0].set_ylabel(r"recovery error $\Vert f - \Phi \Vert_F / \Vert \Phi \Vert_F$")
-        axes[1].legend(
-            handles=axes[0].get_legend_handles_labels()[0],
-            loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0,
-        )  # fmt: skip
-    return figure
-
-
-def _first_point(results: Any) -> Any:
-    others = [dim for dim in results["full_error"].dims if dim not in ("seed", "step")]
-    return results.isel(dict.fromkeys(others, 0)).transpose("seed", "step", ...)
-
-
 COMPLETION = Theorem(
     "completion",
     "compressed networks complete a matrix no later and no worse than the full one",
@@ -580,4 +572,5 @@ COMPLETION = Theorem(
     (COMPLETION_BY_ENTRIES, SENSING, BASIS),
     plots={"recovery": plot_recovery},
     check=check,
+    axes=("init_scale", "rank"),
 )

@@ -273,6 +273,8 @@ COMPRESSION = Statement(
         "step": ("step",),
     },
     **RUN,
+    sides="rho and formulas against the difference of two trained networks and against arrays "
+    "counted",
 )
 
 COROLLARY1 = Theorem(

@@ -424,4 +424,6 @@ CRITICAL_POINTS = Statement(
         | {name: settings[name][:1] for name in ("depth", "init_scale", "learning_rate")}
         | {"tie": (0,)}
     ),
+    sides="closed forms over all index sets against JAX's gradient and Hessian; Newton's "
+    "method from random starts for the search",
 )

@@ -348,7 +348,7 @@ def departures(
     )
 
 
-RUN = {"steps": "steps", "condition": "condition", "diverged": "diverged_at"}
+RUN: dict[str, Any] = {"steps": "steps", "condition": "condition", "diverged": "diverged_at"}
 """Names by which the statements about runs are judged."""
 
 

@@ -198,4 +198,5 @@ DROPBLOCK = Statement(
     ),
     dims={"dropblock_bound": ("factorisation",), "dropblock_product": ("row", "column")},
     narrow=only("dropblock", "patch_size"),
+    sides="spectral support norm against all masks enumerated",
 )

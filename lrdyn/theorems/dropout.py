@@ -532,4 +532,5 @@ DROPOUT = Statement(
         "fixed_keep_prob": ("copies",),
     },
     narrow=only("dropout", "block_size", "patch_size"),
+    sides="norms of Z and formulas against all masks enumerated",
 )

@@ -292,4 +292,6 @@ MINIMISER = Statement(
     ),
     steps="steps",
     diverged="diverged_at",
+    sides="closed form from the SVD of Y P against gradient descent and against stochastic "
+    "training",
 )

@@ -16,9 +16,10 @@ from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import LinearMap
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
+from lrdyn.claims import relative_difference
 from lrdyn.descent import recorded_steps
 from lrdyn.initialization import gaussians
-from lrdyn.theorem import Arrays, Claim, Control, Statement, relative_difference
+from lrdyn.theorem import Claim, Control, Outcome, Statement
 from lrdyn.theorems.low_rank_training import first_values
 
 LONGEST = 60
@@ -235,8 +236,14 @@ def measure(case: Adapted) -> dict[str, Array]:
 # Claims and controls -------------------------------------------------------------------------
 
 
-def _each_rule(name: str) -> Callable[[Adapted, Arrays, Arrays], Array]:
-    return lambda case, p, m: jnp.max(jax.vmap(relative_difference, 1)(p[name], m[name]))
+def _each_rule(name: str) -> Callable[[Outcome], float]:
+    """Relative difference for the rule where it is largest."""
+
+    def residual(one: Outcome) -> float:
+        both = (np.moveaxis(side[name], 1, 0) for side in (one.predicted, one.measured))
+        return float(np.max([relative_difference(*rule) for rule in zip(*both, strict=True)]))
+
+    return residual
 
 
 CLAIMS = (
@@ -265,7 +272,11 @@ CLAIMS = (
         "same_eps",
         "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - g/(|g| + eps)] "
         "apart, in proportion to eps where it is small",
-        residual=lambda case, p, m: relative_difference(p["same_eps"], m["same_eps"], m["scale"]),
+        residual=lambda one: relative_difference(
+            one.predicted["same_eps"], one.measured["same_eps"], one.measured["scale"]
+        ),
+        reads=("same_eps", "scale"),
+        sides="Adam's first step by hand against the difference of two paths",
     ),
 )
 
@@ -370,4 +381,6 @@ DUALITY = Statement(
         "step": ("step",),
     },
     narrow=_narrow,
+    steps="steps",
+    sides="adapters trained by differentiation against projected gradients, lifted",
 )

@@ -24,7 +24,7 @@ from lrdyn.gradient_rank import (
 )
 from lrdyn.initialization import gaussians
 from lrdyn.spectra import singular_values
-from lrdyn.theorem import Arrays, Claim, Control, Statement
+from lrdyn.theorem import Claim, Control, Outcome, Statement
 from lrdyn.theorems.dropout import reflection
 from lrdyn.theorems.low_rank_training import first_values
 
@@ -215,30 +215,33 @@ def measure(case: Recursion) -> dict[str, Array]:
 # Claims and controls -------------------------------------------------------------------------
 
 
-def _beyond(low: Array, high: Array, resolution: Array) -> Array:
+def _beyond(low: np.ndarray, high: np.ndarray, resolution: np.ndarray) -> float:
     """How far something is above what bounds it, as far as rounding lets it be known."""
-    return jnp.max(jnp.maximum(low / high - 1, 0.0) * resolution)
+    return float(np.max(np.maximum(low / high - 1, 0.0) * resolution))
 
 
-def _above(case: Recursion, p: Arrays, m: Arrays) -> Array:
-    return _beyond(m["stable_rank"], p["stable_rank_bound"], p["resolution"])
+def _above(one: Outcome) -> float:
+    bound, resolution = one.predicted["stable_rank_bound"], one.predicted["resolution"]
+    return _beyond(one.measured["stable_rank"], bound, resolution)
 
 
-def _below(case: Recursion, p: Arrays, m: Arrays) -> Array:
-    return _beyond(p["stable_rank_floor"], m["stable_rank"], p["resolution"])
+def _below(one: Outcome) -> float:
+    floor, resolution = one.predicted["stable_rank_floor"], one.predicted["resolution"]
+    return _beyond(floor, one.measured["stable_rank"], resolution)
 
 
-def _above_printed(case: Recursion, p: Arrays, m: Arrays) -> Array:
-    aligned = (m["stable_rank"], p["lemma_3_3"], p["resolution"])
+def _above_printed(one: Outcome) -> float:
+    printed, resolution = one.predicted["lemma_3_3"], one.predicted["resolution"]
+    aligned = (one.measured["stable_rank"], printed, resolution)
     return _beyond(*(array[ALIGNED:] for array in aligned))
 
 
-def _bounded(case: Recursion, p: Arrays, m: Arrays) -> Array:
-    return jnp.all(jnp.isfinite(p["stable_rank_bound"][:, -1]))
+def _bounded(one: Outcome) -> bool:
+    return not np.any(np.isinf(one.predicted["stable_rank_bound"][:, -1]))
 
 
-def _aligned(case: Recursion, p: Arrays, m: Arrays) -> Array:
-    return jnp.all(p["misalignment"][ALIGNED:] <= distinct(case.left.dtype))
+def _aligned(one: Outcome) -> bool:
+    return bool(np.all(one.predicted["misalignment"][ALIGNED:] <= distinct(one.dtype)))
 
 
 CLAIMS = (
@@ -246,6 +249,7 @@ CLAIMS = (
         "gradient_path",
         "G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j for W <- W + eta G, G = (1/N) sum_i (A_i - "
         f"B_i W C_i), of up to {LARGEST[0]} x {LARGEST[1]} entries",
+        sides="eigenvectors of the operator against gradients of a loss, differentiated",
     ),
     Claim(
         "stable_rank_bound",
@@ -253,6 +257,7 @@ CLAIMS = (
         "bracket is positive (G_par is not 0), D = G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
         kind="bound",
         residual=_above,
+        reads=("stable_rank", "stable_rank_bound", "resolution"),
         applies=_bounded,
     ),
     Claim(
@@ -260,6 +265,7 @@ CLAIMS = (
         "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2",
         kind="bound",
         residual=_below,
+        reads=("stable_rank", "stable_rank_floor", "resolution"),
     ),
     Claim(
         "lemma_3_3",
@@ -267,6 +273,7 @@ CLAIMS = (
         "lies in the eigenspace of l_1 (here: N = 1, B or C nonsingular)",
         kind="bound",
         residual=_above_printed,
+        reads=("stable_rank", "lemma_3_3", "resolution", "misalignment"),
         applies=_aligned,
     ),
 )
@@ -393,4 +400,6 @@ GRADIENT_RANK = Statement(
         "step": ("step",),
     },
     narrow=_narrow,
+    steps="steps",
+    sides="G_par, q and eigenvalues against singular values of the gradients",
 )

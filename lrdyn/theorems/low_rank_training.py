@@ -20,6 +20,7 @@ from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.descent import Trajectory, recorded_steps
 from lrdyn.initialization import gaussians
 from lrdyn.networks import mlp, transformer
+from lrdyn.theorem import Outcome
 
 Data = tuple[Array, Array]
 
@@ -271,12 +272,12 @@ def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refre
     return Refreshes(gaps / jnp.max(largest, axis=0, keepdims=True), bases)
 
 
-def determined(gaps: Float[Array, "refresh matrix"]) -> Array:
+def determined(one: Outcome) -> bool:
     """Whether all gaps are away from zero, so that half of the digits of a projector are left.
 
     With a tie the singular vectors are not determined, and two runs can choose different ones.
     """
-    return jnp.min(gaps) >= np.sqrt(jnp.finfo(gaps.dtype).eps)
+    return bool(np.min(one.predicted["singular_gap"]) >= np.sqrt(np.finfo(one.dtype).eps))
 
 
 def deficient(case: LowRankRun) -> int:

@@ -24,20 +24,12 @@ from lrdyn.adapters.maps import (
     resolve_side,
     top_singular_projector,
 )
-from lrdyn.claims import tolerance
+from lrdyn.claims import RESOLVED, relative_difference, tolerance
 from lrdyn.descent import recorded_steps, simulate
 from lrdyn.initialization import gaussians
-from lrdyn.theorem import (
-    Arrays,
-    Claim,
-    Control,
-    Statement,
-    longest_axis,
-    relative_difference,
-    with_condition,
-)
+from lrdyn.jaxprs import equations
+from lrdyn.theorem import Claim, Control, Outcome, Statement, with_condition
 from lrdyn.theorems.low_rank_training import OPTIMIZERS
-from lrdyn.verify import RESOLVED
 
 DECAY = 0.1
 """lambda of the claim about decay."""
@@ -215,22 +207,8 @@ def _paths(case: Training) -> tuple[Array, Array]:
     return with_condition(run, data)
 
 
-def _shapes(case: Training) -> Int[Array, "layer 4"]:
-    """Shapes of projector and moments of each layer."""
-
-    def of(m, n):
-        r = min(case.rank, m, n)
-        return [m, r, r, n] if m >= n else [n, r, m, r]
-
-    return jnp.asarray([of(*case.weights[name].shape) for name in ("first", "second")])
-
-
 def _one_gradient(case: Training) -> PyTree:
     return jax.grad(training_loss)(case.weights, case.inputs, case.outputs)
-
-
-PROGRAMS = ("run", "vmap", "vmap_init", "nested_scan")
-"""One run; a batch that makes its states; one with a state from ``vmap(init)``; ours, batched."""
 
 
 def predict(case: Training) -> dict[str, Array]:
@@ -240,19 +218,8 @@ def predict(case: Training) -> dict[str, Array]:
         "optax_same": single,
         "optax_precise": double,
         "condition": condition,
-        "optax_unit": _unit(case, condition),
-        "optax_shapes": _shapes(case),
-        "optax_svds": jnp.asarray([[0, 2], [0, 2], [2, 0], [0, 2]]),
         "optax_decay": -case.learning_rate * DECAY * _flat(case.weights),
     }
-
-
-def _unit(case: Training, condition: Float[Array, ""]) -> Float[Array, ""]:
-    """Error that an SVD in float32 causes: one rounding at each refresh, and those of the steps."""
-    steps, size = case.steps[-1], longest_axis(case)
-    refreshes = -(-steps // case.period)
-    chosen = tolerance("identity", "float32", steps=refreshes, size=size)
-    return condition * (chosen + tolerance("identity", case.inputs.dtype, steps=steps, size=size))
 
 
 # Measurement: optax ---------------------------------------------------------------------------
@@ -295,95 +262,12 @@ def _decayed(case: Training) -> tuple[Array, Array]:
     return whole - plain, jnp.max(jnp.abs(plain))
 
 
-def _state_shapes(case: Training) -> Int[Array, "layer 4"]:
-    """Shapes of projector and moments in the state that optax makes."""
-    moment = optax.contrib.galore(1.0, rank=case.rank)
-    state = jax.eval_shape(moment.init, case.weights)[0]
-    projectors, moments = state.projector, state.base_optimizer_state.mu
-    return jnp.asarray(
-        [projectors[name].shape + moments[name].shape for name in ("first", "second")]
-    )
-
-
-def svds(function: Callable, *arguments: Any) -> tuple[int, int]:
-    """Count the SVDs in a program.
-
-    Args:
-        function: a function of arrays.
-        *arguments: what it is traced with.
-
-    Returns:
-        How many stand outside of every ``cond``, and how many within one.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> def choose(x):
-        ...     return jax.lax.cond(x[0, 0] > 0, lambda x: jnp.linalg.svd(x)[0], lambda x: x, x)
-        >>> svds(choose, jnp.ones((2, 2))), svds(jax.vmap(choose), jnp.ones((3, 2, 2)))
-        ((0, 1), (1, 0))
-    """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr, within=False)
-
-
-def _count(jaxpr: Any, within: bool) -> tuple[int, int]:
-    outside = inside = 0
-    for equation in jaxpr.eqns:
-        here = equation.primitive.name == "svd"
-        outside, inside = outside + (here and not within), inside + (here and within)
-        for parameter in jax.tree.leaves(tuple(equation.params.values())):
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns"):
-                more = _count(inner, within or equation.primitive.name == "cond")
-                outside, inside = outside + more[0], inside + more[1]
-    return outside, inside
-
-
-@functools.lru_cache
-def _svds_of_programs(
-    rows: int, cols: int, rank: int, period: int, optimizer: str
-) -> tuple[tuple[int, int], ...]:
-    """SVDs of one step of a run and of two batches, and of a whole batched run of ours."""
-    # Shapes decide: the same numbers in both precisions, and tracing takes time.
-    case = Training(
-        {"first": jnp.ones((rows, cols)), "second": jnp.ones((cols, rows)), "bias": jnp.ones(rows)},
-        jnp.ones((cols, cols)), jnp.ones((cols, cols)), jnp.ones(()),
-        optimizer, rank, period, (0, period),
-    )  # fmt: skip
-    batch = jax.tree.map(lambda array: jnp.stack([array, array]), case)
-
-    def init(case):
-        return rule_of(case).init(case.weights)
-
-    def update(case, state):
-        return rule_of(case).update(case.weights, state, case.weights)
-
-    def from_the_start(case):
-        return update(case, init(case))
-
-    def ours(case):
-        return _path(case, lambda G: choose_projectors(G, case.rank, "larger"))
-
-    return (
-        svds(from_the_start, case),
-        svds(jax.vmap(from_the_start), batch),
-        svds(jax.vmap(update), batch, jax.eval_shape(jax.vmap(init), batch)),
-        svds(jax.vmap(ours), batch),
-    )
-
-
-def _svds(case: Training, order: tuple[int, ...] = (0, 1, 2, 3)) -> Int[Array, "program 2"]:
-    counts = _svds_of_programs(*case.weights["first"].shape, case.rank, case.period, case.optimizer)
-    return jnp.asarray([counts[program] for program in order])
-
-
 def measure(case: Training) -> dict[str, Array]:
     """Run optax as its users do: init, update, apply."""
     (path, diverged_at), (decay, scale) = _alone(lambda c: (_train(c), _decayed(c)), case)
     return {
         "optax_same": path,
         "optax_precise": path,
-        "optax_shapes": _state_shapes(case),
-        "optax_svds": _svds(case),
         "optax_decay": decay,
         "update_scale": scale,
         "diverged_at": diverged_at,
@@ -394,9 +278,17 @@ def measure(case: Training) -> dict[str, Array]:
 # Claims and controls --------------------------------------------------------------------------
 
 
-def _in_units(case: Training, predicted: Arrays, measured: Arrays) -> Array:
-    apart = relative_difference(predicted["optax_precise"], measured["optax_precise"])
-    return apart / predicted["optax_unit"]
+def _unit(one: Outcome) -> float:
+    """Error that an SVD in float32 causes: one rounding at each refresh, and those of the steps."""
+    refreshes = -(-one.steps // int(one.point["period"]))
+    chosen = tolerance("identity", "float32", steps=refreshes, size=one.size)
+    own = tolerance("identity", one.dtype, steps=one.steps, size=one.size)
+    return float(one.predicted["condition"]) * (chosen + own)
+
+
+def _in_units(one: Outcome) -> float:
+    apart = relative_difference(one.predicted["optax_precise"], one.measured["optax_precise"])
+    return apart / _unit(one)
 
 
 CLAIMS = (
@@ -413,48 +305,29 @@ CLAIMS = (
         "the condition",
         kind="limit",
         residual=_in_units,
+        reads=("optax_precise", "condition"),
         tolerance=1.0,
-        applies=lambda case, p, m: p["optax_unit"] <= RESOLVED,
-    ),
-    Claim(
-        "optax_shapes",
-        "its state holds P of max(m, n) x r and moments of r x min(m, n) (transposed if m < n)",
-        kind="exact",
-    ),
-    Claim(
-        "optax_svds",
-        "its SVDs stand within a cond in a run and in a batch whose states are made inside the "
-        "batched function, outside of any cond (at every step) with a state from vmap(init); those "
-        "of the nested scan stand within a cond",
-        kind="exact",
+        applies=lambda one: _unit(one) <= RESOLVED,
     ),
     Claim(
         "optax_decay",
         "weight_decay of the wrapper adds -eta lambda W to an update, in all directions",
-        residual=lambda case, p, m: relative_difference(
-            p["optax_decay"], m["optax_decay"], m["update_scale"]
+        residual=lambda one: relative_difference(
+            one.predicted["optax_decay"], one.measured["optax_decay"], one.measured["update_scale"]
         ),
+        reads=("optax_decay", "update_scale"),
+        sides="-eta lambda W against the difference of two updates",
     ),
 )
 
 
 def _published(case: Training) -> dict[str, Array]:
     """GaLore on the smaller side, as published."""
-    maps = jax.eval_shape(
-        lambda weights: choose_projectors(weights, case.rank, "smaller"), case.weights
-    )
-    seen = {
-        name: jax.eval_shape(lambda S, W: S.project(W), maps[name], case.weights[name])
-        for name in ("first", "second")
-    }
 
     def path(case):
         return _path(case, lambda G: _single(G, case.rank, "smaller"))
 
-    return {
-        "optax_same": _alone(path, case),
-        "optax_shapes": jnp.asarray([maps[n].basis.shape + seen[n].shape for n in seen]),
-    }
+    return {"optax_same": _alone(path, case)}
 
 
 def _own_signs(case: Training) -> dict[str, Array]:
@@ -462,10 +335,6 @@ def _own_signs(case: Training) -> dict[str, Array]:
         return _path(case, lambda G: choose_projectors(G, case.rank, "larger"))
 
     return {"optax_precise": _alone(path, case)}
-
-
-def _init_inside(case: Training) -> dict[str, Array]:
-    return {"optax_svds": _svds(case, order=(0, 1, 1, 3))}
 
 
 def _decay_in_coordinates(case: Training) -> dict[str, Array]:
@@ -514,20 +383,6 @@ OPTAX = Statement(
             at=AT,
         ),
         Control(
-            "published_shapes",
-            "the state of GaLore as published",
-            "optax_shapes",
-            measure=_published,
-            at=AT,
-        ),
-        Control(
-            "state_made_inside",
-            "a batch whose states are made inside, in place of vmap(init)",
-            "optax_svds",
-            measure=_init_inside,
-            at=AT,
-        ),
-        Control(
             "decay_in_coordinates",
             "a decay of the part of W in r directions",
             "optax_decay",
@@ -538,10 +393,177 @@ OPTAX = Statement(
     dims={
         "optax_same": ("step", "weight"),
         "optax_precise": ("step", "weight"),
-        "optax_shapes": ("layer", "size"),
-        "optax_svds": ("program", "place"),
         "optax_decay": ("weight",),
         "step": ("step",),
     },
     narrow=_one_optimizer,
+    steps="steps",
+    condition="condition",
+    diverged="diverged_at",
+    sides="Algorithm 1 against optax, initialised, updated and applied as its users do",
+)
+
+
+# What comes from tracing ----------------------------------------------------------------------
+
+
+def _sized(rows: int, cols: int, rank: int, period: int, optimizer: str) -> Training:
+    """A case of which nothing but the shapes is used."""
+    return Training(
+        {"first": jnp.ones((rows, cols)), "second": jnp.ones((cols, rows)), "bias": jnp.ones(rows)},
+        jnp.ones((cols, cols)), jnp.ones((cols, cols)), jnp.ones(()),
+        optimizer, rank, period, (0, period),
+    )  # fmt: skip
+
+
+def _case_of_programs(
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    rank: int,
+    period: int,
+    optimizer: str,
+    **flags: Any,
+) -> Training:
+    return _sized(rows, cols, rank, period, optimizer)
+
+
+PROGRAMS = ("run", "vmap", "vmap_init", "nested_scan")
+"""One run; a batch that makes its states; one with a state from ``vmap(init)``; ours, batched."""
+
+
+def predict_programs(case: Training) -> dict[str, Array]:
+    """Shapes of projector and moments of each layer, and where SVDs stand in each program."""
+
+    def of(m, n):
+        r = min(case.rank, m, n)
+        return [m, r, r, n] if m >= n else [n, r, m, r]
+
+    shapes = [of(*case.weights[name].shape) for name in ("first", "second")]
+    return {
+        "optax_shapes": jnp.asarray(shapes),
+        "optax_svds": jnp.asarray([[0, 2], [0, 2], [2, 0], [0, 2]]),
+    }
+
+
+def measure_programs(case: Training) -> dict[str, Array]:
+    """Shapes in the state that optax makes, and SVDs counted in traced programs."""
+    moment = optax.contrib.galore(1.0, rank=case.rank)
+    state = jax.eval_shape(moment.init, case.weights)[0]
+    projectors, moments = state.projector, state.base_optimizer_state.mu
+    shapes = [projectors[name].shape + moments[name].shape for name in ("first", "second")]
+    return {"optax_shapes": jnp.asarray(shapes), "optax_svds": _svds(case)}
+
+
+def svds(function: Callable, *arguments: Any) -> tuple[int, int]:
+    """Count the SVDs in a program.
+
+    Args:
+        function: a function of arrays.
+        *arguments: what it is traced with.
+
+    Returns:
+        How many stand outside of every ``cond``, and how many within one.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> def choose(x):
+        ...     return jax.lax.cond(x[0, 0] > 0, lambda x: jnp.linalg.svd(x)[0], lambda x: x, x)
+        >>> svds(choose, jnp.ones((2, 2))), svds(jax.vmap(choose), jnp.ones((3, 2, 2)))
+        ((0, 1), (1, 0))
+    """
+    program = jax.make_jaxpr(function)(*arguments).jaxpr
+    places = [within for one, within in equations(program) if one.primitive.name == "svd"]
+    return places.count(False), places.count(True)
+
+
+@functools.lru_cache
+def _svds_of_programs(
+    rows: int, cols: int, rank: int, period: int, optimizer: str
+) -> tuple[tuple[int, int], ...]:
+    """SVDs of one step of a run and of two batches, and of a whole batched run of ours."""
+    # Shapes decide: the same numbers for all seeds and precisions, and tracing takes time.
+    case = _sized(rows, cols, rank, period, optimizer)
+    batch = jax.tree.map(lambda array: jnp.stack([array, array]), case)
+
+    def init(case):
+        return rule_of(case).init(case.weights)
+
+    def update(case, state):
+        return rule_of(case).update(case.weights, state, case.weights)
+
+    def from_the_start(case):
+        return update(case, init(case))
+
+    def ours(case):
+        return _path(case, lambda G: choose_projectors(G, case.rank, "larger"))
+
+    return (
+        svds(from_the_start, case),
+        svds(jax.vmap(from_the_start), batch),
+        svds(jax.vmap(update), batch, jax.eval_shape(jax.vmap(init), batch)),
+        svds(jax.vmap(ours), batch),
+    )
+
+
+def _svds(case: Training, order: tuple[int, ...] = (0, 1, 2, 3)) -> Int[Array, "program 2"]:
+    counts = _svds_of_programs(*case.weights["first"].shape, case.rank, case.period, case.optimizer)
+    return jnp.asarray([counts[program] for program in order])
+
+
+def _published_shapes(case: Training) -> dict[str, Array]:
+    """Those of GaLore on the smaller side, as published."""
+
+    def seen(weights):
+        maps = choose_projectors(weights, case.rank, "smaller")
+        return {n: (maps[n].basis, maps[n].project(weights[n])) for n in ("first", "second")}
+
+    pairs = jax.eval_shape(seen, case.weights).values()
+    return {"optax_shapes": jnp.asarray([basis.shape + moment.shape for basis, moment in pairs])}
+
+
+def _init_inside(case: Training) -> dict[str, Array]:
+    return {"optax_svds": _svds(case, order=(0, 1, 1, 3))}
+
+
+OPTAX_PROGRAMS = Statement(
+    "optax_programs",
+    _case_of_programs,
+    predict_programs,
+    measure_programs,
+    (
+        Claim(
+            "optax_shapes",
+            "its state holds P of max(m, n) x r and moments of r x min(m, n) (transposed if m < n)",
+            kind="exact",
+        ),
+        Claim(
+            "optax_svds",
+            "its SVDs stand within a cond in a run and in a batch whose states are made inside the "
+            "batched function, outside of any cond (at every step) with a state from vmap(init); "
+            "those of the nested scan stand within a cond",
+            kind="exact",
+        ),
+    ),
+    controls=(
+        Control(
+            "published_shapes",
+            "the state of GaLore as published",
+            "optax_shapes",
+            measure=_published_shapes,
+            at=AT,
+        ),
+        Control(
+            "state_made_inside",
+            "a batch whose states are made inside, in place of vmap(init)",
+            "optax_svds",
+            measure=_init_inside,
+            at=AT,
+        ),
+    ),
+    dims={"optax_shapes": ("layer", "size"), "optax_svds": ("program", "place")},
+    narrow=_one_optimizer,
+    traced=False,
+    sides="reasoning on `cond` under `vmap` against SVDs counted in traced programs",
 )

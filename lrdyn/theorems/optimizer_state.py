@@ -13,7 +13,7 @@ from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES, StatePolicy
 from lrdyn.descent import iterate
-from lrdyn.theorem import Arrays, Claim, Control, Statement, relative_difference, with_condition
+from lrdyn.theorem import Claim, Control, Outcome, Statement, with_condition
 from lrdyn.theorems.low_rank_training import (
     LowRankRun,
     at,
@@ -134,7 +134,6 @@ def predict(case: LowRankRun) -> dict[str, Array]:
     return {
         "policy_weights": galore[:, recorded],
         "lifted": every[:, recorded],
-        "signs": jnp.zeros((len(SIGN_FREE), len(recorded)), galore.dtype),
         "singular_gap": jax.vmap(lambda run: refreshed(case, run).gaps)(galore),
         "condition": condition,
     }
@@ -168,33 +167,32 @@ def measure(case: LowRankRun, *, broken: bool = False) -> dict[str, Array]:
     }
 
 
-def _determined(case: LowRankRun, predicted: Arrays, measured: Arrays) -> Array:
-    return jnp.all(jax.vmap(determined)(predicted["singular_gap"]))
-
-
-def _has_momentum(case: LowRankRun, predicted: Arrays, measured: Arrays) -> Array:
-    return _determined(case, predicted, measured) & (case.optimizer == "momentum")
+def _has_momentum(one: Outcome) -> bool:
+    return determined(one) and one.point["optimizer"] == "momentum"
 
 
 CLAIMS = (
     Claim(
         "policy_weights",
         "GaLore and ReLoRA with a frozen factor agree whether both keep, reset or transport",
-        applies=_determined,
+        reads=("policy_weights", "singular_gap"),
+        applies=determined,
     ),
     Claim(
         "lifted",
         "with momentum the path is that of W <- W - eta M, M <- mu M + P P^T G, where M becomes "
         "P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
+        reads=("lifted", "singular_gap"),
         applies=_has_momentum,
+        sides="a momentum of the size of W, projected, against one in coordinates",
     ),
     Claim(
         "signs",
         "after a reset or a transport the path does not depend on the signs of singular vectors",
-        residual=lambda case, p, m: relative_difference(
-            p["signs"], m["signs"], jnp.ones_like(case.learning_rate)
-        ),
-        applies=_determined,
+        residual=lambda one: float(np.max(one.measured["signs"])),
+        reads=("signs", "singular_gap"),
+        applies=determined,
+        sides="runs with two rules for the signs of singular vectors",
     ),
 )
 
@@ -250,4 +248,7 @@ OPTIMIZER_STATE = Statement(
         "step": ("step",),
     },
     narrow=_momentum,
+    steps="steps",
+    condition="condition",
+    sides="GaLore against ReLoRA, all three policies",
 )

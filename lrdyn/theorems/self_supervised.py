@@ -322,9 +322,11 @@ def _relative(name: str) -> Callable[[Outcome], float]:
 
 
 def _below_bound(one: Outcome) -> float:
-    """By how much the penalty falls below the bound, on its own scale."""
+    """By how much the penalty falls below the bound, over the penalty."""
     bound, penalty = one.predicted["nuclear_bound"], one.measured["penalty"]
-    return float(np.maximum(np.max((bound - penalty) / np.abs(penalty)), 0.0))
+    # A penalty that is not positive is below any bound.
+    ratio = np.divide(bound, penalty, out=np.full_like(bound, np.inf), where=penalty > 0)
+    return float(np.maximum(np.max(ratio) - 1, 0.0))
 
 
 def _differ(one: Outcome) -> int:
@@ -620,6 +622,7 @@ AUTOENCODER = Statement(
     },
     narrow=_narrow,
     condition="condition",
+    sides="moments S, D, Q against all masks enumerated and autoencoders trained on these sums",
 )
 
 SELF_SUPERVISED = (AUTOENCODER,)

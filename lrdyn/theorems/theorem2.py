@@ -208,6 +208,7 @@ FACTORIZATION = Statement(
         "step": ("step",),
     },
     **RUN,
+    sides="2r x 2r layers and L scalars against dense layers, automatic gradients, optax",
 )
 
 
@@ -274,6 +275,7 @@ MEAN_LOSS = Statement(
     },
     narrow=first_shapes,
     **RUN,
+    sides="the same, against the mean loss with eta d^2 and lambda / d^2",
 )
 
 

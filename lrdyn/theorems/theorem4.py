@@ -1,7 +1,7 @@
 """Theorem 4: GaLore and ReLoRA with a frozen factor take the same path."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +11,18 @@ from jaxtyping import Array
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
-from lrdyn.claims import tolerance
+from lrdyn.claims import relative_difference, tolerance
 from lrdyn.theorem import (
     POSITIVE,
     Arrays,
     Claim,
     Control,
     Flag,
+    Outcome,
     Statement,
     Theorem,
     at_least,
-    longest_axis,
     one_of,
-    relative_difference,
     with_condition,
 )
 from lrdyn.theorems.duality import DUALITY
@@ -44,13 +43,9 @@ from lrdyn.theorems.low_rank_training import (
     sum_values,
     train,
 )
-from lrdyn.theorems.optax_galore import OPTAX
+from lrdyn.theorems.optax_galore import OPTAX, OPTAX_PROGRAMS
 from lrdyn.theorems.optimizer_state import NAMES, OPTIMIZER_STATE
-
-if TYPE_CHECKING:
-    import xarray as xr
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from lrdyn.theorems.theorem4_figures import plot_paths
 
 SIDES = ("left", "right")
 
@@ -93,15 +88,13 @@ def predict(case: LowRankRun) -> dict[str, Array]:
         lambda both: train(case, GALORE, both).records, (case.params, case.data)
     )
     found, recorded = refreshed(case, records), at(case, case.steps)
-    ranks = sum_ranks(case)
     return {
         "weights": records[recorded],
         "training_loss": losses(case, records[recorded]),
         "condition": condition,
         "singular_gap": found.gaps,
         "independence": independence(case, found.bases),
-        "sum_rank": ranks,
-        "sum_excess": jnp.zeros(ranks.shape, records.dtype),
+        "sum_rank": sum_ranks(case),
     }
 
 
@@ -109,34 +102,18 @@ def measure(case: LowRankRun, *, method: Method = RELORA_FROZEN, **how: Any) -> 
     """ReLoRA with a frozen factor, or something else with the arguments of its run."""
     run = train(case, method, **how)
     recorded = at(case, case.steps)
-    values = sum_values(case, run.records)
-    largest = jnp.maximum(values[:, 0], jnp.finfo(values.dtype).tiny)[:, None]
-    following = jnp.pad(values, ((0, 0), (0, 1)))[_count(values), sum_ranks(case)]
-    limit = tolerance(
-        "identity", values.dtype, steps=case.steps[-1], size=longest_axis(case)
-    )  # of the claims: what is larger is no round-off
     return {
         "weights": run.records[recorded],
         "training_loss": losses(case, run.records[recorded]),
-        "sum_values": values,
-        "sum_rank": jnp.sum(values > limit * largest, axis=1),
-        "sum_excess": following / largest[:, 0],
+        "sum_values": sum_values(case, run.records),
         "step": jnp.asarray(case.steps),
         "diverged_at": run.diverged_at,
     }
 
 
-def _count(array: Array) -> np.ndarray:
-    return np.arange(len(array), dtype=np.int32)
-
-
 def gap(case: LowRankRun, predicted: Arrays, measured: Arrays) -> dict[str, Array]:
     """The gap between the two trajectories at each recorded step."""
     return {"gap": distance(predicted["weights"], measured["weights"])}
-
-
-def _determined(case: LowRankRun, predicted: Arrays, measured: Arrays) -> Array:
-    return determined(predicted["singular_gap"])
 
 
 INDEPENDENT = 0.1
@@ -149,16 +126,46 @@ def _same_path(prefix: str = "") -> tuple[Claim, Claim]:
         Claim(
             f"{prefix}weights",
             "GaLore and ReLoRA with a frozen factor have the same weights at every step",
-            residual=lambda case, p, m: relative_difference(p["weights"], m["weights"]),
-            applies=_determined,
+            residual=_apart("weights"),
+            reads=("weights", "singular_gap"),
+            applies=determined,
         ),
         Claim(
             f"{prefix}training_loss",
             "and the same loss",
-            residual=lambda case, p, m: relative_difference(p["training_loss"], m["training_loss"]),
-            applies=_determined,
+            residual=_apart("training_loss"),
+            reads=("training_loss", "singular_gap"),
+            applies=determined,
         ),
     )
+
+
+def _apart(name: str) -> Callable[[Outcome], float]:
+    return lambda one: relative_difference(one.predicted[name], one.measured[name])
+
+
+def _relative_values(one: Outcome) -> np.ndarray:
+    """Singular values of the sums over their largest, and 0 beyond the last: nothing is there."""
+    values = np.pad(one.measured["sum_values"], ((0, 0), (0, 1)))
+    largest = values[:, :1]
+    return values / np.where(largest == 0, 1.0, largest)
+
+
+def _excess(one: Outcome) -> float:
+    values, ranks = _relative_values(one), one.predicted["sum_rank"][:, None]
+    beyond = np.arange(values.shape[1]) >= ranks
+    return float(np.max(values * beyond))  # a product keeps a NaN, wherever it stands
+
+
+def _wrong_ranks(one: Outcome) -> float:
+    """For how many K the rank is another one, of those whose subspaces are independent."""
+    values, independence = _relative_values(one), one.predicted["independence"]
+    if not (np.all(np.isfinite(values)) and np.all(np.isfinite(independence))):
+        return float("nan")
+    # What is larger than the rounding that the other claims allow is no rounding.
+    limit = tolerance("identity", one.dtype, steps=one.steps, size=one.size)
+    wrong = np.sum(values > limit, axis=1) != one.predicted["sum_rank"]
+    return float(np.sum(wrong & (independence >= INDEPENDENT)))
 
 
 CLAIMS = (
@@ -167,17 +174,17 @@ CLAIMS = (
         "sum_excess",
         "W(t) - W(0) has rank at most r K after K refreshes: sigma_{rK+1} = 0",
         kind="bound",
-        residual=lambda case, p, m: relative_difference(
-            p["sum_excess"], m["sum_excess"], jnp.ones_like(case.learning_rate)
-        ),
+        residual=_excess,
+        reads=("sum_values", "sum_rank"),
+        sides="r times the number of refreshes against singular values of W(t) - W(0)",
     ),
     Claim(
         "sum_rank",
         "and no less if the subspaces are independent: steps of rank r, a sum of rank r K",
         kind="exact",
-        residual=lambda case, p, m: jnp.sum(
-            (p["sum_rank"] != m["sum_rank"]) & (p["independence"] >= INDEPENDENT)
-        ),
+        residual=_wrong_ranks,
+        reads=("sum_values", "sum_rank", "independence"),
+        sides="r times the number of refreshes against singular values of W(t) - W(0)",
     ),
 )
 
@@ -194,13 +201,13 @@ def _pruned(case: LowRankRun) -> dict[str, Array]:
 
 
 def _one_less(case: LowRankRun) -> dict[str, Array]:
-    """Rank r as for a single adapter; sigma_{rK} for sigma_{rK+1}."""
-    right = measure(case)
-    before = right["sum_values"][_count(right["sum_rank"]), sum_ranks(case) - 1]
-    return right | {
-        "sum_rank": jnp.full_like(right["sum_rank"], case.rank),
-        "sum_excess": before / right["sum_values"][:, 0],
-    }
+    right = predict(case)
+    return right | {"sum_rank": right["sum_rank"] - 1}
+
+
+def _one_adapter(case: LowRankRun) -> dict[str, Array]:
+    right = predict(case)
+    return right | {"sum_rank": jnp.full_like(right["sum_rank"], case.rank)}
 
 
 SGD = {"optimizer": "sgd", "side": "left", "problem": "regression", "state": "keep", "steps": 60}
@@ -260,14 +267,14 @@ CONTROLS = (
         "one_direction_less",
         "the sum claimed to have a rank below r K",
         "sum_excess",
-        measure=_one_less,
+        predict=_one_less,
         at=SGD,
     ),
     Control(
         "rank_of_one_adapter",
         "the sum claimed to have the rank of one adapter",
         "sum_rank",
-        measure=_one_less,
+        predict=_one_adapter,
         at=SGD,
     ),
 )
@@ -278,7 +285,6 @@ DIMS = {
     "gap": ("step",),
     "singular_gap": ("refresh", "matrix"),
     "sum_rank": ("refreshes",),
-    "sum_excess": ("refreshes",),
     "independence": ("refreshes",),
     "sum_values": ("refreshes", "index"),
     "step": ("step",),
@@ -313,6 +319,10 @@ TRAJECTORY = Statement(
     dims=DIMS,
     narrow=_first_problem,
     compare=gap,
+    steps="steps",
+    condition="condition",
+    diverged="diverged_at",
+    sides="projected gradients of W (GaLore) against gradients of A by differentiation (ReLoRA)",
 )
 
 OTHER_PROBLEMS = Statement(
@@ -324,92 +334,26 @@ OTHER_PROBLEMS = Statement(
     dims=DIMS,
     narrow=_other_problems,
     compare=gap,
+    steps="steps",
+    condition="condition",
+    diverged="diverged_at",
+    sides="projected gradients of W (GaLore) against gradients of A by differentiation (ReLoRA)",
 )
-
-# Figure ------------------------------------------------------------------------------------------
-
-
-def plot_paths(groups: "Mapping[str, xr.Dataset]") -> "Figure":
-    """Draw the loss of both methods, the gap between them, and the rank of what they added.
-
-    Args:
-        groups: content of ``results.nc``.
-
-    Returns:
-        The figure, at the first values of all flags but the optimiser.
-    """
-    from lrdyn import plotting
-
-    swept = ["seed", *(flag.name for flag in FLAGS if flag.name != "optimizer")]
-    root = groups["/"]
-    data = root.isel({name: 0 for name in swept if name in root.dims})
-    titles = ["two methods, one path", "their distance", "$W(t) - W(0)$, $K$ refreshes"]
-    with plotting.style():
-        figure, (left, middle, right) = plotting.panels(titles, height=2.6)
-        _plot_losses(left, data)
-        _plot_gaps(middle, data, groups)
-        _plot_sums(right, data.isel(optimizer=0))
-    return figure
-
-
-def _plot_losses(ax: "Axes", data: "xr.Dataset") -> None:
-    from lrdyn import plotting
-
-    names = data["optimizer"].values
-    for start, (name, color) in enumerate(zip(names, plotting.SHADES, strict=False)):
-        one = data.sel(optimizer=name)
-        step, predicted, measured = (
-            one[n].values for n in ("step", "training_loss_predicted", "training_loss_measured")
-        )
-        plotting.plot_compared(ax, step, predicted, measured, color=color, every=(2 * start, 6))
-    for refresh in range(0, int(data["step"][-1]) + 1, int(data["period"])):
-        ax.axvline(refresh, color="#D9D9D9", lw=0.4, zorder=0)
-    ax.set(xlabel="step", ylabel="training loss", xlim=(0, data["step"][-1]))
-    legend = plotting.plot_key(ax, line="GaLore", marker="ReLoRA, frozen factor").get_legend()
-    if legend is not None:
-        legend.set_loc("upper right")
-
-
-def _plot_gaps(ax: "Axes", data: "xr.Dataset", groups: "Mapping[str, xr.Dataset]") -> None:
-    from lrdyn import plotting
-
-    for name, color in zip(data["optimizer"].values, plotting.SHADES, strict=False):
-        gaps = data["gap"].sel(optimizer=name)
-        # An agreement to the last bit has no logarithm.
-        ax.plot(gaps["step"], gaps.where(gaps > 0), color=color, lw=1.0, label=str(name))
-    table = next(found for name, found in groups.items() if name.startswith("/controls/"))
-    controls = table["residual"].where(table["claim"] == "weights").min("seed")
-    if controls.notnull().any():
-        low, high = float(controls.min()), float(controls.max())
-        ax.axhspan(low, high, color=plotting.GREY, lw=0, alpha=0.35)
-        text = f"controls: {low:.2f} to {high:.2f}"
-        ax.annotate(text, (0.03, low), (0, -3), xycoords=("axes fraction", "data"),
-                    textcoords="offset points", va="top", color=plotting.GREY)  # fmt: skip
-    ax.legend(loc="center right")
-    ax.set(yscale="log", xlabel="step", ylabel="gap / largest weight", ylim=(None, 3.0))
-    ax.set_xlim(0, float(data["step"][-1]))
-
-
-def _plot_sums(ax: "Axes", data: "xr.Dataset") -> None:
-    from lrdyn import plotting
-
-    rank, values = int(data["rank"]), data["sum_values"]
-    for number, color in zip(range(values.sizes["refreshes"]), plotting.SHADES, strict=False):
-        one = values.isel(refreshes=number).dropna("index").values
-        index = np.arange(1, 1 + len(one))
-        ax.plot(index, one / one[0], color=color, marker="o", ms=3, lw=0.8)
-        edge = rank * (number + 1)
-        ax.annotate(f"$K = {number + 1}$", (edge, one[edge - 1] / one[0]), (3, 3),
-                    textcoords="offset points", color=color)  # fmt: skip
-    ax.set_xticks(range(rank, values.sizes["index"] + 1, rank))
-    ax.set(yscale="log", xlabel="index $i$", ylabel=r"$\sigma_i / \sigma_1$")
-
 
 THEOREM4 = Theorem(
     "theorem4",
     "GaLore and ReLoRA with a frozen factor take the same path, for any optimiser of gradients",
     FLAGS,
-    (TRAJECTORY, OPTIMIZER_STATE, OTHER_PROBLEMS, OPTAX, DUALITY, GRADIENT_RANK),
+    (
+        TRAJECTORY,
+        OPTIMIZER_STATE,
+        OTHER_PROBLEMS,
+        OPTAX,
+        OPTAX_PROGRAMS,
+        DUALITY,
+        GRADIENT_RANK,
+    ),
     plots={"paths": plot_paths},
     check=check,
+    axes=("rank",),
 )

@@ -555,4 +555,6 @@ DESCENT = Statement(
     },
     steps="steps",
     diverged="diverged_at",
+    sides="SVD of Phi, shrunk (L >= 3: a scalar minimisation for each value) against gradient "
+    "descent from random layers",
 )
