@@ -182,8 +182,10 @@ def row_of(claim: Claim, statement: Statement, one: Outcome) -> Row:
     if _rounded(claim) and statement.condition in one.predicted:
         condition = float(one.predicted[statement.condition])
         limit *= condition
-    reason = _reason(claim, statement, one, limit)
-    return Row(residual_of(claim, one), limit, condition, reason)
+    # What is no number, after a divergence for example, needs no warning: it is lost, and fails.
+    with np.errstate(all="ignore"):
+        reason = _reason(claim, statement, one, limit)
+        return Row(residual_of(claim, one), limit, condition, reason)
 
 
 def _rounded(claim: Claim) -> bool:
