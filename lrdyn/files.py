@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +272,9 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
 def _write_group(target: NetCDF, dataset: Any) -> None:
     target.attributes(dataset.attrs)
     axes = [name for name in dataset.coords if dataset[name].dims == (name,)]
+    labels = [str(name) for name in dataset.coords if name not in axes]
+    if labels:  # by this word xarray knows that they are no results
+        target.attributes({"coordinates": " ".join(labels)})
     for name in axes:
         target.coordinate(str(name), dataset[name].values)
     for name, variable in dataset.variables.items():
@@ -339,15 +342,26 @@ def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
             yield (*(slice(i, i + 1) for i in outer), slice(start, stop), *whole)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that it is kept for inspection and can be computed again.
+def set_aside(path: Path, why: object, note: Callable[[str], None]) -> Path:
+    """Rename a damaged file, so that it is kept for inspection, and say so.
 
     Args:
-        path: the damaged file.
+        path: the damaged file, whose content will be computed again.
+        why: what is wrong with it.
+        note: receives the line that names it.
 
     Returns:
         Its new path, ``<name>.damaged``.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.nc"
+        >>> _ = path.write_text("half")
+        >>> set_aside(path, "not netCDF", lambda line: print(line.rpartition("/")[2])).name
+        a.nc: damaged (not netCDF), kept as a.nc.damaged and computed again
+        'a.nc.damaged'
     """
     target = path.with_name(path.name + ".damaged")
     os.replace(path, target)
+    note(f"{path}: damaged ({why}), kept as {target.name} and computed again")
     return target

@@ -39,8 +39,7 @@ class Store(NamedTuple):
         except FileNotFoundError:
             return None
         except (zipfile.BadZipFile, ValueError, EOFError, KeyError, SyntaxError) as error:
-            aside = files.set_aside(path)
-            self.note(f"{path}: damaged ({error}), kept as {aside.name} and computed again")
+            files.set_aside(path, error, self.note)
             return None
 
     def save(self, key: str, arrays: Arrays) -> None:

@@ -212,7 +212,7 @@ def spread(heights: np.ndarray, gap: float) -> np.ndarray:
 
 
 def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
-    """Write a figure as PNG and PDF, atomically.
+    """Write a figure as PNG and PDF, atomically; equal figures give equal files.
 
     Args:
         figure: the figure.
@@ -223,8 +223,9 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     """
     paths = (stem.with_suffix(".png"), stem.with_suffix(".pdf"))
     for path in paths:
+        undated = {"CreationDate": None} if path.suffix == ".pdf" else {}
         with style(), files.replacing(path) as temporary:
-            figure.savefig(temporary)
+            figure.savefig(temporary, metadata=undated)
         figure.set_layout_engine("none")  # keeps the layout found, which took half of the time
     return paths
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -265,9 +266,8 @@ def _fixed(experiment: Experiment, settings: Mapping[str, Any]) -> dict[str, Any
 
 def _grid(experiment: Experiment, settings: Mapping[str, Any]):
     swept, fixed = _swept(experiment, settings), _fixed(experiment, settings)
-    columns = product(**swept).columns
-    for values in zip(*columns.values(), strict=True):
-        yield fixed | dict(zip(columns, values, strict=True))
+    for values in itertools.product(*swept.values()):
+        yield fixed | dict(zip(swept, values, strict=True))
 
 
 def claims_job(
@@ -470,14 +470,27 @@ def source_digest(experiment: Experiment) -> str:
     Returns:
         The digest, in hexadecimal.
     """
-    functions = [f for part in _parts(experiment) for f in _functions(part)]
+    functions = [f for part in _parts(experiment) for f in functions_of(part)]
+    return code_digest(functions, experiment.data())
+
+
+def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
+    """SHA-256 of the files that functions are written in, and of data files.
+
+    Args:
+        functions: the functions; those of the library's general modules do not count.
+        data: the data files.
+
+    Returns:
+        The digest, in hexadecimal.
+    """
     files = {Path(f.__code__.co_filename) for f in functions}
     digest = hashlib.sha256()
     for path in sorted(p for p in files if p.is_file() and p.parent != Path(__file__).parent):
         digest.update(path.read_bytes())
     for code in sorted(f.__code__.co_code for f in functions if not _in_file(f)):
         digest.update(code)  # written in a notebook or at a prompt
-    for path in experiment.data():
+    for path in data:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -489,8 +502,15 @@ def _parts(experiment: Experiment) -> Iterator[Any]:
         yield from (*statement.claims, *statement.controls)
 
 
-def _functions(part: Any) -> Iterator[Any]:
-    """Functions among the fields of a dataclass, those in its mappings too."""
+def functions_of(part: Any) -> Iterator[Any]:
+    """Functions among the fields of a dataclass, those in its mappings too.
+
+    Args:
+        part: an instance of a dataclass.
+
+    Yields:
+        The functions.
+    """
     assert is_dataclass(part)
     for field in fields(part):
         value = getattr(part, field.name)

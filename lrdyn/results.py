@@ -1,11 +1,12 @@
 """``results.nc``: what was produced, from which settings and sources, and on which machine."""
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +28,24 @@ NAME = "results.nc"
 
 class Unreadable(ValueError):
     """Saved results are missing or damaged."""
+
+
+class Missing(Unreadable):
+    """There is no such file."""
+
+
+class Damaged(Unreadable):
+    """A file is not what was written."""
+
+    def __init__(self, path: Path, why: str):
+        """Say what is wrong.
+
+        Args:
+            path: the file.
+            why: what is wrong with it.
+        """
+        super().__init__(f"{path}: damaged ({why})")
+        self.why = why
 
 
 def write(
@@ -72,19 +91,47 @@ def read(path: Path) -> dict[str, "xarray.Dataset"]:
         ``environment``, the last but one as text, the others as JSON.
 
     Raises:
-        Unreadable: there is no such file, or it is damaged.
+        Missing: there is no such file.
+        Damaged: it cannot be read.
     """
     import xarray
 
     if not path.is_file():
-        raise Unreadable(f"{path}: not found")
-    try:
+        raise Missing(f"{path}: not found")
+    with _damage_named(path):
         found = xarray.open_groups(path, engine="h5netcdf")
+    return {group: d for group, d in found.items() if d.variables or group == "/"}
+
+
+def load(path: Path) -> dict[str, "xarray.Dataset"]:
+    """Read a netCDF file whole: what is damaged inside is found too.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Group -> dataset, in memory.
+
+    Raises:
+        Missing: there is no such file.
+        Damaged: it cannot be read.
+    """
+    found = read(path)
+    with _damage_named(path), contextlib.ExitStack() as opened:
+        for dataset in found.values():
+            opened.enter_context(dataset)
+            dataset.load()
+    return found
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except PermissionError:
         raise
     except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ... on damaged files
-        raise Unreadable(f"{path}: damaged ({type(error).__name__})") from None
-    return {group: d for group, d in found.items() if d.variables or group == "/"}
+        raise Damaged(path, type(error).__name__) from None
 
 
 def canonical(values: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,22 +175,37 @@ def carry_out(
     return found, path
 
 
-def saved(run: Run, out: Path | str) -> Groups | None:
+def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = None) -> Groups | None:
     """Results of a run that ended earlier, with the same sources.
 
     Args:
         run: the run.
         out: folder of all results.
+        note: called with one line about a damaged file, which is set aside; else a warning.
 
     Returns:
         Content of ``results.nc``; None if there is none, it is damaged or the sources changed.
     """
+    folder = run.folder(out)
     try:
-        groups = results.read(run.folder(out) / results.NAME)
+        groups = _intact(folder)
+    except results.Damaged as error:
+        with contextlib.suppress(files.InUse), files.locked(folder):  # or it is being written
+            files.set_aside(folder / results.NAME, error.why, note or progress.Silent().note)
+        return None
     except results.Unreadable:
         return None
     same = groups["/"].attrs.get("digest") == source_digest(run.experiment)
     return groups if same else None
+
+
+def _intact(folder: Path) -> Groups:
+    """Results to the last bit those of the run, which wrote its verdict last."""
+    path = folder / results.NAME
+    groups = results.read(path)
+    if results.checksum(path) != _old_verdict(folder)["results_sha256"]:
+        raise results.Damaged(path, "its checksum differs")
+    return groups
 
 
 def _nothing_applies(theorem: Experiment, found: Verification) -> str:

@@ -5,10 +5,12 @@ from typing import Any
 
 import xarray as xr
 
-from lrdyn.figures import Figure
+from lrdyn.exhibits import Figure, Results
+from lrdyn.runs import Run
 from lrdyn.theorems.corollary1 import COROLLARY1
 from paper_figs import theorem2_sweep
-from paper_figs.reach import depth_key, layout, plot_family, plot_maps, ratio_map, reduced_sweep
+from paper_figs.reach import map_of, map_run, ratio_map, reduced_curves, reduced_run
+from paper_figs.reach_plots import depth_key, layout, plot_family, plot_maps
 from paper_figs.theorem2_sweep import combine, map_titles, ratios, summary
 
 CAPTION = """\
@@ -26,19 +28,36 @@ sqrt(d - 2r) eps^L (dotted), which knows nothing of the decay. (d, e) come from 
 """
 
 
-def compute(*, map: Mapping[str, Any], reduced: Mapping[str, Any]) -> xr.Dataset:
+COROLLARY1_MAP = map_of(COROLLARY1)
+
+
+def sources(*, map: Mapping[str, Any], reduced: Mapping[str, Any]) -> dict[str, Run]:
+    """Runs behind the maps and behind the curves, which are those of Theorem 2.
+
+    Args:
+        map: settings of :func:`paper_figs.reach.map_run`.
+        reduced: settings of :func:`paper_figs.reach.reduced_run`.
+
+    Returns:
+        The two runs.
+    """
+    return {"map": map_run(COROLLARY1_MAP, **map), "reduced": reduced_run(**reduced)}
+
+
+def numbers(results: Results, *, map: Mapping[str, Any], reduced: Mapping[str, Any]) -> xr.Dataset:
     """Numbers of the figure.
 
     Args:
-        map: settings of :func:`paper_figs.reach.ratio_map`.
-        reduced: settings of :func:`paper_figs.reach.reduced_sweep`.
+        results: of both runs.
+        map: settings of the maps.
+        reduced: settings of the curves.
 
     Returns:
         ``ratio`` over rank, depth and init scale; times and errors over depth and init scale.
     """
-    ratio = ratio_map(COROLLARY1, **map)
-    runs = reduced_sweep(**reduced).drop_vars("effective_rank")
-    return combine(ratio, runs).assign_attrs(summary(ratio, map, reduced))
+    ratio = ratio_map(COROLLARY1, results["map"])
+    curves = reduced_curves(results["reduced"], reduced).drop_vars("effective_rank")
+    return combine(ratio, curves).assign_attrs(summary(ratio, map, reduced))
 
 
 def draw(dataset: xr.Dataset) -> Any:
@@ -67,7 +86,8 @@ FIGURE = Figure(
     name="corollary1",
     title="Corollary 1 over depth, rank and init scale",
     caption=CAPTION,
-    compute=compute,
+    sources=sources,
+    numbers=numbers,
     draw=draw,
     presets=theorem2_sweep.FIGURE.presets,
 )

@@ -1,10 +1,10 @@
 """Figure 1: singular values of the weight updates of the penultimate layer.
 
 First panel of the survey, a deep linear network on MNIST, beside the same network on whitened
-inputs, which is what the theorem covers. A further network is one more function in ``NETWORKS``.
+inputs, which is what the theorem covers.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ from jaxtyping import Array, Float
 
 import lrdyn
 from lrdyn import plotting
-from lrdyn.data import mnist
-from lrdyn.figures import Figure
+from lrdyn.data.mnist import mnist, mnist_file
+from lrdyn.exhibits import Figure, Results, one_seed
+from lrdyn.runs import Run, run_of
+from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
 
 CLASSES = 10
 QUICK = {
@@ -44,15 +46,6 @@ panel: it has no sharp edge at 2K, only a fast decay. At the end sigma_21 / sigm
 round-off. The survey's further panels (MLP, VGG, ViT-B) are not drawn yet.
 """
 TITLES = {"dln": "linear network, MNIST", "dln_whitened": "linear network, MNIST whitened"}
-
-
-class Run(NamedTuple):
-    """One network: what is plotted and what the caption says of it."""
-
-    spectra: Float[np.ndarray, "times d"]
-    steps: np.ndarray
-    width: int
-    accuracy: float
 
 
 class Moments(NamedTuple):
@@ -114,30 +107,70 @@ def map_of(weights: lrdyn.Weights) -> Float[Array, "k d"]:
     return reduce(lambda product, layer: product @ layer, weights[::-1])
 
 
-def train(
-    inputs: np.ndarray, labels: np.ndarray, *, depth: int, init_scale: float, seed: int, points:
-    int,
-    learning_rate: float, steps: int,
-) -> Run:  # fmt: skip
-    """Train a deep linear network on half the mean squared error against one-hot labels.
+class Problem(NamedTuple):
+    """A deep linear network and what it is trained on."""
+
+    inputs: np.ndarray
+    """X, one example a column."""
+    labels: np.ndarray
+    start: lrdyn.Weights
+    learning_rate: float
+    steps: np.ndarray
+    """Recorded ones."""
+
+
+def problem(
+    key: jax.Array, inputs: np.ndarray, labels: np.ndarray, *, depth: int, init_scale: float,
+    points: int, learning_rate: float, steps: int,
+) -> Problem:  # fmt: skip
+    """Draw the start of a network with layers as wide as the inputs.
 
     Args:
+        key: random key.
         inputs: X, one example a column.
         labels: classes.
         depth: L.
         init_scale: eps.
-        seed: random seed.
         points: number of recorded steps.
         learning_rate: step of gradient descent.
         steps: iterations.
 
     Returns:
-        Singular values of the update of the penultimate layer, and the final training accuracy.
+        The problem.
     """
-    width = inputs.shape[0]
+    widths = (*[inputs.shape[0]] * depth, CLASSES)
+    start = lrdyn.orthogonal_layers(key, widths, jnp.full(depth, init_scale))
+    recorded = lrdyn.recorded_steps(steps, points)
+    return Problem(inputs, labels, start, learning_rate, recorded)
+
+
+def mnist_problem(key: jax.Array, *, directions: int, **settings: Any) -> Problem:
+    """The network on MNIST.
+
+    Args:
+        key: random key.
+        directions: train on so many whitened principal components; 0 for raw pixels.
+        **settings: see :func:`problem`.
+
+    Returns:
+        The problem.
+    """
+    inputs, labels = mnist()
+    return problem(key, whiten(inputs, directions) if directions else inputs, labels, **settings)
+
+
+def train(given: Problem) -> dict[str, Any]:
+    """Train on half the mean squared error against one-hot labels.
+
+    Args:
+        given: the problem.
+
+    Returns:
+        Singular values of the update of the penultimate layer ``(step, index)``, the steps and the
+        final training accuracy.
+    """
+    inputs, labels, start, learning_rate, steps = given
     data = moments(inputs, np.eye(CLASSES)[labels].T)
-    scales = jnp.full(depth, init_scale)
-    start = lrdyn.orthogonal_layers(jax.random.key(seed), (*[width] * depth, CLASSES), scales)
 
     def loss(weights: lrdyn.Weights) -> Float[Array, ""]:
         residual = map_of(weights) @ data.inputs - data.outputs
@@ -146,71 +179,102 @@ def train(
     def spectrum(weights: lrdyn.Weights) -> Float[Array, "d"]:
         return lrdyn.singular_values(weights[-2] - start[-2])
 
-    times, rule = lrdyn.recorded_steps(steps, points), lrdyn.gradient_descent(learning_rate)
-    run = jax.jit(lambda w: lrdyn.simulate(loss, w, rule, times, record=spectrum))(start)
-    accuracy = float(np.mean(np.argmax(np.asarray(map_of(run.params)) @ inputs, axis=0) == labels))
-    return Run(np.asarray(run.records), times, width, accuracy)
+    rule = lrdyn.gradient_descent(learning_rate)
+    run = jax.jit(lambda w: lrdyn.simulate(loss, w, rule, steps, record=spectrum))(start)
+    found = np.argmax(np.asarray(map_of(run.params)) @ inputs, axis=0)
+    accuracy = np.mean(found == labels)
+    return {"singular_value": run.records, "step": steps, "accuracy": accuracy}
 
 
-def linear_network(*, directions: int | None = None, **settings: Any) -> Run:
-    """Train the deep linear network on MNIST.
+UPDATES = Experiment(
+    "fig01",
+    "singular values of the update of the penultimate layer on MNIST",
+    (
+        Flag("depth", (3,), at_least(2), int, "L", "number of layers", swept=False),
+        Flag("init_scale", (0.3,), POSITIVE, symbol="eps", help="init scale", swept=False),
+        Flag("points", (26,), at_least(2), int, help="number of recorded steps", swept=False),
+        Flag("learning_rate", (0.05,), POSITIVE, symbol="eta", help="step size", swept=False),
+        Flag("steps", (2000,), at_least(1), int, "t", "steps of gradient descent", swept=False),
+        Flag(
+            "directions",
+            (0,),
+            at_least(0),
+            int,
+            help="train on so many whitened principal components; 0 for raw pixels",
+            swept=False,
+        ),
+    ),
+    (
+        Statement(
+            "updates",
+            mnist_problem,
+            measure=train,
+            dims={"singular_value": ("step", "index"), "step": ("step",)},
+            traced=False,
+        ),
+    ),
+    data=mnist_file,
+)
+NETWORKS = ("dln", "dln_whitened")
+
+
+def sources(**settings: Any) -> dict[str, Run]:
+    """A run for each network.
 
     Args:
-        directions: train on so many whitened principal components instead of raw pixels.
-        **settings: see :func:`train`.
+        **settings: flags of all networks and ``seed``, with a dictionary for each network.
 
     Returns:
-        The run.
+        The runs.
     """
-    inputs, labels = mnist()
-    return train(inputs if directions is None else whiten(inputs, directions), labels, **settings)
+    common = {name: value for name, value in settings.items() if name not in NETWORKS}
+    return {name: run_of(UPDATES, seeds=1, **common, **settings[name]) for name in NETWORKS}
 
 
-NETWORKS: dict[str, Callable[..., Run]] = {"dln": linear_network, "dln_whitened": linear_network}
-
-
-def compute(**settings: Any) -> xr.Dataset:
+def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Numbers of Figure 1.
 
     Args:
-        **settings: those of :func:`train`, with a dictionary of its own for each network.
+        results: of the runs.
+        **settings: see :func:`sources`.
 
     Returns:
         Singular values over ``network``, ``index`` and ``point``, with the steps of the points.
     """
-    common = {name: value for name, value in settings.items() if name not in NETWORKS}
-    runs = [network(**common, **settings[name]) for name, network in NETWORKS.items()]
-    return collect(runs, list(NETWORKS), settings["depth"])
+    runs = {name: one_seed(groups) for name, groups in results.items()}
+    return collect(runs, settings["depth"])
 
 
-def collect(runs: list[Run], names: list[str], depth: int) -> xr.Dataset:
+def collect(runs: Mapping[str, xr.Dataset], depth: int) -> xr.Dataset:
     """Put runs of different widths into one dataset, padded with NaN.
 
     Args:
-        runs: the runs.
-        names: one name each.
+        runs: network -> what :func:`train` returns.
         depth: L.
 
     Returns:
         The dataset.
     """
-    widest, rank = max(run.width for run in runs), 2 * CLASSES
+    rank = 2 * CLASSES
+    spectra = [run["singular_value"].values for run in runs.values()]
+    widths = [values.shape[1] for values in spectra]
     padded = [
-        np.pad(run.spectra.T, ((0, widest - run.width), (0, 0)), constant_values=np.nan)
-        for run in runs
+        np.pad(values.T, ((0, max(widths) - width), (0, 0)), constant_values=np.nan)
+        for values, width in zip(spectra, widths, strict=True)
     ]
-    last = [run.spectra[-1] for run in runs]
+    last = [values[-1] for values in spectra]
+    accuracy = [float(run["accuracy"]) for run in runs.values()]
     return xr.Dataset(
         {
             "singular_value": (("network", "index", "point"), np.stack(padded)),
-            "step": (("network", "point"), np.stack([run.steps for run in runs])),
-            "accuracy": ("network", [run.accuracy for run in runs]),
+            "step": (("network", "point"), np.stack([run["step"].values for run in runs.values()])),
+            "accuracy": ("network", accuracy),
         },
-        {"network": names, "index": np.arange(1, widest + 1)},
+        {"network": list(runs), "index": np.arange(1, max(widths) + 1)},
         {
             "rank": rank, "classes": CLASSES, "penultimate": depth - 1,
-            "width": runs[0].width, "width_whitened": runs[-1].width, "examples": 5000,
-            "accuracy": [run.accuracy for run in runs],
+            "width": widths[0], "width_whitened": widths[-1], "examples": 5000,
+            "accuracy": accuracy,
             "tail": [float(values[rank] / values[0]) for values in last],
             "above": [int(np.sum(values > 0.01 * values[0])) for values in last],
             "rest": [float(np.sum(values[rank:] ** 2) / np.sum(values**2)) for values in last],
@@ -269,7 +333,8 @@ FIGURE = Figure(
     name="fig01",
     title="Weight updates of the penultimate layer are of low rank",
     caption=CAPTION,
-    compute=compute,
+    sources=sources,
+    numbers=numbers,
     draw=draw,
     presets={"quick": QUICK, "paper": PAPER},
     needs={"mlxtend": "pip install 'lrdyn[data]'"},

@@ -9,7 +9,8 @@ import xarray as xr
 
 import lrdyn
 from lrdyn import plotting
-from lrdyn.figures import Figure
+from lrdyn.exhibits import Figure, Results, drawn_from, one_seed
+from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Experiment, Flag, Statement, at_least
 from paper_figs import tracking
 
 PRESET = {
@@ -44,48 +45,137 @@ class Decomposition(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What theory says at initialisation."""
+    """A run and its frame."""
 
     weights: lrdyn.Weights
     target: jax.Array
     scales: jax.Array
     frame: lrdyn.Frame
     reduced_target: jax.Array
-    directions: np.ndarray
-    """Limits for t -> 0+ of the reduced first layer's singular vectors, fastest growing first."""
-    growing: int
-    """How many of them grow above the bulk."""
+    learning_rate: float
+    """Of gradient descent on the mean loss, as ``weight_decay``."""
+    weight_decay: float
+    steps: np.ndarray
 
 
-def start(*, dim: int, rank: int, depth: int, init_scale: float, seed: int) -> Start:
+def start(
+    key: jax.Array, *, dim: int, rank: int, depth: int, init_scale: float, learning_rate: float,
+    weight_decay: float, steps: int,
+) -> Start:  # fmt: skip
     """Draw the problem and find its frame.
+
+    Args:
+        key: random key.
+        dim: d.
+        rank: r.
+        depth: L.
+        init_scale: eps.
+        learning_rate: for half the mean squared error.
+        weight_decay: beside half the mean squared error.
+        steps: iterations, all recorded.
+
+    Returns:
+        The start.
+    """
+    target_key, weight_key = jax.random.split(key)
+    target = lrdyn.truncated_gaussian_target(target_key, (dim, dim), rank)
+    scales = jnp.full(depth, init_scale)
+    weights = lrdyn.orthogonal_layers(weight_key, (dim,) * (depth + 1), scales)
+    frame = lrdyn.frame(weights, target, rank)
+    small = lrdyn.reduced_target(frame, target, 2 * rank)
+    times = np.arange(steps + 1)
+    return Start(weights, target, scales, frame, small, learning_rate, weight_decay, times)
+
+
+def measure(begin: Start) -> dict[str, jax.Array]:
+    """Dense gradient descent on the mean loss.
+
+    Args:
+        begin: the start.
+
+    Returns:
+        The first layer ``(step, output, input)``, and the frame of its two sides.
+    """
+    run = lrdyn.simulate(
+        lambda weights: lrdyn.mean_factorization_loss(weights, begin.target),
+        begin.weights,
+        lrdyn.gradient_descent(begin.learning_rate, begin.weight_decay),
+        begin.steps,
+        record=lambda weights: weights[0],
+    )
+    frame = {"left": begin.frame.left[0], "right": begin.frame.right[0]}
+    return {"layer": run.records, **frame, "step": jnp.asarray(begin.steps)}
+
+
+def predict(begin: Start) -> dict[str, jax.Array]:
+    """The same from the reduced dynamics and rho, and how the moving part begins.
+
+    Args:
+        begin: the start.
+
+    Returns:
+        The moving block of the first layer, its bulk value, and the symmetric part of the negative
+        gradient at the start.
+    """
+    entries = begin.target.size  # mean loss: eta / d^2 and lambda d^2
+    how = (begin.scales, begin.learning_rate / entries, begin.weight_decay * entries, begin.steps)
+    run = lrdyn.reduced_dynamics(begin.reduced_target, *how, record=lambda weights: weights[0])
+    layers = tuple(scale * jnp.eye(len(begin.reduced_target)) for scale in begin.scales)
+    descent = -jax.grad(lrdyn.factorization_loss)(layers, begin.reduced_target)[0]
+    bulk = lrdyn.rho(*how)[:, 0]
+    return {"moving": run.records, "bulk": bulk, "descent": (descent + descent.T) / 2}
+
+
+EVOLUTION = Experiment(
+    "fig03",
+    "first layer of a deep matrix factorisation, dense and by Theorem 2",
+    (
+        Flag("dim", (30,), at_least(3), int, "d", "width of the square layers", swept=False),
+        Flag("rank", (3,), at_least(1), int, "r", "rank of the target Phi", swept=False),
+        Flag("depth", (3,), at_least(2), int, "L", "number of layers", swept=False),
+        Flag("init_scale", (1.0,), POSITIVE, symbol="eps", help="init scale", swept=False),
+        Flag("weight_decay", (0.0,), NON_NEGATIVE, symbol="lambda", help="decay", swept=False),
+        Flag("learning_rate", (1.0,), POSITIVE, symbol="eta", help="step size", swept=False),
+        Flag("steps", (50,), at_least(1), int, "t", "steps of gradient descent", swept=False),
+    ),
+    (
+        Statement(
+            "evolution",
+            start,
+            predict,
+            measure,
+            dims={
+                "layer": ("step", "output", "input"),
+                "left": ("output", "left_direction"),
+                "right": ("input", "right_direction"),
+                "moving": ("step", "moving_output", "moving_input"),
+                "descent": ("moving_output", "moving_input"),
+                "bulk": ("step",),
+                "step": ("step",),
+            },
+        ),
+    ),
+)
+
+
+def growth(descent: np.ndarray, init_scale: float, depth: int) -> tuple[np.ndarray, int]:
+    """Limits for t -> 0+ of the reduced first layer's singular vectors.
 
     To first order in t, ``Wt_1 = eps I + t D`` with D the negative gradient, so that
     ``Wt_1^T Wt_1 = eps^2 I + eps t (D + D^T)``: both kinds of singular vectors start at the
     eigenvectors of the symmetric part of D.
 
     Args:
-        dim: d.
-        rank: r.
-        depth: L.
+        descent: that symmetric part.
         init_scale: eps.
-        seed: random seed.
+        depth: L.
 
     Returns:
-        The start.
+        The directions, fastest growing first, and how many of them grow above the bulk.
     """
-    target_key, weight_key = jax.random.split(jax.random.key(seed))
-    target = lrdyn.truncated_gaussian_target(target_key, (dim, dim), rank)
-    scales = jnp.full(depth, init_scale)
-    weights = lrdyn.orthogonal_layers(weight_key, (dim,) * (depth + 1), scales)
-    frame = lrdyn.frame(weights, target, rank)
-    small = lrdyn.reduced_target(frame, target, 2 * rank)
-    layers = tuple(scale * jnp.eye(2 * rank) for scale in scales)
-    descent = -jax.grad(lrdyn.factorization_loss)(layers, small)[0]
-    rates, directions = np.linalg.eigh(np.asarray(descent + descent.T) / 2)
+    rates, directions = np.linalg.eigh(descent)
     bulk_rate = -init_scale * init_scale ** (2 * (depth - 1))
-    growing = int(np.sum(rates > bulk_rate))
-    return Start(weights, target, scales, frame, small, directions[:, ::-1], growing)
+    return directions[:, ::-1], int(np.sum(rates > bulk_rate))
 
 
 def decompose(
@@ -123,91 +213,66 @@ def _angles(columns: np.ndarray, begin: np.ndarray, moving: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, angles.shape[1])), angles])  # at t = 0 by definition
 
 
-def measure(
-    begin: Start, steps: np.ndarray, learning_rate: float, weight_decay: float
-) -> Decomposition:
-    """Dense gradient descent on the mean loss, and the SVD of its first layer.
+def dense(found: xr.Dataset, directions: np.ndarray) -> Decomposition:
+    """SVD of the first layer of the dense run.
 
     Args:
-        begin: the start.
-        steps: recorded steps.
-        learning_rate: step of gradient descent on the mean loss.
-        weight_decay: decay beside the mean loss.
+        found: results of the experiment.
+        directions: see :func:`growth`.
 
     Returns:
         Singular values and angles.
     """
-    run = lrdyn.simulate(
-        lambda weights: lrdyn.mean_factorization_loss(weights, begin.target),
-        begin.weights,
-        lrdyn.gradient_descent(learning_rate, weight_decay),
-        steps,
-        record=lambda weights: weights[0],
-    )
-    moving = begin.directions.shape[0]
+    moving = len(directions)
     left, right = (
-        np.concatenate([basis[0, :, :moving] @ begin.directions, basis[0, :, moving:]], axis=1)
-        for basis in (np.asarray(begin.frame.left), np.asarray(begin.frame.right))
+        np.concatenate([basis[:, :moving] @ directions, basis[:, moving:]], axis=1)
+        for basis in (found["left"].values, found["right"].values)
     )
-    return decompose(np.asarray(run.records), left, right, moving)
+    return decompose(found["layer"].values, left, right, moving)
 
 
-def predict(
-    begin: Start, steps: np.ndarray, learning_rate: float, weight_decay: float
-) -> Decomposition:
-    """The same from the reduced dynamics and rho; step and decay as for the loss 1/2 ||.||^2.
+def reduced(found: xr.Dataset, directions: np.ndarray) -> Decomposition:
+    """The same from the moving block and the bulk.
 
     Args:
-        begin: the start.
-        steps: recorded steps.
-        learning_rate: eta.
-        weight_decay: lambda.
+        found: results of the experiment.
+        directions: see :func:`growth`.
 
     Returns:
         Singular values and angles.
     """
-    run = lrdyn.reduced_dynamics(
-        begin.reduced_target,
-        begin.scales,
-        learning_rate,
-        weight_decay,
-        steps,
-        record=lambda weights: weights[0],
-    )
-    moving, dim = begin.directions.shape[0], begin.target.shape[0]
-    small = decompose(np.asarray(run.records), begin.directions, begin.directions, moving)
-    rho = np.asarray(lrdyn.rho(begin.scales, learning_rate, weight_decay, steps))[:, :1]
-    bulk = np.repeat(np.abs(rho), dim - moving, axis=1)
+    small = decompose(found["moving"].values, directions, directions, len(directions))
+    rest = found.sizes["input"] - len(directions)
+    bulk = np.repeat(np.abs(found["bulk"].values)[:, None], rest, axis=1)
     still = np.zeros_like(bulk)
     parts = zip(small, (bulk, still, still), strict=True)
     return Decomposition(*(np.concatenate(pair, axis=1) for pair in parts))
 
 
-def compute(*, steps: int, learning_rate: float, weight_decay: float, **problem: Any) -> xr.Dataset:
+def numbers(results: Results, *, init_scale: float, depth: int, **_: Any) -> xr.Dataset:
     """Numbers of Figure 3.
 
     Args:
-        steps: iterations, all recorded.
-        learning_rate: for half the mean squared error.
-        weight_decay: beside half the mean squared error.
-        **problem: arguments of :func:`start`.
+        results: of the experiment.
+        init_scale: eps.
+        depth: L.
+        **_: its other flags.
 
     Returns:
         Singular values and angles, measured and predicted, over ``step`` and ``index``.
     """
-    begin, times = start(**problem), np.arange(steps + 1)
-    entries = begin.target.size  # mean loss: eta / d^2 and lambda d^2
-    measured = measure(begin, times, learning_rate, weight_decay)
-    predicted = predict(begin, times, learning_rate / entries, weight_decay * entries)
-    return _dataset(begin, times, measured, predicted)
+    found = one_seed(results["fig03"])
+    directions, growing = growth(found["descent"].values, init_scale, depth)
+    measured, predicted = dense(found, directions), reduced(found, directions)
+    return _dataset(found["step"].values, measured, predicted, len(directions), growing)
 
 
 def _dataset(
-    begin: Start, times: np.ndarray, measured: Decomposition, predicted: Decomposition
+    times: np.ndarray, measured: Decomposition, predicted: Decomposition, moving: int, growing: int
 ) -> xr.Dataset:
-    moving, dim = begin.directions.shape[0], begin.target.shape[0]
+    dim = measured.sigma.shape[1]
     # Plotted order: growing, bulk, shrinking.
-    grow, shrink = np.arange(begin.growing), np.arange(begin.growing, moving)
+    grow, shrink = np.arange(growing), np.arange(growing, moving)
     order = np.concatenate([grow, np.arange(moving, dim), shrink])
     words = {
         "sigma": "singular value",
@@ -231,7 +296,7 @@ def _dataset(
             "moves": ("index", (order < moving).astype(np.int8)),
         },
         {
-            "moving": moving, "bulk": dim - moving, "growing": begin.growing,
+            "moving": moving, "bulk": dim - moving, "growing": growing,
             "rho_last": float(predicted.sigma[-1, -1]),
             "sigma_gap": gaps["sigma"], "angle_gap": max(gaps["right"], gaps["left"]),
         },
@@ -326,7 +391,8 @@ FIGURE = Figure(
     name="fig03",
     title="SVD of the first layer during deep matrix factorisation",
     caption=CAPTION,
-    compute=compute,
+    sources=drawn_from(EVOLUTION),
+    numbers=numbers,
     draw=draw,
     presets={"quick": PRESET, "paper": PRESET},
 )

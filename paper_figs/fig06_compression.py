@@ -1,9 +1,10 @@
 """Figure 6 (ours): the compressed network of Corollary 1 against the full one."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ import xarray as xr
 
 import lrdyn
 from lrdyn import plotting
-from lrdyn.figures import Figure
+from lrdyn.exhibits import Figure, Results, one_seed
+from lrdyn.runs import Run, run_of
+from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
 
 QUICK = {
     "dim": 100, "rank": 5, "depth": 3, "init_scales": [0.1, 0.3, 1.0], "compressed_ranks": [5, 40],
@@ -37,68 +40,102 @@ and the bound sqrt(d - 2 r^) prod_l eps_l (dotted). Largest deviation from the i
 REPEATS = 3
 
 
+class Problem(NamedTuple):
+    """A run, and the rank to which its network is compressed."""
+
+    weights: lrdyn.Weights
+    target: jax.Array
+    compressed_rank: int
+    learning_rate: float
+    steps: np.ndarray
+
+
 def problem(
-    dim: int, rank: int, depth: int, init_scale: Any, seed: int
+    key: jax.Array, dim: int, rank: int, depth: int, init_scale: Any
 ) -> tuple[lrdyn.Weights, jax.Array]:
     """Draw orthogonal layers and a target of the given rank.
 
     Args:
+        key: random key.
         dim: d.
         rank: r.
         depth: L.
         init_scale: eps.
-        seed: random seed.
 
     Returns:
         The layers and the target.
     """
-    target_key, weight_key = jax.random.split(jax.random.key(seed))
+    target_key, weight_key = jax.random.split(key)
     target = lrdyn.low_rank_target(target_key, (dim, dim), lrdyn.spaced_singular_values(rank))
     weights = lrdyn.orthogonal_layers(weight_key, (dim,) * (depth + 1), jnp.full(depth, init_scale))
     return weights, target
 
 
-def trajectory(
-    weights: lrdyn.Weights,
-    target: jax.Array,
-    ranks: Sequence[int],
-    learning_rate: float,
-    steps: np.ndarray,
-) -> dict[str, jax.Array]:
-    """Full and compressed run from one start.
+def case(
+    key: jax.Array, *, dim: int, rank: int, depth: int, init_scale: Any, compressed_rank: int,
+    learning_rate: float, steps: int,
+) -> Problem:  # fmt: skip
+    """Draw a run.
 
     Args:
-        weights: the start.
-        target: Phi.
-        ranks: ranks r^ of the compressed networks; the losses are of the first.
-        learning_rate: eta.
-        steps: recorded steps.
+        key: random key.
+        dim: d.
+        rank: r.
+        depth: L.
+        init_scale: eps.
+        compressed_rank: r^.
+        learning_rate: eta, for 1/2 ||.||_F^2.
+        steps: iterations.
 
     Returns:
-        Losses ``(step)``, that of the full network also predicted; errors, their prediction
-        ``(rank, step)`` and bound ``(rank)``.
+        The run.
     """
-    scales, dim = lrdyn.start_scales(weights), target.shape[0]
-    rule = lrdyn.gradient_descent(learning_rate)
+    drawn = problem(key, dim, rank, depth, init_scale)
+    return Problem(*drawn, compressed_rank, learning_rate, lrdyn.recorded_steps(steps, 61))
+
+
+def predict(one: Problem) -> dict[str, jax.Array]:
+    """Loss and error from the compressed run and rho.
+
+    Args:
+        one: the run.
+
+    Returns:
+        Loss and error ``(step)``, and the bound.
+    """
+    scales, dim = lrdyn.start_scales(one.weights), one.target.shape[0]
+    rho = lrdyn.rho(scales, one.learning_rate, 0.0, one.steps)
+    error = lrdyn.compression_error(rho, dim, one.compressed_rank)
+    loss = _losses(compressed_maps(one), one.target)
+    return {
+        "loss": loss + error**2 / 2,
+        "error": error,
+        "error_bound": lrdyn.compression_bound(scales, dim, one.compressed_rank),
+    }
+
+
+def measure(one: Problem) -> dict[str, jax.Array]:
+    """Train both networks from one start.
+
+    Args:
+        one: the run.
+
+    Returns:
+        Losses of both, and the error.
+    """
     full = lrdyn.simulate(
-        lambda layers: lrdyn.factorization_loss(layers, target),
-        weights,
-        rule,
-        steps,
+        lambda layers: lrdyn.factorization_loss(layers, one.target),
+        one.weights,
+        lrdyn.gradient_descent(one.learning_rate),
+        one.steps,
         record=lrdyn.end_to_end,
     ).records
-    rho = lrdyn.rho(scales, learning_rate, 0.0, steps)
-    compressed = jnp.stack(
-        [compressed_maps(weights, target, r, learning_rate, steps) for r in ranks]
-    )
-    loss = _losses(compressed[0], target)
+    compressed = compressed_maps(one)
     return {
-        "loss_full": _losses(full, target),
-        "loss_compressed": loss,
-        "loss_predicted": loss + lrdyn.compression_error(rho, dim, ranks[0]) ** 2 / 2,
-        "error_measured": jnp.linalg.norm(full[None] - compressed, axis=(-2, -1)),
-        "error_predicted": jnp.stack([lrdyn.compression_error(rho, dim, r) for r in ranks]),
-        "error_bound": jnp.stack([lrdyn.compression_bound(scales, dim, r) for r in ranks]),
+        "loss": _losses(full, one.target),
+        "loss_compressed": _losses(compressed, one.target),
+        "error": jnp.linalg.norm(full - compressed, axis=(-2, -1)),
+        "step": jnp.asarray(one.steps),
     }
 
 
@@ -106,27 +143,49 @@ def _losses(maps: jax.Array, target: jax.Array) -> jax.Array:
     return 0.5 * jnp.sum((maps - target[None]) ** 2, axis=(-2, -1))
 
 
-def compressed_maps(
-    weights: lrdyn.Weights, target: jax.Array, rank: int, learning_rate: float, steps: np.ndarray
-) -> jax.Array:
+def compressed_maps(one: Problem) -> jax.Array:
     """What the compressed network computes at each recorded step, as d x d matrices.
 
     Args:
-        weights: the start.
-        target: Phi.
-        rank: r^.
-        learning_rate: eta.
-        steps: recorded steps.
+        one: the run.
 
     Returns:
         ``f_C(t)``, ``(step, d, d)``.
     """
-    frame = lrdyn.frame(weights, target, rank)
-    small = lrdyn.reduced_target(frame, target, 2 * rank)
+    frame = lrdyn.frame(one.weights, one.target, one.compressed_rank)
+    small = lrdyn.reduced_target(frame, one.target, 2 * one.compressed_rank)
     inner = lrdyn.reduced_dynamics(
-        small, lrdyn.start_scales(weights), learning_rate, 0.0, steps
+        small, lrdyn.start_scales(one.weights), one.learning_rate, 0.0, one.steps
     ).records
     return jax.vmap(lambda layers: lrdyn.compressed_product(lrdyn.compress(frame, layers)))(inner)
+
+
+SHARED = (
+    Flag("rank", (5,), at_least(1), int, "r", "rank of the target Phi", swept=False),
+    Flag("depth", (3,), at_least(2), int, "L", "number of layers", swept=False),
+    Flag("learning_rate", (0.2,), POSITIVE, symbol="eta", help="step size", swept=False),
+)
+WIDTH = Flag("dim", (100,), at_least(3), int, "d", "width of the square layers", swept=False)
+COMPRESSION = Experiment(
+    "fig06",
+    "the compressed network of Corollary 1 beside the full one",
+    (
+        *SHARED,
+        WIDTH,
+        Flag("steps", (300,), at_least(1), int, "t", "steps of gradient descent", swept=False),
+        Flag("init_scale", (0.1, 0.3, 1.0), POSITIVE, symbol="eps", help="init scale"),
+        Flag("compressed_rank", (5, 40), at_least(1), int, "r^", "compress to", shapes=True),
+    ),
+    (
+        Statement(
+            "compression",
+            case,
+            predict,
+            measure,
+            dims=dict.fromkeys(("loss", "loss_compressed", "error", "step"), ("step",)),
+        ),
+    ),
+)
 
 
 def seconds_per_step(run: Callable[[int], Any], steps: int) -> float:
@@ -147,101 +206,122 @@ def seconds_per_step(run: Callable[[int], Any], steps: int) -> float:
     return min(times[1:]) / steps
 
 
-def step_times(
-    dim: int, rank: int, depth: int, learning_rate: float, seed: int
-) -> tuple[float, float]:
-    """Time of a full and of a reduced step.
+class Timed(NamedTuple):
+    """What is timed: one step of the full and of the reduced run."""
+
+    weights: lrdyn.Weights
+    target: jax.Array
+    layers: lrdyn.Weights
+    reduced_target: jax.Array
+    learning_rate: float
+
+
+def timed_case(key: jax.Array, *, dim: int, rank: int, depth: int, learning_rate: float) -> Timed:
+    """Draw a run and reduce it.
 
     Args:
+        key: random key.
         dim: d.
         rank: r.
         depth: L.
         learning_rate: eta.
-        seed: random seed.
 
     Returns:
-        Seconds of a full step and of a reduced one.
+        Both runs.
     """
-    weights, target = problem(dim, rank, depth, 0.3, seed)
+    weights, target = problem(key, dim, rank, depth, 0.3)
     frame = lrdyn.frame(weights, target, rank)
     small = lrdyn.reduced_target(frame, target, 2 * rank)
     layers = tuple(0.3 * jnp.eye(2 * rank) for _ in range(depth))
+    return Timed(weights, target, layers, small, learning_rate)
+
+
+def step_times(one: Timed) -> dict[str, Any]:
+    """Time a full and a reduced step.
+
+    Args:
+        one: both runs.
+
+    Returns:
+        Seconds of each, and the machine.
+    """
 
     @jax.jit
     def run(start, goal, steps):
         loss = lambda layers: lrdyn.factorization_loss(layers, goal)  # noqa: E731
-        rule = lrdyn.gradient_descent(learning_rate)
+        rule = lrdyn.gradient_descent(one.learning_rate)
         return lrdyn.simulate(loss, start, rule, steps, record=lambda _: None).params
 
-    full = seconds_per_step(lambda n: run(weights, target, np.array([n])), max(4, 2000 // dim))
-    reduced = seconds_per_step(lambda n: run(layers, small, np.array([n])), 2000)
-    return full, reduced
+    few = max(4, 2000 // one.target.shape[0])
+    full = seconds_per_step(lambda n: run(one.weights, one.target, np.array([n])), few)
+    reduced = seconds_per_step(lambda n: run(one.layers, one.reduced_target, np.array([n])), 2000)
+    machine = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
+    return {"time_full": full, "time_reduced": reduced, "machine": machine}
 
 
-def compute(
-    *,
-    dim: int,
-    rank: int,
-    depth: int,
-    init_scales: Sequence[float],
-    compressed_ranks: Sequence[int],
-    learning_rate: float,
-    steps: int,
-    seed: int,
-    timed_dims: Sequence[int],
-) -> xr.Dataset:
-    """Numbers of Figure 6.
+TIMES = Experiment(
+    "fig06_times",
+    "time of a step of the full and of the compressed network",
+    (*SHARED, dataclasses.replace(WIDTH, quick=(30, 100, 300), swept=True)),
+    (Statement("times", timed_case, measure=step_times, traced=False),),
+)
+
+
+def sources(
+    *, dim: int, init_scales: Sequence[float], compressed_ranks: Sequence[int], steps: int,
+    timed_dims: Sequence[int], **shared: Any,
+) -> dict[str, Run]:  # fmt: skip
+    """Runs of both experiments.
 
     Args:
         dim: d.
-        rank: r.
-        depth: L.
         init_scales: eps of each run.
         compressed_ranks: r^ of each compressed network, the first equal to r.
-        learning_rate: eta, for 1/2 ||.||_F^2.
         steps: iterations.
-        seed: random seed.
         timed_dims: d of the timings.
+        **shared: flags of both, and ``seed``.
+
+    Returns:
+        The runs.
+    """
+    curves = run_of(
+        COMPRESSION, preset="paper", seeds=1, dim=dim, init_scale=init_scales,
+        compressed_rank=compressed_ranks, steps=steps, **shared,
+    )  # fmt: skip
+    return {"curves": curves, "times": run_of(TIMES, seeds=1, dim=timed_dims, **shared)}
+
+
+def numbers(results: Results, *, compressed_ranks: Sequence[int], **_: Any) -> xr.Dataset:
+    """Numbers of Figure 6.
+
+    Args:
+        results: of both experiments.
+        compressed_ranks: r^ of each compressed network.
+        **_: other settings.
 
     Returns:
         Losses and errors over ``init_scale``, ``compressed_rank`` and ``step``; times over ``dim``.
     """
-    times = lrdyn.recorded_steps(steps, 61)
-
-    def run(init_scale):
-        weights, target = problem(dim, rank, depth, init_scale, seed)
-        return trajectory(weights, target, compressed_ranks, learning_rate, times)
-
-    found = lrdyn.sweep(run, lrdyn.product(init_scale=init_scales))
-    arrays = {str(name): values.values for name, values in found.items()}
-    timed = np.array([step_times(d, rank, depth, learning_rate, seed) for d in timed_dims])
-    gap = (
-        np.abs(arrays["error_measured"] - arrays["error_predicted"])
-        / arrays["error_bound"][..., None]
+    curves = one_seed(results["curves"]).rename({"loss_measured": "loss_full"})
+    times = one_seed(results["times"])
+    losses = ["loss_full", "loss_predicted", "loss_compressed"]
+    errors = ["error_measured", "error_predicted"]
+    gap = abs(curves["error_measured"] - curves["error_predicted"]) / curves["error_bound"]
+    found = xr.merge([
+        curves[losses].isel(compressed_rank=0, drop=True),
+        curves[[*errors, "error_bound"]],
+        times[["time_full", "time_reduced"]],
+    ])  # fmt: skip
+    for name in (*losses, *errors):
+        found[name].attrs["curve_along"] = "step"
+    for name in ("time_full", "time_reduced"):
+        found[name].attrs.update(compare=0, units="s")
+    return found.assign_attrs(
+        error_gap=float(gap.max()),
+        small=2 * compressed_ranks[0],
+        repeats=REPEATS,
+        machine=str(times["machine"].values[0]),
     )
-    per_curve = {"curve_along": "step"}
-    errors = ("init_scale", "compressed_rank", "step")
-    free = {"compare": 0, "units": "s"}
-    return xr.Dataset(
-        {
-            "loss_full": (("init_scale", "step"), arrays["loss_full"], per_curve),
-            "loss_predicted": (("init_scale", "step"), arrays["loss_predicted"], per_curve),
-            "loss_compressed": (("init_scale", "step"), arrays["loss_compressed"], per_curve),
-            "error_measured": (errors, arrays["error_measured"], per_curve),
-            "error_predicted": (errors, arrays["error_predicted"], per_curve),
-            "error_bound": (errors[:2], arrays["error_bound"]),
-            "time_full": ("dim", timed[:, 0], free),
-            "time_reduced": ("dim", timed[:, 1], free),
-        },
-        {
-            "step": times, "init_scale": list(init_scales), "compressed_rank":
-            list(compressed_ranks), "dim": list(timed_dims),
-        },
-        {
-            "error_gap": float(gap.max()), "small": 2 * compressed_ranks[0], "repeats": REPEATS,
-            "machine": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
-        },
-    )  # fmt: skip
 
 
 COLORS = (plotting.BLUE, plotting.ORANGE, plotting.GREEN)
@@ -372,7 +452,8 @@ FIGURE = Figure(
     name="fig06",
     title="The compressed network follows the full one",
     caption=CAPTION,
-    compute=compute,
+    sources=sources,
+    numbers=numbers,
     draw=draw,
     presets={"quick": QUICK, "paper": PAPER},
 )

@@ -1,5 +1,6 @@
 """Figure 9 (ours): GaLore is ReLoRA with a frozen factor; rank, state policies and memory."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,9 @@ import lrdyn
 from lrdyn import plotting
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.state import POLICIES
-from lrdyn.figures import Figure
+from lrdyn.exhibits import Figure, Results, one_seed
+from lrdyn.runs import Run, run_of
+from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
 from lrdyn.theorems.optimizer_state import one_policy
 from paper_figs import table1_memory
 
@@ -98,8 +101,8 @@ def chosen_optimizer(number: Any, rates: Mapping[str, float]) -> optax.GradientT
 
 def trajectories(
     *, rows: int, columns: int, rank: int, examples: int, period: int, steps: int, every: int,
-    rates: Mapping[str, float], seed: int,
-) -> dict[str, np.ndarray]:  # fmt: skip
+    rates: Mapping[str, float], key: jax.Array,
+) -> dict[str, jax.Array]:  # fmt: skip
     """Weights of every run.
 
     Args:
@@ -111,7 +114,7 @@ def trajectories(
         steps: a multiple of T.
         every: steps between records, a divisor of T.
         rates: optimiser -> step size.
-        seed: random seed.
+        key: random key.
 
     Returns:
         ``galore_float64`` and ``relora_float64``, ``(optimizer, policy, step, m, n)``; the same in
@@ -120,9 +123,7 @@ def trajectories(
     """
     times, kinds = np.arange(0, steps + 1, every), np.arange(len(OPTIMIZERS))
     methods = {"galore": lrdyn.GALORE, "relora": lrdyn.RELORA_FROZEN}
-    begin = {
-        dtype: problem(jax.random.key(seed), rows, columns, examples, dtype) for dtype in PRECISIONS
-    }
+    begin = {dtype: problem(key, rows, columns, examples, dtype) for dtype in PRECISIONS}
 
     def train(method: Method, dtype: str, kind: Any, state: Any) -> jax.Array:
         W, loss = begin[dtype]
@@ -137,7 +138,7 @@ def trajectories(
             return train(method, dtype, kind, one_policy(policy))
 
         each = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
-        return np.asarray(jax.jit(each)(kinds, policies), np.float64)
+        return each(kinds, policies).astype(float)
 
     def train_both(kind):
         return train(lrdyn.RELORA, "float64", kind, "reset")
@@ -147,10 +148,13 @@ def trajectories(
         for name, method in methods.items()
         for dtype, count in (("float64", len(POLICIES)), ("float32", 1))
     }
-    found["both"] = np.asarray(jax.jit(jax.vmap(train_both))(kinds))
     loss_of_each = jax.vmap(jax.vmap(jax.vmap(begin["float64"][1])))
-    found["loss"] = np.asarray(jax.jit(loss_of_each)(found["galore_float64"]))
-    return found
+    return {
+        **found,
+        "both": jax.vmap(train_both)(kinds),
+        "loss": loss_of_each(found["galore_float64"]),
+        "step": jnp.asarray(times),
+    }
 
 
 def relative_gap(found: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -167,75 +171,149 @@ def relative_gap(found: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return norm(found - reference) / norm(reference)
 
 
-def peaks(m: int, n: int, b: int, ranks: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def peaks(given: Mapping[str, int]) -> dict[str, Any]:
     """Peak memory of a step of each of :data:`MEMORY`, in bytes of single precision.
 
     Args:
-        m: rows.
-        n: columns, not fewer.
-        b: examples.
-        ranks: values of r.
+        given: rows m, columns n (not fewer), batch b (examples at once) and rank r.
 
     Returns:
-        Predicted and measured, ``(method, rank)``.
+        Predicted and measured, ``(program)``.
     """
+    m, n, b, r = (given[name] for name in ("rows", "columns", "batch", "rank"))
     batch = table1_memory.batch_of(m, n, b, "float32")
-    programs = [table1_memory.programs(m, n, r, "float32") for r in ranks]
-    predicted = [
-        [table1_memory.predicted_peak(*which, m, n, r, b, 4) for r in ranks] for which in MEMORY
-    ]
-    measured = [
-        [table1_memory.step_memory(each[which], batch).peak for each in programs]
-        for which in MEMORY
-    ]
-    return np.array(predicted), np.array(measured)
+    programs = table1_memory.programs(m, n, r, "float32")
+    return {
+        "peak_predicted": [table1_memory.predicted_peak(*one, m, n, r, b, 4) for one in MEMORY],
+        "peak_measured": [table1_memory.step_memory(programs[one], batch).peak for one in MEMORY],
+    }
 
 
 ROUND_OFF = 100.0
 """Factor by which round-off may differ from the baseline: it is that of another machine."""
 
 
-def compute(
-    *,
-    rows: int,
-    columns: int,
-    rank: int,
-    examples: int,
-    period: int,
-    steps: int,
-    every: int,
-    rates: Mapping[str, float],
-    seed: int,
-    memory_rows: int,
-    memory_columns: int,
-    memory_batch: int,
-    memory_ranks: Sequence[int],
-) -> xr.Dataset:
-    """Numbers of Figure 9.
+def case(
+    key: jax.Array, *, sgd_rate: float, momentum_rate: float, adam_rate: float, **sizes: int
+) -> dict[str, Any]:
+    """Arguments of :func:`trajectories`.
 
     Args:
-        rows: m.
-        columns: n, not fewer.
-        rank: r.
-        examples: N.
-        period: T, steps between refreshes.
-        steps: a multiple of T.
-        every: steps between records, a divisor of T.
+        key: random key.
+        sgd_rate: step size of gradient descent.
+        momentum_rate: of the heavy ball.
+        adam_rate: of Adam.
+        **sizes: the others.
+
+    Returns:
+        The arguments.
+    """
+    rates = dict(zip(OPTIMIZERS, (sgd_rate, momentum_rate, adam_rate), strict=True))
+    return {"key": key, "rates": rates, **sizes}
+
+
+SIZES = (
+    Flag("rows", (16,), at_least(1), int, "m", "outputs", swept=False),
+    Flag("columns", (24,), at_least(1), int, "n", "inputs, not fewer", swept=False),
+)
+RANK = Flag("rank", (4,), at_least(1), int, "r", "rank of the projectors", swept=False)
+ALL_RUNS = ("optimizer", "policy", "step", "row", "column")
+IN_SINGLE = ("optimizer", "first_policy", "step", "row", "column")
+RUNS = Experiment(
+    "fig09",
+    "GaLore and ReLoRA, with the factor frozen and trained, under each state policy",
+    (
+        *SIZES,
+        RANK,
+        Flag("examples", (60,), at_least(1), int, "N", "examples", swept=False),
+        Flag("period", (25,), at_least(1), int, "T", "steps between refreshes", swept=False),
+        Flag("steps", (300,), at_least(1), int, "t", "a multiple of the period", swept=False),
+        Flag("every", (5,), at_least(1), int, help="steps between records", swept=False),
+        Flag("sgd_rate", (0.5,), POSITIVE, help="step of gradient descent", swept=False),
+        Flag("momentum_rate", (0.1,), POSITIVE, help="step of the heavy ball", swept=False),
+        Flag("adam_rate", (0.01,), POSITIVE, help="step of Adam", swept=False),
+    ),
+    (
+        Statement(
+            "runs",
+            case,
+            measure=lambda given: trajectories(**given),
+            dims={
+                "galore_float64": ALL_RUNS,
+                "relora_float64": ALL_RUNS,
+                "galore_float32": IN_SINGLE,
+                "relora_float32": IN_SINGLE,
+                "both": ("optimizer", "step", "row", "column"),
+                "loss": ("optimizer", "policy", "step"),
+                "step": ("step",),
+            },
+        ),
+    ),
+)
+PEAKS = Experiment(
+    "fig09_memory",
+    "peak memory of a training step, over the rank",
+    (
+        *SIZES,
+        Flag("batch", (64,), at_least(1), int, "b", "examples at once", swept=False),
+        dataclasses.replace(RANK, quick=(16, 64, 256), swept=True),
+    ),
+    (
+        Statement(
+            "peaks",
+            lambda key, **given: given,
+            measure=peaks,
+            dims={"peak_predicted": ("program",), "peak_measured": ("program",)},
+            traced=False,
+        ),
+    ),
+)
+
+
+def sources(
+    *, rates: Mapping[str, float], memory_rows: int, memory_columns: int, memory_batch: int,
+    memory_ranks: Sequence[int], **settings: int,
+) -> dict[str, Run]:  # fmt: skip
+    """The runs of panels (a) to (c), and the programs of panel (d).
+
+    Args:
         rates: optimiser -> step size.
-        seed: random seed.
         memory_rows: m of panel (d).
         memory_columns: n of panel (d).
         memory_batch: b of panel (d).
         memory_ranks: values of r of panel (d).
+        **settings: other flags of the runs, and ``seed``.
+
+    Returns:
+        Both.
+    """
+    steps = {f"{name}_rate": rate for name, rate in rates.items()}
+    memory = run_of(
+        PEAKS, seeds=1, rows=memory_rows, columns=memory_columns, batch=memory_batch,
+        rank=memory_ranks,
+    )  # fmt: skip
+    return {"runs": run_of(RUNS, preset="paper", seeds=1, **steps, **settings), "memory": memory}
+
+
+def numbers(
+    results: Results, *, rows: int, rank: int, period: int, every: int, **_: Any
+) -> xr.Dataset:  # fmt: skip
+    """Numbers of Figure 9.
+
+    Args:
+        results: of both experiments.
+        rows: m.
+        rank: r.
+        period: T, steps between refreshes.
+        every: steps between records, a divisor of T.
+        **_: other settings.
 
     Returns:
         Gaps and losses over ``optimizer`` and ``step``, singular values over ``period`` and
         ``index``, bytes over ``program`` and ``rank``.
     """
-    found = trajectories(
-        rows=rows, columns=columns, rank=rank, examples=examples, period=period, steps=steps,
-        every=every, rates=rates, seed=seed,
-    )  # fmt: skip
+    runs, memory = one_seed(results["runs"]), one_seed(results["memory"])
+    found = {str(name): array.values for name, array in runs.items()}
     keep, reset = (list(POLICIES).index(name) for name in ("keep", "reset"))  # keep is the first
     galore, relora = found["galore_float64"], found["relora_float64"]
     exact = [relative_gap(found[f"galore_{p}"][:, keep], found[f"relora_{p}"][:, keep])
@@ -244,7 +322,6 @@ def compute(
     kept = galore[OPTIMIZERS.index("adam"), keep]
     updates = kept[np.arange(1, shown + 1) * (period // every)] - kept[0]
     values = np.linalg.svd(updates, compute_uv=False)
-    predicted, measured = peaks(memory_rows, memory_columns, memory_batch, memory_ranks)
     curve = {"curve_along": "step"}
     return xr.Dataset(
         {
@@ -262,14 +339,16 @@ def compute(
                 ("period", "index"), values / values[:, :1], {"curve_along": "index"},
             ),
             "loss": (("optimizer", "policy", "step"), found["loss"], curve),
-            "peak_predicted": (("program", "rank"), predicted),
-            "peak_measured": (("program", "rank"), measured, {"compare": 0}),
+            "peak_predicted": (("program", "rank"), memory["peak_predicted"].values.T),
+            "peak_measured": (
+                ("program", "rank"), memory["peak_measured"].values.T, {"compare": 0},
+            ),
         },
         {
             "precision": list(PRECISIONS), "optimizer": list(OPTIMIZERS), "with_state":
-            list(OPTIMIZERS[1:]), "policy": list(POLICIES), "step": np.arange(0, steps + 1, every),
+            list(OPTIMIZERS[1:]), "policy": list(POLICIES), "step": runs["step"].values,
             "period": np.arange(1, shown + 1), "index": np.arange(1, values.shape[1] + 1),
-            "program": [method for method, _ in MEMORY], "rank": list(memory_ranks),
+            "program": [method for method, _ in MEMORY], "rank": memory["rank"].values,
         },
         {
             "gap64": float(exact[0].max()), "gap32": float(exact[1].max()), "shown": shown,
@@ -439,7 +518,8 @@ FIGURE = Figure(
     name="fig09",
     title="GaLore is ReLoRA with a frozen factor",
     caption=CAPTION,
-    compute=compute,
+    sources=sources,
+    numbers=numbers,
     draw=draw,
     presets={"quick": QUICK, "paper": PAPER},
 )

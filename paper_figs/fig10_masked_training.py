@@ -1,7 +1,7 @@
 """Figure 10 (ours): masked training against closed forms, dropout beside input masking."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,11 @@ import xarray as xr
 
 import lrdyn
 from lrdyn import plotting
-from lrdyn.data import mnist
+from lrdyn.data.mnist import mnist, mnist_file
 from lrdyn.dropout import dropout_minimiser, dropout_penalty, dropout_strength
-from lrdyn.figures import Figure
+from lrdyn.exhibits import Figure, Results, drawn_from, one_seed
+from lrdyn.runs import Run
+from lrdyn.theorem import FRACTION, POSITIVE, Experiment, Flag, Statement, at_least
 
 QUICK = {
     "side": 4, "keep_probs": [0.9, 0.7, 0.5, 0.3], "steps": 10_000, "learning_rate": 0.05,
@@ -229,80 +231,162 @@ def spaced_steps(steps: int, count: int = 60) -> np.ndarray:
     return np.unique(np.rint(np.geomspace(1, steps, count)).astype(np.int32))
 
 
-def compute(
-    *,
-    side: int,
-    keep_probs: Sequence[float],
-    steps: int,
-    learning_rate: float,
-    momentum: float,
-    start: float,
-    stochastic_steps: int,
-    stochastic_rate: float,
-    halve_after: int,
-    seed: int,
-) -> xr.Dataset:
+class Case(NamedTuple):
+    """Data, a keep probability, and how both networks are trained."""
+
+    key: jax.Array
+    data: jax.Array
+    keep_prob: jax.Array
+    start: float
+    steps: np.ndarray
+    learning_rate: float
+    momentum: float
+    stochastic_steps: np.ndarray
+    stochastic_rate: float
+    halve_after: int
+
+
+def case(
+    key: jax.Array, *, side: int, keep_prob: Any, steps: int, stochastic_steps: int, **how: Any
+) -> Case:
+    """Read the data.
+
+    Args:
+        key: random key.
+        side: cells along a side of an image; m = side^2.
+        keep_prob: p.
+        steps: steps of gradient descent.
+        stochastic_steps: steps with random masks.
+        **how: other fields of :class:`Case`.
+
+    Returns:
+        The case.
+    """
+    recorded = {"steps": spaced_steps(steps), "stochastic_steps": spaced_steps(stochastic_steps)}
+    return Case(key, jnp.asarray(features(side)), keep_prob, **recorded, **how)
+
+
+def _both(each: Mapping[str, jax.Array]) -> jax.Array:
+    return jnp.stack([each[kind] for kind in KINDS])
+
+
+def predict(one: Case) -> dict[str, jax.Array]:
+    """The closed forms.
+
+    Args:
+        one: the case.
+
+    Returns:
+        Singular values of the reconstructions, and of the data.
+    """
+    best = _both(closed_forms(one.data, one.keep_prob))
+    return {
+        "values": lrdyn.singular_values(best),
+        "data_values": lrdyn.singular_values(one.data),
+    }
+
+
+def measure(one: Case) -> dict[str, jax.Array]:
+    """Train on the expected losses, and with random masks.
+
+    Args:
+        one: the case.
+
+    Returns:
+        Singular values of the reconstructions, their distance to the closed forms, ratios and
+        distances over steps.
+    """
+    for_start, for_masks = jax.random.split(one.key)
+    data, keep_prob = one.data, one.keep_prob
+    weights = small_weights(for_start, len(data), one.start)
+    best = _both(closed_forms(data, keep_prob))
+    found = descend(
+        weights, data, keep_prob, learning_rate=one.learning_rate, momentum=one.momentum,
+        steps=one.steps,
+    )  # fmt: skip
+    rate = lambda t: one.stochastic_rate * keep_prob / (1 + t / one.halve_after)  # noqa: E731
+    noisy = descend_with_masks(
+        for_masks, weights, data, keep_prob, rate=rate, steps=one.stochastic_steps
+    )
+    norms, end = jnp.linalg.norm(best, axis=(1, 2)), _both(found["end"])
+    return {
+        "values": lrdyn.singular_values(end),
+        "gap": jnp.linalg.norm(end - best, axis=(1, 2)) / norms,
+        "ratio": _both(found["ratio"]),
+        "distance": jnp.linalg.norm(_both(noisy) - best[:, None], axis=(2, 3)) / norms[:, None],
+        "step": jnp.asarray(one.steps),
+        "masked_step": jnp.asarray(one.stochastic_steps),
+    }
+
+
+MASKED = Experiment(
+    "fig10",
+    "dropout and masked inputs of a linear autoencoder of MNIST, beside closed forms",
+    (
+        Flag("side", (4,), at_least(2), int, help="cells along a side of an image", swept=False),
+        Flag("keep_prob", (0.9, 0.7, 0.5, 0.3), FRACTION, symbol="p", help="keep probability"),
+        Flag("steps", (10_000,), at_least(1), int, "t", "on the expected losses", swept=False),
+        Flag("learning_rate", (0.05,), POSITIVE, symbol="eta", help="its step size", swept=False),
+        Flag("momentum", (0.9,), FRACTION, help="its momentum", swept=False),
+        Flag("start", (0.1,), POSITIVE, help="scale of the weights at the start", swept=False),
+        Flag("stochastic_steps", (30_000,), at_least(1), int, help="with masks", swept=False),
+        Flag("stochastic_rate", (0.1,), POSITIVE, help="their size, over p", swept=False),
+        Flag("halve_after", (1000,), at_least(1), int, help="when it has halved", swept=False),
+    ),
+    (
+        Statement(
+            "masked",
+            case,
+            predict,
+            measure,
+            dims={
+                "values": ("mask", "index"),
+                "data_values": ("index",),
+                "gap": ("mask",),
+                "ratio": ("mask", "step"),
+                "distance": ("mask", "masked_step"),
+                "step": ("step",),
+                "masked_step": ("masked_step",),
+            },
+        ),
+    ),
+    data=mnist_file,
+)
+
+
+def sources(*, keep_probs: Sequence[float], **settings: Any) -> Mapping[str, Run]:
+    """The run over keep probabilities.
+
+    Args:
+        keep_probs: values of p.
+        **settings: other flags, and ``seed``.
+
+    Returns:
+        The run.
+    """
+    return drawn_from(MASKED)(keep_prob=keep_probs, **settings)
+
+
+def numbers(results: Results, **_: Any) -> xr.Dataset:
     """Numbers of Figure 10.
 
     Args:
-        side: cells along a side of an image; m = side^2.
-        keep_probs: values of p.
-        steps: steps of gradient descent.
-        learning_rate: eta, for half the expected loss.
-        momentum: of gradient descent.
-        start: scale of the weights at the start.
-        stochastic_steps: steps with random masks.
-        stochastic_rate: their size at the start, times p.
-        halve_after: step at which it has halved.
-        seed: random seed.
+        results: of the experiment.
+        **_: settings.
 
     Returns:
-        Singular values over ``mask``, ``keep_prob`` and ``index``, ratios and distances over steps.
+        Singular values over ``keep_prob``, ``mask`` and ``index``, ratios and distances over steps.
     """
-    data = jnp.asarray(features(side))
-    times, masked_times = spaced_steps(steps), spaced_steps(stochastic_steps)
-
-    def run(keep_prob):
-        for_start, for_masks = jax.random.split(jax.random.key(seed))
-        weights, best = small_weights(for_start, len(data), start), closed_forms(data, keep_prob)
-        found = descend(
-            weights, data, keep_prob, learning_rate=learning_rate, momentum=momentum, steps=times
-        )
-        rate = lambda t: stochastic_rate * keep_prob / (1 + t / halve_after)  # noqa: E731
-        noisy = descend_with_masks(
-            for_masks, weights, data, keep_prob, rate=rate, steps=masked_times
-        )
-        stack = lambda tree: jnp.stack([tree[kind] for kind in KINDS])  # noqa: E731
-        norms = jnp.linalg.norm(stack(best), axis=(1, 2))
-        apart = jnp.linalg.norm(stack(noisy) - stack(best)[:, None], axis=(2, 3))
-        return {
-            "values_measured": lrdyn.singular_values(stack(found["end"])),
-            "values_predicted": lrdyn.singular_values(stack(best)),
-            "gap": jnp.linalg.norm(stack(found["end"]) - stack(best), axis=(1, 2)) / norms,
-            "ratio": stack(found["ratio"]),
-            "distance": apart / norms[:, None],
-        }
-
-    found = lrdyn.sweep(run, lrdyn.product(keep_prob=keep_probs))
-    axes = ("keep_prob", "mask")
-    along = {"curve_along": "step"}
-    return xr.Dataset(
-        {
-            "values_measured": ((*axes, "index"), found["values_measured"].values),
-            "values_predicted": ((*axes, "index"), found["values_predicted"].values),
-            "values": ("index", np.linalg.svd(data, compute_uv=False)),
-            "ratio": ((*axes, "step"), found["ratio"].values),
-            "distance": ((*axes, "masked_step"), found["distance"].values, along),
-        },
-        {
-            "keep_prob": list(keep_probs), "mask": list(KINDS), "index":
-            np.arange(1, len(data) + 1), "step": times, "masked_step": masked_times,
-        },
-        {
-            "features": len(data), "distance": float(found["gap"].max()),
-            "least": float(found["ratio"].values[:, 1, -1].min()) - 1,
-        },
-    )  # fmt: skip
+    found = one_seed(results["fig10"])
+    found["values"] = found["data_values"].isel(keep_prob=0, drop=True)
+    found["distance"].attrs["curve_along"] = "step"
+    size = found.sizes["index"]
+    shown = found[["values_measured", "values_predicted", "values", "ratio", "distance"]]
+    return shown.assign_coords(mask=list(KINDS), index=np.arange(1, size + 1)).assign_attrs(
+        features=size,
+        distance=float(found["gap"].max()),
+        least=float(found["ratio"].values[:, 1, -1].min()) - 1,
+    )
 
 
 COLORS = (plotting.BLUE, plotting.GREEN, plotting.ORANGE, plotting.PINK)
@@ -469,7 +553,8 @@ FIGURE = Figure(
     name="fig10",
     title="Masked training: dropout is a nuclear norm, masked inputs are a ridge",
     caption=CAPTION,
-    compute=compute,
+    sources=sources,
+    numbers=numbers,
     draw=draw,
     presets={"quick": QUICK, "paper": PAPER},
     needs={"mlxtend": "pip install 'lrdyn[data]'"},

@@ -1,6 +1,6 @@
 """Table 1 (ours): memory of full training, LoRA, ReLoRA and GaLore, predicted and measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +17,9 @@ from lrdyn.adapters.memory import Memory, measured_memory
 from lrdyn.adapters.method import Method, Parts, Split, layered, merged
 from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES
-from lrdyn.figures import Table
+from lrdyn.exhibits import Results, Table, drawn_from, one_seed
 from lrdyn.tables import Cell, Grid
+from lrdyn.theorem import Experiment, Flag, Statement, at_least
 
 PRESET = {"rows": 4096, "columns": 11008, "rank": 128, "batch": 256, "dtype": "float32"}
 
@@ -283,20 +284,18 @@ ABSENT = -1
 """Bytes of a program that a method does not have."""
 
 
-def compute(*, rows: int, columns: int, rank: int, batch: int, dtype: str) -> xr.Dataset:
-    """Numbers of Table 1.
+def compute(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Compile and count, in the precision of the run.
 
     Args:
-        rows: m.
-        columns: n, not fewer.
-        rank: r.
-        batch: b, examples at once.
-        dtype: of all arrays.
+        given: rows m, columns n (not fewer), rank r and batch b (examples at once).
 
     Returns:
         Bytes of weights and state over ``method``, of peaks over ``method`` and ``form``, predicted
         and measured, with their formulas.
     """
+    rows, columns, rank, batch = (given[name] for name in ("rows", "columns", "rank", "batch"))
+    dtype = jnp.result_type(float).name
     sizes, itemsize = (rows, columns, rank), np.dtype(dtype).itemsize
     methods = list(METHODS)
     held = [method.memory for method in METHODS.values()]
@@ -315,24 +314,53 @@ def compute(*, rows: int, columns: int, rank: int, batch: int, dtype: str) -> xr
                 peaks["peak_predicted"][at] = predicted_peak(method, name, *sizes, batch, itemsize)
                 peaks["peak_measured"][at] = program_memory.peak
                 formulas[at] = _text(memory.program_formula(held[i], **_which(name)))
-    over, both, exact = ("method",), ("method", "form"), {"units": "bytes"}
-    free = {**exact, "compare": 0}  # temporaries are the compiler's choice
     weights = [itemsize * memory.weights_held(of, *sizes) for of in held]
     states = [memory.state_bytes(of, *sizes, itemsize) for of in held]
-    return xr.Dataset(
-        {
-            "weights_formula": (over, [_text(h.weights) for h in held]),
-            "weights_predicted": (over, weights, exact),
-            "weights_measured": (over, arrays["weights_measured"], exact),
-            "state_formula": (over, [_text(h.state, h.counters) for h in held]),
-            "state_predicted": (over, states, exact),
-            "state_measured": (over, arrays["state_measured"], exact),
-            "peak_formula": (both, formulas.astype(str)),
-            "peak_predicted": (both, peaks["peak_predicted"], exact),
-            "peak_measured": (both, peaks["peak_measured"], free),
-        },
-        {"method": methods, "form": list(FORMS)},
-    )
+    return {
+        "weights_formula": [_text(h.weights) for h in held],
+        "weights_predicted": weights,
+        "state_formula": [_text(h.state, h.counters) for h in held],
+        "state_predicted": states,
+        "peak_formula": formulas.astype(str),
+        **arrays,
+        **peaks,
+    }
+
+
+KINDS = ("formula", "predicted", "measured")
+MEMORY = Experiment(
+    "table1",
+    "memory of full training, LoRA, ReLoRA and GaLore, predicted and of compiled programs",
+    tuple(Flag(name, (PRESET[name],), at_least(1), int, swept=False)
+          for name in ("rows", "columns", "rank", "batch")),
+    (
+        Statement(
+            "memory",
+            lambda key, **given: given,
+            measure=compute,
+            dims={f"{held}_{kind}": ("method",) for held in ("weights", "state") for kind in KINDS}
+            | {f"peak_{kind}": ("method", "form") for kind in KINDS},
+            traced=False,
+        ),
+    ),
+)  # fmt: skip
+
+
+def numbers(results: Results, **_: Any) -> xr.Dataset:
+    """Numbers of Table 1.
+
+    Args:
+        results: of the experiment.
+        **_: settings.
+
+    Returns:
+        What :func:`compute` returns, with its coordinates.
+    """
+    found = one_seed(results["table1"])
+    for name, array in found.items():
+        array.attrs.update({} if str(name).endswith("formula") else {"units": "bytes"})
+    found["peak_measured"].attrs["compare"] = 0  # temporaries are the compiler's choice
+    return found.assign_coords(method=list(METHODS), form=list(FORMS))
 
 
 SECTIONS = {
@@ -377,7 +405,8 @@ TABLE = Table(
     name="table1",
     title="Memory of full training, LoRA, ReLoRA and GaLore",
     caption=CAPTION,
-    compute=compute,
+    sources=drawn_from(MEMORY),
+    numbers=numbers,
     tabulate=tabulate,
     presets={"quick": PRESET, "paper": PRESET},
 )

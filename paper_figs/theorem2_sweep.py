@@ -7,18 +7,11 @@ import numpy as np
 import xarray as xr
 
 from lrdyn import effective_rank, spaced_singular_values
-from lrdyn.figures import Figure
+from lrdyn.exhibits import Figure, Results
+from lrdyn.runs import Run
 from lrdyn.theorems.theorem2 import THEOREM2
-from paper_figs.reach import (
-    MAP,
-    REDUCED,
-    depth_key,
-    layout,
-    plot_family,
-    plot_maps,
-    ratio_map,
-    reduced_sweep,
-)
+from paper_figs.reach import MAP, REDUCED, map_of, map_run, ratio_map, reduced_curves, reduced_run
+from paper_figs.reach_plots import depth_key, layout, plot_family, plot_maps
 
 MAP_SCALES = [0.01, 0.03, 0.1, 0.3, 1.0]
 SCALES = np.geomspace(0.1, 1.2, 40).round(4).tolist()
@@ -48,20 +41,37 @@ times.
 """
 
 
-def compute(*, map: Mapping[str, Any], reduced: Mapping[str, Any]) -> xr.Dataset:
+THEOREM2_MAP = map_of(THEOREM2)
+
+
+def sources(*, map: Mapping[str, Any], reduced: Mapping[str, Any]) -> dict[str, Run]:
+    """Runs behind the maps and behind the curves.
+
+    Args:
+        map: settings of :func:`paper_figs.reach.map_run`.
+        reduced: settings of :func:`paper_figs.reach.reduced_run`.
+
+    Returns:
+        The two runs.
+    """
+    return {"map": map_run(THEOREM2_MAP, **map), "reduced": reduced_run(**reduced)}
+
+
+def numbers(results: Results, *, map: Mapping[str, Any], reduced: Mapping[str, Any]) -> xr.Dataset:
     """Numbers of the figure.
 
     Args:
-        map: settings of :func:`paper_figs.reach.ratio_map`.
-        reduced: settings of :func:`paper_figs.reach.reduced_sweep`.
+        results: of both runs.
+        map: settings of the maps.
+        reduced: settings of the curves.
 
     Returns:
         ``ratio`` over rank, depth and init scale; times and effective ranks over depth and init
         scale.
     """
-    ratio = ratio_map(THEOREM2, **map)
-    runs = reduced_sweep(**reduced)[["convergence_time", "effective_rank"]]
-    return combine(ratio, runs).assign_attrs(summary(ratio, map, reduced))
+    ratio = ratio_map(THEOREM2, results["map"])
+    curves = reduced_curves(results["reduced"], reduced)[["convergence_time", "effective_rank"]]
+    return combine(ratio, curves).assign_attrs(summary(ratio, map, reduced))
 
 
 def combine(ratio: xr.DataArray, runs: xr.Dataset) -> xr.Dataset:
@@ -160,7 +170,8 @@ FIGURE = Figure(
     name="theorem2",
     title="Theorem 2 over depth, rank and init scale",
     caption=CAPTION,
-    compute=compute,
+    sources=sources,
+    numbers=numbers,
     draw=draw,
     presets={"quick": QUICK, "paper": PAPER},
 )

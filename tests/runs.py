@@ -1,15 +1,19 @@
 """Runs that several tests look at: each command once, at a small size, in a process of its own."""
 
+import dataclasses
 import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import xarray as xr
+
+from lrdyn import exhibits, rendering
 
 ROOT = Path(__file__).parents[1]
 DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
@@ -57,6 +61,13 @@ def finished(name: str, base: Path) -> Finished:
     verdict = json.loads((folder / "verdict.json").read_text())
     load = functools.partial(xr.load_dataset, folder / "results.nc", engine="h5netcdf")
     return Finished(done, folder, verdict, functools.cache(lambda group: load(group=group)))
+
+
+def numbers_of(exhibit: exhibits.Exhibit, settings: dict[str, Any]) -> xr.Dataset:
+    """Numbers of a figure or table at other settings, from results on disk as always."""
+    small = dataclasses.replace(exhibit, presets={"quick": settings})
+    with tempfile.TemporaryDirectory() as out:
+        return rendering.numbers(small, out, settings).dataset
 
 
 class Told:

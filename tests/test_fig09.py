@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from lrdyn import figures
+from lrdyn import baselines, exhibits, rendering
 from lrdyn.claims import CLEARLY, tolerance
 from paper_figs import BASELINES, fig09_galore_relora
 from tests import oracles
+from tests.runs import numbers_of
 
 SMALL = {
     "rows": 6, "columns": 8, "rank": 2, "examples": 20, "period": 10, "steps": 40, "every": 5,
@@ -20,7 +21,7 @@ RATES = SETTINGS["rates"]
 @pytest.fixture(scope="module")
 def found():
     """Numbers of Figure 9 at a small size."""
-    return fig09_galore_relora.compute(**SETTINGS)
+    return numbers_of(fig09_galore_relora.FIGURE, SETTINGS)
 
 
 def slack(precision="float64"):
@@ -148,7 +149,7 @@ def test_figure_9_memory_is_the_least_and_what_table_1_names(found):
 
 
 def test_figure_9_draws_every_number():
-    baseline = figures.load(BASELINES / "fig09.nc")
+    baseline = rendering.load(BASELINES / "fig09.nc")
     assert baseline is not None
     axes = fig09_galore_relora.draw(baseline).get_axes()
     curves = [[np.asarray(line.get_ydata()) for line in ax.get_lines()] for ax in axes]
@@ -173,18 +174,18 @@ def test_figure_9_draws_every_number():
 
 def test_figure_9_is_checked_where_machines_agree():
     """A gap that is no round-off any more is a difference; ten times the round-off is none."""
-    baseline = figures.load(BASELINES / "fig09.nc")
+    baseline = rendering.load(BASELINES / "fig09.nc")
     assert baseline is not None
-    free = {str(name) for name, v in baseline.items() if not figures.compared(v)}
+    free = {str(name) for name, v in baseline.items() if not baselines.compared(v)}
     assert free == {"peak_measured"}
-    assert figures.compare(baseline.assign(gap=10 * baseline.gap), baseline) == []
-    (difference,) = figures.compare(baseline.assign(gap=baseline.gap + 1e-6), baseline)
+    assert baselines.compare(baseline.assign(gap=10 * baseline.gap), baseline) == []
+    (difference,) = baselines.compare(baseline.assign(gap=baseline.gap + 1e-6), baseline)
     assert difference.curve.startswith("gap[precision=float64")
 
 
 def test_figure_9_says_what_is_not_from_the_survey():
-    baseline = figures.load(BASELINES / "fig09.nc")
+    baseline = rendering.load(BASELINES / "fig09.nc")
     assert baseline is not None
-    text = " ".join(figures.caption(fig09_galore_relora.FIGURE, baseline).split())
+    text = " ".join(exhibits.caption(fig09_galore_relora.FIGURE, baseline).split())
     assert "figure of this number was not available" in text
     assert "sizes and step sizes are ours" in text

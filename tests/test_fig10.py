@@ -4,11 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn import figures
+from lrdyn import exhibits, rendering
 from lrdyn.claims import tolerance
 from lrdyn.data import mnist
 from paper_figs import BASELINES, fig10_masked_training
 from tests import oracles
+from tests.runs import numbers_of
 
 SMALL = {
     "side": 2, "keep_probs": [0.9, 0.7, 0.5, 0.2], "steps": 40_000, "stochastic_steps": 6000,
@@ -19,7 +20,7 @@ SMALL = {
 def masked():
     """Numbers of Figure 10 at a small size."""
     pytest.importorskip("mlxtend")
-    return fig10_masked_training.compute(**fig10_masked_training.QUICK | SMALL)
+    return numbers_of(fig10_masked_training.FIGURE, fig10_masked_training.QUICK | SMALL)
 
 
 def slack(dataset, **how):
@@ -110,6 +111,6 @@ def test_figure_10_draws_every_number(masked):
 def test_figure_10_says_what_is_not_from_the_survey():
     figure = fig10_masked_training.FIGURE
     assert "not available" in figure.caption
-    baseline = figures.load(BASELINES / "fig10.nc")
+    baseline = rendering.load(BASELINES / "fig10.nc")
     assert baseline is not None
-    assert "data, sizes and keep probabilities are ours" in figures.caption(figure, baseline)
+    assert "data, sizes and keep probabilities are ours" in exhibits.caption(figure, baseline)

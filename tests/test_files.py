@@ -62,8 +62,16 @@ def test_netcdf_round_trip(path):
     assert found["z"].dtype == np.float32
 
 
-def test_damaged_files_are_kept(path):
-    aside = files.set_aside(path)
+def test_netcdf_keeps_labels_that_are_no_axis(path):
+    labelled = xr.Dataset({"y": ("x", [1.0, 2.0])}, {"x": [0, 1], "word": ("x", ["a", "b"])})
+    files.write_netcdf(path, {"/": labelled})
+    assert xr.load_dataset(path, engine="h5netcdf").identical(labelled)
+
+
+def test_damaged_files_are_named_and_kept(path):
+    lines = []
+    aside = files.set_aside(path, "no netCDF", lines.append)
+    assert lines == [f"{path}: damaged (no netCDF), kept as kept.txt.damaged and computed again"]
     assert aside.name == "kept.txt.damaged"
     assert aside.read_text() == "before"
     assert not path.exists()

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import lrdyn
-from lrdyn import figures
+from lrdyn import baselines, exhibits, rendering
 from lrdyn.adapters import memory
 from paper_figs import BASELINES, table1_memory
 from paper_figs.table1_memory import ABSENT, ADAM, FORMS, METHODS, TABLE, measure, programs
 from tests import oracles
+from tests.runs import numbers_of
 from tests.test_tables import check_latex
 
 SCALARS = 1000
@@ -36,7 +37,7 @@ SIZES = [
 @pytest.fixture(scope="module", params=SIZES, ids=str)
 def measured(request):
     """Numbers of Table 1 at one of the sizes, whose largest moments differ."""
-    return request.param, table1_memory.compute(**request.param, dtype="float32")
+    return request.param, numbers_of(TABLE, {**request.param, "dtype": "float32"})
 
 
 def test_weights_and_state_agree_to_the_byte(measured):
@@ -228,9 +229,11 @@ def test_a_restart_of_relora_keeps_the_function(problem):
 def test_the_files_hold_the_same_numbers(measured, tmp_path):
     settings, dataset = measured
     known = dataclasses.replace(
-        TABLE, compute=lambda **_: dataset, presets={"quick": {**settings, "dtype": "float32"}}
+        TABLE,
+        numbers=lambda *_, **__: dataset,
+        presets={"quick": {**settings, "dtype": "float32"}},
     )
-    done = figures.render(known, tmp_path)
+    done = rendering.render(known, tmp_path)
     assert [path.suffix for path in done.paths] == [".nc", ".txt", ".csv", ".tex"]
     text, rows, latex = (path.read_text() for path in done.paths[1:])
     rows = list(csv.DictReader(rows.splitlines()))
@@ -244,18 +247,18 @@ def test_the_files_hold_the_same_numbers(measured, tmp_path):
         assert set(map(str, values[values != ABSENT].tolist())) <= found
     check_latex(latex)
     assert "not available" in text
-    assert not figures.render(known, tmp_path).computed
+    assert not rendering.render(known, tmp_path).computed
 
 
 def test_the_baseline_leaves_temporaries_to_the_compiler():
-    baseline = figures.load(BASELINES / "table1.nc")
+    baseline = rendering.load(BASELINES / "table1.nc")
     assert baseline is not None
-    free = {str(name) for name, v in baseline.items() if not figures.compared(v)}
+    free = {str(name) for name, v in baseline.items() if not baselines.compared(v)}
     assert free == {"peak_measured"}
-    assert "the sizes are ours" in figures.caption(TABLE, baseline)
+    assert "the sizes are ours" in exhibits.caption(TABLE, baseline)
     check_latex(TABLE.texts(baseline)[".tex"])
 
 
 def test_the_library_is_not_asked_for_what_it_does_not_have():
     with pytest.raises(ValueError, match="m <= n"):
-        table1_memory.compute(rows=5, columns=3, rank=1, batch=1, dtype="float32")
+        table1_memory.compute({"rows": 5, "columns": 3, "rank": 1, "batch": 1})
