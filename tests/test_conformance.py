@@ -105,6 +105,8 @@ def places_of(array, count=3):
 
 def moves(entry, exact):
     """Values of an entry near and far from what it is."""
+    if not np.isfinite(entry):
+        return []
     steps = [1.0] if exact else np.geomspace(1e-15, 1e3, 19)
     scale = 1.0 if exact else max(abs(float(entry)), 1e-3)
     return [float(entry) + sign * step * scale for step in steps for sign in (1, -1)]
