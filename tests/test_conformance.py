@@ -140,7 +140,9 @@ def test_a_changed_entry_turns_the_verdict(theorem, statement, claim, tmp_path_f
             for saved in saved_names(claim, statement, map(str, results.variables))[name]:
                 if set(results[SIZE].dims) <= set(results[saved].dims):
                     turned |= turn(claim, statement, results, one, case, name, saved)
-    must = {claim.id} & {n.removesuffix("_predicted").removesuffix("_measured") for n in results}
+    must = {claim.id} & {
+        str(n).removesuffix("_predicted").removesuffix("_measured") for n in results
+    }
     assert turned >= must
     assert turned
 
