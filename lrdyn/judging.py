@@ -182,8 +182,10 @@ def row_of(claim: Claim, statement: Statement, one: Outcome) -> Row:
     if _rounded(claim) and statement.condition in one.predicted:
         condition = float(one.predicted[statement.condition])
         limit *= condition
-    reason = _reason(claim, statement, one, limit)
-    return Row(residual_of(claim, one), limit, condition, reason)
+    # What is no number, after a divergence for example, needs no warning: it is lost, and fails.
+    with np.errstate(all="ignore"):
+        reason = _reason(claim, statement, one, limit)
+        return Row(residual_of(claim, one), limit, condition, reason)
 
 
 def _rounded(claim: Claim) -> bool:
@@ -327,10 +329,10 @@ def _settings(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
         yield (slice(None), *(slice(i, i + 1) for i in place))
 
 
-def _flags(results: "xarray.Dataset", lead: Sequence[str]) -> dict[str, np.ndarray]:
+def _flags(results: "xarray.Dataset", lead: Sequence[str]) -> dict[str, list]:
     """Values of the flags along the axes of the points."""
-    own = {dim: results[dim].values for dim in lead if dim in results.coords}
-    listed = {str(n): c.values for n, c in results.coords.items() if c.dims == ("point",)}
+    own = {dim: results[dim].values.tolist() for dim in lead if dim in results.coords}
+    listed = {str(n): c.values.tolist() for n, c in results.coords.items() if c.dims == ("point",)}
     return own | listed
 
 

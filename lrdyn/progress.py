@@ -77,6 +77,8 @@ class _Counted:
 
     def show(self) -> None: ...
 
+    def note(self, line: str) -> None: ...
+
     def text(self) -> str:
         computed = self.done - self.saved
         rate = computed / max(time.monotonic() - self.start, 1e-9)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,17 @@ from lrdyn.sweep import call_each
 from lrdyn.theorem import Claim, Experiment, Flag, Outcome, Statement, Theorem, at_least
 
 CLAIM = Claim("value", "the two values agree")
-STATEMENT = Statement("made", dict, claims=(CLAIM,), hypotheses={"even": bool}, steps="steps")
+STATEMENT = Statement(
+    "made",
+    dict,
+    claims=(CLAIM,),
+    hypotheses={"even": lambda case: jnp.asarray(True)},
+    steps="steps",
+)
 TOLERANCE = lr.tolerance("identity", "float64", steps=3, size=5)
 
 
-def produced(predicted, measured, *, lengths=None, met=True, **more):
+def produced(predicted, measured, *, lengths=None, met: Any = True, **more):
     """Arrays of two seeds, as a sweep would leave them."""
     shape = (2,)
     arrays = {
@@ -313,7 +320,7 @@ def folder(alone, tmp_path, capsys):
     return path
 
 
-def again(folder, theorem=None, capsys=None):
+def again(folder, theorem=None, *, capsys):
     status = cli.main(theorem or saved_theorem(), ["--judge", str(folder)])
     out, err = capsys.readouterr()
     return status, out, err
@@ -415,7 +422,7 @@ def test_a_missing_or_damaged_file_is_bad_input(name, content, folder, capsys):
 
 def test_results_of_another_theorem_are_refused(folder, capsys):
     other = dataclasses.replace(saved_theorem(), name="other")
-    status, _, err = again(folder, other, capsys)
+    status, _, err = again(folder, other, capsys=capsys)
     assert (status, err.count("\n")) == (2, 1)
     assert "of 'sums'" in err
     assert "wanted a folder of results of other" in err

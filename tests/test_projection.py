@@ -14,8 +14,8 @@ import lrdyn as lr
 from lrdyn.adapters.maps import lift_onto, over_maps, project, resolve_side
 from lrdyn.adapters.state import POLICIES
 from lrdyn.networks import mlp
+from lrdyn.produce import unoptimized
 from lrdyn.theorems.low_rank_controls import STALE, UNMERGED, no_factors, pruned
-from lrdyn.verify import unoptimized
 from tests import oracles
 
 M, N, EXAMPLES, RANK, ETA = 5, 7, 9, 2, 0.1

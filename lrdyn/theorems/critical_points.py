@@ -218,10 +218,9 @@ def _smallest(one: Outcome) -> float:
 
 def _without_descent(one: Outcome) -> float:
     """Compare where the curvature has no negative value, told apart at half the margin."""
-    curvature = one.measured["smallest"]
-    there = one.predicted["admissible"] > 0
-    found = np.where(there & (curvature > -one.predicted["margin"] / 2), 1.0, 0.0)
-    found[np.isnan(curvature)] = np.nan
+    curvature, there = one.measured["smallest"], one.predicted["admissible"]
+    found = np.where((there > 0) & (curvature > -one.predicted["margin"] / 2), 1.0, 0.0)
+    found[np.isnan(curvature + there)] = np.nan
     return relative_difference(one.predicted["global"], found)
 
 

@@ -283,7 +283,8 @@ def vanished(one: Outcome, factor: float) -> bool:
     Returns:
         Whether it is.
     """
-    return abs(factor) < 1 and abs(factor) ** one.steps <= np.finfo(one.dtype).eps
+    size = abs(float(factor))
+    return size < 1 and size**one.steps <= float(np.finfo(one.dtype).eps)
 
 
 def _kept(one: Outcome) -> np.ndarray:
