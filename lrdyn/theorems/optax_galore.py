@@ -422,7 +422,6 @@ def _case_of_programs(
     rank: int,
     period: int,
     optimizer: str,
-    **flags: Any,
 ) -> Training:
     return _sized(rows, cols, rank, period, optimizer)
 
