@@ -78,7 +78,6 @@ def make_case(
     learning_rate: Any,
     target_scale: Any,
     steps: int,
-    **unused: Any,
 ) -> Autoencoder:
     """Build a run from the flags: real data, a random start."""
     scaled, real = images()
@@ -300,11 +299,6 @@ AUTOENCODER = Statement(
         "gains": ("input_index",),
         "decay": ("layer",),
     },
-    # The data is given: of the shapes only the width counts.
-    narrow=lambda settings: (
-        settings
-        | {name: settings[name][:1] for name in ("rows", "cols", "depth", "rank_deficit", "tie")}
-    ),
     steps="steps",
     diverged="diverged_at",
     sides="SVD of X against gradient descent, on MNIST",

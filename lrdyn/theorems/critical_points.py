@@ -78,16 +78,15 @@ def make_case(
     rank: int,
     weight_decay: Any,
     target_scale: Any,
-    depth: int,
-    init_scale: Any,
-    learning_rate: Any,
-    steps: int,
-    **of_target: Any,
+    rank_deficit: Any,
+    tie: Any,
 ) -> Instance:
     """Draw an instance from the flags."""
     params = rank * (rows + cols)
     left, right, starts = gaussians(key, [*target_shapes(rows, cols), (SEARCHES, params)])
-    target = make_target(left, right, rank=rank, target_scale=target_scale, **of_target)
+    target = make_target(
+        left, right, rank=rank, rank_deficit=rank_deficit, tie=tie, target_scale=target_scale
+    )
     # Layers about as large as those of the critical points.
     size = jnp.sqrt(jnp.asarray(target_scale, target.dtype) / rank)
     return Instance(target, jnp.asarray(weight_decay, target.dtype), size * starts)
@@ -417,12 +416,7 @@ CRITICAL_POINTS = Statement(
         "found": ("search", "row", "column"),
         "found_gradient": ("search",),
     },
-    # Nothing is trained here; a tie has more critical points than these.
-    narrow=lambda settings: (
-        settings
-        | {name: settings[name][:1] for name in ("depth", "init_scale", "learning_rate")}
-        | {"tie": (0,)}
-    ),
+    narrow=lambda settings: settings | {"tie": (0,)},  # a tie has more critical points than these
     sides="closed forms over all index sets against JAX's gradient and Hessian; Newton's "
     "method from random starts for the search",
 )

@@ -49,7 +49,6 @@ def _blocks_case(
     width: int,
     keep_prob: Any,
     block_size: int,
-    **flags: Any,
 ) -> Blocks:
     rank, width = min(rows, cols), min(width, LARGEST * block_size)
     data, layers = (rows, cols), [(width, rows), (rows, width)]
@@ -133,7 +132,7 @@ BLOCK_CLAIMS = (
     ),
 )
 
-BLOCKS_AT = {"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2, "steps": 1}
+BLOCKS_AT = {"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2}
 
 
 def _nuclear_for_support(case: Blocks) -> dict[str, Array]:
@@ -197,6 +196,6 @@ DROPBLOCK = Statement(
         ),
     ),
     dims={"dropblock_bound": ("factorisation",), "dropblock_product": ("row", "column")},
-    narrow=only("dropblock", "patch_size"),
+    narrow=only("dropblock"),
     sides="spectral support norm against all masks enumerated",
 )

@@ -90,15 +90,11 @@ def make_network(draws: Sequence[Array], keep_prob: Any, block: int = 1) -> Netw
     )
 
 
-def only(kind: str, *unused: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Settings of a statement about one kind of mask, without what does not concern it."""
-
-    def narrow(settings):
-        kinds = tuple(name for name in settings["mask"] if name == kind)
-        first = {name: settings[name][:1] for name in ("loss", *unused)}
-        return settings | first | {"mask": kinds, "steps": 1}
-
-    return narrow
+def only(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Settings of a statement about one kind of mask."""
+    return lambda settings: (
+        settings | {"mask": tuple(name for name in settings["mask"] if name == kind)}
+    )
 
 
 def nuclear(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
@@ -152,9 +148,7 @@ class Dropout(eqx.Module):
         return (len(self.middle),) * 2
 
 
-def _dropout(
-    key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any, **flags: Any
-) -> Dropout:
+def _dropout(key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any) -> Dropout:
     width = min(width, LARGEST)
     units = min(width, DEEP)
     data, layers = (rows, cols), [(width, rows), (rows, width)]
@@ -349,7 +343,7 @@ LAYERS_CLAIMS = (
 
 # Controls ------------------------------------------------------------------------------------
 
-AT = {"mask": "dropout", "keep_prob": 0.5, "width": 4, "steps": 1}
+AT = {"mask": "dropout", "keep_prob": 0.5, "width": 4}
 
 
 # Each returns what its controls look at, and no more: a control is compiled like a claim.
@@ -531,6 +525,6 @@ DROPOUT = Statement(
         "equalised_penalty": ("copies",),
         "fixed_keep_prob": ("copies",),
     },
-    narrow=only("dropout", "block_size", "patch_size"),
+    narrow=only("dropout"),
     sides="norms of Z and formulas against all masks enumerated",
 )

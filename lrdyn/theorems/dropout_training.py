@@ -63,7 +63,6 @@ def _training(
     keep_prob: Any,
     learning_rate: Any,
     steps: int,
-    **flags: Any,
 ) -> Training:
     rank = min(rows, cols)
     shapes = [(2, rows), (1, cols), (1, rank), (rows, cols), (width, rows), (rows, width)]
@@ -287,9 +286,7 @@ MINIMISER = Statement(
         "singular_values": ("index",),
         "spectrum": ("index",),
     },
-    narrow=lambda settings: (
-        only("dropout", "block_size", "patch_size")(settings) | {"steps": settings["steps"]}
-    ),
+    narrow=only("dropout"),
     steps="steps",
     diverged="diverged_at",
     sides="closed form from the SVD of Y P against gradient descent and against stochastic "

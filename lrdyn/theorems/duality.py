@@ -20,7 +20,6 @@ from lrdyn.claims import relative_difference
 from lrdyn.descent import recorded_steps
 from lrdyn.initialization import gaussians
 from lrdyn.theorem import Claim, Control, Outcome, Statement
-from lrdyn.theorems.low_rank_training import first_values
 
 LONGEST = 60
 """Most steps."""
@@ -100,9 +99,7 @@ class Adapted(eqx.Module):
     steps: tuple[int, ...] = eqx.field(static=True)
 
 
-def _case(
-    key: Key[Array, ""], *, rows: int, cols: int, rank: int, steps: int, **flags: Any
-) -> Adapted:
+def _case(key: Key[Array, ""], *, rows: int, cols: int, rank: int, steps: int) -> Adapted:
     shapes = [(rank, rows), (cols, rows), (1, cols), (1, rows)]
     matrix, inputs, outputs, start = gaussians(key, shapes)
     return Adapted(
@@ -316,9 +313,8 @@ AT = {"rows": 8, "cols": 6, "rank": 2, "steps": LONGEST}
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
-    """Rows, columns and steps only, and the first rank."""
-    first = first_values(settings, "rows", "cols")
-    return first | {"steps": min(settings["steps"], LONGEST)}
+    """The first rank, and not too many steps."""
+    return settings | {"rank": settings["rank"][:1], "steps": min(settings["steps"], LONGEST)}
 
 
 DUALITY = Statement(

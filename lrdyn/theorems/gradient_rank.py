@@ -26,7 +26,6 @@ from lrdyn.initialization import gaussians
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
 from lrdyn.theorems.dropout import reflection
-from lrdyn.theorems.low_rank_training import first_values
 
 LARGEST = (5, 6)
 """Most rows and columns: the operator on matrices is diagonalised as a whole."""
@@ -115,7 +114,7 @@ def _near(modes: GradientModes, drawn: Float[Array, "m n"]) -> Float[Array, "m n
     return part + NEAR * jnp.linalg.norm(part) / jnp.linalg.norm(rest) * rest
 
 
-def _case(key: Key[Array, ""], *, rows: int, cols: int, steps: int, **flags: Any) -> Recursion:
+def _case(key: Key[Array, ""], *, rows: int, cols: int, steps: int) -> Recursion:
     m, n = (min(size, largest) for size, largest in zip((rows, cols), LARGEST, strict=True))
     count, first = len(NAMES), NAMES.index("printed_fails")
     shapes = [(TERMS * m, m), (TERMS * n, n), (count * m, n), (count * TERMS * m, n)]
@@ -323,13 +322,12 @@ AT = {"rows": 5, "cols": 6, "steps": LONGEST}
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
-    """Rows, columns and steps only, as many as this statement takes."""
+    """As many rows, columns and steps as this statement takes."""
     sides = {
         name: tuple(dict.fromkeys(min(size, largest) for size in settings[name]))
         for name, largest in zip(("rows", "cols"), LARGEST, strict=True)
     }
-    first = first_values(settings, "rows", "cols")
-    return first | sides | {"steps": min(settings["steps"], LONGEST)}
+    return settings | sides | {"steps": min(settings["steps"], LONGEST)}
 
 
 GRADIENT_RANK = Statement(

@@ -141,7 +141,6 @@ def make_run(
     problem: str,
     learning_rate: Any,
     steps: int,
-    **flags: Any,
 ) -> LowRankRun:
     """Draw a problem from the flags."""
     params, data = DRAW[problem](key, rows, cols)
@@ -157,14 +156,6 @@ def make_run(
         side=side,
         steps=tuple(recorded_steps(steps).tolist()),
     )
-
-
-def first_values(settings: dict[str, Any], *kept: str) -> dict[str, Any]:
-    """Settings with the first value alone of every flag that is swept, but for those kept."""
-    return {
-        name: values[:1] if isinstance(values, tuple) and name not in kept else values
-        for name, values in settings.items()
-    }
 
 
 def refreshes(case: LowRankRun) -> np.ndarray:

@@ -68,7 +68,6 @@ def make_training(
     optimizer: str,
     learning_rate: Any,
     steps: int,
-    **flags: Any,
 ) -> Training:
     """Draw a start and data."""
     shapes = [(rows, cols), (cols, rows), (1, rows), (cols, cols), (cols, cols)]
@@ -355,10 +354,9 @@ AT = {
 
 
 def _one_optimizer(settings: dict[str, Any]) -> dict[str, Any]:
-    """Adam, optax's default, unless another is asked for; what optax has no choice of, once."""
+    """Adam, optax's default, unless another is asked for."""
     known = settings["optimizer"]
-    first = {name: settings[name][:1] for name in ("side", "state", "problem")}
-    return settings | first | {"optimizer": ("adam",) if "adam" in known else known[:1]}
+    return settings | {"optimizer": ("adam",) if "adam" in known else known[:1]}
 
 
 OPTAX = Statement(
@@ -424,7 +422,6 @@ def _case_of_programs(
     rank: int,
     period: int,
     optimizer: str,
-    **flags: Any,
 ) -> Training:
     return _sized(rows, cols, rank, period, optimizer)
 

@@ -90,7 +90,7 @@ def _case(
     keep_prob: Any,
     mask: str,
     patch_size: int,
-    **_: Any,
+    loss: str,
 ) -> Autoencoding:
     groups = tuple(_groups(rows, mask, patch_size).tolist())
     start = gaussians(key, [(rows, rows), (rows, rows), (width, rows), (rows, width)])
@@ -430,7 +430,7 @@ def _independent(case: Autoencoding) -> Array:
 
 # Controls ------------------------------------------------------------------------------------
 
-AT = {"mask": "patch", "loss": "all masked", "steps": 1}
+AT = {"mask": "patch", "loss": "all masked"}
 Wrong = Callable[[Autoencoding, Array], Array]
 
 
@@ -587,7 +587,7 @@ CONTROLS = (
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
-    """Input masks only, both losses in one program, and no flags of other statements.
+    """Input masks only, and both losses in one program.
 
     At a width of the rank of the random data, m - 1, or more there is no bottleneck.
     """
@@ -595,9 +595,7 @@ def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     losses = " ".join(sorted(settings["loss"]))
     most = max(1, min(settings["rows"]) - 1)
     narrow = tuple(width for width in settings["width"] if width <= most) or (most,)
-    unused = {name: settings[name][:1] for name in ("block_size", "learning_rate")}
-    own = {"mask": words, "loss": (losses,), "width": narrow, "steps": 1}
-    return settings | unused | own
+    return settings | {"mask": words, "loss": (losses,), "width": narrow}
 
 
 AUTOENCODER = Statement(

@@ -118,7 +118,6 @@ def _case(
     mask: str,
     block_size: int,
     patch_size: int,
-    **flags: Any,
 ) -> Masked:
     shapes = [(rows, cols), (rows, cols), (width, rows), (rows, width)]
     kept = {"dropout": width, "dropblock": width, "input": rows, "patch": rows}[mask]
@@ -275,20 +274,20 @@ def _wrong_formulas(case: Masked) -> dict[str, Array]:
     }
 
 
-AT = {"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2, "steps": 1}
+AT = {"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2}
 
 
 def _first_kind(settings: dict[str, Any]) -> dict[str, Any]:
-    """The first kind of mask, at widths whose masks can be enumerated; no descent.
+    """The first kind of mask, at widths whose masks can be enumerated.
 
     The statements about the other kinds have an identity of their own.
     """
     kind = settings["mask"][0]
     sizes = {"dropblock": "block_size", "patch": "patch_size"}
     others = [size for other, size in sizes.items() if other != kind]
-    first = {name: settings[name][:1] for name in ("mask", "loss", *others)}
+    first = {name: settings[name][:1] for name in ("mask", *others)}
     few = tuple(width for width in settings["width"] if width <= LARGEST)
-    return settings | first | {"width": few or settings["width"][:1], "steps": 1}
+    return settings | first | {"width": few or settings["width"][:1]}
 
 
 MASKS = Statement(

@@ -318,7 +318,7 @@ def _landed(one: Outcome) -> bool:
         return False
     found, (low, high) = one.measured["singular_values"], one.predicted["basin"]
     start = np.maximum(found, 0.0)  # without a root below 0
-    bend = schatten_curvature(start, _kept(one), _decay_of(one), int(one.point["depth"]))
+    bend = schatten_curvature(start, _kept(one), _decay_of(one), one.point["depth"])
     # A value that is lost, NaN, is not outside: it is judged, and fails.
     return not np.any((found <= low) | (found > high) | (bend <= 0))
 
