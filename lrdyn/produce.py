@@ -90,7 +90,9 @@ def concerned(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment
     """
     first, *rest = experiment.statements
     kept = [
-        s for s in rest if all(map(len, _swept(experiment, _own(experiment, s, settings)).values()))
+        s
+        for s in rest
+        if all(map(len, _swept(experiment, own_settings(experiment, s, settings)).values()))
     ]
     return replace(experiment, statements=(first, *kept))
 
@@ -106,7 +108,7 @@ def validate(experiment: Experiment, settings: Mapping[str, Any]) -> None:
         ValueError: a combination is outside the experiment.
     """
     for statement in concerned(experiment, settings).statements:
-        for point in _grid(experiment, _own(experiment, statement, settings)):
+        for point in _grid(experiment, own_settings(experiment, statement, settings)):
             experiment.check(point)
 
 
@@ -235,19 +237,40 @@ def _run_side_by_side(jobs, memory, store, progress) -> dict[str, "xarray.Datase
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _own(
+def own_settings(
     experiment: Experiment, statement: Statement, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Settings of a statement: of a flag that its case does not take one value is enough."""
-    own, taken = statement.narrow(dict(settings)), _taken(statement.case, settings)
+    """Settings of a statement: of a flag that its case does not take one value is enough.
+
+    Args:
+        experiment: the experiment.
+        statement: one of its statements.
+        settings: a value for each flag.
+
+    Returns:
+        A value for each flag.
+    """
+    own, mine = statement.narrow(dict(settings)), taken(statement.case, settings)
     return {
-        flag.name: own[flag.name][:1] if flag.swept and flag.name not in taken else own[flag.name]
+        flag.name: own[flag.name][:1] if flag.swept and flag.name not in mine else own[flag.name]
         for flag in experiment.flags
     }
 
 
-def _taken(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that are arguments of a case."""
+def taken(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that are arguments of a case.
+
+    Args:
+        case: draws a case from a key and flags.
+        flags: values of all flags.
+
+    Returns:
+        Those that it takes.
+
+    Example:
+        >>> taken(lambda key, *, dim: None, {"dim": 3, "depth": 2})
+        {'dim': 3}
+    """
     arguments = inspect.signature(case).parameters.values()
     if any(argument.kind is argument.VAR_KEYWORD for argument in arguments):
         return dict(flags)
@@ -283,7 +306,7 @@ def claims_job(
     optimize: bool = True,
 ) -> Job:
     """The sweep of a statement over its settings."""
-    settings = _own(experiment, statement, settings)
+    settings = own_settings(experiment, statement, settings)
     fixed = _fixed(experiment, settings)
     return Job(
         group,
@@ -386,7 +409,7 @@ def evaluate(statement: Statement, fixed: Mapping[str, Any]) -> Callable[..., di
     """
 
     def point(seed, **flags) -> dict[str, Any]:
-        case = statement.case(jax.random.key(seed), **_taken(statement.case, {**fixed, **flags}))
+        case = statement.case(jax.random.key(seed), **taken(statement.case, {**fixed, **flags}))
         predicted, measured = dict(statement.predict(case)), dict(statement.measure(case))
         compared = dict(statement.compare(case, predicted, measured))
         return _facts(statement, case) | _named(predicted, measured) | compared
@@ -412,7 +435,7 @@ def evaluate_controls(
 
     def point(seed, amount=None, **flags) -> dict[str, Any]:
         key = jax.random.key(seed)
-        whole = statement.case(key, **_taken(statement.case, {**fixed, **flags}))
+        whole = statement.case(key, **taken(statement.case, {**fixed, **flags}))
         once, outputs = _Once(), {}
         for control in controls:
             case = whole

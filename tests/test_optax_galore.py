@@ -11,7 +11,7 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.judging import residuals
-from lrdyn.produce import claims_job
+from lrdyn.produce import claims_job, own_settings
 from lrdyn.theorems import optax_galore as og
 from lrdyn.theorems.theorem4 import THEOREM4
 from tests import oracles
@@ -241,7 +241,8 @@ def test_the_condition_is_that_of_the_projectors():
 
 
 def test_adam_alone_is_run_unless_another_is_asked_for():
-    settings = dict.fromkeys(("side", "state", "problem", "rows"), ("a", "b"))
-    found = og.OPTAX.narrow(settings | {"optimizer": ("sgd", "adam")})
-    assert (found["optimizer"], found["side"], found["rows"]) == (("adam",), ("a",), ("a", "b"))
+    settings = {flag.name: (1, 2) if flag.swept else 1 for flag in THEOREM4.flags}
+    settings |= {"optimizer": ("sgd", "adam")}
+    found = own_settings(THEOREM4, og.OPTAX, settings)
+    assert (found["optimizer"], found["side"], found["rows"]) == (("adam",), (1,), (1, 2))
     assert og.OPTAX.narrow(settings | {"optimizer": ("sgd",)})["optimizer"] == ("sgd",)

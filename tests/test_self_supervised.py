@@ -13,7 +13,7 @@ import pytest
 import lrdyn as lr
 from lrdyn.data import mnist
 from lrdyn.judging import residuals
-from lrdyn.produce import claims_job
+from lrdyn.produce import claims_job, own_settings, taken
 from lrdyn.theorem import Outcome
 from lrdyn.theorems import self_supervised as statements
 from lrdyn.theorems.theorem3 import THEOREM3
@@ -224,7 +224,8 @@ def test_how_far_from_the_bound_random_autoencoders_are():
 @functools.cache
 def one_case():
     """A case of the statement."""
-    make = functools.partial(statements.AUTOENCODER.case, **FLAGS)
+    case = statements.AUTOENCODER.case
+    make = functools.partial(case, **taken(case, FLAGS))
     return jax.jit(make)(jax.random.key(0), keep_prob=0.6)
 
 
@@ -299,7 +300,9 @@ def test_only_input_masks_are_swept():
     assert (narrow["mask"], narrow["loss"]) == (("input",), ("all masked",))
     assert (narrow["rows"], narrow["width"]) == ((6, 8), (2,))
     assert statements.AUTOENCODER.narrow(settings | others | {"width": (9,)})["width"] == (5,)
-    assert [narrow[name] for name in others] == [(2,), (0.1,), 1]
+    others |= {"keep_prob": (0.5, 0.6), "patch_size": (1, 2)}
+    own = own_settings(THEOREM3, statements.AUTOENCODER, settings | others)
+    assert [own[name] for name in others] == [(2,), (0.1,), 100, (0.5, 0.6), (1, 2)]
     assert statements.AUTOENCODER.narrow(settings | others | {"mask": ("dropout",)})["mask"] == ()
 
 

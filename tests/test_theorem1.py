@@ -11,7 +11,7 @@ import lrdyn as lr
 from lrdyn import cli
 from lrdyn.claims import tolerance
 from lrdyn.judging import residuals
-from lrdyn.produce import claims_job
+from lrdyn.produce import claims_job, taken
 from lrdyn.theorem import Outcome
 from lrdyn.theorems import autoencoder, critical_points, weight_decay
 from lrdyn.theorems.theorem1 import THEOREM1
@@ -39,7 +39,7 @@ FLAGS = {
 def test_the_target_has_the_singular_values_of_the_flags(deficit, tie, expected, dtype):
     flags = {**FLAGS, "rank_deficit": deficit, "tie": tie, "target_scale": 3.0}
     for make in (weight_decay.make_case, critical_points.make_case):
-        target = make(KEY, **flags).target
+        target = make(KEY, **taken(make, flags)).target
         values = np.linalg.svd(oracles.double(target), compute_uv=False)
         oracles.assert_close(jnp.asarray(values, dtype), 3 * np.array(expected), size=6)
 
@@ -154,7 +154,8 @@ def test_the_images_are_centred_and_of_full_rank():
 
 @pytest.mark.float32
 def test_the_factor_of_the_inputs_has_the_loss_of_the_inputs(dtype):
-    case = autoencoder.make_case(KEY, **{**FLAGS, "target_scale": 4.0})
+    flags = taken(autoencoder.make_case, {**FLAGS, "target_scale": 4.0})
+    case = autoencoder.make_case(KEY, **flags)
     a, b = (lr.autoencoder_loss(case.weights, X, 0.3) for X in (case.inputs, case.factor))
     oracles.assert_close(a, np.asarray(b), size=500 * 25)
     oracles.assert_close(lr.singular_values(case.inputs)[0], np.array(2.0), size=500)
@@ -167,7 +168,7 @@ def test_without_mnist_nothing_is_claimed_of_it(monkeypatch):
     monkeypatch.setattr(autoencoder, "mnist", missing)
     autoencoder.images.cache_clear()
     try:
-        case = autoencoder.make_case(KEY, **FLAGS)
+        case = autoencoder.make_case(KEY, **taken(autoencoder.make_case, FLAGS))
     finally:
         autoencoder.images.cache_clear()
     met = autoencoder.AUTOENCODER.hypotheses["mnist_installed"](case)
