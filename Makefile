@@ -30,7 +30,7 @@ verify: $(READY) ## every theorem at its quick preset, the quick figures and tab
 	[ $$theorems -eq 0 ] && [ $$figures -eq 0 ]
 
 test: $(READY) ## the tests; ARGS="-k name" passes arguments to pytest
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest -n auto --dist loadfile $(ARGS)
 
 figures: $(READY) ## every figure and table at the paper's settings (long)
 	@$(RUN) -m paper_figs --preset paper

@@ -150,7 +150,7 @@ def residuals(
         for name, column in zip(Row._fields, zip(*rows, strict=True), strict=True)
     }
     kept = {name: c for name, c in results.coords.items() if set(c.dims) <= set(lead)}
-    return xr.Dataset(columns, kept)
+    return xr.Dataset(columns, kept, results.attrs)
 
 
 class Row(NamedTuple):
@@ -468,7 +468,9 @@ def control_entry(control: Control, legs: Legs) -> dict[str, Any]:
     seen = control.case is None or not met
     holds = bool(_both([j.holds for j in judged.values()])) and seen
     text = f"{control.statement}: {control.claim} fails"
-    return _entry(control.id, "control", text, met, judged, holds, legs)
+    entry = _entry(control.id, "control", text, met, judged, holds, legs)
+    settings = json.loads(next(iter(legs.values())).attrs["fixed"])
+    return entry | {"worst_case": settings | entry["worst_case"]}
 
 
 def _both(holds: list[bool | None]) -> bool | None:

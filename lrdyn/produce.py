@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import lrdyn
 from lrdyn.judging import SIZE, claim_of, control_group
 from lrdyn.points import Points, product
 from lrdyn.progress import Progress, Silent
@@ -512,13 +513,19 @@ def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
     """
     files = {Path(f.__code__.co_filename) for f in functions}
     digest = hashlib.sha256()
-    for path in sorted(p for p in files if p.is_file() and p.parent != Path(__file__).parent):
+    for path in sorted(p for p in files if p.is_file() and not _general(p)):
         digest.update(path.read_bytes())
     for code in sorted(f.__code__.co_code for f in functions if not _in_file(f)):
         digest.update(code)  # written in a notebook or at a prompt
     for path in data:
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _general(path: Path) -> bool:
+    """Whether a file is one of the library's, and of no theorem."""
+    library = Path(lrdyn.__path__[0])
+    return path.is_relative_to(library) and not path.is_relative_to(library / "theorems")
 
 
 def _parts(experiment: Experiment) -> Iterator[Any]:

@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 LINE_EVERY = 10.0
 """Seconds between two lines of a log."""
 
-LARGE = 10**8
-"""Bytes of results that are announced."""
+SHOWN, LARGE = 10**6, 10**8
+"""Bytes of results that are shown beside the progress, and that are announced."""
 
 
 @runtime_checkable
@@ -88,7 +88,8 @@ class _Counted:
         if computed:
             left = (self.total - self.done) / rate
             parts += [f"{rate:.3g} a second", f"{duration(left)} left"]
-        parts.append(f"{size_of(self.bytes)} of results")
+        if self.bytes >= SHOWN:
+            parts.append(f"{size_of(self.bytes)} of results")
         return ", ".join(parts)
 
 

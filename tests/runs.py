@@ -1,6 +1,7 @@
 """Runs that several tests look at: each command once, at a small size, in a process of its own."""
 
 import dataclasses
+import fcntl
 import functools
 import json
 import os
@@ -31,10 +32,18 @@ TINY = {
 """Arguments of the small run of each theorem."""
 
 
+class Printed(NamedTuple):
+    """What a command left beside its files."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 class Finished(NamedTuple):
     """A finished command."""
 
-    process: subprocess.CompletedProcess
+    process: Printed
     folder: Path
     verdict: dict[str, Any]
     group: Callable[[str], xr.Dataset]
@@ -52,9 +61,19 @@ def python(*words: Any, cwd: Path = ROOT, cache: str | Path = "") -> subprocess.
 
 @functools.cache
 def finished(name: str, base: Path) -> Finished:
-    """Run ``python -m experiments.<name>``; the first caller waits, the others look."""
-    out = base / "tiny"
-    done = python("-m", f"experiments.{name}", *TINY[name], "--out", out, cache=base / "cache")
+    """Run ``python -m experiments.<name>``; the first caller runs, the others wait and look.
+
+    Other workers of pytest-xdist are callers too: their folders lie beside each other.
+    """
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    out, kept = base / "tiny", base / f"{name}.json"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            words = ("-m", f"experiments.{name}", *TINY[name], "--out", out)
+            ended = python(*words, cache=base / "cache")
+            kept.write_text(json.dumps([ended.returncode, ended.stdout, ended.stderr]))
+    done = Printed(*json.loads(kept.read_text()))
     if done.returncode:  # an exception would not be cached, and the run repeated for each test
         return Finished(done, out, {}, lambda group: xr.Dataset())
     (folder,) = (out / name).iterdir()

@@ -86,10 +86,11 @@ def test_the_code_on_sweeps_runs(tmp_path):
     assert f"```\n\n```\n{done.stdout}```\n" in page.read_text()
 
 
-@pytest.mark.parametrize("name", ["balance.py", "balance_false.py"])
+@pytest.mark.parametrize("name", ["balance.py", "balance_false.py", "saddle.py"])
 def test_the_tutorial_quotes_its_examples(name):
-    """Every line of code in the tutorial is a line of one of the two examples."""
-    sources = "".join((EXAMPLES / f).read_text() for f in ("balance.py", "balance_false.py"))
+    """Every line of code in the tutorial is a line of one of its examples."""
+    files = ("balance.py", "balance_false.py", "saddle.py")
+    sources = "".join((EXAMPLES / f).read_text() for f in files)
     known = {line.split("  #")[0].strip() for line in sources.splitlines()} | {""}
     for block in fenced(ROOT / "docs" / "tutorial.md", "python"):
         for line in block.splitlines():

@@ -301,7 +301,8 @@ def test_only_input_masks_are_swept():
     assert (narrow["rows"], narrow["width"]) == ((6, 8), (2,))
     assert statements.AUTOENCODER.narrow(settings | others | {"width": (9,)})["width"] == (5,)
     others |= {"keep_prob": (0.5, 0.6), "patch_size": (1, 2)}
-    own = own_settings(THEOREM3, statements.AUTOENCODER, settings | others)
+    rest = {"cols": (8,)}
+    own = own_settings(THEOREM3, statements.AUTOENCODER, settings | others | rest)
     assert [own[name] for name in others] == [(2,), (0.1,), 100, (0.5, 0.6), (1, 2)]
     assert statements.AUTOENCODER.narrow(settings | others | {"mask": ("dropout",)})["mask"] == ()
 

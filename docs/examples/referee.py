@@ -28,7 +28,7 @@ def cases(group):
     """Arrays of each point, without padding; points lie along the axes of longest_axis."""
     points = [dim[0].name.split("/")[-1] for dim in group["longest_axis"].dims]
     arrays = {}
-    for name, array in group.items():
+    for name, array in ((n, a) for n, a in group.items() if isinstance(a, h5py.Dataset)):
         axes = [dim[0].name.split("/")[-1] for dim in array.dims if len(dim)]
         if axes[: len(points)] == points:
             arrays[name] = (array[()], axes[len(points) :])

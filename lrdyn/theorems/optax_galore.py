@@ -287,7 +287,7 @@ def _unit(one: Outcome) -> float:
 
 def _in_units(one: Outcome) -> float:
     apart = relative_difference(one.predicted["optax_precise"], one.measured["optax_precise"])
-    return apart / _unit(one)
+    return float(np.divide(apart, _unit(one)))
 
 
 CLAIMS = (

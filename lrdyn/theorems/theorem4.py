@@ -153,8 +153,8 @@ def _relative_values(one: Outcome) -> np.ndarray:
 
 def _excess(one: Outcome) -> float:
     values, ranks = _relative_values(one), one.predicted["sum_rank"][:, None]
-    beyond = np.arange(values.shape[1]) >= ranks
-    return float(np.max(values * beyond))  # a product keeps a NaN, wherever it stands
+    within = np.arange(values.shape[1]) < ranks
+    return float(np.max(values * ~within))  # a product keeps a NaN, wherever it stands
 
 
 def _wrong_ranks(one: Outcome) -> float:
