@@ -4,8 +4,8 @@ The target is that of Kwon et al. (r = 5, spread singular triplets, sigma_1 = 1)
 ``1/2 sum(M * (f - Phi)^2) / sum M``, L = 3. One step is a gradient and an update. ``full`` trains
 three d x d layers, ``compressed`` the 4 d r + (2 r)^2 parameters of the spectral start with a dense
 residual and automatic gradients, as the authors do; ``entries`` is the same descent by
-:func:`lrdyn.entries_loss`, which touches observed entries only. The last column is the largest
-relative difference of the two compressed networks after the steps.
+:func:`lrdyn.entries.entries_loss`, which touches observed entries only. The last column is the
+largest relative difference of the two compressed networks after the steps.
 
 Compilation and the listing of the entries are not timed.
 """
@@ -34,20 +34,22 @@ def trained(loss: Callable, rule, steps: int) -> Callable:
 def compare(dim: int, fraction: float, steps: int, repeats: int) -> tuple[str, ...]:
     """One row of the table."""
     keys = jax.random.split(jax.random.key(0), 3)
-    target = lrdyn.spread_target(keys[0], (dim, dim), RANK)
+    target = lrdyn.recovery.spread_target(keys[0], (dim, dim), RANK)
     target /= lrdyn.singular_values(target)[0]
-    mask = lrdyn.observe(keys[1], (dim, dim), fraction)
-    entries = lrdyn.observed_entries(target, mask)
+    mask = lrdyn.masking.observe(keys[1], (dim, dim), fraction)
+    entries = lrdyn.entries.observed_entries(target, mask)
     layers = lrdyn.orthogonal_layers(keys[2], (dim,) * (DEPTH + 1), jnp.full(DEPTH, EPS))
-    small = lrdyn.spectral_network(lrdyn.surrogate(target, mask), 2 * RANK, EPS, DEPTH)
-    rule = lrdyn.discrepant_rates(ETA, RATIO)
+    small = lrdyn.recovery.spectral_network(
+        lrdyn.recovery.surrogate(target, mask), 2 * RANK, EPS, DEPTH
+    )
+    rule = lrdyn.recovery.discrepant_rates(ETA, RATIO)
     full = trained(
-        lambda W: lrdyn.observed_loss(lrdyn.end_to_end(W), target, mask),
+        lambda W: lrdyn.recovery.observed_loss(lrdyn.end_to_end(W), target, mask),
         lrdyn.gradient_descent(ETA),
         max(1, steps // 10),
     )
-    dense = trained(lambda net: lrdyn.completion_loss(net, target, mask), rule, steps)
-    sparse = trained(lambda net: lrdyn.entries_loss(net, entries), rule, steps)
+    dense = trained(lambda net: lrdyn.recovery.completion_loss(net, target, mask), rule, steps)
+    sparse = trained(lambda net: lrdyn.entries.entries_loss(net, entries), rule, steps)
     times = timed(
         {
             "full": lambda: full(layers),
@@ -67,7 +69,9 @@ def compare(dim: int, fraction: float, steps: int, repeats: int) -> tuple[str, .
     )
 
 
-def difference(one: lrdyn.CompressedNetwork, other: lrdyn.CompressedNetwork) -> float:
+def difference(
+    one: lrdyn.compression.CompressedNetwork, other: lrdyn.compression.CompressedNetwork
+) -> float:
     """Largest relative difference of two networks of the same shape."""
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(a))) for a, b in pairs)

@@ -27,8 +27,8 @@ import numpy as np
 
 import lrdyn
 from benchmarks.common import table
-from lrdyn.points import product
-from lrdyn.sweep import sweep
+from lrdyn.engine.points import product
+from lrdyn.engine.sweep import sweep
 
 ALPHAS = tuple(np.arange(0.5, 10.0, 0.25).tolist())
 RANK, SCALE, RATE, OBSERVED, TOLERANCE = 5, 1e-2, 10.0, 0.2, 1e-10
@@ -38,15 +38,15 @@ HEADER = ("38 runs", "cold", "warm", "of the first, cold", "warm", "steps")
 def training(dim: int, check_every: int, max_steps: int) -> Callable:
     """The training function of all rivals: alpha -> steps taken and loss reached."""
     for_target, for_mask = jax.random.split(jax.random.key(0))
-    target = lrdyn.spread_target(for_target, (dim, dim), RANK)
-    mask = lrdyn.observe(for_mask, (dim, dim), OBSERVED)
-    start = lrdyn.spectral_network(lrdyn.surrogate(target, mask), 2 * RANK, SCALE)
+    target = lrdyn.recovery.spread_target(for_target, (dim, dim), RANK)
+    mask = lrdyn.masking.observe(for_mask, (dim, dim), OBSERVED)
+    start = lrdyn.recovery.spectral_network(lrdyn.recovery.surrogate(target, mask), 2 * RANK, SCALE)
 
     def run(alpha):
-        found = lrdyn.simulate_until(
-            lambda network: lrdyn.completion_loss(network, target, mask),
+        found = lrdyn.descent.simulate_until(
+            lambda network: lrdyn.recovery.completion_loss(network, target, mask),
             start,
-            lrdyn.discrepant_rates(RATE, alpha),
+            lrdyn.recovery.discrepant_rates(RATE, alpha),
             TOLERANCE,
             check_every=check_every,
             max_steps=max_steps,

@@ -34,7 +34,7 @@ from jax.sharding import Mesh, PartitionSpec
 import lrdyn
 from benchmarks.common import blas_threads, table, timed
 from benchmarks.early_stopping import compilation_cache
-from lrdyn.theorems.optax_galore import single_precision_projector
+from lrdyn.theorems.theorem4.optax_galore import single_precision_projector
 
 RATE = 0.01
 HEADER = ("compile", "run", "per step and run", "faster", "with compile", "differ")
@@ -104,7 +104,7 @@ def by_optax(case: Case) -> Callable[[jax.Array], jax.Array]:
 
 def by_lrdyn(case: Case, choose=None) -> Callable[[jax.Array], jax.Array]:
     """Algorithm 1 of this library, one run."""
-    choose = choose or (lambda key, G: lrdyn.choose_projectors(G, case.rank, "larger"))
+    choose = choose or (lambda key, G: lrdyn.adapters.choose_projectors(G, case.rank, "larger"))
 
     def run(seed):
         loss, W = start(case, seed)

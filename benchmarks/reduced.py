@@ -32,7 +32,7 @@ HEADER = ("d", "eta", "full", "reduced", "ratio", "frame, once", "weights differ
 class Problem(NamedTuple):
     """One comparison."""
 
-    weights: lrdyn.Weights
+    weights: lrdyn.factorization.Weights
     target: jax.Array
     rank: int
     learning_rate: float
@@ -58,7 +58,7 @@ def full_run(case: Problem):
 
     @jax.jit
     def run(weights, target):
-        loss = partial(lrdyn.mean_factorization_loss, target=target)
+        loss = partial(lrdyn.factorization.mean_factorization_loss, target=target)
         rule = lrdyn.gradient_descent(case.learning_rate)
         last = np.array([case.steps])
         return lrdyn.simulate(loss, weights, rule, last, record=lambda weights: ()).params
@@ -79,7 +79,9 @@ def reduced_run(case: Problem):
     return run
 
 
-def reduced_loss(blocks: lrdyn.Weights, bulk: jax.Array, target: jax.Array, dim: int) -> jax.Array:
+def reduced_loss(
+    blocks: lrdyn.factorization.Weights, bulk: jax.Array, target: jax.Array, dim: int
+) -> jax.Array:
     """The loss ``1/2 ||.||_F^2`` of the full run, from the reduced one alone."""
     still = dim - target.shape[0]
     return lrdyn.factorization_loss(blocks, target) + 0.5 * still * jnp.prod(bulk) ** 2
@@ -115,7 +117,7 @@ def compare(case: Problem, repeats: int) -> tuple[str, ...]:
     )
 
 
-def distance(full: lrdyn.Weights, other: lrdyn.Weights) -> float:
+def distance(full: lrdyn.factorization.Weights, other: lrdyn.factorization.Weights) -> float:
     """Largest relative distance of two layers."""
     pairs = zip(full, other, strict=True)
     return max(float(jnp.linalg.norm(W - V) / jnp.linalg.norm(W)) for W, V in pairs)

@@ -1,8 +1,8 @@
 """A sweep of full gradient descent runs: against the machine's GEMM rate and against NumPy.
 
 32 runs of deep factorisation (L = 3, float64, four learning rates by eight scales of the start) go
-through :func:`lrdyn.sweep.sweep` itself, spread over two host devices; only the final loss and the
-norm of the weights are recorded.
+through :func:`lrdyn.sweep` itself, spread over two host devices; only the final loss and the norm
+of the weights are recorded.
 
 *Time.* The sweep compiles inside the call, and tracing, compilation and labelling do not depend on
 the number of steps. So two sweeps are timed, of 1 and of ``steps`` + 1 steps, and the difference is
@@ -32,8 +32,8 @@ import numpy as np
 
 import lrdyn
 from benchmarks.common import Times, blas_threads, gemm, table, timed
-from lrdyn.points import product
-from lrdyn.sweep import sweep
+from lrdyn.engine.points import product
+from lrdyn.engine.sweep import sweep
 
 DEPTH = 3
 HEADER = (
@@ -57,7 +57,7 @@ CASES = (Case(100, 300, 500), Case(30, 3000, 5000))
 LEARNING_RATES, SCALES = np.linspace(0.01, 0.02, 4), np.linspace(0.5, 1.0, 8)
 
 
-def problem(dim: int) -> tuple[lrdyn.Weights, jax.Array]:
+def problem(dim: int) -> tuple[lrdyn.factorization.Weights, jax.Array]:
     """Layers of scale 1 and a target."""
     for_weights, for_target = jax.random.split(jax.random.key(0))
     weights = lrdyn.orthogonal_layers(for_weights, (dim,) * (DEPTH + 1), jnp.ones(DEPTH))

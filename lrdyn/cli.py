@@ -14,12 +14,12 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from lrdyn.judging import shown
-from lrdyn.produce import validate
-from lrdyn.runs import BadInput as BadInput
-from lrdyn.runs import Run, carry_out, judge_again
+from lrdyn.engine.judging import shown
+from lrdyn.engine.produce import validate
+from lrdyn.engine.runs import BadInput as BadInput
+from lrdyn.engine.runs import Run, carry_out, judge_again
+from lrdyn.engine.verify import Verification
 from lrdyn.theorem import Experiment, Flag, at_least
-from lrdyn.verify import Verification
 
 HOLDS, FAILS, BAD_INPUT, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -300,7 +300,7 @@ def verify_command(
         bar: whether a terminal shows a bar; lines suit several processes that share one.
 
     Returns:
-        The :class:`~lrdyn.verify.Verification` and the folder of its results.
+        The :class:`~lrdyn.engine.verify.Verification` and the folder of its results.
 
     Raises:
         BadInput: the arguments are bad, or no claim applies.

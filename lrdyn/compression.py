@@ -35,7 +35,7 @@ def compress(frame: Frame, inner: Weights) -> CompressedNetwork:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from lrdyn import Frame
+        >>> from lrdyn.subspace import Frame
         >>> compress(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), (jnp.ones((2, 2)),)).left.shape
         (3, 2)
     """

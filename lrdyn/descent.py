@@ -311,8 +311,8 @@ def simulate_lanes(
     """Run :func:`simulate` for many small problems at once, the runs as the last axis inside.
 
     For matrices of a few rows this is several times faster than ``vmap``, which puts the runs
-    first, if the loss multiplies them by :func:`lrdyn.small_matmul`. About 64 runs stay in the
-    cache.
+    first, if the loss multiplies them by :func:`lrdyn.factorization.small_matmul`. About 64 runs
+    stay in the cache.
 
     Args:
         problem: maps the data of one run to its loss, starting parameters and optimiser.

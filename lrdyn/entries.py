@@ -72,7 +72,9 @@ def _lines(seen: np.ndarray, values: np.ndarray) -> Lines:
 
 
 def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[Array, ""]:
-    """:func:`lrdyn.completion_loss` from the entries alone, ``1/2 ||M * (f_C - Phi)||^2 / sum M``.
+    """``1/2 ||M * (f_C - Phi)||^2 / sum M`` from the entries alone.
+
+    It equals :func:`lrdyn.recovery.completion_loss`.
 
     Never forms a k x d matrix: a gradient costs a pass over the entries of each row and one over
     those of each column. On a CPU it overtakes dense arrays where about a fifth is observed.
@@ -86,7 +88,7 @@ def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from lrdyn import spectral_network
+        >>> from lrdyn.recovery import spectral_network
         >>> entries = observed_entries(jnp.eye(4), jnp.ones((4, 4)))
         >>> float(entries_loss(spectral_network(jnp.eye(4), 2, 1.0), entries))
         0.0625

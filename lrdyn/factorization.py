@@ -30,8 +30,8 @@ Matmul = Callable[[Float[Array, "m k"], Float[Array, "k n"]], Float[Array, "m n"
 def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, "m n"]:
     """Product of small matrices row by row, ``sum_k left[i, k] right[k, :]``.
 
-    Mapped over a last axis of runs (:func:`lrdyn.simulate_lanes`) it becomes element-wise work on
-    neighbouring runs. Alone it is slower than ``left @ right``.
+    Mapped over a last axis of runs (:func:`lrdyn.descent.simulate_lanes`) it becomes element-wise
+    work on neighbouring runs. Alone it is slower than ``left @ right``.
 
     Args:
         left: a matrix of a few rows and columns.

@@ -2,7 +2,8 @@
 
 import sys
 
-from lrdyn import cli, figures
+from lrdyn import cli
+from lrdyn.drawing import figures
 from paper_figs import BASELINES, EXHIBITS
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import xarray as xr
 
-from lrdyn.exhibits import Figure, Results
-from lrdyn.runs import Run
+from lrdyn.drawing.exhibits import Figure, Results
+from lrdyn.engine.runs import Run
 from lrdyn.theorems.corollary1 import COROLLARY1
 from paper_figs import theorem2_sweep
 from paper_figs.reach import map_of, map_run, ratio_map, reduced_curves, reduced_run

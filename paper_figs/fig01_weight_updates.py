@@ -15,10 +15,10 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 import lrdyn
-from lrdyn import plotting
 from lrdyn.data.mnist import mnist, mnist_file
-from lrdyn.exhibits import Figure, Results, one_seed
-from lrdyn.runs import Run, run_of
+from lrdyn.drawing import plotting
+from lrdyn.drawing.exhibits import Figure, Results, one_seed
+from lrdyn.engine.runs import Run, run_of
 from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
 
 CLASSES = 10
@@ -95,7 +95,7 @@ def whiten(inputs: np.ndarray, directions: int) -> np.ndarray:
     return np.sqrt(inputs.shape[1]) * (np.sign(largest)[:, None] * Vh)[:directions]
 
 
-def map_of(weights: lrdyn.Weights) -> Float[Array, "k d"]:
+def map_of(weights: lrdyn.factorization.Weights) -> Float[Array, "k d"]:
     """Product of the layers from the last: with few outputs, no two square layers are multiplied.
 
     Args:
@@ -113,7 +113,7 @@ class Problem(NamedTuple):
     inputs: np.ndarray
     """X, one example a column."""
     labels: np.ndarray
-    start: lrdyn.Weights
+    start: lrdyn.factorization.Weights
     learning_rate: float
     steps: np.ndarray
     """Recorded ones."""
@@ -172,11 +172,11 @@ def train(given: Problem) -> dict[str, Any]:
     inputs, labels, start, learning_rate, steps = given
     data = moments(inputs, np.eye(CLASSES)[labels].T)
 
-    def loss(weights: lrdyn.Weights) -> Float[Array, ""]:
+    def loss(weights: lrdyn.factorization.Weights) -> Float[Array, ""]:
         residual = map_of(weights) @ data.inputs - data.outputs
         return 0.5 * jnp.sum(residual**2) + data.constant
 
-    def spectrum(weights: lrdyn.Weights) -> Float[Array, "d"]:
+    def spectrum(weights: lrdyn.factorization.Weights) -> Float[Array, "d"]:
         return lrdyn.singular_values(weights[-2] - start[-2])
 
     rule = lrdyn.gradient_descent(learning_rate)

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 import lrdyn
-from lrdyn import plotting
-from lrdyn.exhibits import Figure, Results, drawn_from, one_seed
+from lrdyn.drawing import plotting
+from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
 from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Experiment, Flag, Statement, at_least
 from paper_figs import tracking
 
@@ -47,10 +47,10 @@ class Decomposition(NamedTuple):
 class Start(NamedTuple):
     """A run and its frame."""
 
-    weights: lrdyn.Weights
+    weights: lrdyn.factorization.Weights
     target: jax.Array
     scales: jax.Array
-    frame: lrdyn.Frame
+    frame: lrdyn.subspace.Frame
     reduced_target: jax.Array
     learning_rate: float
     """Of gradient descent on the mean loss, as ``weight_decay``."""
@@ -97,7 +97,7 @@ def measure(begin: Start) -> dict[str, jax.Array]:
         The first layer ``(step, output, input)``, and the frame of its two sides.
     """
     run = lrdyn.simulate(
-        lambda weights: lrdyn.mean_factorization_loss(weights, begin.target),
+        lambda weights: lrdyn.factorization.mean_factorization_loss(weights, begin.target),
         begin.weights,
         lrdyn.gradient_descent(begin.learning_rate, begin.weight_decay),
         begin.steps,

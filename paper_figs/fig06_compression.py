@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 
 import lrdyn
-from lrdyn import plotting
-from lrdyn.exhibits import Figure, Results, one_seed
-from lrdyn.runs import Run, run_of
+from lrdyn.drawing import plotting
+from lrdyn.drawing.exhibits import Figure, Results, one_seed
+from lrdyn.engine.runs import Run, run_of
 from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
 
 QUICK = {
@@ -43,7 +43,7 @@ REPEATS = 3
 class Problem(NamedTuple):
     """A run, and the rank to which its network is compressed."""
 
-    weights: lrdyn.Weights
+    weights: lrdyn.factorization.Weights
     target: jax.Array
     compressed_rank: int
     learning_rate: float
@@ -52,7 +52,7 @@ class Problem(NamedTuple):
 
 def problem(
     key: jax.Array, dim: int, rank: int, depth: int, init_scale: Any
-) -> tuple[lrdyn.Weights, jax.Array]:
+) -> tuple[lrdyn.factorization.Weights, jax.Array]:
     """Draw orthogonal layers and a target of the given rank.
 
     Args:
@@ -103,14 +103,14 @@ def predict(one: Problem) -> dict[str, jax.Array]:
     Returns:
         Loss and error ``(step)``, and the bound.
     """
-    scales, dim = lrdyn.start_scales(one.weights), one.target.shape[0]
+    scales, dim = lrdyn.subspace.start_scales(one.weights), one.target.shape[0]
     rho = lrdyn.rho(scales, one.learning_rate, 0.0, one.steps)
-    error = lrdyn.compression_error(rho, dim, one.compressed_rank)
+    error = lrdyn.compression.compression_error(rho, dim, one.compressed_rank)
     loss = _losses(compressed_maps(one), one.target)
     return {
         "loss": loss + error**2 / 2,
         "error": error,
-        "error_bound": lrdyn.compression_bound(scales, dim, one.compressed_rank),
+        "error_bound": lrdyn.compression.compression_bound(scales, dim, one.compressed_rank),
     }
 
 
@@ -155,9 +155,13 @@ def compressed_maps(one: Problem) -> jax.Array:
     frame = lrdyn.frame(one.weights, one.target, one.compressed_rank)
     small = lrdyn.reduced_target(frame, one.target, 2 * one.compressed_rank)
     inner = lrdyn.reduced_dynamics(
-        small, lrdyn.start_scales(one.weights), one.learning_rate, 0.0, one.steps
+        small, lrdyn.subspace.start_scales(one.weights), one.learning_rate, 0.0, one.steps
     ).records
-    return jax.vmap(lambda layers: lrdyn.compressed_product(lrdyn.compress(frame, layers)))(inner)
+    return jax.vmap(
+        lambda layers: lrdyn.compression.compressed_product(
+            lrdyn.compression.compress(frame, layers)
+        )
+    )(inner)
 
 
 SHARED = (
@@ -209,9 +213,9 @@ def seconds_per_step(run: Callable[[int], Any], steps: int) -> float:
 class Timed(NamedTuple):
     """What is timed: one step of the full and of the reduced run."""
 
-    weights: lrdyn.Weights
+    weights: lrdyn.factorization.Weights
     target: jax.Array
-    layers: lrdyn.Weights
+    layers: lrdyn.factorization.Weights
     reduced_target: jax.Array
     learning_rate: float
 

@@ -12,13 +12,13 @@ import optax
 import xarray as xr
 
 import lrdyn
-from lrdyn import plotting
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.state import POLICIES
-from lrdyn.exhibits import Figure, Results, one_seed
-from lrdyn.runs import Run, run_of
+from lrdyn.drawing import plotting
+from lrdyn.drawing.exhibits import Figure, Results, one_seed
+from lrdyn.engine.runs import Run, run_of
 from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
-from lrdyn.theorems.optimizer_state import one_policy
+from lrdyn.theorems.theorem4.optimizer_state import one_policy
 from paper_figs import table1_memory
 
 QUICK = {
@@ -130,7 +130,7 @@ def trajectories(
         return lrdyn.low_rank_descent(
             method, loss, W, chosen_optimizer(kind, rates), period=period, steps=times, state=state,
             # For all alike: ReLoRA too starts at B = P, A = 0.
-            choose=lambda key, G: lrdyn.choose_projectors(G, rank, "left"),
+            choose=lambda key, G: lrdyn.adapters.choose_projectors(G, rank, "left"),
         ).records  # fmt: skip
 
     def over_policies(method, dtype, policies):

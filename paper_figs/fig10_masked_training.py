@@ -10,11 +10,11 @@ import optax
 import xarray as xr
 
 import lrdyn
-from lrdyn import plotting
 from lrdyn.data.mnist import mnist, mnist_file
+from lrdyn.drawing import plotting
+from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
 from lrdyn.dropout import dropout_minimiser, dropout_penalty, dropout_strength
-from lrdyn.exhibits import Figure, Results, drawn_from, one_seed
-from lrdyn.runs import Run
+from lrdyn.engine.runs import Run
 from lrdyn.theorem import FRACTION, POSITIVE, Experiment, Flag, Statement, at_least
 
 QUICK = {
@@ -54,7 +54,7 @@ def features(side: int) -> np.ndarray:
     Returns:
         ``X / sqrt(n)``, a square matrix with the singular vectors and values that count.
     """
-    data = lrdyn.pool_images(mnist().inputs, (side, side))
+    data = lrdyn.autoencoding.pool_images(mnist().inputs, (side, side))
     left, values, _ = np.linalg.svd(data / np.sqrt(data.shape[1]), full_matrices=False)
     # Any rotation of the examples will do; without one the last factor would be diagonal.
     return left * values @ left.T
@@ -74,11 +74,11 @@ def closed_forms(data: jax.Array, keep_prob: Any) -> dict[str, jax.Array]:
     moments = masked_moments(data, keep_prob)
     return {
         "dropout": dropout_minimiser(data, data, keep_prob, len(data)).product,
-        "input": keep_prob * lrdyn.optimal_autoencoder(moments) @ data,
+        "input": keep_prob * lrdyn.autoencoding.optimal_autoencoder(moments) @ data,
     }
 
 
-def masked_moments(data: jax.Array, keep_prob: Any) -> lrdyn.MaskedMoments:
+def masked_moments(data: jax.Array, keep_prob: Any) -> lrdyn.autoencoding.MaskedMoments:
     """Moments of single masked features.
 
     Args:
@@ -89,7 +89,7 @@ def masked_moments(data: jax.Array, keep_prob: Any) -> lrdyn.MaskedMoments:
         The moments.
     """
     examples = data * np.sqrt(data.shape[1])
-    return lrdyn.masked_moments(examples, np.arange(len(data)), keep_prob)
+    return lrdyn.autoencoding.masked_moments(examples, np.arange(len(data)), keep_prob)
 
 
 def small_weights(key: jax.Array, size: int, scale: float) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def small_weights(key: jax.Array, size: int, scale: float) -> dict[str, Any]:
     Returns:
         Kind of mask -> weights: two layers, or A.
     """
-    matrices = lrdyn.gaussians(key, [(size, size)] * 3)
+    matrices = lrdyn.initialization.gaussians(key, [(size, size)] * 3)
     first, second, whole = (scale * G / np.sqrt(size) for G in matrices)
     return {"dropout": (first, second), "input": whole}
 
@@ -137,7 +137,9 @@ def penalties(weights: dict[str, Any], data: jax.Array, keep_prob: Any) -> dict[
     first, second = weights["dropout"]
     return {
         "dropout": dropout_penalty(second, first @ data, keep_prob),
-        "input": lrdyn.masking_penalty(weights["input"], masked_moments(data, keep_prob)),
+        "input": lrdyn.autoencoding.masking_penalty(
+            weights["input"], masked_moments(data, keep_prob)
+        ),
     }
 
 
@@ -211,11 +213,11 @@ def descend_with_masks(
         return 0.5 * jnp.sum(missed[0] ** 2) + 0.5 * jnp.sum(missed[1] ** 2)
 
     def step(t, weights):
-        masks = lrdyn.observe(jax.random.fold_in(key, t), (2, len(data)), keep_prob)
+        masks = lrdyn.masking.observe(jax.random.fold_in(key, t), (2, len(data)), keep_prob)
         gradient = jax.grad(loss)(weights, masks)
         return jax.tree.map(lambda W, G: W - rate(t) * G, weights, gradient)
 
-    return lrdyn.iterate(step, weights, steps, lambda W: reconstruct(W, data, keep_prob))[1]
+    return lrdyn.descent.iterate(step, weights, steps, lambda W: reconstruct(W, data, keep_prob))[1]
 
 
 def spaced_steps(steps: int, count: int = 60) -> np.ndarray:

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 
 import lrdyn
-from lrdyn.exhibits import one_seed
-from lrdyn.judging import Groups, residuals, worst_ratio
-from lrdyn.runs import Run, run_of
+from lrdyn.drawing.exhibits import one_seed
+from lrdyn.engine.judging import Groups, residuals, worst_ratio
+from lrdyn.engine.runs import Run, run_of
 from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, Theorem, at_least
 
 MAP = {"dim": 16, "depths": [2, 3, 4], "ranks": [1, 2, 3], "steps": 200, "seeds": [0, 1]}
@@ -156,7 +156,7 @@ def reduced_runs(case: Reduced, scales: jax.Array) -> Mapping[str, jax.Array]:
         return jnp.linalg.norm(product - case.target), lrdyn.singular_values(product)
 
     eps = jnp.broadcast_to(scales[:, None], (len(scales), case.depth))
-    runs = lrdyn.reduced_lanes(
+    runs = lrdyn.subspace.reduced_lanes(
         jnp.broadcast_to(case.target[None], (len(scales), size, size)),
         eps,
         jnp.full_like(scales, case.eta),

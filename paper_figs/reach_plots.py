@@ -5,7 +5,7 @@ from typing import Any
 
 import xarray as xr
 
-from lrdyn import plotting
+from lrdyn.drawing import plotting
 
 COLORS = (plotting.BLUE, plotting.ORANGE, plotting.GREEN, plotting.PINK)
 """One for each depth."""

@@ -17,8 +17,8 @@ from lrdyn.adapters.memory import Memory, measured_memory
 from lrdyn.adapters.method import Method, Parts, Split, layered, merged
 from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES
-from lrdyn.exhibits import Results, Table, drawn_from, one_seed
-from lrdyn.tables import Cell, Grid
+from lrdyn.drawing.exhibits import Results, Table, drawn_from, one_seed
+from lrdyn.drawing.tables import Cell, Grid
 from lrdyn.theorem import Experiment, Flag, Statement, at_least
 
 PRESET = {"rows": 4096, "columns": 11008, "rank": 128, "batch": 256, "dtype": "float32"}
@@ -134,7 +134,7 @@ def program(
     Args:
         method: what is trained.
         optimizer: of what it sees.
-        network: :func:`lrdyn.merged` or :func:`lrdyn.layered`.
+        network: :func:`lrdyn.adapters.merged` or :func:`lrdyn.adapters.layered`.
         W: shape of the weights.
         rank: r.
 

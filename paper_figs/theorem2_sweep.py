@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from lrdyn import effective_rank, spaced_singular_values
-from lrdyn.exhibits import Figure, Results
-from lrdyn.runs import Run
+from lrdyn.drawing.exhibits import Figure, Results
+from lrdyn.engine.runs import Run
 from lrdyn.theorems.theorem2 import THEOREM2
 from paper_figs.reach import MAP, REDUCED, map_of, map_run, ratio_map, reduced_curves, reduced_run
 from paper_figs.reach_plots import depth_key, layout, plot_family, plot_maps

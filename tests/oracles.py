@@ -62,7 +62,7 @@ def assert_apart(actual: Any, expected: Any, scale: float | None = None) -> None
 
 
 class Problem(NamedTuple):
-    weights: lr.Weights
+    weights: lr.factorization.Weights
     target: jax.Array
     scales: jax.Array
 
@@ -83,14 +83,14 @@ def problem(
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _problem(seed, scale, spread, dim, rank, depth):
     weights_key, target_key = jax.random.split(jax.random.key(seed))
-    scales = lr.layer_scales(scale, spread, depth)
+    scales = lr.initialization.layer_scales(scale, spread, depth)
     weights = lr.orthogonal_layers(weights_key, (dim,) * (depth + 1), scales)
     target = lr.low_rank_target(target_key, (dim, dim), lr.spaced_singular_values(rank))
     return Problem(weights, target, scales)
 
 
 class Classification(NamedTuple):
-    weights: lr.Weights
+    weights: lr.factorization.Weights
     inputs: jax.Array
     outputs: jax.Array
     labels: jax.Array

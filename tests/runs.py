@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from lrdyn import exhibits, rendering
+from lrdyn.drawing import exhibits, rendering
 
 ROOT = Path(__file__).parents[1]
 DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn as lr
-from lrdyn.collapse import classifier_start, collapse_lower_bound
+from lrdyn.classifier import classifier_start, collapse_lower_bound
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, classification, double
 
@@ -20,14 +20,14 @@ STEPS = np.array([0, 1, 10, 60])
 def full_run(weights, inputs, outputs, eta, decay, steps):
     optimizer = lr.gradient_descent(eta, decay)
     return lr.simulate(
-        lambda w: lr.regression_loss(w, inputs, outputs), weights, optimizer, steps
+        lambda w: lr.factorization.regression_loss(w, inputs, outputs), weights, optimizer, steps
     ).records
 
 
 @jax.jit
 def measure(data, run):
-    frame = lr.classifier_frame(data.weights, data.outputs @ data.inputs.T)
-    return jax.vmap(lambda w: lr.classifier_blocks(frame, w, 2 * len(data.outputs)))(run)
+    frame = lr.classifier.classifier_frame(data.weights, data.outputs @ data.inputs.T)
+    return jax.vmap(lambda w: lr.classifier.classifier_blocks(frame, w, 2 * len(data.outputs)))(run)
 
 
 def measured(data, decay):
@@ -40,7 +40,7 @@ def measured(data, decay):
 
 def test_frame_is_orthogonal_and_chained(dtype):
     W, X, Y, _, scales = classification()
-    U, V = lr.classifier_frame(W, Y @ X.T)
+    U, V = lr.classifier.classifier_frame(W, Y @ X.T)
     assert U.shape == V.shape == (2, 10, 10)
     for Q in (*U, *V):
         assert_close(Q.T @ Q, np.eye(10), size=10, steps=len(W))
@@ -50,7 +50,7 @@ def test_frame_is_orthogonal_and_chained(dtype):
 
 def test_frame_leaves_the_null_spaces_of_target_and_start(dtype):
     W, X, Y, _, _ = classification()
-    bulk = lr.classifier_frame(W, Y @ X.T).right[0][:, 4:]
+    bulk = lr.classifier.classifier_frame(W, Y @ X.T).right[0][:, 4:]
     assert_zero((Y @ X.T @ bulk, lr.end_to_end(W) @ bulk), size=10, scale=1)
 
 
@@ -73,7 +73,7 @@ def test_off_blocks_vanish_and_the_bulk_only_decays(seed, decay, dtype):
     assert_zero((seen.off_block, seen.bulk_deviation), **how)
     expected = [[0.5 * (1 - ETA * decay[l]) ** t for l in range(2)] for t in STEPS.tolist()]
     assert_close(seen.rho, expected, **how)
-    predicted = lr.classifier_rho(data.scales[:-1], ETA, jnp.asarray(decay[:-1]), STEPS)
+    predicted = lr.classifier.classifier_rho(data.scales[:-1], ETA, jnp.asarray(decay[:-1]), STEPS)
     assert_close(predicted, expected, steps=60)
 
 
@@ -81,7 +81,7 @@ def test_reduced_run_gives_the_moving_blocks(dtype):
     """Layers of 2K x 2K, the last K x 2K, on the target Phi V_{1,1}."""
     W, X, Y, _, _ = data = classification()
     decay = jnp.array([0.0, 0.1, 0.2])
-    frame = lr.classifier_frame(W, Y @ X.T)
+    frame = lr.classifier.classifier_frame(W, Y @ X.T)
     start, V1 = classifier_start(frame, W, 4), frame.right[0, :, :4]
     reduced = full_run(start, V1.T @ X, Y, ETA, decay, STEPS)
     assert_close(jnp.stack(reduced[:-1], axis=1), measured(data, decay).inner, steps=60, size=10)
@@ -114,7 +114,7 @@ def test_without_a_hypothesis_the_blocks_mix(kind, dtype):
 def test_no_room():
     W = lr.orthogonal_layers(jax.random.key(0), (4, 4, 2), jnp.ones(2))
     with pytest.raises(ValueError, match=r"target: got shape \(2, 4\), wanted more than twice"):
-        lr.classifier_frame(W, jnp.ones((2, 4)))
+        lr.classifier.classifier_frame(W, jnp.ones((2, 4)))
 
 
 # Between layers -------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_collapse_metrics_agree_with_loops(dtype):
     W, X, _, labels, _ = classification()
     X = X + 0.3 * jax.random.normal(jax.random.key(6), X.shape) + 1
     order = jax.random.permutation(jax.random.key(4), 10)
-    found = lr.collapse_metrics(W, X[:, order], labels[order], 2)
+    found = lr.classifier.collapse_metrics(W, X[:, order], labels[order], 2)
     layers = double(W)
     expected = [
         oracles.collapse(oracles.product(layers[:l], 10) @ double(X), labels) for l in range(3)
@@ -135,7 +135,9 @@ def test_collapse_metrics_agree_with_loops(dtype):
 @given(st.floats(-10, 10), st.floats(0.1, 10))
 def test_collapse_ignores_shift_scale_and_rotation(shift, scale):
     (W, *_), X, _, labels, _ = classification()
-    metric = jax.jit(lambda features: lr.collapse_metrics((jnp.eye(10),), features, labels, 2))
+    metric = jax.jit(
+        lambda features: lr.classifier.collapse_metrics((jnp.eye(10),), features, labels, 2)
+    )
     # The mean of a shifted feature takes digits from the variance: shift / spread of them.
     assert_close(
         metric(scale * W @ X + shift), metric(X), size=10 * (1 + int(shift / scale) ** 2) * 100
@@ -144,7 +146,7 @@ def test_collapse_ignores_shift_scale_and_rotation(shift, scale):
 
 def test_collapsed_classes_have_no_variance_within():
     _, _, Y, labels, _ = classification()
-    assert lr.collapse_metrics((jnp.eye(2),), Y, labels, 2).tolist() == [0]
+    assert lr.classifier.collapse_metrics((jnp.eye(2),), Y, labels, 2).tolist() == [0]
 
 
 @partial(jax.jit, static_argnames=("depth", "per_class", "steps"))
@@ -153,10 +155,10 @@ def collapse_at_convergence(depth, per_class, scale, eta, steps):
     W = tuple(w / 0.5 * scale for w in W)
 
     def loss(w):
-        return lr.regression_loss(w, X, Y)
+        return lr.factorization.regression_loss(w, X, Y)
 
     run = lr.simulate(loss, W, lr.gradient_descent(eta), np.array([steps]))
-    return loss(run.params) / loss(W), lr.collapse_metrics(run.params, X, labels, 5)
+    return loss(run.params) / loss(W), lr.classifier.collapse_metrics(run.params, X, labels, 5)
 
 
 def measured_ratio(depth, per_class, scale, eta, steps):
@@ -176,7 +178,7 @@ def test_collapse_ratio_is_approached_from_below(depth, eta, steps, figures):
     less; balance keeps the signal's squared gain between n^{1/L} and n^{1/L} (1-p)^{-1/L}.
     """
     ratio, D = measured_ratio(depth, 10, 0.5, eta, steps)
-    p = lr.collapse_ratio(0.5, 10, depth)
+    p = lr.classifier.collapse_ratio(0.5, 10, depth)
     assert f"{p:.3f}" == figures
     lowest = (40 / 45) ** (1 / (depth - 1)) * (1 - p) ** (1 / depth)
     assert lowest <= ratio / p < 1
@@ -186,7 +188,7 @@ def test_collapse_ratio_is_approached_from_below(depth, eta, steps, figures):
 
 def test_gap_of_the_collapse_ratio_halves_with_twice_the_examples():
     gaps = [
-        1 - measured_ratio(4, n, 0.25, eta, 1000)[0] / lr.collapse_ratio(0.25, n, 4)
+        1 - measured_ratio(4, n, 0.25, eta, 1000)[0] / lr.classifier.collapse_ratio(0.25, n, 4)
         for n, eta in ((5, 0.06), (10, 0.04))
     ]
     assert gaps[0] / gaps[1] == pytest.approx(2, abs=0.5)

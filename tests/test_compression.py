@@ -20,7 +20,7 @@ def compressed_run(weights, target, scales, eta, decay, steps, half):
     small = lr.reduced_target(frame, target, 2 * half)
 
     def product(inner):
-        return lr.compressed_product(lr.compress(frame, inner))
+        return lr.compression.compressed_product(lr.compression.compress(frame, inner))
 
     return lr.reduced_dynamics(small, scales, eta, decay, steps, record=product).records
 
@@ -48,7 +48,7 @@ def test_error_identity(half, dtype):
     )
     assert_close(distance(*full_and_compressed(chosen, half)), predicted, steps=60, size=9)
     bulk = lr.rho(chosen.scales, ETA, jnp.asarray(DECAY), STEPS)
-    assert_close(lr.compression_error(bulk, 9, half), predicted, steps=60)
+    assert_close(lr.compression.compression_error(bulk, 9, half), predicted, steps=60)
 
 
 def test_error_is_the_bulk_and_nothing_else(dtype):
@@ -66,7 +66,7 @@ def test_narrower_than_the_target_the_identity_fails(dtype):
     chosen = problem()
     steps = np.array([0, 1000])
     error = distance(*full_and_compressed(chosen, 1, decay=(0.0,) * 3, steps=steps))
-    predicted = lr.compression_error(lr.rho(chosen.scales, ETA, 0.0, steps), 9, 1)
+    predicted = lr.compression.compression_error(lr.rho(chosen.scales, ETA, 0.0, steps), 9, 1)
     assert_close(error[0], predicted[0], size=9)
     assert_apart(error[1], predicted[1])
     assert float(error[1]) > float(predicted[1])
@@ -76,9 +76,11 @@ def test_bound_holds_while_the_bulk_contracts():
     chosen = problem(spread=2.0)
     steps = np.arange(200)
     bulk = lr.rho(chosen.scales, ETA, jnp.asarray(DECAY), steps)
-    assert float(lr.bulk_contracts(bulk, ETA, jnp.asarray(DECAY))) <= 1
-    errors = lr.compression_error(bulk, 9, 2)
-    assert np.all(np.asarray(errors) <= float(lr.compression_bound(chosen.scales, 9, 2)))
+    assert float(lr.compression.bulk_contracts(bulk, ETA, jnp.asarray(DECAY))) <= 1
+    errors = lr.compression.compression_error(bulk, 9, 2)
+    assert np.all(
+        np.asarray(errors) <= float(lr.compression.compression_bound(chosen.scales, 9, 2))
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,9 +92,9 @@ def test_without_contraction(scales, eta, exceeds):
     """eta eps_1^2 > 2: the second layer grows, and its product with the first may or may not."""
     scales, steps = jnp.array(scales), np.arange(30)
     bulk = lr.rho(scales, eta, 0.0, steps)
-    assert float(lr.bulk_contracts(bulk, eta, 0.0)) > 1
-    errors = np.asarray(lr.compression_error(bulk, 9, 2))
-    assert bool(np.any(errors > float(lr.compression_bound(scales, 9, 2)))) == exceeds
+    assert float(lr.compression.bulk_contracts(bulk, eta, 0.0)) > 1
+    errors = np.asarray(lr.compression.compression_error(bulk, 9, 2))
+    assert bool(np.any(errors > float(lr.compression.compression_bound(scales, 9, 2)))) == exceeds
 
 
 def test_the_failure_is_seen_in_the_weights():
@@ -106,7 +108,7 @@ def test_the_failure_is_seen_in_the_weights():
     before, after = distance(
         *full_and_compressed(chosen, 2, eta=0.6, decay=(0.0, 0.0), steps=steps)
     )
-    bound = lr.compression_bound(scales, 9, 2)
+    bound = lr.compression.compression_bound(scales, 9, 2)
     assert_close(before, bound, size=9)
     assert float(after) > float(bound)
 
@@ -118,7 +120,7 @@ def test_bulk_contracts_agrees_with_loops(dtype):
         for row in bulk
         for l in range(3)
     ]
-    found = lr.bulk_contracts(jnp.asarray(bulk, dtype), ETA, jnp.asarray(decay, dtype))
+    found = lr.compression.bulk_contracts(jnp.asarray(bulk, dtype), ETA, jnp.asarray(decay, dtype))
     assert_close(found, max(factors), size=3)
 
 
@@ -126,24 +128,24 @@ def test_bulk_contracts_agrees_with_loops(dtype):
 def test_parameter_counts_are_those_of_the_arrays(half):
     W, Phi, _ = problem()
     frame = lr.frame(W, Phi, half)
-    network = lr.compress(frame, tuple(lr.blocks(frame, W, 2 * half).inner))
+    network = lr.compression.compress(frame, tuple(lr.subspace.blocks(frame, W, 2 * half).inner))
     expected = {
-        "full": lr.count(W),
-        "compressed": lr.count(network),
-        "inner": lr.count(network.inner),
+        "full": lr.compression.count(W),
+        "compressed": lr.compression.count(network),
+        "inner": lr.compression.count(network.inner),
     }
-    assert lr.parameter_counts(9, 3, half) == expected
+    assert lr.compression.parameter_counts(9, 3, half) == expected
 
 
 def test_parameters_of_the_paper():
-    counts = lr.parameter_counts(1000, 3, 5)
+    counts = lr.compression.parameter_counts(1000, 3, 5)
     assert counts == {"full": 3_000_000, "compressed": 20_300, "inner": 300}
     assert round(counts["full"] / counts["compressed"]) == 148
 
 
 def test_count_takes_shapes_and_scalars():
     tree = {"a": jax.ShapeDtypeStruct((3, 4), jnp.float32), "b": [jnp.array(1.0)]}
-    assert lr.count(tree) == 13
+    assert lr.compression.count(tree) == 13
 
 
 # The basis of the gradient ---------------------------------------------------------------------
@@ -163,7 +165,7 @@ def projector(columns):
 def test_the_gradient_shows_the_moving_subspace(dtype):
     W, Phi, _ = problem()
     gradient = first_gradient(W, Phi, jnp.ones_like(Phi))
-    basis = lr.gradient_basis(W, jnp.asarray(gradient, dtype), 2)
+    basis = lr.compression.gradient_basis(W, jnp.asarray(gradient, dtype), 2)
     exact = lr.frame(W, Phi, 2).right[0, :, :4]
     found = jnp.asarray(projector(basis.columns), dtype)
     assert_close(found, projector(exact), size=9, scale=float(1 / basis.gap))
@@ -173,12 +175,12 @@ def test_the_gradient_shows_the_moving_subspace(dtype):
 def test_the_basis_is_two_decompositions(seed, dtype):
     """Also where entries are hidden: the top-r right singular vectors of G, and of G^T W_1."""
     W, Phi, _ = problem(seed)
-    mask = lr.observe(jax.random.key(seed), (9, 9), 0.7)
+    mask = lr.masking.observe(jax.random.key(seed), (9, 9), 0.7)
     gradient = first_gradient(W, Phi, mask)
     _, values, one = np.linalg.svd(gradient)
     _, _, two = np.linalg.svd(gradient.T @ double(W[0]))
     columns, _ = np.linalg.qr(np.concatenate([one[:2], two[:2]]).T)
-    basis = lr.gradient_basis(W, jnp.asarray(gradient, dtype), 2)
+    basis = lr.compression.gradient_basis(W, jnp.asarray(gradient, dtype), 2)
     scale = float(1 / (1 - basis.gap))
     assert_close(
         jnp.asarray(projector(basis.columns), dtype), projector(columns), size=9, scale=scale
@@ -193,19 +195,19 @@ def test_the_gap_of_a_gradient_is_bounded(scale):
     gradient = first_gradient(W, Phi, jnp.ones_like(Phi))
     values = np.linalg.svd(gradient, compute_uv=False)
     smallest = np.linalg.svd(double(Phi), compute_uv=False)[1]
-    bound = float(lr.gradient_gap_bound(scales, jnp.asarray(smallest)))
+    bound = float(lr.compression.gradient_gap_bound(scales, jnp.asarray(smallest)))
     assert 0 < values[2] / values[1] <= bound
 
 
 def test_the_gap_is_not_bounded_once_the_start_hides_the_target():
-    assert np.isinf(lr.gradient_gap_bound(jnp.ones(2), jnp.array(0.5)))
+    assert np.isinf(lr.compression.gradient_gap_bound(jnp.ones(2), jnp.array(0.5)))
 
 
 def test_a_gradient_network_is_the_full_one_on_its_basis(dtype):
     W, Phi, scales = problem(spread=2.0)
     columns = lr.frame(W, Phi, 2).right[0, :, :4]
-    network = lr.gradient_network(W, columns)
+    network = lr.compression.gradient_network(W, columns)
     full = oracles.product([double(w) for w in W], 9)
-    assert_close(lr.compressed_product(network), full @ projector(columns), size=9)
+    assert_close(lr.compression.compressed_product(network), full @ projector(columns), size=9)
     for layer, scale in zip(network.inner, scales, strict=True):
         assert_close(layer, float(scale) * np.eye(4), size=9)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lrdyn.claims import CLEARLY
-from lrdyn.judging import (
+from lrdyn.engine.judging import (
     SIZE,
     claim_entry,
     claim_of,
@@ -17,12 +17,12 @@ from lrdyn.judging import (
     saved_names,
     worst_ratio,
 )
-from lrdyn.produce import claims_job, controls_job
+from lrdyn.engine.produce import claims_job, controls_job
+from lrdyn.engine.verify import verify
 from lrdyn.theorem import PRECISIONS, groups_of
 from lrdyn.theorems import theorems
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2
-from lrdyn.verify import verify
 from tests import oracles
 from tests.runs import finished
 

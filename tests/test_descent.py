@@ -53,7 +53,7 @@ def test_recorded_steps_bad_input(arguments, message):
 
 
 def test_iterate_tells_the_step_its_number():
-    final, sums = lr.iterate(
+    final, sums = lr.descent.iterate(
         lambda t, x: x + t, jnp.asarray(0), np.array([0, 1, 4, 9]), lambda x: x
     )
     assert sums.tolist() == [0, 0, 6, 36]
@@ -61,7 +61,7 @@ def test_iterate_tells_the_step_its_number():
 
 
 def test_iterate_need_not_record_the_start():
-    assert lr.iterate(lambda t, x: 2 * x, jnp.asarray(1), np.array([3]), lambda x: x)[
+    assert lr.descent.iterate(lambda t, x: 2 * x, jnp.asarray(1), np.array([3]), lambda x: x)[
         1
     ].tolist() == [8]
 
@@ -256,7 +256,7 @@ def bowl(w):
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-6, 0.7])
 def test_until_stops_at_the_first_look_below_the_tolerance(tolerance):
     """The loss is multiplied by .81 at every step."""
-    run = lr.simulate_until(
+    run = lr.descent.simulate_until(
         bowl, jnp.ones(2), lr.gradient_descent(0.1), tolerance, check_every=3, max_steps=300
     )
     needed = 0 if tolerance > 1 else int(np.ceil(np.log(tolerance) / np.log(0.81)))
@@ -267,7 +267,7 @@ def test_until_stops_at_the_first_look_below_the_tolerance(tolerance):
 
 
 def test_until_takes_no_step_where_there_is_nothing_to_do():
-    run = lr.simulate_until(
+    run = lr.descent.simulate_until(
         bowl, jnp.zeros(2), lr.gradient_descent(0.1), 0.0, check_every=1, max_steps=5
     )
     assert (int(run.steps), bool(run.converged)) == (0, True)
@@ -276,7 +276,7 @@ def test_until_takes_no_step_where_there_is_nothing_to_do():
 @pytest.mark.parametrize(("eta", "steps"), [(1e-6, 20), (3.0, 20), (1e200, 10)])
 def test_until_gives_up(eta, steps):
     """Too slow, growing, and beyond all numbers."""
-    run = lr.simulate_until(
+    run = lr.descent.simulate_until(
         bowl, jnp.ones(2), lr.gradient_descent(eta), 1e-9, check_every=10, max_steps=20
     )
     assert (int(run.steps), bool(run.converged)) == (steps, False)
@@ -285,7 +285,7 @@ def test_until_gives_up(eta, steps):
 @pytest.mark.parametrize(("every", "most"), [(0, 10), (3, 10), (5, 0)])
 def test_until_refuses(every, most, unchecked):
     with pytest.raises(ValueError, match=f"max_steps: got {most}, wanted a multiple of {every}"):
-        lr.simulate_until(
+        lr.descent.simulate_until(
             bowl, jnp.ones(1), lr.gradient_descent(1.0), 0.1, check_every=every, max_steps=most
         )
 
@@ -303,7 +303,9 @@ def test_lanes_are_the_same_as_one_by_one(optimizer):
         return (lambda w: jnp.sum((w["a"] ** 2 - target) ** 2)), start, optimizer(rate)
 
     start = {"a": jnp.array([0.5, 1.0])}
-    found = lr.simulate_lanes(problem, (rates, targets), steps, record=lambda w: w["a"].sum())
+    found = lr.descent.simulate_lanes(
+        problem, (rates, targets), steps, record=lambda w: w["a"].sum()
+    )
     for lane in range(3):
         loss, _, rule = problem((rates[lane], targets[lane]))
         alone = lr.simulate(loss, start, rule, steps, record=lambda w: w["a"].sum())
@@ -316,6 +318,6 @@ def test_a_lane_that_diverges_is_marked_alone():
     def problem(rate):
         return bowl, jnp.ones(1), lr.gradient_descent(rate)
 
-    run = lr.simulate_lanes(problem, jnp.array([0.1, 1e9, 0.1]), np.array([0, 50]))
+    run = lr.descent.simulate_lanes(problem, jnp.array([0.1, 1e9, 0.1]), np.array([0, 50]))
     assert run.diverged_at.tolist()[::2] == [-1, -1]
     assert int(run.diverged_at[1]) == 1

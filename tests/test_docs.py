@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from docs.refresh import INTRODUCTION, written
-from lrdyn import cli, pool
+from lrdyn import cli
+from lrdyn.engine import pool
 from lrdyn.theorems import theorems
 from tests.runs import finished
 

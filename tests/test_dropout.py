@@ -12,14 +12,16 @@ import scipy.optimize
 import lrdyn as lr
 from lrdyn.claims import tolerance
 from lrdyn.theorem import Outcome
-from lrdyn.theorems import dropout, dropout_training, theorem3
+from lrdyn.theorems import theorem3
+from lrdyn.theorems.theorem3 import dropout_minimiser as dropout_training
+from lrdyn.theorems.theorem3 import dropout_penalty as dropout
 from tests.oracles import assert_apart, assert_close, assert_zero, double
 
 KEY = jax.random.key(3)
 
 
 def factors(rows=4, cols=5, width=3, seed=0):
-    left, right = lr.gaussians(jax.random.key(seed), [(rows, width), (width, cols)])
+    left, right = lr.initialization.gaussians(jax.random.key(seed), [(rows, width), (width, cols)])
     return left, right
 
 
@@ -43,7 +45,7 @@ def enumerated(loss, size, theta):
 def test_the_penalty_is_what_masks_add(block, dtype):
     U, V = factors(width=4)
     Y, theta = jax.random.normal(KEY, (4, 5)), 0.3
-    found = lr.dropout_loss(U, V, Y, theta, block=block)
+    found = lr.dropout.dropout_loss(U, V, Y, theta, block=block)
     left, right, target = double((U, V, Y))
 
     def loss(blocks):
@@ -52,15 +54,17 @@ def test_the_penalty_is_what_masks_add(block, dtype):
 
     assert_close(found, enumerated(loss, 4 // block, theta), size=20)
     fit = np.sum((target - left @ right) ** 2)
-    assert_close(lr.dropout_penalty(U, V, theta, block=block), found - fit, size=20, scale=fit)
+    assert_close(
+        lr.dropout.dropout_penalty(U, V, theta, block=block), found - fit, size=20, scale=fit
+    )
 
 
 def test_several_layers_of_dropout(dtype):
     """Widths that differ from layer to layer, two masks between three layers."""
     shapes = [(3, 4), (2, 3), (5, 2), (4, 6)]
-    *weights, inputs = lr.gaussians(KEY, shapes)
+    *weights, inputs = lr.initialization.gaussians(KEY, shapes)
     theta = 0.6
-    found = lr.layers_penalty(tuple(weights), inputs @ inputs.T, theta)
+    found = lr.dropout.layers_penalty(tuple(weights), inputs @ inputs.T, theta)
     (first, second, third), X = double((tuple(weights), inputs))
 
     def loss(mask):
@@ -68,23 +72,29 @@ def test_several_layers_of_dropout(dtype):
 
     expected = enumerated(lambda mask: loss(mask / theta), 5, theta) - loss(np.ones(5))
     assert_close(found, expected, size=64)
-    assert float(found) >= lr.layers_strength(theta, (3, 2)) * nuclear(third @ second @ first @ X)
+    assert float(found) >= lr.dropout.layers_strength(theta, (3, 2)) * nuclear(
+        third @ second @ first @ X
+    )
 
 
 def test_one_layer_of_dropout_is_the_plain_penalty(dtype):
-    first, second, inputs = lr.gaussians(KEY, [(3, 4), (2, 3), (4, 6)])
-    one = lr.layers_penalty((first, second), inputs @ inputs.T, 0.3)
-    assert_close(one, lr.dropout_penalty(second, first @ inputs, 0.3), size=64, scale=float(one))
-    assert_close(lr.layers_strength(0.3, (3,)), lr.dropout_strength(0.3, 3))
+    first, second, inputs = lr.initialization.gaussians(KEY, [(3, 4), (2, 3), (4, 6)])
+    one = lr.dropout.layers_penalty((first, second), inputs @ inputs.T, 0.3)
+    assert_close(
+        one, lr.dropout.dropout_penalty(second, first @ inputs, 0.3), size=64, scale=float(one)
+    )
+    assert_close(lr.dropout.layers_strength(0.3, (3,)), lr.dropout.dropout_strength(0.3, 3))
 
 
 def test_a_rank_one_map_attains_the_bound_of_layers(dtype):
-    (u, v), (inputs,) = jax.random.normal(KEY, (2, 4)), lr.gaussians(KEY, [(4, 6)])
+    (u, v), (inputs,) = jax.random.normal(KEY, (2, 4)), lr.initialization.gaussians(KEY, [(4, 6)])
     hidden = (3, 5, 2)
-    weights = lr.equalized_layers(u, v, hidden)
+    weights = lr.dropout.equalized_layers(u, v, hidden)
     assert_close(lr.end_to_end(weights), np.outer(u, v), size=5)
-    found = lr.layers_penalty(weights, inputs @ inputs.T, 0.4)
-    bound = lr.layers_strength(0.4, hidden) * nuclear(np.outer(u, v) @ np.asarray(inputs)) ** 2
+    found = lr.dropout.layers_penalty(weights, inputs @ inputs.T, 0.4)
+    bound = (
+        lr.dropout.layers_strength(0.4, hidden) * nuclear(np.outer(u, v) @ np.asarray(inputs)) ** 2
+    )
     assert_close(found, bound, size=64, scale=float(bound))
 
 
@@ -106,15 +116,15 @@ def test_the_bound_of_layers_is_not_attained_at_rank_two():
         scipy.optimize.minimize(penalty, rng.standard_normal(2 * width**2), method="BFGS").fun
         for _ in range(20)
     )
-    bound = float(lr.layers_strength(theta, (width, width))) * width**2
+    bound = float(lr.dropout.layers_strength(theta, (width, width))) * width**2
     assert 1.01 < found / bound < 1.3
 
 
 @pytest.mark.parametrize("layer", [1, 2])
 def test_masks_on_weights(layer, dtype):
-    first, second, X, Y = lr.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
+    first, second, X, Y = lr.initialization.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
     theta = 0.4
-    found = lr.dropconnect_penalty((first, second), X, theta, layer=layer)
+    found = lr.dropout.dropconnect_penalty((first, second), X, theta, layer=layer)
     W1, W2, inputs, target = double((first, second, X, Y))
 
     def loss(mask):
@@ -133,14 +143,14 @@ def test_masks_on_weights(layer, dtype):
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 7, 12])
 def test_equalised_factors(width, dtype):
     Z = lr.low_rank_target(KEY, (4, 5), jnp.array([3.0, 1.0, 0.2])[: min(width, 3)])
-    U, V = lr.equalized_factors(Z, width)
+    U, V = lr.dropout.equalized_factors(Z, width)
     assert U.shape == (4, width)
     assert_close(U @ V, Z, size=width, steps=width)
     sizes = jnp.linalg.norm(U, axis=0) * jnp.linalg.norm(V, axis=1)
     assert_close(sizes, np.full(width, nuclear(Z) / width), size=width, steps=width)
     least = nuclear(Z) ** 2 * 0.7 / (0.3 * width)
-    assert_close(lr.dropout_penalty(U, V, 0.3), least, size=width, steps=width)
-    assert_close(lr.dropout_strength(0.3, width) * nuclear(Z) ** 2, least)
+    assert_close(lr.dropout.dropout_penalty(U, V, 0.3), least, size=width, steps=width)
+    assert_close(lr.dropout.dropout_strength(0.3, width) * nuclear(Z) ** 2, least)
 
 
 def test_no_factorisation_has_a_smaller_penalty():
@@ -161,16 +171,16 @@ def test_no_factorisation_has_a_smaller_penalty():
 
 def test_equalising_leaves_equal_units_alone():
     U = jnp.eye(3)
-    assert np.array_equal(lr.equalize(U, U)[0], U)
-    assert np.array_equal(lr.equalize(0 * U, 0 * U)[0], 0 * U)
+    assert np.array_equal(lr.dropout.equalize(U, U)[0], U)
+    assert np.array_equal(lr.dropout.equalize(0 * U, 0 * U)[0], 0 * U)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3])
 def test_the_width_free_probability(block, dtype):
     for width in (6, 12):
-        theta = lr.width_free_keep_prob(0.3, width, block=block)
+        theta = lr.dropout.width_free_keep_prob(0.3, width, block=block)
         assert_close((1 - theta) / theta, width / block * 0.7 / 0.3)
-    assert_close(lr.width_free_keep_prob(0.3, block, block=block), 0.3)
+    assert_close(lr.dropout.width_free_keep_prob(0.3, block, block=block), 0.3)
 
 
 # Minimisers -----------------------------------------------------------------------------------
@@ -196,7 +206,7 @@ def brute_force(values, strength, width):
 def test_the_minimiser_is_the_best_of_all_spectra(strength, width, dtype):
     values = jnp.array([2.0, 1.3, 1.1, 0.4, 0.1])
     Y = lr.low_rank_target(KEY, (5, 6), values)
-    found = lr.shrink_squared(Y, strength, width)
+    found = lr.dropout.shrink_squared(Y, strength, width)
     expected = brute_force(np.asarray(values, np.float64), strength, width)
     assert_close(found.values, expected, size=36)
     assert int(found.rank) == np.count_nonzero(np.asarray(expected) > 1e-9)
@@ -205,16 +215,16 @@ def test_the_minimiser_is_the_best_of_all_spectra(strength, width, dtype):
 
 
 def test_nothing_is_left_of_nothing(dtype):
-    found = lr.shrink_squared(jnp.zeros((2, 3)), 0.5, 2)
+    found = lr.dropout.shrink_squared(jnp.zeros((2, 3)), 0.5, 2)
     assert int(found.rank) == 0
     assert np.array_equal(found.product, np.zeros((2, 3)))
 
 
 def test_the_minimiser_on_data_is_found_by_proximal_descent():
     """Proximal gradient on ``||Y - A X||^2 + c ||A X||_*^2`` as a problem in Z = A X alone."""
-    X, Y = lr.gaussians(KEY, [(3, 7), (4, 7)])
+    X, Y = lr.initialization.gaussians(KEY, [(3, 7), (4, 7)])
     theta, width = 0.4, 5
-    found = lr.dropout_minimiser(Y, X, theta, width)
+    found = lr.dropout.dropout_minimiser(Y, X, theta, width)
     inputs, target = double((X, Y))
     onto = np.linalg.pinv(inputs) @ inputs
     strength = (1 - theta) / (theta * width)
@@ -230,23 +240,28 @@ def test_the_minimiser_on_data_is_found_by_proximal_descent():
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
 def test_the_part_of_a_target_that_a_network_reaches(shape, dtype):
-    X, Y = lr.gaussians(KEY, [shape, (2, shape[1])])
+    X, Y = lr.initialization.gaussians(KEY, [shape, (2, shape[1])])
     X = X.at[0].set(0.0)  # a direction without data
     inputs, target = double((X, Y))
     fitted = target @ np.linalg.pinv(inputs) @ inputs
-    assert_close(lr.project_rows(Y, X), fitted, size=64)
-    V = lr.project_rows(Y, X)
-    assert_close(lr.input_layer(V, X) @ X, np.asarray(V, np.float64), size=256)
-    assert_close(lr.input_layer(Y, X), target @ np.linalg.pinv(inputs), size=256)
+    assert_close(lr.dropout.project_rows(Y, X), fitted, size=64)
+    V = lr.dropout.project_rows(Y, X)
+    assert_close(lr.dropout.input_layer(V, X) @ X, np.asarray(V, np.float64), size=256)
+    assert_close(lr.dropout.input_layer(Y, X), target @ np.linalg.pinv(inputs), size=256)
 
 
 def test_dropout_descent_is_a_numpy_loop(dtype):
-    first, second, X, Y = lr.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
+    first, second, X, Y = lr.initialization.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
     theta, eta, steps = 0.5, 0.02, 40
-    found = lr.dropout_descent(KEY, (first, second), X, Y, theta, eta, steps, halve_after=10)
+    found = lr.dropout.dropout_descent(
+        KEY, (first, second), X, Y, theta, eta, steps, halve_after=10
+    )
     W1, W2, inputs, target = double((first, second, X, Y))
     for t in range(steps):
-        mask = np.asarray(lr.draw_mask(jax.random.fold_in(KEY, t), 2, theta), np.float64) / theta
+        mask = (
+            np.asarray(lr.masking.draw_mask(jax.random.fold_in(KEY, t), 2, theta), np.float64)
+            / theta
+        )
         hidden = W1 @ inputs
         error = (W2 * mask) @ hidden - target
         slopes = (W2 * mask).T @ error @ inputs.T, error @ (mask[:, None] * hidden).T
@@ -256,10 +271,12 @@ def test_dropout_descent_is_a_numpy_loop(dtype):
 
 
 def test_without_dropout_the_descent_is_gradient_descent():
-    first, second, X, Y = lr.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
-    found = lr.dropout_descent(KEY, (first, second), X, Y, 1.0, 0.02, 30, halve_after=10**18)
+    first, second, X, Y = lr.initialization.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
+    found = lr.dropout.dropout_descent(
+        KEY, (first, second), X, Y, 1.0, 0.02, 30, halve_after=10**18
+    )
     run = lr.simulate(
-        lambda weights: lr.regression_loss(weights, X, Y),
+        lambda weights: lr.factorization.regression_loss(weights, X, Y),
         (first, second),
         lr.gradient_descent(0.02),
         np.array([30]),
@@ -364,47 +381,51 @@ def support_norm_by_duality(values, support):
     "values", [[4.0, 3.0, 2.0, 1.0], [9.0, 1.0, 1.0, 0.5], [1.0, 1.0, 1.0, 1.0], [3.0, 2.0, 0.0, 0]]
 )
 def test_the_support_norm_is_the_dual_of_the_largest_entries(values, support):
-    found = lr.support_norm(jnp.asarray(values, jnp.float32), support)
+    found = lr.dropout.support_norm(jnp.asarray(values, jnp.float32), support)
     # A general solver reaches about half of the digits of float64, those of float32.
     assert_close(found, support_norm_by_duality(np.array(values), support), size=100)
 
 
 def test_the_ends_of_the_support_norm(dtype):
     Z = jax.random.normal(KEY, (4, 5))
-    assert_close(lr.spectral_support_norm(Z, 1), nuclear(Z), size=20)
+    assert_close(lr.dropout.spectral_support_norm(Z, 1), nuclear(Z), size=20)
     for support in (4, 9):
-        assert_close(lr.spectral_support_norm(Z, support), np.linalg.norm(double(Z)), size=20)
+        assert_close(
+            lr.dropout.spectral_support_norm(Z, support), np.linalg.norm(double(Z)), size=20
+        )
 
 
 @pytest.mark.parametrize("spectrum", [[1.0, 0.8, 0.7, 0.6, 0.5], [9.0, 1.0, 0.9, 0.5], [2.0, 1.0]])
 @pytest.mark.parametrize("block", [1, 2, 3])
 def test_blocks_that_attain_the_support_norm(block, spectrum, dtype):
     Z, blocks = lr.low_rank_target(KEY, (5, 6), jnp.array(spectrum)), 60
-    assert bool(lr.enough_blocks(Z, block, blocks))
-    U, V = lr.support_factors(Z, block, blocks)
+    assert bool(lr.dropout.enough_blocks(Z, block, blocks))
+    U, V = lr.dropout.support_factors(Z, block, blocks)
     assert_close(U @ V, Z, size=blocks * block)
-    norm = lr.spectral_support_norm(Z, block)
+    norm = lr.dropout.spectral_support_norm(Z, block)
     parts = np.split(np.asarray(U, np.float64), blocks, 1), np.split(np.asarray(V), blocks, 0)
     sizes = [np.linalg.norm(left @ right) for left, right in zip(*parts, strict=True)]
     assert_close(jnp.full(blocks, norm / blocks), np.array(sizes), size=blocks * block)
-    theta = lr.width_free_keep_prob(0.3, blocks * block, block=block)
+    theta = lr.dropout.width_free_keep_prob(0.3, blocks * block, block=block)
     least = 0.7 / 0.3 * np.asarray(norm, np.float64) ** 2
-    assert_close(lr.dropout_penalty(U, V, theta, block=block), least, size=blocks * block)
+    assert_close(lr.dropout.dropout_penalty(U, V, theta, block=block), least, size=blocks * block)
 
 
 def test_too_few_blocks_are_noticed():
     Z = lr.low_rank_target(KEY, (5, 6), jnp.array([1.0, 0.8, 0.7, 0.6, 0.5]))
-    assert not bool(lr.enough_blocks(Z, 2, 3))
-    U, V = lr.support_factors(Z, 2, 3)
-    penalty = lr.dropout_penalty(U, V, lr.width_free_keep_prob(0.5, 6, block=2), block=2)
+    assert not bool(lr.dropout.enough_blocks(Z, 2, 3))
+    U, V = lr.dropout.support_factors(Z, 2, 3)
+    penalty = lr.dropout.dropout_penalty(
+        U, V, lr.dropout.width_free_keep_prob(0.5, 6, block=2), block=2
+    )
     product = np.asarray(U @ V)
-    attained = float(penalty) <= float(lr.spectral_support_norm(Z, 2)) ** 2
+    attained = float(penalty) <= float(lr.dropout.spectral_support_norm(Z, 2)) ** 2
     assert not attained or np.linalg.norm(product - np.asarray(Z)) > 0.01
 
 
 def test_blocks_wider_than_the_matrix(dtype):
     Z = jax.random.normal(KEY, (2, 3))
-    U, V = lr.support_factors(Z, 4, 3)
+    U, V = lr.dropout.support_factors(Z, 4, 3)
     assert (U.shape, V.shape) == ((2, 12), (12, 3))
     assert_close(U @ V, double(Z), size=12)
     assert_zero(U[:, 2:4], scale=1.0)
@@ -412,32 +433,32 @@ def test_blocks_wider_than_the_matrix(dtype):
 
 def test_the_nuclear_norm_is_not_the_norm_of_blocks():
     Z = jax.random.normal(KEY, (4, 5))
-    assert_apart(lr.spectral_support_norm(Z, 2), nuclear(Z))
+    assert_apart(lr.dropout.spectral_support_norm(Z, 2), nuclear(Z))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (
-            lambda: lr.dropout_penalty(jnp.ones((2, 3)), jnp.ones((2, 3)), 0.5),
+            lambda: lr.dropout.dropout_penalty(jnp.ones((2, 3)), jnp.ones((2, 3)), 0.5),
             r"right: got shape \(2, 3\), wanted 3 rows",
         ),
         (
-            lambda: lr.dropout_penalty(jnp.ones((2, 3)), jnp.ones((3, 3)), 0.5, block=2),
+            lambda: lr.dropout.dropout_penalty(jnp.ones((2, 3)), jnp.ones((3, 3)), 0.5, block=2),
             "block: got 2, wanted a divisor of the width 3",
         ),
         (
-            lambda: lr.equalize(jnp.ones((2, 3)), jnp.ones((2, 3))),
+            lambda: lr.dropout.equalize(jnp.ones((2, 3)), jnp.ones((2, 3))),
             r"right: got shape \(2, 3\), wanted 3 rows",
         ),
-        (lambda: lr.equalized_factors(jnp.eye(2), 0), "width: got 0, wanted at least 1"),
-        (lambda: lr.support_norm(jnp.ones(3), 4), "support: got 4, wanted 1 to 3"),
+        (lambda: lr.dropout.equalized_factors(jnp.eye(2), 0), "width: got 0, wanted at least 1"),
+        (lambda: lr.dropout.support_norm(jnp.ones(3), 4), "support: got 4, wanted 1 to 3"),
         (
-            lambda: lr.dropconnect_penalty((jnp.eye(2),), jnp.eye(2), 0.5, layer=1),
+            lambda: lr.dropout.dropconnect_penalty((jnp.eye(2),), jnp.eye(2), 0.5, layer=1),
             "weights: got 1 layers, wanted 2",
         ),
         (
-            lambda: lr.dropconnect_penalty((jnp.eye(2),) * 2, jnp.eye(2), 0.5, layer=3),
+            lambda: lr.dropout.dropconnect_penalty((jnp.eye(2),) * 2, jnp.eye(2), 0.5, layer=3),
             "layer: got 3, wanted 1 or 2",
         ),
     ],

@@ -9,11 +9,10 @@ import optax
 import pytest
 
 import lrdyn as lr
-from lrdyn.judging import residuals
-from lrdyn.produce import claims_job
-from lrdyn.theorems import duality
-from lrdyn.theorems.duality import DUALITY, EPSILON, LINEAR, OTHERS, RATE, ROOTS, SCALE
-from lrdyn.theorems.theorem4 import THEOREM4
+from lrdyn.engine.judging import residuals
+from lrdyn.engine.produce import claims_job
+from lrdyn.theorems.theorem4 import THEOREM4, duality
+from lrdyn.theorems.theorem4.duality import DUALITY, EPSILON, LINEAR, OTHERS, RATE, ROOTS, SCALE
 from tests import oracles
 
 FLAGS = {"rows": 8, "cols": 6, "rank": 2}

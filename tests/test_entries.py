@@ -13,8 +13,8 @@ from tests.oracles import double
 def problem(shape, fraction, seed=0, size=3):
     keys = jax.random.split(jax.random.key(seed), 4)
     target = jax.random.normal(keys[0], shape)
-    mask = lr.observe(keys[1], shape, fraction)
-    network = lr.CompressedNetwork(
+    mask = lr.masking.observe(keys[1], shape, fraction)
+    network = lr.compression.CompressedNetwork(
         jax.random.normal(keys[2], (shape[0], size)),
         (0.5 * jnp.eye(size), jnp.tri(size)),
         jax.random.normal(keys[3], (shape[1], size)),
@@ -29,8 +29,8 @@ SHAPES = [((8, 8), 0.5), ((9, 5), 0.3), ((3, 14), 1.0), ((13, 6), 0.1)]
 @pytest.mark.parametrize(("shape", "fraction"), SHAPES)
 def test_the_loss_and_its_gradient_are_those_of_matrices(shape, fraction, dtype):
     network, target, mask = problem(shape, fraction)
-    found, slope = jax.jit(jax.value_and_grad(lr.entries_loss))(
-        network, lr.observed_entries(target, mask)
+    found, slope = jax.jit(jax.value_and_grad(lr.entries.entries_loss))(
+        network, lr.entries.observed_entries(target, mask)
     )
     U, (A, B), V = double(network.left), [double(W) for W in network.inner], double(network.right)
     M = double(mask)
@@ -44,28 +44,34 @@ def test_the_loss_and_its_gradient_are_those_of_matrices(shape, fraction, dtype)
 
 def test_what_is_hidden_is_not_read():
     network, target, mask = problem((9, 5), 0.3)
-    entries = lr.observed_entries(jnp.where(mask == 1, target, jnp.nan), mask)
-    assert np.isfinite(lr.entries_loss(network, entries))
+    entries = lr.entries.observed_entries(jnp.where(mask == 1, target, jnp.nan), mask)
+    assert np.isfinite(lr.entries.entries_loss(network, entries))
     assert float(entries.rows.weights.size) < 9 * 5
 
 
 def test_training_is_the_same():
     network, target, mask = problem((12, 12), 0.6)
-    entries, rule, steps = lr.observed_entries(target, mask), lr.discrepant_rates(0.1, 2.0), [20]
-    one = lr.simulate(lambda n: lr.entries_loss(n, entries), network, rule, np.array(steps))
-    two = lr.simulate(lambda n: lr.completion_loss(n, target, mask), network, rule, np.array(steps))
+    entries, rule, steps = (
+        lr.entries.observed_entries(target, mask),
+        lr.recovery.discrepant_rates(0.1, 2.0),
+        [20],
+    )
+    one = lr.simulate(lambda n: lr.entries.entries_loss(n, entries), network, rule, np.array(steps))
+    two = lr.simulate(
+        lambda n: lr.recovery.completion_loss(n, target, mask), network, rule, np.array(steps)
+    )
     oracles.assert_close(one.params, two.params, steps=20, size=12)
 
 
 def test_many_networks_at_once():
     network, target, mask = problem((9, 5), 0.5)
-    entries = lr.observed_entries(target, mask)
+    entries = lr.entries.observed_entries(target, mask)
     both = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), network)
-    found = jax.vmap(jax.grad(lambda n: lr.entries_loss(n, entries)))(both)
-    single = jax.grad(lr.entries_loss)(jax.tree.map(lambda x: x[1], both), entries)
+    found = jax.vmap(jax.grad(lambda n: lr.entries.entries_loss(n, entries)))(both)
+    single = jax.grad(lr.entries.entries_loss)(jax.tree.map(lambda x: x[1], both), entries)
     oracles.assert_close(jax.tree.map(lambda x: x[1], found), single, size=14)
 
 
 def test_nothing_observed_is_refused(unchecked):
     with pytest.raises(ValueError, match="mask: got no observed entry, wanted at least one"):
-        lr.observed_entries(jnp.eye(3), jnp.zeros((3, 3)))
+        lr.entries.observed_entries(jnp.eye(3), jnp.zeros((3, 3)))

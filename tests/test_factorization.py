@@ -34,7 +34,7 @@ def test_end_to_end_of_one_layer_is_the_layer(layers):
     ("loss", "slope", "weight"),
     [
         (lr.factorization_loss, oracles.sum_slope, 1),
-        (lr.mean_factorization_loss, oracles.mean_slope, 1 / 12),
+        (lr.factorization.mean_factorization_loss, oracles.mean_slope, 1 / 12),
     ],
     ids=["sum", "mean"],
 )
@@ -48,7 +48,7 @@ def test_loss_and_gradient(loss, slope, weight, layers, target):
 
 def test_regression_loss_and_gradient(layers, dtype):
     X, Y = (jax.random.normal(jax.random.key(k), (n, 7)) for k, n in ((2, 4), (3, 3)))
-    value, gradient = jax.value_and_grad(lr.regression_loss)(layers, X, Y)
+    value, gradient = jax.value_and_grad(lr.factorization.regression_loss)(layers, X, Y)
     W, X, Y = double((layers, X, Y))
     assert_close(value, 0.5 * np.sum((oracles.product(W, 4) @ X - Y) ** 2), size=21)
     assert_close(gradient, tuple(oracles.gradients(W, oracles.regression_slope(X, Y))), size=21)
@@ -56,10 +56,10 @@ def test_regression_loss_and_gradient(layers, dtype):
 
 def test_regression_on_whitened_data_is_factorisation_of_the_correlation(dtype):
     W, X, Y, _, _ = oracles.classification()
-    on_data = jax.grad(lr.regression_loss)(W, X, Y)
+    on_data = jax.grad(lr.factorization.regression_loss)(W, X, Y)
     on_correlation = jax.grad(lr.factorization_loss)(W, Y @ X.T)
     assert_close(on_data, on_correlation, size=len(X))
-    assert_apart(jax.grad(lr.regression_loss)(W, 2 * X, Y), on_correlation)
+    assert_apart(jax.grad(lr.factorization.regression_loss)(W, 2 * X, Y), on_correlation)
 
 
 def test_gradient_vanishes_at_an_exact_factorisation(dtype):
@@ -77,10 +77,10 @@ def test_small_matmul_and_its_gradient_are_those_of_matmul(shapes, dtype):
     A, B = (jax.random.normal(key, shape) for key, shape in zip(keys[:2], shapes, strict=True))
     weight = jax.random.normal(keys[2], (shapes[0][0], shapes[1][1]))
     size = shapes[0][1]
-    assert_close(lr.small_matmul(A, B), double(A) @ double(B), size=size)
+    assert_close(lr.factorization.small_matmul(A, B), double(A) @ double(B), size=size)
 
     def through(multiply):
         return jax.grad(lambda pair: jnp.sum(weight * multiply(*pair)))((A, B))
 
     expected = (double(weight) @ double(B).T, double(A).T @ double(weight))
-    assert_close(through(lr.small_matmul), expected, size=max(weight.shape))
+    assert_close(through(lr.factorization.small_matmul), expected, size=max(weight.shape))

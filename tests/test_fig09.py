@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from lrdyn import baselines, exhibits, rendering
 from lrdyn.claims import CLEARLY, tolerance
+from lrdyn.drawing import baselines, exhibits, rendering
 from paper_figs import BASELINES, fig09_galore_relora
 from tests import oracles
 from tests.runs import numbers_of

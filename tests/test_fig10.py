@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn import exhibits, rendering
 from lrdyn.claims import tolerance
 from lrdyn.data import mnist
+from lrdyn.drawing import exhibits, rendering
 from paper_figs import BASELINES, fig10_masked_training
 from tests import oracles
 from tests.runs import numbers_of

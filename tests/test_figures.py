@@ -16,23 +16,14 @@ import scipy.stats
 import xarray as xr
 
 import lrdyn
-from lrdyn import (
-    baselines,
-    cli,
-    exhibits,
-    figures,
-    files,
-    plotting,
-    rendering,
-    results,
-    runs,
-    tables,
-)
+from lrdyn import cli
 from lrdyn.claims import CLEARLY, tolerance
-from lrdyn.exhibits import one_seed
-from lrdyn.judging import residual_of, worst_ratio
-from lrdyn.produce import produce
-from lrdyn.rendering import render
+from lrdyn.drawing import baselines, exhibits, figures, plotting, rendering, tables
+from lrdyn.drawing.exhibits import one_seed
+from lrdyn.drawing.rendering import render
+from lrdyn.engine import files, results, runs
+from lrdyn.engine.judging import residual_of, worst_ratio
+from lrdyn.engine.produce import produce
 from lrdyn.theorem import Outcome
 from lrdyn.theorems.theorem2 import THEOREM2
 from paper_figs import (
@@ -653,8 +644,8 @@ def test_moments_give_the_loss_of_the_data():
     X, Y = rng.normal(size=(6, 20)), rng.normal(size=(3, 20))
     weights = (jnp.asarray(rng.normal(size=(6, 6))), jnp.asarray(rng.normal(size=(3, 6))))
     data = fig01_weight_updates.moments(X, Y)
-    found = lrdyn.regression_loss(weights, data.inputs, data.outputs) + data.constant
-    expected = lrdyn.regression_loss(weights, jnp.asarray(X), jnp.asarray(Y)) / 20
+    found = lrdyn.factorization.regression_loss(weights, data.inputs, data.outputs) + data.constant
+    expected = lrdyn.factorization.regression_loss(weights, jnp.asarray(X), jnp.asarray(Y)) / 20
     slack = tolerance("identity", "float64", size=20)
     np.testing.assert_allclose(found, expected, rtol=slack)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lrdyn import files
+from lrdyn.engine import files
 
 
 @pytest.fixture

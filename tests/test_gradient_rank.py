@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn.judging import residuals
-from lrdyn.produce import claims_job
-from lrdyn.theorems.gradient_rank import GRADIENT_RANK
+from lrdyn.engine.judging import residuals
+from lrdyn.engine.produce import claims_job
 from lrdyn.theorems.theorem4 import THEOREM4
+from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
 from tests import oracles
 
 TIMES = np.arange(40)
@@ -60,8 +60,8 @@ def test_the_closed_form_is_the_iteration(terms, dtype):
     for _ in TIMES:
         seen.append(vector.reshape(start.shape, order="F"))
         vector = vector - eta * S @ vector
-    modes = lr.gradient_modes(jnp.asarray(B), jnp.asarray(C))
-    found = lr.gradient_path(modes, jnp.asarray(start), eta, TIMES)
+    modes = lr.gradient_rank.gradient_modes(jnp.asarray(B), jnp.asarray(C))
+    found = lr.gradient_rank.gradient_path(modes, jnp.asarray(start), eta, TIMES)
     oracles.assert_close(found, np.stack(seen), steps=40, size=12)
 
 
@@ -71,38 +71,39 @@ def test_the_slowest_part_and_the_edges(ranks, dtype):
     """One term, of regular and of singular sides: l_1 = 0 is degenerate then."""
     B, C, start, _ = draw(1, terms=1, ranks=ranks)
     part, edges = split(B, C, start)
-    modes = lr.gradient_modes(jnp.asarray(B), jnp.asarray(C))
-    found = lr.spectral_edges(modes)
+    modes = lr.gradient_rank.gradient_modes(jnp.asarray(B), jnp.asarray(C))
+    found = lr.gradient_rank.spectral_edges(modes)
     oracles.assert_close(jnp.stack(found), np.array(edges), size=12)
     gap = (edges[1] - edges[0]) / edges[2]
-    oracles.assert_close(gap * lr.slowest_part(modes, jnp.asarray(start)), gap * part, scale=1.0)
+    oracles.assert_close(
+        gap * lr.gradient_rank.slowest_part(modes, jnp.asarray(start)), gap * part, scale=1.0
+    )
 
 
 def test_close_eigenvalues_count_as_one():
     values = jnp.array([1.0, 1 + 1e-9, 1 + 1e-6, 3.0])
-    modes = lr.GradientModes(values, jnp.eye(4))
-    assert float(lr.spectral_edges(modes).second) == 1 + 1e-6
-    assert float(lr.spectral_edges(modes, 1e-5).second) == 3.0
-    assert float(lr.spectral_edges(modes, 1e-12).second) == 1 + 1e-9
-    kept = lr.slowest_part(modes, jnp.ones((2, 2)))
+    modes = lr.gradient_rank.GradientModes(values, jnp.eye(4))
+    assert float(lr.gradient_rank.spectral_edges(modes).second) == 1 + 1e-6
+    assert float(lr.gradient_rank.spectral_edges(modes, 1e-5).second) == 3.0
+    assert float(lr.gradient_rank.spectral_edges(modes, 1e-12).second) == 1 + 1e-9
+    kept = lr.gradient_rank.slowest_part(modes, jnp.ones((2, 2)))
     assert kept.tolist() == [[1.0, 1.0], [0.0, 0.0]]
     # A map that is a multiple of the identity has no second eigenvalue.
-    assert [float(x) for x in lr.spectral_edges(lr.GradientModes(jnp.ones(4), jnp.eye(4)))] == [
-        1.0, 1.0, 1.0,
-    ]  # fmt: skip
+    same = lr.gradient_rank.GradientModes(jnp.ones(4), jnp.eye(4))
+    assert [float(x) for x in lr.gradient_rank.spectral_edges(same)] == [1.0, 1.0, 1.0]
 
 
 def judged(B, C, start, eta):
     """Stable ranks and all bounds of the library, NumPy's stable ranks by iteration."""
-    modes = lr.gradient_modes(jnp.asarray(B), jnp.asarray(C))
-    part = lr.slowest_part(modes, jnp.asarray(start))
-    edges = lr.spectral_edges(modes)
+    modes = lr.gradient_rank.gradient_modes(jnp.asarray(B), jnp.asarray(C))
+    part = lr.gradient_rank.slowest_part(modes, jnp.asarray(start))
+    edges = lr.gradient_rank.spectral_edges(modes)
     ratio = (1 - eta * edges.second) / (1 - eta * edges.first)
     # The common factor (1 - eta l_1)^t is left out, so that nothing underflows.
     scaled = modes._replace(values=(modes.values - edges.first) / (1 - eta * edges.first))
-    path = lr.gradient_path(scaled, jnp.asarray(start), eta, TIMES)
-    bounds = lr.stable_rank_bounds(part, start - part, ratio, TIMES)
-    return path, bounds, lr.misalignment(modes, part)
+    path = lr.gradient_rank.gradient_path(scaled, jnp.asarray(start), eta, TIMES)
+    bounds = lr.gradient_rank.stable_rank_bounds(part, start - part, ratio, TIMES)
+    return path, bounds, lr.gradient_rank.misalignment(modes, part)
 
 
 KINDS = {
@@ -151,7 +152,9 @@ def test_definiteness_is_not_needed():
         eta = 2 / (second + last)
         S, vector = kronecker(B, C), start.ravel(order="F")
         ratio = (1 - eta * second) / (1 - eta * first)
-        bounds = lr.stable_rank_bounds(jnp.asarray(part), jnp.asarray(start - part), ratio, TIMES)
+        bounds = lr.gradient_rank.stable_rank_bounds(
+            jnp.asarray(part), jnp.asarray(start - part), ratio, TIMES
+        )
         for lower, upper in zip(bounds.lower, bounds.upper, strict=True):
             rank = ranks_of(vector.reshape(3, 4, order="F"))
             assert lower / SLACK <= rank <= upper * SLACK
@@ -183,7 +186,9 @@ def test_a_definite_operator_is_not_enough():
     """A second term B = C = I moves all eigenvalues and no eigenvector."""
     B = jnp.stack([jnp.diag(jnp.array([1.0, 0.0])), jnp.eye(2)])
     path, bounds, misaligned = judged(B, B, jnp.asarray(example()[0]), 0.5)
-    oracles.assert_close(lr.gradient_modes(B, B).values, np.array([0.5, 0.5, 0.5, 1.0]), size=4)
+    oracles.assert_close(
+        lr.gradient_rank.gradient_modes(B, B).values, np.array([0.5, 0.5, 0.5, 1.0]), size=4
+    )
     oracles.assert_close(misaligned, 0.2)
     assert np.all(ranks_of(np.asarray(path)) > np.asarray(bounds.printed))
 
@@ -241,6 +246,6 @@ def test_small_problems(shape):
 
 def test_sides_must_match(unchecked):
     with pytest.raises(ValueError, match=r"right: got shape \(1, 2, 2\) beside \(2, 3, 3\)"):
-        lr.gradient_modes(jnp.ones((2, 3, 3)), jnp.ones((1, 2, 2)))
+        lr.gradient_rank.gradient_modes(jnp.ones((2, 3, 3)), jnp.ones((1, 2, 2)))
     with pytest.raises(ValueError, match="wanted as many square matrices"):
-        lr.gradient_modes(jnp.ones((1, 3, 2)), jnp.ones((1, 2, 2)))
+        lr.gradient_rank.gradient_modes(jnp.ones((1, 3, 2)), jnp.ones((1, 2, 2)))

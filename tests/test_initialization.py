@@ -16,7 +16,7 @@ scale = st.floats(1e-3, 1e3)
 
 @given(scale, scale, st.integers(2, 4))
 def test_layer_scales_have_the_mean_and_the_spread(mean, spread, depth):
-    scales = double(lr.layer_scales(mean, spread, depth))
+    scales = double(lr.initialization.layer_scales(mean, spread, depth))
     # Exponentiation multiplies the relative error of its argument by |log spread|.
     size = depth * (1 + int(np.log(1000)) ** 2)
     assert_close(jnp.asarray(np.prod(scales)), mean**depth, size=size)
@@ -26,7 +26,7 @@ def test_layer_scales_have_the_mean_and_the_spread(mean, spread, depth):
 
 def test_one_layer_has_no_scales():
     with pytest.raises(ValueError, match=r"depth: got 1, wanted at least 2"):
-        lr.layer_scales(1.0, 1.0, 1)
+        lr.initialization.layer_scales(1.0, 1.0, 1)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(6, 6), (6, 4), (4, 6)])

@@ -11,10 +11,11 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
-from lrdyn import cli, files, results, runs
-from lrdyn.judging import MissingArray, claim_entry, residual_of, residuals, worst_ratio
-from lrdyn.produce import source_digest
-from lrdyn.sweep import call_each
+from lrdyn import cli
+from lrdyn.engine import files, results, runs
+from lrdyn.engine.judging import MissingArray, claim_entry, residual_of, residuals, worst_ratio
+from lrdyn.engine.produce import source_digest
+from lrdyn.engine.sweep import call_each
 from lrdyn.theorem import Claim, Experiment, Flag, Outcome, Statement, Theorem, at_least
 
 CLAIM = Claim("value", "the two values agree")

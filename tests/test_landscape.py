@@ -60,19 +60,19 @@ def differences(x, Phi, r, decay):
 def test_the_family_is_what_a_loop_finds(instance):
     k, d, r, values, decay = instance
     Phi = make(k, d, values)
-    sets = lr.index_sets(len(values), r)
+    sets = lr.landscape.index_sets(len(values), r)
     known = lr.singular_values(Phi)
-    kept = sets[np.asarray(lr.admissible(sets, known, decay))]
+    kept = sets[np.asarray(lr.landscape.admissible(sets, known, decay))]
     expected = list(points(*instance))
     assert sorted(tuple(i for i in s if i >= 0) for s in kept) == sorted(
         tuple(chosen) for chosen, _, _ in expected
     )
-    first, last = lr.critical_points(Phi, kept, decay)
+    first, last = lr.landscape.critical_points(Phi, kept, decay)
     products = {
         tuple(i for i in s if i >= 0): np.asarray(b @ a)
         for s, a, b in zip(kept, first, last, strict=True)
     }
-    losses = dict(zip(products, lr.critical_values(known, kept, decay), strict=True))
+    losses = dict(zip(products, lr.landscape.critical_values(known, kept, decay), strict=True))
     for chosen, a, b in expected:
         oracles.assert_close(jnp.asarray(products[tuple(chosen)]), b @ a, size=5, scale=1.0)
         squares = (a**2).sum() + (b**2).sum()
@@ -89,9 +89,9 @@ def test_spectra_agree_with_differences_of_a_gradient_by_hand(instance):
         oracles.assert_zero(jnp.asarray(slope(x, Phi, r, decay)), size=5, scale=1.0)
         expected = np.linalg.eigvalsh(differences(x, Phi, r, decay))
         a_set = np.array([[*chosen, *[-1] * (r - len(chosen))]])
-        found = lr.hessian_spectrum(jnp.array(values), a_set, (k, d), decay)[0]
+        found = lr.landscape.hessian_spectrum(jnp.array(values), a_set, (k, d), decay)[0]
         oracles.assert_close(found, expected, size=len(x), steps=12)
-        least = lr.smallest_curvature(jnp.array(values), a_set, decay)[0]
+        least = lr.landscape.smallest_curvature(jnp.array(values), a_set, decay)[0]
         oracles.assert_close(least, expected[0], size=len(x), steps=12, scale=1.0)
 
 
@@ -99,7 +99,7 @@ def test_spectra_agree_with_differences_of_a_gradient_by_hand(instance):
 def test_the_hessian_of_jax_agrees_with_differences(dtype):
     Phi = make(4, 3, (1.0, 0.8, 0.5))
     weights = lr.gaussian_layers(jax.random.key(1), (3, 2, 4), jnp.ones(2))
-    found = lr.hessian(lambda w: lr.decayed_loss(w, Phi, 0.3), weights)
+    found = lr.landscape.hessian(lambda w: lr.shrinkage.decayed_loss(w, Phi, 0.3), weights)
     x = np.concatenate([np.asarray(W, np.float64).ravel() for W in weights])
     expected = differences(x, oracles.double(Phi), 2, 0.3)
     oracles.assert_close(found, expected, size=14)
@@ -109,28 +109,30 @@ def test_the_hessian_of_jax_agrees_with_differences(dtype):
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_every_critical_point_but_one_is_a_strict_saddle(decay, rank):
     values = jnp.array([1.0, 0.9, 0.6, 0.4, 0.1])
-    sets = lr.index_sets(5, rank)
-    sets = sets[np.asarray(lr.admissible(sets, values, decay))]
-    curvature = np.asarray(lr.smallest_curvature(values, sets, decay))
+    sets = lr.landscape.index_sets(5, rank)
+    sets = sets[np.asarray(lr.landscape.admissible(sets, values, decay))]
+    curvature = np.asarray(lr.landscape.smallest_curvature(values, sets, decay))
     (best,) = np.nonzero(curvature >= 0)
     expected = [i for i in range(rank) if values[i] > decay]
     assert [[i for i in sets[b] if i >= 0] for b in best] == [expected]
-    losses = np.asarray(lr.critical_values(values, sets, decay))
+    losses = np.asarray(lr.landscape.critical_values(values, sets, decay))
     assert losses.argmin() == best[0]
-    spectra = lr.hessian_spectrum(values, sets, (7, 5), decay)
+    spectra = lr.landscape.hessian_spectrum(values, sets, (7, 5), decay)
     oracles.assert_close(spectra[:, 0], curvature, scale=1.0)
 
 
 @pytest.mark.parametrize("decay", [0.05, 0.3])
 def test_the_search_ends_at_critical_points_of_every_kind(decay):
     Phi = make(4, 4, (1.0, 0.8, 0.5, 0.2))
-    sets = lr.index_sets(4, 2)
-    sets = sets[np.asarray(lr.admissible(sets, lr.singular_values(Phi), decay))]
-    first, last = lr.critical_points(Phi, sets, decay)
+    sets = lr.landscape.index_sets(4, 2)
+    sets = sets[np.asarray(lr.landscape.admissible(sets, lr.singular_values(Phi), decay))]
+    first, last = lr.landscape.critical_points(Phi, sets, decay)
     starts = jax.vmap(lambda key: lr.gaussian_layers(key, (4, 2, 4), jnp.ones(2)))(
         jax.random.split(jax.random.key(0), 24)
     )
-    find = partial(lr.find_critical_point, lambda w: lr.decayed_loss(w, Phi, decay))
+    find = partial(
+        lr.landscape.find_critical_point, lambda w: lr.shrinkage.decayed_loss(w, Phi, decay)
+    )
     found = jax.jit(jax.vmap(find))(starts)
     done = np.asarray(found.gradient) < np.finfo(float).eps ** 0.9
     assert done.mean() > 0.8
@@ -144,10 +146,12 @@ def test_the_search_ends_at_critical_points_of_every_kind(decay):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: lr.index_sets(3, 4), "rank: got 4, wanted 1 to 3"),
-        (lambda: lr.index_sets(3, 0), "rank: got 0, wanted 1 to 3"),
+        (lambda: lr.landscape.index_sets(3, 4), "rank: got 4, wanted 1 to 3"),
+        (lambda: lr.landscape.index_sets(3, 0), "rank: got 0, wanted 1 to 3"),
         (
-            lambda: lr.hessian_spectrum(jnp.ones(3), lr.index_sets(3, 1), (4, 4)),
+            lambda: lr.landscape.hessian_spectrum(
+                jnp.ones(3), lr.landscape.index_sets(3, 1), (4, 4)
+            ),
             r"values: got 3, wanted 4 for shape \(4, 4\)",
         ),
     ],

@@ -10,10 +10,10 @@ import optax
 import pytest
 
 import lrdyn as lr
-from lrdyn.judging import residuals
-from lrdyn.produce import claims_job, own_settings
-from lrdyn.theorems import optax_galore as og
+from lrdyn.engine.judging import residuals
+from lrdyn.engine.produce import claims_job, own_settings
 from lrdyn.theorems.theorem4 import THEOREM4
+from lrdyn.theorems.theorem4 import optax_galore as og
 from tests import oracles
 
 SETTINGS = {
@@ -107,7 +107,7 @@ def test_without_state_optax_is_galore_by_the_book(rows):
 def test_with_signs_of_optax_algorithm_1_is_galore_by_the_book(optimizer):
     """Up to the first refresh no sign matters, and after it only the signs do."""
     case = case_of(optimizer=optimizer)
-    own = og._path(case, lambda G: lr.choose_projectors(G, 2, "larger"))
+    own = og._path(case, lambda G: lr.adapters.choose_projectors(G, 2, "larger"))
     oracles.assert_close(own, galore(case), steps=100, size=7)
     first = dataclasses.replace(case, steps=tuple(range(case.period + 1)))
     # A float32 projector whose singular values are apart; Adam divides by small entries.
@@ -134,7 +134,7 @@ def test_the_projector_is_that_in_the_state_of_optax(shape, dtype):
     found = og.single_precision_projector(G, 2, "larger")
     assert found.basis.dtype == dtype
     np.testing.assert_array_equal(found.basis, own.projector)
-    precise = og.aligned(lr.top_singular_projector(G, 2, "larger"), found)
+    precise = og.aligned(lr.adapters.top_singular_projector(G, 2, "larger"), found)
     apart = np.float32(oracles.residual(precise.basis, found.basis))
     # The gap of this matrix is as wide as its values.
     assert apart < 100 * np.finfo(np.float32).eps

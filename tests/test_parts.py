@@ -17,7 +17,7 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
-from lrdyn import files, progress
+from lrdyn.engine import files, progress
 from tests.runs import ROOT, Told, python
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
@@ -319,7 +319,7 @@ PEAK = """
 import sys
 import jax.numpy as jnp, numpy as np
 import lrdyn as lr
-from lrdyn import files
+from lrdyn.engine import files
 store, memory = sys.argv[1] or None, int(sys.argv[2])
 
 def function(x):
@@ -419,7 +419,7 @@ def test_rate_and_time_left(monkeypatch):
 
 def test_a_terminal_gets_a_bar():
     script = (
-        "import sys, lrdyn.progress as p\n"
+        "import sys, lrdyn.engine.progress as p\n"
         "with p.shown('mine') as told:\n"
         "    told.expect(10); told.advance(4); told.note('a [bold] note'); told.advance(6)\n"
         "    told.bar.refresh()\n"

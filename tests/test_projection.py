@@ -13,9 +13,9 @@ import pytest
 import lrdyn as lr
 from lrdyn.adapters.maps import lift_onto, over_maps, project, resolve_side
 from lrdyn.adapters.state import POLICIES
+from lrdyn.engine.produce import unoptimized
 from lrdyn.networks import mlp
-from lrdyn.produce import unoptimized
-from lrdyn.theorems.low_rank_controls import STALE, UNMERGED, no_factors, pruned
+from lrdyn.theorems.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
 from tests import oracles
 
 M, N, EXAMPLES, RANK, ETA = 5, 7, 9, 2, 0.1
@@ -203,7 +203,7 @@ def test_lora_and_lora_fa_agree_for_one_step():
     X, Y, W = map(jnp.asarray, problem())
 
     def choose(key, G):
-        return lr.draw_projectors(jax.random.key(1), G, RANK, "right")
+        return lr.adapters.draw_projectors(jax.random.key(1), G, RANK, "right")
 
     def path(method, **how):
         return fast(lambda W: lr.low_rank_descent(
@@ -316,7 +316,7 @@ def adam_state(seed=0) -> tuple[Any, Any, Any]:
     """Adam's state after steps in random coordinates, with the projectors before and after."""
     draw = np.random.default_rng(seed)
     old, new = (
-        lr.top_singular_projector(jnp.asarray(draw.normal(size=(M, N))), 3, "left")
+        lr.adapters.top_singular_projector(jnp.asarray(draw.normal(size=(M, N))), 3, "left")
         for _ in range(2)
     )
     rule = optax.adam(ETA)
@@ -328,7 +328,7 @@ def adam_state(seed=0) -> tuple[Any, Any, Any]:
 
 def test_transport_leaves_the_projection_of_the_lifted_momentum():
     state, old, new = adam_state()
-    moved = lr.transport_moments(state, state, old, new)
+    moved = lr.adapters.transport_moments(state, state, old, new)
     P, Q = np.asarray(old.basis), np.asarray(new.basis)
     lifted = P @ np.asarray(state[0].mu)
     oracles.assert_close(new.lift(moved[0].mu), Q @ Q.T @ lifted, size=M)
@@ -336,7 +336,9 @@ def test_transport_leaves_the_projection_of_the_lifted_momentum():
     assert int(moved[0].count) == 4
     # Another subspace, so something is lost; the same one loses nothing.
     assert np.linalg.norm(Q @ Q.T @ lifted) < np.linalg.norm(lifted)
-    oracles.assert_close(lr.transport_moments(state, state, old, old)[0].mu, state[0].mu, size=M)
+    oracles.assert_close(
+        lr.adapters.transport_moments(state, state, old, old)[0].mu, state[0].mu, size=M
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -350,7 +352,7 @@ def test_transported_squares_would_be_negative(seed):
 
 def test_moving_the_squares_ends_the_run():
     def everything(fresh, state, old, new):
-        moved = lr.transport_moments(fresh, state, old, new)
+        moved = lr.adapters.transport_moments(fresh, state, old, new)
         squares = over_maps(lambda S, T, v: T.project(S.lift(v)), old, new, state[0].nu)
         return (moved[0]._replace(nu=squares), *moved[1:])
 
@@ -368,8 +370,8 @@ def test_signs_of_singular_vectors(kind, state, same):
     X, Y, W = map(jnp.asarray, problem())
 
     def by_first_entry(key, G):
-        P = lr.top_singular_projector(G, RANK, "left")
-        return lr.Projector(P.basis * jnp.sign(P.basis[:1]), "left")
+        P = lr.adapters.top_singular_projector(G, RANK, "left")
+        return lr.adapters.Projector(P.basis * jnp.sign(P.basis[:1]), "left")
 
     def path(choose, steps):
         return fast(lambda W: lr.low_rank_descent(
@@ -377,7 +379,7 @@ def test_signs_of_singular_vectors(kind, state, same):
             choose=choose, period=4, steps=steps, state=state,
         ).records)(W)  # fmt: skip
 
-    rules = [lambda key, G: lr.top_singular_projector(G, RANK, "left"), by_first_entry]
+    rules = [lambda key, G: lr.adapters.top_singular_projector(G, RANK, "left"), by_first_entry]
     one, other = (path(rule, (4, 20)) for rule in rules)
     oracles.assert_close(one[0], other[0], steps=4, size=10 * N)  # within a period: no effect
     if same or kind == "sgd":
@@ -407,7 +409,7 @@ def test_a_pruned_state_with_a_new_count_is_a_reset():
 
 
 def by_svd(key, G):
-    return lr.choose_projectors(G, RANK, "left")
+    return lr.adapters.choose_projectors(G, RANK, "left")
 
 
 def mistaken(method, steps, choose=by_svd):
@@ -465,7 +467,7 @@ def test_mistakes_at_a_refresh_by_hand(method):
 @pytest.mark.parametrize("side", ["left", "right", "smaller", "larger"])
 def test_a_projector_is_orthonormal_with_a_rule_for_signs(side, dtype):
     G = jnp.asarray(np.random.default_rng(3).normal(size=(M, N)), dtype)
-    P = lr.top_singular_projector(G, 3, side)
+    P = lr.adapters.top_singular_projector(G, 3, side)
     assert P.side == {"smaller": "left", "larger": "right"}.get(side, side)
     oracles.assert_close(P.basis.T @ P.basis, np.eye(3), size=N)
     left, values, right = np.linalg.svd(np.asarray(G, np.float64))
@@ -473,13 +475,13 @@ def test_a_projector_is_orthonormal_with_a_rule_for_signs(side, dtype):
     oracles.assert_close(P.lift(P.project(G)), best, size=10 * N)
     largest = np.take_along_axis(np.asarray(P.basis), np.abs(P.basis).argmax(axis=0)[None], axis=0)
     assert (largest > 0).all()
-    flipped = lr.top_singular_projector(-G, 3, side)
+    flipped = lr.adapters.top_singular_projector(-G, 3, side)
     oracles.assert_close(flipped.basis, P.basis, size=10 * N)
 
 
 def test_a_rank_beyond_the_matrix_is_all_of_it():
     G = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)))
-    assert lr.top_singular_projector(G, 9, "left").basis.shape == (3, 3)
+    assert lr.adapters.top_singular_projector(G, 9, "left").basis.shape == (3, 3)
 
 
 def test_a_square_matrix_has_a_left_side():
@@ -489,7 +491,7 @@ def test_a_square_matrix_has_a_left_side():
 def test_lifting_is_the_transpose_of_projecting():
     draw = np.random.default_rng(0)
     gradients = {"W": jnp.asarray(draw.normal(size=(M, N))), "b": jnp.asarray(draw.normal(size=M))}
-    maps = lr.choose_projectors(gradients, 2, "right")
+    maps = lr.adapters.choose_projectors(gradients, 2, "right")
     R = {"W": jnp.asarray(draw.normal(size=(M, 2))), "b": jnp.asarray(draw.normal(size=M))}
     zeros = jax.tree.map(jnp.zeros_like, gradients)
 
@@ -499,7 +501,7 @@ def test_lifting_is_the_transpose_of_projecting():
     down = inner(project(maps, gradients), R)
     up = inner(gradients, lift_onto(zeros, maps, R))
     oracles.assert_close(jnp.asarray(down), up, size=M * N)
-    found = lr.merged(lr.Parts(gradients, maps, R), 3.0)
+    found = lr.adapters.merged(lr.adapters.Parts(gradients, maps, R), 3.0)
     oracles.assert_close(found["b"], gradients["b"] + R["b"])  # not projected: no scale
 
 
@@ -543,6 +545,6 @@ def test_projection_refuses(call, message, unchecked):
 
 
 def test_a_projector_is_a_pytree():
-    P = lr.Projector(jnp.eye(3)[:, :2], "right")
+    P = lr.adapters.Projector(jnp.eye(3)[:, :2], "right")
     assert eqx.tree_equal(jax.tree.map(lambda x: x, P), P)
     assert [leaf.shape for leaf in jax.tree.leaves(P)] == [(3, 2)]

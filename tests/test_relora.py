@@ -37,7 +37,7 @@ HOW = {"steps": 13, "size": 10 * N}
 def drawn(t, shape, side: Any = "right"):
     """The factor that is drawn at step t for the matrix alone."""
     key = jax.random.fold_in(jax.random.key(KEY), t)
-    return np.array(lr.draw_projectors(key, jnp.zeros(shape), RANK, side).basis)
+    return np.array(lr.adapters.draw_projectors(key, jnp.zeros(shape), RANK, side).basis)
 
 
 def by_hand(W, X, Y, kind, *, period, side, start, scale=1.0, bias=None, state="reset"):
@@ -75,7 +75,7 @@ def run(method, kind, dtype="float64", **how: Any):
 
 
 def by_svd(side):
-    return lambda key, G: lr.choose_projectors(G, RANK, side)
+    return lambda key, G: lr.adapters.choose_projectors(G, RANK, side)
 
 
 # Both factors ---------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def test_relora_as_published_draws_a_factor_at_each_refresh(kind, side):
     found = run(lr.RELORA, kind, **how)
     oracles.assert_close(found, path, **HOW)
     # A factor that is drawn once and for all, or with one trained, is another path.
-    once = run(lr.RELORA, kind, **how | {"choose": lambda key, G: lr.draw_projectors(
+    once = run(lr.RELORA, kind, **how | {"choose": lambda key, G: lr.adapters.draw_projectors(
         jax.random.fold_in(jax.random.key(KEY), 0), G, RANK, side)})  # fmt: skip
     oracles.assert_close(once[:5], found[:5])
     oracles.assert_apart(once[6:], found[6:])
@@ -173,7 +173,7 @@ def test_in_layers_a_network_takes_the_same_path(method):
             scale=0.5, key=jax.random.key(KEY), network=view,
         ).records)(network)  # fmt: skip
 
-    oracles.assert_close(path(lr.layered), path(lr.merged), steps=8, size=100)
+    oracles.assert_close(path(lr.adapters.layered), path(lr.adapters.merged), steps=8, size=100)
 
 
 # What is drawn --------------------------------------------------------------------------------
@@ -205,8 +205,8 @@ def test_keys_may_be_batched():
 def test_factors_are_gaussian_with_columns_of_length_1(side, dtype):
     weights = {"W": jnp.zeros((300, 500), dtype), "V": jnp.zeros((300, 500), dtype),
                "b": jnp.zeros(3, dtype)}  # fmt: skip
-    found = lr.draw_projectors(jax.random.key(0), weights, 20, side)
-    assert found["b"] == lr.Identity()
+    found = lr.adapters.draw_projectors(jax.random.key(0), weights, 20, side)
+    assert found["b"] == lr.adapters.Identity()
     P = found["W"]
     length = 300 if P.side == "left" else 500
     assert P.side == resolve_side((300, 500), side)
@@ -220,7 +220,10 @@ def test_factors_are_gaussian_with_columns_of_length_1(side, dtype):
 
 
 def test_a_drawn_factor_has_at_most_the_rank_of_the_matrix():
-    assert lr.draw_projectors(jax.random.key(0), jnp.zeros((3, 4)), 9).basis.shape == (4, 3)
+    assert lr.adapters.draw_projectors(jax.random.key(0), jnp.zeros((3, 4)), 9).basis.shape == (
+        4,
+        3,
+    )
 
 
 # Full training, and optimisers that look at the parameters ---------------------------------------
@@ -246,7 +249,7 @@ def test_decay_sees_what_is_trained():
     oracles.assert_close(last(lr.FULL), 0.95**4 * W, steps=4)
     key = jax.random.key(KEY)
     oracles.assert_close(last(lr.LORA, rank=RANK, key=key), W)  # W stays, B A is 0
-    P = lr.choose_projectors(W, RANK, "left")
+    P = lr.adapters.choose_projectors(W, RANK, "left")
     found = last(lr.GALORE, choose=lambda key, G: P, period=9)
     oracles.assert_close(found, W - (1 - 0.95**4) * P.lift(P.project(W)), steps=4, size=N)
 

@@ -12,11 +12,11 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.data import mnist
-from lrdyn.judging import residuals
-from lrdyn.produce import claims_job, own_settings, taken
+from lrdyn.engine.judging import residuals
+from lrdyn.engine.produce import claims_job, own_settings, taken
 from lrdyn.theorem import Outcome
-from lrdyn.theorems import self_supervised as statements
 from lrdyn.theorems.theorem3 import THEOREM3
+from lrdyn.theorems.theorem3 import masked_autoencoder as statements
 from tests import oracles
 
 GROUPS = ([0, 1, 2, 3, 4], [0, 0, 1, 1, 2], [1, 0, 1, 2, 0])
@@ -34,7 +34,11 @@ def problem(groups=GROUPS[1], keep_prob=0.7, seed=0, rank=4, dtype="float64"):
     data = (mix * np.linspace(1, 0.5, rank)) @ rng.normal(size=(rank, 30))
     autoencoder = rng.normal(size=(5, 5))
     X, A = jnp.asarray(data, dtype), jnp.asarray(autoencoder, dtype)
-    return X, A, lr.masked_moments(X, np.asarray(groups), jnp.asarray(keep_prob, dtype))
+    return (
+        X,
+        A,
+        lr.autoencoding.masked_moments(X, np.asarray(groups), jnp.asarray(keep_prob, dtype)),
+    )
 
 
 def masks_of(groups, keep_prob):
@@ -85,8 +89,8 @@ def test_losses_are_sums_over_all_masks(groups, keep_prob, dtype):
     X, A, moments = problem(groups, keep_prob, dtype=dtype)
     whole = summed_loss(oracles.double(A), oracles.double(X), groups, keep_prob)
     hidden = summed_loss(oracles.double(A), oracles.double(X), groups, keep_prob, hidden_only=True)
-    oracles.assert_close(lr.masked_autoencoder_loss(A, moments), whole, size=30)
-    oracles.assert_close(lr.masked_only_loss(A, moments), hidden, size=30)
+    oracles.assert_close(lr.autoencoding.masked_autoencoder_loss(A, moments), whole, size=30)
+    oracles.assert_close(lr.autoencoding.masked_only_loss(A, moments), hidden, size=30)
 
 
 @pytest.mark.parametrize("groups", GROUPS)
@@ -94,17 +98,20 @@ def test_the_penalty_is_what_masks_add_at_their_mean(groups):
     X, A, moments = problem(groups, 0.3)
     at_mean = np.sum((oracles.double(X) - 0.3 * np.asarray(A @ X)) ** 2) / X.shape[1]
     added = summed_loss(oracles.double(A), oracles.double(X), groups, 0.3) - at_mean
-    oracles.assert_close(lr.masking_penalty(A, moments), added, size=30, scale=at_mean)
+    oracles.assert_close(lr.autoencoding.masking_penalty(A, moments), added, size=30, scale=at_mean)
 
 
 def test_the_loss_on_masked_entries_does_not_see_the_diagonal_blocks():
     _, A, moments = problem()
-    moved = A + lr.within_patches(jnp.full((5, 5), 7.0), np.asarray(GROUPS[1]))
+    moved = A + lr.autoencoding.within_patches(jnp.full((5, 5), 7.0), np.asarray(GROUPS[1]))
     oracles.assert_close(
-        lr.masked_only_loss(moved, moments), lr.masked_only_loss(A, moments), size=5
+        lr.autoencoding.masked_only_loss(moved, moments),
+        lr.autoencoding.masked_only_loss(A, moments),
+        size=5,
     )
     oracles.assert_apart(
-        lr.masked_autoencoder_loss(moved, moments), lr.masked_autoencoder_loss(A, moments)
+        lr.autoencoding.masked_autoencoder_loss(moved, moments),
+        lr.autoencoding.masked_autoencoder_loss(A, moments),
     )
 
 
@@ -118,13 +125,16 @@ def test_the_optimum_is_least_squares_on_data_masked_in_every_way(groups, keep_p
     X, _, moments = problem(groups, keep_prob, dtype=dtype)
     expected = least_squares(*augmented(oracles.double(X), groups, keep_prob))
     size = 30 * condition(moments) ** 2
-    oracles.assert_close(lr.optimal_autoencoder(moments), expected, size=int(size))
+    oracles.assert_close(lr.autoencoding.optimal_autoencoder(moments), expected, size=int(size))
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 4, 5])
 def test_the_optimum_has_the_rank_of_the_data(rank):
     _, _, moments = problem(GROUPS[0], 0.3, rank=rank)
-    assert np.linalg.matrix_rank(np.asarray(lr.optimal_autoencoder(moments)), tol=1e-8) == rank
+    assert (
+        np.linalg.matrix_rank(np.asarray(lr.autoencoding.optimal_autoencoder(moments)), tol=1e-8)
+        == rank
+    )
 
 
 @pytest.mark.parametrize("groups", GROUPS)
@@ -136,7 +146,7 @@ def test_the_optimum_on_masked_entries_predicts_each_feature_from_other_patches(
         inputs, targets = augmented(oracles.double(X), groups, 0.6, hidden=i)
         expected[i, others] = least_squares(inputs[others], targets[i : i + 1])[0]
     size = 30 * condition(moments) ** 2
-    oracles.assert_close(lr.optimal_masked_only(moments), expected, size=int(size))
+    oracles.assert_close(lr.autoencoding.optimal_masked_only(moments), expected, size=int(size))
 
 
 def test_single_entries_have_the_multipliers_mu():
@@ -146,8 +156,10 @@ def test_single_entries_have_the_multipliers_mu():
     mu = np.diag(S @ inverse) / np.diag(inverse)
     expected = (S - np.diag(mu)) @ inverse
     size = int(5 * condition(moments) ** 2)
-    oracles.assert_close(lr.optimal_masked_only(moments), expected, size=size)
-    oracles.assert_zero(jnp.diagonal(lr.optimal_masked_only(moments)), size=size, scale=1.0)
+    oracles.assert_close(lr.autoencoding.optimal_masked_only(moments), expected, size=size)
+    oracles.assert_zero(
+        jnp.diagonal(lr.autoencoding.optimal_masked_only(moments)), size=size, scale=1.0
+    )
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
@@ -157,7 +169,10 @@ def test_the_bottleneck_is_what_alternating_least_squares_finds(groups, width):
     both = np.vstack(augmented(oracles.double(X), groups, 0.6))
     # Rotating examples changes no distance: a triangle of ten columns stands for all of them.
     inputs, targets = np.split(np.linalg.qr(both.T)[1].T, 2)
-    found, full = lr.bottleneck_autoencoder(moments, width), least_squares(inputs, targets)
+    found, full = (
+        lr.autoencoding.bottleneck_autoencoder(moments, width),
+        least_squares(inputs, targets),
+    )
     first, second = np.random.default_rng(1).normal(size=(width, 5)), full
     for _ in range(1000):
         second = least_squares(first @ inputs, targets)
@@ -173,12 +188,12 @@ def test_the_bottleneck_is_what_alternating_least_squares_finds(groups, width):
 def test_features_that_never_vary_are_left_alone():
     X, _, _ = problem(GROUPS[0], rank=5)
     X = X.at[2].set(0.0)
-    moments = lr.masked_moments(X, np.asarray(GROUPS[0]), 0.6)
+    moments = lr.autoencoding.masked_moments(X, np.asarray(GROUPS[0]), 0.6)
     expected = least_squares(*augmented(oracles.double(X), GROUPS[0], 0.6))
     others = np.array([0, 1, 3, 4])
-    size = int(30 * condition(lr.masked_moments(X[others], np.arange(4), 0.6)) ** 2)
-    oracles.assert_close(lr.optimal_autoencoder(moments), expected, size=size)
-    oracles.assert_zero(lr.optimal_masked_only(moments)[2], size=size, scale=1.0)
+    size = int(30 * condition(lr.autoencoding.masked_moments(X[others], np.arange(4), 0.6)) ** 2)
+    oracles.assert_close(lr.autoencoding.optimal_autoencoder(moments), expected, size=size)
+    oracles.assert_zero(lr.autoencoding.optimal_masked_only(moments)[2], size=size, scale=1.0)
 
 
 # Is it a nuclear norm? -----------------------------------------------------------------------
@@ -188,25 +203,27 @@ def test_features_that_never_vary_are_left_alone():
 @pytest.mark.parametrize("seed", range(5))
 def test_the_nuclear_norm_is_a_lower_bound(groups, seed):
     X, A, moments = problem(groups, 0.4, seed=seed, rank=5)
-    bound = lr.nuclear_norm_bound(A, X, 0.4)
+    bound = lr.autoencoding.nuclear_norm_bound(A, X, 0.4)
     nuclear = sum(np.linalg.svd(np.asarray(A @ X), compute_uv=False))
     oracles.assert_close(bound, 0.24 * nuclear**2 / X.size, size=30)
-    assert float(bound) < float(lr.masking_penalty(A, moments))
+    assert float(bound) < float(lr.autoencoding.masking_penalty(A, moments))
 
 
 @pytest.mark.parametrize("groups", GROUPS)
 def test_orthogonal_features_of_equal_norm_attain_it(groups):
     rows = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 5)))[0].T
     X = jnp.asarray(3 * rows)
-    moments = lr.masked_moments(X, np.asarray(groups), 0.4)
+    moments = lr.autoencoding.masked_moments(X, np.asarray(groups), 0.4)
     unit = jnp.eye(5)
     oracles.assert_close(
-        lr.masking_penalty(unit, moments), lr.nuclear_norm_bound(unit, X, 0.4), size=30
+        lr.autoencoding.masking_penalty(unit, moments),
+        lr.autoencoding.nuclear_norm_bound(unit, X, 0.4),
+        size=30,
     )
     # There, and only there, soft-thresholding is right as well.
     case = dataclasses.replace(one_case(), keep_prob=jnp.asarray(0.4))
     wrong = statements._soft_threshold(case, X)
-    oracles.assert_close(lr.optimal_autoencoder(moments), wrong, size=30)
+    oracles.assert_close(lr.autoencoding.optimal_autoencoder(moments), wrong, size=30)
 
 
 def test_how_far_from_the_bound_random_autoencoders_are():
@@ -258,7 +275,7 @@ def test_the_wrong_prediction_minimises_the_squared_nuclear_norm(keep_prob):
 
 def test_images_are_averaged_over_a_grid():
     images = np.random.default_rng(0).uniform(size=(49, 11))
-    found = lr.pool_images(images, (3, 2))
+    found = lr.autoencoding.pool_images(images, (3, 2))
     assert found.shape == (6, 11)
     rows, columns = ([0, 1, 2], [3, 4], [5, 6]), ([0, 1, 2, 3], [4, 5, 6])
     expected = np.array(
@@ -382,11 +399,23 @@ def test_a_wrong_formula_is_wrong_on_each_data_set(control):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: lr.patches(4, 5), "size: got 5, wanted 1 to 4"),
-        (lambda: lr.pool_images(np.ones((6, 2)), (1, 1)), "got 6 pixels, wanted a square number"),
-        (lambda: lr.pool_images(np.eye(4), (3, 1)), r"shape: got \(3, 1\), wanted 1 to 2"),
-        (lambda: lr.pool_images(np.ones((4, 2)), (2, 1)), "got a cell without variance"),
-        (lambda: lr.bottleneck_autoencoder(problem()[2], 6), "width: got 6, wanted 1 to 5"),
+        (lambda: lr.autoencoding.patches(4, 5), "size: got 5, wanted 1 to 4"),
+        (
+            lambda: lr.autoencoding.pool_images(np.ones((6, 2)), (1, 1)),
+            "got 6 pixels, wanted a square number",
+        ),
+        (
+            lambda: lr.autoencoding.pool_images(np.eye(4), (3, 1)),
+            r"shape: got \(3, 1\), wanted 1 to 2",
+        ),
+        (
+            lambda: lr.autoencoding.pool_images(np.ones((4, 2)), (2, 1)),
+            "got a cell without variance",
+        ),
+        (
+            lambda: lr.autoencoding.bottleneck_autoencoder(problem()[2], 6),
+            "width: got 6, wanted 1 to 5",
+        ),
     ],
 )
 def test_self_supervised_functions_refuse(call, message, unchecked):

@@ -32,7 +32,7 @@ def stationary(sigma, decay, depth):
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("decay", DECAYS)
 def test_shrink_is_the_best_stationary_value(depth, decay, dtype):
-    found = lr.shrink(jnp.array(VALUES), decay, depth)
+    found = lr.shrinkage.shrink(jnp.array(VALUES), decay, depth)
     expected = [
         min([0.0, *stationary(sigma, decay, depth)], key=lambda s: cost(s, sigma, decay, depth))
         for sigma in VALUES
@@ -45,7 +45,7 @@ def test_shrink_is_the_best_stationary_value(depth, decay, dtype):
 @pytest.mark.parametrize("decay", DECAYS)
 def test_no_value_costs_less(depth, decay):
     grid = np.linspace(0, 2, 4001)
-    for sigma, s in zip(VALUES, lr.shrink(jnp.array(VALUES), decay, depth), strict=True):
+    for sigma, s in zip(VALUES, lr.shrinkage.shrink(jnp.array(VALUES), decay, depth), strict=True):
         least = cost(float(s), sigma, decay, depth)
         assert least <= cost(grid, sigma, decay, depth).min() + np.finfo(float).eps
 
@@ -56,7 +56,9 @@ def test_the_barrier_parts_the_basins(depth, decay):
     """Descent on w from just below the barrier ends at 0, from just above at the other minimum."""
     sigma = 1.0
     low, high = stationary(sigma, decay, depth)
-    oracles.assert_close(lr.barrier(jnp.array([sigma]), decay, depth), np.array([low]), size=99)
+    oracles.assert_close(
+        lr.shrinkage.barrier(jnp.array([sigma]), decay, depth), np.array([low]), size=99
+    )
     for start, end in ((0.99 * low, 0.0), (1.01 * low, high)):
         w = start ** (1 / depth)
         for _ in range(4000):
@@ -69,16 +71,16 @@ def test_the_barrier_parts_the_basins(depth, decay):
 def test_inside_its_basin_descent_ends_at_the_minimiser(depth, decay):
     starts = np.linspace(0.001, 1.5, 60)
     for sigma in (1.0, 0.6):
-        inside = lr.in_basin(jnp.asarray(starts), jnp.full(60, sigma), decay, depth)
-        best = float(lr.shrink(jnp.array([sigma]), decay, depth)[0])
+        inside = lr.shrinkage.in_basin(jnp.asarray(starts), jnp.full(60, sigma), decay, depth)
+        best = float(lr.shrinkage.shrink(jnp.array([sigma]), decay, depth)[0])
         w = starts[np.asarray(inside)] ** (1 / depth)
         for _ in range(4000):
             w -= 0.05 * (w ** (depth - 1) * (w**depth - sigma) + decay * w)
         assert len(w)
         oracles.assert_close(jnp.asarray(w**depth), np.full(len(w), best), steps=4000, scale=1.0)
     # Where descent seems to stand still, beside a saddle, is no basin.
-    still = lr.in_basin(jnp.array([1e-9]), jnp.ones(1), decay, depth)
-    assert bool(still[0]) == (float(lr.shrink(jnp.ones(1), decay, depth)[0]) == 0)
+    still = lr.shrinkage.in_basin(jnp.array([1e-9]), jnp.ones(1), decay, depth)
+    assert bool(still[0]) == (float(lr.shrinkage.shrink(jnp.ones(1), decay, depth)[0]) == 0)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -88,15 +90,15 @@ def test_the_curvature_is_the_second_difference_of_the_cost(depth, decay):
     s, step = np.array([1.5, 0.9, 0.7, 0.4, 0.3, 0.02]), 1e-4
     w, sigma = s ** (1 / depth), np.array(VALUES)
     low, middle, high = (cost(x**depth, sigma, decay, depth) for x in (w - step, w, w + step))
-    found = lr.schatten_curvature(s, sigma, decay, depth)
+    found = lr.shrinkage.schatten_curvature(s, sigma, decay, depth)
     assert isinstance(found, np.ndarray)
     np.testing.assert_allclose(depth * found, (low - 2 * middle + high) / step**2, atol=1e-5)
 
 
 def test_two_layers_and_no_decay_have_no_barrier():
     values = jnp.array(VALUES)
-    assert lr.barrier(values, 0.3).tolist() == [0.0] * len(VALUES)
-    oracles.assert_zero(lr.barrier(values, 0.0, 3), scale=1.0)
+    assert lr.shrinkage.barrier(values, 0.3).tolist() == [0.0] * len(VALUES)
+    oracles.assert_zero(lr.shrinkage.barrier(values, 0.0, 3), scale=1.0)
 
 
 def target(shape, seed=0):
@@ -113,9 +115,9 @@ def test_without_decay_the_minimiser_is_the_best_approximation(shape, dtype):
     left, values, right = np.linalg.svd(oracles.double(Phi), full_matrices=False)
     for rank in (1, 3):
         expected = sum(values[i] * np.outer(left[:, i], right[i]) for i in range(rank))
-        oracles.assert_close(lr.minimiser(Phi, rank), expected, size=max(shape))
+        oracles.assert_close(lr.shrinkage.minimiser(Phi, rank), expected, size=max(shape))
         rest = (values[rank:] ** 2).sum() / 2
-        found = lr.minimum(lr.singular_values(Phi), rank)
+        found = lr.shrinkage.minimum(lr.singular_values(Phi), rank)
         oracles.assert_close(found, rest, size=max(shape), scale=(values**2).sum())
 
 
@@ -125,7 +127,7 @@ def test_without_decay_the_minimiser_is_the_best_approximation(shape, dtype):
 def test_at_full_width_the_minimiser_meets_the_nuclear_norm_s_conditions(shape, decay, dtype):
     """(Phi - Z) / lambda is a subgradient of the nuclear norm: norm 1, and <., Z> = ||Z||_*."""
     Phi = target(shape)
-    Z = oracles.double(lr.minimiser(Phi, min(shape), decay))
+    Z = oracles.double(lr.shrinkage.minimiser(Phi, min(shape), decay))
     slope = (oracles.double(Phi) - Z) / decay
     nuclear = np.linalg.norm(Z, "nuc")
     eps = float(jnp.finfo(dtype).eps)
@@ -136,7 +138,7 @@ def test_at_full_width_the_minimiser_meets_the_nuclear_norm_s_conditions(shape, 
 def balanced(Phi, rank, decay, depth):
     """Layers whose product is the minimiser, all with the singular values s^{1/L}."""
     left, values, right = np.linalg.svd(oracles.double(Phi), full_matrices=False)
-    shrunk = np.asarray(lr.shrink(jnp.asarray(values[:rank]), decay, depth))
+    shrunk = np.asarray(lr.shrinkage.shrink(jnp.asarray(values[:rank]), decay, depth))
     root = np.diag(shrunk ** (1 / depth))
     middle = (root,) * (depth - 2)
     return (root @ right[:rank], *middle, left[:, :rank] @ root)
@@ -148,13 +150,18 @@ def test_the_minimum_is_the_loss_at_balanced_layers(depth, decay):
     Phi, rank = target((6, 4)), 3
     weights = balanced(Phi, rank, decay, depth)
     product = oracles.product(weights, 4)
-    oracles.assert_close(lr.minimiser(Phi, rank, decay, depth), product, size=6, steps=depth)
+    oracles.assert_close(
+        lr.shrinkage.minimiser(Phi, rank, decay, depth), product, size=6, steps=depth
+    )
     squares = sum((W**2).sum() for W in weights)
     expected = ((product - oracles.double(Phi)) ** 2).sum() / 2 + decay / 2 * squares
-    found = lr.decayed_loss(tuple(map(jnp.asarray, weights)), Phi, decay)
+    found = lr.shrinkage.decayed_loss(tuple(map(jnp.asarray, weights)), Phi, decay)
     oracles.assert_close(found, expected, size=24)
     oracles.assert_close(
-        lr.minimum(lr.singular_values(Phi), rank, decay, depth), expected, size=24, steps=depth
+        lr.shrinkage.minimum(lr.singular_values(Phi), rank, decay, depth),
+        expected,
+        size=24,
+        steps=depth,
     )
 
 
@@ -162,12 +169,12 @@ def test_the_minimum_is_the_loss_at_balanced_layers(depth, decay):
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_no_layers_cost_less(depth, decay):
     Phi, rank, rng = target((5, 4)), 2, np.random.default_rng(0)
-    least = float(lr.minimum(lr.singular_values(Phi), rank, decay, depth))
+    least = float(lr.shrinkage.minimum(lr.singular_values(Phi), rank, decay, depth))
     best = balanced(Phi, rank, decay, depth)
     for size in (1e-3, 0.1, 1.0):
         for _ in range(50):
             weights = tuple(jnp.asarray(W + size * rng.normal(size=W.shape)) for W in best)
-            assert float(lr.decayed_loss(weights, Phi, decay)) > least
+            assert float(lr.shrinkage.decayed_loss(weights, Phi, decay)) > least
 
 
 def gradient_of_autoencoder(encoder, decoder, X, decay):
@@ -186,10 +193,10 @@ def test_the_autoencoder_s_minimiser_is_critical_and_none_is_lower(decay):
     decoder = left[:, :width] * np.sqrt(kept)
     for slope in gradient_of_autoencoder(decoder.T, decoder, X, decay):
         oracles.assert_zero(jnp.asarray(slope), size=9, scale=values[0] ** 2)
-    found = lr.autoencoder_minimiser(jnp.asarray(X), width, decay)
+    found = lr.shrinkage.autoencoder_minimiser(jnp.asarray(X), width, decay)
     oracles.assert_close(found, decoder @ decoder.T, size=9, scale=1.0)
-    least = lr.autoencoder_minimum(jnp.asarray(values), width, decay)
-    at_best = lr.autoencoder_loss(
+    least = lr.shrinkage.autoencoder_minimum(jnp.asarray(values), width, decay)
+    at_best = lr.shrinkage.autoencoder_loss(
         (jnp.asarray(decoder.T), jnp.asarray(decoder)), jnp.asarray(X), decay
     )
     oracles.assert_close(least, np.asarray(at_best), size=45)
@@ -197,14 +204,14 @@ def test_the_autoencoder_s_minimiser_is_critical_and_none_is_lower(decay):
         weights = tuple(
             jnp.asarray(W + 0.1 * rng.normal(size=W.shape)) for W in (decoder.T, decoder)
         )
-        assert float(lr.autoencoder_loss(weights, jnp.asarray(X), decay)) > float(least)
+        assert float(lr.shrinkage.autoencoder_loss(weights, jnp.asarray(X), decay)) > float(least)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: lr.shrink(jnp.ones(2), 0.1, 1), "depth: got 1, wanted at least 2"),
-        (lambda: lr.minimiser(jnp.eye(3), 4), "rank: got 4, wanted 1 to 3"),
+        (lambda: lr.shrinkage.shrink(jnp.ones(2), 0.1, 1), "depth: got 1, wanted at least 2"),
+        (lambda: lr.shrinkage.minimiser(jnp.eye(3), 4), "rank: got 4, wanted 1 to 3"),
     ],
 )
 def test_shrinkage_refuses(call, message, unchecked):

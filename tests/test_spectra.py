@@ -51,20 +51,22 @@ def test_sines_agree_with_scipy(seed):
     expected = [
         np.sin(scipy.linalg.subspace_angles(double(one), v[:, None])[0]) for v in double(other).T
     ]
-    assert_close(lr.sines(one, other), expected, size=6, scale=1)
+    assert_close(lr.spectra.sines(one, other), expected, size=6, scale=1)
 
 
 def test_sines_do_not_floor(dtype):
     """arccos of a cosine cannot see angles below the square root of machine epsilon."""
     angle = np.finfo(dtype).eps
     tilted = jnp.array([[1.0], [0.0], [angle]])
-    assert_close(lr.sines(jnp.eye(3)[:, :2], tilted), [angle])
+    assert_close(lr.spectra.sines(jnp.eye(3)[:, :2], tilted), [angle])
 
 
 def test_sines_do_not_depend_on_the_basis(dtype):
     basis, turn, vectors = rotation(0, 6, 3), rotation(1, 3, 3), rotation(2, 6, 4)
-    assert_close(lr.sines(basis @ turn, vectors), lr.sines(basis, vectors), size=6, scale=1)
-    assert_zero(lr.sines(basis, basis @ turn), size=6, scale=1)
+    assert_close(
+        lr.spectra.sines(basis @ turn, vectors), lr.spectra.sines(basis, vectors), size=6, scale=1
+    )
+    assert_zero(lr.spectra.sines(basis, basis @ turn), size=6, scale=1)
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=6).filter(lambda v: max(v) > 1e-3))

@@ -59,7 +59,7 @@ def reduced_run(target, scales, eta, decay, steps):
 @partial(jax.jit, static_argnames="size")
 def measure(frame, trajectory, size):
     """Blocks at each recorded step."""
-    return jax.vmap(lambda weights: lr.blocks(frame, weights, size))(trajectory)
+    return jax.vmap(lambda weights: lr.subspace.blocks(frame, weights, size))(trajectory)
 
 
 frame_of = jax.jit(lr.frame, static_argnames="rank")
@@ -69,7 +69,7 @@ losses_of = jax.jit(jax.vmap(lr.factorization_loss, (0, None)))
 
 @partial(jax.jit, static_argnames="dim")
 def spectra_of(inner, bulk, dim):
-    return jax.vmap(lambda w, b: lr.reduced_spectra(jnp.stack(w), b, dim))(inner, bulk)
+    return jax.vmap(lambda w, b: lr.subspace.reduced_spectra(jnp.stack(w), b, dim))(inner, bulk)
 
 
 def assert_theorem_holds(chosen, rank, decay, steps=STEPS, eta=ETA):
@@ -145,7 +145,7 @@ def test_blocks_are_those_of_the_rotated_layers():
     W, Phi, _ = problem()
     U, V = double(frame_of(W, Phi, 2))
     moved = tuple(w + 0.1 * jax.random.normal(jax.random.key(9), w.shape) for w in W)
-    seen = lr.blocks(frame_of(W, Phi, 2), moved, 4)
+    seen = lr.subspace.blocks(frame_of(W, Phi, 2), moved, 4)
     for l, w in enumerate(double(moved)):
         rotated = U[l].T @ w @ V[l]
         bulk = rotated[4:, 4:]
@@ -157,7 +157,7 @@ def test_blocks_are_those_of_the_rotated_layers():
 
 def test_at_the_start_the_blocks_are_multiples_of_the_identity(case):
     (W, Phi, scales), _, rank = case
-    seen = lr.blocks(frame_of(W, Phi, rank), W, 2 * rank)
+    seen = lr.subspace.blocks(frame_of(W, Phi, rank), W, 2 * rank)
     how = {"size": len(Phi), "steps": len(W), "scale": float(scales.max())}
     assert_close(seen.rho, scales, **how)
     assert_close(seen.inner, double(scales)[:, None, None] * np.eye(2 * rank), **how)
@@ -292,7 +292,7 @@ def test_nothing_is_promoted():
         frame = lr.frame(W, Phi, 2)
         run = lr.reduced_dynamics(lr.reduced_target(frame, Phi, 4), scales, eta, decay, STEPS)
         bulk = lr.rho(scales, eta, decay, STEPS)
-        return lr.blocks(frame, lr.expand(frame, run.params, bulk[-1]), 4)
+        return lr.subspace.blocks(frame, lr.expand(frame, run.params, bulk[-1]), 4)
 
     chosen = problem()
     with jax.numpy_dtype_promotion("strict"):
@@ -305,7 +305,9 @@ def test_mean_loss_rescales_the_step_and_the_decay(dtype):
     total = full_run(W, Phi, ETA, decay, STEPS)
 
     def mean(decay):
-        return full_run(W, Phi, ETA * n, decay, STEPS, loss=lr.mean_factorization_loss)
+        return full_run(
+            W, Phi, ETA * n, decay, STEPS, loss=lr.factorization.mean_factorization_loss
+        )
 
     assert_close(mean(decay / n), total, steps=60, size=9)
     assert_apart(mean(decay), total)
@@ -339,8 +341,8 @@ def broken(kind):
     if kind == "rank above r":
         Phi = problem(rank=3).target
     if kind == "masked":
-        mask = lr.observe(jax.random.key(8), (9, 9), 0.7)
-        loss = partial(lr.masked_loss, mask=mask)
+        mask = lr.masking.observe(jax.random.key(8), (9, 9), 0.7)
+        loss = partial(lr.masking.masked_loss, mask=mask)
     if kind == "Adam":
         optimizer = optax.adam(0.01)
     run = lr.simulate(lambda w: loss(w, Phi), W, optimizer, STEPS)
@@ -351,12 +353,12 @@ def broken(kind):
     "kind", ["Gaussian start", "one layer not orthogonal", "rank above r", "masked", "Adam"]
 )
 def test_without_a_hypothesis_the_blocks_mix(kind, dtype):
-    seen = lr.blocks(*broken(kind), 4)
+    seen = lr.subspace.blocks(*broken(kind), 4)
     assert np.all(np.asarray(seen.off_block) > np.sqrt(np.finfo(dtype).eps))
 
 
 def test_the_same_run_with_all_hypotheses_does_not_mix(dtype):
-    assert_zero(lr.blocks(*broken("none"), 4).off_block, steps=60, size=9, scale=1)
+    assert_zero(lr.subspace.blocks(*broken("none"), 4).off_block, steps=60, size=9, scale=1)
 
 
 @pytest.mark.parametrize(
@@ -374,19 +376,19 @@ def test_wrong_recursions_fail(power, decays, dtype):
 @pytest.mark.parametrize("scale", [1.0, 0.5, 2.0])
 def test_start_scales(scale, dtype):
     W = problem(scale=scale, spread=3.0)
-    assert_close(lr.start_scales(W.weights), W.scales, size=81)
+    assert_close(lr.subspace.start_scales(W.weights), W.scales, size=81)
     (rectangular,) = lr.orthogonal_layers(jax.random.key(0), (6, 2), jnp.full(1, scale))
-    assert_close(lr.start_scales((rectangular,)), [scale], size=12)
+    assert_close(lr.subspace.start_scales((rectangular,)), [scale], size=12)
 
 
 @given(st.lists(st.floats(-10, 10), min_size=4, max_size=4))
 def test_product_of_others(values):
     expected = [np.prod(values[:l] + values[l + 1 :]) for l in range(4)]
-    assert_close(lr.product_of_others(jnp.array(values)), expected, scale=10.0**3)
+    assert_close(lr.subspace.product_of_others(jnp.array(values)), expected, scale=10.0**3)
 
 
 def test_reduced_spectra_counts_a_negative_bulk():
-    found = lr.reduced_spectra(jnp.diag(jnp.array([3.0, 1.0]))[None], jnp.array([-2.0]), 5)
+    found = lr.subspace.reduced_spectra(jnp.diag(jnp.array([3.0, 1.0]))[None], jnp.array([-2.0]), 5)
     assert found.tolist() == [[3, 2, 2, 2, 1]]
 
 
@@ -416,7 +418,7 @@ def test_reduced_lanes_are_reduced_runs(depth, dtype):
     targets = rng.normal(size=(5, 3, 3)) / 2
     scales, eta = rng.uniform(0.2, 0.8, (5, depth)), rng.uniform(0.02, 0.1, 5)
     for decay in (rng.uniform(0, 0.1, 5), rng.uniform(0, 0.1, (5, depth))):
-        run = lr.reduced_lanes(
+        run = lr.subspace.reduced_lanes(
             jnp.asarray(targets),
             jnp.asarray(scales),
             jnp.asarray(eta),
@@ -446,7 +448,7 @@ def test_reduced_lanes_in_a_sweep_equal_a_sweep_of_reduced_runs():
     def batched(eps):
         copies = jnp.broadcast_to(target[None], (len(eps), 2, 2))
         scales = jnp.broadcast_to(eps[:, None], (len(eps), 3))
-        run = lr.reduced_lanes(copies, scales, jnp.full_like(eps, 0.1), 0 * eps, steps)
+        run = lr.subspace.reduced_lanes(copies, scales, jnp.full_like(eps, 0.1), 0 * eps, steps)
         return {"layers": jnp.stack(run.records, axis=1)}
 
     def single(eps):
@@ -464,7 +466,7 @@ def test_the_layout_puts_the_runs_last():
 
     def final(targets):
         scales = jnp.ones((64, 3))
-        return lr.reduced_lanes(targets, scales, ones, 0 * ones, np.array([5])).params
+        return lr.subspace.reduced_lanes(targets, scales, ones, 0 * ones, np.array([5])).params
 
     jaxpr = str(jax.make_jaxpr(final)(jnp.ones((64, 6, 6))))
     _, loop = jaxpr.split("scan[")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lrdyn
-from lrdyn import baselines, exhibits, rendering
 from lrdyn.adapters import memory
+from lrdyn.drawing import baselines, exhibits, rendering
 from paper_figs import BASELINES, table1_memory
 from paper_figs.table1_memory import ABSENT, ADAM, FORMS, METHODS, TABLE, measure, programs
 from tests import oracles
@@ -120,7 +120,7 @@ def problem():
 def adapted(weights):
     """W, B and A, as LoRA and ReLoRA hold them."""
     W, B, A = weights
-    return lrdyn.RELORA.split(lrdyn.Parts(W, lrdyn.Projector(A.T, "right"), B))
+    return lrdyn.RELORA.split(lrdyn.adapters.Parts(W, lrdyn.adapters.Projector(A.T, "right"), B))
 
 
 def factors(split):
@@ -190,7 +190,7 @@ def test_galore_and_relora_are_those_of_the_library(problem):
     refreshed, _ = program.refresh(begin, program.init(begin), batch, jax.random.key(1))
 
     def total(split):
-        return lrdyn.merged(lrdyn.RELORA_FROZEN.parts(split))
+        return lrdyn.adapters.merged(lrdyn.RELORA_FROZEN.parts(split))
 
     merged = total(run(program, refreshed, batch))
     oracles.assert_close(merged, reference(problem, lrdyn.RELORA_FROZEN), **how)
@@ -216,7 +216,9 @@ def test_a_restart_of_relora_keeps_the_function(problem):
     fresh, state = program.refresh(*used, batch, jax.random.key(1))
     parts, before = (lrdyn.RELORA.parts(split) for split in (fresh, used[0]))
     X = batch[0]
-    oracles.assert_close(lrdyn.layered(parts) @ X, lrdyn.merged(before) @ X, size=N)
+    oracles.assert_close(
+        lrdyn.adapters.layered(parts) @ X, lrdyn.adapters.merged(before) @ X, size=N
+    )
     B, A = factors(fresh)
     assert not B.any()
     assert A.all()

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import lrdyn as lr
 from lrdyn import cli
-from lrdyn.judging import ratio_of, residuals
+from lrdyn.engine.judging import ratio_of, residuals
 from lrdyn.theorem import Claim, Flag, Statement, Theorem, one_of, relative_response
 from tests.runs import ROOT, python
 

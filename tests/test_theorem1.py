@@ -10,12 +10,13 @@ import pytest
 import lrdyn as lr
 from lrdyn import cli
 from lrdyn.claims import tolerance
-from lrdyn.judging import residuals
-from lrdyn.produce import claims_job, taken
+from lrdyn.engine.judging import residuals
+from lrdyn.engine.produce import claims_job, taken
 from lrdyn.theorem import Outcome
-from lrdyn.theorems import autoencoder, critical_points, weight_decay
-from lrdyn.theorems.theorem1 import THEOREM1
-from lrdyn.theorems.theorem1_figures import landscape_figure, shrinkage_figure
+from lrdyn.theorems.theorem1 import THEOREM1, critical_points
+from lrdyn.theorems.theorem1 import minimisers as weight_decay
+from lrdyn.theorems.theorem1 import regularised_autoencoder as autoencoder
+from lrdyn.theorems.theorem1.figures import landscape_figure, shrinkage_figure
 from tests import oracles
 from tests.runs import finished
 
@@ -129,9 +130,9 @@ def test_no_curvature_is_less_than_the_separation(values, decay):
     least = float(critical_points.separation(values, jnp.asarray(decay)))
     saddle = float(critical_points.margin(values, jnp.asarray(decay)))
     for rank in range(1, count + 1):
-        sets = lr.index_sets(count, rank)
-        sets = sets[np.asarray(lr.admissible(sets, values, decay))]
-        every = np.asarray(lr.hessian_spectrum(values, sets, (count + 2, count), decay))
+        sets = lr.landscape.index_sets(count, rank)
+        sets = sets[np.asarray(lr.landscape.admissible(sets, values, decay))]
+        every = np.asarray(lr.landscape.hessian_spectrum(values, sets, (count + 2, count), decay))
         away = abs(every[abs(every) > 1e-12])
         assert away.min() > least * (1 - 1e-12)
         negative = every[:, 0][every[:, 0] < -1e-12]
@@ -156,7 +157,7 @@ def test_the_images_are_centred_and_of_full_rank():
 def test_the_factor_of_the_inputs_has_the_loss_of_the_inputs(dtype):
     flags = taken(autoencoder.make_case, {**FLAGS, "target_scale": 4.0})
     case = autoencoder.make_case(KEY, **flags)
-    a, b = (lr.autoencoder_loss(case.weights, X, 0.3) for X in (case.inputs, case.factor))
+    a, b = (lr.shrinkage.autoencoder_loss(case.weights, X, 0.3) for X in (case.inputs, case.factor))
     oracles.assert_close(a, np.asarray(b), size=500 * 25)
     oracles.assert_close(lr.singular_values(case.inputs)[0], np.array(2.0), size=500)
 
@@ -217,10 +218,10 @@ def test_the_landscape_shows_every_critical_point(groups):
     assert len(figure.axes) == 2
     for ax, decay in zip(figure.axes, (0.0, 0.1), strict=True):
         values = jnp.array([1, 5 / 6, 4 / 6, 1 / 2])
-        sets = lr.index_sets(4, 2)
-        losses = lr.critical_values(values, sets, decay)
+        sets = lr.landscape.index_sets(4, 2)
+        losses = lr.landscape.critical_values(values, sets, decay)
         expected = np.stack(
-            [lr.smallest_curvature(values, sets, decay), losses - losses.min()], axis=1
+            [lr.landscape.smallest_curvature(values, sets, decay), losses - losses.min()], axis=1
         )
         for marker in ("o", "."):
             found = points_of(ax, marker)
@@ -251,12 +252,16 @@ def test_the_figure_of_shrinkage_shows_the_ends_of_descent(groups):
     for line, decay in zip(curves, (0.0, 0.1), strict=True):
         grid, curve = (jnp.asarray(values, float) for values in line.get_data())
         shown = np.isfinite(curve)
-        oracles.assert_close(curve[shown], np.asarray(lr.shrink(grid, decay, 3))[shown], size=9)
+        oracles.assert_close(
+            curve[shown], np.asarray(lr.shrinkage.shrink(grid, decay, 3))[shown], size=9
+        )
     found = points_of(ax, "o")
     found = found[np.isfinite(found).all(axis=1)]
     assert len(found)
     apart = [
-        min(abs(s - float(lr.shrink(jnp.array([x]), decay, 3)[0])) for decay in (0.0, 0.1))
+        min(
+            abs(s - float(lr.shrinkage.shrink(jnp.array([x]), decay, 3)[0])) for decay in (0.0, 0.1)
+        )
         for x, s in found
     ]
     assert max(apart) < tolerance("identity", float, steps=4000, size=6)

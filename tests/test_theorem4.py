@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from lrdyn.adapters.galore import GALORE
-from lrdyn.produce import concerned, unoptimized, validate
+from lrdyn.engine.produce import concerned, unoptimized, validate
 from lrdyn.theorem import Outcome, with_condition
-from lrdyn.theorems.low_rank_training import (
+from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, check
+from lrdyn.theorems.theorem4.figures import plot_paths
+from lrdyn.theorems.theorem4.optimizer_state import OPTIMIZER_STATE
+from lrdyn.theorems.theorem4.problems import (
     LOSS,
     PROBLEMS,
     at,
@@ -29,9 +32,6 @@ from lrdyn.theorems.low_rank_training import (
     train,
     unflat,
 )
-from lrdyn.theorems.optimizer_state import OPTIMIZER_STATE
-from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, check
-from lrdyn.theorems.theorem4_figures import plot_paths
 from tests import oracles
 from tests.runs import finished
 

@@ -35,7 +35,9 @@ def predict(case):
 
     start = balance(case.weights)
     at_rest = (case.weights, jnp.zeros_like(start))
-    _, drift = lrdyn.iterate(step, at_rest, np.asarray(case.steps), record=lambda state: state[1])
+    _, drift = lrdyn.descent.iterate(
+        step, at_rest, np.asarray(case.steps), record=lambda state: state[1]
+    )
     return {"balance": start + case.learning_rate**2 * drift}
 
 

@@ -48,7 +48,7 @@ def train(case):
 
 def plot(groups):
     """Draw the loss of the first seed: a curve for each depth and scale."""
-    from lrdyn import plotting
+    from lrdyn.drawing import plotting
 
     results = groups["/"].isel(seed=0, dim=0)
     with plotting.style():

@@ -17,7 +17,7 @@ from lrdyn.descent import Trajectory, divergence_limit, first_divergence
 
 Loss = Callable[[PyTree], Float[Array, ""]]
 Choice = Callable[[Key[Array, ""] | None, PyTree], PyTree]
-"""``choose(key, gradients)``: a :class:`~lrdyn.LinearMap` for each parameter."""
+"""``choose(key, gradients)``: a :class:`~lrdyn.adapters.LinearMap` for each parameter."""
 
 
 # Its lines -------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def begin(
 
     Example:
         >>> import lrdyn, optax, jax.numpy as jnp
-        >>> S = lrdyn.Projector(jnp.ones((2, 1)), "left")
+        >>> S = lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
         >>> begin(lrdyn.GALORE, optax.trace(0.9), jnp.ones((2, 3)), S).optimizer.trace.shape
         (1, 3)
     """
@@ -89,7 +89,7 @@ def refresh(
         >>> import lrdyn, optax, jax.numpy as jnp
         >>> from lrdyn.adapters.state import POLICIES
         >>> rule, loss = optax.sgd(1.0), lambda W: jnp.sum(W ** 2) / 2
-        >>> S, T = (lrdyn.Projector(jnp.eye(2)[:, i:i + 1], "left") for i in (0, 1))
+        >>> S, T = (lrdyn.adapters.Projector(jnp.eye(2)[:, i:i + 1], "left") for i in (0, 1))
         >>> state = begin(lrdyn.RELORA_FROZEN, rule, jnp.ones((2, 1)), S)
         >>> value, state = step(lrdyn.RELORA_FROZEN, loss, rule, state)
         >>> state = refresh(lrdyn.RELORA_FROZEN, loss, rule, state, lambda key, G: T,
@@ -128,7 +128,7 @@ def step(
 
     Example:
         >>> import lrdyn, optax, jax.numpy as jnp
-        >>> rule, S = optax.sgd(0.5), lrdyn.Projector(jnp.eye(2)[:, :1], "left")
+        >>> rule, S = optax.sgd(0.5), lrdyn.adapters.Projector(jnp.eye(2)[:, :1], "left")
         >>> state = begin(lrdyn.GALORE, rule, jnp.ones((2, 1)), S)
         >>> value, state = step(lrdyn.GALORE, lambda W: jnp.sum(W ** 2) / 2, rule, state)
         >>> float(value), state.split.trained.tolist()
@@ -208,7 +208,7 @@ def low_rank_descent(
         period: T, in steps; none for a method without a refresh.
         side: ``left``, ``right``, ``smaller`` or ``larger``, see
             :func:`~lrdyn.adapters.maps.resolve_side`; if not given, as the method was published.
-        choose: maps a random key and the gradients to a :class:`~lrdyn.LinearMap` for each
+        choose: maps a random key and the gradients to a :class:`~lrdyn.adapters.LinearMap` for each
             parameter; if not given, as the method was published.
         key: random key of the factors that are drawn; that of a refresh is ``fold_in(key, t)``.
         state: policy at a refresh, or a function, see

@@ -66,7 +66,7 @@ DECOMPOSED = Formula("", ("mn + mb", SVD))
 
 @runtime_checkable
 class HasFootprint(Protocol):
-    """What has a footprint beside it, such as a :class:`lrdyn.Method`."""
+    """What has a footprint beside it, such as a :class:`lrdyn.adapters.Method`."""
 
     @property
     def memory(self) -> Footprint:
@@ -126,7 +126,7 @@ def weights_held(method: Held, m: int, n: int, r: int) -> int:
     """Count the weights held for a matrix: mn, and r(m + n) more for adapters.
 
     Args:
-        method: a :class:`lrdyn.Method`, or a :class:`Footprint`.
+        method: a :class:`lrdyn.adapters.Method`, or a :class:`Footprint`.
         m: rows.
         n: columns.
         r: rank.
@@ -148,7 +148,7 @@ def adam_state(method: Held, m: int, n: int, r: int) -> int:
     Step counters are not included; see :class:`Footprint`.
 
     Args:
-        method: a :class:`lrdyn.Method`, or a :class:`Footprint`.
+        method: a :class:`lrdyn.adapters.Method`, or a :class:`Footprint`.
         m: rows.
         n: columns.
         r: rank.
@@ -168,7 +168,7 @@ def state_bytes(method: Held, m: int, n: int, r: int, itemsize: int = 4) -> int:
     """Bytes of Adam's state, of P and of the step counters.
 
     Args:
-        method: a :class:`lrdyn.Method`, or a :class:`Footprint`.
+        method: a :class:`lrdyn.adapters.Method`, or a :class:`Footprint`.
         m: rows.
         n: columns.
         r: rank.
@@ -192,7 +192,7 @@ def temporaries(
     """Count the entries that a step holds at its fullest moment beside weights, state and batch.
 
     Args:
-        method: a :class:`lrdyn.Method`, or a :class:`Footprint`.
+        method: a :class:`lrdyn.adapters.Method`, or a :class:`Footprint`.
         m: rows.
         n: columns, not fewer.
         r: rank.
@@ -223,7 +223,7 @@ def program_formula(method: Held, *, layered: bool = False, refresh: bool = Fals
     """Look up the temporaries of one program of a method.
 
     Args:
-        method: a :class:`lrdyn.Method`, or a :class:`Footprint`.
+        method: a :class:`lrdyn.adapters.Method`, or a :class:`Footprint`.
         layered: compute W x + B (A x) instead of (W + B A) x.
         refresh: those of a refresh instead.
 

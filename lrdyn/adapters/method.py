@@ -13,7 +13,7 @@ from lrdyn.adapters.memory import Footprint
 from lrdyn.adapters.state import Policy
 
 Choose = Callable[[Key[Array, ""] | None, PyTree, int, Side], PyTree]
-"""``choose(key, gradients, rank, side)``: a :class:`~lrdyn.LinearMap` for each parameter."""
+"""``choose(key, gradients, rank, side)``: one :class:`~lrdyn.adapters.LinearMap` a parameter."""
 
 
 class Parts(NamedTuple):
@@ -22,7 +22,7 @@ class Parts(NamedTuple):
     weights: PyTree
     """W."""
     maps: PyTree
-    """S: a :class:`~lrdyn.LinearMap` for each parameter, as chosen at the last refresh."""
+    """S: a :class:`~lrdyn.adapters.LinearMap` for each parameter, as chosen at the last refresh."""
     coordinates: PyTree
     """A (B, if S is on the right); None if there is nothing to merge."""
 
@@ -48,7 +48,7 @@ def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
 
     Example:
         >>> import lrdyn, jax.numpy as jnp
-        >>> merged(Parts(jnp.ones(2), lrdyn.Identity(), jnp.ones(2))).tolist()
+        >>> merged(Parts(jnp.ones(2), lrdyn.adapters.Identity(), jnp.ones(2))).tolist()
         [2.0, 2.0]
     """
     if parts.coordinates is None:
@@ -68,7 +68,7 @@ def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
 
     Example:
         >>> import lrdyn, jax.numpy as jnp
-        >>> S = lrdyn.Projector(jnp.ones((2, 1)), "left")
+        >>> S = lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
         >>> layer = layered(Parts(jnp.eye(2), S, jnp.ones((1, 2))))
         >>> layer.left.shape, (layer @ jnp.ones(2)).tolist()
         ((2, 1), [3.0, 3.0])
@@ -92,7 +92,7 @@ def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
 
     Example:
         >>> import lrdyn, jax.numpy as jnp
-        >>> W, S = jnp.ones(2), lrdyn.Identity()
+        >>> W, S = jnp.ones(2), lrdyn.adapters.Identity()
         >>> restarted(Parts(W, S, W), 2 * W, S).coordinates.tolist()
         [0.0, 0.0]
     """

@@ -45,7 +45,7 @@ def transport_moments(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) ->
 
     Example:
         >>> import lrdyn, optax, jax.numpy as jnp
-        >>> old, new = (lrdyn.Projector(jnp.eye(2)[:, i:i + 1], "left") for i in (0, 1))
+        >>> old, new = (lrdyn.adapters.Projector(jnp.eye(2)[:, i:i + 1], "left") for i in (0, 1))
         >>> state = (optax.TraceState(jnp.ones((1, 2))),)
         >>> transport_moments(state, state, old, new)[0].trace.tolist()
         [[0.0, 0.0]]

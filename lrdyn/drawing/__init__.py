@@ -1,0 +1,1 @@
+"""Drawing: verdicts, figures and tables."""

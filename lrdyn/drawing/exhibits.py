@@ -1,0 +1,246 @@
+"""Figures and tables: the runs they are drawn from, the numbers they show, the files they become.
+
+A :class:`Figure` or a :class:`Table` is data, in this repository or in somebody else's. Both are an
+:class:`Exhibit`, which names the experiments whose saved results it shows; they differ only in the
+files that are made from the numbers. :func:`lrdyn.drawing.rendering.render` makes them, and
+:func:`lrdyn.drawing.figures.main` gives a list of them a command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from lrdyn.drawing import tables
+from lrdyn.engine.judging import SIZE, Groups
+from lrdyn.engine.runs import Run, run_of
+from lrdyn.theorem import Experiment
+
+Results = Mapping[str, Groups]
+"""Source -> content of its ``results.nc``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """A figure or a table of a paper, see :class:`Figure` and :class:`Table`.
+
+    Args:
+        name: short name, ``fig03``; also that of its files.
+        title: one line.
+        caption: text, a format string filled from the settings and the attributes of the dataset.
+            Mathematics between dollar signs is that of LaTeX; elsewhere the signs are dropped.
+        sources: ``sources(**settings)``: name -> the run of an experiment, at least one; see
+            :func:`drawn_from` for one alone.
+        numbers: ``numbers(results, **settings)``: the numbers shown, from saved results alone, with
+            named dimensions and coordinates; ``results`` has the names of ``sources``.
+        presets: preset -> settings, JSON-able; numbers are made anew when they differ.
+        needs: package that must be installed -> how to install it.
+        thin: the part of the numbers kept as a baseline; everything by default.
+    """
+
+    name: str
+    title: str
+    caption: str
+    sources: Callable[..., Mapping[str, Run]]
+    numbers: Callable[..., xr.Dataset]
+    presets: Mapping[str, Mapping[str, Any]]
+    needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    thin: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset
+
+    def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
+        """Texts to be saved, from the saved numbers alone.
+
+        Args:
+            dataset: the numbers.
+
+        Returns:
+            Suffix of a file -> its text. ``.txt`` is one of them.
+        """
+        return {".txt": caption(self, dataset)}
+
+    def pictures(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
+        """Save what is not text, atomically.
+
+        Args:
+            dataset: the numbers.
+            stem: path without suffix.
+
+        Returns:
+            The paths.
+        """
+        return ()
+
+    def shown(self, dataset: xr.Dataset) -> str:
+        """What the command line shows of it beside the path of its first file.
+
+        Args:
+            dataset: the numbers.
+
+        Returns:
+            Lines; empty for nothing.
+        """
+        return ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure(Exhibit):
+    """One figure of a paper: a picture as PNG and PDF, its caption as text.
+
+    Args:
+        name: see :class:`Exhibit`, as for all that is not named here.
+        draw: ``draw(dataset)``: the matplotlib figure, from the saved numbers alone.
+    """
+
+    draw: Callable[[xr.Dataset], Any]
+
+    def pictures(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
+        """Draw numbers and save the picture as PNG and PDF, atomically.
+
+        Args:
+            dataset: the numbers.
+            stem: path without suffix.
+
+        Returns:
+            The two paths.
+        """
+        from lrdyn.drawing import plotting
+
+        with plotting.style():
+            drawn = self.draw(dataset)
+        return plotting.save(drawn, stem)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table(Exhibit):
+    """One table of a paper: as text above its caption, as CSV and as LaTeX.
+
+    Args:
+        name: see :class:`Exhibit`, as for all that is not named here.
+        tabulate: ``tabulate(dataset)``: the cells, from the saved numbers alone.
+    """
+
+    tabulate: Callable[[xr.Dataset], tables.Grid]
+
+    def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
+        """The table as text, CSV and LaTeX.
+
+        Args:
+            dataset: the numbers.
+
+        Returns:
+            Suffix of a file -> its text.
+        """
+        grid = self.tabulate(dataset)
+        below = _filled(self, dataset)
+        return {
+            ".txt": f"{tables.as_text(grid)}\n{caption(self, dataset)}",
+            ".csv": tables.as_csv(grid),
+            ".tex": tables.as_latex(grid, f"{self.title}. {below}", self.name),
+        }
+
+    def shown(self, dataset: xr.Dataset) -> str:
+        """The table as text.
+
+        Args:
+            dataset: the numbers.
+
+        Returns:
+            Lines.
+        """
+        return tables.as_text(self.tabulate(dataset))
+
+
+def drawn_from(
+    experiment: Experiment, *, preset: str = "paper"
+) -> Callable[..., Mapping[str, Run]]:
+    """Sources of an exhibit that shows one run with one seed.
+
+    Args:
+        experiment: its flags, and ``seed``, are the settings of the exhibit.
+        preset: of the run, whose flags are all given: ``paper`` lets XLA optimise its programs,
+            ``quick`` suits those that take longer to compile than to run.
+
+    Returns:
+        A function for :class:`Exhibit`; the run has the name of the experiment.
+
+    Example:
+        >>> from lrdyn.theorem import Statement
+        >>> line = Experiment("line", "a line", (), (Statement("line", lambda key: key),))
+        >>> drawn_from(line)(seed=3)["line"].config["seed"]
+        3
+    """
+    return lambda **settings: {
+        experiment.name: run_of(experiment, preset=preset, seeds=1, **settings)
+    }
+
+
+def one_seed(groups: Groups) -> xr.Dataset:
+    """Arrays of the first statement of a run with one seed, without what judges need.
+
+    Args:
+        groups: content of ``results.nc``.
+
+    Returns:
+        The arrays over the swept flags.
+
+    Example:
+        >>> root = xr.Dataset({"y": ("seed", [3.0]), SIZE: ("seed", [2])}, attrs={"digest": "0"})
+        >>> found = one_seed({"/": root})
+        >>> list(found), found["y"].dims, found.attrs
+        (['y'], (), {})
+    """
+    return groups["/"].isel(seed=0, drop=True).drop_vars(SIZE).drop_attrs(deep=False)
+
+
+def missing(exhibit: Exhibit) -> str:
+    """Say what a figure or table lacks to be computed here.
+
+    Args:
+        exhibit: the figure or table.
+
+    Returns:
+        One line; empty if nothing is missing.
+
+    Example:
+        >>> needs = {"nosuch": "pip install nosuch"}
+        >>> missing(Exhibit(
+        ...     name="f", title="", caption="", sources=dict, numbers=xr.Dataset, presets={},
+        ...     needs=needs))
+        'the package nosuch (pip install nosuch)'
+    """
+    absent = [name for name in exhibit.needs if importlib.util.find_spec(name) is None]
+    return ", ".join(f"the package {name} ({exhibit.needs[name]})" for name in absent)
+
+
+def caption(exhibit: Exhibit, dataset: xr.Dataset) -> str:
+    r"""Caption with its settings and results filled in.
+
+    Args:
+        exhibit: the figure or table.
+        dataset: its numbers.
+
+    Returns:
+        The text, wrapped.
+
+    Example:
+        >>> f = Exhibit(
+        ...     name="f", title="Title", caption="Rank {rank}, {gap:.0e}.", sources=dict,
+        ...     numbers=xr.Dataset, presets={})
+        >>> caption(f, xr.Dataset(attrs={"settings": '{"rank": 3}', "gap": 1e-15}))
+        'f. Title. Rank 3, 1e-15.\n'
+    """
+    text = f"{exhibit.name}. {exhibit.title}. {_filled(exhibit, dataset)}"
+    return textwrap.fill(tables.plain(text), 100) + "\n"
+
+
+def _filled(exhibit: Exhibit, dataset: xr.Dataset) -> str:
+    """Caption with its values, in one line."""
+    values = {**json.loads(dataset.attrs["settings"]), **dataset.attrs}
+    return " ".join(exhibit.caption.format_map(values).split())

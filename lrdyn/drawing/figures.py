@@ -1,0 +1,131 @@
+"""The command line of figures and tables: draw them, compare their numbers with baselines."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrdyn.cli import BadInput, Parser
+from lrdyn.drawing.baselines import check, write_baseline
+from lrdyn.drawing.exhibits import Exhibit, missing
+from lrdyn.drawing.rendering import render
+
+ACTIONS = {
+    "draw": "draw figures and write tables, running what has no results (default)",
+    "check": "compare their numbers with the baselines",
+    "baseline": "make their numbers the baselines",
+}
+
+
+def main(
+    exhibits: Sequence[Exhibit],
+    baselines: Path,
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str = "figures",
+) -> int:
+    """Command line of figures and tables: ``[draw|check|baseline] [name ...] [flags]``.
+
+    Args:
+        exhibits: the figures and tables.
+        baselines: folder of the baselines.
+        argv: arguments; those of the process by default.
+        prog: name of the command in its messages.
+
+    Returns:
+        Exit status: 0, or 1 if what is checked differs.
+
+    Raises:
+        BadInput: the arguments are not valid.
+    """
+    options = _parser(exhibits, prog).parse(sys.argv[1:] if argv is None else argv)
+    action, chosen = _choose(options.figures, exhibits)
+    _writable(options.out)
+    _known_preset(options.preset, chosen)
+    for exhibit in exhibits:
+        if missing(exhibit) and not set(options.figures) - set(ACTIONS):
+            print(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
+    act = {"draw": _draw, "check": _check, "baseline": _baseline}[action]
+    agree = [act(exhibit, options, baselines) for exhibit in chosen]
+    return 0 if all(agree) else 1
+
+
+def _parser(exhibits: Sequence[Exhibit], prog: str) -> Parser:
+    lines = [f"  {name:<9} {text}" for name, text in ACTIONS.items()]
+    lines += ["", *(f"  {exhibit.name:<9} {exhibit.title}" for exhibit in exhibits)]
+    parser = Parser(
+        prog,
+        "Write figures and tables beside their numbers, or compare the numbers with the baselines.",
+        epilog="\n".join(["words:", *lines]),
+    )
+    parser.add_argument(
+        "figures", nargs="*", metavar="figure", help="words below; everything by default"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("results"), metavar="DIR", help="default: results"
+    )
+    parser.add_argument("--preset", default="quick", metavar="quick|paper", help="default: quick")
+    parser.add_argument(
+        "--recompute", action="store_true", help="use neither saved numbers nor saved results"
+    )
+    return parser
+
+
+def _choose(words: Sequence[str], exhibits: Sequence[Exhibit]) -> tuple[str, list[Exhibit]]:
+    action = words[0] if words and words[0] in ACTIONS else "draw"
+    names = list(words[1:] if words and words[0] in ACTIONS else words)
+    known = {exhibit.name: exhibit for exhibit in exhibits}
+    for name in names:
+        if name not in known:
+            raise BadInput(f"figure: got {name!r}, wanted one of {', '.join(known)}")
+        if missing(known[name]):
+            raise BadInput(f"figure: got {name!r}, wanted {missing(known[name])} for it")
+    chosen = [known[name] for name in dict.fromkeys(names)]
+    return action, chosen or [exhibit for exhibit in exhibits if not missing(exhibit)]
+
+
+def _writable(out: Path) -> None:
+    existing = next(
+        folder for folder in (out / "figures", *(out / "figures").parents) if folder.exists()
+    )
+    if not existing.is_dir():
+        raise BadInput(
+            f"--out: got {str(out)!r}, where {str(existing)!r} is a file, wanted a folder"
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise BadInput(f"--out: got {str(out)!r}, wanted a folder that can be written")
+
+
+def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
+    for exhibit in exhibits:
+        if preset not in exhibit.presets:
+            raise BadInput(f"--preset: got {preset!r}, wanted one of {', '.join(exhibit.presets)}")
+
+
+def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
+    begin = time.perf_counter()
+    done = render(exhibit, options.out, options.preset, recompute=options.recompute)
+    source = "computed" if done.ran else "saved results" if done.computed else "saved numbers"
+    print(
+        f"{exhibit.name}: {done.paths[1]} ({source}, {time.perf_counter() - begin:.1f} s)",
+        flush=True,
+    )
+    print(exhibit.shown(done.dataset), end="", flush=True)
+    return True
+
+
+def _check(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
+    if options.recompute:
+        render(exhibit, options.out, options.preset, recompute=True)
+    return check(exhibit, options.out, baselines, options.preset)
+
+
+def _baseline(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
+    if options.recompute:
+        render(exhibit, options.out, options.preset, recompute=True)
+    write_baseline(exhibit, options.out, baselines, options.preset)
+    return True

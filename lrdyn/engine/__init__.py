@@ -1,0 +1,1 @@
+"""Running, storing and judging: from settings to a verdict."""

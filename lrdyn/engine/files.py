@@ -1,0 +1,367 @@
+"""Writing results: atomic, so that a killed run never leaves half a file."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def scratch(folder: Path, suffix: str) -> Path:
+    """Make an empty hidden file, which :func:`sweep_out` removes if nobody else does.
+
+    Args:
+        folder: where.
+        suffix: end of its name.
+
+    Returns:
+        Its path.
+    """
+    handle, name = tempfile.mkstemp(suffix=suffix, prefix=".lrdyn-", dir=folder)
+    os.close(handle)
+    return Path(name)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder that replaces ``path`` if all goes well.
+
+    Args:
+        path: the file to write.
+
+    Yields:
+        The temporary path; it has the same suffix and is removed on failure.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with replacing(path) as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> path.read_text()
+        'whole'
+    """
+    temporary = scratch(path.parent, path.suffix)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)  # mkstemp's files are private
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)  # a failed write names no file
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep_out(folder: Path) -> None:
+    """Remove the hidden files that a killed run left in a folder.
+
+    Args:
+        folder: a folder that no other process writes to.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = scratch(folder, ".txt")
+        >>> sweep_out(folder)
+        >>> list(folder.iterdir())
+        []
+    """
+    for left in folder.glob(".lrdyn-*"):
+        left.unlink()
+
+
+class InUse(Exception):
+    """Another process works in the folder."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder for one process; the lock ends with the process, however that ends.
+
+    Args:
+        folder: an existing folder.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        InUse: another process has it.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> with locked(folder), locked(folder):
+        ...     pass
+        Traceback (most recent call last):
+        lrdyn.engine.files.InUse: ...
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(f"{folder} is in use by another run") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; a NaN is an error, since the verdict must never hold one.
+
+    Args:
+        path: the file.
+        content: what ``json`` can write.
+
+    Raises:
+        ValueError: the content holds a NaN or an infinity.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+SLAB = 2**26
+"""Bytes above which an array is written piece by piece."""
+
+
+class NetCDF:
+    """A netCDF-4 file under construction, for arrays that are whole or filled piece by piece.
+
+    It is HDF5 with one dimension scale for each axis, written by h5py itself: general writers of
+    netCDF take ten times as long for the many small arrays of a verdict.
+    """
+
+    def __init__(self, path: Path):
+        """Make the file and enter its root.
+
+        Args:
+            path: the file.
+        """
+        import h5py
+
+        self.file = h5py.File(path, "w", track_order=True)
+        self.enter("/")
+
+    def enter(self, group: str) -> None:
+        """Go to another group.
+
+        Args:
+            group: ``"/"``, or a new one.
+        """
+        self.group: Any = self.file.require_group(group) if group.strip("/") else self.file
+        self.scales: dict[str, Any] = {}
+
+    def coordinate(self, name: str, values: np.ndarray) -> None:
+        """Add an axis with its values, before any array that has it.
+
+        Args:
+            name: of the axis.
+            values: one for each place.
+        """
+        self.scales[name] = self._put(name, values)
+        self.scales[name].make_scale(name)
+
+    def create(
+        self,
+        name: str,
+        dims: Mapping[str, int],
+        dtype: np.dtype,
+        chunks: tuple[int, ...],
+        **how: Any,
+    ) -> Any:
+        """Add an array of NaN, or of zeros if its type has none.
+
+        Args:
+            name: name of the array.
+            dims: its axes and their lengths.
+            dtype: its type.
+            chunks: lengths of the pieces in which it is stored.
+            **how: further options of h5py, such as ``compression``.
+
+        Returns:
+            The variable; assign to its slices.
+        """
+        # A fill value marks missing entries, which only floating-point numbers have.
+        fill = {"fillvalue": np.nan} if dtype.kind == "f" else {}
+        kind = np.dtype("int8") if dtype.kind == "b" else dtype
+        shape = tuple(dims.values())
+        made = self.group.create_dataset(name, shape, kind, chunks=chunks, **fill, **how)
+        return self._label(made, dims, dtype)
+
+    def write(self, name: str, dims: Mapping[str, int], values: np.ndarray) -> None:
+        """Add a whole array.
+
+        Args:
+            name: name of the array.
+            dims: its axes and their lengths.
+            values: its content.
+        """
+        self._label(self._put(name, values), dims, values.dtype)
+
+    def attributes(self, values: Mapping[str, Any], name: str = "") -> None:
+        """Add attributes.
+
+        Args:
+            values: attribute -> value.
+            name: of an array; of the group if empty.
+        """
+        (self.group[name] if name else self.group).attrs.update(values)
+
+    def _put(self, name: str, values: np.ndarray) -> Any:
+        if values.dtype.kind in "OU":
+            import h5py
+
+            return self.group.create_dataset(
+                name, data=values.astype(object), dtype=h5py.string_dtype()
+            )
+        kind = np.dtype("int8") if values.dtype.kind == "b" else values.dtype
+        # What fits into a page of a disk is smaller as it is.
+        how = {"compression": "gzip", "compression_opts": 1} if values.nbytes > 4096 else {}
+        return self.group.create_dataset(name, data=values.astype(kind, copy=False), **how)
+
+    def _label(self, made: Any, dims: Mapping[str, int], dtype: np.dtype) -> Any:
+        for place, (axis, length) in enumerate(dims.items()):
+            if axis not in self.scales:
+                scale = self.group.create_dataset(axis, (length,), "f4")
+                # These words mark an axis without values for netCDF.
+                scale.make_scale(
+                    f"This is a netCDF dimension but not a netCDF variable. {length:10d}"
+                )
+                self.scales[axis] = scale
+            made.dims[place].attach_scale(self.scales[axis])
+        if dtype.kind == "f":
+            made.attrs["_FillValue"] = np.array([np.nan], dtype)
+        if dtype.kind == "b":
+            made.attrs["dtype"] = "bool"  # as xarray writes it
+        return made
+
+    def close(self) -> None:
+        """Finish the file."""
+        self.file.close()
+
+
+def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
+    """Write ``xarray`` datasets as groups of one netCDF file, atomically.
+
+    Arrays above :data:`SLAB` go piece by piece, so that one on disk never fills the memory.
+
+    Args:
+        path: the file.
+        groups: group -> dataset; ``"/"`` is the root, which ``xarray.open_dataset(path)`` reads.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with replacing(path) as temporary, _full_disk_is_an_os_error(path):
+        target = NetCDF(temporary)
+        try:
+            for group, dataset in groups.items():
+                target.enter(group)
+                _write_group(target, dataset)
+        finally:
+            target.close()
+
+
+def _write_group(target: NetCDF, dataset: Any) -> None:
+    target.attributes(dataset.attrs)
+    axes = [name for name in dataset.coords if dataset[name].dims == (name,)]
+    labels = [str(name) for name in dataset.coords if name not in axes]
+    if labels:  # by this word xarray knows that they are no results
+        target.attributes({"coordinates": " ".join(labels)})
+    for name in axes:
+        target.coordinate(str(name), dataset[name].values)
+    for name, variable in dataset.variables.items():
+        dims = dict(zip(map(str, variable.dims), variable.shape, strict=True))
+        if name in axes:
+            pass
+        elif variable.nbytes > SLAB:
+            _write_large(target, str(name), variable)
+        else:
+            target.write(str(name), dims, np.asarray(variable.values))
+        target.attributes(variable.attrs, str(name))
+
+
+@contextlib.contextmanager
+def _full_disk_is_an_os_error(path: Path) -> Iterator[None]:
+    # HDF5 reports a failed write as whatever its C code was doing.
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.EIO, str(error).splitlines()[0], os.fspath(path)) from None
+
+
+def _write_large(target: NetCDF, name: str, variable: Any) -> None:
+    pieces = list(slabs(variable.shape, variable.dtype.itemsize))
+    largest = pieces[0]
+    inner = [len(range(n)[part]) for n, part in zip(variable.shape, largest, strict=True)]
+    # Chunks of about a megabyte: the last axes whole, one piece of the first that is not.
+    chunks, room = [], 2**20 // variable.dtype.itemsize
+    for length in reversed(inner):
+        chunks.append(max(1, min(length, room)))
+        room //= max(1, length)
+    how = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    dims = dict(zip(map(str, variable.dims), variable.shape, strict=True))
+    made = target.create(name, dims, variable.dtype, tuple(reversed(chunks)), **how)
+    for piece in pieces:
+        made[piece] = variable[piece].values
+
+
+def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
+    """Cut an array into pieces of at most about :data:`SLAB` bytes, in the order of its entries.
+
+    Args:
+        shape: of the array.
+        itemsize: bytes of an entry.
+
+    Yields:
+        A slice of each axis.
+
+    Example:
+        >>> list(slabs((3,), 2**25))
+        [(slice(0, 2, None),), (slice(2, 3, None),)]
+    """
+    cut = 0
+    while cut < len(shape) - 1 and int(np.prod(shape[cut + 1 :])) * itemsize > SLAB:
+        cut += 1
+    whole = tuple(slice(0, n) for n in shape[cut + 1 :])
+    if not shape:
+        yield ()
+        return
+    row = max(1, int(np.prod(shape[cut + 1 :])) * itemsize)
+    step = max(1, SLAB // row)
+    for outer in np.ndindex(*shape[:cut]):
+        for start in range(0, shape[cut], step):
+            stop = min(start + step, shape[cut])
+            yield (*(slice(i, i + 1) for i in outer), slice(start, stop), *whole)
+
+
+def set_aside(path: Path, why: object, note: Callable[[str], None]) -> Path:
+    """Rename a damaged file, so that it is kept for inspection, and say so.
+
+    Args:
+        path: the damaged file, whose content will be computed again.
+        why: what is wrong with it.
+        note: receives the line that names it.
+
+    Returns:
+        Its new path, ``<name>.damaged``.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.nc"
+        >>> _ = path.write_text("half")
+        >>> set_aside(path, "not netCDF", lambda line: print(line.rpartition("/")[2])).name
+        a.nc: damaged (not netCDF), kept as a.nc.damaged and computed again
+        'a.nc.damaged'
+    """
+    target = path.with_name(path.name + ".damaged")
+    os.replace(path, target)
+    note(f"{path}: damaged ({why}), kept as {target.name} and computed again")
+    return target

@@ -1,0 +1,195 @@
+"""Labelled results of a sweep, in memory or in a file: filled part by part."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lrdyn.engine import files
+from lrdyn.engine.points import Points
+
+if TYPE_CHECKING:
+    import xarray
+
+Outputs = Mapping[str, jax.ShapeDtypeStruct]
+
+
+class Variable(NamedTuple):
+    """One result of all points."""
+
+    axes: tuple[str, ...]
+    """Names of the axes behind those of the points."""
+    shape: tuple[int, ...]
+    """Of the largest result; smaller ones are padded with NaN."""
+    dtype: np.dtype
+    ragged: bool
+
+
+class Labels:
+    """Names and sizes of the results, known before anything runs."""
+
+    def __init__(
+        self, points: Points, dims: Mapping[str, tuple[str, ...]], outputs: Sequence[Outputs]
+    ):
+        """Join the results of programs that differ in shapes.
+
+        Args:
+            points: the points.
+            dims: names of the axes of each result.
+            outputs: results of one point, for each program.
+
+        Raises:
+            ValueError: the programs return different names, or ``dims`` does not fit.
+        """
+        self.points = points
+        names = set(outputs[0])
+        for other in outputs:
+            if set(other) != names:
+                raise ValueError(f"results: got {sorted(other)}, wanted {sorted(names)} everywhere")
+        self.variables = {
+            name: _variable(name, [output[name] for output in outputs], dims) for name in outputs[0]
+        }
+        every = [(v.axes, output[n].shape) for output in outputs for n, v in self.variables.items()]
+        lengths: dict[str, set[int]] = {}
+        for axes, shape in every:
+            for axis, length in zip(axes, shape, strict=True):
+                lengths.setdefault(axis, set()).add(length)
+        self.ragged = [axis for axis, found in lengths.items() if len(found) > 1]
+        """Axes whose true length is saved for each point, as ``length_<axis>``."""
+
+    @property
+    def lead(self) -> tuple[str, ...]:
+        """Names of the axes of the points."""
+        return ("point",) if self.points.grid is None else tuple(self.points.grid)
+
+    @property
+    def lead_shape(self) -> tuple[int, ...]:
+        """Sizes of the axes of the points."""
+        grid = self.points.grid
+        return (self.points.size,) if grid is None else tuple(map(len, grid.values()))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all results."""
+        return sum(self._sizes().values())
+
+    def _sizes(self) -> dict[str, int]:
+        return {
+            name: self.points.size * int(np.prod(v.shape)) * v.dtype.itemsize
+            for name, v in self.variables.items()
+        }
+
+    def allocate(self, memory: int, folder: Path | None) -> "Target":
+        """Make room for all results: on disk if they exceed the budget and there is a folder.
+
+        Args:
+            memory: budget in bytes.
+            folder: where a file may be written.
+
+        Returns:
+            What the parts are put into.
+        """
+        large = {name for name, v in self.variables.items() if v.shape and v.axes != (name,)}
+        if folder is None or self.nbytes <= memory:
+            large = set()
+        return Target(self, large, folder)
+
+
+def _variable(name: str, outputs: Sequence[jax.ShapeDtypeStruct], dims) -> Variable:
+    ranks = [len(output.shape) for output in outputs]
+    axes = tuple(dims.get(name, [f"{name}_{i}" for i in range(ranks[0])]))
+    if {len(axes)} != set(ranks):
+        raise ValueError(f"dims: got {axes} for {name!r}, wanted {ranks[0]} names")
+    shapes = [output.shape for output in outputs]
+    shape = tuple(int(n) for n in np.max(np.asarray(shapes, int), axis=0)) if axes else ()
+    ragged = any(other != shape for other in shapes)
+    dtype = np.result_type(*(output.dtype for output in outputs))
+    # Only a floating-point number can be NaN.
+    return Variable(axes, shape, np.result_type(dtype, np.float32) if ragged else dtype, ragged)
+
+
+class Target:
+    """Room for all results; parts are put into it in any order."""
+
+    def __init__(self, labels: Labels, large: set[str], folder: Path | None):
+        """Allocate; see :meth:`Labels.allocate`."""
+        self.labels, self.large = labels, large
+        self.arrays: dict[str, np.ndarray] = {
+            name: np.full((labels.points.size, *v.shape), np.nan if v.ragged else 0, v.dtype)
+            for name, v in labels.variables.items()
+            if name not in large
+        }
+        self.lengths = {axis: np.full(labels.points.size, -1, np.int32) for axis in labels.ragged}
+        self.file = None
+        if large and folder:
+            self.path = files.scratch(folder, ".nc")
+            lead = dict(zip(labels.lead, labels.lead_shape, strict=True))
+            self.file = files.NetCDF(self.path)
+            self.stored = {}
+            for name in large:
+                v = labels.variables[name]
+                dims = lead | dict(zip(v.axes, v.shape, strict=True))
+                chunks = (*(1 for _ in lead), *v.shape)
+                self.stored[name] = self.file.create(name, dims, v.dtype, chunks)
+
+    def place(self, indices: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
+        """Put the results of some points where they belong.
+
+        Args:
+            indices: of the points.
+            outputs: their results along a leading axis.
+        """
+        for name, rows in outputs.items():
+            self._measure(name, indices, rows)
+            inner = tuple(map(slice, rows.shape[1:]))
+            if name in self.arrays:
+                self.arrays[name][(indices, *inner)] = rows
+                continue
+            for index, row in zip(indices, rows, strict=True):
+                where = np.unravel_index(index, self.labels.lead_shape)
+                self.stored[name][(*map(int, where), *inner)] = row
+
+    def _measure(self, name: str, indices: np.ndarray, rows: np.ndarray) -> None:
+        for axis, length in zip(self.labels.variables[name].axes, rows.shape[1:], strict=True):
+            if axis in self.lengths:
+                known = self.lengths[axis][indices]
+                if np.any((known != length) & (known >= 0)):
+                    raise ValueError(
+                        f"dims: got axis {axis!r} of {length} in {name!r} and of {known.max()} in "
+                        "another result of the same point, wanted one length"
+                    )
+                self.lengths[axis][indices] = length
+
+    def dataset(self) -> "xarray.Dataset":
+        """Label what was put.
+
+        Returns:
+            The dataset; large arrays stay on disk until they are used.
+        """
+        import xarray  # 0.3 s and pandas: not at import
+
+        labels, points = self.labels, self.labels.points
+        coordinates: dict[str, Any] = (
+            {name: ("point", column) for name, column in points.columns.items()}
+            if points.grid is None
+            else dict(points.grid)
+        )
+        variables: dict[str, Any] = {}
+        if self.file:
+            self.file.close()
+            stored = xarray.open_dataset(self.path, engine="h5netcdf", cache=False)
+            variables |= {name: stored[name].variable for name in self.large}
+        for name, array in self.arrays.items():
+            v = labels.variables[name]
+            if v.axes == (name,) and not v.ragged and (array == array[:1]).all():
+                coordinates[name] = array[0]
+            else:
+                shaped = array.reshape(labels.lead_shape + v.shape)
+                variables[name] = (labels.lead + v.axes, shaped)
+        for axis, lengths in self.lengths.items():
+            variables[f"length_{axis}"] = (labels.lead, lengths.reshape(labels.lead_shape))
+        ordered = {name: variables[name] for name in labels.variables if name in variables}
+        ordered |= {name: v for name, v in variables.items() if name not in ordered}
+        return xarray.Dataset(ordered, coordinates)

@@ -1,0 +1,199 @@
+"""``results.nc``: what was produced, from which settings and sources, and on which machine."""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from lrdyn.engine import files
+
+if TYPE_CHECKING:
+    import xarray
+
+SCHEMA = 2
+"""Of ``results.nc`` and ``verdict.json``."""
+
+NAME = "results.nc"
+
+
+class Unreadable(ValueError):
+    """Saved results are missing or damaged."""
+
+
+class Missing(Unreadable):
+    """There is no such file."""
+
+
+class Damaged(Unreadable):
+    """A file is not what was written."""
+
+    def __init__(self, path: Path, why: str):
+        """Say what is wrong.
+
+        Args:
+            path: the file.
+            why: what is wrong with it.
+        """
+        super().__init__(f"{path}: damaged ({why})")
+        self.why = why
+
+
+def write(
+    path: Path,
+    groups: Mapping[str, "xarray.Dataset"],
+    *,
+    name: str,
+    config: Mapping[str, Any],
+    digest: str,
+    dtype: str,
+) -> None:
+    """Write ``results.nc``, atomically, with what made it.
+
+    Args:
+        path: the file.
+        groups: group -> dataset, with ``"/"`` among them.
+        name: of the experiment.
+        config: every setting.
+        digest: of the sources, see :func:`lrdyn.engine.produce.source_digest`.
+        dtype: the precision that was asked for.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    record = {
+        "schema": SCHEMA,
+        "name": name,
+        "config": canonical(config),
+        "digest": digest,
+        "environment": canonical(environment(dtype)),
+    }
+    files.write_netcdf(path, {**groups, "/": groups["/"].assign_attrs(record)})
+
+
+def read(path: Path) -> dict[str, "xarray.Dataset"]:
+    """Open all groups of a ``results.nc``; their arrays are read when they are used.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Group -> dataset; ``"/"`` has the attributes ``name``, ``config``, ``digest`` and
+        ``environment``, the last but one as text, the others as JSON.
+
+    Raises:
+        Missing: there is no such file.
+        Damaged: it cannot be read.
+    """
+    import xarray
+
+    if not path.is_file():
+        raise Missing(f"{path}: not found")
+    with _damage_named(path):
+        found = xarray.open_groups(path, engine="h5netcdf")
+    return {group: d for group, d in found.items() if d.variables or group == "/"}
+
+
+def load(path: Path) -> dict[str, "xarray.Dataset"]:
+    """Read a netCDF file whole: what is damaged inside is found too.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Group -> dataset, in memory.
+
+    Raises:
+        Missing: there is no such file.
+        Damaged: it cannot be read.
+    """
+    found = read(path)
+    with _damage_named(path), contextlib.ExitStack() as opened:
+        for dataset in found.values():
+            opened.enter_context(dataset)
+            dataset.load()
+    return found
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError:
+        raise
+    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ... on damaged files
+        raise Damaged(path, type(error).__name__) from None
+
+
+def canonical(values: Mapping[str, Any]) -> str:
+    """JSON of settings, equal for equal settings.
+
+    Args:
+        values: what ``json`` can write.
+
+    Returns:
+        The text.
+    """
+    return json.dumps(values, sort_keys=True, allow_nan=False)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The digest, in hexadecimal.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def environment(dtype: str) -> dict[str, Any]:
+    """Versions, platform and revision that results or a verdict came from.
+
+    Args:
+        dtype: floating-point type of the run.
+
+    Returns:
+        The ``environment`` entry of ``verdict.json``.
+    """
+    return {
+        "jax": jax.__version__,
+        "jaxlib": _version("jaxlib"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": jax.default_backend(),
+        "devices": jax.local_device_count(),
+        "dtype": dtype,
+        "git": _revision(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _revision() -> str | None:
+    # Of the checkout that this code is run from; an installed package has none.
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", os.fspath(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,331 @@
+"""A run on disk: its configuration, its folder, what is written there, and judging it again."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrdyn.engine import files, progress, results
+from lrdyn.engine.judging import Groups, MissingArray, worst_ratio
+from lrdyn.engine.produce import concerned, source_digest
+from lrdyn.engine.verify import Verification, judged, verify
+from lrdyn.theorem import Experiment, precisions
+
+PARTS = "parts"
+"""Folder of the finished parts of a run that has not ended."""
+
+
+class BadInput(ValueError):
+    """Bad input of a command: one line, status 2, nothing written."""
+
+
+class Run(NamedTuple):
+    """An experiment with everything that decides its results."""
+
+    experiment: Experiment
+    settings: Mapping[str, Any]
+    """A value for each flag: a tuple for swept flags, one value for the others."""
+    preset: str = "quick"
+    seed: int = 0
+    seeds: int = 2
+    dtype: str = "float64"
+    perturb: bool = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What decides the results, for the verdict and for the name of the folder."""
+        values = {name: _plain(value) for name, value in self.settings.items()}
+        names = ("preset", "seed", "seeds", "dtype", "perturb")
+        return values | {name: getattr(self, name) for name in names}
+
+    def folder(self, out: Path | str) -> Path:
+        """Where the results belong: ``<out>/<name>/<hash of the configuration>``.
+
+        Args:
+            out: folder of all results.
+
+        Returns:
+            The folder, which need not exist.
+        """
+        digest = hashlib.sha256(results.canonical(self.config).encode()).hexdigest()[:12]
+        return Path(out) / self.experiment.name / digest
+
+
+def run_of(experiment: Experiment, *, preset: str = "quick", **settings: Any) -> Run:
+    """A run with the first value of the preset for every flag that is not given.
+
+    Args:
+        experiment: the experiment.
+        preset: ``quick`` or ``paper``.
+        **settings: a value, or a list of values for a swept flag, for each flag by name; and those
+            of :class:`Run`: ``seed``, ``seeds``, ``dtype``.
+
+    Returns:
+        The :class:`Run`.
+
+    Raises:
+        ValueError: a setting is unknown.
+    """
+    names = {flag.name for flag in experiment.flags}
+    own = {name: settings.pop(name) for name in Run._fields if name in settings.keys() - names}
+    if unknown := settings.keys() - names:
+        raise ValueError(f"settings: got {sorted(unknown)}, wanted some of {sorted(names)}")
+    values = {flag.name: flag.default(preset) for flag in experiment.flags}
+    for flag in experiment.flags:
+        if flag.name in settings:
+            value = settings[flag.name]
+            several = value if isinstance(value, list | tuple | np.ndarray) else (value,)
+            values[flag.name] = tuple(several) if flag.swept else value
+        elif flag.swept:
+            values[flag.name] = values[flag.name][:1]
+    return Run(experiment, values, preset, **own)
+
+
+def _plain(value):
+    if isinstance(value, np.ndarray):
+        return {"shape": list(value.shape), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+@contextlib.contextmanager
+def opened(run: Run, out: Path | str) -> Iterator[Path]:
+    """Make the folder of a run and keep it for this process.
+
+    Args:
+        run: the run.
+        out: folder of all results, the ``--out`` argument.
+
+    Yields:
+        The folder. Bad input inside leaves nothing.
+
+    Raises:
+        BadInput: it cannot be made or written to, or another run uses it.
+    """
+    path = run.folder(out)
+    made = [p for p in (path, *path.parents) if not p.exists()]
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(files.locked(path))
+            files.sweep_out(path)
+            with files.replacing(path / "writable"):
+                pass
+            (path / "writable").unlink()
+        except files.InUse as error:
+            raise BadInput(
+                f"--out: got {os.fspath(out)!r} ({error}), wanted a folder of its own"
+            ) from None
+        except OSError as error:
+            reason = error.strerror
+            raise BadInput(
+                f"--out: got {os.fspath(out)!r} ({reason}), wanted a writable folder"
+            ) from None
+        try:
+            yield path
+        except BadInput:
+            shutil.rmtree(path / PARTS, ignore_errors=True)
+            for empty in made:
+                with contextlib.suppress(OSError):  # not empty: something else is kept there
+                    empty.rmdir()
+            raise
+
+
+def carry_out(
+    run: Run, out: Path | str, *, memory: int = 2**30, bar: bool = True
+) -> tuple[Verification, Path]:
+    """Produce, judge and save.
+
+    Args:
+        run: the run.
+        out: folder of all results.
+        memory: bytes that the arrays of one part of a sweep may take.
+        bar: whether a terminal shows a bar; lines suit several processes that share one.
+
+    Returns:
+        The :class:`~lrdyn.engine.verify.Verification` and the folder of the results.
+
+    Raises:
+        BadInput: the folder cannot be used, or no claim applies.
+    """
+    experiment = run.experiment
+    with opened(run, out) as path:
+        with progress.shown(experiment.name, bar=bar) as told:
+            found = verify(
+                experiment,
+                run.settings,
+                dtype=run.dtype,
+                seeds=range(run.seed, run.seed + run.seeds),
+                perturb=run.perturb,
+                thorough=run.preset == "paper",
+                memory=memory,
+                store=path / PARTS,
+                progress=told,
+            )
+        if experiment.judged and found.verdict["holds"] is None:
+            raise BadInput(_nothing_applies(experiment, found))
+        found.verdict["config"] = run.config
+        save(experiment, found, path)
+        shutil.rmtree(path / PARTS)
+    return found, path
+
+
+def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = None) -> Groups | None:
+    """Results of a run that ended earlier, with the same sources.
+
+    Args:
+        run: the run.
+        out: folder of all results.
+        note: called with one line about a damaged file, which is set aside; else a warning.
+
+    Returns:
+        Content of ``results.nc``; None if there is none, it is damaged or the sources changed.
+    """
+    folder = run.folder(out)
+    try:
+        groups = _intact(folder)
+    except results.Damaged as error:
+        with contextlib.suppress(files.InUse), files.locked(folder):  # or it is being written
+            files.set_aside(folder / results.NAME, error.why, note or progress.Silent().note)
+        return None
+    except results.Unreadable:
+        return None
+    same = groups["/"].attrs.get("digest") == source_digest(run.experiment)
+    return groups if same else None
+
+
+def _intact(folder: Path) -> Groups:
+    """Results to the last bit those of the run, which wrote its verdict last."""
+    path = folder / results.NAME
+    groups = results.read(path)
+    if results.checksum(path) != _old_verdict(folder)["results_sha256"]:
+        raise results.Damaged(path, "its checksum differs")
+    return groups
+
+
+def _nothing_applies(theorem: Experiment, found: Verification) -> str:
+    if found.diverged:
+        return f"{theorem.name}: no claim applies, {found.diverged[0]}"
+    root = found.groups["/"]
+    unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
+    names = ", ".join(unmet) or "those of each claim"
+    return f"{theorem.name}: no claim applies, hypotheses not met: {names}"
+
+
+def save(experiment: Experiment, found: Verification, path: Path) -> None:
+    """Write ``results.nc``, the figures and ``verdict.json``, in this order.
+
+    Args:
+        experiment: the theorem, or an experiment.
+        found: what was verified.
+        path: folder of the results.
+    """
+    verdict = found.verdict
+    results.write(
+        path / results.NAME,
+        found.groups,
+        name=experiment.name,
+        config=verdict["config"],
+        digest=source_digest(experiment),
+        dtype=verdict["environment"]["dtype"],
+    )
+    verdict["results_sha256"] = results.checksum(path / results.NAME)
+    draw(experiment, found, path)
+    files.write_json(path / "verdict.json", verdict)
+
+
+def draw(experiment: Experiment, found: Verification, path: Path) -> None:
+    """Draw everything that shows a verdict, and what the theorem draws of its own.
+
+    Args:
+        experiment: the theorem, or an experiment.
+        found: what was verified.
+        path: folder of the results.
+    """
+    from lrdyn.drawing import plotting  # matplotlib: 0.5 s, not at import
+
+    for name, plot in experiment.plots.items():
+        figure = plot(found.groups)
+        if figure is not None:
+            plotting.save(figure, path / name)
+    if not experiment.judged:
+        return
+    plotting.save(plotting.verdict_figure(found.verdict, found.legs), path / "verdict")
+    first, dtype = experiment.statements[0], found.verdict["environment"]["dtype"]
+    if any(group.startswith("/perturb/") for group in found.groups):
+        figure = plotting.perturb_figure(experiment, found.groups, precisions(experiment, dtype))
+        plotting.save(figure, path / "perturb")
+    ratios = {p: worst_ratio(first.claims, found.legs, p) for p in precisions(experiment, dtype)}
+    if any(map(plotting.swept_axes, ratios.values())):
+        plotting.save(
+            plotting.sweep_figure(experiment.name, ratios, experiment.axes), path / "sweep"
+        )
+
+
+# Judging again -------------------------------------------------------------------------------
+
+
+def judge_again(theorem: Experiment, folder: Path) -> tuple[Verification, list[str]]:
+    """Judge saved results again, without a run; the verdict is written beside them.
+
+    Args:
+        theorem: the theorem.
+        folder: where ``results.nc`` and ``verdict.json`` are.
+
+    Returns:
+        The :class:`~lrdyn.engine.verify.Verification`, and lines that a reader should know: the
+        results or the theorem are not those of the run, or the folder cannot be written to.
+
+    Raises:
+        BadInput: a file or an array is missing or damaged, or of another theorem.
+    """
+    where = f"--judge: got {os.fspath(folder)!r}"
+    try:
+        groups, before = results.read(folder / results.NAME), _old_verdict(folder)
+        root = groups["/"].attrs
+        if root.get("name") != theorem.name:
+            raise results.Unreadable(f"{results.NAME}: of {root.get('name')!r}")
+        config, dtype = json.loads(root["config"]), before["environment"]["dtype"]
+        mine = _concerned_by(theorem, config)
+        found = judged(mine, groups, dtype)
+    except (results.Unreadable, MissingArray, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(
+            f"{where} ({reason}), wanted a folder of results of {theorem.name}"
+        ) from None
+    notes = []
+    if results.checksum(folder / results.NAME) != before["results_sha256"]:
+        notes.append(f"{results.NAME} is not the file that the run wrote: its checksum differs")
+    if root["digest"] != source_digest(theorem):
+        notes.append(f"the source of {theorem.name} is not that of the run")
+    found.verdict["config"] = config
+    found.verdict.update(environment=before["environment"], results_sha256=before["results_sha256"])
+    try:
+        draw(mine, found, folder)
+        files.write_json(folder / "verdict.json", found.verdict)
+    except PermissionError as error:
+        notes.append(f"nothing written: {error.filename}: {error.strerror}")
+    return found, notes
+
+
+def _old_verdict(folder: Path) -> dict[str, Any]:
+    path = folder / "verdict.json"
+    try:
+        found = json.loads(path.read_text())
+        return {name: found[name] for name in ("environment", "results_sha256")}
+    except FileNotFoundError:
+        raise results.Unreadable(f"{path}: not found") from None
+    except (ValueError, KeyError, TypeError):
+        raise results.Unreadable(f"{path}: damaged") from None
+
+
+def _concerned_by(theorem: Experiment, config: dict[str, Any]) -> Experiment:
+    """The theorem with the statements that a configuration concerned."""
+    settings = {f.name: config[f.name] for f in theorem.flags}
+    settings = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
+    return concerned(theorem, settings)

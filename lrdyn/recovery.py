@@ -1,0 +1,248 @@
+"""Matrix completion and sensing: full and compressed networks that see part of the target."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from lrdyn import linalg
+from lrdyn.compression import CompressedNetwork, compressed_product
+from lrdyn.initialization import gaussians
+
+
+def spread_target(key: Key[Array, ""], shape: tuple[int, int], rank: int) -> Float[Array, "k d"]:
+    """Rank-r part of a standard Gaussian matrix with evenly spread singular triplets.
+
+    Kept are the triplets with the (0-based) indices ``floor(i min(k, d) / (2 r))``, i < r: the
+    singular values run from the largest to about the median.
+
+    Args:
+        key: random key.
+        shape: (k, d).
+        rank: r, at most min(k, d) / 2.
+
+    Returns:
+        Phi.
+
+    Raises:
+        ValueError: ``rank`` is out of range.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> int(jnp.linalg.matrix_rank(spread_target(jax.random.key(0), (12, 12), 3)))
+        3
+
+    Reference:
+        Kwon et al., Efficient low-dimensional compression of overparameterized models, 2024.
+    """
+    if not 1 <= rank <= min(shape) // 2:
+        raise ValueError(f"rank: got {rank}, wanted 1 to {min(shape) // 2} for shape {shape}")
+    (gaussian,) = gaussians(key, [shape])
+    left, values, right = linalg.svd(gaussian)
+    kept = np.arange(rank) * min(shape) // (2 * rank)
+    return (left[:, kept] * values[kept][None, :]) @ right[kept]
+
+
+def surrogate(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    """Unbiased estimate of a target from its observed entries, ``M * Phi / p``.
+
+    Args:
+        target: Phi; entries outside the mask are not used.
+        mask: M, 1 where an entry is observed; p is the fraction of ones.
+
+    Returns:
+        The estimate.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> surrogate(jnp.ones((2, 2)), jnp.eye(2)).tolist()
+        [[2.0, 0.0], [0.0, 2.0]]
+    """
+    return mask * target / jnp.mean(mask)
+
+
+def sensing_loss(
+    product: Float[Array, "k d"],
+    measurements: Float[Array, "m k d"],
+    values: Float[Array, "m"],
+) -> Float[Array, ""]:
+    """Half the mean square of linear measurements, ``1/(2m) sum_i (<A_i, f> - y_i)^2``.
+
+    For standard Gaussian A_i its expectation is ``1/2 ||f - Phi||_F^2``.
+
+    Args:
+        product: f.
+        measurements: A_1, ..., A_m.
+        values: ``y_i = <A_i, Phi>``, see :func:`sense`.
+
+    Returns:
+        The loss, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(sensing_loss(jnp.eye(2), jnp.ones((1, 2, 2)), jnp.zeros(1)))
+        2.0
+    """
+    return 0.5 * jnp.mean((sense(measurements, product) - values) ** 2)
+
+
+def sense(measurements: Float[Array, "m k d"], target: Float[Array, "k d"]) -> Float[Array, "m"]:
+    """Linear measurements of a matrix, ``y_i = <A_i, Phi>``.
+
+    Args:
+        measurements: A_1, ..., A_m.
+        target: Phi.
+
+    Returns:
+        y.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> sense(jnp.ones((2, 2, 2)), jnp.eye(2)).tolist()
+        [2.0, 2.0]
+    """
+    return measurements.reshape(len(measurements), -1) @ target.ravel()
+
+
+def sensing_surrogate(
+    measurements: Float[Array, "m k d"], values: Float[Array, "m"]
+) -> Float[Array, "k d"]:
+    """Unbiased estimate of a target from Gaussian measurements, ``(1/m) sum_i y_i A_i``.
+
+    Args:
+        measurements: A_1, ..., A_m.
+        values: y.
+
+    Returns:
+        The estimate.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> sensing_surrogate(jnp.ones((2, 1, 1)), jnp.array([1.0, 2.0])).tolist()
+        [[1.5]]
+    """
+    return jnp.tensordot(values, measurements, 1) / len(values)
+
+
+def spectral_network(
+    matrix: Float[Array, "k d"], size: int, scale: float | Float[Array, ""], depth: int = 3
+) -> CompressedNetwork:
+    """Compressed network with the leading singular subspaces of a matrix as outer factors.
+
+    ``f_C = (eps U) (eps I) ... (eps I) (eps V^T)`` with ``depth`` factors, L - 2 of them inner.
+
+    Args:
+        matrix: the surrogate of the target.
+        size: width of the inner layers, 2 r^.
+        scale: eps.
+        depth: L, the number of factors.
+
+    Returns:
+        The network at its start.
+
+    Raises:
+        ValueError: ``depth`` < 3 or ``size`` out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> network = spectral_network(jnp.eye(4), 2, 0.1)
+        >>> [len(network.inner), network.left.shape, network.right.shape]
+        [1, (4, 2), (4, 2)]
+
+    Reference:
+        Kwon et al., Efficient low-dimensional compression of overparameterized models, 2024.
+    """
+    if depth < 3:
+        raise ValueError(f"depth: got {depth}, wanted at least 3 factors")
+    if not 1 <= size <= min(matrix.shape):
+        raise ValueError(f"size: got {size}, wanted 1 to {min(matrix.shape)}")
+    left, _, right = linalg.svd(matrix)
+    inner = scale * jnp.eye(size, dtype=matrix.dtype)
+    return CompressedNetwork(scale * left[:, :size], (inner,) * (depth - 2), scale * right[:size].T)
+
+
+def observed_loss(
+    product: Float[Array, "k d"], target: Float[Array, "k d"], mask: Float[Array, "k d"]
+) -> Float[Array, ""]:
+    """Half the mean square on the observed entries, ``1/2 ||M * (f - Phi)||_F^2 / sum M``.
+
+    Args:
+        product: f.
+        target: Phi.
+        mask: M, 1 where an entry is observed and 0 elsewhere.
+
+    Returns:
+        The loss, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(observed_loss(jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.eye(2)))
+        0.5
+    """
+    return 0.5 * jnp.sum((mask * (product - target)) ** 2) / jnp.sum(mask)
+
+
+def recovery_error(product: Float[Array, "k d"], target: Float[Array, "k d"]) -> Float[Array, ""]:
+    """Relative distance to the whole target, ``||f - Phi||_F / ||Phi||_F``.
+
+    Args:
+        product: f.
+        target: Phi.
+
+    Returns:
+        The error, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(recovery_error(jnp.zeros((2, 2)), jnp.eye(2)))
+        1.0
+    """
+    return jnp.linalg.norm(product - target) / jnp.linalg.norm(target)
+
+
+def completion_loss(
+    network: CompressedNetwork, target: Float[Array, "k d"], mask: Float[Array, "k d"]
+) -> Float[Array, ""]:
+    """:func:`observed_loss` of a compressed network.
+
+    Args:
+        network: the network.
+        target: Phi.
+        mask: M.
+
+    Returns:
+        The loss, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> network = spectral_network(jnp.eye(4), 2, 1.0)
+        >>> float(completion_loss(network, jnp.eye(4), jnp.ones((4, 4))))
+        0.0625
+    """
+    return observed_loss(compressed_product(network), target, mask)
+
+
+def discrepant_rates(
+    learning_rate: float | Float[Array, ""], ratio: float | Float[Array, ""]
+) -> optax.GradientTransformation:
+    """Gradient descent on a compressed network: eta inside, ``ratio * eta`` for the outer factors.
+
+    Args:
+        learning_rate: eta of the inner layers.
+        ratio: alpha (or gamma): step of the two outer factors over eta.
+
+    Returns:
+        An optax gradient transformation for a :class:`~lrdyn.compression.CompressedNetwork`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> network = spectral_network(jnp.eye(4), 2, 1.0)
+        >>> rule = discrepant_rates(0.1, 5.0)
+        >>> updates, _ = rule.update(jax.tree.map(jnp.ones_like, network), rule.init(network))
+        >>> float(updates.left[0, 0]), round(float(updates.inner[0][0, 0]), 3)
+        (-0.5, -0.1)
+    """
+    return optax.partition(
+        {"outer": optax.sgd(ratio * learning_rate), "inner": optax.sgd(learning_rate)},
+        CompressedNetwork("outer", "inner", "outer"),  # type: ignore[arg-type]
+    )

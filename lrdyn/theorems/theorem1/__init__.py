@@ -1,0 +1,20 @@
+"""Theorem 1: minimisers of the factorised loss, and its landscape."""
+
+from lrdyn.data.mnist import mnist_file
+from lrdyn.theorem import Theorem
+from lrdyn.theorems.theorem1.critical_points import CRITICAL_POINTS
+from lrdyn.theorems.theorem1.figures import landscape_figure, shrinkage_figure
+from lrdyn.theorems.theorem1.minimisers import DESCENT, FLAGS, check, prepare
+from lrdyn.theorems.theorem1.regularised_autoencoder import AUTOENCODER
+
+THEOREM1 = Theorem(
+    "theorem1",
+    "minimisers shrink the singular values of the target, and all saddles are strict",
+    FLAGS,
+    (DESCENT, CRITICAL_POINTS, AUTOENCODER),
+    plots={"landscape": landscape_figure, "shrinkage": shrinkage_figure},
+    prepare=prepare,
+    check=check,
+    axes=("init_scale", "depth", "rank"),
+    data=mnist_file,
+)

@@ -1,0 +1,423 @@
+"""Theorem 1, landscape: every critical point of a small instance, and the Hessian at each."""
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from lrdyn import linalg
+from lrdyn.claims import relative_difference, tolerance
+from lrdyn.factorization import Weights, end_to_end, factorization_loss
+from lrdyn.initialization import gaussians
+from lrdyn.landscape import (
+    Found,
+    Sets,
+    admissible,
+    critical_points,
+    critical_values,
+    find_critical_point,
+    hessian,
+    hessian_spectrum,
+    index_sets,
+    members,
+    smallest_curvature,
+)
+from lrdyn.shrinkage import decayed_loss
+from lrdyn.spectra import singular_values
+from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorems.theorem1.minimisers import make_target, resolution, target_shapes
+
+SEARCHES = 8
+"""Random starts of the search for critical points."""
+
+SEARCH_STEPS = 40
+"""Steps of Newton's method; most starts need about 15."""
+
+DEEP = 3
+"""L of the origin that is no strict saddle."""
+
+
+class Instance(eqx.Module):
+    """A two-layer factorisation with weight decay, and starts for a search."""
+
+    target: Float[Array, "k d"]
+    weight_decay: Float[Array, ""]
+    starts: Float[Array, "starts params"]
+    """All entries of both layers in a row, as the Hessian has them."""
+
+    @property
+    def rank(self) -> int:
+        """r, the width of the hidden layer."""
+        return self.starts.shape[1] // sum(self.target.shape)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(k, d)."""
+        rows, columns = self.target.shape
+        return rows, columns
+
+    @property
+    def sets(self) -> Sets:
+        """All index sets."""
+        return index_sets(min(self.target.shape), self.rank)
+
+    def loss(self, weights: Weights) -> Float[Array, ""]:
+        """The decayed loss, of layers of any depth."""
+        return decayed_loss(weights, self.target, self.weight_decay)
+
+
+def make_case(
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    rank: int,
+    weight_decay: Any,
+    target_scale: Any,
+    rank_deficit: Any,
+    tie: Any,
+) -> Instance:
+    """Draw an instance from the flags."""
+    params = rank * (rows + cols)
+    left, right, starts = gaussians(key, [*target_shapes(rows, cols), (SEARCHES, params)])
+    target = make_target(
+        left, right, rank=rank, rank_deficit=rank_deficit, tie=tie, target_scale=target_scale
+    )
+    # Layers about as large as those of the critical points.
+    size = jnp.sqrt(jnp.asarray(target_scale, target.dtype) / rank)
+    return Instance(target, jnp.asarray(weight_decay, target.dtype), size * starts)
+
+
+def margin(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Array, ""]:
+    """Least size of a negative eigenvalue at a saddle.
+
+    The least distance of the ``sigma_i > lambda`` from lambda and from the next value.
+    """
+    rest = jnp.append(values[1:], 0.0)
+    lower = jnp.maximum(rest, decay)
+    return jnp.min(jnp.where(values > decay, values - lower, jnp.inf))
+
+
+def separation(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Array, ""]:
+    """Least size of an eigenvalue that is not 0 at a critical point.
+
+    Besides the margin: the least distance of all singular values from lambda, and of lambda from 0
+    if it is not 0. Without decay a target that is not of full rank has separation 0.
+    """
+    distances = jnp.abs(values - decay)
+    least = jnp.minimum(margin(values, decay), jnp.min(distances))
+    return jnp.minimum(least, jnp.where(decay > 0, decay, jnp.inf))
+
+
+def _valid(case: Instance, values: Float[Array, "n"]) -> Bool[Array, "sets"]:
+    return admissible(case.sets, values, case.weight_decay)
+
+
+def _where(valid: Bool[Array, "sets"], values: Float[Array, "sets ..."]) -> Float[Array, "..."]:
+    """Zeros for sets that belong to no critical point of their own."""
+    return jnp.where(valid.reshape(-1, *(1,) * (values.ndim - 1)), values, 0)
+
+
+def predict(case: Instance) -> dict[str, Array]:
+    """Values and spectra of all critical points in closed form."""
+    sets, values = case.sets, singular_values(case.target)
+    valid = _valid(case, values)
+    spectra = hessian_spectrum(values, sets, case.shape, case.weight_decay)
+    kept = jnp.where(values > case.weight_decay, np.arange(len(values)), -1)[: case.rank]
+    is_best = jnp.all(jnp.sort(sets, axis=1) == jnp.sort(kept)[None, :], axis=1)
+    return {
+        "critical_loss": _where(valid, critical_values(values, sets, case.weight_decay)),
+        "smallest": _where(valid, smallest_curvature(values, sets, case.weight_decay)),
+        "spectrum": _where(valid, spectra),
+        "global": (is_best & valid).astype(jnp.int32),
+        "admissible": valid.astype(jnp.int32),
+        "deep_origin": jnp.zeros_like(case.weight_decay),
+        "margin": margin(values, case.weight_decay),
+        "separation": separation(values, case.weight_decay),
+        "target_values": values,
+        "family": _products(case),
+    }
+
+
+def _products(case: Instance) -> Float[Array, "sets k d"]:
+    first, last = critical_points(case.target, case.sets, case.weight_decay)
+    return last @ first
+
+
+def measure(case: Instance) -> dict[str, Array]:
+    """Gradients and Hessians by JAX at the points of the family, and a search for others."""
+    values = singular_values(case.target)
+    valid = _valid(case, values)
+    points = critical_points(case.target, case.sets, case.weight_decay)
+    spectra = jax.vmap(lambda weights: linalg.eigh(hessian(case.loss, weights))[0])(points)
+    found = jax.vmap(partial(_search, case))(case.starts)
+    return {
+        "critical_loss": _where(valid, jax.vmap(case.loss)(points)),
+        "critical_gradient": _gradients(case, points),
+        "smallest": _where(valid, spectra[:, 0]),
+        "spectrum": _where(valid, spectra),
+        "deep_origin": jnp.max(jnp.abs(_hessian_of_deep_origin(case))),
+        "found": jax.vmap(end_to_end)(found.weights),
+        "found_gradient": found.gradient,
+    }
+
+
+def _search(case: Instance, start: Float[Array, "params"]) -> Found:
+    (rows, columns), rank = case.shape, case.rank
+    first, last = jnp.split(start, [rank * columns])
+    layers = first.reshape(rank, columns), last.reshape(rows, rank)
+    return find_critical_point(case.loss, layers, steps=SEARCH_STEPS)
+
+
+def _gradients(
+    case: Instance, points: tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]
+) -> Float[Array, "sets"]:
+    slopes = jax.vmap(jax.grad(case.loss))(points)
+    valid = _valid(case, singular_values(case.target))
+    return _where(valid, jnp.maximum(*(_largest(W) for W in slopes)))
+
+
+def _largest(batch: Float[Array, "batch m n"]) -> Float[Array, "batch"]:
+    return jnp.max(jnp.abs(batch), axis=(1, 2))
+
+
+def _hessian_of_deep_origin(case: Instance) -> Float[Array, "params params"]:
+    (rows, columns), rank = case.shape, case.rank
+    widths = (columns, *(rank,) * (DEEP - 1), rows)
+    origin = tuple(jnp.zeros(shape) for shape in zip(widths[1:], widths[:-1], strict=True))
+    return hessian(lambda weights: factorization_loss(weights, case.target), origin)
+
+
+# Claims ----------------------------------------------------------------------------------------
+
+
+def _scale(one: Outcome) -> float:
+    return one.predicted["target_values"][0]
+
+
+def _resolved(one: Outcome, name: str) -> bool:
+    """Whether a distance is told from 0 by half of all digits."""
+    return bool(one.predicted[name] > resolution(_scale(one), one))
+
+
+def _gradient(one: Outcome) -> float:
+    found = one.measured["critical_gradient"]
+    return relative_difference(np.zeros_like(found), found, _scale(one) ** 1.5)
+
+
+def _smallest(one: Outcome) -> float:
+    # Rounding of a spectrum lives on the scale of its largest value.
+    scale = np.max(one.predicted["spectrum"])
+    return relative_difference(one.predicted["smallest"], one.measured["smallest"], scale)
+
+
+def _without_descent(one: Outcome) -> float:
+    """Compare where the curvature has no negative value, told apart at half the margin."""
+    curvature, there = one.measured["smallest"], one.predicted["admissible"]
+    found = np.where((there > 0) & (curvature > -one.predicted["margin"] / 2), 1.0, 0.0)
+    found[np.isnan(curvature + there)] = np.nan
+    return relative_difference(one.predicted["global"], found)
+
+
+def _converged(one: Outcome) -> np.ndarray:
+    limit = tolerance("identity", one.dtype, size=one.size)
+    return one.measured["found_gradient"] <= limit * _scale(one) ** 1.5
+
+
+def _any_found(one: Outcome) -> bool:
+    return _resolved(one, "separation") and bool(np.any(_converged(one)))
+
+
+def _outside(one: Outcome) -> float:
+    """Distance of what was found from the family, times separation / scale.
+
+    A gradient g leaves a point within g / curvature of a critical one, and the least curvature is
+    the separation.
+    """
+    family = one.predicted["family"][one.predicted["admissible"] > 0]
+    gaps = np.abs(one.measured["found"][:, None] - family[None])
+    nearest = np.min(np.max(gaps, axis=(2, 3)), axis=1)
+    worst = np.max(np.where(_converged(one), nearest, 0.0))
+    return float(worst * one.predicted["separation"] / _scale(one) ** 2)
+
+
+CLAIMS = (
+    Claim(
+        "critical_gradient",
+        "at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S (Sigma_S - lambda I)^{1/2} the "
+        "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S",
+        residual=_gradient,
+        reads=("critical_gradient", "target_values"),
+    ),
+    Claim(
+        "critical_loss",
+        "the loss there is sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2",
+    ),
+    Claim(
+        "spectrum",
+        "all r (k + d) eigenvalues of the Hessian there are those of "
+        "lrdyn.landscape.hessian_spectrum",
+    ),
+    Claim(
+        "smallest",
+        "the smallest is the least of 0 (lambda = 0, or S not empty and r >= 2), 2 lambda and "
+        "2 (sigma_i - lambda) (r = 1), min sigma(S) - max sigma(S^c), lambda - max sigma(S^c) "
+        "(|S| < r)",
+        residual=_smallest,
+        reads=("smallest", "spectrum"),
+    ),
+    Claim(
+        "global",
+        "it is negative at all of them but one, S = {i <= r: sigma_i > lambda}: strict saddles",
+        kind="exact",
+        residual=_without_descent,
+        reads=("global", "smallest", "admissible", "margin", "target_values"),
+        applies=lambda one: _resolved(one, "margin"),
+    ),
+    Claim(
+        "search",
+        "Newton's method from random starts finds no critical product outside the family",
+        residual=_outside,
+        reads=("found", "found_gradient", "family", "admissible", "separation", "target_values"),
+        applies=_any_found,
+    ),
+    Claim(
+        "deep_origin",
+        "three layers, lambda = 0: the Hessian at the origin is 0, no strict saddle",
+        residual=lambda one: relative_difference(
+            one.predicted["deep_origin"], one.measured["deep_origin"], _scale(one)
+        ),
+        reads=("deep_origin", "target_values"),
+    ),
+)
+
+
+# Controls --------------------------------------------------------------------------------------
+
+
+def _at_half_threshold(case: Instance) -> dict[str, Array]:
+    points = critical_points(case.target, case.sets, case.weight_decay / 2)
+    return {"critical_gradient": _gradients(case, points)}
+
+
+def _half_threshold_values(case: Instance) -> dict[str, Array]:
+    right, decay = predict(case), case.weight_decay / 2
+    values = critical_values(right["target_values"], case.sets, decay)
+    return right | {"critical_loss": _where(right["admissible"] > 0, values)}
+
+
+def _without_decay(case: Instance) -> dict[str, Array]:
+    right = predict(case)
+    spectra = hessian_spectrum(right["target_values"], case.sets, case.shape, 0.0)
+    return right | {"spectrum": _where(right["admissible"] > 0, spectra)}
+
+
+def _without_spare_slots(case: Instance) -> dict[str, Array]:
+    """Leave out lambda - max sigma(S^c), as if every S were full."""
+    right = predict(case)
+    values = right["target_values"]
+    inside = members(case.sets, len(values))
+    least = jnp.min(jnp.where(inside, values[None], jnp.inf), axis=1)
+    outside = jnp.max(jnp.where(inside, 0.0, values[None]), axis=1)
+    wrong = jnp.minimum(least - outside, 0.0)
+    return right | {"smallest": _where(right["admissible"] > 0, wrong)}
+
+
+def _swapped(case: Instance) -> dict[str, Array]:
+    """Claim the product of {1, ..., r - 1, r + 1} to be global."""
+    right = predict(case)
+    swap = [*range(case.rank - 1), case.rank]
+    return right | {"global": jnp.all(case.sets == np.array([swap]), axis=1).astype(jnp.int32)}
+
+
+def _minimum_alone(case: Instance) -> dict[str, Array]:
+    """Leave out every critical point but the minimum."""
+    right = predict(case)
+    return right | {"admissible": right["global"]}
+
+
+def _strict_origin(case: Instance) -> dict[str, Array]:
+    """Claim the eigenvalue -sigma_1 that two layers have at the origin."""
+    right = predict(case)
+    return right | {"deep_origin": right["target_values"][0]}
+
+
+_AT = {"weight_decay": 0.1, "depth": 2, "init_scale": 1.0}
+
+CRITICAL_POINTS = Statement(
+    "critical_points",
+    make_case,
+    predict,
+    measure,
+    CLAIMS,
+    controls=(
+        Control(
+            "critical_half_threshold",
+            "points with threshold lambda/2",
+            "critical_gradient",
+            measure=_at_half_threshold,
+            at=_AT,
+        ),
+        Control(
+            "critical_loss_half_threshold",
+            "values with threshold lambda/2",
+            "critical_loss",
+            predict=_half_threshold_values,
+            at=_AT,
+        ),
+        Control(
+            "spectrum_without_decay",
+            "spectra with lambda = 0",
+            "spectrum",
+            predict=_without_decay,
+            at=_AT,
+        ),
+        Control(
+            "spare_slots_left_out",
+            "without the eigenvalue lambda - max sigma(S^c)",
+            "smallest",
+            predict=_without_spare_slots,
+            at=_AT,
+        ),
+        Control(
+            "swapped_index",
+            "S = {1, ..., r - 1, r + 1} claimed global",
+            "global",
+            predict=_swapped,
+            at=_AT,
+        ),
+        Control(
+            "minimum_alone",
+            "no critical point but the minimum",
+            "search",
+            predict=_minimum_alone,
+            at=_AT,
+        ),
+        Control(
+            "strict_deep_origin",
+            "the origin of three layers claimed to be a strict saddle",
+            "deep_origin",
+            predict=_strict_origin,
+            at=_AT,
+        ),
+    ),
+    dims={
+        "critical_loss": ("set",),
+        "critical_gradient": ("set",),
+        "smallest": ("set",),
+        "spectrum": ("set", "eigenvalue"),
+        "global": ("set",),
+        "admissible": ("set",),
+        "target_values": ("target_index",),
+        "family": ("set", "row", "column"),
+        "found": ("search", "row", "column"),
+        "found_gradient": ("search",),
+    },
+    narrow=lambda settings: settings | {"tie": (0,)},  # a tie has more critical points than these
+    sides="closed forms over all index sets against JAX's gradient and Hessian; Newton's "
+    "method from random starts for the search",
+)

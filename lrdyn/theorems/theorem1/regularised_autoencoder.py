@@ -1,0 +1,305 @@
+"""Theorem 1, data version: a regularised linear autoencoder on MNIST."""
+
+import dataclasses
+from functools import cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from lrdyn.claims import relative_difference
+from lrdyn.data import mnist
+from lrdyn.descent import gradient_descent, recorded_steps, simulate
+from lrdyn.factorization import Weights, end_to_end
+from lrdyn.initialization import gaussian_layers
+from lrdyn.landscape import index_sets
+from lrdyn.linalg import svd
+from lrdyn.shrinkage import (
+    autoencoder_gains,
+    autoencoder_loss,
+    autoencoder_minimiser,
+    autoencoder_minimum,
+)
+from lrdyn.spectra import singular_values
+from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorems.theorem1.minimisers import resolution, settled, vanished
+
+EVERY = 10
+"""One image in so many is used, 50 of each digit."""
+
+
+@cache
+def images() -> tuple[np.ndarray, bool]:
+    """Images of MNIST in 25 dimensions, centred, with largest singular value 1.
+
+    The inner 20 x 20 pixels, averaged over 4 x 4 blocks: the border is empty, and with all pixels
+    the matrix is not of full rank. Without the extra ``data`` there is noise instead, and False.
+    """
+    try:
+        pixels = mnist().inputs[:, ::EVERY]
+    except ImportError:
+        noise = np.random.default_rng(0).normal(size=(25, 500)) * np.arange(25, 0, -1)[:, None]
+        return noise / np.linalg.norm(noise, 2), False
+    inner = pixels.reshape(28, 28, -1)[4:24, 4:24]
+    small = inner.reshape(5, 4, 5, 4, -1).mean(axis=(1, 3)).reshape(25, -1)
+    centred = small - small.mean(axis=1, keepdims=True)
+    return centred / np.linalg.norm(centred, 2), True
+
+
+class Autoencoder(eqx.Module):
+    """A run of the regularised linear autoencoder."""
+
+    inputs: Float[Array, "d n"]
+    factor: Float[Array, "d d"]
+    """R^T of X^T = Q R: the loss on it is the loss on X."""
+    weights: Weights
+    weight_decay: Float[Array, "2"]
+    """lambda of the encoder and of the decoder; the theorem wants them equal."""
+    learning_rate: Float[Array, ""]
+    steps: tuple[int, ...] = eqx.field(static=True)
+    real: bool = eqx.field(static=True)
+    """Whether the inputs are MNIST."""
+
+    @property
+    def width(self) -> int:
+        """Width of the hidden layer."""
+        return len(self.weights[0])
+
+
+def make_case(
+    key: Key[Array, ""],
+    *,
+    rank: int,
+    weight_decay: Any,
+    init_scale: Any,
+    learning_rate: Any,
+    target_scale: Any,
+    steps: int,
+) -> Autoencoder:
+    """Build a run from the flags: real data, a random start."""
+    scaled, real = images()
+    size = jnp.sqrt(jnp.asarray(target_scale, jnp.zeros(()).dtype))
+    dim = len(scaled)
+    return Autoencoder(
+        inputs=size * jnp.asarray(scaled, size.dtype),
+        factor=size * jnp.asarray(np.linalg.qr(scaled.T)[1].T, size.dtype),
+        weights=gaussian_layers(key, (dim, rank, dim), jnp.full(2, init_scale, size.dtype)),
+        weight_decay=jnp.full(2, weight_decay, size.dtype),
+        learning_rate=jnp.asarray(learning_rate, size.dtype),
+        steps=tuple(recorded_steps(steps, at_most=21).tolist()),
+        real=real,
+    )
+
+
+def _sets(case: Autoencoder) -> np.ndarray:
+    """Sets of leading directions, those that the minimiser leaves out among them."""
+    return index_sets(min(case.width + 2, len(case.inputs)), case.width)
+
+
+def predict(case: Autoencoder) -> dict[str, Array]:
+    """Minimiser and minimum in closed form."""
+    decay, values = case.weight_decay[0], singular_values(case.factor)
+    return {
+        "autoencoder": autoencoder_minimiser(case.inputs, case.width, decay),
+        "autoencoder_loss": autoencoder_minimum(values, case.width, decay),
+        "input_values": values,
+        "gains": autoencoder_gains(values, decay),
+        "decay": case.weight_decay,
+    }
+
+
+def measure(case: Autoencoder) -> dict[str, Array]:
+    """Gradient descent from a random start, and gradients at the points of the family."""
+    run = simulate(
+        lambda weights: autoencoder_loss(weights, case.factor, 0.0),
+        case.weights,
+        # The gradient of lambda ||W||^2 is 2 lambda W.
+        gradient_descent(case.learning_rate, 2 * case.weight_decay),
+        np.asarray(case.steps),
+        record=end_to_end,
+    )
+    products = run.records
+    encoder, decoder = run.params
+    return {
+        "autoencoder": products[-1],
+        "autoencoder_loss": autoencoder_loss(run.params, case.inputs, case.weight_decay[0]),
+        "asymmetry": jnp.max(jnp.abs(encoder - decoder.T)),
+        "autoencoder_gradient": _gradient(case),
+        "gains": singular_values(products[-1]),
+        "moved": jnp.max(jnp.abs(products[-1] - products[(len(products) - 1) // 2])),
+        "diverged_at": run.diverged_at,
+    }
+
+
+def _gradient(case: Autoencoder, power: int = 2) -> Float[Array, ""]:
+    """Largest entry of the gradients at ``W_2 = W_1^T = U_S (I - lambda Sigma_S^{-2})^{1/2}``."""
+    sets = _sets(case)
+    left, values, _ = svd(case.factor)
+    gains = autoencoder_gains(values ** (power / 2), case.weight_decay[0])
+    roots = jnp.sqrt(gains)[sets] * (sets >= 0)
+    encoders = roots[:, :, None] * left.T[sets]
+
+    def slope(encoder):
+        layers = (encoder, encoder.T)
+        return jax.grad(autoencoder_loss)(layers, case.inputs, case.weight_decay[0])
+
+    slopes = jax.vmap(slope)(encoders)
+    return jnp.maximum(*(jnp.max(jnp.abs(W)) for W in slopes))
+
+
+# Claims ----------------------------------------------------------------------------------------
+
+
+def _squares(one: Outcome) -> np.ndarray:
+    return one.predicted["input_values"] ** 2
+
+
+def _decay_of(one: Outcome) -> float:
+    # A control changes it, so that the flag does not tell.
+    return float(one.predicted["decay"][0])
+
+
+def _arrived(one: Outcome) -> bool:
+    """Settled where the cost is convex, with a single minimiser that is not degenerate.
+
+    A direction costs ``(1 - w^2)^2 sigma^2 + 2 lambda w^2``, convex in w above a third of its gain;
+    below is the plateau of a saddle.
+    """
+    width = one.point["rank"]
+    gains, found = one.predicted["gains"][:width], one.measured["gains"][:width]
+    return settled(one, 1.0) and bool(np.all(found >= gains / 3)) and _isolated(one)
+
+
+def _isolated(one: Outcome) -> bool:
+    """No sigma_i^2 of the first equals lambda, and the last of them not the one after."""
+    squares, decay = _squares(one), _decay_of(one)
+    width, least = min(one.point["rank"], len(squares)), resolution(squares[0], one)
+    last, following = squares[width - 1], np.append(squares, 0.0)[width]
+    apart = np.all(np.abs(squares[:width] - decay) > least)
+    return bool(apart and (last - following > least or last < decay))
+
+
+def _symmetric(one: Outcome) -> bool:
+    """Decay multiplies W_1 - W_2^T along the flat directions by 1 - 2 eta lambda or less."""
+    decay = _decay_of(one)
+    factor = 1 - 2 * one.point["learning_rate"] * decay
+    return _arrived(one) and decay > 0 and vanished(one, factor)
+
+
+_ARRIVED = ("moved", "gains", "input_values", "decay")
+
+
+CLAIMS = (
+    Claim(
+        "autoencoder",
+        "||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2) on MNIST: descent ends at W_2 W_1 = "
+        "U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
+        residual=lambda one: relative_difference(
+            one.predicted["autoencoder"], one.measured["autoencoder"], 1.0
+        ),
+        reads=("autoencoder", *_ARRIVED),
+        applies=_arrived,
+    ),
+    Claim(
+        "autoencoder_loss",
+        "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
+        residual=lambda one: relative_difference(
+            one.predicted["autoencoder_loss"],
+            one.measured["autoencoder_loss"],
+            np.sum(_squares(one)),
+        ),
+        reads=("autoencoder_loss", *_ARRIVED),
+        applies=_arrived,
+    ),
+    Claim(
+        "transposed",
+        "lambda > 0: there W_1 = W_2^T",
+        residual=lambda one: float(one.measured["asymmetry"]),
+        reads=("asymmetry", *_ARRIVED),
+        applies=_symmetric,
+    ),
+    Claim(
+        "autoencoder_gradient",
+        "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for sets S of "
+        "leading directions",
+        residual=lambda one: float(one.measured["autoencoder_gradient"] / _squares(one)[0]),
+        reads=("autoencoder_gradient", "input_values"),
+    ),
+)
+
+
+def _inverse_not_squared(case: Autoencoder) -> dict[str, Array]:
+    right = predict(case)
+    left, values, _ = svd(case.factor)
+    left, gains = left[:, : case.width], autoencoder_gains(jnp.sqrt(values), case.weight_decay[0])
+    product = (left * gains[: case.width][None, :]) @ left.T
+    return right | {"autoencoder": product}
+
+
+def _unregularised(case: Autoencoder) -> dict[str, Array]:
+    right = predict(case)
+    return right | {"autoencoder_loss": jnp.sum(right["input_values"][case.width :] ** 2)}
+
+
+def _decay_decoder(key: Key[Array, ""], case: Autoencoder, amount: Array) -> Autoencoder:
+    """Take the decay from the encoder."""
+    decays = case.weight_decay * (1 - amount * jnp.array([1.0, 0.0], case.weight_decay.dtype))
+    return dataclasses.replace(case, weight_decay=decays)
+
+
+# Where sigma and sigma^2 are well apart, and the step as large as such data allows.
+_AT = {"weight_decay": 0.1, "init_scale": 1.0, "target_scale": 0.25, "learning_rate": 0.8}
+
+AUTOENCODER = Statement(
+    "autoencoder",
+    make_case,
+    predict,
+    measure,
+    CLAIMS,
+    controls=(
+        Control(
+            "inverse_not_squared",
+            "I - lambda Sigma^{-1}",
+            "autoencoder",
+            predict=_inverse_not_squared,
+            at=_AT,
+        ),
+        Control(
+            "unregularised_value",
+            "the value of lambda = 0",
+            "autoencoder_loss",
+            predict=_unregularised,
+            at=_AT,
+        ),
+        Control(
+            "decay_on_the_decoder",
+            "decay on the decoder alone",
+            "transposed",
+            case=_decay_decoder,
+            at=_AT,
+        ),
+        Control(
+            "gradient_not_squared",
+            "points with I - lambda Sigma^{-1}",
+            "autoencoder_gradient",
+            measure=lambda case: {"autoencoder_gradient": _gradient(case, power=1)},
+            at=_AT,
+        ),
+    ),
+    hypotheses={
+        "mnist_installed": lambda case: jnp.asarray(case.real),
+        "equal_decays": lambda case: case.weight_decay[0] == case.weight_decay[1],
+    },
+    dims={
+        "autoencoder": ("row", "column"),
+        "input_values": ("input_index",),
+        "gains": ("input_index",),
+        "decay": ("layer",),
+    },
+    steps="steps",
+    diverged="diverged_at",
+    sides="SVD of X against gradient descent, on MNIST",
+)

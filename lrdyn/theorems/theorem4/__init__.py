@@ -1,0 +1,359 @@
+"""Theorem 4: GaLore and ReLoRA with a frozen factor take the same path."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lrdyn.adapters.galore import GALORE
+from lrdyn.adapters.method import Method
+from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
+from lrdyn.claims import relative_difference, tolerance
+from lrdyn.theorem import (
+    POSITIVE,
+    Arrays,
+    Claim,
+    Control,
+    Flag,
+    Outcome,
+    Statement,
+    Theorem,
+    at_least,
+    one_of,
+    with_condition,
+)
+from lrdyn.theorems.theorem4.duality import DUALITY
+from lrdyn.theorems.theorem4.figures import plot_paths
+from lrdyn.theorems.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
+from lrdyn.theorems.theorem4.optax_galore import OPTAX, OPTAX_PROGRAMS
+from lrdyn.theorems.theorem4.optimizer_state import NAMES, OPTIMIZER_STATE
+from lrdyn.theorems.theorem4.problems import (
+    OPTIMIZERS,
+    PROBLEMS,
+    LowRankRun,
+    at,
+    determined,
+    distance,
+    independence,
+    losses,
+    make_run,
+    refreshed,
+    sum_ranks,
+    sum_values,
+    train,
+)
+from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
+
+SIDES = ("left", "right")
+
+FLAGS = (
+    Flag("rows", (10,), at_least(2), int, "m", "rows of W: outputs, classes, hidden units",
+         shapes=True),
+    Flag("cols", (14,), at_least(2), int, "n", "columns of W: features of an example", shapes=True),
+    Flag("rank", (2,), at_least(1), int, "r", "columns of P", (1, 3), shapes=True),
+    Flag("period", (10,), at_least(1), int, "T", "steps between two refreshes of P", (1, 7, 25),
+         shapes=True),
+    Flag("optimizer", tuple(OPTIMIZERS), one_of(*OPTIMIZERS), str, "opt",
+         "what sees the coordinates of the gradient: sgd, momentum 0.9, or Adam", shapes=True),
+    Flag("state", ("keep",), one_of(*NAMES), str, "",
+         "what becomes of the optimiser's state at a refresh", NAMES, shapes=True),
+    Flag("side", SIDES, one_of(*SIDES), str, "", "side of the gradient that is projected",
+         shapes=True),
+    Flag("problem", ("regression", "mlp"), one_of(*PROBLEMS), str, "f",
+         "what is trained; every matrix of a network is projected", PROBLEMS, shapes=True),
+    Flag("learning_rate", (0.05,), POSITIVE, float, "eta",
+         "step size; for the regression that of the loss 1/2 ||.||_F^2", (0.02, 0.05)),
+    Flag("steps", (60,), at_least(1), int, "t", "steps of descent", (100,), swept=False),
+)  # fmt: skip
+
+
+def check(point: Mapping[str, Any]) -> None:
+    """Refuse combinations outside the theorem."""
+    if point["rank"] > min(point["rows"], point["cols"]):
+        raise ValueError(
+            f"--rank: got {point['rank']} with {point['rows']} x {point['cols']}, "
+            "wanted at most the smaller"
+        )
+
+
+# Theory and measurement --------------------------------------------------------------------------
+
+
+def predict(case: LowRankRun) -> dict[str, Array]:
+    """GaLore, and what its projectors say."""
+    records, condition = with_condition(
+        lambda both: train(case, GALORE, both).records, (case.params, case.data)
+    )
+    found, recorded = refreshed(case, records), at(case, case.steps)
+    return {
+        "weights": records[recorded],
+        "training_loss": losses(case, records[recorded]),
+        "condition": condition,
+        "singular_gap": found.gaps,
+        "independence": independence(case, found.bases),
+        "sum_rank": sum_ranks(case),
+    }
+
+
+def measure(case: LowRankRun, *, method: Method = RELORA_FROZEN, **how: Any) -> dict[str, Array]:
+    """ReLoRA with a frozen factor, or something else with the arguments of its run."""
+    run = train(case, method, **how)
+    recorded = at(case, case.steps)
+    return {
+        "weights": run.records[recorded],
+        "training_loss": losses(case, run.records[recorded]),
+        "sum_values": sum_values(case, run.records),
+        "step": jnp.asarray(case.steps),
+        "diverged_at": run.diverged_at,
+    }
+
+
+def gap(case: LowRankRun, predicted: Arrays, measured: Arrays) -> dict[str, Array]:
+    """The gap between the two trajectories at each recorded step."""
+    return {"gap": distance(predicted["weights"], measured["weights"])}
+
+
+INDEPENDENT = 0.1
+"""Least singular value of [P_1 ... P_K] from which its columns count as independent."""
+
+
+def _same_path(prefix: str = "") -> tuple[Claim, Claim]:
+    """Claims that GaLore and ReLoRA agree, for a statement of its own names."""
+    return (
+        Claim(
+            f"{prefix}weights",
+            "GaLore and ReLoRA with a frozen factor have the same weights at every step",
+            residual=_apart("weights"),
+            reads=("weights", "singular_gap"),
+            applies=determined,
+        ),
+        Claim(
+            f"{prefix}training_loss",
+            "and the same loss",
+            residual=_apart("training_loss"),
+            reads=("training_loss", "singular_gap"),
+            applies=determined,
+        ),
+    )
+
+
+def _apart(name: str) -> Callable[[Outcome], float]:
+    return lambda one: relative_difference(one.predicted[name], one.measured[name])
+
+
+def _relative_values(one: Outcome) -> np.ndarray:
+    """Singular values of the sums over their largest, and 0 beyond the last: nothing is there."""
+    values = np.pad(one.measured["sum_values"], ((0, 0), (0, 1)))
+    largest = values[:, :1]
+    return values / np.where(largest == 0, 1.0, largest)
+
+
+def _excess(one: Outcome) -> float:
+    values, ranks = _relative_values(one), one.predicted["sum_rank"][:, None]
+    within = np.arange(values.shape[1]) < ranks
+    return float(np.max(values * ~within))  # a product keeps a NaN, wherever it stands
+
+
+def _wrong_ranks(one: Outcome) -> float:
+    """For how many K the rank is another one, of those whose subspaces are independent."""
+    values, independence = _relative_values(one), one.predicted["independence"]
+    if not (np.all(np.isfinite(values)) and np.all(np.isfinite(independence))):
+        return float("nan")
+    # What is larger than the rounding that the other claims allow is no rounding.
+    limit = tolerance("identity", one.dtype, steps=one.steps, size=one.size)
+    wrong = np.sum(values > limit, axis=1) != one.predicted["sum_rank"]
+    return float(np.sum(wrong & (independence >= INDEPENDENT)))
+
+
+CLAIMS = (
+    *_same_path(),
+    Claim(
+        "sum_excess",
+        "W(t) - W(0) has rank at most r K after K refreshes: sigma_{rK+1} = 0",
+        kind="bound",
+        residual=_excess,
+        reads=("sum_values", "sum_rank"),
+        sides="r times the number of refreshes against singular values of W(t) - W(0)",
+    ),
+    Claim(
+        "sum_rank",
+        "and no less if the subspaces are independent: steps of rank r, a sum of rank r K",
+        kind="exact",
+        residual=_wrong_ranks,
+        reads=("sum_values", "sum_rank", "independence"),
+        sides="r times the number of refreshes against singular values of W(t) - W(0)",
+    ),
+)
+
+
+# Controls ----------------------------------------------------------------------------------------
+
+
+def _other_side(case: LowRankRun) -> dict[str, Array]:
+    return measure(case, side={"left": "right", "right": "left"}[case.side])
+
+
+def _pruned(case: LowRankRun) -> dict[str, Array]:
+    return measure(case, state=pruned(jax.random.key(0)))
+
+
+def _one_less(case: LowRankRun) -> dict[str, Array]:
+    right = predict(case)
+    return right | {"sum_rank": right["sum_rank"] - 1}
+
+
+def _one_adapter(case: LowRankRun) -> dict[str, Array]:
+    right = predict(case)
+    return right | {"sum_rank": jnp.full_like(right["sum_rank"], case.rank)}
+
+
+SGD = {"optimizer": "sgd", "side": "left", "problem": "regression", "state": "keep", "steps": 60}
+ADAM = SGD | {"optimizer": "adam", "state": "reset", "steps": 20}
+
+CONTROLS = (
+    Control(
+        "one_keeps_one_resets",
+        "one method keeps its state and the other resets it, as published",
+        "weights",
+        measure=lambda case: measure(case, state="keep"),
+        at=ADAM,
+    ),
+    Control(
+        "pruned_state",
+        "a reset that sets 99.9 % of the moments to zero and keeps the count of steps",
+        "weights",
+        measure=_pruned,
+        at=ADAM,
+    ),
+    Control(
+        "no_merge",
+        "A set to zero at a refresh without a merge: the function jumps",
+        "training_loss",
+        measure=lambda case: measure(case, method=UNMERGED),
+        at=SGD,
+    ),
+    Control(
+        "stale_adapter",
+        "a fresh P with the A of the old one",
+        "weights",
+        measure=lambda case: measure(case, method=STALE),
+        at=SGD,
+    ),
+    Control(
+        "both_factors_trained",
+        "B trained as well as A: ReLoRA as published",
+        "weights",
+        measure=lambda case: measure(case, method=RELORA),
+        at=SGD,
+    ),
+    Control(
+        "both_factors_zero",
+        "both factors zero at the start: their gradients are exactly 0, and nothing moves",
+        "weights",
+        measure=lambda case: measure(case, method=RELORA, choose=no_factors(case.rank, case.side)),
+        at=SGD,
+    ),
+    Control(
+        "other_side",
+        "the other side projected",
+        "weights",
+        measure=_other_side,
+        at=SGD,
+    ),
+    Control(
+        "one_direction_less",
+        "the sum claimed to have a rank below r K",
+        "sum_excess",
+        predict=_one_less,
+        at=SGD,
+    ),
+    Control(
+        "rank_of_one_adapter",
+        "the sum claimed to have the rank of one adapter",
+        "sum_rank",
+        predict=_one_adapter,
+        at=SGD,
+    ),
+)
+
+DIMS = {
+    "weights": ("step", "entry"),
+    "training_loss": ("step",),
+    "gap": ("step",),
+    "singular_gap": ("refresh", "matrix"),
+    "sum_rank": ("refreshes",),
+    "independence": ("refreshes",),
+    "sum_values": ("refreshes", "index"),
+    "step": ("step",),
+}
+
+
+def _first_problem(settings: dict[str, Any]) -> dict[str, Any]:
+    """The first problem, on the first side unless several ranks, periods or states are swept.
+
+    The other statements run on the last side.
+    """
+    broad = max(len(settings[name]) for name in ("rank", "period", "state")) > 1
+    sides = settings["side"] if broad else settings["side"][:1]
+    return settings | {"problem": settings["problem"][:1], "side": sides}
+
+
+def _other_problems(settings: dict[str, Any]) -> dict[str, Any]:
+    """The other problems, briefly: they amplify rounding the more the longer they are trained."""
+    names = ("optimizer", "rank", "period", "side", "learning_rate")
+    last = {name: settings[name][-1:] for name in names}
+    steps = min(settings["steps"], 30)
+    return settings | last | {"problem": settings["problem"][1:], "steps": steps}
+
+
+TRAJECTORY = Statement(
+    "trajectory",
+    make_run,
+    predict,
+    measure,
+    CLAIMS,
+    controls=CONTROLS,
+    dims=DIMS,
+    narrow=_first_problem,
+    compare=gap,
+    steps="steps",
+    condition="condition",
+    diverged="diverged_at",
+    sides="projected gradients of W (GaLore) against gradients of A by differentiation (ReLoRA)",
+)
+
+OTHER_PROBLEMS = Statement(
+    "other_problems",
+    make_run,
+    predict,
+    measure,
+    _same_path("network_"),
+    dims=DIMS,
+    narrow=_other_problems,
+    compare=gap,
+    steps="steps",
+    condition="condition",
+    diverged="diverged_at",
+    sides="projected gradients of W (GaLore) against gradients of A by differentiation (ReLoRA)",
+)
+
+THEOREM4 = Theorem(
+    "theorem4",
+    "GaLore and ReLoRA with a frozen factor take the same path, for any optimiser of gradients",
+    FLAGS,
+    (
+        TRAJECTORY,
+        OPTIMIZER_STATE,
+        OTHER_PROBLEMS,
+        OPTAX,
+        OPTAX_PROGRAMS,
+        DUALITY,
+        GRADIENT_RANK,
+    ),
+    plots={"paths": plot_paths},
+    check=check,
+    axes=("rank",),
+)

@@ -1,0 +1,254 @@
+"""Theorem 4: what becomes of the state of the optimiser at a refresh."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from lrdyn.adapters.galore import GALORE
+from lrdyn.adapters.maps import choose_projectors, lift_onto, project
+from lrdyn.adapters.method import Method
+from lrdyn.adapters.relora import RELORA_FROZEN
+from lrdyn.adapters.state import POLICIES, StatePolicy
+from lrdyn.descent import iterate
+from lrdyn.theorem import Claim, Control, Outcome, Statement, with_condition
+from lrdyn.theorems.theorem4.problems import (
+    LowRankRun,
+    at,
+    determined,
+    distance,
+    flat,
+    make_run,
+    refreshed,
+    times,
+    train,
+)
+
+KEEP, RESET, TRANSPORT = range(3)
+NAMES = tuple(POLICIES)
+MOMENTUM = 0.9
+
+
+def one_policy(number: Int[Array, ""]) -> StatePolicy:
+    """The policy of a traced number, so that one program serves all."""
+    number = number.astype(jnp.int32)
+
+    def policy(fresh, state, old, new):
+        choices = [POLICIES[name](fresh, state, old, new) for name in NAMES]
+        return jax.tree.map(lambda *arrays: jax.lax.select_n(number, *arrays), *choices)
+
+    return policy
+
+
+def other_signs(maps: PyTree) -> PyTree:
+    """Another rule for the signs of singular vectors: the first entry of each is positive."""
+
+    def flip(basis):
+        return basis * jnp.where(basis[:1] < 0, -1.0, 1.0).astype(basis.dtype)
+
+    return jax.tree.map(flip, maps)
+
+
+def lanes(
+    case: LowRankRun, method: Method, params_and_data: Any = None, flipped: Any = False
+) -> Float[Array, "policy times entries"]:
+    """Runs with each policy; the signs of the singular vectors by one rule or by the other."""
+
+    def choose(key, gradients):
+        maps = choose_projectors(gradients, case.rank, case.side)
+        return jax.tree.map(lambda a, b: jnp.where(flipped, a, b), other_signs(maps), maps)
+
+    def run(number):
+        policy = one_policy(number)
+        return train(case, method, params_and_data, state=policy, choose=choose).records
+
+    return jax.vmap(run)(_numbers())
+
+
+def _numbers() -> Int[Array, "policy"]:
+    return jnp.arange(len(NAMES), dtype=jnp.int32)
+
+
+# Momentum without coordinates --------------------------------------------------------------------
+
+
+class Lifted(NamedTuple):
+    """A run whose momentum has the size of the weights."""
+
+    weights: PyTree
+    momentum: PyTree
+    maps: PyTree
+
+
+def through(first: PyTree, then: PyTree, matrices: PyTree) -> PyTree:
+    """S_then^T S_first X: for one and the same S the projection onto its subspace."""
+    zeros = jax.tree.map(jnp.zeros_like, matrices)
+    return lift_onto(zeros, then, project(first, matrices))
+
+
+def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "times entries"]:
+    """W <- W - eta M, M <- mu M + P P^T G, with no state in coordinates.
+
+    At a refresh M becomes ``P_new P_old^T M`` (keep: the coordinates stay and the directions
+    turn), 0 (reset) or ``P_new P_new^T M`` (transport: the projection onto the new subspace).
+    """
+
+    def gradient(weights):
+        return jax.grad(case.loss)(weights, case.data)
+
+    def refresh(old: Lifted) -> Lifted:
+        maps = choose_projectors(gradient(old.weights), case.rank, case.side)
+        moments = [
+            through(old.maps, maps, old.momentum),
+            jax.tree.map(jnp.zeros_like, old.momentum),
+            through(maps, maps, old.momentum),
+        ]
+        momentum = jax.tree.map(lambda *arrays: jax.lax.select_n(number, *arrays), *moments)
+        return Lifted(old.weights, momentum, maps)
+
+    def step(t, now: Lifted) -> Lifted:
+        now = jax.lax.cond(t % case.period == 0, refresh, lambda same: same, now)
+        projected = through(now.maps, now.maps, gradient(now.weights))
+        momentum = jax.tree.map(lambda M, g: MOMENTUM * M + g, now.momentum, projected)
+        weights = jax.tree.map(lambda W, M: W - case.learning_rate * M, now.weights, momentum)
+        return Lifted(weights, momentum, now.maps)
+
+    start = choose_projectors(gradient(case.params), case.rank, case.side)
+    zeros = jax.tree.map(jnp.zeros_like, case.params)
+    begin = Lifted(case.params, zeros, start)
+    return iterate(step, begin, times(case), lambda now: flat(now.weights))[1]
+
+
+# The statement -----------------------------------------------------------------------------------
+
+
+def predict(case: LowRankRun) -> dict[str, Array]:
+    """GaLore with each policy, and the recursion without coordinates."""
+    galore, condition = with_condition(
+        lambda both: lanes(case, GALORE, both), (case.params, case.data)
+    )
+    every = jax.vmap(lambda number: lifted_momentum(case, number))(_numbers())
+    recorded = at(case, case.steps)
+    return {
+        "policy_weights": galore[:, recorded],
+        "lifted": every[:, recorded],
+        "singular_gap": jax.vmap(lambda run: refreshed(case, run).gaps)(galore),
+        "condition": condition,
+    }
+
+
+SIGN_FREE = np.array([RESET, TRANSPORT], np.int32)
+"""Policies after which the signs of singular vectors have no effect."""
+
+
+def measure(case: LowRankRun, *, broken: bool = False) -> dict[str, Array]:
+    """ReLoRA with each policy, with both rules for the signs.
+
+    Args:
+        case: the run.
+        broken: show each policy under the name of another, and signs with a kept state.
+
+    Returns:
+        Arrays under the names of :func:`predict`.
+    """
+    runs = jax.vmap(lambda flipped: lanes(case, RELORA_FROZEN, flipped=flipped))(
+        jnp.array([False, True])
+    )
+    one, other = runs[:, :, at(case, case.steps)]
+    chosen = SIGN_FREE * 0 + KEEP if broken else SIGN_FREE
+    named = jnp.roll(one, 1, axis=0) if broken else one
+    return {
+        "policy_weights": named,
+        "lifted": named,
+        "signs": jax.vmap(distance)(one[chosen], other[chosen]),
+        "step": jnp.asarray(case.steps),
+    }
+
+
+def _has_momentum(one: Outcome) -> bool:
+    return determined(one) and one.point["optimizer"] == "momentum"
+
+
+CLAIMS = (
+    Claim(
+        "policy_weights",
+        "GaLore and ReLoRA with a frozen factor agree whether both keep, reset or transport",
+        reads=("policy_weights", "singular_gap"),
+        applies=determined,
+    ),
+    Claim(
+        "lifted",
+        "with momentum the path is that of W <- W - eta M, M <- mu M + P P^T G, where M becomes "
+        "P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
+        reads=("lifted", "singular_gap"),
+        applies=_has_momentum,
+        sides="a momentum of the size of W, projected, against one in coordinates",
+    ),
+    Claim(
+        "signs",
+        "after a reset or a transport the path does not depend on the signs of singular vectors",
+        residual=lambda one: float(np.max(one.measured["signs"])),
+        reads=("signs", "singular_gap"),
+        applies=determined,
+        sides="runs with two rules for the signs of singular vectors",
+    ),
+)
+
+
+def _broken(case: LowRankRun) -> dict[str, Array]:
+    return measure(case, broken=True)
+
+
+AT = {"optimizer": "momentum", "side": "left", "problem": "regression", "steps": 40}
+
+
+def _momentum(settings: dict[str, Any]) -> dict[str, Any]:
+    """Momentum, on the first problem and the last side; all policies are run anyway."""
+    optimizers = tuple(name for name in settings["optimizer"] if name == "momentum")
+    first = {name: settings[name][:1] for name in ("state", "problem")}
+    return settings | first | {"optimizer": optimizers, "side": settings["side"][-1:]}
+
+
+OPTIMIZER_STATE = Statement(
+    "optimizer_state",
+    make_run,
+    predict,
+    measure,
+    CLAIMS,
+    controls=(
+        Control(
+            "other_policy",
+            "one keeps its state where the other resets, resets where it transports, ...",
+            "policy_weights",
+            measure=_broken,
+            at=AT,
+        ),
+        Control(
+            "other_recursion",
+            "each policy lifted as another one",
+            "lifted",
+            measure=_broken,
+            at=AT,
+        ),
+        Control(
+            "kept_signs",
+            "a state that is kept while the signs of singular vectors change",
+            "signs",
+            measure=_broken,
+            at=AT,
+        ),
+    ),
+    dims={
+        "policy_weights": ("policy", "step", "entry"),
+        "lifted": ("policy", "step", "entry"),
+        "signs": ("sign_free_policy", "step"),
+        "singular_gap": ("policy", "refresh", "matrix"),
+        "step": ("step",),
+    },
+    narrow=_momentum,
+    steps="steps",
+    condition="condition",
+    sides="GaLore against ReLoRA, all three policies",
+)

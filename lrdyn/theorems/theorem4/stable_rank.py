@@ -1,0 +1,403 @@
+"""Theorem 4: gradients become low-rank, and by how much."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from lrdyn.descent import iterate
+from lrdyn.gradient_rank import (
+    GradientModes,
+    StableRankBounds,
+    distinct,
+    gradient_modes,
+    gradient_path,
+    misalignment,
+    slowest_part,
+    spectral_edges,
+    stable_rank,
+    stable_rank_bounds,
+)
+from lrdyn.initialization import gaussians
+from lrdyn.spectra import singular_values
+from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorems.theorem3.dropout_penalty import reflection
+
+LARGEST = (5, 6)
+"""Most rows and columns: the operator on matrices is diagonalised as a whole."""
+
+TERMS = 3
+"""N."""
+
+LONGEST = 100
+"""Most steps."""
+
+NAMES = ("full", "kernel", "printed_fails", "printed_slack", "regular", "right", "left")
+"""Terms of full rank; of half rank; the counterexample to Lemma 3.3 and its mirror image; and a
+single term, of regular B and C, regular B alone and regular C alone."""
+
+ALIGNED = NAMES.index("regular")
+"""From here on the top singular pair of G_par lies in the eigenspace of l_1."""
+
+FRACTIONS = (1.0, 0.5, 0.5, 0.5, 0.5, 1.0, 0.5)
+"""Step sizes, as parts of 2/(l_2 + l_max)."""
+
+
+class Recursion(eqx.Module):
+    """Problems with the gradient (1/N) sum_i (A_i - B_i W C_i)."""
+
+    left: Float[Array, "problems terms m m"]
+    """B_i."""
+    right: Float[Array, "problems terms n n"]
+    """C_i."""
+    targets: Float[Array, "problems terms m n"]
+    """A_i; W_0 is 0."""
+    modes: GradientModes
+    """Of (1/N) sum_i B_i (x) C_i, for each problem."""
+    learning_rate: Float[Array, "problems"]
+    """eta."""
+    steps: tuple[int, ...] = eqx.field(static=True)
+
+    @property
+    def start(self) -> Float[Array, "problems m n"]:
+        """G_0."""
+        return jnp.mean(self.targets, axis=1)
+
+
+# Cases ---------------------------------------------------------------------------------------
+
+
+def _spectra(size: int) -> np.ndarray:
+    """Eigenvalues of a single term: one small, all of them large, half of them zero."""
+    large, index = np.linspace(0.7, 1.0, size), np.arange(size)
+    half = np.where(index < max(size // 2, 1), 0.0, large)
+    return np.stack([np.where(index == 0, 0.2, large), large, half])
+
+
+def _side(gaussian: Float[Array, "rows k"], order: list[int]) -> Array:
+    """B_i, or C_i, of every problem; the single terms with these of the spectra."""
+    size = gaussian.shape[1]
+    kept = np.stack([np.ones(size), np.arange(size) < max(size // 2, 1)])
+    factors = gaussian.reshape(1, TERMS, size, size) * jnp.asarray(kept)[:, None, :, None]
+    several = jnp.swapaxes(factors, 2, 3) @ factors / size
+    vectors, values = reflection(gaussian[0])[None], jnp.asarray(_spectra(size)[order])
+    single = (vectors * values[:, None, :]) @ vectors
+    corner = jnp.zeros((2, size, size)).at[:, 0, 0].set(1.0)
+    same = jnp.concatenate([corner, single])[:, None]
+    return jnp.concatenate([several, jnp.tile(same, (1, TERMS, 1, 1))])
+
+
+def _examples(m: int, n: int) -> np.ndarray:
+    """Gradients at the start of the counterexample and its mirror image."""
+    found = np.zeros((2, m, n))
+    found[:, :2, :2] = [[[-0.75, 0.5], [0.5, 0.75]], [[0.75, 0.5], [0.5, 0.75]]]
+    return found
+
+
+def _largest_step(modes: GradientModes) -> Float[Array, "problems"]:
+    edges = jax.vmap(spectral_edges)(modes)
+    return 2 / (edges.second + edges.last)
+
+
+NEAR = 0.1
+"""||G_0 - G_par||_F over ||G_par||_F where there are several terms: their l_2 is close to l_1, and
+an infinite bound says nothing."""
+
+
+def _near(modes: GradientModes, drawn: Float[Array, "m n"]) -> Float[Array, "m n"]:
+    part = slowest_part(modes, drawn)
+    rest = drawn - part
+    return part + NEAR * jnp.linalg.norm(part) / jnp.linalg.norm(rest) * rest
+
+
+def _case(key: Key[Array, ""], *, rows: int, cols: int, steps: int) -> Recursion:
+    m, n = (min(size, largest) for size, largest in zip((rows, cols), LARGEST, strict=True))
+    count, first = len(NAMES), NAMES.index("printed_fails")
+    shapes = [(TERMS * m, m), (TERMS * n, n), (count * m, n), (count * TERMS * m, n)]
+    for_rows, for_columns, drawn, noise = gaussians(key, shapes)
+    left, right = _side(for_rows, [0, 1, 2]), _side(for_columns, [0, 2, 1])
+    modes = jax.vmap(gradient_modes)(left, right)
+    drawn = drawn.reshape(count, m, n)
+    near = jax.vmap(_near)(*jax.tree.map(lambda leaf: leaf[:first], (modes, drawn)))
+    start = jnp.concatenate([near, jnp.asarray(_examples(m, n)), drawn[ALIGNED:]])
+    noise = noise.reshape(count, TERMS, m, n)
+    noise = noise - jnp.mean(noise, axis=1, keepdims=True)
+    return Recursion(
+        left=left,
+        right=right,
+        targets=start[:, None] + noise,
+        modes=modes,
+        learning_rate=jnp.asarray(FRACTIONS) * _largest_step(modes),
+        steps=(0, *np.unique(np.rint(np.geomspace(1, steps, 12)).astype(int)).tolist()),
+    )
+
+
+# Theory and measurement ----------------------------------------------------------------------
+
+
+class Split(eqx.Module):
+    """What the bounds are made of, for each problem."""
+
+    start: Float[Array, "problems m n"]
+    """G_0."""
+    part: Float[Array, "problems m n"]
+    """G_par."""
+    ratio: Float[Array, "problems"]
+    """q."""
+
+
+def _split(case: Recursion) -> Split:
+    edges, eta, start = jax.vmap(spectral_edges)(case.modes), case.learning_rate, case.start
+    ratio = (1 - eta * edges.second) / (1 - eta * edges.first)
+    return Split(start, jax.vmap(slowest_part)(case.modes, start), ratio)
+
+
+def _bounds(split: Split, steps: np.ndarray) -> StableRankBounds:
+    return jax.vmap(stable_rank_bounds, (0, 0, 0, None))(
+        split.part, split.start - split.part, split.ratio, steps
+    )
+
+
+def _paths(
+    modes: GradientModes, start: Array, learning_rate: Array, steps: np.ndarray
+) -> Float[Array, "problems times m n"]:
+    return jax.vmap(gradient_path, (0, 0, 0, None))(modes, start, learning_rate, steps)
+
+
+def predict(case: Recursion) -> dict[str, Array]:
+    """Gradients from eigenvectors, bounds from G_par and q."""
+    split, steps = _split(case), np.asarray(case.steps)
+    bounds = _bounds(split, steps)
+    path = _paths(case.modes, split.start, case.learning_rate, steps)
+    size = jnp.linalg.norm(path, axis=(2, 3))
+    return {
+        "gradient_path": path,
+        "stable_rank_bound": bounds.upper,
+        "stable_rank_floor": bounds.lower,
+        "lemma_3_3": bounds.printed,
+        # Gradients are differences of the size of G_0, and so are their errors.
+        "resolution": size / size[:, :1],
+        "misalignment": jax.vmap(misalignment)(case.modes, split.part),
+        "ratio": split.ratio,
+    }
+
+
+def _loss(case: Recursion, weights: Float[Array, "problems m n"]) -> Float[Array, ""]:
+    """The sum over the problems, so that each has minus its own gradient for a derivative."""
+    some = weights[:, None]
+    seen = (case.left @ some @ case.right) / 2 - case.targets
+    return jnp.sum(seen * some) / TERMS
+
+
+def measure(case: Recursion) -> dict[str, Array]:
+    """Descend, differentiate and take singular values."""
+    gradient = jax.grad(lambda weights: _loss(case, weights))
+    eta = case.learning_rate[:, None, None]
+    _, path = iterate(
+        lambda t, weights: weights - eta * gradient(weights),
+        jnp.zeros_like(case.start),
+        np.asarray(case.steps),
+        lambda weights: -gradient(weights),
+    )
+    ranks = stable_rank(singular_values(path.reshape(-1, *path.shape[2:])))
+    return {
+        "gradient_path": jnp.swapaxes(path, 0, 1),
+        "stable_rank": ranks.reshape(path.shape[:2]).T,
+        "step": jnp.asarray(case.steps),
+    }
+
+
+# Claims and controls -------------------------------------------------------------------------
+
+
+def _beyond(low: np.ndarray, high: np.ndarray, resolution: np.ndarray) -> float:
+    """How far something is above what bounds it, as far as rounding lets it be known."""
+    return float(np.max(np.maximum(low / high - 1, 0.0) * resolution))
+
+
+def _above(one: Outcome) -> float:
+    bound, resolution = one.predicted["stable_rank_bound"], one.predicted["resolution"]
+    return _beyond(one.measured["stable_rank"], bound, resolution)
+
+
+def _below(one: Outcome) -> float:
+    floor, resolution = one.predicted["stable_rank_floor"], one.predicted["resolution"]
+    return _beyond(floor, one.measured["stable_rank"], resolution)
+
+
+def _above_printed(one: Outcome) -> float:
+    printed, resolution = one.predicted["lemma_3_3"], one.predicted["resolution"]
+    aligned = (one.measured["stable_rank"], printed, resolution)
+    return _beyond(*(array[ALIGNED:] for array in aligned))
+
+
+def _bounded(one: Outcome) -> bool:
+    return not np.any(np.isinf(one.predicted["stable_rank_bound"][:, -1]))
+
+
+def _aligned(one: Outcome) -> bool:
+    return bool(np.all(one.predicted["misalignment"][ALIGNED:] <= distinct(one.dtype)))
+
+
+CLAIMS = (
+    Claim(
+        "gradient_path",
+        "G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j for W <- W + eta G, G = (1/N) sum_i (A_i - "
+        f"B_i W C_i), of up to {LARGEST[0]} x {LARGEST[1]} entries",
+        sides="eigenvectors of the operator against gradients of a loss, differentiated",
+    ),
+    Claim(
+        "stable_rank_bound",
+        "sr(G_t) <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2 where the "
+        "bracket is positive (G_par is not 0), D = G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
+        kind="bound",
+        residual=_above,
+        reads=("stable_rank", "stable_rank_bound", "resolution"),
+        applies=_bounded,
+    ),
+    Claim(
+        "stable_rank_floor",
+        "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2",
+        kind="bound",
+        residual=_below,
+        reads=("stable_rank", "stable_rank_floor", "resolution"),
+    ),
+    Claim(
+        "lemma_3_3",
+        "sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2 if the top singular pair of G_par "
+        "lies in the eigenspace of l_1 (here: N = 1, B or C nonsingular)",
+        kind="bound",
+        residual=_above_printed,
+        reads=("stable_rank", "lemma_3_3", "resolution", "misalignment"),
+        applies=_aligned,
+    ),
+)
+
+
+def _step_in_range(case: Recursion) -> Array:
+    slack = 1 + distinct(case.left.dtype)
+    largest = _largest_step(case.modes) * slack
+    return jnp.all((case.learning_rate > 0) & (case.learning_rate <= largest))
+
+
+def _symmetric(case: Recursion) -> Array:
+    """B_i and C_i, up to rounding; the signs of their eigenvalues do not matter."""
+    sides = (case.left, case.right)
+    apart = [jnp.max(jnp.abs(side - jnp.swapaxes(side, 2, 3))) for side in sides]
+    return jnp.maximum(*apart) <= distinct(case.left.dtype)
+
+
+def _large_step(key: Key[Array, ""], case: Recursion, amount: Array) -> Recursion:
+    """Toward 1.9/l_max: descent still converges, but the last mode falls the slowest."""
+    edges = jax.vmap(spectral_edges)(case.modes)
+    beyond = (1 - amount) * case.learning_rate + amount * 1.9 / edges.last
+    return dataclasses.replace(case, learning_rate=beyond)
+
+
+def _both_singular(key: Key[Array, ""], case: Recursion, amount: Array) -> Recursion:
+    """The counterexample in place of problems of one nonsingular side."""
+    bad = NAMES.index("printed_fails")
+    return jax.tree.map(lambda leaf: leaf.at[ALIGNED:].set(leaf[bad]), case)
+
+
+def _wrong(case: Recursion) -> dict[str, Array]:
+    """A flow; Lemma 3.3 as printed for all; a floor with q^2t; Lemma 3.3 with l_max."""
+    edges, eta = jax.vmap(spectral_edges)(case.modes), case.learning_rate
+    rates = (1 - jnp.exp(-eta[:, None] * case.modes.values)) / eta[:, None]
+    split, steps, right = _split(case), np.asarray(case.steps), predict(case)
+    last = jnp.abs(1 - eta * edges.last) / (1 - eta * edges.first)
+    return right | {
+        "gradient_path": _paths(case.modes._replace(values=rates), split.start, eta, steps),
+        "stable_rank_bound": right["lemma_3_3"],
+        "stable_rank_floor": _bounds(split, 2 * steps).lower,
+        "lemma_3_3": _bounds(dataclasses.replace(split, ratio=last), steps).printed,
+    }
+
+
+AT = {"rows": 5, "cols": 6, "steps": LONGEST}
+
+
+def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
+    """As many rows, columns and steps as this statement takes."""
+    sides = {
+        name: tuple(dict.fromkeys(min(size, largest) for size in settings[name]))
+        for name, largest in zip(("rows", "cols"), LARGEST, strict=True)
+    }
+    return settings | sides | {"steps": min(settings["steps"], LONGEST)}
+
+
+GRADIENT_RANK = Statement(
+    "gradient_rank",
+    _case,
+    predict,
+    measure,
+    CLAIMS,
+    controls=(
+        Control(
+            "gradient_flow",
+            "exp(-eta l t) in place of (1 - eta l)^t",
+            "gradient_path",
+            predict=_wrong,
+            at=AT,
+        ),
+        Control(
+            "printed_in_general",
+            "Lemma 3.3 as printed, for B = C = diag(1, 0) too",
+            "stable_rank_bound",
+            predict=_wrong,
+            at=AT,
+        ),
+        Control(
+            "large_step",
+            "eta = 1.9/l_max",
+            "stable_rank_bound",
+            case=_large_step,
+            at=AT,
+            amounts=(1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0),
+            amount_label="way from the step to 1.9/l_max",
+        ),
+        Control(
+            "squared_ratio",
+            "the lower bound with q^2t in place of q^t",
+            "stable_rank_floor",
+            predict=_wrong,
+            at=AT,
+        ),
+        Control(
+            "both_singular",
+            "B = C = diag(1, 0), the counterexample",
+            "lemma_3_3",
+            case=_both_singular,
+            at=AT,
+        ),
+        Control(
+            "last_eigenvalue",
+            "q with l_max in place of l_2",
+            "lemma_3_3",
+            predict=_wrong,
+            at=AT,
+        ),
+    ),
+    hypotheses={
+        "symmetric": _symmetric,
+        "step_in_range": _step_in_range,
+    },
+    dims={
+        "gradient_path": ("recursion", "step", "row", "column"),
+        "stable_rank_bound": ("recursion", "step"),
+        "stable_rank_floor": ("recursion", "step"),
+        "lemma_3_3": ("recursion", "step"),
+        "stable_rank": ("recursion", "step"),
+        "resolution": ("recursion", "step"),
+        "misalignment": ("recursion",),
+        "ratio": ("recursion",),
+        "step": ("step",),
+    },
+    narrow=_narrow,
+    steps="steps",
+    sides="G_par, q and eigenvalues against singular values of the gradients",
+)
