@@ -534,6 +534,7 @@ OPTAX_PROGRAMS = Statement(
             "optax_shapes",
             "its state holds P of max(m, n) x r and moments of r x min(m, n) (transposed if m < n)",
             kind="exact",
+            sides="r times the sides against the arrays of optax's state",
         ),
         Claim(
             "optax_svds",
