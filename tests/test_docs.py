@@ -158,7 +158,7 @@ def rows_of(text):
     lines = [line for line in text.splitlines() if line.startswith("| `")]
     return {
         cells[0].strip("`"): cells[1:]
-        for cells in (re.split(r"(?<!\\) \| ", line.strip("| ")) for line in lines)
+        for cells in (re.split(r"(?<!\\) \| ", line[2:-2]) for line in lines)
     }
 
 
@@ -184,11 +184,11 @@ def test_the_table_of_results_says_what_the_theorems_say(tmp_path_factory):
 
 def test_a_referee_without_the_library(tmp_path_factory):
     base = tmp_path_factory.getbasetemp()
-    assert all(finished(theorem.name, base).verdict for theorem in theorems())
+    folders = [finished(theorem.name, base).folder for theorem in theorems()]
     script = EXAMPLES / "referee.py"
     assert len(script.read_text().splitlines()) <= 60
     assert "lrdyn" not in script.read_text().replace("without lrdyn", "")
-    done = run(script, base / "tiny", cwd=base)
+    done = run(script, folders[0].parents[1], cwd=base)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == [theorem.name for theorem in theorems()]

@@ -468,7 +468,7 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path):
 
 def test_neither_import_nor_drawing_loads_pyplot():
     code = (
-        "import sys; from lrdyn import plotting; assert 'matplotlib' not in sys.modules;"
+        "import sys; from lrdyn.drawing import plotting; assert 'matplotlib' not in sys.modules;"
         "plotting.panels(['a']); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
