@@ -308,7 +308,7 @@ def added(case):
 def saved_theorem(**parts):
     statement = Statement("sums", value, doubled, added, (CLAIM,), dims={"value": ("index",)})
     control = lr.Control("tripled", "3 x", "value", predict=lambda x: {"value": 3 * x})
-    statement = dataclasses.replace(statement, controls=(control,), **parts)
+    statement = dataclasses.replace(statement, **{"controls": (control,)} | parts)
     flag = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
     return Theorem("sums", "2 x = x + x", (flag,), (statement,))
 
@@ -419,6 +419,21 @@ def test_a_missing_or_damaged_file_is_bad_input(name, content, folder, capsys):
     status, out, err = again(folder, capsys=capsys)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert f"{folder / name}: {'not found' if content is None else 'damaged'}" in err
+
+
+def test_nothing_that_applies_is_bad_input(alone, tmp_path, capsys):
+    theorem = saved_theorem(hypotheses={"even": lambda case: jnp.asarray(True)}, controls=())
+    assert cli.main(theorem, []) == 0
+    (folder,) = (tmp_path / "results/sums").iterdir()
+    groups = {g: d.load() for g, d in results.read(folder / "results.nc").items()}
+    [d.close() for d in groups.values()]
+    for dataset in groups.values():
+        dataset["met_even"].values[:] = False
+    files.write_netcdf(folder / "results.nc", groups)
+    capsys.readouterr()
+    status, out, err = again(folder, theorem, capsys=capsys)
+    assert (status, out) == (2, "")
+    assert "no claim applies, hypotheses not met: even" in err
 
 
 def test_results_of_another_theorem_are_refused(folder, capsys):

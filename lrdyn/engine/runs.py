@@ -282,7 +282,8 @@ def judge_again(theorem: Experiment, folder: Path) -> tuple[Verification, list[s
         results or the theorem are not those of the run, or the folder cannot be written to.
 
     Raises:
-        BadInput: a file or an array is missing or damaged, or of another theorem.
+        BadInput: a file or an array is missing or damaged, or of another theorem, or no claim
+            applies.
     """
     where = f"--judge: got {os.fspath(folder)!r}"
     try:
@@ -298,6 +299,8 @@ def judge_again(theorem: Experiment, folder: Path) -> tuple[Verification, list[s
         raise BadInput(
             f"{where} ({reason}), wanted a folder of results of {theorem.name}"
         ) from None
+    if found.verdict["holds"] is None:
+        raise BadInput(_nothing_applies(theorem, found))
     notes = []
     if results.checksum(folder / results.NAME) != before["results_sha256"]:
         notes.append(f"{results.NAME} is not the file that the run wrote: its checksum differs")
