@@ -426,10 +426,6 @@ def _case_of_programs(
     return _sized(rows, cols, rank, period, optimizer)
 
 
-PROGRAMS = ("run", "vmap", "vmap_init", "nested_scan")
-"""One run; a batch that makes its states; one with a state from ``vmap(init)``; ours, batched."""
-
-
 def predict_programs(case: Training) -> dict[str, Array]:
     """Shapes of projector and moments of each layer, and where SVDs stand in each program."""
 
@@ -479,7 +475,10 @@ def svds(function: Callable, *arguments: Any) -> tuple[int, int]:
 def _svds_of_programs(
     rows: int, cols: int, rank: int, period: int, optimizer: str
 ) -> tuple[tuple[int, int], ...]:
-    """SVDs of one step of a run and of two batches, and of a whole batched run of ours."""
+    """SVDs of one step of a run and of two batches, and of a whole batched run of ours.
+
+    The first batch makes its states itself, the other one has them from ``vmap(init)``.
+    """
     # Shapes decide: the same numbers for all seeds and precisions, and tracing takes time.
     case = _sized(rows, cols, rank, period, optimizer)
     batch = jax.tree.map(lambda array: jnp.stack([array, array]), case)
