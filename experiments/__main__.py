@@ -2,8 +2,7 @@
 
 import sys
 
-from lrdyn import cli
-from lrdyn.engine import pool
+from lrdyn import cli, pool
 
 if __name__ == "__main__":
     sys.exit(cli.run("experiments", lambda: pool.main(sys.argv[1:]), own_process=True))

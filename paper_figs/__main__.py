@@ -2,8 +2,7 @@
 
 import sys
 
-from lrdyn import cli
-from lrdyn.drawing import figures
+from lrdyn import cli, figures
 from paper_figs import BASELINES, EXHIBITS
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lrdyn import cli
-from lrdyn.engine import files, pool
+from lrdyn import cli, pool
+from lrdyn.engine import files
 from lrdyn.theorems import theorem as registered
 from lrdyn.theorems import theorems
 from lrdyn.theorems.completion import COMPLETION

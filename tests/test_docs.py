@@ -1,5 +1,6 @@
 """The documents: their code runs, their commands and flags exist, their links lead somewhere."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -10,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from docs.refresh import INTRODUCTION, written
-from lrdyn import cli
-from lrdyn.engine import pool
+from lrdyn import cli, pool
 from lrdyn.theorems import theorems
 from tests.runs import finished
 
@@ -215,3 +215,34 @@ def test_exported_names_in_the_documents_exist():
                 assert not second or hasattr(module, second), name
             else:
                 assert hasattr(lrdyn, first), name
+
+
+FLOORS = (
+    {"claims", "theorem"}, {"engine"}, {"drawing"}, {"theorems"}, {"cli"}, {"figures", "pool"},
+    {"__init__"},
+)  # fmt: skip
+"""Parts of the library from the lowest up; all that is not named stands below them."""
+
+
+def floor(name):
+    return next((at for at, names in enumerate(FLOORS, 1) if name in names), 0)
+
+
+def imported(path):
+    """Parts of the library that a file imports when it is imported itself."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            first, *rest = node.module.split(".")
+            if first == "lrdyn":
+                yield from rest[:1] or (one.name for one in node.names)
+
+
+def test_imports_go_one_way():
+    package = ROOT / "lrdyn"
+    seen = set()
+    for path in sorted(package.rglob("*.py")):
+        mine = path.relative_to(package).with_suffix("").parts[0]
+        above = [name for name in imported(path) if floor(name) > floor(mine)]
+        assert not above, f"{path.relative_to(ROOT)} imports {above}, which stand above it"
+        seen.add(mine)
+    assert set().union(*FLOORS) <= seen

@@ -16,9 +16,9 @@ import scipy.stats
 import xarray as xr
 
 import lrdyn
-from lrdyn import cli
+from lrdyn import cli, figures
 from lrdyn.claims import CLEARLY, tolerance
-from lrdyn.drawing import baselines, exhibits, figures, plotting, rendering, tables
+from lrdyn.drawing import baselines, exhibits, plotting, rendering, tables
 from lrdyn.drawing.exhibits import one_seed
 from lrdyn.drawing.rendering import render
 from lrdyn.engine import files, results, runs

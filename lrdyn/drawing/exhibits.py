@@ -3,7 +3,7 @@
 A :class:`Figure` or a :class:`Table` is data, in this repository or in somebody else's. Both are an
 :class:`Exhibit`, which names the experiments whose saved results it shows; they differ only in the
 files that are made from the numbers. :func:`lrdyn.drawing.rendering.render` makes them, and
-:func:`lrdyn.drawing.figures.main` gives a list of them a command line.
+:func:`lrdyn.figures.main` gives a list of them a command line.
 """
 
 from __future__ import annotations
