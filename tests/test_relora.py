@@ -12,7 +12,7 @@ import lrdyn as lr
 from lrdyn.adapters.maps import resolve_side
 from lrdyn.networks import mlp
 from tests import oracles
-from tests.test_projection import (
+from tests.test_adapters import (
     ETA,
     OPTIMIZERS,
     RANK,
