@@ -6,8 +6,10 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lrdyn.cli import BadInput, Parser
 from lrdyn.drawing.baselines import check, write_baseline
@@ -49,7 +51,11 @@ def main(
     for exhibit in exhibits:
         if missing(exhibit) and not set(options.figures) - set(ACTIONS):
             print(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
-    act = {"draw": _draw, "check": _check, "baseline": _baseline}[action]
+    act = {
+        "draw": _draw,
+        "check": partial(_with_baseline, check),
+        "baseline": partial(_with_baseline, write_baseline),
+    }[action]
     agree = [act(exhibit, options, baselines) for exhibit in chosen]
     return 0 if all(agree) else 1
 
@@ -118,14 +124,9 @@ def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> boo
     return True
 
 
-def _check(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
+def _with_baseline(
+    act: Callable[..., Any], exhibit: Exhibit, options: argparse.Namespace, baselines: Path
+) -> bool:
     if options.recompute:
         render(exhibit, options.out, options.preset, recompute=True)
-    return check(exhibit, options.out, baselines, options.preset)
-
-
-def _baseline(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
-    if options.recompute:
-        render(exhibit, options.out, options.preset, recompute=True)
-    write_baseline(exhibit, options.out, baselines, options.preset)
-    return True
+    return bool(act(exhibit, options.out, baselines, options.preset))

@@ -7,14 +7,7 @@ from paper_figs import BASELINES, EXHIBITS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: arguments; those of the process by default.
-
-    Returns:
-        The exit status.
-    """
+    """Run the command on these arguments, or on those of the process; its exit status."""
     cli.setup(dtype="float64")
     return cli.run(
         "paper_figs",

@@ -19,7 +19,8 @@ from lrdyn.data.mnist import mnist, mnist_file
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.runs import Run, run_of
-from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
+from lrdyn.theorem import Experiment, Flag, Statement, at_least
+from paper_figs.shared import DEPTH, INIT_SCALE, LEARNING_RATE, STEPS
 
 CLASSES = 10
 QUICK = {
@@ -62,13 +63,6 @@ def moments(inputs: np.ndarray, outputs: np.ndarray) -> Moments:
 
     With ``X^T = Q R``: ``A = R^T / sqrt n``, ``B = Y Q / sqrt n``. No covariance is formed, so that
     small losses keep their digits.
-
-    Args:
-        inputs: X, one example a column, more examples than rows.
-        outputs: Y.
-
-    Returns:
-        The moments.
     """
     n = inputs.shape[1]
     Q, R = np.linalg.qr(inputs.T)
@@ -78,17 +72,10 @@ def moments(inputs: np.ndarray, outputs: np.ndarray) -> Moments:
 
 
 def whiten(inputs: np.ndarray, directions: int) -> np.ndarray:
-    """Leading principal components with ``X X^T = n I``.
+    """Leading principal components with ``X X^T = n I``; the last ones are ill-determined noise.
 
     The largest entry of each principal direction is made positive: signs are arbitrary, and another
     version of LAPACK would start another run.
-
-    Args:
-        inputs: X, one example a column.
-        directions: how many components; the last ones are noise, and ill-determined.
-
-    Returns:
-        Whitened inputs, ``directions`` rows.
     """
     U, _, Vh = np.linalg.svd(inputs, full_matrices=False)
     largest = np.take_along_axis(U, np.argmax(np.abs(U), axis=0)[None], axis=0)[0]
@@ -96,14 +83,7 @@ def whiten(inputs: np.ndarray, directions: int) -> np.ndarray:
 
 
 def map_of(weights: lrdyn.factorization.Weights) -> Float[Array, "k d"]:
-    """Product of the layers from the last: with few outputs, no two square layers are multiplied.
-
-    Args:
-        weights: the layers.
-
-    Returns:
-        ``W_L ... W_1``.
-    """
+    """Product of the layers from the last: with few outputs, no square layers are multiplied."""
     return reduce(lambda product, layer: product @ layer, weights[::-1])
 
 
@@ -123,21 +103,7 @@ def problem(
     key: jax.Array, inputs: np.ndarray, labels: np.ndarray, *, depth: int, init_scale: float,
     points: int, learning_rate: float, steps: int,
 ) -> Problem:  # fmt: skip
-    """Draw the start of a network with layers as wide as the inputs.
-
-    Args:
-        key: random key.
-        inputs: X, one example a column.
-        labels: classes.
-        depth: L.
-        init_scale: eps.
-        points: number of recorded steps.
-        learning_rate: step of gradient descent.
-        steps: iterations.
-
-    Returns:
-        The problem.
-    """
+    """Draw the start of a network with layers as wide as the inputs."""
     widths = (*[inputs.shape[0]] * depth, CLASSES)
     start = lrdyn.orthogonal_layers(key, widths, jnp.full(depth, init_scale))
     recorded = lrdyn.recorded_steps(steps, points)
@@ -145,30 +111,13 @@ def problem(
 
 
 def mnist_problem(key: jax.Array, *, directions: int, **settings: Any) -> Problem:
-    """The network on MNIST.
-
-    Args:
-        key: random key.
-        directions: train on so many whitened principal components; 0 for raw pixels.
-        **settings: see :func:`problem`.
-
-    Returns:
-        The problem.
-    """
+    """The network on so many whitened principal components of MNIST, or on raw pixels for 0."""
     inputs, labels = mnist()
     return problem(key, whiten(inputs, directions) if directions else inputs, labels, **settings)
 
 
 def train(given: Problem) -> dict[str, Any]:
-    """Train on half the mean squared error against one-hot labels.
-
-    Args:
-        given: the problem.
-
-    Returns:
-        Singular values of the update of the penultimate layer ``(step, index)``, the steps and the
-        final training accuracy.
-    """
+    """Train on half the mean squared error against one-hot labels, and look at the update."""
     inputs, labels, start, learning_rate, steps = given
     data = moments(inputs, np.eye(CLASSES)[labels].T)
 
@@ -190,19 +139,9 @@ UPDATES = Experiment(
     "fig01",
     "singular values of the update of the penultimate layer on MNIST",
     (
-        Flag("depth", (3,), at_least(2), int, "L", "number of layers", swept=False),
-        Flag("init_scale", (0.3,), POSITIVE, symbol="eps", help="init scale", swept=False),
+        *(DEPTH, INIT_SCALE, LEARNING_RATE, STEPS),
         Flag("points", (26,), at_least(2), int, help="number of recorded steps", swept=False),
-        Flag("learning_rate", (0.05,), POSITIVE, symbol="eta", help="step size", swept=False),
-        Flag("steps", (2000,), at_least(1), int, "t", "steps of gradient descent", swept=False),
-        Flag(
-            "directions",
-            (0,),
-            at_least(0),
-            int,
-            help="train on so many whitened principal components; 0 for raw pixels",
-            swept=False,
-        ),
+        Flag("directions", (0,), at_least(0), int, help="whitened inputs; 0: pixels", swept=False),
     ),
     (
         Statement(
@@ -219,42 +158,19 @@ NETWORKS = ("dln", "dln_whitened")
 
 
 def sources(**settings: Any) -> dict[str, Run]:
-    """A run for each network.
-
-    Args:
-        **settings: flags of all networks and ``seed``, with a dictionary for each network.
-
-    Returns:
-        The runs.
-    """
+    """A run for each network, with the settings of all networks and its own."""
     common = {name: value for name, value in settings.items() if name not in NETWORKS}
     return {name: run_of(UPDATES, seeds=1, **common, **settings[name]) for name in NETWORKS}
 
 
 def numbers(results: Results, **settings: Any) -> xr.Dataset:
-    """Numbers of Figure 1.
-
-    Args:
-        results: of the runs.
-        **settings: see :func:`sources`.
-
-    Returns:
-        Singular values over ``network``, ``index`` and ``point``, with the steps of the points.
-    """
+    """Singular values over network, index and point, with the steps of the points."""
     runs = {name: one_seed(groups) for name, groups in results.items()}
     return collect(runs, settings["depth"])
 
 
 def collect(runs: Mapping[str, xr.Dataset], depth: int) -> xr.Dataset:
-    """Put runs of different widths into one dataset, padded with NaN.
-
-    Args:
-        runs: network -> what :func:`train` returns.
-        depth: L.
-
-    Returns:
-        The dataset.
-    """
+    """Put runs of different widths into one dataset, padded with NaN."""
     rank = 2 * CLASSES
     spectra = [run["singular_value"].values for run in runs.values()]
     widths = [values.shape[1] for values in spectra]
@@ -283,50 +199,34 @@ def collect(runs: Mapping[str, xr.Dataset], depth: int) -> xr.Dataset:
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
-    """Part kept as a baseline: the first 40 singular values and every 50th of the others.
-
-    Args:
-        dataset: numbers of the figure.
-
-    Returns:
-        The smaller dataset.
-    """
+    """Part kept as a baseline: the first 40 singular values and every 50th of the others."""
     index = dataset.index.values
-    return dataset.isel(
-        index=np.nonzero((index <= 40) | (index % 50 == 0))[0], point=slice(None, None, 5)
-    )
+    kept = np.nonzero((index <= 40) | (index % 50 == 0))[0]
+    return dataset.isel(index=kept, point=slice(None, None, 5))
 
 
 def draw(dataset: xr.Dataset) -> Any:
-    """Draw Figure 1.
-
-    Args:
-        dataset: numbers of the figure.
-
-    Returns:
-        The matplotlib figure.
-    """
-    names = [str(name) for name in dataset.network.values]
+    """Draw Figure 1."""
+    names, rank = [str(name) for name in dataset.network.values], int(dataset.attrs["rank"])
     figure, axes = plotting.panels([TITLES[name] for name in names])
     for ax, name in zip(axes, names, strict=True):
         run = dataset.sel(network=name)
-        plotting.plot_spectrum(
-            ax, run.step.values, run.singular_value.values, rank=int(dataset.attrs["rank"])
-        )
-        ax.set(xlabel="iteration t", xlim=(0, int(run.step[-1])), ylim=(1e-18, 10))
-        ax.locator_params(axis="x", nbins=5)
-        _label_groups(ax, run, int(dataset.attrs["rank"]))
+        plot_spectrum(ax, run.step.values, run.singular_value.values, rank)
     axes[0].set_ylabel("singular values of W(t) – W(0)")
     return figure
 
 
-def _label_groups(ax: Any, run: xr.Dataset, rank: int) -> None:
-    last = run.singular_value.values[:, -1]
-    count = int(np.sum(np.isfinite(last)))
+def plot_spectrum(ax: Any, steps: np.ndarray, values: np.ndarray, rank: int) -> None:
+    """Draw all singular values (index, step), the first ones in colour; no zeros and no NaN."""
+    positive = np.where(values > 0, values, np.nan)
+    ax.plot(steps, positive[rank:].T, color="#B3B3B3", lw=0.3, rasterized=True, zorder=1)
+    ax.plot(steps, positive[:rank].T, color=plotting.BLUE, lw=0.8, zorder=2)
+    ax.set(yscale="log", xlabel="iteration t", xlim=(0, int(steps[-1])), ylim=(1e-18, 10))
+    ax.locator_params(axis="x", nbins=5)
+    last = values[:, -1]
     ends = [float(np.sqrt(last[0] * last[rank - 1])), float(np.sqrt(last[rank] * ax.get_ylim()[0]))]
-    texts = [f"1–{rank}", f"{rank + 1}–{count}"]
-    plotting.label_ends(ax, ends, texts, [plotting.BLUE, plotting.GREY])
-    ax.text(1.03, 1.0, "i =", transform=ax.transAxes, va="bottom")
+    texts = [f"1–{rank}", f"{rank + 1}–{np.sum(np.isfinite(last))}"]
+    plotting.label_ends(ax, ends, texts, [plotting.BLUE, plotting.GREY], title="i =")
 
 
 FIGURE = Figure(

@@ -10,8 +10,9 @@ import xarray as xr
 import lrdyn
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
-from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Experiment, Flag, Statement, at_least
+from lrdyn.theorem import Experiment, Statement
 from paper_figs import tracking
+from paper_figs.shared import DEPTH, DIM, INIT_SCALE, LEARNING_RATE, RANK, STEPS, WEIGHT_DECAY
 
 PRESET = {
     "dim": 30, "rank": 3, "depth": 3, "init_scale": 1.0, "weight_decay": 0.0,
@@ -62,21 +63,7 @@ def start(
     key: jax.Array, *, dim: int, rank: int, depth: int, init_scale: float, learning_rate: float,
     weight_decay: float, steps: int,
 ) -> Start:  # fmt: skip
-    """Draw the problem and find its frame.
-
-    Args:
-        key: random key.
-        dim: d.
-        rank: r.
-        depth: L.
-        init_scale: eps.
-        learning_rate: for half the mean squared error.
-        weight_decay: beside half the mean squared error.
-        steps: iterations, all recorded.
-
-    Returns:
-        The start.
-    """
+    """Draw the problem and find its frame; all steps are recorded."""
     target_key, weight_key = jax.random.split(key)
     target = lrdyn.truncated_gaussian_target(target_key, (dim, dim), rank)
     scales = jnp.full(depth, init_scale)
@@ -88,14 +75,7 @@ def start(
 
 
 def measure(begin: Start) -> dict[str, jax.Array]:
-    """Dense gradient descent on the mean loss.
-
-    Args:
-        begin: the start.
-
-    Returns:
-        The first layer ``(step, output, input)``, and the frame of its two sides.
-    """
+    """The first layer in dense gradient descent on the mean loss, and the frame of its sides."""
     run = lrdyn.simulate(
         lambda weights: lrdyn.factorization.mean_factorization_loss(weights, begin.target),
         begin.weights,
@@ -108,14 +88,9 @@ def measure(begin: Start) -> dict[str, jax.Array]:
 
 
 def predict(begin: Start) -> dict[str, jax.Array]:
-    """The same from the reduced dynamics and rho, and how the moving part begins.
+    """Its moving block and bulk value from the reduced dynamics and rho, and how it begins.
 
-    Args:
-        begin: the start.
-
-    Returns:
-        The moving block of the first layer, its bulk value, and the symmetric part of the negative
-        gradient at the start.
+    That is the symmetric part of the negative gradient at the start.
     """
     entries = begin.target.size  # mean loss: eta / d^2 and lambda d^2
     how = (begin.scales, begin.learning_rate / entries, begin.weight_decay * entries, begin.steps)
@@ -129,15 +104,7 @@ def predict(begin: Start) -> dict[str, jax.Array]:
 EVOLUTION = Experiment(
     "fig03",
     "first layer of a deep matrix factorisation, dense and by Theorem 2",
-    (
-        Flag("dim", (30,), at_least(3), int, "d", "width of the square layers", swept=False),
-        Flag("rank", (3,), at_least(1), int, "r", "rank of the target Phi", swept=False),
-        Flag("depth", (3,), at_least(2), int, "L", "number of layers", swept=False),
-        Flag("init_scale", (1.0,), POSITIVE, symbol="eps", help="init scale", swept=False),
-        Flag("weight_decay", (0.0,), NON_NEGATIVE, symbol="lambda", help="decay", swept=False),
-        Flag("learning_rate", (1.0,), POSITIVE, symbol="eta", help="step size", swept=False),
-        Flag("steps", (50,), at_least(1), int, "t", "steps of gradient descent", swept=False),
-    ),
+    (DIM, RANK, DEPTH, INIT_SCALE, WEIGHT_DECAY, LEARNING_RATE, STEPS),
     (
         Statement(
             "evolution",
@@ -159,19 +126,12 @@ EVOLUTION = Experiment(
 
 
 def growth(descent: np.ndarray, init_scale: float, depth: int) -> tuple[np.ndarray, int]:
-    """Limits for t -> 0+ of the reduced first layer's singular vectors.
+    """Limits for t -> 0+ of the reduced first layer's singular vectors, and how many grow.
 
     To first order in t, ``Wt_1 = eps I + t D`` with D the negative gradient, so that
     ``Wt_1^T Wt_1 = eps^2 I + eps t (D + D^T)``: both kinds of singular vectors start at the
-    eigenvectors of the symmetric part of D.
-
-    Args:
-        descent: that symmetric part.
-        init_scale: eps.
-        depth: L.
-
-    Returns:
-        The directions, fastest growing first, and how many of them grow above the bulk.
+    eigenvectors of the symmetric part of D, here fastest growing first. To grow is to grow above
+    the bulk.
     """
     rates, directions = np.linalg.eigh(descent)
     bulk_rate = -init_scale * init_scale ** (2 * (depth - 1))
@@ -181,16 +141,10 @@ def growth(descent: np.ndarray, init_scale: float, depth: int) -> tuple[np.ndarr
 def decompose(
     layers: np.ndarray, left: np.ndarray, right: np.ndarray, moving: int
 ) -> Decomposition:
-    """SVD of a layer over time, followed from given singular vectors at time 0.
+    """SVD of layers (times, d, d), followed from given singular vectors at time 0.
 
-    Args:
-        layers: ``(times, d, d)``, a multiple of an orthogonal matrix at time 0.
-        left: orthonormal columns at time 0: the moving ones, then the bulk.
-        right: the same for the right singular vectors.
-        moving: number of moving columns.
-
-    Returns:
-        Values and angles: moving columns in the order given, then the bulk.
+    At time 0 the layer is a multiple of an orthogonal matrix. Columns are the moving ones, in the
+    order given, then the bulk.
     """
     U, sigma, Vh = np.linalg.svd(layers)
     V = np.swapaxes(Vh, 1, 2)
@@ -214,15 +168,7 @@ def _angles(columns: np.ndarray, begin: np.ndarray, moving: int) -> np.ndarray:
 
 
 def dense(found: xr.Dataset, directions: np.ndarray) -> Decomposition:
-    """SVD of the first layer of the dense run.
-
-    Args:
-        found: results of the experiment.
-        directions: see :func:`growth`.
-
-    Returns:
-        Singular values and angles.
-    """
+    """SVD of the first layer of the dense run, from the directions of :func:`growth`."""
     moving = len(directions)
     left, right = (
         np.concatenate([basis[:, :moving] @ directions, basis[:, moving:]], axis=1)
@@ -232,15 +178,7 @@ def dense(found: xr.Dataset, directions: np.ndarray) -> Decomposition:
 
 
 def reduced(found: xr.Dataset, directions: np.ndarray) -> Decomposition:
-    """The same from the moving block and the bulk.
-
-    Args:
-        found: results of the experiment.
-        directions: see :func:`growth`.
-
-    Returns:
-        Singular values and angles.
-    """
+    """The same from the moving block and the bulk."""
     small = decompose(found["moving"].values, directions, directions, len(directions))
     rest = found.sizes["input"] - len(directions)
     bulk = np.repeat(np.abs(found["bulk"].values)[:, None], rest, axis=1)
@@ -250,17 +188,7 @@ def reduced(found: xr.Dataset, directions: np.ndarray) -> Decomposition:
 
 
 def numbers(results: Results, *, init_scale: float, depth: int, **_: Any) -> xr.Dataset:
-    """Numbers of Figure 3.
-
-    Args:
-        results: of the experiment.
-        init_scale: eps.
-        depth: L.
-        **_: its other flags.
-
-    Returns:
-        Singular values and angles, measured and predicted, over ``step`` and ``index``.
-    """
+    """Singular values and angles, measured and predicted, over step and index."""
     found = one_seed(results["fig03"])
     directions, growing = growth(found["descent"].values, init_scale, depth)
     measured, predicted = dense(found, directions), reduced(found, directions)
@@ -304,65 +232,33 @@ def _dataset(
 
 
 def curve_colors(dataset: xr.Dataset) -> list[str]:
-    """Colour of each index: blues grow, oranges shrink, black is the bulk.
-
-    Args:
-        dataset: numbers of the figure.
-
-    Returns:
-        One colour for each index.
-    """
+    """Colour of each index: blues grow, oranges shrink, black is the bulk."""
     growing, shrinking = dataset.growing, dataset.moving - dataset.growing
     blues = [plotting.BLUES[i % 3] for i in range(growing)]
     oranges = [plotting.ORANGES[i % 3] for i in range(shrinking)]
     return [*blues, *[plotting.BLACK] * dataset.bulk, *oranges]
 
 
-def plot_evolution(ax: Any, dataset: xr.Dataset, name: str) -> Any:
-    """Draw one quantity for all i over all t.
-
-    Args:
-        ax: where to draw.
-        dataset: numbers of the figure.
-        name: ``sigma``, ``right`` or ``left``.
-
-    Returns:
-        ``ax``.
-    """
-    predicted, measured = (
-        dataset[f"{name}_{source}"].values for source in ("predicted", "measured")
-    )
+def plot_evolution(ax: Any, dataset: xr.Dataset, name: str) -> None:
+    """Draw one quantity for all i over all t."""
+    predicted, measured = (dataset[f"{name}_{side}"].values for side in ("predicted", "measured"))
     for i, color in enumerate(curve_colors(dataset)):
         # Markers of different curves are staggered; those of the bulk lie on each other.
-        stagger = 0 if color == plotting.BLACK else i % 5
-        plotting.plot_compared(
-            ax,
-            dataset.step.values,
-            predicted[:, i],
-            measured[:, i],
-            color=color,
-            every=(stagger, 5),
-        )
+        every = (0 if color == plotting.BLACK else i % 5, 5)
+        step, curves = dataset.step.values, (predicted[:, i], measured[:, i])
+        plotting.plot_compared(ax, step, *curves, color=color, every=every)
     ax.set(xlabel="iteration t", xlim=(0, int(dataset.step[-1])))
-    return ax
 
 
 def draw(dataset: xr.Dataset) -> Any:
-    """Draw Figure 3.
-
-    Args:
-        dataset: numbers of the figure.
-
-    Returns:
-        The matplotlib figure.
-    """
-    titles = [
-        r"singular values $\sigma_i(t)$",
-        r"$\angle(v_i(t), v_i(0))$ [degrees]",
-        r"$\angle(u_i(t), u_i(0))$ [degrees]",
-    ]
-    figure, axes = plotting.panels(titles)
-    for ax, name in zip(axes, ("sigma", "right", "left"), strict=True):
+    """Draw Figure 3."""
+    titles = {
+        "sigma": r"singular values $\sigma_i(t)$",
+        "right": r"$\angle(v_i(t), v_i(0))$ [degrees]",
+        "left": r"$\angle(u_i(t), u_i(0))$ [degrees]",
+    }
+    figure, axes = plotting.panels(list(titles.values()))
+    for ax, name in zip(axes, titles, strict=True):
         plot_evolution(ax, dataset, name)
     _label_values(axes[0], dataset)
     top = max(float(dataset[name].max()) for name in ("right_measured", "left_measured"))
@@ -371,7 +267,8 @@ def draw(dataset: xr.Dataset) -> Any:
         text = f"{dataset.bulk} bulk directions"
         above = {"xytext": (0, 5), "textcoords": "offset points", "ha": "right"}
         ax.annotate(text, (1, 0), xycoords=("axes fraction", "data"), **above)
-    plotting.plot_key(axes[1], line="predicted", marker="measured")
+    entries = [plotting.entry("predicted"), plotting.entry("measured", **plotting.OPEN)]
+    plotting.key(axes[1], entries, "upper left")
     return figure
 
 
@@ -381,10 +278,9 @@ def _label_values(ax: Any, dataset: xr.Dataset) -> None:
     first, last = dataset.index.values[~moves][[0, -1]]
     texts = {int(i): f"{i}" for i in dataset.index.values[moves]} | {int(first): f"{first}–{last}"}
     rows = [i - 1 for i in sorted(texts)]
-    ends = dataset.sigma_predicted.values[-1, rows]
-    colors = [curve_colors(dataset)[row] for row in rows]
-    plotting.label_ends(ax, list(ends), [texts[row + 1] for row in rows], colors)
-    ax.text(1.03, 1.0, "i =", transform=ax.transAxes, va="bottom")
+    ends, colors = dataset.sigma_predicted.values[-1, rows], curve_colors(dataset)
+    shown = [texts[row + 1] for row in rows]
+    plotting.label_ends(ax, list(ends), shown, [colors[row] for row in rows], title="i =")
 
 
 FIGURE = Figure(

@@ -16,6 +16,7 @@ from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.runs import Run, run_of
 from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
+from paper_figs.shared import DEPTH, DIM, LEARNING_RATE, RANK, STEPS
 
 QUICK = {
     "dim": 100, "rank": 5, "depth": 3, "init_scales": [0.1, 0.3, 1.0], "compressed_ranks": [5, 40],
@@ -53,18 +54,7 @@ class Problem(NamedTuple):
 def problem(
     key: jax.Array, dim: int, rank: int, depth: int, init_scale: Any
 ) -> tuple[lrdyn.factorization.Weights, jax.Array]:
-    """Draw orthogonal layers and a target of the given rank.
-
-    Args:
-        key: random key.
-        dim: d.
-        rank: r.
-        depth: L.
-        init_scale: eps.
-
-    Returns:
-        The layers and the target.
-    """
+    """Draw orthogonal layers and a target of the given rank."""
     target_key, weight_key = jax.random.split(key)
     target = lrdyn.low_rank_target(target_key, (dim, dim), lrdyn.spaced_singular_values(rank))
     weights = lrdyn.orthogonal_layers(weight_key, (dim,) * (depth + 1), jnp.full(depth, init_scale))
@@ -75,34 +65,13 @@ def case(
     key: jax.Array, *, dim: int, rank: int, depth: int, init_scale: Any, compressed_rank: int,
     learning_rate: float, steps: int,
 ) -> Problem:  # fmt: skip
-    """Draw a run.
-
-    Args:
-        key: random key.
-        dim: d.
-        rank: r.
-        depth: L.
-        init_scale: eps.
-        compressed_rank: r^.
-        learning_rate: eta, for 1/2 ||.||_F^2.
-        steps: iterations.
-
-    Returns:
-        The run.
-    """
+    """Draw a run on the loss 1/2 ||.||_F^2."""
     drawn = problem(key, dim, rank, depth, init_scale)
     return Problem(*drawn, compressed_rank, learning_rate, lrdyn.recorded_steps(steps, 61))
 
 
 def predict(one: Problem) -> dict[str, jax.Array]:
-    """Loss and error from the compressed run and rho.
-
-    Args:
-        one: the run.
-
-    Returns:
-        Loss and error ``(step)``, and the bound.
-    """
+    """Loss and error from the compressed run and rho, and the bound."""
     scales, dim = lrdyn.subspace.start_scales(one.weights), one.target.shape[0]
     rho = lrdyn.rho(scales, one.learning_rate, 0.0, one.steps)
     error = lrdyn.compression.compression_error(rho, dim, one.compressed_rank)
@@ -115,14 +84,7 @@ def predict(one: Problem) -> dict[str, jax.Array]:
 
 
 def measure(one: Problem) -> dict[str, jax.Array]:
-    """Train both networks from one start.
-
-    Args:
-        one: the run.
-
-    Returns:
-        Losses of both, and the error.
-    """
+    """Train both networks from one start: losses of both, and the error."""
     full = lrdyn.simulate(
         lambda layers: lrdyn.factorization_loss(layers, one.target),
         one.weights,
@@ -144,39 +106,23 @@ def _losses(maps: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def compressed_maps(one: Problem) -> jax.Array:
-    """What the compressed network computes at each recorded step, as d x d matrices.
-
-    Args:
-        one: the run.
-
-    Returns:
-        ``f_C(t)``, ``(step, d, d)``.
-    """
+    """What the compressed network computes at each recorded step, as d x d matrices."""
     frame = lrdyn.frame(one.weights, one.target, one.compressed_rank)
     small = lrdyn.reduced_target(frame, one.target, 2 * one.compressed_rank)
-    inner = lrdyn.reduced_dynamics(
-        small, lrdyn.subspace.start_scales(one.weights), one.learning_rate, 0.0, one.steps
-    ).records
-    return jax.vmap(
-        lambda layers: lrdyn.compression.compressed_product(
-            lrdyn.compression.compress(frame, layers)
-        )
-    )(inner)
+    scales = lrdyn.subspace.start_scales(one.weights)
+    inner = lrdyn.reduced_dynamics(small, scales, one.learning_rate, 0.0, one.steps).records
+
+    def product(layers):
+        return lrdyn.compression.compressed_product(lrdyn.compression.compress(frame, layers))
+
+    return jax.vmap(product)(inner)
 
 
-SHARED = (
-    Flag("rank", (5,), at_least(1), int, "r", "rank of the target Phi", swept=False),
-    Flag("depth", (3,), at_least(2), int, "L", "number of layers", swept=False),
-    Flag("learning_rate", (0.2,), POSITIVE, symbol="eta", help="step size", swept=False),
-)
-WIDTH = Flag("dim", (100,), at_least(3), int, "d", "width of the square layers", swept=False)
 COMPRESSION = Experiment(
     "fig06",
     "the compressed network of Corollary 1 beside the full one",
     (
-        *SHARED,
-        WIDTH,
-        Flag("steps", (300,), at_least(1), int, "t", "steps of gradient descent", swept=False),
+        *(DIM, RANK, DEPTH, LEARNING_RATE, STEPS),
         Flag("init_scale", (0.1, 0.3, 1.0), POSITIVE, symbol="eps", help="init scale"),
         Flag("compressed_rank", (5, 40), at_least(1), int, "r^", "compress to", shapes=True),
     ),
@@ -193,15 +139,7 @@ COMPRESSION = Experiment(
 
 
 def seconds_per_step(run: Callable[[int], Any], steps: int) -> float:
-    """Time of one step: the least of several runs, after one that compiles.
-
-    Args:
-        run: runs so many steps.
-        steps: how many.
-
-    Returns:
-        Seconds.
-    """
+    """Time of one step: the least of several runs, after one that compiles."""
     times = []
     for _ in range(REPEATS + 1):
         begin = time.perf_counter()
@@ -221,18 +159,7 @@ class Timed(NamedTuple):
 
 
 def timed_case(key: jax.Array, *, dim: int, rank: int, depth: int, learning_rate: float) -> Timed:
-    """Draw a run and reduce it.
-
-    Args:
-        key: random key.
-        dim: d.
-        rank: r.
-        depth: L.
-        learning_rate: eta.
-
-    Returns:
-        Both runs.
-    """
+    """Draw a run and reduce it."""
     weights, target = problem(key, dim, rank, depth, 0.3)
     frame = lrdyn.frame(weights, target, rank)
     small = lrdyn.reduced_target(frame, target, 2 * rank)
@@ -241,14 +168,7 @@ def timed_case(key: jax.Array, *, dim: int, rank: int, depth: int, learning_rate
 
 
 def step_times(one: Timed) -> dict[str, Any]:
-    """Time a full and a reduced step.
-
-    Args:
-        one: both runs.
-
-    Returns:
-        Seconds of each, and the machine.
-    """
+    """Time a full and a reduced step, and name the machine."""
 
     @jax.jit
     def run(start, goal, steps):
@@ -266,7 +186,7 @@ def step_times(one: Timed) -> dict[str, Any]:
 TIMES = Experiment(
     "fig06_times",
     "time of a step of the full and of the compressed network",
-    (*SHARED, dataclasses.replace(WIDTH, quick=(30, 100, 300), swept=True)),
+    (RANK, DEPTH, LEARNING_RATE, dataclasses.replace(DIM, quick=(30, 100, 300), swept=True)),
     (Statement("times", timed_case, measure=step_times, traced=False),),
 )
 
@@ -275,19 +195,7 @@ def sources(
     *, dim: int, init_scales: Sequence[float], compressed_ranks: Sequence[int], steps: int,
     timed_dims: Sequence[int], **shared: Any,
 ) -> dict[str, Run]:  # fmt: skip
-    """Runs of both experiments.
-
-    Args:
-        dim: d.
-        init_scales: eps of each run.
-        compressed_ranks: r^ of each compressed network, the first equal to r.
-        steps: iterations.
-        timed_dims: d of the timings.
-        **shared: flags of both, and ``seed``.
-
-    Returns:
-        The runs.
-    """
+    """Runs of both experiments; the first compressed network has r^ = r."""
     curves = run_of(
         COMPRESSION, preset="paper", seeds=1, dim=dim, init_scale=init_scales,
         compressed_rank=compressed_ranks, steps=steps, **shared,
@@ -296,16 +204,7 @@ def sources(
 
 
 def numbers(results: Results, *, compressed_ranks: Sequence[int], **_: Any) -> xr.Dataset:
-    """Numbers of Figure 6.
-
-    Args:
-        results: of both experiments.
-        compressed_ranks: r^ of each compressed network.
-        **_: other settings.
-
-    Returns:
-        Losses and errors over ``init_scale``, ``compressed_rank`` and ``step``; times over ``dim``.
-    """
+    """Losses and errors over init scale, compressed rank and step; times over width."""
     curves = one_seed(results["curves"]).rename({"loss_measured": "loss_full"})
     times = one_seed(results["times"])
     losses = ["loss_full", "loss_predicted", "loss_compressed"]
@@ -328,128 +227,75 @@ def numbers(results: Results, *, compressed_ranks: Sequence[int], **_: Any) -> x
     )
 
 
-COLORS = (plotting.BLUE, plotting.ORANGE, plotting.GREEN)
 MARKERS = ("o", "s")
 
 
-def plot_losses(ax: Any, dataset: xr.Dataset) -> Any:
-    """Draw the loss of the full and of the compressed network over the iterations.
-
-    Args:
-        ax: where to draw.
-        dataset: numbers of the figure.
-
-    Returns:
-        ``ax``.
-    """
-    for color, scale in zip(COLORS, dataset.init_scale.values, strict=True):
+def plot_losses(ax: Any, dataset: xr.Dataset) -> None:
+    """Draw the loss of the full and of the compressed network over the iterations."""
+    for color, scale in zip(plotting.SHADES, dataset.init_scale.values, strict=False):
         run = dataset.sel(init_scale=scale)
-        plotting.plot_compared(
-            ax,
-            run.step.values,
-            run.loss_predicted.values,
-            run.loss_full.values,
-            color=color,
-            every=4,
-        )
-        ax.plot(run.step.values, run.loss_compressed.values, color=color, lw=1.0, ls=(0, (4, 1.5)))
+        step, both = run.step.values, (run.loss_predicted.values, run.loss_full.values)
+        plotting.plot_compared(ax, step, *both, color=color, every=4)
+        ax.plot(step, run.loss_compressed.values, color=color, lw=1.0, ls=plotting.DASHED)
     ax.set(yscale="log", xlabel="iteration t", xlim=(0, int(dataset.step[-1])))
     ax.set_ylim(0.3 * float(dataset.loss_compressed.min()), 2 * float(dataset.loss_full.max()))
-    return ax
+    _label_scales(ax, dataset.loss_predicted.isel(step=-1))
+    full = plotting.entry("full $f$", marker="o", mfc="white")
+    compressed = plotting.entry("compressed $f_C$", ls=plotting.DASHED)
+    plotting.key(ax, [full, compressed], "upper right")
 
 
-def plot_errors(ax: Any, dataset: xr.Dataset) -> Any:
-    """Draw the error of the compressed network, measured, predicted and bounded.
-
-    Args:
-        ax: where to draw.
-        dataset: numbers of the figure.
-
-    Returns:
-        ``ax``.
-    """
-    for color, scale in zip(COLORS, dataset.init_scale.values, strict=True):
-        for marker, rank in zip(MARKERS, dataset.compressed_rank.values, strict=True):
+def plot_errors(ax: Any, dataset: xr.Dataset) -> None:
+    """Draw the error of the compressed network, measured, predicted and bounded."""
+    ranks = dataset.compressed_rank.values
+    for color, scale in zip(plotting.SHADES, dataset.init_scale.values, strict=False):
+        for marker, rank in zip(MARKERS, ranks, strict=True):
             run = dataset.sel(init_scale=scale, compressed_rank=rank)
-            plotting.plot_compared(
-                ax, run.step.values, run.error_predicted.values, run.error_measured.values,
-                color=color, marker=marker, every=4,
-            )  # fmt: skip
+            both = (run.error_predicted.values, run.error_measured.values)
+            look = {"color": color, "marker": marker, "every": 4}
+            plotting.plot_compared(ax, run.step.values, *both, **look)
             ax.axhline(float(run.error_bound), color=color, lw=0.8, ls=":")
     ax.set(yscale="log", xlabel="iteration t", xlim=(0, int(dataset.step[-1])))
     # Room for the key below the lowest curve.
     ax.set_ylim(0.05 * float(dataset.error_predicted.min()), 2 * float(dataset.error_bound.max()))
-    return ax
+    _label_scales(ax, dataset.error_predicted.isel(compressed_rank=0, step=-1))
+    entries = [
+        plotting.entry(rf"$\hat r$ = {rank}", marker=marker, mfc="white")
+        for marker, rank in zip(MARKERS, ranks, strict=True)
+    ]
+    plotting.key(ax, [*entries, plotting.entry("bound", ls=":")], "lower left", ncols=2)
 
 
-def plot_times(ax: Any, dataset: xr.Dataset) -> Any:
-    """Draw the time of a step against d.
+def _label_scales(ax: Any, ends: xr.DataArray) -> None:
+    texts = [rf"$\varepsilon$ = {scale:g}" for scale in ends.init_scale.values]
+    plotting.label_ends(ax, ends.values.tolist(), texts, plotting.SHADES[: len(texts)])
 
-    Args:
-        ax: where to draw.
-        dataset: numbers of the figure.
 
-    Returns:
-        ``ax``.
-    """
-    size = dataset.small
-    names = {"full": "full, d × d", "reduced": f"reduced, {size} × {size}"}
-    looks = ((plotting.BLACK, "right"), (plotting.PINK, "center"))
-    for (name, text), (color, align) in zip(names.items(), looks, strict=True):
+def plot_times(ax: Any, dataset: xr.Dataset) -> None:
+    """Draw the time of a step against d."""
+    dims, small = dataset["dim"].values, dataset.small
+    for name, text, color, align in (
+        ("full", "full, d × d", plotting.BLACK, "right"),
+        ("reduced", f"reduced, {small} × {small}", plotting.PINK, "center"),
+    ):
         times = dataset[f"time_{name}"].values
-        ax.plot(dataset["dim"].values, times, color=color, lw=1.0, marker="o", mfc="white")
+        ax.plot(dims, times, color=color, lw=1.0, marker="o", mfc="white")
         middle = len(times) // 2
-        at = (dataset["dim"].values[middle], times[middle])
+        at = (dims[middle], times[middle])
         ax.annotate(text, at, (-3, 5), textcoords="offset points", color=color, ha=align)
     ax.set(xscale="log", yscale="log", xlabel="dimension d")
-    ax.set_xticks(dataset["dim"].values, [str(d) for d in dataset["dim"].values])
+    ax.set_xticks(dims, [str(d) for d in dims])
     ax.minorticks_off()
-    return ax
 
 
 def draw(dataset: xr.Dataset) -> Any:
-    """Draw Figure 6.
-
-    Args:
-        dataset: numbers of the figure.
-
-    Returns:
-        The matplotlib figure.
-    """
-    titles = ["loss", r"error $\Vert f - f_C \Vert_F$", "time per step [s]"]
-    figure, (losses, errors, times) = plotting.panels(titles)
-    plot_losses(losses, dataset)
-    plot_errors(errors, dataset)
-    plot_times(times, dataset)
-    _label_scales(losses, dataset, dataset.loss_predicted.values[:, -1])
-    _label_scales(errors, dataset, dataset.error_predicted.values[:, 0, -1])
-    _keys(losses, errors, dataset)
-    return figure
-
-
-def _label_scales(ax: Any, dataset: xr.Dataset, ends: np.ndarray) -> None:
-    texts = [rf"$\varepsilon$ = {scale:g}" for scale in dataset.init_scale.values]
-    plotting.label_ends(ax, list(ends), texts, COLORS)
-
-
-def _keys(losses: Any, errors: Any, dataset: xr.Dataset) -> None:
-    from matplotlib.lines import Line2D
-
-    def entry(text: str, marker: str = "none", **line: Any) -> Line2D:
-        return Line2D(
-            [], [], color=plotting.GREY, marker=marker, mfc="white", label=text, lw=1.0, **line
-        )
-
-    shared = {"borderaxespad": 0.2, "labelspacing": 0.3}
-    losses.legend(
-        handles=[entry("full $f$", "o"), entry("compressed $f_C$", ls=(0, (4, 1.5)))],
-        loc="upper right", **shared,
-    )  # fmt: skip
-    ranks = [
-        entry(rf"$\hat r$ = {rank}", marker)
-        for marker, rank in zip(MARKERS, dataset.compressed_rank.values, strict=True)
-    ]
-    errors.legend(handles=[*ranks, entry("bound", ls=":")], loc="lower left", ncols=2, **shared)
+    """Draw Figure 6."""
+    plots = {
+        "loss": plot_losses,
+        r"error $\Vert f - f_C \Vert_F$": plot_errors,
+        "time per step [s]": plot_times,
+    }
+    return plotting.drawn(plots, dataset)
 
 
 FIGURE = Figure(

@@ -19,6 +19,7 @@ from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.runs import Run, run_of
 from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
 from lrdyn.theorems.theorem4.optimizer_state import one_policy
+from lrdyn.theorems.theorem4.problems import OPTIMIZERS
 from paper_figs import table1_memory
 
 QUICK = {
@@ -45,7 +46,8 @@ Adam, over that of the weights, {memory_rows} x {memory_columns} entries of 4 by
 {memory_batch} examples. Circles: measured on the compiled program; lines: the formulas of Table 1,
 which also says where a compiler needs more. LoRA and ReLoRA compute W x + B (A x).
 """
-OPTIMIZERS = ("sgd", "momentum", "adam")
+KINDS = tuple(OPTIMIZERS)
+WORDS = {"sgd": "gradient descent", "momentum": "heavy ball", "adam": "Adam"}
 PRECISIONS = ("float64", "float32")
 MEMORY = (
     ("full", "merged"), ("galore_optax", "merged"), ("galore", "merged"), ("lora", "layered"),
@@ -57,17 +59,9 @@ MEMORY = (
 def problem(
     key: jax.Array, m: int, n: int, examples: int, dtype: str
 ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """Fit one nonlinear layer to a noisy one of full rank.
+    """W_0 and the loss || tanh(W X) - Y ||_F^2 / 2N: one layer fits a noisy one of full rank.
 
-    Args:
-        key: random key.
-        m: outputs.
-        n: inputs, of decreasing scale.
-        examples: N.
-        dtype: of everything.
-
-    Returns:
-        W_0, and the loss || tanh(W X) - Y ||_F^2 / 2N.
+    The n inputs are of decreasing scale.
     """
     keys = jax.random.split(key, 4)
     scales = jnp.linspace(1.0, 0.2, n)[:, None]
@@ -79,16 +73,8 @@ def problem(
 
 
 def chosen_optimizer(number: Any, rates: Mapping[str, float]) -> optax.GradientTransformation:
-    """One of :data:`OPTIMIZERS`, by a number that may be traced: one program for all.
-
-    Args:
-        number: which.
-        rates: optimiser -> step size.
-
-    Returns:
-        The optax transformation; its state holds those of all three.
-    """
-    rules = (optax.sgd(rates["sgd"]), optax.sgd(rates["momentum"], 0.9), optax.adam(rates["adam"]))
+    """One of the optimisers, by a number that may be traced: one program and one state for all."""
+    rules = [rule(rates[name]) for name, rule in OPTIMIZERS.items()]
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         found = [rule.update(updates, one) for rule, one in zip(rules, state, strict=True)]
@@ -103,25 +89,8 @@ def trajectories(
     *, rows: int, columns: int, rank: int, examples: int, period: int, steps: int, every: int,
     rates: Mapping[str, float], key: jax.Array,
 ) -> dict[str, jax.Array]:  # fmt: skip
-    """Weights of every run.
-
-    Args:
-        rows: m.
-        columns: n.
-        rank: r.
-        examples: N.
-        period: T.
-        steps: a multiple of T.
-        every: steps between records, a divisor of T.
-        rates: optimiser -> step size.
-        key: random key.
-
-    Returns:
-        ``galore_float64`` and ``relora_float64``, ``(optimizer, policy, step, m, n)``; the same in
-        single precision (``_float32``) with the first policy alone; ``both``, factors trained,
-        ``(optimizer, step, m, n)``; ``loss`` of the first.
-    """
-    times, kinds = np.arange(0, steps + 1, every), np.arange(len(OPTIMIZERS))
+    """Weights of every run under every policy; in single precision under the first alone."""
+    times, kinds = np.arange(0, steps + 1, every), np.arange(len(KINDS))
     methods = {"galore": lrdyn.GALORE, "relora": lrdyn.RELORA_FROZEN}
     begin = {dtype: problem(key, rows, columns, examples, dtype) for dtype in PRECISIONS}
 
@@ -158,28 +127,13 @@ def trajectories(
 
 
 def relative_gap(found: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """|| W - W' ||_F / || W' ||_F.
-
-    Args:
-        found: W, ``(..., m, n)``.
-        reference: W'.
-
-    Returns:
-        ``(...)``.
-    """
-    norm = lambda array: np.linalg.norm(array, axis=(-2, -1))  # noqa: E731
-    return norm(found - reference) / norm(reference)
+    """|| W - W' ||_F / || W' ||_F, over the last two axes."""
+    gap, size = (np.linalg.norm(array, axis=(-2, -1)) for array in (found - reference, reference))
+    return gap / size
 
 
 def peaks(given: Mapping[str, int]) -> dict[str, Any]:
-    """Peak memory of a step of each of :data:`MEMORY`, in bytes of single precision.
-
-    Args:
-        given: rows m, columns n (not fewer), batch b (examples at once) and rank r.
-
-    Returns:
-        Predicted and measured, ``(program)``.
-    """
+    """Peak memory of a step of each of :data:`MEMORY`, in bytes of single precision."""
     m, n, b, r = (given[name] for name in ("rows", "columns", "batch", "rank"))
     batch = table1_memory.batch_of(m, n, b, "float32")
     programs = table1_memory.programs(m, n, r, "float32")
@@ -193,23 +147,10 @@ ROUND_OFF = 100.0
 """Factor by which round-off may differ from the baseline: it is that of another machine."""
 
 
-def case(
-    key: jax.Array, *, sgd_rate: float, momentum_rate: float, adam_rate: float, **sizes: int
-) -> dict[str, Any]:
-    """Arguments of :func:`trajectories`.
-
-    Args:
-        key: random key.
-        sgd_rate: step size of gradient descent.
-        momentum_rate: of the heavy ball.
-        adam_rate: of Adam.
-        **sizes: the others.
-
-    Returns:
-        The arguments.
-    """
-    rates = dict(zip(OPTIMIZERS, (sgd_rate, momentum_rate, adam_rate), strict=True))
-    return {"key": key, "rates": rates, **sizes}
+def case(key: jax.Array, **given: Any) -> dict[str, Any]:
+    """Arguments of :func:`trajectories`."""
+    rates = {name: given.pop(f"{name}_rate") for name in KINDS}
+    return {"key": key, "rates": rates, **given}
 
 
 SIZES = (
@@ -217,6 +158,10 @@ SIZES = (
     Flag("columns", (24,), at_least(1), int, "n", "inputs, not fewer", swept=False),
 )
 RANK = Flag("rank", (4,), at_least(1), int, "r", "rank of the projectors", swept=False)
+RATES = tuple(
+    Flag(f"{kind}_rate", (), POSITIVE, help=f"step size of {text}", swept=False)
+    for kind, text in WORDS.items()
+)
 ALL_RUNS = ("optimizer", "policy", "step", "row", "column")
 IN_SINGLE = ("optimizer", "first_policy", "step", "row", "column")
 RUNS = Experiment(
@@ -229,9 +174,7 @@ RUNS = Experiment(
         Flag("period", (25,), at_least(1), int, "T", "steps between refreshes", swept=False),
         Flag("steps", (300,), at_least(1), int, "t", "a multiple of the period", swept=False),
         Flag("every", (5,), at_least(1), int, help="steps between records", swept=False),
-        Flag("sgd_rate", (0.5,), POSITIVE, help="step of gradient descent", swept=False),
-        Flag("momentum_rate", (0.1,), POSITIVE, help="step of the heavy ball", swept=False),
-        Flag("adam_rate", (0.01,), POSITIVE, help="step of Adam", swept=False),
+        *RATES,
     ),
     (
         Statement(
@@ -274,19 +217,7 @@ def sources(
     *, rates: Mapping[str, float], memory_rows: int, memory_columns: int, memory_batch: int,
     memory_ranks: Sequence[int], **settings: int,
 ) -> dict[str, Run]:  # fmt: skip
-    """The runs of panels (a) to (c), and the programs of panel (d).
-
-    Args:
-        rates: optimiser -> step size.
-        memory_rows: m of panel (d).
-        memory_columns: n of panel (d).
-        memory_batch: b of panel (d).
-        memory_ranks: values of r of panel (d).
-        **settings: other flags of the runs, and ``seed``.
-
-    Returns:
-        Both.
-    """
+    """The runs of panels (a) to (c), and the programs of panel (d)."""
     steps = {f"{name}_rate": rate for name, rate in rates.items()}
     memory = run_of(
         PEAKS, seeds=1, rows=memory_rows, columns=memory_columns, batch=memory_batch,
@@ -298,20 +229,7 @@ def sources(
 def numbers(
     results: Results, *, rows: int, rank: int, period: int, every: int, **_: Any
 ) -> xr.Dataset:  # fmt: skip
-    """Numbers of Figure 9.
-
-    Args:
-        results: of both experiments.
-        rows: m.
-        rank: r.
-        period: T, steps between refreshes.
-        every: steps between records, a divisor of T.
-        **_: other settings.
-
-    Returns:
-        Gaps and losses over ``optimizer`` and ``step``, singular values over ``period`` and
-        ``index``, bytes over ``program`` and ``rank``.
-    """
+    """Gaps and losses over steps, singular values over the index, bytes over the rank."""
     runs, memory = one_seed(results["runs"]), one_seed(results["memory"])
     found = {str(name): array.values for name, array in runs.items()}
     keep, reset = (list(POLICIES).index(name) for name in ("keep", "reset"))  # keep is the first
@@ -319,62 +237,42 @@ def numbers(
     exact = [relative_gap(found[f"galore_{p}"][:, keep], found[f"relora_{p}"][:, keep])
              for p in PRECISIONS]  # fmt: skip
     shown = -(-rows // rank)  # after so many periods the rank is full
-    kept = galore[OPTIMIZERS.index("adam"), keep]
+    kept = galore[KINDS.index("adam"), keep]
     updates = kept[np.arange(1, shown + 1) * (period // every)] - kept[0]
     values = np.linalg.svd(updates, compute_uv=False)
     curve = {"curve_along": "step"}
+    apart = relative_gap(galore[1:, keep], relora[1:, reset])
+    trained = relative_gap(found["both"], relora[:, reset])
     return xr.Dataset(
         {
-            "gap": (
-                ("precision", "optimizer", "step"), np.stack(exact),
-                {**curve, "tolerance": ROUND_OFF},
-            ),
-            "gap_state": (
-                ("with_state", "step"), relative_gap(galore[1:, keep], relora[1:, reset]), curve,
-            ),
-            "gap_both": (
-                ("optimizer", "step"), relative_gap(found["both"], relora[:, reset]), curve,
-            ),
-            "values": (
-                ("period", "index"), values / values[:, :1], {"curve_along": "index"},
-            ),
+            "gap": (("precision", "optimizer", "step"), exact, {**curve, "tolerance": ROUND_OFF}),
+            "gap_state": (("with_state", "step"), apart, curve),
+            "gap_both": (("optimizer", "step"), trained, curve),
+            "values": (("period", "index"), values / values[:, :1], {"curve_along": "index"}),
             "loss": (("optimizer", "policy", "step"), found["loss"], curve),
-            "peak_predicted": (("program", "rank"), memory["peak_predicted"].values.T),
-            "peak_measured": (
-                ("program", "rank"), memory["peak_measured"].values.T, {"compare": 0},
-            ),
+            "peak_predicted": memory["peak_predicted"].T,
+            "peak_measured": memory["peak_measured"].T.assign_attrs(compare=0),
         },
         {
-            "precision": list(PRECISIONS), "optimizer": list(OPTIMIZERS), "with_state":
-            list(OPTIMIZERS[1:]), "policy": list(POLICIES), "step": runs["step"].values,
+            "precision": list(PRECISIONS), "optimizer": list(KINDS), "with_state": list(KINDS[1:]),
+            "policy": list(POLICIES), "step": runs["step"].values,
             "period": np.arange(1, shown + 1), "index": np.arange(1, values.shape[1] + 1),
-            "program": [method for method, _ in MEMORY], "rank": memory["rank"].values,
+            "program": [method for method, _ in MEMORY],
         },
-        {
-            "gap64": float(exact[0].max()), "gap32": float(exact[1].max()), "shown": shown,
-        },
+        {"gap64": float(exact[0].max()), "gap32": float(exact[1].max()), "shown": shown},
     )  # fmt: skip
 
 
 COLORS = {"sgd": plotting.BLUE, "momentum": plotting.GREEN, "adam": plotting.ORANGE}
-WORDS = {"sgd": "gradient descent", "momentum": "heavy ball", "adam": "Adam"}
-DASHES = {"float64": "-", "float32": (0, (4, 1.5))}
+DASHES = {"float64": "-", "float32": plotting.DASHED}
 STATE, BOTH = ":", (0, (5, 1.5, 1, 1.5))
-POLICY_DASHES = {"keep": "-", "reset": (0, (4, 1.5)), "transport": ":"}
+POLICY_DASHES = {"keep": "-", "reset": plotting.DASHED, "transport": ":"}
 SMALLEST = 1e-17
 """Lower end of the log axes of what is round-off."""
 
 
-def plot_gaps(ax: Any, dataset: xr.Dataset) -> Any:
-    """Draw how far the methods are apart over the iterations.
-
-    Args:
-        ax: where to draw.
-        dataset: numbers of the figure.
-
-    Returns:
-        ``ax``.
-    """
+def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
+    """Draw how far the methods are apart over the iterations."""
     steps = dataset.step.values[1:]
 
     def draw(curve, name, dashes, width=1.0):
@@ -386,61 +284,49 @@ def plot_gaps(ax: Any, dataset: xr.Dataset) -> Any:
         draw(dataset.gap_both.sel(optimizer=name).values, name, BOTH)
     for name in map(str, dataset.with_state.values):
         draw(dataset.gap_state.sel(with_state=name).values, name, STATE, 1.4)
-    for precision in DASHES:
+    for precision, word in zip(DASHES, ("double", "single"), strict=True):
         height = 5 * dataset.gap.sel(precision=precision).max().item()
-        word = {"float64": "double", "float32": "single"}[precision]
         ax.text(steps[-1], height, f"{word} precision", color=plotting.GREY, ha="right")
     ax.set(yscale="log", xlabel="iteration t", xlim=(0, steps[-1]), ylim=(SMALLEST, 30))
-    return ax
+    apart = plotting.entry("keeps / resets", ls=STATE, lw=1.4)
+    entries = [*_kinds(KINDS), apart, plotting.entry("B trained too", ls=BOTH)]
+    place = {"bbox_to_anchor": (1.01, 0.575), "ncols": 2, "columnspacing": 1.0, "handlelength": 1.5}
+    plotting.key(ax, entries, "upper right", **place)
 
 
-def plot_ranks(ax: Any, dataset: xr.Dataset) -> Any:
-    """Draw the singular values of the accumulated update, period after period.
+def _kinds(names: Sequence[str]) -> list[Any]:
+    return [plotting.entry(WORDS[name], COLORS[name]) for name in names]
 
-    Args:
-        ax: where to draw.
-        dataset: numbers of the figure.
 
-    Returns:
-        ``ax``.
-    """
+def plot_ranks(ax: Any, dataset: xr.Dataset) -> None:
+    """Draw the singular values of the accumulated update, period after period."""
+    import matplotlib as mpl
+
     index, rank = dataset["index"].values, _settings(dataset)["rank"]
-    for k, color in zip(dataset.period.values, _shades(dataset.sizes["period"]), strict=True):
+    shades = mpl.colormaps["viridis"](np.linspace(0.85, 0.1, dataset.sizes["period"]))
+    for k, color in zip(dataset.period.values, shades, strict=True):
         values = np.maximum(dataset["values"].sel(period=k).values, SMALLEST)
         ax.plot(index, values, color=color, lw=0.8, marker="o", ms=3, label=rf"${k}T$")
         if rank * k < len(index):
             ax.axvline(rank * k + 0.5, color=plotting.GREY, lw=0.8, ls=":")
     ax.set(yscale="log", xlabel="index i", xlim=(0.5, index[-1] + 0.5), ylim=(SMALLEST, 10))
     ax.set_xticks(np.arange(rank, len(index) + 1, rank))
-    return ax
+    plotting.key(ax, None, "lower left", title="after")
 
 
 def _settings(dataset: xr.Dataset) -> dict[str, Any]:
     return json.loads(dataset.attrs["settings"])
 
 
-def _shades(count: int) -> list[Any]:
-    import matplotlib as mpl
-
-    return list(mpl.colormaps["viridis"](np.linspace(0.85, 0.1, count)))
-
-
-def plot_losses(ax: Any, dataset: xr.Dataset) -> Any:
-    """Draw the loss under each state policy.
-
-    Args:
-        ax: where to draw.
-        dataset: numbers of the figure.
-
-    Returns:
-        ``ax``.
-    """
+def plot_losses(ax: Any, dataset: xr.Dataset) -> None:
+    """Draw the loss under each state policy."""
     for name in map(str, dataset.with_state.values):
         for policy, dashes in POLICY_DASHES.items():
             loss = dataset.loss.sel(optimizer=name, policy=policy)
             ax.plot(loss.step.values, loss.values, color=COLORS[name], ls=dashes, lw=1.0)
     ax.set(yscale="log", xlabel="iteration t", xlim=(0, int(dataset.step[-1])))
-    return ax
+    policies = [plotting.entry(name, ls=dashes) for name, dashes in POLICY_DASHES.items()]
+    plotting.key(ax, [*_kinds(KINDS[1:]), *policies], "upper right")
 
 
 LOOKS = {
@@ -449,69 +335,30 @@ LOOKS = {
 }  # fmt: skip
 
 
-def plot_memory(ax: Any, dataset: xr.Dataset) -> Any:
-    """Draw the peak memory of a step over the rank.
-
-    Args:
-        ax: where to draw.
-        dataset: numbers of the figure.
-
-    Returns:
-        ``ax``.
-    """
+def plot_memory(ax: Any, dataset: xr.Dataset) -> None:
+    """Draw the peak memory of a step over the rank."""
     settings, ranks = _settings(dataset), dataset["rank"].values
     weights = 4 * settings["memory_rows"] * settings["memory_columns"]
     for name, color in LOOKS.items():
-        one = dataset.sel(program=name)
-        plotting.plot_compared(
-            ax, ranks, one.peak_predicted.values / weights, one.peak_measured.values / weights,
-            color=color, every=1,
-        )  # fmt: skip
+        one = dataset[["peak_predicted", "peak_measured"]].sel(program=name) / weights
+        both = (one.peak_predicted.values, one.peak_measured.values)
+        plotting.plot_compared(ax, ranks, *both, color=color)
     ax.set(xscale="log", xlabel="rank r", ylim=(0, None))
     ax.set_xticks(ranks, [str(r) for r in ranks])
     ax.minorticks_off()
-    return ax
+    methods = [plotting.entry(table1_memory.NAMES[name], color) for name, color in LOOKS.items()]
+    plotting.key(ax, methods, "upper left", bbox_to_anchor=(0.0, 0.8), ncols=2)
 
 
 def draw(dataset: xr.Dataset) -> Any:
-    """Draw Figure 9.
-
-    Args:
-        dataset: numbers of the figure.
-
-    Returns:
-        The matplotlib figure.
-    """
-    titles = (
-        "GaLore against ReLoRA: relative difference", r"singular values of $W_t - W_0$",
-        "loss, by state policy", "peak memory of a step / weights",
-    )  # fmt: skip
-    figure, axes = plotting.panels(titles, height=4.8, rows=2)
-    plots = (plot_gaps, plot_ranks, plot_losses, plot_memory)
-    for plot, ax in zip(plots, axes, strict=True):
-        plot(ax, dataset)
-    _keys(axes)
-    return figure
-
-
-def _keys(axes: Any) -> None:
-    from matplotlib.lines import Line2D
-
-    def line(text: str, color: str = plotting.GREY, **how: Any) -> Line2D:
-        return Line2D([], [], color=color, label=text, **{"lw": 1.0, **how})
-
-    shared = {"borderaxespad": 0.2, "labelspacing": 0.3}
-    colors = [line(text, COLORS[name]) for name, text in WORDS.items()]
-    apart = [line("keeps / resets", ls=STATE, lw=1.4), line("B trained too", ls=BOTH)]
-    axes[0].legend(
-        handles=[*colors, *apart], loc="upper right", bbox_to_anchor=(1.01, 0.575), ncols=2,
-        columnspacing=1.0, handlelength=1.5, **shared,
-    )  # fmt: skip
-    axes[1].legend(loc="lower left", title="after", **shared)
-    policies = [line(name, ls=dashes) for name, dashes in POLICY_DASHES.items()]
-    axes[2].legend(handles=[*colors[1:], *policies], loc="upper right", **shared)
-    methods = [line(table1_memory.NAMES[name], color) for name, color in LOOKS.items()]
-    axes[3].legend(handles=methods, loc="upper left", bbox_to_anchor=(0.0, 0.8), ncols=2, **shared)
+    """Draw Figure 9."""
+    plots = {
+        "GaLore against ReLoRA: relative difference": plot_gaps,
+        r"singular values of $W_t - W_0$": plot_ranks,
+        "loss, by state policy": plot_losses,
+        "peak memory of a step / weights": plot_memory,
+    }
+    return plotting.drawn(plots, dataset, height=4.8, rows=2)
 
 
 FIGURE = Figure(

@@ -1,4 +1,8 @@
-"""Sweeps over depth, rank and init scale that the figures of Theorem 2 and Corollary 1 share."""
+"""Sweeps over depth, rank and init scale that the figures of Theorem 2 and Corollary 1 share.
+
+Maps judge the theorem itself in double precision; curves over the init scale come from the reduced
+dynamics (2r x 2r blocks and L scalars), so that widths and steps can be large.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,62 +14,44 @@ import numpy as np
 import xarray as xr
 
 import lrdyn
-from lrdyn.drawing.exhibits import one_seed
+from lrdyn.drawing.exhibits import Results, one_seed
 from lrdyn.engine.judging import Groups, residuals, worst_ratio
 from lrdyn.engine.runs import Run, run_of
-from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, Theorem, at_least
+from lrdyn.theorem import Experiment, Flag, Statement, Theorem, at_least
+from paper_figs.shared import DIM, LEARNING_RATE, RANK, STEPS, log_steps
 
-MAP = {"dim": 16, "depths": [2, 3, 4], "ranks": [1, 2, 3], "steps": 200, "seeds": [0, 1]}
-"""Settings of the maps of residual over tolerance."""
-
+MAP_SCALES = [0.01, 0.03, 0.1, 0.3, 1.0]
+MAP = {
+    "dim": 16, "depths": [2, 3, 4], "ranks": [1, 2, 3], "steps": 200, "seeds": [0, 1],
+    "init_scales": MAP_SCALES,
+}  # fmt: skip
 REDUCED = {
     "dim": 30, "rank": 3, "depths": [2, 3, 4, 5], "learning_rate": 0.05, "steps": 60000,
     "threshold": 0.01, "rank_at": 100.0, "seed": 0,
+    "init_scales": np.geomspace(0.1, 1.2, 40).round(4).tolist(),
 }  # fmt: skip
-"""Settings of the sweeps of the reduced dynamics."""
+LARGE_MAP = {"dim": 30, "depths": [2, 3, 4, 6, 8], "steps": 500, "seeds": [0, 1, 2, 3]}
+PRESETS = {
+    "quick": {"map": MAP, "reduced": REDUCED},
+    "paper": {"map": MAP | LARGE_MAP, "reduced": REDUCED},
+}
+RECORDED = 400
+"""Most recorded steps of the reduced dynamics."""
+POINT = ("rank", "depth", "init_scale")
 
 
 def map_of(theorem: Theorem) -> Experiment:
-    """The first statement of a theorem without its claims, which are judged when it is drawn.
-
-    Args:
-        theorem: the theorem.
-
-    Returns:
-        The experiment, with the flags of the theorem.
-    """
+    """The first statement of a theorem without its claims, which are judged when it is drawn."""
     first = dataclasses.replace(theorem.statements[0], claims=(), controls=())
     summary = f"{theorem.name} in double precision, not judged"
     return Experiment(f"{theorem.name}_map", summary, theorem.flags, (first,), check=theorem.check)
 
 
 def map_run(
-    experiment: Experiment,
-    *,
-    dim: int,
-    depths: Sequence[int],
-    ranks: Sequence[int],
-    init_scales: Sequence[float],
-    steps: int,
-    seeds: Sequence[int],
-) -> Run:
-    """A run over depth, rank and init scale; other flags at their first values.
-
-    Args:
-        experiment: see :func:`map_of`.
-        dim: d.
-        depths: L.
-        ranks: r.
-        init_scales: eps.
-        steps: steps of gradient descent.
-        seeds: random seeds, one after the other.
-
-    Returns:
-        The run.
-
-    Raises:
-        ValueError: a seed is left out.
-    """
+    experiment: Experiment, *, dim: int, depths: Sequence[int], ranks: Sequence[int],
+    init_scales: Sequence[float], steps: int, seeds: Sequence[int],
+) -> Run:  # fmt: skip
+    """A run over depth, rank and init scale; other flags at their first values."""
     if list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))):
         raise ValueError(f"seeds: got {seeds}, wanted them without gaps")
     return run_of(
@@ -75,23 +61,14 @@ def map_run(
 
 
 def ratio_map(theorem: Theorem, groups: Groups) -> xr.DataArray:
-    """Judge a theorem on the results of its map.
-
-    Args:
-        theorem: the theorem.
-        groups: results of :func:`map_run`.
-
-    Returns:
-        Largest residual / tolerance over seeds and claims, ``(rank, depth, init_scale)``.
-    """
+    """Largest residual / tolerance over seeds and claims, (rank, depth, init_scale)."""
     statement = theorem.statements[0]
     legs = {
         claim.id: {"float64": residuals(claim, statement, groups["/"], "float64")}
         for claim in statement.claims
     }
     ratio = worst_ratio(statement.claims, legs, "float64")
-    ratio = ratio.max([name for name in ratio.dims if name not in ("rank", "depth", "init_scale")])
-    return ratio.transpose("rank", "depth", "init_scale")
+    return ratio.max([name for name in ratio.dims if name not in POINT]).transpose(*POINT)
 
 
 class Reduced(NamedTuple):
@@ -107,47 +84,21 @@ class Reduced(NamedTuple):
 
 
 def reduced_case(
-    key: jax.Array,
-    *,
-    depth: int,
-    dim: int,
-    rank: int,
-    init_scales: Sequence[float],
-    learning_rate: float,
-    steps: int,
-) -> Reduced:
-    """Draw a target and an orthogonal start, and reduce them.
-
-    Args:
-        key: random key.
-        depth: L.
-        dim: d.
-        rank: r of the target, singular values evenly spaced in [1/2, 1].
-        init_scales: eps of each run.
-        learning_rate: eta.
-        steps: most steps.
-
-    Returns:
-        The case.
-    """
+    key: jax.Array, *, depth: int, dim: int, rank: int, init_scales: Sequence[float],
+    learning_rate: float, steps: int,
+) -> Reduced:  # fmt: skip
+    """Draw a target with values evenly spaced in [1/2, 1], an orthogonal start; reduce them."""
     weights_key, target_key = jax.random.split(key)
     target = lrdyn.low_rank_target(target_key, (dim, dim), lrdyn.spaced_singular_values(rank))
     weights = lrdyn.orthogonal_layers(weights_key, (dim,) * (depth + 1), jnp.ones(depth))
     small = lrdyn.reduced_target(lrdyn.frame(weights, target, rank), target, 2 * rank)
-    times = np.unique(np.rint(np.geomspace(1, steps, 400)).astype(int))
-    return Reduced(small, np.asarray(init_scales), depth, dim, learning_rate, times)
+    return Reduced(
+        small, np.asarray(init_scales), depth, dim, learning_rate, log_steps(steps, RECORDED)
+    )
 
 
 def reduced_runs(case: Reduced, scales: jax.Array) -> Mapping[str, jax.Array]:
-    """Distances to the target, effective rank and compression error of many runs.
-
-    Args:
-        case: the case.
-        scales: eps of each run.
-
-    Returns:
-        Arrays ``(run, time)``.
-    """
+    """Distances to the target, effective rank and compression error of many runs, (run, time)."""
     size = len(case.target)
     still = case.dim - size
 
@@ -167,27 +118,18 @@ def reduced_runs(case: Reduced, scales: jax.Array) -> Mapping[str, jax.Array]:
     inner, moving = runs.records
     rho = jax.vmap(lambda e: lrdyn.rho(e, case.eta, 0.0, case.times))(eps)
     bulk = jnp.abs(jnp.prod(rho, axis=2))
-    every = jnp.concatenate(
-        [moving, jnp.broadcast_to(bulk[:, :, None], (*bulk.shape, still))], axis=2
-    )
+    resting = jnp.broadcast_to(bulk[:, :, None], (*bulk.shape, still))
     norm = jnp.linalg.norm(case.target)
     return {
         "distance": jnp.sqrt(inner**2 + still * bulk**2) / norm,
         "distance_compressed": inner / norm,
-        "effective_rank": lrdyn.effective_rank(every),
+        "effective_rank": lrdyn.effective_rank(jnp.concatenate([moving, resting], axis=2)),
         "error": jnp.sqrt(1.0 * still) * bulk,
     }
 
 
 def measure_reduced(case: Reduced) -> dict[str, Any]:
-    """Run many scales at once, the runs as the last axis, which no batch of single runs would do.
-
-    Args:
-        case: the case.
-
-    Returns:
-        Arrays ``(init_scale, time)``, and the coordinates of both.
-    """
+    """Run many scales at once, as the last axis, which no batch of single runs would do."""
     found = lrdyn.sweep(
         lambda init_scale: reduced_runs(case, init_scale),
         lrdyn.product(init_scale=case.scales),
@@ -198,70 +140,40 @@ def measure_reduced(case: Reduced) -> dict[str, Any]:
     return {**arrays, "init_scale": case.scales, "time": case.eta * case.times}
 
 
+CURVES = ("distance", "distance_compressed", "effective_rank", "error")
 REDUCED_SWEEP = Experiment(
     "reduced_sweep",
     "full and compressed networks by their reduced dynamics, over depth and init scale",
     (
         Flag("depth", (2, 3, 4, 5), at_least(2), int, "L", "number of layers"),
-        Flag("dim", (30,), at_least(3), int, "d", "width of the square layers", swept=False),
-        Flag("rank", (3,), at_least(1), int, "r", "rank of the target Phi", swept=False),
-        Flag("init_scales", ([0.1, 1.0],), symbol="eps", help="init scales", swept=False),
-        Flag("learning_rate", (0.05,), POSITIVE, symbol="eta", help="step size", swept=False),
-        Flag("steps", (60000,), at_least(1), int, "t", "steps of gradient descent", swept=False),
+        Flag("init_scales", (), symbol="eps", help="init scales", swept=False),
+        *(DIM, RANK, LEARNING_RATE, STEPS),
     ),
     (
         Statement(
             "reduced",
             reduced_case,
             measure=measure_reduced,
-            dims={
-                "distance": ("init_scale", "time"),
-                "distance_compressed": ("init_scale", "time"),
-                "effective_rank": ("init_scale", "time"),
-                "error": ("init_scale", "time"),
-                "init_scale": ("init_scale",),
-                "time": ("time",),
-            },
+            dims=dict.fromkeys(CURVES, ("init_scale", "time"))
+            | {"init_scale": ("init_scale",), "time": ("time",)},
             traced=False,
         ),
     ),
 )
 
 
-def reduced_run(
-    *,
-    depths: Sequence[int],
-    threshold: float,
-    rank_at: float,
-    **settings: Any,
-) -> Run:
-    """The run of :data:`REDUCED_SWEEP` behind the curves.
-
-    Args:
-        depths: L.
-        threshold: see :func:`reduced_curves`, as ``rank_at``.
-        rank_at: does not change the run.
-        **settings: other flags, and ``seed``.
-
-    Returns:
-        The run.
-    """
+def reduced_run(*, depths: Sequence[int], threshold: float, rank_at: float, **settings: Any) -> Run:
+    """The run behind the curves, in which ``threshold`` and ``rank_at`` change nothing."""
     return run_of(REDUCED_SWEEP, depth=depths, seeds=1, **settings)
 
 
 def reduced_curves(groups: Groups, reduced: Mapping[str, Any]) -> xr.Dataset:
     """Read from the reduced dynamics when full and compressed networks have converged.
 
-    Args:
-        groups: results of :func:`reduced_run`.
-        reduced: its settings. A run has converged when ``||f - Phi||_F <= threshold ||Phi||_F``;
-            ``rank_at`` is the time eta t of the effective rank.
-
-    Returns:
-        Over ``depth`` and ``init_scale``: times eta t of convergence of the full and of the
-        compressed network (NaN if later than ``steps``); effective rank of the full product at the
-        recorded time next to ``rank_at``; error ``||f - f_C||_F`` when the compressed network has
-        converged, and its bound.
+    Over depth and init scale: times eta t from which ``||f - Phi||_F <= threshold ||Phi||_F`` for
+    the full and for the compressed network (NaN if later than ``steps``); effective rank of the
+    full product at the recorded time next to ``rank_at``; error ``||f - f_C||_F`` when the
+    compressed network has converged, and its bound.
     """
     found = one_seed(groups)
     _, full_time = _first(found["distance"] <= reduced["threshold"])
@@ -283,3 +195,35 @@ def _first(reached: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     index = reached.argmax("time")
     time = reached["time"].isel(time=index).drop_vars("time")
     return index, time.where(reached.any("time"))
+
+
+def sources(
+    experiment: Experiment, map: Mapping[str, Any], reduced: Mapping[str, Any]
+) -> dict[str, Run]:
+    """Runs behind the maps of a theorem and behind the curves, which both figures share."""
+    return {"map": map_run(experiment, **map), "reduced": reduced_run(**reduced)}
+
+
+def numbers(
+    theorem: Theorem, curves: Sequence[str], results: Results, map: Mapping[str, Any],
+    reduced: Mapping[str, Any],
+) -> xr.Dataset:  # fmt: skip
+    """Maps, with axes of their own, and some curves, with the numbers of the caption."""
+    ratio = ratio_map(theorem, results["map"])
+    found = reduced_curves(results["reduced"], reduced)[list(curves)]
+    for curve in found.values():
+        curve.attrs["curve_along"] = "init_scale"
+    axes = {"depth": "map_depth", "init_scale": "map_init_scale"}
+    # Values of the ratio are round-off and not compared.
+    found["ratio"] = ratio.rename(axes).assign_attrs(compare=0)
+    return found.assign_attrs(
+        largest=float(ratio.max()),
+        seeds=len(map["seeds"]),
+        map_dim=map["dim"],
+        map_steps=map["steps"],
+        eta=reduced["learning_rate"],
+        small=2 * reduced["rank"],
+        rank_of_target=float(lrdyn.effective_rank(lrdyn.spaced_singular_values(reduced["rank"]))),
+        recorded=len(log_steps(reduced["steps"], RECORDED)),
+        **{name: reduced[name] for name in ("dim", "rank", "steps", "threshold", "rank_at")},
+    )

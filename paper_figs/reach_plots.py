@@ -1,4 +1,7 @@
-"""How the figures of Theorem 2 and Corollary 1 draw their sweeps."""
+"""How the figures of Theorem 2 and Corollary 1 draw their sweeps: maps above two panels of curves.
+
+The first panel of curves has the convergence times of the full network, in one colour each depth.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,50 +10,34 @@ import xarray as xr
 
 from lrdyn.drawing import plotting
 
-COLORS = (plotting.BLUE, plotting.ORANGE, plotting.GREEN, plotting.PINK)
-"""One for each depth."""
 
-
-def layout(titles: Sequence[str], maps: int, below: int) -> tuple[Any, list[Any], list[Any]]:
-    """Make a figure with a row of maps above a row of curves, each panel with its letter.
-
-    Args:
-        titles: of the maps, then of the curves.
-        maps: number of maps.
-        below: number of panels with curves.
-
-    Returns:
-        The figure, the axes of the maps and those of the curves.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(plotting.TEXT_WIDTH, 4.3), layout="constrained")
+def plot_sweeps(dataset: xr.Dataset, title: str) -> tuple[Any, Any, Any]:
+    """Draw all but the second panel of curves, which gets its title; the figure and both panels."""
+    figure = plotting.blank(4.3)
     rows: Any = figure.subfigures(2, 1, height_ratios=(1, 1.35))
-    upper, lower = rows
-    top, bottom = list(upper.subplots(1, maps, sharey=True)), list(lower.subplots(1, below))
-    for letter, title, ax in zip("abcdefgh", titles, top + bottom, strict=False):
-        ax.set_title(f"({letter}) {title}")
-    return figure, top, bottom
+    first, *rest = dataset["rank"].values
+    maps = rows[0].subplots(1, 1 + len(rest), sharey=True)
+    times, other = rows[1].subplots(1, 2)
+    titles = [f"residual / tolerance, r = {first}", *(f"r = {rank}" for rank in rest)]
+    titles += [r"convergence time $\eta t$", title]
+    plotting.entitle([*maps, times, other], titles)
+    plot_maps(figure, maps, dataset["ratio"])
+    plot_family(times, dataset["convergence_time"], lw=1.0).set_yscale("log")
+    depths = zip(plotting.SHADES, dataset["depth"].values, strict=False)
+    entries = [plotting.entry(f"L = {depth}", color) for color, depth in depths]
+    times.legend(handles=entries, loc="lower right", ncols=2)
+    return figure, times, other
 
 
 def plot_maps(figure: Any, axes: Sequence[Any], ratio: xr.DataArray) -> None:
-    """Draw residual / tolerance over depth and init scale, one panel for each rank.
-
-    Args:
-        figure: the figure.
-        axes: one for each rank.
-        ratio: values ``(rank, depth, init_scale)``.
-    """
+    """Draw residual / tolerance over depth and init scale, one panel for each rank."""
     from matplotlib.colors import LogNorm
 
-    scales, depths = ratio["init_scale"].values, ratio["depth"].values
+    scales, depths = ratio["map_init_scale"].values, ratio["map_depth"].values
+    look = {"origin": "lower", "aspect": "auto", "cmap": "cividis", "norm": LogNorm(1e-3, 1.0)}
     images = []
     for ax, rank in zip(axes, ratio["rank"].values, strict=True):
-        image = ax.imshow(
-            ratio.sel(rank=rank).clip(min=1e-3).values, origin="lower", aspect="auto",
-            cmap="cividis", norm=LogNorm(1e-3, 1.0),
-        )  # fmt: skip
-        images.append(image)
+        images.append(ax.imshow(ratio.sel(rank=rank).clip(min=1e-3).values, **look))
         ax.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales])
         ax.set_yticks(range(len(depths)), [str(depth) for depth in depths])
         ax.set_xlabel(r"init scale $\varepsilon$")
@@ -59,41 +46,11 @@ def plot_maps(figure: Any, axes: Sequence[Any], ratio: xr.DataArray) -> None:
 
 
 def plot_family(ax: Any, data: xr.DataArray, **look: Any) -> Any:
-    """Draw one curve for each depth over the init scale.
-
-    Args:
-        ax: where to draw.
-        data: values ``(depth, init_scale)``.
-        **look: of the lines.
-
-    Returns:
-        ``ax``.
-    """
-    for color, depth in zip(COLORS, data["depth"].values, strict=True):
+    """Draw one curve for each depth over the init scale."""
+    for color, depth in zip(plotting.SHADES, data["depth"].values, strict=False):
         ax.plot(data["init_scale"].values, data.sel(depth=depth).values, color=color, **look)
     ax.set(xscale="log", xlabel=r"init scale $\varepsilon$")
     ax.set_xlim(float(data["init_scale"].min()), float(data["init_scale"].max()))
     ax.set_xticks([0.1, 0.3, 1.0], ["0.1", "0.3", "1"])
-    ax.minorticks_off()
-    return ax
-
-
-def depth_key(ax: Any, depths: Sequence[int], **place: Any) -> Any:
-    """Explain the colours.
-
-    Args:
-        ax: where to draw.
-        depths: the depths.
-        **place: where the legend goes.
-
-    Returns:
-        ``ax``.
-    """
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=color, lw=1.0, label=f"L = {depth}")
-        for color, depth in zip(COLORS, depths, strict=False)
-    ]
-    ax.legend(handles=handles, **place)
+    ax.xaxis.minorticks_off()
     return ax

@@ -81,27 +81,12 @@ class Program(NamedTuple):
 
 
 def loss_on(batch: Batch) -> Callable[[Any], jax.Array]:
-    """||W X - Y||_F^2 / 2 as a function of W.
-
-    Args:
-        batch: X and Y.
-
-    Returns:
-        The loss, of anything that acts as ``W @ X``.
-    """
+    """||W X - Y||_F^2 / 2, of anything that acts as ``W @ X``."""
     return lambda weights: 0.5 * jnp.sum((weights @ batch[0] - batch[1]) ** 2)
 
 
 def apart(method: Method, state: State) -> tuple[Any, Any]:
-    """Count P of GaLore, of which the network knows nothing, to the state of the optimiser.
-
-    Args:
-        method: what is trained.
-        state: a run.
-
-    Returns:
-        Weights, and what is held beside them.
-    """
+    """Weights, and what is held beside them: P of GaLore, unknown to the network, and the state."""
     split, inner = state
     if method.parts(split).coordinates is None:
         return split.trained, (split.frozen, inner)
@@ -109,38 +94,16 @@ def apart(method: Method, state: State) -> tuple[Any, Any]:
 
 
 def together(weights: Any, held: Any) -> State:
-    """The inverse of :func:`apart`.
-
-    Args:
-        weights: weights.
-        held: what is held beside them.
-
-    Returns:
-        The run.
-    """
+    """The inverse of :func:`apart`."""
     frozen, inner = held
     return State(weights if isinstance(weights, Split) else Split(weights, frozen), inner)
 
 
 def program(
-    method: Method,
-    optimizer: optax.GradientTransformation,
-    network: Callable[[Parts, Any], Any],
-    W: jax.ShapeDtypeStruct,
-    rank: int,
-) -> Program:
-    """One step and one refresh of a method.
-
-    Args:
-        method: what is trained.
-        optimizer: of what it sees.
-        network: :func:`lrdyn.adapters.merged` or :func:`lrdyn.adapters.layered`.
-        W: shape of the weights.
-        rank: r.
-
-    Returns:
-        What is to be compiled.
-    """
+    method: Method, optimizer: optax.GradientTransformation,
+    network: Callable[[Parts, Any], Any], W: jax.ShapeDtypeStruct, rank: int,
+) -> Program:  # fmt: skip
+    """One step and one refresh of a method on weights of this shape, merged or layered."""
 
     def choose(key, gradients):
         return method.choose(key, gradients, rank, method.side)
@@ -168,17 +131,7 @@ def program(
 
 
 def programs(m: int, n: int, r: int, dtype: str) -> dict[tuple[str, str], Program]:
-    """Everything that is compiled for the table.
-
-    Args:
-        m: rows, at most as many as columns.
-        n: columns.
-        r: rank.
-        dtype: of all arrays.
-
-    Returns:
-        Method and form, ``merged`` or ``layered`` -> program.
-    """
+    """Everything that is compiled for the table: method and form -> program. There m <= n."""
     W = jax.ShapeDtypeStruct((m, n), dtype)
     found = {}
     for name, method in METHODS.items():
@@ -201,44 +154,18 @@ class Measured(NamedTuple):
 
 
 def batch_of(m: int, n: int, b: int, dtype: str) -> Batch:
-    """Shapes of X and Y.
-
-    Args:
-        m: rows of W.
-        n: columns of W.
-        b: examples.
-        dtype: of all arrays.
-
-    Returns:
-        X and Y.
-    """
+    """Shapes of X and Y."""
     return jax.ShapeDtypeStruct((n, b), dtype), jax.ShapeDtypeStruct((m, b), dtype)
 
 
 def step_memory(program: Program, batch: Batch) -> Memory:
-    """Compile the step of a method and ask it what it holds.
-
-    Args:
-        program: whose step.
-        batch: shapes of X and Y.
-
-    Returns:
-        The measured bytes.
-    """
+    """Compile the step of a method and ask it what it holds."""
     state = jax.eval_shape(program.init, program.weights)
     return measured_memory(program.step, program.weights, state, batch, donate=[0, 1])
 
 
 def measure(program: Program, batch: Batch) -> Measured:
-    """Compile the programs of a method and ask them what they hold.
-
-    Args:
-        program: what to compile.
-        batch: shapes of X and Y.
-
-    Returns:
-        The measured bytes.
-    """
+    """Compile the programs of a method and ask them what they hold."""
     weights, state = program.weights, jax.eval_shape(program.init, program.weights)
     begin, step, refresh = measured_memory(program.init, weights), step_memory(program, batch), None
     if program.refresh is not None:
@@ -251,20 +178,7 @@ FORMS = ("merged", "layered", "refresh")
 
 
 def predicted_peak(method: str, form: str, m: int, n: int, r: int, b: int, itemsize: int) -> int:
-    """Bytes at the fullest moment: weights, state, batch and temporaries.
-
-    Args:
-        method: a key of :data:`METHODS`.
-        form: one of :data:`FORMS`.
-        m: rows.
-        n: columns.
-        r: rank.
-        b: examples.
-        itemsize: bytes of an entry.
-
-    Returns:
-        Bytes.
-    """
+    """Bytes at the fullest moment: weights, state, batch and temporaries."""
     of = METHODS[method].memory
     held = memory.weights_held(of, m, n, r) + n * b + m * b
     held += memory.temporaries(of, m, n, r, b, **_which(form))
@@ -280,50 +194,40 @@ def _text(formula: memory.Formula, counters: int = 0) -> str:
     return f"${formula}{counted}$".replace("max", r"\max")
 
 
+SIZES = ("rows", "columns", "rank", "batch")
 ABSENT = -1
 """Bytes of a program that a method does not have."""
 
 
 def compute(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Compile and count, in the precision of the run.
+    """Bytes of weights and state over methods, of peaks over methods and forms, with formulas.
 
-    Args:
-        given: rows m, columns n (not fewer), rank r and batch b (examples at once).
-
-    Returns:
-        Bytes of weights and state over ``method``, of peaks over ``method`` and ``form``, predicted
-        and measured, with their formulas.
+    They are compiled and counted in the precision of the run.
     """
-    rows, columns, rank, batch = (given[name] for name in ("rows", "columns", "rank", "batch"))
-    dtype = jnp.result_type(float).name
-    sizes, itemsize = (rows, columns, rank), np.dtype(dtype).itemsize
-    methods = list(METHODS)
+    rows, columns, rank, batch = (given[name] for name in SIZES)
+    sizes, dtype = (rows, columns, rank), jnp.result_type(float).name
+    itemsize, methods = np.dtype(dtype).itemsize, list(METHODS)
     held = [method.memory for method in METHODS.values()]
-    shape = (len(methods), len(FORMS))
-    arrays = {
-        name: np.full(len(methods), ABSENT) for name in ("weights_measured", "state_measured")
-    }
-    peaks = {name: np.full(shape, ABSENT) for name in ("peak_predicted", "peak_measured")}
-    formulas = np.full(shape, "", object)
+    measured = {name: np.full(len(methods), ABSENT) for name in ("weights", "state")}
+    peaks = {name: np.full((len(methods), len(FORMS)), ABSENT) for name in KINDS[1:]}
+    formulas = np.full((len(methods), len(FORMS)), "", object)
     for (method, form), one in programs(*sizes, dtype).items():
         i, found = methods.index(method), measure(one, batch_of(rows, columns, batch, dtype))
-        arrays["weights_measured"][i], arrays["state_measured"][i] = found.weights, found.state
+        measured["weights"][i], measured["state"][i] = found.weights, found.state
         for name, program_memory in ((form, found.step), ("refresh", found.refresh)):
             if program_memory is not None:
                 at = i, FORMS.index(name)
-                peaks["peak_predicted"][at] = predicted_peak(method, name, *sizes, batch, itemsize)
-                peaks["peak_measured"][at] = program_memory.peak
+                peaks["predicted"][at] = predicted_peak(method, name, *sizes, batch, itemsize)
+                peaks["measured"][at] = program_memory.peak
                 formulas[at] = _text(memory.program_formula(held[i], **_which(name)))
-    weights = [itemsize * memory.weights_held(of, *sizes) for of in held]
-    states = [memory.state_bytes(of, *sizes, itemsize) for of in held]
     return {
         "weights_formula": [_text(h.weights) for h in held],
-        "weights_predicted": weights,
+        "weights_predicted": [itemsize * memory.weights_held(of, *sizes) for of in held],
         "state_formula": [_text(h.state, h.counters) for h in held],
-        "state_predicted": states,
+        "state_predicted": [memory.state_bytes(of, *sizes, itemsize) for of in held],
         "peak_formula": formulas.astype(str),
-        **arrays,
-        **peaks,
+        **{f"{name}_measured": bytes_held for name, bytes_held in measured.items()},
+        **{f"peak_{kind}": bytes_held for kind, bytes_held in peaks.items()},
     }
 
 
@@ -331,8 +235,7 @@ KINDS = ("formula", "predicted", "measured")
 MEMORY = Experiment(
     "table1",
     "memory of full training, LoRA, ReLoRA and GaLore, predicted and of compiled programs",
-    tuple(Flag(name, (PRESET[name],), at_least(1), int, swept=False)
-          for name in ("rows", "columns", "rank", "batch")),
+    tuple(Flag(name, (PRESET[name],), at_least(1), int, swept=False) for name in SIZES),
     (
         Statement(
             "memory",
@@ -343,19 +246,11 @@ MEMORY = Experiment(
             traced=False,
         ),
     ),
-)  # fmt: skip
+)
 
 
 def numbers(results: Results, **_: Any) -> xr.Dataset:
-    """Numbers of Table 1.
-
-    Args:
-        results: of the experiment.
-        **_: settings.
-
-    Returns:
-        What :func:`compute` returns, with its coordinates.
-    """
+    """What :func:`compute` returns, with its coordinates."""
     found = one_seed(results["table1"])
     for name, array in found.items():
         array.attrs.update({} if str(name).endswith("formula") else {"units": "bytes"})
@@ -371,14 +266,7 @@ SECTIONS = {
 
 
 def tabulate(dataset: xr.Dataset) -> Grid:
-    """Lay out Table 1.
-
-    Args:
-        dataset: its numbers.
-
-    Returns:
-        The cells.
-    """
+    """Lay out Table 1."""
     header = ("quantity", "method", "entries", "predicted", "measured", "difference")
     sections = {
         "weights held": _section(dataset, "weights"),

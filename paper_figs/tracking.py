@@ -6,20 +6,10 @@ from scipy.optimize import linear_sum_assignment
 
 
 def follow(vectors: Float[np.ndarray, "times d n"], start: Float[np.ndarray, "d a"]) -> np.ndarray:
-    """Columns that continue ``start``, step by step, each column used once.
+    """Indices of the columns that continue ``start``, (times - 1, a), each column used once.
 
-    Args:
-        vectors: orthonormal columns at each time, in any order; those at time 0 are not used,
-            because equal singular values leave them arbitrary.
-        start: orthonormal columns at time 0.
-
-    Returns:
-        Indices of shape (times - 1, a) into the columns of ``vectors[1:]``.
-
-    Example:
-        >>> swapped = np.stack([np.eye(3), np.eye(3)[:, ::-1]])
-        >>> follow(swapped, np.eye(3)[:, :2]).tolist()
-        [[2, 1]]
+    The columns at each time are orthonormal and in any order. Those at time 0 are not used, because
+    equal singular values leave them arbitrary.
     """
     chosen = []
     for columns in vectors[1:]:
@@ -30,38 +20,14 @@ def follow(vectors: Float[np.ndarray, "times d n"], start: Float[np.ndarray, "d 
 
 
 def degrees(sine: np.ndarray, cosine: np.ndarray) -> np.ndarray:
-    """Angle in [0, 90] degrees from both of its functions: neither end loses digits.
-
-    Args:
-        sine: of any sign.
-        cosine: of any sign; vectors that differ by a sign are the same direction.
-
-    Returns:
-        The angle in degrees.
-
-    Example:
-        >>> float(degrees(np.array(1e-12), np.array(-1.0))) > 0
-        True
-    """
+    """Angle in [0, 90] degrees from both of its functions, of any sign: no end loses digits."""
     return np.degrees(np.arctan2(np.abs(sine), np.abs(cosine)))
 
 
 def vector_angles(
     vectors: Float[np.ndarray, "times d n"], start: Float[np.ndarray, "d n"]
 ) -> Float[np.ndarray, "times n"]:
-    """Angle between each column and its own start, in degrees.
-
-    Args:
-        vectors: unit columns at each time.
-        start: unit columns at time 0.
-
-    Returns:
-        The angles, in [0, 90].
-
-    Example:
-        >>> vector_angles(np.eye(2)[None, :, ::-1], np.eye(2)).tolist()
-        [[90.0, 90.0]]
-    """
+    """Angle between each unit column and its own start, in degrees."""
     cosines = np.sum(vectors * start, axis=1)
     rests = vectors - cosines[:, None, :] * start
     return degrees(np.linalg.norm(rests, axis=1), cosines)
@@ -72,20 +38,6 @@ def subspace_angles(
     inside: Float[np.ndarray, "d a"],
     outside: Float[np.ndarray, "d b"],
 ) -> Float[np.ndarray, "times n"]:
-    """Angle between each column and a subspace, in degrees.
-
-    Args:
-        vectors: unit columns at each time.
-        inside: orthonormal basis of the subspace.
-        outside: orthonormal basis of its complement.
-
-    Returns:
-        The angles, in [0, 90].
-
-    Example:
-        >>> subspace_angles(np.eye(3)[None], np.eye(3)[:, :2], np.eye(3)[:, 2:]).tolist()
-        [[0.0, 0.0, 90.0]]
-    """
-    return degrees(
-        np.linalg.norm(outside.T @ vectors, axis=1), np.linalg.norm(inside.T @ vectors, axis=1)
-    )
+    """Angle between each unit column and a subspace, from bases of it and of its complement."""
+    parts = (np.linalg.norm(basis.T @ vectors, axis=1) for basis in (outside, inside))
+    return degrees(*parts)

@@ -36,14 +36,9 @@ def default_tolerance(dtype: Any) -> float:
 
     Other versions of JAX, other machines and other orders of summation change the last digits, and
     the steps of a run multiply that by some thousands; a change of method or settings shows in the
-    first half of the digits. Half of the digits is therefore compared. A variable may set its own
-    tolerance in its attribute ``tolerance``.
-
-    Args:
-        dtype: type of the variable; integers and texts must be equal.
-
-    Returns:
-        The tolerance, relative to the largest value of the curve.
+    first half of the digits. Half of the digits is therefore compared; integers and texts must be
+    equal. A variable may set its own tolerance in its attribute ``tolerance``. It is relative to
+    the largest value of the curve.
 
     Example:
         >>> default_tolerance("float64"), default_tolerance("int32")
@@ -54,34 +49,16 @@ def default_tolerance(dtype: Any) -> float:
 
 
 def compared(variable: xr.DataArray) -> bool:
-    """Whether a curve is compared: not if it depends on the machine (attribute ``compare = 0``).
-
-    Args:
-        variable: a variable of a dataset.
-
-    Returns:
-        True unless its attribute ``compare`` is 0.
-
-    Example:
-        >>> compared(xr.DataArray(1.0, attrs={"compare": 0}))
-        False
-    """
+    """Whether a curve is compared: not if it depends on the machine (attribute ``compare = 0``)."""
     return bool(variable.attrs.get("compare", 1))
 
 
 def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[Difference]:
-    """Compare the numbers of a figure or table with a baseline, curve by curve.
+    """The differences of the numbers of a figure or table from a baseline, one for each variable.
 
     Differences are relative to the largest value of the variable, or of each curve of it if the
     attribute ``curve_along`` names the dimension along which a curve runs. Variables with the
     attribute ``compare = 0`` must be there with the same shape, but their values are free.
-
-    Args:
-        dataset: the numbers.
-        baseline: what they should be.
-
-    Returns:
-        One entry for each variable that differs; empty if none does.
 
     Example:
         >>> a = xr.Dataset({"curve": ("step", [1.0, 2.0])})
@@ -173,19 +150,10 @@ def check(
     *,
     report: Report = print,
 ) -> bool:
-    """Compare a figure or table with its committed baseline, computing its numbers if need be.
+    """Whether a figure or table agrees with its committed baseline; new numbers if need be.
 
-    Numbers saved with other settings (another preset) are left as they are.
-
-    Args:
-        exhibit: the figure or table.
-        out: folder of all results.
-        baselines: folder of the baselines.
-        preset: settings of the baseline.
-        report: receives one line if all agrees, or one for each curve that differs.
-
-    Returns:
-        Whether the numbers agree.
+    Numbers saved with other settings (another preset) are left as they are. One line is reported if
+    all agrees, or one for each curve that differs.
     """
     try:
         baseline = results.load(baselines / f"{exhibit.name}.nc")["/"]
@@ -197,10 +165,9 @@ def check(
         return False
     path = rendering.where(exhibit, out)
     found = rendering.numbers(exhibit, out, exhibit.presets[preset], report=report)
-    dataset = found.dataset
     if found.computed and not path.exists():
-        rendering.save(dataset, path)
-    differences = compare(exhibit.thin(dataset), baseline)
+        rendering.save(found.dataset, path)
+    differences = compare(exhibit.thin(found.dataset), baseline)
     for difference in differences:
         report(f"{exhibit.name}: {difference}")
     if not differences:
@@ -223,18 +190,7 @@ def write_baseline(
     *,
     report: Report = print,
 ) -> Path:
-    """Make the present numbers of a figure or table its baseline.
-
-    Args:
-        exhibit: the figure or table.
-        out: folder of all results.
-        baselines: folder of the baselines.
-        preset: which of its settings.
-        report: receives lines for the reader.
-
-    Returns:
-        The file written.
-    """
+    """Make the present numbers of a figure or table its baseline, and say where it is."""
     path = baselines / f"{exhibit.name}.nc"
     done = rendering.render(exhibit, out, preset, report=report)
     rendering.save(exhibit.thin(done.dataset), path)

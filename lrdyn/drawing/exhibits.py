@@ -55,37 +55,15 @@ class Exhibit:
     thin: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset
 
     def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
-        """Texts to be saved, from the saved numbers alone.
-
-        Args:
-            dataset: the numbers.
-
-        Returns:
-            Suffix of a file -> its text. ``.txt`` is one of them.
-        """
+        """Texts to be saved: suffix of a file -> its text. ``.txt`` is one of them."""
         return {".txt": caption(self, dataset)}
 
     def pictures(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
-        """Save what is not text, atomically.
-
-        Args:
-            dataset: the numbers.
-            stem: path without suffix.
-
-        Returns:
-            The paths.
-        """
+        """Save what is not text, atomically, beside a path without suffix; say where."""
         return ()
 
     def shown(self, dataset: xr.Dataset) -> str:
-        """What the command line shows of it beside the path of its first file.
-
-        Args:
-            dataset: the numbers.
-
-        Returns:
-            Lines; empty for nothing.
-        """
+        """Lines that the command line shows beside the path of its first file."""
         return ""
 
 
@@ -101,15 +79,7 @@ class Figure(Exhibit):
     draw: Callable[[xr.Dataset], Any]
 
     def pictures(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
-        """Draw numbers and save the picture as PNG and PDF, atomically.
-
-        Args:
-            dataset: the numbers.
-            stem: path without suffix.
-
-        Returns:
-            The two paths.
-        """
+        """Draw numbers and save the picture as PNG and PDF, atomically."""
         from lrdyn.drawing import plotting
 
         with plotting.style():
@@ -129,16 +99,8 @@ class Table(Exhibit):
     tabulate: Callable[[xr.Dataset], tables.Grid]
 
     def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
-        """The table as text, CSV and LaTeX.
-
-        Args:
-            dataset: the numbers.
-
-        Returns:
-            Suffix of a file -> its text.
-        """
-        grid = self.tabulate(dataset)
-        below = _filled(self, dataset)
+        """The table as text, CSV and LaTeX."""
+        grid, below = self.tabulate(dataset), _filled(self, dataset)
         return {
             ".txt": f"{tables.as_text(grid)}\n{caption(self, dataset)}",
             ".csv": tables.as_csv(grid),
@@ -146,29 +108,17 @@ class Table(Exhibit):
         }
 
     def shown(self, dataset: xr.Dataset) -> str:
-        """The table as text.
-
-        Args:
-            dataset: the numbers.
-
-        Returns:
-            Lines.
-        """
+        """The table as text."""
         return tables.as_text(self.tabulate(dataset))
 
 
 def drawn_from(
     experiment: Experiment, *, preset: str = "paper"
 ) -> Callable[..., Mapping[str, Run]]:
-    """Sources of an exhibit that shows one run with one seed.
+    """Sources of an exhibit that shows one run with one seed, under the name of its experiment.
 
-    Args:
-        experiment: its flags, and ``seed``, are the settings of the exhibit.
-        preset: of the run, whose flags are all given: ``paper`` lets XLA optimise its programs,
-            ``quick`` suits those that take longer to compile than to run.
-
-    Returns:
-        A function for :class:`Exhibit`; the run has the name of the experiment.
+    Its settings are the flags of the experiment, all of them, and ``seed``. The preset ``paper``
+    lets XLA optimise the programs; ``quick`` suits those that take longer to compile than to run.
 
     Example:
         >>> from lrdyn.theorem import Statement
@@ -184,12 +134,6 @@ def drawn_from(
 def one_seed(groups: Groups) -> xr.Dataset:
     """Arrays of the first statement of a run with one seed, without what judges need.
 
-    Args:
-        groups: content of ``results.nc``.
-
-    Returns:
-        The arrays over the swept flags.
-
     Example:
         >>> root = xr.Dataset({"y": ("seed", [3.0]), SIZE: ("seed", [2])}, attrs={"digest": "0"})
         >>> found = one_seed({"/": root})
@@ -200,34 +144,13 @@ def one_seed(groups: Groups) -> xr.Dataset:
 
 
 def missing(exhibit: Exhibit) -> str:
-    """Say what a figure or table lacks to be computed here.
-
-    Args:
-        exhibit: the figure or table.
-
-    Returns:
-        One line; empty if nothing is missing.
-
-    Example:
-        >>> needs = {"nosuch": "pip install nosuch"}
-        >>> missing(Exhibit(
-        ...     name="f", title="", caption="", sources=dict, numbers=xr.Dataset, presets={},
-        ...     needs=needs))
-        'the package nosuch (pip install nosuch)'
-    """
+    """What a figure or table lacks to be computed here, in one line; empty for nothing."""
     absent = [name for name in exhibit.needs if importlib.util.find_spec(name) is None]
     return ", ".join(f"the package {name} ({exhibit.needs[name]})" for name in absent)
 
 
 def caption(exhibit: Exhibit, dataset: xr.Dataset) -> str:
-    r"""Caption with its settings and results filled in.
-
-    Args:
-        exhibit: the figure or table.
-        dataset: its numbers.
-
-    Returns:
-        The text, wrapped.
+    r"""Caption with its settings and results filled in, wrapped.
 
     Example:
         >>> f = Exhibit(

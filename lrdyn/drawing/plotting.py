@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,35 +10,35 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrdyn.engine import files
-from lrdyn.engine.judging import claim_of, control_group, ratio_of, residuals
+from lrdyn.engine.judging import SIZE, claim_of, control_group, ratio_of, residuals
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from lrdyn.engine.judging import Legs
     from lrdyn.theorem import Experiment
 
 STYLE = Path(__file__).with_name("lrdyn.mplstyle")
-BLUE, ORANGE, GREEN, PINK, BLACK, GREY = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#000000",
-    "#8C8C8C",
-)
+BLUE, ORANGE, GREEN, PINK, BLACK, GREY = SHADES = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#8C8C8C",
+)  # fmt: skip
 # Three shades of one hue that stay apart in grey print as well.
 BLUES, ORANGES = ("#003F66", "#0072B2", "#56B4E9"), ("#E69F00", "#D55E00", "#7F3300")
+DASHED = (0, (4, 1.5))
+OPEN: dict[str, Any] = {"ls": "none", "marker": "o", "mfc": "white", "mew": 0.8}
+"""Open circles; their colour is ``mec``."""
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0}
+"""A legend to the right of its axis."""
 TEXT_WIDTH = 7.0  # inches
 
 
 def style() -> AbstractContextManager[None]:
     """Matplotlib style of this package, for the length of a ``with`` block.
 
-    Returns:
-        A context manager; the settings of the caller are neither used inside nor changed after.
+    The settings of the caller are neither used inside nor changed after.
 
     Example:
         >>> import matplotlib
@@ -54,130 +54,81 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.style.context(STYLE, after_reset=True)
 
 
+def blank(height: float) -> Figure:
+    """An empty figure of text width; without pyplot nothing has to be closed, no window opens."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(TEXT_WIDTH, height), layout="constrained")
+
+
 def panels(
     titles: Sequence[str], *, height: float = 2.4, rows: int = 1
 ) -> tuple[Figure, np.ndarray]:
-    """Make a figure of text width with one panel a title, side by side.
-
-    No pyplot is involved: nothing has to be closed and no window opens.
-
-    Args:
-        titles: titles of the panels; each gets its letter.
-        height: in inches.
-        rows: rows of panels, equally long.
-
-    Returns:
-        The figure and its axes, row after row.
+    """Make a figure with a panel for each title, row after row; the height is in inches.
 
     Example:
         >>> len(panels(["left", "right"])[1])
         2
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(TEXT_WIDTH, height), layout="constrained")
+    figure = blank(height)
     axes = figure.subplots(rows, len(titles) // rows, squeeze=False).ravel()
-    for letter, title, ax in zip("abcdefgh", titles, axes, strict=False):
-        ax.set_title(f"({letter}) {title}")
+    entitle(axes, titles)
     return figure, axes
 
 
+def drawn(
+    plots: Mapping[str, Callable[[Axes, xr.Dataset], Any]], dataset: xr.Dataset, **shape: Any
+) -> Figure:
+    """A figure of :func:`panels`: title of a panel -> what draws it from the numbers."""
+    figure, axes = panels(list(plots), **shape)
+    for ax, plot in zip(axes, plots.values(), strict=True):
+        plot(ax, dataset)
+    return figure
+
+
+def entitle(axes: Iterable[Axes], titles: Iterable[str]) -> None:
+    """Give each panel its letter and its title."""
+    for letter, title, ax in zip("abcdefgh", titles, axes, strict=False):
+        ax.set_title(f"({letter}) {title}")
+
+
 def plot_compared(
-    ax: Axes,
-    x: np.ndarray,
-    predicted: np.ndarray,
-    measured: np.ndarray,
-    *,
-    color: str,
-    marker: str = "o",
-    every: int | tuple[int, int] = 5,
-) -> Axes:
+    ax: Axes, x: np.ndarray, predicted: np.ndarray, measured: np.ndarray, *, color: str,
+    marker: str = "o", every: int | tuple[int, int] = 1,
+) -> Axes:  # fmt: skip
     """Draw a prediction as a line and what was measured as open markers on it.
 
-    Args:
-        ax: where to draw.
-        x: abscissae.
-        predicted: values from theory.
-        measured: values from the run.
-        color: colour of both.
-        marker: shape of the markers.
-        every: one marker each so many points; ``(start, every)`` staggers coincident curves.
-
-    Returns:
-        ``ax``.
+    There is one marker each ``every`` points; ``(start, every)`` staggers coincident curves.
     """
     ax.plot(x, predicted, color=color, lw=1.0)
-    ax.plot(
-        x, measured, ls="none", marker=marker, mfc="white", mec=color, mew=0.8,
-        markevery=every, clip_on=False, zorder=3,
-    )  # fmt: skip
+    markers = {**OPEN, "marker": marker, "mec": color, "markevery": every}
+    ax.plot(x, measured, clip_on=False, zorder=3, **markers)
     return ax
 
 
-def plot_key(ax: Axes, *, line: str, marker: str) -> Axes:
-    """Explain the lines and the markers of :func:`plot_compared`, whatever their colours.
-
-    Args:
-        ax: where to draw.
-        line: what the lines are.
-        marker: what the markers are.
-
-    Returns:
-        ``ax``.
-    """
+def entry(text: str, color: Any = GREY, **look: Any) -> Line2D:
+    """A line of a legend; ``**OPEN`` makes it a marker."""
     from matplotlib.lines import Line2D
 
-    entries = [
-        Line2D([], [], color=GREY, lw=1.0, label=line),
-        Line2D([], [], ls="none", marker="o", mfc="white", mec=GREY, mew=0.8, label=marker),
-    ]
-    ax.legend(handles=entries, loc="upper left", borderaxespad=0.2, labelspacing=0.3)
-    return ax
+    return Line2D([], [], color=color, label=text, **{"lw": 1.0, **look})
 
 
-def plot_spectrum(ax: Axes, x: np.ndarray, values: np.ndarray, *, rank: int) -> Axes:
-    """Draw all singular values over time on a log axis, the first ``rank`` in colour.
-
-    Args:
-        ax: where to draw.
-        x: times.
-        values: singular values in decreasing order, ``(index, time)``; zeros and NaN are left out.
-        rank: how many of them theory allows to move.
-
-    Returns:
-        ``ax``.
-    """
-    positive = np.where(values > 0, values, np.nan)
-    ax.plot(x, positive[rank:].T, color="#B3B3B3", lw=0.3, rasterized=True, zorder=1)
-    ax.plot(x, positive[:rank].T, color=BLUE, lw=0.8, zorder=2)
-    ax.set_yscale("log")
+def key(ax: Axes, entries: Sequence[Line2D] | None, loc: Any, **place: Any) -> Axes:
+    """Explain what is drawn: these lines, or all that have a label."""
+    ax.legend(handles=entries, loc=loc, borderaxespad=0.2, labelspacing=0.3, **place)
     return ax
 
 
 def label_ends(
-    ax: Axes,
-    values: Sequence[float],
-    texts: Sequence[str],
-    colors: Sequence[Any],
-    *,
-    gap: float = 0.075,
+    ax: Axes, values: Sequence[float], texts: Sequence[str], colors: Sequence[Any], title: str = ""
 ) -> Axes:
-    """Write labels to the right of an axis, at the heights of the ends of its curves.
-
-    Args:
-        ax: where to write; its limits must be final.
-        values: ordinates of the ends.
-        texts: one label each.
-        colors: one colour each.
-        gap: least distance of two labels, as a part of the height of the axis.
-
-    Returns:
-        ``ax``.
-    """
+    """Write labels right of an axis, whose limits are final, at the ends of its curves."""
     to_axis = ax.transData + ax.transAxes.inverted()
     heights = np.array([to_axis.transform((ax.get_xlim()[1], value))[1] for value in values])
-    for height, text, color in zip(spread(heights, gap), texts, colors, strict=True):
+    for height, text, color in zip(spread(heights, 0.075), texts, colors, strict=True):
         ax.text(1.03, height, text, color=color, transform=ax.transAxes, va="center")
+    if title:
+        ax.text(1.03, 1.0, title, transform=ax.transAxes, va="bottom")
     return ax
 
 
@@ -186,13 +137,6 @@ def spread(heights: np.ndarray, gap: float) -> np.ndarray:
 
     Least squares under ``h_{i+1} - h_i >= gap``: with the gaps subtracted it is isotonic
     regression, solved by pooling adjacent violators.
-
-    Args:
-        heights: the numbers.
-        gap: least distance.
-
-    Returns:
-        The moved numbers, in the order given.
 
     Example:
         >>> spread(np.array([0.5, 0.5, 2.0]), 0.1).round(6).tolist()
@@ -211,16 +155,13 @@ def spread(heights: np.ndarray, gap: float) -> np.ndarray:
     return moved
 
 
+def first_point(results: xr.Dataset, *kept: str, of: str = SIZE) -> xr.Dataset:
+    """The first seed and value of every swept flag, which are the axes of an array but some."""
+    return results.isel({name: 0 for name in results[of].dims if name not in kept})
+
+
 def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
-    """Write a figure as PNG and PDF, atomically; equal figures give equal files.
-
-    Args:
-        figure: the figure.
-        stem: path without suffix.
-
-    Returns:
-        The two paths.
-    """
+    """Write a figure as PNG and PDF, atomically; equal figures give equal files."""
     paths = (stem.with_suffix(".png"), stem.with_suffix(".pdf"))
     for path in paths:
         undated = {"CreationDate": None} if path.suffix == ".pdf" else {}
@@ -230,34 +171,33 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     return paths
 
 
+# What shows a verdict ----------------------------------------------------------------------------
+
+LEAST_RATIO = 1e-4
+"""Where agreement to the last bit is drawn on the log axis."""
+VERDICT_COLORS = {
+    ("claim", "float64"): BLUES[1], ("claim", "float32"): BLUES[2],
+    ("control", "float64"): ORANGES[1], ("control", "float32"): ORANGES[0],
+}  # fmt: skip
+
+
 def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figure:
     """Draw every claim and control of a verdict: residual / tolerance of each case.
 
-    Left of the line at 1 a claim holds, right of it it fails. Claims are blue (float64) and light
-    blue (float32), controls orange; a tick marks the worst case.
-
-    Args:
-        verdict: content of ``verdict.json``.
-        legs: claim or control -> precision -> what :func:`lrdyn.engine.judging.residuals` found.
-
-    Returns:
-        The figure.
+    Left of the line at 1 a claim holds, right of it it fails; a tick marks the worst case. ``legs``
+    has for each of them what :func:`lrdyn.engine.judging.residuals` found in each precision.
     """
-    from matplotlib.figure import Figure
-
     claims = verdict["claims"]
     with style():
-        figure = Figure(figsize=(TEXT_WIDTH, 0.9 + 0.19 * len(claims)), layout="constrained")
+        figure = blank(0.9 + 0.19 * len(claims))
         ax = figure.subplots()
         for row, claim in enumerate(claims):
-            control = claim["kind"] == "control"
+            kind = "control" if claim["kind"] == "control" else "claim"
             for precision, leg in legs[claim["id"]].items():
-                ratios = ratio_of(leg, precision, everything=control).values.ravel()
-                shade = (ORANGES if control else BLUES)[
-                    1 if precision == "float64" else 0 if control else 2
-                ]
+                ratios = ratio_of(leg, precision, everything=kind == "control").values.ravel()
                 height = row + (-0.15 if precision == "float64" else 0.15)
-                _strip(ax, ratios, height, shade, np.min if control else np.max)
+                worst = np.min if kind == "control" else np.max
+                _strip(ax, ratios, height, VERDICT_COLORS[kind, precision], worst)
         ax.axvline(1.0, color=BLACK, lw=0.8)
         ax.set_xscale("log")
         ax.set_yticks(range(len(claims)), [claim["id"] for claim in claims])
@@ -266,18 +206,10 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
         ax.grid(axis="y", lw=0.3)
         held = {True: "holds", False: "is false", None: "does not apply"}[verdict["holds"]]
         ax.set_title(f"{verdict['name']} {held}: claims left of 1, controls right of it")
-        handles = [
-            _dot(BLUES[1], "claim, float64"),
-            _dot(BLUES[2], "claim, float32"),
-            _dot(ORANGES[1], "control, float64"),
-            _dot(ORANGES[0], "control, float32"),
-        ]
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+        dot = {"ls": "none", "marker": "o", "ms": 3, "mew": 0}
+        entries = [entry(", ".join(what), c, **dot) for what, c in VERDICT_COLORS.items()]
+        ax.legend(handles=entries, **BESIDE)
     return figure
-
-
-LEAST_RATIO = 1e-4
-"""Where agreement to the last bit is drawn on the log axis."""
 
 
 def _strip(ax: Axes, ratios: np.ndarray, height: float, color: str, worst: Callable) -> None:
@@ -288,21 +220,8 @@ def _strip(ax: Axes, ratios: np.ndarray, height: float, color: str, worst: Calla
         ax.plot(worst(shown), height, ls="none", marker="|", ms=6, mew=1.0, color=color)
 
 
-def _dot(color: str, label: str):
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], ls="none", marker="o", ms=3, mew=0, color=color, label=label)
-
-
 def swept_axes(ratio: xr.DataArray, first: Sequence[str] = ()) -> list[str]:
-    """Axes of a sweep with several numbers, the most telling first.
-
-    Args:
-        ratio: values over the axes of a sweep.
-        first: axes that come before all others.
-
-    Returns:
-        Their names, without the seed.
+    """Axes of a sweep with several numbers but the seed, ``first`` before all others.
 
     Example:
         >>> import xarray as xr
@@ -324,49 +243,37 @@ def sweep_figure(
     """Draw how close a theorem comes to its tolerances over the axes of a sweep.
 
     One curve for each value of the second axis, one panel for each of the third, the first as
-    abscissa; the largest over all others. Filled: float64, open: float32.
-
-    Args:
-        name: name of the theorem.
-        ratios: precision -> largest residual / tolerance over the claims, at each point.
-        first: axes that come before all others.
-
-    Returns:
-        The figure.
+    abscissa; the largest over all others. ``ratios`` has for each precision the largest residual /
+    tolerance over the claims, at each point.
     """
-    from matplotlib.figure import Figure
-
     main = next(iter(ratios.values()))
     axes = swept_axes(main, first)[:3]
     panels = main[axes[2]].values if len(axes) > 2 else [None]
     seen = np.concatenate([ratio.values.ravel() for ratio in ratios.values()])
     top = 3.0 * max(1.0, np.max(seen, initial=0.0, where=np.isfinite(seen)))
     with style():
-        figure = Figure(figsize=(TEXT_WIDTH, 2.6), layout="constrained")
+        figure = blank(2.6)
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, value in zip(row, panels, strict=True):
             for precision, ratio in ratios.items():
                 part = ratio.max([d for d in ratio.dims if d not in axes])
                 part = part if value is None else part.sel({axes[2]: value})
-                _curves(ax, part, axes, precision, key=ratio is main)
+                _curves(ax, part, axes, precision, named=ratio is main)
             ax.set_title("" if value is None else f"{_words(axes[2])} {value:g}")
             ax.axhline(1.0, color=BLACK, lw=0.8)
             ax.set(yscale="log", xlabel=_words(axes[0]), ylim=(LEAST_RATIO, top))
         row[0].set_ylabel("residual / tolerance")
         if len(axes) > 1:
-            row[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+            row[-1].legend(**BESIDE)
         figure.suptitle(f"{name}: claims hold below 1 (filled float64, open float32)")
     return figure
-
-
-SHADES = (BLUE, ORANGE, GREEN, PINK, BLACK, GREY)
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _curves(ax: Axes, part: xr.DataArray, axes: list[str], precision: str, key: bool) -> None:
+def _curves(ax: Axes, part: xr.DataArray, axes: list[str], precision: str, named: bool) -> None:
     several = part[axes[1]].values if len(axes) > 1 else [None]
     x = part[axes[0]].values
     if x.min() > 0 and x.max() >= 10 * x.min():
@@ -380,7 +287,7 @@ def _curves(ax: Axes, part: xr.DataArray, axes: list[str], precision: str, key: 
         ax.plot(
             x, np.maximum(shown, LEAST_RATIO), color=color, marker="o", ms=3,
             mfc=color if filled else "white", lw=1.0 if filled else 0.6, clip_on=False, zorder=3,
-            label=f"{_words(axes[1])} {value:g}" if key and value is not None else None,
+            label=f"{_words(axes[1])} {value:g}" if named and value is not None else None,
         )  # fmt: skip
 
 
@@ -390,18 +297,8 @@ def perturb_figure(
     """Draw how a claim breaks as its hypotheses are left: residual against the distance from each.
 
     Lines are the medians over seeds, the dashed lines the tolerances; amount 0, the hypothesis met,
-    is the point at the left edge.
-
-    Args:
-        theorem: the theorem.
-        groups: content of ``results.nc``, with groups ``/perturb/<control>/<precision>``.
-        precisions: of the runs.
-
-    Returns:
-        The figure.
+    is the point at the left edge. ``groups`` are those of ``results.nc``.
     """
-    from matplotlib.figure import Figure
-
     swept = [
         (control, statement)
         for statement in theorem.statements
@@ -411,7 +308,7 @@ def perturb_figure(
     columns = 2 if len(swept) in (2, 4) else min(3, len(swept))
     rows = -(-len(swept) // columns)
     with style():
-        figure = Figure(figsize=(TEXT_WIDTH, 0.3 + 2.0 * rows), layout="constrained")
+        figure = blank(0.3 + 2.0 * rows)
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for ax, (control, statement) in zip(axes, swept, strict=False):
             for precision, color in zip(precisions, BLUES[1:], strict=False):

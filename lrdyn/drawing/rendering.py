@@ -17,40 +17,21 @@ from lrdyn.engine.runs import Run, carry_out, saved
 Report = Callable[[str], None]
 
 
-class Numbers(NamedTuple):
-    """What :func:`numbers` returns."""
-
-    dataset: xr.Dataset
-    """The numbers shown."""
-    computed: bool
-    """False if saved numbers were used."""
-    ran: tuple[str, ...]
-    """Sources that were run; the results of the others were there."""
-
-
 class Rendered(NamedTuple):
-    """What :func:`render` returns."""
+    """A figure or table, or its numbers alone."""
 
     dataset: xr.Dataset
     """The numbers shown."""
-    paths: tuple[Path, ...]
-    """Files written or found: the numbers, then pictures, then texts."""
     computed: bool
     """False if saved numbers were used."""
     ran: tuple[str, ...]
     """Sources that were run; the results of the others were there."""
+    paths: tuple[Path, ...] = ()
+    """Files written or found: the numbers, then pictures, then texts."""
 
 
 def where(exhibit: Exhibit, out: Path | str) -> Path:
-    """File of the saved numbers of a figure or table.
-
-    Args:
-        exhibit: the figure or table.
-        out: folder of all results.
-
-    Returns:
-        ``<out>/figures/<name>.nc``.
-    """
+    """File of the saved numbers of a figure or table."""
     return Path(out) / "figures" / f"{exhibit.name}.nc"
 
 
@@ -61,31 +42,19 @@ def numbers(
     *,
     recompute: bool = False,
     report: Report = print,
-) -> Numbers:
+) -> Rendered:
     """Saved numbers of a figure or table, or new ones from the results of its experiments.
 
     Saved numbers are used if their settings and everything that made them are those asked for; so
-    are saved results. Experiments without results are run. The numbers are not saved.
-
-    Args:
-        exhibit: the figure or table.
-        out: folder of all results.
-        settings: keyword arguments of its ``sources``, and of its ``numbers``.
-        recompute: use neither saved numbers nor saved results.
-        report: receives lines for the reader.
-
-    Returns:
-        The :class:`Numbers`, with the attributes ``name``, ``title``, ``settings``, ``sources``
-        (source -> folder of its results), ``environment`` (JSON) and ``digest``.
+    are saved results. Experiments without results are run; to ``recompute`` is to use nothing that
+    was saved. The numbers are not saved. Their attributes are ``name``, ``title``, ``settings``,
+    ``sources`` (source -> folder of its results), ``environment`` (JSON) and ``digest``.
     """
     runs = exhibit.sources(**settings)
-    made_from = {
-        "settings": results.canonical(settings),
-        "digest": _digest(exhibit, runs),
-    }
+    made_from = {"settings": results.canonical(settings), "digest": _digest(exhibit, runs)}
     found = None if recompute else load(where(exhibit, out), report=report)
     if found is not None and made_from.items() <= found.attrs.items():
-        return Numbers(found, False, ())
+        return Rendered(found, False, ())
     groups, ran = _results(runs, out, recompute, report)
     dataset = exhibit.numbers(groups, **settings).load()
     first = next(iter(runs.values()))
@@ -95,7 +64,7 @@ def numbers(
         "sources": results.canonical({n: run.folder("").as_posix() for n, run in runs.items()}),
         "environment": results.canonical(results.environment(first.dtype)),
     }
-    return Numbers(dataset.assign_attrs(made_from | record), True, ran)
+    return Rendered(dataset.assign_attrs(made_from | record), True, ran)
 
 
 def _results(
@@ -123,26 +92,13 @@ def _digest(exhibit: Exhibit, runs: Mapping[str, Run]) -> str:
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:
-    """Write numbers as netCDF, atomically.
-
-    Args:
-        dataset: the numbers.
-        path: the file; its folder is made.
-    """
+    """Write numbers as netCDF, atomically; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_netcdf(path, {"/": dataset})
 
 
 def load(path: Path, *, report: Report = print) -> xr.Dataset | None:
-    """Read saved numbers; a damaged file is named, set aside as ``<name>.damaged`` and not used.
-
-    Args:
-        path: the file.
-        report: receives the line that names a damaged file.
-
-    Returns:
-        The numbers; None if there are none or they cannot be read.
-    """
+    """Read saved numbers; a damaged file is named, set aside as ``<name>.damaged`` and not used."""
     try:
         return results.load(path)["/"]
     except results.Missing:
@@ -160,26 +116,15 @@ def render(
     recompute: bool = False,
     report: Report = print,
 ) -> Rendered:
-    """Write a figure or table into ``<out>/figures``, beside its numbers and its caption.
-
-    Args:
-        exhibit: the figure or table.
-        out: folder of all results.
-        preset: which of its settings.
-        recompute: use neither saved numbers nor saved results.
-        report: receives lines for the reader.
-
-    Returns:
-        A :class:`Rendered`.
-    """
+    """Write a figure or table into ``<out>/figures``, beside its numbers and its caption."""
     path, settings = where(exhibit, out), exhibit.presets[preset]
-    dataset, computed, ran = numbers(exhibit, out, settings, recompute=recompute, report=report)
-    if computed:
-        save(dataset, path)
+    found = numbers(exhibit, out, settings, recompute=recompute, report=report)
+    if found.computed:
+        save(found.dataset, path)
     stem = path.with_suffix("")
-    paths = [path, *exhibit.pictures(dataset, stem)]
-    for suffix, text in exhibit.texts(dataset).items():
+    paths = [path, *exhibit.pictures(found.dataset, stem)]
+    for suffix, text in exhibit.texts(found.dataset).items():
         paths.append(stem.with_suffix(suffix))
         with files.replacing(paths[-1]) as temporary:
             temporary.write_text(text)
-    return Rendered(dataset, tuple(paths), computed, ran)
+    return found._replace(paths=tuple(paths))

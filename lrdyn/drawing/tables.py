@@ -7,7 +7,7 @@ text the signs are dropped.
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 Cell = str | int | float
@@ -38,16 +38,7 @@ SPECIAL = {
 
 
 def escape(text: str) -> str:
-    r"""Make text safe for LaTeX, but for the mathematics between dollar signs.
-
-    Args:
-        text: ASCII text.
-
-    Returns:
-        LaTeX.
-
-    Raises:
-        ValueError: the text has an odd number of dollar signs, or other than ASCII letters.
+    r"""Make ASCII text safe for LaTeX, but for the mathematics between dollar signs.
 
     Example:
         >>> print(escape("50 % of a_1: $m_1 + n^2$"))
@@ -66,12 +57,6 @@ def escape(text: str) -> str:
 def plain(text: str) -> str:
     r"""Text for a terminal: mathematics without dollar signs and backslashes.
 
-    Args:
-        text: text with mathematics between dollar signs.
-
-    Returns:
-        The text.
-
     Example:
         >>> plain(r"temporaries $2mn + \max(m^2, b)$")
         'temporaries 2mn + max(m^2, b)'
@@ -80,21 +65,7 @@ def plain(text: str) -> str:
 
 
 def as_text(grid: Grid) -> str:
-    """Columns side by side, numbers to the right, sections under their titles.
-
-    Args:
-        grid: the cells.
-
-    Returns:
-        Lines, each ended.
-
-    Example:
-        >>> print(as_text(Grid(["what", "name", "bytes"], {"state": [["$2mn$", 12000]]})))
-              name   bytes
-        state
-              2mn   12,000
-        <BLANKLINE>
-    """
+    """Columns side by side, numbers to the right, sections under their titles."""
     rows = [[_shown(cell) for cell in row] for row in _rows(grid)]
     right = _numeric(grid)
     header = list(map(plain, grid.header[1:]))
@@ -112,44 +83,19 @@ def as_text(grid: Grid) -> str:
 
 
 def as_csv(grid: Grid) -> str:
-    """Comma-separated values, numbers as they are, one header line.
-
-    Args:
-        grid: the cells.
-
-    Returns:
-        Lines, each ended.
-
-    Example:
-        >>> print(as_csv(Grid(["what", "name", "bytes"], {"state": [["$2mn$", 12000]]})))
-        what,name,bytes
-        state,2mn,12000
-        <BLANKLINE>
-    """
+    """Comma-separated values, numbers as they are, one header line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(map(plain, grid.header))
     for title, section in grid.sections.items():
         for row in section:
-            writer.writerow(
-                plain(cell) if isinstance(cell, str) else cell for cell in (title, *row)
-            )
+            cells = (title, *row)
+            writer.writerow(plain(cell) if isinstance(cell, str) else cell for cell in cells)
     return out.getvalue()
 
 
 def as_latex(grid: Grid, caption: str, label: str) -> str:
-    r"""Write a floating table with rules of the package booktabs.
-
-    Args:
-        grid: the cells.
-        caption: text below.
-        label: for ``\ref``.
-
-    Returns:
-        LaTeX, in ASCII.
-
-    Raises:
-        ValueError: a text cannot be escaped, see :func:`escape`.
+    r"""A floating table with rules of the package booktabs, in ASCII.
 
     Example:
         >>> grid = Grid(["what", "name", "bytes"], {"state": [["$2mn$", 12000]]})
@@ -171,14 +117,10 @@ def as_latex(grid: Grid, caption: str, label: str) -> str:
         <BLANKLINE>
     """
     columns = "".join("r" if numeric else "l" for numeric in _numeric(grid))
-    body = [" & ".join(map(escape, grid.header[1:]))]
+    lines = [_row(map(escape, grid.header[1:]))]
     for title, section in grid.sections.items():
-        body.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape(title)}}}}}")
-        body += [" & ".join(map(_latex, row)) for row in section]
-    lines = [rf"{line} \\" for line in body]
-    titles = [i for i, line in enumerate(lines) if line.startswith(r"\multicolumn")]
-    for i in reversed(titles):
-        lines.insert(i, r"\midrule")
+        heading = rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape(title)}}}}}"
+        lines += [r"\midrule", _row([heading]), *(_row(map(_latex, row)) for row in section)]
     inner = [r"\toprule", *lines, r"\bottomrule"]
     return "\n".join(
         [
@@ -188,6 +130,10 @@ def as_latex(grid: Grid, caption: str, label: str) -> str:
             r"\end{table}", "",
         ]
     )  # fmt: skip
+
+
+def _row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
 
 
 def _rows(grid: Grid) -> list[Sequence[Cell]]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from lrdyn.drawing import plotting
 from lrdyn.landscape import index_sets
 from lrdyn.shrinkage import shrink
-from lrdyn.theorems.theorem1.minimisers import FLAGS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,18 +25,9 @@ def landscape_figure(groups: Mapping[str, Any]) -> Figure | None:
     """Draw all critical points: loss above the minimum against the smallest Hessian eigenvalue.
 
     Circles are the closed form, dots what JAX finds at the same points, labels the sets S; a panel
-    for each decay.
-
-    Args:
-        groups: content of ``results.nc``.
-
-    Returns:
-        The figure; None if no decay leaves a saddle.
+    for each decay, nothing if none leaves a saddle.
     """
-    from lrdyn.drawing import plotting
-
-    results = groups["/critical_points"]
-    one = results.isel({name: 0 for name in results.dims if name in _SWEPT - {"weight_decay"}})
+    one = plotting.first_point(groups["/critical_points"], "weight_decay")
     decays = _with_saddles(one)
     if not len(decays):
         return None
@@ -60,9 +51,6 @@ def _with_saddles(results: xr.Dataset) -> np.ndarray:
     return _first(decays[saddles > 1] if np.any(saddles > 1) else decays[saddles > 0])
 
 
-_SWEPT = {"seed"} | {flag.name for flag in FLAGS if flag.swept}
-
-
 def _decay_title(decay: float) -> str:
     return "no decay" if decay == 0 else rf"$\lambda$ = {decay:g}"
 
@@ -74,40 +62,36 @@ def _first(values: np.ndarray) -> np.ndarray:
 
 
 def _landscape(ax: Axes, case: xr.Dataset) -> None:
-    from lrdyn.drawing import plotting
-
     there = case["admissible"].values == 1
-    x, y = (
-        {part: case[f"{name}_{part}"].values[there] for part in ("predicted", "measured")}
-        for name in ("smallest", "critical_loss")
-    )
     best = case["global"].values[there] == 1
-    lowest = float(y["predicted"][best].min())
+    (x, y), found = (
+        [case[f"{name}_{part}"].values[there] for name in ("smallest", "critical_loss")]
+        for part in ("predicted", "measured")
+    )
+    lowest = float(y[best].min())
     ax.axvspan(-10, 0, color="#F2F2F2", lw=0, zorder=0)
     for chosen, color, label in (
         (~best, plotting.BLUE, "saddle"),
         (best, plotting.ORANGE, "minimum"),
     ):
         ax.plot(
-            x["predicted"][chosen], y["predicted"][chosen] - lowest, ls="none", marker="o", ms=6,
-            mfc="none", mec=color, mew=0.8, label=f"{label}, predicted", clip_on=False,
+            x[chosen], y[chosen] - lowest, ls="none", marker="o", ms=6, mfc="none", mec=color,
+            mew=0.8, label=f"{label}, predicted", clip_on=False,
         )  # fmt: skip
         ax.plot(
-            x["measured"][chosen], y["measured"][chosen] - lowest, ls="none", marker=".", ms=3,
-            color=color, label=f"{label}, measured", clip_on=False, zorder=3,
+            found[0][chosen], found[1][chosen] - lowest, ls="none", marker=".", ms=3, color=color,
+            label=f"{label}, measured", clip_on=False, zorder=3,
         )  # fmt: skip
     values = case["target_values"].values
     size, sets = float(values[0]), index_sets(int(np.isfinite(values).sum()), int(case["rank"]))
-    for chosen, *place in zip(
-        sets[there[: len(sets)]], x["predicted"], y["predicted"], strict=True
-    ):
+    for chosen, at, loss in zip(sets[there[: len(sets)]], x, y, strict=True):
         name = ",".join(str(i + 1) for i in chosen if i >= 0)
         ax.annotate(
-            f"{{{name}}}" if name else r"$\emptyset$", (place[0], place[1] - lowest), (5, 0),
+            f"{{{name}}}" if name else r"$\emptyset$", (at, loss - lowest), (5, 0),
             textcoords="offset points", va="center", fontsize=6,
         )  # fmt: skip
-    ax.set_xlim(min(-1.1 * size, float(x["predicted"].min()) - 0.1 * size), 0.25 * size)
-    top = float(y["predicted"].max()) - lowest
+    ax.set_xlim(min(-1.1 * size, float(x.min()) - 0.1 * size), 0.25 * size)
+    top = float(y.max()) - lowest
     ax.set_ylim(-0.05 * top, 1.05 * top)
     ax.set_xlabel("smallest eigenvalue of the Hessian")
 
@@ -117,15 +101,7 @@ def shrinkage_figure(groups: Mapping[str, Any]) -> Figure:
 
     Lines are the minimisers in closed form, circles where gradient descent ended; crosses ended in
     another basin (three layers and more).
-
-    Args:
-        groups: content of ``results.nc``.
-
-    Returns:
-        The figure.
     """
-    from lrdyn.drawing import plotting
-
     results = groups["/"]
     depths = _first(results["depth"].values)
     with plotting.style():
@@ -136,26 +112,16 @@ def shrinkage_figure(groups: Mapping[str, Any]) -> Figure:
         axes[0].set_ylabel("singular value of the product")
         if len(axes) > 1:
             axes[0].legend(loc="upper left", borderaxespad=0.3)
-        axes[-1].legend(handles=_marks(), loc="upper left", borderaxespad=0.3)
+        marks = [
+            plotting.entry("global minimiser"),
+            plotting.entry("end of descent", **(plotting.OPEN | {"ms": 4})),
+            plotting.entry("in another basin", **(plotting.OPEN | {"marker": "x", "ms": 5})),
+        ]
+        axes[-1].legend(handles=marks, loc="upper left", borderaxespad=0.3)
     return figure
 
 
-def _marks() -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    from lrdyn.drawing import plotting
-
-    style = {"ls": "none", "mfc": "white", "mec": plotting.GREY, "mew": 0.8}
-    return [
-        Line2D([], [], color=plotting.GREY, lw=1.0, label="global minimiser"),
-        Line2D([], [], marker="o", ms=4, label="end of descent", **style),
-        Line2D([], [], marker="x", ms=5, label="in another basin", **style),
-    ]
-
-
 def _shrinkage(ax: Axes, results: xr.Dataset, depth: int) -> None:
-    from lrdyn.drawing import plotting
-
     largest = float(results["target_values"].max())
     grid = np.linspace(0, 1.08 * largest, 400)
     colors = dict(zip(results["weight_decay"].values, plotting.SHADES * 9, strict=False))
@@ -172,10 +138,10 @@ def _shrinkage(ax: Axes, results: xr.Dataset, depth: int) -> None:
         found = runs["singular_values_measured"].transpose(*x.dims)
         landed = abs(found - runs["singular_values_predicted"]) < 0.01 * largest
         for chosen, marker, size in ((landed, "o", 4), (~landed, "x", 5)):
+            look = plotting.OPEN | {"marker": marker, "ms": size, "mec": color}
             ax.plot(
                 x.where(chosen).values.ravel(), found.where(chosen).values.ravel(),
-                ls="none", marker=marker, ms=size, mfc="white", mec=color, mew=0.8,
-                clip_on=False, zorder=3 + (marker == "x"),
+                clip_on=False, zorder=3 + (marker == "x"), **look,
             )  # fmt: skip
     ax.set_xlim(0, 1.08 * largest)
     ax.set_ylim(-0.03 * largest, 1.08 * largest)

@@ -19,15 +19,9 @@ if TYPE_CHECKING:
 def plot_paths(groups: Mapping[str, xr.Dataset]) -> Figure:
     """Draw the loss of both methods, the gap between them, and the rank of what they added.
 
-    Args:
-        groups: content of ``results.nc``.
-
-    Returns:
-        The figure, at the first values of all flags but the optimiser.
+    All flags but the optimiser have their first values.
     """
-    root = groups["/"]
-    others = [name for name in root["gap"].dims if name not in ("optimizer", "step")]
-    data = root.isel(dict.fromkeys(others, 0))
+    data = plotting.first_point(groups["/"], "optimizer")
     titles = ["two methods, one path", "their distance", "$W(t) - W(0)$, $K$ refreshes"]
     with plotting.style():
         figure, (left, middle, right) = plotting.panels(titles, height=2.6)
@@ -48,9 +42,8 @@ def _plot_losses(ax: Axes, data: xr.Dataset) -> None:
     for refresh in range(0, int(data["step"][-1]) + 1, int(data["period"])):
         ax.axvline(refresh, color="#D9D9D9", lw=0.4, zorder=0)
     ax.set(xlabel="step", ylabel="training loss", xlim=(0, data["step"][-1]))
-    legend = plotting.plot_key(ax, line="GaLore", marker="ReLoRA, frozen factor").get_legend()
-    if legend is not None:
-        legend.set_loc("upper right")
+    frozen = plotting.entry("ReLoRA, frozen factor", **plotting.OPEN)
+    plotting.key(ax, [plotting.entry("GaLore"), frozen], "upper right")
 
 
 def _plot_gaps(ax: Axes, data: xr.Dataset, groups: Mapping[str, xr.Dataset]) -> None:
