@@ -173,7 +173,7 @@ RUNS = Experiment(
         Flag("examples", (60,), at_least(1), int, "N", "examples", swept=False),
         Flag("period", (25,), at_least(1), int, "T", "steps between refreshes", swept=False),
         Flag("steps", (300,), at_least(1), int, "t", "a multiple of the period", swept=False),
-        Flag("every", (5,), at_least(1), int, help="steps between records", swept=False),
+        Flag("every", (5,), at_least(1), int, help="steps between records; divides T", swept=False),
         *RATES,
     ),
     (

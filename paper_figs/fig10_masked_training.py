@@ -1,6 +1,6 @@
 """Figure 10 (ours): masked training against closed forms, dropout beside input masking."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -255,7 +255,7 @@ LEAST_EXCESS = 1e-8
 """Lower end of the log axis of penalty over bound, less 1."""
 
 
-def _curves(dataset: xr.Dataset, kind: str):
+def _curves(dataset: xr.Dataset, kind: str) -> Iterator[tuple[str, xr.Dataset]]:
     """Colour and numbers of each keep probability."""
     for color, keep_prob in zip(COLORS, dataset["keep_prob"].values, strict=True):
         yield color, dataset.sel(keep_prob=keep_prob, mask=kind)
