@@ -6,10 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lrdyn.cli import BadInput, Parser
 from lrdyn.drawing.baselines import check, write_baseline
@@ -51,12 +49,7 @@ def main(
     for exhibit in exhibits:
         if missing(exhibit) and not set(options.figures) - set(ACTIONS):
             print(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
-    act = {
-        "draw": _draw,
-        "check": partial(_with_baseline, check),
-        "baseline": partial(_with_baseline, write_baseline),
-    }[action]
-    agree = [act(exhibit, options, baselines) for exhibit in chosen]
+    agree = [_act(action, exhibit, options, baselines) for exhibit in chosen]
     return 0 if all(agree) else 1
 
 
@@ -112,21 +105,21 @@ def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
             raise BadInput(f"--preset: got {preset!r}, wanted one of {', '.join(exhibit.presets)}")
 
 
-def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
+def _act(action: str, exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
+    """Whether all is well with one exhibit after the action."""
+    if action == "draw":
+        _draw(exhibit, options)
+        return True
+    if options.recompute:
+        render(exhibit, options.out, options.preset, recompute=True)
+    compare = check if action == "check" else write_baseline
+    return bool(compare(exhibit, options.out, baselines, options.preset))
+
+
+def _draw(exhibit: Exhibit, options: argparse.Namespace) -> None:
     begin = time.perf_counter()
     done = render(exhibit, options.out, options.preset, recompute=options.recompute)
     source = "computed" if done.ran else "saved results" if done.computed else "saved numbers"
-    print(
-        f"{exhibit.name}: {done.paths[1]} ({source}, {time.perf_counter() - begin:.1f} s)",
-        flush=True,
-    )
+    seconds = time.perf_counter() - begin
+    print(f"{exhibit.name}: {done.paths[1]} ({source}, {seconds:.1f} s)", flush=True)
     print(exhibit.shown(done.dataset), end="", flush=True)
-    return True
-
-
-def _with_baseline(
-    act: Callable[..., Any], exhibit: Exhibit, options: argparse.Namespace, baselines: Path
-) -> bool:
-    if options.recompute:
-        render(exhibit, options.out, options.preset, recompute=True)
-    return bool(act(exhibit, options.out, baselines, options.preset))
