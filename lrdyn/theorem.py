@@ -9,7 +9,7 @@ one in a file of its own.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, PyTree
 from lrdyn.claims import Kind
 
 Arrays = Mapping[str, Array]
-Case = PyTree
+C = TypeVar("C")
+"""Type of the cases of a statement: any PyTree."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,21 +169,21 @@ class Claim:
 
 
 @dataclasses.dataclass(frozen=True)
-class Control:
+class Control(Generic[C]):
     """A broken hypothesis, formula or algorithm under which a claim must be seen to fail.
 
     Exactly one of ``case``, ``predict`` and ``measure`` says what is broken. A control runs at
-    settings of its own (``at`` over the quick preset's first values), whatever the flags are: it
-    tests the instrument and not the user's numbers.
+    settings of its own (``at`` over that of its statement, over the quick preset's first values),
+    whatever the flags are: it tests the instrument and not the user's numbers.
 
     Args:
         id: short name.
         statement: what is broken.
         claim: id of the claim that must fail.
         case: ``case(key, case, amount)`` moves a case away from a hypothesis; amount 0 is no move.
-        predict: a wrong formula.
-        measure: another algorithm, or a wrong measurement.
-        at: settings under which the failure must show.
+        predict: a wrong formula; returns the arrays that are wrong, the others stay.
+        measure: another algorithm, or a wrong measurement; as ``predict``.
+        at: settings under which the failure must show, beside those of the statement.
         amount: the amount of the control.
         amounts: amounts that ``--perturb`` sweeps; empty if the control has no degrees.
         amount_label: axis label of the amounts.
@@ -191,9 +192,9 @@ class Control:
     id: str
     statement: str
     claim: str
-    case: Callable[[Array, Case, Array], Case] | None = None
-    predict: Callable[[Case], Arrays] | None = None
-    measure: Callable[[Case], Arrays] | None = None
+    case: Callable[[Array, C, Array], C] | None = None
+    predict: Callable[[C], Arrays] | None = None
+    measure: Callable[[C], Arrays] | None = None
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     amount: float = 1.0
     amounts: tuple[float, ...] = ()
@@ -210,7 +211,7 @@ class Control:
 
 
 @dataclasses.dataclass(frozen=True)
-class Statement:
+class Statement(Generic[C]):
     """One situation: how it is produced, and everything that is claimed about it.
 
     All functions are pure. They are jitted and vmapped over the axes that are not shapes, unless
@@ -239,23 +240,25 @@ class Statement:
         sides: what predicts and what measures, in words, for the documents.
         traced: false for a run in plain Python, called once a point: what comes from tracing or
             compiling, for example.
+        at: settings under which the controls run, over the quick preset's first values.
     """
 
     id: str
-    case: Callable[..., Case]
-    predict: Callable[[Case], Arrays] = lambda case: {}
-    measure: Callable[[Case], Arrays] = lambda case: {}
+    case: Callable[..., C]
+    predict: Callable[[C], Arrays] = lambda case: {}
+    measure: Callable[[C], Arrays] = lambda case: {}
     claims: tuple[Claim, ...] = ()
-    controls: tuple[Control, ...] = ()
-    hypotheses: Mapping[str, Callable[[Case], Array]] = dataclasses.field(default_factory=dict)
+    controls: tuple["Control[C]", ...] = ()
+    hypotheses: Mapping[str, Callable[[C], Array]] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     narrow: Callable[[dict[str, Any]], dict[str, Any]] = lambda settings: settings
-    compare: Callable[[Case, Arrays, Arrays], Arrays] = lambda case, predicted, measured: {}
+    compare: Callable[[C, Arrays, Arrays], Arrays] = lambda case, predicted, measured: {}
     steps: str = ""
     condition: str = ""
     diverged: str = ""
     sides: str = ""
     traced: bool = True
+    at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         known = {claim.id for claim in self.claims}
@@ -362,7 +365,7 @@ def groups_of(experiment: Experiment, statement: Statement, dtype: str) -> dict[
     }
 
 
-def longest_axis(case: Case) -> int:
+def longest_axis(case: PyTree) -> int:
     """Longest axis of the arrays of a case: the length of its longest dot product.
 
     Args:

@@ -307,7 +307,7 @@ def added(case):
 
 def saved_theorem(**parts):
     statement = Statement("sums", value, doubled, added, (CLAIM,), dims={"value": ("index",)})
-    control = lr.Control("tripled", "3 x", "value", predict=lambda x: {"value": 3 * x})
+    control = lr.Control[jax.Array]("tripled", "3 x", "value", predict=lambda x: {"value": 3 * x})
     statement = dataclasses.replace(statement, **{"controls": (control,)} | parts)
     flag = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
     return Theorem("sums", "2 x = x + x", (flag,), (statement,))

@@ -210,7 +210,8 @@ def _jobs(experiment, settings, dtype, seeds, perturb, thorough) -> Iterator[Job
 def _with_equal_settings(statement: Statement) -> list[tuple[Control, ...]]:
     groups: dict[str, list[Control]] = {}
     for control in statement.controls:
-        groups.setdefault(repr(sorted(control.at.items())), []).append(control)
+        at = {**statement.at, **control.at}
+        groups.setdefault(repr(sorted(at.items())), []).append(control)
     return [tuple(controls) for controls in groups.values()]
 
 
@@ -334,7 +335,7 @@ def controls_job(
 ) -> Job:
     """The sweep of controls that share their settings; with amounts, how far they reach."""
     point = {f.name: f.quick[0] if f.quick else None for f in experiment.flags}
-    point |= dict(controls[0].at)
+    point |= {**statement.at, **controls[0].at}
     swept = {name: (value,) for name, value in _swept(experiment, point).items()}
     if amounts:
         swept = {"amount": amounts, **swept}
@@ -443,8 +444,11 @@ def evaluate_controls(
             if control.case is not None:
                 distance = jnp.asarray(control.amount if amount is None else amount)
                 case = control.case(jax.random.fold_in(key, 1), whole, distance)
-            predicted = once(control.predict or statement.predict, case)
-            measured = once(control.measure or statement.measure, case)
+            predicted, measured = once(statement.predict, case), once(statement.measure, case)
+            if control.predict is not None:
+                predicted |= once(control.predict, case)
+            if control.measure is not None:
+                measured |= once(control.measure, case)
             claim = claim_of(control, statement)
             read = (*claim.arrays, statement.condition, statement.diverged)
             named = _named(

@@ -563,7 +563,7 @@ CONTROLS = (
         "value_without_p", "bottleneck_value", "tr S - sum_{i <= r} sigma_i^2", _value_without_p
     ),
     _control("bound_not_divided", "nuclear_bound", "the bound without 1/m", _undivided_bound),
-    Control(
+    Control[Autoencoding](
         "attained_by_any_data",
         "A = I on data whose rows are not orthogonal",
         "attained",

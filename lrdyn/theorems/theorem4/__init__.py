@@ -214,7 +214,7 @@ SGD = {"optimizer": "sgd", "side": "left", "problem": "regression", "state": "ke
 ADAM = SGD | {"optimizer": "adam", "state": "reset", "steps": 20}
 
 CONTROLS = (
-    Control(
+    Control[LowRankRun](
         "one_keeps_one_resets",
         "one method keeps its state and the other resets it, as published",
         "weights",
@@ -228,28 +228,28 @@ CONTROLS = (
         measure=_pruned,
         at=ADAM,
     ),
-    Control(
+    Control[LowRankRun](
         "no_merge",
         "A set to zero at a refresh without a merge: the function jumps",
         "training_loss",
         measure=lambda case: measure(case, method=UNMERGED),
         at=SGD,
     ),
-    Control(
+    Control[LowRankRun](
         "stale_adapter",
         "a fresh P with the A of the old one",
         "weights",
         measure=lambda case: measure(case, method=STALE),
         at=SGD,
     ),
-    Control(
+    Control[LowRankRun](
         "both_factors_trained",
         "B trained as well as A: ReLoRA as published",
         "weights",
         measure=lambda case: measure(case, method=RELORA),
         at=SGD,
     ),
-    Control(
+    Control[LowRankRun](
         "both_factors_zero",
         "both factors zero at the start: their gradients are exactly 0, and nothing moves",
         "weights",
