@@ -1,8 +1,15 @@
-"""Simulation: any loss over a PyTree, any optax optimiser, a recorder at chosen steps."""
+"""Simulation: any loss over a PyTree, any optax optimiser, a recorder at chosen steps.
+
+A *model* is any PyTree: one of arrays, or an ``equinox.Module``, with functions, integers, texts or
+None among its leaves. Its inexact arrays (floating-point or complex) are trained; whatever else it
+has stays as it is. Losses and recorders are given the whole model; an optimiser sees the trained
+arrays, with None in place of the rest, as ``equinox.filter`` has it.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +24,9 @@ class Trajectory(NamedTuple):
     """What :func:`simulate` returns."""
 
     params: PyTree
-    """Parameters after the last recorded step."""
+    """The model after the last recorded step."""
     records: PyTree
-    """What the recorder returned, stacked along a leading axis ``times``."""
+    """What the recorder returned, arrays and numbers stacked along a leading axis ``times``."""
     diverged_at: Int[Array, ""]
     """First step whose loss was not finite, or so large that the first loss is lost in its
     rounding (``loss > loss(0) / machine epsilon``); -1 if there is none."""
@@ -67,7 +74,7 @@ def iterate(
         record: maps a state to what is kept of it.
 
     Returns:
-        The state at ``steps[-1]`` and the records, stacked along a leading axis.
+        The state at ``steps[-1]`` and the records, their arrays stacked along a leading axis.
 
     Example:
         >>> import jax.numpy as jnp
@@ -83,7 +90,68 @@ def iterate(
         return state, record(state)
 
     starts = jnp.concatenate([jnp.zeros(1, steps.dtype), steps[:-1]])
-    return jax.lax.scan(interval, state, (starts, steps))
+    return scan_records(interval, state, (starts, steps))
+
+
+def scan_records(
+    function: Callable[[State, Any], tuple[State, Record]], state: State, inputs: PyTree
+) -> tuple[State, Record]:
+    """``jax.lax.scan`` whose outputs may have leaves other than arrays and numbers: they stay.
+
+    Args:
+        function: maps a state and one input to the next state and a record.
+        state: the first state.
+        inputs: PyTree of arrays with a leading axis.
+
+    Returns:
+        The last state and the records, their arrays stacked.
+
+    Example:
+        >>> add = lambda total, x: (total + x, {"name": "sum", "total": total + x})
+        >>> _, records = scan_records(add, jnp.asarray(0), jnp.arange(3))
+        >>> records["name"], records["total"].tolist()
+        ('sum', [0, 1, 3])
+    """
+    others = []
+
+    def arrays_alone(state, at):
+        state, record = function(state, at)
+        arrays, other = eqx.partition(record, eqx.is_array_like)
+        others.append(other)  # no tracer in it: it may leave the trace
+        return state, arrays
+
+    state, records = jax.lax.scan(arrays_alone, state, inputs)
+    return state, eqx.combine(records, others[-1])
+
+
+def trained_part(model: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+    """Split a model into the arrays that are trained and a function that puts them back.
+
+    Args:
+        model: any PyTree; its inexact arrays are trained.
+
+    Returns:
+        The arrays, with None in place of the rest, and the function that makes a model of them.
+
+    Raises:
+        ValueError: there is no inexact array.
+
+    Example:
+        >>> arrays, whole = trained_part({"W": jnp.ones(2), "act": "tanh", "shape": np.array([2])})
+        >>> jax.tree.map(jnp.shape, arrays)
+        {'W': (2,), 'act': None, 'shape': None}
+        >>> whole({**arrays, "W": "trained"})
+        {'W': 'trained', 'act': 'tanh', 'shape': array([2])}
+    """
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+    if not jax.tree.leaves(arrays):
+        found = sorted({type(leaf).__name__ for leaf in jax.tree.leaves(model)})
+        raise ValueError(
+            f"params: got leaves of type {', '.join(found) or 'none'}, wanted at least one array "
+            "of floating-point numbers"
+        )
+    # The rest comes first: where it has None the arrays may have a whole layer.
+    return arrays, lambda trained: eqx.combine(rest, trained)
 
 
 def gradient_descent(
@@ -128,20 +196,24 @@ def simulate(
 ) -> Trajectory:
     """Train ``params`` on ``loss`` and record at the given steps.
 
-    Pure: jit it, vmap it, differentiate through nothing. Recording costs nothing between the
+    Pure: jit it, vmap it, differentiate through nothing (``equinox.filter_jit`` and
+    ``filter_vmap`` for a model with other leaves than arrays). Recording costs nothing between the
     recorded steps, so an SVD belongs into ``record``.
 
     Args:
-        loss: maps the parameters to a scalar.
-        params: any PyTree of arrays.
+        loss: maps the model to a scalar.
+        params: any PyTree, an ``equinox.nn`` model for example: its inexact arrays are trained.
         optimizer: any optax gradient transformation.
         steps: increasing step numbers at which ``record`` is called (time in steps); include 0
             for the start. The run ends at the last of them.
-        record: maps parameters to a PyTree of arrays.
+        record: maps the model to a PyTree, whose arrays are stacked.
 
     Returns:
         A :class:`Trajectory`. Divergence is reported there and raises nothing, so that it
         cannot stop the neighbours in a batch.
+
+    Raises:
+        ValueError: ``params`` has no inexact array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -150,13 +222,18 @@ def simulate(
         >>> run.records.tolist(), int(run.diverged_at)
         ([1.0, 0.5, 0.125], -1)
     """
+    arrays, whole = trained_part(params)
+
+    def cost(arrays):
+        return loss(whole(arrays))
+
     state, records = iterate(
-        lambda t, state: _step(loss, optimizer, t, state),
-        _begin(loss, params, optimizer),
+        lambda t, state: _step(cost, optimizer, t, state),
+        _begin(cost, arrays, optimizer),
         steps,
-        lambda state: record(state.params),
+        lambda state: record(whole(state.params)),
     )
-    return Trajectory(state.params, records, _end(loss, state, steps))
+    return Trajectory(whole(state.params), records, _end(cost, state, steps))
 
 
 class _State(NamedTuple):
@@ -231,7 +308,7 @@ class Stopped(NamedTuple):
     """What :func:`simulate_until` returns."""
 
     params: PyTree
-    """Parameters after the last step."""
+    """The model after the last step."""
     loss: Float[Array, ""]
     """Loss there."""
     steps: Int[Array, ""]
@@ -255,8 +332,8 @@ def simulate_until(
     runs them one by one.
 
     Args:
-        loss: maps the parameters to a scalar.
-        params: any PyTree of arrays.
+        loss: maps the model to a scalar.
+        params: any PyTree; its inexact arrays are trained.
         optimizer: any optax gradient transformation.
         tolerance: the run stops once ``loss <= tolerance``.
         check_every: steps between two looks at the loss.
@@ -266,7 +343,8 @@ def simulate_until(
         A :class:`Stopped`.
 
     Raises:
-        ValueError: ``max_steps`` is not a positive multiple of ``check_every``.
+        ValueError: ``max_steps`` is not a positive multiple of ``check_every``, or ``params`` has
+            no inexact array.
 
     Example:
         >>> import jax.numpy as jnp
@@ -278,11 +356,15 @@ def simulate_until(
     """
     if check_every < 1 or max_steps < 1 or max_steps % check_every:
         raise ValueError(f"max_steps: got {max_steps}, wanted a multiple of {check_every}")
+    arrays, whole = trained_part(params)
+
+    def cost(arrays):
+        return loss(whole(arrays))
 
     def step(_, state):
-        params, inner = state
-        updates, inner = optimizer.update(jax.grad(loss)(params), inner, params)
-        return optax.apply_updates(params, updates), inner
+        arrays, inner = state
+        updates, inner = optimizer.update(jax.grad(cost)(arrays), inner, arrays)
+        return optax.apply_updates(arrays, updates), inner
 
     def unfinished(state):
         _, value, steps = state
@@ -291,11 +373,11 @@ def simulate_until(
     def block(state):
         trained, _, steps = state
         trained = jax.lax.fori_loop(0, check_every, step, trained)
-        return trained, loss(trained[0]), steps + check_every
+        return trained, cost(trained[0]), steps + check_every
 
-    start = ((params, optimizer.init(params)), loss(params), jnp.asarray(0, jnp.int32))
-    (params, _), value, steps = jax.lax.while_loop(unfinished, block, start)
-    return Stopped(params, value, steps, value <= tolerance)
+    start = ((arrays, optimizer.init(arrays)), cost(arrays), jnp.asarray(0, jnp.int32))
+    (arrays, _), value, steps = jax.lax.while_loop(unfinished, block, start)
+    return Stopped(whole(arrays), value, steps, value <= tolerance)
 
 
 Problem = tuple[Callable[[PyTree], Float[Array, ""]], PyTree, optax.GradientTransformation]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,13 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from lrdyn.adapters.maps import Side
 from lrdyn.adapters.method import Method, Parts, Split, merged, restarted
 from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
-from lrdyn.descent import Trajectory, divergence_limit, first_divergence
+from lrdyn.descent import (
+    Trajectory,
+    divergence_limit,
+    first_divergence,
+    scan_records,
+    trained_part,
+)
 
 Loss = Callable[[PyTree], Float[Array, ""]]
 Choice = Callable[[Key[Array, ""] | None, PyTree], PyTree]
@@ -197,8 +204,9 @@ def low_rank_descent(
     Args:
         method: :data:`~lrdyn.GALORE`, :data:`~lrdyn.RELORA_FROZEN`, :data:`~lrdyn.RELORA`,
             :data:`~lrdyn.LORA`, :data:`~lrdyn.FULL` or another :class:`Method`.
-        loss: f, maps the parameters to a scalar.
-        params: W, any PyTree of arrays; matrices get factors, everything else is trained as it is.
+        loss: f, maps the model to a scalar.
+        params: W, any PyTree, an ``equinox.nn`` model for example: of its inexact arrays matrices
+            get factors, and all others are trained as they are; whatever else it has stays.
         optimizer: opt, any optax transformation whose state does not begin as a copy of the
             parameters; its updates include the step size. One that looks at the parameters (decay,
             trust ratio) is given what is trained, by GaLore in coordinates: Theorem 4 is about
@@ -215,15 +223,15 @@ def low_rank_descent(
             :data:`~lrdyn.adapters.state.StatePolicy`; if not given, as the method was published.
         scale: s.
         network: what the loss is given: :func:`merged` or :func:`layered` weights.
-        record: maps the weights (merged) to a PyTree of arrays.
+        record: maps the model, its weights merged, to a PyTree, whose arrays are stacked.
 
     Returns:
         A :class:`~lrdyn.Trajectory`.
 
     Raises:
         ValueError: the rank or the period is not positive, there is a period and no refresh, the
-            steps do not increase from 0 or more, the side or the policy is unknown, or a key is
-            missing.
+            steps do not increase from 0 or more, the side or the policy is unknown, a key is
+            missing, or ``params`` has no inexact array.
 
     Example:
         >>> import jax.numpy as jnp, lrdyn, optax
@@ -243,7 +251,12 @@ def low_rank_descent(
     policy = resolve_policy(method.state if state is None else state)
     if choose is None:
         choose = _as_published(method, rank, side)
-    limit = divergence_limit(loss(params))
+    arrays, whole = trained_part(params)
+
+    def cost(weights: PyTree) -> Float[Array, ""]:
+        return loss(whole(weights))
+
+    limit = divergence_limit(cost(arrays))
 
     def weights(run: _Run) -> PyTree:
         return merged(method.parts(run.state.split), scale)
@@ -252,27 +265,28 @@ def low_rank_descent(
         one = None if key is None else jax.random.fold_in(key, t)
         return run._replace(
             state=refresh(
-                method, loss, optimizer, run.state, choose, one, policy=policy, scale=scale
+                method, cost, optimizer, run.state, choose, one, policy=policy, scale=scale
             )
         )
 
     def advance(t, run: _Run) -> _Run:
-        value, now = step(method, loss, optimizer, run.state, scale=scale, network=network)
+        value, now = step(method, cost, optimizer, run.state, scale=scale, network=network)
         return _Run(now, first_divergence(value, t, limit, run.diverged_at))
 
     def segment(run: _Run, times):
         start, stop, fresh = times
         run = jax.lax.cond(fresh, renew, lambda t, same: same, start, run)
         run = jax.lax.fori_loop(start, stop, advance, run)
-        return run, record(weights(run))
+        return run, record(whole(weights(run)))
 
     # Nothing of these maps but their shapes is used: the first segment begins with a refresh.
-    maps = _zeros(jax.eval_shape(choose, key, params))
-    first = _Run(begin(method, optimizer, params, maps), jnp.asarray(-1, jnp.int32))
-    last, records = jax.lax.scan(segment, first, (starts, stops, fresh))
+    maps = _zeros(jax.eval_shape(choose, key, arrays))
+    first = _Run(begin(method, optimizer, arrays, maps), jnp.asarray(-1, jnp.int32))
+    last, records = scan_records(segment, first, (starts, stops, fresh))
     found = weights(last)
-    lost = first_divergence(loss(found), stops[-1], limit, last.diverged_at)
-    return Trajectory(found, jax.tree.map(lambda array: array[kept], records), lost)
+    lost = first_divergence(cost(found), stops[-1], limit, last.diverged_at)
+    records = jax.tree.map(lambda leaf: leaf[kept] if eqx.is_array(leaf) else leaf, records)
+    return Trajectory(whole(found), records, lost)
 
 
 def _as_published(method: Method, rank: int, side: Side | None) -> Choice:
