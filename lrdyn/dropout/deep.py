@@ -1,0 +1,127 @@
+"""Dropout after every hidden layer, and of weights instead of hidden units (DropConnect)."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lrdyn.dropout.penalty import dropout_penalty, odds
+from lrdyn.factorization import Weights, end_to_end
+
+
+def layers_penalty(
+    weights: Weights, moment: Float[Array, "d d"], keep_prob: float | Float[Array, ""]
+) -> Float[Array, ""]:
+    """What dropout after every hidden layer adds, ``tr M_L - tr(W C W^T)``.
+
+    ``M_1 = W_1 C W_1^T`` and ``M_{l+1} = W_{l+1} (M_l + ((1-theta)/theta) Diag M_l) W_{l+1}^T``.
+
+    Args:
+        weights: layers ``(W_1, ..., W_L)``, W their product.
+        moment: ``C = X X^T``.
+        keep_prob: theta, of every hidden layer.
+
+    Returns:
+        The penalty, a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(layers_penalty((jnp.eye(2),) * 3, jnp.eye(2), 0.5))
+        6.0
+
+    Reference:
+        Mianjy and Arora, On dropout and nuclear norm regularization, 2019.
+    """
+    first, *rest = weights
+    spread = first @ moment @ first.T
+    for W in rest:
+        spread = W @ (spread + odds(keep_prob) * jnp.diag(jnp.diagonal(spread))) @ W.T
+    product = end_to_end(weights)
+    return jnp.trace(spread) - jnp.trace(product @ moment @ product.T)
+
+
+def layers_strength(
+    keep_prob: float | Float[Array, ""], hidden: tuple[int, ...]
+) -> Float[Array, ""]:
+    """Factor of ``||W X||_*^2`` below the penalty of several layers, ``prod (1 + lambda/d_i) - 1``.
+
+    Args:
+        keep_prob: theta; ``lambda = (1-theta)/theta``.
+        hidden: widths d_i of the hidden layers.
+
+    Returns:
+        nu.
+
+    Example:
+        >>> float(layers_strength(0.5, (2, 4)))
+        0.875
+    """
+    factor = odds(keep_prob)
+    return jnp.prod(1 + factor / jnp.asarray(hidden, factor.dtype)) - 1
+
+
+def equalized_layers(
+    column: Float[Array, "k"], row: Float[Array, "d"], hidden: tuple[int, ...]
+) -> Weights:
+    """Layers of the rank-one map ``u v^T`` that spread it evenly over every hidden unit.
+
+    Their penalty is the least one, ``nu ||u||^2 ||X^T v||^2``, see :func:`layers_strength`.
+
+    Args:
+        column: u.
+        row: v.
+        hidden: widths of the hidden layers.
+
+    Returns:
+        The layers; the inner ones have equal entries.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> W_1, W_2 = equalized_layers(jnp.ones(1), jnp.ones(1), (4,))
+        >>> W_1.ravel().tolist(), W_2.ravel().tolist()
+        ([0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5])
+    """
+    units = [jnp.full(width, 1 / np.sqrt(width), column.dtype) for width in hidden]
+    return tuple(
+        after[:, None] * before[None, :]
+        for before, after in zip([row, *units], [*units, column], strict=True)
+    )
+
+
+def dropconnect_penalty(
+    weights: Weights,
+    inputs: Float[Array, "d n"],
+    keep_prob: float | Float[Array, ""],
+    *,
+    layer: int,
+) -> Float[Array, ""]:
+    """What masks on the weights of one of two layers add (DropConnect).
+
+    On ``W_2`` it is the penalty of dropout; on ``W_1`` it is ``((1-theta)/theta) sum_ik
+    ||w_{2,i}||^2 W_{1,ik}^2 ||x_k||^2`` with ``x_k`` the k-th row of X.
+
+    Args:
+        weights: ``(W_1, W_2)``.
+        inputs: X, one example a column.
+        keep_prob: theta, of each weight of that layer.
+        layer: 1 or 2.
+
+    Returns:
+        The penalty, a scalar.
+
+    Raises:
+        ValueError: there are not two layers, or ``layer`` is not one of them.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(dropconnect_penalty((jnp.ones((1, 2)), jnp.eye(1)), jnp.eye(2), 0.5, layer=1))
+        2.0
+    """
+    if len(weights) != 2:
+        raise ValueError(f"weights: got {len(weights)} layers, wanted 2")
+    if layer not in (1, 2):
+        raise ValueError(f"layer: got {layer}, wanted 1 or 2")
+    first, second = weights
+    if layer == 2:
+        return dropout_penalty(second, first @ inputs, keep_prob)
+    columns, rows = jnp.sum(second**2, axis=0), jnp.sum(inputs**2, axis=1)
+    return odds(keep_prob) * (columns @ first**2 @ rows)

@@ -1,0 +1,162 @@
+"""DropBlock: the spectral k-support norm that it induces, and the factors that attain it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lrdyn import linalg
+from lrdyn.spectra import singular_values
+
+
+def _support_split(
+    values: Float[Array, "d"], support: int
+) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
+    """Sizes s_i of the entries of k-sparse vectors whose mean is ``values``, and shares w_i/s_i."""
+    dim = len(values)
+    if not 1 <= support <= dim:
+        raise ValueError(f"support: got {support}, wanted 1 to {dim}")
+    tails = jnp.cumsum(values[::-1])[::-1]
+    # r is the first with w_{k-r-1} > (1/(r+1)) sum_{i >= k-r} w_i; the last always has it.
+    r = np.arange(support)
+    above = jnp.concatenate([values[: support - 1][::-1], jnp.full(1, jnp.inf, values.dtype)])
+    first = jnp.argmax(above > tails[support - 1 - r] / jnp.asarray(r + 1, values.dtype))
+    in_tail = jnp.arange(dim) >= support - 1 - first
+    level = tails[support - 1 - first] / (first + 1).astype(values.dtype)
+    sizes = jnp.where(in_tail, level, values)
+    return sizes, values / jnp.where(sizes == 0, 1.0, sizes)
+
+
+def support_norm(values: Float[Array, "d"], support: int) -> Float[Array, ""]:
+    """k-support norm of a vector: the smallest convex norm that is Euclidean on k-sparse vectors.
+
+    ``||w||^2 = sum_{i<k-r} w_i^2 + (1/(r+1)) (sum_{i>=k-r} w_i)^2`` with w decreasing and r the
+    only index in 0..k-1 with ``w_{k-r-1} > (1/(r+1)) sum_{i>=k-r} w_i >= w_{k-r}``. Of singular
+    values, it is the spectral k-support norm; k = 1 is the nuclear norm.
+
+    Args:
+        values: w >= 0 in decreasing order.
+        support: k.
+
+    Returns:
+        The norm.
+
+    Raises:
+        ValueError: ``support`` is not an integer from 1 to d.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> w = jnp.array([4.0, 3.0])
+        >>> float(support_norm(w, 1)), float(support_norm(w, 2))
+        (7.0, 5.0)
+
+    Reference:
+        Argyriou, Foygel and Srebro, Sparse prediction with the k-support norm, 2012.
+    """
+    sizes, shares = _support_split(values, support)
+    return jnp.sqrt(jnp.sum(shares * sizes**2))
+
+
+def spectral_support_norm(matrix: Float[Array, "m n"], support: int) -> Float[Array, ""]:
+    """Spectral k-support norm, :func:`support_norm` of the singular values.
+
+    Args:
+        matrix: Z.
+        support: k; more than min(m, n) is the same as that (the Frobenius norm).
+
+    Returns:
+        The norm.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(spectral_support_norm(jnp.eye(4), 1)), float(spectral_support_norm(jnp.eye(4), 4))
+        (4.0, 2.0)
+    """
+    return support_norm(singular_values(matrix), min(support, *matrix.shape))
+
+
+def support_factors(
+    matrix: Float[Array, "m n"], block: int, blocks: int
+) -> tuple[Float[Array, "m h"], Float[Array, "h n"]]:
+    """Factors with the least DropBlock penalty, ``((1-theta)/theta) (b/h) ||Z||_{b-support}^2``.
+
+    With w_i = s_i p_i the split of the norm, ``Z = (1/B) sum_j U diag(s)^{1/2} P_j diag(s)^{1/2}
+    V^T`` for projections P_j of rank b whose mean is diag(p). The projections are made of unit
+    vectors with at most two entries ("spectral tetris"), dealt to the blocks in turn.
+
+    Args:
+        matrix: Z.
+        block: b.
+        blocks: B = h / b. Enough of them are needed: ``B p_i >= 2`` and ``B (1 - p_i) >= 2`` for
+            all p_i other than 0 and 1, see :func:`enough_blocks`.
+
+    Returns:
+        U and V with ``U V = Z``, B blocks of equal size.
+
+    Example:
+        >>> from lrdyn.dropout import dropout_penalty
+        >>> Z = jnp.diag(jnp.array([3.0, 2.0, 1.0]))
+        >>> U, V = support_factors(Z, 2, 12)
+        >>> round(float(12 * dropout_penalty(U, V, 0.5, block=2)), 4)
+        18.0
+        >>> round(float(spectral_support_norm(Z, 2)) ** 2, 4)
+        18.0
+    """
+    left, values, right = linalg.svd(matrix)
+    support = min(block, len(values))
+    sizes, shares = _support_split(values, support)
+    units = _tetris(blocks * shares, blocks * support).reshape(support, blocks, len(values))
+    units = jnp.pad(units, ((0, block - support), (0, 0), (0, 0)))  # zeros fill larger blocks
+    units = jnp.swapaxes(units, 0, 1).reshape(blocks * block, len(values))
+    scaled = units * jnp.sqrt(sizes / blocks)[None, :]
+    return left @ scaled.T, scaled @ right
+
+
+def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array:
+    """Whether :func:`support_factors` attains the least penalty with so many blocks.
+
+    Args:
+        matrix: Z.
+        block: b.
+        blocks: B.
+
+    Returns:
+        A boolean.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> Z = jnp.diag(jnp.array([3.0, 2.0, 1.0]))
+        >>> [bool(enough_blocks(Z, 2, blocks)) for blocks in (5, 6)]
+        [False, True]
+    """
+    values = singular_values(matrix)
+    _, shares = _support_split(values, min(block, len(values)))
+    rounding = len(values) * jnp.finfo(values.dtype).eps
+    inside = (shares > rounding) & (1 - shares > rounding)
+    rare, common = blocks * shares >= 2 - rounding, blocks * (1 - shares) >= 2 - rounding
+    return jnp.all(~inside | (rare & common))
+
+
+def _tetris(weights: Float[Array, "d"], count: int) -> Float[Array, "count d"]:
+    """Unit vectors f_l with ``sum_l f_l f_l^T = diag(weights)``, the weights of sum ``count``.
+
+    Whole units of a weight are taken by coordinate vectors; a rest x < 1 by the pair ``sqrt(x/2)
+    e_i +- sqrt(1 - x/2) e_{i+1}``, whose cross terms cancel and which takes 2 - x of the next.
+    """
+    dim = len(weights)
+    rounding = count * dim * jnp.finfo(weights.dtype).eps
+
+    def emit(state, _):
+        rest, i, second = state
+        here, following = jax.nn.one_hot(jnp.stack([i, i + 1]), dim, dtype=rest.dtype)
+        x = jnp.clip(rest @ here, 0.0, 1.0)
+        whole = ~second & ((rest @ here >= 1 - rounding) | (i == dim - 1))
+        cos, sin = jnp.sqrt(x / 2), jnp.sqrt(1 - x / 2)
+        unit = jnp.where(whole, here, cos * here + jnp.where(second, -sin, sin) * following)
+        taken = jnp.where(whole, here, jnp.where(second, x * here + (2 - x) * following, 0.0))
+        rest = rest - taken
+        i = jnp.where((whole & (rest @ here <= rounding)) | second, i + 1, i)
+        return (rest, jnp.minimum(i, dim - 1), ~whole & ~second), unit
+
+    start = (weights, jnp.asarray(0), jnp.asarray(False))
+    return jax.lax.scan(emit, start, length=count)[1]

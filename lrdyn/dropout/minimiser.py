@@ -1,0 +1,211 @@
+"""Minimisers of the expected loss of dropout, and the training that finds them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from lrdyn import linalg
+from lrdyn.dropout.penalty import dropout_strength
+from lrdyn.factorization import Weights
+from lrdyn.masking import draw_mask
+from lrdyn.spectra import numerical_rank
+
+
+def project_rows(target: Float[Array, "m n"], inputs: Float[Array, "d n"]) -> Float[Array, "m n"]:
+    """Part of a target that a linear network can reach, ``Y P`` with P onto the row space of X.
+
+    Args:
+        target: Y.
+        inputs: X, one example a column.
+
+    Returns:
+        Y P.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> project_rows(jnp.ones((1, 2)), jnp.array([[1.0, 0.0]])).tolist()
+        [[1.0, 0.0]]
+    """
+    _, values, right = linalg.svd(inputs)
+    # Directions without data: below the error of the SVD itself.
+    kept = jnp.arange(len(values)) < numerical_rank(values, max(inputs.shape))
+    right = jnp.where(kept[:, None], right, 0.0)
+    return (target @ right.T) @ right
+
+
+class Shrinkage(NamedTuple):
+    """Minimiser of a squared distance and a squared nuclear norm."""
+
+    product: Float[Array, "m n"]
+    """Z."""
+    values: Float[Array, "k"]
+    """Singular values of Z."""
+    threshold: Float[Array, ""]
+    """mu_q, which is subtracted from the first q singular values."""
+    rank: Int[Array, ""]
+    """q."""
+    left: Float[Array, "m k"]
+    right: Float[Array, "k n"]
+    """Singular vectors of Z, and of the matrix that was shrunk."""
+
+
+def shrink_squared(
+    matrix: Float[Array, "m n"], strength: float | Float[Array, ""], width: int
+) -> Shrinkage:
+    """Minimise ``||Y - Z||_F^2 + c ||Z||_*^2`` over rank Z <= h in closed form.
+
+    ``Z = U (Sigma - mu_q I)_+ V^T`` on the first q directions, ``mu_q = c/(1 + c q) sum_{i<=q}
+    sigma_i`` with q the last index ``<= h`` with ``sigma_q > mu_q``.
+
+    Args:
+        matrix: Y.
+        strength: c >= 0, see :func:`dropout_strength`.
+        width: h.
+
+    Returns:
+        The :class:`Shrinkage`; rank 0 for Y = 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> found = shrink_squared(jnp.diag(jnp.array([3.0, 1.0, 0.1])), 0.5, 3)
+        >>> found.values.tolist(), int(found.rank)
+        ([2.0, 0.0, 0.0], 1)
+
+    Reference:
+        Cavazza et al., Dropout as a low-rank regularizer for matrix factorization, 2018.
+    """
+    left, values, right = linalg.svd(matrix)
+    kept, threshold, rank = shrink_squared_values(values, strength, width)
+    return Shrinkage((left * kept[None, :]) @ right, kept, threshold, rank, left, right)
+
+
+def shrink_squared_values(
+    values: Float[Array, "k"], strength: float | Float[Array, ""], width: int
+) -> tuple[Float[Array, "k"], Float[Array, ""], Int[Array, ""]]:
+    """Singular values at the minimum, for :func:`shrink_squared`.
+
+    Args:
+        values: sigma, decreasing.
+        strength: c >= 0.
+        width: h.
+
+    Returns:
+        The shrunk values, the threshold mu_q and q.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> shrink_squared_values(jnp.array([3.0, 1.0, 0.1]), 0.5, 3)[0].tolist()
+        [2.0, 0.0, 0.0]
+    """
+    count = jnp.arange(1, len(values) + 1)
+    of_size = count.astype(values.dtype)
+    thresholds = strength / (1 + strength * of_size) * jnp.cumsum(values)
+    rank = jnp.max(jnp.where((values > thresholds) & (count <= width), count, 0))
+    threshold = jnp.where(rank > 0, thresholds[jnp.maximum(rank - 1, 0)], 0.0)
+    return jnp.where(count <= rank, values - threshold, 0.0), threshold, rank
+
+
+def dropout_minimiser(
+    target: Float[Array, "m n"],
+    inputs: Float[Array, "d n"],
+    keep_prob: float | Float[Array, ""],
+    width: int,
+) -> Shrinkage:
+    """Product ``W_2 W_1 X`` at the minimum of the expected loss of dropout.
+
+    It minimises ``||Y P - Z||_F^2 + ((1-theta)/(theta h)) ||Z||_*^2`` over rank Z <= h, where P
+    projects onto the row space of X: the rest of Y is a constant.
+
+    Args:
+        target: Y.
+        inputs: X, one example a column.
+        keep_prob: theta.
+        width: h.
+
+    Returns:
+        The :class:`Shrinkage`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> dropout_minimiser(2 * jnp.eye(1), jnp.eye(1), 0.5, 1).product.tolist()
+        [[1.0]]
+
+    Reference:
+        arXiv 2503.19859, Example 4.1.
+    """
+    return shrink_squared(project_rows(target, inputs), dropout_strength(keep_prob, width), width)
+
+
+def input_layer(right: Float[Array, "h n"], inputs: Float[Array, "d n"]) -> Float[Array, "h d"]:
+    """Smallest first layer with given hidden units on the data, ``W_1 = V X^+``.
+
+    Args:
+        right: V, its rows in the row space of X (of others, the projections are used).
+        inputs: X, one example a column.
+
+    Returns:
+        W_1 with ``W_1 X = V``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> input_layer(jnp.eye(2), 2 * jnp.eye(2)).tolist()
+        [[0.5, 0.0], [0.0, 0.5]]
+    """
+    left, values, rows = linalg.svd(inputs)
+    kept = jnp.arange(len(values)) < numerical_rank(values, max(inputs.shape))
+    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
+    return ((right @ rows.T) * inverse[None, :]) @ left.T
+
+
+def dropout_descent(
+    key: Key[Array, ""],
+    weights: Weights,
+    inputs: Float[Array, "d n"],
+    target: Float[Array, "m n"],
+    keep_prob: float | Float[Array, ""],
+    learning_rate: float | Float[Array, ""],
+    steps: int,
+    *,
+    halve_after: int,
+) -> Weights:
+    """Train two layers with dropout: one mask of the hidden units a step, decreasing steps.
+
+    The loss is ``1/2 ||Y - W_2 diag(R/theta) W_1 X||_F^2``, the step ``eta theta / (1 + t/t_0)``: a
+    unit that is kept weighs 1/theta, so that theta keeps the mean square of the steps bounded.
+
+    Args:
+        key: random key.
+        weights: ``(W_1, W_2)`` at the start.
+        inputs: X, one example a column.
+        target: Y.
+        keep_prob: theta.
+        learning_rate: eta.
+        steps: number of steps.
+        halve_after: t_0, in steps.
+
+    Returns:
+        The trained layers.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> one = jnp.eye(1)
+        >>> run = dropout_descent(
+        ...     jax.random.key(0), (one, one), one, 4 * one, 1.0, 0.1, 100, halve_after=100)
+        >>> round(float(run[0][0, 0]), 4)
+        2.0
+    """
+    width = weights[0].shape[0]
+
+    def step(t, weights):
+        mask = draw_mask(jax.random.fold_in(key, t), width, keep_prob) / keep_prob
+
+        def loss(weights):
+            first, second = weights
+            return 0.5 * jnp.sum((target - (second * mask[None, :]) @ (first @ inputs)) ** 2)
+
+        rate = learning_rate * keep_prob / (1 + t.astype(inputs.dtype) / halve_after)
+        return jax.tree.map(lambda W, G: W - rate * G, weights, jax.grad(loss)(weights))
+
+    return jax.lax.fori_loop(0, steps, step, weights)
