@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lrdyn import linalg
+from lrdyn.factorization import Scalar
 from lrdyn.spectra import singular_values
 
 Groups = Int[Array, "m"] | Int[np.ndarray, "m"]
@@ -88,7 +89,6 @@ def within_patches(matrix: Float[Array, "m m"], groups: Groups) -> Float[Array, 
         The diagonal blocks; without patches the diagonal.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> within_patches(jnp.ones((3, 3)), jnp.array([0, 0, 1])).tolist()
         [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
@@ -98,7 +98,7 @@ def within_patches(matrix: Float[Array, "m m"], groups: Groups) -> Float[Array, 
 class MaskedMoments(NamedTuple):
     """What masks see of data; made by :func:`masked_moments`."""
 
-    keep_prob: float | Float[Array, ""]
+    keep_prob: Scalar
     """p, the probability that a patch is shown."""
     groups: Groups
     """Number of the patch of each feature."""
@@ -112,9 +112,7 @@ class MaskedMoments(NamedTuple):
     """``Q^{-1/2}``; of a singular Q the pseudo-inverse."""
 
 
-def masked_moments(
-    data: Float[Array, "m n"], groups: Groups, keep_prob: float | Float[Array, ""]
-) -> MaskedMoments:
+def masked_moments(data: Float[Array, "m n"], groups: Groups, keep_prob: Scalar) -> MaskedMoments:
     """Second moments of data whose patches are masked, ``Q = p S + (1 - p) D``.
 
     Args:
@@ -126,7 +124,6 @@ def masked_moments(
         The :class:`MaskedMoments`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5).masked.tolist()
         [[1.0, 0.5], [0.5, 1.0]]
     """
@@ -147,7 +144,6 @@ def masking_penalty(autoencoder: Float[Array, "m m"], moments: MaskedMoments) ->
         The penalty, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
         >>> float(masking_penalty(jnp.eye(2), moments))
         0.5
@@ -157,9 +153,7 @@ def masking_penalty(autoencoder: Float[Array, "m m"], moments: MaskedMoments) ->
 
 
 def nuclear_norm_bound(
-    autoencoder: Float[Array, "m m"],
-    data: Float[Array, "m n"],
-    keep_prob: float | Float[Array, ""],
+    autoencoder: Float[Array, "m m"], data: Float[Array, "m n"], keep_prob: Scalar
 ) -> Float[Array, ""]:
     """Lower bound of :func:`masking_penalty`, ``p (1 - p) ||A X||_*^2 / (n m)``.
 
@@ -177,7 +171,6 @@ def nuclear_norm_bound(
         The bound, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(nuclear_norm_bound(jnp.eye(2), jnp.eye(2), 0.5))
         0.25
     """
@@ -198,7 +191,6 @@ def masked_autoencoder_loss(
         The loss, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
         >>> float(masked_autoencoder_loss(jnp.eye(2), moments))
         1.0
@@ -221,7 +213,6 @@ def masked_only_loss(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -
         The loss, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
         >>> float(masked_only_loss(jnp.eye(2), moments))
         1.0
@@ -240,7 +231,6 @@ def optimal_autoencoder(moments: MaskedMoments) -> Float[Array, "m m"]:
         A; the one of least norm if Q is singular.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> moments = masked_moments(jnp.diag(jnp.array([1.0, 3.0])), jnp.arange(2), 0.5)
         >>> optimal_autoencoder(moments).round(6).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
@@ -262,7 +252,6 @@ def optimal_masked_only(moments: MaskedMoments) -> Float[Array, "m m"]:
         A.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> moments = masked_moments(jnp.array([[1.0, 0.0], [0.6, 0.8]]), jnp.arange(2), 0.5)
         >>> optimal_masked_only(moments).round(6).tolist()
         [[0.0, 0.6], [0.6, 0.0]]
@@ -301,7 +290,6 @@ def bottleneck_autoencoder(moments: MaskedMoments, width: int) -> Bottleneck:
         ValueError: ``width`` is not between 1 and m.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> moments = masked_moments(jnp.diag(jnp.array([1.0, 2.0])), jnp.arange(2), 0.5)
         >>> best = bottleneck_autoencoder(moments, 1)
         >>> best.autoencoder.round(6).tolist(), round(float(best.loss), 6)

@@ -9,14 +9,13 @@ dimensions, the last layer has no bulk, and hence the bulk of the others only de
 from typing import TypeVar
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lrdyn import linalg
-from lrdyn.factorization import Weights, end_to_end
+from lrdyn.factorization import Scalar, Steps, Weights, end_to_end
 from lrdyn.subspace import Blocks, Frame, blocks, propagate, start_scales, unit
 
-Scalar = TypeVar("Scalar", float, Float[Array, ""])
+Number = TypeVar("Number", float, Float[Array, ""])
 
 
 def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
@@ -35,7 +34,7 @@ def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
         ValueError: there is no room, d <= 2K.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import jax
         >>> from lrdyn import orthogonal_layers
         >>> W = orthogonal_layers(jax.random.key(0), (7, 7, 2), jnp.ones(2))
         >>> classifier_frame(W, jnp.ones((2, 7))).left.shape
@@ -63,7 +62,6 @@ def classifier_blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
         the largest entry of ``W_L V_{L,2}``, which the theorem says is 0.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
         >>> classifier_blocks(identity, (jnp.eye(3), jnp.ones((1, 3))), 2).off_block.tolist()
         [0.0, 1.0]
@@ -85,7 +83,6 @@ def classifier_start(frame: Frame, weights: Weights, size: int) -> Weights:
         Reduced layers, 2K x 2K but for the last, which is K x 2K.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
         >>> [W.shape for W in classifier_start(identity, (jnp.eye(3), jnp.ones((1, 3))), 2)]
         [(2, 2), (1, 2)]
@@ -96,9 +93,9 @@ def classifier_start(frame: Frame, weights: Weights, size: int) -> Weights:
 
 def classifier_rho(
     scales: Float[Array, "layers"],
-    learning_rate: float | Float[Array, ""],
-    weight_decay: float | Float[Array, "layers"] | Float[Array, ""],
-    steps: Int[Array, "times"] | np.ndarray,
+    learning_rate: Scalar,
+    weight_decay: Scalar | Float[Array, "layers"],
+    steps: Steps,
 ) -> Float[Array, "times layers"]:
     """Bulk singular values of a deep linear classifier, ``rho_l(t) = eps_l (1 - eta lambda_l)^t``.
 
@@ -112,7 +109,6 @@ def classifier_rho(
         rho_l at each of the steps.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> classifier_rho(jnp.ones(1), 0.5, 1.0, jnp.array([0, 2])).tolist()
         [[1.0], [0.25]]
 
@@ -141,7 +137,6 @@ def collapse_metrics(
         ``(D_0, ..., D_{L-1})``.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> X = jnp.array([[1.0, 3.0, -1.0, -3.0]])
         >>> collapse_metrics((jnp.eye(1),), X, jnp.array([0, 0, 1, 1]), 2).tolist()
         [0.25]
@@ -161,7 +156,7 @@ def collapse_metrics(
     return jnp.stack(ratios)
 
 
-def collapse_ratio(scale: Scalar, per_class: int, depth: int) -> Scalar:
+def collapse_ratio(scale: Number, per_class: int, depth: int) -> Number:
     """Collapse per layer at convergence without decay, ``D_{l+1} / D_l ~ eps^2 / n^{1/L}``.
 
     An approximation, approached from below: the measured ratio is smaller.
@@ -184,7 +179,7 @@ def collapse_ratio(scale: Scalar, per_class: int, depth: int) -> Scalar:
     return scale**2 / per_class ** (1 / depth)
 
 
-def collapse_lower_bound(ratio: Scalar, dim: int, classes: int, depth: int) -> Scalar:
+def collapse_lower_bound(ratio: Number, dim: int, classes: int, depth: int) -> Number:
     """How far below :func:`collapse_ratio` the collapse per layer can be at convergence.
 
     Within-class variance lives in d - K directions. The bulk, d - 2K of them, shrinks by exactly

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lrdyn import linalg
-from lrdyn.factorization import Weights, end_to_end
+from lrdyn.factorization import Decay, Scalar, Weights, end_to_end
 from lrdyn.subspace import Frame, product_of_others, start_scales
 
 
@@ -34,7 +34,6 @@ def compress(frame: Frame, inner: Weights) -> CompressedNetwork:
         The compressed network.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from lrdyn.subspace import Frame
         >>> compress(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), (jnp.ones((2, 2)),)).left.shape
         (3, 2)
@@ -53,7 +52,6 @@ def compressed_product(network: CompressedNetwork) -> Float[Array, "k d"]:
         The k x d product.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> half = jnp.eye(2)[:, :1]
         >>> compressed_product(CompressedNetwork(half, (jnp.ones((1, 1)),), half)).tolist()
         [[1.0, 0.0], [0.0, 0.0]]
@@ -87,7 +85,6 @@ def gradient_basis(weights: Weights, gradient: Float[Array, "d d"], rank: int) -
         The basis.
 
     Example:
-        >>> import jax, jax.numpy as jnp
         >>> target = jnp.diag(jnp.array([1.0, 0.0, 0.0]))
         >>> weights = (0.1 * jnp.eye(3)[jnp.array([1, 2, 0])], 0.1 * jnp.eye(3))
         >>> loss = lambda layers: 0.5 * jnp.sum((layers[1] @ layers[0] - target) ** 2)
@@ -116,7 +113,6 @@ def gradient_gap_bound(
         The bound.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> round(float(gradient_gap_bound(jnp.full(2, 0.1), jnp.array(1.0))), 4)
         0.0101
     """
@@ -137,7 +133,6 @@ def gradient_network(weights: Weights, basis: Float[Array, "d s"]) -> Compressed
         The network; it equals the full one on the basis.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> network = gradient_network((2 * jnp.eye(2), 3 * jnp.eye(2)), jnp.eye(2)[:, :1])
         >>> compressed_product(network).tolist()
         [[6.0, 0.0], [0.0, 0.0]]
@@ -159,7 +154,6 @@ def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Fl
         The Frobenius norm of the difference at each time.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(compression_error(jnp.array([0.5, 0.5]), 8, 2))
         0.5
 
@@ -183,7 +177,6 @@ def compression_bound(scales: Float[Array, "depth"], dim: int, rank: int) -> Flo
         The bound on the Frobenius norm.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(compression_bound(jnp.ones(3), 8, 2))
         2.0
     """
@@ -191,9 +184,7 @@ def compression_bound(scales: Float[Array, "depth"], dim: int, rank: int) -> Flo
 
 
 def bulk_contracts(
-    rho: Float[Array, "times depth"],
-    learning_rate: float | Float[Array, ""],
-    weight_decay: float | Float[Array, "depth"] | Float[Array, ""],
+    rho: Float[Array, "times depth"], learning_rate: Scalar, weight_decay: Decay
 ) -> Float[Array, ""]:
     """Largest ``|1 - eta lambda_l - eta prod_{k != l} rho_k^2|`` over layers and times.
 
@@ -208,7 +199,6 @@ def bulk_contracts(
         The largest factor.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(bulk_contracts(jnp.ones((1, 2)), 0.5, 0.0))
         0.5
     """
@@ -252,7 +242,6 @@ def count(tree: object) -> int:
         The number of entries.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> count((jnp.ones((2, 3)), jnp.ones(4)))
         10
     """

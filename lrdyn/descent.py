@@ -16,6 +16,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from lrdyn.factorization import Decay, Scalar, Steps
+
 State = TypeVar("State")
 Record = TypeVar("Record")
 
@@ -61,7 +63,7 @@ def recorded_steps(steps: int, at_most: int = 50) -> np.ndarray:
 def iterate(
     step: Callable[[Int[Array, ""], State], State],
     state: State,
-    steps: Int[Array, "times"] | np.ndarray,
+    steps: Steps,
     record: Callable[[State], Record],
 ) -> tuple[State, Record]:
     """Iterate a map and look at its state at the given step numbers only.
@@ -77,7 +79,6 @@ def iterate(
         The state at ``steps[-1]`` and the records, their arrays stacked along a leading axis.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> steps = jnp.array([0, 3, 4])
         >>> iterate(lambda t, x: 2 * x, jnp.asarray(1), steps, lambda x: x)[1].tolist()
         [1, 8, 16]
@@ -155,8 +156,7 @@ def trained_part(model: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
 
 
 def gradient_descent(
-    learning_rate: float | Float[Array, ""],
-    weight_decay: float | Float[Array, "depth"] | Float[Array, ""] = 0.0,
+    learning_rate: Scalar, weight_decay: Decay = 0.0
 ) -> optax.GradientTransformation:
     """Gradient descent with decay, ``W_l <- (1 - eta lambda_l) W_l - eta grad_l``.
 
@@ -168,7 +168,6 @@ def gradient_descent(
         An optax gradient transformation.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> rule = gradient_descent(0.5, jnp.array([0.0, 1.0]))
         >>> params = (jnp.ones(1), jnp.ones(1))
         >>> updates, _ = rule.update((jnp.zeros(1), jnp.zeros(1)), rule.init(params), params)
@@ -190,7 +189,7 @@ def simulate(
     loss: Callable[[PyTree], Float[Array, ""]],
     params: PyTree,
     optimizer: optax.GradientTransformation,
-    steps: Int[Array, "times"] | np.ndarray,
+    steps: Steps,
     *,
     record: Callable[[PyTree], PyTree] = lambda params: params,
 ) -> Trajectory:
@@ -216,7 +215,6 @@ def simulate(
         ValueError: ``params`` has no inexact array.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> rule, steps = gradient_descent(0.5), jnp.array([0, 1, 3])
         >>> run = simulate(lambda w: 0.5 * w**2, jnp.array(1.0), rule, steps)
         >>> run.records.tolist(), int(run.diverged_at)
@@ -259,7 +257,6 @@ def divergence_limit(start: Float[Array, ""]) -> Float[Array, ""]:
         ``|start|`` over machine epsilon; infinity for a first loss of 0, which has no digits.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(divergence_limit(jnp.asarray(0.0)))
         inf
     """
@@ -281,7 +278,6 @@ def first_divergence(
         The step found now, or -1.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> int(first_divergence(jnp.nan * jnp.ones(()), 7, jnp.inf * jnp.ones(()), jnp.array(-1)))
         7
     """
@@ -321,7 +317,7 @@ def simulate_until(
     loss: Callable[[PyTree], Float[Array, ""]],
     params: PyTree,
     optimizer: optax.GradientTransformation,
-    tolerance: float | Float[Array, ""],
+    tolerance: Scalar,
     *,
     check_every: int,
     max_steps: int,
@@ -347,7 +343,6 @@ def simulate_until(
             no inexact array.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> rule = gradient_descent(0.5)
         >>> run = simulate_until(
         ...     lambda w: w**2 / 2, jnp.array(1.0), rule, 1e-3, check_every=2, max_steps=100)
@@ -386,7 +381,7 @@ Problem = tuple[Callable[[PyTree], Float[Array, ""]], PyTree, optax.GradientTran
 def simulate_lanes(
     problem: Callable[[PyTree], Problem],
     data: PyTree,
-    steps: Int[Array, "times"] | np.ndarray,
+    steps: Steps,
     *,
     record: Callable[[PyTree], PyTree] = lambda params: params,
 ) -> Trajectory:
@@ -406,7 +401,6 @@ def simulate_lanes(
         A :class:`Trajectory` whose arrays all have a leading axis of runs.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> def problem(rate):
         ...     return lambda w: 0.5 * w**2, jnp.array(1.0), gradient_descent(rate)
         >>> run = simulate_lanes(problem, jnp.array([0.5, 1.0]), jnp.array([0, 1, 2]))

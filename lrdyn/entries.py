@@ -46,7 +46,6 @@ def observed_entries(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> 
         ValueError: no entry is observed.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> entries = observed_entries(jnp.ones((5, 3)), jnp.eye(5, 3))
         >>> entries.rows.values.shape, float(entries.rows.weights.sum())
         ((2, 4, 1), 1.0)
@@ -87,7 +86,6 @@ def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[
         The loss, a scalar; differentiable once.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> from lrdyn.recovery import spectral_network
         >>> entries = observed_entries(jnp.eye(4), jnp.ones((4, 4)))
         >>> float(entries_loss(spectral_network(jnp.eye(4), 2, 1.0), entries))

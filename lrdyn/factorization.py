@@ -17,12 +17,17 @@ from functools import reduce
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 Weights = tuple[Float[Array, "_ _"], ...]
 """The layers ``(W_1, ..., W_L)`` of a linear network; ``W_1`` acts first."""
-
-
+Scalar = float | Float[Array, ""]
+"""A number of Python's, or a traced one."""
+Decay = Scalar | Float[Array, "depth"]
+"""lambda, one for all layers or one for each."""
+Steps = Int[Array, "times"] | np.ndarray
+"""Increasing step numbers; they may be traced."""
 Matmul = Callable[[Float[Array, "m k"], Float[Array, "k n"]], Float[Array, "m n"]]
 
 
@@ -41,7 +46,6 @@ def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float
         Their product.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> small_matmul(jnp.ones((2, 3)), jnp.ones((3, 1))).tolist()
         [[3.0], [3.0]]
     """
@@ -67,7 +71,6 @@ def end_to_end(weights: Weights, matmul: Matmul = jnp.matmul) -> Float[Array, "k
         The product, of shape (out of the last layer, in of the first).
 
     Example:
-        >>> import jax.numpy as jnp
         >>> end_to_end((2 * jnp.eye(2), 3 * jnp.eye(2))).tolist()
         [[6.0, 0.0], [0.0, 6.0]]
     """
@@ -88,7 +91,6 @@ def factorization_loss(
         The loss, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(factorization_loss((jnp.eye(3), jnp.eye(3)), jnp.zeros((3, 3))))
         1.5
 
@@ -112,7 +114,6 @@ def mean_factorization_loss(weights: Weights, target: Float[Array, "k d"]) -> Fl
         The loss, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(mean_factorization_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2))))
         0.25
     """
@@ -133,7 +134,6 @@ def regression_loss(
         The loss, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(regression_loss((jnp.eye(2),), jnp.eye(2), jnp.zeros((2, 2))))
         1.0
     """

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from lrdyn import linalg
+from lrdyn.factorization import Scalar, Steps
 from lrdyn.spectra import singular_values
 
 
@@ -46,7 +47,6 @@ def gradient_modes(
         ValueError: the numbers of terms differ, or a term is not square.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> one, two = jnp.eye(1)[None], jnp.diag(jnp.array([1.0, 3.0]))[None]
         >>> gradient_modes(2 * one, two).values.tolist()
         [2.0, 6.0]
@@ -61,10 +61,7 @@ def gradient_modes(
 
 
 def gradient_path(
-    modes: GradientModes,
-    start: Float[Array, "m n"],
-    learning_rate: float | Float[Array, ""],
-    steps: Int[Array, "times"] | np.ndarray,
+    modes: GradientModes, start: Float[Array, "m n"], learning_rate: Scalar, steps: Steps
 ) -> Float[Array, "times m n"]:
     """Solve G <- G - (eta/N) sum_i B_i G C_i: G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j.
 
@@ -78,7 +75,6 @@ def gradient_path(
         G_t.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> modes = gradient_modes(jnp.eye(1)[None], jnp.eye(1)[None])
         >>> gradient_path(modes, jnp.ones((1, 1)), 0.5, jnp.arange(3)).ravel().tolist()
         [1.0, 0.5, 0.25]
@@ -102,7 +98,6 @@ def distinct(dtype: np.dtype) -> float:
         The distance, as a part of the largest absolute eigenvalue.
 
     Example:
-        >>> import numpy as np
         >>> distinct(np.dtype("float64")) == 2.0**-26
         True
     """
@@ -127,7 +122,6 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
         The :class:`Edges`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> modes = GradientModes(jnp.array([0.0, 1e-9, 0.5, 1.0]), jnp.eye(4))
         >>> [float(value) for value in spectral_edges(modes)]
         [0.0, 0.5, 1.0]
@@ -151,7 +145,6 @@ def slowest_part(
         G_par.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> B = jnp.diag(jnp.array([1.0, 0.0]))[None]
         >>> slowest_part(gradient_modes(B, B), jnp.ones((2, 2))).tolist()
         [[0.0, 1.0], [1.0, 1.0]]
@@ -175,7 +168,6 @@ def misalignment(
         A number from 0, where Lemma 3.3 of GaLore holds as printed, to 1.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> B = jnp.diag(jnp.array([1.0, 0.0]))[None]
         >>> part = jnp.array([[0.0, 0.5], [0.5, 0.75]])
         >>> round(float(misalignment(gradient_modes(B, B), part)), 4)
@@ -196,7 +188,6 @@ def stable_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
         A number from 1 to k, at most the rank.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(stable_rank(jnp.array([2.0, 1.0])))
         1.25
     """
@@ -214,10 +205,7 @@ class StableRankBounds(NamedTuple):
 
 
 def stable_rank_bounds(
-    part: Float[Array, "m n"],
-    rest: Float[Array, "m n"],
-    ratio: float | Float[Array, ""],
-    steps: Int[Array, "times"] | np.ndarray,
+    part: Float[Array, "m n"], rest: Float[Array, "m n"], ratio: Scalar, steps: Steps
 ) -> StableRankBounds:
     """Bound sr(G_t) by what is left of D = G_0 - G_par: it goes to sr(G_par) at the rate q.
 
@@ -240,7 +228,6 @@ def stable_rank_bounds(
         The :class:`StableRankBounds`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> part = jnp.array([[0.0, 0.5], [0.5, 0.75]])
         >>> rest = jnp.array([[-0.75, 0.0], [0.0, 0.0]])
         >>> bounds = stable_rank_bounds(part, rest, 0.5, np.array([0]))

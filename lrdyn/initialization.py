@@ -8,12 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lrdyn import linalg
-from lrdyn.factorization import Weights
+from lrdyn.factorization import Scalar, Weights
 
 
-def layer_scales(
-    scale: float | Float[Array, ""], spread: float | Float[Array, ""], depth: int
-) -> Float[Array, "depth"]:
+def layer_scales(scale: Scalar, spread: Scalar, depth: int) -> Float[Array, "depth"]:
     """Geometric scales per layer with geometric mean ``scale`` and last / first = ``spread``.
 
     Args:
@@ -47,7 +45,6 @@ def gaussians(key: Key[Array, ""], shapes: Sequence[tuple[int, int]]) -> list[Fl
         Independent matrices.
 
     Example:
-        >>> import jax
         >>> [G.shape for G in gaussians(jax.random.key(0), [(2, 3), (4, 1)])]
         [(2, 3), (4, 1)]
     """
@@ -66,7 +63,6 @@ def orthogonal(gaussian: Float[Array, "k d"]) -> Float[Array, "k d"]:
         A matrix with orthonormal rows or columns, whichever are fewer.
 
     Example:
-        >>> import jax
         >>> Q = orthogonal(jax.random.normal(jax.random.key(0), (2, 5)))
         >>> [[round(abs(float(x)), 4) for x in row] for row in Q @ Q.T]
         [[1.0, 0.0], [0.0, 1.0]]
@@ -93,7 +89,6 @@ def orthogonal_layers(
         ValueError: the number of scales is not the number of layers.
 
     Example:
-        >>> import jax, jax.numpy as jnp
         >>> (W,) = orthogonal_layers(jax.random.key(0), (4, 4), jnp.array([2.0]))
         >>> bool(jnp.allclose(W @ W.T, 4 * jnp.eye(4), atol=1e-5))
         True
@@ -127,7 +122,6 @@ def gaussian_layers(
         The layers ``(W_1, ..., W_L)``.
 
     Example:
-        >>> import jax, jax.numpy as jnp
         >>> gaussian_layers(jax.random.key(0), (3, 5), jnp.ones(1))[0].shape
         (5, 3)
     """
@@ -152,7 +146,6 @@ def low_rank_target(
         ValueError: more singular values than the shape has room for.
 
     Example:
-        >>> import jax, jax.numpy as jnp
         >>> Phi = low_rank_target(jax.random.key(0), (4, 4), jnp.array([2.0, 1.0]))
         >>> [round(float(s), 4) for s in jnp.linalg.svd(Phi, compute_uv=False)[:2]]
         [2.0, 1.0]
@@ -166,7 +159,7 @@ def low_rank_target(
     return (orthogonal(left) * singular_values[None, :]) @ orthogonal(right)
 
 
-def spaced_singular_values(rank: int, scale: float | Float[Array, ""] = 1.0) -> Float[Array, "r"]:
+def spaced_singular_values(rank: int, scale: Scalar = 1.0) -> Float[Array, "r"]:
     """Default singular values of a target: evenly spaced from ``scale`` down to ``scale / 2``.
 
     Args:
@@ -197,7 +190,6 @@ def truncated_gaussian_target(
         Phi, the best rank-r approximation of the Gaussian matrix.
 
     Example:
-        >>> import jax, jax.numpy as jnp
         >>> int(jnp.linalg.matrix_rank(truncated_gaussian_target(jax.random.key(0), (9, 9), 2)))
         2
     """

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lrdyn import linalg
-from lrdyn.factorization import Weights
+from lrdyn.factorization import Scalar, Weights
 
 Sets = Int[np.ndarray, "sets r"]
 """Index sets S, one a row: indices of singular values from 0 on, -1 for a slot that is spare."""
@@ -40,9 +40,7 @@ def index_sets(count: int, rank: int) -> Sets:
     return np.array([(*s, *(-1,) * (rank - len(s))) for s in chosen])
 
 
-def admissible(
-    sets: Sets, values: Float[Array, "n"], decay: float | Float[Array, ""]
-) -> Bool[Array, "sets"]:
+def admissible(sets: Sets, values: Float[Array, "n"], decay: Scalar) -> Bool[Array, "sets"]:
     """Which sets belong to a critical point of their own: ``sigma_i > lambda`` for all i in S.
 
     Args:
@@ -55,7 +53,6 @@ def admissible(
         One boolean for each set.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> admissible(index_sets(2, 1), jnp.array([2.0, 1.0]), 1.0).tolist()
         [True, True, False]
     """
@@ -65,7 +62,7 @@ def admissible(
 
 
 def critical_points(
-    target: Float[Array, "k d"], sets: Sets, decay: float | Float[Array, ""] = 0.0
+    target: Float[Array, "k d"], sets: Sets, decay: Scalar = 0.0
 ) -> tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]:
     """Balanced critical points: ``W_1 = D^{1/2} V_S^T``, ``W_2 = U_S D^{1/2}``.
 
@@ -80,7 +77,6 @@ def critical_points(
         The layers (W_1, W_2) for each set.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> W1, W2 = critical_points(jnp.diag(jnp.array([4.0, 1.0])), index_sets(2, 1))
         >>> [[round(abs(float(x)), 4) for x in (W @ V).ravel()] for W, V in zip(W2, W1)]
         [[0.0, 0.0, 0.0, 0.0], [4.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
@@ -91,7 +87,7 @@ def critical_points(
 
 
 def critical_values(
-    values: Float[Array, "n"], sets: Sets, decay: float | Float[Array, ""] = 0.0
+    values: Float[Array, "n"], sets: Sets, decay: Scalar = 0.0
 ) -> Float[Array, "sets"]:
     """Loss at each critical point.
 
@@ -106,7 +102,6 @@ def critical_values(
         The values of the loss.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> critical_values(jnp.array([2.0, 1.0]), index_sets(2, 1)).tolist()
         [2.5, 0.5, 2.0]
     """
@@ -134,7 +129,7 @@ def members(sets: Sets, count: int) -> Bool[np.ndarray, "sets n"]:
 
 
 def smallest_curvature(
-    values: Float[Array, "n"], sets: Sets, decay: float | Float[Array, ""] = 0.0
+    values: Float[Array, "n"], sets: Sets, decay: Scalar = 0.0
 ) -> Float[Array, "sets"]:
     """Smallest eigenvalue of the Hessian at each balanced critical point: Theorem 1, item 3.
 
@@ -156,7 +151,6 @@ def smallest_curvature(
         One eigenvalue for each set.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> smallest_curvature(jnp.array([3.0, 2.0, 1.0]), index_sets(3, 1), 0.5).tolist()
         [-2.5, 1.0, -1.0, -2.0]
     """
@@ -175,10 +169,7 @@ def smallest_curvature(
 
 
 def hessian_spectrum(
-    values: Float[Array, "n"],
-    sets: Sets,
-    shape: tuple[int, int],
-    decay: float | Float[Array, ""] = 0.0,
+    values: Float[Array, "n"], sets: Sets, shape: tuple[int, int], decay: Scalar = 0.0
 ) -> Float[Array, "sets params"]:
     """All eigenvalues of the Hessian at each balanced critical point, increasing.
 
@@ -205,7 +196,6 @@ def hessian_spectrum(
         ValueError: the number of values does not fit the shape.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> hessian_spectrum(jnp.array([3.0, 1.0]), index_sets(2, 1)[1:2], (2, 2), 0.5).tolist()
         [[1.0, 2.0, 4.0, 5.0]]
     """
@@ -242,7 +232,6 @@ def hessian(
         A symmetric matrix; the entries of the first layer come first, row by row.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> hessian(lambda w: w[0][0, 0] * w[1][0, 0], (jnp.ones((1, 1)),) * 2).tolist()
         [[0.0, 1.0], [1.0, 0.0]]
     """
@@ -276,7 +265,6 @@ def find_critical_point(
         A :class:`Found`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> saddle = lambda x: jnp.cos(x)
         >>> round(float(find_critical_point(saddle, jnp.array(0.3)).weights), 6)
         0.0

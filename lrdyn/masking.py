@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn.factorization import Weights, end_to_end
+from lrdyn.factorization import Scalar, Weights, end_to_end
 
 
 def masked_loss(
@@ -25,7 +25,6 @@ def masked_loss(
         The loss, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> mask = jnp.array([[1.0, 1.0], [0.0, 0.0]])
         >>> float(masked_loss((jnp.eye(2),), jnp.zeros((2, 2)), mask))
         0.5
@@ -33,9 +32,7 @@ def masked_loss(
     return 0.5 * jnp.sum((mask * (end_to_end(weights) - target)) ** 2)
 
 
-def observe(
-    key: Key[Array, ""], shape: tuple[int, int], fraction: float | Float[Array, ""]
-) -> Float[Array, "k d"]:
+def observe(key: Key[Array, ""], shape: tuple[int, int], fraction: Scalar) -> Float[Array, "k d"]:
     """Draw a mask that observes each entry independently with probability ``fraction``.
 
     Args:
@@ -47,7 +44,6 @@ def observe(
         The mask M of zeros and ones.
 
     Example:
-        >>> import jax
         >>> float(observe(jax.random.key(0), (2, 2), 1.0).sum())
         4.0
     """
@@ -67,7 +63,7 @@ ENUMERABLE = 20
 """Most independent Bernoulli masks that are enumerated: 2^20 points."""
 
 
-def bernoulli_masks(size: int, keep_prob: float | Float[Array, ""]) -> MaskDistribution:
+def bernoulli_masks(size: int, keep_prob: Scalar) -> MaskDistribution:
     """All 2^size masks of independent entries, ``P(R_i = 1) = theta``.
 
     Args:
@@ -93,7 +89,7 @@ def bernoulli_masks(size: int, keep_prob: float | Float[Array, ""]) -> MaskDistr
     return MaskDistribution(jnp.asarray(kept, keep_prob.dtype), jnp.prod(chances, axis=1))
 
 
-def block_masks(size: int, block: int, keep_prob: float | Float[Array, ""]) -> MaskDistribution:
+def block_masks(size: int, block: int, keep_prob: Scalar) -> MaskDistribution:
     """All masks that keep or drop whole blocks of neighbours, as DropBlock and patches do.
 
     Args:
@@ -122,7 +118,7 @@ def _blocks(size: int, block: int) -> int:
 
 
 def draw_mask(
-    key: Key[Array, ""], size: int, keep_prob: float | Float[Array, ""], *, block: int = 1
+    key: Key[Array, ""], size: int, keep_prob: Scalar, *, block: int = 1
 ) -> Float[Array, "terms"]:
     """Draw one mask of independent blocks of neighbours, each kept with probability theta.
 
@@ -139,16 +135,13 @@ def draw_mask(
         ValueError: ``block`` does not divide ``size``.
 
     Example:
-        >>> import jax
         >>> draw_mask(jax.random.key(0), 4, 1.0, block=2).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
     return jnp.repeat(observe(key, (1, _blocks(size, block)), keep_prob)[0], block)
 
 
-def block_covariance(
-    size: int, block: int, keep_prob: float | Float[Array, ""]
-) -> Float[Array, "terms terms"]:
+def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "terms terms"]:
     """Covariance of block masks, ``theta (1 - theta)`` within a block and 0 elsewhere.
 
     Args:
@@ -218,7 +211,6 @@ def masked_prediction(
         The prediction, whose expectation is ``sum_i Z_i``.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> masked_prediction(jnp.array([1.0, 0.0]), jnp.full(2, 0.5), jnp.ones((2, 1, 1))).tolist()
         [[2.0]]
     """
@@ -249,7 +241,6 @@ def deterministic_equivalent(
         ValueError: ``mean`` or ``covariance`` does not have an entry for each term.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> one = jnp.ones((1, 1, 1))  # a single term 1, kept half of the time: 0 or 2
         >>> float(deterministic_equivalent(one[0], one, jnp.full(1, 0.5), jnp.full((1, 1), 0.25)))
         1.0
@@ -287,7 +278,6 @@ def exact_expectation(
         ValueError: there are not as many probabilities as masks.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> masks = bernoulli_masks(3, 0.5)
         >>> float(exact_expectation(lambda R: jnp.sum(R) ** 2, *masks))
         3.0
@@ -330,7 +320,6 @@ def monte_carlo(
         ValueError: ``samples`` is smaller than 2.
 
     Example:
-        >>> import jax, jax.numpy as jnp
         >>> draw = lambda key: draw_mask(key, 4, 0.5)
         >>> found = monte_carlo(jax.random.key(0), jnp.sum, draw, 1000)
         >>> abs(float(found.mean) - 2) < 4 * float(found.standard_error)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import linalg
 from lrdyn.compression import CompressedNetwork, compressed_product
+from lrdyn.factorization import Scalar
 from lrdyn.initialization import gaussians
 
 
@@ -28,7 +29,7 @@ def spread_target(key: Key[Array, ""], shape: tuple[int, int], rank: int) -> Flo
         ValueError: ``rank`` is out of range.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import jax
         >>> int(jnp.linalg.matrix_rank(spread_target(jax.random.key(0), (12, 12), 3)))
         3
 
@@ -54,7 +55,6 @@ def surrogate(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> Float[A
         The estimate.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> surrogate(jnp.ones((2, 2)), jnp.eye(2)).tolist()
         [[2.0, 0.0], [0.0, 2.0]]
     """
@@ -62,9 +62,7 @@ def surrogate(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> Float[A
 
 
 def sensing_loss(
-    product: Float[Array, "k d"],
-    measurements: Float[Array, "m k d"],
-    values: Float[Array, "m"],
+    product: Float[Array, "k d"], measurements: Float[Array, "m k d"], values: Float[Array, "m"]
 ) -> Float[Array, ""]:
     """Half the mean square of linear measurements, ``1/(2m) sum_i (<A_i, f> - y_i)^2``.
 
@@ -79,7 +77,6 @@ def sensing_loss(
         The loss, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(sensing_loss(jnp.eye(2), jnp.ones((1, 2, 2)), jnp.zeros(1)))
         2.0
     """
@@ -97,7 +94,6 @@ def sense(measurements: Float[Array, "m k d"], target: Float[Array, "k d"]) -> F
         y.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> sense(jnp.ones((2, 2, 2)), jnp.eye(2)).tolist()
         [2.0, 2.0]
     """
@@ -117,7 +113,6 @@ def sensing_surrogate(
         The estimate.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> sensing_surrogate(jnp.ones((2, 1, 1)), jnp.array([1.0, 2.0])).tolist()
         [[1.5]]
     """
@@ -125,7 +120,7 @@ def sensing_surrogate(
 
 
 def spectral_network(
-    matrix: Float[Array, "k d"], size: int, scale: float | Float[Array, ""], depth: int = 3
+    matrix: Float[Array, "k d"], size: int, scale: Scalar, depth: int = 3
 ) -> CompressedNetwork:
     """Compressed network with the leading singular subspaces of a matrix as outer factors.
 
@@ -144,7 +139,6 @@ def spectral_network(
         ValueError: ``depth`` < 3 or ``size`` out of range.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> network = spectral_network(jnp.eye(4), 2, 0.1)
         >>> [len(network.inner), network.left.shape, network.right.shape]
         [1, (4, 2), (4, 2)]
@@ -175,7 +169,6 @@ def observed_loss(
         The loss, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(observed_loss(jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.eye(2)))
         0.5
     """
@@ -193,7 +186,6 @@ def recovery_error(product: Float[Array, "k d"], target: Float[Array, "k d"]) ->
         The error, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(recovery_error(jnp.zeros((2, 2)), jnp.eye(2)))
         1.0
     """
@@ -214,7 +206,6 @@ def completion_loss(
         The loss, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> network = spectral_network(jnp.eye(4), 2, 1.0)
         >>> float(completion_loss(network, jnp.eye(4), jnp.ones((4, 4))))
         0.0625
@@ -222,9 +213,7 @@ def completion_loss(
     return observed_loss(compressed_product(network), target, mask)
 
 
-def discrepant_rates(
-    learning_rate: float | Float[Array, ""], ratio: float | Float[Array, ""]
-) -> optax.GradientTransformation:
+def discrepant_rates(learning_rate: Scalar, ratio: Scalar) -> optax.GradientTransformation:
     """Gradient descent on a compressed network: eta inside, ``ratio * eta`` for the outer factors.
 
     Args:
@@ -235,7 +224,7 @@ def discrepant_rates(
         An optax gradient transformation for a :class:`~lrdyn.compression.CompressedNetwork`.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import jax
         >>> network = spectral_network(jnp.eye(4), 2, 1.0)
         >>> rule = discrepant_rates(0.1, 5.0)
         >>> updates, _ = rule.update(jax.tree.map(jnp.ones_like, network), rule.init(network))

@@ -6,12 +6,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lrdyn import linalg
-from lrdyn.factorization import Weights, factorization_loss
+from lrdyn.factorization import Scalar, Weights, factorization_loss
 
 
-def decayed_loss(
-    weights: Weights, target: Float[Array, "k d"], decay: float | Float[Array, ""]
-) -> Float[Array, ""]:
+def decayed_loss(weights: Weights, target: Float[Array, "k d"], decay: Scalar) -> Float[Array, ""]:
     """Factorisation with weight decay.
 
     ``1/2 ||W_L ... W_1 - Phi||_F^2 + (lambda/2) sum_l ||W_l||_F^2``: Theorem 1.
@@ -25,7 +23,6 @@ def decayed_loss(
         The loss, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(decayed_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2)), 0.5))
         2.0
 
@@ -37,10 +34,7 @@ def decayed_loss(
 
 
 def schatten_loss(
-    shrunk: Float[Array, "*n"],
-    values: Float[Array, "*n"],
-    decay: float | Float[Array, ""],
-    depth: int,
+    shrunk: Float[Array, "*n"], values: Float[Array, "*n"], decay: Scalar, depth: int
 ) -> Float[Array, "*n"]:
     """What one singular value costs, ``1/2 (s - sigma)^2 + (lambda L / 2) s^{2/L}``.
 
@@ -56,16 +50,13 @@ def schatten_loss(
         The cost, element by element.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> schatten_loss(jnp.array([0.0, 1.0]), jnp.ones(2), 0.25, 2).tolist()
         [0.5, 0.25]
     """
     return 0.5 * (shrunk - values) ** 2 + 0.5 * decay * depth * shrunk ** (2 / depth)
 
 
-def shrink(
-    values: Float[Array, "n"], decay: float | Float[Array, ""], depth: int = 2
-) -> Float[Array, "n"]:
+def shrink(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Array, "n"]:
     """Minimiser s of :func:`schatten_loss` for each singular value: Theorem 1, item 4.
 
     Two layers: ``(sigma - lambda)_+``. More: the larger root of ``w^{2L-2} - sigma w^{L-2} +
@@ -83,7 +74,6 @@ def shrink(
         ValueError: ``depth`` is smaller than 2.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> shrink(jnp.array([2.0, 0.25]), 0.5).tolist()
         [1.5, 0.0]
         >>> shrink(jnp.array([2.0, 0.25]), 0.5, 3).round(3).tolist()
@@ -100,9 +90,7 @@ def shrink(
     return jnp.where(wins, root, 0.0)
 
 
-def barrier(
-    values: Float[Array, "n"], decay: float | Float[Array, ""], depth: int = 2
-) -> Float[Array, "n"]:
+def barrier(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Array, "n"]:
     """Local maximum of :func:`schatten_loss` between 0 and the other minimum.
 
     From below it gradient descent runs to 0, whatever costs less: with three layers and more and
@@ -118,7 +106,6 @@ def barrier(
         The value s of the maximum, 0 without decay.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> barrier(jnp.array([1.0]), 0.1, 3).round(4).tolist()
         [0.001]
     """
@@ -128,9 +115,7 @@ def barrier(
     return _bisect(lambda w: _slope(w, values, decay, depth) > 0, 0 * high, high) ** depth
 
 
-def basin(
-    values: Float[Array, "n"], decay: float | Float[Array, ""], depth: int = 2
-) -> Float[Array, "2 n"]:
+def basin(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Array, "2 n"]:
     """The minimiser's side of the :func:`barrier`: values s with ``low < s <= high``.
 
     Args:
@@ -142,7 +127,6 @@ def basin(
         The rows low and high, infinite where there is no barrier.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> basin(jnp.array([1.0, 0.3]), 0.1, 3).round(3).tolist()
         [[0.001, -inf], [inf, 0.075]]
     """
@@ -179,10 +163,7 @@ def schatten_curvature(
 
 
 def in_basin(
-    found: Float[Array, "n"],
-    values: Float[Array, "n"],
-    decay: float | Float[Array, ""],
-    depth: int = 2,
+    found: Float[Array, "n"], values: Float[Array, "n"], decay: Scalar, depth: int = 2
 ) -> Bool[Array, "n"]:
     """Whether a value lies where descent on :func:`schatten_loss` ends at :func:`shrink`.
 
@@ -199,7 +180,6 @@ def in_basin(
         One boolean for each value.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> in_basin(jnp.array([0.0, 0.001, 0.8]), jnp.ones(3), 0.1, 3).tolist()
         [False, False, True]
     """
@@ -232,10 +212,7 @@ def _bisect(below, low, high):
 
 
 def minimiser(
-    target: Float[Array, "k d"],
-    rank: int,
-    decay: float | Float[Array, ""] = 0.0,
-    depth: int = 2,
+    target: Float[Array, "k d"], rank: int, decay: Scalar = 0.0, depth: int = 2
 ) -> Float[Array, "k d"]:
     """Product of the layers at a global minimum of :func:`decayed_loss`: Theorem 1, items 1 and 4.
 
@@ -256,7 +233,6 @@ def minimiser(
         ValueError: ``rank`` is out of range.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> minimiser(jnp.diag(jnp.array([3.0, 2.0, 1.0])), 2, 0.5).round(6).tolist()
         [[2.5, 0.0, 0.0], [0.0, 1.5, 0.0], [0.0, 0.0, 0.0]]
     """
@@ -267,7 +243,7 @@ def minimiser(
 
 
 def minimum(
-    values: Float[Array, "n"], rank: int, decay: float | Float[Array, ""] = 0.0, depth: int = 2
+    values: Float[Array, "n"], rank: int, decay: Scalar = 0.0, depth: int = 2
 ) -> Float[Array, ""]:
     """Least value of :func:`decayed_loss`: Theorem 1, item 1.
 
@@ -284,7 +260,6 @@ def minimum(
         The value, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(minimum(jnp.array([3.0, 2.0, 1.0]), 2, 0.5))
         2.75
     """
@@ -297,7 +272,7 @@ def minimum(
 
 
 def autoencoder_loss(
-    weights: Weights, inputs: Float[Array, "d n"], decay: float | Float[Array, ""]
+    weights: Weights, inputs: Float[Array, "d n"], decay: Scalar
 ) -> Float[Array, ""]:
     """Regularised linear autoencoder, ``||X - W_2 W_1 X||_F^2 + lambda (||W_1||^2 + ||W_2||^2)``.
 
@@ -310,7 +285,6 @@ def autoencoder_loss(
         The loss, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(autoencoder_loss((jnp.ones((1, 2)), jnp.zeros((2, 1))), jnp.eye(2), 0.5))
         3.0
 
@@ -322,9 +296,7 @@ def autoencoder_loss(
     return jnp.sum(rest**2) + decay * (jnp.sum(encoder**2) + jnp.sum(decoder**2))
 
 
-def autoencoder_gains(
-    values: Float[Array, "n"], decay: float | Float[Array, ""]
-) -> Float[Array, "n"]:
+def autoencoder_gains(values: Float[Array, "n"], decay: Scalar) -> Float[Array, "n"]:
     """What a regularised autoencoder keeps of each direction, ``(1 - lambda / sigma^2)_+``.
 
     Args:
@@ -335,7 +307,6 @@ def autoencoder_gains(
         The factors, in [0, 1].
 
     Example:
-        >>> import jax.numpy as jnp
         >>> autoencoder_gains(jnp.array([2.0, 1.0, 0.5]), 1.0).tolist()
         [0.75, 0.0, 0.0]
     """
@@ -345,7 +316,7 @@ def autoencoder_gains(
 
 
 def autoencoder_minimiser(
-    inputs: Float[Array, "d n"], width: int, decay: float | Float[Array, ""] = 0.0
+    inputs: Float[Array, "d n"], width: int, decay: Scalar = 0.0
 ) -> Float[Array, "d d"]:
     """Global minimiser ``W_2 W_1 = U_l (I - lambda Sigma_l^{-2}) U_l^T``: Theorem 1, item 5.
 
@@ -360,7 +331,6 @@ def autoencoder_minimiser(
         The product.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> autoencoder_minimiser(jnp.diag(jnp.array([2.0, 1.0])), 1, 1.0).round(6).tolist()
         [[0.75, 0.0], [0.0, 0.0]]
 
@@ -373,7 +343,7 @@ def autoencoder_minimiser(
 
 
 def autoencoder_minimum(
-    values: Float[Array, "n"], width: int, decay: float | Float[Array, ""] = 0.0
+    values: Float[Array, "n"], width: int, decay: Scalar = 0.0
 ) -> Float[Array, ""]:
     """Least value of :func:`autoencoder_loss`.
 
@@ -388,7 +358,6 @@ def autoencoder_minimum(
         The value, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(autoencoder_minimum(jnp.array([2.0, 1.0]), 1, 1.0))
         2.75
     """

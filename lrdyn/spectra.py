@@ -17,7 +17,6 @@ def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:
         min(m, n) singular values for each matrix.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> singular_values(jnp.diag(jnp.array([1.0, 3.0]))).tolist()
         [3.0, 1.0]
     """
@@ -34,7 +33,6 @@ def effective_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
         A number from 1 (one non-zero value) to k (all equal).
 
     Example:
-        >>> import jax.numpy as jnp
         >>> round(float(effective_rank(jnp.array([2.0, 2.0, 0.0]))), 6)
         2.0
 
@@ -62,7 +60,6 @@ def numerical_rank(
         The rank.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> int(numerical_rank(jnp.array([1.0, 0.5, 1e-17]), 3))
         2
     """
@@ -86,7 +83,6 @@ def sines(basis: Float[Array, "d a"], vectors: Float[Array, "d b"]) -> Float[Arr
         One sine for each column of ``vectors``.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> sines(jnp.eye(3)[:, :2], jnp.eye(3)[:, 1:]).tolist()
         [0.0, 1.0]
     """

@@ -13,12 +13,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from lrdyn import linalg
 from lrdyn.descent import Trajectory, gradient_descent, iterate, simulate, simulate_lanes
-from lrdyn.factorization import Weights, end_to_end, factorization_loss, small_matmul
+from lrdyn.factorization import (
+    Decay,
+    Scalar,
+    Steps,
+    Weights,
+    end_to_end,
+    factorization_loss,
+    small_matmul,
+)
 from lrdyn.spectra import singular_values
 
 
@@ -41,7 +48,6 @@ def start_scales(weights: Weights) -> Float[Array, "depth"]:
         ``(eps_1, ..., eps_L)``.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> start_scales((3 * jnp.eye(4),)).tolist()
         [3.0]
     """
@@ -67,7 +73,7 @@ def frame(weights: Weights, target: Float[Array, "d d"], rank: int) -> Frame:
         ValueError: the layers are not square, or there is no room: d <= 2r.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import jax
         >>> from lrdyn import orthogonal_layers, low_rank_target
         >>> W = orthogonal_layers(jax.random.key(0), (7, 7, 7), jnp.ones(2))
         >>> Phi = low_rank_target(jax.random.key(1), (7, 7), jnp.array([1.0, 0.5]))
@@ -111,7 +117,6 @@ def product_of_others(values: Float[Array, "depth"]) -> Float[Array, "depth"]:
         One product a layer.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> product_of_others(jnp.array([2.0, 0.0, 5.0])).tolist()
         [0.0, 10.0, 0.0]
     """
@@ -120,10 +125,7 @@ def product_of_others(values: Float[Array, "depth"]) -> Float[Array, "depth"]:
 
 
 def rho(
-    scales: Float[Array, "depth"],
-    learning_rate: float | Float[Array, ""],
-    weight_decay: float | Float[Array, "depth"] | Float[Array, ""],
-    steps: Int[Array, "times"] | np.ndarray,
+    scales: Float[Array, "depth"], learning_rate: Scalar, weight_decay: Decay, steps: Steps
 ) -> Float[Array, "times depth"]:
     """Bulk singular values of Theorem 2.
 
@@ -140,7 +142,6 @@ def rho(
         rho_l at each of the steps.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> rho(jnp.ones(2), 0.5, 0.0, jnp.array([0, 1])).tolist()
         [[1.0, 1.0], [0.5, 0.5]]
 
@@ -166,7 +167,6 @@ def reduced_target(frame: Frame, target: Float[Array, "d d"], size: int) -> Floa
         The s x s target.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> reduced_target(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), jnp.ones((3, 3)), 2).shape
         (2, 2)
     """
@@ -184,7 +184,6 @@ def reduced_start(scales: Float[Array, "depth"], size: int) -> Weights:
         The layers.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> reduced_start(jnp.array([2.0]), 2)[0].tolist()
         [[2.0, 0.0], [0.0, 2.0]]
     """
@@ -194,9 +193,9 @@ def reduced_start(scales: Float[Array, "depth"], size: int) -> Weights:
 def reduced_dynamics(
     target: Float[Array, "s s"],
     scales: Float[Array, "depth"],
-    learning_rate: float | Float[Array, ""],
-    weight_decay: float | Float[Array, "depth"] | Float[Array, ""],
-    steps: Int[Array, "times"] | np.ndarray,
+    learning_rate: Scalar,
+    weight_decay: Decay,
+    steps: Steps,
     *,
     start: Weights | None = None,
     record: Callable[[Weights], PyTree] = lambda weights: weights,
@@ -219,7 +218,6 @@ def reduced_dynamics(
         A :class:`~lrdyn.Trajectory` of the reduced weights.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> run = reduced_dynamics(jnp.eye(2), jnp.ones(2) / 2, 0.1, 0.0, jnp.array([0, 500]))
         >>> bool(jnp.allclose(run.params[1] @ run.params[0], jnp.eye(2), atol=1e-5))
         True
@@ -243,7 +241,7 @@ def reduced_lanes(
     scales: Float[Array, "runs depth"],
     learning_rate: Float[Array, "runs"],
     weight_decay: Float[Array, "runs"] | Float[Array, "runs depth"],
-    steps: Int[Array, "times"] | np.ndarray,
+    steps: Steps,
     *,
     record: Callable[[Weights], PyTree] = lambda weights: weights,
 ) -> Trajectory:
@@ -264,7 +262,6 @@ def reduced_lanes(
         A :class:`~lrdyn.Trajectory` whose arrays have a leading axis of runs.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> targets, ones = jnp.stack([jnp.eye(2), 2 * jnp.eye(2)]), jnp.ones(2)
         >>> run = reduced_lanes(targets, jnp.ones((2, 2)), 0.1 * ones, 0.0 * ones, jnp.array([300]))
         >>> (run.params[1] @ run.params[0])[1].round(5).tolist()
@@ -295,7 +292,6 @@ def expand(frame: Frame, reduced: Weights, bulk: Float[Array, "depth"]) -> Weigh
         The layers ``(W_1, ..., W_L)`` of the full run.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
         >>> expand(identity, (jnp.ones((1, 1)),), jnp.array([2.0]))[0].diagonal().tolist()
         [1.0, 2.0, 2.0]
@@ -324,7 +320,6 @@ def reduced_spectra(
         Singular values in decreasing order, layer by layer.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> reduced_spectra(jnp.full((1, 1, 1), 2.0), jnp.array([-3.0]), 3).tolist()
         [[3.0, 3.0, 2.0]]
     """
@@ -358,7 +353,6 @@ def blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
         The :class:`Blocks`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
         >>> blocks(identity, (jnp.diag(jnp.array([5.0, 2.0, 2.0])),), 1).rho.tolist()
         [2.0]

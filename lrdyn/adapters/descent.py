@@ -14,13 +14,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from lrdyn.adapters.maps import Side
 from lrdyn.adapters.method import Method, Parts, Split, merged, restarted
 from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
-from lrdyn.descent import (
-    Trajectory,
-    divergence_limit,
-    first_divergence,
-    scan_records,
-    trained_part,
-)
+from lrdyn.descent import Trajectory, divergence_limit, first_divergence, scan_records, trained_part
+from lrdyn.factorization import Scalar
 
 Loss = Callable[[PyTree], Float[Array, ""]]
 Choice = Callable[[Key[Array, ""] | None, PyTree], PyTree]
@@ -52,7 +47,7 @@ def begin(
         The :class:`State`.
 
     Example:
-        >>> import lrdyn, optax, jax.numpy as jnp
+        >>> import lrdyn
         >>> S = lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
         >>> begin(lrdyn.GALORE, optax.trace(0.9), jnp.ones((2, 3)), S).optimizer.trace.shape
         (1, 3)
@@ -93,7 +88,7 @@ def refresh(
         The run with new maps.
 
     Example:
-        >>> import lrdyn, optax, jax.numpy as jnp
+        >>> import lrdyn
         >>> from lrdyn.adapters.state import POLICIES
         >>> rule, loss = optax.sgd(1.0), lambda W: jnp.sum(W ** 2) / 2
         >>> S, T = (lrdyn.adapters.Projector(jnp.eye(2)[:, i:i + 1], "left") for i in (0, 1))
@@ -134,7 +129,7 @@ def step(
         The loss before the step, and the run after it.
 
     Example:
-        >>> import lrdyn, optax, jax.numpy as jnp
+        >>> import lrdyn
         >>> rule, S = optax.sgd(0.5), lrdyn.adapters.Projector(jnp.eye(2)[:, :1], "left")
         >>> state = begin(lrdyn.GALORE, rule, jnp.ones((2, 1)), S)
         >>> value, state = step(lrdyn.GALORE, lambda W: jnp.sum(W ** 2) / 2, rule, state)
@@ -173,7 +168,7 @@ def low_rank_descent(
     choose: Choice | None = None,
     key: Key[Array, ""] | None = None,
     state: Policy | StatePolicy | None = None,
-    scale: float | Float[Array, ""] = 1.0,
+    scale: Scalar = 1.0,
     network: Callable[[Parts, Any], PyTree] = merged,
     record: Callable[[PyTree], PyTree] = lambda params: params,
 ) -> Trajectory:
@@ -234,7 +229,7 @@ def low_rank_descent(
             missing, or ``params`` has no inexact array.
 
     Example:
-        >>> import jax.numpy as jnp, lrdyn, optax
+        >>> import lrdyn
         >>> def loss(W):
         ...     return jnp.sum((W - jnp.diag(jnp.array([2.0, 1.0]))) ** 2) / 2
         >>> run = low_rank_descent(

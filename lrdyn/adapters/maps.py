@@ -43,7 +43,6 @@ class Projector(LinearMap):
         side: ``left`` or ``right``.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> P = Projector(jnp.array([[1.0], [0.0]]), "left")
         >>> G = jnp.array([[1.0, 2.0], [3.0, 4.0]])
         >>> P.project(G).tolist(), P.lift(P.project(G)).tolist()
@@ -82,7 +81,6 @@ class Layer(eqx.Module):
         scale: s.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> layer = Layer(jnp.eye(2), jnp.ones((2, 1)), jnp.ones((1, 2)), jnp.asarray(2.0))
         >>> (layer @ jnp.array([1.0, 0.0])).tolist()
         [3.0, 2.0]
@@ -148,7 +146,6 @@ def project(maps: PyTree, gradients: PyTree) -> PyTree:
         R.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> project({"b": Identity()}, {"b": jnp.ones(2)})["b"].tolist()
         [1.0, 1.0]
     """
@@ -168,7 +165,6 @@ def lift_onto(weights: PyTree, maps: PyTree, coordinates: PyTree, scale: Any = 1
         The sum.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> W, P = jnp.zeros((2, 1)), Projector(jnp.array([[1.0], [0.0]]), "left")
         >>> found = lift_onto((W, W), (P, Identity()), (jnp.ones((1, 1)), W + 1), 2.0)
         >>> [new.tolist() for new in found]
@@ -229,7 +225,6 @@ def top_singular_projector(
         ValueError: the rank is not positive, or the side unknown.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> P = top_singular_projector(jnp.diag(jnp.array([1.0, -2.0])), 1, "left")
         >>> jnp.abs(P.basis).tolist(), P.side
         ([[0.0], [1.0]], 'left')
@@ -256,7 +251,6 @@ def choose_projectors(gradients: PyTree, rank: int, side: Side = "smaller") -> P
         A PyTree of :class:`Projector` and :class:`Identity`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> found = choose_projectors({"W": jnp.eye(3), "b": jnp.ones(3)}, 2)
         >>> found["W"].basis.shape, found["b"]
         ((3, 2), Identity())
@@ -284,7 +278,6 @@ def draw_projectors(
         ValueError: there is no key, the rank is not positive, or the side unknown.
 
     Example:
-        >>> import jax, jax.numpy as jnp
         >>> found = draw_projectors(jax.random.key(0), {"W": jnp.ones((3, 5)), "b": jnp.ones(3)}, 2)
         >>> found["W"].basis.shape, found["b"]
         ((5, 2), Identity())

@@ -285,7 +285,7 @@ def measured_memory(function: Callable[..., Any], *args: Any, donate: Sequence[i
         RuntimeError: the backend has no memory analysis.
 
     Example:
-        >>> import jax, jax.numpy as jnp
+        >>> import jax.numpy as jnp
         >>> x = jax.ShapeDtypeStruct((100, 10), jnp.float32)
         >>> found = measured_memory(lambda x: 2 * x, x, donate=[0])
         >>> found.arguments, found.outputs, found.aliased, found.peak

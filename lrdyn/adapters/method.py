@@ -47,7 +47,7 @@ def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
         The weights.
 
     Example:
-        >>> import lrdyn, jax.numpy as jnp
+        >>> import lrdyn
         >>> merged(Parts(jnp.ones(2), lrdyn.adapters.Identity(), jnp.ones(2))).tolist()
         [2.0, 2.0]
     """
@@ -67,7 +67,7 @@ def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
         A PyTree like W; a matrix with factors is a :class:`~lrdyn.adapters.maps.Layer`.
 
     Example:
-        >>> import lrdyn, jax.numpy as jnp
+        >>> import lrdyn
         >>> S = lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
         >>> layer = layered(Parts(jnp.eye(2), S, jnp.ones((1, 2))))
         >>> layer.left.shape, (layer @ jnp.ones(2)).tolist()
@@ -91,7 +91,7 @@ def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
         The parts after.
 
     Example:
-        >>> import lrdyn, jax.numpy as jnp
+        >>> import lrdyn
         >>> W, S = jnp.ones(2), lrdyn.adapters.Identity()
         >>> restarted(Parts(W, S, W), 2 * W, S).coordinates.tolist()
         [0.0, 0.0]
@@ -103,7 +103,7 @@ class Method(NamedTuple):
     """What tells GaLore, ReLoRA and LoRA apart: the lines of Algorithm 1 in which they differ.
 
     Example:
-        >>> import lrdyn, jax.numpy as jnp
+        >>> import lrdyn
         >>> parts = Parts("W", "S", "A")
         >>> [method.split(parts) for method in (lrdyn.GALORE, lrdyn.RELORA_FROZEN, lrdyn.RELORA)]
         [Split(trained='W', frozen='S'),

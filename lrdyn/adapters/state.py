@@ -44,7 +44,7 @@ def transport_moments(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) ->
             trained too, so that their moments are no coordinates.
 
     Example:
-        >>> import lrdyn, optax, jax.numpy as jnp
+        >>> import lrdyn, optax
         >>> old, new = (lrdyn.adapters.Projector(jnp.eye(2)[:, i:i + 1], "left") for i in (0, 1))
         >>> state = (optax.TraceState(jnp.ones((1, 2))),)
         >>> transport_moments(state, state, old, new)[0].trace.tolist()

@@ -5,11 +5,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lrdyn.dropout.penalty import dropout_penalty, odds
-from lrdyn.factorization import Weights, end_to_end
+from lrdyn.factorization import Scalar, Weights, end_to_end
 
 
 def layers_penalty(
-    weights: Weights, moment: Float[Array, "d d"], keep_prob: float | Float[Array, ""]
+    weights: Weights, moment: Float[Array, "d d"], keep_prob: Scalar
 ) -> Float[Array, ""]:
     """What dropout after every hidden layer adds, ``tr M_L - tr(W C W^T)``.
 
@@ -24,7 +24,6 @@ def layers_penalty(
         The penalty, a scalar.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(layers_penalty((jnp.eye(2),) * 3, jnp.eye(2), 0.5))
         6.0
 
@@ -39,9 +38,7 @@ def layers_penalty(
     return jnp.trace(spread) - jnp.trace(product @ moment @ product.T)
 
 
-def layers_strength(
-    keep_prob: float | Float[Array, ""], hidden: tuple[int, ...]
-) -> Float[Array, ""]:
+def layers_strength(keep_prob: Scalar, hidden: tuple[int, ...]) -> Float[Array, ""]:
     """Factor of ``||W X||_*^2`` below the penalty of several layers, ``prod (1 + lambda/d_i) - 1``.
 
     Args:
@@ -75,7 +72,6 @@ def equalized_layers(
         The layers; the inner ones have equal entries.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> W_1, W_2 = equalized_layers(jnp.ones(1), jnp.ones(1), (4,))
         >>> W_1.ravel().tolist(), W_2.ravel().tolist()
         ([0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5])
@@ -88,11 +84,7 @@ def equalized_layers(
 
 
 def dropconnect_penalty(
-    weights: Weights,
-    inputs: Float[Array, "d n"],
-    keep_prob: float | Float[Array, ""],
-    *,
-    layer: int,
+    weights: Weights, inputs: Float[Array, "d n"], keep_prob: Scalar, *, layer: int
 ) -> Float[Array, ""]:
     """What masks on the weights of one of two layers add (DropConnect).
 
@@ -112,7 +104,6 @@ def dropconnect_penalty(
         ValueError: there are not two layers, or ``layer`` is not one of them.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(dropconnect_penalty((jnp.ones((1, 2)), jnp.eye(1)), jnp.eye(2), 0.5, layer=1))
         2.0
     """

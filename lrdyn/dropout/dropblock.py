@@ -45,7 +45,6 @@ def support_norm(values: Float[Array, "d"], support: int) -> Float[Array, ""]:
         ValueError: ``support`` is not an integer from 1 to d.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> w = jnp.array([4.0, 3.0])
         >>> float(support_norm(w, 1)), float(support_norm(w, 2))
         (7.0, 5.0)
@@ -68,7 +67,6 @@ def spectral_support_norm(matrix: Float[Array, "m n"], support: int) -> Float[Ar
         The norm.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(spectral_support_norm(jnp.eye(4), 1)), float(spectral_support_norm(jnp.eye(4), 4))
         (4.0, 2.0)
     """
@@ -124,7 +122,6 @@ def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array
         A boolean.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> Z = jnp.diag(jnp.array([3.0, 2.0, 1.0]))
         >>> [bool(enough_blocks(Z, 2, blocks)) for blocks in (5, 6)]
         [False, True]

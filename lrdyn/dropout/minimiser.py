@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn import linalg
 from lrdyn.dropout.penalty import dropout_strength
-from lrdyn.factorization import Weights
+from lrdyn.factorization import Scalar, Weights
 from lrdyn.masking import draw_mask
 from lrdyn.spectra import numerical_rank
 
@@ -24,7 +24,6 @@ def project_rows(target: Float[Array, "m n"], inputs: Float[Array, "d n"]) -> Fl
         Y P.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> project_rows(jnp.ones((1, 2)), jnp.array([[1.0, 0.0]])).tolist()
         [[1.0, 0.0]]
     """
@@ -51,9 +50,7 @@ class Shrinkage(NamedTuple):
     """Singular vectors of Z, and of the matrix that was shrunk."""
 
 
-def shrink_squared(
-    matrix: Float[Array, "m n"], strength: float | Float[Array, ""], width: int
-) -> Shrinkage:
+def shrink_squared(matrix: Float[Array, "m n"], strength: Scalar, width: int) -> Shrinkage:
     """Minimise ``||Y - Z||_F^2 + c ||Z||_*^2`` over rank Z <= h in closed form.
 
     ``Z = U (Sigma - mu_q I)_+ V^T`` on the first q directions, ``mu_q = c/(1 + c q) sum_{i<=q}
@@ -68,7 +65,6 @@ def shrink_squared(
         The :class:`Shrinkage`; rank 0 for Y = 0.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> found = shrink_squared(jnp.diag(jnp.array([3.0, 1.0, 0.1])), 0.5, 3)
         >>> found.values.tolist(), int(found.rank)
         ([2.0, 0.0, 0.0], 1)
@@ -82,7 +78,7 @@ def shrink_squared(
 
 
 def shrink_squared_values(
-    values: Float[Array, "k"], strength: float | Float[Array, ""], width: int
+    values: Float[Array, "k"], strength: Scalar, width: int
 ) -> tuple[Float[Array, "k"], Float[Array, ""], Int[Array, ""]]:
     """Singular values at the minimum, for :func:`shrink_squared`.
 
@@ -95,7 +91,6 @@ def shrink_squared_values(
         The shrunk values, the threshold mu_q and q.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> shrink_squared_values(jnp.array([3.0, 1.0, 0.1]), 0.5, 3)[0].tolist()
         [2.0, 0.0, 0.0]
     """
@@ -108,10 +103,7 @@ def shrink_squared_values(
 
 
 def dropout_minimiser(
-    target: Float[Array, "m n"],
-    inputs: Float[Array, "d n"],
-    keep_prob: float | Float[Array, ""],
-    width: int,
+    target: Float[Array, "m n"], inputs: Float[Array, "d n"], keep_prob: Scalar, width: int
 ) -> Shrinkage:
     """Product ``W_2 W_1 X`` at the minimum of the expected loss of dropout.
 
@@ -128,7 +120,6 @@ def dropout_minimiser(
         The :class:`Shrinkage`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> dropout_minimiser(2 * jnp.eye(1), jnp.eye(1), 0.5, 1).product.tolist()
         [[1.0]]
 
@@ -149,7 +140,6 @@ def input_layer(right: Float[Array, "h n"], inputs: Float[Array, "d n"]) -> Floa
         W_1 with ``W_1 X = V``.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> input_layer(jnp.eye(2), 2 * jnp.eye(2)).tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
@@ -164,8 +154,8 @@ def dropout_descent(
     weights: Weights,
     inputs: Float[Array, "d n"],
     target: Float[Array, "m n"],
-    keep_prob: float | Float[Array, ""],
-    learning_rate: float | Float[Array, ""],
+    keep_prob: Scalar,
+    learning_rate: Scalar,
     steps: int,
     *,
     halve_after: int,
@@ -189,7 +179,6 @@ def dropout_descent(
         The trained layers.
 
     Example:
-        >>> import jax, jax.numpy as jnp
         >>> one = jnp.eye(1)
         >>> run = dropout_descent(
         ...     jax.random.key(0), (one, one), one, 4 * one, 1.0, 0.1, 100, halve_after=100)

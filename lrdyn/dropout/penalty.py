@@ -5,11 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lrdyn import linalg
+from lrdyn.factorization import Scalar
 
 # Penalties -----------------------------------------------------------------------------------
 
 
-def odds(keep_prob: float | Float[Array, ""]) -> Float[Array, ""]:
+def odds(keep_prob: Scalar) -> Float[Array, ""]:
     """Variance over squared mean of a mask, ``(1 - theta) / theta``: the factor of all penalties.
 
     Args:
@@ -45,11 +46,7 @@ def _term_sizes(
 
 
 def dropout_penalty(
-    left: Float[Array, "m h"],
-    right: Float[Array, "h n"],
-    keep_prob: float | Float[Array, ""],
-    *,
-    block: int = 1,
+    left: Float[Array, "m h"], right: Float[Array, "h n"], keep_prob: Scalar, *, block: int = 1
 ) -> Float[Array, ""]:
     """What dropout adds to the squared loss, ``((1-theta)/theta) sum_j ||U_j V_j||_F^2``.
 
@@ -68,7 +65,6 @@ def dropout_penalty(
         ValueError: the widths of the factors differ, or ``block`` does not divide them.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(dropout_penalty(jnp.eye(2), 2 * jnp.eye(2), 0.5))
         8.0
     """
@@ -79,7 +75,7 @@ def dropout_loss(
     left: Float[Array, "m h"],
     right: Float[Array, "h n"],
     target: Float[Array, "m n"],
-    keep_prob: float | Float[Array, ""],
+    keep_prob: Scalar,
     *,
     block: int = 1,
 ) -> Float[Array, ""]:
@@ -99,7 +95,6 @@ def dropout_loss(
         ValueError: as :func:`dropout_penalty`.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(dropout_loss(jnp.eye(2), jnp.eye(2), jnp.zeros((2, 2)), 0.5))
         4.0
     """
@@ -107,7 +102,7 @@ def dropout_loss(
     return fit + dropout_penalty(left, right, keep_prob, block=block)
 
 
-def dropout_strength(keep_prob: float | Float[Array, ""], width: int) -> Float[Array, ""]:
+def dropout_strength(keep_prob: Scalar, width: int) -> Float[Array, ""]:
     """Factor of ``||Z||_*^2`` in the least penalty at a width, ``c = (1-theta) / (theta h)``.
 
     Args:
@@ -124,9 +119,7 @@ def dropout_strength(keep_prob: float | Float[Array, ""], width: int) -> Float[A
     return odds(keep_prob) / width
 
 
-def width_free_keep_prob(
-    at_block: float | Float[Array, ""], width: int, *, block: int = 1
-) -> Float[Array, ""]:
+def width_free_keep_prob(at_block: Scalar, width: int, *, block: int = 1) -> Float[Array, ""]:
     """Keep probability for which the least penalty does not depend on the width.
 
     ``theta(h) = b p / (h - (h - b) p)`` gives ``(1-theta)/theta = (h/b) (1-p)/p``.
@@ -173,7 +166,6 @@ def equalize(
         ValueError: the widths of the factors differ.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> half = jnp.diag(jnp.array([2.0, 0.0]))
         >>> jnp.sum(equalize(half, half)[0] ** 2, axis=0).tolist()
         [2.0, 2.0]
@@ -225,7 +217,6 @@ def equalized_factors(
         ValueError: ``width`` < 1.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> U, V = equalized_factors(jnp.diag(jnp.array([3.0, 1.0])), 4)
         >>> jnp.sum(U**2, axis=0).round(4).tolist()
         [1.0, 1.0, 1.0, 1.0]

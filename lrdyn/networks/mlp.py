@@ -23,7 +23,6 @@ class MLP(eqx.Module):
         activation: a, between the layers.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> net = MLP((jnp.ones((2, 3)), jnp.ones((1, 2))), (jnp.zeros(2), jnp.ones(1)))
         >>> net(jnp.zeros((3, 4))).tolist()
         [[1.0, 1.0, 1.0, 1.0]]
@@ -42,10 +41,7 @@ class MLP(eqx.Module):
 
 
 def mlp(
-    key: Key[Array, ""],
-    sizes: Sequence[int],
-    *,
-    activation: Callable[[Array], Array] = jnp.tanh,
+    key: Key[Array, ""], sizes: Sequence[int], *, activation: Callable[[Array], Array] = jnp.tanh
 ) -> MLP:
     """Draw a perceptron: Gaussian weights of variance 1 / inputs, biases 0.
 

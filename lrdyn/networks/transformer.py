@@ -18,7 +18,6 @@ class LayerNorm(eqx.Module):
         bias: b.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> norm = LayerNorm(jnp.ones(2), jnp.zeros(2))
         >>> norm(jnp.array([[1.0], [3.0]])).round(3).tolist()
         [[-1.0], [1.0]]
@@ -102,13 +101,7 @@ class Transformer(eqx.Module):
 
 
 def transformer(
-    key: Key[Array, ""],
-    *,
-    features: int,
-    width: int,
-    hidden: int,
-    outputs: int,
-    heads: int = 1,
+    key: Key[Array, ""], *, features: int, width: int, hidden: int, outputs: int, heads: int = 1
 ) -> Transformer:
     """Draw a transformer: Gaussian weights of variance 1 / inputs, biases 0, gains 1.
 
@@ -127,7 +120,6 @@ def transformer(
         ValueError: the width is not a multiple of the number of heads.
 
     Example:
-        >>> import jax, jax.numpy as jnp
         >>> net = transformer(jax.random.key(0), features=3, width=4, hidden=8, outputs=2)
         >>> net(jnp.ones((5, 3, 7))).shape
         (5, 2, 7)
