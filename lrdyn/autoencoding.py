@@ -21,14 +21,11 @@ Groups = Int[Array, "m"] | Int[np.ndarray, "m"]
 
 
 def patches(rows: int, size: int) -> Int[np.ndarray, "m"]:
-    """Patches of ``size`` consecutive features; the last one is smaller if they do not fit.
+    """Number of the patch of each feature, in patches of consecutive ones; the last may be smaller.
 
     Args:
         rows: number of features, m.
         size: features in a patch; 1 masks each feature on its own.
-
-    Returns:
-        Number of the patch of each feature.
 
     Raises:
         ValueError: ``size`` is not between 1 and ``rows``.
@@ -79,14 +76,7 @@ def pool_images(
 
 
 def within_patches(matrix: Float[Array, "m m"], groups: Groups) -> Float[Array, "m m"]:
-    """Keep the entries whose row and column belong to one patch, and put 0 elsewhere.
-
-    Args:
-        matrix: any square matrix over the features.
-        groups: number of the patch of each feature.
-
-    Returns:
-        The diagonal blocks; without patches the diagonal.
+    """Diagonal blocks: entries whose row and column belong to one patch, and 0 elsewhere.
 
     Example:
         >>> within_patches(jnp.ones((3, 3)), jnp.array([0, 0, 1])).tolist()
@@ -120,9 +110,6 @@ def masked_moments(data: Float[Array, "m n"], groups: Groups, keep_prob: Scalar)
         groups: number of the patch of each feature, see :func:`patches`.
         keep_prob: p, the probability that a patch is shown.
 
-    Returns:
-        The :class:`MaskedMoments`.
-
     Example:
         >>> masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5).masked.tolist()
         [[1.0, 0.5], [0.5, 1.0]]
@@ -139,9 +126,6 @@ def masking_penalty(autoencoder: Float[Array, "m m"], moments: MaskedMoments) ->
     Args:
         autoencoder: A.
         moments: of the data, see :func:`masked_moments`.
-
-    Returns:
-        The penalty, a scalar.
 
     Example:
         >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
@@ -167,9 +151,6 @@ def nuclear_norm_bound(
         data: X.
         keep_prob: p.
 
-    Returns:
-        The bound, a scalar.
-
     Example:
         >>> float(nuclear_norm_bound(jnp.eye(2), jnp.eye(2), 0.5))
         0.25
@@ -186,9 +167,6 @@ def masked_autoencoder_loss(
     Args:
         autoencoder: A.
         moments: of the data, see :func:`masked_moments`.
-
-    Returns:
-        The loss, a scalar.
 
     Example:
         >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
@@ -208,9 +186,6 @@ def masked_only_loss(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -
     Args:
         autoencoder: A; its diagonal blocks do not matter.
         moments: of the data, see :func:`masked_moments`.
-
-    Returns:
-        The loss, a scalar.
 
     Example:
         >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
@@ -248,9 +223,6 @@ def optimal_masked_only(moments: MaskedMoments) -> Float[Array, "m m"]:
     Args:
         moments: of the data, see :func:`masked_moments`.
 
-    Returns:
-        A.
-
     Example:
         >>> moments = masked_moments(jnp.array([[1.0, 0.0], [0.6, 0.8]]), jnp.arange(2), 0.5)
         >>> optimal_masked_only(moments).round(6).tolist()
@@ -282,9 +254,6 @@ def bottleneck_autoencoder(moments: MaskedMoments, width: int) -> Bottleneck:
     Args:
         moments: of the data, see :func:`masked_moments`.
         width: r.
-
-    Returns:
-        The :class:`Bottleneck`.
 
     Raises:
         ValueError: ``width`` is not between 1 and m.

@@ -1,6 +1,6 @@
 """Judging: tolerances with their reasons, and verdicts over many cases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -41,9 +41,6 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float
         dtype: floating-point type of the run.
         steps: number of steps of the run.
         size: length of the longest dot product.
-
-    Returns:
-        The tolerance.
 
     Raises:
         ValueError: the kind has no general tolerance.
@@ -101,13 +98,7 @@ def relative_difference(
 
 
 def standard_error(draws: np.ndarray) -> np.ndarray:
-    """Standard error of the mean of independent draws.
-
-    Args:
-        draws: one in each row, at least 2.
-
-    Returns:
-        The standard error, for each column if there are columns.
+    """Standard error of the mean of independent draws, two or more, one in each row.
 
     Example:
         >>> float(standard_error(np.array([1.0, 3.0])))
@@ -119,12 +110,7 @@ def standard_error(draws: np.ndarray) -> np.ndarray:
 def in_standard_errors(expected: float | np.ndarray, draws: np.ndarray) -> float:
     """Distance of a mean of draws from its expectation: the residual of a ``statistical`` claim.
 
-    Args:
-        expected: the expectation, a number.
-        draws: independent numbers.
-
-    Returns:
-        The distance in standard errors of the mean; NaN if that is not a positive number.
+    It is NaN if the standard error is not a positive number.
 
     Example:
         >>> in_standard_errors(5.0, np.array([1.0, 3.0]))
@@ -152,15 +138,7 @@ class Judgement(NamedTuple):
 
 
 def judge(residuals: np.ndarray, tolerances: np.ndarray, applies: np.ndarray) -> Judgement:
-    """Judge a claim: every case to which it applies must stay within its tolerance.
-
-    Args:
-        residuals: one for each case; NaN counts as a failure.
-        tolerances: one for each case.
-        applies: whether the case meets the hypotheses.
-
-    Returns:
-        The :class:`Judgement`.
+    """Judge a claim: every case to which it applies must stay within its tolerance; a NaN fails.
 
     Example:
         >>> judge(np.array([1.0, 9.0]), np.array([2.0, 2.0]), np.array([True, False])).holds
@@ -168,34 +146,33 @@ def judge(residuals: np.ndarray, tolerances: np.ndarray, applies: np.ndarray) ->
         >>> judge(np.array([1.0]), np.array([2.0]), np.array([False])).holds is None
         True
     """
-    return _judge(residuals, tolerances, applies, worst=np.argmax, fails=lambda r, t: ~(r <= t))
+    return _judge(residuals, tolerances, applies, np.argmax, lambda r, t: ~(r <= t))
 
 
 def judge_control(residuals: np.ndarray, tolerances: np.ndarray) -> Judgement:
     """Judge a control: every case must break the claim clearly (10 tolerances or more).
 
-    Args:
-        residuals: residual of the broken claim for each case; a NaN is no clear failure.
-        tolerances: tolerance of the claim for each case.
-
-    Returns:
-        The :class:`Judgement`; ``worst`` is the case that failed least clearly.
+    A NaN is no clear failure, and ``worst`` is the case that failed least clearly.
 
     Example:
         >>> judge_control(np.array([1.0, 0.5]), np.array([0.01, 0.01])).holds
         True
     """
     everywhere = np.ones(np.shape(residuals), bool)
-    return _judge(
-        residuals,
-        tolerances,
-        everywhere,
-        worst=np.argmin,
-        fails=lambda r, t: ~((r > t) & (r >= CLEARLY * t)),
-    )
+
+    def unclear(residual: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+        return ~((residual > tolerance) & (residual >= CLEARLY * tolerance))
+
+    return _judge(residuals, tolerances, everywhere, np.argmin, unclear)
 
 
-def _judge(residuals, tolerances, applies, *, worst, fails) -> Judgement:
+def _judge(
+    residuals: np.ndarray,
+    tolerances: np.ndarray,
+    applies: np.ndarray,
+    worst: Callable[[np.ndarray], Any],
+    fails: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Judgement:
     residuals, tolerances, applies = (np.ravel(a) for a in (residuals, tolerances, applies))
     (cases,) = np.nonzero(applies)
     if not len(cases):
@@ -206,26 +183,16 @@ def _judge(residuals, tolerances, applies, *, worst, fails) -> Judgement:
     lost = np.isnan(ranks)
     index = int(np.argmax(lost)) if lost.any() else int(worst(ranks))
     failed = bool(np.any(fails(residuals, tolerances)))
-    return Judgement(
-        residual=float(residuals[index]),
-        tolerance=float(tolerances[index]),
-        holds=not failed,
-        cases=len(cases),
-        total=len(applies),
-        worst=int(cases[index]),
-    )
+    worst_pair = float(residuals[index]), float(tolerances[index])
+    return Judgement(*worst_pair, not failed, len(cases), len(applies), int(cases[index]))
 
 
 def scales_with_epsilon(float64: float, float32: float) -> bool:
     """Whether a residual shrinks like machine epsilon, which tells an identity from a coincidence.
 
-    Args:
-        float64: residual of the float64 run.
-        float32: residual of the float32 run at the same settings (its random draws differ).
-
-    Returns:
-        Whether ``float64 <= 100 (eps64 / eps32) float32``, eps32 / eps64 being 5.4e8. The float32
-        residual is taken as at least one rounding, since a lucky run can be exact.
+    That is ``float64 <= 100 (eps64 / eps32) float32``, eps32 / eps64 being 5.4e8, for runs in both
+    precisions at the same settings (their random draws differ). The float32 residual is taken as at
+    least one rounding, since a lucky run can be exact.
 
     Example:
         >>> scales_with_epsilon(1e-15, 1e-6), scales_with_epsilon(1e-12, 1e-6)
@@ -236,13 +203,9 @@ def scales_with_epsilon(float64: float, float32: float) -> bool:
 
 
 def overall(claims: Sequence[Mapping[str, Any]]) -> bool | None:
-    """Verdict over all claims and controls.
+    """Verdict over all claims and controls, entries with ``kind`` and ``holds``.
 
-    Args:
-        claims: entries with ``kind`` and ``holds``.
-
-    Returns:
-        False if any is false; None if no claim that is not a control applies; True otherwise.
+    False if any is false; None if no claim that is not a control applies; True otherwise.
 
     Example:
         >>> overall([{"kind": "control", "holds": True}]) is None

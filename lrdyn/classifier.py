@@ -4,6 +4,9 @@ On whitened data, X X^T = I, and with a last layer K x d, the loss
 ``1/2 ||W_L ... W_1 X - Y||_F^2`` is deep factorisation of ``Phi = Y X^T``. The moving part has 2K
 dimensions, the last layer has no bulk, and hence the bulk of the others only decays:
 ``rho_l(t) = eps_l (1 - eta lambda_l)^t``.
+
+Reference: Yaras et al., "The Law of Parsimony in Gradient Descent for Learning Deep Linear
+Networks", as surveyed in arXiv 2503.19859.
 """
 
 from typing import TypeVar
@@ -13,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from lrdyn import linalg
 from lrdyn.factorization import Scalar, Steps, Weights, end_to_end
-from lrdyn.subspace import Blocks, Frame, blocks, propagate, start_scales, unit
+from lrdyn.subspace import Blocks, Frame, blocks, propagate, reduced_start, start_scales, unit
 
 Number = TypeVar("Number", float, Float[Array, ""])
 
@@ -87,7 +90,7 @@ def classifier_start(frame: Frame, weights: Weights, size: int) -> Weights:
         >>> [W.shape for W in classifier_start(identity, (jnp.eye(3), jnp.ones((1, 3))), 2)]
         [(2, 2), (1, 2)]
     """
-    inner = [scale * jnp.eye(size) for scale in start_scales(weights[:-1])]
+    inner = reduced_start(start_scales(weights[:-1]), size)
     return (*inner, weights[-1] @ frame.left[-1, :, :size])
 
 
@@ -105,16 +108,9 @@ def classifier_rho(
         weight_decay: lambda, or one for each square layer.
         steps: step numbers.
 
-    Returns:
-        rho_l at each of the steps.
-
     Example:
         >>> classifier_rho(jnp.ones(1), 0.5, 1.0, jnp.array([0, 2])).tolist()
         [[1.0], [0.25]]
-
-    Reference:
-        Yaras et al., "The Law of Parsimony in Gradient Descent for Learning Deep Linear
-        Networks", as surveyed in arXiv 2503.19859.
     """
     factor = 1 - learning_rate * jnp.broadcast_to(weight_decay, scales.shape)
     return scales[None, :] * factor[None, :] ** jnp.asarray(steps)[:, None]
@@ -143,7 +139,7 @@ def collapse_metrics(
     """
     membership = (labels[:, None] == jnp.arange(classes)[None, :]).astype(inputs.dtype)
 
-    def ratio(features):
+    def ratio(features: Array) -> Array:
         means = features @ membership / jnp.sum(membership, axis=0, keepdims=True)
         within = jnp.sum((features - means @ membership.T) ** 2) / features.shape[1]
         between = jnp.sum((means - jnp.mean(means, axis=1, keepdims=True)) ** 2) / classes
@@ -166,15 +162,9 @@ def collapse_ratio(scale: Number, per_class: int, depth: int) -> Number:
         per_class: n, examples in each class.
         depth: L.
 
-    Returns:
-        The predicted ratio.
-
     Example:
         >>> round(collapse_ratio(0.5, 10, 6), 3)
         0.17
-
-    Reference:
-        Law of Parsimony (Yaras et al.), as surveyed in arXiv 2503.19859.
     """
     return scale**2 / per_class ** (1 / depth)
 
@@ -193,9 +183,6 @@ def collapse_lower_bound(ratio: Number, dim: int, classes: int, depth: int) -> N
         dim: d, also the number of examples.
         classes: K.
         depth: L.
-
-    Returns:
-        The left-hand side.
 
     Example:
         >>> round(collapse_lower_bound(0.17, 50, 5, 6), 3)

@@ -1,4 +1,4 @@
-"""Corollary 1: the compressed network and its error."""
+"""Corollary 1 (arXiv 2503.19859): the compressed network and its error."""
 
 import math
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from lrdyn import linalg
 from lrdyn.factorization import Decay, Scalar, Weights, end_to_end
-from lrdyn.subspace import Frame, product_of_others, start_scales
+from lrdyn.subspace import Frame, product_of_others, reduced_start, start_scales
 
 
 class CompressedNetwork(NamedTuple):
@@ -30,9 +30,6 @@ def compress(frame: Frame, inner: Weights) -> CompressedNetwork:
         frame: frame of Theorem 2.
         inner: reduced layers; their size s = 2 r^ chooses how many columns are used.
 
-    Returns:
-        The compressed network.
-
     Example:
         >>> from lrdyn.subspace import Frame
         >>> compress(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), (jnp.ones((2, 2)),)).left.shape
@@ -47,9 +44,6 @@ def compressed_product(network: CompressedNetwork) -> Float[Array, "k d"]:
 
     Args:
         network: a compressed network.
-
-    Returns:
-        The k x d product.
 
     Example:
         >>> half = jnp.eye(2)[:, :1]
@@ -81,9 +75,6 @@ def gradient_basis(weights: Weights, gradient: Float[Array, "d d"], rank: int) -
         gradient: G.
         rank: r.
 
-    Returns:
-        The basis.
-
     Example:
         >>> target = jnp.diag(jnp.array([1.0, 0.0, 0.0]))
         >>> weights = (0.1 * jnp.eye(3)[jnp.array([1, 2, 0])], 0.1 * jnp.eye(3))
@@ -109,9 +100,6 @@ def gradient_gap_bound(
         scales: ``(eps_1, ..., eps_L)``.
         smallest: sigma_r of the target; infinite if not above e.
 
-    Returns:
-        The bound.
-
     Example:
         >>> round(float(gradient_gap_bound(jnp.full(2, 0.1), jnp.array(1.0))), 4)
         0.0101
@@ -123,14 +111,12 @@ def gradient_gap_bound(
 def gradient_network(weights: Weights, basis: Float[Array, "d s"]) -> CompressedNetwork:
     """Compressed network at the start of Corollary 1, from an orthogonal start and a basis.
 
-    ``f_C = U (eps_L I) ... (eps_1 I) V^T`` with V the basis and ``U = W_L ... W_1 V / prod eps_l``.
+    ``f_C = U (eps_L I) ... (eps_1 I) V^T`` with V the basis and ``U = W_L ... W_1 V / prod eps_l``:
+    the full network on the basis.
 
     Args:
         weights: square layers at the start, multiples of orthogonal ones.
         basis: orthonormal columns, from :func:`gradient_basis`.
-
-    Returns:
-        The network; it equals the full one on the basis.
 
     Example:
         >>> network = gradient_network((2 * jnp.eye(2), 3 * jnp.eye(2)), jnp.eye(2)[:, :1])
@@ -138,8 +124,8 @@ def gradient_network(weights: Weights, basis: Float[Array, "d s"]) -> Compressed
         [[6.0, 0.0], [0.0, 0.0]]
     """
     scales = start_scales(weights)
-    inner = tuple(scale * jnp.eye(basis.shape[1], dtype=basis.dtype) for scale in scales)
-    return CompressedNetwork(end_to_end(weights) @ basis / jnp.prod(scales), inner, basis)
+    left = end_to_end(weights) @ basis / jnp.prod(scales)
+    return CompressedNetwork(left, reduced_start(scales, basis.shape[1]), basis)
 
 
 def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Float[Array, "..."]:
@@ -150,15 +136,9 @@ def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Fl
         dim: d.
         rank: r^ >= r, half the size of the inner layers.
 
-    Returns:
-        The Frobenius norm of the difference at each time.
-
     Example:
         >>> float(compression_error(jnp.array([0.5, 0.5]), 8, 2))
         0.5
-
-    Reference:
-        arXiv 2503.19859, Corollary 1.
     """
     return jnp.sqrt(dim - 2.0 * rank) * jnp.abs(jnp.prod(rho, axis=-1))
 
@@ -172,9 +152,6 @@ def compression_bound(scales: Float[Array, "depth"], dim: int, rank: int) -> Flo
         scales: ``(eps_1, ..., eps_L)``.
         dim: d.
         rank: r^ >= r.
-
-    Returns:
-        The bound on the Frobenius norm.
 
     Example:
         >>> float(compression_bound(jnp.ones(3), 8, 2))
@@ -195,9 +172,6 @@ def bulk_contracts(
         learning_rate: eta.
         weight_decay: lambda, or one for each layer.
 
-    Returns:
-        The largest factor.
-
     Example:
         >>> float(bulk_contracts(jnp.ones((1, 2)), 0.5, 0.0))
         0.5
@@ -217,16 +191,10 @@ def parameter_counts(dim: int, depth: int, rank: int) -> dict[str, int]:
         depth: L.
         rank: r^, half the size of the inner layers.
 
-    Returns:
-        The three counts.
-
     Example:
         >>> counts = parameter_counts(1000, 3, 5)
         >>> counts["full"] // counts["compressed"]
         147
-
-    Reference:
-        arXiv 2503.19859, Corollary 1.
     """
     inner = depth * (2 * rank) ** 2
     return {"full": depth * dim**2, "compressed": 2 * dim * 2 * rank + inner, "inner": inner}
@@ -234,12 +202,6 @@ def parameter_counts(dim: int, depth: int, rank: int) -> dict[str, int]:
 
 def count(tree: object) -> int:
     """Number of scalars in a PyTree of arrays (or of shapes).
-
-    Args:
-        tree: any PyTree of arrays.
-
-    Returns:
-        The number of entries.
 
     Example:
         >>> count((jnp.ones((2, 3)), jnp.ones(4)))

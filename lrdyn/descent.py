@@ -20,6 +20,7 @@ from lrdyn.factorization import Decay, Scalar, Steps
 
 State = TypeVar("State")
 Record = TypeVar("Record")
+Loss = Callable[[PyTree], Float[Array, ""]]
 
 
 class Trajectory(NamedTuple):
@@ -85,9 +86,8 @@ def iterate(
     """
     steps = jnp.asarray(steps, jnp.int32)
 
-    def interval(state, start_stop):
-        start, stop = start_stop
-        state = jax.lax.fori_loop(start, stop, step, state)
+    def interval(state: State, ends: tuple[Array, Array]) -> tuple[State, Record]:
+        state = jax.lax.fori_loop(*ends, step, state)
         return state, record(state)
 
     starts = jnp.concatenate([jnp.zeros(1, steps.dtype), steps[:-1]])
@@ -99,14 +99,6 @@ def scan_records(
 ) -> tuple[State, Record]:
     """``jax.lax.scan`` whose outputs may have leaves other than arrays and numbers: they stay.
 
-    Args:
-        function: maps a state and one input to the next state and a record.
-        state: the first state.
-        inputs: PyTree of arrays with a leading axis.
-
-    Returns:
-        The last state and the records, their arrays stacked.
-
     Example:
         >>> add = lambda total, x: (total + x, {"name": "sum", "total": total + x})
         >>> _, records = scan_records(add, jnp.asarray(0), jnp.arange(3))
@@ -115,7 +107,7 @@ def scan_records(
     """
     others = []
 
-    def arrays_alone(state, at):
+    def arrays_alone(state: State, at: Any) -> tuple[State, PyTree]:
         state, record = function(state, at)
         arrays, other = eqx.partition(record, eqx.is_array_like)
         others.append(other)  # no tracer in it: it may leave the trace
@@ -125,24 +117,19 @@ def scan_records(
     return state, eqx.combine(records, others[-1])
 
 
-def trained_part(model: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """Split a model into the arrays that are trained and a function that puts them back.
-
-    Args:
-        model: any PyTree; its inexact arrays are trained.
-
-    Returns:
-        The arrays, with None in place of the rest, and the function that makes a model of them.
+def on_arrays(loss: Loss, model: PyTree) -> tuple[Loss, PyTree, Callable[[PyTree], PyTree]]:
+    """Loss of the inexact arrays of a model, these arrays, and what makes a model of them again.
 
     Raises:
         ValueError: there is no inexact array.
 
     Example:
-        >>> arrays, whole = trained_part({"W": jnp.ones(2), "act": "tanh", "shape": np.array([2])})
-        >>> jax.tree.map(jnp.shape, arrays)
-        {'W': (2,), 'act': None, 'shape': None}
-        >>> whole({**arrays, "W": "trained"})
-        {'W': 'trained', 'act': 'tanh', 'shape': array([2])}
+        >>> model = {"W": 3 * jnp.ones(2), "act": jnp.sum, "shape": np.array([2])}
+        >>> cost, arrays, whole = on_arrays(lambda model: model["act"](model["W"]), model)
+        >>> jax.tree.map(jnp.shape, arrays), float(cost(arrays))
+        ({'W': (2,), 'act': None, 'shape': None}, 6.0)
+        >>> whole({**arrays, "W": "trained"})["shape"]
+        array([2])
     """
     arrays, rest = eqx.partition(model, eqx.is_inexact_array)
     if not jax.tree.leaves(arrays):
@@ -151,8 +138,12 @@ def trained_part(model: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
             f"params: got leaves of type {', '.join(found) or 'none'}, wanted at least one array "
             "of floating-point numbers"
         )
-    # The rest comes first: where it has None the arrays may have a whole layer.
-    return arrays, lambda trained: eqx.combine(rest, trained)
+
+    def whole(trained: PyTree) -> PyTree:
+        # The rest comes first: where it has None there may be a whole layer.
+        return eqx.combine(rest, trained)
+
+    return lambda trained: loss(whole(trained)), arrays, whole
 
 
 def gradient_descent(
@@ -164,9 +155,6 @@ def gradient_descent(
         learning_rate: eta; may be traced.
         weight_decay: lambda, one for all or one for each layer of a tuple of layers.
 
-    Returns:
-        An optax gradient transformation.
-
     Example:
         >>> rule = gradient_descent(0.5, jnp.array([0.0, 1.0]))
         >>> params = (jnp.ones(1), jnp.ones(1))
@@ -176,7 +164,7 @@ def gradient_descent(
     """
     decays = tuple(jnp.asarray(weight_decay)) if jnp.ndim(weight_decay) else weight_decay
 
-    def decay(updates, params):
+    def decay(updates: PyTree, params: PyTree) -> PyTree:
         # `decays` is a prefix of the tree of parameters: one number for a whole layer.
         return jax.tree.map(
             lambda lam, g, w: jax.tree.map(lambda g, w: g + lam * w, g, w), decays, updates, params
@@ -186,7 +174,7 @@ def gradient_descent(
 
 
 def simulate(
-    loss: Callable[[PyTree], Float[Array, ""]],
+    loss: Loss,
     params: PyTree,
     optimizer: optax.GradientTransformation,
     steps: Steps,
@@ -220,11 +208,7 @@ def simulate(
         >>> run.records.tolist(), int(run.diverged_at)
         ([1.0, 0.5, 0.125], -1)
     """
-    arrays, whole = trained_part(params)
-
-    def cost(arrays):
-        return loss(whole(arrays))
-
+    cost, arrays, whole = on_arrays(loss, params)
     state, records = iterate(
         lambda t, state: _step(cost, optimizer, t, state),
         _begin(cost, arrays, optimizer),
@@ -242,7 +226,7 @@ class _State(NamedTuple):
     diverged_at: Int[Array, ""]
 
 
-def _begin(loss, params, optimizer) -> _State:
+def _begin(loss: Loss, params: PyTree, optimizer: optax.GradientTransformation) -> _State:
     never = jnp.asarray(-1, jnp.int32)
     return _State(params, optimizer.init(params), divergence_limit(loss(params)), never)
 
@@ -250,11 +234,7 @@ def _begin(loss, params, optimizer) -> _State:
 def divergence_limit(start: Float[Array, ""]) -> Float[Array, ""]:
     """Loss past which the digits of the first loss are below the last one of the present loss.
 
-    Args:
-        start: the first loss.
-
-    Returns:
-        ``|start|`` over machine epsilon; infinity for a first loss of 0, which has no digits.
+    It is ``|start|`` over machine epsilon; infinity for a first loss of 0, which has no digits.
 
     Example:
         >>> float(divergence_limit(jnp.asarray(0.0)))
@@ -266,16 +246,7 @@ def divergence_limit(start: Float[Array, ""]) -> Float[Array, ""]:
 def first_divergence(
     value: Float[Array, ""], t: Any, limit: Float[Array, ""], found: Int[Array, ""]
 ) -> Int[Array, ""]:
-    """Keep the first step whose loss is past a limit, or not a number.
-
-    Args:
-        value: loss at step t.
-        t: the step.
-        limit: see :func:`divergence_limit`.
-        found: the step found before, or -1.
-
-    Returns:
-        The step found now, or -1.
+    """First step whose loss is past a limit or no number: the one ``found`` before, or t, or -1.
 
     Example:
         >>> int(first_divergence(jnp.nan * jnp.ones(()), 7, jnp.inf * jnp.ones(()), jnp.array(-1)))
@@ -285,18 +256,18 @@ def first_divergence(
     return jnp.where(lost & (found < 0), t, found)
 
 
-def _step(loss, optimizer, t, state: _State) -> _State:
+def _step(loss: Loss, optimizer: optax.GradientTransformation, t: Any, state: _State) -> _State:
     value, gradient = jax.value_and_grad(loss)(state.params)
     updates, inner = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     return _State(params, inner, state.limit, _diverged(value, t, state))
 
 
-def _end(loss, state: _State, steps) -> Int[Array, ""]:
+def _end(loss: Loss, state: _State, steps: Steps) -> Int[Array, ""]:
     return _diverged(loss(state.params), jnp.asarray(steps, jnp.int32)[-1], state)
 
 
-def _diverged(value, t, state: _State) -> Int[Array, ""]:
+def _diverged(value: Float[Array, ""], t: Any, state: _State) -> Int[Array, ""]:
     return first_divergence(value, t, state.limit, state.diverged_at)
 
 
@@ -314,7 +285,7 @@ class Stopped(NamedTuple):
 
 
 def simulate_until(
-    loss: Callable[[PyTree], Float[Array, ""]],
+    loss: Loss,
     params: PyTree,
     optimizer: optax.GradientTransformation,
     tolerance: Scalar,
@@ -335,9 +306,6 @@ def simulate_until(
         check_every: steps between two looks at the loss.
         max_steps: the run stops after so many steps.
 
-    Returns:
-        A :class:`Stopped`.
-
     Raises:
         ValueError: ``max_steps`` is not a positive multiple of ``check_every``, or ``params`` has
             no inexact array.
@@ -351,21 +319,18 @@ def simulate_until(
     """
     if check_every < 1 or max_steps < 1 or max_steps % check_every:
         raise ValueError(f"max_steps: got {max_steps}, wanted a multiple of {check_every}")
-    arrays, whole = trained_part(params)
+    cost, arrays, whole = on_arrays(loss, params)
 
-    def cost(arrays):
-        return loss(whole(arrays))
-
-    def step(_, state):
+    def step(_: Array, state: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         arrays, inner = state
         updates, inner = optimizer.update(jax.grad(cost)(arrays), inner, arrays)
         return optax.apply_updates(arrays, updates), inner
 
-    def unfinished(state):
+    def unfinished(state: tuple[PyTree, Array, Array]) -> Array:
         _, value, steps = state
         return (value > tolerance) & (value < jnp.inf) & (steps < max_steps)
 
-    def block(state):
+    def block(state: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
         trained, _, steps = state
         trained = jax.lax.fori_loop(0, check_every, step, trained)
         return trained, cost(trained[0]), steps + check_every
@@ -375,7 +340,7 @@ def simulate_until(
     return Stopped(whole(arrays), value, steps, value <= tolerance)
 
 
-Problem = tuple[Callable[[PyTree], Float[Array, ""]], PyTree, optax.GradientTransformation]
+Problem = tuple[Loss, PyTree, optax.GradientTransformation]
 
 
 def simulate_lanes(
@@ -409,13 +374,13 @@ def simulate_lanes(
     """
     last = jax.tree.map(lambda array: jnp.moveaxis(array, 0, -1), data)
 
-    def over_runs(function, axis):
+    def over_runs(function: Callable[..., Any], axis: int) -> Callable[..., Any]:
         return jax.vmap(lambda one, *rest: function(*problem(one), *rest), -1, axis)
 
-    def step(t, state):
+    def step(t: Array, state: _State) -> _State:
         return over_runs(lambda loss, _, rule, s: _step(loss, rule, t, s), -1)(last, state)
 
-    def see(state):
+    def see(state: _State) -> PyTree:
         return jax.vmap(lambda s: record(s.params), -1, 0)(state)
 
     start = over_runs(_begin, -1)(last)

@@ -39,9 +39,6 @@ def observed_entries(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> 
         target: Phi.
         mask: M, 1 where an entry is observed and 0 elsewhere; concrete, since it decides shapes.
 
-    Returns:
-        The entries.
-
     Raises:
         ValueError: no entry is observed.
 
@@ -57,33 +54,29 @@ def observed_entries(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> 
 
 
 def _lines(seen: np.ndarray, values: np.ndarray) -> Lines:
-    rows, longest = len(seen), int(seen.sum(1).max())
+    longest = int(seen.sum(1).max())
     places = np.argsort(~seen, axis=1, kind="stable")[:, :longest].astype(np.int32)
     there = np.take_along_axis(seen, places, 1)
-    found = np.where(there, np.take_along_axis(values, places, 1), 0.0)
-    more = ((0, -rows % BLOCK), (0, 0))
-    shape = (-1, BLOCK, longest)
-    weights = there / seen.sum()
-    padded = (np.pad(x, more).reshape(shape) for x in (places, found, weights))
-    places, found, weights = padded
-    dtype = values.dtype
-    return Lines(jnp.asarray(places), jnp.asarray(found, dtype), jnp.asarray(weights, dtype))
+    found = np.where(there, np.take_along_axis(values, places, 1), 0.0).astype(values.dtype)
+    weights = (there / seen.sum()).astype(values.dtype)
+
+    def blocked(entries: np.ndarray) -> Array:
+        padded = np.pad(entries, ((0, -len(seen) % BLOCK), (0, 0)))
+        return jnp.asarray(padded.reshape(-1, BLOCK, longest))
+
+    return Lines(blocked(places), blocked(found), blocked(weights))
 
 
 def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[Array, ""]:
-    """``1/2 ||M * (f_C - Phi)||^2 / sum M`` from the entries alone.
+    """:func:`lrdyn.recovery.completion_loss`, ``1/2 ||M * (f_C - Phi)||^2 / sum M``, by entries.
 
-    It equals :func:`lrdyn.recovery.completion_loss`.
-
-    Never forms a k x d matrix: a gradient costs a pass over the entries of each row and one over
-    those of each column. On a CPU it overtakes dense arrays where about a fifth is observed.
+    Differentiable once. It never forms a k x d matrix: a gradient costs a pass over the entries of
+    each row and one over those of each column. On a CPU it overtakes dense arrays where about a
+    fifth is observed.
 
     Args:
         network: the network.
         entries: from :func:`observed_entries`.
-
-    Returns:
-        The loss, a scalar; differentiable once.
 
     Example:
         >>> from lrdyn.recovery import spectral_network
@@ -95,18 +88,21 @@ def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[
     return _loss(left, network.right, entries)
 
 
+Slopes = tuple[Float[Array, "k s"], Float[Array, "d s"]]
+
+
 @jax.custom_vjp
-def _loss(left, right, entries):
+def _loss(left: Array, right: Array, entries: ObservedEntries) -> Float[Array, ""]:
     return _pass(left, right, entries.rows)[0]
 
 
-def _forward(left, right, entries):
+def _forward(left: Array, right: Array, entries: ObservedEntries) -> tuple[Array, Slopes]:
     loss, of_left = _pass(left, right, entries.rows)
     return loss, (of_left, _pass(right, left, entries.columns)[1])
 
 
-def _backward(slopes, cotangent):
-    return (*(cotangent * slope for slope in slopes), None)
+def _backward(slopes: Slopes, cotangent: Array) -> tuple[Array, Array, None]:
+    return cotangent * slopes[0], cotangent * slopes[1], None
 
 
 _loss.defvjp(_forward, _backward)
@@ -117,7 +113,7 @@ def _pass(mine: Float[Array, "k s"], other: Float[Array, "d s"], lines: Lines):
     rows, size = mine.shape
     blocks = jnp.pad(mine, ((0, -rows % BLOCK), (0, 0))).reshape(-1, BLOCK, size)
 
-    def block(loss, block_and_lines):
+    def block(loss: Array, block_and_lines: tuple[Array, Lines]) -> tuple[Array, Array]:
         own, (places, values, weights) = block_and_lines
         factors = other[places]
         error = jnp.einsum("bs,bns->bn", own, factors) - values

@@ -42,9 +42,6 @@ def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float
         left: a matrix of a few rows and columns.
         right: another.
 
-    Returns:
-        Their product.
-
     Example:
         >>> small_matmul(jnp.ones((2, 3)), jnp.ones((3, 1))).tolist()
         [[3.0], [3.0]]
@@ -87,9 +84,6 @@ def factorization_loss(
         target: Phi.
         matmul: how to multiply two matrices, see :func:`end_to_end`.
 
-    Returns:
-        The loss, a scalar.
-
     Example:
         >>> float(factorization_loss((jnp.eye(3), jnp.eye(3)), jnp.zeros((3, 3))))
         1.5
@@ -110,9 +104,6 @@ def mean_factorization_loss(weights: Weights, target: Float[Array, "k d"]) -> Fl
         weights: layers ``(W_1, ..., W_L)``.
         target: Phi.
 
-    Returns:
-        The loss, a scalar.
-
     Example:
         >>> float(mean_factorization_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2))))
         0.25
@@ -129,9 +120,6 @@ def regression_loss(
         weights: layers ``(W_1, ..., W_L)``.
         inputs: X, one example a column.
         outputs: Y, one example a column.
-
-    Returns:
-        The loss, a scalar.
 
     Example:
         >>> float(regression_loss((jnp.eye(2),), jnp.eye(2), jnp.zeros((2, 2))))

@@ -1,4 +1,7 @@
-"""Gradients become low-rank: closed form and stable rank under a linear recursion."""
+"""Gradients become low-rank: closed form and stable rank under a linear recursion.
+
+Reference: Zhao et al., GaLore (arXiv 2403.03507), Lemma 3.3.
+"""
 
 from typing import NamedTuple
 
@@ -71,9 +74,6 @@ def gradient_path(
         learning_rate: eta.
         steps: t, in steps.
 
-    Returns:
-        G_t.
-
     Example:
         >>> modes = gradient_modes(jnp.eye(1)[None], jnp.eye(1)[None])
         >>> gradient_path(modes, jnp.ones((1, 1)), 0.5, jnp.arange(3)).ravel().tolist()
@@ -89,13 +89,8 @@ def distinct(dtype: np.dtype) -> float:
     """Relative distance from which eigenvalues count as distinct: sqrt(machine epsilon).
 
     Rounding moves an eigenvalue by about eps l_max, and turns its eigenvectors by about eps l_max
-    over the gap to the next one: half of the digits are left at this distance.
-
-    Args:
-        dtype: floating-point type of the eigenvalues.
-
-    Returns:
-        The distance, as a part of the largest absolute eigenvalue.
+    over the gap to the next one: half of the digits are left at this distance, which is a part of
+    the largest absolute eigenvalue.
 
     Example:
         >>> distinct(np.dtype("float64")) == 2.0**-26
@@ -118,9 +113,6 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
         tolerance: eigenvalues closer to l_1 than this part of the largest absolute one count as
             l_1; see :func:`distinct`, the default.
 
-    Returns:
-        The :class:`Edges`.
-
     Example:
         >>> modes = GradientModes(jnp.array([0.0, 1e-9, 0.5, 1.0]), jnp.eye(4))
         >>> [float(value) for value in spectral_edges(modes)]
@@ -140,9 +132,6 @@ def slowest_part(
         modes: eigenvalues and eigenvectors.
         matrix: G_0.
         tolerance: see :func:`spectral_edges`.
-
-    Returns:
-        G_par.
 
     Example:
         >>> B = jnp.diag(jnp.array([1.0, 0.0]))[None]
@@ -224,9 +213,6 @@ def stable_rank_bounds(
         ratio: q = (1 - eta l_2) / (1 - eta l_1), for 0 < eta <= 2/(l_2 + l_max).
         steps: t, in steps.
 
-    Returns:
-        The :class:`StableRankBounds`.
-
     Example:
         >>> part = jnp.array([[0.0, 0.5], [0.5, 0.75]])
         >>> rest = jnp.array([[-0.75, 0.0], [0.0, 0.0]])
@@ -235,9 +221,6 @@ def stable_rank_bounds(
         [0.347, 26.0, 1.625]
         >>> round(float(stable_rank(singular_values(part + rest))), 3)
         2.0
-
-    Reference:
-        Zhao et al., GaLore (arXiv 2403.03507), Lemma 3.3.
     """
     spectral, frobenius = jnp.max(singular_values(part)), jnp.linalg.norm(part)
     left = ratio ** jnp.asarray(steps, part.dtype) * jnp.linalg.norm(rest)

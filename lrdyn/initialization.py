@@ -19,9 +19,6 @@ def layer_scales(scale: Scalar, spread: Scalar, depth: int) -> Float[Array, "dep
         spread: ratio of the last layer's scale to the first's; 1 makes all equal.
         depth: number of layers, L.
 
-    Returns:
-        ``(eps_1, ..., eps_L)``.
-
     Raises:
         ValueError: ``depth`` is smaller than 2.
 
@@ -35,14 +32,7 @@ def layer_scales(scale: Scalar, spread: Scalar, depth: int) -> Float[Array, "dep
 
 
 def gaussians(key: Key[Array, ""], shapes: Sequence[tuple[int, int]]) -> list[Float[Array, "_ _"]]:
-    """Standard Gaussian matrices from one draw (each draw costs 0.3 s of compilation).
-
-    Args:
-        key: random key.
-        shapes: shapes of the matrices.
-
-    Returns:
-        Independent matrices.
+    """Independent standard Gaussian matrices from one draw (each draw costs 0.3 s of compilation).
 
     Example:
         >>> [G.shape for G in gaussians(jax.random.key(0), [(2, 3), (4, 1)])]
@@ -82,9 +72,6 @@ def orthogonal_layers(
         widths: ``(d_0, ..., d_L)``; layer l maps ``d_{l-1}`` to ``d_l``.
         scales: ``(eps_1, ..., eps_L)``.
 
-    Returns:
-        The layers ``(W_1, ..., W_L)``.
-
     Raises:
         ValueError: the number of scales is not the number of layers.
 
@@ -100,7 +87,9 @@ def orthogonal_layers(
     return tuple(scale * orthogonal(G) for scale, G in zip(scales, draws, strict=True))
 
 
-def _layer_gaussians(key, widths, scales):
+def _layer_gaussians(
+    key: Key[Array, ""], widths: Sequence[int], scales: Float[Array, "depth"]
+) -> list[Float[Array, "_ _"]]:
     depth = len(widths) - 1
     if scales.shape != (depth,):
         raise ValueError(f"scales: got shape {scales.shape}, wanted one for each of {depth} layers")
@@ -118,9 +107,6 @@ def gaussian_layers(
         scales: ``(eps_1, ..., eps_L)``; entries of layer l have variance
             ``eps_l^2 / max(d_{l-1}, d_l)``.
 
-    Returns:
-        The layers ``(W_1, ..., W_L)``.
-
     Example:
         >>> gaussian_layers(jax.random.key(0), (3, 5), jnp.ones(1))[0].shape
         (5, 3)
@@ -132,15 +118,12 @@ def gaussian_layers(
 def low_rank_target(
     key: Key[Array, ""], shape: tuple[int, int], singular_values: Float[Array, "r"]
 ) -> Float[Array, "k d"]:
-    """Target with given singular values and random singular subspaces.
+    """Target ``Phi = U diag(singular_values) V^T`` with random singular subspaces.
 
     Args:
         key: random key.
         shape: (k, d).
         singular_values: the non-zero singular values, at most min(k, d) of them.
-
-    Returns:
-        Phi = U diag(singular_values) V^T.
 
     Raises:
         ValueError: more singular values than the shape has room for.
@@ -166,9 +149,6 @@ def spaced_singular_values(rank: int, scale: Scalar = 1.0) -> Float[Array, "r"]:
         rank: how many.
         scale: the largest.
 
-    Returns:
-        The values in decreasing order.
-
     Example:
         >>> spaced_singular_values(3).tolist()
         [1.0, 0.75, 0.5]
@@ -179,15 +159,12 @@ def spaced_singular_values(rank: int, scale: Scalar = 1.0) -> Float[Array, "r"]:
 def truncated_gaussian_target(
     key: Key[Array, ""], shape: tuple[int, int], rank: int
 ) -> Float[Array, "k d"]:
-    """Rank-r truncation of a standard Gaussian matrix (the target of Figure 3).
+    """Best rank-r approximation of a standard Gaussian matrix (the target of Figure 3).
 
     Args:
         key: random key.
         shape: (k, d).
         rank: r.
-
-    Returns:
-        Phi, the best rank-r approximation of the Gaussian matrix.
 
     Example:
         >>> int(jnp.linalg.matrix_rank(truncated_gaussian_target(jax.random.key(0), (9, 9), 2)))

@@ -24,9 +24,6 @@ def index_sets(count: int, rank: int) -> Sets:
         count: number of singular values, min(k, d).
         rank: r, the width of the hidden layer.
 
-    Returns:
-        The sets, a row each, filled up with -1.
-
     Raises:
         ValueError: ``rank`` is out of range.
 
@@ -49,9 +46,6 @@ def admissible(sets: Sets, values: Float[Array, "n"], decay: Scalar) -> Bool[Arr
             decay count as equal to it.
         decay: lambda.
 
-    Returns:
-        One boolean for each set.
-
     Example:
         >>> admissible(index_sets(2, 1), jnp.array([2.0, 1.0]), 1.0).tolist()
         [True, True, False]
@@ -64,7 +58,7 @@ def admissible(sets: Sets, values: Float[Array, "n"], decay: Scalar) -> Bool[Arr
 def critical_points(
     target: Float[Array, "k d"], sets: Sets, decay: Scalar = 0.0
 ) -> tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]:
-    """Balanced critical points: ``W_1 = D^{1/2} V_S^T``, ``W_2 = U_S D^{1/2}``.
+    """Layers of the balanced critical points: ``W_1 = D^{1/2} V_S^T``, ``W_2 = U_S D^{1/2}``.
 
     ``D = Sigma_S - lambda I``; a spare slot is zero. Theorem 1, item 3.
 
@@ -72,9 +66,6 @@ def critical_points(
         target: Phi.
         sets: S, admissible ones; the others give points that are not critical.
         decay: lambda.
-
-    Returns:
-        The layers (W_1, W_2) for each set.
 
     Example:
         >>> W1, W2 = critical_points(jnp.diag(jnp.array([4.0, 1.0])), index_sets(2, 1))
@@ -98,9 +89,6 @@ def critical_values(
         sets: S.
         decay: lambda.
 
-    Returns:
-        The values of the loss.
-
     Example:
         >>> critical_values(jnp.array([2.0, 1.0]), index_sets(2, 1)).tolist()
         [2.5, 0.5, 2.0]
@@ -113,13 +101,6 @@ def critical_values(
 
 def members(sets: Sets, count: int) -> Bool[np.ndarray, "sets n"]:
     """Which singular values are in each set.
-
-    Args:
-        sets: S.
-        count: number of singular values.
-
-    Returns:
-        One boolean for each set and value.
 
     Example:
         >>> members(index_sets(2, 1), 2).tolist()
@@ -146,9 +127,6 @@ def smallest_curvature(
         values: all singular values of the target.
         sets: S, admissible ones.
         decay: lambda.
-
-    Returns:
-        One eigenvalue for each set.
 
     Example:
         >>> smallest_curvature(jnp.array([3.0, 2.0, 1.0]), index_sets(3, 1), 0.5).tolist()
@@ -188,9 +166,6 @@ def hessian_spectrum(
         sets: S, admissible ones.
         shape: (k, d).
         decay: lambda.
-
-    Returns:
-        The spectra.
 
     Raises:
         ValueError: the number of values does not fit the shape.
@@ -261,9 +236,6 @@ def find_critical_point(
         start: any PyTree of arrays.
         steps: number of steps tried.
 
-    Returns:
-        A :class:`Found`.
-
     Example:
         >>> saddle = lambda x: jnp.cos(x)
         >>> round(float(find_critical_point(saddle, jnp.array(0.3)).weights), 6)
@@ -274,7 +246,7 @@ def find_critical_point(
     # Directions that the loss does not depend on must not be divided by their round-off.
     floor = (len(flat) * jnp.finfo(flat.dtype).eps) ** 2
 
-    def step(_, state):
+    def step(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         x, gradient, factor = state
         curvature, basis = linalg.eigh(jax.jacfwd(slope)(x))
         damping = factor * jnp.sum(gradient**2) + floor * jnp.max(curvature**2)

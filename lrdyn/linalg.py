@@ -5,6 +5,9 @@ spread over host devices can deadlock (JAX 0.10). Here a batch is a loop over si
 cannot, and which is no slower on a CPU: LAPACK itself loops.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
@@ -57,7 +60,9 @@ def orthogonal_factor(gaussian: Float[Array, "m n"]) -> Float[Array, "m n"]:
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None, :]
 
 
-def over_leading_axes(function, matrices: Float[Array, "... m n"]):
+def over_leading_axes(
+    function: Callable[[Float[Array, "m n"]], Any], matrices: Float[Array, "... m n"]
+) -> Any:
     """Apply a function of one matrix over all leading axes."""
     for _ in range(matrices.ndim - 2):
         function = jax.vmap(function)

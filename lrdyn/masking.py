@@ -21,9 +21,6 @@ def masked_loss(
         target: Phi.
         mask: M, 1 where an entry is observed and 0 elsewhere.
 
-    Returns:
-        The loss, a scalar.
-
     Example:
         >>> mask = jnp.array([[1.0, 1.0], [0.0, 0.0]])
         >>> float(masked_loss((jnp.eye(2),), jnp.zeros((2, 2)), mask))
@@ -33,15 +30,12 @@ def masked_loss(
 
 
 def observe(key: Key[Array, ""], shape: tuple[int, int], fraction: Scalar) -> Float[Array, "k d"]:
-    """Draw a mask that observes each entry independently with probability ``fraction``.
+    """Draw a mask, 1 where an entry is observed, independently with a probability, and 0 elsewhere.
 
     Args:
         key: random key.
-        shape: shape of the mask.
-        fraction: probability that an entry is observed.
-
-    Returns:
-        The mask M of zeros and ones.
+        shape: (k, d).
+        fraction: the probability.
 
     Example:
         >>> float(observe(jax.random.key(0), (2, 2), 1.0).sum())
@@ -70,9 +64,6 @@ def bernoulli_masks(size: int, keep_prob: Scalar) -> MaskDistribution:
         size: number of entries, at most 20.
         keep_prob: theta.
 
-    Returns:
-        The distribution.
-
     Raises:
         ValueError: ``size`` is out of range.
 
@@ -90,15 +81,12 @@ def bernoulli_masks(size: int, keep_prob: Scalar) -> MaskDistribution:
 
 
 def block_masks(size: int, block: int, keep_prob: Scalar) -> MaskDistribution:
-    """All masks that keep or drop whole blocks of neighbours, as DropBlock and patches do.
+    """All 2^(size / block) masks of blocks of neighbours, as DropBlock and patches have them.
 
     Args:
         size: number of entries.
         block: entries of a block, a divisor of ``size``.
         keep_prob: theta, of each block independently.
-
-    Returns:
-        The distribution, 2^(size / block) masks.
 
     Raises:
         ValueError: ``block`` does not divide ``size``, or there are too many blocks.
@@ -120,16 +108,13 @@ def _blocks(size: int, block: int) -> int:
 def draw_mask(
     key: Key[Array, ""], size: int, keep_prob: Scalar, *, block: int = 1
 ) -> Float[Array, "terms"]:
-    """Draw one mask of independent blocks of neighbours, each kept with probability theta.
+    """Draw one mask of zeros and ones: blocks of neighbours are kept with probability theta each.
 
     Args:
         key: random key.
         size: number of entries.
         keep_prob: theta.
         block: entries of a block, a divisor of ``size``; 1 for independent entries.
-
-    Returns:
-        The mask R of zeros and ones.
 
     Raises:
         ValueError: ``block`` does not divide ``size``.
@@ -149,9 +134,6 @@ def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "
         block: entries of a block, a divisor of ``size``; 1 for independent entries.
         keep_prob: theta.
 
-    Returns:
-        C.
-
     Raises:
         ValueError: ``block`` does not divide ``size``.
 
@@ -170,9 +152,6 @@ def mask_mean(masks: MaskDistribution) -> Float[Array, "terms"]:
     Args:
         masks: the distribution.
 
-    Returns:
-        mu.
-
     Example:
         >>> mask_mean(bernoulli_masks(2, 0.25)).tolist()
         [0.25, 0.25]
@@ -186,9 +165,6 @@ def mask_covariance(masks: MaskDistribution) -> Float[Array, "terms terms"]:
     Args:
         masks: the distribution.
 
-    Returns:
-        C.
-
     Example:
         >>> mask_covariance(bernoulli_masks(2, 0.5)).tolist()
         [[0.25, 0.0], [0.0, 0.25]]
@@ -200,15 +176,12 @@ def mask_covariance(masks: MaskDistribution) -> Float[Array, "terms terms"]:
 def masked_prediction(
     mask: Float[Array, "terms"], mean: Float[Array, "terms"], terms: Float[Array, "terms m n"]
 ) -> Float[Array, "m n"]:
-    """Prediction under a mask scaled by its mean, ``sum_i (R_i / mu_i) Z_i``.
+    """Prediction under a scaled mask, ``sum_i (R_i / mu_i) Z_i``, of expectation ``sum_i Z_i``.
 
     Args:
         mask: R.
         mean: mu, nowhere zero; ones for masks that are not scaled.
         terms: Z_i.
-
-    Returns:
-        The prediction, whose expectation is ``sum_i Z_i``.
 
     Example:
         >>> masked_prediction(jnp.array([1.0, 0.0]), jnp.full(2, 0.5), jnp.ones((2, 1, 1))).tolist()
@@ -226,16 +199,13 @@ def deterministic_equivalent(
     """Expected squared loss under any masks with this mean and covariance.
 
     ``E ||Y - sum_i (R_i/mu_i) Z_i||_F^2 = ||Y - sum_i Z_i||_F^2 + sum_ij C_ij/(mu_i mu_j) <Z_i,
-    Z_j>``, the general identity of Theorem 3.
+    Z_j>``, the general identity of Theorem 3: the loss of the mean prediction and a penalty.
 
     Args:
         target: Y.
         terms: Z_i.
         mean: mu.
         covariance: C.
-
-    Returns:
-        The expectation, a scalar: the loss of the mean prediction and a penalty.
 
     Raises:
         ValueError: ``mean`` or ``covariance`` does not have an entry for each term.
@@ -270,9 +240,6 @@ def exact_expectation(
         loss: maps a mask to an array, for example the loss of your own network.
         masks: every mask, one a row.
         probabilities: their probabilities.
-
-    Returns:
-        The expectation.
 
     Raises:
         ValueError: there are not as many probabilities as masks.
@@ -312,9 +279,6 @@ def monte_carlo(
         loss: maps a mask to an array.
         draw: maps a key to a mask, for example ``lambda key: draw_mask(key, 8, 0.5)``.
         samples: number of draws, at least 2.
-
-    Returns:
-        The :class:`Estimate`.
 
     Raises:
         ValueError: ``samples`` is smaller than 2.

@@ -1,4 +1,7 @@
-"""Matrix completion and sensing: full and compressed networks that see part of the target."""
+"""Matrix completion and sensing: full and compressed networks that see part of the target.
+
+Reference: Kwon et al., Efficient low-dimensional compression of overparameterized models, 2024.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ from lrdyn import linalg
 from lrdyn.compression import CompressedNetwork, compressed_product
 from lrdyn.factorization import Scalar
 from lrdyn.initialization import gaussians
+from lrdyn.masking import masked_loss
 
 
 def spread_target(key: Key[Array, ""], shape: tuple[int, int], rank: int) -> Float[Array, "k d"]:
@@ -22,9 +26,6 @@ def spread_target(key: Key[Array, ""], shape: tuple[int, int], rank: int) -> Flo
         shape: (k, d).
         rank: r, at most min(k, d) / 2.
 
-    Returns:
-        Phi.
-
     Raises:
         ValueError: ``rank`` is out of range.
 
@@ -32,9 +33,6 @@ def spread_target(key: Key[Array, ""], shape: tuple[int, int], rank: int) -> Flo
         >>> import jax
         >>> int(jnp.linalg.matrix_rank(spread_target(jax.random.key(0), (12, 12), 3)))
         3
-
-    Reference:
-        Kwon et al., Efficient low-dimensional compression of overparameterized models, 2024.
     """
     if not 1 <= rank <= min(shape) // 2:
         raise ValueError(f"rank: got {rank}, wanted 1 to {min(shape) // 2} for shape {shape}")
@@ -50,9 +48,6 @@ def surrogate(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> Float[A
     Args:
         target: Phi; entries outside the mask are not used.
         mask: M, 1 where an entry is observed; p is the fraction of ones.
-
-    Returns:
-        The estimate.
 
     Example:
         >>> surrogate(jnp.ones((2, 2)), jnp.eye(2)).tolist()
@@ -73,9 +68,6 @@ def sensing_loss(
         measurements: A_1, ..., A_m.
         values: ``y_i = <A_i, Phi>``, see :func:`sense`.
 
-    Returns:
-        The loss, a scalar.
-
     Example:
         >>> float(sensing_loss(jnp.eye(2), jnp.ones((1, 2, 2)), jnp.zeros(1)))
         2.0
@@ -89,9 +81,6 @@ def sense(measurements: Float[Array, "m k d"], target: Float[Array, "k d"]) -> F
     Args:
         measurements: A_1, ..., A_m.
         target: Phi.
-
-    Returns:
-        y.
 
     Example:
         >>> sense(jnp.ones((2, 2, 2)), jnp.eye(2)).tolist()
@@ -109,9 +98,6 @@ def sensing_surrogate(
         measurements: A_1, ..., A_m.
         values: y.
 
-    Returns:
-        The estimate.
-
     Example:
         >>> sensing_surrogate(jnp.ones((2, 1, 1)), jnp.array([1.0, 2.0])).tolist()
         [[1.5]]
@@ -122,7 +108,7 @@ def sensing_surrogate(
 def spectral_network(
     matrix: Float[Array, "k d"], size: int, scale: Scalar, depth: int = 3
 ) -> CompressedNetwork:
-    """Compressed network with the leading singular subspaces of a matrix as outer factors.
+    """Start of a compressed network: outer factors are leading singular subspaces of a matrix.
 
     ``f_C = (eps U) (eps I) ... (eps I) (eps V^T)`` with ``depth`` factors, L - 2 of them inner.
 
@@ -132,9 +118,6 @@ def spectral_network(
         scale: eps.
         depth: L, the number of factors.
 
-    Returns:
-        The network at its start.
-
     Raises:
         ValueError: ``depth`` < 3 or ``size`` out of range.
 
@@ -142,9 +125,6 @@ def spectral_network(
         >>> network = spectral_network(jnp.eye(4), 2, 0.1)
         >>> [len(network.inner), network.left.shape, network.right.shape]
         [1, (4, 2), (4, 2)]
-
-    Reference:
-        Kwon et al., Efficient low-dimensional compression of overparameterized models, 2024.
     """
     if depth < 3:
         raise ValueError(f"depth: got {depth}, wanted at least 3 factors")
@@ -165,14 +145,11 @@ def observed_loss(
         target: Phi.
         mask: M, 1 where an entry is observed and 0 elsewhere.
 
-    Returns:
-        The loss, a scalar.
-
     Example:
         >>> float(observed_loss(jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.eye(2)))
         0.5
     """
-    return 0.5 * jnp.sum((mask * (product - target)) ** 2) / jnp.sum(mask)
+    return masked_loss((product,), target, mask) / jnp.sum(mask)
 
 
 def recovery_error(product: Float[Array, "k d"], target: Float[Array, "k d"]) -> Float[Array, ""]:
@@ -181,9 +158,6 @@ def recovery_error(product: Float[Array, "k d"], target: Float[Array, "k d"]) ->
     Args:
         product: f.
         target: Phi.
-
-    Returns:
-        The error, a scalar.
 
     Example:
         >>> float(recovery_error(jnp.zeros((2, 2)), jnp.eye(2)))
@@ -202,9 +176,6 @@ def completion_loss(
         target: Phi.
         mask: M.
 
-    Returns:
-        The loss, a scalar.
-
     Example:
         >>> network = spectral_network(jnp.eye(4), 2, 1.0)
         >>> float(completion_loss(network, jnp.eye(4), jnp.ones((4, 4))))
@@ -219,9 +190,6 @@ def discrepant_rates(learning_rate: Scalar, ratio: Scalar) -> optax.GradientTran
     Args:
         learning_rate: eta of the inner layers.
         ratio: alpha (or gamma): step of the two outer factors over eta.
-
-    Returns:
-        An optax gradient transformation for a :class:`~lrdyn.compression.CompressedNetwork`.
 
     Example:
         >>> import jax

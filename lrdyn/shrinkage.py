@@ -1,4 +1,13 @@
-"""Weight decay as shrinkage of singular values: minimisers of factorised losses in closed form."""
+"""Weight decay as shrinkage of singular values: minimisers of factorised losses in closed form.
+
+``sigma`` are the singular values of a target, decreasing, ``s`` those of a product of L layers,
+``lambda`` is the decay and r the width of the inner layers (Theorem 1 of arXiv 2503.19859).
+
+Reference of the autoencoder: Kunin et al., Loss landscapes of regularized linear autoencoders,
+2019.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +19,16 @@ from lrdyn.factorization import Scalar, Weights, factorization_loss
 
 
 def decayed_loss(weights: Weights, target: Float[Array, "k d"], decay: Scalar) -> Float[Array, ""]:
-    """Factorisation with weight decay.
-
-    ``1/2 ||W_L ... W_1 - Phi||_F^2 + (lambda/2) sum_l ||W_l||_F^2``: Theorem 1.
+    """Loss of Theorem 1, ``1/2 ||W_L ... W_1 - Phi||_F^2 + (lambda/2) sum_l ||W_l||_F^2``.
 
     Args:
         weights: layers ``(W_1, ..., W_L)``.
         target: Phi.
         decay: lambda.
 
-    Returns:
-        The loss, a scalar.
-
     Example:
         >>> float(decayed_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2)), 0.5))
         2.0
-
-    Reference:
-        arXiv 2503.19859, Theorem 1.
     """
     squares = sum(jnp.sum(W**2) for W in weights)
     return factorization_loss(weights, target) + 0.5 * decay * squares
@@ -46,9 +47,6 @@ def schatten_loss(
         decay: lambda.
         depth: L.
 
-    Returns:
-        The cost, element by element.
-
     Example:
         >>> schatten_loss(jnp.array([0.0, 1.0]), jnp.ones(2), 0.25, 2).tolist()
         [0.5, 0.25]
@@ -66,9 +64,6 @@ def shrink(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Ar
         values: sigma, >= 0.
         decay: lambda.
         depth: L.
-
-    Returns:
-        The shrunk values.
 
     Raises:
         ValueError: ``depth`` is smaller than 2.
@@ -176,9 +171,6 @@ def in_basin(
         decay: lambda.
         depth: L.
 
-    Returns:
-        One boolean for each value.
-
     Example:
         >>> in_basin(jnp.array([0.0, 0.001, 0.8]), jnp.ones(3), 0.1, 3).tolist()
         [False, False, True]
@@ -188,19 +180,19 @@ def in_basin(
     return (found > low) & (found <= high) & convex
 
 
-def _slope(w, values, decay, depth):
+def _slope(w: Array, values: Array, decay: Scalar, depth: int) -> Array:
     """Derivative of the cost by w = s^{1/L}, divided by L w."""
     return w ** (2 * depth - 2) - values * w ** (depth - 2) + decay
 
 
-def _turning_point(values, depth):
+def _turning_point(values: Array, depth: int) -> Array:
     return (values * (depth - 2) / (2 * depth - 2)) ** (1 / depth)
 
 
-def _bisect(below, low, high):
+def _bisect(below: Callable[[Array], Array], low: Array, high: Array) -> Array:
     """Upper end of the last interval; ``below(w)`` says that the root lies above w."""
 
-    def halve(_, ends):
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
         up = below(middle)
@@ -225,9 +217,6 @@ def minimiser(
         rank: r, the width of the inner layers.
         decay: lambda.
         depth: L.
-
-    Returns:
-        The product.
 
     Raises:
         ValueError: ``rank`` is out of range.
@@ -256,9 +245,6 @@ def minimum(
         decay: lambda.
         depth: L.
 
-    Returns:
-        The value, a scalar.
-
     Example:
         >>> float(minimum(jnp.array([3.0, 2.0, 1.0]), 2, 0.5))
         2.75
@@ -281,15 +267,9 @@ def autoencoder_loss(
         inputs: X, one example a column.
         decay: lambda.
 
-    Returns:
-        The loss, a scalar.
-
     Example:
         >>> float(autoencoder_loss((jnp.ones((1, 2)), jnp.zeros((2, 1))), jnp.eye(2), 0.5))
         3.0
-
-    Reference:
-        Kunin et al., Loss landscapes of regularized linear autoencoders, 2019.
     """
     encoder, decoder = weights
     rest = inputs - decoder @ (encoder @ inputs)
@@ -302,9 +282,6 @@ def autoencoder_gains(values: Float[Array, "n"], decay: Scalar) -> Float[Array, 
     Args:
         values: sigma, singular values of the inputs.
         decay: lambda.
-
-    Returns:
-        The factors, in [0, 1].
 
     Example:
         >>> autoencoder_gains(jnp.array([2.0, 1.0, 0.5]), 1.0).tolist()
@@ -327,15 +304,9 @@ def autoencoder_minimiser(
         width: of the hidden layer.
         decay: lambda.
 
-    Returns:
-        The product.
-
     Example:
         >>> autoencoder_minimiser(jnp.diag(jnp.array([2.0, 1.0])), 1, 1.0).round(6).tolist()
         [[0.75, 0.0], [0.0, 0.0]]
-
-    Reference:
-        Kunin et al., Loss landscapes of regularized linear autoencoders, 2019.
     """
     left, values, _ = linalg.svd(inputs)
     left = left[:, :width]
@@ -353,9 +324,6 @@ def autoencoder_minimum(
         values: sigma, all singular values of the inputs, decreasing.
         width: of the hidden layer.
         decay: lambda.
-
-    Returns:
-        The value, a scalar.
 
     Example:
         >>> float(autoencoder_minimum(jnp.array([2.0, 1.0]), 1, 1.0))

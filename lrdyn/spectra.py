@@ -13,9 +13,6 @@ def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:
     Args:
         matrix: one matrix or a batch of them.
 
-    Returns:
-        min(m, n) singular values for each matrix.
-
     Example:
         >>> singular_values(jnp.diag(jnp.array([1.0, 3.0]))).tolist()
         [3.0, 1.0]
@@ -55,9 +52,6 @@ def numerical_rank(
         size: longest side of the matrix they come from.
         tolerance: relative threshold; by default ``size`` times machine epsilon, the error that
             an SVD itself makes.
-
-    Returns:
-        The rank.
 
     Example:
         >>> int(numerical_rank(jnp.array([1.0, 0.5, 1e-17]), 3))

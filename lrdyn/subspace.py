@@ -1,4 +1,4 @@
-"""Theorem 2: gradient descent on deep factorisation lives in a 2r-dimensional subspace.
+"""Theorem 2 (arXiv 2503.19859): gradient descent on deep factorisation lives in 2r dimensions.
 
 Started from ``W_l(0) = eps_l * orthogonal`` on ``1/2 ||W_L ... W_1 - Phi||_F^2`` with square
 layers and rank Phi <= r, m = d - 2r > 0, gradient descent keeps, for all t,
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lrdyn import linalg
-from lrdyn.descent import Trajectory, gradient_descent, iterate, simulate, simulate_lanes
+from lrdyn.descent import Problem, Trajectory, gradient_descent, iterate, simulate, simulate_lanes
 from lrdyn.factorization import (
     Decay,
     Scalar,
@@ -43,9 +43,6 @@ def start_scales(weights: Weights) -> Float[Array, "depth"]:
 
     Args:
         weights: layers at the start.
-
-    Returns:
-        ``(eps_1, ..., eps_L)``.
 
     Example:
         >>> start_scales((3 * jnp.eye(4),)).tolist()
@@ -79,9 +76,6 @@ def frame(weights: Weights, target: Float[Array, "d d"], rank: int) -> Frame:
         >>> Phi = low_rank_target(jax.random.key(1), (7, 7), jnp.array([1.0, 0.5]))
         >>> frame(W, Phi, rank=2).left.shape
         (2, 7, 7)
-
-    Reference:
-        arXiv 2503.19859, Theorem 2.
     """
     dim = target.shape[1]
     if any(W.shape != (dim, dim) for W in (*weights, target)):
@@ -110,12 +104,6 @@ def propagate(weights: Weights, right: Float[Array, "d d"]) -> Frame:
 def product_of_others(values: Float[Array, "depth"]) -> Float[Array, "depth"]:
     """``prod_{k != l} values_k`` for each l, without division (a value may be 0).
 
-    Args:
-        values: one number a layer.
-
-    Returns:
-        One product a layer.
-
     Example:
         >>> product_of_others(jnp.array([2.0, 0.0, 5.0])).tolist()
         [0.0, 10.0, 0.0]
@@ -138,18 +126,12 @@ def rho(
         weight_decay: lambda, or one for each layer.
         steps: increasing step numbers at which the values are returned.
 
-    Returns:
-        rho_l at each of the steps.
-
     Example:
         >>> rho(jnp.ones(2), 0.5, 0.0, jnp.array([0, 1])).tolist()
         [[1.0, 1.0], [0.5, 0.5]]
-
-    Reference:
-        arXiv 2503.19859, Theorem 2.
     """
 
-    def step(_, values):
+    def step(_: Array, values: Array) -> Array:
         return values * (1 - learning_rate * (weight_decay + product_of_others(values**2)))
 
     return iterate(step, scales, steps, lambda values: values)[1]
@@ -162,9 +144,6 @@ def reduced_target(frame: Frame, target: Float[Array, "d d"], size: int) -> Floa
         frame: frame of Theorem 2.
         target: Phi.
         size: s = 2r, or more with padding.
-
-    Returns:
-        The s x s target.
 
     Example:
         >>> reduced_target(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), jnp.ones((3, 3)), 2).shape
@@ -179,9 +158,6 @@ def reduced_start(scales: Float[Array, "depth"], size: int) -> Weights:
     Args:
         scales: ``(eps_1, ..., eps_L)``.
         size: s = 2r.
-
-    Returns:
-        The layers.
 
     Example:
         >>> reduced_start(jnp.array([2.0]), 2)[0].tolist()
@@ -214,16 +190,10 @@ def reduced_dynamics(
         start: other reduced weights to start from, for example those of an earlier run.
         record: maps the reduced weights to what is kept.
 
-    Returns:
-        A :class:`~lrdyn.Trajectory` of the reduced weights.
-
     Example:
         >>> run = reduced_dynamics(jnp.eye(2), jnp.ones(2) / 2, 0.1, 0.0, jnp.array([0, 500]))
         >>> bool(jnp.allclose(run.params[1] @ run.params[0], jnp.eye(2), atol=1e-5))
         True
-
-    Reference:
-        arXiv 2503.19859, Theorem 2.
     """
     if start is None:
         start = reduced_start(scales, target.shape[0])
@@ -247,19 +217,9 @@ def reduced_lanes(
 ) -> Trajectory:
     """Run :func:`reduced_dynamics` for many runs at once, several times faster than by ``vmap``.
 
-    For ``sweep(..., batched=True, lanes=64)``: more runs at a time fall out of the cache, and from
-    blocks of about 20 x 20 on ``vmap`` is as fast.
-
-    Args:
-        targets: reduced targets.
-        scales: ``(eps_1, ..., eps_L)`` of each run.
-        learning_rate: eta of each run.
-        weight_decay: lambda of each run, or of each of its layers.
-        steps: increasing step numbers at which to record, the same for all.
-        record: maps the reduced weights of one run to what is kept.
-
-    Returns:
-        A :class:`~lrdyn.Trajectory` whose arrays have a leading axis of runs.
+    Its arguments and its :class:`~lrdyn.Trajectory` have a leading axis of runs; steps and recorder
+    are the same for all. For ``sweep(..., batched=True, lanes=64)``: more runs at a time fall out
+    of the cache, and from blocks of about 20 x 20 on ``vmap`` is as fast.
 
     Example:
         >>> targets, ones = jnp.stack([jnp.eye(2), 2 * jnp.eye(2)]), jnp.ones(2)
@@ -268,7 +228,7 @@ def reduced_lanes(
         [[2.0, 0.0], [0.0, 2.0]]
     """
 
-    def problem(one):
+    def problem(one: tuple[Array, Array, Array, Array]) -> Problem:
         target, eps, eta, decay = one
         return (
             lambda weights: factorization_loss(weights, target, small_matmul),
@@ -288,16 +248,13 @@ def expand(frame: Frame, reduced: Weights, bulk: Float[Array, "depth"]) -> Weigh
         reduced: blocks ``Wt_l``.
         bulk: ``rho_l``.
 
-    Returns:
-        The layers ``(W_1, ..., W_L)`` of the full run.
-
     Example:
         >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
         >>> expand(identity, (jnp.ones((1, 1)),), jnp.array([2.0]))[0].diagonal().tolist()
         [1.0, 2.0, 2.0]
     """
 
-    def layer(U, V, Wt, rho):
+    def layer(U: Array, V: Array, Wt: Array, rho: Array) -> Array:
         s = Wt.shape[0]
         return U[:, :s] @ Wt @ V[:, :s].T + rho * U[:, s:] @ V[:, s:].T
 
@@ -309,15 +266,12 @@ def expand(frame: Frame, reduced: Weights, bulk: Float[Array, "depth"]) -> Weigh
 def reduced_spectra(
     reduced: Float[Array, "depth s s"], bulk: Float[Array, "depth"], dim: int
 ) -> Float[Array, "depth d"]:
-    """Singular values of the full layers: those of ``Wt_l`` and |rho_l| repeated d - s times.
+    """Singular values of the full layers, decreasing: of ``Wt_l``, and |rho_l| d - s times.
 
     Args:
         reduced: blocks ``Wt_l``.
         bulk: ``rho_l``.
         dim: d.
-
-    Returns:
-        Singular values in decreasing order, layer by layer.
 
     Example:
         >>> reduced_spectra(jnp.full((1, 1, 1), 2.0), jnp.array([-3.0]), 3).tolist()
@@ -348,9 +302,6 @@ def blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
         frame: frame of Theorem 2.
         weights: layers at any time.
         size: s = 2r.
-
-    Returns:
-        The :class:`Blocks`.
 
     Example:
         >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])

@@ -14,15 +14,21 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from lrdyn.adapters.maps import Side
 from lrdyn.adapters.method import Method, Parts, Split, merged, restarted
 from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
-from lrdyn.descent import Trajectory, divergence_limit, first_divergence, scan_records, trained_part
+from lrdyn.descent import (
+    Loss,
+    Trajectory,
+    divergence_limit,
+    first_divergence,
+    on_arrays,
+    scan_records,
+)
 from lrdyn.factorization import Scalar
 
-Loss = Callable[[PyTree], Float[Array, ""]]
 Choice = Callable[[Key[Array, ""] | None, PyTree], PyTree]
 """``choose(key, gradients)``: a :class:`~lrdyn.adapters.LinearMap` for each parameter."""
 
 
-# Its lines -------------------------------------------------------------------------------------
+# Its lines, for a method, a loss f, an optimiser opt and a scale s -----------------------------
 
 
 class State(NamedTuple):
@@ -35,16 +41,7 @@ class State(NamedTuple):
 def begin(
     method: Method, optimizer: optax.GradientTransformation, weights: PyTree, maps: PyTree
 ) -> State:
-    """A new run with given maps.
-
-    Args:
-        method: what is trained.
-        optimizer: opt.
-        weights: W.
-        maps: S.
-
-    Returns:
-        The :class:`State`.
+    """A new run from the weights W with given maps S.
 
     Example:
         >>> import lrdyn
@@ -72,20 +69,7 @@ def refresh(
     policy: StatePolicy,
     scale: Any = 1.0,
 ) -> State:
-    """Lines 2 to 4 of Algorithm 1.
-
-    Args:
-        method: what is trained.
-        loss: f.
-        optimizer: opt.
-        state: the run.
-        choose: maps a random key and the gradients to S.
-        key: random key, if it needs one.
-        policy: what becomes of the state of the optimiser.
-        scale: s.
-
-    Returns:
-        The run with new maps.
+    """Lines 2 to 4 of Algorithm 1: ``choose`` makes new maps S of the key and the gradients.
 
     Example:
         >>> import lrdyn
@@ -115,18 +99,9 @@ def step(
     scale: Any = 1.0,
     network: Callable[[Parts, Any], PyTree] = merged,
 ) -> tuple[Float[Array, ""], State]:
-    """Lines 6 to 8 of Algorithm 1.
+    """Lines 6 to 8 of Algorithm 1: the loss before the step, and the run after it.
 
-    Args:
-        method: what is trained.
-        loss: f.
-        optimizer: opt.
-        state: the run.
-        scale: s.
-        network: what the loss is given: :func:`merged` or :func:`layered` weights.
-
-    Returns:
-        The loss before the step, and the run after it.
+    ``network`` makes of the parts what the loss is given, :func:`merged` or :func:`layered`.
 
     Example:
         >>> import lrdyn
@@ -138,7 +113,7 @@ def step(
     """
     split, inner = state
 
-    def of_trained(trained):
+    def of_trained(trained: PyTree) -> Float[Array, ""]:
         return loss(network(method.parts(split._replace(trained=trained)), scale))
 
     value, gradients = jax.value_and_grad(of_trained)(split.trained)
@@ -246,17 +221,13 @@ def low_rank_descent(
     policy = resolve_policy(method.state if state is None else state)
     if choose is None:
         choose = _as_published(method, rank, side)
-    arrays, whole = trained_part(params)
-
-    def cost(weights: PyTree) -> Float[Array, ""]:
-        return loss(whole(weights))
-
+    cost, arrays, whole = on_arrays(loss, params)
     limit = divergence_limit(cost(arrays))
 
     def weights(run: _Run) -> PyTree:
         return merged(method.parts(run.state.split), scale)
 
-    def renew(t, run: _Run) -> _Run:
+    def renew(t: Array, run: _Run) -> _Run:
         one = None if key is None else jax.random.fold_in(key, t)
         return run._replace(
             state=refresh(
@@ -264,18 +235,20 @@ def low_rank_descent(
             )
         )
 
-    def advance(t, run: _Run) -> _Run:
+    def advance(t: Array, run: _Run) -> _Run:
         value, now = step(method, cost, optimizer, run.state, scale=scale, network=network)
         return _Run(now, first_divergence(value, t, limit, run.diverged_at))
 
-    def segment(run: _Run, times):
+    def segment(run: _Run, times: tuple[Array, Array, Array]) -> tuple[_Run, PyTree]:
         start, stop, fresh = times
         run = jax.lax.cond(fresh, renew, lambda t, same: same, start, run)
         run = jax.lax.fori_loop(start, stop, advance, run)
         return run, record(whole(weights(run)))
 
     # Nothing of these maps but their shapes is used: the first segment begins with a refresh.
-    maps = _zeros(jax.eval_shape(choose, key, arrays))
+    maps = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(choose, key, arrays)
+    )
     first = _Run(begin(method, optimizer, arrays, maps), jnp.asarray(-1, jnp.int32))
     last, records = scan_records(segment, first, (starts, stops, fresh))
     found = weights(last)
@@ -286,10 +259,6 @@ def low_rank_descent(
 
 def _as_published(method: Method, rank: int, side: Side | None) -> Choice:
     return lambda key, gradients: method.choose(key, gradients, rank, side or method.side)
-
-
-def _zeros(shapes: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _segments(steps: np.ndarray | tuple[int, ...], period: int, once: bool):

@@ -118,15 +118,7 @@ def is_map(node: Any) -> bool:
 
 
 def over_maps(function: Callable[..., Any], maps: PyTree, *others: PyTree) -> PyTree:
-    """Map a function over the linear maps of a PyTree, and over what others have there.
-
-    Args:
-        function: of a :class:`LinearMap` and one node of each other tree.
-        maps: a :class:`LinearMap` for each parameter.
-        *others: trees of the same structure.
-
-    Returns:
-        A PyTree of results.
+    """Map a function over the linear maps of a PyTree, and over the nodes that others have there.
 
     Example:
         >>> over_maps(lambda S, name: name, {"b": Identity()}, {"b": "bias"})
@@ -138,13 +130,6 @@ def over_maps(function: Callable[..., Any], maps: PyTree, *others: PyTree) -> Py
 def project(maps: PyTree, gradients: PyTree) -> PyTree:
     """R = S G for every parameter.
 
-    Args:
-        maps: a :class:`LinearMap` for each parameter.
-        gradients: G.
-
-    Returns:
-        R.
-
     Example:
         >>> project({"b": Identity()}, {"b": jnp.ones(2)})["b"].tolist()
         [1.0, 1.0]
@@ -154,15 +139,6 @@ def project(maps: PyTree, gradients: PyTree) -> PyTree:
 
 def lift_onto(weights: PyTree, maps: PyTree, coordinates: PyTree, scale: Any = 1.0) -> PyTree:
     """W + s S^T R for every parameter that is projected, W + R for every other.
-
-    Args:
-        weights: W.
-        maps: a :class:`LinearMap` for each parameter.
-        coordinates: R.
-        scale: s.
-
-    Returns:
-        The sum.
 
     Example:
         >>> W, P = jnp.zeros((2, 1)), Projector(jnp.array([[1.0], [0.0]]), "left")
@@ -177,15 +153,12 @@ def lift_onto(weights: PyTree, maps: PyTree, coordinates: PyTree, scale: Any = 1
 
 
 def resolve_side(shape: tuple[int, ...], side: Side) -> Literal["left", "right"]:
-    """Name the side that is projected.
+    """Name the side that is projected, ``left`` or ``right``.
 
     Args:
         shape: m x n of the matrix.
         side: ``left`` or ``right``; ``smaller``, as published (left if m <= n), or ``larger``, as
             in optax (left if m >= n).
-
-    Returns:
-        ``left`` or ``right``.
 
     Raises:
         ValueError: the side is unknown.
@@ -218,9 +191,6 @@ def top_singular_projector(
         rank: r; min(m, n) if that is less.
         side: see :func:`resolve_side`.
 
-    Returns:
-        The :class:`Projector`.
-
     Raises:
         ValueError: the rank is not positive, or the side unknown.
 
@@ -247,9 +217,6 @@ def choose_projectors(gradients: PyTree, rank: int, side: Side = "smaller") -> P
         rank: r.
         side: see :func:`resolve_side`.
 
-    Returns:
-        A PyTree of :class:`Projector` and :class:`Identity`.
-
     Example:
         >>> found = choose_projectors({"W": jnp.eye(3), "b": jnp.ones(3)}, 2)
         >>> found["W"].basis.shape, found["b"]
@@ -270,9 +237,6 @@ def draw_projectors(
         weights: arrays of the shapes of the parameters.
         rank: r; min(m, n) if that is less.
         side: see :func:`resolve_side`.
-
-    Returns:
-        A PyTree of :class:`Projector` and :class:`Identity`.
 
     Raises:
         ValueError: there is no key, the rank is not positive, or the side unknown.

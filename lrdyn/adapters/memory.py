@@ -1,4 +1,9 @@
-"""Memory of a training step: what a method must hold, and what its compiled program holds."""
+"""Memory of a training step: what a method must hold, and what its compiled program holds.
+
+Everywhere a matrix is m x n, the rank is r and b is the number of examples at once. A ``method`` is
+a :class:`lrdyn.adapters.Method` or its :class:`Footprint`. Numbers are counts of entries, unless
+they are said to be bytes.
+"""
 
 import math
 import re
@@ -81,12 +86,6 @@ Held = Footprint | HasFootprint
 def footprint(method: Held) -> Footprint:
     """The footprint itself.
 
-    Args:
-        method: a method, or its footprint already.
-
-    Returns:
-        The :class:`Footprint`.
-
     Example:
         >>> import lrdyn
         >>> print(footprint(lrdyn.GALORE).state)
@@ -97,16 +96,6 @@ def footprint(method: Held) -> Footprint:
 
 def entries(formula: Formula, m: int, n: int, r: int, b: int = 0) -> int:
     """Evaluate a formula.
-
-    Args:
-        formula: what to count.
-        m: rows.
-        n: columns.
-        r: rank.
-        b: examples at once.
-
-    Returns:
-        The number of entries.
 
     Example:
         >>> entries(Formula("2mn", ("mb", "nr")), 2, 3, 1, 5)
@@ -125,15 +114,6 @@ def _sum(text: str, sizes: dict[str, int]) -> int:
 def weights_held(method: Held, m: int, n: int, r: int) -> int:
     """Count the weights held for a matrix: mn, and r(m + n) more for adapters.
 
-    Args:
-        method: a :class:`lrdyn.adapters.Method`, or a :class:`Footprint`.
-        m: rows.
-        n: columns.
-        r: rank.
-
-    Returns:
-        The number of entries.
-
     Example:
         >>> import lrdyn
         >>> weights_held(lrdyn.FULL, 20, 30, 2), weights_held(lrdyn.LORA, 20, 30, 2)
@@ -147,15 +127,6 @@ def adam_state(method: Held, m: int, n: int, r: int) -> int:
 
     Step counters are not included; see :class:`Footprint`.
 
-    Args:
-        method: a :class:`lrdyn.adapters.Method`, or a :class:`Footprint`.
-        m: rows.
-        n: columns.
-        r: rank.
-
-    Returns:
-        The number of entries.
-
     Example:
         >>> from lrdyn import FULL, GALORE, LORA, RELORA_FROZEN
         >>> [adam_state(method, 20, 30, 2) for method in (FULL, LORA, RELORA_FROZEN, GALORE)]
@@ -165,25 +136,14 @@ def adam_state(method: Held, m: int, n: int, r: int) -> int:
 
 
 def state_bytes(method: Held, m: int, n: int, r: int, itemsize: int = 4) -> int:
-    """Bytes of Adam's state, of P and of the step counters.
-
-    Args:
-        method: a :class:`lrdyn.adapters.Method`, or a :class:`Footprint`.
-        m: rows.
-        n: columns.
-        r: rank.
-        itemsize: bytes of an entry.
-
-    Returns:
-        Bytes.
+    """Bytes of Adam's state, of P and of the step counters, with ``itemsize`` bytes an entry.
 
     Example:
         >>> from lrdyn.adapters.galore import FULL, OPTAX_GALORE
         >>> state_bytes(FULL, 20, 30, 2), state_bytes(OPTAX_GALORE, 20, 30, 2)
         (4804, 568)
     """
-    counters = footprint(method).counters
-    return itemsize * adam_state(method, m, n, r) + COUNTER_BYTES * counters
+    return itemsize * adam_state(method, m, n, r) + COUNTER_BYTES * footprint(method).counters
 
 
 def temporaries(
@@ -191,17 +151,7 @@ def temporaries(
 ) -> int:
     """Count the entries that a step holds at its fullest moment beside weights, state and batch.
 
-    Args:
-        method: a :class:`lrdyn.adapters.Method`, or a :class:`Footprint`.
-        m: rows.
-        n: columns, not fewer.
-        r: rank.
-        b: examples at once.
-        layered: compute W x + B (A x) instead of (W + B A) x.
-        refresh: those of a refresh instead.
-
-    Returns:
-        The number of entries.
+    With ``layered`` it computes W x + B (A x) and not (W + B A) x; a ``refresh`` has its own.
 
     Raises:
         ValueError: the method has no such program, or m > n.
@@ -220,15 +170,7 @@ def temporaries(
 
 
 def program_formula(method: Held, *, layered: bool = False, refresh: bool = False) -> Formula:
-    """Look up the temporaries of one program of a method.
-
-    Args:
-        method: a :class:`lrdyn.adapters.Method`, or a :class:`Footprint`.
-        layered: compute W x + B (A x) instead of (W + B A) x.
-        refresh: those of a refresh instead.
-
-    Returns:
-        The :class:`Formula`.
+    """Look up the temporaries of one program of a method, see :func:`temporaries`.
 
     Raises:
         ValueError: the method has no such program.
@@ -277,9 +219,6 @@ def measured_memory(function: Callable[..., Any], *args: Any, donate: Sequence[i
         function: what to compile.
         *args: its arguments, arrays or ``jax.ShapeDtypeStruct``, in any PyTrees.
         donate: positions of arguments that may be overwritten.
-
-    Returns:
-        The :class:`Memory`.
 
     Raises:
         RuntimeError: the backend has no memory analysis.

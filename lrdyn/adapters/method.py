@@ -43,9 +43,6 @@ def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
         parts: W, S, A.
         scale: s.
 
-    Returns:
-        The weights.
-
     Example:
         >>> import lrdyn
         >>> merged(Parts(jnp.ones(2), lrdyn.adapters.Identity(), jnp.ones(2))).tolist()
@@ -57,14 +54,13 @@ def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
 
 
 def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
-    """The same for a loss that uses a matrix as ``W @ x`` only: W x + s B (A x).
+    """The same, a :class:`~lrdyn.adapters.maps.Layer` for each matrix that has factors.
+
+    For a loss that uses a matrix as ``W @ x`` only: W x + s B (A x).
 
     Args:
         parts: W, S, A.
         scale: s.
-
-    Returns:
-        A PyTree like W; a matrix with factors is a :class:`~lrdyn.adapters.maps.Layer`.
 
     Example:
         >>> import lrdyn
@@ -80,15 +76,7 @@ def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
 
 
 def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
-    """W is what was merged, S is new, A = 0.
-
-    Args:
-        old: the parts before; mistakes look at them.
-        weights: W + s S^T A of them.
-        maps: the new S.
-
-    Returns:
-        The parts after.
+    """W is what was merged, S is new, A = 0; only mistakes look at the parts before.
 
     Example:
         >>> import lrdyn

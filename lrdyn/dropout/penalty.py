@@ -7,17 +7,12 @@ from jaxtyping import Array, Float
 from lrdyn import linalg
 from lrdyn.factorization import Scalar
 
-# Penalties -----------------------------------------------------------------------------------
-
 
 def odds(keep_prob: Scalar) -> Float[Array, ""]:
     """Variance over squared mean of a mask, ``(1 - theta) / theta``: the factor of all penalties.
 
     Args:
         keep_prob: theta.
-
-    Returns:
-        lambda.
 
     Example:
         >>> float(odds(0.25))
@@ -57,9 +52,6 @@ def dropout_penalty(
         right: V = W_1 X.
         keep_prob: theta; masks are scaled by 1/theta.
         block: b, hidden units that are dropped together.
-
-    Returns:
-        The penalty, a scalar.
 
     Raises:
         ValueError: the widths of the factors differ, or ``block`` does not divide them.
@@ -109,9 +101,6 @@ def dropout_strength(keep_prob: Scalar, width: int) -> Float[Array, ""]:
         keep_prob: theta.
         width: h.
 
-    Returns:
-        c.
-
     Example:
         >>> float(dropout_strength(0.5, 4))
         0.25
@@ -129,15 +118,9 @@ def width_free_keep_prob(at_block: Scalar, width: int, *, block: int = 1) -> Flo
         width: h.
         block: b.
 
-    Returns:
-        theta(h).
-
     Example:
         >>> [round(float(width_free_keep_prob(0.5, h)), 4) for h in (1, 2, 4)]
         [0.5, 0.3333, 0.2]
-
-    Reference:
-        Cavazza et al., Dropout as a low-rank regularizer for matrix factorization, 2018.
     """
     at_block = jnp.asarray(at_block)
     return block * at_block / (width - (width - block) * at_block)
@@ -176,7 +159,7 @@ def equalize(
     mean = jnp.sum(left**2) / width
     eye, eye2 = jnp.eye(width, dtype=left.dtype), jnp.eye(2, dtype=left.dtype)
 
-    def rotate(i, state):
+    def rotate(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         spread, turns = state
         excess = jnp.diagonal(spread) - mean
         # The excesses that are left sum to zero: one of them is opposite to this one, or all are 0.
@@ -191,7 +174,7 @@ def equalize(
     return left @ turns, turns.T @ right
 
 
-def _rotation(first, between, second) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _rotation(first: Array, between: Array, second: Array) -> tuple[Array, Array]:
     # With t = tan: first + 2 between t + second t^2 = 0; first and second of opposite signs have
     # real roots. The smaller one is written without the cancellation of the textbook formula.
     root = jnp.sqrt(jnp.maximum(between**2 - first * second, 0.0))

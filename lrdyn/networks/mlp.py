@@ -50,9 +50,6 @@ def mlp(
         sizes: numbers of inputs, of hidden units, and of outputs.
         activation: a.
 
-    Returns:
-        The network.
-
     Raises:
         ValueError: there are fewer than two sizes, or one is not positive.
 

@@ -58,7 +58,7 @@ class Attention(eqx.Module):
         """Every token looks at all tokens."""
         width, tokens = hidden.shape
 
-        def split(matrix):
+        def split(matrix: Array) -> Array:
             return (matrix @ hidden).reshape(self.heads, width // self.heads, tokens)
 
         queries, keys, values = map(split, (self.query, self.key, self.value))
@@ -92,7 +92,7 @@ class Transformer(eqx.Module):
         """Outputs of each example."""
         return jax.vmap(self._one)(inputs)
 
-    def _one(self, tokens):
+    def _one(self, tokens: Float[Array, "features tokens"]) -> Float[Array, "outputs tokens"]:
         first, second, last = self.norms
         hidden = self.embedding @ tokens
         hidden = hidden + self.attention(first(hidden))
@@ -112,9 +112,6 @@ def transformer(
         hidden: hidden units of the perceptron.
         outputs: entries of an output.
         heads: number of heads.
-
-    Returns:
-        The network.
 
     Raises:
         ValueError: the width is not a multiple of the number of heads.
