@@ -39,6 +39,7 @@ from paper_figs import (
 )
 from tests import oracles
 from tests.runs import numbers_of
+from tests.test_tables import check_latex
 
 # --- the machinery, on a figure that costs nothing ---------------------------------------------
 
@@ -411,19 +412,43 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, words
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_the_registry_is_complete():
+RATIO, TIMES, PEAK = {"ratio"}, {"time_full", "time_reduced"}, {"peak_measured"}
+FREE = {"corollary1": RATIO, "theorem2": RATIO, "fig06": TIMES, "fig09": PEAK, "table1": PEAK}
+"""Numbers that the machine decides: round-off, times, the compiler's temporaries."""
+OURS = {
+    "corollary1": "The survey has no such figure",
+    "fig06": "figure of this number was not available",
+    "fig09": "figure of this number was not available; problem, sizes and step sizes are ours",
+    "fig10": "not available.* data, sizes and keep probabilities are ours",
+    "table1": "table of this number was not available;.* and the sizes are ours",
+    "theorem2": "The survey has no such figure",
+}
+"""What captions say is not from the survey."""
+
+
+def test_the_registry_is_in_order():
     names = [figure.name for figure in EXHIBITS]
     assert names == sorted(set(names))
-    for figure in EXHIBITS:
-        assert set(figure.presets) == {"quick", "paper"}
-        path = BASELINES / f"{figure.name}.nc"
-        assert path.stat().st_size < 100_000
-        saved = xr.load_dataset(path, engine="h5netcdf")
-        assert saved.attrs["settings"] == results.canonical(figure.presets["quick"])
-        assert exhibits.caption(figure, saved).startswith(f"{figure.name}. {figure.title}. ")
-        assert figure.texts(saved)[".txt"].endswith(exhibits.caption(figure, saved))
-        if isinstance(figure, exhibits.Figure):
-            figure.draw(saved)
+    assert set(names) >= {*FREE, *OURS}
+
+
+@pytest.mark.parametrize("figure", EXHIBITS, ids=lambda figure: figure.name)
+def test_a_figure_of_the_registry_is_complete(figure):
+    assert set(figure.presets) == {"quick", "paper"}
+    path = BASELINES / f"{figure.name}.nc"
+    assert path.stat().st_size < 100_000
+    saved = xr.load_dataset(path, engine="h5netcdf")
+    assert saved.attrs["settings"] == results.canonical(figure.presets["quick"])
+    free = {name for name, values in saved.items() if not baselines.compared(values)}
+    assert free == FREE.get(figure.name, set())
+    caption, texts = exhibits.caption(figure, saved), figure.texts(saved)
+    assert caption.startswith(f"{figure.name}. {figure.title}. ")
+    assert re.search(OURS.get(figure.name, ""), " ".join(caption.split()))
+    assert texts[".txt"].endswith(caption)
+    if isinstance(figure, exhibits.Figure):
+        figure.draw(saved)
+    else:
+        check_latex(texts[".tex"])
 
 
 # --- plotting ----------------------------------------------------------------------------------
@@ -557,9 +582,9 @@ def test_figure_3_shows_six_moving_directions_and_an_equal_decaying_bulk(evoluti
 def test_figure_3_is_what_a_numpy_loop_gives(evolution):
     settings = fig03_svd_evolution.PRESET
     flags = {name: value for name, value in settings.items() if name != "seed"}
-    begin = fig03_svd_evolution.start(jax.random.key(settings["seed"]), **flags)
-    W1, W2, W3 = (np.array(W) for W in begin.weights)
-    Phi = np.asarray(begin.target)
+    start = partial(fig03_svd_evolution.start, **flags)
+    begin = jax.jit(lambda key: start(key)[:2], compiler_options=unoptimized())
+    (W1, W2, W3), Phi = jax.tree.map(np.array, begin(jax.random.key(settings["seed"])))
     for _ in range(settings["steps"]):
         E = (W3 @ W2 @ W1 - Phi) / Phi.size
         W1, W2, W3 = W1 - (W3 @ W2).T @ E, W2 - W3.T @ E @ W1.T, W3 - E @ (W2 @ W1).T
@@ -589,11 +614,8 @@ def test_figure_6_losses_differ_by_half_the_squared_error(compression):
         assert float(np.max(np.abs(found - expected) / found.max("step"))) <= slack
 
 
-def test_figure_6_times_are_positive_and_not_compared(compression):
-    for name in ("time_full", "time_reduced"):
-        assert np.all(compression[name].values > 0)
-        assert not baselines.compared(compression[name])
-    assert "not available" in fig06_compression.CAPTION
+def test_figure_6_times_are_positive(compression):
+    assert bool((compression[["time_full", "time_reduced"]].to_array() > 0).all())
 
 
 def test_moments_give_the_loss_of_the_data():
