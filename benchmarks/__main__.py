@@ -17,7 +17,7 @@ FULL: dict[str, Callable[[], str]] = {
     "galore": galore.report,
 }
 TINY: dict[str, Callable[[], str]] = {
-    "reduced": lambda: reduced.report((24, 30), rank=3, steps=20, repeats=1),
+    "reduced": lambda: reduced.report((24,), rank=3, steps=20, repeats=1),
     "sweeps": lambda: sweeps.report((sweeps.Case(8, 20, 20),), repeats=1, gemm_size=64),
     "many": lambda: many.report(40, 10, 20, rival_runs=1),
     "early": lambda: early_stopping.report(20, (1.0, 2.0, 4.0), 10, 50, repeats=1),

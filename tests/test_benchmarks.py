@@ -1,30 +1,41 @@
 """Benchmarks at tiny sizes: they run, both sides agree, and the columns are printed."""
 
-import subprocess
-import sys
+import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lrdyn
+from benchmarks import __main__ as command
 from benchmarks import common, completion, early_stopping, galore, many, reduced, sweeps
+from lrdyn import cli
+from lrdyn.engine.produce import unoptimized
+from tests.runs import python
 
-TINY = sweeps.Case(dim=6, steps=3, numpy_steps=3)
+TINY = sweeps.Case(dim=8, steps=20, numpy_steps=20)
+fast = functools.partial(jax.jit, compiler_options=unoptimized())
 
 
-def columns(text: str, header: tuple[str, ...]) -> list[list[str]]:
-    """Rows below the header, split into cells."""
-    lines = text.splitlines()
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Keep what is compiled: every benchmark runs its programs more than once."""
+    with early_stopping.compilation_cache(str(tmp_path_factory.mktemp("cache"))):
+        yield
+
+
+def columns(name: str, header: tuple[str, ...]) -> list[list[str]]:
+    """Rows of a tiny benchmark below the header, split into cells."""
+    lines = command.TINY[name]().splitlines()
     at = next(i for i, line in enumerate(lines) if all(name in line for name in header))
     return [line.split() for line in lines[at + 1 :]]
 
 
 def test_reduced_prints_its_columns_and_agrees():
-    rows = columns(reduced.report((9, 12), rank=2, steps=5, repeats=1), reduced.HEADER)
-    assert [row[0] for row in rows] == ["9", "12"]
-    for row in rows:
-        assert max(float(row[-2]), float(row[-1])) < 1e-12
+    rows = columns("reduced", reduced.HEADER)
+    assert [row[0] for row in rows] == ["24"]
+    assert max(map(float, rows[0][-2:])) < 1e-12
 
 
 def test_step_size_at_the_size_of_the_issue():
@@ -32,17 +43,22 @@ def test_step_size_at_the_size_of_the_issue():
 
 
 def test_reduced_loss_is_the_loss_of_the_expanded_weights():
-    case = reduced.problem(9, rank=2, steps=1)
-    frame = lrdyn.frame(case.weights, case.target, 2)
-    small = lrdyn.reduced_target(frame, case.target, 4)
-    blocks, bulk = (jnp.eye(4), 2 * jnp.eye(4), jnp.eye(4)), jnp.array([0.5, 2.0, 3.0])
-    full = lrdyn.factorization_loss(lrdyn.expand(frame, blocks, bulk), case.target)
-    np.testing.assert_allclose(reduced.reduced_loss(blocks, bulk, small, 9), full, rtol=1e-12)
+    @fast
+    def losses():
+        case = reduced.problem(9, rank=2, steps=1)
+        frame = lrdyn.frame(case.weights, case.target, 2)
+        small = lrdyn.reduced_target(frame, case.target, 4)
+        blocks, bulk = (jnp.eye(4), 2 * jnp.eye(4), jnp.eye(4)), jnp.array([0.5, 2.0, 3.0])
+        full = lrdyn.factorization_loss(lrdyn.expand(frame, blocks, bulk), case.target)
+        return reduced.reduced_loss(blocks, bulk, small, 9), full
+
+    found, expected = losses()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
 def test_sweeps_prints_its_columns():
-    (row,) = columns(sweeps.report((TINY,), repeats=1, gemm_size=16), sweeps.HEADER)
-    assert row[0] == "6"
+    (row,) = columns("sweeps", sweeps.HEADER)
+    assert row[0] == "8"
     assert row[-1].endswith("x")
 
 
@@ -65,40 +81,44 @@ def test_a_variable_that_slows_numpy_is_noted(monkeypatch):
     assert "OPENBLAS_CORETYPE" not in common.machine()
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
-def test_command_runs_both():
-    done = command("--tiny")
+def test_the_command_runs_one():
+    done = python("-m", "benchmarks", "completion", "--tiny")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("$ python -m benchmarks --tiny")
-    assert all(name in done.stdout for name in (*reduced.HEADER, *sweeps.HEADER))
+    assert done.stdout.startswith("$ python -m benchmarks completion --tiny")
+    assert all(name in done.stdout for name in completion.HEADER)
 
 
-def test_unknown_benchmark_is_bad_input():
-    done = command("speed")
+@pytest.mark.parametrize(("words", "ran"), [(["--tiny"], "TINY"), ([], "FULL"), (["all"], "FULL")])
+def test_the_command_runs_all_of_them(words, ran, monkeypatch, capsys):
+    assert list(command.TINY) == list(command.FULL)
+    for size in ("TINY", "FULL"):
+        told = {name: (lambda text=f"{size} {name}": text) for name in command.FULL}
+        monkeypatch.setattr(command, size, told)
+    monkeypatch.setattr(cli, "setup", lambda *_, **__: None)
+    assert command.main(words) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line for line in shown if line.startswith(("TINY", "FULL"))] == [
+        f"{ran} {name}" for name in command.FULL
+    ]
+
+
+def test_an_unknown_benchmark_is_bad_input():
+    done = python("-m", "benchmarks", "speed")
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_many_runs_are_measured():
-    rows = columns(many.report(40, 9, 20, rival_runs=1), many.HEADER)
+    rows = columns("many", many.HEADER)
     assert [row[0] for row in rows] == ["full,", "reduced,", "reduced,", "NumPy"]
     assert all(row[-1].endswith("x") for row in rows)
 
 
 def test_many_full_and_reduced_runs_are_the_same_runs():
     steps = np.array([0, 5, 20])
-    points = many.points(4)
-    full = lrdyn.sweep(many.full(9, steps), points)["spectra"].values
-    inner = lrdyn.sweep(many.reduced(9, steps, True), points, batched=True)["spectra"].values
+    points = {name: np.array(values) for name, values in many.points(4).columns.items()}
+    full = np.asarray(fast(jax.vmap(many.full(9, steps)))(**points)["spectra"])
+    inner = np.asarray(fast(many.reduced(9, steps, True))(**points)["spectra"])
     scale = lrdyn.tolerance("identity", "float64", steps=20, size=9)
     # The 6 moving values are among the 9: each is found next to one of them.
     gaps = np.abs(full[..., None, :] - inner[..., :, None]).min(-1)
@@ -107,14 +127,13 @@ def test_many_full_and_reduced_runs_are_the_same_runs():
 
 
 def test_early_stopping_prints_its_rivals_and_their_steps_are_equal():
-    text = early_stopping.report(20, (1.0, 4.0), 10, 50, repeats=1)
-    rows = columns(text, early_stopping.HEADER[1:])
+    rows = columns("early", early_stopping.HEADER[1:])
     assert [row[-1] for row in rows] == ["equal"] * 4
     assert rows[-1][0] == "sweep"
 
 
 def test_completion_by_entries_is_completion_by_matrices():
-    (row,) = columns(completion.report(20, (0.5,), steps=10, repeats=1), completion.HEADER)
+    (row,) = columns("completion", completion.HEADER)
     assert row[0] == "50%"
     assert float(row[-1]) < 1e-12
 
@@ -123,7 +142,7 @@ SMALL_GALORE = galore.Case(rows=6, cols=5, rank=2, period=3, steps=10, runs=2)
 
 
 def test_galore_prints_its_rivals_and_they_take_the_same_steps():
-    rows = columns(galore.report(SMALL_GALORE, repeats=1), galore.HEADER)
+    rows = columns("galore", galore.HEADER)
     assert [row[0] for row in rows] == [*["optax,"] * 3, *["lrdyn"] * 1, "lrdyn,", "NumPy,"]
     scale = lrdyn.tolerance("identity", "float64", steps=SMALL_GALORE.steps, size=6)
     assert max(float(row[-1]) for row in rows) <= scale
