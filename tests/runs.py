@@ -50,12 +50,14 @@ class Finished(NamedTuple):
     """Loads a group of ``results.nc``."""
 
 
-def python(*words: Any, cwd: Path = ROOT, cache: str | Path = "") -> subprocess.CompletedProcess:
-    """Run Python away from this process, with a time-out."""
+def python(
+    *words: Any, cwd: Path = ROOT, cache: str | Path = "", source: str | None = None
+) -> subprocess.CompletedProcess:
+    """Run Python away from this process, with a time-out; ``-`` reads the source."""
     environment = os.environ | {"LRDYN_CACHE": os.fspath(cache), "PYTHONPATH": os.fspath(ROOT)}
     return subprocess.run(
         [sys.executable, *words],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=500,
+        cwd=cwd, env=environment, input=source, capture_output=True, text=True, timeout=500,
     )  # fmt: skip
 
 

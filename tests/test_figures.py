@@ -98,13 +98,15 @@ PARTS: dict[str, Any] = {
     "numbers": read_lines,
     "presets": {"quick": {"slope": 2.0}, "paper": {"slope": 3.0}},
 }
+OTHER_WORDS: dict[str, Any] = {
+    "name": "rows", "title": "Rows", "caption": "Slope {slope:g} of $y_1 = x$, 1 %.",
+}  # fmt: skip
 PLAIN = exhibits.Exhibit(**PARTS)
 """The toy figure without its picture, which takes longest."""
 TOY = exhibits.Figure(**PARTS, draw=draw_lines)
 ABSENT = dataclasses.replace(TOY, name="absent", needs={"nosuch_package": "pip install nosuch"})
-WORDS = {"name": "rows", "title": "Rows", "caption": "Slope {slope:g} of $y_1 = x$, 1 %."}
 ROWS = exhibits.Table(
-    **PARTS | WORDS,
+    **PARTS | OTHER_WORDS,
     tabulate=lambda d: tables.Grid(("part", "$t$", "$n_1$"), {"all": [["end", int(d.steps[-1])]]}),
 )
 
@@ -363,16 +365,13 @@ def test_check_computes_what_is_missing_and_keeps_other_presets(tmp_path):
     assert paper.read_bytes() == before
 
 
-def test_check_without_a_baseline_fails(tmp_path, lines):
-    assert not baselines.check(PLAIN, tmp_path, tmp_path, report=lines.append)
-    assert "no baseline" in lines[0]
-
-
-def test_a_damaged_baseline_stays_where_it_is(tmp_path, lines):
+def test_check_without_a_baseline_fails_and_a_damaged_one_stays(tmp_path, lines):
     path = tmp_path / "toy.nc"
+    assert not baselines.check(PLAIN, tmp_path / "out", tmp_path, report=lines.append)
     path.write_bytes(b"")
     assert not baselines.check(PLAIN, tmp_path / "out", tmp_path, report=lines.append)
-    assert lines == [f"toy: no baseline, {path}: damaged (OSError)"]
+    assert "no baseline" in lines[0]
+    assert lines[1:] == [f"toy: no baseline, {path}: damaged (OSError)"]
     assert path.exists()
 
 

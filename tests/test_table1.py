@@ -134,8 +134,8 @@ def problem():
         for k, s in zip(keys, [(M, N), (N, BATCH), (M, BATCH), (M, R), (R, N)], strict=True)
     )
     compiled = {
-        name: Program(one.weights, *(call and fast(call) for call in one[1:]))
-        for name, one in programs(M, N, R, "float64").items()
+        name: Program(weights, fast(init), fast(step), refresh and fast(refresh))
+        for name, (weights, init, step, refresh) in programs(M, N, R, "float64").items()
     }
     return (W, B, A), (X, Y), compiled
 
