@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn.initialization import gaussians
-from lrdyn.networks.mlp import MLP
+from lrdyn.networks.perceptron import MLP
 
 
 class LayerNorm(eqx.Module):
