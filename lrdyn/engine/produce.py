@@ -446,9 +446,9 @@ def evaluate_controls(
                 case = control.case(jax.random.fold_in(key, 1), whole, distance)
             predicted, measured = once(statement.predict, case), once(statement.measure, case)
             if control.predict is not None:
-                predicted |= once(control.predict, case)
+                predicted = predicted | once(control.predict, case)
             if control.measure is not None:
-                measured |= once(control.measure, case)
+                measured = measured | once(control.measure, case)
             claim = claim_of(control, statement)
             read = (*claim.arrays, statement.condition, statement.diverged)
             named = _named(
