@@ -9,21 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from lrdyn import masking
 from lrdyn.claims import in_standard_errors, tolerance
 from lrdyn.data.mnist import mnist_file
 from lrdyn.initialization import gaussians
-from lrdyn.masking import (
-    MaskDistribution,
-    block_covariance,
-    block_masks,
-    deterministic_equivalent,
-    draw_mask,
-    exact_expectation,
-    mask_covariance,
-    mask_mean,
-    masked_prediction,
-    monte_carlo,
-)
+from lrdyn.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
 from lrdyn.theorem import (
     FRACTION,
     POSITIVE,
@@ -36,56 +26,33 @@ from lrdyn.theorem import (
     at_least,
     one_of,
 )
+from lrdyn.theorems.theorem3 import masked_autoencoder
 from lrdyn.theorems.theorem3.block_penalty import DROPBLOCK
 from lrdyn.theorems.theorem3.dropout_minimiser import MINIMISER
-from lrdyn.theorems.theorem3.dropout_penalty import DROPOUT, LARGEST
+from lrdyn.theorems.theorem3.dropout_penalty import DROPOUT
 from lrdyn.theorems.theorem3.figures import plot_dropout
-from lrdyn.theorems.theorem3.masked_autoencoder import SELF_SUPERVISED
-from lrdyn.theorems.theorem3.masked_autoencoder import check as check_self_supervised
+from lrdyn.theorems.theorem3.network import MOST_MASKS
 
 KINDS = ("dropout", "dropblock", "input", "patch")
+
+LOSSES = ("all", "masked")
 
 FLAGS = (
     Flag("rows", (6,), at_least(2), int, "m", "rows of Y and of X", (8,), shapes=True),
     Flag("cols", (8,), at_least(2), int, "n", "examples: columns of X and Y", (10,), shapes=True),
     Flag("width", (4,), at_least(1), int, "h", "hidden units", (4, 12, 24), shapes=True),
-    Flag(
-        "keep_prob",
-        (0.3, 0.5, 0.7),
-        FRACTION,
-        float,
-        "theta",
-        "probability to keep a hidden unit, a block or an input",
-        (0.2, 0.3, 0.5, 0.7, 0.9),
-    ),
+    Flag("keep_prob", (0.3, 0.5, 0.7), FRACTION, float, "theta",
+         "probability to keep a hidden unit, a block or an input", (0.2, 0.3, 0.5, 0.7, 0.9)),
     Flag("mask", KINDS, one_of(*KINDS), str, "R", "what is masked", shapes=True),
-    Flag(
-        "block_size",
-        (2,),
-        at_least(1),
-        int,
-        "b",
-        "hidden units of a block of DropBlock",
-        (2, 4),
-        shapes=True,
-    ),
+    Flag("block_size", (2,), at_least(1), int, "b", "hidden units of a block of DropBlock", (2, 4),
+         shapes=True),
     Flag("patch_size", (2,), at_least(1), int, "b", "rows of X in a patch", (2, 4), shapes=True),
-    Flag(
-        "loss",
-        ("all", "masked"),
-        one_of("all", "masked"),
-        str,
-        "",
-        "entries of X that masked autoencoders reconstruct",
-        shapes=True,
-    ),
-    Flag(
-        "learning_rate", (0.5,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2",
-        (0.4,),
-    ),
+    Flag("loss", LOSSES, one_of(*LOSSES), str, "",
+         "entries of X that masked autoencoders reconstruct", shapes=True),
+    Flag("learning_rate", (0.5,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2",
+         (0.4,)),
     Flag("steps", (5000,), at_least(1), int, "t", "steps of descent", (20_000,), swept=False),
 )  # fmt: skip
-
 
 ANY = 9
 """Points of a distribution of masks without structure."""
@@ -107,8 +74,21 @@ class Masked(eqx.Module):
     block: int = eqx.field(static=True)
     """Terms that are masked together."""
 
+    @property
+    def mean(self) -> Float[Array, "terms"]:
+        """Of a mask of the kind."""
+        return jnp.full(len(self.terms), self.keep_prob)
 
-def _case(
+    def covariance(self, block: int) -> Float[Array, "terms terms"]:
+        """Of a mask of independent blocks."""
+        return masking.block_covariance(len(self.terms), block, self.keep_prob)
+
+    def expected(self, mean: Array, covariance: Array) -> Float[Array, ""]:
+        """The loss over masks of this mean and covariance, by the theorem."""
+        return masking.deterministic_equivalent(self.target, self.terms, mean, covariance)
+
+
+def make_case(
     key: Key[Array, ""],
     *,
     rows: int,
@@ -119,22 +99,20 @@ def _case(
     block_size: int,
     patch_size: int,
 ) -> Masked:
+    """Draw a target and the terms that masks of a kind act on."""
     shapes = [(rows, cols), (rows, cols), (width, rows), (rows, width)]
-    kept = {"dropout": width, "dropblock": width, "input": rows, "patch": rows}[mask]
-    block = {"dropout": 1, "dropblock": block_size, "input": 1, "patch": patch_size}[mask]
-    count = min(kept, LARGEST * block)
+    hidden = mask in ("dropout", "dropblock")
+    block = {"dropblock": block_size, "patch": patch_size}.get(mask, 1)
+    count = min(width if hidden else rows, MOST_MASKS * block)
     *draws, others = gaussians(key, [*shapes, (ANY, count + 1)])
     target, inputs, first, second = (G / np.sqrt(rows) for G in draws)
-    if mask in ("dropout", "dropblock"):
-        columns, lines = second, first @ inputs
-    else:
-        columns, lines = second @ first, inputs
+    columns, lines = (second, first @ inputs) if hidden else (second @ first, inputs)
     keep_prob = jnp.asarray(keep_prob, target.dtype)
     return Masked(
         target=target,
         terms=columns.T[:count, :, None] * lines[:count, None, :],
         keep_prob=keep_prob,
-        masks=block_masks(count, block, keep_prob),
+        masks=masking.block_masks(count, block, keep_prob),
         # Positive entries: their means, which masks are divided by, are away from zero.
         others=MaskDistribution(0.2 + jnp.abs(others[:, 1:]), jax.nn.softmax(others[:, 0])),
         key=jax.random.fold_in(key, 1),
@@ -145,21 +123,12 @@ def _case(
 # Theory and measurement ----------------------------------------------------------------------
 
 
-def _mean(case: Masked) -> Float[Array, "terms"]:
-    return jnp.full(len(case.terms), case.keep_prob)
-
-
-def predict(case: Masked, *, correlated: bool = True) -> dict[str, Array]:
+def predict(case: Masked) -> dict[str, Array]:
     """Expected losses from means and covariances alone."""
-    block = case.block if correlated else 1
-    covariance = block_covariance(len(case.terms), block, case.keep_prob)
-    expected = deterministic_equivalent(case.target, case.terms, _mean(case), covariance)
     return {
-        "mask_identity": expected,
-        "any_masks": deterministic_equivalent(
-            case.target, case.terms, mask_mean(case.others), mask_covariance(case.others)
-        ),
-        "monte_carlo_rate": jnp.full_like(expected, -0.5),
+        "mask_identity": case.expected(case.mean, case.covariance(case.block)),
+        "any_masks": case.expected(mask_mean(case.others), mask_covariance(case.others)),
+        "monte_carlo_rate": jnp.asarray(-0.5),
     }
 
 
@@ -171,19 +140,16 @@ def measure(case: Masked) -> dict[str, Array]:
     """Expected losses by enumeration of all masks, and by random draws."""
 
     def loss(mask, mean):
-        return jnp.sum((case.target - masked_prediction(mask, mean, case.terms)) ** 2)
+        return jnp.sum((case.target - masking.masked_prediction(mask, mean, case.terms)) ** 2)
 
     def own(mask):
-        return loss(mask, _mean(case))
+        return loss(mask, case.mean)
+
+    def draw(key):
+        return masking.draw_mask(key, len(case.terms), case.keep_prob, block=case.block)
 
     def estimate(number):
-        key = jax.random.fold_in(case.key, number)
-        return monte_carlo(
-            key,
-            own,
-            lambda key: draw_mask(key, len(case.terms), case.keep_prob, block=case.block),
-            DRAWS,
-        ).mean
+        return masking.monte_carlo(jax.random.fold_in(case.key, number), own, draw, DRAWS).mean
 
     exact = exact_expectation(own, *case.masks)
     # The error of a single draw is known: the standard deviation of the loss.
@@ -198,13 +164,9 @@ def measure(case: Masked) -> dict[str, Array]:
 
 
 def _moments_as_stated(case: Masked) -> Array:
-    covariance = block_covariance(len(case.terms), case.block, case.keep_prob)
-    errors = jnp.concatenate(
-        [
-            jnp.abs(mask_mean(case.masks) - _mean(case)),
-            jnp.abs(mask_covariance(case.masks) - covariance).ravel(),
-        ]
-    )
+    mean = mask_mean(case.masks) - case.mean
+    covariance = mask_covariance(case.masks) - case.covariance(case.block)
+    errors = jnp.abs(jnp.append(mean, covariance))
     size = len(case.masks.probabilities)
     return jnp.max(errors) <= tolerance("identity", errors.dtype, size=size)
 
@@ -233,7 +195,8 @@ CLAIMS = (
     Claim(
         "mask_identity",
         "E ||Y - sum (R_i/mu_i) Z_i||_F^2 = ||Y - sum Z_i||_F^2 + sum C_ij/(mu_i mu_j) <Z_i, Z_j>, "
-        f"over all masks of the kind (of the first {LARGEST} terms or blocks, if there are more)",
+        f"over all masks of the kind (of the first {MOST_MASKS} terms or blocks, if there are "
+        "more)",
     ),
     Claim("any_masks", "the same for masks of real entries, dependent and of unequal means"),
     Claim(
@@ -260,21 +223,28 @@ CLAIMS = (
 
 def _wrong_formulas(case: Masked) -> dict[str, Array]:
     """The mean prediction alone; masks not scaled; the error of a sum in place of a mean."""
-    zero = jnp.zeros((len(case.terms),) * 2)
-    expected = deterministic_equivalent(case.target, case.terms, _mean(case), zero)
     return {
-        "mask_identity": expected,
-        "any_masks": deterministic_equivalent(
-            case.target,
-            case.terms,
-            jnp.ones_like(_mean(case)),
-            mask_covariance(case.others),
-        ),
-        "monte_carlo_rate": jnp.full_like(expected, 0.5),
+        "mask_identity": case.expected(case.mean, jnp.zeros((len(case.terms),) * 2)),
+        "any_masks": case.expected(jnp.ones_like(case.mean), mask_covariance(case.others)),
+        "monte_carlo_rate": jnp.asarray(0.5),
     }
 
 
-AT = {"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2}
+CONTROLS = (
+    Control[Masked](
+        "masks_taken_as_independent", "the covariance within a block left out", "mask_identity",
+        predict=lambda case: {"mask_identity": case.expected(case.mean, case.covariance(1))},
+    ),
+    Control("tilted_masks", "masks of another mean and covariance", "mask_identity", case=_tilt,
+            amount=0.5, amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 0.5),
+            amount_label="probability moved to the full mask"),
+    Control("masks_not_scaled", "the formula without the means that masks are divided by",
+            "any_masks", predict=_wrong_formulas),
+    Control("draws_without_penalty", "the loss of the mean prediction alone", "monte_carlo",
+            predict=_wrong_formulas),
+    Control("sum_of_draws", "the error of the sum of the draws, which grows as n^(1/2)",
+            "monte_carlo_rate", predict=_wrong_formulas),
+)  # fmt: skip
 
 
 def _first_kind(settings: dict[str, Any]) -> dict[str, Any]:
@@ -286,71 +256,32 @@ def _first_kind(settings: dict[str, Any]) -> dict[str, Any]:
     sizes = {"dropblock": "block_size", "patch": "patch_size"}
     others = [size for other, size in sizes.items() if other != kind]
     first = {name: settings[name][:1] for name in ("mask", *others)}
-    few = tuple(width for width in settings["width"] if width <= LARGEST)
+    few = tuple(width for width in settings["width"] if width <= MOST_MASKS)
     return settings | first | {"width": few or settings["width"][:1]}
 
 
 MASKS = Statement(
     "masks",
-    _case,
+    make_case,
     predict,
     measure,
     CLAIMS,
-    controls=(
-        Control(
-            "masks_taken_as_independent",
-            "the covariance within a block left out",
-            "mask_identity",
-            predict=lambda case: predict(case, correlated=False),
-            at=AT,
-        ),
-        Control(
-            "tilted_masks",
-            "masks of another mean and covariance",
-            "mask_identity",
-            case=_tilt,
-            at=AT,
-            amount=0.5,
-            amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 0.5),
-            amount_label="probability moved to the full mask",
-        ),
-        Control(
-            "masks_not_scaled",
-            "the formula without the means that masks are divided by",
-            "any_masks",
-            predict=_wrong_formulas,
-            at=AT,
-        ),
-        Control(
-            "draws_without_penalty",
-            "the loss of the mean prediction alone",
-            "monte_carlo",
-            predict=_wrong_formulas,
-            at=AT,
-        ),
-        Control(
-            "sum_of_draws",
-            "the error of the sum of the draws, which grows as n^(1/2)",
-            "monte_carlo_rate",
-            predict=_wrong_formulas,
-            at=AT,
-        ),
-    ),
+    CONTROLS,
     hypotheses={"moments_as_stated": _moments_as_stated},
     dims={"estimates": ("repeat",)},
     narrow=_first_kind,
     sides="mean and covariance of the masks against all masks enumerated, and against draws",
+    at={"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2},
 )
 
 
 def check(point: Mapping[str, Any]) -> None:
     """Refuse combinations outside the theorem."""
-    check_self_supervised(point)
-    for mask, block, whole in (
-        ("dropblock", "block_size", "width"),
-        ("patch", "patch_size", "rows"),
-    ):
-        if point["mask"] == mask and point[whole] % point[block]:
+    masked_autoencoder.check(point)
+    parts = {"dropblock": ("block_size", "width"), "patch": ("patch_size", "rows")}
+    if point["mask"] in parts:
+        block, whole = parts[point["mask"]]
+        if point[whole] % point[block]:
             raise ValueError(
                 f"--{block.replace('_', '-')}: got {point[block]} with --{whole} {point[whole]}, "
                 f"wanted a divisor of {whole}"
@@ -361,7 +292,7 @@ THEOREM3 = Theorem(
     "theorem3",
     "masked training is training with a penalty; dropout's is a squared nuclear norm",
     FLAGS,
-    (MASKS, DROPOUT, MINIMISER, DROPBLOCK, *SELF_SUPERVISED),
+    (MASKS, DROPOUT, MINIMISER, DROPBLOCK, masked_autoencoder.AUTOENCODER),
     plots={"dropout": plot_dropout},
     check=check,
     data=mnist_file,

