@@ -12,7 +12,7 @@ import pytest
 import lrdyn as lr
 from lrdyn.engine.judging import residuals
 from lrdyn.engine.produce import claims_job, own_settings
-from lrdyn.theorems.theorem4 import THEOREM4
+from lrdyn.theorems.theorem4 import THEOREM4, optax_programs
 from lrdyn.theorems.theorem4 import optax_galore as og
 from tests import oracles
 
@@ -23,7 +23,7 @@ SETTINGS = {
 
 
 def case_of(seed=0, **changes):
-    return og.make_training(jax.random.key(seed), **(SETTINGS | changes))
+    return og.make_case(jax.random.key(seed), **(SETTINGS | changes))
 
 
 def trained(case, **options):
@@ -107,7 +107,7 @@ def test_without_state_optax_is_galore_by_the_book(rows):
 def test_with_signs_of_optax_algorithm_1_is_galore_by_the_book(optimizer):
     """Up to the first refresh no sign matters, and after it only the signs do."""
     case = case_of(optimizer=optimizer)
-    own = og._path(case, lambda G: lr.adapters.choose_projectors(G, 2, "larger"))
+    own = og.galore_path(case, lambda G: lr.adapters.choose_projectors(G, 2, "larger"))
     oracles.assert_close(own, galore(case), steps=100, size=7)
     first = dataclasses.replace(case, steps=tuple(range(case.period + 1)))
     # A float32 projector whose singular values are apart; Adam divides by small entries.
@@ -162,7 +162,7 @@ def test_a_state_from_vmap_init_gives_the_same_numbers():
     for _ in range(SETTINGS["steps"]):
         weights, states = step(weights, states)
     for index, case in enumerate(cases):
-        found = og._flat(jax.tree.map(lambda W, index=index: W[index], weights))
+        found = og.flat(jax.tree.map(lambda W, index=index: W[index], weights))
         # Round-off may reach the digits that the float32 of an SVD cuts, hence float32.
         oracles.assert_close(as_float32(found), trained(case)[-1], steps=SETTINGS["steps"], size=7)
 
@@ -174,8 +174,8 @@ def test_svds_are_counted_in_loops_and_in_branches():
 
         return jax.lax.fori_loop(0, 3, body, jnp.linalg.svd(x)[0])
 
-    assert og.svds(run, jnp.ones((2, 2))) == (1, 1)
-    assert og.svds(jnp.linalg.qr, jnp.ones((2, 2))) == (0, 0)
+    assert optax_programs.svds(run, jnp.ones((2, 2))) == (1, 1)
+    assert optax_programs.svds(jnp.linalg.qr, jnp.ones((2, 2))) == (0, 0)
 
 
 def test_the_scale_is_that_of_projected_parameters_only():
@@ -214,7 +214,7 @@ def test_all_claims_hold_for_every_optimizer(optimizer, dtype):
     changed = SETTINGS | {"optimizer": optimizer, "learning_rate": 0.003}
     settings |= {n: value if n == "steps" else (value,) for n, value in changed.items()}
     found = {}
-    for statement in (og.OPTAX, og.OPTAX_PROGRAMS):
+    for statement in (og.OPTAX, optax_programs.OPTAX_PROGRAMS):
         job = claims_job(THEOREM4, statement, settings, (0,), statement.id, dtype)
         found |= job.run()
         for claim in statement.claims:

@@ -89,16 +89,9 @@ class Masked(eqx.Module):
 
 
 def make_case(
-    key: Key[Array, ""],
-    *,
-    rows: int,
-    cols: int,
-    width: int,
-    keep_prob: Any,
-    mask: str,
-    block_size: int,
-    patch_size: int,
-) -> Masked:
+    key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any, mask: str,
+    block_size: int, patch_size: int,
+) -> Masked:  # fmt: skip
     """Draw a target and the terms that masks of a kind act on."""
     shapes = [(rows, cols), (rows, cols), (width, rows), (rows, width)]
     hidden = mask in ("dropout", "dropblock")
@@ -192,33 +185,21 @@ def _slope_apart(one: Outcome) -> float:
 
 
 CLAIMS = (
-    Claim(
-        "mask_identity",
-        "E ||Y - sum (R_i/mu_i) Z_i||_F^2 = ||Y - sum Z_i||_F^2 + sum C_ij/(mu_i mu_j) <Z_i, Z_j>, "
-        f"over all masks of the kind (of the first {MOST_MASKS} terms or blocks, if there are "
-        "more)",
-    ),
+    Claim("mask_identity",
+          "E ||Y - sum (R_i/mu_i) Z_i||_F^2 = ||Y - sum Z_i||_F^2 + sum C_ij/(mu_i mu_j) <Z_i, "
+          f"Z_j>, over all masks of the kind (of the first {MOST_MASKS} terms or blocks, if there "
+          "are more)"),
     Claim("any_masks", "the same for masks of real entries, dependent and of unequal means"),
-    Claim(
-        "monte_carlo",
-        "the mean loss of random masks agrees",
-        kind="statistical",
-        residual=lambda one: in_standard_errors(
-            one.predicted["mask_identity"], one.measured["estimates"]
-        ),
-        reads=("mask_identity", "estimates"),
-    ),
-    Claim(
-        "monte_carlo_rate",
-        f"the error of the mean of n draws falls as n^(-1/2): slope from one draw to {DRAWS}, "
-        f"{REPEATS} times, of standard error 1/(sqrt(2 {REPEATS}) log {DRAWS}) = 0.011, four of "
-        "which are tolerated",
-        kind="rate",
-        residual=_slope_apart,
-        reads=("monte_carlo_rate", "mask_identity", "estimates", "deviation"),
-        tolerance=0.045,
-    ),
-)
+    Claim("monte_carlo", "the mean loss of random masks agrees", kind="statistical",
+          residual=lambda one: in_standard_errors(
+              one.predicted["mask_identity"], one.measured["estimates"]),
+          reads=("mask_identity", "estimates")),
+    Claim("monte_carlo_rate",
+          f"the error of the mean of n draws falls as n^(-1/2): slope from one draw to {DRAWS}, "
+          f"{REPEATS} times, of standard error 1/(sqrt(2 {REPEATS}) log {DRAWS}) = 0.011, four of "
+          "which are tolerated", kind="rate", residual=_slope_apart,
+          reads=("monte_carlo_rate", "mask_identity", "estimates", "deviation"), tolerance=0.045),
+)  # fmt: skip
 
 
 def _wrong_formulas(case: Masked) -> dict[str, Array]:
@@ -261,18 +242,12 @@ def _first_kind(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 MASKS = Statement(
-    "masks",
-    make_case,
-    predict,
-    measure,
-    CLAIMS,
-    CONTROLS,
-    hypotheses={"moments_as_stated": _moments_as_stated},
-    dims={"estimates": ("repeat",)},
+    "masks", make_case, predict, measure, CLAIMS, CONTROLS,
+    hypotheses={"moments_as_stated": _moments_as_stated}, dims={"estimates": ("repeat",)},
     narrow=_first_kind,
     sides="mean and covariance of the masks against all masks enumerated, and against draws",
     at={"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2},
-)
+)  # fmt: skip
 
 
 def check(point: Mapping[str, Any]) -> None:

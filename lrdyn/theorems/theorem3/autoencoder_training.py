@@ -48,7 +48,7 @@ class Autoencoding(eqx.Module):
 
     @property
     def patch_of(self) -> np.ndarray:
-        """Number of the patch of each feature, as an array."""
+        """:attr:`groups` as an array."""
         return np.asarray(self.groups)
 
     @property
@@ -63,16 +63,9 @@ class Autoencoding(eqx.Module):
 
 
 def make_case(
-    key: Key[Array, ""],
-    *,
-    rows: int,
-    cols: int,
-    width: int,
-    keep_prob: Any,
-    mask: str,
-    patch_size: int,
-    loss: str,
-) -> Autoencoding:
+    key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any, mask: str,
+    patch_size: int, loss: str,
+) -> Autoencoding:  # fmt: skip
     """Draw a frame of the data and the starts of training."""
     groups = tuple(patch_numbers(rows, mask, patch_size).tolist())
     start = gaussians(key, [(rows, rows), (rows, rows), (width, rows), (rows, width)])
@@ -143,11 +136,11 @@ def _expected(
     case: Autoencoding, autoencoder: Array, data: Array, *, hidden_only: bool = False
 ) -> Float[Array, ""]:
     """Loss of the autoencoder, summed over all masks with their probabilities."""
-    return exact_expectation(
-        lambda mask: autoencoder_loss(autoencoder, data, mask, hidden_only),
-        case.all_masks,
-        case.masks.probabilities,
-    )
+
+    def loss(mask):
+        return autoencoder_loss(autoencoder, data, mask, hidden_only)
+
+    return exact_expectation(loss, case.all_masks, case.masks.probabilities)
 
 
 def _at_mean(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
@@ -220,11 +213,9 @@ def added_at_identity(case: Autoencoding, data: Array) -> Float[Array, ""]:
 def _measure(case: Autoencoding, data: Array) -> dict[str, Array]:
     full, factors, guess = _train(case, data)
     narrow, own = factors[1] @ factors[0], within_patches(guess, case.patch_of)
-    trained = jnp.stack([full, narrow])
     anything = _expected(case, case.anything, data)
-    expected = jax.vmap(lambda A: _expected(case, A, data))(trained)
-    seen = jnp.stack([full, case.anything])
-    at_mean = jax.vmap(lambda A: _at_mean(case, A, data))(seen)
+    expected = jax.vmap(lambda A: _expected(case, A, data))(jnp.stack([full, narrow]))
+    at_mean = jax.vmap(lambda A: _at_mean(case, A, data))(jnp.stack([full, case.anything]))
     return {
         "marginal": anything,
         "optimum": full,

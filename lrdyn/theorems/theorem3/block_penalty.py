@@ -102,30 +102,18 @@ def _enough(one: Outcome) -> bool:
 
 
 CLAIMS = (
-    Claim(
-        "dropblock",
-        "masks on blocks of b units add ((1-theta)/theta) sum_j ||U_j V_j^T||_F^2, over all masks",
-    ),
-    Claim(
-        "dropblock_bound",
-        "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a penalty of at least "
-        "((1-p)/p) times the square of its spectral b-support norm",
-        kind="bound",
-        residual=missing("dropblock_bound"),
-    ),
-    Claim(
-        "dropblock_least",
-        "attained with enough blocks",
-        reads=("dropblock_least", "enough_blocks"),
-        applies=_enough,
-    ),
-    Claim(
-        "dropblock_product",
-        "by factors whose product is Z",
-        reads=("dropblock_product", "enough_blocks"),
-        applies=_enough,
-    ),
-)
+    Claim("dropblock",
+          "masks on blocks of b units add ((1-theta)/theta) sum_j ||U_j V_j^T||_F^2, over all "
+          "masks"),
+    Claim("dropblock_bound",
+          "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a penalty of at least "
+          "((1-p)/p) times the square of its spectral b-support norm", kind="bound",
+          residual=missing("dropblock_bound")),
+    Claim("dropblock_least", "attained with enough blocks",
+          reads=("dropblock_least", "enough_blocks"), applies=_enough),
+    Claim("dropblock_product", "by factors whose product is Z",
+          reads=("dropblock_product", "enough_blocks"), applies=_enough),
+)  # fmt: skip
 
 
 def _nuclear_for_support(case: Blocks) -> dict[str, Array]:
@@ -169,14 +157,8 @@ CONTROLS = (
 )  # fmt: skip
 
 DROPBLOCK = Statement(
-    "dropblock",
-    make_case,
-    predict,
-    measure,
-    CLAIMS,
-    CONTROLS,
+    "dropblock", make_case, predict, measure, CLAIMS, CONTROLS,
     dims={"dropblock_bound": ("factorisation",), "dropblock_product": ("row", "column")},
-    narrow=only("dropblock"),
-    sides="spectral support norm against all masks enumerated",
+    narrow=only("dropblock"), sides="spectral support norm against all masks enumerated",
     at={"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2},
-)
+)  # fmt: skip

@@ -44,15 +44,9 @@ class Training(eqx.Module):
 
 
 def make_case(
-    key: Key[Array, ""],
-    *,
-    rows: int,
-    cols: int,
-    width: int,
-    keep_prob: Any,
-    learning_rate: Any,
+    key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any, learning_rate: Any,
     steps: int,
-) -> Training:
+) -> Training:  # fmt: skip
     """Draw a regression on each side of the threshold, and two starts."""
     rank = min(rows, cols)
     shapes = [(2, rows), (1, cols), (1, rank), (rows, cols), (width, rows), (rows, width)]
@@ -83,13 +77,11 @@ def make_case(
 
 def _attained(case: Training, found: dropout.Shrinkage) -> dict[str, Array]:
     """Product, value and spectrum of a minimiser."""
-    rest, strength = (
-        case.target - found.product,
-        dropout.dropout_strength(case.keep_prob, case.width),
-    )
+    strength = dropout.dropout_strength(case.keep_prob, case.width)
+    fit = jnp.sum((case.target - found.product) ** 2)
     return {
         "dropout_minimiser": found.product,
-        "dropout_minimum": jnp.sum(rest**2) + strength * jnp.sum(found.values) ** 2,
+        "dropout_minimum": fit + strength * jnp.sum(found.values) ** 2,
         "stochastic_values": found.values,
     }
 
@@ -183,32 +175,21 @@ def _nuclear_norms(one: Outcome) -> np.ndarray:
 
 
 CLAIMS = (
-    Claim(
-        "dropout_minimiser",
-        "gradient descent on the expected loss ends at Z = U (Sigma - mu_q I)_+ V^T, from Y P = "
-        "U Sigma V^T and c = (1-theta)/(theta h) (if it has converged)",
-        reads=("dropout_minimiser", "gradient", *GAP),
-        applies=_converged,
-    ),
-    Claim(
-        "dropout_minimum",
-        "the expected loss there is the minimum of ||Y - Z||_F^2 + c ||Z||_*^2 over rank Z <= h",
-        reads=("dropout_minimum", "gradient", *GAP),
-        applies=_converged,
-    ),
-    Claim(
-        "stochastic",
-        f"training with random masks and decreasing steps ends there: mean over {RUNS} runs of "
-        "sum_{i<=q} u_i^T Z v_i, which is ||Z||_* (if h > 1 and the sum of the steps exceeds "
-        "1 / gap)",
-        kind="statistical",
-        residual=lambda one: in_standard_errors(
-            np.sum(one.predicted["stochastic_values"]), _nuclear_norms(one)
-        ),
-        reads=("stochastic_values", "stochastic_ends", *GAP),
-        applies=_long_enough,
-    ),
-)
+    Claim("dropout_minimiser",
+          "gradient descent on the expected loss ends at Z = U (Sigma - mu_q I)_+ V^T, from Y P = "
+          "U Sigma V^T and c = (1-theta)/(theta h) (if it has converged)",
+          reads=("dropout_minimiser", "gradient", *GAP), applies=_converged),
+    Claim("dropout_minimum",
+          "the expected loss there is the minimum of ||Y - Z||_F^2 + c ||Z||_*^2 over rank Z <= h",
+          reads=("dropout_minimum", "gradient", *GAP), applies=_converged),
+    Claim("stochastic",
+          f"training with random masks and decreasing steps ends there: mean over {RUNS} runs of "
+          "sum_{i<=q} u_i^T Z v_i, which is ||Z||_* (if h > 1 and the sum of the steps exceeds "
+          "1 / gap)", kind="statistical",
+          residual=lambda one: in_standard_errors(
+              np.sum(one.predicted["stochastic_values"]), _nuclear_norms(one)),
+          reads=("stochastic_values", "stochastic_ends", *GAP), applies=_long_enough),
+)  # fmt: skip
 
 # Controls ------------------------------------------------------------------------------------
 
@@ -247,12 +228,7 @@ CONTROLS = (
 )  # fmt: skip
 
 MINIMISER = Statement(
-    "dropout_training",
-    make_case,
-    predict,
-    measure,
-    CLAIMS,
-    CONTROLS,
+    "dropout_training", make_case, predict, measure, CLAIMS, CONTROLS,
     dims={
         "dropout_minimiser": ("row", "column"),
         "stochastic_values": ("index",),
@@ -260,10 +236,8 @@ MINIMISER = Statement(
         "singular_values": ("index",),
         "spectrum": ("index",),
     },
-    narrow=only("dropout"),
-    steps="steps",
-    diverged="diverged_at",
+    narrow=only("dropout"), steps="steps", diverged="diverged_at",
     sides="closed form from the SVD of Y P against gradient descent and against stochastic "
     "training",
     at={"mask": "dropout", "keep_prob": 0.5, "rows": 6, "cols": 8, "width": 4},
-)
+)  # fmt: skip

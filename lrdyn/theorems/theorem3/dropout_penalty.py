@@ -229,52 +229,36 @@ def measure(case: Dropout) -> dict[str, Array]:
 # Claims --------------------------------------------------------------------------------------
 
 CLAIMS = (
-    Claim(
-        "penalty",
-        "E ||Y - W_2 diag(R/theta) W_1 X||_F^2 = ||Y - W_2 W_1 X||_F^2 + ((1-theta)/theta) sum_i "
-        "||w_{2,i}||^2 ||w_{1,i}^T X||^2, over all 2^h masks",
-    ),
-    Claim(
-        "unscaled_masks",
-        "E ||Y - W_2 diag(R) W_1 X||_F^2 = ||Y - theta W_2 W_1 X||_F^2 + theta (1-theta) sum_i ...",
-    ),
-    Claim(
-        "factorisations",
-        "every factorisation of Z has a penalty of at least ((1-theta)/(theta h)) ||Z||_*^2",
-        kind="bound",
-        residual=missing("factorisations"),
-    ),
+    Claim("penalty",
+          "E ||Y - W_2 diag(R/theta) W_1 X||_F^2 = ||Y - W_2 W_1 X||_F^2 + ((1-theta)/theta) sum_i "
+          "||w_{2,i}||^2 ||w_{1,i}^T X||^2, over all 2^h masks"),
+    Claim("unscaled_masks",
+          "E ||Y - W_2 diag(R) W_1 X||_F^2 = ||Y - theta W_2 W_1 X||_F^2 + theta (1-theta) sum_i "
+          "..."),
+    Claim("factorisations",
+          "every factorisation of Z has a penalty of at least ((1-theta)/(theta h)) ||Z||_*^2",
+          kind="bound", residual=missing("factorisations")),
     Claim("equalised", "the equalised factors have terms of the same norm, ||Z||_*/h"),
     Claim("equalised_product", "their product is Z"),
     Claim("equalised_penalty", "their penalty is ((1-theta)/(theta h)) ||Z||_*^2: the minimum"),
-    Claim(
-        "width_free",
-        "with theta(h') = p/(h' - (h'-1) p) the least penalty is ((1-p)/p) ||Z||_*^2 for h' = h "
-        "and 3 h",
-    ),
-    Claim(
-        "fixed_keep_prob",
-        "at fixed theta the penalty of k copies of every unit is 1/k of it: it vanishes with width",
-    ),
-    Claim(
-        "layers",
-        "dropout after each hidden layer adds tr M_L - tr(W C W^T), M_{l+1} = W_{l+1} (M_l + "
-        "((1-theta)/theta) Diag M_l) W_{l+1}^T, over all masks of all layers",
-    ),
-    Claim(
-        "layers_bound",
-        "that is at least nu ||W C^(1/2)||_*^2, nu = prod_i (1 + (1-theta)/(theta d_i)) - 1",
-        kind="bound",
-        residual=missing("layers_bound"),
-    ),
+    Claim("width_free",
+          "with theta(h') = p/(h' - (h'-1) p) the least penalty is ((1-p)/p) ||Z||_*^2 for h' = h "
+          "and 3 h"),
+    Claim("fixed_keep_prob",
+          "at fixed theta the penalty of k copies of every unit is 1/k of it: it vanishes with "
+          "width"),
+    Claim("layers",
+          "dropout after each hidden layer adds tr M_L - tr(W C W^T), M_{l+1} = W_{l+1} (M_l + "
+          "((1-theta)/theta) Diag M_l) W_{l+1}^T, over all masks of all layers"),
+    Claim("layers_bound",
+          "that is at least nu ||W C^(1/2)||_*^2, nu = prod_i (1 + (1-theta)/(theta d_i)) - 1",
+          kind="bound", residual=missing("layers_bound")),
     Claim("layers_rank_one", "and equal to it for a rank-one map spread evenly over the units"),
-    Claim(
-        "dropconnect_input",
-        "masks on the weights of W_1 add ((1-theta)/theta) sum_ik ||w_{2,i}||^2 W_{1,ik}^2 "
-        "||x_k||^2, over all masks",
-    ),
+    Claim("dropconnect_input",
+          "masks on the weights of W_1 add ((1-theta)/theta) sum_ik ||w_{2,i}||^2 W_{1,ik}^2 "
+          "||x_k||^2, over all masks"),
     Claim("dropconnect_output", "masks on the weights of W_2 add what dropout adds"),
-)
+)  # fmt: skip
 
 # Controls ------------------------------------------------------------------------------------
 # Each returns what its controls look at, and no more: a control is compiled like a claim.
@@ -351,12 +335,7 @@ CONTROLS = (
 )  # fmt: skip
 
 DROPOUT = Statement(
-    "dropout",
-    make_case,
-    predict,
-    measure,
-    CLAIMS,
-    CONTROLS,
+    "dropout", make_case, predict, measure, CLAIMS, CONTROLS,
     dims={
         "factorisations": ("factorisation",),
         "equalised": ("unit",),
@@ -365,7 +344,6 @@ DROPOUT = Statement(
         "equalised_penalty": ("copies",),
         "fixed_keep_prob": ("copies",),
     },
-    narrow=only("dropout"),
-    sides="norms of Z and formulas against all masks enumerated",
+    narrow=only("dropout"), sides="norms of Z and formulas against all masks enumerated",
     at={"mask": "dropout", "keep_prob": 0.5, "width": 4},
-)
+)  # fmt: skip

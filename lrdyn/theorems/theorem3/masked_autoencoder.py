@@ -34,13 +34,14 @@ def predict(case: Autoencoding) -> dict[str, Array]:
 def _predict(case: Autoencoding, data: Array) -> dict[str, Array]:
     moments = _moments(case, data)
     narrow = autoencoding.bottleneck_autoencoder(moments, case.width)
+    optimum = autoencoding.optimal_autoencoder(moments)
     return {
-        "marginal": _marginal(case, data, case.anything),
-        "optimum": _optimum(case, data),
+        "marginal": autoencoding.masked_autoencoder_loss(case.anything, moments),
+        "optimum": optimum,
         "rank_values": narrow.values,
         "bottleneck": narrow.autoencoder,
         "bottleneck_value": narrow.loss,
-        "nuclear_bound": _bounds(case, data),
+        "nuclear_bound": _bounds(case, data, optimum),
         "masked_marginal": autoencoding.masked_only_loss(case.anything, moments),
         "masked_optimum": autoencoding.optimal_masked_only(moments),
         "unidentified": within_patches(case.anything, case.patch_of),
@@ -52,16 +53,8 @@ def _moments(case: Autoencoding, data: Array) -> MaskedMoments:
     return autoencoding.masked_moments(data, case.patch_of, case.keep_prob)
 
 
-def _marginal(case: Autoencoding, data: Array, autoencoder: Array) -> Float[Array, ""]:
-    return autoencoding.masked_autoencoder_loss(autoencoder, _moments(case, data))
-
-
-def _optimum(case: Autoencoding, data: Array) -> Float[Array, "m m"]:
-    return autoencoding.optimal_autoencoder(_moments(case, data))
-
-
-def _bounds(case: Autoencoding, data: Array) -> Float[Array, "2"]:
-    both = jnp.stack([_optimum(case, data), case.anything])
+def _bounds(case: Autoencoding, data: Array, optimum: Array) -> Float[Array, "2"]:
+    both = jnp.stack([optimum, case.anything])
     return jax.vmap(lambda A: nuclear_norm_bound(A, data, case.keep_prob))(both)
 
 
@@ -142,49 +135,25 @@ def _claim(
 
 
 CLAIMS = (
-    _claim(
-        "marginal",
-        "E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)",
-        trained=False,
-    ),
+    _claim("marginal", "E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)",
+           trained=False),
     _claim("optimum", "training reaches A = S Q^{-1}, Q = p S + (1-p) D"),
-    _claim(
-        "rank",
-        "it has the rank of X: no direction is cut off",
-        kind="exact",
-        residual=_differ,
-        reads=("rank_values",),
-    ),
+    _claim("rank", "it has the rank of X: no direction is cut off", kind="exact", residual=_differ,
+           reads=("rank_values",)),
     _claim("bottleneck", "at width r it reaches U_r U_r^T S Q^{-1}, U_r the left of S Q^{-1/2}"),
     _claim("bottleneck_value", "with the loss tr S - p sum_{i <= r} sigma_i(S Q^{-1/2})^2"),
-    _claim(
-        "nuclear_bound",
-        "p(1-p) tr(A D A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
-        kind="bound",
-        residual=_below_bound,
-        reads=("nuclear_bound", "penalty"),
-    ),
-    _claim(
-        "attained",
-        "with equality at A = I, if the rows of X are orthogonal and of equal norm",
-        residual=lambda one: relative_difference(
-            one.predicted["attained"], one.measured["attained"]
-        ),
-        trained=False,
-    ),
-    _claim(
-        "masked_marginal",
-        "on the masked entries alone: 1 - p times the loss of A without its diagonal blocks",
-        loss="masked",
-        trained=False,
-    ),
-    _claim(
-        "masked_optimum",
-        "training on these reaches A = (S - blkdiag M_b) Q^{-1} outside the blocks",
-        loss="masked",
-    ),
+    _claim("nuclear_bound", "p(1-p) tr(A D A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
+           kind="bound", residual=_below_bound, reads=("nuclear_bound", "penalty")),
+    _claim("attained", "with equality at A = I, if the rows of X are orthogonal and of equal norm",
+           residual=None, trained=False),
+    _claim("masked_marginal",
+           "on the masked entries alone: 1 - p times the loss of A without its diagonal blocks",
+           loss="masked", trained=False),
+    _claim("masked_optimum",
+           "training on these reaches A = (S - blkdiag M_b) Q^{-1} outside the blocks",
+           loss="masked"),
     _claim("unidentified", "and leaves the diagonal blocks where they started", loss="masked"),
-)
+)  # fmt: skip
 
 
 def _independent(case: Autoencoding) -> Array:
@@ -206,51 +175,6 @@ def _fixed_number(key: Key[Array, ""], case: Autoencoding, amount: Array) -> Aut
     return dataclasses.replace(case, masks=masks)
 
 
-def _control(
-    name: str,
-    statement: str,
-    claim: str,
-    wrong: Callable[[Autoencoding, Array], Array],
-    array: str = "",
-) -> Control:
-    """One array of the prediction replaced, that of the claim's name unless another is named."""
-
-    def predicted(case: Autoencoding) -> dict[str, Array]:
-        found = jax.vmap(lambda data: wrong(case, data))(case.data)
-        return {array or claim: found, "condition": jnp.ones((), case.data.dtype)}
-
-    return Control(name, statement, claim, predict=predicted)
-
-
-def _mean_loss(case: Autoencoding, data: Array, penalty: Array) -> Array:
-    """Loss at the mean of the masks, and a penalty."""
-    mean = jnp.full(len(data), case.keep_prob)
-    return training.autoencoder_loss(case.anything, data, mean) + penalty
-
-
-def _nuclear_penalty(case: Autoencoding, data: Array) -> Array:
-    return _mean_loss(case, data, nuclear_norm_bound(case.anything, data, case.keep_prob))
-
-
-def _plain_ridge(case: Autoencoding, data: Array) -> Array:
-    p = case.keep_prob
-    return _mean_loss(case, data, p * (1 - p) * jnp.sum(case.anything**2))
-
-
-def _single(case: Autoencoding, data: Array) -> MaskedMoments:
-    """As if single entries were masked."""
-    return autoencoding.masked_moments(data, np.arange(len(data)), case.keep_prob)
-
-
-def _loss_of_entries(case: Autoencoding, data: Array) -> Array:
-    return autoencoding.masked_autoencoder_loss(case.anything, _single(case, data))
-
-
-def _over_mean(case: Autoencoding, data: Array) -> Array:
-    """The loss of masks over their mean, M / p."""
-    return _marginal(case, data, case.anything / case.keep_prob)
-
-
 def _soft_threshold(case: Autoencoding, data: Array) -> Array:
     """A if masking penalised the squared nuclear norm: p A X = U (Sigma - mu I)_+ V^T."""
     strength = dropout.dropout_strength(case.keep_prob, len(data))
@@ -258,89 +182,74 @@ def _soft_threshold(case: Autoencoding, data: Array) -> Array:
     return dropout.input_layer(product, data) / case.keep_prob
 
 
-def _rank_of_threshold(case: Autoencoding, data: Array) -> Array:
-    return singular_values(_soft_threshold(case, data))
+def _wrong(case: Autoencoding, data: Array) -> dict[str, Array]:
+    """By the id of the control."""
+    A, p, width, moments = case.anything, case.keep_prob, case.width, _moments(case, data)
+    at_mean = training.autoencoder_loss(A, data, jnp.full(len(data), p))
+    entries = autoencoding.masked_moments(data, np.arange(len(data)), p)
+    loss, optimum = autoencoding.masked_autoencoder_loss, autoencoding.optimal_autoencoder(moments)
+    thresholded, left = _soft_threshold(case, data), linalg.svd(data)[0][:, :width]
+    values = autoencoding.bottleneck_autoencoder(moments, width).values
+    # Only the diagonal of A put to 0, by mu_i, where patches are masked.
+    inverse = moments.root @ moments.root
+    mu = jnp.diagonal(moments.whole @ inverse) / jnp.diagonal(inverse)
+    without_diagonal = (moments.whole - jnp.diag(mu)) @ inverse
+    return {
+        "nuclear_norm_penalty": at_mean + nuclear_norm_bound(A, data, p),
+        "plain_ridge": at_mean + p * (1 - p) * jnp.sum(A**2),
+        "entries_for_patches": loss(A, entries),
+        "masks_over_their_mean": loss(A / p, moments),
+        "soft_thresholding": thresholded,
+        "optimum_of_entries": autoencoding.optimal_autoencoder(entries),
+        "rank_of_soft_thresholding": singular_values(thresholded),
+        "vectors_of_s": left @ (left.T @ optimum),
+        "value_without_p": jnp.trace(moments.whole) - jnp.sum(values[:width] ** 2),
+        "bound_not_divided": len(data) * _bounds(case, data, optimum),
+        "diagonal_kept": (1 - p) * loss(A, moments),
+        "chance_forgotten": autoencoding.masked_only_loss(A, moments) / (1 - p),
+        "blocks_cut_out": optimum - within_patches(optimum, case.patch_of),
+        "single_multipliers": without_diagonal - within_patches(without_diagonal, case.patch_of),
+        "blocks_trained": jnp.zeros_like(A),
+    }
 
 
-def _optimum_of_entries(case: Autoencoding, data: Array) -> Array:
-    return autoencoding.optimal_autoencoder(_single(case, data))
+def _control(name: str, statement: str, claim: str, array: str = "") -> Control[Autoencoding]:
+    """One array of the prediction is wrong, that of the claim's name unless another is named."""
 
+    def predicted(case: Autoencoding) -> dict[str, Array]:
+        found = jax.vmap(lambda data: _wrong(case, data)[name])(case.data)
+        return {array or claim: found, "condition": jnp.ones((), case.data.dtype)}
 
-def _vectors_of_s(case: Autoencoding, data: Array) -> Array:
-    left = linalg.svd(data)[0][:, : case.width]
-    return left @ (left.T @ _optimum(case, data))
-
-
-def _value_without_p(case: Autoencoding, data: Array) -> Array:
-    moments = _moments(case, data)
-    values = autoencoding.bottleneck_autoencoder(moments, case.width).values
-    return jnp.trace(moments.whole) - jnp.sum(values[: case.width] ** 2)
-
-
-def _undivided_bound(case: Autoencoding, data: Array) -> Array:
-    return len(data) * _bounds(case, data)
+    return Control(name, statement, claim, predict=predicted)
 
 
 def _any_data(case: Autoencoding) -> dict[str, Array]:
     return {"attained": training.added_at_identity(case, case.data[0])}
 
 
-def _diagonal_kept(case: Autoencoding, data: Array) -> Array:
-    return (1 - case.keep_prob) * _marginal(case, data, case.anything)
-
-
-def _chance_forgotten(case: Autoencoding, data: Array) -> Array:
-    found = autoencoding.masked_only_loss(case.anything, _moments(case, data))
-    return found / (1 - case.keep_prob)
-
-
-def _blocks_cut(case: Autoencoding, data: Array) -> Array:
-    optimum = _optimum(case, data)
-    return optimum - within_patches(optimum, case.patch_of)
-
-
-def _single_multipliers(case: Autoencoding, data: Array) -> Array:
-    """Only the diagonal of A put to 0, by mu_i, where patches are masked."""
-    moments = _moments(case, data)
-    inverse = moments.root @ moments.root
-    mu = jnp.diagonal(moments.whole @ inverse) / jnp.diagonal(inverse)
-    A = (moments.whole - jnp.diag(mu)) @ inverse
-    return A - within_patches(A, case.patch_of)
-
-
-def _blocks_trained(case: Autoencoding, data: Array) -> Array:
-    return jnp.zeros_like(case.anything)
-
-
-ENTRIES = "D = diag S where patches are masked"
-
 CONTROLS = (
     Control("fixed_number_shown",
             "always the same number of patches shown, or one more, the mean being p", "marginal",
             case=_fixed_number),
-    _control("nuclear_norm_penalty", "penalty p(1-p) ||A X||_*^2 / (n m)", "marginal",
-             _nuclear_penalty),
-    _control("plain_ridge", "D replaced by I", "marginal", _plain_ridge),
-    _control("entries_for_patches", ENTRIES, "marginal", _loss_of_entries),
-    _control("masks_over_their_mean", "p forgotten: the loss of M/p", "marginal", _over_mean),
+    _control("nuclear_norm_penalty", "penalty p(1-p) ||A X||_*^2 / (n m)", "marginal"),
+    _control("plain_ridge", "D replaced by I", "marginal"),
+    _control("entries_for_patches", "D = diag S where patches are masked", "marginal"),
+    _control("masks_over_their_mean", "p forgotten: the loss of M/p", "marginal"),
     _control("soft_thresholding",
-             "input masking by soft-thresholding: p A X = U (Sigma - mu I)_+ V^T", "optimum",
-             _soft_threshold),
-    _control("optimum_of_entries", ENTRIES, "optimum", _optimum_of_entries),
+             "input masking by soft-thresholding: p A X = U (Sigma - mu I)_+ V^T", "optimum"),
+    _control("optimum_of_entries", "D = diag S where patches are masked", "optimum"),
     _control("rank_of_soft_thresholding", "the rank that soft-thresholding leaves", "rank",
-             _rank_of_threshold, "rank_values"),
-    _control("vectors_of_s", "U_r of S, not of S Q^{-1/2}", "bottleneck", _vectors_of_s),
-    _control("value_without_p", "tr S - sum_{i <= r} sigma_i^2", "bottleneck_value",
-             _value_without_p),
-    _control("bound_not_divided", "the bound without 1/m", "nuclear_bound", _undivided_bound),
+             "rank_values"),
+    _control("vectors_of_s", "U_r of S, not of S Q^{-1/2}", "bottleneck"),
+    _control("value_without_p", "tr S - sum_{i <= r} sigma_i^2", "bottleneck_value"),
+    _control("bound_not_divided", "the bound without 1/m", "nuclear_bound"),
     Control("attained_by_any_data", "A = I on data whose rows are not orthogonal", "attained",
             measure=_any_data),
-    _control("diagonal_kept", "diagonal blocks of A kept", "masked_marginal", _diagonal_kept),
-    _control("chance_forgotten", "the factor 1 - p left out", "masked_marginal", _chance_forgotten),
-    _control("blocks_cut_out", "S Q^{-1} without its blocks", "masked_optimum", _blocks_cut),
-    _control("single_multipliers", "mu_i in place of M_b", "masked_optimum", _single_multipliers),
-    _control("blocks_trained", "diagonal blocks of A trained to 0", "unidentified",
-             _blocks_trained),
+    _control("diagonal_kept", "diagonal blocks of A kept", "masked_marginal"),
+    _control("chance_forgotten", "the factor 1 - p left out", "masked_marginal"),
+    _control("blocks_cut_out", "S Q^{-1} without its blocks", "masked_optimum"),
+    _control("single_multipliers", "mu_i in place of M_b", "masked_optimum"),
+    _control("blocks_trained", "diagonal blocks of A trained to 0", "unidentified"),
 )  # fmt: skip
 
 
@@ -360,30 +269,20 @@ def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 AUTOENCODER = Statement(
-    "autoencoder",
-    training.make_case,
-    predict,
-    training.measure,
-    CLAIMS,
-    CONTROLS,
+    "autoencoder", training.make_case, predict, training.measure, CLAIMS, CONTROLS,
     hypotheses={"masks_are_independent": _independent},
     dims={
-        "marginal": ("data",),
-        "optimum": ("data", "row", "column"),
+        **dict.fromkeys(("marginal", "bottleneck_value", "masked_marginal"), ("data",)),
+        **dict.fromkeys(("nuclear_bound", "penalty"), ("data", "autoencoder")),
+        **dict.fromkeys(
+            ("optimum", "bottleneck", "masked_optimum", "unidentified"), ("data", "row", "column")
+        ),
         "rank_values": ("data", "index"),
-        "bottleneck": ("data", "row", "column"),
-        "bottleneck_value": ("data",),
-        "nuclear_bound": ("data", "autoencoder"),
-        "penalty": ("data", "autoencoder"),
-        "masked_marginal": ("data",),
-        "masked_optimum": ("data", "row", "column"),
-        "unidentified": ("data", "row", "column"),
     },
-    narrow=_narrow,
-    condition="condition",
+    narrow=_narrow, condition="condition",
     sides="moments S, D, Q against all masks enumerated and autoencoders trained on these sums",
     at={"mask": "patch", "loss": "all masked"},
-)
+)  # fmt: skip
 
 
 def check(point: Mapping[str, Any]) -> None:

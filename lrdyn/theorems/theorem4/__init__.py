@@ -1,6 +1,8 @@
 """Theorem 4: GaLore and ReLoRA with a frozen factor take the same path."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,26 +27,14 @@ from lrdyn.theorem import (
     one_of,
     with_condition,
 )
+from lrdyn.theorems.theorem4 import problems
 from lrdyn.theorems.theorem4.duality import DUALITY
 from lrdyn.theorems.theorem4.figures import plot_paths
 from lrdyn.theorems.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
-from lrdyn.theorems.theorem4.optax_galore import OPTAX, OPTAX_PROGRAMS
+from lrdyn.theorems.theorem4.optax_galore import OPTAX
+from lrdyn.theorems.theorem4.optax_programs import OPTAX_PROGRAMS
 from lrdyn.theorems.theorem4.optimizer_state import NAMES, OPTIMIZER_STATE
-from lrdyn.theorems.theorem4.problems import (
-    OPTIMIZERS,
-    PROBLEMS,
-    LowRankRun,
-    at,
-    determined,
-    distance,
-    independence,
-    losses,
-    make_run,
-    refreshed,
-    sum_ranks,
-    sum_values,
-    train,
-)
+from lrdyn.theorems.theorem4.problems import OPTIMIZERS, PROBLEMS, LowRankRun
 from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
 
 SIDES = ("left", "right")
@@ -85,27 +75,27 @@ def check(point: Mapping[str, Any]) -> None:
 def predict(case: LowRankRun) -> dict[str, Array]:
     """GaLore, and what its projectors say."""
     records, condition = with_condition(
-        lambda both: train(case, GALORE, both).records, (case.params, case.data)
+        lambda both: problems.train(case, GALORE, both).records, (case.params, case.data)
     )
-    found, recorded = refreshed(case, records), at(case, case.steps)
+    found, recorded = problems.refreshed(case, records), records[problems.at(case, case.steps)]
     return {
-        "weights": records[recorded],
-        "training_loss": losses(case, records[recorded]),
+        "weights": recorded,
+        "training_loss": problems.losses(case, recorded),
         "condition": condition,
         "singular_gap": found.gaps,
-        "independence": independence(case, found.bases),
-        "sum_rank": sum_ranks(case),
+        "independence": problems.independence(case, found.bases),
+        "sum_rank": problems.sum_ranks(case),
     }
 
 
 def measure(case: LowRankRun, *, method: Method = RELORA_FROZEN, **how: Any) -> dict[str, Array]:
     """ReLoRA with a frozen factor, or something else with the arguments of its run."""
-    run = train(case, method, **how)
-    recorded = at(case, case.steps)
+    run = problems.train(case, method, **how)
+    recorded = run.records[problems.at(case, case.steps)]
     return {
-        "weights": run.records[recorded],
-        "training_loss": losses(case, run.records[recorded]),
-        "sum_values": sum_values(case, run.records),
+        "weights": recorded,
+        "training_loss": problems.losses(case, recorded),
+        "sum_values": problems.sum_values(case, run.records),
         "step": jnp.asarray(case.steps),
         "diverged_at": run.diverged_at,
     }
@@ -113,7 +103,7 @@ def measure(case: LowRankRun, *, method: Method = RELORA_FROZEN, **how: Any) -> 
 
 def gap(case: LowRankRun, predicted: Arrays, measured: Arrays) -> dict[str, Array]:
     """The gap between the two trajectories at each recorded step."""
-    return {"gap": distance(predicted["weights"], measured["weights"])}
+    return {"gap": problems.distance(predicted["weights"], measured["weights"])}
 
 
 INDEPENDENT = 0.1
@@ -122,26 +112,18 @@ INDEPENDENT = 0.1
 
 def _same_path(prefix: str = "") -> tuple[Claim, Claim]:
     """Claims that GaLore and ReLoRA agree, for a statement of its own names."""
-    return (
-        Claim(
-            f"{prefix}weights",
-            "GaLore and ReLoRA with a frozen factor have the same weights at every step",
-            residual=_apart("weights"),
-            reads=("weights", "singular_gap"),
-            applies=determined,
-        ),
-        Claim(
-            f"{prefix}training_loss",
-            "and the same loss",
-            residual=_apart("training_loss"),
-            reads=("training_loss", "singular_gap"),
-            applies=determined,
-        ),
-    )
 
+    def claim(name: str, statement: str) -> Claim:
+        return Claim(
+            prefix + name,
+            statement,
+            residual=lambda one: relative_difference(one.predicted[name], one.measured[name]),
+            reads=(name, "singular_gap"),
+            applies=problems.determined,
+        )
 
-def _apart(name: str) -> Callable[[Outcome], float]:
-    return lambda one: relative_difference(one.predicted[name], one.measured[name])
+    same = "GaLore and ReLoRA with a frozen factor have the same weights at every step"
+    return claim("weights", same), claim("training_loss", "and the same loss")
 
 
 def _relative_values(one: Outcome) -> np.ndarray:
@@ -168,116 +150,53 @@ def _wrong_ranks(one: Outcome) -> float:
     return float(np.sum(wrong & (independence >= INDEPENDENT)))
 
 
+OF_SUMS = "r times the number of refreshes against singular values of W(t) - W(0)"
+
 CLAIMS = (
     *_same_path(),
-    Claim(
-        "sum_excess",
-        "W(t) - W(0) has rank at most r K after K refreshes: sigma_{rK+1} = 0",
-        kind="bound",
-        residual=_excess,
-        reads=("sum_values", "sum_rank"),
-        sides="r times the number of refreshes against singular values of W(t) - W(0)",
-    ),
-    Claim(
-        "sum_rank",
-        "and no less if the subspaces are independent: steps of rank r, a sum of rank r K",
-        kind="exact",
-        residual=_wrong_ranks,
-        reads=("sum_values", "sum_rank", "independence"),
-        sides="r times the number of refreshes against singular values of W(t) - W(0)",
-    ),
-)
+    Claim("sum_excess", "W(t) - W(0) has rank at most r K after K refreshes: sigma_{rK+1} = 0",
+          kind="bound", residual=_excess, reads=("sum_values", "sum_rank"), sides=OF_SUMS),
+    Claim("sum_rank",
+          "and no less if the subspaces are independent: steps of rank r, a sum of rank r K",
+          kind="exact", residual=_wrong_ranks, reads=("sum_values", "sum_rank", "independence"),
+          sides=OF_SUMS),
+)  # fmt: skip
 
 
 # Controls ----------------------------------------------------------------------------------------
 
 
-def _other_side(case: LowRankRun) -> dict[str, Array]:
-    return measure(case, side={"left": "right", "right": "left"}[case.side])
-
-
-def _pruned(case: LowRankRun) -> dict[str, Array]:
-    return measure(case, state=pruned(jax.random.key(0)))
-
-
-def _one_less(case: LowRankRun) -> dict[str, Array]:
-    right = predict(case)
-    return right | {"sum_rank": right["sum_rank"] - 1}
-
-
-def _one_adapter(case: LowRankRun) -> dict[str, Array]:
-    right = predict(case)
-    return right | {"sum_rank": jnp.full_like(right["sum_rank"], case.rank)}
-
-
-SGD = {"optimizer": "sgd", "side": "left", "problem": "regression", "state": "keep", "steps": 60}
-ADAM = SGD | {"optimizer": "adam", "state": "reset", "steps": 20}
+ADAM = {"optimizer": "adam", "state": "reset", "steps": 20}
 
 CONTROLS = (
+    Control("one_keeps_one_resets",
+            "one method keeps its state and the other resets it, as published", "weights",
+            measure=partial(measure, state="keep"), at=ADAM),
     Control[LowRankRun](
-        "one_keeps_one_resets",
-        "one method keeps its state and the other resets it, as published",
-        "weights",
-        measure=lambda case: measure(case, state="keep"),
-        at=ADAM,
-    ),
-    Control(
         "pruned_state",
-        "a reset that sets 99.9 % of the moments to zero and keeps the count of steps",
-        "weights",
-        measure=_pruned,
-        at=ADAM,
-    ),
-    Control[LowRankRun](
-        "no_merge",
-        "A set to zero at a refresh without a merge: the function jumps",
-        "training_loss",
-        measure=lambda case: measure(case, method=UNMERGED),
-        at=SGD,
-    ),
-    Control[LowRankRun](
-        "stale_adapter",
-        "a fresh P with the A of the old one",
-        "weights",
-        measure=lambda case: measure(case, method=STALE),
-        at=SGD,
-    ),
-    Control[LowRankRun](
-        "both_factors_trained",
-        "B trained as well as A: ReLoRA as published",
-        "weights",
-        measure=lambda case: measure(case, method=RELORA),
-        at=SGD,
-    ),
+        "a reset that sets 99.9 % of the moments to zero and keeps the count of steps", "weights",
+        measure=lambda case: measure(case, state=pruned(jax.random.key(0))), at=ADAM),
+    Control("no_merge", "A set to zero at a refresh without a merge: the function jumps",
+            "training_loss", measure=partial(measure, method=UNMERGED)),
+    Control("stale_adapter", "a fresh P with the A of the old one", "weights",
+            measure=partial(measure, method=STALE)),
+    Control("both_factors_trained", "B trained as well as A: ReLoRA as published", "weights",
+            measure=partial(measure, method=RELORA)),
     Control[LowRankRun](
         "both_factors_zero",
         "both factors zero at the start: their gradients are exactly 0, and nothing moves",
         "weights",
-        measure=lambda case: measure(case, method=RELORA, choose=no_factors(case.rank, case.side)),
-        at=SGD,
-    ),
-    Control(
-        "other_side",
-        "the other side projected",
-        "weights",
-        measure=_other_side,
-        at=SGD,
-    ),
-    Control(
-        "one_direction_less",
-        "the sum claimed to have a rank below r K",
-        "sum_excess",
-        predict=_one_less,
-        at=SGD,
-    ),
-    Control(
-        "rank_of_one_adapter",
-        "the sum claimed to have the rank of one adapter",
-        "sum_rank",
-        predict=_one_adapter,
-        at=SGD,
-    ),
-)
+        measure=lambda case: measure(case, method=RELORA, choose=no_factors(case.rank, case.side))),
+    Control[LowRankRun](
+        "other_side", "the other side projected", "weights",
+        measure=lambda case: measure(case, side="right" if case.side == "left" else "left")),
+    Control[LowRankRun](
+        "one_direction_less", "the sum claimed to have a rank below r K", "sum_excess",
+        predict=lambda case: {"sum_rank": problems.sum_ranks(case) - 1}),
+    Control[LowRankRun](
+        "rank_of_one_adapter", "the sum claimed to have the rank of one adapter", "sum_rank",
+        predict=lambda case: {"sum_rank": jnp.full_like(problems.sum_ranks(case), case.rank)}),
+)  # fmt: skip
 
 DIMS = {
     "weights": ("step", "entry"),
@@ -310,49 +229,27 @@ def _other_problems(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 TRAJECTORY = Statement(
-    "trajectory",
-    make_run,
-    predict,
-    measure,
-    CLAIMS,
-    controls=CONTROLS,
+    "trajectory", problems.make_run, predict, measure, CLAIMS, CONTROLS,
     dims=DIMS,
-    narrow=_first_problem,
-    compare=gap,
-    steps="steps",
-    condition="condition",
+    narrow=_first_problem, compare=gap, steps="steps", condition="condition",
     diverged="diverged_at",
     sides="projected gradients of W (GaLore) against gradients of A by differentiation (ReLoRA)",
-)
+    at={"optimizer": "sgd", "side": "left", "problem": "regression", "state": "keep", "steps": 60},
+)  # fmt: skip
 
-OTHER_PROBLEMS = Statement(
-    "other_problems",
-    make_run,
-    predict,
-    measure,
-    _same_path("network_"),
-    dims=DIMS,
+OTHER_PROBLEMS = dataclasses.replace(
+    TRAJECTORY,
+    id="other_problems",
+    claims=_same_path("network_"),
+    controls=(),
     narrow=_other_problems,
-    compare=gap,
-    steps="steps",
-    condition="condition",
-    diverged="diverged_at",
-    sides="projected gradients of W (GaLore) against gradients of A by differentiation (ReLoRA)",
 )
 
 THEOREM4 = Theorem(
     "theorem4",
     "GaLore and ReLoRA with a frozen factor take the same path, for any optimiser of gradients",
     FLAGS,
-    (
-        TRAJECTORY,
-        OPTIMIZER_STATE,
-        OTHER_PROBLEMS,
-        OPTAX,
-        OPTAX_PROGRAMS,
-        DUALITY,
-        GRADIENT_RANK,
-    ),
+    (TRAJECTORY, OPTIMIZER_STATE, OTHER_PROBLEMS, OPTAX, OPTAX_PROGRAMS, DUALITY, GRADIENT_RANK),
     plots={"paths": plot_paths},
     check=check,
     axes=("rank",),

@@ -21,7 +21,7 @@ from lrdyn.descent import recorded_steps
 from lrdyn.initialization import gaussians
 from lrdyn.theorem import Claim, Control, Outcome, Statement
 
-LONGEST = 60
+MOST_STEPS = 60
 """Most steps."""
 
 SCALE = 2.0
@@ -65,9 +65,6 @@ RULES = {**LINEAR, **ROOTS, **OTHERS}
 class Dense(LinearMap):
     """Any matrix S on vectors of parameters, the rows of an array.
 
-    Args:
-        matrix: S.
-
     Example:
         >>> import jax.numpy as jnp
         >>> S = Dense(jnp.array([[1.0, 2.0]]))
@@ -99,32 +96,20 @@ class Adapted(eqx.Module):
     steps: tuple[int, ...] = eqx.field(static=True)
 
 
-def _case(key: Key[Array, ""], *, rows: int, cols: int, rank: int, steps: int) -> Adapted:
+def make_case(key: Key[Array, ""], *, rows: int, cols: int, rank: int, steps: int) -> Adapted:
+    """Draw a map, a regression and where its parameters start."""
     shapes = [(rank, rows), (cols, rows), (1, cols), (1, rows)]
     matrix, inputs, outputs, start = gaussians(key, shapes)
-    return Adapted(
-        matrix=matrix / np.sqrt(rows),
-        inputs=inputs / np.sqrt(rows),
-        outputs=3 * outputs[0],
-        start=start[0],
-        rules=(*LINEAR, *ROOTS),
-        steps=tuple(sorted({1, *recorded_steps(steps, 7).tolist()})),
-    )
+    matrix, inputs = matrix / np.sqrt(rows), inputs / np.sqrt(rows)
+    recorded = tuple(sorted({1, *recorded_steps(steps, 7).tolist()}))
+    return Adapted(matrix, inputs, 3 * outputs[0], start[0], (*LINEAR, *ROOTS), recorded)
 
 
 # Training ------------------------------------------------------------------------------------
 
 
-def side_by_side(
-    rules: Sequence[optax.GradientTransformation],
-) -> optax.GradientTransformation:
-    """An optimiser for each row of an array.
-
-    Args:
-        rules: one optimiser for each row.
-
-    Returns:
-        An optax transformation, which is always given the parameters.
+def side_by_side(rules: Sequence[optax.GradientTransformation]) -> optax.GradientTransformation:
+    """An optimiser for each row of an array; it is always given the parameters.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -180,24 +165,26 @@ MATCHED = [(1.0, 1.0), (SCALE**2, 1.0), (SCALE, 1 / SCALE)]
 """GaLore's alpha and part of eps: without a scale; for linear rules; for roots."""
 
 EQUAL = [(SCALE, part) for part in PARTS]
-"""As many eps as for the adapter."""
-
 DIVIDED = [(SCALE, part / SCALE) for part in PARTS]
+"""The eps of the adapter, and these divided by s."""
 
 FIRST, MIDDLE = len(LINEAR), len(LINEAR) + 1
 """Where Adam is found among the rules."""
 
 
+def _scaled(linear: Array, roots: Array) -> dict[str, Array]:
+    """Paths of linear rules from one run; of Adam, and of other rules with roots, from another."""
+    return {
+        "scale_linear": linear[:, :FIRST],
+        "scale_adam": roots[:, FIRST:MIDDLE],
+        "scale_roots": roots[:, MIDDLE:],
+    }
+
+
 def predict(case: Adapted) -> dict[str, Array]:
     """Train adapters by differentiating in Lambda; the gap of equal eps by hand."""
     plain, scaled = _paths(RELORA_FROZEN, case, ADAPTERS)
-    return {
-        "duality": plain,
-        "scale_linear": scaled[:, :FIRST],
-        "scale_adam": scaled[:, FIRST:MIDDLE],
-        "scale_roots": scaled[:, MIDDLE:],
-        "same_eps": _gap(case),
-    }
+    return {"duality": plain, "same_eps": _gap(case)} | _scaled(scaled, scaled)
 
 
 def _gap(case: Adapted) -> Float[Array, "parts 1 n"]:
@@ -219,11 +206,8 @@ def measure(case: Adapted) -> dict[str, Array]:
         jnp.stack(paths)[:, case.steps.index(1), FIRST:MIDDLE]
         for paths in (others[: len(EQUAL)], others[len(EQUAL) :])
     )
-    return {
+    return _scaled(linear, roots) | {
         "duality": plain,
-        "scale_linear": linear[:, :FIRST],
-        "scale_adam": roots[:, FIRST:MIDDLE],
-        "scale_roots": roots[:, MIDDLE:],
         "same_eps": equal - divided,
         "scale": jnp.max(jnp.abs(case.start)),
         "step": jnp.asarray(case.steps),
@@ -244,38 +228,26 @@ def _each_rule(name: str) -> Callable[[Outcome], float]:
 
 
 CLAIMS = (
-    Claim(
-        "duality",
-        "theta <- theta + S^T opt(S g) is theta_0 + S^T Lambda with Lambda trained by opt, for any "
-        "matrix S; SGD, momentum, Adam, RMSProp, Adagrad",
-        residual=_each_rule("duality"),
-    ),
-    Claim(
-        "scale_linear",
-        "theta_0 + s S^T Lambda is theta <- theta + s^2 S^T opt(S g) for SGD and momentum",
-        residual=_each_rule("scale_linear"),
-    ),
-    Claim(
-        "scale_adam",
-        "it is theta <- theta + s S^T opt(S g) for Adam, whose eps is divided by s there",
-        residual=_each_rule("scale_adam"),
-    ),
-    Claim(
-        "scale_roots",
-        "the same for RMSProp and Adagrad, whose constants in roots are divided by s^2",
-        residual=_each_rule("scale_roots"),
-    ),
-    Claim(
-        "same_eps",
-        "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - g/(|g| + eps)] "
-        "apart, in proportion to eps where it is small",
-        residual=lambda one: relative_difference(
-            one.predicted["same_eps"], one.measured["same_eps"], one.measured["scale"]
-        ),
-        reads=("same_eps", "scale"),
-        sides="Adam's first step by hand against the difference of two paths",
-    ),
-)
+    Claim("duality",
+          "theta <- theta + S^T opt(S g) is theta_0 + S^T Lambda with Lambda trained by opt, for "
+          "any matrix S; SGD, momentum, Adam, RMSProp, Adagrad", residual=_each_rule("duality")),
+    Claim("scale_linear",
+          "theta_0 + s S^T Lambda is theta <- theta + s^2 S^T opt(S g) for SGD and momentum",
+          residual=_each_rule("scale_linear")),
+    Claim("scale_adam",
+          "it is theta <- theta + s S^T opt(S g) for Adam, whose eps is divided by s there",
+          residual=_each_rule("scale_adam")),
+    Claim("scale_roots",
+          "the same for RMSProp and Adagrad, whose constants in roots are divided by s^2",
+          residual=_each_rule("scale_roots")),
+    Claim("same_eps",
+          "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - g/(|g| + eps)] "
+          "apart, in proportion to eps where it is small",
+          residual=lambda one: relative_difference(
+              one.predicted["same_eps"], one.measured["same_eps"], one.measured["scale"]),
+          reads=("same_eps", "scale"),
+          sides="Adam's first step by hand against the difference of two paths"),
+)  # fmt: skip
 
 
 def _gradients_only(case: Adapted) -> Array:
@@ -298,75 +270,31 @@ def _only(rule: str) -> Callable[[Array, Adapted, Array], Adapted]:
 def _wrong_scales(case: Adapted) -> dict[str, Array]:
     """For linear rules alpha = s, for Adam s^2; in roots equal constants."""
     one, two = _paths(GALORE, case, [(SCALE, 1.0), (SCALE**2, 1 / SCALE)])
-    return {
-        "scale_linear": one[:, :FIRST],
-        "scale_adam": two[:, FIRST:MIDDLE],
-        "scale_roots": one[:, MIDDLE:],
-    }
+    return _scaled(one, one) | {"scale_adam": two[:, FIRST:MIDDLE]}
 
 
-def _no_gap(case: Adapted) -> dict[str, Array]:
-    return {"same_eps": jnp.zeros_like(_gap(case))}
-
-
-AT = {"rows": 8, "cols": 6, "rank": 2, "steps": LONGEST}
+CONTROLS = (
+    Control("decoupled_decay", "AdamW, which decays the parameters that it is given", "duality",
+            case=_only("adamw")),
+    Control("trust_ratio", "LAMB, whose step is proportional to the parameters that it is given",
+            "duality", case=_only("lamb")),
+    Control("alpha_s_for_sgd", "alpha = s for SGD and momentum", "scale_linear",
+            measure=_wrong_scales),
+    Control("alpha_squared_for_adam", "alpha = s^2 for Adam", "scale_adam", measure=_wrong_scales),
+    Control("equal_constants_in_roots", "constants that are not divided by s^2", "scale_roots",
+            measure=_wrong_scales),
+    Control[Adapted]("no_gap_of_equal_eps", "the dictionary with equal eps: no gap", "same_eps",
+                     predict=lambda case: {"same_eps": jnp.zeros_like(_gap(case))}),
+)  # fmt: skip
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     """The first rank, and not too many steps."""
-    return settings | {"rank": settings["rank"][:1], "steps": min(settings["steps"], LONGEST)}
+    return settings | {"rank": settings["rank"][:1], "steps": min(settings["steps"], MOST_STEPS)}
 
 
 DUALITY = Statement(
-    "duality",
-    _case,
-    predict,
-    measure,
-    CLAIMS,
-    controls=(
-        Control(
-            "decoupled_decay",
-            "AdamW, which decays the parameters that it is given",
-            "duality",
-            case=_only("adamw"),
-            at=AT,
-        ),
-        Control(
-            "trust_ratio",
-            "LAMB, whose step is proportional to the parameters that it is given",
-            "duality",
-            case=_only("lamb"),
-            at=AT,
-        ),
-        Control(
-            "alpha_s_for_sgd",
-            "alpha = s for SGD and momentum",
-            "scale_linear",
-            measure=_wrong_scales,
-            at=AT,
-        ),
-        Control(
-            "alpha_squared_for_adam",
-            "alpha = s^2 for Adam",
-            "scale_adam",
-            measure=_wrong_scales,
-            at=AT,
-        ),
-        Control(
-            "equal_constants_in_roots",
-            "constants that are not divided by s^2",
-            "scale_roots",
-            measure=_wrong_scales,
-            at=AT,
-        ),
-        Control(
-            "no_gap_of_equal_eps",
-            "the dictionary with equal eps: no gap",
-            "same_eps",
-            predict=_no_gap,
-            at=AT,
-        ),
-    ),
+    "duality", make_case, predict, measure, CLAIMS, CONTROLS,
     hypotheses={"gradients_only": _gradients_only},
     dims={
         "duality": ("step", "rule", "parameter"),
@@ -376,7 +304,7 @@ DUALITY = Statement(
         "same_eps": ("eps_part", "adam_rule", "parameter"),
         "step": ("step",),
     },
-    narrow=_narrow,
-    steps="steps",
+    narrow=_narrow, steps="steps",
     sides="adapters trained by differentiation against projected gradients, lifted",
-)
+    at={"rows": 8, "cols": 6, "rank": 2, "steps": MOST_STEPS},
+)  # fmt: skip

@@ -17,13 +17,7 @@ PRUNED = 0.999
 def pruned(key: Key[Array, ""], *, count: bool = False, share: float = PRUNED) -> StatePolicy:
     """ReLoRA's reset as it is implemented: a random share of all moments is set to zero.
 
-    Args:
-        key: random key of the entries that stay.
-        count: whether the count of steps is reset too.
-        share: share that is set to zero.
-
-    Returns:
-        The policy.
+    The count of steps goes on unless it is reset too.
     """
 
     def policy(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) -> PyTree:
@@ -50,15 +44,7 @@ UNMERGED = RELORA_FROZEN._replace(
 
 
 def no_factors(rank: int, side: Side) -> Choice:
-    """Maps that are zero, so that both factors of ReLoRA start there.
-
-    Args:
-        rank: r.
-        side: see :func:`lrdyn.adapters.maps.resolve_side`.
-
-    Returns:
-        What chooses them.
-    """
+    """Choose maps that are zero, so that both factors of ReLoRA start there."""
     return lambda key, gradients: jax.tree.map(
         jnp.zeros_like, choose_projectors(gradients, rank, side)
     )

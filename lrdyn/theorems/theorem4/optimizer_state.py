@@ -14,17 +14,8 @@ from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES, StatePolicy
 from lrdyn.descent import iterate
 from lrdyn.theorem import Claim, Control, Outcome, Statement, with_condition
-from lrdyn.theorems.theorem4.problems import (
-    LowRankRun,
-    at,
-    determined,
-    distance,
-    flat,
-    make_run,
-    refreshed,
-    times,
-    train,
-)
+from lrdyn.theorems.theorem4 import problems
+from lrdyn.theorems.theorem4.problems import LowRankRun
 
 KEEP, RESET, TRANSPORT = range(3)
 NAMES = tuple(POLICIES)
@@ -62,7 +53,7 @@ def lanes(
 
     def run(number):
         policy = one_policy(number)
-        return train(case, method, params_and_data, state=policy, choose=choose).records
+        return problems.train(case, method, params_and_data, state=policy, choose=choose).records
 
     return jax.vmap(run)(_numbers())
 
@@ -118,7 +109,7 @@ def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "t
     start = choose_projectors(gradient(case.params), case.rank, case.side)
     zeros = jax.tree.map(jnp.zeros_like, case.params)
     begin = Lifted(case.params, zeros, start)
-    return iterate(step, begin, times(case), lambda now: flat(now.weights))[1]
+    return iterate(step, begin, problems.times(case), lambda now: problems.flat(now.weights))[1]
 
 
 # The statement -----------------------------------------------------------------------------------
@@ -130,11 +121,11 @@ def predict(case: LowRankRun) -> dict[str, Array]:
         lambda both: lanes(case, GALORE, both), (case.params, case.data)
     )
     every = jax.vmap(lambda number: lifted_momentum(case, number))(_numbers())
-    recorded = at(case, case.steps)
+    recorded = problems.at(case, case.steps)
     return {
         "policy_weights": galore[:, recorded],
         "lifted": every[:, recorded],
-        "singular_gap": jax.vmap(lambda run: refreshed(case, run).gaps)(galore),
+        "singular_gap": jax.vmap(lambda run: problems.refreshed(case, run).gaps)(galore),
         "condition": condition,
     }
 
@@ -143,65 +134,64 @@ SIGN_FREE = np.array([RESET, TRANSPORT], np.int32)
 """Policies after which the signs of singular vectors have no effect."""
 
 
-def measure(case: LowRankRun, *, broken: bool = False) -> dict[str, Array]:
-    """ReLoRA with each policy, with both rules for the signs.
+def _runs(case: LowRankRun) -> Float[Array, "rule policy step entry"]:
+    """ReLoRA with both rules for the signs and each policy."""
+    rules = jnp.array([False, True])
+    found = jax.vmap(lambda flipped: lanes(case, RELORA_FROZEN, flipped=flipped))(rules)
+    return found[:, :, problems.at(case, case.steps)]
 
-    Args:
-        case: the run.
-        broken: show each policy under the name of another, and signs with a kept state.
 
-    Returns:
-        Arrays under the names of :func:`predict`.
-    """
-    runs = jax.vmap(lambda flipped: lanes(case, RELORA_FROZEN, flipped=flipped))(
-        jnp.array([False, True])
-    )
-    one, other = runs[:, :, at(case, case.steps)]
-    chosen = SIGN_FREE * 0 + KEEP if broken else SIGN_FREE
-    named = jnp.roll(one, 1, axis=0) if broken else one
+def measure(case: LowRankRun) -> dict[str, Array]:
+    """ReLoRA with each policy, and how far apart the rules for the signs are."""
+    one, other = _runs(case)
     return {
-        "policy_weights": named,
-        "lifted": named,
-        "signs": jax.vmap(distance)(one[chosen], other[chosen]),
+        "policy_weights": one,
+        "lifted": one,
+        "signs": jax.vmap(problems.distance)(one[SIGN_FREE], other[SIGN_FREE]),
         "step": jnp.asarray(case.steps),
     }
 
 
 def _has_momentum(one: Outcome) -> bool:
-    return determined(one) and one.point["optimizer"] == "momentum"
+    return problems.determined(one) and one.point["optimizer"] == "momentum"
 
 
 CLAIMS = (
-    Claim(
-        "policy_weights",
-        "GaLore and ReLoRA with a frozen factor agree whether both keep, reset or transport",
-        reads=("policy_weights", "singular_gap"),
-        applies=determined,
-    ),
-    Claim(
-        "lifted",
-        "with momentum the path is that of W <- W - eta M, M <- mu M + P P^T G, where M becomes "
-        "P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
-        reads=("lifted", "singular_gap"),
-        applies=_has_momentum,
-        sides="a momentum of the size of W, projected, against one in coordinates",
-    ),
-    Claim(
-        "signs",
-        "after a reset or a transport the path does not depend on the signs of singular vectors",
-        residual=lambda one: float(np.max(one.measured["signs"])),
-        reads=("signs", "singular_gap"),
-        applies=determined,
-        sides="runs with two rules for the signs of singular vectors",
-    ),
-)
+    Claim("policy_weights",
+          "GaLore and ReLoRA with a frozen factor agree whether both keep, reset or transport",
+          reads=("policy_weights", "singular_gap"), applies=problems.determined),
+    Claim("lifted",
+          "with momentum the path is that of W <- W - eta M, M <- mu M + P P^T G, where M becomes "
+          "P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
+          reads=("lifted", "singular_gap"), applies=_has_momentum,
+          sides="a momentum of the size of W, projected, against one in coordinates"),
+    Claim("signs",
+          "after a reset or a transport the path does not depend on the signs of singular vectors",
+          residual=lambda one: float(np.max(one.measured["signs"])),
+          reads=("signs", "singular_gap"), applies=problems.determined,
+          sides="runs with two rules for the signs of singular vectors"),
+)  # fmt: skip
 
 
 def _broken(case: LowRankRun) -> dict[str, Array]:
-    return measure(case, broken=True)
+    """Each policy under the name of another, and signs with a kept state."""
+    one, other = _runs(case)
+    kept = jnp.full_like(SIGN_FREE, KEEP)
+    return {
+        "policy_weights": jnp.roll(one, 1, axis=0),
+        "lifted": jnp.roll(one, 1, axis=0),
+        "signs": jax.vmap(problems.distance)(one[kept], other[kept]),
+    }
 
 
-AT = {"optimizer": "momentum", "side": "left", "problem": "regression", "steps": 40}
+CONTROLS = (
+    Control("other_policy",
+            "one keeps its state where the other resets, resets where it transports, ...",
+            "policy_weights", measure=_broken),
+    Control("other_recursion", "each policy lifted as another one", "lifted", measure=_broken),
+    Control("kept_signs", "a state that is kept while the signs of singular vectors change",
+            "signs", measure=_broken),
+)  # fmt: skip
 
 
 def _momentum(settings: dict[str, Any]) -> dict[str, Any]:
@@ -212,34 +202,7 @@ def _momentum(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 OPTIMIZER_STATE = Statement(
-    "optimizer_state",
-    make_run,
-    predict,
-    measure,
-    CLAIMS,
-    controls=(
-        Control(
-            "other_policy",
-            "one keeps its state where the other resets, resets where it transports, ...",
-            "policy_weights",
-            measure=_broken,
-            at=AT,
-        ),
-        Control(
-            "other_recursion",
-            "each policy lifted as another one",
-            "lifted",
-            measure=_broken,
-            at=AT,
-        ),
-        Control(
-            "kept_signs",
-            "a state that is kept while the signs of singular vectors change",
-            "signs",
-            measure=_broken,
-            at=AT,
-        ),
-    ),
+    "optimizer_state", problems.make_run, predict, measure, CLAIMS, CONTROLS,
     dims={
         "policy_weights": ("policy", "step", "entry"),
         "lifted": ("policy", "step", "entry"),
@@ -247,8 +210,7 @@ OPTIMIZER_STATE = Statement(
         "singular_gap": ("policy", "refresh", "matrix"),
         "step": ("step",),
     },
-    narrow=_momentum,
-    steps="steps",
-    condition="condition",
+    narrow=_momentum, steps="steps", condition="condition",
     sides="GaLore against ReLoRA, all three policies",
-)
+    at={"optimizer": "momentum", "side": "left", "problem": "regression", "steps": 40},
+)  # fmt: skip

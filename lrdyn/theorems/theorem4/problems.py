@@ -89,17 +89,12 @@ def _transformer(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Dat
 
 
 DRAW = {
-    "regression": _linear,
-    "logistic": _classes,
-    "mlp": _perceptron,
-    "transformer": _transformer,
-}
+    "regression": _linear, "logistic": _classes, "mlp": _perceptron, "transformer": _transformer
+}  # fmt: skip
 LOSS = {
-    "regression": linear_loss,
-    "logistic": logistic_loss,
-    "mlp": network_loss,
+    "regression": linear_loss, "logistic": logistic_loss, "mlp": network_loss,
     "transformer": network_loss,
-}
+}  # fmt: skip
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
     "momentum": partial(optax.sgd, momentum=0.9),
@@ -129,32 +124,14 @@ class LowRankRun(eqx.Module):
 
 
 def make_run(
-    key: Key[Array, ""],
-    *,
-    rows: int,
-    cols: int,
-    rank: int,
-    period: int,
-    optimizer: str,
-    state: str,
-    side: Side,
-    problem: str,
-    learning_rate: Any,
-    steps: int,
-) -> LowRankRun:
+    key: Key[Array, ""], *, rows: int, cols: int, rank: int, period: int, optimizer: str,
+    state: str, side: Side, problem: str, learning_rate: Any, steps: int,
+) -> LowRankRun:  # fmt: skip
     """Draw a problem from the flags."""
     params, data = DRAW[problem](key, rows, cols)
+    rate, recorded = jnp.asarray(learning_rate, data[0].dtype), recorded_steps(steps).tolist()
     return LowRankRun(
-        params=params,
-        data=data,
-        learning_rate=jnp.asarray(learning_rate, data[0].dtype),
-        loss=LOSS[problem],
-        rank=rank,
-        period=period,
-        optimizer=optimizer,
-        state=state,
-        side=side,
-        steps=tuple(recorded_steps(steps).tolist()),
+        params, data, rate, LOSS[problem], rank, period, optimizer, state, side, tuple(recorded)
     )
 
 
@@ -184,34 +161,20 @@ def flat(params: PyTree) -> Float[Array, "entries"]:
 def train(
     case: LowRankRun, method: Method = RELORA_FROZEN, params_and_data: Any = None, **how: Any
 ) -> Trajectory:
-    """Run Algorithm 1 and record all parameters at all times.
-
-    Args:
-        case: the problem.
-        method: GaLore, ReLoRA or something else.
-        params_and_data: start and data, if not those of the case.
-        **how: further arguments of :func:`lrdyn.low_rank_descent`, if not those of the case;
-            ``side`` and ``choose`` too.
-
-    Returns:
-        The trajectory.
-    """
+    """Algorithm 1 with the settings of the case unless others are given, ``side`` among them."""
     params, data = params_and_data or (case.params, case.data)
     side = how.pop("side", case.side)
+    settings = {
+        # For all methods alike: P as published for GaLore.
+        "choose": lambda key, G: choose_projectors(G, case.rank, side),
+        "period": case.period,
+        "steps": tuple(times(case).tolist()),
+        "state": case.state,
+        "record": flat,
+    }
+    rule = OPTIMIZERS[case.optimizer](case.learning_rate)
     return low_rank_descent(
-        method,
-        lambda weights: case.loss(weights, data),
-        params,
-        OPTIMIZERS[case.optimizer](case.learning_rate),
-        **{
-            # For all methods alike: P as published for GaLore.
-            "choose": lambda key, G: choose_projectors(G, case.rank, side),
-            "period": case.period,
-            "steps": tuple(times(case).tolist()),
-            "state": case.state,
-            "record": flat,
-        }
-        | how,
+        method, lambda weights: case.loss(weights, data), params, rule, **settings | how
     )
 
 

@@ -1,6 +1,7 @@
 """Theorem 4: gradients become low-rank, and by how much."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,31 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from lrdyn import gradient_rank
 from lrdyn.descent import iterate
-from lrdyn.gradient_rank import (
-    GradientModes,
-    StableRankBounds,
-    distinct,
-    gradient_modes,
-    gradient_path,
-    misalignment,
-    slowest_part,
-    spectral_edges,
-    stable_rank,
-    stable_rank_bounds,
-)
+from lrdyn.gradient_rank import Edges, GradientModes, StableRankBounds, distinct
 from lrdyn.initialization import gaussians
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
-from lrdyn.theorems.theorem3.dropout_penalty import reflection
+from lrdyn.theorems.theorem3.network import reflection
 
-LARGEST = (5, 6)
+LARGEST_GRADIENT = (5, 6)
 """Most rows and columns: the operator on matrices is diagonalised as a whole."""
 
 TERMS = 3
 """N."""
 
-LONGEST = 100
+MOST_STEPS = 100
 """Most steps."""
 
 NAMES = ("full", "kernel", "printed_fails", "printed_slack", "regular", "right", "left")
@@ -67,6 +58,21 @@ class Recursion(eqx.Module):
         """G_0."""
         return jnp.mean(self.targets, axis=1)
 
+    @property
+    def part(self) -> Float[Array, "problems m n"]:
+        """G_par."""
+        return jax.vmap(gradient_rank.slowest_part)(self.modes, self.start)
+
+    @property
+    def edges(self) -> Edges:
+        """l_1, l_2 and l_max of each problem."""
+        return jax.vmap(gradient_rank.spectral_edges)(self.modes)
+
+    @property
+    def times(self) -> np.ndarray:
+        """The recorded steps as an array."""
+        return np.asarray(self.steps)
+
 
 # Cases ---------------------------------------------------------------------------------------
 
@@ -98,82 +104,71 @@ def _examples(m: int, n: int) -> np.ndarray:
     return found
 
 
-def _largest_step(modes: GradientModes) -> Float[Array, "problems"]:
-    edges = jax.vmap(spectral_edges)(modes)
-    return 2 / (edges.second + edges.last)
-
-
 NEAR = 0.1
 """||G_0 - G_par||_F over ||G_par||_F where there are several terms: their l_2 is close to l_1, and
 an infinite bound says nothing."""
 
 
 def _near(modes: GradientModes, drawn: Float[Array, "m n"]) -> Float[Array, "m n"]:
-    part = slowest_part(modes, drawn)
+    part = gradient_rank.slowest_part(modes, drawn)
     rest = drawn - part
     return part + NEAR * jnp.linalg.norm(part) / jnp.linalg.norm(rest) * rest
 
 
-def _case(key: Key[Array, ""], *, rows: int, cols: int, steps: int) -> Recursion:
-    m, n = (min(size, largest) for size, largest in zip((rows, cols), LARGEST, strict=True))
+def make_case(key: Key[Array, ""], *, rows: int, cols: int, steps: int) -> Recursion:
+    """Draw the operators and the gradients at the start of all problems."""
+    m, n = map(min, (rows, cols), LARGEST_GRADIENT)
     count, first = len(NAMES), NAMES.index("printed_fails")
     shapes = [(TERMS * m, m), (TERMS * n, n), (count * m, n), (count * TERMS * m, n)]
     for_rows, for_columns, drawn, noise = gaussians(key, shapes)
     left, right = _side(for_rows, [0, 1, 2]), _side(for_columns, [0, 2, 1])
-    modes = jax.vmap(gradient_modes)(left, right)
+    modes = jax.vmap(gradient_rank.gradient_modes)(left, right)
     drawn = drawn.reshape(count, m, n)
     near = jax.vmap(_near)(*jax.tree.map(lambda leaf: leaf[:first], (modes, drawn)))
     start = jnp.concatenate([near, jnp.asarray(_examples(m, n)), drawn[ALIGNED:]])
     noise = noise.reshape(count, TERMS, m, n)
     noise = noise - jnp.mean(noise, axis=1, keepdims=True)
+    edges = jax.vmap(gradient_rank.spectral_edges)(modes)
     return Recursion(
         left=left,
         right=right,
         targets=start[:, None] + noise,
         modes=modes,
-        learning_rate=jnp.asarray(FRACTIONS) * _largest_step(modes),
+        learning_rate=jnp.asarray(FRACTIONS) * _largest_step(edges),
         steps=(0, *np.unique(np.rint(np.geomspace(1, steps, 12)).astype(int)).tolist()),
     )
+
+
+def _largest_step(edges: Edges) -> Float[Array, "problems"]:
+    return 2 / (edges.second + edges.last)
 
 
 # Theory and measurement ----------------------------------------------------------------------
 
 
-class Split(eqx.Module):
-    """What the bounds are made of, for each problem."""
-
-    start: Float[Array, "problems m n"]
-    """G_0."""
-    part: Float[Array, "problems m n"]
-    """G_par."""
-    ratio: Float[Array, "problems"]
-    """q."""
+def _ratio(case: Recursion, slower: Float[Array, "problems"]) -> Float[Array, "problems"]:
+    """q, from l_2 or another eigenvalue."""
+    eta = case.learning_rate
+    return (1 - eta * slower) / (1 - eta * case.edges.first)
 
 
-def _split(case: Recursion) -> Split:
-    edges, eta, start = jax.vmap(spectral_edges)(case.modes), case.learning_rate, case.start
-    ratio = (1 - eta * edges.second) / (1 - eta * edges.first)
-    return Split(start, jax.vmap(slowest_part)(case.modes, start), ratio)
+def _bounds(
+    case: Recursion, ratio: Float[Array, "problems"], times: np.ndarray
+) -> StableRankBounds:
+    rest = case.start - case.part
+    each = jax.vmap(gradient_rank.stable_rank_bounds, (0, 0, 0, None))
+    return each(case.part, rest, ratio, times)
 
 
-def _bounds(split: Split, steps: np.ndarray) -> StableRankBounds:
-    return jax.vmap(stable_rank_bounds, (0, 0, 0, None))(
-        split.part, split.start - split.part, split.ratio, steps
-    )
-
-
-def _paths(
-    modes: GradientModes, start: Array, learning_rate: Array, steps: np.ndarray
-) -> Float[Array, "problems times m n"]:
-    return jax.vmap(gradient_path, (0, 0, 0, None))(modes, start, learning_rate, steps)
+def _path(case: Recursion, modes: GradientModes) -> Float[Array, "problems times m n"]:
+    each = jax.vmap(gradient_rank.gradient_path, (0, 0, 0, None))
+    return each(modes, case.start, case.learning_rate, case.times)
 
 
 def predict(case: Recursion) -> dict[str, Array]:
     """Gradients from eigenvectors, bounds from G_par and q."""
-    split, steps = _split(case), np.asarray(case.steps)
-    bounds = _bounds(split, steps)
-    path = _paths(case.modes, split.start, case.learning_rate, steps)
-    size = jnp.linalg.norm(path, axis=(2, 3))
+    ratio, path = _ratio(case, case.edges.second), _path(case, case.modes)
+    bounds, size = _bounds(case, ratio, case.times), jnp.linalg.norm(path, axis=(2, 3))
     return {
         "gradient_path": path,
         "stable_rank_bound": bounds.upper,
@@ -181,8 +176,8 @@ def predict(case: Recursion) -> dict[str, Array]:
         "lemma_3_3": bounds.printed,
         # Gradients are differences of the size of G_0, and so are their errors.
         "resolution": size / size[:, :1],
-        "misalignment": jax.vmap(misalignment)(case.modes, split.part),
-        "ratio": split.ratio,
+        "misalignment": jax.vmap(gradient_rank.misalignment)(case.modes, case.part),
+        "ratio": ratio,
     }
 
 
@@ -197,13 +192,9 @@ def measure(case: Recursion) -> dict[str, Array]:
     """Descend, differentiate and take singular values."""
     gradient = jax.grad(lambda weights: _loss(case, weights))
     eta = case.learning_rate[:, None, None]
-    _, path = iterate(
-        lambda t, weights: weights - eta * gradient(weights),
-        jnp.zeros_like(case.start),
-        np.asarray(case.steps),
-        lambda weights: -gradient(weights),
-    )
-    ranks = stable_rank(singular_values(path.reshape(-1, *path.shape[2:])))
+    start, step = jnp.zeros_like(case.start), lambda t, weights: weights - eta * gradient(weights)
+    path = iterate(step, start, case.times, lambda weights: -gradient(weights))[1]
+    ranks = gradient_rank.stable_rank(singular_values(path.reshape(-1, *path.shape[2:])))
     return {
         "gradient_path": jnp.swapaxes(path, 0, 1),
         "stable_rank": ranks.reshape(path.shape[:2]).T,
@@ -214,25 +205,16 @@ def measure(case: Recursion) -> dict[str, Array]:
 # Claims and controls -------------------------------------------------------------------------
 
 
-def _beyond(low: np.ndarray, high: np.ndarray, resolution: np.ndarray) -> float:
-    """How far something is above what bounds it, as far as rounding lets it be known."""
-    return float(np.max(np.maximum(low / high - 1, 0.0) * resolution))
+def _beyond(name: str, *, first: int = 0) -> Callable[[Outcome], float]:
+    """How far ranks are beyond a bound, as far as rounding lets it be known, from a problem on."""
 
+    def residual(one: Outcome) -> float:
+        rank, bound = one.measured["stable_rank"][first:], one.predicted[name][first:]
+        ratio = bound / rank if name == "stable_rank_floor" else rank / bound
+        beyond = np.maximum(ratio - 1, 0.0) * one.predicted["resolution"][first:]
+        return float(np.max(beyond))
 
-def _above(one: Outcome) -> float:
-    bound, resolution = one.predicted["stable_rank_bound"], one.predicted["resolution"]
-    return _beyond(one.measured["stable_rank"], bound, resolution)
-
-
-def _below(one: Outcome) -> float:
-    floor, resolution = one.predicted["stable_rank_floor"], one.predicted["resolution"]
-    return _beyond(floor, one.measured["stable_rank"], resolution)
-
-
-def _above_printed(one: Outcome) -> float:
-    printed, resolution = one.predicted["lemma_3_3"], one.predicted["resolution"]
-    aligned = (one.measured["stable_rank"], printed, resolution)
-    return _beyond(*(array[ALIGNED:] for array in aligned))
+    return residual
 
 
 def _bounded(one: Outcome) -> bool:
@@ -244,43 +226,28 @@ def _aligned(one: Outcome) -> bool:
 
 
 CLAIMS = (
-    Claim(
-        "gradient_path",
-        "G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j for W <- W + eta G, G = (1/N) sum_i (A_i - "
-        f"B_i W C_i), of up to {LARGEST[0]} x {LARGEST[1]} entries",
-        sides="eigenvectors of the operator against gradients of a loss, differentiated",
-    ),
-    Claim(
-        "stable_rank_bound",
-        "sr(G_t) <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2 where the "
-        "bracket is positive (G_par is not 0), D = G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
-        kind="bound",
-        residual=_above,
-        reads=("stable_rank", "stable_rank_bound", "resolution"),
-        applies=_bounded,
-    ),
-    Claim(
-        "stable_rank_floor",
-        "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2",
-        kind="bound",
-        residual=_below,
-        reads=("stable_rank", "stable_rank_floor", "resolution"),
-    ),
-    Claim(
-        "lemma_3_3",
-        "sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2 if the top singular pair of G_par "
-        "lies in the eigenspace of l_1 (here: N = 1, B or C nonsingular)",
-        kind="bound",
-        residual=_above_printed,
-        reads=("stable_rank", "lemma_3_3", "resolution", "misalignment"),
-        applies=_aligned,
-    ),
-)
+    Claim("gradient_path",
+          "G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j for W <- W + eta G, G = (1/N) sum_i (A_i - "
+          f"B_i W C_i), of up to {LARGEST_GRADIENT[0]} x {LARGEST_GRADIENT[1]} entries",
+          sides="eigenvectors of the operator against gradients of a loss, differentiated"),
+    Claim("stable_rank_bound",
+          "sr(G_t) <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2 where the "
+          "bracket is positive (G_par is not 0), D = G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
+          kind="bound", residual=_beyond("stable_rank_bound"), applies=_bounded,
+          reads=("stable_rank", "stable_rank_bound", "resolution")),
+    Claim("stable_rank_floor", "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2",
+          kind="bound", residual=_beyond("stable_rank_floor"),
+          reads=("stable_rank", "stable_rank_floor", "resolution")),
+    Claim("lemma_3_3",
+          "sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2 if the top singular pair of G_par "
+          "lies in the eigenspace of l_1 (here: N = 1, B or C nonsingular)", kind="bound",
+          residual=_beyond("lemma_3_3", first=ALIGNED), applies=_aligned,
+          reads=("stable_rank", "lemma_3_3", "resolution", "misalignment")),
+)  # fmt: skip
 
 
 def _step_in_range(case: Recursion) -> Array:
-    slack = 1 + distinct(case.left.dtype)
-    largest = _largest_step(case.modes) * slack
+    largest = _largest_step(case.edges) * (1 + distinct(case.left.dtype))
     return jnp.all((case.learning_rate > 0) & (case.learning_rate <= largest))
 
 
@@ -293,8 +260,7 @@ def _symmetric(case: Recursion) -> Array:
 
 def _large_step(key: Key[Array, ""], case: Recursion, amount: Array) -> Recursion:
     """Toward 1.9/l_max: descent still converges, but the last mode falls the slowest."""
-    edges = jax.vmap(spectral_edges)(case.modes)
-    beyond = (1 - amount) * case.learning_rate + amount * 1.9 / edges.last
+    beyond = (1 - amount) * case.learning_rate + amount * 1.9 / case.edges.last
     return dataclasses.replace(case, learning_rate=beyond)
 
 
@@ -306,98 +272,55 @@ def _both_singular(key: Key[Array, ""], case: Recursion, amount: Array) -> Recur
 
 def _wrong(case: Recursion) -> dict[str, Array]:
     """A flow; Lemma 3.3 as printed for all; a floor with q^2t; Lemma 3.3 with l_max."""
-    edges, eta = jax.vmap(spectral_edges)(case.modes), case.learning_rate
-    rates = (1 - jnp.exp(-eta[:, None] * case.modes.values)) / eta[:, None]
-    split, steps, right = _split(case), np.asarray(case.steps), predict(case)
-    last = jnp.abs(1 - eta * edges.last) / (1 - eta * edges.first)
-    return right | {
-        "gradient_path": _paths(case.modes._replace(values=rates), split.start, eta, steps),
-        "stable_rank_bound": right["lemma_3_3"],
-        "stable_rank_floor": _bounds(split, 2 * steps).lower,
-        "lemma_3_3": _bounds(dataclasses.replace(split, ratio=last), steps).printed,
+    eta, edges = case.learning_rate[:, None], case.edges
+    right, last = _ratio(case, edges.second), jnp.abs(_ratio(case, edges.last))
+    flow = case.modes._replace(values=(1 - jnp.exp(-eta * case.modes.values)) / eta)
+    return {
+        "gradient_path": _path(case, flow),
+        "stable_rank_bound": _bounds(case, right, case.times).printed,
+        "stable_rank_floor": _bounds(case, right, 2 * case.times).lower,
+        "lemma_3_3": _bounds(case, last, case.times).printed,
     }
 
 
-AT = {"rows": 5, "cols": 6, "steps": LONGEST}
+CONTROLS = (
+    Control("gradient_flow", "exp(-eta l t) in place of (1 - eta l)^t", "gradient_path",
+            predict=_wrong),
+    Control("printed_in_general", "Lemma 3.3 as printed, for B = C = diag(1, 0) too",
+            "stable_rank_bound", predict=_wrong),
+    Control("large_step", "eta = 1.9/l_max", "stable_rank_bound", case=_large_step,
+            amounts=(1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0),
+            amount_label="way from the step to 1.9/l_max"),
+    Control("squared_ratio", "the lower bound with q^2t in place of q^t", "stable_rank_floor",
+            predict=_wrong),
+    Control("both_singular", "B = C = diag(1, 0), the counterexample", "lemma_3_3",
+            case=_both_singular),
+    Control("last_eigenvalue", "q with l_max in place of l_2", "lemma_3_3", predict=_wrong),
+)  # fmt: skip
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     """As many rows, columns and steps as this statement takes."""
-    sides = {
-        name: tuple(dict.fromkeys(min(size, largest) for size in settings[name]))
-        for name, largest in zip(("rows", "cols"), LARGEST, strict=True)
-    }
-    return settings | sides | {"steps": min(settings["steps"], LONGEST)}
+    sizes = {"steps": min(settings["steps"], MOST_STEPS)}
+    for name, largest in zip(("rows", "cols"), LARGEST_GRADIENT, strict=True):
+        sizes[name] = tuple(dict.fromkeys(min(size, largest) for size in settings[name]))
+    return settings | sizes
 
 
 GRADIENT_RANK = Statement(
-    "gradient_rank",
-    _case,
-    predict,
-    measure,
-    CLAIMS,
-    controls=(
-        Control(
-            "gradient_flow",
-            "exp(-eta l t) in place of (1 - eta l)^t",
-            "gradient_path",
-            predict=_wrong,
-            at=AT,
-        ),
-        Control(
-            "printed_in_general",
-            "Lemma 3.3 as printed, for B = C = diag(1, 0) too",
-            "stable_rank_bound",
-            predict=_wrong,
-            at=AT,
-        ),
-        Control(
-            "large_step",
-            "eta = 1.9/l_max",
-            "stable_rank_bound",
-            case=_large_step,
-            at=AT,
-            amounts=(1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0),
-            amount_label="way from the step to 1.9/l_max",
-        ),
-        Control(
-            "squared_ratio",
-            "the lower bound with q^2t in place of q^t",
-            "stable_rank_floor",
-            predict=_wrong,
-            at=AT,
-        ),
-        Control(
-            "both_singular",
-            "B = C = diag(1, 0), the counterexample",
-            "lemma_3_3",
-            case=_both_singular,
-            at=AT,
-        ),
-        Control(
-            "last_eigenvalue",
-            "q with l_max in place of l_2",
-            "lemma_3_3",
-            predict=_wrong,
-            at=AT,
-        ),
-    ),
-    hypotheses={
-        "symmetric": _symmetric,
-        "step_in_range": _step_in_range,
-    },
+    "gradient_rank", make_case, predict, measure, CLAIMS, CONTROLS,
+    hypotheses={"symmetric": _symmetric, "step_in_range": _step_in_range},
     dims={
+        **dict.fromkeys(
+            ("stable_rank", "stable_rank_bound", "stable_rank_floor", "lemma_3_3", "resolution"),
+            ("recursion", "step"),
+        ),
         "gradient_path": ("recursion", "step", "row", "column"),
-        "stable_rank_bound": ("recursion", "step"),
-        "stable_rank_floor": ("recursion", "step"),
-        "lemma_3_3": ("recursion", "step"),
-        "stable_rank": ("recursion", "step"),
-        "resolution": ("recursion", "step"),
         "misalignment": ("recursion",),
         "ratio": ("recursion",),
         "step": ("step",),
     },
-    narrow=_narrow,
-    steps="steps",
+    narrow=_narrow, steps="steps",
     sides="G_par, q and eigenvalues against singular values of the gradients",
-)
+    at={"rows": 5, "cols": 6, "steps": MOST_STEPS},
+)  # fmt: skip
