@@ -132,16 +132,16 @@ DRAWS, REPEATS = 256, 128
 def measure(case: Masked) -> dict[str, Array]:
     """Expected losses by enumeration of all masks, and by random draws."""
 
-    def loss(mask, mean):
+    def loss(mask: Array, mean: Array):
         return jnp.sum((case.target - masking.masked_prediction(mask, mean, case.terms)) ** 2)
 
-    def own(mask):
+    def own(mask: Array):
         return loss(mask, case.mean)
 
-    def draw(key):
+    def draw(key: Key[Array, ""]):
         return masking.draw_mask(key, len(case.terms), case.keep_prob, block=case.block)
 
-    def estimate(number):
+    def estimate(number: Array):
         return masking.monte_carlo(jax.random.fold_in(case.key, number), own, draw, DRAWS).mean
 
     exact = exact_expectation(own, *case.masks)

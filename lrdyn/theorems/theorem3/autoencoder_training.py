@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.autoencoding import patches, pool_images, within_patches
 from lrdyn.data import mnist
@@ -137,7 +137,7 @@ def _expected(
 ) -> Float[Array, ""]:
     """Loss of the autoencoder, summed over all masks with their probabilities."""
 
-    def loss(mask):
+    def loss(mask: Array):
         return autoencoder_loss(autoencoder, data, mask, hidden_only)
 
     return exact_expectation(loss, case.all_masks, case.masks.probabilities)
@@ -189,7 +189,7 @@ def _train(case: Autoencoding, data: Array) -> tuple[Array, tuple[Array, Array],
     rate, p = 1 / jnp.linalg.norm(seen.second[0]), case.keep_prob
     slower = narrow_rate(p, case.patch_of)
 
-    def loss(trained):
+    def loss(trained: PyTree):
         full, (first, second), guess = trained
         return seen(full) + slower * seen(second @ first) + masked(guess) / (1 - p)
 

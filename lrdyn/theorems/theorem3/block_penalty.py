@@ -83,7 +83,7 @@ def measure(case: Blocks) -> dict[str, Array]:
     one = case.network
     left, right = one.factors
 
-    def loss(mask):
+    def loss(mask: Array):
         return jnp.sum((one.target - (left * (mask / one.keep_prob)[None, :]) @ right) ** 2)
 
     mixed = jax.vmap(lambda G, H: _penalty(case, left @ G, H @ right))(one.mixers, one.unmixers)

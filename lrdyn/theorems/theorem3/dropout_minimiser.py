@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn import dropout, linalg
 from lrdyn.claims import in_standard_errors, standard_error, tolerance
@@ -98,7 +98,7 @@ def predict(case: Training) -> dict[str, Array]:
 def measure(case: Training) -> dict[str, Array]:
     """Gradient descent on the expected loss, and stochastic training with dropout."""
 
-    def loss(weights):
+    def loss(weights: PyTree):
         first, second = weights
         return 0.5 * dropout.dropout_loss(second, first @ case.inputs, case.target, case.keep_prob)
 
@@ -108,7 +108,7 @@ def measure(case: Training) -> dict[str, Array]:
     product, closed = end_to_end(run.params) @ case.inputs, _closed_form(case)
     steps, halve_after = _schedule(case.steps)
 
-    def train(number):
+    def train(number: Array):
         weights = dropout.dropout_descent(
             jax.random.fold_in(case.key, number), case.fitted, case.inputs, case.target,
             case.keep_prob, case.learning_rate, steps, halve_after=halve_after,

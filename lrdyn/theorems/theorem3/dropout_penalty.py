@@ -134,7 +134,7 @@ def _penalties(
 def _measure_units(network: Network) -> dict[str, Array]:
     (left, right), theta = network.factors, network.keep_prob
 
-    def losses(mask):
+    def losses(mask: Array):
         """With masks that are divided by theta, and with masks that are not."""
         products = (left * (mask / theta)[None, :]) @ right, (left * mask[None, :]) @ right
         return jnp.stack([jnp.sum((network.target - product) ** 2) for product in products])
@@ -199,14 +199,14 @@ def measure(case: Dropout) -> dict[str, Array]:
     inputs, theta = case.network.inputs, case.network.keep_prob
     even = dropout.equalized_layers(case.column, case.row, case.hidden)
 
-    def deep_loss(mask):
+    def deep_loss(mask: Array):
         first, *rest = case.deep
         hidden = first @ inputs
         for W, kept in zip(rest, jnp.split(mask / theta, len(rest)), strict=True):
             hidden = W @ (kept[:, None] * hidden)
         return jnp.sum((case.network.target - hidden) ** 2)
 
-    def weights_loss(mask):
+    def weights_loss(mask: Array):
         """With masks on the weights of W_1, and with masks on those of W_2."""
         (first, second), seen, target = case.tiny
         scaled = mask / theta

@@ -118,10 +118,10 @@ def side_by_side(rules: Sequence[optax.GradientTransformation]) -> optax.Gradien
         [[-1.0], [-2.0]]
     """
 
-    def init(params):
+    def init(params: Any):
         return tuple(rule.init(row) for rule, row in zip(rules, params, strict=True))
 
-    def update(updates, state, params: Any = None):
+    def update(updates: Any, state: Any, params: Any = None):
         rows = zip(rules, state, updates, params, strict=True)
         moves, state = zip(*(rule.update(g, s, w) for rule, s, g, w in rows), strict=True)
         return jnp.stack(moves), state
@@ -135,7 +135,7 @@ def _paths(
     """Train with every optimiser, for each scale and part of eps."""
     every = jnp.tile(case.start[None], (len(case.rules), 1))
 
-    def train(scale, part):
+    def train(scale: Array, part: Array):
         return low_rank_descent(
             method, lambda every: _huber(case, every), every, side_by_side(_rules(case, part)),
             choose=lambda key, gradients: Dense(case.matrix),
@@ -192,7 +192,7 @@ def _gap(case: Adapted) -> Float[Array, "parts 1 n"]:
     S = Dense(case.matrix)
     g = S.project(jax.grad(lambda theta: _huber(case, theta[None]))(case.start))
 
-    def step(eps):
+    def step(eps: Any):
         return S.lift(-SCALE * RATE * g / (jnp.abs(g) + eps))
 
     gaps = [step(EPSILON * part) - step(EPSILON * part / SCALE) for part in PARTS]
@@ -256,7 +256,7 @@ def _gradients_only(case: Adapted) -> Array:
     row = Dense(case.matrix).project(case.start)
     gradients = jnp.tile(row[None], (len(case.rules), 1))
 
-    def update(values):
+    def update(values: Array):
         return jnp.asarray(made.update(gradients, made.init(values), values)[0])
 
     both = jax.vmap(update)(jnp.stack([gradients, 1 - 2 * gradients]))

@@ -1,5 +1,7 @@
 """Mistakes in ReLoRA with a frozen factor, each of which must be seen to leave GaLore's path."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
@@ -21,7 +23,7 @@ def pruned(key: Key[Array, ""], *, count: bool = False, share: float = PRUNED) -
     """
 
     def policy(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) -> PyTree:
-        def prune(begun, array):
+        def prune(begun: Any, array: Any):
             if jnp.ndim(array) == 0:
                 return begun if count else array
             stays = jax.random.uniform(key, array.shape, array.dtype) >= share

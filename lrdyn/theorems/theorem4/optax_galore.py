@@ -134,7 +134,7 @@ def _single(gradients: PyTree, rank: int, side: Side) -> PyTree:
 def _precise_if(precise: Any, gradients: PyTree, rank: int) -> PyTree:
     """Projectors of optax, or those in the precision of the run with the same signs."""
 
-    def choose(G, single):
+    def choose(G: Array, single: Any):
         if G.ndim != 2:
             return single
         ours = aligned(maps.top_singular_projector(G, rank, "larger"), single)
@@ -148,15 +148,15 @@ def _paths(case: Training) -> tuple[Array, Array]:
     ones = jax.tree.map(jnp.ones_like, case.weights)
     data = (case.weights, case.inputs, case.outputs, ones)
 
-    def path(lane):
+    def path(lane: Any):
         case, seen, precise = lane
         # What the SVD sees has rounding errors of its own: a twin sees another matrix.
         return galore_path(
             case, lambda G: _precise_if(precise, jax.tree.map(jnp.multiply, G, seen), case.rank)
         )
 
-    def run(disturbed):
-        def lane(precise):
+    def run(disturbed: PyTree):
+        def lane(precise: Array):
             # The other lane has no twin: its float32 would respond by more than the disturbance.
             own = jax.tree.map(lambda d, plain: jnp.where(precise, d, plain), disturbed, data)
             weights, inputs, outputs, seen = own
@@ -201,7 +201,7 @@ def _decayed(case: Training) -> tuple[Array, Array]:
     rule = rule_of(case, weight_decay=DECAY)
     gradient = jax.grad(case.loss)(case.weights)
 
-    def update(share):
+    def update(share: Array):
         # The gradient and the projector are the same: only the decay sees these weights.
         decayed = jax.tree.map(lambda W: share * W, case.weights)
         return flat(rule.update(gradient, rule.init(case.weights), decayed)[0])
@@ -272,7 +272,7 @@ def _path_of(name: str, choose: Callable[[PyTree, int], PyTree]) -> Callable[[Tr
 def _decay_in_coordinates(case: Training) -> dict[str, Array]:
     """What a base optimiser could decay: the part of W in r directions (any: here the first)."""
 
-    def seen(W):
+    def seen(W: Array):
         axes = Projector(jnp.eye(len(W), case.rank, dtype=W.dtype), "left")
         return axes.lift(axes.project(W)) if W.ndim == 2 else W
 

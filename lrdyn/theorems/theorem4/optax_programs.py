@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, PyTree
 
 from lrdyn.adapters.maps import choose_projectors
 from lrdyn.engine.jaxprs import equations
@@ -30,7 +31,7 @@ def make_case(
 def predict(case: Training) -> dict[str, Array]:
     """Shapes of projector and moments of each layer, and where SVDs stand in each program."""
 
-    def of(m, n):
+    def of(m: int, n: int):
         r = min(case.rank, m, n)
         return [m, r, r, n] if m >= n else [n, r, m, r]
 
@@ -78,16 +79,16 @@ def _svds_of_programs(
     case = make_case(jax.random.key(0), **sizes)
     batch = jax.tree.map(lambda array: jnp.stack([array, array]), case)
 
-    def init(case):
+    def init(case: Training):
         return og.rule_of(case).init(case.weights)
 
-    def update(case, state):
+    def update(case: Training, state: PyTree):
         return og.rule_of(case).update(case.weights, state, case.weights)
 
-    def from_the_start(case):
+    def from_the_start(case: Training):
         return update(case, init(case))
 
-    def ours(case):
+    def ours(case: Training):
         return og.galore_path(case, lambda G: choose_projectors(G, case.rank, "larger"))
 
     return (
@@ -98,15 +99,15 @@ def _svds_of_programs(
     )
 
 
-def _svds(case: Training, order: tuple[int, ...] = (0, 1, 2, 3)) -> Int[Array, "program 2"]:
-    counts = _svds_of_programs(*case.weights["first"].shape, case.rank, case.period, case.optimizer)
-    return jnp.asarray([counts[program] for program in order])
+def _svds(case: Training) -> Int[Array, "program 2"]:
+    sizes = case.weights["first"].shape
+    return jnp.asarray(_svds_of_programs(*sizes, case.rank, case.period, case.optimizer))
 
 
 def _published_shapes(case: Training) -> dict[str, Array]:
     """Those of GaLore on the smaller side, as published."""
 
-    def seen(weights):
+    def seen(weights: PyTree):
         maps = choose_projectors(weights, case.rank, "smaller")
         return {n: (maps[n].basis, maps[n].project(weights[n])) for n in ("first", "second")}
 
@@ -115,7 +116,7 @@ def _published_shapes(case: Training) -> dict[str, Array]:
 
 
 def _init_inside(case: Training) -> dict[str, Array]:
-    return {"optax_svds": _svds(case, order=(0, 1, 1, 3))}
+    return {"optax_svds": _svds(case)[np.array([0, 1, 1, 3])]}
 
 
 CLAIMS = (

@@ -1,5 +1,6 @@
 """Theorem 4: what becomes of the state of the optimiser at a refresh."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,13 +23,16 @@ NAMES = tuple(POLICIES)
 MOMENTUM = 0.9
 
 
+def _select(number: Int[Array, ""], choices: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *arrays: jax.lax.select_n(number, *arrays), *choices)
+
+
 def one_policy(number: Int[Array, ""]) -> StatePolicy:
     """The policy of a traced number, so that one program serves all."""
     number = number.astype(jnp.int32)
 
-    def policy(fresh, state, old, new):
-        choices = [POLICIES[name](fresh, state, old, new) for name in NAMES]
-        return jax.tree.map(lambda *arrays: jax.lax.select_n(number, *arrays), *choices)
+    def policy(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree):
+        return _select(number, [POLICIES[name](fresh, state, old, new) for name in NAMES])
 
     return policy
 
@@ -36,7 +40,7 @@ def one_policy(number: Int[Array, ""]) -> StatePolicy:
 def other_signs(maps: PyTree) -> PyTree:
     """Another rule for the signs of singular vectors: the first entry of each is positive."""
 
-    def flip(basis):
+    def flip(basis: Array):
         return basis * jnp.where(basis[:1] < 0, -1.0, 1.0).astype(basis.dtype)
 
     return jax.tree.map(flip, maps)
@@ -47,11 +51,11 @@ def lanes(
 ) -> Float[Array, "policy times entries"]:
     """Runs with each policy; the signs of the singular vectors by one rule or by the other."""
 
-    def choose(key, gradients):
+    def choose(key: Any, gradients: PyTree):
         maps = choose_projectors(gradients, case.rank, case.side)
         return jax.tree.map(lambda a, b: jnp.where(flipped, a, b), other_signs(maps), maps)
 
-    def run(number):
+    def run(number: Array):
         policy = one_policy(number)
         return problems.train(case, method, params_and_data, state=policy, choose=choose).records
 
@@ -86,7 +90,7 @@ def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "t
     turn), 0 (reset) or ``P_new P_new^T M`` (transport: the projection onto the new subspace).
     """
 
-    def gradient(weights):
+    def gradient(weights: PyTree):
         return jax.grad(case.loss)(weights, case.data)
 
     def refresh(old: Lifted) -> Lifted:
@@ -96,10 +100,9 @@ def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "t
             jax.tree.map(jnp.zeros_like, old.momentum),
             through(maps, maps, old.momentum),
         ]
-        momentum = jax.tree.map(lambda *arrays: jax.lax.select_n(number, *arrays), *moments)
-        return Lifted(old.weights, momentum, maps)
+        return Lifted(old.weights, _select(number, moments), maps)
 
-    def step(t, now: Lifted) -> Lifted:
+    def step(t: Array, now: Lifted) -> Lifted:
         now = jax.lax.cond(t % case.period == 0, refresh, lambda same: same, now)
         projected = through(now.maps, now.maps, gradient(now.weights))
         momentum = jax.tree.map(lambda M, g: MOMENTUM * M + g, now.momentum, projected)

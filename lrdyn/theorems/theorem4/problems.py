@@ -209,14 +209,14 @@ class Refreshes(NamedTuple):
 def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refreshes:
     """Look at the gradients of a recorded run once more."""
 
-    def of_matrix(G):
+    def of_matrix(G: Array):
         left, values, right = linalg.svd(G)
         rank = min(case.rank, len(values))
         values = jnp.append(values, 0.0)
         vectors = left if case.side == "left" else right.T
         return values[rank - 1] - values[rank], values[0], vectors[:, :rank]
 
-    def of_record(vector):
+    def of_record(vector: Array):
         gradients = jax.grad(case.loss)(unflat(case)(vector), case.data)
         matrices = [G for G in jax.tree.leaves(gradients) if G.ndim == 2]
         gaps, largest, bases = zip(*map(of_matrix, matrices), strict=True)
