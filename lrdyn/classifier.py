@@ -113,7 +113,7 @@ def classifier_rho(
         [[1.0], [0.25]]
     """
     factor = 1 - learning_rate * jnp.broadcast_to(weight_decay, scales.shape)
-    return scales[None, :] * factor[None, :] ** jnp.asarray(steps)[:, None]
+    return scales[None, :] * factor[None, :] ** jnp.asarray(steps, scales.dtype)[:, None]
 
 
 def collapse_metrics(

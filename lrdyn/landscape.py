@@ -73,7 +73,7 @@ def critical_points(
         [[0.0, 0.0, 0.0, 0.0], [4.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     """
     left, values, right = linalg.svd(target)
-    roots = jnp.sqrt(jnp.maximum(values - decay, 0.0))[sets] * (sets >= 0)
+    roots = jnp.where(sets >= 0, jnp.sqrt(jnp.maximum(values - decay, 0.0))[sets], 0.0)
     return roots[:, :, None] * right[sets], jnp.swapaxes(roots[:, :, None] * left.T[sets], 1, 2)
 
 

@@ -29,6 +29,17 @@ def dtype(request):
         yield request.param
 
 
+@pytest.fixture(scope="module")
+def strict():
+    """An array of another kind or precision is an error, for all tests of a module.
+
+    Some optimisers of optax mix them by themselves: they run under
+    ``jax.numpy_dtype_promotion("standard")``.
+    """
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 @pytest.fixture
 def unchecked():
     """Call the library as a user does: without the import hook's checks."""

@@ -4,13 +4,17 @@ The oracles are plain NumPy loops over float64 copies of the data, with gradient
 They share no code with the library.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.linalg
 
 import lrdyn as lr
@@ -19,24 +23,24 @@ from lrdyn.claims import tolerance
 # Comparing ------------------------------------------------------------------------------------
 
 
-def residual(actual: Any, expected: Any, scale: float | None = None) -> float:
-    """Largest difference over all leaves, relative to ``scale`` (default: the largest entry).
-
-    A list is an array, other containers are trees.
-    """
-    actual, expected = (
-        [
-            np.asarray(x, np.float64)
-            for x in jax.tree.leaves(t, is_leaf=lambda x: isinstance(x, list))
-        ]
-        for t in (actual, expected)
+def double(tree: Any) -> Any:
+    """Float64 NumPy copies; a list is an array, other containers are trees."""
+    return jax.tree.map(
+        lambda x: np.asarray(x, np.float64), tree, is_leaf=lambda x: isinstance(x, list)
     )
-    pairs = list(zip(actual, expected, strict=True))
-    assert all(a.shape == b.shape for a, b in pairs), [(a.shape, b.shape) for a, b in pairs]
-    if scale is None:
-        scale = max(float(np.max(np.abs(b))) for _, b in pairs)
-    # NumPy's max keeps a NaN, where Python's would lose it.
-    return float(np.max([np.max(np.abs(a - b)) for a, b in pairs])) / scale
+
+
+def largest(tree: Any) -> float:
+    """Largest absolute entry of all leaves; NumPy's max keeps a NaN, where Python's would not."""
+    return float(np.max([np.max(np.abs(x)) for x in jax.tree.leaves(double(tree))]))
+
+
+def residual(actual: Any, expected: Any, scale: float | None = None) -> float:
+    """Largest difference over all leaves, relative to ``scale`` (default: the largest entry)."""
+    actual, expected = double((actual, expected))
+    chex.assert_trees_all_equal_shapes(actual, expected)
+    rest = jax.tree.map(np.subtract, actual, expected)
+    return largest(rest) / (largest(expected) if scale is None else scale)
 
 
 def assert_close(
@@ -44,7 +48,11 @@ def assert_close(
 ) -> None:
     """An identity holds, at the tolerance of the precision in which ``actual`` was computed."""
     dtype = jnp.result_type(*jax.tree.leaves(actual))
-    assert residual(actual, expected, scale) <= tolerance("identity", dtype, steps=steps, size=size)
+    limit = tolerance("identity", dtype, steps=steps, size=size)
+    actual, expected = double((actual, expected))
+    limit *= largest(expected) if scale is None else scale
+    chex.assert_tree_all_finite(actual)
+    chex.assert_trees_all_close(actual, expected, rtol=0, atol=limit, strict=True)
 
 
 def assert_zero(actual: Any, **how: Any) -> None:
@@ -58,7 +66,51 @@ def assert_apart(actual: Any, expected: Any, scale: float | None = None) -> None
     assert residual(actual, expected, scale) > np.sqrt(np.finfo(dtype).eps)
 
 
+class Compiled:
+    """The functions of a module, each compiled once: integers and shapes are static.
+
+    Arguments may be NumPy's: in float32 they are rounded on the way in.
+    """
+
+    STATIC = (int, tuple[int, int], tuple[int, ...], Sequence[int])
+
+    def __init__(self, module: ModuleType):
+        self._module = module
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = getattr(self._module, name)
+        parameters = inspect.signature(function).parameters.values()
+        static = [p.name for p in parameters if p.annotation in self.STATIC]
+        compiled = jax.jit(function, static_argnames=static)
+        setattr(self, name, compiled)
+        return compiled
+
+
+def refuses(*cases: tuple[Callable[[], Any], str]) -> Callable[..., None]:
+    """Make a test: each call raises a ValueError that says so."""
+
+    @pytest.mark.usefixtures("unchecked")
+    @pytest.mark.parametrize(("call", "message"), cases)
+    def test(call, message):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+    return test
+
+
 # Problems -------------------------------------------------------------------------------------
+
+
+def normal(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """Standard Gaussian arrays of numbers that float32 holds exactly."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape, np.float32).astype(np.float64) for shape in shapes]
+
+
+def rotated(seed: int, shape: tuple[int, int], values: Any) -> np.ndarray:
+    """Matrix with these singular values."""
+    left, right = (np.linalg.qr(G)[0] for G in normal(seed, *((n, len(values)) for n in shape)))
+    return (left * np.asarray(values)) @ right.T
 
 
 class Problem(NamedTuple):
@@ -117,11 +169,6 @@ def classification(
 Matrices = list[np.ndarray] | tuple[np.ndarray, ...]
 Slope = Callable[[np.ndarray], np.ndarray]
 """Derivative of a loss with respect to the product of the layers."""
-
-
-def double(tree: Any) -> Any:
-    """Float64 NumPy copies."""
-    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
 
 
 def product(weights: Matrices, size: int) -> np.ndarray:

@@ -8,58 +8,59 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn as lr
-from lrdyn.classifier import classifier_start, collapse_lower_bound
+from lrdyn import classifier
+from lrdyn.factorization import regression_loss
 from tests import oracles
-from tests.oracles import assert_apart, assert_close, assert_zero, classification, double
+from tests.oracles import assert_apart, assert_close, assert_zero, classification, double, normal
+
+pytestmark = pytest.mark.usefixtures("strict")
 
 ETA = 0.05
 STEPS = np.array([0, 1, 10, 60])
+HOW = {"steps": 60, "size": 10}
+
+compiled = oracles.Compiled(classifier)
 
 
 @jax.jit
 def full_run(weights, inputs, outputs, eta, decay, steps):
-    optimizer = lr.gradient_descent(eta, decay)
-    return lr.simulate(
-        lambda w: lr.factorization.regression_loss(w, inputs, outputs), weights, optimizer, steps
-    ).records
+    rule = lr.gradient_descent(eta, decay)
+    return lr.simulate(lambda w: regression_loss(w, inputs, outputs), weights, rule, steps).records
 
 
 @jax.jit
 def measure(data, run):
-    frame = lr.classifier.classifier_frame(data.weights, data.outputs @ data.inputs.T)
-    return jax.vmap(lambda w: lr.classifier.classifier_blocks(frame, w, 2 * len(data.outputs)))(run)
+    frame = classifier.classifier_frame(data.weights, data.outputs @ data.inputs.T)
+    return jax.vmap(lambda w: classifier.classifier_blocks(frame, w, 2 * len(data.outputs)))(run)
 
 
 def measured(data, decay):
-    run = full_run(data.weights, data.inputs, data.outputs, ETA, jnp.asarray(decay), STEPS)
+    run = full_run(data.weights, data.inputs, data.outputs, ETA, np.array(decay), STEPS)
     return measure(data, run)
 
 
 # The bulk -------------------------------------------------------------------------------------
 
 
-def test_frame_is_orthogonal_and_chained(dtype):
-    W, X, Y, _, scales = classification()
-    U, V = lr.classifier.classifier_frame(W, Y @ X.T)
+def test_the_frame_is_orthogonal_chained_and_leaves_the_null_spaces(dtype):
+    """Those of the target and of the start."""
+    W, X, Y, _, scales = jax.device_get(classification())
+    U, V = jax.device_get(compiled.classifier_frame(W, Y @ X.T))
     assert U.shape == V.shape == (2, 10, 10)
     for Q in (*U, *V):
         assert_close(Q.T @ Q, np.eye(10), size=10, steps=len(W))
     assert_close(V[1:], U[:-1])
     assert_close(W[0] @ V[0], scales[0] * U[0], size=10)
-
-
-def test_frame_leaves_the_null_spaces_of_target_and_start(dtype):
-    W, X, Y, _, _ = classification()
-    bulk = lr.classifier.classifier_frame(W, Y @ X.T).right[0][:, 4:]
-    assert_zero((Y @ X.T @ bulk, lr.end_to_end(W) @ bulk), size=10, scale=1)
+    bulk = V[0][:, 4:]
+    assert_zero((Y @ X.T @ bulk, np.linalg.multi_dot(W[::-1]) @ bulk), size=10, scale=1)
 
 
 def test_full_run_agrees_with_numpy(dtype):
     W, X, Y, _, _ = classification()
-    decay = jnp.array([0.0, 0.1, 0.2])
+    decay = np.array([0.0, 0.1, 0.2])
     slope = oracles.regression_slope(double(X), double(Y))
-    expected = oracles.descend(W, slope, ETA, double(decay), STEPS)
-    assert_close(full_run(W, X, Y, ETA, decay, STEPS), tuple(expected), steps=60, size=10)
+    expected = oracles.descend(W, slope, ETA, decay, STEPS)
+    assert_close(full_run(W, X, Y, ETA, decay, STEPS), tuple(expected), **HOW)
 
 
 @pytest.mark.parametrize(
@@ -68,53 +69,54 @@ def test_full_run_agrees_with_numpy(dtype):
 def test_off_blocks_vanish_and_the_bulk_only_decays(seed, decay, dtype):
     data = classification(seed)
     seen = measured(data, decay)
-    how = {"steps": 60, "size": 10, "scale": 1}
     assert seen.off_block.shape == (4, 3)
-    assert_zero((seen.off_block, seen.bulk_deviation), **how)
-    expected = [[0.5 * (1 - ETA * decay[l]) ** t for l in range(2)] for t in STEPS.tolist()]
-    assert_close(seen.rho, expected, **how)
-    predicted = lr.classifier.classifier_rho(data.scales[:-1], ETA, jnp.asarray(decay[:-1]), STEPS)
-    assert_close(predicted, expected, steps=60)
+    assert_zero((seen.off_block, seen.bulk_deviation), scale=1, **HOW)
+    expected = 0.5 * (1 - ETA * np.array(decay[:2])) ** STEPS[:, None]
+    assert_close(seen.rho, expected, scale=1, **HOW)
+    assert_close(
+        compiled.classifier_rho(data.scales[:-1], ETA, np.array(decay[:-1]), STEPS),
+        expected,
+        steps=60,
+    )
 
 
 def test_reduced_run_gives_the_moving_blocks(dtype):
     """Layers of 2K x 2K, the last K x 2K, on the target Phi V_{1,1}."""
     W, X, Y, _, _ = data = classification()
-    decay = jnp.array([0.0, 0.1, 0.2])
-    frame = lr.classifier.classifier_frame(W, Y @ X.T)
-    start, V1 = classifier_start(frame, W, 4), frame.right[0, :, :4]
-    reduced = full_run(start, V1.T @ X, Y, ETA, decay, STEPS)
-    assert_close(jnp.stack(reduced[:-1], axis=1), measured(data, decay).inner, steps=60, size=10)
+    decay = np.array([0.0, 0.1, 0.2])
+    frame = compiled.classifier_frame(W, np.asarray(Y) @ np.asarray(X).T)
+    start = compiled.classifier_start(frame, W, 4)
+    U, V = jax.device_get(frame)
+    reduced = full_run(start, V[0, :, :4].T @ np.asarray(X), Y, ETA, decay, STEPS)
+    assert_close(np.stack(reduced[:-1], axis=1), measured(data, decay).inner, **HOW)
     last = full_run(W, X, Y, ETA, decay, STEPS)[-1]
-    assert_close(reduced[-1] @ frame.left[-1, :, :4].T, last, steps=60, size=10)
+    assert_close(np.asarray(reduced[-1]) @ U[-1, :, :4].T, last, **HOW)
 
 
 def test_theorem_2_with_its_product_term_fails_here(dtype):
     data = classification()
-    assert_apart(measured(data, (0.0,) * 3).rho, lr.rho(data.scales, ETA, 0.0, STEPS)[:, :2])
-
-
-def broken(kind):
-    data = classification()
-    if kind == "data not white":
-        return data._replace(inputs=data.inputs * jnp.linspace(0.9, 1.1, 10)[:, None])
-    if kind == "Gaussian start":
-        return data._replace(
-            weights=lr.gaussian_layers(jax.random.key(7), (10, 10, 10, 2), data.scales)
-        )
-    return data
+    with_product = oracles.rho(data.scales, ETA, (0.0,) * 3, STEPS)
+    assert_apart(measured(data, (0.0,) * 3).rho, with_product[:, :2])
 
 
 @pytest.mark.parametrize("kind", ["data not white", "Gaussian start"])
 def test_without_a_hypothesis_the_blocks_mix(kind, dtype):
-    final = np.asarray(measured(broken(kind), (0.0,) * 3).off_block[-1])
+    data = classification()
+    if kind == "data not white":
+        data = data._replace(inputs=data.inputs * jnp.linspace(0.9, 1.1, 10)[:, None])
+    else:
+        draws = normal(7, (10, 10), (10, 10), (2, 10))
+        data = data._replace(weights=tuple(jnp.asarray(0.5 * W / np.sqrt(10)) for W in draws))
+    final = np.asarray(measured(data, (0.0,) * 3).off_block[-1])
     assert np.all(final > np.sqrt(np.finfo(dtype).eps))
 
 
-def test_no_room():
-    W = lr.orthogonal_layers(jax.random.key(0), (4, 4, 2), jnp.ones(2))
-    with pytest.raises(ValueError, match=r"target: got shape \(2, 4\), wanted more than twice"):
-        lr.classifier.classifier_frame(W, jnp.ones((2, 4)))
+test_classifier_frame_refuses = oracles.refuses(
+    (
+        lambda: compiled.classifier_frame((np.eye(4), np.eye(2, 4)), np.ones((2, 4))),
+        r"target: got shape \(2, 4\), wanted more than twice",
+    ),
+)
 
 
 # Between layers -------------------------------------------------------------------------------
@@ -122,31 +124,26 @@ def test_no_room():
 
 def test_collapse_metrics_agree_with_loops(dtype):
     W, X, _, labels, _ = classification()
-    X = X + 0.3 * jax.random.normal(jax.random.key(6), X.shape) + 1
-    order = jax.random.permutation(jax.random.key(4), 10)
-    found = lr.classifier.collapse_metrics(W, X[:, order], labels[order], 2)
+    X, labels = np.asarray(X) + 0.3 * normal(6, X.shape)[0] + 1, np.asarray(labels)
+    order = np.random.default_rng(4).permutation(10)
+    found = compiled.collapse_metrics(W, X[:, order], labels[order], 2)
     layers = double(W)
-    expected = [
-        oracles.collapse(oracles.product(layers[:l], 10) @ double(X), labels) for l in range(3)
-    ]
+    expected = [oracles.collapse(oracles.product(layers[:l], 10) @ X, labels) for l in range(3)]
     assert_close(found, expected, size=100)
 
 
 @given(st.floats(-10, 10), st.floats(0.1, 10))
 def test_collapse_ignores_shift_scale_and_rotation(shift, scale):
-    (W, *_), X, _, labels, _ = classification()
-    metric = jax.jit(
-        lambda features: lr.classifier.collapse_metrics((jnp.eye(10),), features, labels, 2)
-    )
+    (W, *_), X, _, labels, _ = jax.device_get(classification())
+    metric = partial(compiled.collapse_metrics, (np.eye(10),), labels=labels, classes=2)
     # The mean of a shifted feature takes digits from the variance: shift / spread of them.
-    assert_close(
-        metric(scale * W @ X + shift), metric(X), size=10 * (1 + int(shift / scale) ** 2) * 100
-    )
+    size = 10 * (1 + int(shift / scale) ** 2) * 100
+    assert_close(metric(scale * W @ X + shift), metric(X), size=size)
 
 
 def test_collapsed_classes_have_no_variance_within():
     _, _, Y, labels, _ = classification()
-    assert lr.classifier.collapse_metrics((jnp.eye(2),), Y, labels, 2).tolist() == [0]
+    assert compiled.collapse_metrics((np.eye(2),), Y, labels, 2).tolist() == [0]
 
 
 @partial(jax.jit, static_argnames=("depth", "per_class", "steps"))
@@ -155,10 +152,10 @@ def collapse_at_convergence(depth, per_class, scale, eta, steps):
     W = tuple(w / 0.5 * scale for w in W)
 
     def loss(w):
-        return lr.factorization.regression_loss(w, X, Y)
+        return regression_loss(w, X, Y)
 
     run = lr.simulate(loss, W, lr.gradient_descent(eta), np.array([steps]))
-    return loss(run.params) / loss(W), lr.classifier.collapse_metrics(run.params, X, labels, 5)
+    return loss(run.params) / loss(W), classifier.collapse_metrics(run.params, X, labels, 5)
 
 
 def measured_ratio(depth, per_class, scale, eta, steps):
@@ -178,17 +175,17 @@ def test_collapse_ratio_is_approached_from_below(depth, eta, steps, figures):
     less; balance keeps the signal's squared gain between n^{1/L} and n^{1/L} (1-p)^{-1/L}.
     """
     ratio, D = measured_ratio(depth, 10, 0.5, eta, steps)
-    p = lr.classifier.collapse_ratio(0.5, 10, depth)
+    p = classifier.collapse_ratio(0.5, 10, depth)
     assert f"{p:.3f}" == figures
     lowest = (40 / 45) ** (1 / (depth - 1)) * (1 - p) ** (1 / depth)
     assert lowest <= ratio / p < 1
-    assert_close(collapse_lower_bound(jnp.asarray(p), 50, 5, depth), lowest)
+    assert_close(classifier.collapse_lower_bound(jnp.asarray(p), 50, 5, depth), lowest)
     assert np.all(D[1:] / D[:-1] < p)
 
 
 def test_gap_of_the_collapse_ratio_halves_with_twice_the_examples():
     gaps = [
-        1 - measured_ratio(4, n, 0.25, eta, 1000)[0] / lr.classifier.collapse_ratio(0.25, n, 4)
+        1 - measured_ratio(4, n, 0.25, eta, 1000)[0] / classifier.collapse_ratio(0.25, n, 4)
         for n, eta in ((5, 0.06), (10, 0.04))
     ]
     assert gaps[0] / gaps[1] == pytest.approx(2, abs=0.5)

@@ -1,5 +1,7 @@
 import math
+from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn as lr
+from lrdyn.descent import iterate, simulate_lanes, simulate_until
 from tests import oracles
-from tests.oracles import assert_close, double
+from tests.oracles import assert_close, refuses
 
-CURVATURE = {"a": jnp.array([0.5, 2.0]), "b": (jnp.array(1.0), [jnp.full((2, 2), 0.25)])}
-START = jax.tree.map(jnp.ones_like, CURVATURE)
+pytestmark = pytest.mark.usefixtures("strict")
+
+CURVATURE = {"a": np.array([0.5, 2.0]), "b": (np.array(1.0), [np.full((2, 2), 0.25)])}
+START = jax.tree.map(np.ones_like, CURVATURE)
 STEPS = np.array([0, 1, 5, 12])
 
 
@@ -24,7 +29,12 @@ def quadratic(x):
 
 
 def flat(tree):
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(double(tree))])
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+@jax.jit
+def run(eta, decay, steps):
+    return lr.simulate(quadratic, START, lr.gradient_descent(eta, decay), steps)
 
 
 # Which steps ----------------------------------------------------------------------------------
@@ -39,41 +49,25 @@ def test_recorded_steps(steps, at_most):
     assert np.ptp(np.diff(chosen)) <= 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((0,), r"steps: got 0, wanted at least 1"),
-        ((-3,), r"steps: got -3, wanted at least 1"),
-        ((10, 1), r"at_most: got 1, wanted at least 2"),
-    ],
+test_recorded_steps_refuses = refuses(
+    (lambda: lr.recorded_steps(0), "steps: got 0, wanted at least 1"),
+    (lambda: lr.recorded_steps(-3), "steps: got -3, wanted at least 1"),
+    (lambda: lr.recorded_steps(10, 1), "at_most: got 1, wanted at least 2"),
 )
-def test_recorded_steps_bad_input(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        lr.recorded_steps(*arguments)
 
 
 def test_iterate_tells_the_step_its_number():
-    final, sums = lr.descent.iterate(
-        lambda t, x: x + t, jnp.asarray(0), np.array([0, 1, 4, 9]), lambda x: x
-    )
-    assert sums.tolist() == [0, 0, 6, 36]
-    assert int(final) == 36
-
-
-def test_iterate_need_not_record_the_start():
-    assert lr.descent.iterate(lambda t, x: 2 * x, jnp.asarray(1), np.array([3]), lambda x: x)[
-        1
-    ].tolist() == [8]
+    """And need not record the start."""
+    for steps, expected in (([0, 1, 4, 9], [0, 0, 6, 36]), ([3], [3])):
+        final, sums = iterate(lambda t, x: x + t, jnp.asarray(0), np.array(steps), lambda x: x)
+        assert (sums.tolist(), int(final)) == (expected, expected[-1])
 
 
 def test_array_of_times_is_a_loop_of_times():
-    def run(steps):
-        return lr.simulate(quadratic, START, lr.gradient_descent(0.1), steps)
-
-    together = run(STEPS).records
-    for i, t in enumerate(STEPS):
-        alone = run(STEPS[i : i + 1])
-        assert_close(jax.tree.map(lambda x, i=i: x[i], together), alone.params, steps=int(t))
+    together = run(0.1, 0.0, STEPS).records
+    for i in range(len(STEPS)):
+        alone = run(0.1, 0.0, STEPS[i : i + 1]).params
+        assert_close(alone, jax.tree.map(lambda x, i=i: x[i], together), steps=int(STEPS[i]))
 
 
 def test_recorder_runs_at_the_recorded_steps_only():
@@ -92,8 +86,11 @@ def test_recorder_may_return_any_tree():
     def record(x):
         return {"loss": quadratic(x), "x": (x["a"], x["b"][0])}
 
-    records = lr.simulate(quadratic, START, optax.sgd(0.1), STEPS, record=record).records
-    assert jax.tree.map(jnp.shape, records) == {"loss": (4,), "x": ((4, 2), (4,))}
+    def records():
+        start = jax.tree.map(jnp.asarray, START)
+        return lr.simulate(quadratic, start, optax.sgd(0.1), STEPS, record=record).records
+
+    assert jax.tree.map(jnp.shape, jax.eval_shape(records)) == {"loss": (4,), "x": ((4, 2), (4,))}
 
 
 # Optimisers -----------------------------------------------------------------------------------
@@ -111,37 +108,40 @@ def test_recorder_may_return_any_tree():
 )
 def test_any_tree_and_any_optimiser(kind, optimizer, size, dtype):
     start = jax.tree.map(lambda x: jnp.asarray(x, dtype), START)
-    run = lr.simulate(quadratic, start, optimizer, STEPS)
+    with jax.numpy_dtype_promotion("standard" if kind == "adam" else "strict"):
+        run = jax.jit(lambda start: lr.simulate(quadratic, start, optimizer, STEPS))(start)
     c = flat(CURVATURE)
-    expected = oracles.optimise(kind, flat(start), lambda x: c * x, 0.1, 12)
-    assert {leaf.dtype for leaf in jax.tree.leaves(run.params)} == {np.dtype(dtype)}
-    assert_close(jnp.asarray(flat(run.params), dtype), expected, steps=12, size=size, scale=1)
+    expected = oracles.optimise(kind, flat(START), lambda x: c * x, 0.1, 12)
+    chex.assert_trees_all_equal_dtypes(run.params, start)
+    assert_close(flat(run.params), expected, steps=12, size=size, scale=1)
     assert_close(jax.tree.map(lambda x: x[-1], run.records), run.params)
 
 
 def test_decay_per_layer_reaches_every_leaf_of_a_layer(dtype):
     """W_l <- (1 - eta lambda_l) W_l - eta grad_l, layers being trees themselves."""
-    layers = tuple({"kernel": jnp.full((2, 2), 3.0), "bias": jnp.ones(2)} for _ in range(2))
-    slopes = jax.tree.map(lambda x: 2 * x, layers)
-    rule = lr.gradient_descent(0.1, jnp.array([0.5, 1.0]))
-    updates, _ = rule.update(slopes, rule.init(layers), layers)
-    new = optax.apply_updates(layers, updates)
+    layers = tuple({"kernel": np.full((2, 2), 3.0), "bias": np.ones(2)} for _ in range(2))
+
+    @jax.jit
+    def update(layers, slopes):
+        rule = lr.gradient_descent(0.1, jnp.array([0.5, 1.0]))
+        return optax.apply_updates(layers, rule.update(slopes, rule.init(layers), layers)[0])
+
     expected = tuple(
-        jax.tree.map(lambda w, decay=decay: (1 - 0.1 * decay) * w - 0.1 * 2 * w, double(layer))
+        jax.tree.map(lambda w, decay=decay: (1 - 0.1 * decay) * w - 0.1 * 2 * w, layer)
         for decay, layer in zip((0.5, 1.0), layers, strict=True)
     )
-    assert_close(new, expected)
+    assert_close(update(layers, jax.tree.map(lambda x: 2 * x, layers)), expected)
+
+
+@jax.jit
+def factorize(weights, target, decay):
+    rule = lr.gradient_descent(0.1, decay)
+    return lr.simulate(lambda w: lr.factorization_loss(w, target), weights, rule, STEPS).params
 
 
 def test_one_decay_serves_all_layers():
     W, Phi, _ = oracles.problem()
-
-    def run(decay):
-        return lr.simulate(
-            lambda w: lr.factorization_loss(w, Phi), W, lr.gradient_descent(0.1, decay), STEPS
-        )
-
-    assert_close(run(0.3).params, run(jnp.full(3, 0.3)).params, steps=12, size=9)
+    assert_close(factorize(W, Phi, 0.3), factorize(W, Phi, np.full(3, 0.3)), steps=12, size=9)
 
 
 def test_decays_must_match_the_layers():
@@ -154,39 +154,33 @@ def test_decays_must_match_the_layers():
 
 
 def test_steps_rates_and_decays_do_not_recompile():
-    traces = []
-
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def run(steps, eta, decay):
-        traces.append(steps)
         return lr.simulate(quadratic, START, lr.gradient_descent(eta, decay), steps).params
 
     eager = lr.simulate(quadratic, START, lr.gradient_descent(0.3, 0.2), np.array([0, 7])).params
     run(jnp.array([0, 1]), 0.1, 0.0)
     run(jnp.array([0, 1000]), 0.2, 0.1)
     assert_close(run(jnp.array([0, 7]), 0.3, 0.2), eager, steps=7)
-    assert len(traces) == 1
 
 
 def test_batch_is_a_loop():
-    rates = jnp.array([0.1, 0.5, 0.9])
-
-    def run(eta):
-        return lr.simulate(quadratic, START, lr.gradient_descent(eta), STEPS)
-
-    batch = jax.vmap(run)(rates)
-    for i, eta in enumerate(rates):
-        assert_close(jax.tree.map(lambda x, i=i: x[i], batch.records), run(eta).records, steps=12)
+    rates = np.array([0.1, 0.5, 0.9])
+    batch = jax.jit(jax.vmap(run, (0, None, None)))(rates, 0.0, STEPS)
+    alone = [run(eta, 0.0, STEPS).records for eta in rates]
+    assert_close(batch.records, jax.tree.map(lambda *x: np.stack(x), *alone), steps=12)
 
 
 # Divergence -----------------------------------------------------------------------------------
 
 
+@jax.jit
 def parabola(eta, steps, start=1.0):
     """w <- (1 - eta) w: the loss falls for eta < 2 and grows by (1 - eta)^2 a step beyond."""
-    return lr.simulate(
-        lambda w: 0.5 * w**2, jnp.asarray(start), lr.gradient_descent(eta), np.array([0, steps])
-    )
+    times = jnp.stack([0 * steps, steps])
+    rule = lr.gradient_descent(eta)
+    return lr.simulate(lambda w: 0.5 * w**2, jnp.asarray(start), rule, times)
 
 
 def first_lost_step(eta, dtype):
@@ -220,30 +214,21 @@ def test_nan_is_divergence():
 
 
 def test_divergence_leaves_the_neighbours_alone():
-    rates = jnp.array([0.5, 3.1, 0.1])
-    batch = jax.vmap(lambda eta: parabola(eta, 2000))(rates)
+    rates = np.array([0.5, 3.1, 0.1])
+    batch = jax.jit(jax.vmap(parabola, (0, None)))(rates, 2000)
     assert batch.diverged_at.tolist() == [-1, first_lost_step(3.1, float), -1]
     assert not np.isfinite(batch.params[1])
     for i in (0, 2):
         assert_close(batch.records[i], parabola(rates[i], 2000).records, steps=2000)
 
 
-def test_loss_may_be_negative():
-    run = lr.simulate(
-        lambda w: 0.5 * w**2 - 1, jnp.array(1.0), lr.gradient_descent(0.5), np.array([0, 9])
-    )
-    assert int(run.diverged_at) == -1
-
-
-def test_start_at_the_minimum_is_no_divergence():
-    """The loss starts at 0 and decay makes it rise."""
-    run = lr.simulate(
-        lambda w: 0.5 * (w - 1) ** 2,
-        jnp.array(1.0),
-        lr.gradient_descent(0.5, 0.1),
-        np.array([0, 9]),
-    )
-    assert int(run.diverged_at) == -1
+@pytest.mark.parametrize(
+    ("loss", "decay"), [(lambda w: 0.5 * w**2 - 1, 0.0), (lambda w: 0.5 * (w - 1) ** 2, 0.1)],
+    ids=["the loss is negative", "it starts at 0 and decay makes it rise"],
+)  # fmt: skip
+def test_no_divergence(loss, decay):
+    rule = lr.gradient_descent(0.5, decay)
+    assert int(lr.simulate(loss, jnp.array(1.0), rule, np.array([0, 9])).diverged_at) == -1
 
 
 # Until a tolerance -----------------------------------------------------------------------------
@@ -253,41 +238,40 @@ def bowl(w):
     return 0.5 * jnp.sum(w**2)
 
 
+@partial(jax.jit, static_argnames=("check_every", "max_steps"))
+def until(start, eta, tolerance, check_every, max_steps):
+    rule, how = lr.gradient_descent(eta), {"check_every": check_every, "max_steps": max_steps}
+    return simulate_until(bowl, start, rule, tolerance, **how)
+
+
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-6, 0.7])
 def test_until_stops_at_the_first_look_below_the_tolerance(tolerance):
     """The loss is multiplied by .81 at every step."""
-    run = lr.descent.simulate_until(
-        bowl, jnp.ones(2), lr.gradient_descent(0.1), tolerance, check_every=3, max_steps=300
-    )
-    needed = 0 if tolerance > 1 else int(np.ceil(np.log(tolerance) / np.log(0.81)))
-    assert int(run.steps) == 3 * -(-needed // 3)
-    assert bool(run.converged)
-    assert float(run.loss) == pytest.approx(0.81 ** int(run.steps))
-    oracles.assert_close(run.params, 0.9 ** int(run.steps) * np.ones(2), steps=int(run.steps))
+    stopped = until(np.ones(2), 0.1, tolerance, 3, 300)
+    needed, steps = int(np.ceil(np.log(tolerance) / np.log(0.81))), int(stopped.steps)
+    assert steps == 3 * -(-needed // 3)
+    assert bool(stopped.converged)
+    assert float(stopped.loss) == pytest.approx(0.81**steps)
+    assert_close(stopped.params, np.full(2, 0.9**steps), steps=steps)
 
 
 def test_until_takes_no_step_where_there_is_nothing_to_do():
-    run = lr.descent.simulate_until(
-        bowl, jnp.zeros(2), lr.gradient_descent(0.1), 0.0, check_every=1, max_steps=5
-    )
-    assert (int(run.steps), bool(run.converged)) == (0, True)
+    stopped = until(np.zeros(2), 0.1, 0.0, 3, 300)
+    assert (int(stopped.steps), bool(stopped.converged)) == (0, True)
 
 
 @pytest.mark.parametrize(("eta", "steps"), [(1e-6, 20), (3.0, 20), (1e200, 10)])
 def test_until_gives_up(eta, steps):
     """Too slow, growing, and beyond all numbers."""
-    run = lr.descent.simulate_until(
-        bowl, jnp.ones(2), lr.gradient_descent(eta), 1e-9, check_every=10, max_steps=20
-    )
-    assert (int(run.steps), bool(run.converged)) == (steps, False)
+    stopped = until(np.ones(2), eta, 1e-9, 10, 20)
+    assert (int(stopped.steps), bool(stopped.converged)) == (steps, False)
 
 
-@pytest.mark.parametrize(("every", "most"), [(0, 10), (3, 10), (5, 0)])
-def test_until_refuses(every, most, unchecked):
-    with pytest.raises(ValueError, match=f"max_steps: got {most}, wanted a multiple of {every}"):
-        lr.descent.simulate_until(
-            bowl, jnp.ones(1), lr.gradient_descent(1.0), 0.1, check_every=every, max_steps=most
-        )
+test_until_refuses = refuses(
+    (lambda: until(np.ones(1), 1.0, 0.1, 0, 10), "max_steps: got 10, wanted a multiple of 0"),
+    (lambda: until(np.ones(1), 1.0, 0.1, 3, 10), "max_steps: got 10, wanted a multiple of 3"),
+    (lambda: until(np.ones(1), 1.0, 0.1, 5, 0), "max_steps: got 0, wanted a multiple of 5"),
+)
 
 
 # Many at once ----------------------------------------------------------------------------------
@@ -297,27 +281,27 @@ def test_until_refuses(every, most, unchecked):
 def test_lanes_are_the_same_as_one_by_one(optimizer):
     steps = np.array([0, 3, 10])
     rates, targets = jnp.array([0.05, 0.1, 0.2]), jnp.arange(3.0)
+    start = {"a": jnp.array([0.5, 1.0])}
 
     def problem(one):
         rate, target = one
         return (lambda w: jnp.sum((w["a"] ** 2 - target) ** 2)), start, optimizer(rate)
 
-    start = {"a": jnp.array([0.5, 1.0])}
-    found = lr.descent.simulate_lanes(
-        problem, (rates, targets), steps, record=lambda w: w["a"].sum()
-    )
-    for lane in range(3):
-        loss, _, rule = problem((rates[lane], targets[lane]))
-        alone = lr.simulate(loss, start, rule, steps, record=lambda w: w["a"].sum())
-        oracles.assert_close(found.records[lane], np.asarray(alone.records), steps=10)
-        oracles.assert_close(found.params["a"][lane], np.asarray(alone.params["a"]), steps=10)
-        assert int(found.diverged_at[lane]) == int(alone.diverged_at)
+    @jax.jit
+    def alone(*one):
+        return lr.simulate(*problem(one), steps, record=lambda w: w["a"].sum())
+
+    with jax.numpy_dtype_promotion("standard" if optimizer is optax.adam else "strict"):
+        found = simulate_lanes(problem, (rates, targets), steps, record=lambda w: w["a"].sum())
+        expected = [alone(*one) for one in zip(rates, targets, strict=True)]
+    expected = jax.tree.map(lambda *x: np.stack(x), *expected)
+    assert_close((found.params, found.records), (expected.params, expected.records), steps=10)
+    assert np.array_equal(found.diverged_at, expected.diverged_at)
 
 
 def test_a_lane_that_diverges_is_marked_alone():
     def problem(rate):
         return bowl, jnp.ones(1), lr.gradient_descent(rate)
 
-    run = lr.descent.simulate_lanes(problem, jnp.array([0.1, 1e9, 0.1]), np.array([0, 50]))
-    assert run.diverged_at.tolist()[::2] == [-1, -1]
-    assert int(run.diverged_at[1]) == 1
+    found = simulate_lanes(problem, jnp.array([0.1, 1e9, 0.1]), np.array([0, 50]))
+    assert found.diverged_at.tolist() == [-1, 1, -1]

@@ -11,18 +11,25 @@ import scipy.optimize
 
 import lrdyn as lr
 from lrdyn.claims import tolerance
+from lrdyn.factorization import regression_loss
 from lrdyn.theorem import Outcome
 from lrdyn.theorems import theorem3
-from lrdyn.theorems.theorem3 import dropout_minimiser as dropout_training
-from lrdyn.theorems.theorem3 import dropout_penalty as dropout
-from tests.oracles import assert_apart, assert_close, assert_zero, double
+from lrdyn.theorems.theorem3 import dropout_minimiser, dropout_penalty
+from tests.oracles import (
+    Compiled,
+    assert_apart,
+    assert_close,
+    assert_zero,
+    double,
+    normal,
+    refuses,
+    rotated,
+)
+
+pytestmark = pytest.mark.usefixtures("strict")
 
 KEY = jax.random.key(3)
-
-
-def factors(rows=4, cols=5, width=3, seed=0):
-    left, right = lr.initialization.gaussians(jax.random.key(seed), [(rows, width), (width, cols)])
-    return left, right
+dropout, masking = Compiled(lr.dropout), Compiled(lr.masking)
 
 
 def nuclear(matrix):
@@ -43,59 +50,50 @@ def enumerated(loss, size, theta):
 
 @pytest.mark.parametrize("block", [1, 2, 4])
 def test_the_penalty_is_what_masks_add(block, dtype):
-    U, V = factors(width=4)
-    Y, theta = jax.random.normal(KEY, (4, 5)), 0.3
-    found = lr.dropout.dropout_loss(U, V, Y, theta, block=block)
-    left, right, target = double((U, V, Y))
+    (U, V, Y), theta = normal(0, (4, 4), (4, 5), (4, 5)), 0.3
 
     def loss(blocks):
         mask = np.repeat(blocks, block) / theta
-        return np.sum((target - left @ np.diag(mask) @ right) ** 2)
+        return np.sum((Y - U @ np.diag(mask) @ V) ** 2)
 
-    assert_close(found, enumerated(loss, 4 // block, theta), size=20)
-    fit = np.sum((target - left @ right) ** 2)
+    expected, fit = enumerated(loss, 4 // block, theta), np.sum((Y - U @ V) ** 2)
+    assert_close(dropout.dropout_loss(U, V, Y, theta, block=block), expected, size=20)
     assert_close(
-        lr.dropout.dropout_penalty(U, V, theta, block=block), found - fit, size=20, scale=fit
+        dropout.dropout_penalty(U, V, theta, block=block), expected - fit, size=20, scale=fit
     )
 
 
 def test_several_layers_of_dropout(dtype):
     """Widths that differ from layer to layer, two masks between three layers."""
-    shapes = [(3, 4), (2, 3), (5, 2), (4, 6)]
-    *weights, inputs = lr.initialization.gaussians(KEY, shapes)
+    first, second, third, X = normal(0, (3, 4), (2, 3), (5, 2), (4, 6))
     theta = 0.6
-    found = lr.dropout.layers_penalty(tuple(weights), inputs @ inputs.T, theta)
-    (first, second, third), X = double((tuple(weights), inputs))
+    found = dropout.layers_penalty((first, second, third), X @ X.T, theta)
 
     def loss(mask):
         return np.sum((third @ np.diag(mask[3:]) @ second @ np.diag(mask[:3]) @ first @ X) ** 2)
 
     expected = enumerated(lambda mask: loss(mask / theta), 5, theta) - loss(np.ones(5))
     assert_close(found, expected, size=64)
-    assert float(found) >= lr.dropout.layers_strength(theta, (3, 2)) * nuclear(
-        third @ second @ first @ X
-    )
+    # The widths: (1 + odds / 3) (1 + odds / 2) - 1.
+    strength = (1 + 0.4 / 0.6 / 3) * (1 + 0.4 / 0.6 / 2) - 1
+    assert_close(dropout.layers_strength(theta, (3, 2)), strength, size=4)
+    assert float(found) >= strength * nuclear(third @ second @ first @ X) ** 2
 
 
 def test_one_layer_of_dropout_is_the_plain_penalty(dtype):
-    first, second, inputs = lr.initialization.gaussians(KEY, [(3, 4), (2, 3), (4, 6)])
-    one = lr.dropout.layers_penalty((first, second), inputs @ inputs.T, 0.3)
-    assert_close(
-        one, lr.dropout.dropout_penalty(second, first @ inputs, 0.3), size=64, scale=float(one)
-    )
-    assert_close(lr.dropout.layers_strength(0.3, (3,)), lr.dropout.dropout_strength(0.3, 3))
+    first, second, X = normal(0, (3, 4), (2, 3), (4, 6))
+    one = dropout.layers_penalty((first, second), X @ X.T, 0.3)
+    assert_close(one, dropout.dropout_penalty(second, first @ X, 0.3), size=64)
+    assert_close(dropout.layers_strength(0.3, (3,)), dropout.dropout_strength(0.3, 3))
 
 
 def test_a_rank_one_map_attains_the_bound_of_layers(dtype):
-    (u, v), (inputs,) = jax.random.normal(KEY, (2, 4)), lr.initialization.gaussians(KEY, [(4, 6)])
-    hidden = (3, 5, 2)
-    weights = lr.dropout.equalized_layers(u, v, hidden)
-    assert_close(lr.end_to_end(weights), np.outer(u, v), size=5)
-    found = lr.dropout.layers_penalty(weights, inputs @ inputs.T, 0.4)
-    bound = (
-        lr.dropout.layers_strength(0.4, hidden) * nuclear(np.outer(u, v) @ np.asarray(inputs)) ** 2
-    )
-    assert_close(found, bound, size=64, scale=float(bound))
+    (u, v, X), hidden = normal(0, (4,), (4,), (4, 6)), (3, 5, 2)
+    weights = dropout.equalized_layers(u, v, hidden)
+    assert_close(np.linalg.multi_dot(weights[::-1]), np.outer(u, v), size=5)
+    found = dropout.layers_penalty(weights, X @ X.T, 0.4)
+    bound = np.asarray(dropout.layers_strength(0.4, hidden)) * nuclear(np.outer(u, v) @ X) ** 2
+    assert_close(found, bound, size=64)
 
 
 def test_the_bound_of_layers_is_not_attained_at_rank_two():
@@ -116,41 +114,40 @@ def test_the_bound_of_layers_is_not_attained_at_rank_two():
         scipy.optimize.minimize(penalty, rng.standard_normal(2 * width**2), method="BFGS").fun
         for _ in range(20)
     )
-    bound = float(lr.dropout.layers_strength(theta, (width, width))) * width**2
+    bound = float(dropout.layers_strength(theta, (width, width))) * width**2
     assert 1.01 < found / bound < 1.3
 
 
 @pytest.mark.parametrize("layer", [1, 2])
 def test_masks_on_weights(layer, dtype):
-    first, second, X, Y = lr.initialization.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
+    W1, W2, X, Y = normal(0, (2, 3), (2, 2), (3, 4), (2, 4))
     theta = 0.4
-    found = lr.dropout.dropconnect_penalty((first, second), X, theta, layer=layer)
-    W1, W2, inputs, target = double((first, second, X, Y))
+    found = dropout.dropconnect_penalty((W1, W2), X, theta, layer=layer)
 
     def loss(mask):
         mask = mask / theta
         product = W2 @ (W1 * mask.reshape(2, 3)) if layer == 1 else (W2 * mask.reshape(2, 2)) @ W1
-        return np.sum((target - product @ inputs) ** 2)
+        return np.sum((Y - product @ X) ** 2)
 
-    fit = np.sum((target - W2 @ W1 @ inputs) ** 2)
-    expected = enumerated(loss, 6 if layer == 1 else 4, theta) - fit
-    assert_close(found, expected, size=12)
+    fit = np.sum((Y - W2 @ W1 @ X) ** 2)
+    assert_close(found, enumerated(loss, 6 if layer == 1 else 4, theta) - fit, size=12)
 
 
 # Factorisations -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 4, 7, 12])
+@pytest.mark.parametrize("width", [1, 2, 4, 7])
 def test_equalised_factors(width, dtype):
-    Z = lr.low_rank_target(KEY, (4, 5), jnp.array([3.0, 1.0, 0.2])[: min(width, 3)])
-    U, V = lr.dropout.equalized_factors(Z, width)
+    Z = rotated(0, (4, 5), [3.0, 1.0, 0.2][:width])
+    U, V = jax.device_get(dropout.equalized_factors(Z, width))
+    how = {"size": width, "steps": width}
     assert U.shape == (4, width)
-    assert_close(U @ V, Z, size=width, steps=width)
-    sizes = jnp.linalg.norm(U, axis=0) * jnp.linalg.norm(V, axis=1)
-    assert_close(sizes, np.full(width, nuclear(Z) / width), size=width, steps=width)
+    assert_close(U @ V, Z, **how)
+    sizes = np.linalg.norm(U, axis=0) * np.linalg.norm(V, axis=1)
+    assert_close(sizes, np.full(width, nuclear(Z) / width), **how)
     least = nuclear(Z) ** 2 * 0.7 / (0.3 * width)
-    assert_close(lr.dropout.dropout_penalty(U, V, 0.3), least, size=width, steps=width)
-    assert_close(lr.dropout.dropout_strength(0.3, width) * nuclear(Z) ** 2, least)
+    assert_close(dropout.dropout_penalty(U, V, 0.3), least, **how)
+    assert_close(np.asarray(dropout.dropout_strength(0.3, width)) * nuclear(Z) ** 2, least)
 
 
 def test_no_factorisation_has_a_smaller_penalty():
@@ -164,23 +161,23 @@ def test_no_factorisation_has_a_smaller_penalty():
         return np.sum(np.sum(left**2, axis=0) * np.sum(right**2, axis=1))
 
     ends = [scipy.optimize.minimize(penalty, rng.standard_normal(4)).fun for _ in range(8)]
-    least = np.array(nuclear(Z) ** 2 / 2)
+    least = nuclear(Z) ** 2 / 2
     assert min(ends) > least * (1 - tolerance("identity", "float32"))
-    assert_close(jnp.asarray(min(ends), jnp.float32), least, steps=10)
+    assert_close(np.float32(min(ends)), least, steps=10)
 
 
 def test_equalising_leaves_equal_units_alone():
-    U = jnp.eye(3)
-    assert np.array_equal(lr.dropout.equalize(U, U)[0], U)
-    assert np.array_equal(lr.dropout.equalize(0 * U, 0 * U)[0], 0 * U)
+    U = np.eye(3)
+    assert np.array_equal(dropout.equalize(U, U)[0], U)
+    assert np.array_equal(dropout.equalize(0 * U, 0 * U)[0], 0 * U)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3])
 def test_the_width_free_probability(block, dtype):
     for width in (6, 12):
-        theta = lr.dropout.width_free_keep_prob(0.3, width, block=block)
+        theta = np.asarray(dropout.width_free_keep_prob(0.3, width, block=block))
         assert_close((1 - theta) / theta, width / block * 0.7 / 0.3)
-    assert_close(lr.dropout.width_free_keep_prob(0.3, block, block=block), 0.3)
+    assert_close(dropout.width_free_keep_prob(0.3, block, block=block), 0.3)
 
 
 # Minimisers -----------------------------------------------------------------------------------
@@ -188,7 +185,7 @@ def test_the_width_free_probability(block, dtype):
 
 def brute_force(values, strength, width):
     """Least ``sum (sigma_i - s_i)^2 + c (sum s_i)^2`` over s >= 0 on every choice of h entries."""
-    best, where = np.inf, None
+    best, where = np.inf, np.zeros(len(values))
     for chosen in itertools.combinations(range(len(values)), min(width, len(values))):
         # Non-negative least squares: the penalty is one more row of zeros to be fitted.
         columns = np.eye(len(values))[:, chosen]
@@ -204,35 +201,33 @@ def brute_force(values, strength, width):
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 24])
 @pytest.mark.parametrize("strength", [0.0, 0.05, 0.3, 2.0])
 def test_the_minimiser_is_the_best_of_all_spectra(strength, width, dtype):
-    values = jnp.array([2.0, 1.3, 1.1, 0.4, 0.1])
-    Y = lr.low_rank_target(KEY, (5, 6), values)
-    found = lr.dropout.shrink_squared(Y, strength, width)
-    expected = brute_force(np.asarray(values, np.float64), strength, width)
+    Y = rotated(0, (5, 6), [2.0, 1.3, 1.1, 0.4, 0.1])
+    left, values, right = np.linalg.svd(Y, full_matrices=False)
+    found = dropout.shrink_squared(Y, strength, width)
+    expected = brute_force(values, strength, width)
     assert_close(found.values, expected, size=36)
-    assert int(found.rank) == np.count_nonzero(np.asarray(expected) > 1e-9)
-    left, _, right = np.linalg.svd(np.asarray(Y, np.float64), full_matrices=False)
+    assert int(found.rank) == np.count_nonzero(expected > 1e-9)
     assert_close(found.product, (left * expected) @ right, size=36)
 
 
 def test_nothing_is_left_of_nothing(dtype):
-    found = lr.dropout.shrink_squared(jnp.zeros((2, 3)), 0.5, 2)
+    found = dropout.shrink_squared(np.zeros((5, 6)), 0.5, 2)
     assert int(found.rank) == 0
-    assert np.array_equal(found.product, np.zeros((2, 3)))
+    assert np.array_equal(found.product, np.zeros((5, 6)))
 
 
 def test_the_minimiser_on_data_is_found_by_proximal_descent():
     """Proximal gradient on ``||Y - A X||^2 + c ||A X||_*^2`` as a problem in Z = A X alone."""
-    X, Y = lr.initialization.gaussians(KEY, [(3, 7), (4, 7)])
+    X, Y = normal(0, (3, 7), (4, 7))
     theta, width = 0.4, 5
-    found = lr.dropout.dropout_minimiser(Y, X, theta, width)
-    inputs, target = double((X, Y))
-    onto = np.linalg.pinv(inputs) @ inputs
+    found = dropout.dropout_minimiser(Y, X, theta, width)
+    onto = np.linalg.pinv(X) @ X
     strength = (1 - theta) / (theta * width)
     Z = np.zeros((4, 7))
     for _ in range(400):
         # A subgradient step on the squared nuclear norm is a soft threshold at c t ||Z||_*, here
         # with the norm of the last iterate: its fixed point is the minimum, as c t is small.
-        left, values, right = np.linalg.svd(Z - 0.2 * (Z - target @ onto), full_matrices=False)
+        left, values, right = np.linalg.svd(Z - 0.2 * (Z - Y @ onto), full_matrices=False)
         norm = np.linalg.svd(Z, compute_uv=False).sum()
         Z = (left * np.maximum(values - 0.2 * strength * norm, 0)) @ right
     assert_close(found.product, Z, size=28)
@@ -240,48 +235,39 @@ def test_the_minimiser_on_data_is_found_by_proximal_descent():
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
 def test_the_part_of_a_target_that_a_network_reaches(shape, dtype):
-    X, Y = lr.initialization.gaussians(KEY, [shape, (2, shape[1])])
-    X = X.at[0].set(0.0)  # a direction without data
-    inputs, target = double((X, Y))
-    fitted = target @ np.linalg.pinv(inputs) @ inputs
-    assert_close(lr.dropout.project_rows(Y, X), fitted, size=64)
-    V = lr.dropout.project_rows(Y, X)
-    assert_close(lr.dropout.input_layer(V, X) @ X, np.asarray(V, np.float64), size=256)
-    assert_close(lr.dropout.input_layer(Y, X), target @ np.linalg.pinv(inputs), size=256)
+    X, Y = normal(0, shape, (2, shape[1]))
+    X[0] = 0.0  # a direction without data
+    assert_close(dropout.project_rows(Y, X), Y @ np.linalg.pinv(X) @ X, size=64)
+    V = np.asarray(dropout.project_rows(Y, X))
+    assert_close(np.asarray(dropout.input_layer(V, X)) @ X, V, size=256)
+    assert_close(dropout.input_layer(Y, X), Y @ np.linalg.pinv(X), size=256)
 
 
 def test_dropout_descent_is_a_numpy_loop(dtype):
-    first, second, X, Y = lr.initialization.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
+    W1, W2, X, Y = normal(0, (2, 3), (2, 2), (3, 4), (2, 4))
     theta, eta, steps = 0.5, 0.02, 40
-    found = lr.dropout.dropout_descent(
-        KEY, (first, second), X, Y, theta, eta, steps, halve_after=10
-    )
-    W1, W2, inputs, target = double((first, second, X, Y))
-    for t in range(steps):
-        mask = (
-            np.asarray(lr.masking.draw_mask(jax.random.fold_in(KEY, t), 2, theta), np.float64)
-            / theta
-        )
-        hidden = W1 @ inputs
-        error = (W2 * mask) @ hidden - target
-        slopes = (W2 * mask).T @ error @ inputs.T, error @ (mask[:, None] * hidden).T
+    found = dropout.dropout_descent(KEY, (W1, W2), X, Y, theta, eta, steps, halve_after=10)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, np.arange(steps))
+    for t, key in enumerate(keys):
+        mask = double(masking.draw_mask(key, 2, theta)) / theta
+        hidden = W1 @ X
+        error = (W2 * mask) @ hidden - Y
+        slopes = (W2 * mask).T @ error @ X.T, error @ (mask[:, None] * hidden).T
         rate = eta * theta / (1 + t / 10)
         W1, W2 = W1 - rate * slopes[0], W2 - rate * slopes[1]
     assert_close(found, (W1, W2), steps=steps, size=4)
 
 
 def test_without_dropout_the_descent_is_gradient_descent():
-    first, second, X, Y = lr.initialization.gaussians(KEY, [(2, 3), (2, 2), (3, 4), (2, 4)])
-    found = lr.dropout.dropout_descent(
-        KEY, (first, second), X, Y, 1.0, 0.02, 30, halve_after=10**18
-    )
+    W1, W2, X, Y = map(jnp.asarray, normal(0, (2, 3), (2, 2), (3, 4), (2, 4)))
+    found = dropout.dropout_descent(KEY, (W1, W2), X, Y, 1.0, 0.02, 40, halve_after=10**18)
     run = lr.simulate(
-        lambda weights: lr.factorization.regression_loss(weights, X, Y),
-        (first, second),
+        lambda weights: regression_loss(weights, X, Y),
+        (W1, W2),
         lr.gradient_descent(0.02),
-        np.array([30]),
+        np.array([40]),
     )
-    assert_close(found, double(run.params), steps=30, size=4)
+    assert_close(found, run.params, steps=40, size=4)
 
 
 # The judges -----------------------------------------------------------------------------------
@@ -310,32 +296,32 @@ def outcome(
 )
 def test_the_gap_is_how_clear_the_choice_of_q_is(width, threshold, gap):
     one = outcome(width=width, spectrum=[2.0, 1.0, 0.5], threshold=threshold)
-    np.testing.assert_equal(dropout_training._gap(one), gap)
+    np.testing.assert_equal(dropout_minimiser._gap(one), gap)
 
 
 def test_descent_that_has_not_ended_is_not_judged():
     limit = tolerance("identity", "float64", size=4)
     end: dict[str, Any] = {"spectrum": [2.0, 1.0], "threshold": 0.5}  # of gap 1/4
-    assert dropout_training._converged(outcome(gradient=0.24 * limit, **end))
-    assert not dropout_training._converged(outcome(gradient=0.26 * limit, **end))
-    assert dropout_training._converged(outcome(gradient=limit, dtype="float32", **end))
-    assert not dropout_training._converged(outcome(gradient=np.nan, **end))
+    assert dropout_minimiser._converged(outcome(gradient=0.24 * limit, **end))
+    assert not dropout_minimiser._converged(outcome(gradient=0.26 * limit, **end))
+    assert dropout_minimiser._converged(outcome(gradient=limit, dtype="float32", **end))
+    assert not dropout_minimiser._converged(outcome(gradient=np.nan, **end))
 
 
 def test_stochastic_runs_that_are_too_short_or_without_noise_are_not_judged():
     end: dict[str, Any] = {"spectrum": [2.0, 1.0], "threshold": 0.5}
     end["stochastic_ends"] = [[1.0, 0.2], [1.1, 0.3]]
     # 200 steps, halved after 5: the sum of all steps is 5/4 log 41 = 4.64, more than 1 / gap.
-    assert dropout_training._long_enough(outcome(**end))
-    assert not dropout_training._long_enough(outcome(steps=40, **end))
-    assert not dropout_training._long_enough(outcome(width=1, **end))
+    assert dropout_minimiser._long_enough(outcome(**end))
+    assert not dropout_minimiser._long_enough(outcome(steps=40, **end))
+    assert not dropout_minimiser._long_enough(outcome(width=1, **end))
     end["stochastic_ends"] = [[1.0, 0.2], [1.0, 0.2]]
-    assert not dropout_training._long_enough(outcome(**end))
+    assert not dropout_minimiser._long_enough(outcome(**end))
 
 
 def test_a_bound_is_judged_in_every_entry():
     def residual(measured):
-        return dropout.missing("penalty")(
+        return dropout_penalty.missing("penalty")(
             outcome(predicted={"penalty": [1.0, 2.0]}, penalty=measured)
         )
 
@@ -381,88 +367,77 @@ def support_norm_by_duality(values, support):
     "values", [[4.0, 3.0, 2.0, 1.0], [9.0, 1.0, 1.0, 0.5], [1.0, 1.0, 1.0, 1.0], [3.0, 2.0, 0.0, 0]]
 )
 def test_the_support_norm_is_the_dual_of_the_largest_entries(values, support):
-    found = lr.dropout.support_norm(jnp.asarray(values, jnp.float32), support)
+    found = dropout.support_norm(np.array(values, np.float32), support)
     # A general solver reaches about half of the digits of float64, those of float32.
     assert_close(found, support_norm_by_duality(np.array(values), support), size=100)
 
 
 def test_the_ends_of_the_support_norm(dtype):
-    Z = jax.random.normal(KEY, (4, 5))
-    assert_close(lr.dropout.spectral_support_norm(Z, 1), nuclear(Z), size=20)
-    for support in (4, 9):
-        assert_close(
-            lr.dropout.spectral_support_norm(Z, support), np.linalg.norm(double(Z)), size=20
-        )
+    (Z,) = normal(0, (4, 5))
+    for support, norm in ((1, nuclear(Z)), (4, np.linalg.norm(Z)), (9, np.linalg.norm(Z))):
+        assert_close(dropout.spectral_support_norm(Z, support), norm, size=20)
+    assert_apart(dropout.spectral_support_norm(Z, 2), nuclear(Z))
 
 
 @pytest.mark.parametrize("spectrum", [[1.0, 0.8, 0.7, 0.6, 0.5], [9.0, 1.0, 0.9, 0.5], [2.0, 1.0]])
 @pytest.mark.parametrize("block", [1, 2, 3])
 def test_blocks_that_attain_the_support_norm(block, spectrum, dtype):
-    Z, blocks = lr.low_rank_target(KEY, (5, 6), jnp.array(spectrum)), 60
-    assert bool(lr.dropout.enough_blocks(Z, block, blocks))
-    U, V = lr.dropout.support_factors(Z, block, blocks)
-    assert_close(U @ V, Z, size=blocks * block)
-    norm = lr.dropout.spectral_support_norm(Z, block)
-    parts = np.split(np.asarray(U, np.float64), blocks, 1), np.split(np.asarray(V), blocks, 0)
-    sizes = [np.linalg.norm(left @ right) for left, right in zip(*parts, strict=True)]
-    assert_close(jnp.full(blocks, norm / blocks), np.array(sizes), size=blocks * block)
-    theta = lr.dropout.width_free_keep_prob(0.3, blocks * block, block=block)
-    least = 0.7 / 0.3 * np.asarray(norm, np.float64) ** 2
-    assert_close(lr.dropout.dropout_penalty(U, V, theta, block=block), least, size=blocks * block)
+    Z, blocks = rotated(0, (5, 6), spectrum), 60
+    how = {"size": blocks * block}
+    assert bool(dropout.enough_blocks(Z, block, blocks))
+    U, V = jax.device_get(dropout.support_factors(Z, block, blocks))
+    assert_close(U @ V, Z, **how)
+    norm = np.asarray(dropout.spectral_support_norm(Z, block))
+    parts = np.split(U, blocks, 1), np.split(V, blocks, 0)
+    sizes = np.array([np.linalg.norm(left @ right) for left, right in zip(*parts, strict=True)])
+    assert_close(sizes, np.full(blocks, norm / blocks), **how)
+    theta = dropout.width_free_keep_prob(0.3, blocks * block, block=block)
+    assert_close(
+        dropout.dropout_penalty(U, V, theta, block=block), 0.7 / 0.3 * double(norm) ** 2, **how
+    )
 
 
 def test_too_few_blocks_are_noticed():
-    Z = lr.low_rank_target(KEY, (5, 6), jnp.array([1.0, 0.8, 0.7, 0.6, 0.5]))
-    assert not bool(lr.dropout.enough_blocks(Z, 2, 3))
-    U, V = lr.dropout.support_factors(Z, 2, 3)
-    penalty = lr.dropout.dropout_penalty(
-        U, V, lr.dropout.width_free_keep_prob(0.5, 6, block=2), block=2
+    Z = rotated(0, (5, 6), [1.0, 0.8, 0.7, 0.6, 0.5])
+    assert not bool(dropout.enough_blocks(Z, 2, 3))
+    U, V = dropout.support_factors(Z, 2, 3)
+    theta = dropout.width_free_keep_prob(0.5, 6, block=2)
+    attained = (
+        float(dropout.dropout_penalty(U, V, theta, block=2))
+        <= float(dropout.spectral_support_norm(Z, 2)) ** 2
     )
-    product = np.asarray(U @ V)
-    attained = float(penalty) <= float(lr.dropout.spectral_support_norm(Z, 2)) ** 2
-    assert not attained or np.linalg.norm(product - np.asarray(Z)) > 0.01
+    assert not attained or np.linalg.norm(np.asarray(U @ V) - Z) > 0.01
 
 
 def test_blocks_wider_than_the_matrix(dtype):
-    Z = jax.random.normal(KEY, (2, 3))
-    U, V = lr.dropout.support_factors(Z, 4, 3)
+    (Z,) = normal(0, (2, 3))
+    U, V = jax.device_get(dropout.support_factors(Z, 4, 3))
     assert (U.shape, V.shape) == ((2, 12), (12, 3))
-    assert_close(U @ V, double(Z), size=12)
+    assert_close(U @ V, Z, size=12)
     assert_zero(U[:, 2:4], scale=1.0)
 
 
-def test_the_nuclear_norm_is_not_the_norm_of_blocks():
-    Z = jax.random.normal(KEY, (4, 5))
-    assert_apart(lr.dropout.spectral_support_norm(Z, 2), nuclear(Z))
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: lr.dropout.dropout_penalty(jnp.ones((2, 3)), jnp.ones((2, 3)), 0.5),
-            r"right: got shape \(2, 3\), wanted 3 rows",
-        ),
-        (
-            lambda: lr.dropout.dropout_penalty(jnp.ones((2, 3)), jnp.ones((3, 3)), 0.5, block=2),
-            "block: got 2, wanted a divisor of the width 3",
-        ),
-        (
-            lambda: lr.dropout.equalize(jnp.ones((2, 3)), jnp.ones((2, 3))),
-            r"right: got shape \(2, 3\), wanted 3 rows",
-        ),
-        (lambda: lr.dropout.equalized_factors(jnp.eye(2), 0), "width: got 0, wanted at least 1"),
-        (lambda: lr.dropout.support_norm(jnp.ones(3), 4), "support: got 4, wanted 1 to 3"),
-        (
-            lambda: lr.dropout.dropconnect_penalty((jnp.eye(2),), jnp.eye(2), 0.5, layer=1),
-            "weights: got 1 layers, wanted 2",
-        ),
-        (
-            lambda: lr.dropout.dropconnect_penalty((jnp.eye(2),) * 2, jnp.eye(2), 0.5, layer=3),
-            "layer: got 3, wanted 1 or 2",
-        ),
-    ],
+test_dropout_refuses = refuses(
+    (
+        lambda: dropout.dropout_penalty(np.ones((2, 3)), np.ones((2, 3)), 0.5),
+        r"right: got shape \(2, 3\), wanted 3 rows",
+    ),
+    (
+        lambda: dropout.dropout_penalty(np.ones((2, 3)), np.ones((3, 3)), 0.5, block=2),
+        "block: got 2, wanted a divisor of the width 3",
+    ),
+    (
+        lambda: dropout.equalize(np.ones((2, 3)), np.ones((2, 3))),
+        r"right: got shape \(2, 3\), wanted 3 rows",
+    ),
+    (lambda: dropout.equalized_factors(np.eye(2), 0), "width: got 0, wanted at least 1"),
+    (lambda: dropout.support_norm(np.ones(3), 4), "support: got 4, wanted 1 to 3"),
+    (
+        lambda: dropout.dropconnect_penalty((np.eye(2),), np.eye(2), 0.5, layer=1),
+        "weights: got 1 layers, wanted 2",
+    ),
+    (
+        lambda: dropout.dropconnect_penalty((np.eye(2),) * 2, np.eye(2), 0.5, layer=3),
+        "layer: got 3, wanted 1 or 2",
+    ),
 )
-def test_dropout_refuses(call, message, unchecked):
-    with pytest.raises(ValueError, match=message):
-        call()

@@ -5,12 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import lrdyn as lr
+from lrdyn import gradient_rank
 from lrdyn.engine.judging import residuals
 from lrdyn.engine.produce import claims_job
+from lrdyn.gradient_rank import GradientModes, spectral_edges
 from lrdyn.theorems.theorem4 import THEOREM4
 from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
-from tests import oracles
+from tests.oracles import assert_close, refuses
+
+pytestmark = pytest.mark.usefixtures("strict")
 
 TIMES = np.arange(40)
 SLACK = 1 + np.sqrt(np.finfo(float).eps)
@@ -52,58 +55,66 @@ def ranks_of(gradients):
     return (values**2).sum(-1) / values[..., 0] ** 2
 
 
-@pytest.mark.float32
-@pytest.mark.parametrize("terms", [1, 3])
-def test_the_closed_form_is_the_iteration(terms, dtype):
-    B, C, start, eta = draw(terms=terms)
+def iterated(B, C, start, eta):
+    """The recursion, for matrices read column after column."""
     S, vector, seen = kronecker(B, C), start.ravel(order="F"), []
     for _ in TIMES:
         seen.append(vector.reshape(start.shape, order="F"))
         vector = vector - eta * S @ vector
-    modes = lr.gradient_rank.gradient_modes(jnp.asarray(B), jnp.asarray(C))
-    found = lr.gradient_rank.gradient_path(modes, jnp.asarray(start), eta, TIMES)
-    oracles.assert_close(found, np.stack(seen), steps=40, size=12)
+    return np.stack(seen)
+
+
+@jax.jit
+def library(B, C, start, eta):
+    """Path, slowest part and edges."""
+    modes = gradient_rank.gradient_modes(B, C)
+    path = gradient_rank.gradient_path(modes, start, eta, TIMES)
+    return path, gradient_rank.slowest_part(modes, start), jnp.stack(spectral_edges(modes))
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("terms", [1, 3])
+def test_the_closed_form_is_the_iteration(terms, dtype):
+    case = draw(terms=terms)
+    assert_close(library(*case)[0], iterated(*case), steps=40, size=12)
 
 
 @pytest.mark.float32
 @pytest.mark.parametrize("ranks", [(3, 4), (2, 4), (3, 1), (2, 2)])
 def test_the_slowest_part_and_the_edges(ranks, dtype):
     """One term, of regular and of singular sides: l_1 = 0 is degenerate then."""
-    B, C, start, _ = draw(1, terms=1, ranks=ranks)
-    part, edges = split(B, C, start)
-    modes = lr.gradient_rank.gradient_modes(jnp.asarray(B), jnp.asarray(C))
-    found = lr.gradient_rank.spectral_edges(modes)
-    oracles.assert_close(jnp.stack(found), np.array(edges), size=12)
+    case = draw(1, terms=1, ranks=ranks)
+    part, edges = split(*case[:3])
+    _, found, found_edges = library(*case)
+    assert_close(found_edges, np.array(edges), size=12)
     gap = (edges[1] - edges[0]) / edges[2]
-    oracles.assert_close(
-        gap * lr.gradient_rank.slowest_part(modes, jnp.asarray(start)), gap * part, scale=1.0
-    )
+    assert_close(np.asarray(found) * np.asarray(gap, dtype), gap * part, scale=1.0)
 
 
 def test_close_eigenvalues_count_as_one():
     values = jnp.array([1.0, 1 + 1e-9, 1 + 1e-6, 3.0])
-    modes = lr.gradient_rank.GradientModes(values, jnp.eye(4))
-    assert float(lr.gradient_rank.spectral_edges(modes).second) == 1 + 1e-6
-    assert float(lr.gradient_rank.spectral_edges(modes, 1e-5).second) == 3.0
-    assert float(lr.gradient_rank.spectral_edges(modes, 1e-12).second) == 1 + 1e-9
-    kept = lr.gradient_rank.slowest_part(modes, jnp.ones((2, 2)))
+    modes = GradientModes(values, jnp.eye(4))
+    assert float(spectral_edges(modes).second) == 1 + 1e-6
+    assert float(spectral_edges(modes, 1e-5).second) == 3.0
+    assert float(spectral_edges(modes, 1e-12).second) == 1 + 1e-9
+    kept = gradient_rank.slowest_part(modes, jnp.ones((2, 2)))
     assert kept.tolist() == [[1.0, 1.0], [0.0, 0.0]]
     # A map that is a multiple of the identity has no second eigenvalue.
-    same = lr.gradient_rank.GradientModes(jnp.ones(4), jnp.eye(4))
-    assert [float(x) for x in lr.gradient_rank.spectral_edges(same)] == [1.0, 1.0, 1.0]
+    same = GradientModes(jnp.ones(4), jnp.eye(4))
+    assert [float(x) for x in spectral_edges(same)] == [1.0, 1.0, 1.0]
 
 
 def judged(B, C, start, eta):
     """Stable ranks and all bounds of the library, NumPy's stable ranks by iteration."""
-    modes = lr.gradient_rank.gradient_modes(jnp.asarray(B), jnp.asarray(C))
-    part = lr.gradient_rank.slowest_part(modes, jnp.asarray(start))
-    edges = lr.gradient_rank.spectral_edges(modes)
+    modes = gradient_rank.gradient_modes(B, C)
+    part = gradient_rank.slowest_part(modes, start)
+    edges = spectral_edges(modes)
     ratio = (1 - eta * edges.second) / (1 - eta * edges.first)
     # The common factor (1 - eta l_1)^t is left out, so that nothing underflows.
     scaled = modes._replace(values=(modes.values - edges.first) / (1 - eta * edges.first))
-    path = lr.gradient_rank.gradient_path(scaled, jnp.asarray(start), eta, TIMES)
-    bounds = lr.gradient_rank.stable_rank_bounds(part, start - part, ratio, TIMES)
-    return path, bounds, lr.gradient_rank.misalignment(modes, part)
+    path = gradient_rank.gradient_path(scaled, start, eta, TIMES)
+    bounds = gradient_rank.stable_rank_bounds(part, start - part, ratio, TIMES)
+    return path, bounds, gradient_rank.misalignment(modes, part)
 
 
 KINDS = {
@@ -123,9 +134,9 @@ def test_bounds_in_random_cases(kind):
     draws = [
         draw(seed, terms, (4, 5), ranks, fraction=(0.3, 0.7, 1.0)[seed % 3]) for seed in range(150)
     ]
-    stacked = [jnp.stack([jnp.asarray(d[i]) for d in draws]) for i in range(4)]
-    path, bounds, misaligned = jax.jit(jax.vmap(judged))(*stacked)
-    found = ranks_of(np.asarray(path))
+    stacked = [np.stack([d[i] for d in draws]) for i in range(4)]
+    path, bounds, misaligned = jax.device_get(jax.jit(jax.vmap(judged))(*stacked))
+    found = ranks_of(path)
     assert np.all(found <= SLACK * bounds.upper)
     assert np.all(found >= bounds.lower / SLACK)
     violated = np.any(found > SLACK * bounds.printed, axis=1).sum()
@@ -139,6 +150,7 @@ def test_bounds_in_random_cases(kind):
 
 def test_definiteness_is_not_needed():
     """Symmetric terms of any sign, as long as 0 < eta <= 2/(l_2 + l_max)."""
+    bounds_of = jax.jit(gradient_rank.stable_rank_bounds)
     for seed in range(30):
         rng = np.random.default_rng(seed)
         B, C = (rng.standard_normal((2, n, n)) for n in (3, 4))
@@ -150,15 +162,11 @@ def test_definiteness_is_not_needed():
             part, (first, second, last) = split(B, C, start)
         assert first < 0 < second + last
         eta = 2 / (second + last)
-        S, vector = kronecker(B, C), start.ravel(order="F")
         ratio = (1 - eta * second) / (1 - eta * first)
-        bounds = lr.gradient_rank.stable_rank_bounds(
-            jnp.asarray(part), jnp.asarray(start - part), ratio, TIMES
-        )
-        for lower, upper in zip(bounds.lower, bounds.upper, strict=True):
-            rank = ranks_of(vector.reshape(3, 4, order="F"))
-            assert lower / SLACK <= rank <= upper * SLACK
-            vector = vector - eta * S @ vector
+        bounds = jax.device_get(bounds_of(part, start - part, ratio, TIMES))
+        found = ranks_of(iterated(B, C, start, eta))
+        assert np.all(bounds.lower / SLACK <= found)
+        assert np.all(found <= bounds.upper * SLACK)
 
 
 def example(entry=-0.75, factor=0.5, times=TIMES):
@@ -168,44 +176,32 @@ def example(entry=-0.75, factor=0.5, times=TIMES):
     return gradients
 
 
-def test_the_counterexample():
-    B = jnp.diag(jnp.array([1.0, 0.0]))[None]
-    start = jnp.asarray(example()[0])
-    path, bounds, misaligned = judged(B, B, start, 0.5)
-    oracles.assert_close(path, example(), steps=40)
-    found = ranks_of(example())
-    oracles.assert_close(jnp.asarray(found[0]), 2.0)
-    oracles.assert_close(bounds.printed[0], 1.625)
-    oracles.assert_close(bounds.upper[0], 26.0)
-    oracles.assert_close(misaligned, 0.2)
-    # Not at the start alone: the printed bound falls as q^2t, the stable rank as q^t.
-    assert np.all(found > np.asarray(bounds.printed))
-
-
-def test_a_definite_operator_is_not_enough():
+@pytest.mark.parametrize("also", [[], [np.eye(2)]], ids=["alone", "a definite operator"])
+def test_the_counterexample(also):
     """A second term B = C = I moves all eigenvalues and no eigenvector."""
-    B = jnp.stack([jnp.diag(jnp.array([1.0, 0.0])), jnp.eye(2)])
-    path, bounds, misaligned = judged(B, B, jnp.asarray(example()[0]), 0.5)
-    oracles.assert_close(
-        lr.gradient_rank.gradient_modes(B, B).values, np.array([0.5, 0.5, 0.5, 1.0]), size=4
-    )
-    oracles.assert_close(misaligned, 0.2)
-    assert np.all(ranks_of(np.asarray(path)) > np.asarray(bounds.printed))
-
-
-def excess(gradients, limit):
-    return ranks_of(gradients) - limit
+    B = np.stack([np.diag([1.0, 0.0]), *also])
+    path, bounds, misaligned = jax.device_get(jax.jit(judged)(B, B, example()[0], 0.5))
+    assert_close(misaligned, 0.2)
+    # Not at the start alone: the printed bound falls as q^2t, the stable rank as q^t.
+    assert np.all(ranks_of(path) > bounds.printed)
+    if also:
+        values = gradient_rank.gradient_modes(jnp.asarray(B), jnp.asarray(B)).values
+        assert_close(values, np.array([0.5, 0.5, 0.5, 1.0]), size=4)
+    else:
+        assert_close(path, example(), steps=40)
+        assert_close(ranks_of(example())[0], 2.0)
+        assert_close((bounds.printed[0], bounds.upper[0]), (1.625, 26.0))
 
 
 def test_rates():
     """The distance from sr(G_par) falls as q^t, and as q^2t if the top pair is aligned."""
     q, times = 0.5, np.arange(8, 14)
-    distance = excess(example(factor=q, times=times), 1.0625)
+    distance = ranks_of(example(factor=q, times=times)) - 1.0625
     # -2 sr(G_par) <u v^T, D> q^t / ||G_par||_2 and terms in q^2t, with u = v = (1, 2)/sqrt 5.
     first = 2 * 1.0625 * 0.75 / 5 * q**times
     assert np.all(np.abs(distance - first) < 4 * q ** (2 * times))
     aligned = np.array([np.diag([1.0, q**t]) for t in times])
-    oracles.assert_close(excess(aligned, 1.0), q ** (2 * times), scale=1.0)
+    assert_close(ranks_of(aligned) - 1.0, q ** (2 * times), scale=1.0)
 
 
 @pytest.mark.parametrize("fraction", [0.2, 0.9, 1.0])
@@ -240,12 +236,17 @@ def test_small_problems(shape):
     key = jax.random.key(0)
     case = jax.jit(lambda: GRADIENT_RANK.case(key, rows=rows, cols=cols, steps=20))()
     assert case.start.shape == (7, rows, min(cols, 6))
-    oracles.assert_close(case.start[2, :2, :2], example()[0], size=6)
-    oracles.assert_close(case.start[3, :2, :2], np.abs(example()[0]), size=6)
+    assert_close(case.start[2, :2, :2], example()[0], size=6)
+    assert_close(case.start[3, :2, :2], np.abs(example()[0]), size=6)
 
 
-def test_sides_must_match(unchecked):
-    with pytest.raises(ValueError, match=r"right: got shape \(1, 2, 2\) beside \(2, 3, 3\)"):
-        lr.gradient_rank.gradient_modes(jnp.ones((2, 3, 3)), jnp.ones((1, 2, 2)))
-    with pytest.raises(ValueError, match="wanted as many square matrices"):
-        lr.gradient_rank.gradient_modes(jnp.ones((1, 3, 2)), jnp.ones((1, 2, 2)))
+test_sides_must_match = refuses(
+    (
+        lambda: gradient_rank.gradient_modes(jnp.ones((2, 3, 3)), jnp.ones((1, 2, 2))),
+        r"right: got shape \(1, 2, 2\) beside \(2, 3, 3\)",
+    ),
+    (
+        lambda: gradient_rank.gradient_modes(jnp.ones((1, 3, 2)), jnp.ones((1, 2, 2))),
+        "wanted as many square matrices",
+    ),
+)

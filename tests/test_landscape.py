@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
+from lrdyn import landscape, shrinkage
 from tests import oracles
+from tests.oracles import assert_close, assert_zero, normal
+
+pytestmark = pytest.mark.usefixtures("strict")
 
 INSTANCES = [
     # k, d, r, singular values, lambda
@@ -22,15 +26,37 @@ INSTANCES = [
 ]
 
 
-def make(k, d, values, seed=0):
-    return lr.low_rank_target(jax.random.key(seed), (k, d), jnp.array(values))
+@partial(jax.jit, static_argnames=("rank", "shape"))
+def of_all_sets(values, rank, shape, decay):
+    sets = landscape.index_sets(len(values), rank)
+    return (
+        landscape.admissible(sets, values, decay),
+        landscape.critical_values(values, sets, decay),
+        landscape.smallest_curvature(values, sets, decay),
+        landscape.hessian_spectrum(values, sets, shape, decay),
+    )
 
 
-def points(k, d, r, values, decay):
+def family(values, rank, shape, decay):
+    """Which sets are admissible; their indices, losses, least curvatures and spectra."""
+    kept, *arrays = map(np.asarray, of_all_sets(values, rank, shape, decay))
+    sets = landscape.index_sets(len(values), rank)[kept]
+    return kept, [tuple(i for i in s if i >= 0) for s in sets], *(array[kept] for array in arrays)
+
+
+@partial(jax.jit, static_argnames="rank")
+def products(Phi, rank, decay):
+    """Of the layers at the point of every set."""
+    sets = landscape.index_sets(min(Phi.shape), rank)
+    first, last = landscape.critical_points(Phi, sets, decay)
+    return last @ first
+
+
+def points(Phi, r, values, decay):
     """Every admissible critical point by a NumPy loop over bit masks, with its set."""
-    left, found, right = np.linalg.svd(oracles.double(make(k, d, values)), full_matrices=False)
+    (k, d), (left, found, right) = Phi.shape, np.linalg.svd(Phi, full_matrices=False)
     for mask in range(2 ** len(values)):
-        chosen = [i for i in range(len(values)) if mask >> i & 1]
+        chosen = tuple(i for i in range(len(values)) if mask >> i & 1)
         if len(chosen) <= r and all(values[i] > decay for i in chosen):
             first, last = np.zeros((r, d)), np.zeros((k, r))
             for slot, i in enumerate(chosen):
@@ -56,106 +82,78 @@ def differences(x, Phi, r, decay):
     return np.array(rows)
 
 
-@pytest.mark.parametrize("instance", INSTANCES)
-def test_the_family_is_what_a_loop_finds(instance):
-    k, d, r, values, decay = instance
-    Phi = make(k, d, values)
-    sets = lr.landscape.index_sets(len(values), r)
-    known = lr.singular_values(Phi)
-    kept = sets[np.asarray(lr.landscape.admissible(sets, known, decay))]
-    expected = list(points(*instance))
-    assert sorted(tuple(i for i in s if i >= 0) for s in kept) == sorted(
-        tuple(chosen) for chosen, _, _ in expected
-    )
-    first, last = lr.landscape.critical_points(Phi, kept, decay)
-    products = {
-        tuple(i for i in s if i >= 0): np.asarray(b @ a)
-        for s, a, b in zip(kept, first, last, strict=True)
-    }
-    losses = dict(zip(products, lr.landscape.critical_values(known, kept, decay), strict=True))
+@pytest.mark.parametrize(("k", "d", "r", "values", "decay"), INSTANCES)
+def test_the_family_is_what_a_loop_finds(k, d, r, values, decay):
+    """The points, their losses, their Hessians by differences of a gradient by hand."""
+    Phi = oracles.rotated(0, (k, d), values)
+    known = np.linalg.svd(Phi, compute_uv=False)
+    kept, sets, *rest = family(known, r, (k, d), decay)
+    rest = zip(sets, np.asarray(products(Phi, r, decay))[kept], *rest, strict=True)
+    found = {chosen: of_it for chosen, *of_it in rest}
+    expected = list(points(Phi, r, values, decay))
+    assert sorted(found) == sorted(chosen for chosen, _, _ in expected)
     for chosen, a, b in expected:
-        oracles.assert_close(jnp.asarray(products[tuple(chosen)]), b @ a, size=5, scale=1.0)
+        product, loss, least, spectrum = found[chosen]
+        assert_close(product, b @ a, size=5, scale=1.0)
         squares = (a**2).sum() + (b**2).sum()
-        loss = ((b @ a - oracles.double(Phi)) ** 2).sum() / 2 + decay / 2 * squares
-        oracles.assert_close(losses[tuple(chosen)], loss, size=25, scale=1.0)
-
-
-@pytest.mark.parametrize("instance", INSTANCES)
-def test_spectra_agree_with_differences_of_a_gradient_by_hand(instance):
-    k, d, r, values, decay = instance
-    Phi = oracles.double(make(k, d, values))
-    for chosen, first, last in points(*instance):
-        x = np.concatenate([first.ravel(), last.ravel()])
-        oracles.assert_zero(jnp.asarray(slope(x, Phi, r, decay)), size=5, scale=1.0)
-        expected = np.linalg.eigvalsh(differences(x, Phi, r, decay))
-        a_set = np.array([[*chosen, *[-1] * (r - len(chosen))]])
-        found = lr.landscape.hessian_spectrum(jnp.array(values), a_set, (k, d), decay)[0]
-        oracles.assert_close(found, expected, size=len(x), steps=12)
-        least = lr.landscape.smallest_curvature(jnp.array(values), a_set, decay)[0]
-        oracles.assert_close(least, expected[0], size=len(x), steps=12, scale=1.0)
+        by_hand = ((b @ a - Phi) ** 2).sum() / 2 + decay / 2 * squares
+        assert_close(loss, by_hand, size=25, scale=1.0)
+        x = np.concatenate([a.ravel(), b.ravel()])
+        assert_zero(slope(x, Phi, r, decay), size=5, scale=1.0)
+        by_hand = np.linalg.eigvalsh(differences(x, Phi, r, decay))
+        assert_close(spectrum, by_hand, size=len(x), steps=12)
+        assert_close(least, by_hand[0], size=len(x), steps=12, scale=1.0)
 
 
 @pytest.mark.float32
 def test_the_hessian_of_jax_agrees_with_differences(dtype):
-    Phi = make(4, 3, (1.0, 0.8, 0.5))
-    weights = lr.gaussian_layers(jax.random.key(1), (3, 2, 4), jnp.ones(2))
-    found = lr.landscape.hessian(lambda w: lr.shrinkage.decayed_loss(w, Phi, 0.3), weights)
-    x = np.concatenate([np.asarray(W, np.float64).ravel() for W in weights])
-    expected = differences(x, oracles.double(Phi), 2, 0.3)
-    oracles.assert_close(found, expected, size=14)
+    Phi, *weights = normal(1, (4, 3), (2, 3), (4, 2))
+
+    @jax.jit
+    def hessian(weights, Phi):
+        return landscape.hessian(lambda w: shrinkage.decayed_loss(w, Phi, 0.3), weights)
+
+    x = np.concatenate([W.ravel() for W in weights])
+    assert_close(hessian(tuple(weights), Phi), differences(x, Phi, 2, 0.3), size=14)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.05, 0.3, 0.75])
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_every_critical_point_but_one_is_a_strict_saddle(decay, rank):
-    values = jnp.array([1.0, 0.9, 0.6, 0.4, 0.1])
-    sets = lr.landscape.index_sets(5, rank)
-    sets = sets[np.asarray(lr.landscape.admissible(sets, values, decay))]
-    curvature = np.asarray(lr.landscape.smallest_curvature(values, sets, decay))
-    (best,) = np.nonzero(curvature >= 0)
-    expected = [i for i in range(rank) if values[i] > decay]
-    assert [[i for i in sets[b] if i >= 0] for b in best] == [expected]
-    losses = np.asarray(lr.landscape.critical_values(values, sets, decay))
-    assert losses.argmin() == best[0]
-    spectra = lr.landscape.hessian_spectrum(values, sets, (7, 5), decay)
-    oracles.assert_close(spectra[:, 0], curvature, scale=1.0)
+    values = np.array([1.0, 0.9, 0.6, 0.4, 0.1])
+    _, chosen, losses, curvature, spectrum = family(values, rank, (7, 5), decay)
+    (best,) = np.flatnonzero(curvature >= 0)
+    assert chosen[best] == tuple(i for i in range(rank) if values[i] > decay)
+    assert losses.argmin() == best
+    assert_close(spectrum[:, 0], curvature, scale=1.0)
+
+
+@jax.jit
+def search(starts, Phi, decay):
+    loss = partial(shrinkage.decayed_loss, target=Phi, decay=decay)
+    return jax.vmap(partial(landscape.find_critical_point, loss))(starts)
 
 
 @pytest.mark.parametrize("decay", [0.05, 0.3])
 def test_the_search_ends_at_critical_points_of_every_kind(decay):
-    Phi = make(4, 4, (1.0, 0.8, 0.5, 0.2))
-    sets = lr.landscape.index_sets(4, 2)
-    sets = sets[np.asarray(lr.landscape.admissible(sets, lr.singular_values(Phi), decay))]
-    first, last = lr.landscape.critical_points(Phi, sets, decay)
-    starts = jax.vmap(lambda key: lr.gaussian_layers(key, (4, 2, 4), jnp.ones(2)))(
-        jax.random.split(jax.random.key(0), 24)
-    )
-    find = partial(
-        lr.landscape.find_critical_point, lambda w: lr.shrinkage.decayed_loss(w, Phi, decay)
-    )
-    found = jax.jit(jax.vmap(find))(starts)
+    values = (1.0, 0.8, 0.5, 0.2)
+    Phi = oracles.rotated(0, (4, 4), values)
+    expected = np.stack([last @ first for _, first, last in points(Phi, 2, values, decay)])
+    found = search(tuple(normal(0, (24, 2, 4), (24, 4, 2))), Phi, decay)
     done = np.asarray(found.gradient) < np.finfo(float).eps ** 0.9
     assert done.mean() > 0.8
-    products = np.asarray(found.weights[1] @ found.weights[0])[done]
-    apart = np.abs(products[:, None] - np.asarray(last @ first)[None]).max((2, 3))
+    ends = np.asarray(found.weights[1] @ found.weights[0])[done]
+    apart = np.abs(ends[:, None] - expected[None]).max((2, 3))
     # The least curvature, 0.05, divides what is left of the gradient.
     assert apart.min(1).max() < lr.tolerance("identity", float, size=4) / 0.05
     assert len(set(apart.argmin(1).tolist())) >= 4  # minima and saddles
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: lr.landscape.index_sets(3, 4), "rank: got 4, wanted 1 to 3"),
-        (lambda: lr.landscape.index_sets(3, 0), "rank: got 0, wanted 1 to 3"),
-        (
-            lambda: lr.landscape.hessian_spectrum(
-                jnp.ones(3), lr.landscape.index_sets(3, 1), (4, 4)
-            ),
-            r"values: got 3, wanted 4 for shape \(4, 4\)",
-        ),
-    ],
+test_landscape_refuses = oracles.refuses(
+    (lambda: landscape.index_sets(3, 4), "rank: got 4, wanted 1 to 3"),
+    (lambda: landscape.index_sets(3, 0), "rank: got 0, wanted 1 to 3"),
+    (
+        lambda: landscape.hessian_spectrum(jnp.ones(3), landscape.index_sets(3, 1), (4, 4)),
+        r"values: got 3, wanted 4 for shape \(4, 4\)",
+    ),
 )
-def test_landscape_refuses(call, message, unchecked):
-    with pytest.raises(ValueError, match=message):
-        call()

@@ -1,5 +1,3 @@
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
@@ -8,38 +6,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn as lr
-from lrdyn.initialization import orthogonal
-from tests.oracles import assert_close, assert_zero, double
+from tests.oracles import Compiled, assert_close, assert_zero, normal, rotated
+
+pytestmark = pytest.mark.usefixtures("strict")
 
 seeds = st.integers(0, 2**31 - 2)
+spectra = Compiled(lr.spectra)
 
 
 def rotation(seed, rows, columns):
-    return orthogonal(jax.random.normal(jax.random.key(seed), (rows, columns)))
+    return np.linalg.qr(normal(seed, (rows, columns))[0])[0]
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (3, 6), (6, 3), (2, 4, 3), (2, 2, 3, 3)])
 def test_singular_values_of_a_batch(shape, dtype):
-    A = jax.random.normal(jax.random.key(0), shape)
-    assert_close(lr.singular_values(A), np.linalg.svd(double(A), compute_uv=False), size=max(shape))
+    (A,) = normal(0, shape)
+    assert_close(spectra.singular_values(A), np.linalg.svd(A, compute_uv=False), size=max(shape))
 
 
 @given(seeds, st.floats(-1e3, 1e3).filter(lambda c: abs(c) > 1e-3))
 def test_singular_values_are_orthogonally_invariant_and_homogeneous(seed, c):
-    A = jax.random.normal(jax.random.key(seed), (5, 4))
+    (A,) = normal(seed, (5, 4))
     moved = c * rotation(seed, 5, 5) @ A @ rotation(seed + 1, 4, 4)
-    assert_close(lr.singular_values(moved), abs(c) * double(lr.singular_values(A)), size=5)
+    assert_close(
+        spectra.singular_values(moved), abs(c) * np.asarray(spectra.singular_values(A)), size=5
+    )
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3, 6])
 def test_numerical_rank_sees_through_round_off(rank, dtype):
-    values = jnp.zeros(0) if rank == 0 else lr.spaced_singular_values(rank)
-    A = lr.low_rank_target(jax.random.key(1), (8, 6), values)
-    assert int(lr.numerical_rank(lr.singular_values(A), 8)) == rank
+    A = rotated(1, (8, 6), np.linspace(1.0, 0.5, rank))
+    assert int(lr.numerical_rank(spectra.singular_values(A), 8)) == rank
 
 
 def test_numerical_rank_of_a_batch_and_its_threshold():
-    values = jnp.array([[1.0, 1e-3, 1e-9], [100.0, 1e-3, 1e-3]])
+    values = np.array([[1.0, 1e-3, 1e-9], [100.0, 1e-3, 1e-3]])
     assert lr.numerical_rank(values, 3).tolist() == [3, 3]
     assert lr.numerical_rank(values, 3, tolerance=1e-4).tolist() == [2, 1]
 
@@ -48,34 +49,32 @@ def test_numerical_rank_of_a_batch_and_its_threshold():
 def test_sines_agree_with_scipy(seed):
     one, other = rotation(seed, 6, 2), rotation(seed + 1, 6, 2)
     # The largest angle between two planes belongs to a combination of columns: compare with lines.
-    expected = [
-        np.sin(scipy.linalg.subspace_angles(double(one), v[:, None])[0]) for v in double(other).T
-    ]
-    assert_close(lr.spectra.sines(one, other), expected, size=6, scale=1)
+    angles = [scipy.linalg.subspace_angles(one, v[:, None])[0] for v in other.T]
+    assert_close(spectra.sines(one, other), np.sin(angles), size=6, scale=1)
 
 
 def test_sines_do_not_floor(dtype):
     """arccos of a cosine cannot see angles below the square root of machine epsilon."""
     angle = np.finfo(dtype).eps
-    tilted = jnp.array([[1.0], [0.0], [angle]])
-    assert_close(lr.spectra.sines(jnp.eye(3)[:, :2], tilted), [angle])
+    assert_close(spectra.sines(np.eye(3)[:, :2], np.array([[1.0], [0.0], [angle]])), [angle])
 
 
 def test_sines_do_not_depend_on_the_basis(dtype):
-    basis, turn, vectors = rotation(0, 6, 3), rotation(1, 3, 3), rotation(2, 6, 4)
+    basis, turn, vectors = rotation(0, 6, 3), rotation(1, 3, 3), rotation(2, 6, 3)
     assert_close(
-        lr.spectra.sines(basis @ turn, vectors), lr.spectra.sines(basis, vectors), size=6, scale=1
+        spectra.sines(basis @ turn, vectors), spectra.sines(basis, vectors), size=6, scale=1
     )
-    assert_zero(lr.spectra.sines(basis, basis @ turn), size=6, scale=1)
+    assert_zero(spectra.sines(basis, basis @ turn), size=6, scale=1)
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=6).filter(lambda v: max(v) > 1e-3))
 def test_effective_rank_is_the_exponential_of_the_entropy(values):
-    found = float(lr.effective_rank(jnp.asarray(values)))
-    assert_close(jnp.asarray(found), np.exp(scipy.stats.entropy(values)), size=len(values))
+    padded = np.pad(values, (0, 6 - len(values)))  # zeros change nothing, and one shape serves all
+    found = float(spectra.effective_rank(padded))
+    assert_close(found, np.exp(scipy.stats.entropy(values)), size=len(values))
     assert found <= np.count_nonzero(values) * (1 + lr.tolerance("identity", "float64"))
 
 
 def test_effective_rank_of_each_row():
-    values = jnp.array([[1.0, 1.0, 1.0], [5.0, 0.0, 0.0]])
-    assert_close(lr.effective_rank(values), np.array([3.0, 1.0]), size=3)
+    values = np.array([[1.0, 1.0, 1.0], [5.0, 0.0, 0.0]])
+    assert_close(spectra.effective_rank(values), np.array([3.0, 1.0]), size=3)

@@ -120,7 +120,7 @@ def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array
     values = singular_values(matrix)
     _, shares = _support_split(values, min(block, len(values)))
     rounding = len(values) * jnp.finfo(values.dtype).eps
-    inside = (shares > rounding) & (1 - shares > rounding)
+    inside = (shares > rounding) & (1 - shares > rounding) & (values > rounding * values[0])
     rare, common = blocks * shares >= 2 - rounding, blocks * (1 - shares) >= 2 - rounding
     return jnp.all(~inside | (rare & common))
 
