@@ -63,9 +63,10 @@ def test_full_run_agrees_with_numpy(dtype):
     assert_close(full_run(W, X, Y, ETA, decay, STEPS), tuple(expected), **HOW)
 
 
-@pytest.mark.parametrize(
-    ("seed", "decay"), [(0, (0.0,) * 3), (1, (0.1,) * 3), (2, (0.0, 0.3, 0.1))]
-)
+CASES = [(0, (0.0,) * 3), (1, (0.1,) * 3), (2, (0.0, 0.3, 0.1))]
+
+
+@pytest.mark.parametrize(("seed", "decay"), CASES)
 def test_off_blocks_vanish_and_the_bulk_only_decays(seed, decay, dtype):
     data = classification(seed)
     seen = measured(data, decay)

@@ -67,9 +67,8 @@ def test_narrower_than_the_target_the_identity_fails(dtype):
     """r^ = 1 < r = 2: part of the target has no place, and the error does not fade with rho."""
     chosen, steps = problem(), np.array([0, 10, 100, 1000])
     first, *_, last = distance(chosen, 1, decay=np.zeros(3), steps=steps)
-    predicted = np.asarray(
-        compiled.compression_error(theorem2.rho(chosen.scales, ETA, np.zeros(3), steps), 9, 1)
-    )
+    bulk = theorem2.rho(chosen.scales, ETA, np.zeros(3), steps)
+    predicted = np.asarray(compiled.compression_error(bulk, 9, 1))
     assert_close(first, predicted[0], size=9)
     assert_apart(last, predicted[-1])
     assert float(last) > float(predicted[-1])
@@ -79,11 +78,8 @@ def test_bound_holds_while_the_bulk_contracts():
     chosen = problem(spread=2.0)
     bulk = theorem2.rho(chosen.scales, ETA, DECAY, np.arange(200))
     assert float(compiled.bulk_contracts(bulk, ETA, DECAY)) <= 1
-    errors, bound = (
-        compiled.compression_error(bulk, 9, 2),
-        compiled.compression_bound(chosen.scales, 9, 2),
-    )
-    assert float(np.max(errors)) <= float(bound)
+    largest = np.max(compiled.compression_error(bulk, 9, 2))
+    assert float(largest) <= float(compiled.compression_bound(chosen.scales, 9, 2))
 
 
 @pytest.mark.parametrize(
@@ -93,13 +89,11 @@ def test_bound_holds_while_the_bulk_contracts():
 )
 def test_without_contraction(scales, eta, exceeds):
     """eta eps_1^2 > 2: the second layer grows, and its product with the first may or may not."""
-    bulk, decay = theorem2.rho(np.array(scales), eta, np.zeros(2), np.arange(30)), np.zeros(2)
-    assert float(compiled.bulk_contracts(bulk, eta, decay)) > 1
-    errors, bound = (
-        compiled.compression_error(bulk, 9, 2),
-        compiled.compression_bound(np.array(scales), 9, 2),
-    )
-    assert (float(np.max(errors)) > float(bound)) == exceeds
+    scales = np.array(scales)
+    bulk = theorem2.rho(scales, eta, np.zeros(2), np.arange(30))
+    assert float(compiled.bulk_contracts(bulk, eta, np.zeros(2))) > 1
+    largest = np.max(compiled.compression_error(bulk, 9, 2))
+    assert (float(largest) > float(compiled.compression_bound(scales, 9, 2))) == exceeds
 
 
 def test_the_failure_is_seen_in_the_weights():
@@ -114,16 +108,11 @@ def test_the_failure_is_seen_in_the_weights():
 
 
 def test_bulk_contracts_agrees_with_loops(dtype):
-    bulk, decay = (
-        double(theorem2.rho(np.array([0.5, 1.5, 1.0]), ETA, 0.1 + 0 * DECAY, STEPS)),
-        (0, 4, 25),
-    )
-    factors = [
-        abs(1 - ETA * decay[l] - ETA * np.prod(np.delete(row, l)) ** 2)
-        for row in bulk
-        for l in range(3)
-    ]
-    assert_close(compiled.bulk_contracts(bulk, ETA, np.array(decay, float)), max(factors), size=3)
+    decay = np.array([0.0, 4.0, 25.0])
+    bulk = oracles.rho((0.5, 1.5, 1.0), ETA, (0.1,) * 3, STEPS)
+    others = np.array([[np.prod(np.delete(row, l)) for l in range(3)] for row in bulk])
+    factors = np.abs(1 - ETA * decay - ETA * others**2)
+    assert_close(compiled.bulk_contracts(bulk, ETA, decay), factors.max(), size=3)
 
 
 @pytest.mark.parametrize("half", [2, 4])

@@ -326,24 +326,23 @@ def adam(eta, _):
     return optax.adam(eta)
 
 
-@pytest.mark.parametrize(
-    "kind", ["Gaussian start", "one layer not orthogonal", "rank above r", "masked", "Adam"]
-)
+BROKEN = ["Gaussian start", "one layer not orthogonal", "rank above r", "masked", "Adam"]
+
+
+@pytest.mark.parametrize("kind", ["none", *BROKEN])
 def test_without_a_hypothesis_the_blocks_mix(kind, dtype):
-    assert np.all(np.asarray(off_blocks(kind)) > np.sqrt(np.finfo(dtype).eps))
+    found = off_blocks(kind)
+    if kind == "none":
+        assert_zero(found, scale=1, **HOW)
+    else:
+        assert np.all(np.asarray(found) > np.sqrt(np.finfo(dtype).eps))
 
 
-def test_the_same_run_with_all_hypotheses_does_not_mix(dtype):
-    assert_zero(off_blocks("none"), scale=1, **HOW)
-
-
-@pytest.mark.parametrize(
-    ("power", "decays"), [(0, (0, 0, 0)), (1, (0, 0, 0)), (2, (0.1, 0.1, 0.1))]
-)
-def test_wrong_recursions_fail(power, decays, dtype):
+@pytest.mark.parametrize(("power", "decay"), [(0, 0.0), (1, 0.0), (2, 0.1)])
+def test_wrong_recursions_fail(power, decay, dtype):
     """Without the product, with the product not squared, with the mean decay for every layer."""
     W, Phi, scales = problem(spread=2.0)
-    true = (0.0, 0.1, 0.2) if any(decays) else decays
+    true, decays = [0.0, decay, 2 * decay], [decay] * 3
     seen = measure(
         compiled.frame(W, Phi, 2), full_run(W, Phi, ETA, jnp.asarray(true, dtype), STEPS), 4
     )
