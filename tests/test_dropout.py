@@ -143,8 +143,11 @@ def test_equalised_factors(width, dtype):
     how = {"size": width, "steps": width}
     assert U.shape == (4, width)
     assert_close(U @ V, Z, **how)
-    sizes = np.linalg.norm(U, axis=0) * np.linalg.norm(V, axis=1)
-    assert_close(sizes, np.full(width, nuclear(Z) / width), **how)
+    # Also from balanced factors whose Gram matrix is not diagonal.
+    (turn, _), one = np.linalg.qr(normal(1, (width, width))[0]), nuclear(Z) / width
+    for left, right in ((U, V), jax.device_get(dropout.equalize(U @ turn, turn.T @ V))):
+        sizes = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=1)
+        assert_close(sizes, np.full(width, one), **how)
     least = nuclear(Z) ** 2 * 0.7 / (0.3 * width)
     assert_close(dropout.dropout_penalty(U, V, 0.3), least, **how)
     assert_close(np.asarray(dropout.dropout_strength(0.3, width)) * nuclear(Z) ** 2, least)
