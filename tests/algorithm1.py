@@ -1,0 +1,191 @@
+"""Algorithm 1 by hand: loops in NumPy written from its text, and the runs that they are beside.
+
+On the right side all is as on the left, transposed.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lrdyn as lr
+from lrdyn.adapters.maps import Side
+from lrdyn.engine.produce import unoptimized
+
+M, N, EXAMPLES, RANK, ETA, STEPS = 5, 7, 9, 2, 0.1, 13
+KEY = jax.random.key(3)
+OPTIMIZERS = {
+    "sgd": optax.sgd(ETA),
+    "momentum": optax.sgd(ETA, momentum=0.9),
+    "adam": optax.adam(ETA),
+}
+HOW = {"steps": STEPS, "size": 10 * N}
+"""Of the tolerance: an error of the gradient grows by the condition of the projectors, 10 at most,
+at each of five refreshes at most."""
+Data = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def problem(seed: int = 0) -> Data:
+    draw = np.random.default_rng(seed)
+    X = draw.normal(size=(N, EXAMPLES)) / np.sqrt(EXAMPLES)
+    return X, draw.normal(size=(M, EXAMPLES)), draw.normal(size=(M, N))
+
+
+def loss(W: Any, X: Any, Y: Any) -> jax.Array:
+    return 0.5 * jnp.sum((W @ X - Y) ** 2)
+
+
+# Loops ----------------------------------------------------------------------------------------
+
+
+class Optimizer:
+    """Textbook rules: gradient descent, heavy ball (0.9), Adam (0.9, 0.999, 1e-8)."""
+
+    def __init__(self, kind: str, eta: float = ETA):
+        self.kind, self.eta, self.count = kind, eta, 0
+        self.first: Any = 0.0
+        self.second: Any = 0.0
+
+    def update(self, R: np.ndarray) -> np.ndarray:
+        self.count += 1
+        if self.kind == "sgd":
+            return -self.eta * R
+        if self.kind == "momentum":
+            self.first = 0.9 * self.first + R
+            return -self.eta * self.first
+        self.first = 0.9 * self.first + 0.1 * R
+        self.second = 0.999 * self.second + 0.001 * R * R
+        spread = np.sqrt(self.second / (1 - 0.999**self.count)) + 1e-8
+        return -self.eta * self.first / (1 - 0.9**self.count) / spread
+
+
+def slope(W: np.ndarray, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    return (W @ X - Y) @ X.T
+
+
+def vectors(G: np.ndarray, rank: int = RANK) -> np.ndarray:
+    """Top left singular vectors as columns, the largest entry of each positive."""
+    P = np.linalg.svd(G)[0][:, :rank]
+    return P * np.sign(P[np.abs(P).argmax(0), range(rank)])
+
+
+def turned(side: str) -> Callable[[np.ndarray], np.ndarray]:
+    return np.transpose if side == "right" else np.asarray
+
+
+def galore_by_hand(
+    data: Data,
+    kind: str,
+    *,
+    period: int,
+    side: str = "left",
+    state: str = "keep",
+) -> np.ndarray:
+    """The gradient is projected: the weights at every step."""
+    (X, Y, W), turn, opt = data, turned(side), Optimizer(kind)
+    path, P = [W], np.zeros(0)
+    for t in range(STEPS):
+        G = turn(slope(W, X, Y))
+        if t % period == 0:
+            old, P = P, vectors(G)
+            if state == "reset":
+                opt = Optimizer(kind)
+            elif state == "transport" and np.ndim(opt.first):
+                opt.first = P.T @ old @ opt.first
+        W = W + turn(P @ opt.update(P.T @ G))
+        path.append(W)
+    return np.array(path)
+
+
+def adapters_by_hand(
+    data: Data,
+    kind: str,
+    start: Callable[[int, np.ndarray], np.ndarray] = lambda t, G: vectors(G),
+    *,
+    period: int,
+    side: str = "left",
+    state: str = "reset",
+    scale: float = 1.0,
+    bias: np.ndarray | None = None,
+    frozen: bool = False,
+    merge: bool = True,
+    restart: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """ReLoRA and LoRA, W + s B A + b 1^T: the weights and b at every step.
+
+    ``start(t, G)`` is the factor P that is not 0 after a refresh; ``frozen`` leaves it there. The
+    mistakes: no merge at a refresh, or the other factor R not set to 0.
+    """
+    (X, Y, W), turn = data, turned(side)
+    b = np.zeros(M) if bias is None else bias
+    P, R = np.zeros((len(turn(W)), RANK)), np.zeros((RANK, turn(W).shape[1]))
+    rules, path = [], [(W, b)]
+    for t in range(STEPS):
+        if t % period == 0:
+            whole = W + scale * turn(P @ R)
+            P = start(t, turn(slope(whole, X, Y - b[:, None])))
+            W, R = whole if merge else W, R * (not restart)
+            if t == 0 or state == "reset":
+                rules = [Optimizer(kind) for _ in range(3)]
+        error = (W + scale * turn(P @ R)) @ X + b[:, None] - Y
+        G = turn(error @ X.T)
+        moves = scale * G @ R.T, scale * P.T @ G, error.sum(axis=1)
+        of_P, of_R, of_b = (rule.update(g) for rule, g in zip(rules, moves, strict=True))
+        P, R = P if frozen else P + of_P, R + of_R
+        b = b if bias is None else b + of_b
+        path.append((W + scale * turn(P @ R), b))
+    weights, shifts = zip(*path, strict=True)
+    return np.array(weights), np.array(shifts)
+
+
+# Runs -----------------------------------------------------------------------------------------
+
+fast = functools.partial(jax.jit, compiler_options=unoptimized())
+"""Small programs spend their time in the compiler."""
+
+
+@functools.partial(fast, static_argnames=("method", "kinds", "how"))
+def _trajectories(method, kinds, data, key, how):
+    X, Y, W = data
+    return {
+        kind: lr.low_rank_descent(
+            method, lambda W: loss(W, X, Y), W, OPTIMIZERS[kind], key=key, **dict(how)
+        )
+        for kind in kinds
+    }
+
+
+def trajectories(
+    method: lr.adapters.Method,
+    kinds: tuple[str, ...] = tuple(OPTIMIZERS),
+    *,
+    data: Data | None = None,
+    dtype: str = "float64",
+    key: jax.Array = KEY,
+    **how: Any,
+) -> dict[str, Any]:
+    """A run by each optimiser, in one program; equal arguments share it."""
+    arrays = tuple(jnp.asarray(array, dtype) for array in data or problem())
+    how = {"rank": RANK, "steps": tuple(range(STEPS + 1))} | how
+    return _trajectories(method, kinds, arrays, key, tuple(sorted(how.items())))
+
+
+def runs(method: lr.adapters.Method, *kinds: str, **how: Any) -> dict[str, jax.Array]:
+    """The weights at every step, by each optimiser."""
+    found = trajectories(method, kinds or tuple(OPTIMIZERS), **how)
+    return {kind: run.records for kind, run in found.items()}
+
+
+def run(method: lr.adapters.Method, kind: str, **how: Any) -> jax.Array:
+    """The weights at every step."""
+    return runs(method, kind, **how)[kind]
+
+
+@functools.cache
+def by_svd(side: Side) -> Callable[[Any, Any], Any]:
+    """GaLore's P, for a method of other habits."""
+    return lambda key, G: lr.adapters.choose_projectors(G, RANK, side)

@@ -1,0 +1,298 @@
+"""Algorithm 1, GaLore and its dual, against NumPy loops written from its text."""
+
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import lrdyn as lr
+from lrdyn.adapters.state import POLICIES
+from lrdyn.networks import mlp
+from lrdyn.theorems.theorem4.mistakes import STALE, UNMERGED, no_factors
+from tests import oracles
+from tests.algorithm1 import (
+    ETA,
+    HOW,
+    KEY,
+    OPTIMIZERS,
+    RANK,
+    STEPS,
+    M,
+    N,
+    adapters_by_hand,
+    fast,
+    galore_by_hand,
+    loss,
+    problem,
+    run,
+    runs,
+    slope,
+    trajectories,
+)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("state", POLICIES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_galore_and_relora_are_the_loops_of_the_text(side, state, dtype):
+    how: Any = {"period": 4, "side": side, "state": state}
+    found = [runs(method, dtype=dtype, **how) for method in (lr.GALORE, lr.RELORA_FROZEN)]
+    for kind in OPTIMIZERS:
+        path = galore_by_hand(problem(), kind, **how)
+        for paths in found:
+            oracles.assert_close(paths[kind], path, **HOW)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("period", [1, 3, 100])
+def test_relora_is_a_merge_every_period(side, period):
+    data, how = problem(1), {"period": period, "side": side}
+    found = run(lr.RELORA_FROZEN, "sgd", data=data, **how)
+    oracles.assert_close(found, adapters_by_hand(data, "sgd", frozen=True, **how)[0], **HOW)
+    # It is GaLore's path; that of a refresh one step late is another one.
+    oracles.assert_close(found, galore_by_hand(data, "sgd", **how), **HOW)
+    if period < STEPS:
+        oracles.assert_apart(found, galore_by_hand(data, "sgd", period=period + 1, side=side))
+
+
+def test_the_whole_rank_is_full_training_if_the_state_turns_with_the_basis():
+    """By SGD, which has none, P P^T = I is enough; Adam's squares do not turn."""
+    X, Y, W = problem()
+    full = {k: oracles.optimise(k, W, lambda W: slope(W, X, Y), ETA, STEPS) for k in OPTIMIZERS}
+    how: Any = {"period": 3, "steps": (STEPS,)}
+    turning = runs(lr.GALORE, rank=M, state="transport", **how)
+    oracles.assert_close(turning["sgd"][0], full["sgd"], steps=STEPS, size=N)
+    oracles.assert_close(turning["momentum"][0], full["momentum"], **HOW)
+    oracles.assert_apart(turning["adam"][0], full["adam"])
+    oracles.assert_apart(run(lr.GALORE, "momentum", rank=M, **how)[0], full["momentum"])
+    oracles.assert_apart(run(lr.GALORE, "sgd", rank=M - 1, **how)[0], full["sgd"])
+
+
+def test_it_sees_the_gradient_of_the_merged_weights_times_the_scale():
+    """SGD: scale s of an adapter is a step s^2 of GaLore; Adam: s, but for its epsilon."""
+    how: Any = {"period": 3, "steps": (7,)}
+    scaled = run(lr.RELORA_FROZEN, "sgd", scale=2.0, **how)
+    oracles.assert_close(scaled, run(lr.GALORE, "sgd", scale=4.0, **how), steps=7, size=10 * N)
+    oracles.assert_apart(scaled, run(lr.GALORE, "sgd", scale=2.0, **how))
+
+
+# When it is refreshed and recorded -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("period", "steps"),
+    [(1, (0, 5)), (4, (1, 2)), (4, (4, 8)), (4, (3, 5, 9)), (50, (2, 7)), (3, (0,)), (3, (3,))],
+)
+def test_records_are_those_of_the_steps(period, steps):
+    found = run(lr.RELORA_FROZEN, "adam", period=period, steps=steps, state="keep")
+    path = galore_by_hand(problem(), "adam", period=period)
+    oracles.assert_close(found, path[list(steps)], steps=9, size=10 * N)
+
+
+@pytest.mark.parametrize("method", [lr.GALORE, lr.RELORA_FROZEN])
+def test_the_last_weights_are_the_last_record_and_divergence_is_reported(method):
+    for found in trajectories(method, period=4, side="left", state="keep").values():
+        oracles.assert_close(found.params, found.records[-1])
+        assert int(found.diverged_at) == -1
+    far = trajectories(method, ("sgd",), rank=M, scale=1000.0, period=5, steps=(0, 60))
+    assert 0 < int(far["sgd"].diverged_at) < 60
+
+
+def test_the_first_state_is_new_whatever_the_policy():
+    keep, reset, transport = (
+        run(lr.GALORE, "adam", period=4, side="left", state=state) for state in POLICIES
+    )
+    for other in (reset, transport):
+        oracles.assert_close(other[:5], keep[:5], steps=4, size=N)
+    oracles.assert_apart(keep[8], reset[8])
+    oracles.assert_apart(reset[8], transport[8])
+
+
+def test_sgd_has_no_state():
+    how: Any = {"period": 4, "side": "left"}
+    paths = [runs(lr.RELORA_FROZEN, state=state, **how)["sgd"] for state in POLICIES]
+    chex.assert_trees_all_equal(*paths)
+
+
+@pytest.mark.parametrize("state", POLICIES)
+def test_signs_of_singular_vectors(state):
+    """A path depends on them if a state is kept across a refresh, and not otherwise."""
+
+    def by_first_entry(key, G):
+        P = lr.adapters.top_singular_projector(G, RANK, "left")
+        return lr.adapters.Projector(P.basis * jnp.sign(P.basis[:1]), "left")
+
+    one = runs(lr.GALORE, period=4, side="left", state=state)
+    other = runs(lr.GALORE, period=4, choose=by_first_entry, state=state)
+    for kind in OPTIMIZERS:  # within a period: no effect
+        oracles.assert_close(one[kind][:5], other[kind][:5], steps=4, size=10 * N)
+        same = kind == "sgd" or state != "keep"
+        compare = functools.partial(oracles.assert_close, **HOW) if same else oracles.assert_apart
+        compare(one[kind][5:], other[kind][5:])
+
+
+# PyTrees ---------------------------------------------------------------------------------------
+
+
+def network_loss(network, X, Y):
+    return 0.5 * jnp.sum((network(X) - Y) ** 2)
+
+
+@pytest.mark.parametrize("kind", ["momentum", "adam"])
+def test_networks_take_the_same_path_and_biases_are_trained_as_they_are(kind):
+    X, Y, _ = map(jnp.asarray, problem())
+    rule = OPTIMIZERS[kind]
+
+    @fast
+    def trained(network):
+        paths = [
+            lr.low_rank_descent(
+                method, lambda net: network_loss(net, X, Y), network, rule,
+                rank=2, period=3, steps=(0, 1, 8), state="keep", side="left",
+            ).records
+            for method in (lr.GALORE, lr.RELORA_FROZEN)
+        ]  # fmt: skip
+        updates, _ = rule.update(jax.grad(network_loss)(network, X, Y), rule.init(network))
+        return *paths, optax.apply_updates(network, updates)
+
+    one, other, expected = trained(mlp(jax.random.key(0), (N, M, M)))
+    oracles.assert_close(one, other, steps=8, size=100)
+    # One step of a bias is a step of the optimiser itself.
+    after = jax.tree.map(lambda leaf: leaf[1], one)
+    oracles.assert_close(after.biases, expected.biases, size=10)
+    oracles.assert_apart(after.weights, expected.weights)
+
+
+@pytest.mark.parametrize("method", [lr.GALORE, lr.RELORA_FROZEN, lr.RELORA])
+def test_in_layers_a_network_takes_the_same_path(method):
+    X, Y, _ = map(jnp.asarray, problem())
+
+    @fast
+    def paths(network):
+        return [
+            lr.low_rank_descent(
+                method, lambda net: network_loss(net, X, Y), network, OPTIMIZERS["adam"],
+                rank=2, period=3, steps=(0, 1, 8), scale=0.5, key=KEY, network=view,
+            ).records
+            for view in (lr.adapters.layered, lr.adapters.merged)
+        ]  # fmt: skip
+
+    one, other = paths(mlp(jax.random.key(0), (N, M, M)))
+    oracles.assert_close(one, other, steps=8, size=100)
+
+
+def test_vmap_is_a_loop_over_rates_and_keys():
+    X, Y, W = map(jnp.asarray, problem())
+    cases = jnp.array([0.05, 0.1]), jax.random.split(KEY, 2)
+
+    def both(rate, key):
+        return [
+            lr.low_rank_descent(
+                method, lambda W: loss(W, X, Y), W, optax.adam(rate),
+                rank=RANK, period=4, key=key, steps=(0, 5, 9),
+            ).records
+            for method in (lr.RELORA_FROZEN, lr.RELORA)
+        ]  # fmt: skip
+
+    one = fast(both)
+    alone = [jnp.stack(found) for found in zip(*map(one, *cases), strict=True)]
+    oracles.assert_close(fast(jax.vmap(both))(*cases), alone, **HOW)
+    for found in alone:  # and each case is one of its own
+        oracles.assert_apart(found[0], found[1])
+
+
+# Mistakes --------------------------------------------------------------------------------------
+
+
+def test_both_factors_zero_never_move():
+    found = run(lr.RELORA, "sgd", period=3, choose=no_factors(RANK, "left"))
+    assert (found == found[:1]).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "mistake"), [(UNMERGED, {"merge": False}), (STALE, {"restart": False})]
+)
+def test_mistakes_at_a_refresh_by_hand(method, mistake):
+    """Up to the first refresh nothing is wrong; there the weights jump."""
+    path, _ = adapters_by_hand(problem(), "sgd", period=4, frozen=True, **mistake)
+    found = run(method, "sgd", period=4, side="left")
+    oracles.assert_close(found, path, **HOW)
+    right = runs(lr.RELORA_FROZEN, period=4, side="left", state="reset")["sgd"]
+    oracles.assert_close(found[:5], right[:5], steps=4, size=10 * N)
+    oracles.assert_apart(found[5:], right[5:])
+
+
+# Full training, and optimisers that look at the parameters ---------------------------------------
+
+
+def test_full_training_is_the_optimiser_alone():
+    X, Y, W = problem()
+    for kind, path in runs(lr.FULL, scale=7.0).items():  # nothing is projected: there is no scale
+        expected = oracles.optimise(kind, W, lambda W: slope(W, X, Y), ETA, STEPS)
+        oracles.assert_close(path[-1], expected, **HOW)
+
+
+def test_decay_sees_what_is_trained():
+    """W in full training, both factors in LoRA: with no gradient all shrinks by 1 - eta lambda."""
+    W = jnp.asarray(problem()[2])
+    P = lr.adapters.choose_projectors(W, RANK, "left")
+    methods = {
+        lr.FULL: {},
+        lr.LORA: {"rank": RANK, "key": KEY},
+        lr.GALORE: {"choose": lambda key, G: P, "period": 9},
+    }
+
+    @fast
+    def last(W):
+        rule = optax.adamw(0.1, weight_decay=0.5)
+        return [
+            lr.low_rank_descent(method, lambda W: 0 * jnp.sum(W), W, rule, steps=(4,), **how).params
+            for method, how in methods.items()
+        ]
+
+    full, lora, galore = last(W)
+    oracles.assert_close(full, 0.95**4 * W, steps=4)
+    oracles.assert_close(lora, W)  # W stays, B A is 0
+    oracles.assert_close(galore, W - (1 - 0.95**4) * P.lift(P.project(W)), steps=4, size=N)
+
+
+# Refusals -------------------------------------------------------------------------------------
+
+
+def small(method=lr.GALORE, optimizer=None, **how: Any):
+    how = {"rank": 1, "steps": (1,)} | how
+    rule = optimizer or optax.sgd(0.1)
+    return lr.low_rank_descent(method, lambda W: jnp.sum(W**2), jnp.ones((2, 3)), rule, **how)
+
+
+def transported(method, optimizer):
+    return small(method, optimizer, period=1, state="transport", key=KEY)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: small(period=1, rank=0), "rank: got 0, wanted an integer >= 1"),
+        (lambda: small(lr.LORA, rank=0), "rank: got 0, wanted an integer >= 1"),
+        (lambda: small(period=1, side="up"), "side: got 'up', wanted one of left, right, smaller,"),
+        (lambda: small(lr.LORA, side="up", key=KEY), "side: got 'up', wanted one of left, right"),
+        (lambda: small(period=0), "period: got 0, wanted at least 1"),
+        (lambda: small(lr.RELORA), "period: got 0, wanted at least 1"),
+        (lambda: small(lr.LORA, period=3), "period: got 3, wanted none for a method without a"),
+        (lambda: small(lr.FULL, period=3), "period: got 3, wanted none"),
+        (lambda: small(period=1, steps=(2, 2)), r"steps: got \[2, 2\], wanted increasing integers"),
+        (lambda: small(period=1, steps=(-1, 2)), r"steps: got \[-1, 2\], wanted increasing"),
+        (lambda: small(period=1, steps=()), r"steps: got \[\], wanted increasing integers >= 0"),
+        (lambda: small(period=1, state="drop"), "got 'drop', wanted one of keep, reset, transport"),
+        (lambda: small(lr.RELORA, period=1), "key: got None, wanted a random key"),
+        (lambda: transported(lr.GALORE, optax.adagrad(0.1)), "wanted one that keeps it as mu or"),
+        (lambda: transported(lr.RELORA, optax.sgd(0.1, 0.9)), "moments of maps that are trained"),
+    ],
+)
+def test_low_rank_descent_refuses(call, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,112 @@
+"""ReLoRA with both factors, and LoRA, against NumPy loops written from their text."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrdyn as lr
+from tests import oracles
+from tests.algorithm1 import (
+    HOW,
+    KEY,
+    OPTIMIZERS,
+    RANK,
+    M,
+    N,
+    adapters_by_hand,
+    by_svd,
+    fast,
+    problem,
+    run,
+    runs,
+)
+
+
+def drawn(t, G, side: Any = "right"):
+    """The factor that is drawn at step t for the matrix alone."""
+    key = jax.random.fold_in(KEY, t)
+    return np.array(lr.adapters.draw_projectors(key, jnp.zeros((M, N)), RANK, side).basis)
+
+
+@pytest.mark.float32
+@pytest.mark.parametrize("state", ["reset", "keep"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_relora_from_the_projector_is_the_loop_of_the_text(side, state, dtype):
+    found = runs(lr.RELORA, dtype=dtype, choose=by_svd(side), period=4, state=state)
+    for kind, path in found.items():
+        expected, _ = adapters_by_hand(problem(), kind, period=4, side=side, state=state)
+        oracles.assert_close(path, expected, **HOW)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_relora_as_published_draws_a_factor_at_each_refresh(side):
+    # As published it is on the right.
+    how: Any = {"period": 4, "scale": 0.5} | ({"side": "left"} if side == "left" else {})
+    found = runs(lr.RELORA, **how)
+    # A factor that is drawn once and for all, or with one trained, is another path.
+    once = runs(lr.RELORA, **how, choose=lambda key, G: lr.adapters.draw_projectors(
+        jax.random.fold_in(KEY, 0), G, RANK, side))  # fmt: skip
+    frozen = runs(lr.RELORA_FROZEN._replace(choose=lr.RELORA.choose, side="right"), **how)
+    for kind, path in found.items():
+        expected, _ = adapters_by_hand(
+            problem(), kind, functools.partial(drawn, side=side), period=4, side=side, scale=0.5
+        )
+        oracles.assert_close(path, expected, **HOW)
+        oracles.assert_close(once[kind][:5], path[:5])
+        oracles.assert_apart(once[kind][6:], path[6:])
+        oracles.assert_apart(frozen[kind][3:], path[3:])
+
+
+@pytest.mark.float32
+def test_lora_never_merges(dtype):
+    for kind, path in runs(lr.LORA, dtype=dtype).items():
+        expected, _ = adapters_by_hand(problem(), kind, drawn, period=100, side="right")
+        oracles.assert_close(path, expected, **HOW)
+        ranks = np.linalg.svd(np.asarray(path[-1] - path[0], np.float64), compute_uv=False)
+        assert ranks[RANK] < 1e-5 < ranks[RANK - 1]
+
+
+def test_lora_and_lora_fa_agree_for_one_step():
+    """The gradient of the random factor is 0 while the other is 0."""
+    how: Any = {"choose": lambda key, G: lr.adapters.draw_projectors(KEY, G, RANK, "right")}
+    both, one = run(lr.LORA, "sgd", **how), run(lr.RELORA_FROZEN, "sgd", period=99, **how)
+    oracles.assert_close(both[1], one[1])
+    oracles.assert_apart(both[2], one[2])
+
+
+@pytest.mark.parametrize("method", [lr.RELORA, lr.LORA])
+def test_a_bias_is_trained_as_it_is(method):
+    X, Y, W = problem()
+    bias = np.linspace(-1, 1, M)
+
+    def loss_of(net):
+        return 0.5 * jnp.sum((net["W"] @ jnp.asarray(X) + net["b"][:, None] - jnp.asarray(Y)) ** 2)
+
+    @fast
+    def trained(net):
+        return {
+            kind: lr.low_rank_descent(
+                method, loss_of, net, OPTIMIZERS[kind], choose=by_svd("right"), scale=0.5,
+                period=0 if method.once else 4, steps=tuple(range(14)),
+            ).records
+            for kind in ("momentum", "adam")
+        }  # fmt: skip
+
+    for kind, found in trained({"W": jnp.asarray(W), "b": jnp.asarray(bias)}).items():
+        path, shifts = adapters_by_hand(
+            (X, Y, W), kind, period=100 if method.once else 4, side="right", scale=0.5, bias=bias
+        )
+        oracles.assert_close(found["W"], path, **HOW)
+        oracles.assert_close(found["b"], shifts, **HOW)
+
+
+def test_draws_depend_on_the_step_and_not_on_what_is_recorded():
+    how: Any = {"period": 4, "scale": 0.5}
+    every, some = runs(lr.RELORA, **how)["sgd"], (3, 4, 6, 13)
+    oracles.assert_close(run(lr.RELORA, "sgd", **how, steps=some), every[np.array(some)])
+    others = runs(lr.RELORA, **how, key=jax.random.key(4))["sgd"]
+    oracles.assert_apart(others[2:], every[2:])
