@@ -14,7 +14,7 @@ import optax
 
 import lrdyn as lr
 from lrdyn.adapters.maps import Side
-from lrdyn.engine.produce import unoptimized
+from tests import oracles
 
 M, N, EXAMPLES, RANK, ETA, STEPS = 5, 7, 9, 2, 0.1, 13
 KEY = jax.random.key(3)
@@ -144,11 +144,8 @@ def adapters_by_hand(
 
 # Runs -----------------------------------------------------------------------------------------
 
-fast = functools.partial(jax.jit, compiler_options=unoptimized())
-"""Small programs spend their time in the compiler."""
 
-
-@functools.partial(fast, static_argnames=("method", "kinds", "how"))
+@functools.partial(oracles.fast, static_argnames=("method", "kinds", "how"))
 def _trajectories(method, kinds, data, key, how):
     X, Y, W = data
     return {

@@ -19,6 +19,10 @@ import scipy.linalg
 
 import lrdyn as lr
 from lrdyn.claims import tolerance
+from lrdyn.engine.produce import unoptimized
+
+fast = partial(jax.jit, compiler_options=unoptimized())
+"""Small programs spend their time in the compiler."""
 
 # Comparing ------------------------------------------------------------------------------------
 

@@ -24,7 +24,6 @@ from tests.algorithm1 import (
     M,
     N,
     adapters_by_hand,
-    fast,
     galore_by_hand,
     loss,
     problem,
@@ -147,7 +146,7 @@ def test_networks_take_the_same_path_and_biases_are_trained_as_they_are(kind):
     X, Y, _ = map(jnp.asarray, problem())
     rule = OPTIMIZERS[kind]
 
-    @fast
+    @oracles.fast
     def trained(network):
         paths = [
             lr.low_rank_descent(
@@ -171,7 +170,7 @@ def test_networks_take_the_same_path_and_biases_are_trained_as_they_are(kind):
 def test_in_layers_a_network_takes_the_same_path(method):
     X, Y, _ = map(jnp.asarray, problem())
 
-    @fast
+    @oracles.fast
     def paths(network):
         return [
             lr.low_rank_descent(
@@ -198,9 +197,9 @@ def test_vmap_is_a_loop_over_rates_and_keys():
             for method in (lr.RELORA_FROZEN, lr.RELORA)
         ]  # fmt: skip
 
-    one = fast(both)
+    one = oracles.fast(both)
     alone = [jnp.stack(found) for found in zip(*map(one, *cases), strict=True)]
-    oracles.assert_close(fast(jax.vmap(both))(*cases), alone, **HOW)
+    oracles.assert_close(oracles.fast(jax.vmap(both))(*cases), alone, **HOW)
     for found in alone:  # and each case is one of its own
         oracles.assert_apart(found[0], found[1])
 
@@ -246,7 +245,7 @@ def test_decay_sees_what_is_trained():
         lr.GALORE: {"choose": lambda key, G: P, "period": 9},
     }
 
-    @fast
+    @oracles.fast
     def last(W):
         rule = optax.adamw(0.1, weight_decay=0.5)
         return [

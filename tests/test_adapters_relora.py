@@ -19,7 +19,6 @@ from tests.algorithm1 import (
     N,
     adapters_by_hand,
     by_svd,
-    fast,
     problem,
     run,
     runs,
@@ -86,7 +85,7 @@ def test_a_bias_is_trained_as_it_is(method):
     def loss_of(net):
         return 0.5 * jnp.sum((net["W"] @ jnp.asarray(X) + net["b"][:, None] - jnp.asarray(Y)) ** 2)
 
-    @fast
+    @oracles.fast
     def trained(net):
         return {
             kind: lr.low_rank_descent(

@@ -4,95 +4,84 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lrdyn.adapters.galore import GALORE
-from lrdyn.engine.produce import concerned, unoptimized, validate
+from lrdyn.engine.produce import concerned, validate
 from lrdyn.theorem import Outcome, with_condition
-from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, check
+from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, check, problems
 from lrdyn.theorems.theorem4.figures import plot_paths
 from lrdyn.theorems.theorem4.optimizer_state import OPTIMIZER_STATE
-from lrdyn.theorems.theorem4.problems import (
-    LOSS,
-    PROBLEMS,
-    at,
-    deficient,
-    determined,
-    first_matrix,
-    independence,
-    make_run,
-    refreshed,
-    refreshes,
-    sum_ranks,
-    sum_values,
-    times,
-    train,
-    unflat,
-)
 from tests import oracles
 from tests.runs import finished
 
 SETTINGS = {flag.name: flag.quick if flag.swept else flag.quick[0] for flag in THEOREM4.flags}
-FLAGS: dict[str, Any] = {
-    name: value[0] if isinstance(value, tuple) else value for name, value in SETTINGS.items()
-}
 
 
-def make(seed=0, **flags):
-    settings: dict[str, Any] = FLAGS | {"rows": 4, "cols": 6, "steps": 12} | flags
-    return make_run(jax.random.key(seed), **settings)
+def make(**flags: Any) -> problems.LowRankRun:
+    settings: dict[str, Any] = {flag.name: flag.quick[0] for flag in THEOREM4.flags}
+    settings |= {"rows": 4, "cols": 6, "steps": 12} | flags
+    return problems.make_run(jax.random.key(0), **settings)
+
+
+@oracles.fast
+def looked_at(case):
+    path = problems.train(case).records
+    return path, problems.refreshed(case, path)
 
 
 # Problems --------------------------------------------------------------------------------------
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("problem", problems.PROBLEMS)
 def test_the_first_matrix_is_m_times_n_and_the_loss_of_size_one(problem, dtype):
-    case = make(problem=problem)
-    assert first_matrix(case.params).shape == (4, 6)
-    value = case.loss(case.params, case.data)
+    @oracles.fast
+    def drawn():
+        case = make(problem=problem)
+        return problems.first_matrix(case.params), case.loss(case.params, case.data)
+
+    matrix, value = drawn()
+    chex.assert_shape(matrix, (4, 6))
     assert value.dtype == dtype
     assert 0.1 < float(value) < 10 * 4
 
 
 def test_the_losses_are_what_they_say():
     draw = np.random.default_rng(0)
-    W, X, Y = (draw.normal(size=shape) for shape in [(3, 4), (4, 5), (3, 5)])
-    found = LOSS["regression"](jnp.asarray(W), (jnp.asarray(X), jnp.asarray(Y)))
-    oracles.assert_close(found, np.sum((W @ X - Y) ** 2) / 2, size=15)
-    found = LOSS["mlp"](lambda x: jnp.asarray(W) @ x, (jnp.asarray(X), jnp.asarray(Y)))
-    oracles.assert_close(found, np.mean(np.sum((W @ X - Y) ** 2, axis=0)) / 2, size=15)
+    W, X, Y, tokens = (draw.normal(size=shape) for shape in [(3, 4), (4, 5), (3, 5), (2, 3, 4)])
     classes = np.eye(3)[:, draw.integers(3, size=5)]
-    found = LOSS["logistic"](jnp.asarray(W), (jnp.asarray(X), jnp.asarray(classes)))
-    each = []
-    for x, y in zip(X.T, classes.T, strict=True):
-        odds = np.exp(W @ x)
-        each.append(-np.log(odds[y == 1][0] / odds.sum()))
-    oracles.assert_close(found, np.mean(each), size=15)
-    tokens = jnp.asarray(draw.normal(size=(2, 3, 4)))
-    found = LOSS["transformer"](lambda x: x, (tokens, jnp.zeros_like(tokens)))
-    oracles.assert_close(found, np.sum(np.square(tokens)) / 16, size=24)
+    odds, squares = np.exp(W @ X), np.sum((W @ X - Y) ** 2, axis=0)
+    of_class = np.sum(classes * odds, axis=0) / odds.sum(axis=0)
+    for name, weights, inputs, outputs, expected in (
+        ("regression", jnp.asarray(W), X, Y, squares.sum() / 2),
+        ("mlp", lambda x: W @ x, X, Y, squares.mean() / 2),
+        ("logistic", jnp.asarray(W), X, classes, -np.log(of_class).mean()),
+        ("transformer", lambda x: x, tokens, np.zeros_like(tokens), np.sum(tokens**2) / 16),
+    ):
+        found = problems.LOSS[name](weights, (jnp.asarray(inputs), jnp.asarray(outputs)))
+        oracles.assert_close(found, expected, size=15)
 
 
 @pytest.mark.parametrize(("optimizer", "side"), [("adam", "left"), ("momentum", "right")])
 def test_a_transformer_takes_the_same_path(optimizer, side):
     case = make(problem="transformer", optimizer=optimizer, side=side, period=4)
 
-    @partial(jax.jit, compiler_options=unoptimized())
-    def both(params, data):
-        one, condition = with_condition(lambda d: train(case, GALORE, d).records, (params, data))
-        return one, train(case, params_and_data=(params, data)).records, condition
+    @oracles.fast
+    def both(given):
+        one, condition = with_condition(lambda d: problems.train(case, GALORE, d).records, given)
+        return one, problems.train(case, params_and_data=given).records, condition
 
-    one, other, condition = both(case.params, case.data)
+    one, other, condition = both((case.params, case.data))
     assert 1 <= float(condition) < 1e6
     apart = oracles.residual(one, other)
     assert apart <= float(condition) * oracles.tolerance("identity", "float64", steps=12, size=6)
-    moved = np.abs(np.asarray(one[-1] - one[0]))
-    assert all(leaf.any() for leaf in jax.tree.leaves(unflat(case)(jnp.asarray(moved))))
+    moved = problems.unflat(case)(one[-1] - one[0])
+    assert all(leaf.any() for leaf in jax.tree.leaves(moved))
 
 
 # What is looked at -----------------------------------------------------------------------------
@@ -100,10 +89,11 @@ def test_a_transformer_takes_the_same_path(optimizer, side):
 
 def test_times_hold_what_is_recorded_and_the_refreshes():
     case = make(period=5, steps=60)
-    assert refreshes(case).tolist() == list(range(0, 60, 5))
-    assert set(case.steps) | set(refreshes(case).tolist()) == set(times(case).tolist())
-    assert times(case)[at(case, case.steps)].tolist() == list(case.steps)
-    assert refreshes(make(period=100)).tolist() == [0]
+    refreshes, times = problems.refreshes(case), problems.times(case)
+    assert refreshes.tolist() == list(range(0, 60, 5))
+    assert set(case.steps) | set(refreshes.tolist()) == set(times.tolist())
+    assert times[problems.at(case, case.steps)].tolist() == list(case.steps)
+    assert problems.refreshes(make(period=100)).tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -112,31 +102,30 @@ def test_times_hold_what_is_recorded_and_the_refreshes():
 )
 def test_sums_are_looked_at_while_they_are_deficient(rank, period, expected):
     case = make(rank=rank, period=period)
-    assert sum_ranks(case).tolist() == expected
-    assert deficient(case) == len(expected)
-    path = jnp.zeros((len(times(case)), 24))
-    assert sum_values(case, path).shape == (len(expected), 4)
+    assert problems.sum_ranks(case).tolist() == expected
+    assert problems.deficient(case) == len(expected)
+    path = jnp.zeros((len(problems.times(case)), 24))
+    found = jax.eval_shape(partial(problems.sum_values, case), path)
+    assert found.shape == (len(expected), 4)
 
 
 def test_sums_are_those_after_each_refresh():
     case = make(rank=1, period=4)
-    path = np.random.default_rng(0).normal(size=(len(times(case)), 24))
-    expected = [
-        np.linalg.svd((path[list(times(case)).index(t)] - path[0]).reshape(4, 6))[1]
-        for t in (4, 8, 12)
-    ]
-    oracles.assert_close(sum_values(case, jnp.asarray(path)), np.array(expected), size=24)
+    times = problems.times(case).tolist()
+    path = np.random.default_rng(0).normal(size=(len(times), 24))
+    moved = [(path[times.index(t)] - path[0]).reshape(4, 6) for t in (4, 8, 12)]
+    expected = [np.linalg.svd(matrix, compute_uv=False) for matrix in moved]
+    oracles.assert_close(problems.sum_values(case, jnp.asarray(path)), np.array(expected), size=24)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_refreshes_are_looked_at_by_hand(side):
     case = make(rank=2, period=4, side=side)
-    path = train(case).records
-    found = refreshed(case, path)
-    X, Y = (np.asarray(array) for array in case.data)
+    (path, found), times = looked_at(case), problems.times(case).tolist()
+    X, Y = oracles.double(case.data)
     spectra, bases = [], []
     for t in (0, 4, 8):
-        W = np.asarray(path[list(times(case)).index(t)]).reshape(4, 6)
+        W = np.asarray(path[times.index(t)]).reshape(4, 6)
         left, values, right = np.linalg.svd((W @ X - Y) @ X.T)
         spectra.append(values)
         bases.append((left if side == "left" else right.T)[:, :2])
@@ -145,7 +134,8 @@ def test_refreshes_are_looked_at_by_hand(side):
     oracles.assert_close(found.gaps[:, 0], gaps, size=100, scale=1.0)
     for seen, expected in zip(found.bases, bases, strict=True):
         oracles.assert_close(seen @ seen.T, expected @ expected.T, size=100)
-    smallest = independence(make(rank=1, period=4, side=side), found.bases[:, :, :1])
+    one = make(rank=1, period=4, side=side)
+    smallest = oracles.fast(problems.independence)(one, found.bases[:, :, :1])
     stacked = np.stack([basis[:, 0] for basis in bases], axis=1)
     expected = [np.linalg.svd(stacked[:, :K])[1][-1] for K in (1, 2, 3)]
     oracles.assert_close(smallest, expected, size=100)
@@ -153,14 +143,13 @@ def test_refreshes_are_looked_at_by_hand(side):
 
 def test_a_tie_is_noticed():
     """With tied singular values the projector is not determined: nothing is claimed."""
-    case = make(rank=2)
-    tied = dataclasses.replace(
-        case, params=jnp.zeros((4, 6)), data=(jnp.eye(6), jnp.eye(4, 6)), loss=LOSS["regression"]
-    )
+    case = make(rank=2, period=4, side="left")
+    data = tuple(jnp.eye(*array.shape) for array in case.data)
+    tied = dataclasses.replace(case, params=jnp.zeros((4, 6)), data=data)
     for one, expected in ((case, True), (tied, False)):
-        predicted = {"singular_gap": np.asarray(refreshed(one, train(one).records).gaps)}
+        predicted = {"singular_gap": np.asarray(looked_at(one)[1].gaps)}
         seen = Outcome({}, predicted, {}, {}, np.dtype("float64"), size=6, steps=12)
-        assert determined(seen) is expected
+        assert problems.determined(seen) is expected
         applies: Any = TRAJECTORY.claims[0].applies
         assert applies(seen) is expected
 
@@ -168,24 +157,24 @@ def test_a_tie_is_noticed():
 # The command -----------------------------------------------------------------------------------
 
 
-def test_the_results_keep_the_gap_of_every_step(tmp_path_factory):
-    ran = finished("theorem4", tmp_path_factory.getbasetemp())
+@pytest.fixture
+def ran(tmp_path_factory):
+    return finished("theorem4", tmp_path_factory.getbasetemp())
+
+
+def test_the_results_keep_the_gap_of_every_step(ran):
     data = ran.group("/")
     assert data["step"].values.tolist() == list(range(41))
-    one, other = (
-        abs(data[f"weights_{part}"]).max(["step", "entry"]) for part in ("predicted", "measured")
-    )
-    largest = one.where(one > other, other)
-    apart = abs(data["weights_predicted"] - data["weights_measured"]).max("entry") / largest
-    eps = np.finfo(float).eps
-    assert float(abs(apart - data["gap"]).max()) <= eps
+    one, other = data["weights_predicted"], data["weights_measured"]
+    largest = np.maximum(*(abs(path).max(["step", "entry"]) for path in (one, other)))
+    apart = abs(one - other).max("entry") / largest
+    assert float(abs(apart - data["gap"]).max()) <= np.finfo(float).eps
     assert (data["gap"].sel(step=0) == 0).all()
     assert float(data["gap"].max()) > 0
 
 
-def test_the_controls_are_far_away(tmp_path_factory):
+def test_the_controls_are_far_away(ran):
     """Not by rounding that grew: by more than a hundredth of the weights or of the loss."""
-    ran = finished("theorem4", tmp_path_factory.getbasetemp())
     ids = {c.id for s in (TRAJECTORY, OPTIMIZER_STATE) for c in s.controls}
     controls = [c for c in ran.verdict["claims"] if c["id"] in ids]
     assert len(controls) == len(ids)
@@ -220,26 +209,21 @@ def test_a_rank_beyond_the_matrix_is_refused(unchecked):
         validate(THEOREM4, SETTINGS | {"rank": (2, 11)})
 
 
-WEIGHTS_CONTROLS = {c.id for c in TRAJECTORY.controls if c.claim == "weights"}
-
-
-def test_the_plot_shows_paths_gaps_and_sums(tmp_path_factory):
-    ran = finished("theorem4", tmp_path_factory.getbasetemp())
+def test_the_plot_shows_paths_gaps_and_sums(ran):
     data = ran.group("/")
     names = [f"/controls/{control.id}/float64" for control in TRAJECTORY.controls]
     figure = plot_paths({name: ran.group(name) for name in ("/", *names)})
     left, middle, right = figure.axes
-    one = data.isel(seed=0, rows=0, cols=0, rank=0, period=0, state=0, side=0, problem=0,
-                    learning_rate=0)  # fmt: skip
-    drawn = [line.get_ydata() for line in left.lines[:6]]
-    for index, name in enumerate(one["optimizer"].values):
-        for part, curve in zip(("predicted", "measured"), drawn[2 * index :], strict=False):
-            expected = one[f"training_loss_{part}"].sel(optimizer=name).values
-            assert (np.asarray(curve) == expected).all()
-        gaps = one["gap"].sel(optimizer=name).values
-        assert np.array_equal(middle.lines[index].get_ydata(), np.where(gaps > 0, gaps, np.nan),
-                              equal_nan=True)  # fmt: skip
+    one = data.isel(dict.fromkeys(set(data["gap"].dims) - {"optimizer", "step"}, 0))
+    curves = iter(left.lines)
+    for name, shown in zip(one["optimizer"].values, middle.lines, strict=True):
+        for part in ("predicted", "measured"):
+            expected = one[f"training_loss_{part}"].sel(optimizer=name)
+            np.testing.assert_array_equal(next(curves).get_ydata(), expected)
+        gaps = one["gap"].sel(optimizer=name)
+        np.testing.assert_array_equal(shown.get_ydata(), gaps.where(gaps > 0))
     values = one["sum_values"].isel(optimizer=0, refreshes=0).values
     assert (right.lines[0].get_ydata() == values / values[0]).all()
-    left_by = [c["residual"] for c in ran.verdict["claims"] if c["id"] in WEIGHTS_CONTROLS]
+    of_weights = {control.id for control in TRAJECTORY.controls if control.claim == "weights"}
+    left_by = [c["residual"] for c in ran.verdict["claims"] if c["id"] in of_weights]
     assert f"controls: {min(left_by):.2f} to {max(left_by):.2f}" == middle.texts[0].get_text()
