@@ -23,7 +23,7 @@ from tests import oracles
 from tests.runs import finished
 
 KEY = jax.random.key(0)
-FLAGS = {
+FLAGS: dict[str, Any] = {
     "rows": 6, "cols": 4, "rank": 2, "depth": 2, "weight_decay": 0.1, "init_scale": 1.0,
     "rank_deficit": 0, "tie": 0, "learning_rate": 0.2, "target_scale": 1.0, "steps": 40,
 }  # fmt: skip
@@ -76,27 +76,25 @@ def test_the_run_is_gradient_descent_with_decay_by_hand(depth):
     oracles.assert_close(found["moved"], moved, **how, scale=1.0)
 
 
-def job(statement, precision="float64", **flags):
-    """Results of a statement; of a swept flag several values may be given."""
-    settings = {
-        f.name: np.atleast_1d(flags[f.name]).tolist() if f.swept else flags[f.name]
-        for f in THEOREM1.flags
-    }
-    run = claims_job(THEOREM1, statement, settings, (0,), "/", precision, optimize=False)
-    return run.run()["/"]
+def results_of(statement, flags, precision="float64"):
+    """Of a swept flag there may be several values."""
+    swept = [f.name for f in THEOREM1.flags if f.swept]
+    settings = flags | {name: np.atleast_1d(flags[name]).tolist() for name in swept}
+    job = claims_job(THEOREM1, statement, settings, (0,), "/", precision, optimize=False)
+    return job.run()["/"]
 
 
-def judged(statement, precision="float64", **flags):
+def judged(statement, flags, precision="float64"):
     """Claim -> whether it was judged at each setting, and its largest residual."""
-    results = job(statement, precision, **flags)
+    results = results_of(statement, flags, precision)
     legs = {c.id: residuals(c, statement, results, precision) for c in statement.claims}
     return {name: (leg.reason == "", float(np.max(leg.residual))) for name, leg in legs.items()}
 
 
 def test_a_run_that_ends_in_another_basin_is_not_judged():
     """Three layers from a small start: descent ends at 0, which is a local minimum only."""
-    small = {**FLAGS, "init_scale": 0.01, "steps": 3000}
-    far, near = (judged(weight_decay.DESCENT, **small | {"depth": depth}) for depth in (3, 2))
+    small = FLAGS | {"init_scale": 0.01, "steps": 3000}
+    far, near = (judged(weight_decay.DESCENT, small | {"depth": depth}) for depth in (3, 2))
     for name in ("minimiser", "minimum", "schatten"):
         applies, residual = far[name]
         assert not applies.any()
@@ -119,7 +117,7 @@ def test_a_run_that_ends_in_another_basin_is_not_judged():
 def test_a_run_on_its_way_is_not_judged(statement, depth, claim, dtype):
     """Beside a saddle little moves, in few steps less than what float32 tolerates."""
     grid = {"depth": depth, "init_scale": (1e-5, 1.0), "weight_decay": (0.0, 0.1), "steps": 8}
-    applies, _ = judged(statement, dtype, **FLAGS | grid)[claim]
+    applies, _ = judged(statement, FLAGS | grid, dtype)[claim]
     assert applies.size == 4
     assert not applies.any()
 
@@ -270,8 +268,8 @@ def test_the_landscape_shows_every_critical_point(groups):
 
 @cache
 def landscapes():
-    flags: dict[str, Any] = {f.name: f.quick[0] for f in THEOREM1.flags}
-    return job(critical_points.CRITICAL_POINTS, **flags | {"weight_decay": (0.1, 0.9, 2.0)})
+    flags = {f.name: f.quick[0] for f in THEOREM1.flags} | {"weight_decay": (0.1, 0.9, 2.0)}
+    return results_of(critical_points.CRITICAL_POINTS, flags)
 
 
 @pytest.mark.parametrize(
