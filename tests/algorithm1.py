@@ -29,8 +29,8 @@ at each of five refreshes at most."""
 Data = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def problem(seed: int = 0) -> Data:
-    draw = np.random.default_rng(seed)
+def problem() -> Data:
+    draw = np.random.default_rng(0)
     X = draw.normal(size=(N, EXAMPLES)) / np.sqrt(EXAMPLES)
     return X, draw.normal(size=(M, EXAMPLES)), draw.normal(size=(M, N))
 
@@ -78,15 +78,10 @@ def turned(side: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def galore_by_hand(
-    data: Data,
-    kind: str,
-    *,
-    period: int,
-    side: str = "left",
-    state: str = "keep",
+    kind: str, *, period: int, side: str = "left", state: str = "keep"
 ) -> np.ndarray:
     """The gradient is projected: the weights at every step."""
-    (X, Y, W), turn, opt = data, turned(side), Optimizer(kind)
+    (X, Y, W), turn, opt = problem(), turned(side), Optimizer(kind)
     path, P = [W], np.zeros(0)
     for t in range(STEPS):
         G = turn(slope(W, X, Y))
@@ -102,7 +97,6 @@ def galore_by_hand(
 
 
 def adapters_by_hand(
-    data: Data,
     kind: str,
     start: Callable[[int, np.ndarray], np.ndarray] = lambda t, G: vectors(G),
     *,
@@ -120,7 +114,7 @@ def adapters_by_hand(
     ``start(t, G)`` is the factor P that is not 0 after a refresh; ``frozen`` leaves it there. The
     mistakes: no merge at a refresh, or the other factor R not set to 0.
     """
-    (X, Y, W), turn = data, turned(side)
+    (X, Y, W), turn = problem(), turned(side)
     b = np.zeros(M) if bias is None else bias
     P, R = np.zeros((len(turn(W)), RANK)), np.zeros((RANK, turn(W).shape[1]))
     rules, path = [], [(W, b)]
@@ -146,11 +140,11 @@ def adapters_by_hand(
 
 
 @functools.partial(oracles.fast, static_argnames=("method", "kinds", "how"))
-def _trajectories(method, kinds, data, key, how):
+def _trajectories(method, kinds, data, how):
     X, Y, W = data
     return {
         kind: lr.low_rank_descent(
-            method, lambda W: loss(W, X, Y), W, OPTIMIZERS[kind], key=key, **dict(how)
+            method, lambda W: loss(W, X, Y), W, OPTIMIZERS[kind], key=KEY, **dict(how)
         )
         for kind in kinds
     }
@@ -160,15 +154,13 @@ def trajectories(
     method: lr.adapters.Method,
     kinds: tuple[str, ...] = tuple(OPTIMIZERS),
     *,
-    data: Data | None = None,
     dtype: str = "float64",
-    key: jax.Array = KEY,
     **how: Any,
 ) -> dict[str, Any]:
     """A run by each optimiser, in one program; equal arguments share it."""
-    arrays = tuple(jnp.asarray(array, dtype) for array in data or problem())
+    arrays = tuple(jnp.asarray(array, dtype) for array in problem())
     how = {"rank": RANK, "steps": tuple(range(STEPS + 1))} | how
-    return _trajectories(method, kinds, arrays, key, tuple(sorted(how.items())))
+    return _trajectories(method, kinds, arrays, tuple(sorted(how.items())))
 
 
 def runs(method: lr.adapters.Method, *kinds: str, **how: Any) -> dict[str, jax.Array]:

@@ -1,9 +1,7 @@
 """Algorithm 1, GaLore and its dual, against NumPy loops written from its text."""
 
-import functools
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -39,23 +37,16 @@ from tests.algorithm1 import (
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_galore_and_relora_are_the_loops_of_the_text(side, state, dtype):
     how: Any = {"period": 4, "side": side, "state": state}
-    found = [runs(method, dtype=dtype, **how) for method in (lr.GALORE, lr.RELORA_FROZEN)]
+    one, other = (runs(method, dtype=dtype, **how) for method in (lr.GALORE, lr.RELORA_FROZEN))
     for kind in OPTIMIZERS:
-        path = galore_by_hand(problem(), kind, **how)
-        for paths in found:
-            oracles.assert_close(paths[kind], path, **HOW)
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("period", [1, 3, 100])
-def test_relora_is_a_merge_every_period(side, period):
-    data, how = problem(1), {"period": period, "side": side}
-    found = run(lr.RELORA_FROZEN, "sgd", data=data, **how)
-    oracles.assert_close(found, adapters_by_hand(data, "sgd", frozen=True, **how)[0], **HOW)
-    # It is GaLore's path; that of a refresh one step late is another one.
-    oracles.assert_close(found, galore_by_hand(data, "sgd", **how), **HOW)
-    if period < STEPS:
-        oracles.assert_apart(found, galore_by_hand(data, "sgd", period=period + 1, side=side))
+        path = galore_by_hand(kind, **how)
+        oracles.assert_close(one[kind], path, **HOW)
+        oracles.assert_close(other[kind], path, **HOW)
+        if state != "transport":  # a merge every period
+            merged, _ = adapters_by_hand(kind, frozen=True, **how)
+            oracles.assert_close(other[kind], merged, **HOW)
+        late = galore_by_hand(kind, **how | {"period": 5})
+        oracles.assert_apart(other[kind], late)
 
 
 def test_the_whole_rank_is_full_training_if_the_state_turns_with_the_basis():
@@ -71,14 +62,6 @@ def test_the_whole_rank_is_full_training_if_the_state_turns_with_the_basis():
     oracles.assert_apart(run(lr.GALORE, "sgd", rank=M - 1, **how)[0], full["sgd"])
 
 
-def test_it_sees_the_gradient_of_the_merged_weights_times_the_scale():
-    """SGD: scale s of an adapter is a step s^2 of GaLore; Adam: s, but for its epsilon."""
-    how: Any = {"period": 3, "steps": (7,)}
-    scaled = run(lr.RELORA_FROZEN, "sgd", scale=2.0, **how)
-    oracles.assert_close(scaled, run(lr.GALORE, "sgd", scale=4.0, **how), steps=7, size=10 * N)
-    oracles.assert_apart(scaled, run(lr.GALORE, "sgd", scale=2.0, **how))
-
-
 # When it is refreshed and recorded -------------------------------------------------------------
 
 
@@ -88,7 +71,7 @@ def test_it_sees_the_gradient_of_the_merged_weights_times_the_scale():
 )
 def test_records_are_those_of_the_steps(period, steps):
     found = run(lr.RELORA_FROZEN, "adam", period=period, steps=steps, state="keep")
-    path = galore_by_hand(problem(), "adam", period=period)
+    path = galore_by_hand("adam", period=period)
     oracles.assert_close(found, path[list(steps)], steps=9, size=10 * N)
 
 
@@ -99,39 +82,6 @@ def test_the_last_weights_are_the_last_record_and_divergence_is_reported(method)
         assert int(found.diverged_at) == -1
     far = trajectories(method, ("sgd",), rank=M, scale=1000.0, period=5, steps=(0, 60))
     assert 0 < int(far["sgd"].diverged_at) < 60
-
-
-def test_the_first_state_is_new_whatever_the_policy():
-    keep, reset, transport = (
-        run(lr.GALORE, "adam", period=4, side="left", state=state) for state in POLICIES
-    )
-    for other in (reset, transport):
-        oracles.assert_close(other[:5], keep[:5], steps=4, size=N)
-    oracles.assert_apart(keep[8], reset[8])
-    oracles.assert_apart(reset[8], transport[8])
-
-
-def test_sgd_has_no_state():
-    how: Any = {"period": 4, "side": "left"}
-    paths = [runs(lr.RELORA_FROZEN, state=state, **how)["sgd"] for state in POLICIES]
-    chex.assert_trees_all_equal(*paths)
-
-
-@pytest.mark.parametrize("state", POLICIES)
-def test_signs_of_singular_vectors(state):
-    """A path depends on them if a state is kept across a refresh, and not otherwise."""
-
-    def by_first_entry(key, G):
-        P = lr.adapters.top_singular_projector(G, RANK, "left")
-        return lr.adapters.Projector(P.basis * jnp.sign(P.basis[:1]), "left")
-
-    one = runs(lr.GALORE, period=4, side="left", state=state)
-    other = runs(lr.GALORE, period=4, choose=by_first_entry, state=state)
-    for kind in OPTIMIZERS:  # within a period: no effect
-        oracles.assert_close(one[kind][:5], other[kind][:5], steps=4, size=10 * N)
-        same = kind == "sgd" or state != "keep"
-        compare = functools.partial(oracles.assert_close, **HOW) if same else oracles.assert_apart
-        compare(one[kind][5:], other[kind][5:])
 
 
 # PyTrees ---------------------------------------------------------------------------------------
@@ -217,7 +167,7 @@ def test_both_factors_zero_never_move():
 )
 def test_mistakes_at_a_refresh_by_hand(method, mistake):
     """Up to the first refresh nothing is wrong; there the weights jump."""
-    path, _ = adapters_by_hand(problem(), "sgd", period=4, frozen=True, **mistake)
+    path, _ = adapters_by_hand("sgd", period=4, frozen=True, **mistake)
     found = run(method, "sgd", period=4, side="left")
     oracles.assert_close(found, path, **HOW)
     right = runs(lr.RELORA_FROZEN, period=4, side="left", state="reset")["sgd"]
@@ -278,11 +228,8 @@ def transported(method, optimizer):
         (lambda: small(period=1, rank=0), "rank: got 0, wanted an integer >= 1"),
         (lambda: small(lr.LORA, rank=0), "rank: got 0, wanted an integer >= 1"),
         (lambda: small(period=1, side="up"), "side: got 'up', wanted one of left, right, smaller,"),
-        (lambda: small(lr.LORA, side="up", key=KEY), "side: got 'up', wanted one of left, right"),
-        (lambda: small(period=0), "period: got 0, wanted at least 1"),
         (lambda: small(lr.RELORA), "period: got 0, wanted at least 1"),
         (lambda: small(lr.LORA, period=3), "period: got 3, wanted none for a method without a"),
-        (lambda: small(lr.FULL, period=3), "period: got 3, wanted none"),
         (lambda: small(period=1, steps=(2, 2)), r"steps: got \[2, 2\], wanted increasing integers"),
         (lambda: small(period=1, steps=(-1, 2)), r"steps: got \[-1, 2\], wanted increasing"),
         (lambda: small(period=1, steps=()), r"steps: got \[\], wanted increasing integers >= 0"),

@@ -72,10 +72,3 @@ def test_lifting_is_the_transpose_of_projecting():
     oracles.assert_close(jnp.asarray(down), up, size=M * N)
     found = lr.adapters.merged(lr.adapters.Parts(gradients, maps, R), 3.0)
     oracles.assert_close(found["b"], gradients["b"] + R["b"])  # not projected: no scale
-
-
-def test_a_projector_is_a_pytree():
-    P = lr.adapters.Projector(jnp.eye(3)[:, :2], "right")
-    leaves, structure = jax.tree.flatten(P)
-    chex.assert_shape(leaves, [(3, 2)])
-    chex.assert_trees_all_equal_structs(jax.tree.unflatten(structure, leaves), P)
