@@ -8,7 +8,9 @@ gradient is written by hand; nothing here knows the recursion of Theorem 2 but t
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mpmath import eye, matrix, mp, mpf, nstr, svd_r
 
@@ -27,7 +29,7 @@ RIGHT = matrix([[5, -2, 0, 4, 1], [1, 6, -3, 2, -5]])
 TARGET = LEFT * RIGHT / 100
 
 
-def rotation(planes):
+def rotation(planes: list[tuple[int, int]]) -> Any:
     """Product of plane rotations by the angle of the 3-4-5 triangle."""
     result = eye(DIM)
     for i, j in planes:
@@ -38,27 +40,17 @@ def rotation(planes):
     return result
 
 
-def descend(weights):
-    """One step on 1/2 ||W_3 W_2 W_1 - Phi||_F^2 with decay."""
-    first, second, third = weights
-    error = third * second * first - TARGET
-    slopes = [
-        (third * second).T * error,
-        third.T * error * first.T,
-        error * (second * first).T,
-    ]
-    return [
-        (1 - ETA * decay) * W - ETA * slope
-        for W, slope, decay in zip(weights, slopes, DECAYS, strict=True)
-    ]
+def step(weights: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """1/2 ||W_3 W_2 W_1 - Phi||_F^2, and the layers after a step on it with decay."""
+    A, B, C = weights
+    error = C * B * A - TARGET
+    slopes = (C * B).T * error, C.T * error * A.T, error * (B * A).T
+    steps = zip(weights, slopes, DECAYS, strict=True)
+    after = [(1 - ETA * decay) * W - ETA * slope for W, slope, decay in steps]
+    return sum(x**2 for x in error) / 2, after
 
 
-def loss(weights):
-    error = weights[2] * weights[1] * weights[0] - TARGET
-    return sum(x**2 for x in error) / 2
-
-
-def orthogonal_to(rows):
+def orthogonal_to(rows: Any) -> Any:
     """Unit vector orthogonal to 4 rows of length 5: signed 4 x 4 minors."""
     vector = matrix(DIM, 1)
     for j in range(DIM):
@@ -67,7 +59,7 @@ def orthogonal_to(rows):
     return vector / mp.norm(vector)
 
 
-def bulk_directions(weights):
+def bulk_directions(weights: Sequence[Any]) -> list[Any]:
     """v_1 orthogonal to row(Phi) and W(0)^T col(Phi); v_{l+1} = W_l(0) v_l / eps_l."""
     pulled = LEFT.T * weights[2] * weights[1] * weights[0]
     rows = matrix(4, DIM)
@@ -78,51 +70,38 @@ def bulk_directions(weights):
     return directions
 
 
-def text(x, digits=30):
+def text(x: Any, digits: int = 30) -> Any:
+    """A number as it is stored, or what a matrix or list has of them."""
+    if isinstance(x, matrix | list):
+        return [text(part, digits) for part in (x.tolist() if isinstance(x, matrix) else x)]
     return nstr(x, digits, strip_zeros=True)
 
 
-def table(m, digits=30):
-    return [[text(x, digits) for x in row] for row in m.tolist()]
-
-
-def main():
+def main() -> None:
     weights = [scale * rotation(planes) for scale, planes in zip(SCALES, PLANES, strict=True)]
     directions = bulk_directions(weights)
     start, records, predicted = weights, [], SCALES
     for t in range(STEPS + 1):
         rho = [(directions[i + 1].T * W * directions[i])[0] for i, W in enumerate(weights)]
         assert all(abs(a - b) < mpf(10) ** -45 for a, b in zip(rho, predicted, strict=True))
+        loss, following = step(weights)
         if t in RECORDED:
-            records.append(
-                {
-                    "step": t,
-                    "loss": text(loss(weights)),
-                    "rho": [text(x) for x in rho],
-                    "singular_values": [
-                        sorted((text(x) for x in svd_r(W, compute_uv=False)), key=mpf, reverse=True)
-                        for W in weights
-                    ],
-                    "weights": [table(W) for W in weights],
-                }
-            )
+            values = [sorted(svd_r(W, compute_uv=False), reverse=True) for W in weights]
+            record = {"loss": loss, "rho": rho, "singular_values": values, "weights": weights}
+            records.append({"step": t} | {name: text(value) for name, value in record.items()})
         a, b, c = predicted
+        others = (b * c) ** 2, (a * c) ** 2, (a * b) ** 2
         predicted = [
-            x * (1 - ETA * decay - ETA * others)
-            for x, decay, others in zip(
-                predicted, DECAYS, [(b * c) ** 2, (a * c) ** 2, (a * b) ** 2], strict=True
-            )
+            x * (1 - ETA * decay - ETA * other)
+            for x, decay, other in zip(predicted, DECAYS, others, strict=True)
         ]
-        weights = descend(weights)
-    inputs = {
-        "rank": 2,
-        "learning_rate": text(ETA, 50),
-        "weight_decay": [text(x, 50) for x in DECAYS],
-        "scales": [text(x, 50) for x in SCALES],
-        "target": table(TARGET, 50),
-        "weights": [table(W, 50) for W in start],
-        "bulk_direction": [text(x) for x in directions[0]],
-    }
+        weights = following
+    exact = {
+        "learning_rate": ETA, "weight_decay": DECAYS, "scales": SCALES, "target": TARGET,
+        "weights": start,
+    }  # fmt: skip
+    inputs = {"rank": 2} | {name: text(value, 50) for name, value in exact.items()}
+    inputs["bulk_direction"] = text(list(directions[0]))
     out = Path(__file__).with_name("deep_factorization_5x5.json")
     out.write_text(
         json.dumps({"digits": mp.dps, "inputs": inputs, "records": records}, indent=1) + "\n"
