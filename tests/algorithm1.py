@@ -13,8 +13,8 @@ import numpy as np
 import optax
 
 import lrdyn as lr
-from lrdyn.adapters.maps import Side
 from tests import oracles
+from tests.oracles import Optimizer
 
 M, N, EXAMPLES, RANK, ETA, STEPS = 5, 7, 9, 2, 0.1, 13
 KEY = jax.random.key(3)
@@ -26,10 +26,9 @@ OPTIMIZERS = {
 HOW = {"steps": STEPS, "size": 10 * N}
 """Of the tolerance: an error of the gradient grows by the condition of the projectors, 10 at most,
 at each of five refreshes at most."""
-Data = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def problem() -> Data:
+def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     draw = np.random.default_rng(0)
     X = draw.normal(size=(N, EXAMPLES)) / np.sqrt(EXAMPLES)
     return X, draw.normal(size=(M, EXAMPLES)), draw.normal(size=(M, N))
@@ -42,27 +41,6 @@ def loss(W: Any, X: Any, Y: Any) -> jax.Array:
 # Loops ----------------------------------------------------------------------------------------
 
 
-class Optimizer:
-    """Textbook rules: gradient descent, heavy ball (0.9), Adam (0.9, 0.999, 1e-8)."""
-
-    def __init__(self, kind: str, eta: float = ETA):
-        self.kind, self.eta, self.count = kind, eta, 0
-        self.first: Any = 0.0
-        self.second: Any = 0.0
-
-    def update(self, R: np.ndarray) -> np.ndarray:
-        self.count += 1
-        if self.kind == "sgd":
-            return -self.eta * R
-        if self.kind == "momentum":
-            self.first = 0.9 * self.first + R
-            return -self.eta * self.first
-        self.first = 0.9 * self.first + 0.1 * R
-        self.second = 0.999 * self.second + 0.001 * R * R
-        spread = np.sqrt(self.second / (1 - 0.999**self.count)) + 1e-8
-        return -self.eta * self.first / (1 - 0.9**self.count) / spread
-
-
 def slope(W: np.ndarray, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     return (W @ X - Y) @ X.T
 
@@ -73,6 +51,12 @@ def vectors(G: np.ndarray, rank: int = RANK) -> np.ndarray:
     return P * np.sign(P[np.abs(P).argmax(0), range(rank)])
 
 
+def full_by_hand(kind: str) -> np.ndarray:
+    """Full training: the last weights."""
+    X, Y, W = problem()
+    return oracles.optimise(kind, W, lambda W: slope(W, X, Y), ETA, STEPS)
+
+
 def turned(side: str) -> Callable[[np.ndarray], np.ndarray]:
     return np.transpose if side == "right" else np.asarray
 
@@ -81,14 +65,14 @@ def galore_by_hand(
     kind: str, *, period: int, side: str = "left", state: str = "keep"
 ) -> np.ndarray:
     """The gradient is projected: the weights at every step."""
-    (X, Y, W), turn, opt = problem(), turned(side), Optimizer(kind)
+    (X, Y, W), turn, opt = problem(), turned(side), Optimizer(kind, ETA)
     path, P = [W], np.zeros(0)
     for t in range(STEPS):
         G = turn(slope(W, X, Y))
         if t % period == 0:
             old, P = P, vectors(G)
             if state == "reset":
-                opt = Optimizer(kind)
+                opt = Optimizer(kind, ETA)
             elif state == "transport" and np.ndim(opt.first):
                 opt.first = P.T @ old @ opt.first
         W = W + turn(P @ opt.update(P.T @ G))
@@ -124,7 +108,7 @@ def adapters_by_hand(
             P = start(t, turn(slope(whole, X, Y - b[:, None])))
             W, R = whole if merge else W, R * (not restart)
             if t == 0 or state == "reset":
-                rules = [Optimizer(kind) for _ in range(3)]
+                rules = [Optimizer(kind, ETA) for _ in range(3)]
         error = (W + scale * turn(P @ R)) @ X + b[:, None] - Y
         G = turn(error @ X.T)
         moves = scale * G @ R.T, scale * P.T @ G, error.sum(axis=1)
@@ -139,42 +123,31 @@ def adapters_by_hand(
 # Runs -----------------------------------------------------------------------------------------
 
 
-@functools.partial(oracles.fast, static_argnames=("method", "kinds", "how"))
-def _trajectories(method, kinds, data, how):
-    X, Y, W = data
-    return {
-        kind: lr.low_rank_descent(
-            method, lambda W: loss(W, X, Y), W, OPTIMIZERS[kind], key=KEY, **dict(how)
-        )
-        for kind in kinds
-    }
-
-
+@functools.cache
 def trajectories(
     method: lr.adapters.Method,
     kinds: tuple[str, ...] = tuple(OPTIMIZERS),
-    *,
     dtype: str = "float64",
     **how: Any,
 ) -> dict[str, Any]:
-    """A run by each optimiser, in one program; equal arguments share it."""
-    arrays = tuple(jnp.asarray(array, dtype) for array in problem())
-    how = {"rank": RANK, "steps": tuple(range(STEPS + 1))} | how
-    return _trajectories(method, kinds, arrays, tuple(sorted(how.items())))
+    """A run by each optimiser, in one program; equal arguments share the results."""
+    X, Y, W = (jnp.asarray(array, dtype) for array in problem())
+    how = {"rank": RANK, "steps": tuple(range(STEPS + 1)), "key": KEY} | how
+
+    def train(W):
+        return {
+            kind: lr.low_rank_descent(method, lambda W: loss(W, X, Y), W, OPTIMIZERS[kind], **how)
+            for kind in kinds
+        }
+
+    return oracles.fast(train)(W)
 
 
-def runs(method: lr.adapters.Method, *kinds: str, **how: Any) -> dict[str, jax.Array]:
+def runs(method: lr.adapters.Method, **how: Any) -> dict[str, jax.Array]:
     """The weights at every step, by each optimiser."""
-    found = trajectories(method, kinds or tuple(OPTIMIZERS), **how)
-    return {kind: run.records for kind, run in found.items()}
+    return {kind: found.records for kind, found in trajectories(method, **how).items()}
 
 
 def run(method: lr.adapters.Method, kind: str, **how: Any) -> jax.Array:
     """The weights at every step."""
-    return runs(method, kind, **how)[kind]
-
-
-@functools.cache
-def by_svd(side: Side) -> Callable[[Any, Any], Any]:
-    """GaLore's P, for a method of other habits."""
-    return lambda key, G: lr.adapters.choose_projectors(G, RANK, side)
+    return trajectories(method, (kind,), **how)[kind].records

@@ -223,21 +223,31 @@ def descend(weights: Any, slope: Slope, eta: float, decays: Any, steps: Any) -> 
     return [np.stack(layer) for layer in zip(*seen, strict=True)]
 
 
+class Optimizer:
+    """Textbook rules: gradient descent, heavy ball (0.9), Adam (0.9, 0.999, 1e-8)."""
+
+    def __init__(self, kind: str, eta: float):
+        self.kind, self.eta, self.count = kind, eta, 0
+        self.first: Any = 0.0
+        self.second: Any = 0.0
+
+    def update(self, g: np.ndarray) -> np.ndarray:
+        self.count += 1
+        if self.kind == "sgd":
+            return -self.eta * g
+        if self.kind == "momentum":
+            self.first = 0.9 * self.first + g
+            return -self.eta * self.first
+        self.first = 0.9 * self.first + (1 - 0.9) * g
+        self.second = 0.999 * self.second + (1 - 0.999) * g * g
+        corrected = np.sqrt(self.second / (1 - 0.999**self.count)) + 1e-8
+        return -self.eta * self.first / (1 - 0.9**self.count) / corrected
+
+
 def optimise(kind: str, x: np.ndarray, gradient: Slope, eta: float, steps: int) -> np.ndarray:
-    """Textbook loops: gradient descent, heavy ball (0.9), Adam (0.9, 0.999, 1e-8)."""
-    x, first, second = np.array(x, np.float64), np.zeros_like(x), np.zeros_like(x)
-    for t in range(1, steps + 1):
-        g = gradient(x)
-        if kind == "sgd":
-            x = x - eta * g
-        elif kind == "momentum":
-            first = 0.9 * first + g
-            x = x - eta * first
-        else:
-            first = 0.9 * first + (1 - 0.9) * g
-            second = 0.999 * second + (1 - 0.999) * g * g
-            corrected = np.sqrt(second / (1 - 0.999**t)) + 1e-8
-            x = x - eta * first / (1 - 0.9**t) / corrected
+    x, rule = np.array(x, np.float64), Optimizer(kind, eta)
+    for _ in range(steps):
+        x = x + rule.update(gradient(x))
     return x
 
 

@@ -11,25 +11,8 @@ import lrdyn as lr
 from lrdyn.adapters.state import POLICIES
 from lrdyn.networks import mlp
 from lrdyn.theorems.theorem4.mistakes import STALE, UNMERGED, no_factors
-from tests import oracles
-from tests.algorithm1 import (
-    ETA,
-    HOW,
-    KEY,
-    OPTIMIZERS,
-    RANK,
-    STEPS,
-    M,
-    N,
-    adapters_by_hand,
-    galore_by_hand,
-    loss,
-    problem,
-    run,
-    runs,
-    slope,
-    trajectories,
-)
+from tests import algorithm1, oracles
+from tests.algorithm1 import HOW, KEY, OPTIMIZERS, RANK, STEPS, M, N, problem, run, runs
 
 
 @pytest.mark.float32
@@ -39,20 +22,21 @@ def test_galore_and_relora_are_the_loops_of_the_text(side, state, dtype):
     how: Any = {"period": 4, "side": side, "state": state}
     one, other = (runs(method, dtype=dtype, **how) for method in (lr.GALORE, lr.RELORA_FROZEN))
     for kind in OPTIMIZERS:
-        path = galore_by_hand(kind, **how)
+        path = algorithm1.galore_by_hand(kind, **how)
         oracles.assert_close(one[kind], path, **HOW)
         oracles.assert_close(other[kind], path, **HOW)
         if state != "transport":  # a merge every period
-            merged, _ = adapters_by_hand(kind, frozen=True, **how)
+            merged, _ = algorithm1.adapters_by_hand(kind, frozen=True, **how)
             oracles.assert_close(other[kind], merged, **HOW)
-        late = galore_by_hand(kind, **how | {"period": 5})
+        late = algorithm1.galore_by_hand(kind, **how | {"period": 5})
         oracles.assert_apart(other[kind], late)
 
 
-def test_the_whole_rank_is_full_training_if_the_state_turns_with_the_basis():
+def test_full_training_is_that_of_the_whole_rank_if_the_state_turns_with_the_basis():
     """By SGD, which has none, P P^T = I is enough; Adam's squares do not turn."""
-    X, Y, W = problem()
-    full = {k: oracles.optimise(k, W, lambda W: slope(W, X, Y), ETA, STEPS) for k in OPTIMIZERS}
+    full = {kind: algorithm1.full_by_hand(kind) for kind in OPTIMIZERS}
+    for kind, path in runs(lr.FULL, scale=7.0).items():  # nothing is projected: there is no scale
+        oracles.assert_close(path[-1], full[kind], **HOW)
     how: Any = {"period": 3, "steps": (STEPS,)}
     turning = runs(lr.GALORE, rank=M, state="transport", **how)
     oracles.assert_close(turning["sgd"][0], full["sgd"], steps=STEPS, size=N)
@@ -71,16 +55,16 @@ def test_the_whole_rank_is_full_training_if_the_state_turns_with_the_basis():
 )
 def test_records_are_those_of_the_steps(period, steps):
     found = run(lr.RELORA_FROZEN, "adam", period=period, steps=steps, state="keep")
-    path = galore_by_hand("adam", period=period)
+    path = algorithm1.galore_by_hand("adam", period=period)
     oracles.assert_close(found, path[list(steps)], steps=9, size=10 * N)
 
 
 @pytest.mark.parametrize("method", [lr.GALORE, lr.RELORA_FROZEN])
 def test_the_last_weights_are_the_last_record_and_divergence_is_reported(method):
-    for found in trajectories(method, period=4, side="left", state="keep").values():
+    for found in algorithm1.trajectories(method, period=4, side="left", state="keep").values():
         oracles.assert_close(found.params, found.records[-1])
         assert int(found.diverged_at) == -1
-    far = trajectories(method, ("sgd",), rank=M, scale=1000.0, period=5, steps=(0, 60))
+    far = algorithm1.trajectories(method, ("sgd",), rank=M, scale=1000.0, period=5, steps=(0, 60))
     assert 0 < int(far["sgd"].diverged_at) < 60
 
 
@@ -141,7 +125,7 @@ def test_vmap_is_a_loop_over_rates_and_keys():
     def both(rate, key):
         return [
             lr.low_rank_descent(
-                method, lambda W: loss(W, X, Y), W, optax.adam(rate),
+                method, lambda W: algorithm1.loss(W, X, Y), W, optax.adam(rate),
                 rank=RANK, period=4, key=key, steps=(0, 5, 9),
             ).records
             for method in (lr.RELORA_FROZEN, lr.RELORA)
@@ -167,7 +151,7 @@ def test_both_factors_zero_never_move():
 )
 def test_mistakes_at_a_refresh_by_hand(method, mistake):
     """Up to the first refresh nothing is wrong; there the weights jump."""
-    path, _ = adapters_by_hand("sgd", period=4, frozen=True, **mistake)
+    path, _ = algorithm1.adapters_by_hand("sgd", period=4, frozen=True, **mistake)
     found = run(method, "sgd", period=4, side="left")
     oracles.assert_close(found, path, **HOW)
     right = runs(lr.RELORA_FROZEN, period=4, side="left", state="reset")["sgd"]
@@ -176,13 +160,6 @@ def test_mistakes_at_a_refresh_by_hand(method, mistake):
 
 
 # Full training, and optimisers that look at the parameters ---------------------------------------
-
-
-def test_full_training_is_the_optimiser_alone():
-    X, Y, W = problem()
-    for kind, path in runs(lr.FULL, scale=7.0).items():  # nothing is projected: there is no scale
-        expected = oracles.optimise(kind, W, lambda W: slope(W, X, Y), ETA, STEPS)
-        oracles.assert_close(path[-1], expected, **HOW)
 
 
 def test_decay_sees_what_is_trained():

@@ -9,20 +9,15 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
+from lrdyn.adapters.maps import Side
 from tests import oracles
-from tests.algorithm1 import (
-    HOW,
-    KEY,
-    OPTIMIZERS,
-    RANK,
-    M,
-    N,
-    adapters_by_hand,
-    by_svd,
-    problem,
-    run,
-    runs,
-)
+from tests.algorithm1 import HOW, KEY, OPTIMIZERS, RANK, M, N, adapters_by_hand, problem, run, runs
+
+
+@functools.cache
+def by_svd(side: Side):
+    """GaLore's P, for a method of other habits."""
+    return lambda key, G: lr.adapters.choose_projectors(G, RANK, side)
 
 
 def drawn(t, G, side: Any = "right"):

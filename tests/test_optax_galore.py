@@ -17,7 +17,7 @@ from lrdyn.engine.produce import claims_job, own_settings
 from lrdyn.theorems.theorem4 import THEOREM4, optax_programs
 from lrdyn.theorems.theorem4 import optax_galore as og
 from tests import oracles
-from tests.algorithm1 import Optimizer, vectors
+from tests.algorithm1 import vectors
 
 SETTINGS = {
     "rows": 7, "cols": 5, "rank": 2, "period": 4, "optimizer": "adam", "learning_rate": 0.02,
@@ -49,7 +49,7 @@ def slopes(weights, X, Y):
 def galore(case, *, smaller=False):
     """GaLore by the book, with SVDs in double precision: weights at the recorded steps."""
     weights, X, Y = oracles.double((case.weights, case.inputs, case.outputs))
-    rules = {name: Optimizer(case.optimizer, float(case.learning_rate)) for name in weights}
+    rules = {name: oracles.Optimizer(case.optimizer, float(case.learning_rate)) for name in weights}
     seen, maps = [], {"bias": np.ones((1, 1))}
     for t in range(case.steps[-1] + 1):
         if t in case.steps:
@@ -65,17 +65,13 @@ def galore(case, *, smaller=False):
     return np.stack(seen)
 
 
-def as_float32(path):
-    """An SVD in float32 leaves the digits of float32."""
-    return np.asarray(path, np.float32)
-
-
 @pytest.mark.parametrize("rows", [5, 7])
 def test_without_state_optax_is_galore_by_the_book(rows):
     case = case_of(rows=rows, optimizer="sgd")
     path = trained(case)
     assert len(path) == len(case.steps)
-    oracles.assert_close(as_float32(path), galore(case), **HOW)
+    # An SVD in float32 leaves the digits of float32.
+    oracles.assert_close(np.float32(path), galore(case), **HOW)
     if rows != 5:
         oracles.assert_apart(path, galore(case, smaller=True))
         oracles.assert_apart(path, trained(dataclasses.replace(case, period=5)))
@@ -143,7 +139,7 @@ def test_a_state_from_vmap_init_gives_the_same_numbers():
     found = jax.vmap(og.flat)(last(batch.weights, states))
     # Round-off may reach the digits that the float32 of an SVD cuts, hence float32.
     expected = np.stack([trained(case)[-1] for case in cases])
-    oracles.assert_close(as_float32(found), expected, **HOW)
+    oracles.assert_close(np.float32(found), expected, **HOW)
 
 
 def test_svds_are_counted_in_loops_and_in_branches():
