@@ -71,28 +71,29 @@ def test_the_last_weights_are_the_last_record_and_divergence_is_reported(method)
 # PyTrees ---------------------------------------------------------------------------------------
 
 
-def network_loss(network, X, Y):
+def network_loss(network):
+    X, Y, _ = map(jnp.asarray, problem())
     return 0.5 * jnp.sum((network(X) - Y) ** 2)
+
+
+def trained(start, method, kind, **how: Any):
+    how = {"rank": 2, "period": 3, "steps": (0, 1, 8)} | how
+    return lr.low_rank_descent(method, network_loss, start, OPTIMIZERS[kind], **how).records
 
 
 @pytest.mark.parametrize("kind", ["momentum", "adam"])
 def test_networks_take_the_same_path_and_biases_are_trained_as_they_are(kind):
-    X, Y, _ = map(jnp.asarray, problem())
-    rule = OPTIMIZERS[kind]
-
     @oracles.fast
-    def trained(network):
+    def both(start):
+        rule = OPTIMIZERS[kind]
+        updates, _ = rule.update(jax.grad(network_loss)(start), rule.init(start))
         paths = [
-            lr.low_rank_descent(
-                method, lambda net: network_loss(net, X, Y), network, rule,
-                rank=2, period=3, steps=(0, 1, 8), state="keep", side="left",
-            ).records
+            trained(start, method, kind, state="keep", side="left")
             for method in (lr.GALORE, lr.RELORA_FROZEN)
-        ]  # fmt: skip
-        updates, _ = rule.update(jax.grad(network_loss)(network, X, Y), rule.init(network))
-        return *paths, optax.apply_updates(network, updates)
+        ]
+        return *paths, optax.apply_updates(start, updates)
 
-    one, other, expected = trained(mlp(jax.random.key(0), (N, M, M)))
+    one, other, expected = both(mlp(jax.random.key(0), (N, M, M)))
     oracles.assert_close(one, other, steps=8, size=100)
     # One step of a bias is a step of the optimiser itself.
     after = jax.tree.map(lambda leaf: leaf[1], one)
@@ -102,17 +103,12 @@ def test_networks_take_the_same_path_and_biases_are_trained_as_they_are(kind):
 
 @pytest.mark.parametrize("method", [lr.GALORE, lr.RELORA_FROZEN, lr.RELORA])
 def test_in_layers_a_network_takes_the_same_path(method):
-    X, Y, _ = map(jnp.asarray, problem())
-
     @oracles.fast
-    def paths(network):
+    def paths(start):
         return [
-            lr.low_rank_descent(
-                method, lambda net: network_loss(net, X, Y), network, OPTIMIZERS["adam"],
-                rank=2, period=3, steps=(0, 1, 8), scale=0.5, key=KEY, network=view,
-            ).records
+            trained(start, method, "adam", scale=0.5, key=KEY, network=view)
             for view in (lr.adapters.layered, lr.adapters.merged)
-        ]  # fmt: skip
+        ]
 
     one, other = paths(mlp(jax.random.key(0), (N, M, M)))
     oracles.assert_close(one, other, steps=8, size=100)
