@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import lrdyn
 from benchmarks.common import table, timed
@@ -23,7 +24,7 @@ DEPTH, RANK, EPS, ETA, RATIO = 3, 5, 1e-2, 10.0, 5.0
 HEADER = ("observed", "full", "compressed", "entries", "full / comp.", "comp. / entries", "differ")
 
 
-def trained(loss: Callable, rule, steps: int) -> Callable:
+def trained(loss: Callable, rule: optax.GradientTransformation, steps: int) -> Callable:
     """A compiled function of a start: the network after the steps."""
     last = np.array([steps])
     return jax.jit(

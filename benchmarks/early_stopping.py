@@ -42,7 +42,7 @@ def training(dim: int, check_every: int, max_steps: int) -> Callable:
     mask = lrdyn.masking.observe(for_mask, (dim, dim), OBSERVED)
     start = lrdyn.recovery.spectral_network(lrdyn.recovery.surrogate(target, mask), 2 * RANK, SCALE)
 
-    def run(alpha):
+    def run(alpha: float | jax.Array) -> dict[str, jax.Array]:
         found = lrdyn.descent.simulate_until(
             lambda network: lrdyn.recovery.completion_loss(network, target, mask),
             start,
@@ -143,18 +143,18 @@ class compilation_cache:
     def __init__(self, folder: str):
         self.folder = folder
 
-    def _use(self, folder: str | None):
+    def _use(self, folder: str | None) -> None:
         from jax.experimental.compilation_cache import compilation_cache as cache
 
         jax.config.update("jax_compilation_cache_dir", folder)
         cache.reset_cache()
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self.before = jax.config.jax_compilation_cache_dir
         self.least = jax.config.jax_persistent_cache_min_compile_time_secs
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         self._use(self.folder)
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", self.least)
         self._use(self.before)

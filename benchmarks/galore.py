@@ -23,17 +23,19 @@ lrdyn has a rule for them and LAPACK has not: for that column lrdyn takes the pr
 import tempfile
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import PyTree
 
 import lrdyn
 from benchmarks.common import blas_threads, table, timed
 from benchmarks.early_stopping import compilation_cache
+from lrdyn.adapters.descent import Choice
 from lrdyn.theorems.theorem4.optax_galore import single_precision_projector
 
 RATE = 0.01
@@ -52,14 +54,14 @@ class Case(NamedTuple):
     runs: int = 16
 
 
-def problem(case: Case, seed) -> tuple[jax.Array, jax.Array]:
+def problem(case: Case, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
     """X and Y."""
     one, other = jax.random.split(jax.random.key(seed))
     inputs = jax.random.normal(one, (case.cols, case.cols)) / np.sqrt(case.cols)
     return inputs, jax.random.normal(other, (case.rows, case.cols))
 
 
-def start(case: Case, seed) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+def start(case: Case, seed: jax.Array) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
     """The loss and the first weights."""
     X, Y = problem(case, seed)
     return lambda W: jnp.sum((W @ X - Y) ** 2) / 2, jnp.zeros_like(Y)
@@ -73,12 +75,12 @@ def optax_rule(case: Case) -> optax.GradientTransformation:
     return optax.contrib.galore(RATE, rank=case.rank, update_proj_gap=case.period)
 
 
-def descend(case: Case, seed, state) -> jax.Array:
+def descend(case: Case, seed: jax.Array, state: PyTree) -> jax.Array:
     """A user's loop over optax's rule."""
     loss, W = start(case, seed)
     rule = optax_rule(case)
 
-    def step(_, current):
+    def step(_: jax.Array, current: tuple[jax.Array, PyTree]) -> tuple[Any, PyTree]:
         W, state = current
         updates, state = rule.update(jax.grad(loss)(W), state, W)
         return optax.apply_updates(W, updates), state
@@ -90,7 +92,7 @@ def with_batched_state(case: Case) -> Callable[[jax.Array], jax.Array]:
     """optax, every part batched, the counter too."""
     init = optax_rule(case).init
 
-    def run(seeds):
+    def run(seeds: jax.Array) -> jax.Array:
         states = jax.vmap(lambda seed: init(start(case, seed)[1]))(seeds)
         return jax.vmap(lambda seed, state: descend(case, seed, state))(seeds, states)
 
@@ -102,11 +104,11 @@ def by_optax(case: Case) -> Callable[[jax.Array], jax.Array]:
     return lambda seed: descend(case, seed, optax_rule(case).init(start(case, seed)[1]))
 
 
-def by_lrdyn(case: Case, choose=None) -> Callable[[jax.Array], jax.Array]:
+def by_lrdyn(case: Case, choose: Choice | None = None) -> Callable[[jax.Array], jax.Array]:
     """Algorithm 1 of this library, one run."""
     choose = choose or (lambda key, G: lrdyn.adapters.choose_projectors(G, case.rank, "larger"))
 
-    def run(seed):
+    def run(seed: jax.Array) -> jax.Array:
         loss, W = start(case, seed)
         # The step size as alpha, as in optax: XLA then adds the lifted update in one pass.
         return lrdyn.low_rank_descent(
@@ -197,13 +199,15 @@ def compiled(run: Callable[[jax.Array], jax.Array], seeds: jax.Array):
     return done, time.perf_counter() - begin
 
 
-def difference(found: object, expected: jax.Array) -> float:
+def difference(found: object, reference: object) -> float:
     """Largest difference over the largest weight."""
-    expected = np.asarray(expected)
+    expected = np.asarray(reference)
     return float(np.max(np.abs(np.asarray(found) - expected)) / np.max(np.abs(expected)))
 
 
-def differences(case: Case, calls, seeds: jax.Array) -> dict[str, float]:
+def differences(
+    case: Case, calls: dict[str, Callable[[], object]], seeds: jax.Array
+) -> dict[str, float]:
     """How far final weights are from those of the rival that takes the same projectors."""
     first, *_ = calls
     projectors = by_lrdyn(case, lambda key, G: single_precision_projector(G, case.rank, "larger"))

@@ -19,7 +19,9 @@ one.
 import contextlib
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +32,13 @@ from benchmarks.common import blas_threads, table
 from benchmarks.sweeps import numpy_descent
 from lrdyn.engine.points import Points, zipped
 from lrdyn.engine.sweep import sweep
+from lrdyn.factorization import Weights
 
 RANK, DEPTH, RATE = 3, 3, 0.1
 HEADER = ("runs", "time", "per run", "per step and run", "peak memory", "results", "NumPy / this")
+
+Run = Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
+"""A function of seed and learning rate."""
 
 
 def points(count: int) -> Points:
@@ -40,7 +46,7 @@ def points(count: int) -> Points:
     return zipped(seed=np.arange(count), rate=np.linspace(0.5, 1.0, count) * RATE)
 
 
-def start(seed, dim: int) -> tuple[lrdyn.factorization.Weights, jax.Array]:
+def start(seed: int | jax.Array, dim: int) -> tuple[Weights, jax.Array]:
     """Orthogonal layers of scale 0.3 and a target."""
     for_weights, for_target = jax.random.split(jax.random.key(seed))
     weights = lrdyn.orthogonal_layers(for_weights, (dim,) * (DEPTH + 1), jnp.full(DEPTH, 0.3))
@@ -48,10 +54,10 @@ def start(seed, dim: int) -> tuple[lrdyn.factorization.Weights, jax.Array]:
     return weights, lrdyn.low_rank_target(for_target, (dim, dim), values)
 
 
-def full(dim: int, steps: np.ndarray):
+def full(dim: int, steps: np.ndarray) -> Run:
     """A run on d x d layers: spectra at the recorded steps."""
 
-    def run(seed, rate):
+    def run(seed: jax.Array, rate: jax.Array) -> dict[str, jax.Array]:
         weights, target = start(seed, dim)
         found = lrdyn.simulate(
             lambda layers: lrdyn.factorization_loss(layers, target),
@@ -65,18 +71,18 @@ def full(dim: int, steps: np.ndarray):
     return run
 
 
-def reduced(dim: int, steps: np.ndarray, spectra: bool):
+def reduced(dim: int, steps: np.ndarray, spectra: bool) -> Run:
     """The same runs from 6 x 6 layers, 64 at a time."""
 
-    def one_target(seed):
+    def one_target(seed: int | jax.Array) -> jax.Array:
         weights, target = start(seed, dim)
         frame = lrdyn.frame(weights, target, RANK)
         return lrdyn.reduced_target(frame, target, 2 * RANK)
 
-    def see(layers):
+    def see(layers: Weights) -> jax.Array:
         return lrdyn.singular_values(jnp.stack(layers))
 
-    def run(seed, rate):
+    def run(seed: jax.Array, rate: jax.Array) -> dict[str, jax.Array]:
         if spectra:
             targets = jax.vmap(one_target)(seed)
         else:  # nothing but the integrator: one target, scaled
@@ -104,7 +110,7 @@ def by_numpy(dim: int, steps: np.ndarray, runs: int) -> float:
     return (time.perf_counter() - begin) / runs
 
 
-def measured(run, count: int, **options) -> tuple[float, float | None, int]:
+def measured(run: Run, count: int, **options: Any) -> tuple[float, float | None, int]:
     """Seconds, peak memory above the start in bytes, and bytes of the results of a sweep."""
     with tempfile.TemporaryDirectory() as store:
         sweep(run, points(4 * options.get("lanes", 16)), **options)  # what a process needs at all

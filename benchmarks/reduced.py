@@ -24,6 +24,7 @@ import numpy as np
 
 import lrdyn
 from benchmarks.common import table, timed
+from lrdyn.factorization import Weights
 
 DEPTH, EPS = 3, 0.3
 HEADER = ("d", "eta", "full", "reduced", "ratio", "frame, once", "weights differ", "loss differs")
@@ -32,7 +33,7 @@ HEADER = ("d", "eta", "full", "reduced", "ratio", "frame, once", "weights differ
 class Problem(NamedTuple):
     """One comparison."""
 
-    weights: lrdyn.factorization.Weights
+    weights: Weights
     target: jax.Array
     rank: int
     learning_rate: float
@@ -57,7 +58,7 @@ def full_run(case: Problem):
     """A compiled function of weights and target: the final weights of the d x d run."""
 
     @jax.jit
-    def run(weights, target):
+    def run(weights: Weights, target: jax.Array) -> Weights:
         loss = partial(lrdyn.factorization.mean_factorization_loss, target=target)
         rule = lrdyn.gradient_descent(case.learning_rate)
         last = np.array([case.steps])
@@ -71,7 +72,7 @@ def reduced_run(case: Problem):
     eta = case.learning_rate / case.target.size
 
     @jax.jit
-    def run(target, scales):
+    def run(target: jax.Array, scales: jax.Array) -> tuple[Weights, jax.Array]:
         last = np.array([case.steps])
         moving = lrdyn.reduced_dynamics(target, scales, eta, 0.0, last, record=lambda weights: ())
         return moving.params, lrdyn.rho(scales, eta, 0.0, last)[-1]
@@ -79,9 +80,7 @@ def reduced_run(case: Problem):
     return run
 
 
-def reduced_loss(
-    blocks: lrdyn.factorization.Weights, bulk: jax.Array, target: jax.Array, dim: int
-) -> jax.Array:
+def reduced_loss(blocks: Weights, bulk: jax.Array, target: jax.Array, dim: int) -> jax.Array:
     """The loss ``1/2 ||.||_F^2`` of the full run, from the reduced one alone."""
     still = dim - target.shape[0]
     return lrdyn.factorization_loss(blocks, target) + 0.5 * still * jnp.prod(bulk) ** 2
@@ -117,7 +116,7 @@ def compare(case: Problem, repeats: int) -> tuple[str, ...]:
     )
 
 
-def distance(full: lrdyn.factorization.Weights, other: lrdyn.factorization.Weights) -> float:
+def distance(full: Weights, other: Weights) -> float:
     """Largest relative distance of two layers."""
     pairs = zip(full, other, strict=True)
     return max(float(jnp.linalg.norm(W - V) / jnp.linalg.norm(W)) for W, V in pairs)

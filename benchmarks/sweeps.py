@@ -34,6 +34,7 @@ import lrdyn
 from benchmarks.common import Times, blas_threads, gemm, table, timed
 from lrdyn.engine.points import product
 from lrdyn.engine.sweep import sweep
+from lrdyn.factorization import Weights
 
 DEPTH = 3
 HEADER = (
@@ -57,7 +58,7 @@ CASES = (Case(100, 300, 500), Case(30, 3000, 5000))
 LEARNING_RATES, SCALES = np.linspace(0.01, 0.02, 4), np.linspace(0.5, 1.0, 8)
 
 
-def problem(dim: int) -> tuple[lrdyn.factorization.Weights, jax.Array]:
+def problem(dim: int) -> tuple[Weights, jax.Array]:
     """Layers of scale 1 and a target."""
     for_weights, for_target = jax.random.split(jax.random.key(0))
     weights = lrdyn.orthogonal_layers(for_weights, (dim,) * (DEPTH + 1), jnp.ones(DEPTH))
@@ -70,10 +71,10 @@ def run_sweep(dim: int, steps: int, lanes: int, devices: Sequence[Any] | None = 
     weights, target = problem(dim)
     loss = partial(lrdyn.factorization_loss, target=target)
 
-    def record(weights):
+    def record(weights: Weights) -> dict[str, Any]:
         return {"loss": loss(weights), "norm": sum(jnp.sum(W**2) for W in weights)}
 
-    def run(learning_rate, scale):
+    def run(learning_rate: jax.Array, scale: jax.Array) -> dict[str, jax.Array]:
         start = tuple(scale * W for W in weights)
         rule, last = lrdyn.gradient_descent(learning_rate), np.array([steps])
         found = lrdyn.simulate(loss, start, rule, last, record=record)

@@ -1,6 +1,8 @@
 """How long does gradient descent wait at the saddle? An experiment without a claim."""
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,9 @@ FLAGS = (
 )
 
 
-def make_case(key, *, dim, depth, init_scale, steps):
+def make_case(
+    key: jax.Array, *, dim: int, depth: int, init_scale: Any, steps: int
+) -> dict[str, Any]:
     """Draw layers and a target of rank 2."""
     weights_key, target_key = jax.random.split(key)
     scales = jnp.full(depth, init_scale)
@@ -29,14 +33,14 @@ def make_case(key, *, dim, depth, init_scale, steps):
     }
 
 
-def train(case):
+def train(case: dict[str, Any]) -> dict[str, jax.Array]:
     """Loss and effective rank of the product along gradient descent."""
     steps = lrdyn.recorded_steps(case["steps"])
 
-    def loss(weights):
+    def loss(weights: tuple[jax.Array, ...]) -> jax.Array:
         return lrdyn.factorization_loss(weights, case["target"])
 
-    def look(weights):
+    def look(weights: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         return loss(weights), lrdyn.effective_rank(lrdyn.singular_values(lrdyn.end_to_end(weights)))
 
     run = lrdyn.simulate(
@@ -46,7 +50,7 @@ def train(case):
     return {"loss": losses, "effective_rank": ranks, "step": jnp.asarray(steps)}
 
 
-def plot(groups):
+def plot(groups: Mapping[str, Any]) -> Any:
     """Draw the loss of the first seed: a curve for each depth and scale."""
     from lrdyn.drawing import plotting
 
