@@ -11,45 +11,50 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
+from lrdyn import initialization, subspace
 from lrdyn.claims import relative_difference, tolerance
 from lrdyn.descent import Trajectory, gradient_descent, recorded_steps, simulate
-from lrdyn.factorization import Weights, factorization_loss
-from lrdyn.initialization import (
-    gaussian_layers,
-    layer_scales,
-    low_rank_target,
-    orthogonal_layers,
-    spaced_singular_values,
-)
+from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.masking import masked_loss, observe
 from lrdyn.spectra import numerical_rank, singular_values
-from lrdyn.subspace import reduced_dynamics, reduced_start
-from lrdyn.theorem import (
-    NON_NEGATIVE,
-    POSITIVE,
-    Control,
-    Flag,
-    Outcome,
-    at_least,
-    with_condition,
-)
+from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Control, Flag, Outcome, at_least, with_condition
 
 
-class DeepFactorization(eqx.Module):
-    """One run of deep matrix factorisation: everything that decides it."""
+class Run(eqx.Module):
+    """Layers at the start, multiples of orthogonal ones, and how they descend."""
 
     weights: Weights
-    """Square layers at the start."""
-    target: Float[Array, "d d"]
     scales: Float[Array, "depth"]
     """eps_l."""
     learning_rate: Float[Array, ""]
     weight_decay: Float[Array, "depth"]
     """lambda_l."""
-    rank: int = eqx.field(static=True)
-    """r, the claimed bound on the rank of the target."""
     steps: tuple[int, ...] = eqx.field(static=True)
     """Recorded steps."""
+
+    @property
+    def times(self) -> np.ndarray:
+        """The recorded steps as an array."""
+        return np.asarray(self.steps)
+
+    def descend(
+        self,
+        loss: Callable[[Weights], Float[Array, ""]],
+        start: Weights,
+        record: Callable[[Weights], PyTree],
+        optimizer: optax.GradientTransformation | None = None,
+    ) -> Trajectory:
+        """Gradient descent on a loss at the rates of the run, or another optimiser."""
+        optimizer = optimizer or gradient_descent(self.learning_rate, self.weight_decay)
+        return simulate(loss, start, optimizer, self.times, record=record)
+
+
+class DeepFactorization(Run):
+    """One run of deep matrix factorisation, with square layers: everything that decides it."""
+
+    target: Float[Array, "d d"]
+    rank: int = eqx.field(static=True)
+    """r, the claimed bound on the rank of the target."""
     mask: Float[Array, "d d"] | None = None
     """Observed entries; all of them if None."""
     noise: Float[Array, ""] | None = None
@@ -57,60 +62,72 @@ class DeepFactorization(eqx.Module):
     key: Key[Array, ""] | None = None
     """Key of that noise."""
 
+    @property
+    def frame(self) -> subspace.Frame:
+        """The frame of Theorem 2."""
+        return subspace.frame(self.weights, self.target, self.rank)
+
+    @property
+    def reduced_target(self) -> Float[Array, "s s"]:
+        """Phi in the frame, s = 2 r."""
+        return subspace.reduced_target(self.frame, self.target, 2 * self.rank)
+
+    @property
+    def bulk(self) -> Float[Array, "times depth"]:
+        """rho_l at the recorded steps."""
+        return subspace.rho(self.scales, self.learning_rate, self.weight_decay, self.times)
+
+    def loss(self, weights: Weights) -> Float[Array, ""]:
+        """The objective, masked if there is a mask."""
+        if self.mask is None:
+            return factorization_loss(weights, self.target)
+        return masked_loss(weights, self.target, self.mask)
+
 
 FLAGS = (
     Flag("dim", (16,), at_least(3), int, "d", "width of the square layers", (30, 100), shapes=True),
     Flag("depth", (2, 4), at_least(2), int, "L", "number of layers", (2, 3, 5, 8), shapes=True),
     Flag("rank", (3,), at_least(1), int, "r", "rank of the target Phi", (1, 3, 10), shapes=True),
-    Flag(
-        "init_scale",
-        (0.3, 1.0),
-        POSITIVE,
-        float,
-        "eps",
-        "init scale, geometric mean over the layers",
-        (0.01, 0.1, 0.3, 1.0),
-    ),
-    Flag(
-        "init_spread",
-        (1.0, 3.0),
-        POSITIVE,
-        float,
-        "eps_L / eps_1",
-        "ratio of the last layer's init scale to the first's",
-    ),
-    Flag(
-        "weight_decay",
-        (0.0, 0.03),
-        NON_NEGATIVE,
-        float,
-        "lambda",
-        "weight decay, geometric mean over the layers",
-        (0.0, 0.01, 0.1),
-    ),
-    Flag(
-        "decay_spread",
-        (1.0, 3.0),
-        POSITIVE,
-        float,
-        "lambda_L / lambda_1",
-        "ratio of the last layer's decay to the first's",
-    ),
+    Flag("init_scale", (0.3, 1.0), POSITIVE, float, "eps",
+         "init scale, geometric mean over the layers", (0.01, 0.1, 0.3, 1.0)),
+    Flag("init_spread", (1.0, 3.0), POSITIVE, float, "eps_L / eps_1",
+         "ratio of the last layer's init scale to the first's"),
+    Flag("weight_decay", (0.0, 0.03), NON_NEGATIVE, float, "lambda",
+         "weight decay, geometric mean over the layers", (0.0, 0.01, 0.1)),
+    Flag("decay_spread", (1.0, 3.0), POSITIVE, float, "lambda_L / lambda_1",
+         "ratio of the last layer's decay to the first's"),
     Flag("learning_rate", (0.1,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
-    Flag(
-        "target_scale",
-        (1.0,),
-        POSITIVE,
-        float,
-        "sigma_1",
-        "largest singular value of the default target, factor on a given one",
-    ),
+    Flag("target_scale", (1.0,), POSITIVE, float, "sigma_1",
+         "largest singular value of the default target, factor on a given one"),
     Flag("steps", (100,), at_least(1), int, "t", "steps of gradient descent", (500,), swept=False),
     Flag("target", (), None, "array", "Phi", "run on your own square matrix", swept=False),
-)
+)  # fmt: skip
 
 AXES = ("init_scale", "depth", "rank")
 """What a sweep is drawn over: abscissa, curves, panels."""
+
+
+def start_of_run(
+    key: Key[Array, ""],
+    widths: tuple[int, ...],
+    *,
+    init_scale: Any,
+    init_spread: Any,
+    weight_decay: Any,
+    decay_spread: Any,
+    learning_rate: Any,
+    steps: int,
+) -> dict[str, Any]:
+    """The fields of a :class:`Run`, from the flags."""
+    depth = len(widths) - 1
+    scales = initialization.layer_scales(init_scale, init_spread, depth)
+    return {
+        "weights": initialization.orthogonal_layers(key, widths, scales),
+        "scales": scales,
+        "learning_rate": jnp.asarray(learning_rate, scales.dtype),
+        "weight_decay": initialization.layer_scales(weight_decay, decay_spread, depth),
+        "steps": tuple(recorded_steps(steps, at_most=26).tolist()),
+    }
 
 
 def make_case(
@@ -119,31 +136,19 @@ def make_case(
     dim: int,
     depth: int,
     rank: int,
-    init_scale: Any,
-    init_spread: Any,
-    weight_decay: Any,
-    decay_spread: Any,
-    learning_rate: Any,
     target_scale: Any,
-    steps: int,
     target: np.ndarray | None = None,
+    **of_run: Any,
 ) -> DeepFactorization:
     """Draw a run that meets the hypotheses of Theorem 2, from the flags."""
     weights_key, target_key = jax.random.split(key)
-    scales = layer_scales(init_scale, init_spread, depth)
+    start = start_of_run(weights_key, (dim,) * (depth + 1), **of_run)
     if target is None:
-        phi = low_rank_target(target_key, (dim, dim), spaced_singular_values(rank, target_scale))
+        values = initialization.spaced_singular_values(rank, target_scale)
+        phi = initialization.low_rank_target(target_key, (dim, dim), values)
     else:
-        phi = target_scale * jnp.asarray(target, scales.dtype)
-    return DeepFactorization(
-        weights=orthogonal_layers(weights_key, (dim,) * (depth + 1), scales),
-        target=phi,
-        scales=scales,
-        learning_rate=jnp.asarray(learning_rate, scales.dtype),
-        weight_decay=layer_scales(weight_decay, decay_spread, depth),
-        rank=rank,
-        steps=tuple(recorded_steps(steps, at_most=26).tolist()),
-    )
+        phi = target_scale * jnp.asarray(target, start["scales"].dtype)
+    return DeepFactorization(target=phi, rank=rank, **start)
 
 
 def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -164,11 +169,9 @@ def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
             f"--target: got a matrix of rank {rank} and width {dim}, wanted a width above twice "
             "the rank (--perturb shows what a tail beyond rank r does)"
         )
-    found = {"dim": (dim,), "rank": (rank,)}
     # The curvature at the minimum grows at most like sigma_1^2: the default step stays stable.
-    found["learning_rate"] = tuple(
-        eta / max(1.0, values[0]) ** 2 for eta in settings["learning_rate"]
-    )
+    rates = tuple(eta / max(1.0, values[0]) ** 2 for eta in settings["learning_rate"])
+    found = {"dim": (dim,), "rank": (rank,), "learning_rate": rates}
     return settings | {name: value for name, value in found.items() if name not in given}
 
 
@@ -178,25 +181,33 @@ def check(point: Mapping[str, Any]) -> None:
         raise ValueError(f"--rank: got {point['rank']} with d = {point['dim']}, wanted d > 2 rank")
 
 
-def loss(case: DeepFactorization) -> Callable[[Weights], Float[Array, ""]]:
-    """The objective of a case, masked if it has a mask."""
-    mask = case.mask
-    if mask is None:
-        return lambda weights: factorization_loss(weights, case.target)
-    return lambda weights: masked_loss(weights, case.target, mask)
-
-
-def run(
+def dense_run(
     case: DeepFactorization,
-    record: Callable[[Weights], PyTree],
+    fixed: subspace.Frame,
+    *names: str,
+    loss: Callable[[Weights], Float[Array, ""]] | None = None,
     optimizer: optax.GradientTransformation | None = None,
-) -> Trajectory:
-    """Train the dense layers of a case by gradient descent, or by another optimiser."""
-    if optimizer is None:
-        optimizer = gradient_descent(case.learning_rate, case.weight_decay)
+) -> dict[str, Array]:
+    """Train the dense layers and look at them in a frame and by their SVD: arrays by name."""
+
+    def record(weights: Weights) -> dict[str, Array]:
+        seen = subspace.blocks(fixed, weights, 2 * case.rank)
+        found = {
+            "rho": seen.rho,
+            "reduced": seen.inner,
+            "off_block": seen.off_block,
+            "bulk_deviation": seen.bulk_deviation,
+            "product": end_to_end(weights),
+            "singular_values": singular_values(jnp.stack(weights)),
+            "loss": factorization_loss(weights, case.target),
+        }
+        return {name: found[name] for name in names}
+
     if case.noise is not None:
-        optimizer = optax.chain(optax.add_noise(case.noise**2, 0.0, case.key), optimizer)
-    return simulate(loss(case), case.weights, optimizer, np.asarray(case.steps), record=record)
+        rule = gradient_descent(case.learning_rate, case.weight_decay)
+        optimizer = optax.chain(optax.add_noise(case.noise**2, 0.0, case.key), rule)
+    run = case.descend(loss or case.loss, case.weights, record, optimizer)
+    return run.records | {"diverged_at": run.diverged_at, "step": jnp.asarray(case.steps)}
 
 
 def conditioned_run(
@@ -204,33 +215,23 @@ def conditioned_run(
     target: Float[Array, "s s"],
     record: Callable[[Weights], Float[Array, "..."]],
 ) -> tuple[Float[Array, "times ..."], Float[Array, ""]]:
-    """Reduced run of a case, and the condition of its records.
+    """Records of the reduced run of a case, in blocks of the size of a target; their condition."""
 
-    Args:
-        case: the case.
-        target: reduced target; its size decides the size of the blocks.
-        record: maps the reduced weights to one array.
-
-    Returns:
-        The records and their condition.
-    """
-
-    def reduced(data):
-        goal, start = data
-        return reduced_dynamics(
-            goal,
+    def reduced(data: tuple[Array, Weights]) -> Float[Array, "times ..."]:
+        return subspace.reduced_dynamics(
+            data[0],
             case.scales,
             case.learning_rate,
             case.weight_decay,
-            np.asarray(case.steps),
-            start=start,
+            case.times,
+            start=data[1],
             record=record,
         ).records
 
-    return with_condition(reduced, (target, reduced_start(case.scales, len(target))))
+    return with_condition(reduced, (target, subspace.reduced_start(case.scales, len(target))))
 
 
-def orthogonal_start(case: Any) -> Array:
+def orthogonal_start(case: Run) -> Array:
     """Check that every layer starts as its scale times (semi-)orthogonal, wide or square."""
     errors = [
         jnp.max(jnp.abs(W @ W.T - scale**2 * jnp.eye(W.shape[0]))) / scale**2
@@ -261,13 +262,11 @@ def toward_gaussian(
 ) -> DeepFactorization:
     """Move the start from orthogonal (0) to Gaussian (1), at the same norm."""
     dim, depth = case.target.shape[0], len(case.weights)
-    gaussian = gaussian_layers(key, (dim,) * (depth + 1), case.scales)
+    gaussian = initialization.gaussian_layers(key, (dim,) * (depth + 1), case.scales)
     mixed = [(1 - amount) * W + amount * G for W, G in zip(case.weights, gaussian, strict=True)]
-    weights = tuple(
-        W * (scale * jnp.sqrt(1.0 * dim) / jnp.linalg.norm(W))
-        for W, scale in zip(mixed, case.scales, strict=True)
-    )
-    return dataclasses.replace(case, weights=weights)
+    sizes = case.scales * jnp.sqrt(1.0 * dim)
+    weights = [W * (size / jnp.linalg.norm(W)) for W, size in zip(mixed, sizes, strict=True)]
+    return dataclasses.replace(case, weights=tuple(weights))
 
 
 def add_tail(key: Key[Array, ""], case: DeepFactorization, amount: Array) -> DeepFactorization:
@@ -283,58 +282,25 @@ def add_noise(key: Key[Array, ""], case: DeepFactorization, amount: Array) -> De
     return dataclasses.replace(case, noise=spread, key=key)
 
 
-def hide_entries(key: Key[Array, ""], case: DeepFactorization, amount: Array) -> DeepFactorization:
-    """Hide the fraction ``amount`` of the entries of the target."""
+def hide_entries(key: Key[Array, ""], case: Any, amount: Array) -> Any:
+    """Hide the fraction ``amount`` of the entries of a target, in a case with a mask."""
     rows, columns = case.target.shape
     return dataclasses.replace(case, mask=observe(key, (rows, columns), 1 - amount))
 
 
 # Where the breaks are plain to see: scale 1, so that the bulk moves and the gradient is large.
-AT = {
-    "dim": 16,
-    "depth": 3,
-    "rank": 2,
-    "init_scale": 1.0,
-    "init_spread": 1.0,
-    "weight_decay": 0.0,
-    "decay_spread": 1.0,
-    "learning_rate": 0.1,
-    "target_scale": 1.0,
-    "steps": 50,
-}
-
-_SMALL = (1e-8, 1e-6, 1e-4, 1e-2, 0.1)
+AT = {"dim": 16, "depth": 3, "rank": 2, "init_scale": 1.0, "steps": 50}
 
 
-Move = Callable[[Key[Array, ""], PyTree, Array], PyTree]
-
-
-def departures(
-    claim: str,
-    *,
-    prefix: str = "",
-    at: Mapping[str, Any] = AT,
-    wrap: Callable[[Move], Move] = lambda m: m,
-) -> tuple[Control, ...]:
-    """Controls that leave the hypotheses by degrees.
-
-    Args:
-        claim: id of the claim that must then fail.
-        prefix: of the ids of the controls.
-        at: settings under which the failure must show.
-        wrap: turns a move of a :class:`DeepFactorization` into one of the caller's case.
-
-    Returns:
-        The controls.
-    """
-    wide, entries = (*_SMALL, 1.0), (0.004, 0.02, 0.1, 0.3, 0.5)
+def departures(claim: str, prefix: str = "") -> tuple[Control[Any], ...]:
+    """Controls that leave the hypotheses by degrees, until a claim fails."""
+    wide, entries = (1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0), (0.004, 0.02, 0.1, 0.3, 0.5)
     return tuple(
         Control(
             prefix + name,
             text,
             claim,
-            case=wrap(move),
-            at=at,
+            move,
             amount=amounts[-1],
             amounts=amounts,
             amount_label=label,
@@ -350,6 +316,14 @@ def departures(
 
 RUN: dict[str, Any] = {"steps": "steps", "condition": "condition", "diverged": "diverged_at"}
 """Names by which the statements about runs are judged."""
+
+DIMS = {
+    "reduced": ("step", "layer", "row", "column"),
+    "singular_values": ("step", "layer", "index"),
+    "loss": ("step",),
+    "step": ("step",),
+} | dict.fromkeys(("rho", "off_block", "bulk_deviation"), ("step", "layer"))
+"""Axes of what a dense run leaves."""
 
 
 def weight_scale(one: Outcome) -> float:
