@@ -37,6 +37,11 @@ class Run(eqx.Module):
         """The recorded steps as an array."""
         return np.asarray(self.steps)
 
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Gradient descent at the rates of the run."""
+        return gradient_descent(self.learning_rate, self.weight_decay)
+
     def descend(
         self,
         loss: Callable[[Weights], Float[Array, ""]],
@@ -45,8 +50,7 @@ class Run(eqx.Module):
         optimizer: optax.GradientTransformation | None = None,
     ) -> Trajectory:
         """Gradient descent on a loss at the rates of the run, or another optimiser."""
-        optimizer = optimizer or gradient_descent(self.learning_rate, self.weight_decay)
-        return simulate(loss, start, optimizer, self.times, record=record)
+        return simulate(loss, start, optimizer or self.optimizer, self.times, record=record)
 
 
 class DeepFactorization(Run):
@@ -203,9 +207,9 @@ def dense_run(
         }
         return {name: found[name] for name in names}
 
+    optimizer = optimizer or case.optimizer
     if case.noise is not None:
-        rule = gradient_descent(case.learning_rate, case.weight_decay)
-        optimizer = optax.chain(optax.add_noise(case.noise**2, 0.0, case.key), rule)
+        optimizer = optax.chain(optax.add_noise(case.noise**2, 0.0, case.key), optimizer)
     run = case.descend(loss or case.loss, case.weights, record, optimizer)
     return run.records | {"diverged_at": run.diverged_at, "step": jnp.asarray(case.steps)}
 

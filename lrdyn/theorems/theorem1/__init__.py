@@ -4,8 +4,9 @@ from lrdyn.data.mnist import mnist_file
 from lrdyn.theorem import Theorem
 from lrdyn.theorems.theorem1.critical_points import CRITICAL_POINTS
 from lrdyn.theorems.theorem1.figures import landscape_figure, shrinkage_figure
-from lrdyn.theorems.theorem1.minimisers import DESCENT, FLAGS, check, prepare
+from lrdyn.theorems.theorem1.minimisers import DESCENT
 from lrdyn.theorems.theorem1.regularised_autoencoder import AUTOENCODER
+from lrdyn.theorems.theorem1.setting import FLAGS, check, prepare
 
 THEOREM1 = Theorem(
     "theorem1",

@@ -9,27 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from lrdyn import linalg
+from lrdyn import landscape, linalg
 from lrdyn.claims import relative_difference, tolerance
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.initialization import gaussians
-from lrdyn.landscape import (
-    Found,
-    Sets,
-    admissible,
-    critical_points,
-    critical_values,
-    find_critical_point,
-    hessian,
-    hessian_spectrum,
-    index_sets,
-    members,
-    smallest_curvature,
-)
 from lrdyn.shrinkage import decayed_loss
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
-from lrdyn.theorems.theorem1.minimisers import make_target, resolution, target_shapes
+from lrdyn.theorems.theorem1 import setting
 
 SEARCHES = 8
 """Random starts of the search for critical points."""
@@ -61,9 +48,19 @@ class Instance(eqx.Module):
         return rows, columns
 
     @property
-    def sets(self) -> Sets:
+    def sets(self) -> landscape.Sets:
         """All index sets."""
-        return index_sets(min(self.target.shape), self.rank)
+        return landscape.index_sets(min(self.target.shape), self.rank)
+
+    @property
+    def values(self) -> Float[Array, "n"]:
+        """The singular values of the target."""
+        return singular_values(self.target)
+
+    @property
+    def points(self) -> tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]:
+        """The critical point of each set."""
+        return landscape.critical_points(self.target, self.sets, self.weight_decay)
 
     def loss(self, weights: Weights) -> Float[Array, ""]:
         """The decayed loss, of layers of any depth."""
@@ -81,13 +78,12 @@ def make_case(
     rank_deficit: Any,
     tie: Any,
 ) -> Instance:
-    """Draw an instance from the flags."""
-    params = rank * (rows + cols)
-    left, right, starts = gaussians(key, [*target_shapes(rows, cols), (SEARCHES, params)])
-    target = make_target(
+    """Draw an instance; start from layers about as large as those of the critical points."""
+    shapes = [*setting.target_shapes(rows, cols), (SEARCHES, rank * (rows + cols))]
+    left, right, starts = gaussians(key, shapes)
+    target = setting.make_target(
         left, right, rank=rank, rank_deficit=rank_deficit, tie=tie, target_scale=target_scale
     )
-    # Layers about as large as those of the critical points.
     size = jnp.sqrt(jnp.asarray(target_scale, target.dtype) / rank)
     return Instance(target, jnp.asarray(weight_decay, target.dtype), size * starts)
 
@@ -113,83 +109,80 @@ def separation(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Arra
     return jnp.minimum(least, jnp.where(decay > 0, decay, jnp.inf))
 
 
-def _valid(case: Instance, values: Float[Array, "n"]) -> Bool[Array, "sets"]:
-    return admissible(case.sets, values, case.weight_decay)
-
-
-def _where(valid: Bool[Array, "sets"], values: Float[Array, "sets ..."]) -> Float[Array, "..."]:
+def _of_points(
+    case: Instance, values: Float[Array, "n"], every: dict[str, Array]
+) -> dict[str, Array]:
     """Zeros for sets that belong to no critical point of their own."""
-    return jnp.where(valid.reshape(-1, *(1,) * (values.ndim - 1)), values, 0)
+    valid = landscape.admissible(case.sets, values, case.weight_decay)
+    return {
+        name: jnp.where(valid.reshape(-1, *(1,) * (found.ndim - 1)), found, 0)
+        for name, found in every.items()
+    }
 
 
 def predict(case: Instance) -> dict[str, Array]:
     """Values and spectra of all critical points in closed form."""
-    sets, values = case.sets, singular_values(case.target)
-    valid = _valid(case, values)
-    spectra = hessian_spectrum(values, sets, case.shape, case.weight_decay)
-    kept = jnp.where(values > case.weight_decay, np.arange(len(values)), -1)[: case.rank]
-    is_best = jnp.all(jnp.sort(sets, axis=1) == jnp.sort(kept)[None, :], axis=1)
-    return {
-        "critical_loss": _where(valid, critical_values(values, sets, case.weight_decay)),
-        "smallest": _where(valid, smallest_curvature(values, sets, case.weight_decay)),
-        "spectrum": _where(valid, spectra),
-        "global": (is_best & valid).astype(jnp.int32),
-        "admissible": valid.astype(jnp.int32),
-        "deep_origin": jnp.zeros_like(case.weight_decay),
-        "margin": margin(values, case.weight_decay),
-        "separation": separation(values, case.weight_decay),
+    sets, values, decay = case.sets, case.values, case.weight_decay
+    every = {
+        "critical_loss": landscape.critical_values(values, sets, decay),
+        "smallest": landscape.smallest_curvature(values, sets, decay),
+        "spectrum": landscape.hessian_spectrum(values, sets, case.shape, decay),
+        "global": _is_global(case, values).astype(jnp.int32),
+        "admissible": jnp.ones(len(sets), jnp.int32),
+    }
+    first, last = case.points
+    return _of_points(case, values, every) | {
+        "deep_origin": jnp.zeros_like(decay),
+        "margin": margin(values, decay),
+        "separation": separation(values, decay),
         "target_values": values,
-        "family": _products(case),
+        "family": last @ first,
     }
 
 
-def _products(case: Instance) -> Float[Array, "sets k d"]:
-    first, last = critical_points(case.target, case.sets, case.weight_decay)
-    return last @ first
+def _is_global(case: Instance, values: Float[Array, "n"]) -> Bool[Array, "sets"]:
+    """Whether S = {i <= r: sigma_i > lambda}."""
+    kept = jnp.where(values > case.weight_decay, np.arange(len(values)), -1)[: case.rank]
+    return jnp.all(jnp.sort(case.sets, axis=1) == jnp.sort(kept)[None, :], axis=1)
 
 
 def measure(case: Instance) -> dict[str, Array]:
     """Gradients and Hessians by JAX at the points of the family, and a search for others."""
-    values = singular_values(case.target)
-    valid = _valid(case, values)
-    points = critical_points(case.target, case.sets, case.weight_decay)
-    spectra = jax.vmap(lambda weights: linalg.eigh(hessian(case.loss, weights))[0])(points)
-    found = jax.vmap(partial(_search, case))(case.starts)
-    return {
-        "critical_loss": _where(valid, jax.vmap(case.loss)(points)),
+    values, points = case.values, case.points
+    spectra = jax.vmap(lambda layers: linalg.eigh(landscape.hessian(case.loss, layers))[0])(points)
+    every = {
+        "critical_loss": jax.vmap(case.loss)(points),
         "critical_gradient": _gradients(case, points),
-        "smallest": _where(valid, spectra[:, 0]),
-        "spectrum": _where(valid, spectra),
+        "smallest": spectra[:, 0],
+        "spectrum": spectra,
+    }
+    found = jax.vmap(partial(_search, case))(case.starts)
+    return _of_points(case, values, every) | {
         "deep_origin": jnp.max(jnp.abs(_hessian_of_deep_origin(case))),
         "found": jax.vmap(end_to_end)(found.weights),
         "found_gradient": found.gradient,
     }
 
 
-def _search(case: Instance, start: Float[Array, "params"]) -> Found:
+def _search(case: Instance, start: Float[Array, "params"]) -> landscape.Found:
     (rows, columns), rank = case.shape, case.rank
     first, last = jnp.split(start, [rank * columns])
     layers = first.reshape(rank, columns), last.reshape(rows, rank)
-    return find_critical_point(case.loss, layers, steps=SEARCH_STEPS)
+    return landscape.find_critical_point(case.loss, layers, steps=SEARCH_STEPS)
 
 
 def _gradients(
     case: Instance, points: tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]
 ) -> Float[Array, "sets"]:
     slopes = jax.vmap(jax.grad(case.loss))(points)
-    valid = _valid(case, singular_values(case.target))
-    return _where(valid, jnp.maximum(*(_largest(W) for W in slopes)))
-
-
-def _largest(batch: Float[Array, "batch m n"]) -> Float[Array, "batch"]:
-    return jnp.max(jnp.abs(batch), axis=(1, 2))
+    return jnp.maximum(*(jnp.max(jnp.abs(W), axis=(1, 2)) for W in slopes))
 
 
 def _hessian_of_deep_origin(case: Instance) -> Float[Array, "params params"]:
     (rows, columns), rank = case.shape, case.rank
     widths = (columns, *(rank,) * (DEEP - 1), rows)
     origin = tuple(jnp.zeros(shape) for shape in zip(widths[1:], widths[:-1], strict=True))
-    return hessian(lambda weights: factorization_loss(weights, case.target), origin)
+    return landscape.hessian(lambda weights: factorization_loss(weights, case.target), origin)
 
 
 # Claims ----------------------------------------------------------------------------------------
@@ -201,18 +194,12 @@ def _scale(one: Outcome) -> float:
 
 def _resolved(one: Outcome, name: str) -> bool:
     """Whether a distance is told from 0 by half of all digits."""
-    return bool(one.predicted[name] > resolution(_scale(one), one))
+    return bool(one.predicted[name] > setting.resolution(_scale(one), one))
 
 
 def _gradient(one: Outcome) -> float:
     found = one.measured["critical_gradient"]
     return relative_difference(np.zeros_like(found), found, _scale(one) ** 1.5)
-
-
-def _smallest(one: Outcome) -> float:
-    # Rounding of a spectrum lives on the scale of its largest value.
-    scale = np.max(one.predicted["spectrum"])
-    return relative_difference(one.predicted["smallest"], one.measured["smallest"], scale)
 
 
 def _without_descent(one: Outcome) -> float:
@@ -267,7 +254,8 @@ CLAIMS = (
         "the smallest is the least of 0 (lambda = 0, or S not empty and r >= 2), 2 lambda and "
         "2 (sigma_i - lambda) (r = 1), min sigma(S) - max sigma(S^c), lambda - max sigma(S^c) "
         "(|S| < r)",
-        residual=_smallest,
+        # Rounding of a spectrum lives on the scale of its largest value.
+        residual=setting.on_scale("smallest", lambda one: np.max(one.predicted["spectrum"])),
         reads=("smallest", "spectrum"),
     ),
     Claim(
@@ -288,9 +276,7 @@ CLAIMS = (
     Claim(
         "deep_origin",
         "three layers, lambda = 0: the Hessian at the origin is 0, no strict saddle",
-        residual=lambda one: relative_difference(
-            one.predicted["deep_origin"], one.measured["deep_origin"], _scale(one)
-        ),
+        residual=setting.on_scale("deep_origin", _scale),
         reads=("deep_origin", "target_values"),
     ),
 )
@@ -300,124 +286,96 @@ CLAIMS = (
 
 
 def _at_half_threshold(case: Instance) -> dict[str, Array]:
-    points = critical_points(case.target, case.sets, case.weight_decay / 2)
-    return {"critical_gradient": _gradients(case, points)}
+    points = landscape.critical_points(case.target, case.sets, case.weight_decay / 2)
+    return _of_points(case, case.values, {"critical_gradient": _gradients(case, points)})
 
 
 def _half_threshold_values(case: Instance) -> dict[str, Array]:
-    right, decay = predict(case), case.weight_decay / 2
-    values = critical_values(right["target_values"], case.sets, decay)
-    return right | {"critical_loss": _where(right["admissible"] > 0, values)}
+    values = case.values
+    wrong = landscape.critical_values(values, case.sets, case.weight_decay / 2)
+    return _of_points(case, values, {"critical_loss": wrong})
 
 
 def _without_decay(case: Instance) -> dict[str, Array]:
-    right = predict(case)
-    spectra = hessian_spectrum(right["target_values"], case.sets, case.shape, 0.0)
-    return right | {"spectrum": _where(right["admissible"] > 0, spectra)}
+    values = case.values
+    wrong = landscape.hessian_spectrum(values, case.sets, case.shape, 0.0)
+    return _of_points(case, values, {"spectrum": wrong})
 
 
 def _without_spare_slots(case: Instance) -> dict[str, Array]:
     """Leave out lambda - max sigma(S^c), as if every S were full."""
-    right = predict(case)
-    values = right["target_values"]
-    inside = members(case.sets, len(values))
+    values = case.values
+    inside = landscape.members(case.sets, len(values))
     least = jnp.min(jnp.where(inside, values[None], jnp.inf), axis=1)
     outside = jnp.max(jnp.where(inside, 0.0, values[None]), axis=1)
-    wrong = jnp.minimum(least - outside, 0.0)
-    return right | {"smallest": _where(right["admissible"] > 0, wrong)}
+    return _of_points(case, values, {"smallest": jnp.minimum(least - outside, 0.0)})
 
 
 def _swapped(case: Instance) -> dict[str, Array]:
     """Claim the product of {1, ..., r - 1, r + 1} to be global."""
-    right = predict(case)
-    swap = [*range(case.rank - 1), case.rank]
-    return right | {"global": jnp.all(case.sets == np.array([swap]), axis=1).astype(jnp.int32)}
+    swap = np.array([[*range(case.rank - 1), case.rank]])
+    return {"global": jnp.all(case.sets == swap, axis=1).astype(jnp.int32)}
 
 
-def _minimum_alone(case: Instance) -> dict[str, Array]:
-    """Leave out every critical point but the minimum."""
-    right = predict(case)
-    return right | {"admissible": right["global"]}
+CONTROLS = (
+    Control(
+        "critical_half_threshold",
+        "points with threshold lambda/2",
+        "critical_gradient",
+        measure=_at_half_threshold,
+    ),
+    Control(
+        "critical_loss_half_threshold",
+        "values with threshold lambda/2",
+        "critical_loss",
+        predict=_half_threshold_values,
+    ),
+    Control(
+        "spectrum_without_decay", "spectra with lambda = 0", "spectrum", predict=_without_decay
+    ),
+    Control(
+        "spare_slots_left_out",
+        "without the eigenvalue lambda - max sigma(S^c)",
+        "smallest",
+        predict=_without_spare_slots,
+    ),
+    Control(
+        "swapped_index", "S = {1, ..., r - 1, r + 1} claimed global", "global", predict=_swapped
+    ),
+    Control[Instance](
+        "minimum_alone",
+        "no critical point but the minimum",
+        "search",
+        predict=lambda case: {"admissible": predict(case)["global"]},
+    ),
+    # Two layers have the eigenvalue -sigma_1 at the origin.
+    Control[Instance](
+        "strict_deep_origin",
+        "the origin of three layers claimed to be a strict saddle",
+        "deep_origin",
+        predict=lambda case: {"deep_origin": case.values[0]},
+    ),
+)
 
-
-def _strict_origin(case: Instance) -> dict[str, Array]:
-    """Claim the eigenvalue -sigma_1 that two layers have at the origin."""
-    right = predict(case)
-    return right | {"deep_origin": right["target_values"][0]}
-
-
-_AT = {"weight_decay": 0.1, "depth": 2, "init_scale": 1.0}
-
-CRITICAL_POINTS = Statement(
+CRITICAL_POINTS = Statement[Instance](
     "critical_points",
     make_case,
     predict,
     measure,
     CLAIMS,
-    controls=(
-        Control(
-            "critical_half_threshold",
-            "points with threshold lambda/2",
-            "critical_gradient",
-            measure=_at_half_threshold,
-            at=_AT,
-        ),
-        Control(
-            "critical_loss_half_threshold",
-            "values with threshold lambda/2",
-            "critical_loss",
-            predict=_half_threshold_values,
-            at=_AT,
-        ),
-        Control(
-            "spectrum_without_decay",
-            "spectra with lambda = 0",
-            "spectrum",
-            predict=_without_decay,
-            at=_AT,
-        ),
-        Control(
-            "spare_slots_left_out",
-            "without the eigenvalue lambda - max sigma(S^c)",
-            "smallest",
-            predict=_without_spare_slots,
-            at=_AT,
-        ),
-        Control(
-            "swapped_index",
-            "S = {1, ..., r - 1, r + 1} claimed global",
-            "global",
-            predict=_swapped,
-            at=_AT,
-        ),
-        Control(
-            "minimum_alone",
-            "no critical point but the minimum",
-            "search",
-            predict=_minimum_alone,
-            at=_AT,
-        ),
-        Control(
-            "strict_deep_origin",
-            "the origin of three layers claimed to be a strict saddle",
-            "deep_origin",
-            predict=_strict_origin,
-            at=_AT,
-        ),
-    ),
-    dims={
-        "critical_loss": ("set",),
-        "critical_gradient": ("set",),
-        "smallest": ("set",),
+    CONTROLS,
+    dims=dict.fromkeys(
+        ("critical_loss", "critical_gradient", "smallest", "global", "admissible"), ("set",)
+    )
+    | {
         "spectrum": ("set", "eigenvalue"),
-        "global": ("set",),
-        "admissible": ("set",),
         "target_values": ("target_index",),
         "family": ("set", "row", "column"),
         "found": ("search", "row", "column"),
         "found_gradient": ("search",),
     },
     narrow=lambda settings: settings | {"tie": (0,)},  # a tie has more critical points than these
+    at={"weight_decay": 0.1, "depth": 2, "init_scale": 1.0},
     sides="closed forms over all index sets against JAX's gradient and Hessian; Newton's "
     "method from random starts for the search",
 )

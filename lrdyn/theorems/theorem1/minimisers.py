@@ -1,7 +1,6 @@
 """Theorem 1, minimisers: gradient descent with weight decay lands on the shrunk target."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -10,24 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import linalg
-from lrdyn.claims import ROUNDING_SAFETY, relative_difference, tolerance
+from lrdyn import linalg, shrinkage
 from lrdyn.descent import gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
-from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
-from lrdyn.shrinkage import basin, decayed_loss, minimum, schatten_curvature, shrink
+from lrdyn.initialization import gaussians
 from lrdyn.spectra import singular_values
-from lrdyn.theorem import (
-    NON_NEGATIVE,
-    POSITIVE,
-    Claim,
-    Control,
-    Domain,
-    Flag,
-    Outcome,
-    Statement,
-    at_least,
-)
+from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorems.theorem1 import setting
 
 
 class Factorization(eqx.Module):
@@ -52,76 +40,10 @@ class Factorization(eqx.Module):
         """L."""
         return len(self.weights)
 
-
-FLAGS = (
-    Flag("rows", (6,), at_least(1), int, "k", "rows of the target Phi", (6,), shapes=True),
-    Flag("cols", (4,), at_least(1), int, "d", "columns of the target Phi", (4, 8), shapes=True),
-    Flag("rank", (2,), at_least(1), int, "r", "width of the hidden layers", (1, 2, 4), shapes=True),
-    Flag("depth", (2, 3), at_least(2), int, "L", "number of layers", (2, 3, 4), shapes=True),
-    Flag(
-        "weight_decay",
-        (0.0, 0.1, 0.92),
-        NON_NEGATIVE,
-        float,
-        "lambda",
-        "weight decay of every layer",
-        (0.0, 0.03, 0.1, 0.2, 0.35, 0.7, 0.92),
-    ),
-    Flag(
-        "init_scale",
-        (0.3, 1.0),
-        POSITIVE,
-        float,
-        "eps",
-        "init scale: Gaussian layers, entries of variance eps^2 / longer side",
-        (0.1, 0.3, 1.0),
-    ),
-    Flag(
-        "rank_deficit",
-        (0, 2),
-        at_least(0),
-        int,
-        "min(k, d) - rank Phi",
-        "so many of the smallest singular values of the target are 0",
-        (0, 2, 3),
-    ),
-    Flag(
-        "tie",
-        (0, 1),
-        Domain("0 or 1", lambda x: x in (0, 1)),
-        int,
-        "",
-        "1: a target with sigma_{r+1} = sigma_r",
-    ),
-    Flag("learning_rate", (0.2,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
-    Flag("target_scale", (1.0,), POSITIVE, float, "sigma_1", "largest singular value of Phi"),
-    Flag(
-        "steps", (4000,), at_least(1), int, "t", "steps of descent", (10_000,), swept=False
-    ),
-)  # fmt: skip
-
-
-def target_shapes(rows: int, cols: int) -> list[tuple[int, int]]:
-    """Shapes of the Gaussian matrices that :func:`make_target` takes its singular spaces from."""
-    count = min(rows, cols)
-    return [(rows, count), (count, cols)]
-
-
-def make_target(
-    left: Float[Array, "k n"],
-    right: Float[Array, "n d"],
-    *,
-    rank: int,
-    rank_deficit: Any,
-    tie: Any,
-    target_scale: Any,
-) -> Float[Array, "k d"]:
-    """Target with evenly spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``."""
-    count = len(right)
-    values, place = spaced_singular_values(count, target_scale), np.arange(count)
-    values = jnp.where(place < count - rank_deficit, values, 0.0)
-    values = jnp.where((place == rank) & (tie == 1), values[rank - 1], values)
-    return (orthogonal(left) * values[None, :]) @ orthogonal(right)
+    @property
+    def decay(self) -> Float[Array, ""]:
+        """Lambda, of the first layer."""
+        return self.weight_decay[0]
 
 
 def make_case(
@@ -137,12 +59,12 @@ def make_case(
     steps: int,
     **of_target: Any,
 ) -> Factorization:
-    """Draw a run from the flags."""
+    """Draw a run."""
     widths = (cols, *(rank,) * (depth - 1), rows)
     layers = list(zip(widths[1:], widths[:-1], strict=True))
     # One draw for all: each costs as much to compile as the descent.
-    left, right, *starts = gaussians(key, [*target_shapes(rows, cols), *layers])
-    target = make_target(left, right, rank=rank, **of_target)
+    left, right, *starts = gaussians(key, [*setting.target_shapes(rows, cols), *layers])
+    target = setting.make_target(left, right, rank=rank, **of_target)
     return Factorization(
         target=target,
         weights=tuple(init_scale * W / float(np.sqrt(max(W.shape))) for W in starts),
@@ -152,76 +74,54 @@ def make_case(
     )
 
 
-def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Leave out default deficits that small targets have no room for."""
-    room = min(settings["rows"] + settings["cols"])
-    fitting = tuple(d for d in settings["rank_deficit"] if d < room)
-    return settings if "rank_deficit" in given else settings | {"rank_deficit": fitting}
-
-
-def check(point: Mapping[str, Any]) -> None:
-    """Refuse combinations outside the theorem."""
-    rows, cols = point["rows"], point["cols"]
-    sizes = f"with k = {rows} and d = {cols}"
-    if point["rank"] > min(rows, cols):
-        raise ValueError(f"--rank: got {point['rank']} {sizes}, wanted r <= min(k, d)")
-    if point["rank_deficit"] >= min(rows, cols):
-        raise ValueError(
-            f"--rank-deficit: got {point['rank_deficit']} {sizes}, wanted less than min(k, d)"
-        )
-
-
 # Prediction and measurement --------------------------------------------------------------------
-
-
-def _decay(case: Factorization) -> Float[Array, ""]:
-    return case.weight_decay[0]
 
 
 def predict(case: Factorization) -> dict[str, Array]:
     """Minimiser, minimum and shrunk singular values in closed form."""
-    decay, (left, values, right) = _decay(case), linalg.svd(case.target)
-    target = {"left": left, "target_values": values, "right": right}
-    best = _minimiser(case, target, decay)
-    return {
-        **target,
-        **best,
+    best = _minimiser(case, case.decay)
+    kept = best["target_values"][: case.rank]
+    return best | {
         "singular_values": best["shrunk"][: case.rank],
-        "basin": basin(values[: case.rank], decay, case.depth),
+        "basin": shrinkage.basin(kept, case.decay, case.depth),
         "decay": case.weight_decay,
     }
 
 
-def _minimiser(
-    case: Factorization, target: Mapping[str, Array], decay: Float[Array, ""]
-) -> dict[str, Array]:
-    rank, values = case.rank, target["target_values"]
-    shrunk = shrink(values, decay, case.depth)
+def _minimiser(case: Factorization, decay: Float[Array, ""]) -> dict[str, Array]:
+    rank, (left, values, right) = case.rank, linalg.svd(case.target)
+    shrunk = shrinkage.shrink(values, decay, case.depth)
     return {
-        "product": (target["left"][:, :rank] * shrunk[None, :rank]) @ target["right"][:rank],
-        "loss": minimum(values, rank, decay, case.depth),
+        "left": left,
+        "target_values": values,
+        "right": right,
+        "product": (left[:, :rank] * shrunk[None, :rank]) @ right[:rank],
+        "loss": shrinkage.minimum(values, rank, decay, case.depth),
         "shrunk": shrunk,
     }
 
 
 def measure(case: Factorization) -> dict[str, Array]:
     """Gradient descent with decay from a random start."""
-    decay = _decay(case)
+
+    def record(weights: Weights) -> tuple[Array, Array]:
+        loss = shrinkage.decayed_loss(weights, case.target, case.decay)
+        return end_to_end(weights), loss
+
     run = simulate(
         lambda weights: factorization_loss(weights, case.target),
         case.weights,
         gradient_descent(case.learning_rate, case.weight_decay),
         np.asarray(case.steps),
-        record=lambda weights: (end_to_end(weights), decayed_loss(weights, case.target, decay)),
+        record=record,
     )
     products, losses = run.records
-    product = products[-1]
     return {
-        "product": product,
+        "product": products[-1],
         "loss": losses[-1],
-        "singular_values": singular_values(product)[: case.rank],
+        "singular_values": singular_values(products[-1])[: case.rank],
         "objective": losses,
-        "moved": jnp.max(jnp.abs(product - products[(len(products) - 1) // 2])),
+        "moved": setting.moved(products),
         "imbalance": imbalance(run.params),
         "diverged_at": run.diverged_at,
         "step": jnp.asarray(case.steps),
@@ -230,61 +130,11 @@ def measure(case: Factorization) -> dict[str, Array]:
 
 def imbalance(weights: Weights) -> Float[Array, ""]:
     """Largest entry of ``W_{l+1}^T W_{l+1} - W_l W_l^T`` over all l."""
-    return jnp.max(
-        jnp.stack(
-            [
-                jnp.max(jnp.abs(after.T @ after - before @ before.T))
-                for before, after in pairwise(weights)
-            ]
-        )
-    )
+    gaps = [after.T @ after - before @ before.T for before, after in pairwise(weights)]
+    return jnp.max(jnp.abs(jnp.stack(gaps)))
 
 
 # What the claims ask of a run -------------------------------------------------------------------
-
-
-def resolution(largest: float, one: Outcome) -> float:
-    """Half of all digits: what is closer counts as equal.
-
-    Args:
-        largest: scale of the numbers.
-        one: the outcome that they belong to.
-
-    Returns:
-        The least distance of different numbers.
-    """
-    return largest * float(np.sqrt(np.finfo(one.dtype).eps))
-
-
-def settled(one: Outcome, scale: float) -> bool:
-    """Whether a run has arrived: in its second half it moved by round-off only.
-
-    Descent converges linearly to a minimum that is not degenerate. What is left to go is then at
-    most what the second half went.
-
-    Args:
-        one: an outcome with ``moved``.
-        scale: scale of what moves.
-
-    Returns:
-        Whether it has.
-    """
-    limit = tolerance("identity", one.dtype, steps=one.steps, size=one.size)
-    return bool(one.measured["moved"] <= limit * scale / ROUNDING_SAFETY)
-
-
-def vanished(one: Outcome, factor: float) -> bool:
-    """Whether what is multiplied by a factor at every step is below round-off at the end.
-
-    Args:
-        one: an outcome.
-        factor: the factor.
-
-    Returns:
-        Whether it is.
-    """
-    size = abs(float(factor))
-    return size < 1 and size**one.steps <= float(np.finfo(one.dtype).eps)
 
 
 def _kept(one: Outcome) -> np.ndarray:
@@ -292,13 +142,12 @@ def _kept(one: Outcome) -> np.ndarray:
     return one.predicted["target_values"][: one.point["rank"]]
 
 
-def _decay_of(one: Outcome) -> float:
-    # A control changes it, so that the flag does not tell.
-    return float(one.predicted["decay"][0])
+def _largest(one: Outcome) -> float:
+    return _kept(one)[0]
 
 
 def _settled(one: Outcome) -> bool:
-    return settled(one, _kept(one)[0]) and not _degenerate(one)
+    return setting.settled(one, _largest(one)) and not _degenerate(one)
 
 
 def _degenerate(one: Outcome) -> bool:
@@ -306,10 +155,10 @@ def _degenerate(one: Outcome) -> bool:
 
     Two layers: ``sigma_i = lambda`` for some i <= r. More: lambda = 0 and rank Phi < r.
     """
-    kept, decay = _kept(one), _decay_of(one)
+    kept, decay = _kept(one), setting.decay_of(one)
     if one.point["depth"] == 2:
-        return bool(np.any(np.abs(kept - decay) <= resolution(kept[0], one)))
-    return decay == 0 and bool(kept[-1] <= resolution(kept[0], one))
+        return bool(np.any(np.abs(kept - decay) <= setting.resolution(kept[0], one)))
+    return decay == 0 and bool(kept[-1] <= setting.resolution(kept[0], one))
 
 
 def _landed(one: Outcome) -> bool:
@@ -318,16 +167,18 @@ def _landed(one: Outcome) -> bool:
         return False
     found, (low, high) = one.measured["singular_values"], one.predicted["basin"]
     start = np.maximum(found, 0.0)  # without a root below 0
-    bend = schatten_curvature(start, _kept(one), _decay_of(one), one.point["depth"])
+    bend = shrinkage.schatten_curvature(
+        start, _kept(one), setting.decay_of(one), one.point["depth"]
+    )
     # A value that is lost, NaN, is not outside: it is judged, and fails.
     return not np.any((found <= low) | (found > high) | (bend <= 0))
 
 
 def _balance_reached(one: Outcome) -> bool:
     """The imbalance of the start, times (1 - eta lambda)^2 at each step, is below round-off."""
-    decay = _decay_of(one)
+    decay = setting.decay_of(one)
     factor = (1 - one.point["learning_rate"] * decay) ** 2
-    return _settled(one) and decay > 0 and vanished(one, factor)
+    return _settled(one) and decay > 0 and setting.vanished(one, factor)
 
 
 _SETTLED = ("target_values", "moved", "decay")
@@ -337,10 +188,6 @@ _LANDED = (*_SETTLED, "singular_values", "basin")
 # Claims ----------------------------------------------------------------------------------------
 
 
-def _on_scale_of_target(name: str) -> Callable[[Outcome], float]:
-    return lambda one: relative_difference(one.predicted[name], one.measured[name], _kept(one)[0])
-
-
 def _loss_scale(one: Outcome) -> float:
     return 0.5 * float(np.sum(one.predicted["target_values"] ** 2))
 
@@ -348,10 +195,10 @@ def _loss_scale(one: Outcome) -> float:
 def _from_minimisers(one: Outcome) -> float:
     """Distance from the minimiser, or from all of them if sigma_r is tied and kept."""
     rank, values = one.point["rank"], one.predicted["target_values"]
-    tied = np.abs(values - values[rank - 1]) <= resolution(values[0], one)
+    tied = np.abs(values - values[rank - 1]) <= setting.resolution(values[0], one)
     if one.predicted["shrunk"][rank - 1] > 0 and np.any(tied[rank:]):
         return _from_family(one, tied)
-    return _on_scale_of_target("product")(one)
+    return setting.on_scale("product", _largest)(one)
 
 
 def _from_family(one: Outcome, tied: np.ndarray) -> float:
@@ -368,11 +215,7 @@ def _from_family(one: Outcome, tied: np.ndarray) -> float:
         np.abs(np.trace(block) - size * np.sum(first & tied)),
         np.max(np.abs(product - left @ seen @ right)),
     ]
-    return float(np.max(errors) / _kept(one)[0])
-
-
-def _minimum(one: Outcome) -> float:
-    return relative_difference(one.predicted["loss"], one.measured["loss"], _loss_scale(one))
+    return float(np.max(errors) / _largest(one))
 
 
 def _below(one: Outcome) -> float:
@@ -381,7 +224,7 @@ def _below(one: Outcome) -> float:
 
 
 def _balance(one: Outcome) -> float:
-    return float(one.measured["imbalance"] / _kept(one)[0] ** (2 / one.point["depth"]))
+    return float(one.measured["imbalance"] / _largest(one) ** (2 / one.point["depth"]))
 
 
 CLAIMS = (
@@ -398,14 +241,14 @@ CLAIMS = (
         "minimum",
         "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
         "sigma_i^2/2 (two layers), with a tie too",
-        residual=_minimum,
+        residual=setting.on_scale("loss", _loss_scale),
         reads=("loss", *_LANDED),
         applies=_landed,
     ),
     Claim(
         "schatten",
         "the singular values of the product minimise 1/2 (s - sigma)^2 + (lambda L/2) s^{2/L}",
-        residual=_on_scale_of_target("singular_values"),
+        residual=setting.on_scale("singular_values", _largest),
         reads=_LANDED,
         applies=_landed,
     ),
@@ -430,39 +273,29 @@ CLAIMS = (
 
 
 def _half_threshold(case: Factorization) -> dict[str, Array]:
-    right = predict(case)
-    return right | _minimiser(case, right, _decay(case) / 2)
-
-
-def _half_forgotten(case: Factorization) -> dict[str, Array]:
-    right = predict(case)
-    return right | {"loss": 2 * right["loss"]}
+    return _minimiser(case, case.decay / 2)
 
 
 def _ridge(case: Factorization) -> dict[str, Array]:
-    right = predict(case)
-    values = right["target_values"][: case.rank]
-    return right | {"singular_values": values / (1 + case.depth * _decay(case))}
+    values = singular_values(case.target)[: case.rank]
+    return {"singular_values": values / (1 + case.depth * case.decay)}
 
 
 def _as_two_layers(case: Factorization) -> dict[str, Array]:
-    right = predict(case)
-    values = right["target_values"][: case.rank]
-    return right | {"singular_values": shrink(values, _decay(case))}
+    values = singular_values(case.target)[: case.rank]
+    return {"singular_values": shrinkage.shrink(values, case.decay)}
 
 
 def _unique_despite_tie(case: Factorization) -> dict[str, Array]:
     """Predict the product with u_r v_r^T as if nothing were left beyond sigma_r."""
-    right = predict(case)
-    return right | {"target_values": right["target_values"].at[case.rank :].set(0.0)}
+    return {"target_values": singular_values(case.target).at[case.rank :].set(0.0)}
 
 
 def _decay_one_layer(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
     """Take the decay from all layers but the last."""
     spared = jnp.arange(case.depth) < case.depth - 1
-    return dataclasses.replace(
-        case, weight_decay=jnp.where(spared, (1 - amount) * case.weight_decay, case.weight_decay)
-    )
+    decays = jnp.where(spared, (1 - amount) * case.weight_decay, case.weight_decay)
+    return dataclasses.replace(case, weight_decay=decays)
 
 
 def _near_zero(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
@@ -470,78 +303,56 @@ def _near_zero(key: Key[Array, ""], case: Factorization, amount: Array) -> Facto
     return dataclasses.replace(case, weights=tuple((1 - amount) * W for W in case.weights))
 
 
-# Fewer steps and more decay than by default: the failures must be clear in float32 as well.
-_AT = {"depth": 3, "weight_decay": 0.2, "init_scale": 1.0, "tie": 1, "steps": 2500}
+CONTROLS = (
+    Control(
+        "half_threshold", "minimiser with threshold lambda/2", "minimiser", predict=_half_threshold
+    ),
+    Control(
+        "unique_despite_tie",
+        "U_r s(Sigma_r) V_r^T claimed the only minimiser with sigma_r = sigma_{r+1}",
+        "minimiser",
+        predict=_unique_despite_tie,
+    ),
+    Control(
+        "half_threshold_value",
+        "minimum with threshold lambda/2",
+        "minimum",
+        predict=_half_threshold,
+    ),
+    Control(
+        "decay_on_one_layer", "decay on the last layer alone", "balanced", case=_decay_one_layer
+    ),
+    Control[Factorization](
+        "minimum_without_half",
+        "minimum of the loss without the factors 1/2",
+        "lower_bound",
+        predict=lambda case: {"loss": 2 * predict(case)["loss"]},
+    ),
+    Control("exponent_two", "penalty s^2 in place of s^{2/L}", "schatten", predict=_ridge),
+    Control(
+        "soft_threshold_at_depth_three",
+        "(sigma - lambda)_+ with three layers",
+        "schatten",
+        predict=_as_two_layers,
+    ),
+    Control(
+        "start_near_zero",
+        "three layers, a start in the basin of the origin",
+        "schatten",
+        case=_near_zero,
+        amount=0.97,
+    ),
+)
 
-DESCENT = Statement(
+DESCENT = Statement[Factorization](
     "descent",
     make_case,
     predict,
     measure,
     CLAIMS,
-    controls=(
-        Control(
-            "half_threshold",
-            "minimiser with threshold lambda/2",
-            "minimiser",
-            predict=_half_threshold,
-            at=_AT,
-        ),
-        Control(
-            "unique_despite_tie",
-            "U_r s(Sigma_r) V_r^T claimed the only minimiser with sigma_r = sigma_{r+1}",
-            "minimiser",
-            predict=_unique_despite_tie,
-            at=_AT,
-        ),
-        Control(
-            "half_threshold_value",
-            "minimum with threshold lambda/2",
-            "minimum",
-            predict=_half_threshold,
-            at=_AT,
-        ),
-        Control(
-            "decay_on_one_layer",
-            "decay on the last layer alone",
-            "balanced",
-            case=_decay_one_layer,
-            at=_AT,
-        ),
-        Control(
-            "minimum_without_half",
-            "minimum of the loss without the factors 1/2",
-            "lower_bound",
-            predict=_half_forgotten,
-            at=_AT,
-        ),
-        Control(
-            "exponent_two",
-            "penalty s^2 in place of s^{2/L}",
-            "schatten",
-            predict=_ridge,
-            at=_AT,
-        ),
-        Control(
-            "soft_threshold_at_depth_three",
-            "(sigma - lambda)_+ with three layers",
-            "schatten",
-            predict=_as_two_layers,
-            at=_AT,
-        ),
-        Control(
-            "start_near_zero",
-            "three layers, a start in the basin of the origin",
-            "schatten",
-            case=_near_zero,
-            at=_AT,
-            amount=0.97,
-        ),
-    ),
-    hypotheses={
-        "equal_decay": lambda case: jnp.all(case.weight_decay == case.weight_decay[0]),
-    },
-    dims={
+    CONTROLS,
+    {"equal_decay": lambda case: jnp.all(case.weight_decay == case.decay)},
+    {
         "product": ("row", "column"),
         "singular_values": ("index",),
         "target_values": ("target_index",),
@@ -555,6 +366,8 @@ DESCENT = Statement(
     },
     steps="steps",
     diverged="diverged_at",
+    # Fewer steps and more decay than by default: the failures must be clear in float32 as well.
+    at={"depth": 3, "weight_decay": 0.2, "init_scale": 1.0, "tie": 1, "steps": 2500},
     sides="SVD of Phi, shrunk (L >= 3: a scalar minimisation for each value) against gradient "
     "descent from random layers",
 )

@@ -10,22 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn.claims import relative_difference
+from lrdyn import landscape, linalg, shrinkage
 from lrdyn.data import mnist
 from lrdyn.descent import gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussian_layers
-from lrdyn.landscape import index_sets
-from lrdyn.linalg import svd
-from lrdyn.shrinkage import (
-    autoencoder_gains,
-    autoencoder_loss,
-    autoencoder_minimiser,
-    autoencoder_minimum,
-)
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
-from lrdyn.theorems.theorem1.minimisers import resolution, settled, vanished
+from lrdyn.theorems.theorem1 import setting
 
 EVERY = 10
 """One image in so many is used, 50 of each digit."""
@@ -68,6 +60,10 @@ class Autoencoder(eqx.Module):
         """Width of the hidden layer."""
         return len(self.weights[0])
 
+    def loss(self, weights: Weights) -> Float[Array, ""]:
+        """On the images, with decay."""
+        return shrinkage.autoencoder_loss(weights, self.inputs, self.weight_decay[0])
+
 
 def make_case(
     key: Key[Array, ""],
@@ -94,19 +90,14 @@ def make_case(
     )
 
 
-def _sets(case: Autoencoder) -> np.ndarray:
-    """Sets of leading directions, those that the minimiser leaves out among them."""
-    return index_sets(min(case.width + 2, len(case.inputs)), case.width)
-
-
 def predict(case: Autoencoder) -> dict[str, Array]:
     """Minimiser and minimum in closed form."""
     decay, values = case.weight_decay[0], singular_values(case.factor)
     return {
-        "autoencoder": autoencoder_minimiser(case.inputs, case.width, decay),
-        "autoencoder_loss": autoencoder_minimum(values, case.width, decay),
+        "autoencoder": shrinkage.autoencoder_minimiser(case.inputs, case.width, decay),
+        "autoencoder_loss": shrinkage.autoencoder_minimum(values, case.width, decay),
         "input_values": values,
-        "gains": autoencoder_gains(values, decay),
+        "gains": shrinkage.autoencoder_gains(values, decay),
         "decay": case.weight_decay,
     }
 
@@ -114,39 +105,35 @@ def predict(case: Autoencoder) -> dict[str, Array]:
 def measure(case: Autoencoder) -> dict[str, Array]:
     """Gradient descent from a random start, and gradients at the points of the family."""
     run = simulate(
-        lambda weights: autoencoder_loss(weights, case.factor, 0.0),
+        lambda weights: shrinkage.autoencoder_loss(weights, case.factor, 0.0),
         case.weights,
         # The gradient of lambda ||W||^2 is 2 lambda W.
         gradient_descent(case.learning_rate, 2 * case.weight_decay),
         np.asarray(case.steps),
         record=end_to_end,
     )
-    products = run.records
     encoder, decoder = run.params
     return {
-        "autoencoder": products[-1],
-        "autoencoder_loss": autoencoder_loss(run.params, case.inputs, case.weight_decay[0]),
+        "autoencoder": run.records[-1],
+        "autoencoder_loss": case.loss(run.params),
         "asymmetry": jnp.max(jnp.abs(encoder - decoder.T)),
         "autoencoder_gradient": _gradient(case),
-        "gains": singular_values(products[-1]),
-        "moved": jnp.max(jnp.abs(products[-1] - products[(len(products) - 1) // 2])),
+        "gains": singular_values(run.records[-1]),
+        "moved": setting.moved(run.records),
         "diverged_at": run.diverged_at,
     }
 
 
 def _gradient(case: Autoencoder, power: int = 2) -> Float[Array, ""]:
-    """Largest entry of the gradients at ``W_2 = W_1^T = U_S (I - lambda Sigma_S^{-2})^{1/2}``."""
-    sets = _sets(case)
-    left, values, _ = svd(case.factor)
-    gains = autoencoder_gains(values ** (power / 2), case.weight_decay[0])
-    roots = jnp.sqrt(gains)[sets] * (sets >= 0)
-    encoders = roots[:, :, None] * left.T[sets]
+    """Largest entry of the gradients at ``W_2 = W_1^T = U_S (I - lambda Sigma_S^{-2})^{1/2}``.
 
-    def slope(encoder):
-        layers = (encoder, encoder.T)
-        return jax.grad(autoencoder_loss)(layers, case.inputs, case.weight_decay[0])
-
-    slopes = jax.vmap(slope)(encoders)
+    For sets S of leading directions, those that the minimiser leaves out among them.
+    """
+    sets = landscape.index_sets(min(case.width + 2, len(case.inputs)), case.width)
+    left, values, _ = linalg.svd(case.factor)
+    gains = shrinkage.autoencoder_gains(values ** (power / 2), case.weight_decay[0])
+    encoders = (jnp.sqrt(gains)[sets] * (sets >= 0))[:, :, None] * left.T[sets]
+    slopes = jax.vmap(lambda encoder: jax.grad(case.loss)((encoder, encoder.T)))(encoders)
     return jnp.maximum(*(jnp.max(jnp.abs(W)) for W in slopes))
 
 
@@ -157,11 +144,6 @@ def _squares(one: Outcome) -> np.ndarray:
     return one.predicted["input_values"] ** 2
 
 
-def _decay_of(one: Outcome) -> float:
-    # A control changes it, so that the flag does not tell.
-    return float(one.predicted["decay"][0])
-
-
 def _arrived(one: Outcome) -> bool:
     """Settled where the cost is convex, with a single minimiser that is not degenerate.
 
@@ -170,13 +152,13 @@ def _arrived(one: Outcome) -> bool:
     """
     width = one.point["rank"]
     gains, found = one.predicted["gains"][:width], one.measured["gains"][:width]
-    return settled(one, 1.0) and bool(np.all(found >= gains / 3)) and _isolated(one)
+    return setting.settled(one, 1.0) and bool(np.all(found >= gains / 3)) and _isolated(one)
 
 
 def _isolated(one: Outcome) -> bool:
     """No sigma_i^2 of the first equals lambda, and the last of them not the one after."""
-    squares, decay = _squares(one), _decay_of(one)
-    width, least = min(one.point["rank"], len(squares)), resolution(squares[0], one)
+    squares, decay = _squares(one), setting.decay_of(one)
+    width, least = min(one.point["rank"], len(squares)), setting.resolution(squares[0], one)
     last, following = squares[width - 1], np.append(squares, 0.0)[width]
     apart = np.all(np.abs(squares[:width] - decay) > least)
     return bool(apart and (last - following > least or last < decay))
@@ -184,9 +166,9 @@ def _isolated(one: Outcome) -> bool:
 
 def _symmetric(one: Outcome) -> bool:
     """Decay multiplies W_1 - W_2^T along the flat directions by 1 - 2 eta lambda or less."""
-    decay = _decay_of(one)
+    decay = setting.decay_of(one)
     factor = 1 - 2 * one.point["learning_rate"] * decay
-    return _arrived(one) and decay > 0 and vanished(one, factor)
+    return _arrived(one) and decay > 0 and setting.vanished(one, factor)
 
 
 _ARRIVED = ("moved", "gains", "input_values", "decay")
@@ -197,20 +179,14 @@ CLAIMS = (
         "autoencoder",
         "||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2) on MNIST: descent ends at W_2 W_1 = "
         "U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
-        residual=lambda one: relative_difference(
-            one.predicted["autoencoder"], one.measured["autoencoder"], 1.0
-        ),
+        residual=setting.on_scale("autoencoder", lambda one: 1.0),
         reads=("autoencoder", *_ARRIVED),
         applies=_arrived,
     ),
     Claim(
         "autoencoder_loss",
         "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
-        residual=lambda one: relative_difference(
-            one.predicted["autoencoder_loss"],
-            one.measured["autoencoder_loss"],
-            np.sum(_squares(one)),
-        ),
+        residual=setting.on_scale("autoencoder_loss", lambda one: np.sum(_squares(one))),
         reads=("autoencoder_loss", *_ARRIVED),
         applies=_arrived,
     ),
@@ -232,16 +208,14 @@ CLAIMS = (
 
 
 def _inverse_not_squared(case: Autoencoder) -> dict[str, Array]:
-    right = predict(case)
-    left, values, _ = svd(case.factor)
-    left, gains = left[:, : case.width], autoencoder_gains(jnp.sqrt(values), case.weight_decay[0])
-    product = (left * gains[: case.width][None, :]) @ left.T
-    return right | {"autoencoder": product}
+    left, values, _ = linalg.svd(case.factor)
+    gains = shrinkage.autoencoder_gains(jnp.sqrt(values), case.weight_decay[0])[: case.width]
+    left = left[:, : case.width]
+    return {"autoencoder": (left * gains[None, :]) @ left.T}
 
 
 def _unregularised(case: Autoencoder) -> dict[str, Array]:
-    right = predict(case)
-    return right | {"autoencoder_loss": jnp.sum(right["input_values"][case.width :] ** 2)}
+    return {"autoencoder_loss": jnp.sum(singular_values(case.factor)[case.width :] ** 2)}
 
 
 def _decay_decoder(key: Key[Array, ""], case: Autoencoder, amount: Array) -> Autoencoder:
@@ -250,50 +224,36 @@ def _decay_decoder(key: Key[Array, ""], case: Autoencoder, amount: Array) -> Aut
     return dataclasses.replace(case, weight_decay=decays)
 
 
-# Where sigma and sigma^2 are well apart, and the step as large as such data allows.
-_AT = {"weight_decay": 0.1, "init_scale": 1.0, "target_scale": 0.25, "learning_rate": 0.8}
+CONTROLS = (
+    Control(
+        "inverse_not_squared", "I - lambda Sigma^{-1}", "autoencoder", predict=_inverse_not_squared
+    ),
+    Control(
+        "unregularised_value", "the value of lambda = 0", "autoencoder_loss", predict=_unregularised
+    ),
+    Control(
+        "decay_on_the_decoder", "decay on the decoder alone", "transposed", case=_decay_decoder
+    ),
+    Control[Autoencoder](
+        "gradient_not_squared",
+        "points with I - lambda Sigma^{-1}",
+        "autoencoder_gradient",
+        measure=lambda case: {"autoencoder_gradient": _gradient(case, power=1)},
+    ),
+)
 
-AUTOENCODER = Statement(
+AUTOENCODER = Statement[Autoencoder](
     "autoencoder",
     make_case,
     predict,
     measure,
     CLAIMS,
-    controls=(
-        Control(
-            "inverse_not_squared",
-            "I - lambda Sigma^{-1}",
-            "autoencoder",
-            predict=_inverse_not_squared,
-            at=_AT,
-        ),
-        Control(
-            "unregularised_value",
-            "the value of lambda = 0",
-            "autoencoder_loss",
-            predict=_unregularised,
-            at=_AT,
-        ),
-        Control(
-            "decay_on_the_decoder",
-            "decay on the decoder alone",
-            "transposed",
-            case=_decay_decoder,
-            at=_AT,
-        ),
-        Control(
-            "gradient_not_squared",
-            "points with I - lambda Sigma^{-1}",
-            "autoencoder_gradient",
-            measure=lambda case: {"autoencoder_gradient": _gradient(case, power=1)},
-            at=_AT,
-        ),
-    ),
-    hypotheses={
+    CONTROLS,
+    {
         "mnist_installed": lambda case: jnp.asarray(case.real),
         "equal_decays": lambda case: case.weight_decay[0] == case.weight_decay[1],
     },
-    dims={
+    {
         "autoencoder": ("row", "column"),
         "input_values": ("input_index",),
         "gains": ("input_index",),
@@ -301,5 +261,7 @@ AUTOENCODER = Statement(
     },
     steps="steps",
     diverged="diverged_at",
+    # Where sigma and sigma^2 are well apart, and the step as large as such data allows.
+    at={"weight_decay": 0.1, "init_scale": 1.0, "target_scale": 0.25, "learning_rate": 0.8},
     sides="SVD of X against gradient descent, on MNIST",
 )

@@ -1,0 +1,111 @@
+"""What the statements of Theorem 1 share: flags, targets, and what claims ask of a run."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lrdyn.claims import ROUNDING_SAFETY, relative_difference, tolerance
+from lrdyn.initialization import orthogonal, spaced_singular_values
+from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Domain, Flag, Outcome, at_least
+
+FLAGS = (
+    Flag("rows", (6,), at_least(1), int, "k", "rows of the target Phi", (6,), shapes=True),
+    Flag("cols", (4,), at_least(1), int, "d", "columns of the target Phi", (4, 8), shapes=True),
+    Flag("rank", (2,), at_least(1), int, "r", "width of the hidden layers", (1, 2, 4), shapes=True),
+    Flag("depth", (2, 3), at_least(2), int, "L", "number of layers", (2, 3, 4), shapes=True),
+    Flag("weight_decay", (0.0, 0.1, 0.92), NON_NEGATIVE, float, "lambda",
+         "weight decay of every layer", (0.0, 0.03, 0.1, 0.2, 0.35, 0.7, 0.92)),
+    Flag("init_scale", (0.3, 1.0), POSITIVE, float, "eps",
+         "init scale: Gaussian layers, entries of variance eps^2 / longer side", (0.1, 0.3, 1.0)),
+    Flag("rank_deficit", (0, 2), at_least(0), int, "min(k, d) - rank Phi",
+         "so many of the smallest singular values of the target are 0", (0, 2, 3)),
+    Flag("tie", (0, 1), Domain("0 or 1", lambda x: x in (0, 1)), int, "",
+         "1: a target with sigma_{r+1} = sigma_r"),
+    Flag("learning_rate", (0.2,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
+    Flag("target_scale", (1.0,), POSITIVE, float, "sigma_1", "largest singular value of Phi"),
+    Flag("steps", (4000,), at_least(1), int, "t", "steps of descent", (10_000,), swept=False),
+)  # fmt: skip
+
+
+def target_shapes(rows: int, cols: int) -> list[tuple[int, int]]:
+    """Shapes of the Gaussian matrices that :func:`make_target` takes its singular spaces from."""
+    count = min(rows, cols)
+    return [(rows, count), (count, cols)]
+
+
+def make_target(
+    left: Float[Array, "k n"],
+    right: Float[Array, "n d"],
+    *,
+    rank: int,
+    rank_deficit: Any,
+    tie: Any,
+    target_scale: Any,
+) -> Float[Array, "k d"]:
+    """Target with evenly spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``."""
+    count = len(right)
+    values, place = spaced_singular_values(count, target_scale), np.arange(count)
+    values = jnp.where(place < count - rank_deficit, values, 0.0)
+    values = jnp.where((place == rank) & (tie == 1), values[rank - 1], values)
+    return (orthogonal(left) * values[None, :]) @ orthogonal(right)
+
+
+def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """Leave out default deficits that small targets have no room for."""
+    room = min(settings["rows"] + settings["cols"])
+    fitting = tuple(d for d in settings["rank_deficit"] if d < room)
+    return settings if "rank_deficit" in given else settings | {"rank_deficit": fitting}
+
+
+def check(point: Mapping[str, Any]) -> None:
+    """Refuse combinations outside the theorem."""
+    rows, cols = point["rows"], point["cols"]
+    sizes = f"with k = {rows} and d = {cols}"
+    if point["rank"] > min(rows, cols):
+        raise ValueError(f"--rank: got {point['rank']} {sizes}, wanted r <= min(k, d)")
+    if point["rank_deficit"] >= min(rows, cols):
+        raise ValueError(
+            f"--rank-deficit: got {point['rank_deficit']} {sizes}, wanted less than min(k, d)"
+        )
+
+
+# What the claims ask of a run -------------------------------------------------------------------
+
+
+def on_scale(name: str, scale: Callable[[Outcome], float]) -> Callable[[Outcome], float]:
+    """Residual of an array, relative to a scale of the outcome."""
+    return lambda one: relative_difference(one.predicted[name], one.measured[name], scale(one))
+
+
+def resolution(largest: float, one: Outcome) -> float:
+    """Half of all digits of numbers as large as this: what is closer counts as equal."""
+    return largest * float(np.sqrt(np.finfo(one.dtype).eps))
+
+
+def decay_of(one: Outcome) -> float:
+    """Lambda; a control changes it, so that the flag does not tell."""
+    return float(one.predicted["decay"][0])
+
+
+def moved(products: Float[Array, "times k d"]) -> Float[Array, ""]:
+    """How far a product went in the second half of a run."""
+    return jnp.max(jnp.abs(products[-1] - products[(len(products) - 1) // 2]))
+
+
+def settled(one: Outcome, scale: float) -> bool:
+    """Whether a run has arrived: in its second half it moved by round-off of a scale only.
+
+    Descent converges linearly to a minimum that is not degenerate. What is left to go is then at
+    most what the second half went.
+    """
+    limit = tolerance("identity", one.dtype, steps=one.steps, size=one.size)
+    return bool(one.measured["moved"] <= limit * scale / ROUNDING_SAFETY)
+
+
+def vanished(one: Outcome, factor: float) -> bool:
+    """Whether what is multiplied by a factor at every step is below round-off at the end."""
+    size = abs(float(factor))
+    return size < 1 and size**one.steps <= float(np.finfo(one.dtype).eps)
