@@ -1,0 +1,134 @@
+"""What the claims about completion share: a target seen in part, flags, trainings."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+from lrdyn import recovery
+from lrdyn.compression import GradientBasis, gradient_basis
+from lrdyn.descent import recorded_steps, simulate
+from lrdyn.factorization import Weights, end_to_end
+from lrdyn.initialization import orthogonal_layers
+from lrdyn.masking import observe
+from lrdyn.spectra import singular_values
+from lrdyn.theorem import POSITIVE, Domain, Flag, at_least
+
+DEPTH = 3
+"""L of the full network, and of the compressed one of Kwon et al., outer factors counted."""
+
+
+class Recovery(eqx.Module):
+    """A target seen in part, a full network and what decides its compressed ones."""
+
+    target: Float[Array, "d d"]
+    weights: Weights
+    learning_rate: Float[Array, ""]
+    step_ratio: Float[Array, ""]
+    """alpha."""
+    outer_ratio: Float[Array, ""]
+    """gamma."""
+    mask: Float[Array, "d d"]
+    """Observed entries."""
+    rank: int = eqx.field(static=True)
+    steps: tuple[int, ...] = eqx.field(static=True)
+    measurements: Float[Array, "m d d"] | None = None
+    """Gaussian measurements, if the target is seen by these."""
+
+    def loss(self, product: Float[Array, "d d"]) -> Float[Array, ""]:
+        """1/2 ||f - Phi||_F^2, estimated from what is seen."""
+        if self.measurements is None:
+            return product.size * recovery.observed_loss(product, self.target, self.mask)
+        seen = recovery.sense(self.measurements, self.target)
+        return recovery.sensing_loss(product, self.measurements, seen)
+
+    @property
+    def surrogate(self) -> Float[Array, "d d"]:
+        """The target, estimated from what is seen."""
+        if self.measurements is None:
+            return recovery.surrogate(self.target, self.mask)
+        seen = recovery.sense(self.measurements, self.target)
+        return recovery.sensing_surrogate(self.measurements, seen)
+
+    @property
+    def gradient(self) -> Float[Array, "d d"]:
+        """The gradient of the first layer of the full network at its start."""
+        return jax.grad(lambda weights: self.loss(end_to_end(weights)))(self.weights)[0]
+
+    @property
+    def basis(self) -> GradientBasis:
+        """The basis of that gradient."""
+        return gradient_basis(self.weights, self.gradient, self.rank)
+
+    def train(
+        self,
+        product: Callable[[PyTree], Float[Array, "d d"]],
+        start: PyTree,
+        rule: optax.GradientTransformation,
+    ) -> tuple[Float[Array, "times"], Float[Array, "times"]]:
+        """Recovery error and loss of the product of a network at the recorded steps."""
+
+        def loss(network: PyTree) -> Float[Array, ""]:
+            return self.loss(product(network))
+
+        def record(network: PyTree) -> tuple[Array, Array]:
+            return recovery.recovery_error(product(network), self.target), loss(network)
+
+        return simulate(loss, start, rule, np.asarray(self.steps), record=record).records
+
+
+FLAGS = (
+    Flag("dim", (24,), at_least(4), int, "d", "width of the target", (100, 200), shapes=True),
+    Flag("rank", (2,), at_least(1), int, "r", "rank of the target Phi", (5,), shapes=True),
+    Flag("observed", (0.5,), Domain("a number > 0 and <= 1", lambda p: 0 < p <= 1), float, "p",
+         "fraction of the entries that is observed; p d^2 measurements of sensing", (0.3,),
+         shapes=True),
+    Flag("init_scale", (0.01,), POSITIVE, float, "eps", "init scale of every layer", (0.004,)),
+    Flag("learning_rate", (0.15,), POSITIVE, float, "eta",
+         "step size for the estimate of 1/2 ||f - Phi||_F^2", (0.05,)),
+    Flag("step_ratio", (5.0,), POSITIVE, float, "alpha",
+         "step of the outer factors over eta, from the spectral start"),
+    Flag("outer_ratio", (0.01,), POSITIVE, float, "gamma",
+         "step of the outer factors over eta, from the basis of the gradient"),
+    Flag("target_scale", (1.0,), POSITIVE, float, "sigma_1", "largest singular value of Phi"),
+    Flag("steps", (1500,), at_least(1), int, "t", "steps of descent", (16_000,), swept=False),
+)  # fmt: skip
+
+
+def make_entries(
+    key: Key[Array, ""],
+    *,
+    dim: int,
+    rank: int,
+    observed: float,
+    init_scale: Any,
+    target_scale: Any,
+    steps: int,
+    **rates: Any,
+) -> Recovery:
+    """Draw a target of which some entries are seen, from the flags."""
+    for_target, for_weights, for_view = jax.random.split(key, 3)
+    target = recovery.spread_target(for_target, (dim, dim), rank)
+    target *= target_scale / singular_values(target)[0]
+    return Recovery(
+        target=target,
+        mask=observe(for_view, (dim, dim), observed),
+        weights=orthogonal_layers(for_weights, (dim,) * (DEPTH + 1), jnp.full(DEPTH, init_scale)),
+        rank=rank,
+        steps=tuple(recorded_steps(steps).tolist()),
+        **{name: jnp.asarray(rate, target.dtype) for name, rate in rates.items()},
+    )
+
+
+def make_measurements(key: Key[Array, ""], *, dim: int, observed: float, **flags: Any) -> Recovery:
+    """Draw the same target, seen by p d^2 Gaussian measurements."""
+    case = make_entries(key, dim=dim, observed=observed, **flags)
+    shape = (max(1, round(observed * dim * dim)), dim, dim)
+    draws = jax.random.normal(jax.random.split(key, 3)[2], shape, case.target.dtype)
+    return dataclasses.replace(case, measurements=draws)
