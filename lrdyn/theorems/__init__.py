@@ -18,13 +18,7 @@ REGISTRY = {
 
 
 def theorem(name: str) -> "Theorem":
-    """Look up a theorem.
-
-    Args:
-        name: of its command.
-
-    Returns:
-        The theorem.
+    """Look up a theorem by the name of its command.
 
     Raises:
         ValueError: there is none of that name.
@@ -39,9 +33,5 @@ def theorem(name: str) -> "Theorem":
 
 
 def theorems() -> "tuple[Theorem, ...]":
-    """All theorems, in the order in which they are listed.
-
-    Returns:
-        The theorems.
-    """
+    """All theorems, in the order in which they are listed."""
     return tuple(map(theorem, REGISTRY))

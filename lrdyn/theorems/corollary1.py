@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 from lrdyn import compression, subspace
 from lrdyn.claims import relative_difference
 from lrdyn.compression import CompressedNetwork, compression_error
-from lrdyn.factorization import end_to_end
+from lrdyn.factorization import Weights, end_to_end
 from lrdyn.theorem import Claim, Control, Flag, Outcome, Statement, Theorem, at_least
 from lrdyn.theorems import deep_factorization
 
@@ -67,22 +67,20 @@ def predict(case: Compression) -> dict[str, Array]:
 
 
 def _contraction(case: Compression) -> Float[Array, ""]:
-    rates, steps = (case.learning_rate, case.weight_decay), np.arange(case.steps[-1] + 1)
-    return compression.bulk_contracts(subspace.rho(case.scales, *rates, steps), *rates)
+    every = subspace.rho(*case.rates, np.arange(case.steps[-1] + 1))
+    return compression.bulk_contracts(every, case.learning_rate, case.weight_decay)
 
 
 def _train_compressed(
     case: Compression, fixed: subspace.Frame, rank: int
 ) -> tuple[Float[Array, "times d d"], CompressedNetwork]:
     """Train a compressed network, inner layers only, from ``eps_l I``."""
-    trained = subspace.reduced_dynamics(
-        subspace.reduced_target(fixed, case.target, 2 * rank),
-        case.scales,
-        case.learning_rate,
-        case.weight_decay,
-        case.times,
-        record=lambda inner: compression.compressed_product(compression.compress(fixed, inner)),
-    )
+    target = subspace.reduced_target(fixed, case.target, 2 * rank)
+
+    def record(inner: Weights) -> Float[Array, "d d"]:
+        return compression.compressed_product(compression.compress(fixed, inner))
+
+    trained = subspace.reduced_dynamics(target, *case.rates, case.times, record=record)
     return trained.records, compression.compress(fixed, trained.params)
 
 

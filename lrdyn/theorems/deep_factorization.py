@@ -17,7 +17,16 @@ from lrdyn.descent import Trajectory, gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.masking import masked_loss, observe
 from lrdyn.spectra import numerical_rank, singular_values
-from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Control, Flag, Outcome, at_least, with_condition
+from lrdyn.theorem import (
+    NON_NEGATIVE,
+    POSITIVE,
+    Claim,
+    Control,
+    Flag,
+    Outcome,
+    at_least,
+    with_condition,
+)
 
 
 class Run(eqx.Module):
@@ -36,6 +45,11 @@ class Run(eqx.Module):
     def times(self) -> np.ndarray:
         """The recorded steps as an array."""
         return np.asarray(self.steps)
+
+    @property
+    def rates(self) -> tuple[Float[Array, "depth"], Float[Array, ""], Float[Array, "depth"]]:
+        """What decides rho: eps_l, eta and lambda_l."""
+        return self.scales, self.learning_rate, self.weight_decay
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -79,7 +93,7 @@ class DeepFactorization(Run):
     @property
     def bulk(self) -> Float[Array, "times depth"]:
         """rho_l at the recorded steps."""
-        return subspace.rho(self.scales, self.learning_rate, self.weight_decay, self.times)
+        return subspace.rho(*self.rates, self.times)
 
     def loss(self, weights: Weights) -> Float[Array, ""]:
         """The objective, masked if there is a mask."""
@@ -222,15 +236,9 @@ def conditioned_run(
     """Records of the reduced run of a case, in blocks of the size of a target; their condition."""
 
     def reduced(data: tuple[Array, Weights]) -> Float[Array, "times ..."]:
-        return subspace.reduced_dynamics(
-            data[0],
-            case.scales,
-            case.learning_rate,
-            case.weight_decay,
-            case.times,
-            start=data[1],
-            record=record,
-        ).records
+        goal, start = data
+        how = {"start": start, "record": record}
+        return subspace.reduced_dynamics(goal, *case.rates, case.times, **how).records
 
     return with_condition(reduced, (target, subspace.reduced_start(case.scales, len(target))))
 
@@ -254,10 +262,8 @@ def _rank_at_most_r(case: DeepFactorization) -> Array:
 HYPOTHESES = {
     "orthogonal_start": orthogonal_start,
     "rank_at_most_r": _rank_at_most_r,
-    "all_entries_observed": lambda case: jnp.asarray(
-        True if case.mask is None else jnp.all(case.mask == 1)
-    ),
-    "exact_gradient": lambda case: jnp.asarray(True if case.noise is None else case.noise == 0),
+    "all_entries_observed": lambda case: jnp.asarray(case.mask is None or jnp.all(case.mask == 1)),
+    "exact_gradient": lambda case: jnp.asarray(case.noise is None or case.noise == 0),
 }
 
 
@@ -335,23 +341,26 @@ def weight_scale(one: Outcome) -> float:
     return float(np.max(one.measured["singular_values"]))
 
 
-def of_weights(*names: str) -> dict[str, Any]:
-    """How arrays of weights are judged: predicted against measured on the scale of the weights."""
+def weights_claim(id: str, statement: str, *names: str) -> Claim:
+    """Arrays of weights, by default that of the claim, agree on the scale of the weights."""
+    names = names or (id,)
 
     def residual(one: Outcome) -> float:
         scale = weight_scale(one)
         apart = [relative_difference(one.predicted[n], one.measured[n], scale) for n in names]
         return float(np.max(apart))
 
-    return {"residual": residual, "reads": (*names, "singular_values")}
+    return Claim(id, statement, residual=residual, reads=(*names, "singular_values"))
 
 
-def vanishes(name: str) -> dict[str, Any]:
-    """How something that should be zero is judged, on the scale of the weights."""
-    return {
-        "residual": lambda one: np.max(one.measured[name]) / weight_scale(one),
-        "reads": (name, "singular_values"),
-    }
+def zero_claim(id: str, statement: str, name: str = "") -> Claim:
+    """An array, by default that of the claim, is zero on the scale of the weights."""
+    name = name or id
+
+    def residual(one: Outcome) -> float:
+        return np.max(one.measured[name]) / weight_scale(one)
+
+    return Claim(id, statement, residual=residual, reads=(name, "singular_values"))
 
 
 def first_shapes(settings: dict[str, Any]) -> dict[str, Any]:

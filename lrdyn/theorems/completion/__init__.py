@@ -1,6 +1,7 @@
 """Corollary 1 where it is approximate: completion and sensing by compressed networks."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -195,27 +196,16 @@ def _one_decomposition(case: Recovery) -> dict[str, Array]:
     return _from_basis(case, linalg.svd(stack)[2][: 2 * case.rank].T)
 
 
-def _slow(case: Recovery) -> dict[str, Array]:
-    return _spectral(case, 0.1)
-
-
 def _controls(prefix: str) -> tuple[Control[Recovery], ...]:
-    slow = [
-        Control(
-            f"{prefix}{claim}_slow_outer_factors",
-            "step ratio alpha = 0.1",
-            f"{prefix}{claim}",
-            measure=_slow,
+    slow, fixed = (partial(_spectral, ratio=ratio) for ratio in (0.1, 0.0))
+    return tuple(
+        Control(f"{prefix}{name}", text, f"{prefix}{claim}", measure=run)
+        for name, text, claim, run in (
+            ("recovery_slow_outer_factors", "step ratio alpha = 0.1", "recovery", slow),
+            ("first_slow_outer_factors", "step ratio alpha = 0.1", "first", slow),
+            ("fixed_outer_factors", "step ratio alpha = 0", "recovered", fixed),
         )
-        for claim in ("recovery", "first")
-    ]
-    fixed = Control[Recovery](
-        f"{prefix}fixed_outer_factors",
-        "step ratio alpha = 0",
-        f"{prefix}recovered",
-        measure=lambda case: _spectral(case, 0.0),
     )
-    return (*slow, fixed)
 
 
 BASIS_CONTROLS = (

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from lrdyn import landscape, linalg
 from lrdyn.claims import relative_difference, tolerance
@@ -123,11 +123,13 @@ def _of_points(
 def predict(case: Instance) -> dict[str, Array]:
     """Values and spectra of all critical points in closed form."""
     sets, values, decay = case.sets, case.values, case.weight_decay
+    kept = jnp.where(values > decay, np.arange(len(values)), -1)[: case.rank]
+    is_best = jnp.all(jnp.sort(sets, axis=1) == jnp.sort(kept)[None, :], axis=1)
     every = {
         "critical_loss": landscape.critical_values(values, sets, decay),
         "smallest": landscape.smallest_curvature(values, sets, decay),
         "spectrum": landscape.hessian_spectrum(values, sets, case.shape, decay),
-        "global": _is_global(case, values).astype(jnp.int32),
+        "global": is_best.astype(jnp.int32),
         "admissible": jnp.ones(len(sets), jnp.int32),
     }
     first, last = case.points
@@ -138,12 +140,6 @@ def predict(case: Instance) -> dict[str, Array]:
         "target_values": values,
         "family": last @ first,
     }
-
-
-def _is_global(case: Instance, values: Float[Array, "n"]) -> Bool[Array, "sets"]:
-    """Whether S = {i <= r: sigma_i > lambda}."""
-    kept = jnp.where(values > case.weight_decay, np.arange(len(values)), -1)[: case.rank]
-    return jnp.all(jnp.sort(case.sets, axis=1) == jnp.sort(kept)[None, :], axis=1)
 
 
 def measure(case: Instance) -> dict[str, Array]:
@@ -290,16 +286,14 @@ def _at_half_threshold(case: Instance) -> dict[str, Array]:
     return _of_points(case, case.values, {"critical_gradient": _gradients(case, points)})
 
 
-def _half_threshold_values(case: Instance) -> dict[str, Array]:
-    values = case.values
-    wrong = landscape.critical_values(values, case.sets, case.weight_decay / 2)
-    return _of_points(case, values, {"critical_loss": wrong})
-
-
-def _without_decay(case: Instance) -> dict[str, Array]:
-    values = case.values
-    wrong = landscape.hessian_spectrum(values, case.sets, case.shape, 0.0)
-    return _of_points(case, values, {"spectrum": wrong})
+def _with_decay(case: Instance, decay: Float[Array, ""]) -> dict[str, Array]:
+    """Values and spectra of another decay, at the critical points of the right one."""
+    sets, values = case.sets, case.values
+    wrong = {
+        "critical_loss": landscape.critical_values(values, sets, decay),
+        "spectrum": landscape.hessian_spectrum(values, sets, case.shape, decay),
+    }
+    return _of_points(case, values, wrong)
 
 
 def _without_spare_slots(case: Instance) -> dict[str, Array]:
@@ -324,14 +318,17 @@ CONTROLS = (
         "critical_gradient",
         measure=_at_half_threshold,
     ),
-    Control(
+    Control[Instance](
         "critical_loss_half_threshold",
         "values with threshold lambda/2",
         "critical_loss",
-        predict=_half_threshold_values,
+        predict=lambda case: _with_decay(case, case.weight_decay / 2),
     ),
-    Control(
-        "spectrum_without_decay", "spectra with lambda = 0", "spectrum", predict=_without_decay
+    Control[Instance](
+        "spectrum_without_decay",
+        "spectra with lambda = 0",
+        "spectrum",
+        predict=lambda case: _with_decay(case, 0 * case.weight_decay),
     ),
     Control(
         "spare_slots_left_out",

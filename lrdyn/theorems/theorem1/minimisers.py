@@ -41,6 +41,11 @@ class Factorization(eqx.Module):
         return len(self.weights)
 
     @property
+    def values(self) -> Float[Array, "n"]:
+        """The singular values of the target."""
+        return singular_values(self.target)
+
+    @property
     def decay(self) -> Float[Array, ""]:
         """Lambda, of the first layer."""
         return self.weight_decay[0]
@@ -272,23 +277,12 @@ CLAIMS = (
 # Controls --------------------------------------------------------------------------------------
 
 
-def _half_threshold(case: Factorization) -> dict[str, Array]:
+def _halved(case: Factorization) -> dict[str, Array]:
     return _minimiser(case, case.decay / 2)
 
 
-def _ridge(case: Factorization) -> dict[str, Array]:
-    values = singular_values(case.target)[: case.rank]
-    return {"singular_values": values / (1 + case.depth * case.decay)}
-
-
-def _as_two_layers(case: Factorization) -> dict[str, Array]:
-    values = singular_values(case.target)[: case.rank]
-    return {"singular_values": shrinkage.shrink(values, case.decay)}
-
-
-def _unique_despite_tie(case: Factorization) -> dict[str, Array]:
-    """Predict the product with u_r v_r^T as if nothing were left beyond sigma_r."""
-    return {"target_values": singular_values(case.target).at[case.rank :].set(0.0)}
+def _kept_as(case: Factorization, values: Float[Array, "n"]) -> dict[str, Array]:
+    return {"singular_values": values[: case.rank]}
 
 
 def _decay_one_layer(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
@@ -304,21 +298,14 @@ def _near_zero(key: Key[Array, ""], case: Factorization, amount: Array) -> Facto
 
 
 CONTROLS = (
-    Control(
-        "half_threshold", "minimiser with threshold lambda/2", "minimiser", predict=_half_threshold
-    ),
-    Control(
+    Control("half_threshold", "minimiser with threshold lambda/2", "minimiser", predict=_halved),
+    Control[Factorization](  # as if nothing were left beyond sigma_r
         "unique_despite_tie",
         "U_r s(Sigma_r) V_r^T claimed the only minimiser with sigma_r = sigma_{r+1}",
         "minimiser",
-        predict=_unique_despite_tie,
+        predict=lambda case: {"target_values": case.values.at[case.rank :].set(0.0)},
     ),
-    Control(
-        "half_threshold_value",
-        "minimum with threshold lambda/2",
-        "minimum",
-        predict=_half_threshold,
-    ),
+    Control("half_threshold_value", "minimum with threshold lambda/2", "minimum", predict=_halved),
     Control(
         "decay_on_one_layer", "decay on the last layer alone", "balanced", case=_decay_one_layer
     ),
@@ -328,12 +315,17 @@ CONTROLS = (
         "lower_bound",
         predict=lambda case: {"loss": 2 * predict(case)["loss"]},
     ),
-    Control("exponent_two", "penalty s^2 in place of s^{2/L}", "schatten", predict=_ridge),
-    Control(
+    Control[Factorization](
+        "exponent_two",
+        "penalty s^2 in place of s^{2/L}",
+        "schatten",
+        predict=lambda case: _kept_as(case, case.values / (1 + case.depth * case.decay)),
+    ),
+    Control[Factorization](
         "soft_threshold_at_depth_three",
         "(sigma - lambda)_+ with three layers",
         "schatten",
-        predict=_as_two_layers,
+        predict=lambda case: _kept_as(case, shrinkage.shrink(case.values, case.decay)),
     ),
     Control(
         "start_near_zero",

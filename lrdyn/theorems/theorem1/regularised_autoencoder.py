@@ -210,8 +210,7 @@ CLAIMS = (
 def _inverse_not_squared(case: Autoencoder) -> dict[str, Array]:
     left, values, _ = linalg.svd(case.factor)
     gains = shrinkage.autoencoder_gains(jnp.sqrt(values), case.weight_decay[0])[: case.width]
-    left = left[:, : case.width]
-    return {"autoencoder": (left * gains[None, :]) @ left.T}
+    return {"autoencoder": (left[:, : case.width] * gains[None, :]) @ left[:, : case.width].T}
 
 
 def _unregularised(case: Autoencoder) -> dict[str, Array]:

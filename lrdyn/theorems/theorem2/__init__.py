@@ -13,7 +13,7 @@ from lrdyn.spectra import singular_values
 from lrdyn.subspace import product_of_others, reduced_spectra
 from lrdyn.theorem import Claim, Control, Statement, Theorem
 from lrdyn.theorems import deep_factorization
-from lrdyn.theorems.deep_factorization import DIMS, DeepFactorization, of_weights, vanishes
+from lrdyn.theorems.deep_factorization import DIMS, DeepFactorization, weights_claim, zero_claim
 from lrdyn.theorems.theorem2.classification import CLASSIFICATION, COLLAPSE
 
 
@@ -44,26 +44,14 @@ def measure(
 
 
 CLAIMS = (
-    Claim(
-        "off_block",
-        "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t",
-        **vanishes("off_block"),
-    ),
-    Claim("bulk", "its bulk block is a multiple of the identity", **vanishes("bulk_deviation")),
-    Claim(
-        "rho",
-        "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)",
-        **of_weights("rho"),
-    ),
-    Claim(
-        "reduced",
-        "Wt_l is gradient descent on the 2r-dimensional problem from eps_l I",
-        **of_weights("reduced"),
-    ),
-    Claim(
+    zero_claim("off_block", "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t"),
+    zero_claim("bulk", "its bulk block is a multiple of the identity", "bulk_deviation"),
+    weights_claim("rho", "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)"),
+    weights_claim("reduced", "Wt_l is gradient descent on the 2r-dimensional problem from eps_l I"),
+    weights_claim(
         "spectra",
         "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
-        **of_weights("singular_values"),
+        "singular_values",
     ),
     Claim("loss", "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2"),
 )
@@ -106,42 +94,41 @@ def _loss_without_bulk(case: DeepFactorization) -> dict[str, Array]:
     return {"loss": right["loss"] - _bulk_loss(case, right["rho"])}
 
 
+CONTROLS = (
+    *deep_factorization.departures("off_block"),
+    Control("adam", "Adam instead of gradient descent", "off_block", measure=_adam),
+    Control("adam_bulk", "Adam instead of gradient descent", "bulk", measure=_adam),
+    Control(
+        "rho_without_product",
+        "rho recursion without the product term",
+        "rho",
+        predict=_wrong_rho(jnp.zeros_like),
+    ),
+    Control(
+        "rho_not_squared",
+        "rho recursion with the product not squared",
+        "rho",
+        predict=_wrong_rho(product_of_others),
+    ),
+    Control("target_transposed", "reduced target transposed", "reduced", predict=_transposed),
+    Control(
+        "bulk_counted_d_minus_r",
+        "|rho_l| counted d - r times, r values beside it",
+        "spectra",
+        predict=_bulk_beyond_r,
+    ),
+    Control(
+        "loss_without_bulk", "loss of the reduced run alone", "loss", predict=_loss_without_bulk
+    ),
+)
+
 FACTORIZATION = Statement[DeepFactorization](
     "factorization",
     deep_factorization.make_case,
     predict,
     measure,
     CLAIMS,
-    controls=(
-        *deep_factorization.departures("off_block"),
-        Control("adam", "Adam instead of gradient descent", "off_block", measure=_adam),
-        Control("adam_bulk", "Adam instead of gradient descent", "bulk", measure=_adam),
-        Control(
-            "rho_without_product",
-            "rho recursion without the product term",
-            "rho",
-            predict=_wrong_rho(jnp.zeros_like),
-        ),
-        Control(
-            "rho_not_squared",
-            "rho recursion with the product not squared",
-            "rho",
-            predict=_wrong_rho(product_of_others),
-        ),
-        Control("target_transposed", "reduced target transposed", "reduced", predict=_transposed),
-        Control(
-            "bulk_counted_d_minus_r",
-            "|rho_l| counted d - r times, r values beside it",
-            "spectra",
-            predict=_bulk_beyond_r,
-        ),
-        Control(
-            "loss_without_bulk",
-            "loss of the reduced run alone",
-            "loss",
-            predict=_loss_without_bulk,
-        ),
-    ),
+    CONTROLS,
     hypotheses=deep_factorization.HYPOTHESES,
     dims=DIMS,
     **deep_factorization.RUN,
@@ -177,10 +164,11 @@ MEAN_LOSS = Statement[DeepFactorization](
     lambda case: _mean_names(predict(case), "condition"),
     _measure_mean_loss,
     (
-        Claim(
+        weights_claim(
             "mean_loss",
             "1/2 mean over d^2 entries: the same trajectory with eta / d^2 and lambda d^2",
-            **of_weights("mean_rho", "mean_reduced"),
+            "mean_rho",
+            "mean_reduced",
         ),
     ),
     controls=(

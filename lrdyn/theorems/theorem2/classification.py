@@ -18,7 +18,7 @@ from lrdyn.spectra import singular_values
 from lrdyn.subspace import Frame, reduced_start, rho
 from lrdyn.theorem import Claim, Control, Outcome, Statement, with_condition
 from lrdyn.theorems import deep_factorization
-from lrdyn.theorems.deep_factorization import of_weights, vanishes
+from lrdyn.theorems.deep_factorization import weights_claim, zero_claim
 
 
 class Classification(deep_factorization.Run):
@@ -121,11 +121,6 @@ def _colour(key: Key[Array, ""], case: Classification, amount: Array) -> Classif
     return dataclasses.replace(case, inputs=(1 + amount * factors) * case.inputs)
 
 
-def _with_product_term(case: Classification) -> dict[str, Array]:
-    wrong = rho(case.scales, case.learning_rate, case.weight_decay, case.times)
-    return {"class_rho": wrong[:, :-1]}
-
-
 def _from_identity(case: Classification) -> dict[str, Array]:
     def start(fixed: Frame, weights: Weights, size: int) -> Weights:
         *square, last = reduced_start(case.scales, size)
@@ -140,16 +135,11 @@ CLASSIFICATION = Statement[Classification](
     _predict_classifier,
     _measure_classifier,
     (
-        Claim(
+        zero_claim(
             "class_off_block",
             "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K",
-            **vanishes("class_off_block"),
         ),
-        Claim(
-            "class_rho",
-            "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L",
-            **of_weights("class_rho"),
-        ),
+        weights_claim("class_rho", "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L"),
         Claim("class_product", "W(t) V_{1,1} follows the reduced problem of width 2K"),
     ),
     controls=(
@@ -161,11 +151,11 @@ CLASSIFICATION = Statement[Classification](
             amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0),
             amount_label="spread of the input scales",
         ),
-        Control(
+        Control[Classification](
             "class_rho_with_product",
             "classifier bulk with Theorem 2's product term",
             "class_rho",
-            predict=_with_product_term,
+            predict=lambda case: {"class_rho": rho(*case.rates, case.times)[:, :-1]},
         ),
         Control(
             "class_from_identity",
@@ -230,17 +220,8 @@ def _outside_interval(one: Outcome) -> float:
     return float(np.maximum(outside, 0.0) / high)
 
 
-def _collapse_without_n(case: Classification) -> dict[str, Array]:
-    return {"collapse": classifier.collapse_ratio(case.scales[0], 1, len(case.weights))}
-
-
-def _collapse_not_squared(case: Classification) -> dict[str, Array]:
-    root, depth = jnp.sqrt(case.scales[0]), len(case.weights)
-    return {"collapse": classifier.collapse_ratio(root, PER_CLASS, depth)}
-
-
-def _collapse_exactly(case: Classification) -> dict[str, Array]:
-    return {"collapse_lower": _predict_collapse(case)["collapse"]}
+def _with_ratio_of(scale: Array, per_class: int, depth: int) -> dict[str, Array]:
+    return {"collapse": classifier.collapse_ratio(scale, per_class, depth)}
 
 
 _COLLAPSE_AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "weight_decay": 0.0}
@@ -280,20 +261,25 @@ COLLAPSE = Statement[Classification](
         ),
     ),
     controls=(
-        Control(
-            "collapse_without_n", "collapse ratio eps^2", "collapse", predict=_collapse_without_n
+        Control[Classification](
+            "collapse_without_n",
+            "collapse ratio eps^2",
+            "collapse",
+            predict=lambda case: _with_ratio_of(case.scales[0], 1, len(case.weights)),
         ),
-        Control(
+        Control[Classification](
             "collapse_not_squared",
             "collapse ratio eps / n^{1/L}",
             "collapse",
-            predict=_collapse_not_squared,
+            predict=lambda case: _with_ratio_of(
+                jnp.sqrt(case.scales[0]), PER_CLASS, len(case.weights)
+            ),
         ),
-        Control(
+        Control[Classification](
             "collapse_exact",
             "collapse ratio exactly eps^2 / n^{1/L}",
             "collapse_interval",
-            predict=_collapse_exactly,
+            predict=lambda case: {"collapse_lower": _predict_collapse(case)["collapse"]},
         ),
     ),
     hypotheses=HYPOTHESES,
