@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Key
 from lrdyn import landscape, linalg
 from lrdyn.claims import relative_difference, tolerance
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
-from lrdyn.initialization import gaussians
 from lrdyn.shrinkage import decayed_loss
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
@@ -79,11 +78,9 @@ def make_case(
     tie: Any,
 ) -> Instance:
     """Draw an instance; start from layers about as large as those of the critical points."""
-    shapes = [*setting.target_shapes(rows, cols), (SEARCHES, rank * (rows + cols))]
-    left, right, starts = gaussians(key, shapes)
-    target = setting.make_target(
-        left, right, rank=rank, rank_deficit=rank_deficit, tie=tie, target_scale=target_scale
-    )
+    of_target = {"rank_deficit": rank_deficit, "tie": tie, "target_scale": target_scale}
+    shape = (SEARCHES, rank * (rows + cols))
+    target, (starts,) = setting.draw_target(key, rows, cols, [shape], rank=rank, **of_target)
     size = jnp.sqrt(jnp.asarray(target_scale, target.dtype) / rank)
     return Instance(target, jnp.asarray(weight_decay, target.dtype), size * starts)
 

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Key
 from lrdyn import linalg, shrinkage
 from lrdyn.descent import gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
-from lrdyn.initialization import gaussians
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
 from lrdyn.theorems.theorem1 import setting
@@ -67,9 +66,7 @@ def make_case(
     """Draw a run."""
     widths = (cols, *(rank,) * (depth - 1), rows)
     layers = list(zip(widths[1:], widths[:-1], strict=True))
-    # One draw for all: each costs as much to compile as the descent.
-    left, right, *starts = gaussians(key, [*setting.target_shapes(rows, cols), *layers])
-    target = setting.make_target(left, right, rank=rank, **of_target)
+    target, starts = setting.draw_target(key, rows, cols, layers, rank=rank, **of_target)
     return Factorization(
         target=target,
         weights=tuple(init_scale * W / float(np.sqrt(max(W.shape))) for W in starts),

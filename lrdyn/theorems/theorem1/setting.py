@@ -5,10 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from lrdyn.claims import ROUNDING_SAFETY, relative_difference, tolerance
-from lrdyn.initialization import orthogonal, spaced_singular_values
+from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
 from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Domain, Flag, Outcome, at_least
 
 FLAGS = (
@@ -30,27 +30,28 @@ FLAGS = (
 )  # fmt: skip
 
 
-def target_shapes(rows: int, cols: int) -> list[tuple[int, int]]:
-    """Shapes of the Gaussian matrices that :func:`make_target` takes its singular spaces from."""
-    count = min(rows, cols)
-    return [(rows, count), (count, cols)]
-
-
-def make_target(
-    left: Float[Array, "k n"],
-    right: Float[Array, "n d"],
+def draw_target(
+    key: Key[Array, ""],
+    rows: int,
+    cols: int,
+    others: list[tuple[int, int]],
     *,
     rank: int,
     rank_deficit: Any,
     tie: Any,
     target_scale: Any,
-) -> Float[Array, "k d"]:
-    """Target with evenly spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``."""
-    count = len(right)
+) -> tuple[Float[Array, "k d"], list[Array]]:
+    """Target with evenly spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``.
+
+    And Gaussian matrices of other shapes in the same draw: each costs as much to compile as the
+    descent.
+    """
+    count = min(rows, cols)
+    left, right, *rest = gaussians(key, [(rows, count), (count, cols), *others])
     values, place = spaced_singular_values(count, target_scale), np.arange(count)
     values = jnp.where(place < count - rank_deficit, values, 0.0)
     values = jnp.where((place == rank) & (tie == 1), values[rank - 1], values)
-    return (orthogonal(left) * values[None, :]) @ orthogonal(right)
+    return (orthogonal(left) * values[None, :]) @ orthogonal(right), rest
 
 
 def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:

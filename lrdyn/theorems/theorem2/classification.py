@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn import classifier
 from lrdyn.claims import tolerance
-from lrdyn.descent import Trajectory
 from lrdyn.factorization import Weights, end_to_end, factorization_loss, regression_loss
 from lrdyn.initialization import orthogonal
 from lrdyn.spectra import singular_values
@@ -36,10 +35,6 @@ class Classification(deep_factorization.Run):
     def loss(self, weights: Weights) -> Float[Array, ""]:
         """The regression loss."""
         return regression_loss(weights, self.inputs, self.outputs)
-
-    def train(self, record: Callable[[Weights], Any]) -> Trajectory:
-        """Gradient descent on all layers."""
-        return self.descend(self.loss, self.weights, record)
 
 
 def make_classifier(
@@ -99,7 +94,7 @@ def _measure_classifier(case: Classification) -> dict[str, Array]:
             "singular_values": jnp.max(jnp.stack([singular_values(W)[0] for W in weights])),
         }
 
-    run = case.train(record)
+    run = case.descend(case.loss, case.weights, record)
     return run.records | {"diverged_at": run.diverged_at, "step": jnp.asarray(case.steps)}
 
 
@@ -196,7 +191,7 @@ def _predict_collapse(case: Classification) -> dict[str, Array]:
 
 
 def _measure_collapse(case: Classification) -> dict[str, Array]:
-    run = case.train(case.loss)
+    run = case.descend(case.loss, case.weights, case.loss)
     metrics = classifier.collapse_metrics(run.params, case.inputs, case.labels, len(case.outputs))
     # The ratio per layer as a geometric mean: no fit to explain.
     return {
@@ -224,14 +219,13 @@ def _with_ratio_of(scale: Array, per_class: int, depth: int) -> dict[str, Array]
     return {"collapse": classifier.collapse_ratio(scale, per_class, depth)}
 
 
-_COLLAPSE_AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "weight_decay": 0.0}
-_COLLAPSE_AT |= dict.fromkeys(("init_spread", "decay_spread", "learning_rate", "target_scale"), 1.0)
-_COLLAPSE_AT |= {"steps": 2500}
+_AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "weight_decay": 0.0, "steps": 2500}
+_AT |= dict.fromkeys(("init_spread", "decay_spread", "learning_rate", "target_scale"), 1.0)
 
 
 def _collapse_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of the published slopes (K = 5, n = 10, d = 50, eps = 1/2), whatever the flags."""
-    fixed = {name: value if name == "steps" else (value,) for name, value in _COLLAPSE_AT.items()}
+    fixed = {name: value if name == "steps" else (value,) for name, value in _AT.items()}
     return settings | fixed | {"depth": (6, 10)}
 
 
@@ -287,6 +281,6 @@ COLLAPSE = Statement[Classification](
     narrow=_collapse_settings,
     steps="steps",
     diverged="diverged_at",
-    at=_COLLAPSE_AT,
+    at=_AT,
     sides="formula against within- and between-class scatter of a trained classifier",
 )
