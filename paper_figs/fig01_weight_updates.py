@@ -15,7 +15,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 import lrdyn
-from lrdyn.data.mnist import mnist, mnist_file
+from lrdyn.data import mnist, mnist_file
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.runs import Run, run_of

@@ -10,7 +10,7 @@ import optax
 import xarray as xr
 
 import lrdyn
-from lrdyn.data.mnist import mnist, mnist_file
+from lrdyn.data import mnist, mnist_file
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
 from lrdyn.dropout import dropout_minimiser, dropout_penalty, dropout_strength

@@ -2,7 +2,9 @@
 
 import ast
 import importlib.util
+import pkgutil
 import re
+import sys
 
 import pytest
 
@@ -223,3 +225,12 @@ def test_imports_go_one_way():
         assert not above, f"{path.relative_to(ROOT)} imports {above}, which stand above it"
         seen.add(mine)
     assert set().union(*FLOORS) <= seen
+
+
+def test_no_name_hides_a_module():
+    import lrdyn
+
+    for module in pkgutil.walk_packages(lrdyn.__path__, "lrdyn."):
+        importlib.import_module(module.name)
+        package, _, name = module.name.rpartition(".")
+        assert getattr(sys.modules[package], name) is sys.modules[module.name]

@@ -1,6 +1,6 @@
 """Theorem 1: minimisers of the factorised loss, and its landscape."""
 
-from lrdyn.data.mnist import mnist_file
+from lrdyn.data import mnist_file
 from lrdyn.theorem import Theorem
 from lrdyn.theorems.theorem1.critical_points import CRITICAL_POINTS
 from lrdyn.theorems.theorem1.figures import landscape_figure, shrinkage_figure

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import masking
 from lrdyn.claims import in_standard_errors, tolerance
-from lrdyn.data.mnist import mnist_file
+from lrdyn.data import mnist_file
 from lrdyn.initialization import gaussians
 from lrdyn.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
 from lrdyn.theorem import (

@@ -5,8 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from lrdyn.data import mnist
-from lrdyn.data.mnist import mnist_file
+from lrdyn.data import mnist, mnist_file
 
 
 def test_columns_are_images_scaled_to_one():
