@@ -3,9 +3,12 @@
 import os
 import shlex
 import sys
+from types import TracebackType
 
 
-def _interrupted(kind, error, traceback):
+def _interrupted(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
     """Ctrl-C while JAX is being imported, which takes seconds: one line, as later on."""
     if not issubclass(kind, KeyboardInterrupt):
         return sys.__excepthook__(kind, error, traceback)

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
-from lrdyn.engine.judging import shown
+from lrdyn.drawing import verdicts
+from lrdyn.engine import report
+from lrdyn.engine.judging import flag_text
 from lrdyn.engine.produce import validate
 from lrdyn.engine.runs import BadInput as BadInput
 from lrdyn.engine.runs import Run, carry_out, judge_again
@@ -67,11 +69,7 @@ def _one_blas_thread() -> None:
 
 
 def cores() -> int:
-    """Count the cores that this process may use.
-
-    Returns:
-        Their number.
-    """
+    """Count the cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -121,7 +119,7 @@ def _value(flag: Flag) -> Callable[[str], Any]:
     """Reader of one value of a flag."""
     wanted = flag.domain.wanted if flag.domain else "a number"
 
-    def read(text: str):
+    def read(text: str) -> Any:
         text = text.strip()
         if flag.kind is str:
             if flag.domain and not flag.domain.contains(text):
@@ -160,15 +158,7 @@ def _array(text: str) -> np.ndarray:
 
 
 def whole(name: str, least: int) -> Callable[[str], int]:
-    """Reader of one integer of a command line.
-
-    Args:
-        name: the flag, without dashes.
-        least: smallest accepted value.
-
-    Returns:
-        A function of the text, for argparse's ``type``.
-    """
+    """Reader of an integer of a command line, from ``least`` on: argparse's ``type``."""
     return _value(Flag(name, (), at_least(least), int))
 
 
@@ -217,25 +207,18 @@ def _parser(theorem: Experiment) -> Parser:
 
 
 def flags_of(theorem: Experiment) -> set[str]:
-    """Every flag of a theorem's command line, as it is typed.
-
-    Args:
-        theorem: the theorem.
-
-    Returns:
-        The flags, such as ``--seeds``.
-    """
+    """Every flag of a theorem's command line, as it is typed: ``--seeds``."""
     return set(_parser(theorem)._option_string_actions)
 
 
-def _add_flag(group, flag: Flag) -> None:
+def _add_flag(group: Any, flag: Flag) -> None:
     name = "--" + flag.name.replace("_", "-")
     if flag.kind == "array":
         group.add_argument(name, type=_array, metavar="FILE", default=argparse.SUPPRESS,
                            help=f"{flag.symbol}: {flag.help} (.npy)")  # fmt: skip
         return
-    values = " ".join(map(shown, flag.quick))
-    paper = f"; paper: {' '.join(map(shown, flag.paper))}" if flag.paper else ""
+    values = " ".join(map(flag_text, flag.quick))
+    paper = f"; paper: {' '.join(map(flag_text, flag.paper))}" if flag.paper else ""
     wanted = f", {flag.domain.wanted}" if flag.domain else ""
     text = f"{flag.symbol}: {flag.help}{wanted} (default: {values}{paper})"
     group.add_argument(
@@ -256,14 +239,7 @@ class Command(NamedTuple):
 
 
 def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
-    """Read a command line of a theorem.
-
-    Args:
-        theorem: the theorem.
-        argv: arguments without the program's name.
-
-    Returns:
-        The settings and options.
+    """Read a command line of a theorem, without the program's name.
 
     Raises:
         BadInput: an argument is unknown or outside its domain.
@@ -291,118 +267,21 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
 def verify_command(
     theorem: Experiment, argv: Sequence[str], *, host_devices: int | None = None, bar: bool = True
 ) -> tuple[Verification, Path]:
-    """Parse, verify and save: one theorem's command without its printing.
-
-    Args:
-        theorem: the theorem.
-        argv: arguments without the program's name.
-        host_devices: see :func:`setup`.
-        bar: whether a terminal shows a bar; lines suit several processes that share one.
-
-    Returns:
-        The :class:`~lrdyn.engine.verify.Verification` and the folder of its results.
+    """One theorem's command without its printing; :func:`carry_out` says what comes back.
 
     Raises:
         BadInput: the arguments are bad, or no claim applies.
     """
     run, options = parse(theorem, argv)
     setup(options.dtype, host_devices=host_devices)
-    return carry_out(run, options.out, memory=options.memory, bar=bar)
-
-
-def table(verdict: dict[str, Any]) -> list[str]:
-    """Lines of text that show a verdict.
-
-    Args:
-        verdict: content of ``verdict.json``.
-
-    Returns:
-        One line for each claim and control, under a heading.
-    """
-    rows = [("claim", "kind", "cases", "residual", "tolerance", "float32", "tolerance", "")]
-    for claim in verdict["claims"]:
-        rows.append((
-            claim["id"], claim["kind"], f"{claim['cases']}/{claim['cases_total']}",
-            _short(claim["residual"]), _short(claim["tolerance"]),
-            _short(claim.get("residual_float32")),
-            _short(claim.get("tolerance_float32")), _word(claim),
-        ))  # fmt: skip
-    return _aligned(rows)
-
-
-def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
-    """Lines of text that show several verdicts, one line each and one for whatever failed.
-
-    Args:
-        verdicts: contents of ``verdict.json``, and where the results are.
-
-    Returns:
-        A heading and the lines.
-    """
-    rows = [("theorem", "claims", "cases", "nearest its tolerance", "controls", "", "")]
-    faults: list[list[str]] = [[]]
-    for verdict, path in verdicts:
-        claims, controls = (
-            [c for c in verdict["claims"] if (c["kind"] == "control") == wanted]
-            for wanted in (False, True)
-        )
-        rows.append((
-            verdict["name"], _held(claims), str(max(c["cases_total"] for c in claims)),
-            _nearest(claims), _held(controls), "holds" if verdict["holds"] else "IS FALSE",
-            str(path),
-        ))  # fmt: skip
-        faults.append([f"  {c['id']}: {_word(c)}" for c in verdict["claims"] if not c["holds"]])
-    lines = _aligned(rows)
-    return [line for pair in zip(lines, faults, strict=True) for line in (pair[0], *pair[1])]
-
-
-def _held(entries: list[dict[str, Any]]) -> str:
-    return f"{sum(bool(e['holds']) for e in entries)}/{len(entries)}"
-
-
-def _nearest(claims: list[dict[str, Any]]) -> str:
-    """Largest residual over tolerance of any claim in any precision, and which it is."""
-    found = [
-        (c[f"residual{leg}"] / c[f"tolerance{leg}"], c["id"])
-        for c in claims
-        for leg in ("", "_float32")
-        if c.get(f"residual{leg}") is not None and c[f"tolerance{leg}"]
-    ]
-    return "{:.2f} {}".format(*max(found)) if found else "-"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1e}"
-
-
-def _word(claim: dict[str, Any]) -> str:
-    if claim["kind"] == "control":
-        return {True: "fails, as it must", False: "NOT SEEN TO FAIL", None: "no case"}[
-            claim["holds"]
-        ]
-    if claim["holds"] is False and claim.get("scales_with_epsilon") is False:
-        return "FALSE (does not scale with epsilon)"
-    return {True: "holds", False: "FALSE", None: "no case meets the hypotheses"}[claim["holds"]]
+    return carry_out(run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar)
 
 
 def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> int:
     """Run a command and turn what it raises into one line and an exit status.
 
-    Args:
-        prog: name for the line on stderr.
-        command: returns the exit status.
-        own_process: the process ends with the command: leave at once on Ctrl-C, without waiting
-            for computations that cannot be interrupted.
-
-    Returns:
-        The exit status: 2 for bad input, 3 for a fault of the machine, 130 for Ctrl-C.
+    If the process ends with the command (``own_process``) it ends at once on Ctrl-C, without
+    waiting for computations that cannot be interrupted.
     """
     try:
         return command()
@@ -469,14 +348,14 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None) -> int:
         if saved is not None:
             setup("float64")
             path = Path(saved)
-            found, notes = judge_again(theorem, path)
+            found, notes = judge_again(theorem, path, verdicts.draw)
         else:
             (found, path), notes = verify_command(theorem, words), []
         print(f"{theorem.name}: {theorem.summary}")
         if not theorem.judged:
             print(f"{theorem.name} claims nothing: {path}")
             return HOLDS
-        print("\n".join([*table(found.verdict), *found.diverged, *notes]))
+        print("\n".join([*report.table(found.verdict), *found.diverged, *notes]))
         holds = found.verdict["holds"]
         print(f"{theorem.name} {'holds' if holds else 'IS FALSE'}: {path}")
         return HOLDS if holds else FAILS

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lrdyn import cli
+from lrdyn.engine import report
 from lrdyn.theorem import Theorem
 from lrdyn.theorems import theorem, theorems
 
@@ -24,15 +25,7 @@ class Ended(NamedTuple):
 
 
 def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
-    """Deal a command line out: a flag goes to the theorems that have it, and a wrong one to all.
-
-    Args:
-        argv: arguments of the command.
-        of: the theorems.
-
-    Returns:
-        Arguments of each theorem.
-    """
+    """Deal a command line out: a flag goes to the theorems that have it, and a wrong one to all."""
     known = [cli.flags_of(one) for one in of]
     mine: list[list[str]] = [[] for _ in of]
     takers = mine
@@ -46,31 +39,14 @@ def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
 
 
 def verify_one(name: str, share: list[str], jobs: int) -> Ended:
-    """Run one theorem, alone or beside others.
-
-    Args:
-        name: of the theorem.
-        share: its arguments.
-        jobs: how many run at a time.
-
-    Returns:
-        What the table shows.
-    """
+    """Run one theorem with its share of the arguments, ``jobs`` at a time."""
     devices = max(1, cli.cores() // jobs)
     found, path = cli.verify_command(theorem(name), share, host_devices=devices, bar=jobs == 1)
     return Ended(found.verdict, path, found.diverged)
 
 
 def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
-    """Run theorems, several at a time: Python runs on one core of each process.
-
-    Args:
-        dealt: name of a theorem -> its arguments.
-        jobs: how many run at a time.
-
-    Returns:
-        What the table shows of each, in the order given.
-    """
+    """Run theorems, several at a time: Python runs on one core of each process."""
     if jobs == 1:
         return [verify_one(name, share, jobs) for name, share in dealt.items()]
     # The largest first, so that no core ends long before the others.
@@ -96,26 +72,12 @@ def _begin() -> None:
 
 
 def size(one: Theorem) -> int:
-    """Count claims and controls, as a guess of the time that a theorem takes.
-
-    Args:
-        one: the theorem.
-
-    Returns:
-        Their number.
-    """
+    """Count claims and controls, as a guess of the time that a theorem takes."""
     return sum(len(statement.claims) + len(statement.controls) for statement in one.statements)
 
 
 def take_jobs(argv: list[str]) -> tuple[int, list[str]]:
-    """Read ``--jobs``: theorems at a time; by default one for each core, or one on a GPU or TPU.
-
-    Args:
-        argv: arguments of the command.
-
-    Returns:
-        The number, and the other arguments.
-    """
+    """Read ``--jobs``, theorems at a time, and leave the other arguments."""
     parser = cli.Parser(
         "experiments all",
         "Run every theorem and print one table. Other flags go to the theorems that have them.",
@@ -130,17 +92,7 @@ def take_jobs(argv: list[str]) -> tuple[int, list[str]]:
 
 
 def run_all(argv: list[str]) -> int:
-    """Run every theorem and print one table; their own commands print every claim.
-
-    Args:
-        argv: arguments of the command.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        BadInput: an argument is bad.
-    """
+    """Run every theorem and print one table; their own commands print every claim."""
     jobs, rest = take_jobs(argv)
     every = theorems()
     dealt = dict(zip((one.name for one in every), shares(rest, every), strict=True))
@@ -148,24 +100,14 @@ def run_all(argv: list[str]) -> int:
         cli.parse(one, dealt[one.name])  # bad input of the last is found before the first one runs
     found = verify_all(dealt, min(jobs, len(every)))
     diverged = [f"{o.verdict['name']}: {line}" for o in found for line in o.diverged]
-    print("\n".join([*cli.summary([(o.verdict, o.path) for o in found]), *diverged]))
+    print("\n".join([*report.summary([(o.verdict, o.path) for o in found]), *diverged]))
     held = sum(outcome.verdict["holds"] for outcome in found)
     print(f"\n{held} of {len(found)} theorems hold")
     return cli.HOLDS if held == len(found) else cli.FAILS
 
 
 def main(argv: list[str]) -> int:
-    """List the theorems, or run all.
-
-    Args:
-        argv: nothing, or ``all`` and its arguments.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        BadInput: an argument is bad.
-    """
+    """List the theorems, or run ``all``; returns the exit status."""
     if not argv or argv[0] in ("-h", "--help"):
         for one in theorems():
             print(f"{one.name:12}{one.summary}")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,9 +43,6 @@ def at_least(least: int) -> Domain:
     Args:
         least: the smallest accepted integer.
 
-    Returns:
-        The domain.
-
     Example:
         >>> at_least(2).contains(1), at_least(2).wanted
         (False, 'an integer >= 2')
@@ -57,9 +55,6 @@ def one_of(*names: str) -> Domain:
 
     Args:
         *names: the accepted words.
-
-    Returns:
-        The domain.
 
     Example:
         >>> one_of("sgd", "adam").contains("adam"), one_of("sgd", "adam").wanted
@@ -96,7 +91,7 @@ class Flag:
     shapes: bool = False
     swept: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind is str and not (self.shapes and self.domain):
             raise ValueError(f"flag {self.name!r}: got words, wanted shapes=True and a domain")
 
@@ -200,7 +195,7 @@ class Control(Generic[C]):
     amounts: tuple[float, ...] = ()
     amount_label: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         broken = [self.case, self.predict, self.measure]
         if sum(part is not None for part in broken) != 1:
             raise ValueError(
@@ -260,7 +255,7 @@ class Statement(Generic[C]):
     traced: bool = True
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         known = {claim.id for claim in self.claims}
         for control in self.controls:
             if control.claim not in known:
@@ -271,9 +266,6 @@ class Statement(Generic[C]):
 
 RESERVED = ["controls", "perturb", "float32", "float64"]
 """Names of groups of ``results.nc`` that no statement may take."""
-
-PRECISIONS = {"float64": ("float64", "float32"), "float32": ("float32",)}
-"""The runs behind one verdict: the dtype asked for first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,7 +299,7 @@ class Experiment:
     axes: tuple[str, ...] = ()
     data: Callable[[], Sequence[Path]] = tuple
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         entries = [entry.id for s in self.statements for entry in (*s.claims, *s.controls)]
         groups = [*RESERVED, *(statement.id for statement in self.statements)]
         for ids in (entries, groups):
@@ -329,71 +321,29 @@ class Theorem(Experiment):
     Identities are judged in two precisions: beside a float64 run stands one in float32.
     """
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.judged:
             raise ValueError(f"theorem {self.name!r}: got no claim, wanted one or an Experiment")
 
 
-def precisions(experiment: Experiment, dtype: str) -> tuple[str, ...]:
-    """The runs of an experiment: a theorem in float64 is run in float32 as well.
-
-    Args:
-        experiment: the experiment.
-        dtype: the precision that was asked for.
-
-    Returns:
-        Precisions, the one asked for first.
-    """
-    return PRECISIONS[dtype] if isinstance(experiment, Theorem) else (dtype,)
-
-
-def groups_of(experiment: Experiment, statement: Statement, dtype: str) -> dict[str, str]:
-    """Where ``results.nc`` keeps a statement.
-
-    Args:
-        experiment: the experiment.
-        statement: one of its statements.
-        dtype: the precision that was asked for.
-
-    Returns:
-        Precision -> group.
-    """
-    root = "" if statement is experiment.statements[0] else f"/{statement.id}"
-    return {
-        p: (root or "/") if p == dtype else f"{root}/{p}" for p in precisions(experiment, dtype)
-    }
-
-
 def longest_axis(case: PyTree) -> int:
-    """Longest axis of the arrays of a case: the length of its longest dot product.
-
-    Args:
-        case: any PyTree.
-
-    Returns:
-        The length, at least 1.
+    """Longest axis of the arrays of any PyTree, at least 1: the length of its longest dot product.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> longest_axis((jnp.ones((3, 7)), jnp.ones(2)))
+        >>> longest_axis({"weights": (jnp.ones((3, 7)), jnp.ones(2)), "activation": jnp.tanh})
         7
     """
-    return max((side for leaf in jax.tree.leaves(case) for side in jnp.shape(leaf)), default=1)
+    arrays = jax.tree.leaves(eqx.filter(case, eqx.is_array_like))
+    return max((side for array in arrays for side in jnp.shape(array)), default=1)
 
 
 def relative_response(one: Float[Array, "..."], other: Float[Array, "..."]) -> Float[Array, ""]:
     """Largest difference of two arrays over their largest entry, inside a traced program.
 
-    Args:
-        one: an array.
-        other: another of the same shape.
-
-    Returns:
-        The ratio; 0 for two arrays of zeros, NaN if any entry is not finite.
+    It is 0 for two arrays of zeros and NaN if any entry is not finite.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(relative_response(jnp.array([1.0, 4.0]), jnp.array([1.0, 3.0])))
         0.25
     """
@@ -416,30 +366,30 @@ def with_condition(
     Args:
         run: maps the data to one array, for example a target and a start to the weights at the
             recorded steps.
-        data: PyTree of arrays; a twin gets data whose every array is disturbed by sqrt(machine
-            epsilon), relative to its largest entry.
+        data: PyTree; a twin gets data whose every array of floating-point numbers is disturbed by
+            sqrt(machine epsilon), relative to its largest entry.
 
     Returns:
         What ``run`` returns, and the relative response of the twin over the disturbance, at least
         1; infinite if the response is no longer small (above 10 %), or not finite.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> result, condition = with_condition(lambda x: 1 + 100 * (x - 1), jnp.ones(3))
         >>> result.tolist(), 50 < float(condition) < 150
         ([1.0, 1.0, 1.0], True)
     """
-    disturbance = float(np.sqrt(np.finfo(jax.tree.leaves(data)[0].dtype).eps))
+    arrays, rest = eqx.partition(data, eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(arrays)
+    disturbance = float(np.sqrt(np.finfo(leaves[0].dtype).eps))
 
-    def with_twin(number, array):
+    def with_twin(number: int, array: Array) -> Array:
         # A fixed pattern without symmetries, so that no invariant of the run can hide an error.
         pattern = jnp.cos(number + jnp.arange(array.size, dtype=array.dtype) ** 2)
         error = disturbance * jnp.max(jnp.abs(array)) * pattern.reshape(array.shape)
         return jnp.stack([array, array + error])
 
-    leaves, structure = jax.tree.flatten(data)
     pairs = [with_twin(number, leaf) for number, leaf in enumerate(leaves)]
-    both = jax.vmap(run)(jax.tree.unflatten(structure, pairs))
+    both = jax.vmap(lambda twin: run(eqx.combine(twin, rest)))(structure.unflatten(pairs))
     response = relative_response(both[0], both[1])
     amplified = jnp.maximum(1.0, response / disturbance)
     return both[0], jnp.where(response < 0.1, amplified, jnp.inf)

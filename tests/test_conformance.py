@@ -6,20 +6,11 @@ import numpy as np
 import pytest
 
 from lrdyn.claims import CLEARLY
-from lrdyn.engine.judging import (
-    SIZE,
-    claim_entry,
-    claim_of,
-    outcomes,
-    residual_of,
-    residuals,
-    row_of,
-    saved_names,
-    worst_ratio,
-)
+from lrdyn.engine.groups import PRECISIONS, groups_of
+from lrdyn.engine.judging import claim_entry, claim_of, residual_of, residuals, row_of, worst_ratio
+from lrdyn.engine.outcomes import SIZE, outcomes, saved_names
 from lrdyn.engine.produce import claims_job, controls_job
 from lrdyn.engine.verify import verify
-from lrdyn.theorem import PRECISIONS, groups_of
 from lrdyn.theorems import theorems
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2

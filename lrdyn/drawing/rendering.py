@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
+from lrdyn.drawing import verdicts
 from lrdyn.drawing.exhibits import Exhibit, Results
 from lrdyn.engine import files, results
 from lrdyn.engine.produce import code_digest, functions_of, source_digest
@@ -75,7 +76,7 @@ def _results(
     for name, run in runs.items():
         known = None if recompute else saved(run, out, note=report)
         if known is None:
-            known = results.read(carry_out(run, out)[1] / results.NAME)
+            known = results.read(carry_out(run, out, draw=verdicts.draw)[1] / results.NAME)
             ran.append(name)
         groups[name] = known
     return groups, tuple(ran)

@@ -14,15 +14,7 @@ import numpy as np
 
 
 def scratch(folder: Path, suffix: str) -> Path:
-    """Make an empty hidden file, which :func:`sweep_out` removes if nobody else does.
-
-    Args:
-        folder: where.
-        suffix: end of its name.
-
-    Returns:
-        Its path.
-    """
+    """Make an empty hidden file, which :func:`remove_scratch` removes if nobody else does."""
     handle, name = tempfile.mkstemp(suffix=suffix, prefix=".lrdyn-", dir=folder)
     os.close(handle)
     return Path(name)
@@ -30,17 +22,10 @@ def scratch(folder: Path, suffix: str) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder that replaces ``path`` if all goes well.
-
-    Args:
-        path: the file to write.
-
-    Yields:
-        The temporary path; it has the same suffix and is removed on failure.
+    """Give a temporary path of the same folder and suffix; it replaces ``path`` if all goes well.
 
     Example:
-        >>> import tempfile, pathlib
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
+        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
         >>> with replacing(path) as temporary:
         ...     _ = temporary.write_text("whole")
         >>> path.read_text()
@@ -58,17 +43,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def sweep_out(folder: Path) -> None:
-    """Remove the hidden files that a killed run left in a folder.
-
-    Args:
-        folder: a folder that no other process writes to.
+def remove_scratch(folder: Path) -> None:
+    """Remove the hidden files that a killed run left in a folder to which no process writes.
 
     Example:
-        >>> import tempfile, pathlib
-        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> folder = Path(tempfile.mkdtemp())
         >>> _ = scratch(folder, ".txt")
-        >>> sweep_out(folder)
+        >>> remove_scratch(folder)
         >>> list(folder.iterdir())
         []
     """
@@ -84,18 +65,8 @@ class InUse(Exception):
 def locked(folder: Path) -> Iterator[None]:
     """Keep a folder for one process; the lock ends with the process, however that ends.
 
-    Args:
-        folder: an existing folder.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        InUse: another process has it.
-
     Example:
-        >>> import tempfile, pathlib
-        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> folder = Path(tempfile.mkdtemp())
         >>> with locked(folder), locked(folder):
         ...     pass
         Traceback (most recent call last):
@@ -113,15 +84,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically; a NaN is an error, since the verdict must never hold one.
-
-    Args:
-        path: the file.
-        content: what ``json`` can write.
-
-    Raises:
-        ValueError: the content holds a NaN or an infinity.
-    """
+    """Write JSON atomically; a NaN or infinity is an error: a verdict must never hold one."""
     text = json.dumps(content, indent=2, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n")
@@ -139,32 +102,19 @@ class NetCDF:
     """
 
     def __init__(self, path: Path):
-        """Make the file and enter its root.
-
-        Args:
-            path: the file.
-        """
+        """Make the file and enter its root."""
         import h5py
 
         self.file = h5py.File(path, "w", track_order=True)
         self.enter("/")
 
     def enter(self, group: str) -> None:
-        """Go to another group.
-
-        Args:
-            group: ``"/"``, or a new one.
-        """
+        """Go to another group: ``"/"``, or a new one."""
         self.group: Any = self.file.require_group(group) if group.strip("/") else self.file
         self.scales: dict[str, Any] = {}
 
     def coordinate(self, name: str, values: np.ndarray) -> None:
-        """Add an axis with its values, before any array that has it.
-
-        Args:
-            name: of the axis.
-            values: one for each place.
-        """
+        """Add an axis with its values, before any array that has it."""
         self.scales[name] = self._put(name, values)
         self.scales[name].make_scale(name)
 
@@ -176,17 +126,9 @@ class NetCDF:
         chunks: tuple[int, ...],
         **how: Any,
     ) -> Any:
-        """Add an array of NaN, or of zeros if its type has none.
+        """Add an array of NaN, or of zeros if its type has none, to whose slices one assigns.
 
-        Args:
-            name: name of the array.
-            dims: its axes and their lengths.
-            dtype: its type.
-            chunks: lengths of the pieces in which it is stored.
-            **how: further options of h5py, such as ``compression``.
-
-        Returns:
-            The variable; assign to its slices.
+        It is stored in ``chunks``; ``how`` are further options of h5py, such as ``compression``.
         """
         # A fill value marks missing entries, which only floating-point numbers have.
         fill = {"fillvalue": np.nan} if dtype.kind == "f" else {}
@@ -196,22 +138,11 @@ class NetCDF:
         return self._label(made, dims, dtype)
 
     def write(self, name: str, dims: Mapping[str, int], values: np.ndarray) -> None:
-        """Add a whole array.
-
-        Args:
-            name: name of the array.
-            dims: its axes and their lengths.
-            values: its content.
-        """
+        """Add a whole array; ``dims`` are its axes and their lengths."""
         self._label(self._put(name, values), dims, values.dtype)
 
     def attributes(self, values: Mapping[str, Any], name: str = "") -> None:
-        """Add attributes.
-
-        Args:
-            values: attribute -> value.
-            name: of an array; of the group if empty.
-        """
+        """Add attributes to an array, or to the group if no name is given."""
         (self.group[name] if name else self.group).attrs.update(values)
 
     def _put(self, name: str, values: np.ndarray) -> Any:
@@ -251,13 +182,6 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
     """Write ``xarray`` datasets as groups of one netCDF file, atomically.
 
     Arrays above :data:`SLAB` go piece by piece, so that one on disk never fills the memory.
-
-    Args:
-        path: the file.
-        groups: group -> dataset; ``"/"`` is the root, which ``xarray.open_dataset(path)`` reads.
-
-    Raises:
-        OSError: the disk is full.
     """
     with replacing(path) as temporary, _full_disk_is_an_os_error(path):
         target = NetCDF(temporary)
@@ -316,13 +240,6 @@ def _write_large(target: NetCDF, name: str, variable: Any) -> None:
 def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
     """Cut an array into pieces of at most about :data:`SLAB` bytes, in the order of its entries.
 
-    Args:
-        shape: of the array.
-        itemsize: bytes of an entry.
-
-    Yields:
-        A slice of each axis.
-
     Example:
         >>> list(slabs((3,), 2**25))
         [(slice(0, 2, None),), (slice(2, 3, None),)]
@@ -343,19 +260,10 @@ def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
 
 
 def set_aside(path: Path, why: object, note: Callable[[str], None]) -> Path:
-    """Rename a damaged file, so that it is kept for inspection, and say so.
-
-    Args:
-        path: the damaged file, whose content will be computed again.
-        why: what is wrong with it.
-        note: receives the line that names it.
-
-    Returns:
-        Its new path, ``<name>.damaged``.
+    """Rename a damaged file to ``<name>.damaged``, so that it is kept for inspection, and say so.
 
     Example:
-        >>> import tempfile, pathlib
-        >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.nc"
+        >>> path = Path(tempfile.mkdtemp()) / "a.nc"
         >>> _ = path.write_text("half")
         >>> set_aside(path, "not netCDF", lambda line: print(line.rpartition("/")[2])).name
         a.nc: damaged (not netCDF), kept as a.nc.damaged and computed again

@@ -7,17 +7,11 @@ import jax
 
 
 def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
-    """Every equation of a program: those of its loops, branches and calls too.
+    """Every equation of a program, those of its loops, branches and calls too.
 
-    Args:
-        jaxpr: the program, not closed.
-        within: whether the program itself is a branch of a ``cond``.
-
-    Yields:
-        The equation, and whether it stands within a ``cond``.
+    Beside each stands whether it is within a ``cond``, as the program itself may be (``within``).
 
     Example:
-        >>> import jax
         >>> def choose(x):
         ...     return jax.lax.cond(x > 0, lambda x: -x, lambda x: x, x)
         >>> found = equations(jax.make_jaxpr(choose)(1.0).jaxpr)

@@ -33,16 +33,7 @@ class Labels:
     def __init__(
         self, points: Points, dims: Mapping[str, tuple[str, ...]], outputs: Sequence[Outputs]
     ):
-        """Join the results of programs that differ in shapes.
-
-        Args:
-            points: the points.
-            dims: names of the axes of each result.
-            outputs: results of one point, for each program.
-
-        Raises:
-            ValueError: the programs return different names, or ``dims`` does not fit.
-        """
+        """Join the results of one point of each program; programs differ in shapes."""
         self.points = points
         names = set(outputs[0])
         for other in outputs:
@@ -73,31 +64,20 @@ class Labels:
     @property
     def nbytes(self) -> int:
         """Bytes of all results."""
-        return sum(self._sizes().values())
-
-    def _sizes(self) -> dict[str, int]:
-        return {
-            name: self.points.size * int(np.prod(v.shape)) * v.dtype.itemsize
-            for name, v in self.variables.items()
-        }
+        each = (int(np.prod(v.shape)) * v.dtype.itemsize for v in self.variables.values())
+        return self.points.size * sum(each)
 
     def allocate(self, memory: int, folder: Path | None) -> "Target":
-        """Make room for all results: on disk if they exceed the budget and there is a folder.
-
-        Args:
-            memory: budget in bytes.
-            folder: where a file may be written.
-
-        Returns:
-            What the parts are put into.
-        """
+        """Make room for all results: on disk if they exceed the budget and there is a folder."""
         large = {name for name, v in self.variables.items() if v.shape and v.axes != (name,)}
         if folder is None or self.nbytes <= memory:
             large = set()
         return Target(self, large, folder)
 
 
-def _variable(name: str, outputs: Sequence[jax.ShapeDtypeStruct], dims) -> Variable:
+def _variable(
+    name: str, outputs: Sequence[jax.ShapeDtypeStruct], dims: Mapping[str, tuple[str, ...]]
+) -> Variable:
     ranks = [len(output.shape) for output in outputs]
     axes = tuple(dims.get(name, [f"{name}_{i}" for i in range(ranks[0])]))
     if {len(axes)} != set(ranks):
@@ -135,12 +115,7 @@ class Target:
                 self.stored[name] = self.file.create(name, dims, v.dtype, chunks)
 
     def place(self, indices: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
-        """Put the results of some points where they belong.
-
-        Args:
-            indices: of the points.
-            outputs: their results along a leading axis.
-        """
+        """Put the results of some points, along a leading axis, where they belong."""
         for name, rows in outputs.items():
             self._measure(name, indices, rows)
             inner = tuple(map(slice, rows.shape[1:]))
@@ -163,11 +138,7 @@ class Target:
                 self.lengths[axis][indices] = length
 
     def dataset(self) -> "xarray.Dataset":
-        """Label what was put.
-
-        Returns:
-            The dataset; large arrays stay on disk until they are used.
-        """
+        """Label what was put; large arrays stay on disk until they are used."""
         import xarray  # 0.3 s and pandas: not at import
 
         labels, points = self.labels, self.labels.points

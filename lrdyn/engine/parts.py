@@ -21,14 +21,7 @@ class Store(NamedTuple):
     """Called with one line about each damaged file."""
 
     def load(self, key: str) -> Arrays | None:
-        """Read a finished part.
-
-        Args:
-            key: name of the part.
-
-        Returns:
-            Its arrays; None if it does not exist or is damaged. A damaged file is set aside.
-        """
+        """Read a finished part; None if there is none or it is damaged, and then set aside."""
         path = self._path(key)
         try:
             with zipfile.ZipFile(path) as archive:
@@ -43,15 +36,7 @@ class Store(NamedTuple):
             return None
 
     def save(self, key: str, arrays: Arrays) -> None:
-        """Write a finished part, whole or not at all.
-
-        Args:
-            key: name of the part.
-            arrays: its arrays.
-
-        Raises:
-            OSError: the disk is full, or the folder is not writable.
-        """
+        """Write a finished part, whole or not at all."""
         with files.replacing(self._path(key)) as path, zipfile.ZipFile(path, "w") as archive:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -63,20 +48,8 @@ class Store(NamedTuple):
 
 @contextlib.contextmanager
 def opened(folder: Path, note: Callable[[str], None]) -> Iterator[Store]:
-    """Open a folder of parts for one process alone.
-
-    Args:
-        folder: the folder; made if missing.
-        note: called with one line about each damaged file.
-
-    Yields:
-        The store.
-
-    Raises:
-        files.InUse: another process has it open.
-        OSError: it cannot be made.
-    """
+    """Open a folder of parts, made if missing, for one process alone."""
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked(folder):
-        files.sweep_out(folder)
+        files.remove_scratch(folder)
         yield Store(folder, note)

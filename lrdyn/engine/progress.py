@@ -96,12 +96,6 @@ class _Counted:
 def size_of(count: int) -> str:
     """Write a number of bytes for a reader.
 
-    Args:
-        count: bytes.
-
-    Returns:
-        A number and its unit.
-
     Example:
         >>> size_of(999), size_of(25_300_000)
         ('999 B', '25.3 MB')
@@ -113,13 +107,7 @@ def size_of(count: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time for a reader.
-
-    Args:
-        seconds: a time in seconds.
-
-    Returns:
-        Minutes and seconds, or hours, minutes and seconds.
+    """Write a time in seconds for a reader.
 
     Example:
         >>> print(duration(75.0), duration(7384.0))

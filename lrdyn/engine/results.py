@@ -38,12 +38,7 @@ class Damaged(Unreadable):
     """A file is not what was written."""
 
     def __init__(self, path: Path, why: str):
-        """Say what is wrong.
-
-        Args:
-            path: the file.
-            why: what is wrong with it.
-        """
+        """Say what is wrong with a file."""
         super().__init__(f"{path}: damaged ({why})")
         self.why = why
 
@@ -57,19 +52,7 @@ def write(
     digest: str,
     dtype: str,
 ) -> None:
-    """Write ``results.nc``, atomically, with what made it.
-
-    Args:
-        path: the file.
-        groups: group -> dataset, with ``"/"`` among them.
-        name: of the experiment.
-        config: every setting.
-        digest: of the sources, see :func:`lrdyn.engine.produce.source_digest`.
-        dtype: the precision that was asked for.
-
-    Raises:
-        OSError: the disk is full.
-    """
+    """Write ``results.nc``, atomically, with what made it: every setting and the sources."""
     record = {
         "schema": SCHEMA,
         "name": name,
@@ -83,12 +66,8 @@ def write(
 def read(path: Path) -> dict[str, "xarray.Dataset"]:
     """Open all groups of a ``results.nc``; their arrays are read when they are used.
 
-    Args:
-        path: the file.
-
-    Returns:
-        Group -> dataset; ``"/"`` has the attributes ``name``, ``config``, ``digest`` and
-        ``environment``, the last but one as text, the others as JSON.
+    The group ``"/"`` has the attributes ``name`` and ``digest``, and as JSON ``config`` and
+    ``environment``.
 
     Raises:
         Missing: there is no such file.
@@ -104,18 +83,7 @@ def read(path: Path) -> dict[str, "xarray.Dataset"]:
 
 
 def load(path: Path) -> dict[str, "xarray.Dataset"]:
-    """Read a netCDF file whole: what is damaged inside is found too.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Group -> dataset, in memory.
-
-    Raises:
-        Missing: there is no such file.
-        Damaged: it cannot be read.
-    """
+    """The same read whole, into memory: what is damaged inside is found too."""
     found = read(path)
     with _damage_named(path), contextlib.ExitStack() as opened:
         for dataset in found.values():
@@ -135,39 +103,18 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def canonical(values: Mapping[str, Any]) -> str:
-    """JSON of settings, equal for equal settings.
-
-    Args:
-        values: what ``json`` can write.
-
-    Returns:
-        The text.
-    """
+    """JSON of settings, equal for equal settings."""
     return json.dumps(values, sort_keys=True, allow_nan=False)
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The digest, in hexadecimal.
-    """
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def environment(dtype: str) -> dict[str, Any]:
-    """Versions, platform and revision that results or a verdict came from.
-
-    Args:
-        dtype: floating-point type of the run.
-
-    Returns:
-        The ``environment`` entry of ``verdict.json``.
-    """
+    """Versions, platform and revision that results or a verdict came from."""
     return {
         "jax": jax.__version__,
         "jaxlib": _version("jaxlib"),

@@ -12,13 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn.engine import files, progress, results
-from lrdyn.engine.judging import Groups, MissingArray, worst_ratio
-from lrdyn.engine.produce import concerned, source_digest
+from lrdyn.engine.judging import Groups
+from lrdyn.engine.outcomes import MissingArray
+from lrdyn.engine.produce import concerned
+from lrdyn.engine.sources import source_digest
 from lrdyn.engine.verify import Verification, judged, verify
-from lrdyn.theorem import Experiment, precisions
+from lrdyn.theorem import Experiment
 
 PARTS = "parts"
 """Folder of the finished parts of a run that has not ended."""
+
+Draw = Callable[[Experiment, Verification, Path], None]
+"""Draws what was verified into a folder, as :func:`lrdyn.drawing.verdicts.draw` does."""
 
 
 class BadInput(ValueError):
@@ -45,14 +50,7 @@ class Run(NamedTuple):
         return values | {name: getattr(self, name) for name in names}
 
     def folder(self, out: Path | str) -> Path:
-        """Where the results belong: ``<out>/<name>/<hash of the configuration>``.
-
-        Args:
-            out: folder of all results.
-
-        Returns:
-            The folder, which need not exist.
-        """
+        """Where the results belong: ``<out>/<name>/<hash of the configuration>``."""
         digest = hashlib.sha256(results.canonical(self.config).encode()).hexdigest()[:12]
         return Path(out) / self.experiment.name / digest
 
@@ -60,17 +58,8 @@ class Run(NamedTuple):
 def run_of(experiment: Experiment, *, preset: str = "quick", **settings: Any) -> Run:
     """A run with the first value of the preset for every flag that is not given.
 
-    Args:
-        experiment: the experiment.
-        preset: ``quick`` or ``paper``.
-        **settings: a value, or a list of values for a swept flag, for each flag by name; and those
-            of :class:`Run`: ``seed``, ``seeds``, ``dtype``.
-
-    Returns:
-        The :class:`Run`.
-
-    Raises:
-        ValueError: a setting is unknown.
+    The settings are flags, those that are swept with one value or a list of them, and those of
+    :class:`Run`: ``seed``, ``seeds``, ``dtype``.
     """
     names = {flag.name for flag in experiment.flags}
     own = {name: settings.pop(name) for name in Run._fields if name in settings.keys() - names}
@@ -87,7 +76,7 @@ def run_of(experiment: Experiment, *, preset: str = "quick", **settings: Any) ->
     return Run(experiment, values, preset, **own)
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return {"shape": list(value.shape), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
     return list(value) if isinstance(value, tuple) else value
@@ -95,37 +84,22 @@ def _plain(value):
 
 @contextlib.contextmanager
 def opened(run: Run, out: Path | str) -> Iterator[Path]:
-    """Make the folder of a run and keep it for this process.
-
-    Args:
-        run: the run.
-        out: folder of all results, the ``--out`` argument.
-
-    Yields:
-        The folder. Bad input inside leaves nothing.
-
-    Raises:
-        BadInput: it cannot be made or written to, or another run uses it.
-    """
+    """Make the folder of a run and keep it for this process; bad input inside leaves nothing."""
     path = run.folder(out)
     made = [p for p in (path, *path.parents) if not p.exists()]
+    got = f"--out: got {os.fspath(out)!r}"
     with contextlib.ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(files.locked(path))
-            files.sweep_out(path)
+            files.remove_scratch(path)
             with files.replacing(path / "writable"):
                 pass
             (path / "writable").unlink()
         except files.InUse as error:
-            raise BadInput(
-                f"--out: got {os.fspath(out)!r} ({error}), wanted a folder of its own"
-            ) from None
+            raise BadInput(f"{got} ({error}), wanted a folder of its own") from None
         except OSError as error:
-            reason = error.strerror
-            raise BadInput(
-                f"--out: got {os.fspath(out)!r} ({reason}), wanted a writable folder"
-            ) from None
+            raise BadInput(f"{got} ({error.strerror}), wanted a writable folder") from None
         try:
             yield path
         except BadInput:
@@ -137,18 +111,11 @@ def opened(run: Run, out: Path | str) -> Iterator[Path]:
 
 
 def carry_out(
-    run: Run, out: Path | str, *, memory: int = 2**30, bar: bool = True
+    run: Run, out: Path | str, *, draw: Draw | None = None, memory: int = 2**30, bar: bool = True
 ) -> tuple[Verification, Path]:
-    """Produce, judge and save.
+    """Produce, judge, save and draw; returns what was verified and the folder of the results.
 
-    Args:
-        run: the run.
-        out: folder of all results.
-        memory: bytes that the arrays of one part of a sweep may take.
-        bar: whether a terminal shows a bar; lines suit several processes that share one.
-
-    Returns:
-        The :class:`~lrdyn.engine.verify.Verification` and the folder of the results.
+    A terminal shows a ``bar``; lines suit several processes that share one.
 
     Raises:
         BadInput: the folder cannot be used, or no claim applies.
@@ -170,21 +137,15 @@ def carry_out(
         if experiment.judged and found.verdict["holds"] is None:
             raise BadInput(_nothing_applies(experiment, found))
         found.verdict["config"] = run.config
-        save(experiment, found, path)
+        save(experiment, found, path, draw)
         shutil.rmtree(path / PARTS)
     return found, path
 
 
 def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = None) -> Groups | None:
-    """Results of a run that ended earlier, with the same sources.
+    """Results of a run that ended earlier; None if there are none or the sources have changed.
 
-    Args:
-        run: the run.
-        out: folder of all results.
-        note: called with one line about a damaged file, which is set aside; else a warning.
-
-    Returns:
-        Content of ``results.nc``; None if there is none, it is damaged or the sources changed.
+    A damaged file is none: it is set aside, ``note`` receives a line about it, or else a warning.
     """
     folder = run.folder(out)
     try:
@@ -217,14 +178,8 @@ def _nothing_applies(theorem: Experiment, found: Verification) -> str:
     return f"{theorem.name}: no claim applies, hypotheses not met: {names}"
 
 
-def save(experiment: Experiment, found: Verification, path: Path) -> None:
-    """Write ``results.nc``, the figures and ``verdict.json``, in this order.
-
-    Args:
-        experiment: the theorem, or an experiment.
-        found: what was verified.
-        path: folder of the results.
-    """
+def save(experiment: Experiment, found: Verification, path: Path, draw: Draw | None) -> None:
+    """Write ``results.nc``, the figures and ``verdict.json``, in this order."""
     verdict = found.verdict
     results.write(
         path / results.NAME,
@@ -235,51 +190,21 @@ def save(experiment: Experiment, found: Verification, path: Path) -> None:
         dtype=verdict["environment"]["dtype"],
     )
     verdict["results_sha256"] = results.checksum(path / results.NAME)
-    draw(experiment, found, path)
+    if draw:
+        draw(experiment, found, path)
     files.write_json(path / "verdict.json", verdict)
-
-
-def draw(experiment: Experiment, found: Verification, path: Path) -> None:
-    """Draw everything that shows a verdict, and what the theorem draws of its own.
-
-    Args:
-        experiment: the theorem, or an experiment.
-        found: what was verified.
-        path: folder of the results.
-    """
-    from lrdyn.drawing import plotting  # matplotlib: 0.5 s, not at import
-
-    for name, plot in experiment.plots.items():
-        figure = plot(found.groups)
-        if figure is not None:
-            plotting.save(figure, path / name)
-    if not experiment.judged:
-        return
-    plotting.save(plotting.verdict_figure(found.verdict, found.legs), path / "verdict")
-    first, dtype = experiment.statements[0], found.verdict["environment"]["dtype"]
-    if any(group.startswith("/perturb/") for group in found.groups):
-        figure = plotting.perturb_figure(experiment, found.groups, precisions(experiment, dtype))
-        plotting.save(figure, path / "perturb")
-    ratios = {p: worst_ratio(first.claims, found.legs, p) for p in precisions(experiment, dtype)}
-    if any(map(plotting.swept_axes, ratios.values())):
-        plotting.save(
-            plotting.sweep_figure(experiment.name, ratios, experiment.axes), path / "sweep"
-        )
 
 
 # Judging again -------------------------------------------------------------------------------
 
 
-def judge_again(theorem: Experiment, folder: Path) -> tuple[Verification, list[str]]:
+def judge_again(
+    theorem: Experiment, folder: Path, draw: Draw | None = None
+) -> tuple[Verification, list[str]]:
     """Judge saved results again, without a run; the verdict is written beside them.
 
-    Args:
-        theorem: the theorem.
-        folder: where ``results.nc`` and ``verdict.json`` are.
-
-    Returns:
-        The :class:`~lrdyn.engine.verify.Verification`, and lines that a reader should know: the
-        results or the theorem are not those of the run, or the folder cannot be written to.
+    The lines returned are what a reader should know: the results or the theorem are not those of
+    the run, or the folder cannot be written to.
 
     Raises:
         BadInput: a file or an array is missing or damaged, or of another theorem, or no claim
@@ -309,7 +234,8 @@ def judge_again(theorem: Experiment, folder: Path) -> tuple[Verification, list[s
     found.verdict["config"] = config
     found.verdict.update(environment=before["environment"], results_sha256=before["results_sha256"])
     try:
-        draw(mine, found, folder)
+        if draw:
+            draw(mine, found, folder)
         files.write_json(folder / "verdict.json", found.verdict)
     except PermissionError as error:
         notes.append(f"nothing written: {error.filename}: {error.strerror}")

@@ -2,40 +2,30 @@
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from lrdyn.engine.jaxprs import equations
+from lrdyn.engine import programs
 from lrdyn.engine.labels import Labels
-from lrdyn.engine.parts import Store, opened
+from lrdyn.engine.parts import Arrays, Store, opened
 from lrdyn.engine.points import Points
+from lrdyn.engine.programs import Group, Plan
 from lrdyn.engine.progress import Progress, Silent
 
 if TYPE_CHECKING:
     import xarray
 
-CHUNKS = 32
-"""Most chunks of lanes in a part: what a kill can lose."""
-
 AHEAD = 16
 """Programs that a sweep holds at a time: more than there are cores to compile them on."""
-
-LEAST = 4
-"""Points of the smallest part of a longer sweep, however small the budget."""
 
 
 def sweep(
@@ -93,6 +83,7 @@ def sweep(
         OSError: the store cannot be written.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from lrdyn import product
         >>> result = sweep(lambda x, n: {"y": x * jnp.arange(n)}, product(x=[1.0, 2.0], n=[2, 3]),
         ...                shapes=("n",), dims={"y": ("index",)})
@@ -106,9 +97,9 @@ def sweep(
         raise ValueError(f"lanes: got {lanes}, wanted at least 1")
     progress = Silent() if progress is None else progress
     devices = jax.local_devices() if devices is None else devices
-    plan = _Plan(batched, lanes, memory, devices, dict(compiler_options or {}))
+    plan = Plan(batched, lanes, memory, devices, dict(compiler_options or {}))
     groups = [
-        _trace(function, values, indices, points, plan)
+        programs.trace(function, values, indices, points, plan)
         for values, indices in _by_shape(points, shapes).items()
     ]
     with ExitStack() as stack:
@@ -116,7 +107,7 @@ def sweep(
         labels = Labels(points, dims or {}, [group.outputs for group in groups])
         progress.expect_bytes(labels.nbytes)
         target = labels.allocate(memory, kept and kept.folder)
-        for indices, outputs in _finish(groups, plan, kept, progress):
+        for indices, outputs in _finish(groups, kept, progress):
             target.place(indices, outputs)
         return target.dataset()
 
@@ -134,24 +125,8 @@ def call_each(
     """Call a Python function at every point, one after another, and label the results.
 
     For what cannot be traced: counts of a traced program, memory of a compiled one, a training that
-    reads files. :func:`sweep` is for the rest.
-
-    Args:
-        function: ``function(**point)`` returns named arrays; all axes arrive as Python values.
-        points: the points.
-        dims: see :func:`sweep`.
-        digest: of everything but the points that decides the results; it names the parts.
-        memory: see :func:`sweep`.
-        store: a folder that keeps the results of each finished point.
-        progress: told of every finished point.
-
-    Returns:
-        A dataset as :func:`sweep` returns it.
-
-    Raises:
-        ValueError: results have different names at different points, or ``dims`` does not fit.
-        files.InUse: another process uses the store.
-        OSError: the store cannot be written.
+    reads files. :func:`sweep` is for the rest, and explains the arguments; each point is a part,
+    named by the ``digest`` of everything else that decides its results.
 
     Example:
         >>> from lrdyn import product
@@ -173,7 +148,14 @@ def call_each(
         return target.dataset()
 
 
-def _called(function, points: Points, index: int, digest: str, kept: Store | None, progress):
+def _called(
+    function: Callable[..., Mapping[str, Any]],
+    points: Points,
+    index: int,
+    digest: str,
+    kept: Store | None,
+    progress: Progress,
+) -> Arrays:
     point = {name: column[index] for name, column in points.columns.items()}
     named = hashlib.sha256(f"{digest}{point}".encode()).hexdigest()[:20]
     key = f"{index}-{named}"
@@ -187,46 +169,6 @@ def _called(function, points: Points, index: int, digest: str, kept: Store | Non
     return found
 
 
-class _Plan(NamedTuple):
-    batched: bool
-    lanes: int
-    memory: int
-    devices: Sequence[Any]
-    compiler_options: dict[str, Any]
-
-
-class _Group(NamedTuple):
-    """Points of one shape and the program that they share."""
-
-    traced: Any
-    """One call of the function: of ``lanes`` points batched, or of one; whether slots are used."""
-    outputs: dict[str, jax.ShapeDtypeStruct]
-    """Of one point."""
-    parts: list[np.ndarray]
-    """Indices of the points of each part."""
-    columns: dict[str, np.ndarray]
-    """Values of all points of the sweep on the traced axes."""
-    lanes: int
-    devices: Sequence[Any]
-    digest: str
-    """Of everything but the values that decides the bits of the results."""
-
-    @property
-    def slots(self) -> int:
-        """Points that one call of the program takes; a part that has fewer is filled up."""
-        chunk = self.lanes * len(self.devices)
-        return -(-max(map(len, self.parts)) // chunk) * chunk
-
-    def values(self, part: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: column[part] for name, column in self.columns.items()}
-
-    def key(self, part: np.ndarray) -> str:
-        digest = hashlib.sha256(self.digest.encode())
-        for column in self.values(part).values():
-            digest.update(column.tobytes())
-        return f"{part[0]}-{digest.hexdigest()[:20]}"
-
-
 def _by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, list[int]]:
     groups: dict[tuple, list[int]] = {}
     for index in range(points.size):
@@ -234,83 +176,9 @@ def _by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, list[int]]:
     return {tuple(zip(shapes, values, strict=True)): found for values, found in groups.items()}
 
 
-def _trace(
-    function: Callable, shape: tuple, indices: list[int], points: Points, plan: _Plan
-) -> _Group:
-    known = dict(shape)
-    columns = {n: np.asarray(column) for n, column in points.columns.items() if n not in known}
-    if plan.batched and not columns:
-        raise ValueError("batched: got no traced axis, wanted one whose array tells the lanes")
-    # If every axis decides shapes there is nothing to batch over but the count.
-    columns = _canonical(columns or {"": np.zeros(points.size)})
-
-    def call(point):
-        return function(**known, **{name: value for name, value in point.items() if name})
-
-    # A batch of width 1 is compiled to other kernels and rounds differently: never use it unless
-    # the whole group is one point, or every point is to run by itself.
-    devices = plan.devices[: -(-len(indices) // min(2, plan.lanes))]
-    lanes = min(plan.lanes, max(-(-len(indices) // len(devices)), min(2, len(indices))))
-    several = plan.batched or lanes > 1
-    run = call if plan.batched or not several else jax.vmap(call)
-
-    def abstract(dtype):
-        return jax.ShapeDtypeStruct((lanes,) if several else (), dtype)
-
-    # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
-    traced = jax.jit(lambda values, used: run(values)).trace(
-        {name: abstract(column.dtype) for name, column in columns.items()}, abstract(bool)
-    )
-    outputs = _one_lane(traced.out_info, lanes) if several else traced.out_info
-    size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (lanes if several else 1)
-    # Two parts are in memory: one that runs and one that is saved.
-    fit = plan.memory // (2 * max(1, size))
-    parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
-    context = (
-        jax.__version__,
-        devices[0].device_kind,
-        lanes,
-        sorted(plan.compiler_options.items()),
-    )
-    digest = _digest(traced.jaxpr, context)
-    return _Group(traced, outputs, parts, columns, lanes, devices, digest)
-
-
-def _one_lane(
-    outputs: dict[str, jax.ShapeDtypeStruct], lanes: int
-) -> dict[str, jax.ShapeDtypeStruct]:
-    for name, output in outputs.items():
-        if output.shape[:1] != (lanes,):
-            raise ValueError(
-                f"{name}: got shape {output.shape}, wanted {lanes} lanes as its leading axis"
-            )
-    return {n: jax.ShapeDtypeStruct(o.shape[1:], o.dtype) for n, o in outputs.items()}
-
-
-def _cut(indices: np.ndarray, fit: int, most: int) -> list[np.ndarray]:
-    """Parts of at most ``fit`` and ``most`` points, as even as can be."""
-    size = max(LEAST, min(fit, most))
-    return np.array_split(indices, -(-len(indices) // size))
-
-
-def _jaxpr_bytes(jaxpr) -> int:
-    """Every intermediate array counted once: an upper bound on what lives at a time."""
-    avals = (variable.aval for equation, _ in equations(jaxpr) for variable in equation.outvars)
-    return sum(int(np.prod(a.shape)) * getattr(a.dtype, "itemsize", 8) for a in avals)
-
-
-def _digest(closed, context: tuple) -> str:
-    # Functions inside a program print with their address, which changes from run to run.
-    text = re.sub(r"0x[0-9a-f]+", "", f"{closed.jaxpr}{context}")
-    digest = hashlib.sha256(text.encode())
-    for constant in closed.consts:
-        digest.update(np.asarray(constant).tobytes())
-    return digest.hexdigest()
-
-
 def _finish(
-    groups: list[_Group], plan: _Plan, store: Store | None, progress: Progress
-) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+    groups: list[Group], store: Store | None, progress: Progress
+) -> Iterator[tuple[np.ndarray, Arrays]]:
     """Every part, those from the store first."""
     todo = []
     for group in groups:
@@ -322,7 +190,7 @@ def _finish(
             else:
                 progress.advance(len(part), saved=True)
                 yield part, found
-    for group, part, outputs in _compute(todo, plan):
+    for group, part, outputs in _compute(todo):
         if store:
             store.save(group.key(part), outputs)
         progress.advance(len(part))
@@ -330,20 +198,20 @@ def _finish(
 
 
 def _compute(
-    todo: list[tuple[_Group, np.ndarray]], plan: _Plan
-) -> Iterator[tuple[_Group, np.ndarray, dict[str, np.ndarray]]]:
+    todo: list[tuple[Group, np.ndarray]],
+) -> Iterator[tuple[Group, np.ndarray, dict[str, np.ndarray]]]:
     # Tracing holds the interpreter, XLA's compilation does not: compile the groups side by side.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        programs = _Programs(todo, plan, pool)
+        ready = _Programs(todo, pool)
         running = None
         for group, part in todo:
             # The devices work on the next part while this one is saved.
-            ahead = (group, part, _start(group, programs.take(group), part))
+            ahead = (group, part, programs.start(group, ready.take(group), part))
             if running:
-                yield _ended(*running)
+                yield programs.ended(*running)
             running = ahead
         if running:
-            yield _ended(*running)
+            yield programs.ended(*running)
 
 
 class _Programs:
@@ -352,18 +220,18 @@ class _Programs:
     Each takes memory maps, of which a process may have so many only.
     """
 
-    def __init__(self, todo: list[tuple[_Group, np.ndarray]], plan: _Plan, pool: Executor):
-        self.plan, self.pool = plan, pool
+    def __init__(self, todo: list[tuple[Group, np.ndarray]], pool: Executor):
+        self.pool = pool
         self.uses = Counter(group.digest for group, _ in todo)
         self.groups = iter({group.digest: group for group, _ in todo}.values())
         self.compiled: dict[str, Future] = {}
         for group in islice(self.groups, AHEAD):
             self.compile(group)
 
-    def compile(self, group: _Group) -> None:
-        self.compiled[group.digest] = _compile(group, self.plan, self.pool)
+    def compile(self, group: Group) -> None:
+        self.compiled[group.digest] = programs.compile_in(self.pool, group)
 
-    def take(self, group: _Group) -> Any:
+    def take(self, group: Group) -> Any:
         while group.digest not in self.compiled:
             self.compile(next(self.groups))
         found = self.compiled[group.digest].result()
@@ -373,98 +241,3 @@ class _Programs:
             for following in islice(self.groups, 1):
                 self.compile(following)
         return found
-
-
-def _sharding(group: _Group) -> NamedSharding:
-    return NamedSharding(Mesh(np.asarray(group.devices), ("run",)), PartitionSpec("run"))
-
-
-def _compile(group: _Group, plan: _Plan, pool: Executor) -> Future:
-    return pool.submit(_lowered(group, plan).compile, compiler_options=plan.compiler_options)
-
-
-def _lowered(group: _Group, plan: _Plan) -> Any:
-    if group.slots == group.lanes > 1 and group.devices == jax.local_devices()[:1]:
-        return group.traced.lower()
-    sharding, structure = _sharding(group), jax.tree.structure(group.outputs)
-
-    def call(values):
-        flat = jaxpr_as_fun(group.traced.jaxpr)
-        unused = jnp.ones(jax.tree.leaves(values)[0].shape, bool)
-        return jax.tree.unflatten(structure, flat(*jax.tree.leaves((values, unused))))
-
-    if group.lanes == 1:
-        local = partial(_one_by_one, call, plan.batched)
-    else:
-        local = partial(_chunks, call, group.lanes)
-    # Every layer around the function costs a small sweep as much as the function.
-    spread = (
-        local
-        if len(group.devices) == 1
-        else jax.shard_map(
-            local,
-            mesh=sharding.mesh,
-            in_specs=(sharding.spec, sharding.spec),
-            out_specs=sharding.spec,
-            check_vma=False,
-        )
-    )
-    abstract = {
-        name: jax.ShapeDtypeStruct((group.slots,), column.dtype, sharding=sharding)
-        for name, column in group.columns.items()
-    }
-    used = jax.ShapeDtypeStruct((group.slots,), bool, sharding=sharding)
-    return jax.jit(spread).lower(abstract, used)
-
-
-def _canonical(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {
-        name: column.astype(jax.dtypes.canonicalize_dtype(column.dtype))
-        for name, column in columns.items()
-    }
-
-
-def _chunks(run_lanes, lanes, values, used):
-    """What one device does: chunks of ``lanes`` points, one chunk after another."""
-    if len(used) == lanes:
-        return run_lanes(values)
-    chunks = jax.tree.map(lambda v: v.reshape(-1, lanes), values)
-    outputs = jax.lax.map(run_lanes, chunks)
-    return jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), outputs)
-
-
-def _one_by_one(call, batched, values, used):
-    """What one device does: point after point, each as long as it takes."""
-
-    def run(point):
-        if batched:
-            outputs = call(jax.tree.map(lambda v: v[None], point))
-            return jax.tree.map(lambda v: v[0], outputs)
-        return call(point)
-
-    def skip(point):
-        return jax.tree.map(lambda o: jnp.zeros(o.shape, o.dtype), jax.eval_shape(run, point))
-
-    return jax.lax.map(lambda slot: jax.lax.cond(slot[1], run, skip, slot[0]), (values, used))
-
-
-def _order(group: _Group) -> np.ndarray:
-    """Slots in the order of the devices, dealt out to and fro.
-
-    So a cost that changes along an axis is shared evenly.
-    """
-    slots = np.arange(group.slots).reshape(-1, len(group.devices))
-    slots[1::2] = slots[1::2, ::-1]
-    return slots.T.ravel()
-
-
-def _start(group: _Group, compiled, part: np.ndarray) -> dict[str, Array]:
-    order = _order(group)
-    # Slots beyond the part repeat its last point, so that all parts share one program.
-    values = group.values(part[np.minimum(order, len(part) - 1)])
-    return compiled(*jax.device_put((values, order < len(part)), _sharding(group)))
-
-
-def _ended(group: _Group, part: np.ndarray, outputs: dict[str, Array]):
-    place = np.argsort(_order(group))[: len(part)]
-    return group, part, {name: array[place] for name, array in jax.device_get(outputs).items()}

@@ -78,20 +78,7 @@ def verify(
 
 
 def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str) -> Verification:
-    """Judge produced arrays.
-
-    Args:
-        theorem: the theorem.
-        groups: content of ``results.nc``.
-        dtype: the precision that was asked for.
-
-    Returns:
-        The :class:`Verification`.
-
-    Raises:
-        MissingArray: an array that a claim reads is not there.
-        ValueError: an array has a shape that a claim cannot compare.
-    """
+    """Judge the content of ``results.nc``; :func:`judge_results` says what it refuses."""
     found = judge_results(theorem, groups, dtype)
     record = environment(dtype)
     verdict = {

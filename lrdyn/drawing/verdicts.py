@@ -1,0 +1,28 @@
+"""Figures beside a verdict: those that every theorem has, and those of its own."""
+
+from pathlib import Path
+
+from lrdyn.drawing import plotting
+from lrdyn.engine.groups import precisions
+from lrdyn.engine.judging import worst_ratio
+from lrdyn.engine.verify import Verification
+from lrdyn.theorem import Experiment
+
+
+def draw(experiment: Experiment, found: Verification, path: Path) -> None:
+    """Draw what shows a verdict, and what the theorem draws of its own, into a folder."""
+    for name, plot in experiment.plots.items():
+        figure = plot(found.groups)
+        if figure is not None:
+            plotting.save(figure, path / name)
+    if not experiment.judged:
+        return
+    plotting.save(plotting.verdict_figure(found.verdict, found.legs), path / "verdict")
+    dtype = found.verdict["environment"]["dtype"]
+    first, runs = experiment.statements[0], precisions(experiment, dtype)
+    if any(group.startswith("/perturb/") for group in found.groups):
+        plotting.save(plotting.perturb_figure(experiment, found.groups, runs), path / "perturb")
+    ratios = {p: worst_ratio(first.claims, found.legs, p) for p in runs}
+    if any(map(plotting.swept_axes, ratios.values())):
+        figure = plotting.sweep_figure(experiment.name, ratios, experiment.axes)
+        plotting.save(figure, path / "sweep")

@@ -1,0 +1,99 @@
+"""The functions of one point: what a sweep calls for a statement, and for its controls."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lrdyn.engine.judging import SIZE, claim_of
+from lrdyn.theorem import Arrays, Control, Statement, longest_axis
+
+Point = Callable[..., dict[str, Any]]
+"""A function of ``seed`` and of the swept flags that returns named arrays."""
+
+
+def evaluate(statement: Statement, fixed: Mapping[str, Any]) -> Point:
+    """Build the function that produces the arrays of a statement; ``fixed`` is not swept."""
+
+    def point(seed: Any, **flags: Any) -> dict[str, Any]:
+        case = statement.case(jax.random.key(seed), **taken(statement.case, {**fixed, **flags}))
+        predicted, measured = dict(statement.predict(case)), dict(statement.measure(case))
+        compared = dict(statement.compare(case, predicted, measured))
+        return _facts(statement, case) | _named(predicted, measured) | compared
+
+    return point
+
+
+def evaluate_controls(
+    statement: Statement, fixed: Mapping[str, Any], controls: Sequence[Control]
+) -> Point:
+    """Build the function that runs controls: one program, what they share once.
+
+    It takes ``amount`` too, where that is not to be the controls' own. The names of its results
+    start with the id of the control. Only what the claim of a control reads is returned, so that
+    nothing else is compiled.
+    """
+
+    def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
+        key = jax.random.key(seed)
+        whole = statement.case(key, **taken(statement.case, {**fixed, **flags}))
+        once, outputs = _Once(), {}
+        for control in controls:
+            case = whole
+            if control.case is not None:
+                distance = jnp.asarray(control.amount if amount is None else amount)
+                case = control.case(jax.random.fold_in(key, 1), whole, distance)
+            predicted, measured = once(statement.predict, case), once(statement.measure, case)
+            if control.predict is not None:
+                predicted = predicted | once(control.predict, case)
+            if control.measure is not None:
+                measured = measured | once(control.measure, case)
+            claim = claim_of(control, statement)
+            read = (*claim.arrays, statement.condition, statement.diverged)
+            sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
+            found = _facts(statement, case) | _named(*sides)
+            outputs |= {f"{control.id}.{name}": value for name, value in found.items()}
+        return outputs
+
+    return point
+
+
+def taken(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that are arguments of a case.
+
+    Example:
+        >>> taken(lambda key, *, dim: None, {"dim": 3, "depth": 2})
+        {'dim': 3}
+    """
+    arguments = inspect.signature(case).parameters.values()
+    if any(argument.kind is argument.VAR_KEYWORD for argument in arguments):
+        return dict(flags)
+    names = {argument.name for argument in arguments}
+    return {name: value for name, value in flags.items() if name in names}
+
+
+class _Once:
+    """Calls a function on a case once, however often it is asked to."""
+
+    def __init__(self):
+        self.found: dict[tuple[Callable, int], tuple[Any, dict[str, Any]]] = {}
+
+    def __call__(self, function: Callable[[Any], Arrays], case: Any) -> dict[str, Any]:
+        known = (function, id(case))
+        if known not in self.found:
+            self.found[known] = case, dict(function(case))  # keeps the case, so that its id stays
+        return self.found[known][1]
+
+
+def _facts(statement: Statement, case: Any) -> dict[str, Any]:
+    """What a judge asks of a case, which is not saved itself."""
+    met = {f"met_{name}": jnp.asarray(check(case)) for name, check in statement.hypotheses.items()}
+    return met | {SIZE: jnp.asarray(longest_axis(case), jnp.int32)}
+
+
+def _named(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    both = predicted.keys() & measured.keys()
+    named = {f"{n}_predicted" if n in both else n: v for n, v in predicted.items()}
+    return named | {f"{n}_measured" if n in both else n: v for n, v in measured.items()}

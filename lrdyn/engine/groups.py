@@ -1,0 +1,24 @@
+"""Where ``results.nc`` keeps the arrays of a statement and of a control."""
+
+from lrdyn.theorem import Control, Experiment, Statement, Theorem
+
+PRECISIONS = {"float64": ("float64", "float32"), "float32": ("float32",)}
+"""The runs behind one verdict: the dtype asked for first."""
+
+
+def precisions(experiment: Experiment, dtype: str) -> tuple[str, ...]:
+    """The runs of an experiment: a theorem in float64 is run in float32 as well."""
+    return PRECISIONS[dtype] if isinstance(experiment, Theorem) else (dtype,)
+
+
+def groups_of(experiment: Experiment, statement: Statement, dtype: str) -> dict[str, str]:
+    """Precision -> group of a statement; ``dtype`` is the precision that was asked for."""
+    root = "" if statement is experiment.statements[0] else f"/{statement.id}"
+    return {
+        p: (root or "/") if p == dtype else f"{root}/{p}" for p in precisions(experiment, dtype)
+    }
+
+
+def control_group(control: Control, precision: str, *, perturb: bool = False) -> str:
+    """Group of a control; with ``perturb``, of all its amounts."""
+    return f"/{'perturb' if perturb else 'controls'}/{control.id}/{precision}"

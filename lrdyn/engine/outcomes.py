@@ -1,0 +1,174 @@
+"""Outcomes: what a claim is judged on, cut out of produced arrays point by point."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrdyn.engine.files import slabs
+from lrdyn.theorem import Claim, Outcome, Statement
+
+if TYPE_CHECKING:
+    import xarray
+
+SIZE = "longest_axis"
+"""Array of every group: the longest axis of each case, which tolerances need."""
+
+
+class MissingArray(ValueError):
+    """Results lack an array or a group that a claim reads."""
+
+
+def outcomes(
+    claim: Claim, statement: Statement, results: "xarray.Dataset", precision: str
+) -> Iterator[Outcome]:
+    """What a claim reads, point by point or, for a claim over seeds, setting by setting.
+
+    The order is that of the axes of the points. Arrays are cut to their true lengths; large ones
+    are read slab by slab.
+    """
+    lead = lead_of(results)
+    saved = saved_names(claim, statement, map(str, results.variables))
+    names = [name for both in saved.values() for name in both]
+    names += [SIZE, *(f"met_{name}" for name in statement.hypotheses)]
+    names += [str(name) for name in results if str(name).startswith("length_")]
+    arrays = {name: _leading(array_of(results, name), lead) for name in dict.fromkeys(names)}
+    shape = tuple(results.sizes[dim] for dim in lead)
+    each = sum(array.nbytes for array in arrays.values()) // max(1, int(np.prod(shape)))
+    fixed = json.loads(results.attrs.get("fixed", "{}"))
+    for slab in _settings(shape) if claim.seeds else slabs(shape, each):
+        found = [
+            _outcome(fixed | point, one, statement, precision)
+            for point, one in _points_of(results, arrays, lead, slab)
+        ]
+        yield from [_over_seeds(found)] if claim.seeds else found
+
+
+def saved_names(
+    claim: Claim, statement: Statement, available: Iterable[str]
+) -> dict[str, list[str]]:
+    """Array that a claim reads -> ``<name>_predicted`` and ``<name>_measured``, or the name itself.
+
+    Only those out of ``available`` are there; an array of the claim must be.
+    """
+    available = set(available)
+    found = {}
+    for name in (*claim.arrays, statement.condition, statement.diverged):
+        both = [f"{name}_predicted", f"{name}_measured"]
+        saved = [n for n in both if n in available] or [n for n in (name,) if n in available]
+        if name in claim.arrays and not saved:
+            raise MissingArray(f"got no array {name!r}, wanted it for claim {claim.id!r}")
+        found[name] = saved
+    return found
+
+
+def array_of(results: "xarray.Dataset", name: str) -> "xarray.DataArray":
+    """An array of the results, which must have it."""
+    if name not in results.variables:
+        raise MissingArray(f"got no array {name!r}, wanted it for every judgement")
+    return results[name]
+
+
+def lead_of(results: "xarray.Dataset") -> list[str]:
+    """The axes of the points."""
+    return [str(dim) for dim in array_of(results, SIZE).dims]
+
+
+def _leading(array: "xarray.DataArray", lead: Sequence[str]) -> "xarray.Variable":
+    """The axes of the points first; a coordinate, the same at all points, has none of them."""
+    missing = [dim for dim in lead if dim not in array.dims]
+    if missing and missing != list(lead):
+        raise MissingArray(f"{array.name}: got axes {array.dims}, wanted {missing} among them")
+    return array.variable if missing else array.variable.transpose(*lead, ...)
+
+
+def _settings(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """All seeds, the first axis, of one setting after the other."""
+    for place in np.ndindex(*shape[1:]):
+        yield (slice(None), *(slice(i, i + 1) for i in place))
+
+
+def _flags(results: "xarray.Dataset", lead: Sequence[str]) -> dict[str, list]:
+    """Values of the flags along the axes of the points."""
+    own = {dim: results[dim].values.tolist() for dim in lead if dim in results.coords}
+    listed = {str(n): c.values.tolist() for n, c in results.coords.items() if c.dims == ("point",)}
+    return own | listed
+
+
+def _points_of(
+    results: "xarray.Dataset",
+    arrays: Mapping[str, "xarray.Variable"],
+    lead: Sequence[str],
+    slab: tuple[slice, ...],
+) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Flags and arrays of each point of a slab."""
+    varies = {n: set(lead) <= set(array.dims) for n, array in arrays.items()}
+    parts = {n: array[slab].values if varies[n] else array.values for n, array in arrays.items()}
+    inside = parts[SIZE].shape
+    flat = {n: p.reshape(-1, *p.shape[len(lead) :]) if varies[n] else p for n, p in parts.items()}
+    axes = {n: array.dims[len(lead) :] for n, array in arrays.items() if varies[n]}
+    flags = _flags(results, lead)
+    for index, place in enumerate(np.ndindex(*inside)):
+        starts = (part.start or 0 for part in slab)
+        at = {dim: start + i for dim, start, i in zip(lead, starts, place, strict=True)}
+        point = {n: column[at[n if n in at else "point"]] for n, column in flags.items()}
+        found = {n: np.asarray(v[index]) if varies[n] else v for n, v in flat.items()}
+        yield point, _cut(found, axes)
+
+
+def _cut(
+    found: Mapping[str, np.ndarray], axes: Mapping[str, Sequence[Any]]
+) -> dict[str, np.ndarray]:
+    """Arrays of one point without padding, floating-point numbers as float64."""
+    ends = {n.removeprefix("length_"): int(v) for n, v in found.items() if n.startswith("length_")}
+    cut = {
+        name: np.asarray(values[tuple(slice(ends.get(axis)) for axis in axes.get(name, ()))])
+        for name, values in found.items()
+    }
+    return {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in cut.items()}
+
+
+class _Reads(dict):
+    """Arrays of a claim; another one is a mistake of the claim or a gap in the results."""
+
+    def __missing__(self, name: str):
+        raise MissingArray(f"got no array {name!r} to read, wanted it saved and among 'reads'")
+
+
+def _outcome(
+    point: dict[str, Any], found: Mapping[str, np.ndarray], statement: Statement, precision: str
+) -> Outcome:
+    sides = {"predicted": _Reads(), "measured": _Reads()}
+    for name, array in found.items():
+        base, _, side = name.rpartition("_")
+        if side in sides and base:
+            sides[side][base] = array
+        else:
+            for other in sides.values():
+                other.setdefault(name, array)
+    met = {name: found[f"met_{name}"] for name in statement.hypotheses}
+    steps = int(point.get(statement.steps, 1)) if statement.steps else 1
+    return Outcome(
+        point, **sides, hypotheses=met, dtype=np.dtype(precision), size=int(found[SIZE]),
+        steps=steps,
+    )  # fmt: skip
+
+
+def _over_seeds(each: list[Outcome]) -> Outcome:
+    """One outcome of a setting, whose arrays have the seeds as first axis.
+
+    Seeds that do not meet the hypotheses are no evidence; if none does, all stay to show it.
+    """
+    kept = [one for one in each if all(map(np.all, one.hypotheses.values()))] or each
+
+    def stack(side: str) -> _Reads:
+        names = getattr(kept[0], side)
+        return _Reads({n: np.stack([getattr(one, side)[n] for one in kept]) for n in names})
+
+    return kept[0]._replace(
+        point={**kept[0].point, "seed": np.array([one.point["seed"] for one in kept])},
+        predicted=stack("predicted"),
+        measured=stack("measured"),
+        hypotheses={n: np.stack([one.hypotheses[n] for one in kept]) for n in kept[0].hypotheses},
+    )

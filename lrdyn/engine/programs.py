@@ -1,0 +1,238 @@
+"""Programs of a sweep: one for each shape, traced, cut into parts, compiled and started."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from lrdyn.engine.jaxprs import equations
+from lrdyn.engine.points import Points
+
+CHUNKS = 32
+"""Most chunks of lanes in a part: what a kill can lose."""
+
+LEAST = 4
+"""Points of the smallest part of a longer sweep, however small the budget."""
+
+
+Values = dict[str, Any]  # arrays and, where a result is a constant, NumPy's
+Run = Callable[[Values], Values]
+
+
+class Plan(NamedTuple):
+    """How a sweep is to run, see :func:`lrdyn.sweep`."""
+
+    batched: bool
+    lanes: int
+    memory: int
+    devices: Sequence[Any]
+    compiler_options: dict[str, Any]
+
+
+class Group(NamedTuple):
+    """Points of one shape and the program that they share."""
+
+    plan: Plan
+    traced: Any
+    """One call of the function: of ``lanes`` points batched, or of one; whether slots are used."""
+    outputs: dict[str, jax.ShapeDtypeStruct]
+    """Of one point."""
+    parts: list[np.ndarray]
+    """Indices of the points of each part."""
+    columns: dict[str, np.ndarray]
+    """Values of all points of the sweep on the traced axes."""
+    lanes: int
+    devices: Sequence[Any]
+    digest: str
+    """Of everything but the values that decides the bits of the results."""
+
+    @property
+    def slots(self) -> int:
+        """Points that one call of the program takes; a part that has fewer is filled up."""
+        chunk = self.lanes * len(self.devices)
+        return -(-max(map(len, self.parts)) // chunk) * chunk
+
+    def values(self, part: np.ndarray) -> dict[str, np.ndarray]:
+        """Values on the traced axes of the points of a part."""
+        return {name: column[part] for name, column in self.columns.items()}
+
+    def key(self, part: np.ndarray) -> str:
+        """Name of a part in a store."""
+        digest = hashlib.sha256(self.digest.encode())
+        for column in self.values(part).values():
+            digest.update(column.tobytes())
+        return f"{part[0]}-{digest.hexdigest()[:20]}"
+
+
+def trace(
+    function: Callable, shape: tuple, indices: list[int], points: Points, plan: Plan
+) -> Group:
+    """Trace a function for the points of one shape, and cut them into parts."""
+    known = dict(shape)
+    columns = {n: np.asarray(column) for n, column in points.columns.items() if n not in known}
+    if plan.batched and not columns:
+        raise ValueError("batched: got no traced axis, wanted one whose array tells the lanes")
+    # If every axis decides shapes there is nothing to batch over but the count.
+    columns = _canonical(columns or {"": np.zeros(points.size)})
+
+    def call(point: Values) -> Mapping[str, Any]:
+        return function(**known, **{name: value for name, value in point.items() if name})
+
+    # A batch of width 1 is compiled to other kernels and rounds differently: never use it unless
+    # the whole group is one point, or every point is to run by itself.
+    devices = plan.devices[: -(-len(indices) // min(2, plan.lanes))]
+    lanes = min(plan.lanes, max(-(-len(indices) // len(devices)), min(2, len(indices))))
+    several = plan.batched or lanes > 1
+    run = call if plan.batched or not several else jax.vmap(call)
+
+    def abstract(dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((lanes,) if several else (), dtype)
+
+    # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
+    traced = jax.jit(lambda values, used: run(values)).trace(
+        {name: abstract(column.dtype) for name, column in columns.items()}, abstract(bool)
+    )
+    outputs = _one_lane(traced.out_info, lanes) if several else traced.out_info
+    size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (lanes if several else 1)
+    # Two parts are in memory: one that runs and one that is saved.
+    fit = plan.memory // (2 * max(1, size))
+    parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
+    options = sorted(plan.compiler_options.items())
+    context = (jax.__version__, devices[0].device_kind, lanes, options)
+    digest = _digest(traced.jaxpr, context)
+    return Group(plan, traced, outputs, parts, columns, lanes, devices, digest)
+
+
+def _one_lane(
+    outputs: dict[str, jax.ShapeDtypeStruct], lanes: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    for name, output in outputs.items():
+        if output.shape[:1] != (lanes,):
+            raise ValueError(
+                f"{name}: got shape {output.shape}, wanted {lanes} lanes as its leading axis"
+            )
+    return {n: jax.ShapeDtypeStruct(o.shape[1:], o.dtype) for n, o in outputs.items()}
+
+
+def _cut(indices: np.ndarray, fit: int, most: int) -> list[np.ndarray]:
+    """Parts of at most ``fit`` and ``most`` points, as even as can be."""
+    size = max(LEAST, min(fit, most))
+    return np.array_split(indices, -(-len(indices) // size))
+
+
+def _jaxpr_bytes(jaxpr: Any) -> int:
+    """Every intermediate array counted once: an upper bound on what lives at a time."""
+    avals = (variable.aval for equation, _ in equations(jaxpr) for variable in equation.outvars)
+    return sum(int(np.prod(a.shape)) * getattr(a.dtype, "itemsize", 8) for a in avals)
+
+
+def _digest(closed: Any, context: tuple) -> str:
+    # Functions inside a program print with their address, which changes from run to run.
+    text = re.sub(r"0x[0-9a-f]+", "", f"{closed.jaxpr}{context}")
+    digest = hashlib.sha256(text.encode())
+    for constant in closed.consts:
+        digest.update(np.asarray(constant).tobytes())
+    return digest.hexdigest()
+
+
+def _sharding(group: Group) -> NamedSharding:
+    return NamedSharding(Mesh(np.asarray(group.devices), ("run",)), PartitionSpec("run"))
+
+
+def compile_in(pool: Executor, group: Group) -> Future:
+    """Compile the program of a group beside other work."""
+    return pool.submit(_lowered(group).compile, compiler_options=group.plan.compiler_options)
+
+
+def _lowered(group: Group) -> Any:
+    if group.slots == group.lanes > 1 and group.devices == jax.local_devices()[:1]:
+        return group.traced.lower()
+    sharding, structure = _sharding(group), jax.tree.structure(group.outputs)
+
+    def call(values: Values) -> Values:
+        flat = jaxpr_as_fun(group.traced.jaxpr)
+        unused = jnp.ones(jax.tree.leaves(values)[0].shape, bool)
+        return jax.tree.unflatten(structure, flat(*jax.tree.leaves((values, unused))))
+
+    if group.lanes == 1:
+        local = partial(_one_by_one, call, group.plan.batched)
+    else:
+        local = partial(_chunks, call, group.lanes)
+    # Every layer around the function costs a small sweep as much as the function.
+    if len(group.devices) > 1:
+        specs = (sharding.spec, sharding.spec)
+        local = jax.shard_map(
+            local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False
+        )
+    abstract = {
+        name: jax.ShapeDtypeStruct((group.slots,), column.dtype, sharding=sharding)
+        for name, column in group.columns.items()
+    }
+    used = jax.ShapeDtypeStruct((group.slots,), bool, sharding=sharding)
+    return jax.jit(local).lower(abstract, used)
+
+
+def _canonical(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        name: column.astype(jax.dtypes.canonicalize_dtype(column.dtype))
+        for name, column in columns.items()
+    }
+
+
+def _chunks(run_lanes: Run, lanes: int, values: Values, used: Array) -> Values:
+    """What one device does: chunks of ``lanes`` points, one chunk after another."""
+    if len(used) == lanes:
+        return run_lanes(values)
+    chunks = jax.tree.map(lambda v: v.reshape(-1, lanes), values)
+    outputs = jax.lax.map(run_lanes, chunks)
+    return jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), outputs)
+
+
+def _one_by_one(call: Run, batched: bool, values: Values, used: Array) -> Values:
+    """What one device does: point after point, each as long as it takes."""
+
+    def run(point: Values) -> Values:
+        if batched:
+            outputs = call(jax.tree.map(lambda v: v[None], point))
+            return jax.tree.map(lambda v: v[0], outputs)
+        return call(point)
+
+    def skip(point: Values) -> Values:
+        return jax.tree.map(lambda o: jnp.zeros(o.shape, o.dtype), jax.eval_shape(run, point))
+
+    return jax.lax.map(lambda slot: jax.lax.cond(slot[1], run, skip, slot[0]), (values, used))
+
+
+def _order(group: Group) -> np.ndarray:
+    """Slots in the order of the devices, dealt out to and fro.
+
+    So a cost that changes along an axis is shared evenly.
+    """
+    slots = np.arange(group.slots).reshape(-1, len(group.devices))
+    slots[1::2] = slots[1::2, ::-1]
+    return slots.T.ravel()
+
+
+def start(group: Group, compiled: Any, part: np.ndarray) -> Values:
+    """Begin to compute a part, which need not have ended on return."""
+    order = _order(group)
+    # Slots beyond the part repeat its last point, so that all parts share one program.
+    values = group.values(part[np.minimum(order, len(part) - 1)])
+    return compiled(*jax.device_put((values, order < len(part)), _sharding(group)))
+
+
+def ended(
+    group: Group, part: np.ndarray, outputs: Values
+) -> tuple[Group, np.ndarray, dict[str, np.ndarray]]:
+    """Wait for a part; its results are in the order of its points."""
+    place = np.argsort(_order(group))[: len(part)]
+    return group, part, {name: array[place] for name, array in jax.device_get(outputs).items()}

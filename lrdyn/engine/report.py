@@ -1,0 +1,73 @@
+"""Verdicts as lines of text: every claim of one, or one line for each of several."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def table(verdict: dict[str, Any]) -> list[str]:
+    """A heading, and one line for each claim and control of a verdict."""
+    rows = [("claim", "kind", "cases", "residual", "tolerance", "float32", "tolerance", "")]
+    for claim in verdict["claims"]:
+        rows.append((
+            claim["id"], claim["kind"], f"{claim['cases']}/{claim['cases_total']}",
+            _short(claim["residual"]), _short(claim["tolerance"]),
+            _short(claim.get("residual_float32")),
+            _short(claim.get("tolerance_float32")), _word(claim),
+        ))  # fmt: skip
+    return _aligned(rows)
+
+
+def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
+    """A heading, one line for each verdict and its folder, and one for whatever failed."""
+    rows = [("theorem", "claims", "cases", "nearest its tolerance", "controls", "", "")]
+    faults: list[list[str]] = [[]]
+    for verdict, path in verdicts:
+        claims, controls = (
+            [c for c in verdict["claims"] if (c["kind"] == "control") == wanted]
+            for wanted in (False, True)
+        )
+        rows.append((
+            verdict["name"], _held(claims), str(max(c["cases_total"] for c in claims)),
+            _nearest(claims), _held(controls), "holds" if verdict["holds"] else "IS FALSE",
+            str(path),
+        ))  # fmt: skip
+        faults.append([f"  {c['id']}: {_word(c)}" for c in verdict["claims"] if not c["holds"]])
+    lines = _aligned(rows)
+    return [line for pair in zip(lines, faults, strict=True) for line in (pair[0], *pair[1])]
+
+
+def _held(entries: list[dict[str, Any]]) -> str:
+    return f"{sum(bool(e['holds']) for e in entries)}/{len(entries)}"
+
+
+def _nearest(claims: list[dict[str, Any]]) -> str:
+    """Largest residual over tolerance of any claim in any precision, and which it is."""
+    found = [
+        (c[f"residual{leg}"] / c[f"tolerance{leg}"], c["id"])
+        for c in claims
+        for leg in ("", "_float32")
+        if c.get(f"residual{leg}") is not None and c[f"tolerance{leg}"]
+    ]
+    return "{:.2f} {}".format(*max(found)) if found else "-"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
+
+
+def _word(claim: dict[str, Any]) -> str:
+    if claim["kind"] == "control":
+        return {True: "fails, as it must", False: "NOT SEEN TO FAIL", None: "no case"}[
+            claim["holds"]
+        ]
+    if claim["holds"] is False and claim.get("scales_with_epsilon") is False:
+        return "FALSE (does not scale with epsilon)"
+    return {True: "holds", False: "FALSE", None: "no case meets the hypotheses"}[claim["holds"]]

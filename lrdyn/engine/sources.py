@@ -1,0 +1,59 @@
+"""Digests of what results come from: the source files of an experiment and its data files."""
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lrdyn
+from lrdyn.theorem import Experiment
+
+
+def source_digest(experiment: Experiment) -> str:
+    """SHA-256 of the files in which the functions of an experiment are written, and of its data.
+
+    The library's general modules do not count: an edit there changes the traced programs, if
+    anything.
+    """
+    parts: list[Any] = [experiment]
+    for statement in experiment.statements:
+        parts += [statement, *statement.claims, *statement.controls]
+    return code_digest([f for part in parts for f in functions_of(part)], experiment.data())
+
+
+def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
+    """SHA-256 of the files that functions are written in, as above, and of data files."""
+    files = {Path(f.__code__.co_filename) for f in functions}
+    digest = hashlib.sha256()
+    for path in sorted(p for p in files if p.is_file() and not _general(p)):
+        digest.update(path.read_bytes())
+    for code in sorted(f.__code__.co_code for f in functions if not _in_file(f)):
+        digest.update(code)  # written in a notebook or at a prompt
+    for path in data:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _general(path: Path) -> bool:
+    """Whether a file is one of the library's, and of no theorem."""
+    library = Path(lrdyn.__path__[0])
+    return path.is_relative_to(library) and not path.is_relative_to(library / "theorems")
+
+
+def _in_file(function: Any) -> bool:
+    return Path(function.__code__.co_filename).is_file()
+
+
+def functions_of(part: Any) -> Iterator[Any]:
+    """Functions among the fields of an instance of a dataclass, those in its mappings too."""
+    assert is_dataclass(part)
+    for field in fields(part):
+        value = getattr(part, field.name)
+        for one in value.values() if isinstance(value, Mapping) else (value,):
+            while isinstance(one, partial):
+                one = one.func
+            if inspect.isfunction(one):
+                yield one
