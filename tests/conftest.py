@@ -7,6 +7,8 @@ Both kinds of call therefore happen in one run. ``pytest -m float32`` repeats on
 of the tests that take ``dtype``.
 """
 
+import os
+
 import jax
 import jaxtyping
 import pytest
@@ -46,3 +48,25 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def command_line(tmp_path, monkeypatch, unchecked, capsys):
+    """Run the command line of a theorem here and in an empty folder, without drawing.
+
+    It returns exit status, output and errors.
+    """
+    from lrdyn import cli
+    from lrdyn.drawing import verdicts
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    monkeypatch.setattr(verdicts, "draw", lambda *found: None)
+    jax.devices()  # so that `setup` finds the backend as it is
+
+    def run(theorem, *words):
+        status = cli.main(theorem, [os.fspath(word) for word in words])
+        return status, *capsys.readouterr()
+
+    yield run
+    jax.config.update("jax_enable_x64", True)

@@ -50,15 +50,34 @@ class Finished(NamedTuple):
     """Loads a group of ``results.nc``."""
 
 
+def started(
+    *words: Any,
+    cwd: Path = ROOT,
+    cache: str | Path = "",
+    stdin: int | None = None,
+    stderr: int = subprocess.PIPE,
+    **more: str,
+) -> subprocess.Popen:
+    """Start Python away from this process, with more in its environment."""
+    paths = {"LRDYN_CACHE": os.fspath(cache), "PYTHONPATH": os.fspath(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=cwd, env=os.environ | paths | more, text=True, stdin=stdin, stdout=subprocess.PIPE,
+        stderr=stderr,
+    )  # fmt: skip
+
+
 def python(
     *words: Any, cwd: Path = ROOT, cache: str | Path = "", source: str | None = None
-) -> subprocess.CompletedProcess:
+) -> Printed:
     """Run Python away from this process, with a time-out; ``-`` reads the source."""
-    environment = os.environ | {"LRDYN_CACHE": os.fspath(cache), "PYTHONPATH": os.fspath(ROOT)}
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=cwd, env=environment, input=source, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+    stdin = None if source is None else subprocess.PIPE
+    with started(*words, cwd=cwd, cache=cache, stdin=stdin) as process:
+        try:
+            out, err = process.communicate(source, timeout=500)
+        finally:
+            process.kill()
+    return Printed(process.returncode, out, err)
 
 
 @functools.cache
@@ -74,7 +93,7 @@ def finished(name: str, base: Path) -> Finished:
         if not kept.exists():
             words = ("-m", f"experiments.{name}", *TINY[name], "--out", out)
             ended = python(*words, cache=base / "cache")
-            kept.write_text(json.dumps([ended.returncode, ended.stdout, ended.stderr]))
+            kept.write_text(json.dumps(ended))
     done = Printed(*json.loads(kept.read_text()))
     if done.returncode:  # an exception would not be cached, and the run repeated for each test
         return Finished(done, out, {}, lambda group: xr.Dataset())

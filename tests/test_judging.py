@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from typing import Any
 
 import jax
@@ -11,21 +12,16 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
-from lrdyn import cli
 from lrdyn.engine import files, results, runs
-from lrdyn.engine.judging import MissingArray, claim_entry, residual_of, residuals, worst_ratio
-from lrdyn.engine.produce import source_digest
+from lrdyn.engine.judging import claim_entry, residual_of, residuals, worst_ratio
+from lrdyn.engine.outcomes import MissingArray
+from lrdyn.engine.sources import source_digest
 from lrdyn.engine.sweep import call_each
 from lrdyn.theorem import Claim, Experiment, Flag, Outcome, Statement, Theorem, at_least
 
 CLAIM = Claim("value", "the two values agree")
-STATEMENT = Statement(
-    "made",
-    dict,
-    claims=(CLAIM,),
-    hypotheses={"even": lambda case: jnp.asarray(True)},
-    steps="steps",
-)
+EVEN = {"even": lambda case: jnp.asarray(True)}
+STATEMENT = Statement("made", dict, claims=(CLAIM,), hypotheses=EVEN, steps="steps")
 TOLERANCE = lr.tolerance("identity", "float64", steps=3, size=5)
 
 
@@ -224,6 +220,9 @@ def test_a_negative_residual_is_lost():
 # Runs in plain Python, and experiments without a claim ---------------------------------------
 
 
+SIZES = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
+
+
 def counted(calls):
     """An experiment whose run cannot be traced: it counts the equations of a program."""
 
@@ -235,33 +234,23 @@ def counted(calls):
         jaxpr = jax.make_jaxpr(lambda x: [x + i for i in range(size)])(1.0)
         return {"equations": np.array(len(jaxpr.jaxpr.eqns)), "sizes": np.arange(size)}
 
-    statement = Statement(
-        "counted", case, measure=measure, dims={"sizes": ("place",)}, traced=False
-    )
-    flag = Flag("size", (2, 4), at_least(1), int, "n", "additions", shapes=True)
-    return Experiment("counts", "additions in a program", (flag,), (statement,))
+    dims = {"sizes": ("place",)}
+    statement = Statement("counted", case, measure=measure, dims=dims, traced=False)
+    return Experiment("counts", "additions in a program", (SIZES,), (statement,))
 
 
-@pytest.fixture
-def alone(tmp_path, monkeypatch, unchecked):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LRDYN_CACHE", "")
-    yield
-    jax.config.update("jax_enable_x64", True)
-
-
-def test_an_experiment_without_a_claim(alone, tmp_path, capsys):
+def test_an_experiment_without_a_claim(command_line, tmp_path):
     calls = []
-    assert cli.main(counted(calls), ["--seeds", "1"]) == 0
-    assert calls == [2, 4]
-    assert "counts claims nothing: results/counts/" in capsys.readouterr().out
+    status, out, _ = command_line(counted(calls), "--seeds", "1")
+    assert (status, calls) == (0, [2, 4])
+    assert "counts claims nothing: results/counts/" in out
     (path,) = tmp_path.rglob("verdict.json")
     found = json.loads(path.read_text())
     assert (found["holds"], found["claims"]) == (None, [])
     data = xr.load_dataset(path.with_name("results.nc"), engine="h5netcdf")
     assert data["equations"].squeeze().values.tolist() == [2, 4]
     assert data["length_place"].squeeze().values.tolist() == [2, 4]
-    assert cli.main(counted(calls), ["--judge", "x"]) == 2
+    assert command_line(counted(calls), "--judge", "x")[0] == 2
 
 
 def test_a_theorem_wants_a_claim(unchecked):
@@ -309,28 +298,36 @@ def saved_theorem(**parts):
     statement = Statement("sums", value, doubled, added, (CLAIM,), dims={"value": ("index",)})
     control = lr.Control[jax.Array]("tripled", "3 x", "value", predict=lambda x: {"value": 3 * x})
     statement = dataclasses.replace(statement, **{"controls": (control,)} | parts)
-    flag = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
-    return Theorem("sums", "2 x = x + x", (flag,), (statement,))
+    return Theorem("sums", "2 x = x + x", (SIZES,), (statement,))
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """The folder of one run, to be copied."""
+    run = runs.run_of(saved_theorem(), size=[2, 4])
+    return runs.carry_out(run, tmp_path_factory.mktemp("saved"))[1]
 
 
 @pytest.fixture
-def folder(alone, tmp_path, capsys):
-    assert cli.main(saved_theorem(), []) == 0
-    (path,) = (tmp_path / "results/sums").iterdir()
-    capsys.readouterr()
-    return path
+def folder(once, tmp_path):
+    return shutil.copytree(once, tmp_path / "saved")
 
 
-def again(folder, theorem=None, *, capsys):
-    status = cli.main(theorem or saved_theorem(), ["--judge", str(folder)])
-    out, err = capsys.readouterr()
-    return status, out, err
+@pytest.fixture
+def again(folder, command_line):
+    """Judge the folder again: exit status, output, errors."""
+    return lambda theorem=None: command_line(theorem or saved_theorem(), "--judge", folder)
 
 
-def test_judging_again_gives_the_same(folder, capsys):
+def content(folder):
+    """All groups of saved results, in memory."""
+    return results.load(folder / "results.nc")
+
+
+def test_judging_again_gives_the_same(folder, again):
     before = (folder / "verdict.json").read_text()
     stamp = (folder / "results.nc").stat().st_mtime_ns
-    status, out, err = again(folder, capsys=capsys)
+    status, out, err = again()
     assert (status, err) == (0, "")
     assert out.splitlines()[-1] == f"sums holds: {folder}"
     assert json.loads((folder / "verdict.json").read_text()) == json.loads(before)
@@ -338,7 +335,7 @@ def test_judging_again_gives_the_same(folder, capsys):
 
 
 def test_results_say_what_made_them(folder):
-    attributes = results.read(folder / "results.nc")["/"].attrs
+    attributes = content(folder)["/"].attrs
     verdict = json.loads((folder / "verdict.json").read_text())
     assert attributes["name"] == "sums"
     assert json.loads(attributes["config"]) == verdict["config"]
@@ -347,50 +344,32 @@ def test_results_say_what_made_them(folder):
     assert verdict["results_sha256"] == results.checksum(folder / "results.nc")
 
 
-def change(folder, group, name, place, amount):
-    groups = results.read(folder / "results.nc")
-    groups = {g: d.load() for g, d in groups.items()}
-    [d.close() for d in groups.values()]
-    groups[group][name].values[place] += amount
+def test_a_changed_file_is_noticed_and_judged(folder, again):
+    groups = content(folder)
+    groups["/"]["value_measured"].values[1, 1, 3] += 1e-3
     files.write_netcdf(folder / "results.nc", groups)
-
-
-def test_a_changed_file_is_noticed_and_judged(folder, capsys):
-    change(folder, "/", "value_measured", (1, 1, 3), 1e-3)
-    status, out, _ = again(folder, capsys=capsys)
+    status, out, _ = again()
     assert status == 1
     assert "results.nc is not the file that the run wrote: its checksum differs" in out
     assert "sums IS FALSE" in out
-    status, out, _ = again(folder, capsys=capsys)  # what the run wrote is not forgotten
-    assert "its checksum differs" in out
+    assert "its checksum differs" in again()[1]  # what the run wrote is not forgotten
 
 
-def test_an_edited_judge_is_told_from_the_run(folder, capsys, monkeypatch):
+def test_an_edited_judge_is_told_from_the_run(again, monkeypatch):
     monkeypatch.setattr(runs, "source_digest", lambda theorem: "other")
-    status, out, _ = again(folder, capsys=capsys)
+    status, out, _ = again()
     assert status == 0
     assert "the source of sums is not that of the run" in out
 
 
-def test_a_control_that_no_longer_fails_is_seen(folder, capsys):
-    groups = {g: d.load() for g, d in results.read(folder / "results.nc").items()}
-    [d.close() for d in groups.values()]
+def test_a_control_that_no_longer_fails_is_seen(folder, again):
+    groups = content(folder)
     tripled = groups["/controls/tripled/float64"]
     tripled["value_predicted"].values[:] = tripled["value_measured"].values
     files.write_netcdf(folder / "results.nc", groups)
-    status, out, _ = again(folder, capsys=capsys)
+    status, out, _ = again()
     assert status == 1
     assert "NOT SEEN TO FAIL" in out
-
-
-def drop(folder, group, name):
-    groups = {g: d.load() for g, d in results.read(folder / "results.nc").items()}
-    [d.close() for d in groups.values()]
-    if name is None:
-        del groups[group]
-    else:
-        groups[group] = groups[group].drop_vars(name)
-    files.write_netcdf(folder / "results.nc", groups)
 
 
 @pytest.mark.parametrize(
@@ -402,9 +381,13 @@ def drop(folder, group, name):
         ("/float32", None, "no group '/float32'"),
     ],
 )
-def test_a_missing_array_is_bad_input(group, name, said, folder, capsys):
-    drop(folder, group, name)
-    status, out, err = again(folder, capsys=capsys)
+def test_a_missing_array_is_bad_input(group, name, said, folder, again):
+    groups = content(folder)
+    dropped = groups.pop(group)
+    if name:
+        groups[group] = dropped.drop_vars(name)
+    files.write_netcdf(folder / "results.nc", groups)
+    status, out, err = again()
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert said in err
     assert err.startswith(f"sums: error: --judge: got {str(folder)!r} (")
@@ -412,38 +395,33 @@ def test_a_missing_array_is_bad_input(group, name, said, folder, capsys):
 
 @pytest.mark.parametrize("name", ["results.nc", "verdict.json"])
 @pytest.mark.parametrize("content", [None, b"", b"half a file"])
-def test_a_missing_or_damaged_file_is_bad_input(name, content, folder, capsys):
+def test_a_missing_or_damaged_file_is_bad_input(name, content, folder, again):
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
-    status, out, err = again(folder, capsys=capsys)
+    status, out, err = again()
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert f"{folder / name}: {'not found' if content is None else 'damaged'}" in err
 
 
-def test_nothing_that_applies_is_bad_input(alone, tmp_path, capsys):
-    theorem = saved_theorem(hypotheses={"even": lambda case: jnp.asarray(True)}, controls=())
-    assert cli.main(theorem, []) == 0
-    (folder,) = (tmp_path / "results/sums").iterdir()
-    groups = {g: d.load() for g, d in results.read(folder / "results.nc").items()}
-    [d.close() for d in groups.values()]
-    for dataset in groups.values():
-        dataset["met_even"].values[:] = False
+def test_nothing_that_applies_is_bad_input(folder, again):
+    groups = content(folder)
+    for group in ("/", "/float32"):
+        groups[group]["met_even"] = xr.zeros_like(groups[group]["longest_axis"], bool)
     files.write_netcdf(folder / "results.nc", groups)
-    capsys.readouterr()
-    status, out, err = again(folder, theorem, capsys=capsys)
+    status, out, err = again(saved_theorem(hypotheses=EVEN, controls=()))
     assert (status, out) == (2, "")
     assert "no claim applies, hypotheses not met: even" in err
 
 
-def test_results_of_another_theorem_are_refused(folder, capsys):
-    other = dataclasses.replace(saved_theorem(), name="other")
-    status, _, err = again(folder, other, capsys=capsys)
+def test_results_of_another_theorem_are_refused(again):
+    status, _, err = again(dataclasses.replace(saved_theorem(), name="other"))
     assert (status, err.count("\n")) == (2, 1)
     assert "of 'sums'" in err
     assert "wanted a folder of results of other" in err
 
 
-def test_nothing_can_be_asked_for_beside_judging(folder, capsys):
-    assert cli.main(saved_theorem(), ["--judge", str(folder), "--size", "3"]) == 2
-    assert "--judge: got other arguments beside it, wanted none" in capsys.readouterr().err
+def test_nothing_can_be_asked_for_beside_judging(command_line):
+    status, _, err = command_line(saved_theorem(), "--judge", "folder", "--size", "3")
+    assert status == 2
+    assert "--judge: got other arguments beside it, wanted none" in err

@@ -4,8 +4,6 @@ import os
 import pty
 import random
 import select
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn.engine import files, progress
-from tests.runs import ROOT, Told, python
+from tests.runs import Told, python, started
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
 
@@ -58,12 +56,8 @@ def same(found, expected):
 def test_no_part_has_a_single_point_unless_the_sweep_has(count, fit):
     told = Told()
     size = 8 * (count + 2)  # bytes of one point of the function below
-    lr.sweep(
-        lambda x: {"y": jnp.full(count + 2, x)},
-        lr.product(x=np.arange(float(count))),
-        memory=2 * size * fit,
-        progress=told,
-    )
+    points = lr.product(x=np.arange(float(count)))
+    lr.sweep(lambda x: {"y": jnp.full(count + 2, x)}, points, memory=2 * size * fit, progress=told)
     assert sum(told.computed) == told.expected == count
     assert min(told.computed) >= min(2, count)
     assert max(told.computed) <= max(4, fit)
@@ -116,24 +110,19 @@ def other(seed, size):
     return {name: 2 * value for name, value in chaotic(seed, size).items()}
 
 
-SCALE = np.array(2.0)
-
-
 def test_parts_of_another_program_are_not_taken(tmp_path):
     run(tmp_path)
-    captured = []
+    changes: list[dict[str, Any]] = [
+        {"function": other},
+        {"lanes": 2},
+        {"compiler_options": {"xla_backend_optimization_level": 0}},
+    ]
     for factor in (2.0, 3.0):  # in a constant that the program's text does not show
         constant = jnp.full((2, 2), factor)
-        captured.append(
-            lambda seed, size, c=constant: {"B": jnp.sum(c) * chaotic(seed, size)["trace"]}
-        )
-    for function in (other, *captured):
+        changes.append({"function": lambda seed, size, c=constant: {"B": jnp.sum(c) * seed}})
+    for change in changes:
         told = Told()
-        run(tmp_path, told, function)
-        assert told.saved == []
-    for options in ({"lanes": 2}, {"compiler_options": {"xla_backend_optimization_level": 0}}):
-        told = Told()
-        run(tmp_path, told, **options)
+        run(tmp_path, told, **change)
         assert told.saved == []
 
 
@@ -201,18 +190,21 @@ def test_any_name_of_a_result_can_be_kept(tmp_path):
 # Killed at any moment ------------------------------------------------------------------------
 
 KILLED = """
-import sys
-from pathlib import Path
-from typing import Any
+import sys, time
 from lrdyn import cli
 cli.setup(host_devices=2)
 import lrdyn as lr
 from tests.runs import Told
 from tests.test_parts import chaotic
 
+class Slow(Told):
+    def advance(self, points, *, saved=False):
+        time.sleep(0 if saved else 0.01)
+        super().advance(points, saved=saved)
+
 points = lr.product(seed=range(400), size=[2, 3])
 print("started", flush=True)
-told = Told()
+told = Slow()
 found = lr.sweep(chaotic, points, shapes=("size",), memory=1, store=sys.argv[1], progress=told)
 found.to_netcdf(sys.argv[2], engine="h5netcdf")
 print(len(told.saved), len(told.computed), *told.notes)
@@ -220,14 +212,7 @@ print(len(told.saved), len(told.computed), *told.notes)
 
 
 def start_killed(store, result):
-    environment = os.environ | {
-        "LRDYN_CACHE": str(result.parent / "cache"),
-        "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.Popen(
-        [sys.executable, "-c", KILLED, store, result],
-        env=environment, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    return started("-c", KILLED, store, result, cache=result.parent / "cache")
 
 
 @pytest.mark.slow
@@ -235,18 +220,22 @@ def test_kill_minus_9_loses_nothing(tmp_path):
     reference = start_killed(tmp_path / "a", tmp_path / "a.nc")
     assert reference.stdout
     assert reference.stdout.readline() == "started\n"
-    begin = time.monotonic()
     parts = int(reference.communicate(timeout=200)[0].split()[1])
-    seconds = time.monotonic() - begin
     store, rng, kept = tmp_path / "b", random.Random(0), [0]
-    for _ in range(20):
+
+    def finished():
+        return len(list(store.glob("[0-9]*.npz")))
+
+    for kill in range(8):
         process = start_killed(store, tmp_path / "b.nc")
         assert process.stdout
         process.stdout.readline()
-        time.sleep(rng.uniform(0, seconds / 3))
+        while kill % 2 and finished() == kept[-1] and process.poll() is None:
+            time.sleep(0.01)  # every second one in the midst of the parts
+        time.sleep(rng.uniform(0, 0.3))
         process.kill()
         process.communicate()
-        kept.append(len(list(store.glob("[0-9]*.npz"))))
+        kept.append(finished())
         assert kept[-1] >= kept[-2]
     assert any(0 < count < parts for count in kept), kept
     last = start_killed(store, tmp_path / "b.nc")
@@ -425,8 +414,7 @@ def test_a_terminal_gets_a_bar():
         "    told.bar.refresh()\n"
     )
     leader, follower = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=follower, env=environment)
+    process = started("-c", script, stderr=follower, TERM="xterm", COLUMNS="100")
     os.close(follower)
     seen = b""
     while select.select([leader], [], [], 60)[0]:
@@ -435,7 +423,8 @@ def test_a_terminal_gets_a_bar():
         except OSError:  # the other end is closed
             break
     os.close(leader)
-    assert process.wait(timeout=60) == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 0
     text = seen.decode()
     assert "mine: a [bold] note" in text
     assert "10 of 10 points" in text

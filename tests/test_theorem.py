@@ -5,10 +5,7 @@ import json
 import os
 import runpy
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +16,10 @@ from matplotlib.figure import Figure
 
 import lrdyn as lr
 from lrdyn import cli
+from lrdyn.engine import files
 from lrdyn.engine.judging import ratio_of, residuals
 from lrdyn.theorem import Claim, Flag, Statement, Theorem, one_of, relative_response
-from tests.runs import ROOT, python
+from tests.runs import python, started
 
 MY_THEOREM = '''
 """Gradient descent on a parabola decays geometrically."""
@@ -105,18 +103,9 @@ def theorem(script):
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, unchecked, capsys):
-    """Run the command line of a theorem in this process and in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LRDYN_CACHE", "")
-    jax.devices()  # so that `setup` finds the backend as it is
-
-    def run(theorem, *words):
-        status = cli.main(theorem, ["--dim", "2", "--seeds", "1", *words])
-        return status, *capsys.readouterr()
-
-    yield run
-    jax.config.update("jax_enable_x64", True)
+def command(command_line):
+    """Run a small sweep from the command line, in this process and in an empty folder."""
+    return lambda theorem, *words: command_line(theorem, "--dim", "2", "--seeds", "1", *words)
 
 
 def changed(theorem, **parts):
@@ -126,7 +115,7 @@ def changed(theorem, **parts):
 
 
 def verdict(folder):
-    (path,) = Path(folder).rglob("verdict.json")
+    (path,) = folder.rglob("verdict.json")
     return json.loads(path.read_text())
 
 
@@ -141,18 +130,8 @@ def entry(folder, name):
 @pytest.fixture(scope="module")
 def finished(script):
     """The script with arguments of its own, and the folder of its results."""
-    done = python(
-        script,
-        "--rate",
-        "0.2",
-        "0.3",
-        "--seeds",
-        "3",
-        "--perturb",
-        "--out",
-        "mine",
-        cwd=script.parent,
-    )
+    words = ["--rate", "0.2", "0.3", "--seeds", "3", "--perturb", "--out", "mine"]
+    done = python(script, *words, cwd=script.parent)
     (folder,) = (script.parent / "mine" / "my_theorem").iterdir()
     return done, folder
 
@@ -168,16 +147,10 @@ def test_the_script_says_what_it_found(finished):
 
 def test_the_script_writes_verdict_results_and_figures(finished):
     _, folder = finished
-    assert {path.name: path.read_bytes()[:4] for path in folder.iterdir()} == {
-        "verdict.json": b"{\n  ",
-        "results.nc": b"\x89HDF",
-        "verdict.png": b"\x89PNG",
-        "verdict.pdf": b"%PDF",
-        "perturb.png": b"\x89PNG",
-        "perturb.pdf": b"%PDF",
-        "sweep.png": b"\x89PNG",
-        "sweep.pdf": b"%PDF",
-    }
+    wanted = {"verdict.json": b"{\n  ", "results.nc": b"\x89HDF"}
+    for name in ("verdict", "perturb", "sweep"):
+        wanted |= {f"{name}.png": b"\x89PNG", f"{name}.pdf": b"%PDF"}
+    assert {path.name: path.read_bytes()[:4] for path in folder.iterdir()} == wanted
 
 
 def test_the_verdict_of_the_script(finished):
@@ -213,9 +186,8 @@ def test_perturbing_starts_where_the_claim_holds(finished, theorem):
     (statement,) = theorem.statements
     for precision in ("float64", "float32"):
         away = xr.load_dataset(path, engine="h5netcdf", group=f"/perturb/bent/{precision}")
-        ratio = ratio_of(
-            residuals(statement.claims[0], statement, away, precision), precision, everything=True
-        )
+        leg = residuals(statement.claims[0], statement, away, precision)
+        ratio = ratio_of(leg, precision, everything=True)
         assert away["amount"].values.tolist() == [0.0, 1e-6, 1.0]
         assert (ratio.sel(amount=0.0) <= 1).all()
         assert (ratio.sel(amount=1.0) >= 10).all()
@@ -223,10 +195,10 @@ def test_perturbing_starts_where_the_claim_holds(finished, theorem):
         assert not away["met_parabola"].squeeze().sel(amount=1e-6).any()
 
 
-def test_help_shows_every_flag_with_symbol_unit_and_default(script):
-    done = python(script, "--help")
-    assert (done.returncode, done.stderr) == (0, "")
-    text = " ".join(done.stdout.split())
+def test_help_shows_every_flag_with_symbol_unit_and_default(theorem, command):
+    status, out, err = command(theorem, "--help")
+    assert (status, err) == (0, "")
+    text = " ".join(out.split())
     assert "100 % geometric decay" in text
     assert "d: dimension, an integer >= 1 (default: 2 3; paper: 5)" in text
     assert "eta: step size, in % of the curvature / 100, a number in ]0, 1[" in text
@@ -278,8 +250,10 @@ def test_a_coincidence_that_holds_to_float32_is_caught(allowed, theorem, command
 def test_a_control_that_does_not_fail_is_no_proof(theorem, command, tmp_path):
     (statement,) = theorem.statements
     tame = lr.Control("tame", "nothing broken", "decay", predict=statement.predict)
-    status, out, _ = command(changed(theorem, controls=(tame,)))
+    broken = statement.controls[1]  # what it breaks is its own
+    status, out, _ = command(changed(theorem, controls=(broken, tame)))
     assert status == 1
+    assert entry(tmp_path, broken.id)["holds"] is True
     assert entry(tmp_path, "tame")["holds"] is False
     assert "NOT SEEN TO FAIL" in out
 
@@ -325,9 +299,7 @@ def test_hypotheses_met_nowhere_are_bad_input(where, theorem, command, tmp_path)
 def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
     """A statement at settings of its own holds even if the main one is about nothing."""
     (statement,) = theorem.statements
-    claim = dataclasses.replace(
-        statement.claims[0], id="side", residual=lambda one: 0.0, reads=("decay",)
-    )
+    claim = lr.Claim("side", "nothing", residual=lambda one: 0.0, reads=("decay",))
     side = dataclasses.replace(statement, id="aside", claims=(claim,), controls=())
     vacuous = changed(theorem, hypotheses={"never": lambda case: jnp.asarray(False)}, controls=())
     both = dataclasses.replace(theorem, statements=(*vacuous.statements, side))
@@ -382,10 +354,7 @@ ENDLESS = MY_THEOREM.replace(
 def test_ctrl_c_ends_a_long_computation_at_once(tmp_path):
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)
-    environment = os.environ | {"LRDYN_CACHE": "", "PYTHONPATH": os.fspath(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, script], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-    )
+    process = started(script, cwd=tmp_path)
     try:
         while not (tmp_path / "results").exists():
             time.sleep(0.05)
@@ -429,9 +398,8 @@ def test_ids_are_unique(theorem, unchecked):
     with pytest.raises(ValueError, match=r"'my_theorem': got ids .*'decay'.* twice"):
         dataclasses.replace(theorem, statements=(statement, dataclasses.replace(twin, id="other")))
     for name in ("decay_statement", "controls"):
-        other = dataclasses.replace(
-            twin, id=name, claims=(dataclasses.replace(twin.claims[0], id="other"),)
-        )
+        claims = (dataclasses.replace(twin.claims[0], id="other"),)
+        other = dataclasses.replace(twin, id=name, claims=claims)
         with pytest.raises(ValueError, match=rf"'my_theorem': got ids \{{'{name}'\}} twice"):
             dataclasses.replace(theorem, statements=(statement, other))
 
@@ -516,16 +484,14 @@ def worded(**more):
     return Theorem("worded", "a word decides", (flag,), (statement,), **more)
 
 
-def test_a_flag_of_words(tmp_path, unchecked, capsys, monkeypatch):
-    monkeypatch.setenv("LRDYN_CACHE", "")
-    out = ["--out", str(tmp_path)]
-    assert cli.main(worded(), ["--side", "left", "right", *out]) == 0
+def test_a_flag_of_words(tmp_path, command_line):
+    assert command_line(worded(), "--side", "left", "right")[0] == 0
     (path,) = tmp_path.rglob("results.nc")
     results = xr.load_dataset(path, engine="h5netcdf")
     assert results["side"].values.tolist() == ["left", "right"]
-    capsys.readouterr()
-    assert cli.main(worded(), ["--side", "up", *out]) == 2
-    assert "--side: got 'up', wanted one of left, right" in capsys.readouterr().err
+    status, _, err = command_line(worded(), "--side", "up")
+    assert status == 2
+    assert "--side: got 'up', wanted one of left, right" in err
 
 
 def test_words_must_decide_shapes(unchecked):
@@ -597,24 +563,13 @@ def test_the_first_statement_is_never_left_out(unchecked):
 # Continuing, and what stops a run ---------------------------------------------------------------
 
 
-def command_line(script, *words):
-    environment = os.environ | {"LRDYN_CACHE": "", "PYTHONPATH": os.fspath(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, script, *words],
-        cwd=script.parent, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-
-
 MANY = ["--dim", "2", "--rate", *map(str, np.linspace(0.1, 0.5, 40)), "--memory", "1kB"]
 
 
 def test_a_killed_command_goes_on(script, tmp_path):
-    whole = command_line(script, *MANY, "--out", str(tmp_path / "whole"))
-    whole.communicate(timeout=100)
-    assert whole.returncode == 0
+    assert python(script, *MANY, "--out", tmp_path / "whole").returncode == 0
     out = tmp_path / "killed"
-    first = command_line(script, *MANY, "--out", str(out))
+    first = started(script, *MANY, "--out", out)
     while len(list(out.rglob("[0-9]*.npz"))) < 3:
         assert first.poll() is None
     first.kill()
@@ -622,10 +577,9 @@ def test_a_killed_command_goes_on(script, tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("[0-9]*.npz")}
     damaged = min(kept)
     damaged.write_bytes(b"")
-    second = command_line(script, *MANY, "--out", str(out))
-    _, err = second.communicate(timeout=100)
+    second = python(script, *MANY, "--out", out)
     assert second.returncode == 0
-    assert f"{damaged}: damaged" in err
+    assert f"{damaged}: damaged" in second.stderr
     (a,), (b,) = ((tmp_path / n).rglob("results.nc") for n in ("whole", "killed"))
     for group in ("/", "/float32", "/controls/bent/float64"):
         one, other = (xr.load_dataset(p, engine="h5netcdf", group=group) for p in (a, b))
@@ -633,25 +587,16 @@ def test_a_killed_command_goes_on(script, tmp_path):
     assert {path.name for path in b.parent.iterdir()} == {path.name for path in a.parent.iterdir()}
 
 
-def test_a_second_run_into_the_same_folder_is_refused(script, tmp_path):
-    path = tmp_path / "endless.py"
-    path.write_text(ENDLESS)
-    first = command_line(path)
-    try:
-        while not list(tmp_path.glob("results/my_theorem/*/parts")):
-            assert first.poll() is None
-            time.sleep(0.05)
-        second = command_line(path)
-        out, err = second.communicate(timeout=60)
-        assert (second.returncode, out) == (2, "")
-        assert err == (
-            "my_theorem: error: --out: got 'results' (results/my_theorem/"
-            f"{next(tmp_path.glob('results/my_theorem/*')).name} is in use by another run), "
-            "wanted a folder of its own\n"
-        )
-    finally:
-        first.kill()
-        first.communicate()
+def test_a_second_run_into_the_same_folder_is_refused(theorem, command):
+    folder = cli.parse(theorem, ["--dim", "2", "--seeds", "1"]).run.folder("results")
+    folder.mkdir(parents=True)
+    with files.locked(folder):
+        status, out, err = command(theorem)
+    assert (status, out) == (2, "")
+    assert err == (
+        f"my_theorem: error: --out: got 'results' ({folder} is in use by another run), "
+        "wanted a folder of its own\n"
+    )
 
 
 @pytest.mark.parametrize("size", ["", "0", "-1", "1XB", "MB", "nan", "1e400GB", "0.1"])

@@ -1,0 +1,124 @@
+"""Models of equinox as cases: functions, strings, integers and None stand among their leaves."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrdyn as lr
+from lrdyn.engine.produce import controls_job
+from lrdyn.engine.verify import verify
+from lrdyn.theorem import longest_axis
+
+
+class Network(eqx.Module):
+    """A model with every kind of leaf that the library can meet."""
+
+    mlp: eqx.nn.MLP
+    norm: eqx.nn.LayerNorm
+    first: Callable = jnp.abs
+    name: str = "network"
+    width: int = 8
+    nothing: None = None
+
+    def __call__(self, x):
+        return self.mlp(self.norm(self.first(x)))
+
+
+def network(key, width=8):
+    return Network(eqx.nn.MLP(3, 2, width, 1, key=key), eqx.nn.LayerNorm(3), width=width)
+
+
+made = eqx.filter_jit(network)
+
+
+def case(key, *, width, rate):
+    return {"model": network(key, width), "rate": rate, "x": jnp.arange(3.0)}
+
+
+def by_hand(case):
+    x = jnp.abs(case["x"])
+    y = (x - jnp.mean(x)) / jnp.sqrt(jnp.var(x) + 1e-5)
+    for layer in case["model"].mlp.layers[:-1]:
+        y = jnp.maximum(layer.weight @ y + layer.bias, 0.0)
+    last = case["model"].mlp.layers[-1]
+    return {"output": case["rate"] * (last.weight @ y + last.bias)}
+
+
+def moved(key, case, amount):
+    model = eqx.tree_at(lambda m: m.norm.bias, case["model"], replace_fn=lambda b: b + amount)
+    return case | {"model": model}
+
+
+NETWORK = lr.Statement(
+    "network",
+    case,
+    by_hand,
+    lambda case: {"output": case["rate"] * case["model"](case["x"])},
+    (lr.Claim("output", "a model is its layers, one after another"),),
+    (
+        lr.Control("moved", "a bias of the norm", "output", case=moved, amounts=(1e-3, 1.0)),
+        lr.Control("linear", "no activation", "output",
+                   predict=lambda case: {"output": case["rate"] * case["x"][:2]}),
+    ),
+    {"no bias": lambda case: jnp.all(case["model"].norm.bias == 0)},
+    {"output": ("index",)},
+)  # fmt: skip
+FLAGS = (
+    lr.Flag("width", (4, 8), lr.at_least(1), int, "n", "width", shapes=True),
+    lr.Flag("rate", (0.5, 2.0), lr.POSITIVE, float, "c", "factor"),
+)
+THEOREM = lr.Theorem("network", "equinox", FLAGS, (NETWORK,))
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_a_case_may_hold_a_model(traced):
+    theorem = dataclasses.replace(
+        THEOREM, statements=(dataclasses.replace(NETWORK, traced=traced),)
+    )
+    settings = {"width": (4, 8) if traced else (8,), "rate": (0.5,)}
+    found = verify(theorem, settings, dtype="float32", seeds=(0,), thorough=False)
+    assert {claim["id"]: claim["holds"] for claim in found.verdict["claims"]} == {
+        "output": True, "moved": True, "linear": True,
+    }  # fmt: skip
+    assert found.groups["/"]["longest_axis"].sel(width=8).values.tolist() == [[8]]
+
+
+def test_without_a_move_the_model_is_itself():
+    job = controls_job(THEOREM, NETWORK, NETWORK.controls[:1], (0,), "float64", amounts=(0.0,))
+    (found,) = job.run().values()
+    np.testing.assert_allclose(found["output_measured"], found["output_predicted"], rtol=1e-14)
+
+
+@functools.partial(jax.jit, static_argnames="width")
+def output(seed, width):
+    return {"output": network(jax.random.key(seed), width)(jnp.arange(3.0))}
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_sweep_may_build_models(lanes):
+    """Function and weights are equinox's; the sweep equals a loop over models."""
+    found = lr.sweep(
+        output, lr.product(seed=range(3), width=[4, 8]), shapes=("width",), lanes=lanes
+    )
+    expected = [[output(seed, width)["output"] for width in (4, 8)] for seed in range(3)]
+    np.testing.assert_allclose(found["output"], np.asarray(expected), rtol=1e-13)
+
+
+def test_the_longest_axis_of_a_model():
+    assert longest_axis(made(jax.random.key(0), 16)) == 16
+    assert longest_axis({"name": "x" * 99, "size": 50, "none": None, "f": jnp.sin}) == 1
+
+
+def test_the_condition_of_a_model():
+    """Its weights are disturbed, its functions and integers stay."""
+    model = made(jax.random.key(0))
+    run = eqx.filter_jit(lambda model: 30 * model(jnp.arange(3.0)))
+    result, condition = eqx.filter_jit(lr.with_condition)(run, model)
+    assert result.shape == (2,)
+    assert 1 <= condition < 100
