@@ -208,8 +208,8 @@ def floor(name):
 
 
 def imported(path):
-    """Parts of the library that a file imports when it is imported itself."""
-    for node in ast.parse(path.read_text()).body:
+    """Parts of the library that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             first, *rest = node.module.split(".")
             if first == "lrdyn":

@@ -119,8 +119,8 @@ class Job(NamedTuple):
     precision: str
     function: Callable[..., Mapping[str, Any]]
     points: Points
-    shapes: tuple[str, ...]
     dims: Mapping[str, tuple[str, ...]]
+    shapes: tuple[str, ...]
     compiler_options: dict[str, Any] | None
     lanes: int
     attributes: Mapping[str, Any]
@@ -190,19 +190,9 @@ def claims_job(
 ) -> Job:
     """The sweep of a statement over its settings."""
     swept, fixed = _split(experiment, own_settings(experiment, statement, settings))
-    return Job(
-        group,
-        precision,
-        evaluate(statement, fixed),
-        product(seed=seeds, **swept),
-        _shapes(experiment),
-        _dims(statement),
-        None if optimize else unoptimized(),
-        LANES[optimize],
-        _attributes(statement, fixed),
-        traced=statement.traced,
-        digest="" if statement.traced else source_digest(experiment),
-    )
+    function, points = evaluate(statement, fixed), product(seed=seeds, **swept)
+    how = _how(experiment, statement, fixed, optimize)
+    return Job(group, precision, function, points, _dims(statement), **how)
 
 
 def controls_job(
@@ -218,30 +208,26 @@ def controls_job(
     swept, fixed = _split(experiment, {**point, **statement.at, **controls[0].at})
     axes = {"amount": amounts} if amounts else {}
     axes |= {name: (value,) for name, value in swept.items()}
-    return Job(
-        f"/{'perturb' if amounts else 'controls'}/{statement.id}/{precision}",
-        precision,
-        evaluate_controls(statement, fixed, controls),
-        product(seed=seeds, **axes),
-        _shapes(experiment),
-        _dims_of_controls(statement, controls),
-        unoptimized(),
-        LANES[False],
-        _attributes(statement, fixed),
-        controls,
-        statement.traced,
-        "" if statement.traced else source_digest(experiment),
-    )
+    name = f"/{'perturb' if amounts else 'controls'}/{statement.id}/{precision}"
+    function, points = evaluate_controls(statement, fixed, controls), product(seed=seeds, **axes)
+    dims, how = _dims_of_controls(statement, controls), _how(experiment, statement, fixed, False)
+    return Job(name, precision, function, points, dims, controls=controls, **how)
 
 
-def _attributes(statement: Statement, fixed: Mapping[str, Any]) -> dict[str, Any]:
+def _how(
+    experiment: Experiment, statement: Statement, fixed: Mapping[str, Any], optimize: bool
+) -> dict[str, Any]:
+    """What the jobs of a statement have in common."""
     named = {name: v for name, v in fixed.items() if isinstance(v, int | float | str)}
     names = {name: getattr(statement, name) for name in ("steps", "condition", "diverged")}
-    return {"statement": statement.id, "fixed": json.dumps(named), **names}
-
-
-def _shapes(experiment: Experiment) -> tuple[str, ...]:
-    return tuple(flag.name for flag in experiment.flags if flag.shapes)
+    return {
+        "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes),
+        "compiler_options": None if optimize else unoptimized(),
+        "lanes": LANES[optimize],
+        "attributes": {"statement": statement.id, "fixed": json.dumps(named), **names},
+        "traced": statement.traced,
+        "digest": "" if statement.traced else source_digest(experiment),
+    }
 
 
 def _dims(statement: Statement) -> dict[str, tuple[str, ...]]:
