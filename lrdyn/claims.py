@@ -97,6 +97,27 @@ def relative_difference(
     return largest / float(scale if scale else 1.0) if largest else 0.0
 
 
+def on_scale(name: str, scale: Callable[[Any], Any]) -> Callable[[Any], float]:
+    """Residual of an array, relative to a scale that is read off the :class:`lrdyn.Outcome`.
+
+    Example:
+        >>> residual = on_scale("loss", lambda one: one.measured["size"])
+    """
+    return lambda one: relative_difference(one.predicted[name], one.measured[name], scale(one))
+
+
+def excess(values: Numbers, bound: Numbers | float, scale: Numbers | float = 1.0) -> float:
+    """By how much values exceed a bound, at most, over a scale: the residual of a ``bound``.
+
+    It is 0 if none does, and NaN if any value is lost.
+
+    Example:
+        >>> excess(np.array([1.0, 4.0]), 3.0), excess(np.array([1.0, 4.0]), 5.0)
+        (1.0, 0.0)
+    """
+    return float(np.max(np.maximum(np.asarray(values) - bound, 0.0) / scale))
+
+
 def standard_error(draws: np.ndarray) -> np.ndarray:
     """Standard error of the mean of independent draws, two or more, one in each row.
 

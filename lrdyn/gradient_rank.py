@@ -6,12 +6,11 @@ Reference: Zhao et al., GaLore (arXiv 2403.03507), Lemma 3.3.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from lrdyn import linalg
 from lrdyn.factorization import Scalar, Steps
-from lrdyn.spectra import singular_values
+from lrdyn.spectra import half_of_the_digits, singular_values
 
 
 class GradientModes(NamedTuple):
@@ -85,23 +84,9 @@ def gradient_path(
     return ((factors * coordinates[None, :]) @ modes.vectors.T).reshape(-1, *start.shape)
 
 
-def distinct(dtype: np.dtype) -> float:
-    """Relative distance from which eigenvalues count as distinct: sqrt(machine epsilon).
-
-    Rounding moves an eigenvalue by about eps l_max, and turns its eigenvectors by about eps l_max
-    over the gap to the next one: half of the digits are left at this distance, which is a part of
-    the largest absolute eigenvalue.
-
-    Example:
-        >>> distinct(np.dtype("float64")) == 2.0**-26
-        True
-    """
-    return float(np.sqrt(np.finfo(dtype).eps))
-
-
 def _slow(modes: GradientModes, tolerance: float | None):
     values = modes.values
-    reach = distinct(values.dtype) if tolerance is None else tolerance
+    reach = half_of_the_digits(values.dtype) if tolerance is None else tolerance
     return values - values[0] <= reach * jnp.max(jnp.abs(values))
 
 
@@ -111,7 +96,8 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
     Args:
         modes: eigenvalues.
         tolerance: eigenvalues closer to l_1 than this part of the largest absolute one count as
-            l_1; see :func:`distinct`, the default.
+            l_1; by default
+            :func:`lrdyn.spectra.half_of_the_digits`.
 
     Example:
         >>> modes = GradientModes(jnp.array([0.0, 1e-9, 0.5, 1.0]), jnp.eye(4))
@@ -216,7 +202,7 @@ def stable_rank_bounds(
     Example:
         >>> part = jnp.array([[0.0, 0.5], [0.5, 0.75]])
         >>> rest = jnp.array([[-0.75, 0.0], [0.0, 0.0]])
-        >>> bounds = stable_rank_bounds(part, rest, 0.5, np.array([0]))
+        >>> bounds = stable_rank_bounds(part, rest, 0.5, jnp.array([0]))
         >>> [round(float(bound[0]), 3) for bound in bounds]
         [0.347, 26.0, 1.625]
         >>> round(float(stable_rank(singular_values(part + rest))), 3)

@@ -62,6 +62,20 @@ def orthogonal(gaussian: Float[Array, "k d"]) -> Float[Array, "k d"]:
     return linalg.orthogonal_factor(gaussian)
 
 
+def reflection(vector: Float[Array, "d"]) -> Float[Array, "d d"]:
+    """Orthogonal matrix without the cost of a decomposition, ``I - 2 v v^T / ||v||^2``.
+
+    Args:
+        vector: v, not zero; a Gaussian one makes the matrix random.
+
+    Example:
+        >>> reflection(jnp.array([2.0, 0.0])).tolist()
+        [[-1.0, 0.0], [0.0, 1.0]]
+    """
+    outer = vector[:, None] * vector[None, :]
+    return jnp.eye(len(vector), dtype=vector.dtype) - 2 * outer / jnp.sum(vector**2)
+
+
 def orthogonal_layers(
     key: Key[Array, ""], widths: Sequence[int], scales: Float[Array, "depth"]
 ) -> Weights:

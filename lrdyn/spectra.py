@@ -1,5 +1,7 @@
 """Measuring matrices: spectra, ranks and angles."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -61,6 +63,20 @@ def numerical_rank(
         tolerance = size * float(jnp.finfo(values.dtype).eps)
     values = jnp.asarray(values)
     return jnp.sum(values > tolerance * values[..., :1], axis=-1)
+
+
+def half_of_the_digits(dtype: Any) -> float:
+    """Relative distance from which singular values and eigenvalues count as distinct: sqrt(eps).
+
+    Rounding moves an eigenvalue by about eps l_max, and turns its eigenvectors by about eps l_max
+    over the gap to the next one: half of the digits are left at this distance, which is a part of
+    the largest absolute eigenvalue.
+
+    Example:
+        >>> half_of_the_digits("float64") == 2.0**-26
+        True
+    """
+    return float(np.sqrt(np.finfo(dtype).eps))
 
 
 def sines(basis: Float[Array, "d a"], vectors: Float[Array, "d b"]) -> Float[Array, "b"]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn import compression, subspace
-from lrdyn.claims import relative_difference
+from lrdyn.claims import excess, on_scale
 from lrdyn.compression import CompressedNetwork, compression_error
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.theorem import Claim, Control, Flag, Outcome, Statement, Theorem, at_least
@@ -102,33 +102,21 @@ def measure(case: Compression) -> dict[str, Array]:
 
 def _above_bound(one: Outcome) -> float:
     bound, scale = one.predicted["bound"], one.measured["scale"]
-    excess = np.max(np.max(one.measured["error"], axis=1) - bound)
-    return max(float(excess), 0.0) / max(float(np.max(bound)), float(scale))
+    return excess(one.measured["error"], bound[:, None], np.maximum(np.max(bound), scale))
 
 
 CLAIMS = (
-    Claim(
-        "error_identity",
-        "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
-        # The difference of two products lives on the scale of the products.
-        residual=lambda one: relative_difference(
-            one.predicted["error"], one.measured["error"], one.measured["scale"]
-        ),
-        reads=("error", "scale"),
-    ),
-    Claim(
-        "error_bound",
-        "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l "
-        "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
-        "bound",
-        _above_bound,
-        reads=("error", "bound", "scale", "contraction"),
-        applies=lambda one: one.predicted["contraction"] <= 1,
-    ),
-    Claim(
-        "parameters", "L d^2 parameters become 4 d r^ + 4 L r^^2, inner layers 4 L r^^2", "exact"
-    ),
-)
+    Claim("error_identity", "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
+          # The difference of two products lives on the scale of the products.
+          residual=on_scale("error", lambda one: one.measured["scale"]), reads=("error", "scale")),
+    Claim("error_bound",
+          "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l "
+          "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
+          kind="bound", residual=_above_bound, reads=("error", "bound", "scale", "contraction"),
+          applies=lambda one: one.predicted["contraction"] <= 1),
+    Claim("parameters", "L d^2 parameters become 4 d r^ + 4 L r^^2, inner layers 4 L r^^2",
+          kind="exact"),
+)  # fmt: skip
 
 
 def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Compression:
@@ -151,53 +139,36 @@ def _without_inner_layers(case: Compression) -> dict[str, Array]:
 CONTROLS = (
     *deep_factorization.departures("error_identity", prefix="compressed_"),
     Control[Compression](
-        "compressed_below_r",
-        "compressed network with r^ = r - 1",
-        "error_identity",
-        case=lambda key, case, amount: dataclasses.replace(case, ranks=(case.rank - 1,)),
-    ),
-    Control(
-        "bound_without_condition",
-        "the bound at eta = .6, eps = (2, .1), where its condition fails",
-        "error_bound",
-        case=_unstable_bulk,
-        at={"depth": 2, "learning_rate": 0.6},
-    ),
-    Control(
-        "error_with_r",
-        "error with d - r^ in place of d - 2 r^",
-        "error_identity",
-        predict=_half_of_the_padding,
-    ),
-    Control(
-        "parameters_without_inner",
-        "parameter count without the inner layers",
-        "parameters",
-        predict=_without_inner_layers,
-    ),
-)
+        "compressed_below_r", "compressed network with r^ = r - 1", "error_identity",
+        case=lambda key, case, amount: dataclasses.replace(case, ranks=(case.rank - 1,))),
+    Control("bound_without_condition",
+            "the bound at eta = .6, eps = (2, .1), where its condition fails", "error_bound",
+            case=_unstable_bulk, at={"depth": 2, "learning_rate": 0.6}),
+    Control("error_with_r", "error with d - r^ in place of d - 2 r^", "error_identity",
+            predict=_half_of_the_padding),
+    Control("parameters_without_inner", "parameter count without the inner layers", "parameters",
+            predict=_without_inner_layers),
+)  # fmt: skip
+
+
+def _rank_at_least_r(case: Compression) -> Array:
+    return jnp.asarray(min(case.ranks) >= case.rank)
+
 
 COMPRESSION = Statement[Compression](
-    "compression",
-    make_case,
-    predict,
-    measure,
-    CLAIMS,
-    CONTROLS,
-    deep_factorization.HYPOTHESES
-    | {"compressed_rank_at_least_r": lambda case: jnp.asarray(min(case.ranks) >= case.rank)},
-    deep_factorization.DIMS
+    "compression", make_case, predict, measure, CLAIMS, CONTROLS,
+    hypotheses=deep_factorization.HYPOTHESES | {"compressed_rank_at_least_r": _rank_at_least_r},
+    dims=deep_factorization.DIMS
     | {
         "error": ("network", "step"),
         "bound": ("network",),
         "compressed_loss": ("network", "step"),
         "parameters": ("network", "count"),
     },
-    **deep_factorization.RUN,
-    at=deep_factorization.AT,
+    **deep_factorization.RUN, at=deep_factorization.AT,
     sides="rho and formulas against the difference of two trained networks and against arrays "
     "counted",
-)
+)  # fmt: skip
 
 COROLLARY1 = Theorem(
     "corollary1",

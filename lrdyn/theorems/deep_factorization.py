@@ -126,16 +126,9 @@ AXES = ("init_scale", "depth", "rank")
 
 
 def start_of_run(
-    key: Key[Array, ""],
-    widths: tuple[int, ...],
-    *,
-    init_scale: Any,
-    init_spread: Any,
-    weight_decay: Any,
-    decay_spread: Any,
-    learning_rate: Any,
-    steps: int,
-) -> dict[str, Any]:
+    key: Key[Array, ""], widths: tuple[int, ...], *, init_scale: Any, init_spread: Any,
+    weight_decay: Any, decay_spread: Any, learning_rate: Any, steps: int,
+) -> dict[str, Any]:  # fmt: skip
     """The fields of a :class:`Run`, from the flags."""
     depth = len(widths) - 1
     scales = initialization.layer_scales(init_scale, init_spread, depth)
@@ -149,15 +142,9 @@ def start_of_run(
 
 
 def make_case(
-    key: Key[Array, ""],
-    *,
-    dim: int,
-    depth: int,
-    rank: int,
-    target_scale: Any,
-    target: np.ndarray | None = None,
-    **of_run: Any,
-) -> DeepFactorization:
+    key: Key[Array, ""], *, dim: int, depth: int, rank: int, target_scale: Any,
+    target: np.ndarray | None = None, **of_run: Any,
+) -> DeepFactorization:  # fmt: skip
     """Draw a run that meets the hypotheses of Theorem 2, from the flags."""
     weights_key, target_key = jax.random.split(key)
     start = start_of_run(weights_key, (dim,) * (depth + 1), **of_run)
@@ -306,22 +293,15 @@ def departures(claim: str, prefix: str = "") -> tuple[Control[Any], ...]:
     """Controls that leave the hypotheses by degrees, until a claim fails."""
     wide, entries = (1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0), (0.004, 0.02, 0.1, 0.3, 0.5)
     return tuple(
-        Control(
-            prefix + name,
-            text,
-            claim,
-            move,
-            amount=amounts[-1],
-            amounts=amounts,
-            amount_label=label,
-        )
+        Control(prefix + name, text, claim, move,
+                amount=amounts[-1], amounts=amounts, amount_label=label)
         for name, text, move, amounts, label in (
             ("gaussian_start", "Gaussian start", toward_gaussian, wide, "0 orthogonal, 1 Gaussian"),
             ("rank_above_r", "tail beyond rank r", add_tail, wide, "||tail|| / ||Phi||"),
             ("noisy_gradient", "noisy gradients", add_noise, wide, "||noise|| / ||Phi||"),
             ("masked_loss", "hidden entries", hide_entries, entries, "fraction of entries hidden"),
         )
-    )
+    )  # fmt: skip
 
 
 RUN: dict[str, Any] = {"steps": "steps", "condition": "condition", "diverged": "diverged_at"}

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lrdyn import linalg, recovery
+from lrdyn.claims import excess
 from lrdyn.compression import compressed_product, gradient_network
 from lrdyn.descent import gradient_descent
 from lrdyn.factorization import end_to_end
@@ -101,8 +102,7 @@ def first_below(steps: np.ndarray, values: np.ndarray, level: float) -> float:
 
 def _above_full(one: Outcome) -> float:
     full = one.predicted["full_error"]
-    excess = np.where(full < LEFT, 0.0, one.measured["spectral_error"] - full)
-    return float(np.max(excess, initial=0.0))
+    return excess(np.where(full < LEFT, 0.0, one.measured["spectral_error"] - full), 0.0)
 
 
 def _delay(one: Outcome, full: str, compressed: str, level: Callable[[np.ndarray], float]) -> float:
@@ -115,7 +115,7 @@ def _delay(one: Outcome, full: str, compressed: str, level: Callable[[np.ndarray
 
 
 def _later(one: Outcome) -> float:
-    return float(np.maximum(_delay(one, "full_error", "spectral_error", lambda _: REACHED), 0.0))
+    return max(_delay(one, "full_error", "spectral_error", lambda _: REACHED), 0.0)
 
 
 def _full_arrives(one: Outcome) -> bool:
@@ -123,69 +123,43 @@ def _full_arrives(one: Outcome) -> bool:
 
 
 def _claims(prefix: str) -> tuple[Claim, ...]:
+    both = ("spectral_error", "full_error")
     return (
-        Claim(
-            f"{prefix}recovery",
-            "recovery error of the compressed network <= that of the full one at every t, until "
-            f"the full one's has fallen to {LEFT:g}, if it does",
-            "bound",
-            _above_full,
-            ("spectral_error", "full_error"),
-            applies=_full_arrives,
-        ),
-        Claim(
-            f"{prefix}first",
-            f"the compressed network reaches recovery error {REACHED:g} no later than the full one",
-            "bound",
-            _later,
-            ("spectral_error", "full_error", "step"),
-            applies=lambda one: np.any(one.predicted["full_error"] <= REACHED),
-        ),
-        Claim(
-            f"{prefix}recovered",
-            f"at the end its recovery error is at most {LEFT:g}, if the full network got there",
-            "limit",
-            lambda one: one.measured["spectral_error"][-1],
-            ("spectral_error", "full_error"),
-            LEFT,
-            _full_arrives,
-        ),
-    )
+        Claim(f"{prefix}recovery",
+              "recovery error of the compressed network <= that of the full one at every t, until "
+              f"the full one's has fallen to {LEFT:g}, if it does",
+              kind="bound", residual=_above_full, reads=both, applies=_full_arrives),
+        Claim(f"{prefix}first",
+              f"the compressed network reaches recovery error {REACHED:g} no later than the full "
+              "one", kind="bound", residual=_later, reads=(*both, "step"),
+              applies=lambda one: np.any(one.predicted["full_error"] <= REACHED)),
+        Claim(f"{prefix}recovered",
+              f"at the end its recovery error is at most {LEFT:g}, if the full network got there",
+              kind="limit", residual=lambda one: one.measured["spectral_error"][-1], reads=both,
+              tolerance=LEFT, applies=_full_arrives),
+    )  # fmt: skip
+
+
+def _loss_falls(one: Outcome) -> bool:
+    loss = one.predicted["full_loss"]
+    return bool(np.any(loss <= 0.9 * loss[0]))
 
 
 BASIS_CLAIMS = (
-    Claim(
-        "same_time",
-        "from the basis of the gradient the loss has fallen by 10 % at the same step as that of "
-        "the full network, within 5 % (the two bases differ by the hidden entries)",
-        "limit",
-        lambda one: abs(_delay(one, "full_loss", "basis_loss", lambda curve: 0.9 * curve[0])),
-        ("basis_loss", "full_loss", "step"),
-        tolerance=0.05,
-        applies=lambda one: np.any(
-            one.predicted["full_loss"] <= 0.9 * one.predicted["full_loss"][0]
-        ),
-    ),
-    Claim(
-        "fixed_basis",
-        "with fixed outer factors the recovery error stays above ||Phi - P Phi Q||_F / ||Phi||_F",
-        "bound",
-        lambda one: float(
-            np.max(one.predicted["floor"] - one.measured["fixed_error"], initial=0.0)
-        ),
-        ("fixed_error", "floor"),
-    ),
-    Claim(
-        "discrepant_rates",
-        "with outer factors trained at gamma eta it ends below that",
-        "bound",
-        lambda one: float(
-            np.maximum(one.measured["basis_error"][-1] - one.predicted["floor"], 0.0)
-        ),
-        ("basis_error", "floor", "full_error"),
-        applies=_full_arrives,
-    ),
-)
+    Claim("same_time",
+          "from the basis of the gradient the loss has fallen by 10 % at the same step as that of "
+          "the full network, within 5 % (the two bases differ by the hidden entries)",
+          kind="limit", tolerance=0.05, applies=_loss_falls,
+          residual=lambda one: abs(_delay(one, "full_loss", "basis_loss", lambda f: 0.9 * f[0])),
+          reads=("basis_loss", "full_loss", "step")),
+    Claim("fixed_basis",
+          "with fixed outer factors the recovery error stays above ||Phi - P Phi Q||_F / ||Phi||_F",
+          kind="bound", reads=("fixed_error", "floor"),
+          residual=lambda one: excess(one.predicted["floor"], one.measured["fixed_error"])),
+    Claim("discrepant_rates", "with outer factors trained at gamma eta it ends below that",
+          kind="bound", reads=("basis_error", "floor", "full_error"), applies=_full_arrives,
+          residual=lambda one: excess(one.measured["basis_error"][-1], one.predicted["floor"])),
+)  # fmt: skip
 
 
 # Controls ------------------------------------------------------------------------------------
@@ -209,59 +183,34 @@ def _controls(prefix: str) -> tuple[Control[Recovery], ...]:
 
 
 BASIS_CONTROLS = (
-    Control[Recovery](
-        "larger_start",
-        "inner layers from 4 eps I",
-        "same_time",
-        measure=lambda case: _from_basis(case, start_factor=4.0),
-    ),
-    Control(
-        "one_decomposition",
-        "basis from one SVD of the stack [G; G^T W_1]",
-        "same_time",
-        measure=_one_decomposition,
-    ),
-    Control[Recovery](
-        "basis_not_fixed",
-        "outer factors trained, at gamma = 1",
-        "fixed_basis",
-        measure=lambda case: _from_basis(case, fixed_ratio=1.0),
-    ),
-    Control[Recovery](
-        "no_discrepant_rates",
-        "gamma = 0",
-        "discrepant_rates",
-        measure=lambda case: _from_basis(case, outer_ratio=0.0),
-    ),
-)
+    Control[Recovery]("larger_start", "inner layers from 4 eps I", "same_time",
+                      measure=lambda case: _from_basis(case, start_factor=4.0)),
+    Control("one_decomposition", "basis from one SVD of the stack [G; G^T W_1]", "same_time",
+            measure=_one_decomposition),
+    Control[Recovery]("basis_not_fixed", "outer factors trained, at gamma = 1", "fixed_basis",
+                      measure=lambda case: _from_basis(case, fixed_ratio=1.0)),
+    Control[Recovery]("no_discrepant_rates", "gamma = 0", "discrepant_rates",
+                      measure=lambda case: _from_basis(case, outer_ratio=0.0)),
+)  # fmt: skip
 
 CURVES = ("full_error", "full_loss", "spectral_error", "spectral_loss", "step")
 
 COMPLETION_BY_ENTRIES = Statement[Recovery](
-    "completion",
-    make_entries,
-    predict,
-    measure,
-    (*_claims(""), *BASIS_CLAIMS),
-    (*_controls(""), *BASIS_CONTROLS),
+    "completion", make_entries, predict, measure,
+    (*_claims(""), *BASIS_CLAIMS), (*_controls(""), *BASIS_CONTROLS),
     dims=dict.fromkeys((*CURVES, "basis_error", "basis_loss", "fixed_error"), ("step",)),
     steps="steps",
     sides="the full network, and projections of Phi, against trained compressed networks",
-)
+)  # fmt: skip
 
 SENSING = Statement[Recovery](
-    "sensing",
-    make_measurements,
-    _full,
-    lambda case: _spectral(case, case.step_ratio),
-    _claims("sensing_"),
-    _controls("sensing_"),
-    dims=dict.fromkeys(CURVES, ("step",)),
+    "sensing", make_measurements, _full, lambda case: _spectral(case, case.step_ratio),
+    _claims("sensing_"), _controls("sensing_"),
+    dims=dict.fromkeys(CURVES, ("step",)), steps="steps",
     # p d^2 matrices of d^2 entries
     narrow=lambda settings: settings | {"dim": settings["dim"][:1]},
-    steps="steps",
     sides="the full network against trained compressed networks",
-)
+)  # fmt: skip
 
 COMPLETION = Theorem(
     "completion",

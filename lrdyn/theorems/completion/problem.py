@@ -102,16 +102,9 @@ FLAGS = (
 
 
 def make_entries(
-    key: Key[Array, ""],
-    *,
-    dim: int,
-    rank: int,
-    observed: float,
-    init_scale: Any,
-    target_scale: Any,
-    steps: int,
-    **rates: Any,
-) -> Recovery:
+    key: Key[Array, ""], *, dim: int, rank: int, observed: float, init_scale: Any,
+    target_scale: Any, steps: int, **rates: Any,
+) -> Recovery:  # fmt: skip
     """Draw a target of which some entries are seen, from the flags."""
     for_target, for_weights, for_view = jax.random.split(key, 3)
     target = recovery.spread_target(for_target, (dim, dim), rank)

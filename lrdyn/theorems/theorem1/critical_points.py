@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn import landscape, linalg
-from lrdyn.claims import relative_difference, tolerance
+from lrdyn.claims import on_scale, relative_difference, tolerance
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.shrinkage import decayed_loss
-from lrdyn.spectra import singular_values
+from lrdyn.spectra import half_of_the_digits, singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
 from lrdyn.theorems.theorem1 import setting
 
@@ -67,16 +67,9 @@ class Instance(eqx.Module):
 
 
 def make_case(
-    key: Key[Array, ""],
-    *,
-    rows: int,
-    cols: int,
-    rank: int,
-    weight_decay: Any,
-    target_scale: Any,
-    rank_deficit: Any,
-    tie: Any,
-) -> Instance:
+    key: Key[Array, ""], *, rows: int, cols: int, rank: int, weight_decay: Any, target_scale: Any,
+    rank_deficit: Any, tie: Any,
+) -> Instance:  # fmt: skip
     """Draw an instance; start from layers about as large as those of the critical points."""
     of_target = {"rank_deficit": rank_deficit, "tie": tie, "target_scale": target_scale}
     shape = (SEARCHES, rank * (rows + cols))
@@ -187,7 +180,7 @@ def _scale(one: Outcome) -> float:
 
 def _resolved(one: Outcome, name: str) -> bool:
     """Whether a distance is told from 0 by half of all digits."""
-    return bool(one.predicted[name] > setting.resolution(_scale(one), one))
+    return bool(one.predicted[name] > half_of_the_digits(one.dtype) * _scale(one))
 
 
 def _gradient(one: Outcome) -> float:
@@ -226,53 +219,34 @@ def _outside(one: Outcome) -> float:
 
 
 CLAIMS = (
-    Claim(
-        "critical_gradient",
-        "at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S (Sigma_S - lambda I)^{1/2} the "
-        "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S",
-        residual=_gradient,
-        reads=("critical_gradient", "target_values"),
-    ),
-    Claim(
-        "critical_loss",
-        "the loss there is sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2",
-    ),
-    Claim(
-        "spectrum",
-        "all r (k + d) eigenvalues of the Hessian there are those of "
-        "lrdyn.landscape.hessian_spectrum",
-    ),
-    Claim(
-        "smallest",
-        "the smallest is the least of 0 (lambda = 0, or S not empty and r >= 2), 2 lambda and "
-        "2 (sigma_i - lambda) (r = 1), min sigma(S) - max sigma(S^c), lambda - max sigma(S^c) "
-        "(|S| < r)",
-        # Rounding of a spectrum lives on the scale of its largest value.
-        residual=setting.on_scale("smallest", lambda one: np.max(one.predicted["spectrum"])),
-        reads=("smallest", "spectrum"),
-    ),
-    Claim(
-        "global",
-        "it is negative at all of them but one, S = {i <= r: sigma_i > lambda}: strict saddles",
-        kind="exact",
-        residual=_without_descent,
-        reads=("global", "smallest", "admissible", "margin", "target_values"),
-        applies=lambda one: _resolved(one, "margin"),
-    ),
-    Claim(
-        "search",
-        "Newton's method from random starts finds no critical product outside the family",
-        residual=_outside,
-        reads=("found", "found_gradient", "family", "admissible", "separation", "target_values"),
-        applies=_any_found,
-    ),
-    Claim(
-        "deep_origin",
-        "three layers, lambda = 0: the Hessian at the origin is 0, no strict saddle",
-        residual=setting.on_scale("deep_origin", _scale),
-        reads=("deep_origin", "target_values"),
-    ),
-)
+    Claim("critical_gradient",
+          "at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S (Sigma_S - lambda I)^{1/2} the "
+          "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S",
+          residual=_gradient, reads=("critical_gradient", "target_values")),
+    Claim("critical_loss",
+          "the loss there is sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2"),
+    Claim("spectrum",
+          "all r (k + d) eigenvalues of the Hessian there are those of "
+          "lrdyn.landscape.hessian_spectrum"),
+    Claim("smallest",
+          "the smallest is the least of 0 (lambda = 0, or S not empty and r >= 2), 2 lambda and "
+          "2 (sigma_i - lambda) (r = 1), min sigma(S) - max sigma(S^c), lambda - max sigma(S^c) "
+          "(|S| < r)",
+          # Rounding of a spectrum lives on the scale of its largest value.
+          residual=on_scale("smallest", lambda one: np.max(one.predicted["spectrum"])),
+          reads=("smallest", "spectrum")),
+    Claim("global",
+          "it is negative at all of them but one, S = {i <= r: sigma_i > lambda}: strict saddles",
+          kind="exact", residual=_without_descent, applies=lambda one: _resolved(one, "margin"),
+          reads=("global", "smallest", "admissible", "margin", "target_values")),
+    Claim("search",
+          "Newton's method from random starts finds no critical product outside the family",
+          residual=_outside, applies=_any_found,
+          reads=("found", "found_gradient", "family", "admissible", "separation", "target_values")),
+    Claim("deep_origin",
+          "three layers, lambda = 0: the Hessian at the origin is 0, no strict saddle",
+          residual=on_scale("deep_origin", _scale), reads=("deep_origin", "target_values")),
+)  # fmt: skip
 
 
 # Controls --------------------------------------------------------------------------------------
@@ -309,59 +283,33 @@ def _swapped(case: Instance) -> dict[str, Array]:
 
 
 CONTROLS = (
-    Control(
-        "critical_half_threshold",
-        "points with threshold lambda/2",
-        "critical_gradient",
-        measure=_at_half_threshold,
-    ),
+    Control("critical_half_threshold", "points with threshold lambda/2", "critical_gradient",
+            measure=_at_half_threshold),
     Control[Instance](
-        "critical_loss_half_threshold",
-        "values with threshold lambda/2",
-        "critical_loss",
-        predict=lambda case: _with_decay(case, case.weight_decay / 2),
-    ),
+        "critical_loss_half_threshold", "values with threshold lambda/2", "critical_loss",
+        predict=lambda case: _with_decay(case, case.weight_decay / 2)),
     Control[Instance](
-        "spectrum_without_decay",
-        "spectra with lambda = 0",
-        "spectrum",
-        predict=lambda case: _with_decay(case, 0 * case.weight_decay),
-    ),
-    Control(
-        "spare_slots_left_out",
-        "without the eigenvalue lambda - max sigma(S^c)",
-        "smallest",
-        predict=_without_spare_slots,
-    ),
-    Control(
-        "swapped_index", "S = {1, ..., r - 1, r + 1} claimed global", "global", predict=_swapped
-    ),
+        "spectrum_without_decay", "spectra with lambda = 0", "spectrum",
+        predict=lambda case: _with_decay(case, 0 * case.weight_decay)),
+    Control("spare_slots_left_out", "without the eigenvalue lambda - max sigma(S^c)", "smallest",
+            predict=_without_spare_slots),
+    Control("swapped_index", "S = {1, ..., r - 1, r + 1} claimed global", "global",
+            predict=_swapped),
     Control[Instance](
-        "minimum_alone",
-        "no critical point but the minimum",
-        "search",
-        predict=lambda case: {"admissible": predict(case)["global"]},
-    ),
+        "minimum_alone", "no critical point but the minimum", "search",
+        predict=lambda case: {"admissible": predict(case)["global"]}),
     # Two layers have the eigenvalue -sigma_1 at the origin.
     Control[Instance](
-        "strict_deep_origin",
-        "the origin of three layers claimed to be a strict saddle",
-        "deep_origin",
-        predict=lambda case: {"deep_origin": case.values[0]},
-    ),
-)
+        "strict_deep_origin", "the origin of three layers claimed to be a strict saddle",
+        "deep_origin", predict=lambda case: {"deep_origin": case.values[0]}),
+)  # fmt: skip
+
+_OF_SETS = ("critical_loss", "critical_gradient", "smallest", "global", "admissible")
 
 CRITICAL_POINTS = Statement[Instance](
-    "critical_points",
-    make_case,
-    predict,
-    measure,
-    CLAIMS,
-    CONTROLS,
-    dims=dict.fromkeys(
-        ("critical_loss", "critical_gradient", "smallest", "global", "admissible"), ("set",)
-    )
-    | {
+    "critical_points", make_case, predict, measure, CLAIMS, CONTROLS,
+    dims={
+        **dict.fromkeys(_OF_SETS, ("set",)),
         "spectrum": ("set", "eigenvalue"),
         "target_values": ("target_index",),
         "family": ("set", "row", "column"),
@@ -372,4 +320,4 @@ CRITICAL_POINTS = Statement[Instance](
     at={"weight_decay": 0.1, "depth": 2, "init_scale": 1.0},
     sides="closed forms over all index sets against JAX's gradient and Hessian; Newton's "
     "method from random starts for the search",
-)
+)  # fmt: skip

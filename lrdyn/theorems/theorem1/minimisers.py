@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn import linalg, shrinkage
+from lrdyn.claims import excess, on_scale
 from lrdyn.descent import gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
-from lrdyn.spectra import singular_values
+from lrdyn.spectra import half_of_the_digits, singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
 from lrdyn.theorems.theorem1 import setting
 
@@ -51,18 +52,9 @@ class Factorization(eqx.Module):
 
 
 def make_case(
-    key: Key[Array, ""],
-    *,
-    rows: int,
-    cols: int,
-    rank: int,
-    depth: int,
-    weight_decay: Any,
-    init_scale: Any,
-    learning_rate: Any,
-    steps: int,
-    **of_target: Any,
-) -> Factorization:
+    key: Key[Array, ""], *, rows: int, cols: int, rank: int, depth: int, weight_decay: Any,
+    init_scale: Any, learning_rate: Any, steps: int, **of_target: Any,
+) -> Factorization:  # fmt: skip
     """Draw a run."""
     widths = (cols, *(rank,) * (depth - 1), rows)
     layers = list(zip(widths[1:], widths[:-1], strict=True))
@@ -158,9 +150,10 @@ def _degenerate(one: Outcome) -> bool:
     Two layers: ``sigma_i = lambda`` for some i <= r. More: lambda = 0 and rank Phi < r.
     """
     kept, decay = _kept(one), setting.decay_of(one)
+    least = half_of_the_digits(one.dtype) * kept[0]
     if one.point["depth"] == 2:
-        return bool(np.any(np.abs(kept - decay) <= setting.resolution(kept[0], one)))
-    return decay == 0 and bool(kept[-1] <= setting.resolution(kept[0], one))
+        return bool(np.any(np.abs(kept - decay) <= least))
+    return decay == 0 and bool(kept[-1] <= least)
 
 
 def _landed(one: Outcome) -> bool:
@@ -197,10 +190,10 @@ def _loss_scale(one: Outcome) -> float:
 def _from_minimisers(one: Outcome) -> float:
     """Distance from the minimiser, or from all of them if sigma_r is tied and kept."""
     rank, values = one.point["rank"], one.predicted["target_values"]
-    tied = np.abs(values - values[rank - 1]) <= setting.resolution(values[0], one)
+    tied = np.abs(values - values[rank - 1]) <= half_of_the_digits(one.dtype) * values[0]
     if one.predicted["shrunk"][rank - 1] > 0 and np.any(tied[rank:]):
         return _from_family(one, tied)
-    return setting.on_scale("product", _largest)(one)
+    return on_scale("product", _largest)(one)
 
 
 def _from_family(one: Outcome, tied: np.ndarray) -> float:
@@ -220,55 +213,31 @@ def _from_family(one: Outcome, tied: np.ndarray) -> float:
     return float(np.max(errors) / _largest(one))
 
 
-def _below(one: Outcome) -> float:
-    lowest = np.min(one.measured["objective"])
-    return float(np.maximum(one.predicted["loss"] - lowest, 0.0)) / _loss_scale(one)
-
-
 def _balance(one: Outcome) -> float:
     return float(one.measured["imbalance"] / _largest(one) ** (2 / one.point["depth"]))
 
 
 CLAIMS = (
-    Claim(
-        "minimiser",
-        "gradient descent ends at W_L...W_1 = U_r s(Sigma_r) V_r^T, two layers: "
-        "s = (sigma - lambda)_+; if sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + "
-        "s_r U_t Q V_t^T with an orthogonal projector Q in the tied space",
-        residual=_from_minimisers,
-        reads=("product", "shrunk", "left", "right", *_LANDED),
-        applies=_landed,
-    ),
-    Claim(
-        "minimum",
-        "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
-        "sigma_i^2/2 (two layers), with a tie too",
-        residual=setting.on_scale("loss", _loss_scale),
-        reads=("loss", *_LANDED),
-        applies=_landed,
-    ),
-    Claim(
-        "schatten",
-        "the singular values of the product minimise 1/2 (s - sigma)^2 + (lambda L/2) s^{2/L}",
-        residual=setting.on_scale("singular_values", _largest),
-        reads=_LANDED,
-        applies=_landed,
-    ),
-    Claim(
-        "balanced",
-        "lambda > 0: W_{l+1}^T W_{l+1} = W_l W_l^T, wherever descent ends",
-        residual=_balance,
-        reads=("imbalance", *_SETTLED),
-        applies=_balance_reached,
-    ),
-    Claim(
-        "lower_bound",
-        "the loss is never below that value, at no recorded step of any run",
-        kind="bound",
-        residual=_below,
-        reads=("loss", "objective", "target_values"),
-    ),
-)
+    Claim("minimiser",
+          "gradient descent ends at W_L...W_1 = U_r s(Sigma_r) V_r^T, two layers: "
+          "s = (sigma - lambda)_+; if sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + "
+          "s_r U_t Q V_t^T with an orthogonal projector Q in the tied space",
+          residual=_from_minimisers, applies=_landed,
+          reads=("product", "shrunk", "left", "right", *_LANDED)),
+    Claim("minimum",
+          "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
+          "sigma_i^2/2 (two layers), with a tie too",
+          residual=on_scale("loss", _loss_scale), reads=("loss", *_LANDED), applies=_landed),
+    Claim("schatten",
+          "the singular values of the product minimise 1/2 (s - sigma)^2 + (lambda L/2) s^{2/L}",
+          residual=on_scale("singular_values", _largest), reads=_LANDED, applies=_landed),
+    Claim("balanced", "lambda > 0: W_{l+1}^T W_{l+1} = W_l W_l^T, wherever descent ends",
+          residual=_balance, reads=("imbalance", *_SETTLED), applies=_balance_reached),
+    Claim("lower_bound", "the loss is never below that value, at no recorded step of any run",
+          kind="bound", reads=("loss", "objective", "target_values"),
+          residual=lambda one: excess(
+              one.predicted["loss"], one.measured["objective"], _loss_scale(one))),
+)  # fmt: skip
 
 
 # Controls --------------------------------------------------------------------------------------
@@ -298,50 +267,28 @@ CONTROLS = (
     Control("half_threshold", "minimiser with threshold lambda/2", "minimiser", predict=_halved),
     Control[Factorization](  # as if nothing were left beyond sigma_r
         "unique_despite_tie",
-        "U_r s(Sigma_r) V_r^T claimed the only minimiser with sigma_r = sigma_{r+1}",
-        "minimiser",
-        predict=lambda case: {"target_values": case.values.at[case.rank :].set(0.0)},
-    ),
+        "U_r s(Sigma_r) V_r^T claimed the only minimiser with sigma_r = sigma_{r+1}", "minimiser",
+        predict=lambda case: {"target_values": case.values.at[case.rank :].set(0.0)}),
     Control("half_threshold_value", "minimum with threshold lambda/2", "minimum", predict=_halved),
-    Control(
-        "decay_on_one_layer", "decay on the last layer alone", "balanced", case=_decay_one_layer
-    ),
+    Control("decay_on_one_layer", "decay on the last layer alone", "balanced",
+            case=_decay_one_layer),
     Control[Factorization](
-        "minimum_without_half",
-        "minimum of the loss without the factors 1/2",
-        "lower_bound",
-        predict=lambda case: {"loss": 2 * predict(case)["loss"]},
-    ),
+        "minimum_without_half", "minimum of the loss without the factors 1/2", "lower_bound",
+        predict=lambda case: {"loss": 2 * predict(case)["loss"]}),
     Control[Factorization](
-        "exponent_two",
-        "penalty s^2 in place of s^{2/L}",
-        "schatten",
-        predict=lambda case: _kept_as(case, case.values / (1 + case.depth * case.decay)),
-    ),
+        "exponent_two", "penalty s^2 in place of s^{2/L}", "schatten",
+        predict=lambda case: _kept_as(case, case.values / (1 + case.depth * case.decay))),
     Control[Factorization](
-        "soft_threshold_at_depth_three",
-        "(sigma - lambda)_+ with three layers",
-        "schatten",
-        predict=lambda case: _kept_as(case, shrinkage.shrink(case.values, case.decay)),
-    ),
-    Control(
-        "start_near_zero",
-        "three layers, a start in the basin of the origin",
-        "schatten",
-        case=_near_zero,
-        amount=0.97,
-    ),
-)
+        "soft_threshold_at_depth_three", "(sigma - lambda)_+ with three layers", "schatten",
+        predict=lambda case: _kept_as(case, shrinkage.shrink(case.values, case.decay))),
+    Control("start_near_zero", "three layers, a start in the basin of the origin", "schatten",
+            case=_near_zero, amount=0.97),
+)  # fmt: skip
 
 DESCENT = Statement[Factorization](
-    "descent",
-    make_case,
-    predict,
-    measure,
-    CLAIMS,
-    CONTROLS,
-    {"equal_decay": lambda case: jnp.all(case.weight_decay == case.decay)},
-    {
+    "descent", make_case, predict, measure, CLAIMS, CONTROLS,
+    hypotheses={"equal_decay": lambda case: jnp.all(case.weight_decay == case.decay)},
+    dims={
         "product": ("row", "column"),
         "singular_values": ("index",),
         "target_values": ("target_index",),
@@ -353,10 +300,9 @@ DESCENT = Statement[Factorization](
         "objective": ("step",),
         "step": ("step",),
     },
-    steps="steps",
-    diverged="diverged_at",
+    steps="steps", diverged="diverged_at",
     # Fewer steps and more decay than by default: the failures must be clear in float32 as well.
     at={"depth": 3, "weight_decay": 0.2, "init_scale": 1.0, "tie": 1, "steps": 2500},
     sides="SVD of Phi, shrunk (L >= 3: a scalar minimisation for each value) against gradient "
     "descent from random layers",
-)
+)  # fmt: skip

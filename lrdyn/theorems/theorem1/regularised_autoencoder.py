@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn import landscape, linalg, shrinkage
+from lrdyn.claims import on_scale
 from lrdyn.data import mnist
 from lrdyn.descent import gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussian_layers
-from lrdyn.spectra import singular_values
+from lrdyn.spectra import half_of_the_digits, singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
 from lrdyn.theorems.theorem1 import setting
 
@@ -66,15 +67,9 @@ class Autoencoder(eqx.Module):
 
 
 def make_case(
-    key: Key[Array, ""],
-    *,
-    rank: int,
-    weight_decay: Any,
-    init_scale: Any,
-    learning_rate: Any,
-    target_scale: Any,
-    steps: int,
-) -> Autoencoder:
+    key: Key[Array, ""], *, rank: int, weight_decay: Any, init_scale: Any, learning_rate: Any,
+    target_scale: Any, steps: int,
+) -> Autoencoder:  # fmt: skip
     """Build a run from the flags: real data, a random start."""
     scaled, real = images()
     size = jnp.sqrt(jnp.asarray(target_scale, jnp.zeros(()).dtype))
@@ -158,7 +153,7 @@ def _arrived(one: Outcome) -> bool:
 def _isolated(one: Outcome) -> bool:
     """No sigma_i^2 of the first equals lambda, and the last of them not the one after."""
     squares, decay = _squares(one), setting.decay_of(one)
-    width, least = min(one.point["rank"], len(squares)), setting.resolution(squares[0], one)
+    width, least = min(one.point["rank"], len(squares)), half_of_the_digits(one.dtype) * squares[0]
     last, following = squares[width - 1], np.append(squares, 0.0)[width]
     apart = np.all(np.abs(squares[:width] - decay) > least)
     return bool(apart and (last - following > least or last < decay))
@@ -175,36 +170,24 @@ _ARRIVED = ("moved", "gains", "input_values", "decay")
 
 
 CLAIMS = (
-    Claim(
-        "autoencoder",
-        "||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2) on MNIST: descent ends at W_2 W_1 = "
-        "U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
-        residual=setting.on_scale("autoencoder", lambda one: 1.0),
-        reads=("autoencoder", *_ARRIVED),
-        applies=_arrived,
-    ),
-    Claim(
-        "autoencoder_loss",
-        "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
-        residual=setting.on_scale("autoencoder_loss", lambda one: np.sum(_squares(one))),
-        reads=("autoencoder_loss", *_ARRIVED),
-        applies=_arrived,
-    ),
-    Claim(
-        "transposed",
-        "lambda > 0: there W_1 = W_2^T",
-        residual=lambda one: float(one.measured["asymmetry"]),
-        reads=("asymmetry", *_ARRIVED),
-        applies=_symmetric,
-    ),
-    Claim(
-        "autoencoder_gradient",
-        "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for sets S of "
-        "leading directions",
-        residual=lambda one: float(one.measured["autoencoder_gradient"] / _squares(one)[0]),
-        reads=("autoencoder_gradient", "input_values"),
-    ),
-)
+    Claim("autoencoder",
+          "||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2) on MNIST: descent ends at W_2 W_1 "
+          "= U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
+          residual=on_scale("autoencoder", lambda one: 1.0), reads=("autoencoder", *_ARRIVED),
+          applies=_arrived),
+    Claim("autoencoder_loss",
+          "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
+          residual=on_scale("autoencoder_loss", lambda one: np.sum(_squares(one))),
+          reads=("autoencoder_loss", *_ARRIVED), applies=_arrived),
+    Claim("transposed", "lambda > 0: there W_1 = W_2^T",
+          residual=lambda one: float(one.measured["asymmetry"]), reads=("asymmetry", *_ARRIVED),
+          applies=_symmetric),
+    Claim("autoencoder_gradient",
+          "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for sets S of "
+          "leading directions",
+          residual=lambda one: float(one.measured["autoencoder_gradient"] / _squares(one)[0]),
+          reads=("autoencoder_gradient", "input_values")),
+)  # fmt: skip
 
 
 def _inverse_not_squared(case: Autoencoder) -> dict[str, Array]:
@@ -224,43 +207,30 @@ def _decay_decoder(key: Key[Array, ""], case: Autoencoder, amount: Array) -> Aut
 
 
 CONTROLS = (
-    Control(
-        "inverse_not_squared", "I - lambda Sigma^{-1}", "autoencoder", predict=_inverse_not_squared
-    ),
-    Control(
-        "unregularised_value", "the value of lambda = 0", "autoencoder_loss", predict=_unregularised
-    ),
-    Control(
-        "decay_on_the_decoder", "decay on the decoder alone", "transposed", case=_decay_decoder
-    ),
+    Control("inverse_not_squared", "I - lambda Sigma^{-1}", "autoencoder",
+            predict=_inverse_not_squared),
+    Control("unregularised_value", "the value of lambda = 0", "autoencoder_loss",
+            predict=_unregularised),
+    Control("decay_on_the_decoder", "decay on the decoder alone", "transposed",
+            case=_decay_decoder),
     Control[Autoencoder](
-        "gradient_not_squared",
-        "points with I - lambda Sigma^{-1}",
-        "autoencoder_gradient",
-        measure=lambda case: {"autoencoder_gradient": _gradient(case, power=1)},
-    ),
-)
+        "gradient_not_squared", "points with I - lambda Sigma^{-1}", "autoencoder_gradient",
+        measure=lambda case: {"autoencoder_gradient": _gradient(case, power=1)}),
+)  # fmt: skip
 
 AUTOENCODER = Statement[Autoencoder](
-    "autoencoder",
-    make_case,
-    predict,
-    measure,
-    CLAIMS,
-    CONTROLS,
-    {
+    "autoencoder", make_case, predict, measure, CLAIMS, CONTROLS,
+    hypotheses={
         "mnist_installed": lambda case: jnp.asarray(case.real),
         "equal_decays": lambda case: case.weight_decay[0] == case.weight_decay[1],
     },
-    {
+    dims={
         "autoencoder": ("row", "column"),
         "input_values": ("input_index",),
         "gains": ("input_index",),
         "decay": ("layer",),
     },
-    steps="steps",
-    diverged="diverged_at",
+    steps="steps", diverged="diverged_at", sides="SVD of X against gradient descent, on MNIST",
     # Where sigma and sigma^2 are well apart, and the step as large as such data allows.
     at={"weight_decay": 0.1, "init_scale": 1.0, "target_scale": 0.25, "learning_rate": 0.8},
-    sides="SVD of X against gradient descent, on MNIST",
-)
+)  # fmt: skip

@@ -1,13 +1,13 @@
 """What the statements of Theorem 1 share: flags, targets, and what claims ask of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn.claims import ROUNDING_SAFETY, relative_difference, tolerance
+from lrdyn.claims import ROUNDING_SAFETY, tolerance
 from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
 from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Domain, Flag, Outcome, at_least
 
@@ -31,16 +31,9 @@ FLAGS = (
 
 
 def draw_target(
-    key: Key[Array, ""],
-    rows: int,
-    cols: int,
-    others: list[tuple[int, int]],
-    *,
-    rank: int,
-    rank_deficit: Any,
-    tie: Any,
-    target_scale: Any,
-) -> tuple[Float[Array, "k d"], list[Array]]:
+    key: Key[Array, ""], rows: int, cols: int, others: list[tuple[int, int]], *, rank: int,
+    rank_deficit: Any, tie: Any, target_scale: Any,
+) -> tuple[Float[Array, "k d"], list[Array]]:  # fmt: skip
     """Target with evenly spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``.
 
     And Gaussian matrices of other shapes in the same draw: each costs as much to compile as the
@@ -74,16 +67,6 @@ def check(point: Mapping[str, Any]) -> None:
 
 
 # What the claims ask of a run -------------------------------------------------------------------
-
-
-def on_scale(name: str, scale: Callable[[Outcome], float]) -> Callable[[Outcome], float]:
-    """Residual of an array, relative to a scale of the outcome."""
-    return lambda one: relative_difference(one.predicted[name], one.measured[name], scale(one))
-
-
-def resolution(largest: float, one: Outcome) -> float:
-    """Half of all digits of numbers as large as this: what is closer counts as equal."""
-    return largest * float(np.sqrt(np.finfo(one.dtype).eps))
 
 
 def decay_of(one: Outcome) -> float:

@@ -98,44 +98,24 @@ CONTROLS = (
     *deep_factorization.departures("off_block"),
     Control("adam", "Adam instead of gradient descent", "off_block", measure=_adam),
     Control("adam_bulk", "Adam instead of gradient descent", "bulk", measure=_adam),
-    Control(
-        "rho_without_product",
-        "rho recursion without the product term",
-        "rho",
-        predict=_wrong_rho(jnp.zeros_like),
-    ),
-    Control(
-        "rho_not_squared",
-        "rho recursion with the product not squared",
-        "rho",
-        predict=_wrong_rho(product_of_others),
-    ),
+    Control("rho_without_product", "rho recursion without the product term", "rho",
+            predict=_wrong_rho(jnp.zeros_like)),
+    Control("rho_not_squared", "rho recursion with the product not squared", "rho",
+            predict=_wrong_rho(product_of_others)),
     Control("target_transposed", "reduced target transposed", "reduced", predict=_transposed),
-    Control(
-        "bulk_counted_d_minus_r",
-        "|rho_l| counted d - r times, r values beside it",
-        "spectra",
-        predict=_bulk_beyond_r,
-    ),
-    Control(
-        "loss_without_bulk", "loss of the reduced run alone", "loss", predict=_loss_without_bulk
-    ),
-)
+    Control("bulk_counted_d_minus_r", "|rho_l| counted d - r times, r values beside it", "spectra",
+            predict=_bulk_beyond_r),
+    Control("loss_without_bulk", "loss of the reduced run alone", "loss",
+            predict=_loss_without_bulk),
+)  # fmt: skip
 
 FACTORIZATION = Statement[DeepFactorization](
-    "factorization",
-    deep_factorization.make_case,
-    predict,
-    measure,
-    CLAIMS,
-    CONTROLS,
-    hypotheses=deep_factorization.HYPOTHESES,
-    dims=DIMS,
-    **deep_factorization.RUN,
+    "factorization", deep_factorization.make_case, predict, measure, CLAIMS, CONTROLS,
+    hypotheses=deep_factorization.HYPOTHESES, dims=DIMS, **deep_factorization.RUN,
     # The product and its square differ only where the scales are not 1.
     at=deep_factorization.AT | {"init_scale": 0.7},
     sides="2r x 2r layers and L scalars against dense layers, automatic gradients, optax",
-)
+)  # fmt: skip
 
 
 def _mean_names(arrays: dict[str, Array], *kept: str) -> dict[str, Array]:
@@ -159,34 +139,18 @@ def _measure_mean_loss(
 
 
 MEAN_LOSS = Statement[DeepFactorization](
-    "mean_loss",
-    deep_factorization.make_case,
-    lambda case: _mean_names(predict(case), "condition"),
-    _measure_mean_loss,
-    (
-        weights_claim(
-            "mean_loss",
-            "1/2 mean over d^2 entries: the same trajectory with eta / d^2 and lambda d^2",
-            "mean_rho",
-            "mean_reduced",
-        ),
-    ),
-    controls=(
-        Control(
-            "decay_not_rescaled",
-            "mean loss with eta / d^2 but lambda as it was",
-            "mean_loss",
-            measure=lambda case: _measure_mean_loss(case, 1.0),
-        ),
-    ),
-    hypotheses=deep_factorization.HYPOTHESES,
+    "mean_loss", deep_factorization.make_case,
+    lambda case: _mean_names(predict(case), "condition"), _measure_mean_loss,
+    (weights_claim("mean_loss",
+                   "1/2 mean over d^2 entries: the same trajectory with eta / d^2 and lambda d^2",
+                   "mean_rho", "mean_reduced"),),
+    (Control("decay_not_rescaled", "mean loss with eta / d^2 but lambda as it was", "mean_loss",
+             measure=lambda case: _measure_mean_loss(case, 1.0)),),
+    hypotheses=deep_factorization.HYPOTHESES, **deep_factorization.RUN,
     dims=DIMS | {"mean_rho": DIMS["rho"], "mean_reduced": DIMS["reduced"]},
-    narrow=deep_factorization.first_shapes,
-    **deep_factorization.RUN,
-    at=deep_factorization.AT | {"weight_decay": 1e-3},
+    narrow=deep_factorization.first_shapes, at=deep_factorization.AT | {"weight_decay": 1e-3},
     sides="the same, against the mean loss with eta d^2 and lambda / d^2",
-)
-
+)  # fmt: skip
 
 THEOREM2 = Theorem(
     "theorem2",

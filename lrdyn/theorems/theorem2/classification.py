@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn import classifier
-from lrdyn.claims import tolerance
+from lrdyn.claims import excess, tolerance
 from lrdyn.factorization import Weights, end_to_end, factorization_loss, regression_loss
 from lrdyn.initialization import orthogonal
 from lrdyn.spectra import singular_values
@@ -38,16 +38,9 @@ class Classification(deep_factorization.Run):
 
 
 def make_classifier(
-    key: Key[Array, ""],
-    *,
-    dim: int,
-    depth: int,
-    rank: int,
-    target_scale: Any,
-    target: Any = None,
-    per_class: int | None = None,
-    **of_run: Any,
-) -> Classification:
+    key: Key[Array, ""], *, dim: int, depth: int, rank: int, target_scale: Any, target: Any = None,
+    per_class: int | None = None, **of_run: Any,
+) -> Classification:  # fmt: skip
     """K = rank classes; labels of norm ``target_scale``, so that steps suit both versions."""
     weights_key, inputs_key = jax.random.split(key)
     per_class = -(-2 * dim // rank) if per_class is None else per_class
@@ -125,10 +118,7 @@ def _from_identity(case: Classification) -> dict[str, Array]:
 
 
 CLASSIFICATION = Statement[Classification](
-    "classification",
-    make_classifier,
-    _predict_classifier,
-    _measure_classifier,
+    "classification", make_classifier, _predict_classifier, _measure_classifier,
     (
         zero_claim(
             "class_off_block",
@@ -137,27 +127,16 @@ CLASSIFICATION = Statement[Classification](
         weights_claim("class_rho", "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L"),
         Claim("class_product", "W(t) V_{1,1} follows the reduced problem of width 2K"),
     ),
-    controls=(
-        Control(
-            "not_whitened",
-            "input coordinates rescaled",
-            "class_off_block",
-            case=_colour,
-            amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0),
-            amount_label="spread of the input scales",
-        ),
+    (
+        Control("not_whitened", "input coordinates rescaled", "class_off_block", case=_colour,
+                amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0),
+                amount_label="spread of the input scales"),
         Control[Classification](
-            "class_rho_with_product",
-            "classifier bulk with Theorem 2's product term",
-            "class_rho",
-            predict=lambda case: {"class_rho": rho(*case.rates, case.times)[:, :-1]},
-        ),
-        Control(
-            "class_from_identity",
-            "reduced classifier started from eps_L I, as in Theorem 2",
-            "class_product",
-            predict=_from_identity,
-        ),
+            "class_rho_with_product", "classifier bulk with Theorem 2's product term", "class_rho",
+            predict=lambda case: {"class_rho": rho(*case.rates, case.times)[:, :-1]}),
+        Control("class_from_identity",
+                "reduced classifier started from eps_L I, as in Theorem 2", "class_product",
+                predict=_from_identity),
     ),
     hypotheses=HYPOTHESES,
     dims={
@@ -167,11 +146,9 @@ CLASSIFICATION = Statement[Classification](
         "singular_values": ("step",),
         "step": ("step",),
     },
-    narrow=deep_factorization.first_shapes,
-    **deep_factorization.RUN,
-    at=deep_factorization.AT,
+    narrow=deep_factorization.first_shapes, **deep_factorization.RUN, at=deep_factorization.AT,
     sides="recursion and blocks of width 2K against a trained classifier",
-)
+)  # fmt: skip
 
 PER_CLASS = 10
 
@@ -211,8 +188,8 @@ def _converged(one: Outcome) -> bool:
 
 def _outside_interval(one: Outcome) -> float:
     low, high = one.predicted["collapse_lower"], one.predicted["collapse"]
-    outside = np.maximum(low - one.measured["collapse"], one.measured["collapse"] - high)
-    return float(np.maximum(outside, 0.0) / high)
+    found = one.measured["collapse"]
+    return excess(np.maximum(low - found, found - high), 0.0, high)
 
 
 def _with_ratio_of(scale: Array, per_class: int, depth: int) -> dict[str, Array]:
@@ -230,57 +207,32 @@ def _collapse_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 COLLAPSE = Statement[Classification](
-    "collapse",
-    make_collapse,
-    _predict_collapse,
-    _measure_collapse,
+    "collapse", make_collapse, _predict_collapse, _measure_collapse,
     (
-        Claim(
-            "collapse",
-            "D_{l+1} / D_l is about eps^2 / n^{1/L} at convergence without decay; approximate, "
-            "gap c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
-            "limit",
-            reads=("collapse", "loss"),
-            tolerance=0.03,
-            applies=_converged,
-        ),
-        Claim(
-            "collapse_interval",
-            "p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p, "
-            "p = eps^2 / n^{1/L}",
-            "bound",
-            _outside_interval,
-            ("collapse", "collapse_lower", "loss"),
-            applies=_converged,
-        ),
+        Claim("collapse",
+              "D_{l+1} / D_l is about eps^2 / n^{1/L} at convergence without decay; approximate, "
+              "gap c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
+              kind="limit", reads=("collapse", "loss"), tolerance=0.03, applies=_converged),
+        Claim("collapse_interval",
+              "p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p, "
+              "p = eps^2 / n^{1/L}",
+              kind="bound", residual=_outside_interval,
+              reads=("collapse", "collapse_lower", "loss"), applies=_converged),
     ),
-    controls=(
+    (
         Control[Classification](
-            "collapse_without_n",
-            "collapse ratio eps^2",
-            "collapse",
-            predict=lambda case: _with_ratio_of(case.scales[0], 1, len(case.weights)),
-        ),
+            "collapse_without_n", "collapse ratio eps^2", "collapse",
+            predict=lambda case: _with_ratio_of(case.scales[0], 1, len(case.weights))),
         Control[Classification](
-            "collapse_not_squared",
-            "collapse ratio eps / n^{1/L}",
-            "collapse",
+            "collapse_not_squared", "collapse ratio eps / n^{1/L}", "collapse",
             predict=lambda case: _with_ratio_of(
-                jnp.sqrt(case.scales[0]), PER_CLASS, len(case.weights)
-            ),
-        ),
+                jnp.sqrt(case.scales[0]), PER_CLASS, len(case.weights))),
         Control[Classification](
-            "collapse_exact",
-            "collapse ratio exactly eps^2 / n^{1/L}",
-            "collapse_interval",
-            predict=lambda case: {"collapse_lower": _predict_collapse(case)["collapse"]},
-        ),
+            "collapse_exact", "collapse ratio exactly eps^2 / n^{1/L}", "collapse_interval",
+            predict=lambda case: {"collapse_lower": _predict_collapse(case)["collapse"]}),
     ),
     hypotheses=HYPOTHESES,
     dims={"collapse_metric": ("square_layer",), "loss": ("step",), "step": ("step",)},
-    narrow=_collapse_settings,
-    steps="steps",
-    diverged="diverged_at",
-    at=_AT,
+    narrow=_collapse_settings, steps="steps", diverged="diverged_at", at=_AT,
     sides="formula against within- and between-class scatter of a trained classifier",
-)
+)  # fmt: skip

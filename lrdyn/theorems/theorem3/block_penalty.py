@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lrdyn import dropout, linalg
-from lrdyn.initialization import gaussians, spaced_singular_values
+from lrdyn.initialization import gaussians, reflection, spaced_singular_values
 from lrdyn.masking import exact_expectation
 from lrdyn.theorem import Claim, Control, Outcome, Statement
 from lrdyn.theorems.theorem3.network import (
@@ -19,7 +19,6 @@ from lrdyn.theorems.theorem3.network import (
     missing,
     nuclear,
     only,
-    reflection,
 )
 
 

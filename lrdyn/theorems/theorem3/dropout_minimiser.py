@@ -12,10 +12,10 @@ from lrdyn import dropout, linalg
 from lrdyn.claims import in_standard_errors, standard_error, tolerance
 from lrdyn.descent import gradient_descent, simulate
 from lrdyn.factorization import Weights, end_to_end
-from lrdyn.initialization import gaussians, spaced_singular_values
+from lrdyn.initialization import gaussians, reflection, spaced_singular_values
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
-from lrdyn.theorems.theorem3.network import only, reflection
+from lrdyn.theorems.theorem3.network import only
 
 RUNS = 24
 """Runs of stochastic training."""

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import autoencoding, dropout, linalg
 from lrdyn.autoencoding import MaskedMoments, nuclear_norm_bound, within_patches
-from lrdyn.claims import relative_difference
-from lrdyn.spectra import singular_values
+from lrdyn.claims import excess, relative_difference
+from lrdyn.spectra import half_of_the_digits, singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement, relative_response
 from lrdyn.theorems.theorem3 import autoencoder_training as training
 from lrdyn.theorems.theorem3.autoencoder_training import Autoencoding
@@ -85,7 +85,7 @@ def _below_bound(one: Outcome) -> float:
     bound, penalty = one.predicted["nuclear_bound"], one.measured["penalty"]
     # A penalty that is not positive is below any bound.
     ratio = np.divide(bound, penalty, out=np.full_like(bound, np.inf), where=penalty > 0)
-    return float(np.maximum(np.max(ratio) - 1, 0.0))
+    return excess(ratio, 1.0)
 
 
 def _differ(one: Outcome) -> int:
@@ -97,13 +97,9 @@ def _differ(one: Outcome) -> int:
 def _ranks(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Ranks of matrices that are known to half of their digits, from their singular values."""
     largest = np.max(values, axis=-1, keepdims=True)
-    count = np.sum(values > _half_of_the_digits(dtype) * largest, axis=-1)
+    count = np.sum(values > half_of_the_digits(dtype) * largest, axis=-1)
     # NaN is no rank: it differs from all.
     return np.where(np.isfinite(largest[..., 0]), count, np.nan)
-
-
-def _half_of_the_digits(dtype: Any) -> float:
-    return float(np.finfo(dtype).eps) ** 0.5
 
 
 def _asked(loss: str, trained: bool) -> Callable[[Outcome], bool]:
@@ -160,7 +156,7 @@ def _independent(case: Autoencoding) -> Array:
     (masks, chances), p = case.masks, case.keep_prob
     together = (chances[:, None] * masks).T @ masks
     wanted = jnp.where(jnp.eye(len(together), dtype=bool), p, p**2)
-    return relative_response(wanted, together) < _half_of_the_digits(together.dtype)
+    return relative_response(wanted, together) < half_of_the_digits(together.dtype)
 
 
 # Controls ------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lrdyn.claims import excess
 from lrdyn.factorization import Weights
+from lrdyn.initialization import reflection
 from lrdyn.masking import MaskDistribution, block_masks
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Outcome
@@ -51,12 +53,6 @@ class Network(eqx.Module):
         return left @ right
 
 
-def reflection(vector: Float[Array, "d"]) -> Float[Array, "d d"]:
-    """Orthogonal matrix without the cost of a decomposition, ``I - 2 v v^T / ||v||^2``."""
-    outer = vector[:, None] * vector[None, :]
-    return jnp.eye(len(vector), dtype=vector.dtype) - 2 * outer / jnp.sum(vector**2)
-
-
 def make_network(draws: Sequence[Array], keep_prob: Any, block: int = 1) -> Network:
     """A network from Gaussian matrices: Y, X, two vectors of h entries, and the layers."""
     target, inputs, vectors, *weights = draws
@@ -93,6 +89,6 @@ def missing(name: str) -> Callable[[Outcome], float]:
 
     def residual(one: Outcome) -> float:
         below, above = one.predicted[name], one.measured[name]
-        return float(np.max(np.maximum(below - above, 0.0) / np.maximum(below, above)))
+        return excess(below, above, np.maximum(below, above))
 
     return residual

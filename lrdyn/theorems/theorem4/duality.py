@@ -16,7 +16,7 @@ from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import LinearMap
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
-from lrdyn.claims import relative_difference
+from lrdyn.claims import on_scale, relative_difference
 from lrdyn.descent import recorded_steps
 from lrdyn.initialization import gaussians
 from lrdyn.theorem import Claim, Control, Outcome, Statement
@@ -243,8 +243,7 @@ CLAIMS = (
     Claim("same_eps",
           "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - g/(|g| + eps)] "
           "apart, in proportion to eps where it is small",
-          residual=lambda one: relative_difference(
-              one.predicted["same_eps"], one.measured["same_eps"], one.measured["scale"]),
+          residual=on_scale("same_eps", lambda one: one.measured["scale"]),
           reads=("same_eps", "scale"),
           sides="Adam's first step by hand against the difference of two paths"),
 )  # fmt: skip

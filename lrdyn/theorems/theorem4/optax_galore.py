@@ -17,7 +17,7 @@ from lrdyn.adapters import maps
 from lrdyn.adapters.descent import low_rank_descent
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import Identity, LinearMap, Projector, Side, choose_projectors
-from lrdyn.claims import RESOLVED, relative_difference, tolerance
+from lrdyn.claims import RESOLVED, on_scale, relative_difference, tolerance
 from lrdyn.descent import recorded_steps, simulate
 from lrdyn.initialization import gaussians
 from lrdyn.theorem import Claim, Control, Outcome, Statement, with_condition
@@ -252,9 +252,7 @@ CLAIMS = (
           applies=lambda one: _unit(one) <= RESOLVED),
     Claim("optax_decay",
           "weight_decay of the wrapper adds -eta lambda W to an update, in all directions",
-          residual=lambda one: relative_difference(
-              one.predicted["optax_decay"], one.measured["optax_decay"],
-              one.measured["update_scale"]),
+          residual=on_scale("optax_decay", lambda one: one.measured["update_scale"]),
           reads=("optax_decay", "update_scale"),
           sides="-eta lambda W against the difference of two updates"),
 )  # fmt: skip

@@ -20,6 +20,7 @@ from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.descent import Trajectory, recorded_steps
 from lrdyn.initialization import gaussians
 from lrdyn.networks import mlp, transformer
+from lrdyn.spectra import half_of_the_digits
 from lrdyn.theorem import Outcome
 
 Data = tuple[Array, Array]
@@ -231,7 +232,7 @@ def determined(one: Outcome) -> bool:
 
     With a tie the singular vectors are not determined, and two runs can choose different ones.
     """
-    return bool(np.min(one.predicted["singular_gap"]) >= np.sqrt(np.finfo(one.dtype).eps))
+    return bool(np.min(one.predicted["singular_gap"]) >= half_of_the_digits(one.dtype))
 
 
 def deficient(case: LowRankRun) -> int:

@@ -12,11 +12,10 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import gradient_rank
 from lrdyn.descent import iterate
-from lrdyn.gradient_rank import Edges, GradientModes, StableRankBounds, distinct
-from lrdyn.initialization import gaussians
-from lrdyn.spectra import singular_values
+from lrdyn.gradient_rank import Edges, GradientModes, StableRankBounds
+from lrdyn.initialization import gaussians, reflection
+from lrdyn.spectra import half_of_the_digits, singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
-from lrdyn.theorems.theorem3.network import reflection
 
 LARGEST_GRADIENT = (5, 6)
 """Most rows and columns: the operator on matrices is diagonalised as a whole."""
@@ -222,7 +221,8 @@ def _bounded(one: Outcome) -> bool:
 
 
 def _aligned(one: Outcome) -> bool:
-    return bool(np.all(one.predicted["misalignment"][ALIGNED:] <= distinct(one.dtype)))
+    apart = one.predicted["misalignment"][ALIGNED:]
+    return bool(np.all(apart <= half_of_the_digits(one.dtype)))
 
 
 CLAIMS = (
@@ -247,7 +247,7 @@ CLAIMS = (
 
 
 def _step_in_range(case: Recursion) -> Array:
-    largest = _largest_step(case.edges) * (1 + distinct(case.left.dtype))
+    largest = _largest_step(case.edges) * (1 + half_of_the_digits(case.left.dtype))
     return jnp.all((case.learning_rate > 0) & (case.learning_rate <= largest))
 
 
@@ -255,7 +255,7 @@ def _symmetric(case: Recursion) -> Array:
     """B_i and C_i, up to rounding; the signs of their eigenvalues do not matter."""
     sides = (case.left, case.right)
     apart = [jnp.max(jnp.abs(side - jnp.swapaxes(side, 2, 3))) for side in sides]
-    return jnp.maximum(*apart) <= distinct(case.left.dtype)
+    return jnp.maximum(*apart) <= half_of_the_digits(case.left.dtype)
 
 
 def _large_step(key: Key[Array, ""], case: Recursion, amount: Array) -> Recursion:
