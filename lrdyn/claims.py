@@ -106,6 +106,20 @@ def on_scale(name: str, scale: Callable[[Any], Any]) -> Callable[[Any], float]:
     return lambda one: relative_difference(one.predicted[name], one.measured[name], scale(one))
 
 
+def on_each(name: str, axis: int = 0) -> Callable[[Any], float]:
+    """Residual of an array whose parts along an axis have scales of their own: the largest.
+
+    Example:
+        >>> residual = on_each("bottleneck")
+    """
+
+    def residual(one: Any) -> float:
+        sides = (np.moveaxis(side[name], axis, 0) for side in (one.predicted, one.measured))
+        return float(np.max([relative_difference(*pair) for pair in zip(*sides, strict=True)]))
+
+    return residual
+
+
 def excess(values: Numbers, bound: Numbers | float, scale: Numbers | float = 1.0) -> float:
     """By how much values exceed a bound, at most, over a scale: the residual of a ``bound``.
 

@@ -12,6 +12,7 @@ import pytest
 
 import lrdyn as lr
 from lrdyn import autoencoding
+from lrdyn.claims import on_each
 from lrdyn.data import mnist
 from lrdyn.engine.judging import residuals
 from lrdyn.engine.produce import claims_job, own_settings, taken
@@ -353,9 +354,9 @@ def test_a_penalty_below_the_bound_is_found_on_each_data_set(penalty, residual):
 
 def test_a_difference_on_any_data_set_is_found():
     one = outcome(optimum=([[1.0], [1e-3]], [[1.0], [2e-3]]))
-    assert statements._relative("optimum")(one) == 0.5
+    assert on_each("optimum")(one) == 0.5
     one = outcome(optimum=([[1.0], [1.0]], [[1.0], [np.nan]]))
-    assert np.isnan(statements._relative("optimum")(one))
+    assert np.isnan(on_each("optimum")(one))
 
 
 @pytest.mark.parametrize("control", statements.CONTROLS, ids=lambda control: control.id)

@@ -1,4 +1,4 @@
-"""The setting that Theorem 2 and Corollary 1 share: cases, flags, hypotheses and departures."""
+"""What Theorem 2 and Corollary 1 share: cases, flags, hypotheses, departures; and descents."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -29,12 +29,10 @@ from lrdyn.theorem import (
 )
 
 
-class Run(eqx.Module):
-    """Layers at the start, multiples of orthogonal ones, and how they descend."""
+class Descent(eqx.Module):
+    """Layers at the start, and how they descend."""
 
     weights: Weights
-    scales: Float[Array, "depth"]
-    """eps_l."""
     learning_rate: Float[Array, ""]
     weight_decay: Float[Array, "depth"]
     """lambda_l."""
@@ -45,11 +43,6 @@ class Run(eqx.Module):
     def times(self) -> np.ndarray:
         """The recorded steps as an array."""
         return np.asarray(self.steps)
-
-    @property
-    def rates(self) -> tuple[Float[Array, "depth"], Float[Array, ""], Float[Array, "depth"]]:
-        """What decides rho: eps_l, eta and lambda_l."""
-        return self.scales, self.learning_rate, self.weight_decay
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -65,6 +58,18 @@ class Run(eqx.Module):
     ) -> Trajectory:
         """Gradient descent on a loss at the rates of the run, or another optimiser."""
         return simulate(loss, start, optimizer or self.optimizer, self.times, record=record)
+
+
+class Run(Descent):
+    """A descent from multiples of orthogonal layers."""
+
+    scales: Float[Array, "depth"]
+    """eps_l."""
+
+    @property
+    def rates(self) -> tuple[Float[Array, "depth"], Float[Array, ""], Float[Array, "depth"]]:
+        """What decides rho: eps_l, eta and lambda_l."""
+        return self.scales, self.learning_rate, self.weight_decay
 
 
 class DeepFactorization(Run):

@@ -4,31 +4,24 @@ import dataclasses
 from itertools import pairwise
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn import linalg, shrinkage
 from lrdyn.claims import excess, on_scale
-from lrdyn.descent import gradient_descent, recorded_steps, simulate
+from lrdyn.descent import recorded_steps
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.spectra import half_of_the_digits, singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorems.deep_factorization import Descent
 from lrdyn.theorems.theorem1 import setting
 
 
-class Factorization(eqx.Module):
-    """One run of factorisation with weight decay."""
+class Factorization(Descent):
+    """One run with hidden layers of r rows; the theorem wants the decay of all layers equal."""
 
     target: Float[Array, "k d"]
-    weights: Weights
-    """Layers at the start; the hidden ones have r rows."""
-    weight_decay: Float[Array, "depth"]
-    """lambda_l; the theorem wants them equal."""
-    learning_rate: Float[Array, ""]
-    steps: tuple[int, ...] = eqx.field(static=True)
-    """Recorded steps."""
 
     @property
     def rank(self) -> int:
@@ -99,16 +92,12 @@ def measure(case: Factorization) -> dict[str, Array]:
     """Gradient descent with decay from a random start."""
 
     def record(weights: Weights) -> tuple[Array, Array]:
-        loss = shrinkage.decayed_loss(weights, case.target, case.decay)
-        return end_to_end(weights), loss
+        return end_to_end(weights), shrinkage.decayed_loss(weights, case.target, case.decay)
 
-    run = simulate(
-        lambda weights: factorization_loss(weights, case.target),
-        case.weights,
-        gradient_descent(case.learning_rate, case.weight_decay),
-        np.asarray(case.steps),
-        record=record,
-    )
+    def loss(weights: Weights) -> Float[Array, ""]:
+        return factorization_loss(weights, case.target)
+
+    run = case.descend(loss, case.weights, record)
     products, losses = run.records
     return {
         "product": products[-1],

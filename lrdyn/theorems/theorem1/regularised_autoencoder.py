@@ -13,11 +13,12 @@ from jaxtyping import Array, Float, Key
 from lrdyn import landscape, linalg, shrinkage
 from lrdyn.claims import on_scale
 from lrdyn.data import mnist
-from lrdyn.descent import gradient_descent, recorded_steps, simulate
+from lrdyn.descent import gradient_descent, recorded_steps
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussian_layers
 from lrdyn.spectra import half_of_the_digits, singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorems.deep_factorization import Descent
 from lrdyn.theorems.theorem1 import setting
 
 EVERY = 10
@@ -42,17 +43,12 @@ def images() -> tuple[np.ndarray, bool]:
     return centred / np.linalg.norm(centred, 2), True
 
 
-class Autoencoder(eqx.Module):
-    """A run of the regularised linear autoencoder."""
+class Autoencoder(Descent):
+    """A run of the regularised linear autoencoder; the theorem wants equal decays."""
 
     inputs: Float[Array, "d n"]
     factor: Float[Array, "d d"]
     """R^T of X^T = Q R: the loss on it is the loss on X."""
-    weights: Weights
-    weight_decay: Float[Array, "2"]
-    """lambda of the encoder and of the decoder; the theorem wants them equal."""
-    learning_rate: Float[Array, ""]
-    steps: tuple[int, ...] = eqx.field(static=True)
     real: bool = eqx.field(static=True)
     """Whether the inputs are MNIST."""
 
@@ -99,14 +95,13 @@ def predict(case: Autoencoder) -> dict[str, Array]:
 
 def measure(case: Autoencoder) -> dict[str, Array]:
     """Gradient descent from a random start, and gradients at the points of the family."""
-    run = simulate(
-        lambda weights: shrinkage.autoencoder_loss(weights, case.factor, 0.0),
-        case.weights,
-        # The gradient of lambda ||W||^2 is 2 lambda W.
-        gradient_descent(case.learning_rate, 2 * case.weight_decay),
-        np.asarray(case.steps),
-        record=end_to_end,
-    )
+
+    def loss(weights: Weights) -> Float[Array, ""]:
+        return shrinkage.autoencoder_loss(weights, case.factor, 0.0)
+
+    # The gradient of lambda ||W||^2 is 2 lambda W.
+    rule = gradient_descent(case.learning_rate, 2 * case.weight_decay)
+    run = case.descend(loss, case.weights, end_to_end, rule)
     encoder, decoder = run.params
     return {
         "autoencoder": run.records[-1],

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import autoencoding, dropout, linalg
 from lrdyn.autoencoding import MaskedMoments, nuclear_norm_bound, within_patches
-from lrdyn.claims import excess, relative_difference
+from lrdyn.claims import excess, on_each
 from lrdyn.spectra import half_of_the_digits, singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Statement, relative_response
 from lrdyn.theorems.theorem3 import autoencoder_training as training
@@ -70,16 +70,6 @@ def _condition(case: Autoencoding, moments: MaskedMoments, values: Array) -> Flo
 # Claims --------------------------------------------------------------------------------------
 
 
-def _relative(name: str) -> Callable[[Outcome], float]:
-    """Relative difference on the data set where it is largest."""
-
-    def residual(one: Outcome) -> float:
-        pairs = zip(one.predicted[name], one.measured[name], strict=True)
-        return float(np.max([relative_difference(*pair) for pair in pairs]))
-
-    return residual
-
-
 def _below_bound(one: Outcome) -> float:
     """By how much the penalty falls below the bound, over the penalty."""
     bound, penalty = one.predicted["nuclear_bound"], one.measured["penalty"]
@@ -125,7 +115,7 @@ def _claim(
     reads: tuple[str, ...] = (),
     **how: Any,
 ) -> Claim:
-    how.setdefault("residual", _relative(name))
+    how.setdefault("residual", on_each(name))
     read = (*(reads or (name,)), *(("condition",) if trained else ()))
     return Claim(name, statement, reads=read, applies=_asked(loss, trained), **how)
 

@@ -16,10 +16,10 @@ from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import LinearMap
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
-from lrdyn.claims import on_scale, relative_difference
+from lrdyn.claims import on_each, on_scale
 from lrdyn.descent import recorded_steps
 from lrdyn.initialization import gaussians
-from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorem import Claim, Control, Statement
 
 MOST_STEPS = 60
 """Most steps."""
@@ -217,29 +217,19 @@ def measure(case: Adapted) -> dict[str, Array]:
 # Claims and controls -------------------------------------------------------------------------
 
 
-def _each_rule(name: str) -> Callable[[Outcome], float]:
-    """Relative difference for the rule where it is largest."""
-
-    def residual(one: Outcome) -> float:
-        both = (np.moveaxis(side[name], 1, 0) for side in (one.predicted, one.measured))
-        return float(np.max([relative_difference(*rule) for rule in zip(*both, strict=True)]))
-
-    return residual
-
-
 CLAIMS = (
     Claim("duality",
           "theta <- theta + S^T opt(S g) is theta_0 + S^T Lambda with Lambda trained by opt, for "
-          "any matrix S; SGD, momentum, Adam, RMSProp, Adagrad", residual=_each_rule("duality")),
+          "any matrix S; SGD, momentum, Adam, RMSProp, Adagrad", residual=on_each("duality", 1)),
     Claim("scale_linear",
           "theta_0 + s S^T Lambda is theta <- theta + s^2 S^T opt(S g) for SGD and momentum",
-          residual=_each_rule("scale_linear")),
+          residual=on_each("scale_linear", 1)),
     Claim("scale_adam",
           "it is theta <- theta + s S^T opt(S g) for Adam, whose eps is divided by s there",
-          residual=_each_rule("scale_adam")),
+          residual=on_each("scale_adam", 1)),
     Claim("scale_roots",
           "the same for RMSProp and Adagrad, whose constants in roots are divided by s^2",
-          residual=_each_rule("scale_roots")),
+          residual=on_each("scale_roots", 1)),
     Claim("same_eps",
           "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - g/(|g| + eps)] "
           "apart, in proportion to eps where it is small",
