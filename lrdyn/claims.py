@@ -101,7 +101,10 @@ def on_scale(name: str, scale: Callable[[Any], Any]) -> Callable[[Any], float]:
     """Residual of an array, relative to a scale that is read off the :class:`lrdyn.Outcome`.
 
     Example:
-        >>> residual = on_scale("loss", lambda one: one.measured["size"])
+        >>> from types import SimpleNamespace
+        >>> one = SimpleNamespace(predicted={"W": np.ones(2)}, measured={"W": np.zeros(2)})
+        >>> on_scale("W", lambda one: 4.0)(one)
+        0.25
     """
     return lambda one: relative_difference(one.predicted[name], one.measured[name], scale(one))
 
@@ -110,7 +113,10 @@ def on_each(name: str, axis: int = 0) -> Callable[[Any], float]:
     """Residual of an array whose parts along an axis have scales of their own: the largest.
 
     Example:
-        >>> residual = on_each("bottleneck")
+        >>> from types import SimpleNamespace
+        >>> predicted, measured = {"W": np.array([8.0, 1.0])}, {"W": np.array([9.0, 2.0])}
+        >>> on_each("W")(SimpleNamespace(predicted=predicted, measured=measured))
+        0.5
     """
 
     def residual(one: Any) -> float:
