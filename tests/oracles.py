@@ -5,6 +5,7 @@ They share no code with the library.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
@@ -16,10 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+import xarray as xr
 
 import lrdyn as lr
 from lrdyn.claims import tolerance
-from lrdyn.engine.produce import unoptimized
+from lrdyn.engine.judging import residuals
+from lrdyn.engine.produce import claims_job, unoptimized
+from lrdyn.theorem import Experiment, Statement
 
 fast = partial(jax.jit, compiler_options=unoptimized())
 """Small programs spend their time in the compiler."""
@@ -85,7 +89,7 @@ class Compiled:
         function = getattr(self._module, name)
         parameters = inspect.signature(function).parameters.values()
         static = [p.name for p in parameters if p.annotation in self.STATIC]
-        compiled = jax.jit(function, static_argnames=static)
+        compiled = fast(function, static_argnames=static)
         setattr(self, name, compiled)
         return compiled
 
@@ -100,6 +104,18 @@ def refuses(*cases: tuple[Callable[[], Any], str]) -> Callable[..., None]:
             call()
 
     return test
+
+
+def judged(
+    theorem: Experiment, statement: Statement, flags: Any, seeds: Any = (0,), dtype: str = "float64"
+) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
+    """Results of a statement, and how each claim was judged; a swept flag may have many values."""
+    settings = {flag.name: flag.default("quick") for flag in theorem.flags} | flags
+    swept = [flag.name for flag in theorem.flags if flag.swept]
+    settings |= {name: np.atleast_1d(settings[name]).tolist() for name in swept}
+    job = claims_job(theorem, statement, settings, seeds, "/", dtype, optimize=False)
+    (found,) = job.run().values()
+    return found, {c.id: residuals(c, statement, found, dtype) for c in statement.claims}
 
 
 # Problems -------------------------------------------------------------------------------------
@@ -213,23 +229,20 @@ def gradients(weights: Matrices, slope: Slope) -> list[np.ndarray]:
 def descend(weights: Any, slope: Slope, eta: float, decays: Any, steps: Any) -> list[np.ndarray]:
     """W_l <- (1 - eta lambda_l) W_l - eta grad_l; one array of layer by time for each layer."""
     weights, seen = [np.array(W, np.float64) for W in weights], []
-    for t in range(max(steps) + 1):
-        if t in steps:
-            seen.append([W.copy() for W in weights])
-        weights = [
-            (1 - eta * decay) * W - eta * G
-            for W, G, decay in zip(weights, gradients(weights, slope), decays, strict=True)
-        ]
-    return [np.stack(layer) for layer in zip(*seen, strict=True)]
+    for _ in range(max(steps) + 1):
+        seen.append(weights)
+        moves = zip(weights, gradients(weights, slope), decays, strict=True)
+        weights = [(1 - eta * decay) * W - eta * G for W, G, decay in moves]
+    return [np.stack(layer)[sorted(steps)] for layer in zip(*seen, strict=True)]
 
 
 class Optimizer:
-    """Textbook rules: gradient descent, heavy ball (0.9), Adam (0.9, 0.999, 1e-8)."""
+    """Textbook rules: gradient descent, heavy ball (0.9), Adam (0.9, 0.999), RMSprop, Adagrad."""
 
-    def __init__(self, kind: str, eta: float):
-        self.kind, self.eta, self.count = kind, eta, 0
+    def __init__(self, kind: str, eta: float, eps: float = 1e-8):
+        self.kind, self.eta, self.eps, self.count = kind, eta, eps, 0
         self.first: Any = 0.0
-        self.second: Any = 0.0
+        self.second: Any = eps**2 if kind == "adagrad" else 0.0
 
     def update(self, g: np.ndarray) -> np.ndarray:
         self.count += 1
@@ -238,9 +251,15 @@ class Optimizer:
         if self.kind == "momentum":
             self.first = 0.9 * self.first + g
             return -self.eta * self.first
+        if self.kind == "rmsprop":
+            self.second = 0.9 * self.second + 0.1 * g * g
+            return -self.eta * g / np.sqrt(self.second + self.eps**2)
+        if self.kind == "adagrad":
+            self.second = self.second + g * g
+            return -self.eta * g / np.sqrt(self.second + self.eps**2)
         self.first = 0.9 * self.first + (1 - 0.9) * g
         self.second = 0.999 * self.second + (1 - 0.999) * g * g
-        corrected = np.sqrt(self.second / (1 - 0.999**self.count)) + 1e-8
+        corrected = np.sqrt(self.second / (1 - 0.999**self.count)) + self.eps
         return -self.eta * self.first / (1 - 0.9**self.count) / corrected
 
 
@@ -267,18 +286,14 @@ def still_directions(weights: Any, target: Any) -> np.ndarray:
 def rho(scales: Any, eta: float, decays: Any, steps: Any, power: float = 2.0) -> np.ndarray:
     """The recursion of the bulk in Python scalars; ``power`` 2 is the theorem's."""
     values, seen = [float(s) for s in scales], []
-    for t in range(max(steps) + 1):
-        if t in steps:
-            seen.append(values)
-        following = []
-        for l, value in enumerate(values):
-            others = 1.0
-            for k, other in enumerate(values):
-                if k != l:
-                    others *= abs(other) ** power
-            following.append(value * (1 - eta * decays[l] - eta * others))
-        values = following
-    return np.array(seen)
+    for _ in range(max(steps) + 1):
+        seen.append(values)
+        others = [math.prod(values[:l] + values[l + 1 :]) for l in range(len(values))]
+        values = [
+            value * (1 - eta * decay - eta * abs(other) ** power)
+            for value, decay, other in zip(values, decays, others, strict=True)
+        ]
+    return np.array(seen)[sorted(steps)]
 
 
 # Collapse -------------------------------------------------------------------------------------
@@ -286,14 +301,10 @@ def rho(scales: Any, eta: float, decays: Any, steps: Any, power: float = 2.0) ->
 
 def collapse(features: np.ndarray, labels: np.ndarray) -> float:
     """tr Sigma_W / tr Sigma_B by loops over classes and examples."""
-    classes = sorted(set(labels.tolist()))
-    means = {
-        c: np.mean([x for x, y in zip(features.T, labels, strict=True) if y == c], 0)
-        for c in classes
-    }
-    overall = np.mean(list(means.values()), axis=0)
-    within = np.mean(
-        [np.sum((x - means[int(y)]) ** 2) for x, y in zip(features.T, labels, strict=True)]
-    )
-    between = np.mean([np.sum((means[c] - overall) ** 2) for c in classes])
+    groups = [features.T[labels == c] for c in np.unique(labels)]
+    means = [np.mean(group, axis=0) for group in groups]
+    overall = np.mean(means, axis=0)
+    both = zip(groups, means, strict=True)
+    within = np.mean([np.sum((x - mean) ** 2) for group, mean in both for x in group])
+    between = np.mean([np.sum((mean - overall) ** 2) for mean in means])
     return float(within / between)

@@ -15,21 +15,13 @@ from lrdyn.factorization import regression_loss
 from lrdyn.theorem import Outcome
 from lrdyn.theorems import theorem3
 from lrdyn.theorems.theorem3 import dropout_minimiser, dropout_penalty
-from tests.oracles import (
-    Compiled,
-    assert_apart,
-    assert_close,
-    assert_zero,
-    double,
-    normal,
-    refuses,
-    rotated,
-)
+from tests import oracles
+from tests.oracles import assert_apart, assert_close, assert_zero, double, normal, rotated
 
 pytestmark = pytest.mark.usefixtures("strict")
 
 KEY = jax.random.key(3)
-dropout, masking = Compiled(lr.dropout), Compiled(lr.masking)
+dropout, masking = oracles.Compiled(lr.dropout), oracles.Compiled(lr.masking)
 
 
 def nuclear(matrix):
@@ -38,11 +30,9 @@ def nuclear(matrix):
 
 def enumerated(loss, size, theta):
     """Expectation over all masks of independent entries, by a loop over tuples."""
-    total = 0.0
-    for mask in itertools.product((0.0, 1.0), repeat=size):
-        kept = sum(mask)
-        total += theta**kept * (1 - theta) ** (size - kept) * loss(np.array(mask))
-    return total
+    masks = itertools.product((0.0, 1.0), repeat=size)
+    chance = {mask: theta ** sum(mask) * (1 - theta) ** (size - sum(mask)) for mask in masks}
+    return sum(p * loss(np.array(mask)) for mask, p in chance.items())
 
 
 # Penalties ------------------------------------------------------------------------------------
@@ -58,9 +48,8 @@ def test_the_penalty_is_what_masks_add(block, dtype):
 
     expected, fit = enumerated(loss, 4 // block, theta), np.sum((Y - U @ V) ** 2)
     assert_close(dropout.dropout_loss(U, V, Y, theta, block=block), expected, size=20)
-    assert_close(
-        dropout.dropout_penalty(U, V, theta, block=block), expected - fit, size=20, scale=fit
-    )
+    found = dropout.dropout_penalty(U, V, theta, block=block)
+    assert_close(found, expected - fit, size=20, scale=fit)
 
 
 def test_several_layers_of_dropout(dtype):
@@ -188,17 +177,13 @@ def test_the_width_free_probability(block, dtype):
 
 def brute_force(values, strength, width):
     """Least ``sum (sigma_i - s_i)^2 + c (sum s_i)^2`` over s >= 0 on every choice of h entries."""
-    best, where = np.inf, np.zeros(len(values))
+    # Non-negative least squares: the penalty is one more row of zeros to be fitted.
+    rows = np.vstack([np.eye(len(values)), np.full(len(values), np.sqrt(strength))])
+    ends = []
     for chosen in itertools.combinations(range(len(values)), min(width, len(values))):
-        # Non-negative least squares: the penalty is one more row of zeros to be fitted.
-        columns = np.eye(len(values))[:, chosen]
-        matrix = np.vstack([columns, np.full((1, len(chosen)), np.sqrt(strength))])
-        found, rest = scipy.optimize.nnls(matrix, np.append(values, 0.0))
-        assert rest is not None
-        if rest < best:
-            best, where = rest, np.zeros(len(values))
-            where[list(chosen)] = found
-    return where
+        found, rest = scipy.optimize.nnls(rows[:, chosen], np.append(values, 0.0))
+        ends.append((rest, (np.eye(len(values))[:, chosen] @ found).tolist()))
+    return np.array(min(ends)[1])
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5, 24])
@@ -264,21 +249,15 @@ def test_dropout_descent_is_a_numpy_loop(dtype):
 def test_without_dropout_the_descent_is_gradient_descent():
     W1, W2, X, Y = map(jnp.asarray, normal(0, (2, 3), (2, 2), (3, 4), (2, 4)))
     found = dropout.dropout_descent(KEY, (W1, W2), X, Y, 1.0, 0.02, 40, halve_after=10**18)
-    run = lr.simulate(
-        lambda weights: regression_loss(weights, X, Y),
-        (W1, W2),
-        lr.gradient_descent(0.02),
-        np.array([40]),
-    )
+    rule, steps = lr.gradient_descent(0.02), np.array([40])
+    run = lr.simulate(lambda weights: regression_loss(weights, X, Y), (W1, W2), rule, steps)
     assert_close(found, run.params, steps=40, size=4)
 
 
 # The judges -----------------------------------------------------------------------------------
 
 
-def outcome(
-    width: int = 2, steps: int = 400, dtype: str = "float64", predicted: Any = (), **measured: Any
-):
+def outcome(width=2, steps=400, dtype="float64", predicted: Any = (), **measured: Any):
     """What a judge gets of a run, at a learning rate and a keep probability of 1/2."""
     point = {"width": width, "rows": 3, "cols": 4, "learning_rate": 0.5, "keep_prob": 0.5}
     theory, run = (
@@ -324,9 +303,8 @@ def test_stochastic_runs_that_are_too_short_or_without_noise_are_not_judged():
 
 def test_a_bound_is_judged_in_every_entry():
     def residual(measured):
-        return dropout_penalty.missing("penalty")(
-            outcome(predicted={"penalty": [1.0, 2.0]}, penalty=measured)
-        )
+        one = outcome(predicted={"penalty": [1.0, 2.0]}, penalty=measured)
+        return dropout_penalty.missing("penalty")(one)
 
     assert residual([1.0, 2.0]) == residual([3.0, 2.5]) == 0
     assert residual([0.75, 2.0]) == residual([1.0, 1.5]) == 0.25
@@ -395,9 +373,8 @@ def test_blocks_that_attain_the_support_norm(block, spectrum, dtype):
     sizes = np.array([np.linalg.norm(left @ right) for left, right in zip(*parts, strict=True)])
     assert_close(sizes, np.full(blocks, norm / blocks), **how)
     theta = dropout.width_free_keep_prob(0.3, blocks * block, block=block)
-    assert_close(
-        dropout.dropout_penalty(U, V, theta, block=block), 0.7 / 0.3 * double(norm) ** 2, **how
-    )
+    penalty = dropout.dropout_penalty(U, V, theta, block=block)
+    assert_close(penalty, 0.7 / 0.3 * double(norm) ** 2, **how)
 
 
 def test_too_few_blocks_are_noticed():
@@ -405,10 +382,8 @@ def test_too_few_blocks_are_noticed():
     assert not bool(dropout.enough_blocks(Z, 2, 3))
     U, V = dropout.support_factors(Z, 2, 3)
     theta = dropout.width_free_keep_prob(0.5, 6, block=2)
-    attained = (
-        float(dropout.dropout_penalty(U, V, theta, block=2))
-        <= float(dropout.spectral_support_norm(Z, 2)) ** 2
-    )
+    penalty = float(dropout.dropout_penalty(U, V, theta, block=2))
+    attained = penalty <= float(dropout.spectral_support_norm(Z, 2)) ** 2
     assert not attained or np.linalg.norm(np.asarray(U @ V) - Z) > 0.01
 
 
@@ -420,27 +395,14 @@ def test_blocks_wider_than_the_matrix(dtype):
     assert_zero(U[:, 2:4], scale=1.0)
 
 
-test_dropout_refuses = refuses(
-    (
-        lambda: dropout.dropout_penalty(np.ones((2, 3)), np.ones((2, 3)), 0.5),
-        r"right: got shape \(2, 3\), wanted 3 rows",
-    ),
-    (
-        lambda: dropout.dropout_penalty(np.ones((2, 3)), np.ones((3, 3)), 0.5, block=2),
-        "block: got 2, wanted a divisor of the width 3",
-    ),
-    (
-        lambda: dropout.equalize(np.ones((2, 3)), np.ones((2, 3))),
-        r"right: got shape \(2, 3\), wanted 3 rows",
-    ),
-    (lambda: dropout.equalized_factors(np.eye(2), 0), "width: got 0, wanted at least 1"),
+WIDE, EYE, ROWS = np.ones((2, 3)), np.eye(3), r"right: got shape \(2, 3\), wanted 3 rows"
+penalty, masked = dropout.dropout_penalty, dropout.dropconnect_penalty
+test_dropout_refuses = oracles.refuses(
+    (lambda: penalty(WIDE, WIDE, 0.5), ROWS),
+    (lambda: penalty(WIDE, EYE, 0.5, block=2), "block: got 2, wanted a divisor of the width 3"),
+    (lambda: dropout.equalize(WIDE, WIDE), ROWS),
+    (lambda: dropout.equalized_factors(EYE, 0), "width: got 0, wanted at least 1"),
     (lambda: dropout.support_norm(np.ones(3), 4), "support: got 4, wanted 1 to 3"),
-    (
-        lambda: dropout.dropconnect_penalty((np.eye(2),), np.eye(2), 0.5, layer=1),
-        "weights: got 1 layers, wanted 2",
-    ),
-    (
-        lambda: dropout.dropconnect_penalty((np.eye(2),) * 2, np.eye(2), 0.5, layer=3),
-        "layer: got 3, wanted 1 or 2",
-    ),
+    (lambda: masked((EYE,), EYE, 0.5, layer=1), "weights: got 1 layers, wanted 2"),
+    (lambda: masked((EYE,) * 2, EYE, 0.5, layer=3), "layer: got 3, wanted 1 or 2"),
 )
