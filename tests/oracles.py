@@ -82,14 +82,14 @@ class Compiled:
 
     STATIC = (int, tuple[int, int], tuple[int, ...], Sequence[int])
 
-    def __init__(self, module: ModuleType):
-        self._module = module
+    def __init__(self, module: ModuleType, jit: Callable[..., Any] = jax.jit):
+        self._module, self._jit = module, jit
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(self._module, name)
         parameters = inspect.signature(function).parameters.values()
         static = [p.name for p in parameters if p.annotation in self.STATIC]
-        compiled = fast(function, static_argnames=static)
+        compiled = self._jit(function, static_argnames=static)
         setattr(self, name, compiled)
         return compiled
 

@@ -14,7 +14,6 @@ from tests.algorithm1 import M, N
 SIDES = ("left", "right", "smaller", "larger")
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("side", SIDES)
 def test_a_projector_is_orthonormal_with_a_rule_for_signs(side, dtype):
     G = jnp.asarray(np.random.default_rng(3).normal(size=(M, N)), dtype)
@@ -30,7 +29,6 @@ def test_a_projector_is_orthonormal_with_a_rule_for_signs(side, dtype):
     oracles.assert_close(flipped.basis, P.basis, size=10 * N)
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("side", SIDES)
 def test_factors_are_gaussian_with_columns_of_length_1(side, dtype):
     weights = {"W": jnp.zeros((300, 500), dtype), "V": jnp.zeros((300, 500), dtype),

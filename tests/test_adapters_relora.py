@@ -26,7 +26,6 @@ def drawn(t, G, side: Any = "right"):
     return np.array(lr.adapters.draw_projectors(key, jnp.zeros((M, N)), RANK, side).basis)
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("state", ["reset", "keep"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_relora_from_the_projector_is_the_loop_of_the_text(side, state, dtype):
@@ -46,7 +45,6 @@ def test_relora_as_published_draws_a_factor_at_each_refresh(side):
         oracles.assert_close(path, expected, **HOW)
 
 
-@pytest.mark.float32
 def test_lora_never_merges(dtype):
     for kind, path in runs(lr.LORA, dtype=dtype).items():
         expected, _ = adapters_by_hand(kind, drawn, period=100, side="right")

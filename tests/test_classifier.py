@@ -74,11 +74,8 @@ def test_off_blocks_vanish_and_the_bulk_only_decays(seed, decay, dtype):
     assert_zero((seen.off_block, seen.bulk_deviation), scale=1, **HOW)
     expected = 0.5 * (1 - ETA * np.array(decay[:2])) ** STEPS[:, None]
     assert_close(seen.rho, expected, scale=1, **HOW)
-    assert_close(
-        compiled.classifier_rho(data.scales[:-1], ETA, np.array(decay[:-1]), STEPS),
-        expected,
-        steps=60,
-    )
+    found = compiled.classifier_rho(data.scales[:-1], ETA, np.array(decay[:-1]), STEPS)
+    assert_close(found, expected, steps=60)
 
 
 def test_reduced_run_gives_the_moving_blocks(dtype):
@@ -112,11 +109,9 @@ def test_without_a_hypothesis_the_blocks_mix(kind, dtype):
     assert np.all(final > np.sqrt(np.finfo(dtype).eps))
 
 
+NARROW, SHAPE = (np.eye(4), np.eye(2, 4)), r"target: got shape \(2, 4\), wanted more than twice"
 test_classifier_frame_refuses = oracles.refuses(
-    (
-        lambda: compiled.classifier_frame((np.eye(4), np.eye(2, 4)), np.ones((2, 4))),
-        r"target: got shape \(2, 4\), wanted more than twice",
-    ),
+    (lambda: compiled.classifier_frame(NARROW, np.ones((2, 4))), SHAPE),
 )
 
 

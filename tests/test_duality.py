@@ -10,14 +10,13 @@ import optax
 import pytest
 
 import lrdyn as lr
-from lrdyn.engine.judging import residuals
-from lrdyn.engine.produce import claims_job
 from lrdyn.theorems.theorem4 import THEOREM4, duality
 from lrdyn.theorems.theorem4.duality import DUALITY, EPSILON, LINEAR, OTHERS, RATE, ROOTS, SCALE
-from tests.oracles import assert_apart, assert_close, double
+from tests.oracles import Optimizer, assert_apart, assert_close, double, judged
 
 FLAGS = {"rows": 8, "cols": 6, "rank": 2}
 METHODS = (lr.RELORA_FROZEN, lr.GALORE)
+RATES = {"sgd": 0.1, "momentum": 0.03, "adam": RATE, "rmsprop": 0.01, "adagrad": 0.05}
 
 
 @functools.cache
@@ -48,36 +47,10 @@ def slope(case, theta):
     return total / len(outputs)
 
 
-def updates(rule, eps):
-    """Textbook update of one rule as a function of the gradient; it keeps its state."""
-    state = {"t": 0, "m": 0.0, "v": eps**2 if rule == "adagrad" else 0.0}
-
-    def update(g):
-        state["t"] += 1
-        t = state["t"]
-        if rule == "sgd":
-            return -0.1 * g
-        if rule == "momentum":
-            state["m"] = 0.9 * state["m"] + g
-            return -0.03 * state["m"]
-        if rule == "adam":
-            state["m"] = 0.9 * state["m"] + 0.1 * g
-            state["v"] = 0.999 * state["v"] + 0.001 * g * g
-            root = np.sqrt(state["v"] / (1 - 0.999**t))
-            return -RATE * state["m"] / (1 - 0.9**t) / (root + eps)
-        if rule == "rmsprop":
-            state["v"] = 0.9 * state["v"] + 0.1 * g * g
-            return -0.01 * g / np.sqrt(state["v"] + eps**2)
-        state["v"] = state["v"] + g * g
-        return -0.05 * g / np.sqrt(state["v"] + eps**2)
-
-    return update
-
-
 def projected(case, rule, alpha, eps):
     """theta <- theta + alpha S^T opt(S g)."""
     S, theta = double((case.matrix, case.start))
-    update, path = updates(rule, eps), [theta]
+    update, path = Optimizer(rule, RATES[rule], eps).update, [theta]
     for _ in range(case.steps[-1]):
         theta = theta + alpha * S.T @ update(S @ slope(case, theta))
         path.append(theta)
@@ -87,7 +60,7 @@ def projected(case, rule, alpha, eps):
 def adapter(case, rule, scale, eps):
     """theta_0 + s S^T Lambda, with the gradient in Lambda by the chain rule."""
     S, start = double((case.matrix, case.start))
-    held, update = np.zeros(len(S)), updates(rule, eps)
+    held, update = np.zeros(len(S)), Optimizer(rule, RATES[rule], eps).update
     path = [start]
     for _ in range(case.steps[-1]):
         held = held + update(scale * S @ slope(case, start + scale * S.T @ held))
@@ -95,7 +68,6 @@ def adapter(case, rule, scale, eps):
     return np.stack(path)[list(case.steps)]
 
 
-@pytest.mark.float32
 def test_both_sides_are_the_loops_in_numpy(dtype):
     case = case_of()
     predicted, measured = both_sides(case)
@@ -113,16 +85,11 @@ def test_both_sides_are_the_loops_in_numpy(dtype):
         close(found, projected(case, name, alpha, eps))
 
 
-@pytest.mark.float32
 def test_the_claims_hold_for_many_draws(dtype):
-    settings = {flag.name: flag.default("quick") for flag in THEOREM4.flags}
-    settings |= {name: (value,) for name, value in FLAGS.items()}
-    job = claims_job(THEOREM4, DUALITY, settings, range(40), "/", dtype)
-    (found,) = job.run().values()
-    for claim in DUALITY.claims:
-        leg = residuals(claim, DUALITY, found, dtype)
+    found, legs = judged(THEOREM4, DUALITY, FLAGS, range(40), dtype)
+    for name, leg in legs.items():
         assert leg.sizes["seed"] == 40
-        assert np.all(leg.residual <= leg.tolerance), claim.id
+        assert np.all(leg.residual <= leg.tolerance), name
     assert np.all(found["met_gradients_only"])
 
 

@@ -95,19 +95,16 @@ def test_spaced_singular_values(dtype):
 def test_truncated_gaussian_is_the_best_approximation(dtype):
     full = compiled.truncated_gaussian_target(KEY, (8, 6), 6)
     u, s, vt = np.linalg.svd(double(full))
-    assert_close(
-        compiled.truncated_gaussian_target(KEY, (8, 6), 2), (u[:, :2] * s[:2]) @ vt[:2], size=48
-    )
+    best = (u[:, :2] * s[:2]) @ vt[:2]
+    assert_close(compiled.truncated_gaussian_target(KEY, (8, 6), 2), best, size=48)
     assert_close(full, jax.random.normal(KEY, (8, 6)), size=48)
 
 
 ONE_LAYER = r"scales: got shape \(2,\), wanted one for each of 1 layers"
+VALUES = "singular_values: got 3, wanted at most 2"
 test_initialization_refuses = refuses(
     (lambda: compiled.layer_scales(1.0, 1.0, 1), "depth: got 1, wanted at least 2"),
     (lambda: compiled.orthogonal_layers(KEY, (4, 4), np.ones(2)), ONE_LAYER),
     (lambda: compiled.gaussian_layers(KEY, (4, 4), np.ones(2)), ONE_LAYER),
-    (
-        lambda: compiled.low_rank_target(KEY, (4, 2), np.ones(3)),
-        "singular_values: got 3, wanted at most 2",
-    ),
+    (lambda: compiled.low_rank_target(KEY, (4, 2), np.ones(3)), VALUES),
 )

@@ -144,9 +144,8 @@ def test_the_deterministic_equivalent_is_the_expected_loss(dtype):
     expected = sum(p * np.sum((Y - np.tensordot(R / mu, Z, 1)) ** 2) for R, p in pairs)
     assert_close(compiled.deterministic_equivalent(Y, Z, mean, covariance), expected, size=10)
     # Correlations matter: the diagonal alone is another number.
-    assert_apart(
-        compiled.deterministic_equivalent(Y, Z, mean, np.diag(np.diagonal(covariance))), expected
-    )
+    alone = np.diag(np.diagonal(covariance))
+    assert_apart(compiled.deterministic_equivalent(Y, Z, mean, alone), expected)
 
 
 def test_draws_have_the_moments_of_their_distribution(dtype):
@@ -190,7 +189,9 @@ def test_functions_of_masks_differentiate():
     assert_close(*both(Z), size=8)
 
 
-ONE, TWO = np.ones((1, 1)), np.ones((2, 1, 1))
+ONE, TWO, PAIR = np.ones((1, 1)), np.ones((2, 1, 1)), np.ones(2)
+COVARIANCE = r"covariance: got shape \(2, 1\), wanted \(2, 2\)"
+equivalent = compiled.deterministic_equivalent
 test_masks_refuse = oracles.refuses(
     (lambda: masking.bernoulli_masks(21, 0.5), r"size: got 21, wanted 1 to 20 \(2\^size masks\)"),
     (lambda: masking.bernoulli_masks(0, 0.5), "size: got 0, wanted 1 to 20"),
@@ -202,12 +203,6 @@ test_masks_refuse = oracles.refuses(
         r"probabilities: got shape \(2,\), wanted \(3,\)",
     ),
     (lambda: masking.monte_carlo(KEY, jnp.sum, draw, 1), "samples: got 1, wanted at least 2"),
-    (
-        lambda: compiled.deterministic_equivalent(ONE, TWO, np.ones(1), np.ones((2, 2))),
-        r"mean: got shape \(1,\), wanted \(2,\)",
-    ),
-    (
-        lambda: compiled.deterministic_equivalent(ONE, TWO, np.ones(2), np.ones((2, 1))),
-        r"covariance: got shape \(2, 1\), wanted \(2, 2\)",
-    ),
+    (lambda: equivalent(ONE, TWO, PAIR[:1], np.eye(2)), r"mean: got shape \(1,\), wanted \(2,\)"),
+    (lambda: equivalent(ONE, TWO, PAIR, np.ones((2, 1))), COVARIANCE),
 )

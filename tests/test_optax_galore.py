@@ -12,8 +12,7 @@ import optax
 import pytest
 
 import lrdyn as lr
-from lrdyn.engine.judging import residuals
-from lrdyn.engine.produce import claims_job, own_settings
+from lrdyn.engine.produce import own_settings
 from lrdyn.theorems.theorem4 import THEOREM4, optax_programs
 from lrdyn.theorems.theorem4 import optax_galore as og
 from tests import oracles
@@ -185,17 +184,12 @@ def test_the_decay_of_the_wrapper_is_decoupled():
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 def test_all_claims_hold_for_every_optimizer(optimizer, dtype):
     # Small steps, or the run's own response leaves float32 without two digits.
-    settings = {flag.name: flag.default("quick") for flag in THEOREM4.flags}
-    changed = SETTINGS | {"optimizer": optimizer, "learning_rate": 0.003}
-    settings |= {n: value if n == "steps" else (value,) for n, value in changed.items()}
-    found = {}
+    changed, found = SETTINGS | {"optimizer": optimizer, "learning_rate": 0.003}, {}
     for statement in (og.OPTAX, optax_programs.OPTAX_PROGRAMS):
-        job = claims_job(THEOREM4, statement, settings, (0,), statement.id, dtype, optimize=False)
-        found |= job.run()
-        for claim in statement.claims:
-            leg = residuals(claim, statement, found[statement.id], dtype)
+        found[statement.id], legs = oracles.judged(THEOREM4, statement, changed, dtype=dtype)
+        for name, leg in legs.items():
             assert leg.reason.values.item() == ""
-            assert leg.residual <= leg.tolerance, claim.id
+            assert leg.residual <= leg.tolerance, name
     assert found["optax"]["diverged_at"] == -1
     # It is the projected side and not chance: P and moments of a tall and of a wide layer.
     shapes = found["optax_programs"]["optax_shapes_measured"].squeeze()

@@ -42,7 +42,6 @@ def descend(start, sigma, decay, depth, rate):
     return w**depth
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("decay", DECAYS)
 def test_shrink_is_the_best_stationary_value(depth, decay, dtype):
@@ -107,7 +106,6 @@ def test_two_layers_and_no_decay_have_no_barrier():
 SHAPES = [(5, 5), (4, 7), (6, 3)]
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("shape", SHAPES)
 def test_without_decay_the_minimiser_is_the_best_approximation(shape, dtype):
     (Phi,) = normal(0, shape)
@@ -119,7 +117,6 @@ def test_without_decay_the_minimiser_is_the_best_approximation(shape, dtype):
         assert_close(compiled.minimum(values, rank, 0.0, 2), rest, size=max(shape), scale=scale)
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("decay", [0.1, 0.9, 2.0])
 def test_at_full_width_the_minimiser_meets_the_nuclear_norm_s_conditions(shape, decay, dtype):

@@ -68,7 +68,7 @@ def spectra_of(inner, bulk, dim):
     return jax.vmap(lambda w, b: subspace.reduced_spectra(jnp.stack(w), b, dim))(inner, bulk)
 
 
-compiled = oracles.Compiled(subspace)
+compiled = oracles.Compiled(subspace, oracles.fast)
 expand_all = oracles.fast(jax.vmap(lr.expand, (None, 0, 0)))
 losses_of = oracles.fast(jax.vmap(lr.factorization_loss, (0, None)))
 
@@ -106,7 +106,7 @@ def test_frame_leaves_the_intersection_of_the_null_spaces(case):
 def padded(kind):
     W, Phi, scales = problem(spread=2.0)
     if kind == "rank below r":
-        Phi = jnp.asarray(oracles.rotated(0, Phi.shape, [1.0]))
+        Phi = jnp.asarray(oracles.rotated(0, (9, 9), [1.0]))
     if kind == "the two spaces meet":
         W, Phi = tuple(scale * jnp.eye(9) for scale in scales), Phi @ Phi.T
     if kind == "they meet in a line":
@@ -310,7 +310,7 @@ def off_blocks(kind):
     if kind == "one layer not orthogonal":
         W = (W[0], W[1] * jnp.linspace(0.9, 1.1, 9)[:, None], W[2])
     if kind == "rank above r":
-        Phi = jnp.asarray(oracles.rotated(0, Phi.shape, [1.0, 0.75, 0.5]))
+        Phi = jnp.asarray(oracles.rotated(0, (9, 9), [1.0, 0.75, 0.5]))
     if kind == "masked":
         how["loss"] = masked_loss
     if kind == "Adam":

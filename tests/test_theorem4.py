@@ -37,7 +37,6 @@ def looked_at(case):
 # Problems --------------------------------------------------------------------------------------
 
 
-@pytest.mark.float32
 @pytest.mark.parametrize("problem", problems.PROBLEMS)
 def test_the_first_matrix_is_m_times_n_and_the_loss_of_size_one(problem, dtype):
     @oracles.fast
