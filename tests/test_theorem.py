@@ -18,6 +18,7 @@ import lrdyn as lr
 from lrdyn import cli
 from lrdyn.engine import files
 from lrdyn.engine.judging import ratio_of, residuals
+from lrdyn.engine.produce import evaluate_controls
 from lrdyn.theorem import Claim, Flag, Statement, Theorem, one_of, relative_response
 from tests.runs import python, started
 
@@ -387,6 +388,16 @@ def test_a_control_needs_its_claim(theorem, unchecked):
     stray = lr.Control("stray", "", "nowhere", predict=lambda x: {})
     with pytest.raises(ValueError, match="control 'stray': got claim 'nowhere', wanted one of"):
         changed(theorem, controls=(stray,))
+
+
+def test_what_a_control_has_wrong_stays_with_it():
+    wrong = lr.Control("p", "5 x", "a", predict=lambda x: {"a": 5 * x})
+    after = lr.Control("m", "the same", "a", measure=lambda x: {"a": x})
+    sides = (lambda key: jnp.ones(())), (lambda x: {"a": 3 * x}), (lambda x: {"a": 2 * x})
+    statement = Statement("s", *sides, (Claim("a", "3 x"),), (wrong, after))
+    found = evaluate_controls(statement, {}, statement.controls)(0)
+    assert (found["p.a_predicted"], found["p.a_measured"]) == (5, 2)
+    assert (found["m.a_predicted"], found["m.a_measured"]) == (3, 1)
 
 
 def test_ids_are_unique(theorem, unchecked):
