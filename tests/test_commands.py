@@ -57,8 +57,20 @@ def command(tmp_path, monkeypatch, unchecked, capsys):
     jax.config.update("jax_enable_x64", True)
 
 
+@pytest.fixture
+def my_theorem(tmp_path):
+    """A theorem in a file of its own."""
+    (tmp_path / "my_theorem.py").write_text(MY_THEOREM)
+    return runpy.run_path(str(tmp_path / "my_theorem.py"))["THEOREM"]
+
+
 def tree(folder):
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def verdict_of(folder):
+    (path,) = folder.rglob("verdict.json")
+    return json.loads(path.read_text())
 
 
 def results_of(folder):
@@ -96,21 +108,19 @@ def test_a_command_ends_with_its_verdict(ran):
     assert {claim["id"] for claim in ran.verdict["claims"]} <= set(shown)
 
 
-KINDS = {"exact", "identity", "bound", "limit", "rate", "statistical", "control"}
-
-
 def test_a_verdict_follows_the_schema(ran):
     assert set(ran.verdict) == {
         "schema", "name", "holds", "config", "claims", "results_sha256", "judged_by",
         "environment",
     }  # fmt: skip
     assert ran.verdict["holds"] is True
+    kinds = {"exact", "identity", "bound", "limit", "rate", "statistical", "control"}
     wanted = {"id", "kind", "statement", "hypotheses_met", "residual", "tolerance", "holds"}
     for claim in ran.verdict["claims"]:
         assert set(claim) >= wanted | {"cases", "worst_case"}
         for counts in claim["judged"].values():
             assert counts["drawn"] == counts["judged"] + sum(counts["left_out"].values())
-        assert claim["kind"] in KINDS
+        assert claim["kind"] in kinds
         assert all(isinstance(claim[name], float) for name in ("residual", "tolerance"))
         assert all(isinstance(claim[name], bool) for name in ("holds", "hypotheses_met"))
         assert isinstance(claim["cases"], int)
@@ -157,8 +167,7 @@ def test_results_hold_the_arrays_of_the_contract(deep, group):
 
 def test_float32_alone(command, tmp_path):
     status, _, _ = command(main_claims(THEOREM2), *TINY, "--dtype", "float32")
-    (path,) = tmp_path.rglob("verdict.json")
-    verdict = json.loads(path.read_text())
+    verdict = verdict_of(tmp_path)
     assert (status, verdict["environment"]["dtype"]) == (0, "float32")
     assert all(0 < claim["residual"] <= claim["tolerance"] < 1e-4 for claim in verdict["claims"])
     assert results_of(tmp_path)["rho_measured"].dtype == np.float32
@@ -182,9 +191,7 @@ def test_a_target_of_low_rank(command, tmp_path):
     largest = np.linalg.norm(matrix(2), 2)
     assert (results["dim"].values.tolist(), results["rank"].values.tolist()) == ([8], [2])
     assert results["learning_rate"].values * largest**2 == pytest.approx(0.1)
-    (path,) = tmp_path.rglob("verdict.json")
-    config = json.loads(path.read_text())["config"]
-    assert config["target"]["shape"] == [8, 8]
+    assert verdict_of(tmp_path)["config"]["target"]["shape"] == [8, 8]
 
 
 HALF = io.BytesIO()
@@ -344,8 +351,7 @@ def test_a_diverging_step_size_does_not_poison_its_neighbours(command, tmp_path)
     assert status == 0
     assert line.startswith("factorization: diverged at step 2: seed=0 dim=8")
     assert "learning_rate=50" in line
-    (path,) = tmp_path.rglob("verdict.json")
-    for claim in json.loads(path.read_text())["claims"]:
+    for claim in verdict_of(tmp_path)["claims"]:
         assert (claim["holds"], claim["cases"], claim["cases_total"]) == (True, 1, 2)
         assert claim["worst_case"]["learning_rate"] == 0.1
     results = results_of(tmp_path)
@@ -403,21 +409,17 @@ def test_bad_input_of_the_last_stops_all_of_them(command, capsys, tmp_path, monk
         raise ValueError("--rank: got 1, wanted something else")
 
     register(monkeypatch, THEOREM2, picky)
-    status, out, err = experiments(capsys, "all", "--jobs", "1", *TINY)
-    assert (status, out) == (2, "")
-    assert err == "experiments: error: --rank: got 1, wanted something else\n"
+    err = "experiments: error: --rank: got 1, wanted something else\n"
+    assert experiments(capsys, "all", "--jobs", "1", *TINY) == (2, "", err)
     assert tree(tmp_path) == {}
 
 
-def test_all_of_them_in_one_table(command, capsys, tmp_path, monkeypatch):
-    (tmp_path / "my_theorem.py").write_text(MY_THEOREM)
-    true = runpy.run_path("my_theorem.py")["THEOREM"]
-    (statement,) = true.statements
+def test_all_of_them_in_one_table(command, my_theorem, capsys, tmp_path, monkeypatch):
+    (statement,) = my_theorem.statements
     tame = dataclasses.replace(statement.controls[1], predict=statement.predict)
-    false = dataclasses.replace(
-        true, name="false", statements=(dataclasses.replace(statement, controls=(tame,)),)
-    )
-    register(monkeypatch, true, false)
+    untested = dataclasses.replace(statement, controls=(tame,))
+    false = dataclasses.replace(my_theorem, name="false", statements=(untested,))
+    register(monkeypatch, my_theorem, false)
     status, out, _ = experiments(capsys, "all", "--jobs", "1", "--dim", "2", "--dtype", "float32")
     assert status == 1
     heading, good, bad, fault, _, last = out.splitlines()
@@ -427,9 +429,9 @@ def test_all_of_them_in_one_table(command, capsys, tmp_path, monkeypatch):
     for line, name, controls, word in (
         (good, "my_theorem", f"{count}/{count}", "holds"), (bad, "false", "0/1", "IS FALSE")
     ):  # fmt: skip
-        (path,) = tmp_path.glob(f"results/{name}/*/verdict.json")
-        assert line.endswith(f"{controls:8}  {word:8}  {path.parent.relative_to(tmp_path)}")
-        entries = [c for c in json.loads(path.read_text())["claims"] if c["kind"] != "control"]
+        (folder,) = tmp_path.glob(f"results/{name}/*")
+        assert line.endswith(f"{controls:8}  {word:8}  {folder.relative_to(tmp_path)}")
+        entries = [c for c in verdict_of(folder)["claims"] if c["kind"] != "control"]
         nearest = max(entries, key=lambda c: c["residual"] / c["tolerance"])
         ratio = nearest["residual"] / nearest["tolerance"]
         shown = [name, f"{len(entries)}/{len(entries)}", str(entries[0]["cases_total"])]
@@ -440,9 +442,8 @@ def test_all_of_them_in_one_table(command, capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5"])
 def test_bad_jobs(jobs, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, out, err = experiments(capsys, "all", "--jobs", jobs)
-    assert (status, out) == (2, "")
-    assert err == f"experiments: error: --jobs: got {jobs!r}, wanted an integer >= 1\n"
+    err = f"experiments: error: --jobs: got {jobs!r}, wanted an integer >= 1\n"
+    assert experiments(capsys, "all", "--jobs", jobs) == (2, "", err)
     assert tree(tmp_path) == {}
 
 
@@ -456,10 +457,10 @@ def test_a_fault_in_another_process_is_one_line(tmp_path):
 
 
 def test_ctrl_c(tmp_path):
-    environment = os.environ | {"LRDYN_CACHE": ""}
+    words = ["-m", "experiments", "all", *TINY, "--out", str(tmp_path / "out")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments", "all", *TINY, "--out", tmp_path / "out"],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, *words], cwd=ROOT, env=os.environ | {"LRDYN_CACHE": ""},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         while not (tmp_path / "out").exists():
@@ -470,10 +471,8 @@ def test_ctrl_c(tmp_path):
     finally:
         process.kill()
     assert (process.returncode, out) == (130, "")
-    words = shlex.join(["-m", "experiments", "all", *TINY, "--out", str(tmp_path / "out")])
-    assert err.splitlines()[-1] == (
-        f"experiments: error: interrupted; finished parts are kept, to continue: python {words}"
-    )
+    message = "experiments: error: interrupted; finished parts are kept, to continue: python "
+    assert err.splitlines()[-1] == message + shlex.join(words)
     assert "Traceback" not in err
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".npz"}
@@ -492,14 +491,12 @@ def test_another_error_during_the_imports_is_shown():
     assert "ZeroDivisionError" in python("-c", "import experiments; 1 / 0").stderr
 
 
-def test_a_full_disk_is_a_fault_of_the_machine(command, tmp_path, monkeypatch):
+def test_a_full_disk_is_a_fault_of_the_machine(command, my_theorem, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "results.nc")
 
-    (tmp_path / "my_theorem.py").write_text(MY_THEOREM)
-    theorem = runpy.run_path("my_theorem.py")["THEOREM"]
     monkeypatch.setattr(files, "write_netcdf", full)
-    status, _, err = command(theorem, "--dim", "2", "--dtype", "float32")
+    status, _, err = command(my_theorem, "--dim", "2", "--dtype", "float32")
     assert status == 3
     message = "results.nc: No space left on device; finished parts are kept"
     assert err.splitlines()[-1] == f"my_theorem: error: {message}"

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import lrdyn
 from docs.refresh import INTRODUCTION, written
 from lrdyn import cli, pool
 from lrdyn.theorems import theorems
@@ -16,11 +17,17 @@ from tests.runs import ROOT, finished, python
 EXAMPLES = ROOT / "docs" / "examples"
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
 TINY = ["--dim", "4", "--depth", "2", "--steps", "20", "--seeds", "1"]
-HEADINGS = r"^#+ (.*)$"
 
 
 def fenced(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.M | re.S)
+
+
+def printed_by(*words, **how):
+    """What Python prints when it ends well."""
+    done = python(*words, **how)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def written_by(folder, name):
@@ -30,8 +37,7 @@ def written_by(folder, name):
 
 
 def test_the_true_conjecture_holds(tmp_path):
-    done = python(EXAMPLES / "balance.py", *TINY, "--perturb", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    printed_by(EXAMPLES / "balance.py", *TINY, "--perturb", cwd=tmp_path)
     names = {"verdict.json", "results.nc", "verdict.png", "perturb.png"}
     assert written_by(tmp_path, "balance") >= names
 
@@ -41,34 +47,28 @@ def test_the_false_conjecture_is_caught_by_float64_alone(tmp_path):
     assert done.returncode == 1, done.stdout + done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("balance ")]
     assert "does not scale with epsilon" in line
-    single = python(EXAMPLES / "balance_false.py", *TINY, "--dtype", "float32", cwd=tmp_path)
-    assert single.returncode == 0, single.stdout + single.stderr
+    printed_by(EXAMPLES / "balance_false.py", *TINY, "--dtype", "float32", cwd=tmp_path)
 
 
 def test_the_slogans_example_runs(tmp_path):
-    done = python(EXAMPLES / "slogans.py", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines()[:1]:
-        assert line.endswith("30 of 30")
+    first, *_ = printed_by(EXAMPLES / "slogans.py", cwd=tmp_path).splitlines()
+    assert first.endswith("30 of 30")
 
 
 def test_the_code_of_the_readme_runs(tmp_path):
     blocks = fenced(ROOT / "README.md", "python")
     assert blocks
     for block in blocks:
-        done = python("-", cwd=tmp_path, source=block)
-        assert done.returncode == 0, done.stderr
-        printed = done.stdout.strip().rpartition(":")
-        assert printed[0] in (ROOT / "README.md").read_text()
-        assert float(printed[2]) < 1e-12
+        words, _, number = printed_by("-", cwd=tmp_path, source=block).strip().rpartition(":")
+        assert words in (ROOT / "README.md").read_text()
+        assert float(number) < 1e-12
 
 
 def test_the_code_on_sweeps_runs(tmp_path):
     page = ROOT / "docs" / "sweeps.md"
     (block,) = fenced(page, "python")
-    done = python("-", cwd=tmp_path, source=block)
-    assert done.returncode == 0, done.stderr
-    assert f"```\n\n```\n{done.stdout}```\n" in page.read_text()
+    shown = printed_by("-", cwd=tmp_path, source=block)
+    assert f"```\n\n```\n{shown}```\n" in page.read_text()
 
 
 def test_the_tutorial_quotes_its_examples():
@@ -93,24 +93,21 @@ def test_commands_exist():
     assert set(re.findall(r"(?:`|\$ |\d )make ([a-z]+)", text)) <= targets
     for script in re.findall(r"docs/examples/\w+\.py", text):
         assert (ROOT / script).exists(), script
-    figures = set(re.findall(r"\bfig\d\d\b", text))
-    for figure in figures:
+    for figure in set(re.findall(r"\bfig\d\d\b", text)):
         assert list((ROOT / "paper_figs").glob(f"{figure}_*.py")), figure
 
 
 def test_flags_exist(capsys):
-    known = set()
+    def flags(text):
+        return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
+
     for theorem in theorems():
         assert cli.main(theorem, ["--help"]) == 0
-        known |= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
     assert cli.run("all", lambda: pool.main(["all", "--help"])) == 0
-    known |= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
-    mentioned = set()
-    for page in PAGES:
-        mentioned |= set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page.read_text()))
-    assert mentioned - known <= {"--flag"}
+    known = flags(capsys.readouterr().out)
+    assert flags("\n".join(page.read_text() for page in PAGES)) - known <= {"--flag"}
     section = (ROOT / "README.md").read_text().partition("## Run one theorem")[2]
-    assert known - {"--help"} <= set(re.findall(r"--[a-z][a-z0-9-]*", section))
+    assert known - {"--help"} <= flags(section)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -122,7 +119,7 @@ def test_links_lead_somewhere(page):
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), target
         if anchor:
-            titles = re.findall(HEADINGS, file.read_text(), re.M)
+            titles = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
             slugs = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
             assert anchor in slugs, target
 
@@ -169,23 +166,18 @@ def test_a_referee_without_the_library(tmp_path_factory):
     script = EXAMPLES / "referee.py"
     assert len(script.read_text().splitlines()) <= 60
     assert "lrdyn" not in script.read_text().replace("without lrdyn", "")
-    done = python(script, folders[0].parents[1], cwd=base)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = printed_by(script, folders[0].parents[1], cwd=base).splitlines()
     assert [line.split()[0] for line in lines] == [theorem.name for theorem in theorems()]
     assert all(line.endswith("as the verdict says") for line in lines)
 
 
 def test_an_experiment_without_a_claim_runs(tmp_path):
     small = ["--dim", "4", "--depth", "2", "--init-scale", "0.1", "--steps", "20", "--seeds", "1"]
-    done = python(EXAMPLES / "saddle.py", *small, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    printed_by(EXAMPLES / "saddle.py", *small, cwd=tmp_path)
     assert written_by(tmp_path, "saddle") == {"verdict.json", "results.nc", "loss.png", "loss.pdf"}
 
 
 def test_exported_names_in_the_documents_exist():
-    import lrdyn
-
     for page in PAGES:
         for name in re.findall(r"\blrdyn\.([a-z_]+)(?:\.([a-z_]+))?", page.read_text()):
             first, second = name
@@ -228,8 +220,6 @@ def test_imports_go_one_way():
 
 
 def test_no_name_hides_a_module():
-    import lrdyn
-
     for module in pkgutil.walk_packages(lrdyn.__path__, "lrdyn."):
         importlib.import_module(module.name)
         package, _, name = module.name.rpartition(".")

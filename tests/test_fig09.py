@@ -59,12 +59,8 @@ class Loop:
         m, n, N = (SMALL[name] for name in ("rows", "columns", "examples"))
         key = jax.random.key(SETTINGS["seed"])
         W, loss = fig09_galore_relora.problem(key, m, n, N, "float64")
-        inputs, target, _, noise = (
-            np.asarray(jax.random.normal(one, shape))
-            for one, shape in zip(
-                jax.random.split(key, 4), [(n, N), (m, n), (), (m, N)], strict=True
-            )
-        )
+        keys, shapes = jax.random.split(key, 4), ((n, N), (m, n), (), (m, N))
+        inputs, target, _, noise = map(np.asarray, map(jax.random.normal, keys, shapes))
         self.start = np.array(W)
         self.X = np.linspace(1.0, 0.2, n)[:, None] * inputs
         self.Y = np.tanh(2 * target / np.sqrt(n) @ self.X) + 0.1 * noise
@@ -82,28 +78,18 @@ class Loop:
         return P * np.sign([column[np.argmax(abs(column))] for column in P.T])
 
     def galore(self, kind, policy):
-        W, losses, count = self.start.copy(), [], 0
-        P = np.zeros((len(W), SMALL["rank"]))
-        first = second = np.zeros((SMALL["rank"], W.shape[1]))
+        W, losses, P = self.start.copy(), [], None
+        rule = oracles.Optimizer(kind, RATES[kind])
         for t in range(SMALL["steps"]):
             if t % SMALL["every"] == 0:
                 losses.append(self.loss(W))
             if t % SMALL["period"] == 0:
                 old, P = P, self.projector(W)
-                if t and policy == "reset":
-                    first, second, count = 0 * first, 0 * second, 0
+                if policy == "reset":
+                    rule = oracles.Optimizer(kind, RATES[kind])
                 if t and policy == "transport":
-                    first = P.T @ (old @ first)
-            R = P.T @ self.gradient(W)
-            count += 1
-            if kind == "momentum":
-                first = 0.9 * first + R
-                U = -RATES["momentum"] * first
-            else:
-                first, second = 0.9 * first + 0.1 * R, 0.999 * second + 0.001 * R * R
-                root = np.sqrt(second / (1 - 0.999**count)) + 1e-8
-                U = -RATES["adam"] * first / (1 - 0.9**count) / root
-            W = W + P @ U
+                    rule.first = P.T @ (old @ rule.first)
+            W = W + P @ rule.update(P.T @ self.gradient(W))
         return np.array([*losses, self.loss(W)])
 
     def relora(self, *, both):
@@ -157,9 +143,7 @@ def test_figure_9_memory_is_the_least_and_what_table_1_names(found):
 @pytest.fixture(scope="module")
 def baseline():
     """Committed numbers."""
-    loaded = rendering.load(BASELINES / "fig09.nc")
-    assert loaded is not None
-    return loaded
+    return rendering.load(BASELINES / "fig09.nc")
 
 
 def test_figure_9_draws_every_number(baseline):

@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -24,7 +25,7 @@ from lrdyn.drawing.exhibits import one_seed
 from lrdyn.drawing.rendering import render
 from lrdyn.engine import files, results, runs
 from lrdyn.engine.judging import residual_of, worst_ratio
-from lrdyn.engine.produce import produce, unoptimized
+from lrdyn.engine.produce import produce
 from lrdyn.theorem import Outcome
 from lrdyn.theorems.theorem2 import THEOREM2
 from paper_figs import (
@@ -104,7 +105,9 @@ OTHER_WORDS: dict[str, Any] = {
 PLAIN = exhibits.Exhibit(**PARTS)
 """The toy figure without its picture, which takes longest."""
 TOY = exhibits.Figure(**PARTS, draw=draw_lines)
+(RUN,) = PLAIN.sources(**PLAIN.presets["quick"]).values()
 ABSENT = dataclasses.replace(TOY, name="absent", needs={"nosuch_package": "pip install nosuch"})
+NOSUCH = "the package nosuch_package (pip install nosuch)"
 ROWS = exhibits.Table(
     **PARTS | OTHER_WORDS,
     tabulate=lambda d: tables.Grid(("part", "$t$", "$n_1$"), {"all": [["end", int(d.steps[-1])]]}),
@@ -201,8 +204,7 @@ def test_saved_numbers_are_used_until_settings_differ(tmp_path):
 
 def test_a_figure_draws_results_that_are_there(tmp_path):
     """Those that the command of the experiment left, and those of another figure or preset."""
-    (run,) = PLAIN.sources(**PLAIN.presets["quick"]).values()
-    folder = runs.carry_out(run, tmp_path)[1]
+    folder = runs.carry_out(RUN, tmp_path)[1]
     begin = len(CALLS)
     first = render(PLAIN, tmp_path)
     assert (first.computed, first.ran, len(CALLS)) == (True, (), begin)
@@ -218,8 +220,7 @@ def test_a_figure_draws_results_that_are_there(tmp_path):
 
 def test_the_record_of_numbers_is_that_of_results(tmp_path):
     dataset = render(PLAIN, tmp_path).dataset
-    (run,) = PLAIN.sources(**PLAIN.presets["quick"]).values()
-    root = results.read(run.folder(tmp_path) / results.NAME)["/"]
+    root = results.read(RUN.folder(tmp_path) / results.NAME)["/"]
     assert dataset.attrs["environment"] == root.attrs["environment"]
     assert json.loads(dataset.environment) == results.environment("float64")
     assert json.loads(dataset.settings) == PLAIN.presets["quick"]
@@ -243,15 +244,17 @@ def test_a_changed_figure_reads_its_results_again(tmp_path):
     assert (other.computed, other.ran) == (True, ())
 
 
-@pytest.mark.parametrize("part", ["end", "middle"])
-def test_damaged_results_are_named_set_aside_and_run_again(tmp_path, lines, part):
+def flipped(content):
+    """With one bit in the middle turned."""
+    half = len(content) // 2
+    return content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], flipped])
+def test_damaged_results_are_named_set_aside_and_run_again(tmp_path, lines, damage):
     folder = tmp_path / json.loads(render(PLAIN, tmp_path).dataset.sources)["counted"]
     path = folder / results.NAME
-    content = bytearray(path.read_bytes())
-    if part == "end":
-        content = content[:-100]
-    else:
-        content[len(content) // 2] ^= 1
+    content = damage(path.read_bytes())
     path.write_bytes(content)
     assert not render(PLAIN, tmp_path, report=lines.append).ran  # its numbers are there
     (tmp_path / "figures" / "toy.nc").unlink()
@@ -263,15 +266,14 @@ def test_damaged_results_are_named_set_aside_and_run_again(tmp_path, lines, part
 
 
 def test_results_that_another_run_writes_are_not_set_aside(tmp_path):
-    (run,) = PLAIN.sources(**PLAIN.presets["quick"]).values()
-    path = runs.carry_out(run, tmp_path)[1] / results.NAME
-    assert runs.saved(run, tmp_path) is not None
+    path = runs.carry_out(RUN, tmp_path)[1] / results.NAME
+    assert runs.saved(RUN, tmp_path) is not None
     path.write_bytes(b"new, its verdict is not there yet")
     with files.locked(path.parent):
-        assert runs.saved(run, tmp_path) is None
+        assert runs.saved(RUN, tmp_path) is None
     assert path.exists()
     with pytest.warns(UserWarning, match="damaged"):
-        assert runs.saved(run, tmp_path) is None
+        assert runs.saved(RUN, tmp_path) is None
     assert not path.exists()
 
 
@@ -283,8 +285,8 @@ def test_damaged_numbers_are_named_set_aside_and_computed_again(tmp_path, lines,
     broken = damage(path.read_bytes())
     path.write_bytes(broken)
     assert render(PLAIN, tmp_path, report=lines.append).computed
-    assert len(lines) == 1
-    assert str(path) in lines[0]
+    (line,) = lines
+    assert str(path) in line
     assert path.with_name("toy.nc.damaged").read_bytes() == broken
     assert not render(PLAIN, tmp_path).computed
 
@@ -366,19 +368,20 @@ def test_check_computes_what_is_missing_and_keeps_other_presets(tmp_path):
 
 
 def test_check_without_a_baseline_fails_and_a_damaged_one_stays(tmp_path, lines):
-    path = tmp_path / "toy.nc"
-    assert not baselines.check(PLAIN, tmp_path / "out", tmp_path, report=lines.append)
+    path, check = tmp_path / "toy.nc", partial(baselines.check, PLAIN, tmp_path / "out", tmp_path)
+    assert not check(report=lines.append)
     path.write_bytes(b"")
-    assert not baselines.check(PLAIN, tmp_path / "out", tmp_path, report=lines.append)
-    assert "no baseline" in lines[0]
-    assert lines[1:] == [f"toy: no baseline, {path}: damaged (OSError)"]
+    assert not check(report=lines.append)
+    absent, damaged = lines
+    assert "no baseline" in absent
+    assert damaged == f"toy: no baseline, {path}: damaged (OSError)"
     assert path.exists()
 
 
 def test_all_figures_are_drawn_but_those_that_lack_something(tmp_path, capsys):
     assert figures.main([ABSENT, TOY], tmp_path, ["--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "absent: left out, it needs the package nosuch_package (pip install nosuch)" in out
+    assert f"absent: left out, it needs {NOSUCH}" in out
     assert (tmp_path / "figures/toy.pdf").exists()
     assert not (tmp_path / "figures/absent.pdf").exists()
 
@@ -388,10 +391,7 @@ def test_all_figures_are_drawn_but_those_that_lack_something(tmp_path, capsys):
     [
         ("nosuch", "figure: got 'nosuch', wanted one of toy, absent"),
         ("check nosuch", "figure: got 'nosuch', wanted one of toy, absent"),
-        (
-            "toy absent",
-            "figure: got 'absent', wanted the package nosuch_package (pip install nosuch) for it",
-        ),
+        ("toy absent", f"figure: got 'absent', wanted {NOSUCH} for it"),
         ("--preset slow", "--preset: got 'slow', wanted one of quick, paper"),
         ("--nosuch", "--nosuch: got an unknown argument, wanted one of those in --help"),
         ("--out file", "--out: got 'file', where 'file' is a file, wanted a folder"),
@@ -507,18 +507,16 @@ def artificial_evolution():
 def test_vectors_are_followed_through_a_crossing():
     t = np.linspace(-1, 1, 11)
     turn = np.array([[[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]] for a in 0.1 * t])
-    matrices = (
-        turn @ np.stack([np.diag([2 + x, 2 - x]) for x in t + 1e-3]) @ np.swapaxes(turn, 1, 2)
-    )
-    vectors = np.swapaxes(np.linalg.svd(matrices)[2], 1, 2)  # sorted: swaps in the middle
+    values = np.stack([np.diag([2 + x, 2 - x]) for x in t + 1e-3])
+    # Sorted by value: they swap in the middle.
+    vectors = np.linalg.svd(turn @ values @ turn.mT)[2].mT
     chosen = tracking.follow(vectors, turn[0])
     assert set(map(tuple, chosen.tolist())) == {(0, 1), (1, 0)}
-    followed = np.stack([v[:, c] for v, c in zip(vectors[1:], chosen, strict=True)])
+    followed = np.take_along_axis(vectors[1:], chosen[:, None], axis=2)
+    found = tracking.vector_angles(followed, turn[0])
     expected = np.degrees(0.1 * (t[1:] - t[0]))
     slack = 180 * tolerance("identity", t.dtype, size=2) / np.min(np.abs(t + 1e-3))
-    np.testing.assert_allclose(
-        tracking.vector_angles(followed, turn[0]), np.stack([expected] * 2, 1), atol=slack
-    )
+    np.testing.assert_allclose(found, np.stack([expected] * 2, 1), atol=slack)
 
 
 @pytest.mark.parametrize("angle", [1e-12, 1e-6, 0.5, np.pi / 2 - 1e-12])
@@ -527,11 +525,8 @@ def test_angles_keep_their_digits_at_both_ends(angle, sign):
     vector = sign * np.array([np.cos(angle), np.sin(angle)])[None, :, None]
     axis, other = np.eye(2)[:, :1], np.eye(2)[:, 1:]
     slack = tolerance("identity", vector.dtype, size=2) * 90
-    for found in (
-        tracking.vector_angles(vector, axis),
-        tracking.subspace_angles(vector, axis, other),
-    ):
-        np.testing.assert_allclose(found, np.degrees(angle), rtol=0, atol=slack)
+    found = [tracking.vector_angles(vector, axis), tracking.subspace_angles(vector, axis, other)]
+    chex.assert_trees_all_close(found, [np.degrees([[angle]])] * 2, rtol=0, atol=slack)
 
 
 # --- the plotted numbers -----------------------------------------------------------------------
@@ -543,53 +538,50 @@ def evolution():
     return numbers_of(fig03_svd_evolution.FIGURE, fig03_svd_evolution.PRESET)
 
 
-def evolution_tolerance(dataset):
-    return tolerance(
-        "identity", "float64", steps=dataset.sizes["step"], size=dataset.sizes["index"]
-    )
+@pytest.fixture
+def slack(evolution):
+    sizes = evolution.sizes
+    return tolerance("identity", "float64", steps=sizes["step"], size=sizes["index"])
 
 
-def test_figure_3_singular_values_are_predicted(evolution):
+def test_figure_3_singular_values_are_predicted(evolution, slack):
     found, expected = evolution.sigma_measured, evolution.sigma_predicted
-    np.testing.assert_allclose(found, expected, rtol=0, atol=evolution_tolerance(evolution))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=slack)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_figure_3_angles_are_predicted(evolution, side):
+def test_figure_3_angles_are_predicted(evolution, side, slack):
     # A singular vector is as well determined as its value is apart from the others.
     values = np.sort(evolution.sigma_predicted.values[:, evolution.moves.values == 1], axis=1)
     gap = np.min(np.diff(values, axis=1), axis=1)
     gap[0] = 1.0  # no vectors at t = 0: angles are 0 by definition
-    slack = np.degrees(evolution_tolerance(evolution) / gap)[:, None]
     difference = np.abs(evolution[f"{side}_measured"] - evolution[f"{side}_predicted"]).values
-    assert np.all(difference <= slack)
+    assert np.all(difference <= np.degrees(slack / gap)[:, None])
 
 
-def test_figure_3_shows_six_moving_directions_and_an_equal_decaying_bulk(evolution):
+def test_figure_3_shows_six_moving_directions_and_an_equal_decaying_bulk(evolution, slack):
     moves = evolution.moves.values == 1
     assert np.flatnonzero(moves).tolist() == [0, 1, 2, 27, 28, 29]
     for side in ("right_measured", "left_measured"):
         angles = evolution[side].values[-1]
         assert np.all(angles[moves] > 1)
-        assert np.all(angles[~moves] <= np.degrees(CLEARLY * evolution_tolerance(evolution)))
+        assert np.all(angles[~moves] <= np.degrees(CLEARLY * slack))
     bulk = evolution.sigma_measured.values[:, ~moves]
-    assert np.ptp(bulk, axis=1).max() <= evolution_tolerance(evolution)
+    assert np.ptp(bulk, axis=1).max() <= slack
     assert np.all(np.diff(bulk[:, 0]) < 0)
     assert round(float(bulk[-1, 0]), 3) == 0.951
 
 
-def test_figure_3_is_what_a_numpy_loop_gives(evolution):
-    settings = fig03_svd_evolution.PRESET
-    flags = {name: value for name, value in settings.items() if name != "seed"}
-    start = partial(fig03_svd_evolution.start, **flags)
-    begin = jax.jit(lambda key: start(key)[:2], compiler_options=unoptimized())
-    (W1, W2, W3), Phi = jax.tree.map(np.array, begin(jax.random.key(settings["seed"])))
-    for _ in range(settings["steps"]):
-        E = (W3 @ W2 @ W1 - Phi) / Phi.size
-        W1, W2, W3 = W1 - (W3 @ W2).T @ E, W2 - W3.T @ E @ W1.T, W3 - E @ (W2 @ W1).T
-    expected = np.linalg.svd(W1, compute_uv=False)
+def test_figure_3_is_what_a_numpy_loop_gives(evolution, slack):
+    flags = dict(fig03_svd_evolution.PRESET)
+    seed, end = flags.pop("seed"), flags["steps"]
+    begin = oracles.fast(lambda key: fig03_svd_evolution.start(key, **flags)[:2])
+    weights, Phi = begin(jax.random.key(seed))
+    slope = oracles.mean_slope(np.asarray(Phi))
+    W1 = oracles.descend(weights, slope, 1.0, [0.0] * 3, [end])[0][-1]
     found = np.sort(evolution.sigma_measured.values[-1])[::-1]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=evolution_tolerance(evolution))
+    expected = np.linalg.svd(W1, compute_uv=False)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=slack)
 
 
 @pytest.fixture(scope="module")
@@ -599,21 +591,15 @@ def compression():
     return numbers_of(fig06_compression.FIGURE, fig06_compression.QUICK | small)
 
 
-def test_figure_6_error_is_the_identity_and_below_the_bound(compression):
+def test_figure_6_errors_and_losses_are_those_of_the_identities(compression):
+    """The error is below its bound, and the losses differ by half its square."""
     slack = tolerance("identity", "float64", steps=40, size=12)
     measured, bound = compression.error_measured, compression.error_bound
     assert float(np.max(np.abs(measured - compression.error_predicted) / bound)) <= slack
     assert bool(np.all(measured <= bound * (1 + slack)))
-
-
-def test_figure_6_losses_differ_by_half_the_squared_error(compression):
-    slack = tolerance("identity", "float64", steps=40, size=12)
-    found, error = compression.loss_full, compression.error_measured.isel(compressed_rank=0)
+    found, error = compression.loss_full, measured.isel(compressed_rank=0)
     for expected in (compression.loss_predicted, compression.loss_compressed + error**2 / 2):
         assert float(np.max(np.abs(found - expected) / found.max("step"))) <= slack
-
-
-def test_figure_6_times_are_positive(compression):
     assert bool((compression[["time_full", "time_reduced"]].to_array() > 0).all())
 
 
@@ -648,14 +634,12 @@ def test_figure_1_whitened_update_has_rank_2k_and_raw_one_has_not():
 
 
 def test_figure_1_pads_runs_of_different_widths():
-    found = {
-        name: xr.Dataset(
-            {"singular_value": (("step", "index"), np.ones((3, width))), "accuracy": 0.5},
-            {"step": np.arange(3)},
-        )
-        for name, width in (("dln", 30), ("dln_whitened", 25))
-    }
-    dataset = fig01_weight_updates.collect(found, 3)
+    def found(width):
+        values = (("step", "index"), np.ones((3, width)))
+        return xr.Dataset({"singular_value": values, "accuracy": 0.5}, {"step": np.arange(3)})
+
+    both = {"dln": found(30), "dln_whitened": found(25)}
+    dataset = fig01_weight_updates.collect(both, 3)
     assert dataset.singular_value.shape == (2, 30, 3)
     assert int(np.isnan(dataset.singular_value.values).sum()) == 5 * 3
 
@@ -680,37 +664,33 @@ def test_reduced_sweep_equals_full_runs_in_numpy(reduced):
     found, eta = reach.reduced_curves(reduced, TINY_REDUCED), TINY_REDUCED["learning_rate"]
     times = np.unique(np.rint(np.geomspace(1, 3000, 400)).astype(int))
     for depth in (2, 3):
-        weights_key, target_key = jax.random.split(jax.random.key(1))
-        Phi = lrdyn.low_rank_target(target_key, (8, 8), lrdyn.spaced_singular_values(2))
-        ones = jnp.ones(depth)
-        begin = lrdyn.orthogonal_layers(weights_key, (8,) * (depth + 1), ones)
-        frame = lrdyn.frame(begin, Phi, 2)
+        begin, target, _ = oracles.problem(1, dim=8, rank=2, depth=depth, scale=1.0)
+        frame, Phi = lrdyn.frame(begin, target, 2), np.asarray(target)
         U, V = np.asarray(frame.left[-1, :, :4]), np.asarray(frame.right[0, :, :4])
         for eps in (0.2, 0.9):
             layers = [eps * np.asarray(W) for W in begin]
-            slope, decays = oracles.sum_slope(np.asarray(Phi)), [0.0] * depth
+            slope, decays = oracles.sum_slope(Phi), [0.0] * depth
             stacked = oracles.descend(layers, slope, eta, decays, set(times.tolist()))
             seen = oracles.product(stacked, 8)
             inside = U @ (U.T @ seen @ V) @ V.T
             norm = np.linalg.norm(Phi)
             point = found.sel(depth=depth, init_scale=eps)
             for name, values in (("", seen), ("_compressed", inside)):
-                reached = np.linalg.norm(values - np.asarray(Phi), axis=(1, 2)) <= 0.05 * norm
+                reached = np.linalg.norm(values - Phi, axis=(1, 2)) <= 0.05 * norm
                 assert reached.any()
                 assert float(point[f"convergence_time{name}"]) == eta * times[np.argmax(reached)]
             slack = tolerance("identity", "float64", steps=3000, size=8)
             gap = np.linalg.norm(seen - inside, axis=(1, 2))[np.argmax(reached)]
             assert abs(float(point["error"]) - gap) <= slack
             values = np.linalg.svd(seen[np.argmin(abs(eta * times - 5.0))], compute_uv=False)
-            entropy = scipy.stats.entropy(values)
-            assert abs(float(point["effective_rank"]) - np.exp(entropy)) <= 8 * slack
+            rank = np.exp(scipy.stats.entropy(values))
+            assert abs(float(point["effective_rank"]) - rank) <= 8 * slack
             assert float(point["error_bound"]) == pytest.approx(2 * eps**depth)
 
 
 def test_what_does_not_converge_has_no_time(reduced):
-    found = reach.reduced_curves(reduced, {**TINY_REDUCED, "threshold": 0.0})
-    assert np.isnan(found["convergence_time"]).all()
-    assert np.isnan(found["error"]).all()
+    found = reach.reduced_curves(reduced, TINY_REDUCED | {"threshold": 0.0})
+    assert np.isnan(found[["convergence_time", "error"]].to_array()).all()
 
 
 def test_ratio_map_is_the_worst_claim_of_the_worst_seed():
@@ -724,7 +704,7 @@ def test_ratio_map_is_the_worst_claim_of_the_worst_seed():
     flags = {f.name: f.quick[0] for f in THEOREM2.flags if f.swept}
     flags |= {"dim": 8, "depth": 2, "rank": 2, "init_scale": 1.0, "steps": 20, "target": None}
 
-    @partial(jax.jit, compiler_options=unoptimized())
+    @oracles.fast
     def both_sides(key):
         case = statement.case(key, **flags)
         return statement.predict(case), statement.measure(case)
@@ -776,10 +756,8 @@ def test_the_worst_ratio_leaves_out_what_does_not_apply():
 def test_a_sweep_is_drawn_over_what_is_swept(axes):
     rng = np.random.default_rng(0)
     sizes = {"seed": 3, **dict.fromkeys(axes, 2), "single": 1}
-    values = xr.DataArray(
-        rng.uniform(size=tuple(sizes.values())),
-        {n: np.arange(1.0, k + 1) for n, k in sizes.items()},
-    )
+    axis = {name: np.arange(1.0, size + 1) for name, size in sizes.items()}
+    values = xr.DataArray(rng.uniform(size=tuple(sizes.values())), axis)
     figure = plotting.sweep_figure("mine", {"float64": values, "float32": 2 * values})
     assert plotting.swept_axes(values) == axes if "b" not in axes else ["init_scale", "rank", "b"]
     panels = figure.get_axes()
