@@ -1,7 +1,5 @@
 """Benchmarks at tiny sizes: they run, both sides agree, and the columns are printed."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +9,10 @@ import lrdyn
 from benchmarks import __main__ as command
 from benchmarks import common, completion, early_stopping, galore, many, reduced, sweeps
 from lrdyn import cli
-from lrdyn.engine.produce import unoptimized
+from tests.oracles import fast
 from tests.runs import python
 
 TINY = sweeps.Case(dim=8, steps=20, numpy_steps=20)
-fast = functools.partial(jax.jit, compiler_options=unoptimized())
 
 
 @pytest.fixture(scope="module", autouse=True)
