@@ -19,7 +19,7 @@ from lrdyn import cli
 from lrdyn.engine import files
 from lrdyn.engine.judging import ratio_of, residuals
 from lrdyn.engine.produce import evaluate_controls
-from lrdyn.theorem import Claim, Flag, Statement, Theorem, one_of, relative_response
+from lrdyn.theorem import Claim, Control, Flag, Statement, Theorem, one_of, relative_response
 from tests.runs import python, started
 
 MY_THEOREM = '''
@@ -391,8 +391,8 @@ def test_a_control_needs_its_claim(theorem, unchecked):
 
 
 def test_what_a_control_has_wrong_stays_with_it():
-    wrong = lr.Control("p", "5 x", "a", predict=lambda x: {"a": 5 * x})
-    after = lr.Control("m", "the same", "a", measure=lambda x: {"a": x})
+    wrong: Control[jax.Array] = Control("p", "5 x", "a", predict=lambda x: {"a": 5 * x})
+    after: Control[jax.Array] = Control("m", "the same", "a", measure=lambda x: {"a": x})
     sides = (lambda key: jnp.ones(())), (lambda x: {"a": 3 * x}), (lambda x: {"a": 2 * x})
     statement = Statement("s", *sides, (Claim("a", "3 x"),), (wrong, after))
     found = evaluate_controls(statement, {}, statement.controls)(0)
