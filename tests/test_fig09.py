@@ -78,7 +78,7 @@ class Loop:
         return P * np.sign([column[np.argmax(abs(column))] for column in P.T])
 
     def galore(self, kind, policy):
-        W, losses, P = self.start.copy(), [], None
+        W, losses, P = self.start.copy(), [], self.projector(self.start)
         rule = oracles.Optimizer(kind, RATES[kind])
         for t in range(SMALL["steps"]):
             if t % SMALL["every"] == 0:
