@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 import lrdyn as lr
 from lrdyn import cli
 from lrdyn.engine import files
+from lrdyn.engine.evaluate import evaluate_controls
 from lrdyn.engine.judging import ratio_of, residuals
-from lrdyn.engine.produce import evaluate_controls
 from lrdyn.theorem import Claim, Control, Flag, Statement, Theorem, one_of, relative_response
 from tests.runs import python, started
 

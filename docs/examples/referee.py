@@ -2,17 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
-Case = dict[str, np.ndarray]
 
-
-def relative(case: Case, name: str, scale: float | None = None) -> float:
+def relative(case: dict, name: str, scale: float | None = None) -> float:
     predicted, measured = case[f"{name}_predicted"], case[f"{name}_measured"]
     scale = scale or max(abs(predicted).max(), abs(measured).max())
     return abs(predicted - measured).max() / (scale or 1.0)
@@ -28,7 +24,7 @@ CHECKS = {  # theorem: group, claim, its residual
 }
 
 
-def cases(group: Any) -> Iterator[Case]:
+def cases(group: h5py.Group):
     """Arrays of each point, without padding; points lie along the axes of longest_axis."""
     points = [dim[0].name.split("/")[-1] for dim in group["longest_axis"].dims]
     arrays = {}
@@ -42,7 +38,7 @@ def cases(group: Any) -> Iterator[Case]:
         yield {n: np.asarray(a[place], float)[cut[n]] for n, (a, _) in arrays.items()}
 
 
-def tolerance(group: Any, case: Case) -> float:
+def tolerance(group: h5py.Group, case: dict) -> float:
     """8 eps (sqrt(size (1 + steps)) + steps / 2), times the condition of the run."""
     steps = json.loads(group.attrs["fixed"]).get(group.attrs["steps"], 1)
     rounding = np.sqrt(case["longest_axis"] * (1 + steps)) + steps / 2
