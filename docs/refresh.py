@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrdyn.theorem import Claim, Statement, Theorem
+from lrdyn.theorem import Claim, Scenario, Theorem
 from lrdyn.theorems import theorems
 
 PAGE = Path(__file__).with_name("results.md")
@@ -23,7 +23,7 @@ predicts and what measures it, the worst residual over all cases that were judge
 float32, with its tolerance ([how a verdict is reached](claims.md)), and its controls with the
 smallest residual that each left in float64. A control must leave ten tolerances or more. This page
 is written by `python -m docs.refresh` from the theorems and from the verdicts of a run.
-[Theory](theory.md) derives the statements.
+[Theory](theory.md) derives the scenarios.
 """
 
 Verdicts = Mapping[str, Mapping[str, Any]]
@@ -45,15 +45,15 @@ def row(cells: tuple[str, ...]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def cells(claim: Claim, statement: Statement, entries: Mapping[str, Any]) -> tuple[str, ...]:
+def cells(claim: Claim, scenario: Scenario, entries: Mapping[str, Any]) -> tuple[str, ...]:
     """What the theorem says of a claim, and what the verdict."""
     entry = entries[claim.id]
     names = ("residual", "tolerance", "residual_float32", "tolerance_float32")
-    mine = [c.id for c in statement.controls if c.claim == claim.id]
+    mine = [c.id for c in scenario.controls if c.claim == claim.id]
     return (
         f"`{claim.id}`",
         claim.statement,
-        claim.sides or statement.sides,
+        claim.sides or scenario.sides,
         f"{entry['cases']} of {entry['cases_total']}",
         *(short(entry.get(name)) for name in names),
         ", ".join(f"{name} {short(entries[name]['residual'])}" for name in mine),
@@ -74,9 +74,9 @@ def section(theorem: Theorem, verdict: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield row(HEADER)
     yield "|" + "---|" * len(HEADER)
-    for statement in theorem.statements:
-        for claim in statement.claims:
-            yield row(cells(claim, statement, entries))
+    for scenario in theorem.scenarios:
+        for claim in scenario.claims:
+            yield row(cells(claim, scenario, entries))
 
 
 def written(verdicts: Verdicts) -> str:

@@ -62,7 +62,7 @@ from lrdyn.theorem import Control as Control
 from lrdyn.theorem import Experiment as Experiment
 from lrdyn.theorem import Flag as Flag
 from lrdyn.theorem import Outcome as Outcome
-from lrdyn.theorem import Statement as Statement
+from lrdyn.theorem import Scenario as Scenario
 from lrdyn.theorem import Theorem as Theorem
 from lrdyn.theorem import at_least as at_least
 from lrdyn.theorem import one_of as one_of

@@ -121,15 +121,15 @@ def _value(flag: Flag) -> Callable[[str], Any]:
 
     def read(text: str) -> Any:
         text = text.strip()
-        if flag.kind is str:
+        if flag.type is str:
             if flag.domain and not flag.domain.contains(text):
                 raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
             return text
         try:
-            value = int(text) if flag.kind is int else float(text)
+            value = int(text) if flag.type is int else float(text)
         except ValueError:
             value = math.nan
-        if flag.kind is int and abs(value) >= 2**31:  # the float32 run has 32-bit integers
+        if flag.type is int and abs(value) >= 2**31:  # the float32 run has 32-bit integers
             raise argparse.ArgumentTypeError(f"got {text[:30]!r}, wanted {wanted}, below 2^31")
         if not abs(value) < math.inf or (flag.domain and not flag.domain.contains(value)):
             raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
@@ -194,7 +194,7 @@ def _parser(theorem: Experiment) -> Parser:
                         help="float64 (default) runs float32 beside it and compares")  # fmt: skip
     parser.add_argument("--memory", type=_bytes, default=2**30, metavar="SIZE",
                         help="for the arrays of one part of a sweep (default: 1GiB)")  # fmt: skip
-    if any(control.amounts for s in theorem.statements for control in s.controls):
+    if any(control.amounts for s in theorem.scenarios for control in s.controls):
         parser.add_argument("--perturb", action="store_true",
                             help="also sweep the distance from each hypothesis")  # fmt: skip
     if theorem.judged:
@@ -213,7 +213,7 @@ def flags_of(theorem: Experiment) -> set[str]:
 
 def _add_flag(group: Any, flag: Flag) -> None:
     name = "--" + flag.name.replace("_", "-")
-    if flag.kind == "array":
+    if flag.type == "array":
         group.add_argument(name, type=_array, metavar="FILE", default=argparse.SUPPRESS,
                            help=f"{flag.symbol}: {flag.help} (.npy)")  # fmt: skip
         return

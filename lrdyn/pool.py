@@ -73,7 +73,7 @@ def _begin() -> None:
 
 def size(one: Theorem) -> int:
     """Count claims and controls, as a guess of the time that a theorem takes."""
-    return sum(len(statement.claims) + len(statement.controls) for statement in one.statements)
+    return sum(len(scenario.claims) + len(scenario.controls) for scenario in one.scenarios)
 
 
 def take_jobs(argv: list[str]) -> tuple[int, list[str]]:

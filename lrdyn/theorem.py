@@ -21,7 +21,7 @@ from lrdyn.claims import Kind
 
 Arrays = Mapping[str, Array]
 C = TypeVar("C")
-"""Type of the cases of a statement: any PyTree."""
+"""Type of the cases of a scenario: any PyTree."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Flag:
         quick: values of the quick preset.
         paper: values of the paper preset; ``quick`` if empty.
         domain: accepted values.
-        kind: ``int``, ``float``, ``str`` (a word of the domain :func:`one_of`; it decides shapes),
+        type: ``int``, ``float``, ``str`` (a word of the domain :func:`one_of`; it decides shapes),
             or ``"array"`` for an ``.npy`` file (default: none is given).
         symbol: the symbol of the paper, for ``--help``.
         help: one line, with the unit.
@@ -84,7 +84,7 @@ class Flag:
     name: str
     quick: tuple
     domain: Domain | None = None
-    kind: type | str = float
+    type: "type | str" = float
     symbol: str = ""
     help: str = ""
     paper: tuple = ()
@@ -92,7 +92,7 @@ class Flag:
     swept: bool = True
 
     def __post_init__(self) -> None:
-        if self.kind is str and not (self.shapes and self.domain):
+        if self.type is str and not (self.shapes and self.domain):
             raise ValueError(f"flag {self.name!r}: got words, wanted shapes=True and a domain")
 
     def default(self, preset: str) -> Any:
@@ -144,7 +144,7 @@ class Claim:
         applies: ``applies(outcome)``, a hypothesis of this claim only.
         seeds: 0 for a claim about each single case; a number for one about all seeds of a setting
             together, of which it needs so many.
-        sides: what predicts and what measures, in words; that of the statement if empty.
+        sides: what predicts and what measures, in words; that of the scenario if empty.
     """
 
     id: str
@@ -168,7 +168,7 @@ class Control(Generic[C]):
     """A broken hypothesis, formula or algorithm under which a claim must be seen to fail.
 
     Exactly one of ``case``, ``predict`` and ``measure`` says what is broken. A control runs at
-    settings of its own (``at`` over that of its statement, over the quick preset's first values),
+    settings of its own (``at`` over that of its scenario, over the quick preset's first values),
     whatever the flags are: it tests the instrument and not the user's numbers.
 
     Args:
@@ -178,7 +178,7 @@ class Control(Generic[C]):
         case: ``case(key, case, amount)`` moves a case away from a hypothesis; amount 0 is no move.
         predict: a wrong formula; returns the arrays that are wrong, the others stay.
         measure: another algorithm, or a wrong measurement; as ``predict``.
-        at: settings under which the failure must show, beside those of the statement.
+        at: settings under which the failure must show, beside those of the scenario.
         amount: the amount of the control.
         amounts: amounts that ``--perturb`` sweeps; empty if the control has no degrees.
         amount_label: axis label of the amounts.
@@ -206,7 +206,7 @@ class Control(Generic[C]):
 
 
 @dataclasses.dataclass(frozen=True)
-class Statement(Generic[C]):
+class Scenario(Generic[C]):
     """One situation: how it is produced, and everything that is claimed about it.
 
     All functions are pure. They are jitted and vmapped over the axes that are not shapes, unless
@@ -223,8 +223,8 @@ class Statement(Generic[C]):
         controls: what must be seen to fail.
         hypotheses: text -> ``check(case)``, a boolean array.
         dims: names of the axes of each array; an axis has one length in a case.
-        narrow: ``narrow(settings)`` returns the settings that this statement sweeps, if not all. An
-            empty tuple for a flag leaves the statement out (unless it is the first).
+        narrow: ``narrow(settings)`` returns the settings that this scenario sweeps, if not all. An
+            empty tuple for a flag leaves the scenario out (unless it is the first).
         compare: ``compare(case, predicted, measured)``: arrays made of both, kept beside them.
         steps: flag that counts the steps of a run, which add up errors; empty if there is none.
         condition: name of a predicted array, the factor by which the run amplifies a small error
@@ -265,7 +265,7 @@ class Statement(Generic[C]):
 
 
 RESERVED = ["controls", "perturb", "float32", "float64"]
-"""Names of groups of ``results.nc`` that no statement may take."""
+"""Names of groups of ``results.nc`` that no scenario may take."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,11 +275,11 @@ class Experiment:
     Args:
         name: name of the command and of the folder of its results.
         summary: one line.
-        flags: the flags; those that a statement needs are arguments of its ``case``.
-        statements: one or more; the arrays of the first are the root of ``results.nc``.
+        flags: the flags; those that a scenario needs are arguments of its ``case``.
+        scenarios: one or more; the arrays of the first are the root of ``results.nc``.
         plots: file stem -> ``plot(groups)``, which draws a matplotlib figure of its own from the
             content of ``results.nc`` (group -> dataset); it imports matplotlib when called. None
-            draws nothing, if the statement it looks at was left out.
+            draws nothing, if the scenario it looks at was left out.
         prepare: ``prepare(settings, given)`` completes settings that depend on each other, for
             example on a file; ``given`` names those given explicitly. It returns new settings.
         check: ``check(point)`` raises ``ValueError`` for combinations outside the experiment.
@@ -290,7 +290,7 @@ class Experiment:
     name: str
     summary: str
     flags: tuple[Flag, ...]
-    statements: tuple[Statement, ...]
+    scenarios: tuple[Scenario, ...]
     plots: Mapping[str, Callable[[Mapping[str, Any]], Any]] = dataclasses.field(
         default_factory=dict
     )
@@ -300,8 +300,8 @@ class Experiment:
     data: Callable[[], Sequence[Path]] = tuple
 
     def __post_init__(self) -> None:
-        entries = [entry.id for s in self.statements for entry in (*s.claims, *s.controls)]
-        groups = [*RESERVED, *(statement.id for statement in self.statements)]
+        entries = [entry.id for s in self.scenarios for entry in (*s.claims, *s.controls)]
+        groups = [*RESERVED, *(scenario.id for scenario in self.scenarios)]
         for ids in (entries, groups):
             doubles = {name for name in ids if ids.count(name) > 1}
             if doubles:
@@ -312,7 +312,7 @@ class Experiment:
     @property
     def judged(self) -> bool:
         """Whether anything is claimed."""
-        return any(statement.claims for statement in self.statements)
+        return any(scenario.claims for scenario in self.scenarios)
 
 
 class Theorem(Experiment):

@@ -19,7 +19,7 @@ from lrdyn.data import mnist, mnist_file
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.runs import Run, run_of
-from lrdyn.theorem import Experiment, Flag, Statement, at_least
+from lrdyn.theorem import Experiment, Flag, Scenario, at_least
 from paper_figs.shared import DEPTH, INIT_SCALE, LEARNING_RATE, STEPS
 
 CLASSES = 10
@@ -144,7 +144,7 @@ UPDATES = Experiment(
         Flag("directions", (0,), at_least(0), int, help="whitened inputs; 0: pixels", swept=False),
     ),
     (
-        Statement(
+        Scenario(
             "updates",
             mnist_problem,
             measure=train,

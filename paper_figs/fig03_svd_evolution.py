@@ -10,7 +10,7 @@ import xarray as xr
 import lrdyn
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
-from lrdyn.theorem import Experiment, Statement
+from lrdyn.theorem import Experiment, Scenario
 from paper_figs import tracking
 from paper_figs.shared import DEPTH, DIM, INIT_SCALE, LEARNING_RATE, RANK, STEPS, WEIGHT_DECAY
 
@@ -106,7 +106,7 @@ EVOLUTION = Experiment(
     "first layer of a deep matrix factorisation, dense and by Theorem 2",
     (DIM, RANK, DEPTH, INIT_SCALE, WEIGHT_DECAY, LEARNING_RATE, STEPS),
     (
-        Statement(
+        Scenario(
             "evolution",
             start,
             predict,

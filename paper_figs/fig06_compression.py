@@ -15,7 +15,7 @@ import lrdyn
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.runs import Run, run_of
-from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
+from lrdyn.theorem import POSITIVE, Experiment, Flag, Scenario, at_least
 from paper_figs.shared import DEPTH, DIM, LEARNING_RATE, RANK, STEPS
 
 QUICK = {
@@ -127,7 +127,7 @@ COMPRESSION = Experiment(
         Flag("compressed_rank", (5, 40), at_least(1), int, "r^", "compress to", shapes=True),
     ),
     (
-        Statement(
+        Scenario(
             "compression",
             case,
             predict,
@@ -187,7 +187,7 @@ TIMES = Experiment(
     "fig06_times",
     "time of a step of the full and of the compressed network",
     (RANK, DEPTH, LEARNING_RATE, dataclasses.replace(DIM, quick=(30, 100, 300), swept=True)),
-    (Statement("times", timed_case, measure=step_times, traced=False),),
+    (Scenario("times", timed_case, measure=step_times, traced=False),),
 )
 
 

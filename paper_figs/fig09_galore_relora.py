@@ -17,7 +17,7 @@ from lrdyn.adapters.state import POLICIES
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.runs import Run, run_of
-from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
+from lrdyn.theorem import POSITIVE, Experiment, Flag, Scenario, at_least
 from lrdyn.theorems.theorem4.optimizer_state import one_policy
 from lrdyn.theorems.theorem4.problems import OPTIMIZERS
 from paper_figs import table1_memory
@@ -177,7 +177,7 @@ RUNS = Experiment(
         *RATES,
     ),
     (
-        Statement(
+        Scenario(
             "runs",
             case,
             measure=lambda given: trajectories(**given),
@@ -202,7 +202,7 @@ PEAKS = Experiment(
         dataclasses.replace(RANK, quick=(16, 64, 256), swept=True),
     ),
     (
-        Statement(
+        Scenario(
             "peaks",
             lambda key, **given: given,
             measure=peaks,

@@ -15,7 +15,7 @@ from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
 from lrdyn.dropout import dropout_minimiser, dropout_penalty, dropout_strength
 from lrdyn.engine.runs import Run
-from lrdyn.theorem import FRACTION, POSITIVE, Experiment, Flag, Statement, at_least
+from lrdyn.theorem import FRACTION, POSITIVE, Experiment, Flag, Scenario, at_least
 from paper_figs.shared import LEARNING_RATE, STEPS, log_steps
 
 QUICK = {
@@ -208,7 +208,7 @@ MASKED = Experiment(
         Flag("halve_after", (1000,), at_least(1), int, help="when it has halved", swept=False),
     ),
     (
-        Statement(
+        Scenario(
             "masked",
             case,
             predict,

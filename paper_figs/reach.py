@@ -17,7 +17,7 @@ import lrdyn
 from lrdyn.drawing.exhibits import Results, one_seed
 from lrdyn.engine.judging import Groups, residuals, worst_ratio
 from lrdyn.engine.runs import Run, run_of
-from lrdyn.theorem import Experiment, Flag, Statement, Theorem, at_least
+from lrdyn.theorem import Experiment, Flag, Scenario, Theorem, at_least
 from paper_figs.shared import DIM, LEARNING_RATE, RANK, STEPS, log_steps
 
 MAP_SCALES = [0.01, 0.03, 0.1, 0.3, 1.0]
@@ -41,8 +41,8 @@ POINT = ("rank", "depth", "init_scale")
 
 
 def map_of(theorem: Theorem) -> Experiment:
-    """The first statement of a theorem without its claims, which are judged when it is drawn."""
-    first = dataclasses.replace(theorem.statements[0], claims=(), controls=())
+    """The first scenario of a theorem without its claims, which are judged when it is drawn."""
+    first = dataclasses.replace(theorem.scenarios[0], claims=(), controls=())
     summary = f"{theorem.name} in double precision, not judged"
     return Experiment(f"{theorem.name}_map", summary, theorem.flags, (first,), check=theorem.check)
 
@@ -62,12 +62,12 @@ def map_run(
 
 def ratio_map(theorem: Theorem, groups: Groups) -> xr.DataArray:
     """Largest residual / tolerance over seeds and claims, (rank, depth, init_scale)."""
-    statement = theorem.statements[0]
+    scenario = theorem.scenarios[0]
     legs = {
-        claim.id: {"float64": residuals(claim, statement, groups["/"], "float64")}
-        for claim in statement.claims
+        claim.id: {"float64": residuals(claim, scenario, groups["/"], "float64")}
+        for claim in scenario.claims
     }
-    ratio = worst_ratio(statement.claims, legs, "float64")
+    ratio = worst_ratio(scenario.claims, legs, "float64")
     return ratio.max([name for name in ratio.dims if name not in POINT]).transpose(*POINT)
 
 
@@ -150,7 +150,7 @@ REDUCED_SWEEP = Experiment(
         *(DIM, RANK, LEARNING_RATE, STEPS),
     ),
     (
-        Statement(
+        Scenario(
             "reduced",
             reduced_case,
             measure=measure_reduced,

@@ -19,7 +19,7 @@ from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES
 from lrdyn.drawing.exhibits import Results, Table, drawn_from, one_seed
 from lrdyn.drawing.tables import Cell, Grid
-from lrdyn.theorem import Experiment, Flag, Statement, at_least
+from lrdyn.theorem import Experiment, Flag, Scenario, at_least
 
 PRESET = {"rows": 4096, "columns": 11008, "rank": 128, "batch": 256, "dtype": "float32"}
 
@@ -237,7 +237,7 @@ MEMORY = Experiment(
     "memory of full training, LoRA, ReLoRA and GaLore, predicted and of compiled programs",
     tuple(Flag(name, (PRESET[name],), at_least(1), int, swept=False) for name in SIZES),
     (
-        Statement(
+        Scenario(
             "memory",
             lambda key, **given: given,
             measure=compute,

@@ -23,7 +23,7 @@ import lrdyn as lr
 from lrdyn.claims import tolerance
 from lrdyn.engine.judging import residuals
 from lrdyn.engine.produce import claims_job, unoptimized
-from lrdyn.theorem import Experiment, Statement
+from lrdyn.theorem import Experiment, Scenario
 
 fast = partial(jax.jit, compiler_options=unoptimized())
 """Small programs spend their time in the compiler."""
@@ -107,15 +107,15 @@ def refuses(*cases: tuple[Callable[[], Any], str]) -> Callable[..., None]:
 
 
 def judged(
-    theorem: Experiment, statement: Statement, flags: Any, seeds: Any = (0,), dtype: str = "float64"
+    theorem: Experiment, scenario: Scenario, flags: Any, seeds: Any = (0,), dtype: str = "float64"
 ) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
-    """Results of a statement, and how each claim was judged; a swept flag may have many values."""
+    """Results of a scenario, and how each claim was judged; a swept flag may have many values."""
     settings = {flag.name: flag.default("quick") for flag in theorem.flags} | flags
     swept = [flag.name for flag in theorem.flags if flag.swept]
     settings |= {name: np.atleast_1d(settings[name]).tolist() for name in swept}
-    job = claims_job(theorem, statement, settings, seeds, "/", dtype, optimize=False)
+    job = claims_job(theorem, scenario, settings, seeds, "/", dtype, optimize=False)
     (found,) = job.run().values()
-    return found, {c.id: residuals(c, statement, found, dtype) for c in statement.claims}
+    return found, {c.id: residuals(c, scenario, found, dtype) for c in scenario.claims}
 
 
 # Problems -------------------------------------------------------------------------------------

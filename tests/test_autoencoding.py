@@ -17,7 +17,7 @@ from lrdyn.data import mnist
 from lrdyn.engine.produce import own_settings, taken
 from lrdyn.theorem import Outcome
 from lrdyn.theorems.theorem3 import THEOREM3
-from lrdyn.theorems.theorem3 import masked_autoencoder as statements
+from lrdyn.theorems.theorem3 import masked_autoencoder as scenarios
 from tests.oracles import Compiled, assert_apart, assert_close, assert_zero, double, judged, refuses
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -209,8 +209,8 @@ def test_how_far_from_the_bound_random_autoencoders_are():
 
 @functools.cache
 def one_case():
-    """A case of the statement."""
-    case = statements.AUTOENCODER.case
+    """A case of the scenario."""
+    case = scenarios.AUTOENCODER.case
     make = functools.partial(case, **taken(case, FLAGS))
     return jax.jit(make)(jax.random.key(0), keep_prob=0.6)
 
@@ -218,15 +218,15 @@ def one_case():
 @functools.cache
 def all_predictions():
     """The prediction of that case, and those of the controls, in one program."""
-    wrong = {control.id: control.predict for control in statements.CONTROLS if control.predict}
-    everything = {"right": statements.predict} | wrong
+    wrong = {control.id: control.predict for control in scenarios.CONTROLS if control.predict}
+    everything = {"right": scenarios.predict} | wrong
     return jax.jit(lambda case: {name: f(case) for name, f in everything.items()})(one_case())
 
 
 def soft_threshold(X, keep_prob):
     """What the control refutes."""
     case = dataclasses.replace(one_case(), keep_prob=jnp.asarray(keep_prob))
-    return np.asarray(jax.jit(statements._soft_threshold)(case, X))
+    return np.asarray(jax.jit(scenarios._soft_threshold)(case, X))
 
 
 @pytest.mark.parametrize("keep_prob", [0.2, 0.6])
@@ -271,28 +271,28 @@ def test_the_images_of_the_statement_have_the_moments_of_mnist():
     assert_close(data[1] @ data[1].T / data.shape[2], expected, size=5000)
 
 
-# The statement -------------------------------------------------------------------------------
+# The scenario -------------------------------------------------------------------------------
 
 
 def test_only_input_masks_are_swept():
     settings = {"mask": ("dropout", "input"), "loss": ("masked", "all")}
     settings |= {"rows": (6, 8), "width": (2, 9)}
     others = {"block_size": (2, 4), "learning_rate": (0.1, 0.2), "steps": 100}
-    narrow = statements.AUTOENCODER.narrow(settings | others)
+    narrow = scenarios.AUTOENCODER.narrow(settings | others)
     assert (narrow["mask"], narrow["loss"]) == (("input",), ("all masked",))
     assert (narrow["rows"], narrow["width"]) == ((6, 8), (2,))
-    assert statements.AUTOENCODER.narrow(settings | others | {"width": (9,)})["width"] == (5,)
+    assert scenarios.AUTOENCODER.narrow(settings | others | {"width": (9,)})["width"] == (5,)
     others |= {"keep_prob": (0.5, 0.6), "patch_size": (1, 2)}
     rest = {"cols": (8,)}
-    own = own_settings(THEOREM3, statements.AUTOENCODER, settings | others | rest)
+    own = own_settings(THEOREM3, scenarios.AUTOENCODER, settings | others | rest)
     assert [own[name] for name in others] == [(2,), (0.1,), 100, (0.5, 0.6), (1, 2)]
-    assert statements.AUTOENCODER.narrow(settings | others | {"mask": ("dropout",)})["mask"] == ()
+    assert scenarios.AUTOENCODER.narrow(settings | others | {"mask": ("dropout",)})["mask"] == ()
 
 
 @pytest.mark.parametrize("loss", ["all", "masked"])
 def test_claims_apply_to_the_loss_that_is_asked_about(loss):
     flags = FLAGS | {"keep_prob": 0.6, "loss": loss, "learning_rate": 0.5, "steps": 1}
-    for name, found in judged(THEOREM3, statements.AUTOENCODER, flags)[1].items():
+    for name, found in judged(THEOREM3, scenarios.AUTOENCODER, flags)[1].items():
         about = "masked" if "masked" in name or name == "unidentified" else "all"
         assert found.reason.item() == ("" if about == loss else "claim does not apply"), name
         assert found.residual.item() <= found.tolerance.item()
@@ -310,17 +310,17 @@ def outcome(dtype="float64", **arrays):
 
 def test_training_that_has_not_ended_is_not_judged():
     for condition in (10.0, 500.0, 1e4, np.inf, np.nan):
-        assert statements._trained(outcome(condition=condition)) == (condition == 10.0)
-    assert statements._trained(outcome(condition=500.0, dtype="float32"))
+        assert scenarios._trained(outcome(condition=condition)) == (condition == 10.0)
+    assert scenarios._trained(outcome(condition=500.0, dtype="float32"))
 
 
 def test_ranks_are_counted_to_half_of_the_digits():
     one = [3.0, 1.0, 1e-5, 1e-9]
-    assert statements._ranks(np.array([one, one[:2] * 2]), np.dtype("float64")).tolist() == [3, 4]
-    assert statements._ranks(np.array([one]), np.dtype("float32")).tolist() == [2]
-    assert statements._differ(outcome(rank_values=([one, one], [one, [*one[:2], 0.0, 0.0]]))) == 1
+    assert scenarios._ranks(np.array([one, one[:2] * 2]), np.dtype("float64")).tolist() == [3, 4]
+    assert scenarios._ranks(np.array([one]), np.dtype("float32")).tolist() == [2]
+    assert scenarios._differ(outcome(rank_values=([one, one], [one, [*one[:2], 0.0, 0.0]]))) == 1
     # A lost singular value has no rank.
-    assert statements._differ(outcome(rank_values=[[1.0, np.nan]])) == 1
+    assert scenarios._differ(outcome(rank_values=[[1.0, np.nan]])) == 1
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_ranks_are_counted_to_half_of_the_digits():
 def test_a_penalty_below_the_bound_is_found_on_each_data_set(penalty, residual):
     penalties = [[3.0, 3.0], [3.0, penalty]]
     one = outcome(nuclear_bound=np.ones((2, 2)), penalty=penalties)
-    np.testing.assert_equal(statements._below_bound(one), residual)
+    np.testing.assert_equal(scenarios._below_bound(one), residual)
 
 
 def test_a_difference_on_any_data_set_is_found():
@@ -340,7 +340,7 @@ def test_a_difference_on_any_data_set_is_found():
     assert np.isnan(on_each("optimum")(one))
 
 
-@pytest.mark.parametrize("control", statements.CONTROLS, ids=lambda control: control.id)
+@pytest.mark.parametrize("control", scenarios.CONTROLS, ids=lambda control: control.id)
 def test_a_wrong_formula_is_wrong_on_each_data_set(control):
     """The verdict takes the worse data set: here neither may hide behind the other."""
     if control.predict is None or control.id == "rank_of_soft_thresholding":
@@ -369,5 +369,5 @@ test_self_supervised_functions_refuse = refuses(
 )
 def test_points_outside_the_statement_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        statements.check(FLAGS | changes)
-    statements.check(FLAGS | changes | {"mask": "dropout"})
+        scenarios.check(FLAGS | changes)
+    scenarios.check(FLAGS | changes | {"mask": "dropout"})

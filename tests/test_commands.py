@@ -37,9 +37,9 @@ TINY = ["--dim", "8", "--rank", "1", *SMALL]
 
 
 def main_claims(theorem):
-    """The theorem reduced to the claims of its first statement: the command line is the same."""
-    first = dataclasses.replace(theorem.statements[0], controls=())
-    return dataclasses.replace(theorem, statements=(first,))
+    """The theorem reduced to the claims of its first scenario: the command line is the same."""
+    first = dataclasses.replace(theorem.scenarios[0], controls=())
+    return dataclasses.replace(theorem, scenarios=(first,))
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_bad_input_of_every_command(theorem, words, message, command, tmp_path):
 
 @pytest.mark.parametrize(
     ("theorem", "flag"),
-    [(theorem, flag) for theorem in THEOREMS for flag in theorem.flags if flag.kind != "array"],
+    [(theorem, flag) for theorem in THEOREMS for flag in theorem.flags if flag.type != "array"],
     ids=lambda x: x.name,
 )
 def test_no_flag_takes_what_is_outside_its_domain(theorem, flag, command, tmp_path):
@@ -415,17 +415,17 @@ def test_bad_input_of_the_last_stops_all_of_them(command, capsys, tmp_path, monk
 
 
 def test_all_of_them_in_one_table(command, my_theorem, capsys, tmp_path, monkeypatch):
-    (statement,) = my_theorem.statements
-    tame = dataclasses.replace(statement.controls[1], predict=statement.predict)
-    untested = dataclasses.replace(statement, controls=(tame,))
-    false = dataclasses.replace(my_theorem, name="false", statements=(untested,))
+    (scenario,) = my_theorem.scenarios
+    tame = dataclasses.replace(scenario.controls[1], predict=scenario.predict)
+    untested = dataclasses.replace(scenario, controls=(tame,))
+    false = dataclasses.replace(my_theorem, name="false", scenarios=(untested,))
     register(monkeypatch, my_theorem, false)
     status, out, _ = experiments(capsys, "all", "--jobs", "1", "--dim", "2", "--dtype", "float32")
     assert status == 1
     heading, good, bad, fault, _, last = out.splitlines()
     assert last == "1 of 2 theorems hold"
     assert heading.split()[:3] == ["theorem", "claims", "cases"]
-    count = len(statement.controls)
+    count = len(scenario.controls)
     for line, name, controls, word in (
         (good, "my_theorem", f"{count}/{count}", "holds"), (bad, "false", "0/1", "IS FALSE")
     ):  # fmt: skip

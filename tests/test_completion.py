@@ -34,8 +34,8 @@ def test_too_few_measurements_are_not_judged(tmp_path, unchecked, capsys, monkey
     monkeypatch.setenv("LRDYN_CACHE", "")
     settings = {flag.name: flag.quick for flag in COMPLETION.flags}
     settings |= {"observed": (0.05,), "dim": (12,), "steps": 600}
-    bare = [dataclasses.replace(s, controls=()) for s in COMPLETION.statements]
-    theorem = dataclasses.replace(COMPLETION, statements=tuple(bare))
+    bare = [dataclasses.replace(s, controls=()) for s in COMPLETION.scenarios]
+    theorem = dataclasses.replace(COMPLETION, scenarios=tuple(bare))
     found = verify(theorem, settings, dtype="float32", seeds=(0,), thorough=False)
     held = {claim["id"]: claim["holds"] for claim in found.verdict["claims"]}
     assert (held["recovery"], held["recovered"], held["sensing_recovery"]) == (None,) * 3

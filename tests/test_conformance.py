@@ -29,15 +29,16 @@ def ran(request, tmp_path_factory):
 
 
 def everywhere(part, keep=lambda entry: True, theorems=THEOREMS):
-    """Statements, or claims or controls with their statements, of the theorems."""
+    """Statements, or claims or controls with their scenarios, of the theorems."""
     return [
-        pytest.param(theorem, statement, *entry, id="-".join([theorem.name, *ids]))
-        for theorem in theorems
-        for statement in theorem.statements
+        pytest.param(theorem, scenario, *entry, id="-".join([theorem.name, *ids]))
+        # The last first: another worker begins with the first, and waits for no run of this one.
+        for theorem in reversed(theorems)
+        for scenario in theorem.scenarios
         for ids, entry in (
-            [([x.id], (x,)) for x in getattr(statement, part)] if part else [([statement.id], ())]
+            [([x.id], (x,)) for x in getattr(scenario, part)] if part else [([scenario.id], ())]
         )
-        if keep(*(entry or (statement,)))
+        if keep(*(entry or (scenario,)))
     ]
 
 
@@ -50,11 +51,11 @@ def entry_of(ran, name):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS["float64"])
-@pytest.mark.parametrize(("theorem", "statement", "claim"), everywhere("claims"))
-def test_a_verdict_names_the_worst_case(theorem, statement, claim, precision, tmp_path_factory):
+@pytest.mark.parametrize(("theorem", "scenario", "claim"), everywhere("claims"))
+def test_a_verdict_names_the_worst_case(theorem, scenario, claim, precision, tmp_path_factory):
     ran = finished(theorem.name, tmp_path_factory.getbasetemp())
-    results = ran.group(groups_of(theorem, statement, "float64")[precision])
-    leg, entry = residuals(claim, statement, results, precision), entry_of(ran, claim.id)
+    results = ran.group(groups_of(theorem, scenario, "float64")[precision])
+    leg, entry = residuals(claim, scenario, results, precision), entry_of(ran, claim.id)
     cases = leg.reason.values == ""
     suffix = "" if precision == "float64" else "_float32"
     at = np.argmax((leg.residual / leg.tolerance.where(leg.tolerance > 0, 1)).values[cases])
@@ -103,34 +104,34 @@ def moves(entry, exact):
     return [float(entry) + sign * step * scale for step in steps for sign in (1, -1)]
 
 
-def moved_to_ten_tolerances(claim, statement, one, sides, name, place):
+def moved_to_ten_tolerances(claim, scenario, one, sides, name, place):
     """An outcome whose residual a change of one entry has moved to ten tolerances, if one can."""
     array = getattr(one, sides[0])[name]
     for value in moves(array[place], claim.kind == "exact"):
         changed = array.astype(float)
         changed[place] = value
         other = one._replace(**{side: {**getattr(one, side), name: changed} for side in sides})
-        row = row_of(claim, statement, other)
+        row = row_of(claim, scenario, other)
         if row.reason == "" and row.residual > 0 and row.residual >= 10 * row.tolerance:
             return value
     return None
 
 
-@pytest.mark.parametrize(("theorem", "statement", "claim"), everywhere("claims"))
-def test_a_changed_entry_turns_the_verdict(theorem, statement, claim, tmp_path_factory):
+@pytest.mark.parametrize(("theorem", "scenario", "claim"), everywhere("claims"))
+def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_factory):
     """Wherever it stands: no maximum skips it, no case hides it, and neither does a NaN."""
     ran = finished(theorem.name, tmp_path_factory.getbasetemp())
-    results = ran.group(groups_of(theorem, statement, "float64")["float64"])
-    leg = residuals(claim, statement, results, "float64")
-    every = list(outcomes(claim, statement, results, "float64"))
+    results = ran.group(groups_of(theorem, scenario, "float64")["float64"])
+    leg = residuals(claim, scenario, results, "float64")
+    every = list(outcomes(claim, scenario, results, "float64"))
     judged = np.flatnonzero(leg.reason.values.ravel() == "")
     turned = set()
     for case in {judged[0], judged[-1]}:
         one = every[case]
         for name in sorted(compared(claim, one)):
-            for saved in saved_names(claim, statement, map(str, results.variables))[name]:
+            for saved in saved_names(claim, scenario, map(str, results.variables))[name]:
                 if set(results[SIZE].dims) <= set(results[saved].dims):
-                    turned |= turn(claim, statement, results, one, case, name, saved)
+                    turned |= turn(claim, scenario, results, one, case, name, saved)
     must = {claim.id} & {
         str(n).removesuffix("_predicted").removesuffix("_measured") for n in results
     }
@@ -138,17 +139,17 @@ def test_a_changed_entry_turns_the_verdict(theorem, statement, claim, tmp_path_f
     assert turned
 
 
-def turn(claim, statement, results, one, case, name, saved):
+def turn(claim, scenario, results, one, case, name, saved):
     """Change entries of one saved array; those that reach ten tolerances must turn the verdict."""
     side = "predicted" if saved.endswith("_predicted") else "measured"
     found = set()
     places = places_of(getattr(one, side)[name])
     for place in places:
         both = ("predicted", "measured") if saved == name else (side,)
-        value = moved_to_ten_tolerances(claim, statement, one, both, name, place)
+        value = moved_to_ten_tolerances(claim, scenario, one, both, name, place)
         for new in [np.nan] if value is None else [value, np.nan]:
             altered = alter(results, saved, case, place, new)
-            again = residuals(claim, statement, altered, "float64")
+            again = residuals(claim, scenario, altered, "float64")
             entry = claim_entry(claim, {"float64": again})
             if new == value:
                 assert entry["holds"] is False, (saved, place)
@@ -215,27 +216,27 @@ def test_the_bulk_decays_like_a_power_of_time(ran):
 # Controls ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("theorem", "statement", "control"), everywhere("controls"))
-def test_a_control_is_seen_to_fail(theorem, statement, control, tmp_path_factory):
+@pytest.mark.parametrize(("theorem", "scenario", "control"), everywhere("controls"))
+def test_a_control_is_seen_to_fail(theorem, scenario, control, tmp_path_factory):
     ran = finished(theorem.name, tmp_path_factory.getbasetemp())
     entry = entry_of(ran, control.id)
     assert (entry["kind"], entry["holds"]) == ("control", True)
     results = ran.group(f"/controls/{control.id}/float64")
     assert results.attrs["claim"] == control.claim
-    leg = residuals(claim_of(control, statement), statement, results, "float64")
+    leg = residuals(claim_of(control, scenario), scenario, results, "float64")
     assert (leg.residual > CLEARLY * leg.tolerance).all()
     # A broken hypothesis is seen by its check; a wrong formula breaks no hypothesis.
     assert (leg.reason == "").all() == entry["hypotheses_met"] == (control.case is None)
 
 
 @pytest.mark.parametrize(
-    ("theorem", "statement", "control"),
+    ("theorem", "scenario", "control"),
     everywhere("controls", lambda control: control.amounts),
 )
-def test_without_a_move_the_claim_is_restored(theorem, statement, control):
-    job = controls_job(theorem, statement, (control,), (0,), "float64", amounts=(0.0,))
+def test_without_a_move_the_claim_is_restored(theorem, scenario, control):
+    job = controls_job(theorem, scenario, (control,), (0,), "float64", amounts=(0.0,))
     (results,) = job.run().values()
-    leg = residuals(claim_of(control, statement), statement, results, "float64")
+    leg = residuals(claim_of(control, scenario), scenario, results, "float64")
     assert (leg.reason == "").all()
     assert (leg.residual <= leg.tolerance).all()
 
@@ -244,13 +245,13 @@ def test_without_a_move_the_claim_is_restored(theorem, statement, control):
 
 
 @pytest.mark.parametrize(
-    ("theorem", "statement"),
+    ("theorem", "scenario"),
     # Collapse is a claim about the end.
-    everywhere(None, lambda statement: statement.id != "collapse", DEEP),
+    everywhere(None, lambda scenario: scenario.id != "collapse", DEEP),
 )
-def test_one_step_is_enough(theorem, statement):
-    bare = dataclasses.replace(statement, controls=())
-    alone = dataclasses.replace(theorem, statements=(bare,))
+def test_one_step_is_enough(theorem, scenario):
+    bare = dataclasses.replace(scenario, controls=())
+    alone = dataclasses.replace(theorem, scenarios=(bare,))
     settings = {
         flag.name: flag.quick[:1] if flag.swept else (flag.quick or (None,))[0]
         for flag in theorem.flags
@@ -268,14 +269,14 @@ def test_one_step_is_enough(theorem, statement):
 @pytest.mark.parametrize("theorem", DEEP, ids=lambda theorem: theorem.name)
 def test_rounding_that_repeats_at_a_saddle_is_tolerated(theorem):
     """From small starts the same update is rounded in the same way thousands of times."""
-    statement = theorem.statements[0]
+    scenario = theorem.scenarios[0]
     settings = {flag.name: flag.quick[:1] for flag in theorem.flags if flag.swept}
     settings |= {"dim": (8,), "depth": (4,), "rank": (1,), "steps": 30_000, "target": None}
     settings["init_scale"] = (0.003, 0.01, 0.03)
-    job = claims_job(theorem, statement, settings, (0,), "/", "float64", optimize=False)
+    job = claims_job(theorem, scenario, settings, (0,), "/", "float64", optimize=False)
     found = job.run()["/"]
-    legs = {c.id: {"float64": residuals(c, statement, found, "float64")} for c in statement.claims}
-    assert float(worst_ratio(statement.claims, legs, "float64").max()) < 1
+    legs = {c.id: {"float64": residuals(c, scenario, found, "float64")} for c in scenario.claims}
+    assert float(worst_ratio(scenario.claims, legs, "float64").max()) < 1
     # A random walk alone would not allow it.
     worst = {name: leg["float64"].residual / leg["float64"].tolerance for name, leg in legs.items()}
     walk = np.sqrt(8 * 30_001) / (np.sqrt(8 * 30_001) + 15_000)

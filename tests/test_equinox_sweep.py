@@ -55,7 +55,7 @@ def moved(key, case, amount):
     return case | {"model": model}
 
 
-NETWORK = lr.Statement(
+NETWORK = lr.Scenario(
     "network",
     case,
     by_hand,
@@ -78,9 +78,7 @@ THEOREM = lr.Theorem("network", "equinox", FLAGS, (NETWORK,))
 
 @pytest.mark.parametrize("traced", [True, False])
 def test_a_case_may_hold_a_model(traced):
-    theorem = dataclasses.replace(
-        THEOREM, statements=(dataclasses.replace(NETWORK, traced=traced),)
-    )
+    theorem = dataclasses.replace(THEOREM, scenarios=(dataclasses.replace(NETWORK, traced=traced),))
     settings = {"width": (4, 8) if traced else (8,), "rate": (0.5,)}
     found = verify(theorem, settings, dtype="float32", seeds=(0,), thorough=False)
     assert {claim["id"]: claim["holds"] for claim in found.verdict["claims"]} == {

@@ -61,7 +61,7 @@ COUNTED = lrdyn.Experiment(
     "a line, and how often it is computed",
     (lrdyn.Flag("slope", (2.0,), swept=False),),
     (
-        lrdyn.Statement(
+        lrdyn.Scenario(
             "line",
             lambda key, slope: slope,
             measure=count_calls,
@@ -224,7 +224,7 @@ def test_the_record_of_numbers_is_that_of_results(tmp_path):
     assert dataset.attrs["environment"] == root.attrs["environment"]
     assert json.loads(dataset.environment) == results.environment("float64")
     assert json.loads(dataset.settings) == PLAIN.presets["quick"]
-    assert {"schema", "config", "fixed", "statement"}.isdisjoint(dataset.attrs)
+    assert {"schema", "config", "fixed", "scenario"}.isdisjoint(dataset.attrs)
 
 
 def test_changed_sources_run_again(tmp_path, monkeypatch):
@@ -694,7 +694,7 @@ def test_what_does_not_converge_has_no_time(reduced):
 
 
 def test_ratio_map_is_the_worst_claim_of_the_worst_seed():
-    statement = THEOREM2.statements[0]
+    scenario = THEOREM2.scenarios[0]
     settings = {"dim": 8, "depths": [2], "ranks": [2], "init_scales": [0.3, 1.0], "steps": 20}
     run = reach.map_run(theorem2_sweep.THEOREM2_MAP, **settings, seeds=[2, 3])
     seeds = range(run.seed, run.seed + run.seeds)
@@ -706,8 +706,8 @@ def test_ratio_map_is_the_worst_claim_of_the_worst_seed():
 
     @oracles.fast
     def both_sides(key):
-        case = statement.case(key, **flags)
-        return statement.predict(case), statement.measure(case)
+        case = scenario.case(key, **flags)
+        return scenario.predict(case), scenario.measure(case)
 
     worst = 0.0
     for seed in (2, 3):
@@ -715,7 +715,7 @@ def test_ratio_map_is_the_worst_claim_of_the_worst_seed():
         one = Outcome(flags, *sides, hypotheses={}, dtype=np.dtype("float64"), size=8, steps=20)
         limit = sides[0]["condition"] * tolerance("identity", "float64", steps=20, size=8)
         for name in ("rho", "loss"):
-            claim = next(claim for claim in statement.claims if claim.id == name)
+            claim = next(claim for claim in scenario.claims if claim.id == name)
             worst = max(worst, float(residual_of(claim, one) / limit))
     assert 0 < worst <= float(ratio.sel(rank=2, init_scale=1.0).squeeze()) < 1
     with pytest.raises(ValueError, match="wanted them without gaps"):

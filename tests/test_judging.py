@@ -1,6 +1,7 @@
 """Judges, on arrays made by hand: what they must see, and what they must refuse."""
 
 import dataclasses
+import importlib
 import json
 import shutil
 from typing import Any
@@ -15,13 +16,13 @@ import lrdyn as lr
 from lrdyn.engine import files, results, runs
 from lrdyn.engine.judging import claim_entry, residual_of, residuals, worst_ratio
 from lrdyn.engine.outcomes import MissingArray
-from lrdyn.engine.sources import source_digest
+from lrdyn.engine.sources import code_digest, source_digest
 from lrdyn.engine.sweep import call_each
-from lrdyn.theorem import Claim, Experiment, Flag, Outcome, Statement, Theorem, at_least
+from lrdyn.theorem import Claim, Experiment, Flag, Outcome, Scenario, Theorem, at_least
 
 CLAIM = Claim("value", "the two values agree")
 EVEN = {"even": lambda case: jnp.asarray(True)}
-STATEMENT = Statement("made", dict, claims=(CLAIM,), hypotheses=EVEN, steps="steps")
+SCENARIO = Scenario("made", dict, claims=(CLAIM,), hypotheses=EVEN, steps="steps")
 TOLERANCE = lr.tolerance("identity", "float64", steps=3, size=5)
 
 
@@ -39,8 +40,8 @@ def produced(predicted, measured, *, lengths=None, met: Any = True, **more):
     return xr.Dataset(arrays | more, {"seed": [0, 1]}, {"fixed": json.dumps({"steps": 3})})
 
 
-def judged(dataset, claim=CLAIM, statement=STATEMENT):
-    return claim_entry(claim, {"float64": residuals(claim, statement, dataset, "float64")})
+def judged(dataset, claim=CLAIM, scenario=SCENARIO):
+    return claim_entry(claim, {"float64": residuals(claim, scenario, dataset, "float64")})
 
 
 EXACT = np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]])
@@ -106,7 +107,7 @@ def test_arithmetic_is_float64_whatever_the_run_was():
     one = np.array([[1.0, 1.0 + 2**-23]] * 2, np.float32)
     found = []
     claim = dataclasses.replace(CLAIM, residual=lambda c: found.append(c) or 0.0)
-    residuals(claim, STATEMENT, produced(one, one), "float32")
+    residuals(claim, SCENARIO, produced(one, one), "float32")
     assert found[0].measured["value"].dtype == np.float64
     assert (found[0].dtype, found[0].size, found[0].steps) == (np.float32, 5, 3)
 
@@ -122,8 +123,8 @@ def test_arithmetic_is_float64_whatever_the_run_was():
 def test_what_is_left_out_is_counted_with_its_reason(met, more, reason):
     wrong = EXACT.copy()
     wrong[0] += 1.0
-    statement = dataclasses.replace(STATEMENT, diverged="lost", condition="amplified")
-    found = judged(produced(EXACT, wrong, met=met, **more), statement=statement)
+    scenario = dataclasses.replace(SCENARIO, diverged="lost", condition="amplified")
+    found = judged(produced(EXACT, wrong, met=met, **more), scenario=scenario)
     assert found["holds"] is True
     assert found["judged"] == {"float64": {"drawn": 2, "judged": 1, "left_out": {reason: 1}}}
 
@@ -131,10 +132,10 @@ def test_what_is_left_out_is_counted_with_its_reason(met, more, reason):
 def test_a_condition_loosens_roundings_alone():
     off = EXACT + 5 * TOLERANCE * 4.0
     data = produced(EXACT, off, amplified=("seed", [100.0, 100.0]))
-    statement = dataclasses.replace(STATEMENT, condition="amplified")
-    assert judged(data, statement=statement)["holds"] is True
+    scenario = dataclasses.replace(SCENARIO, condition="amplified")
+    assert judged(data, scenario=scenario)["holds"] is True
     limit = dataclasses.replace(CLAIM, kind="limit", tolerance=TOLERANCE)
-    assert judged(data, limit, statement)["holds"] is False
+    assert judged(data, limit, scenario)["holds"] is False
 
 
 # Claims over seeds ---------------------------------------------------------------------------
@@ -206,7 +207,7 @@ def test_large_arrays_are_read_slab_by_slab(monkeypatch):
 def test_the_worst_ratio_of_several_claims():
     bound = Claim("bound", "below", "bound", lambda one: 0.5 * TOLERANCE, ("value",))
     data = produced(EXACT, EXACT, met=[True, False])
-    legs = {c.id: {"float64": residuals(c, STATEMENT, data, "float64")} for c in (CLAIM, bound)}
+    legs = {c.id: {"float64": residuals(c, SCENARIO, data, "float64")} for c in (CLAIM, bound)}
     found = worst_ratio((CLAIM, bound), legs, "float64").values
     assert found[0] == pytest.approx(0.5)
     assert np.isnan(found[1])
@@ -235,8 +236,8 @@ def counted(calls):
         return {"equations": np.array(len(jaxpr.jaxpr.eqns)), "sizes": np.arange(size)}
 
     dims = {"sizes": ("place",)}
-    statement = Statement("counted", case, measure=measure, dims=dims, traced=False)
-    return Experiment("counts", "additions in a program", (SIZES,), (statement,))
+    scenario = Scenario("counted", case, measure=measure, dims=dims, traced=False)
+    return Experiment("counts", "additions in a program", (SIZES,), (scenario,))
 
 
 def test_an_experiment_without_a_claim(command_line, tmp_path):
@@ -256,7 +257,7 @@ def test_an_experiment_without_a_claim(command_line, tmp_path):
 def test_a_theorem_wants_a_claim(unchecked):
     bare = counted([])
     with pytest.raises(ValueError, match="theorem 'counts': got no claim, wanted one"):
-        Theorem(bare.name, bare.summary, bare.flags, bare.statements)
+        Theorem(bare.name, bare.summary, bare.flags, bare.scenarios)
 
 
 def test_finished_points_of_a_plain_run_are_kept(tmp_path):
@@ -295,10 +296,10 @@ def added(case):
 
 
 def saved_theorem(**parts):
-    statement = Statement("sums", value, doubled, added, (CLAIM,), dims={"value": ("index",)})
+    scenario = Scenario("sums", value, doubled, added, (CLAIM,), dims={"value": ("index",)})
     control = lr.Control[jax.Array]("tripled", "3 x", "value", predict=lambda x: {"value": 3 * x})
-    statement = dataclasses.replace(statement, **{"controls": (control,)} | parts)
-    return Theorem("sums", "2 x = x + x", (SIZES,), (statement,))
+    scenario = dataclasses.replace(scenario, **{"controls": (control,)} | parts)
+    return Theorem("sums", "2 x = x + x", (SIZES,), (scenario,))
 
 
 @pytest.fixture(scope="module")
@@ -425,3 +426,16 @@ def test_nothing_can_be_asked_for_beside_judging(command_line):
     status, _, err = command_line(saved_theorem(), "--judge", "folder", "--size", "3")
     assert status == 2
     assert "--judge: got other arguments beside it, wanted none" in err
+
+
+def test_the_digest_covers_what_a_theorem_imports_from_beside_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "beside_it.py").write_text("def helper(one):\n    return 0.0\n")
+    (tmp_path / "of_its_own.py").write_text(
+        "from beside_it import helper\n\n\ndef judge(one):\n    return helper(one)\n"
+    )
+    judge = importlib.import_module("of_its_own").judge
+    before = code_digest([judge])
+    assert code_digest([judge]) == before
+    (tmp_path / "beside_it.py").write_text("def helper(one):\n    return 1.0\n")
+    assert code_digest([judge]) != before

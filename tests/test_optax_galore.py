@@ -178,15 +178,15 @@ def test_the_decay_of_the_wrapper_is_decoupled():
     oracles.assert_close(run.params, (1 - 0.1 * 0.5) ** 5 * np.asarray(W), steps=5, size=4)
 
 
-# The statement -------------------------------------------------------------------------------
+# The scenario -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 def test_all_claims_hold_for_every_optimizer(optimizer, dtype):
     # Small steps, or the run's own response leaves float32 without two digits.
     changed, found = SETTINGS | {"optimizer": optimizer, "learning_rate": 0.003}, {}
-    for statement in (og.OPTAX, optax_programs.OPTAX_PROGRAMS):
-        found[statement.id], legs = oracles.judged(THEOREM4, statement, changed, dtype=dtype)
+    for scenario in (og.OPTAX, optax_programs.OPTAX_PROGRAMS):
+        found[scenario.id], legs = oracles.judged(THEOREM4, scenario, changed, dtype=dtype)
         for name, leg in legs.items():
             assert leg.reason.values.item() == ""
             assert leg.residual <= leg.tolerance, name

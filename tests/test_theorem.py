@@ -19,7 +19,7 @@ from lrdyn import cli
 from lrdyn.engine import files
 from lrdyn.engine.evaluate import evaluate_controls
 from lrdyn.engine.judging import ratio_of, residuals
-from lrdyn.theorem import Claim, Control, Flag, Statement, Theorem, one_of, relative_response
+from lrdyn.theorem import Claim, Control, Flag, Scenario, Theorem, one_of, relative_response
 from tests.runs import python, started
 
 MY_THEOREM = '''
@@ -30,7 +30,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from lrdyn import Claim, Control, Flag, Statement, Theorem, at_least, cli
+from lrdyn import Claim, Control, Flag, Scenario, Theorem, at_least, cli
 from lrdyn.theorem import Domain
 
 
@@ -58,7 +58,7 @@ def bend(key, case, amount):
     return case | {"cubic": amount}
 
 
-DECAY = Statement(
+DECAY = Scenario(
     "decay_statement",
     case,
     predict,
@@ -110,9 +110,9 @@ def command(command_line):
 
 
 def changed(theorem, **parts):
-    """The theorem with other parts of its statement."""
-    (statement,) = theorem.statements
-    return dataclasses.replace(theorem, statements=(dataclasses.replace(statement, **parts),))
+    """The theorem with other parts of its scenario."""
+    (scenario,) = theorem.scenarios
+    return dataclasses.replace(theorem, scenarios=(dataclasses.replace(scenario, **parts),))
 
 
 def verdict(folder):
@@ -184,10 +184,10 @@ def test_the_results_of_the_script(finished):
 
 def test_perturbing_starts_where_the_claim_holds(finished, theorem):
     path = finished[1] / "results.nc"
-    (statement,) = theorem.statements
+    (scenario,) = theorem.scenarios
     for precision in ("float64", "float32"):
         away = xr.load_dataset(path, engine="h5netcdf", group=f"/perturb/bent/{precision}")
-        leg = residuals(statement.claims[0], statement, away, precision)
+        leg = residuals(scenario.claims[0], scenario, away, precision)
         ratio = ratio_of(leg, precision, everything=True)
         assert away["amount"].values.tolist() == [0.0, 1e-6, 1.0]
         assert (ratio.sel(amount=0.0) <= 1).all()
@@ -222,7 +222,7 @@ def test_float32_alone_keeps_a_meaningful_tolerance(theorem, command, tmp_path):
 
 def test_a_false_conjecture_is_caught(theorem, command, tmp_path):
     false = lr.Claim("exponential", "x_t = exp(-eta t) x_0")
-    status, out, _ = command(changed(theorem, claims=(*theorem.statements[0].claims, false)))
+    status, out, _ = command(changed(theorem, claims=(*theorem.scenarios[0].claims, false)))
     assert status == 1
     assert verdict(tmp_path)["holds"] is False
     assert entry(tmp_path, "exponential")["holds"] is False
@@ -233,11 +233,11 @@ def test_a_false_conjecture_is_caught(theorem, command, tmp_path):
 @pytest.mark.parametrize("allowed", [None, 1e-4])
 def test_a_coincidence_that_holds_to_float32_is_caught(allowed, theorem, command, tmp_path):
     """Its own tolerance lets it pass in both precisions, but it does not scale with epsilon."""
-    (statement,) = theorem.statements
-    claim = dataclasses.replace(statement.claims[0], tolerance=allowed)
+    (scenario,) = theorem.scenarios
+    claim = dataclasses.replace(scenario.claims[0], tolerance=allowed)
 
     def almost(case):
-        return {"decay": statement.predict(case)["decay"] * (1 + 1e-11)}
+        return {"decay": scenario.predict(case)["decay"] * (1 + 1e-11)}
 
     status, out, _ = command(changed(theorem, claims=(claim,), predict=almost, controls=()))
     found = entry(tmp_path, "decay")
@@ -249,9 +249,9 @@ def test_a_coincidence_that_holds_to_float32_is_caught(allowed, theorem, command
 
 
 def test_a_control_that_does_not_fail_is_no_proof(theorem, command, tmp_path):
-    (statement,) = theorem.statements
-    tame = lr.Control("tame", "nothing broken", "decay", predict=statement.predict)
-    broken = statement.controls[1]  # what it breaks is its own
+    (scenario,) = theorem.scenarios
+    tame = lr.Control("tame", "nothing broken", "decay", predict=scenario.predict)
+    broken = scenario.controls[1]  # what it breaks is its own
     status, out, _ = command(changed(theorem, controls=(broken, tame)))
     assert status == 1
     assert entry(tmp_path, broken.id)["holds"] is True
@@ -287,7 +287,7 @@ def test_hypotheses_met_nowhere_are_bad_input(where, theorem, command, tmp_path)
     if where == "hypothesis":
         vacuous = changed(theorem, hypotheses={"never": lambda case: jnp.asarray(False)})
     else:
-        claim = dataclasses.replace(theorem.statements[0].claims[0], applies=lambda one: False)
+        claim = dataclasses.replace(theorem.scenarios[0].claims[0], applies=lambda one: False)
         vacuous = changed(theorem, claims=(claim,))
     status, out, err = command(vacuous, "--out", "new/deeper")
     (line,) = [line for line in err.splitlines() if not line.startswith("[")]
@@ -298,12 +298,12 @@ def test_hypotheses_met_nowhere_are_bad_input(where, theorem, command, tmp_path)
 
 
 def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
-    """A statement at settings of its own holds even if the main one is about nothing."""
-    (statement,) = theorem.statements
+    """A scenario at settings of its own holds even if the main one is about nothing."""
+    (scenario,) = theorem.scenarios
     claim = lr.Claim("side", "nothing", residual=lambda one: 0.0, reads=("decay",))
-    side = dataclasses.replace(statement, id="aside", claims=(claim,), controls=())
+    side = dataclasses.replace(scenario, id="aside", claims=(claim,), controls=())
     vacuous = changed(theorem, hypotheses={"never": lambda case: jnp.asarray(False)}, controls=())
-    both = dataclasses.replace(theorem, statements=(*vacuous.statements, side))
+    both = dataclasses.replace(theorem, scenarios=(*vacuous.scenarios, side))
     assert command(both)[0] == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -311,7 +311,7 @@ def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
 def test_cases_outside_the_hypotheses_are_not_judged(theorem, command, tmp_path):
     slow = changed(theorem, hypotheses={"slow": lambda case: case["rate"] < 0.3}, controls=())
     broken = changed(slow, predict=lambda case: {
-        "decay": jnp.where(case["rate"] < 0.3, 1, 2) * theorem.statements[0].predict(case)["decay"]
+        "decay": jnp.where(case["rate"] < 0.3, 1, 2) * theorem.scenarios[0].predict(case)["decay"]
     })  # fmt: skip
     status, _, _ = command(broken)
     found = entry(tmp_path, "decay")
@@ -394,25 +394,25 @@ def test_what_a_control_has_wrong_stays_with_it():
     wrong: Control[jax.Array] = Control("p", "5 x", "a", predict=lambda x: {"a": 5 * x})
     after: Control[jax.Array] = Control("m", "the same", "a", measure=lambda x: {"a": x})
     sides = (lambda key: jnp.ones(())), (lambda x: {"a": 3 * x}), (lambda x: {"a": 2 * x})
-    statement = Statement("s", *sides, (Claim("a", "3 x"),), (wrong, after))
-    found = evaluate_controls(statement, {}, statement.controls)(0)
+    scenario = Scenario("s", *sides, (Claim("a", "3 x"),), (wrong, after))
+    found = evaluate_controls(scenario, {}, scenario.controls)(0)
     assert (found["p.a_predicted"], found["p.a_measured"]) == (5, 2)
     assert (found["m.a_predicted"], found["m.a_measured"]) == (3, 1)
 
 
 def test_ids_are_unique(theorem, unchecked):
-    (statement,) = theorem.statements
-    twin = dataclasses.replace(statement, controls=())
+    (scenario,) = theorem.scenarios
+    twin = dataclasses.replace(scenario, controls=())
     twice = lr.Control("decay", "", "decay", predict=lambda x: {})
     with pytest.raises(ValueError, match=r"theorem 'my_theorem': got ids \{'decay'\} twice"):
         changed(theorem, controls=(twice,))
     with pytest.raises(ValueError, match=r"'my_theorem': got ids .*'decay'.* twice"):
-        dataclasses.replace(theorem, statements=(statement, dataclasses.replace(twin, id="other")))
+        dataclasses.replace(theorem, scenarios=(scenario, dataclasses.replace(twin, id="other")))
     for name in ("decay_statement", "controls"):
         claims = (dataclasses.replace(twin.claims[0], id="other"),)
         other = dataclasses.replace(twin, id=name, claims=claims)
         with pytest.raises(ValueError, match=rf"'my_theorem': got ids \{{'{name}'\}} twice"):
-            dataclasses.replace(theorem, statements=(statement, other))
+            dataclasses.replace(theorem, scenarios=(scenario, other))
 
 
 @pytest.mark.parametrize(
@@ -490,9 +490,9 @@ def worded(**more):
     def value(x):
         return {"value": x, "side": jnp.sign(x)}
 
-    statement = Statement("worded", case, value, value, (Claim("value", "equals itself"),))
+    scenario = Scenario("worded", case, value, value, (Claim("value", "equals itself"),))
     flag = Flag("side", ("left",), one_of("left", "right"), str, "s", "a side", shapes=True)
-    return Theorem("worded", "a word decides", (flag,), (statement,), **more)
+    return Theorem("worded", "a word decides", (flag,), (scenario,), **more)
 
 
 def test_a_flag_of_words(tmp_path, command_line):
@@ -520,9 +520,9 @@ def test_a_theorem_draws_its_own_plots(tmp_path, unchecked, monkeypatch):
 
 
 def sided(**more):
-    """A theorem with a second statement, about the right side only."""
+    """A theorem with a second scenario, about the right side only."""
     whole = worded()
-    (first,) = whole.statements
+    (first,) = whole.scenarios
     other = dataclasses.replace(
         first,
         id="right_only",
@@ -537,7 +537,7 @@ def sided(**more):
         ),
         narrow=lambda s: s | {"side": tuple(side for side in s["side"] if side == "right")},
     )  # fmt: skip
-    return dataclasses.replace(whole, statements=(first, other), **more)
+    return dataclasses.replace(whole, scenarios=(first, other), **more)
 
 
 @pytest.mark.parametrize(
@@ -565,8 +565,8 @@ def test_a_statement_that_the_settings_do_not_concern_is_left_out(
 
 
 def test_the_first_statement_is_never_left_out(unchecked):
-    first, other = sided().statements
-    turned = dataclasses.replace(sided(), statements=(other, first))
+    first, other = sided().scenarios
+    turned = dataclasses.replace(sided(), scenarios=(other, first))
     with pytest.raises(cli.BadInput, match=r"got \['side'\] empty"):
         cli.parse(turned, ["--side", "left"])
 

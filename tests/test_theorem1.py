@@ -86,17 +86,17 @@ def test_a_run_that_ends_in_another_basin_is_not_judged():
 
 
 @pytest.mark.parametrize(
-    ("statement", "depth", "claim"),
+    ("scenario", "depth", "claim"),
     [
         (minimisers.DESCENT, 2, "minimiser"),
         (minimisers.DESCENT, 3, "minimiser"),
         (autoencoder.AUTOENCODER, 2, "autoencoder"),
     ],
 )
-def test_a_run_on_its_way_is_not_judged(statement, depth, claim, dtype):
+def test_a_run_on_its_way_is_not_judged(scenario, depth, claim, dtype):
     """Beside a saddle little moves, in few steps less than what float32 tolerates."""
     grid = {"depth": depth, "init_scale": (1e-5, 1.0), "weight_decay": (0.0, 0.1), "steps": 8}
-    _, legs = oracles.judged(THEOREM1, statement, FLAGS | grid, dtype=dtype)
+    _, legs = oracles.judged(THEOREM1, scenario, FLAGS | grid, dtype=dtype)
     assert legs[claim].reason.size == 4
     assert (legs[claim].reason != "").all()
 

@@ -189,9 +189,9 @@ def test_the_controls_are_far_away(ran):
     ],
 )
 def test_statements_that_are_not_concerned_are_left_out(given, expected):
-    kept = concerned(THEOREM4, SETTINGS | given).statements
+    kept = concerned(THEOREM4, SETTINGS | given).scenarios
     always = ["optax", "optax_programs", "duality", "gradient_rank"]
-    assert [statement.id for statement in kept] == [*expected, *always]
+    assert [scenario.id for scenario in kept] == [*expected, *always]
 
 
 def test_broad_sweeps_take_both_sides():

@@ -12,7 +12,7 @@ import optax
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.theorem import POSITIVE, Claim, Control, Flag, Statement, Theorem, at_least
+from lrdyn.theorem import POSITIVE, Claim, Control, Flag, Scenario, Theorem, at_least
 
 
 class Run(eqx.Module):
@@ -88,7 +88,7 @@ def add_decay(key, case, amount):
 # Where a break is plain to see: a large step.
 AT = {"dim": 6, "depth": 3, "learning_rate": 0.03, "steps": 100}
 
-FACTORIZATION = Statement(
+FACTORIZATION = Scenario(
     "factorization",
     make_case,
     predict,

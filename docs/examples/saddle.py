@@ -10,7 +10,7 @@ import numpy as np
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.theorem import POSITIVE, Experiment, Flag, Statement, at_least
+from lrdyn.theorem import POSITIVE, Experiment, Flag, Scenario, at_least
 
 FLAGS = (
     Flag("dim", (10,), at_least(2), int, "d", "width of the layers", (30,), shapes=True),
@@ -66,7 +66,7 @@ def plot(groups: Mapping[str, Any]) -> Any:
     return figure
 
 
-TRAINING = Statement(
+TRAINING = Scenario(
     "training",
     make_case,
     measure=train,

@@ -121,8 +121,8 @@ def drawn_from(
     lets XLA optimise the programs; ``quick`` suits those that take longer to compile than to run.
 
     Example:
-        >>> from lrdyn.theorem import Statement
-        >>> line = Experiment("line", "a line", (), (Statement("line", lambda key: key),))
+        >>> from lrdyn.theorem import Scenario
+        >>> line = Experiment("line", "a line", (), (Scenario("line", lambda key: key),))
         >>> drawn_from(line)(seed=3)["line"].config["seed"]
         3
     """
@@ -132,7 +132,7 @@ def drawn_from(
 
 
 def one_seed(groups: Groups) -> xr.Dataset:
-    """Arrays of the first statement of a run with one seed, without what judges need.
+    """Arrays of the first scenario of a run with one seed, without what judges need.
 
     Example:
         >>> root = xr.Dataset({"y": ("seed", [3.0]), SIZE: ("seed", [2])}, attrs={"digest": "0"})

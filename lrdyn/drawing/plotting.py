@@ -300,9 +300,9 @@ def perturb_figure(
     is the point at the left edge. ``groups`` are those of ``results.nc``.
     """
     swept = [
-        (control, statement)
-        for statement in theorem.statements
-        for control in statement.controls
+        (control, scenario)
+        for scenario in theorem.scenarios
+        for control in scenario.controls
         if control_group(control, precisions[0], perturb=True) in groups
     ]
     columns = 2 if len(swept) in (2, 4) else min(3, len(swept))
@@ -310,10 +310,10 @@ def perturb_figure(
     with style():
         figure = blank(0.3 + 2.0 * rows)
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        for ax, (control, statement) in zip(axes, swept, strict=False):
+        for ax, (control, scenario) in zip(axes, swept, strict=False):
             for precision, color in zip(precisions, BLUES[1:], strict=False):
                 data = groups[control_group(control, precision, perturb=True)]
-                leg = residuals(claim_of(control, statement), statement, data, precision)
+                leg = residuals(claim_of(control, scenario), scenario, data, precision)
                 _departure(ax, leg.assign_attrs(data.attrs), color, precision)
         for ax in axes[len(swept) :]:
             ax.remove()

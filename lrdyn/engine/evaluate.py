@@ -1,4 +1,4 @@
-"""The functions of one point: what a sweep calls for a statement, and for its controls."""
+"""The functions of one point: what a sweep calls for a scenario, and for its controls."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -8,26 +8,26 @@ import jax
 import jax.numpy as jnp
 
 from lrdyn.engine.judging import SIZE, claim_of
-from lrdyn.theorem import Arrays, Control, Statement, longest_axis
+from lrdyn.theorem import Arrays, Control, Scenario, longest_axis
 
 Point = Callable[..., dict[str, Any]]
 """A function of ``seed`` and of the swept flags that returns named arrays."""
 
 
-def evaluate(statement: Statement, fixed: Mapping[str, Any]) -> Point:
-    """Build the function that produces the arrays of a statement; ``fixed`` is not swept."""
+def evaluate(scenario: Scenario, fixed: Mapping[str, Any]) -> Point:
+    """Build the function that produces the arrays of a scenario; ``fixed`` is not swept."""
 
     def point(seed: Any, **flags: Any) -> dict[str, Any]:
-        case = statement.case(jax.random.key(seed), **taken(statement.case, {**fixed, **flags}))
-        predicted, measured = dict(statement.predict(case)), dict(statement.measure(case))
-        compared = dict(statement.compare(case, predicted, measured))
-        return _facts(statement, case) | _named(predicted, measured) | compared
+        case = scenario.case(jax.random.key(seed), **taken(scenario.case, {**fixed, **flags}))
+        predicted, measured = dict(scenario.predict(case)), dict(scenario.measure(case))
+        compared = dict(scenario.compare(case, predicted, measured))
+        return _facts(scenario, case) | _named(predicted, measured) | compared
 
     return point
 
 
 def evaluate_controls(
-    statement: Statement, fixed: Mapping[str, Any], controls: Sequence[Control]
+    scenario: Scenario, fixed: Mapping[str, Any], controls: Sequence[Control]
 ) -> Point:
     """Build the function that runs controls: one program, what they share once.
 
@@ -38,22 +38,22 @@ def evaluate_controls(
 
     def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
         key = jax.random.key(seed)
-        whole = statement.case(key, **taken(statement.case, {**fixed, **flags}))
+        whole = scenario.case(key, **taken(scenario.case, {**fixed, **flags}))
         once, outputs = _Once(), {}
         for control in controls:
             case = whole
             if control.case is not None:
                 distance = jnp.asarray(control.amount if amount is None else amount)
                 case = control.case(jax.random.fold_in(key, 1), whole, distance)
-            predicted, measured = once(statement.predict, case), once(statement.measure, case)
+            predicted, measured = once(scenario.predict, case), once(scenario.measure, case)
             if control.predict is not None:
                 predicted = predicted | once(control.predict, case)
             if control.measure is not None:
                 measured = measured | once(control.measure, case)
-            claim = claim_of(control, statement)
-            read = (*claim.arrays, statement.condition, statement.diverged)
+            claim = claim_of(control, scenario)
+            read = (*claim.arrays, scenario.condition, scenario.diverged)
             sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
-            found = _facts(statement, case) | _named(*sides)
+            found = _facts(scenario, case) | _named(*sides)
             outputs |= {f"{control.id}.{name}": value for name, value in found.items()}
         return outputs
 
@@ -87,9 +87,9 @@ class _Once:
         return self.found[known][1]
 
 
-def _facts(statement: Statement, case: Any) -> dict[str, Any]:
+def _facts(scenario: Scenario, case: Any) -> dict[str, Any]:
     """What a judge asks of a case, which is not saved itself."""
-    met = {f"met_{name}": jnp.asarray(check(case)) for name, check in statement.hypotheses.items()}
+    met = {f"met_{name}": jnp.asarray(check(case)) for name, check in scenario.hypotheses.items()}
     return met | {SIZE: jnp.asarray(longest_axis(case), jnp.int32)}
 
 

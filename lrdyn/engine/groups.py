@@ -1,6 +1,6 @@
-"""Where ``results.nc`` keeps the arrays of a statement and of a control."""
+"""Where ``results.nc`` keeps the arrays of a scenario and of a control."""
 
-from lrdyn.theorem import Control, Experiment, Statement, Theorem
+from lrdyn.theorem import Control, Experiment, Scenario, Theorem
 
 PRECISIONS = {"float64": ("float64", "float32"), "float32": ("float32",)}
 """The runs behind one verdict: the dtype asked for first."""
@@ -11,9 +11,9 @@ def precisions(experiment: Experiment, dtype: str) -> tuple[str, ...]:
     return PRECISIONS[dtype] if isinstance(experiment, Theorem) else (dtype,)
 
 
-def groups_of(experiment: Experiment, statement: Statement, dtype: str) -> dict[str, str]:
-    """Precision -> group of a statement; ``dtype`` is the precision that was asked for."""
-    root = "" if statement is experiment.statements[0] else f"/{statement.id}"
+def groups_of(experiment: Experiment, scenario: Scenario, dtype: str) -> dict[str, str]:
+    """Precision -> group of a scenario; ``dtype`` is the precision that was asked for."""
+    root = "" if scenario is experiment.scenarios[0] else f"/{scenario.id}"
     return {
         p: (root or "/") if p == dtype else f"{root}/{p}" for p in precisions(experiment, dtype)
     }

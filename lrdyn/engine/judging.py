@@ -16,13 +16,13 @@ from lrdyn.claims import Judgement
 from lrdyn.engine.groups import control_group, groups_of
 from lrdyn.engine.outcomes import SIZE as SIZE
 from lrdyn.engine.outcomes import MissingArray, lead_of, outcomes
-from lrdyn.theorem import Claim, Control, Experiment, Outcome, Statement
+from lrdyn.theorem import Claim, Control, Experiment, Outcome, Scenario
 
 if TYPE_CHECKING:
     import xarray
 
 SHOWN = 4
-"""Diverged configurations of a statement that are printed one by one."""
+"""Diverged configurations of a scenario that are printed one by one."""
 
 Groups = Mapping[str, "xarray.Dataset"]
 Legs = dict[str, "xarray.Dataset"]
@@ -48,33 +48,33 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         ValueError: an array has a shape that a claim cannot compare.
     """
     entries, legs, diverged = [], {}, []
-    for statement in theorem.statements:
-        named = groups_of(theorem, statement, dtype)
-        mine = {p: _group(groups, g, f"statement {statement.id!r}") for p, g in named.items()}
-        for claim in statement.claims:
-            legs[claim.id] = {p: residuals(claim, statement, r, p) for p, r in mine.items()}
+    for scenario in theorem.scenarios:
+        named = groups_of(theorem, scenario, dtype)
+        mine = {p: _group(groups, g, f"scenario {scenario.id!r}") for p, g in named.items()}
+        for claim in scenario.claims:
+            legs[claim.id] = {p: residuals(claim, scenario, r, p) for p, r in mine.items()}
             entries.append(claim_entry(claim, legs[claim.id]))
-        for control in statement.controls:
-            legs[control.id] = _of_control(control, statement, groups, dtype, named)
+        for control in scenario.controls:
+            legs[control.id] = _of_control(control, scenario, groups, dtype, named)
             entries.append(control_entry(control, legs[control.id]))
-        diverged += _diverged(mine[dtype], statement)
+        diverged += _diverged(mine[dtype], scenario)
     return Verdict(entries, legs, diverged)
 
 
-def claim_of(control: Control, statement: Statement) -> Claim:
+def claim_of(control: Control, scenario: Scenario) -> Claim:
     """The claim that a control breaks."""
-    return next(claim for claim in statement.claims if claim.id == control.claim)
+    return next(claim for claim in scenario.claims if claim.id == control.claim)
 
 
 def _of_control(
-    control: Control, statement: Statement, groups: Groups, dtype: str, precisions: Iterable[str]
+    control: Control, scenario: Scenario, groups: Groups, dtype: str, precisions: Iterable[str]
 ) -> Legs:
-    claim, found = claim_of(control, statement), {}
+    claim, found = claim_of(control, scenario), {}
     for precision in precisions:
         name = control_group(control, precision)
         if name in groups or precision == dtype:  # in the other one they run only if asked for
             results = _group(groups, name, f"control {control.id!r}")
-            found[precision] = residuals(claim, statement, results, precision)
+            found[precision] = residuals(claim, scenario, results, precision)
     return found
 
 
@@ -98,9 +98,9 @@ class Row(NamedTuple):
 
 
 def residuals(
-    claim: Claim, statement: Statement, results: "xarray.Dataset", precision: str
+    claim: Claim, scenario: Scenario, results: "xarray.Dataset", precision: str
 ) -> "xarray.Dataset":
-    """Every :class:`Row` of a claim, on the arrays of its statement or of a control.
+    """Every :class:`Row` of a claim, on the arrays of its scenario or of a control.
 
     The columns lie over the axes of the points, for a claim over seeds without ``seed``.
     """
@@ -110,7 +110,7 @@ def residuals(
     if claim.seeds:
         lead.remove("seed")
     shape = tuple(results.sizes[dim] for dim in lead)
-    rows = [row_of(claim, statement, one) for one in outcomes(claim, statement, results, precision)]
+    rows = [row_of(claim, scenario, one) for one in outcomes(claim, scenario, results, precision)]
     columns = {
         name: (lead, np.asarray(column).reshape(shape))
         for name, column in zip(Row._fields, zip(*rows, strict=True), strict=True)
@@ -119,17 +119,17 @@ def residuals(
     return xr.Dataset(columns, kept, results.attrs)
 
 
-def row_of(claim: Claim, statement: Statement, one: Outcome) -> Row:
+def row_of(claim: Claim, scenario: Scenario, one: Outcome) -> Row:
     """Residual, tolerance and whether it counts, of one outcome."""
     limit, condition = claim.tolerance, 1.0
     if limit is None:
         limit = claims.tolerance(claim.kind, one.dtype, steps=one.steps, size=one.size)
-    if _rounded(claim) and statement.condition in one.predicted:
-        condition = float(one.predicted[statement.condition])
+    if _rounded(claim) and scenario.condition in one.predicted:
+        condition = float(one.predicted[scenario.condition])
         limit *= condition
     # What is no number, after a divergence for example, needs no warning: it is lost, and fails.
     with np.errstate(all="ignore"):
-        reason = _reason(claim, statement, one, limit)
+        reason = _reason(claim, scenario, one, limit)
         return Row(residual_of(claim, one), limit, condition, reason)
 
 
@@ -146,13 +146,13 @@ def residual_of(claim: Claim, one: Outcome) -> float:
     return value if value >= 0 else float("nan")
 
 
-def _reason(claim: Claim, statement: Statement, one: Outcome, limit: float) -> str:
+def _reason(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> str:
     unmet = [name for name, met in one.hypotheses.items() if not np.all(met)]
     if unmet:
         return unmet[0]
-    if statement.diverged in one.measured and np.any(one.measured[statement.diverged] >= 0):
+    if scenario.diverged in one.measured and np.any(one.measured[scenario.diverged] >= 0):
         return "diverged"
-    if _rounded(claim) and statement.condition and not limit <= claims.RESOLVED:
+    if _rounded(claim) and scenario.condition and not limit <= claims.RESOLVED:
         return "ill-conditioned"
     if claim.seeds and np.size(one.point["seed"]) < claim.seeds:
         return "too few seeds"
@@ -280,18 +280,18 @@ def ratio_of(
     return ratio if everything else ratio.where(leg.reason == "")
 
 
-def _diverged(results: "xarray.Dataset", statement: Statement) -> list[str]:
-    if statement.diverged not in results:
+def _diverged(results: "xarray.Dataset", scenario: Scenario) -> list[str]:
+    if scenario.diverged not in results:
         return []
-    steps = results[statement.diverged]
+    steps = results[scenario.diverged]
     (lost,) = np.nonzero(steps.values.ravel() >= 0)
     lines = []
     for index in lost[:SHOWN]:
         point = point_of(results.assign(residual=steps), int(index))
         where = " ".join(f"{name}={flag_text(value)}" for name, value in point.items())
-        lines.append(f"{statement.id}: diverged at step {steps.values.flat[index]}: {where}")
+        lines.append(f"{scenario.id}: diverged at step {steps.values.flat[index]}: {where}")
     if len(lost) > SHOWN:
-        lines.append(f"{statement.id}: {len(lost)} of {steps.size} diverged, see results.nc")
+        lines.append(f"{scenario.id}: {len(lost)} of {steps.size} diverged, see results.nc")
     return lines
 
 

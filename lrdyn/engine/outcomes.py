@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrdyn.engine.files import slabs
-from lrdyn.theorem import Claim, Outcome, Statement
+from lrdyn.theorem import Claim, Outcome, Scenario
 
 if TYPE_CHECKING:
     import xarray
@@ -21,7 +21,7 @@ class MissingArray(ValueError):
 
 
 def outcomes(
-    claim: Claim, statement: Statement, results: "xarray.Dataset", precision: str
+    claim: Claim, scenario: Scenario, results: "xarray.Dataset", precision: str
 ) -> Iterator[Outcome]:
     """What a claim reads, point by point or, for a claim over seeds, setting by setting.
 
@@ -29,9 +29,9 @@ def outcomes(
     are read slab by slab.
     """
     lead = lead_of(results)
-    saved = saved_names(claim, statement, map(str, results.variables))
+    saved = saved_names(claim, scenario, map(str, results.variables))
     names = [name for both in saved.values() for name in both]
-    names += [SIZE, *(f"met_{name}" for name in statement.hypotheses)]
+    names += [SIZE, *(f"met_{name}" for name in scenario.hypotheses)]
     names += [str(name) for name in results if str(name).startswith("length_")]
     arrays = {name: _leading(array_of(results, name), lead) for name in dict.fromkeys(names)}
     shape = tuple(results.sizes[dim] for dim in lead)
@@ -39,22 +39,20 @@ def outcomes(
     fixed = json.loads(results.attrs.get("fixed", "{}"))
     for slab in _settings(shape) if claim.seeds else slabs(shape, each):
         found = [
-            _outcome(fixed | point, one, statement, precision)
+            _outcome(fixed | point, one, scenario, precision)
             for point, one in _points_of(results, arrays, lead, slab)
         ]
         yield from [_over_seeds(found)] if claim.seeds else found
 
 
-def saved_names(
-    claim: Claim, statement: Statement, available: Iterable[str]
-) -> dict[str, list[str]]:
+def saved_names(claim: Claim, scenario: Scenario, available: Iterable[str]) -> dict[str, list[str]]:
     """Array that a claim reads -> ``<name>_predicted`` and ``<name>_measured``, or the name itself.
 
     Only those out of ``available`` are there; an array of the claim must be.
     """
     available = set(available)
     found = {}
-    for name in (*claim.arrays, statement.condition, statement.diverged):
+    for name in (*claim.arrays, scenario.condition, scenario.diverged):
         both = [f"{name}_predicted", f"{name}_measured"]
         saved = [n for n in both if n in available] or [n for n in (name,) if n in available]
         if name in claim.arrays and not saved:
@@ -137,7 +135,7 @@ class _Reads(dict):
 
 
 def _outcome(
-    point: dict[str, Any], found: Mapping[str, np.ndarray], statement: Statement, precision: str
+    point: dict[str, Any], found: Mapping[str, np.ndarray], scenario: Scenario, precision: str
 ) -> Outcome:
     sides = {"predicted": _Reads(), "measured": _Reads()}
     for name, array in found.items():
@@ -147,8 +145,8 @@ def _outcome(
         else:
             for other in sides.values():
                 other.setdefault(name, array)
-    met = {name: found[f"met_{name}"] for name in statement.hypotheses}
-    steps = int(point.get(statement.steps, 1)) if statement.steps else 1
+    met = {name: found[f"met_{name}"] for name in scenario.hypotheses}
+    steps = int(point.get(scenario.steps, 1)) if scenario.steps else 1
     return Outcome(
         point, **sides, hypotheses=met, dtype=np.dtype(precision), size=int(found[SIZE]),
         steps=steps,

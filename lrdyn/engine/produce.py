@@ -22,7 +22,7 @@ from lrdyn.engine.sources import code_digest as code_digest
 from lrdyn.engine.sources import functions_of as functions_of
 from lrdyn.engine.sources import source_digest
 from lrdyn.engine.sweep import call_each, sweep
-from lrdyn.theorem import Control, Experiment, Statement
+from lrdyn.theorem import Control, Experiment, Scenario
 
 if TYPE_CHECKING:
     import xarray
@@ -44,7 +44,7 @@ def produce(
     store: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, "xarray.Dataset"]:
-    """Run every statement and its controls: the content of ``results.nc``, group -> dataset.
+    """Run every scenario and its controls: the content of ``results.nc``, group -> dataset.
 
     The arguments are those of :func:`lrdyn.verify`.
     """
@@ -57,32 +57,32 @@ def produce(
 
 
 def concerned(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
-    """Leave out the statements that these settings do not concern, with all their claims.
+    """Leave out the scenarios that these settings do not concern, with all their claims.
 
     Those stay whose ``narrow`` leaves a value for every swept flag, and always the first: it
     carries the verdict.
     """
-    first, *rest = experiment.statements
+    first, *rest = experiment.scenarios
     kept = [
         s
         for s in rest
         if all(map(len, _split(experiment, own_settings(experiment, s, settings))[0].values()))
     ]
-    return replace(experiment, statements=(first, *kept))
+    return replace(experiment, scenarios=(first, *kept))
 
 
 def validate(experiment: Experiment, settings: Mapping[str, Any]) -> None:
     """Check every combination of the settings before anything is computed."""
-    for statement in concerned(experiment, settings).statements:
-        for point in _grid(experiment, own_settings(experiment, statement, settings)):
+    for scenario in concerned(experiment, settings).scenarios:
+        for point in _grid(experiment, own_settings(experiment, scenario, settings)):
             experiment.check(point)
 
 
 def own_settings(
-    experiment: Experiment, statement: Statement, settings: Mapping[str, Any]
+    experiment: Experiment, scenario: Scenario, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Settings of a statement: of a flag that its case does not take one value is enough."""
-    own, mine = statement.narrow(dict(settings)), taken(statement.case, settings)
+    """Settings of a scenario: of a flag that its case does not take one value is enough."""
+    own, mine = scenario.narrow(dict(settings)), taken(scenario.case, settings)
     return {
         flag.name: own[flag.name][:1] if flag.swept and flag.name not in mine else own[flag.name]
         for flag in experiment.flags
@@ -181,23 +181,23 @@ def _plain(value: Any) -> Any:
 
 def claims_job(
     experiment: Experiment,
-    statement: Statement,
+    scenario: Scenario,
     settings: Mapping[str, Any],
     seeds: Sequence[int],
     group: str,
     precision: str,
     optimize: bool = True,
 ) -> Job:
-    """The sweep of a statement over its settings."""
-    swept, fixed = _split(experiment, own_settings(experiment, statement, settings))
-    function, points = evaluate(statement, fixed), product(seed=seeds, **swept)
-    how = _how(experiment, statement, fixed, optimize)
-    return Job(group, precision, function, points, _dims(statement), **how)
+    """The sweep of a scenario over its settings."""
+    swept, fixed = _split(experiment, own_settings(experiment, scenario, settings))
+    function, points = evaluate(scenario, fixed), product(seed=seeds, **swept)
+    how = _how(experiment, scenario, fixed, optimize)
+    return Job(group, precision, function, points, _dims(scenario), **how)
 
 
 def controls_job(
     experiment: Experiment,
-    statement: Statement,
+    scenario: Scenario,
     controls: tuple[Control, ...],
     seeds: Sequence[int],
     precision: str,
@@ -205,43 +205,43 @@ def controls_job(
 ) -> Job:
     """The sweep of controls that share their settings; with amounts, how far they reach."""
     point = {f.name: f.quick[0] if f.quick else None for f in experiment.flags}
-    swept, fixed = _split(experiment, {**point, **statement.at, **controls[0].at})
+    swept, fixed = _split(experiment, {**point, **scenario.at, **controls[0].at})
     axes = {"amount": amounts} if amounts else {}
     axes |= {name: (value,) for name, value in swept.items()}
-    name = f"/{'perturb' if amounts else 'controls'}/{statement.id}/{precision}"
-    function, points = evaluate_controls(statement, fixed, controls), product(seed=seeds, **axes)
-    dims, how = _dims_of_controls(statement, controls), _how(experiment, statement, fixed, False)
+    name = f"/{'perturb' if amounts else 'controls'}/{scenario.id}/{precision}"
+    function, points = evaluate_controls(scenario, fixed, controls), product(seed=seeds, **axes)
+    dims, how = _dims_of_controls(scenario, controls), _how(experiment, scenario, fixed, False)
     return Job(name, precision, function, points, dims, controls=controls, **how)
 
 
 def _how(
-    experiment: Experiment, statement: Statement, fixed: Mapping[str, Any], optimize: bool
+    experiment: Experiment, scenario: Scenario, fixed: Mapping[str, Any], optimize: bool
 ) -> dict[str, Any]:
-    """What the jobs of a statement have in common."""
+    """What the jobs of a scenario have in common."""
     named = {name: v for name, v in fixed.items() if isinstance(v, int | float | str)}
-    names = {name: getattr(statement, name) for name in ("steps", "condition", "diverged")}
+    names = {name: getattr(scenario, name) for name in ("steps", "condition", "diverged")}
     return {
         "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes),
         "compiler_options": None if optimize else unoptimized(),
         "lanes": LANES[optimize],
-        "attributes": {"statement": statement.id, "fixed": json.dumps(named), **names},
-        "traced": statement.traced,
-        "digest": "" if statement.traced else source_digest(experiment),
+        "attributes": {"scenario": scenario.id, "fixed": json.dumps(named), **names},
+        "traced": scenario.traced,
+        "digest": "" if scenario.traced else source_digest(experiment),
     }
 
 
-def _dims(statement: Statement) -> dict[str, tuple[str, ...]]:
-    dims = dict(statement.dims)
-    for name, axes in statement.dims.items():
+def _dims(scenario: Scenario) -> dict[str, tuple[str, ...]]:
+    dims = dict(scenario.dims)
+    for name, axes in scenario.dims.items():
         dims |= {f"{name}_predicted": axes, f"{name}_measured": axes}
     return dims
 
 
 def _dims_of_controls(
-    statement: Statement, controls: Sequence[Control]
+    scenario: Scenario, controls: Sequence[Control]
 ) -> dict[str, tuple[str, ...]]:
     """Axes of their own for each: a control can change the length of one."""
-    dims = _dims(statement).items()
+    dims = _dims(scenario).items()
     return {f"{c.id}.{n}": tuple(f"{c.id}.{a}" for a in axes) for c in controls for n, axes in dims}
 
 
@@ -273,23 +273,23 @@ def _jobs(
     perturb: bool,
     thorough: bool,
 ) -> Iterator[Job]:
-    for statement in experiment.statements:
-        for p, group in groups_of(experiment, statement, dtype).items():
-            yield claims_job(experiment, statement, settings, seeds, group, p, thorough)
+    for scenario in experiment.scenarios:
+        for p, group in groups_of(experiment, scenario, dtype).items():
+            yield claims_job(experiment, scenario, settings, seeds, group, p, thorough)
         for p in precisions(experiment, dtype):
             if thorough or p == dtype:
-                for controls in _with_equal_settings(statement):
-                    yield controls_job(experiment, statement, controls, seeds, p)
-            for control in statement.controls:
+                for controls in _with_equal_settings(scenario):
+                    yield controls_job(experiment, scenario, controls, seeds, p)
+            for control in scenario.controls:
                 if perturb and control.amounts:
                     amounts = (0.0, *control.amounts)
-                    yield controls_job(experiment, statement, (control,), seeds, p, amounts)
+                    yield controls_job(experiment, scenario, (control,), seeds, p, amounts)
 
 
-def _with_equal_settings(statement: Statement) -> list[tuple[Control, ...]]:
+def _with_equal_settings(scenario: Scenario) -> list[tuple[Control, ...]]:
     groups: dict[str, list[Control]] = {}
-    for control in statement.controls:
-        at = {**statement.at, **control.at}
+    for control in scenario.controls:
+        at = {**scenario.at, **control.at}
         groups.setdefault(repr(sorted(at.items())), []).append(control)
     return [tuple(controls) for controls in groups.values()]
 

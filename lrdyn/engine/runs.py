@@ -254,7 +254,7 @@ def _old_verdict(folder: Path) -> dict[str, Any]:
 
 
 def _concerned_by(theorem: Experiment, config: dict[str, Any]) -> Experiment:
-    """The theorem with the statements that a configuration concerned."""
+    """The theorem with the scenarios that a configuration concerned."""
     settings = {f.name: config[f.name] for f in theorem.flags}
     settings = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
     return concerned(theorem, settings)

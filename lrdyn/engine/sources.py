@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -19,16 +20,15 @@ def source_digest(experiment: Experiment) -> str:
     anything.
     """
     parts: list[Any] = [experiment]
-    for statement in experiment.statements:
-        parts += [statement, *statement.claims, *statement.controls]
+    for scenario in experiment.scenarios:
+        parts += [scenario, *scenario.claims, *scenario.controls]
     return code_digest([f for part in parts for f in functions_of(part)], experiment.data())
 
 
 def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
     """SHA-256 of the files that functions are written in, as above, and of data files."""
-    files = {Path(f.__code__.co_filename) for f in functions}
     digest = hashlib.sha256()
-    for path in sorted(p for p in files if p.is_file() and not _general(p)):
+    for path in sorted(_files(functions)):
         digest.update(path.read_bytes())
     for code in sorted(f.__code__.co_code for f in functions if not _in_file(f)):
         digest.update(code)  # written in a notebook or at a prompt
@@ -37,10 +37,33 @@ def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
     return digest.hexdigest()
 
 
+def _files(functions: Sequence[Any]) -> set[Path]:
+    """Files of the functions, and what these import of the theorems or from beside them."""
+    own = {Path(f.__code__.co_filename).resolve() for f in functions if _in_file(f)}
+    found = {path for path in own if not _general(path)}
+    beside = {path.parent for path in found}
+    names, seen = {f.__module__ for f in functions}, set()
+    while names:
+        name = names.pop()
+        seen.add(name)
+        module = sys.modules.get(name)
+        path = Path(getattr(module, "__file__", None) or "").resolve()
+        if _general(path) or not (path.parent in beside or _of_theorems(path)):
+            continue
+        found.add(path)
+        within = [getattr(one, "__module__", None) for one in vars(module).values()]
+        within += [one.__name__ for one in vars(module).values() if inspect.ismodule(one)]
+        names |= {other for other in within if isinstance(other, str)} - seen
+    return found
+
+
+def _of_theorems(path: Path) -> bool:
+    return path.is_relative_to(Path(lrdyn.__path__[0]) / "theorems")
+
+
 def _general(path: Path) -> bool:
     """Whether a file is one of the library's, and of no theorem."""
-    library = Path(lrdyn.__path__[0])
-    return path.is_relative_to(library) and not path.is_relative_to(library / "theorems")
+    return path.is_relative_to(lrdyn.__path__[0]) and not _of_theorems(path)
 
 
 def _in_file(function: Any) -> bool:

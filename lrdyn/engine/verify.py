@@ -21,7 +21,7 @@ class Verification(NamedTuple):
     verdict: dict[str, Any]
     """Content of ``verdict.json``."""
     groups: Mapping[str, "xarray.Dataset"]
-    """Content of ``results.nc``: ``"/"`` is the first statement in the dtype asked for."""
+    """Content of ``results.nc``: ``"/"`` is the first scenario in the dtype asked for."""
     diverged: list[str]
     """One line for each configuration whose step size diverged."""
     legs: Mapping[str, Legs]
@@ -40,7 +40,7 @@ def verify(
     store: Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Run every statement of a theorem with its controls and judge every claim.
+    """Run every scenario of a theorem with its controls and judge every claim.
 
     Identities run in float64 and in float32, and the verdict uses both; with ``dtype="float32"``
     the float32 run stands alone.
@@ -94,8 +94,8 @@ def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: s
 
 
 def _holds(theorem: Experiment, claims: list[dict[str, Any]]) -> bool | None:
-    # A side statement at settings of its own must not carry a verdict about nothing.
-    main = {claim.id for claim in theorem.statements[0].claims}
+    # A side scenario at settings of its own must not carry a verdict about nothing.
+    main = {claim.id for claim in theorem.scenarios[0].claims}
     holds = overall(claims)
     if holds and all(claim["holds"] is None for claim in claims if claim["id"] in main):
         return None

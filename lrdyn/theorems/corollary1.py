@@ -13,7 +13,7 @@ from lrdyn import compression, subspace
 from lrdyn.claims import excess, on_scale
 from lrdyn.compression import CompressedNetwork, compression_error
 from lrdyn.factorization import Weights, end_to_end
-from lrdyn.theorem import Claim, Control, Flag, Outcome, Statement, Theorem, at_least
+from lrdyn.theorem import Claim, Control, Flag, Outcome, Scenario, Theorem, at_least
 from lrdyn.theorems import deep_factorization
 
 SHAPES = {"dim": (12,), "depth": (3,), "rank": (2,)}
@@ -155,7 +155,7 @@ def _rank_at_least_r(case: Compression) -> Array:
     return jnp.asarray(min(case.ranks) >= case.rank)
 
 
-COMPRESSION = Statement[Compression](
+COMPRESSION = Scenario[Compression](
     "compression", make_case, predict, measure, CLAIMS, CONTROLS,
     hypotheses=deep_factorization.HYPOTHESES | {"compressed_rank_at_least_r": _rank_at_least_r},
     dims=deep_factorization.DIMS

@@ -310,7 +310,7 @@ def departures(claim: str, prefix: str = "") -> tuple[Control[Any], ...]:
 
 
 RUN: dict[str, Any] = {"steps": "steps", "condition": "condition", "diverged": "diverged_at"}
-"""Names by which the statements about runs are judged."""
+"""Names by which the scenarios about runs are judged."""
 
 DIMS = {
     "reduced": ("step", "layer", "row", "column"),
@@ -349,5 +349,5 @@ def zero_claim(id: str, statement: str, name: str = "") -> Claim:
 
 
 def first_shapes(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a side statement: all but dimension and rank, which the main one sweeps."""
+    """Settings of a side scenario: all but dimension and rank, which the main one sweeps."""
     return settings | {name: settings[name][:1] for name in ("dim", "rank")}

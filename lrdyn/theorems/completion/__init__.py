@@ -13,7 +13,7 @@ from lrdyn.compression import compressed_product, gradient_network
 from lrdyn.descent import gradient_descent
 from lrdyn.factorization import end_to_end
 from lrdyn.subspace import start_scales
-from lrdyn.theorem import Claim, Control, Outcome, Statement, Theorem
+from lrdyn.theorem import Claim, Control, Outcome, Scenario, Theorem
 from lrdyn.theorems.completion.basis import BASIS
 from lrdyn.theorems.completion.figures import plot_recovery
 from lrdyn.theorems.completion.problem import (
@@ -195,7 +195,7 @@ BASIS_CONTROLS = (
 
 CURVES = ("full_error", "full_loss", "spectral_error", "spectral_loss", "step")
 
-COMPLETION_BY_ENTRIES = Statement[Recovery](
+COMPLETION_BY_ENTRIES = Scenario[Recovery](
     "completion", make_entries, predict, measure,
     (*_claims(""), *BASIS_CLAIMS), (*_controls(""), *BASIS_CONTROLS),
     dims=dict.fromkeys((*CURVES, "basis_error", "basis_loss", "fixed_error"), ("step",)),
@@ -203,7 +203,7 @@ COMPLETION_BY_ENTRIES = Statement[Recovery](
     sides="the full network, and projections of Phi, against trained compressed networks",
 )  # fmt: skip
 
-SENSING = Statement[Recovery](
+SENSING = Scenario[Recovery](
     "sensing", make_measurements, _full, lambda case: _spectral(case, case.step_ratio),
     _claims("sensing_"), _controls("sensing_"),
     dims=dict.fromkeys(CURVES, ("step",)), steps="steps",

@@ -7,7 +7,7 @@ from lrdyn.claims import excess, on_scale
 from lrdyn.compression import gradient_gap_bound
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import frame, start_scales
-from lrdyn.theorem import Claim, Control, Statement
+from lrdyn.theorem import Claim, Control, Scenario
 from lrdyn.theorems.completion.problem import Recovery, make_entries
 from lrdyn.theorems.deep_factorization import hide_entries
 
@@ -33,7 +33,7 @@ def measure(case: Recovery) -> dict[str, Array]:
     return {"basis": _projector(found.columns), "basis_gap": found.gap}
 
 
-BASIS = Statement[Recovery](
+BASIS = Scenario[Recovery](
     "basis", make_entries, predict, measure,
     (
         Claim("basis",

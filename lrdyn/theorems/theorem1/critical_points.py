@@ -14,7 +14,7 @@ from lrdyn.claims import on_scale, relative_difference, tolerance
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.shrinkage import decayed_loss
 from lrdyn.spectra import half_of_the_digits, singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.theorem1 import setting
 
 SEARCHES = 8
@@ -306,7 +306,7 @@ CONTROLS = (
 
 _OF_SETS = ("critical_loss", "critical_gradient", "smallest", "global", "admissible")
 
-CRITICAL_POINTS = Statement[Instance](
+CRITICAL_POINTS = Scenario[Instance](
     "critical_points", make_case, predict, measure, CLAIMS, CONTROLS,
     dims={
         **dict.fromkeys(_OF_SETS, ("set",)),

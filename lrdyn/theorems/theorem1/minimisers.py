@@ -13,7 +13,7 @@ from lrdyn.claims import excess, on_scale
 from lrdyn.descent import recorded_steps
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.spectra import half_of_the_digits, singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.deep_factorization import Descent
 from lrdyn.theorems.theorem1 import setting
 
@@ -274,7 +274,7 @@ CONTROLS = (
             case=_near_zero, amount=0.97),
 )  # fmt: skip
 
-DESCENT = Statement[Factorization](
+DESCENT = Scenario[Factorization](
     "descent", make_case, predict, measure, CLAIMS, CONTROLS,
     hypotheses={"equal_decay": lambda case: jnp.all(case.weight_decay == case.decay)},
     dims={

@@ -17,7 +17,7 @@ from lrdyn.descent import gradient_descent, recorded_steps
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussian_layers
 from lrdyn.spectra import half_of_the_digits, singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.deep_factorization import Descent
 from lrdyn.theorems.theorem1 import setting
 
@@ -213,7 +213,7 @@ CONTROLS = (
         measure=lambda case: {"autoencoder_gradient": _gradient(case, power=1)}),
 )  # fmt: skip
 
-AUTOENCODER = Statement[Autoencoder](
+AUTOENCODER = Scenario[Autoencoder](
     "autoencoder", make_case, predict, measure, CLAIMS, CONTROLS,
     hypotheses={
         "mnist_installed": lambda case: jnp.asarray(case.real),

@@ -1,4 +1,4 @@
-"""What the statements of Theorem 1 share: flags, targets, and what claims ask of a run."""
+"""What the scenarios of Theorem 1 share: flags, targets, and what claims ask of a run."""
 
 from collections.abc import Mapping
 from typing import Any

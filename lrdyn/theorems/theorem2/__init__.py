@@ -11,7 +11,7 @@ from lrdyn.descent import gradient_descent, iterate
 from lrdyn.factorization import Weights, factorization_loss, mean_factorization_loss
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import product_of_others, reduced_spectra
-from lrdyn.theorem import Claim, Control, Statement, Theorem
+from lrdyn.theorem import Claim, Control, Scenario, Theorem
 from lrdyn.theorems import deep_factorization
 from lrdyn.theorems.deep_factorization import DIMS, DeepFactorization, weights_claim, zero_claim
 from lrdyn.theorems.theorem2.classification import CLASSIFICATION, COLLAPSE
@@ -109,7 +109,7 @@ CONTROLS = (
             predict=_loss_without_bulk),
 )  # fmt: skip
 
-FACTORIZATION = Statement[DeepFactorization](
+FACTORIZATION = Scenario[DeepFactorization](
     "factorization", deep_factorization.make_case, predict, measure, CLAIMS, CONTROLS,
     hypotheses=deep_factorization.HYPOTHESES, dims=DIMS, **deep_factorization.RUN,
     # The product and its square differ only where the scales are not 1.
@@ -119,7 +119,7 @@ FACTORIZATION = Statement[DeepFactorization](
 
 
 def _mean_names(arrays: dict[str, Array], *kept: str) -> dict[str, Array]:
-    """Arrays of a run under the names of the statement about the mean loss."""
+    """Arrays of a run under the names of the scenario about the mean loss."""
     renamed = {f"mean_{name}": arrays[name] for name in ("rho", "reduced")}
     return renamed | {name: arrays[name] for name in kept}
 
@@ -138,7 +138,7 @@ def _measure_mean_loss(
     return _mean_names(found, "singular_values", "diverged_at", "step")
 
 
-MEAN_LOSS = Statement[DeepFactorization](
+MEAN_LOSS = Scenario[DeepFactorization](
     "mean_loss", deep_factorization.make_case,
     lambda case: _mean_names(predict(case), "condition"), _measure_mean_loss,
     (weights_claim("mean_loss",

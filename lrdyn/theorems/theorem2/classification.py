@@ -15,7 +15,7 @@ from lrdyn.factorization import Weights, end_to_end, factorization_loss, regress
 from lrdyn.initialization import orthogonal
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import Frame, reduced_start, rho
-from lrdyn.theorem import Claim, Control, Outcome, Statement, with_condition
+from lrdyn.theorem import Claim, Control, Outcome, Scenario, with_condition
 from lrdyn.theorems import deep_factorization
 from lrdyn.theorems.deep_factorization import weights_claim, zero_claim
 
@@ -117,7 +117,7 @@ def _from_identity(case: Classification) -> dict[str, Array]:
     return _predict_classifier(case, start)
 
 
-CLASSIFICATION = Statement[Classification](
+CLASSIFICATION = Scenario[Classification](
     "classification", make_classifier, _predict_classifier, _measure_classifier,
     (
         zero_claim(
@@ -206,7 +206,7 @@ def _collapse_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | fixed | {"depth": (6, 10)}
 
 
-COLLAPSE = Statement[Classification](
+COLLAPSE = Scenario[Classification](
     "collapse", make_collapse, _predict_collapse, _measure_collapse,
     (
         Claim("collapse",

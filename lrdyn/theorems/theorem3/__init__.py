@@ -21,7 +21,7 @@ from lrdyn.theorem import (
     Control,
     Flag,
     Outcome,
-    Statement,
+    Scenario,
     Theorem,
     at_least,
     one_of,
@@ -231,7 +231,7 @@ CONTROLS = (
 def _first_kind(settings: dict[str, Any]) -> dict[str, Any]:
     """The first kind of mask, at widths whose masks can be enumerated.
 
-    The statements about the other kinds have an identity of their own.
+    The scenarios about the other kinds have an identity of their own.
     """
     kind = settings["mask"][0]
     sizes = {"dropblock": "block_size", "patch": "patch_size"}
@@ -241,7 +241,7 @@ def _first_kind(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | first | {"width": few or settings["width"][:1]}
 
 
-MASKS = Statement(
+MASKS = Scenario(
     "masks", make_case, predict, measure, CLAIMS, CONTROLS,
     hypotheses={"moments_as_stated": _moments_as_stated}, dims={"estimates": ("repeat",)},
     narrow=_first_kind,

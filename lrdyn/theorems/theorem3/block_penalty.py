@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from lrdyn import dropout, linalg
 from lrdyn.initialization import gaussians, reflection, spaced_singular_values
 from lrdyn.masking import exact_expectation
-from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.theorem3.network import (
     MOST_MASKS,
     Network,
@@ -155,7 +155,7 @@ CONTROLS = (
     Control("one_block", "a single block", "dropblock_product", measure=_one_block),
 )  # fmt: skip
 
-DROPBLOCK = Statement(
+DROPBLOCK = Scenario(
     "dropblock", make_case, predict, measure, CLAIMS, CONTROLS,
     dims={"dropblock_bound": ("factorisation",), "dropblock_product": ("row", "column")},
     narrow=only("dropblock"), sides="spectral support norm against all masks enumerated",

@@ -14,7 +14,7 @@ from lrdyn.descent import gradient_descent, simulate
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussians, reflection, spaced_singular_values
 from lrdyn.spectra import singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.theorem3.network import only
 
 RUNS = 24
@@ -227,7 +227,7 @@ CONTROLS = (
             "dropout_minimiser", predict=_not_projected),
 )  # fmt: skip
 
-MINIMISER = Statement(
+MINIMISER = Scenario(
     "dropout_training", make_case, predict, measure, CLAIMS, CONTROLS,
     dims={
         "dropout_minimiser": ("row", "column"),

@@ -13,7 +13,7 @@ from lrdyn import dropout, linalg
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussians
 from lrdyn.masking import MaskDistribution, bernoulli_masks, exact_expectation
-from lrdyn.theorem import Claim, Control, Statement
+from lrdyn.theorem import Claim, Control, Scenario
 from lrdyn.theorems.theorem3.network import (
     MOST_MASKS,
     Network,
@@ -334,7 +334,7 @@ CONTROLS = (
             predict=_wrong_formulas),
 )  # fmt: skip
 
-DROPOUT = Statement(
+DROPOUT = Scenario(
     "dropout", make_case, predict, measure, CLAIMS, CONTROLS,
     dims={
         "factorisations": ("factorisation",),

@@ -13,7 +13,7 @@ from lrdyn import autoencoding, dropout, linalg
 from lrdyn.autoencoding import MaskedMoments, nuclear_norm_bound, within_patches
 from lrdyn.claims import excess, on_each
 from lrdyn.spectra import half_of_the_digits, singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Statement, relative_response
+from lrdyn.theorem import Claim, Control, Outcome, Scenario, relative_response
 from lrdyn.theorems.theorem3 import autoencoder_training as training
 from lrdyn.theorems.theorem3.autoencoder_training import Autoencoding
 from lrdyn.theorems.theorem3.network import MOST_MASKS
@@ -239,7 +239,7 @@ CONTROLS = (
 )  # fmt: skip
 
 
-# The statement -------------------------------------------------------------------------------
+# The scenario -------------------------------------------------------------------------------
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"mask": words, "loss": (losses,), "width": narrow}
 
 
-AUTOENCODER = Statement(
+AUTOENCODER = Scenario(
     "autoencoder", training.make_case, predict, training.measure, CLAIMS, CONTROLS,
     hypotheses={"masks_are_independent": _independent},
     dims={

@@ -1,4 +1,4 @@
-"""Theorem 3, part A: the network that is masked, and what the statements about it share."""
+"""Theorem 3, part A: the network that is masked, and what the scenarios about it share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -73,7 +73,7 @@ def make_network(draws: Sequence[Array], keep_prob: Any, block: int = 1) -> Netw
 
 
 def only(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Settings of a statement about one kind of mask."""
+    """Settings of a scenario about one kind of mask."""
     return lambda settings: (
         settings | {"mask": tuple(name for name in settings["mask"] if name == kind)}
     )

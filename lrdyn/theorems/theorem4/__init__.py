@@ -21,7 +21,7 @@ from lrdyn.theorem import (
     Control,
     Flag,
     Outcome,
-    Statement,
+    Scenario,
     Theorem,
     at_least,
     one_of,
@@ -111,7 +111,7 @@ INDEPENDENT = 0.1
 
 
 def _same_path(prefix: str = "") -> tuple[Claim, Claim]:
-    """Claims that GaLore and ReLoRA agree, for a statement of its own names."""
+    """Claims that GaLore and ReLoRA agree, for a scenario of its own names."""
 
     def claim(name: str, statement: str) -> Claim:
         return Claim(
@@ -213,7 +213,7 @@ DIMS = {
 def _first_problem(settings: dict[str, Any]) -> dict[str, Any]:
     """The first problem, on the first side unless several ranks, periods or states are swept.
 
-    The other statements run on the last side.
+    The other scenarios run on the last side.
     """
     broad = max(len(settings[name]) for name in ("rank", "period", "state")) > 1
     sides = settings["side"] if broad else settings["side"][:1]
@@ -228,7 +228,7 @@ def _other_problems(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | last | {"problem": settings["problem"][1:], "steps": steps}
 
 
-TRAJECTORY = Statement(
+TRAJECTORY = Scenario(
     "trajectory", problems.make_run, predict, measure, CLAIMS, CONTROLS,
     dims=DIMS,
     narrow=_first_problem, compare=gap, steps="steps", condition="condition",

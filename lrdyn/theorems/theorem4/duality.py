@@ -19,7 +19,7 @@ from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.claims import on_each, on_scale
 from lrdyn.descent import recorded_steps
 from lrdyn.initialization import gaussians
-from lrdyn.theorem import Claim, Control, Statement
+from lrdyn.theorem import Claim, Control, Scenario
 
 MOST_STEPS = 60
 """Most steps."""
@@ -282,7 +282,7 @@ def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"rank": settings["rank"][:1], "steps": min(settings["steps"], MOST_STEPS)}
 
 
-DUALITY = Statement(
+DUALITY = Scenario(
     "duality", make_case, predict, measure, CLAIMS, CONTROLS,
     hypotheses={"gradients_only": _gradients_only},
     dims={

@@ -20,7 +20,7 @@ from lrdyn.adapters.maps import Identity, LinearMap, Projector, Side, choose_pro
 from lrdyn.claims import RESOLVED, on_scale, relative_difference, tolerance
 from lrdyn.descent import recorded_steps, simulate
 from lrdyn.initialization import gaussians
-from lrdyn.theorem import Claim, Control, Outcome, Statement, with_condition
+from lrdyn.theorem import Claim, Control, Outcome, Scenario, with_condition
 from lrdyn.theorems.theorem4.problems import OPTIMIZERS, flat
 
 DECAY = 0.1
@@ -300,7 +300,7 @@ def one_optimizer(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"optimizer": ("adam",) if "adam" in known else known[:1]}
 
 
-OPTAX = Statement(
+OPTAX = Scenario(
     "optax", make_case, predict, measure, CLAIMS, CONTROLS,
     dims={
         "optax_same": ("step", "weight"),

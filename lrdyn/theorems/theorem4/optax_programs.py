@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, Key, PyTree
 
 from lrdyn.adapters.maps import choose_projectors
 from lrdyn.engine.jaxprs import equations
-from lrdyn.theorem import Claim, Control, Statement
+from lrdyn.theorem import Claim, Control, Scenario
 from lrdyn.theorems.theorem4 import optax_galore as og
 from lrdyn.theorems.theorem4.optax_galore import Training
 
@@ -137,7 +137,7 @@ CONTROLS = (
             measure=_init_inside),
 )  # fmt: skip
 
-OPTAX_PROGRAMS = Statement(
+OPTAX_PROGRAMS = Scenario(
     "optax_programs", make_case, predict, measure, CLAIMS, CONTROLS,
     dims={"optax_shapes": ("layer", "size"), "optax_svds": ("program", "place")},
     narrow=og.one_optimizer, traced=False,

@@ -14,7 +14,7 @@ from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES, StatePolicy
 from lrdyn.descent import iterate
-from lrdyn.theorem import Claim, Control, Outcome, Statement, with_condition
+from lrdyn.theorem import Claim, Control, Outcome, Scenario, with_condition
 from lrdyn.theorems.theorem4 import problems
 from lrdyn.theorems.theorem4.problems import LowRankRun
 
@@ -115,7 +115,7 @@ def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "t
     return iterate(step, begin, problems.times(case), lambda now: problems.flat(now.weights))[1]
 
 
-# The statement -----------------------------------------------------------------------------------
+# The scenario -----------------------------------------------------------------------------------
 
 
 def predict(case: LowRankRun) -> dict[str, Array]:
@@ -204,7 +204,7 @@ def _momentum(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | first | {"optimizer": optimizers, "side": settings["side"][-1:]}
 
 
-OPTIMIZER_STATE = Statement(
+OPTIMIZER_STATE = Scenario(
     "optimizer_state", problems.make_run, predict, measure, CLAIMS, CONTROLS,
     dims={
         "policy_weights": ("policy", "step", "entry"),

@@ -15,7 +15,7 @@ from lrdyn.descent import iterate
 from lrdyn.gradient_rank import Edges, GradientModes, StableRankBounds
 from lrdyn.initialization import gaussians, reflection
 from lrdyn.spectra import half_of_the_digits, singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Statement
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
 
 LARGEST_GRADIENT = (5, 6)
 """Most rows and columns: the operator on matrices is diagonalised as a whole."""
@@ -300,14 +300,14 @@ CONTROLS = (
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
-    """As many rows, columns and steps as this statement takes."""
+    """As many rows, columns and steps as this scenario takes."""
     sizes = {"steps": min(settings["steps"], MOST_STEPS)}
     for name, largest in zip(("rows", "cols"), LARGEST_GRADIENT, strict=True):
         sizes[name] = tuple(dict.fromkeys(min(size, largest) for size in settings[name]))
     return settings | sizes
 
 
-GRADIENT_RANK = Statement(
+GRADIENT_RANK = Scenario(
     "gradient_rank", make_case, predict, measure, CLAIMS, CONTROLS,
     hypotheses={"symmetric": _symmetric, "step_in_range": _step_in_range},
     dims={
