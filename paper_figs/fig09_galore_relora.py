@@ -81,7 +81,9 @@ def chosen_optimizer(number: Any, rates: Mapping[str, float]) -> optax.GradientT
         moves, states = zip(*found, strict=True)
         return jax.tree.map(lambda *each: jnp.stack(each)[number], *moves), states
 
-    init: Any = lambda params: tuple(rule.init(params) for rule in rules)  # noqa: E731
+    def init(params: Any) -> Any:
+        return tuple(rule.init(params) for rule in rules)
+
     return optax.GradientTransformation(init, update)
 
 

@@ -51,17 +51,15 @@ def unchecked():
 
 
 @pytest.fixture
-def command_line(tmp_path, monkeypatch, unchecked, capsys):
-    """Run the command line of a theorem here and in an empty folder, without drawing.
+def drawing_command_line(tmp_path, monkeypatch, unchecked, capsys):
+    """Run the command line of a theorem here and in an empty folder.
 
     It returns exit status, output and errors.
     """
     from lrdyn import cli
-    from lrdyn.drawing import verdicts
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRDYN_CACHE", "")
-    monkeypatch.setattr(verdicts, "draw", lambda *found: None)
     jax.devices()  # so that `setup` finds the backend as it is
 
     def run(theorem, *words):
@@ -70,3 +68,12 @@ def command_line(tmp_path, monkeypatch, unchecked, capsys):
 
     yield run
     jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture
+def command_line(drawing_command_line, monkeypatch):
+    """The same without drawing."""
+    from lrdyn.drawing import verdicts
+
+    monkeypatch.setattr(verdicts, "draw", lambda *found: None)
+    return drawing_command_line

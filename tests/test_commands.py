@@ -43,18 +43,9 @@ def main_claims(theorem):
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch, unchecked, capsys):
+def command(drawing_command_line):
     """Run a command line in this process and in an empty folder: status, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LRDYN_CACHE", "")
-    jax.devices()  # so that `setup` finds the backend as it is
-
-    def run(theorem, *words):
-        status = cli.main(theorem, [os.fspath(word) for word in words])
-        return status, *capsys.readouterr()
-
-    yield run
-    jax.config.update("jax_enable_x64", True)
+    return drawing_command_line
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrdyn.engine import files
-from lrdyn.engine.judging import SIZE, claim_of, control_group, ratio_of, residuals
+from lrdyn.engine.groups import control_group
+from lrdyn.engine.judging import claim_of, ratio_of, residuals
+from lrdyn.engine.outcomes import SIZE
 
 if TYPE_CHECKING:
     import xarray as xr

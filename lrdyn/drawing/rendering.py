@@ -12,8 +12,8 @@ import xarray as xr
 from lrdyn.drawing import verdicts
 from lrdyn.drawing.exhibits import Exhibit, Results
 from lrdyn.engine import files, results
-from lrdyn.engine.produce import code_digest, functions_of, source_digest
 from lrdyn.engine.runs import Run, carry_out, saved
+from lrdyn.engine.sources import code_digest, functions_of, source_digest
 
 Report = Callable[[str], None]
 

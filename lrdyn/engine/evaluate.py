@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lrdyn.engine.judging import SIZE, claim_of
+from lrdyn.engine.judging import claim_of
+from lrdyn.engine.outcomes import SIZE
 from lrdyn.theorem import Arrays, Control, Scenario, longest_axis
 
 Point = Callable[..., dict[str, Any]]

@@ -14,7 +14,6 @@ import numpy as np
 from lrdyn import claims
 from lrdyn.claims import Judgement
 from lrdyn.engine.groups import control_group, groups_of
-from lrdyn.engine.outcomes import SIZE as SIZE
 from lrdyn.engine.outcomes import MissingArray, lead_of, outcomes
 from lrdyn.theorem import Claim, Control, Experiment, Outcome, Scenario
 

@@ -18,8 +18,6 @@ from lrdyn.engine.evaluate import evaluate, evaluate_controls, taken
 from lrdyn.engine.groups import control_group, groups_of, precisions
 from lrdyn.engine.points import Points, product
 from lrdyn.engine.progress import Progress, Silent
-from lrdyn.engine.sources import code_digest as code_digest
-from lrdyn.engine.sources import functions_of as functions_of
 from lrdyn.engine.sources import source_digest
 from lrdyn.engine.sweep import call_each, sweep
 from lrdyn.theorem import Control, Experiment, Scenario
