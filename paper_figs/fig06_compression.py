@@ -112,7 +112,7 @@ def compressed_maps(one: Problem) -> jax.Array:
     scales = lrdyn.subspace.start_scales(one.weights)
     inner = lrdyn.reduced_dynamics(small, scales, one.learning_rate, 0.0, one.steps).records
 
-    def product(layers):
+    def product(layers: lrdyn.factorization.Weights) -> jax.Array:
         return lrdyn.compression.compressed_product(lrdyn.compression.compress(frame, layers))
 
     return jax.vmap(product)(inner)
@@ -171,7 +171,7 @@ def step_times(one: Timed) -> dict[str, Any]:
     """Time a full and a reduced step, and name the machine."""
 
     @jax.jit
-    def run(start, goal, steps):
+    def run(start: lrdyn.factorization.Weights, goal: jax.Array, steps: np.ndarray) -> Any:
         loss = lambda layers: lrdyn.factorization_loss(layers, goal)  # noqa: E731
         rule = lrdyn.gradient_descent(one.learning_rate)
         return lrdyn.simulate(loss, start, rule, steps, record=lambda _: None).params

@@ -104,14 +104,14 @@ def trajectories(
             choose=lambda key, G: lrdyn.adapters.choose_projectors(G, rank, "left"),
         ).records  # fmt: skip
 
-    def over_policies(method, dtype, policies):
-        def run(kind, policy):
+    def over_policies(method: Method, dtype: str, policies: np.ndarray) -> jax.Array:
+        def run(kind: Any, policy: Any) -> jax.Array:
             return train(method, dtype, kind, one_policy(policy))
 
         each = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
         return each(kinds, policies).astype(float)
 
-    def train_both(kind):
+    def train_both(kind: Any) -> jax.Array:
         return train(lrdyn.RELORA, "float64", kind, "reset")
 
     found = {
@@ -277,7 +277,7 @@ def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
     """Draw how far the methods are apart over the iterations."""
     steps = dataset.step.values[1:]
 
-    def draw(curve, name, dashes, width=1.0):
+    def draw(curve: np.ndarray, name: str, dashes: Any, width: float = 1.0) -> None:
         ax.plot(steps, np.maximum(curve[1:], SMALLEST), color=COLORS[name], ls=dashes, lw=width)
 
     for name in map(str, dataset.optimizer.values):

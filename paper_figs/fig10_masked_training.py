@@ -124,12 +124,12 @@ def descend(one: Case, weights: Each) -> tuple[dict[str, jax.Array], dict[str, j
     """Gradient descent on half the expected losses: Z at the end, penalty over bound on the way."""
     data, keep_prob = one.data, one.keep_prob
 
-    def loss(weights):
+    def loss(weights: Each) -> jax.Array:
         Z, added = reconstruct(weights, data, keep_prob), penalties(weights, data, keep_prob)
         both = jnp.stack([jnp.sum((data - Z[kind]) ** 2) + added[kind] for kind in KINDS])
         return 0.5 * jnp.sum(both)
 
-    def record(weights):
+    def record(weights: Each) -> Each:
         Z, added = reconstruct(weights, data, keep_prob), penalties(weights, data, keep_prob)
         strength = dropout_strength(keep_prob, len(data))
         nuclear = {k: jnp.sum(lrdyn.singular_values(Z[k])) for k in KINDS}
@@ -144,20 +144,20 @@ def descend_with_masks(key: jax.Array, one: Case, weights: Each) -> dict[str, ja
     """Z along training with random masks, one a step for hidden units and one for inputs."""
     data, keep_prob = one.data, one.keep_prob
 
-    def loss(weights, masks):
+    def loss(weights: Each, masks: jax.Array) -> jax.Array:
         first, second = weights["dropout"]
         hidden = masks[0][:, None] / keep_prob * (first @ data)
         seen = masks[1][:, None] * data
         missed = data - second @ hidden, data - weights["input"] @ seen
         return 0.5 * jnp.sum(missed[0] ** 2) + 0.5 * jnp.sum(missed[1] ** 2)
 
-    def step(t, weights):
+    def step(t: jax.Array, weights: Each) -> Each:
         masks = lrdyn.masking.observe(jax.random.fold_in(key, t), (2, len(data)), keep_prob)
         gradient = jax.grad(loss)(weights, masks)
         rate = one.stochastic_rate * keep_prob / (1 + t / one.halve_after)
         return jax.tree.map(lambda W, G: W - rate * G, weights, gradient)
 
-    def record(weights):
+    def record(weights: Each) -> dict[str, jax.Array]:
         return reconstruct(weights, data, keep_prob)
 
     return lrdyn.descent.iterate(step, weights, one.stochastic_steps, record)[1]

@@ -102,7 +102,7 @@ def reduced_runs(case: Reduced, scales: jax.Array) -> Mapping[str, jax.Array]:
     size = len(case.target)
     still = case.dim - size
 
-    def record(layers):
+    def record(layers: lrdyn.factorization.Weights) -> tuple[jax.Array, jax.Array]:
         product = lrdyn.end_to_end(layers)
         return jnp.linalg.norm(product - case.target), lrdyn.singular_values(product)
 

@@ -105,24 +105,24 @@ def program(
 ) -> Program:  # fmt: skip
     """One step and one refresh of a method on weights of this shape, merged or layered."""
 
-    def choose(key, gradients):
+    def choose(key: Any, gradients: Any) -> Any:
         return method.choose(key, gradients, rank, method.side)
 
-    def start(key, W):
+    def start(key: jax.Array, W: jax.Array) -> tuple[Any, Any]:
         return apart(method, begin(method, optimizer, W, choose(key, W)))
 
     weights, held = jax.eval_shape(start, jax.eval_shape(lambda: jax.random.key(0)), W)
 
-    def init(weights):
+    def init(weights: Any) -> Any:
         frozen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), held[0])
         parts = method.parts(together(weights, (frozen, None)).split)
         return apart(method, begin(method, optimizer, parts.weights, parts.maps))[1]
 
-    def one_step(weights, held, batch):
+    def one_step(weights: Any, held: Any, batch: Batch) -> tuple[Any, Any]:
         state = together(weights, held)
         return apart(method, step(method, loss_on(batch), optimizer, state, network=network)[1])
 
-    def one_refresh(weights, held, batch, key):
+    def one_refresh(weights: Any, held: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
         state, policy = together(weights, held), POLICIES[method.state]
         loss = loss_on(batch)
         return apart(method, refresh(method, loss, optimizer, state, choose, key, policy=policy))

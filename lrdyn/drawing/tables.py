@@ -71,7 +71,7 @@ def as_text(grid: Grid) -> str:
     header = list(map(plain, grid.header[1:]))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
-    def line(row):
+    def line(row: Sequence[str]) -> str:
         cells = zip(row, widths, right, strict=True)
         texts = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in cells]
         return ("  " + "  ".join(texts)).rstrip()
