@@ -61,6 +61,16 @@ def recorded_steps(steps: int, at_most: int = 50) -> np.ndarray:
     return np.unique(np.rint(np.linspace(0, steps, min(at_most, steps + 1))).astype(np.int32))
 
 
+def log_steps(steps: int, at_most: int) -> np.ndarray:
+    """Choose steps at which to record from 1 to ``steps``, evenly spread on a log axis.
+
+    Example:
+        >>> log_steps(100, at_most=3).tolist()
+        [1, 10, 100]
+    """
+    return np.unique(np.rint(np.geomspace(1, steps, at_most)).astype(int))
+
+
 def iterate(
     step: Callable[[Int[Array, ""], State], State],
     state: State,

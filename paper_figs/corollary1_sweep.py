@@ -1,13 +1,12 @@
 """Corollary 1 over depth, rank and init scale: how exact it is, and what compression changes."""
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import xarray as xr
 
 from lrdyn.drawing import plotting
-from lrdyn.drawing.exhibits import Figure, Results
-from lrdyn.engine.runs import Run
+from lrdyn.drawing.exhibits import Figure
 from lrdyn.theorems.corollary1 import COROLLARY1
 from paper_figs import reach
 from paper_figs.reach_plots import plot_family, plot_sweeps
@@ -25,18 +24,7 @@ d - r. (e) Error ||f - f_C||_F when the compressed network has converged (solid)
 sqrt(d - 2r) eps^L (dotted), which knows nothing of the decay. (d, e) come from the reduced dynamics
 ({small} x {small} blocks and L scalars), at {recorded} recorded times.
 """
-COROLLARY1_MAP = reach.map_of(COROLLARY1)
 CURVES = ("convergence_time", "convergence_time_compressed", "error", "error_bound")
-
-
-def sources(**settings: Any) -> Mapping[str, Run]:
-    """Runs behind the maps and behind the curves, which are those of Theorem 2."""
-    return reach.sources(COROLLARY1_MAP, **settings)
-
-
-def numbers(results: Results, **settings: Any) -> xr.Dataset:
-    """Ratios over rank, depth and init scale; times and errors over depth and init scale."""
-    return reach.numbers(COROLLARY1, CURVES, results, **settings)
 
 
 def draw(dataset: xr.Dataset) -> Any:
@@ -50,11 +38,7 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 FIGURE = Figure(
-    name="corollary1",
-    title="Corollary 1 over depth, rank and init scale",
-    caption=CAPTION,
-    sources=sources,
-    numbers=numbers,
-    draw=draw,
-    presets=reach.PRESETS,
-)
+    name="corollary1", title="Corollary 1 over depth, rank and init scale", caption=CAPTION,
+    sources=partial(reach.sources, reach.map_of(COROLLARY1)),
+    numbers=partial(reach.numbers, COROLLARY1, CURVES), draw=draw, presets=reach.PRESETS,
+)  # fmt: skip

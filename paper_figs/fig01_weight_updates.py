@@ -19,8 +19,8 @@ from lrdyn.data import mnist, mnist_file
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.runs import Run, run_of
-from lrdyn.theorem import Experiment, Flag, Scenario, at_least
-from paper_figs.shared import DEPTH, INIT_SCALE, LEARNING_RATE, STEPS
+from lrdyn.theorem import Flag, at_least
+from paper_figs.shared import DEPTH, INIT_SCALE, LEARNING_RATE, NEEDS_MNIST, STEPS, one_scenario
 
 CLASSES = 10
 QUICK = {
@@ -135,7 +135,7 @@ def train(given: Problem) -> dict[str, Any]:
     return {"singular_value": run.records, "step": steps, "accuracy": accuracy}
 
 
-UPDATES = Experiment(
+UPDATES = one_scenario(
     "fig01",
     "singular values of the update of the penultimate layer on MNIST",
     (
@@ -143,15 +143,10 @@ UPDATES = Experiment(
         Flag("points", (26,), at_least(2), int, help="number of recorded steps", swept=False),
         Flag("directions", (0,), at_least(0), int, help="whitened inputs; 0: pixels", swept=False),
     ),
-    (
-        Scenario(
-            "updates",
-            mnist_problem,
-            measure=train,
-            dims={"singular_value": ("step", "index"), "step": ("step",)},
-            traced=False,
-        ),
-    ),
+    mnist_problem,
+    measure=train,
+    dims={"singular_value": ("step", "index"), "step": ("step",)},
+    traced=False,
     data=mnist_file,
 )
 NETWORKS = ("dln", "dln_whitened")
@@ -230,13 +225,7 @@ def plot_spectrum(ax: Any, steps: np.ndarray, values: np.ndarray, rank: int) -> 
 
 
 FIGURE = Figure(
-    name="fig01",
-    title="Weight updates of the penultimate layer are of low rank",
-    caption=CAPTION,
-    sources=sources,
-    numbers=numbers,
-    draw=draw,
-    presets={"quick": QUICK, "paper": PAPER},
-    needs={"mlxtend": "pip install 'lrdyn[data]'"},
-    thin=thin,
-)
+    name="fig01", title="Weight updates of the penultimate layer are of low rank",
+    caption=CAPTION, sources=sources, numbers=numbers, draw=draw,
+    presets={"quick": QUICK, "paper": PAPER}, needs=NEEDS_MNIST, thin=thin,
+)  # fmt: skip

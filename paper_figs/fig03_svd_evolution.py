@@ -10,9 +10,7 @@ import xarray as xr
 import lrdyn
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
-from lrdyn.theorem import Experiment, Scenario
-from paper_figs import tracking
-from paper_figs.shared import DEPTH, DIM, INIT_SCALE, LEARNING_RATE, RANK, STEPS, WEIGHT_DECAY
+from paper_figs import shared, tracking
 
 PRESET = {
     "dim": 30, "rank": 3, "depth": 3, "init_scale": 1.0, "weight_decay": 0.0,
@@ -101,27 +99,25 @@ def predict(begin: Start) -> dict[str, jax.Array]:
     return {"moving": run.records, "bulk": bulk, "descent": (descent + descent.T) / 2}
 
 
-EVOLUTION = Experiment(
+FLAGS = (
+    shared.DIM, shared.RANK, shared.DEPTH, shared.INIT_SCALE, shared.WEIGHT_DECAY,
+    shared.LEARNING_RATE, shared.STEPS,
+)  # fmt: skip
+EVOLUTION = shared.one_scenario(
     "fig03",
     "first layer of a deep matrix factorisation, dense and by Theorem 2",
-    (DIM, RANK, DEPTH, INIT_SCALE, WEIGHT_DECAY, LEARNING_RATE, STEPS),
-    (
-        Scenario(
-            "evolution",
-            start,
-            predict,
-            measure,
-            dims={
-                "layer": ("step", "output", "input"),
-                "left": ("output", "left_direction"),
-                "right": ("input", "right_direction"),
-                "moving": ("step", "moving_output", "moving_input"),
-                "descent": ("moving_output", "moving_input"),
-                "bulk": ("step",),
-                "step": ("step",),
-            },
-        ),
-    ),
+    FLAGS,
+    start,
+    predict=predict,
+    measure=measure,
+    dims={
+        "layer": ("step", "output", "input"),
+        "left": ("output", "left_direction"),
+        "right": ("input", "right_direction"),
+        "moving": ("step", "moving_output", "moving_input"),
+        "descent": ("moving_output", "moving_input"),
+        **dict.fromkeys(("bulk", "step"), ("step",)),
+    },
 )
 
 
@@ -284,11 +280,7 @@ def _label_values(ax: Any, dataset: xr.Dataset) -> None:
 
 
 FIGURE = Figure(
-    name="fig03",
-    title="SVD of the first layer during deep matrix factorisation",
-    caption=CAPTION,
-    sources=drawn_from(EVOLUTION),
-    numbers=numbers,
-    draw=draw,
+    name="fig03", title="SVD of the first layer during deep matrix factorisation", caption=CAPTION,
+    sources=drawn_from(EVOLUTION), numbers=numbers, draw=draw,
     presets={"quick": PRESET, "paper": PRESET},
-)
+)  # fmt: skip

@@ -15,8 +15,8 @@ import lrdyn
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.runs import Run, run_of
-from lrdyn.theorem import POSITIVE, Experiment, Flag, Scenario, at_least
-from paper_figs.shared import DEPTH, DIM, LEARNING_RATE, RANK, STEPS
+from lrdyn.theorem import POSITIVE, Flag, at_least
+from paper_figs.shared import DEPTH, DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 
 QUICK = {
     "dim": 100, "rank": 5, "depth": 3, "init_scales": [0.1, 0.3, 1.0], "compressed_ranks": [5, 40],
@@ -118,7 +118,7 @@ def compressed_maps(one: Problem) -> jax.Array:
     return jax.vmap(product)(inner)
 
 
-COMPRESSION = Experiment(
+COMPRESSION = one_scenario(
     "fig06",
     "the compressed network of Corollary 1 beside the full one",
     (
@@ -126,15 +126,10 @@ COMPRESSION = Experiment(
         Flag("init_scale", (0.1, 0.3, 1.0), POSITIVE, symbol="eps", help="init scale"),
         Flag("compressed_rank", (5, 40), at_least(1), int, "r^", "compress to", shapes=True),
     ),
-    (
-        Scenario(
-            "compression",
-            case,
-            predict,
-            measure,
-            dims=dict.fromkeys(("loss", "loss_compressed", "error", "step"), ("step",)),
-        ),
-    ),
+    case,
+    predict=predict,
+    measure=measure,
+    dims=dict.fromkeys(("loss", "loss_compressed", "error", "step"), ("step",)),
 )
 
 
@@ -183,11 +178,13 @@ def step_times(one: Timed) -> dict[str, Any]:
     return {"time_full": full, "time_reduced": reduced, "machine": machine}
 
 
-TIMES = Experiment(
+TIMES = one_scenario(
     "fig06_times",
     "time of a step of the full and of the compressed network",
     (RANK, DEPTH, LEARNING_RATE, dataclasses.replace(DIM, quick=(30, 100, 300), swept=True)),
-    (Scenario("times", timed_case, measure=step_times, traced=False),),
+    timed_case,
+    measure=step_times,
+    traced=False,
 )
 
 
@@ -299,11 +296,6 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 FIGURE = Figure(
-    name="fig06",
-    title="The compressed network follows the full one",
-    caption=CAPTION,
-    sources=sources,
-    numbers=numbers,
-    draw=draw,
-    presets={"quick": QUICK, "paper": PAPER},
-)
+    name="fig06", title="The compressed network follows the full one", caption=CAPTION,
+    sources=sources, numbers=numbers, draw=draw, presets={"quick": QUICK, "paper": PAPER},
+)  # fmt: skip

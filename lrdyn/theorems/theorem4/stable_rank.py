@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn import gradient_rank
-from lrdyn.descent import iterate
+from lrdyn.claims import excess
+from lrdyn.descent import iterate, log_steps
 from lrdyn.gradient_rank import Edges, GradientModes, StableRankBounds
 from lrdyn.initialization import gaussians, reflection
 from lrdyn.spectra import half_of_the_digits, singular_values
@@ -134,7 +135,7 @@ def make_case(key: Key[Array, ""], *, rows: int, cols: int, steps: int) -> Recur
         targets=start[:, None] + noise,
         modes=modes,
         learning_rate=jnp.asarray(FRACTIONS) * _largest_step(edges),
-        steps=(0, *np.unique(np.rint(np.geomspace(1, steps, 12)).astype(int)).tolist()),
+        steps=(0, *log_steps(steps, 12).tolist()),
     )
 
 
@@ -210,8 +211,7 @@ def _beyond(name: str, *, first: int = 0) -> Callable[[Outcome], float]:
     def residual(one: Outcome) -> float:
         rank, bound = one.measured["stable_rank"][first:], one.predicted[name][first:]
         ratio = bound / rank if name == "stable_rank_floor" else rank / bound
-        beyond = np.maximum(ratio - 1, 0.0) * one.predicted["resolution"][first:]
-        return float(np.max(beyond))
+        return excess((ratio - 1) * one.predicted["resolution"][first:], 0.0)
 
     return residual
 
