@@ -199,9 +199,6 @@ def masked_only_loss(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -
 def optimal_autoencoder(moments: MaskedMoments) -> Float[Array, "m m"]:
     """Minimiser of :func:`masked_autoencoder_loss`, ``A = S Q^{-1}``, of the rank of S.
 
-    Args:
-        moments: of the data, see :func:`masked_moments`.
-
     Returns:
         A; the one of least norm if Q is singular.
 
@@ -219,9 +216,6 @@ def optimal_masked_only(moments: MaskedMoments) -> Float[Array, "m m"]:
     M has the diagonal blocks ``M_b = (S Q^{-1})_bb [(Q^{-1})_bb]^{-1}``, which without patches are
     the numbers ``mu_i = (S Q^{-1})_ii / (Q^{-1})_ii``, and 0 elsewhere. Any diagonal blocks may be
     added to the minimiser: the loss does not see them.
-
-    Args:
-        moments: of the data, see :func:`masked_moments`.
 
     Example:
         >>> moments = masked_moments(jnp.array([[1.0, 0.0], [0.6, 0.8]]), jnp.arange(2), 0.5)

@@ -129,9 +129,6 @@ def collapse_metrics(
         labels: class of each example.
         classes: K.
 
-    Returns:
-        ``(D_0, ..., D_{L-1})``.
-
     Example:
         >>> X = jnp.array([[1.0, 3.0, -1.0, -3.0]])
         >>> collapse_metrics((jnp.eye(1),), X, jnp.array([0, 0, 1, 1]), 2).tolist()

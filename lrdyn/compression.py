@@ -42,9 +42,6 @@ def compress(frame: Frame, inner: Weights) -> CompressedNetwork:
 def compressed_product(network: CompressedNetwork) -> Float[Array, "k d"]:
     """The map that a compressed network computes, ``U_{L,1} Wt_L ... Wt_1 V_{1,1}^T``.
 
-    Args:
-        network: a compressed network.
-
     Example:
         >>> half = jnp.eye(2)[:, :1]
         >>> compressed_product(CompressedNetwork(half, (jnp.ones((1, 1)),), half)).tolist()

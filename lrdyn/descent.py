@@ -38,13 +38,6 @@ class Trajectory(NamedTuple):
 def recorded_steps(steps: int, at_most: int = 50) -> np.ndarray:
     """Choose evenly spread steps at which to record, first (0) and last included.
 
-    Args:
-        steps: total number of steps.
-        at_most: largest number of recorded steps.
-
-    Returns:
-        Increasing integers from 0 to ``steps``.
-
     Raises:
         ValueError: ``steps`` is smaller than 1 or ``at_most`` smaller than 2.
 

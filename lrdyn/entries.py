@@ -74,10 +74,6 @@ def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[
     each row and one over those of each column. On a CPU it overtakes dense arrays where about a
     fifth is observed.
 
-    Args:
-        network: the network.
-        entries: from :func:`observed_entries`.
-
     Example:
         >>> from lrdyn.recovery import spectral_network
         >>> entries = observed_entries(jnp.eye(4), jnp.ones((4, 4)))

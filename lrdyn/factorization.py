@@ -38,10 +38,6 @@ def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float
     Mapped over a last axis of runs (:func:`lrdyn.descent.simulate_lanes`) it becomes element-wise
     work on neighbouring runs. Alone it is slower than ``left @ right``.
 
-    Args:
-        left: a matrix of a few rows and columns.
-        right: another.
-
     Example:
         >>> small_matmul(jnp.ones((2, 3)), jnp.ones((3, 1))).tolist()
         [[3.0], [3.0]]
@@ -63,9 +59,6 @@ def end_to_end(weights: Weights, matmul: Matmul = jnp.matmul) -> Float[Array, "k
     Args:
         weights: layers ``(W_1, ..., W_L)``, ``W_l`` of shape (out, in).
         matmul: how to multiply two matrices.
-
-    Returns:
-        The product, of shape (out of the last layer, in of the first).
 
     Example:
         >>> end_to_end((2 * jnp.eye(2), 3 * jnp.eye(2))).tolist()
@@ -99,10 +92,6 @@ def mean_factorization_loss(weights: Weights, target: Float[Array, "k d"]) -> Fl
 
     Gradient descent on it with step ``eta`` and decay ``lambda`` is gradient descent on
     :func:`factorization_loss` with ``eta / (k d)`` and ``lambda k d``.
-
-    Args:
-        weights: layers ``(W_1, ..., W_L)``.
-        target: Phi.
 
     Example:
         >>> float(mean_factorization_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2))))

@@ -46,12 +46,6 @@ def gaussians(key: Key[Array, ""], shapes: Sequence[tuple[int, int]]) -> list[Fl
 def orthogonal(gaussian: Float[Array, "k d"]) -> Float[Array, "k d"]:
     """Haar-distributed (semi-)orthogonal matrix from a Gaussian one of the same shape.
 
-    Args:
-        gaussian: standard Gaussian matrix.
-
-    Returns:
-        A matrix with orthonormal rows or columns, whichever are fewer.
-
     Example:
         >>> Q = orthogonal(jax.random.normal(jax.random.key(0), (2, 5)))
         >>> [[round(abs(float(x)), 4) for x in row] for row in Q @ Q.T]
@@ -159,10 +153,6 @@ def low_rank_target(
 def spaced_singular_values(rank: int, scale: Scalar = 1.0) -> Float[Array, "r"]:
     """Default singular values of a target: evenly spaced from ``scale`` down to ``scale / 2``.
 
-    Args:
-        rank: how many.
-        scale: the largest.
-
     Example:
         >>> spaced_singular_values(3).tolist()
         [1.0, 0.75, 0.5]
@@ -174,11 +164,6 @@ def truncated_gaussian_target(
     key: Key[Array, ""], shape: tuple[int, int], rank: int
 ) -> Float[Array, "k d"]:
     """Best rank-r approximation of a standard Gaussian matrix (the target of Figure 3).
-
-    Args:
-        key: random key.
-        shape: (k, d).
-        rank: r.
 
     Example:
         >>> int(jnp.linalg.matrix_rank(truncated_gaussian_target(jax.random.key(0), (9, 9), 2)))

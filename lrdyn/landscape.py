@@ -199,10 +199,6 @@ def hessian(
 ) -> Float[Array, "params params"]:
     """Hessian of a loss with respect to all entries of all layers, by automatic differentiation.
 
-    Args:
-        loss: maps the layers to a scalar.
-        weights: the layers.
-
     Returns:
         A symmetric matrix; the entries of the first layer come first, row by row.
 

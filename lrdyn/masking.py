@@ -32,11 +32,6 @@ def masked_loss(
 def observe(key: Key[Array, ""], shape: tuple[int, int], fraction: Scalar) -> Float[Array, "k d"]:
     """Draw a mask, 1 where an entry is observed, independently with a probability, and 0 elsewhere.
 
-    Args:
-        key: random key.
-        shape: (k, d).
-        fraction: the probability.
-
     Example:
         >>> float(observe(jax.random.key(0), (2, 2), 1.0).sum())
         4.0
@@ -149,9 +144,6 @@ def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "
 def mask_mean(masks: MaskDistribution) -> Float[Array, "terms"]:
     """Mean of a mask, ``mu = E R``.
 
-    Args:
-        masks: the distribution.
-
     Example:
         >>> mask_mean(bernoulli_masks(2, 0.25)).tolist()
         [0.25, 0.25]
@@ -161,9 +153,6 @@ def mask_mean(masks: MaskDistribution) -> Float[Array, "terms"]:
 
 def mask_covariance(masks: MaskDistribution) -> Float[Array, "terms terms"]:
     """Covariance of a mask, ``C = E (R - mu)(R - mu)^T``.
-
-    Args:
-        masks: the distribution.
 
     Example:
         >>> mask_covariance(bernoulli_masks(2, 0.5)).tolist()

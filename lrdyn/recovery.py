@@ -171,11 +171,6 @@ def completion_loss(
 ) -> Float[Array, ""]:
     """:func:`observed_loss` of a compressed network.
 
-    Args:
-        network: the network.
-        target: Phi.
-        mask: M.
-
     Example:
         >>> network = spectral_network(jnp.eye(4), 2, 1.0)
         >>> float(completion_loss(network, jnp.eye(4), jnp.ones((4, 4))))

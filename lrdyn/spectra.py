@@ -12,9 +12,6 @@ from lrdyn import linalg
 def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:
     """Singular values in decreasing order, without vectors.
 
-    Args:
-        matrix: one matrix or a batch of them.
-
     Example:
         >>> singular_values(jnp.diag(jnp.array([1.0, 3.0]))).tolist()
         [3.0, 1.0]
@@ -84,13 +81,6 @@ def sines(basis: Float[Array, "d a"], vectors: Float[Array, "d b"]) -> Float[Arr
 
     The sine is the norm of what the projection leaves; an arccos of the cosine would floor at
     the square root of machine epsilon.
-
-    Args:
-        basis: orthonormal columns.
-        vectors: unit columns.
-
-    Returns:
-        One sine for each column of ``vectors``.
 
     Example:
         >>> sines(jnp.eye(3)[:, :2], jnp.eye(3)[:, 1:]).tolist()

@@ -41,9 +41,6 @@ class Frame(NamedTuple):
 def start_scales(weights: Weights) -> Float[Array, "depth"]:
     """Scales of (semi-)orthogonal layers, ``eps_l = ||W_l||_F / sqrt(min(shape))``.
 
-    Args:
-        weights: layers at the start.
-
     Example:
         >>> start_scales((3 * jnp.eye(4),)).tolist()
         [3.0]
@@ -155,10 +152,6 @@ def reduced_target(frame: Frame, target: Float[Array, "d d"], size: int) -> Floa
 def reduced_start(scales: Float[Array, "depth"], size: int) -> Weights:
     """Start of the reduced dynamics, ``Wt_l(0) = eps_l I``.
 
-    Args:
-        scales: ``(eps_1, ..., eps_L)``.
-        size: s = 2r.
-
     Example:
         >>> reduced_start(jnp.array([2.0]), 2)[0].tolist()
         [[2.0, 0.0], [0.0, 2.0]]
@@ -243,11 +236,6 @@ def reduced_lanes(
 def expand(frame: Frame, reduced: Weights, bulk: Float[Array, "depth"]) -> Weights:
     """Full weights from the reduced ones, ``U_l blkdiag(Wt_l, rho_l I) V_l^T``.
 
-    Args:
-        frame: frame of Theorem 2.
-        reduced: blocks ``Wt_l``.
-        bulk: ``rho_l``.
-
     Example:
         >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
         >>> expand(identity, (jnp.ones((1, 1)),), jnp.array([2.0]))[0].diagonal().tolist()
@@ -267,11 +255,6 @@ def reduced_spectra(
     reduced: Float[Array, "depth s s"], bulk: Float[Array, "depth"], dim: int
 ) -> Float[Array, "depth d"]:
     """Singular values of the full layers, decreasing: of ``Wt_l``, and |rho_l| d - s times.
-
-    Args:
-        reduced: blocks ``Wt_l``.
-        bulk: ``rho_l``.
-        dim: d.
 
     Example:
         >>> reduced_spectra(jnp.full((1, 1, 1), 2.0), jnp.array([-3.0]), 3).tolist()

@@ -195,9 +195,6 @@ def low_rank_descent(
         network: what the loss is given: :func:`merged` or :func:`layered` weights.
         record: maps the model, its weights merged, to a PyTree, whose arrays are stacked.
 
-    Returns:
-        A :class:`~lrdyn.Trajectory`.
-
     Raises:
         ValueError: the rank or the period is not positive, there is a period and no refresh, the
             steps do not increase from 0 or more, the side or the policy is unknown, a key is

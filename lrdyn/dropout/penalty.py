@@ -11,9 +11,6 @@ from lrdyn.factorization import Scalar
 def odds(keep_prob: Scalar) -> Float[Array, ""]:
     """Variance over squared mean of a mask, ``(1 - theta) / theta``: the factor of all penalties.
 
-    Args:
-        keep_prob: theta.
-
     Example:
         >>> float(odds(0.25))
         3.0

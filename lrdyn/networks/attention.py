@@ -13,10 +13,6 @@ from lrdyn.networks.perceptron import MLP
 class LayerNorm(eqx.Module):
     """g * (h - mean) / sqrt(variance + 1e-5) + b over the features of each token.
 
-    Args:
-        gain: g.
-        bias: b.
-
     Example:
         >>> norm = LayerNorm(jnp.ones(2), jnp.zeros(2))
         >>> norm(jnp.array([[1.0], [3.0]])).round(3).tolist()
