@@ -123,10 +123,6 @@ def masked_moments(data: Float[Array, "m n"], groups: Groups, keep_prob: Scalar)
 def masking_penalty(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -> Float[Array, ""]:
     """What masks add to the loss at their mean, ``p (1 - p) tr(A D A^T)``: a ridge on A.
 
-    Args:
-        autoencoder: A.
-        moments: of the data, see :func:`masked_moments`.
-
     Example:
         >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
         >>> float(masking_penalty(jnp.eye(2), moments))
@@ -146,11 +142,6 @@ def nuclear_norm_bound(
     column spaces and equal singular values, for example A = I and orthogonal features of equal
     norm. For dropout the same bound is attained by the best factors; here it is not in general.
 
-    Args:
-        autoencoder: A.
-        data: X.
-        keep_prob: p.
-
     Example:
         >>> float(nuclear_norm_bound(jnp.eye(2), jnp.eye(2), 0.5))
         0.25
@@ -163,10 +154,6 @@ def masked_autoencoder_loss(
     autoencoder: Float[Array, "m m"], moments: MaskedMoments
 ) -> Float[Array, ""]:
     """Expected loss ``E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)``.
-
-    Args:
-        autoencoder: A.
-        moments: of the data, see :func:`masked_moments`.
 
     Example:
         >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
@@ -182,10 +169,6 @@ def masked_only_loss(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -
 
     It is (1 - p) times :func:`masked_autoencoder_loss` with the diagonal (the blocks of the
     patches) of A put to 0: a feature that is to be guessed is never seen.
-
-    Args:
-        autoencoder: A; its diagonal blocks do not matter.
-        moments: of the data, see :func:`masked_moments`.
 
     Example:
         >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
@@ -244,10 +227,6 @@ def bottleneck_autoencoder(moments: MaskedMoments, width: int) -> Bottleneck:
 
     ``A = U_r U_r^T S Q^{-1}``, U_r the first r left singular vectors of ``S Q^{-1/2}``. It is
     unique if ``sigma_r > sigma_{r+1}``.
-
-    Args:
-        moments: of the data, see :func:`masked_moments`.
-        width: r.
 
     Raises:
         ValueError: ``width`` is not between 1 and m.

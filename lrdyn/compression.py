@@ -145,11 +145,6 @@ def compression_bound(scales: Float[Array, "depth"], dim: int, rank: int) -> Flo
 
     It holds at all times if :func:`bulk_contracts`.
 
-    Args:
-        scales: ``(eps_1, ..., eps_L)``.
-        dim: d.
-        rank: r^ >= r.
-
     Example:
         >>> float(compression_bound(jnp.ones(3), 8, 2))
         2.0

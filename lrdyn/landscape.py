@@ -1,4 +1,8 @@
-"""Critical points of the two-layer factorisation: all of them, and the Hessian at each."""
+"""Critical points of the two-layer factorisation: all of them, and the Hessian at each.
+
+S are the index ``sets``, sigma (``values``) all min(k, d) singular values of the target Phi,
+decreasing, and lambda is the ``decay``. Formulas of critical points hold for :func:`admissible` S.
+"""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -84,11 +88,6 @@ def critical_values(
 
     ``lambda sigma_i - lambda^2 / 2`` summed over S, ``sigma_i^2 / 2`` over the rest.
 
-    Args:
-        values: all singular values of the target.
-        sets: S.
-        decay: lambda.
-
     Example:
         >>> critical_values(jnp.array([2.0, 1.0]), index_sets(2, 1)).tolist()
         [2.5, 0.5, 2.0]
@@ -123,11 +122,6 @@ def smallest_curvature(
 
     Negative at every critical point that is no global minimiser: its saddles are strict.
 
-    Args:
-        values: all singular values of the target.
-        sets: S, admissible ones.
-        decay: lambda.
-
     Example:
         >>> smallest_curvature(jnp.array([3.0, 2.0, 1.0]), index_sets(3, 1), 0.5).tolist()
         [-2.5, 1.0, -1.0, -2.0]
@@ -160,12 +154,6 @@ def hessian_spectrum(
       kept a and b: 0 turns the basis of the hidden layer;
     * ``2 lambda`` and 0 for each pair of a kept and a spare slot;
     * ``mu_a`` for each slot a, k + d - 2 min(k, d) times: the longer side.
-
-    Args:
-        values: all min(k, d) singular values of the target.
-        sets: S, admissible ones.
-        shape: (k, d).
-        decay: lambda.
 
     Raises:
         ValueError: the number of values does not fit the shape.

@@ -190,12 +190,6 @@ def deterministic_equivalent(
     ``E ||Y - sum_i (R_i/mu_i) Z_i||_F^2 = ||Y - sum_i Z_i||_F^2 + sum_ij C_ij/(mu_i mu_j) <Z_i,
     Z_j>``, the general identity of Theorem 3: the loss of the mean prediction and a penalty.
 
-    Args:
-        target: Y.
-        terms: Z_i.
-        mean: mu.
-        covariance: C.
-
     Raises:
         ValueError: ``mean`` or ``covariance`` does not have an entry for each term.
 

@@ -1,5 +1,9 @@
 """Matrix completion and sensing: full and compressed networks that see part of the target.
 
+Phi is the ``target`` and f the ``product`` of a network. M is a ``mask``, 1 where an entry is
+observed and 0 elsewhere, and p the fraction of ones; A_1, ..., A_m are linear ``measurements`` and
+y_i = <A_i, Phi> their ``values``.
+
 Reference: Kwon et al., Efficient low-dimensional compression of overparameterized models, 2024.
 """
 
@@ -45,10 +49,6 @@ def spread_target(key: Key[Array, ""], shape: tuple[int, int], rank: int) -> Flo
 def surrogate(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> Float[Array, "k d"]:
     """Unbiased estimate of a target from its observed entries, ``M * Phi / p``.
 
-    Args:
-        target: Phi; entries outside the mask are not used.
-        mask: M, 1 where an entry is observed; p is the fraction of ones.
-
     Example:
         >>> surrogate(jnp.ones((2, 2)), jnp.eye(2)).tolist()
         [[2.0, 0.0], [0.0, 2.0]]
@@ -63,11 +63,6 @@ def sensing_loss(
 
     For standard Gaussian A_i its expectation is ``1/2 ||f - Phi||_F^2``.
 
-    Args:
-        product: f.
-        measurements: A_1, ..., A_m.
-        values: ``y_i = <A_i, Phi>``, see :func:`sense`.
-
     Example:
         >>> float(sensing_loss(jnp.eye(2), jnp.ones((1, 2, 2)), jnp.zeros(1)))
         2.0
@@ -77,10 +72,6 @@ def sensing_loss(
 
 def sense(measurements: Float[Array, "m k d"], target: Float[Array, "k d"]) -> Float[Array, "m"]:
     """Linear measurements of a matrix, ``y_i = <A_i, Phi>``.
-
-    Args:
-        measurements: A_1, ..., A_m.
-        target: Phi.
 
     Example:
         >>> sense(jnp.ones((2, 2, 2)), jnp.eye(2)).tolist()
@@ -93,10 +84,6 @@ def sensing_surrogate(
     measurements: Float[Array, "m k d"], values: Float[Array, "m"]
 ) -> Float[Array, "k d"]:
     """Unbiased estimate of a target from Gaussian measurements, ``(1/m) sum_i y_i A_i``.
-
-    Args:
-        measurements: A_1, ..., A_m.
-        values: y.
 
     Example:
         >>> sensing_surrogate(jnp.ones((2, 1, 1)), jnp.array([1.0, 2.0])).tolist()
@@ -140,11 +127,6 @@ def observed_loss(
 ) -> Float[Array, ""]:
     """Half the mean square on the observed entries, ``1/2 ||M * (f - Phi)||_F^2 / sum M``.
 
-    Args:
-        product: f.
-        target: Phi.
-        mask: M, 1 where an entry is observed and 0 elsewhere.
-
     Example:
         >>> float(observed_loss(jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.eye(2)))
         0.5
@@ -154,10 +136,6 @@ def observed_loss(
 
 def recovery_error(product: Float[Array, "k d"], target: Float[Array, "k d"]) -> Float[Array, ""]:
     """Relative distance to the whole target, ``||f - Phi||_F / ||Phi||_F``.
-
-    Args:
-        product: f.
-        target: Phi.
 
     Example:
         >>> float(recovery_error(jnp.zeros((2, 2)), jnp.eye(2)))

@@ -1,7 +1,9 @@
 """Weight decay as shrinkage of singular values: minimisers of factorised losses in closed form.
 
-``sigma`` are the singular values of a target, decreasing, ``s`` those of a product of L layers,
-``lambda`` is the decay and r the width of the inner layers (Theorem 1 of arXiv 2503.19859).
+sigma (``values``) are all singular values of a target Phi, or of inputs X with one example a
+column, decreasing; s >= 0 (``shrunk``, ``found``) are those of a product of L layers (``depth``).
+lambda is the ``decay`` and r the ``rank``, the width of the inner layers (Theorem 1 of arXiv
+2503.19859).
 
 Reference of the autoencoder: Kunin et al., Loss landscapes of regularized linear autoencoders,
 2019.
@@ -21,11 +23,6 @@ from lrdyn.factorization import Scalar, Weights, factorization_loss
 def decayed_loss(weights: Weights, target: Float[Array, "k d"], decay: Scalar) -> Float[Array, ""]:
     """Loss of Theorem 1, ``1/2 ||W_L ... W_1 - Phi||_F^2 + (lambda/2) sum_l ||W_l||_F^2``.
 
-    Args:
-        weights: layers ``(W_1, ..., W_L)``.
-        target: Phi.
-        decay: lambda.
-
     Example:
         >>> float(decayed_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2)), 0.5))
         2.0
@@ -41,12 +38,6 @@ def schatten_loss(
 
     The second term is the least decay of L layers whose product has the singular value s.
 
-    Args:
-        shrunk: s >= 0.
-        values: sigma.
-        decay: lambda.
-        depth: L.
-
     Example:
         >>> schatten_loss(jnp.array([0.0, 1.0]), jnp.ones(2), 0.25, 2).tolist()
         [0.5, 0.25]
@@ -59,11 +50,6 @@ def shrink(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Ar
 
     Two layers: ``(sigma - lambda)_+``. More: the larger root of ``w^{2L-2} - sigma w^{L-2} +
     lambda = 0``, s = w^L, or 0 if that costs less.
-
-    Args:
-        values: sigma, >= 0.
-        decay: lambda.
-        depth: L.
 
     Raises:
         ValueError: ``depth`` is smaller than 2.
@@ -92,13 +78,8 @@ def barrier(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[A
     lambda > 0 the origin is a local minimum. Where there is no other minimum the number says
     nothing.
 
-    Args:
-        values: sigma, >= 0.
-        decay: lambda.
-        depth: L; two layers have no barrier.
-
     Returns:
-        The value s of the maximum, 0 without decay.
+        The value s of the maximum, 0 without decay; two layers have no barrier.
 
     Example:
         >>> barrier(jnp.array([1.0]), 0.1, 3).round(4).tolist()
@@ -112,11 +93,6 @@ def barrier(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[A
 
 def basin(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Array, "2 n"]:
     """The minimiser's side of the :func:`barrier`: values s with ``low < s <= high``.
-
-    Args:
-        values: sigma.
-        decay: lambda.
-        depth: L.
 
     Returns:
         The rows low and high, infinite where there is no barrier.
@@ -139,12 +115,6 @@ def schatten_curvature(
 ) -> Float[Array | np.ndarray, "*n"]:
     """Second derivative of :func:`schatten_loss` by ``w = s^{1/L}``, divided by L.
 
-    Args:
-        shrunk: s >= 0.
-        values: sigma.
-        decay: lambda.
-        depth: L.
-
     Returns:
         The curvature, element by element, in NumPy if the arguments are NumPy's.
 
@@ -164,12 +134,6 @@ def in_basin(
 
     In its :func:`basin`, and where the cost is convex in w = s^{1/L}: not on the plateau beside a
     saddle, where descent may seem to stand still.
-
-    Args:
-        found: s >= 0.
-        values: sigma.
-        decay: lambda.
-        depth: L.
 
     Example:
         >>> in_basin(jnp.array([0.0, 0.001, 0.8]), jnp.ones(3), 0.1, 3).tolist()
@@ -212,12 +176,6 @@ def minimiser(
     :func:`shrink` for more. It is the only one if ``sigma_r > sigma_{r+1}``, or if nothing is left
     of ``sigma_r``.
 
-    Args:
-        target: Phi.
-        rank: r, the width of the inner layers.
-        decay: lambda.
-        depth: L.
-
     Raises:
         ValueError: ``rank`` is out of range.
 
@@ -239,12 +197,6 @@ def minimum(
     Two layers: ``lambda sigma_i - lambda^2 / 2`` for i <= r with ``sigma_i > lambda``, and
     ``sigma_i^2 / 2`` for every other i.
 
-    Args:
-        values: all singular values of the target, decreasing.
-        rank: r, the width of the inner layers.
-        decay: lambda.
-        depth: L.
-
     Example:
         >>> float(minimum(jnp.array([3.0, 2.0, 1.0]), 2, 0.5))
         2.75
@@ -262,11 +214,6 @@ def autoencoder_loss(
 ) -> Float[Array, ""]:
     """Regularised linear autoencoder, ``||X - W_2 W_1 X||_F^2 + lambda (||W_1||^2 + ||W_2||^2)``.
 
-    Args:
-        weights: ``(W_1, W_2)``.
-        inputs: X, one example a column.
-        decay: lambda.
-
     Example:
         >>> float(autoencoder_loss((jnp.ones((1, 2)), jnp.zeros((2, 1))), jnp.eye(2), 0.5))
         3.0
@@ -278,10 +225,6 @@ def autoencoder_loss(
 
 def autoencoder_gains(values: Float[Array, "n"], decay: Scalar) -> Float[Array, "n"]:
     """What a regularised autoencoder keeps of each direction, ``(1 - lambda / sigma^2)_+``.
-
-    Args:
-        values: sigma, singular values of the inputs.
-        decay: lambda.
 
     Example:
         >>> autoencoder_gains(jnp.array([2.0, 1.0, 0.5]), 1.0).tolist()
@@ -299,11 +242,6 @@ def autoencoder_minimiser(
 
     ``l = min(width, #{sigma_i^2 > lambda})``.
 
-    Args:
-        inputs: X, one example a column.
-        width: of the hidden layer.
-        decay: lambda.
-
     Example:
         >>> autoencoder_minimiser(jnp.diag(jnp.array([2.0, 1.0])), 1, 1.0).round(6).tolist()
         [[0.75, 0.0], [0.0, 0.0]]
@@ -319,11 +257,6 @@ def autoencoder_minimum(
     """Least value of :func:`autoencoder_loss`.
 
     ``2 lambda - lambda^2 / sigma_i^2`` for the directions kept, ``sigma_i^2`` for the others.
-
-    Args:
-        values: sigma, all singular values of the inputs, decreasing.
-        width: of the hidden layer.
-        decay: lambda.
 
     Example:
         >>> float(autoencoder_minimum(jnp.array([2.0, 1.0]), 1, 1.0))

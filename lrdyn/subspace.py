@@ -281,11 +281,6 @@ class Blocks(NamedTuple):
 def blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
     """Measure layers in the frame: blocks of ``U_l^T W_l V_l`` split after ``size``.
 
-    Args:
-        frame: frame of Theorem 2.
-        weights: layers at any time.
-        size: s = 2r.
-
     Example:
         >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
         >>> blocks(identity, (jnp.diag(jnp.array([5.0, 2.0, 2.0])),), 1).rho.tolist()

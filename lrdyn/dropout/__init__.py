@@ -1,8 +1,9 @@
 """Dropout of linear networks: its penalties, what they induce, and the minimisers (Example 4.1).
 
 ``U`` is m x h and ``V`` is h x n, for a network ``U = W_2`` and ``V = W_1 X``: a hidden unit is
-the term ``Z_i = u_i v_i^T`` with ``u_i`` a column of U and ``v_i^T`` a row of V. Theta is the
-probability with which a unit is kept, and masks are scaled by 1/theta.
+the term ``Z_i = u_i v_i^T`` with ``u_i`` a column of U and ``v_i^T`` a row of V. Theta, the
+``keep_prob``, is the probability with which a unit is kept, and masks are scaled by 1/theta. The
+``inputs`` X and the ``target`` Y have one example a column, and h is the ``width``.
 
 Reference: arXiv 2503.19859; Cavazza et al., Dropout as a low-rank regularizer for matrix
 factorization, 2018.

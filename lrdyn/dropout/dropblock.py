@@ -107,11 +107,6 @@ def support_factors(
 def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array:
     """Whether :func:`support_factors` attains the least penalty with so many blocks.
 
-    Args:
-        matrix: Z.
-        block: b.
-        blocks: B.
-
     Example:
         >>> Z = jnp.diag(jnp.array([3.0, 2.0, 1.0]))
         >>> [bool(enough_blocks(Z, 2, blocks)) for blocks in (5, 6)]

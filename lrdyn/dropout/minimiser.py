@@ -16,10 +16,6 @@ from lrdyn.spectra import numerical_rank
 def project_rows(target: Float[Array, "m n"], inputs: Float[Array, "d n"]) -> Float[Array, "m n"]:
     """Part of a target that a linear network can reach, ``Y P`` with P onto the row space of X.
 
-    Args:
-        target: Y.
-        inputs: X, one example a column.
-
     Example:
         >>> project_rows(jnp.ones((1, 2)), jnp.array([[1.0, 0.0]])).tolist()
         [[1.0, 0.0]]
@@ -78,11 +74,6 @@ def shrink_squared_values(
 ) -> tuple[Float[Array, "k"], Float[Array, ""], Int[Array, ""]]:
     """Singular values at the minimum, for :func:`shrink_squared`.
 
-    Args:
-        values: sigma, decreasing.
-        strength: c >= 0.
-        width: h.
-
     Returns:
         The shrunk values, the threshold mu_q and q.
 
@@ -105,12 +96,6 @@ def dropout_minimiser(
 
     It minimises ``||Y P - Z||_F^2 + ((1-theta)/(theta h)) ||Z||_*^2`` over rank Z <= h, where P
     projects onto the row space of X: the rest of Y is a constant.
-
-    Args:
-        target: Y.
-        inputs: X, one example a column.
-        keep_prob: theta.
-        width: h.
 
     Example:
         >>> dropout_minimiser(2 * jnp.eye(1), jnp.eye(1), 0.5, 1).product.tolist()

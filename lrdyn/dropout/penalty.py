@@ -70,13 +70,6 @@ def dropout_loss(
 ) -> Float[Array, ""]:
     """Expected squared loss of dropout, ``||Y - U V||_F^2`` and :func:`dropout_penalty`.
 
-    Args:
-        left: U = W_2.
-        right: V = W_1 X.
-        target: Y.
-        keep_prob: theta.
-        block: b, hidden units that are dropped together.
-
     Returns:
         The loss, a scalar (without the factor 1/2 of the losses that are trained).
 
@@ -93,10 +86,6 @@ def dropout_loss(
 
 def dropout_strength(keep_prob: Scalar, width: int) -> Float[Array, ""]:
     """Factor of ``||Z||_*^2`` in the least penalty at a width, ``c = (1-theta) / (theta h)``.
-
-    Args:
-        keep_prob: theta.
-        width: h.
 
     Example:
         >>> float(dropout_strength(0.5, 4))
