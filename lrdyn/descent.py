@@ -64,6 +64,20 @@ def log_steps(steps: int, at_most: int) -> np.ndarray:
     return np.unique(np.rint(np.geomspace(1, steps, at_most)).astype(int))
 
 
+class Recorded(eqx.Module):
+    """A case that knows before it is traced at which steps its run is recorded."""
+
+    steps: tuple[int, ...] = eqx.field(
+        static=True, kw_only=True, converter=lambda steps: tuple(np.asarray(steps).tolist())
+    )
+    """The recorded steps; an array of integers becomes a tuple."""
+
+    @property
+    def times(self) -> np.ndarray:
+        """The recorded steps as an array."""
+        return np.asarray(self.steps)
+
+
 def iterate(
     step: Callable[[Int[Array, ""], State], State],
     state: State,

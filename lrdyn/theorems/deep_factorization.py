@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn import initialization, subspace
 from lrdyn.claims import relative_difference, tolerance
-from lrdyn.descent import Trajectory, gradient_descent, recorded_steps, simulate
+from lrdyn.descent import Recorded, Trajectory, gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.masking import masked_loss, observe
 from lrdyn.spectra import numerical_rank, singular_values
@@ -29,20 +29,13 @@ from lrdyn.theorem import (
 )
 
 
-class Descent(eqx.Module):
+class Descent(Recorded):
     """Layers at the start, and how they descend."""
 
     weights: Weights
     learning_rate: Float[Array, ""]
     weight_decay: Float[Array, "depth"]
     """lambda_l."""
-    steps: tuple[int, ...] = eqx.field(static=True)
-    """Recorded steps."""
-
-    @property
-    def times(self) -> np.ndarray:
-        """The recorded steps as an array."""
-        return np.asarray(self.steps)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -142,7 +135,7 @@ def start_of_run(
         "scales": scales,
         "learning_rate": jnp.asarray(learning_rate, scales.dtype),
         "weight_decay": initialization.layer_scales(weight_decay, decay_spread, depth),
-        "steps": tuple(recorded_steps(steps, at_most=26).tolist()),
+        "steps": recorded_steps(steps, at_most=26),
     }
 
 

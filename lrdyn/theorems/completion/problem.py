@@ -7,13 +7,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn import recovery
 from lrdyn.compression import GradientBasis, gradient_basis
-from lrdyn.descent import recorded_steps, simulate
+from lrdyn.descent import Recorded, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import orthogonal_layers
 from lrdyn.masking import observe
@@ -24,7 +23,7 @@ DEPTH = 3
 """L of the full network, and of the compressed one of Kwon et al., outer factors counted."""
 
 
-class Recovery(eqx.Module):
+class Recovery(Recorded):
     """A target seen in part, a full network and what decides its compressed ones."""
 
     target: Float[Array, "d d"]
@@ -37,7 +36,6 @@ class Recovery(eqx.Module):
     mask: Float[Array, "d d"]
     """Observed entries."""
     rank: int = eqx.field(static=True)
-    steps: tuple[int, ...] = eqx.field(static=True)
     measurements: Float[Array, "m d d"] | None = None
     """Gaussian measurements, if the target is seen by these."""
 
@@ -80,7 +78,7 @@ class Recovery(eqx.Module):
         def record(network: PyTree) -> tuple[Array, Array]:
             return recovery.recovery_error(product(network), self.target), loss(network)
 
-        return simulate(loss, start, rule, np.asarray(self.steps), record=record).records
+        return simulate(loss, start, rule, self.times, record=record).records
 
 
 FLAGS = (
@@ -114,7 +112,7 @@ def make_entries(
         mask=observe(for_view, (dim, dim), observed),
         weights=orthogonal_layers(for_weights, (dim,) * (DEPTH + 1), jnp.full(DEPTH, init_scale)),
         rank=rank,
-        steps=tuple(recorded_steps(steps).tolist()),
+        steps=recorded_steps(steps),
         **{name: jnp.asarray(rate, target.dtype) for name, rate in rates.items()},
     )
 

@@ -57,7 +57,7 @@ def make_case(
         weights=tuple(init_scale * W / float(np.sqrt(max(W.shape))) for W in starts),
         weight_decay=jnp.full(depth, weight_decay, target.dtype),
         learning_rate=jnp.asarray(learning_rate, target.dtype),
-        steps=tuple(recorded_steps(steps, at_most=21).tolist()),
+        steps=recorded_steps(steps, at_most=21),
     )
 
 

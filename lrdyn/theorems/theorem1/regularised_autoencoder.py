@@ -76,7 +76,7 @@ def make_case(
         weights=gaussian_layers(key, (dim, rank, dim), jnp.full(2, init_scale, size.dtype)),
         weight_decay=jnp.full(2, weight_decay, size.dtype),
         learning_rate=jnp.asarray(learning_rate, size.dtype),
-        steps=tuple(recorded_steps(steps, at_most=21).tolist()),
+        steps=recorded_steps(steps, at_most=21),
         real=real,
     )
 

@@ -17,7 +17,7 @@ from lrdyn.adapters.maps import LinearMap
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.claims import on_each, on_scale
-from lrdyn.descent import recorded_steps
+from lrdyn.descent import Recorded, recorded_steps
 from lrdyn.initialization import gaussians
 from lrdyn.theorem import Claim, Control, Scenario
 
@@ -83,7 +83,7 @@ class Dense(LinearMap):
         return coordinates @ self.matrix
 
 
-class Adapted(eqx.Module):
+class Adapted(Recorded):
     """A regression whose loss is not quadratic, and a linear map of its parameters."""
 
     matrix: Float[Array, "k n"]
@@ -93,7 +93,6 @@ class Adapted(eqx.Module):
     start: Float[Array, "n"]
     """theta_0."""
     rules: tuple[str, ...] = eqx.field(static=True)
-    steps: tuple[int, ...] = eqx.field(static=True)
 
 
 def make_case(key: Key[Array, ""], *, rows: int, cols: int, rank: int, steps: int) -> Adapted:
@@ -101,8 +100,8 @@ def make_case(key: Key[Array, ""], *, rows: int, cols: int, rank: int, steps: in
     shapes = [(rank, rows), (cols, rows), (1, cols), (1, rows)]
     matrix, inputs, outputs, start = gaussians(key, shapes)
     matrix, inputs = matrix / np.sqrt(rows), inputs / np.sqrt(rows)
-    recorded = tuple(sorted({1, *recorded_steps(steps, 7).tolist()}))
-    return Adapted(matrix, inputs, 3 * outputs[0], start[0], (*LINEAR, *ROOTS), recorded)
+    names, recorded = (*LINEAR, *ROOTS), np.union1d(1, recorded_steps(steps, 7))
+    return Adapted(matrix, inputs, 3 * outputs[0], start[0], names, steps=recorded)
 
 
 # Training ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from lrdyn.adapters.descent import low_rank_descent
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import Identity, LinearMap, Projector, Side, choose_projectors
 from lrdyn.claims import RESOLVED, on_scale, relative_difference, tolerance
-from lrdyn.descent import recorded_steps, simulate
+from lrdyn.descent import Recorded, recorded_steps, simulate
 from lrdyn.initialization import gaussians
 from lrdyn.theorem import Claim, Control, Outcome, Scenario, with_condition
 from lrdyn.theorems.theorem4.problems import OPTIMIZERS, flat
@@ -35,7 +35,7 @@ THEIRS: dict[str, optax.GradientTransformation | None] = {
 choice."""
 
 
-class Training(eqx.Module):
+class Training(Recorded):
     """A network with a tall and a wide layer and a bias, as a user trains it."""
 
     weights: dict[str, Array]
@@ -46,8 +46,6 @@ class Training(eqx.Module):
     optimizer: str = eqx.field(static=True)
     rank: int = eqx.field(static=True)
     period: int = eqx.field(static=True)
-    steps: tuple[int, ...] = eqx.field(static=True)
-    """Those that are recorded."""
 
     def loss(self, weights: PyTree) -> Float[Array, ""]:
         """:func:`training_loss` on the data."""
@@ -65,7 +63,7 @@ def make_case(
     return Training(
         {"first": first / scale, "second": second / scale, "bias": 0.1 * bias[0]},
         inputs / np.sqrt(4 * cols), outputs / np.sqrt(cols), rate,
-        optimizer, rank, period, tuple(recorded_steps(steps, 11).tolist()),
+        optimizer, rank, period, steps=recorded_steps(steps, 11),
     )  # fmt: skip
 
 
@@ -191,8 +189,8 @@ def rule_of(case: Training, **options: Any) -> optax.GradientTransformation:
 
 
 def _train(case: Training, **options: Any) -> tuple[Array, Array]:
-    rule, times = rule_of(case, **options), np.asarray(case.steps)
-    found = simulate(case.loss, case.weights, rule, times, record=flat)
+    rule = rule_of(case, **options)
+    found = simulate(case.loss, case.weights, rule, case.times, record=flat)
     return found.records, found.diverged_at
 
 

@@ -24,7 +24,7 @@ def make_case(
     return Training(
         {"first": jnp.ones((rows, cols)), "second": jnp.ones((cols, rows)), "bias": jnp.ones(rows)},
         jnp.ones((cols, cols)), jnp.ones((cols, cols)), jnp.ones(()),
-        optimizer, rank, period, (0, period),
+        optimizer, rank, period, steps=(0, period),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from lrdyn.adapters.descent import low_rank_descent
 from lrdyn.adapters.maps import Side, choose_projectors
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
-from lrdyn.descent import Trajectory, recorded_steps
+from lrdyn.descent import Recorded, Trajectory, recorded_steps
 from lrdyn.initialization import gaussians
 from lrdyn.networks import mlp, transformer
 from lrdyn.spectra import half_of_the_digits
@@ -107,7 +107,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 # Cases -----------------------------------------------------------------------------------------
 
 
-class LowRankRun(eqx.Module):
+class LowRankRun(Recorded):
     """A problem and how it is trained."""
 
     params: PyTree
@@ -120,8 +120,6 @@ class LowRankRun(eqx.Module):
     optimizer: str = eqx.field(static=True)
     state: str = eqx.field(static=True)
     side: Side = eqx.field(static=True)
-    steps: tuple[int, ...] = eqx.field(static=True)
-    """Recorded steps."""
 
 
 def make_run(
@@ -130,9 +128,9 @@ def make_run(
 ) -> LowRankRun:  # fmt: skip
     """Draw a problem from the flags."""
     params, data = DRAW[problem](key, rows, cols)
-    rate, recorded = jnp.asarray(learning_rate, data[0].dtype), recorded_steps(steps).tolist()
+    rate, recorded = jnp.asarray(learning_rate, data[0].dtype), recorded_steps(steps)
     return LowRankRun(
-        params, data, rate, LOSS[problem], rank, period, optimizer, state, side, tuple(recorded)
+        params, data, rate, LOSS[problem], rank, period, optimizer, state, side, steps=recorded
     )
 
 
@@ -169,7 +167,7 @@ def train(
         # For all methods alike: P as published for GaLore.
         "choose": lambda key, G: choose_projectors(G, case.rank, side),
         "period": case.period,
-        "steps": tuple(times(case).tolist()),
+        "steps": times(case),
         "state": case.state,
         "record": flat,
     }

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import gradient_rank
 from lrdyn.claims import excess
-from lrdyn.descent import iterate, log_steps
+from lrdyn.descent import Recorded, iterate, log_steps
 from lrdyn.gradient_rank import Edges, GradientModes, StableRankBounds
 from lrdyn.initialization import gaussians, reflection
 from lrdyn.spectra import half_of_the_digits, singular_values
@@ -38,7 +37,7 @@ FRACTIONS = (1.0, 0.5, 0.5, 0.5, 0.5, 1.0, 0.5)
 """Step sizes, as parts of 2/(l_2 + l_max)."""
 
 
-class Recursion(eqx.Module):
+class Recursion(Recorded):
     """Problems with the gradient (1/N) sum_i (A_i - B_i W C_i)."""
 
     left: Float[Array, "problems terms m m"]
@@ -51,7 +50,6 @@ class Recursion(eqx.Module):
     """Of (1/N) sum_i B_i (x) C_i, for each problem."""
     learning_rate: Float[Array, "problems"]
     """eta."""
-    steps: tuple[int, ...] = eqx.field(static=True)
 
     @property
     def start(self) -> Float[Array, "problems m n"]:
@@ -67,11 +65,6 @@ class Recursion(eqx.Module):
     def edges(self) -> Edges:
         """l_1, l_2 and l_max of each problem."""
         return jax.vmap(gradient_rank.spectral_edges)(self.modes)
-
-    @property
-    def times(self) -> np.ndarray:
-        """The recorded steps as an array."""
-        return np.asarray(self.steps)
 
 
 # Cases ---------------------------------------------------------------------------------------
@@ -135,7 +128,7 @@ def make_case(key: Key[Array, ""], *, rows: int, cols: int, steps: int) -> Recur
         targets=start[:, None] + noise,
         modes=modes,
         learning_rate=jnp.asarray(FRACTIONS) * _largest_step(edges),
-        steps=(0, *log_steps(steps, 12).tolist()),
+        steps=np.append(0, log_steps(steps, 12)),
     )
 
 
