@@ -112,12 +112,7 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
 def slowest_part(
     modes: GradientModes, matrix: Float[Array, "m n"], tolerance: float | None = None
 ) -> Float[Array, "m n"]:
-    """Project a matrix onto the eigenspace of l_1: G_par.
-
-    Args:
-        modes: eigenvalues and eigenvectors.
-        matrix: G_0.
-        tolerance: see :func:`spectral_edges`.
+    """Project a matrix onto the eigenspace of l_1, see :func:`spectral_edges`: G_par of G_0.
 
     Example:
         >>> B = jnp.diag(jnp.array([1.0, 0.0]))[None]
@@ -133,11 +128,6 @@ def misalignment(
     modes: GradientModes, part: Float[Array, "m n"], tolerance: float | None = None
 ) -> Float[Array, ""]:
     """Distance of the top singular pair u v^T of G_par from the eigenspace of l_1.
-
-    Args:
-        modes: eigenvalues and eigenvectors.
-        part: G_par.
-        tolerance: see :func:`spectral_edges`.
 
     Returns:
         A number from 0, where Lemma 3.3 of GaLore holds as printed, to 1.

@@ -14,11 +14,6 @@ from lrdyn.factorization import Scalar, Weights
 def layer_scales(scale: Scalar, spread: Scalar, depth: int) -> Float[Array, "depth"]:
     """Geometric scales per layer with geometric mean ``scale`` and last / first = ``spread``.
 
-    Args:
-        scale: geometric mean of the scales, eps.
-        spread: ratio of the last layer's scale to the first's; 1 makes all equal.
-        depth: number of layers, L.
-
     Raises:
         ValueError: ``depth`` is smaller than 2.
 

@@ -24,10 +24,6 @@ Sets = Int[np.ndarray, "sets r"]
 def index_sets(count: int, rank: int) -> Sets:
     """All sets S of at most ``rank`` of ``count`` singular values, the smaller ones first.
 
-    Args:
-        count: number of singular values, min(k, d).
-        rank: r, the width of the hidden layer.
-
     Raises:
         ValueError: ``rank`` is out of range.
 

@@ -55,12 +55,8 @@ ENUMERABLE = 20
 def bernoulli_masks(size: int, keep_prob: Scalar) -> MaskDistribution:
     """All 2^size masks of independent entries, ``P(R_i = 1) = theta``.
 
-    Args:
-        size: number of entries, at most 20.
-        keep_prob: theta.
-
     Raises:
-        ValueError: ``size`` is out of range.
+        ValueError: ``size`` is not between 1 and 20.
 
     Example:
         >>> masks = bernoulli_masks(2, 0.75)
@@ -123,11 +119,6 @@ def draw_mask(
 
 def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "terms terms"]:
     """Covariance of block masks, ``theta (1 - theta)`` within a block and 0 elsewhere.
-
-    Args:
-        size: number of entries.
-        block: entries of a block, a divisor of ``size``; 1 for independent entries.
-        keep_prob: theta.
 
     Raises:
         ValueError: ``block`` does not divide ``size``.

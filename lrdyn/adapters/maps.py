@@ -74,12 +74,6 @@ class Projector(LinearMap):
 class Layer(eqx.Module):
     """W + s B A as it acts: W x + s B (A x), which forms no array of the size of W.
 
-    Args:
-        weight: W.
-        left: B.
-        right: A.
-        scale: s.
-
     Example:
         >>> layer = Layer(jnp.eye(2), jnp.ones((2, 1)), jnp.ones((1, 2)), jnp.asarray(2.0))
         >>> (layer @ jnp.array([1.0, 0.0])).tolist()
