@@ -60,12 +60,14 @@ def test_lora_and_lora_fa_agree_for_one_step():
 
 
 @pytest.mark.parametrize("method", [lr.RELORA, lr.LORA])
-def test_a_bias_is_trained_as_it_is(method):
+def test_two_matrices_and_their_biases_are_trained_each_by_itself(method):
     X, Y, W = problem()
-    bias = np.linspace(-1, 1, M)
+    biases = np.linspace(-1, 1, M), np.linspace(2, 0, M)
+    start = [{"W": jnp.asarray(W), "b": jnp.asarray(bias)} for bias in biases]
 
     def loss_of(net):
-        return 0.5 * jnp.sum((net["W"] @ jnp.asarray(X) + net["b"][:, None] - jnp.asarray(Y)) ** 2)
+        errors = [one["W"] @ jnp.asarray(X) + one["b"][:, None] - jnp.asarray(Y) for one in net]
+        return 0.5 * jnp.sum(jnp.stack(errors) ** 2)
 
     @oracles.fast
     def trained(net):
@@ -77,12 +79,13 @@ def test_a_bias_is_trained_as_it_is(method):
             for kind in ("momentum", "adam")
         }  # fmt: skip
 
-    for kind, found in trained({"W": jnp.asarray(W), "b": jnp.asarray(bias)}).items():
-        path, shifts = adapters_by_hand(
-            kind, period=100 if method.once else 4, side="right", scale=0.5, bias=bias
-        )
-        oracles.assert_close(found["W"], path, **HOW)
-        oracles.assert_close(found["b"], shifts, **HOW)
+    for kind, found in trained(start).items():
+        for one, bias in zip(found, biases, strict=True):
+            path, shifts = adapters_by_hand(
+                kind, period=100 if method.once else 4, side="right", scale=0.5, bias=bias
+            )
+            oracles.assert_close(one["W"], path, **HOW)
+            oracles.assert_close(one["b"], shifts, **HOW)
 
 
 def test_draws_depend_on_the_step_and_not_on_what_is_recorded():
