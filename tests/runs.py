@@ -5,9 +5,11 @@ import fcntl
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,6 +82,32 @@ def python(
     return Printed(process.returncode, out, err)
 
 
+def interrupted(process: subprocess.Popen, folder: Path, wait: float = 0.0) -> Printed:
+    """Ctrl-C some seconds after the folder is there."""
+    try:
+        while not folder.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    return Printed(process.returncode, out, err)
+
+
+def verdict_of(folder: Path) -> dict[str, Any]:
+    """The only verdict in a folder or below it."""
+    (path,) = folder.rglob("verdict.json")
+    return json.loads(path.read_text())
+
+
+def results_of(folder: Path, group: str = "/") -> xr.Dataset:
+    """A group of the only results in a folder or below it."""
+    (path,) = folder.rglob("results.nc")
+    return xr.load_dataset(path, engine="h5netcdf", group=group)
+
+
 @functools.cache
 def finished(name: str, base: Path) -> Finished:
     """Run ``python -m experiments.<name>``; the first caller runs, the others wait and look.
@@ -98,9 +126,8 @@ def finished(name: str, base: Path) -> Finished:
     if done.returncode:  # an exception would not be cached, and the run repeated for each test
         return Finished(done, out, {}, lambda group: xr.Dataset())
     (folder,) = (out / name).iterdir()
-    verdict = json.loads((folder / "verdict.json").read_text())
-    load = functools.partial(xr.load_dataset, folder / "results.nc", engine="h5netcdf")
-    return Finished(done, folder, verdict, functools.cache(lambda group: load(group=group)))
+    groups = functools.cache(functools.partial(results_of, folder))
+    return Finished(done, folder, verdict_of(folder), groups)
 
 
 def numbers_of(exhibit: exhibits.Exhibit, settings: dict[str, Any]) -> xr.Dataset:

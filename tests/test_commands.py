@@ -7,15 +7,10 @@ import os
 import re
 import runpy
 import shlex
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import pytest
-import xarray as xr
 
 from lrdyn import cli, pool
 from lrdyn.engine import files
@@ -23,10 +18,12 @@ from lrdyn.theorems import theorem as registered
 from lrdyn.theorems import theorems
 from lrdyn.theorems.completion import COMPLETION
 from lrdyn.theorems.corollary1 import COROLLARY1
+from lrdyn.theorems.theorem1 import THEOREM1
 from lrdyn.theorems.theorem2 import THEOREM2
 from lrdyn.theorems.theorem3 import THEOREM3
-from tests.runs import ROOT, finished, python
+from lrdyn.theorems.theorem4 import THEOREM4
 from tests.runs import TINY as TINY_RUNS
+from tests.runs import finished, interrupted, python, results_of, started, verdict_of
 from tests.test_theorem import MY_THEOREM
 
 THEOREMS = theorems()
@@ -57,16 +54,6 @@ def my_theorem(tmp_path):
 
 def tree(folder):
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
-
-
-def verdict_of(folder):
-    (path,) = folder.rglob("verdict.json")
-    return json.loads(path.read_text())
-
-
-def results_of(folder):
-    (path,) = folder.rglob("results.nc")
-    return xr.load_dataset(path, engine="h5netcdf")
 
 
 # End to end ----------------------------------------------------------------------------------
@@ -154,14 +141,6 @@ def test_results_hold_the_arrays_of_the_contract(deep, group):
     assert set(results.dims) - set(results.coords) <= {
         "layer", "index", "row", "column", "network", "count",
     }  # fmt: skip
-
-
-def test_float32_alone(command, tmp_path):
-    status, _, _ = command(main_claims(THEOREM2), *TINY, "--dtype", "float32")
-    verdict = verdict_of(tmp_path)
-    assert (status, verdict["environment"]["dtype"]) == (0, "float32")
-    assert all(0 < claim["residual"] <= claim["tolerance"] < 1e-4 for claim in verdict["claims"])
-    assert results_of(tmp_path)["rho_measured"].dtype == np.float32
 
 
 # --target ------------------------------------------------------------------------------------
@@ -291,6 +270,10 @@ def test_no_flag_takes_what_is_outside_its_domain(theorem, flag, command, tmp_pa
 @pytest.mark.parametrize(
     ("theorem", "words", "message"),
     [
+        (THEOREM1, "--rank 5", "--rank: got 5 with k = 6 and d = 4, wanted r <= min"),
+        (THEOREM1, "--rank-deficit 4", "--rank-deficit: got 4 with k = 6 and d = 4, wanted less"),
+        (THEOREM1, "--tie 2", "--tie: got '2', wanted 0 or 1"),
+        (THEOREM1, "--depth 1", "--depth: got '1', wanted an integer >= 2"),
         (COROLLARY1, "--excess-rank -1", "--excess-rank: got '-1', wanted an integer >= 0"),
         (COROLLARY1, "--dim 8 --rank 1 --excess-rank 3", "--excess-rank: got 3 .*wanted d > 2"),
         (THEOREM2, "--excess-rank 1", "--excess-rank: got an unknown argument"),
@@ -299,6 +282,7 @@ def test_no_flag_takes_what_is_outside_its_domain(theorem, flag, command, tmp_pa
         (THEOREM3, "--mask patch --patch-size 8", "--patch-size: got 8, wanted at most --rows 6"),
         (THEOREM3, "--mask patch --patch-size 4", "--patch-size: got 4 with --rows 6, wanted a"),
         (THEOREM3, "--width 5", "--block-size: got 2 with --width 5, wanted a divisor"),
+        (THEOREM4, "--rows 10 --cols 8 --rank 2 9", "--rank: got 9 with 10 x 8, wanted at most"),
         (COMPLETION, "--observed 1.1", "--observed: got '1.1', wanted a number > 0 and <= 1"),
     ],
 )
@@ -449,19 +433,8 @@ def test_a_fault_in_another_process_is_one_line(tmp_path):
 
 def test_ctrl_c(tmp_path):
     words = ["-m", "experiments", "all", *TINY, "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(
-        [sys.executable, *words], cwd=ROOT, env=os.environ | {"LRDYN_CACHE": ""},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        while not (tmp_path / "out").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert (process.returncode, out) == (130, "")
+    status, out, err = interrupted(started(*words), tmp_path / "out")
+    assert (status, out) == (130, "")
     message = "experiments: error: interrupted; finished parts are kept, to continue: python "
     assert err.splitlines()[-1] == message + shlex.join(words)
     assert "Traceback" not in err

@@ -1,17 +1,14 @@
 """A theorem of one's own, in a file outside the repository, from its claims to exit status."""
 
 import dataclasses
-import json
 import os
+import re
 import runpy
-import signal
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import xarray as xr
 from matplotlib.figure import Figure
 
 import lrdyn as lr
@@ -20,7 +17,8 @@ from lrdyn.engine import files
 from lrdyn.engine.evaluate import evaluate_controls
 from lrdyn.engine.judging import ratio_of, residuals
 from lrdyn.theorem import Claim, Control, Flag, Scenario, Theorem, one_of, relative_response
-from tests.runs import python, started
+from tests.oracles import refuses
+from tests.runs import interrupted, python, results_of, started, verdict_of
 
 MY_THEOREM = '''
 """Gradient descent on a parabola decays geometrically."""
@@ -115,13 +113,8 @@ def changed(theorem, **parts):
     return dataclasses.replace(theorem, scenarios=(dataclasses.replace(scenario, **parts),))
 
 
-def verdict(folder):
-    (path,) = folder.rglob("verdict.json")
-    return json.loads(path.read_text())
-
-
 def entry(folder, name):
-    (found,) = [claim for claim in verdict(folder)["claims"] if claim["id"] == name]
+    (found,) = [claim for claim in verdict_of(folder)["claims"] if claim["id"] == name]
     return found
 
 
@@ -155,7 +148,7 @@ def test_the_script_writes_verdict_results_and_figures(finished):
 
 
 def test_the_verdict_of_the_script(finished):
-    found = verdict(finished[1])
+    found = verdict_of(finished[1])
     assert found["holds"] is True
     assert found["config"]["rate"] == [0.2, 0.3]
     assert found["config"]["dim"] == [2, 3]
@@ -171,7 +164,7 @@ def test_the_verdict_of_the_script(finished):
 
 
 def test_the_results_of_the_script(finished):
-    results = xr.load_dataset(finished[1] / "results.nc", engine="h5netcdf")
+    results = results_of(finished[1])
     decay = results["decay_measured"]
     assert decay.dims == ("seed", "dim", "rate", "step", "index")
     assert decay.shape == (3, 2, 2, 21, 3)
@@ -183,10 +176,9 @@ def test_the_results_of_the_script(finished):
 
 
 def test_perturbing_starts_where_the_claim_holds(finished, theorem):
-    path = finished[1] / "results.nc"
     (scenario,) = theorem.scenarios
     for precision in ("float64", "float32"):
-        away = xr.load_dataset(path, engine="h5netcdf", group=f"/perturb/bent/{precision}")
+        away = results_of(finished[1], f"/perturb/bent/{precision}")
         leg = residuals(scenario.claims[0], scenario, away, precision)
         ratio = ratio_of(leg, precision, everything=True)
         assert away["amount"].values.tolist() == [0.0, 1e-6, 1.0]
@@ -217,17 +209,8 @@ def test_float32_alone_keeps_a_meaningful_tolerance(theorem, command, tmp_path):
     assert 0 < found["residual"] <= found["tolerance"] < 1e-4
     assert found["scales_with_epsilon"] is None
     assert "residual_float32" not in found
-    assert verdict(tmp_path)["environment"]["dtype"] == "float32"
-
-
-def test_a_false_conjecture_is_caught(theorem, command, tmp_path):
-    false = lr.Claim("exponential", "x_t = exp(-eta t) x_0")
-    status, out, _ = command(changed(theorem, claims=(*theorem.scenarios[0].claims, false)))
-    assert status == 1
-    assert verdict(tmp_path)["holds"] is False
-    assert entry(tmp_path, "exponential")["holds"] is False
-    assert entry(tmp_path, "decay")["holds"] is True
-    assert "my_theorem IS FALSE" in out
+    assert verdict_of(tmp_path)["environment"]["dtype"] == "float32"
+    assert results_of(tmp_path)["decay_measured"].dtype == np.float32
 
 
 @pytest.mark.parametrize("allowed", [None, 1e-4])
@@ -248,38 +231,42 @@ def test_a_coincidence_that_holds_to_float32_is_caught(allowed, theorem, command
     assert "FALSE (does not scale with epsilon)" in out
 
 
-def test_a_control_that_does_not_fail_is_no_proof(theorem, command, tmp_path):
-    (scenario,) = theorem.scenarios
-    tame = lr.Control("tame", "nothing broken", "decay", predict=scenario.predict)
-    broken = scenario.controls[1]  # what it breaks is its own
-    status, out, _ = command(changed(theorem, controls=(broken, tame)))
-    assert status == 1
-    assert entry(tmp_path, broken.id)["holds"] is True
-    assert entry(tmp_path, "tame")["holds"] is False
-    assert "NOT SEEN TO FAIL" in out
-
-
-def test_a_departure_that_no_hypothesis_sees_is_no_proof(theorem, command, tmp_path):
-    status, _, _ = command(changed(theorem, hypotheses={}))
-    found = entry(tmp_path, "bent")
-    assert (status, found["holds"], found["hypotheses_met"]) == (1, False, True)
-    assert found["residual"] > 10 * found["tolerance"]
-
-
 def lost(case):
     return {"decay": jnp.full((case["steps"] + 1, case["start"].size), jnp.nan)}
 
 
-@pytest.mark.parametrize("part", ["measure", "control"])
-def test_a_nan_is_neither_a_pass_nor_a_failure_seen(part, theorem, command, tmp_path):
-    if part == "measure":
-        broken, name = changed(theorem, measure=lost, controls=()), "decay"
-    else:
-        control = lr.Control("lost", "NaN", "decay", measure=lost)
-        broken, name = changed(theorem, controls=(control,)), "lost"
-    status, _, _ = command(broken)
-    assert status == 1
-    assert (entry(tmp_path, name)["holds"], entry(tmp_path, name)["residual"]) == (False, None)
+FALSE = lr.Claim("exponential", "x_t = exp(-eta t) x_0")
+LOST = lr.Control("lost", "NaN", "decay", measure=lost)
+
+
+def tame(scenario):
+    return lr.Control("tame", "nothing broken", "decay", predict=scenario.predict)
+
+
+@pytest.mark.parametrize(
+    ("parts", "wrong", "said"),
+    [
+        (lambda s: {"claims": (*s.claims, FALSE)}, "exponential", "exponential .* FALSE"),
+        (lambda s: {"controls": (s.controls[1], tame(s))}, "tame", "tame .* NOT SEEN TO FAIL"),
+        (lambda s: {"hypotheses": {}}, "bent", "bent .* NOT SEEN TO FAIL"),
+        (lambda s: {"measure": lost, "controls": ()}, "decay", "decay .* FALSE"),
+        (lambda s: {"controls": (LOST,)}, "lost", "lost .* NOT SEEN TO FAIL"),
+    ],
+    ids=["conjecture", "control", "departure no hypothesis sees", "NaN", "NaN in a control"],
+)
+def test_what_is_false_or_no_proof_is_caught_alone(parts, wrong, said, theorem, command, tmp_path):
+    status, out, _ = command(changed(theorem, **parts(theorem.scenarios[0])))
+    held = {claim["id"]: claim["holds"] for claim in verdict_of(tmp_path)["claims"]}
+    assert (status, verdict_of(tmp_path)["holds"]) == (1, False)
+    assert {name: holds for name, holds in held.items() if holds is not True} == {wrong: False}
+    assert re.search(said, out)
+    assert "my_theorem IS FALSE" in out
+    found = entry(tmp_path, wrong)
+    if wrong in ("decay", "lost"):
+        assert found["residual"] is None
+    if wrong == "bent":  # it is far away, but no hypothesis says so
+        assert found["hypotheses_met"] is True
+        assert found["residual"] > 10 * found["tolerance"]
 
 
 @pytest.mark.parametrize("where", ["hypothesis", "applies"])
@@ -356,15 +343,8 @@ def test_ctrl_c_ends_a_long_computation_at_once(tmp_path):
     script = tmp_path / "endless.py"
     script.write_text(ENDLESS)
     process = started(script, cwd=tmp_path)
-    try:
-        while not (tmp_path / "results").exists():
-            time.sleep(0.05)
-        time.sleep(2)  # now it computes
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=100)
-    finally:
-        process.kill()
-    assert process.returncode == 130
+    status, _, err = interrupted(process, tmp_path / "results", wait=2)  # then it computes
+    assert status == 130
     message = f"interrupted; finished parts are kept, to continue: python {script}"
     assert err == f"my_theorem: error: {message}\n"
     assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
@@ -373,21 +353,25 @@ def test_ctrl_c_ends_a_long_computation_at_once(tmp_path):
 # Statements
 
 
-@pytest.mark.parametrize("parts", [{}, {"predict": abs, "measure": abs}])
-def test_a_control_breaks_exactly_one_thing(parts, unchecked):
-    with pytest.raises(ValueError, match="control 'c': wanted exactly one of case, predict and"):
-        lr.Control("c", "", "claim", **parts)
+def control(claim="claim", **parts):
+    return lr.Control("c", "", claim, **parts)
 
 
-def test_amounts_need_a_case(unchecked):
-    with pytest.raises(ValueError, match="control 'c': got amounts, wanted case beside them"):
-        lr.Control("c", "", "claim", predict=lambda x: {}, amounts=(1.0,))
+def scenario(*controls):
+    return Scenario("s", dict, claims=(Claim("claim", ""),), controls=controls)
 
 
-def test_a_control_needs_its_claim(theorem, unchecked):
-    stray = lr.Control("stray", "", "nowhere", predict=lambda x: {})
-    with pytest.raises(ValueError, match="control 'stray': got claim 'nowhere', wanted one of"):
-        changed(theorem, controls=(stray,))
+test_statements_refuse = refuses(
+    (control, "control 'c': wanted exactly one of case, predict and"),
+    (lambda: control(predict=abs, measure=abs), "control 'c': wanted exactly one of case, predict"),
+    (lambda: control(predict=abs, amounts=(1.0,)), "control 'c': got amounts, wanted case beside"),
+    (lambda: scenario(control("other", predict=abs)), "control 'c': got claim 'other', wanted one"),
+    (lambda: Flag("side", ("left",), one_of("left"), str), "'side': got words, wanted shapes=True"),
+    (
+        lambda: lr.relative_difference(np.ones(1), np.ones(2)),
+        r"predicted: got shape \(1,\), wanted .*\(2,\)",
+    ),
+)
 
 
 def test_what_a_control_has_wrong_stays_with_it():
@@ -455,11 +439,6 @@ def test_relative_difference(predicted, measured, scale, expected):
             assert np.array_equal(found, expected, equal_nan=True)
 
 
-def test_relative_difference_does_not_broadcast():
-    with pytest.raises(ValueError, match=r"predicted: got shape \(1,\), wanted .*\(2,\)"):
-        lr.relative_difference(np.ones(1), np.ones(2))
-
-
 @pytest.mark.parametrize("factor", [1.0, 30.0])
 def test_the_condition_of_a_run_is_its_amplification(factor, dtype):
     x = jnp.array([1.0, 0.5, 0.25])
@@ -497,17 +476,10 @@ def worded(**more):
 
 def test_a_flag_of_words(tmp_path, command_line):
     assert command_line(worded(), "--side", "left", "right")[0] == 0
-    (path,) = tmp_path.rglob("results.nc")
-    results = xr.load_dataset(path, engine="h5netcdf")
-    assert results["side"].values.tolist() == ["left", "right"]
+    assert results_of(tmp_path)["side"].values.tolist() == ["left", "right"]
     status, _, err = command_line(worded(), "--side", "up")
     assert status == 2
     assert "--side: got 'up', wanted one of left, right" in err
-
-
-def test_words_must_decide_shapes(unchecked):
-    with pytest.raises(ValueError, match="flag 'side': got words, wanted shapes=True"):
-        Flag("side", ("left",), one_of("left"), str)
 
 
 def test_a_theorem_draws_its_own_plots(tmp_path, unchecked, monkeypatch):
@@ -557,7 +529,7 @@ def test_a_statement_that_the_settings_do_not_concern_is_left_out(
     status = cli.main(sided(plots=plots), [*words, "--perturb", "--out", str(tmp_path)])
     concerned = "side" in ids
     assert status == 0
-    found = verdict(tmp_path)
+    found = verdict_of(tmp_path)
     assert [entry["id"] for entry in found["claims"]] == ids
     assert seen == [concerned]
     assert not list(tmp_path.rglob("other.*"))  # a plot that has nothing to show
@@ -591,11 +563,12 @@ def test_a_killed_command_goes_on(script, tmp_path):
     second = python(script, *MANY, "--out", out)
     assert second.returncode == 0
     assert f"{damaged}: damaged" in second.stderr
-    (a,), (b,) = ((tmp_path / n).rglob("results.nc") for n in ("whole", "killed"))
     for group in ("/", "/float32", "/controls/bent/float64"):
-        one, other = (xr.load_dataset(p, engine="h5netcdf", group=group) for p in (a, b))
-        assert one.identical(other)
-    assert {path.name for path in b.parent.iterdir()} == {path.name for path in a.parent.iterdir()}
+        assert results_of(out, group).identical(results_of(tmp_path / "whole", group))
+    left, whole = (
+        {path.name for path in folder.rglob("*")} for folder in (out, tmp_path / "whole")
+    )
+    assert left == whole
 
 
 def test_a_second_run_into_the_same_folder_is_refused(theorem, command):

@@ -184,21 +184,6 @@ def test_without_mnist_nothing_is_claimed_of_it(monkeypatch):
 # Flags and figures -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--rank 5", "--rank: got 5 with k = 6 and d = 4, wanted r <= min"),
-        ("--rank-deficit 4", "--rank-deficit: got 4 with k = 6 and d = 4, wanted less than min"),
-        ("--tie 2", "--tie: got '2', wanted 0 or 1"),
-        ("--depth 1", "--depth: got '1', wanted an integer >= 2"),
-        ("--weight-decay -1", "--weight-decay: got ' -1', wanted a number >= 0|got '-1'"),
-    ],
-)
-def test_bad_flags_are_named(words, message):
-    with pytest.raises(cli.BadInput, match=message):
-        cli.parse(THEOREM1, words.split())
-
-
 def test_default_deficits_fit_small_targets():
     command = cli.parse(THEOREM1, "--rows 2 --cols 2 --rank 1".split())
     assert command.run.settings["rank_deficit"] == (0,)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from lrdyn.adapters.galore import GALORE
-from lrdyn.engine.produce import concerned, validate
+from lrdyn.engine.produce import concerned
 from lrdyn.theorem import Outcome, with_condition
-from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, check, problems
+from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, problems
 from lrdyn.theorems.theorem4.figures import plot_paths
 from lrdyn.theorems.theorem4.optimizer_state import OPTIMIZER_STATE
 from tests import oracles
@@ -199,13 +199,6 @@ def test_broad_sweeps_take_both_sides():
     assert OTHER_PROBLEMS.narrow(SETTINGS)["side"] == ("right",)
     broad = SETTINGS | {"state": ("keep", "reset")}
     assert TRAJECTORY.narrow(broad)["side"] == ("left", "right")
-
-
-def test_a_rank_beyond_the_matrix_is_refused(unchecked):
-    with pytest.raises(ValueError, match="--rank: got 9 with 10 x 8, wanted at most the smaller"):
-        check({"rank": 9, "rows": 10, "cols": 8})
-    with pytest.raises(ValueError, match="--rank: got 11"):
-        validate(THEOREM4, SETTINGS | {"rank": (2, 11)})
 
 
 def test_the_plot_shows_paths_gaps_and_sums(ran):
