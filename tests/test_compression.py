@@ -44,23 +44,15 @@ def distance(*both, **how):
 
 
 @pytest.mark.parametrize("half", [2, 3, 4])
-def test_error_identity(half, dtype):
-    """||f - f_C||_F = sqrt(d - 2 r^) prod |rho_l| for every r^ >= r that has room."""
+def test_the_error_is_the_bulk_and_nothing_else(half, dtype):
+    """f - f_C has d - 2 r^ equal singular values, prod |rho_l|, for every r^ >= r with room."""
     chosen = problem(spread=2.0)
-    predicted = np.prod(oracles.rho(chosen.scales, ETA, DECAY, STEPS), axis=1)
-    predicted *= np.sqrt(9 - 2 * half)
-    assert_close(distance(chosen, half), predicted, steps=60, size=9)
+    product = np.prod(oracles.rho(chosen.scales, ETA, DECAY, STEPS), axis=1)
+    found = np.linalg.svd(np.subtract(*full_and_compressed(chosen, half)), compute_uv=False)
+    assert_close(found, product[:, None] * (np.arange(9) < 9 - 2 * half), steps=60, size=9)
     bulk = theorem2.rho(chosen.scales, ETA, DECAY, STEPS)
-    assert_close(compiled.compression_error(bulk, 9, half), predicted, steps=60)
-
-
-def test_error_is_the_bulk_and_nothing_else(dtype):
-    """f - f_C has d - 2 r^ equal singular values, prod rho, and no others."""
-    chosen = problem()
-    found = np.linalg.svd(np.subtract(*full_and_compressed(chosen, 2)), compute_uv=False)
-    bulk = np.prod(oracles.rho(chosen.scales, ETA, DECAY, STEPS), axis=1)
-    expected = np.concatenate([np.tile(bulk[:, None], 5), np.zeros((4, 4))], axis=1)
-    assert_close(found, expected, steps=60, size=9)
+    norm = np.sqrt(9 - 2 * half) * product
+    assert_close(compiled.compression_error(bulk, 9, half), norm, steps=60)
 
 
 def test_narrower_than_the_target_the_identity_fails(dtype):
@@ -74,24 +66,20 @@ def test_narrower_than_the_target_the_identity_fails(dtype):
     assert float(last) > float(predicted[-1])
 
 
-def test_bound_holds_while_the_bulk_contracts():
-    chosen = problem(spread=2.0)
-    bulk = theorem2.rho(chosen.scales, ETA, DECAY, np.arange(200))
-    assert float(compiled.bulk_contracts(bulk, ETA, DECAY)) <= 1
-    largest = np.max(compiled.compression_error(bulk, 9, 2))
-    assert float(largest) <= float(compiled.compression_bound(chosen.scales, 9, 2))
-
-
 @pytest.mark.parametrize(
-    ("scales", "eta", "exceeds"),
-    [((2.0, 0.1), 0.6, True), ((2.0, 1.0), 0.55, False)],
-    ids=["permits failure", "does not force it"],
+    ("scales", "eta", "decay", "contracts", "exceeds"),
+    [
+        ((0.6, 0.8, 1.1), ETA, DECAY, True, False),
+        # eta eps_1^2 > 2: the second layer grows, and its product with the first may or may not.
+        ((2.0, 0.1), 0.6, np.zeros(2), False, True),
+        ((2.0, 1.0), 0.55, np.zeros(2), False, False),
+    ],
+    ids=["contracts", "permits failure", "does not force it"],
 )
-def test_without_contraction(scales, eta, exceeds):
-    """eta eps_1^2 > 2: the second layer grows, and its product with the first may or may not."""
+def test_the_bound_holds_while_the_bulk_contracts(scales, eta, decay, contracts, exceeds):
     scales = np.array(scales)
-    bulk = theorem2.rho(scales, eta, np.zeros(2), np.arange(30))
-    assert float(compiled.bulk_contracts(bulk, eta, np.zeros(2))) > 1
+    bulk = theorem2.rho(scales, eta, decay, np.arange(200 if contracts else 30))
+    assert (float(compiled.bulk_contracts(bulk, eta, decay)) <= 1) == contracts
     largest = np.max(compiled.compression_error(bulk, 9, 2))
     assert (float(largest) > float(compiled.compression_bound(scales, 9, 2))) == exceeds
 

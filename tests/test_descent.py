@@ -203,16 +203,6 @@ def test_divergence_counts_up_to_the_last_step_and_from_where_digits_are_lost():
         assert int(parabola(float(eta), steps).diverged_at) == expected
 
 
-def test_nan_is_divergence():
-    """x - 1 each step, so that sqrt(x) is NaN from step 3 on."""
-
-    def loss(x):
-        return jnp.sqrt(x) + 1
-
-    step_down = optax.stateless(lambda g, _: jax.tree.map(lambda x: -jnp.ones_like(x), g))
-    assert int(lr.simulate(loss, jnp.array(2.5), step_down, np.array([0, 9])).diverged_at) == 3
-
-
 def test_divergence_leaves_the_neighbours_alone():
     rates = np.array([0.5, 3.1, 0.1])
     batch = jax.jit(jax.vmap(parabola, (0, None)))(rates, 2000)
@@ -222,13 +212,21 @@ def test_divergence_leaves_the_neighbours_alone():
         assert_close(batch.records[i], parabola(rates[i], 2000).records, steps=2000)
 
 
+STEP_DOWN = optax.stateless(lambda g, _: jax.tree.map(lambda x: -jnp.ones_like(x), g))
+
+
 @pytest.mark.parametrize(
-    ("loss", "decay"), [(lambda w: 0.5 * w**2 - 1, 0.0), (lambda w: 0.5 * (w - 1) ** 2, 0.1)],
-    ids=["the loss is negative", "it starts at 0 and decay makes it rise"],
-)  # fmt: skip
-def test_no_divergence(loss, decay):
-    rule = lr.gradient_descent(0.5, decay)
-    assert int(lr.simulate(loss, jnp.array(1.0), rule, np.array([0, 9])).diverged_at) == -1
+    ("loss", "rule", "expected"),
+    [
+        (lambda w: jnp.sqrt(w + 1.5) + 1, STEP_DOWN, 3),
+        (lambda w: 0.5 * w**2 - 1, lr.gradient_descent(0.5), -1),
+        (lambda w: 0.5 * (w - 1) ** 2, lr.gradient_descent(0.5, 0.1), -1),
+    ],
+    ids=["NaN from step 3 on", "a negative loss", "it starts at 0 and decay makes it rise"],
+)
+def test_nan_is_divergence_and_small_losses_are_not(loss, rule, expected):
+    run = lr.simulate(loss, jnp.array(1.0), rule, np.array([0, 9]))
+    assert int(run.diverged_at) == expected
 
 
 # Until a tolerance -----------------------------------------------------------------------------
@@ -255,16 +253,14 @@ def test_until_stops_at_the_first_look_below_the_tolerance(tolerance):
     assert_close(stopped.params, np.full(2, 0.9**steps), steps=steps)
 
 
-def test_until_takes_no_step_where_there_is_nothing_to_do():
-    stopped = until(np.zeros(2), 0.1, 0.0, 3, 300)
-    assert (int(stopped.steps), bool(stopped.converged)) == (0, True)
-
-
-@pytest.mark.parametrize(("eta", "steps"), [(1e-6, 20), (3.0, 20), (1e200, 10)])
-def test_until_gives_up(eta, steps):
-    """Too slow, growing, and beyond all numbers."""
-    stopped = until(np.ones(2), eta, 1e-9, 10, 20)
-    assert (int(stopped.steps), bool(stopped.converged)) == (steps, False)
+@pytest.mark.parametrize(
+    ("start", "eta", "steps"),
+    [(0.0, 0.1, 0), (1.0, 1e-6, 20), (1.0, 3.0, 20), (1.0, 1e200, 10)],
+    ids=["nothing to do", "too slow", "growing", "beyond all numbers"],
+)
+def test_until_stops_early_or_gives_up(start, eta, steps):
+    stopped = until(np.full(2, start), eta, start * 1e-9, 10, 20)
+    assert (int(stopped.steps), bool(stopped.converged)) == (steps, start == 0)
 
 
 test_until_refuses = refuses(

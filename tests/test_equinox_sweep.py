@@ -1,7 +1,6 @@
 """Models of equinox as cases: functions, strings, integers and None stand among their leaves."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import equinox as eqx
@@ -91,21 +90,6 @@ def test_without_a_move_the_model_is_itself():
     job = controls_job(THEOREM, NETWORK, NETWORK.controls[:1], (0,), "float64", amounts=(0.0,))
     (found,) = job.run().values()
     np.testing.assert_allclose(found["output_measured"], found["output_predicted"], rtol=1e-14)
-
-
-@functools.partial(jax.jit, static_argnames="width")
-def output(seed, width):
-    return {"output": network(jax.random.key(seed), width)(jnp.arange(3.0))}
-
-
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_a_sweep_may_build_models(lanes):
-    """Function and weights are equinox's; the sweep equals a loop over models."""
-    found = lr.sweep(
-        output, lr.product(seed=range(3), width=[4, 8]), shapes=("width",), lanes=lanes
-    )
-    expected = [[output(seed, width)["output"] for width in (4, 8)] for seed in range(3)]
-    np.testing.assert_allclose(found["output"], np.asarray(expected), rtol=1e-13)
 
 
 def test_the_longest_axis_of_a_model():

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
+from tests.oracles import refuses
 from tests.runs import Told, started
 
 X = [0.5, 1.0, 1.5, 2.0, 2.5]
@@ -61,21 +62,15 @@ def test_sampled_draws_each_axis_by_itself():
     assert points != lr.sampled(jax.random.key(1), 50, a=uniform, b=uniform)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lr.product, "axes: got none empty, wanted at least one value"),
-        (lambda: lr.product(x=[1], y=[]), r"axes: got \['y'\] empty, wanted at least one value"),
-        (lambda: lr.zipped(x=[1], y=[1, 2]), r"axes: got lengths \{'x': 1, 'y': 2\}, wanted all"),
-        (lambda: lr.listed([]), "points: got none, wanted at least one"),
-        (lambda: lr.listed([{"x": 1}, {"y": 1}]), r"points: got axes \['y'\], wanted \['x'\]"),
-        (lambda: lr.sampled(jax.random.key(0), 0, x=jax.random.normal), "count: got 0, wanted at"),
-        (lambda: lr.sampled(jax.random.key(0), 3), "axes: got none empty, wanted at least one"),
-    ],
+test_points_refuse = refuses(
+    (lr.product, "axes: got none empty, wanted at least one value"),
+    (lambda: lr.product(x=[1], y=[]), r"axes: got \['y'\] empty, wanted at least one value"),
+    (lambda: lr.zipped(x=[1], y=[1, 2]), r"axes: got lengths \{'x': 1, 'y': 2\}, wanted all"),
+    (lambda: lr.listed([]), "points: got none, wanted at least one"),
+    (lambda: lr.listed([{"x": 1}, {"y": 1}]), r"points: got axes \['y'\], wanted \['x'\]"),
+    (lambda: lr.sampled(jax.random.key(0), 0, x=jax.random.normal), "count: got 0, wanted at"),
+    (lambda: lr.sampled(jax.random.key(0), 3), "axes: got none empty, wanted at least one"),
 )
-def test_points_refuse(make, message, unchecked):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 # Equal to a plain loop, however the work is cut
@@ -102,15 +97,11 @@ def test_a_list_of_points_equals_a_loop():
     assert found["n"].values.tolist() == [3, 1, 3]
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_few_points(count):
-    found = lr.sweep(power, lr.product(x=X[:count], n=[4]), shapes=("n",))
-    assert_equals_loop(found, [4], X[:count])
-
-
-def test_every_axis_may_decide_shapes():
-    found = lr.sweep(power, lr.product(x=X, n=[2, 4]), shapes=("x", "n"))
-    assert_equals_loop(found, [2, 4])
+@pytest.mark.parametrize(
+    ("x", "n", "shapes"), [(X[:1], [4], ["n"]), (X[:2], [4], ["n"]), (X, [2, 4], ["x", "n"])]
+)
+def test_few_points_and_none_but_shapes(x, n, shapes):
+    assert_equals_loop(lr.sweep(power, lr.product(x=x, n=n), shapes=tuple(shapes)), n, x)
 
 
 @pytest.mark.parametrize("x", [X[:2], X])
@@ -217,23 +208,24 @@ def test_precision_follows_jax(dtype):
 # Errors
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"shapes": ("m",)}, r"shapes: got \['m'\], wanted axes out of \['x', 'n'\]"),
-        ({"shapes": ("n",), "lanes": 0}, "lanes: got 0, wanted at least 1"),
-        ({"shapes": ("n",), "dims": {"power": ("a", "b")}}, "dims: got .* for 'power', wanted 1"),
-        ({"shapes": ("x", "n"), "batched": True}, "batched: got no traced axis"),
-    ],
+def powers(*shapes, **options):
+    return lr.sweep(power, lr.product(x=X, n=[2]), shapes=shapes, **options)
+
+
+def two_of(x):
+    return {"y": x[:2]}
+
+
+test_sweep_refuses = refuses(
+    (lambda: powers("m"), r"shapes: got \['m'\], wanted axes out of \['x', 'n'\]"),
+    (lambda: powers("n", lanes=0), "lanes: got 0, wanted at least 1"),
+    (lambda: powers("n", dims={"power": ("a", "b")}), "dims: got .* for 'power', wanted 1"),
+    (lambda: powers("x", "n", batched=True), "batched: got no traced axis"),
+    (
+        lambda: lr.sweep(two_of, lr.product(x=X), batched=True, lanes=3),
+        r"y: got shape \(2,\), wanted 3 lanes",
+    ),
 )
-def test_sweep_refuses(options, message, unchecked):
-    with pytest.raises(ValueError, match=message):
-        lr.sweep(power, lr.product(x=X, n=[2]), **options)
-
-
-def test_a_batched_function_must_return_its_lanes(unchecked):
-    with pytest.raises(ValueError, match=r"y: got shape \(2,\), wanted 3 lanes"):
-        lr.sweep(lambda x: {"y": x[:2]}, lr.product(x=X), batched=True, lanes=3)
 
 
 def test_errors_of_the_function_come_through():
