@@ -5,7 +5,7 @@ On the right side all is as on the left, transposed.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,24 @@ def loss(W: Any, X: Any, Y: Any) -> jax.Array:
 # Loops ----------------------------------------------------------------------------------------
 
 
-def slope(W: np.ndarray, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
-    return (W @ X - Y) @ X.T
+class Task(NamedTuple):
+    """What is trained by hand: gradients in W, and in b where there is a bias."""
+
+    start: np.ndarray
+    slopes: Callable[..., tuple[np.ndarray, np.ndarray]]
+    rank: int
+    eta: float
+    steps: int
+
+
+def regression() -> Task:
+    X, Y, W = problem()
+
+    def slopes(W: np.ndarray, b: Any = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        error = W @ X + np.reshape(b, (-1, 1)) - Y
+        return error @ X.T, error.sum(axis=1)
+
+    return Task(W, slopes, RANK, ETA, STEPS)
 
 
 def vectors(G: np.ndarray, rank: int = RANK) -> np.ndarray:
@@ -53,8 +69,8 @@ def vectors(G: np.ndarray, rank: int = RANK) -> np.ndarray:
 
 def full_by_hand(kind: str) -> np.ndarray:
     """Full training: the last weights."""
-    X, Y, W = problem()
-    return oracles.optimise(kind, W, lambda W: slope(W, X, Y), ETA, STEPS)
+    task = regression()
+    return oracles.optimise(kind, task.start, lambda W: task.slopes(W)[0], ETA, STEPS)
 
 
 def turned(side: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -62,17 +78,18 @@ def turned(side: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def galore_by_hand(
-    kind: str, *, period: int, side: str = "left", state: str = "keep"
+    kind: str, *, period: int, side: str = "left", state: str = "keep", task: Task | None = None
 ) -> np.ndarray:
     """The gradient is projected: the weights at every step."""
-    (X, Y, W), turn, opt = problem(), turned(side), Optimizer(kind, ETA)
+    W, slopes, rank, eta, steps = task or regression()
+    turn, opt = turned(side), Optimizer(kind, eta)
     path, P = [W], np.zeros(0)
-    for t in range(STEPS):
-        G = turn(slope(W, X, Y))
+    for t in range(steps):
+        G = turn(slopes(W)[0])
         if t % period == 0:
-            old, P = P, vectors(G)
+            old, P = P, vectors(G, rank)
             if state == "reset":
-                opt = Optimizer(kind, ETA)
+                opt = Optimizer(kind, eta)
             elif state == "transport" and np.ndim(opt.first):
                 opt.first = P.T @ old @ opt.first
         W = W + turn(P @ opt.update(P.T @ G))
@@ -82,7 +99,7 @@ def galore_by_hand(
 
 def adapters_by_hand(
     kind: str,
-    start: Callable[[int, np.ndarray], np.ndarray] = lambda t, G: vectors(G),
+    start: Callable[[int, np.ndarray], np.ndarray] | None = None,
     *,
     period: int,
     side: str = "left",
@@ -92,26 +109,28 @@ def adapters_by_hand(
     frozen: bool = False,
     merge: bool = True,
     restart: bool = True,
+    task: Task | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """ReLoRA and LoRA, W + s B A + b 1^T: the weights and b at every step.
 
-    ``start(t, G)`` is the factor P that is not 0 after a refresh; ``frozen`` leaves it there. The
-    mistakes: no merge at a refresh, or the other factor R not set to 0.
+    ``start(t, G)`` is the factor P that is not 0 after a refresh, by default GaLore's; ``frozen``
+    leaves it there. The mistakes: no merge at a refresh, or the other factor R not set to 0.
     """
-    (X, Y, W), turn = problem(), turned(side)
-    b = np.zeros(M) if bias is None else bias
-    P, R = np.zeros((len(turn(W)), RANK)), np.zeros((RANK, turn(W).shape[1]))
+    W, slopes, rank, eta, steps = task or regression()
+    turn, b = turned(side), np.zeros(len(W)) if bias is None else bias
+    P, R = np.zeros((len(turn(W)), rank)), np.zeros((rank, turn(W).shape[1]))
     rules, path = [], [(W, b)]
-    for t in range(STEPS):
+    for t in range(steps):
         if t % period == 0:
             whole = W + scale * turn(P @ R)
-            P = start(t, turn(slope(whole, X, Y - b[:, None])))
+            G = turn(slopes(whole, b)[0])
+            P = start(t, G) if start else vectors(G, rank)
             W, R = whole if merge else W, R * (not restart)
             if t == 0 or state == "reset":
-                rules = [Optimizer(kind, ETA) for _ in range(3)]
-        error = (W + scale * turn(P @ R)) @ X + b[:, None] - Y
-        G = turn(error @ X.T)
-        moves = scale * G @ R.T, scale * P.T @ G, error.sum(axis=1)
+                rules = [Optimizer(kind, eta) for _ in range(3)]
+        slope, of_bias = slopes(W + scale * turn(P @ R), b)
+        G = turn(slope)
+        moves = scale * G @ R.T, scale * P.T @ G, of_bias
         of_P, of_R, of_b = (rule.update(g) for rule, g in zip(rules, moves, strict=True))
         P, R = P if frozen else P + of_P, R + of_R
         b = b if bias is None else b + of_b

@@ -1,5 +1,7 @@
 """Figure 9: the plotted numbers of GaLore and ReLoRA against NumPy."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from lrdyn.claims import CLEARLY, tolerance
 from lrdyn.drawing import baselines, rendering
 from paper_figs import BASELINES, fig09_galore_relora
-from tests import oracles
+from tests import algorithm1, oracles
 from tests.runs import numbers_of
 
 SMALL = {
@@ -52,77 +54,42 @@ def test_figure_9_rank_grows_by_r_with_each_refresh(found):
         assert np.all(one[rank * k :] <= slack())
 
 
-class Loop:
-    """Algorithm 1 as GaLore for tanh(W X), from its text, in NumPy."""
+@functools.cache
+def by_hand(kind):
+    """The problem of the figure, tanh(W X), in NumPy, and its loss."""
+    m, n, N, rank, steps = (SMALL[x] for x in ("rows", "columns", "examples", "rank", "steps"))
+    key = jax.random.key(SETTINGS["seed"])
+    W, loss_of = fig09_galore_relora.problem(key, m, n, N, "float64")
+    keys, shapes = jax.random.split(key, 4), ((n, N), (m, n), (), (m, N))
+    inputs, target, _, noise = map(np.asarray, map(jax.random.normal, keys, shapes))
+    X = np.linspace(1.0, 0.2, n)[:, None] * inputs
+    Y = np.tanh(2 * target / np.sqrt(n) @ X) + 0.1 * noise
 
-    def __init__(self):
-        m, n, N = (SMALL[name] for name in ("rows", "columns", "examples"))
-        key = jax.random.key(SETTINGS["seed"])
-        W, loss = fig09_galore_relora.problem(key, m, n, N, "float64")
-        keys, shapes = jax.random.split(key, 4), ((n, N), (m, n), (), (m, N))
-        inputs, target, _, noise = map(np.asarray, map(jax.random.normal, keys, shapes))
-        self.start = np.array(W)
-        self.X = np.linspace(1.0, 0.2, n)[:, None] * inputs
-        self.Y = np.tanh(2 * target / np.sqrt(n) @ self.X) + 0.1 * noise
-        oracles.assert_close(loss(W), self.loss(self.start), size=200)
+    def loss(W):
+        return np.sum((np.tanh(W @ X) - Y) ** 2) / (2 * N)
 
-    def loss(self, W):
-        return np.sum((np.tanh(W @ self.X) - self.Y) ** 2) / (2 * SMALL["examples"])
+    def slopes(W, b=0.0):
+        outputs = np.tanh(W @ X)
+        return (outputs - Y) * (1 - outputs**2) @ X.T / N, 0 * b
 
-    def gradient(self, W):
-        outputs = np.tanh(W @ self.X)
-        return (outputs - self.Y) * (1 - outputs**2) @ self.X.T / SMALL["examples"]
-
-    def projector(self, W):
-        P = np.linalg.svd(self.gradient(W))[0][:, : SMALL["rank"]]
-        return P * np.sign([column[np.argmax(abs(column))] for column in P.T])
-
-    def galore(self, kind, policy):
-        W, losses, P = self.start.copy(), [], self.projector(self.start)
-        rule = oracles.Optimizer(kind, RATES[kind])
-        for t in range(SMALL["steps"]):
-            if t % SMALL["every"] == 0:
-                losses.append(self.loss(W))
-            if t % SMALL["period"] == 0:
-                old, P = P, self.projector(W)
-                if policy == "reset":
-                    rule = oracles.Optimizer(kind, RATES[kind])
-                if t and policy == "transport":
-                    rule.first = P.T @ (old @ rule.first)
-            W = W + P @ rule.update(P.T @ self.gradient(W))
-        return np.array([*losses, self.loss(W)])
-
-    def relora(self, *, both):
-        """Gradient descent on A alone or on both factors; W + B A at the recorded steps."""
-        W, seen = self.start.copy(), []
-        B, A = np.zeros((len(W), SMALL["rank"])), np.zeros((SMALL["rank"], W.shape[1]))
-        for t in range(SMALL["steps"]):
-            if t % SMALL["period"] == 0:
-                W = W + B @ A
-                B, A = self.projector(W), np.zeros((SMALL["rank"], W.shape[1]))
-            if t % SMALL["every"] == 0:
-                seen.append(W + B @ A)
-            G = self.gradient(W + B @ A)
-            B_next = B - RATES["sgd"] * G @ A.T if both else B
-            A, B = A - RATES["sgd"] * B.T @ G, B_next
-        return np.array([*seen, W + B @ A])
-
-
-@pytest.fixture(scope="module")
-def loop():
-    return Loop()
+    oracles.assert_close(loss_of(W), loss(np.asarray(W)), size=200)
+    return algorithm1.Task(np.array(W), slopes, rank, RATES[kind], steps), loss
 
 
 @pytest.mark.parametrize("policy", ["keep", "reset", "transport"])
 @pytest.mark.parametrize("kind", ["momentum", "adam"])
-def test_figure_9_losses_are_those_of_a_loop(found, loop, kind, policy):
-    curve = found.loss.sel(optimizer=kind, policy=policy).values
-    oracles.assert_close(curve, loop.galore(kind, policy), **RUN)
+def test_figure_9_losses_are_those_of_a_loop(found, kind, policy):
+    task, loss = by_hand(kind)
+    path = algorithm1.galore_by_hand(kind, period=SMALL["period"], state=policy, task=task)
+    expected = np.array([loss(W) for W in path[:: SMALL["every"]]])
+    oracles.assert_close(found.loss.sel(optimizer=kind, policy=policy).values, expected, **RUN)
 
 
-def test_figure_9_training_both_factors_is_what_a_loop_does(found, loop):
-    both, frozen = (loop.relora(both=both) for both in (True, False))
-    expected = fig09_galore_relora.relative_gap(both, frozen)
+def test_figure_9_training_both_factors_is_what_a_loop_does(found):
+    how = {"period": SMALL["period"], "task": by_hand("sgd")[0]}
+    both, _ = algorithm1.adapters_by_hand("sgd", **how)
+    frozen, _ = algorithm1.adapters_by_hand("sgd", frozen=True, **how)
+    expected = fig09_galore_relora.relative_gap(both, frozen)[:: SMALL["every"]]
     oracles.assert_close(found.gap_both.sel(optimizer="sgd").values, expected, **RUN)
     assert expected[-1] > 1e-2
 
@@ -142,7 +109,6 @@ def test_figure_9_memory_is_the_least_and_what_table_1_names(found):
 
 @pytest.fixture(scope="module")
 def baseline():
-    """Committed numbers."""
     return rendering.load(BASELINES / "fig09.nc")
 
 
