@@ -50,28 +50,25 @@ def test_json_without_nan(path, value):
     assert path.read_text() == "before"
 
 
-def test_netcdf_round_trip(path):
-    root = xr.Dataset(
-        {"y": (("x", "step"), [[1.0, np.nan]]), "ok": ("x", [True]), "n": 3}, {"x": [0.1]}
+@pytest.mark.parametrize("slab", [100, 1000, 2**26])
+def test_netcdf_is_the_same_in_pieces(path, monkeypatch, slab):
+    rng = np.random.default_rng(0)
+    data = xr.Dataset(
+        {
+            "a": (("x", "y", "z"), rng.normal(size=(5, 4, 30))),
+            "b": (("y", "z"), rng.normal(size=(4, 30)) > 0),
+            "c": ("x", np.arange(5)),
+            "d": ("z", np.arange(30, dtype=np.float32)),
+            "n": 3,
+        },
+        {"y": [1.0, 2.0, 3.0, 4.0], "name": ("x", list("abcde")), "word": ("y", list("abcd"))},
+        {"title": "mine"},
     )
-    nested = xr.Dataset({"z": ("index", np.arange(3, dtype=np.float32))}, attrs={"title": "t"})
-    files.write_netcdf(path, {"/": root, "/controls/one/float32": nested})
-    assert xr.load_dataset(path, engine="h5netcdf").identical(root)
-    found = xr.load_dataset(path, engine="h5netcdf", group="/controls/one/float32")
-    assert found.identical(nested)
-    assert found["z"].dtype == np.float32
-
-
-def test_netcdf_keeps_labels_that_are_no_axis(path):
-    labelled = xr.Dataset({"y": ("x", [1.0, 2.0])}, {"x": [0, 1], "word": ("x", ["a", "b"])})
-    files.write_netcdf(path, {"/": labelled})
-    assert xr.load_dataset(path, engine="h5netcdf").identical(labelled)
-
-
-def test_damaged_files_are_named_and_kept(path):
-    lines = []
-    aside = files.set_aside(path, "no netCDF", lines.append)
-    assert lines == [f"{path}: damaged (no netCDF), kept as kept.txt.damaged and computed again"]
-    assert aside.name == "kept.txt.damaged"
-    assert aside.read_text() == "before"
-    assert not path.exists()
+    data["a"][2] = np.nan
+    monkeypatch.setattr(files, "SLAB", slab)
+    groups = {"/": data, "/deep/er": data.isel(x=slice(2))}
+    files.write_netcdf(path, groups)
+    for group, expected in groups.items():
+        found = xr.load_dataset(path, group=group, engine="h5netcdf")
+        assert found.identical(expected)
+        assert all(found[name].dtype == expected[name].dtype for name in expected.variables)

@@ -14,11 +14,13 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn.engine import files, results, runs
-from lrdyn.engine.judging import claim_entry, residual_of, residuals, worst_ratio
+from lrdyn.engine.judging import claim_entry, residual_of, residuals
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.sources import code_digest, source_digest
 from lrdyn.engine.sweep import call_each
 from lrdyn.theorem import Claim, Experiment, Flag, Outcome, Scenario, Theorem, at_least
+from tests.oracles import refuses
+from tests.runs import results_of, verdict_of
 
 CLAIM = Claim("value", "the two values agree")
 EVEN = {"even": lambda case: jnp.asarray(True)}
@@ -204,15 +206,6 @@ def test_large_arrays_are_read_slab_by_slab(monkeypatch):
     assert whole["worst_case"] == {"seed": 2, "a": 1, "b": 0.5}
 
 
-def test_the_worst_ratio_of_several_claims():
-    bound = Claim("bound", "below", "bound", lambda one: 0.5 * TOLERANCE, ("value",))
-    data = produced(EXACT, EXACT, met=[True, False])
-    legs = {c.id: {"float64": residuals(c, SCENARIO, data, "float64")} for c in (CLAIM, bound)}
-    found = worst_ratio((CLAIM, bound), legs, "float64").values
-    assert found[0] == pytest.approx(0.5)
-    assert np.isnan(found[1])
-
-
 def test_a_negative_residual_is_lost():
     one = Outcome({}, {}, {}, {}, np.dtype("float64"), 1, 1)
     assert np.isnan(residual_of(dataclasses.replace(CLAIM, residual=lambda one: -1.0), one))
@@ -245,19 +238,16 @@ def test_an_experiment_without_a_claim(command_line, tmp_path):
     status, out, _ = command_line(counted(calls), "--seeds", "1")
     assert (status, calls) == (0, [2, 4])
     assert "counts claims nothing: results/counts/" in out
-    (path,) = tmp_path.rglob("verdict.json")
-    found = json.loads(path.read_text())
+    found, data = verdict_of(tmp_path), results_of(tmp_path)
     assert (found["holds"], found["claims"]) == (None, [])
-    data = xr.load_dataset(path.with_name("results.nc"), engine="h5netcdf")
     assert data["equations"].squeeze().values.tolist() == [2, 4]
     assert data["length_place"].squeeze().values.tolist() == [2, 4]
     assert command_line(counted(calls), "--judge", "x")[0] == 2
 
 
-def test_a_theorem_wants_a_claim(unchecked):
-    bare = counted([])
-    with pytest.raises(ValueError, match="theorem 'counts': got no claim, wanted one"):
-        Theorem(bare.name, bare.summary, bare.flags, bare.scenarios)
+test_a_theorem_wants_a_claim = refuses(
+    (lambda: Theorem("bare", "", (), counted([]).scenarios), "'bare': got no claim, wanted one"),
+)
 
 
 def test_finished_points_of_a_plain_run_are_kept(tmp_path):
@@ -326,18 +316,18 @@ def content(folder):
 
 
 def test_judging_again_gives_the_same(folder, again):
-    before = (folder / "verdict.json").read_text()
+    before = verdict_of(folder)
     stamp = (folder / "results.nc").stat().st_mtime_ns
     status, out, err = again()
     assert (status, err) == (0, "")
     assert out.splitlines()[-1] == f"sums holds: {folder}"
-    assert json.loads((folder / "verdict.json").read_text()) == json.loads(before)
+    assert verdict_of(folder) == before
     assert (folder / "results.nc").stat().st_mtime_ns == stamp
 
 
 def test_results_say_what_made_them(folder):
     attributes = content(folder)["/"].attrs
-    verdict = json.loads((folder / "verdict.json").read_text())
+    verdict = verdict_of(folder)
     assert attributes["name"] == "sums"
     assert json.loads(attributes["config"]) == verdict["config"]
     assert attributes["digest"] == source_digest(saved_theorem())

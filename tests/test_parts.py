@@ -78,11 +78,6 @@ def test_one_by_one_runs_are_unbatched():
     assert "reduce_or" not in jaxpr  # what a batched loop would wait with
 
 
-def test_a_batched_function_may_run_one_by_one():
-    found = lr.sweep(lambda x: {"y": 2 * x}, lr.product(x=[1.0, 2.0, 3.0]), lanes=1, batched=True)
-    assert found["y"].values.tolist() == [2.0, 4.0, 6.0]
-
-
 # Resuming ------------------------------------------------------------------------------------
 
 
@@ -341,27 +336,6 @@ def test_memory_is_flat(tmp_path):
     assert growth < size / 2
     _, held = map(int, python("-c", PEAK, "", str(2**22)).stdout.split())
     assert held > 0.9 * size
-
-
-@pytest.mark.parametrize("slab", [100, 1000, 2**26])
-def test_netcdf_is_the_same_in_pieces(tmp_path, monkeypatch, slab):
-    rng = np.random.default_rng(0)
-    data = xr.Dataset(
-        {
-            "a": (("x", "y", "z"), rng.normal(size=(5, 4, 30))),
-            "b": (("y", "z"), rng.normal(size=(4, 30)) > 0),
-            "c": ("x", np.arange(5)),
-        },
-        {"y": [1.0, 2.0, 3.0, 4.0], "name": ("x", list("abcde"))},
-        {"title": "mine"},
-    )
-    data["a"][2] = np.nan
-    monkeypatch.setattr(files, "SLAB", slab)
-    groups = {"/": data, "/deep/er": data.isel(x=slice(2))}
-    files.write_netcdf(tmp_path / "a.nc", groups)
-    for group, expected in groups.items():
-        found = xr.load_dataset(tmp_path / "a.nc", group=group, engine="h5netcdf")
-        assert same(found, expected)
 
 
 # Progress ------------------------------------------------------------------------------------

@@ -53,7 +53,6 @@ def written(request, tmp_path_factory):
 
 @pytest.fixture
 def measured(written):
-    """The sizes and the numbers."""
     return written[0], written[1].dataset
 
 
@@ -145,7 +144,6 @@ def adapted(weights):
 
 
 def factors(split):
-    """B and A."""
     parts = lrdyn.RELORA.parts(split)
     return parts.maps.factors(parts.coordinates)
 
