@@ -45,7 +45,7 @@ class Task(NamedTuple):
     """What is trained by hand: gradients in W, and in b where there is a bias."""
 
     start: np.ndarray
-    slopes: Callable[..., tuple[np.ndarray, np.ndarray]]
+    slopes: Callable[..., tuple[np.ndarray, Any]]
     rank: int
     eta: float
     steps: int

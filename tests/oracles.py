@@ -5,8 +5,9 @@ They share no code with the library.
 """
 
 import inspect
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -131,6 +132,13 @@ def rotated(seed: int, shape: tuple[int, int], values: Any) -> np.ndarray:
     """Matrix with these singular values."""
     left, right = (np.linalg.qr(G)[0] for G in normal(seed, *((n, len(values)) for n in shape)))
     return (left * np.asarray(values)) @ right.T
+
+
+def masks_of(groups: Sequence[int], keep_prob: float) -> Iterator[tuple[np.ndarray, float]]:
+    """Every mask that keeps whole groups of entries, with its probability, one by one."""
+    for bits in itertools.product((0, 1), repeat=max(groups) + 1):
+        chance = math.prod(keep_prob if bit else 1 - keep_prob for bit in bits)
+        yield np.array([bits[group] for group in groups], float), chance
 
 
 class Problem(NamedTuple):

@@ -18,7 +18,16 @@ from lrdyn.engine.produce import own_settings, taken
 from lrdyn.theorem import Outcome
 from lrdyn.theorems.theorem3 import THEOREM3
 from lrdyn.theorems.theorem3 import masked_autoencoder as scenarios
-from tests.oracles import Compiled, assert_apart, assert_close, assert_zero, double, judged, refuses
+from tests.oracles import (
+    Compiled,
+    assert_apart,
+    assert_close,
+    assert_zero,
+    double,
+    judged,
+    masks_of,
+    refuses,
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -40,13 +49,6 @@ def problem(groups=GROUPS[1], keep_prob=0.7, seed=0, rank=4):
     # Numbers that float32 holds exactly.
     X, A = (x.astype(np.float32).astype(np.float64) for x in (X, rng.normal(size=(5, 5))))
     return X, A, compiled.masked_moments(X, np.asarray(groups), keep_prob)
-
-
-def masks_of(groups, keep_prob):
-    """Every mask of the features with its probability, one by one."""
-    for bits in itertools.product((0, 1), repeat=max(groups) + 1):
-        chance = np.prod([keep_prob if bit else 1 - keep_prob for bit in bits])
-        yield np.array([bits[g] for g in groups], float), chance
 
 
 def summed_loss(A, X, groups, keep_prob, hidden_only=False):

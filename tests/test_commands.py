@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import os
 import re
 import runpy
@@ -119,13 +118,6 @@ def test_a_configuration_is_flags_and_defaults(deep):
     config = deep.verdict["config"]
     assert (config["dim"], config["steps"], config["target"]) == ([9], 1000, None)
     assert (config["init_scale"], config["preset"]) == ([0.3, 1.0], "quick")
-
-
-def test_no_nan_is_written(ran):
-    def refuse(constant):
-        raise AssertionError(constant)
-
-    json.loads((ran.folder / "verdict.json").read_text(), parse_constant=refuse)
 
 
 @pytest.mark.parametrize("group", ["/", "/float32"])

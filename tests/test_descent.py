@@ -82,17 +82,6 @@ def test_recorder_runs_at_the_recorded_steps_only():
     assert seen == [0.5**t for t in STEPS.tolist()] == run.records.tolist()
 
 
-def test_recorder_may_return_any_tree():
-    def record(x):
-        return {"loss": quadratic(x), "x": (x["a"], x["b"][0])}
-
-    def records():
-        start = jax.tree.map(jnp.asarray, START)
-        return lr.simulate(quadratic, start, optax.sgd(0.1), STEPS, record=record).records
-
-    assert jax.tree.map(jnp.shape, jax.eval_shape(records)) == {"loss": (4,), "x": ((4, 2), (4,))}
-
-
 # Optimisers -----------------------------------------------------------------------------------
 
 

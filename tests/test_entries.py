@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import lrdyn as lr
-from lrdyn import entries, recovery
+from lrdyn import entries
 from lrdyn.compression import CompressedNetwork
 from tests.oracles import assert_close, normal, refuses
 
@@ -48,19 +47,6 @@ def test_what_is_hidden_is_not_read():
     found = listed(np.where(mask == 1, target, np.nan), mask)
     assert np.isfinite(value_and_slope(network, found)[0])
     assert found.rows.weights.size < 9 * 5
-
-
-def test_training_is_the_same():
-    network, target, mask = problem((9, 5), 0.6)
-    rule, steps = recovery.discrepant_rates(0.1, 2.0), np.array([20])
-
-    @jax.jit
-    def train(network, listed, target, mask):
-        one = lr.simulate(lambda n: entries.entries_loss(n, listed), network, rule, steps)
-        two = lr.simulate(lambda n: recovery.completion_loss(n, target, mask), network, rule, steps)
-        return one.params, two.params
-
-    assert_close(*train(network, listed(target, mask), target, mask), steps=20, size=12)
 
 
 def test_many_networks_at_once():

@@ -465,7 +465,7 @@ def test_spread_keeps_order_distance_and_free_values():
 )
 def test_picture_of_figure_3():
     """From the committed numbers, which no change of the library moves."""
-    return fig03_svd_evolution.draw(rendering.load(BASELINES / "fig03.nc"))
+    return fig03_svd_evolution.draw(xr.load_dataset(BASELINES / "fig03.nc", engine="h5netcdf"))
 
 
 # --- following singular vectors ----------------------------------------------------------------

@@ -139,14 +139,6 @@ def test_the_script_says_what_it_found(finished):
     assert last == f"my_theorem holds: {folder.relative_to(folder.parents[2])}"
 
 
-def test_the_script_writes_verdict_results_and_figures(finished):
-    _, folder = finished
-    wanted = {"verdict.json": b"{\n  ", "results.nc": b"\x89HDF"}
-    for name in ("verdict", "perturb", "sweep"):
-        wanted |= {f"{name}.png": b"\x89PNG", f"{name}.pdf": b"%PDF"}
-    assert {path.name: path.read_bytes()[:4] for path in folder.iterdir()} == wanted
-
-
 def test_the_verdict_of_the_script(finished):
     found = verdict_of(finished[1])
     assert found["holds"] is True
@@ -533,7 +525,8 @@ def test_a_statement_that_the_settings_do_not_concern_is_left_out(
     assert [entry["id"] for entry in found["claims"]] == ids
     assert seen == [concerned]
     assert not list(tmp_path.rglob("other.*"))  # a plot that has nothing to show
-    assert bool(list(tmp_path.rglob("perturb.png"))) == concerned
+    drawn = {path.suffix for path in tmp_path.rglob("perturb.*")}
+    assert drawn == ({".png", ".pdf"} if concerned else set())
 
 
 def test_the_first_statement_is_never_left_out(unchecked):
