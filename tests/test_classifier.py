@@ -55,14 +55,6 @@ def test_the_frame_is_orthogonal_chained_and_leaves_the_null_spaces(dtype):
     assert_zero((Y @ X.T @ bulk, np.linalg.multi_dot(W[::-1]) @ bulk), size=10, scale=1)
 
 
-def test_full_run_agrees_with_numpy(dtype):
-    W, X, Y, _, _ = classification()
-    decay = np.array([0.0, 0.1, 0.2])
-    slope = oracles.regression_slope(double(X), double(Y))
-    expected = oracles.descend(W, slope, ETA, decay, STEPS)
-    assert_close(full_run(W, X, Y, ETA, decay, STEPS), tuple(expected), **HOW)
-
-
 CASES = [(0, (0.0,) * 3), (1, (0.1,) * 3), (2, (0.0, 0.3, 0.1))]
 
 

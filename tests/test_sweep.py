@@ -150,14 +150,6 @@ def test_the_memory_budget_changes_nothing_but_the_number_of_parts(memory, parts
     assert parts in (None, told.computed)
 
 
-def test_larger_arrays_make_smaller_parts():
-    for size, parts in ((1, 1), (10_000, 2)):
-        told = Told()
-        function = lambda x, size=size: {"y": x * jnp.ones(size)}  # noqa: E731
-        lr.sweep(function, lr.product(x=X), lanes=2, memory=10**5, progress=told)
-        assert len(told.computed) == parts
-
-
 def test_a_lane_that_diverges_leaves_its_neighbours_alone(reference):
     def function(seed):
         (A,) = chaotic(seed).values()
@@ -226,14 +218,6 @@ test_sweep_refuses = refuses(
         r"y: got shape \(2,\), wanted 3 lanes",
     ),
 )
-
-
-def test_errors_of_the_function_come_through():
-    def function(x):
-        raise ZeroDivisionError("mine")
-
-    with pytest.raises(ZeroDivisionError, match="mine"):
-        lr.sweep(function, lr.product(x=X))
 
 
 # Devices
