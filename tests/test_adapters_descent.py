@@ -45,9 +45,6 @@ def test_full_training_is_that_of_the_whole_rank_if_the_state_turns_with_the_bas
     oracles.assert_apart(run(lr.GALORE, "sgd", rank=M - 1, **how)[0], full["sgd"])
 
 
-# When it is refreshed and recorded -------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("period", "steps"),
     [(1, (0, 5)), (4, (1, 2)), (4, (4, 8)), (4, (3, 5, 9)), (50, (2, 7)), (3, (0,)), (3, (3,))],
@@ -65,9 +62,6 @@ def test_the_last_weights_are_the_last_record_and_divergence_is_reported(method)
         assert int(found.diverged_at) == -1
     far = algorithm1.trajectories(method, ("sgd",), rank=M, scale=1000.0, period=5, steps=(0, 60))
     assert 0 < int(far["sgd"].diverged_at) < 60
-
-
-# PyTrees ---------------------------------------------------------------------------------------
 
 
 def network_loss(network):
@@ -133,9 +127,6 @@ def test_vmap_is_a_loop_over_rates_and_keys():
         oracles.assert_apart(found[0], found[1])
 
 
-# Mistakes --------------------------------------------------------------------------------------
-
-
 def test_both_factors_zero_never_move():
     found = run(lr.RELORA, "sgd", period=3, choose=no_factors(RANK, "left"))
     assert (found == found[:1]).all()
@@ -152,9 +143,6 @@ def test_mistakes_at_a_refresh_by_hand(method, mistake):
     right = runs(lr.RELORA_FROZEN, period=4, side="left", state="reset")["sgd"]
     oracles.assert_close(found[:5], right[:5], steps=4, size=10 * N)
     oracles.assert_apart(found[5:], right[5:])
-
-
-# Full training, and optimisers that look at the parameters ---------------------------------------
 
 
 def test_decay_sees_what_is_trained():
@@ -179,9 +167,6 @@ def test_decay_sees_what_is_trained():
     oracles.assert_close(full, 0.95**4 * W, steps=4)
     oracles.assert_close(lora, W)  # W stays, B A is 0
     oracles.assert_close(galore, W - (1 - 0.95**4) * P.lift(P.project(W)), steps=4, size=N)
-
-
-# Refusals -------------------------------------------------------------------------------------
 
 
 def small(method=lr.GALORE, optimizer=None, **how: Any):

@@ -39,9 +39,6 @@ def measured(data, decay):
     return measure(data, run)
 
 
-# The bulk -------------------------------------------------------------------------------------
-
-
 def test_the_frame_is_orthogonal_chained_and_leaves_the_null_spaces(dtype):
     """Those of the target and of the start."""
     W, X, Y, _, scales = jax.device_get(classification())
@@ -105,9 +102,6 @@ NARROW, SHAPE = (np.eye(4), np.eye(2, 4)), r"target: got shape \(2, 4\), wanted 
 test_classifier_frame_refuses = oracles.refuses(
     (lambda: compiled.classifier_frame(NARROW, np.ones((2, 4))), SHAPE),
 )
-
-
-# Between layers -------------------------------------------------------------------------------
 
 
 def test_collapse_metrics_agree_with_loops(dtype):

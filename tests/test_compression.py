@@ -124,9 +124,6 @@ def test_count_takes_shapes_and_scalars():
     assert compression.count(tree) == 13
 
 
-# The basis of the gradient ---------------------------------------------------------------------
-
-
 def first_gradient(W, Phi, mask=1.0):
     """G of 1/2 ||M * (W_L ... W_1 - Phi)||^2, by hand."""
     first, *rest = double(W)

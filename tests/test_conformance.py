@@ -47,9 +47,6 @@ def entry_of(ran, name):
     return entry
 
 
-# Claims, on the saved arrays -------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("precision", PRECISIONS["float64"])
 @pytest.mark.parametrize(("theorem", "scenario", "claim"), everywhere("claims"))
 def test_a_verdict_names_the_worst_case(theorem, scenario, claim, precision, tmp_path_factory):
@@ -170,9 +167,6 @@ def alter(results, saved, case, place, value):
     return results.assign({saved: (array.dims, values)})
 
 
-# Start, end and the recursion, by an oracle --------------------------------------------------
-
-
 def cases(results):
     """Each case with the scales and decays of its layers."""
     stacked = results.stack(case=[dim for dim in results.dims if dim in AXES])
@@ -204,9 +198,6 @@ def test_the_bulk_follows_the_recursion_in_python_scalars(ran):
         oracles.assert_close(found, expected, steps=1000, size=9)
 
 
-# Controls ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("theorem", "scenario", "control"), everywhere("controls"))
 def test_a_control_is_seen_to_fail(theorem, scenario, control, tmp_path_factory):
     ran = finished(theorem.name, tmp_path_factory.getbasetemp())
@@ -232,9 +223,6 @@ def test_without_a_move_the_claim_is_restored(theorem, scenario, control):
     assert (leg.residual <= leg.tolerance).all()
 
 
-# One step ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("theorem", "scenario"),
     # Collapse is a claim about the end.
@@ -252,9 +240,6 @@ def test_one_step_is_enough(theorem, scenario):
     assert found.verdict["holds"] is True
     assert all(claim["holds"] for claim in found.verdict["claims"])
     assert found.groups["/"]["step"].values.tolist() == [0, 1]
-
-
-# Long waits ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("theorem", DEEP, ids=lambda theorem: theorem.name)

@@ -37,9 +37,6 @@ def run(eta, decay, steps):
     return lr.simulate(quadratic, START, lr.gradient_descent(eta, decay), steps)
 
 
-# Which steps ----------------------------------------------------------------------------------
-
-
 @given(st.integers(1, 10**6), st.integers(2, 60))
 def test_recorded_steps(steps, at_most):
     chosen = lr.recorded_steps(steps, at_most)
@@ -80,9 +77,6 @@ def test_recorder_runs_at_the_recorded_steps_only():
     run = lr.simulate(lambda x: 0.5 * x**2, jnp.array(1.0), optax.sgd(0.5), STEPS, record=record)
     jax.effects_barrier()
     assert seen == [0.5**t for t in STEPS.tolist()] == run.records.tolist()
-
-
-# Optimisers -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -139,9 +133,6 @@ def test_decays_must_match_the_layers():
         rule.update(layers, rule.init(layers), layers)
 
 
-# Tracing --------------------------------------------------------------------------------------
-
-
 def test_steps_rates_and_decays_do_not_recompile():
     @jax.jit
     @chex.assert_max_traces(n=1)
@@ -159,9 +150,6 @@ def test_batch_is_a_loop():
     batch = jax.jit(jax.vmap(run, (0, None, None)))(rates, 0.0, STEPS)
     alone = [run(eta, 0.0, STEPS).records for eta in rates]
     assert_close(batch.records, jax.tree.map(lambda *x: np.stack(x), *alone), steps=12)
-
-
-# Divergence -----------------------------------------------------------------------------------
 
 
 @jax.jit
@@ -218,9 +206,6 @@ def test_nan_is_divergence_and_small_losses_are_not(loss, rule, expected):
     assert int(run.diverged_at) == expected
 
 
-# Until a tolerance -----------------------------------------------------------------------------
-
-
 def bowl(w):
     return 0.5 * jnp.sum(w**2)
 
@@ -257,9 +242,6 @@ test_until_refuses = refuses(
     (lambda: until(np.ones(1), 1.0, 0.1, 3, 10), "max_steps: got 10, wanted a multiple of 3"),
     (lambda: until(np.ones(1), 1.0, 0.1, 5, 0), "max_steps: got 0, wanted a multiple of 5"),
 )
-
-
-# Many at once ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("optimizer", [lr.gradient_descent, optax.adam])

@@ -64,9 +64,6 @@ def test_keys_choose_the_entries():
     assert not np.array_equal(masks[0], masks[2])
 
 
-# Distributions of masks -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("size", "block"), [(1, 1), (4, 1), (6, 2), (6, 3), (5, 5)])
 def test_block_masks_are_all_masks_of_whole_blocks(size, block, dtype):
     masks = masking.block_masks(size, block, 0.3)

