@@ -103,9 +103,15 @@ def test_a_model_takes_the_path_of_its_arrays(name, training):
     found = train(cost, model)
     expected = train(lambda arrays: cost(eqx.combine(arrays, rest)), trained(model))
     assert_same(found.params, eqx.combine(expected.params, rest))
-    # Records and losses too.
+    # Records and losses too; an integer is stacked, as it is of any recorder.
     chex.assert_trees_all_equal_structs(trained(found), trained(expected))
     assert_close(trained(found), trained(expected), steps=STEPS)
+    if training != "simulate_until":
+        chex.assert_trees_all_equal_structs(found.records, model)
+        words, of_model = (
+            eqx.filter(tree, eqx.is_array_like, inverse=True) for tree in (found.records, model)
+        )
+        assert eqx.tree_equal(words, of_model)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
