@@ -65,12 +65,11 @@ def log_steps(steps: int, at_most: int) -> np.ndarray:
 
 
 class Recorded(eqx.Module):
-    """A case that knows before it is traced at which steps its run is recorded."""
+    """A case that knows before it is traced at which steps, a tuple, its run is recorded."""
 
     steps: tuple[int, ...] = eqx.field(
         static=True, kw_only=True, converter=lambda steps: tuple(np.asarray(steps).tolist())
     )
-    """The recorded steps; an array of integers becomes a tuple."""
 
     @property
     def times(self) -> np.ndarray:
@@ -167,10 +166,6 @@ def gradient_descent(
     learning_rate: Scalar, weight_decay: Decay = 0.0
 ) -> optax.GradientTransformation:
     """Gradient descent with decay, ``W_l <- (1 - eta lambda_l) W_l - eta grad_l``.
-
-    Args:
-        learning_rate: eta; may be traced.
-        weight_decay: lambda, one for all or one for each layer of a tuple of layers.
 
     Example:
         >>> rule = gradient_descent(0.5, jnp.array([0.0, 1.0]))
@@ -277,15 +272,13 @@ def _step(loss: Loss, optimizer: optax.GradientTransformation, t: Any, state: _S
     value, gradient = jax.value_and_grad(loss)(state.params)
     updates, inner = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    return _State(params, inner, state.limit, _diverged(value, t, state))
+    diverged_at = first_divergence(value, t, state.limit, state.diverged_at)
+    return _State(params, inner, state.limit, diverged_at)
 
 
 def _end(loss: Loss, state: _State, steps: Steps) -> Int[Array, ""]:
-    return _diverged(loss(state.params), jnp.asarray(steps, jnp.int32)[-1], state)
-
-
-def _diverged(value: Float[Array, ""], t: Any, state: _State) -> Int[Array, ""]:
-    return first_divergence(value, t, state.limit, state.diverged_at)
+    last = jnp.asarray(steps, jnp.int32)[-1]
+    return first_divergence(loss(state.params), last, state.limit, state.diverged_at)
 
 
 class Stopped(NamedTuple):
@@ -367,20 +360,17 @@ def simulate_lanes(
     *,
     record: Callable[[PyTree], PyTree] = lambda params: params,
 ) -> Trajectory:
-    """Run :func:`simulate` for many small problems at once, the runs as the last axis inside.
+    """Run :func:`simulate` for many small problems at once: the first axis of all arrays is runs.
 
-    For matrices of a few rows this is several times faster than ``vmap``, which puts the runs
-    first, if the loss multiplies them by :func:`lrdyn.factorization.small_matmul`. About 64 runs
-    stay in the cache.
+    Inside it is the last one. For matrices of a few rows this is several times faster than
+    ``vmap``, which puts the runs first, if the loss multiplies them by
+    :func:`lrdyn.factorization.small_matmul`. About 64 runs stay in the cache.
 
     Args:
         problem: maps the data of one run to its loss, starting parameters and optimiser.
         data: PyTree of arrays with a leading axis of runs.
         steps: increasing step numbers at which to record, the same for all runs.
         record: maps the parameters of one run to a PyTree of arrays.
-
-    Returns:
-        A :class:`Trajectory` whose arrays all have a leading axis of runs.
 
     Example:
         >>> def problem(rate):
