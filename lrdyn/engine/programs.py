@@ -1,6 +1,7 @@
 """Programs of a sweep: one for each shape, traced, cut into parts, compiled and started."""
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -132,7 +133,7 @@ def _cut(indices: np.ndarray, fit: int, most: int) -> list[np.ndarray]:
 def _jaxpr_bytes(jaxpr: Any) -> int:
     """Every intermediate array counted once: an upper bound on what lives at a time."""
     avals = (variable.aval for equation, _ in equations(jaxpr) for variable in equation.outvars)
-    return sum(int(np.prod(a.shape)) * getattr(a.dtype, "itemsize", 8) for a in avals)
+    return sum(math.prod(a.shape) * getattr(a.dtype, "itemsize", 8) for a in avals)
 
 
 def _digest(closed: Any, context: tuple) -> str:
