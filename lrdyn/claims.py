@@ -1,6 +1,6 @@
 """Judging: tolerances with their reasons, and verdicts over many cases."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ Kind = Literal["exact", "identity", "bound", "limit", "rate", "statistical", "co
 
 # Multiples of the natural unit of each kind; the reasons are in the docstring of `tolerance`.
 ROUNDING_SAFETY = 8.0
-STANDARD_ERRORS = 4.0
+# Probability of a false alarm of a whole command, over all its statistical tests.
+FALSE_ALARM = 1e-6
 # A control counts as "seen to fail" when its smallest residual is this many tolerances.
 CLEARLY = 10.0
 # From float32 to float64 an identity's residual shrinks by the ratio of the machine epsilons, give
@@ -21,7 +22,7 @@ SCALING_SLACK = 100.0
 RESOLVED = 0.01
 
 
-def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float:
+def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1, tests: int = 1) -> float:
     """Largest relative residual that a true claim of this kind may leave.
 
     Every residual is divided by the scale of its data, so that tolerances are pure numbers:
@@ -33,7 +34,8 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float
       them. While a run waits at a saddle they are not: the same small update is rounded in the same
       way, by up to ``eps / 2``, at every step. 8 covers the maximum over many entries and cases and
       the products of layers; the largest multiple seen is about 2.
-    * ``statistical``: 4, in standard errors of the estimate.
+    * ``statistical``: ``-log10(1e-6 / tests)``: all tests of a command together raise a false alarm
+      with probability 1e-6 at most.
     * ``limit``, ``rate``: no general rule; the claim states its own tolerance and the reason.
 
     Args:
@@ -41,6 +43,7 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float
         dtype: floating-point type of the run.
         steps: number of steps of the run.
         size: length of the longest dot product.
+        tests: number of statistical tests of the command.
 
     Raises:
         ValueError: the kind has no general tolerance.
@@ -55,7 +58,7 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1) -> float
         rounding = float(np.finfo(np.dtype(dtype)).eps)
         return ROUNDING_SAFETY * rounding * (float(np.sqrt(size * (1 + steps))) + steps / 2)
     if kind == "statistical":
-        return STANDARD_ERRORS
+        return surprise(FALSE_ALARM / tests)
     raise ValueError(f"kind: got {kind!r}, wanted 'exact', 'identity', 'bound' or 'statistical'")
 
 
@@ -148,17 +151,44 @@ def standard_error(draws: np.ndarray) -> np.ndarray:
     return np.asarray(np.std(draws, axis=0, ddof=1) / np.sqrt(len(draws)))
 
 
-def in_standard_errors(expected: float | np.ndarray, draws: np.ndarray) -> float:
-    """Distance of a mean of draws from its expectation: the residual of a ``statistical`` claim.
-
-    It is NaN if the standard error is not a positive number.
+def surprise(p: float) -> float:
+    """``-log10 p`` of the p-value of a test: the residual of a ``statistical`` claim.
 
     Example:
-        >>> in_standard_errors(5.0, np.array([1.0, 3.0]))
-        3.0
+        >>> surprise(1e-6)
+        6.0
     """
+    return float(-np.log10(np.clip(p, 1e-300, 1.0)))
+
+
+def student_p(expected: float | np.ndarray, draws: np.ndarray) -> float:
+    """Two-sided p-value of Student's test that independent draws have an expectation.
+
+    It is exact for Gaussian draws, with one degree of freedom less than draws; NaN if the standard
+    error is not a positive number.
+
+    Example:
+        >>> round(student_p(5.0, np.array([1.0, 3.0])), 4)
+        0.2048
+    """
+    from scipy.special import stdtr
+
     error = standard_error(draws)
-    return float(np.abs(np.mean(draws) - expected) / error) if error > 0 else float("nan")
+    if not error > 0:
+        return float("nan")
+    return float(2 * stdtr(len(draws) - 1, -np.abs(np.mean(draws) - expected) / error))
+
+
+def chi_square_p(value: float, degrees: int) -> float:
+    """Two-sided p-value of a sum of squares of so many standard Gaussian numbers.
+
+    Example:
+        >>> round(chi_square_p(2.0, 2), 4)
+        0.7358
+    """
+    from scipy.special import chdtr, chdtrc
+
+    return float(min(1.0, 2 * np.minimum(chdtr(degrees, value), chdtrc(degrees, value))))
 
 
 class Judgement(NamedTuple):
@@ -190,10 +220,13 @@ def judge(residuals: np.ndarray, tolerances: np.ndarray, applies: np.ndarray) ->
     return _judge(residuals, tolerances, applies, np.argmax, lambda r, t: ~(r <= t))
 
 
-def judge_control(residuals: np.ndarray, tolerances: np.ndarray) -> Judgement:
+def judge_control(
+    residuals: np.ndarray, tolerances: np.ndarray, clearly: float = CLEARLY
+) -> Judgement:
     """Judge a control: every case must break the claim clearly (10 tolerances or more).
 
-    A NaN is no clear failure, and ``worst`` is the case that failed least clearly.
+    A NaN is no clear failure, and ``worst`` is the case that failed least clearly. The tolerance of
+    a statistical claim is as clear as it gets: there ``clearly`` is 1.
 
     Example:
         >>> judge_control(np.array([1.0, 0.5]), np.array([0.01, 0.01])).holds
@@ -202,7 +235,7 @@ def judge_control(residuals: np.ndarray, tolerances: np.ndarray) -> Judgement:
     everywhere = np.ones(np.shape(residuals), bool)
 
     def unclear(residual: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
-        return ~((residual > tolerance) & (residual >= CLEARLY * tolerance))
+        return ~((residual > tolerance) & (residual >= clearly * tolerance))
 
     return _judge(residuals, tolerances, everywhere, np.argmin, unclear)
 
@@ -241,19 +274,3 @@ def scales_with_epsilon(float64: float, float32: float) -> bool:
     """
     eps64, eps32 = (float(np.finfo(t).eps) for t in (np.float64, np.float32))
     return float64 <= SCALING_SLACK * eps64 / eps32 * max(float32, eps32)
-
-
-def overall(claims: Sequence[Mapping[str, Any]]) -> bool | None:
-    """Verdict over all claims and controls, entries with ``kind`` and ``holds``.
-
-    False if any is false; None if no claim that is not a control applies; True otherwise.
-
-    Example:
-        >>> overall([{"kind": "control", "holds": True}]) is None
-        True
-    """
-    if any(claim["holds"] is False for claim in claims):
-        return False
-    if not any(claim["holds"] for claim in claims if claim["kind"] != "control"):
-        return None
-    return True

@@ -23,7 +23,9 @@ from lrdyn.engine.runs import Run, carry_out, judge_again
 from lrdyn.engine.verify import Verification
 from lrdyn.theorem import Experiment, Flag, at_least
 
-HOLDS, FAILS, BAD_INPUT, FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+HOLDS, FAILS, BAD_INPUT, FAULT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+STATUS = {True: HOLDS, False: FAILS, None: UNDECIDED}
+"""Verdict -> exit status."""
 
 
 def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
@@ -339,7 +341,7 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 if every claim that applies holds and every control was seen to fail,
         1 if some claim is false, 2 for bad input or if no claim applies, 3 for a fault of the
-        machine, 130 for Ctrl-C.
+        machine, 4 if a claim that applies could not be judged, 130 for Ctrl-C.
     """
     words = sys.argv[1:] if argv is None else argv
 
@@ -355,9 +357,9 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None) -> int:
         if not theorem.judged:
             print(f"{theorem.name} claims nothing: {path}")
             return HOLDS
-        print("\n".join([*report.table(found.verdict), *found.diverged, *notes]))
-        holds = found.verdict["holds"]
-        print(f"{theorem.name} {'holds' if holds else 'IS FALSE'}: {path}")
-        return HOLDS if holds else FAILS
+        open_claims = report.why_undecided(found.verdict)
+        print("\n".join([*report.table(found.verdict), *found.diverged, *notes, *open_claims]))
+        print(f"{theorem.name} {report.word(found.verdict)}: {path}")
+        return STATUS[found.verdict["holds"]]
 
     return run(theorem.name, command, own_process=argv is None)

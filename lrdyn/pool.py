@@ -101,9 +101,9 @@ def run_all(argv: list[str]) -> int:
     found = verify_all(dealt, min(jobs, len(every)))
     diverged = [f"{o.verdict['name']}: {line}" for o in found for line in o.diverged]
     print("\n".join([*report.summary([(o.verdict, o.path) for o in found]), *diverged]))
-    held = sum(outcome.verdict["holds"] for outcome in found)
-    print(f"\n{held} of {len(found)} theorems hold")
-    return cli.HOLDS if held == len(found) else cli.FAILS
+    verdicts = [outcome.verdict["holds"] for outcome in found]
+    print(f"\n{verdicts.count(True)} of {len(found)} theorems hold")
+    return cli.STATUS[False if False in verdicts else None if None in verdicts else True]
 
 
 def main(argv: list[str]) -> int:

@@ -137,11 +137,19 @@ class Claim:
         statement: the claim in words and formula.
         kind: ``identity``, ``bound``, ``exact``, ``limit``, ``rate`` or ``statistical``.
         residual: ``residual(outcome)``, a dimensionless number >= 0; by default
-            :func:`lrdyn.claims.relative_difference` of ``predicted[id]`` and ``measured[id]``.
+            :func:`lrdyn.claims.relative_difference` of ``predicted[id]`` and ``measured[id]``. That
+            of a ``statistical`` claim is the :func:`lrdyn.claims.surprise` of a test.
         reads: names of the arrays that ``residual`` and ``applies`` look at; ``(id,)`` if empty.
         tolerance: own tolerance of a ``limit`` or ``rate``, its reason in ``statement``; the other
             kinds take theirs from :func:`lrdyn.tolerance`.
         applies: ``applies(outcome)``, a hypothesis of this claim only.
+        undecided: ``undecided(outcome)``, why a case that meets all hypotheses cannot be judged at
+            these settings (``"too few steps"``); empty if it can. Theory decides, not the run.
+        condition: name of a predicted array, the factor by which theory's own run amplifies a small
+            error of what is compared (:func:`lrdyn.with_condition`). It multiplies the tolerance of
+            an identity or a bound; a case that is left without two digits is left out.
+        carries: false for a count, and for what is true by construction: such a claim can be false,
+            but no verdict rests on it.
         seeds: 0 for a claim about each single case; a number for one about all seeds of a setting
             together, of which it needs so many.
         sides: what predicts and what measures, in words; that of the scenario if empty.
@@ -154,6 +162,9 @@ class Claim:
     reads: tuple[str, ...] = ()
     tolerance: float | None = None
     applies: Callable[[Outcome], Any] | None = None
+    undecided: Callable[[Outcome], str] | None = None
+    condition: str = ""
+    carries: bool = True
     seeds: int = 0
     sides: str = ""
 
@@ -176,6 +187,7 @@ class Control(Generic[C]):
         statement: what is broken.
         claim: id of the claim that must fail.
         case: ``case(key, case, amount)`` moves a case away from a hypothesis; amount 0 is no move.
+        breaks: that hypothesis, of the scenario, or ``"applies"`` for the claim's own.
         predict: a wrong formula; returns the arrays that are wrong, the others stay.
         measure: another algorithm, or a wrong measurement; as ``predict``.
         at: settings under which the failure must show, beside those of the scenario.
@@ -188,6 +200,7 @@ class Control(Generic[C]):
     statement: str
     claim: str
     case: Callable[[Array, C, Array], C] | None = None
+    breaks: str = ""
     predict: Callable[[C], Arrays] | None = None
     measure: Callable[[C], Arrays] | None = None
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -200,6 +213,11 @@ class Control(Generic[C]):
         if sum(part is not None for part in broken) != 1:
             raise ValueError(
                 f"control {self.id!r}: wanted exactly one of case, predict and measure"
+            )
+        if (self.case is None) != (not self.breaks):
+            raise ValueError(
+                f"control {self.id!r}: got breaks={self.breaks!r}, wanted the hypothesis that case "
+                "breaks, and none without it"
             )
         if self.amounts and self.case is None:
             raise ValueError(f"control {self.id!r}: got amounts, wanted case beside them")
@@ -227,11 +245,10 @@ class Scenario(Generic[C]):
             empty tuple for a flag leaves the scenario out (unless it is the first).
         compare: ``compare(case, predicted, measured)``: arrays made of both, kept beside them.
         steps: flag that counts the steps of a run, which add up errors; empty if there is none.
-        condition: name of a predicted array, the factor by which the run amplifies a small error
-            (:func:`lrdyn.with_condition`). It multiplies the tolerances of identities and bounds; a
-            case that is left without two digits is left out.
-        diverged: name of a measured array, the step at which a run diverged (see
-            :func:`lrdyn.simulate`), -1 if it did not. Diverged cases are reported and left out.
+        diverges: name of a predicted array, the step at which theory's own run diverges (see
+            :func:`lrdyn.simulate`), -1 if it does not. Such cases are left out.
+        diverged: name of a measured array, the step at which the run diverged. It is reported; it
+            excuses nothing.
         sides: what predicts and what measures, in words, for the documents.
         traced: false for a run in plain Python, called once a point: what comes from tracing or
             compiling, for example.
@@ -249,7 +266,7 @@ class Scenario(Generic[C]):
     narrow: Callable[[dict[str, Any]], dict[str, Any]] = lambda settings: settings
     compare: Callable[[C, Arrays, Arrays], Arrays] = lambda case, predicted, measured: {}
     steps: str = ""
-    condition: str = ""
+    diverges: str = ""
     diverged: str = ""
     sides: str = ""
     traced: bool = True
@@ -261,6 +278,11 @@ class Scenario(Generic[C]):
             if control.claim not in known:
                 raise ValueError(
                     f"control {control.id!r}: got claim {control.claim!r}, wanted one of {known}"
+                )
+            wanted = {"", "applies", *self.hypotheses}
+            if control.breaks not in wanted:
+                raise ValueError(
+                    f"control {control.id!r}: got breaks={control.breaks!r}, wanted one of {wanted}"
                 )
 
 

@@ -61,7 +61,8 @@ NETWORK = lr.Scenario(
     lambda case: {"output": case["rate"] * case["model"](case["x"])},
     (lr.Claim("output", "a model is its layers, one after another"),),
     (
-        lr.Control("moved", "a bias of the norm", "output", case=moved, amounts=(1e-3, 1.0)),
+        lr.Control("moved", "a bias of the norm", "output", case=moved, breaks="no bias",
+                   amounts=(1e-3, 1.0)),
         lr.Control("linear", "no activation", "output",
                    predict=lambda case: {"output": case["rate"] * case["x"][:2]}),
     ),

@@ -63,7 +63,7 @@ DECAY = Scenario(
     measure,
     (Claim("decay", "x_t = (1 - eta)^t x_0"),),
     (
-        Control("bent", "a quartic term", "decay", case=bend, amounts=(1e-6, 1.0)),
+        Control("bent", "a quartic term", "decay", case=bend, breaks="parabola", amounts=(1e-6, 1.0)),
         Control("exponential_decay", "x_t = exp(-eta t) x_0", "decay",
                 predict=lambda case: {"decay": predict(case)["exponential"]}),
     ),
@@ -497,7 +497,7 @@ def sided(**more):
             lr.Control[jax.Array]("other_side", "the other side", "side", at={"side": "right"},
                        predict=lambda x: {"side": jnp.sign(-x)}),
             lr.Control[jax.Array]("moved", "moved", "side", at={"side": "right"}, amounts=(1.0,),
-                       case=lambda key, x, amount: x + 100 * amount),
+                       case=lambda key, x, amount: x + 100 * amount, breaks="small"),
         ),
         narrow=lambda s: s | {"side": tuple(side for side in s["side"] if side == "right")},
     )  # fmt: skip

@@ -105,7 +105,8 @@ FACTORIZATION = Scenario(
         ),
     ),
     controls=(
-        Control("weight_decay", "weight decay", "balance", case=add_decay, at=AT, amount=0.1,
+        Control("weight_decay", "weight decay", "balance", case=add_decay,
+                breaks="no_weight_decay", at=AT, amount=0.1,
                 amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0), amount_label="lambda"),
         Control("momentum", "momentum", "balance", measure=momentum, at=AT),
     ),

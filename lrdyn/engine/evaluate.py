@@ -52,7 +52,7 @@ def evaluate_controls(
             if control.measure is not None:
                 measured = measured | once(control.measure, case)
             claim = claim_of(control, scenario)
-            read = (*claim.arrays, scenario.condition, scenario.diverged)
+            read = (*claim.arrays, claim.condition, scenario.diverges)
             sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
             found = _facts(scenario, case) | _named(*sides)
             outputs |= {f"{control.id}.{name}": value for name, value in found.items()}

@@ -33,6 +33,8 @@ class Verdict(NamedTuple):
 
     claims: list[dict[str, Any]]
     """Entries of ``verdict.json``."""
+    tests: int
+    """Number of statistical tests."""
     legs: dict[str, Legs]
     """Claim or control -> precision -> residual, tolerance and whether judged, over the points."""
     diverged: list[str]
@@ -46,18 +48,39 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         MissingArray: a group, or an array that a claim reads, is not there.
         ValueError: an array has a shape that a claim cannot compare.
     """
-    entries, legs, diverged = [], {}, []
+    legs, diverged = {}, []
     for scenario in theorem.scenarios:
         named = groups_of(theorem, scenario, dtype)
         mine = {p: _group(groups, g, f"scenario {scenario.id!r}") for p, g in named.items()}
         for claim in scenario.claims:
             legs[claim.id] = {p: residuals(claim, scenario, r, p) for p, r in mine.items()}
-            entries.append(claim_entry(claim, legs[claim.id]))
         for control in scenario.controls:
             legs[control.id] = _of_control(control, scenario, groups, dtype, named)
-            entries.append(control_entry(control, legs[control.id]))
         diverged += _diverged(mine[dtype], scenario)
-    return Verdict(entries, legs, diverged)
+    tests = _share_the_alarms(theorem, legs)
+    entries = [
+        entry
+        for scenario in theorem.scenarios
+        for entry in (
+            *(claim_entry(claim, legs[claim.id]) for claim in scenario.claims),
+            *(control_entry(c, claim_of(c, scenario), legs[c.id]) for c in scenario.controls),
+        )
+    ]
+    return Verdict(entries, tests, legs, diverged)
+
+
+def _share_the_alarms(theorem: Experiment, legs: Mapping[str, Legs]) -> int:
+    """Give every statistical test its part of the false alarms of the command; their number."""
+    every = [claim for s in theorem.scenarios for claim in s.claims if _tests(claim)]
+    mine = [leg for claim in every for leg in legs[claim.id].values()]
+    count = sum(int(np.sum(left_out(leg) == "")) for leg in mine)
+    for leg in mine:
+        leg.tolerance[:] = claims.tolerance("statistical", "float64", tests=max(count, 1))
+    return count
+
+
+def _tests(claim: Claim) -> bool:
+    return claim.kind == "statistical" and claim.tolerance is None
 
 
 def claim_of(control: Control, scenario: Scenario) -> Claim:
@@ -92,8 +115,24 @@ class Row(NamedTuple):
     residual: float
     tolerance: float
     condition: float
+    unmet: str
+    """The first hypothesis of the scenario that is not met; empty if all are."""
     reason: str
-    """Why the case is left out; empty where it is judged."""
+    """Why the claim, on its own, leaves the case out; empty where it does not."""
+
+
+OWN_HYPOTHESES = ("claim does not apply", "too few seeds")
+"""Reasons that are hypotheses of a claim; with any other the claim applies and is not judged."""
+
+
+def left_out(leg: "xarray.Dataset") -> np.ndarray:
+    """Why each case is left out, a hypothesis by its name; empty where it is judged."""
+    return np.where(leg.unmet.values != "", leg.unmet.values, leg.reason.values)
+
+
+def applies(leg: "xarray.Dataset") -> np.ndarray:
+    """Whether each case meets all hypotheses, be it judged or not."""
+    return (leg.unmet.values == "") & ~np.isin(leg.reason.values, OWN_HYPOTHESES)
 
 
 def residuals(
@@ -123,18 +162,14 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome) -> Row:
     limit, condition = claim.tolerance, 1.0
     if limit is None:
         limit = claims.tolerance(claim.kind, one.dtype, steps=one.steps, size=one.size)
-    if _rounded(claim) and scenario.condition in one.predicted:
-        condition = float(one.predicted[scenario.condition])
+    if claim.condition:
+        condition = float(one.predicted[claim.condition])
         limit *= condition
+    unmet = next((name for name, met in one.hypotheses.items() if not np.all(met)), "")
     # What is no number, after a divergence for example, needs no warning: it is lost, and fails.
     with np.errstate(all="ignore"):
         reason = _reason(claim, scenario, one, limit)
-        return Row(residual_of(claim, one), limit, condition, reason)
-
-
-def _rounded(claim: Claim) -> bool:
-    """Whether the tolerance is a bound of rounding errors, which a run can amplify."""
-    return claim.kind in ("identity", "bound")
+        return Row(residual_of(claim, one), limit, condition, unmet, reason)
 
 
 def residual_of(claim: Claim, one: Outcome) -> float:
@@ -146,38 +181,42 @@ def residual_of(claim: Claim, one: Outcome) -> float:
 
 
 def _reason(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> str:
-    unmet = [name for name, met in one.hypotheses.items() if not np.all(met)]
-    if unmet:
-        return unmet[0]
-    if scenario.diverged in one.measured and np.any(one.measured[scenario.diverged] >= 0):
-        return "diverged"
-    if _rounded(claim) and scenario.condition and not limit <= claims.RESOLVED:
-        return "ill-conditioned"
     if claim.seeds and np.size(one.point["seed"]) < claim.seeds:
         return "too few seeds"
     if claim.applies is not None and not claim.applies(one):
         return "claim does not apply"
-    return ""
+    if scenario.diverges and np.any(one.predicted[scenario.diverges] >= 0):
+        return "diverges"
+    if claim.condition and not limit <= claims.RESOLVED:
+        return "ill-conditioned"
+    return claim.undecided(one) if claim.undecided else ""
 
 
 # Over all precisions -------------------------------------------------------------------------
 
 
 def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
-    """Entry of ``verdict.json``: one claim over the runs in all precisions."""
+    """Entry of ``verdict.json``: one claim over the runs in all precisions.
+
+    A precision in which no case could be judged says nothing. If it is the one asked for, the claim
+    has no verdict.
+    """
     judged = {
-        p: claims.judge(leg.residual.values, leg.tolerance.values, leg.reason.values == "")
+        p: claims.judge(leg.residual.values, leg.tolerance.values, left_out(leg) == "")
         for p, leg in legs.items()
     }
-    holds = _both([j.holds for j in judged.values()])
+    first, *others = [j.holds for j in judged.values()]
+    holds = None if first is None and False not in others else False not in (first, *others)
     scaling = None
-    if claim.kind == "identity" and len(judged) == 2 and holds is not None:
+    if claim.kind == "identity" and len(judged) == 2 and None not in (first, *others):
         # The worst cases of two legs can be different runs, which amplify rounding differently.
         each = {p: _unamplified(legs[p], j) for p, j in judged.items()}
         scaling = claims.scales_with_epsilon(each["float64"], each["float32"])
         holds = holds and scaling
-    met = next(iter(judged.values())).cases > 0
+    met = bool(np.any(applies(next(iter(legs.values())))))
     entry = _entry(claim.id, claim.kind, claim.statement, met, judged, holds, legs)
+    if claim.kind == "statistical":
+        entry |= {"p": None if entry["residual"] is None else 10 ** -entry["residual"]}
     return entry | {"scales_with_epsilon": scaling}
 
 
@@ -186,25 +225,27 @@ def _unamplified(leg: "xarray.Dataset", judgement: Judgement) -> float:
     return judgement.residual / float(leg.condition.values.flat[judgement.worst])
 
 
-def control_entry(control: Control, legs: Legs) -> dict[str, Any]:
-    """The same of a control: its claim fails clearly, and its check sees a broken hypothesis."""
+def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
+    """The same of a control: its claim is judged everywhere and fails clearly.
+
+    The check of a broken hypothesis must see that, and nothing else may leave a case out.
+    """
+    clearly = 1.0 if claim.kind == "statistical" else claims.CLEARLY
     judged = {
-        p: claims.judge_control(leg.residual.values, leg.tolerance.values)
+        p: claims.judge_control(leg.residual.values, leg.tolerance.values, clearly)
         for p, leg in legs.items()
     }
-    met = all(bool(np.any(np.isin(leg.reason.values, ("", "diverged")))) for leg in legs.values())
-    seen = control.case is None or not met
-    holds = bool(_both([j.holds for j in judged.values()])) and seen
+    own = control.breaks == "applies"
+    unmet, reason = ("", OWN_HYPOTHESES[0]) if own else (control.breaks, "")
+    seen = all(
+        bool(np.all(leg.unmet.values == unmet) and np.all(leg.reason.values == reason))
+        for leg in legs.values()
+    )
+    holds = seen and all(j.holds for j in judged.values())
     text = f"{control.statement}: {control.claim} fails"
-    entry = _entry(control.id, "control", text, met, judged, holds, legs)
+    entry = _entry(control.id, "control", text, not control.breaks and seen, judged, holds, legs)
     settings = json.loads(next(iter(legs.values())).attrs["fixed"])
     return entry | {"worst_case": settings | entry["worst_case"]}
-
-
-def _both(holds: list[bool | None]) -> bool | None:
-    if any(h is False for h in holds):
-        return False
-    return None if any(h is None for h in holds) else True
 
 
 def _entry(
@@ -237,9 +278,9 @@ def _entry(
 
 
 def _counts(leg: "xarray.Dataset") -> dict[str, Any]:
-    reasons = leg.reason.values.ravel().tolist()
-    left_out = {name: reasons.count(name) for name in sorted(set(reasons) - {""})}
-    return {"drawn": len(reasons), "judged": reasons.count(""), "left_out": left_out}
+    reasons = left_out(leg).ravel().tolist()
+    counts = {name: reasons.count(name) for name in sorted(set(reasons) - {""})}
+    return {"drawn": len(reasons), "judged": reasons.count(""), "left_out": counts}
 
 
 def _finite(value: float | None) -> float | None:
@@ -274,11 +315,12 @@ def ratio_of(
     It is infinite where the residual is lost, and NaN where the case is left out unless
     ``everything`` is asked for.
     """
-    limit, reason = leg.tolerance.values, leg.reason.values
+    limit = leg.tolerance.values
     ratio = leg.residual.values / np.where(limit > 0, limit, np.finfo(precision).eps)
     ratio = np.where(np.isnan(ratio), np.inf, ratio)
     # In NumPy: xarray takes ten times as long for arrays as small as these.
-    return leg.residual.copy(data=ratio if everything else np.where(reason == "", ratio, np.nan))
+    judged = everything | (left_out(leg) == "")
+    return leg.residual.copy(data=np.where(judged, ratio, np.nan))
 
 
 def _diverged(results: "xarray.Dataset", scenario: Scenario) -> list[str]:

@@ -52,10 +52,10 @@ def saved_names(claim: Claim, scenario: Scenario, available: Iterable[str]) -> d
     """
     available = set(available)
     found = {}
-    for name in (*claim.arrays, scenario.condition, scenario.diverged):
+    for name in (*claim.arrays, claim.condition, scenario.diverges):
         both = [f"{name}_predicted", f"{name}_measured"]
         saved = [n for n in both if n in available] or [n for n in (name,) if n in available]
-        if name in claim.arrays and not saved:
+        if name and not saved:
             raise MissingArray(f"got no array {name!r}, wanted it for claim {claim.id!r}")
         found[name] = saved
     return found

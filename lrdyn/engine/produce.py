@@ -217,7 +217,8 @@ def _how(
 ) -> dict[str, Any]:
     """What the jobs of a scenario have in common."""
     named = {name: v for name, v in fixed.items() if isinstance(v, int | float | str)}
-    names = {name: getattr(scenario, name) for name in ("steps", "condition", "diverged")}
+    names = {name: getattr(scenario, name) for name in ("steps", "diverges", "diverged")}
+    names["conditions"] = json.dumps({c.id: c.condition for c in scenario.claims if c.condition})
     return {
         "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes),
         "compiler_options": None if optimize else unoptimized(),

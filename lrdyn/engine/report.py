@@ -29,8 +29,7 @@ def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
         )
         rows.append((
             verdict["name"], _held(claims), str(max(c["cases_total"] for c in claims)),
-            _nearest(claims), _held(controls), "holds" if verdict["holds"] else "IS FALSE",
-            str(path),
+            _nearest(claims), _held(controls), word(verdict), str(path),
         ))  # fmt: skip
         faults.append([f"  {c['id']}: {_word(c)}" for c in verdict["claims"] if not c["holds"]])
     lines = _aligned(rows)
@@ -63,11 +62,29 @@ def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.1e}"
 
 
+def word(verdict: dict[str, Any]) -> str:
+    """A verdict in one or two words."""
+    return {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
+
+
+def why_undecided(verdict: dict[str, Any]) -> list[str]:
+    """One line for each claim that keeps a verdict open, with what left its cases out."""
+    found = [c for c in verdict["claims"] if c["id"] in verdict["undecided"]]
+    return [f"{c['id']}: undecided, {_reasons(next(iter(c['judged'].values())))}" for c in found]
+
+
+def _reasons(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{reason} ({n})" for reason, n in counts["left_out"].items())
+
+
 def _word(claim: dict[str, Any]) -> str:
     if claim["kind"] == "control":
-        return {True: "fails, as it must", False: "NOT SEEN TO FAIL", None: "no case"}[
-            claim["holds"]
-        ]
-    if claim["holds"] is False and claim.get("scales_with_epsilon") is False:
-        return "FALSE (does not scale with epsilon)"
-    return {True: "holds", False: "FALSE", None: "no case meets the hypotheses"}[claim["holds"]]
+        return "fails, as it must" if claim["holds"] else "NOT SEEN TO FAIL"
+    if claim["holds"] is False:
+        unscaled = claim.get("scales_with_epsilon") is False
+        return "FALSE (does not scale with epsilon)" if unscaled else "FALSE"
+    first, *others = claim["judged"].values()
+    if claim["holds"] is None:
+        return f"undecided: {_reasons(first)}" if claim["hypotheses_met"] else "does not apply"
+    silent = [f" (not judged in float32: {_reasons(leg)})" for leg in others if not leg["judged"]]
+    return "holds" + "".join(silent)

@@ -134,7 +134,7 @@ def carry_out(
                 store=path / PARTS,
                 progress=told,
             )
-        if experiment.judged and found.verdict["holds"] is None:
+        if experiment.judged and _about_nothing(found):
             raise BadInput(_nothing_applies(experiment, found))
         found.verdict["config"] = run.config
         save(experiment, found, path, draw)
@@ -169,9 +169,12 @@ def _intact(folder: Path) -> Groups:
     return groups
 
 
+def _about_nothing(found: Verification) -> bool:
+    """Whether there is no verdict, and no claim whose cases would give one at other settings."""
+    return found.verdict["holds"] is None and not found.verdict["undecided"]
+
+
 def _nothing_applies(theorem: Experiment, found: Verification) -> str:
-    if found.diverged:
-        return f"{theorem.name}: no claim applies, {found.diverged[0]}"
     root = found.groups["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
     names = ", ".join(unmet) or "those of each claim"
@@ -224,7 +227,7 @@ def judge_again(
         raise BadInput(
             f"{where} ({reason}), wanted a folder of results of {theorem.name}"
         ) from None
-    if found.verdict["holds"] is None:
+    if _about_nothing(found):
         raise BadInput(_nothing_applies(theorem, found))
     notes = []
     if results.checksum(folder / results.NAME) != before["results_sha256"]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lrdyn.claims import overall
+from lrdyn.claims import FALSE_ALARM
 from lrdyn.engine.judging import Legs, judge_results
 from lrdyn.engine.produce import concerned, produce
 from lrdyn.engine.progress import Progress
@@ -84,19 +84,32 @@ def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: s
     verdict = {
         "schema": SCHEMA,
         "name": theorem.name,
-        "holds": _holds(theorem, found.claims),
+        "holds": holds(theorem, found.claims),
         "config": {},
         "claims": found.claims,
+        "undecided": undecided(theorem, found.claims),
+        "statistics": {"false_alarm": FALSE_ALARM, "tests": found.tests},
         "judged_by": {name: record[name] for name in ("git", "numpy", "python")},
         "environment": record,
     }
     return Verification(verdict, groups, found.diverged, found.legs)
 
 
-def _holds(theorem: Experiment, claims: list[dict[str, Any]]) -> bool | None:
-    # A side scenario at settings of its own must not carry a verdict about nothing.
+def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Claims of the first scenario that apply, and of which no case could be judged."""
     main = {claim.id for claim in theorem.scenarios[0].claims}
-    holds = overall(claims)
-    if holds and all(claim["holds"] is None for claim in claims if claim["id"] in main):
-        return None
-    return holds
+    return [c["id"] for c in claims if c["id"] in main and c["hypotheses_met"] and not c["cases"]]
+
+
+def holds(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Verdict over the entries of all claims and controls.
+
+    False if any is false. None if a claim of the first scenario is undecided, or if none that can
+    carry a verdict was judged: side scenarios at settings of their own must not carry one about
+    nothing.
+    """
+    if any(claim["holds"] is False for claim in claims):
+        return False
+    carriers = {claim.id for claim in theorem.scenarios[0].claims if claim.carries}
+    carried = any(claim["holds"] for claim in claims if claim["id"] in carriers)
+    return True if carried and not undecided(theorem, claims) else None

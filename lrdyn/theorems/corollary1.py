@@ -108,14 +108,15 @@ def _above_bound(one: Outcome) -> float:
 CLAIMS = (
     Claim("error_identity", "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
           # The difference of two products lives on the scale of the products.
-          residual=on_scale("error", lambda one: one.measured["scale"]), reads=("error", "scale")),
+          residual=on_scale("error", lambda one: one.measured["scale"]), reads=("error", "scale"),
+          condition="condition"),
     Claim("error_bound",
           "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l "
           "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
           kind="bound", residual=_above_bound, reads=("error", "bound", "scale", "contraction"),
-          applies=lambda one: one.predicted["contraction"] <= 1),
+          applies=lambda one: one.predicted["contraction"] <= 1, condition="condition"),
     Claim("parameters", "L d^2 parameters become 4 d r^ + 4 L r^^2, inner layers 4 L r^^2",
-          kind="exact"),
+          kind="exact", carries=False),
 )  # fmt: skip
 
 
@@ -140,10 +141,11 @@ CONTROLS = (
     *deep_factorization.departures("error_identity", prefix="compressed_"),
     Control[Compression](
         "compressed_below_r", "compressed network with r^ = r - 1", "error_identity",
-        case=lambda key, case, amount: dataclasses.replace(case, ranks=(case.rank - 1,))),
+        case=lambda key, case, amount: dataclasses.replace(case, ranks=(case.rank - 1,)),
+        breaks="compressed_rank_at_least_r"),
     Control("bound_without_condition",
             "the bound at eta = .6, eps = (2, .1), where its condition fails", "error_bound",
-            case=_unstable_bulk, at={"depth": 2, "learning_rate": 0.6}),
+            case=_unstable_bulk, breaks="applies", at={"depth": 2, "learning_rate": 0.6}),
     Control("error_with_r", "error with d - r^ in place of d - 2 r^", "error_identity",
             predict=_half_of_the_padding),
     Control("parameters_without_inner", "parameter count without the inner layers", "parameters",

@@ -291,18 +291,18 @@ def departures(claim: str, prefix: str = "") -> tuple[Control[Any], ...]:
     """Controls that leave the hypotheses by degrees, until a claim fails."""
     wide, entries = (1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0), (0.004, 0.02, 0.1, 0.3, 0.5)
     return tuple(
-        Control(prefix + name, text, claim, move,
+        Control(prefix + name, text, claim, move, hypothesis,
                 amount=amounts[-1], amounts=amounts, amount_label=label)
-        for name, text, move, amounts, label in (
-            ("gaussian_start", "Gaussian start", toward_gaussian, wide, "0 orthogonal, 1 Gaussian"),
-            ("rank_above_r", "tail beyond rank r", add_tail, wide, "||tail|| / ||Phi||"),
-            ("noisy_gradient", "noisy gradients", add_noise, wide, "||noise|| / ||Phi||"),
-            ("masked_loss", "hidden entries", hide_entries, entries, "fraction of entries hidden"),
+        for name, text, move, hypothesis, amounts, label in (
+            ("gaussian_start", "Gaussian start", toward_gaussian, "orthogonal_start", wide, "0 orthogonal, 1 Gaussian"),
+            ("rank_above_r", "tail beyond rank r", add_tail, "rank_at_most_r", wide, "||tail|| / ||Phi||"),
+            ("noisy_gradient", "noisy gradients", add_noise, "exact_gradient", wide, "||noise|| / ||Phi||"),
+            ("masked_loss", "hidden entries", hide_entries, "all_entries_observed", entries, "fraction of entries hidden"),
         )
     )  # fmt: skip
 
 
-RUN: dict[str, Any] = {"steps": "steps", "condition": "condition", "diverged": "diverged_at"}
+RUN: dict[str, Any] = {"steps": "steps", "diverged": "diverged_at"}
 """Names by which the scenarios about runs are judged."""
 
 DIMS = {
@@ -328,7 +328,8 @@ def weights_claim(id: str, statement: str, *names: str) -> Claim:
         apart = [relative_difference(one.predicted[n], one.measured[n], scale) for n in names]
         return float(np.max(apart))
 
-    return Claim(id, statement, residual=residual, reads=(*names, "singular_values"))
+    reads = (*names, "singular_values")
+    return Claim(id, statement, residual=residual, reads=reads, condition="condition")
 
 
 def zero_claim(id: str, statement: str, name: str = "") -> Claim:
@@ -338,7 +339,8 @@ def zero_claim(id: str, statement: str, name: str = "") -> Claim:
     def residual(one: Outcome) -> float:
         return np.max(one.measured[name]) / weight_scale(one)
 
-    return Claim(id, statement, residual=residual, reads=(name, "singular_values"))
+    reads = (name, "singular_values")
+    return Claim(id, statement, residual=residual, reads=reads, condition="condition")
 
 
 def first_shapes(settings: dict[str, Any]) -> dict[str, Any]:

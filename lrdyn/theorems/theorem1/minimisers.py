@@ -260,7 +260,7 @@ CONTROLS = (
         predict=lambda case: {"target_values": case.values.at[case.rank :].set(0.0)}),
     Control("half_threshold_value", "minimum with threshold lambda/2", "minimum", predict=_halved),
     Control("decay_on_one_layer", "decay on the last layer alone", "balanced",
-            case=_decay_one_layer),
+            case=_decay_one_layer, breaks="equal_decays"),
     Control[Factorization](
         "minimum_without_half", "minimum of the loss without the factors 1/2", "lower_bound",
         predict=lambda case: {"loss": 2 * predict(case)["loss"]}),
@@ -271,7 +271,7 @@ CONTROLS = (
         "soft_threshold_at_depth_three", "(sigma - lambda)_+ with three layers", "schatten",
         predict=lambda case: _kept_as(case, shrinkage.shrink(case.values, case.decay))),
     Control("start_near_zero", "three layers, a start in the basin of the origin", "schatten",
-            case=_near_zero, amount=0.97),
+            case=_near_zero, breaks="applies", amount=0.97),
 )  # fmt: skip
 
 DESCENT = Scenario[Factorization](

@@ -207,7 +207,7 @@ CONTROLS = (
     Control("unregularised_value", "the value of lambda = 0", "autoencoder_loss",
             predict=_unregularised),
     Control("decay_on_the_decoder", "decay on the decoder alone", "transposed",
-            case=_decay_decoder),
+            case=_decay_decoder, breaks="equal_decays"),
     Control[Autoencoder](
         "gradient_not_squared", "points with I - lambda Sigma^{-1}", "autoencoder_gradient",
         measure=lambda case: {"autoencoder_gradient": _gradient(case, power=1)}),

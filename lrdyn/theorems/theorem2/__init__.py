@@ -53,7 +53,11 @@ CLAIMS = (
         "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
         "singular_values",
     ),
-    Claim("loss", "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2"),
+    Claim(
+        "loss",
+        "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2",
+        condition="condition",
+    ),
 )
 
 

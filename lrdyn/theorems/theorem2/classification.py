@@ -125,10 +125,11 @@ CLASSIFICATION = Scenario[Classification](
             "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K",
         ),
         weights_claim("class_rho", "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L"),
-        Claim("class_product", "W(t) V_{1,1} follows the reduced problem of width 2K"),
+        Claim("class_product", "W(t) V_{1,1} follows the reduced problem of width 2K",
+              condition="condition"),
     ),
     (
-        Control("not_whitened", "input coordinates rescaled", "class_off_block", case=_colour,
+        Control("not_whitened", "input coordinates rescaled", "class_off_block", case=_colour, breaks="whitened_inputs",
                 amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0),
                 amount_label="spread of the input scales"),
         Control[Classification](

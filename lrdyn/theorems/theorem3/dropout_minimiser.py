@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn import dropout, linalg
-from lrdyn.claims import in_standard_errors, standard_error, tolerance
+from lrdyn.claims import standard_error, student_p, surprise, tolerance
 from lrdyn.descent import gradient_descent, simulate
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussians, reflection, spaced_singular_values
@@ -186,8 +186,8 @@ CLAIMS = (
           f"training with random masks and decreasing steps ends there: mean over {RUNS} runs of "
           "sum_{i<=q} u_i^T Z v_i, which is ||Z||_* (if h > 1 and the sum of the steps exceeds "
           "1 / gap)", kind="statistical",
-          residual=lambda one: in_standard_errors(
-              np.sum(one.predicted["stochastic_values"]), _nuclear_norms(one)),
+          residual=lambda one: surprise(student_p(
+              np.sum(one.predicted["stochastic_values"]), _nuclear_norms(one))),
           reads=("stochastic_values", "stochastic_ends", *GAP), applies=_long_enough),
 )  # fmt: skip
 

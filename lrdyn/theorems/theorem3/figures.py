@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn.claims import STANDARD_ERRORS, standard_error
+from lrdyn.claims import standard_error
 from lrdyn.drawing import plotting
 from lrdyn.dropout import dropout_strength, shrink_squared_values
 from lrdyn.theorems.theorem3.dropout_minimiser import RUNS
@@ -55,12 +55,12 @@ def _plot_minimisers(ax: Axes, data: xr.Dataset) -> None:
         ax.errorbar(
             one["keep_prob"].values[live],
             np.mean(ends, axis=0),
-            STANDARD_ERRORS * standard_error(ends),
+            4 * standard_error(ends),
             ls="none", marker=".", ms=3, color=color, elinewidth=0.8, zorder=4,
         )  # fmt: skip
     ax.set(xlabel=r"keep probability $\theta$", ylabel=r"singular values of $W_2 W_1 X$")
     ax.set(xlim=(0, 1), ylim=(-0.03, 1.03))
-    runs = f"dropout, {RUNS} runs, {STANDARD_ERRORS:g} s.e."
+    runs = f"dropout, {RUNS} runs, 4 s.e."
     entries = [
         plotting.entry("closed form"),
         plotting.entry("gradient descent", ls="none", marker="o", mfc="white"),

@@ -116,6 +116,8 @@ def _claim(
     **how: Any,
 ) -> Claim:
     how.setdefault("residual", on_each(name))
+    if trained and how.get("kind", "identity") in ("identity", "bound"):
+        how["condition"] = "condition"
     read = (*(reads or (name,)), *(("condition",) if trained else ()))
     return Claim(name, statement, reads=read, applies=_asked(loss, trained), **how)
 
@@ -216,7 +218,7 @@ def _any_data(case: Autoencoding) -> dict[str, Array]:
 CONTROLS = (
     Control("fixed_number_shown",
             "always the same number of patches shown, or one more, the mean being p", "marginal",
-            case=_fixed_number),
+            case=_fixed_number, breaks="masks_are_independent"),
     _control("nuclear_norm_penalty", "penalty p(1-p) ||A X||_*^2 / (n m)", "marginal"),
     _control("plain_ridge", "D replaced by I", "marginal"),
     _control("entries_for_patches", "D = diag S where patches are masked", "marginal"),
@@ -265,7 +267,7 @@ AUTOENCODER = Scenario(
         ),
         "rank_values": ("data", "index"),
     },
-    narrow=_narrow, condition="condition",
+    narrow=_narrow,
     sides="moments S, D, Q against all masks enumerated and autoencoders trained on these sums",
     at={"mask": "patch", "loss": "all masked"},
 )  # fmt: skip

@@ -120,6 +120,7 @@ def _same_path(prefix: str = "") -> tuple[Claim, Claim]:
             residual=lambda one: relative_difference(one.predicted[name], one.measured[name]),
             reads=(name, "singular_gap"),
             applies=problems.determined,
+            condition="condition",
         )
 
     same = "GaLore and ReLoRA with a frozen factor have the same weights at every step"
@@ -155,7 +156,8 @@ OF_SUMS = "r times the number of refreshes against singular values of W(t) - W(0
 CLAIMS = (
     *_same_path(),
     Claim("sum_excess", "W(t) - W(0) has rank at most r K after K refreshes: sigma_{rK+1} = 0",
-          kind="bound", residual=_excess, reads=("sum_values", "sum_rank"), sides=OF_SUMS),
+          kind="bound", residual=_excess, reads=("sum_values", "sum_rank"), sides=OF_SUMS,
+          condition="condition"),
     Claim("sum_rank",
           "and no less if the subspaces are independent: steps of rank r, a sum of rank r K",
           kind="exact", residual=_wrong_ranks, reads=("sum_values", "sum_rank", "independence"),
@@ -231,7 +233,7 @@ def _other_problems(settings: dict[str, Any]) -> dict[str, Any]:
 TRAJECTORY = Scenario(
     "trajectory", problems.make_run, predict, measure, CLAIMS, CONTROLS,
     dims=DIMS,
-    narrow=_first_problem, compare=gap, steps="steps", condition="condition",
+    narrow=_first_problem, compare=gap, steps="steps",
     diverged="diverged_at",
     sides="projected gradients of W (GaLore) against gradients of A by differentiation (ReLoRA)",
     at={"optimizer": "sgd", "side": "left", "problem": "regression", "state": "keep", "steps": 60},

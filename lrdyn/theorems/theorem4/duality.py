@@ -263,9 +263,9 @@ def _wrong_scales(case: Adapted) -> dict[str, Array]:
 
 CONTROLS = (
     Control("decoupled_decay", "AdamW, which decays the parameters that it is given", "duality",
-            case=_only("adamw")),
+            case=_only("adamw"), breaks="gradients_only"),
     Control("trust_ratio", "LAMB, whose step is proportional to the parameters that it is given",
-            "duality", case=_only("lamb")),
+            "duality", case=_only("lamb"), breaks="gradients_only"),
     Control("alpha_s_for_sgd", "alpha = s for SGD and momentum", "scale_linear",
             measure=_wrong_scales),
     Control("alpha_squared_for_adam", "alpha = s^2 for Adam", "scale_adam", measure=_wrong_scales),

@@ -240,7 +240,7 @@ def _in_units(one: Outcome) -> float:
 CLAIMS = (
     Claim("optax_same",
           "optax.contrib.galore takes the path of Algorithm 1 on the larger side, state kept, if "
-          "both take P from an SVD in float32 with LAPACK's signs"),
+          "both take P from an SVD in float32 with LAPACK's signs", condition="condition"),
     Claim("optax_precise",
           "and with P from an SVD in the precision of the run, of the same signs, up to the "
           "rounding of float32 at each refresh times the run's response to it: the residual is in "
@@ -306,7 +306,7 @@ OPTAX = Scenario(
         "optax_decay": ("weight",),
         "step": ("step",),
     },
-    narrow=one_optimizer, steps="steps", condition="condition", diverged="diverged_at",
+    narrow=one_optimizer, steps="steps", diverged="diverged_at",
     sides="Algorithm 1 against optax, initialised, updated and applied as its users do",
     at=AT,
 )  # fmt: skip

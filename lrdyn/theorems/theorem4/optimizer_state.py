@@ -162,16 +162,17 @@ def _has_momentum(one: Outcome) -> bool:
 CLAIMS = (
     Claim("policy_weights",
           "GaLore and ReLoRA with a frozen factor agree whether both keep, reset or transport",
-          reads=("policy_weights", "singular_gap"), applies=problems.determined),
+          reads=("policy_weights", "singular_gap"), applies=problems.determined,
+          condition="condition"),
     Claim("lifted",
           "with momentum the path is that of W <- W - eta M, M <- mu M + P P^T G, where M becomes "
           "P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
-          reads=("lifted", "singular_gap"), applies=_has_momentum,
+          reads=("lifted", "singular_gap"), applies=_has_momentum, condition="condition",
           sides="a momentum of the size of W, projected, against one in coordinates"),
     Claim("signs",
           "after a reset or a transport the path does not depend on the signs of singular vectors",
           residual=lambda one: float(np.max(one.measured["signs"])),
-          reads=("signs", "singular_gap"), applies=problems.determined,
+          reads=("signs", "singular_gap"), applies=problems.determined, condition="condition",
           sides="runs with two rules for the signs of singular vectors"),
 )  # fmt: skip
 
@@ -213,7 +214,7 @@ OPTIMIZER_STATE = Scenario(
         "singular_gap": ("policy", "refresh", "matrix"),
         "step": ("step",),
     },
-    narrow=_momentum, steps="steps", condition="condition",
+    narrow=_momentum, steps="steps",
     sides="GaLore against ReLoRA, all three policies",
     at={"optimizer": "momentum", "side": "left", "problem": "regression", "steps": 40},
 )  # fmt: skip

@@ -282,12 +282,13 @@ CONTROLS = (
     Control("printed_in_general", "Lemma 3.3 as printed, for B = C = diag(1, 0) too",
             "stable_rank_bound", predict=_wrong),
     Control("large_step", "eta = 1.9/l_max", "stable_rank_bound", case=_large_step,
+            breaks="step_in_range",
             amounts=(1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0),
             amount_label="way from the step to 1.9/l_max"),
     Control("squared_ratio", "the lower bound with q^2t in place of q^t", "stable_rank_floor",
             predict=_wrong),
     Control("both_singular", "B = C = diag(1, 0), the counterexample", "lemma_3_3",
-            case=_both_singular),
+            case=_both_singular, breaks="applies"),
     Control("last_eigenvalue", "q with l_max in place of l_2", "lemma_3_3", predict=_wrong),
 )  # fmt: skip
 
