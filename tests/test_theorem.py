@@ -63,7 +63,8 @@ DECAY = Scenario(
     measure,
     (Claim("decay", "x_t = (1 - eta)^t x_0"),),
     (
-        Control("bent", "a quartic term", "decay", case=bend, breaks="parabola", amounts=(1e-6, 1.0)),
+        Control("bent", "a quartic term", "decay", case=bend, breaks="parabola",
+                amounts=(1e-6, 1.0)),
         Control("exponential_decay", "x_t = exp(-eta t) x_0", "decay",
                 predict=lambda case: {"decay": predict(case)["exponential"]}),
     ),

@@ -294,10 +294,14 @@ def departures(claim: str, prefix: str = "") -> tuple[Control[Any], ...]:
         Control(prefix + name, text, claim, move, hypothesis,
                 amount=amounts[-1], amounts=amounts, amount_label=label)
         for name, text, move, hypothesis, amounts, label in (
-            ("gaussian_start", "Gaussian start", toward_gaussian, "orthogonal_start", wide, "0 orthogonal, 1 Gaussian"),
-            ("rank_above_r", "tail beyond rank r", add_tail, "rank_at_most_r", wide, "||tail|| / ||Phi||"),
-            ("noisy_gradient", "noisy gradients", add_noise, "exact_gradient", wide, "||noise|| / ||Phi||"),
-            ("masked_loss", "hidden entries", hide_entries, "all_entries_observed", entries, "fraction of entries hidden"),
+            ("gaussian_start", "Gaussian start", toward_gaussian, "orthogonal_start",
+             wide, "0 orthogonal, 1 Gaussian"),
+            ("rank_above_r", "tail beyond rank r", add_tail, "rank_at_most_r",
+             wide, "||tail|| / ||Phi||"),
+            ("noisy_gradient", "noisy gradients", add_noise, "exact_gradient",
+             wide, "||noise|| / ||Phi||"),
+            ("masked_loss", "hidden entries", hide_entries, "all_entries_observed",
+             entries, "fraction of entries hidden"),
         )
     )  # fmt: skip
 

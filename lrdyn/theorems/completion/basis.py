@@ -45,7 +45,8 @@ BASIS = Scenario[Recovery](
               residual=lambda one: excess(one.measured["basis_gap"], one.predicted["basis_gap"])),
     ),
     (
-        Control("hidden_entries", "half of the entries hidden", "basis", case=hide_entries, breaks="all_entries_observed",
+        Control("hidden_entries", "half of the entries hidden", "basis", case=hide_entries,
+                breaks="all_entries_observed",
                 amount=0.5, amounts=(0.002, 0.02, 0.1, 0.3, 0.5),
                 amount_label="fraction of entries hidden"),
         Control[Recovery](

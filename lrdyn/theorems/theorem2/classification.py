@@ -129,7 +129,8 @@ CLASSIFICATION = Scenario[Classification](
               condition="condition"),
     ),
     (
-        Control("not_whitened", "input coordinates rescaled", "class_off_block", case=_colour, breaks="whitened_inputs",
+        Control("not_whitened", "input coordinates rescaled", "class_off_block", case=_colour,
+                breaks="whitened_inputs",
                 amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0),
                 amount_label="spread of the input scales"),
         Control[Classification](
