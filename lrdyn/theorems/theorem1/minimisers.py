@@ -260,7 +260,7 @@ CONTROLS = (
         predict=lambda case: {"target_values": case.values.at[case.rank :].set(0.0)}),
     Control("half_threshold_value", "minimum with threshold lambda/2", "minimum", predict=_halved),
     Control("decay_on_one_layer", "decay on the last layer alone", "balanced",
-            case=_decay_one_layer, breaks="equal_decays"),
+            case=_decay_one_layer, breaks="equal_decay"),
     Control[Factorization](
         "minimum_without_half", "minimum of the loss without the factors 1/2", "lower_bound",
         predict=lambda case: {"loss": 2 * predict(case)["loss"]}),
