@@ -13,8 +13,14 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
-from lrdyn.engine import files, results, runs
-from lrdyn.engine.judging import claim_entry, residual_of, residuals
+from lrdyn.engine import files, results, runs, verify
+from lrdyn.engine.judging import (
+    claim_entry,
+    control_entry,
+    judge_results,
+    residual_of,
+    residuals,
+)
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.sources import code_digest, source_digest
 from lrdyn.engine.sweep import call_each
@@ -25,6 +31,7 @@ from tests.runs import results_of, verdict_of
 CLAIM = Claim("value", "the two values agree")
 EVEN = {"even": lambda case: jnp.asarray(True)}
 SCENARIO = Scenario("made", dict, claims=(CLAIM,), hypotheses=EVEN, steps="steps")
+SIZES = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
 TOLERANCE = lr.tolerance("identity", "float64", steps=3, size=5)
 
 
@@ -118,26 +125,160 @@ def test_arithmetic_is_float64_whatever_the_run_was():
     ("met", "more", "reason"),
     [
         ([False, True], {}, "even"),
-        (True, {"lost": ("seed", [7, -1])}, "diverged"),
+        (True, {"lost": ("seed", [7, -1])}, "diverges"),
         (True, {"amplified": ("seed", [1e15, 1.0])}, "ill-conditioned"),
+        (True, {"short": ("seed", [1, 0])}, "too few steps"),
+        (True, {"outside": ("seed", [1, 0])}, "claim does not apply"),
     ],
 )
 def test_what_is_left_out_is_counted_with_its_reason(met, more, reason):
     wrong = EXACT.copy()
     wrong[0] += 1.0
-    scenario = dataclasses.replace(SCENARIO, diverged="lost", condition="amplified")
-    found = judged(produced(EXACT, wrong, met=met, **more), scenario=scenario)
+    usual = {name: ("seed", [0, 0]) for name in ("short", "outside")}
+    usual |= {"lost": ("seed", [-1, -1]), "amplified": ("seed", [1.0, 1.0])}
+    claim = dataclasses.replace(
+        CLAIM,
+        reads=("value", *usual),
+        condition="amplified",
+        applies=lambda one: not one.predicted["outside"],
+        undecided=lambda one: "too few steps" if one.predicted["short"] else "",
+    )
+    scenario = dataclasses.replace(SCENARIO, diverges="lost")
+    found = judged(produced(EXACT, wrong, met=met, **usual | more), claim, scenario)
     assert found["holds"] is True
     assert found["judged"] == {"float64": {"drawn": 2, "judged": 1, "left_out": {reason: 1}}}
 
 
-def test_a_condition_loosens_roundings_alone():
+def test_a_run_that_diverges_does_not_excuse_itself():
+    scenario = dataclasses.replace(SCENARIO, diverged="lost")
+    data = produced(EXACT, EXACT * np.inf, lost=("seed", [7, 7]))
+    assert judged(data, scenario=scenario)["holds"] is False
+
+
+def test_a_condition_loosens_its_own_claim_alone():
     off = EXACT + 5 * TOLERANCE * 4.0
     data = produced(EXACT, off, amplified=("seed", [100.0, 100.0]))
-    scenario = dataclasses.replace(SCENARIO, condition="amplified")
-    assert judged(data, scenario=scenario)["holds"] is True
-    limit = dataclasses.replace(CLAIM, kind="limit", tolerance=TOLERANCE)
-    assert judged(data, limit, scenario)["holds"] is False
+    loosened = dataclasses.replace(CLAIM, condition="amplified")
+    assert judged(data, loosened)["holds"] is True
+    assert judged(data)["holds"] is False
+
+
+# Two precisions, and what a verdict rests on ---------------------------------------------------
+
+
+def in_both(first, second, met=(True, True)):
+    """Entry of a claim whose two precisions leave these differences."""
+    pairs = zip(("float64", "float32"), (first, second), met, strict=True)
+    data = {p: produced(EXACT, EXACT * (1 + off), met=m) for p, off, m in pairs}
+    return claim_entry(CLAIM, {p: residuals(CLAIM, SCENARIO, d, p) for p, d in data.items()})
+
+
+@pytest.mark.parametrize(
+    ("errors", "met", "holds", "scales"),
+    [
+        ((0.0, 1e-7), (True, True), True, True),
+        ((1e-13, 1e-7), (True, True), False, None),  # beyond the tolerance of float64
+        ((1e-15, 1e-2), (True, True), False, True),  # float32 counts
+        ((0.0, 0.0), (True, False), True, None),  # float32 says nothing
+        ((0.0, 0.0), (False, True), None, None),  # float64 was asked for
+        ((0.0, 1e-2), (False, True), False, None),
+    ],
+)
+def test_both_precisions_count(errors, met, holds, scales):
+    found = in_both(*errors, met)
+    assert found["holds"] is holds
+    assert scales is None or found["scales_with_epsilon"] is scales
+    assert found["hypotheses_met"] is met[0]
+
+
+def entries(*rows):
+    names = ("id", "kind", "holds", "hypotheses_met", "cases")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+VALUE, COUNT = ("value", "identity"), ("count", "exact")
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict", "still_open"),
+    [
+        ([(*VALUE, True, True, 2), (*COUNT, True, True, 2)], True, []),
+        ([(*VALUE, None, False, 0), (*COUNT, True, True, 2)], None, []),  # a count carries nothing
+        ([(*VALUE, None, True, 0), (*COUNT, True, True, 2)], None, ["value"]),
+        ([(*VALUE, True, True, 2), (*COUNT, None, True, 0)], None, ["count"]),
+        ([(*VALUE, True, True, 2), (*COUNT, False, True, 2)], False, []),
+        ([(*VALUE, True, True, 2), ("seen", "control", False, True, 2)], False, []),
+        ([(*VALUE, None, True, 0), ("seen", "control", False, True, 2)], False, ["value"]),
+        ([("side", "identity", True, True, 2), ("seen", "control", True, True, 2)], None, []),
+        ([(*VALUE, True, True, 2), ("side", "identity", None, True, 0)], True, []),
+    ],
+)
+def test_what_a_verdict_rests_on(rows, verdict, still_open):
+    count = Claim("count", "a count", "exact", carries=False)
+    main = dataclasses.replace(SCENARIO, claims=(CLAIM, count))
+    side = Scenario("beside", dict, claims=(Claim("side", "beside it"),))
+    theorem = Theorem("made", "by hand", (SIZES,), (main, side))
+    assert verify.holds(theorem, entries(*rows)) is verdict
+    assert verify.undecided(theorem, entries(*rows)) == still_open
+
+
+# Controls --------------------------------------------------------------------------------------
+
+
+def broken(**parts):
+    """A control of the formula, or of what else is named."""
+    return lr.Control("broken", "something", "value", **parts or {"predict": lambda case: {}})
+
+
+BY_CASE = {"case": lambda key, case, amount: case, "breaks": "even"}
+OF_CLAIM = BY_CASE | {"breaks": "applies"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "met", "more", "seen"),
+    [
+        ({}, True, {}, True),
+        ({}, False, {}, False),  # it would not have been judged
+        ({}, True, {"short": 1}, False),
+        (BY_CASE, False, {}, True),
+        (BY_CASE, True, {}, False),  # the check of the hypothesis is blind
+        (BY_CASE, [True, False], {}, False),
+        (BY_CASE, False, {"short": 1}, False),  # it fails, but something else is wrong too
+        (OF_CLAIM, True, {"outside": 1}, True),
+        (OF_CLAIM, True, {}, False),
+        (OF_CLAIM, False, {"outside": 1}, False),
+    ],
+)
+def test_a_control_fails_for_the_reason_that_it_names(parts, met, more, seen):
+    marks = {name: ("seed", [more.get(name, 0)] * 2) for name in ("short", "outside")}
+    claim = dataclasses.replace(
+        CLAIM,
+        reads=("value", *marks),
+        applies=lambda one: not one.predicted["outside"],
+        undecided=lambda one: "too few steps" if one.predicted["short"] else "",
+    )
+    data = produced(EXACT, 2 * EXACT, met=met, **marks)
+    legs = {"float64": residuals(claim, SCENARIO, data, "float64")}
+    assert control_entry(broken(**parts), claim, legs)["holds"] is seen
+
+
+def test_a_control_says_what_it_breaks(unchecked):
+    with pytest.raises(ValueError, match="control 'broken': got breaks='', wanted the hypothesis"):
+        broken(case=BY_CASE["case"])
+    with pytest.raises(ValueError, match="got breaks='odd', wanted one of"):
+        dataclasses.replace(SCENARIO, controls=(broken(**BY_CASE | {"breaks": "odd"}),))
+
+
+def test_statistical_tests_share_one_chance_of_a_false_alarm():
+    claim = Claim("rare", "a p of 4e-7", "statistical", lambda one: 6.4, ("value",))
+    alone = dataclasses.replace(SCENARIO, claims=(claim,))
+    sums = Theorem("made", "by hand", (SIZES,), (alone,))
+    groups = dict.fromkeys(("/", "/float32"), produced(EXACT, EXACT))
+    found = judge_results(sums, groups, "float64")
+    assert (found.tests, found.claims[0]["holds"]) == (4, True)
+    assert found.claims[0]["p"] == pytest.approx(10**-6.4)
+    few = {name: data.isel(seed=[0]) for name, data in groups.items()}
+    assert judge_results(sums, few, "float64").claims[0]["holds"] is False
 
 
 # Claims over seeds ---------------------------------------------------------------------------
@@ -212,9 +353,6 @@ def test_a_negative_residual_is_lost():
 
 
 # Runs in plain Python, and experiments without a claim ---------------------------------------
-
-
-SIZES = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
 
 
 def counted(calls):

@@ -38,7 +38,7 @@ def assert_unbiased(draw, expected, excess=0.0):
     """Each entry of the mean of 4000 draws is within 4 standard errors."""
     draws = np.asarray(oracles.fast(jax.vmap(draw))(jax.random.split(jax.random.key(1), 4000)))
     error = np.abs(draws.mean(0) - expected) / (draws.std(0) / np.sqrt(len(draws)))
-    assert error.max() < lr.tolerance("statistical", "float64") + excess
+    assert error.max() < 4 + excess
 
 
 def test_the_surrogate_is_unbiased():

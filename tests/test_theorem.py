@@ -229,6 +229,7 @@ def lost(case):
 
 
 FALSE = lr.Claim("exponential", "x_t = exp(-eta t) x_0")
+BLIND = {"parabola": lambda case: jnp.asarray(True)}
 LOST = lr.Control("lost", "NaN", "decay", measure=lost)
 
 
@@ -241,7 +242,7 @@ def tame(scenario):
     [
         (lambda s: {"claims": (*s.claims, FALSE)}, "exponential", "exponential .* FALSE"),
         (lambda s: {"controls": (s.controls[1], tame(s))}, "tame", "tame .* NOT SEEN TO FAIL"),
-        (lambda s: {"hypotheses": {}}, "bent", "bent .* NOT SEEN TO FAIL"),
+        (lambda s: {"hypotheses": BLIND}, "bent", "bent .* NOT SEEN TO FAIL"),
         (lambda s: {"measure": lost, "controls": ()}, "decay", "decay .* FALSE"),
         (lambda s: {"controls": (LOST,)}, "lost", "lost .* NOT SEEN TO FAIL"),
     ],
@@ -265,16 +266,41 @@ def test_what_is_false_or_no_proof_is_caught_alone(parts, wrong, said, theorem, 
 @pytest.mark.parametrize("where", ["hypothesis", "applies"])
 def test_hypotheses_met_nowhere_are_bad_input(where, theorem, command, tmp_path):
     if where == "hypothesis":
-        vacuous = changed(theorem, hypotheses={"never": lambda case: jnp.asarray(False)})
+        parts = {"hypotheses": {"never": lambda case: jnp.asarray(False)}}
     else:
         claim = dataclasses.replace(theorem.scenarios[0].claims[0], applies=lambda one: False)
-        vacuous = changed(theorem, claims=(claim,))
+        parts = {"claims": (claim,)}
+    vacuous = changed(theorem, controls=(), **parts)
     status, out, err = command(vacuous, "--out", "new/deeper")
     (line,) = [line for line in err.splitlines() if not line.startswith("[")]
     assert (status, out) == (2, "")
     assert line.startswith("my_theorem: error: my_theorem: no claim applies, hypotheses not met")
     assert where == "applies" or "never" in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [((), "too few steps (1)"), (("--judge",), "too few steps (1)")]
+)
+def test_what_cannot_be_judged_is_undecided(words, said, theorem, command, command_line, tmp_path):
+    """The hypotheses are met: results are written, the line says which claim and why."""
+    (scenario,) = theorem.scenarios
+    claim = dataclasses.replace(
+        scenario.claims[0], undecided=lambda one: "too few steps" if one.steps < 50 else ""
+    )
+    at = {"steps": 60}
+    short = changed(theorem, claims=(claim,), at=at)
+    status, out, err = command(short, "--rate", "0.1")
+    if words:
+        folder = next(tmp_path.rglob("verdict.json")).parent
+        status, out, err = command_line(short, *words, folder)
+    assert (status, err.count("error")) == (4, 0)
+    assert f"decay: undecided, {said}" in out
+    assert "my_theorem is undecided: " in out
+    found = verdict_of(tmp_path)
+    assert (found["holds"], found["undecided"]) == (None, ["decay"])
+    assert (entry(tmp_path, "decay")["holds"], entry(tmp_path, "decay")["cases"]) == (None, 0)
+    assert results_of(tmp_path)["decay_measured"].size
 
 
 def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):

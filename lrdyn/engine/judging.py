@@ -241,9 +241,10 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
         bool(np.all(leg.unmet.values == unmet) and np.all(leg.reason.values == reason))
         for leg in legs.values()
     )
+    met = all(bool(np.any(applies(leg))) for leg in legs.values())
     holds = seen and all(j.holds for j in judged.values())
     text = f"{control.statement}: {control.claim} fails"
-    entry = _entry(control.id, "control", text, not control.breaks and seen, judged, holds, legs)
+    entry = _entry(control.id, "control", text, met, judged, holds, legs)
     settings = json.loads(next(iter(legs.values())).attrs["fixed"])
     return entry | {"worst_case": settings | entry["worst_case"]}
 
