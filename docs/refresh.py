@@ -12,17 +12,17 @@ from lrdyn.theorems import theorems
 
 PAGE = Path(__file__).with_name("results.md")
 HEADER = (
-    "claim", "states", "predicted against measured", "cases", "float64", "tolerance", "float32",
+    "claim", "states", "predicted against measured", "judged", "float64", "tolerance", "float32",
     "tolerance", "controls",
 )  # fmt: skip
 INTRODUCTION = """\
 # Results
 
 Every claim of `python -m experiments all` at the quick preset (JAX {jax} on a {platform}): what
-predicts and what measures it, the worst residual over all cases that were judged, in float64 and
-float32, with its tolerance ([how a verdict is reached](claims.md)), and its controls with the
-smallest residual that each left in float64. A control must leave ten tolerances or more. This page
-is written by `python -m docs.refresh` from the theorems and from the verdicts of a run.
+predicts and what measures it, how many of its cases were judged in float64 and in float32, the
+worst residual over them in each, with its tolerance ([how a verdict is reached](claims.md)), and its
+controls with the smallest residual that each left in float64. A control must leave ten tolerances
+or more, that of a statistical claim one. This page is written by `python -m docs.refresh` from the theorems and from the verdicts of a run.
 [Theory](theory.md) derives the scenarios.
 """
 
@@ -40,6 +40,13 @@ def short(value: float | None) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def judged(counts: Mapping[str, Mapping[str, Any]]) -> str:
+    """How many cases were judged in each precision, of how many; one number if they are equal."""
+    each = list(dict.fromkeys(leg["judged"] for leg in counts.values()))
+    drawn = max(leg["drawn"] for leg in counts.values())
+    return f"{', '.join(map(str, each))} of {drawn}"
+
+
 def row(cells: tuple[str, ...]) -> str:
     """A row of a table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -54,7 +61,7 @@ def cells(claim: Claim, scenario: Scenario, entries: Mapping[str, Any]) -> tuple
         f"`{claim.id}`",
         claim.statement,
         claim.sides or scenario.sides,
-        f"{entry['cases']} of {entry['cases_total']}",
+        judged(entry["judged"]),
         *(short(entry.get(name)) for name in names),
         ", ".join(f"{name} {short(entries[name]['residual'])}" for name in mine),
     )
