@@ -253,6 +253,7 @@ class Scenario(Generic[C]):
         traced: false for a run in plain Python, called once a point: what comes from tracing or
             compiling, for example.
         at: settings under which the controls run, over the quick preset's first values.
+        long: whether a point runs for seconds, so that XLA's optimisation repays its time.
     """
 
     id: str
@@ -271,6 +272,7 @@ class Scenario(Generic[C]):
     sides: str = ""
     traced: bool = True
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    long: bool = False
 
     def __post_init__(self) -> None:
         known = {claim.id for claim in self.claims}

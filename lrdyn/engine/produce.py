@@ -221,7 +221,7 @@ def _how(
     names["conditions"] = json.dumps({c.id: c.condition for c in scenario.claims if c.condition})
     return {
         "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes),
-        "compiler_options": None if optimize else unoptimized(),
+        "compiler_options": None if optimize else unoptimized(int(scenario.long)),
         "lanes": LANES[optimize],
         "attributes": {"scenario": scenario.id, "fixed": json.dumps(named), **names},
         "traced": scenario.traced,
@@ -245,11 +245,14 @@ def _dims_of_controls(
 
 
 @lru_cache
-def unoptimized() -> dict[str, Any] | None:
-    """XLA options that compile several times faster for a CPU and cost small programs nothing."""
+def unoptimized(level: int = 0) -> dict[str, Any] | None:
+    """XLA options that compile several times faster for a CPU and cost small programs nothing.
+
+    Level 1 takes three times as long and suits loops that run for seconds.
+    """
     if jax.default_backend() != "cpu":
         return None
-    plain: dict[str, Any] = {"xla_backend_optimization_level": 0}
+    plain: dict[str, Any] = {"xla_backend_optimization_level": level}
     older = plain | {
         "xla_cpu_use_fusion_emitters": False,
         "xla_cpu_parallel_codegen_split_count": 1,
