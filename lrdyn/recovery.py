@@ -7,6 +7,9 @@ y_i = <A_i, Phi> their ``values``.
 Reference: Kwon et al., Efficient low-dimensional compression of overparameterized models, 2024.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -155,6 +158,45 @@ def completion_loss(
         0.0625
     """
     return observed_loss(compressed_product(network), target, mask)
+
+
+def sharpness(
+    target: Float[Array, "k d"],
+    rank: int,
+    curvature: Callable[[Float[Array, "k d"]], Float[Array, "k d"]],
+    iterations: int = 50,
+) -> Float[Array, ""]:
+    """Largest curvature of a loss of three balanced layers where their product is the target.
+
+    With ``Phi = U S V^T`` it is the largest eigenvalue of ``K A``, ``K(X) = X V S^{4/3} V^T + U
+    S^{2/3} U^T X V S^{2/3} V^T + U S^{4/3} U^T X`` and A the second derivative of the loss in the
+    product, by power iteration. Descent with steps above 2 over it leaves the target. Outer layers
+    at alpha times the step balance at ``alpha^{1/6} S^{1/3}``, the inner one at ``alpha^{-1/3}
+    S^{1/3}``, and alpha^{2/3} times this takes its place.
+
+    Args:
+        target: Phi.
+        rank: r.
+        curvature: A.
+        iterations: of the power iteration, which starts at Phi.
+
+    Example:
+        >>> round(float(sharpness(jnp.diag(jnp.array([8.0, 0.0])), 1, lambda X: X)), 3)
+        48.0
+    """
+    left, values, right = linalg.svd(target)
+    U, s, V = left[:, :rank], values[:rank][None, :], right[:rank].T
+
+    def flow(X: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        X = curvature(X)
+        inner = (U * s ** (2 / 3)) @ (U.T @ X @ V) @ (V * s ** (2 / 3)).T
+        return X @ (V * s ** (4 / 3)) @ V.T + inner + (U * s ** (4 / 3)) @ (U.T @ X)
+
+    def normalized(X: Float[Array, "k d"]) -> Float[Array, "k d"]:
+        return X / jnp.linalg.norm(X)
+
+    top = jax.lax.fori_loop(0, iterations, lambda _, X: normalized(flow(X)), normalized(target))
+    return jnp.linalg.norm(flow(top))
 
 
 def discrepant_rates(learning_rate: Scalar, ratio: Scalar) -> optax.GradientTransformation:

@@ -1,13 +1,16 @@
 """The basis of one gradient: with all entries observed it spans what moves in Theorem 2."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from lrdyn import linalg
 from lrdyn.claims import excess, on_scale
 from lrdyn.compression import gradient_gap_bound
+from lrdyn.factorization import end_to_end
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import frame, start_scales
-from lrdyn.theorem import Claim, Control, Scenario
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.completion.problem import Recovery, make_entries
 from lrdyn.theorems.deep_factorization import hide_entries
 
@@ -21,10 +24,33 @@ def _gap_bound(case: Recovery, power: int = 1) -> Float[Array, ""]:
     return gradient_gap_bound(start_scales(case.weights) ** power, smallest)
 
 
+def _conditions(case: Recovery) -> dict[str, Array]:
+    """What amplifies rounding errors: how near the singular values of the gradient are, and angles.
+
+    On the scale of W - Phi, of which the gradient is an isometry's multiple, r of its singular
+    values are at least sigma_r - e and the others at most e = prod eps_l. The basis joins row(Phi)
+    and W^T col(Phi), turned by as much: their angle matters, too.
+    """
+    product, e = end_to_end(case.weights), jnp.prod(start_scales(case.weights))
+    left, values, right = linalg.svd(case.target)
+    r = case.rank
+    largest, smallest = values[0], values[r - 1]
+    both = jnp.concatenate([right[:r].T, product.T @ left[:, :r] / e], axis=1)
+    angle = linalg.svdvals(both)[-1]
+
+    def over(gap: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.where(gap > 0, (largest + e) / jnp.abs(gap), jnp.inf)
+
+    return {
+        "basis_condition": over(smallest - 2 * e) / angle,
+        "gap_condition": over(smallest - e),
+    }
+
+
 def predict(case: Recovery) -> dict[str, Array]:
-    """The span from the frame of Theorem 2, and a bound from its scales."""
+    """The span from the frame of Theorem 2, a bound from its scales, and what amplifies errors."""
     exact = frame(case.weights, case.target, case.rank).right[0, :, : 2 * case.rank]
-    return {"basis": _projector(exact), "basis_gap": _gap_bound(case)}
+    return {"basis": _projector(exact), "basis_gap": _gap_bound(case), **_conditions(case)}
 
 
 def measure(case: Recovery) -> dict[str, Array]:
@@ -33,16 +59,21 @@ def measure(case: Recovery) -> dict[str, Array]:
     return {"basis": _projector(found.columns), "basis_gap": found.gap}
 
 
+def _infinite(one: Outcome) -> str:
+    return "" if np.isfinite(one.predicted["basis_gap"]) else "bound is infinite"
+
+
 BASIS = Scenario[Recovery](
     "basis", make_entries, predict, measure,
     (
         Claim("basis",
               "all entries observed: the basis of the gradient spans V_{1,1} of Theorem 2",
-              residual=on_scale("basis", lambda one: 1.0)),
+              residual=on_scale("basis", lambda one: 1.0), condition="basis_condition"),
         Claim("basis_gap",
               "its gap sigma_{r+1} / sigma_r is at most e / (sigma_r(Phi) - e), e = prod eps_l",
-              kind="bound",
-              residual=lambda one: excess(one.measured["basis_gap"], one.predicted["basis_gap"])),
+              kind="bound", condition="gap_condition",
+              residual=lambda one: excess(one.measured["basis_gap"], one.predicted["basis_gap"]),
+              undecided=_infinite),
     ),
     (
         Control("hidden_entries", "half of the entries hidden", "basis", case=hide_entries,

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn import recovery
 from lrdyn.compression import GradientBasis, gradient_basis
@@ -21,6 +21,15 @@ from lrdyn.theorem import POSITIVE, Domain, Flag, at_least
 
 DEPTH = 3
 """L of the full network, and of the compressed one of Kwon et al., outer factors counted."""
+
+
+class Trained(NamedTuple):
+    """What training leaves."""
+
+    error: Float[Array, "times"]
+    """Recovery error."""
+    loss: Float[Array, "times"]
+    diverged_at: Int[Array, ""]
 
 
 class Recovery(Recorded):
@@ -64,13 +73,20 @@ class Recovery(Recorded):
         """The basis of that gradient."""
         return gradient_basis(self.weights, self.gradient, self.rank)
 
+    def curvature(self, direction: Float[Array, "d d"]) -> Float[Array, "d d"]:
+        """The second derivative of the loss in the product, in closed form."""
+        if self.measurements is None:
+            return self.mask * direction * direction.size / jnp.sum(self.mask)
+        seen = recovery.sense(self.measurements, direction)
+        return recovery.sensing_surrogate(self.measurements, seen)
+
     def train(
         self,
         product: Callable[[PyTree], Float[Array, "d d"]],
         start: PyTree,
         rule: optax.GradientTransformation,
-    ) -> tuple[Float[Array, "times"], Float[Array, "times"]]:
-        """Recovery error and loss of the product of a network at the recorded steps."""
+    ) -> Trained:
+        """Train a network and look at its product at the recorded steps."""
 
         def loss(network: PyTree) -> Float[Array, ""]:
             return self.loss(product(network))
@@ -78,7 +94,17 @@ class Recovery(Recorded):
         def record(network: PyTree) -> tuple[Array, Array]:
             return recovery.recovery_error(product(network), self.target), loss(network)
 
-        return simulate(loss, start, rule, self.times, record=record).records
+        run = simulate(loss, start, rule, self.times, record=record)
+        return Trained(*run.records, run.diverged_at)
+
+
+def seen_alone(case: Recovery) -> Recovery:
+    """The case with 0 in place of what is hidden of its target."""
+    return dataclasses.replace(case, target=jnp.where(case.mask == 1, case.target, 0.0))
+
+
+def _between(least: float, most: float) -> Domain:
+    return Domain(f"a number from {least:g} to {most:g}", lambda x: least <= x <= most)
 
 
 FLAGS = (
@@ -87,24 +113,27 @@ FLAGS = (
     Flag("observed", (0.5,), Domain("a number > 0 and <= 1", lambda p: 0 < p <= 1), float, "p",
          "fraction of the entries that is observed; p d^2 measurements of sensing", (0.3,),
          shapes=True),
-    Flag("init_scale", (0.01,), POSITIVE, float, "eps", "init scale of every layer", (0.004,)),
+    Flag("init_scale", (0.03,), _between(1e-6, 10), float, "eps", "init scale of every layer",
+         (0.004,)),
     Flag("learning_rate", (0.15,), POSITIVE, float, "eta",
          "step size for the estimate of 1/2 ||f - Phi||_F^2", (0.05,)),
-    Flag("step_ratio", (5.0,), POSITIVE, float, "alpha",
+    Flag("step_ratio", (5.0,), _between(2, 1e3), float, "alpha",
          "step of the outer factors over eta, from the spectral start"),
-    Flag("outer_ratio", (0.01,), POSITIVE, float, "gamma",
+    Flag("outer_ratio", (0.01,), _between(1e-6, 1), float, "gamma",
          "step of the outer factors over eta, from the basis of the gradient"),
-    Flag("target_scale", (1.0,), POSITIVE, float, "sigma_1", "largest singular value of Phi"),
+    Flag("target_scale", (1.0,), _between(1e-3, 1e3), float, "sigma_1",
+         "largest singular value of Phi"),
+    Flag("draw", (0, 1, 2, 3), at_least(0), int, "", "which of the instances of a seed", (0,)),
     Flag("steps", (1500,), at_least(1), int, "t", "steps of descent", (16_000,), swept=False),
 )  # fmt: skip
 
 
 def make_entries(
     key: Key[Array, ""], *, dim: int, rank: int, observed: float, init_scale: Any,
-    target_scale: Any, steps: int, **rates: Any,
+    target_scale: Any, draw: Any, steps: int, **rates: Any,
 ) -> Recovery:  # fmt: skip
     """Draw a target of which some entries are seen, from the flags."""
-    for_target, for_weights, for_view = jax.random.split(key, 3)
+    for_target, for_weights, for_view = jax.random.split(jax.random.fold_in(key, draw), 3)
     target = recovery.spread_target(for_target, (dim, dim), rank)
     target *= target_scale / singular_values(target)[0]
     return Recovery(
@@ -117,9 +146,12 @@ def make_entries(
     )
 
 
-def make_measurements(key: Key[Array, ""], *, dim: int, observed: float, **flags: Any) -> Recovery:
+def make_measurements(
+    key: Key[Array, ""], *, dim: int, observed: float, draw: Any, **flags: Any
+) -> Recovery:
     """Draw the same target, seen by p d^2 Gaussian measurements."""
-    case = make_entries(key, dim=dim, observed=observed, **flags)
+    case = make_entries(key, dim=dim, observed=observed, draw=draw, **flags)
     shape = (max(1, round(observed * dim * dim)), dim, dim)
-    draws = jax.random.normal(jax.random.split(key, 3)[2], shape, case.target.dtype)
+    for_view = jax.random.split(jax.random.fold_in(key, draw), 3)[2]
+    draws = jax.random.normal(for_view, shape, case.target.dtype)
     return dataclasses.replace(case, measurements=draws)
