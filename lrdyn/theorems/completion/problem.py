@@ -44,24 +44,26 @@ class Recovery(Recorded):
     """gamma."""
     mask: Float[Array, "d d"]
     """Observed entries."""
+    sharpness: Float[Array, ""]
+    """Largest curvature of the full network at the target, see :func:`recovery.sharpness`."""
     rank: int = eqx.field(static=True)
     measurements: Float[Array, "m d d"] | None = None
     """Gaussian measurements, if the target is seen by these."""
+    values: Float[Array, "m"] | None = None
+    """What they measure."""
 
     def loss(self, product: Float[Array, "d d"]) -> Float[Array, ""]:
         """1/2 ||f - Phi||_F^2, estimated from what is seen."""
-        if self.measurements is None:
+        if self.measurements is None or self.values is None:
             return product.size * recovery.observed_loss(product, self.target, self.mask)
-        seen = recovery.sense(self.measurements, self.target)
-        return recovery.sensing_loss(product, self.measurements, seen)
+        return recovery.sensing_loss(product, self.measurements, self.values)
 
     @property
     def surrogate(self) -> Float[Array, "d d"]:
         """The target, estimated from what is seen."""
-        if self.measurements is None:
+        if self.measurements is None or self.values is None:
             return recovery.surrogate(self.target, self.mask)
-        seen = recovery.sense(self.measurements, self.target)
-        return recovery.sensing_surrogate(self.measurements, seen)
+        return recovery.sensing_surrogate(self.measurements, self.values)
 
     @property
     def gradient(self) -> Float[Array, "d d"]:
@@ -72,13 +74,6 @@ class Recovery(Recorded):
     def basis(self) -> GradientBasis:
         """The basis of that gradient."""
         return gradient_basis(self.weights, self.gradient, self.rank)
-
-    def curvature(self, direction: Float[Array, "d d"]) -> Float[Array, "d d"]:
-        """The second derivative of the loss in the product, in closed form."""
-        if self.measurements is None:
-            return self.mask * direction * direction.size / jnp.sum(self.mask)
-        seen = recovery.sense(self.measurements, direction)
-        return recovery.sensing_surrogate(self.measurements, seen)
 
     def train(
         self,
@@ -117,8 +112,8 @@ FLAGS = (
          (0.004,)),
     Flag("learning_rate", (0.15,), POSITIVE, float, "eta",
          "step size for the estimate of 1/2 ||f - Phi||_F^2", (0.05,)),
-    Flag("step_ratio", (5.0,), _between(2, 1e3), float, "alpha",
-         "step of the outer factors over eta, from the spectral start"),
+    Flag("step_ratio", (4.0,), _between(2, 1e3), float, "alpha",
+         "step of the outer factors over eta, from the spectral start", (5.0,)),
     Flag("outer_ratio", (0.01,), _between(1e-6, 1), float, "gamma",
          "step of the outer factors over eta, from the basis of the gradient"),
     Flag("target_scale", (1.0,), _between(1e-3, 1e3), float, "sigma_1",
@@ -136,9 +131,12 @@ def make_entries(
     for_target, for_weights, for_view = jax.random.split(jax.random.fold_in(key, draw), 3)
     target = recovery.spread_target(for_target, (dim, dim), rank)
     target *= target_scale / singular_values(target)[0]
+    mask = observe(for_view, (dim, dim), observed)
+    weight = mask * mask.size / jnp.sum(mask)
     return Recovery(
         target=target,
-        mask=observe(for_view, (dim, dim), observed),
+        mask=mask,
+        sharpness=recovery.sharpness(target, rank, lambda X: weight * X),
         weights=orthogonal_layers(for_weights, (dim,) * (DEPTH + 1), jnp.full(DEPTH, init_scale)),
         rank=rank,
         steps=recorded_steps(steps),
@@ -154,4 +152,10 @@ def make_measurements(
     shape = (max(1, round(observed * dim * dim)), dim, dim)
     for_view = jax.random.split(jax.random.fold_in(key, draw), 3)[2]
     draws = jax.random.normal(for_view, shape, case.target.dtype)
-    return dataclasses.replace(case, measurements=draws)
+
+    def curvature(direction: Float[Array, "d d"]) -> Float[Array, "d d"]:
+        return jnp.tensordot(jnp.tensordot(draws, direction, 2), draws, 1) / len(draws)
+
+    sharpness = recovery.sharpness(case.target, case.rank, curvature)
+    values = recovery.sense(draws, case.target)
+    return dataclasses.replace(case, measurements=draws, values=values, sharpness=sharpness)
