@@ -15,8 +15,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lrdyn import linalg
-from lrdyn.factorization import Scalar, Steps, Weights, end_to_end
-from lrdyn.subspace import Blocks, Frame, blocks, propagate, reduced_start, start_scales, unit
+from lrdyn.factorization import Scalar, Steps, Weights
+from lrdyn.subspace import (
+    Blocks,
+    Frame,
+    blocks,
+    propagate,
+    reduced_start,
+    start_scales,
+    unscaled_product,
+)
 
 Number = TypeVar("Number", float, Float[Array, ""])
 
@@ -48,7 +56,9 @@ def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
         raise ValueError(
             f"target: got shape {target.shape}, wanted more than twice as many columns as rows"
         )
-    spanning = jnp.concatenate([unit(target).T, unit(end_to_end(weights)).T], axis=1)
+    size = linalg.frobenius(target)
+    unit = target / jnp.where(size > 0, size, 1.0)
+    spanning = jnp.concatenate([unit.T, unscaled_product(weights).T], axis=1)
     return propagate(weights[:-1], linalg.complete_basis(spanning))
 
 

@@ -153,24 +153,29 @@ def compression_bound(scales: Float[Array, "depth"], dim: int, rank: int) -> Flo
 
 
 def bulk_contracts(
-    rho: Float[Array, "times depth"], learning_rate: Scalar, weight_decay: Decay
+    scales: Float[Array, "depth"], learning_rate: Scalar, weight_decay: Decay, steps: int
 ) -> Float[Array, ""]:
-    """Largest ``|1 - eta lambda_l - eta prod_{k != l} rho_k^2|`` over layers and times.
+    """Largest ``|1 - eta lambda_l - eta prod_{k != l} rho_k^2|`` over layers and steps.
 
     The condition of the bound of Corollary 1 is that this is at most 1.
 
     Args:
-        rho: bulk singular values at every step, from :func:`lrdyn.rho`.
+        scales: ``(eps_1, ..., eps_L)``, where rho starts.
         learning_rate: eta.
         weight_decay: lambda, or one for each layer.
+        steps: number of steps, 1 or more.
 
     Example:
-        >>> float(bulk_contracts(jnp.ones((1, 2)), 0.5, 0.0))
-        0.5
+        >>> float(bulk_contracts(jnp.ones(2), 0.5, 0.0, 2))
+        0.875
     """
-    others = jax.vmap(product_of_others)(rho**2)
-    decay = jnp.broadcast_to(weight_decay, others.shape)
-    return jnp.max(jnp.abs(1 - learning_rate * (decay + others)))
+
+    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        bulk, largest = state
+        factors = 1 - learning_rate * (weight_decay + product_of_others(bulk) ** 2)
+        return bulk * factors, jnp.maximum(largest, jnp.max(jnp.abs(factors)))
+
+    return jax.lax.fori_loop(0, steps, step, (scales, jnp.zeros((), scales.dtype)))[1]
 
 
 def parameter_counts(dim: int, depth: int, rank: int) -> dict[str, int]:

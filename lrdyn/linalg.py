@@ -60,6 +60,18 @@ def orthogonal_factor(gaussian: Float[Array, "m n"]) -> Float[Array, "m n"]:
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None, :]
 
 
+def frobenius(matrix: Float[Array, "... m n"]) -> Float[Array, "..."]:
+    """Frobenius norm without the squares of very small or very large entries.
+
+    Example:
+        >>> float(frobenius(jnp.full((2, 2), 2.0**-80)) * 2.0**80)
+        2.0
+    """
+    largest = jnp.max(jnp.abs(matrix), axis=(-2, -1), keepdims=True)
+    entries = matrix / jnp.where(largest > 0, largest, 1.0)
+    return largest[..., 0, 0] * jnp.linalg.norm(entries, axis=(-2, -1))
+
+
 def over_leading_axes(
     function: Callable[[Float[Array, "m n"]], Any], matrices: Float[Array, "... m n"]
 ) -> Any:

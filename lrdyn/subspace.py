@@ -12,11 +12,12 @@ descent on a factorisation of their own, and each ``rho_l`` follows a scalar rec
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lrdyn import linalg
-from lrdyn.descent import Problem, Trajectory, gradient_descent, iterate, simulate, simulate_lanes
+from lrdyn.descent import Problem, Trajectory, gradient_descent, simulate, simulate_lanes
 from lrdyn.factorization import (
     Decay,
     Scalar,
@@ -45,7 +46,7 @@ def start_scales(weights: Weights) -> Float[Array, "depth"]:
         >>> start_scales((3 * jnp.eye(4),)).tolist()
         [3.0]
     """
-    return jnp.stack([jnp.linalg.norm(W) / jnp.sqrt(min(W.shape)) for W in weights])
+    return jnp.stack([linalg.frobenius(W) / jnp.sqrt(min(W.shape)) for W in weights])
 
 
 def frame(weights: Weights, target: Float[Array, "d d"], rank: int) -> Frame:
@@ -81,13 +82,21 @@ def frame(weights: Weights, target: Float[Array, "d d"], rank: int) -> Frame:
     if rank < 1 or dim <= 2 * rank:
         raise ValueError(f"rank: got {rank} with dim {dim}, wanted rank >= 1 and dim > 2 rank")
     left, _, right = linalg.svd(target)
-    spanning = [right[:rank].T, unit(end_to_end(weights)).T @ left[:, :rank]]
+    spanning = [right[:rank].T, unscaled_product(weights).T @ left[:, :rank]]
     return propagate(weights, linalg.complete_basis(jnp.concatenate(spanning, axis=1)))
 
 
-def unit(matrix: Float[Array, "m n"]) -> Float[Array, "m n"]:
-    """Scale a matrix to Frobenius norm 1: spans do not depend on it, round-off does."""
-    return matrix / jnp.linalg.norm(matrix)
+def unscaled_product(weights: Weights) -> Float[Array, "k d"]:
+    """``W_L ... W_1`` of (semi-)orthogonal layers over the product of their scales.
+
+    Layer by layer: the product of many small scales can underflow.
+
+    Example:
+        >>> unscaled_product((2 * jnp.eye(2), 3 * jnp.eye(2))).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    scales = start_scales(weights)
+    return end_to_end(tuple(W / scale for W, scale in zip(weights, scales, strict=True)))
 
 
 def propagate(weights: Weights, right: Float[Array, "d d"]) -> Frame:
@@ -131,7 +140,14 @@ def rho(
     def step(_: Array, values: Array) -> Array:
         return values * (1 - learning_rate * (weight_decay + product_of_others(values**2)))
 
-    return iterate(step, scales, steps, lambda values: values)[1]
+    # A loop of its own: it shares none with the descent that it is compared with.
+    def until(values: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        values = jax.lax.fori_loop(*ends, step, values)
+        return values, values
+
+    ends = jnp.asarray(steps, jnp.int32)
+    starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
+    return jax.lax.scan(until, scales, (starts, ends))[1]
 
 
 def reduced_target(frame: Frame, target: Float[Array, "d d"], size: int) -> Float[Array, "s s"]:

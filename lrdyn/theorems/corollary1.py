@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import compression, subspace
-from lrdyn.claims import excess, on_scale
+from lrdyn import compression, linalg, subspace
+from lrdyn.claims import excess, on_scale, relative_difference
 from lrdyn.compression import CompressedNetwork, compression_error
 from lrdyn.factorization import Weights, end_to_end
-from lrdyn.theorem import Claim, Control, Flag, Outcome, Scenario, Theorem, at_least
+from lrdyn.theorem import Claim, Control, Flag, Outcome, Scenario, Theorem, at_least, conditions
 from lrdyn.theorems import deep_factorization
 
 SHAPES = {"dim": (12,), "depth": (3,), "rank": (2,)}
@@ -54,6 +54,7 @@ def check(point: Mapping[str, Any]) -> None:
 def predict(case: Compression) -> dict[str, Array]:
     """Error and bound from the scalar recursion alone, parameters from the formula."""
     dim, bulk = len(case.target), case.bulk
+    pair = deep_factorization.theory_run(case, end_to_end)
     counts = [compression.parameter_counts(dim, len(case.weights), r) for r in case.ranks]
     bounds = [compression.compression_bound(case.scales, dim, rank) for rank in case.ranks]
     return {
@@ -61,14 +62,14 @@ def predict(case: Compression) -> dict[str, Array]:
         "bound": jnp.stack(bounds),
         "rho": bulk,
         "contraction": _contraction(case),
-        "condition": deep_factorization.conditioned_run(case, case.reduced_target, end_to_end)[1],
+        "condition": conditions(pair, lambda run: run.records),
+        "diverges": pair.run.diverged_at,
         "parameters": jnp.asarray([[c["full"], c["compressed"], c["inner"]] for c in counts]),
     }
 
 
 def _contraction(case: Compression) -> Float[Array, ""]:
-    every = subspace.rho(*case.rates, np.arange(case.steps[-1] + 1))
-    return compression.bulk_contracts(every, case.learning_rate, case.weight_decay)
+    return compression.bulk_contracts(*case.rates, case.steps[-1])
 
 
 def _train_compressed(
@@ -93,9 +94,9 @@ def measure(case: Compression) -> dict[str, Array]:
     compressed = jnp.stack([products for products, _ in trained])
     counts = [[compression.count(x) for x in (case.weights, net, net.inner)] for _, net in trained]
     return full | {
-        "error": jnp.linalg.norm(product[None] - compressed, axis=(2, 3)),
+        "error": linalg.frobenius(product[None] - compressed),
         "compressed_loss": 0.5 * jnp.sum((compressed - case.target[None, None]) ** 2, axis=(2, 3)),
-        "scale": jnp.max(jnp.linalg.norm(product, axis=(1, 2))),
+        "scale": jnp.max(linalg.frobenius(product)),
         "parameters": jnp.asarray(counts),
     }
 
@@ -105,16 +106,25 @@ def _above_bound(one: Outcome) -> float:
     return excess(one.measured["error"], bound[:, None], np.maximum(np.max(bound), scale))
 
 
+def _start_off_the_bound(one: Outcome) -> float:
+    return relative_difference(one.predicted["bound"], one.measured["error"][:, 0])
+
+
+_undecided = deep_factorization.undecided_below("bound")
+
 CLAIMS = (
     Claim("error_identity", "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
           # The difference of two products lives on the scale of the products.
-          residual=on_scale("error", lambda one: one.measured["scale"]), reads=("error", "scale"),
-          condition="condition"),
+          residual=on_scale("error", lambda one: one.measured["scale"]),
+          reads=("error", "scale", "bound"), condition="condition", undecided=_undecided),
     Claim("error_bound",
           "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l "
           "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
           kind="bound", residual=_above_bound, reads=("error", "bound", "scale", "contraction"),
-          applies=lambda one: one.predicted["contraction"] <= 1, condition="condition"),
+          applies=lambda one: one.predicted["contraction"] <= 1, condition="condition",
+          undecided=_undecided),
+    Claim("bound_attained", "at t = 0 the two are equal",
+          residual=_start_off_the_bound, reads=("error", "bound"), undecided=_undecided),
     Claim("parameters", "L d^2 parameters become 4 d r^ + 4 L r^^2, inner layers 4 L r^^2",
           kind="exact", carries=False),
 )  # fmt: skip
@@ -130,6 +140,17 @@ def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Com
 def _half_of_the_padding(case: Compression) -> dict[str, Array]:
     dim, bulk = len(case.target), case.bulk
     return {"error": jnp.stack([compression_error(bulk, dim - rank, 0) for rank in case.ranks])}
+
+
+def _narrower(case: Compression) -> dict[str, Array]:
+    """Compressed networks of width 2 r^ - 2."""
+    return measure(dataclasses.replace(case, ranks=tuple(rank - 1 for rank in case.ranks)))
+
+
+def _bound_squared(case: Compression) -> dict[str, Array]:
+    dim = len(case.target)
+    bounds = [compression.compression_bound(case.scales**2, dim, rank) for rank in case.ranks]
+    return {"bound": jnp.stack(bounds)}
 
 
 def _without_inner_layers(case: Compression) -> dict[str, Array]:
@@ -148,6 +169,12 @@ CONTROLS = (
             case=_unstable_bulk, breaks="applies", at={"depth": 2, "learning_rate": 0.6}),
     Control("error_with_r", "error with d - r^ in place of d - 2 r^", "error_identity",
             predict=_half_of_the_padding),
+    *(Control(f"{claim}_narrower", "compressed network of width 2 r^ - 2", claim,
+              measure=_narrower)
+      for claim in ("error_identity", "error_bound", "bound_attained", "parameters")),
+    *(Control(f"{claim}_squared", "prod_l eps_l^2 in the bound", claim, predict=_bound_squared,
+              at={"init_scale": 0.7})
+      for claim in ("error_bound", "bound_attained")),
     Control("parameters_without_inner", "parameter count without the inner layers", "parameters",
             predict=_without_inner_layers),
 )  # fmt: skip

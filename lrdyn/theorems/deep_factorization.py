@@ -11,21 +11,21 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import initialization, subspace
+from lrdyn import initialization, linalg, subspace
 from lrdyn.claims import relative_difference, tolerance
 from lrdyn.descent import Recorded, Trajectory, gradient_descent, recorded_steps, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.masking import masked_loss, observe
 from lrdyn.spectra import numerical_rank, singular_values
 from lrdyn.theorem import (
-    NON_NEGATIVE,
-    POSITIVE,
     Claim,
     Control,
+    Domain,
     Flag,
     Outcome,
+    Twins,
     at_least,
-    with_condition,
+    twins,
 )
 
 
@@ -100,20 +100,25 @@ class DeepFactorization(Run):
         return masked_loss(weights, self.target, self.mask)
 
 
+SIZE = Domain("a number between 1e-30 and 1e30", lambda x: 1e-30 <= x <= 1e30)
+"""What float32 holds, with room for a few operations."""
+DECAY = Domain("0 or a number between 1e-30 and 1e30", lambda x: x == 0 or SIZE.contains(x))
+SPREAD = Domain("a number between 1e-6 and 1e6", lambda x: 1e-6 <= x <= 1e6)
+
 FLAGS = (
     Flag("dim", (16,), at_least(3), int, "d", "width of the square layers", (30, 100), shapes=True),
     Flag("depth", (2, 4), at_least(2), int, "L", "number of layers", (2, 3, 5, 8), shapes=True),
     Flag("rank", (3,), at_least(1), int, "r", "rank of the target Phi", (1, 3, 10), shapes=True),
-    Flag("init_scale", (0.3, 1.0), POSITIVE, float, "eps",
+    Flag("init_scale", (0.3, 1.0), SIZE, float, "eps",
          "init scale, geometric mean over the layers", (0.01, 0.1, 0.3, 1.0)),
-    Flag("init_spread", (1.0, 3.0), POSITIVE, float, "eps_L / eps_1",
+    Flag("init_spread", (1.0, 3.0), SPREAD, float, "eps_L / eps_1",
          "ratio of the last layer's init scale to the first's"),
-    Flag("weight_decay", (0.0, 0.03), NON_NEGATIVE, float, "lambda",
+    Flag("weight_decay", (0.0, 0.03), DECAY, float, "lambda",
          "weight decay, geometric mean over the layers", (0.0, 0.01, 0.1)),
-    Flag("decay_spread", (1.0, 3.0), POSITIVE, float, "lambda_L / lambda_1",
+    Flag("decay_spread", (1.0, 3.0), SPREAD, float, "lambda_L / lambda_1",
          "ratio of the last layer's decay to the first's"),
-    Flag("learning_rate", (0.1,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
-    Flag("target_scale", (1.0,), POSITIVE, float, "sigma_1",
+    Flag("learning_rate", (0.1,), SIZE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
+    Flag("target_scale", (1.0,), SIZE, float, "sigma_1",
          "largest singular value of the default target, factor on a given one"),
     Flag("steps", (100,), at_least(1), int, "t", "steps of gradient descent", (500,), swept=False),
     Flag("target", (), None, "array", "Phi", "run on your own square matrix", swept=False),
@@ -164,8 +169,9 @@ def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     if "dim" in given:
         raise ValueError(f"--dim: got {settings['dim']} beside --target, wanted one of the two")
     values = np.linalg.svd(target, compute_uv=False)
-    if not values[0] > 0:
-        raise ValueError("--target: got a matrix of zeros, wanted one of rank >= 1")
+    if not SIZE.contains(values[0]):
+        wanted = f"a largest singular value {SIZE.wanted.removeprefix('a number ')}"
+        raise ValueError(f"--target: got a matrix of norm {values[0]:g}, wanted {wanted}")
     dim, rank = target.shape[0], int(numerical_rank(values, target.shape[0]))
     if dim <= 2 * rank and "rank" not in given:
         raise ValueError(
@@ -213,25 +219,43 @@ def dense_run(
     return run.records | {"diverged_at": run.diverged_at, "step": jnp.asarray(case.steps)}
 
 
-def conditioned_run(
-    case: DeepFactorization,
-    target: Float[Array, "s s"],
-    record: Callable[[Weights], Float[Array, "..."]],
-) -> tuple[Float[Array, "times ..."], Float[Array, ""]]:
-    """Records of the reduced run of a case, in blocks of the size of a target; their condition."""
+SPARE = 2
+"""Dimensions of the bulk that theory's own run keeps: one would not see that it stays symmetric."""
 
-    def reduced(data: tuple[Array, Weights]) -> Float[Array, "times ..."]:
+
+def theory_run(case: DeepFactorization, record: Callable[[Weights], PyTree]) -> Twins:
+    """Theory's own run and a twin of it, in blocks of 2r and up to two dimensions of the bulk.
+
+    The theorem is exact for blocks of any size >= 2r. The twin leaves the subspace: its error has
+    parts inside the block of 2r, outside, and in the bulk, whose directions decouple from each
+    other to first order. Both sides are a :class:`~lrdyn.descent.Trajectory`.
+    """
+    moving = 2 * case.rank
+    spare = min(SPARE, len(case.target) - moving)
+
+    def run(data: tuple[Array, Weights]) -> Trajectory:
         goal, start = data
         how = {"start": start, "record": record}
-        return subspace.reduced_dynamics(goal, *case.rates, case.times, **how).records
+        return subspace.reduced_dynamics(goal, *case.rates, case.times, **how)
 
-    return with_condition(reduced, (target, subspace.reduced_start(case.scales, len(target))))
+    target = jnp.pad(case.reduced_target, ((0, spare), (0, spare)))
+    return twins(run, (target, subspace.reduced_start(case.scales, moving + spare)))
+
+
+def parts_of(layers: Float[Array, "... s s"], moving: int) -> dict[str, Array]:
+    """The moving block of each layer, its two off-diagonal blocks side by side, and the bulk."""
+    across = jnp.swapaxes(layers[..., moving:, :moving], -1, -2)
+    return {
+        "inner": layers[..., :moving, :moving],
+        "off_block": jnp.concatenate([layers[..., :moving, moving:], across], axis=-1),
+        "bulk": layers[..., moving:, moving:],
+    }
 
 
 def orthogonal_start(case: Run) -> Array:
     """Check that every layer starts as its scale times (semi-)orthogonal, wide or square."""
     errors = [
-        jnp.max(jnp.abs(W @ W.T - scale**2 * jnp.eye(W.shape[0]))) / scale**2
+        jnp.max(jnp.abs((W / scale) @ (W / scale).T - jnp.eye(W.shape[0])))
         for W, scale in zip(case.weights, case.scales, strict=True)
     ]
     size = case.weights[0].shape[1]
@@ -260,20 +284,20 @@ def toward_gaussian(
     gaussian = initialization.gaussian_layers(key, (dim,) * (depth + 1), case.scales)
     mixed = [(1 - amount) * W + amount * G for W, G in zip(case.weights, gaussian, strict=True)]
     sizes = case.scales * jnp.sqrt(1.0 * dim)
-    weights = [W * (size / jnp.linalg.norm(W)) for W, size in zip(mixed, sizes, strict=True)]
+    weights = [W * (size / linalg.frobenius(W)) for W, size in zip(mixed, sizes, strict=True)]
     return dataclasses.replace(case, weights=tuple(weights))
 
 
 def add_tail(key: Key[Array, ""], case: DeepFactorization, amount: Array) -> DeepFactorization:
     """Add singular values beyond rank r: a Gaussian matrix of norm ``amount ||Phi||_F``."""
     tail = jax.random.normal(key, case.target.shape)
-    tail *= jnp.linalg.norm(case.target) / jnp.linalg.norm(tail)
+    tail *= linalg.frobenius(case.target) / linalg.frobenius(tail)
     return dataclasses.replace(case, target=case.target + amount * tail)
 
 
 def add_noise(key: Key[Array, ""], case: DeepFactorization, amount: Array) -> DeepFactorization:
     """Add noise to every gradient; its norm is ``amount ||Phi||_F``."""
-    spread = amount * jnp.linalg.norm(case.target) / case.target.shape[0]
+    spread = amount * linalg.frobenius(case.target) / case.target.shape[0]
     return dataclasses.replace(case, noise=spread, key=key)
 
 
@@ -306,7 +330,7 @@ def departures(claim: str, prefix: str = "") -> tuple[Control[Any], ...]:
     )  # fmt: skip
 
 
-RUN: dict[str, Any] = {"steps": "steps", "diverged": "diverged_at"}
+RUN: dict[str, Any] = {"steps": "steps", "diverges": "diverges", "diverged": "diverged_at"}
 """Names by which the scenarios about runs are judged."""
 
 DIMS = {
@@ -323,7 +347,7 @@ def weight_scale(one: Outcome) -> float:
     return float(np.max(one.measured["singular_values"]))
 
 
-def weights_claim(id: str, statement: str, *names: str) -> Claim:
+def weights_claim(id: str, statement: str, *names: str, condition: str) -> Claim:
     """Arrays of weights, by default that of the claim, agree on the scale of the weights."""
     names = names or (id,)
 
@@ -333,10 +357,10 @@ def weights_claim(id: str, statement: str, *names: str) -> Claim:
         return float(np.max(apart))
 
     reads = (*names, "singular_values")
-    return Claim(id, statement, residual=residual, reads=reads, condition="condition")
+    return Claim(id, statement, residual=residual, reads=reads, condition=condition)
 
 
-def zero_claim(id: str, statement: str, name: str = "") -> Claim:
+def zero_claim(id: str, statement: str, name: str = "", *, condition: str) -> Claim:
     """An array, by default that of the claim, is zero on the scale of the weights."""
     name = name or id
 
@@ -344,7 +368,20 @@ def zero_claim(id: str, statement: str, name: str = "") -> Claim:
         return np.max(one.measured[name]) / weight_scale(one)
 
     reads = (name, "singular_values")
-    return Claim(id, statement, residual=residual, reads=reads, condition="condition")
+    return Claim(id, statement, residual=residual, reads=reads, condition=condition)
+
+
+def undecided_below(name: str) -> Callable[[Outcome], str]:
+    """Why products of layers cannot be compared, from one that theory predicts (see ``Claim``)."""
+
+    def reason(one: Outcome) -> str:
+        size, kind = np.max(one.predicted[name]), np.finfo(one.dtype)
+        if not size < kind.max:
+            return f"{name} is infinite"
+        # Less than that, and products lose digits to underflow.
+        return "underflow" if size < kind.tiny / kind.eps else ""
+
+    return reason
 
 
 def first_shapes(settings: dict[str, Any]) -> dict[str, Any]:

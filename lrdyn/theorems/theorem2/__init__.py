@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from lrdyn import linalg, subspace
 from lrdyn.descent import gradient_descent, iterate
-from lrdyn.factorization import Weights, factorization_loss, mean_factorization_loss
+from lrdyn.factorization import Weights, end_to_end, mean_factorization_loss
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import product_of_others, reduced_spectra
-from lrdyn.theorem import Claim, Control, Scenario, Theorem
+from lrdyn.theorem import Claim, Control, Scenario, Theorem, conditions
 from lrdyn.theorems import deep_factorization
 from lrdyn.theorems.deep_factorization import DIMS, DeepFactorization, weights_claim, zero_claim
 from lrdyn.theorems.theorem2.classification import CLASSIFICATION, COLLAPSE
@@ -19,16 +20,26 @@ from lrdyn.theorems.theorem2.classification import CLASSIFICATION, COLLAPSE
 
 def predict(case: DeepFactorization) -> dict[str, Array]:
     """The whole run from the frame, 2r x 2r blocks and L scalars."""
-    dim, target, bulk = len(case.target), case.reduced_target, case.bulk
-    inner, condition = deep_factorization.conditioned_run(case, target, jnp.stack)
-    moving_loss = jax.vmap(lambda layers: factorization_loss(tuple(layers), target))(inner)
+    dim, moving, bulk = len(case.target), 2 * case.rank, case.bulk
+    pair = deep_factorization.theory_run(case, jnp.stack)
+    inner = deep_factorization.parts_of(pair.run.records, moving)["inner"]
+    found = conditions(pair, lambda run: deep_factorization.parts_of(run.records, moving))
     return {
         "rho": bulk,
         "reduced": inner,
         "singular_values": jax.vmap(lambda W, b: reduced_spectra(W, b, dim))(inner, bulk),
-        "condition": condition,
-        "loss": moving_loss + _bulk_loss(case, bulk),
+        "loss": _moving_loss(case, inner) + _bulk_loss(case, bulk),
+        "diverges": pair.run.diverged_at,
+        "condition": jnp.max(jnp.stack(jax.tree.leaves(found))),
+        **{f"condition_{name}": condition for name, condition in found.items()},
     }
+
+
+def _moving_loss(
+    case: DeepFactorization, inner: Float[Array, "times depth s s"]
+) -> Float[Array, "times"]:
+    products = jax.vmap(lambda layers: end_to_end(tuple(layers)))(inner)
+    return 0.5 * linalg.frobenius(products - case.reduced_target[None]) ** 2
 
 
 def _bulk_loss(case: DeepFactorization, bulk: Float[Array, "times depth"]) -> Float[Array, "times"]:
@@ -36,29 +47,31 @@ def _bulk_loss(case: DeepFactorization, bulk: Float[Array, "times depth"]) -> Fl
 
 
 def measure(
-    case: DeepFactorization, optimizer: optax.GradientTransformation | None = None
+    case: DeepFactorization,
+    optimizer: optax.GradientTransformation | None = None,
+    fixed: subspace.Frame | None = None,
 ) -> dict[str, Array]:
-    """Dense gradient descent with automatic gradients, or another optimiser."""
+    """Dense gradient descent with automatic gradients, or another optimiser, or frame."""
     names = ("rho", "reduced", "singular_values", "loss", "off_block", "bulk_deviation")
-    return deep_factorization.dense_run(case, case.frame, *names, optimizer=optimizer)
+    fixed = case.frame if fixed is None else fixed
+    return deep_factorization.dense_run(case, fixed, *names, optimizer=optimizer)
 
 
 CLAIMS = (
-    zero_claim("off_block", "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t"),
-    zero_claim("bulk", "its bulk block is a multiple of the identity", "bulk_deviation"),
-    weights_claim("rho", "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)"),
-    weights_claim("reduced", "Wt_l is gradient descent on the 2r-dimensional problem from eps_l I"),
-    weights_claim(
-        "spectra",
-        "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
-        "singular_values",
-    ),
-    Claim(
-        "loss",
-        "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2",
-        condition="condition",
-    ),
-)
+    zero_claim("off_block", "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t",
+               condition="condition_off_block"),
+    zero_claim("bulk", "its bulk block is a multiple of the identity", "bulk_deviation",
+               condition="condition_bulk"),
+    weights_claim("rho", "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)",
+                  condition="condition_bulk"),
+    weights_claim("reduced", "Wt_l is gradient descent on the 2r-dimensional problem from eps_l I",
+                  condition="condition_inner"),
+    weights_claim("spectra",
+                  "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
+                  "singular_values", condition="condition"),
+    Claim("loss", "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2",
+          condition="condition", undecided=deep_factorization.undecided_below("loss")),
+)  # fmt: skip
 
 
 def _wrong_rho(
@@ -79,9 +92,27 @@ def _adam(case: DeepFactorization) -> dict[str, Array]:
     return measure(case, optax.adam(0.1 * case.learning_rate))
 
 
+def _frame_of_the_rows(case: DeepFactorization) -> dict[str, Array]:
+    """Blocks in a frame that spans row(Phi), and otherwise whatever completes it."""
+    rows = linalg.svd(case.target)[2][: case.rank].T
+    return measure(case, fixed=subspace.propagate(case.weights, linalg.complete_basis(rows)))
+
+
+def _one_entry(row: int, column: int) -> Callable[[DeepFactorization], dict[str, Array]]:
+    """Layers with one entry off the blocks."""
+
+    def measure_wrong(case: DeepFactorization) -> dict[str, Array]:
+        (U, V), mixed = case.frame, jnp.zeros_like(case.target).at[row, column].set(0.1)
+        layers = tuple(W + u @ mixed @ v.T for W, u, v in zip(case.weights, U, V, strict=True))
+        found = subspace.blocks(case.frame, layers, 2 * case.rank).off_block
+        return {"off_block": jnp.broadcast_to(found, (len(case.steps), len(layers)))}
+
+    return measure_wrong
+
+
 def _transposed(case: DeepFactorization) -> dict[str, Array]:
-    inner, condition = deep_factorization.conditioned_run(case, case.reduced_target.T, jnp.stack)
-    return {"reduced": inner, "condition": condition}
+    run = subspace.reduced_dynamics(case.reduced_target.T, *case.rates, case.times)
+    return {"reduced": jnp.stack(run.records, axis=1)}
 
 
 def _bulk_beyond_r(case: DeepFactorization) -> dict[str, Array]:
@@ -100,8 +131,17 @@ def _loss_without_bulk(case: DeepFactorization) -> dict[str, Array]:
 
 CONTROLS = (
     *deep_factorization.departures("off_block"),
-    Control("adam", "Adam instead of gradient descent", "off_block", measure=_adam),
-    Control("adam_bulk", "Adam instead of gradient descent", "bulk", measure=_adam),
+    *(Control(f"adam{suffix}", "Adam instead of gradient descent", claim, measure=_adam)
+      for suffix, claim in {"": "off_block", "_bulk": "bulk", "_rho": "rho", "_reduced": "reduced",
+                            "_spectra": "spectra", "_loss": "loss"}.items()),
+    Control("frame_of_the_rows", "V_{1,1} spans row(Phi) alone", "off_block",
+            measure=_frame_of_the_rows),
+    Control("bulk_frame_of_the_rows", "V_{1,1} spans row(Phi) alone", "bulk",
+            measure=_frame_of_the_rows),
+    Control("entry_above", "an entry above the bulk block", "off_block",
+            measure=_one_entry(0, -1)),
+    Control("entry_below", "an entry beside the bulk block", "off_block",
+            measure=_one_entry(-1, 0)),
     Control("rho_without_product", "rho recursion without the product term", "rho",
             predict=_wrong_rho(jnp.zeros_like)),
     Control("rho_not_squared", "rho recursion with the product not squared", "rho",
@@ -142,14 +182,20 @@ def _measure_mean_loss(
     return _mean_names(found, "singular_values", "diverged_at", "step")
 
 
+def _mean_transposed(case: DeepFactorization) -> dict[str, Array]:
+    return {"mean_reduced": _transposed(case)["reduced"]}
+
+
 MEAN_LOSS = Scenario[DeepFactorization](
     "mean_loss", deep_factorization.make_case,
-    lambda case: _mean_names(predict(case), "condition"), _measure_mean_loss,
+    lambda case: _mean_names(predict(case), "condition", "diverges"), _measure_mean_loss,
     (weights_claim("mean_loss",
                    "1/2 mean over d^2 entries: the same trajectory with eta / d^2 and lambda d^2",
-                   "mean_rho", "mean_reduced"),),
+                   "mean_rho", "mean_reduced", condition="condition"),),
     (Control("decay_not_rescaled", "mean loss with eta / d^2 but lambda as it was", "mean_loss",
-             measure=lambda case: _measure_mean_loss(case, 1.0)),),
+             measure=lambda case: _measure_mean_loss(case, 1.0)),
+     Control("mean_target_transposed", "reduced target transposed", "mean_loss",
+             predict=_mean_transposed)),
     hypotheses=deep_factorization.HYPOTHESES, **deep_factorization.RUN,
     dims=DIMS | {"mean_rho": DIMS["rho"], "mean_reduced": DIMS["reduced"]},
     narrow=deep_factorization.first_shapes, at=deep_factorization.AT | {"weight_decay": 1e-3},

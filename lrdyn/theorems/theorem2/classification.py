@@ -7,15 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int, Key
 
-from lrdyn import classifier
+from lrdyn import classifier, linalg
 from lrdyn.claims import excess, tolerance
+from lrdyn.descent import Trajectory
 from lrdyn.factorization import Weights, end_to_end, factorization_loss, regression_loss
 from lrdyn.initialization import orthogonal
 from lrdyn.spectra import singular_values
-from lrdyn.subspace import Frame, reduced_start, rho
-from lrdyn.theorem import Claim, Control, Outcome, Scenario, with_condition
+from lrdyn.subspace import Frame, propagate, reduced_start, rho
+from lrdyn.theorem import Claim, Control, Outcome, Scenario, Twins, conditions, twins
 from lrdyn.theorems import deep_factorization
 from lrdyn.theorems.deep_factorization import weights_claim, zero_claim
 
@@ -54,29 +56,72 @@ def make_classifier(
     )
 
 
-def _predict_classifier(
-    case: Classification, start: Callable[[Frame, Weights, int], Weights] | None = None
-) -> dict[str, Array]:
-    """The bulk, and the reduced problem from the start of the layers, or from another."""
-    fixed = classifier.classifier_frame(case.weights, case.target)
-    size = 2 * len(case.outputs)
+def _reduced_run(
+    case: Classification, target: Float[Array, "k s"], start: Weights, record: Callable
+) -> Trajectory:
+    def loss(weights: Weights) -> Float[Array, ""]:
+        return factorization_loss(weights, target)
 
-    def reduced(data: tuple[Array, Weights]) -> Float[Array, "times k s"]:
-        def loss(weights: Weights) -> Float[Array, ""]:
-            return factorization_loss(weights, data[0])
+    return case.descend(loss, start, record)
 
-        return case.descend(loss, data[1], end_to_end).records
 
-    begin = (start or classifier.classifier_start)(fixed, case.weights, size)
-    product, condition = with_condition(reduced, (case.target @ fixed.right[0, :, :size], begin))
+def _reduced_problem(case: Classification) -> tuple[Float[Array, "k s"], Weights]:
+    """Target and start of the reduced problem of width 2K."""
+    fixed, size = classifier.classifier_frame(case.weights, case.target), 2 * len(case.outputs)
+    start = classifier.classifier_start(fixed, case.weights, size)
+    return case.target @ fixed.right[0, :, :size], start
+
+
+def _layers_and_product(weights: Weights) -> dict[str, Array]:
+    return {
+        "square": jnp.stack(weights[:-1]),
+        "last": weights[-1],
+        "product": end_to_end(weights),
+    }
+
+
+def _theory_run(case: Classification) -> Twins:
+    """The reduced run and a twin, with up to two dimensions of the bulk (see `theory_run`)."""
+    target, (*square, last) = _reduced_problem(case)
+    spare = min(deep_factorization.SPARE, len(case.inputs) - target.shape[1])
+    wide, size = ((0, 0), (0, spare)), target.shape[1] + spare
+    start = (*reduced_start(case.scales[: len(square)], size), jnp.pad(last, wide))
+    return twins(
+        lambda data: _reduced_run(case, *data, _layers_and_product), (jnp.pad(target, wide), start)
+    )
+
+
+def _predict_classifier(case: Classification) -> dict[str, Array]:
+    """The bulk, and the reduced problem from the start of the layers."""
+    pair, moving = _theory_run(case), 2 * len(case.outputs)
+
+    def parts(run: Trajectory) -> dict[str, Array]:
+        last = run.records["last"]
+        beside = {"last": last[..., :moving], "off_last": last[..., moving:]}
+        return deep_factorization.parts_of(run.records["square"], moving) | beside
+
+    of_layers = conditions(pair, parts)
     bulk = classifier.classifier_rho(
         case.scales[:-1], case.learning_rate, case.weight_decay[:-1], case.times
     )
-    return {"class_rho": bulk, "class_product": product, "condition": condition}
+    return {
+        "class_rho": bulk,
+        "class_product": pair.run.records["product"][..., :moving],
+        "diverges": pair.run.diverged_at,
+        "condition_bulk": of_layers["bulk"],
+        "condition_off_block": jnp.maximum(of_layers["off_block"], of_layers["off_last"]),
+        # Products have a scale of their own.
+        "condition_product": conditions(pair, lambda run: run.records["product"]),
+    }
 
 
-def _measure_classifier(case: Classification) -> dict[str, Array]:
-    fixed, size = classifier.classifier_frame(case.weights, case.target), 2 * len(case.outputs)
+def _measure_classifier(
+    case: Classification,
+    optimizer: optax.GradientTransformation | None = None,
+    fixed: Frame | None = None,
+) -> dict[str, Array]:
+    fixed = fixed or classifier.classifier_frame(case.weights, case.target)
+    size = 2 * len(case.outputs)
 
     def record(weights: Weights) -> dict[str, Array]:
         seen = classifier.classifier_blocks(fixed, weights, size)
@@ -87,7 +132,7 @@ def _measure_classifier(case: Classification) -> dict[str, Array]:
             "singular_values": jnp.max(jnp.stack([singular_values(W)[0] for W in weights])),
         }
 
-    run = case.descend(case.loss, case.weights, record)
+    run = case.descend(case.loss, case.weights, record, optimizer)
     return run.records | {"diverged_at": run.diverged_at, "step": jnp.asarray(case.steps)}
 
 
@@ -110,11 +155,20 @@ def _colour(key: Key[Array, ""], case: Classification, amount: Array) -> Classif
 
 
 def _from_identity(case: Classification) -> dict[str, Array]:
-    def start(fixed: Frame, weights: Weights, size: int) -> Weights:
-        *square, last = reduced_start(case.scales, size)
-        return (*square, last[: len(weights[-1])])
+    target, _ = _reduced_problem(case)
+    *square, last = reduced_start(case.scales, target.shape[1])
+    start = (*square, last[: len(target)])
+    return {"class_product": _reduced_run(case, target, start, end_to_end).records}
 
-    return _predict_classifier(case, start)
+
+def _adam(case: Classification) -> dict[str, Array]:
+    return _measure_classifier(case, optax.adam(0.1 * case.learning_rate))
+
+
+def _frame_of_the_target(case: Classification) -> dict[str, Array]:
+    """Blocks in a frame that spans row(Phi), and otherwise whatever completes it."""
+    rows = linalg.complete_basis(case.target.T)
+    return _measure_classifier(case, fixed=propagate(case.weights[:-1], rows))
 
 
 CLASSIFICATION = Scenario[Classification](
@@ -123,10 +177,12 @@ CLASSIFICATION = Scenario[Classification](
         zero_claim(
             "class_off_block",
             "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K",
+            condition="condition_off_block",
         ),
-        weights_claim("class_rho", "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L"),
+        weights_claim("class_rho", "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L",
+                      condition="condition_bulk"),
         Claim("class_product", "W(t) V_{1,1} follows the reduced problem of width 2K",
-              condition="condition"),
+              condition="condition_product"),
     ),
     (
         Control("not_whitened", "input coordinates rescaled", "class_off_block", case=_colour,
@@ -139,6 +195,10 @@ CLASSIFICATION = Scenario[Classification](
         Control("class_from_identity",
                 "reduced classifier started from eps_L I, as in Theorem 2", "class_product",
                 predict=_from_identity),
+        *(Control(f"{claim}_adam", "Adam instead of gradient descent", claim, measure=_adam)
+          for claim in ("class_off_block", "class_rho", "class_product")),
+        Control("class_frame_of_the_target", "V_{1,1} spans row(Phi) alone", "class_off_block",
+                measure=_frame_of_the_target),
     ),
     hypotheses=HYPOTHESES,
     dims={
@@ -163,6 +223,13 @@ def make_collapse(key: Key[Array, ""], *, depth: int, **flags: Any) -> Classific
 
 
 def _predict_collapse(case: Classification) -> dict[str, Array]:
+    run = _reduced_run(case, *_reduced_problem(case), lambda weights: weights)
+    target, _ = _reduced_problem(case)
+    left = jax.vmap(lambda *weights: factorization_loss(weights, target))(*run.records)
+    return _ratios(case) | {"collapse_loss": left, "diverges": run.diverged_at}
+
+
+def _ratios(case: Classification) -> dict[str, Array]:
     depth, (classes, examples) = len(case.weights), case.outputs.shape
     ratio = classifier.collapse_ratio(case.scales[0], examples // classes, depth)
     lower = classifier.collapse_lower_bound(ratio, len(case.inputs), classes, depth)
@@ -176,16 +243,16 @@ def _measure_collapse(case: Classification) -> dict[str, Array]:
     return {
         "collapse": (metrics[-1] / metrics[0]) ** (1 / (len(metrics) - 1)),
         "collapse_metric": metrics,
-        "loss": run.records,
+        "collapse_loss": run.records,
         "diverged_at": run.diverged_at,
         "step": jnp.asarray(case.steps),
     }
 
 
-def _converged(one: Outcome) -> bool:
+def _too_few_steps(one: Outcome) -> str:
     # The collapse metric is a square, so the loss must be as small as the rounding of a square.
-    loss = one.measured["loss"]
-    return bool(loss[-1] <= 100 * np.finfo(one.dtype).eps * loss[0])
+    loss = one.predicted["collapse_loss"]
+    return "" if loss[-1] <= 100 * np.finfo(one.dtype).eps * loss[0] else "too few steps"
 
 
 def _outside_interval(one: Outcome) -> float:
@@ -196,6 +263,11 @@ def _outside_interval(one: Outcome) -> float:
 
 def _with_ratio_of(scale: Array, per_class: int, depth: int) -> dict[str, Array]:
     return {"collapse": classifier.collapse_ratio(scale, per_class, depth)}
+
+
+def _decayed(case: Classification) -> dict[str, Array]:
+    """Descent with a little decay, by which the bulk fades."""
+    return _measure_collapse(dataclasses.replace(case, weight_decay=case.weight_decay + 0.01))
 
 
 _AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "weight_decay": 0.0, "steps": 2500}
@@ -214,12 +286,14 @@ COLLAPSE = Scenario[Classification](
         Claim("collapse",
               "D_{l+1} / D_l is about eps^2 / n^{1/L} at convergence without decay; approximate, "
               "gap c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
-              kind="limit", reads=("collapse", "loss"), tolerance=0.03, applies=_converged),
+              kind="limit", reads=("collapse", "collapse_loss"), tolerance=0.03,
+              undecided=_too_few_steps),
         Claim("collapse_interval",
               "p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p, "
               "p = eps^2 / n^{1/L}",
               kind="bound", residual=_outside_interval,
-              reads=("collapse", "collapse_lower", "loss"), applies=_converged),
+              reads=("collapse", "collapse_lower", "collapse_loss"), undecided=_too_few_steps),
+        Claim("collapse_loss", "on the way there f(t) is the loss of the problem of width 2K"),
     ),
     (
         Control[Classification](
@@ -231,10 +305,12 @@ COLLAPSE = Scenario[Classification](
                 jnp.sqrt(case.scales[0]), PER_CLASS, len(case.weights))),
         Control[Classification](
             "collapse_exact", "collapse ratio exactly eps^2 / n^{1/L}", "collapse_interval",
-            predict=lambda case: {"collapse_lower": _predict_collapse(case)["collapse"]}),
+            predict=lambda case: {"collapse_lower": _ratios(case)["collapse"]}),
+        *(Control(f"{claim}_decayed", "descent with decay", claim, measure=_decayed)
+          for claim in ("collapse", "collapse_interval", "collapse_loss")),
     ),
     hypotheses=HYPOTHESES,
-    dims={"collapse_metric": ("square_layer",), "loss": ("step",), "step": ("step",)},
-    narrow=_collapse_settings, steps="steps", diverged="diverged_at", at=_AT,
+    dims={"collapse_metric": ("square_layer",), "collapse_loss": ("step",), "step": ("step",)},
+    narrow=_collapse_settings, **deep_factorization.RUN, at=_AT,
     sides="formula against within- and between-class scatter of a trained classifier",
 )  # fmt: skip
