@@ -8,6 +8,7 @@ from lrdyn import adapters as adapters
 from lrdyn import autoencoding as autoencoding
 from lrdyn import classifier as classifier
 from lrdyn import compression as compression
+from lrdyn import convergence as convergence
 from lrdyn import descent as descent
 from lrdyn import dropout as dropout
 from lrdyn import entries as entries

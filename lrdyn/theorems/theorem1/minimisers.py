@@ -4,11 +4,12 @@ import dataclasses
 from itertools import pairwise
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import linalg, shrinkage
+from lrdyn import convergence, linalg, shrinkage
 from lrdyn.claims import excess, on_scale
 from lrdyn.descent import recorded_steps
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
@@ -40,8 +41,8 @@ class Factorization(Descent):
 
     @property
     def decay(self) -> Float[Array, ""]:
-        """Lambda, of the first layer."""
-        return self.weight_decay[0]
+        """Lambda, of the layer with most of it."""
+        return jnp.max(self.weight_decay)
 
 
 def make_case(
@@ -65,14 +66,22 @@ def make_case(
 
 
 def predict(case: Factorization) -> dict[str, Array]:
-    """Minimiser, minimum and shrunk singular values in closed form."""
+    """Minimiser, minimum and shrunk singular values in closed form; what decides when."""
     best = _minimiser(case, case.decay)
-    kept = best["target_values"][: case.rank]
-    return best | {
-        "singular_values": best["shrunk"][: case.rank],
-        "basin": shrinkage.basin(kept, case.decay, case.depth),
-        "decay": case.weight_decay,
-    }
+    start = setting.start_of(case.weights, best["left"], best["right"])
+    return (
+        best
+        | start
+        | {
+            "singular_values": best["shrunk"][: case.rank],
+            "decay": case.weight_decay,
+            "start_norms": _norms(case.weights),
+        }
+    )
+
+
+def _norms(weights: Weights) -> Float[Array, "depth"]:
+    return jnp.stack([jnp.sqrt(jnp.sum(W**2)) for W in weights])
 
 
 def _minimiser(case: Factorization, decay: Float[Array, ""]) -> dict[str, Array]:
@@ -99,12 +108,23 @@ def measure(case: Factorization) -> dict[str, Array]:
 
     run = case.descend(loss, case.weights, record)
     products, losses = run.records
+    slopes = [
+        G + decay * W
+        for G, decay, W in zip(
+            jax.grad(loss)(run.params), case.weight_decay, run.params, strict=True
+        )
+    ]
     return {
         "product": products[-1],
         "loss": losses[-1],
         "singular_values": singular_values(products[-1])[: case.rank],
         "objective": losses,
-        "moved": setting.moved(products),
+        "first": run.params[0],
+        "last": run.params[-1],
+        "first_gradient": slopes[0],
+        "last_gradient": slopes[-1],
+        "norms": _norms(run.params),
+        "gradient_norms": _norms(tuple(slopes)),
         "imbalance": imbalance(run.params),
         "diverged_at": run.diverged_at,
         "step": jnp.asarray(case.steps),
@@ -117,7 +137,7 @@ def imbalance(weights: Weights) -> Float[Array, ""]:
     return jnp.max(jnp.abs(jnp.stack(gaps)))
 
 
-# What the claims ask of a run -------------------------------------------------------------------
+# When a run is judged: decided by theory ---------------------------------------------------------
 
 
 def _kept(one: Outcome) -> np.ndarray:
@@ -129,44 +149,91 @@ def _largest(one: Outcome) -> float:
     return _kept(one)[0]
 
 
-def _settled(one: Outcome) -> bool:
-    return setting.settled(one, _largest(one)) and not _degenerate(one)
-
-
 def _degenerate(one: Outcome) -> bool:
     """A direction without curvature, along which descent converges like a power of time only.
 
     Two layers: ``sigma_i = lambda`` for some i <= r. More: lambda = 0 and rank Phi < r.
     """
     kept, decay = _kept(one), setting.decay_of(one)
-    least = half_of_the_digits(one.dtype) * kept[0]
+    least = setting.close(one, kept[0])
     if one.point["depth"] == 2:
         return bool(np.any(np.abs(kept - decay) <= least))
     return decay == 0 and bool(kept[-1] <= least)
 
 
-def _landed(one: Outcome) -> bool:
-    """Settled, every singular value in the basin of the minimiser."""
-    if not _settled(one):
-        return False
-    found, (low, high) = one.measured["singular_values"], one.predicted["basin"]
-    start = np.maximum(found, 0.0)  # without a root below 0
-    bend = shrinkage.schatten_curvature(
-        start, _kept(one), setting.decay_of(one), one.point["depth"]
+def _leaves_the_origin(one: Outcome) -> bool:
+    """Not so near to the origin that descent must end there, though the minimum is elsewhere.
+
+    With layers of norm w at most the gradient is at most ``w^{L-1} (sigma_1 + w^L)``: below
+    ``lambda w`` all of them shrink at every step.
+    """
+    depth, decay, largest = one.point["depth"], setting.decay_of(one), _largest(one)
+    if depth == 2 or largest <= convergence.threshold(decay, depth):
+        return True
+    size = float(np.max(one.predicted["start_norms"]))
+    return not size ** (depth - 2) * (largest + size**depth) < decay
+
+
+def _number(one: Outcome) -> float | None:
+    """Steps after which two layers must have arrived, where theory has a number."""
+    if one.point["depth"] > 2:
+        return None
+    return convergence.steps_to_arrive(
+        setting.start(one),
+        one.predicted["target_values"],
+        (one.point["rows"], one.point["cols"]),
+        setting.decay_of(one),
+        one.point["learning_rate"],
+        setting.nearness(one),
+        close=setting.close(one, _largest(one)),
     )
-    # A value that is lost, NaN, is not outside: it is judged, and fails.
-    return not np.any((found <= low) | (found > high) | (bend <= 0))
 
 
-def _balance_reached(one: Outcome) -> bool:
-    """The imbalance of the start, times (1 - eta lambda)^2 at each step, is below round-off."""
-    decay = setting.decay_of(one)
-    factor = (1 - one.point["learning_rate"] * decay) ** 2
-    return _settled(one) and decay > 0 and setting.vanished(one, factor)
+def _not_at_the_end(one: Outcome) -> str:
+    """Why the end of a run cannot be judged; by the gradient where theory has no number."""
+    number = _number(one)
+    if _degenerate(one):
+        return "no curvature"
+    if number is not None:
+        return setting.too_few(one, number)
+    return "" if _distance(one) <= setting.nearness(one) * _largest(one) else "still moving"
 
 
-_SETTLED = ("target_values", "moved", "decay")
-_LANDED = (*_SETTLED, "singular_values", "basin")
+def _distance(one: Outcome) -> float:
+    """Bound of the distance of the product from the minimiser, by the gradient."""
+    left, values, right = (one.predicted[name] for name in ("left", "target_values", "right"))
+    return convergence.distance_bound(
+        convergence.End(**{name: one.measured[name] for name in convergence.End._fields}),
+        (left * values) @ right,
+        one.point["rank"],
+        setting.decay_of(one),
+        one.point["depth"],
+        close=setting.close(one, _largest(one)),
+    )
+
+
+def _not_balanced_yet(one: Outcome) -> str:
+    """Of the layers: lambda ||W'^T W' - W W^T|| = ||W'^T g' - g W^T|| at any point whatever."""
+    number = _number(one)
+    if number is not None:
+        return setting.too_few(one, number)
+    size, slope = (np.max(one.measured[name]) for name in ("norms", "gradient_norms"))
+    bound = 2 * size * slope / setting.decay_of(one)
+    scale = _largest(one) ** (2 / one.point["depth"])
+    return "" if bound <= setting.nearness(one) * scale else "still moving"
+
+
+def _overflows(one: Outcome) -> str:
+    """Of a loss that is no number, where theory has no bound of the step or a step above it."""
+    if np.all(np.isfinite(one.measured["objective"])):
+        return ""
+    steepest = convergence.sharpness(setting.start(one), _largest(one), setting.decay_of(one))
+    stable = one.point["depth"] == 2 and one.point["learning_rate"] * steepest < 2
+    return "" if stable else "step too large"
+
+
+_TARGET = ("target_values", "decay", *setting.START)
+_END = (*_TARGET, "start_norms", "left", "right", *convergence.End._fields)
 
 
 # Claims ----------------------------------------------------------------------------------------
@@ -206,24 +273,29 @@ def _balance(one: Outcome) -> float:
     return float(one.measured["imbalance"] / _largest(one) ** (2 / one.point["depth"]))
 
 
+def _of_the_end(**more: Any) -> dict[str, Any]:
+    return {"applies": _leaves_the_origin, "undecided": _not_at_the_end} | more
+
+
 CLAIMS = (
     Claim("minimiser",
           "gradient descent ends at W_L...W_1 = U_r s(Sigma_r) V_r^T, two layers: "
           "s = (sigma - lambda)_+; if sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + "
           "s_r U_t Q V_t^T with an orthogonal projector Q in the tied space",
-          residual=_from_minimisers, applies=_landed,
-          reads=("product", "shrunk", "left", "right", *_LANDED)),
+          **_of_the_end(residual=_from_minimisers, reads=("shrunk", *_END))),
     Claim("minimum",
           "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
           "sigma_i^2/2 (two layers), with a tie too",
-          residual=on_scale("loss", _loss_scale), reads=("loss", *_LANDED), applies=_landed),
+          **_of_the_end(residual=on_scale("loss", _loss_scale), reads=("loss", *_END))),
     Claim("schatten",
           "the singular values of the product minimise 1/2 (s - sigma)^2 + (lambda L/2) s^{2/L}",
-          residual=on_scale("singular_values", _largest), reads=_LANDED, applies=_landed),
+          **_of_the_end(residual=on_scale("singular_values", _largest),
+                        reads=("singular_values", *_END))),
     Claim("balanced", "lambda > 0: W_{l+1}^T W_{l+1} = W_l W_l^T, wherever descent ends",
-          residual=_balance, reads=("imbalance", *_SETTLED), applies=_balance_reached),
+          residual=_balance, reads=("imbalance", "norms", "gradient_norms", *_TARGET),
+          applies=lambda one: setting.decay_of(one) > 0, undecided=_not_balanced_yet),
     Claim("lower_bound", "the loss is never below that value, at no recorded step of any run",
-          kind="bound", reads=("loss", "objective", "target_values"),
+          kind="bound", reads=("loss", "objective", *_TARGET), undecided=_overflows,
           residual=lambda one: excess(
               one.predicted["loss"], one.measured["objective"], _loss_scale(one))),
 )  # fmt: skip
@@ -240,8 +312,8 @@ def _kept_as(case: Factorization, values: Float[Array, "n"]) -> dict[str, Array]
     return {"singular_values": values[: case.rank]}
 
 
-def _decay_one_layer(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
-    """Take the decay from all layers but the last."""
+def _unequal_decay(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
+    """Take part of the decay from all layers but the last; all of it would leave no minimum."""
     spared = jnp.arange(case.depth) < case.depth - 1
     decays = jnp.where(spared, (1 - amount) * case.weight_decay, case.weight_decay)
     return dataclasses.replace(case, weight_decay=decays)
@@ -259,8 +331,8 @@ CONTROLS = (
         "U_r s(Sigma_r) V_r^T claimed the only minimiser with sigma_r = sigma_{r+1}", "minimiser",
         predict=lambda case: {"target_values": case.values.at[case.rank :].set(0.0)}),
     Control("half_threshold_value", "minimum with threshold lambda/2", "minimum", predict=_halved),
-    Control("decay_on_one_layer", "decay on the last layer alone", "balanced",
-            case=_decay_one_layer, breaks="equal_decay"),
+    Control("decay_on_one_layer", "most of the decay on the last layer", "balanced",
+            case=_unequal_decay, breaks="equal_decay", amount=0.5),
     Control[Factorization](
         "minimum_without_half", "minimum of the loss without the factors 1/2", "lower_bound",
         predict=lambda case: {"loss": 2 * predict(case)["loss"]}),
@@ -282,7 +354,14 @@ DESCENT = Scenario[Factorization](
         "singular_values": ("index",),
         "target_values": ("target_index",),
         "shrunk": ("target_index",),
-        "basin": ("end", "index"),
+        **setting.START_DIMS,
+        "start_norms": ("layer",),
+        "norms": ("layer",),
+        "gradient_norms": ("layer",),
+        "first": ("slot", "column"),
+        "first_gradient": ("slot", "column"),
+        "last": ("row", "slot"),
+        "last_gradient": ("row", "slot"),
         "decay": ("layer",),
         "left": ("row", "target_index"),
         "right": ("target_index", "column"),

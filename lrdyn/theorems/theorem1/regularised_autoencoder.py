@@ -1,7 +1,7 @@
 """Theorem 1, data version: a regularised linear autoencoder on MNIST."""
 
 import dataclasses
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import equinox as eqx
@@ -10,19 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import landscape, linalg, shrinkage
-from lrdyn.claims import on_scale
+from lrdyn import convergence, landscape, linalg, shrinkage
+from lrdyn.claims import on_scale, relative_difference, tolerance
 from lrdyn.data import mnist
 from lrdyn.descent import gradient_descent, recorded_steps
 from lrdyn.factorization import Weights, end_to_end
-from lrdyn.initialization import gaussian_layers
-from lrdyn.spectra import half_of_the_digits, singular_values
+from lrdyn.initialization import gaussian_layers, gaussians
+from lrdyn.spectra import singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.deep_factorization import Descent
 from lrdyn.theorems.theorem1 import setting
 
 EVERY = 10
 """One image in so many is used, 50 of each digit."""
+
+WIDEST = 6
+"""Largest width that is run: the sets of leading directions are 2^(width + 2) or so."""
+
+SPARE = 2
+"""Directions beyond the width among which critical points are looked at and searched for."""
+
+SEARCHES = 6
+"""Random starts of the search for critical points."""
+
+SEARCH_STEPS = 40
+"""Steps of Newton's method."""
 
 
 @cache
@@ -49,6 +61,8 @@ class Autoencoder(Descent):
     inputs: Float[Array, "d n"]
     factor: Float[Array, "d d"]
     """R^T of X^T = Q R: the loss on it is the loss on X."""
+    starts: Float[Array, "searches params"]
+    """Where searches for critical points on the leading directions begin."""
     real: bool = eqx.field(static=True)
     """Whether the inputs are MNIST."""
 
@@ -57,9 +71,19 @@ class Autoencoder(Descent):
         """Width of the hidden layer."""
         return len(self.weights[0])
 
+    @property
+    def decay(self) -> Float[Array, ""]:
+        """Lambda, of the layer with most of it."""
+        return jnp.max(self.weight_decay)
+
+    @property
+    def leading(self) -> int:
+        """Number of the leading directions among which critical points are looked at."""
+        return min(self.width + SPARE, len(self.inputs))
+
     def loss(self, weights: Weights) -> Float[Array, ""]:
         """On the images, with decay."""
-        return shrinkage.autoencoder_loss(weights, self.inputs, self.weight_decay[0])
+        return shrinkage.autoencoder_loss(weights, self.inputs, self.decay)
 
 
 def make_case(
@@ -70,6 +94,7 @@ def make_case(
     scaled, real = images()
     size = jnp.sqrt(jnp.asarray(target_scale, jnp.zeros(()).dtype))
     dim = len(scaled)
+    (starts,) = gaussians(jax.random.fold_in(key, 1), [(SEARCHES, 2 * rank * (rank + SPARE))])
     return Autoencoder(
         inputs=size * jnp.asarray(scaled, size.dtype),
         factor=size * jnp.asarray(np.linalg.qr(scaled.T)[1].T, size.dtype),
@@ -77,24 +102,27 @@ def make_case(
         weight_decay=jnp.full(2, weight_decay, size.dtype),
         learning_rate=jnp.asarray(learning_rate, size.dtype),
         steps=recorded_steps(steps, at_most=21),
+        starts=starts,
         real=real,
     )
 
 
 def predict(case: Autoencoder) -> dict[str, Array]:
-    """Minimiser and minimum in closed form."""
-    decay, values = case.weight_decay[0], singular_values(case.factor)
-    return {
-        "autoencoder": shrinkage.autoencoder_minimiser(case.inputs, case.width, decay),
-        "autoencoder_loss": shrinkage.autoencoder_minimum(values, case.width, decay),
+    """Minimiser and minimum in closed form; what decides when descent must be there."""
+    left, values, _ = linalg.svd(case.factor)
+    sets = landscape.index_sets(case.leading, case.width)
+    return setting.start_of(case.weights, left, left.T) | {
+        "autoencoder": shrinkage.autoencoder_minimiser(case.inputs, case.width, case.decay),
+        "autoencoder_loss": shrinkage.autoencoder_minimum(values, case.width, case.decay),
         "input_values": values,
-        "gains": shrinkage.autoencoder_gains(values, decay),
         "decay": case.weight_decay,
+        "autoencoder_gradient": jnp.zeros(len(sets), values.dtype),
+        "asymmetries": jnp.zeros(SEARCHES, values.dtype),
     }
 
 
 def measure(case: Autoencoder) -> dict[str, Array]:
-    """Gradient descent from a random start, and gradients at the points of the family."""
+    """Gradient descent from a random start, gradients at the points of the family, searches."""
 
     def loss(weights: Weights) -> Float[Array, ""]:
         return shrinkage.autoencoder_loss(weights, case.factor, 0.0)
@@ -103,28 +131,49 @@ def measure(case: Autoencoder) -> dict[str, Array]:
     rule = gradient_descent(case.learning_rate, 2 * case.weight_decay)
     run = case.descend(loss, case.weights, end_to_end, rule)
     encoder, decoder = run.params
+    slopes = [
+        G + 2 * decay * W
+        for G, decay, W in zip(
+            jax.grad(loss)(run.params), case.weight_decay, run.params, strict=True
+        )
+    ]
+    found = jax.vmap(partial(_search, case))(case.starts)
     return {
         "autoencoder": run.records[-1],
         "autoencoder_loss": case.loss(run.params),
         "asymmetry": jnp.max(jnp.abs(encoder - decoder.T)),
-        "autoencoder_gradient": _gradient(case),
-        "gains": singular_values(run.records[-1]),
-        "moved": setting.moved(run.records),
+        "autoencoder_gradient": _gradients(case),
+        "gains": singular_values(run.records[-1])[: case.width],
+        "slope": jnp.sqrt(sum(jnp.sum(G**2) for G in slopes)),
+        "size": jnp.sqrt(sum(jnp.sum(W**2) for W in run.params)),
+        "asymmetries": jax.vmap(lambda w: jnp.max(jnp.abs(w[0] - w[1].T)))(found.weights),
+        "found_gradient": found.gradient,
         "diverged_at": run.diverged_at,
     }
 
 
-def _gradient(case: Autoencoder, power: int = 2) -> Float[Array, ""]:
-    """Largest entry of the gradients at ``W_2 = W_1^T = U_S (I - lambda Sigma_S^{-2})^{1/2}``.
+def _gradients(case: Autoencoder, power: int = 2) -> Float[Array, "sets"]:
+    """Largest entry of each gradient at ``W_2 = W_1^T = U_S (I - lambda Sigma_S^{-2})^{1/2}``.
 
     For sets S of leading directions, those that the minimiser leaves out among them.
     """
-    sets = landscape.index_sets(min(case.width + 2, len(case.inputs)), case.width)
+    sets = landscape.index_sets(case.leading, case.width)
     left, values, _ = linalg.svd(case.factor)
-    gains = shrinkage.autoencoder_gains(values ** (power / 2), case.weight_decay[0])
+    gains = shrinkage.autoencoder_gains(values ** (power / 2), case.decay)
     encoders = (jnp.sqrt(gains)[sets] * (sets >= 0))[:, :, None] * left.T[sets]
     slopes = jax.vmap(lambda encoder: jax.grad(case.loss)((encoder, encoder.T)))(encoders)
-    return jnp.maximum(*(jnp.max(jnp.abs(W)) for W in slopes))
+    return jnp.maximum(*(jnp.max(jnp.abs(W), axis=(1, 2)) for W in slopes))
+
+
+def _search(case: Autoencoder, start: Float[Array, "params"]) -> landscape.Found:
+    """A critical point of the loss on the leading directions of the data, from a random start."""
+    inputs = jnp.diag(singular_values(case.factor)[: case.leading])
+    layers = start.reshape(2, case.width, -1)[:, :, : case.leading]
+    return landscape.find_critical_point(
+        lambda weights: shrinkage.autoencoder_loss(weights, inputs, case.decay),
+        (layers[0], layers[1].T),
+        steps=SEARCH_STEPS,
+    )
 
 
 # Claims ----------------------------------------------------------------------------------------
@@ -134,60 +183,92 @@ def _squares(one: Outcome) -> np.ndarray:
     return one.predicted["input_values"] ** 2
 
 
-def _arrived(one: Outcome) -> bool:
-    """Settled where the cost is convex, with a single minimiser that is not degenerate.
+def _decay(one: Outcome) -> bool:
+    return setting.decay_of(one) > 0
 
-    A direction costs ``(1 - w^2)^2 sigma^2 + 2 lambda w^2``, convex in w above a third of its gain;
-    below is the plateau of a saddle.
+
+def _number(one: Outcome) -> float | None:
+    """Steps after which descent must have arrived, where theory has a number."""
+    return convergence.autoencoder_steps(
+        setting.start(one),
+        one.predicted["input_values"],
+        setting.decay_of(one),
+        one.point["learning_rate"],
+        setting.nearness(one),
+        close=setting.close(one, _squares(one)[0]),
+    )
+
+
+def _not_at_the_end(one: Outcome) -> str:
+    """Why the end of a run cannot be judged; by the gradient where theory has no number."""
+    number = _number(one)
+    if number is not None:
+        return setting.too_few(one, number)
+    return "" if _distance(one) <= setting.nearness(one) else "still moving"
+
+
+def _distance(one: Outcome) -> float:
+    """Of layers and product from the minimum, to first order: the gradient over the curvature.
+
+    With decay, and where the cost of each direction, ``(1 - w^2)^2 sigma^2 + 2 lambda w^2``, is
+    convex in w: above a third of its gain, away from the saddles.
     """
-    width = one.point["rank"]
-    gains, found = one.predicted["gains"][:width], one.measured["gains"][:width]
-    return setting.settled(one, 1.0) and bool(np.all(found >= gains / 3)) and _isolated(one)
+    squares, decay, width = _squares(one), setting.decay_of(one), one.point["rank"]
+    gains = np.maximum(1 - decay / squares[:width], 0.0)
+    curvature = convergence.autoencoder_curvature(
+        one.predicted["input_values"], width, decay, close=setting.close(one, squares[0])
+    )
+    convex = np.all(one.measured["gains"] >= gains / 3)
+    if not (decay > 0 and convex and curvature.least > 0):
+        return float("inf")
+    return float(max(1.0, one.measured["size"]) * one.measured["slope"] / curvature.least)
 
 
-def _isolated(one: Outcome) -> bool:
-    """No sigma_i^2 of the first equals lambda, and the last of them not the one after."""
-    squares, decay = _squares(one), setting.decay_of(one)
-    width, least = min(one.point["rank"], len(squares)), half_of_the_digits(one.dtype) * squares[0]
-    last, following = squares[width - 1], np.append(squares, 0.0)[width]
-    apart = np.all(np.abs(squares[:width] - decay) > least)
-    return bool(apart and (last - following > least or last < decay))
+def _converged(one: Outcome) -> np.ndarray:
+    limit = tolerance("identity", one.dtype, size=one.size)
+    return one.measured["found_gradient"] <= limit * _squares(one)[0]
 
 
-def _symmetric(one: Outcome) -> bool:
-    """Decay multiplies W_1 - W_2^T along the flat directions by 1 - 2 eta lambda or less."""
-    decay = setting.decay_of(one)
-    factor = 1 - 2 * one.point["learning_rate"] * decay
-    return _arrived(one) and decay > 0 and setting.vanished(one, factor)
+def _asymmetries(one: Outcome) -> float:
+    """Of what was found, times lambda / kappa_1: by so much a gradient is divided, at most."""
+    share = min(1.0, setting.decay_of(one) / _squares(one)[0])
+    found = np.where(_converged(one), one.measured["asymmetries"], 0.0)
+    return share * relative_difference(one.predicted["asymmetries"], found, 1.0)
 
 
-_ARRIVED = ("moved", "gains", "input_values", "decay")
+_END = ("gains", "slope", "size", "input_values", "decay", *setting.START)
 
 
 CLAIMS = (
     Claim("autoencoder",
           "||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2) on MNIST: descent ends at W_2 W_1 "
           "= U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
-          residual=on_scale("autoencoder", lambda one: 1.0), reads=("autoencoder", *_ARRIVED),
-          applies=_arrived),
+          residual=on_scale("autoencoder", lambda one: 1.0), reads=("autoencoder", *_END),
+          undecided=_not_at_the_end),
     Claim("autoencoder_loss",
           "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
           residual=on_scale("autoencoder_loss", lambda one: np.sum(_squares(one))),
-          reads=("autoencoder_loss", *_ARRIVED), applies=_arrived),
+          reads=("autoencoder_loss", *_END), undecided=_not_at_the_end),
     Claim("transposed", "lambda > 0: there W_1 = W_2^T",
-          residual=lambda one: float(one.measured["asymmetry"]), reads=("asymmetry", *_ARRIVED),
-          applies=_symmetric),
+          residual=lambda one: float(one.measured["asymmetry"]), reads=("asymmetry", *_END),
+          applies=_decay, undecided=_not_at_the_end),
     Claim("autoencoder_gradient",
-          "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for sets S of "
-          "leading directions",
-          residual=lambda one: float(one.measured["autoencoder_gradient"] / _squares(one)[0]),
+          "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for all sets S "
+          "of leading directions",
+          residual=on_scale("autoencoder_gradient", lambda one: _squares(one)[0]),
           reads=("autoencoder_gradient", "input_values")),
+    Claim("all_transposed",
+          "lambda > 0: Newton's method from random starts finds no critical point, of any kind, "
+          "but with W_1 = W_2^T, on the leading directions of the images",
+          residual=_asymmetries, applies=_decay,
+          undecided=lambda one: "" if np.any(_converged(one)) else "no search converged",
+          reads=("asymmetries", "found_gradient", "input_values", "decay")),
 )  # fmt: skip
 
 
 def _inverse_not_squared(case: Autoencoder) -> dict[str, Array]:
     left, values, _ = linalg.svd(case.factor)
-    gains = shrinkage.autoencoder_gains(jnp.sqrt(values), case.weight_decay[0])[: case.width]
+    gains = shrinkage.autoencoder_gains(jnp.sqrt(values), case.decay)[: case.width]
     return {"autoencoder": (left[:, : case.width] * gains[None, :]) @ left[:, : case.width].T}
 
 
@@ -201,6 +282,14 @@ def _decay_decoder(key: Key[Array, ""], case: Autoencoder, amount: Array) -> Aut
     return dataclasses.replace(case, weight_decay=decays)
 
 
+def _without_decay(case: Autoencoder) -> dict[str, Array]:
+    """Search where W_1 and W_2^T need not be equal."""
+    free = dataclasses.replace(case, weight_decay=0 * case.weight_decay)
+    found = jax.vmap(partial(_search, free))(case.starts)
+    apart = jax.vmap(lambda w: jnp.max(jnp.abs(w[0] - w[1].T)))(found.weights)
+    return {"asymmetries": apart, "found_gradient": found.gradient}
+
+
 CONTROLS = (
     Control("inverse_not_squared", "I - lambda Sigma^{-1}", "autoencoder",
             predict=_inverse_not_squared),
@@ -210,8 +299,15 @@ CONTROLS = (
             case=_decay_decoder, breaks="equal_decays"),
     Control[Autoencoder](
         "gradient_not_squared", "points with I - lambda Sigma^{-1}", "autoencoder_gradient",
-        measure=lambda case: {"autoencoder_gradient": _gradient(case, power=1)}),
+        measure=lambda case: {"autoencoder_gradient": _gradients(case, power=1)}),
+    Control("searches_without_decay", "critical points of lambda = 0", "all_transposed",
+            measure=_without_decay),
 )  # fmt: skip
+
+
+def _narrow_enough(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings | {"rank": tuple(r for r in settings["rank"] if r <= WIDEST)}
+
 
 AUTOENCODER = Scenario[Autoencoder](
     "autoencoder", make_case, predict, measure, CLAIMS, CONTROLS,
@@ -222,10 +318,17 @@ AUTOENCODER = Scenario[Autoencoder](
     dims={
         "autoencoder": ("row", "column"),
         "input_values": ("input_index",),
-        "gains": ("input_index",),
+        "gains": ("slot",),
         "decay": ("layer",),
+        "autoencoder_gradient": ("set",),
+        "asymmetries": ("search",),
+        "found_gradient": ("search",),
+        **setting.START_DIMS,
+        "start_modes": ("input_index", "slot"),
     },
-    steps="steps", diverged="diverged_at", sides="SVD of X against gradient descent, on MNIST",
-    # Where sigma and sigma^2 are well apart, and the step as large as such data allows.
-    at={"weight_decay": 0.1, "init_scale": 1.0, "target_scale": 0.25, "learning_rate": 0.8},
+    narrow=_narrow_enough,
+    steps="steps", diverged="diverged_at",
+    sides="SVD of X against gradient descent and Newton's method, on MNIST",
+    # Where sigma and sigma^2 are well apart, and the step as large as theory allows there.
+    at={"weight_decay": 0.1, "init_scale": 0.3, "target_scale": 0.25, "learning_rate": 0.8},
 )  # fmt: skip

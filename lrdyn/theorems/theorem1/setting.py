@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from lrdyn import convergence
 from lrdyn.claims import ROUNDING_SAFETY, tolerance
+from lrdyn.factorization import Weights
 from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
+from lrdyn.spectra import half_of_the_digits
 from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Domain, Flag, Outcome, at_least
 
 FLAGS = (
@@ -70,26 +73,49 @@ def check(point: Mapping[str, Any]) -> None:
 
 
 def decay_of(one: Outcome) -> float:
-    """Lambda; a control changes it, so that the flag does not tell."""
-    return float(one.predicted["decay"][0])
+    """Lambda of the layer with most of it; a control changes it, the flag does not tell."""
+    return float(np.max(one.predicted["decay"]))
 
 
-def moved(products: Float[Array, "times k d"]) -> Float[Array, ""]:
-    """How far a product went in the second half of a run."""
-    return jnp.max(jnp.abs(products[-1] - products[(len(products) - 1) // 2]))
+def close(one: Outcome, largest: float) -> float:
+    """Distance from which singular values are told apart: half of all digits."""
+    return half_of_the_digits(one.dtype) * largest
 
 
-def settled(one: Outcome, scale: float) -> bool:
-    """Whether a run has arrived: in its second half it moved by round-off of a scale only.
-
-    Descent converges linearly to a minimum that is not degenerate. What is left to go is then at
-    most what the second half went.
-    """
-    limit = tolerance("identity", one.dtype, steps=one.steps, size=one.size)
-    return bool(one.measured["moved"] <= limit * scale / ROUNDING_SAFETY)
+def nearness(one: Outcome) -> float:
+    """How near to its end a run must be to be judged, relative to the scale of the claim."""
+    return tolerance("identity", one.dtype, steps=one.steps, size=one.size) / ROUNDING_SAFETY
 
 
-def vanished(one: Outcome, factor: float) -> bool:
-    """Whether what is multiplied by a factor at every step is below round-off at the end."""
-    size = abs(float(factor))
-    return size < 1 and size**one.steps <= float(np.finfo(one.dtype).eps)
+def start_of(
+    weights: Weights, left: Float[Array, "k n"], right: Float[Array, "n d"]
+) -> dict[str, Array]:
+    """Arrays of :class:`lrdyn.convergence.Start`, from the singular vectors of the target."""
+    first, last = weights[0], weights[-1]
+    return {
+        "start_modes": (left.T @ last + right @ first.T) / 2,
+        "start_first": first @ first.T,
+        "start_last": last.T @ last,
+    }
+
+
+START = ("start_modes", "start_first", "start_last")
+"""Names of these arrays."""
+
+START_DIMS = {
+    "start_modes": ("target_index", "slot"),
+    "start_first": ("slot", "other_slot"),
+    "start_last": ("slot", "other_slot"),
+}
+
+
+def start(one: Outcome) -> convergence.Start:
+    """The layers at the start."""
+    return convergence.Start(*(one.predicted[name] for name in START))
+
+
+def too_few(one: Outcome, number: float) -> str:
+    """Whether the run has the number of steps after which theory wants it to be at its end."""
+    if np.isinf(number):
+        return "no curvature"
+    return "" if one.steps >= number else "too few steps"

@@ -1,0 +1,375 @@
+"""When gradient descent on two layers must have arrived at a global minimum: Theorem 1.
+
+Everything here follows from the target, the start, the step and the decay, beforehand, or bounds
+the distance from the minimum by gradients, and is NumPy in float64: verdicts read it.
+``docs/theory.md`` derives each formula.
+
+sigma (``values``) are all singular values of a target Phi, decreasing, or of the inputs X of an
+autoencoder; lambda is the ``decay``, r the ``rank``, the width of the hidden layers, eta the
+``rate`` and L the ``depth``. Values within a distance of ``close`` are equal.
+
+Reference: arXiv 2503.19859, Theorem 1.
+"""
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+SAFETY = 2.0
+"""Factor of the number of steps: escape and approach overlap, and neither is of one mode alone. Of
+6,000 random runs within :func:`sharpness` none needed more than 1.2 times the number without it."""
+
+
+class Curvature(NamedTuple):
+    """Extreme eigenvalues of the Hessian at the balanced global minimum."""
+
+    least: float
+    """mu, the smallest that is not 0; 0 if the minimum is degenerate, and descent as slow as a
+    power of time."""
+    largest: float
+    """mu_max; a step of 2 / mu_max or more leaves the minimum."""
+
+
+class Start(NamedTuple):
+    """What the number of steps depends on of the layers at the start."""
+
+    modes: Float[np.ndarray, "n r"]
+    """``(U^T W_2 + V^T W_1^T) / 2``, U and V the singular vectors of the target: what grows."""
+    first: Float[np.ndarray, "r r"]
+    """``W_1 W_1^T``."""
+    last: Float[np.ndarray, "r r"]
+    """``W_2^T W_2``."""
+
+    @property
+    def size(self) -> float:
+        """``||(W_2; W_1^T)||_2^2``."""
+        return float(np.linalg.norm(self.first + self.last, 2))
+
+    @property
+    def imbalance(self) -> float:
+        """``||W_2^T W_2 - W_1 W_1^T||_2``, which gradient flow never lets grow."""
+        return float(np.linalg.norm(self.last - self.first, 2))
+
+
+def threshold(decay: float, depth: int = 2) -> float:
+    """Least singular value of which a minimiser keeps something.
+
+    lambda for two layers. For more the two minima of ``1/2 (s - sigma)^2 + (lambda L/2) s^{2/L}``
+    cost the same at ``s = (lambda (L - 2))^{L/(2L-2)}``, ``sigma = s (L - 1) / (L - 2)``.
+
+    Example:
+        >>> threshold(0.5), round(threshold(0.5, 3), 4)
+        (0.5, 1.1892)
+    """
+    if depth == 2:
+        return decay
+    return (decay * (depth - 2)) ** (depth / (2 * depth - 2)) * (depth - 1) / (depth - 2)
+
+
+def curvature_at_minimum(
+    values: Float[np.ndarray, "n"],
+    rank: int,
+    shape: tuple[int, int],
+    decay: float = 0.0,
+    *,
+    close: float = 0.0,
+) -> Curvature:
+    """Curvature of :func:`lrdyn.shrinkage.decayed_loss` of two layers at its minimum.
+
+    With the q values ``sigma_i > lambda``, i <= r, that are kept, mu is the least of
+
+    * ``2 (sigma_q - lambda)``, and ``2 lambda`` if lambda > 0, if q > 0;
+    * ``sigma_i - sigma_j``, i <= q < j, where they differ (0 for sigma_j too, if k and d differ);
+    * ``lambda - sigma_{q+1}`` if q < r;
+
+    and mu_max the greatest of ``2 (sigma_1 - lambda)``, ``sigma_1 + sigma_2`` and ``2 lambda``, or
+    ``lambda + sigma_1`` if q = 0. A tie of ``sigma_q`` with those left out makes a manifold of
+    minimisers and no slow direction; ``sigma_i = lambda`` makes one. ``shape`` is (k, d).
+
+    Example:
+        >>> curvature_at_minimum(np.array([1.0, 0.75, 0.5]), 2, (3, 3), 0.125)
+        Curvature(least=0.25, largest=1.75)
+    """
+    first, second = (*values, 0.0)[:2]
+    kept = values[:rank][values[:rank] > decay + close]
+    rest = values[len(kept) :]
+    gaps = kept[:, None] - (rest if shape[0] == shape[1] else np.append(rest, 0.0))
+    found = [*gaps[gaps > close]]
+    if len(kept) < rank:
+        found.append(decay - rest[0])
+    if not len(kept):
+        return Curvature(float(max(0.0, *found)), float(decay + first))
+    found += [2 * (kept[-1] - decay), *([2 * decay] if decay > 0 else [])]
+    degenerate = np.any(np.abs(values[:rank] - decay) <= close)
+    largest = max(2 * (first - decay), first + second, 2 * decay)
+    return Curvature(0.0 if degenerate else float(min(found)), float(largest))
+
+
+def autoencoder_curvature(
+    values: Float[np.ndarray, "n"], width: int, decay: float = 0.0, *, close: float = 0.0
+) -> Curvature:
+    """Curvature of :func:`lrdyn.shrinkage.autoencoder_loss` at its minimum.
+
+    In the basis of the singular vectors of X the Hessian falls into blocks of a unit of the hidden
+    layer and a direction, or of two units; ``kappa = sigma^2``, ``w_a^2 = 1 - lambda / kappa_a``:
+
+    * ``4 (kappa_a - lambda)`` and ``4 lambda`` for each kept a;
+    * ``2 (lambda +- kappa_j)`` for each unit to spare and each j left out;
+    * ``[[2 (w_a^2 kappa_j + lambda), -2 kappa_j], [., 2 kappa_a]]`` for a kept and j left out;
+    * for each pair of kept a and b the matrix of ``2 kappa_b (w_a x + w_b y)^2 + 2 kappa_a (w_b x'
+      + w_a y')^2 + 2 lambda ((x - y')^2 + (x' - y)^2)``, with an eigenvalue 0 for the turn of the
+      hidden basis (two without decay).
+
+    Example:
+        >>> [round(e, 2) for e in autoencoder_curvature(np.array([2.0, 1.0]), 1, 1.0)]
+        [2.74, 12.0]
+    """
+    squares = values**2
+    kept = squares[:width][squares[:width] > decay + close]
+    rest, flat = squares[len(kept) :], 1 if decay > 0 else 2
+    found = [*(4 * (kept - decay))]
+    if decay > 0 and len(kept):
+        found.append(4 * decay)
+    if len(kept) < width:
+        found += [*(2 * (decay - rest)), *(2 * (decay + rest))]
+    for a in kept:
+        found += [e for j in rest for e in np.linalg.eigvalsh(_left_out(a, j, decay))]
+    for a, b in combinations(kept, 2):
+        found += [*np.linalg.eigvalsh(_of_two_units(a, b, decay))[flat:]]
+    degenerate = np.any(np.abs(squares[:width] - decay) <= close) or min(found) <= close
+    return Curvature(0.0 if degenerate else float(min(found)), float(max(found)))
+
+
+def _left_out(a: float, j: float, decay: float) -> np.ndarray:
+    return np.array([[2 * (j * (1 - decay / a) + decay), -2 * j], [-2 * j, 2 * a]])
+
+
+def _of_two_units(a: float, b: float, decay: float) -> np.ndarray:
+    """In the order x, y of one entry of the product, x', y' of the other."""
+    of_a, of_b = np.sqrt(1 - decay / a), np.sqrt(1 - decay / b)
+    one, other = np.array([of_a, of_b, 0, 0]), np.array([0, 0, of_b, of_a])
+    apart = np.array([[1, 0, 0, -1], [0, -1, 1, 0]])
+    squares = b * np.outer(one, one) + a * np.outer(other, other)
+    return 2 * squares + 2 * decay * apart.T @ apart
+
+
+def sharpness(start: Start, largest: float, decay: float = 0.0) -> float:
+    """Bound of the Hessian of two layers along gradient flow from a start.
+
+    ``3/2 z + E + sigma_1 + lambda`` with ``z = max(||(W_2; W_1^T)||^2, m + (m^2 + E^2)^{1/2})``,
+    ``m = (sigma_1 - lambda)_+`` and the :attr:`Start.imbalance` E.
+
+    Example:
+        >>> sharpness(Start(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1))), 1.0)
+        4.0
+    """
+    most = max(largest - decay, 0.0)
+    size = max(start.size, most + float(np.hypot(most, start.imbalance)))
+    return 1.5 * size + start.imbalance + largest + decay
+
+
+def steps_to_arrive(
+    start: Start,
+    values: Float[np.ndarray, "n"],
+    shape: tuple[int, int],
+    decay: float,
+    rate: float,
+    tolerance: float,
+    *,
+    close: float = 0.0,
+) -> float | None:
+    """Steps after which gradient descent on two layers must be at the minimum.
+
+    ``2 (ln((sigma_q - lambda)^{1/2} / a) / ln(1 + eta (sigma_q - lambda)) + ln(z / tolerance) /
+    -ln c)``: a, the smallest of the q growing modes of the start, must reach its size at the end;
+    then what is left shrinks by ``c = max(1 - eta mu, eta mu_max - 1)`` at each step, until it is
+    within the tolerance, relative to sigma_1.
+
+    Returns:
+        The number of steps; infinite for a degenerate minimum. None where theory gives none: the
+        step is ``2 / mu_max`` or more, or ``2 /`` :func:`sharpness`; or lambda = 0 and the
+        imbalance of the start is above ``sigma_q / 4``.
+
+    Example:
+        >>> start = Start(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)))
+        >>> round(steps_to_arrive(start, np.ones(1), (1, 1), 0.0, 0.1, 1e-6), 1)
+        130.0
+        >>> steps_to_arrive(start, np.ones(1), (1, 1), 0.0, 0.6, 1e-6) is None
+        True
+    """
+    rank = start.modes.shape[1]
+    curvature = curvature_at_minimum(values, rank, shape, decay, close=close)
+    kept = values[:rank][values[:rank] > decay + close]
+    unbalanced = decay == 0 and len(kept) and start.imbalance > kept[-1] / 4
+    if unbalanced or not rate * sharpness(start, values[0], decay) < 2:
+        return None
+    wait = 0.0
+    if len(kept):
+        growth = kept[-1] - decay
+        wait = _escape(start, np.sum(values >= kept[-1] - close), len(kept), growth, rate * growth)
+    return _steps(wait, curvature, rate, max(start.size / values[0], 1.0) / tolerance)
+
+
+def autoencoder_steps(
+    start: Start,
+    values: Float[np.ndarray, "n"],
+    decay: float,
+    rate: float,
+    tolerance: float,
+    *,
+    close: float = 0.0,
+) -> float | None:
+    """The same of a regularised linear autoencoder, ``||X - W_2 W_1 X||^2 + lambda (...)``.
+
+    With :func:`autoencoder_curvature`, ``w_q^2 = 1 - lambda / kappa_q`` for the end, and growth by
+    ``1 + 2 eta (kappa_q - lambda)`` at each step.
+
+    Returns:
+        As :func:`steps_to_arrive`; without decay there is no number.
+
+    Example:
+        >>> start = Start(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)))
+        >>> round(autoencoder_steps(start, np.ones(1), 0.5, 0.1, 1e-6), 1)
+        130.0
+    """
+    width, squares = start.modes.shape[1], values**2
+    curvature = autoencoder_curvature(values, width, decay, close=close)
+    kept = squares[:width][squares[:width] > decay + close]
+    # In units of the first square the loss is that of two layers with target I, twice.
+    steepest = 2 * squares[0] * sharpness(start, 1.0, decay / squares[0])
+    if decay == 0 or not rate * steepest < 2:
+        return None
+    wait = 0.0
+    if len(kept):
+        growth = kept[-1] - decay
+        wait = _escape(start, len(kept), len(kept), growth / kept[-1], 2 * rate * growth)
+    return _steps(wait, curvature, rate, max(start.size, 1.0) / tolerance)
+
+
+def _escape(start: Start, count: int, number: int, end: float, growth: float) -> float:
+    """Steps until the smallest of so many modes, out of the first ``count``, has its end's size."""
+    least = np.linalg.svd(start.modes[:count], compute_uv=False)[number - 1]
+    with np.errstate(divide="ignore"):  # a start without this mode stays without it
+        return float(np.maximum(0.5 * np.log(end) - np.log(least), 0.0) / np.log1p(growth))
+
+
+def _steps(wait: float, curvature: Curvature, rate: float, reduction: float) -> float | None:
+    if not rate * curvature.largest < 2:
+        return None
+    slowest = max(1 - rate * curvature.least, rate * curvature.largest - 1)
+    if slowest >= 1:
+        return float("inf")
+    # A curvature of 1 / eta alone arrives in one step.
+    approach = np.log(reduction) / -np.log(max(slowest, np.finfo(float).tiny))
+    return SAFETY * float(wait + approach)
+
+
+class End(NamedTuple):
+    """Where a descent is: its outer layers, and the gradients of the whole loss there."""
+
+    first: Float[np.ndarray, "r d"]
+    """W_1."""
+    last: Float[np.ndarray, "k r"]
+    """W_L."""
+    first_gradient: Float[np.ndarray, "r d"]
+    """g_1, decay included."""
+    last_gradient: Float[np.ndarray, "k r"]
+    """g_L."""
+    product: Float[np.ndarray, "k d"]
+    """P = W_L ... W_1."""
+
+
+def distance_bound(
+    end: End,
+    target: Float[np.ndarray, "k d"],
+    rank: int,
+    decay: float = 0.0,
+    depth: int = 2,
+    *,
+    close: float = 0.0,
+) -> float:
+    """Bound of ``||P - P*||_F``, the distance of a product from the minimiser, by gradients.
+
+    With ``U s V^T`` the rank-q SVD of P, ``h = V^T W_1^T g_1 V + U^T g_L W_L^T U``, ``beta =
+    ||V^T W_1^T W_1 V + U^T W_L W_L^T U - 2 s^{2/L}||_F``, ``o_1 = ||s^{-1} V^T W_1^T g_1
+    (I - V V^T)||_F + lambda ||s^{-1} V^T W_1^T W_1 (I - V V^T)||_F``, o_2 that of the last layer
+    and ``e^2 = ((||h||_F + lambda beta) / (2 s_q))^2 + o_1^2 + o_2^2``:
+
+        ||P - P*||_F <= ||P - P_q||_F + C e.
+
+    P_q is the minimiser of another target within e of Phi, and C the Lipschitz constant of the
+    minimiser in between. For two layers without a tie it is proved; with ``sigma_q =
+    sigma_{q+1}`` (P* the nearest minimiser) and for more layers C is twice that of first order.
+
+    Returns:
+        The bound; infinite where there is none, near a saddle for example.
+
+    Example:
+        >>> root, zero = np.eye(1), np.zeros((1, 1))
+        >>> distance_bound(End(root, root, 0.1 * root, zero, root), 0.9 * root, 1)
+        0.05
+    """
+    values = np.linalg.svd(target, compute_uv=False)
+    kept = int(np.sum(values[:rank] > threshold(decay, depth) + close))
+    if not np.all(np.isfinite(end.product)):
+        return float("inf")
+    left, found, right = np.linalg.svd(end.product)
+    left, s, right = left[:, :kept], found[:kept], right[:kept].T
+    outside = float(np.linalg.norm(found[kept:]))
+    if not kept or s[-1] <= 0:
+        return float("inf") if kept else outside
+    error = _error(end, left, s, right, decay, depth)
+    rest = target - left @ (left.T @ target)
+    rest -= (rest @ right) @ right.T
+    largest = float(np.linalg.norm(rest, 2))
+    return outside + _lipschitz(values, s, largest, error, decay, depth, close) * error
+
+
+def _error(
+    end: End, left: np.ndarray, s: np.ndarray, right: np.ndarray, decay: float, depth: int
+) -> float:
+    """e, the distance of the target from one that P_q minimises."""
+    inner, outer = end.first.T @ end.first_gradient, end.last_gradient @ end.last.T
+    squares = end.first.T @ end.first, end.last @ end.last.T
+    inside = right.T @ inner @ right + left.T @ outer @ left
+    balance = right.T @ squares[0] @ right + left.T @ squares[1] @ left
+    balance -= 2 * np.diag(s ** (2 / depth))
+
+    def across(matrix: np.ndarray, basis: np.ndarray) -> float:
+        rows = basis.T @ matrix / s[:, None]
+        return float(np.linalg.norm(rows - (rows @ basis) @ basis.T))
+
+    within = (np.linalg.norm(inside) + decay * np.linalg.norm(balance)) / (2 * s[-1])
+    first = across(inner, right) + decay * across(squares[0], right)
+    last = across(outer.T, left) + decay * across(squares[1], left)
+    return float(np.linalg.norm([within, first, last]))
+
+
+def _lipschitz(
+    values: np.ndarray,
+    s: np.ndarray,
+    largest: float,
+    error: float,
+    decay: float,
+    depth: int,
+    close: float,
+) -> float:
+    """C of :func:`distance_bound`; ``largest`` of what the target has beside P_q."""
+    kept, following = len(s), np.append(values, 0.0)[len(s) :]
+    gaps = values[:kept, None] - following
+    if depth == 2 and max(largest, following[0]) <= decay:
+        return 1.0
+    if depth == 2 and gaps[-1, 0] > close:
+        room = gaps[-1, 0] - 2 * error
+        if largest >= s[-1] + decay or room <= 0:
+            return float("inf")
+        return max(1.0, float((values[kept - 1] - decay + error) / room))
+    bend = 1 - decay * (1 - 2 / depth) * s[-1] ** (2 / depth - 2)
+    gap = float(np.min(gaps[gaps > close], initial=np.inf))
+    near = error <= min(gap, s[-1] * bend) / 8
+    if not (near and largest < s[-1] + decay * s[-1] ** (2 / depth - 1) + gap / 2):
+        return float("inf")
+    shares = np.where(gaps > close, s[:, None] / np.where(gaps > close, gaps, 1.0), 0.0)
+    return 2 * max(1.0, 1 / bend, float(np.max(shares)))
