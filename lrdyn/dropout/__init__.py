@@ -12,6 +12,7 @@ factorization, 2018.
 from lrdyn.dropout.deep import dropconnect_penalty as dropconnect_penalty
 from lrdyn.dropout.deep import equalized_layers as equalized_layers
 from lrdyn.dropout.deep import layers_penalty as layers_penalty
+from lrdyn.dropout.deep import layers_schatten_bound as layers_schatten_bound
 from lrdyn.dropout.deep import layers_strength as layers_strength
 from lrdyn.dropout.dropblock import enough_blocks as enough_blocks
 from lrdyn.dropout.dropblock import spectral_support_norm as spectral_support_norm
@@ -20,6 +21,7 @@ from lrdyn.dropout.dropblock import support_norm as support_norm
 from lrdyn.dropout.minimiser import Shrinkage as Shrinkage
 from lrdyn.dropout.minimiser import dropout_descent as dropout_descent
 from lrdyn.dropout.minimiser import dropout_minimiser as dropout_minimiser
+from lrdyn.dropout.minimiser import dropout_step as dropout_step
 from lrdyn.dropout.minimiser import input_layer as input_layer
 from lrdyn.dropout.minimiser import project_rows as project_rows
 from lrdyn.dropout.minimiser import shrink_squared as shrink_squared

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lrdyn.dropout.penalty import dropout_penalty, odds
-from lrdyn.factorization import Scalar, Weights, end_to_end
+from lrdyn.factorization import Scalar, Weights
 
 
 def layers_penalty(
@@ -28,11 +28,14 @@ def layers_penalty(
         Mianjy and Arora, On dropout and nuclear norm regularization, 2019.
     """
     first, *rest = weights
-    spread = first @ moment @ first.T
+    plain = first @ moment @ first.T
+    # What masks add to M_l is carried on its own: the difference of the traces would cancel.
+    added = jnp.zeros_like(plain)
     for W in rest:
-        spread = W @ (spread + odds(keep_prob) * jnp.diag(jnp.diagonal(spread))) @ W.T
-    product = end_to_end(weights)
-    return jnp.trace(spread) - jnp.trace(product @ moment @ product.T)
+        spread = jnp.diag(jnp.diagonal(plain + added))
+        added = W @ (added + odds(keep_prob) * spread) @ W.T
+        plain = W @ plain @ W.T
+    return jnp.trace(added)
 
 
 def layers_strength(keep_prob: Scalar, hidden: tuple[int, ...]) -> Float[Array, ""]:
@@ -47,7 +50,35 @@ def layers_strength(keep_prob: Scalar, hidden: tuple[int, ...]) -> Float[Array, 
         0.875
     """
     factor = odds(keep_prob)
-    return jnp.prod(1 + factor / jnp.asarray(hidden, factor.dtype)) - 1
+    # The product less 1, without the cancellation near theta = 1.
+    return jnp.expm1(jnp.sum(jnp.log1p(factor / jnp.asarray(hidden, factor.dtype))))
+
+
+def layers_schatten_bound(
+    values: Float[Array, "k"], keep_prob: Scalar, hidden: tuple[int, int]
+) -> Float[Array, ""]:
+    """Lower bound of the penalty of three layers that holds at any rank, by two Schatten norms.
+
+    ``(lambda/d_1 + lambda/d_2) ||Z||_*^2 + lambda^2/(d_1 d_2) ||Z||_{2/3}^2`` with ``Z = W X`` and
+    ``||Z||_{2/3}^2 = (sum_i sigma_i^{2/3})^3``, which is ``||Z||_*^2`` at rank one and more beyond:
+    there :func:`layers_strength` times ``||Z||_*^2`` is not attained. The terms are what masks of
+    one layer add and, ``Z = U W V``, what those of both do: ``||D_U W D_V||_F^2`` with D the norms
+    of the columns of U and of the rows of V, at least this by Hoelder's inequality. For equal
+    singular values it is attained.
+
+    Args:
+        values: singular values of Z.
+        keep_prob: theta; ``lambda = (1-theta)/theta``.
+        hidden: widths d_1 and d_2.
+
+    Example:
+        >>> float(layers_schatten_bound(jnp.ones(2), 0.5, (2, 2)))  # of two identity layers
+        6.0
+    """
+    factor = odds(keep_prob)
+    first, second = (factor / width for width in hidden)
+    quasi = jnp.sum(jnp.cbrt(values) ** 2) ** 3
+    return (first + second) * jnp.sum(values) ** 2 + first * second * quasi
 
 
 def equalized_layers(

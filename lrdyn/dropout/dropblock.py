@@ -49,8 +49,20 @@ def support_norm(values: Float[Array, "d"], support: int) -> Float[Array, ""]:
     Reference:
         Argyriou, Foygel and Srebro, Sparse prediction with the k-support norm, 2012.
     """
-    sizes, shares = _support_split(values, support)
-    return jnp.sqrt(jnp.sum(shares * sizes**2))
+    dim = len(values)
+    if not 1 <= support <= dim:
+        raise ValueError(f"support: got {support}, wanted 1 to {dim}")
+    # As its dual: the largest <w, u> over u whose k largest entries have norm 1. For each r take
+    # w itself before k-r and the level beyond; each u is a lower bound, and one is the largest.
+    r, index = np.arange(support)[:, None], np.arange(dim)[None, :]
+    beyond = index >= support - 1 - r
+    level = jnp.sum(jnp.where(beyond, values, 0.0), axis=1) / jnp.arange(
+        1, support + 1, dtype=values.dtype
+    )
+    dual = jnp.where(beyond, level[:, None], values[None, :])
+    sizes = jnp.sqrt(jnp.sum(jnp.sort(dual, axis=1)[:, dim - support :] ** 2, axis=1))
+    found = jnp.sum(dual * values[None, :], axis=1) / jnp.where(sizes == 0, 1.0, sizes)
+    return jnp.max(found)
 
 
 def spectral_support_norm(matrix: Float[Array, "m n"], support: int) -> Float[Array, ""]:
@@ -113,11 +125,25 @@ def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array
         [False, True]
     """
     values = singular_values(matrix)
-    _, shares = _support_split(values, min(block, len(values)))
+    shares = _shares(values, min(block, len(values)))
     rounding = len(values) * jnp.finfo(values.dtype).eps
     inside = (shares > rounding) & (1 - shares > rounding) & (values > rounding * values[0])
     rare, common = blocks * shares >= 2 - rounding, blocks * (1 - shares) >= 2 - rounding
     return jnp.all(~inside | (rare & common))
+
+
+def _shares(values: Float[Array, "d"], support: int) -> Float[Array, "d"]:
+    """Shares ``min(1, w_i / level)``, with the level at which their sum is k, by bisection."""
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        above = jnp.sum(jnp.minimum(values / middle, 1.0)) > support
+        return jnp.where(above, middle, ends[0]), jnp.where(above, ends[1], middle)
+
+    tiny = jnp.finfo(values.dtype).tiny
+    start = jnp.zeros_like(values[0]), jnp.sum(values) / support + tiny
+    level = jax.lax.fori_loop(0, 2 * jnp.finfo(values.dtype).nmant + 20, halve, start)[1]
+    return jnp.minimum(values / level, 1.0)
 
 
 def _tetris(weights: Float[Array, "d"], count: int) -> Float[Array, "count d"]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn import masking
-from lrdyn.claims import student_p, surprise, tolerance
+from lrdyn.claims import tolerance
 from lrdyn.data import mnist_file
 from lrdyn.initialization import gaussians
 from lrdyn.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
@@ -32,6 +32,7 @@ from lrdyn.theorems.theorem3.dropout_minimiser import MINIMISER
 from lrdyn.theorems.theorem3.dropout_penalty import DROPOUT
 from lrdyn.theorems.theorem3.figures import plot_dropout
 from lrdyn.theorems.theorem3.network import MOST_MASKS
+from lrdyn.theorems.theorem3.statistics import decides, mean_surprise, scatter_surprise
 
 KINDS = ("dropout", "dropblock", "input", "patch")
 
@@ -115,53 +116,67 @@ def make_case(
 
 # Theory and measurement ----------------------------------------------------------------------
 
+DRAWS, REPEATS = 512, 128
+"""Draws of an estimate, and how often it is made."""
+
+
+def _loss(case: Masked, mask: Array, mean: Array) -> Float[Array, ""]:
+    return jnp.sum((case.target - masking.masked_prediction(mask, mean, case.terms)) ** 2)
+
 
 def predict(case: Masked) -> dict[str, Array]:
-    """Expected losses from means and covariances alone."""
+    """Expected losses from means and covariances alone; the law of the losses from all masks."""
+    losses = jax.vmap(lambda mask: _loss(case, mask, case.mean))(case.masks.support)
+    chances = case.masks.probabilities
+    apart = losses - chances @ losses
+    deviation = jnp.sqrt(chances @ apart**2)
+    third, fourth = (chances @ (apart / deviation) ** power for power in (3, 4))
     return {
         "mask_identity": case.expected(case.mean, case.covariance(case.block)),
         "any_masks": case.expected(mask_mean(case.others), mask_covariance(case.others)),
-        "monte_carlo_rate": jnp.asarray(-0.5),
+        "monte_carlo_rate": deviation / np.sqrt(DRAWS),
+        "losses_shape": jnp.stack([third, fourth - 3]),
     }
 
 
-DRAWS, REPEATS = 256, 128
-"""Draws of an estimate, and how often it is made."""
+def _estimates(case: Masked, keep_prob: Array) -> Float[Array, "repeats"]:
+    """Mean losses of random masks, each time of other ones."""
+
+    def draw(key: Key[Array, ""]):
+        return masking.draw_mask(key, len(case.terms), keep_prob, block=case.block)
+
+    def estimate(number: Array):
+        key = jax.random.fold_in(case.key, number)
+        return masking.monte_carlo(key, lambda mask: _loss(case, mask, case.mean), draw, DRAWS).mean
+
+    return jax.vmap(estimate)(jnp.arange(REPEATS))
+
+
+def _measured(case: Masked, masks: MaskDistribution, others: Array, keep_prob: Array):
+    """Losses over masks, over the others with these probabilities, and of random draws."""
+    other_mean = mask_mean(case.others)
+    return {
+        "mask_identity": exact_expectation(lambda mask: _loss(case, mask, case.mean), *masks),
+        "any_masks": exact_expectation(
+            lambda mask: _loss(case, mask, other_mean), case.others.support, others
+        ),
+        "estimates": _estimates(case, keep_prob),
+    }
 
 
 def measure(case: Masked) -> dict[str, Array]:
     """Expected losses by enumeration of all masks, and by random draws."""
-
-    def loss(mask: Array, mean: Array):
-        return jnp.sum((case.target - masking.masked_prediction(mask, mean, case.terms)) ** 2)
-
-    def own(mask: Array):
-        return loss(mask, case.mean)
-
-    def draw(key: Key[Array, ""]):
-        return masking.draw_mask(key, len(case.terms), case.keep_prob, block=case.block)
-
-    def estimate(number: Array):
-        return masking.monte_carlo(jax.random.fold_in(case.key, number), own, draw, DRAWS).mean
-
-    exact = exact_expectation(own, *case.masks)
-    # The error of a single draw is known: the standard deviation of the loss.
-    single = jnp.sqrt(exact_expectation(lambda mask: (own(mask) - exact) ** 2, *case.masks))
-    other_mean = mask_mean(case.others)
-    return {
-        "mask_identity": exact,
-        "any_masks": exact_expectation(lambda mask: loss(mask, other_mean), *case.others),
-        "estimates": jax.vmap(estimate)(jnp.arange(REPEATS)),
-        "deviation": single,
-    }
+    return _measured(case, case.masks, case.others.probabilities, case.keep_prob)
 
 
 def _moments_as_stated(case: Masked) -> Array:
-    mean = mask_mean(case.masks) - case.mean
-    covariance = mask_covariance(case.masks) - case.covariance(case.block)
-    errors = jnp.abs(jnp.append(mean, covariance))
-    size = len(case.masks.probabilities)
-    return jnp.max(errors) <= tolerance("identity", errors.dtype, size=size)
+    """Whether P(R_i = 1) = theta, and P(R_i = R_j = 1) = theta in a block and theta^2 elsewhere."""
+    (masks, chances), theta = case.masks, case.keep_prob
+    number = np.arange(len(case.terms)) // case.block
+    wanted = jnp.where(number[:, None] == number[None, :], theta, theta**2)
+    together = (chances[:, None] * masks).T @ masks
+    errors = jnp.append(jnp.abs(together - wanted), jnp.abs(masks * (1 - masks)))
+    return jnp.max(errors) <= tolerance("identity", errors.dtype, size=len(chances))
 
 
 def _tilt(key: Key[Array, ""], case: Masked, amount: Array) -> Masked:
@@ -175,13 +190,23 @@ def _tilt(key: Key[Array, ""], case: Masked, amount: Array) -> Masked:
 # Claims and controls -------------------------------------------------------------------------
 
 
-def _slope_apart(one: Outcome) -> float:
-    """Difference of the predicted slope of the error over the draws from the one that is found."""
-    apart = one.measured["estimates"] - one.measured["mask_identity"]
-    error = np.sqrt(np.mean(apart**2))
-    with np.errstate(divide="ignore", invalid="ignore"):  # no slope without a deviation
-        slope = np.log(error / one.measured["deviation"]) / np.log(DRAWS)
-    return float(np.abs(one.predicted["monte_carlo_rate"] - slope))
+def _skewness(one: Outcome) -> float:
+    """Skewness of the mean of all draws."""
+    return float(one.predicted["losses_shape"][0] / np.sqrt(DRAWS * REPEATS))
+
+
+def _excess(one: Outcome) -> float:
+    """Excess kurtosis of the mean of the draws of one estimate."""
+    return float(one.predicted["losses_shape"][1] / DRAWS)
+
+
+def _too_skewed(one: Outcome) -> str:
+    return "" if decides(_skewness(one)) else "losses too skewed"
+
+
+def _scatter_too_skewed(one: Outcome) -> str:
+    decided = decides(_skewness(one), _excess(one), REPEATS)
+    return "" if decided else "losses too skewed"
 
 
 CLAIMS = (
@@ -190,15 +215,23 @@ CLAIMS = (
           f"Z_j>, over all masks of the kind (of the first {MOST_MASKS} terms or blocks, if there "
           "are more)"),
     Claim("any_masks", "the same for masks of real entries, dependent and of unequal means"),
-    Claim("monte_carlo", "the mean loss of random masks agrees", kind="statistical",
-          residual=lambda one: surprise(student_p(
-              one.predicted["mask_identity"], one.measured["estimates"])),
-          reads=("mask_identity", "estimates")),
+    Claim("monte_carlo",
+          "the mean loss of random masks agrees: Student's test of "
+          f"{REPEATS} estimates, {REPEATS - 1} degrees of freedom, each the mean of {DRAWS} draws; "
+          "its p times the factor by which the skewness of the losses, known from all masks, can "
+          "falsify it (near theta = 0 and 1 it decides nothing: undecided)", kind="statistical",
+          residual=lambda one: mean_surprise(
+              float(one.predicted["mask_identity"]), one.measured["estimates"], _skewness(one)),
+          reads=("mask_identity", "estimates", "losses_shape"), undecided=_too_skewed),
     Claim("monte_carlo_rate",
-          f"the error of the mean of n draws falls as n^(-1/2): slope from one draw to {DRAWS}, "
-          f"{REPEATS} times, of standard error 1/(sqrt(2 {REPEATS}) log {DRAWS}) = 0.011, four of "
-          "which are tolerated", kind="rate", residual=_slope_apart,
-          reads=("monte_carlo_rate", "mask_identity", "estimates", "deviation"), tolerance=0.045),
+          f"the error of the mean of {DRAWS} draws is the deviation of one, known from all masks, "
+          f"times {DRAWS}^(-1/2): chi-square test of the squared errors of {REPEATS} estimates, "
+          f"{REPEATS} degrees of freedom, its p corrected in the same way", kind="statistical",
+          residual=lambda one: scatter_surprise(
+              float(one.predicted["mask_identity"]), float(one.predicted["monte_carlo_rate"]),
+              one.measured["estimates"], _skewness(one), _excess(one)),
+          reads=("monte_carlo_rate", "mask_identity", "estimates", "losses_shape"),
+          undecided=_scatter_too_skewed),
 )  # fmt: skip
 
 
@@ -207,8 +240,16 @@ def _wrong_formulas(case: Masked) -> dict[str, Array]:
     return {
         "mask_identity": case.expected(case.mean, jnp.zeros((len(case.terms),) * 2)),
         "any_masks": case.expected(jnp.ones_like(case.mean), mask_covariance(case.others)),
-        "monte_carlo_rate": jnp.asarray(0.5),
+        "monte_carlo_rate": predict(case)["monte_carlo_rate"] * DRAWS,
     }
+
+
+def _wrong_run(case: Masked) -> dict[str, Array]:
+    """Masks kept with probability theta^2, though divided by theta; the others equally likely."""
+    squared = case.keep_prob**2
+    masks = masking.block_masks(len(case.terms), case.block, squared)
+    equal = jnp.full(ANY, 1 / ANY, case.target.dtype)
+    return _measured(case, masks, equal, squared)
 
 
 CONTROLS = (
@@ -226,6 +267,15 @@ CONTROLS = (
             predict=_wrong_formulas),
     Control("sum_of_draws", "the error of the sum of the draws, which grows as n^(1/2)",
             "monte_carlo_rate", predict=_wrong_formulas),
+    *(
+        Control(f"{claim}_of_other_masks", f"{what}, in the run", claim, measure=_wrong_run)
+        for claim, what in (
+            ("mask_identity", "masks kept with probability theta^2"),
+            ("any_masks", "all masks equally likely"),
+            ("monte_carlo", "masks drawn with probability theta^2"),
+            ("monte_carlo_rate", "masks drawn with probability theta^2"),
+        )
+    ),
 )  # fmt: skip
 
 
@@ -244,7 +294,8 @@ def _first_kind(settings: dict[str, Any]) -> dict[str, Any]:
 
 MASKS = Scenario(
     "masks", make_case, predict, measure, CLAIMS, CONTROLS,
-    hypotheses={"moments_as_stated": _moments_as_stated}, dims={"estimates": ("repeat",)},
+    hypotheses={"moments_as_stated": _moments_as_stated},
+    dims={"estimates": ("repeat",), "losses_shape": ("moment",)},
     narrow=_first_kind,
     sides="mean and covariance of the masks against all masks enumerated, and against draws",
     at={"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2},

@@ -10,15 +10,18 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import dropout, linalg
 from lrdyn.initialization import gaussians, reflection, spaced_singular_values
-from lrdyn.masking import exact_expectation
+from lrdyn.masking import MaskDistribution, block_masks, exact_expectation
 from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.theorem3.network import (
     MOST_MASKS,
     Network,
+    added_by_masks,
     make_network,
     missing,
     nuclear,
     only,
+    rounded_chance,
+    variation,
 )
 
 
@@ -67,30 +70,65 @@ def predict(case: Blocks) -> dict[str, Array]:
         "dropblock": expected,
         "dropblock_product": case.matrix,
         "enough_blocks": dropout.enough_blocks(case.matrix, one.block, case.blocks),
+        "rounded_chance": jnp.maximum(
+            rounded_chance(one.keep_prob, one.width // one.block),
+            rounded_chance(one.keep_prob, case.blocks),
+        ),
     }
 
 
-def _penalty(case: Blocks, left: Array, right: Array) -> Float[Array, ""]:
-    """That of factors at the theta of their width."""
-    theta, block = case.network.keep_prob, case.network.block
-    chance = dropout.width_free_keep_prob(theta, left.shape[1], block=block)
-    return dropout.dropout_penalty(left, right, chance, block=block)
+def _chance(case: Blocks, width: int) -> Float[Array, ""]:
+    """The theta of a width."""
+    one = case.network
+    return dropout.width_free_keep_prob(one.keep_prob, width, block=one.block)
+
+
+def _given_and_mixed(case: Blocks, scaled: bool) -> Float[Array, "factorisations"]:
+    """Penalties of three factorisations of the network's product, over all masks of blocks."""
+    one = case.network
+    theta, (left, right) = _chance(case, one.width), one.factors
+    masks = block_masks(one.width, one.block, theta)
+    divisor = theta if scaled else jnp.ones_like(theta)
+
+    def penalty(G: Array, H: Array):
+        U, V = left @ G, H @ right
+
+        def output(mask: Array):
+            return (U * (mask / divisor)[None, :]) @ V
+
+        return added_by_masks(output, masks, (theta / divisor) * (U @ V))
+
+    eye = jnp.eye(one.width, dtype=left.dtype)[None]
+    mixers, unmixers = (jnp.concatenate([eye, each]) for each in (one.mixers, one.unmixers))
+    return jax.vmap(penalty)(mixers, unmixers)
+
+
+def _penalty(left: Array, right: Array, theta: Array, block: int) -> Float[Array, ""]:
+    """What masks of blocks add, each by its two masks, in another basis of each block."""
+    turn = reflection(jnp.arange(1.0, block + 1, dtype=left.dtype))
+    U = left.reshape(len(left), -1, block).swapaxes(0, 1) @ turn
+    products = U @ (turn.T @ right.reshape(-1, block, right.shape[1]))
+    return variation(theta) * jnp.sum(products**2)
+
+
+def _expected_loss(network: Network, masks: MaskDistribution) -> Float[Array, ""]:
+    left, right = network.factors
+
+    def loss(mask: Array):
+        output = (left * (mask / network.keep_prob)[None, :]) @ right
+        return jnp.sum((network.target - output) ** 2)
+
+    return exact_expectation(loss, *masks)
 
 
 def measure(case: Blocks) -> dict[str, Array]:
-    """Expected loss over all masks, and penalties of factors."""
+    """Expected loss and penalties over all masks, and those of factors made for it."""
     one = case.network
-    left, right = one.factors
-
-    def loss(mask: Array):
-        return jnp.sum((one.target - (left * (mask / one.keep_prob)[None, :]) @ right) ** 2)
-
-    mixed = jax.vmap(lambda G, H: _penalty(case, left @ G, H @ right))(one.mixers, one.unmixers)
     found = dropout.support_factors(case.matrix, one.block, case.blocks)
-    given, least = _penalty(case, left, right), _penalty(case, *found)
+    least = _penalty(*found, _chance(case, case.blocks * one.block), one.block)
     return {
-        "dropblock": exact_expectation(loss, *one.masks),
-        "dropblock_bound": jnp.concatenate([given[None], mixed, least[None]]),
+        "dropblock": _expected_loss(one, one.masks),
+        "dropblock_bound": jnp.append(_given_and_mixed(case, scaled=True), least),
         "dropblock_least": least,
         "dropblock_product": found[0] @ found[1],
     }
@@ -107,9 +145,10 @@ CLAIMS = (
     Claim("dropblock_bound",
           "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a penalty of at least "
           "((1-p)/p) times the square of its spectral b-support norm", kind="bound",
-          residual=missing("dropblock_bound")),
+          residual=missing("dropblock_bound"), condition="rounded_chance"),
     Claim("dropblock_least", "attained with enough blocks",
-          reads=("dropblock_least", "enough_blocks"), applies=_enough),
+          reads=("dropblock_least", "enough_blocks"), applies=_enough,
+          condition="rounded_chance"),
     Claim("dropblock_product", "by factors whose product is Z",
           reads=("dropblock_product", "enough_blocks"), applies=_enough),
 )  # fmt: skip
@@ -128,7 +167,17 @@ def _fixed_theta(case: Blocks) -> dict[str, Array]:
     one = case.network
     found = dropout.support_factors(case.matrix, one.block, case.blocks)
     return {
-        "dropblock_least": dropout.dropout_penalty(*found, one.keep_prob, block=one.block),
+        "dropblock_least": _penalty(*found, one.keep_prob, one.block),
+    }
+
+
+def _wrong_masks(case: Blocks) -> dict[str, Array]:
+    """Masks of single units for the loss; masks that are not divided by theta for the bound."""
+    one = case.network
+    bounds = _given_and_mixed(case, scaled=False)
+    return {
+        "dropblock": _expected_loss(one, block_masks(one.width, 1, one.keep_prob)),
+        "dropblock_bound": jnp.append(bounds, bounds[0]),
     }
 
 
@@ -153,11 +202,19 @@ CONTROLS = (
         measure=_fixed_theta,
     ),
     Control("one_block", "a single block", "dropblock_product", measure=_one_block),
+    Control("product_of_one_block", "the best approximation of rank b", "dropblock_product",
+            predict=_one_block),
+    Control("units_masked_apart", "masks of single units in the run", "dropblock",
+            measure=_wrong_masks),
+    Control("blocks_not_divided", "masks that are not divided by theta in the run",
+            "dropblock_bound", measure=_wrong_masks),
 )  # fmt: skip
 
 DROPBLOCK = Scenario(
     "dropblock", make_case, predict, measure, CLAIMS, CONTROLS,
     dims={"dropblock_bound": ("factorisation",), "dropblock_product": ("row", "column")},
-    narrow=only("dropblock"), sides="spectral support norm against all masks enumerated",
+    narrow=only("dropblock"),
+    sides="spectral support norm, as a dual norm, against all masks enumerated and factors that "
+    "attain it",
     at={"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2},
 )  # fmt: skip

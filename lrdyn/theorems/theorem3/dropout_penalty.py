@@ -13,14 +13,18 @@ from lrdyn import dropout, linalg
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussians
 from lrdyn.masking import MaskDistribution, bernoulli_masks, exact_expectation
-from lrdyn.theorem import Claim, Control, Scenario
+from lrdyn.spectra import singular_values
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.theorem3.network import (
     MOST_MASKS,
     Network,
+    added_by_masks,
     make_network,
     missing,
     nuclear,
     only,
+    rounded_chance,
+    variation,
 )
 
 DEEP = 5
@@ -114,8 +118,27 @@ def _predict_units(network: Network) -> dict[str, Array]:
         "equalised": jnp.full(network.width, norm / network.width),
         "equalised_product": product,
         "width_free": jnp.full(len(COPIES), dropout.odds(theta) * norm**2),
+        "rounded_chance": rounded_chance(theta, network.width),
         "fixed_keep_prob": penalty / jnp.asarray(COPIES, product.dtype),
+        "envelope_above": dropout.odds(theta) * norm**2,
+        "envelope_below": _minorant(network, slope=2.0),
     }
+
+
+def _single_units(network: Network) -> Float[Array, "units m n"]:
+    """Networks of one unit: those of Z, and those of its equalised factors, h times as large."""
+    every = [network.factors, dropout.equalized_factors(network.product, network.width)]
+    terms = [left.T[:, :, None] * right[:, None, :] for left, right in every]
+    return network.width * jnp.concatenate(terms)
+
+
+def _minorant(network: Network, slope: float) -> Float[Array, "units"]:
+    """The affine function ``k (2 ||Z||_* <U V^T, M> - ||Z||_*^2)`` at networks M of one unit."""
+    left, values, right = linalg.svd(network.product)
+    kept = jnp.arange(len(values)) < network.width
+    polar, norm = (left * kept[None, :]) @ right, jnp.sum(values)
+    along = jnp.sum(polar[None] * _single_units(network), axis=(1, 2))
+    return dropout.odds(network.keep_prob) * (slope * norm * along - norm**2)
 
 
 def _equalised(network: Network) -> list[tuple[Array, Array]]:
@@ -125,36 +148,59 @@ def _equalised(network: Network) -> list[tuple[Array, Array]]:
 
 
 def _penalties(
-    factors: Iterable[tuple[Array, Array]], chances: Iterable[Any]
+    factors: Iterable[tuple[Array, Array]], chances: Iterable[Any], divisor: Any = None
 ) -> Float[Array, "factors"]:
+    """What masks of the units of factors add, each unit by its two masks."""
     pairs = zip(factors, chances, strict=True)
-    return jnp.stack([dropout.dropout_penalty(*pair, chance) for pair, chance in pairs])
+    return jnp.stack(
+        [variation(chance, divisor) * jnp.sum(_terms(*pair) ** 2) for pair, chance in pairs]
+    )
 
 
-def _measure_units(network: Network) -> dict[str, Array]:
+def _unit_losses(network: Network, masks: MaskDistribution) -> dict[str, Array]:
+    """Expected losses with masks that are divided by theta, and with masks that are not."""
     (left, right), theta = network.factors, network.keep_prob
 
     def losses(mask: Array):
-        """With masks that are divided by theta, and with masks that are not."""
         products = (left * (mask / theta)[None, :]) @ right, (left * mask[None, :]) @ right
         return jnp.stack([jnp.sum((network.target - product) ** 2) for product in products])
 
-    mixed = jax.vmap(lambda G, H: dropout.dropout_penalty(left @ G, H @ right, theta))(
-        network.mixers, network.unmixers
-    )
+    expected = exact_expectation(losses, *masks)
+    return {"penalty": expected[0], "unscaled_masks": expected[1]}
+
+
+def _unit_penalties(network: Network, divisor: Any) -> dict[str, Array]:
+    """Penalties of factors, with masks over a divisor."""
+    (left, right), theta = network.factors, network.keep_prob
+
+    def of_mixed(G: Array, H: Array):
+        U, V = left @ G, H @ right
+        mean = (theta / divisor) * (U @ V)
+        return added_by_masks(lambda mask: (U * (mask / divisor)[None, :]) @ V, network.masks, mean)
+
+    mixed = jax.vmap(of_mixed)(network.mixers, network.unmixers)
     equal, same = _equalised(network), [theta] * len(COPIES)
     copied = [(jnp.tile(left, (1, k)) / k, jnp.tile(right, (k, 1))) for k in COPIES]
-    free = [dropout.width_free_keep_prob(theta, copies * network.width) for copies in COPIES]
-    expected, fixed = exact_expectation(losses, *network.masks), _penalties(equal, same)
+    fixed = _penalties(equal, same, divisor)
+    alone = variation(theta, divisor) * jnp.sum(_single_units(network) ** 2, axis=(1, 2))
     return {
-        "penalty": expected[0],
-        "unscaled_masks": expected[1],
         "factorisations": jnp.append(mixed, fixed[0]),
+        "equalised_penalty": fixed,
+        "fixed_keep_prob": _penalties(copied, same, divisor),
+        "envelope_above": jnp.mean(alone[network.width :]),
+        "envelope_below": alone,
+    }
+
+
+def _measure_units(network: Network) -> dict[str, Array]:
+    theta, equal = network.keep_prob, _equalised(network)
+    free = [dropout.width_free_keep_prob(theta, copies * network.width) for copies in COPIES]
+    return {
+        **_unit_losses(network, network.masks),
+        **_unit_penalties(network, theta),
         "equalised": _terms(*equal[0]),
         "equalised_product": equal[0][0] @ equal[0][1],
-        "equalised_penalty": fixed,
         "width_free": _penalties(equal, free),
-        "fixed_keep_prob": _penalties(copied, same),
     }
 
 
@@ -167,11 +213,28 @@ def _deep_loss(case: Dropout, penalty: Array) -> Float[Array, ""]:
 
 
 def _layer_bounds(case: Dropout, widths: tuple[int, ...]) -> dict[str, Array]:
-    """The bound on the penalty of the deeper network, and that of the rank-one map."""
+    """The bound on the penalty of the deeper network, and that of two maps that are simple."""
     inputs, nu = case.network.inputs, dropout.layers_strength(case.network.keep_prob, widths)
     rank_one = case.column[:, None] * (case.row @ inputs)[None, :]
     norm = nuclear(end_to_end(case.deep) @ inputs)
-    return {"layers_bound": nu * norm**2, "layers_rank_one": nu * jnp.sum(rank_one**2)}
+    return {
+        "layers_bound": nu * norm**2,
+        "layers_rank_one": nu * jnp.sum(rank_one**2),
+        "layers_rank_two": 4 * nu,
+    }
+
+
+def _schatten_bounds(case: Dropout) -> dict[str, Array]:
+    """The bound that takes the rank into account, for these two."""
+    theta, (units, _) = case.network.keep_prob, case.hidden
+    # Rounding errors in place of zeros would count: their cube root is not small.
+    values = singular_values(end_to_end(case.deep) @ case.network.inputs)[:units]
+    return {
+        "layers_schatten": dropout.layers_schatten_bound(values, theta, case.hidden),
+        "layers_rank_two": dropout.layers_schatten_bound(
+            jnp.ones(2, values.dtype), theta, case.hidden
+        ),
+    }
 
 
 def _dropconnect_loss(case: Dropout, layer: int) -> Float[Array, ""]:
@@ -188,45 +251,87 @@ def predict(case: Dropout) -> dict[str, Array]:
     return {
         **_predict_units(case.network),
         **_layer_bounds(case, case.hidden),
+        **_schatten_bounds(case),
         "layers": _deep_loss(case, penalty),
         "dropconnect_input": _dropconnect_loss(case, 1),
         "dropconnect_output": _dropconnect_loss(case, 2),
     }
 
 
-def measure(case: Dropout) -> dict[str, Array]:
-    """Expected losses over all masks, and penalties of factors."""
-    inputs, theta = case.network.inputs, case.network.keep_prob
-    even = dropout.equalized_layers(case.column, case.row, case.hidden)
+def _masked_layers(weights: Weights, inputs: Array, mask: Array) -> Float[Array, "m n"]:
+    """Output of layers with a mask on each hidden one."""
+    first, *rest = weights
+    hidden = first @ inputs
+    for W, kept in zip(rest, jnp.split(mask, len(rest)), strict=True):
+        hidden = W @ (kept[:, None] * hidden)
+    return hidden
+
+
+def _losses(case: Dropout, deep: MaskDistribution, single: MaskDistribution) -> dict[str, Array]:
+    """Expected losses of the deeper network, and with masks on single weights."""
+    theta, target = case.network.keep_prob, case.network.target
 
     def deep_loss(mask: Array):
-        first, *rest = case.deep
-        hidden = first @ inputs
-        for W, kept in zip(rest, jnp.split(mask / theta, len(rest)), strict=True):
-            hidden = W @ (kept[:, None] * hidden)
-        return jnp.sum((case.network.target - hidden) ** 2)
+        output = _masked_layers(case.deep, case.network.inputs, mask / theta)
+        return jnp.sum((target - output) ** 2)
 
     def weights_loss(mask: Array):
         """With masks on the weights of W_1, and with masks on those of W_2."""
-        (first, second), seen, target = case.tiny
+        (first, second), seen, wanted = case.tiny
         scaled = mask / theta
         products = (
             second @ (first * scaled.reshape(first.shape)),
             (second * scaled.reshape(second.shape)) @ first,
         )
-        return jnp.stack([jnp.sum((target - W @ seen) ** 2) for W in products])
+        return jnp.stack([jnp.sum((wanted - W @ seen) ** 2) for W in products])
 
-    dropconnect = exact_expectation(weights_loss, *case.weight_masks)
-    return _measure_units(case.network) | {
-        "layers": exact_expectation(deep_loss, *case.deep_masks),
-        "layers_bound": dropout.layers_penalty(case.deep, inputs @ inputs.T, theta),
-        "layers_rank_one": dropout.layers_penalty(even, inputs @ inputs.T, theta),
+    dropconnect = exact_expectation(weights_loss, *single)
+    return {
+        "layers": exact_expectation(deep_loss, *deep),
         "dropconnect_input": dropconnect[0],
         "dropconnect_output": dropconnect[1],
     }
 
 
+def _deep_penalties(case: Dropout, divisor: Any) -> dict[str, Array]:
+    """What masks over a divisor add to the output of layers, over all masks of all layers."""
+    (units, _), inputs = case.hidden, case.network.inputs
+    # The layers of the identity on two dimensions, spread evenly.
+    frame = dropout.equalized_factors(jnp.eye(2, dtype=inputs.dtype), units)[0]
+
+    def added(weights: Weights, seen: Array):
+        def output(mask: Array):
+            return _masked_layers(weights, seen, mask / divisor)
+
+        scale = (case.network.keep_prob / divisor) ** 2
+        return added_by_masks(output, case.deep_masks, scale * (end_to_end(weights) @ seen))
+
+    own = added(case.deep, inputs)
+    return {
+        "layers_bound": own,
+        "layers_schatten": own,
+        "layers_rank_one": added(
+            dropout.equalized_layers(case.column, case.row, case.hidden), inputs
+        ),
+        "layers_rank_two": added((frame.T, frame.T @ frame, frame), jnp.eye(2, dtype=inputs.dtype)),
+    }
+
+
+def measure(case: Dropout) -> dict[str, Array]:
+    """Expected losses over all masks, and penalties of factors."""
+    return {
+        **_measure_units(case.network),
+        **_losses(case, case.deep_masks, case.weight_masks),
+        **_deep_penalties(case, case.network.keep_prob),
+    }
+
+
 # Claims --------------------------------------------------------------------------------------
+
+
+def _two_units(one: Outcome) -> bool:
+    return int(one.point["width"]) >= 2
+
 
 CLAIMS = (
     Claim("penalty",
@@ -243,7 +348,15 @@ CLAIMS = (
     Claim("equalised_penalty", "their penalty is ((1-theta)/(theta h)) ||Z||_*^2: the minimum"),
     Claim("width_free",
           "with theta(h') = p/(h' - (h'-1) p) the least penalty is ((1-p)/p) ||Z||_*^2 for h' = h "
-          "and 3 h"),
+          "and 3 h (theta(h') is a rounded number: an error of it counts 1/(1 - theta(h)) times)",
+          condition="rounded_chance"),
+    Claim("envelope_above",
+          "networks of a single unit have the mean Z and, at theta = p, the mean penalty ((1-p)/p) "
+          "||Z||_*^2: no convex function below the penalties is larger at Z"),
+    Claim("envelope_below",
+          "((1-p)/p) (2 ||Z||_* <U V^T, M> - ||Z||_*^2), affine in M and ((1-p)/p) ||Z||_*^2 at "
+          "M = Z, lies below the penalty of every single unit M: the squared nuclear norm is the "
+          "convex envelope", kind="bound", residual=missing("envelope_below")),
     Claim("fixed_keep_prob",
           "at fixed theta the penalty of k copies of every unit is 1/k of it: it vanishes with "
           "width"),
@@ -254,6 +367,13 @@ CLAIMS = (
           "that is at least nu ||W C^(1/2)||_*^2, nu = prod_i (1 + (1-theta)/(theta d_i)) - 1",
           kind="bound", residual=missing("layers_bound")),
     Claim("layers_rank_one", "and equal to it for a rank-one map spread evenly over the units"),
+    Claim("layers_schatten",
+          "it is at least (lambda/d_1 + lambda/d_2) ||Z||_*^2 + lambda^2/(d_1 d_2) (sum_i "
+          "sigma_i^(2/3))^3, Z = W X, lambda = (1-theta)/theta: more than nu ||Z||_*^2 beyond rank "
+          "one", kind="bound", residual=missing("layers_schatten")),
+    Claim("layers_rank_two",
+          "and equal to that for two equal singular values spread evenly: at rank two nu ||Z||_*^2 "
+          "is not attained (if there are two units or more)", applies=_two_units),
     Claim("dropconnect_input",
           "masks on the weights of W_1 add ((1-theta)/theta) sum_ik ||w_{2,i}||^2 W_{1,ik}^2 "
           "||x_k||^2, over all masks"),
@@ -283,12 +403,42 @@ def _wrong_formulas(case: Dropout) -> dict[str, Array]:
     return {
         "penalty": scaled - (1 - theta) * penalty,
         "unscaled_masks": scaled,
+        "equalised": jnp.full(network.width, nuclear(network.product)),
+        "equalised_product": _without_last(network),
+        "width_free": _strengths(network, network.width) * nuclear(network.product) ** 2,
         "equalised_penalty": _strengths(network, network.width) * nuclear(network.product),
+        "envelope_above": dropout.odds(theta) * nuclear(network.product),
+        "envelope_below": _minorant(network, slope=4.0),
+        "layers_schatten": 4 * _schatten_bounds(case)["layers_schatten"],
         "fixed_keep_prob": jnp.full(len(COPIES), penalty),
         "layers": _deep_loss(case, apart),
         "dropconnect_input": _dropconnect_loss(case, 2),
         "dropconnect_output": _dropconnect_loss(case, 1),
     }
+
+
+def _without_last(network: Network) -> Float[Array, "m n"]:
+    """Z but for its smallest direction."""
+    left, values, right = linalg.svd(network.product)
+    rank = min(network.width, len(values))
+    return (left * jnp.where(jnp.arange(len(values)) < rank - 1, values, 0.0)[None, :]) @ right
+
+
+def _other_masks(case: Dropout) -> dict[str, Array]:
+    """Losses over masks kept with probability theta^2, though divided by theta."""
+    squared, (units, _) = case.network.keep_prob**2, case.hidden
+    single = bernoulli_masks(case.weight_masks.support.shape[1], squared)
+    own = bernoulli_masks(case.network.width, squared)
+    return {
+        **_unit_losses(case.network, own),
+        **_losses(case, bernoulli_masks(2 * units, squared), single),
+    }
+
+
+def _masks_not_divided(case: Dropout) -> dict[str, Array]:
+    """Penalties of masks that are not divided by theta."""
+    one = jnp.ones_like(case.network.keep_prob)
+    return _unit_penalties(case.network, one) | _deep_penalties(case, one)
 
 
 def _wrong_factors(case: Dropout) -> dict[str, Array]:
@@ -332,6 +482,31 @@ CONTROLS = (
             predict=_wrong_formulas),
     Control("output_masks_as_input", "masks on W_2 taken for masks on W_1", "dropconnect_output",
             predict=_wrong_formulas),
+    Control("equalised_not_shared", "terms of norm ||Z||_*", "equalised", predict=_wrong_formulas),
+    Control("last_direction_lost", "Z without its smallest direction", "equalised_product",
+            predict=_wrong_formulas),
+    Control("width_free_with_width", "c with its h at every width", "width_free",
+            predict=_wrong_formulas),
+    Control("envelope_not_squared", "((1-p)/p) ||Z||_*", "envelope_above",
+            predict=_wrong_formulas),
+    Control("envelope_too_steep", "twice the slope", "envelope_below", predict=_wrong_formulas),
+    Control("schatten_bound_fourfold", "four times the bound", "layers_schatten",
+            predict=_wrong_formulas),
+    Control("bound_at_rank_two", "nu ||Z||_*^2 claimed to be attained at rank two",
+            "layers_rank_two", predict=lambda case: _layer_bounds(case, case.hidden)),
+    *(
+        Control(f"{claim}_of_other_masks", "masks kept with probability theta^2 in the run", claim,
+                measure=_other_masks)
+        for claim in ("penalty", "unscaled_masks", "layers", "dropconnect_input",
+                      "dropconnect_output")
+    ),
+    *(
+        Control(f"{claim}_not_divided", "masks that are not divided by theta in the run", claim,
+                measure=_masks_not_divided)
+        for claim in ("factorisations", "equalised_penalty", "fixed_keep_prob", "envelope_above",
+                      "envelope_below", "layers_bound", "layers_rank_one", "layers_schatten",
+                      "layers_rank_two")
+    ),
 )  # fmt: skip
 
 DROPOUT = Scenario(
@@ -343,6 +518,7 @@ DROPOUT = Scenario(
         "width_free": ("copies",),
         "equalised_penalty": ("copies",),
         "fixed_keep_prob": ("copies",),
+        "envelope_below": ("single",),
     },
     narrow=only("dropout"), sides="norms of Z and formulas against all masks enumerated",
     at={"mask": "dropout", "keep_prob": 0.5, "width": 4},

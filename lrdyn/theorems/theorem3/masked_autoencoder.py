@@ -92,18 +92,22 @@ def _ranks(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.where(np.isfinite(largest[..., 0]), count, np.nan)
 
 
-def _asked(loss: str, trained: bool) -> Callable[[Outcome], bool]:
-    """Whether this loss was asked for, and its training has ended."""
-    return lambda one: loss in one.point["loss"].split() and (not trained or _trained(one))
+def _asked(loss: str) -> Callable[[Outcome], bool]:
+    """Whether this loss was asked for."""
+    return lambda one: loss in one.point["loss"].split()
 
 
 def _trained(one: Outcome) -> bool:
-    """Whether the slowest error, of curvature 1 / condition, has decayed to round-off squared."""
+    """Whether the slowest error, of curvature 1 / condition, must decay to round-off squared."""
     flags = one.point
     groups = training.patch_numbers(int(flags["rows"]), flags["mask"], int(flags["patch_size"]))
     rate = training.narrow_rate(flags["keep_prob"], groups)
     decay = training.STEPS * rate / ((1 - training.MOMENTUM) * one.predicted["condition"])
     return bool(decay >= -2 * np.log(np.finfo(one.dtype).eps))
+
+
+def _too_short(one: Outcome) -> str:
+    return "" if _trained(one) else "too few steps"
 
 
 def _claim(
@@ -118,8 +122,10 @@ def _claim(
     how.setdefault("residual", on_each(name))
     if trained and how.get("kind", "identity") in ("identity", "bound"):
         how["condition"] = "condition"
+    if trained:
+        how["undecided"] = _too_short
     read = (*(reads or (name,)), *(("condition",) if trained else ()))
-    return Claim(name, statement, reads=read, applies=_asked(loss, trained), **how)
+    return Claim(name, statement, reads=read, applies=_asked(loss), **how)
 
 
 CLAIMS = (
@@ -211,6 +217,10 @@ def _control(name: str, statement: str, claim: str, array: str = "") -> Control[
     return Control(name, statement, claim, predict=predicted)
 
 
+def _twice(case: Autoencoding) -> dict[str, Array]:
+    return {"attained": 2 * predict(case)["attained"]}
+
+
 def _any_data(case: Autoencoding) -> dict[str, Array]:
     return {"attained": training.added_at_identity(case, case.data[0])}
 
@@ -233,6 +243,14 @@ CONTROLS = (
     _control("bound_not_divided", "the bound without 1/m", "nuclear_bound"),
     Control("attained_by_any_data", "A = I on data whose rows are not orthogonal", "attained",
             measure=_any_data),
+    Control("attained_twofold", "twice the bound", "attained", predict=_twice),
+    *(
+        Control(f"{claim}_in_a_hurry",
+                f"{training.HURRIED} steps, of masks that mostly show everything", claim,
+                measure=training.measure_in_a_hurry)
+        for claim in ("marginal", "optimum", "rank", "bottleneck", "bottleneck_value",
+                      "nuclear_bound", "masked_marginal", "masked_optimum", "unidentified")
+    ),
     _control("diagonal_kept", "diagonal blocks of A kept", "masked_marginal"),
     _control("chance_forgotten", "the factor 1 - p left out", "masked_marginal"),
     _control("blocks_cut_out", "S Q^{-1} without its blocks", "masked_optimum"),

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from lrdyn.claims import excess
 from lrdyn.factorization import Weights
 from lrdyn.initialization import reflection
-from lrdyn.masking import MaskDistribution, block_masks
+from lrdyn.masking import MaskDistribution, block_masks, exact_expectation
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Outcome
 
@@ -77,6 +77,31 @@ def only(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda settings: (
         settings | {"mask": tuple(name for name in settings["mask"] if name == kind)}
     )
+
+
+def variation(theta: Array, divisor: Any = None) -> Float[Array, ""]:
+    """Variance of a mask over its divisor, theta if none is given, from its two values.
+
+    What independent masks add is this times the squares of their terms.
+    """
+    whole = 1 / (theta if divisor is None else divisor)
+    mean = theta * whole
+    return theta * (whole - mean) ** 2 + (1 - theta) * mean**2
+
+
+def added_by_masks(
+    output: Callable[[Array], Array], masks: MaskDistribution, mean: Array
+) -> Float[Array, ""]:
+    """``E ||output(R) - mean||_F^2`` over all masks: what they add to the loss at their mean."""
+    return exact_expectation(lambda mask: jnp.sum((output(mask) - mean) ** 2), *masks)
+
+
+def rounded_chance(theta: Array, width: int) -> Float[Array, ""]:
+    """By how much the odds at the width-free theta(h) amplify the rounding of theta(h).
+
+    It is 1 / (1 - theta(h)), with ``1 - theta(h) = h (1-p) / (h - (h-1) p)``.
+    """
+    return (width - (width - 1) * theta) / (width * (1 - theta))
 
 
 def nuclear(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
