@@ -173,10 +173,30 @@ def _check_rank(rank: int) -> None:
         raise ValueError(f"rank: got {rank}, wanted an integer >= 1")
 
 
+TIED = 1e-3
+"""Entries of a singular vector that are so close to the largest, as a part of it, are tied."""
+
+
+def signed(vectors: Float[Array, "length rank"]) -> Float[Array, "length rank"]:
+    """Give each column a sign: the first of its largest entries is positive, ties included.
+
+    Where entries are equal up to rounding, as in the gradient of two classes, rounding would say
+    which one is the largest. So the first entry within :data:`TIED` of the largest decides.
+
+    Example:
+        >>> signed(jnp.array([[-0.7], [0.7 + 1e-9]])).round(3).tolist()
+        [[0.7], [-0.7]]
+    """
+    sizes = jnp.abs(vectors)
+    largest = sizes >= (1 - TIED) * jnp.max(sizes, axis=0, keepdims=True)
+    first = jnp.argmax(largest, axis=0, keepdims=True)
+    return vectors * jnp.sign(jnp.take_along_axis(vectors, first, axis=0))
+
+
 def top_singular_projector(
     gradient: Float[Array, "m n"], rank: int, side: Side = "smaller"
 ) -> Projector:
-    """P = top-r left (or right) singular vectors of G, the largest entry of each positive.
+    """P = top-r left (or right) singular vectors of G, with signs by :func:`signed`.
 
     Without a rule for signs a kept momentum would depend on LAPACK's choice of them.
 
@@ -197,10 +217,7 @@ def top_singular_projector(
     side = resolve_side(gradient.shape, side)
     left, _, right = linalg.svd(gradient)
     vectors = left if side == "left" else right.T
-    vectors = vectors[:, :rank]
-    largest = jnp.argmax(jnp.abs(vectors), axis=0, keepdims=True)
-    signs = jnp.sign(jnp.take_along_axis(vectors, largest, axis=0))
-    return Projector(vectors * signs, side)
+    return Projector(signed(vectors[:, :rank]), side)
 
 
 def choose_projectors(gradients: PyTree, rank: int, side: Side = "smaller") -> PyTree:

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
-from lrdyn.claims import relative_difference, tolerance
+from lrdyn.claims import CLEARLY, relative_difference, tolerance
 from lrdyn.theorem import (
     POSITIVE,
     Arrays,
@@ -30,11 +30,12 @@ from lrdyn.theorem import (
 from lrdyn.theorems.theorem4 import problems
 from lrdyn.theorems.theorem4.duality import DUALITY
 from lrdyn.theorems.theorem4.figures import plot_paths
+from lrdyn.theorems.theorem4.held import MEMORY
 from lrdyn.theorems.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
 from lrdyn.theorems.theorem4.optax_galore import OPTAX
 from lrdyn.theorems.theorem4.optax_programs import OPTAX_PROGRAMS
-from lrdyn.theorems.theorem4.optimizer_state import NAMES, OPTIMIZER_STATE
-from lrdyn.theorems.theorem4.problems import OPTIMIZERS, PROBLEMS, LowRankRun
+from lrdyn.theorems.theorem4.optimizer_state import NAMES, OPTIMIZER_STATE, galore, relora
+from lrdyn.theorems.theorem4.problems import OPTIMIZERS, PROBLEMS, LowRankRun, trained_claim
 from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
 
 SIDES = ("left", "right")
@@ -78,13 +79,20 @@ def predict(case: LowRankRun) -> dict[str, Array]:
         lambda both: problems.train(case, GALORE, both).records, (case.params, case.data)
     )
     found, recorded = problems.refreshed(case, records), records[problems.at(case, case.steps)]
+    losses, sums = problems.losses(case, recorded), problems.sum_values(case, records)
     return {
         "weights": recorded,
-        "training_loss": problems.losses(case, recorded),
+        "training_loss": losses,
+        "trained": problems.factor_entries(case),
         "condition": condition,
+        "galore_diverges_at": problems.diverges(case, losses, case.steps),
+        "moved": problems.moved(recorded),
         "singular_gap": found.gaps,
+        "gradient_rank": found.least,
         "independence": problems.independence(case, found.bases),
         "sum_rank": problems.sum_ranks(case),
+        "sum_spread": problems.sum_spread(case, sums),
+        "sum_rounding": problems.sum_rounding(case, records, sums),
     }
 
 
@@ -95,6 +103,7 @@ def measure(case: LowRankRun, *, method: Method = RELORA_FROZEN, **how: Any) -> 
     return {
         "weights": recorded,
         "training_loss": problems.losses(case, recorded),
+        "trained": run.trained,
         "sum_values": problems.sum_values(case, run.records),
         "step": jnp.asarray(case.steps),
         "diverged_at": run.diverged_at,
@@ -110,21 +119,26 @@ INDEPENDENT = 0.1
 """Least singular value of [P_1 ... P_K] from which its columns count as independent."""
 
 
-def _same_path(prefix: str = "") -> tuple[Claim, Claim]:
-    """Claims that GaLore and ReLoRA agree, for a scenario of its own names."""
+def _same_path(prefix: str = "", more: str = "") -> tuple[Claim, ...]:
+    """Claims that GaLore and ReLoRA agree, for a scenario of other claims."""
 
     def claim(name: str, statement: str) -> Claim:
         return Claim(
             prefix + name,
-            statement,
+            statement + more,
             residual=lambda one: relative_difference(one.predicted[name], one.measured[name]),
-            reads=(name, "singular_gap"),
-            applies=problems.determined,
+            reads=(name, *problems.WATCHED),
+            applies=problems.has_rank,
+            undecided=problems.undecided,
             condition="condition",
         )
 
     same = "GaLore and ReLoRA with a frozen factor have the same weights at every step"
-    return claim("weights", same), claim("training_loss", "and the same loss")
+    return (
+        claim("weights", same),
+        claim("training_loss", "and the same loss"),
+        trained_claim(prefix + "trained", more),
+    )
 
 
 def _relative_values(one: Outcome) -> np.ndarray:
@@ -146,9 +160,26 @@ def _wrong_ranks(one: Outcome) -> float:
     if not (np.all(np.isfinite(values)) and np.all(np.isfinite(independence))):
         return float("nan")
     # What is larger than the rounding that the other claims allow is no rounding.
-    limit = tolerance("identity", one.dtype, steps=one.steps, size=one.size)
-    wrong = np.sum(values > limit, axis=1) != one.predicted["sum_rank"]
+    wrong = np.sum(values > _rounding(one), axis=1) != one.predicted["sum_rank"]
     return float(np.sum(wrong & (independence >= INDEPENDENT)))
+
+
+def _rounding(one: Outcome) -> float:
+    """Of the singular values of a sum, over the largest: that of the weights."""
+    limit = tolerance("identity", one.dtype, steps=one.steps, size=one.size)
+    return limit * float(one.predicted["sum_rounding"])
+
+
+def _beneath_the_rank(one: Outcome) -> bool:
+    """Whether r K leaves any singular value of the sum to be 0."""
+    return bool(one.predicted["sum_rank"][0] < one.measured["sum_values"].shape[1])
+
+
+def _visible(one: Outcome) -> str:
+    """Why ranks cannot be counted: sigma_{rK} of GaLore's own sums is near to their rounding."""
+    counted = one.predicted["independence"] >= INDEPENDENT
+    least = np.min(one.predicted["sum_spread"][counted], initial=np.inf)
+    return "" if least > CLEARLY * _rounding(one) else "rank below rounding"
 
 
 OF_SUMS = "r times the number of refreshes against singular values of W(t) - W(0)"
@@ -156,12 +187,14 @@ OF_SUMS = "r times the number of refreshes against singular values of W(t) - W(0
 CLAIMS = (
     *_same_path(),
     Claim("sum_excess", "W(t) - W(0) has rank at most r K after K refreshes: sigma_{rK+1} = 0",
-          kind="bound", residual=_excess, reads=("sum_values", "sum_rank"), sides=OF_SUMS,
-          condition="condition"),
+          kind="bound", residual=_excess, reads=("sum_values", "sum_rank", "sum_rounding"),
+          sides=OF_SUMS, applies=_beneath_the_rank, condition="sum_rounding"),
     Claim("sum_rank",
           "and no less if the subspaces are independent: steps of rank r, a sum of rank r K",
-          kind="exact", residual=_wrong_ranks, reads=("sum_values", "sum_rank", "independence"),
-          sides=OF_SUMS),
+          kind="exact", residual=_wrong_ranks,
+          reads=("sum_values", "sum_rank", "independence", "sum_spread", "sum_rounding",
+                 "gradient_rank"),
+          applies=problems.has_rank, undecided=_visible, carries=False, sides=OF_SUMS),
 )  # fmt: skip
 
 
@@ -170,16 +203,42 @@ CLAIMS = (
 
 ADAM = {"optimizer": "adam", "state": "reset", "steps": 20}
 
+
+def _nothing_moves(case: LowRankRun) -> dict[str, Array]:
+    """ReLoRA with both factors 0 at the start; lost, and so not seen to fail, if anything moves."""
+    found = measure(case, method=RELORA, choose=no_factors(case.rank, case.side))
+    weights = found["weights"]
+    return {"weights": jnp.where(jnp.all(weights == weights[:1]), weights, jnp.nan)}
+
+
+def _other_side(case: LowRankRun) -> dict[str, Array]:
+    """GaLore on the other side."""
+    side = "right" if case.side == "left" else "left"
+    return measure(case, method=GALORE, side=side)
+
+
+def _wider(case: LowRankRun) -> dict[str, Array]:
+    """One column of P more."""
+    return measure(case, rank=case.rank + 1)
+
+
+def _galore_twice(case: LowRankRun) -> dict[str, Array]:
+    """What GaLore trains; its path would be no other."""
+    return {"trained": problems.train(case, GALORE).trained}
+
+
+_unmerged = partial(measure, method=UNMERGED)
+
 CONTROLS = (
     Control("one_keeps_one_resets",
-            "one method keeps its state and the other resets it, as published", "weights",
-            measure=partial(measure, state="keep"), at=ADAM),
+            "GaLore keeps its state and ReLoRA resets it, as published", "weights",
+            predict=partial(measure, method=GALORE, state="keep"), at=ADAM),
     Control[LowRankRun](
         "pruned_state",
         "a reset that sets 99.9 % of the moments to zero and keeps the count of steps", "weights",
         measure=lambda case: measure(case, state=pruned(jax.random.key(0))), at=ADAM),
     Control("no_merge", "A set to zero at a refresh without a merge: the function jumps",
-            "training_loss", measure=partial(measure, method=UNMERGED)),
+            "training_loss", measure=_unmerged),
     Control("stale_adapter", "a fresh P with the A of the old one", "weights",
             measure=partial(measure, method=STALE)),
     Control("both_factors_trained", "B trained as well as A: ReLoRA as published", "weights",
@@ -187,14 +246,19 @@ CONTROLS = (
     Control[LowRankRun](
         "both_factors_zero",
         "both factors zero at the start: their gradients are exactly 0, and nothing moves",
-        "weights",
-        measure=lambda case: measure(case, method=RELORA, choose=no_factors(case.rank, case.side))),
+        "weights", measure=_nothing_moves),
+    Control("other_side", "GaLore on the other side", "weights", predict=_other_side),
+    Control("loss_of_other_side", "its loss", "training_loss", predict=_other_side),
+    Control("galore_twice", "GaLore in the place of ReLoRA", "trained", measure=_galore_twice),
     Control[LowRankRun](
-        "other_side", "the other side projected", "weights",
-        measure=lambda case: measure(case, side="right" if case.side == "left" else "left")),
+        "whole_matrices", "all entries of W claimed to be trained", "trained",
+        predict=lambda case: {"trained": jnp.asarray(problems.flat(case.params).size)}),
+    Control("more_columns", "P of r + 1 columns", "sum_excess", measure=_wider),
     Control[LowRankRun](
         "one_direction_less", "the sum claimed to have a rank below r K", "sum_excess",
         predict=lambda case: {"sum_rank": problems.sum_ranks(case) - 1}),
+    Control("rank_without_merge", "no merge: only the last adapter is left", "sum_rank",
+            measure=_unmerged),
     Control[LowRankRun](
         "rank_of_one_adapter", "the sum claimed to have the rank of one adapter", "sum_rank",
         predict=lambda case: {"sum_rank": jnp.full_like(problems.sum_ranks(case), case.rank)}),
@@ -205,7 +269,9 @@ DIMS = {
     "training_loss": ("step",),
     "gap": ("step",),
     "singular_gap": ("refresh", "matrix"),
+    "gradient_rank": ("refresh", "matrix"),
     "sum_rank": ("refreshes",),
+    "sum_spread": ("refreshes",),
     "independence": ("refreshes",),
     "sum_values": ("refreshes", "index"),
     "step": ("step",),
@@ -223,26 +289,33 @@ def _first_problem(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _other_problems(settings: dict[str, Any]) -> dict[str, Any]:
-    """The other problems, briefly: they amplify rounding the more the longer they are trained."""
+    """The other problems, briefly: they amplify rounding the more the longer they are trained.
+
+    All policies are run anyway.
+    """
     names = ("optimizer", "rank", "period", "side", "learning_rate")
     last = {name: settings[name][-1:] for name in names}
     steps = min(settings["steps"], 30)
-    return settings | last | {"problem": settings["problem"][1:], "steps": steps}
+    first = {"state": settings["state"][:1]}
+    return settings | last | first | {"problem": settings["problem"][1:], "steps": steps}
 
 
 TRAJECTORY = Scenario(
     "trajectory", problems.make_run, predict, measure, CLAIMS, CONTROLS,
+    hypotheses={"full_rank_gradient": problems.full_rank_gradient},
     dims=DIMS,
     narrow=_first_problem, compare=gap, steps="steps",
-    diverged="diverged_at",
+    diverges="galore_diverges_at", diverged="diverged_at",
     sides="projected gradients of W (GaLore) against gradients of A by differentiation (ReLoRA)",
     at={"optimizer": "sgd", "side": "left", "problem": "regression", "state": "keep", "steps": 60},
 )  # fmt: skip
 
 OTHER_PROBLEMS = dataclasses.replace(
-    TRAJECTORY,
+    OPTIMIZER_STATE,
     id="other_problems",
-    claims=_same_path("network_"),
+    predict=galore,
+    measure=relora,
+    claims=_same_path("network_", ", whether both keep, reset or transport the state (controls: above)"),
     controls=(),
     narrow=_other_problems,
 )
@@ -251,7 +324,8 @@ THEOREM4 = Theorem(
     "theorem4",
     "GaLore and ReLoRA with a frozen factor take the same path, for any optimiser of gradients",
     FLAGS,
-    (TRAJECTORY, OPTIMIZER_STATE, OTHER_PROBLEMS, OPTAX, OPTAX_PROGRAMS, DUALITY, GRADIENT_RANK),
+    (TRAJECTORY, OPTIMIZER_STATE, OTHER_PROBLEMS, OPTAX, OPTAX_PROGRAMS, MEMORY, DUALITY,
+     GRADIENT_RANK),
     plots={"paths": plot_paths},
     check=check,
     axes=("rank",),

@@ -1,6 +1,7 @@
 """Theorem 4: what becomes of the state of the optimiser at a refresh."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +15,9 @@ from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES, StatePolicy
 from lrdyn.descent import iterate
-from lrdyn.theorem import Claim, Control, Outcome, Scenario, with_condition
+from lrdyn.theorem import Claim, Control, Scenario, with_condition
 from lrdyn.theorems.theorem4 import problems
-from lrdyn.theorems.theorem4.problems import LowRankRun
+from lrdyn.theorems.theorem4.problems import LowRankRun, Run
 
 KEEP, RESET, TRANSPORT = range(3)
 NAMES = tuple(POLICIES)
@@ -48,7 +49,7 @@ def other_signs(maps: PyTree) -> PyTree:
 
 def lanes(
     case: LowRankRun, method: Method, params_and_data: Any = None, flipped: Any = False
-) -> Float[Array, "policy times entries"]:
+) -> Run:
     """Runs with each policy; the signs of the singular vectors by one rule or by the other."""
 
     def choose(key: Any, gradients: PyTree):
@@ -57,7 +58,7 @@ def lanes(
 
     def run(number: Array):
         policy = one_policy(number)
-        return problems.train(case, method, params_and_data, state=policy, choose=choose).records
+        return problems.train(case, method, params_and_data, state=policy, choose=choose)
 
     return jax.vmap(run)(_numbers())
 
@@ -118,68 +119,100 @@ def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "t
 # The scenario -----------------------------------------------------------------------------------
 
 
-def predict(case: LowRankRun) -> dict[str, Array]:
-    """GaLore with each policy, and the recursion without coordinates."""
-    galore, condition = with_condition(
-        lambda both: lanes(case, GALORE, both), (case.params, case.data)
+def galore(case: LowRankRun) -> dict[str, Array]:
+    """GaLore with each policy."""
+    runs, condition = with_condition(
+        lambda both: lanes(case, GALORE, both).records, (case.params, case.data)
     )
-    every = jax.vmap(lambda number: lifted_momentum(case, number))(_numbers())
-    recorded = problems.at(case, case.steps)
+    paths, seen = _recorded(case, runs), jax.vmap(partial(problems.refreshed, case))(runs)
+    losses = jax.vmap(partial(problems.losses, case))(paths)
     return {
-        "policy_weights": galore[:, recorded],
-        "lifted": every[:, recorded],
-        "singular_gap": jax.vmap(lambda run: problems.refreshed(case, run).gaps)(galore),
+        "weights": paths,
+        "training_loss": losses,
+        "trained": jnp.full_like(_numbers(), problems.factor_entries(case)),
+        "galore_diverges_at": jax.vmap(lambda one: problems.diverges(case, one, case.steps))(losses),
+        "moved": problems.moved(paths),
+        "singular_gap": seen.gaps,
+        "gradient_rank": seen.least,
         "condition": condition,
     }
+
+
+def relora(case: LowRankRun, method: Method = RELORA_FROZEN) -> dict[str, Array]:
+    """ReLoRA with each policy."""
+    runs = lanes(case, method)
+    paths = _recorded(case, runs.records)
+    return {
+        "weights": paths,
+        "training_loss": jax.vmap(partial(problems.losses, case))(paths),
+        "trained": runs.trained,
+        "step": jnp.asarray(case.steps),
+    }
+
+
+def _recorded(case: LowRankRun, runs: Float[Array, "policy times entries"]) -> Array:
+    return runs[:, problems.at(case, case.steps)]
+
+
+def predict(case: LowRankRun) -> dict[str, Array]:
+    """GaLore with each policy, and the recursion without coordinates."""
+    found = galore(case)
+    return found | {"policy_weights": found["weights"], "lifted": _lifted(case)}
+
+
+def _lifted(case: LowRankRun) -> Float[Array, "policy step entry"]:
+    """The recursion without coordinates, for each policy."""
+    return _recorded(case, jax.vmap(lambda number: lifted_momentum(case, number))(_numbers()))
 
 
 SIGN_FREE = np.array([RESET, TRANSPORT], np.int32)
 """Policies after which the signs of singular vectors have no effect."""
 
 
-def _runs(case: LowRankRun) -> Float[Array, "rule policy step entry"]:
-    """ReLoRA with both rules for the signs and each policy."""
+def _runs(case: LowRankRun) -> tuple[Array, Array]:
+    """ReLoRA with both rules for the signs and each policy; and how many numbers it trains."""
     rules = jnp.array([False, True])
     found = jax.vmap(lambda flipped: lanes(case, RELORA_FROZEN, flipped=flipped))(rules)
-    return found[:, :, problems.at(case, case.steps)]
+    return jax.vmap(partial(_recorded, case))(found.records), found.trained[0]
 
 
 def measure(case: LowRankRun) -> dict[str, Array]:
     """ReLoRA with each policy, and how far apart the rules for the signs are."""
-    one, other = _runs(case)
+    (one, other), trained = _runs(case)
     return {
         "policy_weights": one,
         "lifted": one,
+        "trained": trained,
         "signs": jax.vmap(problems.distance)(one[SIGN_FREE], other[SIGN_FREE]),
         "step": jnp.asarray(case.steps),
     }
 
 
-def _has_momentum(one: Outcome) -> bool:
-    return problems.determined(one) and one.point["optimizer"] == "momentum"
-
-
 CLAIMS = (
     Claim("policy_weights",
           "GaLore and ReLoRA with a frozen factor agree whether both keep, reset or transport",
-          reads=("policy_weights", "singular_gap"), applies=problems.determined,
-          condition="condition"),
+          reads=("policy_weights", *problems.WATCHED), applies=problems.has_rank,
+          undecided=problems.undecided, condition="condition"),
+    problems.trained_claim("policy_trained"),
     Claim("lifted",
           "with momentum the path is that of W <- W - eta M, M <- mu M + P P^T G, where M becomes "
           "P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
-          reads=("lifted", "singular_gap"), applies=_has_momentum, condition="condition",
+          reads=("lifted", *problems.WATCHED), applies=problems.has_rank,
+          undecided=problems.undecided, condition="condition",
           sides="a momentum of the size of W, projected, against one in coordinates"),
     Claim("signs",
-          "after a reset or a transport the path does not depend on the signs of singular vectors",
+          "after a reset or a transport the path does not depend on the signs of singular vectors "
+          "(no formula: both sides are runs)",
           residual=lambda one: float(np.max(one.measured["signs"])),
-          reads=("signs", "singular_gap"), applies=problems.determined, condition="condition",
+          reads=("signs", *problems.WATCHED), applies=problems.has_rank,
+          undecided=problems.undecided, condition="condition",
           sides="runs with two rules for the signs of singular vectors"),
 )  # fmt: skip
 
 
 def _broken(case: LowRankRun) -> dict[str, Array]:
     """Each policy under the name of another, and signs with a kept state."""
-    one, other = _runs(case)
+    (one, other), _ = _runs(case)
     kept = jnp.full_like(SIGN_FREE, KEEP)
     return {
         "policy_weights": jnp.roll(one, 1, axis=0),
@@ -188,11 +221,21 @@ def _broken(case: LowRankRun) -> dict[str, Array]:
     }
 
 
+def _other_formulas(case: LowRankRun) -> dict[str, Array]:
+    """Momentum that is lifted with each policy under the name of another, as both predictions."""
+    wrong = jnp.roll(_lifted(case), 1, axis=0)
+    return {"policy_weights": wrong, "lifted": wrong}
+
+
 CONTROLS = (
     Control("other_policy",
             "one keeps its state where the other resets, resets where it transports, ...",
             "policy_weights", measure=_broken),
-    Control("other_recursion", "each policy lifted as another one", "lifted", measure=_broken),
+    Control("other_prediction", "the same of what is predicted", "policy_weights",
+            predict=_other_formulas),
+    Control("other_recursion", "each policy lifted as another one", "lifted",
+            predict=_other_formulas),
+    Control("other_run", "each policy run as another one", "lifted", measure=_broken),
     Control("kept_signs", "a state that is kept while the signs of singular vectors change",
             "signs", measure=_broken),
 )  # fmt: skip
@@ -205,16 +248,20 @@ def _momentum(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | first | {"optimizer": optimizers, "side": settings["side"][-1:]}
 
 
+DIMS = {
+    **dict.fromkeys(("policy_weights", "lifted", "weights"), ("policy", "step", "entry")),
+    **dict.fromkeys(("singular_gap", "gradient_rank"), ("policy", "refresh", "matrix")),
+    **dict.fromkeys(("trained", "galore_diverges_at"), ("policy",)),
+    "training_loss": ("policy", "step"),
+    "signs": ("sign_free_policy", "step"),
+    "step": ("step",),
+}
+
 OPTIMIZER_STATE = Scenario(
     "optimizer_state", problems.make_run, predict, measure, CLAIMS, CONTROLS,
-    dims={
-        "policy_weights": ("policy", "step", "entry"),
-        "lifted": ("policy", "step", "entry"),
-        "signs": ("sign_free_policy", "step"),
-        "singular_gap": ("policy", "refresh", "matrix"),
-        "step": ("step",),
-    },
-    narrow=_momentum, steps="steps",
+    dims=DIMS,
+    hypotheses={"full_rank_gradient": problems.full_rank_gradient},
+    narrow=_momentum, steps="steps", diverges="galore_diverges_at",
     sides="GaLore against ReLoRA, all three policies",
     at={"optimizer": "momentum", "side": "left", "problem": "regression", "steps": 40},
 )  # fmt: skip

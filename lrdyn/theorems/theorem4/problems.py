@@ -13,15 +13,16 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn import linalg
-from lrdyn.adapters.descent import low_rank_descent
+from lrdyn.adapters.descent import Choice, begin, low_rank_descent
 from lrdyn.adapters.maps import Side, choose_projectors
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
-from lrdyn.descent import Recorded, Trajectory, recorded_steps
+from lrdyn.claims import CLEARLY, tolerance
+from lrdyn.descent import Recorded, divergence_limit, recorded_steps
 from lrdyn.initialization import gaussians
 from lrdyn.networks import mlp, transformer
 from lrdyn.spectra import half_of_the_digits
-from lrdyn.theorem import Outcome
+from lrdyn.theorem import Claim, Outcome
 
 Data = tuple[Array, Array]
 
@@ -157,24 +158,60 @@ def flat(params: PyTree) -> Float[Array, "entries"]:
     return ravel_pytree(params)[0]
 
 
+class Run(NamedTuple):
+    """What is looked at in a run."""
+
+    records: Float[Array, "times entries"]
+    """All parameters at the recorded steps and the refreshes."""
+    diverged_at: Int[Array, ""]
+    """Step at which the run diverged, or -1."""
+    trained: Int[Array, ""]
+    """How many numbers its method differentiates in: it tells GaLore and ReLoRA apart."""
+
+
 def train(
     case: LowRankRun, method: Method = RELORA_FROZEN, params_and_data: Any = None, **how: Any
-) -> Trajectory:
-    """Algorithm 1 with the settings of the case unless others are given, ``side`` among them."""
+) -> Run:
+    """Algorithm 1 with the settings of the case unless others are given.
+
+    ``rank`` and ``side`` are among these.
+    """
     params, data = params_and_data or (case.params, case.data)
-    side = how.pop("side", case.side)
-    settings = {
+    rank, side = how.pop("rank", case.rank), how.pop("side", case.side)
+    settings: dict[str, Any] = {
         # For all methods alike: P as published for GaLore.
-        "choose": lambda key, G: choose_projectors(G, case.rank, side),
+        "choose": lambda key, G: choose_projectors(G, rank, side),
         "period": case.period,
         "steps": times(case),
         "state": case.state,
         "record": flat,
     }
+    settings |= how
     rule = OPTIMIZERS[case.optimizer](case.learning_rate)
-    return low_rank_descent(
-        method, lambda weights: case.loss(weights, data), params, rule, **settings | how
+    found = low_rank_descent(
+        method, lambda weights: case.loss(weights, data), params, rule, **settings
     )
+    return Run(found.records, found.diverged_at, _trained(method, params, settings["choose"]))
+
+
+def _trained(method: Method, params: PyTree, choose: Choice) -> Int[Array, ""]:
+    def of(W: PyTree) -> PyTree:
+        return begin(method, optax.identity(), W, choose(None, W)).split.trained
+
+    sizes = [leaf.size for leaf in jax.tree.leaves(jax.eval_shape(of, params))]
+    return jnp.asarray(sum(sizes), jnp.int32)
+
+
+def factor_entries(case: LowRankRun) -> Int[Array, ""]:
+    """Numbers that ReLoRA with a frozen factor trains: r n (or m r) for each m x n, and biases."""
+
+    def of(leaf: Array) -> int:
+        if leaf.ndim != 2:
+            return leaf.size
+        m, n = leaf.shape
+        return min(case.rank, m, n) * (n if case.side == "left" else m)
+
+    return jnp.asarray(sum(map(of, jax.tree.leaves(case.params))), jnp.int32)
 
 
 def unflat(case: LowRankRun) -> Callable[[Array], PyTree]:
@@ -195,12 +232,40 @@ def first_matrix(params: PyTree) -> Float[Array, "m n"]:
 # What is looked at in a run --------------------------------------------------------------------
 
 
+def diverges(
+    case: LowRankRun, losses: Float[Array, "times"], at_steps: np.ndarray
+) -> Int[Array, ""]:
+    """First of the steps at which the loss is no number, or past its limit; -1 if there is none."""
+    lost = ~(jnp.abs(losses) < divergence_limit(case.loss(case.params, case.data)))
+    first = jnp.asarray(at_steps, jnp.int32)[jnp.argmax(lost)]
+    return jnp.where(jnp.any(lost), first, -1)
+
+
+def moved(records: Float[Array, "*lanes times entries"]) -> Float[Array, ""]:
+    """Longest way of a parameter from its start, over the largest one; the least of all lanes."""
+    way = jnp.max(jnp.abs(records - records[..., :1, :]), axis=(-2, -1))
+    return jnp.min(way / jnp.max(jnp.abs(records), axis=(-2, -1)))
+
+
+def full_rank_gradient(case: LowRankRun) -> Array:
+    """Whether the gradient of every matrix has rank r or more at the start."""
+    slopes = jax.grad(case.loss)(case.params, case.data)
+    return jnp.stack([_has_rank(G, case.rank) for G in jax.tree.leaves(slopes) if G.ndim == 2])
+
+
+def _has_rank(G: Float[Array, "m n"], rank: int) -> Array:
+    values = linalg.svdvals(G)
+    return values[min(rank, len(values)) - 1] > half_of_the_digits(G.dtype) * values[0]
+
+
 class Refreshes(NamedTuple):
     """The gradients at which projectors were chosen."""
 
     gaps: Float[Array, "refresh matrix"]
     """sigma_r - sigma_{r+1} of each matrix, over its largest sigma_1 in the run: a gradient is
     rounded on the scale of the data."""
+    least: Float[Array, "refresh matrix"]
+    """sigma_r of each matrix over its sigma_1."""
     bases: Float[Array, "refresh length rank"]
     """P of the first matrix."""
 
@@ -213,24 +278,58 @@ def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refre
         rank = min(case.rank, len(values))
         values = jnp.append(values, 0.0)
         vectors = left if case.side == "left" else right.T
-        return values[rank - 1] - values[rank], values[0], vectors[:, :rank]
+        gap, largest = values[rank - 1] - values[rank], values[0]
+        least = values[rank - 1] / jnp.where(largest == 0, 1.0, largest)
+        return gap, least, largest, vectors[:, :rank]
 
     def of_record(vector: Array):
         gradients = jax.grad(case.loss)(unflat(case)(vector), case.data)
         matrices = [G for G in jax.tree.leaves(gradients) if G.ndim == 2]
-        gaps, largest, bases = zip(*map(of_matrix, matrices), strict=True)
-        return jnp.stack(gaps), jnp.stack(largest), bases[0]
+        gaps, least, largest, bases = zip(*map(of_matrix, matrices), strict=True)
+        return jnp.stack(gaps), jnp.stack(least), jnp.stack(largest), bases[0]
 
-    gaps, largest, bases = jax.lax.map(of_record, records[at(case, refreshes(case))])
-    return Refreshes(gaps / jnp.max(largest, axis=0, keepdims=True), bases)
+    gaps, least, largest, bases = jax.lax.map(of_record, records[at(case, refreshes(case))])
+    return Refreshes(gaps / jnp.max(largest, axis=0, keepdims=True), least, bases)
 
 
-def determined(one: Outcome) -> bool:
-    """Whether all gaps are away from zero, so that half of the digits of a projector are left.
+def has_rank(one: Outcome) -> bool:
+    """Whether the gradients of theory's run have rank r or more at every refresh."""
+    return not np.any(one.predicted["gradient_rank"] <= half_of_the_digits(one.dtype))
 
-    With a tie the singular vectors are not determined, and two runs can choose different ones.
+
+def undecided(one: Outcome) -> str:
+    """Why a case shows nothing of equal paths.
+
+    With a tie the singular vectors are not determined, and two runs can choose different ones: all
+    gaps must be so far from 0 that half of the digits of a projector are left. A run of GaLore that
+    moves by no more than 10 tolerances would agree with one that stays.
     """
-    return bool(np.min(one.predicted["singular_gap"]) >= half_of_the_digits(one.dtype))
+    if not np.min(one.predicted["singular_gap"]) >= half_of_the_digits(one.dtype):
+        return "tied singular values"
+    limit = tolerance("identity", one.dtype, steps=one.steps, size=one.size)
+    if not one.predicted["moved"] > CLEARLY * limit * one.predicted["condition"]:
+        return "hardly moves"
+    return ""
+
+
+def trained_claim(name: str, more: str = "") -> Claim:
+    """The claim that the measured run is not GaLore's; a count."""
+    return Claim(
+        name,
+        "ReLoRA differentiates in the r n (m r on the right) entries of A for each m x n, and in "
+        "biases: it is not GaLore again" + more,
+        kind="exact",
+        residual=lambda one: float(
+            np.max(np.abs(one.measured["trained"] - one.predicted["trained"]))
+        ),
+        reads=("trained",),
+        carries=False,
+        sides="r times the sides against the arrays that are trained",
+    )
+
+
+WATCHED = ("singular_gap", "gradient_rank", "moved", "condition")
+"""What :func:`has_rank` and :func:`undecided` read."""
 
 
 def deficient(case: LowRankRun) -> int:
@@ -246,6 +345,26 @@ def sum_values(
     ends = np.append(refreshes(case)[1:], case.steps[-1])[: deficient(case)]
     moved = records[at(case, ends)] - records[:1]
     return jax.lax.map(lambda vector: linalg.svdvals(first_matrix(unflat(case)(vector))), moved)
+
+
+def sum_rounding(
+    case: LowRankRun, records: Float[Array, "times entries"], values: Float[Array, "refreshes k"]
+) -> Float[Array, ""]:
+    """Largest entry of the first matrix over the largest singular value of what was added to it.
+
+    W(t) - W(0) is rounded like W, however little it is; at least 1.
+    """
+    of = jax.vmap(lambda vector: jnp.max(jnp.abs(first_matrix(unflat(case)(vector)))))
+    return jnp.maximum(1.0, jnp.max(of(records)) / jnp.min(values[:, 0]))
+
+
+def sum_spread(
+    case: LowRankRun, values: Float[Array, "refreshes k"]
+) -> Float[Array, "refreshes"]:
+    """sigma_{rK} over sigma_1 of each sum."""
+    places = jnp.minimum(sum_ranks(case), values.shape[1])[:, None] - 1
+    least = jnp.take_along_axis(values, places, axis=1)[:, 0]
+    return least / jnp.where(values[:, 0] == 0, 1.0, values[:, 0])
 
 
 def sum_ranks(case: LowRankRun) -> Int[Array, "refreshes"]:
