@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from lrdyn.adapters.descent import low_rank_descent
+from lrdyn.adapters.descent import begin, low_rank_descent
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import LinearMap
 from lrdyn.adapters.method import Method
@@ -19,7 +19,7 @@ from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.claims import on_each, on_scale
 from lrdyn.descent import Recorded, recorded_steps
 from lrdyn.initialization import gaussians
-from lrdyn.theorem import Claim, Control, Scenario
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
 
 MOST_STEPS = 60
 """Most steps."""
@@ -145,6 +145,12 @@ def _paths(
     return jax.vmap(train)(scales, parts)
 
 
+def _trained(method: Method, case: Adapted) -> Array:
+    """How many numbers a method differentiates in, for one rule."""
+    run = begin(method, optax.identity(), case.start, Dense(case.matrix))
+    return jnp.asarray(sum(leaf.size for leaf in jax.tree.leaves(run.split.trained)), jnp.int32)
+
+
 def _rules(case: Adapted, part: Any) -> list[optax.GradientTransformation]:
     return [RULES[name](EPSILON * part) for name in case.rules]
 
@@ -156,6 +162,9 @@ def _huber(case: Adapted, every: Float[Array, "rules n"]) -> Float[Array, ""]:
 
 
 # Theory and measurement ----------------------------------------------------------------------
+
+ADAPTED, PROJECTED = RELORA_FROZEN, GALORE
+"""The method of the adapters that predict, and of the projected gradients that are measured."""
 
 ADAPTERS = [(1.0, 1.0), (SCALE, 1.0)]
 """Scale of the adapter, part of eps."""
@@ -182,8 +191,14 @@ def _scaled(linear: Array, roots: Array) -> dict[str, Array]:
 
 def predict(case: Adapted) -> dict[str, Array]:
     """Train adapters by differentiating in Lambda; the gap of equal eps by hand."""
-    plain, scaled = _paths(RELORA_FROZEN, case, ADAPTERS)
-    return {"duality": plain, "same_eps": _gap(case)} | _scaled(scaled, scaled)
+    plain, scaled = _paths(ADAPTED, case, ADAPTERS)
+    gram = case.matrix @ case.matrix.T
+    return _scaled(scaled, scaled) | {
+        "duality": plain,
+        "same_eps": _gap(case),
+        "both_trained": jnp.array([len(case.matrix), len(case.start)], jnp.int32),
+        "away_from_isometry": jnp.linalg.norm(gram - jnp.eye(len(gram), dtype=gram.dtype)),
+    }
 
 
 def _gap(case: Adapted) -> Float[Array, "parts 1 n"]:
@@ -200,14 +215,11 @@ def _gap(case: Adapted) -> Float[Array, "parts 1 n"]:
 
 def measure(case: Adapted) -> dict[str, Array]:
     """Project full gradients and lift the updates."""
-    plain, linear, roots, *others = _paths(GALORE, case, MATCHED + EQUAL + DIVIDED)
-    equal, divided = (
-        jnp.stack(paths)[:, case.steps.index(1), FIRST:MIDDLE]
-        for paths in (others[: len(EQUAL)], others[len(EQUAL) :])
-    )
+    plain, linear, roots, *others = _paths(PROJECTED, case, MATCHED + EQUAL + DIVIDED)
     return _scaled(linear, roots) | {
         "duality": plain,
-        "same_eps": equal - divided,
+        "both_trained": jnp.stack([_trained(method, case) for method in (ADAPTED, PROJECTED)]),
+        "same_eps": _first_steps_apart(case, others),
         "scale": jnp.max(jnp.abs(case.start)),
         "step": jnp.asarray(case.steps),
     }
@@ -216,10 +228,24 @@ def measure(case: Adapted) -> dict[str, Array]:
 # Claims and controls -------------------------------------------------------------------------
 
 
+ISOMETRY = 0.01
+"""||S S^T - I||_F below which S counts as one with orthonormal rows, which shows less."""
+
+
+def _undecided(one: Outcome) -> str:
+    isometry = one.predicted["away_from_isometry"] < ISOMETRY
+    return "orthonormal map" if isometry else ""
+
+
 CLAIMS = (
     Claim("duality",
           "theta <- theta + S^T opt(S g) is theta_0 + S^T Lambda with Lambda trained by opt, for "
-          "any matrix S; SGD, momentum, Adam, RMSProp, Adagrad", residual=on_each("duality", 1)),
+          "any matrix S (judged where its rows are not orthonormal); SGD, momentum, Adam, RMSProp, "
+          "Adagrad", residual=on_each("duality", 1), reads=("duality", "away_from_isometry"),
+          undecided=_undecided),
+    Claim("both_trained",
+          "one differentiates in the k entries of Lambda and the other in the n of theta",
+          kind="exact", carries=False, sides="shape of S against the arrays that are trained"),
     Claim("scale_linear",
           "theta_0 + s S^T Lambda is theta <- theta + s^2 S^T opt(S g) for SGD and momentum",
           residual=on_each("scale_linear", 1)),
@@ -255,10 +281,31 @@ def _only(rule: str) -> Callable[[Array, Adapted, Array], Adapted]:
     return lambda key, case, amount: dataclasses.replace(case, rules=(rule,))
 
 
+MULTIPLIED = [(SCALE, part * SCALE) for part in PARTS]
+"""Those of the adapter times s, where they are to be divided."""
+
+
 def _wrong_scales(case: Adapted) -> dict[str, Array]:
-    """For linear rules alpha = s, for Adam s^2; in roots equal constants."""
-    one, two = _paths(GALORE, case, [(SCALE, 1.0), (SCALE**2, 1 / SCALE)])
-    return _scaled(one, one) | {"scale_adam": two[:, FIRST:MIDDLE]}
+    """For linear rules alpha = s, for Adam s^2; in roots equal constants; without a scale s."""
+    wrong = [(SCALE, 1.0), (SCALE**2, 1 / SCALE)]
+    one, two, *others = _paths(PROJECTED, case, wrong + EQUAL + MULTIPLIED)
+    return _scaled(one, one) | {
+        "scale_adam": two[:, FIRST:MIDDLE],
+        "duality": one,
+        "same_eps": _first_steps_apart(case, others),
+    }
+
+
+def _first_steps_apart(case: Adapted, paths: list[Array]) -> Array:
+    """The first steps of Adam in one half of the paths less those in the other half."""
+    steps = jnp.stack(paths)[:, case.steps.index(1), FIRST:MIDDLE]
+    return steps[: len(PARTS)] - steps[len(PARTS) :]
+
+
+def _scales_exchanged(case: Adapted) -> dict[str, Array]:
+    """The adapter of scale s where it has none, and that without a scale where it has s."""
+    plain, scaled = _paths(ADAPTED, case, ADAPTERS)
+    return _scaled(plain, plain) | {"duality": scaled}
 
 
 CONTROLS = (
@@ -266,6 +313,20 @@ CONTROLS = (
             case=_only("adamw"), breaks="gradients_only"),
     Control("trust_ratio", "LAMB, whose step is proportional to the parameters that it is given",
             "duality", case=_only("lamb"), breaks="gradients_only"),
+    Control("alpha_s_for_1", "alpha = s for adapters without a scale", "duality",
+            measure=_wrong_scales),
+    Control("adapter_of_scale_s", "adapters of scale s claimed for alpha = 1", "duality",
+            predict=_scales_exchanged),
+    Control[Adapted](
+        "galore_for_both", "projected gradients on both sides", "both_trained",
+        measure=lambda case: {"both_trained": jnp.stack([_trained(PROJECTED, case)] * 2)}),
+    Control[Adapted](
+        "adapters_for_both", "adapters claimed on both sides", "both_trained",
+        predict=lambda case: {"both_trained": jnp.full(2, len(case.matrix), jnp.int32)}),
+    *(Control(f"{name}_without_scale", "adapters without a scale claimed for s", f"scale_{name}",
+              predict=_scales_exchanged) for name in ("linear", "adam", "roots")),
+    Control("eps_multiplied", "eps multiplied by s in place of divided", "same_eps",
+            measure=_wrong_scales),
     Control("alpha_s_for_sgd", "alpha = s for SGD and momentum", "scale_linear",
             measure=_wrong_scales),
     Control("alpha_squared_for_adam", "alpha = s^2 for Adam", "scale_adam", measure=_wrong_scales),
@@ -290,6 +351,7 @@ DUALITY = Scenario(
         "scale_adam": ("step", "adam_rule", "parameter"),
         "scale_roots": ("step", "root_rule", "parameter"),
         "same_eps": ("eps_part", "adam_rule", "parameter"),
+        "both_trained": ("method",),
         "step": ("step",),
     },
     narrow=_narrow, steps="steps",

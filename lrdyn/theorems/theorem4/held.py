@@ -93,8 +93,8 @@ CLAIMS = (
           "full training and GaLore hold the mn entries of W, LoRA and ReLoRA r(m + n) more",
           kind="exact", carries=False),
     Claim("state_held",
-          "Adam and P hold 2mn (full), 2r(m + n) (LoRA, ReLoRA), 2nr (B frozen), mr + 2nr (GaLore), "
-          "nr + 2mr (optax's) entries for m <= n, and an int32 or two, in bytes", kind="exact",
+          "Adam and P hold 2mn (full), 2r(m + n) (LoRA, ReLoRA), 2nr (B frozen), mr + 2nr (GaLore) "
+          "or nr + 2mr (optax's) entries for m <= n, and an int32 or two, in bytes", kind="exact",
           carries=False),
 )  # fmt: skip
 
@@ -104,7 +104,8 @@ CONTROLS = (
     Control("wider_factors", "factors of one column more", "weights_held", measure=_wider),
     Control("projector_forgotten", "m r less for all but full training", "state_held",
             predict=_without_p),
-    Control("state_of_momentum", "momentum in the place of Adam", "state_held",
+    Control[Layer](
+        "state_of_momentum", "momentum in the place of Adam", "state_held",
             measure=lambda case: measure(case, optax.trace(0.9))),
 )  # fmt: skip
 

@@ -119,6 +119,13 @@ def _init_inside(case: Training) -> dict[str, Array]:
     return {"optax_svds": _svds(case)[np.array([0, 1, 1, 3])]}
 
 
+def _wrong(case: Training) -> dict[str, Array]:
+    """P on the smaller side; SVDs that stand within a cond whatever is batched."""
+    m, n, r = *case.weights["first"].shape, case.rank
+    shapes = [[m, r, r, n], [m, r, n, r]] if m <= n else [[n, r, m, r], [n, r, r, m]]
+    return {"optax_shapes": jnp.asarray(shapes), "optax_svds": jnp.asarray([[0, 2]] * 4)}
+
+
 CLAIMS = (
     Claim("optax_shapes",
           "its state holds P of max(m, n) x r and moments of r x min(m, n) (transposed if m < n)",
@@ -130,6 +137,9 @@ CLAIMS = (
 )  # fmt: skip
 
 CONTROLS = (
+    Control("smaller_side_claimed", "P claimed on the smaller side", "optax_shapes",
+            predict=_wrong),
+    Control("no_select", "every SVD claimed to stand within a cond", "optax_svds", predict=_wrong),
     Control("published_shapes", "the state of GaLore as published", "optax_shapes",
             measure=_published_shapes),
     Control("state_made_inside",

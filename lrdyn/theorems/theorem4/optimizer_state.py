@@ -130,7 +130,7 @@ def galore(case: LowRankRun) -> dict[str, Array]:
         "weights": paths,
         "training_loss": losses,
         "trained": jnp.full_like(_numbers(), problems.factor_entries(case)),
-        "galore_diverges_at": jax.vmap(lambda one: problems.diverges(case, one, case.steps))(losses),
+        "galore_diverges_at": jax.vmap(partial(problems.diverges, case))(losses),
         "moved": problems.moved(paths),
         "singular_gap": seen.gaps,
         "gradient_rank": seen.least,

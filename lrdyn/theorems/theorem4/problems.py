@@ -232,13 +232,19 @@ def first_matrix(params: PyTree) -> Float[Array, "m n"]:
 # What is looked at in a run --------------------------------------------------------------------
 
 
-def diverges(
-    case: LowRankRun, losses: Float[Array, "times"], at_steps: np.ndarray
+def lost_at(
+    losses: Float[Array, "times"], limit: Float[Array, ""], steps: np.ndarray
 ) -> Int[Array, ""]:
     """First of the steps at which the loss is no number, or past its limit; -1 if there is none."""
-    lost = ~(jnp.abs(losses) < divergence_limit(case.loss(case.params, case.data)))
-    first = jnp.asarray(at_steps, jnp.int32)[jnp.argmax(lost)]
+    lost = ~(jnp.abs(losses) < limit)
+    first = jnp.asarray(steps, jnp.int32)[jnp.argmax(lost)]
     return jnp.where(jnp.any(lost), first, -1)
+
+
+def diverges(case: LowRankRun, losses: Float[Array, "times"]) -> Int[Array, ""]:
+    """The same of the losses at the recorded steps of a case."""
+    limit = divergence_limit(case.loss(case.params, case.data))
+    return lost_at(losses, limit, np.asarray(case.steps))
 
 
 def moved(records: Float[Array, "*lanes times entries"]) -> Float[Array, ""]:
@@ -358,9 +364,7 @@ def sum_rounding(
     return jnp.maximum(1.0, jnp.max(of(records)) / jnp.min(values[:, 0]))
 
 
-def sum_spread(
-    case: LowRankRun, values: Float[Array, "refreshes k"]
-) -> Float[Array, "refreshes"]:
+def sum_spread(case: LowRankRun, values: Float[Array, "refreshes k"]) -> Float[Array, "refreshes"]:
     """sigma_{rK} over sigma_1 of each sum."""
     places = jnp.minimum(sum_ranks(case), values.shape[1])[:, None] - 1
     least = jnp.take_along_axis(values, places, axis=1)[:, 0]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn import gradient_rank
-from lrdyn.claims import excess
+from lrdyn.claims import excess, tolerance
 from lrdyn.descent import Recorded, iterate, log_steps
 from lrdyn.gradient_rank import Edges, GradientModes, StableRankBounds
 from lrdyn.initialization import gaussians, reflection
@@ -162,16 +162,37 @@ def predict(case: Recursion) -> dict[str, Array]:
     """Gradients from eigenvectors, bounds from G_par and q."""
     ratio, path = _ratio(case, case.edges.second), _path(case, case.modes)
     bounds, size = _bounds(case, ratio, case.times), jnp.linalg.norm(path, axis=(2, 3))
+    gaps = _gaps(case)
     return {
         "gradient_path": path,
         "stable_rank_bound": bounds.upper,
         "stable_rank_floor": bounds.lower,
         "lemma_3_3": bounds.printed,
-        # Gradients are differences of the size of G_0, and so are their errors.
-        "resolution": size / size[:, :1],
+        # Gradients are differences of the size of G_0, and so are their errors; those of G_par are
+        # larger by the eigenvalues over their gap.
+        "resolution": size / size[:, :1] * gaps.apart[:, None],
+        "eigenvalue_spread": gaps.spread,
         "misalignment": jax.vmap(gradient_rank.misalignment)(case.modes, case.part),
         "ratio": ratio,
     }
+
+
+class Gaps(NamedTuple):
+    """Gaps between the eigenvalues of each problem, over the largest absolute one."""
+
+    apart: Float[Array, "problems"]
+    """l_2 - l_1."""
+    spread: Float[Array, "problems"]
+    """Of the eigenvalues that count as l_1."""
+
+
+def _gaps(case: Recursion) -> Gaps:
+    values, edges = case.modes.values, case.edges
+    scale = jnp.max(jnp.abs(values), axis=1)
+    slow = (values < edges.second[:, None]) | (edges.second == edges.last)[:, None]
+    slow = slow & (values - values[:, :1] <= half_of_the_digits(values.dtype) * scale[:, None])
+    spread = jnp.max(jnp.where(slow, values, values[:, :1]), axis=1) - edges.first
+    return Gaps((edges.second - edges.first) / scale, spread / scale)
 
 
 def _loss(case: Recursion, weights: Float[Array, "problems m n"]) -> Float[Array, ""]:
@@ -209,8 +230,15 @@ def _beyond(name: str, *, first: int = 0) -> Callable[[Outcome], float]:
     return residual
 
 
-def _bounded(one: Outcome) -> bool:
-    return not np.any(np.isinf(one.predicted["stable_rank_bound"][:, -1]))
+def _close(one: Outcome) -> str:
+    """Eigenvalues that count as equal and are not, by more than they are rounded."""
+    limit = tolerance("identity", one.dtype, size=int(np.prod(LARGEST_GRADIENT)) ** 2)
+    return "close eigenvalues" if np.max(one.predicted["eigenvalue_spread"]) > limit else ""
+
+
+def _bounded(one: Outcome) -> str:
+    unknown = np.any(np.isinf(one.predicted["stable_rank_bound"][:, -1]))
+    return "bound is infinite" if unknown else _close(one)
 
 
 def _aligned(one: Outcome) -> bool:
@@ -226,16 +254,16 @@ CLAIMS = (
     Claim("stable_rank_bound",
           "sr(G_t) <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2 where the "
           "bracket is positive (G_par is not 0), D = G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
-          kind="bound", residual=_beyond("stable_rank_bound"), applies=_bounded,
-          reads=("stable_rank", "stable_rank_bound", "resolution")),
+          kind="bound", residual=_beyond("stable_rank_bound"), undecided=_bounded,
+          reads=("stable_rank", "stable_rank_bound", "resolution", "eigenvalue_spread")),
     Claim("stable_rank_floor", "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2",
-          kind="bound", residual=_beyond("stable_rank_floor"),
-          reads=("stable_rank", "stable_rank_floor", "resolution")),
+          kind="bound", residual=_beyond("stable_rank_floor"), undecided=_close,
+          reads=("stable_rank", "stable_rank_floor", "resolution", "eigenvalue_spread")),
     Claim("lemma_3_3",
           "sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2 if the top singular pair of G_par "
           "lies in the eigenspace of l_1 (here: N = 1, B or C nonsingular)", kind="bound",
-          residual=_beyond("lemma_3_3", first=ALIGNED), applies=_aligned,
-          reads=("stable_rank", "lemma_3_3", "resolution", "misalignment")),
+          residual=_beyond("lemma_3_3", first=ALIGNED), applies=_aligned, undecided=_close,
+          reads=("stable_rank", "lemma_3_3", "resolution", "misalignment", "eigenvalue_spread")),
 )  # fmt: skip
 
 
@@ -276,9 +304,18 @@ def _wrong(case: Recursion) -> dict[str, Array]:
     }
 
 
+def _ascent(case: Recursion) -> dict[str, Array]:
+    """W <- W - eta G: the modes that fall the fastest grow the fastest."""
+    return measure(dataclasses.replace(case, learning_rate=-case.learning_rate))
+
+
 CONTROLS = (
     Control("gradient_flow", "exp(-eta l t) in place of (1 - eta l)^t", "gradient_path",
             predict=_wrong),
+    Control("ascent", "W <- W - eta G", "gradient_path", measure=_ascent),
+    Control("bound_of_ascent", "the same", "stable_rank_bound", measure=_ascent),
+    Control("floor_of_ascent", "the same", "stable_rank_floor", measure=_ascent),
+    Control("lemma_of_ascent", "the same", "lemma_3_3", measure=_ascent),
     Control("printed_in_general", "Lemma 3.3 as printed, for B = C = diag(1, 0) too",
             "stable_rank_bound", predict=_wrong),
     Control("large_step", "eta = 1.9/l_max", "stable_rank_bound", case=_large_step,
@@ -294,8 +331,8 @@ CONTROLS = (
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
-    """As many rows, columns and steps as this scenario takes."""
-    sizes = {"steps": min(settings["steps"], MOST_STEPS)}
+    """As many rows, columns and steps as this scenario takes; of the rank nothing is needed."""
+    sizes = {"steps": min(settings["steps"], MOST_STEPS), "rank": (1,)}
     for name, largest in zip(("rows", "cols"), LARGEST_GRADIENT, strict=True):
         sizes[name] = tuple(dict.fromkeys(min(size, largest) for size in settings[name]))
     return settings | sizes
@@ -310,7 +347,7 @@ GRADIENT_RANK = Scenario(
             ("recursion", "step"),
         ),
         "gradient_path": ("recursion", "step", "row", "column"),
-        "misalignment": ("recursion",),
+        **dict.fromkeys(("misalignment", "eigenvalue_spread"), ("recursion",)),
         "ratio": ("recursion",),
         "step": ("step",),
     },
