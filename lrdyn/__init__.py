@@ -30,6 +30,7 @@ from lrdyn.adapters.relora import RELORA as RELORA
 from lrdyn.adapters.relora import RELORA_FROZEN as RELORA_FROZEN
 from lrdyn.claims import relative_difference as relative_difference
 from lrdyn.claims import tolerance as tolerance
+from lrdyn.condition import with_condition as with_condition
 from lrdyn.descent import Trajectory as Trajectory
 from lrdyn.descent import gradient_descent as gradient_descent
 from lrdyn.descent import recorded_steps as recorded_steps
@@ -67,4 +68,3 @@ from lrdyn.theorem import Scenario as Scenario
 from lrdyn.theorem import Theorem as Theorem
 from lrdyn.theorem import at_least as at_least
 from lrdyn.theorem import one_of as one_of
-from lrdyn.theorem import with_condition as with_condition

@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 
 import lrdyn as lr
 from lrdyn import cli
+from lrdyn.condition import relative_response
 from lrdyn.engine import files
 from lrdyn.engine.evaluate import evaluate_controls
 from lrdyn.engine.judging import ratio_of, residuals
-from lrdyn.theorem import Claim, Control, Flag, Scenario, Theorem, one_of, relative_response
+from lrdyn.theorem import Claim, Control, Flag, Scenario, Theorem, one_of
 from tests.oracles import refuses
 from tests.runs import interrupted, python, results_of, started, verdict_of
 

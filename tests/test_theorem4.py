@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from lrdyn.adapters.galore import GALORE
+from lrdyn.condition import with_condition
 from lrdyn.engine.produce import concerned
-from lrdyn.theorem import Outcome, with_condition
+from lrdyn.theorem import Outcome
 from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, problems
 from lrdyn.theorems.theorem4.figures import plot_paths
 from lrdyn.theorems.theorem4.optimizer_state import OPTIMIZER_STATE

@@ -8,11 +8,12 @@ import optax
 from jaxtyping import Array, Float
 
 from lrdyn import linalg, subspace
+from lrdyn.condition import conditions
 from lrdyn.descent import gradient_descent, iterate
 from lrdyn.factorization import Weights, end_to_end, mean_factorization_loss
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import product_of_others, reduced_spectra
-from lrdyn.theorem import Claim, Control, Scenario, Theorem, conditions
+from lrdyn.theorem import Claim, Control, Scenario, Theorem
 from lrdyn.theorems import deep_factorization
 from lrdyn.theorems.deep_factorization import DIMS, DeepFactorization, weights_claim, zero_claim
 from lrdyn.theorems.theorem2.classification import CLASSIFICATION, COLLAPSE

@@ -12,12 +12,13 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn import classifier, linalg
 from lrdyn.claims import excess, tolerance
+from lrdyn.condition import Twins, conditions, twins
 from lrdyn.descent import Trajectory
 from lrdyn.factorization import Weights, end_to_end, factorization_loss, regression_loss
 from lrdyn.initialization import orthogonal
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import Frame, propagate, reduced_start, rho
-from lrdyn.theorem import Claim, Control, Outcome, Scenario, Twins, conditions, twins
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems import deep_factorization
 from lrdyn.theorems.deep_factorization import weights_claim, zero_claim
 

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float, Key
 from lrdyn import autoencoding, dropout, linalg
 from lrdyn.autoencoding import MaskedMoments, nuclear_norm_bound, within_patches
 from lrdyn.claims import excess, on_each
+from lrdyn.condition import relative_response
 from lrdyn.spectra import half_of_the_digits, singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Scenario, relative_response
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.theorem3 import autoencoder_training as training
 from lrdyn.theorems.theorem3.autoencoder_training import Autoencoding
 from lrdyn.theorems.theorem3.network import MOST_MASKS

@@ -14,6 +14,7 @@ from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
 from lrdyn.claims import CLEARLY, relative_difference, tolerance
+from lrdyn.condition import with_condition
 from lrdyn.theorem import (
     POSITIVE,
     Arrays,
@@ -25,7 +26,6 @@ from lrdyn.theorem import (
     Theorem,
     at_least,
     one_of,
-    with_condition,
 )
 from lrdyn.theorems.theorem4 import problems
 from lrdyn.theorems.theorem4.duality import DUALITY

@@ -14,8 +14,9 @@ from lrdyn.adapters.maps import choose_projectors, lift_onto, project
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES, StatePolicy
+from lrdyn.condition import with_condition
 from lrdyn.descent import iterate
-from lrdyn.theorem import Claim, Control, Scenario, with_condition
+from lrdyn.theorem import Claim, Control, Scenario
 from lrdyn.theorems.theorem4 import problems
 from lrdyn.theorems.theorem4.problems import LowRankRun, Run
 

@@ -1,0 +1,122 @@
+"""How much a run amplifies small errors of its data: its condition, by a twin."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+
+def relative_response(
+    one: Float[Array, "..."], other: Float[Array, "..."], scale: Float[Array, ""] | None = None
+) -> Float[Array, ""]:
+    """Largest difference of two arrays over a scale, inside a traced program.
+
+    The scale is their largest entry if none is given. The response is 0 for two arrays of zeros and
+    NaN if any entry is not finite.
+
+    Example:
+        >>> float(relative_response(jnp.array([1.0, 4.0]), jnp.array([1.0, 3.0])))
+        0.25
+    """
+    if scale is None:
+        scale = jnp.maximum(jnp.max(jnp.abs(one)), jnp.max(jnp.abs(other)))
+    difference = jnp.abs(one - other)
+    # XLA's maximum over vectors of NaN can be -inf, which would pass for a small residual.
+    lost = ~jnp.all(jnp.isfinite(difference))
+    largest = jnp.where(lost, jnp.nan, jnp.max(difference))
+    return jnp.where(largest == 0, 0.0, largest / jnp.where(scale == 0, 1.0, scale))
+
+
+class Twins(NamedTuple):
+    """What :func:`twins` returns."""
+
+    run: PyTree
+    """What the run returned."""
+    twin: PyTree
+    """What it returned for the disturbed data."""
+    disturbance: float
+    """sqrt(machine epsilon): how far the data were moved, relative to their largest entries."""
+
+
+def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
+    """Run, and run once more from data that are a little wrong.
+
+    Args:
+        run: maps the data to a PyTree of arrays, for example a target and a start to the weights at
+            the recorded steps.
+        data: PyTree; a twin gets data whose every array of floating-point numbers is disturbed by
+            sqrt(machine epsilon), relative to its largest entry.
+
+    Example:
+        >>> pair = twins(lambda x: 2 * x, jnp.ones(3))
+        >>> bool(jnp.all(jnp.abs(pair.twin - pair.run) <= 2 * pair.disturbance * 1.001))
+        True
+    """
+    arrays, rest = eqx.partition(data, eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(arrays)
+    disturbance = float(np.sqrt(np.finfo(leaves[0].dtype).eps))
+
+    def with_twin(number: int, array: Array) -> Array:
+        # A fixed pattern without symmetries, so that no invariant of the run can hide an error.
+        pattern = jnp.cos(number + jnp.arange(array.size, dtype=array.dtype) ** 2)
+        error = disturbance * jnp.max(jnp.abs(array)) * pattern.reshape(array.shape)
+        return jnp.stack([array, array + error])
+
+    pairs = [with_twin(number, leaf) for number, leaf in enumerate(leaves)]
+    both = jax.vmap(lambda twin: run(eqx.combine(twin, rest)))(structure.unflatten(pairs))
+    first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1))
+    return Twins(first, second, disturbance)
+
+
+def conditions(pair: Twins, seen: Callable[[PyTree], PyTree] = lambda result: result) -> PyTree:
+    """By how much a run amplifies a small error of its data, for each array that it returns.
+
+    Args:
+        pair: the run and its twin.
+        seen: maps what the run returned to the arrays that are looked at.
+
+    Returns:
+        In place of each array of floating-point numbers the response of the twin over the
+        disturbance, at least 1. All responses are relative to one scale, the largest entry of all
+        these arrays. If one of them is no longer small (above 10 %), or not finite, the twin is no
+        small error of anything, and all conditions are infinite.
+
+    Example:
+        >>> pair = twins(lambda x: {"far": 50 * (x - 1), "near": x}, jnp.ones(3))
+        >>> {name: 1 < float(c) < 60 for name, c in conditions(pair).items()}
+        {'far': True, 'near': False}
+    """
+    one, other = (eqx.filter(seen(side), eqx.is_inexact_array) for side in pair[:2])
+    sizes = [jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves((one, other))]
+    scale = jnp.max(jnp.stack(sizes))
+    responses = jax.tree.map(lambda a, b: relative_response(a, b, scale), one, other)
+    small = jnp.all(jnp.stack(jax.tree.leaves(responses)) < 0.1)
+    return jax.tree.map(
+        lambda r: jnp.where(small, jnp.maximum(1.0, r / pair.disturbance), jnp.inf), responses
+    )
+
+
+def with_condition(run: Callable[[PyTree], PyTree], data: PyTree) -> tuple[PyTree, PyTree]:
+    """Run, and measure by how much the run amplifies a small error of its data.
+
+    Beyond the edge of stability gradient descent can be bounded and chaotic: a theorem that is
+    exact in exact arithmetic then says nothing about the last digits of a computed run.
+
+    Args:
+        run: maps the data to a PyTree of arrays, see :func:`twins`.
+        data: PyTree with arrays of floating-point numbers.
+
+    Returns:
+        What ``run`` returns, and the condition of each of its arrays, see :func:`conditions`.
+
+    Example:
+        >>> result, condition = with_condition(lambda x: 1 + 100 * (x - 1), jnp.ones(3))
+        >>> result.tolist(), 50 < float(condition) < 150
+        ([1.0, 1.0, 1.0], True)
+    """
+    pair = twins(run, data)
+    return pair.run, conditions(pair)
