@@ -208,7 +208,8 @@ def steps_to_arrive(
     wait = 0.0
     if len(kept):
         growth = kept[-1] - decay
-        wait = _escape(start, np.sum(values >= kept[-1] - close), len(kept), growth, rate * growth)
+        tied = int(np.sum(values >= kept[-1] - close))
+        wait = _escape(start, tied, len(kept), growth, rate * growth)
     return _steps(wait, curvature, rate, max(start.size / values[0], 1.0) / tolerance)
 
 

@@ -227,7 +227,8 @@ def _outside(one: Outcome) -> float:
 CLAIMS = (
     Claim("critical_gradient",
           "at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S (Sigma_S - lambda I)^{1/2} the "
-          "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S",
+          "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S (the formula is that "
+          "of the points: the other side is 0)",
           residual=_gradient, reads=("critical_gradient", "target_values")),
     Claim("critical_loss",
           "the loss there is sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2"),
@@ -283,6 +284,12 @@ def _without_spare_slots(case: Instance) -> dict[str, Array]:
     return _of_points(case, values, {"smallest": jnp.minimum(least - outside, 0.0)})
 
 
+def _of_two_layers(case: Instance) -> dict[str, Array]:
+    """The Hessian at the origin of two layers, which have the eigenvalue -sigma_1 there."""
+    slope = jnp.max(jnp.abs(_hessian_of_the_origin(case, 2)))
+    return {"deep_origin": jnp.full(len(DEEP), slope)}
+
+
 def _swapped(case: Instance) -> dict[str, Array]:
     """Claim the product of {1, ..., r - 1, r + 1} to be global."""
     swap = np.array([[*range(case.rank - 1), case.rank]])
@@ -305,11 +312,11 @@ CONTROLS = (
     Control[Instance](
         "minimum_alone", "no critical point but the minimum", "search",
         predict=lambda case: {"admissible": predict(case)["global"]}),
-    # Two layers have the eigenvalue -sigma_1 at the origin.
     Control[Instance](
-        "strict_deep_origin", "these origins claimed to be strict saddles",
-        "deep_origin",
+        "strict_deep_origin", "these origins claimed to be strict saddles", "deep_origin",
         predict=lambda case: {"deep_origin": jnp.full(len(DEEP), case.values[0])}),
+    Control("origin_of_two_layers", "the Hessian of two layers at the origin", "deep_origin",
+            measure=_of_two_layers),
 )  # fmt: skip
 
 _OF_SETS = ("critical_loss", "critical_gradient", "smallest", "global", "admissible")

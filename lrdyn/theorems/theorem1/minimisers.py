@@ -196,7 +196,7 @@ def _not_at_the_end(one: Outcome) -> str:
         return "no curvature"
     if number is not None:
         return setting.too_few(one, number)
-    return "" if _distance(one) <= setting.nearness(one) * _largest(one) else "still moving"
+    return "" if setting.at_rest(one, _distance(one), _largest(one)) else "still moving"
 
 
 def _distance(one: Outcome) -> float:
@@ -212,6 +212,22 @@ def _distance(one: Outcome) -> float:
     )
 
 
+def _not_at_the_least(one: Outcome) -> str:
+    """The same of the loss: of three layers and more the product can be 0 long before they are.
+
+    What decay alone still shrinks, W with gradient lambda W, costs |g|^2 / (2 lambda).
+    """
+    reason, decay = _not_at_the_end(one), setting.decay_of(one)
+    if reason or one.point["depth"] == 2 or decay == 0:
+        return reason
+    left = np.sum(one.measured["gradient_norms"] ** 2) / (2 * decay)
+    return "" if setting.at_rest(one, left, _loss_scale(one)) else "still moving"
+
+
+def _loss_scale(one: Outcome) -> float:
+    return 0.5 * float(np.sum(one.predicted["target_values"] ** 2))
+
+
 def _not_balanced_yet(one: Outcome) -> str:
     """Of the layers: lambda ||W'^T W' - W W^T|| = ||W'^T g' - g W^T|| at any point whatever."""
     number = _number(one)
@@ -220,7 +236,7 @@ def _not_balanced_yet(one: Outcome) -> str:
     size, slope = (np.max(one.measured[name]) for name in ("norms", "gradient_norms"))
     bound = 2 * size * slope / setting.decay_of(one)
     scale = _largest(one) ** (2 / one.point["depth"])
-    return "" if bound <= setting.nearness(one) * scale else "still moving"
+    return "" if setting.at_rest(one, bound, scale) else "still moving"
 
 
 def _overflows(one: Outcome) -> str:
@@ -237,10 +253,6 @@ _END = (*_TARGET, "start_norms", "left", "right", *convergence.End._fields)
 
 
 # Claims ----------------------------------------------------------------------------------------
-
-
-def _loss_scale(one: Outcome) -> float:
-    return 0.5 * float(np.sum(one.predicted["target_values"] ** 2))
 
 
 def _from_minimisers(one: Outcome) -> float:
@@ -286,15 +298,18 @@ CLAIMS = (
     Claim("minimum",
           "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
           "sigma_i^2/2 (two layers), with a tie too",
-          **_of_the_end(residual=on_scale("loss", _loss_scale), reads=("loss", *_END))),
+          **_of_the_end(residual=on_scale("loss", _loss_scale), undecided=_not_at_the_least,
+                        reads=("loss", "gradient_norms", *_END))),
     Claim("schatten",
           "the singular values of the product minimise 1/2 (s - sigma)^2 + (lambda L/2) s^{2/L}",
           **_of_the_end(residual=on_scale("singular_values", _largest),
                         reads=("singular_values", *_END))),
-    Claim("balanced", "lambda > 0: W_{l+1}^T W_{l+1} = W_l W_l^T, wherever descent ends",
+    Claim("balanced", "lambda > 0: W_{l+1}^T W_{l+1} = W_l W_l^T, wherever descent ends "
+          "(both sides are measured: there is no formula to break)",
           residual=_balance, reads=("imbalance", "norms", "gradient_norms", *_TARGET),
           applies=lambda one: setting.decay_of(one) > 0, undecided=_not_balanced_yet),
-    Claim("lower_bound", "the loss is never below that value, at no recorded step of any run",
+    Claim("lower_bound", "the loss is never below that value, at no recorded step of any run "
+          "(of any weights at all: no run breaks it, only a wrong loss)",
           kind="bound", reads=("loss", "objective", *_TARGET), undecided=_overflows,
           residual=lambda one: excess(
               one.predicted["loss"], one.measured["objective"], _loss_scale(one))),

@@ -204,7 +204,7 @@ def _not_at_the_end(one: Outcome) -> str:
     number = _number(one)
     if number is not None:
         return setting.too_few(one, number)
-    return "" if _distance(one) <= setting.nearness(one) else "still moving"
+    return "" if setting.at_rest(one, _distance(one), 1.0) else "still moving"
 
 
 def _distance(one: Outcome) -> float:
@@ -249,17 +249,18 @@ CLAIMS = (
           "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
           residual=on_scale("autoencoder_loss", lambda one: np.sum(_squares(one))),
           reads=("autoencoder_loss", *_END), undecided=_not_at_the_end),
-    Claim("transposed", "lambda > 0: there W_1 = W_2^T",
+    Claim("transposed",
+          "lambda > 0: there W_1 = W_2^T (both sides are measured: no formula to break)",
           residual=lambda one: float(one.measured["asymmetry"]), reads=("asymmetry", *_END),
           applies=_decay, undecided=_not_at_the_end),
     Claim("autoencoder_gradient",
           "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for all sets S "
-          "of leading directions",
+          "of leading directions (the formula is that of the points: the other side is 0)",
           residual=on_scale("autoencoder_gradient", lambda one: _squares(one)[0]),
           reads=("autoencoder_gradient", "input_values")),
     Claim("all_transposed",
           "lambda > 0: Newton's method from random starts finds no critical point, of any kind, "
-          "but with W_1 = W_2^T, on the leading directions of the images",
+          "but with W_1 = W_2^T, on the leading directions of the images (no formula to break)",
           residual=_asymmetries, applies=_decay,
           undecided=lambda one: "" if np.any(_converged(one)) else "no search converged",
           reads=("asymmetries", "found_gradient", "input_values", "decay")),

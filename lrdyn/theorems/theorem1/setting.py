@@ -69,6 +69,9 @@ def check(point: Mapping[str, Any]) -> None:
         )
 
 
+FEW = 64
+"""Units in the last place that the gradient may leave to go."""
+
 # What the claims ask of a run -------------------------------------------------------------------
 
 
@@ -83,8 +86,17 @@ def close(one: Outcome, largest: float) -> float:
 
 
 def nearness(one: Outcome) -> float:
-    """How near to its end a run must be to be judged, relative to the scale of the claim."""
+    """How near to its end theory must know a run to be, relative to the scale of the claim."""
     return tolerance("identity", one.dtype, steps=one.steps, size=one.size) / ROUNDING_SAFETY
+
+
+def at_rest(one: Outcome, distance: float, scale: float) -> bool:
+    """Whether a bound by the gradient leaves round-off alone, some digits of the last place.
+
+    A remainder that a run still has to go would not scale with epsilon.
+    """
+    least = min(nearness(one), FEW * float(np.finfo(one.dtype).eps))
+    return bool(distance <= least * scale)
 
 
 def start_of(

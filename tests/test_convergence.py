@@ -1,0 +1,362 @@
+"""Curvatures, numbers of steps and bounds of Theorem 1, against descents and Hessians in NumPy."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from lrdyn import convergence
+from tests import oracles
+from tests.test_landscape import differences
+
+CLOSE = 1e-8
+"""From here on singular values are told apart."""
+
+
+# Curvature -----------------------------------------------------------------------------------
+
+
+def minimum(Phi, rank, decay):
+    """Balanced layers at the global minimum."""
+    left, values, right = np.linalg.svd(Phi, full_matrices=False)
+    root = np.sqrt(np.maximum(values[:rank] - decay, 0.0))
+    return root[:, None] * right[:rank], left[:, :rank] * root
+
+
+def extremes(spectrum):
+    """Least eigenvalue that is not 0, and the largest; the minimum has no negative one."""
+    scale = abs(spectrum).max()
+    assert spectrum.min() > -1e-12 * scale
+    return spectrum[spectrum > 1e-9 * scale].min(), spectrum.max()
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank", "values", "decay"),
+    [
+        ((5, 4), 2, (1.0, 0.8, 0.7, 0.5), 0.0),  # sigma_q - sigma_{q+1}
+        ((5, 4), 2, (1.0, 0.8, 0.3, 0.1), 0.15),  # 2 lambda
+        ((5, 4), 2, (1.0, 0.8, 0.3, 0.1), 0.75),  # 2 (sigma_q - lambda)
+        ((4, 4), 3, (1.0, 0.8, 0.6, 0.5), 0.65),  # lambda - sigma_{q+1}
+        ((4, 4), 3, (1.0, 0.8, 0.6, 0.5), 1.2),  # q = 0
+        ((3, 3), 3, (1.0, 0.8, 0.6), 0.0),  # q = k = d: no sigma_{q+1}
+        ((3, 5), 3, (1.0, 0.8, 0.6), 0.0),  # q = k < d: sigma_{q+1} is 0
+        ((3, 3), 3, (1.0, 0.8, 0.6), 0.05),
+        ((4, 3), 2, (1.0, 0.8, 0.8), 0.3),  # a tie
+        ((4, 4), 2, (0.8, 0.8, 0.8, 0.1), 0.0),
+        ((4, 4), 2, (1.0, 0.5, 0.0, 0.0), 0.0),  # rank Phi = r
+        ((2, 2), 1, (1.0, 0.1), 0.9),  # mu_max = 2 lambda
+        ((2, 2), 1, (1.0, 0.1), 0.1),  # mu_max = 2 (sigma_1 - lambda)
+        ((1, 1), 1, (1.0,), 0.2),
+        ((1, 4), 1, (1.0,), 0.0),
+    ],
+)
+def test_the_curvature_is_that_of_the_hessian(shape, rank, values, decay):
+    Phi = oracles.rotated(0, shape, values)
+    first, last = minimum(Phi, rank, decay)
+    point = np.concatenate([first.ravel(), last.ravel()])
+    least, largest = extremes(np.linalg.eigvalsh(differences(point, Phi, rank, decay)))
+    found = convergence.curvature_at_minimum(np.array(values), rank, shape, decay, close=CLOSE)
+    np.testing.assert_allclose(found, (least, largest), rtol=1e-11)
+
+
+def autoencoder_slope(x, X, width, decay):
+    """Gradient by hand, of all entries of encoder and decoder in a row."""
+    d = len(X)
+    encoder, decoder = x[: width * d].reshape(width, d), x[width * d :].reshape(d, width)
+    rest = (decoder @ encoder - np.eye(d)) @ X @ X.T
+    slopes = decoder.T @ rest + decay * encoder, rest @ encoder.T + decay * decoder
+    return 2 * np.concatenate([G.ravel() for G in slopes])
+
+
+def autoencoder_differences(x, X, width, decay):
+    """Hessian: the gradient is cubic, so that the five-point rule with step 1 is exact."""
+    g = partial(autoencoder_slope, X=X, width=width, decay=decay)
+    rows = [
+        (8 * (g(x + e) - g(x - e)) - (g(x + 2 * e) - g(x - 2 * e))) / 12 for e in np.eye(len(x))
+    ]
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+@pytest.mark.parametrize("decay", [0.0, 0.05, 0.3, 0.6, 1.2])
+def test_the_curvature_of_an_autoencoder_is_that_of_the_hessian(width, decay):
+    values = np.array([1.0, 0.8, 0.7, 0.5])
+    X = oracles.rotated(0, (4, 6), values)
+    left, found, _ = np.linalg.svd(X, full_matrices=False)
+    decoder = left[:, :width] * np.sqrt(np.maximum(1 - decay / found[:width] ** 2, 0.0))
+    point = np.concatenate([decoder.T.ravel(), decoder.ravel()])
+    least, largest = extremes(np.linalg.eigvalsh(autoencoder_differences(point, X, width, decay)))
+    curvature = convergence.autoencoder_curvature(values, width, decay, close=CLOSE)
+    np.testing.assert_allclose(curvature, (least, largest), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("rank", "values", "decay"),
+    [(2, (1.0, 0.5, 0.1), 0.5), (2, (1.0, 0.0, 0.0), 0.0), (2, (1.0, 0.5, 0.1), 1.0)],
+)
+def test_a_minimum_without_curvature_takes_for_ever(rank, values, decay):
+    values, start = np.array(values), start_of(*oracles.normal(0, (rank, 3), (3, rank)))
+    found = convergence.curvature_at_minimum(values, rank, (3, 3), decay, close=CLOSE)
+    assert found.least == 0
+    small = convergence.Start(*(1e-2 * array for array in start))
+    steps = convergence.steps_to_arrive(small, values, (3, 3), decay, 0.1, 1e-6, close=CLOSE)
+    assert steps == np.inf
+    squares = convergence.autoencoder_curvature(np.sqrt(values), rank, decay, close=CLOSE)
+    assert squares.least == 0
+
+
+# Steps ---------------------------------------------------------------------------------------
+
+
+def start_of(first, last):
+    """A start in the singular bases of a diagonal target."""
+    n = min(first.shape[1], len(last))
+    return convergence.Start((last[:n] + first[:, :n].T) / 2, first @ first.T, last.T @ last)
+
+
+def diagonal(shape, values):
+    Phi = np.zeros(shape)
+    np.fill_diagonal(Phi, values)
+    return Phi
+
+
+def settings(seed, count, *, zero):
+    """Random shapes, targets with ties and zeros, decays, starts and steps."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        k, d = rng.integers(1, 6, 2)
+        n = min(k, d)
+        rank = int(rng.integers(1, n + 1))
+        values = np.sort(np.append(rng.uniform(0.3, 0.9, n - 1), 1.0))[::-1]
+        if rank < n and rng.random() < 0.3:
+            values[rank] = values[rank - 1]
+        decay = 0.0 if zero else 10 ** rng.uniform(-1.3, 0.1)
+        scale = 10 ** rng.uniform(-3, 0.3)
+        first, last = rng.normal(size=(rank, d)), rng.normal(size=(k, rank))
+        rate = 10 ** rng.uniform(-1, 0)
+        yield values, scale * first, scale * last * 10 ** -rng.uniform(0, 0.5), decay, rate
+
+
+def descend(Phi, first, last, decay, rate, steps):
+    slope = oracles.sum_slope(Phi)
+    for _ in range(steps):
+        g, h = oracles.gradients((first, last), slope)
+        first, last = (1 - rate * decay) * first - rate * g, (1 - rate * decay) * last - rate * h
+    return first, last
+
+
+def value_of(P, Phi, first, last, decay):
+    return ((P - Phi) ** 2).sum() / 2 + decay / 2 * ((first**2).sum() + (last**2).sum())
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_descent_has_arrived_after_the_number_of_steps(zero):
+    """At the minimum, ties and zeros too; after a 12th of the number most have not."""
+    early, runs = 0, 0
+    for values, first, last, decay, rate in settings(0, 60, zero=zero):
+        shape, rank, tolerance = (len(last), first.shape[1]), len(first), 1e-7
+        start, Phi = start_of(first, last), diagonal(shape, values)
+        steps = convergence.steps_to_arrive(
+            start, values, shape, decay, rate, tolerance, close=CLOSE
+        )
+        if steps is None or steps > 600:
+            continue
+        runs += 1
+        kept = np.arange(len(values)) < rank
+        shrunk = np.where(kept, np.maximum(values - decay, 0.0), 0.0)
+        best = np.sum(np.where(shrunk > 0, decay * values - decay**2 / 2, values**2 / 2))
+        for share, bound in ((12, np.inf), (1, tolerance)):
+            end = descend(Phi, first, last, decay, rate, int(np.ceil(steps / share)))
+            excess = value_of(end[1] @ end[0], Phi, *end, decay) - best
+            # The loss is quadratic in the distance, with a curvature of 1 or so.
+            assert excess <= bound**2 + 1e-15
+            early += share > 1 and excess > tolerance**2 + 1e-15
+    assert runs > 9
+    assert early > 0.9 * runs
+
+
+def test_an_autoencoder_has_arrived_after_the_number_of_steps():
+    runs = 0
+    for values, first, last, decay, rate in settings(1, 90, zero=False):
+        d, width = len(values), len(first)
+        # Squares apart, of which ties make a degenerate minimum here.
+        values = values - 0.02 * np.arange(d)
+        first, last = first[:, :d], last[:d]
+        steps = convergence.autoencoder_steps(
+            start_of(first, last), values, decay, rate, 1e-9, close=CLOSE
+        )
+        if steps is None or steps > 600:
+            continue
+        runs += 1
+        point, X = np.concatenate([first.ravel(), last.ravel()]), np.diag(values)
+        for _ in range(int(np.ceil(steps))):
+            point = point - rate * autoencoder_slope(point, X, width, decay)
+        first, last = point[: width * d].reshape(width, d), point[width * d :].reshape(d, width)
+        kept = np.arange(d) < width
+        gains = np.where(kept, np.maximum(1 - decay / values**2, 0.0), 0.0)
+        np.testing.assert_allclose(last @ first, np.diag(gains), atol=1e-8)
+        np.testing.assert_allclose(first, last.T, atol=1e-8)
+    assert runs > 9
+
+
+def test_the_sharpness_bounds_the_hessian_along_a_descent():
+    """With small steps, from starts of every size and balance."""
+    share = 0.0
+    for values, first, last, decay, _ in settings(2, 15, zero=True):
+        decay = 0.1 * decay
+        Phi = diagonal((len(last), first.shape[1]), values)
+        bound = convergence.sharpness(start_of(first, last), 1.0, decay)
+        for _ in range(8):
+            point = np.concatenate([first.ravel(), last.ravel()])
+            hessian = differences(point, Phi, len(first), decay)
+            share = max(share, np.linalg.norm(hessian, 2) / bound)
+            first, last = descend(Phi, first, last, decay, 0.02, 12)
+    assert 0.4 < share < 1
+
+
+def test_where_theory_has_no_number_it_says_so():
+    values, shape = np.array([1.0, 0.8, 0.5]), (3, 3)
+    first, last = oracles.normal(0, (2, 3), (3, 2))
+
+    def steps(scale, decay, rate, unbalance=1.0):
+        start = start_of(scale * first, scale * unbalance * last)
+        return convergence.steps_to_arrive(start, values, shape, decay, rate, 1e-9, close=CLOSE)
+
+    assert steps(0.1, 0.1, 0.1) is not None
+    assert steps(0.1, 0.1, 0.1, 3.0) is not None
+    assert steps(1.0, 0.1, 1.2) is None  # beyond 2 / mu_max
+    assert steps(3.0, 0.1, 0.1) is None  # stable at the end, not at the start
+    assert steps(0.1, 0.0, 0.1) is not None
+    assert steps(0.4, 0.0, 0.1, 2.0) is None  # unbalanced for good
+    assert steps(0.4, 0.01, 0.1, 2.0) is not None
+    # A start without the mode that must grow stays at the saddle.
+    assert steps(0.0, 0.1, 0.1) == np.inf
+    start = start_of(0.1 * first, 0.1 * last)
+    assert convergence.autoencoder_steps(start, values, 0.0, 0.1, 1e-9) is None
+    assert convergence.autoencoder_steps(start, values, 0.1, 0.6, 1e-9) is None
+
+
+def test_a_slow_approach_at_the_edge_of_stability_is_counted():
+    """There ``eta mu_max - 1`` decides, not ``1 - eta mu``: W_1 = -W_2 turns at every step."""
+    first, decay, rate = np.full((1, 1), 1e-3), 1.5, 0.79
+    values, start = np.ones(1), start_of(first, -first)
+    steps = convergence.steps_to_arrive(start, values, (1, 1), decay, rate, 1e-9)
+    assert steps is not None
+    early = descend(np.ones((1, 1)), first, -first, decay, rate, int(steps / 3))
+    assert abs(early[0]).item() > 1e-9 > 1e-3 * 0.975**steps
+
+
+# Distance ------------------------------------------------------------------------------------
+
+
+def end_of(weights, Phi, decay):
+    slopes = [
+        G + decay * W
+        for G, W in zip(oracles.gradients(weights, oracles.sum_slope(Phi)), weights, strict=True)
+    ]
+    product = oracles.product(weights, Phi.shape[1])
+    return convergence.End(weights[0], weights[-1], slopes[0], slopes[-1], product)
+
+
+def balanced(values, shape, rank, decay, depth):
+    """Balanced layers at the minimum of a diagonal target, and the singular values they keep."""
+    kept = np.zeros(len(values))
+    for i in range(rank):
+        if values[i] > convergence.threshold(decay, depth):
+            polynomial = np.zeros(2 * depth - 1)
+            polynomial[0] += 1
+            polynomial[depth] -= values[i]
+            polynomial[-1] += decay
+            roots = np.roots(polynomial)
+            kept[i] = roots[abs(roots.imag) < 1e-9].real.max() ** depth
+    sizes = (shape[1], *(rank,) * (depth - 1), shape[0])
+    layers = zip(sizes[1:], sizes[:-1], strict=True)
+    return [diagonal(size, kept[: min(size)] ** (1 / depth)) for size in layers], kept
+
+
+def nearest(P, values, kept, rank):
+    """The nearest minimiser, to first order: of a tied space the top part of P in it."""
+    tied = abs(values - values[rank - 1]) < CLOSE
+    best = diagonal(P.shape, np.where(tied, 0.0, kept))
+    (at,) = np.nonzero(tied)
+    block = P[np.ix_(at, at)]
+    basis = np.linalg.eigh(block + block.T)[1][:, len(at) - int(np.sum(tied[:rank])) :]
+    best[np.ix_(at, at)] = kept[rank - 1] * basis @ basis.T
+    return best
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("decay", [0.0, 1e-6, 0.02, 0.15])
+@pytest.mark.parametrize(
+    ("shape", "rank", "values"),
+    [
+        ((3, 3), 2, (1.0, 0.9, 0.6)),
+        ((4, 3), 3, (1.0, 0.9, 0.05)),
+        ((3, 4), 2, (1.0, 0.9, 0.9)),  # a tie
+        ((3, 3), 1, (0.9, 0.9, 0.9)),
+        ((4, 4), 2, (1.0, 0.2, 0.1, 0.0)),
+    ],
+)
+def test_the_distance_from_the_minimiser_is_within_its_bound(shape, rank, values, decay, depth):
+    """At points around it and on the way to it; the bound is no more than some times larger."""
+    values, rng, ratios = np.array(values), np.random.default_rng(0), []
+    Phi, (best, kept) = diagonal(shape, values), balanced(values, shape, rank, decay, depth)
+    if decay == 0 and kept[rank - 1] < CLOSE:
+        return
+    for size in np.append(10 ** rng.uniform(-6, -4, 20), 10 ** rng.uniform(-4, -1, 20)):
+        weights = [W + size * rng.normal(size=W.shape) for W in best]
+        turn = np.linalg.qr(rng.normal(size=(rank, rank)))[0]
+        weights[:2] = [turn @ weights[0], weights[1] @ turn.T]
+        end = end_of(weights, Phi, decay)
+        bound = convergence.distance_bound(end, Phi, rank, decay, depth, close=CLOSE)
+        distance = np.linalg.norm(end.product - nearest(end.product, values, kept, rank))
+        assert distance <= bound * (1 + 1e-9) + 1e-14
+        ratios.append(bound / distance)
+    assert np.median(ratios[:20]) < 300
+
+
+def test_the_bound_of_two_layers_holds_anywhere():
+    """Not only nearby: random points, without a tie."""
+    rng, finite = np.random.default_rng(0), 0
+    for _ in range(120):
+        values = np.sort(rng.uniform(0, 1, 3))[::-1]
+        decay, size = rng.choice([0.0, 0.01, 0.3]), 10 ** rng.uniform(-3, 0.3)
+        rank = int(rng.integers(1, 4))
+        best, kept = balanced(values, (3, 4), rank, decay, 2)
+        weights = [W + size * rng.normal(size=W.shape) for W in best]
+        end, Phi = end_of(weights, diagonal((3, 4), values), decay), diagonal((3, 4), values)
+        bound = convergence.distance_bound(end, Phi, rank, decay)
+        assert np.linalg.norm(end.product - diagonal((3, 4), kept)) <= bound * (1 + 1e-9)
+        finite += np.isfinite(bound)
+    assert finite > 50
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_saddles_have_no_bound(depth, decay):
+    """However small the gradient: at the origin, with an index swapped, with one missing."""
+    values, shape = np.array([1.0, 0.8, 0.5]), (3, 3)
+    Phi, (best, _) = diagonal(shape, values), balanced(values, shape, 2, decay, depth)
+    origin = [1e-13 * W for W in best]
+    missing = [W * (np.arange(W.shape[1]) < 1) for W in best]
+    other, _ = balanced(values[[0, 2, 1]], shape, 2, decay, depth)
+    swap = np.eye(3)[[0, 2, 1]]
+    swapped = [other[0] @ swap, *other[1:-1], swap @ other[-1]]
+    nothing = convergence.End(*end_of(best, Phi, decay)[:4], np.full(shape, np.nan))
+    for weights in (origin, missing, swapped):
+        end = end_of(weights, Phi, decay)
+        assert max(abs(end.first_gradient).max(), abs(end.last_gradient).max()) < 1e-12
+        assert convergence.distance_bound(end, Phi, 2, decay, depth, close=CLOSE) == np.inf
+    assert convergence.distance_bound(nothing, Phi, 2, decay, depth) == np.inf
+    there = end_of(best, Phi, decay)
+    assert convergence.distance_bound(there, Phi, 2, decay, depth, close=CLOSE) < 1e-13
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_at_the_threshold_both_minima_cost_the_same(depth):
+    edge = convergence.threshold(0.1, depth)
+    _, kept = balanced(np.array([edge * (1 + 1e-12)]), (1, 1), 1, 0.1, depth)
+    s = kept[0]
+    cost = (s - edge) ** 2 / 2 + 0.1 * depth / 2 * s ** (2 / depth)
+    assert abs(cost - edge**2 / 2) < 1e-10
+    assert (s > 1e-3) == (depth > 2)
