@@ -306,6 +306,23 @@ def test_training_that_has_not_ended_is_not_judged():
     for condition in (10.0, 500.0, 1e4, np.inf, np.nan):
         assert scenarios._trained(outcome(condition=condition)) == (condition == 10.0)
     assert scenarios._trained(outcome(condition=500.0, dtype="float32"))
+    assert scenarios._too_short(outcome(condition=500.0)) == "too few steps"
+
+
+def test_the_condition_is_that_of_inverting_and_of_telling_values_apart():
+    """In NumPy; a condition that is larger would loosen the claims about the end."""
+    case = double(one_case())
+    conditions = []
+    for X in np.asarray(case.data):
+        S = X @ X.T / X.shape[1]
+        together = np.equal.outer(case.patch_of, case.patch_of)
+        Q = 0.6 * S + 0.4 * np.where(together, S, 0)
+        inverting = np.linalg.norm(Q) * np.linalg.norm(np.linalg.pinv(Q, rcond=1e-10))
+        values, vectors = np.linalg.eigh(np.linalg.pinv(Q, rcond=1e-10))
+        root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+        squares = np.linalg.svd(S @ root, compute_uv=False) ** 2
+        conditions.append(max(inverting, squares[0] / (squares[1] - squares[2])))
+    assert_close(all_predictions()["right"]["condition"], max(conditions), size=10**4)
 
 
 def test_ranks_are_counted_to_half_of_the_digits():

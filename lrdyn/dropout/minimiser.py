@@ -121,20 +121,20 @@ def input_layer(right: Float[Array, "h n"], inputs: Float[Array, "d n"]) -> Floa
 
 
 def dropout_step(
-    key: Key[Array, ""],
+    mask: Float[Array, "h"],
     weights: Weights,
     inputs: Float[Array, "d n"],
     target: Float[Array, "m n"],
     keep_prob: Scalar,
     rate: Scalar,
 ) -> Weights:
-    """One step of two layers under one random mask of the hidden units.
+    """One step of two layers under one mask R of the hidden units.
 
-    The loss is ``1/2 ||Y - W_2 diag(R/theta) W_1 X||_F^2``. Its gradient has that of
-    :func:`dropout_loss`, over 2, for its mean.
+    The loss is ``1/2 ||Y - W_2 diag(R/theta) W_1 X||_F^2``. For random masks its gradient has that
+    of :func:`dropout_loss`, over 2, for its mean.
 
     Args:
-        key: random key of the mask.
+        mask: R, see :func:`lrdyn.masking.draw_mask`.
         weights: ``(W_1, W_2)``.
         inputs: X, one example a column.
         target: Y.
@@ -143,15 +143,15 @@ def dropout_step(
 
     Example:
         >>> one = jnp.eye(1)
-        >>> after = dropout_step(jax.random.key(0), (one, one), one, 4 * one, 1.0, 0.1)
+        >>> after = dropout_step(jnp.ones(1), (one, one), one, 4 * one, 1.0, 0.1)
         >>> [round(float(W[0, 0]), 4) for W in after]
         [1.3, 1.3]
     """
-    mask = draw_mask(key, weights[0].shape[0], keep_prob) / keep_prob
 
     def loss(weights: Weights) -> Array:
         first, second = weights
-        return 0.5 * jnp.sum((target - (second * mask[None, :]) @ (first @ inputs)) ** 2)
+        masked = second * (mask / keep_prob)[None, :]
+        return 0.5 * jnp.sum((target - masked @ (first @ inputs)) ** 2)
 
     return jax.tree.map(lambda W, G: W - rate * G, weights, jax.grad(loss)(weights))
 
@@ -192,7 +192,7 @@ def dropout_descent(
 
     def step(t: Array, weights: Weights) -> Weights:
         rate = learning_rate * keep_prob / (1 + t.astype(inputs.dtype) / halve_after)
-        at = jax.random.fold_in(key, t)
-        return dropout_step(at, weights, inputs, target, keep_prob, rate)
+        mask = draw_mask(jax.random.fold_in(key, t), weights[0].shape[0], keep_prob)
+        return dropout_step(mask, weights, inputs, target, keep_prob, rate)
 
     return jax.lax.fori_loop(0, steps, step, weights)

@@ -116,7 +116,7 @@ def make_case(
 
 # Theory and measurement ----------------------------------------------------------------------
 
-DRAWS, REPEATS = 512, 128
+DRAWS, REPEATS = 256, 128
 """Draws of an estimate, and how often it is made."""
 
 

@@ -173,6 +173,10 @@ def _summed(case: Autoencoding, moment: Array, weights: Float[Array, "k rows"]) 
     return Quadratic(together * moment[None], (weights.T @ masks) * moment)
 
 
+Trained = tuple[Array, tuple[Array, Array], Array]
+"""A full autoencoder, the two factors of a narrow one, and one that guesses what is masked."""
+
+
 def narrow_rate(keep_prob: Any, groups: np.ndarray) -> Any:
     """Step of the factors over that of A: each is curved by the other, of norm^2 about that of A.
 
@@ -182,7 +186,7 @@ def narrow_rate(keep_prob: Any, groups: np.ndarray) -> Any:
     return least / 8
 
 
-def _train(case: Autoencoding, data: Array, steps: int) -> tuple[Array, tuple[Array, Array], Array]:
+def _train(case: Autoencoding, data: Array) -> Trained:
     """Train a full autoencoder, a narrow one and one on masked entries, all in one run."""
     moment, chances = data @ data.T / data.shape[1], case.masks.probabilities[:, None]
     seen = _summed(case, moment, jnp.broadcast_to(chances, (len(chances), len(data))))
@@ -196,28 +200,25 @@ def _train(case: Autoencoding, data: Array, steps: int) -> tuple[Array, tuple[Ar
 
     rule = optax.sgd(rate, MOMENTUM, nesterov=True)
     start = (case.anything, case.factors, case.anything)
-    return simulate(loss, start, rule, np.array([steps]), record=lambda _: None).params
+    return simulate(loss, start, rule, np.array([STEPS]), record=lambda _: None).params
 
 
 def measure(case: Autoencoding) -> dict[str, Array]:
     """Train on the sums over all masks, on each data set, and look at the losses."""
-    found = jax.vmap(lambda data: _measure(case, data, STEPS))(case.data)
+    found = jax.vmap(lambda data: _measure(case, data, _train(case, data)))(case.data)
     return found | {"attained": added_at_identity(case, case.white)}
 
 
-HURRIED = 10
-"""Steps of a run that is cut short."""
+def measure_untrained(case: Autoencoding) -> dict[str, Array]:
+    """The same without training, with masks that mostly show everything.
 
-
-def measure_in_a_hurry(case: Autoencoding) -> dict[str, Array]:
-    """The same of training that is cut short, with masks that mostly show everything.
-
-    The diagonal blocks of the autoencoder that guesses are pulled to 0 meanwhile.
+    The diagonal blocks of the autoencoder that guesses are halved.
     """
     everything = jnp.all(case.masks.support == 1, axis=1)
     chances = 0.1 * case.masks.probabilities + 0.9 * everything
     other = dataclasses.replace(case, masks=case.masks._replace(probabilities=chances))
-    found = jax.vmap(lambda data: _measure(other, data, HURRIED))(case.data)
+    start = (case.anything, case.factors, case.anything)
+    found = jax.vmap(lambda data: _measure(other, data, start))(case.data)
     return found | {"unidentified": 0.5 * found["unidentified"]}
 
 
@@ -227,8 +228,8 @@ def added_at_identity(case: Autoencoding, data: Array) -> Float[Array, ""]:
     return _expected(case, unit, data) - _at_mean(case, unit, data)
 
 
-def _measure(case: Autoencoding, data: Array, steps: int) -> dict[str, Array]:
-    full, factors, guess = _train(case, data, steps)
+def _measure(case: Autoencoding, data: Array, trained: Trained) -> dict[str, Array]:
+    full, factors, guess = trained
     narrow, own = factors[1] @ factors[0], within_patches(guess, case.patch_of)
     anything = _expected(case, case.anything, data)
     expected = jax.vmap(lambda A: _expected(case, A, data))(jnp.stack([full, narrow]))

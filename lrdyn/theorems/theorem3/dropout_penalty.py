@@ -125,9 +125,12 @@ def _predict_units(network: Network) -> dict[str, Array]:
     }
 
 
-def _single_units(network: Network) -> Float[Array, "units m n"]:
+Factors = tuple[Float[Array, "m h"], Float[Array, "h n"]]
+
+
+def _single_units(network: Network, equal: Factors) -> Float[Array, "units m n"]:
     """Networks of one unit: those of Z, and those of its equalised factors, h times as large."""
-    every = [network.factors, dropout.equalized_factors(network.product, network.width)]
+    every = [network.factors, equal]
     terms = [left.T[:, :, None] * right[:, None, :] for left, right in every]
     return network.width * jnp.concatenate(terms)
 
@@ -137,11 +140,12 @@ def _minorant(network: Network, slope: float) -> Float[Array, "units"]:
     left, values, right = linalg.svd(network.product)
     kept = jnp.arange(len(values)) < network.width
     polar, norm = (left * kept[None, :]) @ right, jnp.sum(values)
-    along = jnp.sum(polar[None] * _single_units(network), axis=(1, 2))
+    units = _single_units(network, dropout.equalized_factors(network.product, network.width))
+    along = jnp.sum(polar[None] * units, axis=(1, 2))
     return dropout.odds(network.keep_prob) * (slope * norm * along - norm**2)
 
 
-def _equalised(network: Network) -> list[tuple[Array, Array]]:
+def _equalised(network: Network) -> list[Factors]:
     """Equalised factors of Z, of h units and of its copies."""
     width = network.width
     return [dropout.equalized_factors(network.product, copies * width) for copies in COPIES]
@@ -169,7 +173,7 @@ def _unit_losses(network: Network, masks: MaskDistribution) -> dict[str, Array]:
     return {"penalty": expected[0], "unscaled_masks": expected[1]}
 
 
-def _unit_penalties(network: Network, divisor: Any) -> dict[str, Array]:
+def _unit_penalties(network: Network, equal: list[Factors], divisor: Any) -> dict[str, Array]:
     """Penalties of factors, with masks over a divisor."""
     (left, right), theta = network.factors, network.keep_prob
 
@@ -179,10 +183,10 @@ def _unit_penalties(network: Network, divisor: Any) -> dict[str, Array]:
         return added_by_masks(lambda mask: (U * (mask / divisor)[None, :]) @ V, network.masks, mean)
 
     mixed = jax.vmap(of_mixed)(network.mixers, network.unmixers)
-    equal, same = _equalised(network), [theta] * len(COPIES)
+    same = [theta] * len(COPIES)
     copied = [(jnp.tile(left, (1, k)) / k, jnp.tile(right, (k, 1))) for k in COPIES]
     fixed = _penalties(equal, same, divisor)
-    alone = variation(theta, divisor) * jnp.sum(_single_units(network) ** 2, axis=(1, 2))
+    alone = variation(theta, divisor) * jnp.sum(_single_units(network, equal[0]) ** 2, axis=(1, 2))
     return {
         "factorisations": jnp.append(mixed, fixed[0]),
         "equalised_penalty": fixed,
@@ -197,7 +201,7 @@ def _measure_units(network: Network) -> dict[str, Array]:
     free = [dropout.width_free_keep_prob(theta, copies * network.width) for copies in COPIES]
     return {
         **_unit_losses(network, network.masks),
-        **_unit_penalties(network, theta),
+        **_unit_penalties(network, equal, theta),
         "equalised": _terms(*equal[0]),
         "equalised_product": equal[0][0] @ equal[0][1],
         "width_free": _penalties(equal, free),
@@ -438,7 +442,8 @@ def _other_masks(case: Dropout) -> dict[str, Array]:
 def _masks_not_divided(case: Dropout) -> dict[str, Array]:
     """Penalties of masks that are not divided by theta."""
     one = jnp.ones_like(case.network.keep_prob)
-    return _unit_penalties(case.network, one) | _deep_penalties(case, one)
+    equal = _equalised(case.network)
+    return _unit_penalties(case.network, equal, one) | _deep_penalties(case, one)
 
 
 def _wrong_factors(case: Dropout) -> dict[str, Array]:

@@ -246,9 +246,8 @@ CONTROLS = (
             measure=_any_data),
     Control("attained_twofold", "twice the bound", "attained", predict=_twice),
     *(
-        Control(f"{claim}_in_a_hurry",
-                f"{training.HURRIED} steps, of masks that mostly show everything", claim,
-                measure=training.measure_in_a_hurry)
+        Control(f"{claim}_untrained", "no training, and masks that mostly show everything", claim,
+                measure=training.measure_untrained)
         for claim in ("marginal", "optimum", "rank", "bottleneck", "bottleneck_value",
                       "nuclear_bound", "masked_marginal", "masked_optimum", "unidentified")
     ),

@@ -13,8 +13,9 @@ from lrdyn.claims import chi_square_p, student_p, surprise
 DECISIVE = 6.0
 """Standard deviations of a Gaussian that no command of a few hundred tests passes by chance."""
 
-LARGEST = 3.0
-"""Largest logarithm of a factor, there, with which a test still decides anything."""
+LARGEST = 5.0
+"""Largest logarithm of a factor, there, with which a test still decides anything: 8 standard
+deviations are then as decisive as 6 are without."""
 
 
 def allowance(z: float, skewness: float, excess: float = 0.0, number: int = 0) -> float:

@@ -1,0 +1,238 @@
+"""Theorem 3's verdicts: what is judged, what is left out and why, and what must turn them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from lrdyn import dropout, masking
+from lrdyn.descent import gradient_descent
+from lrdyn.dropout import deep, dropblock, minimiser, penalty
+from lrdyn.engine.evaluate import taken
+from lrdyn.engine.judging import row_of
+from lrdyn.theorem import Outcome, longest_axis
+from lrdyn.theorems import theorem3
+from lrdyn.theorems.theorem3 import dropout_minimiser, statistics
+from lrdyn.theorems.theorem3.block_penalty import DROPBLOCK
+from lrdyn.theorems.theorem3.dropout_minimiser import MINIMISER
+from lrdyn.theorems.theorem3.dropout_penalty import DROPOUT
+from lrdyn.theorems.theorem3.masked_autoencoder import AUTOENCODER
+from tests.oracles import fast
+from tests.runs import finished
+
+FLAGS: dict[str, Any] = {
+    "rows": 4, "cols": 5, "width": 4, "keep_prob": 0.5, "mask": "dropout", "block_size": 2,
+    "patch_size": 2, "loss": "all masked", "learning_rate": 0.5, "steps": 2400,
+}  # fmt: skip
+"""A small point."""
+
+
+def rows(scenario, *names, **flags):
+    """How some claims are judged at one point: nothing is computed but what they read."""
+    point = FLAGS | flags
+    claims = [claim for claim in scenario.claims if claim.id in names]
+    read = {name for c in claims for name in (*c.arrays, c.condition)}
+    case = scenario.case(jax.random.key(0), **taken(scenario.case, point))
+    sides = [
+        fast(lambda case, side=side: {n: a for n, a in side(case).items() if n in read})(case)
+        for side in (scenario.predict, scenario.measure)
+    ]
+    met = {name: np.asarray(check(case)) for name, check in scenario.hypotheses.items()}
+    predicted, measured = ({n: np.asarray(a) for n, a in side.items()} for side in sides)
+    one = Outcome(
+        point, measured | predicted, predicted | measured, met, np.dtype("float64"),
+        longest_axis(case), point["steps"] if scenario.steps else 1,
+    )  # fmt: skip
+    return {claim.id: row_of(claim, scenario, one) for claim in claims}
+
+
+def verdicts(found):
+    """What each claim says: true, false, or why it says nothing."""
+    return {n: r.unmet or r.reason or bool(r.residual <= r.tolerance) for n, r in found.items()}
+
+
+# What is judged -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scenario", theorem3.THEOREM3.scenarios, ids=lambda s: s.id)
+def test_every_case_is_judged_in_both_precisions(scenario, tmp_path_factory):
+    """A wrong prediction that excuses itself would leave some out."""
+    verdict = finished("theorem3", tmp_path_factory.getbasetemp()).verdict
+    entries = {claim["id"]: claim for claim in verdict["claims"]}
+    cases = 4 if scenario is AUTOENCODER else 2
+    for claim in scenario.claims:
+        counts = {"drawn": cases, "judged": cases, "left_out": {}}
+        assert entries[claim.id]["judged"] == {"float64": counts, "float32": counts}, claim.id
+    assert verdict["statistics"] == {"false_alarm": 1e-6, "tests": 4 * 2 * 2}
+
+
+def test_every_claim_has_a_control_of_the_run_and_one_of_the_formula():
+    for scenario in theorem3.THEOREM3.scenarios:
+        of_run = {c.claim for c in scenario.controls if c.measure or c.case}
+        of_formula = {c.claim for c in scenario.controls if c.predict}
+        every = {claim.id for claim in scenario.claims}
+        assert of_run == every
+        # Both sides of this claim are arrays of the run.
+        assert every - of_formula <= {"stochastic_drift"}
+
+
+def test_nothing_cancels_near_a_keep_probability_of_one():
+    names = "layers_rank_one", "layers_rank_two", "width_free", "envelope_above", "layers"
+    for theta in (0.99, 0.9999, 1 - 1e-9):
+        assert all(verdicts(rows(DROPOUT, *names, keep_prob=theta)).values()), theta
+    assert all(verdicts(rows(DROPBLOCK, "dropblock_least", keep_prob=0.9999)).values())
+
+
+def test_draws_of_rare_masks_decide_nothing():
+    for theta, word in ((0.9, True), (0.9999, "losses too skewed"), (1e-4, "losses too skewed")):
+        found = verdicts(rows(theorem3.MASKS, "monte_carlo", "monte_carlo_rate", keep_prob=theta))
+        assert set(found.values()) == {word}, theta
+
+
+def test_an_unfinished_transient_is_not_judged():
+    """``theorem3 --rows 6 --cols 9 --keep-prob 0.35 0.8 --seeds 2 --mask dropout --width 6 11``."""
+    for width, steps, word in ((6, 5000, True), (11, 500, "too few steps"), (1, 5000, "")):
+        point = {"rows": 6, "cols": 9, "keep_prob": 0.35, "width": width, "steps": steps}
+        found = verdicts(rows(MINIMISER, "stochastic", **point))["stochastic"]
+        assert found == (word or "claim does not apply")
+
+
+def test_descent_that_has_not_ended_and_steps_too_large_are_not_judged():
+    names = "dropout_minimiser", "dropout_minimum"
+    for flags, word in (
+        ({"steps": 10}, "still moving"),
+        ({"learning_rate": 5.0}, "step too large"),
+        ({"keep_prob": 0.3}, True),
+    ):
+        assert set(verdicts(rows(MINIMISER, *names, **flags)).values()) == {word}
+
+
+def test_descent_that_diverges_under_a_stable_step_is_false(monkeypatch):
+    monkeypatch.setattr(
+        dropout_minimiser, "gradient_descent", lambda rate: gradient_descent(40 * rate)
+    )
+    found = rows(MINIMISER, "dropout_minimiser", steps=200)
+    assert verdicts(found) == {"dropout_minimiser": False}
+
+
+# Both sides stand apart -----------------------------------------------------------------------
+
+
+def patched(monkeypatch, name, broken, *modules):
+    for module in modules:
+        monkeypatch.setattr(module, name, broken)
+
+
+def test_wrong_odds_are_seen_by_every_claim_about_penalties(monkeypatch):
+    right = dropout.odds
+    patched(monkeypatch, "odds", lambda theta: 1.1 * right(theta), dropout, penalty, deep)
+    names = (
+        "penalty", "unscaled_masks", "factorisations", "equalised_penalty", "width_free",
+        "envelope_above", "envelope_below", "fixed_keep_prob", "layers", "layers_rank_one",
+        "layers_rank_two", "dropconnect_input", "dropconnect_output",
+    )  # fmt: skip
+    assert verdicts(rows(DROPOUT, *names)) == dict.fromkeys(names, False)
+    names = "dropblock", "dropblock_bound", "dropblock_least"
+    assert verdicts(rows(DROPBLOCK, *names)) == dict.fromkeys(names, False)
+
+
+def test_factors_that_are_not_equalised_are_seen(monkeypatch):
+    patched(monkeypatch, "equalize", lambda left, right: (left, right), dropout, penalty)
+    found = verdicts(rows(DROPOUT, "equalised", "equalised_product", "equalised_penalty"))
+    assert found == {"equalised": False, "equalised_product": True, "equalised_penalty": False}
+    # The first layer of the minimiser is one of them: training the last one ends elsewhere.
+    assert verdicts(rows(MINIMISER, "stochastic")) == {"stochastic": False}
+
+
+def test_a_wrong_theta_of_the_width_is_seen(monkeypatch):
+    def same(theta, width, *, block=1):
+        return jnp.asarray(theta)
+
+    patched(monkeypatch, "width_free_keep_prob", same, dropout, penalty)
+    assert verdicts(rows(DROPOUT, "width_free")) == {"width_free": False}
+    assert verdicts(rows(DROPBLOCK, "dropblock_least")) == {"dropblock_least": False}
+
+
+def test_a_broken_covariance_does_not_excuse_itself(monkeypatch):
+    """It feeds the prediction, and no longer the hypothesis."""
+    monkeypatch.setattr(masking, "block_covariance", lambda n, b, p: jnp.full((n, n), p * (1 - p)))
+    found = verdicts(rows(theorem3.MASKS, "mask_identity", mask="dropblock"))
+    assert found == {"mask_identity": False}
+
+
+def test_broken_draws_are_seen(monkeypatch):
+    right, names = masking.draw_mask, ("monte_carlo", "monte_carlo_rate")
+    monkeypatch.setattr(
+        masking, "draw_mask", lambda key, size, p, *, block=1: right(key, size, 1.05 * p)
+    )
+    assert verdicts(rows(theorem3.MASKS, *names, mask="dropblock")) == dict.fromkeys(names, False)
+
+
+def test_draws_that_are_used_twice_are_seen(monkeypatch):
+    right = masking.monte_carlo
+    monkeypatch.setattr(masking, "monte_carlo", lambda *how: right(*how[:3], how[3] // 4))
+    found = verdicts(rows(theorem3.MASKS, "monte_carlo", "monte_carlo_rate"))
+    assert found == {"monte_carlo": True, "monte_carlo_rate": False}
+
+
+def split_without_search(values, support):
+    """The split of the k-support norm with its index r put to 0."""
+    sizes = jnp.where(jnp.arange(len(values)) < support - 1, values, jnp.sum(values[support - 1 :]))
+    return sizes, values / sizes
+
+
+def test_a_split_without_search_is_seen(monkeypatch):
+    """It makes the factors alone; the norm is a dual norm."""
+    monkeypatch.setattr(dropblock, "_support_split", split_without_search)
+    names = "dropblock_least", "dropblock_bound"
+    found = verdicts(rows(DROPBLOCK, *names, rows=6, cols=8))
+    assert found == {"dropblock_least": False, "dropblock_bound": True}
+
+
+def test_a_norm_that_is_too_large_is_seen(monkeypatch):
+    monkeypatch.setattr(dropblock, "support_norm", lambda values, k: 1.01 * jnp.sum(values))
+    names = "dropblock_least", "dropblock_bound"
+    assert verdicts(rows(DROPBLOCK, *names)) == dict.fromkeys(names, False)
+
+
+def test_steps_with_masks_that_are_not_divided_are_seen(monkeypatch):
+    right = minimiser.draw_mask
+    monkeypatch.setattr(minimiser, "draw_mask", lambda key, size, p: p * right(key, size, p))
+    names = "stochastic", "stochastic_drift"
+    assert verdicts(rows(MINIMISER, *names)) == dict.fromkeys(names, False)
+
+
+# The tests ------------------------------------------------------------------------------------
+
+
+def test_the_correction_covers_draws_of_a_skewed_law():
+    """Means of exponential draws, of skewness 2: the tail of Student's test, and the corrected."""
+    rng, limit, number = np.random.default_rng(0), 3.0, 64
+    draws = rng.exponential(size=(40_000, number)) - 1
+    skewness = 2 / np.sqrt(number)
+    plain = np.array([statistics.mean_surprise(0.0, one, 0.0) for one in draws[:20_000]])
+    corrected = np.array([statistics.mean_surprise(0.0, one, skewness) for one in draws])
+    assert np.mean(plain > limit) > 2 * 10**-limit
+    assert np.mean(corrected > limit) <= 2 * 10**-limit
+    # What it takes off is nothing near the centre, and never all of a clear failure.
+    assert statistics.allowance(1.0, 0.01) < 0.01
+    assert statistics.mean_surprise(9.0, draws[0], skewness) > 10
+
+
+def test_the_scatter_is_a_chi_square():
+    draws = np.random.default_rng(0).normal(size=(2000, 32)) * 3 + 1
+    found = [10 ** -statistics.scatter_surprise(1.0, 3.0, one, 0.0, 0.0) for one in draws]
+    assert stats.kstest(found, "uniform").pvalue > 1e-3
+    wrong = statistics.scatter_surprise(1.0, 3.0 * 2, draws[0], 0.0, 0.0)
+    assert wrong > 3
+    assert np.isnan(statistics.mean_surprise(0.0, np.ones(3), 0.0))
+
+
+def test_a_shape_that_is_lost_decides_nothing():
+    assert statistics.decides(0.01, 0.01, 128)
+    assert not statistics.decides(0.1)
+    assert not statistics.decides(np.nan)
+    assert not statistics.decides(0.0, 1.0, 128)
