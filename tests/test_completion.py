@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lrdyn.engine.verify import verify
+from lrdyn.engine.judging import left_out
+from lrdyn.theorem import Outcome
 from lrdyn.theorems.completion import COMPLETION, first_below
 from lrdyn.theorems.completion.figures import plot_recovery
 from tests import oracles
@@ -29,17 +30,112 @@ def test_the_time_at_which_a_curve_first_falls(values, level, expected):
     oracles.assert_close(found, expected, scale=60.0)
 
 
-def test_too_few_measurements_are_not_judged(tmp_path, unchecked, capsys, monkeypatch):
-    """Where the full network does not find the target there is nothing to be compared with."""
-    monkeypatch.setenv("LRDYN_CACHE", "")
-    settings = {flag.name: flag.quick for flag in COMPLETION.flags}
-    settings |= {"observed": (0.05,), "dim": (12,), "steps": 600}
-    bare = [dataclasses.replace(s, controls=()) for s in COMPLETION.scenarios]
-    theorem = dataclasses.replace(COMPLETION, scenarios=tuple(bare))
-    found = verify(theorem, settings, dtype="float32", seeds=(0,), thorough=False)
-    held = {claim["id"]: claim["holds"] for claim in found.verdict["claims"]}
-    assert (held["recovery"], held["recovered"], held["sensing_recovery"]) == (None,) * 3
-    assert held["basis"] is True
+# What is judged ------------------------------------------------------------------------------
+
+ENTRIES, _, BASIS = COMPLETION.scenarios
+CLAIMS = {claim.id: claim for scenario in COMPLETION.scenarios for claim in scenario.claims}
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """How small sweeps of the two cheap scenarios were judged: reasons, and all columns."""
+    flags = {"dim": 12, "rank": 1, "observed": 0.8, "draw": 0}
+    trained = {"init_scale": (0.025, 0.05, 3.0), "learning_rate": (0.15, 2.5)}
+    trained |= {"target_scale": (1.0, 2.0)}
+    whole = {"observed": 1.0, "steps": 1, "init_scale": (0.05, 0.75, 3.0)}
+    legs = {
+        **oracles.judged(COMPLETION, ENTRIES, flags | trained)[1],
+        **oracles.judged(COMPLETION, BASIS, flags | whole)[1],
+    }
+    return {name: (left_out(leg).squeeze().tolist(), leg) for name, leg in legs.items()}
+
+
+def outcome(predicted, measured=None):
+    """An outcome of a run that is recorded at steps 0, 10, 20 and 30."""
+    known = {"step": np.arange(0, 40, 10), "level": np.array(1e-3), "left": np.array(1e-3 / 32)}
+    known |= {"floor": np.array(0.3), "turning": np.array(1.0), "hidden": np.array(5)}
+    arrays = {n: np.asarray(a) for n, a in predicted.items()}
+    seen = {n: np.asarray(a) for n, a in (measured or {}).items()}
+    return Outcome({}, known | arrays, seen, {}, np.dtype("float64"), 12, 30)
+
+
+FULL = {"full_error": [1.0, 0.1, 9e-3, 1e-4], "full_loss": [1.0, 1e-2, 1e-4, 1e-8]}
+
+
+@pytest.mark.parametrize(
+    ("claim", "curve", "expected"),
+    [
+        ("recovery", [1.0, 0.1, 9e-3, 0.5], 0.0),  # the full one has ended
+        ("recovery", [1.0, 0.1, 0.01, 1e-4], 1e-3),
+        ("recovery", [1.0, 0.3, 9e-3, 1e-4], 0.2),
+        ("first", [1.0, 1e-3, 1e-3, 1e-3], 0.0),
+        ("first", [1.0, 0.1, 0.011, 1e-4], 0.5),
+        ("first", [1.0, 0.1, 0.011, 0.011], 2.0),
+        ("recovered", [1.0, 0.1, 9e-3, 4e-3], 128.0),
+    ],
+)
+def test_residuals_of_compressed_networks(claim, curve, expected):
+    found = CLAIMS[claim].residual(outcome(FULL, {"spectral_error": curve}))
+    oracles.assert_close(found, expected, scale=1.0)
+    lost = CLAIMS[claim].residual(outcome(FULL, {"spectral_error": [*curve[:3], np.nan]}))
+    assert np.isnan(lost)
+
+
+@pytest.mark.parametrize("claim", ["recovery", "first", "recovered", "same_time", "fixed_basis"])
+def test_the_full_network_decides_what_is_judged(claim):
+    """Not fitted: too few steps. Fitted, but elsewhere: nothing is claimed."""
+    apart, moving = {"full_error": [1.0] * 4}, {"full_loss": [1.0, 1.0, 1.0, 1e-2]}
+    wordy = [CLAIMS[claim].undecided(outcome(FULL | apart | moving))]
+    assert wordy == ["too few steps"]
+    assert CLAIMS[claim].applies(outcome(FULL | apart | moving))
+    assert not CLAIMS[claim].applies(outcome(FULL | apart))
+    assert CLAIMS[claim].applies(outcome(FULL))
+
+
+def test_outer_factors_need_time_to_turn():
+    claim = CLAIMS["discrepant_rates"]
+    reasons = [claim.undecided(outcome(FULL | {"turning": rate})) for rate in (1.0, 1e-3)]
+    assert reasons == ["too few steps"] * 2  # the full network has just ended
+    early = FULL | {"full_error": [1.0, 1e-4, 1e-4, 1e-4]}
+    reasons = [claim.undecided(outcome(early | {"turning": rate})) for rate in (0.02, 0.01)]
+    assert reasons == ["", "too few steps"]
+    assert not claim.applies(outcome(early | {"floor": 1e-3}))  # nothing is hidden
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "reason"),
+    [(["--steps", "1"], 4, "too few steps"), (["--step-ratio", "1"], 2, "wanted a number from 2")],
+)
+def test_commands_without_a_judged_case(words, status, reason, command_line):
+    alone = dataclasses.replace(ENTRIES, controls=())
+    theorem = dataclasses.replace(COMPLETION, scenarios=(alone,), plots={})
+    small = ["--dim", "8", "--rank", "1", "--draw", "0", "--seeds", "1", "--dtype", "float32"]
+    found, out, errors = command_line(theorem, *small, *words)
+    assert found == status, (out, errors)
+    assert reason in out + errors
+
+
+def test_starts_and_steps_large_and_small(judged):
+    """Axes: init scales 0.025, 0.05 and 3; learning rates 0.15 and 2.5; target scales 1 and 2."""
+    large, fast = ["small_start", "stable_steps"], "stable_steps"
+    for name in ("recovery", "first", "recovered", "fixed_basis", "discrepant_rates", "start"):
+        reasons, leg = judged[name]
+        assert reasons[:2] == [[["", fast], [fast, fast]]] * 2, name
+        assert set(np.ravel(reasons[2])) == set(large), name
+        within = leg.residual <= leg.tolerance
+        assert np.all(within.values | (np.array(reasons) != "")), name
+
+
+def test_the_gap_decides_how_exact_a_basis_is(judged):
+    """Products of the layers at the start of 1.25e-4, 0.42 and 27, beside sigma_r = 1."""
+    for name, seen in (
+        ("basis", ["", "", "ill-conditioned"]),
+        ("basis_gap", ["", "", "ill-conditioned"]),
+    ):
+        reasons, leg = judged[name]
+        assert reasons == seen, name
+        within = leg.residual <= leg.tolerance
+        assert np.all(within.values.ravel() | (np.array(reasons) != "")), name
 
 
 def test_the_plot_shows_every_network():

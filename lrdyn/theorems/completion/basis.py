@@ -38,12 +38,12 @@ def _conditions(case: Recovery) -> dict[str, Array]:
     both = jnp.concatenate([right[:r].T, product.T @ left[:, :r] / e], axis=1)
     angle = linalg.svdvals(both)[-1]
 
-    def over(gap: Float[Array, ""]) -> Float[Array, ""]:
-        return jnp.where(gap > 0, (largest + e) / jnp.abs(gap), jnp.inf)
+    def over(gap: Float[Array, ""], without: float) -> Float[Array, ""]:
+        return jnp.where(gap > 0, (largest + e) / jnp.abs(gap), without)
 
     return {
-        "basis_condition": over(smallest - 2 * e) / angle,
-        "gap_condition": over(smallest - e),
+        "basis_condition": over(smallest - 2 * e, jnp.inf) / angle,
+        "gap_condition": over(smallest - e, 1.0),  # there the bound is infinite
     }
 
 
