@@ -166,9 +166,9 @@ def test_a_condition_loosens_its_own_claim_alone():
 # Two precisions, and what a verdict rests on ---------------------------------------------------
 
 
-def in_both(first, second, met=(True, True)):
+def in_both(errors, met=(True, True)):
     """Entry of a claim whose two precisions leave these differences."""
-    pairs = zip(("float64", "float32"), (first, second), met, strict=True)
+    pairs = zip(("float64", "float32"), errors, met, strict=True)
     data = {p: produced(EXACT, EXACT * (1 + off), met=m) for p, off, m in pairs}
     return claim_entry(CLAIM, {p: residuals(CLAIM, SCENARIO, d, p) for p, d in data.items()})
 
@@ -185,14 +185,14 @@ def in_both(first, second, met=(True, True)):
     ],
 )
 def test_both_precisions_count(errors, met, holds, scales):
-    found = in_both(*errors, met)
+    found = in_both(errors, met)
     assert found["holds"] is holds
     assert scales is None or found["scales_with_epsilon"] is scales
     assert found["hypotheses_met"] is met[0]
 
 
 def entries(*rows):
-    names = ("id", "kind", "holds", "hypotheses_met", "cases")
+    names: list[str] = ["id", "kind", "holds", "hypotheses_met", "cases"]
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
@@ -273,7 +273,7 @@ def test_statistical_tests_share_one_chance_of_a_false_alarm():
     claim = Claim("rare", "a p of 4e-7", "statistical", lambda one: 6.4, ("value",))
     alone = dataclasses.replace(SCENARIO, claims=(claim,))
     sums = Theorem("made", "by hand", (SIZES,), (alone,))
-    groups = dict.fromkeys(("/", "/float32"), produced(EXACT, EXACT))
+    groups: dict[str, Any] = dict.fromkeys(("/", "/float32"), produced(EXACT, EXACT))
     found = judge_results(sums, groups, "float64")
     assert (found.tests, found.claims[0]["holds"]) == (4, True)
     assert found.claims[0]["p"] == pytest.approx(10**-6.4)
