@@ -78,8 +78,9 @@ def test_narrower_than_the_target_the_identity_fails(dtype):
 )
 def test_the_bound_holds_while_the_bulk_contracts(scales, eta, decay, contracts, exceeds):
     scales = np.array(scales)
-    bulk = theorem2.rho(scales, eta, decay, np.arange(200 if contracts else 30))
-    assert (float(compiled.bulk_contracts(bulk, eta, decay)) <= 1) == contracts
+    steps = 200 if contracts else 30
+    bulk = theorem2.rho(scales, eta, decay, np.arange(steps))
+    assert (float(compiled.bulk_contracts(scales, eta, decay, steps)) <= 1) == contracts
     largest = np.max(compiled.compression_error(bulk, 9, 2))
     assert (float(largest) > float(compiled.compression_bound(scales, 9, 2))) == exceeds
 
@@ -96,11 +97,12 @@ def test_the_failure_is_seen_in_the_weights():
 
 
 def test_bulk_contracts_agrees_with_loops(dtype):
-    decay = np.array([0.0, 4.0, 25.0])
-    bulk = oracles.rho((0.5, 1.5, 1.0), ETA, (0.1,) * 3, STEPS)
-    others = np.array([[np.prod(np.delete(row, l)) for l in range(3)] for row in bulk])
-    factors = np.abs(1 - ETA * decay - ETA * others**2)
-    assert_close(compiled.bulk_contracts(bulk, ETA, decay), factors.max(), size=3)
+    for scales, decay in (((0.5, 1.5, 1.0), [0.0, 4.0, 25.0]), ((2.0, 0.1, 1.0), [0.0, 0.0, 0.1])):
+        bulk = oracles.rho(scales, ETA, decay, np.arange(6))
+        others = np.array([[np.prod(np.delete(row, l)) for l in range(3)] for row in bulk])
+        factors = np.abs(1 - ETA * np.array(decay) - ETA * others**2)
+        found = compiled.bulk_contracts(jnp.array(scales), ETA, jnp.array(decay), 6)
+        assert_close(found, factors.max(), size=3, steps=6)
 
 
 @pytest.mark.parametrize("half", [2, 4])

@@ -367,8 +367,8 @@ def undecided_below(name: str) -> Callable[[Outcome], str]:
     """Why products of layers cannot be compared, from one that theory predicts (see ``Claim``)."""
 
     def reason(one: Outcome) -> str:
-        size, kind = np.max(one.predicted[name]), np.finfo(one.dtype)
-        if not size < kind.max:
+        size, kind = np.max(np.abs(one.predicted[name])), np.finfo(one.dtype)
+        if size > kind.max:
             return f"{name} is infinite"
         # Less than that, and products lose digits to underflow.
         return "underflow" if size < kind.tiny / kind.eps else ""

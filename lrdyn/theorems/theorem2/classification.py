@@ -183,7 +183,8 @@ CLASSIFICATION = Scenario[Classification](
         weights_claim("class_rho", "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L",
                       condition="condition_bulk"),
         Claim("class_product", "W(t) V_{1,1} follows the reduced problem of width 2K",
-              condition="condition_product"),
+              condition="condition_product",
+              undecided=deep_factorization.undecided_below("class_product")),
     ),
     (
         Control("not_whitened", "input coordinates rescaled", "class_off_block", case=_colour,

@@ -1,0 +1,249 @@
+"""Theorem 2 and its Corollary 1 as commands: what they judge, what they leave out, and why."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrdyn as lr
+from lrdyn.engine.judging import row_of
+from lrdyn.engine.produce import claims_job
+from lrdyn.theorem import Outcome
+from lrdyn.theorems import corollary1, deep_factorization, theorem2
+from lrdyn.theorems.corollary1 import COMPRESSION, COROLLARY1
+from lrdyn.theorems.theorem2 import FACTORIZATION, THEOREM2, classification
+from lrdyn.theorems.theorem2.classification import CLASSIFICATION
+from tests import oracles
+from tests.oracles import assert_close, double
+from tests.runs import finished
+
+FLAGS = {"init_scale": 0.8, "init_spread": 2.0, "weight_decay": 0.03, "decay_spread": 3.0,
+         "learning_rate": 0.1, "target_scale": 1.0, "steps": 60, "dim": 7, "depth": 3,
+         "rank": 2}  # fmt: skip
+HOW = {"steps": 60, "size": 14}
+predict, measure = oracles.fast(theorem2.predict), oracles.fast(theorem2.measure)
+
+
+def both(scenario):
+    return oracles.fast(lambda case: (scenario.predict(case), scenario.measure(case)))
+
+
+classes, compressed = both(CLASSIFICATION), both(COMPRESSION)
+
+
+def one_case(**flags):
+    return deep_factorization.make_case(jax.random.key(0), **FLAGS | flags)
+
+
+def quick(theorem, scenario, **flags):
+    """What theory predicts at settings of the quick preset."""
+    alone = dataclasses.replace(scenario, measure=lambda case: {}, claims=(), controls=())
+    settings = {flag.name: flag.default("quick") for flag in theorem.flags} | flags
+    job = claims_job(theorem, alone, settings, (0,), "/", "float64", optimize=False)
+    return job.run()["/"]
+
+
+# What is judged --------------------------------------------------------------------------------
+
+JUDGED = {
+    "theorem2": dict.fromkeys(
+        ("off_block", "bulk", "rho", "reduced", "spectra", "loss", "mean_loss", "class_off_block",
+         "class_rho", "class_product"), 16)
+    | dict.fromkeys(("collapse", "collapse_interval", "collapse_loss"), 2),
+    "corollary1": dict.fromkeys(
+        ("error_identity", "error_bound", "bound_attained", "parameters"), 16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_every_case_is_judged_in_both_precisions(name, tmp_path_factory):
+    entries = finished(name, tmp_path_factory.getbasetemp()).verdict["claims"]
+    claims = {entry["id"]: entry["judged"] for entry in entries if entry["kind"] != "control"}
+    for claim, count in JUDGED[name].items():
+        every = {"drawn": count, "judged": count, "left_out": {}}
+        assert claims.pop(claim) == {"float64": every, "float32": every}, claim
+    assert not claims
+
+
+def test_theory_excuses_nothing_at_the_quick_preset():
+    """A wrong prediction that diverges, or that is chaotic, would leave cases out."""
+    found = quick(THEOREM2, FACTORIZATION, dim=(7,))
+    assert found["diverges"].size == 32
+    assert (found["diverges"] == -1).all()
+    assert float(found["condition"].max()) < 5
+
+
+def test_small_scales_are_judged_or_said_to_be_too_small():
+    """In float32: nothing is squared into underflow, and a product of 1e-42 has no digits."""
+    flags = {"dim": 5, "rank": 1, "depth": 7, "init_scale": [1e-3, 1e-6], "init_spread": 1.0,
+             "weight_decay": [0.0, 0.2], "decay_spread": 1.0, "steps": 100}  # fmt: skip
+    with jax.enable_x64(False):
+        _, legs = oracles.judged(COROLLARY1, COMPRESSION, flags, dtype="float32")
+    for name in ("error_identity", "error_bound", "bound_attained"):
+        leg = legs[name].squeeze()
+        judged = leg.sel(init_scale=1e-3)
+        assert (leg.reason.sel(init_scale=1e-6) == "underflow").all(), name
+        assert (judged.reason == "").all(), name
+        assert (judged.residual <= judged.tolerance).all(), name
+
+
+def test_a_run_that_diverges_by_itself_is_not_excused():
+    """Decay times 10,000 in the run on trial: theory's own run does not diverge."""
+    case = one_case(learning_rate=0.3)
+    wrong = measure(dataclasses.replace(case, weight_decay=1e4 * case.weight_decay))
+    assert int(wrong["diverged_at"]) >= 0
+    arrays = jax.device_get((predict(case), wrong))
+    one = Outcome({}, *arrays, {}, np.dtype(float), size=7, steps=60)
+    for claim in FACTORIZATION.claims[2:]:
+        row = row_of(claim, FACTORIZATION, one)
+        assert row.reason == "", claim.id
+        assert not row.residual <= row.tolerance, claim.id
+
+
+def test_a_run_that_theory_sees_diverge_is_left_out():
+    case = one_case(learning_rate=5.0)
+    arrays = jax.device_get((predict(case), measure(case)))
+    one = Outcome({}, *arrays, {}, np.dtype(float), size=7, steps=60)
+    reasons = {row_of(claim, FACTORIZATION, one).reason for claim in FACTORIZATION.claims}
+    assert reasons == {"diverges"}
+
+
+@pytest.mark.parametrize("value", ["1e-31", "1e31", "inf"])
+@pytest.mark.parametrize("flag", ["--init-scale", "--learning-rate", "--target-scale"])
+def test_what_float32_cannot_hold_is_refused(flag, value, command_line):
+    status, _, err = command_line(THEOREM2, flag, value)
+    assert status == 2
+    assert f"{flag}: got" in err
+
+
+def test_a_target_that_is_almost_zero_is_refused(tmp_path, command_line):
+    np.save(tmp_path / "tiny.npy", np.diag([1e-300, 0.0, 0.0]))
+    status, _, err = command_line(THEOREM2, "--target", tmp_path / "tiny.npy")
+    assert status == 2
+    assert "--target: got a matrix of norm 1e-300, wanted a largest singular value" in err
+
+
+# Conditions ------------------------------------------------------------------------------------
+
+
+@oracles.fast
+def derivatives(case):
+    """Responses of the dense run, by its derivative in four random directions."""
+    moving = 2 * case.rank
+    U, V = case.frame
+
+    def run(data):
+        def record(layers):
+            rotated = jnp.swapaxes(U, 1, 2) @ jnp.stack(layers) @ V
+            return deep_factorization.parts_of(rotated, moving)
+
+        weights, target = data
+        rule = lr.gradient_descent(case.learning_rate, case.weight_decay)
+        loss = partial(lr.factorization_loss, target=target)
+        return lr.simulate(loss, weights, rule, case.times, record=record).records
+
+    def response(key):
+        draws = jax.random.uniform(key, (len(U) + 1, moving + 2, moving + 2), minval=-1, maxval=1)
+        wide = ((0, 0), *((0, len(case.target) - moving - 2),) * 2)
+        *of_layers, of_target = jnp.pad(draws, wide)
+        layers = tuple(
+            eps * u @ D @ v.T for eps, u, D, v in zip(case.scales, U, of_layers, V, strict=True)
+        )
+        target = jnp.max(jnp.abs(case.reduced_target)) * U[-1] @ of_target @ V[0].T
+        seen, moved = jax.jvp(run, ((case.weights, case.target),), ((layers, target),))
+        scale = jnp.max(jnp.stack([jnp.max(jnp.abs(part)) for part in seen.values()]))
+        return {name: jnp.max(jnp.abs(part)) / scale for name, part in moved.items()}
+
+    each = jax.vmap(response)(jax.random.split(jax.random.key(5), 4))
+    return {name: jnp.maximum(1.0, jnp.max(part)) for name, part in each.items()}
+
+
+@pytest.mark.parametrize(("eta", "least"), [(0.1, 1), (0.9, 1), (0.915, 50), (0.92, 500)])
+def test_conditions_are_derivatives_of_the_dense_run(eta, least):
+    """Beyond the edge of stability errors grow, and in the moving block alone.
+
+    At most 4 times the largest of four derivatives, and at least a twentieth: a twin is one more
+    direction, which may lie across the one that grows.
+    """
+    case = one_case(learning_rate=eta)
+    found, expected = predict(case), derivatives(case)
+    conditions = {name: float(found[f"condition_{name}"]) for name in expected}
+    for name, number in expected.items():
+        assert number / 20 < conditions[name] < 4 * number, name
+    assert max(conditions["off_block"], conditions["bulk"]) < 4
+    assert float(found["condition"]) == max(conditions.values())
+    assert conditions["inner"] >= least
+
+
+def test_a_chaotic_run_has_no_condition():
+    found = predict(one_case(learning_rate=1.0))
+    assert int(found["diverges"]) == -1
+    assert all(np.isinf(found[name]) for name in found if name.startswith("condition"))
+
+
+# Two sides -------------------------------------------------------------------------------------
+
+
+def rotated(frame, layers, size):
+    """Blocks of size 2r of dense layers, at each recorded step."""
+    U, V = double(frame)
+    seen = np.swapaxes(U, 1, 2)[:, None] @ np.stack(layers) @ V[:, None]
+    return np.swapaxes(seen, 0, 1)[..., :size, :size]
+
+
+def test_both_sides_of_theorem_2_agree_with_numpy():
+    """What they share, the loss, the descent and the frame, could be wrong on both sides."""
+    case = one_case()
+    Phi, eta, decays = double((case.target, case.learning_rate, case.weight_decay))
+    layers = oracles.descend(case.weights, oracles.sum_slope(Phi), eta, decays, case.steps)
+    products = np.stack([oracles.product(each, 7) for each in zip(*layers, strict=True)])
+    frame = case.frame
+    expected = {
+        "rho": oracles.rho(case.scales, eta, decays, case.steps),
+        "reduced": rotated(frame, layers, 4),
+        "singular_values": np.stack([np.linalg.svd(W, compute_uv=False) for W in layers], axis=1),
+        "loss": 0.5 * np.sum((products - Phi) ** 2, axis=(1, 2)),
+    }
+    for side in (predict(case), measure(case)):
+        assert_close({name: side[name] for name in expected}, expected, **HOW)
+    target = double(frame.left)[-1, :, :4].T @ Phi @ double(frame.right)[0, :, :4]
+    start = [eps * np.eye(4) for eps in double(case.scales)]
+    small = oracles.descend(start, oracles.sum_slope(target), eta, decays, case.steps)
+    assert_close(predict(case)["reduced"], np.stack(small, axis=1), **HOW)
+
+
+def test_both_sides_of_the_classifier_agree_with_numpy():
+    case = classification.make_classifier(jax.random.key(0), **FLAGS)
+    X, Y, eta, decays = double((case.inputs, case.outputs, case.learning_rate, case.weight_decay))
+    slope = oracles.regression_slope(X, Y)
+    layers = oracles.descend(case.weights, slope, eta, decays, case.steps)
+    products = np.stack([oracles.product(each, 7) for each in zip(*layers, strict=True)])
+    frame = lr.classifier.classifier_frame(case.weights, case.target)
+    expected = {
+        "class_product": products @ double(frame.right)[0][:, :4],
+        "class_rho": double(case.scales)[:2]
+        * (1 - eta * decays[:2]) ** np.array(case.steps)[:, None],
+    }
+    for side in classes(case):
+        assert_close({name: side[name] for name in expected}, expected, **HOW)
+
+
+def assert_parted(predicted, measured, *names):
+    for name in names:
+        assert oracles.residual(predicted[name], measured[name]) > 1e-3, name
+
+
+def test_where_the_theorem_fails_the_two_sides_part():
+    """So that neither is the other, put in its place."""
+    key, whole = jax.random.key(3), jnp.ones(())
+    broken = deep_factorization.toward_gaussian(key, one_case(), whole)
+    names = ("rho", "reduced", "singular_values", "loss")
+    assert_parted(predict(broken), measure(broken), *names)
+    raw = classification.make_classifier(jax.random.key(0), **FLAGS)
+    raw = dataclasses.replace(raw, inputs=raw.inputs * jnp.linspace(0.5, 1.5, 7)[:, None])
+    assert_parted(*classes(raw), "class_rho", "class_product")
+    narrow = corollary1.make_case(key, **FLAGS, excess_rank=0)
+    assert_parted(*compressed(deep_factorization.toward_gaussian(key, narrow, whole)), "error")
