@@ -2,14 +2,17 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
 
+from lrdyn import recovery
 from lrdyn.engine.judging import left_out
 from lrdyn.theorem import Outcome
 from lrdyn.theorems.completion import COMPLETION, first_below
 from lrdyn.theorems.completion.figures import plot_recovery
+from lrdyn.theorems.completion.problem import make_measurements
 from tests import oracles
 
 
@@ -136,6 +139,19 @@ def test_the_gap_decides_how_exact_a_basis_is(judged):
         assert reasons == seen, name
         within = leg.residual <= leg.tolerance
         assert np.all(within.values.ravel() | (np.array(reasons) != "")), name
+
+
+def test_a_start_by_measurements_sees_nothing_else():
+    """Another target with the same measurements has the same start and the same loss."""
+    flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
+    flags |= {"dim": 6, "rank": 1, "observed": 0.3, "steps": 1}
+    case = make_measurements(jax.random.key(0), **flags)
+    rows = np.asarray(case.measurements).reshape(len(case.measurements), -1)
+    unseen = np.linalg.svd(rows)[2][-1].reshape(6, 6)
+    other = dataclasses.replace(case, target=case.target + 5 * unseen)
+    oracles.assert_close(recovery.sense(case.measurements, other.target), case.values, size=36)
+    for name in ("surrogate", "gradient"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(case, name))
 
 
 def test_the_plot_shows_every_network():

@@ -112,6 +112,24 @@ def test_measurements_are_inner_products(dtype):
     oracles.assert_close(recovery.sensing_surrogate(matrices, values), surrogate, size=12)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 4.0])
+def test_sharpness_is_the_largest_curvature_where_three_balanced_layers_reach_the_target(alpha):
+    """The Hessian of all entries, outer layers at alpha times the step, against the closed form."""
+    target, weight = np.diag([2.0, 1.0, 0.0, 0.0]), np.random.default_rng(0).uniform(0, 2, (4, 4))
+    found = recovery.sharpness(jnp.asarray(target), 2, lambda X: weight * X, 200)
+    outer, inner = alpha ** (1 / 6) * np.cbrt(target), alpha ** (-1 / 3) * np.cbrt(target)
+
+    def loss(flat):
+        A, B, C = flat.reshape(3, 4, 4)
+        return 0.5 * jnp.sum(weight * (A @ B @ C - target) ** 2)
+
+    at = jnp.asarray(np.stack([outer, inner, outer]).ravel())
+    root = np.sqrt(np.repeat([alpha, 1.0, alpha], 16))
+    hessian = root[:, None] * np.asarray(jax.jit(jax.hessian(loss))(at)) * root
+    expected = np.linalg.eigvalsh(hessian)[-1]
+    assert abs(float(found) * alpha ** (2 / 3) / expected - 1) < 1e-6
+
+
 def test_sensing_is_unbiased():
     """The loss estimates 1/2 ||f - Phi||_F^2, (1/m) sum y_i A_i estimates Phi."""
     target, product = jax.random.normal(jax.random.key(1), (2, 3, 4))

@@ -90,7 +90,8 @@ class Recovery(Recorded):
             return recovery.recovery_error(product(network), self.target), loss(network)
 
         run = simulate(loss, start, rule, self.times, record=record)
-        return Trained(*run.records, run.diverged_at)
+        error, value = run.records
+        return Trained(error, value, run.diverged_at)
 
 
 def seen_alone(case: Recovery) -> Recovery:
