@@ -62,6 +62,12 @@ def outcome(predicted, measured=None):
     return Outcome({}, known | arrays, seen, {}, np.dtype("float64"), 12, 30)
 
 
+def asked(part, one):
+    """What a part of a claim, which it must have, says of an outcome."""
+    assert part is not None
+    return part(one)
+
+
 FULL = {"full_error": [1.0, 0.1, 9e-3, 1e-4], "full_loss": [1.0, 1e-2, 1e-4, 1e-8]}
 
 
@@ -78,9 +84,9 @@ FULL = {"full_error": [1.0, 0.1, 9e-3, 1e-4], "full_loss": [1.0, 1e-2, 1e-4, 1e-
     ],
 )
 def test_residuals_of_compressed_networks(claim, curve, expected):
-    found = CLAIMS[claim].residual(outcome(FULL, {"spectral_error": curve}))
+    found = asked(CLAIMS[claim].residual, outcome(FULL, {"spectral_error": curve}))
     oracles.assert_close(found, expected, scale=1.0)
-    lost = CLAIMS[claim].residual(outcome(FULL, {"spectral_error": [*curve[:3], np.nan]}))
+    lost = asked(CLAIMS[claim].residual, outcome(FULL, {"spectral_error": [*curve[:3], np.nan]}))
     assert np.isnan(lost)
 
 
@@ -88,21 +94,21 @@ def test_residuals_of_compressed_networks(claim, curve, expected):
 def test_the_full_network_decides_what_is_judged(claim):
     """Not fitted: too few steps. Fitted, but elsewhere: nothing is claimed."""
     apart, moving = {"full_error": [1.0] * 4}, {"full_loss": [1.0, 1.0, 1.0, 1e-2]}
-    wordy = [CLAIMS[claim].undecided(outcome(FULL | apart | moving))]
+    wordy = [asked(CLAIMS[claim].undecided, outcome(FULL | apart | moving))]
     assert wordy == ["too few steps"]
-    assert CLAIMS[claim].applies(outcome(FULL | apart | moving))
-    assert not CLAIMS[claim].applies(outcome(FULL | apart))
-    assert CLAIMS[claim].applies(outcome(FULL))
+    assert asked(CLAIMS[claim].applies, outcome(FULL | apart | moving))
+    assert not asked(CLAIMS[claim].applies, outcome(FULL | apart))
+    assert asked(CLAIMS[claim].applies, outcome(FULL))
 
 
 def test_outer_factors_need_time_to_turn():
     claim = CLAIMS["discrepant_rates"]
-    reasons = [claim.undecided(outcome(FULL | {"turning": rate})) for rate in (1.0, 1e-3)]
+    reasons = [asked(claim.undecided, outcome(FULL | {"turning": rate})) for rate in (1.0, 1e-3)]
     assert reasons == ["too few steps"] * 2  # the full network has just ended
     early = FULL | {"full_error": [1.0, 1e-4, 1e-4, 1e-4]}
-    reasons = [claim.undecided(outcome(early | {"turning": rate})) for rate in (0.02, 0.01)]
+    reasons = [asked(claim.undecided, outcome(early | {"turning": rate})) for rate in (0.02, 0.01)]
     assert reasons == ["", "too few steps"]
-    assert not claim.applies(outcome(early | {"floor": 1e-3}))  # nothing is hidden
+    assert not asked(claim.applies, outcome(early | {"floor": 1e-3}))  # nothing is hidden
 
 
 @pytest.mark.parametrize(
@@ -146,6 +152,7 @@ def test_a_start_by_measurements_sees_nothing_else():
     flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
     flags |= {"dim": 6, "rank": 1, "observed": 0.3, "steps": 1}
     case = make_measurements(jax.random.key(0), **flags)
+    assert case.measurements is not None
     rows = np.asarray(case.measurements).reshape(len(case.measurements), -1)
     unseen = np.linalg.svd(rows)[2][-1].reshape(6, 6)
     other = dataclasses.replace(case, target=case.target + 5 * unseen)

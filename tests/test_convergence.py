@@ -338,7 +338,7 @@ def test_saddles_have_no_bound(depth, decay):
     values, shape = np.array([1.0, 0.8, 0.5]), (3, 3)
     Phi, (best, _) = diagonal(shape, values), balanced(values, shape, 2, decay, depth)
     origin = [1e-13 * W for W in best]
-    missing = [W * (np.arange(W.shape[1]) < 1) for W in best]
+    missing = [W * (np.arange(W.shape[-1]) < 1) for W in best]
     other, _ = balanced(values[[0, 2, 1]], shape, 2, decay, depth)
     swap = np.eye(3)[[0, 2, 1]]
     swapped = [other[0] @ swap, *other[1:-1], swap @ other[-1]]

@@ -116,7 +116,7 @@ def test_measurements_are_inner_products(dtype):
 def test_sharpness_is_the_largest_curvature_where_three_balanced_layers_reach_the_target(alpha):
     """The Hessian of all entries, outer layers at alpha times the step, against the closed form."""
     target, weight = np.diag([2.0, 1.0, 0.0, 0.0]), np.random.default_rng(0).uniform(0, 2, (4, 4))
-    found = recovery.sharpness(jnp.asarray(target), 2, lambda X: weight * X, 200)
+    found = recovery.sharpness(jnp.asarray(target), 2, lambda X: jnp.asarray(weight) * X, 200)
     outer, inner = alpha ** (1 / 6) * np.cbrt(target), alpha ** (-1 / 3) * np.cbrt(target)
 
     def loss(flat):

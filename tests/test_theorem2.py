@@ -95,8 +95,8 @@ def test_a_run_that_diverges_by_itself_is_not_excused():
     case = one_case(learning_rate=0.3)
     wrong = measure(dataclasses.replace(case, weight_decay=1e4 * case.weight_decay))
     assert int(wrong["diverged_at"]) >= 0
-    arrays = jax.device_get((predict(case), wrong))
-    one = Outcome({}, *arrays, {}, np.dtype(float), size=7, steps=60)
+    predicted, measured = jax.device_get((predict(case), wrong))
+    one = Outcome({}, predicted, measured, {}, np.dtype(float), size=7, steps=60)
     for claim in FACTORIZATION.claims[2:]:
         row = row_of(claim, FACTORIZATION, one)
         assert row.reason == "", claim.id
@@ -105,8 +105,8 @@ def test_a_run_that_diverges_by_itself_is_not_excused():
 
 def test_a_run_that_theory_sees_diverge_is_left_out():
     case = one_case(learning_rate=5.0)
-    arrays = jax.device_get((predict(case), measure(case)))
-    one = Outcome({}, *arrays, {}, np.dtype(float), size=7, steps=60)
+    predicted, measured = jax.device_get((predict(case), measure(case)))
+    one = Outcome({}, predicted, measured, {}, np.dtype(float), size=7, steps=60)
     reasons = {row_of(claim, FACTORIZATION, one).reason for claim in FACTORIZATION.claims}
     assert reasons == {"diverges"}
 

@@ -173,7 +173,7 @@ def test_broken_draws_are_seen(monkeypatch):
 
 def test_draws_that_are_used_twice_are_seen(monkeypatch):
     right = masking.monte_carlo
-    monkeypatch.setattr(masking, "monte_carlo", lambda *how: right(*how[:3], how[3] // 4))
+    monkeypatch.setattr(masking, "monte_carlo", lambda a, b, c, draws: right(a, b, c, draws // 4))
     found = verdicts(rows(theorem3.MASKS, "monte_carlo", "monte_carlo_rate"))
     assert found == {"monte_carlo": True, "monte_carlo_rate": False}
 

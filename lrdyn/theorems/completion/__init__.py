@@ -360,8 +360,9 @@ BASIS_CONTROLS = (
             predict=_faster),
     Control[Recovery]("basis_not_fixed", "outer factors trained, at gamma = 1", "fixed_basis",
                       measure=lambda case: _from_basis(case, fixed_ratio=1.0)),
-    Control[Recovery]("floor_of_half_a_basis", "r columns of the basis in place of 2 r", "fixed_basis",
-            predict=lambda case: {"floor": _floor(case, case.rank)}),
+    Control[Recovery](
+        "floor_of_half_a_basis", "r columns of the basis in place of 2 r", "fixed_basis",
+        predict=lambda case: {"floor": _floor(case, case.rank)}),
     Control[Recovery]("no_discrepant_rates", "gamma = 0, from r columns of the basis",
                       "discrepant_rates",
                       measure=lambda case: _from_basis(case, size=case.rank, outer_ratio=0.0)),

@@ -87,9 +87,12 @@ def _theory_run(case: Classification) -> Twins:
     spare = min(deep_factorization.SPARE, len(case.inputs) - target.shape[1])
     wide, size = ((0, 0), (0, spare)), target.shape[1] + spare
     start = (*reduced_start(case.scales[: len(square)], size), jnp.pad(last, wide))
-    return twins(
-        lambda data: _reduced_run(case, *data, _layers_and_product), (jnp.pad(target, wide), start)
-    )
+
+    def reduced(data: tuple[Array, Weights]) -> Trajectory:
+        goal, begin = data
+        return _reduced_run(case, goal, begin, _layers_and_product)
+
+    return twins(reduced, (jnp.pad(target, wide), start))
 
 
 def _predict_classifier(case: Classification) -> dict[str, Array]:

@@ -395,7 +395,7 @@ CONTROLS = (
     ),
     Control("target_not_projected", "Y in place of Y P, though X has fewer rows than columns",
             "dropout_minimiser", predict=_not_projected),
-    Control("drift_by_the_dropout_rate", "1 - theta in place of (1-theta)/theta",
+    Control[Training]("drift_by_the_dropout_rate", "1 - theta in place of (1-theta)/theta",
             "stochastic_drift", predict=lambda case: {"stochastic_drift": 1 - case.keep_prob}),
     *(
         Control(f"{claim}_of_other_masks", "masks kept with probability theta^2 in the run", claim,

@@ -65,9 +65,9 @@ class Dropout(eqx.Module):
         return (first, second), one.inputs[:TINY], one.target[:TINY]
 
     @property
-    def hidden(self) -> tuple[int, ...]:
+    def hidden(self) -> tuple[int, int]:
         """Widths of the hidden layers of the deeper network."""
-        return (len(self.middle),) * 2
+        return len(self.middle), len(self.middle)
 
 
 def make_case(key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any) -> Dropout:
@@ -497,7 +497,7 @@ CONTROLS = (
     Control("envelope_too_steep", "twice the slope", "envelope_below", predict=_wrong_formulas),
     Control("schatten_bound_fourfold", "four times the bound", "layers_schatten",
             predict=_wrong_formulas),
-    Control("bound_at_rank_two", "nu ||Z||_*^2 claimed to be attained at rank two",
+    Control[Dropout]("bound_at_rank_two", "nu ||Z||_*^2 claimed to be attained at rank two",
             "layers_rank_two", predict=lambda case: _layer_bounds(case, case.hidden)),
     *(
         Control(f"{claim}_of_other_masks", "masks kept with probability theta^2 in the run", claim,
