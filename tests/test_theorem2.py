@@ -38,6 +38,11 @@ def one_case(**flags):
     return deep_factorization.make_case(jax.random.key(0), **FLAGS | flags)
 
 
+def outcome(predicted, measured):
+    predicted, measured = jax.device_get((predicted, measured))
+    return Outcome({}, predicted, measured, {}, np.dtype(float), size=7, steps=60)
+
+
 def quick(theorem, scenario, **flags):
     """What theory predicts at settings of the quick preset."""
     alone = dataclasses.replace(scenario, measure=lambda case: {}, claims=(), controls=())
@@ -95,8 +100,7 @@ def test_a_run_that_diverges_by_itself_is_not_excused():
     case = one_case(learning_rate=0.3)
     wrong = measure(dataclasses.replace(case, weight_decay=1e4 * case.weight_decay))
     assert int(wrong["diverged_at"]) >= 0
-    predicted, measured = jax.device_get((predict(case), wrong))
-    one = Outcome({}, predicted, measured, {}, np.dtype(float), size=7, steps=60)
+    one = outcome(predict(case), wrong)
     for claim in FACTORIZATION.claims[2:]:
         row = row_of(claim, FACTORIZATION, one)
         assert row.reason == "", claim.id
@@ -105,8 +109,7 @@ def test_a_run_that_diverges_by_itself_is_not_excused():
 
 def test_a_run_that_theory_sees_diverge_is_left_out():
     case = one_case(learning_rate=5.0)
-    predicted, measured = jax.device_get((predict(case), measure(case)))
-    one = Outcome({}, predicted, measured, {}, np.dtype(float), size=7, steps=60)
+    one = outcome(predict(case), measure(case))
     reasons = {row_of(claim, FACTORIZATION, one).reason for claim in FACTORIZATION.claims}
     assert reasons == {"diverges"}
 

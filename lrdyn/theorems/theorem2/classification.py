@@ -88,11 +88,11 @@ def _theory_run(case: Classification) -> Twins:
     wide, size = ((0, 0), (0, spare)), target.shape[1] + spare
     start = (*reduced_start(case.scales[: len(square)], size), jnp.pad(last, wide))
 
-    def reduced(data: tuple[Array, Weights]) -> Trajectory:
-        goal, begin = data
-        return _reduced_run(case, goal, begin, _layers_and_product)
+    def run(data: tuple[Array, Weights]) -> Trajectory:
+        goal, start = data
+        return _reduced_run(case, goal, start, _layers_and_product)
 
-    return twins(reduced, (jnp.pad(target, wide), start))
+    return twins(run, (jnp.pad(target, wide), start))
 
 
 def _predict_classifier(case: Classification) -> dict[str, Array]:
