@@ -232,7 +232,7 @@ def _train_both(case: Training, chance: Any) -> dict[str, Array]:
         units = jnp.sum(second**2, axis=0) * jnp.sum(hidden**2, axis=1)
         return 0.5 * jnp.stack([jnp.sum((case.target - second @ hidden) ** 2), jnp.sum(units)])
 
-    def step(t: Array, state: tuple[Weights, Array]):
+    def step(t: Array, state: tuple[PyTree, Array]):
         def one(mask: Array, weights: Weights):
             after = dropout.dropout_step(mask, weights, case.inputs, case.target, chance, rate)
             return after, jax.jvp(parts, (weights,), (case.fitted,))[1]

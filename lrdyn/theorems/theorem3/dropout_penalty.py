@@ -125,7 +125,8 @@ def _predict_units(network: Network) -> dict[str, Array]:
     }
 
 
-Factors = tuple[Float[Array, "m h"], Float[Array, "h n"]]
+Factors = tuple[Array, Array]
+"""m x h and h x n, of any width h."""
 
 
 def _single_units(network: Network, equal: Factors) -> Float[Array, "units m n"]:

@@ -43,7 +43,8 @@ def allowance(z: float, skewness: float, excess: float = 0.0, number: int = 0) -
 
 def decides(skewness: float, excess: float = 0.0, number: int = 0) -> bool:
     """Whether a test of draws of that shape decides anything; false for a shape that is lost."""
-    return bool(allowance(DECISIVE, skewness, excess, number) <= LARGEST)
+    within = DECISIVE * abs(skewness) <= 1  # the series has not ended
+    return bool(within and allowance(DECISIVE, skewness, excess, number) <= LARGEST)
 
 
 def mean_surprise(expected: float, draws: np.ndarray, skewness: float) -> float:
