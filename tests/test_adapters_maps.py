@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn.adapters.maps import lift_onto, project, resolve_side
+from lrdyn.adapters.maps import lift_onto, project, resolve_side, signed
 from tests import oracles
 from tests.algorithm1 import M, N
 
@@ -27,6 +27,19 @@ def test_a_projector_is_orthonormal_with_a_rule_for_signs(side, dtype):
     assert (largest > 0).all()
     flipped = lr.adapters.top_singular_projector(-G, 3, side)
     oracles.assert_close(flipped.basis, P.basis, size=10 * N)
+
+
+def test_entries_of_one_size_do_not_leave_the_sign_to_rounding(dtype):
+    """The gradient of two classes has the left singular vector (1, -1)/sqrt 2."""
+    eps = float(np.finfo(dtype).eps)
+    for more in (-4 * eps, 0.0, 4 * eps):
+        vectors = jnp.asarray([[1.0, -1.0], [-1.0 - more, 1.0 + more]], dtype)
+        assert (jnp.sign(signed(vectors)) == jnp.array([[1, 1], [-1, -1]])).all()
+    row = np.random.default_rng(0).normal(size=(1, 5))
+    G = jnp.asarray(np.array([[1.0], [-1.0]]) * row, dtype)
+    for factor in (1.0, -1.0):
+        P = lr.adapters.top_singular_projector(factor * G, 1, "left")
+        oracles.assert_close(P.basis, np.array([[1.0], [-1.0]]) / np.sqrt(2), size=2)
 
 
 @pytest.mark.parametrize("side", SIDES)

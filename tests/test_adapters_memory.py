@@ -42,6 +42,28 @@ def test_a_formula_is_evaluated_term_by_term():
     assert str(Formula("", ("m", "n"))) == "max(m, n)"
 
 
+def test_temporaries_are_those_of_the_arrays_that_live_at_once():
+    m, n, r, b = 16, 20, 11, 3
+    svd = 2 * m * n + m * m + m
+    for method, form, expected in (
+        (
+            RELORA,
+            "merged",
+            m * n + m * r + n * r,
+        ),  # W + B A, then its gradient beside those of B, A
+        (RELORA, "layered", r * b + m * b + r * b + m * r),  # A X; E, B^T E and the gradient of B
+        (RELORA, "refresh", m * n),
+        (RELORA_FROZEN, "merged", m * n + n * r),
+        (RELORA_FROZEN, "layered", r * b + n * r),
+        (RELORA_FROZEN, "refresh", svd),
+        (GALORE, "merged", m * n + n * r),
+        (FULL, "merged", m * n + m * b),
+        (OPTAX_GALORE, "merged", m * n + svd),
+    ):
+        which = {"layered": form == "layered", "refresh": form == "refresh"}
+        assert memory.temporaries(method, m, n, r, b, **which) == expected
+
+
 held, ADAPTERS = memory.temporaries, "method: got one that holds mn, wanted one with adapters"
 test_temporaries_refuse = oracles.refuses(
     (lambda: held(FULL, 3, 2, 1, 1), "m, n: got 3 and 2, wanted m <= n"),
@@ -71,6 +93,7 @@ def test_donated_arguments_are_overwritten_and_addresses_counted_apart():
     assert [found[:3] for found in both] == [(size, size, 0), (size, size, size)]
     assert [found.table for found in both] == [24, 24]
     assert both[0].peak - both[1].peak == size
+    assert both[1].peak == size + both[1].temporaries + 24
 
 
 def test_an_unused_argument_is_held_and_arrays_are_taken_as_shapes():

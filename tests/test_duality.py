@@ -93,6 +93,13 @@ def test_the_claims_hold_for_many_draws(dtype):
     assert np.all(found["met_gradients_only"])
 
 
+def test_the_map_of_the_claim_is_not_orthonormal():
+    for seed in range(5):
+        S = double(case_of(seed).matrix)
+        assert np.linalg.cond(S) > 1.1
+        assert np.linalg.norm(S @ S.T - np.eye(len(S))) > 10 * duality.ISOMETRY
+
+
 @pytest.mark.parametrize("rank", [1, 12])
 def test_the_map_may_be_any_matrix(rank):
     one, two = paths(case_of(1, rank, steps=30), (1.0, 1.0))

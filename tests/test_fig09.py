@@ -85,6 +85,15 @@ def test_figure_9_losses_are_those_of_a_loop(found, kind, policy):
     oracles.assert_close(found.loss.sel(optimizer=kind, policy=policy).values, expected, **RUN)
 
 
+def test_figure_9_singular_values_are_those_of_adam_with_its_state_kept(found):
+    path = algorithm1.galore_by_hand("adam", period=SMALL["period"], task=by_hand("adam")[0])
+    for k in found.period.values:
+        moved = path[min(k * SMALL["period"], SMALL["steps"])] - path[0]
+        values = np.linalg.svd(moved, compute_uv=False)
+        shown = found["values"].sel(period=k).values
+        oracles.assert_close(shown, values / values[0], **RUN)
+
+
 def test_figure_9_training_both_factors_is_what_a_loop_does(found):
     how = {"period": SMALL["period"], "task": by_hand("sgd")[0]}
     both, _ = algorithm1.adapters_by_hand("sgd", **how)

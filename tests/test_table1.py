@@ -228,6 +228,25 @@ def test_galore_of_optax_projects_the_larger_side(problem):
     assert values[R - 1] > values[0] / 100
 
 
+def test_a_refresh_keeps_the_state_of_galore_and_resets_that_of_relora(problem):
+    _, batch, known = problem
+    for name, keeps in (("galore", True), ("relora_frozen", False)):
+        program = known[name, "merged"]
+        begin = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), program.weights)
+        weights, held = program.step(begin, program.init(begin), batch)
+        if name == "relora_frozen":  # P is 0 at the start, and so is every gradient
+            weights, held = program.refresh(weights, held, batch, jax.random.key(1))
+            weights, held = program.step(weights, held, batch)
+        else:
+            held = program.refresh(begin, held, batch, jax.random.key(1))[1]
+            weights, held = program.step(weights, held, batch)
+        before = held[1][0].mu
+        after = program.refresh(weights, held, batch, jax.random.key(2))[1][1][0].mu
+        assert jax.tree.all(jax.tree.map(lambda leaf: leaf.any(), before))
+        kept = jax.tree.map(jnp.array_equal if keeps else lambda a, b: ~b.any(), before, after)
+        assert jax.tree.all(kept)
+
+
 def test_a_restart_of_relora_keeps_the_function(problem):
     weights, batch, known = problem
     program, begin = known["relora", "merged"], adapted(weights)

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from lrdyn.adapters.galore import GALORE
+from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.condition import with_condition
-from lrdyn.engine.produce import concerned
+from lrdyn.engine.produce import concerned, own_settings, validate
 from lrdyn.theorem import Outcome
 from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, problems
 from lrdyn.theorems.theorem4.figures import plot_paths
 from lrdyn.theorems.theorem4.optimizer_state import OPTIMIZER_STATE
+from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
 from tests import oracles
 from tests.runs import finished
 
@@ -135,17 +137,81 @@ def test_refreshes_are_looked_at_by_hand(side):
     oracles.assert_close(smallest, expected, size=100)
 
 
-def test_a_tie_is_noticed():
-    """With tied singular values the projector is not determined: nothing is claimed."""
+def seen_by_a_judge(case):
+    predicted = oracles.fast(TRAJECTORY.predict)(case)
+    predicted = {name: np.asarray(array) for name, array in predicted.items()}
+    return Outcome({}, predicted, {}, {}, np.dtype("float64"), size=6, steps=12)
+
+
+def test_ties_low_ranks_and_small_steps_are_noticed():
+    """With tied singular values the projector is not determined; with no step nothing is shown."""
     case = make(rank=2, period=4, side="left")
-    data = jnp.eye(6, 12), jnp.eye(4, 12)
-    tied = dataclasses.replace(case, params=jnp.zeros((4, 6)), data=data)
-    for one, expected in ((case, True), (tied, False)):
-        predicted = {"singular_gap": np.asarray(looked_at(one)[1].gaps)}
-        seen = Outcome({}, predicted, {}, {}, np.dtype("float64"), size=6, steps=12)
-        assert problems.determined(seen) is expected
-        applies: Any = TRAJECTORY.claims[0].applies
-        assert applies(seen) is expected
+    start, zero = case.params, jnp.zeros((4, 6))
+    diagonal = jnp.eye(6, 12), jnp.diag(jnp.array([2.0, 1.0, 1.0, 1.0])) @ jnp.eye(4, 12)
+    low = jnp.eye(6, 12), start @ jnp.eye(6, 12) + jnp.eye(4, 1) @ jnp.eye(1, 12)
+    claim: Any = TRAJECTORY.claims[0]
+    still = jnp.asarray(1e-16)
+    for changes, full, reason in (
+        ({}, True, ""),
+        ({"params": zero, "data": diagonal}, True, "tied singular values"),
+        ({"data": low}, False, "tied singular values"),
+        ({"learning_rate": still}, True, "hardly moves"),
+    ):
+        one = dataclasses.replace(case, **changes)
+        outcome = seen_by_a_judge(one)
+        assert np.all(problems.full_rank_gradient(one)) == full
+        assert (claim.applies(outcome), claim.undecided(outcome)) == (full, reason)
+
+
+FEW = {"rows": 2, "cols": 6, "rank": 1, "steps": 40}
+
+
+def test_two_classes_leave_no_sign_to_rounding():
+    """Every gradient has the left singular vector (1, -1)/sqrt 2."""
+    flags = FEW | {"problem": "logistic", "side": "left", "optimizer": ("momentum", "adam")}
+    _, legs = oracles.judged(THEOREM4, TRAJECTORY, flags, range(8))
+    leg = legs["weights"]
+    judged = (leg.reason == "") & (leg.unmet == "")
+    assert int(judged.sum()) >= 12
+    assert bool((leg.residual <= leg.tolerance).where(judged, True).all())
+
+
+@pytest.mark.parametrize(
+    ("rate", "reason"), [(1e-14, "hardly moves"), (1e3, "diverges"), (0.05, "")]
+)
+def test_what_shows_nothing_is_left_out_by_theory(rate, reason):
+    flags = FEW | {"problem": "regression", "side": "left", "optimizer": "sgd"}
+    found, legs = oracles.judged(THEOREM4, TRAJECTORY, flags | {"learning_rate": rate})
+    assert legs["weights"].reason.item() == reason
+    assert (found["galore_diverges_at"].item() >= 0) == (reason == "diverges")
+    if reason != "diverges":
+        assert legs["sum_excess"].residual <= legs["sum_excess"].tolerance
+
+
+def test_a_gradient_of_less_than_full_rank_is_no_case():
+    flags = FEW | {"problem": "logistic", "side": "left", "optimizer": "sgd", "rank": 2}
+    _, legs = oracles.judged(THEOREM4, TRAJECTORY, flags)
+    assert legs["weights"].unmet.item() == "full_rank_gradient"
+
+
+def test_any_rank_up_to_the_smaller_side_is_accepted():
+    """The scenario of at most 5 x 6 entries needs no rank."""
+    validate(THEOREM4, SETTINGS | {"rank": (8,)})
+    assert own_settings(THEOREM4, GRADIENT_RANK, SETTINGS | {"rank": (8,)})["rank"] == (1,)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_galore_in_the_place_of_relora_is_seen(side):
+    """Its path is the same; what it trains is not."""
+    case = make(problem="mlp", rank=2, side=side)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(case.params) if leaf.ndim == 2]
+    biases = sum(leaf.size for leaf in jax.tree.leaves(case.params) if leaf.ndim == 1)
+    factors = sum(2 * (n if side == "left" else m) for m, n in shapes)
+    expected = {RELORA_FROZEN: factors, GALORE: sum(m * n for m, n in shapes)}
+    assert int(problems.factor_entries(case)) == factors + biases
+    for method, entries in expected.items():
+        found = oracles.fast(lambda one: problems.train(one, method).trained)(case)  # noqa: B023
+        assert int(found) == entries + biases
 
 
 @pytest.fixture
@@ -164,12 +230,22 @@ def test_the_results_keep_the_gap_of_every_step(ran):
     assert float(data["gap"].max()) > 0
 
 
+def test_every_claim_is_judged_in_both_precisions(ran):
+    """A wrong prediction that excuses itself would show here."""
+    of_each_optimizer = {claim.id for claim in TRAJECTORY.claims}
+    for claim in ran.verdict["claims"]:
+        if claim["kind"] != "control":
+            count = 3 if claim["id"] in of_each_optimizer else 1
+            every = {"drawn": count, "judged": count, "left_out": {}}
+            assert claim["judged"] == {"float64": every, "float32": every}, claim["id"]
+
+
 def test_the_controls_are_far_away(ran):
-    """Not by rounding that grew: by more than a hundredth of the weights or of the loss."""
+    """Not by rounding that grew: by more than a thousandth of the weights or of the loss."""
     ids = {c.id for s in (TRAJECTORY, OPTIMIZER_STATE) for c in s.controls}
     controls = [c for c in ran.verdict["claims"] if c["id"] in ids]
     assert len(controls) == len(ids)
-    assert all(control["residual"] > 1e-2 for control in controls)
+    assert all(control["residual"] > 1e-3 for control in controls)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +258,7 @@ def test_the_controls_are_far_away(ran):
 )
 def test_statements_that_are_not_concerned_are_left_out(given, expected):
     kept = concerned(THEOREM4, SETTINGS | given).scenarios
-    always = ["optax", "optax_programs", "duality", "gradient_rank"]
+    always = ["optax", "optax_programs", "memory", "duality", "gradient_rank"]
     assert [scenario.id for scenario in kept] == [*expected, *always]
 
 

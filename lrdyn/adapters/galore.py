@@ -33,4 +33,5 @@ OPTAX_GALORE = Footprint(
     # One program steps and refreshes: the gradient is needed again after its SVD.
     Formula("mn"), Formula("nr + 2mr"), 2, merged=Formula("mn", ("mb", "nr", SVD))
 )  # fmt: skip
-"""What :data:`FULL` holds if its optimiser is ``optax.contrib.galore``: P on the larger side."""
+"""What :data:`FULL` holds if its optimiser is ``optax.contrib.galore``: P on the larger side.
+Its SVD is in float32 in either precision: in float64 a step needs up to half of it less."""

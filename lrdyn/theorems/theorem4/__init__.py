@@ -88,7 +88,7 @@ def predict(case: LowRankRun) -> dict[str, Array]:
         "galore_diverges_at": problems.diverges(case, losses),
         "moved": problems.moved(recorded),
         "singular_gap": found.gaps,
-        "gradient_rank": found.least,
+        "rank_margin": found.least,
         "independence": problems.independence(case, found.bases),
         "sum_rank": problems.sum_ranks(case),
         "sum_spread": problems.sum_spread(case, sums),
@@ -193,7 +193,7 @@ CLAIMS = (
           "and no less if the subspaces are independent: steps of rank r, a sum of rank r K",
           kind="exact", residual=_wrong_ranks,
           reads=("sum_values", "sum_rank", "independence", "sum_spread", "sum_rounding",
-                 "gradient_rank"),
+                 "rank_margin"),
           applies=problems.has_rank, undecided=_visible, carries=False, sides=OF_SUMS),
 )  # fmt: skip
 
@@ -269,7 +269,7 @@ DIMS = {
     "training_loss": ("step",),
     "gap": ("step",),
     "singular_gap": ("refresh", "matrix"),
-    "gradient_rank": ("refresh", "matrix"),
+    "rank_margin": ("refresh", "matrix"),
     "sum_rank": ("refreshes",),
     "sum_spread": ("refreshes",),
     "independence": ("refreshes",),

@@ -106,7 +106,7 @@ CONTROLS = (
             predict=_without_p),
     Control[Layer](
         "state_of_momentum", "momentum in the place of Adam", "state_held",
-            measure=lambda case: measure(case, optax.trace(0.9))),
+        measure=lambda case: measure(case, optax.trace(0.9))),
 )  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def galore(case: LowRankRun) -> dict[str, Array]:
         "galore_diverges_at": jax.vmap(partial(problems.diverges, case))(losses),
         "moved": problems.moved(paths),
         "singular_gap": seen.gaps,
-        "gradient_rank": seen.least,
+        "rank_margin": seen.least,
         "condition": condition,
     }
 
@@ -251,7 +251,7 @@ def _momentum(settings: dict[str, Any]) -> dict[str, Any]:
 
 DIMS = {
     **dict.fromkeys(("policy_weights", "lifted", "weights"), ("policy", "step", "entry")),
-    **dict.fromkeys(("singular_gap", "gradient_rank"), ("policy", "refresh", "matrix")),
+    **dict.fromkeys(("singular_gap", "rank_margin"), ("policy", "refresh", "matrix")),
     **dict.fromkeys(("trained", "galore_diverges_at"), ("policy",)),
     "training_loss": ("policy", "step"),
     "signs": ("sign_free_policy", "step"),

@@ -300,7 +300,7 @@ def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refre
 
 def has_rank(one: Outcome) -> bool:
     """Whether the gradients of theory's run have rank r or more at every refresh."""
-    return not np.any(one.predicted["gradient_rank"] <= half_of_the_digits(one.dtype))
+    return not np.any(one.predicted["rank_margin"] <= half_of_the_digits(one.dtype))
 
 
 def undecided(one: Outcome) -> str:
@@ -334,7 +334,7 @@ def trained_claim(name: str, more: str = "") -> Claim:
     )
 
 
-WATCHED = ("singular_gap", "gradient_rank", "moved", "condition")
+WATCHED = ("singular_gap", "rank_margin", "moved", "condition")
 """What :func:`has_rank` and :func:`undecided` read."""
 
 

@@ -225,15 +225,20 @@ def _beyond(name: str, *, first: int = 0) -> Callable[[Outcome], float]:
     def residual(one: Outcome) -> float:
         rank, bound = one.measured["stable_rank"][first:], one.predicted[name][first:]
         ratio = bound / rank if name == "stable_rank_floor" else rank / bound
-        return excess((ratio - 1) * one.predicted["resolution"][first:], 0.0)
+        beyond = (ratio - 1) * one.predicted["resolution"][first:]
+        return excess(beyond[_distinct(one)[first:]], 0.0)
 
     return residual
 
 
-def _close(one: Outcome) -> str:
-    """Eigenvalues that count as equal and are not, by more than they are rounded."""
+def _distinct(one: Outcome) -> np.ndarray:
+    """Problems whose eigenvalues that count as equal are so, up to their rounding."""
     limit = tolerance("identity", one.dtype, size=int(np.prod(LARGEST_GRADIENT)) ** 2)
-    return "close eigenvalues" if np.max(one.predicted["eigenvalue_spread"]) > limit else ""
+    return one.predicted["eigenvalue_spread"] <= limit
+
+
+def _close(one: Outcome) -> str:
+    return "" if np.any(_distinct(one)) else "close eigenvalues"
 
 
 def _bounded(one: Outcome) -> str:
