@@ -259,11 +259,11 @@ def _escape(start: Start, count: int, number: int, end: float, growth: float) ->
 def _steps(wait: float, curvature: Curvature, rate: float, reduction: float) -> float | None:
     if not rate * curvature.largest < 2:
         return None
-    slowest = max(1 - rate * curvature.least, rate * curvature.largest - 1)
-    if slowest >= 1:
+    # 1 - c, which a tiny step must not round to 0; a curvature of 1 / eta alone arrives at once.
+    least = min(rate * curvature.least, 2 - rate * curvature.largest, 1 - np.finfo(float).eps)
+    if least <= 0:
         return float("inf")
-    # A curvature of 1 / eta alone arrives in one step.
-    approach = np.log(reduction) / -np.log(max(slowest, np.finfo(float).tiny))
+    approach = np.log(reduction) / -np.log1p(-least)
     return SAFETY * float(wait + approach)
 
 
