@@ -158,9 +158,11 @@ def test_a_start_by_measurements_sees_nothing_else():
         rows = case.measurements.reshape(len(case.measurements), -1)
         unseen = jnp.linalg.svd(rows)[2][-1].reshape(6, 6)
         other = dataclasses.replace(case, target=case.target + 5 * unseen)
-        seen = [(recovery.sense(c.measurements, c.target), c.surrogate, c.gradient)
-                for c in (case, other)]  # fmt: skip
-        return seen
+        measured = [recovery.sense(case.measurements, c.target) for c in (case, other)]
+        return [
+            (values, c.surrogate, c.gradient)
+            for values, c in zip(measured, (case, other), strict=True)
+        ]
 
     oracles.assert_close(*both(jax.random.key(0)), size=36)
 

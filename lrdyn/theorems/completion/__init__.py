@@ -26,6 +26,8 @@ from lrdyn.theorems.completion.figures import plot_recovery
 from lrdyn.theorems.completion.problem import (
     DEPTH,
     FLAGS,
+    HYPOTHESES,
+    MISSED,
     Recovery,
     Trained,
     make_entries,
@@ -37,9 +39,6 @@ from lrdyn.theorems.deep_factorization import check
 REACHED = 1e-2
 """The recovery error at which a network counts as having found the target, if its start is small
 enough for that."""
-
-MISSED = 32.0
-"""The recovery error at which a run has ended, over that of Corollary 1 at the start."""
 
 BEHIND = 4.0
 """How much farther a compressed network may end than where the full one has ended: both stop where
@@ -148,36 +147,6 @@ def measure(case: Recovery) -> dict[str, Array]:
     spectral, basis = _spectral(case, case.step_ratio), _from_basis(case)
     last = jnp.maximum(spectral["diverged_at"], basis["diverged_at"])
     return spectral | basis | _begin(case) | {"diverged_at": last}
-
-
-# Hypotheses ----------------------------------------------------------------------------------
-
-STABLE = 1.7
-"""Largest step times curvature: descent leaves a minimum at 2."""
-
-SMALL = 0.1
-"""Largest recovery error at which a run may end, where the start is small."""
-
-
-def stable_steps(case: Recovery) -> Bool[Array, ""]:
-    """Whether every network can stay at the target: step times curvature is at most 1.7.
-
-    Outer factors at alpha times the step multiply the curvature of the balanced layers by
-    alpha^{2/3}; those of a basis, which start orthonormal, add to it by up to 2 gamma sigma_1^2.
-    """
-    top = singular_values(case.target)[0]
-    spectral, basis = case.step_ratio ** (2 / 3), 1 + 2 / 3 * case.outer_ratio * top ** (2 / 3)
-    return case.learning_rate * case.sharpness * jnp.maximum(spectral, basis) <= STABLE
-
-
-def small_start(case: Recovery) -> Bool[Array, ""]:
-    """Whether the start is small beside the target: runs end at 0.1 of it, or closer."""
-    size = case.target.shape[0]
-    left = jnp.linalg.norm(end_to_end(case.weights)) * jnp.sqrt(1 - 2 * case.rank / size)
-    return MISSED * left <= SMALL * jnp.linalg.norm(case.target)
-
-
-HYPOTHESES = {"stable_steps": stable_steps, "small_start": small_start}
 
 
 # Claims --------------------------------------------------------------------------------------

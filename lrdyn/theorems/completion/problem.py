@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lrdyn import recovery
 from lrdyn.compression import GradientBasis, gradient_basis
@@ -160,3 +160,36 @@ def make_measurements(
     sharpness = recovery.sharpness(case.target, case.rank, curvature)
     values = recovery.sense(draws, case.target)
     return dataclasses.replace(case, measurements=draws, values=values, sharpness=sharpness)
+
+
+# Hypotheses ----------------------------------------------------------------------------------
+
+MISSED = 32.0
+"""The recovery error at which a run has ended, over that of Corollary 1 at the start."""
+
+STABLE = 1.7
+"""Largest step times curvature: descent leaves a minimum at 2."""
+
+SMALL = 0.1
+"""Largest recovery error at which a run may end, where the start is small."""
+
+
+def stable_steps(case: Recovery) -> Bool[Array, ""]:
+    """Whether every network can stay at the target: step times curvature is at most 1.7.
+
+    Outer factors at alpha times the step multiply the curvature of the balanced layers by
+    alpha^{2/3}; those of a basis, which start orthonormal, add to it by up to 2 gamma sigma_1^2.
+    """
+    top = singular_values(case.target)[0]
+    spectral, basis = case.step_ratio ** (2 / 3), 1 + 2 / 3 * case.outer_ratio * top ** (2 / 3)
+    return case.learning_rate * case.sharpness * jnp.maximum(spectral, basis) <= STABLE
+
+
+def small_start(case: Recovery) -> Bool[Array, ""]:
+    """Whether the start is small beside the target: runs end at 0.1 of it, or closer."""
+    size = case.target.shape[0]
+    left = jnp.linalg.norm(end_to_end(case.weights)) * jnp.sqrt(1 - 2 * case.rank / size)
+    return MISSED * left <= SMALL * jnp.linalg.norm(case.target)
+
+
+HYPOTHESES = {"stable_steps": stable_steps, "small_start": small_start}
