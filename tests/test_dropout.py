@@ -109,7 +109,7 @@ def test_the_bound_of_layers_is_not_attained_at_rank_two():
 @pytest.mark.parametrize("theta", [0.2, 0.9, 1 - 1e-7])
 def test_no_layers_are_below_the_bound_of_their_rank(units, theta):
     for seed in range(20):
-        weights = normal(seed, (units[0], 3), units[::-1], (3, units[1]))
+        weights = tuple(normal(seed, (units[0], 3), units[::-1], (3, units[1])))
         found = float(dropout.layers_penalty(weights, np.eye(3), theta))
         values = np.linalg.svd(np.linalg.multi_dot(weights[::-1]), compute_uv=False)
         values = values[: min(units)]
@@ -121,14 +121,14 @@ def test_no_layers_are_below_the_bound_of_their_rank(units, theta):
 def test_penalties_of_layers_do_not_cancel():
     """Near theta = 1 they are lambda times a sum over units, and not a difference of traces."""
     first, second, third, X = normal(0, (3, 4), (2, 3), (5, 2), (4, 6))
-    theta = 1 - 2.0**-40
+    theta = 1 - 2.0**-50
     found = dropout.layers_penalty((first, second, third), X @ X.T, theta)
     hidden = first @ X, second @ first @ X
     out = third @ second, third
     pairs = zip(out, hidden, strict=True)
     units = sum(np.sum(np.sum(W**2, axis=0) * np.sum(H**2, axis=1)) for W, H in pairs)
-    assert_close(np.asarray(found) / 2.0**-40, units, size=10**4)
-    assert_close(dropout.layers_strength(theta, (3, 2)), 2.0**-40 * 5 / 6, size=10)
+    assert_close(np.asarray(found) / 2.0**-50, units, size=10**4)
+    assert_close(dropout.layers_strength(theta, (3, 2)), 2.0**-50 * 5 / 6, size=10)
 
 
 @pytest.mark.parametrize("layer", [1, 2])

@@ -172,7 +172,11 @@ def test_broken_draws_are_seen(monkeypatch):
 
 def test_draws_that_are_used_twice_are_seen(monkeypatch):
     right = masking.monte_carlo
-    monkeypatch.setattr(masking, "monte_carlo", lambda a, b, c, draws: right(a, b, c, draws // 4))
+
+    def fewer(key, loss, draw, samples):
+        return right(key, loss, draw, samples // 4)
+
+    monkeypatch.setattr(masking, "monte_carlo", fewer)
     found = verdicts(rows(theorem3.MASKS, "monte_carlo", "monte_carlo_rate"))
     assert found == {"monte_carlo": True, "monte_carlo_rate": False}
 
