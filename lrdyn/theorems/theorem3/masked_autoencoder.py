@@ -285,7 +285,7 @@ AUTOENCODER = Scenario(
         ),
         "rank_values": ("data", "index"),
     },
-    narrow=_narrow,
+    narrow=_narrow, long=True,
     sides="moments S, D, Q against all masks enumerated and autoencoders trained on these sums",
     at={"mask": "patch", "loss": "all masked"},
 )  # fmt: skip
