@@ -261,16 +261,18 @@ def _judge(
     return Judgement(*worst_pair, not failed, len(cases), len(applies), int(cases[index]))
 
 
-def scales_with_epsilon(float64: float, float32: float) -> bool:
+def scales_with_epsilon(float64: float, float32: float, steps: int = 0) -> bool:
     """Whether a residual shrinks like machine epsilon, which tells an identity from a coincidence.
 
     That is ``float64 <= 100 (eps64 / eps32) float32``, eps32 / eps64 being 5.4e8, for runs in both
     precisions at the same settings (their random draws differ). The float32 residual is taken as at
-    least one rounding, since a lucky run can be exact.
+    least ``eps32 sqrt(1 + steps)``, a random walk of one rounding a step, since a lucky run can be
+    exact: where steps are below the last digit of float32 nothing is rounded at all.
 
     Example:
         >>> scales_with_epsilon(1e-15, 1e-6), scales_with_epsilon(1e-12, 1e-6)
         (True, False)
     """
     eps64, eps32 = (float(np.finfo(t).eps) for t in (np.float64, np.float32))
-    return float64 <= SCALING_SLACK * eps64 / eps32 * max(float32, eps32)
+    least = eps32 * float(np.sqrt(1 + steps))
+    return float64 <= SCALING_SLACK * eps64 / eps32 * max(float32, least)

@@ -115,6 +115,7 @@ class Row(NamedTuple):
     residual: float
     tolerance: float
     condition: float
+    steps: int
     unmet: str
     """The first hypothesis of the scenario that is not met; empty if all are."""
     reason: str
@@ -169,7 +170,7 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome) -> Row:
     # What is no number, after a divergence for example, needs no warning: it is lost, and fails.
     with np.errstate(all="ignore"):
         reason = _reason(claim, scenario, one, limit)
-        return Row(residual_of(claim, one), limit, condition, unmet, reason)
+        return Row(residual_of(claim, one), limit, condition, one.steps, unmet, reason)
 
 
 def residual_of(claim: Claim, one: Outcome) -> float:
@@ -211,7 +212,8 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
     if claim.kind == "identity" and len(judged) == 2 and None not in (first, *others):
         # The worst cases of two legs can be different runs, which amplify rounding differently.
         each = {p: _unamplified(legs[p], j) for p, j in judged.items()}
-        scaling = claims.scales_with_epsilon(each["float64"], each["float32"])
+        steps = int(legs["float64"].steps.values.flat[judged["float64"].worst])
+        scaling = claims.scales_with_epsilon(each["float64"], each["float32"], steps)
         holds = holds and scaling
     met = bool(np.any(applies(next(iter(legs.values())))))
     entry = _entry(claim.id, claim.kind, claim.statement, met, judged, holds, legs)
