@@ -1,30 +1,40 @@
 """Theorem 3, part A: dropout of linear networks, of several layers and of weights."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import dropout, linalg
+from lrdyn import dropout
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussians
 from lrdyn.masking import MaskDistribution, bernoulli_masks, exact_expectation
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Scenario
+from lrdyn.theorems.theorem3.dropout_units import (
+    COPIES,
+    equalised,
+    least,
+    measure_units,
+    minorant,
+    predict_units,
+    strengths,
+    unit_losses,
+    unit_penalties,
+    without_last,
+    wrong_factors,
+)
 from lrdyn.theorems.theorem3.network import (
     MOST_MASKS,
     Network,
     added_by_masks,
     make_network,
+    masked_layers,
     missing,
     nuclear,
     only,
-    rounded_chance,
-    variation,
 )
 
 DEEP = 5
@@ -32,9 +42,6 @@ DEEP = 5
 
 TINY = 3
 """Most rows and columns of a layer whose weights are masked one by one: 512 losses."""
-
-COPIES = (1, 3)
-"""Widths, as multiples of h, at which a claim about all widths is tested."""
 
 
 class Dropout(eqx.Module):
@@ -88,127 +95,6 @@ def make_case(key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_pro
     )
 
 
-# Penalty and factorisations ------------------------------------------------------------------
-
-
-def _terms(left: Array, right: Array) -> Float[Array, "h"]:
-    return jnp.linalg.norm(left, axis=0) * jnp.linalg.norm(right, axis=1)
-
-
-def _strengths(network: Network, width: int) -> Float[Array, "copies"]:
-    """The strength c at all COPIES of a width."""
-    theta = network.keep_prob
-    return jnp.stack([dropout.dropout_strength(theta, copies * width) for copies in COPIES])
-
-
-def _least(network: Network, width: int) -> dict[str, Array]:
-    """The least penalties of its product, if its layers have that width."""
-    least = _strengths(network, width) * nuclear(network.product) ** 2
-    factorisations = jnp.full(len(network.mixers) + 1, least[0])
-    return {"factorisations": factorisations, "equalised_penalty": least}
-
-
-def _predict_units(network: Network) -> dict[str, Array]:
-    left, right = network.factors
-    product, theta, norm = network.product, network.keep_prob, nuclear(network.product)
-    penalty = dropout.dropout_penalty(left, right, theta)
-    return _least(network, network.width) | {
-        "penalty": dropout.dropout_loss(left, right, network.target, theta),
-        "unscaled_masks": jnp.sum((network.target - theta * product) ** 2) + theta**2 * penalty,
-        "equalised": jnp.full(network.width, norm / network.width),
-        "equalised_product": product,
-        "width_free": jnp.full(len(COPIES), dropout.odds(theta) * norm**2),
-        "rounded_chance": rounded_chance(theta, network.width),
-        "fixed_keep_prob": penalty / jnp.asarray(COPIES, product.dtype),
-        "envelope_above": dropout.odds(theta) * norm**2,
-        "envelope_below": _minorant(network, slope=2.0),
-    }
-
-
-Factors = tuple[Array, Array]
-"""m x h and h x n, of any width h."""
-
-
-def _single_units(network: Network, equal: Factors) -> Float[Array, "units m n"]:
-    """Networks of one unit: those of Z, and those of its equalised factors, h times as large."""
-    every = [network.factors, equal]
-    terms = [left.T[:, :, None] * right[:, None, :] for left, right in every]
-    return network.width * jnp.concatenate(terms)
-
-
-def _minorant(network: Network, slope: float) -> Float[Array, "units"]:
-    """The affine function ``k (2 ||Z||_* <U V^T, M> - ||Z||_*^2)`` at networks M of one unit."""
-    left, values, right = linalg.svd(network.product)
-    kept = jnp.arange(len(values)) < network.width
-    polar, norm = (left * kept[None, :]) @ right, jnp.sum(values)
-    units = _single_units(network, dropout.equalized_factors(network.product, network.width))
-    along = jnp.sum(polar[None] * units, axis=(1, 2))
-    return dropout.odds(network.keep_prob) * (slope * norm * along - norm**2)
-
-
-def _equalised(network: Network) -> list[Factors]:
-    """Equalised factors of Z, of h units and of its copies."""
-    width = network.width
-    return [dropout.equalized_factors(network.product, copies * width) for copies in COPIES]
-
-
-def _penalties(
-    factors: Iterable[tuple[Array, Array]], chances: Iterable[Any], divisor: Any = None
-) -> Float[Array, "factors"]:
-    """What masks of the units of factors add, each unit by its two masks."""
-    pairs = zip(factors, chances, strict=True)
-    return jnp.stack(
-        [variation(chance, divisor) * jnp.sum(_terms(*pair) ** 2) for pair, chance in pairs]
-    )
-
-
-def _unit_losses(network: Network, masks: MaskDistribution) -> dict[str, Array]:
-    """Expected losses with masks that are divided by theta, and with masks that are not."""
-    (left, right), theta = network.factors, network.keep_prob
-
-    def losses(mask: Array):
-        products = (left * (mask / theta)[None, :]) @ right, (left * mask[None, :]) @ right
-        return jnp.stack([jnp.sum((network.target - product) ** 2) for product in products])
-
-    expected = exact_expectation(losses, *masks)
-    return {"penalty": expected[0], "unscaled_masks": expected[1]}
-
-
-def _unit_penalties(network: Network, equal: list[Factors], divisor: Any) -> dict[str, Array]:
-    """Penalties of factors, with masks over a divisor."""
-    (left, right), theta = network.factors, network.keep_prob
-
-    def of_mixed(G: Array, H: Array):
-        U, V = left @ G, H @ right
-        mean = (theta / divisor) * (U @ V)
-        return added_by_masks(lambda mask: (U * (mask / divisor)[None, :]) @ V, network.masks, mean)
-
-    mixed = jax.vmap(of_mixed)(network.mixers, network.unmixers)
-    same = [theta] * len(COPIES)
-    copied = [(jnp.tile(left, (1, k)) / k, jnp.tile(right, (k, 1))) for k in COPIES]
-    fixed = _penalties(equal, same, divisor)
-    alone = variation(theta, divisor) * jnp.sum(_single_units(network, equal[0]) ** 2, axis=(1, 2))
-    return {
-        "factorisations": jnp.append(mixed, fixed[0]),
-        "equalised_penalty": fixed,
-        "fixed_keep_prob": _penalties(copied, same, divisor),
-        "envelope_above": jnp.mean(alone[network.width :]),
-        "envelope_below": alone,
-    }
-
-
-def _measure_units(network: Network) -> dict[str, Array]:
-    theta, equal = network.keep_prob, _equalised(network)
-    free = [dropout.width_free_keep_prob(theta, copies * network.width) for copies in COPIES]
-    return {
-        **_unit_losses(network, network.masks),
-        **_unit_penalties(network, equal, theta),
-        "equalised": _terms(*equal[0]),
-        "equalised_product": equal[0][0] @ equal[0][1],
-        "width_free": _penalties(equal, free),
-    }
-
-
 # Several layers, and masks on single weights -------------------------------------------------
 
 
@@ -254,7 +140,7 @@ def predict(case: Dropout) -> dict[str, Array]:
     inputs = case.network.inputs
     penalty = dropout.layers_penalty(case.deep, inputs @ inputs.T, case.network.keep_prob)
     return {
-        **_predict_units(case.network),
+        **predict_units(case.network),
         **_layer_bounds(case, case.hidden),
         **_schatten_bounds(case),
         "layers": _deep_loss(case, penalty),
@@ -263,21 +149,12 @@ def predict(case: Dropout) -> dict[str, Array]:
     }
 
 
-def _masked_layers(weights: Weights, inputs: Array, mask: Array) -> Float[Array, "m n"]:
-    """Output of layers with a mask on each hidden one."""
-    first, *rest = weights
-    hidden = first @ inputs
-    for W, kept in zip(rest, jnp.split(mask, len(rest)), strict=True):
-        hidden = W @ (kept[:, None] * hidden)
-    return hidden
-
-
 def _losses(case: Dropout, deep: MaskDistribution, single: MaskDistribution) -> dict[str, Array]:
     """Expected losses of the deeper network, and with masks on single weights."""
     theta, target = case.network.keep_prob, case.network.target
 
     def deep_loss(mask: Array):
-        output = _masked_layers(case.deep, case.network.inputs, mask / theta)
+        output = masked_layers(case.deep, case.network.inputs, mask / theta)
         return jnp.sum((target - output) ** 2)
 
     def weights_loss(mask: Array):
@@ -306,7 +183,7 @@ def _deep_penalties(case: Dropout, divisor: Any) -> dict[str, Array]:
 
     def added(weights: Weights, seen: Array):
         def output(mask: Array):
-            return _masked_layers(weights, seen, mask / divisor)
+            return masked_layers(weights, seen, mask / divisor)
 
         scale = (case.network.keep_prob / divisor) ** 2
         return added_by_masks(output, case.deep_masks, scale * (end_to_end(weights) @ seen))
@@ -325,7 +202,7 @@ def _deep_penalties(case: Dropout, divisor: Any) -> dict[str, Array]:
 def measure(case: Dropout) -> dict[str, Array]:
     """Expected losses over all masks, and penalties of factors."""
     return {
-        **_measure_units(case.network),
+        **measure_units(case.network),
         **_losses(case, case.deep_masks, case.weight_masks),
         **_deep_penalties(case, case.network.keep_prob),
     }
@@ -391,7 +268,7 @@ CLAIMS = (
 
 def _without_width(case: Dropout) -> dict[str, Array]:
     """The width dropped, from c and from nu."""
-    return _least(case.network, 1) | _layer_bounds(case, (1,) * len(case.hidden))
+    return least(case.network, 1) | _layer_bounds(case, (1,) * len(case.hidden))
 
 
 def _wrong_formulas(case: Dropout) -> dict[str, Array]:
@@ -409,11 +286,11 @@ def _wrong_formulas(case: Dropout) -> dict[str, Array]:
         "penalty": scaled - (1 - theta) * penalty,
         "unscaled_masks": scaled,
         "equalised": jnp.full(network.width, nuclear(network.product)),
-        "equalised_product": _without_last(network),
-        "width_free": _strengths(network, network.width) * nuclear(network.product) ** 2,
-        "equalised_penalty": _strengths(network, network.width) * nuclear(network.product),
+        "equalised_product": without_last(network),
+        "width_free": strengths(network, network.width) * nuclear(network.product) ** 2,
+        "equalised_penalty": strengths(network, network.width) * nuclear(network.product),
         "envelope_above": dropout.odds(theta) * nuclear(network.product),
-        "envelope_below": _minorant(network, slope=4.0),
+        "envelope_below": minorant(network, slope=4.0),
         "layers_schatten": 4 * _schatten_bounds(case)["layers_schatten"],
         "fixed_keep_prob": jnp.full(len(COPIES), penalty),
         "layers": _deep_loss(case, apart),
@@ -422,20 +299,13 @@ def _wrong_formulas(case: Dropout) -> dict[str, Array]:
     }
 
 
-def _without_last(network: Network) -> Float[Array, "m n"]:
-    """Z but for its smallest direction."""
-    left, values, right = linalg.svd(network.product)
-    rank = min(network.width, len(values))
-    return (left * jnp.where(jnp.arange(len(values)) < rank - 1, values, 0.0)[None, :]) @ right
-
-
 def _other_masks(case: Dropout) -> dict[str, Array]:
     """Losses over masks kept with probability theta^2, though divided by theta."""
     squared, (units, _) = case.network.keep_prob**2, case.hidden
     single = bernoulli_masks(case.weight_masks.support.shape[1], squared)
     own = bernoulli_masks(case.network.width, squared)
     return {
-        **_unit_losses(case.network, own),
+        **unit_losses(case.network, own),
         **_losses(case, bernoulli_masks(2 * units, squared), single),
     }
 
@@ -443,21 +313,12 @@ def _other_masks(case: Dropout) -> dict[str, Array]:
 def _masks_not_divided(case: Dropout) -> dict[str, Array]:
     """Penalties of masks that are not divided by theta."""
     one = jnp.ones_like(case.network.keep_prob)
-    equal = _equalised(case.network)
-    return _unit_penalties(case.network, equal, one) | _deep_penalties(case, one)
+    equal = equalised(case.network)
+    return unit_penalties(case.network, equal, one) | _deep_penalties(case, one)
 
 
 def _wrong_factors(case: Dropout) -> dict[str, Array]:
-    """Factors from the SVD alone, and the left one of them rotated alone; theta fixed."""
-    network = case.network
-    left, values, right = linalg.svd(network.product)
-    width, roots = network.width, jnp.sqrt(values[: network.width])
-    one, other = left[:, :width] * roots[None, :], roots[:, None] * right[:width]
-    return {
-        "equalised": _terms(one, other),
-        "equalised_product": dropout.equalize(one, one.T)[0] @ other,
-        "width_free": _penalties(_equalised(network), [network.keep_prob] * len(COPIES)),
-    }
+    return wrong_factors(case.network)
 
 
 CONTROLS = (

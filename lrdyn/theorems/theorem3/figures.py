@@ -13,7 +13,7 @@ from lrdyn.claims import standard_error
 from lrdyn.drawing import plotting
 from lrdyn.dropout import dropout_strength, shrink_squared_values
 from lrdyn.theorems.theorem3.dropout_minimiser import RUNS
-from lrdyn.theorems.theorem3.dropout_penalty import COPIES
+from lrdyn.theorems.theorem3.dropout_units import COPIES
 from lrdyn.theorems.theorem3.network import MOST_MASKS
 
 if TYPE_CHECKING:

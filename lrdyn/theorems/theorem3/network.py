@@ -117,3 +117,12 @@ def missing(name: str) -> Callable[[Outcome], float]:
         return excess(below, above, np.maximum(below, above))
 
     return residual
+
+
+def masked_layers(weights: Weights, inputs: Array, mask: Array) -> Float[Array, "m n"]:
+    """Output of layers with a mask on each hidden one."""
+    first, *rest = weights
+    hidden = first @ inputs
+    for W, kept in zip(rest, jnp.split(mask, len(rest)), strict=True):
+        hidden = W @ (kept[:, None] * hidden)
+    return hidden
