@@ -1,0 +1,161 @@
+"""Theorem 3, part A: penalties of single units, and the factors that have the least."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lrdyn import dropout, linalg
+from lrdyn.masking import MaskDistribution, exact_expectation
+from lrdyn.theorems.theorem3.network import (
+    Network,
+    added_by_masks,
+    nuclear,
+    rounded_chance,
+    variation,
+)
+
+COPIES = (1, 3)
+"""Widths, as multiples of h, at which a claim about all widths is tested."""
+
+
+def terms(left: Array, right: Array) -> Float[Array, "h"]:
+    """``||u_i|| ||v_i||`` of each unit."""
+    return jnp.linalg.norm(left, axis=0) * jnp.linalg.norm(right, axis=1)
+
+
+def strengths(network: Network, width: int) -> Float[Array, "copies"]:
+    """The strength c at all COPIES of a width."""
+    theta = network.keep_prob
+    return jnp.stack([dropout.dropout_strength(theta, copies * width) for copies in COPIES])
+
+
+def least(network: Network, width: int) -> dict[str, Array]:
+    """The least penalties of its product, if its layers have that width."""
+    least = strengths(network, width) * nuclear(network.product) ** 2
+    factorisations = jnp.full(len(network.mixers) + 1, least[0])
+    return {"factorisations": factorisations, "equalised_penalty": least}
+
+
+def predict_units(network: Network) -> dict[str, Array]:
+    """Expected losses, least penalties and factors from norms and formulas."""
+    left, right = network.factors
+    product, theta, norm = network.product, network.keep_prob, nuclear(network.product)
+    penalty = dropout.dropout_penalty(left, right, theta)
+    return least(network, network.width) | {
+        "penalty": dropout.dropout_loss(left, right, network.target, theta),
+        "unscaled_masks": jnp.sum((network.target - theta * product) ** 2) + theta**2 * penalty,
+        "equalised": jnp.full(network.width, norm / network.width),
+        "equalised_product": product,
+        "width_free": jnp.full(len(COPIES), dropout.odds(theta) * norm**2),
+        "rounded_chance": rounded_chance(theta, network.width),
+        "fixed_keep_prob": penalty / jnp.asarray(COPIES, product.dtype),
+        "envelope_above": dropout.odds(theta) * norm**2,
+        "envelope_below": minorant(network, slope=2.0),
+    }
+
+
+Factors = tuple[Array, Array]
+"""m x h and h x n, of any width h."""
+
+
+def _single_units(network: Network, equal: Factors) -> Float[Array, "units m n"]:
+    """Networks of one unit: those of Z, and those of its equalised factors, h times as large."""
+    every = [network.factors, equal]
+    terms = [left.T[:, :, None] * right[:, None, :] for left, right in every]
+    return network.width * jnp.concatenate(terms)
+
+
+def minorant(network: Network, slope: float) -> Float[Array, "units"]:
+    """The affine function ``k (2 ||Z||_* <U V^T, M> - ||Z||_*^2)`` at networks M of one unit."""
+    left, values, right = linalg.svd(network.product)
+    kept = jnp.arange(len(values)) < network.width
+    polar, norm = (left * kept[None, :]) @ right, jnp.sum(values)
+    units = _single_units(network, dropout.equalized_factors(network.product, network.width))
+    along = jnp.sum(polar[None] * units, axis=(1, 2))
+    return dropout.odds(network.keep_prob) * (slope * norm * along - norm**2)
+
+
+def equalised(network: Network) -> list[Factors]:
+    """Equalised factors of Z, of h units and of its copies."""
+    width = network.width
+    return [dropout.equalized_factors(network.product, copies * width) for copies in COPIES]
+
+
+def penalties(
+    factors: Iterable[tuple[Array, Array]], chances: Iterable[Any], divisor: Any = None
+) -> Float[Array, "factors"]:
+    """What masks of the units of factors add, each unit by its two masks."""
+    pairs = zip(factors, chances, strict=True)
+    return jnp.stack(
+        [variation(chance, divisor) * jnp.sum(terms(*pair) ** 2) for pair, chance in pairs]
+    )
+
+
+def unit_losses(network: Network, masks: MaskDistribution) -> dict[str, Array]:
+    """Expected losses with masks that are divided by theta, and with masks that are not."""
+    (left, right), theta = network.factors, network.keep_prob
+
+    def losses(mask: Array):
+        products = (left * (mask / theta)[None, :]) @ right, (left * mask[None, :]) @ right
+        return jnp.stack([jnp.sum((network.target - product) ** 2) for product in products])
+
+    expected = exact_expectation(losses, *masks)
+    return {"penalty": expected[0], "unscaled_masks": expected[1]}
+
+
+def unit_penalties(network: Network, equal: list[Factors], divisor: Any) -> dict[str, Array]:
+    """Penalties of factors, with masks over a divisor."""
+    (left, right), theta = network.factors, network.keep_prob
+
+    def of_mixed(G: Array, H: Array):
+        U, V = left @ G, H @ right
+        mean = (theta / divisor) * (U @ V)
+        return added_by_masks(lambda mask: (U * (mask / divisor)[None, :]) @ V, network.masks, mean)
+
+    mixed = jax.vmap(of_mixed)(network.mixers, network.unmixers)
+    same = [theta] * len(COPIES)
+    copied = [(jnp.tile(left, (1, k)) / k, jnp.tile(right, (k, 1))) for k in COPIES]
+    fixed = penalties(equal, same, divisor)
+    alone = variation(theta, divisor) * jnp.sum(_single_units(network, equal[0]) ** 2, axis=(1, 2))
+    return {
+        "factorisations": jnp.append(mixed, fixed[0]),
+        "equalised_penalty": fixed,
+        "fixed_keep_prob": penalties(copied, same, divisor),
+        "envelope_above": jnp.mean(alone[network.width :]),
+        "envelope_below": alone,
+    }
+
+
+def measure_units(network: Network) -> dict[str, Array]:
+    """Expected losses over all masks, and penalties of factors."""
+    theta, equal = network.keep_prob, equalised(network)
+    free = [dropout.width_free_keep_prob(theta, copies * network.width) for copies in COPIES]
+    return {
+        **unit_losses(network, network.masks),
+        **unit_penalties(network, equal, theta),
+        "equalised": terms(*equal[0]),
+        "equalised_product": equal[0][0] @ equal[0][1],
+        "width_free": penalties(equal, free),
+    }
+
+
+def without_last(network: Network) -> Float[Array, "m n"]:
+    """Z but for its smallest direction."""
+    left, values, right = linalg.svd(network.product)
+    rank = min(network.width, len(values))
+    return (left * jnp.where(jnp.arange(len(values)) < rank - 1, values, 0.0)[None, :]) @ right
+
+
+def wrong_factors(network: Network) -> dict[str, Array]:
+    """Factors from the SVD alone, and the left one of them rotated alone; theta fixed."""
+    left, values, right = linalg.svd(network.product)
+    width, roots = network.width, jnp.sqrt(values[: network.width])
+    one, other = left[:, :width] * roots[None, :], roots[:, None] * right[:width]
+    return {
+        "equalised": terms(one, other),
+        "equalised_product": dropout.equalize(one, one.T)[0] @ other,
+        "width_free": penalties(equalised(network), [network.keep_prob] * len(COPIES)),
+    }
