@@ -248,3 +248,16 @@ def test_a_shape_that_is_lost_decides_nothing():
     assert not statistics.decides(0.5)  # where the series has ended
     assert not statistics.decides(np.nan)
     assert not statistics.decides(0.0, 1.0, 128)
+
+
+@pytest.mark.parametrize("theta", [1 - 1e-9, 1e-12])
+def test_probabilities_that_float32_cannot_tell_from_the_ends_are_refused(theta):
+    with pytest.raises(ValueError, match="--keep-prob: got"):
+        theorem3.check(FLAGS | {"keep_prob": theta})
+    theorem3.check(FLAGS | {"keep_prob": 0.9999999})
+
+
+def test_what_masks_add_does_not_cancel():
+    """``theorem3 --mask patch --rows 8 --cols 2 --width 3 --keep-prob 0.0017``."""
+    point = {"rows": 8, "cols": 2, "width": 3, "keep_prob": 0.0017, "mask": "patch"}
+    assert verdicts(rows(AUTOENCODER, "attained", **point, patch_size=8)) == {"attained": True}

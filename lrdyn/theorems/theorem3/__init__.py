@@ -302,9 +302,18 @@ MASKS = Scenario(
 )  # fmt: skip
 
 
+LEAST = 1e-8
+"""Smallest keep probability: losses of its inverse square and cube are numbers in float32."""
+
+
 def check(point: Mapping[str, Any]) -> None:
     """Refuse combinations outside the theorem."""
     masked_autoencoder.check(point)
+    if not LEAST <= np.float32(point["keep_prob"]) < 1:
+        raise ValueError(
+            f"--keep-prob: got {point['keep_prob']}, wanted {LEAST:g} to 1 - 6e-8: the float32 run "
+            "rounds it to 1, or squares it to 0"
+        )
     parts = {"dropblock": ("block_size", "width"), "patch": ("patch_size", "rows")}
     if point["mask"] in parts:
         block, whole = parts[point["mask"]]

@@ -144,9 +144,15 @@ def _expected(
     return exact_expectation(loss, case.all_masks, case.masks.probabilities)
 
 
-def _at_mean(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
-    """Loss of the autoencoder under the mean of the masks."""
-    return autoencoder_loss(autoencoder, data, case.masks.probabilities @ case.all_masks)
+def _added(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
+    """What masks add to the loss at their mean: of the expected loss it may be a small part."""
+    mean = case.masks.probabilities @ case.all_masks
+
+    def apart(mask: Array):
+        moved = autoencoder @ ((mask - mean)[:, None] * data)
+        return jnp.sum(moved**2) / data.shape[1]
+
+    return exact_expectation(apart, case.all_masks, case.masks.probabilities)
 
 
 # Training ------------------------------------------------------------------------------------
@@ -225,22 +231,19 @@ def measure_untrained(case: Autoencoding) -> dict[str, Array]:
 def added_at_identity(case: Autoencoding, data: Array) -> Float[Array, ""]:
     """What masks add to the loss of A = I."""
     unit = jnp.eye(len(data), dtype=data.dtype)
-    return _expected(case, unit, data) - _at_mean(case, unit, data)
+    return _added(case, unit, data)
 
 
 def _measure(case: Autoencoding, data: Array, trained: Trained) -> dict[str, Array]:
     full, factors, guess = trained
     narrow, own = factors[1] @ factors[0], within_patches(guess, case.patch_of)
-    anything = _expected(case, case.anything, data)
-    expected = jax.vmap(lambda A: _expected(case, A, data))(jnp.stack([full, narrow]))
-    at_mean = jax.vmap(lambda A: _at_mean(case, A, data))(jnp.stack([full, case.anything]))
     return {
-        "marginal": anything,
+        "marginal": _expected(case, case.anything, data),
         "optimum": full,
         "rank_values": singular_values(full),
         "bottleneck": narrow,
-        "bottleneck_value": expected[1],
-        "penalty": jnp.stack([expected[0], anything]) - at_mean,
+        "bottleneck_value": _expected(case, narrow, data),
+        "penalty": jax.vmap(lambda A: _added(case, A, data))(jnp.stack([full, case.anything])),
         "masked_marginal": _expected(case, case.anything, data, hidden_only=True),
         "masked_optimum": guess - own,
         "unidentified": own,
