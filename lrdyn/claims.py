@@ -188,7 +188,8 @@ def chi_square_p(value: float, degrees: int) -> float:
     """
     from scipy.special import chdtr, chdtrc
 
-    return float(min(1.0, 2 * np.minimum(chdtr(degrees, value), chdtrc(degrees, value))))
+    nearer = np.minimum(chdtr(degrees, value), chdtrc(degrees, value))
+    return float(np.minimum(1.0, 2 * nearer))  # a NaN stays one
 
 
 class Judgement(NamedTuple):

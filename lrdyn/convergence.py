@@ -312,10 +312,10 @@ def distance_bound(
         >>> distance_bound(End(root, root, 0.1 * root, zero, root), 0.9 * root, 1)
         0.05
     """
+    if not all(np.all(np.isfinite(array)) for array in (target, *end)):
+        return float("inf")
     values = np.linalg.svd(target, compute_uv=False)
     kept = int(np.sum(values[:rank] > threshold(decay, depth) + close))
-    if not np.all(np.isfinite(end.product)):
-        return float("inf")
     left, found, right = np.linalg.svd(end.product)
     left, s, right = left[:, :kept], found[:kept], right[:kept].T
     outside = float(np.linalg.norm(found[kept:]))

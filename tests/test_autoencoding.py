@@ -358,7 +358,7 @@ def test_a_wrong_formula_is_wrong_on_each_data_set(control):
         return  # the correlations of MNIST are too even for a threshold that cuts off
     found = all_predictions()
     right, wrong = found["right"][control.claim], found[control.id][control.claim]
-    for one, other in zip(right, wrong, strict=True):
+    for one, other in zip(*map(jnp.atleast_1d, (right, wrong)), strict=True):
         assert_apart(other, one)
 
 

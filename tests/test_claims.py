@@ -53,6 +53,7 @@ def test_p_values_are_those_of_scipy(count):
 @pytest.mark.parametrize("draws", [[2.0, 2.0], [1.0, NAN]])
 def test_a_mean_without_a_standard_error_is_lost(draws):
     assert np.isnan(surprise(student_p(5.0, np.array(draws))))
+    assert np.isnan(surprise(chi_square_p(NAN, 3)))
 
 
 def test_surprise_is_finite_where_p_underflows():

@@ -84,7 +84,7 @@ def test_the_tutorial_quotes_its_examples():
 
 def test_commands_exist():
     text = "".join(page.read_text() for page in PAGES)
-    modules = set(re.findall(r"python -m ([a-z_]+(?:\.[a-z_]\w*)?)", text))
+    modules = set(re.findall(r"python -m ([a-z_]+(?:\.[a-z_]\w*)*)", text))
     assert {"experiments.theorem2", "experiments.corollary1", "paper_figs"} <= modules
     for module in modules:
         path = ROOT / module.replace(".", "/")

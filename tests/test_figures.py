@@ -691,6 +691,7 @@ def worst_of(**claims):
     for name, (residual, limit, applies) in claims.items():
         reason = np.where(applies, "", "claim does not apply")
         columns = {"residual": ("x", residual), "tolerance": ("x", limit), "reason": ("x", reason)}
+        columns["unmet"] = ("x", np.full(len(reason), ""))
         legs[name] = {"float64": xr.Dataset(columns, {"x": [1.0, 2.0]})}
         made.append(lrdyn.Claim(name, ""))
     return worst_ratio(made, legs, "float64").values.tolist()

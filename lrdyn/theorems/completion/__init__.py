@@ -236,6 +236,8 @@ def _fall(one: Outcome, name: str, of: str) -> float:
 
 def _apart_in_time(one: Outcome) -> float:
     full, basis = _fall(one, "full_loss", "predicted"), _fall(one, "basis_loss", "measured")
+    if full == 0:  # two times at the start are the same
+        return 0.0 if basis == 0 else float("inf")
     return abs(basis / full - 1)
 
 
