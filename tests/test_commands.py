@@ -212,7 +212,8 @@ OUTSIDE = {
         "--init-scale 0", "--init-scale -1", "--init-scale inf", "--target-scale -1e-3",
         "--learning-rate 0", "--learning-rate 0,1", "--init-scale 0.1 nan"),
     "a number between 1e-6 and 1e6": ("--init-spread 0",),
-    "0 or a number between 1e-30 and 1e30": ("--weight-decay -0.1", "--weight-decay -inf", "--weight-decay 1e999"),
+    "0 or a number between 1e-30 and 1e30": (
+        "--weight-decay -0.1", "--weight-decay -inf", "--weight-decay 1e999"),
 }  # fmt: skip
 """What a flag wants -> words of which the last is outside."""
 BAD = [
