@@ -6,8 +6,9 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
+
+from lrdyn.spectra import half_of_the_digits
 
 
 def relative_response(
@@ -58,7 +59,7 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
     """
     arrays, rest = eqx.partition(data, eqx.is_inexact_array)
     leaves, structure = jax.tree.flatten(arrays)
-    disturbance = float(np.sqrt(np.finfo(leaves[0].dtype).eps))
+    disturbance = half_of_the_digits(leaves[0].dtype)
 
     def with_twin(number: int, array: Array) -> Array:
         # A fixed pattern without symmetries, so that no invariant of the run can hide an error.

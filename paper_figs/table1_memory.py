@@ -11,15 +11,13 @@ import xarray as xr
 
 from lrdyn.adapters import memory
 from lrdyn.adapters.descent import State, begin, refresh, step
-from lrdyn.adapters.galore import FULL, GALORE, OPTAX_GALORE
-from lrdyn.adapters.lora import LORA
 from lrdyn.adapters.memory import Memory, measured_memory
 from lrdyn.adapters.method import Method, Parts, Split, layered, merged
-from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES
 from lrdyn.drawing.exhibits import Results, Table, drawn_from, one_seed
 from lrdyn.drawing.tables import Cell, Grid
 from lrdyn.theorem import Flag, at_least
+from lrdyn.theorems.theorem4.held import METHODS as METHODS
 from paper_figs.shared import one_scenario
 
 PRESET = {"rows": 4096, "columns": 11008, "rank": 128, "batch": 256, "dtype": "float32"}
@@ -42,15 +40,6 @@ one. In optax the refresh is a branch of the step, so that each step has the pea
 the gradient outlives its decomposition. LAPACK's workspace is in no figure.
 """
 
-METHODS = {
-    "full": FULL,
-    "lora": LORA,
-    "relora": RELORA,
-    "relora_frozen": RELORA_FROZEN,
-    "galore": GALORE,
-    "galore_optax": FULL._replace(memory=OPTAX_GALORE),
-}
-"""The rows. GaLore of optax is an optimiser, by which W is trained as in full training."""
 NAMES = {
     "full": "full",
     "lora": "LoRA",

@@ -25,7 +25,9 @@ METHODS: dict[str, Method] = {
     "galore": GALORE,
     "galore_optax": FULL._replace(memory=OPTAX_GALORE),
 }
-"""GaLore of optax is an optimiser, by which W is trained as in full training."""
+"""The rows of Table 1.
+
+GaLore of optax is an optimiser, by which W is trained as in full training."""
 
 
 class Layer(NamedTuple):
