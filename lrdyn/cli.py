@@ -5,7 +5,6 @@ import contextlib
 import math
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
+from lrdyn import interrupts
 from lrdyn.drawing import verdicts
 from lrdyn.engine import report
+from lrdyn.engine.configuration import COMMON, Run, run_of
+from lrdyn.engine.configuration import BadInput as BadInput
 from lrdyn.engine.judging import flag_text
-from lrdyn.engine.produce import validate
-from lrdyn.engine.runs import BadInput as BadInput
-from lrdyn.engine.runs import Run, carry_out, judge_again
+from lrdyn.engine.runs import carry_out, judge_again
 from lrdyn.engine.verify import Verification
 from lrdyn.theorem import Experiment, Flag, at_least
 
@@ -119,44 +119,56 @@ def _is_negative_number(word: str) -> bool:
 
 def _value(flag: Flag) -> Callable[[str], Any]:
     """Reader of one value of a flag."""
-    wanted = flag.domain.wanted if flag.domain else "a number"
 
     def read(text: str) -> Any:
         text = text.strip()
-        if flag.type is str:
-            if flag.domain and not flag.domain.contains(text):
-                raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
-            return text
         try:
-            value = int(text) if flag.type is int else float(text)
+            value = flag.type(text)
         except ValueError:
             value = math.nan
-        if flag.type is int and abs(value) >= 2**31:  # the float32 run has 32-bit integers
-            raise argparse.ArgumentTypeError(f"got {text[:30]!r}, wanted {wanted}, below 2^31")
-        if not abs(value) < math.inf or (flag.domain and not flag.domain.contains(value)):
-            raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
+        if not flag.accepts(value):
+            raise argparse.ArgumentTypeError(f"got {shortened(text)!r}, wanted {flag.wanted}")
         return value
 
     return read
 
 
-def _array(text: str) -> np.ndarray:
+def _array(flag: Flag) -> Callable[[str], np.ndarray]:
     """Reader of an ``.npy`` file of finite real numbers."""
     wanted = "an .npy file of real numbers below 1e15"
-    try:
-        array = np.load(text, allow_pickle=False)
-    except OSError as error:
-        reason = error.strerror or "not readable"
-        raise argparse.ArgumentTypeError(f"got {text!r} ({reason}), wanted {wanted}") from None
-    except (ValueError, EOFError):
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or not array.size:
-        raise argparse.ArgumentTypeError(f"got {text!r}, wanted {wanted}")
-    # Squares must stay finite in float32; a NaN fails every comparison.
-    if not np.all(np.abs(array) < 1e15):
-        worst = array.flat[int(np.argmax(~(np.abs(array) < 1e15)))]
-        raise argparse.ArgumentTypeError(f"got an entry {worst} in {text!r}, wanted {wanted}")
-    return array.astype(float)
+
+    def read(text: str) -> np.ndarray:
+        shown = repr(shortened(text))
+        try:
+            array = np.load(text, allow_pickle=False)
+        except OSError as error:
+            reason = error.strerror or "not readable"
+            raise argparse.ArgumentTypeError(f"got {shown} ({reason}), wanted {wanted}") from None
+        except Exception:  # a damaged header or archive ends in whatever its parser met
+            raise argparse.ArgumentTypeError(f"got {shown}, wanted {wanted}") from None
+        if not flag.accepts(array):
+            raise argparse.ArgumentTypeError(f"got {_entry(flag, array)}{shown}, wanted {wanted}")
+        return array.astype(float)
+
+    return read
+
+
+def _entry(flag: Flag, array: Any) -> str:
+    """The first entry that makes an array of numbers one that is refused."""
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        return ""
+    return next((f"an entry {x} in " for x in array.flat if not flag.accepts(np.array([x]))), "")
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """What a message repeats of a word: a long one without its middle.
+
+    Example:
+        >>> shortened("10000000000", 7)
+        '10...00'
+    """
+    side = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:side]}...{text[-side:]}"
 
 
 def whole(name: str, least: int) -> Callable[[str], int]:
@@ -216,7 +228,7 @@ def flags_of(theorem: Experiment) -> set[str]:
 def _add_flag(group: Any, flag: Flag) -> None:
     name = "--" + flag.name.replace("_", "-")
     if flag.type == "array":
-        group.add_argument(name, type=_array, metavar="FILE", default=argparse.SUPPRESS,
+        group.add_argument(name, type=_array(flag), metavar="FILE", default=argparse.SUPPRESS,
                            help=f"{flag.symbol}: {flag.help} (.npy)")  # fmt: skip
         return
     values = " ".join(map(flag_text, flag.quick))
@@ -247,23 +259,9 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
         BadInput: an argument is unknown or outside its domain.
     """
     options = _parser(theorem).parse(argv)
-    if options.seed + options.seeds > 2**31:
-        raise BadInput(f"--seed: got {options.seed}, wanted all seeds below 2^31")
-    given = {f.name for f in theorem.flags if f.name in vars(options)}
-    settings = {f.name: getattr(options, f.name, f.default(options.preset)) for f in theorem.flags}
-    settings = {
-        n: tuple(dict.fromkeys(v)) if isinstance(v, list) else v for n, v in settings.items()
-    }
-    try:
-        settings = theorem.prepare(settings, given)
-        validate(theorem, settings)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    perturb = getattr(options, "perturb", False)
-    run = Run(
-        theorem, settings, options.preset, options.seed, options.seeds, options.dtype, perturb
-    )
-    return Command(run, options)
+    given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
+    common = {name: getattr(options, name, False) for name in COMMON}
+    return Command(run_of(theorem, **given, **common), options)
 
 
 def verify_command(
@@ -282,19 +280,17 @@ def verify_command(
 def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> int:
     """Run a command and turn what it raises into one line and an exit status.
 
-    If the process ends with the command (``own_process``) it ends at once on Ctrl-C, without
-    waiting for computations that cannot be interrupted.
+    If the process ends with the command (``own_process``) Ctrl-C and SIGTERM end it at once,
+    without waiting for computations that cannot be interrupted.
     """
+    if own_process:
+        interrupts.end_at_once()
     try:
         return command()
     except BadInput as error:
         return _fail(prog, str(error), BAD_INPUT)
     except KeyboardInterrupt:
-        again = shlex.join(["python", *sys.orig_argv[1:]]) if own_process else "the same command"
-        _fail(prog, f"interrupted; finished parts are kept, to continue: {again}", INTERRUPTED)
-        if own_process:
-            os._exit(INTERRUPTED)
-        return INTERRUPTED
+        return _fail(prog, "interrupted; finished parts are kept", INTERRUPTED)
     except SystemExit as error:  # argparse's --help
         return int(error.code or 0)
     except BrokenPipeError:

@@ -2,7 +2,6 @@
 
 import gc
 import multiprocessing
-import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lrdyn import cli
+from lrdyn import cli, interrupts
 from lrdyn.engine import report
 from lrdyn.theorem import Theorem
 from lrdyn.theorems import theorem, theorems
@@ -54,7 +53,8 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
     with ProcessPoolExecutor(jobs, context, _begin) as pool:
         try:
-            futures = {name: pool.submit(verify_one, name, dealt[name], jobs) for name in order}
+            with interrupts.starting_workers():
+                futures = {n: pool.submit(verify_one, n, dealt[n], jobs) for n in order}
             for future in as_completed(futures.values()):
                 future.result()
             return [futures[name].result() for name in dealt]
@@ -65,7 +65,6 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends its children
     # Tracing makes many objects and little garbage: look for it less often.
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)

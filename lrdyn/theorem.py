@@ -7,6 +7,8 @@ one in a file of its own.
 """
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -94,6 +96,34 @@ class Flag:
     def __post_init__(self) -> None:
         if self.type is str and not (self.shapes and self.domain):
             raise ValueError(f"flag {self.name!r}: got words, wanted shapes=True and a domain")
+
+    @property
+    def wanted(self) -> str:
+        """The accepted values in words."""
+        if self.type == "array":
+            return "an array of real numbers below 1e15"
+        words = self.domain.wanted if self.domain else "a number"
+        return f"{words}, below 2^31" if self.type is int else words
+
+    def accepts(self, value: Any) -> bool:
+        """Whether one value can be used.
+
+        Example:
+            >>> Flag("dim", (3,), at_least(1), int).accepts(2.5)
+            False
+        """
+        if self.type == "array":
+            # Squares must stay finite in float32; a NaN fails every comparison.
+            real = isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.size > 0
+            return bool(real and np.all((value < 1e15) & (value > -1e15)))
+        if self.type is str:
+            return isinstance(value, str) and bool(self.domain and self.domain.contains(value))
+        kind = numbers.Integral if self.type is int else numbers.Real
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return False
+        # The float32 run has 32-bit integers.
+        inside = abs(value) < (2**31 if self.type is int else math.inf)
+        return inside and bool(self.domain is None or self.domain.contains(value))
 
     def default(self, preset: str) -> Any:
         """What the flag is if it is not given.

@@ -16,7 +16,7 @@ from lrdyn.adapters.method import Method
 from lrdyn.adapters.state import POLICIES
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
-from lrdyn.engine.runs import Run, run_of
+from lrdyn.engine.configuration import Run, run_of
 from lrdyn.theorem import POSITIVE, Flag, at_least
 from lrdyn.theorems.theorem4.optimizer_state import one_policy
 from lrdyn.theorems.theorem4.problems import OPTIMIZERS

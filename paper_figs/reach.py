@@ -16,8 +16,8 @@ import xarray as xr
 import lrdyn
 from lrdyn.descent import log_steps
 from lrdyn.drawing.exhibits import Results, one_seed
+from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups, residuals, worst_ratio
-from lrdyn.engine.runs import Run, run_of
 from lrdyn.theorem import Experiment, Flag, Theorem, at_least
 from paper_figs.shared import DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 
@@ -52,12 +52,12 @@ def map_run(
     experiment: Experiment, *, dim: int, depths: Sequence[int], ranks: Sequence[int],
     init_scales: Sequence[float], steps: int, seeds: Sequence[int],
 ) -> Run:  # fmt: skip
-    """A run over depth, rank and init scale; other flags at their first values."""
+    """A run over depth, rank and init scale, from layers of equal scales and decays."""
     if list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))):
         raise ValueError(f"seeds: got {seeds}, wanted them without gaps")
     return run_of(
         experiment, dim=dim, depth=depths, rank=ranks, init_scale=init_scales, steps=steps,
-        seed=seeds[0], seeds=len(seeds),
+        init_spread=1.0, decay_spread=1.0, seed=seeds[0], seeds=len(seeds),
     )  # fmt: skip
 
 
@@ -147,7 +147,7 @@ REDUCED_SWEEP = one_scenario(
     "full and compressed networks by their reduced dynamics, over depth and init scale",
     (
         Flag("depth", (2, 3, 4, 5), at_least(2), int, "L", "number of layers"),
-        Flag("init_scales", (), symbol="eps", help="init scales", swept=False),
+        Flag("init_scales", (), type="array", symbol="eps", help="init scales", swept=False),
         *(DIM, RANK, LEARNING_RATE, STEPS),
     ),
     reduced_case,

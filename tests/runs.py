@@ -58,6 +58,7 @@ def started(
     cache: str | Path = "",
     stdin: int | None = None,
     stderr: int = subprocess.PIPE,
+    process_group: int | None = None,
     **more: str,
 ) -> subprocess.Popen:
     """Start Python away from this process, with more in its environment."""
@@ -65,7 +66,7 @@ def started(
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=cwd, env=os.environ | paths | more, text=True, stdin=stdin, stdout=subprocess.PIPE,
-        stderr=stderr,
+        stderr=stderr, process_group=process_group,
     )  # fmt: skip
 
 

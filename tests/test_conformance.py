@@ -247,7 +247,7 @@ def test_one_step_is_enough(theorem, scenario):
         for flag in theorem.flags
     }
     settings |= {"dim": (5,), "depth": (2,), "rank": (1,), "steps": 1}
-    found = verify(alone, settings, dtype="float32", seeds=(0,), thorough=False)
+    found = verify(alone, **settings, dtype="float32", seeds=1)
     assert found.verdict["holds"] is True
     assert all(claim["holds"] for claim in found.verdict["claims"])
     assert found.groups["/"]["step"].values.tolist() == [0, 1]

@@ -80,7 +80,7 @@ THEOREM = lr.Theorem("network", "equinox", FLAGS, (NETWORK,))
 def test_a_case_may_hold_a_model(traced):
     theorem = dataclasses.replace(THEOREM, scenarios=(dataclasses.replace(NETWORK, traced=traced),))
     settings = {"width": (4, 8) if traced else (8,), "rate": (0.5,)}
-    found = verify(theorem, settings, dtype="float32", seeds=(0,), thorough=False)
+    found = verify(theorem, **settings, dtype="float32", seeds=1)
     assert {claim["id"]: claim["holds"] for claim in found.verdict["claims"]} == {
         "output": True, "moved": True, "linear": True,
     }  # fmt: skip

@@ -14,6 +14,7 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn.engine import files, results, runs, verify
+from lrdyn.engine.configuration import run_of
 from lrdyn.engine.judging import (
     claim_entry,
     control_entry,
@@ -433,7 +434,7 @@ def saved_theorem(**parts):
 @pytest.fixture(scope="module")
 def once(tmp_path_factory):
     """The folder of one run, to be copied."""
-    run = runs.run_of(saved_theorem(), size=[2, 4])
+    run = run_of(saved_theorem(), size=[2, 4])
     return runs.carry_out(run, tmp_path_factory.mktemp("saved"))[1]
 
 

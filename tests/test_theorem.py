@@ -366,7 +366,7 @@ def test_ctrl_c_ends_a_long_computation_at_once(tmp_path):
     status, _, err = interrupted(process, tmp_path / "results", wait=2)  # then it computes
     assert status == 130
     message = f"interrupted; finished parts are kept, to continue: python {script}"
-    assert err == f"my_theorem: error: {message}\n"
+    assert err == f"error: {message}\n"
     assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
 
 

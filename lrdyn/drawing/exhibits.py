@@ -19,9 +19,9 @@ from typing import Any
 import xarray as xr
 
 from lrdyn.drawing import tables
+from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
 from lrdyn.engine.outcomes import SIZE
-from lrdyn.engine.runs import Run, run_of
 from lrdyn.theorem import Experiment
 
 Results = Mapping[str, Groups]

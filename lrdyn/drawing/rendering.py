@@ -12,7 +12,8 @@ import xarray as xr
 from lrdyn.drawing import verdicts
 from lrdyn.drawing.exhibits import Exhibit, Results
 from lrdyn.engine import files, results
-from lrdyn.engine.runs import Run, carry_out, saved
+from lrdyn.engine.configuration import Run
+from lrdyn.engine.runs import carry_out, saved
 from lrdyn.engine.sources import code_digest, functions_of, source_digest
 
 Report = Callable[[str], None]

@@ -44,7 +44,16 @@ def produce(
 ) -> dict[str, "xarray.Dataset"]:
     """Run every scenario and its controls: the content of ``results.nc``, group -> dataset.
 
-    The arguments are those of :func:`lrdyn.verify`.
+    Args:
+        experiment: the experiment.
+        settings: a value for each flag: a tuple for swept flags, one value for the others.
+        dtype: ``float64`` or ``float32``.
+        seeds: seeds to sweep.
+        perturb: also sweep the distance from each hypothesis.
+        thorough: run the controls in both precisions, and let XLA optimise the programs.
+        memory: see :func:`lrdyn.sweep`, as for the store.
+        store: a folder that keeps finished parts.
+        progress: told of every finished part.
     """
     validate(experiment, settings)
     experiment = concerned(experiment, settings)

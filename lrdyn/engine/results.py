@@ -102,7 +102,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise Damaged(path, type(error).__name__) from None
 
 
-def canonical(values: Mapping[str, Any]) -> str:
+def canonical(values: Any) -> str:
     """JSON of settings, equal for equal settings."""
     return json.dumps(values, sort_keys=True, allow_nan=False)
 

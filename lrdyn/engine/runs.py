@@ -1,22 +1,20 @@
-"""A run on disk: its configuration, its folder, what is written there, and judging it again."""
+"""A run on disk: its folder, what is written there, and judging it again."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from lrdyn.engine import files, progress, results
+from lrdyn.engine.configuration import BadInput, Run
 from lrdyn.engine.judging import Groups
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.produce import concerned
 from lrdyn.engine.sources import source_digest
-from lrdyn.engine.verify import Verification, judged, verify
+from lrdyn.engine.verify import Verification, judged, verify_run
 from lrdyn.theorem import Experiment
 
 PARTS = "parts"
@@ -24,62 +22,6 @@ PARTS = "parts"
 
 Draw = Callable[[Experiment, Verification, Path], None]
 """Draws what was verified into a folder, as :func:`lrdyn.drawing.verdicts.draw` does."""
-
-
-class BadInput(ValueError):
-    """Bad input of a command: one line, status 2, nothing written."""
-
-
-class Run(NamedTuple):
-    """An experiment with everything that decides its results."""
-
-    experiment: Experiment
-    settings: Mapping[str, Any]
-    """A value for each flag: a tuple for swept flags, one value for the others."""
-    preset: str = "quick"
-    seed: int = 0
-    seeds: int = 2
-    dtype: str = "float64"
-    perturb: bool = False
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What decides the results, for the verdict and for the name of the folder."""
-        values = {name: _plain(value) for name, value in self.settings.items()}
-        names = ("preset", "seed", "seeds", "dtype", "perturb")
-        return values | {name: getattr(self, name) for name in names}
-
-    def folder(self, out: Path | str) -> Path:
-        """Where the results belong: ``<out>/<name>/<hash of the configuration>``."""
-        digest = hashlib.sha256(results.canonical(self.config).encode()).hexdigest()[:12]
-        return Path(out) / self.experiment.name / digest
-
-
-def run_of(experiment: Experiment, *, preset: str = "quick", **settings: Any) -> Run:
-    """A run with the first value of the preset for every flag that is not given.
-
-    The settings are flags, those that are swept with one value or a list of them, and those of
-    :class:`Run`: ``seed``, ``seeds``, ``dtype``.
-    """
-    names = {flag.name for flag in experiment.flags}
-    own = {name: settings.pop(name) for name in Run._fields if name in settings.keys() - names}
-    if unknown := settings.keys() - names:
-        raise ValueError(f"settings: got {sorted(unknown)}, wanted some of {sorted(names)}")
-    values = {flag.name: flag.default(preset) for flag in experiment.flags}
-    for flag in experiment.flags:
-        if flag.name in settings:
-            value = settings[flag.name]
-            several = value if isinstance(value, list | tuple | np.ndarray) else (value,)
-            values[flag.name] = tuple(several) if flag.swept else value
-        elif flag.swept:
-            values[flag.name] = values[flag.name][:1]
-    return Run(experiment, values, preset, **own)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return {"shape": list(value.shape), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
-    return list(value) if isinstance(value, tuple) else value
 
 
 @contextlib.contextmanager
@@ -123,20 +65,9 @@ def carry_out(
     experiment = run.experiment
     with opened(run, out) as path:
         with progress.shown(experiment.name, bar=bar) as told:
-            found = verify(
-                experiment,
-                run.settings,
-                dtype=run.dtype,
-                seeds=range(run.seed, run.seed + run.seeds),
-                perturb=run.perturb,
-                thorough=run.preset == "paper",
-                memory=memory,
-                store=path / PARTS,
-                progress=told,
-            )
+            found = verify_run(run, memory=memory, store=path / PARTS, progress=told)
         if experiment.judged and _about_nothing(found):
             raise BadInput(_nothing_applies(experiment, found))
-        found.verdict["config"] = run.config
         save(experiment, found, path, draw)
         shutil.rmtree(path / PARTS)
     return found, path

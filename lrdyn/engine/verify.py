@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrdyn.claims import FALSE_ALARM
+from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Legs, judge_results
 from lrdyn.engine.produce import concerned, produce
 from lrdyn.engine.progress import Progress
@@ -30,51 +31,64 @@ class Verification(NamedTuple):
 
 def verify(
     theorem: Experiment,
-    settings: Mapping[str, Any],
     *,
-    dtype: str = "float64",
-    seeds: Sequence[int] = (0, 1),
-    perturb: bool = False,
-    thorough: bool = True,
     memory: int = 2**30,
     store: Path | None = None,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Verification:
     """Run every scenario of a theorem with its controls and judge every claim.
 
     Identities run in float64 and in float32, and the verdict uses both; with ``dtype="float32"``
-    the float32 run stands alone.
+    the float32 run stands alone. Call :func:`lrdyn.cli.setup` before.
 
     Args:
         theorem: the theorem, or an experiment, of which nothing is claimed.
-        settings: a value for each flag: a tuple for swept flags, one value for the others.
-        dtype: ``float64`` or ``float32``.
-        seeds: seeds to sweep.
-        perturb: also sweep the distance from each hypothesis.
-        thorough: run the controls in both precisions, and let XLA optimise the programs of the
-            claims. Small sweeps spend their time in the compiler and finish sooner without.
         memory: bytes that the arrays of one part of a sweep may take, see :func:`lrdyn.sweep`.
         store: a folder that keeps finished parts, so that the same call continues after a kill.
-        progress: told of every finished part.
+        progress: told of every finished part; see :func:`lrdyn.engine.progress.shown`.
+        **settings: those of the command, under the same names: ``dim=30, depth=(2, 3)``; flags,
+            ``preset``, ``seed``, ``seeds`` (how many), ``dtype``, ``perturb``. What is not given is
+            as the preset has it.
 
     Returns:
         The :class:`Verification`; with a store, its large arrays are read from there when used.
 
     Raises:
-        ValueError: a combination of settings is outside the theorem.
+        ValueError: a setting is unknown or outside its domain, or a combination outside the
+            theorem.
+
+    Example:
+        >>> from lrdyn.theorems import theorem
+        >>> verify(theorem("theorem2"), dim=30, width=7)
+        Traceback (most recent call last):
+        lrdyn.engine.configuration.BadInput: --width: got an unknown setting, wanted one of dim, ...
+    """
+    return verify_run(run_of(theorem, **settings), memory=memory, store=store, progress=progress)
+
+
+def verify_run(
+    run: Run, *, memory: int = 2**30, store: Path | None = None, progress: Progress | None = None
+) -> Verification:
+    """The same for a configuration.
+
+    At the quick preset controls run in one precision and XLA does not optimise the programs: small
+    sweeps spend their time in the compiler.
     """
     groups = produce(
-        theorem,
-        settings,
-        dtype=dtype,
-        seeds=seeds,
-        perturb=perturb,
-        thorough=thorough,
+        run.experiment,
+        run.settings,
+        dtype=run.dtype,
+        seeds=range(run.seed, run.seed + run.seeds),
+        perturb=run.perturb,
+        thorough=run.preset == "paper",
         memory=memory,
         store=store,
         progress=progress,
     )
-    return judged(concerned(theorem, settings), groups, dtype)
+    found = judged(concerned(run.experiment, run.settings), groups, run.dtype)
+    found.verdict["config"] = run.config
+    return found
 
 
 def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str) -> Verification:

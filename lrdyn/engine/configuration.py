@@ -1,0 +1,117 @@
+"""Configurations: an experiment with everything that decides its results, checked."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrdyn.engine import results
+from lrdyn.engine.produce import validate
+from lrdyn.engine.sources import source_digest
+from lrdyn.theorem import Experiment, Flag, at_least, one_of
+
+
+class BadInput(ValueError):
+    """Bad input of a command: one line, status 2, nothing written."""
+
+
+class Run(NamedTuple):
+    """An experiment with everything that decides its results."""
+
+    experiment: Experiment
+    settings: Mapping[str, Any]
+    """A value for each flag: a tuple for swept flags, one value for the others."""
+    preset: str = "quick"
+    seed: int = 0
+    seeds: int = 2
+    dtype: str = "float64"
+    perturb: bool = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What decides the results, for the verdict and for the name of the folder."""
+        values = {name: _plain(value) for name, value in self.settings.items()}
+        values |= {name: getattr(self, name) for name in COMMON}
+        data = [path.name for path in self.experiment.data()]
+        return values | ({"data": data} if data else {})
+
+    def folder(self, out: Path | str) -> Path:
+        """Where the results belong: ``<out>/<name>/<hash of configuration, sources and data>``."""
+        made_from = [self.config, source_digest(self.experiment)]
+        digest = hashlib.sha256(results.canonical(made_from).encode()).hexdigest()[:12]
+        return Path(out) / self.experiment.name / digest
+
+
+COMMON = Run._fields[2:]
+"""Settings that every experiment has beside its flags."""
+
+_COMMON_FLAGS = (
+    Flag("preset", (), one_of("quick", "paper"), str, shapes=True),
+    Flag("seed", (), at_least(0), int),
+    Flag("seeds", (), at_least(1), int),
+    Flag("dtype", (), one_of("float64", "float32"), str, shapes=True),
+)
+
+
+def run_of(experiment: Experiment, *, preset: str = "quick", **given: Any) -> Run:
+    """A configuration from what is given of it: the preset has the other flags.
+
+    Args:
+        experiment: the experiment.
+        preset: ``quick`` or ``paper``.
+        **given: flags, those that are swept with one value or several; and ``seed``, ``seeds``,
+            ``dtype``, ``perturb``.
+
+    Raises:
+        BadInput: a setting is unknown or outside its domain, or a combination outside the
+            experiment.
+    """
+    common = {name: given.pop(name) for name in COMMON if name in given} | {"preset": preset}
+    flags = {flag.name: flag for flag in experiment.flags}
+    if unknown := sorted(given.keys() - flags.keys()):
+        wanted = ", ".join([*flags, *COMMON])
+        raise BadInput(f"{_typed(unknown[0])}: got an unknown setting, wanted one of {wanted}")
+    for flag in _COMMON_FLAGS:
+        if flag.name in common:
+            _accepted(flag, common[flag.name])
+    settings = {name: flag.default(preset) for name, flag in flags.items()}
+    settings |= {name: _values(flags[name], value) for name, value in given.items()}
+    try:
+        settings = experiment.prepare(settings, set(given))
+        validate(experiment, settings)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    run = Run(experiment, settings, **common)
+    if run.seed + run.seeds > 2**31:
+        raise BadInput(f"--seed: got {run.seed}, wanted all seeds below 2^31")
+    return run
+
+
+def _values(flag: Flag, value: Any) -> Any:
+    """The value of a flag as settings have it; of a swept one each value once."""
+    if not flag.swept or flag.type == "array":
+        return None if value is None else _accepted(flag, value)
+    several = value if isinstance(value, list | tuple | range | np.ndarray) else (value,)
+    if not len(several):
+        raise BadInput(f"{_typed(flag.name)}: got nothing, wanted {flag.wanted}")
+    return tuple(dict.fromkeys(_accepted(flag, one) for one in several))
+
+
+def _accepted(flag: Flag, value: Any) -> Any:
+    value = np.asarray(value) if flag.type == "array" else value
+    if not flag.accepts(value):
+        raise BadInput(f"{_typed(flag.name)}: got {value!r}, wanted {flag.wanted}")
+    return value.astype(float) if flag.type == "array" else flag.type(value)
+
+
+def _typed(name: str) -> str:
+    """A flag as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"shape": list(value.shape), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
+    return list(value) if isinstance(value, tuple) else value

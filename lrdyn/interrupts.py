@@ -1,0 +1,134 @@
+"""How a command ends on Ctrl-C or SIGTERM: at once, in one line, with its workers.
+
+A Python signal handler runs in the main thread between two instructions of Python, and what it
+raises can be lost: in a callback of the garbage collector, in a thread of a pool. In commands a
+thread waits for signals instead, which ends the process wherever it is. That is safe: files are
+replaced as a whole, locks end with the process, finished parts stay.
+"""
+
+# A command imports this before anything else: every import here is time in which Python's own
+# handler would print a traceback.
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+COMMANDS = ("lrdyn", "experiments", "paper_figs")
+"""Packages that are commands: ``python -m NAME``."""
+PARENT = "LRDYN_PARENT"
+"""Environment variable with the process number of a command that starts workers."""
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Guard what takes seconds to import, where the process is a command, a script or a worker.
+
+    That ``python -m`` starts a command can be told while its package is imported: only then is
+    ``-m`` in the place of the file. A script is its own master again afterwards.
+    """
+    worker = os.environ.get(PARENT) == str(os.getppid())
+    script = sys.orig_argv[1:2] == sys.argv[:1] and sys.argv[0].endswith(".py")
+    if worker:
+        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
+    elif script or _command():
+        end_at_once()
+    yield
+    if script and not worker:
+        _as_python_does()
+
+
+def _command() -> bool:
+    words = sys.orig_argv
+    if sys.argv[0] == "-m" and "-m" in words:
+        return words[words.index("-m") + 1].partition(".")[0] in COMMANDS
+    return os.path.basename(sys.argv[0]) == "lrdyn"
+
+
+def end_at_once() -> None:
+    """Let SIGINT and SIGTERM end this process from now on, with the status of the contract.
+
+    It belongs to a process that is a command; in any other thread than the main one, or the second
+    time, it does nothing. A signal that is ignored stays so: a shell put it into the background.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    heard = [n for n in SIGNALS if signal.getsignal(n) not in (_ignored, signal.SIG_IGN)]
+    if not heard:
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    # The C handler writes the number of the signal here, whatever Python is doing.
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    for number in heard:
+        signal.signal(number, _ignored)
+    threading.Thread(target=_wait, args=(read,), name="signals", daemon=True).start()
+
+
+def _as_python_does() -> None:
+    signal.set_wakeup_fd(-1)
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, 0)):
+        if signal.getsignal(number) is _ignored:
+            signal.signal(number, handler)
+
+
+def _ignored(number: int, frame: FrameType | None) -> None:
+    """Leave it to the thread."""
+
+
+def _wait(read: int) -> None:
+    while True:
+        for number in os.read(read, 1):
+            if number in SIGNALS:
+                leave(signal.Signals(number))
+
+
+def leave(number: signal.Signals) -> None:
+    """Say in one line why the process ends, and end it."""
+    try:
+        import shlex
+
+        again = shlex.join(["python", *sys.orig_argv[1:]])
+        shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides the cursor
+        line = f"{shown}error: {SIGNALS[number]}; finished parts are kept, to continue: {again}\n"
+        os.write(2, line.encode(errors="replace"))
+    finally:
+        os._exit(128 + number)
+
+
+@contextmanager
+def starting_workers() -> Iterator[None]:
+    """Start processes that end with this one, and to which Ctrl-C is no matter of theirs.
+
+    A terminal sends Ctrl-C to all of them.
+    """
+    os.environ[PARENT] = str(os.getpid())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    _quiet_tracker()
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _quiet_tracker() -> None:
+    """Start the process that removes semaphores, which warns when it has something to remove."""
+    from multiprocessing import resource_tracker
+
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    resource_tracker.ensure_running()
+    del os.environ["PYTHONWARNINGS"]
+    if before is not None:
+        os.environ["PYTHONWARNINGS"] = before
+
+
+def _follow(parent: int) -> None:
+    """End when the parent has ended, however that ended: it is another one then."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(128 + signal.SIGKILL)
