@@ -127,7 +127,7 @@ def _value(flag: Flag) -> Callable[[str], Any]:
         except ValueError:
             value = math.nan
         if not flag.accepts(value):
-            raise argparse.ArgumentTypeError(f"got {shortened(text)!r}, wanted {flag.wanted}")
+            raise argparse.ArgumentTypeError(f"got {shortened(text)!r}, wanted {flag.wanted(value)}")
         return value
 
     return read
@@ -218,6 +218,11 @@ def _parser(theorem: Experiment) -> Parser:
     for flag in theorem.flags:
         _add_flag(group, flag)
     return parser
+
+
+def lines_of(experiments: Sequence[Experiment]) -> list[str]:
+    """One line for each: its name and what it is."""
+    return [f"{one.name:12}{one.summary}" for one in experiments]
 
 
 def flags_of(theorem: Experiment) -> set[str]:

@@ -1,5 +1,6 @@
 """Every theorem at once: a process for each, one table, one exit status."""
 
+import contextlib
 import gc
 import multiprocessing
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lrdyn import cli, interrupts
-from lrdyn.engine import report
+from lrdyn.engine import files, report, results
 from lrdyn.theorem import Theorem
 from lrdyn.theorems import theorem, theorems
 
@@ -51,10 +52,11 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
     # The largest first, so that no core ends long before the others.
     order = sorted(dealt, key=lambda name: -size(theorem(name)))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-    with ProcessPoolExecutor(jobs, context, _begin) as pool:
+    with contextlib.ExitStack() as stack:
+        with interrupts.starting_workers():
+            pool = stack.enter_context(ProcessPoolExecutor(jobs, context, _begin))
+            futures = {n: pool.submit(verify_one, n, dealt[n], jobs) for n in order}
         try:
-            with interrupts.starting_workers():
-                futures = {n: pool.submit(verify_one, n, dealt[n], jobs) for n in order}
             for future in as_completed(futures.values()):
                 future.result()
             return [futures[name].result() for name in dealt]
@@ -95,21 +97,39 @@ def run_all(argv: list[str]) -> int:
     jobs, rest = take_jobs(argv)
     every = theorems()
     dealt = dict(zip((one.name for one in every), shares(rest, every), strict=True))
-    for one in every:
-        cli.parse(one, dealt[one.name])  # bad input of the last is found before the first one runs
+    # Bad input of the last is found before the first one runs.
+    parsed = [cli.parse(one, dealt[one.name]) for one in every]
     found = verify_all(dealt, min(jobs, len(every)))
     diverged = [f"{o.verdict['name']}: {line}" for o in found for line in o.diverged]
     print("\n".join([*report.summary([(o.verdict, o.path) for o in found]), *diverged]))
     verdicts = [outcome.verdict["holds"] for outcome in found]
+    holds = False if False in verdicts else None if None in verdicts else True
+    content = {"schema": results.SCHEMA, "holds": holds, "theorems": list(map(_summary, found))}
+    files.write_json(Path(parsed[0].options.out) / "summary.json", content)
     print(f"\n{verdicts.count(True)} of {len(found)} theorems hold")
-    return cli.STATUS[False if False in verdicts else None if None in verdicts else True]
+    return cli.STATUS[holds]
+
+
+def _summary(ended: Ended) -> dict[str, Any]:
+    """What a script reads of one theorem."""
+    claims = [c for c in ended.verdict["claims"] if c["kind"] != "control"]
+    controls = [c for c in ended.verdict["claims"] if c["kind"] == "control"]
+    count = {True: "hold", False: "false", None: "open"}
+    return {
+        "name": ended.verdict["name"],
+        "holds": ended.verdict["holds"],
+        "undecided": ended.verdict["undecided"],
+        "claims": {word: sum(c["holds"] is h for c in claims) for h, word in count.items()},
+        "controls": {word: sum(c["holds"] is h for c in controls) for h, word in count.items()},
+        "folder": str(ended.path),
+        "results_sha256": ended.verdict["results_sha256"],
+    }
 
 
 def main(argv: list[str]) -> int:
     """List the theorems, or run ``all``; returns the exit status."""
     if not argv or argv[0] in ("-h", "--help"):
-        for one in theorems():
-            print(f"{one.name:12}{one.summary}")
+        print("\n".join(cli.lines_of(theorems())))
         return cli.HOLDS
     if argv[0] != "all":
         names = ", ".join(one.name for one in theorems())

@@ -97,13 +97,13 @@ class Flag:
         if self.type is str and not (self.shapes and self.domain):
             raise ValueError(f"flag {self.name!r}: got words, wanted shapes=True and a domain")
 
-    @property
-    def wanted(self) -> str:
-        """The accepted values in words."""
+    def wanted(self, value: Any = None) -> str:
+        """The accepted values in words, to somebody who gave this one."""
         if self.type == "array":
             return "an array of real numbers below 1e15"
         words = self.domain.wanted if self.domain else "a number"
-        return f"{words}, below 2^31" if self.type is int else words
+        large = self.type is int and isinstance(value, int) and abs(value) >= 2**31
+        return f"{words}, below 2^31" if large else words
 
     def accepts(self, value: Any) -> bool:
         """Whether one value can be used.

@@ -95,14 +95,14 @@ def _values(flag: Flag, value: Any) -> Any:
         return None if value is None else _accepted(flag, value)
     several = value if isinstance(value, list | tuple | range | np.ndarray) else (value,)
     if not len(several):
-        raise BadInput(f"{_typed(flag.name)}: got nothing, wanted {flag.wanted}")
+        raise BadInput(f"{_typed(flag.name)}: got nothing, wanted {flag.wanted()}")
     return tuple(dict.fromkeys(_accepted(flag, one) for one in several))
 
 
 def _accepted(flag: Flag, value: Any) -> Any:
     value = np.asarray(value) if flag.type == "array" else value
     if not flag.accepts(value):
-        raise BadInput(f"{_typed(flag.name)}: got {value!r}, wanted {flag.wanted}")
+        raise BadInput(f"{_typed(flag.name)}: got {value!r}, wanted {flag.wanted(value)}")
     return value.astype(float) if flag.type == "array" else flag.type(value)
 
 

@@ -15,7 +15,7 @@ def table(verdict: dict[str, Any]) -> list[str]:
             _short(claim.get("residual_float32")),
             _short(claim.get("tolerance_float32")), _word(claim),
         ))  # fmt: skip
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
@@ -32,7 +32,7 @@ def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
             _nearest(claims), _held(controls), word(verdict), str(path),
         ))  # fmt: skip
         faults.append([f"  {c['id']}: {_word(c)}" for c in verdict["claims"] if not c["holds"]])
-    lines = _aligned(rows)
+    lines = aligned(rows)
     return [line for pair in zip(lines, faults, strict=True) for line in (pair[0], *pair[1])]
 
 
@@ -51,7 +51,13 @@ def _nearest(claims: list[dict[str, Any]]) -> str:
     return "{:.2f} {}".format(*max(found)) if found else "-"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines whose columns are as wide as their widest cell.
+
+    Example:
+        >>> aligned([("a", "b"), ("long", "c")])
+        ['a     b', 'long  c']
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows

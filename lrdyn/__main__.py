@@ -1,0 +1,107 @@
+"""The command ``lrdyn``: verify a theorem, list what there is, and look at what was run."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lrdyn
+from lrdyn import cli, pool
+from lrdyn.engine import history
+from lrdyn.own import own_experiment
+from lrdyn.theorem import Experiment
+from lrdyn.theorems import REGISTRY, theorem, theorems
+
+HELP = """usage: lrdyn COMMAND [...]
+
+  verify NAME [flags]            verify a theorem of the list; --help shows its flags
+  verify FILE.py[:NAME] [flags]  verify a theorem of your own
+  verify all [flags]             verify every theorem of the list, one table
+  list                           the theorems
+  runs [DIR]                     what was run: when, with which settings, its verdict
+  diff RUN RUN                   how two folders of results differ; status 1 if they do
+  --version                      the version of lrdyn
+"""
+
+
+def verify(words: Sequence[str]) -> int:
+    """``lrdyn verify``: the command of a theorem, or that of all."""
+    if not words:
+        raise cli.BadInput("verify: got nothing, wanted a theorem, FILE.py[:NAME] or all")
+    name, *rest = words
+    if name == "all":
+        return pool.run_all(rest)
+    return cli.main(_experiment(name), rest)
+
+
+def _experiment(name: str) -> Experiment:
+    if name in REGISTRY:
+        return theorem(name)
+    if ".py" in name:
+        return own_experiment(name)
+    wanted = f"{', '.join(REGISTRY)}, all or FILE.py[:NAME]"
+    raise cli.BadInput(f"verify: got {cli.shortened(name)!r}, wanted one of {wanted}")
+
+
+def list_all(words: Sequence[str]) -> int:
+    """``lrdyn list``: every theorem with its line."""
+    _no_more("list", words, 0)
+    print("\n".join(cli.lines_of(theorems())))
+    return cli.HOLDS
+
+
+def runs(words: Sequence[str]) -> int:
+    """``lrdyn runs``: one line for each run in a folder of results."""
+    _no_more("runs", words, 1)
+    folder = Path(words[0] if words else "results")
+    if not folder.is_dir():
+        raise cli.BadInput(f"runs: got {cli.shortened(str(folder))!r}, wanted a folder of results")
+    print("\n".join(history.table(folder, {one.name: one for one in theorems()})))
+    return cli.HOLDS
+
+
+def diff(words: Sequence[str]) -> int:
+    """``lrdyn diff``: settings, claims and residuals in which two runs differ."""
+    if len(words) != 2:
+        raise cli.BadInput(f"diff: got {len(words)} words, wanted two folders of results")
+    found = history.differences(*map(Path, words))
+    print("\n".join(found or ["no difference"]))
+    return cli.FAILS if found else cli.HOLDS
+
+
+def _no_more(command: str, words: Sequence[str], most: int) -> None:
+    if len(words) > most:
+        got = cli.shortened(words[most])
+        raise cli.BadInput(f"{command}: got {got!r}, wanted at most {most} words")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "verify": verify,
+    "list": list_all,
+    "runs": runs,
+    "diff": diff,
+}
+
+
+def dispatch(words: Sequence[str]) -> int:
+    """Run one command line, without the program's name; the exit status."""
+    first = words[0] if words else "--help"
+    if first in ("-h", "--help"):
+        print(HELP, end="")
+        return cli.HOLDS
+    if first == "--version":
+        print(f"lrdyn {lrdyn.__version__}")
+        return cli.HOLDS
+    if first not in COMMANDS:
+        wanted = ", ".join(COMMANDS)
+        raise cli.BadInput(f"command: got {cli.shortened(first)!r}, wanted one of {wanted}")
+    return COMMANDS[first](words[1:])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``lrdyn`` on these arguments, or on those of the process; the exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    return cli.run("lrdyn", lambda: dispatch(words), own_process=argv is None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
