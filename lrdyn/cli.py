@@ -127,7 +127,9 @@ def _value(flag: Flag) -> Callable[[str], Any]:
         except ValueError:
             value = math.nan
         if not flag.accepts(value):
-            raise argparse.ArgumentTypeError(f"got {shortened(text)!r}, wanted {flag.wanted(value)}")
+            raise argparse.ArgumentTypeError(
+                f"got {shortened(text)!r}, wanted {flag.wanted(value)}"
+            )
         return value
 
     return read

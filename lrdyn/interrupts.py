@@ -107,8 +107,8 @@ def starting_workers() -> Iterator[None]:
     A terminal sends Ctrl-C to all of them.
     """
     os.environ[PARENT] = str(os.getpid())
+    _quiet_tracker()  # which unblocks Ctrl-C
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    _quiet_tracker()
     try:
         yield
     finally:

@@ -59,7 +59,7 @@ def _line(error: Exception, path: Path) -> str:
     if isinstance(error, SyntaxError):
         return f":{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    mine = [frame.lineno for frame in frames if Path(frame.filename) == path]
+    mine = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
     return f":{mine[-1]}" if mine else ""
 
 

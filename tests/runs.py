@@ -5,11 +5,9 @@ import fcntl
 import functools
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,20 +78,6 @@ def python(
             out, err = process.communicate(source, timeout=500)
         finally:
             process.kill()
-    return Printed(process.returncode, out, err)
-
-
-def interrupted(process: subprocess.Popen, folder: Path, wait: float = 0.0) -> Printed:
-    """Ctrl-C some seconds after the folder is there."""
-    try:
-        while not folder.exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        time.sleep(wait)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=100)
-    finally:
-        process.kill()
     return Printed(process.returncode, out, err)
 
 

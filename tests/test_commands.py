@@ -5,7 +5,6 @@ import io
 import os
 import re
 import runpy
-import shlex
 
 import jax
 import numpy as np
@@ -22,7 +21,7 @@ from lrdyn.theorems.theorem2 import THEOREM2
 from lrdyn.theorems.theorem3 import THEOREM3
 from lrdyn.theorems.theorem4 import THEOREM4
 from tests.runs import TINY as TINY_RUNS
-from tests.runs import finished, interrupted, python, results_of, started, verdict_of
+from tests.runs import finished, python, results_of, verdict_of
 from tests.test_theorem import MY_THEOREM
 
 THEOREMS = theorems()
@@ -428,30 +427,6 @@ def test_a_fault_in_another_process_is_one_line(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"experiments: error: --out: got '{file}'")
     assert done.stderr.count("\n") == 1
-
-
-def test_ctrl_c(tmp_path):
-    words = ["-m", "experiments", "all", *TINY, "--out", str(tmp_path / "out")]
-    status, out, err = interrupted(started(*words), tmp_path / "out")
-    assert (status, out) == (130, "")
-    message = "experiments: error: interrupted; finished parts are kept, to continue: python "
-    assert err.splitlines()[-1] == message + shlex.join(words)
-    assert "Traceback" not in err
-    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".npz"}
-
-
-@pytest.mark.parametrize("package", ["experiments", "paper_figs"])
-def test_ctrl_c_during_the_imports(package):
-    source = f"import {package}; raise KeyboardInterrupt"
-    done = python("-c", source)
-    assert (done.returncode, done.stdout) == (130, "")
-    words = shlex.join(["-c", source])
-    assert done.stderr == f"error: interrupted; to continue: python {words}\n"
-
-
-def test_another_error_during_the_imports_is_shown():
-    assert "ZeroDivisionError" in python("-c", "import experiments; 1 / 0").stderr
 
 
 def test_a_full_disk_is_a_fault_of_the_machine(command, my_theorem, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 
 import lrdyn
 from docs.refresh import INTRODUCTION, written
+from lrdyn import __main__ as command
 from lrdyn import cli, pool
 from lrdyn.theorems import theorems
 from tests.runs import ROOT, finished, python
@@ -104,6 +105,7 @@ def test_flags_exist(capsys):
     for theorem in theorems():
         assert cli.main(theorem, ["--help"]) == 0
     assert cli.run("all", lambda: pool.main(["all", "--help"])) == 0
+    assert command.main(["--help"]) == 0
     known = flags(capsys.readouterr().out)
     assert flags("\n".join(page.read_text() for page in PAGES)) - known <= {"--flag"}
     section = (ROOT / "README.md").read_text().partition("## Run one theorem")[2]
@@ -189,8 +191,8 @@ def test_exported_names_in_the_documents_exist():
 
 
 FLOORS = (
-    {"claims", "theorem"}, {"engine"}, {"drawing"}, {"theorems"}, {"cli"}, {"figures", "pool"},
-    {"__init__"},
+    {"claims", "theorem"}, {"engine"}, {"drawing"}, {"theorems"}, {"cli"},
+    {"figures", "own", "pool"}, {"__init__"}, {"__main__"},
 )  # fmt: skip
 """Parts of the library from the lowest up; all that is not named stands below them."""
 

@@ -19,7 +19,7 @@ from lrdyn.engine.evaluate import evaluate_controls
 from lrdyn.engine.judging import ratio_of, residuals
 from lrdyn.theorem import Claim, Control, Flag, Scenario, Theorem, one_of
 from tests.oracles import refuses
-from tests.runs import interrupted, python, results_of, started, verdict_of
+from tests.runs import python, results_of, started, verdict_of
 
 MY_THEOREM = '''
 """Gradient descent on a parabola decays geometrically."""
@@ -349,25 +349,6 @@ def test_the_same_command_has_the_same_folder(theorem):
     assert folder("--seed", "1") != folder()
     assert folder("--preset", "paper")["dim"] == [5]
     assert folder("--preset", "paper", "--dim", "4")["dim"] == [4]
-
-
-ENDLESS = MY_THEOREM.replace(
-    "    run = jax.lax.scan",
-    '    x = jax.lax.fori_loop(0, 2**31 - 2, lambda _, x: jnp.sin(x), case["start"])\n'
-    '    case = case | {"start": x}\n'
-    "    run = jax.lax.scan",
-)
-
-
-def test_ctrl_c_ends_a_long_computation_at_once(tmp_path):
-    script = tmp_path / "endless.py"
-    script.write_text(ENDLESS)
-    process = started(script, cwd=tmp_path)
-    status, _, err = interrupted(process, tmp_path / "results", wait=2)  # then it computes
-    assert status == 130
-    message = f"interrupted; finished parts are kept, to continue: python {script}"
-    assert err == f"error: {message}\n"
-    assert not [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
 
 
 # Statements

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +28,7 @@ COMMANDS = {
     "one": ("-m", "experiments.corollary1", *TINY["corollary1"]),
     "lrdyn": ("-m", "lrdyn", "verify", "corollary1", *TINY["corollary1"]),
     "all": ("-m", "experiments", "all", "--jobs", "2", "--seeds", "1"),
-    "own": ("docs/examples/balance.py", "--seeds", "1"),
+    "own": ("-m", "lrdyn", "verify", "docs/examples/balance.py", "--seeds", "1"),
     "figures": ("-m", "paper_figs", "fig03"),
 }
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
@@ -71,11 +73,13 @@ def members(group: int) -> list[int]:
     return found
 
 
-def signalled(words: tuple[str, ...], number: signal.Signals, wait: float, out: Path) -> Ended:
-    """Start a command, send it a signal after some seconds, and see what is left of it."""
+def signalled(
+    words: tuple[str, ...], number: signal.Signals, wait: Callable[[], None], out: Path
+) -> Ended:
+    """Start a command, wait, send it a signal, and see what is left of it."""
     process = started(*words, "--out", out, process_group=0)
     try:
-        time.sleep(wait)
+        wait()
         begin = time.monotonic()
         process.send_signal(number)  # to it alone: its workers must hear of it
         try:
@@ -124,7 +128,9 @@ def main(times: int = 100, seed: int = 0) -> int:
             # Before its first tenth of a second Python itself is not there yet.
             wait = rng.uniform(0.1, takes[name])
             out = Path(folder, str(index))
-            for fault in signalled(COMMANDS[name], number, wait, out).faults(number):
+            for fault in signalled(COMMANDS[name], number, partial(time.sleep, wait), out).faults(
+                number
+            ):
                 count += 1
                 print(f"{name}, {number.name} after {wait:.2f} s: {fault}", flush=True)
     print(f"{times} signals to {len(COMMANDS)} commands: {count} faults")

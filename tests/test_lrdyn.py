@@ -1,0 +1,243 @@
+"""The command ``lrdyn``, ``lrdyn.verify``, and how commands end on a signal."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import lrdyn as lr
+from lrdyn import __main__ as command
+from lrdyn import own, pool
+from lrdyn.engine import files
+from lrdyn.engine.configuration import run_of
+from lrdyn.engine.history import settings_text
+from lrdyn.theorems import theorems
+from tests.faults import signals
+from tests.test_commands import register, tree
+from tests.test_theorem import MY_THEOREM
+
+SMALL = ["--dim", "2", "--dtype", "float32", "--seeds", "1"]
+
+
+@pytest.fixture
+def lrdyn(tmp_path, monkeypatch, unchecked, capsys):
+    """Run ``lrdyn`` here, in an empty folder with a theorem: status, output, errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    (tmp_path / "mine.py").write_text(MY_THEOREM)
+    return lambda *words: (command.main(list(map(str, words))), *capsys.readouterr())
+
+
+def test_what_it_says_of_itself(lrdyn):
+    assert lrdyn("--version") == (0, f"lrdyn {lr.__version__}\n", "")
+    for words in ([], ["--help"], ["-h"]):
+        status, out, err = lrdyn(*words)
+        assert (status, err) == (0, "")
+        assert all(f"  {name} " in out or f"  {name}\n" in out for name in command.COMMANDS)
+    status, out, _ = lrdyn("list")
+    assert [line.split()[0] for line in out.splitlines()] == [one.name for one in theorems()]
+
+
+def test_a_theorem_in_a_file_is_verified_listed_and_compared(lrdyn, tmp_path):
+    assert lrdyn("verify", "mine.py", *SMALL)[0] == 0
+    status, out, _ = lrdyn("verify", "mine.py:THEOREM", *SMALL, "--rate", "0.3")
+    assert status == 0
+    assert out.splitlines()[-1].startswith("my_theorem holds: results/my_theorem/")
+    status, out, err = lrdyn("runs")
+    assert (status, err) == (0, "")
+    heading, *lines = out.splitlines()
+    assert heading.split() == ["ended", "(UTC)", "name", "verdict", "settings", "folder"]
+    assert len(lines) == 2
+    assert all(" my_theorem  holds " in line and "--dim 2" in line for line in lines)
+    first, second = (line.split()[-1] for line in lines)
+    assert lrdyn("diff", first, first) == (0, "no difference\n", "")
+    status, out, err = lrdyn("diff", first, second)
+    assert (status, err) == (1, "")
+    assert "setting rate: " in out
+    assert not [line for line in out.splitlines() if line.startswith("setting dim")]
+
+
+def test_damaged_and_unfinished_runs_are_listed(lrdyn, tmp_path):
+    (tmp_path / "results/a/one/parts").mkdir(parents=True)
+    (tmp_path / "results/a/two").mkdir()
+    (tmp_path / "results/a/two/verdict.json").write_text('{"name": "a"}')
+    _, out, _ = lrdyn("runs")
+    said = {line.split()[-1]: line for line in out.splitlines()[1:]}
+    assert "unfinished" in said["results/a/one"]
+    assert "damaged" in said["results/a/two"]
+
+
+def test_settings_are_shown_where_the_preset_has_others():
+    theorem2 = theorems()[1]
+    config = run_of(theorem2, dim=9, depth=[2, 5], seeds=1).config
+    assert settings_text(config, theorem2) == "--dim 9 --depth 2 5 --seeds 1"
+    assert "--preset quick" in settings_text({"seed": 3, "preset": "quick"}, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["theorem2"], "command: got 'theorem2', wanted one of verify, list, runs, diff"),
+        (["verify"], "verify: got nothing, wanted a theorem, FILE.py[:NAME] or all"),
+        (["verify", "theorem5"], "verify: got 'theorem5', wanted one of theorem1"),
+        (["verify", "none.py"], "verify: got 'none.py', wanted a Python file that states"),
+        (["verify", "mine.py:X"], "verify: got 'mine.py:X', wanted the name of a theorem"),
+        (["verify", "bad.py"], "bad.py:2: got ZeroDivisionError (division by zero), wanted a file"),
+        (["verify", "half.py"], "half.py:1: got SyntaxError ('(' was never closed"),
+        (["verify", "two.py"], "verify: got 'two.py', wanted one of two.py:A, two.py:B"),
+        (["verify", "empty.py"], "verify: got 'empty.py', wanted a file that states a theorem"),
+        (["list", "more"], "list: got 'more', wanted at most 0 words"),
+        (["runs", "none"], "runs: got 'none', wanted a folder of results"),
+        (["diff", "one"], "diff: got 1 words, wanted two folders of results"),
+        (["diff", ".", "."], "diff: got verdict.json: not found, wanted two folders"),
+    ],
+)
+def test_bad_input(words, said, lrdyn, tmp_path):
+    (tmp_path / "bad.py").write_text("x = 1\n1 / 0\n")
+    (tmp_path / "half.py").write_text("f(\n")
+    (tmp_path / "empty.py").write_text("from lrdyn.theorems.theorem2 import THEOREM2\n")
+    two = "import lrdyn as lr\nA, B = (lr.Experiment(n, '', (), (lr.Scenario('s', dict),))"
+    (tmp_path / "two.py").write_text(f"{two} for n in 'ab')\n")
+    before = tree(tmp_path)
+    status, out, err = lrdyn(*words)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"lrdyn: error: {said}"), err
+    assert len(err) <= 200
+    left = {p: c for p, c in tree(tmp_path).items() if "__pycache__" not in str(p)}
+    assert left == before
+
+
+def test_all_leaves_a_summary(lrdyn, tmp_path, monkeypatch):
+    mine = own.own_experiment(os.fspath(tmp_path / "mine.py"))
+    register(monkeypatch, mine)
+    assert lrdyn("verify", "all", "--jobs", "1", *SMALL, "--out", "kept")[0] == 0
+    content = json.loads((tmp_path / "kept/summary.json").read_text())
+    assert (content["holds"], len(content["theorems"])) == (True, 1)
+    (entry,) = content["theorems"]
+    assert entry["claims"] == {"hold": 1, "false": 0, "open": 0}
+    assert (
+        entry["results_sha256"]
+        == json.loads((tmp_path / entry["folder"] / "verdict.json").read_text())["results_sha256"]
+    )
+
+
+# In Python -----------------------------------------------------------------------------------
+
+
+def test_verify_takes_what_the_command_takes(lrdyn, tmp_path):
+    mine = own.own_experiment(os.fspath(tmp_path / "mine.py"))
+    found = lr.verify(mine, dim=2, rate=np.array([0.1, 0.2]), dtype="float32", seeds=1)
+    assert found.verdict["holds"] is True
+    assert (found.verdict["config"]["dim"], found.verdict["config"]["rate"]) == ([2], [0.1, 0.2])
+    assert found.groups["/"].sizes["rate"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"width": 3}, "--width: got an unknown setting, wanted one of dim, depth"),
+        ({"dim": 9.5}, "--dim: got 9.5, wanted an integer >= 3"),
+        ({"dim": True}, "--dim: got True, wanted an integer >= 3"),
+        ({"dim": []}, "--dim: got nothing, wanted an integer >= 3"),
+        ({"dim": 2**40}, "--dim: got 1099511627776, wanted an integer >= 3, below 2"),
+        ({"steps": (1, 2)}, r"--steps: got \(1, 2\), wanted an integer >= 1"),
+        ({"dim": 8, "rank": 4}, "--rank: got 4 with d = 8, wanted d > 2 rank"),
+        ({"init_scale": float("nan")}, "--init-scale: got nan, wanted"),
+        ({"target": [[1, float("inf")], [1, 2]]}, "--target: got .*, wanted an array of real"),
+        ({"seeds": 0}, "--seeds: got 0, wanted an integer >= 1"),
+        ({"preset": "slow"}, "--preset: got 'slow', wanted one of quick, paper"),
+        ({"dtype": "float16"}, "--dtype: got 'float16', wanted one of float64, float32"),
+        ({"seed": 2**31 - 1, "seeds": 2}, "--seed: got 2147483647, wanted all seeds below"),
+    ],
+)
+def test_verify_names_what_it_refuses(given, said, unchecked):
+    with pytest.raises(ValueError, match=said):
+        lr.verify(theorems()[1], **given)
+
+
+def test_another_theorem_of_the_same_name_has_a_folder_of_its_own(tmp_path):
+    first, second = (tmp_path / name for name in ("first.py", "second.py"))
+    first.write_text(MY_THEOREM)
+    second.write_text(MY_THEOREM.replace("class ", "# edited\nclass ", 1) + "\n# edited\n")
+    found = [run_of(own.own_experiment(os.fspath(file))) for file in (first, second)]
+    assert found[0].config == found[1].config
+    assert found[0].folder("") != found[1].folder("")
+
+
+# Signals -------------------------------------------------------------------------------------
+
+
+ENDLESS = MY_THEOREM.replace(
+    "    run = jax.lax.scan",
+    '    x = jax.lax.fori_loop(0, 2**31 - 2, lambda _, x: jnp.sin(x), case["start"])\n'
+    '    case = case | {"start": x}\n'
+    "    run = jax.lax.scan",
+)
+"""A theorem that computes until it is ended."""
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory):
+    file = tmp_path_factory.mktemp("endless") / "endless.py"
+    file.write_text(ENDLESS)
+    return ("-m", "lrdyn", "verify", os.fspath(file))
+
+
+ALL = signals.COMMANDS["all"]
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "until"),
+    [
+        (ALL, signal.SIGINT, "imports"),
+        (signals.COMMANDS["figures"], signal.SIGTERM, "imports"),
+        (None, signal.SIGINT, "folder"),
+        (None, signal.SIGTERM, "run"),
+        (ALL, signal.SIGTERM, "folder"),
+        (ALL, signal.SIGKILL, "run"),
+    ],
+    ids=["importing", "figures", "own-int", "own-term", "all-term", "all-kill"],
+)
+def test_a_signal_ends_a_command_in_one_line_with_its_workers(
+    words, number, until, endless, tmp_path
+):
+    out = tmp_path / "out"
+
+    def wait():
+        if until == "imports":
+            time.sleep(1)
+            return
+        while not signals.folders(out):
+            time.sleep(0.05)
+        time.sleep(2 if until == "run" else 0)
+
+    ended = signals.signalled(words or endless, number, wait, out)
+    assert ended.status == signals.STATUS[number], ended.stderr
+    assert not ended.faults(number)
+    left = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".npz"]
+    assert all(path.name.startswith(".lrdyn-") for path in left)
+
+
+def test_workers_are_started_where_ctrl_c_is_none_of_theirs(monkeypatch):
+    from lrdyn import interrupts
+
+    with interrupts.starting_workers():
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    monkeypatch.delenv(interrupts.PARENT)
+
+
+def test_a_summary_that_cannot_be_written_is_a_fault(lrdyn, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device", os.fspath(path))
+
+    mine = own.own_experiment(os.fspath(tmp_path / "mine.py"))
+    register(monkeypatch, mine)
+    monkeypatch.setattr(pool.files, "write_json", full)
+    monkeypatch.setattr(files, "write_json", full)
+    status, _, err = lrdyn("verify", "all", "--jobs", "1", *SMALL)
+    assert status == 3
+    assert "No space left on device; finished parts are kept" in err.splitlines()[-1]
