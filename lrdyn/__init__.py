@@ -101,7 +101,6 @@ __all__ = [
     "gaussian_layers",
     "gradient_descent",
     "gradient_rank",
-    "in",
     "initialization",
     "landscape",
     "listed",

@@ -119,11 +119,12 @@ def _is_negative_number(word: str) -> bool:
 
 def _value(flag: Flag) -> Callable[[str], Any]:
     """Reader of one value of a flag."""
+    convert: Any = flag.type
 
     def read(text: str) -> Any:
         text = text.strip()
         try:
-            value = flag.type(text)
+            value = convert(text)
         except ValueError:
             value = math.nan
         if not flag.accepts(value):
@@ -267,7 +268,7 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
     """
     options = _parser(theorem).parse(argv)
     given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
-    common = {name: getattr(options, name, False) for name in COMMON}
+    common: dict[str, Any] = {name: getattr(options, name, False) for name in COMMON}
     return Command(run_of(theorem, **given, **common), options)
 
 

@@ -121,8 +121,8 @@ class Flag:
         kind = numbers.Integral if self.type is int else numbers.Real
         if not isinstance(value, kind) or isinstance(value, bool):
             return False
-        # The float32 run has 32-bit integers.
-        inside = abs(value) < (2**31 if self.type is int else math.inf)
+        limit = 2**31 if self.type is int else math.inf  # the float32 run has 32-bit integers
+        inside = -limit < value < limit  # pyright: ignore[reportOperatorIssue]
         return inside and bool(self.domain is None or self.domain.contains(value))
 
     def default(self, preset: str) -> Any:

@@ -41,6 +41,12 @@ def test_what_it_says_of_itself(lrdyn):
     assert [line.split()[0] for line in out.splitlines()] == [one.name for one in theorems()]
 
 
+def test_every_exported_name_is_there():
+    assert len(set(lr.__all__)) == len(lr.__all__)
+    assert all(hasattr(lr, name) for name in lr.__all__)
+    assert not {name for name in lr.__all__ if name.startswith("_")} - {"__version__"}
+
+
 def test_a_theorem_in_a_file_is_verified_listed_and_compared(lrdyn, tmp_path):
     assert lrdyn("verify", "mine.py", *SMALL)[0] == 0
     status, out, _ = lrdyn("verify", "mine.py:THEOREM", *SMALL, "--rate", "0.3")

@@ -68,7 +68,8 @@ def run_of(experiment: Experiment, *, preset: str = "quick", **given: Any) -> Ru
         BadInput: a setting is unknown or outside its domain, or a combination outside the
             experiment.
     """
-    common = {name: given.pop(name) for name in COMMON if name in given} | {"preset": preset}
+    common: dict[str, Any] = {name: given.pop(name) for name in COMMON if name in given}
+    common["preset"] = preset
     flags = {flag.name: flag for flag in experiment.flags}
     if unknown := sorted(given.keys() - flags.keys()):
         wanted = ", ".join([*flags, *COMMON])
@@ -103,7 +104,7 @@ def _accepted(flag: Flag, value: Any) -> Any:
     value = np.asarray(value) if flag.type == "array" else value
     if not flag.accepts(value):
         raise BadInput(f"{_typed(flag.name)}: got {value!r}, wanted {flag.wanted(value)}")
-    return value.astype(float) if flag.type == "array" else flag.type(value)
+    return value.astype(float) if isinstance(flag.type, str) else flag.type(value)
 
 
 def _typed(name: str) -> str:
