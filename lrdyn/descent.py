@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from lrdyn import show
 from lrdyn.factorization import Decay, Scalar, Steps
 
 State = TypeVar("State")
@@ -33,6 +34,17 @@ class Trajectory(NamedTuple):
     diverged_at: Int[Array, ""]
     """First step whose loss was not finite, or so large that the first loss is lost in its
     rounding (``loss > loss(0) / machine epsilon``); -1 if there is none."""
+
+    def __repr__(self) -> str:
+        """Say what was recorded."""
+        return "\n".join([*show.aligned(show.record_rows(self.records)), self._ended()])
+
+    def _repr_html_(self) -> str:
+        drawn = show.record_curves(self.records)
+        return f"{show.table(show.record_rows(self.records))}{drawn}<br>{self._ended()}"
+
+    def _ended(self) -> str:
+        return f"params: {show.count(self.params)}; diverged_at: {self.diverged_at}"
 
 
 def recorded_steps(steps: int, at_most: int = 50) -> np.ndarray:

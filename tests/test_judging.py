@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import shutil
+from functools import partial
 from typing import Any
 
 import jax
@@ -261,6 +262,14 @@ def test_a_control_fails_for_the_reason_that_it_names(parts, met, more, seen):
     data = produced(EXACT, 2 * EXACT, met=met, **marks)
     legs = {"float64": residuals(claim, SCENARIO, data, "float64")}
     assert control_entry(broken(**parts), claim, legs)["holds"] is seen
+
+
+@pytest.mark.parametrize("entry", [claim_entry, partial(control_entry, broken())])
+def test_an_entry_is_json_whatever_its_condition(entry):
+    claim = dataclasses.replace(CLAIM, condition="growth")
+    data = produced(EXACT, EXACT, growth=("seed", [np.inf, np.nan]))
+    legs = {p: residuals(claim, SCENARIO, data, p) for p in ("float64", "float32")}
+    assert json.loads(json.dumps(entry(claim, legs), allow_nan=False))["holds"] in (None, False)
 
 
 def test_a_control_says_what_it_breaks(unchecked):

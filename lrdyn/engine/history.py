@@ -8,8 +8,9 @@ from typing import Any
 
 from lrdyn.engine import results
 from lrdyn.engine.configuration import BadInput, run_of
-from lrdyn.engine.report import aligned, word
+from lrdyn.engine.report import word
 from lrdyn.engine.runs import PARTS
+from lrdyn.show import aligned
 from lrdyn.theorem import Experiment
 
 LIMIT = 60

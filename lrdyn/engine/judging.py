@@ -267,7 +267,7 @@ def _entry(
         "statement": statement,
         "hypotheses_met": met,
         "residual": _finite(judged[first].residual),
-        "tolerance": judged[first].tolerance,
+        "tolerance": _finite(judged[first].tolerance),
         "holds": holds,
         "cases": judged[first].cases,
         "cases_total": judged[first].total,
@@ -276,7 +276,7 @@ def _entry(
     }
     for other in others:
         entry[f"residual_{other}"] = _finite(judged[other].residual)
-        entry[f"tolerance_{other}"] = judged[other].tolerance
+        entry[f"tolerance_{other}"] = _finite(judged[other].tolerance)
     return entry
 
 

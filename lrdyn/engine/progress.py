@@ -155,6 +155,43 @@ class _Bar(_Counted):
         self.bar.console.print(f"{self.title}: {line}", highlight=False, markup=False)
 
 
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
+class Notebook(_Counted):
+    """A bar below the cell of a notebook, which needs nothing but Jupyter itself."""
+
+    EVERY = 0.2
+    """Seconds between two drawings."""
+
+    def __init__(self, title: str):
+        """Show an empty bar."""
+        super().__init__(title)
+        from IPython.display import display  # pyright: ignore[reportMissingImports]
+
+        self.last = 0.0
+        self.handle = display(self._bundle(), raw=True, display_id=True)
+
+    def _bundle(self) -> dict[str, str]:
+        bar = f'<progress max="{self.total or 1}" value="{self.done}"></progress>'
+        plain = f"{self.title}: {self.text()}"
+        return {"text/html": f"{bar} {plain}", "text/plain": plain}
+
+    def show(self) -> None:
+        """Draw again, now and then and at the end."""
+        now = time.monotonic()
+        if now - self.last >= self.EVERY or self.done == self.total:
+            self.last = now
+            self.handle.update(self._bundle(), raw=True)
+
+    def note(self, line: str) -> None:
+        """Print a line below."""
+        print(f"{self.title}: {line}", flush=True)
+
+
 @contextmanager
 def shown(title: str, stream: Any = None, *, bar: bool = True) -> Iterator[Progress]:
     r"""Show progress: a bar with points done, rate, time left; plain lines without a terminal.
@@ -179,6 +216,8 @@ def shown(title: str, stream: Any = None, *, bar: bool = True) -> Iterator[Progr
     stream = stream or sys.stderr
     if stream is None:
         yield Silent()
+    elif bar and stream is sys.stderr and in_notebook():
+        yield Notebook(title)
     elif bar and stream.isatty():
         drawn = _Bar(title, stream)
         with drawn.bar:

@@ -4,9 +4,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lrdyn import show
+from lrdyn.show import aligned
+
 
 def table(verdict: dict[str, Any]) -> list[str]:
     """A heading, and one line for each claim and control of a verdict."""
+    return aligned(_rows(verdict))
+
+
+def html(verdict: dict[str, Any]) -> str:
+    """The same for a notebook, with residual over tolerance drawn, and the verdict above."""
+    gauges = ["residual / tolerance: 1e-6, 1, 1e6"]
+    for claim in verdict["claims"]:
+        over = claim["residual"] is not None and claim["tolerance"]
+        color = "#d55e00" if claim["holds"] is False else "#0072b2"
+        gauges.append(show.gauge(claim["residual"] / claim["tolerance"] if over else None, color))
+    said = "".join(f"<br>{line}" for line in why_undecided(verdict))
+    return f"<b>{verdict['name']} {word(verdict)}</b>{said}{show.table(_rows(verdict), gauges)}"
+
+
+def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = [("claim", "kind", "cases", "residual", "tolerance", "float32", "tolerance", "")]
     for claim in verdict["claims"]:
         rows.append((
@@ -15,7 +33,7 @@ def table(verdict: dict[str, Any]) -> list[str]:
             _short(claim.get("residual_float32")),
             _short(claim.get("tolerance_float32")), _word(claim),
         ))  # fmt: skip
-    return aligned(rows)
+    return rows
 
 
 def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
@@ -49,19 +67,6 @@ def _nearest(claims: list[dict[str, Any]]) -> str:
         if c.get(f"residual{leg}") is not None and c[f"tolerance{leg}"]
     ]
     return "{:.2f} {}".format(*max(found)) if found else "-"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines whose columns are as wide as their widest cell.
-
-    Example:
-        >>> aligned([("a", "b"), ("long", "c")])
-        ['a     b', 'long  c']
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
 
 
 def _short(value: float | None) -> str:

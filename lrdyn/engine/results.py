@@ -48,17 +48,21 @@ def write(
     groups: Mapping[str, "xarray.Dataset"],
     *,
     name: str,
+    title: str,
     config: Mapping[str, Any],
     digest: str,
     dtype: str,
 ) -> None:
     """Write ``results.nc``, atomically, with what made it: every setting and the sources."""
+    machine = environment(dtype)
     record = {
         "schema": SCHEMA,
         "name": name,
+        "title": title,
         "config": canonical(config),
         "digest": digest,
-        "environment": canonical(environment(dtype)),
+        "revision": machine["git"] or "",
+        "environment": canonical(machine),
     }
     files.write_netcdf(path, {**groups, "/": groups["/"].assign_attrs(record)})
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from lrdyn.engine import files, progress, results
 from lrdyn.engine.configuration import BadInput, Run
+from lrdyn.engine.groups import groups_of
 from lrdyn.engine.judging import Groups
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.produce import concerned
@@ -74,21 +75,19 @@ def carry_out(
 
 
 def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = None) -> Groups | None:
-    """Results of a run that ended earlier; None if there are none or the sources have changed.
+    """Results of a run that ended earlier; None if there are none.
 
     A damaged file is none: it is set aside, ``note`` receives a line about it, or else a warning.
     """
     folder = run.folder(out)
     try:
-        groups = _intact(folder)
+        return _intact(folder)
     except results.Damaged as error:
         with contextlib.suppress(files.InUse), files.locked(folder):  # or it is being written
             files.set_aside(folder / results.NAME, error.why, note or progress.Silent().note)
         return None
     except results.Unreadable:
         return None
-    same = groups["/"].attrs.get("digest") == source_digest(run.experiment)
-    return groups if same else None
 
 
 def _intact(folder: Path) -> Groups:
@@ -117,8 +116,9 @@ def save(experiment: Experiment, found: Verification, path: Path, draw: Draw | N
     verdict = found.verdict
     results.write(
         path / results.NAME,
-        found.groups,
+        described(experiment, found.groups, verdict["environment"]["dtype"]),
         name=experiment.name,
+        title=experiment.summary,
         config=verdict["config"],
         digest=source_digest(experiment),
         dtype=verdict["environment"]["dtype"],
@@ -127,6 +127,41 @@ def save(experiment: Experiment, found: Verification, path: Path, draw: Draw | N
     if draw:
         draw(experiment, found, path)
     files.write_json(path / "verdict.json", verdict)
+
+
+def described(experiment: Experiment, groups: Groups, dtype: str) -> Groups:
+    """Groups of results whose axes and arrays say in the paper's symbols what they are.
+
+    Axes of settings have ``symbol``, ``long_name`` and ``units``; an array that claims read has
+    their statements as its ``long_name``.
+    """
+    axes = {
+        flag.name: {"symbol": flag.symbol, "long_name": flag.help, "units": "1"}
+        for flag in experiment.flags
+    }
+    axes["step"] = {"symbol": "t", "long_name": "recorded steps", "units": "steps"}
+    axes["seed"] = {"long_name": "seed of the random key of a case", "units": "1"}
+    found = dict(groups)
+    for scenario in experiment.scenarios:
+        said: dict[str, list[str]] = {}
+        for claim in scenario.claims:
+            for name in claim.arrays:
+                said.setdefault(name, []).append(f"{claim.id}: {claim.statement}")
+        texts = {
+            f"{name}{side}": {"long_name": f"{words}{'; '.join(claims)}", "units": "1"}
+            for name, claims in said.items()
+            for side, words in SIDES.items()
+        }
+        for group in groups_of(experiment, scenario, dtype).values():
+            dataset = found[group].copy()
+            for name in dataset.variables:
+                dataset[name].attrs.update((texts | axes).get(str(name), {}))
+            found[group] = dataset
+    return found
+
+
+SIDES = {"": "", "_predicted": "predicted: ", "_measured": "measured: "}
+"""End of the name of an array -> what it says of the side."""
 
 
 # Judging again -------------------------------------------------------------------------------

@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lrdyn import show
 from lrdyn.claims import FALSE_ALARM
+from lrdyn.engine import progress as progresses
+from lrdyn.engine import report
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Legs, judge_results
 from lrdyn.engine.produce import concerned, produce
@@ -28,6 +31,25 @@ class Verification(NamedTuple):
     legs: Mapping[str, Legs]
     """Claim or control -> precision -> residual and tolerance of every case."""
 
+    def __repr__(self) -> str:
+        """What the command prints."""
+        said = [*report.table(self.verdict), *self.diverged, *report.why_undecided(self.verdict)]
+        return "\n".join([*said, f"{self.verdict['name']} {report.word(self.verdict)}"])
+
+    def _repr_html_(self) -> str:
+        return report.html(self.verdict)
+
+
+class Results(dict[str, "xarray.Dataset"]):
+    """Content of ``results.nc``, group -> dataset, which shows itself as a table."""
+
+    def __repr__(self) -> str:
+        """One line for each group."""
+        return "\n".join(show.aligned(show.group_rows(self)))
+
+    def _repr_html_(self) -> str:
+        return show.table(show.group_rows(self))
+
 
 def verify(
     theorem: Experiment,
@@ -46,7 +68,7 @@ def verify(
         theorem: the theorem, or an experiment, of which nothing is claimed.
         memory: bytes that the arrays of one part of a sweep may take, see :func:`lrdyn.sweep`.
         store: a folder that keeps finished parts, so that the same call continues after a kill.
-        progress: told of every finished part; see :func:`lrdyn.engine.progress.shown`.
+        progress: told of every finished part; by default a notebook shows a bar.
         **settings: those of the command, under the same names: ``dim=30, depth=(2, 3)``; flags,
             ``preset``, ``seed``, ``seeds`` (how many), ``dtype``, ``perturb``. What is not given is
             as the preset has it.
@@ -64,7 +86,10 @@ def verify(
         Traceback (most recent call last):
         lrdyn.engine.configuration.BadInput: --width: got an unknown setting, wanted one of dim, ...
     """
-    return verify_run(run_of(theorem, **settings), memory=memory, store=store, progress=progress)
+    run = run_of(theorem, **settings)
+    if progress is None and progresses.in_notebook():
+        progress = progresses.Notebook(theorem.name)
+    return verify_run(run, memory=memory, store=store, progress=progress)
 
 
 def verify_run(
@@ -106,7 +131,7 @@ def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: s
         "judged_by": {name: record[name] for name in ("git", "numpy", "python")},
         "environment": record,
     }
-    return Verification(verdict, groups, found.diverged, found.legs)
+    return Verification(verdict, Results(groups), found.diverged, found.legs)
 
 
 def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,0 +1,125 @@
+"""How results show themselves: aligned text, and in a notebook tables with small figures (SVG)."""
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+MOST = 12
+"""Curves that a small figure draws."""
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines whose columns are as wide as their widest cell.
+
+    Example:
+        >>> aligned([("a", "b"), ("long", "c")])
+        ['a     b', 'long  c']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def table(rows: Sequence[Sequence[str]], drawn: Sequence[str] = ()) -> str:
+    """Rows of cells as an HTML table, the first as its heading.
+
+    Args:
+        rows: cells of text.
+        drawn: one more cell for each row, of HTML.
+
+    Example:
+        >>> table([("a",), ("1 < 2",)])
+        '<table><tr><th>a</th></tr><tr><td>1 &lt; 2</td></tr></table>'
+    """
+    lines = []
+    for index, row in enumerate(rows):
+        tag = "td" if index else "th"
+        cells = [f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row]
+        cells += [f"<{tag}>{drawn[index]}</{tag}>"] if drawn else []
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def gauge(ratio: float | None, color: str = "#0072b2") -> str:
+    """Draw residual over tolerance on a logarithmic line from 1e-6 to 1e6, with a tick at 1."""
+    if ratio is None or math.isnan(ratio):
+        return ""
+    place = 60 + 10 * float(np.clip(np.log10(max(ratio, 1e-300)), -5.7, 5.7))
+    return (
+        '<svg width="120" height="14"><path d="M0 7H120M60 2V12" stroke="#999"/>'
+        f'<circle cx="{place:.1f}" cy="7" r="3.5" fill="{color}"/></svg>'
+    )
+
+
+def curves(values: Iterable[np.ndarray], width: int = 240, height: int = 80) -> str:
+    """Draw 1-d arrays as curves on common axes, logarithmic if that is what they need."""
+    kept = [np.asarray(v, float) for v in values][:MOST]
+    every = np.concatenate([v[np.isfinite(v)] for v in kept]) if kept else np.zeros(0)
+    if not every.size:
+        return ""
+    log = bool(every.min() > 0 and every.max() > 100 * every.min())
+    low, high = (math.log10(e) if log else e for e in (float(every.min()), float(every.max())))
+    paths = []
+    for curve in kept:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ups = np.log10(curve) if log else curve
+        xs = np.linspace(2, width - 2, len(ups))
+        ys = height - 2 - (height - 4) * (ups - low) / ((high - low) or 1.0)
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True) if np.isfinite(y))
+        paths.append(f'<polyline points="{points}" fill="none" stroke="#0072b2"/>')
+    scale = f"{every.min():.3g} to {every.max():.3g}{', log scale' if log else ''}"
+    drawn = f'<svg width="{width}" height="{height}">{"".join(paths)}</svg>'
+    return f"{drawn}<br><small>{scale}</small>"
+
+
+def recorded(records: PyTree) -> list[tuple[str, Any]]:
+    """What was recorded, by name: leaf after leaf with its path."""
+    found, _ = jax.tree_util.tree_flatten_with_path(records)
+    return [(jax.tree_util.keystr(path) or "record", leaf) for path, leaf in found]
+
+
+def record_rows(records: PyTree) -> list[tuple[str, str, str, str]]:
+    """A heading, and for each recorded array its name, shape, first and last value."""
+    rows = [("record", "shape", "first", "last")]
+    for name, leaf in recorded(records):
+        ends = ("", "")
+        if np.ndim(leaf) == 1 and np.size(leaf) and not isinstance(leaf, jax.core.Tracer):
+            ends = (f"{np.asarray(leaf)[0]:.4g}", f"{np.asarray(leaf)[-1]:.4g}")
+        rows.append((name, str(np.shape(leaf)), *ends))
+    return rows
+
+
+def record_curves(records: PyTree) -> str:
+    """Draw what was recorded as one number at a time, or as a few."""
+    every = [leaf for _, leaf in recorded(records) if not isinstance(leaf, jax.core.Tracer)]
+    found: list[np.ndarray] = []
+    for leaf in every:
+        if np.ndim(leaf) in (1, 2) and np.issubdtype(np.asarray(leaf).dtype, np.floating):
+            found += list(np.atleast_2d(np.asarray(leaf).T))
+    return curves(found) if len(found) <= MOST else ""
+
+
+def count(params: PyTree) -> str:
+    """How many arrays and numbers a model has, in words.
+
+    Example:
+        >>> count({"a": np.ones((2, 3)), "b": np.ones(4)})
+        '2 arrays, 10 numbers'
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "shape")]
+    return f"{len(arrays)} arrays, {sum(math.prod(a.shape) for a in arrays):,} numbers"
+
+
+def group_rows(groups: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """A heading, and for each group of results its number of arrays, axes and bytes."""
+    rows = [("group", "arrays", "axes", "bytes")]
+    for name, dataset in groups.items():
+        axes = ", ".join(f"{axis} {length}" for axis, length in dataset.sizes.items())
+        rows.append((name, str(len(dataset.data_vars)), axes, f"{dataset.nbytes:,}"))
+    return rows
