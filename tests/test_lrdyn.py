@@ -3,15 +3,20 @@
 import json
 import os
 import signal
+import sys
 import time
+from types import ModuleType, SimpleNamespace
+from xml.etree import ElementTree
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lrdyn as lr
 from lrdyn import __main__ as command
 from lrdyn import own, pool
-from lrdyn.engine import files
+from lrdyn.engine import files, progress, runs
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.history import settings_text
 from lrdyn.theorems import theorems
@@ -247,3 +252,97 @@ def test_a_summary_that_cannot_be_written_is_a_fault(lrdyn, tmp_path, monkeypatc
     status, _, err = lrdyn("verify", "all", "--jobs", "1", *SMALL)
     assert status == 3
     assert "No space left on device; finished parts are kept" in err.splitlines()[-1]
+
+
+# In a notebook -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def verified():
+    claim = lr.Claim("value", "2 x = x + x < 4 & > 0")
+    control = lr.Control("tripled", "3 x", "value", predict=lambda x: {"value": 3 * x})
+    scenario = lr.Scenario(
+        "sums", lambda key, *, size: jnp.arange(1.0, size + 1), lambda x: {"value": 2 * x},
+        lambda x: {"value": x + x}, (claim,), (control,), dims={"value": ("index",)},
+    )  # fmt: skip
+    flag = lr.Flag("size", (2, 3), lr.at_least(1), int, "n", "length of x", shapes=True)
+    return lr.verify(lr.Theorem("sums", "2 x = x + x", (flag,), (scenario,)), seeds=1)
+
+
+def test_a_verdict_shows_itself(verified):
+    text, page = repr(verified), verified._repr_html_()
+    assert text.splitlines()[-1] == "sums holds"
+    assert [line.split()[0] for line in text.splitlines()] == ["claim", "value", "tripled", "sums"]
+    assert page.count("<tr>") == 3
+    assert page.count("<circle") == 2
+    assert "<b>sums holds</b>" in page
+    root = ElementTree.fromstring(f"<div>{page.replace('<br>', '<br/>')}</div>")
+    assert [e.text for e in root.iter("td")][:3] == ["value", "identity", "2/2"]
+
+
+def test_results_show_themselves_and_say_what_they_hold(verified, tmp_path):
+    heading, first, *_ = repr(verified.groups).splitlines()
+    assert heading.split() == ["group", "arrays", "axes", "bytes"]
+    assert first.startswith("/ ")
+    assert verified.groups._repr_html_().count("<tr>") == 1 + len(verified.groups)
+
+
+def test_arrays_say_in_symbols_what_they_are(verified):
+    scenario = lr.Scenario("sums", dict, claims=(lr.Claim("value", "2 x = x + x"),))
+    flag = lr.Flag("size", (2, 3), lr.at_least(1), int, "n", "length of x", shapes=True)
+    theorem = lr.Theorem("sums", "", (flag,), (scenario,))
+    found = runs.described(theorem, verified.groups, "float64")
+    assert found["/"]["size"].attrs == {"symbol": "n", "long_name": "length of x", "units": "1"}
+    said = found["/"]["value_predicted"].attrs["long_name"]
+    assert said == "predicted: value: 2 x = x + x"
+    assert "long_name" not in verified.groups["/"]["size"].attrs
+
+
+def test_a_trajectory_shows_itself():
+    run = lr.simulate(
+        lambda w: 0.5 * jnp.sum(w**2), jnp.ones(3), lr.gradient_descent(0.5), jnp.arange(9),
+        record=lambda w: {"norm": jnp.sum(w**2), "w": w},
+    )  # fmt: skip
+    assert repr(run).splitlines() == [
+        "record    shape   first  last",
+        "['norm']  (9,)    3      4.578e-05",
+        "['w']     (9, 3)",
+        "params: 1 arrays, 3 numbers; diverged_at: -1",
+    ]
+    page = run._repr_html_()
+    assert page.count("<polyline") == 4
+    assert "log scale" in page
+
+    @jax.jit
+    def traced(rate):
+        inner = lr.simulate(lambda w: w**2, jnp.ones(()), lr.gradient_descent(rate), jnp.arange(2))
+        assert "(2,)" in repr(inner)
+        assert "<table>" in inner._repr_html_()
+        return inner.params
+
+    traced(0.1)
+
+
+def test_a_notebook_gets_a_bar(monkeypatch, capsys):
+    """With a stand-in for IPython, which only its users have."""
+    drawn = []
+    handle = SimpleNamespace(update=lambda bundle, raw: drawn.append(bundle))
+
+    def display(bundle, raw, display_id):
+        drawn.append(bundle)
+        return handle
+
+    ipython = ModuleType("IPython")
+    ipython.get_ipython = lambda: SimpleNamespace(kernel=None)
+    ipython.display = ModuleType("IPython.display")
+    ipython.display.display = display
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
+    with progress.shown("sweep") as told:
+        told.expect(2)
+        told.advance(2)
+        told.note("a line")
+    assert isinstance(told, progress.Notebook)
+    assert '<progress max="2" value="2">' in drawn[-1]["text/html"]
+    assert drawn[-1]["text/plain"].startswith("sweep: 2 of 2 points")
+    assert capsys.readouterr().out == "sweep: a line\n"
