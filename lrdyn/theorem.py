@@ -339,6 +339,8 @@ class Experiment:
         check: ``check(point)`` raises ``ValueError`` for combinations outside the experiment.
         axes: flags that a sweep is drawn over before all others: abscissa, curves, panels.
         data: ``data()`` names the files that the cases are made of, if there are any.
+        numbers: ``numbers(point)``: how many numbers a case has at least, from the values of the
+            flags; what does not fit into memory is then refused before anything is made.
     """
 
     name: str
@@ -352,6 +354,7 @@ class Experiment:
     check: Callable[[Mapping[str, Any]], None] = lambda point: None
     axes: tuple[str, ...] = ()
     data: Callable[[], Sequence[Path]] = tuple
+    numbers: Callable[[Mapping[str, Any]], int] = lambda point: 0
 
     def __post_init__(self) -> None:
         entries = [entry.id for s in self.scenarios for entry in (*s.claims, *s.controls)]

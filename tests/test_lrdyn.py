@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -346,3 +347,30 @@ def test_a_notebook_gets_a_bar(monkeypatch, capsys):
     assert '<progress max="2" value="2">' in drawn[-1]["text/html"]
     assert drawn[-1]["text/plain"].startswith("sweep: 2 of 2 points")
     assert capsys.readouterr().out == "sweep: a line\n"
+
+
+# Sizes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("theorem2 --dim 1000000000", "--dim: got 1000000000, with which a case takes"),
+        ("theorem4 --rows 2000000000", "--rows: got 2000000000, with which a case takes"),
+        ("theorem2 --seeds 2000000000", "--seeds: got 2000000000, with which "),
+        ("theorem3 --width 2000000", "--width: got 2000000, with which a case takes"),
+        ("theorem1 --rows 100000000", "--rows: got 100000000, with which a case takes"),
+        ("completion --dim 2147483647", "--dim: got 2147483647, with which a case takes"),
+        ("theorem2 --dim 100 --memory 10kB", "--dim: got 100, with which a case takes 720 kB or"),
+    ],
+)
+def test_what_cannot_fit_is_refused_before_anything_is_made(words, said, lrdyn, tmp_path):
+    before = tree(tmp_path)
+    begin, most = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status, out, err = lrdyn("verify", *words.split())
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+    assert len(err) <= 200
+    assert tree(tmp_path) == before
+    assert time.monotonic() - begin < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 100_000  # kB

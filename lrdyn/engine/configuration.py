@@ -1,6 +1,8 @@
 """Configurations: an experiment with everything that decides its results, checked."""
 
 import hashlib
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +11,7 @@ import numpy as np
 
 from lrdyn.engine import results
 from lrdyn.engine.produce import validate
+from lrdyn.engine.progress import size_of
 from lrdyn.engine.sources import source_digest
 from lrdyn.theorem import Experiment, Flag, at_least, one_of
 
@@ -88,6 +91,45 @@ def run_of(experiment: Experiment, *, preset: str = "quick", **given: Any) -> Ru
     if run.seed + run.seeds > 2**31:
         raise BadInput(f"--seed: got {run.seed}, wanted all seeds below 2^31")
     return run
+
+
+def refuse_too_large(run: Run, memory: int) -> None:
+    """Refuse a run whose cases or results cannot fit, before anything is made.
+
+    A case is not cut into parts: it must fit into the ``memory`` of a part. The results of all
+    points, some hundred bytes each at least, must fit into that of the machine.
+
+    Raises:
+        BadInput: says how much it would take, and which flag to lower.
+    """
+    flags = {flag.name: flag for flag in run.experiment.flags}
+    swept = {n: v if flags[n].swept else (v,) for n, v in run.settings.items()}
+    sizes = {n: max(v) for n, v in swept.items() if flags[n].type is int and flags[n].shapes}
+    largest = {n: sizes.get(n, v[0]) for n, v in swept.items()}
+    case = int(np.dtype(run.dtype).itemsize * run.experiment.numbers(largest))
+    if case > memory:
+        name = max(sizes, key=lambda name: sizes[name])
+        raise BadInput(
+            f"{_typed(name)}: got {sizes[name]}, with which a case takes {size_of(case)} or more, "
+            f"wanted at most --memory, {size_of(memory)}"
+        )
+    counts = {"seeds": run.seeds} | {name: len(values) for name, values in swept.items()}
+    points = math.prod(counts.values())
+    if points * POINT > (most := physical_memory()):
+        name = max(counts, key=lambda name: counts[name])
+        raise BadInput(
+            f"{_typed(name)}: got {counts[name]}, with which {points:,} points leave "
+            f"{size_of(points * POINT)} or more, wanted at most {size_of(most)}"
+        )
+
+
+POINT = 500
+"""Bytes that a point leaves at least: its settings, hypotheses, a residual in two precisions."""
+
+
+def physical_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _values(flag: Flag, value: Any) -> Any:

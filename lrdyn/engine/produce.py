@@ -289,7 +289,7 @@ def _jobs(
             yield claims_job(experiment, scenario, settings, seeds, group, p, thorough)
         for p in precisions(experiment, dtype):
             if thorough or p == dtype:
-                for controls in _with_equal_settings(scenario):
+                for controls in with_equal_settings(scenario):
                     yield controls_job(experiment, scenario, controls, seeds, p)
             for control in scenario.controls:
                 if perturb and control.amounts:
@@ -297,7 +297,8 @@ def _jobs(
                     yield controls_job(experiment, scenario, (control,), seeds, p, amounts)
 
 
-def _with_equal_settings(scenario: Scenario) -> list[tuple[Control, ...]]:
+def with_equal_settings(scenario: Scenario) -> list[tuple[Control, ...]]:
+    """Controls that one program can run: their settings are the same."""
     groups: dict[str, list[Control]] = {}
     for control in scenario.controls:
         at = {**scenario.at, **control.at}

@@ -209,4 +209,5 @@ COROLLARY1 = Theorem(
     prepare=deep_factorization.prepare,
     check=check,
     axes=deep_factorization.AXES,
+    numbers=deep_factorization.numbers,
 )

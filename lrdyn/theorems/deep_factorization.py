@@ -120,6 +120,11 @@ AXES = ("init_scale", "depth", "rank")
 """What a sweep is drawn over: abscissa, curves, panels."""
 
 
+def numbers(point: Mapping[str, Any]) -> int:
+    """Numbers of a case: the layers at their start and while they are trained, and the target."""
+    return (2 * point["depth"] + 1) * point["dim"] ** 2
+
+
 def start_of_run(
     key: Key[Array, ""], widths: tuple[int, ...], *, init_scale: Any, init_spread: Any,
     weight_decay: Any, decay_spread: Any, learning_rate: Any, steps: int,

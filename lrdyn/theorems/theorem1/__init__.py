@@ -6,7 +6,7 @@ from lrdyn.theorems.theorem1.critical_points import CRITICAL_POINTS
 from lrdyn.theorems.theorem1.figures import landscape_figure, shrinkage_figure
 from lrdyn.theorems.theorem1.minimisers import DESCENT
 from lrdyn.theorems.theorem1.regularised_autoencoder import AUTOENCODER
-from lrdyn.theorems.theorem1.setting import FLAGS, check, prepare
+from lrdyn.theorems.theorem1.setting import FLAGS, check, numbers, prepare
 
 THEOREM1 = Theorem(
     "theorem1",
@@ -18,4 +18,5 @@ THEOREM1 = Theorem(
     check=check,
     axes=("init_scale", "depth", "rank"),
     data=mnist_file,
+    numbers=numbers,
 )

@@ -385,7 +385,7 @@ DESCENT = Scenario[Factorization](
     },
     steps="steps", diverged="diverged_at",
     # Fewer steps and more decay than by default: the failures must be clear in float32 as well.
-    at={"depth": 3, "weight_decay": 0.2, "init_scale": 1.0, "tie": 1, "steps": 2500},
+    at={"depth": 3, "weight_decay": 0.05, "init_scale": 1.0, "tie": 1, "steps": 2500},
     sides="SVD of Phi, shrunk (L >= 3: a scalar minimisation for each value) against gradient "
     "descent from random layers",
 )  # fmt: skip

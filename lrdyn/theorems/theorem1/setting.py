@@ -69,6 +69,11 @@ def check(point: Mapping[str, Any]) -> None:
         )
 
 
+def numbers(point: Mapping[str, Any]) -> int:
+    """Numbers of a case: target, product and its gradient, factors of their singular values."""
+    return 3 * (point["rows"] + point["rank"]) * (point["cols"] + point["rank"])
+
+
 FEW = 64
 """Units in the last place that the gradient may leave to go."""
 

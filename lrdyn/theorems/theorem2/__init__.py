@@ -211,4 +211,5 @@ THEOREM2 = Theorem(
     prepare=deep_factorization.prepare,
     check=deep_factorization.check,
     axes=deep_factorization.AXES,
+    numbers=deep_factorization.numbers,
 )

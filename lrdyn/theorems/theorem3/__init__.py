@@ -332,4 +332,5 @@ THEOREM3 = Theorem(
     plots={"dropout": plot_dropout},
     check=check,
     data=mnist_file,
+    numbers=lambda point: point["width"] * (point["rows"] + point["cols"] + DRAWS),
 )

@@ -335,6 +335,7 @@ THEOREM4 = Theorem(
         GRADIENT_RANK,
     ),
     plots={"paths": plot_paths},
+    numbers=lambda point: 4 * point["rows"] * point["cols"],  # W, G and two moments
     check=check,
     axes=("rank",),
 )
