@@ -209,8 +209,8 @@ class Control(Generic[C]):
     """A broken hypothesis, formula or algorithm under which a claim must be seen to fail.
 
     Exactly one of ``case``, ``predict`` and ``measure`` says what is broken. A control runs at
-    settings of its own (``at`` over that of its scenario, over the quick preset's first values),
-    whatever the flags are: it tests the instrument and not the user's numbers.
+    settings of its own (``at`` over that of its scenario, over the quick preset's first values) and
+    with seeds 0 and 1, whatever the flags are: it tests the instrument, not the user's numbers.
 
     Args:
         id: short name.

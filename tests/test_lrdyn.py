@@ -267,7 +267,7 @@ def verified():
         lambda x: {"value": x + x}, (claim,), (control,), dims={"value": ("index",)},
     )  # fmt: skip
     flag = lr.Flag("size", (2, 3), lr.at_least(1), int, "n", "length of x", shapes=True)
-    return lr.verify(lr.Theorem("sums", "2 x = x + x", (flag,), (scenario,)), seeds=1)
+    return lr.verify(lr.Theorem("sums", "2 x = x + x", (flag,), (scenario,)), seed=5, seeds=3)
 
 
 def test_a_verdict_shows_itself(verified):
@@ -278,7 +278,12 @@ def test_a_verdict_shows_itself(verified):
     assert page.count("<circle") == 2
     assert "<b>sums holds</b>" in page
     root = ElementTree.fromstring(f"<div>{page.replace('<br>', '<br/>')}</div>")
-    assert [e.text for e in root.iter("td")][:3] == ["value", "identity", "2/2"]
+    assert [e.text for e in root.iter("td")][:3] == ["value", "identity", "6/6"]
+
+
+def test_controls_run_with_seeds_of_their_own(verified):
+    assert verified.groups["/"]["seed"].values.tolist() == [5, 6, 7]
+    assert verified.groups["/controls/tripled/float64"]["seed"].values.tolist() == [0, 1]
 
 
 def test_results_show_themselves_and_say_what_they_hold(verified, tmp_path):

@@ -276,6 +276,15 @@ def unoptimized(level: int = 0) -> dict[str, Any] | None:
 # All jobs of an experiment -------------------------------------------------------------------
 
 
+CONTROL_SEEDS = 2
+"""Controls test the instrument: they run with the first seeds, whatever the flags are."""
+
+
+def _seeds_of_controls(scenario: Scenario, count: int) -> range:
+    """The first seeds, as many as a claim over seeds needs."""
+    return range(max(min(count, CONTROL_SEEDS), *(claim.seeds for claim in scenario.claims)))
+
+
 def _jobs(
     experiment: Experiment,
     settings: Mapping[str, Any],
@@ -285,16 +294,17 @@ def _jobs(
     thorough: bool,
 ) -> Iterator[Job]:
     for scenario in experiment.scenarios:
+        fixed = _seeds_of_controls(scenario, len(seeds)) if scenario.controls else ()
         for p, group in groups_of(experiment, scenario, dtype).items():
             yield claims_job(experiment, scenario, settings, seeds, group, p, thorough)
         for p in precisions(experiment, dtype):
             if thorough or p == dtype:
                 for controls in with_equal_settings(scenario):
-                    yield controls_job(experiment, scenario, controls, seeds, p)
+                    yield controls_job(experiment, scenario, controls, fixed, p)
             for control in scenario.controls:
                 if perturb and control.amounts:
                     amounts = (0.0, *control.amounts)
-                    yield controls_job(experiment, scenario, (control,), seeds, p, amounts)
+                    yield controls_job(experiment, scenario, (control,), fixed, p, amounts)
 
 
 def with_equal_settings(scenario: Scenario) -> list[tuple[Control, ...]]:
