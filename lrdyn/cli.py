@@ -2,10 +2,13 @@
 
 import argparse
 import contextlib
+import io
+import logging
 import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -179,11 +182,20 @@ def whole(name: str, least: int) -> Callable[[str], int]:
     return _value(Flag(name, (), at_least(least), int))
 
 
+def folder(text: str) -> str:
+    """Reader of a folder of a command line: argparse's ``type``."""
+    text = text.removeprefix(" ")  # which keeps a negative number from being taken for a flag
+    if not text:
+        raise argparse.ArgumentTypeError("got '', wanted a folder")
+    return text
+
+
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that all commands share."""
     parser.add_argument(
-        "--out", default="results", metavar="DIR", help="folder of the results (default: results)"
-    )
+        "--out", default="results", type=folder, metavar="DIR",
+        help="folder of the results (default: results)",
+    )  # fmt: skip
     parser.add_argument("--preset", default="quick", choices=("quick", "paper"),
                         help="defaults of the other flags (default: quick)")  # fmt: skip
 
@@ -295,6 +307,7 @@ def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> 
     """
     if own_process:
         interrupts.end_at_once()
+        _speak_plainly()
     try:
         return command()
     except BadInput as error:
@@ -323,8 +336,24 @@ def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> 
 
 
 def _fail(prog: str, message: str, status: int) -> int:
-    print(f"{prog}: error: {message}", file=sys.stderr)
+    line = shortened(f"{prog}: error: {message}", LINE)
+    if sys.stderr is not None:  # closed by the caller
+        print(line, file=sys.stderr)
     return status
+
+
+LINE = 200
+"""Characters of a message."""
+
+
+def _speak_plainly() -> None:
+    """Let no warning of another library reach a terminal, and any name of a folder be printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if not os.environ.get("LRDYN_DEBUG"):
+        warnings.filterwarnings("ignore")
+        logging.disable(logging.WARNING)
 
 
 def _saved(theorem: Experiment, argv: Sequence[str]) -> str | None:

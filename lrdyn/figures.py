@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrdyn.cli import BadInput, Parser
+from lrdyn.cli import BadInput, Parser, folder
 from lrdyn.drawing.baselines import check, write_baseline
 from lrdyn.drawing.exhibits import Exhibit, missing
 from lrdyn.drawing.rendering import render
@@ -43,6 +43,7 @@ def main(
         BadInput: the arguments are not valid.
     """
     options = _parser(exhibits, prog).parse(sys.argv[1:] if argv is None else argv)
+    options.out = Path(options.out)
     action, chosen = _choose(options.figures, exhibits)
     _writable(options.out)
     _known_preset(options.preset, chosen)
@@ -65,7 +66,7 @@ def _parser(exhibits: Sequence[Exhibit], prog: str) -> Parser:
         "figures", nargs="*", metavar="figure", help="words below; everything by default"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("results"), metavar="DIR", help="default: results"
+        "--out", type=folder, default="results", metavar="DIR", help="default: results"
     )
     parser.add_argument("--preset", default="quick", metavar="quick|paper", help="default: quick")
     parser.add_argument(

@@ -175,6 +175,14 @@ TARGETS = {
     "text.npy": (b"1 0\n0 1\n", "got 'text.npy', wanted an .npy file"),
     "nothing.npy": (b"", "got 'nothing.npy', wanted an .npy file"),
     "half.npy": (HALF.getvalue()[:200], "got 'half.npy', wanted an .npy file"),
+    "cut.npz": (HALF.getvalue()[:0] + b"PK\x03\x04" + 60 * b"\0", "got 'cut.npz', wanted an .npy"),
+    "open.npy": (b"\x93NUMPY\x01\x00\x20\x00{'descr': '<f8', 'fort" + b" " * 20, "got 'open.npy'"),
+    "vast.npy": (
+        HALF.getvalue().replace(b"(8, 8), }  ", b"(10**9, 10**9)}")[:128],
+        "got 'vast.npy', wanted",
+    ),
+    "tiny.npy": (matrix(2) * 1e-300, "got a matrix of norm .*e-.*wanted a largest singular value"),
+    "least.npy": (np.full((8, 8), np.iinfo(np.int64).min), "got an entry -9.* in 'least.npy'"),
     "missing.npy": (None, r"got 'missing.npy' \(.*No such file.*\), wanted an .npy file"),
     ".": (None, r"got '.' \(.*Is a directory.*\), wanted an .npy file"),
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -22,6 +23,7 @@ from lrdyn.engine.configuration import run_of
 from lrdyn.engine.history import settings_text
 from lrdyn.theorems import theorems
 from tests.faults import signals
+from tests.runs import python, started
 from tests.test_commands import register, tree
 from tests.test_theorem import MY_THEOREM
 
@@ -379,3 +381,55 @@ def test_what_cannot_fit_is_refused_before_anything_is_made(words, said, lrdyn, 
     assert tree(tmp_path) == before
     assert time.monotonic() - begin < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 100_000  # kB
+
+
+# Files ---------------------------------------------------------------------------------------
+
+
+LIMITED = """
+import resource, sys
+from lrdyn import cli
+from lrdyn.own import own_experiment
+from lrdyn.engine import results
+write = results.write
+def limited(*words, **more):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    write(*words, **more)
+results.write = limited
+sys.exit(cli.run("mine", lambda: cli.main(own_experiment("mine.py"), sys.argv[1:])))
+"""
+
+
+def test_a_limit_of_the_size_of_files_is_one_line(tmp_path):
+    (tmp_path / "mine.py").write_text(MY_THEOREM)
+    (tmp_path / "limited.py").write_text(LIMITED)
+    done = python("limited.py", *SMALL, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert re.match(r"my_theorem: error: .*results.nc: File too large; finished parts are", last)
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.rglob("*.npz"))
+
+
+def test_what_is_in_the_place_of_results_is_named(lrdyn, tmp_path):
+    mine = own.own_experiment(os.fspath(tmp_path / "mine.py"))
+    run = run_of(mine, dim=2, dtype="float32", seeds=1)
+    (run.folder("results") / "results.nc").mkdir(parents=True)
+    status, _, err = lrdyn("verify", "mine.py", *SMALL)
+    assert (status, err.splitlines()[-1]) == (
+        3,
+        f"my_theorem: error: {run.folder('results')}/results.nc: Is a directory; finished parts "
+        "are kept",
+    )
+
+
+def test_odd_names_of_folders(lrdyn, tmp_path):
+    assert lrdyn("verify", "mine.py", *SMALL, "--out", "")[0] == 2
+    assert lrdyn("verify", "mine.py", *SMALL, "--out", "-5")[0] == 0
+    assert (tmp_path / "-5/my_theorem").is_dir()
+    ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    words = ("-m", "lrdyn", "verify", "mine.py", *SMALL, "--out", "\u00e9")
+    with started(*words, cwd=tmp_path, **ascii_only) as process:
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "my_theorem holds: \\xe9/my_theorem/" in out

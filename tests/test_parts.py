@@ -5,6 +5,7 @@ import pty
 import random
 import select
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
-from lrdyn.engine import files, progress
+from lrdyn.engine import files, parts, progress
 from tests.runs import Told, python, started
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
@@ -162,6 +163,26 @@ def test_a_damaged_part_is_named_set_aside_and_computed_again(tmp_path, whole, d
     again = Told()
     run(tmp_path, again)
     assert again.computed == []
+
+
+@pytest.mark.parametrize("wrong", ["swapped", "other arrays", "no manifest"])
+def test_a_part_says_what_it_holds(tmp_path, whole, wrong):
+    run(tmp_path)
+    first, second, *_ = sorted(tmp_path.glob("[0-9]*.npz"))
+    if wrong == "swapped":
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+    else:
+        with zipfile.ZipFile(first) as archive:
+            said = archive.read(parts.MANIFEST)
+        with zipfile.ZipFile(first, "w") as archive:
+            if wrong == "other arrays":
+                archive.writestr(parts.MANIFEST, said.replace(b'"trace"', b'"other"'))
+    told = Told()
+    assert same(run(tmp_path, told), whole)
+    assert len(told.notes) == (2 if wrong == "swapped" else 1)
+    assert all("kept as" in note for note in told.notes)
 
 
 def test_a_damaged_part_is_a_warning_where_nobody_listens(tmp_path):

@@ -37,7 +37,9 @@ def replacing(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o644)  # mkstemp's files are private
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or os.fspath(path)  # a failed write names no file
+        # A failed write names no file, a failed replacement the hidden one.
+        if error.filename in (None, os.fspath(temporary)):
+            error.filename = os.fspath(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -101,11 +103,12 @@ class NetCDF:
     netCDF take ten times as long for the many small arrays of a verdict.
     """
 
-    def __init__(self, path: Path):
-        """Make the file and enter its root."""
+    def __init__(self, path: Path, *, in_memory: bool = False):
+        """Make the file, or its image in memory, and enter its root."""
         import h5py
 
-        self.file = h5py.File(path, "w", track_order=True)
+        how = {"driver": "core", "backing_store": False} if in_memory else {}
+        self.file = h5py.File(path, "w", track_order=True, **how)
         self.enter("/")
 
     def enter(self, group: str) -> None:
@@ -173,6 +176,11 @@ class NetCDF:
             made.attrs["dtype"] = "bool"  # as xarray writes it
         return made
 
+    def image(self) -> bytes:
+        """The whole file, of one that is in memory."""
+        self.file.flush()
+        return self.file.id.get_file_image()
+
     def close(self) -> None:
         """Finish the file."""
         self.file.close()
@@ -181,16 +189,30 @@ class NetCDF:
 def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
     """Write ``xarray`` datasets as groups of one netCDF file, atomically.
 
-    Arrays above :data:`SLAB` go piece by piece, so that one on disk never fills the memory.
+    Arrays above :data:`SLAB` go piece by piece, so that one on disk never fills the memory. Small
+    files are made in memory and written by Python: HDF5 ends the process when a write fails.
     """
+    size = sum(dataset.nbytes for dataset in groups.values())
     with replacing(path) as temporary, _full_disk_is_an_os_error(path):
-        target = NetCDF(temporary)
+        if size > SLAB:
+            make_room(temporary, size)
+        target = NetCDF(temporary, in_memory=size <= SLAB)
         try:
             for group, dataset in groups.items():
                 target.enter(group)
                 _write_group(target, dataset)
+            if size <= SLAB:
+                temporary.write_bytes(target.image())
         finally:
             target.close()
+
+
+def make_room(path: Path, size: int) -> None:
+    """Find out that a file cannot be as large before HDF5 does."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(0)
 
 
 def _write_group(target: NetCDF, dataset: Any) -> None:

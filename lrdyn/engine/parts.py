@@ -1,16 +1,18 @@
 """Finished parts of a sweep on disk: written whole, checked when read, found again after a kill."""
 
 import contextlib
+import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lrdyn.engine import files
 
 Arrays = Mapping[str, np.ndarray]
+MANIFEST = "part.json"
 
 
 class Store(NamedTuple):
@@ -27,23 +29,40 @@ class Store(NamedTuple):
             with zipfile.ZipFile(path) as archive:
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"{broken} does not match its checksum")
-            with np.load(path, allow_pickle=False) as found:
-                return {name: found[name] for name in found.files}
+                said = json.loads(archive.read(MANIFEST))
+                found = {name: _array(archive, name) for name in said["arrays"]}
+                if said != _manifest(key, found):
+                    raise ValueError(f"it holds part {said['key']!r}, or other arrays than it says")
+                return found
         except FileNotFoundError:
             return None
-        except (zipfile.BadZipFile, ValueError, EOFError, KeyError, SyntaxError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # damaged archives and headers end in whatever met them
             files.set_aside(path, error, self.note)
             return None
 
     def save(self, key: str, arrays: Arrays) -> None:
         """Write a finished part, whole or not at all."""
         with files.replacing(self._path(key)) as path, zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(MANIFEST, json.dumps(_manifest(key, arrays)))
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npz"
+
+
+def _manifest(key: str, arrays: Arrays) -> dict[str, Any]:
+    """What a part says of itself: names can be changed from outside."""
+    kinds = {name: [str(np.asarray(a).dtype), list(np.shape(a))] for name, a in arrays.items()}
+    return {"key": key, "arrays": kinds}
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 @contextlib.contextmanager
