@@ -209,10 +209,15 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
 
 def make_room(path: Path, size: int) -> None:
     """Find out that a file cannot be as large before HDF5 does."""
-    if hasattr(os, "posix_fallocate"):  # not on macOS
-        with path.open("wb") as file:
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    with path.open("wb") as file:
+        try:
             os.posix_fallocate(file.fileno(), 0, size)
-            file.truncate(0)
+        except OSError as error:
+            error.filename = os.fspath(path)
+            raise
+        file.truncate(0)
 
 
 def _write_group(target: NetCDF, dataset: Any) -> None:
