@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from lrdyn import linalg
 from lrdyn.factorization import Scalar, Weights, factorization_loss
@@ -89,59 +88,6 @@ def barrier(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[A
         return jnp.zeros_like(values)
     high = _turning_point(values, depth)
     return _bisect(lambda w: _slope(w, values, decay, depth) > 0, 0 * high, high) ** depth
-
-
-def basin(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Array, "2 n"]:
-    """The minimiser's side of the :func:`barrier`: values s with ``low < s <= high``.
-
-    Returns:
-        The rows low and high, infinite where there is no barrier.
-
-    Example:
-        >>> basin(jnp.array([1.0, 0.3]), 0.1, 3).round(3).tolist()
-        [[0.001, -inf], [inf, 0.075]]
-    """
-    height = barrier(values, decay, depth)
-    kept = shrink(values, decay, depth) > 0
-    low = jnp.where(kept, height, -jnp.inf)
-    return jnp.stack([low, jnp.where(kept | (height == 0), jnp.inf, height)])
-
-
-def schatten_curvature(
-    shrunk: Float[Array | np.ndarray, "*n"],
-    values: Float[Array | np.ndarray, "*n"],
-    decay: float | Float[Array | np.ndarray, ""],
-    depth: int,
-) -> Float[Array | np.ndarray, "*n"]:
-    """Second derivative of :func:`schatten_loss` by ``w = s^{1/L}``, divided by L.
-
-    Returns:
-        The curvature, element by element, in NumPy if the arguments are NumPy's.
-
-    Example:
-        >>> schatten_curvature(np.array([0.0, 1.0]), np.ones(2), 0.25, 2).tolist()
-        [-0.75, 2.25]
-    """
-    w = shrunk ** (1 / depth)
-    first = (2 * depth - 1) * w ** (2 * depth - 2)
-    return first - (depth - 1) * values * w ** (depth - 2) + decay
-
-
-def in_basin(
-    found: Float[Array, "n"], values: Float[Array, "n"], decay: Scalar, depth: int = 2
-) -> Bool[Array, "n"]:
-    """Whether a value lies where descent on :func:`schatten_loss` ends at :func:`shrink`.
-
-    In its :func:`basin`, and where the cost is convex in w = s^{1/L}: not on the plateau beside a
-    saddle, where descent may seem to stand still.
-
-    Example:
-        >>> in_basin(jnp.array([0.0, 0.001, 0.8]), jnp.ones(3), 0.1, 3).tolist()
-        [False, False, True]
-    """
-    low, high = basin(values, decay, depth)
-    convex = schatten_curvature(found, values, decay, depth) > 0
-    return (found > low) & (found <= high) & convex
 
 
 def _slope(w: Array, values: Array, decay: Scalar, depth: int) -> Array:

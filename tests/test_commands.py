@@ -167,7 +167,7 @@ TARGETS = {
     "infinite.npy": (matrix(2) * np.inf, "got an entry -?inf in 'infinite.npy', wanted"),
     "zero.npy": (
         np.zeros((8, 8)),
-        "got a matrix of norm 0, wanted a largest singular value between",
+        "got a matrix of norm 0, wanted a largest singular value from",
     ),
     "empty.npy": (np.zeros((0, 0)), "got 'empty.npy', wanted an .npy file of real numbers"),
     "complex.npy": (matrix(2) * 1j, "got 'complex.npy', wanted an .npy file of real numbers"),
@@ -215,11 +215,11 @@ OUTSIDE = {
     "an integer >= 1": ("--rank 0", "--steps 0", "--steps 1.5"),
     "an integer >= 2": ("--depth 1", "--depth 3 1"),
     "an integer >= 3": ("--dim ten", "--dim expected", "--dim nan"),
-    "a number between 1e-30 and 1e30": (
+    "a number from 1e-12 to 1e.12": (
         "--init-scale 0", "--init-scale -1", "--init-scale inf", "--target-scale -1e-3",
         "--learning-rate 0", "--learning-rate 0,1", "--init-scale 0.1 nan"),
-    "a number between 1e-6 and 1e6": ("--init-spread 0",),
-    "0 or a number between 1e-30 and 1e30": (
+    "a number from 1e-06 to 1e.06": ("--init-spread 0",),
+    "0 or a number from 1e-12 to 1e.12": (
         "--weight-decay -0.1", "--weight-decay -inf", "--weight-decay 1e999"),
 }  # fmt: skip
 """What a flag wants -> words of which the last is outside."""

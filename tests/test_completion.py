@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lrdyn import recovery
+from lrdyn import cli, recovery
 from lrdyn.engine.judging import left_out
 from lrdyn.theorem import Outcome
 from lrdyn.theorems.completion import COMPLETION, first_below
@@ -124,6 +124,12 @@ def test_commands_without_a_judged_case(words, status, reason, command_line):
     found, out, errors = command_line(theorem, *small, *words)
     assert found == status, (out, errors)
     assert reason in out + errors
+
+
+@pytest.mark.parametrize("word", ["--learning-rate 2.5", "--target-scale 2", "--init-scale 3"])
+def test_what_no_draw_can_meet_is_refused_before_a_run(word):
+    with pytest.raises(cli.BadInput, match=r"--(init-scale|learning-rate): got .*wanted at most"):
+        cli.parse(COMPLETION, word.split())
 
 
 def test_starts_and_steps_large_and_small(judged):

@@ -72,32 +72,6 @@ def test_the_barrier_parts_the_basins(depth, decay):
         assert_close(descend(start, 1.0, decay, depth, rate=0.1), end, scale=1.0)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.05, 0.3, 0.9])
-@pytest.mark.parametrize("depth", [2, 3, 4])
-def test_inside_its_basin_descent_ends_at_the_minimiser(depth, decay):
-    # Where descent seems to stand still, beside a saddle, is no basin.
-    starts = np.append(np.linspace(0.001, 1.5, 59), 1e-9)
-    for sigma in (1.0, 0.6):
-        inside = np.asarray(compiled.in_basin(starts, np.full(60, sigma), decay, depth))
-        best = float(compiled.shrink(np.full(6, sigma), decay, depth)[0])
-        found = descend(starts[inside], sigma, decay, depth, rate=0.05)
-        assert len(found)
-        assert_close(found, np.full(len(found), best), steps=4000, scale=1.0)
-        assert inside[-1] == (best == 0)
-
-
-@pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize("decay", DECAYS)
-def test_the_curvature_is_the_second_difference_of_the_cost(depth, decay):
-    """In w, whose fourth differences are small at this distance; NumPy stays NumPy."""
-    s, step = np.array([1.5, 0.9, 0.7, 0.4, 0.3, 0.02]), 1e-4
-    w = s ** (1 / depth)
-    low, middle, high = (cost(x**depth, VALUES, decay, depth) for x in (w - step, w, w + step))
-    found = shrinkage.schatten_curvature(s, VALUES, decay, depth)
-    assert isinstance(found, np.ndarray)
-    np.testing.assert_allclose(depth * found, (low - 2 * middle + high) / step**2, atol=1e-5)
-
-
 def test_two_layers_and_no_decay_have_no_barrier():
     assert np.array_equal(compiled.barrier(VALUES, 0.3, 2), np.zeros(6))
     assert_zero(compiled.barrier(VALUES, 0.0, 3), scale=1.0)

@@ -92,10 +92,17 @@ class DeepFactorization(Run):
         return masked_loss(weights, self.target, self.mask)
 
 
-SIZE = Domain("a number between 1e-30 and 1e30", lambda x: 1e-30 <= x <= 1e30)
-"""What float32 holds, with room for a few operations."""
-DECAY = Domain("0 or a number between 1e-30 and 1e30", lambda x: x == 0 or SIZE.contains(x))
-SPREAD = Domain("a number between 1e-6 and 1e6", lambda x: 1e-6 <= x <= 1e6)
+def between(least: float, most: float, *, zero: bool = False) -> Domain:
+    """Numbers between two others, and 0 if asked for."""
+    words = f"{'0 or ' * zero}a number from {least:g} to {most:g}"
+    return Domain(words, lambda x: least <= x <= most or (zero and x == 0))
+
+
+SIZE = between(1e-12, 1e12)
+"""Where float32 loses nothing: a gradient below its least number, 1e-38, times the largest step
+does not reach the last digit of the smallest layer, 1e-15 with the largest spread."""
+DECAY = between(1e-12, 1e12, zero=True)
+SPREAD = between(1e-6, 1e6)
 
 FLAGS = (
     Flag("dim", (16,), at_least(3), int, "d", "width of the square layers", (30, 100), shapes=True),

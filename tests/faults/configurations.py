@@ -29,8 +29,11 @@ ANY = 6
 POINTS = 64
 """Most settings of a command, which share a compilation."""
 
-NEAR = 3.0
-"""Decades around the presets in which half of the numbers are drawn."""
+NEAR = 2.0
+"""Decades around the presets in which a number that is not far from them is drawn."""
+
+FAR = (0.05, 0.4)
+"""Probability that a number is far from them, of a command: where all are, little is judged."""
 
 
 # Drawing ------------------------------------------------------------------------------------
@@ -67,15 +70,15 @@ def range_of(flag: Flag) -> Range:
     return Range(least, most, flag.domain.contains(0.0))
 
 
-def number(flag: Flag, rng: np.random.Generator) -> float:
-    """Draw a number: an end of the domain, anywhere in it, or near the presets."""
+def number(flag: Flag, rng: np.random.Generator, far: float) -> float:
+    """Draw a number: near the presets, anywhere in the domain or at an end of it."""
     ends, how = range_of(flag), rng.random()
-    if how < 0.15:
+    if how < far / 3:
         return float(rng.choice([ends.least, ends.most, *([0.0] if ends.zero else [])]))
     usual = [x for x in (*flag.quick, *flag.paper) if x > 0] or [1.0]
     middle = math.log10(rng.choice(usual))
     low, high = math.log10(ends.least), math.log10(ends.most)
-    if how < 0.65:
+    if how >= far:
         low, high = max(low, middle - NEAR), min(high, middle + NEAR)
     drawn = 10.0 ** rng.uniform(low, high)
     bounded = ends.most < 1  # also as near to 1 as to 0
@@ -83,14 +86,14 @@ def number(flag: Flag, rng: np.random.Generator) -> float:
     return float(f"{np.clip(drawn, ends.least, ends.most):.4g}")
 
 
-def value(flag: Flag, rng: np.random.Generator) -> Any:
+def value(flag: Flag, rng: np.random.Generator, far: float) -> Any:
     """Draw one value of a flag."""
     assert flag.domain is not None
     if flag.type is str:
         return str(rng.choice(flag.domain.wanted.removeprefix("one of ").split(", ")))
     if flag.type is float:
-        drawn = number(flag, rng)
-        return drawn if flag.domain.contains(drawn) else value(flag, rng)
+        drawn = number(flag, rng, far)
+        return drawn if flag.domain.contains(drawn) else value(flag, rng, far)
     whole = [n for n in range(MOST.get(flag.name, ANY) + 1) if flag.domain.contains(n)]
     places = np.geomspace(1, len(whole), 40).astype(int) - 1  # small ones more often
     return whole[rng.choice(places)]
@@ -98,13 +101,14 @@ def value(flag: Flag, rng: np.random.Generator) -> Any:
 
 def command(experiment: Experiment, rng: np.random.Generator) -> list[str]:
     """Draw the words of a command line; several values where they share a compilation."""
-    room, words = POINTS, ["--seed", str(rng.integers(2**31 - 2)), "--seeds", "1"]
+    room, far = POINTS, float(rng.choice(FAR))
+    words = ["--seed", str(rng.integers(2**31 - 2)), "--seeds", "1"]
     words += ["--dtype", str(rng.choice(["float64", "float64", "float32"]))]
     flags = [flag for flag in experiment.flags if flag.domain is not None]
     for flag in rng.permutation(np.array(flags, object)):
         several = flag.swept and not flag.shapes
         count = int(rng.integers(1, min(room, 4) + 1)) if several else 1
-        values = list(dict.fromkeys(value(flag, rng) for _ in range(count)))
+        values = list(dict.fromkeys(value(flag, rng, far) for _ in range(count)))
         room //= len(values)
         words += ["--" + flag.name.replace("_", "-"), *map(str, values)]
     return words

@@ -30,11 +30,11 @@ from lrdyn.theorems.completion.problem import (
     MISSED,
     Recovery,
     Trained,
+    check,
     make_entries,
     make_measurements,
     seen_alone,
 )
-from lrdyn.theorems.deep_factorization import check
 
 REACHED = 1e-2
 """The recovery error at which a network counts as having found the target, if its start is small

@@ -59,6 +59,13 @@ def measure(case: Recovery) -> dict[str, Array]:
     return {"basis": _projector(found.columns), "basis_gap": found.gap}
 
 
+def _of_both_spaces(case: Recovery) -> dict[str, Array]:
+    """The span of row(Phi) and col(Phi), not turned by the start."""
+    left, _, right = linalg.svd(case.target)
+    both = jnp.concatenate([right[: case.rank].T, left[:, : case.rank]], axis=1)
+    return {"basis": _projector(linalg.orthogonal_factor(both))}
+
+
 def _infinite(one: Outcome) -> str:
     return "" if np.isfinite(one.predicted["basis_gap"]) else "bound is infinite"
 
@@ -80,6 +87,10 @@ BASIS = Scenario[Recovery](
                 breaks="all_entries_observed",
                 amount=0.5, amounts=(0.002, 0.02, 0.1, 0.3, 0.5),
                 amount_label="fraction of entries hidden"),
+        Control("basis_not_turned", "row(Phi) and col(Phi), not turned by the start", "basis",
+                predict=_of_both_spaces),
+        Control("gap_with_hidden_entries", "half of the entries hidden", "basis_gap",
+                case=hide_entries, breaks="all_entries_observed", amount=0.5),
         Control[Recovery](
             "gap_of_squared_scales", "the bound of the gap from squared init scales", "basis_gap",
             predict=lambda case: {"basis_gap": _gap_bound(case, 2)}),

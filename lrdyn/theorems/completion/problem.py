@@ -1,7 +1,7 @@
 """What the claims about completion share: a target seen in part, flags, trainings."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,7 +17,9 @@ from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import orthogonal_layers
 from lrdyn.masking import observe
 from lrdyn.spectra import singular_values
-from lrdyn.theorem import POSITIVE, Domain, Flag, at_least
+from lrdyn.theorem import Domain, Flag, at_least
+from lrdyn.theorems import deep_factorization
+from lrdyn.theorems.deep_factorization import between
 
 DEPTH = 3
 """L of the full network, and of the compressed one of Kwon et al., outer factors counted."""
@@ -99,25 +101,21 @@ def seen_alone(case: Recovery) -> Recovery:
     return dataclasses.replace(case, target=jnp.where(case.mask == 1, case.target, 0.0))
 
 
-def _between(least: float, most: float) -> Domain:
-    return Domain(f"a number from {least:g} to {most:g}", lambda x: least <= x <= most)
-
-
 FLAGS = (
     Flag("dim", (24,), at_least(4), int, "d", "width of the target", (100, 200), shapes=True),
     Flag("rank", (2,), at_least(1), int, "r", "rank of the target Phi", (5,), shapes=True),
     Flag("observed", (0.5,), Domain("a number > 0 and <= 1", lambda p: 0 < p <= 1), float, "p",
          "fraction of the entries that is observed; p d^2 measurements of sensing", (0.3,),
          shapes=True),
-    Flag("init_scale", (0.03,), _between(1e-6, 10.0), float, "eps", "init scale of every layer",
+    Flag("init_scale", (0.03,), between(1e-6, 10.0), float, "eps", "init scale of every layer",
          (0.004,)),
-    Flag("learning_rate", (0.15,), POSITIVE, float, "eta",
+    Flag("learning_rate", (0.15,), between(1e-9, 1e9), float, "eta",
          "step size for the estimate of 1/2 ||f - Phi||_F^2", (0.05,)),
-    Flag("step_ratio", (4.0,), _between(2.0, 1e3), float, "alpha",
+    Flag("step_ratio", (4.0,), between(2.0, 1e3), float, "alpha",
          "step of the outer factors over eta, from the spectral start", (5.0,)),
-    Flag("outer_ratio", (0.01,), _between(1e-6, 1.0), float, "gamma",
+    Flag("outer_ratio", (0.01,), between(1e-6, 1.0), float, "gamma",
          "step of the outer factors over eta, from the basis of the gradient"),
-    Flag("target_scale", (1.0,), _between(1e-3, 1e3), float, "sigma_1",
+    Flag("target_scale", (1.0,), between(1e-3, 1e3), float, "sigma_1",
          "largest singular value of Phi"),
     Flag("draw", (0, 1, 2, 3), at_least(0), int, "", "which of the instances of a seed", (0,)),
     Flag("steps", (1500,), at_least(1), int, "t", "steps of descent", (16_000,), swept=False),
@@ -174,6 +172,29 @@ SMALL = 0.1
 """Largest recovery error at which a run may end, where the start is small."""
 
 
+def check(point: Mapping[str, Any]) -> None:
+    """Refuse settings at which a hypothesis fails whatever is drawn.
+
+    A start too large beside any target of this norm, and a step too large for the curvature of the
+    loss that is estimated, of which all entries are seen.
+    """
+    deep_factorization.check(point)
+    dim, rank, top = point["dim"], point["rank"], point["target_scale"]
+    most = (SMALL / MISSED * top * (rank / (dim - 2 * rank)) ** 0.5) ** (1 / DEPTH)
+    if point["init_scale"] > most:
+        raise ValueError(
+            f"--init-scale: got {point['init_scale']:g} with d = {dim}, r = {rank} and sigma_1 = "
+            f"{top:g}, wanted at most {most:.3g}, a start that is small beside the target"
+        )
+    factors = _of_outer_steps(point["step_ratio"], point["outer_ratio"], top)
+    most = STABLE / (3 * top ** (4 / 3) * max(factors))
+    if point["learning_rate"] > most:
+        raise ValueError(
+            f"--learning-rate: got {point['learning_rate']:g} with sigma_1 = {top:g} and alpha = "
+            f"{point['step_ratio']:g}, wanted at most {most:.3g}, a step that stays at the target"
+        )
+
+
 def stable_steps(case: Recovery) -> Bool[Array, ""]:
     """Whether every network can stay at the target: step times curvature is at most 1.7.
 
@@ -181,8 +202,12 @@ def stable_steps(case: Recovery) -> Bool[Array, ""]:
     alpha^{2/3}; those of a basis, which start orthonormal, add to it by up to 2 gamma sigma_1^2.
     """
     top = singular_values(case.target)[0]
-    spectral, basis = case.step_ratio ** (2 / 3), 1 + 2 / 3 * case.outer_ratio * top ** (2 / 3)
-    return case.learning_rate * case.sharpness * jnp.maximum(spectral, basis) <= STABLE
+    factors = _of_outer_steps(case.step_ratio, case.outer_ratio, top)
+    return case.learning_rate * case.sharpness * jnp.maximum(*factors) <= STABLE
+
+
+def _of_outer_steps(alpha: Any, gamma: Any, top: Any) -> tuple[Any, Any]:
+    return alpha ** (2 / 3), 1 + 2 / 3 * gamma * top ** (2 / 3)
 
 
 def small_start(case: Recovery) -> Bool[Array, ""]:

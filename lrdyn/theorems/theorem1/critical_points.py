@@ -1,5 +1,6 @@
 """Theorem 1, landscape: every critical point of a small instance, and the Hessian at each."""
 
+import dataclasses
 from functools import partial
 from math import comb
 from typing import Any
@@ -38,6 +39,8 @@ class Instance(eqx.Module):
     weight_decay: Float[Array, ""]
     starts: Float[Array, "starts params"]
     """All entries of both layers in a row, as the Hessian has them."""
+    whole: bool = eqx.field(static=True)
+    """Whether it has the size of the flags; one of 1 x 1 takes the place of what is too large."""
 
     @property
     def rank(self) -> int:
@@ -61,7 +64,7 @@ class Instance(eqx.Module):
         return singular_values(self.target)
 
     @property
-    def points(self) -> tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]:
+    def points(self) -> "Points":
         """The critical point of each set."""
         return landscape.critical_points(self.target, self.sets, self.weight_decay)
 
@@ -75,11 +78,19 @@ def make_case(
     rank_deficit: Any, tie: Any,
 ) -> Instance:  # fmt: skip
     """Draw an instance; start from layers about as large as those of the critical points."""
+    whole = _hessian_entries(rows, cols, rank) <= LARGEST
+    rows, cols, rank = (rows, cols, rank) if whole else (1, 1, 1)
     of_target = {"rank_deficit": rank_deficit, "tie": tie, "target_scale": target_scale}
     shape = (SEARCHES, rank * (rows + cols))
     target, (starts,) = setting.draw_target(key, rows, cols, [shape], rank=rank, **of_target)
     size = jnp.sqrt(jnp.asarray(target_scale, target.dtype) / rank)
-    return Instance(target, jnp.asarray(weight_decay, target.dtype), size * starts)
+    return Instance(target, jnp.asarray(weight_decay, target.dtype), size * starts, whole)
+
+
+def _hessian_entries(rows: int, cols: int, rank: int) -> int:
+    """Entries of the Hessians of all critical points."""
+    sets = sum(comb(min(rows, cols), size) for size in range(rank + 1))
+    return sets * (rank * (rows + cols)) ** 2
 
 
 def margin(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Array, ""]:
@@ -138,22 +149,30 @@ def predict(case: Instance) -> dict[str, Array]:
 
 def measure(case: Instance) -> dict[str, Array]:
     """Gradients and Hessians by JAX at the points of the family, and a search for others."""
-    values, points = case.values, case.points
+    origins = [jnp.max(jnp.abs(_hessian_of_the_origin(case, depth))) for depth in DEEP]
+    every = _of_points(case, case.values, _at(case, case.points))
+    return every | _searched(case) | {"deep_origin": jnp.stack(origins)}
+
+
+Points = tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]
+
+
+def _at(case: Instance, points: Points) -> dict[str, Array]:
+    """Loss, gradient and Hessian at points."""
     spectra = jax.vmap(lambda layers: linalg.eigh(landscape.hessian(case.loss, layers))[0])(points)
-    every = {
+    slopes = jax.vmap(jax.grad(case.loss))(points)
+    return {
         "critical_loss": jax.vmap(case.loss)(points),
-        "critical_gradient": _gradients(case, points),
+        "critical_gradient": jnp.maximum(*(jnp.max(jnp.abs(W), axis=(1, 2)) for W in slopes)),
         "smallest": spectra[:, 0],
         "spectrum": spectra,
     }
+
+
+def _searched(case: Instance) -> dict[str, Array]:
+    """Products of what is found from every start."""
     found = jax.vmap(partial(_search, case))(case.starts)
-    return _of_points(case, values, every) | {
-        "deep_origin": jnp.stack(
-            [jnp.max(jnp.abs(_hessian_of_the_origin(case, depth))) for depth in DEEP]
-        ),
-        "found": jax.vmap(end_to_end)(found.weights),
-        "found_gradient": found.gradient,
-    }
+    return {"found": jax.vmap(end_to_end)(found.weights), "found_gradient": found.gradient}
 
 
 def _search(case: Instance, start: Float[Array, "params"]) -> landscape.Found:
@@ -161,13 +180,6 @@ def _search(case: Instance, start: Float[Array, "params"]) -> landscape.Found:
     first, last = jnp.split(start, [rank * columns])
     layers = first.reshape(rank, columns), last.reshape(rows, rank)
     return landscape.find_critical_point(case.loss, layers, steps=SEARCH_STEPS)
-
-
-def _gradients(
-    case: Instance, points: tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]
-) -> Float[Array, "sets"]:
-    slopes = jax.vmap(jax.grad(case.loss))(points)
-    return jnp.maximum(*(jnp.max(jnp.abs(W), axis=(1, 2)) for W in slopes))
 
 
 def _hessian_of_the_origin(case: Instance, depth: int) -> Float[Array, "params params"]:
@@ -262,7 +274,21 @@ CLAIMS = (
 
 def _at_half_threshold(case: Instance) -> dict[str, Array]:
     points = landscape.critical_points(case.target, case.sets, case.weight_decay / 2)
-    return _of_points(case, case.values, {"critical_gradient": _gradients(case, points)})
+    return _of_points(case, case.values, _at(case, points))
+
+
+def _of_the_first_layer(case: Instance) -> dict[str, Array]:
+    """Least curvature along W_1 alone, in which the loss is convex."""
+
+    def smallest(first: Float[Array, "r d"], last: Float[Array, "k r"]) -> Float[Array, ""]:
+        curvature = landscape.hessian(lambda weights: case.loss((*weights, last)), (first,))
+        return linalg.eigh(curvature)[0][0]
+
+    return _of_points(case, case.values, {"smallest": jax.vmap(smallest)(*case.points)})
+
+
+def _found_without_decay(case: Instance) -> dict[str, Array]:
+    return _searched(dataclasses.replace(case, weight_decay=0 * case.weight_decay))
 
 
 def _with_decay(case: Instance, decay: Float[Array, ""]) -> dict[str, Array]:
@@ -297,8 +323,12 @@ def _swapped(case: Instance) -> dict[str, Array]:
 
 
 CONTROLS = (
-    Control("critical_half_threshold", "points with threshold lambda/2", "critical_gradient",
-            measure=_at_half_threshold),
+    *(Control(f"{claim}_at_half_threshold", "points with threshold lambda/2", claim,
+              measure=_at_half_threshold)
+      for claim in ("critical_gradient", "critical_loss", "spectrum")),
+    *(Control(f"{claim}_of_the_first_layer", "curvature along W_1 alone", claim,
+              measure=_of_the_first_layer)
+      for claim in ("smallest", "global")),
     Control[Instance](
         "critical_loss_half_threshold", "values with threshold lambda/2", "critical_loss",
         predict=lambda case: _with_decay(case, case.weight_decay / 2)),
@@ -312,6 +342,8 @@ CONTROLS = (
     Control[Instance](
         "minimum_alone", "no critical point but the minimum", "search",
         predict=lambda case: {"admissible": predict(case)["global"]}),
+    Control("found_without_decay", "critical points of lambda = 0", "search",
+            measure=_found_without_decay),
     Control[Instance](
         "strict_deep_origin", "these origins claimed to be strict saddles", "deep_origin",
         predict=lambda case: {"deep_origin": jnp.full(len(DEEP), case.values[0])}),
@@ -322,20 +354,9 @@ CONTROLS = (
 _OF_SETS = ("critical_loss", "critical_gradient", "smallest", "global", "admissible")
 
 
-def _few_enough(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without ties, which have more critical points than these; ranks of few enough sets."""
-    rows, cols = max(settings["rows"]), max(settings["cols"])
-
-    def entries(rank: int) -> int:
-        sets = sum(comb(min(rows, cols), size) for size in range(rank + 1))
-        return sets * (rank * (rows + cols)) ** 2
-
-    ranks = tuple(rank for rank in settings["rank"] if entries(rank) <= LARGEST)
-    return settings | {"tie": (0,), "rank": ranks}
-
-
 CRITICAL_POINTS = Scenario[Instance](
     "critical_points", make_case, predict, measure, CLAIMS, CONTROLS,
+    hypotheses={"few_critical_points": lambda case: jnp.asarray(case.whole)},
     dims={
         **dict.fromkeys(_OF_SETS, ("set",)),
         "spectrum": ("set", "eigenvalue"),
@@ -345,7 +366,8 @@ CRITICAL_POINTS = Scenario[Instance](
         "found_gradient": ("search",),
         "deep_origin": ("origin",),
     },
-    narrow=_few_enough,
+    # With a tie there are more critical points than these.
+    narrow=lambda settings: settings | {"tie": (0,)},
     at={"weight_decay": 0.1, "depth": 2, "init_scale": 1.0},
     sides="closed forms over all index sets against JAX's gradient and Hessian; Newton's "
     "method from random starts for the search",

@@ -25,11 +25,11 @@ def landscape_figure(groups: Mapping[str, Any]) -> Figure | None:
     """Draw all critical points: loss above the minimum against the smallest Hessian eigenvalue.
 
     Circles are the closed form, dots what JAX finds at the same points, labels the sets S; a panel
-    for each decay, nothing if none leaves a saddle.
+    for each decay, nothing if none leaves a saddle or there are too many points.
     """
     one = plotting.first_point(groups["/critical_points"], "weight_decay")
     decays = _with_saddles(one)
-    if not len(decays):
+    if not len(decays) or not one["met_few_critical_points"].all():
         return None
     with plotting.style():
         titles = [_decay_title(decay) for decay in decays]

@@ -12,23 +12,24 @@ from lrdyn.claims import ROUNDING_SAFETY, tolerance
 from lrdyn.factorization import Weights
 from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
 from lrdyn.spectra import half_of_the_digits
-from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Domain, Flag, Outcome, at_least
+from lrdyn.theorem import Domain, Flag, Outcome, at_least
+from lrdyn.theorems.deep_factorization import DECAY, SIZE
 
 FLAGS = (
     Flag("rows", (6,), at_least(1), int, "k", "rows of the target Phi", (6,), shapes=True),
     Flag("cols", (4,), at_least(1), int, "d", "columns of the target Phi", (4, 8), shapes=True),
     Flag("rank", (2,), at_least(1), int, "r", "width of the hidden layers", (1, 2, 4), shapes=True),
     Flag("depth", (2, 3), at_least(2), int, "L", "number of layers", (2, 3, 4), shapes=True),
-    Flag("weight_decay", (0.0, 0.1, 0.92), NON_NEGATIVE, float, "lambda",
+    Flag("weight_decay", (0.0, 0.1, 0.92), DECAY, float, "lambda",
          "weight decay of every layer", (0.0, 0.03, 0.1, 0.2, 0.35, 0.7, 0.92)),
-    Flag("init_scale", (0.3, 1.0), POSITIVE, float, "eps",
+    Flag("init_scale", (0.3, 1.0), SIZE, float, "eps",
          "init scale: Gaussian layers, entries of variance eps^2 / longer side", (0.1, 0.3, 1.0)),
     Flag("rank_deficit", (0, 2), at_least(0), int, "min(k, d) - rank Phi",
          "so many of the smallest singular values of the target are 0", (0, 2, 3)),
     Flag("tie", (0, 1), Domain("0 or 1", lambda x: x in (0, 1)), int, "",
          "1: a target with sigma_{r+1} = sigma_r"),
-    Flag("learning_rate", (0.2,), POSITIVE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
-    Flag("target_scale", (1.0,), POSITIVE, float, "sigma_1", "largest singular value of Phi"),
+    Flag("learning_rate", (0.2,), SIZE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
+    Flag("target_scale", (1.0,), SIZE, float, "sigma_1", "largest singular value of Phi"),
     Flag("steps", (4000,), at_least(1), int, "t", "steps of descent", (10_000,), swept=False),
 )  # fmt: skip
 
