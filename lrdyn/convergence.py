@@ -225,10 +225,11 @@ def autoencoder_steps(
     """The same of a regularised linear autoencoder, ``||X - W_2 W_1 X||^2 + lambda (...)``.
 
     With :func:`autoencoder_curvature`, ``w_q^2 = 1 - lambda / kappa_q`` for the end, and growth by
-    ``1 + 2 eta (kappa_q - lambda)`` at each step.
+    ``1 + 2 eta (kappa_q - lambda)`` at each step. That a step below ``2 / (2 kappa_1)`` over the
+    :func:`sharpness` of target I is small enough is measured and not derived (``docs/theory.md``).
 
     Returns:
-        As :func:`steps_to_arrive`; without decay there is no number.
+        As :func:`steps_to_arrive`; without decay, and with steps beyond that, there is no number.
 
     Example:
         >>> start = Start(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)))

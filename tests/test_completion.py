@@ -11,9 +11,9 @@ import xarray as xr
 from lrdyn import cli, recovery
 from lrdyn.engine.judging import left_out
 from lrdyn.theorem import Outcome
-from lrdyn.theorems.completion import COMPLETION, first_below
+from lrdyn.theorems.completion import COMPLETION, basis, first_below
 from lrdyn.theorems.completion.figures import plot_recovery
-from lrdyn.theorems.completion.problem import make_measurements
+from lrdyn.theorems.completion.problem import make_entries, make_measurements
 from tests import oracles
 from tests.runs import finished
 
@@ -171,6 +171,40 @@ def test_a_start_by_measurements_sees_nothing_else():
         ]
 
     oracles.assert_close(*both(jax.random.key(0)), size=36)
+
+
+def test_networks_start_from_what_is_seen():
+    """As they are trained: error and loss at the first step, by NumPy from observed entries."""
+    flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
+    flags |= {"dim": 8, "rank": 1, "init_scale": 1.0, "steps": 1}
+    case = make_entries(jax.random.key(0), **flags)
+    found = oracles.fast(ENTRIES.measure)(case)
+    Phi, mask, layers = oracles.double((case.target, case.mask, case.weights))
+    left, _, right = np.linalg.svd(mask * Phi / mask.mean())
+    whole = oracles.product(layers, 8)
+    (slope, *_) = oracles.gradients(layers, oracles.masked_slope(Phi, mask))
+    rows = [np.linalg.svd(G)[2][:1] for G in (slope, slope.T @ layers[0])]
+    columns = np.linalg.qr(np.concatenate(rows).T)[0]
+    starts = {"spectral": left[:, :2] @ right[:2], "basis": whole @ columns @ columns.T}
+    for name, start in starts.items():
+        error = np.linalg.norm(start - Phi) / np.linalg.norm(Phi)
+        loss = 64 * np.sum((mask * (start - Phi)) ** 2) / mask.sum() / 2
+        oracles.assert_close(found[f"{name}_error"][0], error, size=64)
+        oracles.assert_close(found[f"{name}_loss"][0], loss, size=64)
+
+
+def test_conditions_of_the_basis_are_what_they_say():
+    """sigma = 1, e = prod eps_l: (1 + e) over sigma - 2e and the angle, over sigma - e."""
+    flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
+    flags |= {"dim": 8, "rank": 1, "observed": 1.0, "init_scale": 0.5, "steps": 1}
+    case = make_entries(jax.random.key(0), **flags)
+    Phi, layers = oracles.double((case.target, case.weights))
+    left, _, right = np.linalg.svd(Phi)
+    both = np.stack([right[0], oracles.product(layers, 8).T @ left[:, 0] / 0.125])
+    found = oracles.fast(basis._conditions)(case)
+    angle = np.linalg.svd(both, compute_uv=False)[-1]
+    oracles.assert_close(found["basis_condition"], 1.125 / 0.75 / angle, size=64)
+    oracles.assert_close(found["gap_condition"], 1.125 / 0.875, size=64)
 
 
 def test_how_many_cases_are_judged(tmp_path_factory):

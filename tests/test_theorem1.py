@@ -17,7 +17,7 @@ from lrdyn.claims import CLEARLY, tolerance
 from lrdyn.engine.judging import residuals
 from lrdyn.engine.produce import taken
 from lrdyn.theorem import Outcome
-from lrdyn.theorems.theorem1 import THEOREM1, critical_points, minimisers
+from lrdyn.theorems.theorem1 import THEOREM1, critical_points, minimisers, setting
 from lrdyn.theorems.theorem1 import regularised_autoencoder as autoencoder
 from lrdyn.theorems.theorem1.figures import landscape_figure, shrinkage_figure
 from tests import oracles
@@ -204,6 +204,44 @@ def test_a_run_that_must_have_arrived_and_has_not_is_false(scenario):
             assert not (leg.residual <= CLEARLY * leg.tolerance).any()
 
 
+@pytest.mark.parametrize(("steps", "digits"), [(4000, setting.FEW), (1, 3.9)])
+def test_a_run_at_rest_has_only_its_last_digits_to_go(steps, digits):
+    one = Outcome({}, {}, {}, {}, np.dtype("float32"), 6, steps)
+    eps = float(np.finfo("float32").eps)
+    assert setting.at_rest(one, 0.99 * digits * eps, 1.0)
+    assert not setting.at_rest(one, 1.02 * digits * eps, 1.0)
+
+
+def test_the_gradient_is_taken_at_the_point_of_every_set():
+    """At points that are none of the family, where it differs from set to set, in NumPy."""
+    flags = taken(autoencoder.make_case, {**FLAGS, "rank": 1, "steps": 1, "target_scale": 4.0})
+    case = autoencoder.make_case(KEY, **flags)
+    found = oracles.fast(lambda case: autoencoder._gradients(case, 1))(case)
+    X = np.asarray(case.inputs)
+    left, values, _ = np.linalg.svd(X, full_matrices=False)
+    expected = [0.0]
+    for i in range(1 + autoencoder.SPARE):
+        encoder = np.sqrt(max(1 - 0.1 / values[i], 0.0)) * left[:, [i]].T
+        rest = X - encoder.T @ encoder @ X
+        slopes = -2 * encoder @ rest @ X.T + 0.2 * encoder, -2 * rest @ X.T @ encoder.T
+        expected.append(max(abs(slopes[0]).max(), abs(slopes[1] + 0.2 * encoder.T).max()))
+    oracles.assert_close(found, expected, size=500, scale=4.0)
+    assert len(set(np.round(expected, 6))) == 4
+
+
+@pytest.mark.parametrize(
+    ("scenario", "rank"),
+    [(critical_points.CRITICAL_POINTS, 5), (autoencoder.AUTOENCODER, autoencoder.WIDEST + 1)],
+)
+def test_what_is_too_large_is_said_to_be_left_out(scenario, rank):
+    flags = FLAGS | {"rows": 30, "cols": 40, "rank": rank}
+    make = partial(scenario.case, **taken(scenario.case, flags))
+    case = jax.eval_shape(make, KEY)
+    met = {name: bool(f(case)) for name, f in scenario.hypotheses.items() if "equal" not in name}
+    assert False in met.values()
+    assert sum(a.size for a in jax.tree.leaves(jax.eval_shape(scenario.measure, case))) < 5000
+
+
 def test_a_dip_of_the_loss_at_any_recorded_step_is_seen():
     found, _ = oracles.judged(THEOREM1, minimisers.DESCENT, FLAGS)
     (claim,) = (c for c in minimisers.DESCENT.claims if c.id == "lower_bound")
@@ -329,7 +367,7 @@ def test_without_mnist_nothing_is_claimed_of_it(monkeypatch):
     finally:
         autoencoder.images.cache_clear()
     met = {name: bool(f(case)) for name, f in autoencoder.AUTOENCODER.hypotheses.items()}
-    assert met == {"mnist_installed": False, "equal_decays": True}
+    assert met == {"mnist_installed": False, "width_at_most_6": True, "equal_decays": True}
     chex.assert_shape(case.inputs, (25, 500))
 
 

@@ -81,6 +81,19 @@ def test_theory_excuses_nothing_at_the_quick_preset():
     assert float(found["condition"].max()) < 5
 
 
+@pytest.mark.parametrize(
+    ("theorem", "scenario"), [(THEOREM2, CLASSIFICATION), (COROLLARY1, COMPRESSION)]
+)
+def test_a_stable_run_grants_little(theorem, scenario):
+    """Far below the edge of stability errors are amplified by a few at most."""
+    flags = {"dim": (7,), "depth": (3,), "rank": (2,), "steps": 20}
+    found = quick(theorem, scenario, **flags)
+    names = [str(name) for name in found if str(name).startswith("condition")]
+    assert names
+    for name in names:
+        assert float(found[name].max()) < 10, name
+
+
 def test_small_scales_are_judged_or_said_to_be_too_small():
     """In float32: nothing is squared into underflow, and a product of 1e-42 has no digits."""
     flags = {"dim": 5, "rank": 1, "depth": 7, "init_scale": [1e-3, 1e-6], "init_spread": 1.0,
