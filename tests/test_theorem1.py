@@ -205,11 +205,13 @@ def test_a_run_that_must_have_arrived_and_has_not_is_false(scenario):
 
 
 @pytest.mark.parametrize(("steps", "digits"), [(4000, setting.FEW), (1, 3.9)])
-def test_a_run_at_rest_has_only_its_last_digits_to_go(steps, digits):
+def test_a_run_at_its_end_has_only_its_last_digits_to_go(steps, digits):
     one = Outcome({}, {}, {}, {}, np.dtype("float32"), 6, steps)
     eps = float(np.finfo("float32").eps)
     assert setting.at_rest(one, 0.99 * digits * eps, 1.0)
     assert not setting.at_rest(one, 1.02 * digits * eps, 1.0)
+    found = [setting.too_few(one, number) for number in (steps, steps + 0.5, np.inf)]
+    assert found == ["", "too few steps", "no curvature"]
 
 
 def test_the_gradient_is_taken_at_the_point_of_every_set():

@@ -357,7 +357,8 @@ CONTROLS = (
     Control[Factorization](
         "soft_threshold_at_depth_three", "(sigma - lambda)_+ with three layers", "schatten",
         predict=lambda case: _kept_as(case, shrinkage.shrink(case.values, case.decay))),
-    Control("start_near_zero", "three layers, a start in the basin of the origin", "schatten",
+    Control("start_near_zero", "three layers, a start in the basin of the origin (there "
+            "minimiser and minimum fail too)", "schatten",
             case=_near_zero, breaks="applies", amount=0.97),
 )  # fmt: skip
 

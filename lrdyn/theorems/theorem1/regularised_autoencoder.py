@@ -300,7 +300,8 @@ CONTROLS = (
             predict=_inverse_not_squared),
     Control("unregularised_value", "the value of lambda = 0", "autoencoder_loss",
             predict=_unregularised),
-    Control("decay_on_the_decoder", "decay on the decoder alone", "transposed",
+    Control("decay_on_the_decoder", "decay on the decoder alone (there autoencoder and "
+            "autoencoder_loss fail too)", "transposed",
             case=_decay_decoder, breaks="equal_decays"),
     Control[Autoencoder](
         "gradient_not_squared", "points with I - lambda Sigma^{-1}", "autoencoder_gradient",

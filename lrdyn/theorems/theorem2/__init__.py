@@ -59,9 +59,11 @@ def measure(
 
 
 CLAIMS = (
-    zero_claim("off_block", "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t",
+    zero_claim("off_block", "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t "
+               "(the formula is that of the frame: the other side is 0)",
                condition="condition_off_block"),
-    zero_claim("bulk", "its bulk block is a multiple of the identity", "bulk_deviation",
+    zero_claim("bulk", "its bulk block is a multiple of the identity (the other side is 0)",
+               "bulk_deviation",
                condition="condition_bulk"),
     weights_claim("rho", "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)",
                   condition="condition_bulk"),

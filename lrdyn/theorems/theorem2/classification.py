@@ -180,7 +180,8 @@ CLASSIFICATION = Scenario[Classification](
     (
         zero_claim(
             "class_off_block",
-            "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K",
+            "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K "
+            "(the formula is that of the frame: the other side is 0)",
             condition="condition_off_block",
         ),
         weights_claim("class_rho", "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L",
@@ -311,6 +312,9 @@ COLLAPSE = Scenario[Classification](
         Control[Classification](
             "collapse_exact", "collapse ratio exactly eps^2 / n^{1/L}", "collapse_interval",
             predict=lambda case: {"collapse_lower": _ratios(case)["collapse"]}),
+        Control[Classification](
+            "collapse_loss_without_half", "the loss without its factor 1/2", "collapse_loss",
+            predict=lambda case: {"collapse_loss": 2 * _predict_collapse(case)["collapse_loss"]}),
         *(Control(f"{claim}_decayed", "descent with decay", claim, measure=_decayed)
           for claim in ("collapse", "collapse_interval", "collapse_loss")),
     ),
