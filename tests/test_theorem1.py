@@ -210,7 +210,7 @@ def test_a_run_at_its_end_has_only_its_last_digits_to_go(steps, digits):
     eps = float(np.finfo("float32").eps)
     assert setting.at_rest(one, 0.99 * digits * eps, 1.0)
     assert not setting.at_rest(one, 1.02 * digits * eps, 1.0)
-    found = [setting.too_few(one, number) for number in (steps, steps + 0.5, np.inf)]
+    found = [setting.too_few(one, number) for number in (1.0 * steps, steps + 0.5, np.inf)]
     assert found == ["", "too few steps", "no curvature"]
 
 
