@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 import scipy.linalg
@@ -22,6 +23,17 @@ def rotation(seed, rows, columns):
 def test_singular_values_of_a_batch(shape, dtype):
     (A,) = normal(0, shape)
     assert_close(spectra.singular_values(A), np.linalg.svd(A, compute_uv=False), size=max(shape))
+
+
+def test_singular_values_that_are_close_are_as_exact_as_others():
+    """As those of a layer that has moved a little from an orthogonal start, in float32."""
+    gaps = np.array([1e-5, 1e-4] * 60)[:, None]
+    A = np.stack([rotated(i, (3, 3), 1 + gap * np.arange(3)) for i, gap in enumerate(gaps)])
+    A = A.astype(np.float32)
+    expected = np.linalg.svd(A.astype(float), compute_uv=False)
+    with jax.enable_x64(False):
+        found = np.asarray(spectra.singular_values(A), float)
+    assert np.abs(found - expected).max() < 8 * np.finfo(np.float32).eps
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3, 6])
