@@ -317,6 +317,24 @@ def test_spectra_and_saddles_at_other_ranks(rank):
         assert (legs[name].residual <= legs[name].tolerance).all()
 
 
+def test_the_search_is_judged_at_the_ends_of_the_domain():
+    """Where squares of small gradients would be 0, a start would count as a critical point."""
+    flags = {
+        "rows": 3,
+        "cols": 2,
+        "rank": 1,
+        "weight_decay": (0.0, 1e-7),
+        "target_scale": (1e-6, 1e6),
+    }
+    with jax.enable_x64(False):
+        _, legs = oracles.judged(
+            THEOREM1, critical_points.CRITICAL_POINTS, FLAGS | flags, dtype="float32"
+        )
+    leg = legs["search"].squeeze()
+    assert reasons(leg, weight_decay=0.0) == {""}
+    assert ((leg.residual <= leg.tolerance) | (leg.reason != "")).all()
+
+
 JUDGED = {
     "minimiser": (16, 12, 8), "minimum": (16, 12, 8), "schatten": (16, 12, 8),
     "balanced": (16, 8, 8), "lower_bound": (16, 16, 16),

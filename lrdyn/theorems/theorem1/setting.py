@@ -13,7 +13,11 @@ from lrdyn.factorization import Weights
 from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
 from lrdyn.spectra import half_of_the_digits
 from lrdyn.theorem import Domain, Flag, Outcome, at_least
-from lrdyn.theorems.deep_factorization import DECAY, SIZE
+from lrdyn.theorems.deep_factorization import DECAY, SIZE, between
+
+SCALE = between(1e-6, 1e6)
+"""Of targets: the search for critical points squares gradients, and the square of the last digit of
+one, ``(eps sigma^{3/2})^2``, is no number of float32 from sigma = 1e-8 on."""
 
 FLAGS = (
     Flag("rows", (6,), at_least(1), int, "k", "rows of the target Phi", (6,), shapes=True),
@@ -29,7 +33,7 @@ FLAGS = (
     Flag("tie", (0, 1), Domain("0 or 1", lambda x: x in (0, 1)), int, "",
          "1: a target with sigma_{r+1} = sigma_r"),
     Flag("learning_rate", (0.2,), SIZE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
-    Flag("target_scale", (1.0,), SIZE, float, "sigma_1", "largest singular value of Phi"),
+    Flag("target_scale", (1.0,), SCALE, float, "sigma_1", "largest singular value of Phi"),
     Flag("steps", (4000,), at_least(1), int, "t", "steps of descent", (10_000,), swept=False),
 )  # fmt: skip
 
