@@ -234,6 +234,9 @@ def test_where_theory_has_no_number_it_says_so():
     start = start_of(0.1 * first, 0.1 * last)
     assert convergence.autoencoder_steps(start, values, 0.0, 0.1, 1e-9) is None
     assert convergence.autoencoder_steps(start, values, 0.1, 0.6, 1e-9) is None
+    assert convergence.autoencoder_steps(start, values, 0.1, 0.1, 1e-9) is not None
+    large = start_of(3.0 * first, 3.0 * last)  # stable at the end, not at the start
+    assert convergence.autoencoder_steps(large, values, 0.1, 0.1, 1e-9) is None
 
 
 def test_a_slow_approach_at_the_edge_of_stability_is_counted():
