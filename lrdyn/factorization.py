@@ -114,8 +114,9 @@ def regression_loss(
         >>> float(regression_loss((jnp.eye(2),), jnp.eye(2), jnp.zeros((2, 2))))
         1.0
     """
-    # The data goes through one layer at a time: cheaper than the product of square layers
-    # whenever there are fewer examples than columns.
-    return 0.5 * jnp.sum(
-        (reduce(lambda hidden, layer: layer @ hidden, weights, inputs) - outputs) ** 2
-    )
+    # From the end with the shorter side, so that no two square layers are multiplied.
+    if inputs.shape[1] <= outputs.shape[0]:
+        found = end_to_end((inputs, *weights))
+    else:
+        found = reduce(jnp.matmul, (*weights[::-1], inputs))
+    return 0.5 * jnp.sum((found - outputs) ** 2)

@@ -276,14 +276,17 @@ def _decayed(case: Classification) -> dict[str, Array]:
     return _measure_collapse(dataclasses.replace(case, weight_decay=case.weight_decay + 0.01))
 
 
-_AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "weight_decay": 0.0, "steps": 2500}
+_AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "weight_decay": 0.0, "steps": 1000}
 _AT |= dict.fromkeys(("init_spread", "decay_spread", "learning_rate", "target_scale"), 1.0)
 
 
 def _collapse_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the published slopes (K = 5, n = 10, d = 50, eps = 1/2), whatever the flags."""
+    """Settings of the published slopes (K = 5, n = 10, d = 50, eps = 1/2), whatever the flags.
+
+    Theory's run has converged after 180 steps with 6 layers, 1,640 with 10 (most of 32 seeds).
+    """
     fixed = {name: value if name == "steps" else (value,) for name, value in _AT.items()}
-    return settings | fixed | {"depth": (6, 10)}
+    return settings | fixed | {"depth": (6, 10), "steps": 1800}
 
 
 COLLAPSE = Scenario[Classification](
