@@ -15,7 +15,7 @@ import lrdyn as lr
 from lrdyn import cli
 from lrdyn.condition import relative_response
 from lrdyn.engine import files
-from lrdyn.engine.evaluate import evaluate_controls
+from lrdyn.engine.evaluate import evaluate_controls, once_a_case
 from lrdyn.engine.judging import ratio_of, residuals
 from lrdyn.theorem import Claim, Control, Flag, Scenario, Theorem, one_of
 from tests.oracles import refuses
@@ -383,6 +383,31 @@ def test_what_a_control_has_wrong_stays_with_it():
     found = evaluate_controls(scenario, {}, scenario.controls)(0)
     assert (found["p.a_predicted"], found["p.a_measured"]) == (5, 2)
     assert (found["m.a_predicted"], found["m.a_measured"]) == (3, 1)
+
+
+def test_what_controls_share_is_called_once_for_each_case():
+    calls = []
+
+    @once_a_case
+    def predict(x):
+        calls.append(x)
+        return {"a": 3 * x}
+
+    def control(name, **parts):
+        return Control[jax.Array](name, "", "a", **parts)
+
+    controls = (
+        control("p", predict=lambda x: {"a": predict(x)["a"] + 1}),
+        control("q", predict=lambda x: {"a": predict(x)["a"] + 2}),
+        control("c", case=lambda key, x, amount: 10 * x, breaks="h"),
+    )
+    sides = (lambda key: jnp.ones(())), predict, lambda x: {"a": x}
+    scenario = Scenario("s", *sides, (Claim("a", ""),), controls, {"h": lambda x: x == 1})
+    found = evaluate_controls(scenario, {}, controls)(0)
+    assert [float(found[f"{name}.a_predicted"]) for name in "pqc"] == [4, 5, 30]
+    assert [float(x) for x in calls] == [1, 10]
+    predict(calls[0])  # nothing is kept
+    assert len(calls) == 3
 
 
 def test_ids_are_unique(theorem, unchecked):

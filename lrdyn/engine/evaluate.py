@@ -1,7 +1,10 @@
 """The functions of one point: what a sweep calls for a scenario, and for its controls."""
 
+import contextlib
+import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -40,7 +43,11 @@ def evaluate_controls(
     def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
         key = jax.random.key(seed)
         whole = scenario.case(key, **taken(scenario.case, {**fixed, **flags}))
-        once, outputs = _Once(), {}
+        with _sharing() as once:
+            return run(once, key, whole, amount)
+
+    def run(once: "_Once", key: Any, whole: Any, amount: Any) -> dict[str, Any]:
+        outputs: dict[str, Any] = {}
         for control in controls:
             case = whole
             if control.case is not None:
@@ -82,10 +89,43 @@ class _Once:
         self.found: dict[tuple[Callable, int], tuple[Any, dict[str, Any]]] = {}
 
     def __call__(self, function: Callable[[Any], Arrays], case: Any) -> dict[str, Any]:
+        function = inspect.unwrap(function)
         known = (function, id(case))
         if known not in self.found:
             self.found[known] = case, dict(function(case))  # keeps the case, so that its id stays
         return self.found[known][1]
+
+
+_SHARED: ContextVar[_Once | None] = ContextVar("shared", default=None)
+
+
+@contextlib.contextmanager
+def _sharing() -> Iterator[_Once]:
+    once = _Once()
+    token = _SHARED.set(once)
+    try:
+        yield once
+    finally:
+        _SHARED.reset(token)
+
+
+def once_a_case(function: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """Share what a function of a case returns among all controls of a program: traced once.
+
+    It must be called with the case itself, outside of any ``vmap``, ``scan`` or ``grad``.
+
+    Example:
+        >>> double = once_a_case(lambda case: {"double": 2 * case})
+        >>> double(jnp.ones(2))["double"].tolist()
+        [2.0, 2.0]
+    """
+
+    @functools.wraps(function)
+    def called(case: Any) -> dict[str, Any]:
+        once = _SHARED.get()
+        return function(case) if once is None else once(function, case)
+
+    return called
 
 
 def _facts(scenario: Scenario, case: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from lrdyn import autoencoding, dropout, linalg
 from lrdyn.autoencoding import MaskedMoments, nuclear_norm_bound, within_patches
 from lrdyn.claims import excess, on_each
 from lrdyn.condition import relative_response
+from lrdyn.engine.evaluate import once_a_case
 from lrdyn.spectra import half_of_the_digits, singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.theorem3 import autoencoder_training as training
@@ -22,6 +23,7 @@ from lrdyn.theorems.theorem3.network import MOST_MASKS
 # Closed forms --------------------------------------------------------------------------------
 
 
+@once_a_case
 def predict(case: Autoencoding) -> dict[str, Array]:
     """Everything from S, D and p."""
     found = jax.vmap(lambda data: _predict(case, data))(case.data)
@@ -208,12 +210,16 @@ def _wrong(case: Autoencoding, data: Array) -> dict[str, Array]:
     }
 
 
+@once_a_case
+def _wrongs(case: Autoencoding) -> dict[str, Array]:
+    return jax.vmap(lambda data: _wrong(case, data))(case.data)
+
+
 def _control(name: str, statement: str, claim: str, array: str = "") -> Control[Autoencoding]:
     """One array of the prediction is wrong, that of the claim's name unless another is named."""
 
     def predicted(case: Autoencoding) -> dict[str, Array]:
-        found = jax.vmap(lambda data: _wrong(case, data)[name])(case.data)
-        return {array or claim: found, "condition": jnp.ones((), case.data.dtype)}
+        return {array or claim: _wrongs(case)[name], "condition": jnp.ones((), case.data.dtype)}
 
     return Control(name, statement, claim, predict=predicted)
 
