@@ -92,11 +92,9 @@ def test_draws_of_rare_masks_decide_nothing():
 
 
 def test_an_unfinished_transient_is_not_judged():
-    """``theorem3 --rows 6 --cols 9 --keep-prob 0.35 0.8 --seeds 2 --mask dropout --width 6 11``."""
-    point = {"rows": 6, "cols": 9, "keep_prob": 0.35}
-    for width, steps, word in ((6, 5000, True), (11, 500, "too few steps")):
-        found = rows(MINIMISER, "stochastic", **point, width=width, steps=steps)
-        assert verdicts(found) == {"stochastic": word}
+    """``theorem3 --rows 6 --cols 9 --keep-prob 0.35 --mask dropout --width 11 --steps 500``."""
+    point = {"rows": 6, "cols": 9, "keep_prob": 0.35, "width": 11, "steps": 500}
+    assert verdicts(rows(MINIMISER, "stochastic", **point)) == {"stochastic": "too few steps"}
 
 
 def test_descent_that_has_not_ended_and_steps_too_large_are_not_judged():
@@ -104,7 +102,6 @@ def test_descent_that_has_not_ended_and_steps_too_large_are_not_judged():
     for flags, word in (
         ({"steps": 10}, "still moving"),
         ({"learning_rate": 5.0}, "step too large"),
-        ({"keep_prob": 0.3}, True),
     ):
         assert set(verdicts(rows(MINIMISER, *names, **flags)).values()) == {word}
 
