@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ import lrdyn as lr
 from lrdyn.claims import (
     CLEARLY,
     chi_square_p,
+    excess,
     judge,
     judge_control,
+    on_each,
     scales_with_epsilon,
     student_p,
     surprise,
@@ -54,6 +58,20 @@ def test_p_values_are_those_of_scipy(count):
 def test_a_mean_without_a_standard_error_is_lost(draws):
     assert np.isnan(surprise(student_p(5.0, np.array(draws))))
     assert np.isnan(surprise(chi_square_p(NAN, 3)))
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("value", "wanted"), [(2.0, 0.5), (NAN, NAN)])
+def test_no_part_of_a_residual_is_overlooked(place, value, wanted):
+    changed = np.ones(3)
+    changed[place] = value
+    one = SimpleNamespace(predicted={"W": np.ones(3)}, measured={"W": changed})
+    np.testing.assert_equal(on_each("W")(one), wanted)
+    np.testing.assert_equal(excess(changed, 1.5), wanted)
+
+
+def test_a_scale_of_zero_hides_nothing():
+    assert lr.relative_difference(np.ones(1), np.zeros(1), 0.0) == 1.0
 
 
 def test_surprise_is_finite_where_p_underflows():

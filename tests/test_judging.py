@@ -16,6 +16,7 @@ import xarray as xr
 import lrdyn as lr
 from lrdyn.engine import files, results, runs, verify
 from lrdyn.engine.configuration import run_of
+from lrdyn.engine.evaluate import evaluate, evaluate_controls
 from lrdyn.engine.judging import (
     claim_entry,
     control_entry,
@@ -37,13 +38,13 @@ SIZES = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
 TOLERANCE = lr.tolerance("identity", "float64", steps=3, size=5)
 
 
-def produced(predicted, measured, *, lengths=None, met: Any = True, **more):
+def produced(predicted, measured, *, lengths=None, met: Any = True, size=5, **more):
     """Arrays of two seeds, as a sweep would leave them."""
     shape = (2,)
     arrays = {
         "value_predicted": (("seed", "index"), np.asarray(predicted)),
         "value_measured": (("seed", "index"), np.asarray(measured)),
-        "longest_axis": ("seed", np.full(shape, 5)),
+        "longest_axis": ("seed", np.full(shape, size)),
         "met_even": ("seed", np.broadcast_to(met, shape)),
     }
     if lengths is not None:
@@ -123,6 +124,18 @@ def test_arithmetic_is_float64_whatever_the_run_was():
     assert (found[0].dtype, found[0].size, found[0].steps) == (np.float32, 5, 3)
 
 
+@pytest.mark.parametrize("met", [[True, False], [False, True], [False, False]])
+def test_every_part_of_every_hypothesis_counts(met):
+    """Of one that says something of each of several parts, and of the second of two."""
+    first = produced(EXACT, EXACT, met_other=("seed", met))
+    parts = produced(EXACT, EXACT, met_other=(("seed", "part"), [met, [True, True]]))
+    both = {name: lambda case: jnp.asarray(True) for name in ("even", "other")}
+    scenario = dataclasses.replace(SCENARIO, hypotheses=both)
+    for data, count in ((first, sum(met)), (parts, 1)):
+        counts = judged(data, scenario=scenario)["judged"]["float64"]
+        assert counts == {"drawn": 2, "judged": count, "left_out": {"other": 2 - count}}
+
+
 @pytest.mark.parametrize(
     ("met", "more", "reason"),
     [
@@ -152,9 +165,12 @@ def test_what_is_left_out_is_counted_with_its_reason(met, more, reason):
 
 
 def test_a_run_that_diverges_does_not_excuse_itself():
+    """Nor does it if the claim reads at which step."""
     scenario = dataclasses.replace(SCENARIO, diverged="lost")
-    data = produced(EXACT, EXACT * np.inf, lost=("seed", [7, 7]))
-    assert judged(data, scenario=scenario)["holds"] is False
+    data = produced(EXACT, EXACT * np.inf, lost_measured=("seed", [7, 7]))
+    for reads in ((), ("value", "lost")):
+        claim = dataclasses.replace(CLAIM, reads=reads)
+        assert judged(data, claim, scenario)["holds"] is False
 
 
 def test_a_condition_loosens_its_own_claim_alone():
@@ -165,14 +181,21 @@ def test_a_condition_loosens_its_own_claim_alone():
     assert judged(data)["holds"] is False
 
 
+@pytest.mark.parametrize(("limit", "holds"), [(0.0099, False), (0.0101, None)])
+def test_a_tolerance_without_two_digits_decides_nothing(limit, holds):
+    data = produced(EXACT, 2 * EXACT, amplified=("seed", [limit / TOLERANCE] * 2))
+    claim = dataclasses.replace(CLAIM, condition="amplified")
+    assert judged(data, claim)["holds"] is holds
+
+
 # Two precisions, and what a verdict rests on ---------------------------------------------------
 
 
-def in_both(errors, met=(True, True)):
+def in_both(errors, met=(True, True), claim=CLAIM, **how):
     """Entry of a claim whose two precisions leave these differences."""
     pairs = zip(("float64", "float32"), errors, met, strict=True)
-    data = {p: produced(EXACT, EXACT * (1 + off), met=m) for p, off, m in pairs}
-    return claim_entry(CLAIM, {p: residuals(CLAIM, SCENARIO, d, p) for p, d in data.items()})
+    data = {p: produced(EXACT, EXACT * (1 + off), met=m, **how) for p, off, m in pairs}
+    return claim_entry(claim, {p: residuals(claim, SCENARIO, d, p) for p, d in data.items()})
 
 
 @pytest.mark.parametrize(
@@ -191,6 +214,22 @@ def test_both_precisions_count(errors, met, holds, scales):
     assert found["holds"] is holds
     assert scales is None or found["scales_with_epsilon"] is scales
     assert found["hypotheses_met"] is met[0]
+
+
+@pytest.mark.parametrize(("float32", "holds"), [(0.0, False), (4e-7, True)])
+def test_a_residual_that_does_not_scale_is_false_within_both_tolerances(float32, holds):
+    found = in_both((6e-14, float32), size=500)
+    assert found["residual"] < found["tolerance"]
+    assert found["residual_float32"] < found["tolerance_float32"]
+    assert (found["holds"], found["scales_with_epsilon"]) == (holds, holds)
+
+
+@pytest.mark.parametrize(("least", "holds"), [(100.0, True), (1.0, False)])
+def test_what_a_run_amplifies_is_taken_off_before_residuals_are_compared(least, holds):
+    """The worst cases of two precisions can be different runs."""
+    claim = dataclasses.replace(CLAIM, condition="amplified")
+    found = in_both((6e-13, 0.0), claim=claim, amplified=("seed", [100.0, least]))
+    assert found["holds"] is holds
 
 
 def entries(*rows):
@@ -272,6 +311,21 @@ def test_an_entry_is_json_whatever_its_condition(entry):
     assert json.loads(json.dumps(entry(claim, legs), allow_nan=False))["holds"] in (None, False)
 
 
+def test_a_control_is_seen_to_fail_in_each_precision():
+    fails, agrees = produced(EXACT, 2 * EXACT), produced(EXACT, EXACT)
+    for first, second, seen in ((fails, fails, True), (fails, agrees, False)):
+        pairs = zip(("float64", "float32"), (first, second), strict=True)
+        legs = {p: residuals(CLAIM, SCENARIO, data, p) for p, data in pairs}
+        assert control_entry(broken(), CLAIM, legs)["holds"] is seen
+
+
+def test_a_test_fails_clearly_once_it_is_past_its_tolerance():
+    rare = Claim("value", "", "statistical", lambda one: 1.1 * 6.0, ("value",))
+    leg = residuals(rare, SCENARIO, produced(EXACT, EXACT), "float64")
+    leg.tolerance[:] = 6.0
+    assert control_entry(broken(), rare, {"float64": leg})["holds"] is True
+
+
 def test_a_control_says_what_it_breaks(unchecked):
     with pytest.raises(ValueError, match="control 'broken': got breaks='', wanted the hypothesis"):
         broken(case=BY_CASE["case"])
@@ -289,6 +343,11 @@ def test_statistical_tests_share_one_chance_of_a_false_alarm():
     assert found.claims[0]["p"] == pytest.approx(10**-6.4)
     few = {name: data.isel(seed=[0]) for name, data in groups.items()}
     assert judge_results(sums, few, "float64").claims[0]["holds"] is False
+    # A test with a tolerance of its own has no part in it.
+    own = dataclasses.replace(claim, id="own", tolerance=7.0)
+    both = dataclasses.replace(sums, scenarios=(dataclasses.replace(alone, claims=(claim, own)),))
+    found = judge_results(both, groups, "float64")
+    assert (found.tests, found.claims[1]["tolerance"]) == (4, 7.0)
 
 
 # Claims over seeds ---------------------------------------------------------------------------
@@ -355,6 +414,17 @@ def test_large_arrays_are_read_slab_by_slab(monkeypatch):
     monkeypatch.setattr(files, "SLAB", 200)
     assert judged(xr.Dataset(arrays, coordinates)) == whole
     assert whole["worst_case"] == {"seed": 2, "a": 1, "b": 0.5}
+
+
+def test_each_seed_has_draws_of_its_own():
+    (scenario,) = saved_theorem().scenarios
+    for point in (
+        evaluate(scenario, {"size": 3}),
+        evaluate_controls(scenario, {"size": 3}, scenario.controls),
+    ):
+        one, other = point(0), point(1)
+        (name,) = (name for name in one if name.endswith("value_measured"))
+        assert not np.any(one[name] == other[name])
 
 
 def test_a_negative_residual_is_lost():
@@ -476,6 +546,10 @@ def test_judging_again_gives_the_same(folder, again):
 def test_results_say_what_made_them(folder):
     attributes = content(folder)["/"].attrs
     verdict = verdict_of(folder)
+    every = {"drawn": 4, "judged": 4, "left_out": {}}  # two seeds of two sizes
+    assert verdict["claims"][0]["judged"] == {"float64": every, "float32": every}
+    one, other = content(folder)["/"]["value_measured"].values[..., :2]
+    assert not np.any(one == other)
     assert attributes["name"] == "sums"
     assert json.loads(attributes["config"]) == verdict["config"]
     assert attributes["digest"] == source_digest(saved_theorem())
