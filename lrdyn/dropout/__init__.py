@@ -19,6 +19,7 @@ from lrdyn.dropout.dropblock import spectral_support_norm as spectral_support_no
 from lrdyn.dropout.dropblock import support_factors as support_factors
 from lrdyn.dropout.dropblock import support_norm as support_norm
 from lrdyn.dropout.minimiser import Shrinkage as Shrinkage
+from lrdyn.dropout.minimiser import decreasing_step as decreasing_step
 from lrdyn.dropout.minimiser import dropout_descent as dropout_descent
 from lrdyn.dropout.minimiser import dropout_minimiser as dropout_minimiser
 from lrdyn.dropout.minimiser import dropout_step as dropout_step

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from lrdyn import linalg
 from lrdyn.dropout.penalty import dropout_strength
@@ -156,6 +156,29 @@ def dropout_step(
     return jax.tree.map(lambda W, G: W - rate * G, weights, jax.grad(loss)(weights))
 
 
+def decreasing_step(
+    t: float | Shaped[Array, "*times"],
+    learning_rate: Scalar,
+    keep_prob: Scalar,
+    halve_after: int | Scalar,
+) -> Float[Array, "*times"]:
+    """Size of step t of training with dropout, ``eta theta / (1 + t/t_0)``.
+
+    A unit that is kept weighs 1/theta, so that theta keeps the mean square of the steps bounded.
+
+    Args:
+        t: number of the step, or of several.
+        learning_rate: eta.
+        keep_prob: theta.
+        halve_after: t_0, in steps.
+
+    Example:
+        >>> float(decreasing_step(10.0, 0.5, 0.8, 10))
+        0.2
+    """
+    return jnp.asarray(learning_rate * keep_prob / (1 + t / halve_after))
+
+
 def dropout_descent(
     key: Key[Array, ""],
     weights: Weights,
@@ -169,8 +192,7 @@ def dropout_descent(
 ) -> Weights:
     """Train two layers with dropout: one mask of the hidden units a step, decreasing steps.
 
-    The loss is ``1/2 ||Y - W_2 diag(R/theta) W_1 X||_F^2``, the step ``eta theta / (1 + t/t_0)``: a
-    unit that is kept weighs 1/theta, so that theta keeps the mean square of the steps bounded.
+    The loss is ``1/2 ||Y - W_2 diag(R/theta) W_1 X||_F^2``, the step :func:`decreasing_step`.
 
     Args:
         key: random key.
@@ -191,7 +213,7 @@ def dropout_descent(
     """
 
     def step(t: Array, weights: Weights) -> Weights:
-        rate = learning_rate * keep_prob / (1 + t.astype(inputs.dtype) / halve_after)
+        rate = decreasing_step(t.astype(inputs.dtype), learning_rate, keep_prob, halve_after)
         mask = draw_mask(jax.random.fold_in(key, t), weights[0].shape[0], keep_prob)
         return dropout_step(mask, weights, inputs, target, keep_prob, rate)
 

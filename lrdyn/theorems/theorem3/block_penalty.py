@@ -1,5 +1,6 @@
 """Theorem 3, part A: DropBlock and the spectral k-support norm."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -188,6 +189,11 @@ def _one_block(case: Blocks) -> dict[str, Array]:
     return {"dropblock_product": (left * kept[None, :]) @ right}
 
 
+def _too_few(key: Key[Array, ""], case: Blocks, amount: Array) -> Blocks:
+    """Fewer blocks than the projections of rank b can be made of."""
+    return dataclasses.replace(case, blocks=2)
+
+
 NUCLEAR = "the nuclear norm in place of the b-support norm"
 
 CONTROLS = (
@@ -201,6 +207,8 @@ CONTROLS = (
         "fixed_theta_of_blocks", "fixed theta claimed to be width-free", "dropblock_least",
         measure=_fixed_theta,
     ),
+    Control("too_few_blocks", "two blocks", "dropblock_product", case=_too_few,
+            breaks="applies"),
     Control("one_block", "a single block", "dropblock_product", measure=_one_block),
     Control("product_of_one_block", "the best approximation of rank b", "dropblock_product",
             predict=_one_block),

@@ -97,7 +97,8 @@ def expected_loss(case: Training, weights: PyTree) -> Float[Array, ""]:
 def stochastic_steps(case: Training) -> Float[Array, "steps"]:
     """Size of each step of a stochastic run."""
     number, first = _schedule(case.steps)
-    return STEP * case.keep_prob / (1 + jnp.arange(number, dtype=case.inputs.dtype) / first)
+    t = jnp.arange(number, dtype=case.inputs.dtype)
+    return dropout.decreasing_step(t, STEP, case.keep_prob, first)
 
 
 def _schedule(steps: int) -> tuple[int, int]:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+ERRORS = 4
+"""Standard errors that an error bar is long, up and down."""
+
+
 def plot_dropout(groups: Mapping[str, xr.Dataset]) -> Figure | None:
     """Draw the singular values of the minimisers over theta, and the least penalty over width.
 
@@ -55,12 +59,12 @@ def _plot_minimisers(ax: Axes, data: xr.Dataset) -> None:
         ax.errorbar(
             one["keep_prob"].values[live],
             np.mean(ends, axis=0),
-            4 * standard_error(ends),
+            ERRORS * standard_error(ends),
             ls="none", marker=".", ms=3, color=color, elinewidth=0.8, zorder=4,
         )  # fmt: skip
     ax.set(xlabel=r"keep probability $\theta$", ylabel=r"singular values of $W_2 W_1 X$")
     ax.set(xlim=(0, 1), ylim=(-0.03, 1.03))
-    runs = f"dropout, {RUNS} runs, 4 s.e."
+    runs = f"dropout, {RUNS} runs, {ERRORS} s.e."
     entries = [
         plotting.entry("closed form"),
         plotting.entry("gradient descent", ls="none", marker="o", mfc="white"),

@@ -239,6 +239,13 @@ CONTROLS = (
     Control("other_run", "each policy run as another one", "lifted", measure=_broken),
     Control("kept_signs", "a state that is kept while the signs of singular vectors change",
             "signs", measure=_broken),
+    Control[LowRankRun](
+        "galore_of_all_policies", "GaLore in the place of ReLoRA", "policy_trained",
+        measure=lambda case: {"trained": lanes(case, GALORE).trained}),
+    Control[LowRankRun](
+        "whole_matrices_of_all_policies", "all entries of W claimed to be trained",
+        "policy_trained", predict=lambda case: {
+            "trained": jnp.full_like(_numbers(), problems.flat(case.params).size)}),
 )  # fmt: skip
 
 
