@@ -197,8 +197,8 @@ def optimal_masked_only(moments: MaskedMoments) -> Float[Array, "m m"]:
     """Minimiser of :func:`masked_only_loss` with diagonal blocks 0, ``A = (S - M) Q^{-1}``.
 
     M has the diagonal blocks ``M_b = (S Q^{-1})_bb [(Q^{-1})_bb]^{-1}``, which without patches are
-    the numbers ``mu_i = (S Q^{-1})_ii / (Q^{-1})_ii``, and 0 elsewhere. Any diagonal blocks may be
-    added to the minimiser: the loss does not see them.
+    the numbers ``mu_i = (S Q^{-1})_ii / (Q^{-1})_ii``, and 0 elsewhere, for a Q that is not
+    singular. Any diagonal blocks may be added to the minimiser: the loss does not see them.
 
     Example:
         >>> moments = masked_moments(jnp.array([[1.0, 0.0], [0.6, 0.8]]), jnp.arange(2), 0.5)

@@ -38,7 +38,7 @@ SIZES = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
 TOLERANCE = lr.tolerance("identity", "float64", steps=3, size=5)
 
 
-def produced(predicted, measured, *, lengths=None, met: Any = True, size=5, **more):
+def produced(predicted, measured, *, lengths=None, met: Any = True, size: Any = 5, **more):
     """Arrays of two seeds, as a sweep would leave them."""
     shape = (2,)
     arrays = {

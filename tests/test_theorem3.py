@@ -15,7 +15,7 @@ from lrdyn.engine.evaluate import taken
 from lrdyn.engine.judging import row_of
 from lrdyn.theorem import Outcome, longest_axis
 from lrdyn.theorems import theorem3
-from lrdyn.theorems.theorem3 import dropout_minimiser, statistics
+from lrdyn.theorems.theorem3 import dropout_minimiser, masked_autoencoder, statistics
 from lrdyn.theorems.theorem3.block_penalty import DROPBLOCK
 from lrdyn.theorems.theorem3.dropout_minimiser import MINIMISER
 from lrdyn.theorems.theorem3.dropout_penalty import DROPOUT
@@ -252,6 +252,20 @@ def test_probabilities_that_float32_cannot_tell_from_the_ends_are_refused(theta)
     with pytest.raises(ValueError, match="--keep-prob: got"):
         theorem3.check(FLAGS | {"keep_prob": theta})
     theorem3.check(FLAGS | {"keep_prob": 0.9999999})
+
+
+@pytest.mark.parametrize(("sizes", "unique"), [((2, 4, 2), False), ((4, 4, 2), True)])
+def test_on_the_kernel_of_a_patch_no_minimiser_is_unique(sizes, unique):
+    """``theorem3 --mask patch --rows 2 --patch-size 2``: training stays there where it starts."""
+    point = FLAGS | dict(zip(("rows", "cols", "patch_size"), sizes, strict=True))
+    point |= {"mask": "patch", "width": 1}
+    case = AUTOENCODER.case(jax.random.key(0), **taken(AUTOENCODER.case, point))
+    found = fast(lambda case: masked_autoencoder.predict(case)["unique"])(case)
+    claims = {claim.id: claim for claim in AUTOENCODER.claims}
+    one = Outcome(point, {"unique": found}, {}, {}, np.dtype("float64"), 4, 1)
+    for name in ("optimum", "rank", "bottleneck", "masked_optimum"):
+        assert claims[name].applies(one) == unique
+    assert claims["bottleneck_value"].applies(one)
 
 
 def test_what_masks_add_does_not_cancel():

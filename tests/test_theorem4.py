@@ -262,6 +262,20 @@ def test_statements_that_are_not_concerned_are_left_out(given, expected):
     assert [scenario.id for scenario in kept] == [*expected, *always]
 
 
+def test_every_claim_has_a_control_of_the_run_and_one_of_the_formula():
+    for scenario in THEOREM4.scenarios:
+        of_run = {c.claim for c in scenario.controls if c.measure or c.case}
+        of_formula = {c.claim for c in scenario.controls if c.predict}
+        every = {claim.id for claim in scenario.claims}
+        if scenario is OTHER_PROBLEMS:  # the claims of the first two, on other problems
+            assert {name.removeprefix("network_") for name in every} <= {
+                claim.id for claim in TRAJECTORY.claims
+            }
+        else:
+            assert of_run == every
+            assert every - of_formula <= {"signs"}  # both sides of it are runs
+
+
 def test_broad_sweeps_take_both_sides():
     assert TRAJECTORY.narrow(SETTINGS)["side"] == ("left",)
     assert OTHER_PROBLEMS.narrow(SETTINGS)["side"] == ("right",)

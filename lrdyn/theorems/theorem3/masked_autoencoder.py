@@ -31,6 +31,7 @@ def predict(case: Autoencoding) -> dict[str, Array]:
     return found | {
         "attained": nuclear_norm_bound(unit, case.white, case.keep_prob),
         "condition": jnp.max(found["condition"]),
+        "unique": jnp.all(found["unique"]),
     }
 
 
@@ -49,6 +50,7 @@ def _predict(case: Autoencoding, data: Array) -> dict[str, Array]:
         "masked_optimum": autoencoding.optimal_masked_only(moments),
         "unidentified": within_patches(case.anything, case.patch_of),
         "condition": _condition(case, moments, narrow.values),
+        "unique": jnp.sum(moments.root * (moments.masked @ moments.root)) > len(data) - 0.5,
     }
 
 
@@ -100,6 +102,11 @@ def _asked(loss: str) -> Callable[[Outcome], bool]:
     return lambda one: loss in one.point["loss"].split()
 
 
+def _unique(asked: Callable[[Outcome], bool]) -> Callable[[Outcome], bool]:
+    """Whether, besides, Q is not singular: on its kernel A stays where training starts."""
+    return lambda one: asked(one) and bool(one.predicted["unique"])
+
+
 def _trained(one: Outcome) -> bool:
     """Whether the slowest error, of curvature 1 / condition, must decay to round-off squared."""
     flags = one.point
@@ -119,6 +126,7 @@ def _claim(
     *,
     loss: str = "all",
     trained: bool = True,
+    unique: bool = False,
     reads: tuple[str, ...] = (),
     **how: Any,
 ) -> Claim:
@@ -128,16 +136,20 @@ def _claim(
     if trained:
         how["undecided"] = _too_short
     read = (*(reads or (name,)), *(("condition",) if trained else ()))
-    return Claim(name, statement, reads=read, applies=_asked(loss), **how)
+    if not unique:
+        return Claim(name, statement, reads=read, applies=_asked(loss), **how)
+    return Claim(name, statement, reads=(*read, "unique"), applies=_unique(_asked(loss)), **how)
 
 
 CLAIMS = (
     _claim("marginal", "E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)",
            trained=False),
-    _claim("optimum", "training reaches A = S Q^{-1}, Q = p S + (1-p) D"),
+    _claim("optimum", "training reaches A = S Q^{-1}, Q = p S + (1-p) D (if Q is not singular: no "
+           "patch has more features than X has rank)", unique=True),
     _claim("rank", "it has the rank of X: no direction is cut off", kind="exact", residual=_differ,
-           reads=("rank_values",)),
-    _claim("bottleneck", "at width r it reaches U_r U_r^T S Q^{-1}, U_r the left of S Q^{-1/2}"),
+           reads=("rank_values",), unique=True),
+    _claim("bottleneck", "at width r it reaches U_r U_r^T S Q^{-1}, U_r the left of S Q^{-1/2}",
+           unique=True),
     _claim("bottleneck_value", "with the loss tr S - p sum_{i <= r} sigma_i(S Q^{-1/2})^2"),
     _claim("nuclear_bound", "p(1-p) tr(A D A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
            kind="bound", residual=_below_bound, reads=("nuclear_bound", "penalty")),
@@ -148,7 +160,7 @@ CLAIMS = (
            loss="masked", trained=False),
     _claim("masked_optimum",
            "training on these reaches A = (S - blkdiag M_b) Q^{-1} outside the blocks",
-           loss="masked"),
+           loss="masked", unique=True),
     _claim("unidentified", "and leaves the diagonal blocks where they started", loss="masked"),
 )  # fmt: skip
 
