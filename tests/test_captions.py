@@ -1,0 +1,226 @@
+"""Captions: the optimiser, the loss and the settings that each one names are those that are run."""
+
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lrdyn
+from lrdyn.claims import tolerance
+from lrdyn.data import images
+from lrdyn.drawing import plotting, rendering
+from lrdyn.theorems.corollary1 import COROLLARY1
+from lrdyn.theorems.theorem2 import THEOREM2
+from lrdyn.theorems.theorem3 import dropout_minimiser
+from lrdyn.theorems.theorem4.problems import OPTIMIZERS
+from paper_figs import (
+    BASELINES,
+    EXHIBITS,
+    fig01_weight_updates,
+    fig03_svd_evolution,
+    fig06_compression,
+    fig09_galore_relora,
+    fig10_masked_training,
+    reach,
+    table1_memory,
+)
+from tests import oracles
+
+CAPTIONS = {exhibit.name: " ".join(exhibit.caption.split()) for exhibit in EXHIBITS}
+
+
+class Started(Exception):
+    """What a run is about to do."""
+
+
+class Run(NamedTuple):
+    loss: Callable[[Any], Any]
+    start: Any
+    rule: optax.GradientTransformation
+    steps: np.ndarray
+
+
+def begun(experiment, patch, **settings):
+    """The case of a run, and how it starts to train: nothing is trained, nor compiled."""
+
+    def simulate(loss, start, rule, steps, record=None):
+        raise Started(Run(loss, start, rule, np.asarray(steps)))
+
+    patch.setattr(lrdyn, "simulate", simulate)
+    (scenario,) = experiment.scenarios
+    case = scenario.case(jax.random.key(0), **settings)
+    measure = partial(scenario.measure, case)
+    # Traced where it can be, what comes before the training is not computed.
+    trace = partial(jax.eval_shape, measure) if scenario.traced else measure
+    with pytest.raises(Started) as found:
+        trace()
+    return case, found.value.args[0]
+
+
+def is_rule(rule, kind, rate):
+    """The optimiser makes the updates of a textbook one."""
+    textbook, weights = oracles.Optimizer(kind, rate), jnp.zeros(3)
+    gradients = np.random.default_rng(0).normal(size=(4, 3))
+
+    def step(state, gradient):
+        return rule.update(gradient, state, weights)[::-1]
+
+    found = oracles.fast(lambda each: jax.lax.scan(step, rule.init(weights), each)[1])(gradients)
+    oracles.assert_close(found, np.stack([textbook.update(g) for g in gradients]), steps=4)
+
+
+def is_loss(run, start, expected):
+    oracles.assert_close(oracles.fast(run.loss)(start), expected, size=100)
+
+
+def is_scaled_orthogonal(layers, scale):
+    for W in layers:
+        oracles.assert_close(W @ W.T, scale**2 * np.eye(len(W)), size=len(W), scale=scale**2)
+
+
+def evenly_spaced(target, rank):
+    values = np.linalg.svd(target, compute_uv=False)
+    oracles.assert_close(values[:rank], np.linspace(1.0, 0.5, rank), size=len(values))
+    assert np.all(values[rank:] <= tolerance("identity", "float64", size=len(values)))
+
+
+# What each caption says --------------------------------------------------------------------------
+
+
+def figure_1(patch):
+    rng = np.random.default_rng(0)
+    X, labels = rng.uniform(size=(12, 40)), np.arange(40) % 10
+    patch.setattr(fig01_weight_updates, "mnist", lambda: images.MNIST(X, labels))
+    quick = fig01_weight_updates.QUICK
+    how = {name: quick[name] for name in ("depth", "init_scale", "points")}
+    for name in fig01_weight_updates.NETWORKS:
+        own = {"directions": 0} | quick[name]
+        own["directions"] = min(own["directions"], 12)
+        case, run = begun(fig01_weight_updates.UPDATES, patch, **how, **own)
+        is_rule(run.rule, "sgd", own["learning_rate"])
+        assert run.steps[-1] == own["steps"]
+        assert [W.shape for W in case.start] == [(12, 12)] * (quick["depth"] - 1) + [(10, 12)]
+        is_scaled_orthogonal(case.start, quick["init_scale"])
+        seen = fig01_weight_updates.whiten(X, 12) if own["directions"] else X
+        missed = oracles.product(oracles.double(case.start), 12) @ seen - np.eye(10)[:, labels]
+        is_loss(run, case.start, np.sum(missed**2) / 2 / 40)
+
+
+def figure_3(patch):
+    preset = fig03_svd_evolution.PRESET | {"dim": 9}
+    del preset["seed"]
+    saved, seen, unseen = rendering.load(BASELINES / "fig03.nc"), set(), mock.MagicMock()
+    patch.setattr(plotting, "plot_compared", lambda *_, every, **__: seen.add(every[1]))
+    fig03_svd_evolution.plot_evolution(unseen, saved, "sigma")
+    assert seen == {5}  # "every fifth iteration"
+    case, run = begun(fig03_svd_evolution.EVOLUTION, patch, **preset)
+    is_rule(run.rule, "sgd", preset["learning_rate"])
+    assert run.steps.tolist() == list(range(preset["steps"] + 1))
+    is_scaled_orthogonal(run.start, preset["init_scale"])
+    assert np.linalg.matrix_rank(np.asarray(case.target)) == preset["rank"]
+    missed = oracles.product(oracles.double(run.start), 9) - np.asarray(case.target)
+    is_loss(run, run.start, np.mean(missed**2) / 2)
+
+
+def figure_6(patch):
+    quick = fig06_compression.QUICK
+    how = {name: quick[name] for name in ("depth", "learning_rate", "steps")}
+    how |= {"dim": 9, "rank": 2, "init_scale": 0.3, "compressed_rank": 2}
+    case, run = begun(fig06_compression.COMPRESSION, patch, **how)
+    is_rule(run.rule, "sgd", quick["learning_rate"])
+    assert run.steps[-1] == quick["steps"]
+    is_scaled_orthogonal(run.start, 0.3)
+    evenly_spaced(case.target, 2)
+    missed = oracles.product(oracles.double(run.start), 9) - np.asarray(case.target)
+    is_loss(run, run.start, np.sum(missed**2) / 2)
+
+
+def figure_9(patch):
+    quick = fig09_galore_relora.QUICK
+    assert list(OPTIMIZERS) == ["sgd", "momentum", "adam"]  # the order of the words
+    for number, (name, rate) in enumerate(quick["rates"].items()):
+        is_rule(fig09_galore_relora.chosen_optimizer(number, quick["rates"]), name, rate)
+    assert quick["steps"] % quick["period"] == 0
+
+
+def figure_10(patch):
+    """Dropout on hidden units and masks on inputs, by all masks of four features."""
+    rng = np.random.default_rng(0)
+    X, first, second, A = rng.normal(size=(4, 4, 4))
+    p = 0.3
+    patch.setattr(fig10_masked_training, "features", lambda side: X)
+    quick = fig10_masked_training.QUICK
+    own = {name: quick[name] for name in quick if name not in ("keep_probs", "seed")}
+    _, run = begun(fig10_masked_training.MASKED, patch, keep_prob=p, **own)
+    assert quick["momentum"] == 0.9
+    is_rule(run.rule, "momentum", quick["learning_rate"])
+    assert run.steps[-1] == quick["steps"]
+    expected = sum(
+        chance / 2 * (np.sum((X - second @ (mask[:, None] / p * (first @ X))) ** 2)
+                      + np.sum((X - A @ (mask[:, None] * X)) ** 2))
+        for mask, chance in oracles.masks_of(range(4), p)
+    )  # fmt: skip
+    is_loss(run, {"dropout": (first, second), "input": A}, expected)
+
+
+def table_1(patch):
+    is_rule(table1_memory.ADAM, "adam", 1e-3)
+    assert table1_memory.PRESET["dtype"] == "float32"
+
+
+def sweeps(patch):
+    reduced = reach.REDUCED | {"depth": 2, "dim": 9, "rank": 2}
+    names = ("depth", "dim", "rank", "init_scales", "learning_rate", "steps")
+    case = reach.reduced_case(jax.random.key(0), **{name: reduced[name] for name in names})
+    values = np.linalg.svd(np.asarray(case.target), compute_uv=False)
+    evenly_spaced(np.diag(values), 2)
+    assert [claim.id for claim in COROLLARY1.scenarios[0].claims] == [
+        "error_identity", "error_bound", "bound_attained", "parameters"
+    ]  # fmt: skip
+    (excess,) = (flag for flag in COROLLARY1.flags if flag.name == "excess_rank")
+    assert excess.quick == (1,)
+    for theorem in (COROLLARY1, THEOREM2):
+        assert not any(claim.seeds for claim in theorem.scenarios[0].claims)
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "words"),
+    [
+        ("fig01", figure_1, ("half the mean squared error", "full-batch gradient descent",
+         "square but the last", "orthogonal initialisation", "no weight decay", "X X^T = n I")),
+        ("fig03", figure_3, ("gradient descent", "half the mean squared error",
+         "rank-{rank} truncation", "every fifth iteration")),
+        ("fig06", figure_6, ("gradient descent on 1/2 ||.||_F^2", "without weight decay",
+         "evenly spaced in [1/2, 1]", "orthogonal initialisation")),
+        ("fig09", figure_9, ("gradient descent, heavy ball (0.9) and Adam",)),
+        ("fig10", figure_10, ("gradient descent with momentum {momentum:g} on the expected loss",
+         "dropout on m hidden units", "masks on its inputs")),
+        ("table1", table_1, ("Adam, {dtype}",)),
+        ("corollary1", sweeps, ("evenly spaced in [1/2, 1]", "error identity, bound where its "
+         "condition holds, its equality at t = 0, parameter count", "r^ = r and r + 1")),
+        ("theorem2", sweeps, ("evenly spaced in [1/2, 1]", "all of them")),
+    ],
+)  # fmt: skip
+def test_a_caption_says_what_is_run(name, check, words, monkeypatch):
+    for said in words:
+        assert said in CAPTIONS[name]
+    check(monkeypatch)
+
+
+def test_the_figure_of_theorem_3_shows_gradient_descent(monkeypatch, unchecked):
+    """Its legend says so."""
+
+    def simulate(loss, start, rule, steps):
+        raise Started(rule)
+
+    monkeypatch.setattr(dropout_minimiser, "simulate", simulate)
+    with pytest.raises(Started) as found:
+        dropout_minimiser._descend(SimpleNamespace(learning_rate=0.3, weights=()), 5)
+    is_rule(found.value.args[0], "sgd", 0.3)
