@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -71,6 +72,8 @@ def adapter(case, rule, scale, eps):
 def test_both_sides_are_the_loops_in_numpy(dtype):
     case = case_of()
     predicted, measured = both_sides(case)
+    gram = double(case.matrix) @ double(case.matrix).T
+    assert_close(predicted["away_from_isometry"], np.linalg.norm(gram - np.eye(2)), size=8)
     parts = dict.fromkeys(LINEAR, "scale_linear") | {
         "adam": "scale_adam", "rmsprop": "scale_roots", "adagrad": "scale_roots",
     }  # fmt: skip
@@ -94,6 +97,10 @@ def test_the_claims_hold_for_many_draws(dtype):
 
 
 def test_the_map_of_the_claim_is_not_orthonormal():
+    (claim,) = (claim for claim in DUALITY.claims if claim.id == "duality")
+    for size, reason in ((0.009, "orthonormal map"), (0.011, "")):
+        one = SimpleNamespace(predicted={"away_from_isometry": size})
+        assert claim.undecided(one) == reason
     for seed in range(5):
         S = double(case_of(seed).matrix)
         assert np.linalg.cond(S) > 1.1

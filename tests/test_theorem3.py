@@ -187,9 +187,9 @@ def split_without_search(values, support):
 def test_a_split_without_search_is_seen(monkeypatch):
     """It makes the factors alone; the norm is a dual norm."""
     monkeypatch.setattr(dropblock, "_support_split", split_without_search)
-    names = "dropblock_least", "dropblock_bound"
+    names = "dropblock", "dropblock_least", "dropblock_bound"
     found = verdicts(rows(DROPBLOCK, *names, rows=6, cols=8))
-    assert found == {"dropblock_least": False, "dropblock_bound": True}
+    assert found == {"dropblock": True, "dropblock_least": False, "dropblock_bound": True}
 
 
 def test_a_norm_that_is_too_large_is_seen(monkeypatch):
@@ -266,6 +266,17 @@ def test_on_the_kernel_of_a_patch_no_minimiser_is_unique(sizes, unique):
     for name in ("optimum", "rank", "bottleneck", "masked_optimum"):
         assert claims[name].applies(one) == unique
     assert claims["bottleneck_value"].applies(one)
+
+
+def test_a_small_loss_is_judged_on_the_scale_of_the_data():
+    """``theorem3 --mask patch --rows 3 --patch-size 3 --width 2 --keep-prob 0.99998``."""
+    (claim,) = (claim for claim in AUTOENCODER.claims if claim.id == "bottleneck_value")
+    assert claim.residual is not None
+    theory = {"bottleneck_value": np.array([2e-5, 1.0]), "energy": np.array([1.0, 4.0])}
+    for change, residual in (([1e-15, 0.0], 1e-15), ([0.0, 1e-3], 2.5e-4), ([np.nan, 0.0], np.nan)):
+        run = {"bottleneck_value": theory["bottleneck_value"] + np.array(change)}
+        one = Outcome({}, theory, run, {}, np.dtype("float64"), 4, 1)
+        assert claim.residual(one) == pytest.approx(residual, rel=1e-3, nan_ok=True)
 
 
 def test_what_masks_add_does_not_cancel():

@@ -214,6 +214,15 @@ def test_galore_in_the_place_of_relora_is_seen(side):
         assert int(found) == entries + biases
 
 
+@pytest.mark.parametrize("scenario", [TRAJECTORY, OPTIMIZER_STATE, OTHER_PROBLEMS])
+def test_no_measured_run_is_galore(scenario):
+    """What it trains alone is compiled."""
+    case = make(optimizer="momentum")
+    found = oracles.fast(lambda case: scenario.measure(case)["trained"])(case)
+    assert np.all(found == problems.factor_entries(case))
+    assert int(problems.factor_entries(case)) < problems.flat(case.params).size
+
+
 @pytest.fixture
 def ran(tmp_path_factory):
     return finished("theorem4", tmp_path_factory.getbasetemp())

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import autoencoding, dropout, linalg
 from lrdyn.autoencoding import MaskedMoments, nuclear_norm_bound, within_patches
-from lrdyn.claims import excess, on_each
+from lrdyn.claims import excess, on_each, relative_difference
 from lrdyn.condition import relative_response
 from lrdyn.engine.evaluate import once_a_case
 from lrdyn.spectra import half_of_the_digits, singular_values
@@ -45,6 +45,7 @@ def _predict(case: Autoencoding, data: Array) -> dict[str, Array]:
         "rank_values": narrow.values,
         "bottleneck": narrow.autoencoder,
         "bottleneck_value": narrow.loss,
+        "energy": jnp.trace(moments.whole),
         "nuclear_bound": _bounds(case, data, optimum),
         "masked_marginal": autoencoding.masked_only_loss(case.anything, moments),
         "masked_optimum": autoencoding.optimal_masked_only(moments),
@@ -81,6 +82,12 @@ def _below_bound(one: Outcome) -> float:
     # A penalty that is not positive is below any bound.
     ratio = np.divide(bound, penalty, out=np.full_like(bound, np.inf), where=penalty > 0)
     return excess(ratio, 1.0)
+
+
+def _value(one: Outcome) -> float:
+    """On the scale of tr S: near p = 1 it is a small difference of that."""
+    sides = (side["bottleneck_value"] for side in (one.predicted, one.measured))
+    return relative_difference(*(values / one.predicted["energy"] for values in sides), 1.0)
 
 
 def _differ(one: Outcome) -> int:
@@ -150,7 +157,8 @@ CLAIMS = (
            reads=("rank_values",), unique=True),
     _claim("bottleneck", "at width r it reaches U_r U_r^T S Q^{-1}, U_r the left of S Q^{-1/2}",
            unique=True),
-    _claim("bottleneck_value", "with the loss tr S - p sum_{i <= r} sigma_i(S Q^{-1/2})^2"),
+    _claim("bottleneck_value", "with the loss tr S - p sum_{i <= r} sigma_i(S Q^{-1/2})^2",
+           residual=_value, reads=("bottleneck_value", "energy")),
     _claim("nuclear_bound", "p(1-p) tr(A D A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
            kind="bound", residual=_below_bound, reads=("nuclear_bound", "penalty")),
     _claim("attained", "with equality at A = I, if the rows of X are orthogonal and of equal norm",
@@ -296,7 +304,7 @@ AUTOENCODER = Scenario(
     "autoencoder", training.make_case, predict, training.measure, CLAIMS, CONTROLS,
     hypotheses={"masks_are_independent": _independent},
     dims={
-        **dict.fromkeys(("marginal", "bottleneck_value", "masked_marginal"), ("data",)),
+        **dict.fromkeys(("marginal", "bottleneck_value", "energy", "masked_marginal"), ("data",)),
         **dict.fromkeys(("nuclear_bound", "penalty"), ("data", "autoencoder")),
         **dict.fromkeys(
             ("optimum", "bottleneck", "masked_optimum", "unidentified"), ("data", "row", "column")
