@@ -65,8 +65,8 @@ def begun(experiment, patch, **settings):
 
 
 def is_rule(rule, kind, rate):
-    """The optimiser makes the updates of a textbook one."""
-    textbook, weights = oracles.Optimizer(kind, rate), jnp.zeros(3)
+    """The optimiser makes the updates of a textbook one, whatever the weights: no decay."""
+    textbook, weights = oracles.Optimizer(kind, rate), jnp.arange(1.0, 4.0)
     gradients = np.random.default_rng(0).normal(size=(4, 3))
 
     def step(state, gradient):

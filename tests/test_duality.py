@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,6 +10,7 @@ import optax
 import pytest
 
 import lrdyn as lr
+from lrdyn.theorem import Outcome
 from lrdyn.theorems.theorem4 import THEOREM4, duality
 from lrdyn.theorems.theorem4.duality import DUALITY, EPSILON, LINEAR, OTHERS, RATE, ROOTS, SCALE
 from tests.oracles import Optimizer, assert_apart, assert_close, double, judged
@@ -99,7 +99,8 @@ def test_the_claims_hold_for_many_draws(dtype):
 def test_the_map_of_the_claim_is_not_orthonormal():
     (claim,) = (claim for claim in DUALITY.claims if claim.id == "duality")
     for size, reason in ((0.009, "orthonormal map"), (0.011, "")):
-        one = SimpleNamespace(predicted={"away_from_isometry": size})
+        theory = {"away_from_isometry": np.asarray(size)}
+        one = Outcome({}, theory, {}, {}, np.dtype("float64"), size=8, steps=60)
         assert claim.undecided(one) == reason
     for seed in range(5):
         S = double(case_of(seed).matrix)
