@@ -117,6 +117,7 @@ def figure_3(patch):
     preset = fig03_svd_evolution.PRESET | {"dim": 9}
     del preset["seed"]
     saved, seen, unseen = rendering.load(BASELINES / "fig03.nc"), set(), mock.MagicMock()
+    assert saved is not None
     patch.setattr(plotting, "plot_compared", lambda *_, every, **__: seen.add(every[1]))
     fig03_svd_evolution.plot_evolution(unseen, saved, "sigma")
     assert seen == {5}  # "every fifth iteration"
@@ -176,7 +177,7 @@ def table_1(patch):
 
 
 def sweeps(patch):
-    reduced = reach.REDUCED | {"depth": 2, "dim": 9, "rank": 2}
+    reduced: dict[str, Any] = reach.REDUCED | {"depth": 2, "dim": 9, "rank": 2}
     names = ("depth", "dim", "rank", "init_scales", "learning_rate", "steps")
     case = reach.reduced_case(jax.random.key(0), **{name: reduced[name] for name in names})
     values = np.linalg.svd(np.asarray(case.target), compute_uv=False)
@@ -221,6 +222,7 @@ def test_the_figure_of_theorem_3_shows_gradient_descent(monkeypatch, unchecked):
         raise Started(rule)
 
     monkeypatch.setattr(dropout_minimiser, "simulate", simulate)
+    case: Any = SimpleNamespace(learning_rate=0.3, weights=())
     with pytest.raises(Started) as found:
-        dropout_minimiser._descend(SimpleNamespace(learning_rate=0.3, weights=()), 5)
+        dropout_minimiser._descend(case, 5)
     is_rule(found.value.args[0], "sgd", 0.3)

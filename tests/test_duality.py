@@ -101,6 +101,7 @@ def test_the_map_of_the_claim_is_not_orthonormal():
     for size, reason in ((0.009, "orthonormal map"), (0.011, "")):
         theory = {"away_from_isometry": np.asarray(size)}
         one = Outcome({}, theory, {}, {}, np.dtype("float64"), size=8, steps=60)
+        assert claim.undecided
         assert claim.undecided(one) == reason
     for seed in range(5):
         S = double(case_of(seed).matrix)

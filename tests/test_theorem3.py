@@ -261,7 +261,7 @@ def test_on_the_kernel_of_a_patch_no_minimiser_is_unique(sizes, unique):
     point |= {"mask": "patch", "width": 1}
     case = AUTOENCODER.case(jax.random.key(0), **taken(AUTOENCODER.case, point))
     found = fast(lambda case: masked_autoencoder.predict(case)["unique"])(case)
-    claims = {claim.id: claim for claim in AUTOENCODER.claims}
+    claims: dict[str, Any] = {claim.id: claim for claim in AUTOENCODER.claims}
     one = Outcome(point, {"unique": found}, {}, {}, np.dtype("float64"), 4, 1)
     for name in ("optimum", "rank", "bottleneck", "masked_optimum"):
         assert claims[name].applies(one) == unique
