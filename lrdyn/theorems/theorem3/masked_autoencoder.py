@@ -86,8 +86,9 @@ def _below_bound(one: Outcome) -> float:
 
 def _value(one: Outcome) -> float:
     """On the scale of tr S: near p = 1 it is a small difference of that."""
-    sides = (side["bottleneck_value"] for side in (one.predicted, one.measured))
-    return relative_difference(*(values / one.predicted["energy"] for values in sides), 1.0)
+    energy = one.predicted["energy"]
+    below, found = (s["bottleneck_value"] / energy for s in (one.predicted, one.measured))
+    return relative_difference(below, found, 1.0)
 
 
 def _differ(one: Outcome) -> int:
