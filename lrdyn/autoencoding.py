@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lrdyn import linalg
+from lrdyn import checks, linalg
 from lrdyn.factorization import Scalar
 from lrdyn.spectra import singular_values
 
@@ -34,8 +34,8 @@ def patches(rows: int, size: int) -> Int[np.ndarray, "m"]:
         >>> patches(5, 2).tolist()
         [0, 0, 1, 1, 2]
     """
-    if not 1 <= size <= rows:
-        raise ValueError(f"size: got {size}, wanted 1 to {rows}")
+    checks.integer("rows", rows)
+    checks.integer("size", size, 1, rows)
     return np.arange(rows) // size
 
 
@@ -59,6 +59,8 @@ def pool_images(
         >>> pool_images(np.eye(9), (3, 1)).round(3)[0].tolist()
         [1.414, 1.414, 1.414, -0.707, -0.707, -0.707, -0.707, -0.707, -0.707]
     """
+    images = checks.floats("images", images, ("pixels", "n"))
+    checks.sizes("shape", shape, 2, 2)
     side = round(len(images) ** 0.5)
     if side**2 != len(images):
         raise ValueError(f"images: got {len(images)} pixels, wanted a square number")
@@ -82,6 +84,8 @@ def within_patches(matrix: Float[Array, "m m"], groups: Groups) -> Float[Array, 
         >>> within_patches(jnp.ones((3, 3)), jnp.array([0, 0, 1])).tolist()
         [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
+    matrix = checks.floats("matrix", matrix, ("m", "m"))
+    groups = _checked_groups(groups, len(matrix))
     return jnp.where(groups[:, None] == groups[None, :], matrix, 0.0)
 
 
@@ -102,6 +106,18 @@ class MaskedMoments(NamedTuple):
     """``Q^{-1/2}``; of a singular Q the pseudo-inverse."""
 
 
+def _checked_groups(groups: Groups, count: int) -> Groups:
+    return checks.integer("groups", groups, 0, count - 1, (count,))
+
+
+def _checked(moments: MaskedMoments) -> MaskedMoments:
+    square = ("m", "m")
+    arrays = {"whole": square, "within": square, "masked": square, "root": square}
+    moments = checks.fields("moments", moments, MaskedMoments, keep_prob=(), **arrays)
+    _checked_groups(moments.groups, len(moments.whole))
+    return moments
+
+
 def masked_moments(data: Float[Array, "m n"], groups: Groups, keep_prob: Scalar) -> MaskedMoments:
     """Second moments of data whose patches are masked, ``Q = p S + (1 - p) D``.
 
@@ -114,6 +130,9 @@ def masked_moments(data: Float[Array, "m n"], groups: Groups, keep_prob: Scalar)
         >>> masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5).masked.tolist()
         [[1.0, 0.5], [0.5, 1.0]]
     """
+    data = checks.floats("data", data, ("m", "n"))
+    groups = _checked_groups(groups, len(data))
+    keep_prob = checks.fraction("keep_prob", keep_prob)
     whole = data @ data.T / data.shape[1]
     within = within_patches(whole, groups)
     masked = keep_prob * whole + (1 - keep_prob) * within
@@ -128,6 +147,9 @@ def masking_penalty(autoencoder: Float[Array, "m m"], moments: MaskedMoments) ->
         >>> float(masking_penalty(jnp.eye(2), moments))
         0.5
     """
+    moments = _checked(moments)
+    size = len(moments.whole)
+    autoencoder = checks.floats("autoencoder", autoencoder, (size, size))
     p = moments.keep_prob
     return p * (1 - p) * jnp.sum((autoencoder @ moments.within) * autoencoder)
 
@@ -146,6 +168,9 @@ def nuclear_norm_bound(
         >>> float(nuclear_norm_bound(jnp.eye(2), jnp.eye(2), 0.5))
         0.25
     """
+    data = checks.floats("data", data, ("m", "n"))
+    autoencoder = checks.floats("autoencoder", autoencoder, (len(data), len(data)))
+    keep_prob = checks.fraction("keep_prob", keep_prob)
     nuclear = jnp.sum(singular_values(autoencoder @ data))
     return keep_prob * (1 - keep_prob) * nuclear**2 / data.size
 
@@ -160,6 +185,9 @@ def masked_autoencoder_loss(
         >>> float(masked_autoencoder_loss(jnp.eye(2), moments))
         1.0
     """
+    moments = _checked(moments)
+    size = len(moments.whole)
+    autoencoder = checks.floats("autoencoder", autoencoder, (size, size))
     left = jnp.eye(len(autoencoder), dtype=autoencoder.dtype) - moments.keep_prob * autoencoder
     return jnp.sum((left @ moments.whole) * left) + masking_penalty(autoencoder, moments)
 
@@ -175,6 +203,9 @@ def masked_only_loss(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -
         >>> float(masked_only_loss(jnp.eye(2), moments))
         1.0
     """
+    moments = _checked(moments)
+    size = len(moments.whole)
+    autoencoder = checks.floats("autoencoder", autoencoder, (size, size))
     seen = autoencoder - within_patches(autoencoder, moments.groups)
     return (1 - moments.keep_prob) * masked_autoencoder_loss(seen, moments)
 
@@ -190,6 +221,7 @@ def optimal_autoencoder(moments: MaskedMoments) -> Float[Array, "m m"]:
         >>> optimal_autoencoder(moments).round(6).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
+    moments = _checked(moments)
     return moments.whole @ moments.root @ moments.root
 
 
@@ -205,6 +237,7 @@ def optimal_masked_only(moments: MaskedMoments) -> Float[Array, "m m"]:
         >>> optimal_masked_only(moments).round(6).tolist()
         [[0.0, 0.6], [0.6, 0.0]]
     """
+    moments = _checked(moments)
     inverse = moments.root @ moments.root
     blocks = within_patches(moments.whole @ inverse, moments.groups)
     multiplier = blocks @ _power(within_patches(inverse, moments.groups), -1.0)
@@ -237,9 +270,9 @@ def bottleneck_autoencoder(moments: MaskedMoments, width: int) -> Bottleneck:
         >>> best.autoencoder.round(6).tolist(), round(float(best.loss), 6)
         ([[0.0, 0.0], [0.0, 1.0]], 1.5)
     """
+    moments = _checked(moments)
+    checks.integer("width", width, 1, len(moments.whole))
     whole = moments.whole
-    if not 1 <= width <= len(whole):
-        raise ValueError(f"width: got {width}, wanted 1 to {len(whole)}")
     left, values, _ = linalg.svd(whole @ moments.root)
     best = left[:, :width] @ (left[:, :width].T @ optimal_autoencoder(moments))
     loss = jnp.trace(whole) - moments.keep_prob * jnp.sum(values[:width] ** 2)

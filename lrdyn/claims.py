@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from lrdyn import checks
+
 Numbers = Shaped[np.ndarray | Array, "..."] | np.number
 Kind = Literal["exact", "identity", "bound", "limit", "rate", "statistical", "control"]
 
@@ -52,6 +54,9 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1, tests: i
         >>> float(tolerance("identity", "float64", steps=99, size=16) / np.finfo("float64").eps)
         716.0
     """
+    checks.integer("steps", steps, 0)
+    checks.integer("size", size)
+    checks.integer("tests", tests)
     if kind == "exact":
         return 0.0
     if kind in ("identity", "bound"):

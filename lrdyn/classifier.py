@@ -14,19 +14,29 @@ from typing import TypeVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lrdyn import linalg
-from lrdyn.factorization import Scalar, Steps, Weights
+from lrdyn import checks, linalg
+from lrdyn.factorization import Scalar, Steps, Weights, decays
 from lrdyn.subspace import (
     Blocks,
     Frame,
     blocks,
+    checked_frame,
     propagate,
     reduced_start,
+    square_layers,
     start_scales,
     unscaled_product,
 )
 
 Number = TypeVar("Number", float, Float[Array, ""])
+
+
+def _checked(weights: Weights, *shape: int) -> tuple[Weights, int]:
+    """The layers, square but the last, which continues them, and the size of the square ones."""
+    weights = checks.layers(weights)
+    if len(weights) < 2:
+        checks.refuse("weights", "1 layer", "2 or more")
+    return weights, square_layers(weights[:-1], *shape)[1]
 
 
 def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
@@ -51,6 +61,8 @@ def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
         >>> classifier_frame(W, jnp.ones((2, 7))).left.shape
         (1, 7, 7)
     """
+    weights, dim = _checked(weights)
+    target = checks.floats("target", target, (len(weights[-1]), dim))
     classes, dim = target.shape
     if dim <= 2 * classes:
         raise ValueError(
@@ -79,6 +91,9 @@ def classifier_blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
         >>> classifier_blocks(identity, (jnp.eye(3), jnp.ones((1, 3))), 2).off_block.tolist()
         [0.0, 1.0]
     """
+    frame = checked_frame(frame)
+    weights, dim = _checked(weights, *frame.left.shape[:2])
+    checks.integer("size", size, 1, dim - 1)
     square = blocks(frame, weights[:-1], size)
     last = jnp.max(jnp.abs(weights[-1] @ frame.left[-1, :, size:]))
     return square._replace(off_block=jnp.append(square.off_block, last))
@@ -100,6 +115,9 @@ def classifier_start(frame: Frame, weights: Weights, size: int) -> Weights:
         >>> [W.shape for W in classifier_start(identity, (jnp.eye(3), jnp.ones((1, 3))), 2)]
         [(2, 2), (1, 2)]
     """
+    frame = checked_frame(frame)
+    weights, dim = _checked(weights, *frame.left.shape[:2])
+    checks.integer("size", size, 1, dim)
     inner = reduced_start(start_scales(weights[:-1]), size)
     return (*inner, weights[-1] @ frame.left[-1, :, :size])
 
@@ -122,6 +140,10 @@ def classifier_rho(
         >>> classifier_rho(jnp.ones(1), 0.5, 1.0, jnp.array([0, 2])).tolist()
         [[1.0], [0.25]]
     """
+    scales = checks.floats("scales", scales, ("depth",))
+    learning_rate = checks.nonnegative("learning_rate", learning_rate)
+    weight_decay = decays(weight_decay, len(scales))
+    steps = checks.steps(steps)
     factor = 1 - learning_rate * jnp.broadcast_to(weight_decay, scales.shape)
     return scales[None, :] * factor[None, :] ** jnp.asarray(steps, scales.dtype)[:, None]
 
@@ -144,6 +166,10 @@ def collapse_metrics(
         >>> collapse_metrics((jnp.eye(1),), X, jnp.array([0, 0, 1, 1]), 2).tolist()
         [0.25]
     """
+    weights = checks.layers(weights)
+    inputs = checks.floats("inputs", inputs, (weights[0].shape[1], "n"))
+    checks.integer("classes", classes, 2)
+    labels = checks.integer("labels", labels, 0, classes - 1, inputs.shape[1:])
     membership = (labels[:, None] == jnp.arange(classes)[None, :]).astype(inputs.dtype)
 
     def ratio(features: Array) -> Array:
@@ -173,6 +199,9 @@ def collapse_ratio(scale: Number, per_class: int, depth: int) -> Number:
         >>> round(collapse_ratio(0.5, 10, 6), 3)
         0.17
     """
+    scale = checks.nonnegative("scale", scale)
+    checks.integer("per_class", per_class)
+    checks.integer("depth", depth)
     return scale**2 / per_class ** (1 / depth)
 
 
@@ -195,5 +224,9 @@ def collapse_lower_bound(ratio: Number, dim: int, classes: int, depth: int) -> N
         >>> round(collapse_lower_bound(0.17, 50, 5, 6), 3)
         0.947
     """
+    ratio = checks.nonnegative("ratio", ratio)
+    checks.integer("classes", classes)
+    checks.integer("dim", dim, 2 * classes)
+    checks.integer("depth", depth, 2)
     bulk = (dim - 2 * classes) / (dim - classes)
     return bulk ** (1 / (depth - 1)) * (1 - ratio) ** (1 / depth)

@@ -7,9 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import linalg
-from lrdyn.factorization import Decay, Scalar, Weights, end_to_end
-from lrdyn.subspace import Frame, product_of_others, reduced_start, start_scales
+from lrdyn import checks, linalg
+from lrdyn.factorization import Decay, Scalar, Weights, decays, end_to_end, outside
+from lrdyn.subspace import (
+    Frame,
+    checked_frame,
+    product_of_others,
+    reduced_start,
+    square_layers,
+    start_scales,
+)
 
 
 class CompressedNetwork(NamedTuple):
@@ -21,6 +28,22 @@ class CompressedNetwork(NamedTuple):
     """Layers ``Wt_l``, s x s."""
     right: Float[Array, "d s"]
     """V_{1,1}, the first s columns of V_1."""
+
+
+def checked_network(network: CompressedNetwork) -> CompressedNetwork:
+    """A compressed network whose factors fit to one another.
+
+    Example:
+        >>> checked_network(CompressedNetwork(jnp.ones((3, 2)), (jnp.eye(2),), jnp.ones((3, 1))))
+        Traceback (most recent call last):
+        ValueError: network.right: got shape (3, 1), wanted (d, 2)
+    """
+    checks.instance("network", network, CompressedNetwork)
+    network = network._replace(inner=checks.layers(network.inner, name="network.inner"))
+    rows, columns = outside(network.inner)
+    return checks.fields(
+        "network", network, CompressedNetwork, left=("k", rows), right=("d", columns)
+    )
 
 
 def compress(frame: Frame, inner: Weights) -> CompressedNetwork:
@@ -35,6 +58,9 @@ def compress(frame: Frame, inner: Weights) -> CompressedNetwork:
         >>> compress(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), (jnp.ones((2, 2)),)).left.shape
         (3, 2)
     """
+    frame = checked_frame(frame)
+    inner, size = square_layers(inner, name="inner")
+    checks.integer("the size of inner", size, 1, frame.left.shape[1])
     size = inner[0].shape[0]
     return CompressedNetwork(frame.left[-1, :, :size], inner, frame.right[0, :, :size])
 
@@ -47,6 +73,7 @@ def compressed_product(network: CompressedNetwork) -> Float[Array, "k d"]:
         >>> compressed_product(CompressedNetwork(half, (jnp.ones((1, 1)),), half)).tolist()
         [[1.0, 0.0], [0.0, 0.0]]
     """
+    network = checked_network(network)
     return network.left @ end_to_end(network.inner) @ network.right.T
 
 
@@ -80,6 +107,9 @@ def gradient_basis(weights: Weights, gradient: Float[Array, "d d"], rank: int) -
         >>> jnp.abs(basis.columns).round(6).tolist(), round(float(basis.gap), 3)
         ([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], 0.01)
     """
+    weights, dim = square_layers(weights)
+    gradient = checks.floats("gradient", gradient, (dim, dim))
+    checks.integer("rank", rank, 1, dim - 1)
     _, values, right = linalg.svd(gradient)
     _, _, other = linalg.svd(gradient.T @ weights[0])
     both = jnp.concatenate([right[:rank].T, other[:rank].T], axis=1)
@@ -101,6 +131,8 @@ def gradient_gap_bound(
         >>> round(float(gradient_gap_bound(jnp.full(2, 0.1), jnp.array(1.0))), 4)
         0.0101
     """
+    scales = checks.floats("scales", scales, ("depth",))
+    smallest = checks.nonnegative("smallest", smallest)
     start = jnp.prod(scales)
     return jnp.where(smallest > start, start / jnp.abs(smallest - start), jnp.inf)
 
@@ -120,6 +152,8 @@ def gradient_network(weights: Weights, basis: Float[Array, "d s"]) -> Compressed
         >>> compressed_product(network).tolist()
         [[6.0, 0.0], [0.0, 0.0]]
     """
+    weights, dim = square_layers(weights)
+    basis = checks.floats("basis", basis, (dim, "s"))
     scales = start_scales(weights)
     left = end_to_end(weights) @ basis / jnp.prod(scales)
     return CompressedNetwork(left, reduced_start(scales, basis.shape[1]), basis)
@@ -137,6 +171,9 @@ def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Fl
         >>> float(compression_error(jnp.array([0.5, 0.5]), 8, 2))
         0.5
     """
+    rho = checks.floats("rho", rho, ("...", "depth"))
+    checks.integer("rank", rank)
+    checks.integer("dim", dim, 2 * rank)
     return jnp.sqrt(dim - 2.0 * rank) * jnp.abs(jnp.prod(rho, axis=-1))
 
 
@@ -149,6 +186,7 @@ def compression_bound(scales: Float[Array, "depth"], dim: int, rank: int) -> Flo
         >>> float(compression_bound(jnp.ones(3), 8, 2))
         2.0
     """
+    scales = checks.floats("scales", scales, ("depth",))
     return compression_error(scales, dim, rank)
 
 
@@ -169,6 +207,10 @@ def bulk_contracts(
         >>> float(bulk_contracts(jnp.ones(2), 0.5, 0.0, 2))
         0.875
     """
+    scales = checks.floats("scales", scales, ("depth",))
+    learning_rate = checks.nonnegative("learning_rate", learning_rate)
+    weight_decay = decays(weight_decay, len(scales))
+    checks.integer("steps", steps)
 
     def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         bulk, largest = state
@@ -193,6 +235,9 @@ def parameter_counts(dim: int, depth: int, rank: int) -> dict[str, int]:
         >>> counts["full"] // counts["compressed"]
         147
     """
+    checks.integer("dim", dim)
+    checks.integer("depth", depth)
+    checks.integer("rank", rank)
     inner = depth * (2 * rank) ** 2
     return {"full": depth * dim**2, "compressed": 2 * dim * 2 * rank + inner, "inner": inner}
 

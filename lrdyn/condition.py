@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lrdyn import checks
 from lrdyn.spectra import half_of_the_digits
 
 
@@ -23,6 +24,9 @@ def relative_response(
         >>> float(relative_response(jnp.array([1.0, 4.0]), jnp.array([1.0, 3.0])))
         0.25
     """
+    one = checks.floats("one", one, ("...",))
+    other = checks.floats("other", other, jnp.shape(one))
+    scale = None if scale is None else checks.floats("scale", scale)
     if scale is None:
         scale = jnp.maximum(jnp.max(jnp.abs(one)), jnp.max(jnp.abs(other)))
     difference = jnp.abs(one - other)
@@ -57,8 +61,11 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
         >>> bool(jnp.all(jnp.abs(pair.twin - pair.run) <= 2 * pair.disturbance * 1.001))
         True
     """
+    checks.instance("run", run)
     arrays, rest = eqx.partition(data, eqx.is_inexact_array)
     leaves, structure = jax.tree.flatten(arrays)
+    if not leaves:
+        checks.refuse("data", type(data).__name__, "an array of floating-point numbers in it")
     disturbance = half_of_the_digits(leaves[0].dtype)
 
     def with_twin(number: int, array: Array) -> Array:
@@ -91,6 +98,8 @@ def conditions(pair: Twins, seen: Callable[[PyTree], PyTree] = lambda result: re
         >>> {name: 1 < float(c) < 60 for name, c in conditions(pair).items()}
         {'far': True, 'near': False}
     """
+    checks.instance("pair", pair, Twins)
+    checks.instance("seen", seen)
     one, other = (eqx.filter(seen(side), eqx.is_inexact_array) for side in pair[:2])
     sizes = [jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves((one, other))]
     scale = jnp.max(jnp.stack(sizes))

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from lrdyn import checks
+
 SAFETY = 2.0
 """Factor of the number of steps: escape and approach overlap, and neither is of one mode alone.
 Measured: see ``docs/theory.md``."""
@@ -63,6 +65,8 @@ def threshold(decay: float, depth: int = 2) -> float:
         >>> threshold(0.5), round(threshold(0.5, 3), 4)
         (0.5, 1.1892)
     """
+    checks.nonnegative("decay", decay)
+    checks.integer("depth", depth, 2)
     if depth == 2:
         return decay
     return (decay * (depth - 2)) ** (depth / (2 * depth - 2)) * (depth - 1) / (depth - 2)
@@ -92,6 +96,10 @@ def curvature_at_minimum(
         >>> curvature_at_minimum(np.array([1.0, 0.75, 0.5]), 2, (3, 3), 0.125)
         Curvature(least=0.25, largest=1.75)
     """
+    values = checks.spectrum("values", values, ("n",))
+    decay, close = map(checks.nonnegative, ("decay", "close"), (decay, close))
+    checks.integer("rank", rank, 1, len(values))
+    checks.sizes("shape", shape, 2, 2)
     first, second = (*values, 0.0)[:2]
     kept = values[:rank][values[:rank] > decay + close]
     rest = values[len(kept) :]
@@ -126,6 +134,9 @@ def autoencoder_curvature(
         >>> [round(e, 2) for e in autoencoder_curvature(np.array([2.0, 1.0]), 1, 1.0)]
         [2.74, 12.0]
     """
+    values = checks.spectrum("values", values, ("n",))
+    decay, close = map(checks.nonnegative, ("decay", "close"), (decay, close))
+    checks.integer("width", width)
     squares = values**2
     kept = squares[:width][squares[:width] > decay + close]
     rest, flat = squares[len(kept) :], 1 if decay > 0 else 2
@@ -165,6 +176,8 @@ def sharpness(start: Start, largest: float, decay: float = 0.0) -> float:
         >>> sharpness(Start(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1))), 1.0)
         4.0
     """
+    checks.fields("start", start, Start, modes=("n", "r"), first=("r", "r"), last=("r", "r"))
+    largest, decay = map(checks.nonnegative, ("largest", "decay"), (largest, decay))
     most = max(largest - decay, 0.0)
     size = max(start.size, most + float(np.hypot(most, start.imbalance)))
     return 1.5 * size + start.imbalance + largest + decay
@@ -199,6 +212,8 @@ def steps_to_arrive(
         >>> steps_to_arrive(start, np.ones(1), (1, 1), 0.0, 0.6, 1e-6) is None
         True
     """
+    checks.fields("start", start, Start, modes=("n", "r"), first=("r", "r"), last=("r", "r"))
+    rate, tolerance = map(checks.positive, ("rate", "tolerance"), (rate, tolerance))
     rank = start.modes.shape[1]
     curvature = curvature_at_minimum(values, rank, shape, decay, close=close)
     kept = values[:rank][values[:rank] > decay + close]
@@ -236,6 +251,9 @@ def autoencoder_steps(
         >>> round(autoencoder_steps(start, np.ones(1), 0.5, 0.1, 1e-6), 1)
         130.0
     """
+    values = checks.spectrum("values", values, ("n",))
+    checks.fields("start", start, Start, modes=("n", "r"), first=("r", "r"), last=("r", "r"))
+    rate, tolerance = map(checks.positive, ("rate", "tolerance"), (rate, tolerance))
     width, squares = start.modes.shape[1], values**2
     curvature = autoencoder_curvature(values, width, decay, close=close)
     kept = squares[:width][squares[:width] > decay + close]
@@ -313,6 +331,12 @@ def distance_bound(
         >>> distance_bound(End(root, root, 0.1 * root, zero, root), 0.9 * root, 1)
         0.05
     """
+    target = checks.floats("target", target, ("k", "d"))
+    first, last = ("r", target.shape[1]), (len(target), "r")
+    shapes = {"first": first, "last": last, "first_gradient": first, "last_gradient": last}
+    end = checks.fields("end", end, End, **shapes, product=target.shape)
+    checks.integer("rank", rank)
+    decay, close = map(checks.nonnegative, ("decay", "close"), (decay, close))
     if not all(np.all(np.isfinite(array)) for array in (target, *end)):
         return float("inf")
     values = np.linalg.svd(target, compute_uv=False)

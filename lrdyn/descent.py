@@ -7,6 +7,7 @@ arrays, with None in place of the rest, as ``equinox.filter`` has it.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
@@ -16,8 +17,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from lrdyn import show
-from lrdyn.factorization import Decay, Scalar, Steps
+from lrdyn import checks, show
+from lrdyn.factorization import Decay, Scalar, Steps, decays
 
 State = TypeVar("State")
 Record = TypeVar("Record")
@@ -54,15 +55,10 @@ def recorded_steps(steps: int, at_most: int = 50) -> np.ndarray:
         ValueError: ``steps`` is smaller than 1 or ``at_most`` smaller than 2.
 
     Example:
-        >>> recorded_steps(100, at_most=5).tolist()
-        [0, 25, 50, 75, 100]
-        >>> recorded_steps(2).tolist()
-        [0, 1, 2]
+        >>> recorded_steps(100, at_most=5).tolist(), recorded_steps(2).tolist()
+        ([0, 25, 50, 75, 100], [0, 1, 2])
     """
-    if steps < 1:
-        raise ValueError(f"steps: got {steps}, wanted at least 1")
-    if at_most < 2:
-        raise ValueError(f"at_most: got {at_most}, wanted at least 2")
+    steps, at_most = checks.integer("steps", steps), checks.integer("at_most", at_most, 2)
     return np.unique(np.rint(np.linspace(0, steps, min(at_most, steps + 1))).astype(np.int32))
 
 
@@ -73,6 +69,7 @@ def log_steps(steps: int, at_most: int) -> np.ndarray:
         >>> log_steps(100, at_most=3).tolist()
         [1, 10, 100]
     """
+    steps, at_most = checks.integer("steps", steps), checks.integer("at_most", at_most)
     return np.unique(np.rint(np.geomspace(1, steps, at_most)).astype(int))
 
 
@@ -112,7 +109,7 @@ def iterate(
         >>> iterate(lambda t, x: 2 * x, jnp.asarray(1), steps, lambda x: x)[1].tolist()
         [1, 8, 16]
     """
-    steps = jnp.asarray(steps, jnp.int32)
+    steps = jnp.asarray(checks.steps(steps), jnp.int32)
 
     def interval(state: State, ends: tuple[Array, Array]) -> tuple[State, Record]:
         state = jax.lax.fori_loop(*ends, step, state)
@@ -159,13 +156,12 @@ def on_arrays(loss: Loss, model: PyTree) -> tuple[Loss, PyTree, Callable[[PyTree
         >>> whole({**arrays, "W": "trained"})["shape"]
         array([2])
     """
+    checks.instance("loss", loss)
     arrays, rest = eqx.partition(model, eqx.is_inexact_array)
     if not jax.tree.leaves(arrays):
         found = sorted({type(leaf).__name__ for leaf in jax.tree.leaves(model)})
-        raise ValueError(
-            f"params: got leaves of type {', '.join(found) or 'none'}, wanted at least one array "
-            "of floating-point numbers"
-        )
+        got = f"leaves of type {', '.join(found) or 'none'}"
+        checks.refuse("params", got, "at least one array of floating-point numbers")
 
     def whole(trained: PyTree) -> PyTree:
         # The rest comes first: where it has None there may be a whole layer.
@@ -186,12 +182,14 @@ def gradient_descent(
         >>> [u.tolist() for u in updates]
         [[-0.0], [-0.5]]
     """
-    decays = tuple(jnp.asarray(weight_decay)) if jnp.ndim(weight_decay) else weight_decay
+    learning_rate = checks.nonnegative("learning_rate", learning_rate)
+    lam = decays(weight_decay)
+    each = tuple(jnp.asarray(lam)) if jnp.ndim(lam) else lam
 
     def decay(updates: PyTree, params: PyTree) -> PyTree:
-        # `decays` is a prefix of the tree of parameters: one number for a whole layer.
+        # `each` is a prefix of the tree of parameters: one number for a whole layer.
         return jax.tree.map(
-            lambda lam, g, w: jax.tree.map(lambda g, w: g + lam * w, g, w), decays, updates, params
+            lambda lam, g, w: jax.tree.map(lambda g, w: g + lam * w, g, w), each, updates, params
         )
 
     return optax.chain(optax.stateless(decay), optax.scale_by_learning_rate(learning_rate))
@@ -220,8 +218,7 @@ def simulate(
         record: maps the model to a PyTree, whose arrays are stacked.
 
     Returns:
-        A :class:`Trajectory`. Divergence is reported there and raises nothing, so that it
-        cannot stop the neighbours in a batch.
+        A :class:`Trajectory`. Divergence is reported there: an error would stop a whole batch.
 
     Raises:
         ValueError: ``params`` has no inexact array.
@@ -232,14 +229,12 @@ def simulate(
         >>> run.records.tolist(), int(run.diverged_at)
         ([1.0, 0.5, 0.125], -1)
     """
+    checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    steps = jnp.asarray(checks.steps(steps), jnp.int32)
     cost, arrays, whole = on_arrays(loss, params)
-    state, records = iterate(
-        lambda t, state: _step(cost, optimizer, t, state),
-        _begin(cost, arrays, optimizer),
-        steps,
-        lambda state: record(whole(state.params)),
-    )
-    return Trajectory(whole(state.params), records, _end(cost, state, steps))
+    step, start = partial(_step, cost, optimizer), _begin(cost, arrays, optimizer)
+    state, records = iterate(step, start, steps, lambda state: record(whole(state.params)))
+    return Trajectory(whole(state.params), records, _end(cost, state, steps[-1]))
 
 
 class _State(NamedTuple):
@@ -251,8 +246,8 @@ class _State(NamedTuple):
 
 
 def _begin(loss: Loss, params: PyTree, optimizer: optax.GradientTransformation) -> _State:
-    never = jnp.asarray(-1, jnp.int32)
-    return _State(params, optimizer.init(params), divergence_limit(loss(params)), never)
+    limit = divergence_limit(checks.floats("loss(params)", loss(params)))
+    return _State(params, optimizer.init(params), limit, jnp.asarray(-1, jnp.int32))
 
 
 def divergence_limit(start: Float[Array, ""]) -> Float[Array, ""]:
@@ -264,6 +259,7 @@ def divergence_limit(start: Float[Array, ""]) -> Float[Array, ""]:
         >>> float(divergence_limit(jnp.asarray(0.0)))
         inf
     """
+    start = checks.floats("start", start)
     return jnp.where(start == 0, jnp.inf, jnp.abs(start)) / jnp.finfo(start.dtype).eps
 
 
@@ -276,8 +272,9 @@ def first_divergence(
         >>> int(first_divergence(jnp.nan * jnp.ones(()), 7, jnp.inf * jnp.ones(()), jnp.array(-1)))
         7
     """
-    lost = ~(jnp.abs(value) < limit)  # also true for NaN
-    return jnp.where(lost & (found < 0), t, found)
+    value, limit = checks.floats("value", value), checks.floats("limit", limit)
+    checks.integer("found", found, -1)
+    return jnp.where(~(jnp.abs(value) < limit) & (found < 0), t, found)  # a NaN is not below
 
 
 def _step(loss: Loss, optimizer: optax.GradientTransformation, t: Any, state: _State) -> _State:
@@ -288,8 +285,7 @@ def _step(loss: Loss, optimizer: optax.GradientTransformation, t: Any, state: _S
     return _State(params, inner, state.limit, diverged_at)
 
 
-def _end(loss: Loss, state: _State, steps: Steps) -> Int[Array, ""]:
-    last = jnp.asarray(steps, jnp.int32)[-1]
+def _end(loss: Loss, state: _State, last: Array) -> Int[Array, ""]:
     return first_divergence(loss(state.params), last, state.limit, state.diverged_at)
 
 
@@ -339,8 +335,12 @@ def simulate_until(
         >>> int(run.steps), bool(run.converged)
         (6, True)
     """
-    if check_every < 1 or max_steps < 1 or max_steps % check_every:
-        raise ValueError(f"max_steps: got {max_steps}, wanted a multiple of {check_every}")
+    checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    tolerance = checks.nonnegative("tolerance", tolerance)
+    checks.integer("check_every", check_every)
+    checks.integer("max_steps", max_steps, check_every)
+    if max_steps % check_every:
+        checks.refuse("max_steps", max_steps, f"a multiple of {check_every}")
     cost, arrays, whole = on_arrays(loss, params)
 
     def step(_: Array, state: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
@@ -357,7 +357,8 @@ def simulate_until(
         trained = jax.lax.fori_loop(0, check_every, step, trained)
         return trained, cost(trained[0]), steps + check_every
 
-    start = ((arrays, optimizer.init(arrays)), cost(arrays), jnp.asarray(0, jnp.int32))
+    first = checks.floats("loss(params)", cost(arrays))
+    start = ((arrays, optimizer.init(arrays)), first, jnp.asarray(0, jnp.int32))
     (arrays, _), value, steps = jax.lax.while_loop(unfinished, block, start)
     return Stopped(whole(arrays), value, steps, value <= tolerance)
 
@@ -391,6 +392,7 @@ def simulate_lanes(
         >>> run.records.tolist()
         [[1.0, 0.5, 0.25], [1.0, 0.0, 0.0]]
     """
+    steps = jnp.asarray(checks.steps(steps), jnp.int32)
     last = jax.tree.map(lambda array: jnp.moveaxis(array, 0, -1), data)
 
     def over_runs(function: Callable[..., Any], axis: int) -> Callable[..., Any]:
@@ -399,13 +401,10 @@ def simulate_lanes(
     def step(t: Array, state: _State) -> _State:
         return over_runs(lambda loss, _, rule, s: _step(loss, rule, t, s), -1)(last, state)
 
-    def see(state: _State) -> PyTree:
-        return jax.vmap(lambda s: record(s.params), -1, 0)(state)
-
-    start = over_runs(_begin, -1)(last)
-    state, records = iterate(step, start, steps, see)
+    see = jax.vmap(lambda state: record(state.params), -1, 0)
+    state, records = iterate(step, over_runs(_begin, -1)(last), steps, see)
     return Trajectory(
         jax.tree.map(lambda array: jnp.moveaxis(array, -1, 0), state.params),
         jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), records),
-        over_runs(lambda loss, _, rule, s: _end(loss, s, steps), 0)(last, state),
+        over_runs(lambda loss, _, rule, s: _end(loss, s, steps[-1]), 0)(last, state),
     )

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lrdyn.compression import CompressedNetwork
+from lrdyn import checks
+from lrdyn.compression import CompressedNetwork, checked_network
 from lrdyn.factorization import end_to_end
 
 BLOCK = 4
@@ -47,6 +48,8 @@ def observed_entries(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> 
         >>> entries.rows.values.shape, float(entries.rows.weights.sum())
         ((2, 4, 1), 1.0)
     """
+    target = checks.floats("target", target, ("k", "d"))
+    mask = checks.floats("mask", mask, target.shape)
     seen, values = np.asarray(mask) > 0, np.asarray(target)
     if not seen.any():
         raise ValueError("mask: got no observed entry, wanted at least one")
@@ -80,6 +83,10 @@ def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[
         >>> float(entries_loss(spectral_network(jnp.eye(4), 2, 1.0), entries))
         0.0625
     """
+    network = checked_network(network)
+    checks.instance("entries", entries, ObservedEntries)
+    for factor, lines in zip((network.left, network.right), entries, strict=True):
+        checks.integer("rows of a factor of network", len(factor), 1, BLOCK * len(lines.values))
     left = network.left @ end_to_end(network.inner)
     return _loss(left, network.right, entries)
 

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lrdyn import checks
+
 Weights = tuple[Float[Array, "_ _"], ...]
 """The layers ``(W_1, ..., W_L)`` of a linear network; ``W_1`` acts first."""
 Scalar = float | Float[Array, ""]
@@ -42,6 +44,8 @@ def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float
         >>> small_matmul(jnp.ones((2, 3)), jnp.ones((3, 1))).tolist()
         [[3.0], [3.0]]
     """
+    left = checks.floats("left", left, ("m", "k"))
+    right = checks.floats("right", right, (left.shape[1], "n"))
     # XLA makes one tight loop of each row; of sums of outer products it makes slower ones.
     return jnp.stack([jnp.sum(row[:, None] * right, axis=0) for row in left])
 
@@ -64,7 +68,30 @@ def end_to_end(weights: Weights, matmul: Matmul = jnp.matmul) -> Float[Array, "k
         >>> end_to_end((2 * jnp.eye(2), 3 * jnp.eye(2))).tolist()
         [[6.0, 0.0], [0.0, 6.0]]
     """
+    weights = checks.layers(weights)
+    checks.instance("matmul", matmul)
     return reduce(lambda product, layer: matmul(layer, product), weights)
+
+
+def decays(weight_decay: Decay, depth: int | str = "depth") -> Decay:
+    """The decay if it is one number, or one for each layer, and nowhere negative.
+
+    Example:
+        >>> decays(0.5), decays(jnp.zeros(3), 3).shape
+        (0.5, (3,))
+    """
+    axes = (depth,) if np.shape(weight_decay) else ()
+    return checks.nonnegative("weight_decay", weight_decay, axes)
+
+
+def outside(weights: Weights) -> tuple[int, int]:
+    """Shape of the product of layers.
+
+    Example:
+        >>> outside((jnp.ones((3, 2)), jnp.ones((1, 3))))
+        (1, 2)
+    """
+    return weights[-1].shape[0], weights[0].shape[1]
 
 
 def factorization_loss(
@@ -84,6 +111,8 @@ def factorization_loss(
     Reference:
         arXiv 2503.19859, Theorems 1 and 2.
     """
+    weights = checks.layers(weights)
+    target = checks.floats("target", target, outside(weights))
     return 0.5 * jnp.sum((end_to_end(weights, matmul) - target) ** 2)
 
 
@@ -97,6 +126,8 @@ def mean_factorization_loss(weights: Weights, target: Float[Array, "k d"]) -> Fl
         >>> float(mean_factorization_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2))))
         0.25
     """
+    weights = checks.layers(weights)
+    target = checks.floats("target", target, outside(weights))
     return 0.5 * jnp.mean((end_to_end(weights) - target) ** 2)
 
 
@@ -114,6 +145,10 @@ def regression_loss(
         >>> float(regression_loss((jnp.eye(2),), jnp.eye(2), jnp.zeros((2, 2))))
         1.0
     """
+    weights = checks.layers(weights)
+    rows, columns = outside(weights)
+    inputs = checks.floats("inputs", inputs, (columns, "n"))
+    outputs = checks.floats("outputs", outputs, (rows, inputs.shape[1]))
     # From the end with the shorter side, so that no two square layers are multiplied.
     if inputs.shape[1] <= outputs.shape[0]:
         found = end_to_end((inputs, *weights))

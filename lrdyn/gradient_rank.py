@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import linalg
+from lrdyn import checks, linalg
 from lrdyn.factorization import Scalar, Steps
 from lrdyn.spectra import half_of_the_digits, singular_values
 
@@ -53,11 +53,9 @@ def gradient_modes(
         >>> gradient_modes(2 * one, two).values.tolist()
         [2.0, 6.0]
     """
+    left = checks.floats("left", left, ("terms", "m", "m"))
+    right = checks.floats("right", right, (len(left), "n", "n"))
     terms, m, n = len(left), left.shape[-1], right.shape[-1]
-    if right.shape != (terms, n, n) or left.shape != (terms, m, m):
-        raise ValueError(
-            f"right: got shape {right.shape} beside {left.shape}, wanted as many square matrices"
-        )
     products = jnp.einsum("kij,kab->iajb", left, right) / terms
     return GradientModes(*linalg.eigh(products.reshape(m * n, m * n)))
 
@@ -78,10 +76,25 @@ def gradient_path(
         >>> gradient_path(modes, jnp.ones((1, 1)), 0.5, jnp.arange(3)).ravel().tolist()
         [1.0, 0.5, 0.25]
     """
+    modes = _checked(modes)
+    start = _matrix("start", start, modes)
+    learning_rate = checks.nonnegative("learning_rate", learning_rate)
+    steps = checks.steps(steps)
     times = jnp.asarray(steps, start.dtype)
     factors = (1 - learning_rate * modes.values)[None, :] ** times[:, None]
     coordinates = modes.vectors.T @ start.ravel()
     return ((factors * coordinates[None, :]) @ modes.vectors.T).reshape(-1, *start.shape)
+
+
+def _checked(modes: GradientModes) -> GradientModes:
+    return checks.fields("modes", modes, GradientModes, values=("mn",), vectors=("mn", "mn"))
+
+
+def _matrix(name: str, matrix: Float[Array, "m n"], modes: GradientModes) -> Float[Array, "m n"]:
+    matrix = checks.floats(name, matrix, ("m", "n"))
+    if matrix.size != len(modes.values):
+        checks.refuse(name, f"shape {matrix.shape}", f"{len(modes.values)} entries")
+    return matrix
 
 
 def _slow(modes: GradientModes, tolerance: float | None):
@@ -104,6 +117,9 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
         >>> [float(value) for value in spectral_edges(modes)]
         [0.0, 0.5, 1.0]
     """
+    modes = _checked(modes)
+    if tolerance is not None:
+        tolerance = checks.nonnegative("tolerance", tolerance)
     values = modes.values
     others = jnp.where(_slow(modes, tolerance), values[-1], values)
     return Edges(values[0], jnp.min(others), values[-1])
@@ -119,6 +135,10 @@ def slowest_part(
         >>> slowest_part(gradient_modes(B, B), jnp.ones((2, 2))).tolist()
         [[0.0, 1.0], [1.0, 1.0]]
     """
+    modes = _checked(modes)
+    matrix = _matrix("matrix", matrix, modes)
+    if tolerance is not None:
+        tolerance = checks.nonnegative("tolerance", tolerance)
     coordinates = modes.vectors.T @ matrix.ravel()
     kept = jnp.where(_slow(modes, tolerance), coordinates, 0.0)
     return (modes.vectors @ kept).reshape(matrix.shape)
@@ -138,6 +158,10 @@ def misalignment(
         >>> round(float(misalignment(gradient_modes(B, B), part)), 4)
         0.2
     """
+    modes = _checked(modes)
+    part = _matrix("part", part, modes)
+    if tolerance is not None:
+        tolerance = checks.nonnegative("tolerance", tolerance)
     left, _, right = linalg.svd(part)
     pair = left[:, :1] @ right[:1]
     return jnp.linalg.norm(pair - slowest_part(modes, pair, tolerance))
@@ -156,6 +180,7 @@ def stable_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
         >>> float(stable_rank(jnp.array([2.0, 1.0])))
         1.25
     """
+    values = checks.spectrum("values", values, ("...", "k"))
     return jnp.sum(values**2, axis=-1) / jnp.max(values, axis=-1) ** 2
 
 
@@ -198,6 +223,10 @@ def stable_rank_bounds(
         >>> round(float(stable_rank(singular_values(part + rest))), 3)
         2.0
     """
+    part = checks.floats("part", part, ("m", "n"))
+    rest = checks.floats("rest", rest, part.shape)
+    ratio = checks.floats("ratio", ratio)
+    steps = checks.steps(steps)
     spectral, frobenius = jnp.max(singular_values(part)), jnp.linalg.norm(part)
     left = ratio ** jnp.asarray(steps, part.dtype) * jnp.linalg.norm(rest)
     bracket, whole = spectral - left, frobenius**2 + left**2

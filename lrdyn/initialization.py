@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lrdyn import linalg
+from lrdyn import checks, linalg
 from lrdyn.factorization import Scalar, Weights
 
 
@@ -21,8 +21,8 @@ def layer_scales(scale: Scalar, spread: Scalar, depth: int) -> Float[Array, "dep
         >>> [round(float(s), 3) for s in layer_scales(1.0, 4.0, 3)]
         [0.5, 1.0, 2.0]
     """
-    if depth < 2:
-        raise ValueError(f"depth: got {depth}, wanted at least 2 layers")
+    scale, spread = checks.positive("scale", scale), checks.positive("spread", spread)
+    checks.integer("depth", depth, 2)
     return scale * jnp.asarray(spread) ** jnp.linspace(-0.5, 0.5, depth)
 
 
@@ -33,6 +33,9 @@ def gaussians(key: Key[Array, ""], shapes: Sequence[tuple[int, int]]) -> list[Fl
         >>> [G.shape for G in gaussians(jax.random.key(0), [(2, 3), (4, 1)])]
         [(2, 3), (4, 1)]
     """
+    checks.key(key)
+    for place, shape in enumerate(shapes):
+        checks.sizes(f"shapes[{place}]", shape, 2, 2)
     sizes = [rows * columns for rows, columns in shapes]
     draws = jnp.split(jax.random.normal(key, (sum(sizes),)), list(accumulate(sizes))[:-1])
     return [draw.reshape(shape) for draw, shape in zip(draws, shapes, strict=True)]
@@ -46,6 +49,7 @@ def orthogonal(gaussian: Float[Array, "k d"]) -> Float[Array, "k d"]:
         >>> [[round(abs(float(x)), 4) for x in row] for row in Q @ Q.T]
         [[1.0, 0.0], [0.0, 1.0]]
     """
+    gaussian = checks.floats("gaussian", gaussian, ("k", "d"))
     if gaussian.shape[0] < gaussian.shape[1]:
         return orthogonal(gaussian.T).T
     return linalg.orthogonal_factor(gaussian)
@@ -61,6 +65,7 @@ def reflection(vector: Float[Array, "d"]) -> Float[Array, "d d"]:
         >>> reflection(jnp.array([2.0, 0.0])).tolist()
         [[-1.0, 0.0], [0.0, 1.0]]
     """
+    vector = checks.floats("vector", vector, ("d",))
     outer = vector[:, None] * vector[None, :]
     return jnp.eye(len(vector), dtype=vector.dtype) - 2 * outer / jnp.sum(vector**2)
 
@@ -83,7 +88,7 @@ def orthogonal_layers(
         >>> bool(jnp.allclose(W @ W.T, 4 * jnp.eye(4), atol=1e-5))
         True
     """
-    draws = _layer_gaussians(key, widths, scales)
+    scales, draws = _layer_gaussians(key, widths, scales)
     if len(set(widths)) == 1:
         # One loop over equal layers compiles once, not once a layer.
         return tuple(scales[:, None, None] * linalg.over_leading_axes(orthogonal, jnp.stack(draws)))
@@ -92,11 +97,10 @@ def orthogonal_layers(
 
 def _layer_gaussians(
     key: Key[Array, ""], widths: Sequence[int], scales: Float[Array, "depth"]
-) -> list[Float[Array, "_ _"]]:
-    depth = len(widths) - 1
-    if scales.shape != (depth,):
-        raise ValueError(f"scales: got shape {scales.shape}, wanted one for each of {depth} layers")
-    return gaussians(key, list(zip(widths[1:], widths[:-1], strict=True)))
+) -> tuple[Float[Array, "depth"], list[Float[Array, "_ _"]]]:
+    checks.sizes("widths", widths, 2)
+    scales = checks.floats("scales", scales, (len(widths) - 1,))
+    return scales, gaussians(key, list(zip(widths[1:], widths[:-1], strict=True)))
 
 
 def gaussian_layers(
@@ -114,7 +118,7 @@ def gaussian_layers(
         >>> gaussian_layers(jax.random.key(0), (3, 5), jnp.ones(1))[0].shape
         (5, 3)
     """
-    draws = _layer_gaussians(key, widths, scales)
+    scales, draws = _layer_gaussians(key, widths, scales)
     return tuple(scale * G / jnp.sqrt(max(G.shape)) for scale, G in zip(scales, draws, strict=True))
 
 
@@ -136,6 +140,8 @@ def low_rank_target(
         >>> [round(float(s), 4) for s in jnp.linalg.svd(Phi, compute_uv=False)[:2]]
         [2.0, 1.0]
     """
+    checks.sizes("shape", shape, 2, 2)
+    singular_values = checks.spectrum("singular_values", singular_values, ("r",))
     rank = singular_values.shape[0]
     if rank > min(shape):
         raise ValueError(
@@ -152,6 +158,8 @@ def spaced_singular_values(rank: int, scale: Scalar = 1.0) -> Float[Array, "r"]:
         >>> spaced_singular_values(3).tolist()
         [1.0, 0.75, 0.5]
     """
+    checks.integer("rank", rank)
+    scale = checks.nonnegative("scale", scale)
     return scale * jnp.linspace(1.0, 0.5, rank)
 
 
@@ -164,5 +172,8 @@ def truncated_gaussian_target(
         >>> int(jnp.linalg.matrix_rank(truncated_gaussian_target(jax.random.key(0), (9, 9), 2)))
         2
     """
+    checks.key(key)
+    checks.sizes("shape", shape, 2, 2)
+    checks.integer("rank", rank, 1, min(shape))
     left, values, right = linalg.svd(jax.random.normal(key, shape))
     return (left[:, :rank] * values[None, :rank]) @ right[:rank]

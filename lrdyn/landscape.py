@@ -14,7 +14,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from lrdyn import linalg
+from lrdyn import checks, linalg
 from lrdyn.factorization import Scalar, Weights
 
 Sets = Int[np.ndarray, "sets r"]
@@ -31,8 +31,8 @@ def index_sets(count: int, rank: int) -> Sets:
         >>> index_sets(3, 2).tolist()
         [[-1, -1], [0, -1], [1, -1], [2, -1], [0, 1], [0, 2], [1, 2]]
     """
-    if not 1 <= rank <= count:
-        raise ValueError(f"rank: got {rank}, wanted 1 to {count}")
+    checks.integer("count", count)
+    checks.integer("rank", rank, 1, count)
     chosen = [s for size in range(rank + 1) for s in combinations(range(count), size)]
     return np.array([(*s, *(-1,) * (rank - len(s))) for s in chosen])
 
@@ -50,6 +50,9 @@ def admissible(sets: Sets, values: Float[Array, "n"], decay: Scalar) -> Bool[Arr
         >>> admissible(index_sets(2, 1), jnp.array([2.0, 1.0]), 1.0).tolist()
         [True, True, False]
     """
+    values = checks.spectrum("values", values, ("n",))
+    sets = checks.integer("sets", sets, -1, len(values) - 1, ("sets", "r"))
+    decay = checks.nonnegative("decay", decay)
     rounding = values[0] * len(values) * jnp.finfo(values.dtype).eps
     above = values > decay + rounding
     return jnp.all(above[sets] | (sets < 0), axis=1)
@@ -72,6 +75,9 @@ def critical_points(
         >>> [[round(abs(float(x)), 4) for x in (W @ V).ravel()] for W, V in zip(W2, W1)]
         [[0.0, 0.0, 0.0, 0.0], [4.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     """
+    target = checks.floats("target", target, ("k", "d"))
+    sets = checks.integer("sets", sets, -1, min(target.shape) - 1, ("sets", "r"))
+    decay = checks.nonnegative("decay", decay)
     left, values, right = linalg.svd(target)
     roots = jnp.where(sets >= 0, jnp.sqrt(jnp.maximum(values - decay, 0.0))[sets], 0.0)
     return roots[:, :, None] * right[sets], jnp.swapaxes(roots[:, :, None] * left.T[sets], 1, 2)
@@ -88,6 +94,9 @@ def critical_values(
         >>> critical_values(jnp.array([2.0, 1.0]), index_sets(2, 1)).tolist()
         [2.5, 0.5, 2.0]
     """
+    values = checks.spectrum("values", values, ("n",))
+    sets = checks.integer("sets", sets, -1, len(values) - 1, ("sets", "r"))
+    decay = checks.nonnegative("decay", decay)
     inside = members(sets, len(values))
     return jnp.sum(
         jnp.where(inside, (decay * values - 0.5 * decay**2)[None], 0.5 * values[None] ** 2), axis=1
@@ -101,6 +110,8 @@ def members(sets: Sets, count: int) -> Bool[np.ndarray, "sets n"]:
         >>> members(index_sets(2, 1), 2).tolist()
         [[False, False], [True, False], [False, True]]
     """
+    checks.integer("count", count)
+    sets = checks.integer("sets", sets, -1, count - 1, ("sets", "r"))
     return (sets[:, :, None] == np.arange(count)).any(axis=1)
 
 
@@ -122,6 +133,9 @@ def smallest_curvature(
         >>> smallest_curvature(jnp.array([3.0, 2.0, 1.0]), index_sets(3, 1), 0.5).tolist()
         [-2.5, 1.0, -1.0, -2.0]
     """
+    values = checks.spectrum("values", values, ("n",))
+    sets = checks.integer("sets", sets, -1, len(values) - 1, ("sets", "r"))
+    decay = checks.nonnegative("decay", decay)
     rank, inside = sets.shape[1], members(sets, len(values))
     decay = jnp.asarray(decay, values.dtype)
     full, some = (sets >= 0).all(axis=1), (sets >= 0).any(axis=1)
@@ -158,9 +172,11 @@ def hessian_spectrum(
         >>> hessian_spectrum(jnp.array([3.0, 1.0]), index_sets(2, 1)[1:2], (2, 2), 0.5).tolist()
         [[1.0, 2.0, 4.0, 5.0]]
     """
+    checks.sizes("shape", shape, 2, 2)
+    values = checks.spectrum("values", values, (min(shape),))
+    sets = checks.integer("sets", sets, -1, len(values) - 1, ("sets", "r"))
+    decay = checks.nonnegative("decay", decay)
     count = len(values)
-    if count != min(shape):
-        raise ValueError(f"values: got {count}, wanted {min(shape)} for shape {shape}")
     decay = jnp.asarray(decay, values.dtype)
     own = jnp.where(sets >= 0, values[sets], decay)[:, :, None]  # mu_a; axes set, slot, value
     other = values[None, None]
@@ -190,6 +206,8 @@ def hessian(
         >>> hessian(lambda w: w[0][0, 0] * w[1][0, 0], (jnp.ones((1, 1)),) * 2).tolist()
         [[0.0, 1.0], [1.0, 0.0]]
     """
+    checks.instance("loss", loss)
+    weights = checks.layers(weights)
     flat, restore = ravel_pytree(weights)
     return jax.hessian(lambda x: loss(restore(x)))(flat)
 
@@ -221,6 +239,8 @@ def find_critical_point(
         >>> round(float(find_critical_point(saddle, jnp.array(0.3)).weights), 6)
         0.0
     """
+    checks.instance("loss", loss)
+    checks.integer("steps", steps)
     flat, restore = ravel_pytree(start)
     slope = jax.grad(lambda x: loss(restore(x)))
     # Directions that the loss does not depend on must not be divided by their round-off.

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn.factorization import Scalar, Weights, end_to_end
+from lrdyn import checks
+from lrdyn.factorization import Scalar, Weights, end_to_end, outside
 
 
 def masked_loss(
@@ -26,6 +27,9 @@ def masked_loss(
         >>> float(masked_loss((jnp.eye(2),), jnp.zeros((2, 2)), mask))
         0.5
     """
+    weights = checks.layers(weights)
+    target = checks.floats("target", target, outside(weights))
+    mask = checks.floats("mask", mask, target.shape)
     return 0.5 * jnp.sum((mask * (end_to_end(weights) - target)) ** 2)
 
 
@@ -36,6 +40,9 @@ def observe(key: Key[Array, ""], shape: tuple[int, int], fraction: Scalar) -> Fl
         >>> float(observe(jax.random.key(0), (2, 2), 1.0).sum())
         4.0
     """
+    checks.key(key)
+    checks.sizes("shape", shape, 2, 2)
+    fraction = checks.fraction("fraction", fraction)
     return jnp.where(jax.random.uniform(key, shape) < fraction, 1.0, 0.0)
 
 
@@ -46,6 +53,11 @@ class MaskDistribution(NamedTuple):
     """The masks R, one a row; any real numbers."""
     probabilities: Float[Array, "points"]
     """Their probabilities, of sum 1."""
+
+
+def _checked(masks: MaskDistribution) -> MaskDistribution:
+    shapes = {"support": ("points", "terms"), "probabilities": ("points",)}
+    return checks.fields("masks", masks, MaskDistribution, **shapes)
 
 
 ENUMERABLE = 20
@@ -63,8 +75,8 @@ def bernoulli_masks(size: int, keep_prob: Scalar) -> MaskDistribution:
         >>> masks.support.tolist(), masks.probabilities.tolist()
         ([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], [0.0625, 0.1875, 0.1875, 0.5625])
     """
-    if not 1 <= size <= ENUMERABLE:
-        raise ValueError(f"size: got {size}, wanted 1 to {ENUMERABLE} (2^size masks)")
+    checks.integer("size", size, 1, ENUMERABLE)  # 2^size masks
+    keep_prob = checks.fraction("keep_prob", keep_prob)
     keep_prob = jnp.asarray(keep_prob, jnp.zeros(()).dtype)
     kept = np.arange(2**size)[:, None] >> np.arange(size)[None] & 1
     chances = jnp.where(kept == 1, keep_prob, 1 - keep_prob)
@@ -91,7 +103,9 @@ def block_masks(size: int, block: int, keep_prob: Scalar) -> MaskDistribution:
 
 
 def _blocks(size: int, block: int) -> int:
-    if block < 1 or size % block:
+    checks.integer("size", size)
+    checks.integer("block", block)
+    if size % block:
         raise ValueError(f"block: got {block}, wanted a divisor of {size}")
     return size // block
 
@@ -114,6 +128,7 @@ def draw_mask(
         >>> draw_mask(jax.random.key(0), 4, 1.0, block=2).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
+    keep_prob = checks.fraction("keep_prob", keep_prob)
     return jnp.repeat(observe(key, (1, _blocks(size, block)), keep_prob)[0], block)
 
 
@@ -127,6 +142,7 @@ def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "
         >>> block_covariance(2, 2, 0.5).tolist()
         [[0.25, 0.25], [0.25, 0.25]]
     """
+    keep_prob = checks.fraction("keep_prob", keep_prob)
     number = np.repeat(np.arange(_blocks(size, block)), block)
     same = jnp.asarray(number[:, None] == number[None, :])
     return jnp.where(same, keep_prob * (1 - keep_prob), 0.0)
@@ -139,6 +155,7 @@ def mask_mean(masks: MaskDistribution) -> Float[Array, "terms"]:
         >>> mask_mean(bernoulli_masks(2, 0.25)).tolist()
         [0.25, 0.25]
     """
+    masks = _checked(masks)
     return masks.probabilities @ masks.support
 
 
@@ -149,6 +166,7 @@ def mask_covariance(masks: MaskDistribution) -> Float[Array, "terms terms"]:
         >>> mask_covariance(bernoulli_masks(2, 0.5)).tolist()
         [[0.25, 0.0], [0.0, 0.25]]
     """
+    masks = _checked(masks)
     centred = masks.support - mask_mean(masks)[None, :]
     return (centred * masks.probabilities[:, None]).T @ centred
 
@@ -167,6 +185,9 @@ def masked_prediction(
         >>> masked_prediction(jnp.array([1.0, 0.0]), jnp.full(2, 0.5), jnp.ones((2, 1, 1))).tolist()
         [[2.0]]
     """
+    terms = checks.floats("terms", terms, ("terms", "m", "n"))
+    mask = checks.floats("mask", mask, terms.shape[:1])
+    mean = checks.floats("mean", mean, terms.shape[:1])
     return jnp.tensordot(mask / mean, terms, 1)
 
 
@@ -189,11 +210,11 @@ def deterministic_equivalent(
         >>> float(deterministic_equivalent(one[0], one, jnp.full(1, 0.5), jnp.full((1, 1), 0.25)))
         1.0
     """
+    terms = checks.floats("terms", terms, ("terms", "m", "n"))
+    target = checks.floats("target", target, terms.shape[1:])
     count = len(terms)
-    if mean.shape != (count,):
-        raise ValueError(f"mean: got shape {mean.shape}, wanted ({count},)")
-    if covariance.shape != (count, count):
-        raise ValueError(f"covariance: got shape {covariance.shape}, wanted ({count}, {count})")
+    mean = checks.floats("mean", mean, (count,))
+    covariance = checks.floats("covariance", covariance, (count, count))
     flat = terms.reshape(count, -1)
     scaled = covariance / (mean[:, None] * mean[None, :])
     return jnp.sum((target - jnp.sum(terms, axis=0)) ** 2) + jnp.sum(scaled * (flat @ flat.T))
@@ -223,8 +244,9 @@ def exact_expectation(
         >>> float(exact_expectation(lambda R: jnp.sum(R) ** 2, *masks))
         3.0
     """
-    if probabilities.shape != masks.shape[:1]:
-        raise ValueError(f"probabilities: got shape {probabilities.shape}, wanted ({len(masks)},)")
+    checks.instance("loss", loss)
+    masks = checks.floats("masks", masks, ("points", "terms"))
+    probabilities = checks.nonnegative("probabilities", probabilities, masks.shape[:1])
     if len(masks) <= AT_ONCE:
         values = jax.vmap(loss)(masks)
     else:
@@ -263,7 +285,9 @@ def monte_carlo(
         >>> abs(float(found.mean) - 2) < 4 * float(found.standard_error)
         True
     """
-    if samples < 2:
-        raise ValueError(f"samples: got {samples}, wanted at least 2")
+    checks.key(key)
+    checks.instance("loss", loss)
+    checks.instance("draw", draw)
+    checks.integer("samples", samples, 2)
     values = jax.vmap(lambda k: loss(draw(k)))(jax.random.split(key, samples))
     return Estimate(jnp.mean(values, 0), jnp.std(values, 0, ddof=1) / jnp.sqrt(1.0 * samples))

@@ -15,8 +15,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from lrdyn import linalg
-from lrdyn.compression import CompressedNetwork, compressed_product
+from lrdyn import checks, linalg
+from lrdyn.compression import CompressedNetwork, checked_network, compressed_product
 from lrdyn.factorization import Scalar
 from lrdyn.initialization import gaussians
 from lrdyn.masking import masked_loss
@@ -41,8 +41,9 @@ def spread_target(key: Key[Array, ""], shape: tuple[int, int], rank: int) -> Flo
         >>> int(jnp.linalg.matrix_rank(spread_target(jax.random.key(0), (12, 12), 3)))
         3
     """
-    if not 1 <= rank <= min(shape) // 2:
-        raise ValueError(f"rank: got {rank}, wanted 1 to {min(shape) // 2} for shape {shape}")
+    checks.key(key)
+    checks.sizes("shape", shape, 2, 2)
+    checks.integer("rank", rank, 1, min(shape) // 2)
     (gaussian,) = gaussians(key, [shape])
     left, values, right = linalg.svd(gaussian)
     kept = np.arange(rank) * min(shape) // (2 * rank)
@@ -56,6 +57,8 @@ def surrogate(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> Float[A
         >>> surrogate(jnp.ones((2, 2)), jnp.eye(2)).tolist()
         [[2.0, 0.0], [0.0, 2.0]]
     """
+    target = checks.floats("target", target, ("k", "d"))
+    mask = checks.floats("mask", mask, target.shape)
     return mask * target / jnp.mean(mask)
 
 
@@ -70,6 +73,9 @@ def sensing_loss(
         >>> float(sensing_loss(jnp.eye(2), jnp.ones((1, 2, 2)), jnp.zeros(1)))
         2.0
     """
+    product = checks.floats("product", product, ("k", "d"))
+    measurements = checks.floats("measurements", measurements, ("m", *product.shape))
+    values = checks.floats("values", values, measurements.shape[:1])
     return 0.5 * jnp.mean((sense(measurements, product) - values) ** 2)
 
 
@@ -80,6 +86,8 @@ def sense(measurements: Float[Array, "m k d"], target: Float[Array, "k d"]) -> F
         >>> sense(jnp.ones((2, 2, 2)), jnp.eye(2)).tolist()
         [2.0, 2.0]
     """
+    target = checks.floats("target", target, ("k", "d"))
+    measurements = checks.floats("measurements", measurements, ("m", *target.shape))
     return measurements.reshape(len(measurements), -1) @ target.ravel()
 
 
@@ -92,6 +100,8 @@ def sensing_surrogate(
         >>> sensing_surrogate(jnp.ones((2, 1, 1)), jnp.array([1.0, 2.0])).tolist()
         [[1.5]]
     """
+    measurements = checks.floats("measurements", measurements, ("m", "k", "d"))
+    values = checks.floats("values", values, measurements.shape[:1])
     return jnp.tensordot(values, measurements, 1) / len(values)
 
 
@@ -116,10 +126,10 @@ def spectral_network(
         >>> [len(network.inner), network.left.shape, network.right.shape]
         [1, (4, 2), (4, 2)]
     """
-    if depth < 3:
-        raise ValueError(f"depth: got {depth}, wanted at least 3 factors")
-    if not 1 <= size <= min(matrix.shape):
-        raise ValueError(f"size: got {size}, wanted 1 to {min(matrix.shape)}")
+    matrix = checks.floats("matrix", matrix, ("k", "d"))
+    checks.integer("size", size, 1, min(matrix.shape))
+    scale = checks.nonnegative("scale", scale)
+    checks.integer("depth", depth, 3)
     left, _, right = linalg.svd(matrix)
     inner = scale * jnp.eye(size, dtype=matrix.dtype)
     return CompressedNetwork(scale * left[:, :size], (inner,) * (depth - 2), scale * right[:size].T)
@@ -134,6 +144,9 @@ def observed_loss(
         >>> float(observed_loss(jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.eye(2)))
         0.5
     """
+    product = checks.floats("product", product, ("k", "d"))
+    target = checks.floats("target", target, product.shape)
+    mask = checks.floats("mask", mask, product.shape)
     return masked_loss((product,), target, mask) / jnp.sum(mask)
 
 
@@ -144,6 +157,8 @@ def recovery_error(product: Float[Array, "k d"], target: Float[Array, "k d"]) ->
         >>> float(recovery_error(jnp.zeros((2, 2)), jnp.eye(2)))
         1.0
     """
+    product = checks.floats("product", product, ("k", "d"))
+    target = checks.floats("target", target, product.shape)
     return jnp.linalg.norm(product - target) / jnp.linalg.norm(target)
 
 
@@ -157,6 +172,9 @@ def completion_loss(
         >>> float(completion_loss(network, jnp.eye(4), jnp.ones((4, 4))))
         0.0625
     """
+    network = checked_network(network)
+    target = checks.floats("target", target, (len(network.left), len(network.right)))
+    mask = checks.floats("mask", mask, target.shape)
     return observed_loss(compressed_product(network), target, mask)
 
 
@@ -184,6 +202,10 @@ def sharpness(
         >>> round(float(sharpness(jnp.diag(jnp.array([8.0, 0.0])), 1, lambda X: X)), 3)
         48.0
     """
+    target = checks.floats("target", target, ("k", "d"))
+    checks.integer("rank", rank, 1, min(target.shape))
+    checks.instance("curvature", curvature)
+    checks.integer("iterations", iterations)
     left, values, right = linalg.svd(target)
     U, s, V = left[:, :rank], values[:rank][None, :], right[:rank].T
 
@@ -214,6 +236,8 @@ def discrepant_rates(learning_rate: Scalar, ratio: Scalar) -> optax.GradientTran
         >>> float(updates.left[0, 0]), round(float(updates.inner[0][0, 0]), 3)
         (-0.5, -0.1)
     """
+    learning_rate = checks.nonnegative("learning_rate", learning_rate)
+    ratio = checks.nonnegative("ratio", ratio)
     return optax.partition(
         {"outer": optax.sgd(ratio * learning_rate), "inner": optax.sgd(learning_rate)},
         CompressedNetwork("outer", "inner", "outer"),  # type: ignore[arg-type]

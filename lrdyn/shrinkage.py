@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import linalg
-from lrdyn.factorization import Scalar, Weights, factorization_loss
+from lrdyn import checks, linalg
+from lrdyn.factorization import Scalar, Weights, factorization_loss, outside
 
 
 def decayed_loss(weights: Weights, target: Float[Array, "k d"], decay: Scalar) -> Float[Array, ""]:
@@ -26,6 +26,9 @@ def decayed_loss(weights: Weights, target: Float[Array, "k d"], decay: Scalar) -
         >>> float(decayed_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2)), 0.5))
         2.0
     """
+    weights = checks.layers(weights)
+    target = checks.floats("target", target, outside(weights))
+    decay = checks.nonnegative("decay", decay)
     squares = sum(jnp.sum(W**2) for W in weights)
     return factorization_loss(weights, target) + 0.5 * decay * squares
 
@@ -41,6 +44,10 @@ def schatten_loss(
         >>> schatten_loss(jnp.array([0.0, 1.0]), jnp.ones(2), 0.25, 2).tolist()
         [0.5, 0.25]
     """
+    shrunk = checks.spectrum("shrunk", shrunk, ("...",))
+    values = checks.spectrum("values", values, shrunk.shape)
+    decay = checks.nonnegative("decay", decay)
+    checks.integer("depth", depth, 2)
     return 0.5 * (shrunk - values) ** 2 + 0.5 * decay * depth * shrunk ** (2 / depth)
 
 
@@ -59,8 +66,9 @@ def shrink(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Ar
         >>> shrink(jnp.array([2.0, 0.25]), 0.5, 3).round(3).tolist()
         [1.57, 0.0]
     """
-    if depth < 2:
-        raise ValueError(f"depth: got {depth}, wanted at least 2 layers")
+    values = checks.spectrum("values", values, ("n",))
+    decay = checks.nonnegative("decay", decay)
+    checks.integer("depth", depth, 2)
     if depth == 2:
         return jnp.maximum(values - decay, 0.0)
     # Above the turning point the slope rises: the root there is a minimum.
@@ -84,6 +92,9 @@ def barrier(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[A
         >>> barrier(jnp.array([1.0]), 0.1, 3).round(4).tolist()
         [0.001]
     """
+    values = checks.spectrum("values", values, ("n",))
+    decay = checks.nonnegative("decay", decay)
+    checks.integer("depth", depth, 2)
     if depth == 2:
         return jnp.zeros_like(values)
     high = _turning_point(values, depth)
@@ -129,8 +140,10 @@ def minimiser(
         >>> minimiser(jnp.diag(jnp.array([3.0, 2.0, 1.0])), 2, 0.5).round(6).tolist()
         [[2.5, 0.0, 0.0], [0.0, 1.5, 0.0], [0.0, 0.0, 0.0]]
     """
-    if not 1 <= rank <= min(target.shape):
-        raise ValueError(f"rank: got {rank}, wanted 1 to {min(target.shape)}")
+    target = checks.floats("target", target, ("k", "d"))
+    checks.integer("rank", rank, 1, min(target.shape))
+    decay = checks.nonnegative("decay", decay)
+    checks.integer("depth", depth, 2)
     left, values, right = linalg.svd(target)
     return (left[:, :rank] * shrink(values[:rank], decay, depth)[None, :]) @ right[:rank]
 
@@ -147,6 +160,10 @@ def minimum(
         >>> float(minimum(jnp.array([3.0, 2.0, 1.0]), 2, 0.5))
         2.75
     """
+    values = checks.spectrum("values", values, ("n",))
+    checks.integer("rank", rank)
+    decay = checks.nonnegative("decay", decay)
+    checks.integer("depth", depth, 2)
     first, rest = values[:rank], values[rank:]
     if depth == 2:
         kept = jnp.where(first > decay, decay * first - 0.5 * decay**2, 0.5 * first**2)
@@ -164,6 +181,10 @@ def autoencoder_loss(
         >>> float(autoencoder_loss((jnp.ones((1, 2)), jnp.zeros((2, 1))), jnp.eye(2), 0.5))
         3.0
     """
+    weights = checks.layers(weights, 2)
+    inputs = checks.floats("inputs", inputs, (outside(weights)[1], "n"))
+    checks.floats("weights[1]", weights[1], (len(inputs), len(weights[0])))
+    decay = checks.nonnegative("decay", decay)
     encoder, decoder = weights
     rest = inputs - decoder @ (encoder @ inputs)
     return jnp.sum(rest**2) + decay * (jnp.sum(encoder**2) + jnp.sum(decoder**2))
@@ -176,6 +197,8 @@ def autoencoder_gains(values: Float[Array, "n"], decay: Scalar) -> Float[Array, 
         >>> autoencoder_gains(jnp.array([2.0, 1.0, 0.5]), 1.0).tolist()
         [0.75, 0.0, 0.0]
     """
+    values = checks.spectrum("values", values, ("n",))
+    decay = checks.nonnegative("decay", decay)
     squares = values**2
     above = squares > decay
     return jnp.where(above, 1 - decay / jnp.where(above, squares, 1.0), 0.0)
@@ -192,6 +215,9 @@ def autoencoder_minimiser(
         >>> autoencoder_minimiser(jnp.diag(jnp.array([2.0, 1.0])), 1, 1.0).round(6).tolist()
         [[0.75, 0.0], [0.0, 0.0]]
     """
+    inputs = checks.floats("inputs", inputs, ("d", "n"))
+    checks.integer("width", width)
+    decay = checks.nonnegative("decay", decay)
     left, values, _ = linalg.svd(inputs)
     left = left[:, :width]
     return (left * autoencoder_gains(values[:width], decay)[None, :]) @ left.T
@@ -208,6 +234,9 @@ def autoencoder_minimum(
         >>> float(autoencoder_minimum(jnp.array([2.0, 1.0]), 1, 1.0))
         2.75
     """
+    values = checks.spectrum("values", values, ("n",))
+    checks.integer("width", width)
+    decay = checks.nonnegative("decay", decay)
     gains = autoencoder_gains(values[:width], decay)
     kept = (1 - gains) ** 2 * values[:width] ** 2 + 2 * decay * gains
     return jnp.sum(kept) + jnp.sum(values[width:] ** 2)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lrdyn import linalg
+from lrdyn import checks, linalg
 
 
 def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:
@@ -16,6 +16,7 @@ def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:
         >>> singular_values(jnp.diag(jnp.array([1.0, 3.0]))).tolist()
         [3.0, 1.0]
     """
+    matrix = checks.floats("matrix", matrix, ("...", "m", "n"))
     return linalg.over_leading_axes(linalg.svdvals, matrix)
 
 
@@ -35,6 +36,7 @@ def effective_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
     Reference:
         Roy and Vetterli, The effective rank, 2007.
     """
+    values = checks.spectrum("values", values, ("...", "k"))
     shares = values / jnp.sum(values, axis=-1, keepdims=True)
     # x log x goes to 0 with x.
     terms = jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1.0)), 0.0)
@@ -56,6 +58,10 @@ def numerical_rank(
         >>> int(numerical_rank(jnp.array([1.0, 0.5, 1e-17]), 3))
         2
     """
+    values = checks.spectrum("values", values, ("...", "k"))
+    checks.integer("size", size)
+    if tolerance is not None:
+        tolerance = checks.nonnegative("tolerance", tolerance)
     if tolerance is None:
         tolerance = size * float(jnp.finfo(values.dtype).eps)
     values = jnp.asarray(values)
@@ -73,6 +79,8 @@ def half_of_the_digits(dtype: Any) -> float:
         >>> half_of_the_digits("float64") == 2.0**-26
         True
     """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        checks.refuse("dtype", dtype, "a floating-point type")
     return float(np.sqrt(np.finfo(dtype).eps))
 
 
@@ -86,5 +94,7 @@ def sines(basis: Float[Array, "d a"], vectors: Float[Array, "d b"]) -> Float[Arr
         >>> sines(jnp.eye(3)[:, :2], jnp.eye(3)[:, 1:]).tolist()
         [0.0, 1.0]
     """
+    basis = checks.floats("basis", basis, ("d", "a"))
+    vectors = checks.floats("vectors", vectors, (basis.shape[0], "b"))
     rest = vectors - basis @ (basis.T @ vectors)
     return jnp.linalg.norm(rest, axis=0)

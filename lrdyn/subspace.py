@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lrdyn import linalg
+from lrdyn import checks, linalg
 from lrdyn.descent import Problem, Trajectory, gradient_descent, simulate, simulate_lanes
 from lrdyn.factorization import (
     Decay,
     Scalar,
     Steps,
     Weights,
+    decays,
     end_to_end,
     factorization_loss,
     small_matmul,
@@ -39,6 +40,35 @@ class Frame(NamedTuple):
     """V_l, with V_{l+1} = U_l."""
 
 
+def checked_frame(frame: Frame) -> Frame:
+    """A frame with as many square matrices on either side.
+
+    Example:
+        >>> checked_frame(Frame(jnp.ones((2, 3, 3)), jnp.ones((1, 3, 3))))
+        Traceback (most recent call last):
+        ValueError: frame.right: got shape (1, 3, 3), wanted (2, 3, 3)
+    """
+    shape = ("depth", "d", "d")
+    return checks.fields("frame", frame, Frame, left=shape, right=shape)
+
+
+def square_layers(
+    weights: Weights, depth: int | None = None, dim: int | None = None, name: str = "weights"
+) -> tuple[Weights, int]:
+    """Square layers of one size, and that size; ``depth`` and ``dim`` if they are given.
+
+    Example:
+        >>> square_layers((jnp.ones((2, 2)), jnp.ones((3, 2))))
+        Traceback (most recent call last):
+        ValueError: weights[1]: got shape (3, 2), wanted (2, 2)
+    """
+    weights = checks.layers(weights, depth, name)
+    size = weights[0].shape[1] if dim is None else dim
+    for place, W in enumerate(weights):
+        checks.floats(f"{name}[{place}]", W, (size, size))
+    return weights, size
+
+
 def start_scales(weights: Weights) -> Float[Array, "depth"]:
     """Scales of (semi-)orthogonal layers, ``eps_l = ||W_l||_F / sqrt(min(shape))``.
 
@@ -46,6 +76,7 @@ def start_scales(weights: Weights) -> Float[Array, "depth"]:
         >>> start_scales((3 * jnp.eye(4),)).tolist()
         [3.0]
     """
+    weights = checks.layers(weights)
     return jnp.stack([linalg.frobenius(W) / jnp.sqrt(min(W.shape)) for W in weights])
 
 
@@ -75,12 +106,11 @@ def frame(weights: Weights, target: Float[Array, "d d"], rank: int) -> Frame:
         >>> frame(W, Phi, rank=2).left.shape
         (2, 7, 7)
     """
-    dim = target.shape[1]
-    if any(W.shape != (dim, dim) for W in (*weights, target)):
-        got = [W.shape for W in (*weights, target)]
-        raise ValueError(f"weights, target: got shapes {got}, wanted all ({dim}, {dim})")
-    if rank < 1 or dim <= 2 * rank:
-        raise ValueError(f"rank: got {rank} with dim {dim}, wanted rank >= 1 and dim > 2 rank")
+    weights, dim = square_layers(weights)
+    target = checks.floats("target", target, (dim, dim))
+    checks.integer("rank", rank)
+    if dim <= 2 * rank:
+        raise ValueError(f"rank: got {rank} with dim {dim}, wanted dim > 2 rank")
     left, _, right = linalg.svd(target)
     spanning = [right[:rank].T, unscaled_product(weights).T @ left[:, :rank]]
     return propagate(weights, linalg.complete_basis(jnp.concatenate(spanning, axis=1)))
@@ -95,12 +125,20 @@ def unscaled_product(weights: Weights) -> Float[Array, "k d"]:
         >>> unscaled_product((2 * jnp.eye(2), 3 * jnp.eye(2))).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
+    weights = checks.layers(weights)
     scales = start_scales(weights)
     return end_to_end(tuple(W / scale for W, scale in zip(weights, scales, strict=True)))
 
 
 def propagate(weights: Weights, right: Float[Array, "d d"]) -> Frame:
-    """Frame that starts from ``V_1 = right``: ``U_l = W_l(0) V_l / eps_l``, ``V_{l+1} = U_l``."""
+    """Frame that starts from ``V_1 = right``: ``U_l = W_l(0) V_l / eps_l``, ``V_{l+1} = U_l``.
+
+    Example:
+        >>> propagate((2 * jnp.eye(2), jnp.eye(2)), jnp.eye(2)).left.shape
+        (2, 2, 2)
+    """
+    weights, dim = square_layers(weights)
+    right = checks.floats("right", right, (dim, dim))
     bases = [right]
     for W, scale in zip(weights, start_scales(weights), strict=True):
         bases.append(W @ bases[-1] / scale)
@@ -114,6 +152,7 @@ def product_of_others(values: Float[Array, "depth"]) -> Float[Array, "depth"]:
         >>> product_of_others(jnp.array([2.0, 0.0, 5.0])).tolist()
         [0.0, 10.0, 0.0]
     """
+    values = checks.floats("values", values, ("depth",))
     others = jnp.where(jnp.eye(values.shape[0], dtype=bool), 1.0, values[None, :])
     return jnp.prod(others, axis=1)
 
@@ -136,6 +175,10 @@ def rho(
         >>> rho(jnp.ones(2), 0.5, 0.0, jnp.array([0, 1])).tolist()
         [[1.0, 1.0], [0.5, 0.5]]
     """
+    scales = checks.floats("scales", scales, ("depth",))
+    learning_rate = checks.nonnegative("learning_rate", learning_rate)
+    weight_decay = decays(weight_decay, len(scales))
+    steps = checks.steps(steps)
 
     def step(_: Array, values: Array) -> Array:
         return values * (1 - learning_rate * (weight_decay + product_of_others(values**2)))
@@ -162,6 +205,10 @@ def reduced_target(frame: Frame, target: Float[Array, "d d"], size: int) -> Floa
         >>> reduced_target(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), jnp.ones((3, 3)), 2).shape
         (2, 2)
     """
+    frame = checked_frame(frame)
+    dim = frame.left.shape[1]
+    target = checks.floats("target", target, (dim, dim))
+    checks.integer("size", size, 1, dim)
     return frame.left[-1, :, :size].T @ target @ frame.right[0, :, :size]
 
 
@@ -172,6 +219,8 @@ def reduced_start(scales: Float[Array, "depth"], size: int) -> Weights:
         >>> reduced_start(jnp.array([2.0]), 2)[0].tolist()
         [[2.0, 0.0], [0.0, 2.0]]
     """
+    scales = checks.floats("scales", scales, ("depth",))
+    checks.integer("size", size)
     return tuple(scale * jnp.eye(size, dtype=scales.dtype) for scale in scales)
 
 
@@ -204,6 +253,12 @@ def reduced_dynamics(
         >>> bool(jnp.allclose(run.params[1] @ run.params[0], jnp.eye(2), atol=1e-5))
         True
     """
+    target = checks.floats("target", target, ("s", "s"))
+    scales = checks.floats("scales", scales, ("depth",))
+    learning_rate = checks.nonnegative("learning_rate", learning_rate)
+    weight_decay = decays(weight_decay, len(scales))
+    if start is not None:
+        start, _ = square_layers(start, len(scales), len(target), "start")
     if start is None:
         start = reduced_start(scales, target.shape[0])
     return simulate(
@@ -236,6 +291,11 @@ def reduced_lanes(
         >>> (run.params[1] @ run.params[0])[1].round(5).tolist()
         [[2.0, 0.0], [0.0, 2.0]]
     """
+    targets = checks.floats("targets", targets, ("runs", "s", "s"))
+    scales = checks.floats("scales", scales, (len(targets), "depth"))
+    learning_rate = checks.nonnegative("learning_rate", learning_rate, scales.shape[:1])
+    wanted = scales.shape if getattr(weight_decay, "ndim", 1) == 2 else scales.shape[:1]
+    weight_decay = checks.nonnegative("weight_decay", weight_decay, wanted)
 
     def problem(one: tuple[Array, Array, Array, Array]) -> Problem:
         target, eps, eta, decay = one
@@ -257,6 +317,10 @@ def expand(frame: Frame, reduced: Weights, bulk: Float[Array, "depth"]) -> Weigh
         >>> expand(identity, (jnp.ones((1, 1)),), jnp.array([2.0]))[0].diagonal().tolist()
         [1.0, 2.0, 2.0]
     """
+    frame = checked_frame(frame)
+    reduced, size = square_layers(reduced, len(frame.left), name="reduced")
+    checks.integer("the size of reduced", size, 1, frame.left.shape[1])
+    bulk = checks.floats("bulk", bulk, frame.left.shape[:1])
 
     def layer(U: Array, V: Array, Wt: Array, rho: Array) -> Array:
         s = Wt.shape[0]
@@ -276,6 +340,9 @@ def reduced_spectra(
         >>> reduced_spectra(jnp.full((1, 1, 1), 2.0), jnp.array([-3.0]), 3).tolist()
         [[3.0, 3.0, 2.0]]
     """
+    reduced = checks.floats("reduced", reduced, ("depth", "s", "s"))
+    bulk = checks.floats("bulk", bulk, reduced.shape[:1])
+    checks.integer("dim", dim, reduced.shape[1])
     moving = singular_values(reduced)
     still = jnp.broadcast_to(jnp.abs(bulk)[:, None], (bulk.shape[0], dim - moving.shape[1]))
     return jnp.sort(jnp.concatenate([moving, still], axis=1), axis=1, descending=True)
@@ -302,6 +369,9 @@ def blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
         >>> blocks(identity, (jnp.diag(jnp.array([5.0, 2.0, 2.0])),), 1).rho.tolist()
         [2.0]
     """
+    frame = checked_frame(frame)
+    weights, dim = square_layers(weights, *frame.left.shape[:2])
+    checks.integer("size", size, 1, dim - 1)
     rotated = jnp.stack(
         [U.T @ W @ V for U, W, V in zip(frame.left, weights, frame.right, strict=True)]
     )

@@ -1,7 +1,6 @@
 """Algorithm 1: descent in few coordinates, line by line and as a loop."""
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from lrdyn import checks
 from lrdyn.adapters.maps import Side
 from lrdyn.adapters.method import Method, Parts, Split, merged, restarted
 from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
@@ -49,6 +49,8 @@ def begin(
         >>> begin(lrdyn.GALORE, optax.trace(0.9), jnp.ones((2, 3)), S).optimizer.trace.shape
         (1, 3)
     """
+    checks.instance("method", method, Method)
+    checks.instance("optimizer", optimizer, optax.GradientTransformation)
     return _fresh(method, optimizer, restarted(Parts(weights, maps, None), weights, maps))
 
 
@@ -83,6 +85,10 @@ def refresh(
         >>> state.split.frozen[0].tolist(), state.split.trained.tolist()
         ([[0.0], [1.0]], [[0.0]])
     """
+    checks.instance("method", method, Method)
+    checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    checks.instance("loss", loss)
+    checks.instance("state", state, State)
     old = method.parts(state.split)
     weights = merged(old, scale)
     maps = choose(key, jax.grad(loss)(weights))
@@ -111,6 +117,10 @@ def step(
         >>> float(value), state.split.trained.tolist()
         (1.0, [[0.5], [1.0]])
     """
+    checks.instance("method", method, Method)
+    checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    checks.instance("loss", loss)
+    checks.instance("state", state, State)
     split, inner = state
 
     def of_trained(trained: PyTree) -> Float[Array, ""]:
@@ -214,12 +224,15 @@ def low_rank_descent(
         Zhao et al., GaLore (arXiv 2403.03507); Lialin et al., ReLoRA (arXiv 2307.05695); Hu et al.,
         LoRA (arXiv 2106.09685); Hao et al., Flora (arXiv 2402.03293) for ``transport``.
     """
+    checks.instance("method", method, Method)
+    checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    scale = checks.floats("scale", scale)
     starts, stops, fresh, kept = _segments(steps, period, method.once)
     policy = resolve_policy(method.state if state is None else state)
     if choose is None:
         choose = _as_published(method, rank, side)
     cost, arrays, whole = on_arrays(loss, params)
-    limit = divergence_limit(cost(arrays))
+    limit = divergence_limit(checks.floats("loss(params)", cost(arrays)))
 
     def weights(run: _Run) -> PyTree:
         return merged(method.parts(run.state.split), scale)
@@ -262,11 +275,9 @@ def _segments(steps: np.ndarray | tuple[int, ...], period: int, once: bool):
     """Cut a run at refreshes and at recorded steps: starts, stops, refresh first, recorded."""
     if once and period:
         raise ValueError(f"period: got {period}, wanted none for a method without a refresh")
-    if not once and period < 1:
-        raise ValueError(f"period: got {period}, wanted at least 1")
-    recorded = [int(step) for step in steps]
-    if not recorded or recorded[0] < 0 or any(b <= a for a, b in pairwise(recorded)):
-        raise ValueError(f"steps: got {recorded}, wanted increasing integers >= 0")
+    if not once:
+        checks.integer("period", period)
+    recorded = np.asarray(checks.steps(steps)).tolist()
     refreshes = range(0, recorded[-1], period or max(1, recorded[-1]))
     cuts = sorted({0, *refreshes, *recorded})
     # A segment of no step looks at the start before anything is chosen.

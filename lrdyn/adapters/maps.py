@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import linalg
+from lrdyn import checks, linalg
 
 Side = Literal["left", "right", "smaller", "larger"]
 
@@ -118,6 +118,7 @@ def over_maps(function: Callable[..., Any], maps: PyTree, *others: PyTree) -> Py
         >>> over_maps(lambda S, name: name, {"b": Identity()}, {"b": "bias"})
         {'b': 'bias'}
     """
+    checks.instance("function", function)
     return jax.tree.map(function, maps, *others, is_leaf=is_map)
 
 
@@ -161,16 +162,12 @@ def resolve_side(shape: tuple[int, ...], side: Side) -> Literal["left", "right"]
         >>> resolve_side((2, 3), "smaller"), resolve_side((2, 3), "larger")
         ('left', 'right')
     """
+    checks.sizes("shape", shape, 2, 2)
     m, n = shape
     sides = {"left": True, "right": False, "smaller": m <= n, "larger": m >= n}
     if side not in sides:
         raise ValueError(f"side: got {side!r}, wanted one of {', '.join(get_args(Side))}")
     return "left" if sides[side] else "right"
-
-
-def _check_rank(rank: int) -> None:
-    if rank < 1:
-        raise ValueError(f"rank: got {rank}, wanted an integer >= 1")
 
 
 TIED = 1e-3
@@ -187,6 +184,7 @@ def signed(vectors: Float[Array, "length rank"]) -> Float[Array, "length rank"]:
         >>> signed(jnp.array([[-0.7], [0.7 + 1e-9]])).round(3).tolist()
         [[0.7], [-0.7]]
     """
+    vectors = checks.floats("vectors", vectors, ("length", "rank"))
     sizes = jnp.abs(vectors)
     largest = sizes >= (1 - TIED) * jnp.max(sizes, axis=0, keepdims=True)
     first = jnp.argmax(largest, axis=0, keepdims=True)
@@ -213,7 +211,8 @@ def top_singular_projector(
         >>> jnp.abs(P.basis).tolist(), P.side
         ([[0.0], [1.0]], 'left')
     """
-    _check_rank(rank)
+    gradient = checks.floats("gradient", gradient, ("m", "n"))
+    checks.integer("rank", rank)
     side = resolve_side(gradient.shape, side)
     left, _, right = linalg.svd(gradient)
     vectors = left if side == "left" else right.T
@@ -233,6 +232,7 @@ def choose_projectors(gradients: PyTree, rank: int, side: Side = "smaller") -> P
         >>> found["W"].basis.shape, found["b"]
         ((3, 2), Identity())
     """
+    checks.integer("rank", rank)
     return jax.tree.map(
         lambda G: top_singular_projector(G, rank, side) if G.ndim == 2 else Identity(), gradients
     )
@@ -257,9 +257,8 @@ def draw_projectors(
         >>> found["W"].basis.shape, found["b"]
         ((5, 2), Identity())
     """
-    _check_rank(rank)
-    if key is None:
-        raise ValueError("key: got None, wanted a random key, from which factors are drawn")
+    checks.key(key)
+    checks.integer("rank", rank)
     leaves, structure = jax.tree.flatten(weights)
     keys = jax.random.split(key, len(leaves))
     drawn = [_draw(*pair, rank, side) for pair in zip(keys, leaves, strict=True)]

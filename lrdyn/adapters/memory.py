@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
+from lrdyn import checks
+
 COUNTER_BYTES = 4
 """optax counts steps in one int32 for each transformation that needs their number."""
 ADDRESS_BYTES = 8
@@ -91,6 +93,8 @@ def footprint(method: Held) -> Footprint:
         >>> print(footprint(lrdyn.GALORE).state)
         mr + 2nr
     """
+    if not isinstance(method, Held):
+        checks.refuse("method", f"type {type(method).__name__}", "a method or its footprint")
     return method if isinstance(method, Footprint) else method.memory
 
 
@@ -101,6 +105,9 @@ def entries(formula: Formula, m: int, n: int, r: int, b: int = 0) -> int:
         >>> entries(Formula("2mn", ("mb", "nr")), 2, 3, 1, 5)
         22
     """
+    checks.instance("formula", formula, Formula)
+    for name, size in {"m": m, "n": n, "r": r, "b": b}.items():
+        checks.integer(name, size, 0)
     sizes = {"m": m, "n": n, "r": r, "b": b}
     values = [_sum(text, sizes) for text in formula.most]
     return _sum(formula.always, sizes) + max(values, default=0)
@@ -119,7 +126,11 @@ def weights_held(method: Held, m: int, n: int, r: int) -> int:
         >>> weights_held(lrdyn.FULL, 20, 30, 2), weights_held(lrdyn.LORA, 20, 30, 2)
         (600, 700)
     """
-    return entries(footprint(method).weights, min(m, n), max(m, n), r)
+    return entries(footprint(method).weights, *_sides(m, n), r)
+
+
+def _sides(m: int, n: int) -> list[int]:
+    return sorted((checks.integer("m", m), checks.integer("n", n)))
 
 
 def adam_state(method: Held, m: int, n: int, r: int) -> int:
@@ -132,7 +143,7 @@ def adam_state(method: Held, m: int, n: int, r: int) -> int:
         >>> [adam_state(method, 20, 30, 2) for method in (FULL, LORA, RELORA_FROZEN, GALORE)]
         [1200, 200, 120, 160]
     """
-    return entries(footprint(method).state, min(m, n), max(m, n), r)
+    return entries(footprint(method).state, *_sides(m, n), r)
 
 
 def state_bytes(method: Held, m: int, n: int, r: int, itemsize: int = 4) -> int:
@@ -143,6 +154,7 @@ def state_bytes(method: Held, m: int, n: int, r: int, itemsize: int = 4) -> int:
         >>> state_bytes(FULL, 20, 30, 2), state_bytes(OPTAX_GALORE, 20, 30, 2)
         (4804, 568)
     """
+    checks.integer("itemsize", itemsize)
     return itemsize * adam_state(method, m, n, r) + COUNTER_BYTES * footprint(method).counters
 
 
@@ -163,7 +175,7 @@ def temporaries(
         >>> temporaries(RELORA_FROZEN, 20, 30, 2, 4, layered=True)
         168
     """
-    if m > n:
+    if _sides(m, n) != [m, n]:
         raise ValueError(f"m, n: got {m} and {n}, wanted m <= n")
     formula = program_formula(method, layered=layered, refresh=refresh)
     return entries(formula, m, n, r, b)
@@ -230,6 +242,7 @@ def measured_memory(function: Callable[..., Any], *args: Any, donate: Sequence[i
         >>> found.arguments, found.outputs, found.aliased, found.peak
         (4000, 4000, 4000, 4000)
     """
+    checks.instance("function", function)
     # An unused argument is held all the same.
     jitted = jax.jit(function, donate_argnums=tuple(donate), keep_unused=True)
     lowered = jitted.lower(*args)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
+from lrdyn import checks
 from lrdyn.adapters.maps import Side, lift_onto, over_maps, project
 from lrdyn.adapters.memory import Footprint
 from lrdyn.adapters.state import Policy
@@ -44,6 +45,7 @@ def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
         >>> merged(Parts(jnp.ones(2), lrdyn.adapters.Identity(), jnp.ones(2))).tolist()
         [2.0, 2.0]
     """
+    checks.instance("parts", parts, Parts)
     if parts.coordinates is None:
         return parts.weights
     return lift_onto(parts.weights, parts.maps, parts.coordinates, scale)
@@ -61,6 +63,7 @@ def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
         >>> layer.left.shape, (layer @ jnp.ones(2)).tolist()
         ((2, 1), [3.0, 3.0])
     """
+    checks.instance("parts", parts, Parts)
     if parts.coordinates is None:
         return parts.weights
     W, S, A = parts
@@ -76,6 +79,7 @@ def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
         >>> restarted(Parts(W, S, W), 2 * W, S).coordinates.tolist()
         [0.0, 0.0]
     """
+    checks.instance("old", old, Parts)
     return Parts(weights, maps, jax.tree.map(jnp.zeros_like, project(maps, weights)))
 
 

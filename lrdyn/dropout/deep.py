@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lrdyn import checks
 from lrdyn.dropout.penalty import dropout_penalty, odds
-from lrdyn.factorization import Scalar, Weights
+from lrdyn.factorization import Scalar, Weights, outside
 
 
 def layers_penalty(
@@ -27,6 +28,10 @@ def layers_penalty(
     Reference:
         Mianjy and Arora, On dropout and nuclear norm regularization, 2019.
     """
+    weights = checks.layers(weights)
+    columns = outside(weights)[1]
+    moment = checks.floats("moment", moment, (columns, columns))
+    keep_prob = checks.fraction("keep_prob", keep_prob)
     first, *rest = weights
     plain = first @ moment @ first.T
     # What masks add to M_l is carried on its own: the difference of the traces would cancel.
@@ -49,6 +54,8 @@ def layers_strength(keep_prob: Scalar, hidden: tuple[int, ...]) -> Float[Array, 
         >>> float(layers_strength(0.5, (2, 4)))
         0.875
     """
+    keep_prob = checks.fraction("keep_prob", keep_prob)
+    checks.sizes("hidden", hidden, 1)
     factor = odds(keep_prob)
     # The product less 1, without the cancellation near theta = 1.
     return jnp.expm1(jnp.sum(jnp.log1p(factor / jnp.asarray(hidden, factor.dtype))))
@@ -75,6 +82,9 @@ def layers_schatten_bound(
         >>> float(layers_schatten_bound(jnp.ones(2), 0.5, (2, 2)))  # of two identity layers
         6.0
     """
+    values = checks.spectrum("values", values, ("k",))
+    keep_prob = checks.fraction("keep_prob", keep_prob)
+    checks.sizes("hidden", hidden, 2, 2)
     factor = odds(keep_prob)
     first, second = (factor / width for width in hidden)
     quasi = jnp.sum(jnp.cbrt(values) ** 2) ** 3
@@ -98,6 +108,9 @@ def equalized_layers(
         >>> W_1.ravel().tolist(), W_2.ravel().tolist()
         ([0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5])
     """
+    column = checks.floats("column", column, ("k",))
+    row = checks.floats("row", row, ("d",))
+    checks.sizes("hidden", hidden, 1)
     units = [jnp.full(width, 1 / np.sqrt(width), column.dtype) for width in hidden]
     return tuple(
         after[:, None] * before[None, :]
@@ -126,10 +139,10 @@ def dropconnect_penalty(
         >>> float(dropconnect_penalty((jnp.ones((1, 2)), jnp.eye(1)), jnp.eye(2), 0.5, layer=1))
         2.0
     """
-    if len(weights) != 2:
-        raise ValueError(f"weights: got {len(weights)} layers, wanted 2")
-    if layer not in (1, 2):
-        raise ValueError(f"layer: got {layer}, wanted 1 or 2")
+    weights = checks.layers(weights, 2)
+    inputs = checks.floats("inputs", inputs, (outside(weights)[1], "n"))
+    keep_prob = checks.fraction("keep_prob", keep_prob)
+    checks.integer("layer", layer, 1, 2)
     first, second = weights
     if layer == 2:
         return dropout_penalty(second, first @ inputs, keep_prob)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lrdyn import linalg
+from lrdyn import checks, linalg
 from lrdyn.spectra import singular_values
 
 
@@ -14,8 +14,6 @@ def _support_split(
 ) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
     """Sizes s_i of the entries of k-sparse vectors whose mean is ``values``, and shares w_i/s_i."""
     dim = len(values)
-    if not 1 <= support <= dim:
-        raise ValueError(f"support: got {support}, wanted 1 to {dim}")
     tails = jnp.cumsum(values[::-1])[::-1]
     # r is the first with w_{k-r-1} > (1/(r+1)) sum_{i >= k-r} w_i; the last always has it.
     r = np.arange(support)
@@ -49,9 +47,9 @@ def support_norm(values: Float[Array, "d"], support: int) -> Float[Array, ""]:
     Reference:
         Argyriou, Foygel and Srebro, Sparse prediction with the k-support norm, 2012.
     """
+    values = checks.spectrum("values", values, ("d",))
     dim = len(values)
-    if not 1 <= support <= dim:
-        raise ValueError(f"support: got {support}, wanted 1 to {dim}")
+    checks.integer("support", support, 1, dim)
     # As its dual: the largest <w, u> over u whose k largest entries have norm 1. For each r take
     # w itself before k-r and the level beyond; each u is a lower bound, and one is the largest.
     r, index = np.arange(support)[:, None], np.arange(dim)[None, :]
@@ -76,6 +74,8 @@ def spectral_support_norm(matrix: Float[Array, "m n"], support: int) -> Float[Ar
         >>> float(spectral_support_norm(jnp.eye(4), 1)), float(spectral_support_norm(jnp.eye(4), 4))
         (4.0, 2.0)
     """
+    matrix = checks.floats("matrix", matrix, ("m", "n"))
+    checks.integer("support", support)
     return support_norm(singular_values(matrix), min(support, *matrix.shape))
 
 
@@ -106,6 +106,9 @@ def support_factors(
         >>> round(float(spectral_support_norm(Z, 2)) ** 2, 4)
         18.0
     """
+    matrix = checks.floats("matrix", matrix, ("m", "n"))
+    checks.integer("block", block)
+    checks.integer("blocks", blocks)
     left, values, right = linalg.svd(matrix)
     support = min(block, len(values))
     sizes, shares = _support_split(values, support)
@@ -124,6 +127,9 @@ def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array
         >>> [bool(enough_blocks(Z, 2, blocks)) for blocks in (5, 6)]
         [False, True]
     """
+    matrix = checks.floats("matrix", matrix, ("m", "n"))
+    checks.integer("block", block)
+    checks.integer("blocks", blocks)
     values = singular_values(matrix)
     shares = _shares(values, min(block, len(values)))
     rounding = len(values) * jnp.finfo(values.dtype).eps

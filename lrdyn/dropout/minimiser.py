@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from lrdyn import linalg
+from lrdyn import checks, linalg
 from lrdyn.dropout.penalty import dropout_strength
-from lrdyn.factorization import Scalar, Weights
+from lrdyn.factorization import Scalar, Weights, outside
 from lrdyn.masking import draw_mask
 from lrdyn.spectra import numerical_rank
 
@@ -20,6 +20,8 @@ def project_rows(target: Float[Array, "m n"], inputs: Float[Array, "d n"]) -> Fl
         >>> project_rows(jnp.ones((1, 2)), jnp.array([[1.0, 0.0]])).tolist()
         [[1.0, 0.0]]
     """
+    inputs = checks.floats("inputs", inputs, ("d", "n"))
+    target = checks.floats("target", target, ("m", inputs.shape[1]))
     _, _, right, kept = _data_directions(inputs)
     right = jnp.where(kept[:, None], right, 0.0)
     return (target @ right.T) @ right
@@ -64,6 +66,9 @@ def shrink_squared(matrix: Float[Array, "m n"], strength: Scalar, width: int) ->
         >>> found.values.tolist(), int(found.rank)
         ([2.0, 0.0, 0.0], 1)
     """
+    matrix = checks.floats("matrix", matrix, ("m", "n"))
+    strength = checks.nonnegative("strength", strength)
+    checks.integer("width", width)
     left, values, right = linalg.svd(matrix)
     kept, threshold, rank = shrink_squared_values(values, strength, width)
     return Shrinkage((left * kept[None, :]) @ right, kept, threshold, rank, left, right)
@@ -81,6 +86,9 @@ def shrink_squared_values(
         >>> shrink_squared_values(jnp.array([3.0, 1.0, 0.1]), 0.5, 3)[0].tolist()
         [2.0, 0.0, 0.0]
     """
+    values = checks.spectrum("values", values, ("k",))
+    strength = checks.nonnegative("strength", strength)
+    checks.integer("width", width)
     count = jnp.arange(1, len(values) + 1)
     of_size = count.astype(values.dtype)
     thresholds = strength / (1 + strength * of_size) * jnp.cumsum(values)
@@ -101,6 +109,8 @@ def dropout_minimiser(
         >>> dropout_minimiser(2 * jnp.eye(1), jnp.eye(1), 0.5, 1).product.tolist()
         [[1.0]]
     """
+    keep_prob = checks.fraction("keep_prob", keep_prob)
+    checks.integer("width", width)
     return shrink_squared(project_rows(target, inputs), dropout_strength(keep_prob, width), width)
 
 
@@ -115,9 +125,17 @@ def input_layer(right: Float[Array, "h n"], inputs: Float[Array, "d n"]) -> Floa
         >>> input_layer(jnp.eye(2), 2 * jnp.eye(2)).tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
+    inputs = checks.floats("inputs", inputs, ("d", "n"))
+    right = checks.floats("right", right, ("h", inputs.shape[1]))
     left, values, rows, kept = _data_directions(inputs)
     inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
     return ((right @ rows.T) * inverse[None, :]) @ left.T
+
+
+def _checked(weights: Weights, inputs: Array, target: Array) -> tuple[Array, Array]:
+    rows, columns = outside(weights)
+    inputs = checks.floats("inputs", inputs, (columns, "n"))
+    return inputs, checks.floats("target", target, (rows, inputs.shape[1]))
 
 
 def dropout_step(
@@ -147,6 +165,11 @@ def dropout_step(
         >>> [round(float(W[0, 0]), 4) for W in after]
         [1.3, 1.3]
     """
+    weights = checks.layers(weights, 2)
+    mask = checks.floats("mask", mask, (len(weights[0]),))
+    inputs, target = _checked(weights, inputs, target)
+    keep_prob = checks.fraction("keep_prob", keep_prob)
+    rate = checks.nonnegative("rate", rate)
 
     def loss(weights: Weights) -> Array:
         first, second = weights
@@ -211,6 +234,13 @@ def dropout_descent(
         >>> round(float(run[0][0, 0]), 4)
         2.0
     """
+    checks.key(key)
+    weights = checks.layers(weights, 2)
+    inputs, target = _checked(weights, inputs, target)
+    keep_prob = checks.fraction("keep_prob", keep_prob)
+    learning_rate = checks.nonnegative("learning_rate", learning_rate)
+    checks.integer("steps", steps, 0)
+    checks.integer("halve_after", halve_after)
 
     def step(t: Array, weights: Weights) -> Weights:
         rate = decreasing_step(t.astype(inputs.dtype), learning_rate, keep_prob, halve_after)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import linalg
+from lrdyn import checks, linalg
 from lrdyn.factorization import Scalar
 
 
@@ -15,6 +15,7 @@ def odds(keep_prob: Scalar) -> Float[Array, ""]:
         >>> float(odds(0.25))
         3.0
     """
+    keep_prob = checks.fraction("keep_prob", keep_prob)
     keep_prob = jnp.asarray(keep_prob)
     return (1 - keep_prob) / keep_prob
 
@@ -24,9 +25,8 @@ def _term_sizes(
 ) -> Float[Array, "blocks"]:
     """``||U_j V_j||_F^2`` of each block of hidden units."""
     rows, width = left.shape
-    if right.shape[0] != width:
-        raise ValueError(f"right: got shape {right.shape}, wanted {width} rows")
-    if block < 1 or width % block:
+    checks.integer("block", block)
+    if width % block:
         raise ValueError(f"block: got {block}, wanted a divisor of the width {width}")
     if block == 1:
         return jnp.sum(left**2, axis=0) * jnp.sum(right**2, axis=1)
@@ -57,6 +57,9 @@ def dropout_penalty(
         >>> float(dropout_penalty(jnp.eye(2), 2 * jnp.eye(2), 0.5))
         8.0
     """
+    left = checks.floats("left", left, ("m", "h"))
+    right = checks.floats("right", right, (left.shape[1], "n"))
+    keep_prob = checks.fraction("keep_prob", keep_prob)
     return odds(keep_prob) * jnp.sum(_term_sizes(left, right, block))
 
 
@@ -80,6 +83,10 @@ def dropout_loss(
         >>> float(dropout_loss(jnp.eye(2), jnp.eye(2), jnp.zeros((2, 2)), 0.5))
         4.0
     """
+    left = checks.floats("left", left, ("m", "h"))
+    right = checks.floats("right", right, (left.shape[1], "n"))
+    target = checks.floats("target", target, (len(left), right.shape[1]))
+    keep_prob = checks.fraction("keep_prob", keep_prob)
     fit = jnp.sum((target - left @ right) ** 2)
     return fit + dropout_penalty(left, right, keep_prob, block=block)
 
@@ -91,6 +98,7 @@ def dropout_strength(keep_prob: Scalar, width: int) -> Float[Array, ""]:
         >>> float(dropout_strength(0.5, 4))
         0.25
     """
+    checks.integer("width", width)
     return odds(keep_prob) / width
 
 
@@ -108,6 +116,9 @@ def width_free_keep_prob(at_block: Scalar, width: int, *, block: int = 1) -> Flo
         >>> [round(float(width_free_keep_prob(0.5, h)), 4) for h in (1, 2, 4)]
         [0.5, 0.3333, 0.2]
     """
+    at_block = checks.fraction("at_block", at_block)
+    checks.integer("width", width)
+    checks.integer("block", block)
     at_block = jnp.asarray(at_block)
     return block * at_block / (width - (width - block) * at_block)
 
@@ -139,9 +150,9 @@ def equalize(
         >>> jnp.sum(equalize(half, half)[0] ** 2, axis=0).tolist()
         [2.0, 2.0]
     """
+    left = checks.floats("left", left, ("m", "h"))
+    right = checks.floats("right", right, (left.shape[1], "n"))
     width = left.shape[1]
-    if right.shape[0] != width:
-        raise ValueError(f"right: got shape {right.shape}, wanted {width} rows")
     mean = jnp.sum(left**2) / width
     eye, eye2 = jnp.eye(width, dtype=left.dtype), jnp.eye(2, dtype=left.dtype)
 
@@ -190,8 +201,8 @@ def equalized_factors(
         >>> jnp.sum(U**2, axis=0).round(4).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    if width < 1:
-        raise ValueError(f"width: got {width}, wanted at least 1")
+    matrix = checks.floats("matrix", matrix, ("m", "n"))
+    checks.integer("width", width)
     left, values, right = linalg.svd(matrix)
     roots = jnp.sqrt(values[:width])
     more = max(width - len(roots), 0)

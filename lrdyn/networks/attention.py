@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from lrdyn import checks
 from lrdyn.initialization import gaussians
 from lrdyn.networks.perceptron import MLP
 
@@ -117,7 +118,11 @@ def transformer(
         >>> net(jnp.ones((5, 3, 7))).shape
         (5, 2, 7)
     """
-    if heads < 1 or width % heads:
+    checks.key(key)
+    given = {"features": features, "width": width, "hidden": hidden, "outputs": outputs}
+    for name, size in {**given, "heads": heads}.items():
+        checks.integer(name, size)
+    if width % heads:
         raise ValueError(f"heads: got {heads} with width {width}, wanted a divisor of the width")
     square = (width, width)
     shapes = [(width, features), *[square] * 4, (hidden, width), (width, hidden), (outputs, width)]

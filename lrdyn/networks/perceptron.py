@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from lrdyn import checks
 from lrdyn.initialization import gaussians
 
 
@@ -59,8 +60,9 @@ def mlp(
         >>> [W.shape for W in net.weights], [b.shape for b in net.biases]
         ([(5, 3), (2, 5)], [(5,), (2,)])
     """
-    if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"sizes: got {tuple(sizes)}, wanted two or more integers >= 1")
+    checks.key(key)
+    checks.sizes("sizes", sizes, 2)
+    checks.instance("activation", activation)
     draws = gaussians(key, [(outputs, inputs) for inputs, outputs in pairwise(sizes)])
     weights = tuple(G / np.sqrt(G.shape[1]) for G in draws)
     return MLP(weights, tuple(jnp.zeros(len(W), W.dtype) for W in weights), activation)

@@ -1,0 +1,118 @@
+"""Checks at the door of a public function: a wrong argument is named before anything is traced.
+
+Of a traced argument a check looks at shape and type alone, so that it costs a program nothing;
+numbers are looked at where they are there to be read. Each check returns its argument: one that
+fits as it is, integers as floats where floats are wanted. Every failure is a ValueError. An axis of
+``axes`` is a length, or a name for any length but 0: the same name, the same length. ``"..."`` in
+front stands for any further axes.
+
+Example:
+    >>> floats("target", jnp.ones((1, 4)), (4, 4))
+    Traceback (most recent call last):
+    ValueError: target: got shape (1, 4), wanted (4, 4)
+    >>> nonnegative("decay", -1.0)
+    Traceback (most recent call last):
+    ValueError: decay: got -1.0, wanted >= 0
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def refuse(name: str, got: object, wanted: str) -> NoReturn:
+    """Say what an argument is and what it should be."""
+    raise ValueError(f"{name}: got {got}, wanted {wanted}")
+
+
+def instance(name: str, x: Any, kind: Any = Callable) -> None:
+    """An object of a class, or a function."""
+    if not isinstance(x, kind):
+        refuse(name, f"type {type(x).__name__}", f"a {kind.__name__}")
+
+
+def _is(x: Any, kind: Any) -> bool:
+    known = hasattr(x, "dtype") or type(x) in (int, float)
+    return known and jnp.issubdtype(getattr(x, "dtype", type(x)), kind)
+
+
+def _number(name: str, x: Any, axes: tuple, kinds: Any, wanted: str, inside: Any, domain: str):
+    """A number or an array of one of these kinds, of this shape and inside a domain."""
+    if not any(_is(x, kind) for kind in kinds):
+        got = f"dtype {x.dtype}" if hasattr(x, "dtype") else f"type {type(x).__name__}"
+        refuse(name, x if type(x) is float else got, wanted)
+    found, last = np.shape(x), tuple(axis for axis in axes if axis != "...")
+    tail = found[max(len(found) - len(last), 0) :]
+    named = {a: n for a, n in zip(last, tail, strict=False) if isinstance(a, str)}
+    fits = tail == tuple(named.get(axis, axis) for axis in last) and 0 not in found
+    if not fits or ("..." not in axes and tail != found):
+        refuse(name, f"shape {found}", str(axes).replace("'", ""))
+    if inside and not isinstance(x, jax.core.Tracer) and not np.all(inside(np.asarray(x))):
+        refuse(name, np.asarray(x).tolist(), domain)
+    # A product with a weak 1.0: the other arguments decide the precision.
+    return 1.0 * x if jnp.floating in kinds and not _is(x, jnp.floating) else x
+
+
+def floats(name: str, x: Any, axes: tuple = (), inside: Any = None, domain: str = "") -> Any:
+    """Floating-point numbers of this shape, from integers too."""
+    kinds = (jnp.floating, jnp.integer)
+    return _number(name, x, axes, kinds, "floating-point numbers", inside, domain)
+
+
+nonnegative = partial(floats, inside=lambda x: (x >= 0) & (x < np.inf), domain=">= 0")
+positive = partial(floats, inside=lambda x: (x > 0) & (x < np.inf), domain="> 0")
+fraction = partial(floats, inside=lambda x: (x > 0) & (x <= 1), domain="above 0, at most 1")
+# A NaN, as of a run that diverged, goes on to what is made of it.
+spectrum = partial(floats, inside=lambda x: ~(x < 0), domain="none below 0")
+
+
+def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: tuple = ()) -> Any:
+    """Integers from ``low`` to ``high``."""
+    domain = f"at least {low}" if high is None else f"{low} to {high}"
+    wanted, inside = f"an integer, {domain}", lambda x: (low <= x) & (high is None or x <= high)
+    return _number(name, x, axes, (jnp.integer,), wanted, inside, domain)
+
+
+def sizes(name: str, x: Any, least: int, most: int | None = None) -> None:
+    """So many lengths, each 1 or more."""
+    good = isinstance(x, tuple | list) and least <= len(x) <= (most or len(x))
+    if not good or not all(_is(n, jnp.integer) and np.shape(n) == () and n >= 1 for n in x):
+        refuse(name, x, f"{least}{'' if least == most else ' or more'} integers >= 1")
+
+
+def steps(x: Any) -> Any:
+    """Step numbers, which have room in 32 bits."""
+    x, wanted = np.array(x) if isinstance(x, tuple | list) else x, "increasing integers >= 0"
+    gaps = partial(np.diff, prepend=-1, append=np.int64(2**31))
+    return _number("steps", x, ("times",), (jnp.integer,), wanted, lambda x: gaps(x) > 0, wanted)
+
+
+def key(x: Any) -> None:
+    """One random key."""
+    _number("key", x, (), (jax.dtypes.prng_key,), "a random key", None, "")
+
+
+def fields(name: str, x: Any, kind: type, **axes: tuple) -> Any:
+    """A named tuple whose arrays have such shapes: one name is one length in all of them."""
+    instance(name, x, kind)
+    lengths: dict[Any, int] = {}
+    for field, letters in axes.items():
+        wanted = tuple(lengths.get(a, a) for a in letters)
+        x = x._replace(**{field: floats(f"{name}.{field}", getattr(x, field), wanted)})
+        lengths |= dict(zip(letters, np.shape(getattr(x, field)), strict=True))
+    return x
+
+
+def layers(x: Any, count: int | None = None, name: str = "weights") -> tuple:
+    """``count`` layers (W_1, ..., W_L), each with as many columns as the one before has rows."""
+    if not isinstance(x, tuple | list) or len(x) != (count or len(x) or 1):
+        refuse(name, f"a {type(x).__name__} of {np.size(x)}", f"a tuple of {count or 'layers'}")
+    found, columns = [], "in"
+    for place, W in enumerate(x):
+        found.append(floats(f"{name}[{place}]", W, ("out", columns)))
+        columns = W.shape[0]
+    return tuple(found)
