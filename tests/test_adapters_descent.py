@@ -180,16 +180,19 @@ def transported(method, optimizer):
 
 
 test_low_rank_descent_refuses = oracles.refuses(
-    (lambda: small(period=1, rank=0), "rank: got 0, wanted an integer >= 1"),
-    (lambda: small(lr.LORA, rank=0), "rank: got 0, wanted an integer >= 1"),
+    (lambda: small(period=1, rank=0), "rank: got 0, wanted at least 1"),
+    (lambda: small(lr.LORA, rank=0), "rank: got 0, wanted at least 1"),
     (lambda: small(period=1, side="up"), "side: got 'up', wanted one of left, right, smaller,"),
     (lambda: small(lr.RELORA), "period: got 0, wanted at least 1"),
     (lambda: small(lr.LORA, period=3), "period: got 3, wanted none for a method without a"),
     (lambda: small(period=1, steps=(2, 2)), r"steps: got \[2, 2\], wanted increasing integers"),
     (lambda: small(period=1, steps=(-1, 2)), r"steps: got \[-1, 2\], wanted increasing"),
-    (lambda: small(period=1, steps=()), r"steps: got \[\], wanted increasing integers >= 0"),
+    (
+        lambda: small(period=1, steps=()),
+        "steps: got dtype float64, wanted increasing",
+    ),
     (lambda: small(period=1, state="drop"), "got 'drop', wanted one of keep, reset, transport"),
-    (lambda: small(lr.RELORA, period=1), "key: got None, wanted a random key"),
+    (lambda: small(lr.RELORA, period=1), "key: got type NoneType, wanted a random key"),
     (lambda: transported(lr.GALORE, optax.adagrad(0.1)), "wanted one that keeps it as mu or"),
     (lambda: transported(lr.RELORA, optax.sgd(0.1, 0.9)), "moments of maps that are trained"),
 )

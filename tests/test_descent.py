@@ -238,9 +238,9 @@ def test_until_stops_early_or_gives_up(start, eta, steps):
 
 
 test_until_refuses = refuses(
-    (lambda: until(np.ones(1), 1.0, 0.1, 0, 10), "max_steps: got 10, wanted a multiple of 0"),
+    (lambda: until(np.ones(1), 1.0, 0.1, 0, 10), "check_every: got 0, wanted at least 1"),
     (lambda: until(np.ones(1), 1.0, 0.1, 3, 10), "max_steps: got 10, wanted a multiple of 3"),
-    (lambda: until(np.ones(1), 1.0, 0.1, 5, 0), "max_steps: got 0, wanted a multiple of 5"),
+    (lambda: until(np.ones(1), 1.0, 0.1, 5, 0), "max_steps: got 0, wanted at least 5"),
 )
 
 

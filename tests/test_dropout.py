@@ -405,7 +405,7 @@ def test_blocks_wider_than_the_matrix(dtype):
     assert_zero(U[:, 2:4], scale=1.0)
 
 
-WIDE, EYE, ROWS = np.ones((2, 3)), np.eye(3), r"right: got shape \(2, 3\), wanted 3 rows"
+WIDE, EYE, ROWS = np.ones((2, 3)), np.eye(3), r"right: got shape \(2, 3\), wanted \(3, n\)"
 penalty, masked = dropout.dropout_penalty, dropout.dropconnect_penalty
 test_dropout_refuses = oracles.refuses(
     (lambda: penalty(WIDE, WIDE, 0.5), ROWS),
@@ -414,5 +414,5 @@ test_dropout_refuses = oracles.refuses(
     (lambda: dropout.equalized_factors(EYE, 0), "width: got 0, wanted at least 1"),
     (lambda: dropout.support_norm(np.ones(3), 4), "support: got 4, wanted 1 to 3"),
     (lambda: masked((EYE,), EYE, 0.5, layer=1), "weights: got 1 layers, wanted 2"),
-    (lambda: masked((EYE,) * 2, EYE, 0.5, layer=3), "layer: got 3, wanted 1 or 2"),
+    (lambda: masked((EYE,) * 2, EYE, 0.5, layer=3), "layer: got 3, wanted 1 to 2"),
 )

@@ -225,6 +225,6 @@ def test_small_problems(shape):
 
 B, C, modes_of = jnp.ones((2, 3, 3)), jnp.ones((1, 2, 2)), gradient_rank.gradient_modes
 test_sides_must_match = oracles.refuses(
-    (lambda: modes_of(B, C), r"right: got shape \(1, 2, 2\) beside \(2, 3, 3\)"),
-    (lambda: modes_of(B[:1, :, :2], C), "wanted as many square matrices"),
+    (lambda: modes_of(B, C), r"right: got shape \(1, 2, 2\), wanted \(2, n, n\)"),
+    (lambda: modes_of(B[:1, :, :2], C), r"left: got shape \(1, ., .\), wanted \(terms, m, m\)"),
 )

@@ -105,8 +105,8 @@ def test_every_leaf_is_an_array_with_a_gradient():
 
 
 test_networks_refuse = refuses(
-    (lambda: mlp(KEY, (3,)), r"sizes: got \(3,\), wanted two or more"),
-    (lambda: mlp(KEY, (3, 0)), r"sizes: got \(3, 0\), wanted two or more"),
+    (lambda: mlp(KEY, (3,)), r"sizes: got \(3,\), wanted 2 or more"),
+    (lambda: mlp(KEY, (3, 0)), r"sizes: got \(3, 0\), wanted 2 or more"),
     (
         lambda: transformer(KEY, **SIZES, heads=3),
         "heads: got 3 with width 4, wanted a divisor of the width",

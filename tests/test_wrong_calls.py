@@ -1,0 +1,136 @@
+"""Wrong calls of the public functions: an error names the argument, and nothing is broadcast.
+
+A sample of what ``python -m tests.faults.wrong_calls`` tries, and the calls that once were silent.
+"""
+
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrdyn as lr
+from tests.faults import wrong_calls
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+# Refused at the door: what is allowed costs seconds of compilation.
+KINDS = ("one more axis", "None", "5.5", "negative", "a text", "complex", "scalar", "-1.0", "nan")
+
+
+def test_a_sample_of_wrong_calls_names_the_argument():
+    counts, seen = Counter(), []
+    for number, found in enumerate(wrong_calls.public()):
+        calls = [wrong for wrong in wrong_calls.wrong_calls(*found) if wrong.kind in KINDS]
+        for wrong in calls[number % 5 :: 5][:2]:
+            kind, message = wrong_calls.classified(wrong)
+            counts[kind] += 1
+            if kind in ("foreign", "wrong"):
+                seen.append((kind, wrong.name, wrong.argument, wrong.kind, message))
+    assert counts["wrong"] == 0, seen
+    assert counts["foreign"] <= counts.total() / 20, seen
+    assert counts.total() > 150
+
+
+I4, BAR = jnp.eye(4), jnp.ones((1, 4))
+VALUES, SETS = jnp.array([3.0, 2.0, 1.0]), lr.landscape.index_sets(3, 1)
+
+
+def square(w):
+    return jnp.sum(w**2)
+
+
+def run(steps):
+    return lr.simulate(square, I4, lr.gradient_descent(0.1), steps)
+
+
+SILENT = {
+    "factorization_loss, a row": (
+        lambda: lr.factorization_loss((I4, I4), BAR),
+        "target: got shape (1, 4), wanted (4, 4)",
+    ),
+    "factorization_loss, a vector": (
+        lambda: lr.factorization_loss((I4, I4), BAR[0]),
+        "target: got shape (4,), wanted (4, 4)",
+    ),
+    "factorization_loss, a number": (
+        lambda: lr.factorization_loss((I4, I4), 1.0),
+        "target: got shape (), wanted (4, 4)",
+    ),
+    "recovery_error": (
+        lambda: lr.recovery.recovery_error(I4, BAR),
+        "target: got shape (1, 4), wanted (4, 4)",
+    ),
+    "decayed_loss": (
+        lambda: lr.shrinkage.decayed_loss((I4, I4), BAR, 0.5),
+        "target: got shape (1, 4), wanted (4, 4)",
+    ),
+    "masked_prediction": (
+        lambda: lr.masking.masked_prediction(jnp.ones(2), jnp.ones(1), jnp.ones((2, 1, 1))),
+        "mean: got shape (1,), wanted (2,)",
+    ),
+    "steps that fall": (lambda: run([5, 2]), "steps: got [5, 2], wanted increasing integers >= 0"),
+    "steps below 0": (lambda: run([-1]), "steps: got [-1], wanted increasing integers >= 0"),
+    "rho between two steps": (
+        lambda: lr.rho(jnp.ones(2), 0.1, 0.0, jnp.array([5.5])),
+        "steps: got dtype float64, wanted increasing integers >= 0",
+    ),
+    "decay": (
+        lambda: lr.shrinkage.shrink(VALUES, -0.5),
+        "decay: got -0.5, wanted >= 0",
+    ),
+    "weight_decay": (
+        lambda: lr.gradient_descent(0.1, jnp.array([0.1, -0.1])),
+        "weight_decay: got [0.1, -0.1], wanted >= 0",
+    ),
+    "keep_prob": (
+        lambda: lr.dropout.dropout_penalty(I4, I4, 1.5),
+        "keep_prob: got 1.5, wanted above 0, at most 1",
+    ),
+    "width": (
+        lambda: lr.dropout.dropout_strength(0.5, 0),
+        "width: got 0, wanted at least 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_what_was_silent_is_refused(name):
+    call, message = SILENT[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda values: lr.landscape.smallest_curvature(values, SETS, 0.5),
+        lambda values: lr.landscape.hessian_spectrum(values, SETS, (3, 3), 0.5),
+        lambda values: lr.shrinkage.shrink(values, 0.5, 3),
+    ],
+)
+def test_integers_mean_what_they_mean_as_floats(of):
+    found = of(VALUES.astype(int))
+    np.testing.assert_array_equal(found, of(VALUES))
+    assert found.dtype == VALUES.dtype
+
+
+def test_checks_add_no_equation():
+    """Nothing of a traced argument is read, and nothing that fits is converted."""
+    W, decay = jnp.eye(3, dtype="float32"), jnp.asarray(0.5, "float32")
+
+    def plain(W, V, target, decay):
+        squares = sum(jnp.sum(layer**2) for layer in (W, V))
+        return 0.5 * jnp.sum((V @ W - target) ** 2) + 0.5 * decay * squares
+
+    def checked(W, V, target, decay):
+        return lr.shrinkage.decayed_loss((W, V), target, decay)
+
+    assert str(jax.make_jaxpr(checked)(W, W, W, decay)) == str(
+        jax.make_jaxpr(plain)(W, W, W, decay)
+    )
+    steps = jax.make_jaxpr(lambda steps: lr.rho(jnp.ones(2), 0.1, 0.0, steps))
+    assert "convert" not in str(steps(jnp.arange(3, dtype="int32")))
+    assert checked(W, W, W, 1).dtype == checked(W, W, W, 0.5).dtype == W.dtype
