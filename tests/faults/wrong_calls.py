@@ -18,7 +18,7 @@ import inspect
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, starmap
 from typing import Any, NamedTuple, TypeVar
 
@@ -99,9 +99,9 @@ class Wrong(NamedTuple):
     """The call with an axis of another length than this one of length 1."""
 
 
-def public() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
+def public(paths: Sequence[str] = MODULES) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     """Module, name and function of every public function."""
-    for path in sys.argv[1:] or MODULES:
+    for path in paths:
         module = importlib.import_module(f"lrdyn.{path}")
         for name, function in list(vars(module).items()):
             ours = getattr(function, "__module__", None) == module.__name__
@@ -319,7 +319,7 @@ def _lost(result: Any) -> bool:
 def main() -> int:
     """Make every wrong call; whether too many are foreign or one is wrong."""
     counts: Counter[str] = Counter()
-    for wrong in chain.from_iterable(starmap(wrong_calls, public())):
+    for wrong in chain.from_iterable(starmap(wrong_calls, public(sys.argv[1:] or MODULES))):
         found, seen = classified(wrong)
         counts[found] += 1
         if found in ("foreign", "wrong"):
