@@ -413,6 +413,6 @@ test_dropout_refuses = oracles.refuses(
     (lambda: dropout.equalize(WIDE, WIDE), ROWS),
     (lambda: dropout.equalized_factors(EYE, 0), "width: got 0, wanted at least 1"),
     (lambda: dropout.support_norm(np.ones(3), 4), "support: got 4, wanted 1 to 3"),
-    (lambda: masked((EYE,), EYE, 0.5, layer=1), "weights: got 1 layers, wanted 2"),
+    (lambda: masked((EYE,), EYE, 0.5, layer=1), "weights: got a tuple of 1, wanted a tuple of 2"),
     (lambda: masked((EYE,) * 2, EYE, 0.5, layer=3), "layer: got 3, wanted 1 to 2"),
 )

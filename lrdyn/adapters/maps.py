@@ -257,8 +257,8 @@ def draw_projectors(
         >>> found["W"].basis.shape, found["b"]
         ((5, 2), Identity())
     """
-    checks.key(key)
     checks.integer("rank", rank)
+    checks.key(key)
     leaves, structure = jax.tree.flatten(weights)
     keys = jax.random.split(key, len(leaves))
     drawn = [_draw(*pair, rank, side) for pair in zip(keys, leaves, strict=True)]
