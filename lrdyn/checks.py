@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def refuse(name: str, got: object, wanted: str) -> NoReturn:
@@ -51,7 +52,7 @@ def _number(name: str, x: Any, axes: tuple, kinds: Any, wanted: str, inside: Any
     fits = tail == tuple(named.get(axis, axis) for axis in last) and 0 not in found
     if not fits or ("..." not in axes and tail != found):
         refuse(name, f"shape {found}", str(axes).replace("'", ""))
-    if inside and not isinstance(x, jax.core.Tracer) and not np.all(inside(np.asarray(x))):
+    if inside and not isinstance(x, Tracer) and not np.all(inside(np.asarray(x))):
         refuse(name, np.asarray(x).tolist(), domain)
     # A product with a weak 1.0: the other arguments decide the precision.
     return 1.0 * x if jnp.floating in kinds and not _is(x, jnp.floating) else x
@@ -91,9 +92,9 @@ def steps(x: Any) -> Any:
     return _number("steps", x, ("times",), (jnp.integer,), wanted, lambda x: gaps(x) > 0, wanted)
 
 
-def key(x: Any) -> None:
+def key(x: Any) -> Any:
     """One random key."""
-    _number("key", x, (), (jax.dtypes.prng_key,), "a random key", None, "")
+    return _number("key", x, (), (jax.dtypes.prng_key,), "a random key", None, "")
 
 
 def fields(name: str, x: Any, kind: type, **axes: tuple) -> Any:

@@ -31,12 +31,13 @@ from lrdyn.subspace import (
 Number = TypeVar("Number", float, Float[Array, ""])
 
 
-def _checked(weights: Weights, *shape: int) -> tuple[Weights, int]:
+def _checked(weights: Weights, frame: Frame | None = None) -> tuple[Weights, int]:
     """The layers, square but the last, which continues them, and the size of the square ones."""
     weights = checks.layers(weights)
     if len(weights) < 2:
         checks.refuse("weights", "1 layer", "2 or more")
-    return weights, square_layers(weights[:-1], *shape)[1]
+    depth, dim = (None, None) if frame is None else frame.left.shape[:2]
+    return weights, square_layers(weights[:-1], depth, dim)[1]
 
 
 def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
@@ -92,7 +93,7 @@ def classifier_blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
         [0.0, 1.0]
     """
     frame = checked_frame(frame)
-    weights, dim = _checked(weights, *frame.left.shape[:2])
+    weights, dim = _checked(weights, frame)
     checks.integer("size", size, 1, dim - 1)
     square = blocks(frame, weights[:-1], size)
     last = jnp.max(jnp.abs(weights[-1] @ frame.left[-1, :, size:]))
@@ -116,7 +117,7 @@ def classifier_start(frame: Frame, weights: Weights, size: int) -> Weights:
         [(2, 2), (1, 2)]
     """
     frame = checked_frame(frame)
-    weights, dim = _checked(weights, *frame.left.shape[:2])
+    weights, dim = _checked(weights, frame)
     checks.integer("size", size, 1, dim)
     inner = reduced_start(start_scales(weights[:-1]), size)
     return (*inner, weights[-1] @ frame.left[-1, :, :size])

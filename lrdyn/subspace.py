@@ -370,7 +370,8 @@ def blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
         [2.0]
     """
     frame = checked_frame(frame)
-    weights, dim = square_layers(weights, *frame.left.shape[:2])
+    depth, dim, _ = frame.left.shape
+    weights, _ = square_layers(weights, depth, dim)
     checks.integer("size", size, 1, dim - 1)
     rotated = jnp.stack(
         [U.T @ W @ V for U, W, V in zip(frame.left, weights, frame.right, strict=True)]

@@ -56,7 +56,7 @@ SILENT = {
         "target: got shape (4,), wanted (4, 4)",
     ),
     "factorization_loss, a number": (
-        lambda: lr.factorization_loss((I4, I4), 1.0),
+        lambda: lr.factorization_loss((I4, I4), jnp.ones(())),
         "target: got shape (), wanted (4, 4)",
     ),
     "recovery_error": (

@@ -258,9 +258,8 @@ def draw_projectors(
         ((5, 2), Identity())
     """
     checks.integer("rank", rank)
-    checks.key(key)
     leaves, structure = jax.tree.flatten(weights)
-    keys = jax.random.split(key, len(leaves))
+    keys = jax.random.split(checks.key(key), len(leaves))
     drawn = [_draw(*pair, rank, side) for pair in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(structure, drawn)
 

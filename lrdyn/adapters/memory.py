@@ -129,8 +129,9 @@ def weights_held(method: Held, m: int, n: int, r: int) -> int:
     return entries(footprint(method).weights, *_sides(m, n), r)
 
 
-def _sides(m: int, n: int) -> list[int]:
-    return sorted((checks.integer("m", m), checks.integer("n", n)))
+def _sides(m: int, n: int) -> tuple[int, int]:
+    m, n = checks.integer("m", m), checks.integer("n", n)
+    return min(m, n), max(m, n)
 
 
 def adam_state(method: Held, m: int, n: int, r: int) -> int:
@@ -175,7 +176,7 @@ def temporaries(
         >>> temporaries(RELORA_FROZEN, 20, 30, 2, 4, layered=True)
         168
     """
-    if _sides(m, n) != [m, n]:
+    if _sides(m, n) != (m, n):
         raise ValueError(f"m, n: got {m} and {n}, wanted m <= n")
     formula = program_formula(method, layered=layered, refresh=refresh)
     return entries(formula, m, n, r, b)

@@ -134,7 +134,7 @@ def right_call(module: Any, name: str, function: Callable[..., Any]) -> dict[str
     raise AssertionError(f"{name} has no example")
 
 
-def wrong_values(function: str, name: str, x: Any) -> Iterator[tuple[str, Any, Any, Any]]:
+def wrong_values(function: str, name: str, x: Any) -> Iterator[Any]:
     """What is put in the place of x: its kind, x', what means the same, an axis that is longer."""
     if x is None or type(x) is bool or (function, name) == ("measured_memory", "donate"):
         return  # anything has a truth, and JAX its own rule for positions
@@ -147,7 +147,8 @@ def wrong_values(function: str, name: str, x: Any) -> Iterator[tuple[str, Any, A
             yield kind, n if n == () else type(x)([*x[:-1], n]), None, None
         yield "None", None, None, None
     elif _is_key(x):
-        for kind, bad in {"None": None, "number": 1.0, "several": jax.random.split(x)}.items():
+        both: Any = [x, x]
+        for kind, bad in {"None": None, "number": 1.0, "several": jnp.stack(both)}.items():
             yield kind, bad, None, None
     elif _is_array(x) or type(x) is float:
         yield from _in_an_array(function, name, x)
@@ -166,7 +167,7 @@ def _is_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray) and not _is_key(x)
 
 
-def _of_an_integer(function: str, name: str, x: int) -> Iterator[tuple[str, Any, Any, Any]]:
+def _of_an_integer(function: str, name: str, x: int) -> Iterator[Any]:
     yield "5.5", 5.5, None, None
     yield "float", float(x), x, None
     yield "negative", -1, None, None
@@ -178,9 +179,9 @@ def _of_an_integer(function: str, name: str, x: int) -> Iterator[tuple[str, Any,
     yield "True", True, 1, None
 
 
-def _in_a_tuple(function: str, name: str, x: tuple) -> Iterator[tuple[str, Any, Any, Any]]:
+def _in_a_tuple(function: str, name: str, x: tuple) -> Iterator[Any]:
     """Wrong layers, or wrong fields of a named tuple."""
-    rebuilt = type(x)._make if hasattr(x, "_make") else tuple
+    rebuilt = getattr(x, "_make", tuple)
     yield "None", None, None, None
     yield "no layer", (), None, None
     yield "an array", x[0], None, None
@@ -193,7 +194,7 @@ def _in_a_tuple(function: str, name: str, x: tuple) -> Iterator[tuple[str, Any, 
             yield f"{kind} at {place}", *(v if v is None else put(v) for v in values)
 
 
-def _in_an_array(function: str, name: str, x: Any) -> Iterator[tuple[str, Any, Any, Any]]:
+def _in_an_array(function: str, name: str, x: Any) -> Iterator[Any]:
     """The same shapes and numbers as NumPy's where x is."""
     own = np.asarray if isinstance(x, np.ndarray) else jnp.asarray
     for kind, *values in _arrays_in_place_of(function, name, x):
