@@ -35,7 +35,7 @@ with interrupts.importing():
     from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
     from lrdyn.claims import relative_difference, tolerance
     from lrdyn.condition import with_condition
-    from lrdyn.descent import Trajectory, gradient_descent, recorded_steps, simulate
+    from lrdyn.descent import Trajectory, gradient_descent, simulate
     from lrdyn.engine.points import listed, product, sampled, zipped
     from lrdyn.engine.sweep import sweep
     from lrdyn.engine.verify import verify
@@ -47,6 +47,7 @@ with interrupts.importing():
         spaced_singular_values,
         truncated_gaussian_target,
     )
+    from lrdyn.recording import recorded_steps
     from lrdyn.spectra import effective_rank, numerical_rank, singular_values
     from lrdyn.subspace import expand, frame, reduced_dynamics, reduced_target, rho
     from lrdyn.theorem import (

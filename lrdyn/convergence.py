@@ -6,9 +6,8 @@ the distance from the minimum by gradients, and is NumPy in float64: verdicts re
 
 sigma (``values``) are all singular values of a target Phi, decreasing, or of the inputs X of an
 autoencoder; lambda is the ``decay``, r the ``rank``, the width of the hidden layers, eta the
-``rate`` and L the ``depth``. Values within a distance of ``close`` are equal.
-
-Reference: arXiv 2503.19859, Theorem 1.
+``rate`` and L the ``depth``. Values within a distance of ``close`` are equal. Reference:
+arXiv 2503.19859, Theorem 1.
 """
 
 from itertools import combinations

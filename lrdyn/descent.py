@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -38,52 +37,10 @@ class Trajectory(NamedTuple):
 
     def __repr__(self) -> str:
         """Say what was recorded."""
-        return "\n".join([*show.aligned(show.record_rows(self.records)), self._ended()])
+        return show.trajectory(self)
 
     def _repr_html_(self) -> str:
-        drawn = show.record_curves(self.records)
-        return f"{show.table(show.record_rows(self.records))}{drawn}<br>{self._ended()}"
-
-    def _ended(self) -> str:
-        return f"params: {show.count(self.params)}; diverged_at: {self.diverged_at}"
-
-
-def recorded_steps(steps: int, at_most: int = 50) -> np.ndarray:
-    """Choose evenly spread steps at which to record, first (0) and last included.
-
-    Raises:
-        ValueError: ``steps`` is smaller than 1 or ``at_most`` smaller than 2.
-
-    Example:
-        >>> recorded_steps(100, at_most=5).tolist(), recorded_steps(2).tolist()
-        ([0, 25, 50, 75, 100], [0, 1, 2])
-    """
-    steps, at_most = checks.integer("steps", steps), checks.integer("at_most", at_most, 2)
-    return np.unique(np.rint(np.linspace(0, steps, min(at_most, steps + 1))).astype(np.int32))
-
-
-def log_steps(steps: int, at_most: int) -> np.ndarray:
-    """Choose steps at which to record from 1 to ``steps``, evenly spread on a log axis.
-
-    Example:
-        >>> log_steps(100, at_most=3).tolist()
-        [1, 10, 100]
-    """
-    steps, at_most = checks.integer("steps", steps), checks.integer("at_most", at_most)
-    return np.unique(np.rint(np.geomspace(1, steps, at_most)).astype(int))
-
-
-class Recorded(eqx.Module):
-    """A case that knows before it is traced at which steps, a tuple, its run is recorded."""
-
-    steps: tuple[int, ...] = eqx.field(
-        static=True, kw_only=True, converter=lambda steps: tuple(np.asarray(steps).tolist())
-    )
-
-    @property
-    def times(self) -> np.ndarray:
-        """The recorded steps as an array."""
-        return np.asarray(self.steps)
+        return show.trajectory_html(self)
 
 
 def iterate(

@@ -116,6 +116,20 @@ def count(params: PyTree) -> str:
     return f"{len(arrays)} arrays, {sum(math.prod(a.shape) for a in arrays):,} numbers"
 
 
+def trajectory(found: Any) -> str:
+    """What a run left, as text."""
+    return "\n".join([*aligned(record_rows(found.records)), _ended(found)])
+
+
+def trajectory_html(found: Any) -> str:
+    """The same for a notebook."""
+    return f"{table(record_rows(found.records))}{record_curves(found.records)}<br>{_ended(found)}"
+
+
+def _ended(found: Any) -> str:
+    return f"params: {count(found.params)}; diverged_at: {found.diverged_at}"
+
+
 def group_rows(groups: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """A heading, and for each group of results its number of arrays, axes and bytes."""
     rows = [("group", "arrays", "axes", "bytes")]

@@ -11,7 +11,6 @@ import xarray as xr
 
 import lrdyn
 from lrdyn.data import mnist, mnist_file
-from lrdyn.descent import log_steps
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
 from lrdyn.dropout import (
@@ -21,6 +20,7 @@ from lrdyn.dropout import (
     dropout_strength,
 )
 from lrdyn.engine.runs import Run
+from lrdyn.recording import log_steps
 from lrdyn.theorem import FRACTION, POSITIVE, Flag, at_least
 from paper_figs.shared import LEARNING_RATE, NEEDS_MNIST, STEPS, one_scenario
 

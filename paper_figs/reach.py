@@ -14,10 +14,10 @@ import numpy as np
 import xarray as xr
 
 import lrdyn
-from lrdyn.descent import log_steps
 from lrdyn.drawing.exhibits import Results, one_seed
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups, residuals, worst_ratio
+from lrdyn.recording import log_steps
 from lrdyn.theorem import Experiment, Flag, Theorem, at_least
 from paper_figs.shared import DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 

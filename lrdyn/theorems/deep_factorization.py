@@ -14,9 +14,10 @@ from jaxtyping import Array, Float, Key, PyTree
 from lrdyn import initialization, linalg, subspace
 from lrdyn.claims import relative_difference, tolerance
 from lrdyn.condition import Twins, twins
-from lrdyn.descent import Recorded, Trajectory, gradient_descent, recorded_steps, simulate
+from lrdyn.descent import Trajectory, gradient_descent, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.masking import masked_loss, observe
+from lrdyn.recording import Recorded, recorded_steps
 from lrdyn.spectra import numerical_rank, singular_values
 from lrdyn.theorem import Claim, Control, Domain, Flag, Outcome, at_least
 

@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, Key
 from lrdyn import convergence, landscape, linalg, shrinkage
 from lrdyn.claims import on_scale, relative_difference, tolerance
 from lrdyn.data import mnist
-from lrdyn.descent import gradient_descent, recorded_steps
+from lrdyn.descent import gradient_descent
 from lrdyn.factorization import Weights, end_to_end
 from lrdyn.initialization import gaussian_layers, gaussians
+from lrdyn.recording import recorded_steps
 from lrdyn.spectra import singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.deep_factorization import Descent

@@ -272,8 +272,8 @@ def _with_ratio_of(scale: Array, per_class: int, depth: int) -> dict[str, Array]
 
 
 def _decayed(case: Classification) -> dict[str, Array]:
-    """Descent with a little decay, by which the bulk fades."""
-    return _measure_collapse(dataclasses.replace(case, weight_decay=case.weight_decay + 0.01))
+    """Descent with decay, by which the bulk fades."""
+    return _measure_collapse(dataclasses.replace(case, weight_decay=case.weight_decay + 0.1))
 
 
 _AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "weight_decay": 0.0, "steps": 1000}

@@ -17,8 +17,8 @@ from lrdyn.adapters.maps import LinearMap
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.claims import on_each, on_scale
-from lrdyn.descent import Recorded, recorded_steps
 from lrdyn.initialization import gaussians
+from lrdyn.recording import Recorded, recorded_steps
 from lrdyn.theorem import Claim, Control, Outcome, Scenario
 
 MOST_STEPS = 60

@@ -20,8 +20,9 @@ from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import Identity, LinearMap, Projector, Side, choose_projectors
 from lrdyn.claims import RESOLVED, ROUNDING_SAFETY, on_scale, relative_difference, tolerance
 from lrdyn.condition import with_condition
-from lrdyn.descent import Recorded, divergence_limit, recorded_steps, simulate
+from lrdyn.descent import divergence_limit, simulate
 from lrdyn.initialization import gaussians
+from lrdyn.recording import Recorded, recorded_steps
 from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems.theorem4.problems import OPTIMIZERS, flat, lost_at
 

@@ -18,9 +18,10 @@ from lrdyn.adapters.maps import Side, choose_projectors
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.claims import CLEARLY, tolerance
-from lrdyn.descent import Recorded, divergence_limit, recorded_steps
+from lrdyn.descent import divergence_limit
 from lrdyn.initialization import gaussians
 from lrdyn.networks import mlp, transformer
+from lrdyn.recording import Recorded, recorded_steps
 from lrdyn.spectra import half_of_the_digits
 from lrdyn.theorem import Claim, Outcome
 

@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import gradient_rank
 from lrdyn.claims import excess, tolerance
-from lrdyn.descent import Recorded, iterate, log_steps
+from lrdyn.descent import iterate
 from lrdyn.gradient_rank import Edges, GradientModes, StableRankBounds
 from lrdyn.initialization import gaussians, reflection
+from lrdyn.recording import Recorded, log_steps
 from lrdyn.spectra import half_of_the_digits, singular_values
 from lrdyn.theorem import Claim, Control, Outcome, Scenario
 

@@ -1,0 +1,44 @@
+"""When a run is recorded: at steps that are known before it is traced."""
+
+import equinox as eqx
+import numpy as np
+
+from lrdyn import checks
+
+
+def recorded_steps(steps: int, at_most: int = 50) -> np.ndarray:
+    """Choose evenly spread steps at which to record, first (0) and last included.
+
+    Raises:
+        ValueError: ``steps`` is smaller than 1 or ``at_most`` smaller than 2.
+
+    Example:
+        >>> recorded_steps(100, at_most=5).tolist(), recorded_steps(2).tolist()
+        ([0, 25, 50, 75, 100], [0, 1, 2])
+    """
+    steps, at_most = checks.integer("steps", steps), checks.integer("at_most", at_most, 2)
+    return np.unique(np.rint(np.linspace(0, steps, min(at_most, steps + 1))).astype(np.int32))
+
+
+def log_steps(steps: int, at_most: int) -> np.ndarray:
+    """Choose steps at which to record from 1 to ``steps``, evenly spread on a log axis.
+
+    Example:
+        >>> log_steps(100, at_most=3).tolist()
+        [1, 10, 100]
+    """
+    steps, at_most = checks.integer("steps", steps), checks.integer("at_most", at_most)
+    return np.unique(np.rint(np.geomspace(1, steps, at_most)).astype(int))
+
+
+class Recorded(eqx.Module):
+    """A case that knows before it is traced at which steps, a tuple, its run is recorded."""
+
+    steps: tuple[int, ...] = eqx.field(
+        static=True, kw_only=True, converter=lambda steps: tuple(np.asarray(steps).tolist())
+    )
+
+    @property
+    def times(self) -> np.ndarray:
+        """The recorded steps as an array."""
+        return np.asarray(self.steps)
