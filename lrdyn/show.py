@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 MOST = 12
@@ -88,16 +89,16 @@ def record_rows(records: PyTree) -> list[tuple[str, str, str, str]]:
     """A heading, and for each recorded array its name, shape, first and last value."""
     rows = [("record", "shape", "first", "last")]
     for name, leaf in recorded(records):
-        ends = ("", "")
-        if np.ndim(leaf) == 1 and np.size(leaf) and not isinstance(leaf, jax.core.Tracer):
-            ends = (f"{np.asarray(leaf)[0]:.4g}", f"{np.asarray(leaf)[-1]:.4g}")
-        rows.append((name, str(np.shape(leaf)), *ends))
+        first, last = "", ""
+        if np.ndim(leaf) == 1 and np.size(leaf) and not isinstance(leaf, Tracer):
+            first, last = (f"{np.asarray(leaf)[i]:.4g}" for i in (0, -1))
+        rows.append((name, str(np.shape(leaf)), first, last))
     return rows
 
 
 def record_curves(records: PyTree) -> str:
     """Draw what was recorded as one number at a time, or as a few."""
-    every = [leaf for _, leaf in recorded(records) if not isinstance(leaf, jax.core.Tracer)]
+    every = [leaf for _, leaf in recorded(records) if not isinstance(leaf, Tracer)]
     found: list[np.ndarray] = []
     for leaf in every:
         if np.ndim(leaf) in (1, 2) and np.issubdtype(np.asarray(leaf).dtype, np.floating):

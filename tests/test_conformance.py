@@ -1,6 +1,7 @@
 """Every registered theorem gets the same tests, on the files that its command writes."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -242,7 +243,7 @@ def test_without_a_move_the_claim_is_restored(theorem, scenario, control):
 def test_one_step_is_enough(theorem, scenario):
     bare = dataclasses.replace(scenario, controls=())
     alone = dataclasses.replace(theorem, scenarios=(bare,))
-    settings = {
+    settings: dict[str, Any] = {
         flag.name: flag.quick[:1] if flag.swept else (flag.quick or (None,))[0]
         for flag in theorem.flags
     }

@@ -7,7 +7,7 @@ import resource
 import signal
 import sys
 import time
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import jax
@@ -263,7 +263,7 @@ def test_a_summary_that_cannot_be_written_is_a_fault(lrdyn, tmp_path, monkeypatc
 @pytest.fixture(scope="module")
 def verified():
     claim = lr.Claim("value", "2 x = x + x < 4 & > 0")
-    control = lr.Control("tripled", "3 x", "value", predict=lambda x: {"value": 3 * x})
+    control = lr.Control[jax.Array]("tripled", "3 x", "value", predict=lambda x: {"value": 3 * x})
     scenario = lr.Scenario(
         "sums", lambda key, *, size: jnp.arange(1.0, size + 1), lambda x: {"value": 2 * x},
         lambda x: {"value": x + x}, (claim,), (control,), dims={"value": ("index",)},
@@ -340,12 +340,10 @@ def test_a_notebook_gets_a_bar(monkeypatch, capsys):
         drawn.append(bundle)
         return handle
 
-    ipython = ModuleType("IPython")
-    ipython.get_ipython = lambda: SimpleNamespace(kernel=None)
-    ipython.display = ModuleType("IPython.display")
-    ipython.display.display = display
+    shown = SimpleNamespace(display=display)
+    ipython = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=None), display=shown)
     monkeypatch.setitem(sys.modules, "IPython", ipython)
-    monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
+    monkeypatch.setitem(sys.modules, "IPython.display", shown)
     with progress.shown("sweep") as told:
         told.expect(2)
         told.advance(2)
@@ -427,9 +425,8 @@ def test_odd_names_of_folders(lrdyn, tmp_path):
     assert lrdyn("verify", "mine.py", *SMALL, "--out", "")[0] == 2
     assert lrdyn("verify", "mine.py", *SMALL, "--out", "-5")[0] == 0
     assert (tmp_path / "-5/my_theorem").is_dir()
-    ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
     words = ("-m", "lrdyn", "verify", "mine.py", *SMALL, "--out", "\u00e9")
-    with started(*words, cwd=tmp_path, **ascii_only) as process:
+    with started(*words, cwd=tmp_path, PYTHONIOENCODING="ascii", LC_ALL="C") as process:
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "my_theorem holds: \\xe9/my_theorem/" in out

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn import cli
+from lrdyn.engine.configuration import Run
 from lrdyn.engine.judging import worst_ratio
-from lrdyn.engine.verify import Verification, verify
+from lrdyn.engine.verify import Verification, verify_run
 from lrdyn.theorem import Experiment, Flag
 from lrdyn.theorems import REGISTRY, theorem
 
@@ -123,12 +124,10 @@ def without_controls(experiment: Experiment) -> Experiment:
     return replace(experiment, scenarios=kept)
 
 
-def verified(run: Any) -> Verification:
+def verified(run: Run) -> Verification:
     """Produce and judge as the command does."""
     cli.setup(run.dtype)
-    seeds = range(run.seed, run.seed + run.seeds)
-    thorough = run.preset == "paper"
-    return verify(run.experiment, run.settings, dtype=run.dtype, seeds=seeds, thorough=thorough)
+    return verify_run(run)
 
 
 def points(found: Verification, experiment: Experiment, dtype: str) -> Counter:
