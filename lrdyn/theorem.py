@@ -222,6 +222,8 @@ class Control(Generic[C]):
         measure: another algorithm, or a wrong measurement; as ``predict``.
         at: settings under which the failure must show, beside those of the scenario.
         amount: the amount of the control.
+        precision: ``float64`` where the failure shows in that alone, for the reason that the claim
+            gives; empty for both.
         amounts: amounts that ``--perturb`` sweeps; empty if the control has no degrees.
         amount_label: axis label of the amounts.
     """
@@ -235,6 +237,7 @@ class Control(Generic[C]):
     measure: Callable[[C], Arrays] | None = None
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     amount: float = 1.0
+    precision: str = ""
     amounts: tuple[float, ...] = ()
     amount_label: str = ""
 

@@ -1,5 +1,6 @@
 """The command ``lrdyn``, ``lrdyn.verify``, and how commands end on a signal."""
 
+import dataclasses
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from lrdyn import __main__ as command
 from lrdyn import own, pool
 from lrdyn.engine import files, progress, runs
 from lrdyn.engine.configuration import run_of
+from lrdyn.engine.groups import PRECISIONS
 from lrdyn.engine.history import settings_text
 from lrdyn.theorems import theorems
 from tests.faults import signals
@@ -286,6 +288,23 @@ def test_a_verdict_shows_itself(verified):
 def test_controls_run_with_seeds_of_their_own(verified):
     assert verified.groups["/"]["seed"].values.tolist() == [5, 6, 7]
     assert verified.groups["/controls/tripled/float64"]["seed"].values.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("dtype", "run_in"), [("float64", ["float64"]), ("float32", [])])
+def test_a_control_runs_where_its_failure_shows(dtype, run_in):
+    controls = [
+        lr.Control[jax.Array](name, "3 x", "value", predict=lambda x: {"value": 3 * x},
+                              precision=name) for name in ("float64", "")
+    ]  # fmt: skip
+    controls[1] = dataclasses.replace(controls[1], id="both")
+    scenario = lr.Scenario(
+        "sums", lambda key: jnp.ones(2), lambda x: {"value": 2 * x}, lambda x: {"value": x + x},
+        (lr.Claim("value", ""),), tuple(controls),
+    )  # fmt: skip
+    found = lr.verify(lr.Theorem("sums", "", (), (scenario,)), preset="paper", dtype=dtype)
+    assert found.verdict["holds"] is True
+    assert list(found.legs.get("float64", ())) == run_in
+    assert len(found.legs["both"]) == len(PRECISIONS[dtype])
 
 
 def test_results_show_themselves_and_say_what_they_hold(verified, tmp_path):

@@ -19,6 +19,11 @@ def groups_of(experiment: Experiment, scenario: Scenario, dtype: str) -> dict[st
     }
 
 
+def controls_of(scenario: Scenario, precision: str) -> list[Control]:
+    """The controls of a scenario whose failure shows in a precision."""
+    return [c for c in scenario.controls if c.precision in ("", precision)]
+
+
 def control_group(control: Control, precision: str, *, perturb: bool = False) -> str:
     """Group of a control; with ``perturb``, of all its amounts."""
     return f"/{'perturb' if perturb else 'controls'}/{control.id}/{precision}"

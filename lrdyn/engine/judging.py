@@ -13,7 +13,7 @@ import numpy as np
 
 from lrdyn import claims
 from lrdyn.claims import Judgement
-from lrdyn.engine.groups import control_group, groups_of
+from lrdyn.engine.groups import control_group, controls_of, groups_of
 from lrdyn.engine.outcomes import MissingArray, lead_of, outcomes
 from lrdyn.theorem import Claim, Control, Experiment, Outcome, Scenario
 
@@ -54,7 +54,7 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         mine = {p: _group(groups, g, f"scenario {scenario.id!r}") for p, g in named.items()}
         for claim in scenario.claims:
             legs[claim.id] = {p: residuals(claim, scenario, r, p) for p, r in mine.items()}
-        for control in scenario.controls:
+        for control in controls_of(scenario, dtype):
             legs[control.id] = _of_control(control, scenario, groups, dtype, named)
         diverged += _diverged(mine[dtype], scenario)
     tests = _share_the_alarms(theorem, legs)
@@ -63,7 +63,10 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         for scenario in theorem.scenarios
         for entry in (
             *(claim_entry(claim, legs[claim.id]) for claim in scenario.claims),
-            *(control_entry(c, claim_of(c, scenario), legs[c.id]) for c in scenario.controls),
+            *(
+                control_entry(c, claim_of(c, scenario), legs[c.id])
+                for c in controls_of(scenario, dtype)
+            ),
         )
     ]
     return Verdict(entries, tests, legs, diverged)
@@ -93,6 +96,8 @@ def _of_control(
 ) -> Legs:
     claim, found = claim_of(control, scenario), {}
     for precision in precisions:
+        if control.precision not in ("", precision):
+            continue
         name = control_group(control, precision)
         if name in groups or precision == dtype:  # in the other one they run only if asked for
             results = _group(groups, name, f"control {control.id!r}")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrdyn.engine.evaluate import evaluate, evaluate_controls, taken
-from lrdyn.engine.groups import control_group, groups_of, precisions
+from lrdyn.engine.groups import control_group, controls_of, groups_of, precisions
 from lrdyn.engine.points import Points, product
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.sources import source_digest
@@ -299,20 +299,19 @@ def _jobs(
             yield claims_job(experiment, scenario, settings, seeds, group, p, thorough)
         for p in precisions(experiment, dtype):
             if thorough or p == dtype:
-                for controls in with_equal_settings(scenario):
+                for controls in with_equal_settings(controls_of(scenario, p)):
                     yield controls_job(experiment, scenario, controls, fixed, p)
-            for control in scenario.controls:
+            for control in controls_of(scenario, p):
                 if perturb and control.amounts:
                     amounts = (0.0, *control.amounts)
                     yield controls_job(experiment, scenario, (control,), fixed, p, amounts)
 
 
-def with_equal_settings(scenario: Scenario) -> list[tuple[Control, ...]]:
+def with_equal_settings(controls: Sequence[Control]) -> list[tuple[Control, ...]]:
     """Controls that one program can run: their settings are the same."""
     groups: dict[str, list[Control]] = {}
-    for control in scenario.controls:
-        at = {**scenario.at, **control.at}
-        groups.setdefault(repr(sorted(at.items())), []).append(control)
+    for control in controls:
+        groups.setdefault(repr(sorted(control.at.items())), []).append(control)
     return [tuple(controls) for controls in groups.values()]
 
 

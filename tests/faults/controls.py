@@ -9,7 +9,7 @@ status is 1 if there is one. It takes some minutes a theorem.
 import sys
 
 from lrdyn import cli
-from lrdyn.engine.groups import PRECISIONS, control_group
+from lrdyn.engine.groups import PRECISIONS, control_group, controls_of
 from lrdyn.engine.judging import claim_of, control_entry, residuals
 from lrdyn.engine.produce import controls_job, with_equal_settings
 from lrdyn.theorem import Scenario, Theorem
@@ -21,7 +21,7 @@ SEEDS = 24
 def unseen(one: Theorem, scenario: Scenario, precision: str) -> dict[str, list[int]]:
     """Control -> the seeds for which it is not seen to fail."""
     found = {}
-    for controls in with_equal_settings(scenario):
+    for controls in with_equal_settings(controls_of(scenario, precision)):
         job = controls_job(one, scenario, controls, range(SEEDS), precision)
         groups = job.run()
         for control in controls:
