@@ -13,7 +13,7 @@ PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify test figures lint format bench lock clean interpreter
+.PHONY: help env verify test figures lint format bench faults fuzz lock clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
@@ -51,6 +51,13 @@ format: $(READY) ## repair what lint says, where that needs no thought
 
 bench: $(READY) ## benchmarks: ratios against rivals measured in the same run
 	@$(RUN) -m benchmarks
+
+faults: $(READY) ## signals, wrong calls, seeds and command lines at random, one table (long)
+	@$(RUN) -m tests.faults
+
+fuzz: $(READY) ## random settings of every theorem, each judged (long)
+	@status=0; for name in theorem1 theorem2 corollary1 completion theorem3 theorem4; do \
+		$(RUN) -m tests.faults.configurations $$name --commands 20 || status=1; done; exit $$status
 
 env: $(READY) ## the environment alone
 

@@ -1,5 +1,6 @@
 """The command ``lrdyn``: verify a theorem, list what there is, and look at what was run."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def runs(words: Sequence[str]) -> int:
     """``lrdyn runs``: one line for each run in a folder of results."""
     _no_more("runs", words, 1)
     folder = Path(words[0] if words else "results")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # which is false for an impossible name, too
         raise cli.BadInput(f"runs: got {cli.shortened(str(folder))!r}, wanted a folder of results")
     print("\n".join(history.table(folder, {one.name: one for one in theorems()})))
     return cli.HOLDS

@@ -97,9 +97,8 @@ class Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ").split("\n")[0]
         if message.startswith("unrecognized arguments:"):
             unknown = message.partition(": ")[2].strip()
-            message = (
-                f"{unknown.split()[0]}: got an unknown argument, wanted one of those in --help"
-            )
+            first = (unknown.split() or ["''"])[0]
+            message = f"{first}: got an unknown argument, wanted one of those in --help"
         elif message.partition(": ")[2].startswith("expected "):
             flag, _, wanted = message.partition(": ")
             message = f"{flag}: got nothing, wanted {wanted.removeprefix('expected ')}"

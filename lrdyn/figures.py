@@ -90,7 +90,7 @@ def _choose(words: Sequence[str], exhibits: Sequence[Exhibit]) -> tuple[str, lis
 
 def _writable(out: Path) -> None:
     existing = next(
-        folder for folder in (out / "figures", *(out / "figures").parents) if folder.exists()
+        folder for folder in (out / "figures", *(out / "figures").parents) if os.path.exists(folder)
     )
     if not existing.is_dir():
         raise BadInput(

@@ -18,8 +18,8 @@ def own_experiment(text: str) -> Experiment:
         BadInput: the file cannot be imported, or does not say which one is meant.
     """
     file, _, name = text.partition(":")
-    path, got = Path(file), f"verify: got {text!r}"
-    if not path.is_file() or path.suffix != ".py":
+    path, got = Path(file), f"verify: got {text[:60]!r}"
+    if not os.path.isfile(path) or path.suffix != ".py":
         raise BadInput(f"{got}, wanted a Python file that states a theorem")
     found = vars(_imported(path))
     if name:

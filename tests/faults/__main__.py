@@ -1,0 +1,56 @@
+"""All fault tests, outside CI: ``python -m tests.faults`` (``make faults``), one table at the end.
+
+Names choose some: ``python -m tests.faults signals controls``. Each is a command of its own, too, with
+its numbers as arguments: ``python -m tests.faults.signals 20``.
+"""
+
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+from lrdyn.show import aligned
+from tests.runs import ROOT
+
+
+class Fault(NamedTuple):
+    """One kind of fault, and the tool that makes it."""
+
+    words: tuple[str, ...]
+    what: str
+    expected: str
+
+
+FAULTS = {
+    "signals": Fault(("signals", "100"), "signals at 100 random moments",
+                     "130, 143 or killed, one line, within 5 s, no worker, no lock"),
+    "wrong_calls": Fault(("wrong_calls",), "wrong arguments of public functions",
+                         "a ValueError that names the argument"),
+    "controls": Fault(("controls",), "controls with 24 seeds in both precisions",
+                      "every one is seen to fail"),
+    "pvalues": Fault(("pvalues",), "p-values of 200 seeds", "uniform"),
+    "command_lines": Fault(("command_lines", "1000"), "1,000 random lines for each command",
+                           "0, or 2 with one line and nothing written"),
+}  # fmt: skip
+
+
+def main(names: list[str]) -> int:
+    """Run the tools and print the table; 1 if one of them found something."""
+    if unknown := [name for name in names if name not in FAULTS]:
+        print(f"faults: got {unknown[0]!r}, wanted some of {', '.join(FAULTS)}", file=sys.stderr)
+        return 2
+    rows, bad = [("fault", "command", "expected", "seen", "minutes")], 0
+    for name in names or FAULTS:
+        fault, begin = FAULTS[name], time.monotonic()
+        words = ("-m", f"tests.faults.{fault.words[0]}", *fault.words[1:])
+        status = subprocess.run([sys.executable, *words], cwd=ROOT, check=False).returncode
+        bad += status != 0
+        minutes = f"{(time.monotonic() - begin) / 60:.1f}"
+        seen = "as expected" if status == 0 else f"status {status}, see above"
+        rows.append((fault.what, f"python {' '.join(words)}", fault.expected, seen, minutes))
+    print("\n".join(aligned(rows)))
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
