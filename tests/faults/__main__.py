@@ -1,7 +1,7 @@
 """All fault tests, outside CI: ``python -m tests.faults`` (``make faults``), one table at the end.
 
-Names choose some: ``python -m tests.faults signals controls``. Each is a command of its own, too, with
-its numbers as arguments: ``python -m tests.faults.signals 20``.
+Names choose some: ``python -m tests.faults signals controls``. Each is a command of its own, too,
+with its numbers as arguments: ``python -m tests.faults.signals 20``.
 """
 
 import subprocess
