@@ -64,7 +64,7 @@ def floats(name: str, x: Any, axes: tuple = (), inside: Any = None, domain: str 
     return _number(name, x, axes, kinds, "floating-point numbers", inside, domain)
 
 
-nonnegative = partial(floats, inside=lambda x: (x >= 0) & (x < np.inf), domain=">= 0")
+nonnegative = partial(floats, inside=lambda x: x >= 0, domain=">= 0")
 positive = partial(floats, inside=lambda x: (x > 0) & (x < np.inf), domain="> 0")
 fraction = partial(floats, inside=lambda x: (x > 0) & (x <= 1), domain="above 0, at most 1")
 # A NaN, as of a run that diverged, goes on to what is made of it.

@@ -145,7 +145,8 @@ def _array(flag: Flag) -> Callable[[str], np.ndarray]:
     def read(text: str) -> np.ndarray:
         shown = repr(shortened(text))
         try:
-            array = np.load(text, allow_pickle=False)
+            with open(text, "rb") as file:
+                array = np.load(file, allow_pickle=False)
         except OSError as error:
             reason = error.strerror or "not readable"
             raise argparse.ArgumentTypeError(f"got {shown} ({reason}), wanted {wanted}") from None

@@ -172,7 +172,7 @@ def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Fl
         0.5
     """
     rho = checks.floats("rho", rho, ("...", "depth"))
-    checks.integer("rank", rank)
+    checks.integer("rank", rank, 0)
     checks.integer("dim", dim, 2 * rank)
     return jnp.sqrt(dim - 2.0 * rank) * jnp.abs(jnp.prod(rho, axis=-1))
 

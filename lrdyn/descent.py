@@ -106,12 +106,12 @@ def on_arrays(loss: Loss, model: PyTree) -> tuple[Loss, PyTree, Callable[[PyTree
         ValueError: there is no inexact array.
 
     Example:
-        >>> model = {"W": 3 * jnp.ones(2), "act": jnp.sum, "shape": np.array([2])}
+        >>> model = {"W": 3 * jnp.ones(2), "act": jnp.sum, "size": 2}
         >>> cost, arrays, whole = on_arrays(lambda model: model["act"](model["W"]), model)
         >>> jax.tree.map(jnp.shape, arrays), float(cost(arrays))
-        ({'W': (2,), 'act': None, 'shape': None}, 6.0)
-        >>> whole({**arrays, "W": "trained"})["shape"]
-        array([2])
+        ({'W': (2,), 'act': None, 'size': None}, 6.0)
+        >>> whole({**arrays, "W": "trained"})["size"]
+        2
     """
     checks.instance("loss", loss)
     arrays, rest = eqx.partition(model, eqx.is_inexact_array)

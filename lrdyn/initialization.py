@@ -21,7 +21,7 @@ def layer_scales(scale: Scalar, spread: Scalar, depth: int) -> Float[Array, "dep
         >>> [round(float(s), 3) for s in layer_scales(1.0, 4.0, 3)]
         [0.5, 1.0, 2.0]
     """
-    scale, spread = checks.positive("scale", scale), checks.positive("spread", spread)
+    scale, spread = checks.nonnegative("scale", scale), checks.positive("spread", spread)
     checks.integer("depth", depth, 2)
     return scale * jnp.asarray(spread) ** jnp.linspace(-0.5, 0.5, depth)
 

@@ -38,7 +38,8 @@ def lrdyn(tmp_path, monkeypatch, unchecked, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRDYN_CACHE", "")
     (tmp_path / "mine.py").write_text(MY_THEOREM)
-    return lambda *words: (command.main(list(map(str, words))), *capsys.readouterr())
+    yield lambda *words: (command.main(list(map(str, words))), *capsys.readouterr())
+    jax.config.update("jax_enable_x64", True)
 
 
 def test_what_it_says_of_itself(lrdyn):

@@ -105,7 +105,6 @@ class Target:
         self.file = None
         if large and folder:
             self.path = files.scratch(folder, ".nc")
-            files.make_room(self.path, labels.nbytes)
             lead = dict(zip(labels.lead, labels.lead_shape, strict=True))
             self.file = files.NetCDF(self.path)
             self.stored = {}

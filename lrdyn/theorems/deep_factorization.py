@@ -370,7 +370,7 @@ def zero_claim(id: str, statement: str, name: str = "", *, condition: str) -> Cl
     name = name or id
 
     def residual(one: Outcome) -> float:
-        return np.max(one.measured[name]) / weight_scale(one)
+        return float(np.max(one.measured[name]) / weight_scale(one))
 
     reads = (name, "singular_values")
     return Claim(id, statement, residual=residual, reads=reads, condition=condition)

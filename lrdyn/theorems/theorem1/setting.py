@@ -92,7 +92,7 @@ def decay_of(one: Outcome) -> float:
 
 def close(one: Outcome, largest: float) -> float:
     """Distance from which singular values are told apart: half of all digits."""
-    return half_of_the_digits(one.dtype) * largest
+    return half_of_the_digits(one.dtype) * abs(largest)
 
 
 def nearness(one: Outcome) -> float:
