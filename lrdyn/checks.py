@@ -25,6 +25,10 @@ import numpy as np
 from jax.core import Tracer
 
 
+class OutsideDomain(ValueError):
+    """A number that a formula is not for."""
+
+
 def refuse(name: str, got: object, wanted: str) -> NoReturn:
     """Say what an argument is and what it should be."""
     raise ValueError(f"{name}: got {got}, wanted {wanted}")
@@ -53,7 +57,7 @@ def _number(name: str, x: Any, axes: tuple, kinds: Any, wanted: str, inside: Any
     if not fits or ("..." not in axes and tail != found):
         refuse(name, f"shape {found}", str(axes).replace("'", ""))
     if inside and not isinstance(x, Tracer) and not np.all(inside(np.asarray(x))):
-        refuse(name, np.asarray(x).tolist(), domain)
+        raise OutsideDomain(f"{name}: got {np.asarray(x).tolist()}, wanted {domain}")
     # A product with a weak 1.0: the other arguments decide the precision.
     return 1.0 * x if jnp.floating in kinds and not _is(x, jnp.floating) else x
 
@@ -111,7 +115,8 @@ def fields(name: str, x: Any, kind: type, **axes: tuple) -> Any:
 def layers(x: Any, count: int | None = None, name: str = "weights") -> tuple:
     """``count`` layers (W_1, ..., W_L), each with as many columns as the one before has rows."""
     if not isinstance(x, tuple | list) or len(x) != (count or len(x) or 1):
-        refuse(name, f"a {type(x).__name__} of {np.size(x)}", f"a tuple of {count or 'layers'}")
+        size = len(x) if isinstance(x, tuple | list) else np.size(x)
+        refuse(name, f"a {type(x).__name__} of {size}", f"a tuple of {count or 'layers'}")
     found, columns = [], "in"
     for place, W in enumerate(x):
         found.append(floats(f"{name}[{place}]", W, ("out", columns)))

@@ -19,7 +19,7 @@ import numpy as np
 from lrdyn import interrupts
 from lrdyn.drawing import verdicts
 from lrdyn.engine import report
-from lrdyn.engine.configuration import COMMON, Run, refuse_too_large, run_of
+from lrdyn.engine.configuration import COMMON, Run, run_of
 from lrdyn.engine.configuration import BadInput as BadInput
 from lrdyn.engine.judging import flag_text
 from lrdyn.engine.runs import carry_out, judge_again
@@ -281,9 +281,7 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
     options = _parser(theorem).parse(argv)
     given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
     common: dict[str, Any] = {name: getattr(options, name, False) for name in COMMON}
-    run = run_of(theorem, **given, **common)
-    refuse_too_large(run, options.memory)
-    return Command(run, options)
+    return Command(run_of(theorem, memory=options.memory, **given, **common), options)
 
 
 def verify_command(

@@ -58,12 +58,15 @@ _COMMON_FLAGS = (
 )
 
 
-def run_of(experiment: Experiment, *, preset: str = "quick", **given: Any) -> Run:
+def run_of(
+    experiment: Experiment, *, preset: str = "quick", memory: int | None = None, **given: Any
+) -> Run:
     """A configuration from what is given of it: the preset has the other flags.
 
     Args:
         experiment: the experiment.
         preset: ``quick`` or ``paper``.
+        memory: bytes that a case may take; what cannot fit is refused.
         **given: flags, those that are swept with one value or several; and ``seed``, ``seeds``,
             ``dtype``, ``perturb``.
 
@@ -82,25 +85,26 @@ def run_of(experiment: Experiment, *, preset: str = "quick", **given: Any) -> Ru
             _accepted(flag, common[flag.name])
     settings = {name: flag.default(preset) for name, flag in flags.items()}
     settings |= {name: _values(flags[name], value) for name, value in given.items()}
+    run = Run(experiment, settings, **common)
+    if run.seed + run.seeds > 2**31:
+        raise BadInput(f"--seed: got {run.seed}, wanted all seeds below 2^31")
+    if memory is not None:
+        _refuse_too_large(run, memory)
     try:
         settings = experiment.prepare(settings, set(given))
         validate(experiment, settings)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    run = Run(experiment, settings, **common)
-    if run.seed + run.seeds > 2**31:
-        raise BadInput(f"--seed: got {run.seed}, wanted all seeds below 2^31")
-    return run
+    return run._replace(settings=settings)
 
 
-def refuse_too_large(run: Run, memory: int) -> None:
+def _refuse_too_large(run: Run, memory: int) -> None:
     """Refuse a run whose cases or results cannot fit, before anything is made.
 
     A case is not cut into parts: it must fit into the ``memory`` of a part. The results of all
     points, some hundred bytes each at least, must fit into that of the machine.
 
-    Raises:
-        BadInput: says how much it would take, and which flag to lower.
+    The refusal says how much it would take, and which flag to lower.
     """
     flags = {flag.name: flag for flag in run.experiment.flags}
     swept = {n: v if flags[n].swept else (v,) for n, v in run.settings.items()}
@@ -145,7 +149,9 @@ def _values(flag: Flag, value: Any) -> Any:
 def _accepted(flag: Flag, value: Any) -> Any:
     value = np.asarray(value) if flag.type == "array" else value
     if not flag.accepts(value):
-        raise BadInput(f"{_typed(flag.name)}: got {value!r}, wanted {flag.wanted(value)}")
+        array = isinstance(value, np.ndarray)
+        got = f"an array of {value.dtype}, shape {value.shape}" if array else repr(value)
+        raise BadInput(f"{_typed(flag.name)}: got {got}, wanted {flag.wanted(value)}")
     return value.astype(float) if isinstance(flag.type, str) else flag.type(value)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lrdyn import claims
+from lrdyn.checks import OutsideDomain
 from lrdyn.claims import Judgement
 from lrdyn.engine.groups import control_group, controls_of, groups_of
 from lrdyn.engine.outcomes import MissingArray, lead_of, outcomes
@@ -174,8 +175,11 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome) -> Row:
     unmet = next((name for name, met in one.hypotheses.items() if not np.all(met)), "")
     # What is no number, after a divergence for example, needs no warning: it is lost, and fails.
     with np.errstate(all="ignore"):
-        reason = _reason(claim, scenario, one, limit)
-        return Row(residual_of(claim, one), limit, condition, one.steps, unmet, reason)
+        try:
+            reason, residual = _reason(claim, scenario, one, limit), residual_of(claim, one)
+        except OutsideDomain:  # no run left such numbers: they are lost, too
+            reason, residual = "", float("nan")
+        return Row(residual, limit, condition, one.steps, unmet, reason)
 
 
 def residual_of(claim: Claim, one: Outcome) -> float:

@@ -152,7 +152,8 @@ def described(experiment: Experiment, groups: Groups, dtype: str) -> Groups:
             for name, claims in said.items()
             for side, words in SIDES.items()
         }
-        for group in groups_of(experiment, scenario, dtype).values():
+        # One that the settings do not concern has left nothing.
+        for group in found.keys() & set(groups_of(experiment, scenario, dtype).values()):
             dataset = found[group].copy()
             for name in dataset.variables:
                 dataset[name].attrs.update((texts | axes).get(str(name), {}))

@@ -8,7 +8,7 @@ from lrdyn import show
 from lrdyn.claims import FALSE_ALARM
 from lrdyn.engine import progress as progresses
 from lrdyn.engine import report
-from lrdyn.engine.configuration import Run, refuse_too_large, run_of
+from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Legs, judge_results
 from lrdyn.engine.produce import concerned, produce
 from lrdyn.engine.progress import Progress
@@ -86,8 +86,7 @@ def verify(
         Traceback (most recent call last):
         lrdyn.engine.configuration.BadInput: --width: got an unknown setting, wanted one of dim, ...
     """
-    run = run_of(theorem, **settings)
-    refuse_too_large(run, memory)
+    run = run_of(theorem, memory=memory, **settings)
     if progress is None and progresses.in_notebook():
         progress = progresses.Notebook(theorem.name)
     return verify_run(run, memory=memory, store=store, progress=progress)
