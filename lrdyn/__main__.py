@@ -9,6 +9,7 @@ import lrdyn
 from lrdyn import cli, pool
 from lrdyn.engine import history
 from lrdyn.own import own_experiment
+from lrdyn.show import shortened
 from lrdyn.theorem import Experiment
 from lrdyn.theorems import REGISTRY, theorem, theorems
 
@@ -40,7 +41,7 @@ def _experiment(name: str) -> Experiment:
     if ".py" in name:
         return own_experiment(name)
     wanted = f"{', '.join(REGISTRY)}, all or FILE.py[:NAME]"
-    raise cli.BadInput(f"verify: got {cli.shortened(name)!r}, wanted one of {wanted}")
+    raise cli.BadInput(f"verify: got {shortened(name)!r}, wanted one of {wanted}")
 
 
 def list_all(words: Sequence[str]) -> int:
@@ -55,7 +56,7 @@ def runs(words: Sequence[str]) -> int:
     _no_more("runs", words, 1)
     folder = Path(words[0] if words else "results")
     if not os.path.isdir(folder):  # which is false for an impossible name, too
-        raise cli.BadInput(f"runs: got {cli.shortened(str(folder))!r}, wanted a folder of results")
+        raise cli.BadInput(f"runs: got {shortened(str(folder))!r}, wanted a folder of results")
     print("\n".join(history.table(folder, {one.name: one for one in theorems()})))
     return cli.HOLDS
 
@@ -71,7 +72,7 @@ def diff(words: Sequence[str]) -> int:
 
 def _no_more(command: str, words: Sequence[str], most: int) -> None:
     if len(words) > most:
-        got = cli.shortened(words[most])
+        got = shortened(words[most])
         raise cli.BadInput(f"{command}: got {got!r}, wanted at most {most} words")
 
 
@@ -94,7 +95,7 @@ def dispatch(words: Sequence[str]) -> int:
         return cli.HOLDS
     if first not in COMMANDS:
         wanted = ", ".join(COMMANDS)
-        raise cli.BadInput(f"command: got {cli.shortened(first)!r}, wanted one of {wanted}")
+        raise cli.BadInput(f"command: got {shortened(first)!r}, wanted one of {wanted}")
     return COMMANDS[first](words[1:])
 
 

@@ -19,11 +19,12 @@ import numpy as np
 from lrdyn import interrupts
 from lrdyn.drawing import verdicts
 from lrdyn.engine import report
-from lrdyn.engine.configuration import COMMON, Run, run_of
+from lrdyn.engine.configuration import COMMON, Run, run_of, typed
 from lrdyn.engine.configuration import BadInput as BadInput
 from lrdyn.engine.judging import flag_text
 from lrdyn.engine.runs import carry_out, judge_again
 from lrdyn.engine.verify import Verification
+from lrdyn.show import shortened
 from lrdyn.theorem import Experiment, Flag, at_least
 
 HOLDS, FAILS, BAD_INPUT, FAULT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -166,17 +167,6 @@ def _entry(flag: Flag, array: Any) -> str:
     return next((f"an entry {x} in " for x in array.flat if not flag.accepts(np.array([x]))), "")
 
 
-def shortened(text: str, most: int = 60) -> str:
-    """What a message repeats of a word: a long one without its middle.
-
-    Example:
-        >>> shortened("10000000000", 7)
-        '10...00'
-    """
-    side = (most - 3) // 2
-    return text if len(text) <= most else f"{text[:side]}...{text[-side:]}"
-
-
 def whole(name: str, least: int) -> Callable[[str], int]:
     """Reader of an integer of a command line, from ``least`` on: argparse's ``type``."""
     return _value(Flag(name, (), at_least(least), int))
@@ -246,7 +236,7 @@ def flags_of(theorem: Experiment) -> set[str]:
 
 
 def _add_flag(group: Any, flag: Flag) -> None:
-    name = "--" + flag.name.replace("_", "-")
+    name = typed(flag.name)
     if flag.type == "array":
         group.add_argument(name, type=_array(flag), metavar="FILE", default=argparse.SUPPRESS,
                            help=f"{flag.symbol}: {flag.help} (.npy)")  # fmt: skip

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -32,48 +32,54 @@ def importing() -> Iterator[None]:
     ``-m`` in the place of the file. A script is its own master again afterwards.
     """
     worker = os.environ.get(PARENT) == str(os.getppid())
-    script = sys.orig_argv[1:2] == sys.argv[:1] and sys.argv[0].endswith(".py")
+    script = sys.orig_argv[1:2] == sys.argv[:1] and "".join(sys.argv[:1]).endswith(".py")
     if worker:
         threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
-    elif script or _command():
-        end_at_once()
-    yield
-    if script and not worker:
-        _as_python_does()
+    undo = end_at_once() if not worker and (script or _command()) else None
+    try:
+        yield
+    finally:
+        if script and undo:
+            undo()
 
 
 def _command() -> bool:
     words = sys.orig_argv
-    if sys.argv[0] == "-m" and "-m" in words:
+    if sys.argv[:1] == ["-m"] and "-m" in words:
         return words[words.index("-m") + 1].partition(".")[0] in COMMANDS
-    return os.path.basename(sys.argv[0]) == "lrdyn"
+    return [os.path.basename(word) for word in sys.argv[:1]] == ["lrdyn"]
 
 
-def end_at_once() -> None:
+def end_at_once() -> Callable[[], None] | None:
     """Let SIGINT and SIGTERM end this process from now on, with the status of the contract.
 
     It belongs to a process that is a command; in any other thread than the main one, or the second
     time, it does nothing. A signal that is ignored stays so: a shell put it into the background.
+
+    Returns:
+        What makes it undone; None if nothing was done.
     """
     if threading.current_thread() is not threading.main_thread():
-        return
-    heard = [n for n in SIGNALS if signal.getsignal(n) not in (_ignored, signal.SIG_IGN)]
+        return None
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    heard = {n: h for n, h in handlers.items() if h not in (_ignored, signal.SIG_IGN)}
     if not heard:
-        return
+        return None
     read, write = os.pipe()
     os.set_blocking(write, False)
     # The C handler writes the number of the signal here, whatever Python is doing.
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     for number in heard:
         signal.signal(number, _ignored)
     threading.Thread(target=_wait, args=(read,), name="signals", daemon=True).start()
 
-
-def _as_python_does() -> None:
-    signal.set_wakeup_fd(-1)
-    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, 0)):
-        if signal.getsignal(number) is _ignored:
+    def undo() -> None:
+        for number, handler in heard.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.close(write)  # by which the thread ends
+
+    return undo
 
 
 def _ignored(number: int, frame: FrameType | None) -> None:
@@ -81,10 +87,10 @@ def _ignored(number: int, frame: FrameType | None) -> None:
 
 
 def _wait(read: int) -> None:
-    while True:
-        for number in os.read(read, 1):
-            if number in SIGNALS:
-                leave(signal.Signals(number))
+    while numbers := os.read(read, 1):
+        if numbers[0] in SIGNALS:
+            leave(signal.Signals(numbers[0]))
+    os.close(read)
 
 
 def leave(number: signal.Signals) -> None:
@@ -106,25 +112,31 @@ def starting_workers() -> Iterator[None]:
 
     A terminal sends Ctrl-C to all of them.
     """
-    os.environ[PARENT] = str(os.getpid())
-    _quiet_tracker()  # which unblocks Ctrl-C
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    from multiprocessing import resource_tracker
+
+    # It removes semaphores and warns of it; and it unblocks Ctrl-C.
+    with _environment("PYTHONWARNINGS", "ignore"):
+        resource_tracker.ensure_running()
+    with _environment(PARENT, str(os.getpid())):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable for the processes that are started inside."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _quiet_tracker() -> None:
-    """Start the process that removes semaphores, which warns when it has something to remove."""
-    from multiprocessing import resource_tracker
-
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = "ignore"
-    resource_tracker.ensure_running()
-    del os.environ["PYTHONWARNINGS"]
-    if before is not None:
-        os.environ["PYTHONWARNINGS"] = before
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _follow(parent: int) -> None:

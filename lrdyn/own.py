@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lrdyn.engine.configuration import BadInput
+from lrdyn.show import shortened
 from lrdyn.theorem import Experiment
 
 
@@ -18,7 +19,7 @@ def own_experiment(text: str) -> Experiment:
         BadInput: the file cannot be imported, or does not say which one is meant.
     """
     file, _, name = text.partition(":")
-    path, got = Path(file), f"verify: got {text[:60]!r}"
+    path, got = Path(file), f"verify: got {shortened(text)!r}"
     if not os.path.isfile(path) or path.suffix != ".py":
         raise BadInput(f"{got}, wanted a Python file that states a theorem")
     found = vars(_imported(path))

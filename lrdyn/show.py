@@ -14,6 +14,17 @@ MOST = 12
 """Curves that a small figure draws."""
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """What a message repeats of a word: a long one without its middle.
+
+    Example:
+        >>> shortened("10000000000", 7)
+        '10...00'
+    """
+    side = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:side]}...{text[-side:]}"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as lines whose columns are as wide as their widest cell.
 

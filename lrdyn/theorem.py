@@ -52,6 +52,17 @@ def at_least(least: int) -> Domain:
     return Domain(f"an integer >= {least}", lambda x: x >= least)
 
 
+def between(least: float, most: float, *, zero: bool = False) -> Domain:
+    """Numbers between two others, and 0 if asked for.
+
+    Example:
+        >>> between(1e-3, 1e3, zero=True).wanted
+        '0 or a number from 0.001 to 1000'
+    """
+    words = f"{'0 or ' * zero}a number from {least:g} to {most:g}"
+    return Domain(words, lambda x: least <= x <= most or (zero and x == 0))
+
+
 def one_of(*names: str) -> Domain:
     """Words out of a list.
 
@@ -254,6 +265,10 @@ class Control(Generic[C]):
             )
         if self.amounts and self.case is None:
             raise ValueError(f"control {self.id!r}: got amounts, wanted case beside them")
+
+    def shows_in(self, precision: str) -> bool:
+        """Whether its failure can be seen in a precision."""
+        return self.precision in ("", precision)
 
 
 @dataclasses.dataclass(frozen=True)

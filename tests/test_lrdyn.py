@@ -241,13 +241,40 @@ def test_a_signal_ends_a_command_in_one_line_with_its_workers(
     assert all(path.name.startswith(".lrdyn-") for path in left)
 
 
-def test_workers_are_started_where_ctrl_c_is_none_of_theirs(monkeypatch):
+def test_workers_are_started_where_ctrl_c_is_none_of_theirs():
     from lrdyn import interrupts
 
     with interrupts.starting_workers():
         assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    monkeypatch.delenv(interrupts.PARENT)
+    assert interrupts.PARENT not in os.environ
+
+
+OWN_HANDLERS = """
+import signal, threading
+mine = lambda number, frame: None
+signal.signal(signal.SIGINT, mine)
+IMPORT
+assert signal.getsignal(signal.SIGINT) is mine
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+assert signal.set_wakeup_fd(-1) == -1
+assert [t.name for t in threading.enumerate() if t.name == "signals"] == []
+"""
+IN_A_THREAD = """
+failed = []
+threading.excepthook = failed.append
+thread = threading.Thread(target=lambda: __import__("lrdyn"))
+thread.start()
+thread.join()
+assert not failed
+"""
+
+
+@pytest.mark.parametrize("how", ["import lrdyn", IN_A_THREAD], ids=["main", "thread"])
+def test_a_script_keeps_its_own_handlers(how, tmp_path):
+    (tmp_path / "script.py").write_text(OWN_HANDLERS.replace("IMPORT", how))
+    done = python(tmp_path / "script.py")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_summary_that_cannot_be_written_is_a_fault(lrdyn, tmp_path, monkeypatch):

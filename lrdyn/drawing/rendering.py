@@ -14,7 +14,7 @@ from lrdyn.drawing.exhibits import Exhibit, Results
 from lrdyn.engine import files, results
 from lrdyn.engine.configuration import Run
 from lrdyn.engine.runs import carry_out, saved
-from lrdyn.engine.sources import code_digest, functions_of, source_digest
+from lrdyn.engine.sources import code_digest, functions_of
 
 Report = Callable[[str], None]
 
@@ -84,11 +84,8 @@ def _results(
 
 
 def _digest(exhibit: Exhibit, runs: Mapping[str, Run]) -> str:
-    """SHA-256 of the runs, of their sources and of the exhibit's own."""
-    parts = {
-        name: [run.folder("").as_posix(), source_digest(run.experiment)]
-        for name, run in runs.items()
-    }
+    """SHA-256 of the runs, whose folders name their sources, and of the exhibit's own."""
+    parts = {name: run.folder("").as_posix() for name, run in runs.items()}
     own = code_digest(list(functions_of(exhibit)))
     return hashlib.sha256(results.canonical({"own": own, "runs": parts}).encode()).hexdigest()
 

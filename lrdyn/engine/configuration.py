@@ -79,7 +79,7 @@ def run_of(
     flags = {flag.name: flag for flag in experiment.flags}
     if unknown := sorted(given.keys() - flags.keys()):
         wanted = ", ".join([*flags, *COMMON])
-        raise BadInput(f"{_typed(unknown[0])}: got an unknown setting, wanted one of {wanted}")
+        raise BadInput(f"{typed(unknown[0])}: got an unknown setting, wanted one of {wanted}")
     for flag in _COMMON_FLAGS:
         if flag.name in common:
             _accepted(flag, common[flag.name])
@@ -114,7 +114,7 @@ def _refuse_too_large(run: Run, memory: int) -> None:
     if case > memory:
         name = max(sizes, key=lambda name: sizes[name])
         raise BadInput(
-            f"{_typed(name)}: got {sizes[name]}, with which a case takes {size_of(case)} or more, "
+            f"{typed(name)}: got {sizes[name]}, with which a case takes {size_of(case)} or more, "
             f"wanted at most --memory, {size_of(memory)}"
         )
     counts = {"seeds": run.seeds} | {name: len(values) for name, values in swept.items()}
@@ -122,7 +122,7 @@ def _refuse_too_large(run: Run, memory: int) -> None:
     if points * POINT > (most := physical_memory()):
         name = max(counts, key=lambda name: counts[name])
         raise BadInput(
-            f"{_typed(name)}: got {counts[name]}, with which {points:,} points leave "
+            f"{typed(name)}: got {counts[name]}, with which {points:,} points leave "
             f"{size_of(points * POINT)} or more, wanted at most {size_of(most)}"
         )
 
@@ -142,7 +142,7 @@ def _values(flag: Flag, value: Any) -> Any:
         return None if value is None else _accepted(flag, value)
     several = value if isinstance(value, list | tuple | range | np.ndarray) else (value,)
     if not len(several):
-        raise BadInput(f"{_typed(flag.name)}: got nothing, wanted {flag.wanted()}")
+        raise BadInput(f"{typed(flag.name)}: got nothing, wanted {flag.wanted()}")
     return tuple(dict.fromkeys(_accepted(flag, one) for one in several))
 
 
@@ -151,11 +151,11 @@ def _accepted(flag: Flag, value: Any) -> Any:
     if not flag.accepts(value):
         array = isinstance(value, np.ndarray)
         got = f"an array of {value.dtype}, shape {value.shape}" if array else repr(value)
-        raise BadInput(f"{_typed(flag.name)}: got {got}, wanted {flag.wanted(value)}")
+        raise BadInput(f"{typed(flag.name)}: got {got}, wanted {flag.wanted(value)}")
     return value.astype(float) if isinstance(flag.type, str) else flag.type(value)
 
 
-def _typed(name: str) -> str:
+def typed(name: str) -> str:
     """A flag as it is typed."""
     return f"--{name.replace('_', '-')}"
 

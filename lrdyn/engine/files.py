@@ -195,7 +195,7 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
     size = sum(dataset.nbytes for dataset in groups.values())
     with replacing(path) as temporary, _full_disk_is_an_os_error(path):
         if size > SLAB:
-            make_room(temporary, size)
+            _make_room(temporary, size)
         target = NetCDF(temporary, in_memory=size <= SLAB)
         try:
             for group, dataset in groups.items():
@@ -207,7 +207,7 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
             target.close()
 
 
-def make_room(path: Path, size: int) -> None:
+def _make_room(path: Path, size: int) -> None:
     """Find out that a file cannot be as large before HDF5 does."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         return

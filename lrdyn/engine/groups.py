@@ -21,7 +21,7 @@ def groups_of(experiment: Experiment, scenario: Scenario, dtype: str) -> dict[st
 
 def controls_of(scenario: Scenario, precision: str) -> list[Control]:
     """The controls of a scenario whose failure shows in a precision."""
-    return [c for c in scenario.controls if c.precision in ("", precision)]
+    return [c for c in scenario.controls if c.shows_in(precision)]
 
 
 def control_group(control: Control, precision: str, *, perturb: bool = False) -> str:

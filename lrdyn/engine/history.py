@@ -1,13 +1,12 @@
 """What was run: the verdicts below a folder of results, and how two of them differ."""
 
-import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lrdyn.engine import results
-from lrdyn.engine.configuration import BadInput, run_of
+from lrdyn.engine.configuration import BadInput, run_of, typed
 from lrdyn.engine.report import word
 from lrdyn.engine.runs import PARTS
 from lrdyn.show import aligned
@@ -26,7 +25,7 @@ def table(folder: Path, known: Mapping[str, Experiment]) -> list[str]:
     for when, path in sorted(_runs(folder)):
         ended = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d %H:%M")
         try:
-            verdict = read_verdict(path)
+            verdict = results.read_verdict(path)
         except results.Missing:
             rows.append(("-", path.parent.name, "unfinished", "", str(path)))
         except results.Unreadable:
@@ -54,7 +53,7 @@ def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> s
     """
     usual = run_of(experiment, preset=config["preset"]).config if experiment else {}
     shown = [
-        f"--{name.replace('_', '-')} {_typed(value)}"
+        f"{typed(name)} {_words(value)}"
         for name, value in config.items()
         if value is not None and (name not in usual or usual[name] != value)
     ]
@@ -62,38 +61,10 @@ def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> s
     return text if len(text) <= LIMIT else f"{text[: LIMIT - 3]}..."
 
 
-def _typed(value: Any) -> str:
+def _words(value: Any) -> str:
     if isinstance(value, Mapping):  # an array
         return f"(sha256 {value['sha256'][:12]})"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def read_verdict(folder: Path) -> dict[str, Any]:
-    """Read ``verdict.json`` of a run.
-
-    Raises:
-        Missing: there is none.
-        Damaged: it is not what was written.
-    """
-    path = folder if folder.name == "verdict.json" else folder / "verdict.json"
-    try:
-        verdict = json.loads(path.read_text())
-        return verdict if _whole(verdict) else _damaged(path)
-    except FileNotFoundError:
-        raise results.Missing(f"{path}: not found") from None
-    except ValueError:
-        return _damaged(path)
-
-
-def _whole(verdict: Any) -> bool:
-    wanted = {"name": str, "config": dict, "claims": list, "environment": dict}
-    return isinstance(verdict, dict) and "holds" in verdict and all(
-        isinstance(verdict.get(name), kind) for name, kind in wanted.items()
-    )  # fmt: skip
-
-
-def _damaged(path: Path) -> Any:
-    raise results.Damaged(path, "not a verdict")
 
 
 def differences(first: Path, second: Path) -> list[str]:
@@ -105,7 +76,7 @@ def differences(first: Path, second: Path) -> list[str]:
         BadInput: one of the two is no folder of results.
     """
     try:
-        one, other = read_verdict(first), read_verdict(second)
+        one, other = map(results.read_verdict, (first, second))
     except (results.Unreadable, OSError) as error:
         raise BadInput(f"diff: got {error}, wanted two folders of results") from None
     lines = [*_unequal("theorem", one["name"], other["name"])]

@@ -97,7 +97,7 @@ def _of_control(
 ) -> Legs:
     claim, found = claim_of(control, scenario), {}
     for precision in precisions:
-        if control.precision not in ("", precision):
+        if not control.shows_in(precision):
             continue
         name = control_group(control, precision)
         if name in groups or precision == dtype:  # in the other one they run only if asked for

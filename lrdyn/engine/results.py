@@ -86,6 +86,32 @@ def read(path: Path) -> dict[str, "xarray.Dataset"]:
     return {group: d for group, d in found.items() if d.variables or group == "/"}
 
 
+WHOLE = {
+    "name": str, "config": dict, "claims": list, "environment": dict, "results_sha256": str,
+    "holds": bool | None,
+}  # fmt: skip
+"""What every ``verdict.json`` has."""
+
+
+def read_verdict(folder: Path) -> dict[str, Any]:
+    """Read ``verdict.json`` of a run.
+
+    Raises:
+        Missing: there is none.
+        Unreadable: it is not what was written.
+    """
+    path = folder / "verdict.json"
+    try:
+        found = json.loads(path.read_text())
+        if all(isinstance(found[name], kind) for name, kind in WHOLE.items()):
+            return found
+    except FileNotFoundError:
+        raise Missing(f"{path}: not found") from None
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise Unreadable(f"{path}: damaged")
+
+
 def load(path: Path) -> dict[str, "xarray.Dataset"]:
     """The same read whole, into memory: what is damaged inside is found too."""
     found = read(path)

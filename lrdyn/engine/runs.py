@@ -94,7 +94,7 @@ def _intact(folder: Path) -> Groups:
     """Results to the last bit those of the run, which wrote its verdict last."""
     path = folder / results.NAME
     groups = results.read(path)
-    if results.checksum(path) != _old_verdict(folder)["results_sha256"]:
+    if results.checksum(path) != results.read_verdict(folder)["results_sha256"]:
         raise results.Damaged(path, "its checksum differs")
     return groups
 
@@ -182,7 +182,7 @@ def judge_again(
     """
     where = f"--judge: got {os.fspath(folder)!r}"
     try:
-        groups, before = results.read(folder / results.NAME), _old_verdict(folder)
+        groups, before = results.read(folder / results.NAME), results.read_verdict(folder)
         root = groups["/"].attrs
         if root.get("name") != theorem.name:
             raise results.Unreadable(f"{results.NAME}: of {root.get('name')!r}")
@@ -210,17 +210,6 @@ def judge_again(
     except PermissionError as error:
         notes.append(f"nothing written: {error.filename}: {error.strerror}")
     return found, notes
-
-
-def _old_verdict(folder: Path) -> dict[str, Any]:
-    path = folder / "verdict.json"
-    try:
-        found = json.loads(path.read_text())
-        return {name: found[name] for name in ("environment", "results_sha256")}
-    except FileNotFoundError:
-        raise results.Unreadable(f"{path}: not found") from None
-    except (ValueError, KeyError, TypeError):
-        raise results.Unreadable(f"{path}: damaged") from None
 
 
 def _concerned_by(theorem: Experiment, config: dict[str, Any]) -> Experiment:

@@ -19,7 +19,7 @@ from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.masking import masked_loss, observe
 from lrdyn.recording import Recorded, recorded_steps
 from lrdyn.spectra import numerical_rank, singular_values
-from lrdyn.theorem import Claim, Control, Domain, Flag, Outcome, at_least
+from lrdyn.theorem import Claim, Control, Flag, Outcome, at_least, between
 
 
 class Descent(Recorded):
@@ -91,12 +91,6 @@ class DeepFactorization(Run):
         if self.mask is None:
             return factorization_loss(weights, self.target)
         return masked_loss(weights, self.target, self.mask)
-
-
-def between(least: float, most: float, *, zero: bool = False) -> Domain:
-    """Numbers between two others, and 0 if asked for."""
-    words = f"{'0 or ' * zero}a number from {least:g} to {most:g}"
-    return Domain(words, lambda x: least <= x <= most or (zero and x == 0))
 
 
 SIZE = between(1e-12, 1e12)

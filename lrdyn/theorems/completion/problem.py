@@ -18,9 +18,8 @@ from lrdyn.initialization import orthogonal_layers
 from lrdyn.masking import observe
 from lrdyn.recording import Recorded, recorded_steps
 from lrdyn.spectra import singular_values
-from lrdyn.theorem import Domain, Flag, at_least
+from lrdyn.theorem import Domain, Flag, at_least, between
 from lrdyn.theorems import deep_factorization
-from lrdyn.theorems.deep_factorization import between
 
 DEPTH = 3
 """L of the full network, and of the compressed one of Kwon et al., outer factors counted."""

@@ -12,8 +12,8 @@ from lrdyn.claims import ROUNDING_SAFETY, tolerance
 from lrdyn.factorization import Weights
 from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
 from lrdyn.spectra import half_of_the_digits
-from lrdyn.theorem import Domain, Flag, Outcome, at_least
-from lrdyn.theorems.deep_factorization import DECAY, SIZE, between
+from lrdyn.theorem import Domain, Flag, Outcome, at_least, between
+from lrdyn.theorems.deep_factorization import DECAY, SIZE
 
 SCALE = between(1e-6, 1e6)
 """Of targets: the search for critical points squares gradients, and the square of the last digit of

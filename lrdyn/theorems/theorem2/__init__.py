@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 from lrdyn import linalg, subspace
 from lrdyn.condition import conditions
 from lrdyn.descent import gradient_descent, iterate
-from lrdyn.engine.evaluate import once_a_case
 from lrdyn.factorization import Weights, end_to_end, mean_factorization_loss
 from lrdyn.spectra import singular_values
 from lrdyn.subspace import product_of_others, reduced_spectra
@@ -20,7 +19,6 @@ from lrdyn.theorems.deep_factorization import DIMS, DeepFactorization, weights_c
 from lrdyn.theorems.theorem2.classification import CLASSIFICATION, COLLAPSE
 
 
-@once_a_case
 def predict(case: DeepFactorization) -> dict[str, Array]:
     """The whole run from the frame, 2r x 2r blocks and L scalars."""
     dim, moving, bulk = len(case.target), 2 * case.rank, case.bulk
