@@ -40,6 +40,7 @@ with interrupts.importing():
     from lrdyn.engine.sweep import sweep
     from lrdyn.engine.verify import verify
     from lrdyn.factorization import end_to_end, factorization_loss
+    from lrdyn.flags import FRACTION, NON_NEGATIVE, POSITIVE, Flag, at_least, one_of
     from lrdyn.initialization import (
         gaussian_layers,
         low_rank_target,
@@ -50,20 +51,7 @@ with interrupts.importing():
     from lrdyn.recording import recorded_steps
     from lrdyn.spectra import effective_rank, numerical_rank, singular_values
     from lrdyn.subspace import expand, frame, reduced_dynamics, reduced_target, rho
-    from lrdyn.theorem import (
-        FRACTION,
-        NON_NEGATIVE,
-        POSITIVE,
-        Claim,
-        Control,
-        Experiment,
-        Flag,
-        Outcome,
-        Scenario,
-        Theorem,
-        at_least,
-        one_of,
-    )
+    from lrdyn.theorem import Claim, Control, Experiment, Outcome, Scenario, Theorem
 
 __version__ = version("lrdyn")
 __all__ = [

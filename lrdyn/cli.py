@@ -24,8 +24,9 @@ from lrdyn.engine.configuration import BadInput as BadInput
 from lrdyn.engine.judging import flag_text
 from lrdyn.engine.runs import carry_out, judge_again
 from lrdyn.engine.verify import Verification
+from lrdyn.flags import Flag, at_least
 from lrdyn.show import shortened
-from lrdyn.theorem import Experiment, Flag, at_least
+from lrdyn.theorem import Experiment
 
 HOLDS, FAILS, BAD_INPUT, FAULT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 STATUS = {True: HOLDS, False: FAILS, None: UNDECIDED}

@@ -7,8 +7,6 @@ one in a file of its own.
 """
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -20,133 +18,11 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from lrdyn.claims import Kind
+from lrdyn.flags import Flag
 
 Arrays = Mapping[str, Array]
 C = TypeVar("C")
 """Type of the cases of a scenario: any PyTree."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Domain:
-    """Which numbers a flag accepts: ``wanted`` says it in words, ``contains`` in code."""
-
-    wanted: str
-    contains: Callable[[Any], bool]
-
-
-POSITIVE = Domain("a number > 0", lambda x: x > 0)
-NON_NEGATIVE = Domain("a number >= 0", lambda x: x >= 0)
-FRACTION = Domain("a number strictly between 0 and 1", lambda x: 0 < x < 1)
-
-
-def at_least(least: int) -> Domain:
-    """Integers from ``least`` on.
-
-    Args:
-        least: the smallest accepted integer.
-
-    Example:
-        >>> at_least(2).contains(1), at_least(2).wanted
-        (False, 'an integer >= 2')
-    """
-    return Domain(f"an integer >= {least}", lambda x: x >= least)
-
-
-def between(least: float, most: float, *, zero: bool = False) -> Domain:
-    """Numbers between two others, and 0 if asked for.
-
-    Example:
-        >>> between(1e-3, 1e3, zero=True).wanted
-        '0 or a number from 0.001 to 1000'
-    """
-    words = f"{'0 or ' * zero}a number from {least:g} to {most:g}"
-    return Domain(words, lambda x: least <= x <= most or (zero and x == 0))
-
-
-def one_of(*names: str) -> Domain:
-    """Words out of a list.
-
-    Args:
-        *names: the accepted words.
-
-    Example:
-        >>> one_of("sgd", "adam").contains("adam"), one_of("sgd", "adam").wanted
-        (True, 'one of sgd, adam')
-    """
-    return Domain(f"one of {', '.join(names)}", lambda word: word in names)
-
-
-@dataclasses.dataclass(frozen=True)
-class Flag:
-    """One flag of the command line and, if it is swept, one axis of the results.
-
-    Args:
-        name: the flag is ``--name`` with dashes, the argument of ``case`` and the axis ``name``.
-        quick: values of the quick preset.
-        paper: values of the paper preset; ``quick`` if empty.
-        domain: accepted values.
-        type: ``int``, ``float``, ``str`` (a word of the domain :func:`one_of`; it decides shapes),
-            or ``"array"`` for an ``.npy`` file (default: none is given).
-        symbol: the symbol of the paper, for ``--help``.
-        help: one line, with the unit.
-        shapes: whether the value decides shapes: compiled once for each value and passed as a
-            Python number; all other values are traced and batched.
-        swept: whether several values are accepted.
-    """
-
-    name: str
-    quick: tuple
-    domain: Domain | None = None
-    type: "type | str" = float
-    symbol: str = ""
-    help: str = ""
-    paper: tuple = ()
-    shapes: bool = False
-    swept: bool = True
-
-    def __post_init__(self) -> None:
-        if self.type is str and not (self.shapes and self.domain):
-            raise ValueError(f"flag {self.name!r}: got words, wanted shapes=True and a domain")
-
-    def wanted(self, value: Any = None) -> str:
-        """The accepted values in words, to somebody who gave this one."""
-        if self.type == "array":
-            return "an array of real numbers below 1e15"
-        words = self.domain.wanted if self.domain else "a number"
-        large = self.type is int and isinstance(value, int) and abs(value) >= 2**31
-        return f"{words}, below 2^31" if large else words
-
-    def accepts(self, value: Any) -> bool:
-        """Whether one value can be used.
-
-        Example:
-            >>> Flag("dim", (3,), at_least(1), int).accepts(2.5)
-            False
-        """
-        if self.type == "array":
-            # Squares must stay finite in float32; a NaN fails every comparison.
-            real = isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.size > 0
-            return bool(real and np.all((value < 1e15) & (value > -1e15)))
-        if self.type is str:
-            return isinstance(value, str) and bool(self.domain and self.domain.contains(value))
-        kind = numbers.Integral if self.type is int else numbers.Real
-        if not isinstance(value, kind) or isinstance(value, bool):
-            return False
-        limit = 2**31 if self.type is int else math.inf  # the float32 run has 32-bit integers
-        inside = -limit < value < limit  # pyright: ignore[reportOperatorIssue]
-        return inside and bool(self.domain is None or self.domain.contains(value))
-
-    def default(self, preset: str) -> Any:
-        """What the flag is if it is not given.
-
-        Args:
-            preset: ``quick`` or ``paper``.
-
-        Returns:
-            All values of the preset if the flag is swept, else its value (None if it has none).
-        """
-        values = self.paper if preset == "paper" and self.paper else self.quick
-        return values if self.swept else (values[0] if values else None)
 
 
 class Outcome(NamedTuple):

@@ -19,7 +19,7 @@ from lrdyn.data import mnist, mnist_file
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.configuration import Run, run_of
-from lrdyn.theorem import Flag, at_least
+from lrdyn.flags import Flag, at_least
 from paper_figs.shared import DEPTH, INIT_SCALE, LEARNING_RATE, NEEDS_MNIST, STEPS, one_scenario
 
 CLASSES = 10

@@ -15,7 +15,7 @@ import lrdyn
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.configuration import Run, run_of
-from lrdyn.theorem import POSITIVE, Flag, at_least
+from lrdyn.flags import POSITIVE, Flag, at_least
 from paper_figs.shared import DEPTH, DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 
 QUICK = {

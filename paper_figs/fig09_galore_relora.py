@@ -17,7 +17,7 @@ from lrdyn.adapters.state import POLICIES
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.configuration import Run, run_of
-from lrdyn.theorem import POSITIVE, Flag, at_least
+from lrdyn.flags import POSITIVE, Flag, at_least
 from lrdyn.theorems.theorem4.optimizer_state import one_policy
 from lrdyn.theorems.theorem4.problems import OPTIMIZERS
 from paper_figs import table1_memory

@@ -20,8 +20,8 @@ from lrdyn.dropout import (
     dropout_strength,
 )
 from lrdyn.engine.runs import Run
+from lrdyn.flags import FRACTION, POSITIVE, Flag, at_least
 from lrdyn.recording import log_steps
-from lrdyn.theorem import FRACTION, POSITIVE, Flag, at_least
 from paper_figs.shared import LEARNING_RATE, NEEDS_MNIST, STEPS, one_scenario
 
 QUICK = {

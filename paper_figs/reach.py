@@ -17,8 +17,9 @@ import lrdyn
 from lrdyn.drawing.exhibits import Results, one_seed
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups, residuals, worst_ratio
+from lrdyn.flags import Flag, at_least
 from lrdyn.recording import log_steps
-from lrdyn.theorem import Experiment, Flag, Theorem, at_least
+from lrdyn.theorem import Experiment, Theorem
 from paper_figs.shared import DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 
 MAP_SCALES = [0.01, 0.03, 0.1, 0.3, 1.0]

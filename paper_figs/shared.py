@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrdyn.theorem import NON_NEGATIVE, POSITIVE, Experiment, Flag, Scenario, at_least
+from lrdyn.flags import NON_NEGATIVE, POSITIVE, Flag, at_least
+from lrdyn.theorem import Experiment, Scenario
 
 DIM = Flag("dim", (), at_least(3), int, "d", "width of the square layers", swept=False)
 RANK = Flag("rank", (), at_least(1), int, "r", "rank of the target Phi", swept=False)

@@ -16,7 +16,7 @@ from lrdyn.adapters.method import Method, Parts, Split, layered, merged
 from lrdyn.adapters.state import POLICIES
 from lrdyn.drawing.exhibits import Results, Table, drawn_from, one_seed
 from lrdyn.drawing.tables import Cell, Grid
-from lrdyn.theorem import Flag, at_least
+from lrdyn.flags import Flag, at_least
 from lrdyn.theorems.theorem4.held import METHODS as METHODS
 from paper_figs.shared import one_scenario
 

@@ -27,7 +27,8 @@ from lrdyn.engine.judging import (
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.sources import code_digest, source_digest
 from lrdyn.engine.sweep import call_each
-from lrdyn.theorem import Claim, Experiment, Flag, Outcome, Scenario, Theorem, at_least
+from lrdyn.flags import Flag, at_least
+from lrdyn.theorem import Claim, Experiment, Outcome, Scenario, Theorem
 from tests.oracles import refuses
 from tests.runs import results_of, verdict_of
 

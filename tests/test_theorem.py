@@ -17,7 +17,8 @@ from lrdyn.condition import relative_response
 from lrdyn.engine import files
 from lrdyn.engine.evaluate import evaluate_controls, once_a_case
 from lrdyn.engine.judging import ratio_of, residuals
-from lrdyn.theorem import Claim, Control, Flag, Scenario, Theorem, one_of
+from lrdyn.flags import Flag, one_of
+from lrdyn.theorem import Claim, Control, Scenario, Theorem
 from tests.oracles import refuses
 from tests.runs import python, results_of, started, verdict_of
 
@@ -30,7 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from lrdyn import Claim, Control, Flag, Scenario, Theorem, at_least, cli
-from lrdyn.theorem import Domain
+from lrdyn.flags import Domain
 
 
 def case(key, *, dim, rate, steps):

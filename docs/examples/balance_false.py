@@ -12,7 +12,8 @@ import optax
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.theorem import POSITIVE, Claim, Control, Flag, Scenario, Theorem, at_least
+from lrdyn.flags import POSITIVE, Flag, at_least
+from lrdyn.theorem import Claim, Control, Scenario, Theorem
 
 
 class Run(eqx.Module):

@@ -10,7 +10,8 @@ import numpy as np
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.theorem import POSITIVE, Experiment, Flag, Scenario, at_least
+from lrdyn.flags import POSITIVE, Flag, at_least
+from lrdyn.theorem import Experiment, Scenario
 
 FLAGS = (
     Flag("dim", (10,), at_least(2), int, "d", "width of the layers", (30,), shapes=True),

@@ -13,7 +13,8 @@ from lrdyn.engine import results
 from lrdyn.engine.produce import validate
 from lrdyn.engine.progress import size_of
 from lrdyn.engine.sources import source_digest
-from lrdyn.theorem import Experiment, Flag, at_least, one_of
+from lrdyn.flags import Flag, at_least, one_of
+from lrdyn.theorem import Experiment
 
 
 class BadInput(ValueError):

@@ -14,7 +14,8 @@ from lrdyn.claims import excess, on_scale, relative_difference
 from lrdyn.compression import CompressedNetwork, compression_error
 from lrdyn.condition import conditions
 from lrdyn.factorization import Weights, end_to_end
-from lrdyn.theorem import Claim, Control, Flag, Outcome, Scenario, Theorem, at_least
+from lrdyn.flags import Flag, at_least
+from lrdyn.theorem import Claim, Control, Outcome, Scenario, Theorem
 from lrdyn.theorems import deep_factorization
 
 SHAPES = {"dim": (12,), "depth": (3,), "rank": (2,)}

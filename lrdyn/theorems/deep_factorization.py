@@ -16,10 +16,11 @@ from lrdyn.claims import relative_difference, tolerance
 from lrdyn.condition import Twins, twins
 from lrdyn.descent import Trajectory, gradient_descent, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
+from lrdyn.flags import Flag, at_least, between
 from lrdyn.masking import masked_loss, observe
 from lrdyn.recording import Recorded, recorded_steps
 from lrdyn.spectra import numerical_rank, singular_values
-from lrdyn.theorem import Claim, Control, Flag, Outcome, at_least, between
+from lrdyn.theorem import Claim, Control, Outcome
 
 
 class Descent(Recorded):

@@ -19,7 +19,8 @@ from lrdyn import cli
 from lrdyn.engine.configuration import Run
 from lrdyn.engine.judging import worst_ratio
 from lrdyn.engine.verify import Verification, verify_run
-from lrdyn.theorem import Experiment, Flag
+from lrdyn.flags import Flag
+from lrdyn.theorem import Experiment
 from lrdyn.theorems import REGISTRY, theorem
 
 MOST = {"dim": 14, "rows": 7, "cols": 7, "rank": 3, "depth": 5, "steps": 1500, "draw": 1000}

@@ -14,11 +14,11 @@ from lrdyn import recovery
 from lrdyn.compression import GradientBasis, gradient_basis
 from lrdyn.descent import simulate
 from lrdyn.factorization import Weights, end_to_end
+from lrdyn.flags import Domain, Flag, at_least, between
 from lrdyn.initialization import orthogonal_layers
 from lrdyn.masking import observe
 from lrdyn.recording import Recorded, recorded_steps
 from lrdyn.spectra import singular_values
-from lrdyn.theorem import Domain, Flag, at_least, between
 from lrdyn.theorems import deep_factorization
 
 DEPTH = 3

@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, Key
 from lrdyn import convergence
 from lrdyn.claims import ROUNDING_SAFETY, tolerance
 from lrdyn.factorization import Weights
+from lrdyn.flags import Domain, Flag, at_least, between
 from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
 from lrdyn.spectra import half_of_the_digits
-from lrdyn.theorem import Domain, Flag, Outcome, at_least, between
+from lrdyn.theorem import Outcome
 from lrdyn.theorems.deep_factorization import DECAY, SIZE
 
 SCALE = between(1e-6, 1e6)

@@ -12,20 +12,10 @@ from jaxtyping import Array, Float, Key
 from lrdyn import masking
 from lrdyn.claims import tolerance
 from lrdyn.data import mnist_file
+from lrdyn.flags import FRACTION, POSITIVE, Flag, at_least, one_of
 from lrdyn.initialization import gaussians
 from lrdyn.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
-from lrdyn.theorem import (
-    FRACTION,
-    POSITIVE,
-    Claim,
-    Control,
-    Flag,
-    Outcome,
-    Scenario,
-    Theorem,
-    at_least,
-    one_of,
-)
+from lrdyn.theorem import Claim, Control, Outcome, Scenario, Theorem
 from lrdyn.theorems.theorem3 import masked_autoencoder
 from lrdyn.theorems.theorem3.block_penalty import DROPBLOCK
 from lrdyn.theorems.theorem3.dropout_minimiser import MINIMISER

@@ -15,18 +15,8 @@ from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
 from lrdyn.claims import CLEARLY, relative_difference, tolerance
 from lrdyn.condition import with_condition
-from lrdyn.theorem import (
-    POSITIVE,
-    Arrays,
-    Claim,
-    Control,
-    Flag,
-    Outcome,
-    Scenario,
-    Theorem,
-    at_least,
-    one_of,
-)
+from lrdyn.flags import POSITIVE, Flag, at_least, one_of
+from lrdyn.theorem import Arrays, Claim, Control, Outcome, Scenario, Theorem
 from lrdyn.theorems.theorem4 import problems
 from lrdyn.theorems.theorem4.duality import DUALITY
 from lrdyn.theorems.theorem4.figures import plot_paths
