@@ -12,7 +12,7 @@ from paper_figs import reach
 from paper_figs.reach_plots import plot_family, plot_sweeps
 
 CAPTION = """\
-Corollary 1 over depth, rank and init scale. The survey has no such figure. (a-c) Largest residual
+The survey has no such figure. (a-c) Largest residual
 over tolerance of the claims of Corollary 1 (error identity, bound where its condition holds, its
 equality at t = 0, parameter count; r^ = r and r + 1; {seeds} seeds, d = {map_dim}, {map_steps}
 steps, double precision); largest: {largest:.2f}. (d) Time eta t until ||f - Phi||_F <=

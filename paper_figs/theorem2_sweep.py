@@ -11,7 +11,7 @@ from paper_figs import reach
 from paper_figs.reach_plots import plot_family, plot_sweeps
 
 CAPTION = """\
-Theorem 2 over depth, rank and init scale. The survey has no such figure. (a-c) Largest residual
+The survey has no such figure. (a-c) Largest residual
 over tolerance of the claims of Theorem 2 (all of them, {seeds} seeds, d = {map_dim}, {map_steps}
 steps, double precision): below 1 everywhere means that no claim could be told from true; largest:
 {largest:.2f}. (d) Time eta t until ||f - Phi||_F <= {threshold:g} ||Phi||_F, for a rank-{rank}
