@@ -31,11 +31,11 @@ def importing() -> Iterator[None]:
     That ``python -m`` starts a command can be told while its package is imported: only then is
     ``-m`` in the place of the file. A script is its own master again afterwards.
     """
-    worker = os.environ.get(PARENT) == str(os.getppid())
+    parent = os.environ.pop(PARENT, None)
     script = sys.orig_argv[1:2] == sys.argv[:1] and "".join(sys.argv[:1]).endswith(".py")
-    if worker:
-        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
-    undo = end_at_once() if not worker and (script or _command()) else None
+    if parent:  # it may have ended before this worker came to its first line
+        threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
+    undo = end_at_once() if not parent and (script or _command()) else None
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ import pytest
 
 import lrdyn as lr
 from lrdyn import __main__ as command
-from lrdyn import own, pool
+from lrdyn import interrupts, own, pool
 from lrdyn.engine import files, progress, runs
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.groups import PRECISIONS
@@ -242,12 +243,18 @@ def test_a_signal_ends_a_command_in_one_line_with_its_workers(
 
 
 def test_workers_are_started_where_ctrl_c_is_none_of_theirs():
-    from lrdyn import interrupts
-
     with interrupts.starting_workers():
         assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert interrupts.PARENT not in os.environ
+
+
+def test_a_worker_whose_parent_ended_before_its_first_line_ends(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    parent = {interrupts.PARENT: str(gone.pid)}
+    with started("-c", "import lrdyn, time; time.sleep(60)", cwd=tmp_path, **parent) as worker:
+        assert worker.wait(timeout=30) == 128 + signal.SIGKILL
 
 
 OWN_HANDLERS = """
