@@ -17,16 +17,18 @@ import jax
 import numpy as np
 
 from lrdyn import interrupts
+from lrdyn.data import lookup
 from lrdyn.drawing import verdicts
 from lrdyn.engine import report
-from lrdyn.engine.configuration import COMMON, Run, run_of, typed
+from lrdyn.engine.configuration import Run, defaults, run_of, typed
 from lrdyn.engine.configuration import BadInput as BadInput
 from lrdyn.engine.judging import flag_text
+from lrdyn.engine.produce import MATMULS
 from lrdyn.engine.runs import carry_out, judge_again
 from lrdyn.engine.verify import Verification
 from lrdyn.flags import Flag, at_least
 from lrdyn.show import shortened
-from lrdyn.theorem import Experiment
+from lrdyn.theorem import Experiment, Study
 
 HOLDS, FAILS, BAD_INPUT, FAULT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 STATUS = {True: HOLDS, False: FAILS, None: UNDECIDED}
@@ -206,12 +208,16 @@ def _bytes(text: str) -> int:
 def _parser(theorem: Experiment) -> Parser:
     parser = Parser(theorem.name, theorem.summary)
     add_output_flags(parser)
-    parser.add_argument("--seed", type=whole("seed", 0), default=0, help="first seed (default: 0)")
-    parser.add_argument(
-        "--seeds", type=whole("seeds", 1), default=2, help="number of seeds (default: 2)"
-    )
-    parser.add_argument("--dtype", default="float64", choices=("float64", "float32"),
-                        help="float64 (default) runs float32 beside it and compares")  # fmt: skip
+    usual = defaults(theorem)
+    parser.add_argument("--seed", type=whole("seed", 0), default=usual["seed"],
+                        help=f"first seed (default: {usual['seed']})")  # fmt: skip
+    parser.add_argument("--seeds", type=whole("seeds", 1), default=usual["seeds"],
+                        help=f"number of seeds (default: {usual['seeds']})")  # fmt: skip
+    both = "float32 (default); identities run in both" if isinstance(theorem, Study) else (
+        "float64 (default) runs float32 beside it and compares"
+    )  # fmt: skip
+    parser.add_argument("--dtype", default=usual["dtype"], choices=("float64", "float32"),
+                        help=both)  # fmt: skip
     parser.add_argument("--memory", type=_bytes, default=2**30, metavar="SIZE",
                         help="for the arrays of one part of a sweep (default: 1GiB)")  # fmt: skip
     if any(control.amounts for s in theorem.scenarios for control in s.controls):
@@ -220,10 +226,22 @@ def _parser(theorem: Experiment) -> Parser:
     if theorem.judged:
         parser.add_argument("--judge", metavar="FOLDER",
                             help="judge saved results again, without a run")  # fmt: skip
+    if isinstance(theorem, Study):
+        _add_training_flags(parser)
     group = parser.add_argument_group("settings (several values make a sweep)")
     for flag in theorem.flags:
         _add_flag(group, flag)
     return parser
+
+
+def _add_training_flags(parser: Parser) -> None:
+    """Add the flags that all studies share."""
+    parser.add_argument("--data-dir", type=folder, metavar="DIR",
+                        help="where data sets are looked for first")  # fmt: skip
+    parser.add_argument("--precision", default="highest", choices=tuple(MATMULS),
+                        help="of the inputs of matmuls (default: highest)")  # fmt: skip
+    parser.add_argument("--checkpoint-every", type=whole("checkpoint-every", 1), metavar="N",
+                        help="steps between two checkpoints (default: one in 30 s)")  # fmt: skip
 
 
 def lines_of(experiments: Sequence[Experiment]) -> list[str]:
@@ -271,7 +289,9 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
     """
     options = _parser(theorem).parse(argv)
     given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
-    common: dict[str, Any] = {name: getattr(options, name, False) for name in COMMON}
+    common = {name: getattr(options, name, default) for name, default in defaults(theorem).items()}
+    if getattr(options, "data_dir", None):
+        lookup.search_first(options.data_dir)
     return Command(run_of(theorem, memory=options.memory, **given, **common), options)
 
 
@@ -285,7 +305,18 @@ def verify_command(
     """
     run, options = parse(theorem, argv)
     setup(options.dtype, host_devices=host_devices)
-    return carry_out(run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar)
+    _supported(run.precision)
+    return carry_out(
+        run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar,
+        every=getattr(options, "checkpoint_every", None),
+    )  # fmt: skip
+
+
+def _supported(precision: str) -> None:
+    """Refuse matmuls that the backend lacks."""
+    backend = jax.default_backend()
+    if precision != "highest" and backend == "cpu":
+        raise BadInput(f"--precision: got {precision!r} on a {backend}, wanted 'highest'")
 
 
 def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> int:

@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lrdyn import checks, show
+from lrdyn.algorithm import Algorithm, of_optimizer
 from lrdyn.factorization import Decay, Scalar, Steps, decays
 
 State = TypeVar("State")
@@ -25,7 +26,7 @@ Loss = Callable[[PyTree], Float[Array, ""]]
 
 
 class Trajectory(NamedTuple):
-    """What :func:`simulate` returns."""
+    """What :func:`simulate` and :func:`lrdyn.training.train` return."""
 
     params: PyTree
     """The model after the last recorded step."""
@@ -34,6 +35,10 @@ class Trajectory(NamedTuple):
     diverged_at: Int[Array, ""]
     """First step whose loss was not finite, or so large that the first loss is lost in its
     rounding (``loss > loss(0) / machine epsilon``); -1 if there is none."""
+    state: PyTree = None
+    """What the model keeps beside its parameters, after the last step of a training."""
+    metrics: PyTree = None
+    """Numbers of the last batch before each recorded step of a training."""
 
     def __repr__(self) -> str:
         """Say what was recorded."""
@@ -186,25 +191,27 @@ def simulate(
         >>> run.records.tolist(), int(run.diverged_at)
         ([1.0, 0.5, 0.125], -1)
     """
-    checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    algorithm = of_optimizer(optimizer)
     steps = jnp.asarray(checks.steps(steps), jnp.int32)
     cost, arrays, whole = on_arrays(loss, params)
-    step, start = partial(_step, cost, optimizer), _begin(cost, arrays, optimizer)
-    state, records = iterate(step, start, steps, lambda state: record(whole(state.params)))
-    return Trajectory(whole(state.params), records, _end(cost, state, steps[-1]))
+    step, start = partial(_step, cost, algorithm), _begin(cost, arrays, algorithm)
+    see = lambda state: record(whole(algorithm.weights(state.held)))  # noqa: E731
+    state, records = iterate(step, start, steps, see)
+    lost = _end(cost, algorithm, state, steps[-1])
+    return Trajectory(whole(algorithm.weights(state.held)), records, lost)
 
 
 class _State(NamedTuple):
-    params: PyTree
-    optimizer: PyTree
+    held: PyTree
+    """What the algorithm holds."""
     limit: Float[Array, ""]
     """Past this loss the run counts as diverged."""
     diverged_at: Int[Array, ""]
 
 
-def _begin(loss: Loss, params: PyTree, optimizer: optax.GradientTransformation) -> _State:
+def _begin(loss: Loss, params: PyTree, algorithm: Algorithm) -> _State:
     limit = divergence_limit(checks.floats("loss(params)", loss(params)))
-    return _State(params, optimizer.init(params), limit, jnp.asarray(-1, jnp.int32))
+    return _State(algorithm.begin(params), limit, jnp.asarray(-1, jnp.int32))
 
 
 def divergence_limit(start: Float[Array, ""]) -> Float[Array, ""]:
@@ -234,16 +241,15 @@ def first_divergence(
     return jnp.where(~(jnp.abs(value) < limit) & (found < 0), t, found)  # a NaN is not below
 
 
-def _step(loss: Loss, optimizer: optax.GradientTransformation, t: Any, state: _State) -> _State:
-    value, gradient = jax.value_and_grad(loss)(state.params)
-    updates, inner = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
+def _step(loss: Loss, algorithm: Algorithm, t: Any, state: _State) -> _State:
+    value, _, held = algorithm.step(lambda arrays: (loss(arrays), None), state.held)
     diverged_at = first_divergence(value, t, state.limit, state.diverged_at)
-    return _State(params, inner, state.limit, diverged_at)
+    return _State(held, state.limit, diverged_at)
 
 
-def _end(loss: Loss, state: _State, last: Array) -> Int[Array, ""]:
-    return first_divergence(loss(state.params), last, state.limit, state.diverged_at)
+def _end(loss: Loss, algorithm: Algorithm, state: _State, last: Array) -> Int[Array, ""]:
+    value = loss(algorithm.weights(state.held))
+    return first_divergence(value, last, state.limit, state.diverged_at)
 
 
 class Stopped(NamedTuple):
@@ -353,15 +359,22 @@ def simulate_lanes(
     last = jax.tree.map(lambda array: jnp.moveaxis(array, 0, -1), data)
 
     def over_runs(function: Callable[..., Any], axis: int) -> Callable[..., Any]:
-        return jax.vmap(lambda one, *rest: function(*problem(one), *rest), -1, axis)
+        def one_run(one: PyTree, *rest: Any) -> Any:
+            loss, params, optimizer = problem(one)
+            return function(loss, params, of_optimizer(optimizer), *rest)
+
+        return jax.vmap(one_run, -1, axis)
 
     def step(t: Array, state: _State) -> _State:
         return over_runs(lambda loss, _, rule, s: _step(loss, rule, t, s), -1)(last, state)
 
-    see = jax.vmap(lambda state: record(state.params), -1, 0)
-    state, records = iterate(step, over_runs(_begin, -1)(last), steps, see)
+    see = over_runs(lambda loss, _, rule, s: record(rule.weights(s.held)), 0)
+    found = over_runs(lambda loss, _, rule, s: rule.weights(s.held), 0)
+    state, records = iterate(
+        step, over_runs(_begin, -1)(last), steps, lambda state: see(last, state)
+    )
     return Trajectory(
-        jax.tree.map(lambda array: jnp.moveaxis(array, -1, 0), state.params),
+        found(last, state),
         jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), records),
-        over_runs(lambda loss, _, rule, s: _end(loss, s, steps[-1]), 0)(last, state),
+        over_runs(lambda loss, _, rule, s: _end(loss, rule, s, steps[-1]), 0)(last, state),
     )

@@ -92,10 +92,37 @@ class Claim:
 
 
 @dataclasses.dataclass(frozen=True)
+class Finding:
+    """A measured number with its spread over seeds; it decides nothing.
+
+    Args:
+        id: short name.
+        statement: what is measured, in words.
+        value: ``value(outcome)``: a number for each seed, the first axis of the outcome's arrays.
+        reads: names of the arrays that ``value`` looks at; ``(id,)`` if empty.
+        expected: what was expected before seeds above 0 were run, in words; empty for nothing.
+        came_true: ``came_true(values)``: whether it did; needed with ``expected``.
+    """
+
+    id: str
+    statement: str
+    value: Callable[[Outcome], np.ndarray]
+    reads: tuple[str, ...] = ()
+    expected: str = ""
+    came_true: Callable[[np.ndarray], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.expected) != (self.came_true is not None):
+            raise ValueError(
+                f"finding {self.id!r}: got one of expected and came_true, wanted both or none"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class Control(Generic[C]):
     """A broken hypothesis, formula or algorithm under which a claim must be seen to fail.
 
-    Exactly one of ``case``, ``predict`` and ``measure`` says what is broken. A control runs at
+    Exactly one of ``case``, ``predict``, ``measure`` and ``swap`` says what is broken. A control runs at
     settings of its own (``at`` over that of its scenario, over the quick preset's first values) and
     with seeds 0 and 1, whatever the flags are: it tests the instrument, not the user's numbers.
 
@@ -107,6 +134,8 @@ class Control(Generic[C]):
         breaks: that hypothesis, of the scenario, or ``"applies"`` for the claim's own.
         predict: a wrong formula; returns the arrays that are wrong, the others stay.
         measure: another algorithm, or a wrong measurement; as ``predict``.
+        swap: array that the claim reads -> another one of the same runs, put in its place: what a
+            training left is compared with something that is not so. It runs nothing.
         at: settings under which the failure must show, beside those of the scenario.
         amount: the amount of the control.
         precision: ``float64`` where the failure shows in that alone, for the reason that the claim
@@ -122,6 +151,7 @@ class Control(Generic[C]):
     breaks: str = ""
     predict: Callable[[C], Arrays] | None = None
     measure: Callable[[C], Arrays] | None = None
+    swap: Mapping[str, str] = dataclasses.field(default_factory=dict)
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     amount: float = 1.0
     precision: str = ""
@@ -129,10 +159,10 @@ class Control(Generic[C]):
     amount_label: str = ""
 
     def __post_init__(self) -> None:
-        broken = [self.case, self.predict, self.measure]
+        broken = [self.case, self.predict, self.measure, self.swap or None]
         if sum(part is not None for part in broken) != 1:
             raise ValueError(
-                f"control {self.id!r}: wanted exactly one of case, predict and measure"
+                f"control {self.id!r}: wanted exactly one of case, predict, measure and swap"
             )
         if (self.case is None) != (not self.breaks):
             raise ValueError(
@@ -178,6 +208,11 @@ class Scenario(Generic[C]):
             compiling, for example.
         at: settings under which the controls run, over the quick preset's first values.
         long: whether a point runs for seconds, so that XLA's optimisation repays its time.
+        trains: whether ``measure`` calls :func:`lrdyn.training.train`, for a :class:`Study`. Such
+            points are run one by one in plain Python and in one precision; a run that is lost
+            (``diverged``) is left out of what is claimed over seeds, as seed 0 is, which sets
+            expectations and thresholds.
+        findings: what is measured beside the claims.
     """
 
     id: str
@@ -197,6 +232,8 @@ class Scenario(Generic[C]):
     traced: bool = True
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     long: bool = False
+    trains: bool = False
+    findings: tuple[Finding, ...] = ()
 
     def __post_init__(self) -> None:
         known = {claim.id for claim in self.claims}
@@ -232,7 +269,7 @@ class Experiment:
             example on a file; ``given`` names those given explicitly. It returns new settings.
         check: ``check(point)`` raises ``ValueError`` for combinations outside the experiment.
         axes: flags that a sweep is drawn over before all others: abscissa, curves, panels.
-        data: ``data()`` names the files that the cases are made of, if there are any.
+        data: ``data(settings)`` names the files that the cases are made of, if there are any.
         numbers: ``numbers(point)``: how many numbers a case has at least, from the values of the
             flags; what does not fit into memory is then refused before anything is made.
     """
@@ -247,11 +284,15 @@ class Experiment:
     prepare: Callable[[dict[str, Any], set[str]], dict[str, Any]] = lambda settings, given: settings
     check: Callable[[Mapping[str, Any]], None] = lambda point: None
     axes: tuple[str, ...] = ()
-    data: Callable[[], Sequence[Path]] = tuple
+    data: Callable[[Mapping[str, Any]], Sequence[Path]] = lambda settings: ()
     numbers: Callable[[Mapping[str, Any]], int] = lambda point: 0
 
     def __post_init__(self) -> None:
-        entries = [entry.id for s in self.scenarios for entry in (*s.claims, *s.controls)]
+        entries = [
+            entry.id
+            for s in self.scenarios
+            for entry in (*s.claims, *s.controls, *s.findings)
+        ]
         groups = [*RESERVED, *(scenario.id for scenario in self.scenarios)]
         for ids in (entries, groups):
             doubles = {name for name in ids if ids.count(name) > 1}
@@ -276,6 +317,19 @@ class Theorem(Experiment):
         super().__post_init__()
         if not self.judged:
             raise ValueError(f"theorem {self.name!r}: got no claim, wanted one or an Experiment")
+
+
+class Study(Theorem):
+    """An experiment some of whose scenarios train: float32, runs that continue after a kill.
+
+    The first scenario is an identity, judged in both precisions, that carries the verdict with one
+    seed. Claims over seeds and findings leave seed 0 out.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scenarios[0].trains:
+            raise ValueError(f"study {self.name!r}: got a training first, wanted an identity")
 
 
 def longest_axis(case: PyTree) -> int:

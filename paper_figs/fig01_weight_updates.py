@@ -151,7 +151,7 @@ UPDATES = one_scenario(
     measure=train,
     dims={"singular_value": ("step", "index"), "step": ("step",)},
     traced=False,
-    data=mnist_file,
+    data=lambda settings: mnist_file(),
 )
 NETWORKS = ("dln", "dln_whitened")
 

@@ -225,7 +225,7 @@ MASKED = one_scenario(
         "step": ("step",),
         "masked_step": ("masked_step",),
     },
-    data=mnist_file,
+    data=lambda settings: mnist_file(),
 )
 
 

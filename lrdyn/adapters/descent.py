@@ -14,6 +14,7 @@ from lrdyn import checks
 from lrdyn.adapters.maps import Side
 from lrdyn.adapters.method import Method, Parts, Split, merged, restarted
 from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
+from lrdyn.algorithm import Algorithm, Cost
 from lrdyn.descent import (
     Loss,
     Trajectory,
@@ -121,22 +122,89 @@ def step(
     checks.instance("optimizer", optimizer, optax.GradientTransformation)
     checks.instance("loss", loss)
     checks.instance("state", state, State)
+    value, _, state = _moved(method, lambda W: (loss(W), None), optimizer, state, scale, network)
+    return value, state
+
+
+def _moved(
+    method: Method,
+    cost: Cost,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    scale: Any,
+    network: Callable[[Parts, Any], PyTree],
+) -> tuple[Float[Array, ""], Any, State]:
     split, inner = state
 
-    def of_trained(trained: PyTree) -> Float[Array, ""]:
-        return loss(network(method.parts(split._replace(trained=trained)), scale))
+    def of_trained(trained: PyTree) -> tuple[Float[Array, ""], Any]:
+        return cost(network(method.parts(split._replace(trained=trained)), scale))
 
-    value, gradients = jax.value_and_grad(of_trained)(split.trained)
+    (value, other), gradients = jax.value_and_grad(of_trained, has_aux=True)(split.trained)
     seen, parameters = (method.sees(split, tree) for tree in (gradients, split.trained))
     updates, inner = optimizer.update(seen, inner, parameters)
-    return value, State(method.move(split, updates, scale), inner)
+    return value, other, State(method.move(split, updates, scale), inner)
+
+
+def algorithm1(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    *,
+    rank: int = 0,
+    period: int = 0,
+    side: Side | None = None,
+    choose: Choice | None = None,
+    state: Policy | StatePolicy | None = None,
+    scale: Scalar = 1.0,
+    network: Callable[[Parts, Any], PyTree] = merged,
+) -> Algorithm:
+    """Algorithm 1 for :func:`lrdyn.training.train`: :func:`low_rank_descent` has its arguments.
+
+    On mini-batches the maps of a refresh come from the gradient of one batch.
+
+    Raises:
+        ValueError: the period is not positive, or there is one and no refresh, or the state policy
+            is unknown.
+
+    Example:
+        >>> import lrdyn
+        >>> rule = algorithm1(lrdyn.GALORE, optax.sgd(0.5), rank=1, period=10)
+        >>> rule.period, jax.tree.map(jnp.shape, rule.weights(rule.begin(jnp.ones((3, 2)))))
+        (10, (3, 2))
+    """
+    checks.instance("method", method, Method)
+    checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    if method.once and period:
+        checks.refuse("period", period, "none for a method without a refresh")
+    if not method.once:
+        checks.integer("period", period)
+    scale = checks.floats("scale", scale)
+    policy = resolve_policy(method.state if state is None else state)
+    chosen = choose or _as_published(method, rank, side)
+
+    def start(weights: PyTree) -> State:
+        # Nothing of these maps but their shapes is used: a run begins with a refresh.
+        shapes = jax.eval_shape(chosen, jax.eval_shape(lambda: jax.random.key(0)), weights)
+        maps = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return begin(method, optimizer, weights, maps)
+
+    def renew(key: Key[Array, ""] | None, cost: Cost, held: State) -> State:
+        loss = lambda W: cost(W)[0]  # noqa: E731
+        return refresh(method, loss, optimizer, held, chosen, key, policy=policy, scale=scale)
+
+    return Algorithm(
+        start,
+        lambda cost, held: _moved(method, cost, optimizer, held, scale, network),
+        lambda held: merged(method.parts(held.split), scale),
+        renew,
+        period,
+    )
 
 
 # The loop --------------------------------------------------------------------------------------
 
 
 class _Run(NamedTuple):
-    state: State
+    held: State
     diverged_at: Int[Array, ""]
 
 
@@ -224,44 +292,35 @@ def low_rank_descent(
         Zhao et al., GaLore (arXiv 2403.03507); Lialin et al., ReLoRA (arXiv 2307.05695); Hu et al.,
         LoRA (arXiv 2106.09685); Hao et al., Flora (arXiv 2402.03293) for ``transport``.
     """
-    checks.instance("method", method, Method)
-    checks.instance("optimizer", optimizer, optax.GradientTransformation)
-    scale = checks.floats("scale", scale)
-    starts, stops, fresh, kept = _segments(steps, period, method.once)
-    policy = resolve_policy(method.state if state is None else state)
-    if choose is None:
-        choose = _as_published(method, rank, side)
+    rule = algorithm1(
+        method, optimizer, rank=rank, period=period, side=side, choose=choose, state=state,
+        scale=scale, network=network,
+    )  # fmt: skip
+    starts, stops, fresh, kept = _segments(steps, period)
     cost, arrays, whole = on_arrays(loss, params)
     limit = divergence_limit(checks.floats("loss(params)", cost(arrays)))
 
-    def weights(run: _Run) -> PyTree:
-        return merged(method.parts(run.state.split), scale)
+    def alone(arrays: PyTree) -> tuple[Float[Array, ""], None]:
+        return cost(arrays), None
 
     def renew(t: Array, run: _Run) -> _Run:
         one = None if key is None else jax.random.fold_in(key, t)
-        return run._replace(
-            state=refresh(
-                method, cost, optimizer, run.state, choose, one, policy=policy, scale=scale
-            )
-        )
+        assert rule.refresh is not None
+        return run._replace(held=rule.refresh(one, alone, run.held))
 
     def advance(t: Array, run: _Run) -> _Run:
-        value, now = step(method, cost, optimizer, run.state, scale=scale, network=network)
+        value, _, now = rule.step(alone, run.held)
         return _Run(now, first_divergence(value, t, limit, run.diverged_at))
 
     def segment(run: _Run, times: tuple[Array, Array, Array]) -> tuple[_Run, PyTree]:
         start, stop, fresh = times
         run = jax.lax.cond(fresh, renew, lambda t, same: same, start, run)
         run = jax.lax.fori_loop(start, stop, advance, run)
-        return run, record(whole(weights(run)))
+        return run, record(whole(rule.weights(run.held)))
 
-    # Nothing of these maps but their shapes is used: the first segment begins with a refresh.
-    maps = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(choose, key, arrays)
-    )
-    first = _Run(begin(method, optimizer, arrays, maps), jnp.asarray(-1, jnp.int32))
+    first = _Run(rule.begin(arrays), jnp.asarray(-1, jnp.int32))
     last, records = scan_records(segment, first, (starts, stops, fresh))
-    found = weights(last)
+    found = rule.weights(last.held)
     lost = first_divergence(cost(found), stops[-1], limit, last.diverged_at)
     records = jax.tree.map(lambda leaf: leaf[kept] if eqx.is_array(leaf) else leaf, records)
     return Trajectory(whole(found), records, lost)
@@ -271,12 +330,8 @@ def _as_published(method: Method, rank: int, side: Side | None) -> Choice:
     return lambda key, gradients: method.choose(key, gradients, rank, side or method.side)
 
 
-def _segments(steps: np.ndarray | tuple[int, ...], period: int, once: bool):
+def _segments(steps: np.ndarray | tuple[int, ...], period: int):
     """Cut a run at refreshes and at recorded steps: starts, stops, refresh first, recorded."""
-    if once and period:
-        raise ValueError(f"period: got {period}, wanted none for a method without a refresh")
-    if not once:
-        checks.integer("period", period)
     recorded = np.asarray(checks.steps(steps)).tolist()
     refreshes = range(0, recorded[-1], period or max(1, recorded[-1]))
     cuts = sorted({0, *refreshes, *recorded})

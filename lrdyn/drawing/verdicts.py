@@ -19,7 +19,7 @@ def draw(experiment: Experiment, found: Verification, path: Path) -> None:
         return
     plotting.save(plotting.verdict_figure(found.verdict, found.legs), path / "verdict")
     dtype = found.verdict["environment"]["dtype"]
-    first, runs = experiment.scenarios[0], precisions(experiment, dtype)
+    first, runs = experiment.scenarios[0], precisions(experiment, experiment.scenarios[0], dtype)
     if any(group.startswith("/perturb/") for group in found.groups):
         plotting.save(plotting.perturb_figure(experiment, found.groups, runs), path / "perturb")
     ratios = {p: worst_ratio(first.claims, found.legs, p) for p in runs}

@@ -14,7 +14,7 @@ from lrdyn.engine.produce import validate
 from lrdyn.engine.progress import size_of
 from lrdyn.engine.sources import source_digest
 from lrdyn.flags import Flag, at_least, one_of
-from lrdyn.theorem import Experiment
+from lrdyn.theorem import Experiment, Study
 
 
 class BadInput(ValueError):
@@ -32,30 +32,41 @@ class Run(NamedTuple):
     seeds: int = 2
     dtype: str = "float64"
     perturb: bool = False
+    precision: str = "highest"
+    """Of the inputs of matmuls, in a study."""
 
     @property
     def config(self) -> dict[str, Any]:
         """What decides the results, for the verdict and for the name of the folder."""
         values = {name: _plain(value) for name, value in self.settings.items()}
-        values |= {name: getattr(self, name) for name in COMMON}
-        data = [path.name for path in self.experiment.data()]
-        return values | ({"data": data} if data else {})
+        values |= {name: getattr(self, name) for name in common(self.experiment)}
+        data = [path.name for path in self.experiment.data(self.settings)]
+        return values | ({"data_files": data} if data else {})
 
     def folder(self, out: Path | str) -> Path:
         """Where the results belong: ``<out>/<name>/<hash of configuration, sources and data>``."""
-        made_from = [self.config, source_digest(self.experiment)]
+        made_from = [self.config, source_digest(self.experiment, self.settings)]
         digest = hashlib.sha256(results.canonical(made_from).encode()).hexdigest()[:12]
         return Path(out) / self.experiment.name / digest
 
 
-COMMON = Run._fields[2:]
-"""Settings that every experiment has beside its flags."""
+def common(experiment: Experiment) -> tuple[str, ...]:
+    """Settings that an experiment has beside its flags; a study has one more."""
+    return Run._fields[2:] if isinstance(experiment, Study) else Run._fields[2:-1]
+
+
+def defaults(experiment: Experiment) -> dict[str, Any]:
+    """What they are if they are not given: seed 0 of a study only sets expectations."""
+    own = {"seed": 1, "seeds": 1, "dtype": "float32"} if isinstance(experiment, Study) else {}
+    return {name: own.get(name, Run._field_defaults[name]) for name in common(experiment)}
+
 
 _COMMON_FLAGS = (
     Flag("preset", (), one_of("quick", "paper"), str, shapes=True),
     Flag("seed", (), at_least(0), int),
     Flag("seeds", (), at_least(1), int),
     Flag("dtype", (), one_of("float64", "float32"), str, shapes=True),
+    Flag("precision", (), one_of("highest", "tf32", "bfloat16"), str, shapes=True),
 )
 
 
@@ -75,18 +86,19 @@ def run_of(
         BadInput: a setting is unknown or outside its domain, or a combination outside the
             experiment.
     """
-    common: dict[str, Any] = {name: given.pop(name) for name in COMMON if name in given}
-    common["preset"] = preset
+    known = defaults(experiment)
+    shared = {**known, **{name: given.pop(name) for name in known if name in given}}
+    shared["preset"] = preset
     flags = {flag.name: flag for flag in experiment.flags}
     if unknown := sorted(given.keys() - flags.keys()):
-        wanted = ", ".join([*flags, *COMMON])
+        wanted = ", ".join([*flags, *known])
         raise BadInput(f"{typed(unknown[0])}: got an unknown setting, wanted one of {wanted}")
     for flag in _COMMON_FLAGS:
-        if flag.name in common:
-            _accepted(flag, common[flag.name])
+        if flag.name in shared:
+            _accepted(flag, shared[flag.name])
     settings = {name: flag.default(preset) for name, flag in flags.items()}
     settings |= {name: _values(flags[name], value) for name, value in given.items()}
-    run = Run(experiment, settings, **common)
+    run = Run(experiment, settings, **shared)
     if run.seed + run.seeds > 2**31:
         raise BadInput(f"--seed: got {run.seed}, wanted all seeds below 2^31")
     if memory is not None:

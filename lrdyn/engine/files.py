@@ -286,7 +286,9 @@ def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
             yield (*(slice(i, i + 1) for i in outer), slice(start, stop), *whole)
 
 
-def set_aside(path: Path, why: object, note: Callable[[str], None]) -> Path:
+def set_aside(
+    path: Path, why: object, note: Callable[[str], None], then: str = "computed again"
+) -> Path:
     """Rename a damaged file to ``<name>.damaged``, so that it is kept for inspection, and say so.
 
     Example:
@@ -298,5 +300,5 @@ def set_aside(path: Path, why: object, note: Callable[[str], None]) -> Path:
     """
     target = path.with_name(path.name + ".damaged")
     os.replace(path, target)
-    note(f"{path}: damaged ({why}), kept as {target.name} and computed again")
+    note(f"{path}: damaged ({why}), kept as {target.name} and {then}")
     return target

@@ -1,21 +1,28 @@
 """Where ``results.nc`` keeps the arrays of a scenario and of a control."""
 
-from lrdyn.theorem import Control, Experiment, Scenario, Theorem
+from lrdyn.theorem import Control, Experiment, Scenario, Study, Theorem
 
 PRECISIONS = {"float64": ("float64", "float32"), "float32": ("float32",)}
 """The runs behind one verdict: the dtype asked for first."""
 
 
-def precisions(experiment: Experiment, dtype: str) -> tuple[str, ...]:
-    """The runs of an experiment: a theorem in float64 is run in float32 as well."""
-    return PRECISIONS[dtype] if isinstance(experiment, Theorem) else (dtype,)
+def precisions(experiment: Experiment, scenario: Scenario, dtype: str) -> tuple[str, ...]:
+    """The runs of a scenario: a theorem in float64 is run in float32 as well.
+
+    A study trains in one precision; its identities are judged in both.
+    """
+    if scenario.trains or not isinstance(experiment, Theorem):
+        return (dtype,)
+    if isinstance(experiment, Study):
+        return (dtype, "float32" if dtype == "float64" else "float64")
+    return PRECISIONS[dtype]
 
 
 def groups_of(experiment: Experiment, scenario: Scenario, dtype: str) -> dict[str, str]:
     """Precision -> group of a scenario; ``dtype`` is the precision that was asked for."""
     root = "" if scenario is experiment.scenarios[0] else f"/{scenario.id}"
     return {
-        p: (root or "/") if p == dtype else f"{root}/{p}" for p in precisions(experiment, dtype)
+        p: (root or "/") if p == dtype else f"{root}/{p}" for p in precisions(experiment, scenario, dtype)
     }
 
 

@@ -5,7 +5,7 @@ or years later.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,8 +15,8 @@ from lrdyn import claims
 from lrdyn.checks import OutsideDomain
 from lrdyn.claims import Judgement
 from lrdyn.engine.groups import control_group, controls_of, groups_of
-from lrdyn.engine.outcomes import MissingArray, lead_of, outcomes
-from lrdyn.theorem import Claim, Control, Experiment, Outcome, Scenario
+from lrdyn.engine.outcomes import SIZE, MissingArray, lead_of, outcomes
+from lrdyn.theorem import Claim, Control, Experiment, Finding, Outcome, Scenario
 
 if TYPE_CHECKING:
     import xarray
@@ -50,6 +50,7 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         ValueError: an array has a shape that a claim cannot compare.
     """
     legs, diverged = {}, []
+    findings: list[dict[str, Any]] = []
     for scenario in theorem.scenarios:
         named = groups_of(theorem, scenario, dtype)
         mine = {p: _group(groups, g, f"scenario {scenario.id!r}") for p, g in named.items()}
@@ -58,6 +59,7 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         for control in controls_of(scenario, dtype):
             legs[control.id] = _of_control(control, scenario, groups, dtype, named)
         diverged += _diverged(mine[dtype], scenario)
+        findings += [_found(one, scenario, mine[dtype], dtype) for one in scenario.findings]
     tests = _share_the_alarms(theorem, legs)
     entries = [
         entry
@@ -70,7 +72,7 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
             ),
         )
     ]
-    return Verdict(entries, tests, legs, diverged)
+    return Verdict(entries + findings, tests, legs, diverged)
 
 
 def _share_the_alarms(theorem: Experiment, legs: Mapping[str, Legs]) -> int:
@@ -93,17 +95,34 @@ def claim_of(control: Control, scenario: Scenario) -> Claim:
 
 
 def _of_control(
-    control: Control, scenario: Scenario, groups: Groups, dtype: str, precisions: Iterable[str]
+    control: Control,
+    scenario: Scenario,
+    groups: Groups,
+    dtype: str,
+    precisions: Mapping[str, str],
 ) -> Legs:
     claim, found = claim_of(control, scenario), {}
-    for precision in precisions:
+    for precision, group in precisions.items():
         if not control.shows_in(precision):
+            continue
+        if control.swap:
+            results = _swapped(_group(groups, group, f"control {control.id!r}"), control)
+            found[precision] = residuals(claim, scenario, results, precision)
             continue
         name = control_group(control, precision)
         if name in groups or precision == dtype:  # in the other one they run only if asked for
             results = _group(groups, name, f"control {control.id!r}")
             found[precision] = residuals(claim, scenario, results, precision)
     return found
+
+
+def _swapped(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
+    """Results in which arrays stand in the places of others."""
+    for name in control.swap.values():
+        if name not in results:
+            raise MissingArray(f"got no array {name!r}, wanted it for control {control.id!r}")
+    others = {name: results[other] for name, other in control.swap.items()}
+    return results.assign(others)
 
 
 def _group(groups: Groups, name: str, whose: str) -> "xarray.Dataset":
@@ -127,6 +146,9 @@ class Row(NamedTuple):
     reason: str
     """Why the claim, on its own, leaves the case out; empty where it does not."""
 
+
+LOST = "lost"
+"""Reason of a training whose loss became no number."""
 
 OWN_HYPOTHESES = ("claim does not apply", "too few seeds")
 """Reasons that are hypotheses of a claim; with any other the claim applies and is not judged."""
@@ -182,6 +204,11 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome) -> Row:
         return Row(residual, limit, condition, one.steps, unmet, reason)
 
 
+def _lost(scenario: Scenario, one: Outcome) -> bool:
+    """Whether a training was lost; over seeds those are left that were not, if there are any."""
+    return bool(scenario.diverged and np.any(one.measured[scenario.diverged] >= 0))
+
+
 def residual_of(claim: Claim, one: Outcome) -> float:
     """Residual of a claim for one outcome: a number >= 0, or NaN, which is lost and fails."""
     if claim.residual is None:
@@ -191,7 +218,10 @@ def residual_of(claim: Claim, one: Outcome) -> float:
 
 
 def _reason(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> str:
-    if claim.seeds and np.size(one.point["seed"]) < claim.seeds:
+    if scenario.trains and _lost(scenario, one):
+        return LOST
+    seeds = np.ravel(one.point["seed"]) if claim.seeds else np.array([])
+    if len(seeds[seeds > 0] if scenario.trains else seeds) < claim.seeds:
         return "too few seeds"
     if claim.applies is not None and not claim.applies(one):
         return "claim does not apply"
@@ -200,6 +230,33 @@ def _reason(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> str
     if claim.condition and not limit <= claims.RESOLVED:
         return "ill-conditioned"
     return claim.undecided(one) if claim.undecided else ""
+
+
+def _found(
+    finding: Finding, scenario: Scenario, results: "xarray.Dataset", precision: str
+) -> dict[str, Any]:
+    """Entry of ``verdict.json`` of a finding: mean and standard deviation over seeds."""
+    reads = finding.reads or (finding.id,)
+    claim = Claim(finding.id, finding.statement, "limit", reads=reads, tolerance=0.0, seeds=1)
+    several = list(outcomes(claim, scenario, results, precision))
+    kept = [one for one in several if not _reason(claim, scenario, one, 0.0)]
+    values = np.concatenate([np.ravel(finding.value(one)) for one in kept]) if kept else np.array([])
+    known = bool(np.all(np.isfinite(values))) and len(values) > 0
+    true = finding.came_true
+    found = {
+        "value": float(np.mean(values)) if known else None,
+        "spread": float(np.std(values, ddof=1)) if known and len(values) > 1 else None,
+        "seeds": len(values),
+        "expected": finding.expected or None,
+        "came_true": bool(true(values)) if true is not None and known else None,
+    }
+    drawn = {"drawn": int(np.size(results[SIZE])), "judged": len(values), "left_out": {}}
+    return {
+        "id": finding.id, "kind": "finding", "statement": finding.statement,
+        "hypotheses_met": known, "residual": None, "tolerance": None, "holds": None,
+        "cases": len(values), "cases_total": drawn["drawn"], "judged": {precision: drawn},
+        "worst_case": {}, "finding": found,
+    }  # fmt: skip
 
 
 # Over all precisions -------------------------------------------------------------------------

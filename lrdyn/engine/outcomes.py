@@ -42,7 +42,7 @@ def outcomes(
             _outcome(fixed | point, one, scenario, precision)
             for point, one in _points_of(results, arrays, lead, slab)
         ]
-        yield from [_over_seeds(found)] if claim.seeds else found
+        yield from [_over_seeds(found, scenario)] if claim.seeds else found
 
 
 def saved_names(claim: Claim, scenario: Scenario, available: Iterable[str]) -> dict[str, list[str]]:
@@ -52,7 +52,8 @@ def saved_names(claim: Claim, scenario: Scenario, available: Iterable[str]) -> d
     """
     available = set(available)
     found = {}
-    for name in (*claim.arrays, claim.condition, scenario.diverges):
+    lost = scenario.diverged if scenario.trains else ""
+    for name in (*claim.arrays, claim.condition, scenario.diverges, lost):
         both = [f"{name}_predicted", f"{name}_measured"]
         saved = [n for n in both if n in available] or [n for n in (name,) if n in available]
         if name and not saved:
@@ -153,12 +154,17 @@ def _outcome(
     )  # fmt: skip
 
 
-def _over_seeds(each: list[Outcome]) -> Outcome:
+def _over_seeds(each: list[Outcome], scenario: Scenario) -> Outcome:
     """One outcome of a setting, whose arrays have the seeds as first axis.
 
-    Seeds that do not meet the hypotheses are no evidence; if none does, all stay to show it.
+    Seeds that do not meet the hypotheses are no evidence; if none does, all stay to show it. So it
+    is with trainings that were lost, and with seed 0 of a study, which set what is expected.
     """
-    kept = [one for one in each if all(map(np.all, one.hypotheses.values()))] or each
+    met = [one for one in each if all(map(np.all, one.hypotheses.values()))] or each
+    name = scenario.diverged
+    ended = [one for one in met if not (scenario.trains and name and one.measured[name] >= 0)]
+    kept = [one for one in ended if not (scenario.trains and one.point["seed"] == 0)]
+    kept = kept or ended or met
 
     def stack(side: str) -> _Reads:
         names = getattr(kept[0], side)

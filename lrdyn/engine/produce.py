@@ -5,8 +5,9 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrdyn.engine.checkpoints import FOLDER, Checkpoints
 from lrdyn.engine.evaluate import evaluate, evaluate_controls, taken
 from lrdyn.engine.groups import control_group, controls_of, groups_of, precisions
 from lrdyn.engine.points import Points, product
@@ -21,6 +23,7 @@ from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.sources import source_digest
 from lrdyn.engine.sweep import call_each, sweep
 from lrdyn.theorem import Control, Experiment, Scenario
+from lrdyn.training.keeping import kept_by
 
 if TYPE_CHECKING:
     import xarray
@@ -28,6 +31,19 @@ if TYPE_CHECKING:
 LANES = {True: 16, False: 64}
 """Points in a batch, where XLA optimises a program and where it does not: a batch that takes all
 points of a small sweep needs no loop, which takes as long to compile as what it repeats."""
+
+
+class Trainings(NamedTuple):
+    """How a study trains."""
+
+    precision: str = "highest"
+    """Of the inputs of matmuls, a key of :data:`MATMULS`."""
+    every: int | None = None
+    """Steps between two checkpoints."""
+
+
+MATMULS = {"highest": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
+"""Word of ``--precision`` -> JAX's; parameters and the state of the optimiser stay as they are."""
 
 
 def produce(
@@ -41,6 +57,7 @@ def produce(
     memory: int = 2**30,
     store: Path | None = None,
     progress: Progress | None = None,
+    trainings: Trainings = Trainings(),
 ) -> dict[str, "xarray.Dataset"]:
     """Run every scenario and its controls: the content of ``results.nc``, group -> dataset.
 
@@ -52,15 +69,21 @@ def produce(
         perturb: also sweep the distance from each hypothesis.
         thorough: run the controls in both precisions, and let XLA optimise the programs.
         memory: see :func:`lrdyn.sweep`, as for the store.
-        store: a folder that keeps finished parts.
+        store: a folder that keeps finished parts; checkpoints of trainings lie beside it.
         progress: told of every finished part.
+        trainings: how a study trains.
     """
     validate(experiment, settings)
     experiment = concerned(experiment, settings)
     jobs = list(_jobs(experiment, settings, dtype, seeds, perturb, thorough))
     progress = Silent() if progress is None else progress
     progress.expect(sum(job.points.size for job in jobs))
-    return _run_side_by_side(jobs, memory, store, _Announced(progress))
+    told = _Announced(progress)
+    found = _run_side_by_side([j for j in jobs if not j.trains], memory, store, told)
+    for job in jobs:  # one by one: a training takes all cores
+        if job.trains:
+            found |= job.train(trainings, store, told)
+    return found
 
 
 def concerned(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
@@ -136,6 +159,7 @@ class Job(NamedTuple):
     traced: bool = True
     digest: str = ""
     """Of the sources, which keys the parts of what is not traced."""
+    trains: bool = False
 
     def run(
         self, memory: int = 2**30, store: Path | None = None, progress: Progress | None = None
@@ -156,6 +180,47 @@ class Job(NamedTuple):
                 )
             else:
                 found = call_each(self.function, self.points, digest=self.digest, **shared)
+        return self.named(found)
+
+    def train(
+        self, trainings: Trainings, store: Path | None = None, progress: Progress | None = None
+    ) -> dict[str, "xarray.Dataset"]:
+        """The same for trainings, which are no parts: each keeps checkpoints of its own."""
+        with (
+            jax.enable_x64(self.precision == "float64"),
+            jax.default_matmul_precision(MATMULS[trainings.precision]),
+        ):
+            around = partial(self._kept, trainings, store, progress)
+            found = call_each(
+                self.function, self.points, dims=self.dims, progress=progress, around=around
+            )
+        return self.named(found)
+
+    def _kept(
+        self,
+        trainings: Trainings,
+        store: Path | None,
+        progress: Progress | None,
+        point: Mapping[str, Any],
+    ) -> AbstractContextManager[None]:
+        """Keep the trainings of a point."""
+        if store is None:
+            return nullcontext()
+        several = {n: v for n, v in point.items() if len(set(self.points.columns[n])) > 1}
+        words = [self.attributes["scenario"], *(c.id for c in self.controls)]
+        words += [f"{name}={v}" for name, v in {**several, "seed": point["seed"]}.items()]
+        return kept_by(
+            Checkpoints(
+                store.with_name(FOLDER),
+                every=trainings.every,
+                label=" ".join(words),
+                progress=progress,
+                log=store.with_name("metrics.csv"),
+            )
+        )
+
+    def named(self, found: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
+        """Give results the names of their groups."""
         if not self.controls:
             return {self.group: found.assign_attrs(self.attributes)}
         perturb = "amount" in self.points.columns
@@ -233,8 +298,9 @@ def _how(
         "compiler_options": None if optimize else unoptimized(int(scenario.long)),
         "lanes": LANES[optimize],
         "attributes": {"scenario": scenario.id, "fixed": json.dumps(named), **names},
-        "traced": scenario.traced,
-        "digest": "" if scenario.traced else source_digest(experiment),
+        "traced": scenario.traced and not scenario.trains,
+        "trains": scenario.trains,
+        "digest": "" if scenario.traced else source_digest(experiment, fixed),
     }
 
 
@@ -297,14 +363,19 @@ def _jobs(
         fixed = _seeds_of_controls(scenario, len(seeds)) if scenario.controls else ()
         for p, group in groups_of(experiment, scenario, dtype).items():
             yield claims_job(experiment, scenario, settings, seeds, group, p, thorough)
-        for p in precisions(experiment, dtype):
+        for p in precisions(experiment, scenario, dtype):
             if thorough or p == dtype:
-                for controls in with_equal_settings(controls_of(scenario, p)):
+                for controls in with_equal_settings(run_for(scenario, p)):
                     yield controls_job(experiment, scenario, controls, fixed, p)
             for control in controls_of(scenario, p):
                 if perturb and control.amounts:
                     amounts = (0.0, *control.amounts)
                     yield controls_job(experiment, scenario, (control,), fixed, p, amounts)
+
+
+def run_for(scenario: Scenario, precision: str) -> list[Control]:
+    """The controls that need runs of their own."""
+    return [c for c in controls_of(scenario, precision) if not c.swap]
 
 
 def with_equal_settings(controls: Sequence[Control]) -> list[tuple[Control, ...]]:
@@ -319,8 +390,8 @@ class _Announced:
     """Progress of sweeps whose points were announced together, before the first began."""
 
     def __init__(self, progress: Progress):
-        self.advance, self.note, self.expect_bytes = (
-            progress.advance, progress.note, progress.expect_bytes
+        self.advance, self.note, self.expect_bytes, self.during = (
+            progress.advance, progress.note, progress.expect_bytes, progress.during
         )  # fmt: skip
 
     def expect(self, points: int) -> None:

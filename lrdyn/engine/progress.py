@@ -27,6 +27,9 @@ class Progress(Protocol):
     def advance(self, points: int, *, saved: bool = False) -> None:
         """So many points are done; ``saved`` if an earlier run did them."""
 
+    def during(self, fraction: float, text: str) -> None:
+        """So much of the present point is done, and what to say of it."""
+
     def note(self, line: str) -> None:
         """Something happened that a reader should know."""
 
@@ -43,6 +46,9 @@ class Silent:
     def advance(self, points: int, *, saved: bool = False) -> None:
         """Say nothing."""
 
+    def during(self, fraction: float, text: str) -> None:
+        """Say nothing."""
+
     def note(self, line: str) -> None:
         """Warn."""
         import warnings
@@ -55,6 +61,7 @@ class _Counted:
 
     def __init__(self, title: str):
         self.title, self.total, self.done, self.saved, self.bytes = title, 0, 0, 0, 0
+        self.fraction, self.present = 0.0, ""
         self.start = time.monotonic()
         self.lock = threading.Lock()
 
@@ -73,6 +80,12 @@ class _Counted:
         with self.lock:
             self.done += points
             self.saved += points if saved else 0
+            self.fraction, self.present = 0.0, ""
+            self.show()
+
+    def during(self, fraction: float, text: str) -> None:
+        with self.lock:
+            self.fraction, self.present = fraction, text
             self.show()
 
     def show(self) -> None: ...
@@ -80,14 +93,16 @@ class _Counted:
     def note(self, line: str) -> None: ...
 
     def text(self) -> str:
-        computed = self.done - self.saved
+        computed = self.done - self.saved + self.fraction
         rate = computed / max(time.monotonic() - self.start, 1e-9)
         parts = [f"{self.done:,} of {self.total:,} points"]
         if self.saved:
             parts.append(f"{self.saved:,} from an earlier run")
         if computed:
-            left = (self.total - self.done) / rate
+            left = (self.total - self.done - self.fraction) / rate
             parts += [f"{rate:.3g} a second", f"{duration(left)} left"]
+        if self.present:
+            parts.insert(0, self.present)
         if self.bytes >= SHOWN:
             parts.append(f"{size_of(self.bytes)} of results")
         return ", ".join(parts)

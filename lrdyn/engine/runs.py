@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lrdyn.engine import files, progress, results
+from lrdyn.engine import checkpoints, files, progress, results
 from lrdyn.engine.configuration import BadInput, Run
 from lrdyn.engine.groups import groups_of
 from lrdyn.engine.judging import Groups
@@ -54,11 +54,18 @@ def opened(run: Run, out: Path | str) -> Iterator[Path]:
 
 
 def carry_out(
-    run: Run, out: Path | str, *, draw: Draw | None = None, memory: int = 2**30, bar: bool = True
+    run: Run,
+    out: Path | str,
+    *,
+    draw: Draw | None = None,
+    memory: int = 2**30,
+    bar: bool = True,
+    every: int | None = None,
 ) -> tuple[Verification, Path]:
     """Produce, judge, save and draw; returns what was verified and the folder of the results.
 
-    A terminal shows a ``bar``; lines suit several processes that share one.
+    A terminal shows a ``bar``; lines suit several processes that share one. Trainings are kept
+    ``every`` so many steps, or now and then.
 
     Raises:
         BadInput: the folder cannot be used, or no claim applies.
@@ -66,11 +73,14 @@ def carry_out(
     experiment = run.experiment
     with opened(run, out) as path:
         with progress.shown(experiment.name, bar=bar) as told:
-            found = verify_run(run, memory=memory, store=path / PARTS, progress=told)
+            found = verify_run(
+                run, memory=memory, store=path / PARTS, progress=told, every=every
+            )
         if experiment.judged and _about_nothing(found):
             raise BadInput(_nothing_applies(experiment, found))
         save(experiment, found, path, draw)
         shutil.rmtree(path / PARTS)
+        checkpoints.clear(path / checkpoints.FOLDER)
     return found, path
 
 
@@ -120,7 +130,7 @@ def save(experiment: Experiment, found: Verification, path: Path, draw: Draw | N
         name=experiment.name,
         title=experiment.summary,
         config=verdict["config"],
-        digest=source_digest(experiment),
+        digest=source_digest(experiment, verdict["config"]),
         dtype=verdict["environment"]["dtype"],
     )
     verdict["results_sha256"] = results.checksum(path / results.NAME)
@@ -199,7 +209,7 @@ def judge_again(
     notes = []
     if results.checksum(folder / results.NAME) != before["results_sha256"]:
         notes.append(f"{results.NAME} is not the file that the run wrote: its checksum differs")
-    if root["digest"] != source_digest(theorem):
+    if root["digest"] != source_digest(theorem, config):
         notes.append(f"the source of {theorem.name} is not that of the run")
     found.verdict["config"] = config
     found.verdict.update(environment=before["environment"], results_sha256=before["results_sha256"])

@@ -13,7 +13,7 @@ import lrdyn
 from lrdyn.theorem import Experiment
 
 
-def source_digest(experiment: Experiment) -> str:
+def source_digest(experiment: Experiment, settings: Mapping[str, Any] | None = None) -> str:
     """SHA-256 of the files in which the functions of an experiment are written, and of its data.
 
     The library's general modules do not count: an edit there changes the traced programs, if
@@ -21,8 +21,9 @@ def source_digest(experiment: Experiment) -> str:
     """
     parts: list[Any] = [experiment]
     for scenario in experiment.scenarios:
-        parts += [scenario, *scenario.claims, *scenario.controls]
-    return code_digest([f for part in parts for f in functions_of(part)], experiment.data())
+        parts += [scenario, *scenario.claims, *scenario.controls, *scenario.findings]
+    functions = [f for part in parts for f in functions_of(part)]
+    return code_digest(functions, experiment.data(settings or {}))
 
 
 def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:

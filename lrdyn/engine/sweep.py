@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,12 +121,14 @@ def call_each(
     memory: int = 2**30,
     store: str | os.PathLike | None = None,
     progress: Progress | None = None,
+    around: Callable[[Mapping[str, Any]], AbstractContextManager] = lambda point: nullcontext(),
 ) -> "xarray.Dataset":
     """Call a Python function at every point, one after another, and label the results.
 
     For what cannot be traced: counts of a traced program, memory of a compiled one, a training that
     reads files. :func:`sweep` is for the rest, and explains the arguments; each point is a part,
-    named by the ``digest`` of everything else that decides its results.
+    named by the ``digest`` of everything else that decides its results. The function is called
+    inside of ``around(point)``.
 
     Example:
         >>> from lrdyn import product
@@ -138,7 +140,10 @@ def call_each(
     with ExitStack() as stack:
         kept = stack.enter_context(opened(Path(store), progress.note)) if store else None
         progress.expect(points.size)
-        found = [_called(function, points, i, digest, kept, progress) for i in range(points.size)]
+        found = []
+        for index in range(points.size):
+            with around({name: column[index] for name, column in points.columns.items()}):
+                found.append(_called(function, points, index, digest, kept, progress))
         shapes = [
             {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in each.items()} for each in found
         ]

@@ -9,8 +9,8 @@ from lrdyn.claims import FALSE_ALARM
 from lrdyn.engine import progress as progresses
 from lrdyn.engine import report
 from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.judging import Legs, judge_results
-from lrdyn.engine.produce import concerned, produce
+from lrdyn.engine.judging import LOST, Legs, judge_results
+from lrdyn.engine.produce import Trainings, concerned, produce
 from lrdyn.engine.progress import Progress
 from lrdyn.engine.results import SCHEMA, environment
 from lrdyn.theorem import Experiment
@@ -93,7 +93,12 @@ def verify(
 
 
 def verify_run(
-    run: Run, *, memory: int = 2**30, store: Path | None = None, progress: Progress | None = None
+    run: Run,
+    *,
+    memory: int = 2**30,
+    store: Path | None = None,
+    progress: Progress | None = None,
+    every: int | None = None,
 ) -> Verification:
     """The same for a configuration.
 
@@ -110,6 +115,7 @@ def verify_run(
         memory=memory,
         store=store,
         progress=progress,
+        trainings=Trainings(run.precision, every),
     )
     found = judged(concerned(run.experiment, run.settings), groups, run.dtype)
     found.verdict["config"] = run.config
@@ -135,9 +141,19 @@ def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: s
 
 
 def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Claims of the first scenario that apply, and of which no case could be judged."""
+    """Claims of the first scenario that apply, and of which no case could be judged.
+
+    So are those of the trainings of a study, if all trainings were lost.
+    """
     main = {claim.id for claim in theorem.scenarios[0].claims}
-    return [c["id"] for c in claims if c["id"] in main and c["hypotheses_met"] and not c["cases"]]
+    trained = {claim.id for s in theorem.scenarios if s.trains for claim in s.claims}
+    still = [c["id"] for c in claims if c["hypotheses_met"] and not c["cases"]]
+    lost = [c["id"] for c in claims if c["id"] in trained and _all_lost(c)]
+    return [name for name in still if name in main or (name in lost and len(lost) == len(trained))]
+
+
+def _all_lost(claim: Mapping[str, Any]) -> bool:
+    return all(set(leg["left_out"]) == {LOST} for leg in claim["judged"].values())
 
 
 def holds(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> bool | None:

@@ -17,6 +17,6 @@ THEOREM1 = Theorem(
     prepare=prepare,
     check=check,
     axes=("init_scale", "depth", "rank"),
-    data=mnist_file,
+    data=lambda settings: mnist_file(),
     numbers=numbers,
 )

@@ -81,7 +81,7 @@ def _layers_and_product(weights: Weights) -> dict[str, Array]:
     }
 
 
-def _theory_run(case: Classification) -> Twins:
+def theory_run(case: Classification) -> Twins:
     """The reduced run and a twin, with up to two dimensions of the bulk (see `theory_run`)."""
     target, (*square, last) = _reduced_problem(case)
     spare = min(deep_factorization.SPARE, len(case.inputs) - target.shape[1])
@@ -97,7 +97,7 @@ def _theory_run(case: Classification) -> Twins:
 
 def _predict_classifier(case: Classification) -> dict[str, Array]:
     """The bulk, and the reduced problem from the start of the layers."""
-    pair, moving = _theory_run(case), 2 * len(case.outputs)
+    pair, moving = theory_run(case), 2 * len(case.outputs)
 
     def parts(run: Trajectory) -> dict[str, Array]:
         last = run.records["last"]

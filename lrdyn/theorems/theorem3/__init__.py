@@ -321,6 +321,6 @@ THEOREM3 = Theorem(
     (MASKS, DROPOUT, MINIMISER, DROPBLOCK, masked_autoencoder.AUTOENCODER),
     plots={"dropout": plot_dropout},
     check=check,
-    data=mnist_file,
+    data=lambda settings: mnist_file(),
     numbers=lambda point: point["width"] * (point["rows"] + point["cols"] + DRAWS),
 )

@@ -1,0 +1,185 @@
+"""Checkpoints of trainings on disk: the last two of each, written whole, checked when read."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import PyTree
+
+from lrdyn.engine import files
+from lrdyn.engine.progress import Progress, Silent
+from lrdyn.training.keeping import Moment
+
+FOLDER = "checkpoints"
+"""Folder of the checkpoints of a run, beside its results."""
+
+KEPT = 2
+SECONDS = 30.0
+"""Between two checkpoints, unless their distance in steps is given."""
+
+LOST = "lost.json"
+"""File that says that a training was lost; its last checkpoint stays."""
+
+
+class Checkpoints:
+    """Keeps the trainings of one run, see :class:`lrdyn.training.Keeper`.
+
+    Every training has a folder, named by its key. A checkpoint is a line of JSON (key, step, length
+    and SHA-256 of what follows) and the arrays as equinox writes them.
+
+    Args:
+        folder: made if missing.
+        every: steps between two checkpoints; one in 30 seconds if not given.
+        label: the run, in words.
+        progress: told of every piece.
+        log: ``metrics.csv``, a line for each number: run, step, name, value.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        every: int | None = None,
+        label: str = "",
+        progress: Progress | None = None,
+        log: Path | None = None,
+    ):
+        self.folder, self.every, self.label, self.log = folder, every, label, log
+        self.progress = Silent() if progress is None else progress
+        self.last = time.monotonic()
+
+    def load(self, key: str, like: PyTree) -> tuple[int, PyTree] | None:
+        """The last whole checkpoint; damaged ones are named and set aside."""
+        folder = self._of(key)
+        if folder.is_dir():
+            files.remove_scratch(folder)
+        for path in reversed(_checkpoints(folder)):
+            try:
+                found = read(path, key, like)
+            except Exception as error:  # a damaged array ends in whatever its reader met
+                _set_aside(path, error, self.progress.note)
+                continue
+            self._forget_log(found[0])
+            return found
+        self._forget_log(-1)
+        return None
+
+    def due(self, step: int) -> bool:
+        """Whether steps or seconds are due."""
+        if self.every:
+            return step % self.every == 0
+        return time.monotonic() - self.last >= SECONDS
+
+    def save(self, key: str, step: int, kept: PyTree) -> None:
+        """Write a checkpoint, and remove all but the last two."""
+        folder = self._of(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / f"step-{step:010}.ckpt", key, step, kept)
+        for path in _checkpoints(folder)[:-KEPT]:
+            path.unlink()
+        self.last = time.monotonic()
+
+    def tell(self, moment: Moment, name: str) -> None:
+        """Show a piece, and write it down."""
+        run = self._run(name)
+        numbers = {**moment.metrics, "examples_per_second": moment.rate}
+        loss = moment.metrics["loss"]
+        text = f"{run}: step {moment.step:,} of {moment.steps:,}, loss {loss:.4g}"
+        self.progress.during(
+            moment.step / moment.steps, f"{text}, {moment.rate:,.0f} examples a second"
+        )
+        if self.log:
+            _append(self.log, [(run, moment.step, *one) for one in numbers.items()])
+
+    def lost(self, step: int, name: str, key: str) -> None:
+        """Say so, and let the last checkpoint stay."""
+        run, folder = self._run(name), self._of(key)
+        kept = _checkpoints(folder)
+        stays = f"the checkpoint {kept[-1]} stays" if kept else "no checkpoint before it"
+        self.progress.note(f"{run}: lost at step {step}, the loss is no number; {stays}")
+        if kept:
+            files.write_json(folder / LOST, {"run": run, "step": step})
+
+    def _of(self, key: str) -> Path:
+        return self.folder / key[:20]
+
+    def _run(self, name: str) -> str:
+        return " ".join(word for word in (self.label, name) if word) or "training"
+
+    def _forget_log(self, step: int) -> None:
+        """Lines of steps that are done again go."""
+        if self.log is None or not self.log.exists():
+            return
+        with self.log.open(newline="") as file:
+            rows = list(csv.reader(file))
+        mine = self._run("")
+        kept = [r for r in rows if not (r[0].startswith(mine) and r[1].isdigit() and int(r[1]) > step)]
+        with files.replacing(self.log) as path, path.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(kept)
+
+
+def write(path: Path, key: str, step: int, kept: PyTree) -> None:
+    """Write one checkpoint, whole or not at all."""
+    payload = io.BytesIO()
+    eqx.tree_serialise_leaves(payload, kept)
+    body = payload.getbuffer()
+    head = {"key": key, "step": step, "bytes": len(body), "sha256": _sha256(body)}
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(json.dumps(head).encode() + b"\n")
+        file.write(body)
+
+
+def read(path: Path, key: str, like: PyTree) -> tuple[int, PyTree]:
+    """Read one checkpoint, of a training of this key.
+
+    Raises:
+        ValueError: it is damaged, or of another training.
+    """
+    with path.open("rb") as file:
+        head = json.loads(file.readline(1000))
+        body = file.read()
+    if head["key"] != key:
+        raise ValueError("it is of another training")
+    if head["bytes"] != len(body) or head["sha256"] != _sha256(body):
+        raise ValueError("its checksum differs")
+    return head["step"], eqx.tree_deserialise_leaves(io.BytesIO(body), like)
+
+
+def clear(folder: Path) -> None:
+    """Remove the checkpoints of a run that has ended; those of lost trainings stay."""
+    import shutil
+
+    for training in folder.glob("*"):
+        if not (training / LOST).exists():
+            shutil.rmtree(training)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("step-*.ckpt") if re.fullmatch(r"step-\d{10}", p.stem))
+
+
+def _sha256(body: Any) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def _set_aside(path: Path, why: object, note: Callable[[str], None]) -> None:
+    line = (str(why).splitlines() or [type(why).__name__])[0]
+    files.set_aside(path, line, note, "the one before it, if any, is used")
+
+
+def _append(log: Path, rows: list[tuple]) -> None:
+    new = not log.exists()
+    with log.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(("run", "step", "name", "value"))
+        writer.writerows(rows)

@@ -1,0 +1,5 @@
+"""Training for minutes to hours: any optax optimiser on mini-batches, kept and continued."""
+
+from lrdyn.training.batches import Batches as Batches
+from lrdyn.training.keeping import Keeper as Keeper
+from lrdyn.training.train import train as train

@@ -1,0 +1,83 @@
+"""Who keeps a training: where its checkpoints go, and who is told of its progress."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import PyTree
+
+
+class Moment(NamedTuple):
+    """What a training says of itself now and then."""
+
+    step: int
+    steps: int
+    """Of the whole run."""
+    metrics: Mapping[str, float]
+    """Of the last batch, ``loss`` first."""
+    rate: float
+    """Examples a second."""
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """Keeps trainings, each under a key of everything that decides its bits."""
+
+    every: int | None
+    """Steps between two checkpoints; none to leave it to :meth:`due`."""
+
+    def load(self, key: str, like: PyTree) -> tuple[int, PyTree] | None:
+        """Last step that was kept, and what was kept of it, in the form of ``like``."""
+
+    def due(self, step: int) -> bool:
+        """Whether this step is to be kept."""
+
+    def save(self, key: str, step: int, kept: PyTree) -> None:
+        """Keep a step."""
+
+    def tell(self, moment: Moment, name: str) -> None:
+        """A piece of the run is done."""
+
+    def lost(self, step: int, name: str, key: str) -> None:
+        """The loss is no number any more, or has lost its digits, at this step."""
+
+
+class Forgetful:
+    """Keeps nothing and tells nothing."""
+
+    every: int | None = None
+
+    def load(self, key: str, like: PyTree) -> None:
+        """Nothing was kept."""
+
+    def due(self, step: int) -> bool:
+        """Never."""
+        return False
+
+    def save(self, key: str, step: int, kept: PyTree) -> None:
+        """Keep nothing."""
+
+    def tell(self, moment: Moment, name: str) -> None:
+        """Say nothing."""
+
+    def lost(self, step: int, name: str, key: str) -> None:
+        """Say nothing: the trajectory does."""
+
+
+_CURRENT: ContextVar[Keeper | None] = ContextVar("keeper", default=None)
+
+
+def current() -> Keeper:
+    """The keeper of the study that is running; one that forgets, outside of one."""
+    return _CURRENT.get() or Forgetful()
+
+
+@contextmanager
+def kept_by(keeper: Any) -> Iterator[None]:
+    """Give the trainings inside to a keeper."""
+    token = _CURRENT.set(keeper)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)

@@ -1,0 +1,87 @@
+"""One traced and compiled function of a training, its digest, and arrays on several devices."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+
+class Program:
+    """A function of PyTrees of arrays, compiled for arguments like these.
+
+    What the function closes over is passed beside the arguments: built in, frozen weights would be
+    copied by the compiler. The first argument is used up unless ``donate`` is false.
+    """
+
+    def __init__(self, function: Callable[..., PyTree], like: tuple, *, donate: bool = True):
+        closed, self.out = jax.make_jaxpr(function, return_shape=True)(*like)
+        self.text = re.sub(r"0x[0-9a-f]+", "", str(closed.jaxpr))
+        self.closed, self.like, self.donate = closed, like, donate
+        self.compiled: Any = None
+
+    def compile(self) -> Any:
+        """Compile, the first time."""
+        if self.compiled is None:
+            structure, jaxpr = jax.tree.structure(self.out), self.closed.jaxpr
+
+            def call(first: Any, rest: Any, constants: Any) -> PyTree:
+                leaves = jax.tree.leaves((first, rest))
+                found = jaxpr_as_fun(ClosedJaxpr(jaxpr, list(constants)))(*leaves)
+                return jax.tree.unflatten(structure, found)
+
+            donated = (0,) if self.donate else ()
+            first, *rest = self.like
+            lowered = jax.jit(call, donate_argnums=donated).lower(first, rest, self.closed.consts)
+            self.compiled = lowered.compile()
+        return self.compiled
+
+    def __call__(self, first: PyTree, *rest: PyTree) -> Any:
+        """Call it."""
+        return self.compile()(first, list(rest), self.closed.consts)
+
+
+def digest_of(parts: Iterable[Any], *texts: str) -> str:
+    """SHA-256 of programs, arrays and texts, and of what else decides the bits of a run."""
+    device = jax.devices()[0].device_kind
+    digest = hashlib.sha256(f"{jax.__version__}{device}{texts}".encode())
+    for part in parts:
+        arrays = part
+        if isinstance(part, Program):
+            digest.update(part.text.encode())
+            arrays = part.closed.consts
+        for array in jax.tree.leaves(arrays):
+            found = np.asarray(_numbers(array))
+            digest.update(f"{found.dtype}{found.shape}".encode())
+            digest.update(np.ascontiguousarray(found).data)
+    return digest.hexdigest()
+
+
+def _numbers(array: Any) -> Any:
+    """An array, or the numbers behind a random key."""
+    keys = eqx.is_array(array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(array) if keys else array
+
+
+def _mesh(devices: Sequence[Any]) -> Mesh:
+    return Mesh(np.asarray(devices), ("run",))
+
+
+def replicated(tree: PyTree, devices: Sequence[Any]) -> PyTree:
+    """The same arrays on every device."""
+    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def shared_out(batch: PyTree, devices: Sequence[Any]) -> PyTree:
+    """Give each device its part of the examples of a batch, inside a program."""
+    if len(devices) == 1:
+        return batch
+    share = NamedSharding(_mesh(devices), PartitionSpec("run"))
+    return jax.tree.map(partial(jax.lax.with_sharding_constraint, shardings=share), batch)

@@ -1,0 +1,278 @@
+"""The loop of a training: one compiled step, repeated in pieces that can be kept and shown.
+
+It takes the step of :func:`lrdyn.simulate`. What follows from a step alone follows from its number:
+the examples, the random key of dropout, whether the maps of Algorithm 1 are chosen anew. A run that
+continues at a step therefore ends with the bits of one that never stopped.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from lrdyn import checks
+from lrdyn.algorithm import Algorithm, of_optimizer
+from lrdyn.descent import Trajectory, divergence_limit, first_divergence, on_arrays
+from lrdyn.factorization import Steps
+from lrdyn.training import keeping
+from lrdyn.training.batches import Batches
+from lrdyn.training.program import Program, digest_of, replicated, shared_out
+
+Loss = Callable[
+    [PyTree, PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], tuple[PyTree, dict]]
+]
+"""``loss(params, state, batch, key)`` returns the loss, the new state and named numbers to watch.
+
+``state`` is what a model keeps beside its parameters, running means of batches for example; ``key``
+is that of the step, for dropout."""
+
+PIECE = 0.5
+"""Seconds between two looks at a run."""
+
+
+class _Run(NamedTuple):
+    held: PyTree
+    """What the algorithm holds."""
+    state: PyTree
+    limit: Float[Array, ""]
+    """Past this loss the run is lost."""
+    diverged_at: Int[Array, ""]
+    metrics: dict[str, Float[Array, ""]]
+    """Of the last step."""
+
+
+def train(
+    key: Key[Array, ""],
+    loss: Loss,
+    params: PyTree,
+    optimizer: optax.GradientTransformation | Algorithm,
+    batches: Batches,
+    steps: Steps | Sequence[int],
+    *,
+    state: PyTree = None,
+    record: Callable[[PyTree, PyTree], PyTree] = lambda params, state: params,
+    devices: Sequence[Any] | None = None,
+    name: str = "",
+    keeper: keeping.Keeper | None = None,
+) -> Trajectory:
+    """Minimise a loss over mini-batches, and record at the given steps.
+
+    On full batches this is the trajectory of :func:`lrdyn.simulate`. A step is compiled once; what
+    a loss closes over is passed to the program, not built into it. Accumulation of gradients
+    (``optax.MultiSteps(optimizer, k).gradient_transformation()``), clipping, schedules and
+    different rates for parts of the parameters are optax's.
+
+    Args:
+        key: decides the order of the examples, the keys of the steps and what Algorithm 1 draws.
+        loss: see :data:`Loss`; its numbers to watch are scalars.
+        params: the model, any PyTree; its inexact arrays are trained.
+        optimizer: an optax transformation, or :func:`lrdyn.adapters.algorithm1`.
+        batches: the data and how they are cut.
+        steps: increasing step numbers at which ``record`` is called; the run ends at the last.
+        state: arrays that the loss hands on from step to step.
+        record: ``record(params, state)`` is traced and compiled; its arrays are stacked.
+        devices: each takes an equal share of a batch; parameters are on all of them. The first
+            device by default.
+        name: of the run, where a study has several at one point.
+        keeper: keeps checkpoints and is told of the progress; that of the study by default.
+
+    Returns:
+        A :class:`lrdyn.Trajectory`, its records arrays of NumPy, with ``state`` and ``metrics``: the numbers
+        of the last batch before each recorded step, ``loss`` among them, NaN at the start. A run
+        whose loss is lost ends there, and its later records are NaN.
+
+    Raises:
+        ValueError: ``params`` has no inexact array, or a batch is no multiple of the devices.
+
+    Example:
+        >>> def loss(w, state, batch, key):
+        ...     return jnp.mean((w - batch) ** 2) / 2, (state, {})
+        >>> batches = Batches(np.array([1.0, 3.0]), 1)
+        >>> run = train(jax.random.key(0), loss, jnp.zeros(()), optax.sgd(1.0), batches, (0, 1, 2))
+        >>> sorted(run.records.tolist())
+        [0.0, 1.0, 3.0]
+    """
+    checks.key(key)
+    checks.instance("loss", loss)
+    checks.instance("batches", batches, Batches)
+    algorithm = optimizer if isinstance(optimizer, Algorithm) else of_optimizer(optimizer)
+    devices = tuple(devices or jax.local_devices()[:1])
+    if batches.examples % len(devices):
+        checks.refuse("batches", f"{batches.examples} examples", f"a multiple of {len(devices)}")
+    made = _Made(key, loss, params, algorithm, batches, state, devices)
+    at = np.asarray(checks.steps(steps)).tolist()
+    return _Loop(made, at, record, name, keeper or keeping.current()).run()
+
+
+class _Made:
+    """The programs of a run and what they begin with."""
+
+    def __init__(self, key, loss, params, algorithm, batches, state, devices):
+        _, arrays, self.whole = on_arrays(lambda model: model, params)
+        self.order_key, self.noise_key, self.map_key = jax.random.split(key, 3)
+        self.loss, self.algorithm, self.batches, self.devices = loss, algorithm, batches, devices
+        self.data = replicated(batches.data, devices)
+        self.epoch, self.order = -1, None
+        begun = _Run(
+            algorithm.begin(arrays), state, jnp.zeros(()), jnp.asarray(-1, jnp.int32), {}
+        )
+        order = replicated(batches.order(self.order_key, 0), devices)
+        seen = jax.eval_shape(self.cost(begun, 0, self.data, order), arrays)
+        value, (_, metrics) = seen
+        checks.floats("loss(params, state, batch, key)", value)
+        begun = begun._replace(
+            limit=jnp.zeros((), value.dtype),
+            metrics={name: jnp.full(one.shape, jnp.nan, one.dtype) for name, one in metrics.items()},
+        )
+        self.start = replicated(jax.tree.map(jnp.array, begun), devices)
+        numbers = (jnp.asarray(0, jnp.int32),) * 2
+        self.segment = Program(self.piece, (self.start, *numbers, self.data, order))
+        self.refresh = None
+        if algorithm.refresh is not None:
+            self.refresh = Program(self.renew, (self.start, numbers[0], self.data, order))
+
+    def cost(self, run: _Run, t: Any, data: PyTree, order: Array) -> Callable[[PyTree], Any]:
+        """The loss of step t."""
+        batch = shared_out(self.batches.at(data, order, t), self.devices)
+        noise = jax.random.fold_in(self.noise_key, t)
+
+        def cost(weights: PyTree) -> tuple[Array, tuple[PyTree, dict]]:
+            value, (state, metrics) = self.loss(self.whole(weights), run.state, batch, noise)
+            return value, (state, {"loss": value, **metrics})
+
+        return cost
+
+    def step(self, t: Array, run: _Run, data: PyTree, order: Array) -> _Run:
+        cost = self.cost(run, t, data, order)
+        value, (state, metrics), held = self.algorithm.step(cost, run.held)
+        limit = jnp.where(t == 0, divergence_limit(value), run.limit)
+        diverged_at = first_divergence(value, t, limit, run.diverged_at)
+        return _Run(held, state, limit, diverged_at, metrics)
+
+    def piece(self, run: _Run, start: Array, stop: Array, data: PyTree, order: Array) -> _Run:
+        run = jax.lax.fori_loop(start, stop, lambda t, run: self.step(t, run, data, order), run)
+        arrays = jax.tree.leaves(self.algorithm.weights(run.held))
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays]))
+        lost = jnp.where(~finite & (run.diverged_at < 0), stop, run.diverged_at)
+        return run._replace(diverged_at=lost)
+
+    def renew(self, run: _Run, t: Array, data: PyTree, order: Array) -> _Run:
+        assert self.algorithm.refresh is not None
+        one = jax.random.fold_in(self.map_key, t)
+        return run._replace(
+            held=self.algorithm.refresh(one, self.cost(run, t, data, order), run.held)
+        )
+
+    def order_at(self, t: int) -> Array:
+        """The order of the examples in the epoch of a step."""
+        if self.epoch != t // self.batches.epoch:
+            self.epoch = t // self.batches.epoch
+            order = self.batches.order(self.order_key, self.epoch)
+            self.order = replicated(order, self.devices)
+        assert self.order is not None
+        return self.order
+
+    def model(self, run: _Run) -> PyTree:
+        return self.whole(self.algorithm.weights(run.held))
+
+
+class _Loop:
+    """A run from its start, or from where it was kept, to its end."""
+
+    def __init__(self, made: _Made, steps: list[int], record, name: str, keeper: keeping.Keeper):
+        self.made, self.steps, self.name, self.keeper = made, steps, name, keeper
+        self.count, self.at = 0, 0
+
+        def look(run: _Run) -> PyTree:
+            return record(made.model(run), run.state), run.metrics
+
+        self.look = Program(look, (made.start,), donate=False)
+        room = self.look.out
+        self.records = jax.tree.map(lambda one: _room(len(steps), one), room)
+        parts = [made.segment, self.look, *([made.refresh] if made.refresh else [])]
+        self.key = digest_of([made.start, *parts], made.batches.digest, f"{steps}")
+
+    def run(self) -> Trajectory:
+        made, last = self.made, self.steps[-1]
+        run = self._resumed()
+        pace = _Pace()
+        while self.at < last and int(run.diverged_at) < 0:
+            stop = self._stop(pace)
+            begin = time.perf_counter()
+            run = self._advanced(run, stop)
+            if int(run.diverged_at) >= 0:  # waits for the piece
+                break
+            rate = pace.of(stop - self.at, time.perf_counter() - begin)
+            self.at = stop
+            self._record(run)
+            metrics = {n: float(value) for n, value in run.metrics.items() if not value.ndim}
+            moment = keeping.Moment(self.at, last, metrics, rate * made.batches.examples)
+            self.keeper.tell(moment, self.name)
+            if self.at == last or self.keeper.due(self.at):
+                self.keeper.save(self.key, self.at, (run, self.records))
+        if int(run.diverged_at) >= 0:
+            self.keeper.lost(int(run.diverged_at), self.name, self.key)
+        return self._trajectory(run)
+
+    def _resumed(self) -> _Run:
+        kept = self.keeper.load(self.key, (self.made.start, self.records))
+        if kept is None:
+            run = jax.tree.map(jnp.copy, self.made.start)
+            self._record(run)
+            return run
+        self.at, (run, records) = kept
+        self.records = jax.tree.map(np.array, records)
+        self.count = int(np.searchsorted(self.steps, self.at, "right"))
+        return replicated(run, self.made.devices)
+
+    def _stop(self, pace: "_Pace") -> int:
+        """Where the next piece ends: at a record, a refresh, an epoch, a checkpoint, in a while."""
+        every = [self.made.batches.epoch, self.made.algorithm.period, self.keeper.every]
+        ends = [(self.at // each + 1) * each for each in every if each]
+        return min(self.steps[self.count], self.at + pace.steps, *ends)
+
+    def _advanced(self, run: _Run, stop: int) -> _Run:
+        made, period = self.made, self.made.algorithm.period
+        order = made.order_at(self.at)
+        at, end = (jnp.asarray(t, jnp.int32) for t in (self.at, stop))
+        fresh = self.at % period == 0 if period else self.at == 0
+        if made.refresh and fresh:
+            run = made.refresh(run, at, made.data, order)
+        return made.segment(run, at, end, made.data, order)
+
+    def _record(self, run: _Run) -> None:
+        if self.count < len(self.steps) and self.steps[self.count] == self.at:
+            found = jax.device_get(self.look(run))
+            for room, one in zip(jax.tree.leaves(self.records), jax.tree.leaves(found), strict=True):
+                room[self.count] = one
+            self.count += 1
+
+    def _trajectory(self, run: _Run) -> Trajectory:
+        run = jax.device_put(run, self.made.devices[0])
+        records, metrics = self.records
+        return Trajectory(self.made.model(run), records, run.diverged_at, run.state, metrics)
+
+
+def _room(times: int, one: Any) -> np.ndarray:
+    """Where records go: NaN, or zeros of a type that has none, until they are made."""
+    return np.full((times, *one.shape), np.nan if one.dtype.kind in "fc" else 0, one.dtype)
+
+
+class _Pace:
+    """How many steps a piece has, so that it takes a moment."""
+
+    def __init__(self):
+        self.steps = 1
+
+    def of(self, steps: int, seconds: float) -> float:
+        """Learn from a piece; its steps a second."""
+        rate = steps / max(seconds, 1e-9)
+        # At most ten times as many: the first pieces are short, and timed badly.
+        self.steps = int(np.clip(rate * PIECE, 1, 10 * max(self.steps, steps)))
+        return rate
