@@ -7,6 +7,9 @@ from pathlib import Path
 
 import lrdyn
 from lrdyn import cli, pool
+from lrdyn.data import command as sets
+from lrdyn.data import download
+from lrdyn.data.lookup import search_first
 from lrdyn.engine import history
 from lrdyn.own import own_experiment
 from lrdyn.show import shortened
@@ -21,6 +24,8 @@ HELP = """usage: lrdyn COMMAND [...]
   list                           the theorems
   runs [DIR]                     what was run: when, with which settings, its verdict
   diff RUN RUN                   how two folders of results differ; status 1 if they do
+  data [--data-dir DIR]          the data sets: where each was found, or what would do
+  data download NAME [...]       download one, into DIR or the first place looked into
   --version                      the version of lrdyn
 """
 
@@ -70,6 +75,27 @@ def diff(words: Sequence[str]) -> int:
     return cli.FAILS if found else cli.HOLDS
 
 
+def data(words: Sequence[str]) -> int:
+    """``lrdyn data``: where the data sets are; ``lrdyn data download NAME`` gets one."""
+    parser = cli.Parser("lrdyn data", "Data sets: where each was found, or what would do.")
+    parser.add_argument("action", nargs="?", choices=("download",), help="get the one named")
+    parser.add_argument("name", nargs="?", help=", ".join(download.REMOTE))
+    parser.add_argument("--data-dir", type=cli.folder, metavar="DIR", help="look here first")
+    options = parser.parse(words)
+    search_first(options.data_dir)
+    if options.action is None:
+        print("\n".join(sets.table()))
+        return cli.HOLDS
+    try:
+        print(download.download(options.name or ""))
+    except (ValueError, ImportError) as error:
+        raise cli.BadInput(str(error)) from None
+    except download.Failed as error:
+        print(f"lrdyn: error: {shortened(str(error), cli.LINE - 14)}", file=sys.stderr)
+        return cli.FAULT
+    return cli.HOLDS
+
+
 def _no_more(command: str, words: Sequence[str], most: int) -> None:
     if len(words) > most:
         got = shortened(words[most])
@@ -81,6 +107,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "list": list_all,
     "runs": runs,
     "diff": diff,
+    "data": data,
 }
 
 

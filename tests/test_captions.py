@@ -14,7 +14,7 @@ import pytest
 
 import lrdyn
 from lrdyn.claims import tolerance
-from lrdyn.data import images
+from lrdyn.data import digits
 from lrdyn.drawing import plotting, rendering
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2
@@ -97,7 +97,7 @@ def evenly_spaced(target, rank):
 def figure_1(patch):
     rng = np.random.default_rng(0)
     X, labels = rng.uniform(size=(12, 40)), np.arange(40) % 10
-    patch.setattr(fig01_weight_updates, "mnist", lambda: images.MNIST(X, labels))
+    patch.setattr(fig01_weight_updates, "mnist", lambda: digits.MNIST(X, labels))
     quick = fig01_weight_updates.QUICK
     how = {name: quick[name] for name in ("depth", "init_scale", "points")}
     for name in fig01_weight_updates.NETWORKS:

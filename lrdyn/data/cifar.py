@@ -1,0 +1,106 @@
+"""CIFAR-10's own archives, python and binary, read member by member."""
+
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrdyn.data.batches import PIXELS, Batch, binary, pickled
+from lrdyn.data.guarded import Limited, exactly, opened, reading, refused
+
+TRAINING = 5
+"""Training batches; one more is the test batch."""
+SMALL = 4096
+"""Bytes of the members that are not read, at most."""
+OVERHEAD = 2**20
+"""Bytes of an archive beside its members: headers and padding."""
+
+
+class Version(NamedTuple):
+    """One of the two archives."""
+
+    folder: str
+    batch: str
+    """Pattern of the name of a batch."""
+    others: tuple[str, ...]
+    """Members that are known and not read."""
+    size: Callable[[int], int]
+    """Images of a batch -> its bytes, at most."""
+    read: Callable[[bytes, Path, int], Batch]
+
+
+VERSIONS = {
+    "cifar-10-python.tar.gz": Version(
+        "cifar-10-batches-py", "{}", ("batches.meta", "readme.html"),
+        # A batch of 10,000 images has up to 31,035,999 bytes: label and file's name of each.
+        lambda count: count * (PIXELS + 32) + SMALL, pickled,
+    ),
+    "cifar-10-binary.tar.gz": Version(
+        "cifar-10-batches-bin", "{}.bin", ("batches.meta.txt", "readme.html"),
+        lambda count: count * (PIXELS + 1), binary,
+    ),
+}  # fmt: skip
+
+
+def read(path: Path, count: int) -> tuple[Batch, Batch]:
+    """Read the training and the test images of an archive.
+
+    Args:
+        path: ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz``.
+        count: images of each of its six batches.
+
+    Raises:
+        Refused: the archive is damaged; a member is unknown, a link, too large or missing.
+
+    Example:
+        >>> read(Path("cifar-10-python.tar.gz"), 10_000)  # doctest: +SKIP
+    """
+    version = VERSIONS[path.name]
+    training = [f"data_batch_{number}" for number in range(1, TRAINING + 1)]
+    names = [version.batch.format(name) for name in (*training, "test_batch")]
+    sizes = dict.fromkeys(names, version.size(count)) | dict.fromkeys(version.others, SMALL)
+    found: dict[str, Batch] = {}
+    for name, content in _members(path, version.folder, sizes):
+        if name in names:
+            found[name] = version.read(content, path, count)
+    for name in names:
+        if name not in found:
+            raise refused(path, f"no {name}", "all six batches: it is truncated or another archive")
+    *parts, test = (found[name] for name in names)
+    return Batch(*map(np.concatenate, zip(*parts, strict=True))), test
+
+
+def _members(path: Path, folder: str, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every member; none is written anywhere."""
+    most = sum(sizes.values()) + OVERHEAD
+    with opened(path) as file, reading(path, "a tar.gz of CIFAR-10"):
+        limited: Any = Limited(file, most, path)
+        seen: set[str] = set()
+        with tarfile.open(fileobj=limited, mode="r|") as archive:
+            for member in archive:
+                if member.isdir() and member.name == folder:
+                    continue
+                name = _checked(member, path, folder, sizes, seen)
+                inside: Any = archive.extractfile(member)
+                yield name, exactly(inside, member.size, path)
+        while limited.read(2**20):  # to its end, where gzip compares the checksum
+            pass
+
+
+def _checked(
+    member: tarfile.TarInfo, path: Path, folder: str, sizes: Mapping[str, int], seen: set[str]
+) -> str:
+    """The name of a member below the folder, if it is one of the known ones, once, and a file."""
+    name = member.name.removeprefix(folder + "/")
+    if member.name != f"{folder}/{name}" or name not in sizes or name in seen:
+        got = "twice the" if name in seen else "the unknown"
+        raise refused(path, f"{got} member {member.name}", f"{', '.join(sizes)} in {folder}")
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+        raise refused(path, f"the member {member.name}, which is no file", "files, and no link")
+    if member.size > sizes[name]:
+        got = f"the member {member.name} of {member.size} bytes"
+        raise refused(path, got, f"at most {sizes[name]}")
+    seen.add(name)
+    return name

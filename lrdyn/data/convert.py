@@ -1,0 +1,120 @@
+"""Turn an archive of JPEGs into the npz that is read as CIFAR-10: ``python -m lrdyn.data.convert``.
+
+The archive is an npz with ``buf``, the bytes of all JPEGs, ``off``, where each begins and the last
+ends, and ``y``, their labels; training images come first. JPEG loses detail: the file that is
+written says so, and captions repeat it.
+"""
+
+import argparse
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from lrdyn.data import arrays, sets
+from lrdyn.data.guarded import reading, refused
+
+MOST = 2**28
+"""Bytes of all JPEGs, at most."""
+DESCRIBED = "re-encoded as JPEG"
+
+
+def convert(source: str | Path, target: str | Path) -> Path:
+    """Write ``x_train, y_train, x_test, y_test`` of an archive of JPEGs.
+
+    Args:
+        source: the archive.
+        target: the file to write, such as ``cifar10.npz`` in one of the places; replaced whole.
+
+    Returns:
+        The file.
+
+    Raises:
+        Refused: the archive is damaged or another one.
+        ImportError: the package pillow, which comes with matplotlib, is not installed.
+
+    Example:
+        >>> convert("cifar10_jpeg.npz", "cifar10.npz")  # doctest: +SKIP
+    """
+    path, one = Path(source), sets.KNOWN["cifar10"]
+    count = one.train + one.test
+    found = arrays.read(path, {
+        "buf": arrays.Known("u", lambda shape: len(shape) == 1 and shape[0] <= MOST, 1),
+        "off": arrays.Known("iu", arrays.shaped((count + 1,))),
+        "y": arrays.Known("iu", arrays.shaped((count,))),
+    })  # fmt: skip
+    inputs = _decoded(path, found["buf"], found["off"].astype(np.int64), one.shape)
+    labels = found["y"].astype(np.uint8)
+    if not (found["y"] == labels).all() or labels.max() >= one.classes:
+        raise refused(path, "other labels", f"0 to {one.classes - 1}")
+    return _write(
+        Path(target),
+        x_train=inputs[: one.train], y_train=labels[: one.train],
+        x_test=inputs[one.train :], y_test=labels[one.train :],
+        described=np.array(DESCRIBED),
+    )  # fmt: skip
+
+
+def _decoded(
+    path: Path, content: UInt8[np.ndarray, "size"], ends: Int[np.ndarray, "n"],
+    shape: tuple[int, int, int],
+) -> UInt8[np.ndarray, "m height width channels"]:  # fmt: skip
+    if ends[0] < 0 or ends[-1] > len(content) or (np.diff(ends) <= 0).any():
+        raise refused(path, "other offsets", "increasing ones within buf")
+    made = np.empty((len(ends) - 1, *shape), np.uint8)
+    with reading(path, "JPEGs"):
+        for place in range(len(made)):
+            made[place] = _picture(content[ends[place] : ends[place + 1]].tobytes(), path, shape)
+    return made
+
+
+def _picture(content: bytes, path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError("convert needs the package pillow: pip install pillow") from None
+    with Image.open(io.BytesIO(content), formats=["JPEG"]) as picture:
+        if picture.size != shape[1::-1]:  # known before anything is decoded
+            got = f"a JPEG of {picture.size[0]} x {picture.size[1]}"
+            raise refused(path, got, f"{shape[1]} x {shape[0]}")
+        return np.asarray(picture.convert("RGB"))
+
+
+def _write(target: Path, **content: Any) -> Path:
+    """Write an npz in the place of another only when it is whole."""
+    handle, name = tempfile.mkstemp(suffix=".npz", prefix=".lrdyn-", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **content)
+        os.chmod(name, 0o644)  # mkstemp's files are private
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return target
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m lrdyn.data.convert IN.npz OUT.npz``; the exit status."""
+    parser = argparse.ArgumentParser("lrdyn.data.convert", description="JPEGs to cifar10.npz")
+    parser.add_argument("source", metavar="IN.npz", help="archive of JPEGs: buf, off, y")
+    parser.add_argument("target", metavar="OUT.npz", help="file to write, such as cifar10.npz")
+    options = parser.parse_args(argv)
+    try:
+        print(convert(options.source, options.target))
+    except (ValueError, ImportError) as error:
+        print(f"convert: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"convert: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Downloads by pooch, checked against the checksum on the data set's own page."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lrdyn.data.lookup import places
+from lrdyn.show import shortened
+
+TIMEOUT = 30.0
+"""Seconds without an answer."""
+
+
+class Remote(NamedTuple):
+    """A file as its page has it."""
+
+    address: str
+    file: str
+    checksum: str
+    size: int
+
+
+REMOTE: dict[str, Remote] = {
+    # Checksums: the table of versions on www.cs.toronto.edu/~kriz/cifar.html.
+    "cifar10": Remote(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "cifar-10-python.tar.gz",
+        "md5:c58f30108f718f92721af3b95e74349a",
+        170_498_071,
+    ),
+}
+"""What can be downloaded."""
+
+
+class Failed(Exception):
+    """A fault of the network, or of what came: one line, and nothing is left."""
+
+
+def download(name: str, *, address: str | None = None, folder: str | Path | None = None) -> Path:
+    """Download a data set, unless its file is there with the right checksum.
+
+    Args:
+        name: of the data set.
+        address: where it is; its own page by default.
+        folder: where it goes; the first of the places by default.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: this one cannot be downloaded.
+        ImportError: the package ``pooch`` of the extra ``data`` is not installed.
+        Failed: there is no connection, what came is another file, or it cannot be written.
+
+    Example:
+        >>> download("cifar10").name  # doctest: +SKIP
+        'cifar-10-python.tar.gz'
+    """
+    if name not in REMOTE:
+        got, wanted = repr(shortened(name)), ", ".join(REMOTE)
+        raise ValueError(f"download: got {got}, wanted {wanted}")
+    try:
+        import pooch
+        from requests.exceptions import RequestException
+    except ImportError:
+        raise ImportError("a download needs the package pooch: pip install 'lrdyn[data]'") from None
+    one, target = REMOTE[name], Path(folder or places()[0])
+    pooch.get_logger().setLevel(logging.WARNING)
+    with _Bar(one) as bar:
+        get: Any = pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            path = pooch.retrieve(
+                address or one.address, one.checksum, one.file, target, downloader=get
+            )
+        except RequestException as error:
+            raise Failed(f"{one.file}: got {_reason(error)}, wanted a download") from None
+        except ValueError:  # from pooch, which has removed what came
+            wanted = f"the file with {one.checksum}"
+            raise Failed(f"{one.file}: got another checksum, wanted {wanted}") from None
+        except OSError as error:
+            place = ascii(str(error.filename or target))[1:-1]
+            raise Failed(f"{place}: got {error.strerror}, wanted a folder with room") from None
+    return Path(path)
+
+
+def _reason(error: Any) -> str:
+    """What went wrong in a connection, in a few words."""
+    answer = getattr(error, "response", None)
+    return f"answer {answer.status_code}" if answer is not None else type(error).__name__
+
+
+class _Bar:
+    """Progress on a terminal, and the end of a download that is larger than the file can be."""
+
+    def __init__(self, one: Remote):
+        self.one, self.total, self.done = one, 0, 0
+        self.shown: Any = None
+
+    def __enter__(self) -> "_Bar":
+        if sys.stderr is not None and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import DownloadColumn, Progress
+
+            columns = (*Progress.get_default_columns(), DownloadColumn())
+            self.shown = Progress(*columns, console=Console(stderr=True))
+            self.task = self.shown.add_task(self.one.file, total=self.one.size)
+            self.shown.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.shown:
+            self.shown.stop()
+
+    def update(self, size: int) -> None:
+        """Count what came; pooch counts the last piece as a whole one."""
+        self.done += size
+        if self.done > self.one.size + 2**20:
+            raise Failed(f"{self.one.file}: got more than {self.one.size} bytes, wanted these")
+        if self.shown:
+            self.shown.update(self.task, completed=self.done)
+
+    def reset(self) -> None:
+        """Begin again at 0, as pooch does once all is there."""
+        self.done = 0
+
+    def close(self) -> None:
+        """Nothing: the bar is closed where it was opened."""

