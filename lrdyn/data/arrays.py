@@ -1,11 +1,12 @@
 """Arrays from an ``.npz``: no pickles; names, types and shapes are known and checked first."""
 
+import io
 import math
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def read(path: Path, known: Mapping[str, Known]) -> dict[str, np.ndarray]:
             }
 
 
-def _check_directory(file: IO[bytes], path: Path) -> None:
+def _check_directory(file: io.BufferedReader, path: Path) -> None:
     """Refuse a long directory: Python reads it whole when it opens the archive."""
     file.seek(max(0, file.seek(0, 2) - 42))
     before, last = (part := file.read(42))[:-22], part[-22:]

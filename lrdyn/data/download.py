@@ -3,7 +3,7 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from lrdyn.data.lookup import places
 from lrdyn.show import shortened
@@ -68,7 +68,7 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
     one, target = REMOTE[name], Path(folder or places()[0])
     pooch.get_logger().setLevel(logging.WARNING)
     with _Bar(one) as bar:
-        get: Any = pooch.HTTPDownloader(progressbar=bar, timeout=TIMEOUT)
+        get: Any = pooch.HTTPDownloader(progressbar=cast(Any, bar), timeout=TIMEOUT)
         try:
             target.mkdir(parents=True, exist_ok=True)
             path = pooch.retrieve(

@@ -7,12 +7,22 @@ the known number of bytes, and whatever a damaged file makes a parser raise is o
 import contextlib
 import errno
 import gzip
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Protocol, runtime_checkable
 
 from lrdyn.show import shortened
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What bytes are read from: a file, or what unpacks one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read up to ``size`` bytes."""
+        ...
 
 
 class Refused(ValueError):
@@ -64,7 +74,7 @@ def reading(path: Path, wanted: str) -> Iterator[None]:
         raise refused(path, f"a damaged file ({type(error).__name__})", wanted) from None
 
 
-def opened(path: Path) -> IO[bytes]:
+def opened(path: Path) -> gzip.GzipFile | io.BufferedReader:
     """Open a file to read its bytes, through gzip if it is named so.
 
     Example:
@@ -72,17 +82,16 @@ def opened(path: Path) -> IO[bytes]:
         Traceback (most recent call last):
         FileNotFoundError: ...
     """
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
-def exactly(file: IO[bytes], size: int, path: Path) -> bytes:
+def exactly(file: Readable, size: int, path: Path) -> bytes:
     """Read this many bytes, and never more.
 
     Raises:
         Refused: the file ends before.
 
     Example:
-        >>> import io
         >>> exactly(io.BytesIO(b"abc"), 4, Path("a"))
         Traceback (most recent call last):
         lrdyn.data.guarded.Refused: a: got 3 bytes where it ends, wanted 4: it is truncated
@@ -93,11 +102,10 @@ def exactly(file: IO[bytes], size: int, path: Path) -> bytes:
     return content
 
 
-def ended(file: IO[bytes], path: Path) -> None:
+def ended(file: Readable, path: Path) -> None:
     """Refuse a file that goes on; at its end gzip and zip compare their checksums.
 
     Example:
-        >>> import io
         >>> ended(io.BytesIO(b"a"), Path("a"))
         Traceback (most recent call last):
         lrdyn.data.guarded.Refused: a: got more bytes, wanted its end after what it announces
@@ -110,13 +118,12 @@ class Limited:
     """A file for a parser that reads as much as the file says: it ends at a limit.
 
     Example:
-        >>> import io
         >>> Limited(io.BytesIO(b"abc"), 2, Path("a")).read(3)
         Traceback (most recent call last):
         lrdyn.data.guarded.Refused: a: got more than 2 bytes, wanted at most these
     """
 
-    def __init__(self, file: IO[bytes], most: int, path: Path):
+    def __init__(self, file: Readable, most: int, path: Path):
         """Take a file and the number of bytes that may be read from it."""
         self.file, self.most, self.left, self.path = file, most, most, path
 

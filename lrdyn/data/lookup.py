@@ -58,7 +58,17 @@ def find(names: Sequence[str]) -> Path | None:
         True
     """
     candidates = (place / name for place in places() for name in names)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if is_file(path)), None)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; not for an impossible name, or where one may not look.
+
+    Example:
+        >>> is_file(Path("9" * 5000))
+        False
+    """
+    return os.path.isfile(path)
 
 
 def missing(title: str, files: str, remedy: str) -> MissingData:

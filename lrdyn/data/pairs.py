@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lrdyn.data.guarded import reading, refused
-from lrdyn.data.lookup import find, missing
+from lrdyn.data.lookup import find, is_file, missing
 
 LIMIT = 2**26
 """Bytes of a file of pairs, at most."""
@@ -66,7 +66,7 @@ def stsb(path: str | Path | None = None, split: str = "train") -> Pairs:
     """
     names = stsb_names(split)
     found = find(names) if path is None else Path(path)
-    if found is None or not found.is_file():
+    if found is None or not is_file(found):
         title, files = f"STS-B ({split})", str(path or f"{names[0]} or {names[-1]}")
         raise missing(title, files, "put GLUE's STS-B folder there")
     return pairs(found)
@@ -78,7 +78,7 @@ def pairs(
     first: str = "sentence1",
     second: str = "sentence2",
     score: str = "score",
-    highest: float = HIGHEST,
+    highest: float | int = HIGHEST,
     limit: int = LIMIT,
 ) -> Pairs:
     r"""Read a TSV whose first line names its columns, or a CSV of three columns without that line.
@@ -142,7 +142,9 @@ def _column(path: Path, rows: Rows, width: int, place: int | None) -> list[str]:
     return [] if place is None else [cells[place] for _, cells in rows]
 
 
-def _scores(path: Path, rows: Rows, cells: list[str], highest: float) -> Float[np.ndarray, "n"]:
+def _scores(
+    path: Path, rows: Rows, cells: list[str], highest: float | int
+) -> Float[np.ndarray, "n"]:
     if not cells:
         return np.full(len(rows), math.nan)
     made = np.full(len(rows), math.nan)
@@ -173,7 +175,7 @@ def text(path: str | Path, *, limit: int = 2**28) -> str:
         >>> text(path)
         'To be'
     """
-    found = Path(path) if Path(path).is_file() else find([str(path)])
+    found = Path(path) if is_file(Path(path)) else find([str(path)])
     if found is None:
         raise missing("such text", ascii(str(path))[1:-1], "give the path of a file")
     with found.open("rb") as file:

@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt8
 from lrdyn.data import arrays, cifar, idx
 from lrdyn.data.digits import mnist, mnist_file
 from lrdyn.data.guarded import refused
-from lrdyn.data.lookup import missing, places
+from lrdyn.data.lookup import is_file, missing, places
 from lrdyn.show import shortened
 
 IMAGES = ("cifar10", "fashion_mnist", "mnist")
@@ -116,14 +116,14 @@ def image_files(name: str) -> tuple[Path, ...]:
             if all(four):
                 return tuple(path for path in four if path)
         for file in one.files:
-            if (place / file).is_file():
+            if is_file(place / file):
                 return (place / file,)
     return mnist_file() if name == "mnist" else ()
 
 
 def _either(path: Path) -> Path | None:
     zipped = path.with_name(path.name + ".gz")
-    return next((one for one in (path, zipped) if one.is_file()), None)
+    return next((one for one in (path, zipped) if is_file(one)), None)
 
 
 def resolve(name: str) -> str:
