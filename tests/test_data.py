@@ -6,12 +6,14 @@ import gzip
 import hashlib
 import http.server
 import io
+import os
 import pickle
 import re
 import struct
 import sys
 import tarfile
 import threading
+import time
 import tracemalloc
 import zipfile
 
@@ -781,7 +783,23 @@ def test_a_download_is_found_and_read(server, tmp_path, capsys):
 
 def test_a_download_goes_to_the_first_place(server, tmp_path, monkeypatch):
     monkeypatch.delenv("LRDYN_DATA")
-    assert download.download("cifar10") == tmp_path / "cache/lrdyn/data" / PYTHON
+    nowhere = download.REMOTE["cifar10"]._replace(address="http://127.0.0.1:9/none")
+    monkeypatch.setitem(download.REMOTE, "cifar10", nowhere)
+    found = download.download("cifar10", address=server)
+    assert found == tmp_path / "cache/lrdyn/data" / PYTHON
+
+
+def test_what_a_killed_download_left_is_removed(server, tmp_path):
+    target = tmp_path / "target"
+    (target / download.PARTS).mkdir(parents=True)
+    old, new = (target / download.PARTS / name for name in ("tmpold", "tmpnew"))
+    for path, age in ((old, 11), (new, 9)):
+        path.write_bytes(b"half")
+        then = time.time() - age * download.TIMEOUT
+        os.utime(path, (then, then))
+    download.download("cifar10", folder=target)
+    assert not old.exists()
+    assert new.exists()  # of another process, perhaps
 
 
 def test_a_download_shows_its_progress_on_a_terminal(server, tmp_path, monkeypatch, capsys):
@@ -826,7 +844,7 @@ def test_where_a_download_cannot_be_written(server, tmp_path, capsys):
     (tmp_path / "file").touch()
     status, _, err = lrdyn(capsys, "data", "download", "cifar10", "--data-dir", tmp_path / "file")
     assert (status, err.count("\n")) == (3, 1)
-    assert f"{tmp_path}/file: got File exists, wanted a folder with room" in err
+    assert err.endswith(": got Not a directory, wanted a folder with room\n")
 
 
 def test_a_download_without_pooch(monkeypatch, capsys):

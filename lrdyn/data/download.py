@@ -1,15 +1,20 @@
 """Downloads by pooch, checked against the checksum on the data set's own page."""
 
+import contextlib
 import logging
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from lrdyn.data.lookup import places
+from lrdyn.data.lookup import is_file, places
 from lrdyn.show import shortened
 
 TIMEOUT = 30.0
 """Seconds without an answer."""
+PARTS = ".lrdyn-download"
+"""Folder of what is under way."""
 
 
 class Remote(NamedTuple):
@@ -61,28 +66,58 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
         got, wanted = repr(shortened(name)), ", ".join(REMOTE)
         raise ValueError(f"download: got {got}, wanted {wanted}")
     try:
-        import pooch
+        import pooch  # noqa: F401
         from requests.exceptions import RequestException
     except ImportError:
         raise ImportError("a download needs the package pooch: pip install 'lrdyn[data]'") from None
     one, target = REMOTE[name], Path(folder or places()[0])
+    try:
+        if not _there(target / one.file, one.checksum):
+            _fetch(one, address or one.address, target)
+    except RequestException as error:
+        raise Failed(f"{one.file}: got {_reason(error)}, wanted a download") from None
+    except ValueError:  # from pooch, which has removed what came
+        wanted = f"the file with {one.checksum}"
+        raise Failed(f"{one.file}: got another checksum, wanted {wanted}") from None
+    except OSError as error:
+        place = ascii(str(error.filename or target))[1:-1]
+        raise Failed(f"{place}: got {error.strerror}, wanted a folder with room") from None
+    return target / one.file
+
+
+def _there(path: Path, checksum: str) -> bool:
+    import pooch
+
+    kind, _, wanted = checksum.partition(":")
+    return is_file(path) and pooch.file_hash(str(path), alg=kind) == wanted
+
+
+def _fetch(one: Remote, address: str, target: Path) -> None:
+    """Download into a hidden folder, from which only a whole and right file comes out."""
+    import pooch
+
+    parts = target / PARTS
+    parts.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel(logging.WARNING)
-    with _Bar(one) as bar:
-        get: Any = pooch.HTTPDownloader(progressbar=cast(Any, bar), timeout=TIMEOUT)
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            path = pooch.retrieve(
-                address or one.address, one.checksum, one.file, target, downloader=get
-            )
-        except RequestException as error:
-            raise Failed(f"{one.file}: got {_reason(error)}, wanted a download") from None
-        except ValueError:  # from pooch, which has removed what came
-            wanted = f"the file with {one.checksum}"
-            raise Failed(f"{one.file}: got another checksum, wanted {wanted}") from None
-        except OSError as error:
-            place = ascii(str(error.filename or target))[1:-1]
-            raise Failed(f"{place}: got {error.strerror}, wanted a folder with room") from None
-    return Path(path)
+    try:
+        _remove_killed(parts)
+        with _Bar(one) as bar:
+            get: Any = pooch.HTTPDownloader(progressbar=cast(Any, bar), timeout=TIMEOUT)
+            mine = f"{os.getpid()}-{one.file}"  # beside that of another process
+            made = pooch.retrieve(address, one.checksum, mine, parts, downloader=get)
+        os.chmod(made, 0o644)  # temporary files are private
+        os.replace(made, target / one.file)
+    finally:
+        with contextlib.suppress(OSError):  # not empty: another process downloads, too
+            parts.rmdir()
+
+
+def _remove_killed(parts: Path) -> None:
+    """Remove what a killed download left: one that goes on writes more often."""
+    for left in parts.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > 10 * TIMEOUT:
+                left.unlink()
 
 
 def _reason(error: Any) -> str:
