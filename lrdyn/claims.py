@@ -184,6 +184,25 @@ def student_p(expected: float | np.ndarray, draws: np.ndarray) -> float:
     return float(2 * stdtr(len(draws) - 1, -np.abs(np.mean(draws) - expected) / error))
 
 
+def above_p(threshold: float, draws: np.ndarray) -> float:
+    """One-sided p-value of Student's test that the expectation of draws is above a threshold.
+
+    Small if it is; 0 or 1 for draws that are all equal.
+
+    Example:
+        >>> above_p(0.5, np.array([0.9, 0.91, 0.92])) < 0.001 < above_p(0.91, np.ones(3) * 0.91)
+        True
+    """
+    from scipy.special import stdtr
+
+    if len(draws) < 2:
+        return float("nan")
+    error, ahead = standard_error(draws), np.mean(draws) - threshold
+    if not error > 0:
+        return float(ahead <= 0) if error == 0 else float("nan")
+    return float(stdtr(len(draws) - 1, -ahead / error))
+
+
 def chi_square_p(value: float, degrees: int) -> float:
     """Two-sided p-value of a sum of squares of so many standard Gaussian numbers.
 

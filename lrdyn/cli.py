@@ -306,6 +306,8 @@ def verify_command(
     run, options = parse(theorem, argv)
     setup(options.dtype, host_devices=host_devices)
     _supported(run.precision)
+    if said := theorem.about(run.settings):
+        print(f"{theorem.name}: {said}", flush=True)
     return carry_out(
         run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar,
         every=getattr(options, "checkpoint_every", None),

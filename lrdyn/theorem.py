@@ -270,6 +270,7 @@ class Experiment:
         check: ``check(point)`` raises ``ValueError`` for combinations outside the experiment.
         axes: flags that a sweep is drawn over before all others: abscissa, curves, panels.
         data: ``data(settings)`` names the files that the cases are made of, if there are any.
+        about: ``about(settings)``: a line about what is run, said before it: the data of a study.
         numbers: ``numbers(point)``: how many numbers a case has at least, from the values of the
             flags; what does not fit into memory is then refused before anything is made.
     """
@@ -286,6 +287,7 @@ class Experiment:
     axes: tuple[str, ...] = ()
     data: Callable[[Mapping[str, Any]], Sequence[Path]] = lambda settings: ()
     numbers: Callable[[Mapping[str, Any]], int] = lambda point: 0
+    about: Callable[[Mapping[str, Any]], str] = lambda settings: ""
 
     def __post_init__(self) -> None:
         entries = [

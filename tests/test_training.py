@@ -110,7 +110,7 @@ def test_gradients_are_accumulated_to_the_large_batch():
 
     rule = optax.sgd(0.1, momentum=0.9)
     large = run(8, rule, (0, 3, 9))
-    four = optax.MultiSteps(rule, 4).gradient_transformation()
+    four = optax.MultiSteps(rule, 4, accumulator_dtype=jnp.float64).gradient_transformation()
     chex.assert_trees_all_close(run(2, four, (0, 12, 36)), large, rtol=0, atol=1e-12)
     assert np.abs(run(2, rule, (0, 12, 36)) - large).max() > 1e-3
 

@@ -193,7 +193,7 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
     Left of the line at 1 a claim holds, right of it it fails; a tick marks the worst case. ``legs``
     has for each of them what :func:`lrdyn.engine.judging.residuals` found in each precision.
     """
-    claims = verdict["claims"]
+    claims = [claim for claim in verdict["claims"] if claim["id"] in legs]
     with style():
         figure = blank(0.9 + 0.19 * len(claims))
         ax = figure.subplots()

@@ -18,6 +18,15 @@ def precisions(experiment: Experiment, scenario: Scenario, dtype: str) -> tuple[
     return PRECISIONS[dtype]
 
 
+def precision_of_controls(experiment: Experiment, scenario: Scenario, dtype: str) -> str:
+    """Precision in which controls must be seen to fail: that asked for, but for a study.
+
+    Its identities are judged in both precisions, and in float64 more breaks can be told from
+    rounding.
+    """
+    return "float64" if isinstance(experiment, Study) and not scenario.trains else dtype
+
+
 def groups_of(experiment: Experiment, scenario: Scenario, dtype: str) -> dict[str, str]:
     """Precision -> group of a scenario; ``dtype`` is the precision that was asked for."""
     root = "" if scenario is experiment.scenarios[0] else f"/{scenario.id}"

@@ -14,7 +14,7 @@ import numpy as np
 from lrdyn import claims
 from lrdyn.checks import OutsideDomain
 from lrdyn.claims import Judgement
-from lrdyn.engine.groups import control_group, controls_of, groups_of
+from lrdyn.engine.groups import control_group, controls_of, groups_of, precision_of_controls
 from lrdyn.engine.outcomes import SIZE, MissingArray, lead_of, outcomes
 from lrdyn.theorem import Claim, Control, Experiment, Finding, Outcome, Scenario
 
@@ -56,8 +56,9 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         mine = {p: _group(groups, g, f"scenario {scenario.id!r}") for p, g in named.items()}
         for claim in scenario.claims:
             legs[claim.id] = {p: residuals(claim, scenario, r, p) for p, r in mine.items()}
-        for control in controls_of(scenario, dtype):
-            legs[control.id] = _of_control(control, scenario, groups, dtype, named)
+        first = precision_of_controls(theorem, scenario, dtype)
+        for control in controls_of(scenario, first):
+            legs[control.id] = _of_control(control, scenario, groups, first, named)
         diverged += _diverged(mine[dtype], scenario)
         findings += [_found(one, scenario, mine[dtype], dtype) for one in scenario.findings]
     tests = _share_the_alarms(theorem, legs)
@@ -68,7 +69,7 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
             *(claim_entry(claim, legs[claim.id]) for claim in scenario.claims),
             *(
                 control_entry(c, claim_of(c, scenario), legs[c.id])
-                for c in controls_of(scenario, dtype)
+                for c in controls_of(scenario, precision_of_controls(theorem, scenario, dtype))
             ),
         )
     ]
@@ -150,7 +151,8 @@ class Row(NamedTuple):
 LOST = "lost"
 """Reason of a training whose loss became no number."""
 
-OWN_HYPOTHESES = ("claim does not apply", "too few seeds")
+TOO_FEW_SEEDS = "too few seeds"
+OWN_HYPOTHESES = ("claim does not apply", TOO_FEW_SEEDS)
 """Reasons that are hypotheses of a claim; with any other the claim applies and is not judged."""
 
 
@@ -222,7 +224,7 @@ def _reason(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> str
         return LOST
     seeds = np.ravel(one.point["seed"]) if claim.seeds else np.array([])
     if len(seeds[seeds > 0] if scenario.trains else seeds) < claim.seeds:
-        return "too few seeds"
+        return TOO_FEW_SEEDS
     if claim.applies is not None and not claim.applies(one):
         return "claim does not apply"
     if scenario.diverges and np.any(one.predicted[scenario.diverges] >= 0):
@@ -284,8 +286,13 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
     met = bool(np.any(applies(next(iter(legs.values())))))
     entry = _entry(claim.id, claim.kind, claim.statement, met, judged, holds, legs)
     if claim.kind == "statistical":
-        entry |= {"p": None if entry["residual"] is None else 10 ** -entry["residual"]}
+        entry |= {"p": _p_value(claim, entry["residual"])}
     return entry | {"scales_with_epsilon": scaling}
+
+
+def _p_value(claim: Claim, residual: float | None) -> float | None:
+    """A claim with an alpha of its own, its tolerance, has the p-value as its residual."""
+    return residual if residual is None or not _tests(claim) else 10**-residual
 
 
 def _unamplified(leg: "xarray.Dataset", judgement: Judgement) -> float:
@@ -298,6 +305,8 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
 
     The check of a broken hypothesis must see that, and nothing else may leave a case out.
     """
+    if all(np.all(np.isin(leg.reason.values, (TOO_FEW_SEEDS, LOST))) for leg in legs.values()):
+        return _not_seen(control, legs)
     clearly = 1.0 if claim.kind == "statistical" else claims.CLEARLY
     judged = {
         p: claims.judge_control(leg.residual.values, leg.tolerance.values, clearly)
@@ -315,6 +324,15 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
     entry = _entry(control.id, "control", text, met, judged, holds, legs)
     settings = json.loads(next(iter(legs.values())).attrs["fixed"])
     return entry | {"worst_case": settings | entry["worst_case"]}
+
+
+def _not_seen(control: Control, legs: Legs) -> dict[str, Any]:
+    """Entry of a control whose claim wants more seeds than there are."""
+    nothing = {
+        p: Judgement(None, None, None, 0, leg.residual.size, None) for p, leg in legs.items()
+    }
+    text = f"{control.statement}: {control.claim} fails"
+    return _entry(control.id, "control", text, False, nothing, None, legs)
 
 
 def _entry(

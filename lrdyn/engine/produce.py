@@ -17,7 +17,13 @@ import numpy as np
 
 from lrdyn.engine.checkpoints import FOLDER, Checkpoints
 from lrdyn.engine.evaluate import evaluate, evaluate_controls, taken
-from lrdyn.engine.groups import control_group, controls_of, groups_of, precisions
+from lrdyn.engine.groups import (
+    control_group,
+    controls_of,
+    groups_of,
+    precision_of_controls,
+    precisions,
+)
 from lrdyn.engine.points import Points, product
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.sources import source_digest
@@ -294,7 +300,7 @@ def _how(
     names = {name: getattr(scenario, name) for name in ("steps", "diverges", "diverged")}
     names["conditions"] = json.dumps({c.id: c.condition for c in scenario.claims if c.condition})
     return {
-        "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes),
+        "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes and flag.swept),
         "compiler_options": None if optimize else unoptimized(int(scenario.long)),
         "lanes": LANES[optimize],
         "attributes": {"scenario": scenario.id, "fixed": json.dumps(named), **names},
@@ -364,7 +370,7 @@ def _jobs(
         for p, group in groups_of(experiment, scenario, dtype).items():
             yield claims_job(experiment, scenario, settings, seeds, group, p, thorough)
         for p in precisions(experiment, scenario, dtype):
-            if thorough or p == dtype:
+            if thorough or p == precision_of_controls(experiment, scenario, dtype):
                 for controls in with_equal_settings(run_for(scenario, p)):
                     yield controls_job(experiment, scenario, controls, fixed, p)
             for control in controls_of(scenario, p):

@@ -5,28 +5,33 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn import show
+from lrdyn.engine.judging import TOO_FEW_SEEDS
 from lrdyn.show import aligned
 
 
 def table(verdict: dict[str, Any]) -> list[str]:
-    """A heading, and one line for each claim and control of a verdict."""
-    return aligned(_rows(verdict))
+    """A heading, and one line for each claim and control of a verdict; then the findings."""
+    found = _findings(verdict)
+    return [*aligned(_rows(verdict)), *(["", *aligned(found)] if found else [])]
 
 
 def html(verdict: dict[str, Any]) -> str:
     """The same for a notebook, with residual over tolerance drawn, and the verdict above."""
     gauges = ["residual / tolerance: 1e-6, 1, 1e6"]
-    for claim in verdict["claims"]:
+    for claim in _judged(verdict):
         over = claim["residual"] is not None and claim["tolerance"]
         color = "#d55e00" if claim["holds"] is False else "#0072b2"
         gauges.append(show.gauge(claim["residual"] / claim["tolerance"] if over else None, color))
     said = "".join(f"<br>{line}" for line in why_undecided(verdict))
-    return f"<b>{verdict['name']} {word(verdict)}</b>{said}{show.table(_rows(verdict), gauges)}"
+    found = _findings(verdict)
+    below = show.table(found) if found else ""
+    title = f"<b>{verdict['name']} {word(verdict)}</b>"
+    return f"{title}{said}{show.table(_rows(verdict), gauges)}{below}"
 
 
 def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = [("claim", "kind", "cases", "residual", "tolerance", "float32", "tolerance", "")]
-    for claim in verdict["claims"]:
+    for claim in _judged(verdict):
         rows.append((
             claim["id"], claim["kind"], f"{claim['cases']}/{claim['cases_total']}",
             _short(claim["residual"]), _short(claim["tolerance"]),
@@ -34,6 +39,27 @@ def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
             _short(claim.get("tolerance_float32")), _word(claim),
         ))  # fmt: skip
     return rows
+
+
+def _judged(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+    return [claim for claim in verdict["claims"] if claim["kind"] != "finding"]
+
+
+def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What was measured over seeds and, where something was expected, whether it came true."""
+    found = [(c["id"], c["finding"]) for c in verdict["claims"] if c["kind"] == "finding"]
+    rows = [("finding", "value", "spread", "seeds", "expected", "")]
+    for name, one in found:
+        rows.append((
+            name, _number(one["value"]), _number(one["spread"]), str(one["seeds"]),
+            one["expected"] or "-",
+            {True: "came true", False: "did not", None: ""}[one["came_true"]],
+        ))  # fmt: skip
+    return rows if found else []
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
@@ -89,6 +115,8 @@ def _reasons(counts: dict[str, Any]) -> str:
 
 
 def _word(claim: dict[str, Any]) -> str:
+    if claim["kind"] == "control" and claim["holds"] is None:
+        return TOO_FEW_SEEDS
     if claim["kind"] == "control":
         return "fails, as it must" if claim["holds"] else "NOT SEEN TO FAIL"
     if claim["holds"] is False:
@@ -96,6 +124,7 @@ def _word(claim: dict[str, Any]) -> str:
         return "FALSE (does not scale with epsilon)" if unscaled else "FALSE"
     first, *others = claim["judged"].values()
     if claim["holds"] is None:
-        return f"undecided: {_reasons(first)}" if claim["hypotheses_met"] else "does not apply"
+        few = TOO_FEW_SEEDS if TOO_FEW_SEEDS in first["left_out"] else "does not apply"
+        return f"undecided: {_reasons(first)}" if claim["hypotheses_met"] else few
     silent = [f" (not judged in float32: {_reasons(leg)})" for leg in others if not leg["judged"]]
     return "holds" + "".join(silent)

@@ -65,7 +65,8 @@ def train(
 
     On full batches this is the trajectory of :func:`lrdyn.simulate`. A step is compiled once; what
     a loss closes over is passed to the program, not built into it. Accumulation of gradients
-    (``optax.MultiSteps(optimizer, k).gradient_transformation()``), clipping, schedules and
+    (``optax.MultiSteps(optimizer, k).gradient_transformation()``, whose running mean is float32
+    unless ``accumulator_dtype`` says otherwise), clipping, schedules and
     different rates for parts of the parameters are optax's.
 
     Args:

@@ -1,0 +1,32 @@
+"""The registry of studies: experiments whose runs train, see :class:`lrdyn.theorem.Study`."""
+
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lrdyn.theorem import Study
+
+REGISTRY = {
+    "weight_updates": "lrdyn.studies.weight_updates:WEIGHT_UPDATES",
+}
+"""Name of the command -> where the study is stated; imported when it is asked for."""
+
+
+def study(name: str) -> "Study":
+    """Look up a study by the name of its command.
+
+    Raises:
+        ValueError: there is none of that name.
+
+    Example:
+        >>> study("weight_updates").name
+        'weight_updates'
+    """
+    if name not in REGISTRY:
+        raise ValueError(f"study: got {name!r}, wanted one of {', '.join(REGISTRY)}")
+    return resolve_name(REGISTRY[name])
+
+
+def studies() -> "tuple[Study, ...]":
+    """All studies, in the order in which they are listed."""
+    return tuple(map(study, REGISTRY))

@@ -1,0 +1,46 @@
+"""Figure 1: weight updates of the penultimate layer are of low rank, exactly or in practice."""
+
+from typing import Any
+
+from lrdyn.data import IMAGES, image_files, images, resolve
+from lrdyn.flags import POSITIVE, Flag, at_least, one_of
+from lrdyn.studies.weight_updates.edge import EDGE
+from lrdyn.studies.weight_updates.linear import LINEAR
+from lrdyn.theorem import Study
+
+
+def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """Say which data ``auto`` means here."""
+    return settings | {"data": resolve(settings["data"])}
+
+
+NETWORKS = ("dln",)
+
+FLAGS = (
+    Flag("network", NETWORKS, one_of(*NETWORKS), str, help="networks to train", shapes=True),
+    Flag("data", ("auto",), one_of("auto", *IMAGES), str, help="images; auto takes the first found",
+         shapes=True, swept=False),
+    Flag("examples", (4000,), at_least(30), int, "n", "images to train on", (50_000,),
+         swept=False),
+    Flag("depth", (3,), at_least(2), int, "L", "layers of the linear network", swept=False),
+    Flag("linear_scale", (0.3,), POSITIVE, float, "eps", "init scale of the linear network",
+         swept=False),
+    Flag("linear_rate", (0.05,), POSITIVE, float, "eta", "step size of the linear network",
+         swept=False),
+    Flag("linear_steps", (2000,), at_least(1), int, "t", "steps of the linear network", (20_000,),
+         swept=False),
+    Flag("edge_width", (64,), at_least(21), int, "d", "width of the identity on whitened images",
+         swept=False),
+    Flag("edge_scale", (0.3,), POSITIVE, float, "eps", "its init scale", swept=False),
+    Flag("edge_steps", (200,), at_least(1), int, "t", "its steps", swept=False),
+)  # fmt: skip
+
+WEIGHT_UPDATES = Study(
+    "weight_updates",
+    "Figure 1: updates of the penultimate layer are of low rank",
+    FLAGS,
+    (EDGE, LINEAR),
+    prepare=_prepare,
+    data=lambda settings: image_files(settings["data"]),
+    about=lambda settings: f"on {images(settings['data']).described}",
+)

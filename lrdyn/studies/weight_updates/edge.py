@@ -1,0 +1,160 @@
+"""Where the edge is: a deep linear classifier on whitened images moves in 2K directions, exactly.
+
+With X X^T = I, an orthogonal start, full batches and no decay the update W_l(t) - W_l(0) of every
+square layer has rank 2K at most (classification version of Theorem 2, :mod:`lrdyn.classifier`). The
+images enter by their principal coordinates, as many as the layers are wide.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from lrdyn.condition import conditions
+from lrdyn.data import images
+from lrdyn.factorization import Weights, regression_loss
+from lrdyn.initialization import gaussian_layers
+from lrdyn.linalg import svdvals
+from lrdyn.studies.weight_updates.measures import spread_out, whiten
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
+from lrdyn.theorems import deep_factorization
+from lrdyn.theorems.deep_factorization import parts_of
+from lrdyn.theorems.theorem2.classification import HYPOTHESES, Classification, theory_run
+
+EXAMPLES = 600
+"""Images of the identity; more would change the numbers and not what is true."""
+POINTS = 11
+
+
+def make_edge(
+    key: Key[Array, ""], *, data: str, edge_width: int, edge_steps: int, edge_scale: Any
+) -> Classification:
+    """A classifier of three layers on the first principal coordinates of images."""
+    found = images(data)
+    chosen = spread_out(EXAMPLES, len(found.train_labels))
+    pixels, labels = found.train_inputs[chosen], found.train_labels[chosen]
+    count = len(labels)
+    inputs = whiten(pixels.reshape(count, -1).T / 255.0, edge_width) / np.sqrt(count)
+    one_hot = np.eye(found.classes)[labels].T * np.sqrt(found.classes / count)
+    start = deep_factorization.start_of_run(
+        key, (*[edge_width] * DEPTH, found.classes), init_scale=edge_scale, init_spread=1.0,
+        weight_decay=0.0, decay_spread=1.0, learning_rate=0.1, steps=edge_steps,
+    )  # fmt: skip
+    precision = start["scales"].dtype
+    return Classification(
+        inputs=jnp.asarray(inputs, precision), outputs=jnp.asarray(one_hot, precision),
+        labels=jnp.asarray(labels), **start,
+    )  # fmt: skip
+
+
+DEPTH = 3
+
+
+def predict_edge(case: Classification) -> dict[str, Array]:
+    """Nothing beyond 2K; and how far theory's own run carries a small error off that space."""
+    pair, moving = theory_run(case), 2 * len(case.outputs)
+    off = conditions(pair, lambda run: parts_of(run.records["square"], moving))["off_block"]
+    layers = pair.run.records["square"]
+    moved = jnp.max(jnp.abs(layers - layers[:1]))
+    return {
+        "edge": jnp.zeros(DEPTH - 1),
+        # An update loses the digits that it is smaller than the weights.
+        "condition_edge": off * jnp.max(jnp.abs(layers)) / moved,
+        "diverges": pair.run.diverged_at,
+    }
+
+
+def measure_edge(
+    case: Classification, optimizer: optax.GradientTransformation | None = None
+) -> dict[str, Array]:
+    """Singular values of the updates of the square layers, by automatic gradients."""
+
+    def spectra(weights: Weights) -> Float[Array, "layers d"]:
+        pairs = zip(weights[:-1], case.weights[:-1], strict=True)
+        return jnp.stack([svdvals(now - before) for now, before in pairs])
+
+    run = case.descend(case.loss, case.weights, spectra, optimizer)
+    return _edges(run.records, 2 * len(case.outputs)) | {
+        "diverged_at": run.diverged_at, "step": jnp.asarray(case.steps),
+    }  # fmt: skip
+
+
+def _edges(spectra: Float[Array, "times layers d"], moving: int) -> dict[str, Array]:
+    largest = jnp.max(spectra[..., 0], axis=0)
+    return {
+        "edge": jnp.max(spectra[..., moving], axis=0) / largest,
+        "update": spectra,
+    }
+
+
+def _edge_residual(one: Outcome) -> float:
+    return float(np.max(np.abs(one.measured["edge"] - one.predicted["edge"])))
+
+
+def _colour(key: Key[Array, ""], case: Classification, amount: Array) -> Classification:
+    """Rescale the input coordinates: no longer whitened."""
+    factors = jax.random.uniform(key, (len(case.inputs), 1), minval=-0.5, maxval=0.5)
+    return dataclasses.replace(case, inputs=(1 + amount * factors) * case.inputs)
+
+
+def _gaussian(key: Key[Array, ""], case: Classification, amount: Array) -> Classification:
+    """A Gaussian start of the same norm."""
+    widths = (*[len(case.inputs)] * DEPTH, len(case.outputs))
+    drawn = gaussian_layers(key, widths, case.scales)
+    return dataclasses.replace(case, weights=tuple(drawn))
+
+
+def _decayed(case: Classification) -> dict[str, Array]:
+    return measure_edge(dataclasses.replace(case, weight_decay=case.weight_decay + 0.01))
+
+
+def _in_batches(case: Classification) -> dict[str, Array]:
+    """Descent on every third example: their inputs alone are not white."""
+    inputs, outputs = case.inputs[:, ::3], case.outputs[:, ::3]
+
+    def loss(weights: Weights) -> Float[Array, ""]:
+        return regression_loss(weights, inputs, outputs)
+
+    def spectra(weights: Weights) -> Float[Array, "layers d"]:
+        pairs = zip(weights[:-1], case.weights[:-1], strict=True)
+        return jnp.stack([svdvals(now - before) for now, before in pairs])
+
+    run = case.descend(loss, case.weights, spectra)
+    return _edges(run.records, 2 * len(case.outputs))
+
+
+def _one_class_less(case: Classification) -> dict[str, Array]:
+    """The edge looked for one pair of directions too early."""
+    found = measure_edge(case)["update"]
+    return _edges(found, 2 * len(case.outputs) - 2)
+
+
+EDGE = Scenario[Classification](
+    "edge", make_edge, predict_edge, measure_edge,
+    (
+        Claim("whitened_edge",
+              "deep linear classifier on whitened images: sigma_{2K+1} of W_l(t) - W_l(0) is zero "
+              "for l < L, relative to sigma_1 (the formula is that of the frame: the other side "
+              "is 0)",
+              residual=_edge_residual, reads=("edge",), condition="condition_edge"),
+    ),
+    (
+        Control("edge_not_whitened", "input coordinates rescaled", "whitened_edge", case=_colour,
+                breaks="whitened_inputs"),
+        Control("edge_gaussian_start", "Gaussian start", "whitened_edge", case=_gaussian,
+                breaks="orthogonal_start"),
+        Control("edge_decayed", "weight decay .01", "whitened_edge", measure=_decayed),
+        Control("edge_in_batches", "every third example", "whitened_edge", measure=_in_batches),
+        Control("edge_too_early", "sigma_{2K-1} in place of sigma_{2K+1}", "whitened_edge",
+                measure=_one_class_less),
+    ),
+    hypotheses=HYPOTHESES,
+    dims={"edge": ("square_layer",), "update": ("step", "square_layer", "index"),
+          "step": ("step",)},
+    steps="edge_steps", diverges="diverges", diverged="diverged_at",
+    sides="the frame's 2K directions against the SVD of trained updates",
+)  # fmt: skip

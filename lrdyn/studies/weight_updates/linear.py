@@ -1,0 +1,132 @@
+"""A deep linear network on images as they are: squared loss, full batches, not whitened."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree
+
+from lrdyn.data import Images, images
+from lrdyn.descent import gradient_descent
+from lrdyn.factorization import Weights
+from lrdyn.initialization import orthogonal_layers
+from lrdyn.recording import recorded_steps
+from lrdyn.spectra import singular_values
+from lrdyn.studies.weight_updates import trained
+from lrdyn.studies.weight_updates.measures import of_gaussian, of_update, spread_out
+from lrdyn.theorem import Scenario
+from lrdyn.training import Batches, train
+
+POINTS = 26
+
+
+class Moments(NamedTuple):
+    """Data of a linear least-squares problem, as few columns as inputs instead of examples."""
+
+    inputs: Float[np.ndarray, "d d"]
+    outputs: Float[np.ndarray, "k d"]
+
+
+def moments(inputs: Float[np.ndarray, "d n"], outputs: Float[np.ndarray, "k n"]) -> Moments:
+    """Compress ``n`` examples: ``1/(2n) ||W X - Y||^2 = 1/2 ||W A - B||^2 + c`` for every W.
+
+    With ``X^T = Q R``: ``A = R^T / sqrt n``, ``B = Y Q / sqrt n``. No covariance is formed, so that
+    small losses keep their digits.
+
+    Example:
+        >>> A, B = moments(np.array([[3.0, 4.0]]), np.array([[3.0, 4.0]]))
+        >>> round(float(B[0, 0] / A[0, 0]), 6)
+        1.0
+    """
+    n = inputs.shape[1]
+    Q, R = np.linalg.qr(inputs.T)
+    return Moments(R.T / np.sqrt(n), outputs @ Q / np.sqrt(n))
+
+
+class LinearCase(NamedTuple):
+    """A deep linear network and what it is trained on."""
+
+    key: Key[Array, ""]
+    images: Images
+    examples: int
+    start: Weights
+    learning_rate: float
+    steps: np.ndarray
+    """Recorded ones."""
+
+
+def pixels(found: np.ndarray) -> Float[np.ndarray, "features n"]:
+    """Images as columns, pixels in [0, 1]."""
+    return found.reshape(len(found), -1).T / np.float64(255)
+
+
+def make_linear(
+    key: Key[Array, ""], *, data: str, examples: int, depth: int, linear_scale: float,
+    linear_rate: float, linear_steps: int,
+) -> LinearCase:  # fmt: skip
+    """Layers as wide as an image has pixels, from an orthogonal start."""
+    start_key, key = jax.random.split(key)
+    found = images(data)
+    widths = (*[found.train_inputs[0].size] * depth, found.classes)
+    start = orthogonal_layers(start_key, widths, jnp.full(depth, linear_scale))
+    steps = recorded_steps(linear_steps, POINTS)
+    return LinearCase(key, found, examples, start, linear_rate, steps)
+
+
+def product_of(weights: Weights) -> Float[Array, "k d"]:
+    """Product of the layers from the last: with few outputs, no square layers are multiplied."""
+    *others, last = weights
+    for W in reversed(others):
+        last = last @ W
+    return last
+
+
+def linear_loss(weights: Weights, state: None, batch: Moments, key: Key[Array, ""]) -> Any:
+    """1/2 ||W A - B||^2: half the mean squared error, but for what no weights can change."""
+    return 0.5 * jnp.sum((product_of(weights) @ batch.inputs - batch.outputs) ** 2), (None, {})
+
+
+def measure_linear(case: LinearCase) -> dict[str, Any]:
+    """Train, and look at the update of the penultimate layer."""
+    found = case.images
+    chosen = spread_out(case.examples, len(found.train_labels))
+    inputs, labels = pixels(found.train_inputs[chosen]), found.train_labels[chosen]
+    precision = case.start[0].dtype
+    data = moments(inputs, np.eye(found.classes)[labels].T)
+    data = jax.tree.map(lambda array: array.astype(precision), data)
+    before, moving = case.start[-2], 2 * found.classes
+
+    def look(weights: Weights, state: PyTree) -> dict[str, Array]:
+        # At the start there is no update: its ranks are those of nothing, NaN.
+        return of_update(weights[-2] - before, moving)
+
+    run = train(
+        case.key, linear_loss, case.start, gradient_descent(case.learning_rate),
+        Batches(data, count=len(chosen)), case.steps, record=look,
+    )  # fmt: skip
+    end = np.asarray(product_of(run.params))
+
+    def accuracy(inputs: np.ndarray, labels: np.ndarray) -> float:
+        return float(np.mean(np.argmax(end @ pixels(inputs), axis=0) == labels))
+
+    return run.records | {
+        **of_gaussian(case.key, run.params[-2] - before, moving),
+        **trained.moved(before, run.params[-2]),
+        "share_end": run.records["share"][-1],
+        "loss": run.metrics["loss"],
+        "train_accuracy": accuracy(found.train_inputs[chosen], labels),
+        "test_accuracy": accuracy(found.test_inputs, found.test_labels),
+        "step": case.steps,
+        "diverged_at": run.diverged_at,
+    }
+
+
+LINEAR = Scenario[LinearCase](
+    "dln", make_linear, measure=measure_linear,
+    claims=(trained.share_claim("dln", 0.9, 0.99),),
+    controls=(trained.share_control("dln"),),
+    dims=trained.DIMS,
+    narrow=lambda settings: trained.only("dln", settings),
+    steps="linear_steps", diverged="diverged_at", trains=True, findings=trained.findings("dln"),
+)  # fmt: skip
