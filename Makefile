@@ -36,7 +36,7 @@ test: $(READY) ## the tests; ARGS="-k name" passes arguments to pytest
 	@$(RUN) -m pytest -n auto --dist loadfile $(ARGS)
 
 figures: $(READY) ## every figure and table at the paper's settings (long)
-	@$(RUN) -m paper_figs --preset paper
+	@$(RUN) -m paper_figs --preset paper --train
 
 lint: $(READY) ## style and types
 	@status=0; \

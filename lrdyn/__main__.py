@@ -13,6 +13,8 @@ from lrdyn.data.lookup import search_first
 from lrdyn.engine import history
 from lrdyn.own import own_experiment
 from lrdyn.show import shortened
+from lrdyn.studies import REGISTRY as STUDIES
+from lrdyn.studies import study, studies
 from lrdyn.theorem import Experiment
 from lrdyn.theorems import REGISTRY, theorem, theorems
 
@@ -43,16 +45,18 @@ def verify(words: Sequence[str]) -> int:
 def _experiment(name: str) -> Experiment:
     if name in REGISTRY:
         return theorem(name)
+    if name in STUDIES:
+        return study(name)
     if ".py" in name:
         return own_experiment(name)
-    wanted = f"{', '.join(REGISTRY)}, all or FILE.py[:NAME]"
+    wanted = f"{', '.join([*REGISTRY, *STUDIES])}, all or FILE.py[:NAME]"
     raise cli.BadInput(f"verify: got {shortened(name)!r}, wanted one of {wanted}")
 
 
 def list_all(words: Sequence[str]) -> int:
-    """``lrdyn list``: every theorem with its line."""
+    """``lrdyn list``: every theorem and every study with its line."""
     _no_more("list", words, 0)
-    print("\n".join(cli.lines_of(theorems())))
+    print("\n".join(pool.listing()))
     return cli.HOLDS
 
 
@@ -62,7 +66,7 @@ def runs(words: Sequence[str]) -> int:
     folder = Path(words[0] if words else "results")
     if not os.path.isdir(folder):  # which is false for an impossible name, too
         raise cli.BadInput(f"runs: got {shortened(str(folder))!r}, wanted a folder of results")
-    print("\n".join(history.table(folder, {one.name: one for one in theorems()})))
+    print("\n".join(history.table(folder, {one.name: one for one in (*theorems(), *studies())})))
     return cli.HOLDS
 
 

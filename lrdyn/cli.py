@@ -246,7 +246,7 @@ def _add_training_flags(parser: Parser) -> None:
 
 def lines_of(experiments: Sequence[Experiment]) -> list[str]:
     """One line for each: its name and what it is."""
-    return [f"{one.name:12}{one.summary}" for one in experiments]
+    return [f"{one.name:16}{one.summary}" for one in experiments]
 
 
 def flags_of(theorem: Experiment) -> set[str]:
@@ -306,7 +306,11 @@ def verify_command(
     run, options = parse(theorem, argv)
     setup(options.dtype, host_devices=host_devices)
     _supported(run.precision)
-    if said := theorem.about(run.settings):
+    try:
+        said = theorem.about(run.settings)
+    except ValueError as error:  # a file of data that is refused
+        raise BadInput(str(error)) from None
+    if said:
         print(f"{theorem.name}: {said}", flush=True)
     return carry_out(
         run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrdyn.cli import BadInput, Parser, folder
+from lrdyn.drawing import long
 from lrdyn.drawing.baselines import check, write_baseline
 from lrdyn.drawing.exhibits import Exhibit, missing
 from lrdyn.drawing.rendering import render
@@ -50,7 +51,8 @@ def main(
     for exhibit in exhibits:
         if missing(exhibit) and not set(options.figures) - set(ACTIONS):
             print(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
-    agree = [_act(action, exhibit, options, baselines) for exhibit in chosen]
+    named = bool(set(options.figures) - set(ACTIONS))
+    agree = [_act(action, exhibit, options, baselines, named) for exhibit in chosen]
     return 0 if all(agree) else 1
 
 
@@ -72,6 +74,10 @@ def _parser(exhibits: Sequence[Exhibit], prog: str) -> Parser:
     parser.add_argument(
         "--recompute", action="store_true", help="use neither saved numbers nor saved results"
     )
+    parser.add_argument(
+        "--train", action="store_true",
+        help="run the trainings of long figures; else they are drawn from what is there",
+    )  # fmt: skip
     return parser
 
 
@@ -106,21 +112,33 @@ def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
             raise BadInput(f"--preset: got {preset!r}, wanted one of {', '.join(exhibit.presets)}")
 
 
-def _act(action: str, exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
+def _act(
+    action: str, exhibit: Exhibit, options: argparse.Namespace, baselines: Path, named: bool
+) -> bool:
     """Whether all is well with one exhibit after the action."""
     if action == "draw":
-        _draw(exhibit, options)
+        try:
+            _draw(exhibit, options, baselines)
+        except long.Undrawable as error:
+            if named:
+                raise
+            print(f"{exhibit.name}: left out, {error}")
         return True
-    if options.recompute:
-        render(exhibit, options.out, options.preset, recompute=True)
+    if options.recompute or (exhibit.long and options.train):
+        how = {"recompute": options.recompute, "train": options.train}
+        render(exhibit, options.out, options.preset, baselines=baselines, **how)
     compare = check if action == "check" else write_baseline
     return bool(compare(exhibit, options.out, baselines, options.preset))
 
 
-def _draw(exhibit: Exhibit, options: argparse.Namespace) -> None:
+def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> None:
     begin = time.perf_counter()
-    done = render(exhibit, options.out, options.preset, recompute=options.recompute)
+    done = render(
+        exhibit, options.out, options.preset,
+        recompute=options.recompute, train=options.train, baselines=baselines,
+    )  # fmt: skip
     source = "computed" if done.ran else "saved results" if done.computed else "saved numbers"
+    source = done.dataset.attrs.get("drawn_from", source)
     seconds = time.perf_counter() - begin
     print(f"{exhibit.name}: {done.paths[1]} ({source}, {seconds:.1f} s)", flush=True)
     print(exhibit.shown(done.dataset), end="", flush=True)

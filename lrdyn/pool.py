@@ -12,6 +12,7 @@ import jax
 
 from lrdyn import cli, interrupts
 from lrdyn.engine import files, report, results
+from lrdyn.studies import studies
 from lrdyn.theorem import Theorem
 from lrdyn.theorems import theorem, theorems
 
@@ -126,13 +127,19 @@ def _summary(ended: Ended) -> dict[str, Any]:
     }
 
 
+def listing() -> list[str]:
+    """One line for each theorem and, under a heading of their own, for each study."""
+    heads = ["theorems", *[f"  {line}" for line in cli.lines_of(theorems())]]
+    return [*heads, "studies, which train", *[f"  {line}" for line in cli.lines_of(studies())]]
+
+
 def main(argv: list[str]) -> int:
-    """List the theorems, or run ``all``; returns the exit status."""
+    """List what there is, or run ``all`` theorems; returns the exit status."""
     if not argv or argv[0] in ("-h", "--help"):
-        print("\n".join(cli.lines_of(theorems())))
+        print("\n".join(listing()))
         return cli.HOLDS
     if argv[0] != "all":
-        names = ", ".join(one.name for one in theorems())
+        names = ", ".join(one.name for one in (*theorems(), *studies()))
         raise cli.BadInput(
             f"command: got {argv[0]!r}, wanted 'all' (or python -m experiments.NAME with NAME "
             f"out of {names})"

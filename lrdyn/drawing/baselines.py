@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from lrdyn.drawing import rendering
+from lrdyn.drawing import long, rendering
 from lrdyn.drawing.exhibits import Exhibit
 from lrdyn.drawing.rendering import Report
 from lrdyn.engine import results
+from lrdyn.engine.configuration import BadInput
 
 
 class Difference(NamedTuple):
@@ -163,11 +164,21 @@ def check(
     except results.Damaged as error:
         report(f"{exhibit.name}: no baseline, {error}")
         return False
+    if exhibit.long:
+        dataset = long.numbers(exhibit, out, baselines, preset)
+        if why := long.comparable(dataset, baseline):
+            report(f"{exhibit.name}: {why}")
+            return True
+        return _compared(exhibit, dataset, baseline, report)
     path = rendering.where(exhibit, out)
     found = rendering.numbers(exhibit, out, exhibit.presets[preset], report=report)
     if found.computed and not path.exists():
         rendering.save(found.dataset, path)
-    differences = compare(exhibit.thin(found.dataset), baseline)
+    return _compared(exhibit, found.dataset, baseline, report)
+
+
+def _compared(exhibit: Exhibit, dataset: xr.Dataset, baseline: xr.Dataset, report: Report) -> bool:
+    differences = compare(exhibit.thin(dataset), baseline)
     for difference in differences:
         report(f"{exhibit.name}: {difference}")
     if not differences:
@@ -193,6 +204,8 @@ def write_baseline(
     """Make the present numbers of a figure or table its baseline, and say where it is."""
     path = baselines / f"{exhibit.name}.nc"
     done = rendering.render(exhibit, out, preset, report=report)
+    if exhibit.long and not done.computed:
+        raise BadInput(f"figure: got {exhibit.name!r}, wanted saved results of it")
     rendering.save(exhibit.thin(done.dataset), path)
     report(f"{exhibit.name}: {path} ({path.stat().st_size / 1000:.0f} kB)")
     return path

@@ -44,6 +44,9 @@ class Exhibit:
         presets: preset -> settings, JSON-able; numbers are made anew when they differ.
         needs: package that must be installed -> how to install it.
         thin: the part of the numbers kept as a baseline; everything by default.
+        long: whether the runs take above a minute: then they are not run unless asked for, and the
+            numbers are those of results that are there, or the committed ones. A curve states the
+            ``tolerance`` within which another training may differ.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Exhibit:
     presets: Mapping[str, Mapping[str, Any]]
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     thin: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset
+    long: bool = False
 
     def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
         """Texts to be saved: suffix of a file -> its text. ``.txt`` is one of them."""
@@ -167,4 +171,5 @@ def caption(exhibit: Exhibit, dataset: xr.Dataset) -> str:
 def _filled(exhibit: Exhibit, dataset: xr.Dataset) -> str:
     """Caption with its values, in one line."""
     values = {**json.loads(dataset.attrs["settings"]), **dataset.attrs}
-    return " ".join(exhibit.caption.format_map(values).split())
+    text = " ".join(exhibit.caption.format_map(values).split())
+    return text + (f" Drawn from {said}." if (said := dataset.attrs.get("drawn_from")) else "")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from lrdyn.drawing import verdicts
+from lrdyn.drawing import long, verdicts
 from lrdyn.drawing.exhibits import Exhibit, Results
 from lrdyn.engine import files, results
 from lrdyn.engine.configuration import Run
@@ -113,13 +113,26 @@ def render(
     preset: str = "quick",
     *,
     recompute: bool = False,
+    train: bool = False,
+    baselines: Path | None = None,
     report: Report = print,
 ) -> Rendered:
-    """Write a figure or table into ``<out>/figures``, beside its numbers and its caption."""
+    """Write a figure or table into ``<out>/figures``, beside its numbers and its caption.
+
+    One that takes long is not run, unless ``train`` asks for it: see
+    :func:`lrdyn.drawing.long.numbers`, which may use the ``baselines``.
+    """
     path, settings = where(exhibit, out), exhibit.presets[preset]
-    found = numbers(exhibit, out, settings, recompute=recompute, report=report)
+    if exhibit.long:
+        if train:
+            _results(exhibit.sources(**settings), out, recompute, report)
+        dataset = long.numbers(exhibit, out, baselines, preset)
+        found = Rendered(dataset, dataset.attrs["drawn_from"] == long.SAVED, ())
+    else:
+        found = numbers(exhibit, out, settings, recompute=recompute, report=report)
     if found.computed:
         save(found.dataset, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     stem = path.with_suffix("")
     paths = [path, *exhibit.pictures(found.dataset, stem)]
     for suffix, text in exhibit.texts(found.dataset).items():

@@ -30,15 +30,22 @@ def html(verdict: dict[str, Any]) -> str:
 
 
 def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows = [("claim", "kind", "cases", "residual", "tolerance", "float32", "tolerance", "")]
+    other = _other_precision(verdict)
+    rows = [("claim", "kind", "cases", "residual", "tolerance", other, "tolerance", "")]
     for claim in _judged(verdict):
         rows.append((
             claim["id"], claim["kind"], f"{claim['cases']}/{claim['cases_total']}",
             _short(claim["residual"]), _short(claim["tolerance"]),
-            _short(claim.get("residual_float32")),
-            _short(claim.get("tolerance_float32")), _word(claim),
+            _short(claim.get(f"residual_{other}")),
+            _short(claim.get(f"tolerance_{other}")), _word(claim),
         ))  # fmt: skip
     return rows
+
+
+def _other_precision(verdict: dict[str, Any]) -> str:
+    """The precision beside the one that was asked for; that of a study is the finer one."""
+    finer = any("residual_float64" in claim for claim in verdict["claims"])
+    return "float64" if finer else "float32"
 
 
 def _judged(verdict: dict[str, Any]) -> list[dict[str, Any]]:
@@ -122,9 +129,9 @@ def _word(claim: dict[str, Any]) -> str:
     if claim["holds"] is False:
         unscaled = claim.get("scales_with_epsilon") is False
         return "FALSE (does not scale with epsilon)" if unscaled else "FALSE"
-    first, *others = claim["judged"].values()
+    (_, first), *others = claim["judged"].items()
     if claim["holds"] is None:
         few = TOO_FEW_SEEDS if TOO_FEW_SEEDS in first["left_out"] else "does not apply"
         return f"undecided: {_reasons(first)}" if claim["hypotheses_met"] else few
-    silent = [f" (not judged in float32: {_reasons(leg)})" for leg in others if not leg["judged"]]
+    silent = [f" (not judged in {p}: {_reasons(leg)})" for p, leg in others if not leg["judged"]]
     return "holds" + "".join(silent)

@@ -129,6 +129,7 @@ def save(experiment: Experiment, found: Verification, path: Path, draw: Draw | N
         described(experiment, found.groups, verdict["environment"]["dtype"]),
         name=experiment.name,
         title=experiment.summary,
+        about=experiment.about(verdict["config"]),
         config=verdict["config"],
         digest=source_digest(experiment, verdict["config"]),
         dtype=verdict["environment"]["dtype"],

@@ -1,10 +1,12 @@
 """Verifying a theorem: produce its arrays, then judge them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrdyn import show
+from lrdyn.data import lookup
 from lrdyn.claims import FALSE_ALARM
 from lrdyn.engine import progress as progresses
 from lrdyn.engine import report
@@ -57,6 +59,8 @@ def verify(
     memory: int = 2**30,
     store: Path | None = None,
     progress: Progress | None = None,
+    data_dir: str | os.PathLike | None = None,
+    checkpoint_every: int | None = None,
     **settings: Any,
 ) -> Verification:
     """Run every scenario of a theorem with its controls and judge every claim.
@@ -69,6 +73,8 @@ def verify(
         memory: bytes that the arrays of one part of a sweep may take, see :func:`lrdyn.sweep`.
         store: a folder that keeps finished parts, so that the same call continues after a kill.
         progress: told of every finished part; by default a notebook shows a bar.
+        data_dir: where the data sets of a study are looked for first.
+        checkpoint_every: steps between two checkpoints of a training, which a store keeps.
         **settings: those of the command, under the same names: ``dim=30, depth=(2, 3)``; flags,
             ``preset``, ``seed``, ``seeds`` (how many), ``dtype``, ``perturb``. What is not given is
             as the preset has it.
@@ -86,10 +92,13 @@ def verify(
         Traceback (most recent call last):
         lrdyn.engine.configuration.BadInput: --width: got an unknown setting, wanted one of dim, ...
     """
+    if data_dir is not None:
+        lookup.search_first(data_dir)
     run = run_of(theorem, memory=memory, **settings)
     if progress is None and progresses.in_notebook():
         progress = progresses.Notebook(theorem.name)
-    return verify_run(run, memory=memory, store=store, progress=progress)
+    how: dict[str, Any] = {"store": store, "progress": progress, "every": checkpoint_every}
+    return verify_run(run, memory=memory, **how)
 
 
 def verify_run(

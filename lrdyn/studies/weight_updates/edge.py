@@ -80,6 +80,7 @@ def measure_edge(
     run = case.descend(case.loss, case.weights, spectra, optimizer)
     return _edges(run.records, 2 * len(case.outputs)) | {
         "diverged_at": run.diverged_at, "step": jnp.asarray(case.steps),
+        "classes": jnp.asarray(len(case.outputs)),
     }  # fmt: skip
 
 

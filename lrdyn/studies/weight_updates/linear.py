@@ -124,7 +124,7 @@ def measure_linear(case: LinearCase) -> dict[str, Any]:
 
 LINEAR = Scenario[LinearCase](
     "dln", make_linear, measure=measure_linear,
-    claims=(trained.share_claim("dln", 0.9, 0.99),),
+    claims=(trained.share_claim("dln", 0.99, 0.9999),),
     controls=(trained.share_control("dln"),),
     dims=trained.DIMS,
     narrow=lambda settings: trained.only("dln", settings),

@@ -1,0 +1,124 @@
+"""A study in one file: the update of a perceptron that learns a teacher of low rank."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lrdyn
+from lrdyn import cli
+from lrdyn.claims import above_p
+from lrdyn.networks import mlp
+from lrdyn.theorem import Finding, Study
+from lrdyn.training import Batches, train
+
+RANK, INPUTS = 2, 20
+
+
+# What carries the verdict: an identity, with one seed ------------------------------------------
+
+
+def one_batch(key, *, width):
+    keys = jax.random.split(key, 3)
+    inputs = jax.random.normal(keys[0], (INPUTS, 5))
+    return mlp(keys[1], (INPUTS, width, 3)), inputs, jax.random.normal(keys[2], (3, 5))
+
+
+def one_step(case, l2=0.0):
+    net, inputs, outputs = case
+
+    def loss(net):
+        decay = l2 * jnp.sum(net.weights[0] ** 2)
+        return jnp.mean((net(inputs) - outputs) ** 2) + decay
+
+    gradient = jax.grad(loss)(net).weights[0]
+    return {"rest": lrdyn.singular_values(gradient)[5:], "scale": jnp.linalg.norm(gradient)}
+
+
+ONE_STEP = lrdyn.Scenario(
+    "one_step", one_batch,
+    predict=lambda case: {"rest": jnp.zeros(min(INPUTS, len(case[0].weights[0])) - 5)},
+    measure=one_step,
+    claims=(
+        lrdyn.Claim(
+            "rank_of_a_step", "the gradient of a batch of 5 has rank 5",
+            residual=lambda one: float(np.max(one.measured["rest"]) / one.measured["scale"]),
+            reads=("rest", "scale"),
+        ),
+    ),
+    controls=(
+        lrdyn.Control("decayed_step", "with weight decay", "rank_of_a_step",
+                      measure=lambda case: one_step(case, l2=0.1)),
+    ),
+    dims={"rest": ("index",)},
+)  # fmt: skip
+
+
+# What is trained, and claimed over seeds -------------------------------------------------------
+
+
+def student(key, *, width, steps, learning_rate):
+    keys = jax.random.split(key, 4)
+    teacher = jax.random.normal(keys[0], (3, RANK)) @ jax.random.normal(keys[1], (RANK, INPUTS))
+    inputs = jax.random.normal(keys[2], (256, INPUTS))
+    data = {"x": inputs, "y": inputs @ teacher.T / np.sqrt(INPUTS)}
+    return keys[3], mlp(keys[2], (INPUTS, width, 3)), data, steps, learning_rate
+
+
+def squared_error(net, state, batch, key):
+    return jnp.mean((net(batch["x"].T) - batch["y"].T) ** 2), (state, {})
+
+
+def learn(case):
+    key, net, data, steps, learning_rate = case
+
+    def look(now, state):
+        return {"update": lrdyn.singular_values(now.weights[0] - net.weights[0])}
+
+    steps = lrdyn.recorded_steps(steps, 11)
+    rule = optax.sgd(learning_rate)
+    run = train(key, squared_error, net, rule, Batches(data, 32), steps, record=look)
+    squares = run.records["update"][-1] ** 2
+    return run.records | {
+        "share": np.sum(squares[:RANK]) / np.sum(squares),
+        "none": np.sum(squares[-RANK:]) / np.sum(squares),
+        "step": steps, "diverged_at": run.diverged_at,
+    }  # fmt: skip
+
+
+LEARNED = lrdyn.Scenario(
+    "learned", student, measure=learn,
+    claims=(
+        lrdyn.Claim(
+            "in_the_teachers_rank",
+            "more than .3 of the update is in its first 2 of 20 directions (seed 0 had .48)",
+            kind="statistical", reads=("share",), tolerance=0.01, seeds=3,
+            residual=lambda one: above_p(0.3, one.measured["share"]),
+        ),
+    ),
+    controls=(
+        lrdyn.Control("last_directions", "the last 2 directions", "in_the_teachers_rank",
+                      swap={"share": "none"}),
+    ),
+    dims={"update": ("step", "index"), "step": ("step",)},
+    steps="steps", diverged="diverged_at", trains=True,
+    findings=(
+        Finding("share", "share of the first 2 directions", lambda one: one.measured["share"],
+                expected="above .9", came_true=lambda values: np.mean(values) > 0.9),
+    ),
+)  # fmt: skip
+
+TEACHER = Study(
+    "teacher", "a perceptron that learns a teacher of low rank moves in few directions",
+    (
+        lrdyn.Flag("width", (30,), lrdyn.at_least(10), int, help="hidden units", shapes=True),
+        lrdyn.Flag("learning_rate", (0.3,), lrdyn.POSITIVE, float, "eta", "step size"),
+        lrdyn.Flag("steps", (300,), lrdyn.at_least(1), int, "t", "steps", swept=False),
+    ),
+    (ONE_STEP, LEARNED),
+)  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(cli.main(TEACHER))

@@ -1,0 +1,88 @@
+"""Figures whose numbers take long: drawn from what was trained, never training by themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from lrdyn.drawing.exhibits import Exhibit, Results
+from lrdyn.engine import results
+from lrdyn.engine.configuration import BadInput, Run
+from lrdyn.engine.judging import Groups
+from lrdyn.engine.runs import saved
+
+
+
+class Undrawable(BadInput):
+    """There are no numbers of a long figure."""
+
+
+SAVED, COMMITTED = "saved results", "the committed numbers"
+
+
+def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: str) -> xr.Dataset:
+    """Numbers from saved results, else those that are committed; the caption says which.
+
+    Results of the preset come first, else the last ones of each experiment, whatever their
+    settings. The attribute ``settings`` has those of the results, source -> configuration.
+
+    Raises:
+        Undrawable: there are neither.
+    """
+    settings = exhibit.presets[preset]
+    groups = _saved(exhibit.sources(**settings), Path(out))
+    if groups is None:
+        return _committed(exhibit, baselines)
+    configs = {name: json.loads(group["/"].attrs["config"]) for name, group in groups.items()}
+    first = next(iter(groups.values()))["/"].attrs
+    record = {
+        "name": exhibit.name, "title": exhibit.title, "drawn_from": SAVED,
+        "settings": results.canonical(configs), "environment": first["environment"],
+    }  # fmt: skip
+    return exhibit.numbers(groups, **settings).load().assign_attrs(record)
+
+
+def _committed(exhibit: Exhibit, baselines: Path | None) -> xr.Dataset:
+    try:
+        path = (baselines or Path()) / f"{exhibit.name}.nc"
+        found = results.load(path)["/"]
+    except results.Unreadable:
+        raise Undrawable(
+            f"figure: got {exhibit.name!r}, wanted saved results of it, or --train"
+        ) from None
+    return found.assign_attrs(drawn_from=COMMITTED)
+
+
+def _saved(runs: dict[str, Run] | Any, out: Path) -> Results | None:
+    """Saved results of every source; None if one has none."""
+    found = {name: _last(run, out) for name, run in runs.items()}
+    if any(groups is None for groups in found.values()):
+        return None
+    return {name: groups for name, groups in found.items() if groups is not None}
+
+
+def _last(run: Run, out: Path) -> Groups | None:
+    """Results of a run or, without them, the last ones of its experiment."""
+    known = saved(run, out)
+    if known is not None:
+        return known
+    verdicts = [*(out / run.experiment.name).glob("*/verdict.json")]
+    for path in sorted(verdicts, key=lambda path: -path.stat().st_mtime):
+        try:
+            results.read_verdict(path.parent)
+            return results.read(path.parent / results.NAME)
+        except results.Unreadable:
+            continue
+    return None
+
+
+def comparable(dataset: xr.Dataset, baseline: xr.Dataset) -> str:
+    """Why numbers are not compared with the committed ones; empty if they are."""
+    if dataset.attrs["drawn_from"] == COMMITTED:
+        return "drawn from the committed numbers, nothing to compare"
+    if dataset.attrs["settings"] != baseline.attrs["settings"]:
+        return "drawn from results of another configuration, not compared"
+    return ""
