@@ -352,6 +352,9 @@ def in_folder(version, name, **attributes):
     return member(f"{cifar.VERSIONS[version].folder}/{name}", **attributes)
 
 
+SPARSE = {"GNU.sparse.map": "0,4", "GNU.sparse.size": "4"}
+
+
 @pytest.mark.parametrize(
     ("one", "said"),
     [
@@ -364,10 +367,11 @@ def in_folder(version, name, **attributes):
         (in_folder(PYTHON, "readme.html", type=tarfile.LNKTYPE, linkname="/"), "which is no file"),
         (in_folder(PYTHON, "readme.html", type=tarfile.FIFOTYPE), "which is no file"),
         (in_folder(PYTHON, "readme.html", type=tarfile.DIRTYPE), "which is no file"),
+        (in_folder(PYTHON, "readme.html", size=4, pax_headers=SPARSE), "which is no file"),
         (in_folder(PYTHON, "readme.html", size=4097), "of 4097 bytes, wanted at most 4096"),
         (in_folder(PYTHON, "a" * 500), "the unknown member cifar-10-"),
     ],
-    ids="unknown absolute upwards outside twice symlink hardlink fifo folder large long".split(),
+    ids="unknown absolute up outside twice symlink hardlink fifo folder sparse large long".split(),
 )
 def test_members_are_refused(one, said, tmp_path):
     path = write_cifar(tmp_path, extra=[(one, bytes(one.size))])
@@ -557,6 +561,14 @@ def test_a_long_directory_is_not_read(tmp_path):
         for number in range(100):
             archive.writestr(f"{number}.npy", b"")
     refused(tmp_path / "cifar10.npz", "a long directory", data.cifar10)
+
+
+def test_a_directory_elsewhere_is_not_read(tmp_path):
+    """Zip's larger form has a second directory, of which the first says nothing."""
+    path = write_npz(tmp_path / "cifar10.npz", COLOUR)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-22] + b"PK\6\7" + bytes(16) + whole[-22:])
+    refused(path, "a long directory", data.cifar10)
 
 
 def test_a_fault_of_the_machine_is_none_of_the_file(tmp_path):
