@@ -404,6 +404,15 @@ def test_a_truncated_archive_is_refused(version, kept, tmp_path):
     refused(path, "damaged file|truncated", data.cifar10)
 
 
+def test_a_wrong_checksum_of_an_archive_is_refused(tmp_path):
+    """It stands behind the end of the tar, where its parser no longer reads."""
+    path = write_cifar(tmp_path, BINARY)
+    made = bytearray(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(2**17)))
+    made[-6] ^= 1
+    path.write_bytes(made)
+    refused(path, r"a damaged file \(BadGzipFile\)", data.cifar10)
+
+
 def test_an_archive_that_is_none_is_refused(tmp_path):
     path = tmp_path / BINARY
     path.write_bytes(gzip.compress(b"no tar" * 1000))
