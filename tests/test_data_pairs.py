@@ -1,0 +1,158 @@
+"""Pairs of sentences, text, and the converter of JPEGs."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from lrdyn import data
+from lrdyn.data import convert, pairs
+from tests.datasets import COLOUR, refused
+from tests.runs import python
+
+pytestmark = pytest.mark.usefixtures("small_sets")
+
+
+# Sentences and text ------------------------------------------------------------------------------
+
+
+TSV = 'index\tsentence1\tsentence2\tscore\n0\tA "cat.\tA dog.\t1.500\n1\tB\tC\t5.000\n'
+
+
+def test_glue_files_of_stsb(tmp_path):
+    (tmp_path / "STS-B").mkdir()
+    (tmp_path / "STS-B/dev.tsv").write_text(TSV)
+    found = data.stsb(split="dev")
+    assert found.sentence1 == ['A "cat.', "B"]  # a quotation mark is a letter in GLUE
+    assert found.sentence2 == ["A dog.", "C"]
+    assert found.scores.tolist() == [1.5, 5.0]
+
+
+def test_a_test_part_has_no_scores(tmp_path):
+    (tmp_path / "test.tsv").write_text("index\tsentence1\tsentence2\n0\tA\tB\n")
+    found = data.stsb(tmp_path / "test.tsv")
+    assert (found.sentence1, np.isnan(found.scores).tolist()) == (["A"], [True])
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_csv_files_of_stsb(head, tmp_path):
+    rows = [("A, b", 'say "c"', "0.25"), ("D", "e\nf", "5")]
+    with (tmp_path / "stsb-en-train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("sentence1", "sentence2", "score")] * head + rows)
+    found = data.stsb()
+    assert list(zip(found.sentence1, found.sentence2, strict=True)) == [row[:2] for row in rows]
+    assert found.scores.tolist() == [0.25, 5.0]
+
+
+def test_other_pairs_by_the_names_of_their_columns(tmp_path):
+    (tmp_path / "a.tsv").write_text("\ufeffQuality\t#1 String\t#2 String\n1\tA\tB\n")
+    found = pairs.pairs(
+        tmp_path / "a.tsv", first="#1 String", second="#2 String", score="Quality", highest=1
+    )
+    assert (found.sentence1, found.sentence2, found.scores.tolist()) == (["A"], ["B"], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("a.tsv", b"", "the columns , wanted one named sentence1"),
+        ("a.tsv", b"sentence1\tscore\n", "the columns sentence1, score, wanted one named"),
+        ("a.tsv", TSV.encode() + b"2\tA\n", "2 columns in line 4, wanted 4"),
+        ("a.tsv", TSV.replace("5.000", "5.1").encode(), "the score 5.1 in line 3, wanted 0 to 5"),
+        ("a.tsv", TSV.replace("5.000", "nan").encode(), "the score nan in line 3, wanted 0 to 5"),
+        ("a.tsv", TSV.replace("5.000", "x").encode(), r"\(ValueError\), wanted a number as score"),
+        ("a.tsv", b"\xff" + TSV.encode(), r"\(UnicodeDecodeError\), wanted UTF-8"),
+        ("a.csv", b"A,B\n", "2 columns in line 1, wanted 3"),
+        ("a.csv", b'A,"B\n', r"a damaged file \(Error\), wanted lines of cells"),
+        ("a.csv", b"A," + b"B" * 200_000 + b",1\n", r"a damaged file \(Error\)"),
+        ("a.csv", b"\0" * 100, r"columns in line 1|a damaged file"),
+    ],
+    ids="empty column cells high nan word utf8 csv quote wide zeros".split(),
+)  # fmt: skip
+def test_pairs_are_refused(name, body, said, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(body)
+    refused(path, said, lambda: data.stsb(path))
+
+
+def test_large_files_of_text_are_refused(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text(TSV)
+    refused(path, "more than 10 bytes, wanted", lambda: pairs.pairs(path, limit=10))
+    refused(path, "more than 10 bytes, wanted", lambda: data.text(path, limit=10))
+
+
+def test_text_from_a_path_or_a_place(tmp_path, monkeypatch):
+    (tmp_path / "plays.txt").write_bytes("\ufeffTo bé\r\n".encode())
+    monkeypatch.chdir("/")
+    assert data.text("plays.txt") == data.text(tmp_path / "plays.txt") == "To bé\r\n"
+    with pytest.raises(data.MissingData, match=r"data: got no such text, wanted none\.txt in "):
+        data.text("none.txt")
+
+
+def test_missing_pairs_are_one_line(tmp_path):
+    with pytest.raises(data.MissingData, match=r"no STS-B \(dev\), wanted STS-B/dev.tsv or .* in "):
+        data.stsb(split="dev")
+    with pytest.raises(data.MissingData, match=r"wanted none.tsv in "):
+        data.stsb("none.tsv")
+    with pytest.raises(ValueError, match="split: got 'all', wanted one of train, dev, test"):
+        data.stsb(split="all")
+
+
+# The converter -----------------------------------------------------------------------------------
+
+
+NOISE = np.concatenate(COLOUR[::2])
+SMOOTH = np.broadcast_to(np.arange(12, dtype=np.uint8)[:, None, None, None] * 20, (12, 32, 32, 3))
+
+
+def jpegs(path, inputs: np.ndarray = NOISE, **changes):
+    Image = pytest.importorskip("PIL.Image")
+    made = []
+    for pixels in inputs:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=95)
+        made.append(np.frombuffer(file.getvalue(), np.uint8))
+    ends = np.cumsum([0, *map(len, made)]).astype(np.int32)
+    arrays = {"buf": np.concatenate(made), "off": ends, "y": np.arange(12, dtype=np.uint8) % 10}
+    np.savez(path, **arrays | changes)
+    return path
+
+
+def test_jpegs_are_converted(tmp_path, capsys):
+    source = jpegs(tmp_path / "jpegs.npz", SMOOTH)
+    target = tmp_path / "cifar10.npz"
+    assert convert.main([str(source), str(target)]) == 0
+    found = data.cifar10()
+    assert found.described == "CIFAR-10 (re-encoded as JPEG)"
+    assert np.abs(found.train_inputs.astype(int) - SMOOTH[:10]).max() <= 2
+    assert np.abs(found.test_inputs.astype(int) - SMOOTH[10:]).max() <= 2
+    assert (*found.train_labels, *found.test_labels) == (*range(10), 0, 1)
+    assert capsys.readouterr().out == f"{target}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cifar10.npz", "jpegs.npz"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"off": np.arange(13)[::-1]}, "other offsets, wanted increasing ones within buf"),
+        ({"off": np.arange(13) + 10**6}, "other offsets"),
+        ({"off": np.arange(13)}, r"a damaged file \(UnidentifiedImageError\), wanted JPEGs"),
+        ({"off": np.arange(12)}, r"off.npy of shape \(12,\)"),
+        ({"y": np.full(12, 10)}, "other labels, wanted 0 to 9"),
+        ({"y": np.full(12, 256)}, "other labels, wanted 0 to 9"),
+        ({"inputs": np.zeros((12, 8, 16, 3), np.uint8)}, "a JPEG of 16 x 8, wanted 32 x 32"),
+    ],
+    ids="falling outside none count label wraps size".split(),
+)
+def test_archives_of_jpegs_are_refused(changes, said, tmp_path):
+    source = jpegs(tmp_path / "jpegs.npz", **changes)
+    refused(source, said, lambda: convert.convert(source, tmp_path / "made.npz"))
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_the_converter_is_a_command(tmp_path):
+    done = python("-m", "lrdyn.data.convert", tmp_path / "none.npz", tmp_path / "made.npz")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"convert: error: {tmp_path}/none.npz: No such file or directory\n"
