@@ -34,7 +34,7 @@ networks are trained.
 """
 NETWORK_TEXT = {
     "dln": "Deep linear network: full-batch gradient descent on half the mean squared error against "
-    "one-hot labels, from an orthogonal start; raw pixels are not whitened, so that the theorem "
+    "one-hot labels, from an orthogonal start, without weight decay; raw pixels are not whitened, so that the theorem "
     "does not cover it.",
 }
 RESULT_TEXT = (

@@ -14,8 +14,9 @@ import pytest
 
 import lrdyn
 from lrdyn.claims import tolerance
-from lrdyn.data import digits
+from lrdyn.data import Images
 from lrdyn.drawing import plotting, rendering
+from lrdyn.studies.weight_updates import WEIGHT_UPDATES, linear
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2
 from lrdyn.theorems.theorem3 import dropout_minimiser
@@ -34,6 +35,7 @@ from paper_figs import (
 from tests import oracles
 
 CAPTIONS = {exhibit.name: " ".join(exhibit.caption.split()) for exhibit in EXHIBITS}
+CAPTIONS["fig01"] += " ".join(fig01_weight_updates.NETWORK_TEXT.values())
 
 
 class Started(Exception):
@@ -96,21 +98,35 @@ def evenly_spaced(target, rank):
 
 def figure_1(patch):
     rng = np.random.default_rng(0)
-    X, labels = rng.uniform(size=(12, 40)), np.arange(40) % 10
-    patch.setattr(fig01_weight_updates, "mnist", lambda: digits.MNIST(X, labels))
-    quick = fig01_weight_updates.QUICK
-    how = {name: quick[name] for name in ("depth", "init_scale", "points")}
-    for name in fig01_weight_updates.NETWORKS:
-        own = {"directions": 0} | quick[name]
-        own["directions"] = min(own["directions"], 12)
-        case, run = begun(fig01_weight_updates.UPDATES, patch, **how, **own)
-        is_rule(run.rule, "sgd", own["learning_rate"])
-        assert run.steps[-1] == own["steps"]
-        assert [W.shape for W in case.start] == [(12, 12)] * (quick["depth"] - 1) + [(10, 12)]
-        is_scaled_orthogonal(case.start, quick["init_scale"])
-        seen = fig01_weight_updates.whiten(X, 12) if own["directions"] else X
-        missed = oracles.product(oracles.double(case.start), 12) @ seen - np.eye(10)[:, labels]
-        is_loss(run, case.start, np.sum(missed**2) / 2 / 40)
+    pixels, labels = rng.integers(256, size=(40, 3, 4, 1)).astype(np.uint8), np.arange(40) % 10
+    few = Images("mnist", "a few", 10, pixels, labels, pixels, labels)
+    patch.setattr(linear, "images", lambda name: few)
+
+    def train(key, loss, start, rule, batches, steps, record):
+        raise Started((loss, start, rule, batches, steps))
+
+    patch.setattr(linear, "train", train)
+    quick = {flag.name: flag.default("quick") for flag in WEIGHT_UPDATES.flags}
+    names = ("data", "depth", "linear_scale", "linear_rate", "linear_steps")
+    case = linear.make_linear(jax.random.key(0), examples=40, **{n: quick[n] for n in names})
+    with pytest.raises(Started) as found:
+        linear.measure_linear(case)
+    loss, start, rule, batches, steps = found.value.args[0]
+    assert fig01_weight_updates.QUICK["preset"] == "quick"
+    assert batches.size is None  # full batches
+    is_rule(rule, "sgd", quick["linear_rate"])
+    assert steps[-1] == quick["linear_steps"]
+    is_scaled_orthogonal(start, quick["linear_scale"])
+    X = pixels.reshape(40, 12).T / 255
+
+    def cost(layers):
+        zeros = tuple(jnp.zeros_like(W) for W in layers)
+        value, _ = loss(tuple(layers), None, batches.data, None)
+        constant, _ = loss(zeros, None, batches.data, None)
+        return value - constant
+
+    missed = oracles.product(oracles.double(start), 12) @ X - np.eye(10)[:, labels]
+    is_loss(Run(cost, start, rule, steps), start, (np.sum(missed**2) - 40) / 2 / 40)
 
 
 def figure_3(patch):
@@ -194,8 +210,8 @@ def sweeps(patch):
 @pytest.mark.parametrize(
     ("name", "check", "words"),
     [
-        ("fig01", figure_1, ("half the mean squared error", "full-batch gradient descent",
-         "square but the last", "orthogonal initialisation", "no weight decay", "X X^T = n I")),
+        ("fig01", figure_1, ("full-batch gradient descent on half the mean squared error",
+         "from an orthogonal start", "without weight decay")),
         ("fig03", figure_3, ("gradient descent", "half the mean squared error",
          "rank-{rank} truncation", "every fifth iteration")),
         ("fig06", figure_6, ("gradient descent on 1/2 ||.||_F^2", "without weight decay",

@@ -30,7 +30,6 @@ from lrdyn.theorems.theorem2 import THEOREM2
 from paper_figs import (
     BASELINES,
     EXHIBITS,
-    fig01_weight_updates,
     fig03_svd_evolution,
     fig06_compression,
     reach,
@@ -567,47 +566,6 @@ def test_figure_6_errors_and_losses_are_those_of_the_identities(compression):
     for expected in (compression.loss_predicted, compression.loss_compressed + error**2 / 2):
         assert float(np.max(np.abs(found - expected) / found.max("step"))) <= slack
     assert bool((compression[["time_full", "time_reduced"]].to_array() > 0).all())
-
-
-def test_moments_give_the_loss_of_the_data():
-    rng = np.random.default_rng(0)
-    X, Y = rng.normal(size=(6, 20)), rng.normal(size=(3, 20))
-    weights = (jnp.asarray(rng.normal(size=(6, 6))), jnp.asarray(rng.normal(size=(3, 6))))
-    data = fig01_weight_updates.moments(X, Y)
-    found = lrdyn.factorization.regression_loss(weights, data.inputs, data.outputs) + data.constant
-    expected = lrdyn.factorization.regression_loss(weights, jnp.asarray(X), jnp.asarray(Y)) / 20
-    oracles.assert_close(found, expected, size=20)
-
-
-def small_run(inputs, labels):
-    """Singular values of the update at the end."""
-    how = {"depth": 3, "init_scale": 0.3, "points": 5, "learning_rate": 0.05, "steps": 200}
-    problem = fig01_weight_updates.problem(jax.random.key(0), inputs, labels, **how)
-    return np.asarray(fig01_weight_updates.train(problem)["singular_value"])[-1]
-
-
-def test_figure_1_whitened_update_has_rank_2k_and_raw_one_has_not():
-    rng = np.random.default_rng(0)
-    scales = np.linspace(0.3, 2, 30)[:, None]
-    inputs, labels = scales * rng.normal(size=(30, 200)), rng.integers(10, size=200)
-    white = fig01_weight_updates.whiten(inputs, 30)
-    slack = tolerance("identity", "float64", steps=200, size=30)
-    np.testing.assert_allclose(white @ white.T / 200, np.eye(30), rtol=0, atol=slack)
-    theory, raw = small_run(white, labels), small_run(inputs, labels)
-    assert theory[20] <= slack * theory[0]
-    assert raw[20] > CLEARLY * slack * raw[0]
-
-
-def test_figure_1_pads_runs_of_different_widths():
-    def found(width):
-        values = (("step", "index"), np.ones((3, width)))
-        numbers = {"singular_value": values, "accuracy": 0.5, "examples": 7}
-        return xr.Dataset(numbers, {"step": np.arange(3)})
-
-    both = {"dln": found(30), "dln_whitened": found(25)}
-    dataset = fig01_weight_updates.collect(both, 3)
-    assert dataset.singular_value.shape == (2, 30, 3)
-    assert int(np.isnan(dataset.singular_value.values).sum()) == 5 * 3
 
 
 # --- sweeps over depth, rank and init scale ----------------------------------------------------

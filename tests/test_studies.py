@@ -174,7 +174,7 @@ def test_missing_data_are_named(command_line, tmp_path, monkeypatch):
     from lrdyn.studies.weight_updates import WEIGHT_UPDATES
 
     monkeypatch.setattr(sets, "mnist_file", lambda: ())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "c")
     monkeypatch.delenv("LRDYN_DATA", raising=False)
     status, _, errors = command_line(WEIGHT_UPDATES, "--data", "cifar10", "--data-dir", "here")
     assert status == 2

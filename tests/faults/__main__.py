@@ -28,6 +28,8 @@ FAULTS = {
                          "a ValueError that names the argument"),
     "controls": Fault(("controls",), "controls with 24 seeds in both precisions",
                       "every one is seen to fail"),
+    "trainings": Fault(("trainings", "20"), "a study killed 20 times",
+                       "the bits of an undisturbed run"),
     "pvalues": Fault(("pvalues",), "p-values of 200 seeds", "uniform"),
     "command_lines": Fault(("command_lines", "1000"), "1,000 random lines for each command",
                            "0, or 2 with one line and nothing written"),

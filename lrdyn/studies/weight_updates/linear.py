@@ -82,7 +82,7 @@ def product_of(weights: Weights) -> Float[Array, "k d"]:
     return last
 
 
-def linear_loss(weights: Weights, state: None, batch: Moments, key: Key[Array, ""]) -> Any:
+def linear_loss(weights: Weights, state: None, batch: Moments, key: Any) -> Any:
     """1/2 ||W A - B||^2: half the mean squared error, but for what no weights can change."""
     return 0.5 * jnp.sum((product_of(weights) @ batch.inputs - batch.outputs) ** 2), (None, {})
 

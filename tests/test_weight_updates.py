@@ -1,0 +1,117 @@
+"""Figure 1 as a study: moments, whitening, spectra of updates, and the edge of the identity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrdyn
+from lrdyn.claims import CLEARLY, above_p, tolerance
+from lrdyn.data import Images
+from lrdyn.studies.weight_updates import edge, linear, measures
+from tests import oracles
+
+
+def few_images(count=60, classes=3, side=5, seed=0):
+    """Images of clear classes, as bytes."""
+    rng = np.random.default_rng(seed)
+    means = rng.integers(40, 200, size=(classes, side, side, 1))
+    labels = np.arange(count) % classes
+    pixels = np.clip(means[labels] + 20 * rng.normal(size=(count, side, side, 1)), 0, 255)
+    pixels = pixels.astype(np.uint8)
+    return Images("mnist", "a few", classes, pixels, labels, pixels, labels)
+
+
+def test_moments_give_the_loss_of_the_data():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(6, 20)), rng.normal(size=(3, 20))
+    data = linear.moments(X, Y)
+    for scale in (0.0, 1.0):
+        weights = (jnp.asarray(scale * rng.normal(size=(6, 6))), jnp.asarray(rng.normal(size=(3, 6))))
+        found, _ = linear.linear_loss(weights, None, data, None)
+        missed = np.sum((np.asarray(weights[1] @ weights[0]) @ X - Y) ** 2) / 40
+        nothing = np.sum(Y**2) / 40 - np.sum(data.outputs**2) / 2
+        oracles.assert_close(found + nothing, missed, size=20)
+
+
+def test_whitened_coordinates_are_white():
+    white = measures.whiten(np.random.default_rng(0).normal(size=(8, 30)), 5)
+    slack = tolerance("identity", "float64", size=30)
+    np.testing.assert_allclose(white @ white.T / 30, np.eye(5), rtol=0, atol=10 * slack)
+
+
+def test_measures_of_an_update_of_known_spectrum():
+    values = np.array([3.0, 2.0, 1.0, 0.5])
+    Q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))
+    found = measures.of_update(jnp.asarray(Q * values), 2)
+    oracles.assert_close(found["update"], values, size=4)
+    oracles.assert_close(found["share"], 13 / 14.25, size=4)
+    oracles.assert_close(found["stable_rank"], 14.25 / 9, size=4)
+    shares = values / values.sum()
+    oracles.assert_close(found["effective_rank"], np.exp(-np.sum(shares * np.log(shares))), size=4)
+
+
+def test_a_gaussian_update_is_of_full_rank_and_of_equal_norm():
+    update = jnp.ones((40, 40))
+    found = measures.of_gaussian(jax.random.key(0), update, 2)
+    assert found["share_gaussian"] < 0.3
+    assert found["effective_rank_gaussian"] > 20
+
+
+@pytest.mark.parametrize(("shift", "small"), [(0.2, True), (0.0, False), (-0.2, False)])
+def test_a_mean_above_a_threshold_is_told_from_one_that_is_not(shift, small):
+    draws = 0.5 + shift + 0.01 * np.array([-1.0, 0.3, 0.9, -0.4])
+    assert (above_p(0.5, draws) < 0.01) is small
+
+
+def test_the_linear_network_learns_and_moves_in_few_directions(monkeypatch):
+    monkeypatch.setattr(linear, "images", lambda name: few_images())
+    case = linear.make_linear(
+        jax.random.key(0), data="mnist", examples=60, depth=3, linear_scale=0.3, linear_rate=0.05,
+        linear_steps=300,
+    )  # fmt: skip
+    found = linear.measure_linear(case)
+    assert found["train_accuracy"] > 0.95
+    assert found["update"].shape == (26, 25)
+    assert found["share_end"] == found["share"][-1] > 0.99 > 2 * found["share_gaussian"]
+    assert found["loss"][-1] < 0.5 * found["loss"][1]
+    oracles.assert_close(found["start"], np.full(25, 0.3), size=25)
+
+
+@pytest.fixture
+def edge_case(monkeypatch):
+    monkeypatch.setattr(edge, "images", lambda name: few_images())
+    return edge.make_edge(
+        jax.random.key(0), data="mnist", edge_width=12, edge_scale=0.3, edge_steps=100
+    )
+
+
+def test_the_whitened_update_has_rank_2k_and_a_coloured_one_has_not(edge_case):
+    """Against a loop in NumPy."""
+    X, Y = np.asarray(edge_case.inputs), np.asarray(edge_case.outputs)
+    slack = tolerance("identity", "float64", steps=100, size=60)
+
+    def tail(X):
+        layers = oracles.double(edge_case.weights)
+        start = layers[1].copy()
+        for _ in range(100):
+            A, B, C = layers
+            missed = C @ B @ A @ X - Y
+            steps = (B.T @ C.T @ missed @ X.T, C.T @ missed @ (A @ X).T, missed @ (B @ A @ X).T)
+            layers = [W - 0.1 * G for W, G in zip(layers, steps, strict=True)]
+        values = np.linalg.svd(layers[1] - start, compute_uv=False)
+        return values[6] / values[0], values
+
+    found = edge.measure_edge(edge_case)
+    white, values = tail(X)
+    oracles.assert_close(found["update"][-1, 1], values, size=60, steps=100)
+    assert white <= slack
+    assert float(found["edge"][1]) <= slack
+    assert tail(np.linspace(0.5, 1.5, 12)[:, None] * X)[0] > CLEARLY * slack
+
+
+def test_singular_values_are_of_the_square_layers_alone(edge_case):
+    found = edge.measure_edge(edge_case)
+    assert found["update"].shape == (26, 2, 12)
+    values = lrdyn.singular_values(edge_case.weights[0])
+    oracles.assert_close(values, np.full(12, 0.3), size=12)
