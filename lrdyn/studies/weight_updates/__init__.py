@@ -6,6 +6,7 @@ from lrdyn.data import IMAGES, image_files, images, resolve
 from lrdyn.flags import POSITIVE, Flag, at_least, one_of
 from lrdyn.studies.weight_updates.edge import EDGE
 from lrdyn.studies.weight_updates.linear import LINEAR
+from lrdyn.studies.weight_updates.perceptron import PERCEPTRON
 from lrdyn.theorem import Study
 
 
@@ -14,7 +15,7 @@ def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     return settings | {"data": resolve(settings["data"])}
 
 
-NETWORKS = ("dln",)
+NETWORKS = ("dln", "mlp")
 
 FLAGS = (
     Flag("network", NETWORKS, one_of(*NETWORKS), str, help="networks to train", shapes=True),
@@ -29,6 +30,11 @@ FLAGS = (
          swept=False),
     Flag("linear_steps", (2000,), at_least(1), int, "t", "steps of the linear network", (20_000,),
          swept=False),
+    Flag("batch_size", (128,), at_least(1), int, "", "images of a mini-batch", swept=False),
+    Flag("mlp_width", (256,), at_least(1), int, "", "width of the perceptron", (512,), swept=False),
+    Flag("mlp_depth", (4,), at_least(2), int, "L", "its layers", swept=False),
+    Flag("mlp_rate", (0.1,), POSITIVE, float, "eta", "its step size", swept=False),
+    Flag("mlp_epochs", (10,), at_least(1), int, "", "its epochs", (50,), swept=False),
     Flag("edge_width", (64,), at_least(21), int, "d", "width of the identity on whitened images",
          swept=False),
     Flag("edge_scale", (0.3,), POSITIVE, float, "eps", "its init scale", swept=False),
@@ -39,7 +45,7 @@ WEIGHT_UPDATES = Study(
     "weight_updates",
     "Figure 1: updates of the penultimate layer are of low rank",
     FLAGS,
-    (EDGE, LINEAR),
+    (EDGE, LINEAR, PERCEPTRON),
     prepare=_prepare,
     data=lambda settings: image_files(settings["data"]),
     about=lambda settings: f"on {images(settings['data']).described}",

@@ -18,6 +18,9 @@ DIMS = {
     "update": ("step", "index"),
     "start": ("index",),
     "step": ("step",),
+    "matrix_update": ("matrix", "top"),
+    "matrix_rows": ("matrix",),
+    "matrix_columns": ("matrix",),
     **dict.fromkeys(("share", "effective_rank", "stable_rank", "loss"), ("step",)),
 }
 

@@ -1,0 +1,57 @@
+"""A multilayer perceptron (Example 2.1 of the survey) on images, beside one on shuffled labels."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+from lrdyn.data import images
+from lrdyn.networks import MLP, mlp
+from lrdyn.studies.weight_updates import trained
+from lrdyn.studies.weight_updates.classify import Classifier, measure_classifier
+from lrdyn.theorem import Finding, Scenario
+
+
+def mlp_logits(net: MLP, pixels: Array, key: Any, state: PyTree) -> tuple[Array, PyTree]:
+    """One image a column."""
+    return net(pixels.reshape(len(pixels), -1).T).T, state
+
+
+def make_mlp(
+    key: Key[Array, ""], *, data: str, examples: int, mlp_width: int, mlp_depth: int,
+    mlp_rate: float, mlp_epochs: int, batch_size: int,
+) -> Classifier:  # fmt: skip
+    """Layers of one width, ReLU, plain descent on mini-batches."""
+    start_key, key = jax.random.split(key)
+    found = images(data)
+    sizes = (found.train_inputs[0].size, *[mlp_width] * (mlp_depth - 1), found.classes)
+    net = mlp(start_key, sizes, activation=jax.nn.relu)
+    return Classifier(
+        key, net, None, mlp_logits, penultimate, found, examples, batch_size, mlp_epochs,
+        optax.sgd(mlp_rate), shuffled=True,
+    )  # fmt: skip
+
+
+def penultimate(net: MLP) -> Float[Array, "m n"]:
+    """W_{L-1}."""
+    return net.weights[-2]
+
+
+PERCEPTRON = Scenario[Classifier](
+    "mlp", make_mlp, measure=measure_classifier,
+    claims=(trained.share_claim("mlp", 0.5, 0.0),),
+    controls=(trained.share_control("mlp"),),
+    dims=trained.DIMS,
+    narrow=lambda settings: trained.only("mlp", settings),
+    diverged="diverged_at", trains=True,
+    findings=(
+        *trained.findings("mlp"),
+        Finding("mlp_shuffled",
+                "share of the top 2K directions, less that of a training on shuffled labels",
+                lambda one: one.measured["share_end"] - one.measured["share_shuffled"],
+                reads=("share_end", "share_shuffled"),
+                expected="above 0", came_true=lambda values: np.mean(values) > 0),
+    ),
+)  # fmt: skip
