@@ -19,7 +19,7 @@ from lrdyn.studies.weight_updates import WEIGHT_UPDATES
 
 QUICK = {"preset": "quick", "seed": 1, "seeds": 4}
 PAPER = {"preset": "paper", "seed": 1, "seeds": 5}
-TITLES = {"dln": "linear network", "edge": "linear network, whitened"}
+TITLES = {"dln": "linear network", "mlp": "perceptron", "edge": "linear network, whitened"}
 EDGE = "edge"
 
 TOLERANCES = {"singular_value": 0.02, "share": 0.01, "effective_rank": 0.05, "accuracy": 0.02}
@@ -36,6 +36,7 @@ NETWORK_TEXT = {
     "dln": "Deep linear network: full-batch gradient descent on half the mean squared error against "
     "one-hot labels, from an orthogonal start, without weight decay; raw pixels are not whitened, so that the theorem "
     "does not cover it.",
+    "mlp": "Perceptron: gradient descent on the cross-entropy of mini-batches, ReLU, Gaussian start.",
 }
 RESULT_TEXT = (
     "At the end the first 2K hold {share:.4f} of the squared Frobenius norm of the update, its "

@@ -6,6 +6,7 @@ from lrdyn.data import IMAGES, image_files, images, resolve
 from lrdyn.flags import POSITIVE, Flag, at_least, one_of
 from lrdyn.studies.weight_updates.edge import EDGE
 from lrdyn.studies.weight_updates.linear import LINEAR
+from lrdyn.studies.weight_updates.narrow import NARROW
 from lrdyn.studies.weight_updates.perceptron import PERCEPTRON
 from lrdyn.theorem import Study
 
@@ -45,7 +46,7 @@ WEIGHT_UPDATES = Study(
     "weight_updates",
     "Figure 1: updates of the penultimate layer are of low rank",
     FLAGS,
-    (EDGE, LINEAR, PERCEPTRON),
+    (EDGE, NARROW, LINEAR, PERCEPTRON),
     prepare=_prepare,
     data=lambda settings: image_files(settings["data"]),
     about=lambda settings: f"on {images(settings['data']).described}",

@@ -30,18 +30,24 @@ EXAMPLES = 600
 POINTS = 11
 
 
-def make_edge(
-    key: Key[Array, ""], *, data: str, edge_width: int, edge_steps: int, edge_scale: Any
-) -> Classification:
-    """A classifier of three layers on the first principal coordinates of images."""
+def classes_and_inputs(data: str, directions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whitened coordinates of images, their labels as columns of norm of about one, and as such."""
     found = images(data)
     chosen = spread_out(EXAMPLES, len(found.train_labels))
     pixels, labels = found.train_inputs[chosen], found.train_labels[chosen]
     count = len(labels)
-    inputs = whiten(pixels.reshape(count, -1).T / 255.0, edge_width) / np.sqrt(count)
+    inputs = whiten(pixels.reshape(count, -1).T / 255.0, directions) / np.sqrt(count)
     one_hot = np.eye(found.classes)[labels].T * np.sqrt(found.classes / count)
+    return inputs, one_hot, labels
+
+
+def make_edge(
+    key: Key[Array, ""], *, data: str, edge_width: int, edge_steps: int, edge_scale: Any
+) -> Classification:
+    """A classifier of three layers on the first principal coordinates of images."""
+    inputs, one_hot, labels = classes_and_inputs(data, edge_width)
     start = deep_factorization.start_of_run(
-        key, (*[edge_width] * DEPTH, found.classes), init_scale=edge_scale, init_spread=1.0,
+        key, (*[edge_width] * DEPTH, len(one_hot)), init_scale=edge_scale, init_spread=1.0,
         weight_decay=0.0, decay_spread=1.0, learning_rate=0.1, steps=edge_steps,
     )  # fmt: skip
     precision = start["scales"].dtype

@@ -41,7 +41,7 @@ def penultimate(net: MLP) -> Float[Array, "m n"]:
 
 PERCEPTRON = Scenario[Classifier](
     "mlp", make_mlp, measure=measure_classifier,
-    claims=(trained.share_claim("mlp", 0.5, 0.0),),
+    claims=(trained.share_claim("mlp", 0.9, 0.9956),),
     controls=(trained.share_control("mlp"),),
     dims=trained.DIMS,
     narrow=lambda settings: trained.only("mlp", settings),
