@@ -1,5 +1,6 @@
 """``python -m benchmarks [all|reduced|sweeps|many|early|completion|galore]``."""
 
+import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -26,12 +27,17 @@ TINY: dict[str, Callable[[], str]] = {
 }
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parse, measure and print."""
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read a command line."""
     parser = cli.Parser("benchmarks", "Ratios against rivals, measured in one run.")
     parser.add_argument("name", nargs="?", default="all", choices=("all", *FULL))
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that it runs")
-    options = parser.parse(argv)
+    return parser.parse(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, measure and print."""
+    options = parse(argv)
     cli.setup("float64", host_devices=HOST_DEVICES)
     print(f"$ {shlex.join(['python', '-m', 'benchmarks', *argv])}\n{machine()}", flush=True)
     for name in FULL if options.name == "all" else (options.name,):

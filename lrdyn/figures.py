@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lrdyn.cli import BadInput, Parser, folder
 from lrdyn.drawing import long
@@ -43,9 +44,8 @@ def main(
     Raises:
         BadInput: the arguments are not valid.
     """
-    options = _parser(exhibits, prog).parse(sys.argv[1:] if argv is None else argv)
+    options, action, chosen = parse(exhibits, sys.argv[1:] if argv is None else argv, prog)
     options.out = Path(options.out)
-    action, chosen = _choose(options.figures, exhibits)
     _writable(options.out)
     _known_preset(options.preset, chosen)
     for exhibit in exhibits:
@@ -54,6 +54,24 @@ def main(
     named = bool(set(options.figures) - set(ACTIONS))
     agree = [_act(action, exhibit, options, baselines, named) for exhibit in chosen]
     return 0 if all(agree) else 1
+
+
+class Command(NamedTuple):
+    """A parsed command line."""
+
+    options: argparse.Namespace
+    action: str
+    chosen: list[Exhibit]
+
+
+def parse(exhibits: Sequence[Exhibit], argv: Sequence[str], prog: str = "figures") -> Command:
+    """Read a command line, without the program's name.
+
+    Raises:
+        BadInput: an argument is unknown.
+    """
+    options = _parser(exhibits, prog).parse(argv)
+    return Command(options, *_choose(options.figures, exhibits))
 
 
 def _parser(exhibits: Sequence[Exhibit], prog: str) -> Parser:

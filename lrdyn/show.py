@@ -52,10 +52,15 @@ def table(rows: Sequence[Sequence[str]], drawn: Sequence[str] = ()) -> str:
     lines = []
     for index, row in enumerate(rows):
         tag = "td" if index else "th"
-        cells = [f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row]
+        cells = [f"<{tag}>{html.escape(_unbroken(cell))}</{tag}>" for cell in row]
         cells += [f"<{tag}>{drawn[index]}</{tag}>"] if drawn else []
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table>{''.join(lines)}</table>"
+
+
+def _unbroken(cell: str) -> str:
+    """A cell of a few words without a place for a new line."""
+    return cell.replace(" ", "\u00a0") if len(cell) <= 20 else cell
 
 
 def gauge(ratio: float | None, color: str = "#0072b2") -> str:

@@ -13,88 +13,118 @@ from docs.refresh import INTRODUCTION, written
 from lrdyn import __main__ as command
 from lrdyn import cli, pool
 from lrdyn.theorems import theorems
+from tests import pages
+from tests.pages import EXAMPLES
 from tests.runs import ROOT, finished, python
 
-EXAMPLES = ROOT / "docs" / "examples"
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
-TINY = ["--dim", "4", "--depth", "2", "--steps", "20", "--seeds", "1"]
+BLOCKS = [*PAGES, ROOT / "CONTRIBUTING.md"]
 
 
-def fenced(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.M | re.S)
+@pytest.mark.parametrize("page", BLOCKS, ids=lambda page: page.name)
+def test_blocks_run_and_print_what_is_shown(page, tmp_path):
+    pages.check(page, tmp_path)
 
 
-def printed_by(*words, **how):
-    """What Python prints when it ends well."""
-    done = python(*words, **how)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+A_PAGE = """\
+Text with `make test` and `python -m experiments.theorem2 --dim 9`.
+
+```python
+from math import comb
+print(comb(4, 2), "ways")
+```
+
+```text
+6 ways
+```
+
+```python
+half = comb(4, 2) / 2
+print(f"{half:.1e} {half * 1e-15:.1e}")
+```
+
+```text machine
+3.1e+00 2.2e-15
+```
+
+```python balance.py
+start = balance(case.weights)  # another comment
+return {"balance": start + case.learning_rate**2 * drift}
+```
+
+```console machine
+$ echo "results/a/0123456789ab (2.5 s)" && touch 0123456789ab && false
+results/a/ba9876543210 (1.0 s)
+$ echo $?
+1
+$ ls ba9876543210 docs/examples/saddle.py
+ba9876543210
+docs/examples/saddle.py
+```
+
+```console parsed it is an example
+$ lrdyn verify theorem2 --dim 9 --judge FOLDER   # a comment
+$ python docs/examples/balance.py --perturb
+$ env -u NAME python -m paper_figs check fig03 --recompute
+$ PYTHON=python3.13 make verify
+shown, not compared
+```
+"""
 
 
-def written_by(folder, name):
-    """Names of the files that a run left."""
-    (run,) = (folder / "results" / name).iterdir()
-    return {path.name for path in run.iterdir()}
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("6 ways", "6 ways", None),
+        ("6 ways", "7 ways", r"page.md:8: shows '7 ways', prints '6 ways'"),
+        ("6 ways\n", "", "shows None, prints '6 ways'"),
+        ("6 ways\n", "6 ways\nmore\n", "shows 'more', prints None"),
+        ("3.1e+00", "3.3e+00", "prints '3.0e"),
+        ("2.2e-15", "2.2e-13", "e-15'"),
+        ("text machine", "text", "shows '3.1"),
+        ("import comb", "import combs", "cannot import name 'combs'"),
+        ("half = ", "half = whole = combine = ", None),
+        ("half = comb", "half = combine", "name 'combine' is not defined"),
+        ("```text\n6", "```python\n1\n```\n\n```text\n6", "page.md:3: shows None"),
+        ("```python\nhalf", "```text\nhalf", "page.md:12: text that no block prints"),
+        ("balance.py\nstart", "balance.py\nbegin", "'begin = .* is not in balance.py"),
+        ("(1.0 s)", "(1.0 h)", "shows 'results"),
+        ("$ echo $?\n1", "$ echo $?\n0", "shows '0', prints '1'"),
+        ("$ echo $?\n1\n", "", "status 1 before 'ls"),
+        ("$ ls ba9876543210 ", "$ ls none ", "status 2, not shown|prints"),
+        ("saddle.py\nba9876543210\n", "saddle.py\n", "shows 'docs/examples"),
+        ("```console machine\n", "```console machine\nline\n", "'line' stands behind no command"),
+        ("```console machine\n", "```\n", "'```' is no kind of block"),
+        ("```console machine\n", "```bash\n", "'```bash' is no kind of block"),
+        ("```console machine\n", "  ```console\n", "is no kind of block"),
+        ("parsed it is an example", "parsed", "'```console parsed' is no kind of block"),
+        ("verify\nshown, not compared\n```", "verify", "a block that does not end"),
+        ("--dim 9`", "--dims 9`", "--dims: got an unknown argument"),
+        ("--dim 9 --judge", "--dims 9 --judge", "--dims: got an unknown argument"),
+        ("--dim 9 --judge", "--dim x --judge", "--dim: got 'x'"),
+        ("--perturb", "--perturbs", "--perturbs: got an unknown argument"),
+        ("--recompute", "--recomputed", "--recomputed: got an unknown argument"),
+        ("check fig03", "check fig33", "figure: got 'fig33'"),
+        ("verify theorem2", "verify theorem9", "theorem9"),
+        ("lrdyn verify", "lrdyn verifies", "got verifies"),
+        ("experiments.theorem2", "experiments.theorem9", "theorem9"),
+        ("make test", "make tests", "got tests"),
+        ("examples/balance.py --p", "examples/balances.py --p", "balances.py"),
+        ("PYTHON=python3.13 make", "cmake", "no such command"),
+    ],
+)  # fmt: skip
+def test_a_page_that_is_wrong_is_found(old, new, said, tmp_path):
+    assert old in A_PAGE
+    (tmp_path / "page.md").write_text(A_PAGE.replace(old, new, 1))
+    if said is None:
+        pages.check(tmp_path / "page.md", tmp_path)
+        return
+    with pytest.raises(pages.Wrong, match=said):
+        pages.check(tmp_path / "page.md", tmp_path)
 
 
-def test_the_true_conjecture_holds(tmp_path):
-    printed_by(EXAMPLES / "balance.py", *TINY, "--perturb", cwd=tmp_path)
-    names = {"verdict.json", "results.nc", "verdict.png", "perturb.png"}
-    assert written_by(tmp_path, "balance") >= names
-
-
-def test_the_false_conjecture_is_caught_by_float64_alone(tmp_path):
-    done = python(EXAMPLES / "balance_false.py", *TINY, cwd=tmp_path)
-    assert done.returncode == 1, done.stdout + done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("balance ")]
-    assert "does not scale with epsilon" in line
-    printed_by(EXAMPLES / "balance_false.py", *TINY, "--dtype", "float32", cwd=tmp_path)
-
-
-def test_the_slogans_example_runs(tmp_path):
-    first, *_ = printed_by(EXAMPLES / "slogans.py", cwd=tmp_path).splitlines()
-    assert first.endswith("30 of 30")
-
-
-def test_the_code_of_the_readme_runs(tmp_path):
-    blocks = fenced(ROOT / "README.md", "python")
-    assert blocks
-    for block in blocks:
-        words, _, number = printed_by("-", cwd=tmp_path, source=block).strip().rpartition(":")
-        assert words in (ROOT / "README.md").read_text()
-        assert float(number) < 1e-12
-
-
-def test_the_code_on_sweeps_runs(tmp_path):
-    page = ROOT / "docs" / "sweeps.md"
-    (block,) = fenced(page, "python")
-    shown = printed_by("-", cwd=tmp_path, source=block)
-    assert f"```\n\n```\n{shown}```\n" in page.read_text()
-
-
-def test_the_tutorial_quotes_its_examples():
-    """Every line of code in the tutorial is a line of one of its examples."""
-    files, page = ("balance.py", "balance_false.py", "saddle.py"), ROOT / "docs" / "tutorial.md"
-    assert all(name in page.read_text() for name in files)
-    sources, quoted = (
-        {line.split("  #")[0].strip() for text in texts for line in text.splitlines()}
-        for texts in ([(EXAMPLES / name).read_text() for name in files], fenced(page, "python"))
-    )
-    assert quoted - sources <= {""}
-
-
-def test_commands_exist():
-    text = "".join(page.read_text() for page in PAGES)
-    modules = set(re.findall(r"python -m ([a-z_]+(?:\.[a-z_]\w*)*)", text))
-    assert {"experiments.theorem2", "experiments.corollary1", "paper_figs"} <= modules
-    for module in modules:
-        path = ROOT / module.replace(".", "/")
-        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
-    targets = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"(?:`|\$ |\d )make ([a-z]+)", text)) <= targets
-    for script in re.findall(r"docs/examples/\w+\.py", text):
-        assert (ROOT / script).exists(), script
-    for figure in set(re.findall(r"\bfig\d\d\b", text)):
+def test_figures_exist():
+    for figure in set(re.findall(r"\bfig\d\d\b", "".join(page.read_text() for page in PAGES))):
         assert list((ROOT / "paper_figs").glob(f"{figure}_*.py")), figure
 
 
@@ -168,15 +198,11 @@ def test_a_referee_without_the_library(tmp_path_factory):
     script = EXAMPLES / "referee.py"
     assert len(script.read_text().splitlines()) <= 60
     assert "lrdyn" not in script.read_text().replace("without lrdyn", "")
-    lines = printed_by(script, folders[0].parents[1], cwd=base).splitlines()
+    done = python(script, folders[0].parents[1], cwd=base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == [theorem.name for theorem in theorems()]
     assert all(line.endswith("as the verdict says") for line in lines)
-
-
-def test_an_experiment_without_a_claim_runs(tmp_path):
-    small = ["--dim", "4", "--depth", "2", "--init-scale", "0.1", "--steps", "20", "--seeds", "1"]
-    printed_by(EXAMPLES / "saddle.py", *small, cwd=tmp_path)
-    assert written_by(tmp_path, "saddle") == {"verdict.json", "results.nc", "loss.png", "loss.pdf"}
 
 
 def test_exported_names_in_the_documents_exist():

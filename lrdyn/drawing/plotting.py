@@ -210,7 +210,8 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
         ax.set_ylim(len(claims) - 0.4, -0.6)
         ax.set_xlabel("residual / tolerance (exact agreement is drawn at the left edge)")
         ax.grid(axis="y", lw=0.3)
-        held = {True: "holds", False: "is false", None: "does not apply"}[verdict["holds"]]
+        unheld = "is undecided" if verdict["undecided"] else "does not apply"
+        held = {True: "holds", False: "is false", None: unheld}[verdict["holds"]]
         ax.set_title(f"{verdict['name']} {held}: claims left of 1, controls right of it")
         dot = {"ls": "none", "marker": "o", "ms": 3, "mew": 0}
         entries = [entry(", ".join(what), c, **dot) for what, c in VERDICT_COLORS.items()]

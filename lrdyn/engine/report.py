@@ -1,6 +1,7 @@
 """Verdicts as lines of text: every claim of one, or one line for each of several."""
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,16 @@ def table(verdict: dict[str, Any]) -> list[str]:
 
 def html(verdict: dict[str, Any]) -> str:
     """The same for a notebook, with residual over tolerance drawn, and the verdict above."""
-    gauges = ["residual / tolerance: 1e-6, 1, 1e6"]
+    gauges = ["residual&#160;/&#160;tolerance: 1e-6, 1, 1e6"]
     for claim in _judged(verdict):
         over = claim["residual"] is not None and claim["tolerance"]
         color = "#d55e00" if claim["holds"] is False else "#0072b2"
         gauges.append(show.gauge(claim["residual"] / claim["tolerance"] if over else None, color))
-    said = "".join(f"<br>{line}" for line in why_undecided(verdict))
+    heading = f"{verdict['name']} {word(verdict)}"
+    said = "".join(f"<br>{escape(line)}" for line in why_undecided(verdict))
     found = _findings(verdict)
     below = show.table(found) if found else ""
-    title = f"<b>{verdict['name']} {word(verdict)}</b>"
-    return f"{title}{said}{show.table(_rows(verdict), gauges)}{below}"
+    return f"<b>{escape(heading)}</b>{said}{show.table(_rows(verdict), gauges)}{below}"
 
 
 def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -1,0 +1,355 @@
+"""The pages: every block of code runs, and what it prints is compared with what the page shows.
+
+The first word behind a fence is the language, the rest says how the block is checked:
+
+=====================  ==========================================================================
+``python``             runs, behind the blocks above it on the page and in their namespace
+``python FILE``        is an excerpt of ``docs/examples/FILE``
+``text``               what the python block above it prints
+``console``            each command (``$ ``) runs in a shell, and prints the lines below it; the
+                       folder is empty but for ``docs/examples``
+``text machine``,      the same, but for what depends on the machine: see :func:`alike`
+``console machine``
+``console parsed WHY`` does not run: what it calls exists, and has the flags
+=====================  ==========================================================================
+
+A block without one of these fails.
+"""
+
+import contextlib
+import importlib.util
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import __main__ as benchmarks
+from lrdyn import __main__ as command
+from lrdyn import cli, figures, pool
+from lrdyn.own import own_experiment
+from lrdyn.theorem import Experiment
+from lrdyn.theorems import REGISTRY, theorem, theorems
+from paper_figs import EXHIBITS
+from tests.runs import ROOT, python
+
+EXAMPLES = ROOT / "docs" / "examples"
+KINDS = {
+    "python": r"|\w+\.py",
+    "text": "|machine",
+    "console": r"|machine|parsed \w.*",
+}
+"""Language -> what may follow it."""
+
+
+class Wrong(AssertionError):
+    """A page says what is not so."""
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    place: str
+    language: str
+    how: str
+    lines: tuple[str, ...]
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """Every fenced block of a page, each of a known kind."""
+    found: list[Block] = []
+    inside: list[str] | None = None
+    for number, line in enumerate(page.read_text().splitlines(), start=1):
+        if not line.lstrip().startswith(("```", "~~~")):
+            if inside is not None:
+                inside.append(line)
+        elif inside is None:
+            language, _, how = line.removeprefix("```").partition(" ")
+            place, inside = f"{page.name}:{number}", []
+            if not re.fullmatch(KINDS.get(language, "(?!)"), how):
+                raise Wrong(f"{place}: {line!r} is no kind of block")
+            found.append(Block(place, language, how, ()))
+        else:
+            found[-1] = found[-1]._replace(lines=tuple(inside))
+            inside = None
+    if inside is not None:
+        raise Wrong(f"{found[-1].place}: a block that does not end")
+    return found
+
+
+# What is shown, and what is printed -----------------------------------------------------------
+
+
+FREE = re.compile(r"\b[0-9a-f]{12}\b|\b\d+\.\d+(?= s\b)")
+"""Names of folders, and seconds."""
+SMALL = re.compile(r"\b\d(?:\.(\d+))?e([-+]\d+)\b")
+"""Numbers with an exponent: residuals, tolerances."""
+
+
+def alike(shown: str, printed: str) -> bool:
+    """Whether two lines are the same on two machines.
+
+    Names of folders and seconds are free. A number with an exponent may differ by one in its last
+    digit; below 1e-4, where float32 rounds, by a factor of ten. All else is the same.
+    """
+    first, second = (FREE.sub("#", line) for line in (shown, printed))
+    if SMALL.sub("#", first) != SMALL.sub("#", second):
+        return False
+    pairs = zip(SMALL.finditer(first), SMALL.finditer(second), strict=True)
+    return all(_near(one, other) for one, other in pairs)
+
+
+def _near(one: re.Match[str], other: re.Match[str]) -> bool:
+    a, b = float(one[0]), float(other[0])
+    if max(a, b) < 1e-4:
+        return max(a, b) <= 10 * max(min(a, b), 1e-16)
+    last = 10.0 ** (int(one[2]) - len(one[1] or ""))
+    return abs(a - b) <= 1.01 * last
+
+
+def compare(place: str, shown: Sequence[str], printed: Sequence[str], how: str) -> None:
+    """Compare line by line."""
+    same = alike if how == "machine" else str.__eq__
+    for index in range(max(len(shown), len(printed))):
+        one, other = (lines[index] if index < len(lines) else None for lines in (shown, printed))
+        if one is None or other is None or not same(one, other):
+            raise Wrong(f"{place}: shows {one!r}, prints {other!r}")
+
+
+# Python -----------------------------------------------------------------------------------------
+
+
+END = "-- end of a block --"
+NOTHING = Block("", "", "", ())
+
+
+def run_python(blocks: Sequence[Block], folder: Path) -> None:
+    """Run what is no excerpt as one script; compare each block's output with the text below it."""
+    pairs: list[tuple[Block, Block]] = []
+    for block, below in pairwise((*blocks, NOTHING)):
+        if block.language == "python" and not block.how:
+            pairs.append((block, below if below.language == "text" else block._replace(lines=())))
+    answers = [below for _, below in pairs]
+    if lost := [block for block in blocks if block.language == "text" and block not in answers]:
+        raise Wrong(f"{lost[0].place}: text that no block prints")
+    if not pairs:
+        return
+    source = f"\nprint({END!r})\n".join("\n".join(block.lines) for block, _ in pairs)
+    done = python("-", cwd=folder, source=source)
+    if done.returncode:
+        raise Wrong(f"{pairs[0][0].place} or below: {done.stderr}")
+    for below, printed in zip(answers, done.stdout.split(f"{END}\n"), strict=True):
+        compare(below.place, below.lines, printed.splitlines(), below.how)
+
+
+def check_excerpt(block: Block) -> None:
+    """All lines are lines of the example, in this order; comments behind code may differ."""
+    source, quoted = (
+        [line.split("  #")[0].strip() for line in lines]
+        for lines in ((EXAMPLES / block.how).read_text().splitlines(), block.lines)
+    )
+    rest = iter(source)
+    for line in filter(None, quoted):
+        if line not in rest:
+            raise Wrong(f"{block.place}: {line!r} is not in {block.how}, or not at this place")
+
+
+# Commands ---------------------------------------------------------------------------------------
+
+
+SHELL = 'python() { "$PYTHON" "$@"; }; lrdyn() { python -m lrdyn "$@"; }; (exit $STATUS)\n'
+STATUS_SHOWN = "echo $?"
+
+
+def commands_of(block: Block) -> Iterator[tuple[str, list[str]]]:
+    """Each command of a block, with the lines below it."""
+    command, shown = "", []
+    for line in (*block.lines, "$ "):
+        if line.startswith("$ "):
+            if command:
+                yield command, shown
+            command, shown = line.removeprefix("$ "), []
+        elif not command:
+            raise Wrong(f"{block.place}: {line!r} stands behind no command")
+        else:
+            shown.append(line)
+
+
+def run_console(blocks: Sequence[Block], folder: Path) -> None:
+    """Run the commands of a page one after the other; a failure must be shown by ``echo $?``."""
+    status, names = 0, {}
+    for block in blocks:
+        for line, shown in commands_of(block):
+            if status and line != STATUS_SHOWN:
+                raise Wrong(f"{block.place}: status {status} before {line!r}, not shown")
+            for name, mine in names.items():
+                line = line.replace(name, mine)
+            done = subprocess.run(
+                ["bash", "-c", SHELL + line], cwd=folder, text=True, capture_output=True,
+                env=os.environ | _environment(folder, status), timeout=500, check=False,
+            )  # fmt: skip
+            status = done.returncode
+            printed = done.stdout.splitlines()
+            try:
+                compare(f"{block.place}: {line}", shown, printed, block.how)
+            except Wrong as error:
+                raise Wrong(f"{error}\n{done.stderr}") from None
+            found = (FREE.findall("\n".join(lines)) for lines in (shown, printed))
+            names |= dict(zip(*found, strict=True))
+    if status:
+        raise Wrong(f"{blocks[-1].place}: status {status}, not shown")
+
+
+def _environment(folder: Path, status: int) -> dict[str, str]:
+    return {
+        "PYTHON": sys.executable, "PYTHONPATH": os.fspath(ROOT), "STATUS": str(status),
+        "LRDYN_CACHE": os.fspath(folder.parent / "cache"),
+    }  # fmt: skip
+
+
+# Commands that are only parsed ------------------------------------------------------------------
+
+
+INLINE = r"(?:\w+=\S+ )*(?:make|\.ci/run|(?:make|env|python|lrdyn|pip) .+)"
+STANDS_FOR = {"my_theorem.py": "balance.py"}
+"""A file of the reader's -> the example whose flags it has."""
+
+
+def inline_commands(page: Path) -> Iterator[str]:
+    """Commands within the text of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    for span in re.findall(r"`([^`]+)`", text):
+        if re.fullmatch(INLINE, line := " ".join(span.split())):
+            yield line.replace("\\|", "|")
+
+
+def parse(line: str, folder: Path) -> None:
+    """Raise unless what a command calls exists and takes the arguments; nothing runs."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            _called(_words(line), folder)
+    except SystemExit:  # --help
+        pass
+    except (cli.BadInput, ValueError, OSError) as error:
+        raise Wrong(f"{line!r}: {error}") from None
+
+
+def _words(line: str) -> list[str]:
+    """A command without what sets its environment."""
+    words = shlex.split(line, comments=True)
+    if words[:2] == ["env", "-u"]:
+        words = words[3:]
+    while re.match(r"\w+=", words[0]):
+        words.pop(0)
+    return words
+
+
+def _called(words: list[str], folder: Path) -> None:
+    match words:
+        case ["make", *rest]:
+            targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.M)
+            _known([word for word in rest if "=" not in word], targets)
+        case ["python", "-m", module, *rest]:
+            _module(module, rest, folder)
+        case ["python", file, *rest]:
+            _script(file, rest, folder)
+        case ["lrdyn", *rest]:
+            _lrdyn(rest, folder)
+        case ["pip", "install", *_]:
+            pass
+        case [file, *_] if (ROOT / file).is_file():
+            pass
+        case _:
+            raise cli.BadInput("no such command")
+
+
+def _known(words: Sequence[str], names: Sequence[str]) -> None:
+    if unknown := sorted(set(words) - set(names)):
+        raise cli.BadInput(f"got {unknown[0]}, wanted some of {', '.join(names)}")
+
+
+def _module(module: str, rest: list[str], folder: Path) -> None:
+    package, _, name = module.partition(".")
+    if module == "lrdyn":
+        _lrdyn(rest, folder)
+    elif module == "experiments":
+        _known(rest[:1], ["all"])
+        _all(rest[1:])
+    elif package == "experiments":
+        _theorem(theorem(name), rest, folder)
+    elif module == "paper_figs":
+        figures.parse(EXHIBITS, rest, module)
+    elif module == "benchmarks":
+        benchmarks.parse(rest)
+    elif spec := importlib.util.find_spec(module):
+        source = Path(str(spec.origin)).read_text()
+        _known([word for word in rest if word.startswith("--")], re.findall(r"--[\w-]+", source))
+    else:
+        raise cli.BadInput("no such module")
+
+
+def _script(file: str, rest: list[str], folder: Path) -> None:
+    path = ROOT / file if (ROOT / file).is_file() else EXAMPLES / STANDS_FOR.get(file, file)
+    if "cli.main(" in path.read_text():
+        _theorem(own_experiment(os.fspath(path)), rest, folder)
+    else:
+        _known([word for word in rest if word.startswith("--")], [])
+
+
+def _lrdyn(rest: list[str], folder: Path) -> None:
+    match rest:
+        case [] | ["--version"]:
+            pass
+        case ["verify", "all", *more]:
+            _all(more)
+        case ["verify", name, *more] if name in REGISTRY:
+            _theorem(theorem(name), more, folder)
+        case ["verify", file, *more]:
+            _script(file, more, folder)
+        case [name, *more]:
+            _known([name], [*command.COMMANDS])
+            wanted = {"list": (0,), "runs": (0, 1), "diff": (2,)}[name]
+            if len(more) not in wanted:
+                raise cli.BadInput(f"got {len(more)} words, wanted {wanted}")
+
+
+def _all(words: list[str]) -> None:
+    _, rest = pool.take_jobs(["--jobs", "1", *words])
+    for one, share in zip(theorems(), pool.shares(rest, theorems()), strict=True):
+        cli.parse(one, share)
+
+
+def _theorem(one: Experiment, words: list[str], folder: Path) -> None:
+    for word in words:
+        if word.endswith(".npy"):  # the reader's own
+            np.save(folder / word, np.diag([1.0, 0, 0, 0]))
+    here = [os.fspath(folder / word) if word.endswith(".npy") else word for word in words]
+    cli.parse(one, here)
+
+
+# A page -----------------------------------------------------------------------------------------
+
+
+def check(page: Path, folder: Path) -> None:
+    """Run the blocks of a page in a folder, or parse them, and parse the commands in its text."""
+    blocks = blocks_of(page)
+    parsed = [block for block in blocks if block.how.startswith("parsed")]
+    lines = [line for block in parsed for line, _ in commands_of(block)]
+    for line in (*lines, *inline_commands(page)):
+        parse(line, folder)
+    for block in blocks:
+        if block.language == "python" and block.how:
+            check_excerpt(block)
+    here = folder / "page"
+    (here / "docs").mkdir(parents=True)
+    (here / "docs" / "examples").symlink_to(EXAMPLES)
+    run_python(blocks, here)
+    run = [block for block in blocks if block.language == "console" and block not in parsed]
+    run_console(run, here)
