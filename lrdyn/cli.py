@@ -347,9 +347,9 @@ def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> 
         return FAULT
     except OSError as error:
         reason = (str(error.strerror or error).splitlines() or [""])[0]
-        return _fail(
-            prog, f"{error.filename or 'system'}: {reason}; finished parts are kept", FAULT
-        )
+        gone = isinstance(error, FileNotFoundError)  # and so may be the parts
+        kept = "" if gone else "; finished parts are kept"
+        return _fail(prog, f"{error.filename or 'system'}: {reason}{kept}", FAULT)
     except Exception as error:  # an internal error is one line too, unless it is to be debugged
         if os.environ.get("LRDYN_DEBUG"):
             raise

@@ -1,5 +1,8 @@
+import errno
 import json
+import shutil
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +37,58 @@ def test_a_failed_write_keeps_the_old_file_and_no_half_one(path, error):
     with pytest.raises(error):
         write()
     assert path.read_text() == "before"
+    assert [p.name for p in path.parent.iterdir()] == ["kept.txt"]
+
+
+DATA = {"/": xr.Dataset({name: ("x", np.arange(1000.0)) for name in "ab"})}
+WHERE = [
+    (files, "scratch"), (files, "NetCDF"), (files, "_write_group"), (files.NetCDF, "close"),
+    (files.os, "chmod"), (files.os, "replace"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("slab", [1000, 2**26])
+@pytest.mark.parametrize("where", WHERE, ids=lambda where: where[1])
+def test_a_folder_that_vanishes_is_named(where, slab, tmp_path, monkeypatch):
+    """It is removed at some moment of a small write, and of one in pieces."""
+    owner, name = where
+    then, target = getattr(owner, name), tmp_path / "run" / "results.nc"
+
+    def gone(*given, **more):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        return then(*given, **more)
+
+    target.parent.mkdir()
+    monkeypatch.setattr(files, "SLAB", slab)
+    monkeypatch.setattr(owner, name, gone)
+    with pytest.raises(FileNotFoundError) as caught:
+        files.write_netcdf(target, DATA)
+    assert caught.value.filename == str(target)
+    assert caught.value.strerror == "No such file or directory"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_named(path, monkeypatch):
+    def full(folder, suffix):
+        (folder / "full").symlink_to("/dev/full")
+        return folder / "full"
+
+    monkeypatch.setattr(files, "scratch", full)
+    with pytest.raises(OSError, match="No space left on device: .*kept.txt"):
+        files.write_netcdf(path, DATA)
+    assert path.read_text() == "before"
+    assert [p.name for p in path.parent.iterdir()] == ["kept.txt"]
+
+
+def test_a_disk_without_room_for_pieces_is_named(path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "SLAB", 1000)
+    monkeypatch.setattr(files.os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match="No space left on device: .*kept.txt"):
+        files.write_netcdf(path, DATA)
     assert [p.name for p in path.parent.iterdir()] == ["kept.txt"]
 
 

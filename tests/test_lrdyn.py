@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pytest
 import lrdyn as lr
 from lrdyn import __main__ as command
 from lrdyn import interrupts, own, pool
-from lrdyn.engine import files, progress, runs
+from lrdyn.engine import files, parts, progress, results, runs
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.groups import PRECISIONS
 from lrdyn.engine.history import settings_text
@@ -464,6 +465,25 @@ def test_a_limit_of_the_size_of_files_is_one_line(tmp_path):
     assert re.match(r"my_theorem: error: .*results.nc: File too large; finished parts are", last)
     assert "Traceback" not in done.stderr
     assert list(tmp_path.rglob("*.npz"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(results, "write"), (files, "_write_group"), (parts.Store, "save")]
+)
+@pytest.mark.parametrize("slab", [100, 2**26])
+def test_a_folder_that_vanishes_is_one_line(owner, name, slab, lrdyn, tmp_path, monkeypatch):
+    then = getattr(owner, name)
+
+    def gone(*given, **more):
+        shutil.rmtree(tmp_path / "results", ignore_errors=True)
+        return then(*given, **more)
+
+    monkeypatch.setattr(files, "SLAB", slab)
+    monkeypatch.setattr(owner, name, gone)
+    status, out, err = lrdyn("verify", "mine.py", *SMALL)
+    assert (status, out, err.count("\n")) == (3, "", 1), err
+    assert re.match(r"my_theorem: error: results/\S+: No such file or directory\n", err)
+    assert not list(tmp_path.rglob("results.nc"))
 
 
 def test_what_is_in_the_place_of_results_is_named(lrdyn, tmp_path):

@@ -31,7 +31,11 @@ def replacing(path: Path) -> Iterator[Path]:
         >>> path.read_text()
         'whole'
     """
-    temporary = scratch(path.parent, path.suffix)
+    try:
+        temporary = scratch(path.parent, path.suffix)
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
     try:
         yield temporary
         os.chmod(temporary, 0o644)  # mkstemp's files are private
@@ -193,7 +197,7 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
     files are made in memory and written by Python: HDF5 ends the process when a write fails.
     """
     size = sum(dataset.nbytes for dataset in groups.values())
-    with replacing(path) as temporary, _full_disk_is_an_os_error(path):
+    with replacing(path) as temporary, _failed_write_is_an_os_error(path):
         if size > SLAB:
             _make_room(temporary, size)
         target = NetCDF(temporary, in_memory=size <= SLAB)
@@ -240,10 +244,14 @@ def _write_group(target: NetCDF, dataset: Any) -> None:
 
 
 @contextlib.contextmanager
-def _full_disk_is_an_os_error(path: Path) -> Iterator[None]:
+def _failed_write_is_an_os_error(path: Path) -> Iterator[None]:
     # HDF5 reports a failed write as whatever its C code was doing.
     try:
         yield
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.strerror = os.strerror(error.errno)
+        raise
     except RuntimeError as error:
         raise OSError(errno.EIO, str(error).splitlines()[0], os.fspath(path)) from None
 
