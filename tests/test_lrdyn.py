@@ -21,7 +21,8 @@ import pytest
 import lrdyn as lr
 from lrdyn import __main__ as command
 from lrdyn import interrupts, own, pool
-from lrdyn.engine import files, parts, progress, results, runs
+from lrdyn.drawing import plotting
+from lrdyn.engine import files, parts, progress, report, results, runs
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.groups import PRECISIONS
 from lrdyn.engine.history import settings_text
@@ -322,6 +323,33 @@ def test_a_verdict_shows_itself(verified):
     assert "<b>sums holds</b>" in page
     root = ElementTree.fromstring(f"<div>{page.replace('<br>', '<br/>')}</div>")
     assert [e.text for e in root.iter("td")][:3] == ["value", "identity", "6/6"]
+
+
+def test_a_notebook_shows_why_a_claim_is_undecided(verified):
+    claim, control = verified.verdict["claims"]
+    counts = {"float64": {"drawn": 6, "judged": 0, "left_out": {"t < 5 & d > 2": 6}}}
+    open_claim = claim | {"holds": None, "residual": None, "judged": counts, "cases": 0}
+    page = report.html(
+        verified.verdict | {"holds": None, "undecided": ["value"], "claims": [open_claim, control]}
+    )
+    assert (
+        "<b>sums is undecided</b><br>value: undecided, t &lt; 5 &amp; d &gt; 2 (6)<table>" in page
+    )
+    assert page.count("t &lt; 5 &amp; d &gt; 2") == 2
+    assert "fails,\u00a0as\u00a0it\u00a0must" in page
+
+
+@pytest.mark.parametrize(
+    ("holds", "undecided", "word"),
+    [
+        (True, [], "holds"), (False, [], "is false"), (None, ["value"], "is undecided"),
+        (None, [], "does not apply"),
+    ],
+)  # fmt: skip
+def test_the_figure_of_a_verdict_says_which_it_is(holds, undecided, word, verified):
+    said = verified.verdict | {"holds": holds, "undecided": undecided}
+    (ax,) = plotting.verdict_figure(said, verified.legs).axes
+    assert ax.get_title().startswith(f"sums {word}: ")
 
 
 def test_controls_run_with_seeds_of_their_own(verified):

@@ -1,8 +1,8 @@
 """Writing results: atomic, so that a killed run never leaves half a file."""
 
 import contextlib
-import errno
 import fcntl
+import io
 import json
 import os
 import tempfile
@@ -111,8 +111,9 @@ class NetCDF:
         """Make the file, or its image in memory, and enter its root."""
         import h5py
 
+        self.disk = None if in_memory else _Disk(path)
         how = {"driver": "core", "backing_store": False} if in_memory else {}
-        self.file = h5py.File(path, "w", track_order=True, **how)
+        self.file = h5py.File(self.disk or path, "w", track_order=True, **how)
         self.enter("/")
 
     def enter(self, group: str) -> None:
@@ -185,21 +186,54 @@ class NetCDF:
         self.file.flush()
         return self.file.id.get_file_image()
 
+    def check(self) -> None:
+        """Raise the error of a write that failed since the file was made."""
+        if self.disk and self.disk.failed:
+            raise self.disk.failed
+
     def close(self) -> None:
         """Finish the file."""
         self.file.close()
+        if self.disk:
+            self.disk.close()
+        self.check()
+
+
+class _Disk(io.FileIO):
+    """A file for HDF5, which ends the process when a write fails: it is told of none."""
+
+    def __init__(self, path: Path):
+        """Make the file; its first error is kept in ``failed``, and nothing written after it."""
+        super().__init__(os.fspath(path), "w+")
+        self.failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of it: h5py does not look at how much was written."""
+        rest = memoryview(data).cast("B")
+        try:
+            while rest and not self.failed:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.failed = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file."""
+        try:
+            return size or 0 if self.failed else super().truncate(size)
+        except OSError as error:
+            self.failed = error
+            return size or 0
 
 
 def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
     """Write ``xarray`` datasets as groups of one netCDF file, atomically.
 
     Arrays above :data:`SLAB` go piece by piece, so that one on disk never fills the memory. Small
-    files are made in memory and written by Python: HDF5 ends the process when a write fails.
+    files are made in memory and written at once.
     """
     size = sum(dataset.nbytes for dataset in groups.values())
-    with replacing(path) as temporary, _failed_write_is_an_os_error(path):
-        if size > SLAB:
-            _make_room(temporary, size)
+    with replacing(path) as temporary:
         target = NetCDF(temporary, in_memory=size <= SLAB)
         try:
             for group, dataset in groups.items():
@@ -209,19 +243,6 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
                 temporary.write_bytes(target.image())
         finally:
             target.close()
-
-
-def _make_room(path: Path, size: int) -> None:
-    """Find out that a file cannot be as large before HDF5 does."""
-    if not hasattr(os, "posix_fallocate"):  # macOS
-        return
-    with path.open("wb") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            error.filename = os.fspath(path)
-            raise
-        file.truncate(0)
 
 
 def _write_group(target: NetCDF, dataset: Any) -> None:
@@ -243,19 +264,6 @@ def _write_group(target: NetCDF, dataset: Any) -> None:
         target.attributes(variable.attrs, str(name))
 
 
-@contextlib.contextmanager
-def _failed_write_is_an_os_error(path: Path) -> Iterator[None]:
-    # HDF5 reports a failed write as whatever its C code was doing.
-    try:
-        yield
-    except OSError as error:
-        if error.errno and error.filename is None:
-            error.strerror = os.strerror(error.errno)
-        raise
-    except RuntimeError as error:
-        raise OSError(errno.EIO, str(error).splitlines()[0], os.fspath(path)) from None
-
-
 def _write_large(target: NetCDF, name: str, variable: Any) -> None:
     pieces = list(slabs(variable.shape, variable.dtype.itemsize))
     largest = pieces[0]
@@ -270,6 +278,7 @@ def _write_large(target: NetCDF, name: str, variable: Any) -> None:
     made = target.create(name, dims, variable.dtype, tuple(reversed(chunks)), **how)
     for piece in pieces:
         made[piece] = variable[piece].values
+        target.check()
 
 
 def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:

@@ -125,6 +125,8 @@ class Target:
             for index, row in zip(indices, rows, strict=True):
                 where = np.unravel_index(index, self.labels.lead_shape)
                 self.stored[name][(*map(int, where), *inner)] = row
+        if self.file:
+            self.file.check()
 
     def _measure(self, name: str, indices: np.ndarray, rows: np.ndarray) -> None:
         for axis, length in zip(self.labels.variables[name].axes, rows.shape[1:], strict=True):

@@ -31,6 +31,8 @@ FAULTS = {
     "trainings": Fault(("trainings", "20"), "a study killed 20 times",
                        "the bits of an undisturbed run"),
     "pvalues": Fault(("pvalues",), "p-values of 200 seeds", "uniform"),
+    "disks": Fault(("disks",), "a disk that is full when something is written",
+                   "3, one line, no half file"),
     "command_lines": Fault(("command_lines", "1000"), "1,000 random lines for each command",
                            "0, or 2 with one line and nothing written"),
 }  # fmt: skip

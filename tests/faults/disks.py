@@ -17,7 +17,9 @@ from tests.runs import Printed, python
 from tests.test_theorem import MY_THEOREM
 
 SMALL = ["--dim", "2", "--dtype", "float32", "--seeds", "1"]
-WORDS = r"my_theorem: error: .*(results\.nc|\.npz): No space left on device; finished parts are kept"
+WORDS = (
+    r"my_theorem: error: .*(results\.nc|\.npz): No space left on device; finished parts are kept"
+)
 FILLED = """
 import importlib, sys
 from lrdyn import cli
