@@ -349,7 +349,7 @@ def test_a_notebook_shows_why_a_claim_is_undecided(verified):
 def test_the_figure_of_a_verdict_says_which_it_is(holds, undecided, word, verified):
     said = verified.verdict | {"holds": holds, "undecided": undecided}
     (ax,) = plotting.verdict_figure(said, verified.legs).axes
-    assert ax.get_title().startswith(f"sums {word}: ")
+    assert ax.get_title("left").startswith(f"sums {word}: ")
 
 
 def test_controls_run_with_seeds_of_their_own(verified):

@@ -18,7 +18,7 @@ def table(verdict: dict[str, Any]) -> list[str]:
 
 def html(verdict: dict[str, Any]) -> str:
     """The same for a notebook, with residual over tolerance drawn, and the verdict above."""
-    gauges = ["residual&#160;/&#160;tolerance: 1e-6, 1, 1e6"]
+    gauges = ["residual&#160;/&#160;tolerance,<br>1e-6&#160;to&#160;1e6"]
     for claim in _judged(verdict):
         over = claim["residual"] is not None and claim["tolerance"]
         color = "#d55e00" if claim["holds"] is False else "#0072b2"
