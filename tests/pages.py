@@ -87,7 +87,8 @@ def blocks_of(page: Path) -> list[Block]:
 # What is shown, and what is printed -----------------------------------------------------------
 
 
-FREE = re.compile(r"\b[0-9a-f]{12}\b|\b\d+\.\d+(?= s\b)")
+FOLDER = r"\b[0-9a-f]{12}\b"
+FREE = re.compile(FOLDER + r"|\b\d+\.\d+(?= s\b)")
 """Names of folders, and seconds."""
 SMALL = re.compile(r"\b\d(?:\.(\d+))?e([-+]\d+)\b")
 """Numbers with an exponent: residuals, tolerances."""
@@ -201,7 +202,8 @@ def run_console(blocks: Sequence[Block], folder: Path) -> None:
                 compare(f"{block.place}: {line}", shown, printed, block.how)
             except Wrong as error:
                 raise Wrong(f"{error}\n{done.stderr}") from None
-            found = (FREE.findall("\n".join(lines)) for lines in (shown, printed))
+            # Commands below name the folder that is shown.
+            found = (re.findall(FOLDER, "\n".join(lines)) for lines in (shown, printed))
             names |= dict(zip(*found, strict=True))
     if status:
         raise Wrong(f"{blocks[-1].place}: status {status}, not shown")
