@@ -46,8 +46,8 @@ def table(rows: Sequence[Sequence[str]], drawn: Sequence[str] = ()) -> str:
         drawn: one more cell for each row, of HTML.
 
     Example:
-        >>> table([("a",), ("1 < 2",)])
-        '<table><tr><th>a</th></tr><tr><td>1 &lt; 2</td></tr></table>'
+        >>> table([("a",), ("1<2",)])
+        '<table><tr><th>a</th></tr><tr><td>1&lt;2</td></tr></table>'
     """
     lines = []
     for index, row in enumerate(rows):
