@@ -193,10 +193,12 @@ class NetCDF:
 
     def close(self) -> None:
         """Finish the file."""
-        self.file.close()
-        if self.disk:
-            self.disk.close()
-        self.check()
+        try:
+            self.file.close()
+        finally:
+            if self.disk:
+                self.disk.close()
+            self.check()
 
 
 class _Disk(io.FileIO):
