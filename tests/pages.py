@@ -98,7 +98,7 @@ def alike(shown: str, printed: str) -> bool:
     """Whether two lines are the same on two machines.
 
     Names of folders and seconds are free. A number with an exponent may differ by one in its last
-    digit; below 1e-4, where float32 rounds, by a factor of ten. All else is the same.
+    digit; below 1e-4, where float32 rounds, by a factor of five. All else is the same.
     """
     first, second = (FREE.sub("#", line) for line in (shown, printed))
     if SMALL.sub("#", first) != SMALL.sub("#", second):
@@ -110,7 +110,7 @@ def alike(shown: str, printed: str) -> bool:
 def _near(one: re.Match[str], other: re.Match[str]) -> bool:
     a, b = float(one[0]), float(other[0])
     if max(a, b) < 1e-4:
-        return max(a, b) <= 10 * max(min(a, b), 1e-16)
+        return max(a, b) <= 5 * max(min(a, b), 1e-16)
     last = 10.0 ** (int(one[2]) - len(one[1] or ""))
     return abs(a - b) <= 1.01 * last
 
@@ -298,7 +298,7 @@ def _module(module: str, rest: list[str], folder: Path) -> None:
 
 
 def _script(file: str, rest: list[str], folder: Path) -> None:
-    path = ROOT / file if (ROOT / file).is_file() else EXAMPLES / STANDS_FOR.get(file, file)
+    path = ROOT / file if (ROOT / file).is_file() else EXAMPLES / STANDS_FOR.get(file, Path(file).name)
     if "cli.main(" in path.read_text():
         _theorem(own_experiment(os.fspath(path)), rest, folder)
     else:

@@ -80,7 +80,7 @@ shown, not compared
         ("6 ways\n", "", "shows None, prints '6 ways'"),
         ("6 ways\n", "6 ways\nmore\n", "shows 'more', prints None"),
         ("3.1e+00", "3.3e+00", "prints '3.0e"),
-        ("2.2e-15", "2.2e-13", "e-15'"),
+        ("2.2e-15", "2.0e-14", "shows '3.1e"),
         ("text machine", "text", "shows '3.1"),
         ("import comb", "import combs", "cannot import name 'combs'"),
         ("half = ", "half = whole = combine = ", None),
