@@ -239,7 +239,7 @@ def parse(line: str, folder: Path) -> None:
             _called(_words(line), folder)
     except SystemExit:  # --help
         pass
-    except (cli.BadInput, ValueError, OSError) as error:
+    except (cli.BadInput, ImportError, ValueError, OSError) as error:
         raise Wrong(f"{line!r}: {error}") from None
 
 
@@ -290,15 +290,18 @@ def _module(module: str, rest: list[str], folder: Path) -> None:
         figures.parse(EXHIBITS, rest, module)
     elif module == "benchmarks":
         benchmarks.parse(rest)
-    elif spec := importlib.util.find_spec(module):
-        source = Path(str(spec.origin)).read_text()
-        _known([word for word in rest if word.startswith("--")], re.findall(r"--[\w-]+", source))
     else:
-        raise cli.BadInput("no such module")
+        main = f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module
+        spec = importlib.util.find_spec(main)
+        if spec is None or spec.origin is None:
+            raise cli.BadInput("no such module")
+        flags = re.findall(r"--[\w-]+", Path(spec.origin).read_text())
+        _known([word for word in rest if word.startswith("--")], flags)
 
 
 def _script(file: str, rest: list[str], folder: Path) -> None:
-    path = ROOT / file if (ROOT / file).is_file() else EXAMPLES / STANDS_FOR.get(file, Path(file).name)
+    here = ROOT / file
+    path = here if here.is_file() else EXAMPLES / STANDS_FOR.get(file, Path(file).name)
     if "cli.main(" in path.read_text():
         _theorem(own_experiment(os.fspath(path)), rest, folder)
     else:
@@ -307,7 +310,7 @@ def _script(file: str, rest: list[str], folder: Path) -> None:
 
 def _lrdyn(rest: list[str], folder: Path) -> None:
     match rest:
-        case [] | ["--version"]:
+        case ["--version" | "--help"]:
             pass
         case ["verify", "all", *more]:
             _all(more)
