@@ -112,7 +112,7 @@ shown, not compared
         ("experiments.theorem2 --dim 9", "tests.faults signals", None),
         ("experiments.theorem2 --dim 9", "tests.faults.signal", "no such module"),
         ("experiments.theorem2 --dim 9", "tests.faults.configurations --commands 2", None),
-        ("experiments.theorem2 --dim 9", "tests.faults.configurations --command 2", "got --command"),
+        ("experiments.theorem2 --dim 9", "tests.faults.configurations --command 2", "got --comm"),
         ("make test", "make tests", "got tests"),
         ("examples/balance.py --p", "examples/balances.py --p", "balances.py"),
         ("PYTHON=python3.13 make", "cmake", "no such command"),
