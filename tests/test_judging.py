@@ -172,6 +172,13 @@ def test_a_run_that_diverges_does_not_excuse_itself():
     for reads in ((), ("value", "lost")):
         claim = dataclasses.replace(CLAIM, reads=reads)
         assert judged(data, claim, scenario)["holds"] is False
+    # Theory's own run decides, also where both sides have an array of this name.
+    scenario = dataclasses.replace(SCENARIO, diverges="lost")
+    claim = dataclasses.replace(CLAIM, reads=("value", "lost"))
+    for predicted, measured, holds in ((-1, 7, False), (7, -1, None)):
+        both = {"lost_predicted": predicted, "lost_measured": measured}
+        more = {name: ("seed", [step] * 2) for name, step in both.items()}
+        assert judged(produced(EXACT, 2 * EXACT, **more), claim, scenario)["holds"] is holds
 
 
 def test_a_condition_loosens_its_own_claim_alone():

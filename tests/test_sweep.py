@@ -123,6 +123,17 @@ def test_axes_that_decide_shapes_are_python_numbers():
     assert [type(value) for value in seen[0]] == [float, int]
 
 
+def test_numbers_that_float32_does_not_have():
+    """Too large a number is infinite, without a warning; an integer would lose its first bits."""
+    with jax.enable_x64(False):
+        found = lr.sweep(lambda x: {"same": x}, lr.product(x=[-1e300, 3e38, 1e300]))
+        assert np.array_equal(found["same"], np.array([-np.inf, 3e38, np.inf], np.float32))
+        for x in ([2**31], [1, -(2**40)]):
+            with pytest.raises(ValueError, match=r"x: got \d+, wanted integers up to 2147483647"):
+                lr.sweep(lambda x: {"same": x}, lr.product(x=x))
+        assert lr.sweep(lambda x: {"same": x}, lr.product(x=[2**31 - 1]))["same"] == 2**31 - 1
+
+
 def chaotic(seed):
     """A long chain of roundings: other kernels would end with other bits."""
     A = jax.random.normal(jax.random.key(seed), (6, 6))

@@ -183,10 +183,17 @@ def _lowered(group: Group) -> Any:
 
 
 def _canonical(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {
-        name: column.astype(jax.dtypes.canonicalize_dtype(column.dtype))
-        for name, column in columns.items()
-    }
+    return {name: _as_jax_has_it(name, column) for name, column in columns.items()}
+
+
+def _as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
+    """In the precision of the run: what is too large for float32 is infinite there, as in a run."""
+    with np.errstate(over="ignore"):
+        found = column.astype(jax.dtypes.canonicalize_dtype(column.dtype))
+    if column.dtype.kind in "iu" and (found != column).any():  # NumPy keeps the last bits of it
+        most = np.iinfo(found.dtype).max
+        raise ValueError(f"{name}: got {abs(column).max()}, wanted integers up to {most}")
+    return found
 
 
 def _chunks(run_lanes: Run, lanes: int, values: Values, used: Array) -> Values:
