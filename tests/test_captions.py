@@ -242,3 +242,13 @@ def test_the_figure_of_theorem_3_shows_gradient_descent(monkeypatch, unchecked):
     with pytest.raises(Started) as found:
         dropout_minimiser._descend(case, 5)
     is_rule(found.value.args[0], "sgd", 0.3)
+
+
+@pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda exhibit: exhibit.name)
+def test_runs_have_the_precision_that_a_caption_names(exhibit):
+    """Of Table 1 that is the dtype of its settings; the others are in double precision."""
+    caption = CAPTIONS[exhibit.name]
+    assert ("double" in caption) == (exhibit.name != "table1")
+    for settings in exhibit.presets.values():
+        for run in exhibit.sources(**settings).values():
+            assert run.dtype == settings.get("dtype", "float64"), run.experiment.name

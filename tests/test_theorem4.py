@@ -13,10 +13,12 @@ import pytest
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.condition import with_condition
-from lrdyn.engine.produce import concerned, own_settings, validate
+from lrdyn.engine.produce import concerned, own_settings, taken, validate
 from lrdyn.theorem import Outcome
-from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, problems
+from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, duality, problems
+from lrdyn.theorems.theorem4.duality import DUALITY
 from lrdyn.theorems.theorem4.figures import plot_paths
+from lrdyn.theorems.theorem4.optax_galore import OPTAX
 from lrdyn.theorems.theorem4.optimizer_state import OPTIMIZER_STATE
 from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
 from tests import oracles
@@ -221,6 +223,41 @@ def test_no_measured_run_is_galore(scenario):
     found = oracles.fast(lambda case: scenario.measure(case)["trained"])(case)
     assert np.all(found == problems.factor_entries(case))
     assert int(problems.factor_entries(case)) < problems.flat(case.params).size
+
+
+@pytest.mark.parametrize("scenario", [TRAJECTORY, OPTIMIZER_STATE, OTHER_PROBLEMS, DUALITY])
+def test_each_side_runs_a_method_of_its_own(scenario, monkeypatch):
+    """The paths of the two are the same, so that no claim about paths sees one method run twice."""
+    seen = []
+    for module in (problems, duality):
+
+        def descent(method, *words, run=module.low_rank_descent, **more):
+            seen.append(method)
+            return run(method, *words, **more)
+
+        monkeypatch.setattr(module, "low_rank_descent", descent)
+    flags = {name: v[0] if isinstance(v, tuple) else v for name, v in SETTINGS.items()}
+    flags |= {"rows": 4, "cols": 6, "steps": 12, "optimizer": "momentum"}
+    case = scenario.case(jax.random.key(0), **taken(scenario.case, flags))
+    methods = [GALORE, RELORA_FROZEN][:: -1 if scenario is DUALITY else 1]
+    for side, method in zip((scenario.predict, scenario.measure), methods, strict=True):
+        seen.clear()
+        jax.eval_shape(side, case)
+        assert seen
+        assert all(one is method for one in seen)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "optimizer"),
+    [(TRAJECTORY, "sgd"), (OPTIMIZER_STATE, "momentum"), (OTHER_PROBLEMS, "adam"), (OPTAX, "adam")],
+)
+def test_a_stable_run_grants_little(scenario, optimizer):
+    """Errors grow by 4 at most with small steps, and tolerances not by more than 10."""
+    flags = {name: v[0] if isinstance(v, tuple) else v for name, v in SETTINGS.items()}
+    flags |= {"rows": 4, "cols": 6, "steps": 12, "optimizer": optimizer, "learning_rate": 0.01}
+    case = scenario.case(jax.random.key(0), **taken(scenario.case, flags))
+    condition = oracles.fast(lambda case: scenario.predict(case)["condition"])(case)
+    assert 1 <= float(condition) < 10
 
 
 @pytest.fixture
