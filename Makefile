@@ -55,9 +55,10 @@ bench: $(READY) ## benchmarks: ratios against rivals measured in the same run
 faults: $(READY) ## signals, wrong calls, seeds and command lines at random, one table (long)
 	@$(RUN) -m tests.faults
 
-fuzz: $(READY) ## random settings of every theorem, each judged (long)
+fuzz: $(READY) ## random settings of every theorem, each judged; small runs of every command (long)
 	@status=0; for name in theorem1 theorem2 corollary1 completion theorem3 theorem4; do \
-		$(RUN) -m tests.faults.configurations $$name --commands 20 || status=1; done; exit $$status
+		$(RUN) -m tests.faults.configurations $$name --commands 20 || status=1; done; \
+	$(RUN) -m tests.faults.whole_runs 20 || status=1; exit $$status
 
 env: $(READY) ## the environment alone
 
