@@ -92,6 +92,7 @@ def scan_records(
         >>> records["name"], records["total"].tolist()
         ('sum', [0, 1, 3])
     """
+    checks.instance("function", function)
     others = []
 
     def arrays_alone(state: State, at: Any) -> tuple[State, PyTree]:
