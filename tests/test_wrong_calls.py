@@ -89,6 +89,10 @@ SILENT = {
         lambda: lr.dropout.dropout_penalty(I4, I4, 1.5),
         "keep_prob: got 1.5, wanted above 0, at most 1",
     ),
+    "decreasing_step": (
+        lambda: lr.dropout.decreasing_step(1.0, 0.5, 0.8, -10),
+        "halve_after: got -10, wanted > 0",
+    ),
     "width": (
         lambda: lr.dropout.dropout_strength(0.5, 0),
         "width: got 0, wanted at least 1",

@@ -199,6 +199,10 @@ def decreasing_step(
         >>> float(decreasing_step(10.0, 0.5, 0.8, 10))
         0.2
     """
+    t = checks.floats("t", t, ("...",))
+    learning_rate = checks.nonnegative("learning_rate", learning_rate)
+    keep_prob = checks.fraction("keep_prob", keep_prob)
+    halve_after = checks.positive("halve_after", halve_after)
     return jnp.asarray(learning_rate * keep_prob / (1 + t / halve_after))
 
 

@@ -77,7 +77,9 @@ DOMAINS: dict[str, tuple[float, ...]] = {
 }
 SPECTRA = {"values", "singular_values", "shrunk", "found"}  # singular values: none is negative
 MEASURED = {"sensing_loss", "sensing_surrogate", "product_of_others"}  # values of any sign
-MAY_BE_ZERO = {("tolerance", "steps"), ("dropout_descent", "steps")} | {
+MAY_BE_ZERO = {("tolerance", "steps"), ("dropout_descent", "steps")}
+MAY_BE_ZERO |= {("compression_error", "rank"), ("compression_bound", "rank")}
+MAY_BE_ZERO |= {
     (name, size)
     for name in ("entries", "weights_held", "adam_state", "state_bytes", "temporaries")
     for size in ("mnrb" if name == "entries" else "rb")

@@ -390,8 +390,8 @@ DESCENT = Scenario[Factorization](
     },
     steps="steps", diverged="diverged_at",
     # So much decay that the failures are clear in float32 as well, and not so much that some random
-    # starts end at a minimum of lower rank.
-    at={"depth": 3, "weight_decay": 0.075, "init_scale": 1.0, "tie": 1, "steps": 1100},
+    # starts end at a minimum of lower rank; 60 seeds of 60 have arrived in both precisions.
+    at={"depth": 3, "weight_decay": 0.075, "init_scale": 1.0, "tie": 1, "steps": 1200},
     sides="SVD of Phi, shrunk (L >= 3: a scalar minimisation for each value) against gradient "
     "descent from random layers",
 )  # fmt: skip
