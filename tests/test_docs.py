@@ -12,6 +12,7 @@ import lrdyn
 from docs.refresh import INTRODUCTION, written
 from lrdyn import __main__ as command
 from lrdyn import cli, pool
+from lrdyn.studies import studies
 from lrdyn.theorems import theorems
 from tests import pages
 from tests.pages import EXAMPLES
@@ -137,12 +138,15 @@ def test_flags_exist(capsys):
     def flags(text):
         return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
 
+    for study in studies():
+        assert cli.main(study, ["--help"]) == 0
+    of_studies = flags(capsys.readouterr().out)
     for theorem in theorems():
         assert cli.main(theorem, ["--help"]) == 0
     assert cli.run("all", lambda: pool.main(["all", "--help"])) == 0
     assert command.main(["--help"]) == 0
     known = flags(capsys.readouterr().out)
-    assert flags("\n".join(page.read_text() for page in PAGES)) - known <= {"--flag"}
+    assert flags("\n".join(page.read_text() for page in PAGES)) - known - of_studies <= {"--flag"}
     section = (ROOT / "README.md").read_text().partition("## Run one theorem")[2]
     assert known - {"--help"} <= flags(section)
 
@@ -223,7 +227,7 @@ def test_exported_names_in_the_documents_exist():
 
 
 FLOORS = (
-    {"claims", "theorem"}, {"engine"}, {"drawing"}, {"theorems"}, {"cli"},
+    {"claims", "theorem"}, {"engine"}, {"drawing"}, {"theorems"}, {"studies"}, {"cli"},
     {"figures", "own", "pool"}, {"__init__"}, {"__main__"},
 )  # fmt: skip
 """Parts of the library from the lowest up; all that is not named stands below them."""
