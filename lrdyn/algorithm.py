@@ -51,6 +51,4 @@ def of_optimizer(optimizer: optax.GradientTransformation) -> Algorithm:
         updates, inner = optimizer.update(gradient, inner, weights)
         return value, other, (optax.apply_updates(weights, updates), inner)
 
-    return Algorithm(
-        lambda weights: (weights, optimizer.init(weights)), step, lambda held: held[0]
-    )
+    return Algorithm(lambda weights: (weights, optimizer.init(weights)), step, lambda held: held[0])

@@ -291,9 +291,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         entries = [
-            entry.id
-            for s in self.scenarios
-            for entry in (*s.claims, *s.controls, *s.findings)
+            entry.id for s in self.scenarios for entry in (*s.claims, *s.controls, *s.findings)
         ]
         groups = [*RESERVED, *(scenario.id for scenario in self.scenarios)]
         for ids in (entries, groups):

@@ -19,7 +19,7 @@ from lrdyn.studies.weight_updates import WEIGHT_UPDATES
 
 QUICK = {"preset": "quick", "seed": 1, "seeds": 4}
 PAPER = {"preset": "paper", "seed": 1, "seeds": 5}
-TITLES = {"dln": "linear network", "mlp": "perceptron", "edge": "linear network, whitened"}
+TITLES = {"dln": "linear network", "mlp": "perceptron", "edge": "linear, whitened"}
 EDGE = "edge"
 
 TOLERANCES = {"singular_value": 0.02, "share": 0.01, "effective_rank": 0.05, "accuracy": 0.02}
@@ -65,8 +65,14 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     found = _padded(spectra, steps)
     rank = _rank(groups)
     for name in ("share", "effective_rank"):
-        found[name] = ("trained", [float(_judged(run)[name][..., -1].mean()) for run in runs.values()])
-    found["accuracy"] = ("trained", [float(_judged(run)["test_accuracy"].mean()) for run in runs.values()])
+        found[name] = (
+            "trained",
+            [float(_judged(run)[name][..., -1].mean()) for run in runs.values()],
+        )
+    found["accuracy"] = (
+        "trained",
+        [float(_judged(run)["test_accuracy"].mean()) for run in runs.values()],
+    )
     for name, tolerance in TOLERANCES.items():
         found[name].attrs["tolerance"] = tolerance
     found["singular_value"].attrs["curve_along"] = "point"
@@ -160,7 +166,8 @@ def plot_spectrum(ax: Any, steps: np.ndarray, values: np.ndarray, rank: int) -> 
     ax.set(yscale="log", xlabel="step t", xlim=(0, int(steps[-1])), ylim=(1e-18, 10))
     ax.locator_params(axis="x", nbins=5)
     last = values[:, -1]
-    ends = [float(np.sqrt(last[0] * last[rank - 1])), float(np.sqrt(last[rank] * ax.get_ylim()[0]))]
+    least = max(float(last[-1]), ax.get_ylim()[0])
+    ends = [float(np.sqrt(last[0] * last[rank - 1])), float(np.sqrt(last[rank] * least))]
     texts = [f"1–{rank}", f"{rank + 1}–{len(last)}"]
     plotting.label_ends(ax, ends, texts, [plotting.BLUE, plotting.GREY], title="i =")
 

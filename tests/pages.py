@@ -35,7 +35,9 @@ from benchmarks import __main__ as benchmarks
 from lrdyn import __main__ as command
 from lrdyn import cli, figures, pool
 from lrdyn.own import own_experiment
-from lrdyn.theorem import Experiment
+from lrdyn.studies import REGISTRY as STUDIES
+from lrdyn.studies import study
+from lrdyn.theorem import Experiment, Study
 from lrdyn.theorems import REGISTRY, theorem, theorems
 from paper_figs import EXHIBITS
 from tests.runs import ROOT, python
@@ -285,7 +287,7 @@ def _module(module: str, rest: list[str], folder: Path) -> None:
         _known(rest[:1], ["all"])
         _all(rest[1:])
     elif package == "experiments":
-        _theorem(theorem(name), rest, folder)
+        _theorem(_stated(name), rest, folder)
     elif module == "paper_figs":
         figures.parse(EXHIBITS, rest, module)
     elif module == "benchmarks":
@@ -314,8 +316,11 @@ def _lrdyn(rest: list[str], folder: Path) -> None:
             pass
         case ["verify", "all", *more]:
             _all(more)
-        case ["verify", name, *more] if name in REGISTRY:
-            _theorem(theorem(name), more, folder)
+        case ["verify", name, *more] if name in (*REGISTRY, *STUDIES):
+            _theorem(_stated(name), more, folder)
+        case ["data", *more]:
+            _known(more[:1], ["download"])
+            _known([word for word in more[1:] if word.startswith("--")], ["--data-dir"])
         case ["verify", file, *more]:
             _script(file, more, folder)
         case [name, *more]:
@@ -323,6 +328,10 @@ def _lrdyn(rest: list[str], folder: Path) -> None:
             wanted = {"list": (0,), "runs": (0, 1), "diff": (2,)}[name]
             if len(more) not in wanted:
                 raise cli.BadInput(f"got {len(more)} words, wanted {wanted}")
+
+
+def _stated(name: str) -> Experiment:
+    return study(name) if name in STUDIES else theorem(name)
 
 
 def _all(words: list[str]) -> None:
@@ -336,7 +345,10 @@ def _theorem(one: Experiment, words: list[str], folder: Path) -> None:
         if word.endswith(".npy"):  # the reader's own
             np.save(folder / word, np.diag([1.0, 0, 0, 0]))
     here = [os.fspath(folder / word) if word.endswith(".npy") else word for word in words]
-    cli.parse(one, here)
+    if isinstance(one, Study):
+        cli._parser(one).parse(here)  # its data need not be here
+    else:
+        cli.parse(one, here)
 
 
 # A page -----------------------------------------------------------------------------------------

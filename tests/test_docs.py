@@ -11,7 +11,7 @@ import pytest
 import lrdyn
 from docs.refresh import INTRODUCTION, written
 from lrdyn import __main__ as command
-from lrdyn import cli, pool
+from lrdyn import cli, figures, pool
 from lrdyn.studies import studies
 from lrdyn.theorems import theorems
 from tests import pages
@@ -140,6 +140,7 @@ def test_flags_exist(capsys):
 
     for study in studies():
         assert cli.main(study, ["--help"]) == 0
+    assert cli.run("figures", lambda: figures.main([], ROOT, ["--help"])) == 0
     of_studies = flags(capsys.readouterr().out)
     for theorem in theorems():
         assert cli.main(theorem, ["--help"]) == 0

@@ -185,6 +185,14 @@ def test_missing_data_are_named(command_line, tmp_path, monkeypatch):
     assert "mnist" in errors.lower()
 
 
+def test_an_edited_study_has_another_folder():
+    from lrdyn.engine import sources
+    from lrdyn.studies import weight_updates
+
+    files = {path.name for path in sources._files([weight_updates.EDGE.measure])}
+    assert {"edge.py", "measures.py", "classification.py", "deep_factorization.py"} <= files
+
+
 def test_a_study_begins_with_an_identity():
     with pytest.raises(ValueError, match="got a training first"):
         Study("t", "", training.TEACHER.flags, (training.LEARNED,))

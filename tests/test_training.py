@@ -74,9 +74,11 @@ def test_on_a_full_batch_it_is_simulate(name):
     run = train(KEY, loss, network(), rule, Batches(data()), STEPS, record=weights)
     given = data()
     wanted = eqx.filter_jit(
-        lambda model: lrdyn.simulate(
-            lambda model: plain(model, given), model, rule, STEPS, record=weights
-        ).records
+        lambda model: (
+            lrdyn.simulate(
+                lambda model: plain(model, given), model, rule, STEPS, record=weights
+            ).records
+        )
     )(network())
     chex.assert_trees_all_close(run.records, np.asarray(wanted), rtol=0, atol=1e-12)
     assert run.diverged_at == -1
@@ -154,7 +156,9 @@ def test_a_run_that_continues_ends_with_the_bits_of_one_that_did_not_stop(tmp_pa
     def run(keeper):
         batches = Batches(data(), 5)
         rule = optax.adam(0.01)
-        return train(KEY, with_dropout, network(), rule, batches, STEPS, record=weights, keeper=keeper)
+        return train(
+            KEY, with_dropout, network(), rule, batches, STEPS, record=weights, keeper=keeper
+        )
 
     whole = run(None)
     for stop in itertools.count(1):
@@ -260,9 +264,7 @@ def test_what_a_loss_closes_over_is_not_built_into_the_program():
 
     rule, steps, given = optax.sgd(1e-3), np.array([0, 3]), np.ones((1, 200))
     run = train(KEY, fits, jnp.zeros(200), rule, Batches(given), steps)
-    wanted = lrdyn.simulate(
-        lambda w: fits(w, None, given, None)[0], jnp.zeros(200), rule, steps
-    )
+    wanted = lrdyn.simulate(lambda w: fits(w, None, given, None)[0], jnp.zeros(200), rule, steps)
     chex.assert_trees_all_close(run.params, np.asarray(wanted.params), rtol=0, atol=1e-12)
 
 

@@ -27,7 +27,10 @@ def test_moments_give_the_loss_of_the_data():
     X, Y = rng.normal(size=(6, 20)), rng.normal(size=(3, 20))
     data = linear.moments(X, Y)
     for scale in (0.0, 1.0):
-        weights = (jnp.asarray(scale * rng.normal(size=(6, 6))), jnp.asarray(rng.normal(size=(3, 6))))
+        weights = (
+            jnp.asarray(scale * rng.normal(size=(6, 6))),
+            jnp.asarray(rng.normal(size=(3, 6))),
+        )
         found, _ = linear.linear_loss(weights, None, data, None)
         missed = np.sum((np.asarray(weights[1] @ weights[0]) @ X - Y) ** 2) / 40
         nothing = np.sum(Y**2) / 40 - np.sum(data.outputs**2) / 2

@@ -15,7 +15,6 @@ from lrdyn.engine.judging import Groups
 from lrdyn.engine.runs import saved
 
 
-
 class Undrawable(BadInput):
     """There are no numbers of a long figure."""
 

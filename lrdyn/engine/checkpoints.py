@@ -120,7 +120,9 @@ class Checkpoints:
         with self.log.open(newline="") as file:
             rows = list(csv.reader(file))
         mine = self._run("")
-        kept = [r for r in rows if not (r[0].startswith(mine) and r[1].isdigit() and int(r[1]) > step)]
+        kept = [
+            r for r in rows if not (r[0].startswith(mine) and r[1].isdigit() and int(r[1]) > step)
+        ]
         with files.replacing(self.log) as path, path.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(kept)
 

@@ -31,7 +31,8 @@ def groups_of(experiment: Experiment, scenario: Scenario, dtype: str) -> dict[st
     """Precision -> group of a scenario; ``dtype`` is the precision that was asked for."""
     root = "" if scenario is experiment.scenarios[0] else f"/{scenario.id}"
     return {
-        p: (root or "/") if p == dtype else f"{root}/{p}" for p in precisions(experiment, scenario, dtype)
+        p: (root or "/") if p == dtype else f"{root}/{p}"
+        for p in precisions(experiment, scenario, dtype)
     }
 
 

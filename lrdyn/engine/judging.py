@@ -242,7 +242,9 @@ def _found(
     claim = Claim(finding.id, finding.statement, "limit", reads=reads, tolerance=0.0, seeds=1)
     several = list(outcomes(claim, scenario, results, precision))
     kept = [one for one in several if not _reason(claim, scenario, one, 0.0)]
-    values = np.concatenate([np.ravel(finding.value(one)) for one in kept]) if kept else np.array([])
+    values = (
+        np.concatenate([np.ravel(finding.value(one)) for one in kept]) if kept else np.array([])
+    )
     known = bool(np.all(np.isfinite(values))) and len(values) > 0
     true = finding.came_true
     found = {

@@ -73,9 +73,7 @@ def carry_out(
     experiment = run.experiment
     with opened(run, out) as path:
         with progress.shown(experiment.name, bar=bar) as told:
-            found = verify_run(
-                run, memory=memory, store=path / PARTS, progress=told, every=every
-            )
+            found = verify_run(run, memory=memory, store=path / PARTS, progress=told, every=every)
         if experiment.judged and _about_nothing(found):
             raise BadInput(_nothing_applies(experiment, found))
         save(experiment, found, path, draw)

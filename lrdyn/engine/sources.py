@@ -59,11 +59,13 @@ def _files(functions: Sequence[Any]) -> set[Path]:
 
 
 def _of_theorems(path: Path) -> bool:
-    return path.is_relative_to(Path(lrdyn.__path__[0]) / "theorems")
+    """Whether a file states a theorem or a study."""
+    package = Path(lrdyn.__path__[0])
+    return any(path.is_relative_to(package / name) for name in ("theorems", "studies"))
 
 
 def _general(path: Path) -> bool:
-    """Whether a file is one of the library's, and of no theorem."""
+    """Whether a file is one of the library's, and of no theorem or study."""
     return path.is_relative_to(lrdyn.__path__[0]) and not _of_theorems(path)
 
 

@@ -2,4 +2,4 @@
 
 from lrdyn.training.batches import Batches as Batches
 from lrdyn.training.keeping import Keeper as Keeper
-from lrdyn.training.train import train as train
+from lrdyn.training.loop import train as train

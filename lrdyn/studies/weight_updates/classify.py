@@ -105,7 +105,9 @@ def cross_entropy(logits: Logits) -> Callable[..., Any]:
     return loss
 
 
-def _accuracy(case: Classifier, run: Any, inputs: np.ndarray, labels: Int[np.ndarray, "n"]) -> float:
+def _accuracy(
+    case: Classifier, run: Any, inputs: np.ndarray, labels: Int[np.ndarray, "n"]
+) -> float:
     """Share of images that are classified correctly, in evaluation."""
     arrays, rest = eqx.partition(run.params, eqx.is_array)
 

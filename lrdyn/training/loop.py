@@ -120,16 +120,16 @@ class _Made:
         self.loss, self.algorithm, self.batches, self.devices = loss, algorithm, batches, devices
         self.data = replicated(batches.data, devices)
         self.epoch, self.order = -1, None
-        begun = _Run(
-            algorithm.begin(arrays), state, jnp.zeros(()), jnp.asarray(-1, jnp.int32), {}
-        )
+        begun = _Run(algorithm.begin(arrays), state, jnp.zeros(()), jnp.asarray(-1, jnp.int32), {})
         order = replicated(batches.order(self.order_key, 0), devices)
         seen = jax.eval_shape(self.cost(begun, 0, self.data, order), arrays)
         value, (_, metrics) = seen
         checks.floats("loss(params, state, batch, key)", value)
         begun = begun._replace(
             limit=jnp.zeros((), value.dtype),
-            metrics={name: jnp.full(one.shape, jnp.nan, one.dtype) for name, one in metrics.items()},
+            metrics={
+                name: jnp.full(one.shape, jnp.nan, one.dtype) for name, one in metrics.items()
+            },
         )
         self.start = replicated(jax.tree.map(jnp.array, begun), devices)
         numbers = (jnp.asarray(0, jnp.int32),) * 2
@@ -250,7 +250,9 @@ class _Loop:
     def _record(self, run: _Run) -> None:
         if self.count < len(self.steps) and self.steps[self.count] == self.at:
             found = jax.device_get(self.look(run))
-            for room, one in zip(jax.tree.leaves(self.records), jax.tree.leaves(found), strict=True):
+            for room, one in zip(
+                jax.tree.leaves(self.records), jax.tree.leaves(found), strict=True
+            ):
                 room[self.count] = one
             self.count += 1
 
