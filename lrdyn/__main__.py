@@ -14,7 +14,7 @@ from lrdyn.engine import history
 from lrdyn.own import own_experiment
 from lrdyn.show import shortened
 from lrdyn.studies import REGISTRY as STUDIES
-from lrdyn.studies import study, studies
+from lrdyn.studies import studies, study
 from lrdyn.theorem import Experiment
 from lrdyn.theorems import REGISTRY, theorem, theorems
 

@@ -20,8 +20,8 @@ from lrdyn import interrupts
 from lrdyn.data import lookup
 from lrdyn.drawing import verdicts
 from lrdyn.engine import report
-from lrdyn.engine.configuration import Run, defaults, run_of, typed
 from lrdyn.engine.configuration import BadInput as BadInput
+from lrdyn.engine.configuration import Run, defaults, run_of, typed
 from lrdyn.engine.judging import flag_text
 from lrdyn.engine.produce import MATMULS
 from lrdyn.engine.runs import carry_out, judge_again

@@ -122,9 +122,10 @@ class Finding:
 class Control(Generic[C]):
     """A broken hypothesis, formula or algorithm under which a claim must be seen to fail.
 
-    Exactly one of ``case``, ``predict``, ``measure`` and ``swap`` says what is broken. A control runs at
-    settings of its own (``at`` over that of its scenario, over the quick preset's first values) and
-    with seeds 0 and 1, whatever the flags are: it tests the instrument, not the user's numbers.
+    Exactly one of ``case``, ``predict``, ``measure`` and ``swap`` says what is broken. A control
+    runs at settings of its own (``at`` over that of its scenario, over the quick preset's first
+    values) and with seeds 0 and 1, whatever the flags are: it tests the instrument, not the user's
+    numbers.
 
     Args:
         id: short name.

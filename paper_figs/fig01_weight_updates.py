@@ -29,14 +29,16 @@ some thousands over the steps, and the spread over seeds is of this size."""
 CAPTION = """\
 Singular values of the weight update W(t) - W(0) of the penultimate layer, all of them, over the
 steps of training on {described} (seed {seed}). Blue: the first 2K = {rank}, for K = {classes}
-classes; grey: the others; trained in {dtype} (in float32 rounding lies some 1e-6 below the largest). {networks} {edge} The survey's further panels are drawn as soon as their
-networks are trained.
+classes; grey: the others; trained in {dtype} (in float32 rounding lies some 1e-6 below the
+largest). {networks} {edge} The survey's further panels are drawn as soon as their networks are
+trained.
 """
 NETWORK_TEXT = {
-    "dln": "Deep linear network: full-batch gradient descent on half the mean squared error against "
-    "one-hot labels, from an orthogonal start, without weight decay; raw pixels are not whitened, so that the theorem "
-    "does not cover it.",
-    "mlp": "Perceptron: gradient descent on the cross-entropy of mini-batches, ReLU, Gaussian start.",
+    "dln": "Deep linear network: full-batch gradient descent on half the mean squared error "
+    "against one-hot labels, from an orthogonal start, without weight decay; raw pixels are not "
+    "whitened, so that the theorem does not cover it.",
+    "mlp": "Perceptron: gradient descent on the cross-entropy of mini-batches, ReLU, Gaussian "
+    "start.",
 }
 RESULT_TEXT = (
     "At the end the first 2K hold {share:.4f} of the squared Frobenius norm of the update, its "
@@ -44,8 +46,9 @@ RESULT_TEXT = (
     "correctly (means over {seeds} seeds)."
 )
 EDGE_TEXT = (
-    "Last panel: the linear classifier on whitened images (first {width} principal coordinates, in "
-    "float64), which the theorem covers: sigma_(2K+1) / sigma_1 = {tail:.1e} at the end is round-off."
+    "Last panel: the linear classifier on whitened images (first {width} principal coordinates, "
+    "in float64), which the theorem covers: sigma_(2K+1) / sigma_1 = {tail:.1e} at the end is "
+    "round-off."
 )
 
 
@@ -132,7 +135,8 @@ def _facts(groups: Groups, found: xr.Dataset, names: list[str], rank: int) -> di
     width = int(np.sum(np.isfinite(last)))
     return {
         "described": root.attrs["about"].removeprefix("on "), "classes": rank // 2, "rank": rank,
-        "seed": int(root.seed[0]), "dtype": json.loads(root.attrs["config"])["dtype"], "networks": " ".join(texts),
+        "seed": int(root.seed[0]), "dtype": json.loads(root.attrs["config"])["dtype"],
+        "networks": " ".join(texts),
         "edge": EDGE_TEXT.format(width=width, tail=float(last[rank] / last[0])),
     }  # fmt: skip
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import chex
 import jax
-import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 import pytest

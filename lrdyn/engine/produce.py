@@ -63,7 +63,7 @@ def produce(
     memory: int = 2**30,
     store: Path | None = None,
     progress: Progress | None = None,
-    trainings: Trainings = Trainings(),
+    trainings: Trainings | None = None,
 ) -> dict[str, "xarray.Dataset"]:
     """Run every scenario and its controls: the content of ``results.nc``, group -> dataset.
 
@@ -88,7 +88,7 @@ def produce(
     found = _run_side_by_side([j for j in jobs if not j.trains], memory, store, told)
     for job in jobs:  # one by one: a training takes all cores
         if job.trains:
-            found |= job.train(trainings, store, told)
+            found |= job.train(trainings or Trainings(), store, told)
     return found
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrdyn import show
-from lrdyn.data import lookup
 from lrdyn.claims import FALSE_ALARM
+from lrdyn.data import lookup
 from lrdyn.engine import progress as progresses
 from lrdyn.engine import report
 from lrdyn.engine.configuration import Run, run_of

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,9 +83,9 @@ def train(
         keeper: keeps checkpoints and is told of the progress; that of the study by default.
 
     Returns:
-        A :class:`lrdyn.Trajectory`, its records arrays of NumPy, with ``state`` and ``metrics``: the numbers
-        of the last batch before each recorded step, ``loss`` among them, NaN at the start. A run
-        whose loss is lost ends there, and its later records are NaN.
+        A :class:`lrdyn.Trajectory`, its records arrays of NumPy, with ``state`` and ``metrics``:
+        the numbers of the last batch before each recorded step, ``loss`` among them, NaN at the
+        start. A run whose loss is lost ends there, and its later records are NaN.
 
     Raises:
         ValueError: ``params`` has no inexact array, or a batch is no multiple of the devices.

@@ -12,7 +12,6 @@ from lrdyn.descent import gradient_descent
 from lrdyn.factorization import Weights
 from lrdyn.initialization import orthogonal_layers
 from lrdyn.recording import recorded_steps
-from lrdyn.spectra import singular_values
 from lrdyn.studies.weight_updates import trained
 from lrdyn.studies.weight_updates.measures import of_gaussian, of_update, spread_out
 from lrdyn.theorem import Scenario
