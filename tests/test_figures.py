@@ -66,7 +66,7 @@ COUNTED = lrdyn.Experiment(
             traced=False,
         ),
     ),
-    data=lambda: DATA,
+    data=lambda settings: DATA,
 )
 
 

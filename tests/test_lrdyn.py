@@ -254,8 +254,8 @@ def test_workers_are_started_where_ctrl_c_is_none_of_theirs():
 def test_a_worker_whose_parent_ended_before_its_first_line_ends(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    parent = {interrupts.PARENT: str(gone.pid)}
-    with started("-c", "import lrdyn, time; time.sleep(60)", cwd=tmp_path, **parent) as worker:
+    source, parent = "import lrdyn, time; time.sleep(60)", str(gone.pid)
+    with started("-c", source, cwd=tmp_path, LRDYN_PARENT=parent) as worker:
         assert worker.wait(timeout=30) == 128 + signal.SIGKILL
 
 

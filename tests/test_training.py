@@ -1,6 +1,7 @@
 """The loop of a training: its step is that of `simulate`, and it continues to the bit."""
 
 import json
+from typing import Any
 
 import chex
 import equinox as eqx
@@ -87,7 +88,7 @@ def test_on_a_full_batch_it_is_simulate(name):
 @pytest.mark.parametrize("method", [lrdyn.GALORE, lrdyn.RELORA_FROZEN, lrdyn.RELORA, lrdyn.LORA])
 def test_algorithm_1_runs_in_it(method):
     W, rule = jnp.ones((5, 4)) / 3, optax.adam(0.01)
-    how = {"rank": 2, "period": 0 if method.once else 7}
+    how: dict[str, Any] = {"rank": 2, "period": 0 if method.once else 7}
 
     def fits(W, state, batch, key):
         return jnp.mean((batch["x"] @ W.T - batch["y"]) ** 2), (state, {})

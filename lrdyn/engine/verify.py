@@ -93,7 +93,7 @@ def verify(
         lrdyn.engine.configuration.BadInput: --width: got an unknown setting, wanted one of dim, ...
     """
     if data_dir is not None:
-        lookup.search_first(data_dir)
+        lookup.search_first(os.fspath(data_dir))
     run = run_of(theorem, memory=memory, **settings)
     if progress is None and progresses.in_notebook():
         progress = progresses.Notebook(theorem.name)

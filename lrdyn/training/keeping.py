@@ -32,6 +32,7 @@ class Keeper(Protocol):
 
     def due(self, step: int) -> bool:
         """Whether this step is to be kept."""
+        ...
 
     def save(self, key: str, step: int, kept: PyTree) -> None:
         """Keep a step."""

@@ -77,8 +77,9 @@ def train(
         steps: increasing step numbers at which ``record`` is called; the run ends at the last.
         state: arrays that the loss hands on from step to step.
         record: ``record(params, state)`` is traced and compiled; its arrays are stacked.
-        devices: each takes an equal share of a batch; parameters are on all of them. The first
-            device by default.
+        devices: each takes an equal share of a batch; parameters are on all of them. By default
+            all accelerators, where a batch is a multiple of them, or one CPU device, which uses all
+            cores by itself.
         name: of the run, where a study has several at one point.
         keeper: keeps checkpoints and is told of the progress; that of the study by default.
 
@@ -102,12 +103,19 @@ def train(
     checks.instance("loss", loss)
     checks.instance("batches", batches, Batches)
     algorithm = optimizer if isinstance(optimizer, Algorithm) else of_optimizer(optimizer)
-    devices = tuple(devices or jax.local_devices()[:1])
+    devices = tuple(devices or _devices(batches.examples))
     if batches.examples % len(devices):
         checks.refuse("batches", f"{batches.examples} examples", f"a multiple of {len(devices)}")
     made = _Made(key, loss, params, algorithm, batches, state, devices)
     at = np.asarray(checks.steps(steps)).tolist()
     return _Loop(made, at, record, name, keeper or keeping.current()).run()
+
+
+def _devices(examples: int) -> Sequence[Any]:
+    """The devices of a training that names none."""
+    local = jax.local_devices()
+    alone = local[0].platform == "cpu" or examples % len(local)
+    return local[:1] if alone else local
 
 
 class _Made:
@@ -196,7 +204,8 @@ class _Loop:
         room = self.look.out
         self.records = jax.tree.map(lambda one: _room(len(steps), one), room)
         parts = [made.segment, self.look, *([made.refresh] if made.refresh else [])]
-        self.key = digest_of([made.start, *parts], made.batches.digest, f"{steps}")
+        said = f"{steps} {len(made.devices)}"
+        self.key = digest_of([made.start, *parts], made.batches.digest, said)
 
     def run(self) -> Trajectory:
         made, last = self.made, self.steps[-1]

@@ -8,6 +8,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -66,7 +67,7 @@ def digest_of(parts: Iterable[Any], *texts: str) -> str:
 
 def _numbers(array: Any) -> Any:
     """An array, or the numbers behind a random key."""
-    keys = eqx.is_array(array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+    keys = eqx.is_array(array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(array) if keys else array
 
 
