@@ -1,8 +1,31 @@
-"""Networks: PyTrees of arrays that are called on a batch, and functions that draw them."""
+"""Networks: PyTrees of arrays, and functions that draw them.
+
+``mlp``, ``vgg``, ``resnet`` and ``vit`` are called alike, one example at a time: see
+:class:`Network`, and :func:`apply` for batches. An image is channels x height x width.
+``transformer`` is called on a batch.
+"""
 
 from lrdyn.networks.attention import Attention as Attention
 from lrdyn.networks.attention import LayerNorm as LayerNorm
-from lrdyn.networks.attention import Transformer as Transformer
-from lrdyn.networks.attention import transformer as transformer
+from lrdyn.networks.attention import causal as causal
+from lrdyn.networks.attention import rotary as rotary
+from lrdyn.networks.convolution import BatchNorm as BatchNorm
+from lrdyn.networks.convolution import initial_state as initial_state
+from lrdyn.networks.network import Network as Network
+from lrdyn.networks.network import apply as apply
+from lrdyn.networks.network import cross_entropy as cross_entropy
+from lrdyn.networks.network import enough_classes as enough_classes
 from lrdyn.networks.perceptron import MLP as MLP
 from lrdyn.networks.perceptron import mlp as mlp
+from lrdyn.networks.resnet import ResNet as ResNet
+from lrdyn.networks.resnet import resnet as resnet
+from lrdyn.networks.transformer import Transformer as Transformer
+from lrdyn.networks.transformer import transformer as transformer
+from lrdyn.networks.vgg import VGG as VGG
+from lrdyn.networks.vgg import VGG11 as VGG11
+from lrdyn.networks.vgg import VGG16 as VGG16
+from lrdyn.networks.vgg import vgg as vgg
+from lrdyn.networks.vit import ViT as ViT
+from lrdyn.networks.vit import vit as vit
+from lrdyn.networks.weights import matrices as matrices
+from lrdyn.networks.weights import penultimate as penultimate

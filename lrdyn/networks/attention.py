@@ -1,18 +1,26 @@
-"""A small transformer: one block of attention and a perceptron, each behind a layer norm."""
+"""Attention and what goes with it: layer norms, causal masks, rotary positions.
+
+Hidden states are matrices, one token a column.
+"""
+
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from lrdyn import checks
-from lrdyn.initialization import gaussians
-from lrdyn.networks.perceptron import MLP
 
 
 class LayerNorm(eqx.Module):
-    """g * (h - mean) / sqrt(variance + 1e-5) + b over the features of each token.
+    """g * (h - mean) / sqrt(variance + eps) + b over the features of each token.
+
+    Args:
+        gain: g.
+        bias: b.
+        eps: a token of equal features has no direction to be scaled to.
 
     Example:
         >>> norm = LayerNorm(jnp.ones(2), jnp.zeros(2))
@@ -22,120 +30,147 @@ class LayerNorm(eqx.Module):
 
     gain: Float[Array, "width"]
     bias: Float[Array, "width"]
+    eps: float = eqx.field(static=True, default=1e-5)
 
     def __call__(self, hidden: Float[Array, "width tokens"]) -> Float[Array, "width tokens"]:
         """Normalise each column."""
         centred = hidden - jnp.mean(hidden, axis=0, keepdims=True)
-        # 1e-5, as everywhere: a token of equal features has no direction to be scaled to.
-        spread = jnp.sqrt(jnp.mean(centred**2, axis=0, keepdims=True) + 1e-5)
+        spread = jnp.sqrt(jnp.mean(centred**2, axis=0, keepdims=True) + self.eps)
         return self.gain[:, None] * centred / spread + self.bias[:, None]
 
 
-class Attention(eqx.Module):
-    """W_O concat_h(V_h softmax(K_h^T Q_h / sqrt(width / heads))), with Q, K, V = W_{Q,K,V} H.
+Biases = tuple[
+    Float[Array, "_"] | None, Float[Array, "_"] | None,
+    Float[Array, "_"] | None, Float[Array, "_"] | None,
+]  # fmt: skip
+"""Of the queries, keys, values and the output."""
 
-    There are no biases: that of the keys would have no effect, and a gradient of nothing but
-    round-off, which Adam turns into steps of full size.
+
+class Attention(eqx.Module):
+    """W_O concat_h(V_h softmax(K_h^T Q_h / sqrt(size))) + b_O, with Q = W_Q H + b_Q, K, V alike.
+
+    By default there are no biases: that of the keys would have no effect, and a gradient of nothing
+    but round-off, which Adam turns into steps of full size. A kind of head has W_Q.rows / heads =
+    size rows; with fewer keys and values than queries, heads share them, neighbours first (LLaMA).
 
     Args:
         query: W_Q.
         key: W_K.
         value: W_V.
         output: W_O.
-        heads: number of heads; it divides the width.
+        heads: number of heads.
+        biases: b_Q, b_K, b_V and b_O (BERT, ViT), each of which may be None.
+
+    Raises:
+        ValueError: the heads do not divide the rows of W_Q, or not those of W_K.
+
+    Example:
+        >>> net = Attention(*[jnp.eye(4)] * 4, heads=2)
+        >>> net(jnp.ones((4, 3)), mask=causal(3)).shape
+        (4, 3)
     """
 
-    query: Float[Array, "width width"]
-    key: Float[Array, "width width"]
-    value: Float[Array, "width width"]
-    output: Float[Array, "width width"]
+    query: Float[Array, "inner width"]
+    key: Float[Array, "grouped width"]
+    value: Float[Array, "grouped width"]
+    output: Float[Array, "width inner"]
     heads: int = eqx.field(static=True, default=1)
+    biases: Biases = (None, None, None, None)
 
-    def __call__(self, hidden: Float[Array, "width tokens"]) -> Float[Array, "width tokens"]:
-        """Every token looks at all tokens."""
-        width, tokens = hidden.shape
-
-        def split(matrix: Array) -> Array:
-            return (matrix @ hidden).reshape(self.heads, width // self.heads, tokens)
-
-        queries, keys, values = map(split, (self.query, self.key, self.value))
-        scores = jnp.einsum("hdk,hdq->hkq", keys, queries) / np.sqrt(width // self.heads)
-        mixed = jnp.einsum("hdk,hkq->hdq", values, jax.nn.softmax(scores, axis=1))
-        return self.output @ mixed.reshape(width, tokens)
-
-
-class Transformer(eqx.Module):
-    """f(X) = W_U LN(H_2), H_2 = H_1 + MLP(LN(H_1)), H_1 = H_0 + Attention(LN(H_0)), H_0 = W_E X.
-
-    One example is a matrix, one token a column. All leaves are arrays.
-
-    Args:
-        embedding: W_E.
-        attention: the attention.
-        mlp: the perceptron, which acts on each token.
-        norms: the three layer norms, in the order of their use.
-        unembedding: W_U.
-    """
-
-    embedding: Float[Array, "width features"]
-    attention: Attention
-    mlp: MLP
-    norms: tuple[LayerNorm, LayerNorm, LayerNorm]
-    unembedding: Float[Array, "outputs width"]
+    def __check_init__(self):
+        rows = len(self.query)
+        dividing_heads(rows, self.heads)
+        size = rows // self.heads
+        if len(self.key) % size or self.heads % (len(self.key) // size):
+            wanted = f"heads of {size} rows, in a number that divides {self.heads}"
+            checks.refuse("key", f"{len(self.key)} rows", wanted)
 
     def __call__(
-        self, inputs: Float[Array, "batch features tokens"]
-    ) -> Float[Array, "batch outputs tokens"]:
-        """Outputs of each example."""
-        return jax.vmap(self._one)(inputs)
+        self,
+        hidden: Float[Array, "width tokens"],
+        *,
+        mask: Bool[Array, "tokens _"] | None = None,
+        rotary: Callable[[Array], Array] | None = None,
+    ) -> Float[Array, "width tokens"]:
+        """Every token looks at all tokens, or at those of the mask.
 
-    def _one(self, tokens: Float[Array, "features tokens"]) -> Float[Array, "outputs tokens"]:
-        first, second, last = self.norms
-        hidden = self.embedding @ tokens
-        hidden = hidden + self.attention(first(hidden))
-        hidden = hidden + self.mlp(second(hidden))
-        return self.unembedding @ last(hidden)
+        Args:
+            hidden: H.
+            mask: entry (k, q) is true where token q may look at token k, for example
+                :func:`causal`; a single column holds for all q, as of padding. A token that may
+                look nowhere looks everywhere alike.
+            rotary: maps queries and keys, (heads, size, tokens), for example :func:`rotary`.
+        """
+        size, tokens = len(self.query) // self.heads, hidden.shape[1]
+        pairs = zip((self.query, self.key, self.value), self.biases[:3], strict=True)
+        queries, keys, values = (_affine(W, b, hidden).reshape(-1, size, tokens) for W, b in pairs)
+        if rotary is not None:
+            queries, keys = rotary(queries), rotary(keys)
+        if len(keys) < self.heads:
+            keys, values = (jnp.repeat(x, self.heads // len(x), axis=0) for x in (keys, values))
+        scores = jnp.einsum("hdk,hdq->hkq", keys, queries) / np.sqrt(size)
+        if mask is not None:
+            scores = jnp.where(mask[None], scores, jnp.finfo(scores.dtype).min)
+        mixed = jnp.einsum("hdk,hkq->hdq", values, jax.nn.softmax(scores, axis=1))
+        return _affine(self.output, self.biases[3], mixed.reshape(-1, tokens))
 
 
-def transformer(
-    key: Key[Array, ""], *, features: int, width: int, hidden: int, outputs: int, heads: int = 1
-) -> Transformer:
-    """Draw a transformer: Gaussian weights of variance 1 / inputs, biases 0, gains 1.
+def _affine(W: Array, b: Array | None, hidden: Array) -> Array:
+    return W @ hidden if b is None else W @ hidden + b[:, None]
 
-    Args:
-        key: random key.
-        features: entries of a token.
-        width: entries of its representation.
-        hidden: hidden units of the perceptron.
-        outputs: entries of an output.
-        heads: number of heads.
+
+def dividing_heads(width: int, heads: int) -> None:
+    """Check that heads are of equal size.
 
     Raises:
         ValueError: the width is not a multiple of the number of heads.
 
     Example:
-        >>> net = transformer(jax.random.key(0), features=3, width=4, hidden=8, outputs=2)
-        >>> net(jnp.ones((5, 3, 7))).shape
-        (5, 2, 7)
+        >>> dividing_heads(4, 3)
+        Traceback (most recent call last):
+        ValueError: heads: got 3 with width 4, wanted a divisor of the width
     """
-    checks.key(key)
-    given = {"features": features, "width": width, "hidden": hidden, "outputs": outputs}
-    for name, size in {**given, "heads": heads}.items():
-        checks.integer(name, size)
+    checks.integer("width", width)
+    checks.integer("heads", heads)
     if width % heads:
-        raise ValueError(f"heads: got {heads} with width {width}, wanted a divisor of the width")
-    square = (width, width)
-    shapes = [(width, features), *[square] * 4, (hidden, width), (width, hidden), (outputs, width)]
-    embedding, query, to_key, value, output, first, second, unembedding = (
-        G / np.sqrt(G.shape[1]) for G in gaussians(key, shapes)
-    )
-    zeros = jnp.zeros(width, embedding.dtype)
-    biases = (jnp.zeros(hidden, embedding.dtype), zeros)
-    norm = LayerNorm(jnp.ones_like(zeros), zeros)
-    return Transformer(
-        embedding,
-        Attention(query, to_key, value, output, heads),
-        MLP((first, second), biases, jax.nn.gelu),
-        (norm, norm, norm),
-        unembedding,
-    )
+        checks.refuse("heads", f"{heads} with width {width}", "a divisor of the width")
+
+
+def causal(tokens: int) -> Bool[Array, "tokens tokens"]:
+    """Mask (k, q): token q may look at token k <= q.
+
+    Example:
+        >>> causal(2).tolist()
+        [[True, True], [False, True]]
+    """
+    checks.integer("tokens", tokens)
+    return jnp.triu(jnp.ones((tokens, tokens), bool))
+
+
+def rotary(
+    vectors: Float[Array, "heads size tokens"], base: float = 10000.0
+) -> Float[Array, "heads size tokens"]:
+    """Turn the plane of the entries i and i + size/2 of token t by the angle t base^(-2i / size).
+
+    Scores of queries and keys that are turned so depend on the distance of two tokens alone.
+
+    Args:
+        vectors: queries or keys of all heads; the size is even.
+        base: of the angles.
+
+    Raises:
+        ValueError: the size is odd.
+
+    Example:
+        >>> rotary(jnp.ones((1, 2, 2))).round(3).tolist()
+        [[[1.0, -0.301], [1.0, 1.382]]]
+    """
+    vectors = checks.floats("vectors", vectors, ("heads", "size", "tokens"))
+    checks.positive("base", base)
+    _, size, tokens = vectors.shape
+    if size % 2:
+        checks.refuse("vectors", f"size {size}", "an even size")
+    angles = np.outer(float(base) ** (-np.arange(0, size, 2) / size), np.arange(tokens))
+    cos, sin = (jnp.asarray(f(angles), vectors.dtype)[None] for f in (np.cos, np.sin))
+    one, other = jnp.split(vectors, 2, axis=1)
+    return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], axis=1)

@@ -6,53 +6,87 @@ from itertools import pairwise
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn import checks
 from lrdyn.initialization import gaussians
+from lrdyn.networks.network import Network, checked_dropout
 
 
-class MLP(eqx.Module):
-    """f(X) = W_L a(... a(W_1 X + b_1) ...) + b_L, one example a column of X.
+class MLP(Network):
+    """f(x) = W_L a(... a(W_1 x + b_1) ...) + b_L, Example 2.1 of the survey.
 
-    All its leaves are arrays: a gradient has the same structure, and whatever maps a PyTree of
-    parameters maps a network.
+    An example is a vector, or an image, which is flattened. A matrix is a batch, one example a
+    column. All its leaves are arrays: a gradient has the same structure, and whatever maps a PyTree
+    of parameters maps a network.
 
     Args:
         weights: W_l, each outputs x inputs; ``W_1`` acts first.
-        biases: b_l.
-        activation: a, between the layers.
+        biases: b_l, or None to have none.
+        activation: a, between the layers; the identity makes a deep linear network.
+        dropout: chance with which training hides an entry of the last hidden activations.
 
     Example:
         >>> net = MLP((jnp.ones((2, 3)), jnp.ones((1, 2))), (jnp.zeros(2), jnp.ones(1)))
         >>> net(jnp.zeros((3, 4))).tolist()
         [[1.0, 1.0, 1.0, 1.0]]
+        >>> net.features(jnp.zeros(3)).tolist()
+        [0.0, 0.0]
     """
 
     weights: tuple[Float[Array, "_ _"], ...]
-    biases: tuple[Float[Array, "_"], ...]
+    biases: tuple[Float[Array, "_"], ...] | None
     activation: Callable[[Array], Array] = eqx.field(static=True, default=jnp.tanh)
+    dropout: float = eqx.field(static=True, default=0.0)
 
-    def __call__(self, inputs: Float[Array, "features batch"]) -> Float[Array, "outputs batch"]:
-        """f(X)."""
-        hidden = inputs
-        for layer, (W, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = W @ (self.activation(hidden) if layer else hidden) + b[:, None]
-        return hidden
+    def hidden(
+        self, image: Float[Array, "..."], key: Key[Array, ""] | None, state: PyTree
+    ) -> tuple[Float[Array, "..."], PyTree]:
+        """a(W_{L-1} ...), and the state as it is."""
+        found = image if image.ndim < 3 else image.ravel()
+        for layer in range(len(self.weights) - 1):
+            found = self.activation(self._layer(layer, found))
+        return found, state
+
+    def last(self, features: Float[Array, "..."]) -> Float[Array, "..."]:
+        """W_L h + b_L."""
+        return self._layer(len(self.weights) - 1, features)
+
+    def _layer(self, layer: int, inputs: Array) -> Array:
+        found = self.weights[layer] @ inputs
+        if self.biases is None:
+            return found
+        b = self.biases[layer]
+        return found + (b[:, None] if inputs.ndim > 1 else b)
+
+    @property
+    def penultimate(self) -> str:
+        """W_{L-1}."""
+        if len(self.weights) < 2:
+            checks.refuse("network", "a single layer", "two or more")
+        return f"weights[{len(self.weights) - 2}]"
 
 
 def mlp(
-    key: Key[Array, ""], sizes: Sequence[int], *, activation: Callable[[Array], Array] = jnp.tanh
+    key: Key[Array, ""],
+    sizes: Sequence[int],
+    *,
+    activation: Callable[[Array], Array] = jnp.tanh,
+    bias: bool = True,
+    dropout: float = 0.0,
 ) -> MLP:
-    """Draw a perceptron: Gaussian weights of variance 1 / inputs, biases 0.
+    """Draw a perceptron (Example 2.1): Gaussian weights of variance 1 / inputs, biases 0.
 
     Args:
         key: random key.
         sizes: numbers of inputs, of hidden units, and of outputs.
         activation: a.
+        bias: whether there are biases.
+        dropout: see :class:`MLP`.
 
     Raises:
-        ValueError: there are fewer than two sizes, or one is not positive.
+        ValueError: there are fewer than two sizes, one is not positive, or the dropout is outside
+            [0, 1).
 
     Example:
         >>> import jax
@@ -63,6 +97,9 @@ def mlp(
     checks.key(key)
     checks.sizes("sizes", sizes, 2)
     checks.instance("activation", activation)
+    checks.instance("bias", bias, bool)
+    rate = checked_dropout(dropout)
     draws = gaussians(key, [(outputs, inputs) for inputs, outputs in pairwise(sizes)])
     weights = tuple(G / np.sqrt(G.shape[1]) for G in draws)
-    return MLP(weights, tuple(jnp.zeros(len(W), W.dtype) for W in weights), activation)
+    biases = tuple(jnp.zeros(len(W), W.dtype) for W in weights) if bias else None
+    return MLP(weights, biases, activation, rate)

@@ -1,0 +1,113 @@
+"""Convolutions, and batch normalisation whose running statistics are a plain PyTree."""
+
+from collections.abc import Iterator
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from lrdyn import checks
+from lrdyn.networks.network import AXIS
+
+State = tuple[tuple[Float[Array, "_"], Float[Array, "_"]], ...]
+"""Running mean and variance of each layer of batch normalisation."""
+MOMENTUM = 0.1
+"""Share of the newest batch in the running statistics."""
+
+
+class BatchNorm(eqx.Module):
+    """g * (h - mean) / sqrt(variance + 1e-5) + b of each channel.
+
+    In training the mean and the variance are those of the batch, over examples and pixels; in
+    evaluation running means of them, r <- 0.9 r + 0.1 new, that of the variance of its unbiased
+    estimate, from mean 0 and variance 1. (These are PyTorch's. ``equinox.nn.BatchNorm`` 0.13.8 of
+    mode "batch" counts its first running variance of 1 as if it were 0, so that it evaluates a
+    network of few steps far too small.)
+
+    Args:
+        gain: g.
+        bias: b.
+        place: which of the running statistics are its own.
+    """
+
+    gain: Float[Array, "channels"]
+    bias: Float[Array, "channels"]
+    place: int = eqx.field(static=True)
+
+    def __call__(
+        self, hidden: Float[Array, "channels height width"], *, training: bool, state: State | None
+    ) -> tuple[Float[Array, "channels height width"], State]:
+        """One example; in training inside ``jax.vmap(..., axis_name="batch")``."""
+        if not isinstance(state, tuple) or len(state) <= self.place:
+            checks.refuse("state", type(state).__name__, "initial_state(network), or a later one")
+        mean, variance = state[self.place]
+        if training:
+            mean = jax.lax.pmean(jnp.mean(hidden, axis=(1, 2)), AXIS)
+            centred = hidden - mean[:, None, None]
+            variance = jax.lax.pmean(jnp.mean(centred**2, axis=(1, 2)), AXIS)
+            state = self._renewed(state, hidden.shape[1] * hidden.shape[2], mean, variance)
+        # 1e-5, as everywhere: a channel that is the same for all has no spread to divide by.
+        scale = self.gain / jnp.sqrt(variance + 1e-5)
+        return (hidden - mean[:, None, None]) * scale[:, None, None] + self.bias[
+            :, None, None
+        ], state
+
+    def _renewed(self, state: State, pixels: int, mean: Array, variance: Array) -> State:
+        count = pixels * jax.lax.axis_size(AXIS)
+        # A single number has no unbiased variance; its variance of 0 stands in.
+        news = jax.lax.stop_gradient((mean, variance * (count / max(count - 1, 1))))
+        kept = (
+            (1 - MOMENTUM) * old + MOMENTUM * new
+            for old, new in zip(state[self.place], news, strict=True)
+        )
+        return (*state[: self.place], tuple(kept), *state[self.place + 1 :])
+
+
+def initial_state(network: PyTree) -> State:
+    """Running statistics at the start, means 0 and variances 1; () without batch normalisation.
+
+    Example:
+        >>> from lrdyn.networks import vgg
+        >>> how = {"size": 4, "batch_norm": True}
+        >>> [mean.shape for mean, _ in initial_state(vgg(jax.random.key(0), (3, "pool", 5), **how))]
+        [(3,), (5,)]
+    """
+    leaves = jax.tree.leaves(network, is_leaf=lambda x: isinstance(x, BatchNorm))
+    norms = sorted((x for x in leaves if isinstance(x, BatchNorm)), key=lambda x: x.place)
+    return tuple((jnp.zeros_like(norm.gain), jnp.ones_like(norm.gain)) for norm in norms)
+
+
+class Convolution(eqx.Module):
+    """A convolution and the batch normalisation of what comes out, if there is one."""
+
+    convolution: eqx.nn.Conv2d
+    norm: BatchNorm | None
+
+    def __call__(
+        self, hidden: Float[Array, "_ _ _"], *, training: bool, state: PyTree
+    ) -> tuple[Float[Array, "_ _ _"], PyTree]:
+        """Channels, and the new state."""
+        found = self.convolution(hidden)
+        return (
+            (found, state)
+            if self.norm is None
+            else self.norm(found, training=training, state=state)
+        )
+
+
+def convolution(
+    key: Key[Array, ""], inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1,
+    bias: bool = False, places: Iterator[int] | None = None,
+) -> Convolution:  # fmt: skip
+    """A kernel that keeps the size at stride 1, normalised where there are places for statistics.
+
+    Example:
+        >>> layer = convolution(jax.random.key(0), 3, 5)
+        >>> layer(jnp.ones((3, 4, 4)), training=False, state=None)[0].shape
+        (5, 4, 4)
+    """
+    kept = eqx.nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, use_bias=bias, key=key)
+    if places is None:
+        return Convolution(kept, None)
+    return Convolution(kept, BatchNorm(jnp.ones(outputs), jnp.zeros(outputs), next(places)))

@@ -1,0 +1,126 @@
+"""VGG: 3 x 3 convolutions and poolings in a row, then a classifier of fully connected layers."""
+
+from collections.abc import Sequence
+from itertools import count, pairwise
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key, PyTree
+
+from lrdyn import checks
+from lrdyn.networks.convolution import Convolution, convolution
+from lrdyn.networks.network import Network, checked_dropout
+from lrdyn.networks.weights import drawn
+
+VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+"""Configuration A."""
+VGG16 = (
+    64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool",
+    512, 512, 512, "pool",
+)  # fmt: skip
+"""Configuration D."""
+
+
+class VGG(Network):
+    """f(x) = W_L relu(W_{L-1} ... c(x)), c = relu of a convolution, or a maximum over 2 x 2 pixels.
+
+    Args:
+        layers: the convolutions, None for each pooling.
+        classifier: the hidden layers after them, relu behind each.
+        head: W_L.
+        size: pixels of a side of an image.
+        dropout: chance with which training hides an entry of what the last layer gets.
+    """
+
+    layers: tuple[Convolution | None, ...]
+    classifier: tuple[eqx.nn.Linear, ...]
+    head: eqx.nn.Linear
+    size: int = eqx.field(static=True)
+    dropout: float = eqx.field(static=True)
+
+    def hidden(
+        self, image: Float[Array, "channels height width"], key: Any, state: PyTree
+    ) -> tuple[Float[Array, "features"], PyTree]:
+        """What the last layer gets, and the new state."""
+        channels = next(layer for layer in self.layers if layer).convolution.in_channels
+        found = checks.floats("image", image, (channels, self.size, self.size))
+        for layer in self.layers:
+            if layer is None:
+                found = eqx.nn.MaxPool2d(2, 2)(found)
+            else:
+                found, state = layer(found, training=key is not None, state=state)
+                found = jax.nn.relu(found)
+        found = found.ravel()
+        for linear in self.classifier:
+            found = jax.nn.relu(linear(found))
+        return found, state
+
+    def last(self, features: Float[Array, "features"]) -> Float[Array, "classes"]:
+        """W_L h + b_L."""
+        return self.head(features)
+
+    @property
+    def penultimate(self) -> str:
+        """The last hidden layer of the classifier, or the last kernel."""
+        if self.classifier:
+            return f"classifier[{len(self.classifier) - 1}].weight"
+        return f"layers[{max(i for i, x in enumerate(self.layers) if x)}].convolution.weight"
+
+
+def vgg(
+    key: Key[Array, ""], layers: Sequence[int | str] = VGG16, *, size: int = 32, channels: int = 3,
+    hidden: Sequence[int] = (), classes: int = 10, batch_norm: bool = False, dropout: float = 0.0,
+) -> VGG:  # fmt: skip
+    """Draw a VGG: Gaussian weights of variance 2 / inputs, 1 / inputs in the last layer, biases 0.
+
+    Args:
+        key: random key.
+        layers: channels of each convolution, and ``"pool"``; :data:`VGG11` and :data:`VGG16`.
+        size: pixels of a side of an image.
+        channels: of an image.
+        hidden: widths of the classifier's hidden layers: () for 512-10, (512,) for 512-512-10.
+        classes: number of outputs.
+        batch_norm: whether convolutions, whose biases stay, are followed by batch normalisation.
+        dropout: see :class:`VGG`.
+
+    Raises:
+        ValueError: a width is 0, the poolings leave no pixel of an image, or the dropout is outside
+            [0, 1).
+
+    Example:
+        >>> net = vgg(jax.random.key(0), (4, "pool", 6, "pool"), size=8, hidden=(5,), classes=2)
+        >>> net(jnp.ones((3, 8, 8))).shape, net.penultimate
+        ((2,), 'classifier[0].weight')
+    """
+    checks.key(key)
+    if not isinstance(layers, tuple | list):
+        checks.refuse("layers", type(layers).__name__, "a tuple")
+    widths = [layer for layer in layers if not isinstance(layer, str)]
+    if not widths or {layer for layer in layers if isinstance(layer, str)} - {"pool"}:
+        checks.refuse("layers", layers, "numbers of channels and 'pool'")
+    checks.sizes("layers", widths, 1)
+    checks.sizes("hidden", hidden, 0)
+    for name, number in {"size": size, "channels": channels, "classes": classes}.items():
+        checks.integer(name, number)
+    checks.instance("batch_norm", batch_norm, bool)
+    rate, pools = checked_dropout(dropout), len(layers) - len(widths)
+    if size < 2**pools:
+        checks.refuse("size", size, f"at least {2**pools}, so that {pools} poolings leave a pixel")
+    flat = widths[-1] * (size // 2**pools) ** 2
+
+    def build(key: Key[Array, ""]) -> VGG:
+        into, places = iter((channels, *widths)), count() if batch_norm else None
+        made = [
+            None
+            if isinstance(n, str)
+            else convolution(key, next(into), n, bias=True, places=places)
+            for n in layers
+        ]
+        *before, head = (
+            eqx.nn.Linear(m, n, key=key) for m, n in pairwise((flat, *hidden, classes))
+        )
+        return VGG(tuple(made), tuple(before), head, size, rate)
+
+    return drawn(key, build, lambda path, inputs: np.sqrt((2 - path.startswith("head")) / inputs))

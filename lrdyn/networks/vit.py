@@ -1,0 +1,158 @@
+"""Vision transformers: an image is a row of patches, read by blocks of attention."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from lrdyn import checks
+from lrdyn.networks.attention import Attention, LayerNorm, dividing_heads
+from lrdyn.networks.network import Network, checked_dropout, dropped, keys_of
+from lrdyn.networks.perceptron import MLP
+from lrdyn.networks.weights import drawn
+
+EPS = 1e-6
+"""Of the layer norms."""
+DEVIATION = 0.02
+"""Of the weights at the start."""
+
+
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The product x Phi(x), Phi the distribution function of the standard Gaussian.
+
+    Example:
+        >>> round(float(gelu(jnp.ones(()))), 4)
+        0.8413
+    """
+    return jax.nn.gelu(x, approximate=False)
+
+
+class Block(eqx.Module):
+    """H_1 + MLP(LN(H_1)), H_1 = H + Attention(LN(H))."""
+
+    first: LayerNorm
+    attention: Attention
+    second: LayerNorm
+    mlp: MLP
+
+    def __call__(
+        self, hidden: Float[Array, "width tokens"], rate: float, key: Key[Array, ""] | None
+    ) -> Float[Array, "width tokens"]:
+        """Dropout hides entries of what is added."""
+        one, other = keys_of(key, 2)
+        hidden = hidden + dropped(self.attention(self.first(hidden)), rate, one)
+        return hidden + dropped(self.mlp(self.second(hidden)), rate, other)
+
+
+class ViT(Network):
+    """f(x) = W_L h + b_L, h the first column of LN(H_depth), H_0 = [c, E x_1, ..., E x_N] + P.
+
+    Args:
+        token: c, in front of the patches x_i.
+        position: P.
+        patches: E, as a convolution whose stride is its size.
+        blocks: what is before the last norm.
+        norm: the last norm.
+        head: W_L and b_L.
+        size: pixels of a side of an image.
+        dropout: chance with which training hides an entry of H_0, of what a block adds, and of h.
+    """
+
+    token: Float[Array, "width"]
+    position: Float[Array, "width tokens"]
+    patches: eqx.nn.Conv2d
+    blocks: tuple[Block, ...]
+    norm: LayerNorm
+    head: eqx.nn.Linear
+    size: int = eqx.field(static=True)
+    dropout: float = eqx.field(static=True)
+
+    def hidden(
+        self, image: Float[Array, "channels height width"], key: Any, state: PyTree
+    ) -> tuple[Float[Array, "features"], PyTree]:
+        """h, and the state as it is."""
+        axes = (self.patches.in_channels, self.size, self.size)
+        embedded = self.patches(checks.floats("image", image, axes))
+        tokens = [self.token[:, None], embedded.reshape(len(self.token), -1)]
+        keys = keys_of(key, 1 + len(self.blocks))
+        found = jnp.concatenate(tokens, axis=1) + self.position
+        found = dropped(found, self.dropout, keys[0])
+        for block, one in zip(self.blocks, keys[1:], strict=True):
+            found = block(found, self.dropout, one)
+        return self.norm(found[:, :1])[:, 0], state
+
+    def last(self, features: Float[Array, "features"]) -> Float[Array, "classes"]:
+        """W_L h + b_L."""
+        return self.head(features)
+
+    @property
+    def penultimate(self) -> str:
+        """The second matrix of the last perceptron."""
+        return f"blocks[{len(self.blocks) - 1}].mlp.weights[1]"
+
+
+def vit(
+    key: Key[Array, ""], *, size: int = 224, patch: int = 16, width: int = 768, depth: int = 12,
+    heads: int = 12, hidden: int | None = None, channels: int = 3, classes: int = 10,
+    dropout: float = 0.0,
+) -> ViT:  # fmt: skip
+    """Draw a vision transformer, ViT-B/16 by default: Gaussian weights of deviation 0.02.
+
+    Args:
+        key: random key.
+        size: pixels of a side of an image.
+        patch: pixels of a side of a patch; it divides the size.
+        width: entries of the representation of a patch.
+        depth: number of blocks.
+        heads: number of heads; it divides the width.
+        hidden: hidden units of the perceptrons; 4 width by default.
+        channels: of an image.
+        classes: number of outputs.
+        dropout: see :class:`ViT`.
+
+    Raises:
+        ValueError: an image is smaller than a patch or no multiple of it, the width is 0 or no
+            multiple of the heads, or the dropout is outside [0, 1).
+
+    Example:
+        >>> net = vit(jax.random.key(0), size=8, patch=4, width=6, depth=1, heads=2)
+        >>> net(jnp.ones((3, 8, 8))).shape, net.penultimate
+        ((10,), 'blocks[0].mlp.weights[1]')
+    """
+    checks.key(key)
+    inner = 4 * width if hidden is None else hidden
+    given = {"size": size, "patch": patch, "depth": depth, "channels": channels}
+    for name, number in {**given, "classes": classes}.items():
+        checks.integer(name, number)
+    dividing_heads(width, heads)
+    checks.integer("hidden", inner)
+    if size % patch:
+        checks.refuse("size", f"{size} with patch {patch}", "a multiple of the patch")
+    rate, tokens = checked_dropout(dropout), 1 + (size // patch) ** 2
+
+    def build(key: Key[Array, ""]) -> ViT:
+        def norm() -> LayerNorm:
+            return LayerNorm(jnp.ones(width), jnp.zeros(width), EPS)
+
+        embed = eqx.nn.Conv2d(channels, width, patch, patch, key=key)
+        blocks = tuple(
+            Block(norm(), _attention(width, heads), norm(), _perceptron(width, inner))
+            for _ in range(depth)
+        )
+        head = eqx.nn.Linear(width, classes, key=key)
+        position = jnp.zeros((width, tokens))
+        return ViT(jnp.zeros(width), position, embed, blocks, norm(), head, size, rate)
+
+    return drawn(key, build, lambda path, inputs: DEVIATION)
+
+
+def _attention(width: int, heads: int) -> Attention:
+    square, bias = jnp.zeros((width, width)), jnp.zeros(width)
+    return Attention(square, square, square, square, heads, (bias, bias, bias, bias))
+
+
+def _perceptron(width: int, hidden: int) -> MLP:
+    weights = jnp.zeros((hidden, width)), jnp.zeros((width, hidden))
+    return MLP(weights, (jnp.zeros(hidden), jnp.zeros(width)), gelu)
