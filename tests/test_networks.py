@@ -1,4 +1,6 @@
-"""Networks, against NumPy loops over tokens, heads and examples."""
+"""Small networks, against NumPy loops over tokens, heads and examples."""
+
+from functools import partial
 
 import chex
 import jax
@@ -6,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn.networks import MLP, mlp, transformer
-from tests.oracles import assert_apart, assert_close, double, normal, refuses
+from lrdyn.networks import MLP, Attention, causal, mlp, rotary, transformer
+from tests.oracles import assert_apart, assert_close, double, fast, normal, refuses
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -57,19 +59,32 @@ def normalised(norm, H):
     return np.stack(columns, axis=1)
 
 
-def attended(attention, H):
-    """Loops over heads and tokens."""
-    Q, K, V = (W @ H for W in double((attention.query, attention.key, attention.value)))
-    width, tokens = H.shape
-    size = width // attention.heads
-    mixed = np.zeros_like(H)
+def attended(attention, H, seen=lambda t, s: True, turn=lambda x, t: x):
+    """Loops over heads and tokens t, which look at the tokens s that are seen."""
+    biases = [0.0 if b is None else double(b)[:, None] for b in attention.biases]
+    matrices = double((attention.query, attention.key, attention.value))
+    Q, K, V = (W @ H + b for W, b in zip(matrices, biases[:3], strict=True))
+    tokens, size = H.shape[1], len(Q) // attention.heads
+    shared = attention.heads // (len(K) // size)
+    mixed = np.zeros_like(Q)
     for head in range(attention.heads):
-        rows = slice(head * size, (head + 1) * size)
+        rows, group = (slice(i * size, (i + 1) * size) for i in (head, head // shared))
         for t in range(tokens):
-            scores = np.array([K[rows, s] @ Q[rows, t] for s in range(tokens)]) / np.sqrt(size)
+            others = [s for s in range(tokens) if seen(t, s)]
+            keys = [turn(K[group, s], s) for s in others]
+            scores = np.array([k @ turn(Q[rows, t], t) for k in keys]) / np.sqrt(size)
             shares = np.exp(scores) / np.exp(scores).sum()
-            mixed[rows, t] = sum(shares[s] * V[rows, s] for s in range(tokens))
-    return double(attention.output) @ mixed
+            mixed[rows, t] = sum(
+                share * V[group, s] for share, s in zip(shares, others, strict=True)
+            )
+    return double(attention.output) @ mixed + biases[3]
+
+
+def turned(x, t, base=10000.0):
+    """Planes (i, i + size/2) as complex numbers."""
+    half = len(x) // 2
+    z = [complex(x[i], x[i + half]) * np.exp(1j * t * base ** (-i / half)) for i in range(half)]
+    return np.array([*np.real(z), *np.imag(z)])
 
 
 def gelu(x):
@@ -104,7 +119,43 @@ def test_every_leaf_is_an_array_with_a_gradient():
     assert all(np.abs(leaf).max() > 1e-6 for leaf in leaves)
 
 
+def attention(heads, groups, size, *, bias):
+    """Of width 4, with Gaussian entries."""
+    rows = [(n * size, 4) for n in (heads, groups, groups)]
+    shapes = [*rows, (4, heads * size), *[(n,) for n, _ in rows], (4,)]
+    *matrices, Q, K, V, O = map(jnp.asarray, normal(3, *shapes))
+    return Attention(*matrices, heads, (Q, K, V, O) if bias else (None,) * 4)
+
+
+KINDS = {
+    "bert": (attention(2, 2, 2, bias=True), lambda t, s: s < 3, None),
+    "llama": (attention(4, 2, 2, bias=False), lambda t, s: s <= t, rotary),
+    "one_key": (attention(3, 1, 4, bias=True), lambda t, s: s <= t, partial(rotary, base=50.0)),
+}
+"""Padding of two tokens; causal and rotary; wider than the hidden states."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_with_biases_masks_rotary_positions_and_shared_keys(kind):
+    network, seen, turning = KINDS[kind]
+    (H,) = normal(1, (4, 5))
+    mask = (jnp.arange(5) < 3)[:, None] if kind == "bert" else causal(5)
+    found = fast(lambda net, H: net(H, mask=mask, rotary=turning))(network, H)
+    base = getattr(turning, "keywords", {}).get("base", 10000.0)
+    turn = (lambda x, t: turned(x, t, base)) if turning else (lambda x, t: x)
+    assert_close(found, attended(network, H, seen, turn), size=100)
+    assert_apart(found, attended(network, H, turn=turn))
+    if turning:
+        assert_apart(found, attended(network, H, seen))
+
+
 test_networks_refuse = refuses(
+    (
+        lambda: attention(3, 2, 1, bias=False),
+        "key: got 2 rows, wanted heads of 1 rows, in a number",
+    ),
+    (lambda: rotary(jnp.ones((1, 3, 2))), "vectors: got size 3, wanted an even size"),
+    (lambda: mlp(KEY, (3, 2), dropout=1.0), "dropout: got 1.0, wanted at least 0, below 1"),
     (lambda: mlp(KEY, (3,)), r"sizes: got \(3,\), wanted 2 or more"),
     (lambda: mlp(KEY, (3, 0)), r"sizes: got \(3, 0\), wanted 2 or more"),
     (
@@ -117,3 +168,15 @@ test_networks_refuse = refuses(
 def test_another_activation():
     network = MLP((jnp.eye(2), jnp.eye(2)), (jnp.zeros(2), jnp.zeros(2)), jax.nn.relu)
     assert network(jnp.array([[1.0], [-1.0]])).tolist() == [[1.0], [0.0]]
+
+
+def test_a_perceptron_takes_vectors_images_and_columns_and_needs_no_biases():
+    network = shuffled(mlp, (6, 5, 4), bias=False)
+    (X,) = normal(1, (6, 3))
+    columns = apply(network, X)
+    W, U = double(network.weights)
+    assert_close(columns, U @ np.tanh(W @ X), size=6)
+    images = X.T.reshape(3, 1, 2, 3)
+    for one, image, column in zip(X.T, images, columns.T, strict=True):
+        assert_close((apply(network, one), apply(network, image)), (column, column), size=6)
+    assert len(jax.tree.leaves(network)) == 2

@@ -154,7 +154,7 @@ def enough_classes(classes: int, labels: Int[Array, "n"] | Int[np.ndarray, "n"])
     """
     checks.integer("classes", classes)
     checks.integer("labels", labels, 0, axes=("n",))
-    largest = -1 if isinstance(labels, jax.core.Tracer) else int(np.max(labels))
+    largest = -1 if isinstance(labels, jax.core.Tracer) else int(np.asarray(labels).max())
     if largest >= classes:
         checks.refuse("classes", classes, f"at least {largest + 1}: there is a label {largest}")
     return classes

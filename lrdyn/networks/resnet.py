@@ -22,7 +22,7 @@ Stem = Literal["cifar", "imagenet"]
 class Block(eqx.Module):
     """relu(s(h) + N_2 C_2 relu(N_1 C_1 h)), s(h) = N C h or h.
 
-    C are convolutions, N batch normalisations. Where the shape changes, s has a kernel of one pixel.
+    C are convolutions, N batch normalisations; where the shape changes, s has a kernel of 1 x 1.
     """
 
     first: Convolution
