@@ -48,6 +48,7 @@ def test_a_perceptron_starts_with_variance_one_over_inputs():
         # n entries: the mean square has a relative standard error of sqrt(2 / n).
         error = abs(np.mean(np.square(W)) * inputs - 1) / np.sqrt(2 / W.size)
         assert error < 4
+    assert network.biases is not None
     assert all(not np.any(b) for b in network.biases)
     assert_apart(other.weights, network.weights)
 
@@ -123,8 +124,9 @@ def attention(heads, groups, size, *, bias):
     """Of width 4, with Gaussian entries."""
     rows = [(n * size, 4) for n in (heads, groups, groups)]
     shapes = [*rows, (4, heads * size), *[(n,) for n, _ in rows], (4,)]
-    *matrices, Q, K, V, O = map(jnp.asarray, normal(3, *shapes))
-    return Attention(*matrices, heads, (Q, K, V, O) if bias else (None,) * 4)
+    drawn = [jnp.asarray(draw) for draw in normal(3, *shapes)]
+    Q, K, V, O, q, k, v, o = drawn
+    return Attention(Q, K, V, O, heads, (q, k, v, o) if bias else (None, None, None, None))
 
 
 KINDS = {

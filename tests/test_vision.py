@@ -1,6 +1,7 @@
 """Networks of images: parameters; outputs and gradients of torchvision and timm; training."""
 
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -217,6 +218,11 @@ def test_dropout_of_a_batch_differs_between_examples_and_keys():
     np.testing.assert_allclose(plain[0], plain[1], rtol=1e-12)
 
 
+def test_a_traced_label_without_an_output_costs_nan():
+    logits, labels = jnp.ones((2, 3)), jnp.array([0, 3])
+    assert np.isnan(jax.jit(cross_entropy)(logits, labels))
+
+
 # Weights ------------------------------------------------------------------------------------------
 
 
@@ -239,9 +245,10 @@ def test_matrices_and_the_penultimate_one(make, named, count, shape):
 
 def test_a_kernel_as_a_matrix_maps_a_patch():
     network = vgg(KEY, (4, "pool", 6), size=4, channels=2)
-    kernel = network.layers[2].convolution.weight
+    layer = network.layers[2]
+    assert layer is not None
     patch = np.random.default_rng(0).standard_normal((4, 3, 3))
-    expected = [np.sum(one * patch) for one in np.asarray(kernel)]
+    expected = [np.sum(one * patch) for one in np.asarray(layer.convolution.weight)]
     found = np.asarray(matrices(network)["layers[2].convolution.weight"]) @ patch.ravel()
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
@@ -249,17 +256,18 @@ def test_a_kernel_as_a_matrix_maps_a_patch():
 def test_how_weights_start():
     """Mean squares times inputs, whose relative standard error is sqrt(2 / n)."""
     network = vgg(KEY, (30, "pool", 40), size=4, hidden=(50,), classes=60)
-    found = matrices(network)
-    for (path, W), factor in zip(jax.device_get(found).items(), (2, 2, 2, 1), strict=True):
-        assert abs(np.mean(W**2) * W.shape[1] / factor - 1) < 4 * np.sqrt(2 / W.size), path
+    for path, W in jax.device_get(matrices(network)).items():
+        variance = (1 if path == "head.weight" else 2) / W.shape[1]
+        assert abs(np.mean(W**2) / variance - 1) < 4 * np.sqrt(2 / W.size), path
     small = vit(KEY, **SMALL_VIT)
     entries = np.concatenate([np.ravel(W) for W in matrices(small).values()])
     assert abs(np.mean(entries**2) / 0.02**2 - 1) < 4 * np.sqrt(2 / entries.size)
-    assert all(not np.any(b) for b in small.blocks[0].attention.biases)
+    assert all(not np.any(b) for b in jax.tree.leaves(small.blocks[0].attention.biases))
     assert small.norm.gain.tolist() == [1] * 6
 
 
-TINY_VGG = {"layers": (2, "pool"), "size": 4}
+LARGE: Any = {"stem": "large"}
+TINY_VGG: Any = {"layers": (2, "pool"), "size": 4}
 test_networks_of_images_refuse = refuses(
     (lambda: vgg(KEY, size=16), "size: got 16, wanted at least 32, so that 5 poolings"),
     (lambda: vgg(KEY, (4, 0)), r"layers: got \[4, 0\], wanted 1 or more integers >= 1"),
@@ -270,7 +278,8 @@ test_networks_of_images_refuse = refuses(
     (lambda: resnet(KEY, dropout=1.0), "dropout: got 1.0, wanted at least 0, below 1"),
     (lambda: resnet(KEY, (1,), widths=(0,)), r"widths: got \(0,\), wanted"),
     (lambda: resnet(KEY, (1,), widths=(4, 4)), r"widths: got \(4, 4\), wanted"),
-    (lambda: resnet(KEY, stem="large"), "stem: got 'large', wanted one of"),
+    (lambda: resnet(KEY, **LARGE), "stem: got 'large', wanted one of"),
+    (lambda: vit(KEY, **SMALL_VIT)(jnp.ones((3, 2, 2))), r"image: got shape \(3, 2, 2\), wanted"),
     (lambda: vit(KEY, size=8, patch=16), "size: got 8 with patch 16, wanted a multiple of the"),
     (lambda: vit(KEY, width=0), "width: got 0, wanted at least 1"),
     (lambda: vit(KEY, width=10, heads=3), "heads: got 3 with width 10, wanted a divisor"),
@@ -282,5 +291,6 @@ test_networks_of_images_refuse = refuses(
         lambda: apply(vgg(KEY, **TINY_VGG, batch_norm=True), jnp.ones((1, 3, 4, 4))),
         "state: got NoneType, wanted initial_state",
     ),
+    (lambda: mlp(KEY, (4, 3))(jnp.ones((1, 2, 3))), r"image: got shape \(1, 2, 3\), wanted 4 entr"),
     (lambda: penultimate(mlp(KEY, (3, 2))), "network: got a single layer, wanted two or more"),
 )

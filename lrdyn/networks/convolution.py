@@ -57,11 +57,9 @@ class BatchNorm(eqx.Module):
         count = pixels * jax.lax.axis_size(AXIS)
         # A single number has no unbiased variance; its variance of 0 stands in.
         news = jax.lax.stop_gradient((mean, variance * (count / max(count - 1, 1))))
-        kept = (
-            (1 - MOMENTUM) * old + MOMENTUM * new
-            for old, new in zip(state[self.place], news, strict=True)
-        )
-        return (*state[: self.place], tuple(kept), *state[self.place + 1 :])
+        old, share = state[self.place], MOMENTUM
+        kept = tuple((1 - share) * a + share * b for a, b in zip(old, news, strict=True))
+        return (*state[: self.place], (kept[0], kept[1]), *state[self.place + 1 :])
 
 
 def initial_state(network: PyTree) -> State:
@@ -107,6 +105,11 @@ def convolution(
         >>> layer(jnp.ones((3, 4, 4)), training=False, state=None)[0].shape
         (5, 4, 4)
     """
+    checks.key(key)
+    given = {"inputs": inputs, "outputs": outputs, "kernel": kernel, "stride": stride}
+    for name, number in given.items():
+        checks.integer(name, number)
+    checks.instance("bias", bias, bool)
     kept = eqx.nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, use_bias=bias, key=key)
     if places is None:
         return Convolution(kept, None)

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn import checks
@@ -26,10 +27,8 @@ class Network(eqx.Module):
     whoever gives one gets the outputs and the new state back. :func:`apply` calls a batch.
     """
 
-    dropout: eqx.AbstractVar[float]
+    dropout: float = eqx.field(static=True, default=0.0, kw_only=True)
     """Chance with which training hides an entry."""
-    penultimate: eqx.AbstractVar[str]
-    """Path of the weights before the last layer: see :func:`lrdyn.networks.penultimate`."""
 
     @abstractmethod
     def hidden(self, image: Array, key: Key[Array, ""] | None, state: PyTree) -> tuple[Any, PyTree]:
@@ -38,6 +37,11 @@ class Network(eqx.Module):
     @abstractmethod
     def last(self, features: Array) -> Array:
         """W_L h + b_L."""
+
+    @property
+    @abstractmethod
+    def penultimate(self) -> str:
+        """Path of the weights before the last layer: see :func:`lrdyn.networks.penultimate`."""
 
     def features(
         self, image: Float[Array, "..."], *, key: Key[Array, ""] | None = None, state: PyTree = None
@@ -63,18 +67,22 @@ def keys_of(key: Key[Array, ""] | None, count: int) -> list[Key[Array, ""] | Non
         >>> keys_of(None, 2)
         [None, None]
     """
+    checks.integer("count", count)
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
 def dropped(
-    hidden: Float[Array, "..."], rate: float, key: Key[Array, ""] | None
+    hidden: Float[Array, "..."], dropout: float, key: Key[Array, ""] | None
 ) -> Float[Array, "..."]:
-    """The product m * h, m = 0 with the chance ``rate`` and else 1 / (1 - rate); without a key h.
+    """The product m * h, m = 0 with chance ``dropout``, else 1 / (1 - dropout); without a key h.
 
     Example:
         >>> dropped(jnp.ones(6), 0.5, jax.random.key(1)).tolist()
         [2.0, 2.0, 0.0, 0.0, 2.0, 0.0]
     """
+    hidden, rate = checks.floats("hidden", hidden, ("...",)), checked_dropout(dropout)
+    if key is not None:
+        checks.key(key)
     return eqx.nn.Dropout(rate)(hidden, key=key, inference=key is None)
 
 
@@ -154,13 +162,13 @@ def enough_classes(classes: int, labels: Int[Array, "n"] | Int[np.ndarray, "n"])
     """
     checks.integer("classes", classes)
     checks.integer("labels", labels, 0, axes=("n",))
-    largest = -1 if isinstance(labels, jax.core.Tracer) else int(np.asarray(labels).max())
+    largest = -1 if isinstance(labels, Tracer) else int(np.asarray(labels).max())
     if largest >= classes:
         checks.refuse("classes", classes, f"at least {largest + 1}: there is a label {largest}")
     return classes
 
 
-def checked_dropout(rate: float) -> float:
+def checked_dropout(dropout: float) -> float:
     """A chance from 0 to below 1.
 
     Example:
@@ -169,4 +177,4 @@ def checked_dropout(rate: float) -> float:
         lrdyn.checks.OutsideDomain: dropout: got 1.0, wanted at least 0, below 1
     """
     domain = "at least 0, below 1"
-    return float(checks.floats("dropout", rate, (), lambda x: (x >= 0) & (x < 1), domain))
+    return float(checks.floats("dropout", dropout, (), lambda x: (x >= 0) & (x < 1), domain))

@@ -37,13 +37,15 @@ class MLP(Network):
     weights: tuple[Float[Array, "_ _"], ...]
     biases: tuple[Float[Array, "_"], ...] | None
     activation: Callable[[Array], Array] = eqx.field(static=True, default=jnp.tanh)
-    dropout: float = eqx.field(static=True, default=0.0)
 
     def hidden(
         self, image: Float[Array, "..."], key: Key[Array, ""] | None, state: PyTree
     ) -> tuple[Float[Array, "..."], PyTree]:
         """a(W_{L-1} ...), and the state as it is."""
         found = image if image.ndim < 3 else image.ravel()
+        inputs = self.weights[0].shape[1]
+        if found.shape[:1] != (inputs,):
+            checks.refuse("image", f"shape {image.shape}", f"{inputs} entries, or so many rows")
         for layer in range(len(self.weights) - 1):
             found = self.activation(self._layer(layer, found))
         return found, state
@@ -102,4 +104,4 @@ def mlp(
     draws = gaussians(key, [(outputs, inputs) for inputs, outputs in pairwise(sizes)])
     weights = tuple(G / np.sqrt(G.shape[1]) for G in draws)
     biases = tuple(jnp.zeros(len(W), W.dtype) for W in weights) if bias else None
-    return MLP(weights, biases, activation, rate)
+    return MLP(weights, biases, activation, dropout=rate)

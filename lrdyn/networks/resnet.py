@@ -55,7 +55,6 @@ class ResNet(Network):
     stages: tuple[tuple[Block, ...], ...]
     head: eqx.nn.Linear
     pool: bool = eqx.field(static=True)
-    dropout: float = eqx.field(static=True)
 
     def hidden(
         self, image: Float[Array, "channels height width"], key: Any, state: PyTree
@@ -131,7 +130,7 @@ def resnet(
             stages.append(tuple(_block(key, n, after, stride, places) for n, stride in pairs))
             width = after
         head = eqx.nn.Linear(width, classes, key=key)
-        return ResNet(first, tuple(stages), head, large, rate)
+        return ResNet(first, tuple(stages), head, large, dropout=rate)
 
     return drawn(key, build, lambda path, inputs: np.sqrt((2 - path.startswith("head")) / inputs))
 

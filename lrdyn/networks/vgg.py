@@ -38,7 +38,6 @@ class VGG(Network):
     classifier: tuple[eqx.nn.Linear, ...]
     head: eqx.nn.Linear
     size: int = eqx.field(static=True)
-    dropout: float = eqx.field(static=True)
 
     def hidden(
         self, image: Float[Array, "channels height width"], key: Any, state: PyTree
@@ -121,6 +120,6 @@ def vgg(
         *before, head = (
             eqx.nn.Linear(m, n, key=key) for m, n in pairwise((flat, *hidden, classes))
         )
-        return VGG(tuple(made), tuple(before), head, size, rate)
+        return VGG(tuple(made), tuple(before), head, size, dropout=rate)
 
     return drawn(key, build, lambda path, inputs: np.sqrt((2 - path.startswith("head")) / inputs))

@@ -26,7 +26,7 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
         >>> round(float(gelu(jnp.ones(()))), 4)
         0.8413
     """
-    return jax.nn.gelu(x, approximate=False)
+    return jax.nn.gelu(checks.floats("x", x, ("...",)), approximate=False)
 
 
 class Block(eqx.Module):
@@ -67,7 +67,6 @@ class ViT(Network):
     norm: LayerNorm
     head: eqx.nn.Linear
     size: int = eqx.field(static=True)
-    dropout: float = eqx.field(static=True)
 
     def hidden(
         self, image: Float[Array, "channels height width"], key: Any, state: PyTree
@@ -122,12 +121,11 @@ def vit(
         ((10,), 'blocks[0].mlp.weights[1]')
     """
     checks.key(key)
+    dividing_heads(width, heads)
     inner = 4 * width if hidden is None else hidden
-    given = {"size": size, "patch": patch, "depth": depth, "channels": channels}
+    given = {"hidden": inner, "size": size, "patch": patch, "depth": depth, "channels": channels}
     for name, number in {**given, "classes": classes}.items():
         checks.integer(name, number)
-    dividing_heads(width, heads)
-    checks.integer("hidden", inner)
     if size % patch:
         checks.refuse("size", f"{size} with patch {patch}", "a multiple of the patch")
     rate, tokens = checked_dropout(dropout), 1 + (size // patch) ** 2
@@ -143,7 +141,7 @@ def vit(
         )
         head = eqx.nn.Linear(width, classes, key=key)
         position = jnp.zeros((width, tokens))
-        return ViT(jnp.zeros(width), position, embed, blocks, norm(), head, size, rate)
+        return ViT(jnp.zeros(width), position, embed, blocks, norm(), head, size, dropout=rate)
 
     return drawn(key, build, lambda path, inputs: DEVIATION)
 

@@ -33,6 +33,9 @@ def drawn(
         >>> net.weight.shape, net.bias.tolist()
         ((3, 2), [0.0, 0.0, 0.0])
     """
+    checks.key(key)
+    checks.instance("build", build)
+    checks.instance("deviation", deviation)
     found, structure = jax.tree_util.tree_flatten_with_path(eqx.filter_eval_shape(build, key))
     paths, leaves = [_named(path) for path, _ in found], [leaf for _, leaf in found]
     sizes = [0 if _constant(path) else leaf.size for path, leaf in zip(paths, leaves, strict=True)]

@@ -111,7 +111,7 @@ def main() -> None:
     out = words.parse_args().out
     found = {key: array for name in NETWORKS for key, array in results(name).items()}
     versions = [f"{m.__name__} {m.__version__}" for m in (torch, torchvision, timm)]
-    np.savez_compressed(out, made_by=np.array(versions), **found)
+    np.savez_compressed(out, made_by=np.array(versions), **found)  # pyright: ignore
 
 
 if __name__ == "__main__":

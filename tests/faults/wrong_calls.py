@@ -34,13 +34,14 @@ MODULES = (
     *"autoencoding gradient_rank claims".split(),
     *"dropout.penalty dropout.minimiser dropout.deep dropout.dropblock".split(),
     *"adapters.maps adapters.method adapters.memory adapters.state adapters.descent".split(),
-    *"networks.perceptron networks.attention".split(),
+    *"networks.perceptron networks.attention networks.transformer networks.network".split(),
+    *"networks.convolution networks.weights networks.vgg networks.resnet networks.vit".split(),
 )
 
 # Functions whose arguments have no wrong values: any tree, or what is to be checked. Of the claims
 # those that the package offers; the others are the engine's.
 ANY = {"count", "outside", "checked_frame", "checked_network", "square_layers", "is_map"}
-ANY |= {"by_svd", "identities", "decays"}
+ANY |= {"by_svd", "identities", "decays", "enough_classes"}
 ONLY = {"lrdyn.claims": ("relative_difference", "tolerance")}
 
 # More telling than what the examples have: sides of different length.
