@@ -212,7 +212,7 @@ def _parser(theorem: Experiment) -> Parser:
     parser.add_argument("--seed", type=whole("seed", 0), default=usual["seed"],
                         help=f"first seed (default: {usual['seed']})")  # fmt: skip
     parser.add_argument("--seeds", type=whole("seeds", 1), default=usual["seeds"],
-                        help=f"number of seeds (default: {usual['seeds']})")  # fmt: skip
+                        help=f"number of seeds (default: {_seeds(theorem)})")  # fmt: skip
     both = "float32 (default); identities run in both" if isinstance(theorem, Study) else (
         "float64 (default) runs float32 beside it and compares"
     )  # fmt: skip
@@ -232,6 +232,13 @@ def _parser(theorem: Experiment) -> Parser:
     for flag in theorem.flags:
         _add_flag(group, flag)
     return parser
+
+
+def _seeds(theorem: Experiment) -> str:
+    """How many seeds there are, in words."""
+    if (usual := defaults(theorem)["seeds"]) is not None:
+        return str(usual)
+    return ", ".join(f"{s.seeds} for {s.id}" for s in theorem.scenarios)
 
 
 def _add_training_flags(parser: Parser) -> None:

@@ -214,6 +214,7 @@ class Scenario(Generic[C]):
             (``diverged``) is left out of what is claimed over seeds, as seed 0 is, which sets
             expectations and thresholds.
         findings: what is measured beside the claims.
+        seeds: in a study, how many seeds it runs with unless the number is given.
     """
 
     id: str
@@ -235,6 +236,7 @@ class Scenario(Generic[C]):
     long: bool = False
     trains: bool = False
     findings: tuple[Finding, ...] = ()
+    seeds: int = 1
 
     def __post_init__(self) -> None:
         known = {claim.id for claim in self.claims}

@@ -620,7 +620,7 @@ def test_ratio_map_is_the_worst_claim_of_the_worst_seed():
     scenario = THEOREM2.scenarios[0]
     settings = {"dim": 8, "depths": [2], "ranks": [2], "init_scales": [0.3, 1.0], "steps": 20}
     run = reach.map_run(theorem2_sweep.THEOREM2_MAP, **settings, seeds=[2, 3])
-    seeds = range(run.seed, run.seed + run.seeds)
+    seeds = run.seeds_of(scenario)
     found = produce(run.experiment, run.settings, seeds=seeds, thorough=False)
     ratio = reach.ratio_map(THEOREM2, found)
     assert ratio.sizes == {"rank": 1, "depth": 1, "init_scale": 2}

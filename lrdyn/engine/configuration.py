@@ -14,7 +14,7 @@ from lrdyn.engine.produce import validate
 from lrdyn.engine.progress import size_of
 from lrdyn.engine.sources import source_digest
 from lrdyn.flags import Flag, at_least, one_of
-from lrdyn.theorem import Experiment, Study
+from lrdyn.theorem import Experiment, Scenario, Study
 
 
 class BadInput(ValueError):
@@ -29,11 +29,16 @@ class Run(NamedTuple):
     """A value for each flag: a tuple for swept flags, one value for the others."""
     preset: str = "quick"
     seed: int = 0
-    seeds: int = 2
+    seeds: int | None = 2
+    """None: as each scenario of a study has it."""
     dtype: str = "float64"
     perturb: bool = False
     precision: str = "highest"
     """Of the inputs of matmuls, in a study."""
+
+    def seeds_of(self, scenario: Scenario) -> range:
+        """The seeds of a scenario."""
+        return range(self.seed, self.seed + (self.seeds or scenario.seeds))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def common(experiment: Experiment) -> tuple[str, ...]:
 
 def defaults(experiment: Experiment) -> dict[str, Any]:
     """What they are if they are not given: seed 0 of a study only sets expectations."""
-    own = {"seed": 1, "seeds": 1, "dtype": "float32"} if isinstance(experiment, Study) else {}
+    own = {"seed": 1, "seeds": None, "dtype": "float32"} if isinstance(experiment, Study) else {}
     return {name: own.get(name, Run._field_defaults[name]) for name in common(experiment)}
 
 
@@ -94,12 +99,12 @@ def run_of(
         wanted = ", ".join([*flags, *known])
         raise BadInput(f"{typed(unknown[0])}: got an unknown setting, wanted one of {wanted}")
     for flag in _COMMON_FLAGS:
-        if flag.name in shared:
+        if shared.get(flag.name) is not None:
             _accepted(flag, shared[flag.name])
     settings = {name: flag.default(preset) for name, flag in flags.items()}
     settings |= {name: _values(flags[name], value) for name, value in given.items()}
     run = Run(experiment, settings, **shared)
-    if run.seed + run.seeds > 2**31:
+    if run.seed + (run.seeds or 0) > 2**31:
         raise BadInput(f"--seed: got {run.seed}, wanted all seeds below 2^31")
     if memory is not None:
         _refuse_too_large(run, memory)
@@ -130,7 +135,7 @@ def _refuse_too_large(run: Run, memory: int) -> None:
             f"{typed(name)}: got {sizes[name]}, with which a case takes {size_of(case)} or more, "
             f"wanted at most --memory, {size_of(memory)}"
         )
-    counts = {"seeds": run.seeds} | {name: len(values) for name, values in swept.items()}
+    counts = {"seeds": run.seeds or 1} | {name: len(values) for name, values in swept.items()}
     points = math.prod(counts.values())
     if points * POINT > (most := physical_memory()):
         name = max(counts, key=lambda name: counts[name])

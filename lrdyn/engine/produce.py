@@ -57,7 +57,7 @@ def produce(
     settings: Mapping[str, Any],
     *,
     dtype: str = "float64",
-    seeds: Sequence[int] = (0, 1),
+    seeds: Sequence[int] | Callable[[Scenario], Sequence[int]] = (0, 1),
     perturb: bool = False,
     thorough: bool = True,
     memory: int = 2**30,
@@ -71,7 +71,7 @@ def produce(
         experiment: the experiment.
         settings: a value for each flag: a tuple for swept flags, one value for the others.
         dtype: ``float64`` or ``float32``.
-        seeds: seeds to sweep.
+        seeds: seeds to sweep, or those of each scenario.
         perturb: also sweep the distance from each hypothesis.
         thorough: run the controls in both precisions, and let XLA optimise the programs.
         memory: see :func:`lrdyn.sweep`, as for the store.
@@ -361,14 +361,15 @@ def _jobs(
     experiment: Experiment,
     settings: Mapping[str, Any],
     dtype: str,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | Callable[[Scenario], Sequence[int]],
     perturb: bool,
     thorough: bool,
 ) -> Iterator[Job]:
     for scenario in experiment.scenarios:
-        fixed = _seeds_of_controls(scenario, len(seeds)) if scenario.controls else ()
+        mine = seeds(scenario) if callable(seeds) else seeds
+        fixed = _seeds_of_controls(scenario, len(mine)) if scenario.controls else ()
         for p, group in groups_of(experiment, scenario, dtype).items():
-            yield claims_job(experiment, scenario, settings, seeds, group, p, thorough)
+            yield claims_job(experiment, scenario, settings, mine, group, p, thorough)
         for p in precisions(experiment, scenario, dtype):
             if thorough or p == precision_of_controls(experiment, scenario, dtype):
                 for controls in with_equal_settings(run_for(scenario, p)):

@@ -118,7 +118,7 @@ def verify_run(
         run.experiment,
         run.settings,
         dtype=run.dtype,
-        seeds=range(run.seed, run.seed + run.seeds),
+        seeds=run.seeds_of,
         perturb=run.perturb,
         thorough=run.preset == "paper",
         memory=memory,

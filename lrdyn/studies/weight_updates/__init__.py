@@ -8,6 +8,7 @@ from lrdyn.studies.weight_updates.edge import EDGE
 from lrdyn.studies.weight_updates.linear import LINEAR
 from lrdyn.studies.weight_updates.narrow import NARROW
 from lrdyn.studies.weight_updates.perceptron import PERCEPTRON
+from lrdyn.studies.weight_updates.vision import CONFIGURATIONS, CONVOLUTIONAL, TRANSFORMER
 from lrdyn.theorem import Study
 
 
@@ -16,7 +17,7 @@ def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     return settings | {"data": resolve(settings["data"])}
 
 
-NETWORKS = ("dln", "mlp")
+NETWORKS = ("dln", "mlp", "vgg", "vit")
 
 FLAGS = (
     Flag("network", NETWORKS, one_of(*NETWORKS), str, help="networks to train", shapes=True),
@@ -36,6 +37,15 @@ FLAGS = (
     Flag("mlp_depth", (4,), at_least(2), int, "L", "its layers", swept=False),
     Flag("mlp_rate", (0.1,), POSITIVE, float, "eta", "its step size", swept=False),
     Flag("mlp_epochs", (10,), at_least(1), int, "", "its epochs", (50,), swept=False),
+    Flag("vgg_layers", ("11",), one_of(*CONFIGURATIONS), str, "", "layers of VGG", ("16",),
+         shapes=True, swept=False),
+    Flag("vgg_epochs", (4,), at_least(1), int, "", "its epochs", (100,), swept=False),
+    Flag("vit_patch", (4,), at_least(1), int, "", "side of a patch of the vision transformer, in "
+         "pixels", swept=False),
+    Flag("vit_width", (64,), at_least(1), int, "", "its width", (768,), swept=False),
+    Flag("vit_depth", (4,), at_least(1), int, "", "its blocks", (12,), swept=False),
+    Flag("vit_heads", (4,), at_least(1), int, "", "its heads", (12,), swept=False),
+    Flag("vit_epochs", (10,), at_least(1), int, "", "its epochs", (100,), swept=False),
     Flag("edge_width", (64,), at_least(21), int, "d", "width of the identity on whitened images",
          swept=False),
     Flag("edge_scale", (0.3,), POSITIVE, float, "eps", "its init scale", swept=False),
@@ -46,7 +56,7 @@ WEIGHT_UPDATES = Study(
     "weight_updates",
     "Figure 1: updates of the penultimate layer are of low rank",
     FLAGS,
-    (EDGE, NARROW, LINEAR, PERCEPTRON),
+    (EDGE, NARROW, LINEAR, PERCEPTRON, CONVOLUTIONAL, TRANSFORMER),
     prepare=_prepare,
     data=lambda settings: image_files(settings["data"]),
     about=lambda settings: f"on {images(settings['data']).described}",

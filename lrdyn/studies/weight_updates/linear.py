@@ -127,5 +127,6 @@ LINEAR = Scenario[LinearCase](
     controls=(trained.share_control("dln"),),
     dims=trained.DIMS,
     narrow=lambda settings: trained.only("dln", settings),
-    steps="linear_steps", diverged="diverged_at", trains=True, findings=trained.findings("dln"),
+    steps="linear_steps", diverged="diverged_at", trains=True, seeds=4,
+    findings=trained.findings("dln"),
 )  # fmt: skip

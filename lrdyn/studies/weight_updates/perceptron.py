@@ -1,22 +1,15 @@
 """A multilayer perceptron (Example 2.1 of the survey) on images, beside one on shuffled labels."""
 
-from typing import Any
-
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Key
 
-from lrdyn.data import images
+from lrdyn.data import Images
 from lrdyn.networks import MLP, mlp
 from lrdyn.studies.weight_updates import trained
-from lrdyn.studies.weight_updates.classify import Classifier, measure_classifier
+from lrdyn.studies.weight_updates.classify import Classifier, classifier, measure_classifier
 from lrdyn.theorem import Finding, Scenario
-
-
-def mlp_logits(net: MLP, pixels: Array, key: Any, state: PyTree) -> tuple[Array, PyTree]:
-    """One image a column."""
-    return net(pixels.reshape(len(pixels), -1).T).T, state
 
 
 def make_mlp(
@@ -24,19 +17,15 @@ def make_mlp(
     mlp_rate: float, mlp_epochs: int, batch_size: int,
 ) -> Classifier:  # fmt: skip
     """Layers of one width, ReLU, plain descent on mini-batches."""
-    start_key, key = jax.random.split(key)
-    found = images(data)
-    sizes = (found.train_inputs[0].size, *[mlp_width] * (mlp_depth - 1), found.classes)
-    net = mlp(start_key, sizes, activation=jax.nn.relu)
-    return Classifier(
-        key, net, None, mlp_logits, penultimate, found, examples, batch_size, mlp_epochs,
-        optax.sgd(mlp_rate), shuffled=True,
+
+    def draw(key: Key[Array, ""], found: Images) -> MLP:
+        sizes = (found.train_inputs[0].size, *[mlp_width] * (mlp_depth - 1), found.classes)
+        return mlp(key, sizes, activation=jax.nn.relu)
+
+    return classifier(
+        key, draw, data=data, examples=examples, batch=batch_size, epochs=mlp_epochs,
+        optimizer=optax.sgd(mlp_rate), shuffled=True,
     )  # fmt: skip
-
-
-def penultimate(net: MLP) -> Float[Array, "m n"]:
-    """W_{L-1}."""
-    return net.weights[-2]
 
 
 PERCEPTRON = Scenario[Classifier](
@@ -45,7 +34,7 @@ PERCEPTRON = Scenario[Classifier](
     controls=(trained.share_control("mlp"),),
     dims=trained.DIMS,
     narrow=lambda settings: trained.only("mlp", settings),
-    diverged="diverged_at", trains=True,
+    diverged="diverged_at", trains=True, seeds=4,
     findings=(
         *trained.findings("mlp"),
         Finding("mlp_shuffled",
