@@ -122,6 +122,25 @@ def test_parts_of_another_program_are_not_taken(tmp_path):
         assert told.saved == []
 
 
+def with_data(seed, size, shared):
+    return {"B": chaotic(seed, size)["B"] * shared["data"][0][0]}
+
+
+def test_parts_with_other_shared_arrays_are_not_taken(tmp_path):
+    def saved(data):
+        told = Told()
+        run(tmp_path, told, function=with_data, shared={"data": data})
+        return sum(told.saved)
+
+    data = np.arange(12.0).reshape(4, 3)
+    other = data.copy()
+    other[3, 2] += 1e-12  # which no result depends on
+    assert saved(data) == 0
+    assert saved(jnp.array(data)) == POINTS.size
+    assert [saved(one) for one in (other, data[:3], list(data), data > 0)] == [0] * 4
+    assert saved(data) == POINTS.size
+
+
 def test_parts_of_another_precision_are_not_taken(tmp_path):
     run(tmp_path)
     told = Told()

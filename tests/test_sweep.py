@@ -3,6 +3,7 @@
 from functools import partial
 
 import chex
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -219,6 +220,125 @@ test_sweep_refuses = refuses(
 )
 
 
+# Shared --------------------------------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+SHARED = {"A": RNG.standard_normal((60, 60)), "b": [jnp.asarray(RNG.standard_normal(60)), None]}
+
+
+def product_with(x, n, shared):
+    return {"y": x * (shared["A"] @ shared["b"][0])[:n]}
+
+
+def batched_product_with(x, n, shared):
+    return {"y": x[:, None] * (shared["A"] @ shared["b"][0])[None, :n]}
+
+
+def lowered(monkeypatch, *arguments, **options):
+    """Programs of a sweep as they go to the compiler."""
+    texts, compile = [], jax.stages.Lowered.compile
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            jax.stages.Lowered,
+            "compile",
+            lambda self, **how: texts.append(self.as_text()) or compile(self, **how),
+        )
+        lr.sweep(*arguments, **options)
+    return texts
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5])  # one by one, in chunks, in a single batch
+@pytest.mark.parametrize("function", [product_with, batched_product_with])
+def test_shared_arrays_are_those_that_one_closes_over(function, lanes):
+    how = {"shapes": ("n",), "batched": function is not product_with, "lanes": lanes}
+    points = lr.product(x=X, n=[2, 60])
+    found = lr.sweep(function, points, shared=SHARED, **how)
+    closed = lr.sweep(partial(function, shared=SHARED), points, **how)
+    expected = np.array(X)[:, None] * (SHARED["A"] @ np.asarray(SHARED["b"][0]))
+    np.testing.assert_allclose(found["y"].sel(n=60), expected, rtol=1e-12)
+    np.testing.assert_allclose(found["y"], closed["y"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 5])
+def test_shared_arrays_are_no_part_of_the_program(lanes, monkeypatch):
+    points, how = lr.product(x=X, n=[60]), {"shapes": ("n",), "lanes": lanes}
+    (text,) = lowered(monkeypatch, product_with, points, shared=SHARED, **how)
+    other = jax.tree.map(lambda array: array + 1, SHARED)
+    assert lowered(monkeypatch, product_with, points, shared=other, **how) == [text]
+    (closed,) = lowered(monkeypatch, partial(product_with, shared=SHARED), points, **how)
+    assert len(closed) > SHARED["A"].nbytes > 2 * len(text)
+
+
+def test_shared_arrays_are_not_batched():
+    seen = []
+
+    def function(x, shared):
+        seen.append((x.shape, shared.shape))
+        return {"y": x + shared[0], "alone": shared}
+
+    found = lr.sweep(function, lr.product(x=X), shared=jnp.arange(3), lanes=2)
+    assert set(seen) == {((), (3,))}
+    assert found["alone"].values.tolist() == [[0, 1, 2]] * len(X)
+
+
+def test_shared_arrays_are_moved_once(monkeypatch):
+    moved, put = [], jax.device_put
+
+    def counted(tree, *where, **how):
+        moved.extend(one for one in jax.tree.leaves(tree) if np.shape(one) == (60, 60))
+        return put(tree, *where, **how)
+
+    monkeypatch.setattr(jax, "device_put", counted)
+    told = Told()
+    points = lr.product(x=np.arange(12.0), n=[2, 60])
+    lr.sweep(product_with, points, shapes=("n",), shared=SHARED, memory=1, progress=told)
+    assert told.computed == [4] * 6
+    assert len(moved) == jax.local_device_count()
+
+
+def test_the_budget_counts_shared_arrays_once():
+    told, shared, size = Told(), np.ones(10_000), 8 * 50
+    lr.sweep(
+        lambda x, shared: {"y": jnp.full(50, x)}, lr.product(x=np.arange(40.0)), shared=shared,
+        memory=shared.nbytes + 2 * size * 10, progress=told,
+    )  # fmt: skip
+    assert told.computed == [10] * 4
+
+
+def test_a_key_a_module_and_a_weak_number_are_shared():
+    linear = eqx.nn.Linear(3, 2, key=jax.random.key(1))
+    shared = {"key": jax.random.key(0), "linear": linear, "weak": jnp.asarray(2.0)}
+
+    def function(x, shared):
+        noise = shared["weak"] * jax.random.normal(shared["key"], (2,), jnp.float32)
+        assert noise.dtype == jnp.float32
+        return {"y": shared["linear"](jnp.full(3, x)) + noise}
+
+    found = lr.sweep(function, lr.product(x=X), shared=shared)
+    for x in X:
+        np.testing.assert_allclose(
+            found["y"].sel(x=x), function(jnp.asarray(x), shared)["y"], rtol=1e-6
+        )
+
+
+def share(shared, function=lambda x, shared: {"y": x}, axis="x"):
+    return lambda: lr.sweep(function, lr.product(**{axis: X}), shared=shared)
+
+
+test_sweep_refuses_to_share = refuses(
+    (share({"a": [jnp.ones(2), 1.0]}), r"shared\['a'\]\[1\]: got 1.0, wanted an array of numbers"),
+    (share(np.array(["a"])), r"shared: got array\(\['a'\].*, wanted an array of numbers"),
+    (share(eqx.nn.MLP(2, 2, 3, 1, key=jax.random.key(0))), "shared.activation: got .*, wanted an"),
+    (
+        share(jnp.ones(2), lambda x: {"y": x}),
+        r"shared: got a function without it, wanted .* \['x'\]",
+    ),
+    (share(jnp.ones(2), axis="shared"), "shared: got an axis of this name"),
+)
+
+
+# Devices -------------------------------------------------------------------------------------
+
 ON_DEVICES = """
 import sys
 import jax, jax.numpy as jnp
@@ -234,10 +354,21 @@ def function(seed, depth):
     product = lr.end_to_end(W) @ A + jnp.eye(6)
     return {"W": jnp.stack(W), "spectrum": lr.singular_values(jnp.stack([product, A]))}
 
+def with_data(seed, depth, shared):
+    A = function(seed, depth)["spectrum"] @ shared["data"]
+    return {"W": jnp.sin(A @ shared["weights"].T) * depth}
+
 points = lr.product(seed=range(11), depth=[2, 3])
-for lanes in (2, 1):
+numbers = jax.random.normal(jax.random.key(5), (6, 7))
+shared = {"data": numbers, "weights": jnp.cos(numbers)}
+for lanes, run, more in (
+    (2, function, {}), (1, function, {}),
+    ("2-shared", with_data, {"shared": shared}), ("1-shared", with_data, {"shared": shared}),
+):
     store = f"{sys.argv[2]}-{lanes}"
-    found = lr.sweep(function, points, shapes=("depth",), lanes=lanes, store=store, memory=1)
+    found = lr.sweep(
+        run, points, shapes=("depth",), lanes=int(str(lanes)[0]), store=store, memory=1, **more
+    )
     found.load().to_netcdf(f"{store}.nc", engine="h5netcdf")
 """
 
@@ -263,11 +394,11 @@ def on_devices(tmp_path_factory):
             {path.name for path in (folder / f"{count}-{lanes}").glob("*.npz")},
         )
         for count in running
-        for lanes in (2, 1)
+        for lanes in (2, 1, "2-shared", "1-shared")
     }
 
 
-@pytest.mark.parametrize("lanes", [2, 1])
+@pytest.mark.parametrize("lanes", [2, 1, "2-shared", "1-shared"])
 @pytest.mark.parametrize("count", [2, 8])
 def test_any_number_of_devices_gives_the_same_bits_and_parts(count, lanes, on_devices):
     (one, its_parts), (many, parts) = on_devices[1, lanes], on_devices[count, lanes]

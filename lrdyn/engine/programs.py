@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from lrdyn.engine.jaxprs import equations
 from lrdyn.engine.points import Points
+from lrdyn.engine.shared import NAME, Shared
 
 CHUNKS = 32
 """Most chunks of lanes in a part: what a kill can lose."""
@@ -26,7 +27,8 @@ LEAST = 4
 
 
 Values = dict[str, Any]  # arrays and, where a result is a constant, NumPy's
-Run = Callable[[Values], Values]
+Run = Callable[[Values, Any], Values]
+"""A function of the values of points and of what they share."""
 
 
 class Plan(NamedTuple):
@@ -37,6 +39,7 @@ class Plan(NamedTuple):
     memory: int
     devices: Sequence[Any]
     compiler_options: dict[str, Any]
+    shared: Shared
 
 
 class Group(NamedTuple):
@@ -54,7 +57,7 @@ class Group(NamedTuple):
     lanes: int
     devices: Sequence[Any]
     digest: str
-    """Of everything but the values that decides the bits of the results."""
+    """Of everything but the values, shared ones too, that decides the bits of the results."""
 
     @property
     def slots(self) -> int:
@@ -68,7 +71,7 @@ class Group(NamedTuple):
 
     def key(self, part: np.ndarray) -> str:
         """Name of a part in a store."""
-        digest = hashlib.sha256(self.digest.encode())
+        digest = hashlib.sha256(f"{self.digest}{self.plan.shared.digest}".encode())
         for column in self.values(part).values():
             digest.update(column.tobytes())
         return f"{part[0]}-{digest.hexdigest()[:20]}"
@@ -85,27 +88,30 @@ def trace(
     # If every axis decides shapes there is nothing to batch over but the count.
     columns = _canonical(columns or {"": np.zeros(points.size)})
 
-    def call(point: Values) -> Mapping[str, Any]:
-        return function(**known, **{name: value for name, value in point.items() if name})
+    def call(point: Values, shared: Any) -> Mapping[str, Any]:
+        more = {} if plan.shared.tree is None else {NAME: shared}
+        return function(**known, **{n: value for n, value in point.items() if n}, **more)
 
     # A batch of width 1 is compiled to other kernels and rounds differently: never use it unless
     # the whole group is one point, or every point is to run by itself.
     devices = plan.devices[: -(-len(indices) // min(2, plan.lanes))]
     lanes = min(plan.lanes, max(-(-len(indices) // len(devices)), min(2, len(indices))))
     several = plan.batched or lanes > 1
-    run = call if plan.batched or not several else jax.vmap(call)
+    run = call if plan.batched or not several else jax.vmap(call, in_axes=(0, None))
 
     def abstract(dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((lanes,) if several else (), dtype)
 
     # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
-    traced = jax.jit(lambda values, used: run(values)).trace(
-        {name: abstract(column.dtype) for name, column in columns.items()}, abstract(bool)
+    traced = jax.jit(lambda values, used, shared: run(values, shared)).trace(
+        {name: abstract(column.dtype) for name, column in columns.items()},
+        abstract(bool),
+        plan.shared.like,
     )
     outputs = _one_lane(traced.out_info, lanes) if several else traced.out_info
     size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (lanes if several else 1)
-    # Two parts are in memory: one that runs and one that is saved.
-    fit = plan.memory // (2 * max(1, size))
+    # Two parts are in memory: one that runs and one that is saved. What they share is there once.
+    fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, size))
     parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
     options = sorted(plan.compiler_options.items())
     context = (jax.__version__, devices[0].device_kind, lanes, options)
@@ -159,10 +165,10 @@ def _lowered(group: Group) -> Any:
         return group.traced.lower()
     sharding, structure = _sharding(group), jax.tree.structure(group.outputs)
 
-    def call(values: Values) -> Values:
+    def call(values: Values, shared: Any) -> Values:
         flat = jaxpr_as_fun(group.traced.jaxpr)
         unused = jnp.ones(jax.tree.leaves(values)[0].shape, bool)
-        return jax.tree.unflatten(structure, flat(*jax.tree.leaves((values, unused))))
+        return jax.tree.unflatten(structure, flat(*jax.tree.leaves((values, unused, shared))))
 
     if group.lanes == 1:
         local = partial(_one_by_one, call, group.plan.batched)
@@ -170,7 +176,7 @@ def _lowered(group: Group) -> Any:
         local = partial(_chunks, call, group.lanes)
     # Every layer around the function costs a small sweep as much as the function.
     if len(group.devices) > 1:
-        specs = (sharding.spec, sharding.spec)
+        specs = (sharding.spec, sharding.spec, PartitionSpec())
         local = jax.shard_map(
             local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False
         )
@@ -179,7 +185,7 @@ def _lowered(group: Group) -> Any:
         for name, column in group.columns.items()
     }
     used = jax.ShapeDtypeStruct((group.slots,), bool, sharding=sharding)
-    return jax.jit(local).lower(abstract, used)
+    return jax.jit(local).lower(abstract, used, group.plan.shared.abstract(group.devices))
 
 
 def _canonical(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -196,23 +202,23 @@ def _as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
     return found
 
 
-def _chunks(run_lanes: Run, lanes: int, values: Values, used: Array) -> Values:
+def _chunks(run_lanes: Run, lanes: int, values: Values, used: Array, shared: Any) -> Values:
     """What one device does: chunks of ``lanes`` points, one chunk after another."""
     if len(used) == lanes:
-        return run_lanes(values)
+        return run_lanes(values, shared)
     chunks = jax.tree.map(lambda v: v.reshape(-1, lanes), values)
-    outputs = jax.lax.map(run_lanes, chunks)
+    outputs = jax.lax.map(lambda chunk: run_lanes(chunk, shared), chunks)
     return jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), outputs)
 
 
-def _one_by_one(call: Run, batched: bool, values: Values, used: Array) -> Values:
+def _one_by_one(call: Run, batched: bool, values: Values, used: Array, shared: Any) -> Values:
     """What one device does: point after point, each as long as it takes."""
 
     def run(point: Values) -> Values:
         if batched:
-            outputs = call(jax.tree.map(lambda v: v[None], point))
+            outputs = call(jax.tree.map(lambda v: v[None], point), shared)
             return jax.tree.map(lambda v: v[0], outputs)
-        return call(point)
+        return call(point, shared)
 
     def skip(point: Values) -> Values:
         return jax.tree.map(lambda o: jnp.zeros(o.shape, o.dtype), jax.eval_shape(run, point))
@@ -235,7 +241,8 @@ def start(group: Group, compiled: Any, part: np.ndarray) -> Values:
     order = _order(group)
     # Slots beyond the part repeat its last point, so that all parts share one program.
     values = group.values(part[np.minimum(order, len(part) - 1)])
-    return compiled(*jax.device_put((values, order < len(part)), _sharding(group)))
+    moved = jax.device_put((values, order < len(part)), _sharding(group))
+    return compiled(*moved, group.plan.shared.on(group.devices))
 
 
 def ended(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from lrdyn.engine import programs
 from lrdyn.engine.labels import Labels
@@ -20,6 +20,7 @@ from lrdyn.engine.parts import Arrays, Store, opened
 from lrdyn.engine.points import Points
 from lrdyn.engine.programs import Group, Plan
 from lrdyn.engine.progress import Progress, Silent
+from lrdyn.engine.shared import Shared, check_taken
 
 if TYPE_CHECKING:
     import xarray
@@ -32,6 +33,7 @@ def sweep(
     function: Callable[..., Mapping[str, Array]],
     points: Points,
     *,
+    shared: PyTree = None,
     shapes: Sequence[str] = (),
     dims: Mapping[str, tuple[str, ...]] | None = None,
     batched: bool = False,
@@ -55,6 +57,9 @@ def sweep(
         function: ``function(**point)`` returns named arrays; axes in ``shapes`` arrive as Python
             values, all others as traced scalars.
         points: the points.
+        shared: arrays that all points read, data or frozen weights, as a PyTree: passed to
+            ``function`` as ``shared``. They are moved to each device once, and neither batched nor
+            built into the program; their bytes are part of the names of the parts.
         shapes: axes whose values decide shapes: one compilation for each combination.
         dims: names of the axes of each result; ``<result>_0``, ... where not given. A result that
             is named like its only axis becomes the coordinate of that axis.
@@ -76,9 +81,10 @@ def sweep(
         they are read from a file in the store when they are used.
 
     Raises:
-        ValueError: an axis in ``shapes`` is not an axis of the points, ``lanes`` < 1, the names in
-            ``dims`` do not fit the results, results have different names at different shapes, or a
-            batched function has no traced axis or returns no axis of lanes.
+        ValueError: a leaf of ``shared`` is no array, ``function`` takes no such argument, or an
+            axis is called that; an axis in ``shapes`` is not an axis of the points, ``lanes`` < 1,
+            the names in ``dims`` do not fit the results, results have different names at different
+            shapes, or a batched function has no traced axis or returns no axis of lanes.
         files.InUse: another process uses the store.
         OSError: the store cannot be written.
 
@@ -89,15 +95,21 @@ def sweep(
         ...                shapes=("n",), dims={"y": ("index",)})
         >>> result["y"].sel(x=2.0, n=3).values.tolist()
         [0.0, 2.0, 4.0]
+        >>> result = sweep(lambda x, shared: {"y": x * shared}, product(x=[1.0, 2.0]),
+        ...                shared=jnp.arange(3))
+        >>> result["y"].sel(x=2.0).values.tolist()
+        [0.0, 2.0, 4.0]
     """
     unknown = [name for name in shapes if name not in points.columns]
     if unknown:
         raise ValueError(f"shapes: got {unknown}, wanted axes out of {list(points.columns)}")
     if lanes < 1:
         raise ValueError(f"lanes: got {lanes}, wanted at least 1")
+    if shared is not None:
+        check_taken(function, points.columns)
     progress = Silent() if progress is None else progress
     devices = jax.local_devices() if devices is None else devices
-    plan = Plan(batched, lanes, memory, devices, dict(compiler_options or {}))
+    plan = Plan(batched, lanes, memory, devices, dict(compiler_options or {}), Shared(shared))
     groups = [
         programs.trace(function, values, indices, points, plan)
         for values, indices in _by_shape(points, shapes).items()

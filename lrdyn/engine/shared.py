@@ -1,0 +1,123 @@
+"""Arrays that every point of a sweep reads: passed to its programs, on each device once."""
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+NAME = "shared"
+"""The argument of a function that takes them."""
+
+
+class Shared:
+    """A PyTree of arrays; None is one without any.
+
+    Args:
+        tree: the arrays.
+
+    Raises:
+        ValueError: a leaf is no array of numbers.
+
+    Example:
+        >>> shared = Shared({"x": np.ones((2, 3))})
+        >>> shared.nbytes == 6 * shared.like["x"].dtype.itemsize
+        True
+    """
+
+    def __init__(self, tree: PyTree):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if not _is_array(leaf):
+                where = jax.tree_util.keystr(path)
+                raise ValueError(f"{NAME}{where}: got {leaf!r:.50}, wanted an array of numbers")
+        self.tree = tree
+        self.like = jax.eval_shape(lambda tree: tree, tree)
+        self.placed: dict[Any, list] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(one.size * one.dtype.itemsize for one in jax.tree.leaves(self.like))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the arrays and of how they are put together; empty without any."""
+        leaves, structure = jax.tree.flatten(self.tree)
+        if not leaves:
+            return ""
+        # Functions among its static parts print with their address.
+        digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", f"{structure}").encode())
+        for array in map(_numbers, leaves):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def abstract(self, devices: Sequence[Any]) -> PyTree:
+        """Shapes, types and where the arrays lie."""
+        everywhere = _everywhere(devices)
+        return jax.tree.map(
+            lambda one: jax.ShapeDtypeStruct(
+                one.shape, one.dtype, sharding=everywhere, weak_type=one.weak_type
+            ),
+            self.like,
+        )
+
+    def on(self, devices: Sequence[Any]) -> PyTree:
+        """The arrays on each of these devices, moved there the first time."""
+        leaves, structure = jax.tree.flatten(self.tree)
+        for device in devices:
+            if device not in self.placed:
+                self.placed[device] = jax.device_put(leaves, device)
+        everywhere, copies = _everywhere(devices), zip(*map(self.placed.get, devices), strict=True)
+        return jax.tree.unflatten(structure, [_joined(list(each), everywhere) for each in copies])
+
+
+def check_taken(function: Callable, columns: Mapping[str, Any]) -> None:
+    """A function takes them, and no axis has their name.
+
+    Raises:
+        ValueError: it does not, or one has.
+
+    Example:
+        >>> check_taken(lambda x, shared: x, {"x": [1.0]})
+    """
+    if NAME in columns:
+        raise ValueError(f"{NAME}: got an axis of this name, too, wanted only one of them")
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # a builtin has none
+        return
+    by_name = NAME in parameters and parameters[NAME].kind is not inspect.Parameter.POSITIONAL_ONLY
+    if not by_name and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        wanted = f"an argument {NAME!r} among {list(parameters)}"
+        raise ValueError(f"{NAME}: got a function without it, wanted {wanted}")
+
+
+def _is_array(leaf: Any) -> bool:
+    if isinstance(leaf, jax.core.Tracer):
+        return False
+    return isinstance(leaf, jax.Array) or (
+        isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OSUVMm"
+    )
+
+
+def _numbers(array: Any) -> np.ndarray:
+    """An array of NumPy, of the numbers behind a random key."""
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    return np.asarray(array)
+
+
+def _everywhere(devices: Sequence[Any]) -> NamedSharding:
+    return NamedSharding(Mesh(np.asarray(devices), ("run",)), PartitionSpec())
+
+
+def _joined(copies: list, everywhere: NamedSharding) -> jax.Array:
+    """One array of its copies on several devices."""
+    return jax.make_array_from_single_device_arrays(copies[0].shape, everywhere, copies)
