@@ -66,13 +66,14 @@ def sweep(
         batched: ``function`` takes 1-d arrays of ``lanes`` values and returns results with that
             leading axis, instead of being vmapped.
         lanes: how many points are batched at a time on each device.
-        memory: bytes that the arrays of one part may take. Parts follow from the points, the lanes
-            and this budget alone; with a store, larger results stay on disk.
+        memory: bytes that the arrays of one part may take. Parts follow from the points, the lanes,
+            what is shared and this budget alone; with a store, larger results stay on disk.
         devices: devices to spread over; all local ones by default.
         compiler_options: options for XLA.
         store: a folder that keeps each finished part: after a kill the same call computes the
-            others only. Parts are named by the traced program, its options and their points, so
-            that another function cannot take them for its own. The caller removes the folder.
+            others only. Parts are named by the traced program, its options, what is shared and
+            their points, so that another function cannot take them for its own. The caller removes
+            the folder.
         progress: told of every finished part; see :func:`lrdyn.engine.progress.shown`.
 
     Returns:
