@@ -1,11 +1,11 @@
-"""``python -m benchmarks [all|reduced|sweeps|many|early|completion|galore]``."""
+"""``python -m benchmarks [all|reduced|sweeps|many|early|completion|galore|training]``."""
 
 import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import completion, early_stopping, galore, many, reduced, sweeps
+from benchmarks import completion, early_stopping, galore, many, reduced, sweeps, training
 from benchmarks.common import HOST_DEVICES, machine
 from lrdyn import cli
 
@@ -16,6 +16,7 @@ FULL: dict[str, Callable[[], str]] = {
     "early": early_stopping.report,
     "completion": completion.report,
     "galore": galore.report,
+    "training": training.report,
 }
 TINY: dict[str, Callable[[], str]] = {
     "reduced": lambda: reduced.report((24,), rank=3, steps=20, repeats=1),
@@ -24,6 +25,7 @@ TINY: dict[str, Callable[[], str]] = {
     "early": lambda: early_stopping.report(20, (1.0, 2.0, 4.0), 10, 50, repeats=1),
     "completion": lambda: completion.report(20, (0.5,), steps=10, repeats=1),
     "galore": lambda: galore.report(galore.Case(6, 5, 2, 3, 10, 2), repeats=1),
+    "training": lambda: training.report(training.Case(6, 5, 4, 10, 7, 4000), repeats=1),
 }
 
 

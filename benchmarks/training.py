@@ -1,0 +1,270 @@
+"""A training of a small network on images: :func:`lrdyn.training.train` against plain loops.
+
+A perceptron (784-256-256-10, float32) is trained by Adam on 20,000 made-up images of bytes, 128 a
+step. All rivals hold the images on the device, gather a batch from them in the compiled step, scale
+it in the loss, and take the examples in the same order.
+
+*plain loop*: one ``jax.jit`` of the step, its state donated, called from Python for every step;
+nothing waits before the end. *loop in a program*: ``lax.fori_loop`` over the steps of an epoch.
+*train*: the loop under test, which ends a piece at every epoch and twice a second to look at the
+loss, and notices a run that is lost.
+
+``set-up`` is what comes before the first step: tracing, compilation with an empty cache, and for
+``train`` the digest of the data and of the programs by which checkpoints are named. ``run`` is the
+rest of the call; the loops take turns, and ratios are those of the medians. ``waiting`` is the
+share of ``run`` that is spent outside of the compiled pieces: on orders of examples and on the time
+between the end of a piece and the start of the next. ``differ`` is the largest difference of final
+weights over the largest weight.
+
+Below the table: seconds of writing and of reading a checkpoint.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+from benchmarks.common import table
+from benchmarks.early_stopping import compilation_cache
+from lrdyn.engine import checkpoints
+from lrdyn.training import Batches, train
+from lrdyn.training.program import Program
+
+HEADER = ("set-up", "run", "per step", "examples a second", "of the first", "waiting", "differ")
+RULE = optax.adam(1e-3)
+
+
+class Case(NamedTuple):
+    """One size."""
+
+    inputs: int = 784
+    width: int = 256
+    batch: int = 128
+    examples: int = 20_000
+    steps: int = 1500
+    checkpoint: int = 100_000_000
+    """Bytes of the checkpoint."""
+
+
+class Timed(NamedTuple):
+    """One call of a loop."""
+
+    setup: float
+    """Seconds before the first step."""
+    run: float
+    """Seconds after that."""
+    waiting: float | None
+    """Seconds of these outside of the compiled pieces."""
+    weights: PyTree
+
+
+# The problem ---------------------------------------------------------------------------------
+
+
+def images(case: Case) -> Batches:
+    """Made-up images with labels that can be learned."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, case.examples)
+    classes = rng.integers(0, 256, (10, case.inputs))
+    noise = rng.integers(0, 256, (case.examples, case.inputs))
+    pixels = (classes[labels] + noise) // 2
+    return Batches({"x": pixels.astype(np.uint8), "y": labels.astype(np.int32)}, case.batch)
+
+
+def network(case: Case) -> eqx.nn.MLP:
+    """Two hidden layers."""
+    sizes = (case.inputs, 10, case.width, 2)
+    return eqx.nn.MLP(*sizes, dtype=jnp.float32, key=jax.random.key(1))
+
+
+def cost(model: PyTree, batch: PyTree) -> Array:
+    """Cross-entropy of a batch of bytes."""
+    scores = jax.vmap(model)(batch["x"].astype(jnp.float32) / 255)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, batch["y"]))
+
+
+KEY = jax.random.key  # not made before the set-up
+ORDER = 0
+"""Of the keys of a training, that of the order of the examples."""
+
+
+# Loops ---------------------------------------------------------------------------------------
+
+
+def step(static: PyTree, batches: Batches, run: PyTree, data: PyTree, order: Array, t: Any):
+    """One step as a user writes it: weights, optimiser and loss."""
+    weights, inner, _ = run
+    batch = batches.at(data, order, t)
+    value, slope = jax.value_and_grad(lambda w: cost(eqx.combine(w, static), batch))(weights)
+    updates, inner = RULE.update(slope, inner, weights)
+    return optax.apply_updates(weights, updates), inner, value
+
+
+def epoch(static: PyTree, batches: Batches, run: PyTree, data: PyTree, order: Array, stop: Array):
+    """The first steps of an epoch in one program."""
+    return jax.lax.fori_loop(
+        0, stop, lambda t, run: step(static, batches, run, data, order, t), run
+    )
+
+
+def by_hand(case: Case, batches: Batches, whole: bool) -> Timed:
+    """A plain loop over steps, or over whole epochs."""
+    begin = time.perf_counter()
+    weights, static = eqx.partition(network(case), eqx.is_inexact_array)
+    run = (weights, RULE.init(weights), jnp.zeros((), jnp.float32))
+    data, key = jax.device_put(batches.data, jax.local_devices()[0]), order_key()
+    order, t = batches.order(key, 0), np.int32(0)
+    body = partial(epoch if whole else step, static, batches)
+    done = jax.jit(body, donate_argnums=0).lower(run, data, order, t).compile()
+    jax.block_until_ready((run, data, order))
+    start = time.perf_counter()
+    for first in range(0, case.steps, batches.epoch):
+        count = min(batches.epoch, case.steps - first)
+        order = batches.order(key, first // batches.epoch)
+        for t in (count,) if whole else range(count):
+            run = done(run, data, order, np.int32(t))
+    jax.block_until_ready(run)
+    return Timed(start - begin, time.perf_counter() - start, None, run[0])
+
+
+def order_key() -> Array:
+    """The key from which :func:`train` takes the order of the examples."""
+    return jax.random.split(KEY(0), 3)[ORDER]
+
+
+def by_train(case: Case, batches: Batches) -> Timed:
+    """The loop under test."""
+
+    def loss(model: PyTree, state: PyTree, batch: PyTree, key: Array):
+        return cost(model, batch), (state, {})
+
+    begin = time.perf_counter()
+    with pieces() as found:
+        done = train(
+            KEY(0), loss, network(case), RULE, batches, (0, case.steps), record=lambda *_: ()
+        )
+        jax.block_until_ready(done.params)
+        end = time.perf_counter()
+    start, busy = found[0][0], sum(after - before for before, after in found)
+    weights = eqx.filter(done.params, eqx.is_inexact_array)
+    return Timed(start - begin, end - start, end - start - busy, weights)
+
+
+@contextmanager
+def pieces() -> Iterator[list[tuple[float, float]]]:
+    """When the compiled pieces of a training begin and end."""
+    found, call = [], Program.__call__
+
+    def clocked(self: Program, *arguments: Any) -> Any:
+        self.compile()
+        jax.block_until_ready(arguments)  # an order of examples that is being made
+        begin = time.perf_counter()
+        out = jax.block_until_ready(call(self, *arguments))
+        if self.donate:
+            found.append((begin, time.perf_counter()))
+        return out
+
+    with mock.patch.object(Program, "__call__", clocked):
+        yield found
+
+
+LOOPS: dict[str, Callable[[Case, Batches], Timed]] = {
+    "plain loop": partial(by_hand, whole=False),
+    "loop in a program": partial(by_hand, whole=True),
+    "train": by_train,
+}
+
+
+# Measuring -----------------------------------------------------------------------------------
+
+
+def measured(case: Case, repeats: int) -> dict[str, list[Timed]]:
+    """Calls of every loop, the first with an empty cache of programs."""
+    batches = images(case)
+    with tempfile.TemporaryDirectory() as cache, compilation_cache(cache):
+        warm_up(batches)
+        found = {name: [loop(case, batches)] for name, loop in LOOPS.items()}
+        for _ in range(repeats):
+            for name, loop in LOOPS.items():
+                found[name].append(loop(case, batches))
+    return found
+
+
+def warm_up(batches: Batches) -> None:
+    """Compile what all loops use outside of their programs: orders and keys."""
+    jax.block_until_ready(batches.order(order_key(), 0))
+
+
+def difference(found: PyTree, expected: PyTree) -> float:
+    """Largest difference over the largest weight."""
+    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
+    gaps = [float(jnp.max(jnp.abs(one - other))) for one, other in pairs]
+    return max(gaps) / max(float(jnp.max(jnp.abs(other))) for _, other in pairs)
+
+
+def checkpoint(size: int, repeats: int) -> tuple[float, float]:
+    """Median seconds of writing and of reading a checkpoint."""
+    key, count = "of a benchmark", max(1, size // 100)
+    kept = {f"{i}": jax.random.normal(KEY(i), (count // 4,), jnp.float32) for i in range(100)}
+    jax.block_until_ready(kept)
+    written, seen = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "step-0000000001.ckpt"
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            checkpoints.write(path, key, 1, kept)
+            middle = time.perf_counter()
+            jax.block_until_ready(checkpoints.read(path, key, kept))
+            written.append(middle - begin)
+            seen.append(time.perf_counter() - middle)
+    return statistics.median(written), statistics.median(seen)
+
+
+def row(name: str, case: Case, found: dict[str, list[Timed]]) -> tuple[str, ...]:
+    """One row of the table."""
+    cold, *calls = found[name]
+    first, *_ = found
+    runs = [call.run for call in calls]
+    taken, rival = statistics.median(runs), statistics.median(c.run for c in found[first][1:])
+    waits = [call.waiting / call.run for call in calls if call.waiting is not None]
+    return (
+        name,
+        f"{cold.setup:.2f} s",
+        f"{taken:.2f} s (+{max(runs) / taken - 1:.0%})",
+        f"{1e3 * taken / case.steps:.3g} ms",
+        f"{case.batch * case.steps / taken:,.0f}",
+        f"{rival / taken:.2f}x",
+        f"{statistics.median(waits):.1%}" if waits else "",
+        f"{difference(calls[-1].weights, found[first][-1].weights):.1e}",
+    )
+
+
+def report(case: Case | None = None, *, repeats: int = 5) -> str:
+    """Measure and lay out."""
+    case = case or Case()
+    found = measured(case, repeats)
+    rows = [row(name, case, found) for name in LOOPS]
+    write, read = checkpoint(case.checkpoint, repeats)
+    title = (
+        f"training: {case.inputs}-{case.width}-{case.width}-10, Adam, {case.batch} of "
+        f"{case.examples:,} images a step, {case.steps} steps, float32, one device\n"
+        "wanted: train at least 0.90x of the plain loop, waiting below 2 %, 100 MB within 1 s\n"
+        f"median of {repeats} runs that take turns; in brackets how far the slowest lies above"
+    )
+    kept = (
+        f"checkpoint of {case.checkpoint / 1e6:.3g} MB: written in {write:.2f} s, "
+        f"read in {read:.2f} s"
+    )
+    return f"{title}\n{table(('', *HEADER), rows)}\n{kept}"
