@@ -117,6 +117,24 @@ def test_gradients_are_accumulated_to_the_large_batch():
     assert np.abs(run(2, rule, (0, 12, 36)) - large).max() > 1e-3
 
 
+def test_numbers_of_half_precision_have_digests():
+    given = {"x": jnp.ones((4, 2), jnp.bfloat16)}
+    assert Batches(given).digest != Batches({"x": jnp.zeros((4, 2), jnp.bfloat16)}).digest
+
+    def fits(w, state, batch, key):
+        return jnp.mean((batch["x"] @ w).astype(jnp.float32) ** 2), (state, {})
+
+    start = jnp.ones(2, jnp.bfloat16)
+    run = train(KEY, fits, start, optax.sgd(0.5), Batches(given), (0, 1))
+    assert run.records.astype(float).tolist() == [[1, 1], [-1, -1]]
+
+
+def test_the_order_of_an_epoch_is_that_of_all_releases():
+    first, second = (Batches(np.arange(7), 2).order(KEY, epoch).tolist() for epoch in range(2))
+    assert first == [0, 3, 5, 1, 2, 6, 4]
+    assert second == [2, 0, 1, 4, 5, 6, 3]
+
+
 def test_an_epoch_takes_every_example_once_in_an_order_of_its_own():
     batches = Batches({"x": np.arange(10)}, 3)
     seen = [

@@ -12,6 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from lrdyn.training.program import take_in
+
 NAME = "shared"
 """The argument of a function that takes them."""
 
@@ -53,9 +55,8 @@ class Shared:
             return ""
         # Functions among its static parts print with their address.
         digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", f"{structure}").encode())
-        for array in map(_numbers, leaves):
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        for leaf in leaves:
+            take_in(digest, leaf)
         return digest.hexdigest()
 
     def abstract(self, devices: Sequence[Any]) -> PyTree:
@@ -105,13 +106,6 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) or (
         isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OSUVMm"
     )
-
-
-def _numbers(array: Any) -> np.ndarray:
-    """An array of NumPy, of the numbers behind a random key."""
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    return np.asarray(array)
 
 
 def _everywhere(devices: Sequence[Any]) -> NamedSharding:

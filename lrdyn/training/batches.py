@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree
 
 from lrdyn import checks
+from lrdyn.training.program import take_in
 
 Take = Callable[[PyTree, Int[Array, "batch"]], PyTree]
 """``take(data, indices)`` makes a batch of examples."""
@@ -72,13 +72,19 @@ class Batches:
         """Examples of one step."""
         return self.size or self.count
 
-    def order(self, key: Key[Array, ""], epoch: int) -> Int[Array, "examples"]:
-        """The order of the examples in an epoch, none without batches."""
-        if not self.size:
-            return jnp.zeros(0, jnp.int32)
-        return jax.random.permutation(jax.random.fold_in(key, epoch), self.count)
+    def order(self, key: Key[Array, ""], epoch: int) -> Int[np.ndarray, "examples"]:
+        """The order of the examples in an epoch, none without batches.
 
-    def at(self, data: PyTree, order: Int[Array, "examples"], t: Any) -> PyTree:
+        It is made by NumPy, beside the device that is busy with the epoch before; the numbers of
+        its Philox are the same in all releases.
+        """
+        if not self.size:
+            return np.zeros(0, np.int32)
+        words = np.asarray(jax.random.key_data(key)).ravel().tolist()
+        drawn = np.random.Philox(np.random.SeedSequence([epoch, *words])).random_raw(self.count)
+        return np.argsort(drawn, kind="stable").astype(np.int32)
+
+    def at(self, data: PyTree, order: Int[Array | np.ndarray, "examples"], t: Any) -> PyTree:
         """The batch of step t, in a traced program: of the data and the order of its epoch."""
         if not self.size:
             return data
@@ -89,7 +95,6 @@ class Batches:
     def digest(self) -> str:
         """SHA-256 of the data."""
         digest = hashlib.sha256(str(jax.tree.structure(self.data)).encode())
-        for array in map(np.asarray, jax.tree.leaves(self.data)):
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
+        for array in jax.tree.leaves(self.data):
+            take_in(digest, array)
         return digest.hexdigest()

@@ -253,7 +253,10 @@ class _Loop:
         fresh = self.at % period == 0 if period else self.at == 0
         if made.refresh and fresh:
             run = made.refresh(run, at, made.data, order)
-        return made.segment(run, at, end, made.data, order)
+        run = made.segment(run, at, end, made.data, order)
+        if stop < self.steps[-1]:
+            made.order_at(stop)  # of the next epoch, while the piece runs
+        return run
 
     def _record(self, run: _Run) -> None:
         if self.count < len(self.steps) and self.steps[self.count] == self.at:

@@ -59,16 +59,24 @@ def digest_of(parts: Iterable[Any], *texts: str) -> str:
             digest.update(part.text.encode())
             arrays = part.closed.consts
         for array in jax.tree.leaves(arrays):
-            found = np.asarray(_numbers(array))
-            digest.update(f"{found.dtype}{found.shape}".encode())
-            digest.update(np.ascontiguousarray(found).data)
+            take_in(digest, array)
     return digest.hexdigest()
 
 
-def _numbers(array: Any) -> Any:
-    """An array, or the numbers behind a random key."""
+def take_in(digest: Any, array: Any) -> None:
+    """Add type, shape and bytes of an array, or of the numbers behind a random key, to a digest.
+
+    Example:
+        >>> digest = hashlib.sha256()
+        >>> take_in(digest, np.ones(2))
+        >>> digest.hexdigest()[:8]
+        'cd6283f6'
+    """
     keys = eqx.is_array(array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(array) if keys else array
+    found = np.asarray(jax.random.key_data(array) if keys else array)
+    digest.update(f"{found.dtype}{found.shape}".encode())
+    # As bytes: bfloat16 has no buffer of its own.
+    digest.update(np.ascontiguousarray(found).reshape(-1).view(np.uint8).data)
 
 
 def _mesh(devices: Sequence[Any]) -> Mesh:
