@@ -40,6 +40,7 @@ from benchmarks.common import table
 from benchmarks.early_stopping import compilation_cache
 from lrdyn.engine import checkpoints
 from lrdyn.training import Batches, train
+from lrdyn.training.keeping import Forgetful, Moment
 from lrdyn.training.program import Program
 
 HEADER = ("set-up", "run", "per step", "examples a second", "of the first", "waiting", "differ")
@@ -128,7 +129,7 @@ def by_hand(case: Case, batches: Batches, whole: bool) -> Timed:
     order, t = batches.order(key, 0), np.int32(0)
     body = partial(epoch if whole else step, static, batches)
     done = jax.jit(body, donate_argnums=0).lower(run, data, order, t).compile()
-    jax.block_until_ready((run, data, order))
+    jax.block_until_ready((run, data))
     start = time.perf_counter()
     for first in range(0, case.steps, batches.epoch):
         count = min(batches.epoch, case.steps - first)
@@ -151,33 +152,44 @@ def by_train(case: Case, batches: Batches) -> Timed:
         return cost(model, batch), (state, {})
 
     begin = time.perf_counter()
-    with pieces() as found:
+    clock = Clock()
+    with clock.watching():
         done = train(
-            KEY(0), loss, network(case), RULE, batches, (0, case.steps), record=lambda *_: ()
-        )
+            KEY(0), loss, network(case), RULE, batches, (0, case.steps), record=lambda *_: (),
+            keeper=clock,
+        )  # fmt: skip
         jax.block_until_ready(done.params)
         end = time.perf_counter()
-    start, busy = found[0][0], sum(after - before for before, after in found)
+    start, busy = clock.begun[0], sum(clock.ended) - sum(clock.begun)
     weights = eqx.filter(done.params, eqx.is_inexact_array)
     return Timed(start - begin, end - start, end - start - busy, weights)
 
 
-@contextmanager
-def pieces() -> Iterator[list[tuple[float, float]]]:
-    """When the compiled pieces of a training begin and end."""
-    found, call = [], Program.__call__
+class Clock(Forgetful):
+    """When the compiled pieces of a training begin, and when the loop has seen their end."""
 
-    def clocked(self: Program, *arguments: Any) -> Any:
-        self.compile()
-        jax.block_until_ready(arguments)  # an order of examples that is being made
-        begin = time.perf_counter()
-        out = jax.block_until_ready(call(self, *arguments))
-        if self.donate:
-            found.append((begin, time.perf_counter()))
-        return out
+    def __init__(self):
+        self.begun: list[float] = []
+        self.ended: list[float] = []
 
-    with mock.patch.object(Program, "__call__", clocked):
-        yield found
+    def tell(self, moment: Moment, name: str) -> None:
+        """A piece has ended."""
+        self.ended.append(time.perf_counter())
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look at the programs that are called."""
+        call = Program.__call__
+
+        def clocked(program: Program, *arguments: Any) -> Any:
+            program.compile()
+            jax.block_until_ready(arguments)  # an order of examples that is not made yet
+            if program.donate:
+                self.begun.append(time.perf_counter())
+            return call(program, *arguments)
+
+        with mock.patch.object(Program, "__call__", clocked):
+            yield
 
 
 LOOPS: dict[str, Callable[[Case, Batches], Timed]] = {
@@ -194,17 +206,11 @@ def measured(case: Case, repeats: int) -> dict[str, list[Timed]]:
     """Calls of every loop, the first with an empty cache of programs."""
     batches = images(case)
     with tempfile.TemporaryDirectory() as cache, compilation_cache(cache):
-        warm_up(batches)
         found = {name: [loop(case, batches)] for name, loop in LOOPS.items()}
         for _ in range(repeats):
             for name, loop in LOOPS.items():
                 found[name].append(loop(case, batches))
     return found
-
-
-def warm_up(batches: Batches) -> None:
-    """Compile what all loops use outside of their programs: orders and keys."""
-    jax.block_until_ready(batches.order(order_key(), 0))
 
 
 def difference(found: PyTree, expected: PyTree) -> float:

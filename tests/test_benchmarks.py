@@ -7,7 +7,7 @@ import pytest
 
 import lrdyn
 from benchmarks import __main__ as command
-from benchmarks import common, completion, early_stopping, galore, many, reduced, sweeps
+from benchmarks import common, completion, early_stopping, galore, many, reduced, sweeps, training
 from lrdyn import cli
 from tests.oracles import fast
 from tests.runs import python
@@ -151,3 +151,26 @@ def test_galore_of_numpy_is_another_run_with_another_projector():
     found = galore.by_numpy(SMALL_GALORE, seeds)()
     later = galore.by_numpy(SMALL_GALORE._replace(period=4), seeds)()
     assert galore.difference(later, jnp.asarray(found)) > 1e-3
+
+
+def test_training_prints_its_loops_and_they_take_the_same_steps():
+    *rows, kept = columns("training", training.HEADER)
+    assert [row[0] for row in rows] == ["plain", "loop", "train"]
+    assert max(float(row[-1]) for row in rows) <= lrdyn.tolerance("identity", "float32", steps=7)
+    assert rows[-1][-2].endswith("%")
+    assert kept[0] == "checkpoint"
+
+
+def test_training_by_fewer_steps_is_another_run():
+    """What the benchmark compares can differ."""
+    case = training.Case(inputs=6, width=5, batch=4, examples=10, steps=7)
+    images = training.images(case)
+    one, other = (training.by_hand(case._replace(steps=n), images, True) for n in (7, 6))
+    assert training.difference(one.weights, other.weights) > 1e-4
+
+
+def test_waiting_is_what_is_no_piece():
+    case = training.Case(inputs=6, width=5, batch=4, examples=10, steps=7)
+    found = training.by_train(case, training.images(case))
+    assert found.waiting is not None
+    assert 0 < found.waiting < found.run
