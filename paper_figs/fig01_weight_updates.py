@@ -17,9 +17,12 @@ from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES
 
-QUICK = {"preset": "quick", "seed": 1, "seeds": 4}
+QUICK = {"preset": "quick", "seed": 1}
 PAPER = {"preset": "paper", "seed": 1, "seeds": 5}
-TITLES = {"dln": "linear network", "mlp": "perceptron", "edge": "linear, whitened"}
+TITLES = {
+    "dln": "linear network", "mlp": "perceptron", "vgg": "VGG", "vit": "vision transformer",
+    "edge": "linear, whitened",
+}  # fmt: skip
 EDGE = "edge"
 
 TOLERANCES = {"singular_value": 0.02, "share": 0.01, "effective_rank": 0.05, "accuracy": 0.02}
@@ -30,8 +33,7 @@ CAPTION = """\
 Singular values of the weight update W(t) - W(0) of the penultimate layer, all of them, over the
 steps of training on {described} (seed {seed}). Blue: the first 2K = {rank}, for K = {classes}
 classes; grey: the others; trained in {dtype} (in float32 rounding lies some 1e-6 below the
-largest). {networks} {edge} The survey's further panels are drawn as soon as their networks are
-trained.
+largest). {networks} {edge}
 """
 NETWORK_TEXT = {
     "dln": "Deep linear network: full-batch gradient descent on half the mean squared error "
@@ -39,11 +41,14 @@ NETWORK_TEXT = {
     "whitened, so that the theorem does not cover it.",
     "mlp": "Perceptron: gradient descent on the cross-entropy of mini-batches, ReLU, Gaussian "
     "start.",
+    "vgg": "VGG with a hidden layer of 512 x 512, without batch normalisation, and the vision "
+    "transformer (second matrix of the last block's perceptron): Adam on the same loss.",
+    "vit": "",
 }
 RESULT_TEXT = (
-    "At the end the first 2K hold {share:.4f} of the squared Frobenius norm of the update, its "
-    "effective rank is {effective_rank:.1f}, and {accuracy:.3f} of the test images are classified "
-    "correctly (means over {seeds} seeds)."
+    "{title}: at the end the first 2K hold {share:.4f} of the squared Frobenius norm of the "
+    "update, its effective rank is {effective_rank:.1f}, and {accuracy:.3f} of the test images are "
+    "classified correctly (mean over seeds above 0, {seeds} in all)."
 )
 EDGE_TEXT = (
     "Last panel: the linear classifier on whitened images (first {width} principal coordinates, "
@@ -130,7 +135,8 @@ def _facts(groups: Groups, found: xr.Dataset, names: list[str], rank: int) -> di
     for place, name in enumerate(names):
         run = _judged(groups[f"/{name}"])
         measured = {n: float(found[n][place]) for n in ("share", "effective_rank", "accuracy")}
-        texts += [NETWORK_TEXT[name], RESULT_TEXT.format(seeds=run.seed.size, **measured)]
+        said = RESULT_TEXT.format(title=TITLES[name], seeds=run.seed.size, **measured)
+        texts += [NETWORK_TEXT[name], said]
     root = groups["/"]
     width = int(np.sum(np.isfinite(last)))
     return {
@@ -151,11 +157,13 @@ def thin(dataset: xr.Dataset) -> xr.Dataset:
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 1."""
     names, rank = [str(name) for name in dataset.network.values], int(dataset.attrs["rank"])
-    figure, axes = plotting.panels([TITLES[name] for name in names])
+    rows = 1 if len(names) < 4 else 2
+    figure, axes = plotting.panels([TITLES[name] for name in names], rows=rows, height=2.2 * rows)
     for ax, name in zip(axes, names, strict=True):
         run = dataset.sel(network=name)
         plot_spectrum(ax, run.step.values, run.singular_value.values.T, rank)
-    axes[0].set_ylabel("singular values of W(t) – W(0)")
+    for ax in axes[:: -(-len(names) // rows)]:
+        ax.set_ylabel("singular values of W(t) – W(0)")
     return figure
 
 

@@ -77,7 +77,10 @@ def panels(
         2
     """
     figure = blank(height)
-    axes = figure.subplots(rows, len(titles) // rows, squeeze=False).ravel()
+    axes = figure.subplots(rows, -(-len(titles) // rows), squeeze=False).ravel()
+    for unused in axes[len(titles) :]:
+        unused.remove()
+    axes = axes[: len(titles)]
     entitle(axes, titles)
     return figure, axes
 
