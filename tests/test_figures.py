@@ -424,7 +424,10 @@ def test_a_figure_of_the_registry_is_complete(figure):
     path = BASELINES / f"{figure.name}.nc"
     assert path.stat().st_size < 100_000
     saved = xr.load_dataset(path, engine="h5netcdf")
-    assert saved.attrs["settings"] == results.canonical(figure.presets["quick"])
+    if figure.long:  # its settings are those of the runs
+        assert all(saved[n].attrs["tolerance"] <= 0.05 for n in saved if n != "step")
+    else:
+        assert saved.attrs["settings"] == results.canonical(figure.presets["quick"])
     free = {name for name, values in saved.items() if not baselines.compared(values)}
     assert free == FREE.get(figure.name, set())
     caption, texts = exhibits.caption(figure, saved), figure.texts(saved)

@@ -26,7 +26,8 @@ from lrdyn.engine import files, parts, progress, report, results, runs
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.groups import PRECISIONS
 from lrdyn.engine.history import settings_text
-from lrdyn.theorems import theorems
+from lrdyn.studies import REGISTRY as STUDIES
+from lrdyn.theorems import REGISTRY, theorems
 from tests.faults import signals
 from tests.runs import python, started
 from tests.test_commands import register, tree
@@ -52,7 +53,8 @@ def test_what_it_says_of_itself(lrdyn):
         assert (status, err) == (0, "")
         assert all(f"  {name} " in out or f"  {name}\n" in out for name in command.COMMANDS)
     status, out, _ = lrdyn("list")
-    assert [line.split()[0] for line in out.splitlines()] == [one.name for one in theorems()]
+    names = [line.split()[0] for line in out.splitlines()]
+    assert names == ["theorems", *REGISTRY, "studies,", *STUDIES]
 
 
 def test_every_exported_name_is_there():
