@@ -5,8 +5,10 @@ from typing import Any
 from lrdyn.data import IMAGES, image_files, images, resolve
 from lrdyn.flags import POSITIVE, Flag, at_least, one_of
 from lrdyn.studies.weight_updates.edge import EDGE
+from lrdyn.studies.weight_updates.figures import plot_reach
 from lrdyn.studies.weight_updates.linear import LINEAR
 from lrdyn.studies.weight_updates.narrow import NARROW
+from lrdyn.studies.weight_updates.nonlinear import NONLINEAR
 from lrdyn.studies.weight_updates.perceptron import PERCEPTRON
 from lrdyn.studies.weight_updates.vision import CONFIGURATIONS, CONVOLUTIONAL, TRANSFORMER
 from lrdyn.theorem import Study
@@ -50,13 +52,17 @@ FLAGS = (
          swept=False),
     Flag("edge_scale", (0.3,), POSITIVE, float, "eps", "its init scale", swept=False),
     Flag("edge_steps", (200,), at_least(1), int, "t", "its steps", swept=False),
+    Flag("reach_width", (24, 30), at_least(9), int, "d", "widths of the nonlinear networks",
+         shapes=True),
+    Flag("reach_depth", (3, 4), at_least(2), int, "L", "their layers", shapes=True),
 )  # fmt: skip
 
 WEIGHT_UPDATES = Study(
     "weight_updates",
     "Figure 1: updates of the penultimate layer are of low rank",
     FLAGS,
-    (EDGE, NARROW, LINEAR, PERCEPTRON, CONVOLUTIONAL, TRANSFORMER),
+    (EDGE, NARROW, NONLINEAR, LINEAR, PERCEPTRON, CONVOLUTIONAL, TRANSFORMER),
+    plots={"reach": plot_reach},
     prepare=_prepare,
     data=lambda settings: image_files(settings["data"]),
     about=lambda settings: f"on {images(settings['data']).described}",
