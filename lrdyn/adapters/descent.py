@@ -177,6 +177,7 @@ def algorithm1(
         checks.refuse("period", period, "none for a method without a refresh")
     if not method.once:
         checks.integer("period", period)
+    checks.integer("rank", rank, 0)
     scale = checks.floats("scale", scale)
     policy = resolve_policy(method.state if state is None else state)
     chosen = choose or _as_published(method, rank, side)

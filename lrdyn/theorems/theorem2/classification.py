@@ -58,12 +58,16 @@ def make_classifier(
 
 
 def _reduced_run(
-    case: Classification, target: Float[Array, "k s"], start: Weights, record: Callable
+    case: Classification,
+    target: Float[Array, "k s"],
+    start: Weights,
+    record: Callable,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Trajectory:
     def loss(weights: Weights) -> Float[Array, ""]:
         return factorization_loss(weights, target)
 
-    return case.descend(loss, start, record)
+    return case.descend(loss, start, record, optimizer)
 
 
 def _reduced_problem(case: Classification) -> tuple[Float[Array, "k s"], Weights]:
@@ -88,11 +92,12 @@ def theory_run(case: Classification) -> Twins:
     wide, size = ((0, 0), (0, spare)), target.shape[1] + spare
     start = (*reduced_start(case.scales[: len(square)], size), jnp.pad(last, wide))
 
-    def run(data: tuple[Array, Weights]) -> Trajectory:
-        goal, start = data
-        return _reduced_run(case, goal, start, _layers_and_product)
+    def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
+        goal, start, push = data
+        rule = deep_factorization.pushed(case, push)
+        return _reduced_run(case, goal, start, _layers_and_product, rule)
 
-    return twins(run, (jnp.pad(target, wide), start))
+    return twins(run, (jnp.pad(target, wide), start, jax.tree.map(jnp.ones_like, start)))
 
 
 def _predict_classifier(case: Classification) -> dict[str, Array]:
