@@ -153,9 +153,9 @@ def test_outputs_and_gradients_are_those_of_torch(name):
 
 TRAINED = {
     "mlp": (mlp, {"sizes": (192, 6, 5), "dropout": 0.2}),
-    "vgg": (vgg, NORMED | {"dropout": 0.2}),
-    "resnet": (resnet, SMALL_RESNET | {"blocks": (1,), "widths": (4,), "dropout": 0.2}),
-    "vit": (vit, SMALL_VIT | {"depth": 1, "dropout": 0.2}),
+    "vgg": (vgg, NORMED | {"layers": (4, "pool"), "hidden": ()}),
+    "resnet": (resnet, SMALL_RESNET | {"blocks": (1,), "widths": (4,)}),
+    "vit": (vit, SMALL_VIT | {"depth": 1}),
 }
 
 
@@ -170,15 +170,12 @@ def test_a_training_lowers_the_loss_and_renews_the_statistics(name):
         logits, state = apply(network, batch["images"], key=key, state=state)
         return cross_entropy(logits, batch["labels"]), (state, {})
 
-    def evaluated(network, state):
-        logits, _ = apply(network, jnp.asarray(images), state=state)
-        return cross_entropy(logits, jnp.asarray(labels))
-
     batches = Batches({"images": images, "labels": labels})
-    how = {"state": state, "record": evaluated}
+    how = {"state": state, "record": lambda params, state: jnp.zeros(())}
     with jax.numpy_dtype_promotion("standard"):  # for optax's Adam
         run = train(KEY, loss, network, optax.adam(0.01), batches, (0, 1, 30), **how)
-    assert run.records[2] < run.records[0]
+    _, first, last = run.metrics["loss"]
+    assert last < 0.8 * first
     assert run.diverged_at == -1
     moved = [
         np.abs(new - old).max()
@@ -208,7 +205,7 @@ def test_dropout_acts_on_the_last_hidden_activations_in_training_alone():
 
 
 def test_dropout_of_a_batch_differs_between_examples_and_keys():
-    network = vit(KEY, **SMALL_VIT, dropout=0.5)
+    network = vit(KEY, **SMALL_VIT | {"depth": 1}, dropout=0.5)
     images = jnp.ones((2, 3, 8, 8))
     call = fast(lambda net, key: apply(net, images, key=key))
     one, other = (np.asarray(call(network, jax.random.key(k))) for k in (1, 2))
@@ -259,7 +256,7 @@ def test_how_weights_start():
     for path, W in jax.device_get(matrices(network)).items():
         variance = (1 if path == "head.weight" else 2) / W.shape[1]
         assert abs(np.mean(W**2) / variance - 1) < 4 * np.sqrt(2 / W.size), path
-    small = vit(KEY, **SMALL_VIT)
+    small = vit(KEY, **SMALL_VIT | {"depth": 1})
     entries = np.concatenate([np.ravel(W) for W in matrices(small).values()])
     assert abs(np.mean(entries**2) / 0.02**2 - 1) < 4 * np.sqrt(2 / entries.size)
     assert all(not np.any(b) for b in jax.tree.leaves(small.blocks[0].attention.biases))

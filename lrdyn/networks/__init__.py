@@ -1,9 +1,8 @@
 """Networks: PyTrees of arrays, and functions that draw them.
 
 ``mlp``, ``vgg``, ``resnet`` and ``vit`` are called alike, one example at a time: see
-:class:`Network`, and :func:`apply` for batches. An image is channels x height x width,
-floating-point numbers of any scale (:func:`lrdyn.data.images` has height x width x channels, 0 to
-255).
+:class:`Network`, and :func:`apply` for batches. An image is channels x height x width, of
+floating-point numbers; :func:`lrdyn.data.images` has height x width x channels, 0 to 255.
 ``transformer`` is called on a batch, one token a column; its attention is that of ``vit``.
 """
 

@@ -49,9 +49,8 @@ class BatchNorm(eqx.Module):
             state = self._renewed(state, hidden.shape[1] * hidden.shape[2], mean, variance)
         # 1e-5, as everywhere: a channel that is the same for all has no spread to divide by.
         scale = self.gain / jnp.sqrt(variance + 1e-5)
-        return (hidden - mean[:, None, None]) * scale[:, None, None] + self.bias[
-            :, None, None
-        ], state
+        mean, scale, bias = (x[:, None, None] for x in (mean, scale, self.bias))
+        return (hidden - mean) * scale + bias, state
 
     def _renewed(self, state: State, pixels: int, mean: Array, variance: Array) -> State:
         count = pixels * jax.lax.axis_size(AXIS)
