@@ -81,7 +81,7 @@ def transformer(network):
         attention = [*map(jnp.concatenate, together), at.output, at.biases[3]]
         return [*norm(one.first), *attention, *norm(one.second), *layers(one.mlp)]
 
-    start = [network.token[None, None], network.position.T[None]]
+    start = [network.token[None, None], network.position]
     patches = [network.patches.weight, network.patches.bias.ravel()]
     blocks = [x for one in network.blocks for x in block(one)]
     return [*start, *patches, *blocks, *norm(network.norm), network.head.weight, network.head.bias]

@@ -101,9 +101,10 @@ class Attention(eqx.Module):
                 look nowhere looks everywhere alike.
             rotary: maps queries and keys, (heads, size, tokens), for example :func:`rotary`.
         """
-        size, tokens = len(self.query) // self.heads, hidden.shape[1]
         pairs = zip((self.query, self.key, self.value), self.biases[:3], strict=True)
-        queries, keys, values = (_affine(W, b, hidden).reshape(-1, size, tokens) for W, b in pairs)
+        queries, keys, values = (_affine(W, b, hidden) for W, b in pairs)
+        size, tokens = len(queries) // self.heads, hidden.shape[1]
+        queries, keys, values = (x.reshape(-1, size, tokens) for x in (queries, keys, values))
         if rotary is not None:
             queries, keys = rotary(queries), rotary(keys)
         if len(keys) < self.heads:

@@ -43,9 +43,10 @@ class MLP(Network):
     ) -> tuple[Float[Array, "..."], PyTree]:
         """a(W_{L-1} ...), and the state as it is."""
         found = image if image.ndim < 3 else image.ravel()
-        inputs = self.weights[0].shape[1]
-        if found.shape[:1] != (inputs,):
-            checks.refuse("image", f"shape {image.shape}", f"{inputs} entries, or so many rows")
+        first = self.weights[0]  # in Algorithm 1 it can be a Layer, which is no array
+        if isinstance(first, Array) and found.shape[:1] != first.shape[1:]:
+            wanted = f"{first.shape[1]} entries, or so many rows"
+            checks.refuse("image", f"shape {image.shape}", wanted)
         for layer in range(len(self.weights) - 1):
             found = self.activation(self._layer(layer, found))
         return found, state

@@ -90,8 +90,8 @@ def vgg(
 
     Example:
         >>> net = vgg(jax.random.key(0), (4, "pool", 6, "pool"), size=8, hidden=(5,), classes=2)
-        >>> net(jnp.ones((3, 8, 8))).shape, net.penultimate
-        ((2,), 'classifier[0].weight')
+        >>> net.classifier[0].weight.shape, net.penultimate
+        ((5, 24), 'classifier[0].weight')
     """
     checks.key(key)
     if not isinstance(layers, tuple | list):

@@ -51,7 +51,7 @@ class ViT(Network):
 
     Args:
         token: c, in front of the patches x_i.
-        position: P.
+        position: P^T in an array of three axes, so that nothing takes it for a matrix of weights.
         patches: E, as a convolution whose stride is its size.
         blocks: what is before the last norm.
         norm: the last norm.
@@ -61,7 +61,7 @@ class ViT(Network):
     """
 
     token: Float[Array, "width"]
-    position: Float[Array, "width tokens"]
+    position: Float[Array, "1 tokens width"]
     patches: eqx.nn.Conv2d
     blocks: tuple[Block, ...]
     norm: LayerNorm
@@ -76,7 +76,7 @@ class ViT(Network):
         embedded = self.patches(checks.floats("image", image, axes))
         tokens = [self.token[:, None], embedded.reshape(len(self.token), -1)]
         keys = keys_of(key, 1 + len(self.blocks))
-        found = jnp.concatenate(tokens, axis=1) + self.position
+        found = jnp.concatenate(tokens, axis=1) + self.position[0].T
         found = dropped(found, self.dropout, keys[0])
         for block, one in zip(self.blocks, keys[1:], strict=True):
             found = block(found, self.dropout, one)
@@ -140,7 +140,7 @@ def vit(
             for _ in range(depth)
         )
         head = eqx.nn.Linear(width, classes, key=key)
-        position = jnp.zeros((width, tokens))
+        position = jnp.zeros((1, tokens, width))
         return ViT(jnp.zeros(width), position, embed, blocks, norm(), head, size, dropout=rate)
 
     return drawn(key, build, lambda path, inputs: DEVIATION)

@@ -76,9 +76,7 @@ def matrices(network: PyTree) -> dict[str, Float[Array, "out in"]]:
     """
     found = jax.tree_util.tree_leaves_with_path(eqx.filter(network, eqx.is_inexact_array))
     return {
-        _named(path): leaf.reshape(len(leaf), -1)
-        for path, leaf in found
-        if leaf.ndim in (2, 4) and not _named(path).endswith("position")
+        _named(path): leaf.reshape(len(leaf), -1) for path, leaf in found if leaf.ndim in (2, 4)
     }
 
 
