@@ -8,8 +8,9 @@ import pytest
 import lrdyn
 from lrdyn.claims import CLEARLY, above_p, tolerance
 from lrdyn.data import Images
-from lrdyn.studies.weight_updates import edge, linear, measures
+from lrdyn.studies.weight_updates import WEIGHT_UPDATES, edge, linear, measures, nonlinear
 from tests import oracles
+from tests.runs import results_of, verdict_of
 
 
 def few_images(count=60, classes=3, side=5, seed=0):
@@ -118,3 +119,69 @@ def test_singular_values_are_of_the_square_layers_alone(edge_case):
     assert found["update"].shape == (26, 2, 12)
     values = lrdyn.singular_values(edge_case.weights[0])
     oracles.assert_close(values, np.full(12, 0.3), size=12)
+
+
+def many_images(monkeypatch, tmp_path, count=200, tested=40):
+    """CIFAR-10 of two hundred images in an npz, as a user could have it."""
+    from lrdyn.data import sets
+    from tests.datasets import write_npz
+
+    few = few_images(count + tested, classes=10, side=8)
+    known = sets.KNOWN["mnist"]._replace(train=count, test=tested, shape=(8, 8, 1))
+    monkeypatch.setitem(sets.KNOWN, "mnist", known)
+    inputs, labels = few.train_inputs[..., 0], few.train_labels
+    parts = (inputs[:count], labels[:count], inputs[count:], labels[count:])
+    write_npz(tmp_path / "mnist.npz", parts, described="made up")
+
+
+SMALL = (
+    "--linear-steps", "30", "--mlp-width", "24", "--mlp-epochs", "2", "--batch-size", "20",
+    "--vgg-epochs", "1", "--vit-width", "24", "--vit-depth", "1", "--vit-heads", "2",
+    "--vit-epochs", "1", "--edge-width", "24", "--edge-steps", "60", "--reach-width", "24",
+    "--reach-depth", "3", "--seeds", "1",
+)  # fmt: skip
+
+
+def test_the_study_runs_on_a_set_of_the_readers_own(command_line, monkeypatch, tmp_path):
+    many_images(monkeypatch, tmp_path)
+    words = ("--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "out")
+    status, text, errors = command_line(WEIGHT_UPDATES, *SMALL, *words)
+    assert status == 0, errors + text
+    assert text.splitlines()[0] == "weight_updates: on MNIST (made up)"
+    found = {claim["id"]: claim for claim in verdict_of(tmp_path / "out")["claims"]}
+    held = {name for name, claim in found.items() if claim["holds"] and claim["kind"] != "control"}
+    assert held >= {"whitened_edge", "narrow_edge", *nonlinear.TEXTS}
+    for network in ("dln", "mlp", "vgg", "vit"):
+        assert found[f"{network}_share"]["holds"] is None  # one seed
+        assert found[f"{network}_accuracy"]["finding"]["seeds"] == 1
+        run = results_of(tmp_path / "out", f"/{network}")
+        assert np.isfinite(run["loss"].values[..., 1:]).all()
+        assert (run["diverged_at"] == -1).all()
+    rows, columns = (results_of(tmp_path / "out", "/vgg")[n].values for n in MATRIX_SIDES)
+    assert rows.ravel().tolist()[-2:] == [512, 10]
+    assert columns.ravel().tolist()[:2] == [9, 64 * 9]
+
+
+MATRIX_SIDES = ("matrix_rows", "matrix_columns")
+
+
+def test_the_expansion_in_the_nonlinearity_against_a_loop():
+    """Off-diagonal blocks of one leaky run, with gradients by hand."""
+    case = nonlinear.make_nonlinear(jax.random.key(0), reach_width=24, reach_depth=2)
+    kink = 0.01
+    residual, energy = nonlinear._departure(case, nonlinear.leaky, jnp.asarray(kink))
+    X, Y = np.asarray(case.inputs), np.asarray(case.outputs)
+    A, B = oracles.double(case.weights)
+    start = A.copy()
+    for _ in range(100):
+        before = A @ X
+        slope = np.where(before > 0, 1, 1 - kink)
+        missed = B @ (slope * before) - Y
+        A, B = A - 0.1 * (slope * (B.T @ missed)) @ X.T, B - 0.1 * missed @ (slope * before).T
+    values = np.linalg.svd(A - start, compute_uv=False) ** 2
+    oracles.assert_close(energy, values[6:].sum() / values.sum(), size=24, steps=100)
+    fixed = lrdyn.classifier.classifier_frame(case.weights, case.target)
+    inner = np.asarray(fixed.left[0]).T @ A @ np.asarray(fixed.right[0])
+    edge = max(np.abs(inner[:6, 6:]).max(), np.abs(inner[6:, :6]).max())
+    last = np.abs(B @ np.asarray(fixed.left[-1])[:, 6:]).max()
+    oracles.assert_close(residual, max(edge, last), size=24, steps=100)
