@@ -11,7 +11,8 @@ loss, and notices a run that is lost.
 
 ``set-up`` is what comes before the first step: tracing, compilation with an empty cache, and for
 ``train`` the digest of the data and of the programs by which checkpoints are named. ``run`` is the
-rest of the call; the loops take turns, and ratios are those of the medians. ``waiting`` is the
+rest of the call; the loops take turns, and ratios are those of the medians. ``CPU`` is what all
+threads used in it for a step, which other jobs on the machine disturb less. ``waiting`` is the
 share of ``run`` that is spent outside of the compiled pieces: on orders of examples and on the time
 between the end of a piece and the start of the next. ``differ`` is the largest difference of final
 weights over the largest weight.
@@ -43,7 +44,9 @@ from lrdyn.training import Batches, train
 from lrdyn.training.keeping import Forgetful, Moment
 from lrdyn.training.program import Program
 
-HEADER = ("set-up", "run", "per step", "examples a second", "of the first", "waiting", "differ")
+HEADER = (
+    "set-up", "run", "per step", "CPU", "examples a second", "of the first", "waiting", "differ",
+)  # fmt: skip
 RULE = optax.adam(1e-3)
 
 
@@ -66,6 +69,8 @@ class Timed(NamedTuple):
     """Seconds before the first step."""
     run: float
     """Seconds after that."""
+    cpu: float
+    """Of all threads in the meantime."""
     waiting: float | None
     """Seconds of these outside of the compiled pieces."""
     weights: PyTree
@@ -130,14 +135,15 @@ def by_hand(case: Case, batches: Batches, whole: bool) -> Timed:
     body = partial(epoch if whole else step, static, batches)
     done = jax.jit(body, donate_argnums=0).lower(run, data, order, t).compile()
     jax.block_until_ready((run, data))
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for first in range(0, case.steps, batches.epoch):
         count = min(batches.epoch, case.steps - first)
         order = batches.order(key, first // batches.epoch)
         for t in (count,) if whole else range(count):
             run = done(run, data, order, np.int32(t))
     jax.block_until_ready(run)
-    return Timed(start - begin, time.perf_counter() - start, None, run[0])
+    taken, used = time.perf_counter() - start, time.process_time() - cpu
+    return Timed(start - begin, taken, used, None, run[0])
 
 
 def order_key() -> Array:
@@ -159,10 +165,10 @@ def by_train(case: Case, batches: Batches) -> Timed:
             keeper=clock,
         )  # fmt: skip
         jax.block_until_ready(done.params)
-        end = time.perf_counter()
+        end, cpu = time.perf_counter(), time.process_time() - clock.cpu
     start, busy = clock.begun[0], sum(clock.ended) - sum(clock.begun)
     weights = eqx.filter(done.params, eqx.is_inexact_array)
-    return Timed(start - begin, end - start, end - start - busy, weights)
+    return Timed(start - begin, end - start, cpu, end - start - busy, weights)
 
 
 class Clock(Forgetful):
@@ -171,6 +177,7 @@ class Clock(Forgetful):
     def __init__(self):
         self.begun: list[float] = []
         self.ended: list[float] = []
+        self.cpu = 0.0
 
     def tell(self, moment: Moment, name: str) -> None:
         """A piece has ended."""
@@ -185,6 +192,7 @@ class Clock(Forgetful):
             program.compile()
             jax.block_until_ready(arguments)  # an order of examples that is not made yet
             if program.donate:
+                self.cpu = self.cpu or time.process_time()
                 self.begun.append(time.perf_counter())
             return call(program, *arguments)
 
@@ -206,6 +214,8 @@ def measured(case: Case, repeats: int) -> dict[str, list[Timed]]:
     """Calls of every loop, the first with an empty cache of programs."""
     batches = images(case)
     with tempfile.TemporaryDirectory() as cache, compilation_cache(cache):
+        # The small programs that make the weights are nobody's set-up.
+        jax.block_until_ready(RULE.init(eqx.filter(network(case), eqx.is_inexact_array)))
         found = {name: [loop(case, batches)] for name, loop in LOOPS.items()}
         for _ in range(repeats):
             for name, loop in LOOPS.items():
@@ -250,6 +260,7 @@ def row(name: str, case: Case, found: dict[str, list[Timed]]) -> tuple[str, ...]
         f"{cold.setup:.2f} s",
         f"{taken:.2f} s (+{max(runs) / taken - 1:.0%})",
         f"{1e3 * taken / case.steps:.3g} ms",
+        f"{1e3 * statistics.median(call.cpu for call in calls) / case.steps:.3g} ms",
         f"{case.batch * case.steps / taken:,.0f}",
         f"{rival / taken:.2f}x",
         f"{statistics.median(waits):.1%}" if waits else "",

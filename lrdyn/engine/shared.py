@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -101,7 +102,7 @@ def check_taken(function: Callable, columns: Mapping[str, Any]) -> None:
 
 
 def _is_array(leaf: Any) -> bool:
-    if isinstance(leaf, jax.core.Tracer):
+    if isinstance(leaf, Tracer):
         return False
     return isinstance(leaf, jax.Array) or (
         isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.kind not in "OSUVMm"
