@@ -327,6 +327,7 @@ def share(shared, function=lambda x, shared: {"y": x}, axis="x"):
 
 test_sweep_refuses_to_share = refuses(
     (share({"a": [jnp.ones(2), 1.0]}), r"shared\['a'\]\[1\]: got 1.0, wanted an array of numbers"),
+    (lambda: jax.jit(lambda a: share(a)())(1.0), "shared: got .*Tracer.*, wanted an array"),
     (share(np.array(["a"])), r"shared: got array\(\['a'\].*, wanted an array of numbers"),
     (share(eqx.nn.MLP(2, 2, 3, 1, key=jax.random.key(0))), "shared.activation: got .*, wanted an"),
     (
