@@ -364,7 +364,7 @@ def scenario(*controls):
 
 
 test_statements_refuse = refuses(
-    (control, "control 'c': wanted exactly one of case, predict and"),
+    (control, "control 'c': wanted exactly one of case, predict, measure"),
     (lambda: control(predict=abs, measure=abs), "control 'c': wanted exactly one of case, predict"),
     (lambda: control(predict=abs, amounts=(1.0,)), "control 'c': got amounts, wanted case beside"),
     (lambda: scenario(control("other", predict=abs)), "control 'c': got claim 'other', wanted one"),

@@ -353,3 +353,31 @@ def test_wrong_arguments_are_named(unchecked, wrong, message):
     }  # fmt: skip
     with pytest.raises(ValueError, match=message):
         train(*given.values())
+
+
+def test_convolutions_step_by_step_are_those_of_a_loop(monkeypatch):
+    """On a CPU a network with convolutions is stepped from Python."""
+    from lrdyn.training import loop
+
+    net = eqx.nn.Conv2d(1, 2, 3, key=jax.random.key(3))
+    given = {"x": np.asarray(jax.random.normal(KEY, (6, 1, 5, 5))), "y": np.ones(6)}
+
+    def fits(net, state, batch, key):
+        found = jax.vmap(net)(batch["x"]).mean(axis=(1, 2, 3))
+        return jnp.mean((found - batch["y"]) ** 2), (state, {})
+
+    def run():
+        rule, batches = optax.adam(0.1), Batches(given, 2)
+        return train(KEY, fits, net, rule, batches, (0, 3, 9), record=lambda net, _: net.weight)
+
+    made = []
+    kept = loop._Made.pieces
+    monkeypatch.setattr(
+        loop._Made, "pieces", lambda self, *ends: made.append(self.looped) or kept(self, *ends)
+    )
+    alone = run().records
+    assert not any(made)
+    monkeypatch.setattr(loop, "STEPPED", "nothing")
+    looped = run().records
+    assert made[-1]
+    chex.assert_trees_all_close(alone, looped, rtol=0, atol=1e-12)

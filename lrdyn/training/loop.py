@@ -31,6 +31,10 @@ Loss = Callable[
 ``state`` is what a model keeps beside its parameters, running means of batches for example; ``key``
 is that of the step, for dropout."""
 
+STEPPED = "conv_general_dilated"
+"""What XLA computes ten times slower inside a loop on a CPU (JAX 0.10): such steps are repeated from
+Python."""
+
 PIECE = 0.5
 """Seconds between two looks at a run."""
 
@@ -140,7 +144,11 @@ class _Made:
         )
         self.start = replicated(jax.tree.map(jnp.array, begun), devices)
         numbers = (jnp.asarray(0, jnp.int32),) * 2
+        self.looped = True
         self.segment = Program(self.piece, (self.start, *numbers, self.data, order))
+        if devices[0].platform == "cpu" and STEPPED in self.segment.text:
+            self.looped = False
+            self.segment = Program(self.single, (self.start, *numbers, self.data, order))
         self.refresh = None
         if algorithm.refresh is not None:
             self.refresh = Program(self.renew, (self.start, numbers[0], self.data, order))
@@ -163,8 +171,19 @@ class _Made:
         diverged_at = first_divergence(value, t, limit, run.diverged_at)
         return _Run(held, state, limit, diverged_at, metrics)
 
+    def pieces(self, at: int, stop: int) -> list[tuple[int, int]]:
+        """What the program is called for: all steps at once, or one after the other."""
+        return [(at, stop)] if self.looped else [(t, t + 1) for t in range(at, stop)]
+
     def piece(self, run: _Run, start: Array, stop: Array, data: PyTree, order: Array) -> _Run:
         run = jax.lax.fori_loop(start, stop, lambda t, run: self.step(t, run, data, order), run)
+        return self.checked(run, stop)
+
+    def single(self, run: _Run, start: Array, stop: Array, data: PyTree, order: Array) -> _Run:
+        return self.checked(self.step(start, run, data, order), stop)
+
+    def checked(self, run: _Run, stop: Array) -> _Run:
+        """A run is lost, too, whose weights are no numbers."""
         arrays = jax.tree.leaves(self.algorithm.weights(run.held))
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays]))
         lost = jnp.where(~finite & (run.diverged_at < 0), stop, run.diverged_at)
@@ -249,11 +268,11 @@ class _Loop:
     def _advanced(self, run: _Run, stop: int) -> _Run:
         made, period = self.made, self.made.algorithm.period
         order = made.order_at(self.at)
-        at, end = (jnp.asarray(t, jnp.int32) for t in (self.at, stop))
         fresh = self.at % period == 0 if period else self.at == 0
         if made.refresh and fresh:
-            run = made.refresh(run, at, made.data, order)
-        run = made.segment(run, at, end, made.data, order)
+            run = made.refresh(run, np.int32(self.at), made.data, order)
+        for ends in made.pieces(self.at, stop):
+            run = made.segment(run, *map(np.int32, ends), made.data, order)
         if stop < self.steps[-1]:
             made.order_at(stop)  # of the next epoch, while the piece runs
         return run

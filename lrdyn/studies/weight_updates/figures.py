@@ -20,16 +20,25 @@ def plot_reach(groups: Mapping[str, Any]) -> Any:
             (axes[0], "leaky", "kink", "1 – a", (1, 2)),
             (axes[1], "tanh", "bend", "b", (2, 4)),
         ):
-            sizes = found[axis].values
-            for quantity, color, power in zip(
-                ("residuals", "energies"), (plotting.BLUE, plotting.ORANGE), powers, strict=True
-            ):
-                curves = found[f"{kind}_{quantity}"].values.reshape(-1, len(sizes))
-                ax.plot(sizes, curves.T, color=color, lw=0.6, alpha=0.7)
-                line = np.exp(np.mean(np.log(curves[:, -1]))) * (sizes / sizes[-1]) ** power
-                ax.plot(sizes, line, color=plotting.BLACK, lw=1.0, ls="--")
-                ax.annotate(f"power {power}", (sizes[0], line[0]), (0, 6),
-                            textcoords="offset points", color=color)  # fmt: skip
-            ax.set(xscale="log", yscale="log", xlabel=label)
+            _plot_powers(ax, found, kind, axis, label, powers)
         axes[0].set_ylabel("off-diagonal block; energy outside 2K")
     return figure
+
+
+def _plot_powers(
+    ax: Any, found: Any, kind: str, axis: str, label: str, powers: tuple[int, int]
+) -> None:
+    """Every run as a thin line, and through the mean of their ends the power that theory gives."""
+    from lrdyn.drawing import plotting
+
+    sizes, colors, ends = found[axis].values, [plotting.BLUE, plotting.ORANGE], []
+    for quantity, color, power in zip(("residuals", "energies"), colors, powers, strict=True):
+        curves = found[f"{kind}_{quantity}"].values.reshape(-1, len(sizes))
+        ax.plot(sizes, curves.T, color=color, lw=0.6, alpha=0.7)
+        ends.append(float(np.exp(np.mean(np.log(curves[:, -1])))))
+        ax.plot(sizes, ends[-1] * (sizes / sizes[-1]) ** power, color="k", lw=1.0, ls="--")
+    ax.set(xscale="log", yscale="log", xlabel=label)
+    ax.set_xticks([sizes[0], sizes[-1]], [f"{size:g}" for size in (sizes[0], sizes[-1])])
+    ax.minorticks_off()
+    texts = [f"{what}, power {n}" for what, n in zip(("block", "energy"), powers, strict=True)]
+    plotting.label_ends(ax, ends, texts, colors)

@@ -25,7 +25,7 @@ KINKS = np.geomspace(1e-3, 1e-2, 6)
 """1 - a: linear there with as many examples as dimensions, and well above float32's rounding."""
 BENDS = np.geomspace(0.1, 0.3, 6)
 """b."""
-WITHIN, WITHIN_SQUARES = 0.05, 0.2
+WITHIN, WITHIN_SQUARES = 0.05, 0.15
 """Of an exponent of residuals and of energies: the next order is still seen at the larger sizes."""
 
 Activation = Callable[[Array, Array], Array]
