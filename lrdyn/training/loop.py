@@ -32,7 +32,7 @@ Loss = Callable[
 is that of the step, for dropout."""
 
 STEPPED = "conv_general_dilated"
-"""What XLA computes ten times slower inside a loop on a CPU (JAX 0.10): Python repeats such steps."""
+"""What XLA computes ten times slower inside a loop on a CPU (JAX 0.10): Python loops over it."""
 
 PIECE = 0.5
 """Seconds between two looks at a run."""
