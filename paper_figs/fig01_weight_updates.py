@@ -158,13 +158,22 @@ def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 1."""
     names, rank = [str(name) for name in dataset.network.values], int(dataset.attrs["rank"])
     rows = 1 if len(names) < 4 else 2
-    figure, axes = plotting.panels([TITLES[name] for name in names], rows=rows, height=2.2 * rows)
+    titles = [TITLES[name] + _untrained(dataset, name) for name in names]
+    figure, axes = plotting.panels(titles, rows=rows, height=2.2 * rows)
     for ax, name in zip(axes, names, strict=True):
         run = dataset.sel(network=name)
         plot_spectrum(ax, run.step.values, run.singular_value.values.T, rank)
     for ax in axes[:: -(-len(names) // rows)]:
         ax.set_ylabel("singular values of W(t) – W(0)")
     return figure
+
+
+def _untrained(dataset: xr.Dataset, name: str) -> str:
+    """What a title says of a network that is no better than twice chance."""
+    learned = name not in dataset.trained.values or (
+        float(dataset["accuracy"].sel(trained=name)) > 2 / int(dataset.attrs["classes"])
+    )
+    return "" if learned else ", not trained"
 
 
 def plot_spectrum(ax: Any, steps: np.ndarray, values: np.ndarray, rank: int) -> None:

@@ -81,5 +81,5 @@ def _scenario(
     )  # fmt: skip
 
 
-CONVOLUTIONAL = _scenario("vgg", make_vgg, 0.5, 0.0)
-TRANSFORMER = _scenario("vit", make_vit, 0.5, 0.0)
+CONVOLUTIONAL = _scenario("vgg", make_vgg, 0.5, 0.78)
+TRANSFORMER = _scenario("vit", make_vit, 0.75, 0.984)
