@@ -135,7 +135,7 @@ def _facts(groups: Groups, found: xr.Dataset, names: list[str], rank: int) -> di
     for place, name in enumerate(names):
         run = _judged(groups[f"/{name}"])
         measured = {n: float(found[n][place]) for n in ("share", "effective_rank", "accuracy")}
-        said = RESULT_TEXT.format(title=TITLES[name], seeds=run.seed.size, **measured)
+        said = RESULT_TEXT.format(title=_capital(TITLES[name]), seeds=run.seed.size, **measured)
         texts += [NETWORK_TEXT[name], said]
     root = groups["/"]
     width = int(np.sum(np.isfinite(last)))
@@ -145,6 +145,11 @@ def _facts(groups: Groups, found: xr.Dataset, names: list[str], rank: int) -> di
         "networks": " ".join(texts),
         "edge": EDGE_TEXT.format(width=width, tail=float(last[rank] / last[0])),
     }  # fmt: skip
+
+
+def _capital(title: str) -> str:
+    """A title at the start of a sentence."""
+    return title[:1].upper() + title[1:]
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
