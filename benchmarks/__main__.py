@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from benchmarks import completion, early_stopping, galore, many, reduced, sweeps, training
 from benchmarks.common import HOST_DEVICES, machine
 from lrdyn import cli
+from lrdyn.arguments import Parser
 
 FULL: dict[str, Callable[[], str]] = {
     "reduced": reduced.report,
@@ -31,7 +32,7 @@ TINY: dict[str, Callable[[], str]] = {
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read a command line."""
-    parser = cli.Parser("benchmarks", "Ratios against rivals, measured in one run.")
+    parser = Parser("benchmarks", "Ratios against rivals, measured in one run.")
     parser.add_argument("name", nargs="?", default="all", choices=("all", *FULL))
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that it runs")
     return parser.parse(argv)

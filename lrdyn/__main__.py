@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lrdyn
 from lrdyn import cli, pool
+from lrdyn.arguments import Parser, folder
 from lrdyn.data import command as sets
 from lrdyn.data import download
 from lrdyn.data.lookup import search_first
@@ -81,10 +82,10 @@ def diff(words: Sequence[str]) -> int:
 
 def data(words: Sequence[str]) -> int:
     """``lrdyn data``: where the data sets are; ``lrdyn data download NAME`` gets one."""
-    parser = cli.Parser("lrdyn data", "Data sets: where each was found, or what would do.")
+    parser = Parser("lrdyn data", "Data sets: where each was found, or what would do.")
     parser.add_argument("action", nargs="?", choices=("download",), help="get the one named")
     parser.add_argument("name", nargs="?", help=", ".join(download.REMOTE))
-    parser.add_argument("--data-dir", type=cli.folder, metavar="DIR", help="look here first")
+    parser.add_argument("--data-dir", type=folder, metavar="DIR", help="look here first")
     options = parser.parse(words)
     search_first(options.data_dir)
     if options.action is None:

@@ -4,29 +4,25 @@ import argparse
 import contextlib
 import io
 import logging
-import math
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from lrdyn import interrupts
+from lrdyn.arguments import Parser, add_flag, add_output_flags, folder, size, whole
 from lrdyn.data import lookup
 from lrdyn.drawing import verdicts
 from lrdyn.engine import report
 from lrdyn.engine.configuration import BadInput as BadInput
-from lrdyn.engine.configuration import Run, defaults, run_of, typed
-from lrdyn.engine.judging import flag_text
-from lrdyn.engine.produce import MATMULS
+from lrdyn.engine.configuration import Run, defaults, run_of
+from lrdyn.engine.jobs import MATMULS
 from lrdyn.engine.runs import carry_out, judge_again
 from lrdyn.engine.verify import Verification
-from lrdyn.flags import Flag, at_least
 from lrdyn.show import shortened
 from lrdyn.theorem import Experiment, Study
 
@@ -83,128 +79,6 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line (argument, got, wanted) and status 2."""
-
-    def __init__(self, prog: str, description: str, epilog: str = ""):
-        """Create a parser that knows no abbreviations and keeps the lines of its epilogue."""
-        super().__init__(
-            prog,
-            description=description,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        """Turn argparse's own messages into our one line."""
-        message = message.removeprefix("argument ").split("\n")[0]
-        if message.startswith("unrecognized arguments:"):
-            unknown = message.partition(": ")[2].strip()
-            first = (unknown.split() or ["''"])[0]
-            message = f"{first}: got an unknown argument, wanted one of those in --help"
-        elif message.partition(": ")[2].startswith("expected "):
-            flag, _, wanted = message.partition(": ")
-            message = f"{flag}: got nothing, wanted {wanted.removeprefix('expected ')}"
-        elif message.partition(": ")[2].startswith("invalid choice: "):
-            flag, _, rest = message.partition(": ")
-            got, _, choices = rest.removeprefix("invalid choice: ").partition(" (choose from ")
-            message = f"{flag}: got {got}, wanted one of {choices.rstrip(')')}"
-        raise BadInput(message)
-
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse arguments; a number may be written with a minus, as in ``-inf`` or ``-1e-3``."""
-        return self.parse_args([f" {word}" if _is_negative_number(word) else word for word in argv])
-
-
-def _is_negative_number(word: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return word.startswith("-") and float(word) is not None
-    return False
-
-
-def _value(flag: Flag) -> Callable[[str], Any]:
-    """Reader of one value of a flag."""
-    convert: Any = flag.type
-
-    def read(text: str) -> Any:
-        text = text.strip()
-        try:
-            value = convert(text)
-        except ValueError:
-            value = math.nan
-        if not flag.accepts(value):
-            raise argparse.ArgumentTypeError(
-                f"got {shortened(text)!r}, wanted {flag.wanted(value)}"
-            )
-        return value
-
-    return read
-
-
-def _array(flag: Flag) -> Callable[[str], np.ndarray]:
-    """Reader of an ``.npy`` file of finite real numbers."""
-    wanted = "an .npy file of real numbers below 1e15"
-
-    def read(text: str) -> np.ndarray:
-        shown = repr(shortened(text))
-        try:
-            with open(text, "rb") as file:
-                array = np.load(file, allow_pickle=False)
-        except OSError as error:
-            reason = error.strerror or "not readable"
-            raise argparse.ArgumentTypeError(f"got {shown} ({reason}), wanted {wanted}") from None
-        except Exception:  # a damaged header or archive ends in whatever its parser met
-            raise argparse.ArgumentTypeError(f"got {shown}, wanted {wanted}") from None
-        if not flag.accepts(array):
-            raise argparse.ArgumentTypeError(f"got {_entry(flag, array)}{shown}, wanted {wanted}")
-        return array.astype(float)
-
-    return read
-
-
-def _entry(flag: Flag, array: Any) -> str:
-    """The first entry that makes an array of numbers one that is refused."""
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        return ""
-    return next((f"an entry {x} in " for x in array.flat if not flag.accepts(np.array([x]))), "")
-
-
-def whole(name: str, least: int) -> Callable[[str], int]:
-    """Reader of an integer of a command line, from ``least`` on: argparse's ``type``."""
-    return _value(Flag(name, (), at_least(least), int))
-
-
-def folder(text: str) -> str:
-    """Reader of a folder of a command line: argparse's ``type``."""
-    text = text.removeprefix(" ")  # which keeps a negative number from being taken for a flag
-    if not text:
-        raise argparse.ArgumentTypeError("got '', wanted a folder")
-    return text
-
-
-def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that all commands share."""
-    parser.add_argument(
-        "--out", default="results", type=folder, metavar="DIR",
-        help="folder of the results (default: results)",
-    )  # fmt: skip
-    parser.add_argument("--preset", default="quick", choices=("quick", "paper"),
-                        help="defaults of the other flags (default: quick)")  # fmt: skip
-
-
-SIZES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-SIZES |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("kmgt", start=1)}
-
-
-def _bytes(text: str) -> int:
-    """Reader of a number of bytes such as ``500MB`` or ``2GiB``."""
-    number = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([kmgt]?i?)b?", text.strip().lower())
-    if number and number[2] in SIZES and (size := int(float(number[1]) * SIZES[number[2]])) >= 1:
-        return size
-    raise argparse.ArgumentTypeError(f"got {text!r}, wanted a size such as 500MB or 2GiB")
-
-
 def _parser(theorem: Experiment) -> Parser:
     parser = Parser(theorem.name, theorem.summary)
     add_output_flags(parser)
@@ -218,7 +92,7 @@ def _parser(theorem: Experiment) -> Parser:
     )  # fmt: skip
     parser.add_argument("--dtype", default=usual["dtype"], choices=("float64", "float32"),
                         help=both)  # fmt: skip
-    parser.add_argument("--memory", type=_bytes, default=2**30, metavar="SIZE",
+    parser.add_argument("--memory", type=size, default=2**30, metavar="SIZE",
                         help="for the arrays of one part of a sweep (default: 1GiB)")  # fmt: skip
     if any(control.amounts for s in theorem.scenarios for control in s.controls):
         parser.add_argument("--perturb", action="store_true",
@@ -230,7 +104,7 @@ def _parser(theorem: Experiment) -> Parser:
         _add_training_flags(parser)
     group = parser.add_argument_group("settings (several values make a sweep)")
     for flag in theorem.flags:
-        _add_flag(group, flag)
+        add_flag(group, flag)
     return parser
 
 
@@ -259,26 +133,6 @@ def lines_of(experiments: Sequence[Experiment]) -> list[str]:
 def flags_of(theorem: Experiment) -> set[str]:
     """Every flag of a theorem's command line, as it is typed: ``--seeds``."""
     return set(_parser(theorem)._option_string_actions)
-
-
-def _add_flag(group: Any, flag: Flag) -> None:
-    name = typed(flag.name)
-    if flag.type == "array":
-        group.add_argument(name, type=_array(flag), metavar="FILE", default=argparse.SUPPRESS,
-                           help=f"{flag.symbol}: {flag.help} (.npy)")  # fmt: skip
-        return
-    values = " ".join(map(flag_text, flag.quick))
-    paper = f"; paper: {' '.join(map(flag_text, flag.paper))}" if flag.paper else ""
-    wanted = f", {flag.domain.wanted}" if flag.domain else ""
-    text = f"{flag.symbol}: {flag.help}{wanted} (default: {values}{paper})"
-    group.add_argument(
-        name,
-        type=_value(flag),
-        nargs="+" if flag.swept else None,
-        metavar=flag.name.upper(),
-        default=argparse.SUPPRESS,
-        help=text.replace("%", "%%"),
-    )
 
 
 class Command(NamedTuple):

@@ -1,11 +1,12 @@
 """How much a run amplifies small errors of its data: its condition, by a twin."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PyTree
 
 from lrdyn import checks
@@ -78,6 +79,34 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
     both = jax.vmap(lambda twin: run(eqx.combine(twin, rest)))(structure.unflatten(pairs))
     first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in (0, 1))
     return Twins(first, second, disturbance)
+
+
+def pushed(
+    optimizer: optax.GradientTransformation, push: tuple[Float[Array, "..."], ...], steps: int
+) -> optax.GradientTransformation:
+    """An optimiser whose every update is off by ``push - 1``: rounding, for a twin of ones.
+
+    It is relative to the largest weight, and over the steps of a run it adds up to that.
+
+    Args:
+        optimizer: of the run, whose parameters are a tuple of arrays.
+        push: an array of ones for each of them, which a twin disturbs.
+        steps: of the run.
+
+    Example:
+        >>> rule = pushed(optax.sgd(1.0), (jnp.full(2, 1.5),), 10)
+        >>> weights = (jnp.array([4.0, 2.0]),)
+        >>> rule.update((jnp.zeros(2),), rule.init(weights), weights)[0][0].round(3).tolist()
+        [0.2, 0.2]
+    """
+    checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    checks.integer("steps", steps)
+
+    def move(updates: Any, weights: Any) -> Any:
+        size = jnp.max(jnp.stack([jnp.max(jnp.abs(W)) for W in weights])) / steps
+        return tuple(U + size * (p - 1) for U, p in zip(updates, push, strict=True))
+
+    return optax.chain(optimizer, optax.stateless(move))
 
 
 def conditions(pair: Twins, seen: Callable[[PyTree], PyTree] = lambda result: result) -> PyTree:

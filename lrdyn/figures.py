@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn.cli import BadInput, Parser, folder
+from lrdyn.arguments import Parser, folder
 from lrdyn.drawing import long
 from lrdyn.drawing.baselines import check, write_baseline
 from lrdyn.drawing.exhibits import Exhibit, missing
 from lrdyn.drawing.rendering import render
+from lrdyn.engine.configuration import BadInput
 
 ACTIONS = {
     "draw": "draw figures and write tables, running what has no results (default)",

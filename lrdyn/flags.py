@@ -130,3 +130,8 @@ class Flag:
         """
         values = self.paper if preset == "paper" and self.paper else self.quick
         return values if self.swept else (values[0] if values else None)
+
+
+def flag_text(value: Any) -> str:
+    """Write a value of a flag, a word or a number, for a reader."""
+    return value if isinstance(value, str) else f"{value:g}"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lrdyn import cli, interrupts
+from lrdyn.arguments import Parser, whole
 from lrdyn.engine import files, report, results
 from lrdyn.studies import studies
 from lrdyn.theorem import Theorem
@@ -80,12 +81,12 @@ def size(one: Theorem) -> int:
 
 def take_jobs(argv: list[str]) -> tuple[int, list[str]]:
     """Read ``--jobs``, theorems at a time, and leave the other arguments."""
-    parser = cli.Parser(
+    parser = Parser(
         "experiments all",
         "Run every theorem and print one table. Other flags go to the theorems that have them.",
     )
     wanted = "theorems at a time (default: one for each core, or one on a GPU or TPU)"
-    parser.add_argument("--jobs", type=cli.whole("jobs", 1), help=wanted)
+    parser.add_argument("--jobs", type=whole("jobs", 1), help=wanted)
     given, rest = parser.parse_known_args(argv)
     if given.jobs:
         return given.jobs, rest

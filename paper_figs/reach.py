@@ -16,7 +16,8 @@ import xarray as xr
 import lrdyn
 from lrdyn.drawing.exhibits import Results, one_seed
 from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.judging import Groups, residuals, worst_ratio
+from lrdyn.engine.judging import Groups, residuals
+from lrdyn.engine.ratios import worst_ratio
 from lrdyn.flags import Flag, at_least
 from lrdyn.recording import log_steps
 from lrdyn.theorem import Experiment, Theorem

@@ -22,8 +22,8 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn.claims import tolerance
+from lrdyn.engine.jobs import claims_job, unoptimized
 from lrdyn.engine.judging import residuals
-from lrdyn.engine.produce import claims_job, unoptimized
 from lrdyn.theorem import Experiment, Scenario
 
 fast = partial(jax.jit, compiler_options=unoptimized())

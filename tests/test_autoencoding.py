@@ -14,7 +14,8 @@ import lrdyn as lr
 from lrdyn import autoencoding
 from lrdyn.claims import on_each
 from lrdyn.data import mnist
-from lrdyn.engine.produce import own_settings, taken
+from lrdyn.engine.evaluate import taken
+from lrdyn.engine.jobs import own_settings
 from lrdyn.theorem import Outcome
 from lrdyn.theorems.theorem3 import THEOREM3
 from lrdyn.theorems.theorem3 import masked_autoencoder as scenarios

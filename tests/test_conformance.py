@@ -8,6 +8,7 @@ import pytest
 
 from lrdyn.claims import CLEARLY
 from lrdyn.engine.groups import PRECISIONS, groups_of
+from lrdyn.engine.jobs import claims_job, controls_job
 from lrdyn.engine.judging import (
     claim_entry,
     claim_of,
@@ -18,7 +19,6 @@ from lrdyn.engine.judging import (
     worst_ratio,
 )
 from lrdyn.engine.outcomes import SIZE, outcomes, saved_names
-from lrdyn.engine.produce import claims_job, controls_job
 from lrdyn.engine.verify import verify
 from lrdyn.theorems import theorems
 from lrdyn.theorems.corollary1 import COROLLARY1

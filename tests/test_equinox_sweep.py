@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn.engine.produce import controls_job
+from lrdyn.engine.jobs import controls_job
 from lrdyn.engine.verify import verify
 from lrdyn.theorem import longest_axis
 

@@ -23,8 +23,9 @@ from lrdyn.drawing import baselines, exhibits, plotting, rendering, tables
 from lrdyn.drawing.exhibits import one_seed
 from lrdyn.drawing.rendering import render
 from lrdyn.engine import files, results, runs
-from lrdyn.engine.judging import residuals, worst_ratio
+from lrdyn.engine.judging import residuals
 from lrdyn.engine.produce import produce
+from lrdyn.engine.ratios import worst_ratio
 from lrdyn.theorems.theorem2 import THEOREM2
 from paper_figs import (
     BASELINES,

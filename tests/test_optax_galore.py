@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import lrdyn as lr
-from lrdyn.engine.produce import own_settings
+from lrdyn.engine.jobs import own_settings
 from lrdyn.theorems.theorem4 import THEOREM4, optax_programs
 from lrdyn.theorems.theorem4 import optax_galore as og
 from tests import oracles

@@ -16,7 +16,8 @@ from lrdyn import cli
 from lrdyn.condition import relative_response
 from lrdyn.engine import files
 from lrdyn.engine.evaluate import evaluate_controls, once_a_case
-from lrdyn.engine.judging import ratio_of, residuals
+from lrdyn.engine.judging import residuals
+from lrdyn.engine.ratios import ratio_of
 from lrdyn.flags import Flag, one_of
 from lrdyn.theorem import Claim, Control, Scenario, Theorem
 from tests.oracles import refuses

@@ -14,8 +14,8 @@ import pytest
 import lrdyn as lr
 from lrdyn import cli
 from lrdyn.claims import CLEARLY, tolerance
+from lrdyn.engine.evaluate import taken
 from lrdyn.engine.judging import residuals
-from lrdyn.engine.produce import taken
 from lrdyn.theorem import Outcome
 from lrdyn.theorems.theorem1 import THEOREM1, critical_points, minimisers, setting
 from lrdyn.theorems.theorem1 import regularised_autoencoder as autoencoder

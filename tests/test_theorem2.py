@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
+from lrdyn.engine.jobs import claims_job
 from lrdyn.engine.judging import row_of
-from lrdyn.engine.produce import claims_job
 from lrdyn.theorem import Outcome
 from lrdyn.theorems import corollary1, deep_factorization, theorem2
 from lrdyn.theorems.corollary1 import COMPRESSION, COROLLARY1

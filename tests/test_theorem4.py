@@ -13,7 +13,9 @@ import pytest
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.condition import with_condition
-from lrdyn.engine.produce import concerned, own_settings, taken, validate
+from lrdyn.engine.evaluate import taken
+from lrdyn.engine.jobs import own_settings
+from lrdyn.engine.produce import concerned, validate
 from lrdyn.theorem import Outcome
 from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, duality, problems
 from lrdyn.theorems.theorem4.duality import DUALITY

@@ -11,8 +11,9 @@ import numpy as np
 
 from lrdyn.engine import files
 from lrdyn.engine.groups import control_group
-from lrdyn.engine.judging import claim_of, ratio_of, residuals
+from lrdyn.engine.judging import claim_of, residuals
 from lrdyn.engine.outcomes import SIZE
+from lrdyn.engine.ratios import ratio_of
 
 if TYPE_CHECKING:
     import xarray as xr

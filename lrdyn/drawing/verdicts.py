@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lrdyn.drawing import plotting
 from lrdyn.engine.groups import precisions
-from lrdyn.engine.judging import worst_ratio
+from lrdyn.engine.ratios import worst_ratio
 from lrdyn.engine.verify import Verification
 from lrdyn.theorem import Experiment
 

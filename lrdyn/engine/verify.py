@@ -11,8 +11,9 @@ from lrdyn.data import lookup
 from lrdyn.engine import progress as progresses
 from lrdyn.engine import report
 from lrdyn.engine.configuration import Run, run_of
+from lrdyn.engine.jobs import Trainings
 from lrdyn.engine.judging import LOST, Legs, judge_results
-from lrdyn.engine.produce import Trainings, concerned, produce
+from lrdyn.engine.produce import concerned, produce
 from lrdyn.engine.progress import Progress
 from lrdyn.engine.results import SCHEMA, environment
 from lrdyn.theorem import Experiment

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn import initialization, linalg, subspace
 from lrdyn.claims import relative_difference, tolerance
-from lrdyn.condition import Twins, twins
+from lrdyn.condition import Twins, pushed, twins
 from lrdyn.descent import Trajectory, gradient_descent, simulate
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.flags import Flag, at_least, between
@@ -228,34 +228,21 @@ def theory_run(case: DeepFactorization, record: Callable[[Weights], PyTree]) -> 
 
     The theorem is exact for blocks of any size >= 2r. The twin leaves the subspace: its error has
     parts inside the block of 2r, outside, and in the bulk, whose directions decouple from each
-    other to first order. It is pushed at every step, too (:func:`pushed`): from a small start one
-    mode is there long before the next, which the rounding of the first reaches while it is small.
-    Both sides are a :class:`~lrdyn.descent.Trajectory`.
+    other to first order. It is pushed at every step, too: from a small start one mode is there long
+    before the next, which the rounding of the first reaches while it is small. Both sides are a
+    :class:`~lrdyn.descent.Trajectory`.
     """
     moving = 2 * case.rank
     spare = min(SPARE, len(case.target) - moving)
 
     def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
         goal, start, push = data
-        rule = pushed(case, push)
+        rule = pushed(case.optimizer, push, case.steps[-1])
         return case.descend(lambda W: factorization_loss(W, goal), start, record, rule)
 
     target = jnp.pad(case.reduced_target, ((0, spare), (0, spare)))
     start = subspace.reduced_start(case.scales, moving + spare)
     return twins(run, (target, start, jax.tree.map(jnp.ones_like, start)))
-
-
-def pushed(case: Descent, push: Weights) -> optax.GradientTransformation:
-    """The run's optimiser, whose every update is off by ``push - 1``: rounding, for a twin.
-
-    It is relative to the largest weight, and over the steps of the run it adds up to that.
-    """
-
-    def move(updates: Any, weights: Any) -> Any:
-        size = jnp.max(jnp.stack([jnp.max(jnp.abs(W)) for W in weights])) / case.steps[-1]
-        return tuple(U + size * (p - 1) for U, p in zip(updates, push, strict=True))
-
-    return optax.chain(case.optimizer, optax.stateless(move))
 
 
 def parts_of(layers: Float[Array, "... s s"], moving: int) -> dict[str, Array]:

@@ -124,7 +124,16 @@ def _devices(examples: int) -> Sequence[Any]:
 class _Made:
     """The programs of a run and what they begin with."""
 
-    def __init__(self, key, loss, params, algorithm, batches, state, devices):
+    def __init__(
+        self,
+        key: Key[Array, ""],
+        loss: Loss,
+        params: PyTree,
+        algorithm: Algorithm,
+        batches: Batches,
+        state: PyTree,
+        devices: tuple[Any, ...],
+    ):
         _, arrays, self.whole = on_arrays(lambda model: model, params)
         self.order_key, self.noise_key, self.map_key = jax.random.split(key, 3)
         self.loss, self.algorithm, self.batches, self.devices = loss, algorithm, batches, devices
@@ -211,7 +220,14 @@ class _Made:
 class _Loop:
     """A run from its start, or from where it was kept, to its end."""
 
-    def __init__(self, made: _Made, steps: list[int], record, name: str, keeper: keeping.Keeper):
+    def __init__(
+        self,
+        made: _Made,
+        steps: list[int],
+        record: Callable[[PyTree, PyTree], PyTree],
+        name: str,
+        keeper: keeping.Keeper,
+    ):
         self.made, self.steps, self.name, self.keeper = made, steps, name, keeper
         self.count, self.at = 0, 0
 

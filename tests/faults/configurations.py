@@ -17,7 +17,7 @@ import numpy as np
 
 from lrdyn import cli
 from lrdyn.engine.configuration import Run
-from lrdyn.engine.judging import worst_ratio
+from lrdyn.engine.ratios import worst_ratio
 from lrdyn.engine.verify import Verification, verify_run
 from lrdyn.flags import Flag
 from lrdyn.theorem import Experiment

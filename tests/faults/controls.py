@@ -10,8 +10,9 @@ import sys
 
 from lrdyn import cli
 from lrdyn.engine.groups import PRECISIONS, control_group, controls_of
+from lrdyn.engine.jobs import controls_job
 from lrdyn.engine.judging import claim_of, control_entry, residuals
-from lrdyn.engine.produce import controls_job, with_equal_settings
+from lrdyn.engine.produce import with_equal_settings
 from lrdyn.theorem import Scenario, Theorem
 from lrdyn.theorems import REGISTRY, theorem
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn import classifier, linalg
 from lrdyn.claims import excess, tolerance
-from lrdyn.condition import Twins, conditions, twins
+from lrdyn.condition import Twins, conditions, pushed, twins
 from lrdyn.descent import Trajectory
 from lrdyn.factorization import Weights, end_to_end, factorization_loss, regression_loss
 from lrdyn.initialization import orthogonal
@@ -94,7 +94,7 @@ def theory_run(case: Classification) -> Twins:
 
     def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
         goal, start, push = data
-        rule = deep_factorization.pushed(case, push)
+        rule = pushed(case.optimizer, push, case.steps[-1])
         return _reduced_run(case, goal, start, _layers_and_product, rule)
 
     return twins(run, (jnp.pad(target, wide), start, jax.tree.map(jnp.ones_like, start)))

@@ -1,0 +1,263 @@
+"""Jobs: the sweep of a scenario, of controls, or trainings, in one precision."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrdyn.engine.checkpoints import FOLDER, Checkpoints
+from lrdyn.engine.evaluate import evaluate, evaluate_controls, taken
+from lrdyn.engine.groups import (
+    control_group,
+)
+from lrdyn.engine.points import Points, product
+from lrdyn.engine.progress import Progress
+from lrdyn.engine.sources import source_digest
+from lrdyn.engine.sweep import call_each, sweep
+from lrdyn.theorem import Control, Experiment, Scenario
+from lrdyn.training.keeping import kept_by
+
+if TYPE_CHECKING:
+    import xarray
+
+LANES = {True: 16, False: 64}
+"""Points in a batch, where XLA optimises a program and where it does not: a batch that takes all
+points of a small sweep needs no loop, which takes as long to compile as what it repeats."""
+
+
+class Trainings(NamedTuple):
+    """How a study trains."""
+
+    precision: str = "highest"
+    """Of the inputs of matmuls, a key of :data:`MATMULS`."""
+    every: int | None = None
+    """Steps between two checkpoints."""
+
+
+MATMULS = {"highest": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
+"""Word of ``--precision`` -> JAX's; parameters and the state of the optimiser stay as they are."""
+
+
+def own_settings(
+    experiment: Experiment, scenario: Scenario, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings of a scenario: of a flag that its case does not take one value is enough."""
+    own, mine = scenario.narrow(dict(settings)), taken(scenario.case, settings)
+    return {
+        flag.name: own[flag.name][:1] if flag.swept and flag.name not in mine else own[flag.name]
+        for flag in experiment.flags
+    }
+
+
+def split_settings(
+    experiment: Experiment, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings that are swept, and those that are fixed."""
+    swept = {flag.name: settings[flag.name] for flag in experiment.flags if flag.swept}
+    fixed = {flag.name: settings[flag.name] for flag in experiment.flags if not flag.swept}
+    return swept, fixed
+
+
+class Job(NamedTuple):
+    """One sweep in one precision."""
+
+    group: str
+    """Where ``results.nc`` keeps it; of controls, which have several, the name of the parts."""
+    precision: str
+    function: Callable[..., Mapping[str, Any]]
+    points: Points
+    dims: Mapping[str, tuple[str, ...]]
+    shapes: tuple[str, ...]
+    compiler_options: dict[str, Any] | None
+    lanes: int
+    attributes: Mapping[str, Any]
+    """What a judge needs beside the arrays."""
+    controls: tuple[Control, ...] = ()
+    traced: bool = True
+    digest: str = ""
+    """Of the sources, which keys the parts of what is not traced."""
+    trains: bool = False
+
+    def run(
+        self, memory: int = 2**30, store: Path | None = None, progress: Progress | None = None
+    ) -> dict[str, "xarray.Dataset"]:
+        """Sweep, in the precision of the job: group -> results; ``store`` is that of all jobs."""
+        name = "-".join([self.group.strip("/"), *(c.id for c in self.controls)])
+        folder = store and store / hashlib.sha256(name.encode()).hexdigest()[:12]
+        shared = {"dims": self.dims, "memory": memory, "store": folder, "progress": progress}
+        with jax.enable_x64(self.precision == "float64"):
+            if self.traced:
+                found = sweep(
+                    self.function,
+                    self.points,
+                    shapes=self.shapes,
+                    lanes=self.lanes,
+                    compiler_options=self.compiler_options,
+                    **shared,
+                )
+            else:
+                found = call_each(self.function, self.points, digest=self.digest, **shared)
+        return self.named(found)
+
+    def train(
+        self, trainings: Trainings, store: Path | None = None, progress: Progress | None = None
+    ) -> dict[str, "xarray.Dataset"]:
+        """The same for trainings, which are no parts: each keeps checkpoints of its own."""
+        with (
+            jax.enable_x64(self.precision == "float64"),
+            jax.default_matmul_precision(MATMULS[trainings.precision]),
+        ):
+            around = partial(self._kept, trainings, store, progress)
+            found = call_each(
+                self.function, self.points, dims=self.dims, progress=progress, around=around
+            )
+        return self.named(found)
+
+    def _kept(
+        self,
+        trainings: Trainings,
+        store: Path | None,
+        progress: Progress | None,
+        point: Mapping[str, Any],
+    ) -> AbstractContextManager[None]:
+        """Keep the trainings of a point."""
+        if store is None:
+            return nullcontext()
+        several = {n: v for n, v in point.items() if len(set(self.points.columns[n])) > 1}
+        words = [self.attributes["scenario"], *(c.id for c in self.controls)]
+        words += [f"{name}={v}" for name, v in {**several, "seed": point["seed"]}.items()]
+        return kept_by(
+            Checkpoints(
+                store.with_name(FOLDER),
+                every=trainings.every,
+                label=" ".join(words),
+                progress=progress,
+                log=store.with_name("metrics.csv"),
+            )
+        )
+
+    def named(self, found: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
+        """Give results the names of their groups."""
+        if not self.controls:
+            return {self.group: found.assign_attrs(self.attributes)}
+        perturb = "amount" in self.points.columns
+        return {
+            control_group(c, self.precision, perturb=perturb): _of_control(found, c, self)
+            for c in self.controls
+        }
+
+
+def _of_control(results: "xarray.Dataset", control: Control, job: Job) -> "xarray.Dataset":
+    """What one control left, without the axes of its settings, which have one value each."""
+    mine = (f"{control.id}.", f"length_{control.id}.")
+    found = results[[name for name in results if str(name).startswith(mine)]]
+    names = [n for n in (*found.variables, *found.dims) if str(n).startswith(mine)]
+    settings = [name for name in job.points.columns if name not in ("seed", "amount")]
+    at = {name: _plain(found[name].values[0]) for name in settings}
+    found = found.rename({name: str(name).replace(f"{control.id}.", "", 1) for name in names})
+    return found.squeeze(settings, drop=True).assign_attrs(
+        title=f"{control.claim}: {control.statement}",
+        claim=control.claim,
+        amount=control.amount,
+        amount_label=control.amount_label or "amount",
+        fixed=json.dumps(json.loads(job.attributes["fixed"]) | at),
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def claims_job(
+    experiment: Experiment,
+    scenario: Scenario,
+    settings: Mapping[str, Any],
+    seeds: Sequence[int],
+    group: str,
+    precision: str,
+    optimize: bool = True,
+) -> Job:
+    """The sweep of a scenario over its settings."""
+    swept, fixed = split_settings(experiment, own_settings(experiment, scenario, settings))
+    function, points = evaluate(scenario, fixed), product(seed=seeds, **swept)
+    how = _how(experiment, scenario, fixed, optimize)
+    return Job(group, precision, function, points, _dims(scenario), **how)
+
+
+def controls_job(
+    experiment: Experiment,
+    scenario: Scenario,
+    controls: tuple[Control, ...],
+    seeds: Sequence[int],
+    precision: str,
+    amounts: tuple[float, ...] | None = None,
+) -> Job:
+    """The sweep of controls that share their settings; with amounts, how far they reach."""
+    point = {f.name: f.quick[0] if f.quick else None for f in experiment.flags}
+    swept, fixed = split_settings(experiment, {**point, **scenario.at, **controls[0].at})
+    axes = {"amount": amounts} if amounts else {}
+    axes |= {name: (value,) for name, value in swept.items()}
+    name = f"/{'perturb' if amounts else 'controls'}/{scenario.id}/{precision}"
+    function, points = evaluate_controls(scenario, fixed, controls), product(seed=seeds, **axes)
+    dims, how = _dims_of_controls(scenario, controls), _how(experiment, scenario, fixed, False)
+    return Job(name, precision, function, points, dims, controls=controls, **how)
+
+
+def _how(
+    experiment: Experiment, scenario: Scenario, fixed: Mapping[str, Any], optimize: bool
+) -> dict[str, Any]:
+    """What the jobs of a scenario have in common."""
+    named = {name: v for name, v in fixed.items() if isinstance(v, int | float | str)}
+    names = {name: getattr(scenario, name) for name in ("steps", "diverges", "diverged")}
+    names["conditions"] = json.dumps({c.id: c.condition for c in scenario.claims if c.condition})
+    return {
+        "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes and flag.swept),
+        "compiler_options": None if optimize else unoptimized(int(scenario.long)),
+        "lanes": LANES[optimize],
+        "attributes": {"scenario": scenario.id, "fixed": json.dumps(named), **names},
+        "traced": scenario.traced and not scenario.trains,
+        "trains": scenario.trains,
+        "digest": "" if scenario.traced else source_digest(experiment, fixed),
+    }
+
+
+def _dims(scenario: Scenario) -> dict[str, tuple[str, ...]]:
+    dims = dict(scenario.dims)
+    for name, axes in scenario.dims.items():
+        dims |= {f"{name}_predicted": axes, f"{name}_measured": axes}
+    return dims
+
+
+def _dims_of_controls(
+    scenario: Scenario, controls: Sequence[Control]
+) -> dict[str, tuple[str, ...]]:
+    """Axes of their own for each: a control can change the length of one."""
+    dims = _dims(scenario).items()
+    return {f"{c.id}.{n}": tuple(f"{c.id}.{a}" for a in axes) for c in controls for n, axes in dims}
+
+
+@lru_cache
+def unoptimized(level: int = 0) -> dict[str, Any] | None:
+    """XLA options that compile several times faster for a CPU and cost small programs nothing.
+
+    Level 1 takes three times as long and suits loops that run for seconds.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    plain: dict[str, Any] = {"xla_backend_optimization_level": level}
+    older = plain | {
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegensplit_settings_count": 1,
+    }
+    try:  # older kernels without MLIR; newer releases have them no more, nor the option
+        jax.jit(jnp.negative).lower(0.0).compile(compiler_options=older)
+    except jax.errors.JaxRuntimeError:
+        return plain
+    return older
