@@ -15,6 +15,9 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
+collect_ignore_glob = ["data/*"]
+"""Scripts that made files, in environments of their own."""
+
 HOOK = jaxtyping.install_import_hook("lrdyn", "beartype.beartype")
 
 jax.config.update("jax_enable_x64", True)

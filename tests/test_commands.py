@@ -12,6 +12,7 @@ import pytest
 
 from lrdyn import cli, pool
 from lrdyn.engine import files
+from lrdyn.studies import studies
 from lrdyn.theorems import theorem as registered
 from lrdyn.theorems import theorems
 from lrdyn.theorems.completion import COMPLETION
@@ -366,8 +367,12 @@ def experiments(capsys, *words):
 def test_the_listing(words, capsys):
     status, out, err = experiments(capsys, *words)
     assert (status, err) == (0, "")
-    for line, theorem in zip(out.splitlines(), THEOREMS, strict=True):
-        assert line.split(maxsplit=1) == [theorem.name, theorem.summary]
+    first, *lines = out.splitlines()
+    head = lines.index("studies, which train")
+    for found, wanted in ((lines[:head], THEOREMS), (lines[head + 1 :], studies())):
+        for line, one in zip(found, wanted, strict=True):
+            assert line.split(maxsplit=1) == [one.name, one.summary]
+    assert first == "theorems"
 
 
 def test_an_unknown_command(capsys):

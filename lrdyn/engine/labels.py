@@ -128,6 +128,12 @@ class Target:
         if self.file:
             self.file.check()
 
+    def close(self) -> None:
+        """Finish the file of the large arrays, if there is one."""
+        if self.file:
+            file, self.file = self.file, None
+            file.close()
+
     def _measure(self, name: str, indices: np.ndarray, rows: np.ndarray) -> None:
         for axis, length in zip(self.labels.variables[name].axes, rows.shape[1:], strict=True):
             if axis in self.lengths:
@@ -151,7 +157,7 @@ class Target:
         )
         variables: dict[str, Any] = {}
         if self.file:
-            self.file.close()
+            self.close()
             stored = xarray.open_dataset(self.path, engine="h5netcdf", cache=False)
             variables |= {name: stored[name].variable for name in self.large}
         for name, array in self.arrays.items():

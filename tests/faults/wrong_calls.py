@@ -34,8 +34,9 @@ MODULES = (
     *"autoencoding gradient_rank claims".split(),
     *"dropout.penalty dropout.minimiser dropout.deep dropout.dropblock".split(),
     *"adapters.maps adapters.method adapters.memory adapters.state adapters.descent".split(),
-    *"networks.perceptron networks.attention networks.transformer networks.network".split(),
-    *"networks.convolution networks.weights networks.vgg networks.resnet networks.vit".split(),
+    *"networks.perceptron networks.attention networks.small_transformer networks.network".split(),
+    *"networks.convolution networks.weights networks.vgg_network networks.residual_network".split(),
+    "networks.vision_transformer",
 )
 
 # Functions whose arguments have no wrong values: any tree, or what is to be checked. Of the claims
