@@ -254,7 +254,7 @@ def unoptimized(level: int = 0) -> dict[str, Any] | None:
     plain: dict[str, Any] = {"xla_backend_optimization_level": level}
     older = plain | {
         "xla_cpu_use_fusion_emitters": False,
-        "xla_cpu_parallel_codegensplit_settings_count": 1,
+        "xla_cpu_parallel_codegen_split_count": 1,
     }
     try:  # older kernels without MLIR; newer releases have them no more, nor the option
         jax.jit(jnp.negative).lower(0.0).compile(compiler_options=older)
