@@ -16,9 +16,9 @@ from lrdyn.engine.judging import (
     residual_of,
     residuals,
     row_of,
-    worst_ratio,
 )
 from lrdyn.engine.outcomes import SIZE, outcomes, saved_names
+from lrdyn.engine.ratios import worst_ratio
 from lrdyn.engine.verify import verify
 from lrdyn.theorems import theorems
 from lrdyn.theorems.corollary1 import COROLLARY1

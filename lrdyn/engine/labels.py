@@ -1,5 +1,6 @@
 """Labelled results of a sweep, in memory or in a file: filled part by part."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -133,6 +134,11 @@ class Target:
         if self.file:
             file, self.file = self.file, None
             file.close()
+
+    def abandon(self) -> None:
+        """The same after a failure, which is what is to be told."""
+        with contextlib.suppress(OSError):
+            self.close()
 
     def _measure(self, name: str, indices: np.ndarray, rows: np.ndarray) -> None:
         for axis, length in zip(self.labels.variables[name].axes, rows.shape[1:], strict=True):

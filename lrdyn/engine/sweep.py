@@ -120,7 +120,7 @@ def sweep(
         labels = Labels(points, dims or {}, [group.outputs for group in groups])
         progress.expect_bytes(labels.nbytes)
         target = labels.allocate(memory, kept and kept.folder)
-        stack.callback(target.close)
+        stack.callback(target.abandon)
         for indices, outputs in _finish(groups, kept, progress):
             target.place(indices, outputs)
         return target.dataset()
