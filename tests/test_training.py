@@ -276,6 +276,23 @@ def test_what_is_measured_is_written_down(tmp_path):
     assert len(log.read_text().splitlines()) == len(rows) + 1
 
 
+def test_a_second_training_leaves_the_lines_of_the_first(tmp_path):
+    """One run can train twice, and the label of one can begin like that of another."""
+    log = tmp_path / "metrics.csv"
+
+    def fits(w, state, batch, key):
+        return jnp.mean((w - batch) ** 2), (state, {})
+
+    # The longest label first: each training begins anew, and must forget no lines but its own.
+    said = (("a seed=10", ""), ("a seed=1", "shuffled"), ("a seed=1", ""))
+    for number, (label, name) in enumerate(said):
+        keeper = Checkpoints(tmp_path / "kept", every=1, label=label, log=log)
+        key, batches = jax.random.key(number), Batches(np.arange(4.0), 2)
+        train(key, fits, jnp.zeros(()), optax.sgd(0.1), batches, (0, 2), name=name, keeper=keeper)
+    runs = {line.split(",")[0] for line in log.read_text().splitlines()[1:]}
+    assert runs == {"a seed=10", "a seed=1 shuffled", "a seed=1"}
+
+
 def test_what_a_loss_closes_over_is_not_built_into_the_program():
     frozen = jax.random.normal(KEY, (200, 200))
 

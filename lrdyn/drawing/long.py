@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
@@ -12,7 +12,7 @@ from lrdyn.drawing.exhibits import Exhibit, Results
 from lrdyn.engine import results
 from lrdyn.engine.configuration import BadInput, Run
 from lrdyn.engine.judging import Groups
-from lrdyn.engine.runs import saved
+from lrdyn.engine.runs import intact, saved
 
 
 class Undrawable(BadInput):
@@ -55,7 +55,7 @@ def _committed(exhibit: Exhibit, baselines: Path | None) -> xr.Dataset:
     return found.assign_attrs(drawn_from=COMMITTED)
 
 
-def _saved(runs: dict[str, Run] | Any, out: Path) -> Results | None:
+def _saved(runs: Mapping[str, Run], out: Path) -> Results | None:
     """Saved results of every source; None if one has none."""
     found = {name: _last(run, out) for name, run in runs.items()}
     if any(groups is None for groups in found.values()):
@@ -71,8 +71,7 @@ def _last(run: Run, out: Path) -> Groups | None:
     verdicts = [*(out / run.experiment.name).glob("*/verdict.json")]
     for path in sorted(verdicts, key=lambda path: -path.stat().st_mtime):
         try:
-            results.read_verdict(path.parent)
-            return results.read(path.parent / results.NAME)
+            return intact(path.parent)
         except results.Unreadable:
             continue
     return None

@@ -55,7 +55,7 @@ class Checkpoints:
         self.progress = Silent() if progress is None else progress
         self.last = time.monotonic()
 
-    def load(self, key: str, like: PyTree) -> tuple[int, PyTree] | None:
+    def load(self, key: str, like: PyTree, name: str = "") -> tuple[int, PyTree] | None:
         """The last whole checkpoint; damaged ones are named and set aside."""
         folder = self._of(key)
         if folder.is_dir():
@@ -66,9 +66,9 @@ class Checkpoints:
             except Exception as error:  # a damaged array ends in whatever its reader met
                 _set_aside(path, error, self.progress.note)
                 continue
-            self._forget_log(found[0])
+            self._forget_log(self._run(name), found[0])
             return found
-        self._forget_log(-1)
+        self._forget_log(self._run(name), -1)
         return None
 
     def due(self, step: int) -> bool:
@@ -113,16 +113,13 @@ class Checkpoints:
     def _run(self, name: str) -> str:
         return " ".join(word for word in (self.label, name) if word) or "training"
 
-    def _forget_log(self, step: int) -> None:
-        """Lines of steps that are done again go."""
+    def _forget_log(self, run: str, step: int) -> None:
+        """Lines of a run's steps that are done again go."""
         if self.log is None or not self.log.exists():
             return
         with self.log.open(newline="") as file:
             rows = list(csv.reader(file))
-        mine = self._run("")
-        kept = [
-            r for r in rows if not (r[0].startswith(mine) and r[1].isdigit() and int(r[1]) > step)
-        ]
+        kept = [r for r in rows if r[0] != run or int(r[1]) <= step]
         with files.replacing(self.log) as path, path.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(kept)
 

@@ -14,9 +14,7 @@ import numpy as np
 
 from lrdyn.engine.checkpoints import FOLDER, Checkpoints
 from lrdyn.engine.evaluate import evaluate, evaluate_controls, taken
-from lrdyn.engine.groups import (
-    control_group,
-)
+from lrdyn.engine.groups import control_group
 from lrdyn.engine.points import Points, product
 from lrdyn.engine.progress import Progress
 from lrdyn.engine.sources import source_digest

@@ -89,7 +89,7 @@ def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = Non
     """
     folder = run.folder(out)
     try:
-        return _intact(folder)
+        return intact(folder)
     except results.Damaged as error:
         with contextlib.suppress(files.InUse), files.locked(folder):  # or it is being written
             files.set_aside(folder / results.NAME, error.why, note or progress.Silent().note)
@@ -98,7 +98,7 @@ def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = Non
         return None
 
 
-def _intact(folder: Path) -> Groups:
+def intact(folder: Path) -> Groups:
     """Results to the last bit those of the run, which wrote its verdict last."""
     path = folder / results.NAME
     groups = results.read(path)

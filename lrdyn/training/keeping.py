@@ -27,7 +27,7 @@ class Keeper(Protocol):
     every: int | None
     """Steps between two checkpoints; none to leave it to :meth:`due`."""
 
-    def load(self, key: str, like: PyTree) -> tuple[int, PyTree] | None:
+    def load(self, key: str, like: PyTree, name: str) -> tuple[int, PyTree] | None:
         """Last step that was kept, and what was kept of it, in the form of ``like``."""
 
     def due(self, step: int) -> bool:
@@ -49,7 +49,7 @@ class Forgetful:
 
     every: int | None = None
 
-    def load(self, key: str, like: PyTree) -> None:
+    def load(self, key: str, like: PyTree, name: str) -> None:
         """Nothing was kept."""
 
     def due(self, step: int) -> bool:

@@ -264,7 +264,7 @@ class _Loop:
         return self._trajectory(run)
 
     def _resumed(self) -> _Run:
-        kept = self.keeper.load(self.key, (self.made.start, self.records))
+        kept = self.keeper.load(self.key, (self.made.start, self.records), self.name)
         if kept is None:
             run = jax.tree.map(jnp.copy, self.made.start)
             self._record(run)

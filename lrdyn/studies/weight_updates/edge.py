@@ -8,29 +8,32 @@ images enter by their principal coordinates, as many as the layers are wide.
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Key
 
 from lrdyn.condition import conditions
 from lrdyn.data import images
-from lrdyn.factorization import Weights, regression_loss
+from lrdyn.factorization import Weights
 from lrdyn.initialization import gaussian_layers
 from lrdyn.linalg import svdvals
 from lrdyn.studies.weight_updates.measures import spread_out, whiten
 from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems import deep_factorization
 from lrdyn.theorems.deep_factorization import parts_of
-from lrdyn.theorems.theorem2.classification import HYPOTHESES, Classification, theory_run
+from lrdyn.theorems.theorem2.classification import (
+    HYPOTHESES,
+    Classification,
+    colour,
+    theory_run,
+)
 
+DEPTH = 3
 EXAMPLES = 600
 """Images of the identity; more would change the numbers and not what is true."""
-POINTS = 11
 
 
-def classes_and_inputs(data: str, directions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _classes_and_inputs(data: str, directions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whitened coordinates of images, their labels as columns of norm of about one, and as such."""
     found = images(data)
     chosen = spread_out(EXAMPLES, len(found.train_labels))
@@ -45,19 +48,23 @@ def make_edge(
     key: Key[Array, ""], *, data: str, edge_width: int, edge_steps: int, edge_scale: Any
 ) -> Classification:
     """A classifier of three layers on the first principal coordinates of images."""
-    inputs, one_hot, labels = classes_and_inputs(data, edge_width)
+    return on_images(key, data, edge_width, edge_width, edge_steps, edge_scale)
+
+
+def on_images(
+    key: Key[Array, ""], data: str, directions: int, width: int, steps: int, scale: Any
+) -> Classification:
+    """A classifier of three layers of one width on so many principal coordinates of images."""
+    inputs, one_hot, labels = _classes_and_inputs(data, directions)
     start = deep_factorization.start_of_run(
-        key, (*[edge_width] * DEPTH, len(one_hot)), init_scale=edge_scale, init_spread=1.0,
-        weight_decay=0.0, decay_spread=1.0, learning_rate=0.1, steps=edge_steps,
+        key, (directions, *[width] * (DEPTH - 1), len(one_hot)), init_scale=scale,
+        init_spread=1.0, weight_decay=0.0, decay_spread=1.0, learning_rate=0.1, steps=steps,
     )  # fmt: skip
     precision = start["scales"].dtype
     return Classification(
         inputs=jnp.asarray(inputs, precision), outputs=jnp.asarray(one_hot, precision),
         labels=jnp.asarray(labels), **start,
     )  # fmt: skip
-
-
-DEPTH = 3
 
 
 def predict_edge(case: Classification) -> dict[str, Array]:
@@ -74,16 +81,14 @@ def predict_edge(case: Classification) -> dict[str, Array]:
     }
 
 
-def measure_edge(
-    case: Classification, optimizer: optax.GradientTransformation | None = None
-) -> dict[str, Array]:
+def measure_edge(case: Classification) -> dict[str, Array]:
     """Singular values of the updates of the square layers, by automatic gradients."""
 
     def spectra(weights: Weights) -> Float[Array, "layers d"]:
         pairs = zip(weights[:-1], case.weights[:-1], strict=True)
         return jnp.stack([svdvals(now - before) for now, before in pairs])
 
-    run = case.descend(case.loss, case.weights, spectra, optimizer)
+    run = case.descend(case.loss, case.weights, spectra)
     return _edges(run.records, 2 * len(case.outputs)) | {
         "diverged_at": run.diverged_at, "step": jnp.asarray(case.steps),
         "classes": jnp.asarray(len(case.outputs)),
@@ -102,12 +107,6 @@ def _edge_residual(one: Outcome) -> float:
     return float(np.max(np.abs(one.measured["edge"] - one.predicted["edge"])))
 
 
-def _colour(key: Key[Array, ""], case: Classification, amount: Array) -> Classification:
-    """Rescale the input coordinates: no longer whitened."""
-    factors = jax.random.uniform(key, (len(case.inputs), 1), minval=-0.5, maxval=0.5)
-    return dataclasses.replace(case, inputs=(1 + amount * factors) * case.inputs)
-
-
 def _gaussian(key: Key[Array, ""], case: Classification, amount: Array) -> Classification:
     """A Gaussian start of the same norm."""
     widths = (*[len(case.inputs)] * DEPTH, len(case.outputs))
@@ -121,17 +120,8 @@ def _decayed(case: Classification) -> dict[str, Array]:
 
 def _in_batches(case: Classification) -> dict[str, Array]:
     """Descent on every third example: their inputs alone are not white."""
-    inputs, outputs = case.inputs[:, ::3], case.outputs[:, ::3]
-
-    def loss(weights: Weights) -> Float[Array, ""]:
-        return regression_loss(weights, inputs, outputs)
-
-    def spectra(weights: Weights) -> Float[Array, "layers d"]:
-        pairs = zip(weights[:-1], case.weights[:-1], strict=True)
-        return jnp.stack([svdvals(now - before) for now, before in pairs])
-
-    run = case.descend(loss, case.weights, spectra)
-    return _edges(run.records, 2 * len(case.outputs))
+    third = {name: getattr(case, name)[..., ::3] for name in ("inputs", "outputs", "labels")}
+    return measure_edge(dataclasses.replace(case, **third))
 
 
 def _one_class_less(case: Classification) -> dict[str, Array]:
@@ -150,7 +140,7 @@ EDGE = Scenario[Classification](
               residual=_edge_residual, reads=("edge",), condition="condition_edge"),
     ),
     (
-        Control("edge_not_whitened", "input coordinates rescaled", "whitened_edge", case=_colour,
+        Control("edge_not_whitened", "input coordinates rescaled", "whitened_edge", case=colour,
                 breaks="whitened_inputs"),
         Control("edge_gaussian_start", "Gaussian start", "whitened_edge", case=_gaussian,
                 breaks="orthogonal_start"),

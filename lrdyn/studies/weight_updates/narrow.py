@@ -14,10 +14,9 @@ from jaxtyping import Array, Float, Key
 from lrdyn.claims import tolerance
 from lrdyn.factorization import Weights
 from lrdyn.spectra import singular_values
-from lrdyn.studies.weight_updates.edge import DEPTH, classes_and_inputs
+from lrdyn.studies.weight_updates.edge import on_images
 from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems import deep_factorization
-from lrdyn.theorems.theorem2.classification import Classification
+from lrdyn.theorems.theorem2.classification import HYPOTHESES, Classification
 
 FEWER = 0.4
 """Share of the width that the inputs have."""
@@ -27,17 +26,8 @@ def make_narrow(
     key: Key[Array, ""], *, data: str, edge_width: int, edge_steps: int, edge_scale: Any
 ) -> Classification:
     """The classifier of the edge with fewer principal coordinates than its width."""
-    inputs, one_hot, labels = classes_and_inputs(data, max(1, round(FEWER * edge_width)))
-    widths = (len(inputs), *[edge_width] * (DEPTH - 1), len(one_hot))
-    start = deep_factorization.start_of_run(
-        key, widths, init_scale=edge_scale, init_spread=1.0, weight_decay=0.0, decay_spread=1.0,
-        learning_rate=0.1, steps=edge_steps,
-    )  # fmt: skip
-    precision = start["scales"].dtype
-    return Classification(
-        inputs=jnp.asarray(inputs, precision), outputs=jnp.asarray(one_hot, precision),
-        labels=jnp.asarray(labels), **start,
-    )  # fmt: skip
+    directions = max(1, round(FEWER * edge_width))
+    return on_images(key, data, directions, edge_width, edge_steps, edge_scale)
 
 
 def predict_narrow(case: Classification) -> dict[str, Array]:
@@ -85,11 +75,6 @@ def _orthonormal(case: Classification) -> Array:
     return jnp.max(jnp.stack(errors)) <= limit
 
 
-def _whitened(case: Classification) -> Array:
-    error = jnp.max(jnp.abs(case.inputs @ case.inputs.T - jnp.eye(len(case.inputs))))
-    return error <= tolerance("identity", error.dtype, size=case.inputs.shape[1])
-
-
 def _as_wide(case: Classification) -> dict[str, Array]:
     """2K for every layer, as if there were as many inputs as the layers are wide."""
     return {"narrow_rank": jnp.full(2, 2 * len(case.outputs))}
@@ -119,7 +104,7 @@ NARROW = Scenario[Classification](
         Control[Classification]("narrow_one_less", "one less", "narrow_edge", predict=_one_less),
         Control("narrow_decayed", "weight decay .01", "narrow_edge", measure=_decayed),
     ),
-    hypotheses={"whitened_inputs": _whitened, "orthogonal_start": _orthonormal},
+    hypotheses=HYPOTHESES | {"orthogonal_start": _orthonormal},
     dims={"narrow_rank": ("pair",), "narrow_first": ("first_index",),
           "narrow_second": ("index",)},
     steps="edge_steps", diverged="diverged_at",

@@ -157,7 +157,7 @@ HYPOTHESES = {
 }
 
 
-def _colour(key: Key[Array, ""], case: Classification, amount: Array) -> Classification:
+def colour(key: Key[Array, ""], case: Classification, amount: Array) -> Classification:
     """Rescale the input coordinates, ``X <- (I + amount diag(g)) X``: no longer whitened."""
     factors = jax.random.uniform(key, (len(case.inputs), 1), minval=-0.5, maxval=0.5)
     return dataclasses.replace(case, inputs=(1 + amount * factors) * case.inputs)
@@ -196,7 +196,7 @@ CLASSIFICATION = Scenario[Classification](
               undecided=deep_factorization.undecided_below("class_product")),
     ),
     (
-        Control("not_whitened", "input coordinates rescaled", "class_off_block", case=_colour,
+        Control("not_whitened", "input coordinates rescaled", "class_off_block", case=colour,
                 breaks="whitened_inputs",
                 amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0),
                 amount_label="spread of the input scales"),
