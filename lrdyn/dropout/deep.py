@@ -10,7 +10,7 @@ from lrdyn.factorization import Scalar, Weights, outside
 
 
 def layers_penalty(
-    weights: Weights, moment: Float[Array, "d d"], keep_prob: Scalar
+    weights: Weights, moment: Float[Array, "d d"], keep_prob: Scalar | Float[Array, "hidden"]
 ) -> Float[Array, ""]:
     """What dropout after every hidden layer adds, ``tr M_L - tr(W C W^T)``.
 
@@ -19,7 +19,7 @@ def layers_penalty(
     Args:
         weights: layers ``(W_1, ..., W_L)``, W their product.
         moment: ``C = X X^T``.
-        keep_prob: theta, of every hidden layer.
+        keep_prob: theta, of every hidden layer or one for each.
 
     Example:
         >>> float(layers_penalty((jnp.eye(2),) * 3, jnp.eye(2), 0.5))
@@ -31,14 +31,16 @@ def layers_penalty(
     weights = checks.layers(weights)
     columns = outside(weights)[1]
     moment = checks.floats("moment", moment, (columns, columns))
-    keep_prob = checks.fraction("keep_prob", keep_prob)
     first, *rest = weights
+    axes = (len(rest),) if np.ndim(keep_prob) else ()
+    keep_prob = checks.fraction("keep_prob", keep_prob, axes)
+    factors = (1 - keep_prob) / keep_prob * jnp.ones(len(rest))
     plain = first @ moment @ first.T
     # What masks add to M_l is carried on its own: the difference of the traces would cancel.
     added = jnp.zeros_like(plain)
-    for W in rest:
+    for W, factor in zip(rest, factors, strict=True):
         spread = jnp.diag(jnp.diagonal(plain + added))
-        added = W @ (added + odds(keep_prob) * spread) @ W.T
+        added = W @ (added + factor * spread) @ W.T
         plain = W @ plain @ W.T
     return jnp.trace(added)
 

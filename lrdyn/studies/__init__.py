@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 REGISTRY = {
     "weight_updates": "lrdyn.studies.weight_updates:WEIGHT_UPDATES",
+    "dropout_spectra": "lrdyn.studies.dropout_spectra:DROPOUT_SPECTRA",
 }
 """Name of the command -> where the study is stated; imported when it is asked for."""
 

@@ -3,27 +3,24 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn import networks
 from lrdyn.data import Images, images
 from lrdyn.descent import Trajectory
 from lrdyn.recording import recorded_steps
 from lrdyn.spectra import singular_values
+from lrdyn.studies.pictures import TESTED, accuracy, cross_entropy, spread_out
 from lrdyn.studies.weight_updates import trained
-from lrdyn.studies.weight_updates.measures import of_gaussian, of_update, spread_out, top_share
+from lrdyn.studies.weight_updates.measures import of_gaussian, of_update, top_share
 from lrdyn.training import Batches, train
 
 POINTS = 26
 TOP = 64
 """Singular values that are kept of the updates of all other matrices."""
-TESTED = 1000
-"""Images that a network is tested on."""
 
 
 class Classifier(NamedTuple):
@@ -48,12 +45,6 @@ def classifier(
     start_key, key = jax.random.split(key)
     found = images(data)
     return Classifier(key, draw(start_key, found), found, **how)
-
-
-def read(pixels: Array, net: networks.Network) -> Array:
-    """Bytes as a network reads them: channels x height x width, in [0, 1], in its precision."""
-    precision = jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array))[0].dtype
-    return jnp.moveaxis(pixels.astype(precision) / 255, -1, 1)
 
 
 def measure_classifier(case: Classifier) -> dict[str, Any]:
@@ -100,26 +91,6 @@ def _train(
         record=look, name=name,
     )  # fmt: skip
     return run, steps
-
-
-def cross_entropy(net: networks.Network, state: PyTree, batch: dict[str, Array], key: Any) -> Any:
-    """Mean cross-entropy of a batch, and the share of it that is classified correctly."""
-    found = networks.apply(net, read(batch["x"], net), key=key)
-    correct = jnp.mean(1.0 * (jnp.argmax(found, axis=-1) == batch["y"]))
-    return networks.cross_entropy(found, batch["y"]), (state, {"accuracy": correct})
-
-
-def accuracy(net: networks.Network, inputs: np.ndarray, labels: Int[np.ndarray, "n"]) -> float:
-    """Share of images that are classified correctly, in evaluation."""
-
-    @eqx.filter_jit
-    def guess(net: networks.Network, pixels: Array) -> Array:
-        return jnp.argmax(networks.apply(net, read(pixels, net)), axis=-1)
-
-    size = min(250, len(inputs))
-    parts = [inputs[i : i + size] for i in range(0, len(inputs) - size + 1, size)]
-    found = np.concatenate([np.asarray(guess(net, jnp.asarray(part))) for part in parts])
-    return float(np.mean(found == labels[: len(found)]))
 
 
 def _others(before: networks.Network, after: networks.Network) -> dict[str, np.ndarray]:

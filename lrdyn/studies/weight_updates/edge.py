@@ -17,7 +17,8 @@ from lrdyn.data import images
 from lrdyn.factorization import Weights
 from lrdyn.initialization import gaussian_layers
 from lrdyn.linalg import svdvals
-from lrdyn.studies.weight_updates.measures import spread_out, whiten
+from lrdyn.studies.pictures import spread_out
+from lrdyn.studies.weight_updates.measures import whiten
 from lrdyn.theorem import Claim, Control, Outcome, Scenario
 from lrdyn.theorems import deep_factorization
 from lrdyn.theorems.deep_factorization import parts_of

@@ -12,8 +12,9 @@ from lrdyn.descent import gradient_descent
 from lrdyn.factorization import Weights
 from lrdyn.initialization import orthogonal_layers
 from lrdyn.recording import recorded_steps
+from lrdyn.studies.pictures import spread_out
 from lrdyn.studies.weight_updates import trained
-from lrdyn.studies.weight_updates.measures import of_gaussian, of_update, spread_out
+from lrdyn.studies.weight_updates.measures import of_gaussian, of_update
 from lrdyn.theorem import Scenario
 from lrdyn.training import Batches, train
 

@@ -23,16 +23,6 @@ def whiten(inputs: Float[np.ndarray, "features n"], directions: int) -> np.ndarr
     return np.sqrt(inputs.shape[1]) * (np.sign(largest)[:, None] * Vh)[:directions]
 
 
-def spread_out(count: int, total: int) -> np.ndarray:
-    """So many places out of all, evenly spread: a file can be sorted by class.
-
-    Example:
-        >>> spread_out(3, 9).tolist(), spread_out(5, 2).tolist()
-        ([0, 4, 8], [0, 1])
-    """
-    return np.linspace(0, total - 1, min(count, total)).astype(int)
-
-
 def top_share(values: Float[Array, "... k"], count: int) -> Float[Array, "..."]:
     """Share of the squared Frobenius norm in the first singular values.
 

@@ -1,0 +1,53 @@
+"""Figure 2: what dropout does to the spectrum of the last hidden activations."""
+
+from typing import Any
+
+from lrdyn.data import IMAGES, image_files, images, resolve
+from lrdyn.flags import POSITIVE, Domain, Flag, at_least, one_of
+from lrdyn.studies.dropout_spectra.minimum import MINIMUM
+from lrdyn.studies.dropout_spectra.raw import RAW
+from lrdyn.studies.dropout_spectra.residual import RESIDUAL
+from lrdyn.studies.dropout_spectra.synthetic import LINEAR, PERCEPTRON
+from lrdyn.theorem import Study
+
+
+def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """Say which data ``auto`` means here."""
+    return settings | {"data": resolve(settings["data"])}
+
+
+NETWORKS = ("dln", "mlp", "resnet")
+RATE = Domain("a number from 0 to below 1", lambda x: 0 <= x < 1)
+
+FLAGS = (
+    Flag("network", NETWORKS, one_of(*NETWORKS), str, help="networks to train", shapes=True),
+    Flag("dropout", (0.6,), RATE, float, "1 - theta",
+         "chance with which training hides a last hidden unit", swept=False),
+    Flag("depth", (2, 3), at_least(2), int, "L", "layers of the identity", shapes=True),
+    Flag("width", (8,), at_least(1), int, "h", "its hidden units", shapes=True),
+    Flag("steps", (30_000,), at_least(1), int, "t", "its steps", swept=False),
+    Flag("data", ("auto",), one_of("auto", *IMAGES), str, help="images; auto takes the first found",
+         shapes=True, swept=False),
+    Flag("examples", (4000,), at_least(1000), int, "n", "examples to train on", (50_000,),
+         swept=False),
+    Flag("batch_size", (128,), at_least(1), int, "", "examples of a mini-batch", swept=False),
+    Flag("synthetic_width", (128,), at_least(1), int, "", "width of the linear network and of the "
+         "perceptron", (512,), swept=False),
+    Flag("synthetic_depth", (3,), at_least(2), int, "L", "their layers", swept=False),
+    Flag("synthetic_rate", (1e-3,), POSITIVE, float, "eta", "their step size", swept=False),
+    Flag("synthetic_epochs", (300,), at_least(1), int, "", "their epochs", (1000,), swept=False),
+    Flag("resnet_width", (16,), at_least(1), int, "", "channels of ResNet's first stage", (64,),
+         swept=False),
+    Flag("resnet_epochs", (4,), at_least(1), int, "", "its epochs", (100,), swept=False),
+)  # fmt: skip
+
+DROPOUT_SPECTRA = Study(
+    "dropout_spectra",
+    "Figure 2: dropout shrinks the spectrum of the last activations",
+    FLAGS,
+    (MINIMUM, RAW, LINEAR, PERCEPTRON, RESIDUAL),
+    prepare=_prepare,
+    data=lambda settings: image_files(settings["data"]),
+    about=lambda settings: f"residual network on {images(settings['data']).described}",
+)
+"""What ``python -m experiments.dropout_spectra`` runs."""

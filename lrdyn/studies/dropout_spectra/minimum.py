@@ -1,0 +1,242 @@
+"""What dropout makes of the last activations of a linear network, exactly, at a global minimiser.
+
+The expected loss is ``||Y - W_L H||_F^2 + ((1-theta)/theta) sum_i ||w_i||^2 ||h_i||^2`` with
+``H = W_{L-1} ... W_1 X``. At a global minimiser ``W_L = U S^{1/2} Q^T D^-1`` and
+``H = D Q S^{1/2} V^T`` with ``Q^T Q = I``, any positive diagonal D, and ``U S V^T`` the shrunk
+``Y P`` of Theorem 3: ``docs/theory.md`` has the proof.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from lrdyn import dropout
+from lrdyn.claims import relative_difference, tolerance
+from lrdyn.descent import gradient_descent, simulate
+from lrdyn.factorization import Weights, end_to_end
+from lrdyn.initialization import gaussians, orthogonal
+from lrdyn.linalg import svdvals
+from lrdyn.studies.dropout_spectra.activations import balanced
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
+
+OUTPUTS, INPUTS, EXAMPLES = 6, 7, 12
+SPECTRUM = (1.0, 0.8, 0.6, 0.05, 0.04, 0.03)
+"""Singular values of Y P: three above the threshold at the default rate, noise below."""
+FIRST, OTHERS = 1.0, 0.4
+"""Scales of the layers at the start. Of one scale the layers below would balance, and what vanishes
+at the minimum would do so as slowly as a power of time."""
+
+
+class Linear(eqx.Module):
+    """A deep linear regression with dropout."""
+
+    inputs: Float[Array, "d n"]
+    target: Float[Array, "m n"]
+    weights: Weights
+    keep_probs: Float[Array, "hidden"]
+    """theta of every hidden layer; below the last one 1."""
+    learning_rate: Float[Array, ""]
+    steps: int = eqx.field(static=True)
+
+    @property
+    def keep_prob(self) -> Float[Array, ""]:
+        """Theta of the last hidden layer."""
+        return self.keep_probs[-1]
+
+    @property
+    def width(self) -> int:
+        """Hidden units h of each layer."""
+        return self.weights[-1].shape[1]
+
+
+def regression(
+    key: Key[Array, ""], singular_values: Float[Array, "d"]
+) -> tuple[Float[Array, "d n"], Float[Array, "m n"]]:
+    """Inputs of these singular values, and a target with a part that no network reaches."""
+    sides = gaussians(
+        key, [(INPUTS, INPUTS), (INPUTS, EXAMPLES), (OUTPUTS, OUTPUTS), (OUTPUTS, INPUTS),
+              (OUTPUTS, EXAMPLES)]
+    )  # fmt: skip
+    *frames, noise = sides
+    left, rows, columns, turn = map(orthogonal, frames)
+    reached = (columns * jnp.asarray(SPECTRUM, noise.dtype)) @ turn @ rows
+    return (left * singular_values) @ rows, reached + 0.1 * (noise - noise @ rows.T @ rows)
+
+
+def make_linear(
+    key: Key[Array, ""], *, depth: int, width: int, dropout: float, steps: int
+) -> Linear:
+    """Inputs that are not white, an orthogonal first layer and Gaussian others."""
+    data_key, start_key = jax.random.split(key)
+    inputs, target = regression(data_key, jnp.linspace(4 / 3, 2 / 3, INPUTS))
+    sizes = [INPUTS, *[width] * (depth - 1), OUTPUTS]
+    first, *others = gaussians(start_key, list(zip(sizes[1:], sizes[:-1], strict=True)))
+    start = (FIRST * orthogonal(first), *(OTHERS * G / np.sqrt(G.shape[1]) for G in others))
+    kept = jnp.asarray(1 - dropout, target.dtype)
+    return Linear(
+        inputs, target, start, jnp.ones(depth - 1).at[-1].set(kept),
+        # The penalty curves by the odds of a unit; 1/theta is 1 and those.
+        learning_rate=kept / 4, steps=steps,
+    )  # fmt: skip
+
+
+# Theory --------------------------------------------------------------------------------------
+
+
+def predict_minimum(case: Linear) -> dict[str, Array]:
+    """sqrt(s), and sum(s) / h for every unit; how near another rank is."""
+    found = dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
+    return _values(case, found.values) | gap(case, found)
+
+
+def _values(case: Linear, shrunk: Float[Array, "k"]) -> dict[str, Array]:
+    size = min(case.width, EXAMPLES)
+    roots = jnp.sqrt(shrunk)[:size]
+    return {
+        "balanced": jnp.pad(roots, (0, size - len(roots))),
+        "units": jnp.full(case.width, jnp.sum(shrunk) / case.width),
+    }
+
+
+def gap(case: Linear, found: dropout.Shrinkage) -> dict[str, Array]:
+    """Least distance of a singular value of Y P from being chosen otherwise, relative; its inverse.
+
+    The Hessian at the minimum is of that size in the direction in which the choice would change.
+    """
+    values = svdvals(dropout.project_rows(case.target, case.inputs))
+    gap = jnp.min(jnp.abs(values - found.threshold)[: case.width])
+    if case.width < len(values):  # a full choice can be exchanged for what was left out
+        apart = values[case.width - 1] - values[case.width]
+        full = values[case.width - 1] > found.threshold
+        gap = jnp.where(full, jnp.minimum(gap, apart), gap)
+    return {"condition": values[0] / gap}
+
+
+# Training ------------------------------------------------------------------------------------
+
+
+def expected_loss(case: Linear, weights: Weights) -> Float[Array, ""]:
+    """Half of the loss over all masks, by the second moments that they leave layer by layer."""
+    fit = jnp.sum((case.target - end_to_end(weights) @ case.inputs) ** 2)
+    moment = case.inputs @ case.inputs.T
+    return 0.5 * (fit + dropout.layers_penalty(weights, moment, case.keep_probs))
+
+
+def hidden(case: Linear, weights: Weights) -> Float[Array, "h n"]:
+    """H."""
+    return end_to_end(weights[:-1]) @ case.inputs
+
+
+def descended(case: Linear, scale: Any = 1.0) -> tuple[Weights, dict[str, Array]]:
+    """Gradient descent on the expected loss: the weights at its end, and the gradient there.
+
+    The last layer reads ``scale`` times the masked activations.
+    """
+
+    def loss(weights: Weights) -> Float[Array, ""]:
+        *below, last = weights
+        return expected_loss(case, (*below, scale * last))
+
+    rule, ends = gradient_descent(case.learning_rate), np.asarray([0, case.steps])
+    run = simulate(loss, case.weights, rule, ends)
+    slopes = jax.grad(loss)(run.params)
+    size = jnp.sqrt(sum(jnp.sum(slope**2) for slope in slopes))
+    return run.params, {"gradient": size, "diverged_at": run.diverged_at}
+
+
+def measure_minimum(case: Linear) -> dict[str, Array]:
+    """Singular values of the balanced activations, and the sizes of all units."""
+    return _measured(case)
+
+
+def _measured(case: Linear, scale: Any = 1.0) -> dict[str, Array]:
+    weights, how = descended(case, scale)
+    H, last = hidden(case, weights), weights[-1]
+    return how | {
+        "balanced": svdvals(balanced(H, last)),
+        "activations": svdvals(H),
+        "units": jnp.linalg.norm(H, axis=1) * jnp.linalg.norm(last, axis=0),
+    }
+
+
+def still_moving(one: Outcome) -> str:
+    """Theory gives no number of steps here: the measured gradient decides, as in Theorem 3."""
+    if not np.isfinite(one.measured["gradient"]):
+        return ""  # under a stable step a run that diverged is judged, and lost
+    limit = tolerance("identity", one.dtype, size=one.size)
+    return "" if one.measured["gradient"] <= limit else "still moving"
+
+
+# Claims --------------------------------------------------------------------------------------
+
+
+def _both_layers(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
+    """Dropout after the layers below, too."""
+    kept = 1 - amount * (1 - case.keep_prob)
+    return eqx.tree_at(lambda c: c.keep_probs, case, case.keep_probs.at[:-1].set(kept))
+
+
+def _raw(case: Linear) -> dict[str, Array]:
+    found = measure_minimum(case)
+    return {"balanced": found["activations"]}
+
+
+def _not_rescaled(case: Linear) -> dict[str, Array]:
+    """Masks of 0 and 1, not of 0 and 1/theta."""
+    return _measured(case, case.keep_prob)
+
+
+def _without_width(case: Linear) -> dict[str, Array]:
+    reached, odds = dropout.project_rows(case.target, case.inputs), dropout.odds(case.keep_prob)
+    return _values(case, dropout.shrink_squared(reached, odds, case.width).values)
+
+
+def _same(name: str) -> Callable[[Outcome], float]:
+    return lambda one: relative_difference(one.predicted[name], one.measured[name])
+
+
+CONTROLS = (
+    Control("raw_activations", "singular values of H as it is", "balanced_spectrum", measure=_raw),
+    *(
+        control
+        for claim in ("balanced_spectrum", "equal_units")
+        for control in (
+            Control[Linear](f"{claim}_both_layers", "dropout after both hidden layers", claim,
+                            case=_both_layers, breaks="last_layer_only"),
+            Control[Linear](f"{claim}_not_rescaled", "masks of 0 and 1", claim,
+                            measure=_not_rescaled),
+            Control[Linear](f"{claim}_without_width", "c with h dropped", claim,
+                            predict=_without_width),
+        )
+    ),
+)  # fmt: skip
+
+MINIMUM = Scenario[Linear](
+    "minimum", make_linear, predict_minimum, measure_minimum,
+    (
+        Claim("balanced_spectrum",
+              "dropout at the last hidden layer of a linear network, at a global minimiser of the "
+              "expected loss: rows of H over (||h_i|| / ||w_i||)^{1/2} have the singular values "
+              "sqrt(s_i), s those of Y P shrunk, whatever the inputs, the start and the depth",
+              residual=_same("balanced"), reads=("balanced", "gradient"), condition="condition",
+              undecided=still_moving),
+        Claim("equal_units",
+              "there ||w_i|| ||h_i|| = sum(s) / h for every hidden unit",
+              residual=_same("units"), reads=("units", "gradient"), condition="condition",
+              undecided=still_moving),
+    ),
+    CONTROLS,
+    hypotheses={
+        "some_dropout": lambda case: case.keep_prob < 1,
+        "last_layer_only": lambda case: jnp.all(case.keep_probs[:-1] == 1),
+    },
+    dims={"balanced": ("index",), "activations": ("index",), "units": ("unit",)},
+    steps="", diverged="diverged_at",
+    sides="shrunk SVD of Y P against gradient descent on the moments of all masks",
+    at={"depth": 3, "width": 8, "dropout": 0.6},
+)  # fmt: skip

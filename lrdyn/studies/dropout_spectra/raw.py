@@ -1,0 +1,161 @@
+"""Two layers, white inputs, a start balanced unit by unit: there the raw spectrum is known, too.
+
+Gradient flow conserves ``||w_{2,i}||^2 - ||w_{1,i}||^2`` of every unit. With ``X X^T = c I``,
+``||h_i||^2 = c ||w_{1,i}||^2``, so that from a balanced start D = c^{1/4} I, and
+``sigma_i(H) = c^{1/4} sqrt(s_i)``. Descent with a step eta is off by a multiple of eta.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from lrdyn import dropout
+from lrdyn.claims import tolerance
+from lrdyn.descent import gradient_descent, simulate
+from lrdyn.initialization import gaussians
+from lrdyn.linalg import svdvals
+from lrdyn.studies.dropout_spectra.minimum import (
+    INPUTS,
+    OUTPUTS,
+    Linear,
+    expected_loss,
+    gap,
+    hidden,
+    regression,
+)  # fmt: skip
+from lrdyn.theorem import Claim, Control, Outcome, Scenario
+
+SCALE = 0.5
+"""Standard deviation of the entries times sqrt(width); above 1/2 the drift is not linear in eta."""
+RATES = (0.3, 0.15, 0.075)
+"""eta theta, so that the largest is well below the edge of stability whatever the dropout is."""
+TIME = 2000.0
+"""eta theta times the number of steps."""
+WITHIN = 0.08
+"""Of an exponent: the order after the next, and what float32 leaves of a distance of 1e-4."""
+SEEN = 2e-5
+"""Distance from the minimum that is not seen in such an exponent."""
+WHITE = 1.3
+"""Singular values of the inputs, sqrt(c)."""
+
+
+def make_raw(key: Key[Array, ""], *, width: int, dropout: float) -> Linear:
+    """White inputs, and columns of the last layer as large as the rows of the first."""
+    data_key, start_key = jax.random.split(key)
+    inputs, target = regression(data_key, jnp.full(INPUTS, WHITE))
+    first, last = gaussians(start_key, [(width, INPUTS), (OUTPUTS, width)])
+    first *= SCALE / np.sqrt(width)
+    last *= jnp.linalg.norm(first, axis=1) / jnp.linalg.norm(last, axis=0)
+    kept = jnp.asarray(1 - dropout, target.dtype)
+    return Linear(inputs, target, (first, last), kept[None], kept, steps=0)
+
+
+def predict_raw(case: Linear) -> dict[str, Array]:
+    """The spectrum that is approached, c^{1/4} sqrt(s_i), c the squared singular value of X."""
+    found = dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
+    limit = jnp.sqrt(svdvals(case.inputs)[0] * found.values)
+    return {"limit": limit[: case.width]} | gap(case, found)
+
+
+def measure_raw(case: Linear) -> dict[str, Array]:
+    """Raw spectra at the end of descent with each step, over the same time."""
+    runs = [_descend(case, rate) for rate in RATES]
+    return {name: jnp.stack([run[name] for run in runs]) for name in runs[0]} | {
+        "rate": jnp.asarray(RATES)
+    }
+
+
+def _descend(case: Linear, rate: float) -> dict[str, Array]:
+    rule, ends = gradient_descent(rate * case.keep_prob), np.asarray([0, round(TIME / rate)])
+    run = simulate(lambda W: expected_loss(case, W), case.weights, rule, ends)
+    slopes = jax.grad(lambda W: expected_loss(case, W))(run.params)
+    size = jnp.sqrt(sum(jnp.sum(slope**2) for slope in slopes))
+    count = min(case.width, OUTPUTS)
+    values = svdvals(hidden(case, run.params))[:count]
+    return {"raw_spectrum": values, "gradient": size, "diverged_at": run.diverged_at}
+
+
+def _exponent(one: Outcome) -> float:
+    """That of the largest distance from the limit, in powers of the step, less 1.
+
+    Three distances ``C eta^p (1 + b eta)`` give p: the next order is taken out.
+    """
+    limit, found = one.predicted["limit"], one.measured["raw_spectrum"]
+    distance = np.max(np.abs(found - limit), axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        basis = np.stack([np.ones(3), np.log(RATES), RATES], axis=1)
+        return float(np.abs(np.linalg.solve(basis, np.log(distance))[1] - 1))
+
+
+def _still_moving(one: Outcome) -> str:
+    """What descent still has to go must not be seen beside a drift of about 1e-3."""
+    gradient = one.measured["gradient"]
+    if not np.all(np.isfinite(gradient)):
+        return ""
+    return "" if np.max(gradient) * one.predicted["condition"] <= SEEN else "still moving"
+
+
+def _unbalanced(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
+    """A first layer ten times as large as the last one, of the same product."""
+    first, last = case.weights
+    factor = 10.0 ** (amount / 2)
+    return eqx.tree_at(lambda c: c.weights, case, (factor * first, last / factor))
+
+
+def _coloured(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
+    """Inputs whose directions have other sizes."""
+    sizes = 1 + amount * jnp.linspace(-0.5, 0.0, INPUTS)
+    return eqx.tree_at(lambda c: c.inputs, case, sizes[:, None] * case.inputs)
+
+
+def _without_fourth_root(case: Linear) -> dict[str, Array]:
+    """sqrt(s_i), as if X had orthonormal rows."""
+    return {"limit": predict_raw(case)["limit"] / jnp.sqrt(svdvals(case.inputs)[0])}
+
+
+def _units(case: Linear) -> Array:
+    """Whether every unit starts as large on one side as on the other."""
+    first, last = case.weights
+    sizes = jnp.linalg.norm(first, axis=1), jnp.linalg.norm(last, axis=0)
+    error = jnp.max(jnp.abs(sizes[0] - sizes[1])) / jnp.max(sizes[0])
+    return error <= tolerance("identity", first.dtype, size=max(first.shape))
+
+
+def _white(case: Linear) -> Array:
+    """Whether X X^T = c I."""
+    gram = case.inputs @ case.inputs.T
+    error = jnp.max(jnp.abs(gram - gram[0, 0] * jnp.eye(len(gram)))) / gram[0, 0]
+    return error <= tolerance("identity", gram.dtype, size=case.inputs.shape[1])
+
+
+RAW = Scenario[Linear](
+    "raw", make_raw, predict_raw, measure_raw,
+    (
+        Claim("raw_spectrum",
+              "two layers, X X^T = c I, a start balanced unit by unit: the singular values of H "
+              "approach c^{1/4} sqrt(s_i) linearly in eta (exponent of the distance, less 1, at "
+              f"eta = {', '.join(f'{rate:g}' for rate in RATES)} theta, the next order taken out; "
+              f"{WITHIN:g} for the one after it)",
+              kind="rate", residual=_exponent, tolerance=WITHIN,
+              reads=("limit", "raw_spectrum", "gradient", "condition"), undecided=_still_moving),
+    ),
+    (
+        Control("raw_unbalanced", "W_1 ten times as large as W_2",
+                "raw_spectrum", case=_unbalanced, breaks="balanced_units"),
+        Control("raw_coloured", "inputs that are not white", "raw_spectrum", case=_coloured,
+                breaks="white_inputs"),
+        Control[Linear]("raw_without_fourth_root", "sqrt(s_i) without c^{1/4}", "raw_spectrum",
+                        predict=_without_fourth_root),
+    ),
+    hypotheses={
+        "some_dropout": lambda case: case.keep_prob < 1,
+        "balanced_units": _units,
+        "white_inputs": _white,
+    },
+    dims={"raw_spectrum": ("rate", "index"), "limit": ("index",), "gradient": ("rate",),
+          "diverged_at": ("rate",), "rate": ("rate",)},
+    sides="shrunk SVD of Y P against gradient descent at three steps",
+    at={"width": 8, "dropout": 0.6}, long=True,
+)  # fmt: skip

@@ -1,0 +1,137 @@
+"""A linear network and a perceptron on synthetic data: a teacher of low rank, and noise."""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key, PyTree
+
+from lrdyn import dropout as theory
+from lrdyn import networks
+from lrdyn.initialization import low_rank_target, orthogonal, spaced_singular_values
+from lrdyn.linalg import svdvals
+from lrdyn.recording import recorded_steps
+from lrdyn.studies.dropout_spectra import trained
+from lrdyn.studies.dropout_spectra.activations import spectra
+from lrdyn.theorem import Finding, Outcome, Scenario
+from lrdyn.training import Batches, train
+
+INPUTS, OUTPUTS, RANK, NOISE = 64, 32, 8, 0.1
+HELD_OUT = 1000
+
+
+class Synthetic(NamedTuple):
+    """A network, examples as columns, and how it is trained."""
+
+    key: Key[Array, ""]
+    net: networks.MLP
+    inputs: Float[Array, "d n"]
+    target: Float[Array, "m n"]
+    held_inputs: Float[Array, "d k"]
+    held_target: Float[Array, "m k"]
+    dropout: float
+    learning_rate: float
+    batch: int
+    epochs: int
+
+
+def white(key: Key[Array, ""], count: int) -> Float[Array, "d n"]:
+    """Gaussian inputs, made white: X X^T = n I. As many as there are, up to a rotation."""
+    return jnp.sqrt(1.0 * count) * orthogonal(jax.random.normal(key, (INPUTS, count)))
+
+
+def make_synthetic(
+    key: Key[Array, ""], *, linear: bool, dropout: float, examples: int, synthetic_width: int,
+    synthetic_depth: int, synthetic_rate: float, synthetic_epochs: int, batch_size: int,
+) -> Synthetic:  # fmt: skip
+    """Draw the data and a network, without biases if it is linear."""
+    keys = jax.random.split(key, 7)
+    teacher = low_rank_target(keys[0], (OUTPUTS, INPUTS), spaced_singular_values(RANK))
+
+    def examples_of(count: int, draw: Array, noise: Array) -> tuple[Array, Array]:
+        X = white(draw, count)
+        return X, teacher @ X + NOISE * jax.random.normal(noise, (OUTPUTS, count))
+
+    inputs, target = examples_of(examples, *keys[1:3])
+    held_inputs, held_target = examples_of(HELD_OUT, *keys[3:5])
+    sizes = (INPUTS, *[synthetic_width] * (synthetic_depth - 1), OUTPUTS)
+    net = networks.mlp(keys[5], sizes, activation=_same if linear else jax.nn.relu, bias=not linear)
+    return Synthetic(
+        keys[6], net, inputs, target, held_inputs, held_target, dropout, synthetic_rate,
+        batch_size, synthetic_epochs,
+    )  # fmt: skip
+
+
+def _same(x: Array) -> Array:
+    """No activation."""
+    return x
+
+
+def squared_error(net: networks.MLP, state: None, batch: dict[str, Array], key: Any) -> Any:
+    """Mean over the batch of ``||y - f(x)||^2``, under one mask an example."""
+    found = networks.apply(net, batch["x"], key=key)
+    return jnp.mean(jnp.sum((found - batch["y"]) ** 2, axis=1)), (None, {})
+
+
+def measure_synthetic(case: Synthetic) -> dict[str, Any]:
+    """Train with Adam on mini-batches, with random masks and without."""
+    batches = Batches({"x": case.inputs.T, "y": case.target.T}, case.batch)
+    steps = recorded_steps(case.epochs * batches.epoch, trained.POINTS)
+
+    def look(net: networks.MLP, state: PyTree) -> dict[str, Array]:
+        return spectra(net.features(case.held_inputs), net.weights[-1])
+
+    def once(rate: float, name: str) -> trained.Trained:
+        net = dataclasses.replace(case.net, dropout=rate)
+        run = train(
+            case.key, squared_error, net, optax.adam(case.learning_rate), batches, steps,
+            record=look, name=name,
+        )  # fmt: skip
+        missed = run.params(case.held_inputs) - case.held_target
+        rest = jnp.sum(missed**2) / jnp.sum(case.held_target**2)
+        return trained.Trained(run.records, run.metrics["loss"], float(rest), run.diverged_at)
+
+    return trained.compared(once, case.dropout) | {"step": steps, "shrunk": shrunk(case)}
+
+
+def shrunk(case: Synthetic) -> Float[Array, "h"]:
+    """sqrt(s_i), s the singular values of ``Y P / sqrt n`` shrunk.
+
+    It is a linear network's balanced spectrum at the minimum, on the held-out inputs, too: they are
+    as white.
+    """
+    count, width = case.target.shape[1], case.net.weights[-1].shape[1]
+    # Y P = (Y X^T / n) X, and X / sqrt n has orthonormal rows.
+    reached = case.target @ case.inputs.T / count
+    strength = theory.dropout_strength(1 - case.dropout, width)
+    values, _, _ = theory.shrink_squared_values(svdvals(reached), strength, width)
+    return jnp.pad(jnp.sqrt(values)[:width], (0, max(width - len(values), 0)))
+
+
+def _distance(one: Outcome) -> np.ndarray:
+    """Largest distance from sqrt(s), over the largest of them."""
+    found, limit = one.measured["balanced"][:, -1], one.measured["shrunk"]
+    return np.max(np.abs(found - limit), axis=1) / np.max(limit, axis=1)
+
+
+def _scenario(name: str, linear: bool) -> Scenario[Synthetic]:
+    quality = "share of the held-out targets' squared norm that is missed"
+    own = (
+        Finding("dln_distance",
+                "distance of the balanced spectrum from sqrt(s), the minimum of the expected loss",
+                _distance, reads=("balanced", "shrunk")),
+    ) if linear else ()  # fmt: skip
+    return Scenario[Synthetic](
+        name, partial(make_synthetic, linear=linear), measure=measure_synthetic,
+        dims=trained.DIMS, narrow=lambda settings: trained.only(name, settings),
+        diverged="diverged_at", trains=True, seeds=4,
+        findings=(*trained.findings(name, quality), *own),
+    )  # fmt: skip
+
+
+LINEAR = _scenario("dln", linear=True)
+PERCEPTRON = _scenario("mlp", linear=False)

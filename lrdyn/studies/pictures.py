@@ -1,0 +1,74 @@
+"""Images as the networks of the studies read them, and how well they are classified."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from lrdyn import networks
+
+TESTED = 1000
+"""Images that a network is tested on."""
+
+
+def spread_out(count: int, total: int) -> np.ndarray:
+    """So many places out of all, evenly spread: a file can be sorted by class.
+
+    Example:
+        >>> spread_out(3, 9).tolist(), spread_out(5, 2).tolist()
+        ([0, 4, 8], [0, 1])
+    """
+    return np.linspace(0, total - 1, min(count, total)).astype(int)
+
+
+def read(pixels: Array, net: networks.Network) -> Array:
+    """Bytes as a network reads them: channels x height x width, in [0, 1], in its precision."""
+    precision = jax.tree.leaves(eqx.filter(net, eqx.is_inexact_array))[0].dtype
+    return jnp.moveaxis(pixels.astype(precision) / 255, -1, 1)
+
+
+def evaluated(
+    call: Callable[..., Array], net: networks.Network, inputs: np.ndarray, state: PyTree = None
+) -> np.ndarray:
+    """Apply ``call(net, image, state)`` to all images, some at a time."""
+
+    @eqx.filter_jit
+    def part(net: networks.Network, state: PyTree, pixels: Array) -> Array:
+        return jax.vmap(lambda image: call(net, image, state))(read(pixels, net))
+
+    size = min(250, len(inputs))
+    full = len(inputs) - len(inputs) % size
+    pieces = [inputs[i : i + size] for i in range(0, full, size)] + [inputs[full:]]
+    kept = [piece for piece in pieces if len(piece)]
+    return np.concatenate([np.asarray(part(net, state, jnp.asarray(piece))) for piece in kept])
+
+
+def outputs(net: networks.Network, image: Array, state: PyTree) -> Array:
+    """f(x) in evaluation."""
+    found = net(image, state=state)
+    return found if state is None else found[0]
+
+
+def features(net: networks.Network, image: Array, state: PyTree) -> Array:
+    """h(x) in evaluation."""
+    found = net.features(image, state=state)
+    return found if state is None else found[0]
+
+
+def accuracy(
+    net: networks.Network, inputs: np.ndarray, labels: Int[np.ndarray, "n"], state: PyTree = None
+) -> float:
+    """Share of images that are classified correctly, in evaluation."""
+    return float(np.mean(np.argmax(evaluated(outputs, net, inputs, state), axis=-1) == labels))
+
+
+def cross_entropy(net: networks.Network, state: PyTree, batch: dict[str, Array], key: Any) -> Any:
+    """Mean cross-entropy of a batch, and the share of it that is classified correctly."""
+    found = networks.apply(net, read(batch["x"], net), key=key, state=state)
+    found, after = (found, None) if state is None else found
+    correct = jnp.mean(1.0 * (jnp.argmax(found, axis=-1) == batch["y"]))
+    return networks.cross_entropy(found, batch["y"]), (after, {"accuracy": correct})
