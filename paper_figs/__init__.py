@@ -6,6 +6,7 @@ import experiments as experiments  # Ctrl-C during the imports below ends in one
 from paper_figs import (
     corollary1_sweep,
     fig01_weight_updates,
+    fig02_dropout_spectra,
     fig03_svd_evolution,
     fig06_compression,
     fig09_galore_relora,
@@ -17,6 +18,7 @@ from paper_figs import (
 EXHIBITS = (
     corollary1_sweep.FIGURE,
     fig01_weight_updates.FIGURE,
+    fig02_dropout_spectra.FIGURE,
     fig03_svd_evolution.FIGURE,
     fig06_compression.FIGURE,
     fig09_galore_relora.FIGURE,

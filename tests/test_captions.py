@@ -107,7 +107,7 @@ def figure_1(patch):
 
     patch.setattr(linear, "train", train)
     quick = {flag.name: flag.default("quick") for flag in WEIGHT_UPDATES.flags}
-    names = ("data", "depth", "linear_scale", "linear_rate", "linear_steps")
+    names = ("flat_data", "depth", "linear_scale", "linear_rate", "linear_steps")
     case = linear.make_linear(jax.random.key(0), examples=40, **{n: quick[n] for n in names})
     with pytest.raises(Started) as found:
         linear.measure_linear(case)

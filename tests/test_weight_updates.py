@@ -71,8 +71,8 @@ def test_a_mean_above_a_threshold_is_told_from_one_that_is_not(shift, small):
 def test_the_linear_network_learns_and_moves_in_few_directions(monkeypatch):
     monkeypatch.setattr(linear, "images", lambda name: few_images())
     case = linear.make_linear(
-        jax.random.key(0), data="mnist", examples=60, depth=3, linear_scale=0.3, linear_rate=0.05,
-        linear_steps=300,
+        jax.random.key(0), flat_data="mnist", examples=60, depth=3, linear_scale=0.3,
+        linear_rate=0.05, linear_steps=300,
     )  # fmt: skip
     found = linear.measure_linear(case)
     assert found["train_accuracy"] > 0.95
@@ -86,7 +86,7 @@ def test_the_linear_network_learns_and_moves_in_few_directions(monkeypatch):
 def edge_case(monkeypatch):
     monkeypatch.setattr(edge, "images", lambda name: few_images())
     return edge.make_edge(
-        jax.random.key(0), data="mnist", edge_width=12, edge_scale=0.3, edge_steps=100
+        jax.random.key(0), flat_data="mnist", edge_width=12, edge_scale=0.3, edge_steps=100
     )
 
 

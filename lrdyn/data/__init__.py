@@ -14,6 +14,7 @@ from lrdyn.data.lookup import search_first as search_first
 from lrdyn.data.pairs import Pairs as Pairs
 from lrdyn.data.pairs import stsb as stsb
 from lrdyn.data.pairs import text as text
+from lrdyn.data.sets import AUTO as AUTO
 from lrdyn.data.sets import IMAGES as IMAGES
 from lrdyn.data.sets import Images as Images
 from lrdyn.data.sets import cifar10 as cifar10

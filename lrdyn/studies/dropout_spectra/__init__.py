@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lrdyn.data import IMAGES, image_files, images, resolve
+from lrdyn.data import AUTO, IMAGES, image_files, images, resolve
 from lrdyn.flags import POSITIVE, Domain, Flag, at_least, one_of
 from lrdyn.studies.dropout_spectra.minimum import MINIMUM
 from lrdyn.studies.dropout_spectra.raw import RAW
@@ -26,7 +26,7 @@ FLAGS = (
     Flag("depth", (2, 3), at_least(2), int, "L", "layers of the identity", shapes=True),
     Flag("width", (8,), at_least(1), int, "h", "its hidden units", shapes=True),
     Flag("steps", (30_000,), at_least(1), int, "t", "its steps", swept=False),
-    Flag("data", ("auto",), one_of("auto", *IMAGES), str, help="images; auto takes the first found",
+    Flag("data", (AUTO,), one_of(AUTO, *IMAGES), str, help="images; auto takes the first found",
          shapes=True, swept=False),
     Flag("examples", (4000,), at_least(1000), int, "n", "examples to train on", (50_000,),
          swept=False),

@@ -5,7 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.theorem import Finding, Outcome
+from lrdyn.claims import above_p
+from lrdyn.theorem import Claim, Control, Finding, Outcome
+
+ALPHA, SEEDS = 0.01, 3
+"""Of every claim over seeds of the study, and how many of them it needs."""
 
 POINTS = 26
 SPECTRA = ("activations", "balanced")
@@ -39,13 +43,13 @@ class Trained(NamedTuple):
 
 def compared(train: Callable[[float, str], Trained], dropout: float) -> dict[str, Any]:
     """Train with dropout and, from the same start and in the same order, without."""
-    found = {}
+    found, lost = {}, []
     for beside, rate, name in (("", dropout, ""), ("plain_", 0.0, "without dropout")):
         run = train(rate, name)
         found |= {f"{beside}{key}": value for key, value in run.records.items()}
         found |= {f"{beside}loss": run.loss, f"{beside}quality": run.quality}
-        found[f"{beside}diverged_at"] = run.diverged_at
-    return found
+        lost.append(int(run.diverged_at))
+    return found | {"diverged_at": next((at for at in lost if at >= 0), -1)}
 
 
 def only(network: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -61,6 +65,26 @@ def _drop(name: str) -> Callable[[Outcome], np.ndarray]:
         return one.measured[f"plain_{name}"][:, -1] - one.measured[name][:, -1]
 
     return value
+
+
+def drop_claim(network: str, threshold: float, seed0: str) -> Claim:
+    """Dropout lowers the effective rank of the balanced activations."""
+    return Claim(
+        f"{network}_lower_rank",
+        f"dropout lowers the effective rank of H with balanced rows by more than {threshold:g} "
+        f"(seed 0: by {seed0}; Student's test over seeds above 0, the residual is its p)",
+        kind="statistical", reads=("balanced_rank", "plain_balanced_rank"), tolerance=ALPHA,
+        seeds=SEEDS, residual=lambda one: above_p(threshold, _drop("balanced_rank")(one)),
+        sides="a threshold from seed 0 against the SVD of activations after two trainings",
+    )  # fmt: skip
+
+
+def drop_control(network: str) -> Control:
+    """The training without dropout in the place of that with it."""
+    return Control(
+        f"{network}_without_dropout", "a training without dropout", f"{network}_lower_rank",
+        swap={"balanced_rank": "plain_balanced_rank"},
+    )  # fmt: skip
 
 
 def findings(network: str, quality: str) -> tuple[Finding, ...]:

@@ -1,8 +1,10 @@
 """Figure 1: weight updates of the penultimate layer are of low rank, exactly or in practice."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from lrdyn.data import IMAGES, image_files, images, resolve
+from lrdyn.data import AUTO, IMAGES, image_files, images, resolve
 from lrdyn.flags import POSITIVE, Flag, at_least, one_of
 from lrdyn.studies.weight_updates.edge import EDGE
 from lrdyn.studies.weight_updates.figures import plot_reach
@@ -15,15 +17,39 @@ from lrdyn.theorem import Study
 
 
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Say which data ``auto`` means here."""
-    return settings | {"data": resolve(settings["data"])}
+    """Say which data ``auto`` means here: MNIST as vectors, for images the first set found."""
+    data, flat = settings["data"], settings["flat_data"]
+    if flat == AUTO:
+        flat = "mnist" if data == AUTO else data
+    return settings | {"data": resolve(data), "flat_data": resolve(flat)}
+
+
+def _sets(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Set -> how it is used: by the networks that were asked for, and by the identity."""
+    flat, data = settings["flat_data"], settings["data"]
+    pictured = {"vgg", "vit"} & set(settings["network"])
+    if not pictured or flat == data:
+        return {flat: ""}
+    return {flat: " as vectors", data: " as images"}
+
+
+def _about(settings: Mapping[str, Any]) -> str:
+    used = _sets(settings).items()
+    return "on " + " and ".join(f"{images(name).described}{how}" for name, how in used)
+
+
+def _files(settings: Mapping[str, Any]) -> list[Path]:
+    return [path for name in _sets(settings) for path in image_files(name)]
 
 
 NETWORKS = ("dln", "mlp", "vgg", "vit")
 
 FLAGS = (
     Flag("network", NETWORKS, one_of(*NETWORKS), str, help="networks to train", shapes=True),
-    Flag("data", ("auto",), one_of("auto", *IMAGES), str, help="images; auto takes the first found",
+    Flag("data", (AUTO,), one_of(AUTO, *IMAGES), str, help="images; auto takes the first found",
+         shapes=True, swept=False),
+    Flag("flat_data", (AUTO,), one_of(AUTO, *IMAGES), str, help="images of the networks that take "
+         "them as vectors; auto takes those of --data if they are named, else MNIST",
          shapes=True, swept=False),
     Flag("examples", (4000,), at_least(30), int, "n", "images to train on", (50_000,),
          swept=False),
@@ -64,6 +90,6 @@ WEIGHT_UPDATES = Study(
     (EDGE, NARROW, NONLINEAR, LINEAR, PERCEPTRON, CONVOLUTIONAL, TRANSFORMER),
     plots={"reach": plot_reach},
     prepare=_prepare,
-    data=lambda settings: image_files(settings["data"]),
-    about=lambda settings: f"on {images(settings['data']).described}",
+    data=_files,
+    about=_about,
 )

@@ -46,10 +46,10 @@ def _classes_and_inputs(data: str, directions: int) -> tuple[np.ndarray, np.ndar
 
 
 def make_edge(
-    key: Key[Array, ""], *, data: str, edge_width: int, edge_steps: int, edge_scale: Any
+    key: Key[Array, ""], *, flat_data: str, edge_width: int, edge_steps: int, edge_scale: Any
 ) -> Classification:
     """A classifier of three layers on the first principal coordinates of images."""
-    return on_images(key, data, edge_width, edge_width, edge_steps, edge_scale)
+    return on_images(key, flat_data, edge_width, edge_width, edge_steps, edge_scale)
 
 
 def on_images(

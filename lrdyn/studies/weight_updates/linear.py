@@ -62,12 +62,12 @@ def pixels(found: np.ndarray) -> Float[np.ndarray, "features n"]:
 
 
 def make_linear(
-    key: Key[Array, ""], *, data: str, examples: int, depth: int, linear_scale: float,
+    key: Key[Array, ""], *, flat_data: str, examples: int, depth: int, linear_scale: float,
     linear_rate: float, linear_steps: int,
 ) -> LinearCase:  # fmt: skip
     """Layers as wide as an image has pixels, from an orthogonal start."""
     start_key, key = jax.random.split(key)
-    found = images(data)
+    found = images(flat_data)
     widths = (*[found.train_inputs[0].size] * depth, found.classes)
     start = orthogonal_layers(start_key, widths, jnp.full(depth, linear_scale))
     steps = recorded_steps(linear_steps, POINTS)
@@ -124,7 +124,7 @@ def measure_linear(case: LinearCase) -> dict[str, Any]:
 
 LINEAR = Scenario[LinearCase](
     "dln", make_linear, measure=measure_linear,
-    claims=(trained.share_claim("dln", 0.99, 0.9999),),
+    claims=(trained.share_claim("dln", 0.99, "0.9999"),),
     controls=(trained.share_control("dln"),),
     dims=trained.DIMS,
     narrow=lambda settings: trained.only("dln", settings),

@@ -23,11 +23,11 @@ FEWER = 0.4
 
 
 def make_narrow(
-    key: Key[Array, ""], *, data: str, edge_width: int, edge_steps: int, edge_scale: Any
+    key: Key[Array, ""], *, flat_data: str, edge_width: int, edge_steps: int, edge_scale: Any
 ) -> Classification:
     """The classifier of the edge with fewer principal coordinates than its width."""
     directions = max(1, round(FEWER * edge_width))
-    return on_images(key, data, directions, edge_width, edge_steps, edge_scale)
+    return on_images(key, flat_data, directions, edge_width, edge_steps, edge_scale)
 
 
 def predict_narrow(case: Classification) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from lrdyn.theorem import Finding, Scenario
 
 
 def make_mlp(
-    key: Key[Array, ""], *, data: str, examples: int, mlp_width: int, mlp_depth: int,
+    key: Key[Array, ""], *, flat_data: str, examples: int, mlp_width: int, mlp_depth: int,
     mlp_rate: float, mlp_epochs: int, batch_size: int,
 ) -> Classifier:  # fmt: skip
     """Layers of one width, ReLU, plain descent on mini-batches."""
@@ -23,14 +23,14 @@ def make_mlp(
         return mlp(key, sizes, activation=jax.nn.relu)
 
     return classifier(
-        key, draw, data=data, examples=examples, batch=batch_size, epochs=mlp_epochs,
+        key, draw, data=flat_data, examples=examples, batch=batch_size, epochs=mlp_epochs,
         optimizer=optax.sgd(mlp_rate), shuffled=True,
     )  # fmt: skip
 
 
 PERCEPTRON = Scenario[Classifier](
     "mlp", make_mlp, measure=measure_classifier,
-    claims=(trained.share_claim("mlp", 0.9, 0.9956),),
+    claims=(trained.share_claim("mlp", 0.9, "0.9956"),),
     controls=(trained.share_control("mlp"),),
     dims=trained.DIMS,
     narrow=lambda settings: trained.only("mlp", settings),

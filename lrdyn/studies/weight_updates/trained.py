@@ -29,12 +29,12 @@ def _last(name: str) -> Callable[[Outcome], np.ndarray]:
     return lambda one: one.measured[name][:, -1]
 
 
-def share_claim(network: str, threshold: float, seed0: float) -> Claim:
+def share_claim(network: str, threshold: float, seed0: str) -> Claim:
     """At the end most of ||W(t) - W(0)||_F^2 is in the top 2K directions."""
     return Claim(
         f"{network}_share",
         f"the top 2K directions hold more than {threshold:g} of ||W(t) - W(0)||_F^2 at the end "
-        f"(seed 0 had {seed0:g}; Student's test over seeds above 0, the residual is its p)",
+        f"(seed 0 had {seed0}; Student's test over seeds above 0, the residual is its p)",
         kind="statistical", reads=("share_end",), tolerance=ALPHA, seeds=SEEDS,
         residual=lambda one: above_p(threshold, one.measured["share_end"]),
         sides="a threshold from seed 0 against the SVD of trained updates",

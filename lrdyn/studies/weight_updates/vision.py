@@ -69,7 +69,7 @@ def make_vit(
 
 
 def _scenario(
-    name: str, make: Callable[..., Classifier], threshold: float, seed0: float
+    name: str, make: Callable[..., Classifier], threshold: float, seed0: str
 ) -> Scenario[Classifier]:
     return Scenario[Classifier](
         name, make, measure=measure_classifier,
@@ -81,5 +81,5 @@ def _scenario(
     )  # fmt: skip
 
 
-CONVOLUTIONAL = _scenario("vgg", make_vgg, 0.5, 0.78)
-TRANSFORMER = _scenario("vit", make_vit, 0.75, 0.984)
+CONVOLUTIONAL = _scenario("vgg", make_vgg, 0.5, "0.78 on MNIST, 0.86 on CIFAR-10")
+TRANSFORMER = _scenario("vit", make_vit, 0.75, "0.984 on MNIST, 0.980 on CIFAR-10")

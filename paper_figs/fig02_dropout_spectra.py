@@ -1,0 +1,259 @@
+"""Figure 2: singular values of the last activations of networks that are trained with dropout.
+
+The networks of the study ``dropout_spectra``, and beside them the linear network at its minimum,
+whose spectrum Theorem 3 gives.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from lrdyn.drawing import plotting
+from lrdyn.drawing.exhibits import Figure, Results
+from lrdyn.engine.configuration import Run, run_of
+from lrdyn.engine.judging import Groups
+from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
+
+QUICK = {"preset": "quick", "seed": 1}
+PAPER = {"preset": "paper", "seed": 1, "seeds": 5}
+TITLES = {"dln": "linear network", "mlp": "perceptron", "resnet": "ResNet"}
+KINDS = {
+    "activations": ("H, dropout", plotting.BLUE, "-"),
+    "balanced": ("balanced, dropout", plotting.BLUE, "--"),
+    "plain_activations": ("H", plotting.GREY, "-"),
+    "plain_balanced": ("balanced", plotting.GREY, "--"),
+}
+COLOURED = 10
+"""Singular values that are drawn in colour over the steps."""
+
+TOLERANCES = {
+    "singular_value": 0.02, "spectrum": 0.02, "activations_rank": 0.05, "balanced_rank": 0.05,
+    "plain_activations_rank": 0.05, "plain_balanced_rank": 0.05, "quality": 0.02,
+    "plain_quality": 0.02,
+}  # fmt: skip
+"""Of another training in float32, on another machine or with other kernels."""
+
+CAPTION = """\
+Singular values of the activations H of the last hidden layer on 1,000 examples that were not
+trained on, over the square root of their number, in evaluation, not centred, with dropout of
+{percent:g} % of that layer (seed {seed}, trained in {dtype}). Top: (a) a linear network at the
+minimum of the expected loss, {depths} layers: crosses, H with its rows balanced; line, sqrt(s) of
+Theorem 3 (they differ by {identity:.0e}); points, H as it is. (b)-(d) all singular values of H over
+the steps of training, the first {coloured} in blue. Bottom: (e) two layers, white inputs, a start
+balanced unit by unit: distance of the spectrum of H from c^(1/4) sqrt(s) against the step, and a
+line of slope 1. (f)-(h) the spectra at the end, over their largest; blue with dropout, grey without
+from the same start; dashed: each row of H over (||h_i|| / ||w_i||)^(1/2), w_i the weights that read
+it. Dropout leaves W D and D^-1 H as good as W and H for every positive diagonal D: the raw spectrum
+depends on that free scale of the units, the balanced one does not. {networks}
+"""
+NETWORK_TEXT = {
+    "dln": "Linear network and perceptron (ReLU): Adam on the squared error of mini-batches, white "
+    "Gaussian inputs, a teacher of rank 8 and noise; dotted: sqrt(s).",
+    "mlp": "",
+    "resnet": "ResNet-18 of {width} to {widest} channels: Adam on the cross-entropy of "
+    "mini-batches of {described}.",
+}
+RESULT_TEXT = (
+    "{title}: effective rank of H {activations_rank:.1f} (without {plain_activations_rank:.1f}), "
+    "balanced {balanced_rank:.1f} ({plain_balanced_rank:.1f}); {quality_text} {quality:.3f} "
+    "({plain_quality:.3f}); means over {seeds}."
+)
+QUALITY = {"dln": "missed share", "mlp": "missed share", "resnet": "accuracy"}
+
+
+def sources(**settings: Any) -> Mapping[str, Run]:
+    """The study."""
+    return {DROPOUT_SPECTRA.name: run_of(DROPOUT_SPECTRA, **settings)}
+
+
+def numbers(results: Results, **settings: Any) -> xr.Dataset:
+    """Spectra over network, index and point, at the end and at the minimum, and their ranks."""
+    groups = results[DROPOUT_SPECTRA.name]
+    names = [name for name in TITLES if f"/{name}" in groups]
+    runs = {name: groups[f"/{name}"] for name in names}
+    found = _over_steps(runs)
+    for name in TOLERANCES:
+        if name not in found:
+            ends = [_judged(run)[name] for run in runs.values()]
+            means = [float((end[..., -1] if "step" in end.dims else end).mean()) for end in ends]
+            found[name] = ("network", means)
+    found = found.merge(_minimum(groups)).merge(_drift(groups))
+    for name, tolerance in TOLERANCES.items():
+        found[name].attrs["tolerance"] = tolerance
+    found["singular_value"].attrs["curve_along"] = "point"
+    return found.assign_attrs(_facts(groups, found, runs))
+
+
+def _first(array: xr.DataArray, *kept: str) -> xr.DataArray:
+    """The first seed and the first value of every axis but some."""
+    return array.isel({name: 0 for name in array.dims if name not in kept}, drop=True)
+
+
+def _judged(run: xr.Dataset) -> xr.Dataset:
+    """Seeds above 0: seed 0 sets thresholds."""
+    kept = run.sel(seed=run.seed[run.seed > 0])
+    return kept if kept.seed.size else run
+
+
+def _of(groups: Groups, name: str) -> xr.Dataset:
+    """An identity in float64, whichever precision was asked for."""
+    double = "/float64" if name == "/" else f"{name}/float64"
+    return groups[double] if double in groups else groups[name]
+
+
+def _over_steps(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Spectra of different sizes in one dataset, padded with NaN."""
+    sets = []
+    for name, run in runs.items():
+        values = _first(run["activations"], "step", "index").values
+        ends = [_first(run[kind], "step", "index").values[-1] for kind in KINDS]
+        points, width = values.shape
+        sets.append(xr.Dataset(
+            {
+                "singular_value": (("network", "point", "index"), values[None]),
+                "spectrum": (("network", "kind", "index"), np.stack(ends)[None]),
+                "step": (("network", "point"), _first(run["step"], "step").values[None]),
+            },
+            {"network": [name], "point": np.arange(points), "index": np.arange(1, width + 1),
+             "kind": list(KINDS)},
+        ))  # fmt: skip
+    joined: xr.Dataset = xr.concat(sets, "network", join="outer")
+    if "dln" in runs:
+        limit = _first(runs["dln"]["shrunk"], "index").values
+        joined["shrunk"] = ("index", np.pad(limit, (0, joined.index.size - len(limit))))
+    return joined
+
+
+def _minimum(groups: Groups) -> xr.Dataset:
+    """The balanced spectrum of every depth, and H as it is."""
+    root = _of(groups, "/").rename({"index": "place"})
+    axes = ("depth", "place")
+    return xr.Dataset({
+        "at_minimum": _first(root["balanced_measured"], *axes),
+        "predicted": _first(root["balanced_predicted"], *axes),
+        "as_it_is": _first(root["activations"], *axes),
+    }).assign_coords(place=np.arange(1, root.sizes["place"] + 1))  # fmt: skip
+
+
+def _drift(groups: Groups) -> xr.Dataset:
+    """Distance of the raw spectrum from its limit, for each step."""
+    run = _of(groups, "/raw")
+    limit = _first(run["limit"], "index")
+    found = _first(run["raw_spectrum"], "rate", "index")
+    distance = np.max(np.abs(found.values - limit.values), axis=1)
+    return xr.Dataset({"distance": ("rate", distance)}, {"rate": run["rate"].values})
+
+
+def _facts(groups: Groups, found: xr.Dataset, runs: Mapping[str, xr.Dataset]) -> dict[str, Any]:
+    """What the caption says."""
+    root = groups["/"]
+    config = json.loads(root.attrs["config"])
+    texts = []
+    for name, run in runs.items():
+        one = found.sel(network=name)
+        measured = {key: float(one[key]) for key in TOLERANCES if one[key].ndim == 0}
+        said = RESULT_TEXT.format(
+            title=_capital(TITLES[name]), quality_text=QUALITY[name],
+            seeds=_counted(_judged(run).seed.size), **measured,
+        )  # fmt: skip
+        width = int(config["resnet_width"])
+        described = root.attrs["about"].removeprefix("residual network on ")
+        texts += [NETWORK_TEXT[name].format(width=width, widest=8 * width, described=described),
+                  said]  # fmt: skip
+    gap = float(np.abs(found["at_minimum"] - found["predicted"]).max())
+    return {
+        "percent": 100 * float(config["dropout"]), "seed": int(root.seed[0]),
+        "dtype": config["dtype"], "depths": " and ".join(str(n) for n in found.depth.values),
+        "identity": gap, "coloured": COLOURED, "networks": " ".join(texts),
+    }  # fmt: skip
+
+
+def _counted(seeds: int) -> str:
+    return "1 seed" if seeds == 1 else f"{seeds} seeds"
+
+
+def _capital(title: str) -> str:
+    """A title at the start of a sentence."""
+    return title if title[1:2].isupper() else title[:1].upper() + title[1:]
+
+
+def thin(dataset: xr.Dataset) -> xr.Dataset:
+    """Part kept as a baseline: the first 40 singular values and every 20th of the others."""
+    index = dataset.index.values
+    return dataset.isel(index=np.nonzero((index <= 40) | (index % 20 == 0))[0])
+
+
+def draw(dataset: xr.Dataset) -> Any:
+    """Draw Figure 2."""
+    names = [str(name) for name in dataset.network.values]
+    trained = [TITLES[name] for name in names]
+    titles = ["at the minimum", *trained, "two layers, white", *[f"{t}, end" for t in trained]]
+    figure, axes = plotting.panels(titles, rows=2, height=4.4)
+    half = len(names) + 1
+    plot_minimum(axes[0], dataset)
+    plot_drift(axes[half], dataset)
+    for ax, below, name in zip(axes[1:half], axes[half + 1 :], names, strict=True):
+        run = dataset.sel(network=name)
+        plot_steps(ax, run)
+        plot_ends(below, run, with_limit=name == "dln")
+    axes[0].set_ylabel("singular values")
+    axes[half].set_ylabel("distance")
+    return figure
+
+
+def plot_minimum(ax: Any, dataset: xr.Dataset) -> None:
+    """Theory as lines, the balanced spectrum as crosses, H as it is as points."""
+    place = dataset.place.values
+    looks = zip(dataset.depth.values, (plotting.BLUE, plotting.ORANGE), strict=False)
+    for depth, color in looks:
+        one = dataset.sel(depth=depth)
+        ax.plot(place, one.predicted, color=color, lw=1.0)
+        ax.plot(place, one.at_minimum, "x", color=color, ms=5, label=f"L = {depth}")
+        ax.plot(place, one.as_it_is, ".", color=color, ms=4, alpha=0.6)
+    ax.set(xlabel="index i", ylim=(0, None))
+    plotting.key(ax, None, "upper right")
+
+
+def plot_drift(ax: Any, dataset: xr.Dataset) -> None:
+    """Distance from the limit over the step, and the first power."""
+    rates, distance = dataset.rate.values, dataset.distance.values
+    ax.plot(rates, distance[-1] * rates / rates[-1], "--", color=plotting.GREY)
+    ax.plot(rates, distance, "o", color=plotting.BLUE)
+    ax.set(xscale="log", yscale="log", xlabel="step η/θ")
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.minorticks_off()
+
+
+def plot_steps(ax: Any, run: xr.Dataset) -> None:
+    """All singular values over the steps, the first ones in colour."""
+    kept = np.isfinite(run.step.values)
+    steps, values = run.step.values[kept], run.singular_value.values[kept]
+    values = np.where(values > 0, values, np.nan)
+    ax.plot(steps, values[:, COLOURED:], color="#B3B3B3", lw=0.3, rasterized=True, zorder=1)
+    ax.plot(steps, values[:, :COLOURED], color=plotting.BLUE, lw=0.8, zorder=2)
+    top = float(np.nanmax(values))
+    ax.set(yscale="log", xlabel="step t", xlim=(0, int(steps[-1])), ylim=(1e-4 * top, 2 * top))
+    ax.locator_params(axis="x", nbins=4)
+
+
+def plot_ends(ax: Any, run: xr.Dataset, *, with_limit: bool) -> None:
+    """The four spectra at the end, over their largest."""
+    index = run.index.values
+    for kind, (text, color, dash) in KINDS.items():
+        values = run.spectrum.sel(kind=kind).values
+        ax.plot(index, values / values[0], color=color, ls=dash, lw=1.0, label=text)
+    if with_limit:
+        limit = run.shrunk.values
+        ax.plot(index, np.where(limit > 0, limit, np.nan) / limit[0], ":", color="k", lw=1.5)
+        plotting.key(ax, None, "lower left", fontsize=5.5)
+    ax.set(xscale="log", yscale="log", xlabel="index i", ylim=(1e-3, 2))
+
+
+FIGURE = Figure(
+    name="fig02", title="Activations of the last layer under dropout",
+    caption=CAPTION, sources=sources, numbers=numbers, draw=draw,
+    presets={"quick": QUICK, "paper": PAPER}, thin=thin, long=True,
+)  # fmt: skip
