@@ -29,19 +29,21 @@ class Refused(ValueError):
     """A file is damaged, hostile or not what its name says; the line begins with its name."""
 
 
-def refused(path: Path, got: str, wanted: str) -> Refused:
+def refused(path: Path, got: str, wanted: str, part: str = "") -> Refused:
     """The error for a file.
 
     Args:
         path: the file.
         got: what it holds; only one line of it is kept.
         wanted: what it should hold.
+        part: what of the file it is about, such as the name of a tensor.
 
     Example:
         >>> refused(Path("a.gz"), "3 bytes", "4 bytes")
         Refused('a.gz: got 3 bytes, wanted 4 bytes')
     """
-    name, found = (ascii(text)[1:-1] for text in (os.fspath(path), got))
+    name, found, place = (ascii(text)[1:-1] for text in (os.fspath(path), got, part))
+    name += f": {shortened(place, 160)}" if place else ""
     return Refused(f"{name}: got {shortened(found, 80)}, wanted {wanted}")
 
 

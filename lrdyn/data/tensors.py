@@ -1,0 +1,356 @@
+"""Files of weights: safetensors, one or a sharded checkpoint, read one tensor at a time.
+
+Names, types and shapes are known and checked when a file is opened; a tensor is read, by the
+package safetensors, when it is asked for. Pickles are refused: to read one runs the code in it.
+"""
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, KeysView, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+from lrdyn import checks
+from lrdyn.data.guarded import exactly, reading, refused
+from lrdyn.engine.files import replacing
+
+DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
+    "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16",
+    "F32": "float32", "F64": "float64",
+}  # fmt: skip
+"""Types as a header has them, and as NumPy has them; bfloat16 is that of ml_dtypes, as in JAX."""
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+LONGEST = 100_000_000
+"""Bytes of a header, at most: the format's own limit."""
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+NAMES = ("model.safetensors.index.json", "model.safetensors")
+"""What is looked for in a folder."""
+
+
+class Info(NamedTuple):
+    """What is known of a tensor before it is read."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Known(NamedTuple):
+    """What a tensor should be."""
+
+    shape: tuple[int, ...]
+    dtypes: tuple[str, ...] = FLOATS
+
+
+class Tensors:
+    """The tensors of a file or of a checkpoint, by name: each is read when it is asked for.
+
+    ``dict(tensors)`` reads all. It is no ``Mapping``, of which checkers of types look at a value.
+
+    Args:
+        path: the file that was opened, for messages.
+        infos: what is known of each.
+        metadata: the words in the header.
+
+    Raises:
+        Refused: on access, a tensor with a NaN in it.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "a.safetensors")
+        >>> write(path, {"W": np.ones((2, 3), np.float32)})
+        >>> tensors = opened(path)
+        >>> tensors.infos["W"].shape, float(tensors["W"].sum())
+        ((2, 3), 6.0)
+    """
+
+    def __init__(self, path: Path, infos: Mapping[str, Info], metadata: Mapping[str, str]):
+        self.path, self.infos, self.metadata = path, dict(infos), dict(metadata)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """One tensor, read now."""
+        file, dtype, shape = self.infos[name]
+        library = _library()
+        with reading(file, "safetensors"), library.safe_open(file, framework="np") as content:
+            found = np.asarray(content.get_tensor(name))
+        if (found.dtype.name, found.shape) != (dtype, shape):
+            got = f"{found.dtype.name} of shape {found.shape}"
+            raise refused(file, got, f"{dtype} of shape {shape}, as when it was opened", name)
+        if count := _nans(found):
+            raise refused(file, f"{count} NaN", "numbers", name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.infos)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.infos
+
+    def keys(self) -> KeysView[str]:
+        """Names, in the order of the file."""
+        return self.infos.keys()
+
+
+def opened(path: str | Path) -> Tensors:
+    """Open a ``.safetensors`` file, a ``.safetensors.index.json``, or a folder with either.
+
+    Raises:
+        Refused: a pickle, no safetensors file, a header that is damaged or longer than the file, a
+            name in it twice, an unknown type, a truncated file, a shard that is not there or holds
+            other tensors than the index says.
+        FileNotFoundError: there is no such file.
+
+    Example:
+        >>> opened("a.bin")
+        Traceback (most recent call last):
+        lrdyn.data.guarded.Refused: a.bin: got a .bin file, wanted safetensors: it is a pickle, ...
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in NAMES if (path / name).is_file()]
+        if not found:
+            raise refused(path, "a folder without them", " or ".join(NAMES))
+        path = found[0]
+    return _sharded(path) if path.suffix == ".json" else _one(path)
+
+
+def check(tensors: Tensors, known: Mapping[str, Known], *, more: bool = False) -> None:
+    """Compare names, shapes and types with what they should be; nothing is read.
+
+    Args:
+        tensors: an open file.
+        known: what each tensor should be.
+        more: whether there may be others.
+
+    Raises:
+        Refused: a tensor is missing, is one too many, or has another shape or type.
+
+    Example:
+        >>> tensors = Tensors(Path("a"), {"W": Info(Path("a"), "float32", (2, 3))}, {})
+        >>> check(tensors, {"W": Known((3, 2))})
+        Traceback (most recent call last):
+        lrdyn.data.guarded.Refused: a: W: got shape (2, 3), wanted (3, 2)
+    """
+    for name, wanted in known.items():
+        one = tensors.infos.get(name)
+        if one is None:
+            raise missing(tensors.path, name)
+        if one.shape != wanted.shape:
+            raise refused(one.file, f"shape {one.shape}", f"{wanted.shape}", name)
+        if one.dtype not in wanted.dtypes:
+            raise refused(one.file, f"type {one.dtype}", " or ".join(wanted.dtypes), name)
+    if not more and (others := set(tensors) - set(known)):
+        raise extra(tensors.infos[min(others)].file, min(others))
+
+
+def missing(path: Path, name: str) -> ValueError:
+    """The error for a tensor that is not there."""
+    return refused(path, "no such tensor", "it: it is missing", name)
+
+
+def extra(path: Path, name: str) -> ValueError:
+    """The error for a tensor that nothing asks for."""
+    return refused(path, "an extra tensor", "no tensor of this name", name)
+
+
+def write(
+    path: str | Path, tensors: Mapping[str, Any], *, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Args:
+        path: its name, which ends in ``.safetensors``.
+        tensors: arrays of NumPy or JAX, by name.
+        metadata: words for the header.
+
+    Raises:
+        ValueError: an array has another type than those of :data:`DTYPES`, or a NaN.
+        OSError: the file could not be written.
+
+    Example:
+        >>> write("a.safetensors", {"W": np.array(np.nan)})
+        Traceback (most recent call last):
+        ValueError: tensors['W']: got 1 NaN, wanted numbers
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        checks.refuse("path", path, "a name that ends in .safetensors")
+    # The library copies bytes as they lie: a transposed view would be written in another order.
+    arrays = {name: np.asarray(one, order="C") for name, one in tensors.items()}
+    for name, one in arrays.items():
+        if not isinstance(name, str) or name in ("", "__metadata__"):
+            checks.refuse("tensors", f"the name {name!r}", "another text")
+        if one.dtype.name not in DTYPES.values():
+            checks.refuse(f"tensors[{name!r}]", f"dtype {one.dtype}", "a type of safetensors")
+        if count := _nans(one):
+            checks.refuse(f"tensors[{name!r}]", f"{count} NaN", "numbers")
+    words = None if metadata is None else dict(metadata)
+    library = _library()
+    with replacing(path) as temporary:
+        try:
+            library.numpy.save_file(arrays, temporary, words)
+        except library.SafetensorError as error:
+            raise OSError(None, str(error), os.fspath(path)) from None
+
+
+def loaded(path: Path, wanted: str) -> Any:
+    """JSON of a file, in which no name may stand twice.
+
+    Args:
+        path: the file.
+        wanted: what it should hold.
+
+    Raises:
+        Refused: it is damaged, or a name stands in it twice.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "a.json")
+        >>> _ = path.write_text('{"r": 1, "r": 2}')
+        >>> loaded(path, "a rank")
+        Traceback (most recent call last):
+        lrdyn.data.guarded.Refused: ...: r: got this name twice, wanted it once
+    """
+    with path.open("rb") as file, reading(path, wanted):
+        if (size := os.fstat(file.fileno()).st_size) > LONGEST:
+            raise refused(path, f"{size} bytes", f"at most {LONGEST}")
+        return _parsed(file.read(LONGEST), path)
+
+
+def _library() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise ImportError(
+            "files of weights need the package safetensors: pip install 'lrdyn[adapters]'"
+        ) from None
+    return safetensors
+
+
+def _nans(array: np.ndarray) -> int:
+    return int(np.isnan(array).sum()) if array.dtype.name in FLOATS else 0
+
+
+def _parsed(text: bytes, path: Path) -> Any:
+    def once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in made:
+                raise refused(path, "this name twice", "it once", name)
+            made[name] = value
+        return made
+
+    return json.loads(text.decode(), object_pairs_hook=once)
+
+
+def _pickled(path: Path, what: str) -> NoReturn:
+    wanted = "safetensors: it is a pickle, and to read one runs the code in it"
+    raise refused(path, what, wanted)
+
+
+def _one(path: Path) -> Tensors:
+    if path.suffix in PICKLES:
+        _pickled(path, f"a {path.suffix} file")
+    with path.open("rb") as file, reading(path, "safetensors"):
+        header, room = _header(file, path)
+        metadata = header.pop("__metadata__", {})
+        words = metadata.items() if isinstance(metadata, dict) else [(0, 0)]
+        if not all(isinstance(word, str) for pair in words for word in pair):
+            raise refused(path, f"{metadata!r}", "words", "__metadata__")
+        entries = {name: _entry(path, name, one) for name, one in header.items()}
+        _check_places(path, entries, room)
+    return Tensors(path, {name: info for name, (info, _) in entries.items()}, metadata)
+
+
+def _header(file: io.BufferedReader, path: Path) -> tuple[dict[str, Any], int]:
+    """The header, and the number of bytes behind it."""
+    size, wanted = os.fstat(file.fileno()).st_size, "safetensors"
+    first = exactly(file, 8, path)
+    length = int.from_bytes(first, "little")
+    if length > size - 8:
+        if first.startswith((b"\x80\2", b"\x80\4", b"PK\3\4")):
+            _pickled(path, "a file as torch.save writes it")
+        got = f"a header of {length} bytes in a file of {size}"
+        raise refused(path, got, f"{wanted}: it is truncated or another file")
+    if length > LONGEST:
+        raise refused(path, f"a header of {length} bytes", f"at most {LONGEST}")
+    header = _parsed(exactly(file, length, path), path)
+    if not isinstance(header, dict):
+        raise refused(path, f"a header that is a {type(header).__name__}", wanted)
+    return header, size - 8 - length
+
+
+def _entry(path: Path, name: str, one: Any) -> tuple[Info, tuple[int, int]]:
+    """A tensor, and where its bytes begin and end."""
+    if not isinstance(one, dict) or set(one) != {"dtype", "shape", "data_offsets"}:
+        raise refused(path, f"{one!r}", "dtype, shape and data_offsets", name)
+    dtype, shape, offsets = one["dtype"], one["shape"], one["data_offsets"]
+    for what, found in (("shape", shape), ("data_offsets", offsets)):
+        if not isinstance(found, list) or not all(type(n) is int and n >= 0 for n in found):
+            raise refused(path, f"{what} {found!r}", "integers >= 0", name)
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise refused(path, f"the unknown type {dtype!r}", f"one of {', '.join(DTYPES)}", name)
+    if len(offsets) != 2:
+        raise refused(path, f"data_offsets {offsets}", "two", name)
+    kind = DTYPES[dtype]
+    itemsize = 2 if kind == "bfloat16" else np.dtype(kind).itemsize
+    size = math.prod(shape) * itemsize
+    if offsets[1] - offsets[0] != size:
+        got = f"{offsets[1] - offsets[0]} bytes"
+        raise refused(path, got, f"{size} of {kind} of shape {tuple(shape)}", name)
+    return Info(path, kind, tuple(shape)), (offsets[0], offsets[1])
+
+
+def _check_places(path: Path, entries: Mapping[str, tuple[Info, tuple[int, int]]], room: int):
+    """Refuse tensors that overlap, or bytes that belong to none."""
+    end = 0
+    for name, (_, place) in sorted(entries.items(), key=lambda item: item[1][1]):
+        if place[0] != end:
+            got = f"bytes from {place[0]}"
+            raise refused(path, got, f"from {end}, where the tensor before ends", name)
+        end = place[1]
+        if end > room:
+            got = f"{room} bytes where the file ends"
+            raise refused(path, got, f"{end}: it is truncated", name)
+    if room > end:
+        raise refused(path, f"{room - end} bytes after the last tensor", "the end of the file")
+
+
+def _sharded(path: Path) -> Tensors:
+    wanted = "the index of a sharded checkpoint"
+    if not path.name.endswith(".safetensors.index.json"):
+        raise refused(path, "a .json file", f"{wanted}, named .safetensors.index.json")
+    content = loaded(path, wanted)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict):
+        raise refused(path, "no weight_map", wanted)
+    for name, file in places.items():
+        # Of another folder nothing is read, whatever an index asks for.
+        if not isinstance(file, str) or not _plain(file):
+            raise refused(path, f"{file!r}", "a .safetensors file of the same folder", name)
+    infos: dict[str, Info] = {}
+    for file in dict.fromkeys(places.values()):
+        shard = path.with_name(file)
+        first = next(name for name, one in places.items() if one == file)
+        if not shard.is_file():
+            raise refused(path, f"{file}, which is not there", "a file of this folder", first)
+        for name, info in _one(shard).infos.items():
+            if places.get(name) != file:
+                raise extra(shard, name)
+            infos[name] = info
+    for name, file in places.items():
+        if name not in infos:
+            raise missing(path.with_name(file), name)
+    return Tensors(path, {name: infos[name] for name in places}, {})
+
+
+def _plain(file: str) -> bool:
+    return Path(file).name == file and file.endswith(".safetensors") and "\0" not in file
