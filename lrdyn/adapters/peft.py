@@ -1,0 +1,347 @@
+"""PEFT's adapters: ``adapter_model.safetensors`` and ``adapter_config.json``, read and written.
+
+LoRA, rsLoRA (arXiv 2312.03732), DoRA (2402.09353) and PiSSA (2404.02948). Factors are those of the
+weight as the base stores it, W of m x n: an embedding, and with ``fan_in_fan_out`` every weight, is
+stored transposed, and PEFT's B and A then change places.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrdyn import checks
+from lrdyn.adapters import peft_config, peft_tensors
+from lrdyn.adapters.peft_config import Config
+from lrdyn.adapters.peft_tensors import EMBEDDING, LINEAR, NAME, PICKLE, PREFIX
+from lrdyn.data.tensors import FLOATS, Info, Tensors, opened
+from lrdyn.data.tensors import write as write_tensors
+from lrdyn.engine.files import replacing
+
+
+class Factors(NamedTuple):
+    """What is added to a weight: s B A, then rows of the given lengths in DoRA."""
+
+    B: Any
+    """m x r."""
+    A: Any
+    """r x n."""
+    scale: float | int
+    """s = alpha / r, in rsLoRA alpha / sqrt(r)."""
+    magnitude: Any = None
+    """m, of DoRA."""
+
+
+class Stored(NamedTuple):
+    """An adapter as PEFT stores it."""
+
+    factors: dict[str, Factors]
+    """By the name of the module in the base, such as ``encoder.layer.0.attention.self.query``."""
+    saved: dict[str, Any]
+    """Tensors in the place of the base's (``modules_to_save``, biases), by their name in it."""
+    config: dict[str, Any]
+    """The content of ``adapter_config.json``."""
+    embeddings: frozenset[str] = frozenset()
+    """Modules that are embeddings."""
+
+
+def read(
+    path: str | Path,
+    config: str | Path | None = None,
+    *,
+    base: Mapping[str, Any] | Tensors | None = None,
+) -> Stored:
+    """Read an adapter; names, shapes and types are checked before a tensor is read.
+
+    Args:
+        path: the folder, or ``adapter_model.safetensors``.
+        config: ``adapter_config.json``, if it does not lie beside that.
+        base: the weights of the base by name (arrays, or an open file), of which names and shapes
+            are looked at. Without it no module is known to be missing.
+
+    Returns:
+        The adapter; arrays of NumPy, in the types of the file.
+
+    Raises:
+        Refused: no LoRA, a configuration that asks for what is not read, a damaged file, a pickle,
+            or a tensor that is missing, one too many, of another shape or type, or has a NaN.
+        FileNotFoundError: there is no such file.
+
+    Example:
+        >>> read("a.bin")
+        Traceback (most recent call last):
+        lrdyn.data.guarded.Refused: a.bin: got a .bin file, wanted safetensors: it is a pickle, ...
+    """
+    file = _file(Path(path))
+    tensors = opened(file)
+    known = peft_config.read(Path(config) if config else file.with_name(peft_config.NAME))
+    parts, saved = peft_tensors.checked(tensors, known, base)
+    embeddings = frozenset(one for one, names in parts.items() if peft_tensors.is_embedding(names))
+    factors = {}
+    for module, names in parts.items():
+        got = {field: tensors[name] for field, name in names.items()}
+        B, A = got["B"], got["A"]
+        if known.get("fan_in_fan_out") or module in embeddings:
+            B, A = A.T, B.T
+        factors[module] = Factors(B, A, known.scale(module), got.get("magnitude"))
+    whole = {name: tensors[place] for name, place in saved.items()}
+    return Stored(factors, whole, known.content, embeddings)
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    file = path / NAME
+    return file if file.is_file() or not (path / PICKLE).is_file() else path / PICKLE
+
+
+def described(
+    factors: Mapping[str, Factors], *, saved: Mapping[str, Any] | None = None,
+    embeddings: Iterable[str] = (), rslora: bool = False, bias: str = "none", **more: Any,
+) -> Stored:  # fmt: skip
+    """An adapter with the configuration that its factors have: ranks, alphas, modules.
+
+    Args:
+        factors: by the name of the module in the base.
+        saved: tensors that take the place of the base's, by their name in it.
+        embeddings: which of the modules are embeddings.
+        rslora: whether alpha is s sqrt(r), in place of s r.
+        bias: ``"lora_only"`` or ``"all"`` if ``saved`` has biases of these modules, or all biases.
+        more: further keys of ``adapter_config.json``, such as ``task_type``.
+
+    Raises:
+        ValueError: the factors do not fit together, or a key is not known.
+
+    Example:
+        >>> one = Factors(np.ones((3, 2)), np.ones((2, 4)), 1.5)
+        >>> made = described({"layers.0.q": one, "layers.1.q": one})
+        >>> made.config["r"], made.config["lora_alpha"], made.config["target_modules"]
+        (2, 3, ['layers.0.q', 'layers.1.q'])
+    """
+    if not isinstance(factors, Mapping) or not factors:
+        checks.refuse("factors", factors, "factors by the name of their module")
+    for module, one in factors.items():
+        _check_factors(module, one)
+    ranks = {module: int(np.shape(one.A)[0]) for module, one in factors.items()}
+    alphas = {
+        module: _rounded(one.scale * (math.sqrt(ranks[module]) if rslora else ranks[module]))
+        for module, one in factors.items()
+    }
+    rank, alpha = (Counter(found.values()).most_common(1)[0][0] for found in (ranks, alphas))
+    biases = {"none": set(), "lora_only": {f"{module}.bias" for module in factors}}.get(bias)
+    whole = {
+        name.rpartition(".")[0] for name in saved or {}
+        if not (name.endswith(".bias") if biases is None else name in biases)
+    }  # fmt: skip
+    content = {
+        "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": sorted(factors),
+        # PEFT looks for a pattern at the end of a name: only the whole name is meant.
+        "rank_pattern": {f"^{re.escape(m)}": r for m, r in ranks.items() if r != rank},
+        "alpha_pattern": {f"^{re.escape(m)}": a for m, a in alphas.items() if a != alpha},
+        "modules_to_save": sorted(whole - set(factors)) or None, "bias": bias,
+        "use_rslora": rslora, "fan_in_fan_out": False, "init_lora_weights": True,
+        "use_dora": any(one.magnitude is not None for one in factors.values()),
+        "lora_dropout": 0.0, "inference_mode": True, "base_model_name_or_path": None,
+        "task_type": None,
+    }  # fmt: skip
+    made = Stored(dict(factors), dict(saved or {}), content | more, frozenset(embeddings))
+    _named(made)
+    return made
+
+
+def _rounded(alpha: float) -> float | int:
+    """An integer, if it was one before s was divided by r."""
+    near = round(alpha)
+    return near if near and abs(alpha - near) <= 4 * np.finfo(float).eps * abs(near) else alpha
+
+
+def _check_factors(module: str, one: Factors) -> None:
+    name = f"factors[{module!r}]"
+    checks.instance(name, one, Factors)
+    for field, axes in (("B", 2), ("A", 2), ("magnitude", 1)):
+        array = getattr(one, field)
+        if field == "magnitude" and array is None:
+            continue
+        shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", np.dtype("O"))
+        if dtype.name not in FLOATS:
+            got = f"{type(array).__name__} of {dtype}"
+            checks.refuse(f"{name}.{field}", got, "an array of floating-point numbers")
+        if len(shape) != axes or 0 in shape:
+            checks.refuse(f"{name}.{field}", f"shape {shape}", f"{axes} axes, none empty")
+    if one.B.shape[1] != one.A.shape[0]:
+        checks.refuse(f"{name}.B", f"shape {one.B.shape}", f"(m, {one.A.shape[0]}), as A has rows")
+    if one.magnitude is not None and one.magnitude.shape != one.B.shape[:1]:
+        got = f"shape {one.magnitude.shape}"
+        checks.refuse(f"{name}.magnitude", got, f"({one.B.shape[0]},), as B has rows")
+    checks.floats(f"{name}.scale", one.scale, (), np.isfinite, "a finite number")
+
+
+def write(folder: str | Path, adapter: Stored) -> None:
+    """Write the two files, each whole or not at all; the folder is made if it is not there.
+
+    Args:
+        folder: where.
+        adapter: as :func:`read` or :func:`described` gives it.
+
+    Raises:
+        ValueError: factors, saved tensors and configuration do not fit together.
+        OSError: a file could not be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> factors = {"q": Factors(np.ones((3, 2)), np.ones((2, 4)), 1.5)}
+        >>> write(folder, described(factors))
+        >>> read(folder).factors["q"].scale
+        1.5
+    """
+    arrays = _named(adapter)
+    text = json.dumps(adapter.config, indent=2, sort_keys=True, allow_nan=False)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / NAME, arrays, metadata={"format": "pt"})
+    with replacing(folder / peft_config.NAME) as temporary:
+        temporary.write_text(text)
+
+
+def _named(adapter: Stored) -> dict[str, Any]:
+    """The tensors by their names in the file; all is checked as when it is read."""
+    checks.instance("adapter", adapter, Stored)
+    config = Config(Path("adapter.config"), dict(adapter.config))
+    peft_config.checked(config)
+    arrays: dict[str, Any] = {}
+    for module, one in adapter.factors.items():
+        _check_factors(module, one)
+        scale = config.scale(module)
+        if abs(scale - one.scale) > 8 * np.finfo(float).eps * abs(scale):
+            wanted = f"{scale}, as r and lora_alpha in its config say"
+            checks.refuse(f"factors[{module!r}].scale", one.scale, wanted)
+        turned = module in adapter.embeddings or config.get("fan_in_fan_out")
+        names = LINEAR | (EMBEDDING if module in adapter.embeddings else {})
+        B, A = (one.A.T, one.B.T) if turned else (one.B, one.A)
+        for field, array in (("A", A), ("B", B), ("magnitude", one.magnitude)):
+            if array is not None:
+                arrays[PREFIX + module + names[field]] = array
+    for name, array in adapter.saved.items():
+        module, _, leaf = name.rpartition(".")
+        inside = f"{module}.base_layer.{leaf}" if module in adapter.factors else name
+        arrays[PREFIX + inside] = np.asarray(array)
+    place = Path("adapter")
+    infos = {name: Info(place, x.dtype.name, tuple(x.shape)) for name, x in arrays.items()}
+    peft_tensors.checked(Tensors(place, infos, {}), config, None)
+    return arrays
+
+
+def merged(
+    adapter: Stored, weights: Mapping[str, Any], *, residual: bool = False
+) -> dict[str, np.ndarray]:
+    """The weights of the base with the adapter in them: W + s B A, or m (W + s B A) / ||.||.
+
+    Args:
+        adapter: the adapter.
+        weights: those of the base, by name: ``<module>.weight`` for each module with factors.
+        residual: whether they are what PiSSA left of the base, not the base itself. Without it,
+            what an adapter with ``init_lora_weights`` "pissa" stands beside is computed from
+            ``weights``, as PEFT does: W without its r largest singular values.
+
+    Returns:
+        All weights, in their types; products are taken in float32, or float64 if they are.
+
+    Raises:
+        ValueError: a weight is not there or has another shape.
+
+    Example:
+        >>> adapter = described({"q": Factors(np.ones((2, 1)), np.ones((1, 2)), 2.0)})
+        >>> merged(adapter, {"q.weight": np.eye(2)})["q.weight"]
+        array([[3., 2.],
+               [2., 3.]])
+    """
+    found = {name: np.asarray(one) for name, one in weights.items()} | {
+        name: np.asarray(one) for name, one in adapter.saved.items()
+    }
+    start = adapter.config.get("init_lora_weights") == "pissa" and not residual
+    for module, one in adapter.factors.items():
+        name, shape = f"{module}.weight", (len(one.B), one.A.shape[1])
+        got = found[name].shape if name in found else "no such weight"
+        if got != shape:
+            checks.refuse(f"weights[{name!r}]", got, f"shape {shape}")
+        kind = np.result_type(found[name].dtype, np.float32)
+        W, B, A = (np.asarray(x, kind) for x in (found[name], one.B, one.A))
+        whole = (tail(W, one.A.shape[0]) if start else W) + kind.type(one.scale) * (B @ A)
+        if one.magnitude is not None:
+            rows = np.asarray(one.magnitude, kind) / np.linalg.norm(whole, axis=1)
+            whole = rows[:, None] * whole
+        found[name] = whole.astype(found[name].dtype)
+    return found
+
+
+def tail(weight: np.ndarray, rank: int) -> np.ndarray:
+    """What PiSSA leaves of a weight: it without its largest singular values.
+
+    Args:
+        weight: W, m x n.
+        rank: how many.
+
+    Example:
+        >>> tail(np.diag([3.0, 2.0]), 1).round(12)
+        array([[0., 0.],
+               [0., 2.]])
+    """
+    left, values, right = np.linalg.svd(weight.astype(float), full_matrices=False)
+    kept = (left[:, rank:] * values[rank:]) @ right[rank:]
+    return kept.astype(weight.dtype)
+
+
+def converted(adapter: Stored, initial: Stored) -> Stored:
+    """A PiSSA adapter as a LoRA of rank 2r beside the base itself.
+
+    s B A - s B_0 A_0 = s [B, -B_0] [A; A_0], as PEFT's
+    ``path_initial_model_for_weight_conversion``; tensors saved whole stay.
+
+    Args:
+        adapter: after training.
+        initial: before it.
+
+    Raises:
+        ValueError: they are adapters of different modules, ranks or scales; DoRA; or rsLoRA with a
+            ``rank_pattern`` or ``alpha_pattern``.
+
+    Example:
+        >>> one = described({"q": Factors(np.ones((2, 1)), np.ones((1, 2)), 2.0)})
+        >>> converted(one, one).factors["q"].B
+        array([[ 1., -1.],
+               [ 1., -1.]])
+    """
+    config = dict(adapter.config)
+    patterns = config.get("rank_pattern") or config.get("alpha_pattern")
+    if config.get("use_dora"):
+        checks.refuse("adapter", "DoRA", "LoRA or rsLoRA: its lengths are of no sum of two factors")
+    if config.get("use_rslora") and patterns:
+        checks.refuse("adapter", "rsLoRA with rank_pattern or alpha_pattern", "one of the two")
+    if set(initial.factors) != set(adapter.factors):
+        got = min(set(initial.factors) ^ set(adapter.factors))
+        checks.refuse("initial", f"{got} in one of the two", "the same modules")
+    factors = {}
+    for module, one in adapter.factors.items():
+        start = initial.factors[module]
+        if (start.B.shape, start.A.shape, start.scale) != (one.B.shape, one.A.shape, one.scale):
+            got = f"shapes {start.B.shape} and {start.A.shape}, scale {start.scale}"
+            wanted = f"{one.B.shape}, {one.A.shape}, {one.scale}"
+            checks.refuse(f"initial.factors[{module!r}]", got, wanted)
+        # The sign goes to what the file calls B.
+        turned = config.get("fan_in_fan_out") or module in adapter.embeddings
+        B0, A0 = (start.B, -start.A) if turned else (-start.B, start.A)
+        factors[module] = Factors(
+            np.concatenate([one.B, B0], axis=1), np.concatenate([one.A, A0]), one.scale
+        )
+    for key in ("rank_pattern", "alpha_pattern"):
+        if config.get(key):
+            config[key] = {name: 2 * value for name, value in config[key].items()}
+    twice = 2**0.5 if config.get("use_rslora") else 2
+    config |= {"r": 2 * config["r"], "lora_alpha": twice * config["lora_alpha"]}
+    return adapter._replace(factors=factors, config=config | {"init_lora_weights": True})

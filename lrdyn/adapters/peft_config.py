@@ -1,0 +1,242 @@
+"""``adapter_config.json``: what of it is read, and what is refused by name.
+
+A key that this module does not know may stand in the file if it is off (null, false or empty): what
+later releases of PEFT add then changes nothing.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lrdyn.data.guarded import Refused, refused
+from lrdyn.data.tensors import loaded
+
+NAME = "adapter_config.json"
+READ = frozenset(
+    "peft_type r lora_alpha use_rslora use_dora rank_pattern alpha_pattern target_modules "
+    "exclude_modules modules_to_save layers_to_transform layers_pattern fan_in_fan_out bias "
+    "init_lora_weights".split()
+)
+"""Keys that say what the tensors mean, or which there are."""
+KEPT = frozenset(
+    "auto_mapping base_model_name_or_path ephemeral_gpu_offload eva_config inference_mode "
+    "lora_dropout megatron_core peft_version qalora_group_size revision runtime_config "
+    "task_type".split()
+)
+"""Keys that change nothing of what the tensors mean."""
+STARTS = (True, False, "gaussian", "orthogonal", "eva", "mica", "pissa")
+"""Starts (``init_lora_weights``) that leave the base as it is; PiSSA's change follows from it."""
+EMBEDDINGS = ("embed_tokens", "lm_head", "word_embeddings")
+"""Modules that PEFT saves whole unasked, when the vocabulary has changed or they are adapted."""
+ALL_LINEAR = "all-linear"
+
+
+class Config(NamedTuple):
+    """The content of the file, checked."""
+
+    path: Path
+    content: dict[str, Any]
+
+    def get(self, key: str) -> Any:
+        """A value, or None."""
+        return self.content.get(key)
+
+    def refused(self, key: str, got: Any, wanted: str) -> Refused:
+        """The error for a key."""
+        return refused(self.path, got if isinstance(got, str) else repr(got), wanted, key)
+
+    def rank(self, module: str) -> int:
+        """R of a module: that of the first pattern that fits it, or ``r``."""
+        return _of_pattern(self.get("rank_pattern"), module, self.content["r"])
+
+    def alpha(self, module: str) -> float | int:
+        """Alpha of a module, likewise."""
+        return _of_pattern(self.get("alpha_pattern"), module, self.content["lora_alpha"])
+
+    def scale(self, module: str) -> float | int:
+        """S: alpha / r, or alpha / sqrt(r) of rsLoRA (arXiv 2312.03732).
+
+        Example:
+            >>> Config(Path(), {"r": 4, "lora_alpha": 8, "use_rslora": True}).scale("q")
+            4.0
+        """
+        rank = self.rank(module)
+        return self.alpha(module) / (math.sqrt(rank) if self.get("use_rslora") else rank)
+
+    def adapts(self, module: str) -> bool:
+        """Whether the module is one of ``target_modules``.
+
+        Example:
+            >>> Config(Path(), {"target_modules": ["query"]}).adapts("layer.0.query")
+            True
+        """
+        target = self.get("target_modules")
+        if self.saves_module(module) or _fits(self.get("exclude_modules") or (), module):
+            return False
+        return target == ALL_LINEAR or (_fits(target, module) and self._in_layers(module))
+
+    def _in_layers(self, module: str) -> bool:
+        layers, patterns = self.get("layers_to_transform"), self.get("layers_pattern")
+        if layers is None or layers == []:
+            return True
+        heads = [patterns] if isinstance(patterns, str) else patterns
+        forms = [rf"(?:^|.*?\.){head}\.(\d+)\." for head in heads or ()] or [r".*?\.[^.]*\.(\d+)\."]
+        found = next(filter(None, (re.match(form, module) for form in forms)), None)
+        return bool(found) and int(found[1]) in ([layers] if type(layers) is int else layers)
+
+    def saves_module(self, module: str) -> bool:
+        """Whether the module, or one that it is in, is saved whole (``modules_to_save``)."""
+        parts = module.split(".")
+        above = [".".join(parts[: end + 1]) for end in range(len(parts))]
+        return any(one.endswith(m) for m in self.get("modules_to_save") or () for one in above)
+
+    def saves(self, name: str, adapted: Iterable[str]) -> bool:
+        """Whether a tensor of the base is saved whole: of such a module, a bias, an embedding.
+
+        Args:
+            name: its name in the base.
+            adapted: modules with factors.
+        """
+        module, _, leaf = name.rpartition(".")
+        bias = self.get("bias")
+        if leaf == "bias" and (bias == "all" or (bias == "lora_only" and module in adapted)):
+            return True
+        return self.saves_module(module) or is_embedding(module)
+
+
+def is_embedding(module: str) -> bool:
+    """Whether PEFT may save the module whole unasked.
+
+    Example:
+        >>> is_embedding("model.embed_tokens")
+        True
+    """
+    return module.rpartition(".")[2] in EMBEDDINGS
+
+
+def _fits(target: Any, module: str) -> bool:
+    if isinstance(target, str):
+        return re.fullmatch(target, module) is not None
+    return any(module == one or module.endswith(f".{one}") for one in target)
+
+
+def _of_pattern(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) -> Any:
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return otherwise
+
+
+def read(path: Path) -> Config:
+    """Read and check the file.
+
+    Raises:
+        Refused: it is damaged, no LoRA, or turns something on that is not read.
+        FileNotFoundError: there is no such file.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), NAME)
+        >>> _ = path.write_text('{"peft_type": "ADALORA"}')
+        >>> read(path)
+        Traceback (most recent call last):
+        lrdyn.data.guarded.Refused: ...: peft_type: got ADALORA, wanted LORA: ...
+    """
+    content = loaded(path, "the configuration of an adapter")
+    if not isinstance(content, dict):
+        raise refused(path, f"a {type(content).__name__}", "the configuration of an adapter")
+    return checked(Config(path, content))
+
+
+def checked(config: Config) -> Config:
+    """The same configuration.
+
+    Raises:
+        Refused: a key holds what is not read.
+
+    Example:
+        >>> checked(Config(Path("a"), {"peft_type": "LORA", "r": 0}))
+        Traceback (most recent call last):
+        lrdyn.data.guarded.Refused: a: r: got 0, wanted an integer >= 1
+    """
+    if config.get("peft_type") != "LORA":
+        wanted = "LORA: of PEFT's adapters LoRA, rsLoRA, DoRA and PiSSA are read"
+        raise config.refused("peft_type", config.get("peft_type"), wanted)
+    for key, (fits, wanted) in FORMS.items():
+        if not fits(config.get(key)):
+            raise config.refused(key, config.get(key), wanted)
+    start = config.content.get("init_lora_weights", True)
+    if not isinstance(start, bool) and start not in STARTS:
+        wanted = (
+            "a start that leaves the base as it is, or pissa: "
+            "convert it with PEFT's path_initial_model_for_weight_conversion"
+        )
+        raise config.refused("init_lora_weights", start, wanted)
+    if config.get("fan_in_fan_out") and config.get("use_dora"):
+        wanted = "false beside use_dora: magnitudes of a transposed weight are not read"
+        raise config.refused("fan_in_fan_out", True, wanted)
+    for key, value in config.content.items():
+        if key not in READ | KEPT and value not in (None, False, "", [], {}):
+            raise config.refused(key, value, "it off (null, false or empty): it is not read")
+    return config
+
+
+def _number(x: Any) -> bool:
+    return type(x) in (int, float) and math.isfinite(x)
+
+
+def _length(x: Any) -> bool:
+    return type(x) is int and x >= 1
+
+
+def _switch(x: Any) -> bool:
+    return x is None or type(x) is bool
+
+
+def _pattern(x: Any) -> bool:
+    try:
+        return isinstance(x, str) and re.compile(x) is not None
+    except (re.error, RecursionError, OverflowError):
+        return False
+
+
+def _texts(x: Any) -> bool:
+    return isinstance(x, list) and all(isinstance(one, str) and one for one in x)
+
+
+def _patterns(fits: Any) -> Any:
+    return lambda x: (
+        x is None
+        or (isinstance(x, dict) and all(_pattern(key) and fits(value) for key, value in x.items()))
+    )
+
+
+def _layers(x: Any) -> bool:
+    return x is None or type(x) is int or (isinstance(x, list) and all(type(n) is int for n in x))
+
+
+FORMS: dict[str, tuple[Any, str]] = {
+    "r": (_length, "an integer >= 1"),
+    "lora_alpha": (_number, "a number"),
+    "use_rslora": (_switch, "true or false"),
+    "use_dora": (_switch, "true or false"),
+    "fan_in_fan_out": (_switch, "true or false"),
+    "rank_pattern": (_patterns(_length), "regular expressions with integers >= 1"),
+    "alpha_pattern": (_patterns(_number), "regular expressions with numbers"),
+    "target_modules": (
+        lambda x: _texts(x) or _pattern(x), "names of modules or a regular expression",
+    ),
+    "exclude_modules": (
+        lambda x: x is None or _texts(x) or _pattern(x), "names or a regular expression",
+    ),
+    "modules_to_save": (lambda x: x is None or _texts(x), "names of modules"),
+    "layers_to_transform": (_layers, "integers"),
+    "layers_pattern": (
+        lambda x: x is None or _pattern(x) or (_texts(x) and all(map(_pattern, x))),
+        "regular expressions",
+    ),
+    "bias": (lambda x: x in (None, "none", "all", "lora_only"), "none, all or lora_only"),
+}  # fmt: skip
+"""What the values must be."""

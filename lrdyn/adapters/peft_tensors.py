@@ -1,0 +1,171 @@
+"""``adapter_model.safetensors``: which tensors there are, and what shapes and types they have.
+
+Nothing is read here: all of it stands in the header.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lrdyn.adapters import peft_config
+from lrdyn.adapters.peft_config import Config
+from lrdyn.data.guarded import refused
+from lrdyn.data.tensors import FLOATS, Tensors, extra, missing
+
+NAME, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+PREFIX = "base_model.model."
+LINEAR = {"A": ".lora_A.weight", "B": ".lora_B.weight", "magnitude": ".lora_magnitude_vector"}
+EMBEDDING = {"A": ".lora_embedding_A", "B": ".lora_embedding_B"}
+ENDS = {end: field for kind in (LINEAR, EMBEDDING) for field, end in kind.items()}
+
+Sizes = Mapping[str, tuple[int, ...]]
+"""Shapes by name."""
+
+
+def checked(
+    tensors: Tensors, config: Config, base: Mapping[str, Any] | Tensors | None
+) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Names of tensors: those of each module's factors by field, and by their name in the base.
+
+    Args:
+        tensors: the open file.
+        config: the checked configuration.
+        base: weights of the base by name, if known.
+
+    Raises:
+        Refused: a tensor is missing, one too many, or of another shape or type.
+
+    Example:
+        >>> from pathlib import Path
+        >>> checked(Tensors(Path("a"), {}, {}), Config(Path("b"), {}), None)
+        ({}, {})
+    """
+    parts, others = _grouped(tensors)
+    for module, names in parts.items():
+        _check_names(tensors, config, module, names)
+    saved = _whole(tensors, config, set(parts), others)
+    sizes = None if base is None else _shapes(base)
+    for module, names in parts.items():
+        _check_shapes(tensors, config, module, names, sizes, saved)
+    if sizes is not None:
+        _check_against(tensors, config, set(parts), saved, sizes)
+    return parts, saved
+
+
+def is_embedding(names: Mapping[str, str]) -> bool:
+    """Whether these are the factors of an embedding.
+
+    Example:
+        >>> is_embedding({"A": "tokens.lora_embedding_A"})
+        True
+    """
+    return names["A"].endswith(EMBEDDING["A"])
+
+
+def _grouped(tensors: Tensors) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """The names of each module's factors by their field, and the other names."""
+    parts: dict[str, dict[str, str]] = {}
+    others: list[str] = []
+    for name in tensors:
+        end = next((end for end in ENDS if name.endswith(end)), None)
+        if not name.startswith(PREFIX):
+            raise refused(tensors.path, "this name", f"one that begins with {PREFIX}", name)
+        if end is None:
+            others.append(name)
+            continue
+        field = ENDS[end]
+        names = parts.setdefault(name.removeprefix(PREFIX).removesuffix(end), {})
+        if field in names:
+            raise extra(tensors.path, name)
+        names[field] = name
+    return parts, others
+
+
+def _check_names(tensors: Tensors, config: Config, module: str, names: dict[str, str]) -> None:
+    """A and B of one kind, with a magnitude in DoRA only, of a module that is adapted."""
+    of_embedding = any(name.endswith(tuple(EMBEDDING.values())) for name in names.values())
+    kind, dora = EMBEDDING if of_embedding else LINEAR, bool(config.get("use_dora"))
+    if dora and of_embedding:
+        wanted = "none beside use_dora: its magnitudes are not read"
+        raise refused(tensors.path, "an adapter of an embedding", wanted, PREFIX + module)
+    needed = {field: end for field, end in kind.items() if field != "magnitude" or dora}
+    for field, end in needed.items():
+        if names.get(field) != PREFIX + module + end:
+            raise missing(tensors.path, PREFIX + module + end)
+    if others := set(names) - set(needed):
+        raise extra(tensors.path, names[min(others)])
+    if not config.adapts(module):
+        got = f"a module that is none of target_modules in {config.path.name}"
+        raise refused(tensors.path, got, "no tensor of it: it is extra", names["A"])
+
+
+def _whole(tensors: Tensors, config: Config, adapted: set[str], names: Iterable[str]):
+    """Name in the base -> name in the file, of the tensors that are saved whole."""
+    found: dict[str, str] = {}
+    for place in names:
+        module, _, leaf = place.removeprefix(PREFIX).rpartition(".")
+        inner = module.removesuffix(".base_layer")
+        name = f"{inner if inner in adapted else module}.{leaf}".removeprefix(".")
+        if name in found or not config.saves(name, adapted):
+            raise extra(tensors.path, place)
+        found[name] = place
+    return found
+
+
+def _check_shapes(
+    tensors: Tensors, config: Config, module: str, names: dict[str, str],
+    sizes: Sizes | None, saved: Mapping[str, str],
+) -> None:  # fmt: skip
+    """A of r x n, B of m x r, m lengths, floating-point numbers; the base's m and n, if known."""
+    found = {field: tensors.infos[name] for field, name in names.items()}
+    weight = f"{module}.weight"
+    if weight in saved:  # it takes the place of the base's
+        sizes = {weight: tensors.infos[saved[weight]].shape}
+    m: Any = found["B"].shape[0] if found["B"].shape else "m"
+    n: Any = found["A"].shape[-1] if found["A"].shape else "n"
+    if sizes is not None:
+        if len(sizes.get(weight, ())) != 2:
+            got = f"a weight of shape {sizes[weight]}" if weight in sizes else "no such module"
+            raise refused(tensors.path, f"{got} in the base", "a matrix", names["A"])
+        turned = config.get("fan_in_fan_out") or is_embedding(names)
+        m, n = reversed(sizes[weight]) if turned else sizes[weight]
+    rank = config.rank(module)
+    for field, wanted in (("A", (rank, n)), ("B", (m, rank)), ("magnitude", (m,))):
+        if field not in found:
+            continue
+        _, dtype, shape = found[field]
+        if shape != wanted or 0 in shape:
+            form = "(" + ", ".join(map(str, wanted)) + ("," if len(wanted) == 1 else "") + ")"
+            raise refused(tensors.path, f"shape {shape}", form, names[field])
+        if dtype not in FLOATS:
+            raise refused(tensors.path, f"type {dtype}", "floating-point numbers", names[field])
+
+
+def _shapes(base: Mapping[str, Any] | Tensors) -> Sizes:
+    if isinstance(base, Tensors):
+        return {name: info.shape for name, info in base.infos.items()}
+    return {name: tuple(np.shape(one)) for name, one in base.items()}
+
+
+def _check_against(
+    tensors: Tensors, config: Config, adapted: set[str], saved: Mapping[str, str],
+    sizes: Sizes,
+) -> None:  # fmt: skip
+    """Every module of the base that is adapted, and every tensor saved whole, is there and fits."""
+    for name, shape in sizes.items():
+        module, _, leaf = name.rpartition(".")
+        unasked = peft_config.is_embedding(module) and not config.saves_module(module)
+        if config.saves(name, adapted) and not unasked and name not in saved:
+            raise missing(tensors.path, PREFIX + name)
+        is_target = leaf == "weight" and len(shape) == 2 and config.adapts(module)
+        asked = is_target and config.get("target_modules") != peft_config.ALL_LINEAR
+        if asked and module not in adapted:
+            raise missing(tensors.path, PREFIX + module + LINEAR["A"])
+    for name, place in saved.items():
+        if name not in sizes:
+            raise extra(tensors.path, place)
+        got, wanted = tensors.infos[place].shape, sizes[name]
+        grown = peft_config.is_embedding(name.rpartition(".")[0]) and got[1:] == wanted[1:]
+        if got != wanted and not grown:
+            raise refused(tensors.path, f"shape {got}", f"{wanted}", place)
