@@ -105,12 +105,21 @@ def _whole(tensors: Tensors, config: Config, adapted: set[str], names: Iterable[
     found: dict[str, str] = {}
     for place in names:
         module, _, leaf = place.removeprefix(PREFIX).rpartition(".")
+        if _repeats(config, module):
+            continue
         inner = module.removesuffix(".base_layer")
         name = f"{inner if inner in adapted else module}.{leaf}".removeprefix(".")
         if name in found or not config.saves(name, adapted):
             raise extra(tensors.path, place)
         found[name] = place
     return found
+
+
+def _repeats(config: Config, module: str) -> bool:
+    """With all biases PEFT also saves those within its wrapper of a module that is saved whole."""
+    inner, _, wrapper = module.rpartition(".")
+    wrapped = wrapper in ("modules_to_save", "original_module")
+    return wrapped and config.get("bias") == "all" and config.saves_module(inner)
 
 
 def _check_shapes(

@@ -1,9 +1,9 @@
 """Make the folder peft_adapters: adapters of a tiny network by PEFT, and what it then computes.
 
-Run ``python tests/data/make_peft.py [--out DIR]`` in an environment of its own with torch, peft and
-transformers; it takes seconds. ``--check DIR`` loads adapters that somebody else wrote into the
-folders of DIR, named by their kind (and ``-`` with any word), and prints how far PEFT's outputs are
-from the stored ones.
+Run ``PYTHONHASHSEED=0 python tests/data/make_peft.py [--out DIR]`` in an environment of its own
+with torch, peft and transformers; it takes seconds. ``--check DIR`` loads what somebody else wrote
+into the folders of DIR, named by their kind (and ``-`` with any word), and prints how far PEFT's
+outputs are from the stored ones.
 
 All numbers are float32 and drawn after ``torch.manual_seed(0)``. Of :class:`Network` the weights
 are ``base.safetensors``, inputs and outputs ``outputs.safetensors``. For each kind of
@@ -51,6 +51,10 @@ KINDS = {
     "rspissa": {
         "r": 2, "lora_alpha": 3, "target_modules": TWO, "init_lora_weights": "pissa",
         "use_rslora": True,
+    },
+    "repeated": {
+        "r": 2, "lora_alpha": 3, "target_modules": ["second"], "modules_to_save": ["head"],
+        "bias": "all",
     },
 }  # fmt: skip
 
