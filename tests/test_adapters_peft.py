@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -334,6 +335,20 @@ def test_a_tensor_that_does_not_fit_the_base_is_named(kind, base, part, said, tm
     assert read(folder, base=opened(MADE / "base.safetensors")).factors
 
 
+def test_an_adapter_without_factors_is_refused(tmp_path):
+    folder = damaged(tmp_path / "a")
+    safetensors.numpy.save_file({}, folder / "adapter_model.safetensors")
+    refused("adapter_model.safetensors", "got no factors, wanted those of at least one", folder)
+
+
+def test_shapes_alone_are_a_base():
+    shapes = {name: jax.ShapeDtypeStruct(one.shape, one.dtype) for name, one in BASE.items()}
+    assert read(MADE / "saved", base=shapes).factors
+    shapes["first.weight"] = jax.ShapeDtypeStruct((8, 7), np.float32)
+    with pytest.raises(Refused, match=r"first.lora_A.weight: got shape \(2, 6\), wanted \(2, 7\)"):
+        read(MADE / "saved", base=shapes)
+
+
 def test_a_pickle_and_what_is_not_there(tmp_path):
     folder = damaged(tmp_path / "a")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
@@ -415,12 +430,17 @@ def test_factors_that_do_not_fit_are_named(factors, said, unchecked):
 
 def test_a_configuration_that_does_not_fit_is_named(tmp_path, unchecked):
     adapter = read(MADE / "lora")
+    near = adapter.factors["first"]._replace(scale=1.5 * (1 + 1e-12))
     calls: list[tuple[Any, str]] = [
         (
             adapter._replace(config=adapter.config | {"lora_alpha": 4}),
             "scale: got 1.5, wanted 2.0, a",
         ),
         (adapter._replace(config=adapter.config | {"r": 4}), "scale: got 1.5, wanted 0.75"),
+        (
+            adapter._replace(factors=adapter.factors | {"first": near}),
+            "got 1.5000.*, wanted 1.5, as",
+        ),
         (
             adapter._replace(config=adapter.config | {"lora_bias": True}),
             "adapter.config: lora_bias",
@@ -478,6 +498,12 @@ def test_a_conversion_of_a_transposed_weight_or_of_patterns():
         for name, one in found.factors.items():
             wanted = after.factors[name].B - before.factors[name].B
             np.testing.assert_allclose(one.B @ one.A, wanted @ after.factors[name].A, atol=1e-6)
+            turned = kind == "conv1d" or name in after.embeddings
+            # As PEFT does, the sign is that of the part that the file calls B.
+            kept = (
+                (one.B, before.factors[name].B, 1) if turned else (one.A, before.factors[name].A, 0)
+            )
+            np.testing.assert_array_equal(np.split(kept[0], 2, axis=kept[2])[1], kept[1])
 
 
 def write_all(folder):

@@ -19,6 +19,7 @@ from lrdyn import checks
 from lrdyn.adapters import peft_config, peft_tensors
 from lrdyn.adapters.peft_config import Config
 from lrdyn.adapters.peft_tensors import EMBEDDING, LINEAR, NAME, PICKLE, PREFIX
+from lrdyn.data.guarded import refused
 from lrdyn.data.tensors import FLOATS, Info, Tensors, opened
 from lrdyn.data.tensors import write as write_tensors
 from lrdyn.engine.files import replacing
@@ -81,6 +82,8 @@ def read(
     tensors = opened(file)
     known = peft_config.read(Path(config) if config else file.with_name(peft_config.NAME))
     parts, saved = peft_tensors.checked(tensors, known, base)
+    if not parts:
+        raise refused(file, "no factors", "those of at least one module")
     embeddings = frozenset(one for one, names in parts.items() if peft_tensors.is_embedding(names))
     factors = {}
     for module, names in parts.items():

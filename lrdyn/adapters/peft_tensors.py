@@ -154,7 +154,7 @@ def _check_shapes(
 def _shapes(base: Mapping[str, Any] | Tensors) -> Sizes:
     if isinstance(base, Tensors):
         return {name: info.shape for name, info in base.infos.items()}
-    return {name: tuple(np.shape(one)) for name, one in base.items()}
+    return {name: tuple(getattr(one, "shape", np.shape(one))) for name, one in base.items()}
 
 
 def _check_against(
