@@ -26,8 +26,8 @@ KINDS = {
     "plain_activations": ("H", plotting.GREY, "-"),
     "plain_balanced": ("balanced", plotting.GREY, "--"),
 }
-COLOURED = 10
-"""Singular values that are drawn in colour over the steps."""
+COLOURED = {"dln": 8, "mlp": 8, "resnet": 10}
+"""Singular values that are drawn in colour over the steps: rank of the teacher, classes."""
 
 TOLERANCES = {
     "singular_value": 0.02, "spectrum": 0.02, "activations_rank": 0.05, "balanced_rank": 0.05,
@@ -42,12 +42,13 @@ trained on, over the square root of their number, in evaluation, not centred, wi
 {percent:g} % of that layer (seed {seed}, trained in {dtype}). Top: (a) a linear network at the
 minimum of the expected loss, {depths} layers: crosses, H with its rows balanced; line, sqrt(s) of
 Theorem 3 (they differ by {identity:.0e}); points, H as it is. (b)-(d) all singular values of H over
-the steps of training, the first {coloured} in blue. Bottom: (e) two layers, white inputs, a start
-balanced unit by unit: distance of the spectrum of H from c^(1/4) sqrt(s) against the step, and a
-line of slope 1. (f)-(h) the spectra at the end, over their largest; blue with dropout, grey without
-from the same start; dashed: each row of H over (||h_i|| / ||w_i||)^(1/2), w_i the weights that read
-it. Dropout leaves W D and D^-1 H as good as W and H for every positive diagonal D: the raw spectrum
-depends on that free scale of the units, the balanced one does not. {networks}
+the steps of training, the first 8 (rank of the teacher) or 10 (classes) in blue. Bottom: (e) two
+layers, white inputs, a start balanced unit by unit: distance of the spectrum of H from c^(1/4)
+sqrt(s) against the step, and a line of slope 1. (f)-(h) the spectra at the end, over their largest;
+blue with dropout, grey without from the same start; dashed: each row of H over (||h_i|| /
+||w_i||)^(1/2), w_i the weights that read it. Dropout leaves W D and D^-1 H as good as W and H for
+every positive diagonal D: the raw spectrum depends on that free scale of the units, the balanced
+one does not. {networks}
 """
 NETWORK_TEXT = {
     "dln": "Linear network and perceptron (ReLU): Adam on the squared error of mini-batches, white "
@@ -120,11 +121,12 @@ def _over_steps(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
             {"network": [name], "point": np.arange(points), "index": np.arange(1, width + 1),
              "kind": list(KINDS)},
         ))  # fmt: skip
-    joined: xr.Dataset = xr.concat(sets, "network", join="outer")
     if "dln" in runs:
         limit = _first(runs["dln"]["shrunk"], "index").values
-        joined["shrunk"] = ("index", np.pad(limit, (0, joined.index.size - len(limit))))
-    return joined
+        sets.append(xr.Dataset({"shrunk": ("index", limit)}, {"index": 1 + np.arange(len(limit))}))
+    merged = xr.merge(sets, join="outer")
+    assert isinstance(merged, xr.Dataset)
+    return merged
 
 
 def _minimum(groups: Groups) -> xr.Dataset:
@@ -167,7 +169,7 @@ def _facts(groups: Groups, found: xr.Dataset, runs: Mapping[str, xr.Dataset]) ->
     return {
         "percent": 100 * float(config["dropout"]), "seed": int(root.seed[0]),
         "dtype": config["dtype"], "depths": " and ".join(str(n) for n in found.depth.values),
-        "identity": gap, "coloured": COLOURED, "networks": " ".join(texts),
+        "identity": gap, "networks": " ".join(texts),
     }  # fmt: skip
 
 
@@ -197,7 +199,7 @@ def draw(dataset: xr.Dataset) -> Any:
     plot_drift(axes[half], dataset)
     for ax, below, name in zip(axes[1:half], axes[half + 1 :], names, strict=True):
         run = dataset.sel(network=name)
-        plot_steps(ax, run)
+        plot_steps(ax, run, COLOURED[name])
         plot_ends(below, run, with_limit=name == "dln")
     axes[0].set_ylabel("singular values")
     axes[half].set_ylabel("distance")
@@ -207,13 +209,14 @@ def draw(dataset: xr.Dataset) -> Any:
 def plot_minimum(ax: Any, dataset: xr.Dataset) -> None:
     """Theory as lines, the balanced spectrum as crosses, H as it is as points."""
     place = dataset.place.values
-    looks = zip(dataset.depth.values, (plotting.BLUE, plotting.ORANGE), strict=False)
-    for depth, color in looks:
+    looks = zip(dataset.depth.values, (plotting.BLUE, plotting.ORANGE), "x+", strict=False)
+    for depth, color, marker in looks:
         one = dataset.sel(depth=depth)
-        ax.plot(place, one.predicted, color=color, lw=1.0)
-        ax.plot(place, one.at_minimum, "x", color=color, ms=5, label=f"L = {depth}")
+        ax.plot(place, one.predicted, color="k", lw=0.8, zorder=1)
+        ax.plot(place, one.at_minimum, marker, color=color, ms=7, label=f"L = {depth}")
         ax.plot(place, one.as_it_is, ".", color=color, ms=4, alpha=0.6)
-    ax.set(xlabel="index i", ylim=(0, None))
+    ax.set(xlabel="index i", ylim=(-0.05, None))
+    ax.set_xticks(place[::2])
     plotting.key(ax, None, "upper right")
 
 
@@ -222,18 +225,19 @@ def plot_drift(ax: Any, dataset: xr.Dataset) -> None:
     rates, distance = dataset.rate.values, dataset.distance.values
     ax.plot(rates, distance[-1] * rates / rates[-1], "--", color=plotting.GREY)
     ax.plot(rates, distance, "o", color=plotting.BLUE)
-    ax.set(xscale="log", yscale="log", xlabel="step η/θ")
+    ax.set(xscale="log", yscale="log", xlabel="η / θ")
     ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.set_yticks(distance, [f"{value:.1e}" for value in distance])
     ax.minorticks_off()
 
 
-def plot_steps(ax: Any, run: xr.Dataset) -> None:
+def plot_steps(ax: Any, run: xr.Dataset, coloured: int) -> None:
     """All singular values over the steps, the first ones in colour."""
     kept = np.isfinite(run.step.values)
     steps, values = run.step.values[kept], run.singular_value.values[kept]
     values = np.where(values > 0, values, np.nan)
-    ax.plot(steps, values[:, COLOURED:], color="#B3B3B3", lw=0.3, rasterized=True, zorder=1)
-    ax.plot(steps, values[:, :COLOURED], color=plotting.BLUE, lw=0.8, zorder=2)
+    ax.plot(steps, values[:, coloured:], color="#B3B3B3", lw=0.3, rasterized=True, zorder=1)
+    ax.plot(steps, values[:, :coloured], color=plotting.BLUE, lw=0.8, zorder=2)
     top = float(np.nanmax(values))
     ax.set(yscale="log", xlabel="step t", xlim=(0, int(steps[-1])), ylim=(1e-4 * top, 2 * top))
     ax.locator_params(axis="x", nbins=4)

@@ -25,7 +25,7 @@ FLAGS = (
          "chance with which training hides a last hidden unit", swept=False),
     Flag("depth", (2, 3), at_least(2), int, "L", "layers of the identity", shapes=True),
     Flag("width", (8,), at_least(1), int, "h", "its hidden units", shapes=True),
-    Flag("steps", (30_000,), at_least(1), int, "t", "its steps", swept=False),
+    Flag("steps", (20_000,), at_least(1), int, "t", "its steps", swept=False),
     Flag("data", (AUTO,), one_of(AUTO, *IMAGES), str, help="images; auto takes the first found",
          shapes=True, swept=False),
     Flag("examples", (4000,), at_least(1000), int, "n", "examples to train on", (50_000,),

@@ -37,7 +37,8 @@ class Linear(eqx.Module):
 
     inputs: Float[Array, "d n"]
     target: Float[Array, "m n"]
-    weights: Weights
+    weights: tuple[Float[Array, "..."], ...]
+    """The start, or several of them along the first axis."""
     keep_probs: Float[Array, "hidden"]
     """theta of every hidden layer; below the last one 1."""
     learning_rate: Float[Array, ""]
@@ -51,7 +52,7 @@ class Linear(eqx.Module):
     @property
     def width(self) -> int:
         """Hidden units h of each layer."""
-        return self.weights[-1].shape[1]
+        return self.weights[-1].shape[-1]
 
 
 def regression(
@@ -64,8 +65,8 @@ def regression(
     )  # fmt: skip
     *frames, noise = sides
     left, rows, columns, turn = map(orthogonal, frames)
-    reached = (columns * jnp.asarray(SPECTRUM, noise.dtype)) @ turn @ rows
-    return (left * singular_values) @ rows, reached + 0.1 * (noise - noise @ rows.T @ rows)
+    reached = (columns * jnp.asarray(SPECTRUM, noise.dtype)[None, :]) @ turn @ rows
+    return (left * singular_values[None, :]) @ rows, reached + 0.1 * (noise - noise @ rows.T @ rows)
 
 
 def make_linear(
@@ -202,14 +203,13 @@ def _same(name: str) -> Callable[[Outcome], float]:
 
 CONTROLS = (
     Control("raw_activations", "singular values of H as it is", "balanced_spectrum", measure=_raw),
+    Control("not_rescaled", "masks of 0 and 1", "balanced_spectrum", measure=_not_rescaled),
     *(
         control
         for claim in ("balanced_spectrum", "equal_units")
         for control in (
             Control[Linear](f"{claim}_both_layers", "dropout after both hidden layers", claim,
                             case=_both_layers, breaks="last_layer_only"),
-            Control[Linear](f"{claim}_not_rescaled", "masks of 0 and 1", claim,
-                            measure=_not_rescaled),
             Control[Linear](f"{claim}_without_width", "c with h dropped", claim,
                             predict=_without_width),
         )

@@ -135,5 +135,5 @@ def _scenario(name: str, linear: bool, threshold: float, seed0: str) -> Scenario
     )  # fmt: skip
 
 
-LINEAR = _scenario("dln", True, 8, "16.7")
-PERCEPTRON = _scenario("mlp", False, 18, "37.4")
+LINEAR = _scenario("dln", True, 8.0, "16.7")
+PERCEPTRON = _scenario("mlp", False, 18.0, "37.4")
