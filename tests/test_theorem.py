@@ -483,6 +483,8 @@ def test_a_chaotic_run_has_no_condition(dtype):
     x = jnp.linspace(0.1, 0.4, 8)
     assert np.isinf(lr.with_condition(run, x)[1])
     assert np.isinf(lr.with_condition(lambda x: x / 0.0, x)[1])
+    # As small as what it wanders in may be: errors of every size end at a hundredth here.
+    assert np.isinf(lr.with_condition(lambda x: 1 + 0.01 * run(x), x)[1])
 
 
 # Flags of words, and plots of a theorem's own ---------------------------------------------------

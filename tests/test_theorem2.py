@@ -200,6 +200,19 @@ def test_a_chaotic_run_has_no_condition():
     assert all(np.isinf(found[name]) for name in found if name.startswith("condition"))
 
 
+def test_chaos_within_a_hundredth_of_the_weights_has_no_condition(dtype):
+    """A decay at the edge of stability: errors grow a thousandfold in 30 steps, and end there."""
+    flags = FLAGS | {
+        "dim": 3, "rank": 1, "init_scale": 0.4553, "init_spread": 0.005008,
+        "weight_decay": 0.4328, "decay_spread": 286.3, "learning_rate": 0.00131,
+        "target_scale": 66.39, "steps": 403,
+    }  # fmt: skip
+    case = deep_factorization.make_case(jax.random.key(918068489), **flags)
+    one = outcome(predict(case), measure(case))
+    reasons = {row_of(claim, FACTORIZATION, one).reason for claim in FACTORIZATION.claims}
+    assert reasons == {"ill-conditioned"}
+
+
 # Two sides -------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, dualit
 from lrdyn.theorems.theorem4.duality import DUALITY
 from lrdyn.theorems.theorem4.figures import plot_paths
 from lrdyn.theorems.theorem4.optax_galore import OPTAX
-from lrdyn.theorems.theorem4.optimizer_state import OPTIMIZER_STATE
+from lrdyn.theorems.theorem4.optimizer_state import OPTIMIZER_STATE, galore
 from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
 from tests import oracles
 from tests.runs import finished
@@ -260,6 +260,17 @@ def test_a_stable_run_grants_little(scenario, optimizer):
     case = scenario.case(jax.random.key(0), **taken(scenario.case, flags))
     condition = oracles.fast(lambda case: scenario.predict(case)["condition"])(case)
     assert 1 <= float(condition) < 10
+
+
+def test_transported_momentum_of_a_flat_loss_is_chaotic():
+    """Errors grow until step 120 and end at 1e-3 of the weights: no condition says how large."""
+    flags = {"rows": 3, "cols": 2, "rank": 1, "period": 1, "side": "left", "steps": 190}
+    flags |= {"problem": "logistic", "optimizer": "momentum", "learning_rate": 0.6117}
+    settings = {flag.name: flag.quick[0] for flag in THEOREM4.flags} | flags
+    case = problems.make_run(jax.random.key(499602098), **settings)
+    found = oracles.fast(galore)(case)
+    assert np.all(found["galore_diverges_at"] == -1)
+    assert np.isinf(found["condition"])
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def check(point: Mapping[str, Any]) -> None:
 def predict(case: Compression) -> dict[str, Array]:
     """Error and bound from the scalar recursion alone, parameters from the formula."""
     dim, bulk = len(case.target), case.bulk
-    pair = deep_factorization.theory_run(case, end_to_end)
+    runs = deep_factorization.theory_run(case, end_to_end)
     counts = [compression.parameter_counts(dim, len(case.weights), r) for r in case.ranks]
     bounds = [compression.compression_bound(case.scales, dim, rank) for rank in case.ranks]
     return {
@@ -64,8 +64,8 @@ def predict(case: Compression) -> dict[str, Array]:
         "bound": jnp.stack(bounds),
         "rho": bulk,
         "contraction": _contraction(case),
-        "condition": conditions(pair, lambda run: run.records),
-        "diverges": pair.run.diverged_at,
+        "condition": conditions(runs, lambda run: run.records),
+        "diverges": runs.run.diverged_at,
         "parameters": jnp.asarray([[c["full"], c["compressed"], c["inner"]] for c in counts]),
     }
 

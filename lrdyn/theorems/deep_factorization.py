@@ -224,12 +224,12 @@ SPARE = 2
 
 
 def theory_run(case: DeepFactorization, record: Callable[[Weights], PyTree]) -> Twins:
-    """Theory's own run and a twin of it, in blocks of 2r and up to two dimensions of the bulk.
+    """Theory's own run and twins of it, in blocks of 2r and up to two dimensions of the bulk.
 
-    The theorem is exact for blocks of any size >= 2r. The twin leaves the subspace: its error has
+    The theorem is exact for blocks of any size >= 2r. A twin leaves the subspace: its error has
     parts inside the block of 2r, outside, and in the bulk, whose directions decouple from each
     other to first order. It is pushed at every step, too: from a small start one mode is there long
-    before the next, which the rounding of the first reaches while it is small. Both sides are a
+    before the next, which the rounding of the first reaches while it is small. All three are a
     :class:`~lrdyn.descent.Trajectory`.
     """
     moving = 2 * case.rank

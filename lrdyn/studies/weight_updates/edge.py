@@ -70,15 +70,15 @@ def on_images(
 
 def predict_edge(case: Classification) -> dict[str, Array]:
     """Nothing beyond 2K; and how far theory's own run carries a small error off that space."""
-    pair, moving = theory_run(case), 2 * len(case.outputs)
-    off = conditions(pair, lambda run: parts_of(run.records["square"], moving))["off_block"]
-    layers = pair.run.records["square"]
+    runs, moving = theory_run(case), 2 * len(case.outputs)
+    off = conditions(runs, lambda run: parts_of(run.records["square"], moving))["off_block"]
+    layers = runs.run.records["square"]
     moved = jnp.max(jnp.abs(layers - layers[:1]))
     return {
         "edge": jnp.zeros(DEPTH - 1),
         # An update loses the digits that it is smaller than the weights.
         "condition_edge": off * jnp.max(jnp.abs(layers)) / moved,
-        "diverges": pair.run.diverged_at,
+        "diverges": runs.run.diverged_at,
     }
 
 

@@ -22,15 +22,15 @@ from lrdyn.theorems.theorem2.classification import CLASSIFICATION, COLLAPSE
 def predict(case: DeepFactorization) -> dict[str, Array]:
     """The whole run from the frame, 2r x 2r blocks and L scalars."""
     dim, moving, bulk = len(case.target), 2 * case.rank, case.bulk
-    pair = deep_factorization.theory_run(case, jnp.stack)
-    inner = deep_factorization.parts_of(pair.run.records, moving)["inner"]
-    found = conditions(pair, lambda run: deep_factorization.parts_of(run.records, moving))
+    runs = deep_factorization.theory_run(case, jnp.stack)
+    inner = deep_factorization.parts_of(runs.run.records, moving)["inner"]
+    found = conditions(runs, lambda run: deep_factorization.parts_of(run.records, moving))
     return {
         "rho": bulk,
         "reduced": inner,
         "singular_values": jax.vmap(lambda W, b: reduced_spectra(W, b, dim))(inner, bulk),
         "loss": _moving_loss(case, inner) + _bulk_loss(case, bulk),
-        "diverges": pair.run.diverged_at,
+        "diverges": runs.run.diverged_at,
         "condition": jnp.max(jnp.stack(jax.tree.leaves(found))),
         **{f"condition_{name}": condition for name, condition in found.items()},
     }

@@ -86,7 +86,7 @@ def _layers_and_product(weights: Weights) -> dict[str, Array]:
 
 
 def theory_run(case: Classification) -> Twins:
-    """The reduced run and a twin, with up to two dimensions of the bulk (see `theory_run`)."""
+    """The reduced run and twins, with up to two dimensions of the bulk (see `theory_run`)."""
     target, (*square, last) = _reduced_problem(case)
     spare = min(deep_factorization.SPARE, len(case.inputs) - target.shape[1])
     wide, size = ((0, 0), (0, spare)), target.shape[1] + spare
@@ -102,25 +102,25 @@ def theory_run(case: Classification) -> Twins:
 
 def _predict_classifier(case: Classification) -> dict[str, Array]:
     """The bulk, and the reduced problem from the start of the layers."""
-    pair, moving = theory_run(case), 2 * len(case.outputs)
+    runs, moving = theory_run(case), 2 * len(case.outputs)
 
     def parts(run: Trajectory) -> dict[str, Array]:
         last = run.records["last"]
         beside = {"last": last[..., :moving], "off_last": last[..., moving:]}
         return deep_factorization.parts_of(run.records["square"], moving) | beside
 
-    of_layers = conditions(pair, parts)
+    of_layers = conditions(runs, parts)
     bulk = classifier.classifier_rho(
         case.scales[:-1], case.learning_rate, case.weight_decay[:-1], case.times
     )
     return {
         "class_rho": bulk,
-        "class_product": pair.run.records["product"][..., :moving],
-        "diverges": pair.run.diverged_at,
+        "class_product": runs.run.records["product"][..., :moving],
+        "diverges": runs.run.diverged_at,
         "condition_bulk": of_layers["bulk"],
         "condition_off_block": jnp.maximum(of_layers["off_block"], of_layers["off_last"]),
         # Products have a scale of their own.
-        "condition_product": conditions(pair, lambda run: run.records["product"]),
+        "condition_product": conditions(runs, lambda run: run.records["product"]),
     }
 
 
