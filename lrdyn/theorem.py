@@ -65,6 +65,7 @@ class Claim:
         condition: name of a predicted array, the factor by which theory's own run amplifies a small
             error of what is compared (:func:`lrdyn.with_condition`). It multiplies the tolerance of
             an identity or a bound; a case that is left without two digits is left out.
+        steps: number of steps whose rounding is in what is compared; those of the run if None.
         carries: false for a count, and for what is true by construction: such a claim can be false,
             but no verdict rests on it.
         seeds: 0 for a claim about each single case; a number for one about all seeds of a setting
@@ -81,6 +82,7 @@ class Claim:
     applies: Callable[[Outcome], Any] | None = None
     undecided: Callable[[Outcome], str] | None = None
     condition: str = ""
+    steps: int | None = None
     carries: bool = True
     seeds: int = 0
     sides: str = ""

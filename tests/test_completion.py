@@ -14,6 +14,7 @@ from lrdyn.theorem import Outcome
 from lrdyn.theorems.completion import COMPLETION, basis, first_below
 from lrdyn.theorems.completion.figures import plot_recovery
 from lrdyn.theorems.completion.problem import make_entries, make_measurements
+from lrdyn.theorems.completion.start import start_of_what_is_seen
 from tests import oracles
 from tests.runs import finished
 
@@ -205,6 +206,37 @@ def test_conditions_of_the_basis_are_what_they_say():
     angle = np.linalg.svd(both, compute_uv=False)[-1]
     oracles.assert_close(found["basis_condition"], 1.125 / 0.75 / angle, size=64)
     oracles.assert_close(found["gap_condition"], 1.125 / 0.875, size=64)
+
+
+def test_the_condition_of_a_start_is_what_it_says():
+    """Gaps of the surrogate, G and G^T W_1, the angle of the basis, the scale of the slope."""
+    flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
+    flags |= {"dim": 8, "rank": 2, "observed": 0.7, "init_scale": 0.5, "steps": 1}
+    case = make_entries(jax.random.key(0), **flags)
+    found = oracles.fast(start_of_what_is_seen)(case)
+    Phi, mask, layers = oracles.double((case.target, case.mask, case.weights))
+    left, values, right = np.linalg.svd(mask * Phi)
+    (G, *_) = oracles.gradients(layers, oracles.masked_slope(Phi, mask))
+    decomposed = [np.linalg.svd(matrix) for matrix in (G, G.T @ layers[0])]
+    both = np.concatenate([rows[:2] for _, _, rows in decomposed])
+    of_basis = max(s[0] / (s[1] - s[2]) for _, s, _ in decomposed)
+    slope = np.max(np.abs(mask * (left[:, :4] @ right[:4] - Phi)))
+    expected = max(
+        values[0] / (values[3] - values[4]) / min(1.0, slope),
+        of_basis / np.linalg.svd(both, compute_uv=False)[-1],
+    )
+    oracles.assert_close(found["start_condition"], expected, size=64, scale=expected**2)
+
+
+def test_a_start_needs_a_surrogate_of_rank_2r():
+    """One hidden entry of a target of rank 2 leaves rank 3: the fourth directions are any."""
+    flags = {"dim": 6, "rank": 2, "observed": 0.9364, "draw": 1, "init_scale": 0.005}
+    drawn = {flag.name: flag.quick[0] for flag in COMPLETION.flags} | flags
+    with jax.enable_x64(False):
+        case = make_entries(jax.random.key(236403637), **drawn)
+        found = oracles.fast(start_of_what_is_seen)(case)["start_condition"]
+    assert np.sum(np.asarray(case.mask) == 0) == 1
+    assert float(found) > 1e6
 
 
 def test_how_many_cases_are_judged(tmp_path_factory):

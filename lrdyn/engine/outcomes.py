@@ -39,7 +39,7 @@ def outcomes(
     fixed = json.loads(results.attrs.get("fixed", "{}"))
     for slab in _settings(shape) if claim.seeds else slabs(shape, each):
         found = [
-            _outcome(fixed | point, one, scenario, precision)
+            _outcome(fixed | point, one, claim, scenario, precision)
             for point, one in _points_of(results, arrays, lead, slab)
         ]
         yield from [_over_seeds(found, scenario)] if claim.seeds else found
@@ -136,7 +136,11 @@ class _Reads(dict):
 
 
 def _outcome(
-    point: dict[str, Any], found: Mapping[str, np.ndarray], scenario: Scenario, precision: str
+    point: dict[str, Any],
+    found: Mapping[str, np.ndarray],
+    claim: Claim,
+    scenario: Scenario,
+    precision: str,
 ) -> Outcome:
     sides = {"predicted": _Reads(), "measured": _Reads()}
     for name, array in found.items():
@@ -147,7 +151,8 @@ def _outcome(
             for other in sides.values():
                 other.setdefault(name, array)
     met = {name: found[f"met_{name}"] for name in scenario.hypotheses}
-    steps = int(point.get(scenario.steps, 1)) if scenario.steps else 1
+    of_run = int(point.get(scenario.steps, 1)) if scenario.steps else 1
+    steps = of_run if claim.steps is None else claim.steps
     return Outcome(
         point, **sides, hypotheses=met, dtype=np.dtype(precision), size=int(found[SIZE]),
         steps=steps,

@@ -1,6 +1,5 @@
 """Corollary 1 where it is approximate: completion and sensing by compressed networks."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lrdyn import recovery
-from lrdyn.claims import excess, on_each
+from lrdyn.claims import excess
 from lrdyn.compression import (
     CompressedNetwork,
     compressed_product,
@@ -24,7 +23,6 @@ from lrdyn.theorem import Claim, Control, Outcome, Scenario, Theorem
 from lrdyn.theorems.completion.basis import BASIS
 from lrdyn.theorems.completion.figures import plot_recovery
 from lrdyn.theorems.completion.problem import (
-    DEPTH,
     FLAGS,
     HYPOTHESES,
     MISSED,
@@ -33,7 +31,13 @@ from lrdyn.theorems.completion.problem import (
     check,
     make_entries,
     make_measurements,
-    seen_alone,
+)
+from lrdyn.theorems.completion.start import (
+    START,
+    START_CONTROLS,
+    begin,
+    spectral_start,
+    start_of_what_is_seen,
 )
 
 REACHED = 1e-2
@@ -75,10 +79,6 @@ def _full(case: Recovery, factor: float = 1.0) -> dict[str, Array]:
     }
 
 
-def _spectral_start(case: Recovery, scale: float | Float[Array, ""]) -> CompressedNetwork:
-    return recovery.spectral_network(case.surrogate, 2 * case.rank, scale, DEPTH)
-
-
 def _train(case: Recovery, start: CompressedNetwork, ratio: float | Float[Array, ""]) -> Trained:
     rule = recovery.discrepant_rates(case.learning_rate, ratio)
     return case.train(compressed_product, start, rule)
@@ -86,7 +86,7 @@ def _train(case: Recovery, start: CompressedNetwork, ratio: float | Float[Array,
 
 def _spectral(case: Recovery, ratio: float | Float[Array, ""]) -> dict[str, Array]:
     """The compressed network from its spectral start."""
-    run = _train(case, _spectral_start(case, start_scales(case.weights)[0]), ratio)
+    run = _train(case, spectral_start(case, start_scales(case.weights)[0]), ratio)
     return {
         "spectral_error": run.error,
         "spectral_loss": run.loss,
@@ -116,13 +116,6 @@ def _from_basis(
     }
 
 
-def _begin(case: Recovery) -> dict[str, Array]:
-    """Where compressed networks of scale 1 start, and where the loss first moves them."""
-    start = compressed_product(_spectral_start(case, 1.0))
-    columns = case.basis.columns
-    return {"start": jnp.stack([start, columns @ columns.T, jax.grad(case.loss)(start)])}
-
-
 def _floor(case: Recovery, size: int) -> Float[Array, ""]:
     """The smallest recovery error between the subspaces of the first columns of the basis."""
     network = gradient_network(case.weights, case.basis.columns[:, :size])
@@ -135,7 +128,7 @@ def predict(case: Recovery) -> dict[str, Array]:
     smallest = singular_values(case.target)[case.rank - 1]
     return {
         **_full(case),
-        **_begin(seen_alone(case)),
+        **start_of_what_is_seen(case),
         "floor": _floor(case, 2 * case.rank),
         "hidden": jnp.sum(case.mask == 0),
         "turning": case.outer_ratio * case.learning_rate * smallest**2,
@@ -146,7 +139,7 @@ def measure(case: Recovery) -> dict[str, Array]:
     """The compressed networks: spectral start, basis of the gradient, and that basis fixed."""
     spectral, basis = _spectral(case, case.step_ratio), _from_basis(case)
     last = jnp.maximum(spectral["diverged_at"], basis["diverged_at"])
-    return spectral | basis | _begin(case) | {"diverged_at": last}
+    return spectral | basis | begin(case) | {"diverged_at": last}
 
 
 # Claims --------------------------------------------------------------------------------------
@@ -276,12 +269,7 @@ BASIS_CLAIMS = (
           kind="bound", reads=("basis_error", "floor", "turning", *FOUND),
           applies=_hides, undecided=_not_turned,
           residual=lambda one: excess(one.measured["basis_error"][-1], one.predicted["floor"])),
-    Claim("start",
-          "what is hidden plays no part: with 0 in place of every hidden entry of Phi the networks "
-          "start from the same subspaces and the loss has the same slope there",
-          residual=on_each("start"), reads=("start", "hidden"),
-          applies=lambda one: one.predicted["hidden"] > 0,
-          sides="Phi with 0 in place of hidden entries against Phi"),
+    START,
 )  # fmt: skip
 
 
@@ -312,18 +300,6 @@ def _controls(prefix: str) -> tuple[Control[Recovery], ...]:
     )  # fmt: skip
 
 
-def _one_entry_off(case: Recovery) -> Recovery:
-    """The case with one observed entry of its target off by the largest one."""
-    place = jnp.argmax(case.mask * jnp.abs(case.target))
-    entry = jnp.arange(case.target.size).reshape(case.target.shape) == place
-    return dataclasses.replace(case, target=jnp.where(entry, 2 * case.target, case.target))
-
-
-def _start_of_the_target(case: Recovery) -> dict[str, Array]:
-    """A start that has seen everything."""
-    return _begin(dataclasses.replace(case, mask=jnp.ones_like(case.mask)))
-
-
 BASIS_CONTROLS = (
     Control[Recovery]("larger_start", "inner layers from 4 eps I", "same_time",
                       measure=lambda case: _from_basis(case, start_factor=4.0)),
@@ -339,10 +315,7 @@ BASIS_CONTROLS = (
                       measure=lambda case: _from_basis(case, size=case.rank, outer_ratio=0.0)),
     Control[Recovery]("squared_floor", "the square of that bound", "discrepant_rates",
                       predict=lambda case: {"floor": _floor(case, 2 * case.rank) ** 2}),
-    Control("start_of_the_target", "the start has seen all entries", "start",
-            measure=_start_of_the_target),
-    Control[Recovery]("one_entry_off", "one observed entry is another one", "start",
-                      predict=lambda case: _begin(seen_alone(_one_entry_off(case)))),
+    *START_CONTROLS,
 )  # fmt: skip
 
 AT = {"rank": 1, "observed": 0.8, "init_scale": 0.025, "learning_rate": 0.05, "outer_ratio": 0.04}

@@ -1,0 +1,88 @@
+"""Where compressed networks start: what is hidden plays no part."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lrdyn import linalg, recovery
+from lrdyn.claims import on_each
+from lrdyn.compression import CompressedNetwork, compressed_product
+from lrdyn.spectra import singular_values
+from lrdyn.theorem import Claim, Control
+from lrdyn.theorems.completion.problem import DEPTH, Recovery, seen_alone
+
+
+def spectral_start(case: Recovery, scale: float | Float[Array, ""]) -> CompressedNetwork:
+    """The compressed network whose outer factors are singular subspaces of the surrogate."""
+    return recovery.spectral_network(case.surrogate, 2 * case.rank, scale, DEPTH)
+
+
+def begin(case: Recovery) -> dict[str, Array]:
+    """Where compressed networks of scale 1 start, and where the loss first moves them."""
+    start = compressed_product(spectral_start(case, 1.0))
+    columns = case.basis.columns
+    return {"start": jnp.stack([start, columns @ columns.T, jax.grad(case.loss)(start)])}
+
+
+def start_of_what_is_seen(case: Recovery) -> dict[str, Array]:
+    """The same with 0 in place of every hidden entry, and what amplifies rounding errors there."""
+    seen = seen_alone(case)
+    found = begin(seen)
+    return found | {"start_condition": _condition(seen, found["start"])}
+
+
+def _condition(case: Recovery, start: Float[Array, "part d d"]) -> Float[Array, ""]:
+    """What amplifies rounding errors of a start: largest singular values over gaps, and an angle.
+
+    U_2r V_2r^T of the surrogate turns by the rounding of sigma_1 over sigma_2r - sigma_{2r+1}, and
+    is not determined without that gap; the slope adds as much on its own scale, the largest entry.
+    The basis joins the top-r subspaces of G and G^T W_1: their gaps, over the sine of their angle.
+    """
+    G, r = case.gradient, case.rank
+    H = G.T @ case.weights[0]
+    spectral = _over_gap(singular_values(case.surrogate), 2 * r)
+    weight = case.mask.size / jnp.sum(case.mask)
+    slope = jnp.maximum(1.0, weight / jnp.max(jnp.abs(start[2])))
+    tops = [linalg.svd(matrix)[2][:r] for matrix in (G, H)]
+    angle = linalg.svdvals(jnp.concatenate(tops))[-1]
+    gaps = [_over_gap(singular_values(matrix), r) for matrix in (G, H)]
+    return jnp.maximum(spectral * slope, jnp.maximum(*gaps) / angle)
+
+
+def _over_gap(values: Float[Array, "k"], rank: int) -> Float[Array, ""]:
+    gap = values[rank - 1] - values[rank]
+    return jnp.where(gap > 0, values[0] / jnp.where(gap > 0, gap, 1.0), jnp.inf)
+
+
+def _one_entry_off(case: Recovery) -> Recovery:
+    """The case with one observed entry of its target off by the largest one."""
+    place = jnp.argmax(case.mask * jnp.abs(case.target))
+    entry = jnp.arange(case.target.size).reshape(case.target.shape) == place
+    return dataclasses.replace(case, target=jnp.where(entry, 2 * case.target, case.target))
+
+
+def _start_of_the_target(case: Recovery) -> dict[str, Array]:
+    """A start that has seen everything."""
+    return begin(dataclasses.replace(case, mask=jnp.ones_like(case.mask)))
+
+
+START = Claim(
+    "start",
+    "what is hidden plays no part: with 0 in place of every hidden entry of Phi the networks "
+    "start from the same subspaces and the loss has the same slope there",
+    residual=on_each("start"),
+    reads=("start", "hidden"),
+    applies=lambda one: one.predicted["hidden"] > 0,
+    condition="start_condition",
+    steps=1,
+    sides="Phi with 0 in place of hidden entries against Phi",
+)
+
+START_CONTROLS = (
+    Control("start_of_the_target", "the start has seen all entries", "start",
+            measure=_start_of_the_target),
+    Control[Recovery]("one_entry_off", "one observed entry is another one", "start",
+                      predict=lambda case: begin(seen_alone(_one_entry_off(case)))),
+)  # fmt: skip
