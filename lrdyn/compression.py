@@ -110,10 +110,23 @@ def gradient_basis(weights: Weights, gradient: Float[Array, "d d"], rank: int) -
     weights, dim = square_layers(weights)
     gradient = checks.floats("gradient", gradient, (dim, dim))
     checks.integer("rank", rank, 1, dim - 1)
-    _, values, right = linalg.svd(gradient)
-    _, _, other = linalg.svd(gradient.T @ weights[0])
-    both = jnp.concatenate([right[:rank].T, other[:rank].T], axis=1)
+    right, values = _right_subspace(gradient, rank)
+    other, _ = _right_subspace(gradient.T @ weights[0], rank)
+    both = jnp.concatenate([right, other], axis=1)
     return GradientBasis(linalg.orthogonal_factor(both), values[rank] / values[rank - 1])
+
+
+def _right_subspace(
+    matrix: Float[Array, "m n"], rank: int
+) -> tuple[Float[Array, "n r"], Float[Array, "k"]]:
+    """Orthonormal columns that span the top-r right singular vectors, and all singular values.
+
+    LAPACK counts off-diagonal entries below 100 (float32: 10) roundings of sigma_1 as zero, which
+    turns singular vectors by as much. In the range of M^T U_r what is turned out of the subspace is
+    sigma_{r+1} / sigma_r of that.
+    """
+    left, values, _ = linalg.svd(matrix)
+    return linalg.orthogonal_factor(matrix.T @ left[:, :rank]), values
 
 
 def gradient_gap_bound(

@@ -160,6 +160,17 @@ def test_the_basis_is_two_decompositions(seed, dtype):
     assert_close(basis.columns.T @ basis.columns, np.eye(4), size=9)
 
 
+def test_the_basis_is_as_exact_as_its_gradient():
+    """LAPACK stops at 50 eps where the other singular values are small: seen in G, in G^T W_1."""
+    W = (jnp.asarray(oracles.rotated(1, (4, 4), np.ones(4))),) * 2
+    for seed in (10, 192, 215):
+        right, left = (np.linalg.qr(draw)[0] for draw in oracles.normal(seed, (4, 4), (4, 4)))
+        G = (left * [1.0, 1e-7, 1e-7, 6e-8]) @ right.T
+        found = compiled.gradient_basis(W, G, 1).columns
+        exact = np.linalg.qr(np.stack([right[:, 0], double(W[0]).T @ left[:, 0]], axis=1))[0]
+        assert_close(projector(found), projector(exact), size=4)
+
+
 @pytest.mark.parametrize("scale", [0.01, 0.3, 0.6])
 def test_the_gap_of_a_gradient_is_bounded(scale):
     W, Phi, scales = problem(scale=scale)
