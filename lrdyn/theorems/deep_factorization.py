@@ -229,7 +229,8 @@ def theory_run(case: DeepFactorization, record: Callable[[Weights], PyTree]) -> 
     The theorem is exact for blocks of any size >= 2r. A twin leaves the subspace: its error has
     parts inside the block of 2r, outside, and in the bulk, whose directions decouple from each
     other to first order. It is pushed at every step, too: from a small start one mode is there long
-    before the next, which the rounding of the first reaches while it is small. All three are a
+    before the next, which the rounding of the first reaches while it is small; and where an orbit
+    becomes unstable what leaves it has been small for long. All three are a
     :class:`~lrdyn.descent.Trajectory`.
     """
     moving = 2 * case.rank
