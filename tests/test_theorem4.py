@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrdyn import cli
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.condition import with_condition
@@ -190,6 +191,12 @@ def test_what_shows_nothing_is_left_out_by_theory(rate, reason):
     assert (found["galore_diverges_at"].item() >= 0) == (reason == "diverges")
     if reason != "diverges":
         assert legs["sum_excess"].residual <= legs["sum_excess"].tolerance
+
+
+@pytest.mark.parametrize("rate", ["1e-307", "1e13"])
+def test_a_step_whose_updates_have_no_digits_is_refused(rate):
+    with pytest.raises(cli.BadInput, match=r"--learning-rate: got .*wanted a number from 1e-12"):
+        cli.parse(THEOREM4, ["--learning-rate", rate])
 
 
 def test_a_gradient_of_less_than_full_rank_is_no_case():

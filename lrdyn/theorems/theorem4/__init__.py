@@ -15,7 +15,7 @@ from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
 from lrdyn.claims import CLEARLY, relative_difference, tolerance
 from lrdyn.condition import with_condition
-from lrdyn.flags import POSITIVE, Flag, at_least, one_of
+from lrdyn.flags import Flag, at_least, between, one_of
 from lrdyn.theorem import Arrays, Claim, Control, Outcome, Scenario, Theorem
 from lrdyn.theorems.theorem4 import problems
 from lrdyn.theorems.theorem4.duality import DUALITY
@@ -29,6 +29,9 @@ from lrdyn.theorems.theorem4.problems import OPTIMIZERS, PROBLEMS, LowRankRun, t
 from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
 
 SIDES = ("left", "right")
+
+RATE = between(1e-12, 1e12)
+"""Where updates keep all digits: a decay of some step times a weight has none below 1e-307."""
 
 FLAGS = (
     Flag("rows", (10,), at_least(2), int, "m", "rows of W: outputs, classes, hidden units",
@@ -45,7 +48,7 @@ FLAGS = (
          shapes=True),
     Flag("problem", ("regression", "mlp"), one_of(*PROBLEMS), str, "f",
          "what is trained; every matrix of a network is projected", PROBLEMS, shapes=True),
-    Flag("learning_rate", (0.05,), POSITIVE, float, "eta",
+    Flag("learning_rate", (0.05,), RATE, float, "eta",
          "step size; for the regression that of the loss 1/2 ||.||_F^2", (0.02, 0.05)),
     Flag("steps", (60,), at_least(1), int, "t", "steps of descent", (100,), swept=False),
 )  # fmt: skip
