@@ -95,7 +95,7 @@ def gradient_basis(weights: Weights, gradient: Float[Array, "d d"], rank: int) -
     a target of rank r are observed; otherwise the closer the smaller the gap.
 
     Args:
-        weights: square layers at the start.
+        weights: square layers at the start, of which ``W_1`` alone is used.
         gradient: G.
         rank: r.
 
@@ -157,7 +157,7 @@ def gradient_network(weights: Weights, basis: Float[Array, "d s"]) -> Compressed
     the full network on the basis.
 
     Args:
-        weights: square layers at the start, multiples of orthogonal ones.
+        weights: layers at the start, multiples of matrices with orthonormal columns.
         basis: orthonormal columns, from :func:`gradient_basis`.
 
     Example:
@@ -165,8 +165,8 @@ def gradient_network(weights: Weights, basis: Float[Array, "d s"]) -> Compressed
         >>> compressed_product(network).tolist()
         [[6.0, 0.0], [0.0, 0.0]]
     """
-    weights, dim = square_layers(weights)
-    basis = checks.floats("basis", basis, (dim, "s"))
+    weights = checks.layers(weights)
+    basis = checks.floats("basis", basis, (weights[0].shape[1], "s"))
     scales = start_scales(weights)
     left = end_to_end(weights) @ basis / jnp.prod(scales)
     return CompressedNetwork(left, reduced_start(scales, basis.shape[1]), basis)

@@ -1,12 +1,33 @@
-"""Algorithm 1: GaLore, ReLoRA and LoRA as values of one method, for the weights of any network."""
+"""Algorithm 1: GaLore, ReLoRA, LoRA and its relatives as values of one method, for any model.
 
+A :class:`Method` says what is trained in the place of a matrix and where it starts. As a loop it is
+:func:`low_rank_descent`; :func:`init` and :func:`apply` put its adapters on the model of a loop of
+your own.
+"""
+
+from lrdyn.adapters.adapter import Adapter as Adapter
+from lrdyn.adapters.adapter import Factors as Factors
+from lrdyn.adapters.adapter import Shift as Shift
+from lrdyn.adapters.array_like import Adapted as Adapted
+from lrdyn.adapters.compressed_deep_lora import compressed_deep_lora as compressed_deep_lora
+from lrdyn.adapters.deep_lora import DeepFactors as DeepFactors
+from lrdyn.adapters.deep_lora import deep_lora as deep_lora
 from lrdyn.adapters.descent import algorithm1 as algorithm1
 from lrdyn.adapters.descent import low_rank_descent as low_rank_descent
+from lrdyn.adapters.dora import DORA as DORA
+from lrdyn.adapters.dora import DirectedFactors as DirectedFactors
 from lrdyn.adapters.galore import FULL as FULL
 from lrdyn.adapters.galore import GALORE as GALORE
 from lrdyn.adapters.lora import LORA as LORA
+from lrdyn.adapters.lora import lora as lora
+from lrdyn.adapters.lora import over_rank as over_rank
+from lrdyn.adapters.lora import over_root as over_root
+from lrdyn.adapters.lora_fa import LORA_FA as LORA_FA
+from lrdyn.adapters.lora_plus import by_label as by_label
+from lrdyn.adapters.lora_plus import lora_plus as lora_plus
 from lrdyn.adapters.maps import Identity as Identity
 from lrdyn.adapters.maps import LinearMap as LinearMap
+from lrdyn.adapters.maps import Parametrization as Parametrization
 from lrdyn.adapters.maps import Projector as Projector
 from lrdyn.adapters.maps import choose_projectors as choose_projectors
 from lrdyn.adapters.maps import draw_projectors as draw_projectors
@@ -20,6 +41,17 @@ from lrdyn.adapters.method import Parts as Parts
 from lrdyn.adapters.method import Split as Split
 from lrdyn.adapters.method import layered as layered
 from lrdyn.adapters.method import merged as merged
+from lrdyn.adapters.model import apply as apply
+from lrdyn.adapters.model import choose_by_path as choose_by_path
+from lrdyn.adapters.model import count as count
+from lrdyn.adapters.model import init as init
+from lrdyn.adapters.model import joined as joined
+from lrdyn.adapters.model import labels as labels
+from lrdyn.adapters.model import merge as merge
+from lrdyn.adapters.model import rebase as rebase
+from lrdyn.adapters.model import split as split
+from lrdyn.adapters.model import unmerge as unmerge
+from lrdyn.adapters.pissa import PISSA as PISSA
 from lrdyn.adapters.relora import RELORA as RELORA
 from lrdyn.adapters.relora import RELORA_FROZEN as RELORA_FROZEN
 from lrdyn.adapters.state import transport_moments as transport_moments

@@ -12,6 +12,7 @@ GALORE = Method(
         trained=lift_onto(split.trained, split.frozen, updates, scale)
     ),
     choose=by_svd,
+    gradients=True,
     side="smaller",
     state="keep",
     memory=Footprint(
@@ -23,6 +24,7 @@ steps, on the smaller side, and the state of the optimiser is kept (arXiv 2403.0
 
 FULL = GALORE._replace(
     choose=identities,
+    gradients=False,
     once=True,
     # W X became E in place; it is held with the gradient E X^T.
     memory=Footprint(Formula("mn"), Formula("2mn"), 1, merged=Formula("mn + mb")),

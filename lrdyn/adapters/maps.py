@@ -1,4 +1,4 @@
-"""Linear maps S from gradients to coordinates, and how they are chosen."""
+"""Coordinates in which a parameter is trained: linear maps S, and how they are chosen."""
 
 import math
 from abc import abstractmethod
@@ -11,12 +11,84 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn import checks, linalg
+from lrdyn.adapters.adapter import Adapter, Factors, Shift, apart
 
 Side = Literal["left", "right", "smaller", "larger"]
 
 
-class LinearMap(eqx.Module):
-    """S, from the gradient of one parameter to its coordinates, and its transpose."""
+class Parametrization(eqx.Module):
+    """How one parameter is made of W and of coordinates R that are trained in its place."""
+
+    @abstractmethod
+    def begin(self, weight: Array) -> tuple["Parametrization", Any]:
+        """This one for W, and the R at which the parameter is W."""
+
+    def fresh(self, weight: Array, scale: Any, *, both: bool = False) -> Adapter:
+        """The adapter of this scale at its start."""
+        begun, coordinates = self.begin(weight)
+        return begun.adapter(coordinates, scale, both=both)
+
+    @abstractmethod
+    def adapter(self, coordinates: Any, scale: Any, *, both: bool = False) -> Adapter:
+        """What R adds to W; ``both`` says that the arrays of this object are trained as well."""
+
+    def onto(self, weight: Array, coordinates: Any, scale: Any) -> Array:
+        """The parameter as one array."""
+        return self.adapter(coordinates, scale).onto(weight)
+
+    def layer(self, weight: Array, coordinates: Any, scale: Any) -> Any:
+        """The parameter as it acts."""
+        return self.adapter(coordinates, scale, both=True).layer(weight)
+
+
+class Separate(Parametrization):
+    """An adapter of any form: what is not trained is here, and what is trained is R.
+
+    Example:
+        >>> adapter = Factors(jnp.zeros((2, 1)), jnp.ones((1, 2)), trained=("B",))
+        >>> fixed, R = Separate(adapter).begin(jnp.eye(2))
+        >>> R.B.shape, R.A, fixed.onto(jnp.eye(2), R, 1.0).tolist()
+        ((2, 1), None, [[1.0, 0.0], [0.0, 1.0]])
+    """
+
+    fixed: Adapter
+
+    def fresh(self, weight: Array, scale: Any, *, both: bool = False) -> Adapter:
+        """The adapter itself."""
+        return self.fixed.scaled(scale).fitted(weight)
+
+    def begin(self, weight: Array) -> tuple[Parametrization, Adapter]:
+        """The two parts of the adapter, started on W."""
+        coordinates, fixed = apart(self.fixed.fitted(weight))
+        return Separate(fixed), coordinates
+
+    def adapter(self, coordinates: Adapter, scale: Any, *, both: bool = False) -> Adapter:
+        """The two parts together."""
+        return eqx.combine(coordinates, self.fixed).scaled(scale)
+
+
+class Frozen(Parametrization):
+    """Of a parameter that is not trained: there are no coordinates."""
+
+    def begin(self, weight: Array) -> tuple[Parametrization, None]:
+        """Nothing."""
+        return self, None
+
+    def adapter(self, coordinates: None, scale: Any, *, both: bool = False) -> Adapter:
+        """There is none."""
+        raise NotImplementedError
+
+    def onto(self, weight: Array, coordinates: None, scale: Any) -> Array:
+        """W."""
+        return weight
+
+    def layer(self, weight: Array, coordinates: None, scale: Any) -> Array:
+        """W."""
+        return weight
+
+
+class LinearMap(Parametrization):
+    """S, from the gradient of one parameter to its coordinates, and its transpose: W + s S^T R."""
 
     @abstractmethod
     def project(self, gradient: Array) -> Array:
@@ -26,13 +98,17 @@ class LinearMap(eqx.Module):
     def lift(self, coordinates: Array) -> Array:
         """S^T R."""
 
+    def begin(self, weight: Array) -> tuple[Parametrization, Array]:
+        """R = 0."""
+        return self, jnp.zeros_like(self.project(weight))
+
+    def adapter(self, coordinates: Array, scale: Any, *, both: bool = False) -> Adapter:
+        """S^T R as it is."""
+        return Shift(jnp.asarray(scale, coordinates.dtype) * self.lift(coordinates))
+
     def onto(self, weight: Array, coordinates: Array, scale: Any) -> Array:
         """W + s S^T R."""
         return weight + jnp.asarray(scale, weight.dtype) * self.lift(coordinates)
-
-    def layer(self, weight: Array, coordinates: Array, scale: Any) -> Any:
-        """What maps x to (W + s S^T R) x; here that very matrix."""
-        return self.onto(weight, coordinates, scale)
 
 
 class Projector(LinearMap):
@@ -66,28 +142,14 @@ class Projector(LinearMap):
         B, A = self.factors(coordinates)
         return B @ A
 
-    def layer(self, weight: Float[Array, "m n"], coordinates: Float[Array, "..."], scale: Any):
-        """The three factors, apart."""
-        return Layer(weight, *self.factors(coordinates), jnp.asarray(scale, weight.dtype))
-
-
-class Layer(eqx.Module):
-    """W + s B A as it acts: W x + s B (A x), which forms no array of the size of W.
-
-    Example:
-        >>> layer = Layer(jnp.eye(2), jnp.ones((2, 1)), jnp.ones((1, 2)), jnp.asarray(2.0))
-        >>> (layer @ jnp.array([1.0, 0.0])).tolist()
-        [3.0, 2.0]
-    """
-
-    weight: Float[Array, "m n"]
-    left: Float[Array, "m r"]
-    right: Float[Array, "r n"]
-    scale: Float[Array, ""]
-
-    def __matmul__(self, inputs: Float[Array, "n *batch"]) -> Float[Array, "m *batch"]:
-        """W x + s B (A x)."""
-        return self.weight @ inputs + self.scale * (self.left @ (self.right @ inputs))
+    def adapter(
+        self, coordinates: Float[Array, "..."], scale: Any, *, both: bool = False
+    ) -> Factors:
+        """B and A; of a projector that is not trained, the other one is."""
+        B, A = self.factors(coordinates)
+        other = ("A",) if self.side == "left" else ("B",)
+        scale = jnp.asarray(scale, coordinates.dtype)
+        return Factors(B, A, scale, trained=("B", "A") if both else other)
 
 
 class Identity(LinearMap):
@@ -101,6 +163,10 @@ class Identity(LinearMap):
         """R."""
         return coordinates
 
+    def adapter(self, coordinates: Array, scale: Any, *, both: bool = False) -> Shift:
+        """R, without a scale."""
+        return Shift(coordinates)
+
     def onto(self, weight: Array, coordinates: Array, scale: Any) -> Array:
         """W + R."""
         return weight + coordinates
@@ -108,7 +174,7 @@ class Identity(LinearMap):
 
 def is_map(node: Any) -> bool:
     """Whether a node of a PyTree is the map of one parameter."""
-    return isinstance(node, LinearMap)
+    return isinstance(node, Parametrization)
 
 
 def over_maps(function: Callable[..., Any], maps: PyTree, *others: PyTree) -> PyTree:
@@ -238,19 +304,32 @@ def choose_projectors(gradients: PyTree, rank: int, side: Side = "smaller") -> P
     )
 
 
+Law = Literal["gaussian", "kaiming"]
+"""Of the entries of a factor that is drawn."""
+
+
 def draw_projectors(
-    key: Key[Array, ""] | None, weights: PyTree, rank: int, side: Side = "right"
+    key: Key[Array, ""] | None,
+    weights: PyTree,
+    rank: int,
+    side: Side = "right",
+    *,
+    law: Law = "gaussian",
 ) -> PyTree:
-    """The same with Gaussian factors of variance 1 / length: E[P^T P] = I.
+    """The same with factors that are drawn.
+
+    Gaussian entries have the variance 1 / length, so that E[P^T P] = I; those of Kaiming are
+    uniform within 1 / sqrt(length), three times less.
 
     Args:
         key: random key.
         weights: arrays of the shapes of the parameters.
         rank: r; min(m, n) if that is less.
         side: see :func:`resolve_side`.
+        law: ``gaussian`` or ``kaiming``.
 
     Raises:
-        ValueError: there is no key, the rank is not positive, or the side unknown.
+        ValueError: there is no key, the rank is not positive, or the side or the law unknown.
 
     Example:
         >>> found = draw_projectors(jax.random.key(0), {"W": jnp.ones((3, 5)), "b": jnp.ones(3)}, 2)
@@ -258,19 +337,40 @@ def draw_projectors(
         ((5, 2), Identity())
     """
     checks.integer("rank", rank)
-    leaves, structure = jax.tree.flatten(weights)
-    keys = jax.random.split(checks.key(key), len(leaves))
-    drawn = [_draw(*pair, rank, side) for pair in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, drawn)
+    if law not in get_args(Law):
+        checks.refuse("law", repr(law), f"one of {', '.join(get_args(Law))}")
+    return matrices_alone(lambda key, W: _draw(key, W, rank, side, law), key, weights)
 
 
-def _draw(key: Key[Array, ""], W: Array, rank: int, side: Side) -> LinearMap:
-    if W.ndim != 2:
-        return Identity()
+def _draw(key: Key[Array, ""], W: Array, rank: int, side: Side, law: Law) -> LinearMap:
     side = resolve_side(W.shape, side)
     length = W.shape[0 if side == "left" else 1]
-    basis = jax.random.normal(key, (length, min(rank, *W.shape)), W.dtype)
+    shape = (length, min(rank, *W.shape))
+    if law == "gaussian":
+        basis = jax.random.normal(key, shape, W.dtype)
+    else:
+        basis = jax.random.uniform(key, shape, W.dtype, -1, 1)
     return Projector(basis / math.sqrt(length), side)
+
+
+def matrices_alone(
+    draw: Callable[[Key[Array, ""], Array], Any], key: Key[Array, ""] | None, gradients: PyTree
+) -> PyTree:
+    """``draw(key, G)`` for each matrix, with a key of its own, and the identity for the rest.
+
+    Example:
+        >>> found = matrices_alone(
+        ...     lambda key, G: Projector(G, "left"), jax.random.key(0), [jnp.eye(2), jnp.ones(2)])
+        >>> found[0].side, found[1]
+        ('left', Identity())
+    """
+    checks.instance("draw", draw)
+    leaves, structure = jax.tree.flatten(gradients)
+    keys = jax.random.split(checks.key(key), len(leaves))
+    drawn = [
+        draw(one, G) if G.ndim == 2 else Identity() for one, G in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, drawn)
 
 
 # As a method chooses them: from a random key, the gradients, r and the side -----------------------

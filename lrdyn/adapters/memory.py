@@ -54,7 +54,7 @@ class Footprint(NamedTuple):
     """State of the optimiser, and P if there is one."""
     counters: int
     """Step counters in that state."""
-    merged: Formula
+    merged: Formula | None = None
     """Temporaries of a step that forms the weights as one m x n array: W, or W + B A."""
     layered: Formula | None = None
     """Temporaries of a step that computes W x + B (A x)."""
@@ -196,7 +196,7 @@ def program_formula(method: Held, *, layered: bool = False, refresh: bool = Fals
     held = footprint(method)
     formula = held.refresh if refresh else held.layered if layered else held.merged
     if formula is None:
-        kind = "a refresh of its own" if refresh else "adapters"
+        kind = "a refresh of its own" if refresh else "adapters" if layered else "a known step"
         raise ValueError(f"method: got one that holds {held.weights}, wanted one with {kind}")
     return formula
 

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
 from lrdyn import checks
-from lrdyn.adapters.maps import Side, lift_onto, over_maps, project
+from lrdyn.adapters.maps import Side, lift_onto, over_maps
 from lrdyn.adapters.memory import Footprint
 from lrdyn.adapters.state import Policy
 
@@ -52,15 +51,15 @@ def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
 
 
 def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
-    """The same, a :class:`~lrdyn.adapters.maps.Layer` for each matrix that has factors.
+    """The same, an :class:`~lrdyn.adapters.Adapted` for each matrix that has factors.
 
-    For a loss that uses a matrix as ``W @ x`` only: W x + s B (A x).
+    For a loss that uses a matrix as ``W @ x`` or ``x @ W`` only: W x + s B (A x).
 
     Example:
         >>> import lrdyn
         >>> S = lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
         >>> layer = layered(Parts(jnp.eye(2), S, jnp.ones((1, 2))))
-        >>> layer.left.shape, (layer @ jnp.ones(2)).tolist()
+        >>> layer.adapter.B.shape, (layer @ jnp.ones(2)).tolist()
         ((2, 1), [3.0, 3.0])
     """
     checks.instance("parts", parts, Parts)
@@ -70,8 +69,21 @@ def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
     return over_maps(lambda S, W, A: S.layer(W, A, scale), S, W, A)
 
 
+class Begun(NamedTuple):
+    """One parameter of a new run."""
+
+    map: Any
+    coordinates: Any
+
+
+def _each(begun: PyTree, name: str) -> PyTree:
+    return jax.tree.map(
+        lambda one: getattr(one, name), begun, is_leaf=lambda node: isinstance(node, Begun)
+    )
+
+
 def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
-    """W is what was merged, S is new, A = 0; only mistakes look at the parts before.
+    """W is what was merged, S is new, A begins (at 0); only mistakes look at the parts before.
 
     Example:
         >>> import lrdyn
@@ -80,7 +92,8 @@ def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
         [0.0, 0.0]
     """
     checks.instance("old", old, Parts)
-    return Parts(weights, maps, jax.tree.map(jnp.zeros_like, project(maps, weights)))
+    begun = over_maps(lambda S, W: Begun(*S.begin(W)), maps, weights)
+    return Parts(weights, *(_each(begun, name) for name in Begun._fields))
 
 
 class Method(NamedTuple):
@@ -117,3 +130,5 @@ class Method(NamedTuple):
     """Lines 2 and 4: the parts after a refresh."""
     once: bool = False
     """S is chosen at the start, and there is no refresh."""
+    gradients: bool = False
+    """Line 3 looks at the gradients, and not at their shapes alone."""

@@ -11,6 +11,7 @@ RELORA_FROZEN = Method(
     split=lambda parts: Split(parts.coordinates, (parts.weights, parts.maps)),
     parts=lambda split: Parts(*split.frozen, coordinates=split.trained),
     choose=by_svd,
+    gradients=True,
     side="smaller",
     state="reset",
     memory=Footprint(

@@ -4,6 +4,7 @@ Hidden states are matrices, one token a column.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -116,7 +117,7 @@ class Attention(eqx.Module):
         return _affine(self.output, self.biases[3], mixed.reshape(-1, tokens))
 
 
-def _affine(W: Array, b: Array | None, hidden: Array) -> Array:
+def _affine(W: Any, b: Array | None, hidden: Array) -> Array:
     return W @ hidden if b is None else W @ hidden + b[:, None]
 
 

@@ -1,0 +1,285 @@
+"""Adapters on the parameters of any model: a dictionary of them, by the paths of its leaves.
+
+``params`` is any PyTree, an equinox model for example, and ``adapters`` what :func:`init` makes for
+it: path -> :class:`~lrdyn.adapters.Adapter`. All functions are pure.
+
+Example:
+    >>> import equinox as eqx, lrdyn
+    >>> key, x = jax.random.key(0), jnp.ones(4)
+    >>> net = eqx.nn.MLP(4, 3, width_size=8, depth=1, key=key)
+    >>> adapters = init(key, net, select="layers.*.weight", rank=2, extra="layers.1.bias")
+    >>> sorted(adapters), count(adapters)
+    (['layers.0.weight', 'layers.1.bias', 'layers.1.weight'], 49)
+    >>> bool(jnp.allclose(apply(net, adapters)(x), net(x)))
+    True
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from zlib import crc32
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key, PyTree
+
+from lrdyn import checks, compression
+from lrdyn.adapters.adapter import Adapter, apart, is_adapter
+from lrdyn.adapters.lora import LORA
+from lrdyn.adapters.maps import Frozen, Identity, Parametrization
+from lrdyn.adapters.method import Method, Parts, Split
+from lrdyn.adapters.selection import Patterns, is_floating, name_of, of_path, selected
+
+Adapters = dict[str, Any]
+"""Path of a leaf -> its :class:`~lrdyn.adapters.Adapter`."""
+PerPath = Any | Mapping[Any, Any]
+"""A value for all paths, or a dictionary from patterns to values: the first that fits counts."""
+
+
+def choose_by_path(
+    method: Method,
+    *,
+    select: Patterns = "*",
+    rank: PerPath = 8,
+    extra: Patterns = (),
+) -> Callable[[Key[Array, ""] | None, PyTree], PyTree]:
+    """The argument ``choose`` of :func:`lrdyn.low_rank_descent`, for some leaves of a model.
+
+    Args:
+        method: a value of Algorithm 1.
+        select: which matrices are adapted.
+        rank: r, or patterns with ranks.
+        extra: which other leaves are trained as they are; the rest is frozen.
+
+    Example:
+        >>> import lrdyn
+        >>> choose = choose_by_path(lrdyn.LORA, select="W", rank=1)
+        >>> found = choose(jax.random.key(0), {"W": jnp.ones((3, 2)), "V": jnp.ones((3, 2))})
+        >>> found["W"].basis.shape, found["V"]
+        ((2, 1), Frozen())
+    """
+    checks.instance("method", method, Method)
+
+    def choose(key: Key[Array, ""] | None, gradients: PyTree) -> PyTree:
+        kinds = selected(gradients, select, extra)
+
+        def one(path: tuple[Any, ...], G: Any) -> Parametrization:
+            name = name_of(path)
+            if kinds.get(name) != "adapted":
+                return Identity() if name in kinds else Frozen()
+            # A draw depends on its own path, and not on what else is selected.
+            mine = None if key is None else jax.random.fold_in(key, crc32(name.encode()))
+            size = checks.integer("rank", of_path("rank", rank, name))
+            return method.choose(mine, G, size, method.side)
+
+        return jax.tree_util.tree_map_with_path(one, gradients)
+
+    return choose
+
+
+def init(
+    key: Key[Array, ""],
+    params: PyTree,
+    *,
+    select: Patterns = "*",
+    method: Method = LORA,
+    rank: PerPath = 8,
+    scale: PerPath = 1.0,
+    extra: Patterns = (),
+    gradients: PyTree = None,
+) -> Adapters:
+    """New adapters for a model, as a method of Algorithm 1 starts them.
+
+    Under ``jax.vmap`` over keys one model has the adapters of many seeds.
+
+    Args:
+        key: random key.
+        params: the model, or its shapes under ``jax.eval_shape``.
+        select: which matrices are adapted: a glob or a regular expression on their paths, or a list
+            of them. Other leaves that fit are left alone.
+        method: what is trained, and where it starts: :data:`lrdyn.LORA`, ``LORA_FA``, ``PISSA``,
+            ``DORA``, :func:`~lrdyn.adapters.lora`, :func:`~lrdyn.adapters.deep_lora`,
+            :func:`~lrdyn.adapters.compressed_deep_lora`.
+        rank: r, min(m, n) if that is less; or patterns with ranks, such as ``{"*.query.*": 4, "*":
+            8}``.
+        scale: s, or a function of r, such as :func:`~lrdyn.adapters.over_rank`; or patterns with
+            either.
+        extra: which other leaves are trained as they are: biases, a head.
+        gradients: of a loss in ``params``, where a method starts from them.
+
+    Raises:
+        ValueError: a pattern fits nothing, a rank is not positive, the method has no adapters, or
+            it needs gradients.
+    """
+    checks.key(key)
+    checks.instance("method", method, Method)
+    if method.parts(method.split(Parts("W", "S", "R"))).coordinates is None:
+        checks.refuse("method", "one that trains W itself", "one with adapters")
+    if method.gradients and gradients is None:
+        checks.refuse("gradients", "none", "those of a batch, from which this method starts")
+    floating = lambda tree: jax.tree.map(lambda x: x if is_floating(x) else None, tree)  # noqa: E731
+    weights = floating(params)
+    seen = weights if gradients is None else floating(gradients)
+    choose = choose_by_path(method, select=select, rank=rank, extra=extra)
+    maps, both = choose(key, seen), "S" in method.split(Parts("W", "S", "R")).trained
+
+    def one(path: str, S: Parametrization, W: Array) -> Adapter:
+        s = 1.0 if isinstance(S, Identity) else of_path("scale", scale, path)
+        s = s(min(of_path("rank", rank, path), *W.shape)) if callable(s) else s
+        return S.fresh(W, jnp.asarray(checks.positive("scale", s), W.dtype), both=both)
+
+    pairs = zip(_with_names(maps), jax.tree.leaves(weights), strict=True)
+    return {path: one(path, S, W) for (path, S), W in pairs if not isinstance(S, Frozen)}
+
+
+def _with_names(maps: PyTree) -> list[tuple[str, Any]]:
+    found = jax.tree_util.tree_leaves_with_path(
+        maps, is_leaf=lambda node: isinstance(node, Parametrization)
+    )
+    return [(name_of(path), S) for path, S in found]
+
+
+def _placed(params: PyTree, adapters: Adapters, place: Callable[[Adapter, Any], Any]) -> PyTree:
+    """Each leaf that has an adapter replaced."""
+    checks.instance("adapters", adapters, Mapping)
+    left = dict(adapters)
+
+    def one(path: tuple[Any, ...], leaf: Any) -> Any:
+        name = name_of(path)
+        if name not in left:
+            return leaf
+        adapter = left.pop(name)
+        checks.instance(f"adapters[{name!r}]", adapter, Adapter)
+        _same_shape(name, adapter, leaf)
+        return place(adapter, leaf)
+
+    found = jax.tree_util.tree_map_with_path(one, params)
+    if left:
+        checks.refuse("adapters", f"one for {min(left)}", "paths of arrays of params")
+    return found
+
+
+def _same_shape(name: str, adapter: Adapter, leaf: Any) -> None:
+    if not is_floating(leaf):
+        checks.refuse("adapters", f"one for {name}", "paths of arrays of params")
+    shape = jax.eval_shape(adapter.onto, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)).shape
+    if shape != leaf.shape:
+        checks.refuse(f"adapters[{name!r}]", f"one of shape {shape}", f"one of {leaf.shape}")
+
+
+def apply(params: PyTree, adapters: Adapters) -> PyTree:
+    """The model with an :class:`~lrdyn.adapters.Adapted` in the place of each adapted matrix.
+
+    That multiplies as ``W @ x``, ``x @ W``, ``W.T`` and ``W[ids]`` in factors, as the layers of
+    equinox and of :mod:`lrdyn.networks` do: no array of the size of W is formed, for a gradient in
+    the adapters neither. Code that multiplies otherwise gets a TypeError; use :func:`merge`.
+
+    Raises:
+        ValueError: an adapter has no leaf, or one of another shape.
+    """
+    return _placed(params, adapters, lambda adapter, W: adapter.layer(W))
+
+
+def merge(params: PyTree, adapters: Adapters) -> PyTree:
+    """The model with arrays W + s B A in the place of the adapted ones.
+
+    Example:
+        >>> import lrdyn
+        >>> B, A = jnp.ones((2, 1)), jnp.ones((1, 2))
+        >>> merge({"W": jnp.eye(2)}, {"W": lrdyn.adapters.Factors(B, A, 2.0)})["W"].tolist()
+        [[3.0, 2.0], [2.0, 3.0]]
+    """
+    return _placed(params, adapters, lambda adapter, W: adapter.onto(W))
+
+
+def unmerge(params: PyTree, adapters: Adapters) -> PyTree:
+    """The inverse of :func:`merge`, to round-off.
+
+    Raises:
+        ValueError: there is none: DoRA's norms are lost in a merge.
+
+    Example:
+        >>> import lrdyn
+        >>> B, A = jnp.ones((2, 1)), jnp.ones((1, 2))
+        >>> adapters = {"W": lrdyn.adapters.Factors(B, A, 2.0)}
+        >>> unmerge(merge({"W": jnp.eye(2)}, adapters), adapters)["W"].tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    return _placed(params, adapters, lambda adapter, W: adapter.taken_off(W))
+
+
+def rebase(params: PyTree, adapters: Adapters) -> tuple[PyTree, Adapters]:
+    """Take what adapters subtract, their products at the start, off the model instead.
+
+    The adapted model is the same. Of PiSSA it is the form of the paper: the residual
+    W - s B_0 A_0 beside a plain B A.
+
+    Example:
+        >>> import lrdyn
+        >>> net = {"W": jnp.diag(jnp.array([4.0, 1.0]))}
+        >>> adapters = init(jax.random.key(0), net, rank=1, method=lrdyn.adapters.PISSA)
+        >>> base, plain = rebase(net, adapters)
+        >>> base["W"].round(5).tolist(), plain["W"].start
+        ([[0.0, 0.0], [0.0, 1.0]], None)
+    """
+    base = _placed(params, adapters, lambda adapter, W: adapter.based(W))
+    return base, {path: adapter.settled() for path, adapter in adapters.items()}
+
+
+def count(adapters: Adapters) -> int:
+    """How many numbers are trained; of shapes alone too.
+
+    Example:
+        >>> import lrdyn
+        >>> net = {"W": jax.ShapeDtypeStruct((768, 768), jnp.float32)}
+        >>> count(jax.eval_shape(lambda net: init(jax.random.key(0), net), net))
+        12288
+    """
+    return compression.count(split(adapters).trained)
+
+
+def split(adapters: Adapters) -> Split:
+    """What is trained and what is frozen, None in the place of the other; :func:`joined` undoes it.
+
+    Gradients are taken in the first alone: an optimiser then has no state for the second.
+
+    Example:
+        >>> import lrdyn
+        >>> B, A = jnp.ones((2, 1)), jnp.ones((1, 2))
+        >>> one = split({"W": lrdyn.adapters.Factors(B, A, trained=("B",))})
+        >>> one.trained["W"].A, one.frozen["W"].B
+        (None, None)
+    """
+    checks.instance("adapters", adapters, Mapping)
+    parts = {path: apart(adapter) for path, adapter in adapters.items()}
+    trained, frozen = ({path: pair[i] for path, pair in parts.items()} for i in (0, 1))
+    return Split(trained, frozen)
+
+
+def joined(trained: Adapters, frozen: Adapters) -> Adapters:
+    """The adapters of two parts of :func:`split`.
+
+    Example:
+        >>> import lrdyn
+        >>> one = {"W": lrdyn.adapters.Factors(jnp.ones((2, 1)), jnp.ones((1, 2)))}
+        >>> bool(eqx.tree_equal(joined(*split(one)), one))
+        True
+    """
+    return eqx.combine(trained, frozen)
+
+
+def labels(adapters: PyTree) -> PyTree:
+    """A word for each array, for ``optax.multi_transform`` and :func:`lrdyn.adapters.by_label`.
+
+    ``A``, ``B``, ``magnitude`` (DoRA), ``factors`` (Deep LoRA), ``frame`` and ``inner``
+    (compressed), ``extra`` for what is trained as it is, ``frozen`` for all else.
+
+    Example:
+        >>> import lrdyn
+        >>> one = labels({"W": lrdyn.adapters.Factors(jnp.ones((2, 1)), jnp.ones((1, 2)), 2.0)})
+        >>> one["W"].B, one["W"].A, one["W"].scale
+        ('B', 'A', 'frozen')
+    """
+    return jax.tree.map(
+        lambda node: node.labels() if is_adapter(node) else "extra", adapters, is_leaf=is_adapter
+    )
