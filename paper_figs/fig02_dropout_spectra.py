@@ -43,12 +43,12 @@ trained on, over the square root of their number, in evaluation, not centred, wi
 minimum of the expected loss, {depths} layers: crosses, H with its rows balanced; line, sqrt(s) of
 Theorem 3 (they differ by {identity:.0e}); points, H as it is. (b)-(d) all singular values of H over
 the steps of training, the first 8 (rank of the teacher) or 10 (classes) in blue. Bottom: (e) two
-layers, white inputs, a start balanced unit by unit: distance of the spectrum of H from c^(1/4)
-sqrt(s) against the step, and a line of slope 1. (f)-(h) the spectra at the end, over their largest;
-blue with dropout, grey without from the same start; dashed: each row of H over (||h_i|| /
-||w_i||)^(1/2), w_i the weights that read it. Dropout leaves W D and D^-1 H as good as W and H for
-every positive diagonal D: the raw spectrum depends on that free scale of the units, the balanced
-one does not. {networks}
+layers, white inputs, {starts} starts balanced unit by unit: root mean square distance of the
+spectrum of H from c^(1/4) sqrt(s) against the step, and a line of slope 1. (f)-(h) the spectra at
+the end, over their largest; blue with dropout, grey without from the same start; dashed: each row
+of H over (||h_i|| / ||w_i||)^(1/2), w_i the weights that read it. Dropout leaves W D and D^-1 H as
+good as W and H for every positive diagonal D: the raw spectrum depends on that free scale of the
+units, the balanced one does not. {networks}
 """
 NETWORK_TEXT = {
     "dln": "Linear network and perceptron (ReLU): Adam on the squared error of mini-batches, white "
@@ -141,11 +141,11 @@ def _minimum(groups: Groups) -> xr.Dataset:
 
 
 def _drift(groups: Groups) -> xr.Dataset:
-    """Distance of the raw spectrum from its limit, for each step."""
+    """Root mean square distance of the raw spectra from their limit, for each step."""
     run = _of(groups, "/raw")
     limit = _first(run["limit"], "index")
-    found = _first(run["raw_spectrum"], "rate", "index")
-    distance = np.max(np.abs(found.values - limit.values), axis=1)
+    found = _first(run["raw_spectrum"], "rate", "start", "index")
+    distance = np.sqrt(np.mean((found.values - limit.values) ** 2, axis=(1, 2)))
     return xr.Dataset({"distance": ("rate", distance)}, {"rate": run["rate"].values})
 
 
@@ -169,7 +169,7 @@ def _facts(groups: Groups, found: xr.Dataset, runs: Mapping[str, xr.Dataset]) ->
     return {
         "percent": 100 * float(config["dropout"]), "seed": int(root.seed[0]),
         "dtype": config["dtype"], "depths": " and ".join(str(n) for n in found.depth.values),
-        "identity": gap, "networks": " ".join(texts),
+        "starts": int(groups["/raw"].sizes["start"]), "identity": gap, "networks": " ".join(texts),
     }  # fmt: skip
 
 
