@@ -16,6 +16,7 @@ import lrdyn
 from lrdyn.claims import tolerance
 from lrdyn.data import Images
 from lrdyn.drawing import plotting, rendering
+from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA, synthetic
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES, linear
 from lrdyn.theorems.corollary1 import COROLLARY1
 from lrdyn.theorems.theorem2 import THEOREM2
@@ -25,6 +26,7 @@ from paper_figs import (
     BASELINES,
     EXHIBITS,
     fig01_weight_updates,
+    fig02_dropout_spectra,
     fig03_svd_evolution,
     fig06_compression,
     fig09_galore_relora,
@@ -35,7 +37,8 @@ from paper_figs import (
 from tests import oracles
 
 CAPTIONS = {exhibit.name: " ".join(exhibit.caption.split()) for exhibit in EXHIBITS}
-CAPTIONS["fig01"] += " ".join(fig01_weight_updates.NETWORK_TEXT.values())
+for name, script in {"fig01": fig01_weight_updates, "fig02": fig02_dropout_spectra}.items():
+    CAPTIONS[name] += " ".join(script.NETWORK_TEXT.values())
 
 
 class Started(Exception):
@@ -129,6 +132,37 @@ def figure_1(patch):
     is_loss(Run(cost, start, rule, steps), start, np.sum(missed**2) / 2 / 40)
 
 
+def figure_2(patch):
+    """Of the networks on synthetic data: one is linear, both are trained with it and without."""
+
+    def train(key, loss, net, rule, batches, steps, *, record, name):
+        raise Started((loss, net, rule, batches, steps))
+
+    patch.setattr(synthetic, "train", train)
+    quick = {flag.name: flag.default("quick") for flag in DROPOUT_SPECTRA.flags}
+    names = ("dropout", "synthetic_rate", "synthetic_epochs", "batch_size", "synthetic_depth")
+    sizes = {"examples": 200, "synthetic_width": 5}
+    for linear_one, activation in ((True, lambda x: x), (False, lambda x: np.maximum(x, 0))):
+        case = synthetic.make_synthetic(
+            jax.random.key(0), linear=linear_one, **{n: quick[n] for n in names}, **sizes
+        )
+        with pytest.raises(Started) as found:
+            synthetic.measure_synthetic(case)
+        loss, net, rule, batches, steps = found.value.args[0]
+        is_rule(rule, "adam", quick["synthetic_rate"])
+        assert (net.dropout, batches.size) == (quick["dropout"], quick["batch_size"])
+        assert steps[-1] == quick["synthetic_epochs"] * batches.epoch
+        values = np.linalg.svd(case.target @ case.inputs.T / 200, compute_uv=False)
+        assert values[synthetic.RANK - 1] > 4 * values[synthetic.RANK]  # the teacher's rank
+        hidden = np.asarray(case.inputs)
+        for place, W in enumerate(oracles.double(net.weights)):
+            hidden = W @ (activation(hidden) if place else hidden)
+        batch = {"x": case.inputs.T, "y": case.target.T}
+        expected = np.mean(np.sum((hidden - np.asarray(case.target)) ** 2, axis=0))
+        found, _ = loss(net, None, batch, None)
+        oracles.assert_close(found, expected, size=200)
+
+
 def figure_3(patch):
     preset = fig03_svd_evolution.PRESET | {"dim": 9}
     del preset["seed"]
@@ -212,6 +246,8 @@ def sweeps(patch):
     [
         ("fig01", figure_1, ("full-batch gradient descent on half the mean squared error",
          "from an orthogonal start", "without weight decay")),
+        ("fig02", figure_2, ("Adam on the squared error of mini-batches", "a teacher of rank 8",
+         "blue with dropout, grey without", "perceptron (ReLU)")),
         ("fig03", figure_3, ("gradient descent", "half the mean squared error",
          "rank-{rank} truncation", "every fifth iteration")),
         ("fig06", figure_6, ("gradient descent on 1/2 ||.||_F^2", "without weight decay",
