@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 
 from lrdyn.adapters import peft, peft_config
-from lrdyn.adapters.peft import Factors, converted, described, merged, read, tail, write
+from lrdyn.adapters.peft import StoredFactors, converted, described, merged, read, tail, write
 from lrdyn.data import Refused
 from lrdyn.data.tensors import opened
 
@@ -142,7 +142,7 @@ def test_ranks_and_alphas_of_patterns():
 
 def test_one_pattern_is_of_one_module():
     """``q`` also ends the name of ``layer.q``: PEFT looks for a pattern at the end."""
-    one, other = (Factors(np.ones((3, r)), np.ones((r, 4)), 1.0) for r in (1, 2))
+    one, other = (StoredFactors(np.ones((3, r)), np.ones((r, 4)), 1.0) for r in (1, 2))
     made = described({"layer.k": one, "layer.q": one, "q": other})
     config = peft_config.Config(Path(), made.config)
     assert [config.rank(name) for name in ("layer.q", "q", "layer.k")] == [1, 2, 1]
@@ -160,7 +160,7 @@ def test_embeddings_and_transposed_weights_are_of_the_stored_weight():
 
 def test_an_embedding_that_peft_saved_whole_takes_the_place_of_the_base(tmp_path):
     """More tokens than the base has; the name has ``base_layer`` where there are factors."""
-    one = Factors(np.ones((9, 2), np.float32), np.ones((2, 6), np.float32), 1.0)
+    one = StoredFactors(np.ones((9, 2), np.float32), np.ones((2, 6), np.float32), 1.0)
     grown = np.ones((9, 6), np.float32)
     names = {"model.embed_tokens.weight": grown}
     base = {"model.embed_tokens.weight": np.zeros((7, 6))}
@@ -190,7 +190,9 @@ def test_half_precision_is_read_and_kept():
 def test_arrays_of_jax_are_written(tmp_path):
     adapter = read(MADE / "dora")
     factors = {
-        name: Factors(jnp.asarray(one.B), jnp.asarray(one.A), one.scale, jnp.asarray(one.magnitude))
+        name: StoredFactors(
+            jnp.asarray(one.B), jnp.asarray(one.A), one.scale, jnp.asarray(one.magnitude)
+        )
         for name, one in adapter.factors.items()
     }
     write(tmp_path, adapter._replace(factors=factors))
@@ -405,14 +407,14 @@ def test_which_modules_are_adapted(content, yes, no):
 # Wrong calls --------------------------------------------------------------------------------------
 
 
-GOOD = Factors(np.ones((3, 2)), np.ones((2, 4)), 1.0)
+GOOD = StoredFactors(np.ones((3, 2)), np.ones((2, 4)), 1.0)
 
 
 @pytest.mark.parametrize(
     ("factors", "said"),
     [
         ({}, "factors: got {}, wanted factors by the name of their module"),
-        ({"q": 5}, r"factors\['q'\]: got type int, wanted a Factors"),
+        ({"q": 5}, r"factors\['q'\]: got type int, wanted a StoredFactors"),
         ({"q": GOOD._replace(B=np.ones((3, 1)))}, r"\['q'\].B: got shape \(3, 1\), wanted \(m, 2"),
         ({"q": GOOD._replace(A=np.ones(4))}, r"\['q'\].A: got shape \(4,\), wanted 2 axes"),
         ({"q": GOOD._replace(A=np.ones((2, 0)))}, r"\['q'\].A: got shape \(2, 0\), wanted 2 axes,"),

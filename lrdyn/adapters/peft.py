@@ -25,7 +25,7 @@ from lrdyn.data.tensors import write as write_tensors
 from lrdyn.engine.files import replacing
 
 
-class Factors(NamedTuple):
+class StoredFactors(NamedTuple):
     """What is added to a weight: s B A, then rows of the given lengths in DoRA."""
 
     B: Any
@@ -41,7 +41,7 @@ class Factors(NamedTuple):
 class Stored(NamedTuple):
     """An adapter as PEFT stores it."""
 
-    factors: dict[str, Factors]
+    factors: dict[str, StoredFactors]
     """By the name of the module in the base, such as ``encoder.layer.0.attention.self.query``."""
     saved: dict[str, Any]
     """Tensors in the place of the base's (``modules_to_save``, biases), by their name in it."""
@@ -91,7 +91,7 @@ def read(
         B, A = got["B"], got["A"]
         if known.get("fan_in_fan_out") or module in embeddings:
             B, A = A.T, B.T
-        factors[module] = Factors(B, A, known.scale(module), got.get("magnitude"))
+        factors[module] = StoredFactors(B, A, known.scale(module), got.get("magnitude"))
     whole = {name: tensors[place] for name, place in saved.items()}
     return Stored(factors, whole, known.content, embeddings)
 
@@ -104,7 +104,7 @@ def _file(path: Path) -> Path:
 
 
 def described(
-    factors: Mapping[str, Factors], *, saved: Mapping[str, Any] | None = None,
+    factors: Mapping[str, StoredFactors], *, saved: Mapping[str, Any] | None = None,
     embeddings: Iterable[str] = (), rslora: bool = False, bias: str = "none", **more: Any,
 ) -> Stored:  # fmt: skip
     """An adapter with the configuration that its factors have: ranks, alphas, modules.
@@ -121,7 +121,7 @@ def described(
         ValueError: the factors do not fit together, or a key is not known.
 
     Example:
-        >>> one = Factors(np.ones((3, 2)), np.ones((2, 4)), 1.5)
+        >>> one = StoredFactors(np.ones((3, 2)), np.ones((2, 4)), 1.5)
         >>> made = described({"layers.0.q": one, "layers.1.q": one})
         >>> made.config["r"], made.config["lora_alpha"], made.config["target_modules"]
         (2, 3, ['layers.0.q', 'layers.1.q'])
@@ -163,9 +163,9 @@ def _rounded(alpha: float) -> float | int:
     return near if near and abs(alpha - near) <= 4 * np.finfo(float).eps * abs(near) else alpha
 
 
-def _check_factors(module: str, one: Factors) -> None:
+def _check_factors(module: str, one: StoredFactors) -> None:
     name = f"factors[{module!r}]"
-    checks.instance(name, one, Factors)
+    checks.instance(name, one, StoredFactors)
     for field, axes in (("B", 2), ("A", 2), ("magnitude", 1)):
         array = getattr(one, field)
         if field == "magnitude" and array is None:
@@ -198,7 +198,7 @@ def write(folder: str | Path, adapter: Stored) -> None:
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
-        >>> factors = {"q": Factors(np.ones((3, 2)), np.ones((2, 4)), 1.5)}
+        >>> factors = {"q": StoredFactors(np.ones((3, 2)), np.ones((2, 4)), 1.5)}
         >>> write(folder, described(factors))
         >>> read(folder).factors["q"].scale
         1.5
@@ -259,7 +259,7 @@ def merged(
         ValueError: a weight is not there or has another shape.
 
     Example:
-        >>> adapter = described({"q": Factors(np.ones((2, 1)), np.ones((1, 2)), 2.0)})
+        >>> adapter = described({"q": StoredFactors(np.ones((2, 1)), np.ones((1, 2)), 2.0)})
         >>> merged(adapter, {"q.weight": np.eye(2)})["q.weight"]
         array([[3., 2.],
                [2., 3.]])
@@ -315,7 +315,7 @@ def converted(adapter: Stored, initial: Stored) -> Stored:
             ``rank_pattern`` or ``alpha_pattern``.
 
     Example:
-        >>> one = described({"q": Factors(np.ones((2, 1)), np.ones((1, 2)), 2.0)})
+        >>> one = described({"q": StoredFactors(np.ones((2, 1)), np.ones((1, 2)), 2.0)})
         >>> converted(one, one).factors["q"].B
         array([[ 1., -1.],
                [ 1., -1.]])
@@ -339,7 +339,7 @@ def converted(adapter: Stored, initial: Stored) -> Stored:
         # The sign goes to what the file calls B.
         turned = config.get("fan_in_fan_out") or module in adapter.embeddings
         B0, A0 = (start.B, -start.A) if turned else (-start.B, start.A)
-        factors[module] = Factors(
+        factors[module] = StoredFactors(
             np.concatenate([one.B, B0], axis=1), np.concatenate([one.A, A0]), one.scale
         )
     for key in ("rank_pattern", "alpha_pattern"):

@@ -1,0 +1,104 @@
+"""Between the adapters of a model and those that PEFT stores."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lrdyn import checks
+from lrdyn.adapters.adapter import Adapter, Factors, Shift
+from lrdyn.adapters.dora import DirectedFactors
+from lrdyn.adapters.model import Adapters
+from lrdyn.adapters.peft import Stored, StoredFactors, described
+
+WEIGHT = ".weight"
+
+
+def adapters_of(stored: Stored, weights: Mapping[str, Any] | None = None) -> Adapters:
+    """Adapters for :func:`lrdyn.adapters.apply`, of a model whose paths are the names of the base.
+
+    Args:
+        stored: as :func:`lrdyn.adapters.peft.read` gives it.
+        weights: those of the base by name, where it has tensors saved whole.
+
+    Raises:
+        ValueError: there are tensors saved whole, and not their base; or it is a PiSSA adapter,
+            which does not stand beside the base.
+
+    Example:
+        >>> factors = {"q": StoredFactors(np.ones((2, 1)), np.ones((1, 2)), 2.0)}
+        >>> list(adapters_of(described(factors)))
+        ['q.weight']
+    """
+    checks.instance("stored", stored, Stored)
+    if stored.config.get("init_lora_weights") == "pissa":
+        checks.refuse("stored", "PiSSA", "LoRA: lrdyn.adapters.peft.converted makes one of it")
+    found: Adapters = {
+        module + WEIGHT: _adapter(one) for module, one in stored.factors.items()
+    }  # fmt: skip
+    for name, whole in stored.saved.items():
+        if weights is None or name not in weights:
+            checks.refuse("weights", f"no {name}", "what the tensors saved whole take the place of")
+        found[name] = Shift(jnp.asarray(whole) - jnp.asarray(weights[name]))
+    return found
+
+
+def _adapter(one: StoredFactors) -> Factors:
+    B, A = jnp.asarray(one.B), jnp.asarray(one.A)
+    scale = jnp.asarray(one.scale, B.dtype)
+    if one.magnitude is None:
+        return Factors(B, A, scale)
+    return DirectedFactors(B, A, scale, magnitude=jnp.asarray(one.magnitude))
+
+
+def stored_of(adapters: Adapters, weights: Mapping[str, Any] | None = None, **how: Any) -> Stored:
+    """What PEFT would store of adapters: :func:`lrdyn.adapters.peft.write` writes it.
+
+    What subtracts its start, such as PiSSA's, becomes a LoRA of rank 2r:
+    s B A - s B_0 A_0 = s [B, -B_0] [A; A_0].
+
+    Args:
+        adapters: of matrices whose paths end in ``.weight``, as a torch model names them.
+        weights: those of the model by path, where it has leaves that are trained as they are.
+        how: see :func:`lrdyn.adapters.peft.described`.
+
+    Raises:
+        ValueError: an adapter is no product of two factors, or has many seeds.
+
+    Example:
+        >>> one = Factors(jnp.ones((2, 1)), jnp.ones((1, 2)), jnp.asarray(2.0))
+        >>> stored_of({"q.weight": one}).config["lora_alpha"]
+        2
+    """
+    checks.instance("adapters", adapters, Mapping)
+    factors, saved = {}, {}
+    for path, one in adapters.items():
+        if isinstance(one, Shift):
+            if weights is None or path not in weights:
+                checks.refuse("weights", f"no {path}", "what is trained as it is")
+            saved[path] = np.asarray(weights[path] + one.value)
+        else:
+            factors[_module(path)] = _factors(path, one)
+    return described(factors, saved=saved, **how)
+
+
+def _module(path: str) -> str:
+    if not path.endswith(WEIGHT):
+        checks.refuse("adapters", f"one for {path}", f"paths that end in {WEIGHT}")
+    return path.removesuffix(WEIGHT)
+
+
+def _factors(path: str, one: Adapter) -> StoredFactors:
+    name = f"adapters[{path!r}]"
+    checks.instance(name, one, Factors)
+    assert isinstance(one, Factors)
+    if one.B.ndim != 2:
+        checks.refuse(name, f"B of shape {one.B.shape}", "one seed")
+    B, A = np.asarray(one.B), np.asarray(one.A)
+    if one.start is not None:
+        B0, A0 = map(np.asarray, one.start)
+        B, A = np.concatenate([B, -B0], axis=1), np.concatenate([A, A0])
+    magnitude = one.magnitude if isinstance(one, DirectedFactors) else None
+    lengths = None if magnitude is None else np.asarray(magnitude)
+    return StoredFactors(B, A, float(one.scale), lengths)
