@@ -13,6 +13,7 @@ REGISTRY = {
     "completion": "lrdyn.theorems.completion:COMPLETION",
     "theorem3": "lrdyn.theorems.theorem3:THEOREM3",
     "theorem4": "lrdyn.theorems.theorem4:THEOREM4",
+    "lora": "lrdyn.theorems.lora:LORA",
 }
 """Name of the command -> where the theorem is stated; imported when it is asked for."""
 

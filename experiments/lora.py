@@ -1,0 +1,9 @@
+"""Verify LoRA and its relatives: ``python -m experiments.lora --help``."""
+
+import sys
+
+from lrdyn import cli
+from lrdyn.theorems.lora import LORA
+
+if __name__ == "__main__":
+    sys.exit(cli.main(LORA))

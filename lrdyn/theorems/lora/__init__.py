@@ -1,0 +1,54 @@
+"""LoRA and its relatives, exactly: one step, where they start, what they train, what compresses."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lrdyn.flags import Flag, at_least, between
+from lrdyn.theorem import Theorem
+from lrdyn.theorems import deep_factorization
+from lrdyn.theorems.lora.compressed import COMPRESSED
+from lrdyn.theorems.lora.counts import COUNTS
+from lrdyn.theorems.lora.figures import plot_aspects
+from lrdyn.theorems.lora.one_step import ONE_STEP
+
+QUICK = {"dim": (12,), "depth": (3,), "rank": (2,), "init_scale": (0.3, 1.0)}
+SHARED = ("dim", "depth", "rank", "init_scale", "learning_rate", "steps")
+
+FLAGS = (
+    Flag("rows", (6,), at_least(2), int, "m", "rows of W", (6, 40), shapes=True),
+    Flag("cols", (9,), at_least(2), int, "n", "columns of W", shapes=True),
+    Flag("adapter_scale", (0.5, 2.0), between(1e-3, 1e3), float, "s", "scale of the adapter"),
+    Flag("rate_ratio", (1.0, 16.0), between(1e-3, 1e3), float, "eta_B / eta_A",
+         "rate of B over that of A, as in LoRA+"),
+    *(dataclasses.replace(flag, quick=QUICK.get(flag.name, flag.quick))
+      for flag in deep_factorization.FLAGS if flag.name in SHARED),
+)  # fmt: skip
+
+
+def check(point: Mapping[str, Any]) -> None:
+    """Refuse combinations outside the theorem."""
+    deep_factorization.check(point)
+    if point["rank"] > min(point["rows"], point["cols"]):
+        raise ValueError(
+            f"--rank: got {point['rank']} with {point['rows']} x {point['cols']}, "
+            "wanted at most the smaller"
+        )
+
+
+def numbers(point: Mapping[str, Any]) -> int:
+    """Numbers of a case: W with its factors and data, and the layers of a run."""
+    rows, cols = point["rows"], point["cols"]
+    return rows * cols + (rows + cols) * (point["rank"] + 7) + deep_factorization.numbers(point)
+
+
+LORA = Theorem(
+    "lora",
+    "one step of LoRA, the starts of PiSSA and DoRA, and when Deep LoRA can be compressed",
+    FLAGS,
+    (ONE_STEP, COMPRESSED, COUNTS),
+    plots={"aspects": plot_aspects},
+    check=check,
+    axes=("init_scale", "rank"),
+    numbers=numbers,
+)

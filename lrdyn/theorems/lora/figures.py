@@ -1,0 +1,25 @@
+"""What the theorem about LoRA draws: how far compression is off for matrices that are not square."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lrdyn.drawing import plotting
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+
+def plot_aspects(groups: Mapping[str, xr.Dataset]) -> Figure:
+    """Draw the distance at the end over the aspect ratio, for the first point and every seed."""
+    with plotting.style():
+        figure, (ax,) = plotting.panels(["compressed Deep LoRA beside full width"])
+        data = plotting.first_point(groups["/compressed"], "seed", "aspect", of="distance")
+        curves = data["distance"].transpose("aspect", "seed")
+        ax.plot(data["aspect"], curves, color=plotting.BLUE, marker="o", lw=0.9)
+        ax.set(
+            xlabel="rows / columns of W", ylabel=r"$\Vert f - f_C \Vert_F / \Vert T - W_0 \Vert_F$"
+        )
+    return figure
