@@ -1,4 +1,4 @@
-"""What the theorem about LoRA draws: how far compression is off for matrices that are not square."""
+"""What the theorem about LoRA draws: how far off compression is if a matrix is not square."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """One step of LoRA, of DoRA and the start of PiSSA, by hand and by the adapters."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -109,12 +111,12 @@ def _tail(values: Array, rank: int) -> Array:
 
 def _stepped(case: Step, name: str, rates: Array) -> Array:
     """The change of s B A by one step of SGD on the adapters."""
-    before = {"W": Factors(case.B, case.A, case.scale)}
+    before: Any = {"W": Factors(case.B, case.A, case.scale)}
     rule = adapters.lora_plus(optax.sgd, rates[0], rates[1] / rates[0], before)
     net = {"W": case.weight}
     slope = jax.grad(lambda a: case.loss(name, adapters.apply(net, a)))(before)
     moves, _ = rule.update(slope, rule.init(before), before)
-    after = optax.apply_updates(before, moves)
+    after: Any = optax.apply_updates(before, moves)
     zero = {"W": jnp.zeros_like(case.weight)}
     return adapters.merge(zero, after)["W"] - adapters.merge(zero, before)["W"]
 
