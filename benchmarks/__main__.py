@@ -1,11 +1,11 @@
-"""``python -m benchmarks [all|reduced|sweeps|many|early|completion|galore|training]``."""
+"""``python -m benchmarks [all|reduced|sweeps|many|early|completion|galore|training|adapters]``."""
 
 import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import completion, early_stopping, galore, many, reduced, sweeps, training
+from benchmarks import adapters, completion, early_stopping, galore, many, reduced, sweeps, training
 from benchmarks.common import HOST_DEVICES, machine
 from lrdyn import cli
 from lrdyn.arguments import Parser
@@ -18,6 +18,7 @@ FULL: dict[str, Callable[[], str]] = {
     "completion": completion.report,
     "galore": galore.report,
     "training": training.report,
+    "adapters": adapters.report,
 }
 TINY: dict[str, Callable[[], str]] = {
     "reduced": lambda: reduced.report((24,), rank=3, steps=20, repeats=1),
@@ -27,6 +28,7 @@ TINY: dict[str, Callable[[], str]] = {
     "completion": lambda: completion.report(20, (0.5,), steps=10, repeats=1),
     "galore": lambda: galore.report(galore.Case(6, 5, 2, 3, 10, 2), repeats=1),
     "training": lambda: training.report(training.Case(6, 5, 4, 10, 7, 4000), repeats=1),
+    "adapters": lambda: adapters.report(adapters.Case(8, 2, 4, 3, 2), repeats=1),
 }
 
 

@@ -60,6 +60,6 @@ def test_a_seed_among_many_is_that_seed_alone():
     keys, x = jax.random.split(jax.random.key(1), 3), X[:, :8]
     every = begun(arrays, keys)
     moved = jax.vmap(lambda t, f, s: step(arrays, static, t, f, s, x))(*every)
-    alone = jax.tree.map(lambda leaf: leaf[1], every)
+    alone: Any = jax.tree.map(lambda leaf: leaf[1], every)
     expected = step(arrays, static, *alone, x)
     assert_close(jax.tree.map(lambda leaf: leaf[1], moved[0]), expected[0], size=100)
