@@ -61,5 +61,5 @@ def test_a_seed_among_many_is_that_seed_alone():
     every = begun(arrays, keys)
     moved = jax.vmap(lambda t, f, s: step(arrays, static, t, f, s, x))(*every)
     alone: Any = jax.tree.map(lambda leaf: leaf[1], every)
-    expected = step(arrays, static, *alone, x)
+    expected = step(arrays, static, alone[0], alone[1], alone[2], x)
     assert_close(jax.tree.map(lambda leaf: leaf[1], moved[0]), expected[0], size=100)

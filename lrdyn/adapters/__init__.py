@@ -54,4 +54,6 @@ from lrdyn.adapters.model import unmerge as unmerge
 from lrdyn.adapters.pissa import PISSA as PISSA
 from lrdyn.adapters.relora import RELORA as RELORA
 from lrdyn.adapters.relora import RELORA_FROZEN as RELORA_FROZEN
+from lrdyn.adapters.relora import jagged as jagged
+from lrdyn.adapters.state import reset as reset
 from lrdyn.adapters.state import transport_moments as transport_moments

@@ -1,5 +1,11 @@
 """ReLoRA, with a frozen factor and with both trained: W is frozen, and takes over s B A."""
 
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from lrdyn import checks
 from lrdyn.adapters.maps import by_svd, draw_projectors
 from lrdyn.adapters.memory import DECOMPOSED, PROJECTED, Footprint, Formula
 from lrdyn.adapters.method import Method, Parts, Split
@@ -47,3 +53,34 @@ RELORA = Method(
 """ReLoRA as published: both factors are trained; every T steps B A is merged, A drawn anew and B
 set to 0 (arXiv 2307.05695). With ``choose`` of another kind the factor that is not 0 starts there:
 at GaLore's P, say."""
+
+
+def jagged(schedule: optax.Schedule, *, period: int, warmup: int, start: int = 0) -> optax.Schedule:
+    """ReLoRA's schedule: at each refresh the rate falls to 0 and comes back within a few steps.
+
+    At t = start + T, start + 2 T, ... it is multiplied by 0, 1 / k, 2 / k, ... up to 1, k the
+    ``warmup``. The optimiser must keep its count at a refresh, :func:`lrdyn.adapters.reset` with
+    ``count=False``. A full-rank warm start of so many steps is a run of :data:`lrdyn.FULL` before.
+
+    Args:
+        schedule: the rate without the falls.
+        period: T.
+        warmup: k, at most T.
+        start: when the periods begin.
+
+    Example:
+        >>> rate = jagged(optax.constant_schedule(1.0), period=4, warmup=2)
+        >>> [float(rate(t)) for t in range(8)]
+        [1.0, 1.0, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0]
+    """
+    checks.instance("schedule", schedule)
+    checks.integer("period", period)
+    checks.integer("warmup", warmup, 1, period)
+    checks.integer("start", start, 0)
+
+    def rate(count: Any) -> Any:
+        since = jnp.asarray(count) - start
+        share = jnp.minimum(jnp.mod(since, period) / warmup, 1.0)
+        return schedule(count) * jnp.where(since < period, 1.0, share)
+
+    return rate

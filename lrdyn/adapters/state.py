@@ -77,6 +77,34 @@ POLICIES: dict[str, StatePolicy] = {
 }
 
 
+def reset(*, moments: bool = True, count: bool = True) -> StatePolicy:
+    """ReLoRA's reset of the moments and, separately, of the counts of steps (arXiv 2307.05695).
+
+    With ``count=False`` the count goes on, and Adam's correction of its bias is that of a long run:
+    the first steps after the reset are smaller. A count is a scalar of integers, and of a schedule
+    in the same optimiser too.
+
+    Example:
+        >>> import optax
+        >>> used = optax.TraceState(jnp.ones(2)), optax.ScaleByScheduleState(jnp.asarray(5))
+        >>> new = optax.TraceState(jnp.zeros(2)), optax.ScaleByScheduleState(jnp.asarray(0))
+        >>> trace, schedule = reset(count=False)(new, used, None, None)
+        >>> trace.trace.tolist(), int(schedule.count)
+        ([0.0, 0.0], 5)
+    """
+
+    def policy(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) -> PyTree:
+        def one(begun: Any, present: Any) -> Any:
+            counts = jnp.ndim(present) == 0 and jnp.issubdtype(
+                jnp.result_type(present), jnp.integer
+            )
+            return begun if (count if counts else moments) else present
+
+        return jax.tree.map(one, fresh, state)
+
+    return policy
+
+
 def resolve_policy(state: Policy | StatePolicy) -> StatePolicy:
     """Look up a policy by its name; a function is one already.
 
