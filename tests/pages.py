@@ -4,6 +4,7 @@ The first word behind a fence is the language, the rest says how the block is ch
 
 =====================  ==========================================================================
 ``python``             runs, behind the blocks above it on the page and in their namespace
+``python with NAME``   the same, if that package is there, which is in no lock; else it is parsed
 ``python FILE``        is an excerpt of ``docs/examples/FILE``
 ``text``               what the python block above it prints
 ``console``            each command (``$ ``) runs in a shell, and prints the lines below it; the
@@ -44,7 +45,7 @@ from tests.runs import ROOT, python
 
 EXAMPLES = ROOT / "docs" / "examples"
 KINDS = {
-    "python": r"|\w+\.py",
+    "python": r"|\w+\.py|with \w+",
     "text": "|machine",
     "console": r"|machine|parsed \w.*",
 }
@@ -136,10 +137,15 @@ NOTHING = Block("", "", "", ())
 def run_python(blocks: Sequence[Block], folder: Path) -> None:
     """Run what is no excerpt as one script; compare each block's output with the text below it."""
     pairs: list[tuple[Block, Block]] = []
+    skipped: list[Block] = []
     for block, below in pairwise((*blocks, NOTHING)):
-        if block.language == "python" and not block.how:
+        if block.language != "python" or block.how.endswith(".py"):
+            continue
+        if _runs(block):
             pairs.append((block, below if below.language == "text" else block._replace(lines=())))
-    answers = [below for _, below in pairs]
+        else:
+            skipped.append(below)
+    answers = [below for _, below in pairs] + skipped
     if lost := [block for block in blocks if block.language == "text" and block not in answers]:
         raise Wrong(f"{lost[0].place}: text that no block prints")
     if not pairs:
@@ -148,8 +154,21 @@ def run_python(blocks: Sequence[Block], folder: Path) -> None:
     done = python("-", cwd=folder, source=source)
     if done.returncode:
         raise Wrong(f"{pairs[0][0].place} or below: {done.stderr}")
-    for below, printed in zip(answers, done.stdout.split(f"{END}\n"), strict=True):
+    shown = [below for _, below in pairs]
+    for below, printed in zip(shown, done.stdout.split(f"{END}\n"), strict=True):
         compare(below.place, below.lines, printed.splitlines(), below.how)
+
+
+def _runs(block: Block) -> bool:
+    """Whether the package that a block needs is there; its code must be one of Python anyhow."""
+    package = block.how.removeprefix("with ")
+    if not package or importlib.util.find_spec(package):
+        return True
+    try:
+        compile("\n".join(block.lines), block.place, "exec")
+    except SyntaxError as error:
+        raise Wrong(f"{block.place}: {error}") from None
+    return False
 
 
 def check_excerpt(block: Block) -> None:
@@ -362,7 +381,7 @@ def check(page: Path, folder: Path) -> None:
     for line in (*lines, *inline_commands(page)):
         parse(line, folder)
     for block in blocks:
-        if block.language == "python" and block.how:
+        if block.language == "python" and block.how.endswith(".py"):
             check_excerpt(block)
     here = folder / "page"
     (here / "docs").mkdir(parents=True)
