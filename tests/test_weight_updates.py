@@ -185,3 +185,30 @@ def test_the_expansion_in_the_nonlinearity_against_a_loop():
     edge = max(np.abs(inner[:6, 6:]).max(), np.abs(inner[6:, :6]).max())
     last = np.abs(B @ np.asarray(fixed.left[-1])[:, 6:]).max()
     oracles.assert_close(residual, max(edge, last), size=24, steps=100)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--vit-patch", "64"), "--vit-patch: got 64, wanted a divisor of 8, the side"),
+        (("--vit-patch", "3"), "--vit-patch: got 3, wanted a divisor of 8"),
+        (
+            ("--vit-heads", "5", "--vit-width", "24"),
+            "--vit-heads: got 5, wanted a divisor of --vit-",
+        ),
+        (("--vit-width", "0"), "--vit-width: got '0', wanted an integer >= 1"),
+        (("--mlp-width", "0"), "--mlp-width: got '0', wanted an integer >= 1"),
+        (("--batch-size", "201"), "--batch-size: got 201, wanted at most the 200 examples"),
+        (("--edge-width", "65"), "--edge-width: got 65, wanted at most 64, the principal"),
+        (("--network", "mlp", "--batch-size", "60", "--examples", "50"), "at most the 50 examples"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_before_anything_runs(
+    command_line, monkeypatch, tmp_path, words, said
+):
+    many_images(monkeypatch, tmp_path)
+    where = ("--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "out")
+    status, _, errors = command_line(WEIGHT_UPDATES, *where, *words)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert said in errors
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,6 @@
 """Images as the networks of the studies read them, and how well they are classified."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -23,6 +23,13 @@ def spread_out(count: int, total: int) -> np.ndarray:
         ([0, 4, 8], [0, 1])
     """
     return np.linspace(0, total - 1, min(count, total)).astype(int)
+
+
+def check_batch(settings: Mapping[str, Any], images: int) -> None:
+    """Refuse batches that are larger than what there is to train on."""
+    count, batch = min(settings["examples"], images), settings["batch_size"]
+    if batch > count:
+        raise ValueError(f"--batch-size: got {batch}, wanted at most the {count} examples")
 
 
 def read(pixels: Array, net: networks.Network) -> Array:

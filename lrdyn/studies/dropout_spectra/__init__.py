@@ -8,12 +8,16 @@ from lrdyn.studies.dropout_spectra.minimum import MINIMUM
 from lrdyn.studies.dropout_spectra.raw import RAW
 from lrdyn.studies.dropout_spectra.residual import RESIDUAL
 from lrdyn.studies.dropout_spectra.synthetic import LINEAR, PERCEPTRON
+from lrdyn.studies.pictures import check_batch
 from lrdyn.theorem import Study
 
 
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """Say which data ``auto`` means here."""
-    return settings | {"data": resolve(settings["data"])}
+    settings = settings | {"data": resolve(settings["data"])}
+    trained = len(images(settings["data"]).train_inputs)
+    check_batch(settings, trained if "resnet" in settings["network"] else settings["examples"])
+    return settings
 
 
 NETWORKS = ("dln", "mlp", "resnet")

@@ -6,7 +6,8 @@ from typing import Any
 
 from lrdyn.data import AUTO, IMAGES, image_files, images, resolve
 from lrdyn.flags import POSITIVE, Flag, at_least, one_of
-from lrdyn.studies.weight_updates.edge import EDGE
+from lrdyn.studies.pictures import check_batch
+from lrdyn.studies.weight_updates.edge import EDGE, EXAMPLES
 from lrdyn.studies.weight_updates.figures import plot_reach
 from lrdyn.studies.weight_updates.linear import LINEAR
 from lrdyn.studies.weight_updates.narrow import NARROW
@@ -21,7 +22,34 @@ def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     data, flat = settings["data"], settings["flat_data"]
     if flat == AUTO:
         flat = "mnist" if data == AUTO else data
-    return settings | {"data": resolve(data), "flat_data": resolve(flat)}
+    settings = settings | {"data": resolve(data), "flat_data": resolve(flat)}
+    _check(settings)
+    return settings
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    """Refuse sizes that do not fit together, or not to the images."""
+    flat, networks = images(settings["flat_data"]).train_inputs, settings["network"]
+    most = min(EXAMPLES, len(flat), flat[0].size)
+    if settings["edge_width"] > most:
+        raise ValueError(
+            f"--edge-width: got {settings['edge_width']}, wanted at most {most}, the principal "
+            "coordinates that there are"
+        )
+    if "mlp" in networks:
+        check_batch(settings, len(flat))
+    pictured = {"vgg", "vit"} & set(networks)
+    shape = images(settings["data"]).train_inputs.shape if pictured else ()
+    if pictured:
+        check_batch(settings, shape[0])
+    if "vit" in networks:
+        patch, width, heads = (settings[f"vit_{name}"] for name in ("patch", "width", "heads"))
+        if shape[1] % patch:
+            raise ValueError(
+                f"--vit-patch: got {patch}, wanted a divisor of {shape[1]}, the side of an image"
+            )
+        if width % heads:
+            raise ValueError(f"--vit-heads: got {heads}, wanted a divisor of --vit-width {width}")
 
 
 def _sets(settings: Mapping[str, Any]) -> dict[str, str]:
