@@ -38,15 +38,15 @@ def _check(settings: Mapping[str, Any]) -> None:
         )
     if "mlp" in networks:
         check_batch(settings, len(flat))
-    pictured = {"vgg", "vit"} & set(networks)
-    shape = images(settings["data"]).train_inputs.shape if pictured else ()
-    if pictured:
-        check_batch(settings, shape[0])
+    if not {"vgg", "vit"} & set(networks):
+        return
+    count, side, *_ = images(settings["data"]).train_inputs.shape
+    check_batch(settings, count)
     if "vit" in networks:
         patch, width, heads = (settings[f"vit_{name}"] for name in ("patch", "width", "heads"))
-        if shape[1] % patch:
+        if side % patch:
             raise ValueError(
-                f"--vit-patch: got {patch}, wanted a divisor of {shape[1]}, the side of an image"
+                f"--vit-patch: got {patch}, wanted a divisor of {side}, the side of an image"
             )
         if width % heads:
             raise ValueError(f"--vit-heads: got {heads}, wanted a divisor of --vit-width {width}")
