@@ -109,12 +109,14 @@ def adapters_by_hand(
     frozen: bool = False,
     merge: bool = True,
     restart: bool = True,
+    rate: Callable[[int], float] = lambda t: ETA,
     task: Task | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """ReLoRA and LoRA, W + s B A + b 1^T: the weights and b at every step.
 
     ``start(t, G)`` is the factor P that is not 0 after a refresh, by default GaLore's; ``frozen``
-    leaves it there. The mistakes: no merge at a refresh, or the other factor R not set to 0.
+    leaves it there. State ``moments``: they are reset, the count goes on; ``rate(t)`` is the step.
+    The mistakes: no merge at a refresh, or the other factor R not set to 0.
     """
     W, slopes, rank, eta, steps = task or regression()
     turn, b = turned(side), np.zeros(len(W)) if bias is None else bias
@@ -128,6 +130,11 @@ def adapters_by_hand(
             W, R = whole if merge else W, R * (not restart)
             if t == 0 or state == "reset":
                 rules = [Optimizer(kind, eta) for _ in range(3)]
+            elif state == "moments":
+                for rule in rules:
+                    rule.first = rule.second = 0.0
+        for rule in rules:
+            rule.eta = eta / ETA * rate(t)
         slope, of_bias = slopes(W + scale * turn(P @ R), b)
         G = turn(slope)
         moves = scale * G @ R.T, scale * P.T @ G, of_bias

@@ -6,12 +6,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lrdyn as lr
 from lrdyn.adapters.maps import Side
 from tests import oracles
-from tests.algorithm1 import HOW, KEY, OPTIMIZERS, RANK, M, N, adapters_by_hand, problem, run, runs
+from tests.algorithm1 import (
+    ETA,
+    HOW,
+    KEY,
+    OPTIMIZERS,
+    RANK,
+    M,
+    N,
+    adapters_by_hand,
+    problem,
+    regression,
+    run,
+    runs,
+)  # fmt: skip
 
 
 @functools.cache
@@ -92,3 +106,46 @@ def test_draws_depend_on_the_step_and_not_on_what_is_recorded():
     how: Any = {"period": 4, "scale": 0.5}
     every, some = runs(lr.RELORA, **how)["sgd"], (3, 4, 6, 13)
     oracles.assert_close(run(lr.RELORA, "sgd", **how, steps=some), every[np.array(some)])
+
+
+def test_the_recipe_resets_moments_keeps_the_count_and_falls_to_zero_at_each_merge():
+    """Full training first, then a rate that comes back over three steps after each refresh."""
+    rate = lr.adapters.jagged(optax.constant_schedule(ETA), period=4, warmup=3)
+    X, Y, W = problem()
+
+    def train(W):
+        def loss_of(W):
+            return 0.5 * jnp.sum((W @ X - Y) ** 2)
+
+        warm = lr.low_rank_descent(lr.FULL, loss_of, W, optax.adam(ETA), rank=RANK, steps=(5,))
+        return warm.params, {
+            name: lr.low_rank_descent(
+                lr.RELORA, loss_of, warm.params, optax.adam(rate), rank=RANK, period=4, key=KEY,
+                steps=tuple(range(14)), state=state,
+            ).records
+            for name, state in RESETS.items()
+        }  # fmt: skip
+
+    warm, found = oracles.fast(train)(jnp.asarray(W))
+    oracles.assert_close(warm, oracles.optimise("adam", W, slope_of(X, Y), ETA, 5), **HOW)
+    task = regression()._replace(start=np.asarray(warm))
+
+    def by_hand(t):
+        return ETA * (1 if t < 4 else min(t % 4 / 3, 1))
+
+    how: Any = {"period": 4, "side": "right", "task": task, "rate": by_hand}
+    paths = {name: adapters_by_hand("adam", drawn, state=name, **how)[0] for name in RESETS}
+    oracles.assert_close(found["moments"], paths["moments"], **HOW)
+    oracles.assert_close(found["keep"], paths["keep"], **HOW)
+    oracles.assert_apart(found["moments"], found["keep"])
+    oracles.assert_close(found["moments"][5], found["moments"][4])  # the rate is 0
+
+
+RESETS = {
+    "moments": lr.adapters.reset(count=False),
+    "keep": lr.adapters.reset(moments=False, count=False),
+}
+
+
+def slope_of(X, Y):
+    return lambda W: (W @ X - Y) @ X.T

@@ -80,7 +80,8 @@ def jagged(schedule: optax.Schedule, *, period: int, warmup: int, start: int = 0
 
     def rate(count: Any) -> Any:
         since = jnp.asarray(count) - start
-        share = jnp.minimum(jnp.mod(since, period) / warmup, 1.0)
+        # Integers of 32 bits would be divided in float32.
+        share = jnp.minimum(jnp.mod(since, period).astype(float) / warmup, 1.0)
         return schedule(count) * jnp.where(since < period, 1.0, share)
 
     return rate
