@@ -31,7 +31,7 @@ with interrupts.importing():
     )
     from lrdyn.adapters.descent import low_rank_descent
     from lrdyn.adapters.galore import FULL, GALORE
-    from lrdyn.adapters.lora import LORA
+    from lrdyn.adapters.lora_method import LORA
     from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
     from lrdyn.claims import relative_difference, tolerance
     from lrdyn.condition import with_condition

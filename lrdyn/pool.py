@@ -142,7 +142,6 @@ def main(argv: list[str]) -> int:
     if argv[0] != "all":
         names = ", ".join(one.name for one in (*theorems(), *studies()))
         raise cli.BadInput(
-            f"command: got {argv[0]!r}, wanted 'all' (or python -m experiments.NAME with NAME "
-            f"out of {names})"
+            f"command: got {argv[0]!r}, wanted 'all', or, as experiments.NAME, one of {names}"
         )
     return run_all(argv[1:])

@@ -29,10 +29,17 @@ KINDS = {
 COLOURED = {"dln": 8, "mlp": 8, "resnet": 10}
 """Singular values that are drawn in colour over the steps: rank of the teacher, classes."""
 
+MEANS = (
+    *(f"{beside}{name}_rank" for beside in ("", "plain_") for name in ("activations", "balanced")),
+    "quality", "plain_quality",
+)  # fmt: skip
+"""What is averaged over seeds at the end."""
+
 TOLERANCES = {
     "singular_value": 0.02, "spectrum": 0.02, "activations_rank": 0.05, "balanced_rank": 0.05,
     "plain_activations_rank": 0.05, "plain_balanced_rank": 0.05, "quality": 0.02,
-    "plain_quality": 0.02,
+    "plain_quality": 0.02, "shrunk": 0.01, "at_minimum": 1e-6, "predicted": 1e-6, "as_it_is": 0.01,
+    "distance": 0.02,
 }  # fmt: skip
 """Of another training in float32, on another machine or with other kernels."""
 
@@ -76,11 +83,10 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     names = [name for name in TITLES if f"/{name}" in groups]
     runs = {name: groups[f"/{name}"] for name in names}
     found = _over_steps(runs)
-    for name in TOLERANCES:
-        if name not in found:
-            ends = [_judged(run)[name] for run in runs.values()]
-            means = [float((end[..., -1] if "step" in end.dims else end).mean()) for end in ends]
-            found[name] = ("network", means)
+    for name in MEANS:
+        ends = [_judged(run)[name] for run in runs.values()]
+        means = [float((end[..., -1] if "step" in end.dims else end).mean()) for end in ends]
+        found[name] = ("network", means)
     found = found.merge(_minimum(groups)).merge(_drift(groups))
     for name, tolerance in TOLERANCES.items():
         found[name].attrs["tolerance"] = tolerance

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from lrdyn import whole_files
 from lrdyn.engine import files
 
 
@@ -17,7 +18,7 @@ def path(tmp_path):
 
 
 def test_replacing_replaces_all_at_once(path):
-    with files.replacing(path) as temporary:
+    with whole_files.replacing(path) as temporary:
         temporary.write_text("after")
         assert path.read_text() == "before"
         assert (temporary.parent, temporary.suffix) == (path.parent, path.suffix)
@@ -29,7 +30,7 @@ def test_replacing_replaces_all_at_once(path):
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failed_write_keeps_the_old_file_and_no_half_one(path, error):
     def write():
-        with files.replacing(path) as temporary:
+        with whole_files.replacing(path) as temporary:
             temporary.write_text("half")
             raise error
 
@@ -41,7 +42,7 @@ def test_a_failed_write_keeps_the_old_file_and_no_half_one(path, error):
 
 DATA = {"/": xr.Dataset({name: ("x", np.arange(1000.0)) for name in "ab"})}
 WHERE = [
-    (files, "scratch"), (files, "NetCDF"), (files, "_write_group"), (files.NetCDF, "close"),
+    (whole_files, "scratch"), (files, "NetCDF"), (files, "_write_group"), (files.NetCDF, "close"),
     (files.os, "chmod"), (files.os, "replace"),
 ]  # fmt: skip
 
@@ -75,7 +76,7 @@ def test_a_full_disk_is_named(slab, path, monkeypatch):
         return folder / "full"
 
     monkeypatch.setattr(files, "SLAB", slab)
-    monkeypatch.setattr(files, "scratch", full)
+    monkeypatch.setattr(whole_files, "scratch", full)
     with pytest.raises(OSError, match=r"No space left on device: .*kept\.txt"):
         files.write_netcdf(path, DATA)
     assert path.read_text() == "before"

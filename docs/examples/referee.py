@@ -21,7 +21,7 @@ CHECKS = {  # theorem: group, claim, its residual
     "completion": ("basis", "basis", lambda c: relative(c, "basis", 1.0)),
     "theorem3": ("/", "mask_identity", lambda c: relative(c, "mask_identity")),
     "theorem4": ("gradient_rank", "gradient_path", lambda c: relative(c, "gradient_path")),
-    "lora": ("/", "one_step", lambda c: relative(c, "one_step", c["step_scale"].max())),
+    "lora": ("/", "one_step", lambda c: relative(c, "one_step", c["step_scale"])),
 }
 
 

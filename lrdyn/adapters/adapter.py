@@ -189,9 +189,10 @@ def apart(adapter: Any) -> tuple[Adapter, Adapter]:
     ``eqx.combine`` puts them together.
 
     Example:
-        >>> trained, rest = apart(Factors("B", "A", "s", trained=("B",)))
-        >>> trained.B, trained.A, rest.B, rest.A
-        ('B', None, None, 'A')
+        >>> import jax.numpy as jnp
+        >>> trained, rest = apart(Factors(jnp.ones((2, 1)), jnp.ones((1, 3)), trained=("B",)))
+        >>> trained.B.shape, trained.A, rest.B, rest.A.shape
+        ((2, 1), None, None, (1, 3))
     """
     names = [name for name in adapter.trained if getattr(adapter, name) is not None]
     nothing = jax.tree.map(lambda leaf: False, adapter)

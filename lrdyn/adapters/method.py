@@ -40,6 +40,7 @@ def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
     """W + s S^T A, one array for each parameter.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import lrdyn
         >>> merged(Parts(jnp.ones(2), lrdyn.adapters.Identity(), jnp.ones(2))).tolist()
         [2.0, 2.0]
@@ -56,6 +57,7 @@ def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
     For a loss that uses a matrix as ``W @ x`` or ``x @ W`` only: W x + s B (A x).
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import lrdyn
         >>> S = lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
         >>> layer = layered(Parts(jnp.eye(2), S, jnp.ones((1, 2))))
@@ -86,6 +88,7 @@ def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
     """W is what was merged, S is new, A begins (at 0); only mistakes look at the parts before.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> import lrdyn
         >>> W, S = jnp.ones(2), lrdyn.adapters.Identity()
         >>> restarted(Parts(W, S, W), 2 * W, S).coordinates.tolist()

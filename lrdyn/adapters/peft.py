@@ -22,7 +22,7 @@ from lrdyn.adapters.peft_tensors import EMBEDDING, LINEAR, NAME, PICKLE, PREFIX
 from lrdyn.data.guarded import refused
 from lrdyn.data.tensors import FLOATS, Info, Tensors, opened
 from lrdyn.data.tensors import write as write_tensors
-from lrdyn.engine.files import replacing
+from lrdyn.whole_files import replacing
 
 
 class StoredFactors(NamedTuple):

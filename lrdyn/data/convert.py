@@ -7,9 +7,7 @@ written says so, and captions repeat it.
 
 import argparse
 import io
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from jaxtyping import Int, UInt8
 
 from lrdyn.data import arrays, sets
 from lrdyn.data.guarded import reading, refused
+from lrdyn.whole_files import replacing
 
 MOST = 2**28
 """Bytes of all JPEGs, at most."""
@@ -88,14 +87,8 @@ def _picture(content: bytes, path: Path, shape: tuple[int, int, int]) -> np.ndar
 
 def _write(target: Path, **content: Any) -> Path:
     """Write an npz in the place of another only when it is whole."""
-    handle, name = tempfile.mkstemp(suffix=".npz", prefix=".lrdyn-", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **content)
-        os.chmod(name, 0o644)  # mkstemp's files are private
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        np.savez(file, **content)
     return target
 
 

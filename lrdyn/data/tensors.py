@@ -16,7 +16,7 @@ import numpy as np
 
 from lrdyn import checks
 from lrdyn.data.guarded import exactly, reading, refused
-from lrdyn.engine.files import replacing
+from lrdyn.whole_files import replacing
 
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",

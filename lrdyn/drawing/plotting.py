@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdyn.engine import files
+from lrdyn import whole_files
 from lrdyn.engine.groups import control_group
 from lrdyn.engine.judging import claim_of, residuals
 from lrdyn.engine.outcomes import SIZE
@@ -175,7 +175,7 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
     paths = (stem.with_suffix(".png"), stem.with_suffix(".pdf"))
     for path in paths:
         how = UNDATED if path.suffix == ".pdf" else LIGHTLY
-        with style(), files.replacing(path) as temporary:
+        with style(), whole_files.replacing(path) as temporary:
             figure.savefig(temporary, **how)
         figure.set_layout_engine("none")  # keeps the layout found, which took half of the time
     return paths

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
+from lrdyn import whole_files
 from lrdyn.drawing import long, verdicts
 from lrdyn.drawing.exhibits import Exhibit, Results
 from lrdyn.engine import files, results
@@ -137,6 +138,6 @@ def render(
     paths = [path, *exhibit.pictures(found.dataset, stem)]
     for suffix, text in exhibit.texts(found.dataset).items():
         paths.append(stem.with_suffix(suffix))
-        with files.replacing(paths[-1]) as temporary:
+        with whole_files.replacing(paths[-1]) as temporary:
             temporary.write_text(text)
     return found._replace(paths=tuple(paths))

@@ -34,7 +34,7 @@ def layers_penalty(
     first, *rest = weights
     axes = (len(rest),) if np.ndim(keep_prob) else ()
     keep_prob = checks.fraction("keep_prob", keep_prob, axes)
-    factors = (1 - keep_prob) / keep_prob * jnp.ones(len(rest))
+    factors = [odds(theta) for theta in jnp.broadcast_to(keep_prob, (len(rest),))]
     plain = first @ moment @ first.T
     # What masks add to M_l is carried on its own: the difference of the traces would cancel.
     added = jnp.zeros_like(plain)

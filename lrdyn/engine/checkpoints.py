@@ -13,6 +13,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import PyTree
 
+from lrdyn import whole_files
 from lrdyn.engine import files
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.training.keeping import Moment
@@ -59,7 +60,7 @@ class Checkpoints:
         """The last whole checkpoint; damaged ones are named and set aside."""
         folder = self._of(key)
         if folder.is_dir():
-            files.remove_scratch(folder)
+            whole_files.remove_scratch(folder)
         for path in reversed(_checkpoints(folder)):
             try:
                 found = read(path, key, like)
@@ -120,7 +121,7 @@ class Checkpoints:
         with self.log.open(newline="") as file:
             rows = list(csv.reader(file))
         kept = [r for r in rows if r[0] != run or int(r[1]) <= step]
-        with files.replacing(self.log) as path, path.open("w", newline="") as file:
+        with whole_files.replacing(self.log) as path, path.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(kept)
 
 
@@ -130,7 +131,7 @@ def write(path: Path, key: str, step: int, kept: PyTree) -> None:
     eqx.tree_serialise_leaves(payload, kept)
     body = payload.getbuffer()
     head = {"key": key, "step": step, "bytes": len(body), "sha256": _sha256(body)}
-    with files.replacing(path) as temporary, temporary.open("wb") as file:
+    with whole_files.replacing(path) as temporary, temporary.open("wb") as file:
         file.write(json.dumps(head).encode() + b"\n")
         file.write(body)
 

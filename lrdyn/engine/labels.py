@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from lrdyn import whole_files
 from lrdyn.engine import files
 from lrdyn.engine.points import Points
 
@@ -105,7 +106,7 @@ class Target:
         self.lengths = {axis: np.full(labels.points.size, -1, np.int32) for axis in labels.ragged}
         self.file = None
         if large and folder:
-            self.path = files.scratch(folder, ".nc")
+            self.path = whole_files.scratch(folder, ".nc")
             lead = dict(zip(labels.lead, labels.lead_shape, strict=True))
             self.file = files.NetCDF(self.path)
             self.stored = {}

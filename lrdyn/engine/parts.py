@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lrdyn import whole_files
 from lrdyn.engine import files
 
 Arrays = Mapping[str, np.ndarray]
@@ -44,7 +45,7 @@ class Store(NamedTuple):
 
     def save(self, key: str, arrays: Arrays) -> None:
         """Write a finished part, whole or not at all."""
-        with files.replacing(self._path(key)) as path, zipfile.ZipFile(path, "w") as archive:
+        with whole_files.replacing(self._path(key)) as path, zipfile.ZipFile(path, "w") as archive:
             archive.writestr(MANIFEST, json.dumps(_manifest(key, arrays)))
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -70,5 +71,5 @@ def opened(folder: Path, note: Callable[[str], None]) -> Iterator[Store]:
     """Open a folder of parts, made if missing, for one process alone."""
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked(folder):
-        files.remove_scratch(folder)
+        whole_files.remove_scratch(folder)
         yield Store(folder, note)

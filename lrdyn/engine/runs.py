@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lrdyn import whole_files
 from lrdyn.engine import checkpoints, files, progress, results
 from lrdyn.engine.configuration import BadInput, Run
 from lrdyn.engine.groups import groups_of
@@ -35,8 +36,8 @@ def opened(run: Run, out: Path | str) -> Iterator[Path]:
         try:
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(files.locked(path))
-            files.remove_scratch(path)
-            with files.replacing(path / "writable"):
+            whole_files.remove_scratch(path)
+            with whole_files.replacing(path / "writable"):
                 pass
             (path / "writable").unlink()
         except files.InUse as error:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import adapters, initialization, linalg
 from lrdyn.adapters import DeepFactors
-from lrdyn.adapters.compressed_deep_lora import compressed_factors, full_width_layers
+from lrdyn.adapters.compressed_deep_lora_method import compressed_factors, full_width_layers
 from lrdyn.claims import on_scale
 from lrdyn.compression import compression_error
 from lrdyn.condition import conditions

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from lrdyn.adapters import memory
 from lrdyn.adapters.descent import begin
 from lrdyn.adapters.galore import FULL, GALORE, OPTAX_GALORE
-from lrdyn.adapters.lora import LORA
+from lrdyn.adapters.lora_method import LORA
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
 from lrdyn.theorem import Claim, Control, Scenario

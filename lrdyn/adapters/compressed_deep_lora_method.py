@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn import checks, compression
-from lrdyn.adapters.deep_lora import DeepFactors
+from lrdyn.adapters.deep_lora_method import DeepFactors
 from lrdyn.adapters.maps import Parametrization, Separate, Side, matrices_alone
 from lrdyn.adapters.memory import Footprint, Formula
 from lrdyn.adapters.method import Method

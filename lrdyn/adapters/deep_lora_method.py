@@ -64,6 +64,8 @@ def deep_lora(*, depth: int = 3, init_scale: float = 1e-3, centred: bool = False
         centred: subtract the product at the start, so that a run begins at W.
 
     Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
         >>> import lrdyn
         >>> found = lrdyn.adapters.init(
         ...     jax.random.key(0), {"W": jnp.ones((4, 3))}, rank=2, method=deep_lora())
