@@ -23,6 +23,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep a folder for one process; the lock ends with the process, however that ends.
 
     Example:
+        >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> with locked(folder), locked(folder):
         ...     pass
@@ -262,6 +263,7 @@ def set_aside(
     """Rename a damaged file to ``<name>.damaged``, so that it is kept for inspection, and say so.
 
     Example:
+        >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "a.nc"
         >>> _ = path.write_text("half")
         >>> set_aside(path, "not netCDF", lambda line: print(line.rpartition("/")[2])).name
