@@ -113,7 +113,7 @@ class Started(Linear):
         )
 
     def scaled(self: Any, scale: Any) -> "Started":
-        """S times another."""
+        """Another scale, s times this one."""
         return eqx.tree_at(lambda one: one.scale, self, scale * self.scale)
 
 

@@ -28,11 +28,11 @@ class Chain(NamedTuple):
         return self.scale * reduce(matmul, self.factors)
 
     def times(self, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
-        """S F_1 (F_2 (... x))."""
+        """The product s F_1 (F_2 (... x))."""
         return self.scale * reduce(lambda x, F: F @ x, reversed(self.factors), inputs)
 
     def under(self, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
-        """S ((x F_1) F_2) ... ."""
+        """The product s ((x F_1) F_2) ... ."""
         return self.scale * reduce(matmul, self.factors, inputs)
 
     def rows(self, ids: Any) -> Array:
@@ -108,7 +108,7 @@ class ArrayLike(eqx.Module, metaclass=_Named):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """M and n."""
+        """Rows and columns, m and n."""
 
     @property
     @abstractmethod
@@ -167,7 +167,7 @@ class Adapted(ArrayLike):
         return jnp.broadcast_to(column, found.shape) * found
 
     def __rmatmul__(self, inputs: Any) -> Float[Array, "..."]:
-        """X W + s (x B) A."""
+        """The product x W + s (x B) A."""
         gain = self.adapter.gain(self.weight)
         inputs = jnp.asarray(inputs)
         inputs = inputs if gain is None else jnp.broadcast_to(gain, inputs.shape) * inputs
@@ -195,7 +195,7 @@ class Adapted(ArrayLike):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """M and n."""
+        """Rows and columns, m and n."""
         return self.weight.shape
 
     @property
@@ -217,7 +217,7 @@ class Transposed(ArrayLike):
         return _turned(_turned(jnp.asarray(inputs)) @ self.matrix)
 
     def __rmatmul__(self, inputs: Any) -> Float[Array, "..."]:
-        """X W^T."""
+        """The product x W^T."""
         return _turned(self.matrix @ _turned(jnp.asarray(inputs)))
 
     @property

@@ -75,17 +75,16 @@ def deep_lora(*, depth: int = 3, init_scale: float = 1e-3, centred: bool = False
     checks.integer("depth", depth, 2)
     checks.positive("init_scale", init_scale)
     checks.instance("centred", centred, bool)
-    inner = f" + {depth - 2}rr" if depth > 2 else ""
-    state = f" + {2 * depth - 4}rr" if depth > 2 else ""
-    held = f"mn + 2mr{inner.replace(str(depth - 2), str(2 * depth - 4))} + 2nr"
+    # At depth 2 there are none of r x r.
+    inner = depth - 2
+    times = 2 if centred else 1
+    held = f"mn + {times}mr + {times * inner}rr + {times}nr"
     return RELORA_FROZEN._replace(
         choose=partial(_choose, depth=depth, init_scale=init_scale, centred=centred),
         side="right",
         gradients=False,
         once=True,
-        memory=Footprint(
-            Formula(held if centred else f"mn + mr{inner} + nr"), Formula(f"2mr{state} + 2nr"), 1
-        ),
+        memory=Footprint(Formula(held), Formula(f"2mr + {2 * inner}rr + 2nr"), 1),
     )
 
 

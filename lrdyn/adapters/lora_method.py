@@ -37,7 +37,7 @@ def lora(*, zero: Literal["A", "B"] = "B", law: Law = "gaussian") -> Method:
 
 
 def over_rank(alpha: float | int) -> Callable[[int], float]:
-    """S = alpha / r, as a function of r (arXiv 2106.09685).
+    """The scale s = alpha / r, as a function of r (arXiv 2106.09685).
 
     Example:
         >>> over_rank(16)(8)
@@ -48,7 +48,7 @@ def over_rank(alpha: float | int) -> Callable[[int], float]:
 
 
 def over_root(alpha: float | int) -> Callable[[int], float]:
-    """S = alpha / sqrt(r), as a function of r: rsLoRA (arXiv 2312.03732).
+    """The scale s = alpha / sqrt(r), as a function of r: rsLoRA (arXiv 2312.03732).
 
     Example:
         >>> over_root(16)(4)

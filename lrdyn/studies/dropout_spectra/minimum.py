@@ -46,7 +46,7 @@ class Linear(eqx.Module):
 
     @property
     def keep_prob(self) -> Float[Array, ""]:
-        """Theta of the last hidden layer."""
+        """That of the last hidden layer, theta."""
         return self.keep_probs[-1]
 
     @property

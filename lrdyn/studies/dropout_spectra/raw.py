@@ -5,15 +5,16 @@ Gradient flow conserves ``||w_{2,i}||^2 - ||w_{1,i}||^2`` of every unit. With ``
 ``sigma_i(H) = c^{1/4} sqrt(s_i)``. Descent with a step eta is off by a multiple of eta.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from lrdyn import dropout
 from lrdyn.claims import tolerance
-from lrdyn.descent import gradient_descent, simulate
 from lrdyn.factorization import Weights
 from lrdyn.initialization import gaussians
 from lrdyn.linalg import svdvals
@@ -21,7 +22,7 @@ from lrdyn.studies.dropout_spectra.minimum import (
     INPUTS,
     OUTPUTS,
     Linear,
-    expected_loss,
+    descended,
     gap,
     hidden,
     regression,
@@ -73,16 +74,12 @@ def measure_raw(case: Linear) -> dict[str, Array]:
 
 
 def _descend(case: Linear, rate: float) -> dict[str, Array]:
-    rule, ends = gradient_descent(rate * case.keep_prob), np.asarray([0, round(TIME / rate)])
-
-    def loss(weights: Weights) -> Float[Array, ""]:
-        return expected_loss(case, weights)
-
     def one(start: Weights) -> dict[str, Array]:
-        run = simulate(loss, start, rule, ends)
-        size = jnp.sqrt(sum(jnp.sum(slope**2) for slope in jax.grad(loss)(run.params)))
-        values = svdvals(hidden(case, run.params))[: min(case.width, OUTPUTS)]
-        return {"raw_spectrum": values, "gradient": size, "diverged_at": run.diverged_at}
+        kept, steps = rate * case.keep_prob, round(TIME / rate)
+        weights, how = descended(
+            dataclasses.replace(case, weights=start, learning_rate=kept, steps=steps)
+        )
+        return how | {"raw_spectrum": svdvals(hidden(case, weights))[: min(case.width, OUTPUTS)]}
 
     return jax.vmap(one)(case.weights)
 

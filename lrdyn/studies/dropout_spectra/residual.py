@@ -14,6 +14,7 @@ from lrdyn.data import Images, images
 from lrdyn.recording import recorded_steps
 from lrdyn.studies.dropout_spectra import trained
 from lrdyn.studies.dropout_spectra.activations import spectra
+from lrdyn.studies.over_seeds import only
 from lrdyn.studies.pictures import (
     TESTED,
     accuracy,
@@ -90,7 +91,7 @@ RESIDUAL = Scenario[Residual](
     claims=(trained.drop_claim("resnet", 0.0, "8.8 on CIFAR-10"),),
     controls=(trained.drop_control("resnet"),),
     dims=trained.DIMS,
-    narrow=lambda settings: trained.only("resnet", settings),
+    narrow=lambda settings: only("resnet", settings),
     diverged="diverged_at", trains=True,
     findings=trained.findings("resnet", "accuracy on images that were not trained on"),
 )  # fmt: skip

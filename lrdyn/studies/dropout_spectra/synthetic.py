@@ -17,6 +17,7 @@ from lrdyn.linalg import svdvals
 from lrdyn.recording import recorded_steps
 from lrdyn.studies.dropout_spectra import trained
 from lrdyn.studies.dropout_spectra.activations import spectra
+from lrdyn.studies.over_seeds import only
 from lrdyn.theorem import Finding, Outcome, Scenario
 from lrdyn.training import Batches, train
 
@@ -129,7 +130,7 @@ def _scenario(name: str, linear: bool, threshold: float, seed0: str) -> Scenario
         name, partial(make_synthetic, linear=linear), measure=measure_synthetic,
         claims=(trained.drop_claim(name, threshold, seed0),),
         controls=(trained.drop_control(name),),
-        dims=trained.DIMS, narrow=lambda settings: trained.only(name, settings),
+        dims=trained.DIMS, narrow=lambda settings: only(name, settings),
         diverged="diverged_at", trains=True, seeds=4,
         findings=(*trained.findings(name, quality), *own),
     )  # fmt: skip

@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn.claims import above_p
+from lrdyn.studies.over_seeds import ALPHA, SEEDS
 from lrdyn.theorem import Claim, Control, Finding, Outcome
-
-ALPHA, SEEDS = 0.01, 3
-"""Of every claim over seeds of the study, and how many of them it needs."""
 
 POINTS = 26
 SPECTRA = ("activations", "balanced")
@@ -50,12 +48,6 @@ def compared(train: Callable[[float, str], Trained], dropout: float) -> dict[str
         found |= {f"{beside}loss": run.loss, f"{beside}quality": run.quality}
         lost.append(int(run.diverged_at))
     return found | {"diverged_at": next((at for at in lost if at >= 0), -1)}
-
-
-def only(network: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the scenario of one network, which is left out if nobody asked for it."""
-    asked = (network,) if network in settings["network"] else ()
-    return settings | {"network": asked}
 
 
 def _drop(name: str) -> Callable[[Outcome], np.ndarray]:

@@ -12,6 +12,7 @@ from lrdyn.descent import gradient_descent
 from lrdyn.factorization import Weights
 from lrdyn.initialization import orthogonal_layers
 from lrdyn.recording import recorded_steps
+from lrdyn.studies.over_seeds import only
 from lrdyn.studies.pictures import spread_out
 from lrdyn.studies.weight_updates import trained
 from lrdyn.studies.weight_updates.measures import of_gaussian, of_update
@@ -127,7 +128,7 @@ LINEAR = Scenario[LinearCase](
     claims=(trained.share_claim("dln", 0.99, "0.9999"),),
     controls=(trained.share_control("dln"),),
     dims=trained.DIMS,
-    narrow=lambda settings: trained.only("dln", settings),
+    narrow=lambda settings: only("dln", settings),
     steps="linear_steps", diverged="diverged_at", trains=True, seeds=4,
     findings=trained.findings("dln"),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from jaxtyping import Array, Key
 
 from lrdyn.data import Images
 from lrdyn.networks import MLP, mlp
+from lrdyn.studies.over_seeds import only
 from lrdyn.studies.weight_updates import trained
 from lrdyn.studies.weight_updates.classify import Classifier, classifier, measure_classifier
 from lrdyn.theorem import Finding, Scenario
@@ -33,7 +34,7 @@ PERCEPTRON = Scenario[Classifier](
     claims=(trained.share_claim("mlp", 0.9, "0.9956"),),
     controls=(trained.share_control("mlp"),),
     dims=trained.DIMS,
-    narrow=lambda settings: trained.only("mlp", settings),
+    narrow=lambda settings: only("mlp", settings),
     diverged="diverged_at", trains=True, seeds=4,
     findings=(
         *trained.findings("mlp"),

@@ -1,7 +1,6 @@
 """What is claimed of the update of one trained matrix, whatever network it belongs to."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +8,8 @@ from jaxtyping import Array, Float
 
 from lrdyn.claims import above_p
 from lrdyn.spectra import singular_values
+from lrdyn.studies.over_seeds import ALPHA, SEEDS
 from lrdyn.theorem import Claim, Control, Finding, Outcome
-
-ALPHA, SEEDS = 0.01, 3
-"""Of every claim over seeds of the study, and how many of them it needs."""
 
 DIMS = {
     "update": ("step", "index"),
@@ -47,12 +44,6 @@ def share_control(network: str) -> Control:
         f"{network}_gaussian", "a Gaussian update of equal norm", f"{network}_share",
         swap={"share_end": "share_gaussian"},
     )  # fmt: skip
-
-
-def only(network: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the scenario of one network, which is left out if nobody asked for it."""
-    asked = (network,) if network in settings["network"] else ()
-    return settings | {"network": asked}
 
 
 def moved(before: Float[Array, "m n"], after: Float[Array, "m n"]) -> dict[str, Array]:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Key
 
 from lrdyn.data import Images
 from lrdyn.networks import VGG, VGG11, VGG16, ViT, vgg, vit
+from lrdyn.studies.over_seeds import only
 from lrdyn.studies.weight_updates import trained
 from lrdyn.studies.weight_updates.classify import Classifier, classifier, measure_classifier
 from lrdyn.theorem import Scenario
@@ -76,7 +77,7 @@ def _scenario(
         claims=(trained.share_claim(name, threshold, seed0),),
         controls=(trained.share_control(name),),
         dims=trained.DIMS,
-        narrow=lambda settings: trained.only(name, settings),
+        narrow=lambda settings: only(name, settings),
         diverged="diverged_at", trains=True, findings=trained.findings(name),
     )  # fmt: skip
 
