@@ -47,14 +47,12 @@ def drawn(name, W, scale: Any = 0.5):
     return oracles.fast(of)(W)
 
 
-def moved(adapters, seed=3):
+def moved(adapters):
     """The same adapters somewhere else."""
     trained, frozen = ad.split(adapters)
-    leaves, structure = jax.tree.flatten(trained)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    pairs = zip(leaves, keys, strict=True)
-    other = [x + 0.3 * jax.random.normal(k, x.shape, x.dtype) for x, k in pairs]
-    return ad.joined(jax.tree.unflatten(structure, other), frozen)
+    rng = np.random.default_rng(3)
+    pushed = jax.tree.map(lambda x: x + (0.3 * rng.normal(size=x.shape)).astype(x.dtype), trained)
+    return ad.joined(pushed, frozen)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -83,9 +81,9 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", WORDS)
-def test_both_forms_are_equal_in_value_and_gradient(name, shape, dtype):
+def test_both_forms_are_equal_in_value_and_gradient(name, dtype):
+    shape = SHAPES[dtype == "float32"]  # which sides are the longer ones has to do with no dtype
     W = matrix(shape).astype(dtype)
     x, y = matrix((shape[1], 3), 4).astype(dtype), matrix((3, shape[0]), 5).astype(dtype)
     ids, split = jnp.array([[0, 2], [2, 5]]), ad.split(moved(drawn(name, W)))
@@ -123,14 +121,25 @@ class Embedded(eqx.Module):
 
 
 def embedded():
-    one, two, three = jax.random.split(KEY, 3)
-    return Embedded(
-        eqx.nn.Embedding(7, 4, key=one),
-        eqx.nn.MultiheadAttention(2, 4, key=two),
-        eqx.nn.MLP(4, 3, 5, 1, key=three),
-        jnp.ones((1, 1, 2, 2)),
-        jnp.array([2, 0, 1]),
+    """Such a model, filled by NumPy: JAX compiles a draw for each shape."""
+    like = eqx.filter_eval_shape(
+        lambda key: (
+            eqx.nn.Embedding(7, 4, key=key),
+            eqx.nn.MultiheadAttention(2, 4, key=key),
+            eqx.nn.MLP(4, 3, 5, 1, key=key),
+        ),
+        KEY,
     )
+    rng = np.random.default_rng(0)
+    shapes, rest = eqx.partition(like, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    layers = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 2), shapes)
+    return Embedded(*eqx.combine(layers, rest), jnp.ones((1, 1, 2, 2)), jnp.array([2, 0, 1]))
+
+
+def called(net, x):
+    """A model's outputs, compiled as a whole: operation by operation is slow."""
+    arrays, rest = eqx.partition(net, eqx.is_array)
+    return oracles.fast(lambda arrays, x: eqx.combine(arrays, rest)(x))(arrays, x)
 
 
 def test_layers_of_equinox_take_the_fast_form():
@@ -142,7 +151,7 @@ def test_layers_of_equinox_take_the_fast_form():
     assert adapters["embedding.weight"].B.shape == (7, 2)
     found, whole = ad.apply(net, adapters), ad.merge(net, adapters)
     assert isinstance(found.embedding.weight, ad.Adapted)
-    assert_close(found(ids), whole(ids), size=50)
+    assert_close(called(found, ids), called(whole, ids), size=50)
     assert (found.name, found.head.activation) == ("mine", net.head.activation)
     assert jax.tree.structure(whole) == jax.tree.structure(net)
     back = ad.unmerge(whole, adapters)
@@ -152,7 +161,8 @@ def test_layers_of_equinox_take_the_fast_form():
 def test_our_transformer_takes_the_fast_form():
     net = transformer(KEY, features=3, width=4, hidden=8, outputs=2, heads=2)
     adapters, x = moved(ad.init(KEY, net, rank=2)), matrix((5, 3, 6))
-    assert_close(ad.apply(net, adapters)(x), ad.merge(net, adapters)(x), size=200)
+    found, whole = ad.apply(net, adapters), ad.merge(net, adapters)
+    assert_close(called(found, x), called(whole, x), size=200)
 
 
 # What multiplies otherwise -------------------------------------------------------------------

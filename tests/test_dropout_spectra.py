@@ -123,7 +123,7 @@ def test_the_study_runs_on_a_set_of_the_readers_own(command_line, monkeypatch, t
         )
 
 
-@pytest.mark.parametrize("value", ["1", "-0.1", "nan"])
+@pytest.mark.parametrize("value", ["1", "0", "-0.1", "nan"])
 def test_a_dropout_outside_its_domain_is_refused(command_line, tmp_path, value):
     status, _, errors = command_line(DROPOUT_SPECTRA, "--dropout", value, "--out", tmp_path / "o")
     assert status == 2
@@ -131,7 +131,8 @@ def test_a_dropout_outside_its_domain_is_refused(command_line, tmp_path, value):
     assert not (tmp_path / "o").exists()
 
 
-def test_without_dropout_no_claim_applies(command_line, tmp_path):
-    words = ("--dropout", "0", "--network", "dln", "--out", tmp_path / "o")
-    status, _, errors = command_line(DROPOUT_SPECTRA, *words)
-    assert status == 2, errors
+def test_without_the_residual_network_no_images_are_read():
+    settings = {"network": ["dln"], "data": "no such set", "examples": 1000, "batch_size": 50}
+    assert DROPOUT_SPECTRA.prepare(settings, set()) == settings
+    assert DROPOUT_SPECTRA.data(settings) == ()
+    assert DROPOUT_SPECTRA.about(settings) == "synthetic data"

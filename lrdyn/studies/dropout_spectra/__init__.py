@@ -1,5 +1,7 @@
 """Figure 2: what dropout does to the spectrum of the last hidden activations."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lrdyn.data import AUTO, IMAGES, image_files, images, resolve
@@ -13,15 +15,27 @@ from lrdyn.theorem import Study
 
 
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Say which data ``auto`` means here."""
+    """Say which data ``auto`` means here; only the residual network reads images."""
+    if "resnet" not in settings["network"]:
+        check_batch(settings, settings["examples"])
+        return settings
     settings = settings | {"data": resolve(settings["data"])}
-    trained = len(images(settings["data"]).train_inputs)
-    check_batch(settings, trained if "resnet" in settings["network"] else settings["examples"])
+    check_batch(settings, len(images(settings["data"]).train_inputs))
     return settings
 
 
+def _about(settings: Mapping[str, Any]) -> str:
+    if "resnet" not in settings["network"]:
+        return "synthetic data"
+    return f"residual network on {images(settings['data']).described}"
+
+
+def _files(settings: Mapping[str, Any]) -> tuple[Path, ...]:
+    return image_files(settings["data"]) if "resnet" in settings["network"] else ()
+
+
 NETWORKS = ("dln", "mlp", "resnet")
-RATE = Domain("a number from 0 to below 1", lambda x: 0 <= x < 1)
+RATE = Domain("a number above 0, for a claim to apply, and below 1", lambda x: 0 < x < 1)
 
 FLAGS = (
     Flag("network", NETWORKS, one_of(*NETWORKS), str, help="networks to train", shapes=True),
@@ -51,7 +65,7 @@ DROPOUT_SPECTRA = Study(
     FLAGS,
     (MINIMUM, RAW, LINEAR, PERCEPTRON, RESIDUAL),
     prepare=_prepare,
-    data=lambda settings: image_files(settings["data"]),
-    about=lambda settings: f"residual network on {images(settings['data']).described}",
+    data=_files,
+    about=_about,
 )
 """What ``python -m experiments.dropout_spectra`` runs."""

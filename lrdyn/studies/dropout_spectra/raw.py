@@ -105,10 +105,12 @@ def _still_moving(one: Outcome) -> str:
 
 
 def _unbalanced(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
-    """A first layer twice as large as the last one, of the same product."""
+    """Beside the balanced start of its product: W_1 ten times too large, W_2 ten times too small.
+
+    That start is a tenth of this one: with a larger W_1 than here no stable step arrives in time.
+    """
     first, last = case.weights
-    factor = 2.0 ** (amount / 2)
-    return eqx.tree_at(lambda c: c.weights, case, (factor * first, last / factor))
+    return eqx.tree_at(lambda c: c.weights, case, (first, last / 100.0**amount))
 
 
 def _coloured(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
@@ -149,7 +151,7 @@ RAW = Scenario[Linear](
               reads=("limit", "raw_spectrum", "gradient", "condition"), undecided=_still_moving),
     ),
     (
-        Control("raw_unbalanced", "W_1 twice as large as W_2",
+        Control("raw_unbalanced", "W_1 ten times too large, W_2 ten times too small",
                 "raw_spectrum", case=_unbalanced, breaks="balanced_units"),
         Control("raw_coloured", "inputs that are not white", "raw_spectrum", case=_coloured,
                 breaks="white_inputs"),
