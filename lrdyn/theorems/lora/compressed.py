@@ -56,6 +56,8 @@ def predict(case: Adapted) -> dict[str, Array]:
         "deep_lora": compression_error(case.bulk, dim, case.rank),
         # The bulk of the centred product is at its start and has no gradient.
         "deep_lora_centred": jnp.zeros(len(case.steps), case.bulk.dtype),
+        # Of what is subtracted: it goes from the product at the start to the target.
+        "scale": jnp.maximum(np.sqrt(dim) * jnp.prod(case.scales), linalg.frobenius(case.target)),
         "condition": conditions(pair, lambda run: run.records),
         "diverges": pair.run.diverged_at,
     }
@@ -64,8 +66,12 @@ def predict(case: Adapted) -> dict[str, Array]:
 def _trained(
     case: Adapted, layers: Weights, pretrained: Array, target: Array, *, compress: bool,
     centred: bool, frame_rate: float = 0.0, inputs: Array | None = None, adam: bool = False,
+    quartic: float = 0.0,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """The changes of W at the recorded steps, and when the run diverged."""
+    """The changes of W at the recorded steps, and when the run diverged.
+
+    ``quartic`` adds so much of the fourth powers of the residual's entries to the loss.
+    """
     net, goal = {"W": pretrained}, {"W": target}
     factors = tuple(reversed(layers))
     if compress:
@@ -82,7 +88,8 @@ def _trained(
     def loss(trained: dict) -> Array:
         W = adapters.apply(net, adapters.joined(trained, fixed))["W"]
         X = jnp.eye(target.shape[1], dtype=target.dtype) if inputs is None else inputs
-        return 0.5 * jnp.sum((W @ X - goal["W"] @ X) ** 2)
+        residual = W @ X - goal["W"] @ X
+        return 0.5 * jnp.sum(residual**2) + quartic * jnp.sum(residual**4)
 
     def record(trained: dict) -> Array:
         return adapters.merge(net, adapters.joined(trained, fixed))["W"] - pretrained
@@ -92,33 +99,32 @@ def _trained(
 
 
 def _both(case: Adapted, *, one_side: bool = False, centred: bool, **how: Any):
-    """The distance of the two runs, the largest product, and when the full one diverged."""
-    shared = {name: how[name] for name in ("inputs", "adam") if name in how}
+    """The distance of the two runs, and when the full one diverged."""
+    shared = {name: how[name] for name in ("inputs", "adam", "quartic") if name in how}
     of = partial(_trained, case, case.weights, case.pretrained, case.pretrained + case.target)
     full, lost = of(compress=False, centred=centred, **shared)
     small, _ = of(compress=True, centred=centred != one_side, **how)
-    return linalg.frobenius(full - small), jnp.max(linalg.frobenius(full)), lost
+    return linalg.frobenius(full - small), lost
 
 
 def measure(case: Adapted, *, aspects: tuple[float, ...] = (), **how: Any) -> dict[str, Array]:
     """Train the adapters of full width and the compressed ones, and subtract."""
-    plain, scale, lost = _both(case, centred=False, **how)
-    centred, _, _ = _both(case, centred=True, **how)
+    plain, lost = _both(case, centred=False, **how)
+    centred, _ = _both(case, centred=True, **how)
     found = {
         "deep_lora": plain,
         "deep_lora_centred": centred,
-        "scale": jnp.maximum(scale, linalg.frobenius(case.target)),
         "diverged_at": lost,
         "step": jnp.asarray(case.steps),
     }
     if aspects:
-        found["distance"] = jnp.stack([_rectangular(case, aspect) for aspect in aspects])
+        found["distance"] = jnp.stack([_rectangular(case, aspect)[-1] for aspect in aspects])
         found["aspect"] = jnp.asarray(aspects, plain.dtype)
     return found
 
 
-def _rectangular(case: Adapted, aspect: float) -> Float[Array, ""]:
-    """The distance at the end over ||T - W_0||, for W of aspect * d rows."""
+def _rectangular(case: Adapted, aspect: float) -> Float[Array, "step"]:
+    """The distance over ||T - W_0|| at each step, for W of aspect * d rows."""
     n, depth = len(case.target), len(case.weights)
     m = round(aspect * n)
     one, two = jax.random.split(case.draw)
@@ -129,12 +135,12 @@ def _rectangular(case: Adapted, aspect: float) -> Float[Array, ""]:
     target = initialization.low_rank_target(two, (m, n), values)
     of = partial(_trained, case, layers, jnp.zeros_like(target), target, centred=False)
     (full, _), (small, _) = of(compress=False), of(compress=True)
-    return linalg.frobenius(full[-1] - small[-1]) / linalg.frobenius(target)
+    return linalg.frobenius(full - small) / linalg.frobenius(target)
 
 
 def _claim(name: str, statement: str) -> Claim:
     return Claim(
-        name, statement, residual=on_scale(name, lambda one: one.measured["scale"]),
+        name, statement, residual=on_scale(name, lambda one: one.predicted["scale"]),
         reads=(name, "scale"), condition="condition",
     )  # fmt: skip
 
@@ -154,6 +160,11 @@ def _raw(case: Adapted) -> dict[str, Array]:
     return measure(case, inputs=X)
 
 
+def _half_as_high_again(case: Adapted) -> dict[str, Array]:
+    distance = _rectangular(case, ASPECTS[1]) * linalg.frobenius(case.target)
+    return measure(case) | {"deep_lora": distance}
+
+
 def _controls(claim: str, prefix: str) -> tuple[Control[Any], ...]:
     return (
         Control(f"{prefix}gaussian_start", "Gaussian start", claim,
@@ -161,6 +172,8 @@ def _controls(claim: str, prefix: str) -> tuple[Control[Any], ...]:
         Control(f"{prefix}rank_above_r", "T - W_0 of rank above r", claim,
                 deep_factorization.add_tail, "rank_at_most_r"),
         Control(f"{prefix}raw_inputs", "inputs that are not whitened", claim, measure=_raw),
+        Control(f"{prefix}fourth_powers", "a loss with fourth powers of the residual", claim,
+                measure=partial(measure, quartic=1.0)),
         Control(f"{prefix}adam", "Adam in the place of plain descent", claim,
                 measure=partial(measure, adam=True)),
         Control(f"{prefix}trained_frame", "U and V trained at the same rate", claim,
@@ -172,7 +185,9 @@ def _controls(claim: str, prefix: str) -> tuple[Control[Any], ...]:
 
 COMPRESSED = Scenario[Adapted](
     "compressed", make_case, predict, partial(measure, aspects=ASPECTS), CLAIMS,
-    (*_controls("deep_lora", "full_"), *_controls("deep_lora_centred", "centred_")),
+    (*_controls("deep_lora", "full_"), *_controls("deep_lora_centred", "centred_"),
+     Control("full_not_square", "W of half as many rows again", "deep_lora",
+             measure=_half_as_high_again)),
     hypotheses={name: deep_factorization.HYPOTHESES[name]
                 for name in ("orthogonal_start", "rank_at_most_r")},
     dims={"deep_lora": ("step",), "deep_lora_centred": ("step",), "distance": ("aspect",),
