@@ -4,12 +4,17 @@
 :class:`Network`, and :func:`apply` for batches. An image is channels x height x width, of
 floating-point numbers; :func:`lrdyn.data.images` has height x width x channels, 0 to 255.
 ``transformer`` is called on a batch, one token a column; its attention is that of ``vit``.
+:class:`Bert` is called on a batch of :class:`Tokens`; :mod:`lrdyn.data.encoder` reads one.
 """
 
 from lrdyn.networks.attention import Attention as Attention
 from lrdyn.networks.attention import LayerNorm as LayerNorm
 from lrdyn.networks.attention import causal as causal
 from lrdyn.networks.attention import rotary as rotary
+from lrdyn.networks.bert import Bert as Bert
+from lrdyn.networks.bert import Tokens as Tokens
+from lrdyn.networks.bert import mean_pooled as mean_pooled
+from lrdyn.networks.bert import sentence_vectors as sentence_vectors
 from lrdyn.networks.convolution import BatchNorm as BatchNorm
 from lrdyn.networks.convolution import initial_state as initial_state
 from lrdyn.networks.network import Network as Network

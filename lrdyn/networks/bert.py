@@ -1,0 +1,228 @@
+"""BERT: an encoder of tokens, its layers one by one, vectors of sentences.
+
+Hidden states are batch x length x width; inside a layer, as in :mod:`lrdyn.networks.attention`, a
+token is a column. There is no dropout. Files are read by :mod:`lrdyn.data.encoder`.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lrdyn import checks
+from lrdyn.networks.attention import Attention, LayerNorm
+from lrdyn.networks.perceptron import MLP
+
+SHORTEST = 16
+"""Batches of sentences are as long as this times a power of two: few programs are compiled."""
+
+
+class Tokens(NamedTuple):
+    """A batch of sentences, or of pairs of them, filled up to one length."""
+
+    ids: Int[Array, "batch length"] | Int[np.ndarray, "batch length"]
+    """Rows of the table of words."""
+    mask: Bool[Array, "batch length"] | Bool[np.ndarray, "batch length"]
+    """True where there is a token, false where it is filled up."""
+    types: Int[Array, "batch length"] | Int[np.ndarray, "batch length"]
+    """0, and 1 in the second sentence of a pair."""
+
+
+class Embeddings(eqx.Module):
+    """LN(E_word[ids] + E_position[0, 1, ...] + E_type[types]).
+
+    Args:
+        words: E_word.
+        positions: E_position; no sequence is longer than it.
+        types: E_type.
+        norm: LN.
+    """
+
+    words: Float[Array, "vocabulary width"]
+    positions: Float[Array, "positions width"]
+    types: Float[Array, "types width"]
+    norm: LayerNorm
+
+    def __call__(self, tokens: Tokens) -> Float[Array, "batch length width"]:
+        """What the first layer gets.
+
+        Raises:
+            ValueError: an id or a type has no row, or the sequences are longer than the table of
+                positions.
+        """
+        checks.instance("tokens", tokens, Tokens)
+        shape = np.shape(tokens.ids)
+        checks.integer("tokens.ids", tokens.ids, 0, len(self.words) - 1, ("batch", "length"))
+        checks.integer("tokens.types", tokens.types, 0, len(self.types) - 1, shape)
+        if shape[1] > len(self.positions):
+            wanted = f"at most {len(self.positions)}, the table of positions"
+            checks.refuse("tokens", f"sequences of length {shape[1]}", wanted)
+        ids, types = jnp.asarray(tokens.ids), jnp.asarray(tokens.types)
+        found = self.words[ids] + self.types[types] + self.positions[: shape[1]][None]
+        return jax.vmap(lambda hidden: self.norm(hidden.T).T)(found)
+
+
+class Layer(eqx.Module):
+    """LN(H_1 + MLP(H_1)), H_1 = LN(H + Attention(H)).
+
+    Args:
+        attention: with biases.
+        first: the norm behind the attention.
+        mlp: two matrices, exact GELU between.
+        second: the norm behind the perceptron.
+    """
+
+    attention: Attention
+    first: LayerNorm
+    mlp: MLP
+    second: LayerNorm
+
+    def __call__(
+        self, hidden: Float[Array, "batch length width"], mask: Bool[Array, "batch length"]
+    ) -> Float[Array, "batch length width"]:
+        """What the next layer gets; no token looks where the mask is false."""
+        return jax.vmap(self._one)(hidden, mask)
+
+    def _one(
+        self, rows: Float[Array, "length width"], mask: Bool[Array, "length"]
+    ) -> Float[Array, "length width"]:
+        hidden = rows.T
+        hidden = self.first(hidden + self.attention(hidden, mask=mask[:, None]))
+        return self.second(hidden + self.mlp(hidden)).T
+
+
+class Bert(eqx.Module):
+    """Embeddings, layers, and what is made of the first token.
+
+    Leaves have paths such as ``layers.3.attention.value``, which patterns of
+    :func:`lrdyn.adapters.init` select. A call is ``above(below(tokens, l), tokens.mask, l)`` for
+    every l: where layers below l do not change, :meth:`below` is computed once for each example.
+
+    Args:
+        embeddings: the tables.
+        layers: the layers.
+        pooler: W and b of :meth:`pooled`, or None.
+    """
+
+    embeddings: Embeddings
+    layers: tuple[Layer, ...]
+    pooler: eqx.nn.Linear | None
+
+    def __call__(self, tokens: Tokens) -> Float[Array, "batch length width"]:
+        """Hidden states of the last layer; those of what is filled up mean nothing."""
+        return self.above(self.below(tokens, 0), tokens.mask, 0)
+
+    def below(self, tokens: Tokens, layer: int) -> Float[Array, "batch length width"]:
+        """What a layer gets, counted from 0.
+
+        Raises:
+            ValueError: there is no such layer, or the tokens do not fit the tables.
+        """
+        checks.integer("layer", layer, 0, len(self.layers))
+        mask = _mask(tokens.mask, np.shape(tokens.ids))
+        hidden = self.embeddings(tokens)
+        for one in self.layers[:layer]:
+            hidden = one(hidden, mask)
+        return hidden
+
+    def above(
+        self,
+        hidden: Float[Array, "batch length width"],
+        mask: Bool[Array, "batch length"] | Bool[np.ndarray, "batch length"],
+        layer: int,
+    ) -> Float[Array, "batch length width"]:
+        """Hidden states of the last layer, from what a layer gets.
+
+        Raises:
+            ValueError: there is no such layer, or the mask has another shape.
+        """
+        checks.integer("layer", layer, 0, len(self.layers))
+        width = len(self.embeddings.norm.gain)
+        hidden = checks.floats("hidden", hidden, ("batch", "length", width))
+        mask = _mask(mask, hidden.shape[:2])
+        for one in self.layers[layer:]:
+            hidden = one(hidden, mask)
+        return hidden
+
+    def pooled(self, hidden: Float[Array, "batch length width"]) -> Float[Array, "batch width"]:
+        """Of the first token's hidden states h, tanh(W h + b).
+
+        Raises:
+            ValueError: there is no pooler.
+        """
+        if self.pooler is None:
+            checks.refuse("model", "a BERT without a pooler", "one with it, or mean_pooled")
+        return jnp.tanh(jax.vmap(self.pooler)(hidden[:, 0]))
+
+
+def _mask(mask: Array | np.ndarray, shape: tuple[int, ...]) -> Bool[Array, "batch length"]:
+    if np.shape(mask) != shape or mask.dtype != bool:
+        checks.refuse("mask", f"{mask.dtype} of shape {np.shape(mask)}", f"bool of shape {shape}")
+    return jnp.asarray(mask)
+
+
+def mean_pooled(
+    hidden: Float[Array, "batch length width"],
+    mask: Bool[Array, "batch length"] | Bool[np.ndarray, "batch length"],
+) -> Float[Array, "batch width"]:
+    """Means over the tokens of each sentence, 0 where there is none.
+
+    Args:
+        hidden: hidden states of the last layer.
+        mask: true where there is a token.
+
+    Example:
+        >>> hidden = jnp.array([[[1.0], [3.0], [8.0]]])
+        >>> mean_pooled(hidden, jnp.array([[True, True, False]])).tolist()
+        [[2.0]]
+    """
+    hidden = checks.floats("hidden", hidden, ("batch", "length", "width"))
+    mask = _mask(mask, hidden.shape[:2])
+    total = jnp.sum(jnp.where(mask[..., None], hidden, 0), axis=1)
+    count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+    return total / count.astype(hidden.dtype)
+
+
+def sentence_vectors(
+    model: Bert, tokens: Tokens, *, batch: int = 64
+) -> Float[np.ndarray, "sentences width"]:
+    """:func:`mean_pooled` of many sentences: the short ones first, in batches of their length.
+
+    Args:
+        model: the encoder.
+        tokens: of all sentences.
+        batch: how many are computed at a time.
+
+    Raises:
+        ValueError: the tokens do not fit the tables.
+    """
+    checks.instance("model", model, Bert)
+    checks.integer("batch", batch)
+    tokens = Tokens(*map(np.asarray, tokens))
+    lengths = np.max(tokens.mask * (1 + np.arange(tokens.mask.shape[1])), axis=1)
+    order = np.argsort(lengths, kind="stable")
+    gain = model.embeddings.norm.gain
+    found = np.zeros((len(order), len(gain)), gain.dtype)
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        # Of a last batch some are computed again, so that it has the shape of the others.
+        filled = np.resize(rows, batch)
+        length = _rounded(int(lengths[rows[-1]]), tokens.ids.shape[1])
+        part = Tokens(*(x[filled, :length] for x in tokens))
+        found[rows] = np.asarray(_vectors(model, part))[: len(rows)]
+    return found
+
+
+@eqx.filter_jit
+def _vectors(model: Bert, tokens: Tokens) -> Float[Array, "batch width"]:
+    return mean_pooled(model(tokens), tokens.mask)
+
+
+def _rounded(length: int, most: int) -> int:
+    rounded = SHORTEST
+    while rounded < length:
+        rounded *= 2
+    return min(rounded, most)

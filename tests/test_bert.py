@@ -1,0 +1,345 @@
+"""BERT: files of transformers, what it computes with them, layers in two parts, a real encoder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrdyn import adapters
+from lrdyn.data import MissingData, Refused, encoder, find, stsb
+from lrdyn.data.pairs import stsb_names
+from lrdyn.data.tensors import opened, write
+from lrdyn.networks import MLP, Tokens, mean_pooled, sentence_vectors
+from tests.oracles import fast, refuses
+
+DATA = Path(__file__).with_name("data")
+POOLED, HEADED = DATA / "bert", DATA / "bert_for_masked_lm"
+TEXTS = {
+    kind: json.loads(texts)
+    for kind, texts in opened(POOLED / "outputs.safetensors").metadata.items()
+    if kind in ("single", "pairs")
+}
+CALL = fast(lambda model, tokens: model(tokens))
+
+
+@pytest.fixture(scope="module")
+def pooled():
+    return encoder.read(POOLED)
+
+
+@pytest.fixture(scope="module")
+def short(pooled):
+    """The first layer alone: quick to compile."""
+    return eqx.tree_at(lambda model: model.layers, pooled.model, pooled.model.layers[:1])
+
+
+def stored(folder, kind):
+    """Tokens and outputs of transformers."""
+    found = opened(folder / "outputs.safetensors")
+    ids, mask, types = (
+        found[f"{kind}.{name}"] for name in ("input_ids", "attention_mask", "token_type_ids")
+    )
+    return Tokens(ids.astype(np.int32), mask.astype(bool), types.astype(np.int32)), found
+
+
+# Against transformers -----------------------------------------------------------------------------
+
+
+def assert_near(found, expected):
+    """At 1e-5, in float32."""
+    assert found.dtype == expected.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("folder", [POOLED, HEADED])
+@pytest.mark.parametrize("kind", ["single", "pairs"])
+def test_hidden_states_are_those_of_transformers(folder, kind):
+    model, _ = encoder.read(folder)
+    tokens, found = stored(folder, kind)
+    hidden = CALL(model, tokens)
+    expected = found[f"{kind}.hidden"]
+    assert np.abs(expected).max() > 2
+    assert not tokens.mask.all()
+    assert_near(np.asarray(hidden)[tokens.mask], expected[tokens.mask])
+    if folder == POOLED:
+        assert_near(np.asarray(model.pooled(hidden)), found[f"{kind}.pooled"])
+    else:
+        with pytest.raises(ValueError, match="model: got a BERT without a pooler, wanted one"):
+            model.pooled(hidden)
+
+
+def test_every_layer_is_that_of_transformers(pooled):
+    tokens, found = stored(POOLED, "pairs")
+
+    @fast
+    def both(model, tokens):
+        parts = [model.below(tokens, layer) for layer in range(4)]
+        return parts, [model.above(h, tokens.mask, layer) for layer, h in enumerate(parts)]
+
+    below, above = jax.device_get(both(pooled.model, tokens))
+    mask = tokens.mask
+    for layer, expected in enumerate(found["pairs.all"]):
+        assert_near(below[layer][mask], expected[mask])
+        assert_near(above[layer][mask], below[-1][mask])
+
+
+@pytest.mark.parametrize("kind", ["single", "pairs"])
+def test_tokens_are_those_of_transformers(pooled, kind):
+    found = encoder.tokens(pooled.tokenizer, *TEXTS[kind])
+    for mine, theirs in zip(found, stored(POOLED, kind)[0], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_an_approximate_gelu_would_be_seen(pooled):
+    tokens, found = stored(POOLED, "single")
+    mlps = lambda model: [layer.mlp for layer in model.layers]  # noqa: E731
+    others = [MLP(mlp.weights, mlp.biases, jax.nn.gelu) for mlp in mlps(pooled.model)]
+    other = CALL(eqx.tree_at(mlps, pooled.model, others), tokens)
+    assert np.abs(np.asarray(other) - found["single.hidden"])[tokens.mask].max() > 1e-4
+
+
+# Sentences ----------------------------------------------------------------------------------------
+
+
+def test_texts_are_cut_and_filled_up(pooled):
+    first, second = TEXTS["pairs"]
+    free = encoder.tokens(pooled.tokenizer, first, second)
+    cut = encoder.tokens(pooled.tokenizer, first, second, length=12)
+    again = encoder.tokens(pooled.tokenizer, first, second)
+    assert free.ids.shape[1] > 12
+    assert cut.ids.shape == (2, 12)
+    assert cut.mask.all()
+    # [CLS] A [SEP] B [SEP]: a mark at the start, one behind each.
+    assert [(row == 3).sum() for row in cut.ids] == [2, 2]
+    assert cut.ids[:, 0].tolist() == [2, 2]
+    assert cut.types[:, -1].tolist() == [1, 1]
+    np.testing.assert_array_equal(free.ids, again.ids)
+    longer = encoder.tokens(pooled.tokenizer, ["A cat"], length=12)
+    assert longer.mask.sum() == 4
+    assert not longer.ids[0, 4:].any()
+
+
+def test_what_is_filled_up_changes_nothing(pooled):
+    short = encoder.tokens(pooled.tokenizer, *TEXTS["single"])
+    long = encoder.tokens(pooled.tokenizer, *TEXTS["single"], length=20)
+    length = short.ids.shape[1]
+    one, other = CALL(pooled.model, short), CALL(pooled.model, long)
+    assert_near(np.asarray(other)[:, :length][short.mask], np.asarray(one)[short.mask])
+    unmasked = CALL(pooled.model, long._replace(mask=np.ones_like(long.mask)))
+    assert np.abs(np.asarray(unmasked)[:, :length] - one)[short.mask].max() > 0.1
+
+
+def test_vectors_of_many_sentences(pooled, short):
+    words = TEXTS["single"][0][2].split()
+    texts = [" ".join(words[:n]) for n in (9, 1, 5, 2, 2)] * 2
+    tokens = encoder.tokens(pooled.tokenizer, texts, length=40)
+    found = sentence_vectors(short, tokens, batch=4)
+    hidden = np.asarray(CALL(short, tokens))
+    expected = [rows[mask].mean(axis=0) for rows, mask in zip(hidden, tokens.mask, strict=True)]
+    assert_near(found, np.array(expected))
+    assert np.abs(found[0] - found[1]).max() > 0.1
+    nothing = mean_pooled(jnp.ones((1, 2, 3)), jnp.zeros((1, 2), bool))
+    assert not nothing.any()
+
+
+# As a model of adapters ---------------------------------------------------------------------------
+
+
+def test_adapters_of_a_value_matrix_and_the_words(short):
+    select = ["layers.*.attention.value", "embeddings.words"]
+    made = adapters.init(jax.random.key(0), short, select=select, rank=2)
+    assert sorted(made) == ["embeddings.words", "layers.0.attention.value"]
+    tokens, _ = stored(POOLED, "single")
+
+    @fast
+    def compared(made):
+        trained, frozen = adapters.split(
+            jax.tree.map(lambda x: x + jnp.asarray(0.1, x.dtype), made)
+        )
+
+        def loss(trained, place):
+            model = place(short, adapters.joined(trained, frozen))
+            return jnp.mean(model.pooled(model(tokens)) ** 2)
+
+        return [jax.value_and_grad(loss)(trained, f) for f in (adapters.apply, adapters.merge)]
+
+    (apart, slopes), (merged, others) = jax.device_get(compared(made))
+    np.testing.assert_allclose(apart, merged, rtol=1e-5)
+    for one, other in zip(*map(jax.tree.leaves, (slopes, others)), strict=True):
+        assert np.abs(other).max() > 1e-4
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * max(1, np.abs(other).max()))
+
+
+def test_several_models_at_once_and_in_float64(short):
+    tokens, _ = stored(POOLED, "single")
+    model = jax.tree.map(lambda x: x.astype(jnp.float64), short)
+    values = jnp.stack([model.layers[0].attention.value * s for s in (1.0, 2.0)])
+
+    @fast
+    def compared(model, values):
+        lower = model.below(tokens, 0)
+
+        def changed(W):
+            return eqx.tree_at(lambda m: m.layers[0].attention.value, model, W)
+
+        together = jax.vmap(lambda W: changed(W).above(lower, tokens.mask, 0))(values)
+        return together, [changed(W)(tokens) for W in values]
+
+    found, expected = jax.device_get(compared(model, values))
+    assert found.dtype == np.float64
+    assert np.abs(found[0] - found[1]).max() > 0.1
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+def changed(folder, *, renamed=None, config=None, **tensors):
+    """A copy of the first model with other tensors, names or entries; None leaves one out."""
+    shutil.copytree(POOLED, folder)
+    found = dict(opened(folder / "model.safetensors")) | tensors
+    names = renamed or (lambda name: name)
+    kept = {names(name): one for name, one in found.items() if one is not None}
+    write(folder / "model.safetensors", kept)
+    entries = json.loads((folder / "config.json").read_text()) | (config or {})
+    entries = {name: one for name, one in entries.items() if one is not ...}
+    (folder / "config.json").write_text(json.dumps(entries))
+    return folder
+
+
+def same(one, other):
+    return bool(eqx.tree_equal(one, other))
+
+
+def test_other_files_of_the_same_model(tmp_path, pooled):
+    old = changed(
+        tmp_path / "old",
+        renamed=lambda name: "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ),
+        config={"position_embedding_type": "absolute", "model_type": ...},
+    )  # fmt: skip
+    assert same(encoder.read(old).model, pooled.model)
+    ids = {"embeddings.position_ids": np.arange(40)[None]}
+    unpooled = {"pooler.dense.weight": None, "pooler.dense.bias": None}
+    model = encoder.read(changed(tmp_path / "ids", **ids, **unpooled)).model
+    assert same(model, eqx.tree_at(lambda m: m.pooler, pooled.model, None))
+    weights = {name: one.astype(np.float16) for name, one in dict(opened(POOLED)).items()}
+    half = encoder.read(changed(tmp_path / "half", **weights)).model
+    rounded = jax.tree.map(lambda x: x.astype(jnp.float16).astype(jnp.float32), pooled.model)
+    assert same(half, rounded)
+
+
+VALUE = "encoder.layer.2.attention.self.value.weight"
+EMPTY: dict[str, Any] = {}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "message"),
+    [
+        ({VALUE: None}, {}, f"{VALUE}: got no such tensor, wanted it: it is missing"),
+        (
+            {"pooler.dense.bias": None},
+            {},
+            r"pooler\.dense\.bias: got no such tensor, wanted it: it is missing",
+        ),
+        ({"encoder.layer.3.x": np.ones(2)}, {}, "layer.3.x: got an extra tensor, wanted no tensor"),
+        ({VALUE: np.ones((24, 23), np.float32)}, {}, rf"{VALUE}: got shape \(24, 23\), want"),
+        ({VALUE: np.ones((24, 24), int)}, {}, f"{VALUE}: got type int64, wanted float16 or"),
+        ({}, {"num_hidden_layers": 2}, r"layer\.2\..*: got an extra tensor, wanted no tensor"),
+        ({}, {"num_hidden_layers": 10**9}, r"layer\.\d+.*: got no such tensor, wanted it"),
+        ({}, {"vocab_size": 200}, r"tokenizer.json: got a vocabulary of 123 words, .*wanted 200"),
+        ({}, {"hidden_size": 28}, r"got shape \(123, 24\), wanted \(123, 28\)"),
+        ({}, {"hidden_size": ...}, "config.json: hidden_size: got None, wanted an integer >= 1"),
+        ({}, {"hidden_size": True}, "config.json: hidden_size: got True, wanted an integer >= 1"),
+        ({}, {"num_attention_heads": 5}, "num_attention_heads: got 5, wanted a divisor of hidden"),
+        ({}, {"layer_norm_eps": "x"}, "layer_norm_eps: got 'x', wanted a number above 0, below 1"),
+        ({}, {"hidden_act": "gelu_new"}, "hidden_act: got 'gelu_new', wanted 'gelu'"),
+        ({}, {"model_type": "roberta"}, "model_type: got 'roberta', wanted 'bert'"),
+        ({}, {"position_embedding_type": "relative_key"}, "type: got 'relative_key', wanted 'abs"),
+    ],
+)  # fmt: skip
+def test_files_are_refused_in_a_line(tensors, config, message, tmp_path):
+    folder = changed(tmp_path / "a", config=config, **tensors)
+    with pytest.raises(Refused, match=message) as caught:
+        encoder.read(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        ("config.json", "[]", "got a list, wanted a configuration of a BERT"),
+        ("config.json", "{", "got a damaged file"),
+        ("tokenizer.json", "{}", r"got a damaged file \(\w+\), wanted a tokenizer"),
+    ],
+)
+def test_damaged_files_are_refused(name, body, message, tmp_path):
+    (changed(tmp_path / "a") / name).write_text(body)
+    with pytest.raises(Refused, match=rf"{name}: {message}"):
+        encoder.read(tmp_path / "a")
+
+
+def test_what_is_not_there_is_named(tmp_path, monkeypatch):
+    with pytest.raises(MissingData, match=r"encoder: got 'none', wanted a folder with config.json"):
+        encoder.read("none")
+    monkeypatch.setattr(encoder, "PACKAGE", "no_such_package")
+    with pytest.raises(MissingData, match=r"encoder: got none, wanted .*or run make encoder"):
+        encoder.folder()
+    (changed(tmp_path / "a") / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json"):
+        encoder.read(tmp_path / "a")
+
+
+def tiny():
+    return encoder.read(POOLED)
+
+
+def tokens(length=4, ids=5, types=0):
+    shape = (1, length)
+    return Tokens(np.full(shape, ids), np.ones(shape, bool), np.full(shape, types))
+
+
+HIDDEN, MASK = jnp.ones((1, 4, 24)), jnp.ones((1, 4), bool)
+test_a_bert_refuses = refuses(
+    (lambda: tiny().model(tokens(41)), "tokens: got sequences of length 41, wanted at most 40"),
+    (lambda: tiny().model(tokens(ids=123)), r"tokens.ids: got .*123.*, wanted 0 to 122"),
+    (lambda: tiny().model(tokens(types=2)), r"tokens.types: got .*2.*, wanted 0 to 1"),
+    (lambda: tiny().model(tokens()._replace(mask=MASK[:, 1:])), "mask: got bool of shape"),
+    (lambda: tiny().model(tokens()._replace(mask=np.ones((1, 4)))), "mask: got float64 of shape"),
+    (lambda: tiny().model.below(tokens(), 4), "layer: got 4, wanted 0 to 3"),
+    (lambda: tiny().model.above(HIDDEN, MASK, -1), "layer: got -1, wanted 0 to 3"),
+    (lambda: tiny().model.above(HIDDEN[..., 1:], MASK, 0), r"hidden: got shape \(1, 4, 23\)"),
+    (lambda: sentence_vectors(tiny().model, tokens(), batch=0), "batch: got 0, wanted at least 1"),
+    (lambda: encoder.tokens(tiny().tokenizer, []), "first: got 0 and 0 sentences, wanted as many"),
+    (lambda: encoder.tokens(tiny().tokenizer, ["A"], []), "first: got 1 and 0 sentences, wanted"),
+    (lambda: encoder.tokens(tiny().tokenizer, ["A"], length=2), "length: got 2, wanted at least 3"),
+)  # fmt: skip
+
+
+# A real encoder -----------------------------------------------------------------------------------
+
+
+@pytest.mark.encoder
+@pytest.mark.parametrize(("split", "expected"), [("dev", 0.870), ("test", 0.827)])
+def test_cosines_of_minilm_on_stsb(split, expected):
+    try:
+        model, tokenizer = encoder.read()
+    except MissingData as error:
+        pytest.skip(str(error))
+    if find(stsb_names(split)) is None:
+        pytest.skip(f"no STS-B ({split}) in $LRDYN_DATA")
+    first, second, scores = stsb(split=split)
+    if np.isnan(scores).any():
+        pytest.skip("GLUE's test part has no scores")
+    tokens = encoder.tokens(tokenizer, first + second, length=128)
+    one, other = np.split(sentence_vectors(model, tokens), 2)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    found = np.corrcoef(np.sum(one * other, axis=1) / lengths, scores)[0, 1]
+    assert abs(found - expected) < 1e-3
