@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
 from lrdyn import checks
+from lrdyn.adapters.selection import arrays
 from lrdyn.data.guarded import reading, refused
 from lrdyn.data.lookup import MissingData
 from lrdyn.data.pretrained import Source, filled
@@ -210,7 +212,10 @@ def _model(tensors: Tensors, config: Config) -> Bert:
     def ignored(name: str) -> bool:
         return not name.startswith(prefix) or name == f"{prefix}embeddings.position_ids"
 
-    return filled(lambda key: _like(key, config, pooled), source, tensors, ignored=ignored)
+    key = jax.eval_shape(jax.random.key, 0)
+    like = eqx.filter_eval_shape(lambda key: _like(key, config, pooled), key)
+    sources = {path: source(path) for path, _ in arrays(like)}
+    return filled(like, sources, tensors, ignored=ignored)
 
 
 NAMES = {

@@ -1,15 +1,13 @@
 """Networks whose weights are those of a file: which tensor is which leaf."""
 
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
 
-from lrdyn.adapters.selection import name_of
+from lrdyn.adapters.selection import arrays, name_of
 from lrdyn.data.tensors import Known, Tensors, check, extra
 
 N = TypeVar("N")
@@ -27,33 +25,47 @@ class Source(NamedTuple):
 
 
 def filled(
-    build: Callable[[Key[Array, ""]], N],
-    source: Callable[[str], Source],
+    like: N,
+    sources: Mapping[str, Source],
     tensors: Tensors,
     *,
-    ignored: Callable[[str], bool] = lambda name: False,
+    ignored: Callable[[str], bool],
 ) -> N:
     """A network with the weights of a file, in float32.
 
     Args:
-        build: makes the network from a key; of its arrays the shapes alone are used.
-        source: from the path of a leaf to its tensor.
+        like: the network, or its shapes.
+        sources: the tensor of each leaf, by its path; other leaves stay as they are.
         tensors: the open file; all is checked before anything is read.
         ignored: which other tensors there may be, by their names.
 
     Raises:
         Refused: a tensor is missing, has another shape or type, or is one too many.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from lrdyn.data.tensors import opened, write
+        >>> path = Path(tempfile.mkdtemp(), "a.safetensors")
+        >>> write(path, {"both": np.arange(4.0).reshape(4, 1)})
+        >>> like = {"W": jnp.zeros((2, 1)), "b": jnp.ones(1)}
+        >>> sources = {"W": Source("both", (4, 1), slice(2, 4))}
+        >>> found = filled(like, sources, opened(path), ignored=lambda name: False)
+        >>> found["W"].tolist(), found["b"].tolist()
+        ([[2.0], [3.0]], [1.0])
     """
-    like = eqx.filter_eval_shape(build, jax.eval_shape(jax.random.key, 0))
-    found, structure = jax.tree_util.tree_flatten_with_path(like)
-    places = [(source(name_of(path)), leaf.shape) for path, leaf in found]
-    known = {one.name: Known(one.shape or shape) for one, shape in places}
+    leaves = dict(arrays(like))
+    known = {one.name: Known(one.shape or leaves[path].shape) for path, one in sources.items()}
     check(tensors, known, more=True)
     others = [name for name in tensors if name not in known and not ignored(name)]
     if others:
         raise extra(tensors.infos[min(others)].file, min(others))
-    leaves = [jnp.asarray(_read(tensors, one).reshape(shape)) for one, shape in places]
-    return jax.tree.unflatten(structure, leaves)
+
+    def one(path: tuple[Any, ...], leaf: Any) -> Any:
+        source = sources.get(name_of(path))
+        return leaf if source is None else jnp.asarray(_read(tensors, source).reshape(leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(one, like)
 
 
 def _read(tensors: Tensors, source: Source) -> np.ndarray:

@@ -159,8 +159,9 @@ class Bert(eqx.Module):
 
 
 def _mask(mask: Array | np.ndarray, shape: tuple[int, ...]) -> Bool[Array, "batch length"]:
-    if np.shape(mask) != shape or mask.dtype != bool:
-        checks.refuse("mask", f"{mask.dtype} of shape {np.shape(mask)}", f"bool of shape {shape}")
+    kind = getattr(mask, "dtype", type(mask).__name__)
+    if str(kind) != "bool" or np.shape(mask) != shape:
+        checks.refuse("mask", f"{kind} of shape {np.shape(mask)}", f"bool of shape {shape}")
     return jnp.asarray(mask)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
@@ -31,6 +32,7 @@ class VGG(Network):
         classifier: the hidden layers after them, relu behind each.
         head: W_L.
         size: pixels of a side of an image.
+        pool: pixels of a side that :func:`mean_pool` leaves for the classifier; None leaves all.
         dropout: chance with which training hides an entry of what the last layer gets.
     """
 
@@ -38,6 +40,7 @@ class VGG(Network):
     classifier: tuple[eqx.nn.Linear, ...]
     head: eqx.nn.Linear
     size: int = eqx.field(static=True)
+    pool: int | None = eqx.field(static=True, default=None)
 
     def hidden(
         self, image: Float[Array, "channels height width"], key: Any, state: PyTree
@@ -51,7 +54,7 @@ class VGG(Network):
             else:
                 found, state = layer(found, training=key is not None, state=state)
                 found = jax.nn.relu(found)
-        found = found.ravel()
+        found = (found if self.pool is None else mean_pool(found, self.pool)).ravel()
         for linear in self.classifier:
             found = jax.nn.relu(linear(found))
         return found, state
@@ -68,9 +71,38 @@ class VGG(Network):
         return f"layers[{max(i for i, x in enumerate(self.layers) if x)}].convolution.weight"
 
 
+def mean_pool(
+    hidden: Float[Array, "channels height width"], size: int
+) -> Float[Array, "channels size size"]:
+    """Means over rectangles, so that size x size pixels come out (PyTorch's adaptive pooling).
+
+    Of n pixels of a side the i-th rectangle holds those from floor(i n / size) to before
+    ceil((i + 1) n / size): neighbours overlap if size does not divide n.
+
+    Args:
+        hidden: channels.
+        size: pixels of a side, of what comes out.
+
+    Example:
+        >>> mean_pool(jnp.arange(6.0).reshape(1, 1, 6), 2).tolist()
+        [[[1.0, 4.0], [1.0, 4.0]]]
+    """
+    hidden = checks.floats("hidden", hidden, ("channels", "height", "width"))
+    checks.integer("size", size)
+
+    def means(n: int) -> Float[Array, "size n"]:
+        first, pixel = np.arange(size)[:, None], np.arange(n)
+        kept = (pixel >= first * n // size) & (pixel < -(-(first + 1) * n // size))
+        return jnp.asarray(kept / kept.sum(axis=1, keepdims=True), hidden.dtype)
+
+    rows, columns = map(means, hidden.shape[1:])
+    return jnp.einsum("ai,cij,bj->cab", rows, hidden, columns)
+
+
 def vgg(
     key: Key[Array, ""], layers: Sequence[int | str] = VGG16, *, size: int = 32, channels: int = 3,
-    hidden: Sequence[int] = (), classes: int = 10, batch_norm: bool = False, dropout: float = 0.0,
+    hidden: Sequence[int] = (), classes: int = 10, batch_norm: bool = False,
+    pool: int | None = None, dropout: float = 0.0,
 ) -> VGG:  # fmt: skip
     """Draw a VGG: Gaussian weights of variance 2 / inputs, 1 / inputs in the last layer, biases 0.
 
@@ -82,6 +114,7 @@ def vgg(
         hidden: widths of the classifier's hidden layers: () for 512-10, (512,) for 512-512-10.
         classes: number of outputs.
         batch_norm: whether convolutions, whose biases stay, are followed by batch normalisation.
+        pool: see :class:`VGG`; torchvision's networks have 7.
         dropout: see :class:`VGG`.
 
     Raises:
@@ -101,13 +134,15 @@ def vgg(
         checks.refuse("layers", layers, "numbers of channels and 'pool'")
     checks.sizes("layers", widths, 1)
     checks.sizes("hidden", hidden, 0)
-    for name, number in {"size": size, "channels": channels, "classes": classes}.items():
+    given = {"size": size, "channels": channels, "classes": classes}
+    given |= {} if pool is None else {"pool": pool}
+    for name, number in given.items():
         checks.integer(name, number)
     checks.instance("batch_norm", batch_norm, bool)
     rate, pools = checked_dropout(dropout), len(layers) - len(widths)
     if size < 2**pools:
         checks.refuse("size", size, f"at least {2**pools}, so that {pools} poolings leave a pixel")
-    flat = widths[-1] * (size // 2**pools) ** 2
+    flat = widths[-1] * (size // 2**pools if pool is None else pool) ** 2
 
     def build(key: Key[Array, ""]) -> VGG:
         into, places = iter((channels, *widths)), count() if batch_norm else None
@@ -120,6 +155,6 @@ def vgg(
         *before, head = (
             eqx.nn.Linear(m, n, key=key) for m, n in pairwise((flat, *hidden, classes))
         )
-        return VGG(tuple(made), tuple(before), head, size, dropout=rate)
+        return VGG(tuple(made), tuple(before), head, size, pool, dropout=rate)
 
     return drawn(key, build, lambda path, inputs: np.sqrt((2 - path.startswith("head")) / inputs))
