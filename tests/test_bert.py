@@ -316,6 +316,7 @@ test_a_bert_refuses = refuses(
     (lambda: tiny().model.below(tokens(), 4), "layer: got 4, wanted 0 to 3"),
     (lambda: tiny().model.above(HIDDEN, MASK, -1), "layer: got -1, wanted 0 to 3"),
     (lambda: tiny().model.above(HIDDEN[..., 1:], MASK, 0), r"hidden: got shape \(1, 4, 23\)"),
+    (lambda: sentence_vectors(tiny().model, tokens(ids=-1)), r"tokens.ids: got .*-1"),
     (lambda: sentence_vectors(tiny().model, tokens(), batch=0), "batch: got 0, wanted at least 1"),
     (lambda: encoder.tokens(tiny().tokenizer, []), "first: got 0 and 0 sentences, wanted as many"),
     (lambda: encoder.tokens(tiny().tokenizer, ["A"], []), "first: got 1 and 0 sentences, wanted"),

@@ -53,6 +53,17 @@ class Embeddings(eqx.Module):
             ValueError: an id or a type has no row, or the sequences are longer than the table of
                 positions.
         """
+        self.check(tokens)
+        ids, types = jnp.asarray(tokens.ids), jnp.asarray(tokens.types)
+        found = self.words[ids] + self.types[types] + self.positions[: ids.shape[1]][None]
+        return jax.vmap(lambda hidden: self.norm(hidden.T).T)(found)
+
+    def check(self, tokens: Tokens) -> None:
+        """Refuse tokens that do not fit the tables; of traced ones the shapes alone are looked at.
+
+        Raises:
+            ValueError: as in a call.
+        """
         checks.instance("tokens", tokens, Tokens)
         shape = np.shape(tokens.ids)
         checks.integer("tokens.ids", tokens.ids, 0, len(self.words) - 1, ("batch", "length"))
@@ -60,9 +71,6 @@ class Embeddings(eqx.Module):
         if shape[1] > len(self.positions):
             wanted = f"at most {len(self.positions)}, the table of positions"
             checks.refuse("tokens", f"sequences of length {shape[1]}", wanted)
-        ids, types = jnp.asarray(tokens.ids), jnp.asarray(tokens.types)
-        found = self.words[ids] + self.types[types] + self.positions[: shape[1]][None]
-        return jax.vmap(lambda hidden: self.norm(hidden.T).T)(found)
 
 
 class Layer(eqx.Module):
@@ -195,18 +203,19 @@ def sentence_vectors(
     Args:
         model: the encoder.
         tokens: of all sentences.
-        batch: how many are computed at a time.
+        batch: how many are computed at a time, at most.
 
     Raises:
         ValueError: the tokens do not fit the tables.
     """
     checks.instance("model", model, Bert)
     checks.integer("batch", batch)
+    model.embeddings.check(tokens)
     tokens = Tokens(*map(np.asarray, tokens))
     lengths = np.max(tokens.mask * (1 + np.arange(tokens.mask.shape[1])), axis=1)
     order = np.argsort(lengths, kind="stable")
     gain = model.embeddings.norm.gain
-    found = np.zeros((len(order), len(gain)), gain.dtype)
+    found, batch = np.zeros((len(order), len(gain)), gain.dtype), min(batch, len(order))
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         # Of a last batch some are computed again, so that it has the shape of the others.
