@@ -133,7 +133,8 @@ def embedded():
     rng = np.random.default_rng(0)
     shapes, rest = eqx.partition(like, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     layers = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) / 2), shapes)
-    return Embedded(*eqx.combine(layers, rest), jnp.ones((1, 1, 2, 2)), jnp.array([2, 0, 1]))
+    embedding, attention, head = eqx.combine(layers, rest)
+    return Embedded(embedding, attention, head, jnp.ones((1, 1, 2, 2)), jnp.array([2, 0, 1]))
 
 
 def called(net, x):
