@@ -44,7 +44,9 @@ def effective_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
 
 
 def numerical_rank(
-    values: Float[Array, "... k"] | np.ndarray, size: int, tolerance: float | None = None
+    values: Float[Array, "... k"] | np.ndarray,
+    size: int,
+    tolerance: float | Float[Array, ""] | None = None,
 ) -> Int[Array, "..."]:
     """Number of singular values above ``tolerance`` times the largest.
 
@@ -66,6 +68,23 @@ def numerical_rank(
         tolerance = size * float(jnp.finfo(values.dtype).eps)
     values = jnp.asarray(values)
     return jnp.sum(values > tolerance * values[..., :1], axis=-1)
+
+
+def top_share(values: Float[Array, "... k"], count: int) -> Float[Array, "..."]:
+    """Share of the squared Frobenius norm in the first singular values.
+
+    Args:
+        values: singular values in decreasing order, not all zero.
+        count: of how many.
+
+    Example:
+        >>> float(top_share(jnp.array([3.0, 1.0]), 1))
+        0.9
+    """
+    values = checks.spectrum("values", values, ("...", "k"))
+    checks.integer("count", count, 0)
+    squares = values**2
+    return jnp.sum(squares[..., :count], axis=-1) / jnp.sum(squares, axis=-1)
 
 
 def half_of_the_digits(dtype: Any) -> float:

@@ -1,4 +1,4 @@
-"""Arrays from an ``.npz``: no pickles; names, types and shapes are known and checked first."""
+"""Arrays from an ``.npz``: no pickles; names, types and shapes are looked at before numbers are."""
 
 import io
 import math
@@ -6,14 +6,17 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lrdyn.data.guarded import ended, exactly, reading, refused
+from lrdyn.data.tensors import Info
 
 HEADER = 4096
-"""Bytes of the header of a member, and of the directory of the archive, at most."""
+"""Bytes of the header of a member, and of the directory of a small archive, at most."""
+DIRECTORY = 4_000_000
+"""Bytes of the directory of any archive, at most."""
 
 
 class Known(NamedTuple):
@@ -57,7 +60,7 @@ def read(path: Path, known: Mapping[str, Known]) -> dict[str, np.ndarray]:
     """
     wanted = f"an npz of {', '.join(name for name, one in known.items() if not one.optional)}"
     with path.open("rb") as file, reading(path, wanted):
-        _check_directory(file, path)
+        _check_directory(file, path, HEADER)
         with zipfile.ZipFile(file) as archive:
             names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
             needed = {name for name, one in known.items() if not one.optional}
@@ -69,27 +72,92 @@ def read(path: Path, known: Mapping[str, Known]) -> dict[str, np.ndarray]:
             }
 
 
-def _check_directory(file: io.BufferedReader, path: Path) -> None:
+class Arrays:
+    """The arrays of an ``.npz`` file, by name: each is read when it is asked for.
+
+    Args:
+        path: the file.
+        infos: what is known of each.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "a.npz")
+        >>> np.savez(path, W=np.ones((2, 3)))
+        >>> found = opened(path)
+        >>> found.infos["W"].shape, float(found["W"].sum())
+        ((2, 3), 6.0)
+    """
+
+    def __init__(self, path: Path, infos: Mapping[str, Info]):
+        self.path, self.infos = path, dict(infos)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """One array, read now."""
+        _, dtype, shape = self.infos[name]
+        known = Known(np.dtype(dtype).kind, shaped(shape))
+        with self.path.open("rb") as file, reading(self.path, "an npz of arrays"):
+            _check_directory(file, self.path, DIRECTORY)
+            with zipfile.ZipFile(file) as archive:
+                return _array(archive, archive.getinfo(f"{name}.npy"), known, self.path)
+
+
+def opened(path: Path) -> Arrays:
+    """Open an ``.npz`` file of any arrays: names, types and shapes are read, and no numbers.
+
+    Raises:
+        Refused: a member is no array of numbers, a name stands twice, or the file is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "a.npz")
+        >>> np.savez(path, names=np.array(["a"], object))
+        >>> opened(path)
+        Traceback (most recent call last):
+        lrdyn.data.guarded.Refused: ...: got names.npy of type object, wanted a type of kind fiub
+    """
+    infos: dict[str, Info] = {}
+    with path.open("rb") as file, reading(path, "an npz of arrays"):
+        _check_directory(file, path, DIRECTORY)
+        with zipfile.ZipFile(file) as archive:
+            for one in archive.infolist():
+                name = one.filename.removesuffix(".npy")
+                if name in infos or name == one.filename:
+                    raise refused(path, f"the member {one.filename}", "arrays, each once")
+                with archive.open(one) as member:
+                    shape, _, dtype = _described(member, one, "fiub", 16, path)
+                infos[name] = Info(path, dtype.name, shape)
+    return Arrays(path, infos)
+
+
+def _check_directory(file: io.BufferedReader, path: Path, most: int) -> None:
     """Refuse a long directory: Python reads it whole when it opens the archive."""
     file.seek(max(0, file.seek(0, 2) - 42))
     before, last = (part := file.read(42))[:-22], part[-22:]
     if not last.startswith(b"PK\5\6"):
         raise refused(path, "no directory where it ends", "an npz: it is truncated or another file")
     size, comment = struct.unpack("<12xI4xH", last)
-    if size > HEADER or comment or before.startswith(b"PK\6\7"):
-        raise refused(path, "a long directory", f"one of at most {HEADER} bytes")
+    if size > most or comment or before.startswith(b"PK\6\7"):
+        raise refused(path, "a long directory", f"one of at most {most} bytes")
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, one: Known, path: Path) -> np.ndarray:
     with archive.open(info) as member:
-        if np.lib.format.read_magic(member) != (1, 0):
-            raise refused(path, f"{info.filename} of another version", "npy 1.0")
-        header = np.lib.format.read_array_header_1_0(member, max_header_size=HEADER)
-        shape, fortran, dtype = header
-        if dtype.hasobject or dtype.kind not in one.kinds or dtype.itemsize > one.itemsize:
-            raise refused(path, f"{info.filename} of type {dtype}", f"a type of kind {one.kinds}")
+        shape, fortran, dtype = _described(member, info, one.kinds, one.itemsize, path)
         if not one.fits(shape):
             raise refused(path, f"{info.filename} of shape {shape}", "the known one")
         content = exactly(member, math.prod(shape) * dtype.itemsize, path)
         ended(member, path)
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _described(
+    member: Any, info: zipfile.ZipInfo, kinds: str, itemsize: int, path: Path
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type of a member, of which the header is read."""
+    if np.lib.format.read_magic(member) != (1, 0):
+        raise refused(path, f"{info.filename} of another version", "npy 1.0")
+    found = np.lib.format.read_array_header_1_0(member, max_header_size=HEADER)
+    dtype = found[2]
+    if dtype.hasobject or dtype.kind not in kinds or dtype.itemsize > itemsize:
+        raise refused(path, f"{info.filename} of type {dtype}", f"a type of kind {kinds}")
+    return found

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn.spectra import effective_rank, singular_values
+from lrdyn.spectra import effective_rank, singular_values, top_share
 
 
 def whiten(inputs: Float[np.ndarray, "features n"], directions: int) -> np.ndarray:
@@ -21,17 +21,6 @@ def whiten(inputs: Float[np.ndarray, "features n"], directions: int) -> np.ndarr
     U, _, Vh = np.linalg.svd(inputs, full_matrices=False)
     largest = np.take_along_axis(U, np.argmax(np.abs(U), axis=0)[None], axis=0)[0]
     return np.sqrt(inputs.shape[1]) * (np.sign(largest)[:, None] * Vh)[:directions]
-
-
-def top_share(values: Float[Array, "... k"], count: int) -> Float[Array, "..."]:
-    """Share of the squared Frobenius norm in the first singular values.
-
-    Example:
-        >>> float(top_share(jnp.array([3.0, 1.0]), 1))
-        0.9
-    """
-    squares = values**2
-    return jnp.sum(squares[..., :count], axis=-1) / jnp.sum(squares, axis=-1)
 
 
 def of_update(update: Float[Array, "m n"], count: int) -> dict[str, Array]:

@@ -1,0 +1,239 @@
+"""Spectra of updates: exact, or the leading part by a randomised range finder.
+
+Matrices are m x n, of float32 or float64. Singular values come back in float64. Those of a float32
+matrix are the square roots of the eigenvalues of its Gram matrix in float64, in a third of an SVD's
+time: they err by up to sqrt(eps) s_1 = 1.5e-8 s_1, an eighth of float32's rounding. Those of a
+float64 matrix are LAPACK's.
+"""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from lrdyn.gradient_rank import stable_rank
+from lrdyn.spectra import effective_rank, numerical_rank, top_share
+
+OVERSAMPLING = 10
+"""Directions that the range finder carries beside the k that are asked for."""
+POWERS = 2
+"""Its power iterations: a value s is seen as s^5, so that a slowly falling rest matters less."""
+FAR_BELOW = 8
+"""The range finder is used where the shorter side is so many times as long as what it carries."""
+BLOCK = 4096
+"""Columns of a float32 matrix that are in float64 at once."""
+
+
+class Spectrum(NamedTuple):
+    """Singular values of a matrix, and its leading directions."""
+
+    values: np.ndarray
+    """All min(m, n), decreasing; those that were not computed are equal, with the energy left."""
+    seen: int
+    """How many were computed."""
+    left: np.ndarray
+    """m x k, orthonormal columns."""
+    right: np.ndarray
+    """n x k, likewise."""
+
+
+class Measures(NamedTuple):
+    """What is said of one update."""
+
+    norm: float
+    """Frobenius norm."""
+    rank: int
+    """Singular values above what rounding makes; -1 if not all entries are finite."""
+    effective_rank: float
+    stable_rank: float
+    energy: float
+    """Share of the squared norm in the first k."""
+
+
+NOT_FINITE = Measures(math.nan, -1, math.nan, math.nan, math.nan)
+
+
+def gram(matrix: np.ndarray) -> np.ndarray:
+    """W W^T or W^T W, whichever is smaller, in float64.
+
+    Example:
+        >>> gram(np.array([[3.0], [4.0]], np.float32))
+        array([[25.]])
+    """
+    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    total = np.zeros((len(short), len(short)))
+    for start in range(0, short.shape[1], BLOCK):
+        block = short[:, start : start + BLOCK].astype(np.float64)
+        total += block @ block.T
+    return total
+
+
+def values_of(matrix: np.ndarray) -> np.ndarray:
+    """All singular values of a finite matrix, in decreasing order.
+
+    Example:
+        >>> values_of(np.diag([1.0, 3.0]).astype(np.float32)).tolist()
+        [3.0, 1.0]
+    """
+    if matrix.dtype == np.float64:
+        return np.linalg.svd(matrix, compute_uv=False)
+    # An eigenvalue 0 may be rounded below.
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(gram(matrix))[::-1], 0.0))
+
+
+def truncated(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factors B (m x r) and A (r x n) of the nearest matrix of rank r, equally long.
+
+    Args:
+        matrix: finite.
+        rank: r, at most the shorter side.
+
+    Example:
+        >>> B, A = truncated(np.diag([4.0, 1.0]), 1)
+        >>> np.abs(B @ A).round(12).tolist()
+        [[4.0, 0.0], [0.0, 0.0]]
+    """
+    left, values, right = leading(matrix, rank)
+    roots = np.sqrt(values)
+    return (left * roots).astype(matrix.dtype), (right * roots).T.astype(matrix.dtype)
+
+
+def leading(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first k singular triples: U (m x k), values, V (n x k).
+
+    Example:
+        >>> [part.shape for part in leading(np.ones((3, 2)), 1)]
+        [(3, 1), (1,), (2, 1)]
+    """
+    if matrix.dtype == np.float64:
+        left, values, turned = np.linalg.svd(matrix, full_matrices=False)
+        return left[:, :k], values[:k], turned[:k].T
+    if matrix.shape[0] > matrix.shape[1]:
+        right, values, left = leading(matrix.T, k)
+        return left, values, right
+    import scipy.linalg
+
+    size = len(matrix)
+    squares, found = scipy.linalg.eigh(gram(matrix), subset_by_index=[size - k, size - 1])
+    left = found[:, ::-1]
+    # Columns of length s_i: QR makes unit vectors of them, where s_i is 0 too.
+    right, lengths = np.linalg.qr(matrix.T @ left)
+    signs = np.where(np.diagonal(lengths) < 0, -1.0, 1.0)
+    return left, np.sqrt(np.maximum(squares[::-1], 0.0)), right * signs
+
+
+def sketch(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same for the first k + 10, from products with that many vectors.
+
+    The values are at most the true ones, and nearly these where the spectrum falls behind k.
+
+    Example:
+        >>> wide = np.outer(np.arange(1.0, 3.0), np.ones(300))
+        >>> left, values, right = sketch(wide.astype(np.float32), 1)
+        >>> values[:2].round(4).tolist()
+        [38.7298, 0.0]
+
+    Reference:
+        Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4.
+    """
+    size = min(k + OVERSAMPLING, *matrix.shape)
+    # One fixed draw: the same matrix has the same numbers.
+    start = np.random.default_rng(0).standard_normal((matrix.shape[1], size), matrix.dtype)
+    basis = np.linalg.qr(matrix @ start)[0]
+    for _ in range(POWERS):
+        basis = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ basis)[0])[0]
+    inner, values, turned = np.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return basis @ inner, values.astype(np.float64), turned.T
+
+
+def is_sketched(shape: tuple[int, ...], k: int) -> bool:
+    """Whether a matrix is so large that the range finder is used for k directions.
+
+    Example:
+        >>> is_sketched((256, 784), 8), is_sketched((64, 784), 8)
+        (True, False)
+    """
+    return min(shape) >= FAR_BELOW * (k + OVERSAMPLING)
+
+
+def spectrum(matrix: np.ndarray, k: int) -> Spectrum:
+    """Singular values and the first k directions: exact, or by :func:`sketch` if k is far below.
+
+    Example:
+        >>> found = spectrum(np.diag([2.0, 1.0, 1.0]), 1)
+        >>> found.values.tolist(), found.seen, found.left.shape
+        ([2.0, 1.0, 1.0], 3, (3, 1))
+    """
+    size = min(matrix.shape)
+    if is_sketched(matrix.shape, k):
+        left, values, right = sketch(matrix, k)
+    else:
+        left, values, right = leading(matrix, size)
+    seen, energy = len(values), float(np.einsum("ij,ij->", matrix, matrix, dtype=np.float64))
+    if seen < size:
+        rest = max(energy - float(values @ values), 0.0) / (size - seen)
+        values = np.append(values, np.full(size - seen, math.sqrt(rest)))
+    return Spectrum(values, seen, left[:, :k], right[:, :k])
+
+
+def rounding(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, float]) -> float:
+    """The largest singular value that independent rounding errors of two matrices have, about.
+
+    The error of an entry w is uniform within eps |w| / 2 at most, of variance eps^2 w^2 / 12. A
+    matrix of independent entries is about as long as its longest row and column together
+    (Bandeira and van Handel, arXiv 1408.6185).
+
+    Args:
+        before: as it was stored.
+        after: likewise.
+        epsilons: machine epsilon of the type in which each was stored.
+
+    Example:
+        >>> eps, ones = 2.0**-8, np.ones((2, 2))
+        >>> round(rounding(ones, ones, (eps, eps)) / eps, 3)
+        1.155
+    """
+    pairs = list(zip(epsilons, (before, after), strict=True))
+    by_row, by_column = (
+        sum(eps**2 * np.einsum(axes, W, W, dtype=np.float64) for eps, W in pairs)
+        for axes in ("ij,ij->i", "ij,ij->j")
+    )
+    return float(np.sqrt(np.max(by_row)) + np.sqrt(np.max(by_column))) / math.sqrt(12)
+
+
+def measured(found: Spectrum, *, k: int, side: int, eps: float, floor: float) -> Measures:
+    """Ranks and energies of a spectrum.
+
+    Args:
+        found: the spectrum.
+        k: how many values the energy is of.
+        side: the longer side of the matrix.
+        eps: machine epsilon of the type in which the matrix was decomposed.
+        floor: largest singular value of what rounding its entries added, see :func:`rounding`.
+
+    Example:
+        >>> one = spectrum(np.diag([3.0, 1.0, 0.0]), 1)
+        >>> one = measured(one, k=1, side=3, eps=2.0**-52, floor=0.0)
+        >>> one.rank, round(one.energy, 3), round(one.stable_rank, 3)
+        (2, 0.9, 1.111)
+    """
+    largest = float(found.values[0])
+    if largest == 0:
+        return Measures(0.0, 0, math.nan, math.nan, math.nan)
+    with jax.enable_x64(True):
+        limit = max(side * eps, floor / largest)
+        found_ranks = _ranks(found.values, limit, k, found.seen, side)
+    norm = math.sqrt(float(found.values @ found.values))
+    return Measures(norm, int(found_ranks[0]), *map(float, found_ranks[1:]))
+
+
+@partial(jax.jit, static_argnames=("k", "seen", "side"))
+def _ranks(
+    values: Float[Array, "size"], limit: Float[Array, ""] | float, k: int, seen: int, side: int
+) -> tuple[Array, ...]:
+    """One program: four of a millisecond each would be most of the time of a small matrix."""
+    rank = numerical_rank(values[:seen], side, limit)
+    return rank, effective_rank(values), stable_rank(values), top_share(values, k)
