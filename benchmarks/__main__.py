@@ -1,11 +1,21 @@
-"""``python -m benchmarks [all|reduced|sweeps|many|early|completion|galore|training|adapters]``."""
+"""``python -m benchmarks [NAME]``: all of them, or the one named."""
 
 import argparse
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import adapters, completion, early_stopping, galore, many, reduced, sweeps, training
+from benchmarks import (
+    adapters,
+    completion,
+    diagnosis,
+    early_stopping,
+    galore,
+    many,
+    reduced,
+    sweeps,
+    training,
+)
 from benchmarks.common import HOST_DEVICES, machine
 from lrdyn import cli
 from lrdyn.arguments import Parser
@@ -19,6 +29,7 @@ FULL: dict[str, Callable[[], str]] = {
     "galore": galore.report,
     "training": training.report,
     "adapters": adapters.report,
+    "diagnosis": diagnosis.report,
 }
 TINY: dict[str, Callable[[], str]] = {
     "reduced": lambda: reduced.report((24,), rank=3, steps=20, repeats=1),
@@ -29,6 +40,7 @@ TINY: dict[str, Callable[[], str]] = {
     "galore": lambda: galore.report(galore.Case(6, 5, 2, 3, 10, 2), repeats=1),
     "training": lambda: training.report(training.Case(6, 5, 4, 10, 7, 4000), repeats=1),
     "adapters": lambda: adapters.report(adapters.Case(8, 2, 4, 3, 2), repeats=1),
+    "diagnosis": lambda: diagnosis.report(diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9))),
 }
 
 

@@ -36,6 +36,7 @@ with interrupts.importing():
     from lrdyn.claims import relative_difference, tolerance
     from lrdyn.condition import with_condition
     from lrdyn.descent import Trajectory, gradient_descent, simulate
+    from lrdyn.diagnosis import diagnose, watch
     from lrdyn.engine.points import listed, product, sampled, zipped
     from lrdyn.engine.sweep import sweep
     from lrdyn.engine.verify import verify
@@ -79,6 +80,7 @@ __all__ = [
     "compression",
     "convergence",
     "descent",
+    "diagnose",
     "dropout",
     "effective_rank",
     "end_to_end",
@@ -118,6 +120,7 @@ __all__ = [
     "tolerance",
     "truncated_gaussian_target",
     "verify",
+    "watch",
     "with_condition",
     "zipped",
 ]

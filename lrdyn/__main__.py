@@ -11,6 +11,7 @@ from lrdyn.arguments import Parser, folder
 from lrdyn.data import command as sets
 from lrdyn.data import download
 from lrdyn.data.lookup import search_first
+from lrdyn.diagnosis import command as diagnosis
 from lrdyn.engine import history
 from lrdyn.own import own_experiment
 from lrdyn.show import shortened
@@ -29,6 +30,7 @@ HELP = """usage: lrdyn COMMAND [...]
   diff RUN RUN                   how two folders of results differ; status 1 if they do
   data [--data-dir DIR]          the data sets: where each was found, or what would do
   data download NAME [...]       download one, into DIR or the first place looked into
+  diagnose BEFORE AFTER [flags]  how low-rank an update is, what LoRA would cost; --help
   --version                      the version of lrdyn
 """
 
@@ -113,6 +115,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "runs": runs,
     "diff": diff,
     "data": data,
+    "diagnose": diagnosis.main,
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from lrdyn.engine.configuration import BadInput, typed
-from lrdyn.flags import Flag, at_least, flag_text
+from lrdyn.flags import FRACTION, Flag, at_least, flag_text
 from lrdyn.show import shortened
 
 
@@ -34,6 +34,8 @@ class Parser(argparse.ArgumentParser):
             unknown = message.partition(": ")[2].strip()
             first = (unknown.split() or ["''"])[0]
             message = f"{first}: got an unknown argument, wanted one of those in --help"
+        elif message.startswith("the following arguments are required: "):
+            message = f"{message.partition(': ')[2]}: got nothing, wanted a value"
         elif message.partition(": ")[2].startswith("expected "):
             flag, _, wanted = message.partition(": ")
             message = f"{flag}: got nothing, wanted {wanted.removeprefix('expected ')}"
@@ -104,6 +106,11 @@ def _entry(flag: Flag, array: Any) -> str:
 def whole(name: str, least: int) -> Callable[[str], int]:
     """Reader of an integer of a command line, from ``least`` on: argparse's ``type``."""
     return _value(Flag(name, (), at_least(least), int))
+
+
+def share(name: str) -> Callable[[str], float]:
+    """Reader of a number strictly between 0 and 1: argparse's ``type``."""
+    return _value(Flag(name, (), FRACTION))
 
 
 def folder(text: str) -> str:

@@ -7,8 +7,9 @@ float64 matrix are LAPACK's.
 """
 
 import math
-from functools import partial
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -51,6 +52,26 @@ class Measures(NamedTuple):
     stable_rank: float
     energy: float
     """Share of the squared norm in the first k."""
+
+
+@cache
+def _blas() -> Any:
+    """Found once, when all are loaded: the search takes milliseconds."""
+    import scipy.linalg.lapack  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """One BLAS thread: beside other work, more of them make an SVD several times slower.
+
+    Example:
+        >>> with one_thread():
+        ...     values_of(np.eye(2)).tolist()
+        [1.0, 1.0]
+    """
+    return _blas().limit(limits=1, user_api="blas")
 
 
 NOT_FINITE = Measures(math.nan, -1, math.nan, math.nan, math.nan)

@@ -1,0 +1,168 @@
+"""Two sets of weights side by side: what of them can be compared, and what is said of the rest."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from lrdyn import checks
+from lrdyn.adapters.selection import Patterns
+from lrdyn.data import Refused
+from lrdyn.data.tensors import FLOATS
+from lrdyn.diagnosis import reading
+from lrdyn.diagnosis.reading import Described, Weights
+
+
+class Pair(NamedTuple):
+    """One array before and after, as float32 or float64, on the rows that both have."""
+
+    name: str
+    before: np.ndarray
+    after: np.ndarray
+    types: tuple[str, str]
+    """In which they were stored."""
+
+    @property
+    def update(self) -> np.ndarray:
+        """What the training added."""
+        return self.after - self.before
+
+
+class Compared(NamedTuple):
+    """What two sets of weights have in common."""
+
+    before: Weights
+    after: Weights
+    matrices: tuple[str, ...]
+    """Names of those that are compared."""
+    vectors: tuple[str, ...]
+    """Names of other arrays that both have: norms, biases, kernels of a convolution."""
+    notes: dict[str, str]
+    """Name -> why it is not compared, or not as a whole."""
+
+
+def compared(before: Weights, after: Weights, select: Patterns) -> Compared:
+    """Look at names, shapes and types; no numbers are read.
+
+    Args:
+        before: weights before the training.
+        after: weights after it.
+        select: which matrices.
+
+    Raises:
+        ValueError: no matrix fits that both have.
+
+    Example:
+        >>> sides = ({"W": np.eye(2), "b": np.ones(2)}, {"W": np.eye(2), "b": np.ones(3)})
+        >>> found = compared(*(reading.weights("", one) for one in sides), "*")
+        >>> found.matrices, found.notes
+        (('W',), {'b': 'shape (2,) before and (3,) after'})
+    """
+    matrices, vectors, notes = [], [], {}
+    wanted = set(reading.matrices(before.infos, select))
+    for name, info in before.infos.items():
+        other = after.infos.get(name)
+        is_matrix = reading.is_matrix(info)
+        if is_matrix and name not in wanted:
+            continue
+        note, comparable = _compare(info, other)
+        if note:
+            notes[name] = note
+        if comparable:
+            (matrices if is_matrix else vectors).append(name)
+    wanted_after = set(reading.matrices(after.infos, select))
+    for name, info in after.infos.items():
+        if name not in before.infos and (name in wanted_after or not reading.is_matrix(info)):
+            notes[name] = f"only after, of shape {info.shape}"
+    if not matrices:
+        some = ", ".join(list(before.infos)[:4]) or "no arrays"
+        checks.refuse("select", repr(select), f"some matrices that both sides have, among {some}")
+    return Compared(before, after, tuple(matrices), tuple(vectors), notes)
+
+
+def _compare(info: Described, other: Described | None) -> tuple[str, bool]:
+    """What is said, and whether the two can be compared."""
+    if other is None:
+        return "only before", False
+    if not {info.dtype, other.dtype} <= set(FLOATS):
+        return f"type {info.dtype} before and {other.dtype} after", False
+    if other.shape == info.shape:
+        return "", 0 not in info.shape
+    shapes = f"shape {info.shape} before and {other.shape} after"
+    if len(info.shape) == len(other.shape) == 2 and info.shape[1] == other.shape[1]:
+        rows = min(info.shape[0], other.shape[0])
+        return f"{shapes}: compared on the first {rows} rows", rows > 0
+    return shapes, False
+
+
+def pairs(found: Compared, names: tuple[str, ...], notes: dict[str, str]) -> Iterator[Pair]:
+    """Read one pair after the other; what is not finite is noted and left out.
+
+    Args:
+        found: what is compared.
+        names: which of it.
+        notes: where notes are added.
+
+    Example:
+        >>> I, bad = np.eye(2), np.full((2, 2), np.inf)
+        >>> sides = ({"W": I, "V": I}, {"W": I, "V": bad})
+        >>> found, notes = compared(*(reading.weights("", one) for one in sides), "*"), {}
+        >>> [pair.name for pair in pairs(found, found.matrices, notes)], notes
+        (['W'], {'V': '4 entries after are not finite'})
+    """
+    for name in names:
+        sides: dict[str, np.ndarray] = {}
+        for when, weights in (("before", found.before), ("after", found.after)):
+            array = finite(weights, name, when, notes)
+            if array is not None:
+                sides[when] = array
+        if len(sides) == 2:
+            rows = min(map(len, sides.values())) if sides["before"].ndim else None
+            before, after = (one[:rows] if rows else one for one in sides.values())
+            types = found.before.infos[name].dtype, found.after.infos[name].dtype
+            yield Pair(name, before, after, types)
+
+
+def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.ndarray | None:
+    """One array as float32 or float64; None and a note if it is not finite.
+
+    Example:
+        >>> notes = {}
+        >>> finite(reading.weights("", {"b": np.array([np.inf])}), "b", "after", notes), notes
+        (None, {'b': '1 entries after are not finite'})
+    """
+    try:
+        array = weights[name]
+    except Refused as error:  # a NaN, of which a reader of files says how many
+        notes[name] = f"{when}: {str(error).partition(f'{name}: ')[2] or error}"
+        return None
+    if bad := int(array.size - np.isfinite(array).sum()):
+        notes[name] = f"{bad} entries {when} are not finite"
+        return None
+    return reading.in_full(array)
+
+
+def differing(found: Compared, notes: dict[str, str]) -> dict[str, float]:
+    """Of norms, biases and the like: ||after - before|| / ||before|| of those that changed.
+
+    Args:
+        found: what is compared.
+        notes: where notes are added.
+
+    Example:
+        >>> sides = ({"W": np.eye(2), "b": np.ones(1)}, {"W": np.eye(2), "b": np.full(1, 3.0)})
+        >>> found = compared(*(reading.weights("", one) for one in sides), "*")
+        >>> differing(found, {})
+        {'b': 2.0}
+    """
+    changed = {}
+    for pair in pairs(found, found.vectors, notes):
+        if norm := float(np.linalg.norm(pair.update)):
+            start = float(np.linalg.norm(pair.before))
+            changed[pair.name] = norm / start if start else np.inf
+    return changed
+
+
+def said(notes: Mapping[str, str]) -> list[str]:
+    """A line for each note."""
+    return [f"{name}: {note}" for name, note in notes.items()]

@@ -1,0 +1,113 @@
+"""Figures of what was watched, and of what was found between two checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrdyn.drawing.plotting import BESIDE, BLACK, DASHED, GREY, SHADES, entry, panels, style
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from lrdyn.diagnosis.report import Diagnosis
+
+BOTTOM = 1e-4
+"""Of the energy that is left: below it the curves leave the panel."""
+MOST = len(SHADES) - 1
+"""Matrices that have a colour and a name of their own; of more, all are drawn in grey."""
+
+
+def watched(dataset: xr.Dataset) -> Figure:
+    """Effective rank, energy outside of the first k, and angles over the steps.
+
+    Args:
+        dataset: that of a :class:`lrdyn.diagnosis.watcher.Watcher`.
+
+    Example:
+        >>> import lrdyn
+        >>> recorder = lrdyn.watch({"W": np.zeros((4, 3))}, k=2)
+        >>> recorder({"W": np.eye(4, 3)}, 1)
+        >>> len(watched(recorder.dataset).axes)
+        3
+    """
+    steps, names = dataset["step"].values, [str(name) for name in dataset["matrix"].values]
+    k = dataset.attrs["k"]
+    turned = np.sin(dataset["angle_to_last"].max("direction").max("side").values)
+    curves = {
+        "effective rank of the update": dataset["effective_rank"].values,
+        f"energy left by rank {k}": 1 - dataset["energy"].values,
+        "turn since the last call (sine)": turned,
+    }
+    with style():
+        figure, axes = panels(list(curves))
+        for ax, values in zip(axes, curves.values(), strict=True):
+            for curve, look in zip(values.T, _looks(names), strict=True):
+                ax.plot(steps, curve, marker="o", ms=2.5, **look)
+            ax.set_xlabel("step")
+            ax.set_ylim(bottom=0)
+        _legend(axes[-1], names)
+    return figure
+
+
+def diagnosed(found: Diagnosis) -> Figure:
+    """Singular values of the updates, energy that rank r leaves, and the bulk before and after.
+
+    Args:
+        found: what :func:`lrdyn.diagnose` gives.
+
+    Example:
+        >>> import lrdyn
+        >>> found = lrdyn.diagnose({"W": np.eye(4, 3)}, {"W": 2 * np.eye(4, 3)}, k=1)
+        >>> len(diagnosed(found).axes)
+        3
+    """
+    moved = [one for one in found.matrices if one.rank > 0]
+    names = [one.name for one in moved]
+    with style():
+        titles = ["singular values / the first", "energy left by rank r", "spread of the bulk"]
+        figure, axes = panels(titles)
+        values, left, bulk = axes
+        for one, look in zip(moved, _looks(names), strict=True):
+            r = np.arange(1, len(one.values) + 1)
+            outside = 1 - np.cumsum(one.values**2) / np.sum(one.values**2)
+            kept = slice(None, one.rank)
+            values.loglog(r[kept], one.values[kept] / one.values[0], **look)
+            left.loglog(r, np.maximum(outside, BOTTOM / 100), **look)
+            bulk.plot(one.spread_before, one.spread_after, **look | {"ls": "none", "marker": "o"})
+        for rest, text in ((0.1, "90 %"), (0.01, "99 %")):
+            left.axhline(rest, color=BLACK, lw=0.6, ls=DASHED)
+            left.annotate(text, (0.02, rest), (0, 1.5), xycoords=("axes fraction", "data"),
+                          textcoords="offset points")  # fmt: skip
+        values.set(xlabel="index", ylabel="of W after - W before")
+        left.set(xlabel="r", ylabel="share of the squared norm", ylim=(BOTTOM, 1.5))
+        bulk.locator_params(nbins=4)
+        bulk.set(xlabel=f"of W before, behind the first {found.k}", ylabel="after")
+        _diagonal(bulk)
+        _legend(bulk, names)
+    return figure
+
+
+def _diagonal(ax: Axes) -> None:
+    """The same before and after."""
+    low, high = (f(*ax.get_xlim(), *ax.get_ylim()) for f in (min, max))
+    ax.plot((low, high), (low, high), color=BLACK, lw=0.6, ls=DASHED, zorder=0)
+
+
+def _looks(names: Sequence[str]) -> list[dict[str, Any]]:
+    """A colour each, as long as they can be told apart."""
+    if len(names) <= MOST:
+        return [{"color": color, "lw": 1.0} for color in SHADES[: len(names)]]
+    return [{"color": GREY, "lw": 0.6, "alpha": 0.5}] * len(names)
+
+
+def _legend(ax: Axes, names: Sequence[str]) -> None:
+    if 1 < len(names) <= MOST:
+        ax.legend(handles=[entry(n, c) for n, c in zip(names, SHADES, strict=False)], **BESIDE)
+    elif names:
+        text = names[0] if len(names) == 1 else f"{len(names)} matrices"
+        ax.legend(handles=[entry(text, SHADES[0] if len(names) == 1 else GREY)], **BESIDE)

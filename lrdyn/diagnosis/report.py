@@ -1,0 +1,262 @@
+"""Diagnose an update between two sets of weights: its ranks, its bulk, and what LoRA would cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lrdyn import checks, show
+from lrdyn.adapters.galore import FULL
+from lrdyn.adapters.lora_method import LORA
+from lrdyn.adapters.memory import state_bytes, weights_held
+from lrdyn.adapters.selection import Patterns
+from lrdyn.diagnosis import comparison, reading
+from lrdyn.diagnosis.comparison import Pair
+from lrdyn.diagnosis.spectrum import Spectrum, measured, one_thread, rounding, values_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lrdyn.drawing.tables import Cell
+
+BYTES = 4
+"""Of an entry of weights and of Adam's state: float32."""
+
+
+class MatrixUpdate(NamedTuple):
+    """What is said of the update of one matrix, W after - W before."""
+
+    name: str
+    rows: int
+    columns: int
+    norm: float
+    """Frobenius norm of the update."""
+    relative: float
+    """That over the norm of W before."""
+    rank: int
+    """Singular values above what rounding makes."""
+    effective_rank: float
+    stable_rank: float
+    energy: float
+    """Share of the squared norm in the first k singular values."""
+    outside: float
+    """The rest of it: 1 - energy."""
+    rank_90: int
+    """Smallest rank with 90 % of the squared norm; 0 if there is no update."""
+    rank_99: int
+    mean_before: float
+    """Mean of the singular values of W behind the first k, before."""
+    mean_after: float
+    spread_before: float
+    """Their standard deviation over their mean; NaN if there are none."""
+    spread_after: float
+    rounding: float
+    """Largest singular value that rounding of the stored types makes, about."""
+    values: np.ndarray
+    """All singular values of the update."""
+
+    @property
+    def shape(self) -> str:
+        """Rows and columns in words."""
+        return f"{self.rows} x {self.columns}"
+
+    @property
+    def shown(self) -> list[float]:
+        """What stands in the table."""
+        return [getattr(self, name) for name in SHOWN.values()]
+
+    @property
+    def full(self) -> int:
+        """Parameters of the matrix: full fine-tuning trains all."""
+        return self.rows * self.columns
+
+    def lora(self, rank: int) -> int:
+        """Parameters of LoRA's factors: r (m + n)."""
+        return weights_held(LORA, self.rows, self.columns, rank) - self.full
+
+
+class Diagnosis(NamedTuple):
+    """What :func:`lrdyn.diagnose` gives."""
+
+    matrices: tuple[MatrixUpdate, ...]
+    changed: dict[str, float]
+    """Norms, biases and the like that changed, with ||after - before|| / ||before||."""
+    notes: dict[str, str]
+    """What is not compared, or not as a whole, and why."""
+    k: int
+
+    def table(self) -> str:
+        """The report as text."""
+        from lrdyn.drawing.tables import Grid, as_text
+
+        rows = [[one.name, one.shape, *one.shown] for one in self.matrices]
+        title = f"update; energy outside of the first {self.k}; bulk: values of W behind these"
+        grid = Grid(("", "matrix", "m x n", *SHOWN), {title: rows})
+        return as_text(grid) + "\n".join(["", *self.lines(), ""])
+
+    def lines(self) -> list[str]:
+        """Costs, what else changed, and what is not compared."""
+        found = [
+            self._cost("90 %", [one.rank_90 for one in self.matrices]),
+            self._cost("99 %", [one.rank_99 for one in self.matrices]),
+        ]
+        if self.changed:
+            most = max(self.changed, key=self.changed.__getitem__)
+            found.append(
+                f"no matrices, and changed: {len(self.changed)} arrays, by up to "
+                f"{self.changed[most]:.2g} of their norm ({most})"
+            )
+        return found + comparison.said(self.notes)
+
+    def _cost(self, share: str, ranks: list[int]) -> str:
+        """What LoRA at these ranks trains and holds, beside full fine-tuning."""
+        used = [(one, r) for one, r in zip(self.matrices, ranks, strict=True) if r]
+        trained, full = sum(one.lora(r) for one, r in used), sum(one.full for one in self.matrices)
+        state = sum(state_bytes(LORA, one.rows, one.columns, r, BYTES) for one, r in used)
+        whole = sum(state_bytes(FULL, one.rows, one.columns, 1, BYTES) for one in self.matrices)
+        here, there = BYTES * (full + trained) + state, BYTES * full + whole
+        return (
+            f"{share} of the energy: LoRA trains {trained:,} parameters ({trained / full:.3g} "
+            f"of {full:,}); weights and Adam's state {_size(here)}, in full {_size(there)}"
+        )
+
+    def csv(self) -> str:
+        """Every number, one line a matrix."""
+        from lrdyn.drawing.tables import Grid, as_csv
+
+        names = [name for name in MatrixUpdate._fields if name not in ("name", "values")]
+        more = ("parameters", "lora_parameters_90", "lora_parameters_99")
+
+        def row(one: MatrixUpdate) -> list[Cell]:
+            costs = (one.full, one.lora(one.rank_90), one.lora(one.rank_99))
+            return [*(getattr(one, name) for name in names), *costs]
+
+        sections = {one.name: [row(one)] for one in self.matrices}
+        return as_csv(Grid(("matrix", *names, *more), sections))
+
+    def plot(self) -> Figure:
+        """Spectra of the updates, energy outside of r, and the bulk before and after."""
+        from lrdyn.diagnosis import pictures
+
+        return pictures.diagnosed(self)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        rows = [("matrix", "m x n", *SHOWN)]
+        rows += [(one.name, one.shape, *(f"{x:.4g}" for x in one.shown)) for one in self.matrices]
+        return "<br>".join([show.table(rows), *map(show.html.escape, self.lines())])
+
+
+SHOWN = {
+    "relative": "relative", "rank": "rank", "effective": "effective_rank", "stable": "stable_rank",
+    "r, 90 %": "rank_90", "r, 99 %": "rank_99", "outside": "outside",
+    "bulk before": "mean_before", "after": "mean_after", "spread before": "spread_before",
+    "spread after": "spread_after",
+}  # fmt: skip
+"""Heading of a column -> what stands in it."""
+
+
+def diagnose(before: Any, after: Any, *, select: Patterns = "*", k: int = 8) -> Diagnosis:
+    """How the update between two sets of weights is shaped, and what LoRA in its place would cost.
+
+    One matrix is in memory at a time. Singular values are exact (:mod:`lrdyn.diagnosis.spectrum`):
+    of W before, W after and their difference, in some m^2 n + 2 m^3 multiplications each (m <= n).
+    A singular value counts into the rank if it is above what rounding makes: of the decomposition,
+    and of the stored types, whose errors in bfloat16 are often larger than the update.
+
+    Args:
+        before: weights before the training: a ``.safetensors`` file, a
+            ``.safetensors.index.json``, a folder with either, an ``.npz``, or a tree of arrays of
+            any framework.
+        after: weights after it, likewise.
+        select: which matrices: a glob or a regular expression on their names, or a list of them.
+        k: how many singular values are the first ones.
+
+    Returns:
+        The report: it prints as a table, and has ``csv()`` and ``plot()``. What is missing on a
+        side, has another shape or is not finite is named in ``notes``, and the rest is done. Rows
+        that were added, as of an embedding, are left out of the comparison and named.
+
+    Raises:
+        ValueError: no matrix fits that both sides have, or an argument is wrong.
+        Refused: a file is damaged, a pickle, or of another format.
+        OSError: a file cannot be read.
+
+    Example:
+        >>> W = np.diag([4.0, 3.0, 2.0, 1.0])
+        >>> found = diagnose({"W": W, "b": np.ones(2)}, {"W": W + 0.1, "b": np.zeros(3)}, k=1)
+        >>> found.matrices[0].rank, found.matrices[0].rank_99, found.notes
+        (1, 1, {'b': 'shape (2,) before and (3,) after'})
+    """
+    checks.integer("k", k)
+    reading.checked_patterns("select", select)
+    first, second = reading.weights("before", before), reading.weights("after", after)
+    found = comparison.compared(first, second, select)
+    notes = dict(found.notes)
+    every = comparison.pairs(found, found.matrices, notes)
+    with one_thread():
+        rows = tuple(of_pair(pair, int(k)) for pair in every)
+    return Diagnosis(rows, comparison.differing(found, notes), notes, int(k))
+
+
+def of_pair(pair: Pair, k: int) -> MatrixUpdate:
+    """Measure one matrix.
+
+    Example:
+        >>> pair = Pair("W", np.eye(2), np.diag([3.0, 1.0]), ("float64", "float64"))
+        >>> one = of_pair(pair, 1)
+        >>> one.rank, one.mean_before, one.mean_after
+        (1, 1.0, 1.0)
+    """
+    update = pair.update
+    floor = rounding(
+        *pair[1:3], epsilons=(reading.epsilon(pair.types[0]), reading.epsilon(pair.types[1]))
+    )
+    values, before, after = map(values_of, (update, pair.before, pair.after))
+    nothing = update[:, :0]
+    seen = Spectrum(values, len(values), nothing, nothing.T)
+    found = measured(
+        seen, k=min(k, len(values)), side=max(update.shape),
+        eps=reading.epsilon(update.dtype.name), floor=floor,
+    )  # fmt: skip
+    start = float(np.linalg.norm(before))
+    mean_before, spread_before = _bulk(before, k)
+    mean_after, spread_after = _bulk(after, k)
+    return MatrixUpdate(
+        name=pair.name, rows=update.shape[0], columns=update.shape[1],
+        relative=found.norm / start if start else np.inf, **found._asdict(),
+        outside=1 - found.energy, rank_90=rank_with(values, 0.9), rank_99=rank_with(values, 0.99),
+        mean_before=mean_before, mean_after=mean_after, spread_before=spread_before,
+        spread_after=spread_after, rounding=floor, values=values,
+    )  # fmt: skip
+
+
+def rank_with(values: np.ndarray, share: float) -> int:
+    """Smallest r whose first r singular values have this share of the squared norm; 0 of nothing.
+
+    Example:
+        >>> rank_with(np.array([3.0, 1.0, 0.0]), 0.9), rank_with(np.zeros(2), 0.9)
+        (1, 0)
+    """
+    sums = np.cumsum(values**2)
+    if not sums[-1]:
+        return 0
+    # A share that is reached exactly must not be missed by a rounding of the sum.
+    enough = sums >= share * sums[-1] * (1 - len(values) * np.finfo(float).eps)
+    return int(np.argmax(enough)) + 1
+
+
+def _bulk(values: np.ndarray, k: int) -> tuple[float, float]:
+    """Mean of the values behind the first k, and their standard deviation over it."""
+    rest = values[k:]
+    if not len(rest):
+        return np.nan, np.nan
+    mean = float(np.mean(rest))
+    return mean, float(np.std(rest)) / mean if mean else np.nan
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"

@@ -1,0 +1,237 @@
+"""Watch a training loop of any framework: how the update W(t) - W(0) of each matrix is shaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import PyTree
+
+from lrdyn import checks, show
+from lrdyn.adapters.selection import Patterns
+from lrdyn.diagnosis import reading
+from lrdyn.diagnosis.reading import Leaves
+from lrdyn.diagnosis.spectrum import (
+    NOT_FINITE,
+    Measures,
+    Spectrum,
+    measured,
+    one_thread,
+    rounding,
+    spectrum,
+)
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+SIDES = ("left", "right")
+ABOUT = {
+    "norm": "Frobenius norm of W(t) - W(0)",
+    "rank": "singular values above rounding, at least this many where it is seen; "
+    "-1 where an entry is not finite",
+    "effective_rank": "exp of the entropy of singular values over their sum, at most this where "
+    "not all were seen",
+    "stable_rank": "squared Frobenius norm over squared spectral norm",
+    "energy": "share of the squared norm in the first k singular values",
+    "singular_values": "the first k singular values",
+    "seen": "how many singular values were computed",
+    "angle_to_last": "principal angles in radians to the first k directions at the call before",
+    "angle_to_first": "principal angles in radians to those at the first call with an update",
+}
+"""Names in the dataset, and what they are."""
+
+
+class Seen(NamedTuple):
+    """One matrix at one call."""
+
+    found: Measures
+    values: np.ndarray
+    """The first k, padded with NaN."""
+    computed: int
+    to_last: np.ndarray
+    """Sides x k."""
+    to_first: np.ndarray
+
+
+Directions = tuple[np.ndarray, np.ndarray]
+"""Left and right singular vectors, as columns, of the values above rounding among the first k."""
+
+
+class Watcher:
+    """A recorder: call it with the parameters and the step; see :func:`lrdyn.watch`."""
+
+    def __init__(self, params0: PyTree, select: Patterns, *, k: int):
+        """Copy the matrices that are watched."""
+        start = Leaves("params0", params0)
+        names = list(reading.matrices(start.infos, select))
+        if not names:
+            some = ", ".join(list(start.infos)[:4]) or "no arrays"
+            checks.refuse("select", repr(select), f"a pattern of some matrices among {some}")
+        self.k = k
+        # A copy: torch trains in place, and JAX may be given the memory back.
+        self._start = {name: np.array(reading.in_full(start[name])) for name in names}
+        self._types = {name: start.infos[name].dtype for name in names}
+        self._first: dict[str, Directions] = {}
+        self._last: dict[str, Directions] = {}
+        self._steps: list[int] = []
+        self._rows: list[list[Seen]] = []
+
+    def __call__(self, params: PyTree, step: int) -> None:
+        """Look at the parameters of a step.
+
+        Args:
+            params: with the same matrices as ``params0``.
+            step: its number, above that of the call before.
+
+        Raises:
+            ValueError: a matrix is missing, traced or has another shape, or the step is no later.
+        """
+        checks.integer("step", step, self._steps[-1] + 1 if self._steps else 0)
+        now = Leaves("params", params)
+        for name, W in self._start.items():
+            known = now.infos.get(name)
+            if known is None or known.shape != W.shape or not reading.is_matrix(known):
+                got = f"{known.dtype} of shape {known.shape}" if known else "no such array"
+                checks.refuse(f"params[{name!r}]", got, f"floating-point numbers of {W.shape}")
+        with one_thread():
+            self._rows.append([self._look(name, now) for name in self._start])
+        self._steps.append(int(step))
+
+    def _look(self, name: str, now: Leaves) -> Seen:
+        """Measure one matrix, and remember its directions."""
+        before, after = self._start[name], reading.in_full(now[name])
+        update, k = after - before, min(self.k, *before.shape)
+        nothing = np.full((len(SIDES), self.k), np.nan)
+        if not np.isfinite(update).all():
+            return Seen(NOT_FINITE, nothing[0], 0, nothing, nothing)
+        seen = spectrum(update, k)
+        epsilons = reading.epsilon(self._types[name]), reading.epsilon(now.infos[name].dtype)
+        found = measured(
+            seen, k=k, side=max(update.shape), eps=reading.epsilon(update.dtype.name),
+            floor=rounding(before, after, epsilons),
+        )  # fmt: skip
+        mine = _directions(seen, min(found.rank, k))
+        last, first = self._last.get(name, mine), self._first.get(name, mine)
+        if found.rank:
+            self._first.setdefault(name, mine)
+            self._last[name] = mine
+        values = np.append(seen.values[:k], np.full(self.k - k, np.nan))
+        return Seen(
+            found, values, seen.seen, _angles(mine, last, self.k), _angles(mine, first, self.k)
+        )
+
+    @property
+    def dataset(self) -> xr.Dataset:
+        """What was seen so far: axes ``step``, ``matrix``, ``side``, ``direction``."""
+        import xarray as xr
+
+        shape = (len(self._rows), len(self._start))
+        flat = [one for row in self._rows for one in row]
+
+        def stacked(values: list[Any], *more: int, dtype: Any = float) -> np.ndarray:
+            return np.array(values, dtype).reshape(*shape, *more)
+
+        axes = ("step", "matrix")
+        arrays = {
+            name: (axes, stacked([getattr(one.found, name) for one in flat]))
+            for name in Measures._fields
+        }
+        angles, sides = (*axes, "side", "direction"), (len(SIDES), self.k)
+        arrays |= {
+            "rank": (axes, stacked([one.found.rank for one in flat], dtype=int)),
+            "seen": (axes, stacked([one.computed for one in flat], dtype=int)),
+            "singular_values": (
+                (*axes, "direction"), stacked([one.values for one in flat], self.k),
+            ),
+            "angle_to_last": (angles, stacked([one.to_last for one in flat], *sides)),
+            "angle_to_first": (angles, stacked([one.to_first for one in flat], *sides)),
+        }  # fmt: skip
+        made = {n: xr.Variable(dims, x, {"long_name": ABOUT[n]}) for n, (dims, x) in arrays.items()}
+        names: Mapping[str, Any] = {
+            "step": self._steps, "matrix": list(self._start), "side": list(SIDES),
+            "direction": np.arange(1, self.k + 1),
+            "rows": ("matrix", [len(W) for W in self._start.values()]),
+            "columns": ("matrix", [W.shape[1] for W in self._start.values()]),
+        }  # fmt: skip
+        return xr.Dataset(made, names, {"k": self.k})
+
+    def plot(self) -> Figure:
+        """Ranks, energy and angles over the steps."""
+        from lrdyn.diagnosis import pictures
+
+        return pictures.watched(self.dataset)
+
+    def __repr__(self) -> str:
+        return "\n".join(show.aligned(self._table()))
+
+    def _repr_html_(self) -> str:
+        return show.table(self._table())
+
+    def _table(self) -> list[tuple[str, ...]]:
+        """What was seen last."""
+        what = ("rank", "effective_rank", "stable_rank", "energy")
+        when = f"at step {self._steps[-1]}" if self._steps else "not called yet"
+        rows = [(f"matrix, {when}", *(name.replace("_", " ") for name in what))]
+        for name, one in zip(self._start, self._rows[-1] if self._rows else (), strict=False):
+            rows.append((name, *(f"{getattr(one.found, x):.4g}" for x in what)))
+        return rows
+
+
+def watch(params0: PyTree, select: Patterns = "*", *, k: int = 8) -> Watcher:
+    """A recorder for a training loop of your own, in any framework.
+
+    Called with the parameters and the step it keeps, for the update W(t) - W(0) of each matrix,
+    rank, effective and stable rank, the share of its energy in the first k singular values, these
+    values, and the principal angles between its first k directions now, at the call before and at
+    the first one. ``recorder.dataset`` is an ``xarray`` dataset that grows with each call,
+    ``recorder.plot()`` its figure.
+
+    Where the shorter side of a matrix is 8 (k + 10) or more, a randomised range finder computes
+    k + 10 singular values in 10 (k + 10) m n multiplications or so; the dataset has as ``seen`` how
+    many were. The rank is then the number of these above rounding, and the effective rank the
+    largest one that the energy left allows. Smaller matrices are decomposed.
+
+    Args:
+        params0: the parameters before the training: a tree of arrays of NumPy, JAX, torch (a
+            ``state_dict``), or of what else has ``__dlpack__`` or ``__array__``. The matrices that
+            are watched are copied.
+        select: which matrices: a glob or a regular expression on their paths, or a list of them.
+        k: how many directions.
+
+    Raises:
+        ValueError: no matrix fits, or k is no integer >= 1.
+
+    Example:
+        >>> W = np.zeros((4, 3))
+        >>> recorder = watch({"layer": {"W": W, "b": np.zeros(3)}}, k=2)
+        >>> for step in (1, 2):
+        ...     W += np.outer([0.0, 1.0, 0.0, 1.0], [1.0, 0.0, step])
+        ...     recorder({"layer": {"W": W}}, step)
+        >>> recorder.dataset["rank"].squeeze("matrix").values
+        array([1, 1])
+        >>> recorder.dataset["angle_to_first"].sel(step=2, side="right").values[0, 0].round(3)
+        np.float64(0.197)
+    """
+    checks.integer("k", k)
+    reading.checked_patterns("select", select)
+    return Watcher(params0, select, k=int(k))
+
+
+def _directions(found: Spectrum, count: int) -> Directions:
+    """Copies, for what is kept would keep the rest alive."""
+    return found.left[:, :count].copy(), found.right[:, :count].copy()
+
+
+def _angles(one: Directions, other: Directions, k: int) -> np.ndarray:
+    """Principal angles of both sides, increasing, padded with NaN."""
+    import scipy.linalg
+
+    padded = np.full((len(SIDES), k), math.nan)
+    for row, mine, theirs in zip(padded, one, other, strict=True):
+        if mine.shape[1] and theirs.shape[1]:
+            found = scipy.linalg.subspace_angles(mine, theirs)[::-1]
+            row[: len(found)] = found
+    return padded
