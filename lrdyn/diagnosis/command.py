@@ -14,7 +14,7 @@ from lrdyn.engine.configuration import BadInput
 from lrdyn.show import shortened
 
 DESCRIPTION = "How low-rank the update between two sets of weights is, and what LoRA would cost."
-EPILOG = """BEFORE, AFTER: a .safetensors file, a .safetensors.index.json, a folder with either, an .npz.
+EPILOG = """BEFORE, AFTER: .safetensors, .safetensors.index.json, a folder with either, or .npz.
 GLOB is a pattern on names, such as '*.attention.*.weight'; quote it.
 """
 

@@ -49,6 +49,9 @@ class Extraction(NamedTuple):
         count = sum(one.B.size + one.A.size for one in factors.values())
         found = show.aligned(rows)
         found.append(f"{len(factors)} matrices, {count:,} parameters, alpha = r")
+        found.append(
+            f"taken for embeddings: {', '.join(sorted(self.adapter.embeddings)) or 'none'}"
+        )
         found.append(f"relative error of the whole update: {self.error:.2e}")
         if self.adapter.saved:
             found.append(f"saved whole: {', '.join(self.adapter.saved)}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from lrdyn.diagnosis.report import Diagnosis
 
+EFFECTIVE = "effective rank of the update"
 BOTTOM = 1e-4
 """Of the energy that is left: below it the curves leave the panel."""
 MOST = len(SHADES) - 1
@@ -39,12 +40,15 @@ def watched(dataset: xr.Dataset) -> Figure:
     k = dataset.attrs["k"]
     turned = np.sin(dataset["angle_to_last"].max("direction").max("side").values)
     curves = {
-        "effective rank of the update": dataset["effective_rank"].values,
+        EFFECTIVE: dataset["effective_rank"].values,
         f"energy left by rank {k}": 1 - dataset["energy"].values,
         "turn since the last call (sine)": turned,
     }
     with style():
         figure, axes = panels(list(curves))
+        least = dataset["effective_rank_least"].values
+        for low, high, look in zip(least.T, curves[EFFECTIVE].T, _looks(names), strict=True):
+            axes[0].fill_between(steps, low, high, color=look["color"], alpha=0.2, lw=0)
         for ax, values in zip(axes, curves.values(), strict=True):
             for curve, look in zip(values.T, _looks(names), strict=True):
                 ax.plot(steps, curve, marker="o", ms=2.5, **look)

@@ -226,8 +226,9 @@ def of_pair(pair: Pair, k: int) -> MatrixUpdate:
     mean_before, spread_before = _bulk(before, k)
     mean_after, spread_after = _bulk(after, k)
     return MatrixUpdate(
-        name=pair.name, rows=update.shape[0], columns=update.shape[1],
-        relative=found.norm / start if start else np.inf, **found._asdict(),
+        name=pair.name, rows=update.shape[0], columns=update.shape[1], norm=found.norm,
+        relative=found.norm / start if start else np.inf, rank=found.rank,
+        effective_rank=found.effective_rank, stable_rank=found.stable_rank, energy=found.energy,
         outside=1 - found.energy, rank_90=rank_with(values, 0.9), rank_99=rank_with(values, 0.99),
         mean_before=mean_before, mean_after=mean_after, spread_before=spread_before,
         spread_after=spread_after, rounding=floor, values=values,

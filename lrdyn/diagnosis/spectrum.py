@@ -49,6 +49,9 @@ class Measures(NamedTuple):
     rank: int
     """Singular values above what rounding makes; -1 if not all entries are finite."""
     effective_rank: float
+    """At most, where not all singular values were computed: the others equal."""
+    effective_rank_least: float
+    """At least: see :func:`least_effective_rank`; the same where all were."""
     stable_rank: float
     energy: float
     """Share of the squared norm in the first k."""
@@ -74,7 +77,7 @@ def one_thread() -> AbstractContextManager[Any]:
     return _blas().limit(limits=1, user_api="blas")
 
 
-NOT_FINITE = Measures(math.nan, -1, math.nan, math.nan, math.nan)
+NOT_FINITE = Measures(math.nan, -1, *[math.nan] * 4)
 
 
 def gram(matrix: np.ndarray) -> np.ndarray:
@@ -225,6 +228,30 @@ def rounding(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, float
     return float(np.sqrt(np.max(by_row)) + np.sqrt(np.max(by_column))) / math.sqrt(12)
 
 
+def least_effective_rank(values: np.ndarray, seen: int) -> float:
+    """The least effective rank of a spectrum of which the first values are known.
+
+    With S the sum of all, s_l the last one known and e the energy of the others t <= s_l, these
+    add t log(S / t) >= t log(S / s_l) each to S H, so that H >= log(S / s_l) - sum_i s_i
+    log(s_i / s_l) / S, the sum over those known. That increases with S, which is least where the
+    t are 0 or s_l: at sum_i s_i + e / s_l. The most is that of equal t, by Jensen's inequality.
+
+    Args:
+        values: in decreasing order.
+        seen: how many are known; of the others the energy is.
+
+    Example:
+        >>> round(least_effective_rank(np.array([1.0, 1.0, 0.5, 0.5, 0.5, 0.5]), 2), 6)
+        3.0
+    """
+    known, last = values[:seen], values[seen - 1]
+    known = known[known > 0]
+    rest = float(values[seen:] @ values[seen:])
+    last = float(last or known[-1])
+    total = float(np.sum(known)) + rest / last
+    return float(total / last * np.exp(-(known @ np.log(known / last)) / total))
+
+
 def measured(found: Spectrum, *, k: int, side: int, eps: float, floor: float) -> Measures:
     """Ranks and energies of a spectrum.
 
@@ -243,12 +270,14 @@ def measured(found: Spectrum, *, k: int, side: int, eps: float, floor: float) ->
     """
     largest = float(found.values[0])
     if largest == 0:
-        return Measures(0.0, 0, math.nan, math.nan, math.nan)
+        return NOT_FINITE._replace(norm=0.0, rank=0)
     with jax.enable_x64(True):
         limit = max(side * eps, floor / largest)
-        found_ranks = _ranks(found.values, limit, k, found.seen, side)
-    norm = math.sqrt(float(found.values @ found.values))
-    return Measures(norm, int(found_ranks[0]), *map(float, found_ranks[1:]))
+        rank, effective, *others = _ranks(found.values, limit, k, found.seen, side)
+    most, norm = float(effective), math.sqrt(float(found.values @ found.values))
+    all_seen = found.seen == len(found.values)
+    least = most if all_seen else least_effective_rank(found.values, found.seen)
+    return Measures(norm, int(rank), most, least, *map(float, others))
 
 
 @partial(jax.jit, static_argnames=("k", "seen", "side"))

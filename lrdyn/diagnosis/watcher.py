@@ -32,8 +32,9 @@ ABOUT = {
     "norm": "Frobenius norm of W(t) - W(0)",
     "rank": "singular values above rounding, at least this many where it is seen; "
     "-1 where an entry is not finite",
-    "effective_rank": "exp of the entropy of singular values over their sum, at most this where "
-    "not all were seen",
+    "effective_rank": "exp of the entropy of singular values over their sum; where not all were "
+    "seen, the most that it can be",
+    "effective_rank_least": "the least that it can be; the same where all were seen",
     "stable_rank": "squared Frobenius norm over squared spectral norm",
     "energy": "share of the squared norm in the first k singular values",
     "singular_values": "the first k singular values",
@@ -176,7 +177,12 @@ class Watcher:
         when = f"at step {self._steps[-1]}" if self._steps else "not called yet"
         rows = [(f"matrix, {when}", *(name.replace("_", " ") for name in what))]
         for name, one in zip(self._start, self._rows[-1] if self._rows else (), strict=False):
-            rows.append((name, *(f"{getattr(one.found, x):.4g}" for x in what)))
+            cells = {x: f"{getattr(one.found, x):.4g}" for x in what}
+            least = f"{one.found.effective_rank_least:.4g}"
+            if least != cells["effective_rank"]:
+                cells["effective_rank"] = f"{least} to {cells['effective_rank']}"
+            more = "+" if 0 < one.found.rank == one.computed < min(self._start[name].shape) else ""
+            rows.append((name, cells["rank"] + more, *list(cells.values())[1:]))
         return rows
 
 
@@ -191,8 +197,9 @@ def watch(params0: PyTree, select: Patterns = "*", *, k: int = 8) -> Watcher:
 
     Where the shorter side of a matrix is 8 (k + 10) or more, a randomised range finder computes
     k + 10 singular values in 10 (k + 10) m n multiplications or so; the dataset has as ``seen`` how
-    many were. The rank is then the number of these above rounding, and the effective rank the
-    largest one that the energy left allows. Smaller matrices are decomposed.
+    many were. The rank is then the number of these above rounding, and of the effective rank the
+    dataset has the most and the least that the energy left allows. Smaller matrices are
+    decomposed.
 
     Args:
         params0: the parameters before the training: a tree of arrays of NumPy, JAX, torch (a
