@@ -8,9 +8,9 @@ import numpy as np
 from lrdyn import checks
 from lrdyn.adapters.selection import Patterns
 from lrdyn.data import Refused
-from lrdyn.data.tensors import FLOATS
+from lrdyn.data.tensors import FLOATS, Info
 from lrdyn.diagnosis import reading
-from lrdyn.diagnosis.reading import Described, Weights
+from lrdyn.diagnosis.reading import Weights
 
 
 class Pair(NamedTuple):
@@ -80,7 +80,7 @@ def compared(before: Weights, after: Weights, select: Patterns) -> Compared:
     return Compared(before, after, tuple(matrices), tuple(vectors), notes)
 
 
-def _compare(info: Described, other: Described | None) -> tuple[str, bool]:
+def _compare(info: Info, other: Info | None) -> tuple[str, bool]:
     """What is said, and whether the two can be compared."""
     if other is None:
         return "only before", False

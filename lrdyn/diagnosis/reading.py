@@ -6,7 +6,7 @@ Names are those of :mod:`lrdyn.adapters.selection`: attributes, keys, positions,
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,41 +15,8 @@ from jax.core import Tracer
 from lrdyn import checks
 from lrdyn.adapters.selection import Patterns, checked_patterns, fits, name_of
 from lrdyn.data import arrays, tensors
-from lrdyn.data.tensors import FLOATS
-
-
-class Described(Protocol):
-    """What is known of an array before it is read."""
-
-    @property
-    def dtype(self) -> str:
-        """Name of its type, as NumPy has it."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of its axes."""
-        ...
-
-
-class Weights(Protocol):
-    """Arrays by name; each is read when it is asked for."""
-
-    @property
-    def infos(self) -> Mapping[str, Described]:
-        """What is known of each."""
-        ...
-
-    def __getitem__(self, name: str, /) -> np.ndarray:
-        """One array, read now."""
-        ...
-
-
-class Info(NamedTuple):
-    """What is known of an array of a model."""
-
-    dtype: str
-    shape: tuple[int, ...]
+from lrdyn.data.arrays import Arrays
+from lrdyn.data.tensors import FLOATS, Info, Tensors
 
 
 class Leaves:
@@ -65,7 +32,7 @@ class Leaves:
     Example:
         >>> leaves = Leaves("params", {"layer": {"W": np.ones((2, 3)), "f": abs}})
         >>> leaves.infos
-        {'layer.W': Info(dtype='float64', shape=(2, 3))}
+        {'layer.W': Info(file=PosixPath('params'), dtype='float64', shape=(2, 3))}
     """
 
     def __init__(self, name: str, params: Any):
@@ -77,11 +44,15 @@ class Leaves:
             if place in self._found:
                 checks.refuse(name, f"two leaves called {place}", "names that differ")
             self._found[place] = of_any_framework(f"{name}[{place!r}]", leaf)
-        self.infos = {place: Info(x.dtype.name, x.shape) for place, x in self._found.items()}
+        self.infos = {n: Info(Path(name), x.dtype.name, x.shape) for n, x in self._found.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         """One array."""
         return self._found[name]
+
+
+Weights = Tensors | Arrays | Leaves
+"""Arrays by name, each read when it is asked for; ``infos`` has what is known of them."""
 
 
 def of_any_framework(name: str, x: Any) -> np.ndarray:
@@ -130,17 +101,17 @@ def weights(name: str, source: Any) -> Weights:
     if isinstance(source, str | Path):
         path = Path(source)
         return arrays.opened(path) if path.suffix == ".npz" else tensors.opened(path)
-    if isinstance(source, tensors.Tensors | arrays.Arrays):
+    if isinstance(source, Tensors | Arrays):
         return source
     return Leaves(name, source)
 
 
-def matrices(infos: Mapping[str, Described], select: Patterns) -> Iterator[str]:
+def matrices(infos: Mapping[str, Info], select: Patterns) -> Iterator[str]:
     """Names of the matrices of floating-point numbers that fit ``select``.
 
     Example:
-        >>> infos = {"W": Info("float32", (2, 3)), "b": Info("float32", (2,))}
-        >>> list(matrices(infos, "*"))
+        >>> leaves = Leaves("params", {"W": np.ones((2, 3)), "b": np.ones(2)})
+        >>> list(matrices(leaves.infos, "*"))
         ['W']
     """
     select = checked_patterns("select", select)
@@ -149,11 +120,11 @@ def matrices(infos: Mapping[str, Described], select: Patterns) -> Iterator[str]:
             yield name
 
 
-def is_matrix(info: Described) -> bool:
+def is_matrix(info: Info) -> bool:
     """Two axes, none empty, of floating-point numbers.
 
     Example:
-        >>> is_matrix(Info("int32", (2, 3)))
+        >>> is_matrix(Info(Path(), "int32", (2, 3)))
         False
     """
     return len(info.shape) == 2 and 0 not in info.shape and info.dtype in FLOATS

@@ -191,15 +191,15 @@ def spectrum(matrix: np.ndarray, k: int) -> Spectrum:
         >>> found.values.tolist(), found.seen, found.left.shape
         ([2.0, 1.0, 1.0], 3, (3, 1))
     """
-    size = min(matrix.shape)
-    if is_sketched(matrix.shape, k):
-        left, values, right = sketch(matrix, k)
-    else:
-        left, values, right = leading(matrix, size)
-    seen, energy = len(values), float(np.einsum("ij,ij->", matrix, matrix, dtype=np.float64))
-    if seen < size:
-        rest = max(energy - float(values @ values), 0.0) / (size - seen)
-        values = np.append(values, np.full(size - seen, math.sqrt(rest)))
+    if not is_sketched(matrix.shape, k):
+        left, values, right = leading(matrix, min(matrix.shape))
+        return Spectrum(values, len(values), left[:, :k], right[:, :k])
+    left, values, right = sketch(matrix, k)
+    seen, others = len(values), min(matrix.shape) - len(values)
+    # A difference of squares would be rounded by eps times the whole.
+    rest = matrix - (left * values.astype(matrix.dtype)) @ right.T
+    energy = float(np.einsum("ij,ij->", rest, rest, dtype=np.float64))
+    values = np.append(values, np.full(others, math.sqrt(energy / others)))
     return Spectrum(values, seen, left[:, :k], right[:, :k])
 
 
@@ -244,11 +244,10 @@ def least_effective_rank(values: np.ndarray, seen: int) -> float:
         >>> round(least_effective_rank(np.array([1.0, 1.0, 0.5, 0.5, 0.5, 0.5]), 2), 6)
         3.0
     """
-    known, last = values[:seen], values[seen - 1]
-    known = known[known > 0]
-    rest = float(values[seen:] @ values[seen:])
-    last = float(last or known[-1])
-    total = float(np.sum(known)) + rest / last
+    # What rounding leaves of a 0 is no value to count by.
+    known = values[:seen][values[:seen] > np.finfo(float).eps * values[0]]
+    last, others = known[-1], values[len(known) :]
+    total = np.sum(known) + others @ others / last
     return float(total / last * np.exp(-(known @ np.log(known / last)) / total))
 
 

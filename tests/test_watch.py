@@ -1,0 +1,306 @@
+"""The recorder of a loop of one's own, against NumPy on updates of known spectrum."""
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lrdyn
+from lrdyn.diagnosis import reading, spectrum
+from tests.runs import python
+
+RNG = np.random.default_rng(0)
+FALLING = np.array([8.0, 4.0, 2.0, 1.0, 0.5, 0.25])
+K = 3
+
+
+def orthonormal(rows, columns):
+    return np.linalg.qr(RNG.standard_normal((rows, columns)))[0]
+
+
+def made(m, n, values=FALLING):
+    """A matrix with these singular values, and its directions."""
+    left, right = orthonormal(m, len(values)), orthonormal(n, len(values))
+    return left * values @ right.T, left, right
+
+
+def by_hand(values):
+    """Effective rank, stable rank and share of the first K from all singular values."""
+    shares = values / values.sum()
+    shares = shares[shares > 0]
+    squares = values**2
+    entropy = -np.sum(shares * np.log(shares))
+    return np.exp(entropy), squares.sum() / squares[0], squares[:K].sum() / squares.sum()
+
+
+@pytest.fixture(scope="module", params=["exact", "wide", "tall"])
+def seen(request):
+    """A recorder that saw an update of rank 6 and the same one turned, in float32 and float64."""
+    shape = {"exact": (20, 30), "wide": (120, 260), "tall": (260, 120)}[request.param]
+    update, left, _ = made(*shape)
+    start = RNG.standard_normal(shape)
+    angle = 0.3
+    other = np.linalg.qr(np.column_stack([left, RNG.standard_normal(shape[0])]))[0][:, -1]
+    turn = np.outer(other * np.sin(angle) + left[:, 0] * (np.cos(angle) - 1), left[:, 0])
+    states = [start, start + update, start + (np.eye(shape[0]) + turn) @ update]
+    recorders = {}
+    for dtype in ("float64", "float32"):
+        first, *later = (W.astype(dtype) for W in states)
+        recorders[dtype] = lrdyn.watch({"layer": [first]}, k=K)
+        for step, W in enumerate(later, 1):
+            recorders[dtype]({"layer": [W]}, 10 * step)
+    return request.param, recorders
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_an_update_of_known_spectrum(seen, dtype):
+    kind, recorders = seen
+    found = recorders[dtype].dataset.sel(matrix="layer.0", step=10)
+    # W is larger than its update, and rounded before they are subtracted.
+    scale = 8 * lrdyn.tolerance("identity", dtype, size=260)
+    assert found["rank"] == len(FALLING)
+    assert found["seen"] == (20 if kind == "exact" else K + spectrum.OVERSAMPLING)
+    np.testing.assert_allclose(found["singular_values"], FALLING[:K], rtol=scale)
+    effective, stable, energy = by_hand(FALLING)
+    np.testing.assert_allclose(found["stable_rank"], stable, rtol=scale)
+    np.testing.assert_allclose(found["energy"], energy, rtol=scale)
+    np.testing.assert_allclose(found["norm"], np.linalg.norm(FALLING), rtol=scale)
+    # Each of 120 values that are 0 is rounded, to eps or so of the sum.
+    assert found["effective_rank_least"] <= effective * (1 + 120 * scale)
+    assert found["effective_rank"] >= effective * (1 - scale)
+    np.testing.assert_allclose(found["effective_rank"], effective, rtol=120 * scale)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_principal_angles(seen, dtype):
+    """The first left direction turned by 0.3, and the right ones stayed."""
+    _, recorders = seen
+    found = recorders[dtype].dataset.sel(matrix="layer.0")
+    scale = 8 * lrdyn.tolerance("identity", dtype, size=260)
+    for name in ("angle_to_last", "angle_to_first"):
+        # At the first call there is nothing to turn from.
+        np.testing.assert_allclose(found[name].sel(step=10), 0, atol=10 * scale)
+        left, right = found[name].sel(step=20).values
+        # Not exactly 0.3: the turned matrix has other singular values, and the same directions.
+        np.testing.assert_allclose(left, [0, 0, 0.3], atol=10 * scale)
+        np.testing.assert_allclose(right, 0, atol=10 * scale)
+
+
+def test_a_gaussian_update_has_full_rank():
+    """The control: not low-rank by any of the measures."""
+    recorder = lrdyn.watch({"small": np.zeros((20, 60)), "large": np.zeros((120, 400))}, k=K)
+    updates = {"small": RNG.standard_normal((20, 60)), "large": RNG.standard_normal((120, 400))}
+    recorder(updates, 1)
+    found = recorder.dataset.sel(step=1)
+    for name, update in updates.items():
+        values = np.linalg.svd(update, compute_uv=False)
+        effective, stable, energy = by_hand(values)
+        one = found.sel(matrix=name)
+        low, high = float(one["effective_rank_least"]), float(one["effective_rank"])
+        # A sketch sees less than the first values: 0.9 of them in a flat spectrum.
+        slack = 0.25 if name == "large" else 1e-12
+        assert low * (1 - slack) <= effective <= high * (1 + slack)
+        assert high > 0.9 * len(values)
+        np.testing.assert_allclose(one["stable_rank"], stable, rtol=slack)
+        np.testing.assert_allclose(one["energy"], energy, rtol=slack)
+        assert one["rank"] == one["seen"] == (20 if name == "small" else K + 10)
+    assert "13+" in repr(recorder)
+
+
+@given(
+    st.lists(st.floats(0, 1, allow_subnormal=False), min_size=3, max_size=40), st.integers(1, 39)
+)
+def test_the_effective_rank_lies_between_its_bounds(values, seen):
+    values = np.sort(np.array([1.0, *values]))[::-1]
+    seen = min(seen, len(values) - 1)
+    rest = values[seen:]
+    padded = np.append(values[:seen], np.full(len(rest), np.sqrt(np.mean(rest**2))))
+    effective, *_ = by_hand(values)
+    most, *_ = by_hand(padded)
+    least = spectrum.least_effective_rank(padded, seen)
+    rounding = 1 + lrdyn.tolerance("bound", "float64", size=40)
+    assert least <= effective * rounding
+    assert effective <= most * rounding
+
+
+def test_the_bounds_are_attained():
+    flat = np.array([3.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    padded = np.append(flat[:2], np.full(4, np.sqrt(0.5)))
+    assert spectrum.least_effective_rank(padded, 2) == pytest.approx(by_hand(flat)[0])
+    assert spectrum.least_effective_rank(padded, 2) < 0.9 * by_hand(padded)[0]
+
+
+class OnlyDLPack:
+    """As an array of another framework."""
+
+    def __init__(self, array):
+        self._array = array
+
+    def __dlpack__(self, **how):
+        return self._array.__dlpack__(**how)
+
+    def __dlpack_device__(self):
+        return self._array.__dlpack_device__()
+
+
+class OnlyArray:
+    def __init__(self, array):
+        self._array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self._array
+
+
+class NeedsDetach(OnlyArray):
+    """As a parameter of torch, which gives nothing away beside its gradient."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("call detach()")
+
+    def detach(self):
+        return OnlyArray(self._array)
+
+
+BFLOAT16 = jnp.asarray(np.arange(6.0).reshape(2, 3), jnp.bfloat16)
+FRAMEWORKS = {
+    "numpy": np.asarray, "jax": jnp.asarray, "dlpack": OnlyDLPack, "array": OnlyArray,
+    "detach": NeedsDetach,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapped", FRAMEWORKS.values(), ids=FRAMEWORKS)
+def test_arrays_of_any_framework(wrapped):
+    start, update = RNG.standard_normal((6, 5)), made(6, 5, FALLING[:2])[0]
+    recorder = lrdyn.watch({"W": wrapped(start), "name": "net", "f": jnp.tanh, "n": 3}, k=2)
+    recorder({"W": wrapped(start + update)}, 1)
+    assert recorder.dataset["rank"].values.tolist() == [[2]]
+    np.testing.assert_allclose(recorder.dataset["singular_values"][0, 0], FALLING[:2])
+
+
+@pytest.mark.parametrize("wrapped", [np.asarray, OnlyDLPack, OnlyArray])
+def test_bfloat16_of_any_framework(wrapped):
+    """NumPy has no bfloat16 of its own, and refuses it from DLPack."""
+    given = BFLOAT16 if wrapped is OnlyDLPack else np.asarray(BFLOAT16)
+    found = reading.of_any_framework("W", wrapped(given))
+    assert found.dtype.name == "bfloat16"
+    np.testing.assert_array_equal(reading.in_full(found), np.arange(6.0).reshape(2, 3))
+
+
+def test_what_cannot_be_read_is_named():
+    class Elsewhere:
+        def __dlpack__(self, **how):
+            raise BufferError("on another device")
+
+    with pytest.raises(ValueError, match=r"params0\['W'\]: got a Elsewhere that cannot be read"):
+        lrdyn.watch({"W": Elsewhere()})
+
+
+def test_parameters_that_are_trained_in_place():
+    W = RNG.standard_normal((6, 5))
+    recorder = lrdyn.watch({"W": W})
+    W += np.outer(np.ones(6), np.ones(5))
+    recorder({"W": W}, 1)
+    assert recorder.dataset["rank"].values.tolist() == [[1]]
+
+
+def test_rounding_of_half_precision_is_no_rank():
+    """An update of rank 3 in bfloat16: its rounding has full rank, and is not counted."""
+    start = RNG.standard_normal((40, 30))
+    update = 0.5 * made(40, 30, np.array([20.0, 18.0, 16.0]))[0]
+    half = [jnp.asarray(W, jnp.bfloat16) for W in (start, start + update)]
+    recorder = lrdyn.watch({"W": half[0]}, k=3)
+    recorder({"W": half[1]}, 1)
+    assert recorder.dataset["rank"].values.tolist() == [[3]]
+    # The same numbers, said to be exact.
+    exact = lrdyn.watch({"W": np.asarray(half[0], np.float32)}, k=3)
+    exact({"W": np.asarray(half[1], np.float32)}, 1)
+    assert exact.dataset["rank"].values.tolist() == [[30]]
+
+
+def test_no_update_and_no_numbers():
+    start = RNG.standard_normal((6, 5))
+    recorder = lrdyn.watch({"W": start}, k=2)
+    recorder({"W": start}, 0)
+    recorder({"W": start + made(6, 5, FALLING[:2])[0]}, 1)
+    recorder({"W": np.full((6, 5), np.nan)}, 2)
+    recorder({"W": start + made(6, 5, FALLING[:2])[0]}, 3)
+    found = recorder.dataset.squeeze("matrix")
+    assert found["rank"].values.tolist() == [0, 2, -1, 2]
+    assert found["norm"].values[0] == 0
+    assert found["effective_rank"].isnull().values.tolist() == [True, False, True, False]
+    angles = found["angle_to_last"].sel(side="left")
+    assert angles.isnull().all("direction").values.tolist() == [True, False, True, False]
+    # The call before with an update is that of step 1.
+    np.testing.assert_array_equal(angles[3], found["angle_to_first"].sel(side="left")[3])
+    assert float(angles[3].max()) > 0.1
+
+
+def test_the_dataset_grows_and_is_drawn():
+    start = {"a": np.zeros((6, 5)), "b": np.zeros((4, 7)), "bias": np.zeros(4)}
+    recorder = lrdyn.watch(start, "[ab]", k=2)
+    assert recorder.dataset.sizes == {"step": 0, "matrix": 2, "side": 2, "direction": 2}
+    assert "not called yet" in repr(recorder)
+    for step in (1, 5, 9):
+        moved = {name: W + RNG.standard_normal(W.shape) for name, W in start.items()}
+        recorder(moved, step)
+        assert recorder.dataset["step"].values[-1] == step
+    found = recorder.dataset
+    assert found["matrix"].values.tolist() == ["a", "b"]
+    assert found["columns"].values.tolist() == [5, 7]
+    assert all(found[name].attrs["long_name"] for name in found.data_vars)
+    assert "<table>" in recorder._repr_html_()
+    figure = recorder.plot()
+    for ax, name in zip(figure.axes, ("effective_rank", "energy"), strict=False):
+        for line, curve in zip(ax.lines, found[name].values.T, strict=True):
+            assert list(np.asarray(line.get_xdata())) == [1, 5, 9]
+            np.testing.assert_array_equal(
+                line.get_ydata(), curve if name == "effective_rank" else 1 - curve
+            )
+
+
+THREE: Any = 3
+HALF: Any = 1.5
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda W: lrdyn.watch({"W": W}, "V"), "select: got 'V', wanted a pattern of some"),
+        (lambda W: lrdyn.watch({"W": W}, THREE), "select: got 3, wanted a glob"),
+        (lambda W: lrdyn.watch({"b": W[0]}), "select: got .* matrices among b"),
+        (lambda W: lrdyn.watch("text"), "select: got .* among no arrays"),
+        (lambda W: lrdyn.watch({"W": W}, k=0), "k: got 0, wanted at least 1"),
+        (lambda W: lrdyn.watch({"W": W}, k=HALF), "k: got 1.5, wanted an integer"),
+        (lambda W: lrdyn.watch({"W": W})({"V": W}, 1), r"params\['W'\]: got no such array"),
+        (lambda W: lrdyn.watch({"W": W})({"W": W[:2]}, 1), r"params\['W'\]: got .*\(2, 3\)"),
+        (lambda W: lrdyn.watch({"W": W})({"W": W > 0}, 1), r"params\['W'\]: got bool"),
+        (lambda W: lrdyn.watch({"W": W})({"W": W}, -1), "step: got -1, wanted"),
+        (lambda W: lrdyn.watch({"W": W})({"W": W}, HALF), "step: got 1.5, wanted an integer"),
+        (lambda W: jax.jit(lrdyn.watch)({"W": W}), r"params0\['W'\]: got a traced array"),
+    ],
+)
+def test_wrong_calls_are_named(call, said, unchecked):
+    with pytest.raises(ValueError, match=said):
+        call(np.ones((4, 3)))
+
+
+def test_steps_increase(unchecked):
+    recorder = lrdyn.watch({"W": np.zeros((4, 3))})
+    recorder({"W": np.ones((4, 3))}, 5)
+    with pytest.raises(ValueError, match="step: got 5, wanted at least 6"):
+        recorder({"W": np.ones((4, 3))}, 5)
+
+
+def test_nothing_heavy_is_imported():
+    source = (
+        "import sys, lrdyn; lrdyn.watch, lrdyn.diagnose\n"
+        "print([m for m in ('xarray', 'matplotlib', 'safetensors', 'scipy') if m in sys.modules])"
+    )
+    done = python("-c", source)
+    assert done.stdout.strip() == "[]", done.stderr
+    assert "xarray" in sys.modules
