@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lrdyn
-from lrdyn import cli, pool
+from lrdyn import cli, diagnose_command, pool
 from lrdyn.arguments import Parser, folder
 from lrdyn.data import command as sets
 from lrdyn.data import download
 from lrdyn.data.lookup import search_first
-from lrdyn.diagnosis import command as diagnosis
 from lrdyn.engine import history
 from lrdyn.own import own_experiment
 from lrdyn.show import shortened
@@ -115,7 +114,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "runs": runs,
     "diff": diff,
     "data": data,
-    "diagnose": diagnosis.main,
+    "diagnose": diagnose_command.main,
 }
 
 

@@ -34,7 +34,7 @@ import numpy as np
 
 from benchmarks import __main__ as benchmarks
 from lrdyn import __main__ as command
-from lrdyn import cli, figures, pool
+from lrdyn import cli, diagnose_command, figures, pool
 from lrdyn.own import own_experiment
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
@@ -340,6 +340,8 @@ def _lrdyn(rest: list[str], folder: Path) -> None:
         case ["data", *more]:
             _known(more[:1], ["download"])
             _known([word for word in more[1:] if word.startswith("--")], ["--data-dir"])
+        case ["diagnose", *more]:
+            diagnose_command.parser().parse(more)
         case ["verify", file, *more]:
             _script(file, more, folder)
         case [name, *more]:

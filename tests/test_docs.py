@@ -144,6 +144,7 @@ def test_flags_exist(capsys):
     for study in studies():
         assert cli.main(study, ["--help"]) == 0
     assert cli.run("figures", lambda: figures.main([], ROOT, ["--help"])) == 0
+    assert command.main(["diagnose", "--help"]) == 0
     of_studies = flags(capsys.readouterr().out)
     for theorem in theorems():
         assert cli.main(theorem, ["--help"]) == 0
@@ -231,8 +232,9 @@ def test_exported_names_in_the_documents_exist():
 
 
 FLOORS = (
-    {"claims", "theorem"}, {"engine"}, {"drawing"}, {"theorems"}, {"studies"}, {"arguments", "cli"},
-    {"figures", "own", "pool"}, {"__init__"}, {"__main__"},
+    {"claims", "theorem"}, {"engine"}, {"drawing"}, {"diagnosis", "theorems"}, {"studies"},
+    {"arguments", "cli"}, {"diagnose_command", "figures", "own", "pool"}, {"__init__"},
+    {"__main__"},
 )  # fmt: skip
 """Parts of the library from the lowest up; all that is not named stands below them."""
 

@@ -62,8 +62,8 @@ class MatrixUpdate(NamedTuple):
         return f"{self.rows} x {self.columns}"
 
     @property
-    def shown(self) -> list[float]:
-        """What stands in the table."""
+    def shown(self) -> list[int | float]:
+        """What stands in the table, as :data:`SHOWN` has it."""
         return [getattr(self, name) for name in SHOWN.values()]
 
     @property

@@ -107,7 +107,7 @@ def commands() -> dict[str, tuple[Callable[[list[str]], int], Experiment | None]
         for one in theorems()
     }
     found["lrdyn verify all"] = (partial(verify, "all"), theorems()[1])
-    for name in ("list", "runs", "diff"):
+    for name in ("list", "runs", "diff", "diagnose"):
         found[f"lrdyn {name}"] = (lambda w, name=name: command.main([name, *w]), None)
     found["lrdyn"] = (command.main, None)
     found["experiments"] = (lambda w: cli.run("experiments", lambda: pool.main(w)), None)

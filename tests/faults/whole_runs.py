@@ -108,6 +108,15 @@ def figures(rng: random.Random, _: list[str]) -> list[str]:
     return [*words, *(["--preset", "quick"] if rng.random() < 0.3 else [])]
 
 
+def weights(rng: random.Random, _: list[str]) -> list[str]:
+    """Two checkpoints, of which one may be none, and flags of the adapter."""
+    folder = ROOT / "tests" / "data" / "peft_adapters"
+    files = [str(folder / f"{name}.safetensors") for name in ("base", "pissa_residual", "outputs")]
+    flags = rng.choice(((), ("--extract", "adapter"), ("--select", "first.*"), ("--top", "0")))
+    rank = ("--rank", str(rng.randrange(5))) if rng.random() < 0.3 else ()
+    return [*rng.choices(files, k=2), *flags, *rank]
+
+
 def all_small(rng: random.Random, _: list[str]) -> list[str]:
     """Every theorem, one or two at a time."""
     dtype = rng.choice(("float64", "float32"))
@@ -130,6 +139,7 @@ COMMANDS = {
     "lrdyn list": Command(("lrdyn", "list"), lambda rng, _: []),
     "lrdyn runs": Command(("lrdyn", "runs"), among(1, ".", "results", "corollary1")),
     "lrdyn diff": Command(("lrdyn", "diff"), among(2), (0, 1, 2)),
+    "lrdyn diagnose": Command(("lrdyn", "diagnose"), weights, (0, 2)),
     "lrdyn": Command(("lrdyn",), anything, (0, 1, 2, 4)),
     "experiments": Command(
         ("experiments",), lambda rng, _: ["all", *all_small(rng, _)][: rng.choice((0, 0, 99))]),

@@ -36,14 +36,17 @@ MODULES = (
     *"adapters.maps adapters.method adapters.memory adapters.state adapters.descent".split(),
     *"networks.perceptron networks.attention networks.small_transformer networks.network".split(),
     *"networks.convolution networks.weights networks.vgg_network networks.residual_network".split(),
-    "networks.vision_transformer",
+    *"networks.vision_transformer diagnosis.watcher diagnosis.report diagnosis.extraction".split(),
 )
 
 # Functions whose arguments have no wrong values: any tree, or what is to be checked. Of the claims
 # those that the package offers; the others are the engine's.
 ANY = {"count", "outside", "checked_frame", "checked_network", "square_layers", "is_map"}
 ANY |= {"by_svd", "identities", "decays", "enough_classes"}
-ONLY = {"lrdyn.claims": ("relative_difference", "tolerance")}
+ONLY = {
+    "lrdyn.claims": ("relative_difference", "tolerance"),
+    "lrdyn.diagnosis.report": ("diagnose",),
+}
 
 # More telling than what the examples have: sides of different length.
 EYE, LONG = np.eye(3), np.arange(1.0, 13.0).reshape(3, 4) / 8

@@ -1,6 +1,7 @@
 """``lrdyn diagnose BEFORE AFTER``: the report, its files, and the adapter."""
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,9 @@ def main(words: Sequence[str]) -> int:
     """
     options = parser().parse(words)
     made = _extraction_flags(options)
+    for flag, path in (("--out", options.out), ("--extract", options.extract)):
+        if path and not _may_be_a_folder(Path(path)):
+            raise BadInput(f"{flag}: got {shortened(path)!r}, wanted a folder: that is a file")
     with _named():
         found = diagnose(options.before, options.after, select=options.select, k=options.top)
         adapter = extract(options.before, options.after, **made) if options.extract else None
@@ -94,10 +98,19 @@ def _named() -> Iterator[None]:
     try:
         yield
     except (ValueError, ImportError) as error:
-        raise BadInput(str(error).replace("save:", "--save-module:", 1)) from None
+        said = str(error)
+        for name, flag in (("save: ", "--save-module: "), ("select: ", "--select: ")):
+            said = flag + said.removeprefix(name) if said.startswith(name) else said
+        raise BadInput(said) from None
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         got = f"{shortened(str(error.filename))!r} ({error.strerror})"
         raise BadInput(f"BEFORE, AFTER: got {got}, wanted weights") from None
+
+
+def _may_be_a_folder(path: Path) -> bool:
+    """Whether it is one, or can be made."""
+    there = next((one for one in (path, *path.parents) if os.path.exists(one)), Path())
+    return os.path.isdir(there)
 
 
 def _write(found: Any, out: Path) -> None:
