@@ -7,7 +7,17 @@ import pytest
 
 import lrdyn
 from benchmarks import __main__ as command
-from benchmarks import common, completion, early_stopping, galore, many, reduced, sweeps, training
+from benchmarks import (
+    common,
+    completion,
+    diagnosis,
+    early_stopping,
+    galore,
+    many,
+    reduced,
+    sweeps,
+    training,
+)
 from lrdyn import cli
 from tests.oracles import fast
 from tests.runs import python
@@ -174,3 +184,11 @@ def test_waiting_is_what_is_no_piece():
     found = training.by_train(case, training.images(case))
     assert found.waiting is not None
     assert 0 < found.waiting < found.run
+
+
+def test_watching_and_diagnosing_are_measured():
+    case = diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9))
+    lines = diagnosis.report(case).splitlines()
+    assert [line.split()[0] for line in lines if line] == ["widths", "6-5-2", "matrices", "2"]
+    assert lines[1].endswith("%")
+    assert 50 < float(lines[-1].split()[-1]) < 2000

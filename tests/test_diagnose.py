@@ -129,7 +129,8 @@ def test_table_csv_and_what_else_changed(found):
     _, report = found
     text = str(report)
     assert "outside of the first 4" in text
-    assert "no matrices, and changed: 2 arrays, by up to" in text
+    assert "no matrices, and changed (by how much of their norm): " in text
+    assert "norm.weight (1.0e-01)" in text
     assert set(report.changed) == {"a.bias", "norm.weight"}
     np.testing.assert_allclose(report.changed["norm.weight"], 0.1, rtol=1e-5)
     rows = list(csv.DictReader(io.StringIO(report.csv())))
@@ -163,6 +164,19 @@ def test_many_matrices_are_drawn_in_grey():
     legend = axes[2].get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["9 matrices"]
+
+
+def test_names_are_shown_as_one_line():
+    """A file comes from somebody else: its names may hold what a terminal or a figure obeys."""
+    names = ("a\x1b[2J\nb.weight", "_$c.weight", "x^2$y.weight")
+    start = {name: np.eye(3) for name in names} | {"\n.bias": np.zeros(2)}
+    end = {name: W + 1 for name, W in start.items()} | {"\r": np.ones(2)}
+    report = lrdyn.diagnose(start, end, k=1)
+    assert not set("\x1b\r") & set(str(report))
+    assert "x1b[2J" in str(report)
+    report.plot().canvas.draw()
+    lines = diagnosis.extract(start, end).lines()
+    assert all(line.isprintable() for line in lines)
 
 
 # Where weights come from ------------------------------------------------------------------------

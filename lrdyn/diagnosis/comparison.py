@@ -12,6 +12,9 @@ from lrdyn.data.tensors import FLOATS, Info
 from lrdyn.diagnosis import reading
 from lrdyn.diagnosis.reading import Weights
 
+SHOWN = 8
+"""Names in a line, at most."""
+
 
 class Pair(NamedTuple):
     """One array before and after, as float32 or float64, on the rows that both have."""
@@ -163,6 +166,29 @@ def differing(found: Compared, notes: dict[str, str]) -> dict[str, float]:
     return changed
 
 
+def listed(changes: Mapping[str, float]) -> str:
+    """Names with relative changes, the largest first, and how many more there are.
+
+    Example:
+        >>> listed({"a.bias": 0.5, "b.bias": np.inf})
+        'b.bias (from 0), a.bias (5.0e-01)'
+    """
+    found = sorted(changes.items(), key=lambda change: change[1], reverse=True)
+    words = [f"{shown(n)} ({f'{x:.1e}' if np.isfinite(x) else 'from 0'})" for n, x in found]
+    more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return ", ".join(words[:SHOWN]) + more
+
+
+def shown(name: str) -> str:
+    r"""A name of a file as one line without signs that a terminal obeys.
+
+    Example:
+        >>> shown("a\nb.weight")
+        'a\\nb.weight'
+    """
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 def said(notes: Mapping[str, str]) -> list[str]:
     """A line for each note."""
-    return [f"{name}: {note}" for name, note in notes.items()]
+    return [f"{shown(name)}: {note}" for name, note in notes.items()]

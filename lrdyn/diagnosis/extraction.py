@@ -45,7 +45,10 @@ class Extraction(NamedTuple):
         """The report as text."""
         factors = self.adapter.factors
         rows = [("module", "r", "relative error")]
-        rows += [(m, str(factors[m].A.shape[0]), f"{e:.2e}") for m, e in self.errors.items()]
+        rows += [
+            (comparison.shown(m), str(factors[m].A.shape[0]), f"{e:.2e}")
+            for m, e in self.errors.items()
+        ]
         count = sum(one.B.size + one.A.size for one in factors.values())
         found = show.aligned(rows)
         found.append(f"{len(factors)} matrices, {count:,} parameters, alpha = r")
@@ -54,10 +57,10 @@ class Extraction(NamedTuple):
         )
         found.append(f"relative error of the whole update: {self.error:.2e}")
         if self.adapter.saved:
-            found.append(f"saved whole: {', '.join(self.adapter.saved)}")
+            found.append(f"saved whole: {', '.join(map(comparison.shown, self.adapter.saved))}")
         if self.left_out:
-            names = (f"{name} ({change:.1e})" for name, change in self.left_out.items())
-            found.append(f"changed and left out (by how much of its norm): {', '.join(names)}")
+            changes = comparison.listed(self.left_out)
+            found.append(f"changed and left out (by how much of its norm): {changes}")
         return found + comparison.said(self.notes)
 
 
@@ -252,7 +255,8 @@ def _rest(
         if moved := _norm(pair.update):
             parts.add(moved, 0.0 if pair.name in saved else moved)
             if pair.name not in saved:
-                left_out[pair.name] = moved / (_norm(pair.before) or np.nan)
+                start = _norm(pair.before)
+                left_out[pair.name] = moved / start if start else np.inf
     return left_out
 
 

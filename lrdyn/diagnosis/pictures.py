@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrdyn.diagnosis import comparison
 from lrdyn.drawing.plotting import BESIDE, BLACK, DASHED, GREY, SHADES, entry, panels, style
 
 if TYPE_CHECKING:
@@ -38,11 +39,15 @@ def watched(dataset: xr.Dataset) -> Figure:
     """
     steps, names = dataset["step"].values, [str(name) for name in dataset["matrix"].values]
     k = dataset.attrs["k"]
-    turned = np.sin(dataset["angle_to_last"].max("direction").max("side").values)
+    kept = np.cos(dataset["angle_to_last"].values) ** 2
+    seen = np.isfinite(kept)
+    overlap = np.where(seen, kept, 0).sum((2, 3)) / np.where(
+        seen.any((2, 3)), seen.sum((2, 3)), np.nan
+    )
     curves = {
         EFFECTIVE: dataset["effective_rank"].values,
         f"energy left by rank {k}": 1 - dataset["energy"].values,
-        "turn since the last call (sine)": turned,
+        f"overlap of the first {k} with the last call": overlap,
     }
     with style():
         figure, axes = panels(list(curves))
@@ -110,6 +115,9 @@ def _looks(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _legend(ax: Axes, names: Sequence[str]) -> None:
+    # A dollar begins mathematics, and a label that begins with _ is left out.
+    names = [comparison.shown(name).replace("$", r"\$") for name in names]
+    names = [f" {name}" if name.startswith("_") else name for name in names]
     if 1 < len(names) <= MOST:
         ax.legend(handles=[entry(n, c) for n, c in zip(names, SHADES, strict=False)], **BESIDE)
     elif names:

@@ -36,19 +36,21 @@ class Leaves:
     """
 
     def __init__(self, name: str, params: Any):
-        self._found: dict[str, np.ndarray] = {}
+        self._found: dict[str, np.ndarray | jax.Array] = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             place = name_of(path)
             if not hasattr(leaf, "__array__") and not hasattr(leaf, "__dlpack__"):
                 continue
             if place in self._found:
                 checks.refuse(name, f"two leaves called {place}", "names that differ")
-            self._found[place] = of_any_framework(f"{name}[{place!r}]", leaf)
+            # An array of JAX knows its shape, and may lie on a device.
+            known = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
+            self._found[place] = leaf if known else of_any_framework(f"{name}[{place!r}]", leaf)
         self.infos = {n: Info(Path(name), x.dtype.name, x.shape) for n, x in self._found.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         """One array."""
-        return self._found[name]
+        return np.asarray(self._found[name])
 
 
 Weights = Tensors | Arrays | Leaves

@@ -90,7 +90,7 @@ class Diagnosis(NamedTuple):
         """The report as text."""
         from lrdyn.drawing.tables import Grid, as_text
 
-        rows = [[one.name, one.shape, *one.shown] for one in self.matrices]
+        rows = [[comparison.shown(one.name), one.shape, *one.shown] for one in self.matrices]
         title = f"update; energy outside of the first {self.k}; bulk: values of W behind these"
         grid = Grid(("", "matrix", "m x n", *SHOWN), {title: rows})
         return as_text(grid) + "\n".join(["", *self.lines(), ""])
@@ -102,11 +102,8 @@ class Diagnosis(NamedTuple):
             self._cost("99 %", [one.rank_99 for one in self.matrices]),
         ]
         if self.changed:
-            most = max(self.changed, key=self.changed.__getitem__)
-            found.append(
-                f"no matrices, and changed: {len(self.changed)} arrays, by up to "
-                f"{self.changed[most]:.2g} of their norm ({most})"
-            )
+            changes = comparison.listed(self.changed)
+            found.append(f"no matrices, and changed (by how much of their norm): {changes}")
         return found + comparison.said(self.notes)
 
     def _cost(self, share: str, ranks: list[int]) -> str:

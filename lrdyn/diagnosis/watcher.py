@@ -115,7 +115,7 @@ class Watcher:
             floor=rounding(before, after, epsilons),
         )  # fmt: skip
         mine = _directions(seen, min(found.rank, k))
-        last, first = self._last.get(name, mine), self._first.get(name, mine)
+        last, first = self._last.get(name), self._first.get(name, mine)
         if found.rank:
             self._first.setdefault(name, mine)
             self._last[name] = mine
@@ -232,11 +232,13 @@ def _directions(found: Spectrum, count: int) -> Directions:
     return found.left[:, :count].copy(), found.right[:, :count].copy()
 
 
-def _angles(one: Directions, other: Directions, k: int) -> np.ndarray:
+def _angles(one: Directions, other: Directions | None, k: int) -> np.ndarray:
     """Principal angles of both sides, increasing, padded with NaN."""
     import scipy.linalg
 
     padded = np.full((len(SIDES), k), math.nan)
+    if other is None:
+        return padded
     for row, mine, theirs in zip(padded, one, other, strict=True):
         if mine.shape[1] and theirs.shape[1]:
             found = scipy.linalg.subspace_angles(mine, theirs)[::-1]
