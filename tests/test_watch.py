@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn
 from lrdyn.diagnosis import reading, spectrum
+from lrdyn.diagnosis.watcher import principal_angles
 from tests.runs import python
 
 RNG = np.random.default_rng(0)
@@ -89,6 +91,19 @@ def test_principal_angles(seen, dtype):
         # Not exactly 0.3: the turned matrix has other singular values, and the same directions.
         np.testing.assert_allclose(left, [0, 0, 0.3], atol=10 * scale)
         np.testing.assert_allclose(right, 0, atol=10 * scale)
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e-9])
+@pytest.mark.parametrize(("a", "b"), [(3, 3), (2, 4), (4, 1)])
+def test_principal_angles_are_those_of_scipy(a, b, distance):
+    """Small ones too, which a cosine does not show."""
+    both = orthonormal(9, 4)
+    one, other = both[:, :a], both[:, :b] + distance * RNG.standard_normal((9, b))
+    other = np.linalg.qr(other)[0]
+    found = principal_angles(one, other)
+    scale = lrdyn.tolerance("identity", "float64", size=9)
+    np.testing.assert_allclose(found, scipy.linalg.subspace_angles(one, other)[::-1], atol=scale)
+    assert found[0] > 1e-11
 
 
 def test_a_gaussian_update_has_full_rank():

@@ -234,13 +234,34 @@ def _directions(found: Spectrum, count: int) -> Directions:
 
 def _angles(one: Directions, other: Directions | None, k: int) -> np.ndarray:
     """Principal angles of both sides, increasing, padded with NaN."""
-    import scipy.linalg
-
     padded = np.full((len(SIDES), k), math.nan)
-    if other is None:
-        return padded
-    for row, mine, theirs in zip(padded, one, other, strict=True):
-        if mine.shape[1] and theirs.shape[1]:
-            found = scipy.linalg.subspace_angles(mine, theirs)[::-1]
-            row[: len(found)] = found
+    for row, mine, theirs in zip(padded, one, other or (), strict=False):
+        found = principal_angles(mine, theirs)
+        row[: len(found)] = found
     return padded
+
+
+def principal_angles(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Principal angles between the spans of orthonormal columns, increasing, in radians.
+
+    Cosines are the singular values of U^T V, sines those of V - U U^T V; small angles are lost in
+    the former, large ones in the latter. What SciPy has orthonormalises both anew, which takes most
+    of a call of the recorder.
+
+    Args:
+        one: U, d x a.
+        other: V, d x b.
+
+    Example:
+        >>> principal_angles(np.eye(3)[:, :1], np.eye(3)[:, 1:]).round(4).tolist()
+        [1.5708]
+
+    Reference:
+        Björck and Golub, Numerical methods for computing angles between linear subspaces, 1973.
+    """
+    if one.shape[1] < other.shape[1]:
+        one, other = other, one
+    shared = one.T @ other
+    cosines = np.linalg.svd(shared, compute_uv=False)
+    sines = np.linalg.svd(other - one @ shared, compute_uv=False)[::-1]
+    return np.arctan2(sines, cosines)
