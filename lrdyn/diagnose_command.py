@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> int:
         from lrdyn.adapters import peft
 
         peft.write(options.extract, adapter.adapter)
-        print("\n".join([*adapter.lines(), f"adapter: {options.extract}"]))
+        print("\n".join(["", *adapter.lines(), f"adapter: {options.extract}"]))
     return 0
 
 

@@ -62,9 +62,10 @@ class MatrixUpdate(NamedTuple):
         return f"{self.rows} x {self.columns}"
 
     @property
-    def shown(self) -> list[int | float]:
-        """What stands in the table, as :data:`SHOWN` has it."""
-        return [getattr(self, name) for name in SHOWN.values()]
+    def cells(self) -> list[Cell]:
+        """What stands in the table, as :data:`SHOWN` has it; a dash for what there is not."""
+        found = (getattr(self, name) for name in SHOWN.values())
+        return ["-" if np.isnan(cell) else cell for cell in found]
 
     @property
     def full(self) -> int:
@@ -90,10 +91,10 @@ class Diagnosis(NamedTuple):
         """The report as text."""
         from lrdyn.drawing.tables import Grid, as_text
 
-        rows = [[comparison.shown(one.name), one.shape, *one.shown] for one in self.matrices]
+        rows = [[comparison.shown(one.name), one.shape, *one.cells] for one in self.matrices]
         title = f"update; energy outside of the first {self.k}; bulk: values of W behind these"
         grid = Grid(("", "matrix", "m x n", *SHOWN), {title: rows})
-        return as_text(grid) + "\n".join(["", *self.lines(), ""])
+        return as_text(grid) + "\n".join(["", *self.lines()])
 
     def lines(self) -> list[str]:
         """Costs, what else changed, and what is not compared."""
@@ -143,7 +144,9 @@ class Diagnosis(NamedTuple):
 
     def _repr_html_(self) -> str:
         rows = [("matrix", "m x n", *SHOWN)]
-        rows += [(one.name, one.shape, *(f"{x:.4g}" for x in one.shown)) for one in self.matrices]
+        for one in self.matrices:
+            cells = (cell if isinstance(cell, str) else f"{cell:.4g}" for cell in one.cells)
+            rows.append((one.name, one.shape, *cells))
         return "<br>".join([show.table(rows), *map(show.html.escape, self.lines())])
 
 
