@@ -1,4 +1,4 @@
-"""The command line of figures and tables: draw them, compare their numbers with baselines."""
+"""The command line of figures and tables: draw them, compare them with baselines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,8 @@ from lrdyn.engine.configuration import BadInput
 
 ACTIONS = {
     "draw": "draw figures and write tables, running what has no results (default)",
-    "check": "compare their numbers with the baselines",
-    "baseline": "make their numbers the baselines",
+    "check": "compare their numbers, and how they are drawn, with the baselines",
+    "baseline": "show what changes, ask, and make them the baselines",
 }
 
 
@@ -40,7 +41,7 @@ def main(
         prog: name of the command in its messages.
 
     Returns:
-        Exit status: 0, or 1 if what is checked differs.
+        Exit status: 0, or 1 if what is checked differs or a baseline is not agreed to.
 
     Raises:
         BadInput: the arguments are not valid.
@@ -49,6 +50,8 @@ def main(
     options.out = Path(options.out)
     _writable(options.out)
     _known_preset(options.preset, chosen)
+    if action == "baseline" and not options.yes and not _terminal():
+        raise BadInput("--yes: got a baseline to write and no terminal to ask, wanted this flag")
     for exhibit in exhibits:
         if missing(exhibit) and not set(options.figures) - set(ACTIONS):
             print(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
@@ -80,7 +83,7 @@ def _parser(exhibits: Sequence[Exhibit], prog: str) -> Parser:
     lines += ["", *(f"  {exhibit.name:<9} {exhibit.title}" for exhibit in exhibits)]
     parser = Parser(
         prog,
-        "Write figures and tables beside their numbers, or compare the numbers with the baselines.",
+        "Write figures and tables beside their numbers, or compare them with the baselines.",
         epilog="\n".join(["words:", *lines]),
     )
     parser.add_argument(
@@ -97,7 +100,20 @@ def _parser(exhibits: Sequence[Exhibit], prog: str) -> Parser:
         "--train", action="store_true",
         help="run the trainings of long figures; else they are drawn from what is there",
     )  # fmt: skip
+    parser.add_argument(
+        "--yes", action="store_true", help="write baselines without asking, as scripts need it"
+    )
     return parser
+
+
+def _terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _asked(name: str) -> bool:
+    """Whether the person at the terminal wants a baseline written."""
+    print(f"{name}: write it? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _choose(words: Sequence[str], exhibits: Sequence[Exhibit]) -> tuple[str, list[Exhibit]]:
@@ -146,8 +162,10 @@ def _act(
     if options.recompute or (exhibit.long and options.train):
         how = {"recompute": options.recompute, "train": options.train}
         render(exhibit, options.out, options.preset, baselines=baselines, **how)
-    compare = check if action == "check" else write_baseline
-    return bool(compare(exhibit, options.out, baselines, options.preset))
+    if action == "check":
+        return check(exhibit, options.out, baselines, options.preset)
+    agreed = (lambda: True) if options.yes else partial(_asked, exhibit.name)
+    return write_baseline(exhibit, options.out, baselines, options.preset, agreed=agreed)
 
 
 def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> None:

@@ -82,7 +82,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
         [float(_judged(run)["test_accuracy"].mean()) for run in runs.values()],
     )
     for name, tolerance in TOLERANCES.items():
-        found[name].attrs["tolerance"] = tolerance
+        found[name].attrs.update(kind="training", tolerance=tolerance)
     found["singular_value"].attrs["curve_along"] = "point"
     return found.assign_coords(trained=names).assign_attrs(_facts(groups, found, names, rank))
 
@@ -167,7 +167,7 @@ def draw(dataset: xr.Dataset) -> Any:
     figure, axes = plotting.panels(titles, rows=rows, height=2.2 * rows)
     for ax, name in zip(axes, names, strict=True):
         run = dataset.sel(network=name)
-        plot_spectrum(ax, run.step.values, run.singular_value.values.T, rank)
+        plot_spectrum(ax, run.step.values, run.singular_value.values.T, rank, LOWEST[name == EDGE])
     for ax in axes[:: -(-len(names) // rows)]:
         ax.set_ylabel("singular values of W(t) – W(0)")
     return figure
@@ -181,7 +181,11 @@ def _untrained(dataset: xr.Dataset, name: str) -> str:
     return "" if learned else ", not trained"
 
 
-def plot_spectrum(ax: Any, steps: np.ndarray, values: np.ndarray, rank: int) -> None:
+LOWEST = (1e-9, 1e-18)
+"""Lower end of the log axes, of a training in float32 and of the identity in float64."""
+
+
+def plot_spectrum(ax: Any, steps: np.ndarray, values: np.ndarray, rank: int, lowest: float) -> None:
     """Draw all singular values (index, step), the first ones in colour; no zeros and no NaN."""
     kept = np.isfinite(steps)
     steps, values = steps[kept], values[:, kept]
@@ -189,12 +193,12 @@ def plot_spectrum(ax: Any, steps: np.ndarray, values: np.ndarray, rank: int) -> 
     positive = np.where(values > 0, values, np.nan)
     ax.plot(steps, positive[rank:].T, color="#B3B3B3", lw=0.3, rasterized=True, zorder=1)
     ax.plot(steps, positive[:rank].T, color=plotting.BLUE, lw=0.8, zorder=2)
-    ax.set(yscale="log", xlabel="step t", xlim=(0, int(steps[-1])), ylim=(1e-18, 10))
+    ax.set(yscale="log", xlabel="step t", xlim=(0, int(steps[-1])), ylim=(lowest, 10))
     ax.locator_params(axis="x", nbins=5)
     last = values[:, -1]
-    least = max(float(last[-1]), ax.get_ylim()[0])
+    least = max(float(last[-1]), lowest)
     ends = [float(np.sqrt(last[0] * last[rank - 1])), float(np.sqrt(last[rank] * least))]
-    texts = [f"1–{rank}", f"{rank + 1}–{len(last)}"]
+    texts = [f"1–{rank}", f"> {rank}"]
     plotting.label_ends(ax, ends, texts, [plotting.BLUE, plotting.GREY], title="i =")
 
 
@@ -202,4 +206,5 @@ FIGURE = Figure(
     name="fig01", title="Weight updates of the penultimate layer are of low rank",
     caption=CAPTION, sources=sources, numbers=numbers, draw=draw,
     presets={"quick": QUICK, "paper": PAPER}, thin=thin, long=True,
+    panels={"singular_value": "abcde", "step": "abcde"},
 )  # fmt: skip

@@ -42,6 +42,8 @@ TOLERANCES = {
     "distance": 0.02,
 }  # fmt: skip
 """Of another training in float32, on another machine or with other kernels."""
+IDENTITIES = ("at_minimum", "predicted")
+"""The minimum in float64, found by descent and by formula."""
 
 CAPTION = """\
 Singular values of the activations H of the last hidden layer on 1,000 examples that were not
@@ -89,7 +91,8 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
         found[name] = ("network", means)
     found = found.merge(_minimum(groups)).merge(_drift(groups))
     for name, tolerance in TOLERANCES.items():
-        found[name].attrs["tolerance"] = tolerance
+        kind = "identity" if name in IDENTITIES else "training"
+        found[name].attrs.update(kind=kind, tolerance=tolerance)
     found["singular_value"].attrs["curve_along"] = "point"
     return found.assign_attrs(_facts(groups, found, runs))
 
@@ -266,4 +269,8 @@ FIGURE = Figure(
     name="fig02", title="Activations of the last layer under dropout",
     caption=CAPTION, sources=sources, numbers=numbers, draw=draw,
     presets={"quick": QUICK, "paper": PAPER}, thin=thin, long=True,
+    panels={
+        **dict.fromkeys(("at_minimum", "predicted", "as_it_is"), "a"), "distance": "e",
+        "singular_value": "bcd", "step": "bcd", "spectrum": "fgh", "shrunk": "f",
+    },
 )  # fmt: skip

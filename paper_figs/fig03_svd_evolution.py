@@ -283,4 +283,9 @@ FIGURE = Figure(
     name="fig03", title="SVD of the first layer during deep matrix factorisation", caption=CAPTION,
     sources=drawn_from(EVOLUTION), numbers=numbers, draw=draw,
     presets={"quick": PRESET, "paper": PRESET},
+    panels={
+        f"{name}_{side}": panel
+        for name, panel in (("sigma", "a"), ("right", "b"), ("left", "c"))
+        for side in ("predicted", "measured")
+    },
 )  # fmt: skip

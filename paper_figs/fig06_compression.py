@@ -214,6 +214,8 @@ def numbers(results: Results, *, compressed_ranks: Sequence[int], **_: Any) -> x
     ])  # fmt: skip
     for name in (*losses, *errors):
         found[name].attrs["curve_along"] = "step"
+    for name in ("error_predicted", "error_bound"):
+        found[name].attrs["kind"] = "identity"
     for name in ("time_full", "time_reduced"):
         found[name].attrs.update(compare=0, units="s")
     return found.assign_attrs(
@@ -298,4 +300,9 @@ def draw(dataset: xr.Dataset) -> Any:
 FIGURE = Figure(
     name="fig06", title="The compressed network follows the full one", caption=CAPTION,
     sources=sources, numbers=numbers, draw=draw, presets={"quick": QUICK, "paper": PAPER},
+    panels={
+        **dict.fromkeys(("loss_full", "loss_predicted", "loss_compressed"), "a"),
+        **dict.fromkeys(("error_measured", "error_predicted", "error_bound"), "b"),
+        **dict.fromkeys(("time_full", "time_reduced"), "c"),
+    },
 )  # fmt: skip

@@ -146,8 +146,8 @@ def peaks(given: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-ROUND_OFF = 100.0
-"""Factor by which round-off may differ from the baseline: it is that of another machine."""
+ROUND_OFF = {"kind": "round-off", "tolerance": 100.0}
+"""Round-off may differ from the baseline by this factor: it is that of another machine."""
 
 
 def case(key: jax.Array, **given: Any) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def numbers(
     trained = relative_gap(found["both"], relora[:, reset])
     return xr.Dataset(
         {
-            "gap": (("precision", "optimizer", "step"), exact, {**curve, "tolerance": ROUND_OFF}),
+            "gap": (("precision", "optimizer", "step"), exact, {**curve, **ROUND_OFF}),
             "gap_state": (("with_state", "step"), apart, curve),
             "gap_both": (("optimizer", "step"), trained, curve),
             "values": (("period", "index"), values / values[:, :1], {"curve_along": "index"}),
@@ -355,4 +355,8 @@ def draw(dataset: xr.Dataset) -> Any:
 FIGURE = Figure(
     name="fig09", title="GaLore is ReLoRA with a frozen factor", caption=CAPTION,
     sources=sources, numbers=numbers, draw=draw, presets={"quick": QUICK, "paper": PAPER},
+    panels={
+        **dict.fromkeys(("gap", "gap_state", "gap_both"), "a"), "values": "b", "loss": "c",
+        **dict.fromkeys(("peak_predicted", "peak_measured"), "d"),
+    },
 )  # fmt: skip

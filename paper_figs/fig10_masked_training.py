@@ -238,7 +238,9 @@ def numbers(results: Results, **_: Any) -> xr.Dataset:
     """Singular values over keep probability, mask and index; ratios and distances over steps."""
     found = one_seed(results["fig10"])
     found["values"] = found["data_values"].isel(keep_prob=0, drop=True)
-    found["distance"].attrs["curve_along"] = "step"
+    found["distance"].attrs["curve_along"] = "masked_step"
+    for name in ("values_predicted", "values"):
+        found[name].attrs["kind"] = "identity"
     size = found.sizes["index"]
     shown = found[["values_measured", "values_predicted", "values", "ratio", "distance"]]
     return shown.assign_coords(mask=list(KINDS), index=np.arange(1, size + 1)).assign_attrs(
@@ -342,4 +344,8 @@ FIGURE = Figure(
     name="fig10", title="Masked training: dropout is a nuclear norm, masked inputs are a ridge",
     caption=CAPTION, sources=sources, numbers=numbers, draw=draw,
     presets={"quick": QUICK, "paper": PAPER}, needs=NEEDS_MNIST,
+    panels={
+        **dict.fromkeys(("values", "values_predicted", "values_measured"), "ab"),
+        "ratio": "c", "distance": "d",
+    },
 )  # fmt: skip

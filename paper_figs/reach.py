@@ -212,6 +212,8 @@ def numbers(
     for curve in found.values():
         curve.attrs["curve_along"] = "init_scale"
     axes = {"depth": "map_depth", "init_scale": "map_init_scale"}
+    if "error_bound" in found:
+        found["error_bound"].attrs["kind"] = "identity"
     # Values of the ratio are round-off and not compared.
     found["ratio"] = ratio.rename(axes).assign_attrs(compare=0)
     return found.assign_attrs(

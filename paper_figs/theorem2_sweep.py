@@ -44,4 +44,5 @@ FIGURE = Figure(
     sources=partial(reach.sources, THEOREM2_MAP),
     numbers=partial(reach.numbers, THEOREM2, ("convergence_time", "effective_rank")),
     draw=draw, presets=reach.PRESETS,
+    panels={"ratio": "abc", "convergence_time": "d", "effective_rank": "e"},
 )  # fmt: skip

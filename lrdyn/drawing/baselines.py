@@ -1,7 +1,8 @@
-"""Baselines: committed numbers of figures and tables, with which new ones are compared."""
+"""Baselines: committed numbers of figures and tables, and how these are drawn, to compare with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,6 @@ from lrdyn.drawing import long, rendering
 from lrdyn.drawing.exhibits import Exhibit
 from lrdyn.drawing.rendering import Report
 from lrdyn.engine import results
-from lrdyn.engine.configuration import BadInput
 
 
 class Difference(NamedTuple):
@@ -32,21 +32,45 @@ class Difference(NamedTuple):
         return f"{self.curve}: {self.problem}"
 
 
-def default_tolerance(dtype: Any) -> float:
-    """Relative difference that two runs of one figure may show: the square root of machine epsilon.
+def allowed(kind: str, dtype: Any) -> float:
+    """Difference of two runs of one figure that is allowed, relative to the scale of the curve.
 
-    Other versions of JAX, other machines and other orders of summation change the last digits, and
-    the steps of a run multiply that by some thousands; a change of method or settings shows in the
-    first half of the digits. Half of the digits is therefore compared; integers and texts must be
-    equal. A variable may set its own tolerance in its attribute ``tolerance``. It is relative to
-    the largest value of the curve.
+    * ``identity``, numbers of a formula: two thirds of the digits. Other releases of JAX, other
+      machines and other orders of summation change the last ones.
+    * ``run``, numbers of a deterministic run: half of the digits. Its steps multiply rounding by
+      some thousands; a change of method or settings shows in the first half.
+    * ``training``: no general rule, its curves state their own.
+
+    Integers and texts must be equal.
+
+    Raises:
+        ValueError: the kind has no general tolerance.
 
     Example:
-        >>> default_tolerance("float64"), default_tolerance("int32")
-        (1.4901161193847656e-08, 0.0)
+        >>> allowed("run", "float64"), allowed("identity", "float64"), allowed("run", "int32")
+        (1.4901161193847656e-08, 3.666852862501036e-11, 0.0)
     """
     dtype = np.dtype(dtype)
-    return float(np.sqrt(np.finfo(dtype).eps)) if dtype.kind == "f" else 0.0
+    if dtype.kind != "f":
+        return 0.0
+    if kind not in DIGITS:
+        raise ValueError(f"kind: got {kind!r}, wanted {' or '.join(map(repr, DIGITS))}")
+    return float(np.finfo(dtype).eps) ** DIGITS[kind]
+
+
+DIGITS = {"identity": 2 / 3, "run": 1 / 2}
+"""Kind of a curve -> share of the digits that is compared."""
+
+
+def kind_of(variable: xr.DataArray) -> str:
+    """Kind of a curve: its attribute ``kind``, else that of a deterministic run."""
+    return str(variable.attrs.get("kind", "run"))
+
+
+def tolerance_of(variable: xr.DataArray) -> float:
+    """What a curve allows: its attribute ``tolerance``, else that of its kind."""
+    own = variable.attrs.get("tolerance")
+    return allowed(kind_of(variable), variable.dtype) if own is None else float(own)
 
 
 def compared(variable: xr.DataArray) -> bool:
@@ -64,7 +88,7 @@ def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[Difference]:
     Example:
         >>> a = xr.Dataset({"curve": ("step", [1.0, 2.0])})
         >>> [str(d) for d in compare(a + 0.5, a)]
-        ['curve[step=0]: got 1.5, wanted 1, 2.5e-01 of its scale (tolerance 1.5e-08)']
+        ['curve[step=0]: got 1.5, wanted 1, 2.5e-01 of its scale (run: tolerance 1.5e-08)']
     """
     asked, found = baseline.attrs.get("settings"), dataset.attrs.get("settings")
     if asked != found:
@@ -108,14 +132,15 @@ def _compare_numbers(name: str, found: xr.DataArray, wanted: xr.DataArray) -> li
     if places:
         problem = f"{_got(found, wanted, places[0])}, at {len(places)} points"
         return [Difference(_place(name, wanted, places[0]), problem, None, None)]
-    tolerance = float(wanted.attrs.get("tolerance", default_tolerance(wanted.dtype)))
+    tolerance = tolerance_of(wanted)
     gap = np.abs(np.where(infinite, 0, found.values) - np.where(infinite, 0, wanted.values))
     ratios = np.ravel(gap / _scale(wanted))
     worst = int(np.argmax(ratios)) if ratios.size else 0
     if not ratios.size or ratios[worst] <= tolerance:
         return []
     amount = float(ratios[worst])
-    problem = f"{_got(found, wanted, worst)}, {amount:.1e} of its scale (tolerance {tolerance:.1e})"
+    measured = f"{amount:.1e} of its scale ({kind_of(wanted)}: tolerance {tolerance:.1e})"
+    problem = f"{_got(found, wanted, worst)}, {measured}"
     return [Difference(_place(name, wanted, worst), problem, amount, tolerance)]
 
 
@@ -153,8 +178,9 @@ def check(
 ) -> bool:
     """Whether a figure or table agrees with its committed baseline; new numbers if need be.
 
-    Numbers saved with other settings (another preset) are left as they are. One line is reported if
-    all agrees, or one for each curve that differs.
+    First the numbers are compared, then how the committed ones are drawn. Numbers saved with other
+    settings (another preset) are left as they are. One line is reported if all agrees, or one for
+    each curve and each part of a panel that differs.
     """
     try:
         baseline = results.load(baselines / f"{exhibit.name}.nc")["/"]
@@ -164,26 +190,38 @@ def check(
     except results.Damaged as error:
         report(f"{exhibit.name}: no baseline, {error}")
         return False
+    found, agreement = _numbers(exhibit, out, baselines, preset, baseline, report)
+    found += exhibit.drawn_otherwise(baseline, baselines / exhibit.name)
+    for line in found or [agreement]:
+        report(f"{exhibit.name}: {line}")
+    return not found
+
+
+def _numbers(
+    exhibit: Exhibit, out: Path | str, baselines: Path, preset: str, baseline: xr.Dataset,
+    report: Report,
+) -> tuple[list[str], str]:  # fmt: skip
+    """What differs in the present numbers, and what there is to say if nothing does."""
     if exhibit.long:
         dataset = long.numbers(exhibit, out, baselines, preset)
         if why := long.comparable(dataset, baseline):
-            report(f"{exhibit.name}: {why}")
-            return True
-        return _compared(exhibit, dataset, baseline, report)
-    path = rendering.where(exhibit, out)
-    found = rendering.numbers(exhibit, out, exhibit.presets[preset], report=report)
-    if found.computed and not path.exists():
-        rendering.save(found.dataset, path)
-    return _compared(exhibit, found.dataset, baseline, report)
+            return [], why
+    else:
+        path = rendering.where(exhibit, out)
+        found = rendering.numbers(exhibit, out, exhibit.presets[preset], report=report)
+        dataset = found.dataset
+        if found.computed and not path.exists():
+            rendering.save(dataset, path)
+    return _lines(exhibit, exhibit.thin(dataset), baseline), _agreement(baseline)
 
 
-def _compared(exhibit: Exhibit, dataset: xr.Dataset, baseline: xr.Dataset, report: Report) -> bool:
-    differences = compare(exhibit.thin(dataset), baseline)
-    for difference in differences:
-        report(f"{exhibit.name}: {difference}")
-    if not differences:
-        report(f"{exhibit.name}: {_agreement(baseline)}")
-    return not differences
+def _lines(exhibit: Exhibit, dataset: xr.Dataset, baseline: xr.Dataset) -> list[str]:
+    """A line for each curve that differs, behind the panels that show it."""
+    lines = []
+    for difference in compare(dataset, baseline):
+        panels = exhibit.panels_of(difference.curve.partition("[")[0])
+        lines.append(f"{panels}: {difference}" if panels else str(difference))
+    return lines
 
 
 def _agreement(baseline: xr.Dataset) -> str:
@@ -199,13 +237,39 @@ def write_baseline(
     baselines: Path,
     preset: str = "quick",
     *,
+    agreed: Callable[[], bool] = lambda: True,
     report: Report = print,
-) -> Path:
-    """Make the present numbers of a figure or table its baseline, and say where it is."""
+) -> bool:
+    """Make the present numbers and looks of a figure or table its baseline, if that is agreed.
+
+    The change is reported first; nothing is written unless ``agreed()``. A long figure without
+    results keeps its committed numbers and has its looks renewed.
+
+    Returns:
+        Whether it was written.
+    """
     path = baselines / f"{exhibit.name}.nc"
-    done = rendering.render(exhibit, out, preset, report=report)
-    if exhibit.long and not done.computed:
-        raise BadInput(f"figure: got {exhibit.name!r}, wanted saved results of it")
-    rendering.save(exhibit.thin(done.dataset), path)
-    report(f"{exhibit.name}: {path} ({path.stat().st_size / 1000:.0f} kB)")
-    return path
+    done = rendering.render(exhibit, out, preset, baselines=baselines, report=report)
+    kept = exhibit.long and not done.computed
+    numbers = results.load(path)["/"] if kept else exhibit.thin(done.dataset)
+    for line in _change(exhibit, numbers, path):
+        report(f"{exhibit.name}: {line}")
+    if not agreed():
+        report(f"{exhibit.name}: the baseline stays as it was")
+        return False
+    if not kept:
+        rendering.save(numbers, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for written in (path, *exhibit.keep(results.load(path)["/"], path.with_suffix(""))):
+        report(f"{exhibit.name}: {written} ({written.stat().st_size / 1000:.0f} kB)")
+    return True
+
+
+def _change(exhibit: Exhibit, numbers: xr.Dataset, path: Path) -> list[str]:
+    """What a new baseline changes, a line each."""
+    try:
+        lines = _lines(exhibit, numbers, results.load(path)["/"])
+    except results.Unreadable:
+        return ["a new baseline"]
+    lines += exhibit.drawn_otherwise(numbers, path.with_suffix(""))
+    return lines or ["no change beyond the tolerances"]

@@ -71,6 +71,18 @@ class Exhibit:
         """Lines that the command line shows beside the path of its first file."""
         return ""
 
+    def panels_of(self, name: str) -> str:
+        """Which panels show a curve, in words; empty if the exhibit does not say."""
+        return ""
+
+    def keep(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
+        """Save how committed numbers are drawn, beside a path without suffix; say where."""
+        return ()
+
+    def drawn_otherwise(self, dataset: xr.Dataset, stem: Path) -> list[str]:
+        """How committed numbers are now drawn otherwise than was kept, a line each."""
+        return []
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure(Exhibit):
@@ -79,17 +91,53 @@ class Figure(Exhibit):
     Args:
         name: see :class:`Exhibit`, as for all that is not named here.
         draw: ``draw(dataset)``: the matplotlib figure, from the saved numbers alone.
+        panels: curve, a variable of the numbers -> letters of the panels that show it; a
+            difference is reported with them.
     """
 
     draw: Callable[[xr.Dataset], Any]
+    panels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def drawn(self, dataset: xr.Dataset) -> Any:
+        """Draw numbers in the style of this package: the matplotlib figure."""
+        from lrdyn.drawing import plotting
+
+        with plotting.style():
+            return self.draw(dataset)
 
     def pictures(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
         """Draw numbers and save the picture as PNG and PDF, atomically."""
         from lrdyn.drawing import plotting
 
-        with plotting.style():
-            drawn = self.draw(dataset)
-        return plotting.save(drawn, stem)
+        return plotting.save(self.drawn(dataset), stem)
+
+    def panels_of(self, name: str) -> str:
+        """The letters of its panels."""
+        letters = self.panels.get(name, "")
+        return f"panel{'s' * (len(letters) > 1)} ({', '.join(letters)})" if letters else ""
+
+    def keep(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
+        """Save the looks as JSON, and the picture without text as PNG."""
+        from lrdyn.drawing import looks, pictures
+
+        drawn, paths = self.drawn(dataset), (stem.with_suffix(".json"), stem.with_suffix(".png"))
+        looks.save(looks.looks(drawn), paths[0])
+        pictures.save(drawn, paths[1])
+        return paths
+
+    def drawn_otherwise(self, dataset: xr.Dataset, stem: Path) -> list[str]:
+        """Looks first, since they name what differs; the picture if they do not."""
+        from lrdyn.drawing import looks, pictures
+
+        try:
+            wanted = json.loads(stem.with_suffix(".json").read_text())
+        except (OSError, ValueError):
+            return [f"picture: nothing that can be read in {stem.with_suffix('.json')}"]
+        drawn = self.drawn(dataset)
+        if found := looks.differences(looks.looks(drawn), wanted):
+            return found
+        difference = pictures.difference(drawn, stem.with_suffix(".png"))
+        return [difference] if difference else []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 STYLE = Path(__file__).with_name("lrdyn.mplstyle")
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = SHADES = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#8C8C8C",
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#595959",
 )  # fmt: skip
 # Three shades of one hue that stay apart in grey print as well.
 BLUES, ORANGES = ("#003F66", "#0072B2", "#56B4E9"), ("#E69F00", "#D55E00", "#7F3300")

@@ -1,0 +1,115 @@
+"""Committed pictures: PNGs without text, which no font moves, and where another one differs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lrdyn import whole_files
+from lrdyn.drawing import looks, plotting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 100
+TOLERANCE = 1.0
+"""Root mean square over all pixels and colours, out of 255, that two pictures may differ by. Equal
+numbers and looks give 0 with one Matplotlib, and some tenths with another's rendering of the edges
+of lines; a thin curve of another colour in one panel of four gives about 2."""
+
+
+def without_text(figure: Figure) -> Figure:
+    """Take all text from a figure, in place, so that its layout no longer knows of fonts.
+
+    Example:
+        >>> figure, (ax,) = plotting.panels(["loss"])
+        >>> without_text(figure) is figure, ax.get_title(loc="left")
+        (True, '')
+    """
+    from matplotlib.text import Text
+    from matplotlib.ticker import NullFormatter
+
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(NullFormatter())
+            axis.set_minor_formatter(NullFormatter())
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text("")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG without its text, which it loses, atomically."""
+    without_text(figure)
+    with plotting.style(), whole_files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, metadata={"Software": None})
+
+
+class Place(NamedTuple):
+    """Where two pictures differ most."""
+
+    panel: str
+    curve: str
+    """The curve next to it."""
+    x: float
+    y: float
+
+
+def difference(figure: Figure, wanted: Path) -> str:
+    """How a figure, which loses its text, differs from a committed picture; empty if it does not.
+
+    The measure is Matplotlib's own, that of pytest-mpl.
+    """
+    from matplotlib.testing.compare import compare_images
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.png"
+        save(figure, found)
+        try:
+            differs = compare_images(str(wanted), str(found), TOLERANCE, in_decorator=True)
+        except Exception as error:  # another size, or no picture
+            return f"picture: {str(error).splitlines()[0]}"
+        if differs is None:
+            return ""
+        panel, curve, x, y = _worst_place(figure, found, wanted)
+    where = f"{panel}: picture, next to {curve} at ({x:.3g}, {y:.3g})"
+    return f"{where}: root mean square {differs['rms']:.1f} of 255 (tolerance {TOLERANCE:g})"
+
+
+BLOCK = 8
+"""Pixels of the squares that are compared to find the place."""
+
+
+def _worst_place(figure: Figure, found: Path, wanted: Path) -> Place:
+    from matplotlib.image import imread
+
+    apart = np.abs(imread(found)[..., :3] - imread(wanted)[..., :3]).sum(axis=2)
+    rows, columns = (size // BLOCK for size in apart.shape)
+    blocks = apart[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
+    row, column = np.unravel_index(np.argmax(blocks.sum(axis=(1, 3))), (rows, columns))
+    scale = figure.dpi / DPI  # pixels of the file to those of the transforms
+    place = scale * np.array([(column + 0.5) * BLOCK, apart.shape[0] - (row + 0.5) * BLOCK])
+    ends = [ax.get_window_extent() for ax in figure.axes]
+    outside = [
+        max(end.x0 - place[0], place[0] - end.x1, 0) + max(end.y0 - place[1], place[1] - end.y1, 0)
+        for end in ends
+    ]
+    at = int(np.argmin(outside))
+    ax = figure.axes[at]
+    x, y = ax.transData.inverted().transform(place)
+    return Place(looks.panel_names(figure)[at], _nearest(ax, place), float(x), float(y))
+
+
+def _nearest(ax: Axes, place: np.ndarray) -> str:
+    """The line that passes nearest to a place in pixels."""
+    distances = []
+    for line in ax.lines:
+        points = line.get_transform().transform(line.get_xydata())
+        gaps = np.hypot(*(points - place).T)
+        distances.append(np.min(gaps, initial=np.inf, where=np.isfinite(gaps)))
+    return f"curve {1 + int(np.argmin(distances))}" if distances else "no curve"

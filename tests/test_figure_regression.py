@@ -1,0 +1,298 @@
+"""Committed figures as regression tests: numbers, looks and pictures, and what each must catch."""
+
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from lrdyn.drawing import baselines, exhibits, looks, pictures, plotting
+from lrdyn.engine import results
+from paper_figs import BASELINES, EXHIBITS
+
+FIGURES = {one.name: one for one in EXHIBITS if isinstance(one, exhibits.Figure)}
+
+
+def committed(name):
+    return results.load(BASELINES / f"{name}.nc")["/"]
+
+
+@pytest.fixture(scope="module", params=FIGURES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def numbers(name):
+    return committed(name)
+
+
+@pytest.fixture(scope="module")
+def drawn(name, numbers):
+    """Drawn once: what changes it puts it back."""
+    return FIGURES[name].drawn(numbers)
+
+
+@pytest.fixture(scope="module")
+def wanted(name):
+    return json.loads((BASELINES / f"{name}.json").read_text())
+
+
+# Numbers -----------------------------------------------------------------------------------------
+
+ROUND_OFF = 1e-6
+"""A curve below this share of its scale is round-off, which no two machines share."""
+
+
+def curves_of(variable):
+    """Indices of every curve of a variable: all of one axis, one value of the others."""
+    along = variable.attrs.get("curve_along", variable.dims[-1] if variable.dims else None)
+    axes = [range(n) if d != along else [slice(None)] for d, n in variable.sizes.items()]
+    return itertools.product(*axes)
+
+
+def test_one_percent_in_any_curve_is_caught_and_named(name, numbers):
+    """Of identities and deterministic runs; of a training, twice what it states."""
+    for curve, variable in numbers.data_vars.items():
+        if variable.dtype.kind != "f" or not baselines.compared(variable):
+            continue
+        kind, scale, one = baselines.kind_of(variable), baselines._scale(variable), numbers[[curve]]
+        size = np.abs(np.nan_to_num(variable.values, posinf=0, neginf=0)) / scale
+        assert size.max() >= ROUND_OFF
+        for index in curves_of(variable):
+            if size[index].max() < ROUND_OFF:
+                continue
+            moved = variable.copy(deep=True)
+            place = np.unravel_index(np.argmax(np.where(at(size, index), size, -1)), size.shape)
+            if kind in ("training", "round-off"):
+                step = 2 * variable.attrs["tolerance"]
+                moved.values[place] += step * np.broadcast_to(scale, size.shape)[place]
+            else:
+                moved.values[index] *= 1.01
+            (difference,) = baselines.compare(one.assign({curve: moved}), one)
+            assert difference.amount > difference.tolerance
+            assert f"({kind}: tolerance" in difference.problem
+            assert difference.curve.startswith(f"{curve}[")
+            for axis, position in zip(variable.dims, index, strict=True):
+                label = variable[axis].values[position] if axis in variable.coords else position
+                assert isinstance(position, slice) or f"{axis}={label}" in difference.curve
+
+
+def at(array, index):
+    """Where an index points to."""
+    mask = np.zeros(array.shape, bool)
+    mask[index] = True
+    return mask
+
+
+def test_every_kind_has_a_tolerance(name, numbers):
+    for curve, variable in numbers.data_vars.items():
+        kind, own = baselines.kind_of(variable), variable.attrs.get("tolerance")
+        assert kind in ("identity", "run", "training", "round-off"), curve
+        if kind in ("training", "round-off"):
+            assert own is not None, curve
+        if FIGURES[name].long:
+            assert kind != "round-off"
+            assert own is None or own <= 0.05
+    with pytest.raises(ValueError, match="kind: got 'training', wanted 'identity' or 'run'"):
+        baselines.allowed("training", "float64")
+
+
+def test_panels_are_those_that_change(name, numbers, wanted):
+    """A figure says which panels show a curve: what is drawn in those, and in no others, moves."""
+    figure = FIGURES[name]
+    named = {letter for letters in figure.panels.values() for letter in letters}
+    assert named == {key[7] for key in wanted if key.startswith("panel") and wanted[key]["title"]}
+    assert figure.panels.keys() <= numbers.data_vars.keys()
+    for letters in sorted(set(figure.panels.values())):
+        moved = {c: numbers[c] ** 1.5 for c, shown in figure.panels.items() if shown == letters}
+        found = looks.looks(figure.drawn(numbers.assign(moved)))
+        lines = looks.differences(found, wanted)
+        assert {line[7] for line in lines if re.match(DRAWN, line)} == {*letters}, [*moved]
+
+
+DRAWN = r"panel \(\w\): (curve|shape)"
+
+
+# Looks -------------------------------------------------------------------------------------------
+
+
+def test_a_figure_looks_as_committed(name, drawn, wanted):
+    assert looks.differences(looks.looks(drawn), wanted) == []
+
+
+def exchanged(first, second, what):
+    """Give each of two artists what the other has, and put it back in the end."""
+    for _ in range(2):
+        values = [getattr(one, f"get_{what}")() for one in (second, first)]
+        for one, value in zip((first, second), values, strict=True):
+            getattr(one, f"set_{what}")(value)
+        yield
+
+
+def swap_labels(figure):
+    """In a key, or at the ends of curves."""
+    ax = next(ax for ax in figure.axes if ax.get_legend() or len(ax.texts) > 1)
+    texts = ax.get_legend().get_texts() if ax.get_legend() else ax.texts
+    return ax, "key|text", exchanged(*texts[:2], "text")
+
+
+def swap_titles(figure):
+    first, second = figure.axes[:2]
+    return first, "title", exchanged(first._left_title, second._left_title, "text")
+
+
+def exchange_colours(figure):
+    for ax in figure.axes:
+        lines = [line for line in ax.lines if line.get_linestyle() != "None"]
+        for pair in itertools.combinations(lines, 2):
+            if pair[0].get_color() != pair[1].get_color():
+                return ax, "curve", exchanged(*pair, "color")
+    raise AssertionError("no two colours")
+
+
+def move_a_limit(figure):
+    ax = figure.axes[0]
+
+    def moved():
+        low, high = ax.get_xlim()
+        ax.set_xlim(low, low + 1.05 * (high - low))
+        yield
+        ax.set_xlim(low, high)
+        yield
+
+    return ax, "x: limits", moved()
+
+
+def change_a_scale(figure):
+    ax = figure.axes[-2]
+
+    def changed():
+        scale, limits = ax.get_yscale(), ax.get_ylim()
+        for one in ("linear" if scale == "log" else "symlog", scale):
+            ax.set_yscale(one)
+            yield
+            ax.set_ylim(limits)
+
+    return ax, "y: scale", changed()
+
+
+CHANGES = (swap_labels, exchange_colours, move_a_limit, change_a_scale, swap_titles)
+
+
+def test_changes_of_looks_are_caught_and_named(name, drawn, wanted):
+    named = dict(zip(drawn.axes, looks.panel_names(drawn), strict=True))
+    for change in CHANGES:
+        ax, part, steps = change(drawn)
+        next(steps)
+        lines = looks.differences(looks.looks(drawn), wanted)
+        line = rf"{re.escape(named[ax])}: ({part})"
+        if change is swap_titles:  # the letter is part of the title
+            line = "got the order|" + line
+        assert any(re.match(line, one) for one in lines), (change, lines)
+        next(steps)
+        assert looks.differences(looks.looks(drawn), wanted) == []
+    gone = looks.panel_names(drawn)[1]
+    drawn.axes[1].remove()
+    assert f"{gone}: missing" in looks.differences(looks.looks(drawn), wanted)
+
+
+# Pictures ----------------------------------------------------------------------------------------
+
+
+def mpl(name):
+    """The committed picture of a figure, as pytest-mpl is told to compare it."""
+    return pytest.mark.mpl_image_compare(
+        filename=f"{name}.png", style=str(plotting.STYLE), tolerance=pictures.TOLERANCE,
+        savefig_kwargs={"dpi": pictures.DPI},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("figure", [pytest.param(name, marks=mpl(name)) for name in FIGURES])
+def test_a_picture_is_as_committed(figure):
+    """From the committed numbers, which no change of the library moves; without text."""
+    return pictures.without_text(FIGURES[figure].drawn(committed(figure)))
+
+
+def test_pictures_are_small():
+    assert sum(path.stat().st_size for path in BASELINES.glob("*.png")) < 800_000
+    assert {path.stem for path in BASELINES.glob("*.png")} == {*FIGURES}
+
+
+@pytest.mark.parametrize("figure", ["fig01", "fig03", "theorem2"])
+def test_changes_of_a_picture_are_caught_and_placed(figure):
+    """Thin curves among many, markers, and maps."""
+    drawn, path = FIGURES[figure].drawn(committed(figure)), BASELINES / f"{figure}.png"
+    assert pictures.difference(drawn, path) == ""
+    drawn.set_layout_engine("none")  # it is as committed
+    for change in (exchange_colours, move_a_limit):
+        steps = change(drawn)[-1]
+        next(steps)
+        line = r"panel .*: picture, next to (no curve|curve \d+) at \(.*\): root mean square"
+        assert re.match(line, pictures.difference(drawn, path))
+        next(steps)
+    drawn.axes[1].remove()
+    assert "root mean square" in pictures.difference(drawn, path)
+
+
+# For every reader's eyes and printer -------------------------------------------------------------
+
+DEUTERANOPIA = np.array([
+    [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+    [-0.011820, 0.042940, 0.968881],
+])  # fmt: skip
+"""On linear RGB. Machado, Oliveira, Fernandes, IEEE Trans. Vis. Comput. Graph. 15 (2009) 1291,
+severity 1.0."""
+TO_XYZ = np.array([
+    [0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+    [0.0193339, 0.1191920, 0.9503041],
+])  # fmt: skip
+"""Of linear sRGB, IEC 61966-2-1."""
+APART = 15.0
+"""Distance in CIELAB of two curves of one panel: 2.3 is just seen on large areas side by side, thin
+lines need some times that."""
+
+
+def seen(color):
+    """A colour in CIELAB (white D65) as a deuteranope sees it."""
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    ratio = TO_XYZ @ np.clip(DEUTERANOPIA @ linear, 0, 1) / TO_XYZ.sum(axis=1)
+    small = ratio / (3 * (6 / 29) ** 2) + 4 / 29
+    x, y, z = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), small)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def closest(colors):
+    return min(
+        (float(np.linalg.norm(seen(a) - seen(b))), a, b)
+        for a, b in itertools.combinations(sorted(set(colors)), 2)
+    )
+
+
+def test_the_simulation_confuses_what_deuteranopes_do():
+    np.testing.assert_allclose(seen("white"), [100, 0, 0], atol=0.1)
+    assert closest(["#CC79A7", "#8C8C8C"])[0] < 10
+    assert closest(["blue", "yellow"])[0] > 100
+
+
+def test_colours_stay_apart_under_deuteranopia(name, wanted):
+    assert closest(plotting.SHADES)[0] > APART
+    for panel, parts in wanted.items():
+        if not panel.startswith("panel"):
+            continue
+        curves = [look for part, look in parts.items() if part.startswith("curve")]
+        colors = {look[key] for look in curves for key in ("color", "edge") if key in look}
+        if len(colors - {"none"}) > 1:
+            assert closest(colors - {"none"})[0] > APART, (name, panel)
+
+
+def test_fonts_are_embedded_as_outlines_of_truetype(tmp_path):
+    """Type 42, which journals ask for, and no Type 3."""
+    _, path = plotting.save(FIGURES["fig03"].drawn(committed("fig03")), tmp_path / "fig03")
+    content = path.read_bytes()
+    assert b"/FontFile2" in content
+    assert b"/CIDFontType2" in content or b"/Subtype /TrueType" in content
+    assert b"/Type3" not in content
