@@ -30,6 +30,8 @@ HELP = """usage: lrdyn COMMAND [...]
   data [--data-dir DIR]          the data sets: where each was found, or what would do
   data download NAME [...]       download one, into DIR or the first place looked into
   diagnose BEFORE AFTER [flags]  how low-rank an update is, what LoRA would cost; --help
+  figures init                   make a folder `figures` with an example, for your repository
+  figures draw|check|baseline    draw those of that folder, compare them with their baselines
   --version                      the version of lrdyn
 """
 
@@ -102,6 +104,13 @@ def data(words: Sequence[str]) -> int:
     return cli.HOLDS
 
 
+def figures(words: Sequence[str]) -> int:
+    """``lrdyn figures``: draw and compare those of a folder; ``init`` makes one."""
+    from lrdyn import own_figures  # which loads xarray
+
+    return own_figures.main(words)
+
+
 def _no_more(command: str, words: Sequence[str], most: int) -> None:
     if len(words) > most:
         got = shortened(words[most])
@@ -115,6 +124,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "diff": diff,
     "data": data,
     "diagnose": diagnose_command.main,
+    "figures": figures,
 }
 
 

@@ -1,4 +1,4 @@
-"""Theorems in files of their own: ``FILE.py``, or ``FILE.py:NAME`` where a file has several."""
+"""Files of one's own: a theorem in ``FILE.py``, or ``FILE.py:NAME`` where a file has several."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ def own_experiment(text: str) -> Experiment:
     path, got = Path(file), f"verify: got {shortened(text)!r}"
     if not os.path.isfile(path) or path.suffix != ".py":
         raise BadInput(f"{got}, wanted a Python file that states a theorem")
-    found = vars(_imported(path))
+    found = vars(imported(path))
     if name:
         if not isinstance(found.get(name), Experiment):
             raise BadInput(f"{got}, wanted the name of a theorem of that file")
@@ -39,7 +39,12 @@ def _known(one: Experiment) -> bool:
     return any(s.case.__module__.startswith("lrdyn.theorems.") for s in one.scenarios)
 
 
-def _imported(path: Path) -> ModuleType:
+def imported(path: Path) -> ModuleType:
+    """Import a Python file as a script of its folder.
+
+    Raises:
+        BadInput: it cannot be imported; the line says where.
+    """
     name = path.stem if path.stem not in sys.modules else f"{path.stem}_of_its_own"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

@@ -35,6 +35,7 @@ import numpy as np
 from benchmarks import __main__ as benchmarks
 from lrdyn import __main__ as command
 from lrdyn import cli, diagnose_command, figures, pool
+from lrdyn.drawing import example
 from lrdyn.own import own_experiment
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
@@ -344,6 +345,10 @@ def _lrdyn(rest: list[str], folder: Path) -> None:
             diagnose_command.parser().parse(more)
         case ["verify", file, *more]:
             _script(file, more, folder)
+        case ["figures", "init"]:
+            pass
+        case ["figures", *more]:
+            figures.parse([example.FIGURE], more)
         case [name, *more]:
             _known([name], [*command.COMMANDS])
             wanted = {"list": (0,), "runs": (0, 1), "diff": (2,)}[name]

@@ -125,14 +125,13 @@ def _ends(data: Any) -> list[float]:
     return [float(kept.min(initial=np.inf)), float(kept.max(initial=-np.inf))]
 
 
-def _shape(shape: Artist) -> dict[str, Any]:
+def _shape(shape: Any) -> dict[str, Any]:
     """Kind and colours of what is filled, with the range of the values shown in colours."""
     look: dict[str, Any] = {"kind": type(shape).__name__, "label": _label(shape)}
     mapped = getattr(shape, "get_array", lambda: None)()
     if mapped is not None:
-        colours: Any = shape
-        limits = [float(end) for end in colours.get_clim()]
-        look |= {"colormap": colours.get_cmap().name, "limits": limits,
+        limits = [float(end) for end in shape.get_clim()]
+        look |= {"colormap": shape.get_cmap().name, "limits": limits,
                  "values": _ends(np.ma.filled(np.ma.asarray(mapped, float), np.nan))}  # fmt: skip
     elif hasattr(shape, "get_facecolor"):
         look["color"] = _hex(shape.get_facecolor())

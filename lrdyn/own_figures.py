@@ -1,0 +1,94 @@
+"""Figures in a folder of one's own: ``lrdyn figures init|draw|check|baseline``."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrdyn import cli, figures
+from lrdyn.arguments import Parser
+from lrdyn.drawing import example
+from lrdyn.drawing.baselines import write_baseline
+from lrdyn.drawing.exhibits import Exhibit
+from lrdyn.own import imported
+
+FOLDER = Path("figures")
+"""Where the figures are, below the folder in which the command runs."""
+BASELINES = "baselines"
+TEST = '''\
+"""For pytest: the figures of this folder are as their baselines."""
+
+from pathlib import Path
+
+from lrdyn.__main__ import main
+
+
+def test_figures(tmp_path, monkeypatch):
+    """Everything is computed anew."""
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert main(["figures", "check", "--out", str(tmp_path)]) == 0
+'''
+SCRIPT = """\
+#!/bin/sh
+# For any CI, after `pip install lrdyn`: status 1 if a figure is not as its baseline.
+cd "$(dirname "$0")/.." && exec lrdyn figures check --recompute
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """``lrdyn figures``: the command of figures for those of a folder; ``init`` makes one."""
+    if list(words[:1]) == ["init"]:
+        Parser("lrdyn figures init", "Make a folder of figures with an example.").parse(words[1:])
+        return init()
+    cli.setup("float64")
+    helped = {"-h", "--help"} & set(words) and not FOLDER.is_dir()
+    found = [] if helped else exhibits_in(FOLDER)
+    return figures.main(found, FOLDER / BASELINES, words, prog="lrdyn figures")
+
+
+def exhibits_in(folder: Path) -> list[Exhibit]:
+    """The figures and tables that the Python files of a folder state, by name.
+
+    Raises:
+        BadInput: there is no such folder, a file cannot be imported, or a name is there twice.
+    """
+    if not folder.is_dir():
+        raise cli.BadInput(
+            f"figures: got no folder {os.fspath(folder)!r}, wanted `lrdyn figures init`"
+        )
+    paths = sorted(path for path in folder.glob("*.py") if not path.name.startswith("test_"))
+    stated = [one for path in paths for one in vars(imported(path)).values()]
+    found = {id(one): one for one in stated if isinstance(one, Exhibit)}
+    names = sorted(one.name for one in found.values())
+    if twice := [name for name, other in itertools.pairwise(names) if name == other]:
+        raise cli.BadInput(f"figures: got two of the name {twice[0]!r}, wanted one")
+    if not names:
+        raise cli.BadInput(f"figures: got no figure in {os.fspath(folder)!r}, wanted one in a file")
+    return sorted(found.values(), key=lambda one: one.name)
+
+
+def init() -> int:
+    """Make the folder with an example, its baseline, a test and a script, all of it or nothing."""
+    if os.path.lexists(FOLDER):
+        raise cli.BadInput(f"init: got a {os.fspath(FOLDER)!r} that is there, wanted none")
+    cli.setup("float64")
+    with tempfile.TemporaryDirectory(prefix=".lrdyn-", dir=".") as scratch:
+        made = Path(scratch) / FOLDER
+        made.mkdir()
+        (made / "example.py").write_text(inspect.getsource(example))
+        (made / "test_figures.py").write_text(TEST)
+        (made / "check.sh").write_text(SCRIPT)
+        (made / "check.sh").chmod(0o755)
+        (figure,) = exhibits_in(made)
+        write_baseline(
+            figure, Path(scratch) / "results", made / BASELINES, report=lambda line: None
+        )
+        shutil.move(made, FOLDER)
+    print(f"{FOLDER / 'example.py'}: an example, and what it is compared with in {BASELINES}/")
+    print(f"{FOLDER / 'test_figures.py'}, {FOLDER / 'check.sh'}: for pytest, for any CI")
+    return cli.HOLDS

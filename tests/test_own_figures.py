@@ -1,0 +1,98 @@
+"""``lrdyn figures``: a reader's own figures, from the example to a change that is caught."""
+
+import runpy
+
+import jax
+import pytest
+
+from lrdyn import __main__ as command
+from lrdyn import cli, own_figures
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What ``lrdyn figures init`` leaves, made once."""
+    folder = tmp_path_factory.mktemp("reader")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("LRDYN_CACHE", "")
+        jax.devices()  # so that `setup` finds the backend as it is
+        assert command.main(["figures", "init"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(made, monkeypatch):
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    return made
+
+
+def test_init_makes_an_example_its_baseline_a_test_and_a_script(here):
+    names = {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
+    assert names == {
+        "figures/example.py", "figures/test_figures.py", "figures/check.sh",
+        *(f"figures/baselines/example.{suffix}" for suffix in ("json", "nc", "png")),
+    }  # fmt: skip
+    assert (here / "figures" / "check.sh").stat().st_mode & 0o111
+    assert "lrdyn figures check" in (here / "figures" / "check.sh").read_text()
+
+
+def test_the_test_of_the_folder_passes_until_one_percent_changes(
+    here, tmp_path, monkeypatch, capsys
+):
+    test = runpy.run_path(str(here / "figures" / "test_figures.py"))["test_figures"]
+    test(tmp_path / "first", monkeypatch)
+    file = here / "figures" / "example.py"
+    text = file.read_text()
+    changed = text.replace("gradient_descent(rate)", "gradient_descent(1.01 * rate)")
+    assert changed != text
+    file.write_text(changed)
+    capsys.readouterr()
+    try:
+        with pytest.raises(AssertionError):
+            test(tmp_path / "second", monkeypatch)
+    finally:
+        file.write_text(text)
+    assert capsys.readouterr().out.startswith("example: panel (a): trained[step=")
+
+
+def test_the_commands_are_those_of_figures(here, capsys):
+    assert command.main(["figures", "--help"]) == 0
+    assert "  example   An example\n" in capsys.readouterr().out
+    assert command.main(["figures", "check", "nosuch"]) == cli.BAD_INPUT
+    assert capsys.readouterr().err == (
+        "lrdyn: error: figure: got 'nosuch', wanted one of example\n"
+    )
+    assert command.main(["figures", "init"]) == cli.BAD_INPUT
+    assert "got a 'figures' that is there, wanted none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (None, "figures: got no folder 'figures', wanted `lrdyn figures init`"),
+        ({}, "figures: got no figure in 'figures', wanted one in a file"),
+        ({"a.py": "x = 1 / 0"}, "figures/a.py:1: got ZeroDivisionError (division by zero)"),
+        ({"test_a.py": "x = 1 / 0"}, "figures: got no figure in 'figures'"),
+    ],
+)
+def test_a_folder_without_figures_is_one_line(tmp_path, monkeypatch, capsys, files, says):
+    monkeypatch.chdir(tmp_path)
+    if files is not None:
+        (tmp_path / "figures").mkdir()
+        for name, text in files.items():
+            (tmp_path / "figures" / name).write_text(text)
+    before = sorted(tmp_path.rglob("*.py"))
+    assert command.main(["figures", "check"]) == cli.BAD_INPUT
+    assert capsys.readouterr().err.startswith(f"lrdyn: error: {says}")
+    assert sorted(tmp_path.rglob("*.py")) == before
+    if files is None:
+        assert command.main(["figures", "--help"]) == 0
+
+
+def test_two_figures_of_one_name_are_refused(here, tmp_path):
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text((here / "figures" / "example.py").read_text())
+    with pytest.raises(cli.BadInput, match="got two of the name 'example', wanted one"):
+        own_figures.exhibits_in(tmp_path)
