@@ -16,12 +16,12 @@ PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify test figures lint format bench faults fuzz lock encoder clean interpreter
+.PHONY: help env verify test notebooks figures lint format bench faults fuzz lock encoder clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
-		printf '  %-8s %s\n' "$$name" "$$text"; done
+		printf '  %-9s %s\n' "$$name" "$$text"; done
 
 verify: $(READY) ## every theorem at its quick preset, the quick figures and tables, one summary
 	@said() { case $$1 in 0) echo ok;; 4) echo undecided;; *) echo "FAILED (exit $$1)";; esac; }; \
@@ -37,6 +37,9 @@ verify: $(READY) ## every theorem at its quick preset, the quick figures and tab
 
 test: $(READY) ## the tests; ARGS="-k name" passes arguments to pytest
 	@$(RUN) -m pytest -n auto --dist loadfile $(ARGS)
+
+notebooks: $(READY) ## every notebook from a clean kernel, two at a time
+	@$(RUN) -m notebooks
 
 figures: $(READY) ## every figure and table at the paper's settings (long)
 	@$(RUN) -m paper_figs --preset paper --train

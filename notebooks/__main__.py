@@ -1,0 +1,85 @@
+"""Run notebooks from clean kernels, two at a time: ``python -m notebooks [NAME ...]``.
+
+Their outputs are thrown away. An error names the notebook, the cell and the line; the status is 1.
+"""
+
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jupytext
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+FOLDER = Path(__file__).parent
+AT_A_TIME = 2
+LONGEST = 300
+"""Seconds that a cell may take, on a busy machine too."""
+
+
+def names() -> list[str]:
+    """Names of the notebooks."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__main__")
+
+
+def failure(path: Path) -> str:
+    """Run a notebook in an empty folder; where it fails and how, empty if it does not."""
+    notebook = jupytext.read(path)
+    with tempfile.TemporaryDirectory() as folder:
+        # Spoken to through files, the kernel needs no port.
+        kernel = AsyncKernelManager(
+            kernel_name="python3", transport="ipc", ip=str(Path(folder) / "kernel")
+        )
+        where = {"metadata": {"path": folder}}
+        client = NotebookClient(notebook, km=kernel, timeout=LONGEST, resources=where)
+        try:
+            client.execute()
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            return f"{path.name}: {_place(notebook, path, error)}"
+        finally:
+            run_sync(kernel.shutdown_kernel)(now=True)
+    return ""
+
+
+def _place(notebook: Any, path: Path, error: Exception) -> str:
+    """Cell and line of what went wrong, and what it was."""
+    for number, cell in enumerate(notebook.cells, 1):
+        for output in cell.get("outputs", ()):
+            if output.output_type == "error":
+                plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback))
+                found = re.search(rf"Cell In\[{cell.execution_count}\], line (\d+)", plain)
+                line = int(found[1]) if found else 1
+                begin = path.read_text().partition(cell.source)[0].count("\n")
+                where = f"cell {number}, line {line} (line {begin + line} of the file)"
+                return f"{where}: {output.ename}: {output.evalue}"
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the notebooks named, or all; the exit status."""
+    if unknown := sorted(set(words) - set(names())):
+        print(f"notebooks: got {unknown[0]!r}, wanted {', '.join(names())}", file=sys.stderr)
+        return 2
+
+    def run(name: str) -> str:
+        begin = time.perf_counter()
+        found = failure(FOLDER / f"{name}.py")
+        print(found or f"{name}: {time.perf_counter() - begin:.1f} s", flush=True)
+        return found
+
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        failures = [*filter(None, pool.map(run, words or names()))]
+    print(f"notebooks: {len(failures)} failed, {time.perf_counter() - begin:.0f} s")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
