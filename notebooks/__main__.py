@@ -14,7 +14,6 @@ from typing import Any
 
 import jupytext
 from jupyter_client.manager import AsyncKernelManager
-from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -40,11 +39,9 @@ def failure(path: Path) -> str:
         where = {"metadata": {"path": folder}}
         client = NotebookClient(notebook, km=kernel, timeout=LONGEST, resources=where)
         try:
-            client.execute()
+            client.execute(cleanup_kc=True)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             return f"{path.name}: {_place(notebook, path, error)}"
-        finally:
-            run_sync(kernel.shutdown_kernel)(now=True)
     return ""
 
 

@@ -79,7 +79,8 @@ for color, (name, rank) in zip(plotting.SHADES, curves, strict=False):
     losses, made = train(getattr(adapters, name), rank)
     ax.plot(losses, color=color, lw=1, label=f"{name}, r = {rank}: {adapters.count(made)} numbers")
 ax.set(yscale="log", xlabel="step t", title="loss")
-ax.legend()
+_ = ax.legend()
+
 # %% [markdown]
 # ## Merge, and look at what was added
 

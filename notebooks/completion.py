@@ -63,7 +63,7 @@ figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
 ax.plot(steps, full, color=plotting.BLACK, lw=1, label="full")
 ax.plot(steps, compressed, color=plotting.BLUE, lw=1, label="compressed, 2r = 4")
 ax.set(yscale="log", xlabel="step t", title="recovery error, hidden entries included")
-ax.legend()
+_ = ax.legend()
 
 # %% [markdown]
 # ## What is seen

@@ -59,7 +59,8 @@ def compare(depth=3, rank=2, init_scale=0.4):
 one = jax.jit(compare, static_argnames=("depth", "rank"))(depth=3, rank=2, init_scale=0.2)
 figure, ax = plt.subplots(figsize=(5, 2.4), layout="constrained")
 plotting.plot_compared(ax, steps, one["predicted"], one["trained"], color=plotting.BLUE, every=4)
-ax.set(yscale="log", xlabel="step t", title="loss: predicted, and trained (circles)")
+_ = ax.set(yscale="log", xlabel="step t", title="loss: predicted, and trained (circles)")
+
 # %% [markdown]
 # ## Sweep depth, rank and init scale
 

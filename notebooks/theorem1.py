@@ -56,7 +56,10 @@ figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
 ax.plot(steps, run.records, color=plotting.BLUE, lw=1)
 for shrunk in lrdyn.shrinkage.shrink(values, decay):
     ax.axhline(float(shrunk), color=plotting.ORANGE, lw=0.8, ls=plotting.DASHED)
-ax.set(xlabel="step t", ylabel="singular values of the product", title="dashed: (sigma - lambda)+")
+_ = ax.set(
+    xlabel="step t", ylabel="singular values of the product", title="dashed: (sigma - lambda)+"
+)
+
 # %%
 gap = jnp.max(jnp.abs(run.records[-1] - lrdyn.shrinkage.shrink(values, decay)))
 print(f"largest difference of a singular value from (sigma - lambda)+: {gap:.0e}")

@@ -62,7 +62,8 @@ figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
 ax.plot(steps, run.records, color=plotting.BLUE, lw=1)
 for value in best.values:
     ax.axhline(float(value), color=plotting.ORANGE, lw=0.8, ls=plotting.DASHED)
-ax.set(xlabel="step t", title="singular values of UV, dashed: closed form")
+_ = ax.set(xlabel="step t", title="singular values of UV, dashed: closed form")
+
 # %% [markdown]
 # ## A verdict
 #

@@ -65,7 +65,7 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained
 left.plot(steps, np.maximum(gap, 1e-17), color=plotting.BLUE)
 left.set(yscale="log", ylim=(1e-17, 1), xlabel="step t", title="difference of the two, relative")
 right.plot(steps[1:], np.sum(values > 1e-10 * values[:, :1], axis=1), color=plotting.ORANGE)
-right.set(xlabel="step t", title="rank of W(t) - W(0)")
+_ = right.set(xlabel="step t", title="rank of W(t) - W(0)")
 
 # %% [markdown]
 # ## What is seen

@@ -173,10 +173,11 @@ def _runs(block: Block) -> bool:
 
 
 def check_excerpt(block: Block) -> None:
-    """All lines are lines of the example, in this order; comments behind code may differ."""
+    """All lines are lines of the example, or of a notebook; comments behind code may differ."""
+    path = next(p for p in (EXAMPLES / block.how, ROOT / "notebooks" / block.how) if p.exists())
     source, quoted = (
         [line.split("  #")[0].strip() for line in lines]
-        for lines in ((EXAMPLES / block.how).read_text().splitlines(), block.lines)
+        for lines in (path.read_text().splitlines(), block.lines)
     )
     rest = iter(source)
     for line in filter(None, quoted):

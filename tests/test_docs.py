@@ -9,11 +9,14 @@ import sys
 import pytest
 
 import lrdyn
+from docs import gallery
 from docs.refresh import INTRODUCTION, written
 from lrdyn import __main__ as command
 from lrdyn import cli, figures, pool
+from lrdyn.drawing import exhibits
 from lrdyn.studies import studies
 from lrdyn.theorems import theorems
+from paper_figs import EXHIBITS
 from tests import pages
 from tests.pages import EXAMPLES
 from tests.runs import ROOT, finished, python
@@ -204,6 +207,12 @@ def test_the_table_of_results_says_what_the_theorems_say(tmp_path_factory):
         assert words[0] == words[1], name
     introduction = INTRODUCTION.partition("(JAX")[0]
     assert (ROOT / "docs" / "results.md").read_text().startswith(introduction)
+
+
+def test_the_page_of_figures_says_what_the_captions_say():
+    assert gallery.PAGE.read_text() == gallery.written()
+    images = {path.stem for path in gallery.IMAGES.glob("*.png")}
+    assert images == {one.name for one in EXHIBITS if isinstance(one, exhibits.Figure)}
 
 
 def test_a_referee_without_the_library(tmp_path_factory):

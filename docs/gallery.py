@@ -1,0 +1,72 @@
+"""Write ``figures.md`` and its images from the committed numbers: ``python -m docs.gallery``."""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import xarray as xr
+
+from lrdyn.drawing import exhibits, long, plotting
+from lrdyn.engine import results
+from paper_figs import BASELINES, EXHIBITS
+
+PAGE = Path(__file__).with_name("figures.md")
+IMAGES = Path(__file__).with_name("images")
+DPI = 110
+INTRODUCTION = """\
+# Figures and tables
+
+Every figure and table with its caption and the command that makes it, as PNG, PDF and text, in
+`results/figures/`. Here they are drawn from the committed numbers in `paper_figs/baselines/`, by
+`python -m docs.gallery`. `python -m paper_figs check` compares new numbers with these, and how they
+are drawn ([how](regression.md)).
+"""
+
+
+def numbers(exhibit: exhibits.Exhibit) -> xr.Dataset:
+    """The committed ones."""
+    found = results.load(BASELINES / f"{exhibit.name}.nc")["/"]
+    return found.assign_attrs(drawn_from=long.COMMITTED) if exhibit.long else found
+
+
+def section(exhibit: exhibits.Exhibit) -> Iterator[str]:
+    """Lines about one figure or table."""
+    dataset = numbers(exhibit)
+    command = f"python -m paper_figs {exhibit.name}"
+    yield f"## {exhibit.name}: {exhibit.title}"
+    yield ""
+    if isinstance(exhibit, exhibits.Figure):
+        yield f"![{exhibit.title}](images/{exhibit.name}.png)"
+        yield ""
+        yield f"`{command}`"
+    else:
+        yield "```console parsed takes longer than a page should"
+        yield f"$ {command}"
+        yield exhibit.shown(dataset).rstrip()
+        yield "```"
+    yield ""
+    text = " ".join(exhibits.caption(exhibit, dataset).split())
+    text = text.removeprefix(f"{exhibit.name}. {exhibit.title}. ")
+    yield textwrap.fill(re.sub(r"([\\*_<])", r"\\\1", text), 100)
+
+
+def written() -> str:
+    """The whole page."""
+    sections = ("\n".join(section(exhibit)) for exhibit in EXHIBITS)
+    return "\n".join([INTRODUCTION, *(f"{text}\n" for text in sections)])
+
+
+def draw() -> None:
+    """Draw the images."""
+    IMAGES.mkdir(exist_ok=True)
+    for exhibit in EXHIBITS:
+        if isinstance(exhibit, exhibits.Figure):
+            figure = exhibit.drawn(numbers(exhibit))
+            with plotting.style():
+                figure.savefig(IMAGES / f"{exhibit.name}.png", dpi=DPI, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    draw()
+    PAGE.write_text(written())

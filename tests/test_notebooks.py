@@ -1,0 +1,51 @@
+"""Notebooks: what they are made of, and how the command that runs them ends."""
+
+import re
+import subprocess
+
+import jupytext
+import pytest
+
+from lrdyn.theorems import theorems
+from notebooks import __main__ as notebooks
+from tests.runs import ROOT
+
+NAMES = notebooks.names()
+
+
+def test_there_is_one_for_each_theorem():
+    assert {theorem.name for theorem in theorems()} <= {*NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_states_runs_and_ends_with_words(name):
+    path = notebooks.FOLDER / f"{name}.py"
+    notebook = jupytext.read(path)
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert kinds[0] == kinds[-1] == "markdown"
+    assert kinds.count("code") >= 2
+    assert notebook.cells[0].source.startswith("# ")
+    assert "One thing to change" in notebook.cells[-1].source
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not re.search("http|/home/|/tmp/", path.read_text())
+    assert jupytext.writes(notebook, fmt="py:percent").count("# %%") == len(kinds)
+
+
+def test_an_error_names_notebook_cell_and_line(tmp_path):
+    text = "# %% [markdown]\n# # Title\n\n# %%\nx = 1\n\n# %%\ny = 2\n\nprint(y / (x - 1))\n"
+    (tmp_path / "broken.py").write_text(text)
+    said = "cell 3, line 3 (line 10 of the file): ZeroDivisionError: division by zero"
+    assert notebooks.failure(tmp_path / "broken.py") == f"broken.py: {said}"
+    (tmp_path / "whole.py").write_text(text.replace("x - 1", "x"))
+    assert notebooks.failure(tmp_path / "whole.py") == ""
+
+
+def test_an_unknown_notebook_is_one_line_and_status_2(capsys):
+    assert notebooks.main(["nosuch"]) == 2
+    assert capsys.readouterr().err.startswith("notebooks: got 'nosuch', wanted adapters, ")
+
+
+def test_outputs_are_not_committed():
+    listed = ["git", "-C", ROOT, "ls-files", "*.ipynb"]
+    done = subprocess.run(listed, capture_output=True, text=True, check=False)
+    assert done.stdout == ""
