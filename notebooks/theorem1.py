@@ -36,7 +36,7 @@ plt.style.use(plotting.STYLE)
 # Two layers of width 8, a random target, gradient descent from a random start.
 
 # %%
-decay, steps = 0.3, lrdyn.recorded_steps(2000, 101)
+decay, steps = 0.4, lrdyn.recorded_steps(2000, 101)
 target_key, weights_key = jax.random.split(jax.random.key(0))
 values = jnp.linspace(1.5, 0.1, 8)
 target = lrdyn.low_rank_target(target_key, (8, 8), values)

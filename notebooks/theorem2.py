@@ -65,7 +65,7 @@ ax.plot(steps, reduced.records, color=plotting.BLUE, lw=1)
 ax.plot(steps, bulk, color=plotting.ORANGE, lw=1, label=f"rho, {dim - 2 * rank} times")
 ax.plot(steps, run.records, color=plotting.BLACK, markevery=6, **plotting.OPEN)
 ax.set(xlabel="step t", ylabel="singular values of the first layer", title="circles: trained")
-_ = ax.legend(loc="upper left")
+_ = ax.legend(loc="center right")
 
 # %% [markdown]
 # ## A verdict

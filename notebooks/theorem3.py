@@ -38,7 +38,7 @@ plt.style.use(plotting.STYLE)
 # ## One small run
 
 # %%
-keep_prob, width, steps = 0.6, 8, lrdyn.recorded_steps(3000, 101)
+keep_prob, width, steps = 0.5, 8, lrdyn.recorded_steps(3000, 101)
 keys = jax.random.split(jax.random.key(0), 3)
 target = lrdyn.low_rank_target(keys[0], (8, 8), jnp.linspace(2.0, 0.2, 8))
 factors = (

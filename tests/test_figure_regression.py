@@ -137,7 +137,7 @@ def swap_labels(figure):
     """In a key, or at the ends of curves."""
     ax = next(ax for ax in figure.axes if ax.get_legend() or len(ax.texts) > 1)
     texts = ax.get_legend().get_texts() if ax.get_legend() else ax.texts
-    return ax, "key|text", exchanged(*texts[:2], "text")
+    return ax, "key|text", exchanged(texts[0], texts[1], "text")
 
 
 def swap_titles(figure):
@@ -150,7 +150,7 @@ def exchange_colours(figure):
         lines = [line for line in ax.lines if line.get_linestyle() != "None"]
         for pair in itertools.combinations(lines, 2):
             if pair[0].get_color() != pair[1].get_color():
-                return ax, "curve", exchanged(*pair, "color")
+                return ax, "curve", exchanged(pair[0], pair[1], "color")
     raise AssertionError("no two colours")
 
 
