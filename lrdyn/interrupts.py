@@ -71,13 +71,15 @@ def end_at_once() -> Callable[[], None] | None:
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     for number in heard:
         signal.signal(number, _ignored)
-    threading.Thread(target=_wait, args=(read,), name="signals", daemon=True).start()
+    waiting = threading.Thread(target=_wait, args=(read,), name="signals", daemon=True)
+    waiting.start()
 
     def undo() -> None:
         for number, handler in heard.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(before)
         os.close(write)  # by which the thread ends
+        waiting.join(1.0)
 
     return undo
 
