@@ -75,6 +75,8 @@ class Flag:
         shapes: whether the value decides shapes: compiled once for each value and passed as a
             Python number; all other values are traced and batched.
         swept: whether several values are accepted.
+        source: whether it says what the cases are made of, a file or a folder: controls, which
+            have settings of their own, are made of the same.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Flag:
     paper: tuple = ()
     shapes: bool = False
     swept: bool = True
+    source: bool = False
 
     def __post_init__(self) -> None:
         if self.type is str and not (self.shapes and self.domain):

@@ -216,6 +216,8 @@ class Scenario(Generic[C]):
             (``diverged``) is left out of what is claimed over seeds, as seed 0 is, which sets
             expectations and thresholds.
         findings: what is measured beside the claims.
+        whole: swept flags whose values are all given to one case, as a tuple: what is compared with
+            the same seed must lie in one outcome.
         seeds: in a study, how many seeds it runs with unless the number is given.
     """
 
@@ -238,6 +240,7 @@ class Scenario(Generic[C]):
     long: bool = False
     trains: bool = False
     findings: tuple[Finding, ...] = ()
+    whole: tuple[str, ...] = ()
     seeds: int = 1
 
     def __post_init__(self) -> None:

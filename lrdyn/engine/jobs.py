@@ -184,6 +184,7 @@ def claims_job(
 ) -> Job:
     """The sweep of a scenario over its settings."""
     swept, fixed = split_settings(experiment, own_settings(experiment, scenario, settings))
+    fixed |= {name: swept.pop(name) for name in scenario.whole}
     function, points = evaluate(scenario, fixed), product(seed=seeds, **swept)
     how = _how(experiment, scenario, fixed, optimize)
     return Job(group, precision, function, points, _dims(scenario), **how)
@@ -196,9 +197,14 @@ def controls_job(
     seeds: Sequence[int],
     precision: str,
     amounts: tuple[float, ...] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Job:
-    """The sweep of controls that share their settings; with amounts, how far they reach."""
+    """The sweep of controls that share their settings; with amounts, how far they reach.
+
+    Of the ``given`` settings they take those that say what cases are made of.
+    """
     point = {f.name: f.quick[0] if f.quick else None for f in experiment.flags}
+    point |= {f.name: given[f.name] for f in experiment.flags if f.source and given}
     swept, fixed = split_settings(experiment, {**point, **scenario.at, **controls[0].at})
     axes = {"amount": amounts} if amounts else {}
     axes |= {name: (value,) for name, value in swept.items()}

@@ -129,11 +129,11 @@ def _jobs(
         for p in precisions(experiment, scenario, dtype):
             if thorough or p == precision_of_controls(experiment, scenario, dtype):
                 for controls in with_equal_settings(run_for(scenario, p)):
-                    yield controls_job(experiment, scenario, controls, fixed, p)
+                    yield controls_job(experiment, scenario, controls, fixed, p, given=settings)
             for control in controls_of(scenario, p):
                 if perturb and control.amounts:
                     amounts = (0.0, *control.amounts)
-                    yield controls_job(experiment, scenario, (control,), fixed, p, amounts)
+                    yield controls_job(experiment, scenario, (control,), fixed, p, amounts, settings)
 
 
 def run_for(scenario: Scenario, precision: str) -> list[Control]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 REGISTRY = {
     "weight_updates": "lrdyn.studies.weight_updates:WEIGHT_UPDATES",
     "dropout_spectra": "lrdyn.studies.dropout_spectra:DROPOUT_SPECTRA",
+    "adapters": "lrdyn.studies.adapter_training:ADAPTERS",
 }
 """Name of the command -> where the study is stated; imported when it is asked for."""
 

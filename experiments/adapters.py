@@ -1,0 +1,9 @@
+"""Figures 4, 5, 7 and 8, as a study: ``python -m experiments.adapters --help``."""
+
+import sys
+
+from lrdyn import cli
+from lrdyn.studies.adapter_training import ADAPTERS
+
+if __name__ == "__main__":
+    sys.exit(cli.main(ADAPTERS))

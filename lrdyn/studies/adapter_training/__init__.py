@@ -1,0 +1,94 @@
+"""Figures 4, 5, 7 and 8: adapters on a pretrained encoder that learns to compare two sentences.
+
+Named ``adapters`` on the command line.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lrdyn.flags import POSITIVE, Domain, Flag, at_least, one_of
+from lrdyn.studies.adapter_training import sentences
+from lrdyn.studies.adapter_training.evolution import EVOLUTION
+from lrdyn.studies.adapter_training.factors import FACTORS
+from lrdyn.studies.adapter_training.few_shot import FEW_SHOT
+from lrdyn.studies.adapter_training.one_step import REAL_STEP
+from lrdyn.studies.adapter_training.ranks import RANKS
+from lrdyn.studies.adapter_training.sentences import AUTO
+from lrdyn.studies.adapter_training.tuning import METHODS
+from lrdyn.studies.adapter_training.widths import WIDTH_SWEEP
+from lrdyn.theorem import Study
+
+
+def _about(settings: Mapping[str, Any]) -> str:
+    """What is read, after it was: what is missing or does not fit is said before anything runs."""
+    model = sentences.read(sentences.folder_of(settings["encoder"])).model
+    counts = []
+    for split in ("train", "dev"):
+        counts.append(len(sentences.pairs_of(settings[f"{split}_file"], split).scores))
+    width = len(model.embeddings.norm.gain)
+    _check(settings, len(model.layers), width, len(model.embeddings.positions))
+    trained, tested = counts[0], min(settings["dev_pairs"], counts[1])
+    return (
+        f"on an encoder of {len(model.layers)} layers of width {width}, {trained:,} pairs of "
+        f"sentences to draw from, {tested:,} to test on"
+    )
+
+
+def _check(settings: Mapping[str, Any], layers: int, width: int, positions: int) -> None:
+    """Refuse what does not fit to the encoder."""
+    if settings["layers"] > layers:
+        raise ValueError(f"--layers: got {settings['layers']}, wanted at most {layers}")
+    if settings["length"] > positions:
+        raise ValueError(f"--length: got {settings['length']}, wanted at most {positions}, the "
+                         "encoder's table of positions")  # fmt: skip
+    rank = settings["rank"][0]
+    if "evolution" in settings["part"] and 2 * rank >= width:
+        raise ValueError(f"--rank: got {rank}, wanted less than half of the width {width}")
+
+
+def _files(settings: Mapping[str, Any]) -> tuple[Path, ...]:
+    return sentences.files_of(*(settings[name] for name in ("encoder", "train_file", "dev_file")))
+
+
+PARTS = ("evolution", "factors", "few_shot", "ranks")
+PATH = Domain("a path", lambda word: bool(word))
+
+FLAGS = (
+    Flag("encoder", (AUTO,), PATH, str, help="folder of a BERT; auto takes the package of make "
+         "encoder", shapes=True, swept=False, source=True),
+    Flag("train_file", (AUTO,), PATH, str, help="pairs to train on, a TSV or CSV; auto takes "
+         "STS-B's", shapes=True, swept=False, source=True),
+    Flag("dev_file", (AUTO,), PATH, str, help="pairs to test on", shapes=True, swept=False,
+         source=True),
+    Flag("dev_pairs", (500,), at_least(2), int, help="how many of them at most", paper=(1500,),
+         swept=False),
+    Flag("part", PARTS, one_of(*PARTS), str, help="trainings to run: Figure 4, 5, 7, 8",
+         shapes=True),
+    Flag("method", ("lora", "deep_lora", "lora_over_rank"), one_of(*METHODS), str,
+         help="methods of Figures 7 and 8", shapes=True),
+    Flag("rank", (8, 16, 32, 64), at_least(1), int, "r", "ranks of Figure 8; the first is that of "
+         "the other figures", shapes=True),
+    Flag("examples", (16, 64), at_least(2), int, "n", "examples of Figure 7; Figures 4 and 5 take "
+         "the most, Figure 8 the fewest", (16, 64, 256), shapes=True),
+    Flag("layers", (2,), at_least(1), int, help="layers that are adapted, the last ones",
+         paper=(12,), swept=False),
+    Flag("length", (32,), at_least(5), int, help="tokens of a pair", paper=(128,), swept=False),
+    Flag("steps", (100,), at_least(1), int, "t", "steps of a training", (500,), swept=False),
+    Flag("learning_rate", (1e-3,), POSITIVE, float, "eta", "rate of Adam, which falls to 0",
+         swept=False),
+    Flag("init_scale", (1.0, 1e-3), POSITIVE, float, "eps", "init scale of Deep LoRA in Figure 4; "
+         "the smallest is that of the other figures", shapes=True),
+    Flag("center", ("no", "yes"), one_of("no", "yes"), str, help="whether Figure 4's product is "
+         "added less its start", shapes=True),
+)  # fmt: skip
+
+ADAPTERS = Study(
+    "adapters",
+    "Figures 4, 5, 7, 8: adapters on a pretrained encoder",
+    FLAGS,
+    (REAL_STEP, WIDTH_SWEEP, EVOLUTION, FACTORS, FEW_SHOT, RANKS),
+    data=_files,
+    about=_about,
+)
+"""What ``python -m experiments.adapters`` runs."""

@@ -1,0 +1,167 @@
+"""Figure 4: the product of three full-width factors, added to one value matrix of an encoder.
+
+Where all singular values of the product start equal its singular vectors are arbitrary: they are
+compared with a frame of 2r directions, Theorem 2's for the gradient of the loss at the start in the
+place of the target, and never with themselves.
+"""
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from lrdyn import adapters, linalg, subspace
+from lrdyn.factorization import Weights, end_to_end
+from lrdyn.recording import recorded_steps
+from lrdyn.spectra import sines
+from lrdyn.studies.adapter_training import tuning
+from lrdyn.studies.adapter_training.tuning import Problem, Tuning
+from lrdyn.subspace import Frame
+from lrdyn.theorem import Finding, Outcome, Scenario
+from lrdyn.training import Batches, train
+
+POINTS = 26
+RULES = ("adam", "sgd")
+
+
+def layers_of(adapter: Any) -> Weights:
+    """W_1, the first to act, to W_L."""
+    return tuple(reversed(adapter.factors))
+
+
+@eqx.filter_jit
+def first_gradient(found: Problem, made: dict, path: str) -> Float[Array, "m n"]:
+    """The gradient of the loss on all examples in the adapted matrix, at the start."""
+    place = lambda net: net.model.layers[net.layer].attention.value  # noqa: E731
+    start = made[path].onto(place(found.net))
+
+    def loss(W: Array) -> Array:
+        net = eqx.tree_at(place, found.net, W)
+        return tuning.squared_error(net, {}, None, found.train, None)[0]
+
+    return jax.grad(loss)(start)
+
+
+def gaps(frame: Frame, layers: Weights, moving: int) -> Float[Array, "depth"]:
+    """What of each layer is not ``U_l blkdiag(Wt_l, rho_l I) V_l^T``, Theorem 2's form."""
+    parts = []
+    for U, V, W in zip(frame.left, frame.right, layers, strict=True):
+        inner = U.T @ W @ V
+        bulk = inner[moving:, moving:]
+        rho = jnp.mean(jnp.diagonal(bulk))
+        rest = inner.at[:moving, :moving].set(0)
+        rest = rest.at[moving:, moving:].set(bulk - rho * jnp.eye(len(bulk), dtype=bulk.dtype))
+        parts.append(jnp.linalg.norm(rest))
+    return jnp.stack(parts)
+
+
+def looked_at(frame: Frame, start: Weights, moving: int, layers: Weights) -> dict[str, Array]:
+    """Spectrum of the product, angles of its vectors to the frame in degrees, distance from it."""
+    U, sigma, Vh = linalg.svd(end_to_end(layers))
+    moved = jnp.stack([jnp.linalg.norm(W - S) for W, S in zip(layers, start, strict=True)])
+    gap = jnp.where(moved > 0, gaps(frame, layers, moving) / jnp.where(moved > 0, moved, 1), 0)
+
+    def angles(basis: Array, vectors: Array) -> Array:
+        return jnp.degrees(jnp.arcsin(jnp.clip(sines(basis[:, :moving], vectors), 0, 1)))
+
+    return {
+        "sigma": sigma, "right_angle": angles(frame.right[0], Vh.T),
+        "left_angle": angles(frame.left[-1], U), "gap": jnp.max(gap),
+        "moved": jnp.max(moved / jnp.stack([jnp.linalg.norm(S) for S in start])),
+    }  # fmt: skip
+
+
+def measure_evolution(case: Tuning) -> dict[str, Any]:
+    """Train with Adam and, from the same start, by descent whose first step is as long."""
+    path, layer = tuning.value_matrix(tuning.model_of(case))
+    found = tuning.problem(case, case.examples, layer)
+    *_, start_key, key = jax.random.split(case.key, 4)
+    method = adapters.deep_lora(
+        depth=tuning.DEPTH, init_scale=case.init_scale, centred=case.center == "yes"
+    )
+    width = len(found.net.model.embeddings.norm.gain)
+    made = adapters.init(start_key, found.net, select=path, method=method, rank=width)
+    start, moving = layers_of(made[path]), 2 * case.rank
+    frame = subspace.frame(start, first_gradient(found, made, path), case.rank)
+    steps = recorded_steps(case.steps, POINTS)
+
+    def look(now: dict, state: PyTree) -> dict[str, Array]:
+        seen = looked_at(frame, start, moving, layers_of(now[path]))
+        return {"pearson": tuning.pearson(found.net, found.dev, now), **seen}
+
+    runs = []
+    for name in RULES:
+        rule = adapters.lora_plus(_rule(name, case, found, made), case.learning_rate, 1.0, made)
+        batches = Batches(found.train, min(tuning.BATCH, case.examples))
+        loss = partial(tuning.squared_error, found.net)
+        runs.append(train(key, loss, made, rule, batches, steps, record=look, name=name))
+    records = {n: np.stack([run.records[n] for run in runs]) for n in runs[0].records}
+    return records | {
+        "loss": np.stack([run.metrics["loss"] for run in runs]), "step": steps,
+        "moving": np.array(moving), "diverged_at": np.array(tuning.first_lost(runs)),
+    }  # fmt: skip
+
+
+def _rule(name: str, case: Tuning, found: Problem, made: dict) -> Any:
+    """Rate -> optimiser; that of descent is such that both take a first step of one length."""
+    adam = tuning.adam(case.steps)
+    if name == "adam":
+        return adam
+    first = Batches(found.train, min(tuning.BATCH, case.examples))
+    batch = first.take(found.train, np.arange(first.examples))
+    slopes = jax.grad(lambda m: tuning.squared_error(found.net, m, None, batch, None)[0])(made)
+    factors = jax.tree.leaves(layers_of(next(iter(slopes.values()))))
+    length = float(np.sqrt(sum(np.sum(np.square(G, dtype=np.float64)) for G in factors)))
+    size = float(np.sqrt(sum(G.size for G in factors)))
+    return lambda rate: optax.sgd(
+        optax.linear_schedule(rate * size / length, 0.0, case.steps)
+    )
+
+
+def _at_end(name: str, rule: str) -> Any:
+    place = RULES.index(rule)
+    return lambda one: one.measured[name][:, place, -1]
+
+
+def _in_frame(name: str, rule: str) -> Any:
+    """Mean angle of the vectors of the 2r largest singular values at the end, in degrees."""
+    place = RULES.index(rule)
+
+    def value(one: Outcome) -> np.ndarray:
+        moving = int(np.ravel(one.measured["moving"])[0])
+        return np.mean(one.measured[name][:, place, -1, :moving], axis=-1)
+
+    return value
+
+
+EVOLUTION = Scenario[Tuning](
+    "evolution", tuning.make_tuning, measure=measure_evolution,
+    dims={
+        **dict.fromkeys(("sigma", "right_angle", "left_angle"), ("rule", "step", "index")),
+        **dict.fromkeys(("gap", "moved", "pearson", "loss"), ("rule", "step")), "step": ("step",),
+    },
+    narrow=lambda settings: tuning.only("evolution", settings) | {
+        "method": settings["method"][:1], "rank": settings["rank"][:1],
+        "examples": (max(settings["examples"]),),
+    },
+    diverged="diverged_at", trains=True, steps="steps",
+    findings=tuple(
+        finding
+        for rule, text in zip(RULES, ("Adam", "SGD"), strict=True)
+        for finding in (
+            Finding(f"evolution_gap_{rule}",
+                    f"{text}: distance of the factors from Theorem 2's form, over how far they "
+                    "moved, at the end, largest over the factors",
+                    _at_end("gap", rule), reads=("gap",)),
+            Finding(f"evolution_angle_{rule}",
+                    f"{text}: angle of the right singular vectors of the 2r largest values to the "
+                    "frame of one gradient, mean, degrees, at the end",
+                    _in_frame("right_angle", rule), reads=("right_angle", "moving")),
+        )
+    ),
+)  # fmt: skip

@@ -1,0 +1,158 @@
+"""The identity that carries the verdict: one step of LoRA on a pretrained encoder's value matrix.
+
+:mod:`lrdyn.theorems.lora.one_step` has it for a matrix and a loss of its own; here the loss is that
+of the training, through all layers above the matrix.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from lrdyn import adapters
+from lrdyn.adapters import Factors
+from lrdyn.claims import on_scale
+from lrdyn.initialization import gaussians
+from lrdyn.studies.adapter_training import sentences
+from lrdyn.studies.adapter_training.sentences import Examples
+from lrdyn.studies.adapter_training.tuning import BATCH, HEAD, CrossEncoder, squared_error, value_matrix
+from lrdyn.theorem import Claim, Control, Scenario
+
+SCALE, RATIO = 2.0, 4.0
+"""s, and eta_B over eta_A."""
+
+
+class Step(eqx.Module):
+    """A cross-encoder from the layer of the matrix on, an adapter away from its start, a batch."""
+
+    net: CrossEncoder
+    batch: Examples
+    adapter: Factors
+    rates: Float[Array, "2"]
+    path: str = eqx.field(static=True)
+
+    @property
+    def weight(self) -> Float[Array, "m n"]:
+        """W_0."""
+        return self.net.model.layers[self.net.layer].attention.value
+
+
+def make_step(
+    key: Key[Array, ""], *, encoder: str, train_file: str, length: int, rank: int
+) -> Step:
+    """A batch and factors; the rates are of the size of 1 / ||G||, so that no term is negligible."""
+    precision = jnp.zeros(()).dtype
+    found = sentences.read(sentences.folder_of(encoder))
+    path, layer = value_matrix(found.model)
+    data_key, head_key, key = jax.random.split(key, 3)
+    known = sentences.pairs_of(train_file, "train")
+    rows = np.asarray(jax.random.randint(data_key, (BATCH,), 0, len(known.scores)))
+    model = sentences.upper(found.model, precision)
+    head = HEAD * jax.random.normal(head_key, model.embeddings.norm.gain.shape)
+    net = CrossEncoder(model, head, layer)
+    batch = sentences.encoded(found, known, rows, length=length, layer=layer, precision=precision)
+    m, n = model.layers[layer].attention.value.shape
+    B, A = gaussians(key, [(m, rank), (rank, n)])
+    adapter = Factors(B / np.sqrt(m), A / np.sqrt(n), jnp.asarray(SCALE, precision))
+    case = Step(net, batch, adapter, jnp.ones(2), path)
+    size = 1 / jnp.linalg.norm(slope(case, merged(case)))
+    return eqx.tree_at(lambda one: one.rates, case, size * jnp.array([1.0, RATIO], precision))
+
+
+def merged(case: Step) -> Float[Array, "m n"]:
+    """W_0 + s B A."""
+    return case.adapter.onto(case.weight)
+
+
+@eqx.filter_jit
+def slope(case: Step, W: Float[Array, "m n"]) -> Float[Array, "m n"]:
+    """G, the gradient of the loss in the value matrix."""
+
+    def loss(W: Array) -> Array:
+        place = lambda net: net.model.layers[net.layer].attention.value  # noqa: E731
+        net = eqx.tree_at(place, case.net, W)
+        return squared_error(net, {}, None, case.batch, None)[0]
+
+    return jax.grad(loss)(W)
+
+
+def terms(case: Step, G: Float[Array, "m n"]) -> Float[Array, "3 m n"]:
+    """The three terms of the change of s B A."""
+    (eta_A, eta_B), one = case.rates, case.adapter
+    s, B, A = one.scale, one.B, one.A
+    return jnp.stack([
+        -eta_A * s**2 * B @ (B.T @ G),
+        -eta_B * s**2 * G @ A.T @ A,
+        eta_A * eta_B * s**3 * (G @ A.T) @ (B.T @ G),
+    ])  # fmt: skip
+
+
+def predict_step(case: Step) -> dict[str, Array]:
+    """The formula, from the gradient in the whole matrix."""
+    parts = terms(case, slope(case, merged(case)))
+    product = case.adapter.scale * case.adapter.B @ case.adapter.A
+    scale = jnp.max(jnp.sum(jnp.abs(parts), axis=0) + jnp.abs(product))
+    return {"real_step": jnp.sum(parts, axis=0), "real_scale": scale}
+
+
+@eqx.filter_jit
+def _stepped(case: Step, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
+    before: Any = {case.path: case.adapter}
+    rule = adapters.lora_plus(optax.sgd, rates[0], rates[1] / rates[0], before)
+    loss = lambda made: squared_error(case.net, made, None, case.batch, None)[0]  # noqa: E731
+    moves, _ = rule.update(jax.grad(loss)(before), rule.init(before), before)
+    after = optax.apply_updates(before, moves)[case.path]
+    zero = jnp.zeros_like(case.weight)
+    return after.onto(zero) - case.adapter.onto(zero)
+
+
+def measure_step(case: Step) -> dict[str, Array]:
+    """One step of SGD on the adapter."""
+    return {"real_step": _stepped(case, case.rates)}
+
+
+def _first_order(case: Step) -> dict[str, Array]:
+    return {"real_step": jnp.sum(terms(case, slope(case, merged(case)))[:2], axis=0)}
+
+
+def _at_the_base(case: Step) -> dict[str, Array]:
+    return {"real_step": jnp.sum(terms(case, slope(case, case.weight)), axis=0)}
+
+
+def _as_if_at_zero(case: Step) -> dict[str, Array]:
+    """As at B = 0, where two terms vanish."""
+    return {"real_step": terms(case, slope(case, merged(case)))[1]}
+
+
+def _swapped(case: Step) -> dict[str, Array]:
+    return {"real_step": _stepped(case, case.rates[::-1])}
+
+
+REAL_STEP = Scenario[Step](
+    "real_step", make_step, predict_step, measure_step,
+    (
+        Claim("real_step",
+              "a step of SGD on LoRA of the value matrix of the encoder's second-last layer changes "
+              "s B A by - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B s^3 G A^T B^T G, G the "
+              "gradient of the real loss in the matrix, B not 0",
+              residual=on_scale("real_step", lambda one: one.predicted["real_scale"]),
+              reads=("real_step", "real_scale")),
+    ),
+    (
+        Control[Step]("real_step_first_order", "without the third term", "real_step",
+                      predict=_first_order),
+        Control[Step]("real_step_at_the_base", "the gradient at W_0, without the adapter",
+                      "real_step", predict=_at_the_base),
+        Control[Step]("real_step_as_at_zero", "the terms that B = 0 leaves", "real_step",
+                      predict=_as_if_at_zero),
+        Control[Step]("real_step_swapped", "the rates of A and B exchanged", "real_step",
+                      measure=_swapped),
+    ),
+    dims={"real_step": ("row", "column")},
+    sides="the formula in the gradient through the merged model against a step through the adapter",
+    traced=False,
+)  # fmt: skip

@@ -1,0 +1,125 @@
+"""What the study reads: a pretrained encoder, pairs of sentences, and these as an encoder's tokens.
+
+Layers below the first adapted one do not change: what they make of a pair is computed once.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from lrdyn.data import encoder, find, pairs, stsb
+from lrdyn.data.pairs import HIGHEST, Pairs, stsb_names
+from lrdyn.networks.bert import Bert, Tokens
+from lrdyn.studies.pictures import spread_out
+
+AUTO = "auto"
+"""The package of ``make encoder``; STS-B in the places where data are looked for."""
+PART = 50
+"""Pairs that are computed at a time."""
+
+
+class Examples(NamedTuple):
+    """Pairs as the first adapted layer gets them."""
+
+    hidden: Float[Array, "n length width"]
+    mask: Bool[Array, "n length"]
+    scores: Float[Array, "n"]
+    """From 0 to 1."""
+
+
+def folder_of(name: str) -> Path:
+    """The folder of an encoder.
+
+    Raises:
+        MissingData: it is not there; the line says what to fetch.
+    """
+    return encoder.folder(None if name == AUTO else name)
+
+
+@lru_cache(maxsize=1)
+def read(folder: Path) -> encoder.Encoder:
+    """An encoder, read once."""
+    return encoder.read(folder)
+
+
+@lru_cache(maxsize=4)
+def read_pairs(name: str, split: str, found: Path | None) -> Pairs:
+    """Pairs of a file, read once for each place at which it is found.
+
+    Raises:
+        MissingData: STS-B is in none of the places, or there is no such file.
+        ValueError: a pair has no score.
+    """
+    known = stsb(split=split) if name == AUTO else stsb(name)
+    if np.isnan(known.scores).any():
+        raise ValueError(f"--{split}-file: got pairs without scores, wanted three columns")
+    return known
+
+
+def pairs_of(name: str, split: str) -> Pairs:
+    """Pairs to train on (``train``) or to test on (``dev``)."""
+    return read_pairs(name, split, find(stsb_names(split)) if name == AUTO else None)
+
+
+def files_of(name: str, *pair_files: str) -> tuple[Path, ...]:
+    """The files of an encoder and of pairs, as far as they are there."""
+    try:
+        folder = folder_of(name)
+    except encoder.MissingData:
+        folder = Path("no such folder")
+    own = [path for end in ("*.json", "*.safetensors") for path in sorted(folder.glob(end))]
+    splits = zip(pair_files, ("train", "dev"), strict=False)
+    found = [find(stsb_names(split)) if one == AUTO else Path(one) for one, split in splits]
+    return (*own, *(path for path in found if path is not None and path.is_file()))
+
+
+def upper(model: Bert, precision: Any) -> Bert:
+    """An encoder without its tables, which the layers do not read, in some precision."""
+    tables = lambda one: (one.embeddings.words, one.embeddings.positions, one.embeddings.types)  # noqa: E731
+    empty = tuple(jnp.zeros((0, table.shape[1])) for table in tables(model))
+    bare = eqx.tree_at(tables, model, empty)
+    return jax.tree.map(lambda x: x.astype(precision) if eqx.is_inexact_array(x) else x, bare)
+
+
+@eqx.filter_jit
+def _below(model: Bert, tokens: Tokens, layer: int) -> Array:
+    return model.below(tokens, layer)
+
+
+def encoded(
+    read_from: encoder.Encoder, found: Pairs, rows: np.ndarray, *, length: int, layer: int,
+    precision: Any,
+) -> Examples:  # fmt: skip
+    """Some pairs, filled up to a length, as a layer gets them; the first ``layer`` are done."""
+    first, second = ([side[i] for i in rows] for side in (found.sentence1, found.sentence2))
+    tokens = encoder.tokens(read_from.tokenizer, first, second, length=length)
+    hidden = []
+    for start in range(0, len(rows), PART):
+        # Of a last part some are computed again: one program serves all.
+        part = np.resize(np.arange(start, min(start + PART, len(rows))), min(PART, len(rows)))
+        made = _below(read_from.model, Tokens(*(x[part] for x in tokens)), layer)
+        hidden.append(np.asarray(made)[: len(rows) - start])
+    scores = found.scores[rows] / HIGHEST
+    return Examples(
+        np.concatenate(hidden).astype(precision), tokens.mask, scores.astype(precision)
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def tested(
+    name: str, dev_file: str, *, count: int, length: int, layer: int, precision: str
+) -> Examples:
+    """Pairs that are not trained on, evenly spread over their file, computed once."""
+    found = pairs_of(dev_file, "dev")
+    rows = spread_out(count, len(found.scores))
+    how = {"length": length, "layer": layer, "precision": precision}
+    return encoded(read(folder_of(name)), found, rows, **how)
+
+
+__all__ = ["AUTO", "Examples", "encoded", "files_of", "pairs_of", "read", "tested", "upper"]

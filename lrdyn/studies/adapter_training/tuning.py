@@ -1,0 +1,252 @@
+"""Tuning a cross-encoder with adapters: the methods, the loss, the optimiser, the metric.
+
+A pair of sentences is one input of the encoder. What its pooler makes of the first token (the mean
+over the tokens, if there is no pooler) is read by a random head that stays as it is.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Key, PyTree
+
+from lrdyn import adapters
+from lrdyn.adapters import Method
+from lrdyn.descent import Trajectory
+from lrdyn.networks import mean_pooled
+from lrdyn.networks.bert import Bert
+from lrdyn.studies.adapter_training import sentences
+from lrdyn.studies.adapter_training.sentences import Examples
+from lrdyn.training import Batches, train
+
+HEAD = 0.02
+"""Standard deviation of the head's entries, as BERT's classifiers start."""
+BATCH, RATIO, ALPHA, DEPTH = 16, 16.0, 8.0, 3
+BETAS, EPS = (0.9, 0.999), 1e-6
+"""Of Adam; there is no decay."""
+MATRICES = (
+    "attention.query", "attention.key", "attention.value", "attention.output", "mlp.weights.0",
+    "mlp.weights.1",
+)  # fmt: skip
+
+
+class CrossEncoder(eqx.Module):
+    """An encoder from one layer on, and a head."""
+
+    model: Bert
+    head: Float[Array, "width"]
+    layer: int = eqx.field(static=True)
+
+    def __call__(
+        self, hidden: Float[Array, "batch length width"], mask: Bool[Array, "batch length"]
+    ) -> Float[Array, "batch"]:
+        """Scores."""
+        above = self.model.above(hidden, mask, self.layer)
+        if self.model.pooler is None:
+            return mean_pooled(above, mask) @ self.head
+        return self.model.pooled(above) @ self.head
+
+
+class Way(NamedTuple):
+    """How a method starts and is trained."""
+
+    method: Callable[[float], Method]
+    """From eps."""
+    scale: Any = 1.0
+    ratio: float = 1.0
+    """Rate of B over that of A."""
+
+
+METHODS = {
+    "lora": Way(lambda eps: adapters.LORA),
+    "lora_over_rank": Way(lambda eps: adapters.LORA, scale=adapters.over_rank(ALPHA)),
+    "lora_plus": Way(lambda eps: adapters.LORA, ratio=RATIO),
+    "lora_b": Way(lambda eps: adapters.lora(zero="A")),
+    "deep_lora": Way(lambda eps: adapters.deep_lora(depth=DEPTH, init_scale=eps)),
+}
+"""LoRA as the authors of Deep LoRA have it (N(0, 1) and 0, no alpha / r), LoRA with alpha / r, LoRA+,
+LoRA with B drawn in place of A, Deep LoRA with factors eps times orthogonal."""
+
+
+class Tuning(NamedTuple):
+    """What a scenario trains; of ``method``, ``rank`` and ``examples`` some are tuples."""
+
+    key: Key[Array, ""]
+    encoder: str
+    train_file: str
+    dev_file: str
+    dev_pairs: int
+    method: Any
+    rank: Any
+    examples: Any
+    layers: int
+    length: int
+    steps: int
+    learning_rate: float
+    init_scale: float
+    center: str
+
+
+def make_tuning(
+    key: Key[Array, ""], *, encoder: str, train_file: str, dev_file: str, dev_pairs: int, method: Any,
+    rank: Any, examples: Any, layers: int, length: int, steps: int, learning_rate: float,
+    init_scale: float, center: str,
+) -> Tuning:  # fmt: skip
+    """Nothing is drawn yet."""
+    return Tuning(
+        key, encoder, train_file, dev_file, dev_pairs, method, rank, examples, layers, length, steps,
+        learning_rate, init_scale, center,
+    )  # fmt: skip
+
+
+def model_of(case: Tuning) -> Bert:
+    """The encoder, whole."""
+    return sentences.read(sentences.folder_of(case.encoder)).model
+
+
+def first_layer(case: Tuning) -> int:
+    """The lowest layer that is adapted."""
+    return len(model_of(case).layers) - case.layers
+
+
+class Problem(NamedTuple):
+    """A cross-encoder and its data."""
+
+    net: CrossEncoder
+    train: Examples
+    dev: Examples
+
+
+def problem(case: Tuning, examples: int, layer: int) -> Problem:
+    """Draw examples with replacement and a head; layers below ``layer`` are done."""
+    precision = jnp.zeros(()).dtype
+    found = sentences.read(sentences.folder_of(case.encoder))
+    data_key, head_key, _, _ = jax.random.split(case.key, 4)
+    known = sentences.pairs_of(case.train_file, "train")
+    rows = np.asarray(jax.random.randint(data_key, (examples,), 0, len(known.scores)))
+    how: dict[str, Any] = {"length": case.length, "layer": layer, "precision": str(precision)}
+    model = sentences.upper(found.model, precision)
+    head = HEAD * jax.random.normal(head_key, model.embeddings.norm.gain.shape)
+    return Problem(
+        CrossEncoder(model, head, layer),
+        sentences.encoded(found, known, rows, **how),
+        sentences.tested(case.encoder, case.dev_file, count=case.dev_pairs, **how),
+    )
+
+
+def matrices(model: Bert, layer: int) -> list[str]:
+    """Paths of all dense matrices from a layer on, the pooler among them."""
+    layers = [f"model.layers.{l}.{name}" for l in range(layer, len(model.layers)) for name in MATRICES]
+    return [*layers, *(["model.pooler.weight"] if model.pooler is not None else [])]
+
+
+def value_matrix(model: Bert) -> tuple[str, int]:
+    """Path of the value matrix of the second-last layer, the 11th of BERT's 12, and its layer."""
+    layer = max(len(model.layers) - 2, 0)
+    return f"model.layers.{layer}.attention.value", layer
+
+
+def started(key: Key[Array, ""], net: CrossEncoder, name: str, rank: int, eps: float) -> dict:
+    """The adapters of a method on all dense matrices, at their start."""
+    way = METHODS[name]
+    made = adapters.init(
+        key, net, select=matrices(net.model, net.layer), method=way.method(eps), rank=rank,
+        scale=way.scale,
+    )  # fmt: skip
+    return {path: _standard(one) for path, one in made.items()}
+
+
+def _standard(adapter: Any) -> Any:
+    """Entries of N(0, 1) where LoRA's factor is drawn; ours have variance 1 over their length."""
+    if not isinstance(adapter, adapters.Factors):
+        return adapter
+    sizes = np.sqrt(adapter.B.shape[0]), np.sqrt(adapter.A.shape[1])
+    factors = (adapter.B * sizes[0], adapter.A * sizes[1])
+    return eqx.tree_at(lambda one: (one.B, one.A), adapter, factors)
+
+
+def adam(steps: int) -> Callable[[Any], optax.GradientTransformation]:
+    """Rate -> Adam as the authors have it: the rate falls linearly to 0."""
+
+    def rule(rate: Any) -> optax.GradientTransformation:
+        falling = optax.linear_schedule(rate, 0.0, steps)
+        return optax.adam(falling, b1=BETAS[0], b2=BETAS[1], eps=EPS)
+
+    return rule
+
+
+def squared_error(
+    net: CrossEncoder, made: dict, state: None, batch: Examples, key: Any
+) -> tuple[Float[Array, ""], tuple[None, dict]]:
+    """Mean of (f - score)^2 over a batch, with adapters."""
+    found = adapters.apply(net, made)(batch.hidden, batch.mask)
+    return jnp.mean((found - batch.scores) ** 2), (None, {})
+
+
+def pearson(net: CrossEncoder, data: Examples, made: dict) -> Float[Array, ""]:
+    """Correlation of outputs and scores."""
+    adapted = adapters.apply(net, made)
+
+    def one(pair: tuple[Array, Array]) -> Array:
+        return adapted(*(x[None] for x in pair))[0]
+
+    found = jax.lax.map(one, (jnp.asarray(data.hidden), jnp.asarray(data.mask)), batch_size=50)
+    return jnp.corrcoef(found, jnp.asarray(data.scores))[0, 1]
+
+
+def tuned(
+    case: Tuning, found: Problem, name: str, rank: int, recorded: np.ndarray, *,
+    watch: Callable[[dict], Mapping[str, Array]] = lambda made: {}, label: str = "",
+) -> tuple[dict, Trajectory]:  # fmt: skip
+    """Train with a method; the adapters at the start, and the run."""
+    *_, start_key, key = jax.random.split(case.key, 4)
+    made = started(start_key, found.net, name, rank, case.init_scale)
+    rule = adapters.lora_plus(adam(case.steps), case.learning_rate, METHODS[name].ratio, made)
+
+    def look(made: dict, state: PyTree) -> dict[str, Array]:
+        return {"pearson": pearson(found.net, found.dev, made), **watch(made)}
+
+    run = train(
+        key, partial(squared_error, found.net), made, rule,
+        Batches(found.train, min(BATCH, len(found.train.scores))), recorded, record=look,
+        name=label or f"{name} rank {rank} examples {len(found.train.scores)}",
+    )  # fmt: skip
+    return made, run
+
+
+SMALL = 1e-3
+"""An adapter with ||dW||_2 up to this counts as rank 0, as the authors count."""
+
+
+def final_rank(adapter: Any) -> int:
+    """Singular values of dW above max(m, n) eps32 sigma_1; 0 if ||dW||_2 is at most 1e-3."""
+    first, *inner, last = (np.asarray(F, np.float64) for F in adapter.factors_now())
+    R = np.linalg.qr(first, mode="r")
+    S = np.linalg.qr(last.T, mode="r")
+    for F in inner:
+        R = R @ F
+    values = float(adapter.scale) * np.linalg.svd(R @ S.T, compute_uv=False)
+    if values[0] <= SMALL:
+        return 0
+    size = max(len(first), last.shape[1])
+    return int(np.sum(values > size * np.finfo(np.float32).eps * values[0]))
+
+
+def first_lost(runs: list[Trajectory]) -> int:
+    """Step at which the first of several trainings was lost, -1 if none was."""
+    return next((int(run.diverged_at) for run in runs if int(run.diverged_at) >= 0), -1)
+
+
+def only(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of one part of the study, which is left out if nobody asked for it.
+
+    Example:
+        >>> only("ranks", {"part": ("factors",)}), only("factors", {"part": ("factors",)})
+        ({'part': ()}, {'part': ('factors',)})
+    """
+    return {**settings, "part": (part,) if part in settings["part"] else ()}
