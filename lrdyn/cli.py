@@ -21,7 +21,7 @@ from lrdyn.engine import report
 from lrdyn.engine.configuration import BadInput as BadInput
 from lrdyn.engine.configuration import Run, defaults, run_of
 from lrdyn.engine.jobs import MATMULS
-from lrdyn.engine.runs import carry_out, judge_again
+from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.verify import Verification
 from lrdyn.show import shortened
 from lrdyn.theorem import Experiment, Study
@@ -167,11 +167,7 @@ def verify_command(
     run, options = parse(theorem, argv)
     setup(options.dtype, host_devices=host_devices)
     _supported(run.precision)
-    try:
-        said = theorem.about(run.settings)
-    except ValueError as error:  # a file of data that is refused
-        raise BadInput(str(error)) from None
-    if said:
+    if said := about(run):
         print(f"{theorem.name}: {said}", flush=True)
     return carry_out(
         run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar,

@@ -47,6 +47,7 @@ class Exhibit:
         long: whether the runs take above a minute: then they are not run unless asked for, and the
             numbers are those of results that are there, or the committed ones. A curve states the
             ``tolerance`` within which another training may differ.
+        groups: groups of ``results.nc`` without which a long one is not drawn from results.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Exhibit:
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     thin: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset
     long: bool = False
+    groups: tuple[str, ...] = ()
 
     def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
         """Texts to be saved: suffix of a file -> its text. ``.txt`` is one of them."""

@@ -32,7 +32,7 @@ def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: s
         Undrawable: there are neither.
     """
     settings = exhibit.presets[preset]
-    groups = _saved(exhibit.sources(**settings), Path(out))
+    groups = _saved(exhibit.sources(**settings), Path(out), exhibit.groups)
     if groups is None:
         return _committed(exhibit, baselines)
     configs = {name: json.loads(group["/"].attrs["config"]) for name, group in groups.items()}
@@ -55,25 +55,27 @@ def _committed(exhibit: Exhibit, baselines: Path | None) -> xr.Dataset:
     return found.assign_attrs(drawn_from=COMMITTED)
 
 
-def _saved(runs: Mapping[str, Run], out: Path) -> Results | None:
-    """Saved results of every source; None if one has none."""
-    found = {name: _last(run, out) for name, run in runs.items()}
+def _saved(runs: Mapping[str, Run], out: Path, groups: tuple[str, ...]) -> Results | None:
+    """Saved results of every source, with these groups; None if one has none."""
+    found = {name: _last(run, out, groups) for name, run in runs.items()}
     if any(groups is None for groups in found.values()):
         return None
     return {name: groups for name, groups in found.items() if groups is not None}
 
 
-def _last(run: Run, out: Path) -> Groups | None:
-    """Results of a run or, without them, the last ones of its experiment."""
+def _last(run: Run, out: Path, groups: tuple[str, ...]) -> Groups | None:
+    """Results of a run or, without them, the last ones of its experiment that have the groups."""
     known = saved(run, out)
-    if known is not None:
+    if known is not None and known.keys() >= set(groups):
         return known
     verdicts = [*(out / run.experiment.name).glob("*/verdict.json")]
     for path in sorted(verdicts, key=lambda path: -path.stat().st_mtime):
         try:
-            return intact(path.parent)
+            found = intact(path.parent)
         except results.Unreadable:
             continue
+        if found.keys() >= set(groups):
+            return found
     return None
 
 

@@ -54,6 +54,18 @@ def opened(run: Run, out: Path | str) -> Iterator[Path]:
             raise
 
 
+def about(run: Run) -> str:
+    """What is run, in a line: the data of a study, which must be there.
+
+    Raises:
+        BadInput: they are not, or are refused.
+    """
+    try:
+        return run.experiment.about(run.settings)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
 def carry_out(
     run: Run,
     out: Path | str,
@@ -69,9 +81,10 @@ def carry_out(
     ``every`` so many steps, or now and then.
 
     Raises:
-        BadInput: the folder cannot be used, or no claim applies.
+        BadInput: data are missing, the folder cannot be used, or no claim applies.
     """
     experiment = run.experiment
+    about(run)
     with opened(run, out) as path:
         with progress.shown(experiment.name, bar=bar) as told:
             found = verify_run(run, memory=memory, store=path / PARTS, progress=told, every=every)

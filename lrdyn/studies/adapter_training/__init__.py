@@ -15,7 +15,7 @@ from lrdyn.studies.adapter_training.few_shot import FEW_SHOT
 from lrdyn.studies.adapter_training.one_step import REAL_STEP
 from lrdyn.studies.adapter_training.ranks import RANKS
 from lrdyn.studies.adapter_training.sentences import AUTO
-from lrdyn.studies.adapter_training.tuning import METHODS
+from lrdyn.studies.adapter_training.tuning import METHODS, POOLS
 from lrdyn.studies.adapter_training.widths import WIDTH_SWEEP
 from lrdyn.theorem import Study
 
@@ -27,7 +27,8 @@ def _about(settings: Mapping[str, Any]) -> str:
     for split in ("train", "dev"):
         counts.append(len(sentences.pairs_of(settings[f"{split}_file"], split).scores))
     width = len(model.embeddings.norm.gain)
-    _check(settings, len(model.layers), width, len(model.embeddings.positions))
+    _check(settings, len(model.layers), width, len(model.embeddings.positions),
+           model.pooler is not None)  # fmt: skip
     trained, tested = counts[0], min(settings["dev_pairs"], counts[1])
     return (
         f"on an encoder of {len(model.layers)} layers of width {width}, {trained:,} pairs of "
@@ -35,13 +36,17 @@ def _about(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _check(settings: Mapping[str, Any], layers: int, width: int, positions: int) -> None:
+def _check(
+    settings: Mapping[str, Any], layers: int, width: int, positions: int, pooler: bool
+) -> None:
     """Refuse what does not fit to the encoder."""
     if settings["layers"] > layers:
         raise ValueError(f"--layers: got {settings['layers']}, wanted at most {layers}")
     if settings["length"] > positions:
         raise ValueError(f"--length: got {settings['length']}, wanted at most {positions}, the "
                          "encoder's table of positions")  # fmt: skip
+    if settings["pool"] == "pooler" and not pooler:
+        raise ValueError("--pool: got 'pooler', wanted 'mean': the encoder has no pooler")
     rank = settings["rank"][0]
     if "evolution" in settings["part"] and 2 * rank >= width:
         raise ValueError(f"--rank: got {rank}, wanted less than half of the width {width}")
@@ -74,6 +79,9 @@ FLAGS = (
     Flag("layers", (2,), at_least(1), int, help="layers that are adapted, the last ones",
          paper=(12,), swept=False),
     Flag("length", (32,), at_least(5), int, help="tokens of a pair", paper=(128,), swept=False),
+    Flag("pool", ("mean",), one_of(*POOLS), str, help="what the head reads: the mean over the "
+         "tokens, or what the pooler makes of the first", paper=("pooler",), shapes=True,
+         swept=False),
     Flag("steps", (100,), at_least(1), int, "t", "steps of a training", (500,), swept=False),
     Flag("learning_rate", (1e-3,), POSITIVE, float, "eta", "rate of Adam, which falls to 0",
          swept=False),

@@ -42,7 +42,7 @@ class Step(eqx.Module):
 
 
 def make_step(
-    key: Key[Array, ""], *, encoder: str, train_file: str, length: int, rank: int
+    key: Key[Array, ""], *, encoder: str, train_file: str, length: int, pool: str, rank: int
 ) -> Step:
     """A batch and factors; the rates are of the size of 1 / ||G||, so that no term is negligible."""
     precision = jnp.zeros(()).dtype
@@ -53,7 +53,7 @@ def make_step(
     rows = np.asarray(jax.random.randint(data_key, (BATCH,), 0, len(known.scores)))
     model = sentences.upper(found.model, precision)
     head = HEAD * jax.random.normal(head_key, model.embeddings.norm.gain.shape)
-    net = CrossEncoder(model, head, layer)
+    net = CrossEncoder(model, head, layer, pool)
     batch = sentences.encoded(found, known, rows, length=length, layer=layer, precision=precision)
     m, n = model.layers[layer].attention.value.shape
     B, A = gaussians(key, [(m, rank), (rank, n)])

@@ -106,9 +106,8 @@ def encoded(
         made = _below(read_from.model, Tokens(*(x[part] for x in tokens)), layer)
         hidden.append(np.asarray(made)[: len(rows) - start])
     scores = found.scores[rows] / HIGHEST
-    return Examples(
-        np.concatenate(hidden).astype(precision), tokens.mask, scores.astype(precision)
-    )  # fmt: skip
+    arrays = np.concatenate(hidden).astype(precision), tokens.mask, scores.astype(precision)
+    return Examples(*map(jnp.asarray, arrays))
 
 
 @lru_cache(maxsize=2)

@@ -1,7 +1,7 @@
 """Tuning a cross-encoder with adapters: the methods, the loss, the optimiser, the metric.
 
-A pair of sentences is one input of the encoder. What its pooler makes of the first token (the mean
-over the tokens, if there is no pooler) is read by a random head that stays as it is.
+A pair of sentences is one input of the encoder. The mean of its hidden states over the tokens, or
+what its pooler makes of the first token, is read by a random head that stays as it is.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,6 +27,8 @@ from lrdyn.training import Batches, train
 HEAD = 0.02
 """Standard deviation of the head's entries, as BERT's classifiers start."""
 BATCH, RATIO, ALPHA, DEPTH = 16, 16.0, 8.0, 3
+POOLS = ("mean", "pooler")
+"""What the head reads: the mean over the tokens, or what the pooler makes of the first."""
 BETAS, EPS = (0.9, 0.999), 1e-6
 """Of Adam; there is no decay."""
 MATRICES = (
@@ -41,15 +43,16 @@ class CrossEncoder(eqx.Module):
     model: Bert
     head: Float[Array, "width"]
     layer: int = eqx.field(static=True)
+    pool: str = eqx.field(static=True)
+    """Of :data:`POOLS`."""
 
     def __call__(
         self, hidden: Float[Array, "batch length width"], mask: Bool[Array, "batch length"]
     ) -> Float[Array, "batch"]:
         """Scores."""
         above = self.model.above(hidden, mask, self.layer)
-        if self.model.pooler is None:
-            return mean_pooled(above, mask) @ self.head
-        return self.model.pooled(above) @ self.head
+        pooled = mean_pooled(above, mask) if self.pool == "mean" else self.model.pooled(above)
+        return pooled @ self.head
 
 
 class Way(NamedTuple):
@@ -86,6 +89,7 @@ class Tuning(NamedTuple):
     examples: Any
     layers: int
     length: int
+    pool: str
     steps: int
     learning_rate: float
     init_scale: float
@@ -94,13 +98,13 @@ class Tuning(NamedTuple):
 
 def make_tuning(
     key: Key[Array, ""], *, encoder: str, train_file: str, dev_file: str, dev_pairs: int, method: Any,
-    rank: Any, examples: Any, layers: int, length: int, steps: int, learning_rate: float,
-    init_scale: float, center: str,
+    rank: Any, examples: Any, layers: int, length: int, pool: str, steps: int,
+    learning_rate: float, init_scale: float, center: str,
 ) -> Tuning:  # fmt: skip
     """Nothing is drawn yet."""
     return Tuning(
-        key, encoder, train_file, dev_file, dev_pairs, method, rank, examples, layers, length, steps,
-        learning_rate, init_scale, center,
+        key, encoder, train_file, dev_file, dev_pairs, method, rank, examples, layers, length, pool,
+        steps, learning_rate, init_scale, center,
     )  # fmt: skip
 
 
@@ -133,16 +137,17 @@ def problem(case: Tuning, examples: int, layer: int) -> Problem:
     model = sentences.upper(found.model, precision)
     head = HEAD * jax.random.normal(head_key, model.embeddings.norm.gain.shape)
     return Problem(
-        CrossEncoder(model, head, layer),
+        CrossEncoder(model, head, layer, case.pool),
         sentences.encoded(found, known, rows, **how),
         sentences.tested(case.encoder, case.dev_file, count=case.dev_pairs, **how),
     )
 
 
-def matrices(model: Bert, layer: int) -> list[str]:
-    """Paths of all dense matrices from a layer on, the pooler among them."""
-    layers = [f"model.layers.{l}.{name}" for l in range(layer, len(model.layers)) for name in MATRICES]
-    return [*layers, *(["model.pooler.weight"] if model.pooler is not None else [])]
+def matrices(net: CrossEncoder) -> list[str]:
+    """Paths of all dense matrices from its layer on, the pooler among them if it is read."""
+    layers = range(net.layer, len(net.model.layers))
+    paths = [f"model.layers.{l}.{name}" for l in layers for name in MATRICES]
+    return [*paths, *(["model.pooler.weight"] if net.pool == "pooler" else [])]
 
 
 def value_matrix(model: Bert) -> tuple[str, int]:
@@ -155,7 +160,7 @@ def started(key: Key[Array, ""], net: CrossEncoder, name: str, rank: int, eps: f
     """The adapters of a method on all dense matrices, at their start."""
     way = METHODS[name]
     made = adapters.init(
-        key, net, select=matrices(net.model, net.layer), method=way.method(eps), rank=rank,
+        key, net, select=matrices(net), method=way.method(eps), rank=rank,
         scale=way.scale,
     )  # fmt: skip
     return {path: _standard(one) for path, one in made.items()}
@@ -195,8 +200,8 @@ def pearson(net: CrossEncoder, data: Examples, made: dict) -> Float[Array, ""]:
     def one(pair: tuple[Array, Array]) -> Array:
         return adapted(*(x[None] for x in pair))[0]
 
-    found = jax.lax.map(one, (jnp.asarray(data.hidden), jnp.asarray(data.mask)), batch_size=50)
-    return jnp.corrcoef(found, jnp.asarray(data.scores))[0, 1]
+    found = jax.lax.map(one, (data.hidden, data.mask), batch_size=50)
+    return jnp.corrcoef(found, data.scores)[0, 1]
 
 
 def tuned(

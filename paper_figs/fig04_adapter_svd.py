@@ -1,0 +1,144 @@
+"""Figure 4: the SVD of a product of three full-width factors that is added to one value matrix."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from lrdyn.drawing import plotting
+from lrdyn.drawing.exhibits import Figure, Results
+from lrdyn.studies.adapter_training import ADAPTERS
+from lrdyn.studies.adapter_training.evolution import RULES
+from paper_figs import paired
+
+TOLERANCES = {"sigma": 0.05, "right_angle": 0.2, "left_angle": 0.2, "gap": 0.2, "pearson": 0.2}
+"""Of another training in float32, on another machine or with other kernels."""
+
+CAPTION = """\
+The product P = W_3 W_2 W_1 of three full-width factors (eps times orthogonal at the start) beside
+the value matrix of the encoder's second-last layer (the 11th in BERT), width {width}, seed {seed},
+{examples} examples of STS-B; only the factors are trained. (a)-(c) eps = {captioned:g}, as the
+survey captions it, the product added as it is, Adam: singular values of P, and angles of its right
+and left singular vectors to a frame of 2r = {moving} directions, Theorem 2's with the gradient of
+the loss at the start in the place of the target. At t = 0 all values are equal and the vectors
+arbitrary: they are compared with the frame, not with themselves, from the first recorded step on.
+Blue: the first {moving}; grey: the others. (d) the same values where the start is taken off the
+product ("centred"), so that the model starts unchanged. (e) eps = {small:g}. (f) distance of the
+factors from Theorem 2's form, U_l blkdiag(W~_l, rho_l I) V_l^T, over how far they moved (largest of
+the three): solid Adam, dashed SGD with a first step of equal length. At the end, Adam / SGD:
+{gaps}; mean angle of the first {moving} right vectors under Adam: {angles}. The theorem is about
+descent on a linear loss with whitened inputs; neither holds here. {how}
+"""
+
+
+def numbers(results: Results, **settings: Any) -> xr.Dataset:
+    """Spectra, angles and distance over init scale, centring, rule, step and index."""
+    groups = results[ADAPTERS.name]
+    whole = groups["/evolution"]
+    run = paired.plain(whole.isel(seed=0), "init_scale", "center", "step", "index", "rule")
+    found = run[list(TOLERANCES)].astype(float).assign_coords(rule=list(RULES))
+    found = found.assign_coords(index=np.arange(1, found.sizes["index"] + 1))
+    found["step"] = run["step"]
+    for name, tolerance in TOLERANCES.items():
+        found[name].attrs = {"tolerance": tolerance}
+    found = found.drop_attrs(deep=False)
+    moving = int(run.moving.values.ravel()[0])
+    return found.assign_attrs(_facts(found, moving) | paired.how(groups) | {
+        "seed": int(whole.seed[0]), "examples": int(whole["examples"].values.ravel()[0]),
+    })  # fmt: skip
+
+
+def _facts(found: xr.Dataset, moving: int) -> dict[str, Any]:
+    """What the caption says of the results."""
+    end = found.isel(step=-1)
+    gaps, angles = [], []
+    for eps in found.init_scale.values:
+        for center in found.center.values:
+            one = end.sel(init_scale=eps, center=center)
+            text = f"eps = {eps:g}" + (", centred" if center == "yes" else "")
+            adam, sgd = (float(one.gap.sel(rule=rule)) for rule in RULES)
+            gaps.append(f"{text} {_number(adam)} / {_number(sgd)}")
+            angle = one.right_angle.sel(rule="adam").values[:moving].mean()
+            angles.append(f"{text} {angle:.0f}°")
+    scales = found.init_scale.values
+    return {
+        "moving": moving, "width": found.sizes["index"], "gaps": "; ".join(gaps),
+        "angles": ", ".join(angles), "captioned": float(max(scales)), "small": float(min(scales)),
+    }  # fmt: skip
+
+
+def _number(value: float) -> str:
+    return f"{value:.2g}" if np.isfinite(value) else "lost"
+
+
+def thin(dataset: xr.Dataset) -> xr.Dataset:
+    """Part kept as a baseline: the first 24 indices and every 40th of the others."""
+    index = dataset.index.values
+    return dataset.isel(index=np.nonzero((index <= 24) | (index % 40 == 0) | (index == index[-1]))[0])
+
+
+def draw(dataset: xr.Dataset) -> Any:
+    """Draw Figure 4."""
+    first, small = dataset.captioned, dataset.small
+    plain = dataset.sel(init_scale=first, center=dataset.center.values[0], rule="adam")
+    titles = [
+        rf"$\sigma_i(t)$, $\epsilon$ = {first:g}", "right vectors to the frame", "left vectors",
+        rf"$\sigma_i(t)$, $\epsilon$ = {first:g}, centred", rf"$\sigma_i(t)$, $\epsilon$ = {small:g}",
+        "distance from Theorem 2",
+    ]  # fmt: skip
+    figure, axes = plotting.panels(titles, rows=2, height=4.2)
+    plot_values(axes[0], plain)
+    for ax, name in zip(axes[1:3], ("right_angle", "left_angle"), strict=True):
+        plot_angles(ax, plain, name)
+    last = dataset.center.values[-1]
+    plot_values(axes[3], dataset.sel(init_scale=first, center=last, rule="adam"))
+    plot_values(axes[4], dataset.sel(init_scale=small, center=last, rule="adam"))
+    plot_gaps(axes[5], dataset)
+    return figure
+
+
+def _curves(ax: Any, run: xr.Dataset, name: str, since: int) -> None:
+    steps = run.step.values[since:]
+    values = run[name].transpose("step", "index").values[since:]
+    inside = run.index.values <= run.attrs["moving"]
+    ax.plot(steps, values[:, ~inside], color="#B3B3B3", lw=0.4, zorder=1)
+    ax.plot(steps, values[:, inside], color=plotting.BLUE, lw=0.8, zorder=2)
+    ax.set(xlabel="step t", xlim=(0, int(steps[-1])))
+
+
+def plot_values(ax: Any, run: xr.Dataset) -> None:
+    """All singular values over the steps."""
+    _curves(ax, run, "sigma", 0)
+    values = run.sigma.values
+    if np.nanmax(values) > 20 * np.nanmin(np.where(values > 0, values, np.nan)):
+        ax.set(yscale="log", ylim=(np.nanmax(values) * 1e-10, np.nanmax(values) * 3))
+
+
+def plot_angles(ax: Any, run: xr.Dataset, name: str) -> None:
+    """Angles to the frame, in degrees."""
+    _curves(ax, run, name, 1)
+    ax.set(ylim=(-2, 92), yticks=(0, 30, 60, 90), ylabel="degrees")
+
+
+def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
+    """Distance from the theorem's form over the steps, for every start and both rules."""
+    looks = zip(
+        [(e, c) for e in dataset.init_scale.values for c in dataset.center.values],
+        (plotting.BLUE, plotting.GREEN, plotting.ORANGE, plotting.PINK), strict=False,
+    )  # fmt: skip
+    for (eps, center), color in looks:
+        for rule, dash in zip(RULES, ("-", "--"), strict=True):
+            one = dataset.gap.sel(init_scale=eps, center=center, rule=rule)
+            text = f"ε = {eps:g}" + (", centred" if center == "yes" else "")
+            ax.plot(one.step[1:], one.values[1:], dash, color=color, lw=1.0,
+                    label=text if rule == "adam" else None)  # fmt: skip
+    ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])), ylim=(0, 1.05))
+    plotting.key(ax, None, "lower right", fontsize=6)
+
+
+FIGURE = Figure(
+    name="fig04", title="SVD of a deep adapter of one value matrix",
+    caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
+    presets={"quick": paired.QUICK, "paper": paired.PAPER}, thin=thin, long=True,
+    groups=("/evolution",),
+)  # fmt: skip

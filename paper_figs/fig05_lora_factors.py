@@ -1,0 +1,125 @@
+"""Figure 5: LoRA's two factors, one rate and two, and which rates wide networks allow."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from lrdyn.drawing import plotting
+from lrdyn.drawing.exhibits import Figure, Results
+from lrdyn.studies.adapter_training import ADAPTERS
+from lrdyn.studies.adapter_training.factors import COMPARED
+from lrdyn.studies.adapter_training.widths import RATES
+from paper_figs import paired
+from paper_figs.paired import COLORS, TITLES
+
+TOLERANCES = {"norm_A": 0.05, "norm_B": 0.1, "pearson": 0.2, "move": 0.02}
+"""Of another training in float32, on another machine or with other kernels."""
+
+CAPTION = """\
+LoRA's factors, seed {seed}, rank r = {rank}, {examples} examples of STS-B. (a) ||A||_F (solid) and
+||B||_F (dashed) over the steps: mean over the {matrices} adapted matrices and band of one standard
+deviation. LoRA (A drawn, B = 0): ||A||_F ends at {A:.3f} of its start, ||B||_F at {B:.3f} of
+||A||_F's. (b) the same for LoRA+ (rate of B 16 times that of A: {A_plus:.3f} and {B_plus:.3f}) and
+for LoRA with B drawn and A = 0. (c) Pearson correlation on pairs that were not trained on; at the
+end {ends}; LoRA+ less LoRA, mean over the recorded steps: {ahead:+.3f} (expected above 0:
+{came_true}). (d) the toy f = (W* + b a^T) x of width n from 64 to 4096, rates eta_A = n^-alpha and
+eta_B = n^-beta: what the second step's move of a changes f by, over |U| (medians of starts), and
+lines of the exponent 1 - alpha - 2 beta; that of b follows n^-beta alike. Only eta_A = 1/n, eta_B =
+1 (LoRA+) lets both move f by as much at every width. {how}
+"""
+
+
+def numbers(results: Results, **settings: Any) -> xr.Dataset:
+    """Norms over method, step and matrix, Pearson, and the moves of the toy over n."""
+    groups = results[ADAPTERS.name]
+    whole = groups["/factors"]
+    run = paired.plain(whole.isel(seed=0), "method_of_factors", "step", "matrix")
+    found = run[["norm_A", "norm_B", "pearson"]].astype(float)
+    found = found.assign_coords(method_of_factors=list(COMPARED)).rename(method_of_factors="method")
+    found["step"] = run["step"]
+    toy = groups["/widths/float64"] if "/widths/float64" in groups else groups["/widths"]
+    first = toy.isel({d: 0 for d in toy.dims if d not in ("n", "all_rates", "quantity")}, drop=True)
+    found["move"] = first["move"].isel(all_rates=slice(len(RATES)), quantity=0)
+    found = found.assign_coords(n=first["n"].values)
+    for name, tolerance in TOLERANCES.items():
+        found[name].attrs = {"tolerance": tolerance}
+    found = found.drop_attrs(deep=False)
+    return found.assign_attrs(_facts(found) | paired.how(groups) | {
+        "seed": int(whole.seed[0]), "examples": int(whole["examples"].values.ravel()[0]),
+        "rank": int(whole["rank"].values.ravel()[0]),
+    })  # fmt: skip
+
+
+def _facts(found: xr.Dataset) -> dict[str, Any]:
+    """What the caption says of the results."""
+    start = found.norm_A.isel(step=0)
+    grown = {
+        n: (found[f"norm_{n}"].isel(step=-1) / start.sel(method=["lora", "lora_plus"])).mean("matrix")
+        for n in ("A", "B")
+    }
+    ahead = found.pearson.sel(method="lora_plus") - found.pearson.sel(method="lora")
+    value = float(ahead[1:].mean())
+    last = found.pearson.isel(step=-1)
+    return {
+        "A": float(grown["A"].sel(method="lora")), "B": float(grown["B"].sel(method="lora")),
+        "A_plus": float(grown["A"].sel(method="lora_plus")),
+        "B_plus": float(grown["B"].sel(method="lora_plus")), "matrices": found.sizes["matrix"],
+        "ends": ", ".join(f"{TITLES[n]} {float(last.sel(method=n)):.3f}" for n in COMPARED),
+        "ahead": value, "came_true": "came true" if value > 0 else "did not come true",
+    }  # fmt: skip
+
+
+def draw(dataset: xr.Dataset) -> Any:
+    """Draw Figure 5."""
+    titles = ["norms, LoRA", "norms, LoRA+, B drawn", "Pearson", "toy: move of a"]
+    figure, axes = plotting.panels(titles, height=2.3)
+    plot_norms(axes[0], dataset, ["lora"])
+    plot_norms(axes[1], dataset, ["lora_plus", "lora_b"])
+    for name in COMPARED:
+        one = dataset.pearson.sel(method=name)
+        axes[2].plot(one.step, one, color=COLORS[name], lw=1.0, label=TITLES[name])
+    plotting.key(axes[2], None, "lower right", fontsize=6)
+    for ax in axes[:3]:
+        ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])))
+    plot_widths(axes[3], dataset)
+    return figure
+
+
+def plot_norms(ax: Any, dataset: xr.Dataset, names: list[str]) -> None:
+    """Mean and band over the matrices."""
+    for name in names:
+        for factor, dash in (("A", "-"), ("B", "--")):
+            one = dataset[f"norm_{factor}"].sel(method=name).transpose("step", "matrix").values
+            mean, width = one.mean(axis=1), one.std(axis=1)
+            ax.plot(dataset.step, mean, dash, color=COLORS[name], lw=1.0)
+            ax.fill_between(dataset.step, mean - width, mean + width, color=COLORS[name],
+                            alpha=0.2, lw=0)  # fmt: skip
+    entries = [plotting.entry("‖A‖"), plotting.entry("‖B‖", ls="--")]
+    if len(names) > 1:
+        entries += [plotting.entry(TITLES[name], COLORS[name]) for name in names]
+    plotting.key(ax, entries, "center right", fontsize=6)
+    ax.set_ylim(0, None)
+
+
+def plot_widths(ax: Any, dataset: xr.Dataset) -> None:
+    """Moves over the width, and the powers of it."""
+    n = dataset.n.values
+    texts = ("1/n, 1", "1, 1", "n^{-1/2}, n^{-1/2}", "1/n, 1/n", "n^{-1/3}, n^{-1/3}")
+    for place, ((alpha, beta), text) in enumerate(zip(RATES, texts, strict=True)):
+        move, color = dataset.move.values[:, place], plotting.SHADES[place]
+        exponent = 1 - alpha - 2 * beta
+        ax.plot(n, move[0] * (n / n[0]) ** exponent, color=color, lw=0.8)
+        ax.plot(n, move, color=color, label=f"${text}$", **(plotting.OPEN | {"mec": color}))
+    ax.set(xscale="log", yscale="log", xlabel="width n")
+    plotting.key(ax, None, "upper left", fontsize=5, title=r"$\eta_A, \eta_B$", title_fontsize=5)
+    top = float(dataset.move.max())
+    ax.set_ylim(None, 1e4 * top)
+
+
+FIGURE = Figure(
+    name="fig05", title="Norms of LoRA's factors",
+    caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
+    presets={"quick": paired.QUICK, "paper": paired.PAPER}, long=True,
+    groups=("/factors", "/widths"),
+)  # fmt: skip

@@ -1,0 +1,112 @@
+"""Figure 7: Deep LoRA beside LoRA on few examples."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from lrdyn.drawing import plotting
+from lrdyn.drawing.exhibits import Figure, Results
+from lrdyn.studies.adapter_training import ADAPTERS
+from paper_figs import paired
+from paper_figs.paired import TITLES
+
+AUTHORS = {
+    "lora": {16: 0.529, 64: 0.735, 256: 0.814},
+    "deep_lora": {16: 0.598, 64: 0.751, 256: 0.828},
+}
+"""STS-B, bert-base-cased, 500 steps, means of 20 seeds (arXiv 2406.04112)."""
+TOLERANCES = {"pearson": 0.1, "final_rank": 0.2}
+"""Of another training in float32, on another machine or with other kernels."""
+
+CAPTION = """\
+Few examples, drawn with replacement from STS-B. (a) Pearson correlation on pairs that were not
+trained on, at the last step, mean and standard error of {seeds}; open circles: the authors'
+numbers for bert-base-cased, 500 steps, 20 seeds, another model than ours. (b) Deep LoRA less LoRA
+of the same seed (points) and the mean; {differences}. (c) Final ranks of the {matrices} adapted
+matrices over all seeds at n = {most}: singular values of dW above max(m, n) eps32 sigma_1, rank 0
+if ||dW||_2 is at most 1e-3; mean {ranks}. Rank r = {rank}. {expected} {how} LoRA starts from
+N(0, 1) and 0 and has no alpha / r, as the authors have it; beside it alpha / r with alpha = 8 (the
+same at r = 8). The survey's own Figure 7 was not available: this one is ours.
+"""
+
+
+def numbers(results: Results, **settings: Any) -> xr.Dataset:
+    """Pearson over seed, method and examples; final ranks on the most examples."""
+    groups = results[ADAPTERS.name]
+    whole = groups["/few_shot"]
+    run = paired.named(paired.plain(paired.judged(whole), "seed", "method", "examples"))
+    most = int(run.examples.values.max())
+    found = run[["pearson"]].astype(float)
+    found["final_rank"] = run.final_rank.sel(examples=most, drop=True).astype(float)
+    for name, tolerance in TOLERANCES.items():
+        found[name].attrs = {"tolerance": tolerance}
+    return found.drop_attrs(deep=False).assign_attrs(_facts(found, most) | paired.how(groups) | {
+        "rank": int(whole["rank"].values.ravel()[0])
+    })  # fmt: skip
+
+
+def _facts(found: xr.Dataset, most: int) -> dict[str, Any]:
+    """What the caption says of the results."""
+    count = found.sizes["seed"]
+    both = {"lora", "deep_lora"} <= set(found.method.values)
+    ahead = {
+        int(n): paired.paired(*(found.pearson.sel(method=name, examples=n).values
+                                for name in ("deep_lora", "lora")))
+        for n in found.examples.values if both
+    }  # fmt: skip
+    ranks = found.final_rank.mean(("seed", "matrix"))
+    said = "not compared" if not ahead else "; ".join(f"n = {n}: {one}" for n, one in ahead.items())
+    return {
+        "seeds": "1 seed" if count == 1 else f"{count} seeds", "most": most, "differences": said,
+        "matrices": found.sizes["matrix"],
+        "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(method=n)):.1f}" for n in ranks.method.values),
+        "expected": _expected(ahead, ranks),
+    }  # fmt: skip
+
+
+def _expected(ahead: dict[int, paired.Paired], ranks: xr.DataArray) -> str:
+    if 16 not in ahead:
+        return ""
+    came = "came true" if ahead[16].mean > 0 else "did not come true"
+    fewer = float(ranks.sel(method="deep_lora") - ranks.sel(method="lora"))
+    other = "came true" if fewer < 0 else "did not come true"
+    return (
+        f"Expected from the authors' numbers: Deep LoRA ahead at n = 16 ({came}) and with fewer "
+        f"ranks ({other})."
+    )
+
+
+def draw(dataset: xr.Dataset) -> Any:
+    """Draw Figure 7."""
+    titles = ["Pearson over examples n", "paired over seeds", f"final ranks, n = {dataset.most}"]
+    figure, axes = plotting.panels(titles, height=2.5)
+    paired.plot_methods(axes[0], dataset.pearson, "examples", AUTHORS)
+    plotting.key(axes[0], None, "lower right", fontsize=6)
+    if {"lora", "deep_lora"} <= set(dataset.method.values):
+        paired.plot_differences(axes[1], dataset.pearson, "examples")
+    plot_ranks(axes[2], dataset.final_rank)
+    for ax in axes[:2]:
+        ax.set_xlabel("examples n")
+    return figure
+
+
+def plot_ranks(ax: Any, ranks: xr.DataArray) -> None:
+    """Share of the matrices with each final rank, methods side by side."""
+    most = int(ranks.max())
+    names = list(ranks.method.values)
+    for place, name in enumerate(names):
+        values = ranks.sel(method=name).values.ravel().astype(int)
+        shares = np.bincount(values, minlength=most + 1) / len(values)
+        shift = 0.8 * (place - (len(names) - 1) / 2) / len(names)
+        ax.bar(np.arange(most + 1) + shift, shares, 0.8 / len(names), color=paired.COLORS[name],
+               label=TITLES[name])  # fmt: skip
+    ax.set(xlabel="final rank", ylabel="share of the matrices", ylim=(0, 1.02))
+    ax.set_xticks(range(0, most + 1, max(1, most // 8)))
+
+
+FIGURE = Figure(
+    name="fig07", title="Deep LoRA and LoRA on few examples",
+    caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
+    presets={"quick": paired.QUICK, "paper": paired.PAPER}, long=True, groups=("/few_shot",),
+)  # fmt: skip

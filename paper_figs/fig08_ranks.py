@@ -1,0 +1,101 @@
+"""Figure 8: the rank that an adapter may have, and what it reaches."""
+
+from typing import Any
+
+import xarray as xr
+
+from lrdyn.drawing import plotting
+from lrdyn.drawing.exhibits import Figure, Results
+from lrdyn.studies.adapter_training import ADAPTERS
+from paper_figs import paired
+from paper_figs.paired import TITLES
+
+AUTHORS = {
+    "lora": {8: 0.539, 16: 0.524, 32: 0.456, 64: 0.175},
+    "deep_lora": {8: 0.635, 16: 0.652, 32: 0.660, 64: 0.667},
+}
+"""STS-B, n = 16, bert-base-cased, 200 steps, means of 5 seeds (arXiv 2406.04112)."""
+TOLERANCES = {"pearson": 0.1, "used": 0.2}
+"""Of another training in float32, on another machine or with other kernels."""
+
+CAPTION = """\
+Rank r of the adapters on n = {examples} examples of STS-B. (a) Pearson correlation on pairs that
+were not trained on, at the last step, mean and standard error of {seeds}; open circles: the
+authors' numbers for bert-base-cased, 200 steps, 5 seeds, another model than ours. (b) Deep LoRA
+less LoRA of the same seed (points) and the mean; {differences}. (c) Final rank (as in Figure 7),
+mean over the matrices and seeds; dotted: r. From the smallest r to the largest: {changes}.
+{expected} {how} LoRA has no alpha / r, so that its steps grow with r; beside it LoRA with alpha / r,
+alpha = 8. The survey's own Figure 8 was not available: this one is ours.
+"""
+
+
+def numbers(results: Results, **settings: Any) -> xr.Dataset:
+    """Pearson over seed, method and rank, and the mean final rank."""
+    groups = results[ADAPTERS.name]
+    whole = groups["/ranks"]
+    run = paired.named(paired.plain(paired.judged(whole), "seed", "method", "rank"))
+    found = run[["pearson"]].astype(float)
+    found["used"] = run.final_rank.mean(("seed", "matrix"))
+    for name, tolerance in TOLERANCES.items():
+        found[name].attrs = {"tolerance": tolerance}
+    return found.drop_attrs(deep=False).assign_attrs(_facts(found) | paired.how(groups) | {
+        "examples": int(whole["examples"].values.ravel()[0])
+    })  # fmt: skip
+
+
+def _facts(found: xr.Dataset) -> dict[str, Any]:
+    """What the caption says of the results."""
+    count, names = found.sizes["seed"], list(found.method.values)
+    least, most = int(found["rank"].min()), int(found["rank"].max())
+    ends = {n: [found.pearson.sel(method=n, rank=r).values for r in (most, least)] for n in names}
+    moves = {n: paired.paired(*both) for n, both in ends.items()}
+    both = {"lora", "deep_lora"} <= set(names)
+    ahead = {
+        int(r): paired.paired(*(found.pearson.sel(method=name, rank=r).values
+                                for name in ("deep_lora", "lora")))
+        for r in found["rank"].values if both
+    }  # fmt: skip
+    changes = [f"{TITLES[n]} {one.mean:+.3f}" for n, one in moves.items()]
+    if count > 1:
+        changes = [f"{TITLES[n]} {one.mean:+.3f} ± {one.error:.3f}" for n, one in moves.items()]
+    expected = ""
+    if both:
+        falls = "came true" if moves["lora"].mean < 0 else "did not come true"
+        less = "came true" if moves["deep_lora"].mean > moves["lora"].mean else "did not come true"
+        expected = (
+            f"Expected from the authors' numbers: LoRA falls with r ({falls}), Deep LoRA falls less "
+            f"({less})."
+        )
+    return {
+        "seeds": "1 seed" if count == 1 else f"{count} seeds",
+        "differences": "; ".join(f"r = {r}: {one}" for r, one in ahead.items()) or "not compared",
+        "changes": ", ".join(changes), "expected": expected,
+    }  # fmt: skip
+
+
+def draw(dataset: xr.Dataset) -> Any:
+    """Draw Figure 8."""
+    titles = ["Pearson over rank r", "paired over seeds", "rank that is used"]
+    figure, axes = plotting.panels(titles, height=2.5)
+    paired.plot_methods(axes[0], dataset.pearson, "rank", AUTHORS)
+    plotting.key(axes[0], None, "lower left", fontsize=6)
+    if {"lora", "deep_lora"} <= set(dataset.method.values):
+        paired.plot_differences(axes[1], dataset.pearson, "rank")
+    ranks = dataset["rank"].values
+    for name in dataset.method.values:
+        used = dataset.used.sel(method=name)
+        axes[2].plot(ranks, used, ".-", color=paired.COLORS[name])
+    axes[2].plot(ranks, ranks, ":", color="k", lw=0.8)
+    axes[2].set(xscale="log", ylabel="final rank")
+    axes[2].set_xticks(ranks, [f"{r}" for r in ranks])
+    axes[2].minorticks_off()
+    for ax in axes:
+        ax.set_xlabel("rank r")
+    return figure
+
+
+FIGURE = Figure(
+    name="fig08", title="Deep LoRA and LoRA over the rank",
+    caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
+    presets={"quick": paired.QUICK, "paper": paired.PAPER}, long=True, groups=("/ranks",),
+)  # fmt: skip

@@ -1,0 +1,126 @@
+"""What Figures 4, 5, 7 and 8 share: the study, its judged seeds, two methods beside each other."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from lrdyn.drawing import plotting
+from lrdyn.engine.configuration import Run, run_of
+from lrdyn.engine.judging import Groups
+from lrdyn.studies.adapter_training import ADAPTERS
+from lrdyn.studies.adapter_training.tuning import METHODS
+
+QUICK = {"preset": "quick", "seed": 1}
+PAPER = {"preset": "paper", "seed": 1, "seeds": 20}
+TITLES = {
+    "lora": "LoRA", "lora_over_rank": "LoRA, α / r", "lora_plus": "LoRA+",
+    "lora_b": "LoRA, B drawn", "deep_lora": "Deep LoRA",
+}  # fmt: skip
+COLORS = {
+    "lora": plotting.ORANGE, "lora_over_rank": plotting.GREY, "lora_plus": plotting.GREEN,
+    "lora_b": plotting.PINK, "deep_lora": plotting.BLUE,
+}  # fmt: skip
+HOW = (
+    "A cross-encoder {about}: adapters on all dense matrices of the last {layers} layers and the "
+    "pooler (not on the table of words), a random head that stays as it is, Adam (.9, .999, 1e-6) "
+    "without decay at the rate {learning_rate:g}, which falls linearly to 0, {steps} steps of 16 "
+    "pairs of {length} tokens, in {dtype}."
+)
+
+
+def sources(**settings: Any) -> Mapping[str, Run]:
+    """The study."""
+    return {ADAPTERS.name: run_of(ADAPTERS, **settings)}
+
+
+def how(groups: Groups) -> dict[str, Any]:
+    """What a caption says of the trainings."""
+    root = groups["/"].attrs
+    config = json.loads(root["config"])
+    return {"how": HOW.format(about=root["about"], **config)}
+
+
+def plain(run: xr.Dataset, *kept: str) -> xr.Dataset:
+    """Arrays without the axes of flags that have one value."""
+    return run.squeeze([d for d in run.dims if run.sizes[d] == 1 and d not in kept], drop=True)
+
+
+def judged(run: xr.Dataset) -> xr.Dataset:
+    """Seeds above 0: seed 0 sets expectations."""
+    kept = run.sel(seed=run.seed[run.seed > 0])
+    return kept if kept.seed.size else run
+
+
+def named(run: xr.Dataset) -> xr.Dataset:
+    """Methods by their names."""
+    return run.assign_coords(method=[list(METHODS)[i] for i in run.method.values])
+
+
+class Paired(NamedTuple):
+    """One method less another, of the same seeds."""
+
+    mean: float
+    error: float
+    """Standard error, NaN of one seed."""
+    wins: int
+    seeds: int
+    p: float
+    """Of the two-sided sign test; ties are left out."""
+
+    def __str__(self) -> str:
+        """In words."""
+        wins = f"ahead in {self.wins} of {self.seeds} seeds"
+        if self.seeds < 2:
+            return f"{self.mean:+.3f} ({wins})"
+        return f"{self.mean:+.3f} ± {self.error:.3f} ({wins}, sign test p = {self.p:.2g})"
+
+
+def paired(one: np.ndarray, other: np.ndarray) -> Paired:
+    """Compare two methods over seeds.
+
+    Example:
+        >>> str(paired(np.array([0.5, 0.6, 0.9]), np.array([0.4, 0.5, 0.5])))
+        '+0.200 ± 0.100 (ahead in 3 of 3 seeds, sign test p = 0.25)'
+    """
+    from scipy.stats import binomtest
+
+    difference = np.asarray(one, float) - np.asarray(other, float)
+    wins, losses = int(np.sum(difference > 0)), int(np.sum(difference < 0))
+    p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    count = len(difference)
+    error = float(np.std(difference, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+    return Paired(float(np.mean(difference)), error, wins, count, float(p))
+
+
+def plot_methods(ax: Any, pearson: xr.DataArray, axis: str, authors: Mapping[str, Any]) -> None:
+    """Mean over seeds with a standard error, and the authors' numbers as open markers."""
+    places = pearson[axis].values
+    for name in pearson.method.values:
+        one = pearson.sel(method=name).transpose("seed", axis).values
+        error = np.std(one, axis=0, ddof=1) / np.sqrt(len(one)) if len(one) > 1 else None
+        ax.errorbar(places, one.mean(axis=0), error, color=COLORS[name], marker=".", lw=1.0,
+                    capsize=2, label=TITLES[name])  # fmt: skip
+    for name, known in authors.items():
+        marks = {**plotting.OPEN, "mec": COLORS[name], "ls": ":", "lw": 0.8}
+        ax.plot(list(known), list(known.values()), color=COLORS[name], **marks)
+    ticks = sorted({*places.tolist(), *(n for known in authors.values() for n in known)})
+    ax.set(xscale="log", ylabel="Pearson correlation")
+    ax.set_xticks(ticks, [f"{n}" for n in ticks])
+    ax.minorticks_off()
+
+
+def plot_differences(ax: Any, pearson: xr.DataArray, axis: str) -> None:
+    """Deep LoRA less LoRA of the same seed, each seed a point, and their mean."""
+    places = pearson[axis].values
+    apart = pearson.sel(method="deep_lora") - pearson.sel(method="lora")
+    for place, values in zip(places, apart.transpose(axis, "seed").values, strict=True):
+        ax.plot(np.full(len(values), place), values, ".", color=plotting.GREY, ms=4)
+        ax.plot([place], [values.mean()], "_", color=plotting.BLUE, ms=12, mew=1.5)
+    ax.axhline(0, color="k", lw=0.6)
+    ax.set(xscale="log", ylabel="Deep LoRA less LoRA")
+    ax.set_xticks(places, [f"{n}" for n in places])
+    ax.minorticks_off()
+    ax.margins(x=0.2)

@@ -1,0 +1,346 @@
+"""The study of Figures 4, 5, 7 and 8 on a tiny BERT and 64 made-up pairs of sentences."""
+
+import csv
+import json
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrdyn
+from lrdyn.adapters import DeepFactors, Factors
+from lrdyn.claims import CLEARLY, tolerance
+from lrdyn.drawing import exhibits, plotting
+from lrdyn.drawing.long import numbers as long_numbers
+from lrdyn.studies.adapter_training import ADAPTERS, evolution, one_step, sentences, tuning, widths
+from paper_figs import (
+    fig04_adapter_svd,
+    fig05_lora_factors,
+    fig07_few_shot,
+    fig08_ranks,
+    paired,
+)
+from tests import oracles
+from tests.runs import results_of, verdict_of
+
+BERT = Path(__file__).with_name("data") / "bert"
+WORDS = "a man plays the guitar some cat sleeps on it someone makes music".split()
+
+
+def write_pairs(path, count, seed=0):
+    """Pairs that share more words the higher their score is."""
+    rng = np.random.default_rng(seed)
+    with path.open("w", newline="") as file:
+        for k in range(count):
+            first, shared = rng.choice(WORDS, 5), k % 6
+            second = [*first[:shared], *rng.choice(WORDS, 5 - shared)]
+            csv.writer(file).writerow([" ".join(first), " ".join(second), f"{shared:.1f}"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    train, dev = (write_pairs(folder / f"{n}.csv", c) for n, c in (("train", 64), ("dev", 20)))
+    return {"encoder": str(BERT), "train_file": str(train), "dev_file": str(dev)}
+
+
+def case_of(files, **other):
+    given = {
+        "dev_pairs": 20, "method": ("lora",), "rank": 2, "examples": 16, "layers": 2, "length": 14,
+        "pool": "mean", "steps": 2, "learning_rate": 1e-2, "init_scale": 1e-3, "center": "no",
+    }  # fmt: skip
+    return tuning.make_tuning(jax.random.key(1), **files, **given | other)
+
+
+# Data and model ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", tuning.POOLS)
+def test_layers_below_the_first_adapted_one_are_computed_once(files, pool):
+    case = case_of(files, pool=pool)
+    part, whole = (tuning.problem(case, 16, layer) for layer in (1, 0))
+    made = tuning.started(jax.random.key(0), part.net, "lora_b", 2, 1e-3)
+
+    @oracles.fast
+    def both(made):
+        loss = lambda made, one: tuning.squared_error(one.net, made, None, one.train, None)[0]  # noqa: E731
+        return [jax.value_and_grad(loss)(made, one) for one in (part, whole)]
+
+    (one, slopes), (other, others) = jax.device_get(both(made))
+    slack = 100 * tolerance("identity", "float32", size=40)
+    np.testing.assert_allclose(one, other, rtol=slack)
+    pairs = zip(*map(jax.tree.leaves, (slopes, others)), strict=True)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(others))
+    assert largest > 1e-4
+    for mine, theirs in pairs:
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=slack * largest)
+    assert len(made) == 12 + (pool == "pooler")
+
+
+def test_examples_are_drawn_with_replacement_by_the_seed(files):
+    case = case_of(files)
+    one, again = (tuning.problem(case, 64, 1).train for _ in range(2))
+    other = tuning.problem(case._replace(key=jax.random.key(2)), 64, 1).train
+    np.testing.assert_array_equal(one.hidden, again.hidden)
+    assert np.abs(one.hidden - other.hidden).max() > 0.1
+    assert len(np.unique(np.asarray(one.hidden).reshape(64, -1), axis=0)) < 60
+    assert set(np.round(5 * np.asarray(one.scores)).astype(int)) <= set(range(6))
+
+
+def test_pairs_are_computed_in_parts(files, monkeypatch):
+    read, known = sentences.read(BERT), sentences.pairs_of(files["train_file"], "train")
+    how = {"length": 14, "layer": 1, "precision": "float32"}
+    whole = sentences.encoded(read, known, np.arange(7), **how)
+    monkeypatch.setattr(sentences, "PART", 3)
+    parts = sentences.encoded(read, known, np.arange(7), **how)
+    np.testing.assert_allclose(parts.hidden, whole.hidden, rtol=0, atol=1e-5)
+    tokens = sentences.encoder.tokens(
+        read.tokenizer, known.sentence1[:7], known.sentence2[:7], length=14
+    )
+    expected = read.model.below(tokens, 1)
+    np.testing.assert_allclose(whole.hidden[tokens.mask], expected[tokens.mask], atol=1e-5)
+
+
+def test_pearson_is_the_correlation_of_all_outputs(files):
+    found = tuning.problem(case_of(files), 16, 1)
+    outputs = found.net(found.dev.hidden, found.dev.mask)
+    expected = np.corrcoef(outputs, found.dev.scores)[0, 1]
+    np.testing.assert_allclose(tuning.pearson(found.net, found.dev, {}), expected, atol=1e-5)
+
+
+# Methods -----------------------------------------------------------------------------------------
+
+
+def test_methods_start_as_stated(files):
+    net = tuning.problem(case_of(files), 16, 1).net
+    path = "model.layers.1.mlp.weights.0"
+    made = {n: tuning.started(jax.random.key(0), net, n, 8, 1e-3)[path] for n in tuning.METHODS}
+    assert all((one.shape[0], other.shape[1]) == (40, 24)
+               for one, *_, other in (m.factors_now() for m in made.values()))  # fmt: skip
+    assert not made["lora"].B.any()
+    assert 0.8 < made["lora"].A.std() < 1.2
+    assert not made["lora_b"].A.any()
+    assert 0.8 < made["lora_b"].B.std() < 1.2
+    assert float(made["lora_over_rank"].scale) == tuning.ALPHA / 8
+    layers = made["deep_lora"].factors
+    assert [F.shape for F in layers] == [(40, 8), (8, 8), (8, 24)]
+    for F in layers:
+        np.testing.assert_allclose(np.linalg.svd(F)[1], 1e-3, rtol=1e-4)
+
+
+def test_adam_is_the_authors(files):
+    rule, slopes = tuning.adam(4)(0.1), np.array([[1.0, -2.0], [0.5, 3.0], [2.0, 1.0]])
+    state, m, v = rule.init(jnp.zeros(2)), 0.0, 0.0
+    for t, G in enumerate(slopes):
+        move, state = rule.update(jnp.asarray(G), state, jnp.ones(2))
+        m, v = 0.9 * m + 0.1 * G, 0.999 * v + 0.001 * G**2
+        hats = m / (1 - 0.9 ** (t + 1)), v / (1 - 0.999 ** (t + 1))
+        expected = -0.1 * (1 - t / 4) * hats[0] / (np.sqrt(hats[1]) + 1e-6)
+        np.testing.assert_allclose(move, expected, rtol=1e-6)
+
+
+def test_the_final_rank_is_counted():
+    rng = np.random.default_rng(0)
+    three = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((9, 4), (4, 4), (4, 7))]
+    assert tuning.final_rank(DeepFactors(tuple(three))) == 4
+    two = (three[0], three[1] @ jnp.diag(jnp.array([1.0, 1, 0, 0], jnp.float32)), three[2])
+    assert tuning.final_rank(DeepFactors(two)) == 2
+    assert tuning.final_rank(DeepFactors(tuple(1e-2 * F for F in three))) == 0
+    B, A = three[0], three[2]
+    assert tuning.final_rank(Factors(B, A, jnp.asarray(1e-6))) == 0
+    whole = np.linalg.svd(np.asarray(B @ A, np.float64))[1]
+    scale = float(1.1e-3 / whole[0])
+    assert tuning.final_rank(Factors(B, A, jnp.asarray(scale))) == 4
+    assert tuning.final_rank(Factors(B, A, jnp.asarray(0.8 * scale))) == 0
+
+
+# The identity ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def step(files):
+    given = {name: files[name] for name in ("encoder", "train_file")}
+    return one_step.make_step(jax.random.key(0), **given, length=14, pool="mean", rank=2)
+
+
+def test_the_gradient_of_the_real_loss_by_differences(step):
+    W, rng = one_step.merged(step), np.random.default_rng(0)
+    direction = jnp.asarray(rng.normal(size=W.shape))
+
+    def loss(t):
+        layers = [*step.net.model.layers]
+        place = step.net.layer
+        layers[place] = eqx.tree_at(lambda l: l.attention.value, layers[place], W + t * direction)
+        net = eqx.tree_at(lambda n: n.model.layers, step.net, tuple(layers))
+        found = net(step.batch.hidden, step.batch.mask)
+        return np.mean((np.asarray(found) - np.asarray(step.batch.scores)) ** 2)
+
+    h = 1e-4
+    expected = (loss(h) - loss(-h)) / (2 * h)
+    np.testing.assert_allclose(np.sum(one_step.slope(step, W) * direction), expected, rtol=1e-6)
+
+
+def test_one_step_on_the_real_loss(step):
+    """The new factors by hand, from that gradient and the chain rule."""
+    G = np.asarray(one_step.slope(step, one_step.merged(step)))
+    (eta_A, eta_B), s = np.asarray(step.rates), float(step.adapter.scale)
+    B, A = np.asarray(step.adapter.B), np.asarray(step.adapter.A)
+    after = s * (B - eta_B * s * G @ A.T) @ (A - eta_A * s * B.T @ G)
+    found, formula = one_step.measure_step(step), one_step.predict_step(step)
+    slack = tolerance("identity", "float64", size=40) * float(formula["real_scale"])
+    np.testing.assert_allclose(found["real_step"], after - s * B @ A, rtol=0, atol=slack)
+    np.testing.assert_allclose(formula["real_step"], after - s * B @ A, rtol=0, atol=slack)
+    parts = [np.abs(part).max() for part in one_step.terms(step, jnp.asarray(G))]
+    assert min(parts) > 1e-3 * max(parts)
+
+
+# The toy -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rates", [(0.1, 1.0), (0.5, 0.5)])
+def test_two_steps_of_the_toy_in_numpy(rates):
+    x, a = np.random.default_rng(0).normal(size=(2, 30)) / np.array([[1], [30**0.5]])
+    z, U = a @ x, -1.0
+    b = -rates[1] * U * z
+    U = b * z - 1
+    expected = [rates[0] * b**2 * (x @ x), rates[1] * z**2, abs(U)]
+    found = widths._second_step(jnp.asarray(a), jnp.asarray(x), lambda G: G, jnp.asarray(rates))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+# Theorem 2's form --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rule", "holds"), [("sgd", True), ("adam", False)])
+def test_the_form_is_seen_where_theorem_2_holds(rule, holds):
+    import optax
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    start = lrdyn.orthogonal_layers(keys[0], (9,) * 4, jnp.full(3, 0.5))
+    Phi = lrdyn.low_rank_target(keys[1], (9, 9), jnp.array([1.0, 0.7]))
+    frame = lrdyn.frame(start, Phi, 2)
+    run = lrdyn.simulate(
+        lambda layers: lrdyn.factorization_loss(layers, Phi), start,
+        optax.sgd(0.1) if rule == "sgd" else optax.adam(0.01), np.array([0, 40]),
+        record=lambda layers: evolution.looked_at(frame, start, 4, layers),
+    )  # fmt: skip
+    slack = tolerance("identity", "float64", size=9, steps=40)
+    assert (run.records["gap"][1] <= 10 * slack) == holds
+    assert holds or run.records["gap"][1] > CLEARLY * slack
+    if holds:  # the four that move are those of the frame
+        angles = np.sort(run.records["right_angle"][1])
+        np.testing.assert_allclose(angles[:4], 0, atol=1e-6)
+        np.testing.assert_allclose(angles[4:], 90, atol=1e-5)
+
+
+# The study ---------------------------------------------------------------------------------------
+
+
+SMALL = (
+    "--dev-pairs", "10", "--rank", "2", "--examples", "16", "--layers", "1", "--length", "14",
+    "--steps", "2", "--init-scale", "1", "--center", "yes", "--method", "lora", "deep_lora",
+    "--seeds", "1",
+)  # fmt: skip
+
+
+def words_of(files):
+    return [w for name, value in files.items() for w in ("--" + name.replace("_", "-"), value)]
+
+
+def test_the_study_and_its_figures(command_line, files, tmp_path):
+    out = tmp_path / "out"
+    status, text, errors = command_line(ADAPTERS, *words_of(files), *SMALL, "--out", out)
+    assert status == 0, errors + text
+    assert text.splitlines()[0] == (
+        "adapters: on an encoder of 3 layers of width 24, 64 pairs of sentences to draw from, 10 "
+        "to test on"
+    )
+    found = {claim["id"]: claim for claim in verdict_of(out)["claims"]}
+    for name in ("real_step", "width_A", "width_B", "width_ratio"):
+        assert found[name]["holds"] is True
+        assert set(found[name]["judged"]) == {"float32", "float64"}
+    assert all(c["holds"] for c in found.values() if c["kind"] == "control")
+    assert found["few_shot_ahead_16"]["finding"]["seeds"] == 1
+    assert found["few_shot_ahead_64"]["finding"]["value"] is None  # not run
+    few, ranks = (results_of(out, group) for group in ("/few_shot", "/ranks"))
+    np.testing.assert_array_equal(few.pearson.values.ravel(), ranks.pearson.values.ravel())
+    assert few.method.values.tolist() == [0, 4]
+    rows = few.pearson.values.ravel()
+    assert found["few_shot_ahead_16"]["finding"]["value"] == pytest.approx(rows[1] - rows[0])
+    evolved = results_of(out, "/evolution")
+    np.testing.assert_allclose(evolved.sigma.isel(step=0).values, 1, atol=1e-5)
+    assert evolved.moved.isel(step=-1).values.min() > 1e-4
+    for figure in (fig04_adapter_svd, fig05_lora_factors, fig07_few_shot, fig08_ranks):
+        drawn(figure.FIGURE, out)
+
+
+def drawn(figure, out):
+    """Draw from the results, and fill its caption."""
+    dataset = long_numbers(figure, out, None, "quick")
+    with plotting.style():
+        assert len(figure.draw(dataset).axes) >= 3
+    said = exhibits.caption(figure, dataset)
+    assert "{" not in said
+    assert "nan" not in said
+    assert json.loads(dataset.attrs["settings"])["adapters"]["length"] == 14
+
+
+def test_a_figure_needs_its_own_part_of_the_results(tmp_path):
+    from lrdyn.drawing.long import Undrawable
+
+    with pytest.raises(Undrawable, match="fig07"):
+        long_numbers(fig07_few_shot.FIGURE, tmp_path, None, "quick")
+
+
+def test_what_two_methods_differ_by():
+    found = paired.paired(np.array([0.5, 0.2, 0.9, 0.4]), np.array([0.4, 0.3, 0.5, 0.4]))
+    assert (found.wins, found.seeds) == (2, 4)
+    assert found.mean == pytest.approx(0.1)
+    assert found.error == pytest.approx(np.std([0.1, -0.1, 0.4, 0.0], ddof=1) / 2)
+    assert found.p == 1.0  # 2 of 3, the tie left out: 2 (3 + 1) / 8
+    assert paired.paired(np.arange(1.0, 7), np.zeros(6)).p == pytest.approx(2 / 2**6)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--encoder", "none"), "encoder: got 'none', wanted a folder with config.json, "),
+        (("--train-file", "none.csv"), "data: got no STS-B (train)"),
+        (("--dev-file", "none.csv"), "put GLUE's STS-B folder there"),
+        (("--layers", "4"), "--layers: got 4, wanted at most 3"),
+        (("--length", "41"), "--length: got 41, wanted at most 40, the encoder's table"),
+        (("--rank", "12"), "--rank: got 12, wanted less than half of the width 24"),
+        (("--method", "lora_fa"), "--method: got 'lora_fa', wanted one of lora, lora_over_rank"),
+        (("--steps", "0"), "--steps: got '0', wanted an integer >= 1"),
+    ],
+)
+def test_what_is_missing_or_does_not_fit_is_said_before_anything_runs(
+    command_line, files, tmp_path, words, said
+):
+    given = [*words_of(files), "--out", tmp_path / "out", *words]
+    status, _, errors = command_line(ADAPTERS, *given)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert said in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_package_that_is_missing_is_named(command_line, monkeypatch, tmp_path):
+    monkeypatch.setattr(sentences.encoder, "PACKAGE", "no_such_package")
+    status, _, errors = command_line(ADAPTERS, "--out", tmp_path / "out")
+    assert status == 2
+    assert "run make encoder" in errors
+
+
+def test_adapters_are_left_at_their_start_by_a_rate_of_nothing(files):
+    """Frozen parts of an adapter do not move, trained ones do."""
+    case = case_of(files, layers=1)
+    found = tuning.problem(case, 16, 2)
+    made, run = tuning.tuned(case, found, "lora_plus", 2, np.array([2]))
+    one, other = (m["model.layers.2.mlp.weights.1"] for m in (made, run.params))
+    assert float(other.scale) == float(one.scale)
+    moved = [np.abs(np.asarray(getattr(other, n) - getattr(one, n))).max() for n in ("A", "B")]
+    assert moved[1] > 5 * moved[0] > 0
