@@ -15,6 +15,7 @@ from lrdyn.adapters import DeepFactors, Factors
 from lrdyn.claims import CLEARLY, tolerance
 from lrdyn.drawing import exhibits, plotting
 from lrdyn.drawing.long import numbers as long_numbers
+from lrdyn.engine.jobs import unoptimized
 from lrdyn.studies.adapter_training import ADAPTERS, evolution, one_step, sentences, tuning, widths
 from paper_figs import (
     fig04_adapter_svd,
@@ -240,6 +241,15 @@ def test_the_form_is_seen_where_theorem_2_holds(rule, holds):
 # The study ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def quickly(monkeypatch):
+    """Programs of trainings are compiled without optimisation."""
+    compiled = jax.stages.Lowered.compile
+    monkeypatch.setattr(
+        jax.stages.Lowered, "compile", lambda self: compiled(self, unoptimized())
+    )
+
+
 SMALL = (
     "--dev-pairs", "10", "--rank", "2", "--examples", "16", "--layers", "1", "--length", "14",
     "--steps", "2", "--init-scale", "1", "--center", "yes", "--method", "lora", "deep_lora",
@@ -251,7 +261,7 @@ def words_of(files):
     return [w for name, value in files.items() for w in ("--" + name.replace("_", "-"), value)]
 
 
-def test_the_study_and_its_figures(command_line, files, tmp_path):
+def test_the_study_and_its_figures(quickly, command_line, files, tmp_path):
     out = tmp_path / "out"
     status, text, errors = command_line(ADAPTERS, *words_of(files), *SMALL, "--out", out)
     assert status == 0, errors + text
@@ -335,8 +345,8 @@ def test_the_package_that_is_missing_is_named(command_line, monkeypatch, tmp_pat
     assert "run make encoder" in errors
 
 
-def test_adapters_are_left_at_their_start_by_a_rate_of_nothing(files):
-    """Frozen parts of an adapter do not move, trained ones do."""
+def test_only_factors_move_and_b_faster_than_a(quickly, files):
+    """LoRA+: the scale stays."""
     case = case_of(files, layers=1)
     found = tuning.problem(case, 16, 2)
     made, run = tuning.tuned(case, found, "lora_plus", 2, np.array([2]))

@@ -96,7 +96,7 @@ def measure_evolution(case: Tuning) -> dict[str, Any]:
 
     runs = []
     for name in RULES:
-        rule = adapters.lora_plus(_rule(name, case, found, made), case.learning_rate, 1.0, made)
+        rule = _rule(name, case, found, made)
         batches = Batches(found.train, min(tuning.BATCH, case.examples))
         loss = partial(tuning.squared_error, found.net)
         runs.append(train(key, loss, made, rule, batches, steps, record=look, name=name))
@@ -107,20 +107,15 @@ def measure_evolution(case: Tuning) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rule(name: str, case: Tuning, found: Problem, made: dict) -> Any:
-    """Rate -> optimiser; that of descent is such that both take a first step of one length."""
-    adam = tuning.adam(case.steps)
+def _rule(name: str, case: Tuning, found: Problem, made: dict) -> optax.GradientTransformation:
+    """Adam, or descent such that both take a first step of one length."""
     if name == "adam":
-        return adam
-    first = Batches(found.train, min(tuning.BATCH, case.examples))
-    batch = first.take(found.train, np.arange(first.examples))
-    slopes = jax.grad(lambda m: tuning.squared_error(found.net, m, None, batch, None)[0])(made)
-    factors = jax.tree.leaves(layers_of(next(iter(slopes.values()))))
-    length = float(np.sqrt(sum(np.sum(np.square(G, dtype=np.float64)) for G in factors)))
-    size = float(np.sqrt(sum(G.size for G in factors)))
-    return lambda rate: optax.sgd(
-        optax.linear_schedule(rate * size / length, 0.0, case.steps)
-    )
+        return tuning.adam(case.steps)(case.learning_rate)
+    first = jax.tree.map(lambda x: x[: tuning.BATCH], found.train)
+    slope = jax.grad(lambda m: tuning.squared_error(found.net, m, None, first, None)[0])(made)
+    factors = layers_of(next(iter(slope.values())))
+    size = np.sqrt(sum(G.size for G in factors) / sum(float(jnp.sum(G**2)) for G in factors))
+    return optax.sgd(optax.linear_schedule(case.learning_rate * float(size), 0.0, case.steps))
 
 
 def _at_end(name: str, rule: str) -> Any:

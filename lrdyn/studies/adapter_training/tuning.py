@@ -211,7 +211,9 @@ def tuned(
     """Train with a method; the adapters at the start, and the run."""
     *_, start_key, key = jax.random.split(case.key, 4)
     made = started(start_key, found.net, name, rank, case.init_scale)
-    rule = adapters.lora_plus(adam(case.steps), case.learning_rate, METHODS[name].ratio, made)
+    rule, ratio = adam(case.steps)(case.learning_rate), METHODS[name].ratio
+    if ratio != 1:
+        rule = adapters.lora_plus(adam(case.steps), case.learning_rate, ratio, made)
 
     def look(made: dict, state: PyTree) -> dict[str, Array]:
         return {"pearson": pearson(found.net, found.dev, made), **watch(made)}
