@@ -74,7 +74,9 @@ def _number(value: float) -> str:
 def thin(dataset: xr.Dataset) -> xr.Dataset:
     """Part kept as a baseline: the first 24 indices and every 40th of the others."""
     index = dataset.index.values
-    return dataset.isel(index=np.nonzero((index <= 24) | (index % 40 == 0) | (index == index[-1]))[0])
+    return dataset.isel(
+        index=np.nonzero((index <= 24) | (index % 40 == 0) | (index == index[-1]))[0]
+    )
 
 
 def draw(dataset: xr.Dataset) -> Any:
@@ -83,8 +85,8 @@ def draw(dataset: xr.Dataset) -> Any:
     plain = dataset.sel(init_scale=first, center=dataset.center.values[0], rule="adam")
     titles = [
         rf"$\sigma_i(t)$, $\epsilon$ = {first:g}", "right vectors to the frame", "left vectors",
-        rf"$\sigma_i(t)$, $\epsilon$ = {first:g}, centred", rf"$\sigma_i(t)$, $\epsilon$ = {small:g}",
-        "distance from Theorem 2",
+        rf"$\sigma_i(t)$, $\epsilon$ = {first:g}, centred",
+        rf"$\sigma_i(t)$, $\epsilon$ = {small:g}, centred", "distance from Theorem 2",
     ]  # fmt: skip
     figure, axes = plotting.panels(titles, rows=2, height=4.2)
     plot_values(axes[0], plain)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from lrdyn.drawing import plotting
@@ -55,7 +54,9 @@ def _facts(found: xr.Dataset) -> dict[str, Any]:
     """What the caption says of the results."""
     start = found.norm_A.isel(step=0)
     grown = {
-        n: (found[f"norm_{n}"].isel(step=-1) / start.sel(method=["lora", "lora_plus"])).mean("matrix")
+        n: (found[f"norm_{n}"].isel(step=-1) / start.sel(method=["lora", "lora_plus"])).mean(
+            "matrix"
+        )
         for n in ("A", "B")
     }
     ahead = found.pearson.sel(method="lora_plus") - found.pearson.sel(method="lora")

@@ -48,8 +48,8 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 
 def _facts(found: xr.Dataset, most: int) -> dict[str, Any]:
     """What the caption says of the results."""
-    count = found.sizes["seed"]
-    both = {"lora", "deep_lora"} <= set(found.method.values)
+    count, names = found.sizes["seed"], list(found.method.values)
+    both = {"lora", "deep_lora"} <= set(names)
     ahead = {
         int(n): paired.paired(*(found.pearson.sel(method=name, examples=n).values
                                 for name in ("deep_lora", "lora")))
@@ -60,7 +60,7 @@ def _facts(found: xr.Dataset, most: int) -> dict[str, Any]:
     return {
         "seeds": "1 seed" if count == 1 else f"{count} seeds", "most": most, "differences": said,
         "matrices": found.sizes["matrix"],
-        "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(method=n)):.1f}" for n in ranks.method.values),
+        "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(method=n)):.1f}" for n in names),
         "expected": _expected(ahead, ranks),
     }  # fmt: skip
 

@@ -24,8 +24,8 @@ were not trained on, at the last step, mean and standard error of {seeds}; open 
 authors' numbers for bert-base-cased, 200 steps, 5 seeds, another model than ours. (b) Deep LoRA
 less LoRA of the same seed (points) and the mean; {differences}. (c) Final rank (as in Figure 7),
 mean over the matrices and seeds; dotted: r. From the smallest r to the largest: {changes}.
-{expected} {how} LoRA has no alpha / r, so that its steps grow with r; beside it LoRA with alpha / r,
-alpha = 8. The survey's own Figure 8 was not available: this one is ours.
+{expected} {how} LoRA has no alpha / r, so that its steps grow with r; beside it LoRA with alpha /
+r, alpha = 8. The survey's own Figure 8 was not available: this one is ours.
 """
 
 
@@ -63,8 +63,8 @@ def _facts(found: xr.Dataset) -> dict[str, Any]:
         falls = "came true" if moves["lora"].mean < 0 else "did not come true"
         less = "came true" if moves["deep_lora"].mean > moves["lora"].mean else "did not come true"
         expected = (
-            f"Expected from the authors' numbers: LoRA falls with r ({falls}), Deep LoRA falls less "
-            f"({less})."
+            f"Expected from the authors' numbers: LoRA falls with r ({falls}), Deep LoRA falls "
+            f"less ({less})."
         )
     return {
         "seeds": "1 seed" if count == 1 else f"{count} seeds",

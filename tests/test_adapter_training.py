@@ -245,9 +245,7 @@ def test_the_form_is_seen_where_theorem_2_holds(rule, holds):
 def quickly(monkeypatch):
     """Programs of trainings are compiled without optimisation."""
     compiled = jax.stages.Lowered.compile
-    monkeypatch.setattr(
-        jax.stages.Lowered, "compile", lambda self: compiled(self, unoptimized())
-    )
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: compiled(self, unoptimized()))
 
 
 SMALL = (

@@ -133,7 +133,9 @@ def _jobs(
             for control in controls_of(scenario, p):
                 if perturb and control.amounts:
                     amounts = (0.0, *control.amounts)
-                    yield controls_job(experiment, scenario, (control,), fixed, p, amounts, settings)
+                    yield controls_job(
+                        experiment, scenario, (control,), fixed, p, amounts, settings
+                    )
 
 
 def run_for(scenario: Scenario, precision: str) -> list[Control]:

@@ -102,7 +102,7 @@ FEW_SHOT = Scenario[Tuning](
                 came_true=lambda values: np.mean(values) > 0),
         *(Finding(f"few_shot_ahead_{n}", f"n = {n}: the same", ahead(n), reads=READS)
           for n in SHOTS[1:]),
-        *(Finding(f"few_shot_rank_{name}", f"{name}: mean final rank of the matrices, most examples",
+        *(Finding(f"few_shot_rank_{name}", f"{name}: mean final rank, most examples",
                   _ranks(name), reads=RANKS) for name in ("lora", "deep_lora")),
         Finding("few_shot_fewer_ranks", "the second less the first", _fewer, reads=RANKS,
                 expected="below 0", came_true=lambda values: np.mean(values) < 0),

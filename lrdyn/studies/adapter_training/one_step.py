@@ -19,7 +19,13 @@ from lrdyn.claims import on_scale
 from lrdyn.initialization import gaussians
 from lrdyn.studies.adapter_training import sentences
 from lrdyn.studies.adapter_training.sentences import Examples
-from lrdyn.studies.adapter_training.tuning import BATCH, HEAD, CrossEncoder, squared_error, value_matrix
+from lrdyn.studies.adapter_training.tuning import (
+    BATCH,
+    HEAD,
+    CrossEncoder,
+    squared_error,
+    value_matrix,
+)
 from lrdyn.theorem import Claim, Control, Scenario
 
 SCALE, RATIO = 2.0, 4.0
@@ -44,7 +50,7 @@ class Step(eqx.Module):
 def make_step(
     key: Key[Array, ""], *, encoder: str, train_file: str, length: int, pool: str, rank: int
 ) -> Step:
-    """A batch and factors; the rates are of the size of 1 / ||G||, so that no term is negligible."""
+    """A batch and factors; rates of the size of 1 / ||G||, so that no term is negligible."""
     precision = jnp.zeros(()).dtype
     found = sentences.read(sentences.folder_of(encoder))
     path, layer = value_matrix(found.model)
@@ -136,9 +142,9 @@ REAL_STEP = Scenario[Step](
     "real_step", make_step, predict_step, measure_step,
     (
         Claim("real_step",
-              "a step of SGD on LoRA of the value matrix of the encoder's second-last layer changes "
-              "s B A by - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B s^3 G A^T B^T G, G the "
-              "gradient of the real loss in the matrix, B not 0",
+              "a step of SGD on LoRA of the value matrix of the encoder's second-last layer "
+              "changes s B A by - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B s^3 G A^T "
+              "B^T G, G the gradient of the real loss in the matrix, B not 0",
               residual=on_scale("real_step", lambda one: one.predicted["real_scale"]),
               reads=("real_step", "real_scale")),
     ),
@@ -154,5 +160,6 @@ REAL_STEP = Scenario[Step](
     ),
     dims={"real_step": ("row", "column")},
     sides="the formula in the gradient through the merged model against a step through the adapter",
+    narrow=lambda settings: settings | {"rank": settings["rank"][:1]},
     traced=False,
 )  # fmt: skip

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lrdyn.data import encoder, find, pairs, stsb
+from lrdyn.data import encoder, find, stsb
 from lrdyn.data.pairs import HIGHEST, Pairs, stsb_names
 from lrdyn.networks.bert import Bert, Tokens
 from lrdyn.studies.pictures import spread_out

@@ -72,8 +72,8 @@ METHODS = {
     "lora_b": Way(lambda eps: adapters.lora(zero="A")),
     "deep_lora": Way(lambda eps: adapters.deep_lora(depth=DEPTH, init_scale=eps)),
 }
-"""LoRA as the authors of Deep LoRA have it (N(0, 1) and 0, no alpha / r), LoRA with alpha / r, LoRA+,
-LoRA with B drawn in place of A, Deep LoRA with factors eps times orthogonal."""
+"""LoRA as the authors of Deep LoRA have it (N(0, 1) and 0, no alpha / r), LoRA with alpha / r,
+LoRA+, LoRA with B drawn in place of A, Deep LoRA with factors eps times orthogonal."""
 
 
 class Tuning(NamedTuple):
@@ -97,8 +97,8 @@ class Tuning(NamedTuple):
 
 
 def make_tuning(
-    key: Key[Array, ""], *, encoder: str, train_file: str, dev_file: str, dev_pairs: int, method: Any,
-    rank: Any, examples: Any, layers: int, length: int, pool: str, steps: int,
+    key: Key[Array, ""], *, encoder: str, train_file: str, dev_file: str, dev_pairs: int,
+    method: Any, rank: Any, examples: Any, layers: int, length: int, pool: str, steps: int,
     learning_rate: float, init_scale: float, center: str,
 ) -> Tuning:  # fmt: skip
     """Nothing is drawn yet."""
