@@ -141,7 +141,7 @@ def test_adam_is_the_authors(files):
         m, v = 0.9 * m + 0.1 * G, 0.999 * v + 0.001 * G**2
         hats = m / (1 - 0.9 ** (t + 1)), v / (1 - 0.999 ** (t + 1))
         expected = -0.1 * (1 - t / 4) * hats[0] / (np.sqrt(hats[1]) + 1e-6)
-        np.testing.assert_allclose(move, expected, rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(move), expected, rtol=1e-6)
 
 
 def test_the_final_rank_is_counted():

@@ -111,9 +111,9 @@ def _stepped(case: Step, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
     rule = adapters.lora_plus(optax.sgd, rates[0], rates[1] / rates[0], before)
     loss = lambda made: squared_error(case.net, made, None, case.batch, None)[0]  # noqa: E731
     moves, _ = rule.update(jax.grad(loss)(before), rule.init(before), before)
-    after = optax.apply_updates(before, moves)[case.path]
+    after: Any = optax.apply_updates(before, moves)
     zero = jnp.zeros_like(case.weight)
-    return after.onto(zero) - case.adapter.onto(zero)
+    return after[case.path].onto(zero) - case.adapter.onto(zero)
 
 
 def measure_step(case: Step) -> dict[str, Array]:

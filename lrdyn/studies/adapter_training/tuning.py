@@ -233,11 +233,10 @@ SMALL = 1e-3
 def final_rank(adapter: Any) -> int:
     """Singular values of dW above max(m, n) eps32 sigma_1; 0 if ||dW||_2 is at most 1e-3."""
     first, *inner, last = (np.asarray(F, np.float64) for F in adapter.factors_now())
-    R = np.linalg.qr(first, mode="r")
-    S = np.linalg.qr(last.T, mode="r")
+    core, right = (np.asarray(np.linalg.qr(F, mode="r")) for F in (first, last.T))
     for F in inner:
-        R = R @ F
-    values = float(adapter.scale) * np.linalg.svd(R @ S.T, compute_uv=False)
+        core = core @ F
+    values = float(adapter.scale) * np.linalg.svd(core @ right.T, compute_uv=False)
     if values[0] <= SMALL:
         return 0
     size = max(len(first), last.shape[1])

@@ -3,7 +3,8 @@
 f = (W* + b a^T) x with a ~ N(0, 1/n), b = 0; rates eta_A = n^-alpha, eta_B = n^-beta. At the second
 step of descent the moves of a and of b change f by Delta_A ~ |U| n^(1 - alpha - 2 beta) and by
 Delta_B ~ |U| n^-beta, U = f - y, and both are of order one for eta_A ~ 1/n, eta_B ~ 1 alone
-(LoRA+). |U| itself is of order one, but for a fixed ratio of the rates, where the first step overshoots.
+(LoRA+). |U| itself is of order one, but for a fixed ratio of the rates, where the first step
+overshoots.
 """
 
 from collections.abc import Callable
