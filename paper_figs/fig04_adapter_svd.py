@@ -17,7 +17,7 @@ TOLERANCES = {"sigma": 0.05, "right_angle": 0.2, "left_angle": 0.2, "gap": 0.2, 
 CAPTION = """\
 The product P = W_3 W_2 W_1 of three full-width factors (eps times orthogonal at the start) beside
 the value matrix of the encoder's second-last layer (the 11th in BERT), width {width}, seed {seed},
-{examples} examples of STS-B; only the factors are trained. (a)-(c) eps = {captioned:g}, as the
+{examples} examples; only the factors are trained. (a)-(c) eps = {captioned:g}, as the
 survey captions it, the product added as it is, Adam: singular values of P, and angles of its right
 and left singular vectors to a frame of 2r = {moving} directions, Theorem 2's with the gradient of
 the loss at the start in the place of the target. At t = 0 all values are equal and the vectors

@@ -16,7 +16,7 @@ TOLERANCES = {"norm_A": 0.05, "norm_B": 0.1, "pearson": 0.2, "move": 0.02}
 """Of another training in float32, on another machine or with other kernels."""
 
 CAPTION = """\
-LoRA's factors, seed {seed}, rank r = {rank}, {examples} examples of STS-B. (a) ||A||_F (solid) and
+LoRA's factors, seed {seed}, rank r = {rank}, {examples} examples. (a) ||A||_F (solid) and
 ||B||_F (dashed) over the steps: mean over the {matrices} adapted matrices and band of one standard
 deviation. LoRA (A drawn, B = 0): ||A||_F ends at {A:.3f} of its start, ||B||_F at {B:.3f} of
 ||A||_F's. (b) the same for LoRA+ (rate of B 16 times that of A: {A_plus:.3f} and {B_plus:.3f}) and
@@ -25,7 +25,7 @@ end {ends}; LoRA+ less LoRA, mean over the recorded steps: {ahead:+.3f} (expecte
 {came_true}). (d) the toy f = (W* + b a^T) x of width n from 64 to 4096, rates eta_A = n^-alpha and
 eta_B = n^-beta: what the second step's move of a changes f by, over |U| (medians of starts), and
 lines of the exponent 1 - alpha - 2 beta; that of b follows n^-beta alike. Only eta_A = 1/n, eta_B =
-1 (LoRA+) lets both move f by as much at every width. {how}
+1 (LoRA+) lets both move f by as much at every width. {adapted} {how}
 """
 
 
@@ -35,7 +35,9 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     whole = groups["/factors"]
     run = paired.plain(whole.isel(seed=0), "method_of_factors", "step", "matrix")
     found = run[["norm_A", "norm_B", "pearson"]].astype(float)
-    found = found.assign_coords(method_of_factors=list(COMPARED)).rename(method_of_factors="method")
+    found = found.assign_coords(method_of_factors=list(COMPARED)).rename(
+        method_of_factors="adapter"
+    )
     found["step"] = run["step"]
     toy = groups["/widths/float64"] if "/widths/float64" in groups else groups["/widths"]
     first = toy.isel({d: 0 for d in toy.dims if d not in ("n", "all_rates", "quantity")}, drop=True)
@@ -52,21 +54,17 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 
 def _facts(found: xr.Dataset) -> dict[str, Any]:
     """What the caption says of the results."""
-    start = found.norm_A.isel(step=0)
-    grown = {
-        n: (found[f"norm_{n}"].isel(step=-1) / start.sel(method=["lora", "lora_plus"])).mean(
-            "matrix"
-        )
-        for n in ("A", "B")
-    }
-    ahead = found.pearson.sel(method="lora_plus") - found.pearson.sel(method="lora")
+    begun = found.sel(adapter=["lora", "lora_plus"])
+    start = begun.norm_A.isel(step=0)
+    grown = {n: (begun[f"norm_{n}"].isel(step=-1) / start).mean("matrix") for n in ("A", "B")}
+    ahead = found.pearson.sel(adapter="lora_plus") - found.pearson.sel(adapter="lora")
     value = float(ahead[1:].mean())
     last = found.pearson.isel(step=-1)
     return {
-        "A": float(grown["A"].sel(method="lora")), "B": float(grown["B"].sel(method="lora")),
-        "A_plus": float(grown["A"].sel(method="lora_plus")),
-        "B_plus": float(grown["B"].sel(method="lora_plus")), "matrices": found.sizes["matrix"],
-        "ends": ", ".join(f"{TITLES[n]} {float(last.sel(method=n)):.3f}" for n in COMPARED),
+        "A": float(grown["A"].sel(adapter="lora")), "B": float(grown["B"].sel(adapter="lora")),
+        "A_plus": float(grown["A"].sel(adapter="lora_plus")),
+        "B_plus": float(grown["B"].sel(adapter="lora_plus")), "matrices": found.sizes["matrix"],
+        "ends": ", ".join(f"{TITLES[n]} {float(last.sel(adapter=n)):.3f}" for n in COMPARED),
         "ahead": value, "came_true": "came true" if value > 0 else "did not come true",
     }  # fmt: skip
 
@@ -78,7 +76,7 @@ def draw(dataset: xr.Dataset) -> Any:
     plot_norms(axes[0], dataset, ["lora"])
     plot_norms(axes[1], dataset, ["lora_plus", "lora_b"])
     for name in COMPARED:
-        one = dataset.pearson.sel(method=name)
+        one = dataset.pearson.sel(adapter=name)
         axes[2].plot(one.step, one, color=COLORS[name], lw=1.0, label=TITLES[name])
     plotting.key(axes[2], None, "lower right", fontsize=6)
     for ax in axes[:3]:
@@ -91,7 +89,7 @@ def plot_norms(ax: Any, dataset: xr.Dataset, names: list[str]) -> None:
     """Mean and band over the matrices."""
     for name in names:
         for factor, dash in (("A", "-"), ("B", "--")):
-            one = dataset[f"norm_{factor}"].sel(method=name).transpose("step", "matrix").values
+            one = dataset[f"norm_{factor}"].sel(adapter=name).transpose("step", "matrix").values
             mean, width = one.mean(axis=1), one.std(axis=1)
             ax.plot(dataset.step, mean, dash, color=COLORS[name], lw=1.0)
             ax.fill_between(dataset.step, mean - width, mean + width, color=COLORS[name],

@@ -20,12 +20,12 @@ TOLERANCES = {"pearson": 0.1, "final_rank": 0.2}
 """Of another training in float32, on another machine or with other kernels."""
 
 CAPTION = """\
-Few examples, drawn with replacement from STS-B. (a) Pearson correlation on pairs that were not
+Few examples, drawn with replacement. (a) Pearson correlation on pairs that were not
 trained on, at the last step, mean and standard error of {seeds}; open circles: the authors'
 numbers for bert-base-cased, 500 steps, 20 seeds, another model than ours. (b) Deep LoRA less LoRA
 of the same seed (points) and the mean; {differences}. (c) Final ranks of the {matrices} adapted
 matrices over all seeds at n = {most}: singular values of dW above max(m, n) eps32 sigma_1, rank 0
-if ||dW||_2 is at most 1e-3; mean {ranks}. Rank r = {rank}. {expected} {how} LoRA starts from
+if ||dW||_2 is at most 1e-3; mean {ranks}. Rank r = {rank}. {expected} {adapted} {how} LoRA starts from
 N(0, 1) and 0 and has no alpha / r, as the authors have it; beside it alpha / r with alpha = 8 (the
 same at r = 8). The survey's own Figure 7 was not available: this one is ours.
 """
@@ -48,10 +48,10 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 
 def _facts(found: xr.Dataset, most: int) -> dict[str, Any]:
     """What the caption says of the results."""
-    count, names = found.sizes["seed"], list(found.method.values)
+    count, names = found.sizes["seed"], list(found.adapter.values)
     both = {"lora", "deep_lora"} <= set(names)
     ahead = {
-        int(n): paired.paired(*(found.pearson.sel(method=name, examples=n).values
+        int(n): paired.paired(*(found.pearson.sel(adapter=name, examples=n).values
                                 for name in ("deep_lora", "lora")))
         for n in found.examples.values if both
     }  # fmt: skip
@@ -60,7 +60,7 @@ def _facts(found: xr.Dataset, most: int) -> dict[str, Any]:
     return {
         "seeds": "1 seed" if count == 1 else f"{count} seeds", "most": most, "differences": said,
         "matrices": found.sizes["matrix"],
-        "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(method=n)):.1f}" for n in names),
+        "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n)):.1f}" for n in names),
         "expected": _expected(ahead, ranks),
     }  # fmt: skip
 
@@ -69,7 +69,7 @@ def _expected(ahead: dict[int, paired.Paired], ranks: xr.DataArray) -> str:
     if 16 not in ahead:
         return ""
     came = "came true" if ahead[16].mean > 0 else "did not come true"
-    fewer = float(ranks.sel(method="deep_lora") - ranks.sel(method="lora"))
+    fewer = float(ranks.sel(adapter="deep_lora") - ranks.sel(adapter="lora"))
     other = "came true" if fewer < 0 else "did not come true"
     return (
         f"Expected from the authors' numbers: Deep LoRA ahead at n = 16 ({came}) and with fewer "
@@ -83,7 +83,7 @@ def draw(dataset: xr.Dataset) -> Any:
     figure, axes = plotting.panels(titles, height=2.5)
     paired.plot_methods(axes[0], dataset.pearson, "examples", AUTHORS)
     plotting.key(axes[0], None, "lower right", fontsize=6)
-    if {"lora", "deep_lora"} <= set(dataset.method.values):
+    if {"lora", "deep_lora"} <= set(dataset.adapter.values):
         paired.plot_differences(axes[1], dataset.pearson, "examples")
     plot_ranks(axes[2], dataset.final_rank)
     for ax in axes[:2]:
@@ -94,9 +94,9 @@ def draw(dataset: xr.Dataset) -> Any:
 def plot_ranks(ax: Any, ranks: xr.DataArray) -> None:
     """Share of the matrices with each final rank, methods side by side."""
     most = int(ranks.max())
-    names = list(ranks.method.values)
+    names = list(ranks.adapter.values)
     for place, name in enumerate(names):
-        values = ranks.sel(method=name).values.ravel().astype(int)
+        values = ranks.sel(adapter=name).values.ravel().astype(int)
         shares = np.bincount(values, minlength=most + 1) / len(values)
         shift = 0.8 * (place - (len(names) - 1) / 2) / len(names)
         ax.bar(np.arange(most + 1) + shift, shares, 0.8 / len(names), color=paired.COLORS[name],

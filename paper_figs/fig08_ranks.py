@@ -19,12 +19,12 @@ TOLERANCES = {"pearson": 0.1, "used": 0.2}
 """Of another training in float32, on another machine or with other kernels."""
 
 CAPTION = """\
-Rank r of the adapters on n = {examples} examples of STS-B. (a) Pearson correlation on pairs that
+Rank r of the adapters on n = {examples} examples. (a) Pearson correlation on pairs that
 were not trained on, at the last step, mean and standard error of {seeds}; open circles: the
 authors' numbers for bert-base-cased, 200 steps, 5 seeds, another model than ours. (b) Deep LoRA
 less LoRA of the same seed (points) and the mean; {differences}. (c) Final rank (as in Figure 7),
 mean over the matrices and seeds; dotted: r. From the smallest r to the largest: {changes}.
-{expected} {how} LoRA has no alpha / r, so that its steps grow with r; beside it LoRA with alpha /
+{expected} {adapted} {how} LoRA has no alpha / r, so that its steps grow with r; beside it LoRA with alpha /
 r, alpha = 8. The survey's own Figure 8 was not available: this one is ours.
 """
 
@@ -45,13 +45,13 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 
 def _facts(found: xr.Dataset) -> dict[str, Any]:
     """What the caption says of the results."""
-    count, names = found.sizes["seed"], list(found.method.values)
+    count, names = found.sizes["seed"], list(found.adapter.values)
     least, most = int(found["rank"].min()), int(found["rank"].max())
-    ends = {n: [found.pearson.sel(method=n, rank=r).values for r in (most, least)] for n in names}
+    ends = {n: [found.pearson.sel(adapter=n, rank=r).values for r in (most, least)] for n in names}
     moves = {n: paired.paired(*both) for n, both in ends.items()}
     both = {"lora", "deep_lora"} <= set(names)
     ahead = {
-        int(r): paired.paired(*(found.pearson.sel(method=name, rank=r).values
+        int(r): paired.paired(*(found.pearson.sel(adapter=name, rank=r).values
                                 for name in ("deep_lora", "lora")))
         for r in found["rank"].values if both
     }  # fmt: skip
@@ -59,7 +59,7 @@ def _facts(found: xr.Dataset) -> dict[str, Any]:
     if count > 1:
         changes = [f"{TITLES[n]} {one.mean:+.3f} ± {one.error:.3f}" for n, one in moves.items()]
     expected = ""
-    if both:
+    if both and most > least:
         falls = "came true" if moves["lora"].mean < 0 else "did not come true"
         less = "came true" if moves["deep_lora"].mean > moves["lora"].mean else "did not come true"
         expected = (
@@ -79,11 +79,11 @@ def draw(dataset: xr.Dataset) -> Any:
     figure, axes = plotting.panels(titles, height=2.5)
     paired.plot_methods(axes[0], dataset.pearson, "rank", AUTHORS)
     plotting.key(axes[0], None, "lower left", fontsize=6)
-    if {"lora", "deep_lora"} <= set(dataset.method.values):
+    if {"lora", "deep_lora"} <= set(dataset.adapter.values):
         paired.plot_differences(axes[1], dataset.pearson, "rank")
     ranks = dataset["rank"].values
-    for name in dataset.method.values:
-        used = dataset.used.sel(method=name)
+    for name in dataset.adapter.values:
+        used = dataset.used.sel(adapter=name)
         axes[2].plot(ranks, used, ".-", color=paired.COLORS[name])
     axes[2].plot(ranks, ranks, ":", color="k", lw=0.8)
     axes[2].set(xscale="log", ylabel="final rank")

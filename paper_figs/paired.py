@@ -10,7 +10,8 @@ import xarray as xr
 from lrdyn.drawing import plotting
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
-from lrdyn.studies.adapter_training import ADAPTERS
+from lrdyn.studies.adapter_training import ADAPTERS, tuning
+from lrdyn.studies.adapter_training.sentences import AUTO
 from lrdyn.studies.adapter_training.tuning import METHODS
 
 QUICK = {"preset": "quick", "seed": 1}
@@ -24,11 +25,13 @@ COLORS = {
     "lora_b": plotting.PINK, "deep_lora": plotting.BLUE,
 }  # fmt: skip
 HOW = (
-    "A cross-encoder {about}: adapters on all dense matrices of the last {layers} layers and the "
-    "pooler (not on the table of words), a random head that stays as it is, Adam (.9, .999, 1e-6) "
-    "without decay at the rate {learning_rate:g}, which falls linearly to 0, {steps} steps of 16 "
-    "pairs of {length} tokens, in {dtype}."
+    "How: a cross-encoder {about} ({pairs}); a random head that stays as it is reads {pooled}; "
+    "squared error of score / 5, Adam {betas} with eps = {eps:g}, without decay, at the rate "
+    "{learning_rate:g}, which falls linearly to 0; {steps} steps of {batch} pairs of {length} tokens, "
+    "in {dtype}."
 )
+POOLED = {"mean": "the mean over the tokens", "pooler": "the pooler"}
+ADAPTED = "Adapters stand on all dense matrices of the last {layers} layers{pooler}."
 
 
 def sources(**settings: Any) -> Mapping[str, Run]:
@@ -40,7 +43,17 @@ def how(groups: Groups) -> dict[str, Any]:
     """What a caption says of the trainings."""
     root = groups["/"].attrs
     config = json.loads(root["config"])
-    return {"how": HOW.format(about=root["about"], **config)}
+    pooler = " and on the pooler" if config["pool"] == "pooler" else ""
+    named = "STS-B" if config["train_file"] == AUTO else "other pairs than STS-B"
+    return {
+        "pairs": named,
+        "adapted": ADAPTED.format(layers=config["layers"], pooler=pooler),
+        "how": HOW.format(
+            about=root["about"], pairs=named, pooled=POOLED[config["pool"]], betas=tuning.BETAS,
+            eps=tuning.EPS, batch=tuning.BATCH,
+            **{n: config[n] for n in ("learning_rate", "steps", "length", "dtype")},
+        ),
+    }  # fmt: skip
 
 
 def plain(run: xr.Dataset, *kept: str) -> xr.Dataset:
@@ -55,8 +68,9 @@ def judged(run: xr.Dataset) -> xr.Dataset:
 
 
 def named(run: xr.Dataset) -> xr.Dataset:
-    """Methods by their names."""
-    return run.assign_coords(method=[list(METHODS)[i] for i in run.method.values])
+    """Methods by their names, along ``adapter``: ``method`` is a word of xarray."""
+    names = [list(METHODS)[i] for i in run.method.values]
+    return run.rename(method="adapter").assign_coords(adapter=names)
 
 
 class Paired(NamedTuple):
@@ -98,8 +112,8 @@ def paired(one: np.ndarray, other: np.ndarray) -> Paired:
 def plot_methods(ax: Any, pearson: xr.DataArray, axis: str, authors: Mapping[str, Any]) -> None:
     """Mean over seeds with a standard error, and the authors' numbers as open markers."""
     places = pearson[axis].values
-    for name in pearson.method.values:
-        one = pearson.sel(method=name).transpose("seed", axis).values
+    for name in pearson.adapter.values:
+        one = pearson.sel(adapter=name).transpose("seed", axis).values
         error = np.std(one, axis=0, ddof=1) / np.sqrt(len(one)) if len(one) > 1 else None
         ax.errorbar(places, one.mean(axis=0), error, color=COLORS[name], marker=".", lw=1.0,
                     capsize=2, label=TITLES[name])  # fmt: skip
@@ -115,7 +129,7 @@ def plot_methods(ax: Any, pearson: xr.DataArray, axis: str, authors: Mapping[str
 def plot_differences(ax: Any, pearson: xr.DataArray, axis: str) -> None:
     """Deep LoRA less LoRA of the same seed, each seed a point, and their mean."""
     places = pearson[axis].values
-    apart = pearson.sel(method="deep_lora") - pearson.sel(method="lora")
+    apart = pearson.sel(adapter="deep_lora") - pearson.sel(adapter="lora")
     for place, values in zip(places, apart.transpose(axis, "seed").values, strict=True):
         ax.plot(np.full(len(values), place), values, ".", color=plotting.GREY, ms=4)
         ax.plot([place], [values.mean()], "_", color=plotting.BLUE, ms=12, mew=1.5)

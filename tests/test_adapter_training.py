@@ -245,7 +245,11 @@ def test_the_form_is_seen_where_theorem_2_holds(rule, holds):
 def quickly(monkeypatch):
     """Programs of trainings are compiled without optimisation."""
     compiled = jax.stages.Lowered.compile
-    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: compiled(self, unoptimized()))
+
+    def compile(self, compiler_options=None):
+        return compiled(self, compiler_options or unoptimized())
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
 
 
 SMALL = (

@@ -20,6 +20,7 @@ from lrdyn.factorization import Weights, end_to_end
 from lrdyn.recording import recorded_steps
 from lrdyn.spectra import sines
 from lrdyn.studies.adapter_training import tuning
+from lrdyn.studies.adapter_training.sentences import Examples
 from lrdyn.studies.adapter_training.tuning import Problem, Tuning
 from lrdyn.subspace import Frame
 from lrdyn.theorem import Finding, Outcome, Scenario
@@ -45,6 +46,11 @@ def first_gradient(found: Problem, made: dict, path: str) -> Float[Array, "m n"]
         return tuning.squared_error(net, {}, None, found.train, None)[0]
 
     return jax.grad(loss)(start)
+
+
+@partial(jax.jit, static_argnums=2)
+def _frame(start: Weights, gradient: Float[Array, "d d"], rank: int) -> Frame:
+    return subspace.frame(start, gradient, rank)
 
 
 def gaps(frame: Frame, layers: Weights, moving: int) -> Float[Array, "depth"]:
@@ -87,7 +93,7 @@ def measure_evolution(case: Tuning) -> dict[str, Any]:
     width = len(found.net.model.embeddings.norm.gain)
     made = adapters.init(start_key, found.net, select=path, method=method, rank=width)
     start, moving = layers_of(made[path]), 2 * case.rank
-    frame = subspace.frame(start, first_gradient(found, made, path), case.rank)
+    frame = _frame(start, first_gradient(found, made, path), case.rank)
     steps = recorded_steps(case.steps, POINTS)
 
     def look(now: dict, state: PyTree) -> dict[str, Array]:
@@ -112,10 +118,14 @@ def _rule(name: str, case: Tuning, found: Problem, made: dict) -> optax.Gradient
     if name == "adam":
         return tuning.adam(case.steps)(case.learning_rate)
     first = jax.tree.map(lambda x: x[: tuning.BATCH], found.train)
-    slope = jax.grad(lambda m: tuning.squared_error(found.net, m, None, first, None)[0])(made)
-    factors = layers_of(next(iter(slope.values())))
+    factors = layers_of(next(iter(_slope(found.net, made, first).values())))
     size = np.sqrt(sum(G.size for G in factors) / sum(float(jnp.sum(G**2)) for G in factors))
     return optax.sgd(optax.linear_schedule(case.learning_rate * float(size), 0.0, case.steps))
+
+
+@eqx.filter_jit
+def _slope(net: tuning.CrossEncoder, made: dict, batch: Examples) -> dict:
+    return jax.grad(lambda made: tuning.squared_error(net, made, None, batch, None)[0])(made)
 
 
 def _at_end(name: str, rule: str) -> Any:
