@@ -8,7 +8,7 @@ import xarray as xr
 from lrdyn.drawing import plotting
 from lrdyn.drawing.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
-from lrdyn.studies.adapter_training.evolution import RULES
+from lrdyn.studies.adapter_training.evolution import RULES, extremes
 from paper_figs import paired
 
 TOLERANCES = {"sigma": 0.05, "right_angle": 0.2, "left_angle": 0.2, "gap": 0.2, "pearson": 0.2}
@@ -19,14 +19,14 @@ The product P = W_3 W_2 W_1 of three full-width factors (eps times orthogonal at
 the value matrix of the encoder's second-last layer (the 11th in BERT), width {width}, seed {seed},
 {examples} examples; only the factors are trained. (a)-(c) eps = {captioned:g}, as the
 survey captions it, the product added as it is, Adam: singular values of P, and angles of its right
-and left singular vectors to a frame of 2r = {moving} directions, Theorem 2's with the gradient of
+and left singular vectors to a frame of 2 {rank} directions, Theorem 2's with the gradient of
 the loss at the start in the place of the target. At t = 0 all values are equal and the vectors
 arbitrary: they are compared with the frame, not with themselves, from the first recorded step on.
-Blue: the first {moving}; grey: the others. (d) the same values where the start is taken off the
+Blue: the first {rank} and the last {rank}, which move where the theorem holds; grey: the others. (d) the same values where the start is taken off the
 product ("centred"), so that the model starts unchanged. (e) eps = {small:g}. (f) distance of the
 factors from Theorem 2's form, U_l blkdiag(W~_l, rho_l I) V_l^T, over how far they moved (largest of
 the three): solid Adam, dashed SGD with a first step of equal length. At the end, Adam / SGD:
-{gaps}; mean angle of the first {moving} right vectors under Adam: {angles}. The theorem is about
+{gaps}; mean angle of the blue right vectors under Adam: {angles}. The theorem is about
 descent on a linear loss with whitened inputs; neither holds here. {how}
 """
 
@@ -42,13 +42,14 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     for name, tolerance in TOLERANCES.items():
         found[name].attrs = {"tolerance": tolerance}
     found = found.drop_attrs(deep=False)
-    moving = int(run.moving.values.ravel()[0])
-    return found.assign_attrs(_facts(found, moving) | paired.how(groups) | {
+    rank = int(whole["rank"].values.ravel()[0])
+    found["blue"] = "index", extremes(found.sizes["index"], rank).astype(np.int8)
+    return found.assign_attrs(_facts(found, rank) | paired.how(groups) | {
         "seed": int(whole.seed[0]), "examples": int(whole["examples"].values.ravel()[0]),
     })  # fmt: skip
 
 
-def _facts(found: xr.Dataset, moving: int) -> dict[str, Any]:
+def _facts(found: xr.Dataset, rank: int) -> dict[str, Any]:
     """What the caption says of the results."""
     end = found.isel(step=-1)
     gaps, angles = [], []
@@ -58,11 +59,11 @@ def _facts(found: xr.Dataset, moving: int) -> dict[str, Any]:
             text = f"eps = {eps:g}" + (", centred" if center == "yes" else "")
             adam, sgd = (float(one.gap.sel(rule=rule)) for rule in RULES)
             gaps.append(f"{text} {_number(adam)} / {_number(sgd)}")
-            angle = one.right_angle.sel(rule="adam").values[:moving].mean()
+            angle = one.right_angle.sel(rule="adam").values[found.blue.values == 1].mean()
             angles.append(f"{text} {angle:.0f}°")
     scales = found.init_scale.values
     return {
-        "moving": moving, "width": found.sizes["index"], "gaps": "; ".join(gaps),
+        "rank": rank, "width": found.sizes["index"], "gaps": "; ".join(gaps),
         "angles": ", ".join(angles), "captioned": float(max(scales)), "small": float(min(scales)),
     }  # fmt: skip
 
@@ -72,10 +73,10 @@ def _number(value: float) -> str:
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
-    """Part kept as a baseline: the first 24 indices and every 40th of the others."""
+    """Part kept as a baseline: the first and last 20 indices and every 40th of the others."""
     index = dataset.index.values
     return dataset.isel(
-        index=np.nonzero((index <= 24) | (index % 40 == 0) | (index == index[-1]))[0]
+        index=np.nonzero((index <= 20) | (index % 40 == 0) | (index > index[-1] - 20))[0]
     )
 
 
@@ -102,7 +103,7 @@ def draw(dataset: xr.Dataset) -> Any:
 def _curves(ax: Any, run: xr.Dataset, name: str, since: int) -> None:
     steps = run.step.values[since:]
     values = run[name].transpose("step", "index").values[since:]
-    inside = run.index.values <= run.attrs["moving"]
+    inside = run.blue.values == 1
     ax.plot(steps, values[:, ~inside], color="#B3B3B3", lw=0.4, zorder=1)
     ax.plot(steps, values[:, inside], color=plotting.BLUE, lw=0.8, zorder=2)
     ax.set(xlabel="step t", xlim=(0, int(steps[-1])))

@@ -109,11 +109,12 @@ def plot_widths(ax: Any, dataset: xr.Dataset) -> None:
         move, color = dataset.move.values[:, place], plotting.SHADES[place]
         exponent = 1 - alpha - 2 * beta
         ax.plot(n, move[0] * (n / n[0]) ** exponent, color=color, lw=0.8)
-        ax.plot(n, move, color=color, label=f"${text}$", **(plotting.OPEN | {"mec": color}))
+        look = plotting.OPEN | {"mec": color, "ms": 7 - place}  # two of them coincide
+        ax.plot(n, move, color=color, label=f"${text}$", **look)
     ax.set(xscale="log", yscale="log", xlabel="width n")
     plotting.key(ax, None, "upper left", fontsize=5, title=r"$\eta_A, \eta_B$", title_fontsize=5)
     top = float(dataset.move.max())
-    ax.set_ylim(None, 1e4 * top)
+    ax.set_ylim(None, 1e7 * top)
 
 
 FIGURE = Figure(

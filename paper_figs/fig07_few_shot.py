@@ -25,8 +25,8 @@ trained on, at the last step, mean and standard error of {seeds}; open circles: 
 numbers for bert-base-cased, 500 steps, 20 seeds, another model than ours. (b) Deep LoRA less LoRA
 of the same seed (points) and the mean; {differences}. (c) Final ranks of the {matrices} adapted
 matrices over all seeds at n = {most}: singular values of dW above max(m, n) eps32 sigma_1, rank 0
-if ||dW||_2 is at most 1e-3; mean {ranks}. Rank r = {rank}. {expected} {adapted} {how} LoRA starts from
-N(0, 1) and 0 and has no alpha / r, as the authors have it; beside it alpha / r with alpha = 8 (the
+if ||dW||_2 is at most 1e-3; mean {ranks}. Rank r = {rank}. {expected} {adapted} {how} LoRA starts
+from N(0, 1) and 0 and has no alpha / r, as the authors have it; beside it alpha / r with alpha = 8 (the
 same at r = 8). The survey's own Figure 7 was not available: this one is ours.
 """
 

@@ -24,8 +24,8 @@ were not trained on, at the last step, mean and standard error of {seeds}; open 
 authors' numbers for bert-base-cased, 200 steps, 5 seeds, another model than ours. (b) Deep LoRA
 less LoRA of the same seed (points) and the mean; {differences}. (c) Final rank (as in Figure 7),
 mean over the matrices and seeds; dotted: r. From the smallest r to the largest: {changes}.
-{expected} {adapted} {how} LoRA has no alpha / r, so that its steps grow with r; beside it LoRA with alpha /
-r, alpha = 8. The survey's own Figure 8 was not available: this one is ours.
+{expected} {adapted} {how} LoRA has no alpha / r, so that its steps grow with r; beside it LoRA with
+alpha / r, alpha = 8. The survey's own Figure 8 was not available: this one is ours.
 """
 
 

@@ -27,8 +27,8 @@ COLORS = {
 HOW = (
     "How: a cross-encoder {about} ({pairs}); a random head that stays as it is reads {pooled}; "
     "squared error of score / 5, Adam {betas} with eps = {eps:g}, without decay, at the rate "
-    "{learning_rate:g}, which falls linearly to 0; {steps} steps of {batch} pairs of {length} tokens, "
-    "in {dtype}."
+    "{learning_rate:g}, which falls linearly to 0; {steps} steps of {batch} pairs of {length} "
+    "tokens, in {dtype}."
 )
 POOLED = {"mean": "the mean over the tokens", "pooler": "the pooler"}
 ADAPTED = "Adapters stand on all dense matrices of the last {layers} layers{pooler}."

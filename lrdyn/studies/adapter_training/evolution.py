@@ -109,7 +109,7 @@ def measure_evolution(case: Tuning) -> dict[str, Any]:
     records = {n: np.stack([run.records[n] for run in runs]) for n in runs[0].records}
     return records | {
         "loss": np.stack([run.metrics["loss"] for run in runs]), "step": steps,
-        "moving": np.array(moving), "diverged_at": np.array(tuning.first_lost(runs)),
+        "diverged_at": np.array(tuning.first_lost(runs)),
     }  # fmt: skip
 
 
@@ -133,13 +133,27 @@ def _at_end(name: str, rule: str) -> Any:
     return lambda one: one.measured[name][:, place, -1]
 
 
+def extremes(count: int, rank: int) -> np.ndarray:
+    """Which of so many indices are the first r or the last r.
+
+    Where Theorem 2 holds and all singular values start equal, these are the ones that move: r grow,
+    r shrink.
+
+    Example:
+        >>> extremes(5, 1).tolist()
+        [True, False, False, False, True]
+    """
+    index = np.arange(count)
+    return (index < rank) | (index >= count - rank)
+
+
 def _in_frame(name: str, rule: str) -> Any:
-    """Mean angle of the vectors of the 2r largest singular values at the end, in degrees."""
+    """Mean angle of the vectors of the r largest and the r smallest values at the end, degrees."""
     place = RULES.index(rule)
 
     def value(one: Outcome) -> np.ndarray:
-        moving = int(np.ravel(one.measured["moving"])[0])
-        return np.mean(one.measured[name][:, place, -1, :moving], axis=-1)
+        angles = one.measured[name][:, place, -1]
+        return np.mean(angles[:, extremes(angles.shape[-1], one.point["rank"])], axis=-1)
 
     return value
 
@@ -164,9 +178,9 @@ EVOLUTION = Scenario[Tuning](
                     "moved, at the end, largest over the factors",
                     _at_end("gap", rule), reads=("gap",)),
             Finding(f"evolution_angle_{rule}",
-                    f"{text}: angle of the right singular vectors of the 2r largest values to the "
-                    "frame of one gradient, mean, degrees, at the end",
-                    _in_frame("right_angle", rule), reads=("right_angle", "moving")),
+                    f"{text}: angle of the right singular vectors of the r largest and r smallest "
+                    "values to the frame of one gradient, mean, degrees, at the end",
+                    _in_frame("right_angle", rule), reads=("right_angle",)),
         )
     ),
 )  # fmt: skip
