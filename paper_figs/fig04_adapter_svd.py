@@ -11,23 +11,24 @@ from lrdyn.studies.adapter_training import ADAPTERS
 from lrdyn.studies.adapter_training.evolution import RULES, extremes
 from paper_figs import paired
 
-TOLERANCES = {"sigma": 0.05, "right_angle": 0.2, "left_angle": 0.2, "gap": 0.2, "pearson": 0.2}
+TOLERANCES = dict.fromkeys(("sigma", "right_angle", "left_angle", "gap", "pearson"), 0.05)
 """Of another training in float32, on another machine or with other kernels."""
 
 CAPTION = """\
 The product P = W_3 W_2 W_1 of three full-width factors (eps times orthogonal at the start) beside
 the value matrix of the encoder's second-last layer (the 11th in BERT), width {width}, seed {seed},
-{examples} examples; only the factors are trained. (a)-(c) eps = {captioned:g}, as the
+in {dtype}, {examples} examples; only the factors are trained. (a)-(c) eps = {captioned:g}, as the
 survey captions it, the product added as it is, Adam: singular values of P, and angles of its right
-and left singular vectors to a frame of 2 {rank} directions, Theorem 2's with the gradient of
-the loss at the start in the place of the target. At t = 0 all values are equal and the vectors
+and left singular vectors to a frame of 2 {rank} directions, Theorem 2's with the gradient of the
+loss at the start in the place of the target. At t = 0 all values are equal and the vectors
 arbitrary: they are compared with the frame, not with themselves, from the first recorded step on.
-Blue: the first {rank} and the last {rank}, which move where the theorem holds; grey: the others. (d) the same values where the start is taken off the
-product ("centred"), so that the model starts unchanged. (e) eps = {small:g}. (f) distance of the
-factors from Theorem 2's form, U_l blkdiag(W~_l, rho_l I) V_l^T, over how far they moved (largest of
-the three): solid Adam, dashed SGD with a first step of equal length. At the end, Adam / SGD:
-{gaps}; mean angle of the blue right vectors under Adam: {angles}. The theorem is about
-descent on a linear loss with whitened inputs; neither holds here. {how}
+Blue: the first {rank} and the last {rank}, which move where the theorem holds; grey: the others.
+(d) the same values where the start is taken off the product ("centred"), so that the model starts
+unchanged. (e) eps = {small:g}. (f) distance of the factors from Theorem 2's form, U_l blkdiag(W~_l,
+rho_l I) V_l^T, over how far they moved (largest of the three): solid Adam, dashed SGD with a first
+step of equal length. At the end, Adam / SGD: {gaps}; mean angle of the blue right vectors under
+Adam: {angles}. The theorem is about descent on a linear loss with whitened inputs; neither holds
+here. {how}
 """
 
 
@@ -43,7 +44,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
         found[name].attrs = {"tolerance": tolerance}
     found = found.drop_attrs(deep=False)
     rank = int(whole["rank"].values.ravel()[0])
-    found["blue"] = "index", extremes(found.sizes["index"], rank).astype(np.int8)
+    found["blue"] = "index", extremes(found.sizes["index"], rank).astype(float), {"tolerance": 0.0}
     return found.assign_attrs(_facts(found, rank) | paired.how(groups) | {
         "seed": int(whole.seed[0]), "examples": int(whole["examples"].values.ravel()[0]),
     })  # fmt: skip

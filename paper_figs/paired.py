@@ -28,7 +28,7 @@ HOW = (
     "How: a cross-encoder {about} ({pairs}); a random head that stays as it is reads {pooled}; "
     "squared error of score / 5, Adam {betas} with eps = {eps:g}, without decay, at the rate "
     "{learning_rate:g}, which falls linearly to 0; {steps} steps of {batch} pairs of {length} "
-    "tokens, in {dtype}."
+    "tokens."
 )
 POOLED = {"mean": "the mean over the tokens", "pooler": "the pooler"}
 ADAPTED = "Adapters stand on all dense matrices of the last {layers} layers{pooler}."
@@ -51,8 +51,9 @@ def how(groups: Groups) -> dict[str, Any]:
         "how": HOW.format(
             about=root["about"], pairs=named, pooled=POOLED[config["pool"]], betas=tuning.BETAS,
             eps=tuning.EPS, batch=tuning.BATCH,
-            **{n: config[n] for n in ("learning_rate", "steps", "length", "dtype")},
+            **{n: config[n] for n in ("learning_rate", "steps", "length")},
         ),
+        "dtype": config["dtype"],
     }  # fmt: skip
 
 

@@ -465,6 +465,8 @@ FREE = {"corollary1": RATIO, "theorem2": RATIO, "fig06": TIMES, "fig09": PEAK, "
 OURS = {
     "corollary1": "The survey has no such figure",
     "fig06": "figure of this number was not available",
+    "fig07": "own Figure 7 was not available: this one is ours",
+    "fig08": "own Figure 8 was not available: this one is ours",
     "fig09": "figure of this number was not available; problem, sizes and step sizes are ours",
     "fig10": "not available.* data, sizes and keep probabilities are ours",
     "table1": "table of this number was not available;.* and the sizes are ours",
