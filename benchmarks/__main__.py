@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks import (
     adapters,
+    cached,
     completion,
     diagnosis,
     early_stopping,
@@ -30,6 +31,7 @@ FULL: dict[str, Callable[[], str]] = {
     "training": training.report,
     "adapters": adapters.report,
     "diagnosis": diagnosis.report,
+    "cached": cached.report,
 }
 TINY: dict[str, Callable[[], str]] = {
     "reduced": lambda: reduced.report((24,), rank=3, steps=20, repeats=1),
@@ -41,6 +43,7 @@ TINY: dict[str, Callable[[], str]] = {
     "training": lambda: training.report(training.Case(6, 5, 4, 10, 7, 4000), repeats=1),
     "adapters": lambda: adapters.report(adapters.Case(8, 2, 4, 3, 2), repeats=1),
     "diagnosis": lambda: diagnosis.report(diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9))),
+    "cached": lambda: cached.report(cached.Case(2, 8, 2, 1, 2, 6, 1), repeats=1),
 }
 
 

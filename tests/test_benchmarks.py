@@ -8,6 +8,7 @@ import pytest
 import lrdyn
 from benchmarks import __main__ as command
 from benchmarks import (
+    cached,
     common,
     completion,
     diagnosis,
@@ -107,6 +108,12 @@ def test_the_command_runs_all_of_them(words, ran, monkeypatch, capsys):
     assert [line for line in shown if line.startswith(("TINY", "FULL"))] == [
         f"{ran} {name}" for name in command.FULL
     ]
+
+
+def test_layers_computed_once_are_measured():
+    (row,) = columns("cached", cached.HEADER)
+    assert row[:2] == ["2", "1"]
+    assert float(row[-1]) > 0
 
 
 def test_an_unknown_benchmark_is_bad_input():

@@ -213,7 +213,7 @@ def _model(tensors: Tensors, config: Config) -> Bert:
         return not name.startswith(prefix) or name == f"{prefix}embeddings.position_ids"
 
     key = jax.eval_shape(jax.random.key, 0)
-    like = eqx.filter_eval_shape(lambda key: _like(key, config, pooled), key)
+    like = eqx.filter_eval_shape(lambda key: blank(key, config, pooled), key)
     sources = {path: source(path) for path, _ in arrays(like)}
     return filled(like, sources, tensors, ignored=ignored)
 
@@ -257,7 +257,7 @@ def _name(path: str) -> str:
     return f"encoder.layer.{l}.{LAYER[leaf]}"
 
 
-def _like(key: Key[Array, ""], config: Config, pooled: bool) -> Bert:
+def blank(key: Key[Array, ""], config: Config, pooled: bool) -> Bert:
     """A BERT of this shape, of which the numbers mean nothing."""
     width, inner = config.hidden_size, config.intermediate_size
     bias, square = jnp.zeros(width), jnp.zeros((width, width))

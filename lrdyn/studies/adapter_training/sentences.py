@@ -119,6 +119,3 @@ def tested(
     rows = spread_out(count, len(found.scores))
     how = {"length": length, "layer": layer, "precision": precision}
     return encoded(read(folder_of(name)), found, rows, **how)
-
-
-__all__ = ["AUTO", "Examples", "encoded", "files_of", "pairs_of", "read", "tested", "upper"]
