@@ -225,10 +225,10 @@ def test_in_python_a_study_is_verified_like_a_theorem():
 
 
 @pytest.mark.parametrize("study", studies(), ids=lambda study: study.name)
-def test_every_training_has_a_claim_over_three_seeds_or_more(study):
+def test_every_training_has_a_claim_over_three_seeds_or_more_or_findings(study):
     for scenario in study.scenarios[1:]:
         if scenario.trains:
             claims = [claim for claim in scenario.claims if claim.kind == "statistical"]
-            assert claims
+            assert claims or scenario.findings
             assert all(claim.seeds >= 3 and claim.tolerance == 0.01 for claim in claims)
             assert {c.claim for c in scenario.controls} >= {claim.id for claim in claims}
