@@ -41,7 +41,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     found = found.assign_coords(index=np.arange(1, found.sizes["index"] + 1))
     found["step"] = run["step"]
     for name, tolerance in TOLERANCES.items():
-        found[name].attrs = {"tolerance": tolerance}
+        found[name].attrs = {"kind": "training", "tolerance": tolerance}
     found = found.drop_attrs(deep=False)
     rank = int(whole["rank"].values.ravel()[0])
     found["blue"] = "index", extremes(found.sizes["index"], rank).astype(float), {"tolerance": 0.0}
@@ -145,4 +145,5 @@ FIGURE = Figure(
     caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
     presets={"quick": paired.QUICK, "paper": paired.PAPER}, thin=thin, long=True,
     groups=("/evolution",),
+    panels={"sigma": "ade", "right_angle": "b", "left_angle": "c", "gap": "f"},
 )  # fmt: skip

@@ -44,7 +44,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     found["move"] = first["move"].isel(all_rates=slice(len(RATES)), quantity=0)
     found = found.assign_coords(n=first["n"].values)
     for name, tolerance in TOLERANCES.items():
-        found[name].attrs = {"tolerance": tolerance}
+        found[name].attrs = {"kind": "training", "tolerance": tolerance}
     found = found.drop_attrs(deep=False)
     return found.assign_attrs(_facts(found) | paired.how(groups) | {
         "seed": int(whole.seed[0]), "examples": int(whole["examples"].values.ravel()[0]),
@@ -122,4 +122,5 @@ FIGURE = Figure(
     caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
     presets={"quick": paired.QUICK, "paper": paired.PAPER}, long=True,
     groups=("/factors", "/widths"),
+    panels={"norm_A": "ab", "norm_B": "ab", "pearson": "c", "move": "d"},
 )  # fmt: skip

@@ -40,7 +40,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     found = run[["pearson"]].astype(float)
     found["final_rank"] = run.final_rank.sel(examples=most, drop=True).astype(float)
     for name, tolerance in TOLERANCES.items():
-        found[name].attrs = {"tolerance": tolerance}
+        found[name].attrs = {"kind": "training", "tolerance": tolerance}
     return found.drop_attrs(deep=False).assign_attrs(_facts(found, most) | paired.how(groups) | {
         "rank": int(whole["rank"].values.ravel()[0])
     })  # fmt: skip
@@ -109,4 +109,5 @@ FIGURE = Figure(
     name="fig07", title="Deep LoRA and LoRA on few examples",
     caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
     presets={"quick": paired.QUICK, "paper": paired.PAPER}, long=True, groups=("/few_shot",),
+    panels={"pearson": "ab", "final_rank": "c"},
 )  # fmt: skip

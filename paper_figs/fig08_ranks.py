@@ -37,7 +37,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     found = run[["pearson"]].astype(float)
     found["used"] = run.final_rank.mean(("seed", "matrix"))
     for name, tolerance in TOLERANCES.items():
-        found[name].attrs = {"tolerance": tolerance}
+        found[name].attrs = {"kind": "training", "tolerance": tolerance}
     return found.drop_attrs(deep=False).assign_attrs(_facts(found) | paired.how(groups) | {
         "examples": int(whole["examples"].values.ravel()[0])
     })  # fmt: skip
@@ -98,4 +98,5 @@ FIGURE = Figure(
     name="fig08", title="Deep LoRA and LoRA over the rank",
     caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
     presets={"quick": paired.QUICK, "paper": paired.PAPER}, long=True, groups=("/ranks",),
+    panels={"pearson": "ab", "used": "c"},
 )  # fmt: skip

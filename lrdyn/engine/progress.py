@@ -188,7 +188,7 @@ class Notebook(_Counted):
         from IPython.display import display  # pyright: ignore[reportMissingImports]
 
         self.last = 0.0
-        self.handle = display(self._bundle(), raw=True, display_id=True)
+        self.handle: Any = display(self._bundle(), raw=True, display_id=True)
 
     def _bundle(self) -> dict[str, str]:
         bar = f'<progress max="{self.total or 1}" value="{self.done}"></progress>'
