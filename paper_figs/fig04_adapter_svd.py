@@ -19,7 +19,7 @@ The product P = W_3 W_2 W_1 of three full-width factors (eps times orthogonal at
 the value matrix of the encoder's second-last layer (the 11th in BERT), width {width}, seed {seed},
 in {dtype}, {examples} examples; only the factors are trained. (a)-(c) eps = {captioned:g}, as the
 survey captions it, the product added as it is, Adam: singular values of P, and angles of its right
-and left singular vectors to a frame of 2 {rank} directions, Theorem 2's with the gradient of the
+and left singular vectors to a frame of 2 x {rank} directions, Theorem 2's with the gradient of the
 loss at the start in the place of the target. At t = 0 all values are equal and the vectors
 arbitrary: they are compared with the frame, not with themselves, from the first recorded step on.
 Blue: the first {rank} and the last {rank}, which move where the theorem holds; grey: the others.

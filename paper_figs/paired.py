@@ -31,7 +31,7 @@ HOW = (
     "tokens."
 )
 POOLED = {"mean": "the mean over the tokens", "pooler": "the pooler"}
-ADAPTED = "Adapters stand on all dense matrices of the last {layers} layers{pooler}."
+ADAPTED = "Adapters stand on all dense matrices of the last layers ({layers} of them){pooler}."
 
 
 def sources(**settings: Any) -> Mapping[str, Run]:
