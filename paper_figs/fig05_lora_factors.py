@@ -78,6 +78,8 @@ def draw(dataset: xr.Dataset) -> Any:
     for name in COMPARED:
         one = dataset.pearson.sel(adapter=name)
         axes[2].plot(one.step, one, color=COLORS[name], lw=1.0, label=TITLES[name])
+    low, high = axes[2].get_ylim()
+    axes[2].set_ylim(low - 0.4 * (high - low), high)  # room for the key
     plotting.key(axes[2], None, "lower right", fontsize=6)
     for ax in axes[:3]:
         ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])))
