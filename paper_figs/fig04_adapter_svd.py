@@ -44,7 +44,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
         found[name].attrs = {"kind": "training", "tolerance": tolerance}
     found = found.drop_attrs(deep=False)
     rank = int(whole["rank"].values.ravel()[0])
-    found["blue"] = "index", extremes(found.sizes["index"], rank).astype(float), {"tolerance": 0.0}
+    found["blue"] = "index", extremes(found.sizes["index"], rank).astype(int)
     return found.assign_attrs(_facts(found, rank) | paired.how(groups) | {
         "seed": int(whole.seed[0]), "examples": int(whole["examples"].values.ravel()[0]),
     })  # fmt: skip
@@ -74,11 +74,9 @@ def _number(value: float) -> str:
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
-    """Part kept as a baseline: the first and last 20 indices and every 40th of the others."""
-    index = dataset.index.values
-    return dataset.isel(
-        index=np.nonzero((index <= 20) | (index % 40 == 0) | (index > index[-1] - 20))[0]
-    )
+    """Part kept as a baseline: what is blue, and every 40th of the others."""
+    kept = (dataset.blue.values == 1) | (dataset.index.values % 40 == 0)
+    return dataset.isel(index=np.nonzero(kept)[0])
 
 
 def draw(dataset: xr.Dataset) -> Any:
