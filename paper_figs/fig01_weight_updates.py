@@ -16,6 +16,7 @@ from lrdyn.drawing.exhibits import Figure, Results
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES
+from paper_figs.shared import capital, judged
 
 QUICK = {"preset": "quick", "seed": 1}
 PAPER = {"preset": "paper", "seed": 1, "seeds": 5}
@@ -75,11 +76,11 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     for name in ("share", "effective_rank"):
         found[name] = (
             "trained",
-            [float(_judged(run)[name][..., -1].mean()) for run in runs.values()],
+            [float(judged(run)[name][..., -1].mean()) for run in runs.values()],
         )
     found["accuracy"] = (
         "trained",
-        [float(_judged(run)["test_accuracy"].mean()) for run in runs.values()],
+        [float(judged(run)["test_accuracy"].mean()) for run in runs.values()],
     )
     for name, tolerance in TOLERANCES.items():
         found[name].attrs.update(kind="training", tolerance=tolerance)
@@ -95,12 +96,6 @@ def _edge(groups: Groups) -> xr.Dataset:
 def _first(array: xr.DataArray) -> np.ndarray:
     """The first seed, whatever other axes of one value there are."""
     return array.isel(seed=0).squeeze(drop=True).values
-
-
-def _judged(run: xr.Dataset) -> xr.Dataset:
-    """Seeds above 0: seed 0 sets thresholds."""
-    kept = run.sel(seed=run.seed[run.seed > 0])
-    return kept if kept.seed.size else run
 
 
 def _rank(groups: Groups) -> int:
@@ -133,9 +128,9 @@ def _facts(groups: Groups, found: xr.Dataset, names: list[str], rank: int) -> di
     last = found["singular_value"].sel(network=EDGE).isel(point=-1).values
     texts = []
     for place, name in enumerate(names):
-        run = _judged(groups[f"/{name}"])
+        run = judged(groups[f"/{name}"])
         measured = {n: float(found[n][place]) for n in ("share", "effective_rank", "accuracy")}
-        said = RESULT_TEXT.format(title=_capital(TITLES[name]), seeds=run.seed.size, **measured)
+        said = RESULT_TEXT.format(title=capital(TITLES[name]), seeds=run.seed.size, **measured)
         texts += [NETWORK_TEXT[name], said]
     root = groups["/"]
     width = int(np.sum(np.isfinite(last)))
@@ -145,11 +140,6 @@ def _facts(groups: Groups, found: xr.Dataset, names: list[str], rank: int) -> di
         "networks": " ".join(texts),
         "edge": EDGE_TEXT.format(width=width, tail=float(last[rank] / last[0])),
     }  # fmt: skip
-
-
-def _capital(title: str) -> str:
-    """A title at the start of a sentence."""
-    return title[:1].upper() + title[1:]
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:

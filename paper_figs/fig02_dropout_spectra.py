@@ -16,6 +16,7 @@ from lrdyn.drawing.exhibits import Figure, Results
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
+from paper_figs.shared import capital, judged
 
 QUICK = {"preset": "quick", "seed": 1}
 PAPER = {"preset": "paper", "seed": 1, "seeds": 5}
@@ -86,7 +87,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     runs = {name: groups[f"/{name}"] for name in names}
     found = _over_steps(runs)
     for name in MEANS:
-        ends = [_judged(run)[name] for run in runs.values()]
+        ends = [judged(run)[name] for run in runs.values()]
         means = [float((end[..., -1] if "step" in end.dims else end).mean()) for end in ends]
         found[name] = ("network", means)
     found = found.merge(_minimum(groups)).merge(_drift(groups))
@@ -100,12 +101,6 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 def _first(array: xr.DataArray, *kept: str) -> xr.DataArray:
     """The first seed and the first value of every axis but some."""
     return array.isel({name: 0 for name in array.dims if name not in kept}, drop=True)
-
-
-def _judged(run: xr.Dataset) -> xr.Dataset:
-    """Seeds above 0: seed 0 sets thresholds."""
-    kept = run.sel(seed=run.seed[run.seed > 0])
-    return kept if kept.seed.size else run
 
 
 def _of(groups: Groups, name: str) -> xr.Dataset:
@@ -167,8 +162,8 @@ def _facts(groups: Groups, found: xr.Dataset, runs: Mapping[str, xr.Dataset]) ->
         one = found.sel(network=name)
         measured = {key: float(one[key]) for key in TOLERANCES if one[key].ndim == 0}
         said = RESULT_TEXT.format(
-            title=_capital(TITLES[name]), quality_text=QUALITY[name],
-            seeds=_counted(_judged(run).seed.size), **measured,
+            title=capital(TITLES[name]), quality_text=QUALITY[name],
+            seeds=_counted(judged(run).seed.size), **measured,
         )  # fmt: skip
         width = int(config["resnet_width"])
         described = root.attrs["about"].removeprefix("residual network on ")
@@ -184,11 +179,6 @@ def _facts(groups: Groups, found: xr.Dataset, runs: Mapping[str, xr.Dataset]) ->
 
 def _counted(seeds: int) -> str:
     return "1 seed" if seeds == 1 else f"{seeds} seeds"
-
-
-def _capital(title: str) -> str:
-    """A title at the start of a sentence."""
-    return title if title[1:2].isupper() else title[:1].upper() + title[1:]
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:

@@ -10,6 +10,7 @@ from lrdyn.drawing.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
 from paper_figs import paired
 from paper_figs.paired import TITLES
+from paper_figs.shared import judged
 
 AUTHORS = {
     "lora": {16: 0.529, 64: 0.735, 256: 0.814},
@@ -35,7 +36,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Pearson over seed, method and examples; final ranks on the most examples."""
     groups = results[ADAPTERS.name]
     whole = groups["/few_shot"]
-    run = paired.named(paired.plain(paired.judged(whole), "seed", "method", "examples"))
+    run = paired.named(paired.plain(judged(whole), "seed", "method", "examples"))
     most = int(run.examples.values.max())
     found = run[["pearson"]].astype(float)
     found["final_rank"] = run.final_rank.sel(examples=most, drop=True).astype(float)

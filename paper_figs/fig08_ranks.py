@@ -9,6 +9,7 @@ from lrdyn.drawing.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
 from paper_figs import paired
 from paper_figs.paired import TITLES
+from paper_figs.shared import judged
 
 AUTHORS = {
     "lora": {8: 0.539, 16: 0.524, 32: 0.456, 64: 0.175},
@@ -33,7 +34,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Pearson over seed, method and rank, and the mean final rank."""
     groups = results[ADAPTERS.name]
     whole = groups["/ranks"]
-    run = paired.named(paired.plain(paired.judged(whole), "seed", "method", "rank"))
+    run = paired.named(paired.plain(judged(whole), "seed", "method", "rank"))
     found = run[["pearson"]].astype(float)
     found["used"] = run.final_rank.mean(("seed", "matrix"))
     for name, tolerance in TOLERANCES.items():

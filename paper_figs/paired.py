@@ -62,12 +62,6 @@ def plain(run: xr.Dataset, *kept: str) -> xr.Dataset:
     return run.squeeze([d for d in run.dims if run.sizes[d] == 1 and d not in kept], drop=True)
 
 
-def judged(run: xr.Dataset) -> xr.Dataset:
-    """Seeds above 0: seed 0 sets expectations."""
-    kept = run.sel(seed=run.seed[run.seed > 0])
-    return kept if kept.seed.size else run
-
-
 def named(run: xr.Dataset) -> xr.Dataset:
     """Methods by their names, along ``adapter``: ``method`` is a word of xarray."""
     names = [list(METHODS)[i] for i in run.method.values]

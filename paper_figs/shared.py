@@ -1,8 +1,10 @@
-"""What experiments behind several figures share: their form, and flags without values."""
+"""What figures share: the form of experiments behind several, flags without values, words."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import xarray as xr
 
 from lrdyn.flags import NON_NEGATIVE, POSITIVE, Flag, at_least
 from lrdyn.theorem import Experiment, Scenario
@@ -24,3 +26,19 @@ def one_scenario(
 ) -> Experiment:  # fmt: skip
     """An experiment whose only scenario has its name, its case and what else is given."""
     return Experiment(name, summary, flags, (Scenario(name, case, **scenario),), data=data)
+
+
+def judged(run: xr.Dataset) -> xr.Dataset:
+    """Seeds above 0, if there are any: seed 0 sets thresholds and expectations."""
+    kept = run.sel(seed=run.seed[run.seed > 0])
+    return kept if kept.seed.size else run
+
+
+def capital(title: str) -> str:
+    """A title at the start of a sentence; one that is a name stays.
+
+    Example:
+        >>> capital("linear network"), capital("VGG")
+        ('Linear network', 'VGG')
+    """
+    return title if title[1:2].isupper() else title[:1].upper() + title[1:]

@@ -23,6 +23,7 @@ from lrdyn.spectra import sines
 from lrdyn.studies.adapter_training import tuning
 from lrdyn.studies.adapter_training.sentences import Examples
 from lrdyn.studies.adapter_training.tuning import Problem, Tuning
+from lrdyn.studies.over_seeds import only
 from lrdyn.subspace import Frame
 from lrdyn.theorem import Finding, Outcome, Scenario
 from lrdyn.training import Batches, train
@@ -34,19 +35,6 @@ RULES = ("adam", "sgd")
 def layers_of(adapter: Any) -> Weights:
     """W_1, the first to act, to W_L."""
     return tuple(reversed(adapter.factors))
-
-
-@eqx.filter_jit
-def first_gradient(found: Problem, made: dict, path: str) -> Float[Array, "m n"]:
-    """The gradient of the loss on all examples in the adapted matrix, at the start."""
-    place = lambda net: net.model.layers[net.layer].attention.value  # noqa: E731
-    start = made[path].onto(place(found.net))
-
-    def loss(W: Array) -> Array:
-        net = eqx.tree_at(place, found.net, W)
-        return tuning.squared_error(net, {}, None, found.train, None)[0]
-
-    return jax.grad(loss)(start)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -94,7 +82,8 @@ def measure_evolution(case: Tuning) -> dict[str, Any]:
     width = len(found.net.model.embeddings.norm.gain)
     made = adapters.init(start_key, found.net, select=path, method=method, rank=width)
     start, moving = layers_of(made[path]), 2 * case.rank
-    frame = _frame(start, first_gradient(found, made, path), case.rank)
+    W = made[path].onto(tuning.value_of(found.net))
+    frame = _frame(start, tuning.value_slope(found.net, W, found.train), case.rank)
     steps = recorded_steps(case.steps, POINTS)
 
     def look(now: dict, state: PyTree) -> dict[str, Array]:
@@ -111,7 +100,7 @@ def measure_evolution(case: Tuning) -> dict[str, Any]:
     return records | {
         "loss": np.stack([run.metrics["loss"] for run in runs]), "step": steps,
         # A run of SGD that is lost leaves NaN beside Adam's.
-        "diverged_at": np.array(tuning.first_lost(runs[:1])),
+        "diverged_at": np.array(runs[0].diverged_at),
     }  # fmt: skip
 
 
@@ -185,7 +174,7 @@ EVOLUTION = Scenario[Tuning](
         **dict.fromkeys(("sigma", "right_angle", "left_angle"), ("rule", "step", "index")),
         **dict.fromkeys(("gap", "moved", "pearson", "loss"), ("rule", "step")), "step": ("step",),
     },
-    narrow=lambda settings: tuning.only("evolution", settings) | {
+    narrow=lambda settings: only("evolution", settings, "part") | {
         "method": settings["method"][:1], "rank": settings["rank"][:1],
         "examples": (max(settings["examples"]),),
     },

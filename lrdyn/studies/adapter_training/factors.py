@@ -9,6 +9,7 @@ from jaxtyping import Array
 from lrdyn.recording import recorded_steps
 from lrdyn.studies.adapter_training import tuning
 from lrdyn.studies.adapter_training.tuning import Tuning
+from lrdyn.studies.over_seeds import first_lost, only
 from lrdyn.theorem import Finding, Outcome, Scenario
 
 POINTS = 11
@@ -36,7 +37,7 @@ def measure_factors(case: Tuning) -> dict[str, Any]:
     return {
         "norm_A": records["A"], "norm_B": records["B"], "pearson": records["pearson"],
         "loss": np.stack([run.metrics["loss"] for run in runs]), "step": steps,
-        "diverged_at": np.array(tuning.first_lost(runs)),
+        "diverged_at": np.array(first_lost(run.diverged_at for run in runs)),
     }  # fmt: skip
 
 
@@ -65,7 +66,7 @@ FACTORS = Scenario[Tuning](
         **dict.fromkeys(NORMS, ("method_of_factors", "step", "matrix")),
         **dict.fromkeys(("pearson", "loss"), ("method_of_factors", "step")), "step": ("step",),
     },
-    narrow=lambda settings: tuning.only("factors", settings) | {
+    narrow=lambda settings: only("factors", settings, "part") | {
         "method": settings["method"][:1], "rank": settings["rank"][:1],
         "examples": (max(settings["examples"]),), "center": settings["center"][:1],
         "init_scale": (min(settings["init_scale"]),),

@@ -7,6 +7,7 @@ import numpy as np
 
 from lrdyn.studies.adapter_training import tuning
 from lrdyn.studies.adapter_training.tuning import METHODS, Problem, Tuning
+from lrdyn.studies.over_seeds import first_lost, only
 from lrdyn.theorem import Finding, Outcome, Scenario
 
 SHOTS = (16, 64, 256)
@@ -34,7 +35,7 @@ def measured(case: Tuning, cells: Sequence[tuple[Problem, int]]) -> dict[str, An
         "pearson": np.array([value for value, _ in found]).reshape(shape),
         "final_rank": np.array([ranks for _, ranks in found]).reshape(*shape, -1),
         "method": np.array([list(METHODS).index(name) for name in case.method]),
-        "diverged_at": np.array(tuning.first_lost(runs)),
+        "diverged_at": np.array(first_lost(run.diverged_at for run in runs)),
     }
 
 
@@ -90,7 +91,7 @@ def dims(axis: str) -> dict[str, tuple[str, ...]]:
 FEW_SHOT = Scenario[Tuning](
     "few_shot", tuning.make_tuning, measure=measure_few_shot,
     dims=dims("examples"),
-    narrow=lambda settings: tuning.only("few_shot", settings) | {
+    narrow=lambda settings: only("few_shot", settings, "part") | {
         "rank": settings["rank"][:1], "center": settings["center"][:1],
         "init_scale": (min(settings["init_scale"]),),
     },

@@ -21,10 +21,12 @@ from lrdyn.studies.adapter_training import sentences
 from lrdyn.studies.adapter_training.sentences import Examples
 from lrdyn.studies.adapter_training.tuning import (
     BATCH,
-    HEAD,
     CrossEncoder,
+    drawn,
     squared_error,
     value_matrix,
+    value_of,
+    value_slope,
 )
 from lrdyn.theorem import Claim, Control, Scenario
 
@@ -44,29 +46,25 @@ class Step(eqx.Module):
     @property
     def weight(self) -> Float[Array, "m n"]:
         """W_0."""
-        return self.net.model.layers[self.net.layer].attention.value
+        return value_of(self.net)
 
 
 def make_step(
     key: Key[Array, ""], *, encoder: str, train_file: str, length: int, pool: str, rank: int
 ) -> Step:
     """A batch and factors; rates of the size of 1 / ||G||, so that no term is negligible."""
-    precision = jnp.zeros(()).dtype
-    found = sentences.read(sentences.folder_of(encoder))
-    path, layer = value_matrix(found.model)
+    path, layer = value_matrix(sentences.read(sentences.folder_of(encoder)).model)
     data_key, head_key, key = jax.random.split(key, 3)
-    known = sentences.pairs_of(train_file, "train")
-    rows = np.asarray(jax.random.randint(data_key, (BATCH,), 0, len(known.scores)))
-    model = sentences.upper(found.model, precision)
-    head = HEAD * jax.random.normal(head_key, model.embeddings.norm.gain.shape)
-    net = CrossEncoder(model, head, layer, pool)
-    batch = sentences.encoded(found, known, rows, length=length, layer=layer, precision=precision)
-    m, n = model.layers[layer].attention.value.shape
+    net, batch = drawn(
+        jnp.stack([data_key, head_key]), BATCH, encoder=encoder, train_file=train_file,
+        length=length, pool=pool, layer=layer,
+    )  # fmt: skip
+    m, n = value_of(net).shape
     B, A = gaussians(key, [(m, rank), (rank, n)])
-    adapter = Factors(B / np.sqrt(m), A / np.sqrt(n), jnp.asarray(SCALE, precision))
+    adapter = Factors(B / np.sqrt(m), A / np.sqrt(n), jnp.asarray(SCALE, B.dtype))
     case = Step(net, batch, adapter, jnp.ones(2), path)
     size = 1 / jnp.linalg.norm(slope(case, merged(case)))
-    return eqx.tree_at(lambda one: one.rates, case, size * jnp.array([1.0, RATIO], precision))
+    return eqx.tree_at(lambda one: one.rates, case, size * jnp.array([1.0, RATIO], B.dtype))
 
 
 def merged(case: Step) -> Float[Array, "m n"]:
@@ -74,16 +72,9 @@ def merged(case: Step) -> Float[Array, "m n"]:
     return case.adapter.onto(case.weight)
 
 
-@eqx.filter_jit
 def slope(case: Step, W: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """G, the gradient of the loss in the value matrix."""
-
-    def loss(W: Array) -> Array:
-        place = lambda net: net.model.layers[net.layer].attention.value  # noqa: E731
-        net = eqx.tree_at(place, case.net, W)
-        return squared_error(net, {}, None, case.batch, None)[0]
-
-    return jax.grad(loss)(W)
+    return value_slope(case.net, W, case.batch)
 
 
 def terms(case: Step, G: Float[Array, "m n"]) -> Float[Array, "3 m n"]:

@@ -8,6 +8,7 @@ import numpy as np
 from lrdyn.studies.adapter_training import tuning
 from lrdyn.studies.adapter_training.few_shot import cell, dims, measured
 from lrdyn.studies.adapter_training.tuning import Tuning
+from lrdyn.studies.over_seeds import only
 from lrdyn.theorem import Finding, Outcome, Scenario
 
 
@@ -39,7 +40,7 @@ READS = ("pearson", "method", "rank")
 RANKS = Scenario[Tuning](
     "ranks", tuning.make_tuning, measure=measure_ranks,
     dims=dims("rank"),
-    narrow=lambda settings: tuning.only("ranks", settings) | {
+    narrow=lambda settings: only("ranks", settings, "part") | {
         "examples": (min(settings["examples"]),), "center": settings["center"][:1],
         "init_scale": (min(settings["init_scale"]),),
     },

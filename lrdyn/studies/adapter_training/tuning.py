@@ -126,21 +126,41 @@ class Problem(NamedTuple):
     dev: Examples
 
 
-def problem(case: Tuning, examples: int, layer: int) -> Problem:
-    """Draw examples with replacement and a head; layers below ``layer`` are done."""
+def drawn(
+    keys: Key[Array, "2"], count: int, *, encoder: str, train_file: str, length: int, pool: str,
+    layer: int,
+) -> tuple[CrossEncoder, Examples]:  # fmt: skip
+    """A cross-encoder with a random head, and examples with replacement.
+
+    Args:
+        keys: of the examples and of the head.
+        count: examples.
+        encoder: its folder, as the flag has it.
+        train_file: pairs to draw from, likewise.
+        length: tokens of a pair.
+        pool: what the head reads.
+        layer: the first layer of the cross-encoder; the examples have those below behind them.
+    """
     precision = jnp.zeros(()).dtype
-    found = sentences.read(sentences.folder_of(case.encoder))
-    data_key, head_key, _, _ = jax.random.split(case.key, 4)
-    known = sentences.pairs_of(case.train_file, "train")
-    rows = np.asarray(jax.random.randint(data_key, (examples,), 0, len(known.scores)))
-    how: dict[str, Any] = {"length": case.length, "layer": layer, "precision": str(precision)}
+    found = sentences.read(sentences.folder_of(encoder))
+    known = sentences.pairs_of(train_file, "train")
+    rows = np.asarray(jax.random.randint(keys[0], (count,), 0, len(known.scores)))
     model = sentences.upper(found.model, precision)
-    head = HEAD * jax.random.normal(head_key, model.embeddings.norm.gain.shape)
-    return Problem(
-        CrossEncoder(model, head, layer, case.pool),
-        sentences.encoded(found, known, rows, **how),
-        sentences.tested(case.encoder, case.dev_file, count=case.dev_pairs, **how),
+    head = HEAD * jax.random.normal(keys[1], model.embeddings.norm.gain.shape)
+    how: dict[str, Any] = {"length": length, "layer": layer, "precision": precision}
+    return CrossEncoder(model, head, layer, pool), sentences.encoded(found, known, rows, **how)
+
+
+def problem(case: Tuning, examples: int, layer: int) -> Problem:
+    """A cross-encoder, examples to train on, and pairs to test on."""
+    keys = jax.random.split(case.key, 4)[:2]
+    how: dict[str, Any] = {"length": case.length, "layer": layer}
+    net, found = drawn(
+        keys, examples, encoder=case.encoder, train_file=case.train_file, pool=case.pool, **how
     )
+    count, precision = case.dev_pairs, str(net.head.dtype)
+    dev = sentences.tested(case.encoder, case.dev_file, count=count, precision=precision, **how)
+    return Problem(net, found, dev)
 
 
 def matrices(net: CrossEncoder) -> list[str]:
@@ -154,6 +174,21 @@ def value_matrix(model: Bert) -> tuple[str, int]:
     """Path of the value matrix of the second-last layer, the 11th of BERT's 12, and its layer."""
     layer = max(len(model.layers) - 2, 0)
     return f"model.layers.{layer}.attention.value", layer
+
+
+def value_of(net: CrossEncoder) -> Any:
+    """The value matrix of its first layer, m x n; for ``tree_at``, the place of it."""
+    return net.model.layers[net.layer].attention.value
+
+
+@eqx.filter_jit
+def value_slope(net: CrossEncoder, W: Float[Array, "m n"], batch: Examples) -> Float[Array, "m n"]:
+    """Gradient of the loss of a batch in that matrix, at W."""
+
+    def loss(W: Array) -> Array:
+        return squared_error(eqx.tree_at(value_of, net, W), {}, None, batch, None)[0]
+
+    return jax.grad(loss)(W)
 
 
 def started(key: Key[Array, ""], net: CrossEncoder, name: str, rank: int, eps: float) -> dict:
@@ -241,18 +276,3 @@ def final_rank(adapter: Any) -> int:
         return 0
     size = max(len(first), last.shape[1])
     return int(np.sum(values > size * np.finfo(np.float32).eps * values[0]))
-
-
-def first_lost(runs: list[Trajectory]) -> int:
-    """Step at which the first of several trainings was lost, -1 if none was."""
-    return next((int(run.diverged_at) for run in runs if int(run.diverged_at) >= 0), -1)
-
-
-def only(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of one part of the study, which is left out if nobody asked for it.
-
-    Example:
-        >>> only("ranks", {"part": ("factors",)}), only("factors", {"part": ("factors",)})
-        ({'part': ()}, {'part': ('factors',)})
-    """
-    return {**settings, "part": (part,) if part in settings["part"] else ()}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn.claims import above_p
-from lrdyn.studies.over_seeds import ALPHA, SEEDS
+from lrdyn.studies.over_seeds import ALPHA, SEEDS, first_lost
 from lrdyn.theorem import Claim, Control, Finding, Outcome
 
 POINTS = 26
@@ -46,8 +46,8 @@ def compared(train: Callable[[float, str], Trained], dropout: float) -> dict[str
         run = train(rate, name)
         found |= {f"{beside}{key}": value for key, value in run.records.items()}
         found |= {f"{beside}loss": run.loss, f"{beside}quality": run.quality}
-        lost.append(int(run.diverged_at))
-    return found | {"diverged_at": next((at for at in lost if at >= 0), -1)}
+        lost.append(run.diverged_at)
+    return found | {"diverged_at": first_lost(lost)}
 
 
 def _drop(name: str) -> Callable[[Outcome], np.ndarray]:
