@@ -141,7 +141,5 @@ def main(argv: list[str]) -> int:
         return cli.HOLDS
     if argv[0] != "all":
         names = ", ".join(one.name for one in (*theorems(), *studies()))
-        raise cli.BadInput(
-            f"command: got {argv[0]!r}, wanted 'all', or, as experiments.NAME, one of {names}"
-        )
+        raise cli.BadInput(f"command: got {argv[0]!r}, wanted 'all' or experiments.NAME of {names}")
     return run_all(argv[1:])
