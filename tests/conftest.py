@@ -23,7 +23,7 @@ HOOK = jaxtyping.install_import_hook("lrdyn", "beartype.beartype")
 # Most of the time of the tests is XLA's: without optimisation it compiles twice as fast. Releases
 # after 0.10 do not know these options. `XLA_FLAGS= pytest` compiles as users do, and so does the
 # other end of the range in .ci/run; commands that tests start do so, too.
-if "XLA_FLAGS" not in os.environ and jax.version.__version_info__ < (0, 11):
+if "XLA_FLAGS" not in os.environ and jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = (
         "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
         "--xla_cpu_parallel_codegen_split_count=1"
