@@ -20,14 +20,14 @@ collect_ignore_glob = ["data/*"]
 
 HOOK = jaxtyping.install_import_hook("lrdyn", "beartype.beartype")
 
-# Most of the time of the tests is XLA's: without optimisation it compiles twice as fast. Releases
-# after 0.10 do not know these options. `XLA_FLAGS= pytest` compiles as users do, and so does the
-# other end of the range in .ci/run; commands that tests start do so, too.
-if "XLA_FLAGS" not in os.environ and jax.__version_info__ < (0, 11):
-    os.environ["XLA_FLAGS"] = (
-        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-        "--xla_cpu_parallel_codegen_split_count=1"
-    )
+if "XLA_FLAGS" not in os.environ:
+    # Most of the time of the tests is XLA's: without optimisation it compiles twice as fast.
+    # `XLA_FLAGS= make test` compiles as users do. So do commands that tests start.
+    from lrdyn.engine.jobs import OLDER_KERNELS
+
+    options: dict[str, int] = {"xla_backend_optimization_level": 0}
+    options |= OLDER_KERNELS if jax.__version_info__ < (0, 11) else {}
+    os.environ["XLA_FLAGS"] = " ".join(f"--{name}={int(n)}" for name, n in options.items())
     jax.devices()  # read here
     del os.environ["XLA_FLAGS"]
 

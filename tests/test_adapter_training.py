@@ -15,7 +15,6 @@ from lrdyn.adapters import DeepFactors, Factors
 from lrdyn.claims import CLEARLY, tolerance
 from lrdyn.drawing import exhibits, plotting
 from lrdyn.drawing.long import numbers as long_numbers
-from lrdyn.engine.jobs import unoptimized
 from lrdyn.studies.adapter_training import ADAPTERS, evolution, one_step, sentences, tuning, widths
 from paper_figs import (
     fig04_adapter_svd,
@@ -241,17 +240,6 @@ def test_the_form_is_seen_where_theorem_2_holds(rule, holds):
 # The study ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def quickly(monkeypatch):
-    """Programs of trainings are compiled without optimisation."""
-    compiled = jax.stages.Lowered.compile
-
-    def compile(self, compiler_options=None):
-        return compiled(self, compiler_options or unoptimized())
-
-    monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
-
-
 SMALL = (
     "--dev-pairs", "10", "--rank", "2", "--examples", "16", "--layers", "1", "--length", "14",
     "--steps", "2", "--init-scale", "1", "--center", "yes", "--method", "lora", "deep_lora",
@@ -263,7 +251,7 @@ def words_of(files):
     return [w for name, value in files.items() for w in ("--" + name.replace("_", "-"), value)]
 
 
-def test_the_study_and_its_figures(quickly, command_line, files, tmp_path):
+def test_the_study_and_its_figures(command_line, files, tmp_path):
     out = tmp_path / "out"
     status, text, errors = command_line(ADAPTERS, *words_of(files), *SMALL, "--out", out)
     assert status == 0, errors + text
@@ -347,7 +335,7 @@ def test_the_package_that_is_missing_is_named(command_line, monkeypatch, tmp_pat
     assert "run make encoder" in errors
 
 
-def test_only_factors_move_and_b_faster_than_a(quickly, files):
+def test_only_factors_move_and_b_faster_than_a(files):
     """LoRA+: the scale stays."""
     case = case_of(files, layers=1)
     found = tuning.problem(case, 16, 2)

@@ -247,6 +247,10 @@ def _dims_of_controls(
     return {f"{c.id}.{n}": tuple(f"{c.id}.{a}" for a in axes) for c in controls for n, axes in dims}
 
 
+OLDER_KERNELS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+"""XLA options of kernels without MLIR; releases of JAX after 0.10 know neither."""
+
+
 @lru_cache
 def unoptimized(level: int = 0) -> dict[str, Any] | None:
     """XLA options that compile several times faster for a CPU and cost small programs nothing.
@@ -256,11 +260,8 @@ def unoptimized(level: int = 0) -> dict[str, Any] | None:
     if jax.default_backend() != "cpu":
         return None
     plain: dict[str, Any] = {"xla_backend_optimization_level": level}
-    older = plain | {
-        "xla_cpu_use_fusion_emitters": False,
-        "xla_cpu_parallel_codegen_split_count": 1,
-    }
-    try:  # older kernels without MLIR; newer releases have them no more, nor the option
+    older = plain | OLDER_KERNELS
+    try:
         jax.jit(jnp.negative).lower(0.0).compile(compiler_options=older)
     except jax.errors.JaxRuntimeError:
         return plain
