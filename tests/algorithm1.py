@@ -166,7 +166,7 @@ def trajectories(
             for kind in kinds
         }
 
-    return oracles.fast(train)(W)
+    return jax.jit(train)(W)
 
 
 def runs(method: lr.adapters.Method, **how: Any) -> dict[str, jax.Array]:

@@ -22,12 +22,9 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn.claims import tolerance
-from lrdyn.engine.jobs import claims_job, unoptimized
+from lrdyn.engine.jobs import claims_job
 from lrdyn.engine.judging import residuals
 from lrdyn.theorem import Experiment, Scenario
-
-fast = partial(jax.jit, compiler_options=unoptimized())
-"""Small programs spend their time in the compiler."""
 
 # Comparing ------------------------------------------------------------------------------------
 
@@ -83,14 +80,14 @@ class Compiled:
 
     STATIC = (int, tuple[int, int], tuple[int, ...], Sequence[int])
 
-    def __init__(self, module: ModuleType, jit: Callable[..., Any] = jax.jit):
-        self._module, self._jit = module, jit
+    def __init__(self, module: ModuleType):
+        self._module = module
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(self._module, name)
         parameters = inspect.signature(function).parameters.values()
         static = [p.name for p in parameters if p.annotation in self.STATIC]
-        compiled = self._jit(function, static_argnames=static)
+        compiled = jax.jit(function, static_argnames=static)
         setattr(self, name, compiled)
         return compiled
 

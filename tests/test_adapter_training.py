@@ -23,7 +23,6 @@ from paper_figs import (
     fig08_ranks,
     paired,
 )
-from tests import oracles
 from tests.runs import results_of, verdict_of
 
 BERT = Path(__file__).with_name("data") / "bert"
@@ -65,7 +64,7 @@ def test_layers_below_the_first_adapted_one_are_computed_once(files, pool):
     part, whole = (tuning.problem(case, 16, layer) for layer in (1, 0))
     made = tuning.started(jax.random.key(0), part.net, "lora_b", 2, 1e-3)
 
-    @oracles.fast
+    @jax.jit
     def both(made):
         loss = lambda made, one: tuning.squared_error(one.net, made, None, one.train, None)[0]  # noqa: E731
         return [jax.value_and_grad(loss)(made, one) for one in (part, whole)]

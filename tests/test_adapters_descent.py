@@ -76,7 +76,7 @@ def trained(start, method, kind, **how: Any):
 
 @pytest.mark.parametrize("kind", ["momentum", "adam"])
 def test_networks_take_the_same_path_and_biases_are_trained_as_they_are(kind):
-    @oracles.fast
+    @jax.jit
     def both(start):
         rule = OPTIMIZERS[kind]
         updates, _ = rule.update(jax.grad(network_loss)(start), rule.init(start))
@@ -96,7 +96,7 @@ def test_networks_take_the_same_path_and_biases_are_trained_as_they_are(kind):
 
 @pytest.mark.parametrize("method", [lr.GALORE, lr.RELORA_FROZEN, lr.RELORA])
 def test_in_layers_a_network_takes_the_same_path(method):
-    @oracles.fast
+    @jax.jit
     def paths(start):
         return [
             trained(start, method, "adam", scale=0.5, key=KEY, network=view)
@@ -120,9 +120,9 @@ def test_vmap_is_a_loop_over_rates_and_keys():
             for method in (lr.RELORA_FROZEN, lr.RELORA)
         ]  # fmt: skip
 
-    one = oracles.fast(both)
+    one = jax.jit(both)
     alone = [jnp.stack(found) for found in zip(*map(one, *cases), strict=True)]
-    oracles.assert_close(oracles.fast(jax.vmap(both))(*cases), alone, **HOW)
+    oracles.assert_close(jax.jit(jax.vmap(both))(*cases), alone, **HOW)
     for found in alone:  # and each case is one of its own
         oracles.assert_apart(found[0], found[1])
 
@@ -155,7 +155,7 @@ def test_decay_sees_what_is_trained():
         lr.GALORE: {"choose": lambda key, G: P, "period": 9},
     }
 
-    @oracles.fast
+    @jax.jit
     def last(W):
         rule = optax.adamw(0.1, weight_decay=0.5)
         return [

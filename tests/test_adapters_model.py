@@ -44,7 +44,7 @@ def drawn(name, W, scale: Any = 0.5):
     def of(W):
         return ad.init(KEY, {"W": W}, rank=R, method=WORDS[name], scale=scale, gradients={"W": W})
 
-    return oracles.fast(of)(W)
+    return jax.jit(of)(W)
 
 
 def moved(adapters):
@@ -88,7 +88,7 @@ def test_both_forms_are_equal_in_value_and_gradient(name, dtype):
     x, y = matrix((shape[1], 3), 4).astype(dtype), matrix((3, shape[0]), 5).astype(dtype)
     ids, split = jnp.array([[0, 2], [2, 5]]), ad.split(moved(drawn(name, W)))
 
-    @partial(oracles.fast, static_argnums=0)
+    @partial(jax.jit, static_argnums=0)
     def both(form, trained):
         def loss(trained):
             net = form({"W": W}, ad.joined(trained, split.frozen))
@@ -140,7 +140,7 @@ def embedded():
 def called(net, x):
     """A model's outputs, compiled as a whole: operation by operation is slow."""
     arrays, rest = eqx.partition(net, eqx.is_array)
-    return oracles.fast(lambda arrays, x: eqx.combine(arrays, rest)(x))(arrays, x)
+    return jax.jit(lambda arrays, x: eqx.combine(arrays, rest)(x))(arrays, x)
 
 
 def test_layers_of_equinox_take_the_fast_form():

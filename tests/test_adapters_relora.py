@@ -83,7 +83,7 @@ def test_two_matrices_and_their_biases_are_trained_each_by_itself(method):
         errors = [one["W"] @ jnp.asarray(X) + one["b"][:, None] - jnp.asarray(Y) for one in net]
         return 0.5 * jnp.sum(jnp.stack(errors) ** 2)
 
-    @oracles.fast
+    @jax.jit
     def trained(net):
         return {
             kind: lr.low_rank_descent(
@@ -126,7 +126,7 @@ def test_the_recipe_resets_moments_keeps_the_count_and_falls_to_zero_at_each_mer
             for name, state in RESETS.items()
         }  # fmt: skip
 
-    warm, found = oracles.fast(train)(jnp.asarray(W))
+    warm, found = jax.jit(train)(jnp.asarray(W))
     oracles.assert_close(warm, oracles.optimise("adam", W, slope_of(X, Y), ETA, 5), **HOW)
     task = regression()._replace(start=np.asarray(warm))
 

@@ -20,7 +20,6 @@ from benchmarks import (
     training,
 )
 from lrdyn import cli
-from tests.oracles import fast
 from tests.runs import python
 
 TINY = sweeps.Case(dim=8, steps=20, numpy_steps=20)
@@ -51,7 +50,7 @@ def test_step_size_at_the_size_of_the_issue():
 
 
 def test_reduced_loss_is_the_loss_of_the_expanded_weights():
-    @fast
+    @jax.jit
     def losses():
         case = reduced.problem(9, rank=2, steps=1)
         frame = lrdyn.frame(case.weights, case.target, 2)
@@ -131,8 +130,8 @@ def test_many_runs_are_measured():
 def test_many_full_and_reduced_runs_are_the_same_runs():
     steps = np.array([0, 5, 20])
     points = {name: np.array(values) for name, values in many.points(4).columns.items()}
-    full = np.asarray(fast(jax.vmap(many.full(9, steps)))(**points)["spectra"])
-    inner = np.asarray(fast(many.reduced(9, steps, True))(**points)["spectra"])
+    full = np.asarray(jax.jit(jax.vmap(many.full(9, steps)))(**points)["spectra"])
+    inner = np.asarray(jax.jit(many.reduced(9, steps, True))(**points)["spectra"])
     scale = lrdyn.tolerance("identity", "float64", steps=20, size=9)
     # The 6 moving values are among the 9: each is found next to one of them.
     gaps = np.abs(full[..., None, :] - inner[..., :, None]).min(-1)

@@ -16,7 +16,7 @@ from lrdyn.data import MissingData, Refused, encoder, find, stsb
 from lrdyn.data.pairs import stsb_names
 from lrdyn.data.tensors import opened, write
 from lrdyn.networks import MLP, Tokens, mean_pooled, sentence_vectors
-from tests.oracles import fast, refuses
+from tests.oracles import refuses
 
 DATA = Path(__file__).with_name("data")
 POOLED, HEADED = DATA / "bert", DATA / "bert_for_masked_lm"
@@ -25,7 +25,7 @@ TEXTS = {
     for kind, texts in opened(POOLED / "outputs.safetensors").metadata.items()
     if kind in ("single", "pairs")
 }
-CALL = fast(lambda model, tokens: model(tokens))
+CALL = jax.jit(lambda model, tokens: model(tokens))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_hidden_states_are_those_of_transformers(folder, kind):
 def test_every_layer_is_that_of_transformers(pooled):
     tokens, found = stored(POOLED, "pairs")
 
-    @fast
+    @jax.jit
     def both(model, tokens):
         parts = [model.below(tokens, layer) for layer in range(4)]
         return parts, [model.above(h, tokens.mask, layer) for layer, h in enumerate(parts)]
@@ -157,7 +157,7 @@ def test_adapters_of_a_value_matrix_and_the_words(short):
     assert sorted(made) == ["embeddings.words", "layers.0.attention.value"]
     tokens, _ = stored(POOLED, "single")
 
-    @fast
+    @jax.jit
     def compared(made):
         trained, frozen = adapters.split(
             jax.tree.map(lambda x: x + jnp.asarray(0.1, x.dtype), made)
@@ -181,7 +181,7 @@ def test_several_models_at_once_and_in_float64(short):
     model = jax.tree.map(lambda x: x.astype(jnp.float64), short)
     values = jnp.stack([model.layers[0].attention.value * s for s in (1.0, 2.0)])
 
-    @fast
+    @jax.jit
     def compared(model, values):
         lower = model.below(tokens, 0)
 

@@ -77,12 +77,12 @@ def is_rule(rule, kind, rate):
     def step(state, gradient):
         return rule.update(gradient, state, weights)[::-1]
 
-    found = oracles.fast(lambda each: jax.lax.scan(step, rule.init(weights), each)[1])(gradients)
+    found = jax.jit(lambda each: jax.lax.scan(step, rule.init(weights), each)[1])(gradients)
     oracles.assert_close(found, np.stack([textbook.update(g) for g in gradients]), steps=4)
 
 
 def is_loss(run, start, expected):
-    oracles.assert_close(oracles.fast(run.loss)(start), expected, size=100)
+    oracles.assert_close(jax.jit(run.loss)(start), expected, size=100)
 
 
 def is_scaled_orthogonal(layers, scale):

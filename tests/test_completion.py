@@ -158,7 +158,7 @@ def test_a_start_by_measurements_sees_nothing_else():
     flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
     flags |= {"dim": 6, "rank": 1, "observed": 0.3, "steps": 1}
 
-    @oracles.fast
+    @jax.jit
     def both(key):
         case = make_measurements(key, **flags)
         assert case.measurements is not None
@@ -179,7 +179,7 @@ def test_networks_start_from_what_is_seen():
     flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
     flags |= {"dim": 8, "rank": 1, "init_scale": 1.0, "steps": 1}
     case = make_entries(jax.random.key(0), **flags)
-    found = oracles.fast(ENTRIES.measure)(case)
+    found = jax.jit(ENTRIES.measure)(case)
     Phi, mask, layers = oracles.double((case.target, case.mask, case.weights))
     left, _, right = np.linalg.svd(mask * Phi / mask.mean())
     whole = oracles.product(layers, 8)
@@ -202,7 +202,7 @@ def test_conditions_of_the_basis_are_what_they_say():
     Phi, layers = oracles.double((case.target, case.weights))
     left, _, right = np.linalg.svd(Phi)
     both = np.stack([right[0], oracles.product(layers, 8).T @ left[:, 0] / 0.125])
-    found = oracles.fast(basis._conditions)(case)
+    found = jax.jit(basis._conditions)(case)
     angle = np.linalg.svd(both, compute_uv=False)[-1]
     oracles.assert_close(found["basis_condition"], 1.125 / 0.75 / angle, size=64)
     oracles.assert_close(found["gap_condition"], 1.125 / 0.875, size=64)
@@ -213,7 +213,7 @@ def test_the_condition_of_a_start_is_what_it_says():
     flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
     flags |= {"dim": 8, "rank": 2, "observed": 0.7, "init_scale": 0.5, "steps": 1}
     case = make_entries(jax.random.key(0), **flags)
-    found = oracles.fast(start_of_what_is_seen)(case)
+    found = jax.jit(start_of_what_is_seen)(case)
     Phi, mask, layers = oracles.double((case.target, case.mask, case.weights))
     left, values, right = np.linalg.svd(mask * Phi)
     (G, *_) = oracles.gradients(layers, oracles.masked_slope(Phi, mask))
@@ -234,7 +234,7 @@ def test_a_start_needs_a_surrogate_of_rank_2r():
     drawn = {flag.name: flag.quick[0] for flag in COMPLETION.flags} | flags
     with jax.enable_x64(False):
         case = make_entries(jax.random.key(236403637), **drawn)
-        found = oracles.fast(start_of_what_is_seen)(case)["start_condition"]
+        found = jax.jit(start_of_what_is_seen)(case)["start_condition"]
     assert np.sum(np.asarray(case.mask) == 0) == 1
     assert float(found) > 1e6
 

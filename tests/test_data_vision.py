@@ -14,7 +14,7 @@ import pytest
 from lrdyn.data import Refused, tensors, vision
 from lrdyn.networks import VGG16, apply, initial_state, mlp, resnet, vgg, vit
 from lrdyn.networks.vgg_network import mean_pool
-from tests.oracles import fast, refuses
+from tests.oracles import refuses
 
 KEY = jax.random.key(0)
 DATA = Path(__file__).with_name("data") / "vision"
@@ -50,7 +50,7 @@ def file(name):
 def test_outputs_are_those_of_torchvision_and_timm(name):
     network, state = vision.read(file(name), small(name))
     images, expected = jnp.asarray(STORED[f"{name}.images"]), STORED[f"{name}.outputs"]
-    found, _ = fast(lambda net, state: apply(net, images, state=state))(network, state)
+    found, _ = jax.jit(lambda net, state: apply(net, images, state=state))(network, state)
     assert found.dtype == np.float32
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -109,7 +109,7 @@ def test_other_networks_of_imagenet_are_refused_in_a_line(monkeypatch):
 def test_another_head_and_another_stem():
     make, named = SMALL["resnet"]
     large, given = vision.read(file("resnet"), small("resnet"))
-    mine = fast(lambda: make(KEY, **named | {"classes": 3, "stem": "cifar"}))()
+    mine = jax.jit(lambda: make(KEY, **named | {"classes": 3, "stem": "cifar"}))()
     found, state = vision.read(file("resnet"), mine, keep=["head.*", "stem.*"])
     fresh = initial_state(mine)
     for one, other in (

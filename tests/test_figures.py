@@ -595,7 +595,7 @@ def test_figure_3_shows_six_moving_directions_and_an_equal_decaying_bulk(evoluti
 def test_figure_3_is_what_a_numpy_loop_gives(evolution, slack):
     flags = dict(fig03_svd_evolution.PRESET)
     seed, end = flags.pop("seed"), flags["steps"]
-    begin = oracles.fast(lambda key: fig03_svd_evolution.start(key, **flags)[:2])
+    begin = jax.jit(lambda key: fig03_svd_evolution.start(key, **flags)[:2])
     weights, Phi = begin(jax.random.key(seed))
     slope = oracles.mean_slope(np.asarray(Phi))
     W1 = oracles.descend(weights, slope, 1.0, [0.0] * 3, [end])[0][-1]

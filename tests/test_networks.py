@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lrdyn.networks import MLP, Attention, causal, mlp, rotary, transformer
-from tests.oracles import assert_apart, assert_close, double, fast, normal, refuses
+from tests.oracles import assert_apart, assert_close, double, normal, refuses
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -142,7 +142,7 @@ def test_attention_with_biases_masks_rotary_positions_and_shared_keys(kind):
     network, seen, turning = KINDS[kind]
     (H,) = normal(1, (4, 5))
     mask = (jnp.arange(5) < 3)[:, None] if kind == "bert" else causal(5)
-    found = fast(lambda net, H: net(H, mask=mask, rotary=turning))(network, H)
+    found = jax.jit(lambda net, H: net(H, mask=mask, rotary=turning))(network, H)
     base = getattr(turning, "keywords", {}).get("base", 10000.0)
     turn = (lambda x, t: turned(x, t, base)) if turning else (lambda x, t: x)
     assert_close(found, attended(network, H, seen, turn), size=100)

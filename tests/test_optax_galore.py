@@ -29,7 +29,7 @@ def case_of(seed=0, **changes):
     return og.make_case(jax.random.key(seed), **(SETTINGS | changes))
 
 
-@partial(oracles.fast, static_argnames="scale")
+@partial(jax.jit, static_argnames="scale")
 def trained(case, scale=1.0):
     return og._train(case, scale=scale)[0]
 
@@ -79,7 +79,7 @@ def test_with_signs_of_optax_algorithm_1_is_galore_by_the_book(optimizer):
     """Up to the first refresh no sign matters, and after it only the signs do."""
     case = case_of(optimizer=optimizer)
 
-    @oracles.fast
+    @jax.jit
     def path(case):
         return og.galore_path(case, lambda G: lr.adapters.choose_projectors(G, 2, "larger"))
 
@@ -95,7 +95,7 @@ def test_the_projector_is_that_in_the_state_of_optax(shape, dtype):
     G = jax.random.normal(jax.random.key(3), shape)
     rule = optax.contrib.galore(0.1, rank=2)
 
-    @oracles.fast
+    @jax.jit
     def projectors(G):
         state: Any = rule.update(G, rule.init(G), G)[1]
         found = og.single_precision_projector(G, 2, "larger")
@@ -114,7 +114,7 @@ def test_a_state_from_vmap_init_gives_the_same_numbers():
     rule = og.rule_of(cases[0])
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cases)
 
-    @oracles.fast
+    @jax.jit
     def last(weights, states):
         def step(_, both):
             weights, states = both
@@ -144,7 +144,7 @@ def test_svds_are_counted_in_loops_and_in_branches():
 
 
 def test_the_scale_is_that_of_projected_parameters_only():
-    @oracles.fast
+    @jax.jit
     def updates(case):
         gradient = jax.grad(og.training_loss)(case.weights, case.inputs, case.outputs)
         rules = og.rule_of(case), og.rule_of(case, scale=0.5)
@@ -191,13 +191,13 @@ def test_the_condition_is_that_of_the_projectors():
         case, inputs=jnp.eye(3), outputs=-G,
         weights={"first": 0 * G, "second": jnp.eye(3), "bias": jnp.zeros(3)},
     )  # fmt: skip
-    condition = oracles.fast(lambda case: og.predict(case)["condition"])
+    condition = jax.jit(lambda case: og.predict(case)["condition"])
     assert float(condition(near)) > 100 * float(condition(case))
 
 
 def test_the_two_predictions_differ_by_the_float32_of_an_svd():
     """Else one would stand for the other: the claim about the precise one allows for as much."""
-    found = oracles.fast(og.predict)(case_of())
+    found = jax.jit(og.predict)(case_of())
     apart = oracles.residual(found["optax_precise"], found["optax_same"])
     assert 1e-10 < apart < 1e-5
 

@@ -16,7 +16,7 @@ from tests import oracles
 @pytest.mark.parametrize(("shape", "rank"), [((12, 12), 3), ((9, 14), 2), ((20, 6), 3)])
 def test_a_spread_target_keeps_every_nth_triplet(shape, rank, dtype):
     key = jax.random.key(0)
-    found = oracles.fast(lambda key: recovery.spread_target(key, shape, rank))(key)
+    found = jax.jit(lambda key: recovery.spread_target(key, shape, rank))(key)
     (gaussian,) = lr.initialization.gaussians(key, [shape])
     left, values, right = np.linalg.svd(oracles.double(gaussian))
     side = min(shape)
@@ -25,7 +25,7 @@ def test_a_spread_target_keeps_every_nth_triplet(shape, rank, dtype):
     oracles.assert_close(found, expected, size=max(shape))
 
 
-@oracles.fast
+@jax.jit
 def problem(scale=0.3):
     """Target, mask and a network of the spectral start."""
     for_target, for_mask = jax.random.split(jax.random.key(0))
@@ -36,7 +36,7 @@ def problem(scale=0.3):
 
 def assert_unbiased(draw, expected, excess=0.0):
     """Each entry of the mean of 4000 draws is within 4 standard errors."""
-    draws = np.asarray(oracles.fast(jax.vmap(draw))(jax.random.split(jax.random.key(1), 4000)))
+    draws = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), 4000)))
     error = np.abs(draws.mean(0) - expected) / (draws.std(0) / np.sqrt(len(draws)))
     assert error.max() < 4 + excess
 
@@ -53,7 +53,7 @@ def test_the_surrogate_is_unbiased():
 
 def test_a_spectral_network_spans_the_leading_subspaces():
     matrix = jax.random.normal(jax.random.key(0), (7, 9))
-    network = oracles.fast(lambda W: recovery.spectral_network(W, 3, 0.1, depth=4))(matrix)
+    network = jax.jit(lambda W: recovery.spectral_network(W, 3, 0.1, depth=4))(matrix)
     left, _, right = np.linalg.svd(np.asarray(matrix))
     product = lr.compression.compressed_product(network)
     oracles.assert_close(product, 0.1**4 * left[:, :3] @ right[:3], size=9)
@@ -80,7 +80,7 @@ def test_discrepant_rates_are_gradient_descent_by_hand(ratio):
         of_U, of_C, of_V = E @ V @ C.T, U.T @ E @ V, E.T @ U @ C
         U, C, V = U - ratio * eta * of_U, C - eta * of_C, V - ratio * eta * of_V
 
-    @oracles.fast
+    @jax.jit
     def trained(network, ratio):
         rule, steps = recovery.discrepant_rates(eta, ratio), np.array([25])
         loss = partial(recovery.completion_loss, target=target, mask=mask)

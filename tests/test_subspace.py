@@ -48,30 +48,30 @@ def case(request, dtype):
     return chosen, decays, options.get("rank", 2)
 
 
-@partial(oracles.fast, static_argnames=("loss", "rule"))
+@partial(jax.jit, static_argnames=("loss", "rule"))
 def full_run(W, Phi, eta, decay, steps, loss=lr.factorization_loss, rule=lr.gradient_descent):
     return lr.simulate(lambda W: loss(W, Phi), W, rule(eta, decay), steps).records
 
 
-@oracles.fast
+@jax.jit
 def reduced_run(target, scales, eta, decay, steps):
     return lr.reduced_dynamics(target, scales, eta, decay, steps).records
 
 
-@partial(oracles.fast, static_argnames="size")
+@partial(jax.jit, static_argnames="size")
 def measure(frame, trajectory, size):
     """Blocks at each recorded step."""
     return jax.vmap(lambda weights: subspace.blocks(frame, weights, size))(trajectory)
 
 
-@partial(oracles.fast, static_argnames="dim")
+@partial(jax.jit, static_argnames="dim")
 def spectra_of(inner, bulk, dim):
     return jax.vmap(lambda w, b: subspace.reduced_spectra(jnp.stack(w), b, dim))(inner, bulk)
 
 
-compiled = oracles.Compiled(subspace, oracles.fast)
-expand_all = oracles.fast(jax.vmap(lr.expand, (None, 0, 0)))
-losses_of = oracles.fast(jax.vmap(lr.factorization_loss, (0, None)))
+compiled = oracles.Compiled(subspace)
+expand_all = jax.jit(jax.vmap(lr.expand, (None, 0, 0)))
+losses_of = jax.jit(jax.vmap(lr.factorization_loss, (0, None)))
 
 
 def assert_theorem_holds(chosen, rank, decay, steps=STEPS):

@@ -15,7 +15,6 @@ from lrdyn.drawing import rendering
 from paper_figs import table1_memory
 from paper_figs.table1_memory import ABSENT, ADAM, FORMS, METHODS, TABLE, Program, programs
 from tests import oracles
-from tests.oracles import fast
 from tests.test_tables import check_latex
 
 SCALARS = 1000
@@ -129,7 +128,7 @@ def problem():
         for k, s in zip(keys, [(M, N), (N, BATCH), (M, BATCH), (M, R), (R, N)], strict=True)
     )
     compiled = {
-        name: Program(weights, fast(init), fast(step), refresh and fast(refresh))
+        name: Program(weights, jax.jit(init), jax.jit(step), refresh and jax.jit(refresh))
         for name, (weights, init, step, refresh) in programs(M, N, R, "float64").items()
     }
     return (W, B, A), (X, Y), compiled
@@ -188,7 +187,7 @@ def test_lora_is_adam_on_both_factors(problem, form):
 def reference(problem, method):
     (W, *_), (X, Y), _ = problem
 
-    @fast
+    @jax.jit
     def train(W):
         loss = lambda W: 0.5 * jnp.sum((W @ X - Y) ** 2)  # noqa: E731
         how = {"rank": R, "period": 100, "steps": (0, STEPS)}

@@ -30,7 +30,7 @@ FLAGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@oracles.fast
+@jax.jit
 def targets(deficit, tie):
     flags = {**FLAGS, "rank_deficit": deficit, "tie": tie, "target_scale": 3.0}
     makers = minimisers.make_case, critical_points.make_case
@@ -55,7 +55,7 @@ def test_the_target_has_the_singular_values_of_the_flags(deficit, tie, expected,
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_the_run_is_gradient_descent_with_decay_by_hand(depth):
     case = minimisers.make_case(KEY, **{**FLAGS, "depth": depth})
-    found = oracles.fast(minimisers.measure)(case)
+    found = jax.jit(minimisers.measure)(case)
     target, how = oracles.double(case.target), {"steps": 40, "size": 6}
     slope = oracles.sum_slope(target)
     seen = zip(*oracles.descend(case.weights, slope, 0.2, [0.1] * depth, case.steps), strict=True)
@@ -218,7 +218,7 @@ def test_the_gradient_is_taken_at_the_point_of_every_set():
     """At points that are none of the family, where it differs from set to set, in NumPy."""
     flags = taken(autoencoder.make_case, {**FLAGS, "rank": 1, "steps": 1, "target_scale": 4.0})
     case = autoencoder.make_case(KEY, **flags)
-    found = oracles.fast(lambda case: autoencoder._gradients(case, 1))(case)
+    found = jax.jit(lambda case: autoencoder._gradients(case, 1))(case)
     X = np.asarray(case.inputs)
     left, values, _ = np.linalg.svd(X, full_matrices=False)
     expected = [0.0]
@@ -283,7 +283,7 @@ def test_every_equation_of_the_family_of_a_tie_is_asked_for():
         assert wrong > 0.05
 
 
-@partial(oracles.fast, static_argnames="rank")
+@partial(jax.jit, static_argnames="rank")
 def curvatures(values, decay, rank):
     """Spectra of the Hessian at all critical points; those of none are left out later."""
     sets = lr.landscape.index_sets(len(values), rank)
@@ -370,7 +370,7 @@ def test_the_images_are_centred_and_of_full_rank():
 
 def test_the_factor_of_the_inputs_has_the_loss_of_the_inputs(dtype):
     flags = taken(autoencoder.make_case, {**FLAGS, "target_scale": 4.0})
-    case = oracles.fast(partial(autoencoder.make_case, **flags))(KEY)
+    case = jax.jit(partial(autoencoder.make_case, **flags))(KEY)
     loss = partial(lr.shrinkage.autoencoder_loss, case.weights, decay=0.3)
     oracles.assert_close(loss(case.inputs), loss(case.factor), size=500 * 25)
     oracles.assert_close(lr.singular_values(case.inputs)[0], 2.0, size=500)
@@ -441,7 +441,7 @@ def test_only_decays_that_leave_saddles_are_drawn(decays, shown):
 
 def test_the_figure_of_shrinkage_shows_the_ends_of_descent(groups):
     (ax,) = shrinkage_figure(groups).axes  # one depth
-    shrink = oracles.fast(partial(lr.shrinkage.shrink, depth=3))
+    shrink = jax.jit(partial(lr.shrinkage.shrink, depth=3))
     curves = [line for line in ax.lines if np.size(line.get_xdata()) == 400]
     assert len(curves) == 2
     for line, decay in zip(curves, (0.0, 0.1), strict=True):

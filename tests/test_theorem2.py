@@ -24,11 +24,11 @@ FLAGS = {"init_scale": 0.8, "init_spread": 2.0, "weight_decay": 0.03, "decay_spr
          "learning_rate": 0.1, "target_scale": 1.0, "steps": 60, "dim": 7, "depth": 3,
          "rank": 2}  # fmt: skip
 HOW = {"steps": 60, "size": 14}
-predict, measure = oracles.fast(theorem2.predict), oracles.fast(theorem2.measure)
+predict, measure = jax.jit(theorem2.predict), jax.jit(theorem2.measure)
 
 
 def both(scenario):
-    return oracles.fast(lambda case: (scenario.predict(case), scenario.measure(case)))
+    return jax.jit(lambda case: (scenario.predict(case), scenario.measure(case)))
 
 
 classes, compressed = both(CLASSIFICATION), both(COMPRESSION)
@@ -145,7 +145,7 @@ def test_a_target_that_is_almost_zero_is_refused(tmp_path, command_line):
 # Conditions ------------------------------------------------------------------------------------
 
 
-@oracles.fast
+@jax.jit
 def derivatives(case):
     """Responses of the dense run, by its derivative in four random directions."""
     moving = 2 * case.rank

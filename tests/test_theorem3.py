@@ -25,7 +25,7 @@ from lrdyn.theorems.theorem3.block_penalty import DROPBLOCK
 from lrdyn.theorems.theorem3.dropout_minimiser import MINIMISER
 from lrdyn.theorems.theorem3.dropout_penalty import DROPOUT
 from lrdyn.theorems.theorem3.masked_autoencoder import AUTOENCODER
-from tests.oracles import assert_apart, assert_close, double, fast
+from tests.oracles import assert_apart, assert_close, double
 from tests.runs import finished
 
 FLAGS: dict[str, Any] = {
@@ -42,7 +42,7 @@ def rows(scenario, *names, **flags):
     read = {name for c in claims for name in (*c.arrays, c.condition)}
     case = scenario.case(jax.random.key(0), **taken(scenario.case, point))
     sides = [
-        fast(lambda case, side=side: {n: a for n, a in side(case).items() if n in read})(case)
+        jax.jit(lambda case, side=side: {n: a for n, a in side(case).items() if n in read})(case)
         for side in (scenario.predict, scenario.measure)
     ]
     met = {name: np.asarray(check(case)) for name, check in scenario.hypotheses.items()}
@@ -123,7 +123,7 @@ def test_the_mean_of_stochastic_training_is_that_of_a_loop_from_the_first_step()
     """After the steps that a judge wants, the transient is 5e-5 and seen by no test of 256 runs."""
     point = FLAGS | {"steps": 8 * dropout_training.SHARE}
     case = MINIMISER.case(jax.random.key(0), **taken(MINIMISER.case, point))
-    values = fast(lambda case: MINIMISER.predict(case)["stochastic_values"])(case)
+    values = jax.jit(lambda case: MINIMISER.predict(case)["stochastic_values"])(case)
     found = dropout_minimiser.closed_form(case)
     X, Y = double((case.inputs, case.target))
     hidden = np.asarray(dropout.equalized_factors(found.product, case.width)[1])
@@ -284,7 +284,7 @@ def test_on_the_kernel_of_a_patch_no_minimiser_is_unique(sizes, unique):
     point = FLAGS | dict(zip(("rows", "cols", "patch_size"), sizes, strict=True))
     point |= {"mask": "patch", "width": 1}
     case = AUTOENCODER.case(jax.random.key(0), **taken(AUTOENCODER.case, point))
-    found = fast(lambda case: masked_autoencoder.predict(case)["unique"])(case)
+    found = jax.jit(lambda case: masked_autoencoder.predict(case)["unique"])(case)
     claims: dict[str, Any] = {claim.id: claim for claim in AUTOENCODER.claims}
     one = Outcome(point, {"unique": found}, {}, {}, np.dtype("float64"), 4, 1)
     for name in ("optimum", "rank", "bottleneck", "masked_optimum"):

@@ -36,7 +36,7 @@ def make(**flags: Any) -> problems.LowRankRun:
     return problems.make_run(jax.random.key(0), **settings)
 
 
-@oracles.fast
+@jax.jit
 def looked_at(case):
     path = problems.train(case).records
     return path, problems.refreshed(case, path)
@@ -44,7 +44,7 @@ def looked_at(case):
 
 @pytest.mark.parametrize("problem", problems.PROBLEMS)
 def test_the_first_matrix_is_m_times_n_and_the_loss_of_size_one(problem, dtype):
-    @oracles.fast
+    @jax.jit
     def drawn():
         case = make(problem=problem)
         return problems.first_matrix(case.params), case.loss(case.params, case.data)
@@ -75,7 +75,7 @@ def test_the_losses_are_what_they_say():
 def test_a_transformer_takes_the_same_path(optimizer, side):
     case = make(problem="transformer", optimizer=optimizer, side=side, period=4)
 
-    @oracles.fast
+    @jax.jit
     def both(given):
         one, condition = with_condition(lambda d: problems.train(case, GALORE, d).records, given)
         return one, problems.train(case, params_and_data=given).records, condition
@@ -136,14 +136,14 @@ def test_refreshes_are_looked_at_by_hand(side):
     for seen, expected in zip(found.bases, bases, strict=True):
         oracles.assert_close(seen @ seen.T, expected @ expected.T, size=100)
     one = make(rank=1, period=4, side=side)
-    smallest = oracles.fast(problems.independence)(one, found.bases[:, :, :1])
+    smallest = jax.jit(problems.independence)(one, found.bases[:, :, :1])
     stacked = np.stack([basis[:, 0] for basis in bases], axis=1)
     expected = [np.linalg.svd(stacked[:, :K])[1][-1] for K in (1, 2, 3)]
     oracles.assert_close(smallest, expected, size=100)
 
 
 def seen_by_a_judge(case):
-    predicted = oracles.fast(TRAJECTORY.predict)(case)
+    predicted = jax.jit(TRAJECTORY.predict)(case)
     predicted = {name: np.asarray(array) for name, array in predicted.items()}
     return Outcome({}, predicted, {}, {}, np.dtype("float64"), size=6, steps=12)
 
@@ -221,7 +221,7 @@ def test_galore_in_the_place_of_relora_is_seen(side):
     expected = {RELORA_FROZEN: factors, GALORE: sum(m * n for m, n in shapes)}
     assert int(problems.factor_entries(case)) == factors + biases
     for method, entries in expected.items():
-        found = oracles.fast(lambda one: problems.train(one, method).trained)(case)  # noqa: B023
+        found = jax.jit(lambda one: problems.train(one, method).trained)(case)  # noqa: B023
         assert int(found) == entries + biases
 
 
@@ -229,7 +229,7 @@ def test_galore_in_the_place_of_relora_is_seen(side):
 def test_no_measured_run_is_galore(scenario):
     """What it trains alone is compiled."""
     case = make(optimizer="momentum")
-    found = oracles.fast(lambda case: scenario.measure(case)["trained"])(case)
+    found = jax.jit(lambda case: scenario.measure(case)["trained"])(case)
     assert np.all(found == problems.factor_entries(case))
     assert int(problems.factor_entries(case)) < problems.flat(case.params).size
 
@@ -265,7 +265,7 @@ def test_a_stable_run_grants_little(scenario, optimizer):
     flags = {name: v[0] if isinstance(v, tuple) else v for name, v in SETTINGS.items()}
     flags |= {"rows": 4, "cols": 6, "steps": 12, "optimizer": optimizer, "learning_rate": 0.01}
     case = scenario.case(jax.random.key(0), **taken(scenario.case, flags))
-    condition = oracles.fast(lambda case: scenario.predict(case)["condition"])(case)
+    condition = jax.jit(lambda case: scenario.predict(case)["condition"])(case)
     assert 1 <= float(condition) < 10
 
 
@@ -275,7 +275,7 @@ def test_transported_momentum_of_a_flat_loss_is_chaotic():
     flags |= {"problem": "logistic", "optimizer": "momentum", "learning_rate": 0.6117}
     settings = {flag.name: flag.quick[0] for flag in THEOREM4.flags} | flags
     case = problems.make_run(jax.random.key(499602098), **settings)
-    found = oracles.fast(galore)(case)
+    found = jax.jit(galore)(case)
     assert np.all(found["galore_diverges_at"] == -1)
     assert np.isinf(found["condition"])
 

@@ -24,7 +24,7 @@ from lrdyn.networks import (
     vit,
 )
 from lrdyn.training import Batches, train
-from tests.oracles import fast, refuses
+from tests.oracles import refuses
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -139,7 +139,7 @@ def test_outputs_and_gradients_are_those_of_torch(name):
         outputs, after = apply(network, images, key=KEY if training else None, state=state)
         return cross_entropy(outputs, LABELS), (outputs, after)
 
-    gradient, (outputs, after) = fast(jax.grad(loss, has_aux=True))(network, state)
+    gradient, (outputs, after) = jax.jit(jax.grad(loss, has_aux=True))(network, state)
     assert_stored(outputs, f"{name}.outputs")
     flat = [x.ravel() for x in ordered(gradient)]
     assert_stored(np.concatenate(flat), f"{name}.gradient")
@@ -189,7 +189,7 @@ def test_dropout_acts_on_the_last_hidden_activations_in_training_alone():
     network = mlp(KEY, (6, 400, 3), dropout=0.6)
     x, key = jnp.ones(6), jax.random.key(1)
 
-    @fast
+    @jax.jit
     def looked(net):
         hidden = net.features(x)
         # The gradient of a sum of outputs with respect to W_L is what W_L gets.
@@ -207,11 +207,11 @@ def test_dropout_acts_on_the_last_hidden_activations_in_training_alone():
 def test_dropout_of_a_batch_differs_between_examples_and_keys():
     network = vit(KEY, **SMALL_VIT | {"depth": 1}, dropout=0.5)
     images = jnp.ones((2, 3, 8, 8))
-    call = fast(lambda net, key: apply(net, images, key=key))
+    call = jax.jit(lambda net, key: apply(net, images, key=key))
     one, other = (np.asarray(call(network, jax.random.key(k))) for k in (1, 2))
     assert not np.allclose(one[0], one[1])
     assert not np.allclose(one, other)
-    plain = np.asarray(fast(lambda net: apply(net, images))(network))
+    plain = np.asarray(jax.jit(lambda net: apply(net, images))(network))
     np.testing.assert_allclose(plain[0], plain[1], rtol=1e-12)
 
 
