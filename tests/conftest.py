@@ -20,14 +20,11 @@ collect_ignore_glob = ["data/*"]
 
 HOOK = jaxtyping.install_import_hook("lrdyn", "beartype.beartype")
 
-if "XLA_FLAGS" not in os.environ:
-    # Most of the time of the tests is XLA's: without optimisation it compiles twice as fast.
-    # `XLA_FLAGS= make test` compiles as users do. So do commands that tests start.
-    from lrdyn.engine.jobs import OLDER_KERNELS
+from tests.runs import XLA_FLAGS  # noqa: E402  (after the hook: it imports the library)
 
-    options: dict[str, int] = {"xla_backend_optimization_level": 0}
-    options |= OLDER_KERNELS if jax.__version_info__ < (0, 11) else {}
-    os.environ["XLA_FLAGS"] = " ".join(f"--{name}={int(n)}" for name, n in options.items())
+if "XLA_FLAGS" not in os.environ:
+    # `XLA_FLAGS= make test` compiles as users do. So do commands that tests start.
+    os.environ["XLA_FLAGS"] = XLA_FLAGS
     jax.devices()  # read here
     del os.environ["XLA_FLAGS"]
 

@@ -12,11 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import xarray as xr
 
 from lrdyn.drawing import exhibits, rendering
+from lrdyn.engine.jobs import OLDER_KERNELS
 
 ROOT = Path(__file__).parents[1]
+UNOPTIMIZED = {"xla_backend_optimization_level": 0} | (
+    OLDER_KERNELS if jax.__version_info__ < (0, 11) else {}
+)
+XLA_FLAGS = " ".join(f"--{name}={int(value)}" for name, value in UNOPTIMIZED.items())
+"""For the programs of the tests: most of their time is XLA's, which then compiles twice as fast."""
 DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
 DECAYED = ["--depth", "3", "--weight-decay", "0", "0.1", "--seeds", "1"]
 MASKED = ["--rows", "6", "--cols", "8", "--keep-prob", "0.5", "0.7", "--seeds", "1"]
@@ -70,11 +77,15 @@ def started(
 
 
 def python(
-    *words: Any, cwd: Path = ROOT, cache: str | Path = "", source: str | None = None
+    *words: Any,
+    cwd: Path = ROOT,
+    cache: str | Path = "",
+    source: str | None = None,
+    **more: str,
 ) -> Printed:
     """Run Python away from this process, with a time-out; ``-`` reads the source."""
     stdin = None if source is None else subprocess.PIPE
-    with started(*words, cwd=cwd, cache=cache, stdin=stdin) as process:
+    with started(*words, cwd=cwd, cache=cache, stdin=stdin, **more) as process:
         try:
             out, err = process.communicate(source, timeout=500)
         finally:

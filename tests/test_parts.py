@@ -17,7 +17,7 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn.engine import files, parts, progress
-from tests.runs import Told, python, started
+from tests.runs import XLA_FLAGS, Told, python, started
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
 
@@ -316,7 +316,8 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, whole):
     sizes = sorted(path.stat().st_size for path in (tmp_path / "free").glob("[0-9]*.npz"))
     limit = (sizes[0] + sizes[-1]) // 2
     assert sizes[0] < limit < sizes[-1]
-    process = python("-c", FULL, tmp_path / "full", str(limit))
+    flags = os.environ.get("XLA_FLAGS", XLA_FLAGS)  # the same bits as here
+    process = python("-c", FULL, tmp_path / "full", str(limit), XLA_FLAGS=flags)
     assert "OSError" in process.stderr
     assert "File too large" in process.stderr
     assert str(tmp_path / "full") in process.stderr.splitlines()[-1]
