@@ -77,15 +77,11 @@ def started(
 
 
 def python(
-    *words: Any,
-    cwd: Path = ROOT,
-    cache: str | Path = "",
-    source: str | None = None,
-    **more: str,
+    *words: Any, cwd: Path = ROOT, cache: str | Path = "", source: str | None = None
 ) -> Printed:
     """Run Python away from this process, with a time-out; ``-`` reads the source."""
     stdin = None if source is None else subprocess.PIPE
-    with started(*words, cwd=cwd, cache=cache, stdin=stdin, **more) as process:
+    with started(*words, cwd=cwd, cache=cache, stdin=stdin) as process:
         try:
             out, err = process.communicate(source, timeout=500)
         finally:
