@@ -27,8 +27,8 @@ COLORS = {
 HOW = (
     "How: a cross-encoder {about} ({pairs}); a random head that stays as it is reads {pooled}; "
     "squared error of score / 5, Adam {betas} with eps = {eps:g}, without decay, at the rate "
-    "{learning_rate:g}, which falls linearly to 0; {steps} steps of {batch} pairs of {length} "
-    "tokens."
+    "{learning_rate:g} (Deep LoRA: {deep_rate:g}), which falls linearly to 0; {steps} steps of "
+    "{batch} pairs of {length} tokens."
 )
 POOLED = {"mean": "the mean over the tokens", "pooler": "the pooler"}
 ADAPTED = "Adapters stand on all dense matrices of the last layers ({layers} of them){pooler}."
@@ -52,6 +52,7 @@ def how(groups: Groups) -> dict[str, Any]:
             about=root["about"], pairs=named, pooled=POOLED[config["pool"]], betas=tuning.BETAS,
             eps=tuning.EPS, batch=tuning.BATCH,
             **{n: config[n] for n in ("learning_rate", "steps", "length")},
+            deep_rate=config["learning_rate"] * METHODS["deep_lora"].faster,
         ),
         "dtype": config["dtype"],
     }  # fmt: skip

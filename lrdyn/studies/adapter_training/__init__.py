@@ -83,8 +83,8 @@ FLAGS = (
          "tokens, or what the pooler makes of the first", paper=("pooler",), shapes=True,
          swept=False),
     Flag("steps", (100,), at_least(1), int, "t", "steps of a training", (500,), swept=False),
-    Flag("learning_rate", (1e-3,), POSITIVE, float, "eta", "rate of Adam, which falls to 0",
-         swept=False),
+    Flag("learning_rate", (1e-4,), POSITIVE, float, "eta", "rate of Adam, which falls to 0; Deep "
+         "LoRA takes ten times as much", swept=False),
     Flag("init_scale", (1.0, 1e-3), POSITIVE, float, "eps", "init scale of Deep LoRA in Figure 4; "
          "the smallest is that of the other figures", shapes=True),
     Flag("center", ("no", "yes"), one_of("no", "yes"), str, help="whether Figure 4's product is "

@@ -106,12 +106,13 @@ def measure_evolution(case: Tuning) -> dict[str, Any]:
 
 def _rule(name: str, case: Tuning, found: Problem, made: dict) -> optax.GradientTransformation:
     """Adam, or descent such that both take a first step of one length."""
+    rate = tuning.rate_of(case, "deep_lora")
     if name == "adam":
-        return tuning.adam(case.steps)(case.learning_rate)
+        return tuning.adam(case.steps)(rate)
     first = jax.tree.map(lambda x: x[: tuning.BATCH], found.train)
     factors = layers_of(next(iter(_slope(found.net, made, first).values())))
     size = np.sqrt(sum(G.size for G in factors) / sum(float(jnp.sum(G**2)) for G in factors))
-    return optax.sgd(optax.linear_schedule(case.learning_rate * float(size), 0.0, case.steps))
+    return optax.sgd(optax.linear_schedule(rate * float(size), 0.0, case.steps))
 
 
 @eqx.filter_jit
