@@ -159,5 +159,5 @@ WIDTH_SWEEP = Scenario[Toy](
     dims={"width_A": ("pair_of_rates",), "width_B": ("pair_of_rates",),
           "move": ("n", "all_rates", "quantity"), "n": ("n",)},
     sides="powers of n by hand against fits to two steps of descent",
-    seeds=1,
+    seeds=1, long=True,
 )  # fmt: skip
