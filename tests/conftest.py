@@ -7,6 +7,7 @@ Both kinds of call therefore happen in one run. ``pytest -m float32`` repeats on
 of the tests that take ``dtype``.
 """
 
+import gc
 import os
 import sys
 
@@ -27,6 +28,10 @@ if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = XLA_FLAGS
     jax.devices()  # read here
     del os.environ["XLA_FLAGS"]
+
+# Tracing makes many objects and little garbage: look for it less often.
+gc.freeze()
+gc.set_threshold(100_000, 20, 50)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_default_matmul_precision", "highest")
