@@ -131,6 +131,29 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
                         help="defaults of the other flags (default: quick)")  # fmt: skip
 
 
+def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where parts are computed and kept."""
+    parser.add_argument(
+        "--cluster", type=_cluster, metavar="ADDRESS",
+        help="a Dask scheduler whose workers compute, such as tcp://127.0.0.1:8786; local:N starts "
+             "N workers here",
+    )  # fmt: skip
+    parser.add_argument(
+        "--store", type=folder, metavar="DIR",
+        help="where finished parts are kept, best a folder that all workers see: only names of "
+             "parts then come back (default: beside the results)",
+    )  # fmt: skip
+
+
+def _cluster(text: str) -> str:
+    """Reader of the address of a scheduler."""
+    known = r"local:[1-9][0-9]{0,3}|(?!local:)((\w+://)?[^\s/:]+:[0-9]{1,5}|\w+://\S+)"
+    if re.fullmatch(known, text):
+        return text
+    wanted = "local:N or the address of a Dask scheduler such as tcp://127.0.0.1:8786"
+    raise argparse.ArgumentTypeError(f"got {shortened(text)!r}, wanted {wanted}")
+
+
 SIZES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 SIZES |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("kmgt", start=1)}
 

@@ -7,14 +7,22 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from lrdyn import interrupts
-from lrdyn.arguments import Parser, add_flag, add_output_flags, folder, size, whole
+from lrdyn.arguments import (
+    Parser,
+    add_cluster_flags,
+    add_flag,
+    add_output_flags,
+    folder,
+    size,
+    whole,
+)
 from lrdyn.data import lookup
 from lrdyn.drawing import verdicts
 from lrdyn.engine import report
@@ -94,6 +102,7 @@ def _parser(theorem: Experiment) -> Parser:
                         help=both)  # fmt: skip
     parser.add_argument("--memory", type=size, default=2**30, metavar="SIZE",
                         help="for the arrays of one part of a sweep (default: 1GiB)")  # fmt: skip
+    add_cluster_flags(parser)
     if any(control.amounts for s in theorem.scenarios for control in s.controls):
         parser.add_argument("--perturb", action="store_true",
                             help="also sweep the distance from each hypothesis")  # fmt: skip
@@ -169,10 +178,36 @@ def verify_command(
     _supported(run.precision)
     if said := about(run):
         print(f"{theorem.name}: {said}", flush=True)
-    return carry_out(
-        run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar,
-        every=getattr(options, "checkpoint_every", None),
-    )  # fmt: skip
+    with _cluster(options.cluster, theorem.name) as elsewhere:
+        return carry_out(
+            run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar,
+            every=getattr(options, "checkpoint_every", None), elsewhere=elsewhere,
+            store=options.store,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _cluster(address: str | None, name: str) -> Iterator[Any]:
+    """The cluster at an address; none without one."""
+    if address is None:
+        yield None
+        return
+    with clusters().opened(address, say=lambda line: print(f"{name}: {line}", flush=True)) as found:
+        yield found
+
+
+def clusters() -> Any:
+    """The module that knows Dask.
+
+    Raises:
+        BadInput: Dask is not installed.
+    """
+    try:
+        from lrdyn.cluster import client
+    except ModuleNotFoundError as error:
+        wanted = "the extra 'cluster': pip install lrdyn[cluster]"
+        raise BadInput(f"--cluster: got no package {error.name!r}, wanted {wanted}") from None
+    return client
 
 
 def _supported(precision: str) -> None:

@@ -314,7 +314,8 @@ def test_steps_increase(unchecked):
 def test_nothing_heavy_is_imported():
     source = (
         "import sys, lrdyn; lrdyn.watch, lrdyn.diagnose\n"
-        "print([m for m in ('xarray', 'matplotlib', 'safetensors', 'scipy') if m in sys.modules])"
+        "heavy = ('xarray', 'matplotlib', 'safetensors', 'scipy', 'dask', 'distributed')\n"
+        "print([m for m in heavy if m in sys.modules])"
     )
     done = python("-c", source)
     assert done.stdout.strip() == "[]", done.stderr

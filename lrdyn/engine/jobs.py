@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,12 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrdyn.engine.checkpoints import FOLDER, Checkpoints
+from lrdyn.engine.elsewhere import Where
 from lrdyn.engine.evaluate import evaluate, evaluate_controls, taken
 from lrdyn.engine.groups import control_group
 from lrdyn.engine.points import Points, product
+from lrdyn.engine.programs import Plan
 from lrdyn.engine.progress import Progress
-from lrdyn.engine.sources import source_digest
-from lrdyn.engine.sweep import call_each, sweep
+from lrdyn.engine.shared import Shared
+from lrdyn.engine.sources import (
+    code_digest,
+    data_digest,
+    library_digest,
+    source_digest,
+    written_for,
+)
+from lrdyn.engine.sweep import call_each, swept
 from lrdyn.theorem import Control, Experiment, Scenario
 from lrdyn.training.keeping import kept_by
 
@@ -84,46 +93,76 @@ class Job(NamedTuple):
     trains: bool = False
 
     def run(
-        self, memory: int = 2**30, store: Path | None = None, progress: Progress | None = None
+        self,
+        memory: int = 2**30,
+        store: Path | None = None,
+        progress: Progress | None = None,
+        where: Where | None = None,
     ) -> dict[str, "xarray.Dataset"]:
         """Sweep, in the precision of the job: group -> results; ``store`` is that of all jobs."""
-        name = "-".join([self.group.strip("/"), *(c.id for c in self.controls)])
-        folder = store and store / hashlib.sha256(name.encode()).hexdigest()[:12]
-        shared = {"dims": self.dims, "memory": memory, "store": folder, "progress": progress}
+        folder = self._folder(store)
         with jax.enable_x64(self.precision == "float64"):
             if self.traced:
-                found = sweep(
-                    self.function,
-                    self.points,
-                    shapes=self.shapes,
-                    lanes=self.lanes,
-                    compiler_options=self.compiler_options,
-                    **shared,
-                )
+                plan = self.plan(memory, jax.local_devices()[: 1 if where else None])
+                found = swept(
+                    self.function, self.points, plan, self.shapes, self.dims, folder, progress,
+                    where,
+                )  # fmt: skip
             else:
-                found = call_each(self.function, self.points, digest=self.digest, **shared)
+                found = call_each(
+                    self.function, self.points, dims=self.dims, digest=self.digest, memory=memory,
+                    store=folder, progress=progress, where=where,
+                )  # fmt: skip
         return self.named(found)
 
+    def plan(self, memory: int, devices: Sequence[Any]) -> Plan:
+        """How its sweep is to run."""
+        options = dict(self.compiler_options or {})
+        return Plan(False, self.lanes, memory, devices, options, Shared(None))
+
+    def _folder(self, store: Path | None) -> Path | None:
+        """Where its parts are kept, in the store of all jobs."""
+        name = "-".join([self.group.strip("/"), *(c.id for c in self.controls)])
+        return store and store / hashlib.sha256(name.encode()).hexdigest()[:12]
+
     def train(
-        self, trainings: Trainings, store: Path | None = None, progress: Progress | None = None
+        self,
+        trainings: Trainings,
+        store: Path | None = None,
+        progress: Progress | None = None,
+        where: Where | None = None,
     ) -> dict[str, "xarray.Dataset"]:
-        """The same for trainings, which are no parts: each keeps checkpoints of its own."""
+        """The same for trainings, each of which keeps checkpoints of its own besides."""
+        digest = f"{self.digest}{library_digest()}{trainings.precision}"
+        with self.training(trainings):
+            found = call_each(
+                self.function,
+                self.points,
+                dims=self.dims,
+                digest=digest,
+                store=self._folder(store),
+                progress=progress,
+                around=partial(self.kept, trainings, store, progress),
+                where=where,
+            )
+        return self.named(found)
+
+    @contextmanager
+    def training(self, trainings: Trainings) -> Iterator[None]:
+        """The precision of trainings."""
         with (
             jax.enable_x64(self.precision == "float64"),
             jax.default_matmul_precision(MATMULS[trainings.precision]),
         ):
-            around = partial(self._kept, trainings, store, progress)
-            found = call_each(
-                self.function, self.points, dims=self.dims, progress=progress, around=around
-            )
-        return self.named(found)
+            yield
 
-    def _kept(
+    def kept(
         self,
         trainings: Trainings,
         store: Path | None,
         progress: Progress | None,
         point: Mapping[str, Any],
+        log: str = "metrics.csv",
     ) -> AbstractContextManager[None]:
         """Keep the trainings of a point."""
         if store is None:
@@ -137,7 +176,7 @@ class Job(NamedTuple):
                 every=trainings.every,
                 label=" ".join(words),
                 progress=progress,
-                log=store.with_name("metrics.csv"),
+                log=store.with_name(log),
             )
         )
 
@@ -228,8 +267,25 @@ def _how(
         "attributes": {"scenario": scenario.id, "fixed": json.dumps(named), **names},
         "traced": scenario.traced and not scenario.trains,
         "trains": scenario.trains,
-        "digest": "" if scenario.traced else source_digest(experiment, fixed),
+        "digest": _how_named(experiment, scenario, fixed),
     }
+
+
+def _how_named(experiment: Experiment, scenario: Scenario, fixed: Mapping[str, Any]) -> str:
+    """The digest that names the parts of what is not traced."""
+    if scenario.trains:
+        return _training_digest(experiment, fixed)
+    return "" if scenario.traced else source_digest(experiment, fixed)
+
+
+def _training_digest(experiment: Experiment, fixed: Mapping[str, Any]) -> str:
+    """Of the sources, of the data and of what is not swept, which a point does not say."""
+    digest = hashlib.sha256(code_digest(written_for(experiment)).encode())
+    digest.update(data_digest(experiment.data(fixed)).encode())
+    for name, value in sorted(fixed.items()):
+        array = isinstance(value, np.ndarray)
+        digest.update(f"{name} {(value.tobytes(), value.shape) if array else value}".encode())
+    return digest.hexdigest()
 
 
 def _dims(scenario: Scenario) -> dict[str, tuple[str, ...]]:

@@ -4,9 +4,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrdyn.engine.elsewhere import Elsewhere, JobRecipe, Where
 from lrdyn.engine.groups import (
     controls_of,
     groups_of,
@@ -23,6 +25,7 @@ from lrdyn.engine.jobs import (
 )
 from lrdyn.engine.points import product
 from lrdyn.engine.progress import Progress, Silent
+from lrdyn.engine.sources import data_digest
 from lrdyn.theorem import Control, Experiment, Scenario
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ def produce(
     store: Path | None = None,
     progress: Progress | None = None,
     trainings: Trainings | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> dict[str, "xarray.Dataset"]:
     """Run every scenario and its controls: the content of ``results.nc``, group -> dataset.
 
@@ -55,18 +59,41 @@ def produce(
         store: a folder that keeps finished parts; checkpoints of trainings lie beside it.
         progress: told of every finished part.
         trainings: how a study trains.
+        elsewhere: other processes, which compute the parts.
     """
     validate(experiment, settings)
-    experiment = concerned(experiment, settings)
-    jobs = list(_jobs(experiment, settings, dtype, seeds, perturb, thorough))
+    jobs = list(jobs_of(experiment, settings, dtype, seeds, perturb, thorough))
     progress = Silent() if progress is None else progress
     progress.expect(sum(job.points.size for job in jobs))
     told = _Announced(progress)
-    found = _run_side_by_side([j for j in jobs if not j.trains], memory, store, told)
+    trainings = trainings or Trainings()
+    if elsewhere is not None:
+        data = data_digest(experiment.data(settings))
+        recipe = JobRecipe(experiment, settings, dtype, perturb, thorough, 0, trainings, data)
+        wheres = [elsewhere.of(recipe._replace(number=n), told) for n in range(len(jobs))]
+        each = zip(jobs, wheres, strict=True)
+        return _run_together([_call(job, trainings, memory, store, told, w) for job, w in each])
+    found = _run_side_by_side(
+        [_call(job, trainings, memory, store, told) for job in jobs if not job.trains]
+    )
     for job in jobs:  # one by one: a training takes all cores
         if job.trains:
-            found |= job.train(trainings or Trainings(), store, told)
+            found |= job.train(trainings, store, told)
     return found
+
+
+def _call(
+    job: Job,
+    trainings: Trainings,
+    memory: int,
+    store: Path | None,
+    progress: Progress,
+    where: Where | None = None,
+) -> Callable[[], dict[str, "xarray.Dataset"]]:
+    """The call that carries a job out."""
+    if job.trains:
+        return partial(job.train, trainings, store, progress, where)
+    return partial(job.run, memory, store, progress, where)
 
 
 def concerned(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
@@ -113,7 +140,7 @@ def _seeds_of_controls(scenario: Scenario, count: int) -> range:
     return range(max(min(count, CONTROL_SEEDS), *(claim.seeds for claim in scenario.claims)))
 
 
-def _jobs(
+def jobs_of(
     experiment: Experiment,
     settings: Mapping[str, Any],
     dtype: str,
@@ -121,6 +148,8 @@ def _jobs(
     perturb: bool,
     thorough: bool,
 ) -> Iterator[Job]:
+    """The jobs of the scenarios that these settings concern, always in the same order."""
+    experiment = concerned(experiment, settings)
     for scenario in experiment.scenarios:
         mine = seeds(scenario) if callable(seeds) else seeds
         fixed = _seeds_of_controls(scenario, len(mine)) if scenario.controls else ()
@@ -164,14 +193,27 @@ class _Announced:
 
 
 def _run_side_by_side(
-    jobs: Sequence[Job], memory: int, store: Path | None, progress: Progress
+    calls: Sequence[Callable[[], dict[str, "xarray.Dataset"]]],
 ) -> dict[str, "xarray.Dataset"]:
     # Most of the time is tracing and compiling, which leave the devices idle.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
     try:
-        futures = [pool.submit(job.run, memory, store, progress) for job in jobs]
+        futures = [pool.submit(call) for call in calls]
         for future in as_completed(futures):
             future.result()
         return {group: found for future in futures for group, found in future.result().items()}
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+TOGETHER = 32
+"""Jobs that are carried out elsewhere at a time: here each of them waits, most of the time."""
+
+
+def _run_together(
+    calls: Sequence[Callable[[], dict[str, "xarray.Dataset"]]],
+) -> dict[str, "xarray.Dataset"]:
+    """The same elsewhere, where a job that raises stops no other one."""
+    with ThreadPoolExecutor(max_workers=TOGETHER) as pool:
+        futures = [pool.submit(call) for call in calls]
+    return {group: found for future in futures for group, found in future.result().items()}

@@ -58,6 +58,8 @@ class Group(NamedTuple):
     devices: Sequence[Any]
     digest: str
     """Of everything but the values, shared ones too, that decides the bits of the results."""
+    shape: tuple = ()
+    """Names and values of the axes that decide shapes."""
 
     @property
     def slots(self) -> int:
@@ -88,14 +90,49 @@ def trace(
     # If every axis decides shapes there is nothing to batch over but the count.
     columns = _canonical(columns or {"": np.zeros(points.size)})
 
-    def call(point: Values, shared: Any) -> Mapping[str, Any]:
-        more = {} if plan.shared.tree is None else {NAME: shared}
-        return function(**known, **{n: value for n, value in point.items() if n}, **more)
-
     # A batch of width 1 is compiled to other kernels and rounds differently: never use it unless
     # the whole group is one point, or every point is to run by itself.
     devices = plan.devices[: -(-len(indices) // min(2, plan.lanes))]
     lanes = min(plan.lanes, max(-(-len(indices) // len(devices)), min(2, len(indices))))
+    traced, outputs = _traced(function, known, columns, lanes, plan)
+    size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (lanes if plan.batched or lanes > 1 else 1)
+    # Two parts are in memory: one that runs and one that is saved. What they share is there once.
+    fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, size))
+    parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
+    group = Group(plan, traced, outputs, parts, columns, lanes, devices, "", shape)
+    return group._replace(digest=digest_in(group, context_of(group)))
+
+
+def trace_part(
+    function: Callable, shape: tuple, values: dict[str, np.ndarray], lanes: int, most: int,
+    plan: Plan,
+) -> Group:  # fmt: skip
+    """The program of a part that another process cut, for parts of at most so many points."""
+    traced, outputs = _traced(function, dict(shape), values, lanes, plan)
+    devices = plan.devices[:1]
+    return Group(plan, traced, outputs, [np.arange(most)], values, lanes, devices, "", shape)
+
+
+def context_of(group: Group) -> tuple:
+    """What decides the bits beside the program."""
+    options = sorted(group.plan.compiler_options.items())
+    return jax.__version__, group.devices[0].device_kind, group.lanes, options
+
+
+def digest_in(group: Group, context: tuple) -> str:
+    """Digest of the program of a group, as it is in this context."""
+    return _digest(group.traced.jaxpr, context)
+
+
+def _traced(
+    function: Callable, known: Mapping[str, Any], columns: Values, lanes: int, plan: Plan
+) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
+    """One call of a function traced, and its outputs at one point."""
+
+    def call(point: Values, shared: Any) -> Mapping[str, Any]:
+        more = {} if plan.shared.tree is None else {NAME: shared}
+        return function(**known, **{n: value for n, value in point.items() if n}, **more)
+
     several = plan.batched or lanes > 1
     run = call if plan.batched or not several else jax.vmap(call, in_axes=(0, None))
 
@@ -108,15 +145,7 @@ def trace(
         abstract(bool),
         plan.shared.like,
     )
-    outputs = _one_lane(traced.out_info, lanes) if several else traced.out_info
-    size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (lanes if several else 1)
-    # Two parts are in memory: one that runs and one that is saved. What they share is there once.
-    fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, size))
-    parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
-    options = sorted(plan.compiler_options.items())
-    context = (jax.__version__, devices[0].device_kind, lanes, options)
-    digest = _digest(traced.jaxpr, context)
-    return Group(plan, traced, outputs, parts, columns, lanes, devices, digest)
+    return traced, _one_lane(traced.out_info, lanes) if several else traced.out_info
 
 
 def _one_lane(
@@ -158,6 +187,11 @@ def _sharding(group: Group) -> NamedSharding:
 def compile_in(pool: Executor, group: Group) -> Future:
     """Compile the program of a group beside other work."""
     return pool.submit(_lowered(group).compile, compiler_options=group.plan.compiler_options)
+
+
+def compiled(group: Group) -> Any:
+    """The compiled program of a group."""
+    return _lowered(group).compile(compiler_options=group.plan.compiler_options)
 
 
 def _lowered(group: Group) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from lrdyn import whole_files
 from lrdyn.engine import checkpoints, files, progress, results
 from lrdyn.engine.configuration import BadInput, Run
+from lrdyn.engine.elsewhere import Elsewhere
 from lrdyn.engine.groups import groups_of
 from lrdyn.engine.judging import Groups
 from lrdyn.engine.outcomes import MissingArray
@@ -74,26 +75,49 @@ def carry_out(
     memory: int = 2**30,
     bar: bool = True,
     every: int | None = None,
+    elsewhere: Elsewhere | None = None,
+    store: Path | str | None = None,
 ) -> tuple[Verification, Path]:
     """Produce, judge, save and draw; returns what was verified and the folder of the results.
 
     A terminal shows a ``bar``; lines suit several processes that share one. Trainings are kept
-    ``every`` so many steps, or now and then.
+    ``every`` so many steps, or now and then. Parts are kept in a ``store``, or beside the results.
 
     Raises:
         BadInput: data are missing, the folder cannot be used, or no claim applies.
     """
     experiment = run.experiment
     about(run)
-    with opened(run, out) as path:
+    with opened(run, out) as path, _keeping(run, store or out) as kept:
         with progress.shown(experiment.name, bar=bar) as told:
-            found = verify_run(run, memory=memory, store=path / PARTS, progress=told, every=every)
+            found = verify_run(
+                run, memory=memory, store=kept / PARTS, progress=told, every=every,
+                elsewhere=elsewhere,
+            )  # fmt: skip
         if experiment.judged and _about_nothing(found):
             raise BadInput(_nothing_applies(experiment, found))
         save(experiment, found, path, draw)
-        shutil.rmtree(path / PARTS)
-        checkpoints.clear(path / checkpoints.FOLDER)
+        shutil.rmtree(kept / PARTS)
+        checkpoints.clear(kept / checkpoints.FOLDER)
     return found, path
+
+
+@contextlib.contextmanager
+def _keeping(run: Run, store: Path | str) -> Iterator[Path]:
+    """The folder of a run in a store, made if missing, and left only if something is kept there."""
+    path = run.folder(store)
+    made = [p for p in (path, *path.parents) if not os.path.exists(p)]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        got = f"--store: got {os.fspath(store)!r} ({error.strerror})"
+        raise BadInput(f"{got}, wanted a writable folder") from None
+    try:
+        yield path
+    finally:
+        for empty in made:
+            with contextlib.suppress(OSError):  # not empty: something is kept there
+                empty.rmdir()
 
 
 def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = None) -> Groups | None:

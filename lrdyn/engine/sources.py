@@ -5,7 +5,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ def source_digest(experiment: Experiment, settings: Mapping[str, Any] | None = N
     The library's general modules do not count: an edit there changes the traced programs, if
     anything.
     """
+    return code_digest(written_for(experiment), experiment.data(settings or {}))
+
+
+def written_for(experiment: Experiment) -> list[Any]:
+    """The functions of an experiment."""
     parts: list[Any] = [experiment]
     for scenario in experiment.scenarios:
         parts += [scenario, *scenario.claims, *scenario.controls, *scenario.findings]
-    functions = [f for part in parts for f in functions_of(part)]
-    return code_digest(functions, experiment.data(settings or {}))
+    return [f for part in parts for f in functions_of(part)]
 
 
 def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
@@ -36,6 +40,32 @@ def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
     for path in data:
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+@cache
+def library_digest() -> str:
+    """SHA-256 of all source files of the library, as they are now."""
+    package = Path(lrdyn.__path__[0])
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).parts):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def data_digest(data: Sequence[Path]) -> str:
+    """SHA-256 of the names and bytes of data files; empty without any."""
+    digest = hashlib.sha256()
+    for path in data:
+        found = path.stat()
+        digest.update(f"{path.name}{_of_file(path, found.st_size, found.st_mtime_ns)}".encode())
+    return digest.hexdigest() if data else ""
+
+
+@cache
+def _of_file(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file that is as large as it was, and as old: every job of a study asks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(functions: Sequence[Any]) -> set[Path]:

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lrdyn.engine import programs
+from lrdyn.engine import elsewhere, programs
+from lrdyn.engine.elsewhere import Part, Where
 from lrdyn.engine.labels import Labels
 from lrdyn.engine.parts import Arrays, Store, opened
 from lrdyn.engine.points import Points
@@ -43,6 +44,7 @@ def sweep(
     compiler_options: Mapping[str, Any] | None = None,
     store: str | os.PathLike | None = None,
     progress: Progress | None = None,
+    client: Any = None,
 ) -> "xarray.Dataset":
     """Call a pure function at every point and label the results.
 
@@ -75,6 +77,9 @@ def sweep(
             their points, so that another function cannot take them for its own. The caller removes
             the folder.
         progress: told of every finished part; see :func:`lrdyn.engine.progress.shown`.
+        client: a ``dask.distributed.Client`` whose workers compute the parts, each on one device.
+            The function then stands at the top level of a module, whose text is sent. Workers that
+            see the folder of the store write there; otherwise parts come back over the network.
 
     Returns:
         A dataset with one dimension for each axis of a product, or with the dimension ``point``;
@@ -85,7 +90,8 @@ def sweep(
         ValueError: a leaf of ``shared`` is no array, ``function`` takes no such argument, or an
             axis is called that; an axis in ``shapes`` is not an axis of the points, ``lanes`` < 1,
             the names in ``dims`` do not fit the results, results have different names at different
-            shapes, or a batched function has no traced axis or returns no axis of lanes.
+            shapes, or a batched function has no traced axis or returns no axis of lanes; with a
+            client, the function is in no module, or no worker has this release of the library.
         files.InUse: another process uses the store.
         OSError: the store cannot be written.
 
@@ -108,9 +114,37 @@ def sweep(
         raise ValueError(f"lanes: got {lanes}, wanted at least 1")
     if shared is not None:
         check_taken(function, points.columns)
+    where = None
+    if client is not None:
+        recipe = elsewhere.recipe_of(
+            function, batched=batched, lanes=lanes, memory=memory,
+            compiler_options=compiler_options, shared=shared,
+        )  # fmt: skip
+        where = elsewhere.given(client).of(recipe)
+    options = dict(compiler_options or {})
+    plan = Plan(batched, lanes, memory, _devices(devices, where), options, Shared(shared))
+    return swept(function, points, plan, shapes, dims, store, progress, where)
+
+
+def _devices(given: Sequence[Any] | None, where: Where | None) -> Sequence[Any]:
+    """The devices of a plan: a worker has one."""
+    if where is not None:
+        return jax.local_devices()[:1]
+    return jax.local_devices() if given is None else given
+
+
+def swept(
+    function: Callable[..., Mapping[str, Array]],
+    points: Points,
+    plan: Plan,
+    shapes: Sequence[str],
+    dims: Mapping[str, tuple[str, ...]] | None,
+    store: str | os.PathLike | None,
+    progress: Progress | None,
+    where: Where | None,
+) -> "xarray.Dataset":
+    """The same by a plan, here or elsewhere."""
     progress = Silent() if progress is None else progress
-    devices = jax.local_devices() if devices is None else devices
-    plan = Plan(batched, lanes, memory, devices, dict(compiler_options or {}), Shared(shared))
     groups = [
         programs.trace(function, values, indices, points, plan)
         for values, indices in _by_shape(points, shapes).items()
@@ -119,9 +153,9 @@ def sweep(
         kept = stack.enter_context(opened(Path(store), progress.note)) if store else None
         labels = Labels(points, dims or {}, [group.outputs for group in groups])
         progress.expect_bytes(labels.nbytes)
-        target = labels.allocate(memory, kept and kept.folder)
+        target = labels.allocate(plan.memory, kept and kept.folder)
         stack.callback(target.abandon)
-        for indices, outputs in _finish(groups, kept, progress):
+        for indices, outputs in _finish(groups, kept, progress, where):
             target.place(indices, outputs)
         return target.dataset()
 
@@ -136,6 +170,7 @@ def call_each(
     store: str | os.PathLike | None = None,
     progress: Progress | None = None,
     around: Callable[[Mapping[str, Any]], AbstractContextManager] = lambda point: nullcontext(),
+    where: Where | None = None,
 ) -> "xarray.Dataset":
     """Call a Python function at every point, one after another, and label the results.
 
@@ -154,10 +189,13 @@ def call_each(
     with ExitStack() as stack:
         kept = stack.enter_context(opened(Path(store), progress.note)) if store else None
         progress.expect(points.size)
-        found = []
-        for index in range(points.size):
-            with around({name: column[index] for name, column in points.columns.items()}):
-                found.append(_called(function, points, index, digest, kept, progress))
+        if where is None:
+            found = [
+                _called(function, points, index, digest, kept, progress, around)
+                for index in range(points.size)
+            ]
+        else:
+            found = _called_elsewhere(points, digest, kept, progress, where)
         shapes = [
             {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in each.items()} for each in found
         ]
@@ -167,6 +205,15 @@ def call_each(
         return target.dataset()
 
 
+def _point(points: Points, index: int) -> dict[str, Any]:
+    return {name: column[index] for name, column in points.columns.items()}
+
+
+def _key(points: Points, index: int, digest: str) -> str:
+    named = hashlib.sha256(f"{digest}{_point(points, index)}".encode()).hexdigest()[:20]
+    return f"{index}-{named}"
+
+
 def _called(
     function: Callable[..., Mapping[str, Any]],
     points: Points,
@@ -174,18 +221,36 @@ def _called(
     digest: str,
     kept: Store | None,
     progress: Progress,
+    around: Callable[[Mapping[str, Any]], AbstractContextManager],
 ) -> Arrays:
-    point = {name: column[index] for name, column in points.columns.items()}
-    named = hashlib.sha256(f"{digest}{point}".encode()).hexdigest()[:20]
-    key = f"{index}-{named}"
+    point, key = _point(points, index), _key(points, index, digest)
     found = kept.load(key) if kept else None
     saved = found is not None
     if found is None:
-        found = {name: np.asarray(array) for name, array in function(**point).items()}
+        with around(point):
+            found = {name: np.asarray(array) for name, array in function(**point).items()}
         if kept:
             kept.save(key, found)
     progress.advance(1, saved=saved)
     return found
+
+
+def _called_elsewhere(
+    points: Points, digest: str, kept: Store | None, progress: Progress, where: Where
+) -> list[Arrays]:
+    found, todo = {}, {}
+    for index in range(points.size):
+        key = _key(points, index, digest)
+        if (arrays := kept.load(key) if kept else None) is not None:
+            found[index] = arrays
+            progress.advance(1, saved=True)
+        else:
+            todo[index] = Part(key, tuple(_point(points, index).items()), {})
+    places = list(todo)
+    for place, arrays in where.compute(list(todo.values()), kept):
+        found[places[place]] = arrays
+        progress.advance(1)
+    return [found[index] for index in range(points.size)]
 
 
 def _by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, list[int]]:
@@ -196,7 +261,7 @@ def _by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, list[int]]:
 
 
 def _finish(
-    groups: list[Group], store: Store | None, progress: Progress
+    groups: list[Group], store: Store | None, progress: Progress, where: Where | None
 ) -> Iterator[tuple[np.ndarray, Arrays]]:
     """Every part, those from the store first."""
     todo = []
@@ -209,10 +274,23 @@ def _finish(
             else:
                 progress.advance(len(part), saved=True)
                 yield part, found
+    for part, outputs in _computed(todo, store, where):
+        progress.advance(len(part))
+        yield part, outputs
+
+
+def _computed(
+    todo: list[tuple[Group, np.ndarray]], store: Store | None, where: Where | None
+) -> Iterator[tuple[np.ndarray, Arrays]]:
+    """Parts as they are computed and saved."""
+    if where is not None:
+        requests = [elsewhere.part_of(group, part) for group, part in todo]
+        for place, outputs in where.compute(requests, store):
+            yield todo[place][1], outputs
+        return
     for group, part, outputs in _compute(todo):
         if store:
             store.save(group.key(part), outputs)
-        progress.advance(len(part))
         yield part, outputs
 
 

@@ -11,6 +11,7 @@ from lrdyn.data import lookup
 from lrdyn.engine import progress as progresses
 from lrdyn.engine import report
 from lrdyn.engine.configuration import Run, run_of
+from lrdyn.engine.elsewhere import Elsewhere, given
 from lrdyn.engine.jobs import Trainings
 from lrdyn.engine.judging import LOST, Legs, judge_results
 from lrdyn.engine.produce import concerned, produce
@@ -62,6 +63,7 @@ def verify(
     progress: Progress | None = None,
     data_dir: str | os.PathLike | None = None,
     checkpoint_every: int | None = None,
+    client: Any = None,
     **settings: Any,
 ) -> Verification:
     """Run every scenario of a theorem with its controls and judge every claim.
@@ -76,6 +78,7 @@ def verify(
         progress: told of every finished part; by default a notebook shows a bar.
         data_dir: where the data sets of a study are looked for first.
         checkpoint_every: steps between two checkpoints of a training, which a store keeps.
+        client: a ``dask.distributed.Client`` whose workers compute, see :func:`lrdyn.sweep`.
         **settings: those of the command, under the same names: ``dim=30, depth=(2, 3)``; flags,
             ``preset``, ``seed``, ``seeds`` (how many), ``dtype``, ``perturb``. What is not given is
             as the preset has it.
@@ -99,6 +102,7 @@ def verify(
     if progress is None and progresses.in_notebook():
         progress = progresses.Notebook(theorem.name)
     how: dict[str, Any] = {"store": store, "progress": progress, "every": checkpoint_every}
+    how["elsewhere"] = None if client is None else given(client)
     return verify_run(run, memory=memory, **how)
 
 
@@ -109,6 +113,7 @@ def verify_run(
     store: Path | None = None,
     progress: Progress | None = None,
     every: int | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Verification:
     """The same for a configuration.
 
@@ -126,9 +131,12 @@ def verify_run(
         store=store,
         progress=progress,
         trainings=Trainings(run.precision, every),
+        elsewhere=elsewhere,
     )
     found = judged(concerned(run.experiment, run.settings), groups, run.dtype)
     found.verdict["config"] = run.config
+    if elsewhere is not None:
+        found.verdict["environment"]["workers"] = elsewhere.workers()
     return found
 
 

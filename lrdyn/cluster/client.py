@@ -1,0 +1,368 @@
+"""The side that asks: a scheduler of Dask, its workers, and parts that are tasks there."""
+
+import contextlib
+import logging
+import os
+import pickle
+import queue
+import re
+import threading
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import dask.config
+from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.client import FutureCancelledError
+
+from lrdyn import interrupts, whole_files
+from lrdyn.cluster import worker
+from lrdyn.cluster.origins import Origin, origin
+from lrdyn.cluster.tasks import Failed, Task, carry_out
+from lrdyn.engine.configuration import BadInput
+from lrdyn.engine.elsewhere import FunctionRecipe, JobRecipe, Part
+from lrdyn.engine.parts import Arrays, Store
+
+EVERY = 0.5
+"""Seconds between two looks for new workers."""
+
+INLINE = 2**16
+"""Bytes of a recipe above which a worker gets it once, not with each of its tasks."""
+
+DEATHS = 10
+"""Workers that may be lost under a part: preemption is not its fault, but a part can kill, too."""
+
+PATIENCE = 30.0
+"""Seconds in which a file that a worker wrote appears here."""
+
+
+class Lost(ConnectionError):
+    """The scheduler does not answer any more."""
+
+    def __init__(self, address: str):
+        super().__init__(None, "the scheduler is lost", address)
+
+
+class PartFailed(RuntimeError):
+    """A part raised; the line names its first point."""
+
+
+@contextlib.contextmanager
+def opened(address: str, *, say: Callable[[str], None] = print) -> Iterator["Cluster"]:
+    """Connect to a scheduler, or start one with N workers here for ``local:N``.
+
+    Raises:
+        BadInput: nothing answers, or no worker has this release of the library.
+    """
+    with contextlib.ExitStack() as stack:
+        if found := re.fullmatch(r"local:([1-9][0-9]*)", address):
+            address = stack.enter_context(started(int(found[1])))
+        client = connect(address)
+        stack.callback(_leave, client)
+        cluster = Cluster(client)
+        stack.callback(cluster.close)
+        say(cluster.said())
+        yield cluster
+
+
+@contextlib.contextmanager
+def started(count: int) -> Iterator[str]:
+    """Start a scheduler and so many workers, which listen on this machine alone; its address."""
+    quiet = {
+        "distributed.scheduler.allowed-failures": DEATHS,
+        "distributed.comm.timeouts.connect": "10s",
+    }
+    with dask.config.set(quiet), interrupts.starting_workers():
+        local = LocalCluster(
+            n_workers=count, threads_per_worker=1, processes=True, host="127.0.0.1",
+            dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
+        )  # fmt: skip
+    try:
+        yield local.scheduler_address
+    finally:
+        with contextlib.suppress(Exception):  # what does not end by itself is killed
+            local.close(timeout=5)
+
+
+def connect(address: str) -> Client:
+    """Connect to a scheduler.
+
+    Raises:
+        BadInput: nothing answers there.
+    """
+    got = f"--cluster: got {address!r}"
+    wanted = "local:N or the address of a Dask scheduler such as tcp://127.0.0.1:8786"
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    try:
+        return Client(address, timeout=10, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{got} ({line}), wanted {wanted}") from None
+
+
+def _leave(client: Client) -> None:
+    with contextlib.suppress(Exception):  # it may be gone
+        client.close(timeout=1)
+
+
+class Cluster:
+    """The workers of a scheduler as :class:`lrdyn.engine.elsewhere.Elsewhere`.
+
+    Args:
+        client: a client of Dask.
+
+    Raises:
+        BadInput: there are workers, and none has this release of the library.
+    """
+
+    def __init__(self, client: Client):
+        self.client, self.release = client, worker.release()
+        self.address = str(client.scheduler.address) if client.scheduler else ""
+        self.greeted: dict[str, dict[str, Any]] = {}
+        self.refused: dict[str, str] = {}
+        self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.ended = threading.Event()
+        self._greet_new()
+        if self.refused and not self.greeted:
+            address, why = next(iter(self.refused.items()))
+            raise BadInput(f"--cluster: worker {address}: {why}")
+        threading.Thread(target=self._watch, name="workers", daemon=True).start()
+
+    def said(self) -> str:
+        """The scheduler, its workers and its dashboard in a line."""
+        count = len(self.greeted)
+        workers = "1 worker" if count == 1 else f"{count} workers"
+        board = f", dashboard {link}" if (link := self.client.dashboard_link) else ""
+        return f"cluster: {workers} at {self.address}{board}"
+
+    def close(self) -> None:
+        """Look for no more workers."""
+        self.ended.set()
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Hardware and versions of the workers, those that are alike together."""
+        kinds = Counter(tuple(sorted(one.items())) for one in self.greeted.values())
+        versions = {name: version(name) for name in ("dask", "distributed")}
+        return [{**dict(kind), **versions, "workers": count} for kind, count in kinds.items()]
+
+    def of(self, recipe: JobRecipe | FunctionRecipe, told: Any = None) -> "Parts":
+        """Who computes the parts of a sweep."""
+        if isinstance(recipe, FunctionRecipe):
+            source = origin(recipe.function, "function")
+            bare: Any = recipe._replace(function=None)  # pyright: ignore[reportArgumentType]
+        else:
+            source = origin(recipe.experiment, "experiment")
+            bare = recipe._replace(experiment=None)  # pyright: ignore[reportArgumentType]
+        return Parts(self, source, pickle.dumps(bare), told)
+
+    def window(self) -> int:
+        """How many parts of a sweep are asked for at a time."""
+        return 2 * max(2, len(self.alive()))
+
+    def alive(self) -> list[str]:
+        """Addresses of the workers of this moment."""
+        return list(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def check(self) -> None:
+        """Raise :class:`Lost` if the scheduler does not answer any more."""
+        if self.client.status != "running":
+            raise Lost(self.address)
+
+    def _watch(self) -> None:
+        while not self.ended.wait(EVERY):
+            with contextlib.suppress(Exception):  # whoever waits for parts says that it is lost
+                self._greet_new()
+
+    def _greet_new(self) -> None:
+        new = [a for a in self.alive() if a not in self.greeted and a not in self.refused]
+        if not new:
+            return
+        answers: Any = self.client.run(
+            worker.begin, tuple(self.release), workers=new, on_error="return"
+        )
+        for address, found in answers.items():
+            if isinstance(found, OSError):  # it has gone
+                continue
+            if isinstance(found, Exception):
+                line = (str(found).splitlines() or [""])[0]
+                found = {"refused": f"got {type(found).__name__} ({line}), wanted {self.release}"}
+            if "refused" in found:
+                self.refused[address] = found["refused"]
+                self.notes.put(f"worker {address}: {found['refused']}")
+            else:
+                self.greeted[address] = found
+
+
+class _Asked(NamedTuple):
+    """A part that somebody computes."""
+
+    place: int
+    part: Part
+    deaths: int = 0
+    shared: bool = True
+    """Whether it may be written into the store."""
+
+
+class Parts:
+    """Parts of one sweep as tasks."""
+
+    def __init__(self, cluster: Cluster, source: Origin, recipe: bytes, told: Any):
+        self.cluster, self.source, self.told = cluster, source, told
+        self.topic = f"lrdyn-{uuid.uuid4().hex}"
+        self.recipe: Any = recipe
+        self.small = len(recipe) <= INLINE
+
+    def compute(self, parts: Sequence[Part], store: Store | None) -> Iterator[tuple[int, Arrays]]:
+        """Each part's place and arrays, as they end.
+
+        Raises:
+            PartFailed: some raised; the others ended before.
+            Lost: the scheduler is.
+        """
+        if not parts:
+            return
+        with contextlib.ExitStack() as stack:
+            token = stack.enter_context(_token(store)) if store else ""
+            stack.enter_context(self._heard())
+            yield from self._compute(parts, store, token)
+
+    def _compute(
+        self, parts: Sequence[Part], store: Store | None, token: str
+    ) -> Iterator[tuple[int, Arrays]]:
+        recipe = self._handed()
+        left = deque(_Asked(place, part) for place, part in enumerate(parts))
+        asked: dict[Any, tuple[Future, _Asked]] = {}
+        ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        failures: list[tuple[Part, Failed]] = []
+        try:
+            while left or asked:
+                while left and len(asked) < self.cluster.window():
+                    one = left.popleft()
+                    future = self._ask(recipe, one, store, token)
+                    asked[future.key] = future, one
+                    future.add_done_callback(ended.put)
+                future = self._next(ended)
+                _, one = asked.pop(future.key)
+                found = self._result(future, one)
+                future.release()
+                if isinstance(found, Failed):
+                    failures.append((one.part, found))
+                elif isinstance(found, _Asked):
+                    left.append(found)
+                elif found is not None:
+                    if store:
+                        store.save(one.part.key, found)
+                    yield one.place, found
+                elif store and (arrays := _arrived(store, one.part)) is not None:
+                    yield one.place, arrays
+                else:
+                    left.append(one._replace(shared=False))
+        finally:
+            self._drop([future for future, _ in asked.values()])
+        if failures:
+            raise PartFailed(_said(failures))
+
+    def _handed(self) -> Any:
+        """The recipe, or a task that hands it to each worker once."""
+        if self.small:
+            return self.recipe
+        label = {self.cluster.release.label: 1}
+        key = f"lrdyn-recipe-{uuid.uuid4().hex}"
+        return self.cluster.client.submit(_same, self.recipe, key=key, resources=label)
+
+    def _ask(self, recipe: Any, one: _Asked, store: Store | None, token: str) -> Future:
+        folder = os.fspath(store.folder.resolve()) if store else ""
+        task = Task(self.source, one.part, folder, token if one.shared else "", self.topic)
+        self.cluster.check()
+        name = re.sub(r"\W+", "_", self.source.name.rpartition(":")[2])
+        return self.cluster.client.submit(
+            carry_out,
+            recipe,
+            pickle.dumps(task),
+            key=f"lrdyn_{name}-{uuid.uuid4().hex}",  # never that of another user
+            resources={self.cluster.release.label: 1},
+        )
+
+    def _next(self, ended: "queue.SimpleQueue[Future]") -> Future:
+        while True:
+            self._pass_on_notes()
+            with contextlib.suppress(queue.Empty):
+                return ended.get(timeout=0.5)
+            self.cluster.check()
+
+    def _result(self, future: Future, one: _Asked) -> Any:
+        """Arrays; None if they are in the store; what it raised; or the part, to be asked again."""
+        try:
+            return future.result()
+        except KilledWorker as error:
+            if one.deaths < DEATHS:
+                return one._replace(deaths=one.deaths + 1)
+            return Failed(f"{DEATHS} workers ended while they computed it", str(error))
+        except (FutureCancelledError, OSError):
+            raise Lost(self.cluster.address) from None
+
+    def _drop(self, futures: list[Future]) -> None:
+        with contextlib.suppress(Exception):  # a scheduler that is lost forgets them by itself
+            if futures and self.cluster.client.status == "running":
+                self.cluster.client.cancel(futures, asynchronous=False, force=True)
+
+    def _pass_on_notes(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while line := self.cluster.notes.get_nowait():
+                if self.told is not None:
+                    self.told.note(line)
+
+    @contextlib.contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Hear what workers say within a part."""
+        if self.told is None:
+            yield
+            return
+        client = self.cluster.client
+        client.subscribe_topic(self.topic, self._hear)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(Exception):
+                client.unsubscribe_topic(self.topic)
+
+    def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        _, message = event
+        if "during" in message:
+            self.told.during(*message["during"])
+        elif "note" in message:
+            self.told.note(message["note"])
+
+
+def _same(recipe: bytes) -> bytes:
+    return recipe
+
+
+@contextlib.contextmanager
+def _token(store: Store) -> Iterator[str]:
+    """A file by which a worker knows that it sees this folder."""
+    path = whole_files.scratch(store.folder, ".seen")
+    try:
+        yield path.name
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _arrived(store: Store, part: Part) -> Arrays | None:
+    """A part that a worker has written, as soon as this machine sees it."""
+    waited, pause = 0.0, 0.01
+    while (found := store.load(part.key)) is None and waited < PATIENCE:
+        os.listdir(store.folder)  # by which a network file system looks again
+        threading.Event().wait(pause)
+        waited, pause = waited + pause, min(2 * pause, 2.0)
+    return found
+
+
+def _said(failures: Sequence[tuple[Part, Failed]]) -> str:
+    part, failed = failures[0]
+    if os.environ.get("LRDYN_DEBUG"):
+        logging.getLogger("lrdyn").critical("%s", failed.trace)
+    more = f" (and {len(failures) - 1} parts more)" if len(failures) > 1 else ""
+    return f"{part.said()}: {failed.line}{more}"

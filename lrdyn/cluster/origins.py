@@ -1,0 +1,166 @@
+"""Where an experiment or a function is stated, so that another process finds it again.
+
+What the library or an installed package states goes by its name; what a file of the user's states,
+by the text of that file and of those beside it that it imports.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from pkgutil import resolve_name
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import lrdyn
+
+
+class Origin(NamedTuple):
+    """A name, and the texts that state it; without texts, a name that can be imported."""
+
+    name: str
+    """``module:name`` or, in a text, ``file.py:name``."""
+    texts: tuple[tuple[str, str], ...] = ()
+    """Names of files and what is written there, the one that is imported first."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the texts."""
+        return hashlib.sha256(repr(self.texts).encode()).hexdigest()
+
+
+def origin(one: Any, what: str) -> Origin:
+    """The origin of an object at the top level of some module.
+
+    Raises:
+        ValueError: it is in none; ``what`` is the name of the argument.
+
+    Example:
+        >>> origin(hashlib.sha256, "function").name.rpartition(":")[2]
+        'sha256'
+    """
+    found = [(m, name) for m in _modules() for name, held in vars(m).items() if held is one]
+    named = [(m, name) for m, name in found if _installed(m)]
+    for module, name in named[:1]:
+        return Origin(f"{module.__name__}:{name}")
+    for module, name in found:
+        if path := _file(module):
+            return Origin(f"{path.name}:{name}", _texts(module, path))
+    said = getattr(one, "__qualname__", None) or getattr(one, "name", None) or repr(one)
+    raise ValueError(
+        f"{what}: got {said}, wanted one at the top level of a module, which a worker can import"
+    )
+
+
+def _modules() -> list[ModuleType]:
+    """Modules, the library's first, so that a theorem is not taken for one of who imports it."""
+    modules = [m for m in list(sys.modules.values()) if isinstance(m, ModuleType)]
+    return sorted(modules, key=lambda m: not m.__name__.startswith("lrdyn."))
+
+
+def _file(module: ModuleType) -> Path | None:
+    path = Path(getattr(module, "__file__", None) or "")
+    return path.resolve() if path.suffix == ".py" and path.is_file() else None
+
+
+def _installed(module: ModuleType) -> bool:
+    """Whether every machine with the same packages has it."""
+    if module.__name__ == "__main__":
+        return False
+    path = _file(module)
+    if path is None:
+        return module.__name__ in sys.builtin_module_names
+    places = (Path(lrdyn.__path__[0]), Path(inspect.__file__).parent)
+    return "site-packages" in path.parts or any(path.is_relative_to(place) for place in places)
+
+
+def _texts(module: ModuleType, path: Path) -> tuple[tuple[str, str], ...]:
+    """The text of a module, and those of its folder that it imports."""
+    folder, seen, left = path.parent, {path: None}, [module]
+    while left:
+        for one in list(vars(left.pop()).values()):
+            held = one if inspect.ismodule(one) else sys.modules.get(str(_module_of(one)))
+            file = _file(held) if held else None
+            if held and file and file not in seen and file.is_relative_to(folder):
+                seen[file] = None
+                left.append(held)
+    inits = {p / "__init__.py" for file in seen for p in file.parents if p.is_relative_to(folder)}
+    inits = sorted(p for p in inits - {folder / "__init__.py"} - set(seen) if p.is_file())
+    return tuple((f.relative_to(folder).as_posix(), f.read_text()) for f in [*seen, *inits])
+
+
+def _module_of(one: Any) -> Any:
+    try:
+        return getattr(one, "__module__", None)
+    except Exception:  # a lazy object may raise whatever it likes
+        return None
+
+
+# In the other process -------------------------------------------------------------------------
+
+
+@contextmanager
+def importable(source: Origin) -> Iterator[Path | None]:
+    """Let the files of an origin be imported inside, and those of no other one.
+
+    Two users may have files of the same names.
+    """
+    if not source.texts:
+        yield None
+        return
+    folder = _written(source)
+    mine = _HELD.setdefault(folder, {})
+    sys.path.insert(0, str(folder))
+    sys.modules.update(mine)
+    try:
+        yield folder
+    finally:
+        sys.path.remove(str(folder))
+        for name, module in list(sys.modules.items()):
+            if (file := getattr(module, "__file__", None)) and Path(file).is_relative_to(folder):
+                mine[name] = sys.modules.pop(name)
+
+
+_HELD: dict[Path, dict[str, ModuleType]] = {}
+"""Modules of the texts in a folder."""
+
+
+@cache
+def _base() -> Path:
+    return Path(tempfile.mkdtemp(prefix="lrdyn-texts-"))
+
+
+def _written(source: Origin) -> Path:
+    folder = _base() / source.digest[:20]
+    if not folder.is_dir():
+        for name, text in source.texts:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    return folder
+
+
+def found(source: Origin) -> Any:
+    """The object of an origin; call it where the origin is importable.
+
+    Example:
+        >>> found(Origin("lrdyn.theorems.theorem2:THEOREM2")).name
+        'theorem2'
+    """
+    if not source.texts:
+        return resolve_name(source.name)
+    file, _, attribute = source.name.partition(":")
+    name = f"lrdyn_text_{source.digest[:20]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, _written(source) / file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return vars(sys.modules[name])[attribute]

@@ -1,0 +1,92 @@
+"""What a worker does before its first task: the settings of the process, its device, its facts."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import lrdyn
+from lrdyn.cli import setup
+from lrdyn.engine.sources import library_digest
+
+
+class Release(NamedTuple):
+    """What a worker and who asks it must have in common."""
+
+    lrdyn: str
+    jax: str
+    digest: str
+    """Of the source files of the library."""
+
+    def __str__(self) -> str:
+        """In words, for a refusal."""
+        return f"lrdyn {self.lrdyn} ({self.digest[:12]}) with JAX {self.jax}"
+
+    @property
+    def label(self) -> str:
+        """The resource that a worker of this release has once: it takes one task at a time."""
+        return f"lrdyn {self.lrdyn} {self.digest[:12]} jax {self.jax}"
+
+
+def release() -> Release:
+    """Of this process."""
+    return Release(lrdyn.__version__, jax.__version__, library_digest())
+
+
+async def begin(wanted: tuple[str, ...], dask_worker: Any) -> dict[str, Any]:
+    """Prepare a worker, which calls this, for tasks of a release; its facts, or why it is refused.
+
+    It waits for no computation: it runs in the thread that answers the scheduler.
+    """
+    mine = release()
+    if mine != Release(*wanted):
+        return {"refused": f"got {mine}, wanted {Release(*wanted)}"}
+    if mine.label not in dask_worker.state.total_resources:
+        take_one_card(dask_worker.name)
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        setup("float64", host_devices=1)
+        await dask_worker.set_resources(**{mine.label: 1})
+    return facts()
+
+
+def take_one_card(name: Any) -> None:
+    """Leave one card to a worker that is numbered; without effect once JAX has looked.
+
+    A worker that somebody gave one card keeps it.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*"))
+    cards = [str(card) for card in found] if given is None else [c for c in given.split(",") if c]
+    if len(cards) > 1 and isinstance(name, int):
+        os.environ["CUDA_VISIBLE_DEVICES"] = cards[name % len(cards)]
+
+
+def facts() -> dict[str, Any]:
+    """Hardware and versions of this process."""
+    device = jax.local_devices()[0]
+    return {
+        "device": device.device_kind,
+        "platform": device.platform,
+        "processor": processor(),
+        "jax": jax.__version__,
+        "jaxlib": version("jaxlib"),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "lrdyn": lrdyn.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def processor() -> str:
+    """The processor in words."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(
+                line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+            )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
