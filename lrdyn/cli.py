@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lrdyn import interrupts
+from lrdyn import compiled_programs, interrupts
 from lrdyn.arguments import (
     Parser,
     add_cluster_flags,
@@ -44,7 +44,8 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
 
     Double precision (unless float32 is asked for), the highest matmul precision (no TF32), one
     CPU device for each core, one BLAS and LAPACK thread for each device, a compilation cache in
-    ``$XDG_CACHE_HOME/lrdyn`` (or ``~/.cache/lrdyn``; ``LRDYN_CACHE=`` turns it off).
+    ``$XDG_CACHE_HOME/lrdyn`` (or ``~/.cache/lrdyn``; ``LRDYN_CACHE=`` turns it off), apart for each
+    jaxlib, processor and kind of device, and of at most ``LRDYN_CACHE_MAX`` bytes (2GB).
 
     Args:
         dtype: ``float64`` or ``float32``.
@@ -69,8 +70,7 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         cache = os.path.join(base, "lrdyn")
     if cache:
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        compiled_programs.keep(cache)
 
 
 def _one_blas_thread() -> None:
@@ -178,7 +178,7 @@ def verify_command(
     _supported(run.precision)
     if said := about(run):
         print(f"{theorem.name}: {said}", flush=True)
-    with _cluster(options.cluster, theorem.name) as elsewhere:
+    with _cluster(options.cluster, theorem.name if bar else "") as elsewhere:
         return carry_out(
             run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar,
             every=getattr(options, "checkpoint_every", None), elsewhere=elsewhere,
@@ -188,11 +188,13 @@ def verify_command(
 
 @contextlib.contextmanager
 def _cluster(address: str | None, name: str) -> Iterator[Any]:
-    """The cluster at an address; none without one."""
+    """The cluster at an address, none without one; with a name, a line says what it is."""
     if address is None:
         yield None
         return
-    with clusters().opened(address, say=lambda line: print(f"{name}: {line}", flush=True)) as found:
+    with clusters().opened(address) as found:
+        if name:
+            print(f"{name}: {found.said()}", flush=True)
         yield found
 
 

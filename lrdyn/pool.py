@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,7 +101,8 @@ def run_all(argv: list[str]) -> int:
     dealt = dict(zip((one.name for one in every), shares(rest, every), strict=True))
     # Bad input of the last is found before the first one runs.
     parsed = [cli.parse(one, dealt[one.name]) for one in every]
-    found = verify_all(dealt, min(jobs, len(every)))
+    with _one_cluster(parsed[0].options.cluster, dealt) as dealt:
+        found = verify_all(dealt, min(jobs, len(every)))
     diverged = [f"{o.verdict['name']}: {line}" for o in found for line in o.diverged]
     print("\n".join([*report.summary([(o.verdict, o.path) for o in found]), *diverged]))
     verdicts = [outcome.verdict["holds"] for outcome in found]
@@ -110,6 +111,22 @@ def run_all(argv: list[str]) -> int:
     files.write_json(Path(parsed[0].options.out) / "summary.json", content)
     print(f"\n{verdicts.count(True)} of {len(found)} theorems hold")
     return cli.STATUS[holds]
+
+
+@contextlib.contextmanager
+def _one_cluster(
+    address: str | None, dealt: dict[str, list[str]]
+) -> Iterator[dict[str, list[str]]]:
+    """Start workers here once, for all theorems: each connects to the same scheduler."""
+    if address is None or not address.startswith("local:"):
+        yield dealt
+        return
+    clusters = cli.clusters()
+    with clusters.started(int(address.removeprefix("local:"))) as there:
+        with clusters.at(there) as cluster:
+            print(f"all: {cluster.said()}", flush=True)
+        new = ["--cluster", there]  # the last of a flag counts
+        yield {name: [*words, *new] for name, words in dealt.items()}
 
 
 def _summary(ended: Ended) -> dict[str, Any]:

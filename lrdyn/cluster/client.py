@@ -9,7 +9,7 @@ import re
 import threading
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -24,6 +24,9 @@ from lrdyn.cluster.tasks import Failed, Task, carry_out
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.elsewhere import FunctionRecipe, JobRecipe, Part
 from lrdyn.engine.parts import Arrays, Store
+
+TIMEOUT = 10.0
+"""Seconds in which a scheduler must answer."""
 
 EVERY = 0.5
 """Seconds between two looks for new workers."""
@@ -50,21 +53,29 @@ class PartFailed(RuntimeError):
 
 
 @contextlib.contextmanager
-def opened(address: str, *, say: Callable[[str], None] = print) -> Iterator["Cluster"]:
+def opened(address: str) -> Iterator["Cluster"]:
     """Connect to a scheduler, or start one with N workers here for ``local:N``.
 
     Raises:
         BadInput: nothing answers, or no worker has this release of the library.
     """
-    with contextlib.ExitStack() as stack:
-        if found := re.fullmatch(r"local:([1-9][0-9]*)", address):
-            address = stack.enter_context(started(int(found[1])))
-        client = connect(address)
-        stack.callback(_leave, client)
+    found = re.fullmatch(r"local:([1-9][0-9]*)", address)
+    with started(int(found[1])) if found else contextlib.nullcontext(address) as there:
+        with at(there) as cluster:
+            yield cluster
+
+
+@contextlib.contextmanager
+def at(address: str) -> Iterator["Cluster"]:
+    """Connect to a scheduler."""
+    client = connect(address)
+    try:
         cluster = Cluster(client)
-        stack.callback(cluster.close)
-        say(cluster.said())
         yield cluster
+        cluster.close()
+    finally:
+        with contextlib.suppress(Exception):  # it may be gone
+            client.close(timeout=1)
 
 
 @contextlib.contextmanager
@@ -96,15 +107,10 @@ def connect(address: str) -> Client:
     wanted = "local:N or the address of a Dask scheduler such as tcp://127.0.0.1:8786"
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
-        return Client(address, timeout=10, set_as_default=False)
+        return Client(address, timeout=TIMEOUT, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(f"{got} ({line}), wanted {wanted}") from None
-
-
-def _leave(client: Client) -> None:
-    with contextlib.suppress(Exception):  # it may be gone
-        client.close(timeout=1)
 
 
 class Cluster:

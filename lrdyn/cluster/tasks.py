@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from lrdyn.cluster.origins import Origin, found, importable
+from lrdyn.data import lookup
 from lrdyn.engine import programs
 from lrdyn.engine.elsewhere import FunctionRecipe, JobRecipe, Part
 from lrdyn.engine.jobs import Job
@@ -75,6 +76,7 @@ def _computed(recipe: bytes, task: Task) -> Arrays:
     made = _recipe(recipe, task.origin)
     if isinstance(made, FunctionRecipe):
         return _of_function(recipe, made, task)
+    lookup.search_first(made.data_dir or None)
     job = _job(recipe, task.origin)
     if job.trains:
         return _of_training(made, job, task)
@@ -91,6 +93,7 @@ def _recipe(recipe: bytes, origin: Origin) -> Recipe:
     stated = found(origin)
     if isinstance(made, FunctionRecipe):
         return made._replace(function=stated)
+    lookup.search_first(made.data_dir or None)
     data = data_digest(stated.data(made.settings))
     if data != made.data:
         raise ValueError(f"data: got files with SHA-256 {data[:12]}, wanted {made.data[:12]}")

@@ -25,6 +25,16 @@ def search_first(folder: str | Path | None) -> None:
     _given[:] = [] if folder is None else [Path(folder)]
 
 
+def first() -> str:
+    """The folder that was given so, as whoever starts elsewhere finds it; empty without one.
+
+    Example:
+        >>> first()
+        ''
+    """
+    return os.path.abspath(_given[0]) if _given else ""
+
+
 def cache() -> Path:
     """The user's cache, to which a download goes: ``$XDG_CACHE_HOME/lrdyn/data``.
 

@@ -27,6 +27,8 @@ class JobRecipe(NamedTuple):
     """How a study trains."""
     data: str = ""
     """SHA-256 of the data files."""
+    data_dir: str = ""
+    """Where they are looked for first."""
 
 
 class FunctionRecipe(NamedTuple):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrdyn.data import lookup
 from lrdyn.engine.elsewhere import Elsewhere, JobRecipe, Where
 from lrdyn.engine.groups import (
     controls_of,
@@ -69,7 +70,9 @@ def produce(
     trainings = trainings or Trainings()
     if elsewhere is not None:
         data = data_digest(experiment.data(settings))
-        recipe = JobRecipe(experiment, settings, dtype, perturb, thorough, 0, trainings, data)
+        recipe = JobRecipe(
+            experiment, settings, dtype, perturb, thorough, 0, trainings, data, lookup.first()
+        )
         wheres = [elsewhere.of(recipe._replace(number=n), told) for n in range(len(jobs))]
         each = zip(jobs, wheres, strict=True)
         return _run_together([_call(job, trainings, memory, store, told, w) for job, w in each])

@@ -1,0 +1,365 @@
+"""Sweeps over processes of Dask: the same arrays, one task a part, and nothing lost."""
+
+import os
+import pickle
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+import lrdyn as lr
+from lrdyn import cli, compiled_programs, own
+from lrdyn.cluster import client as clusters
+from lrdyn.cluster import origins, tasks, worker
+from lrdyn.engine import elsewhere
+from lrdyn.engine.configuration import BadInput, run_of
+from lrdyn.engine.produce import jobs_of
+from lrdyn.theorems import theorem
+from tests.runs import XLA_FLAGS, Told, results_of, verdict_of
+
+MINE = """
+import time
+
+import jax
+import jax.numpy as jnp
+from beside import FACTOR
+
+from lrdyn import Claim, Control, Experiment, Flag, Scenario, Theorem
+
+
+def chaotic(seed, size):
+    A = jax.random.normal(jax.random.key(seed), (size, size))
+    B = jax.lax.fori_loop(0, 20, lambda _, B: jnp.sin(FACTOR * B @ A), A)
+    return {"B": B, "trace": jnp.trace(B)}
+
+
+def scaled(x, shared):
+    return {"y": x * shared}
+
+
+def case(key, rate):
+    return {"x": jax.random.normal(key, (3,)), "rate": jnp.asarray(rate)}
+
+
+FLAGS = (Flag("rate", (0.1, 0.2)),)
+DOUBLE = Theorem(
+    "double",
+    "twice is once and once",
+    FLAGS,
+    (
+        Scenario(
+            "double_scenario",
+            case,
+            lambda case: {"double": 2 * case["x"] * case["rate"]},
+            lambda case: {"double": case["x"] * case["rate"] + case["x"] * case["rate"]},
+            (Claim("double", "2x = x + x"),),
+            (Control("treble", "3x", "double", predict=lambda case: {
+                "double": 3 * case["x"] * case["rate"]}),),
+        ),
+    ),
+)
+
+
+def slowly(case):
+    time.sleep(0.05)
+    if case["rate"] == 0.3:
+        raise ArithmeticError("the third rate")
+    return {"rate_of": case["rate"]}
+
+
+SLOW = Experiment("slow", "waits", (Flag("rate", (0.1, 0.2, 0.3, 0.4)),),
+                  (Scenario("slow_scenario", case, measure=slowly, traced=False),))
+"""
+POINTS = lr.product(seed=range(40), size=[2, 3])
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    """The file of a user, imported, and one beside it."""
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "beside.py").write_text("FACTOR = 3.0\n")
+    (folder / "mine.py").write_text(MINE)
+    return own.imported(folder / "mine.py")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The scheduler of two workers, whose programs are compiled like those of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", XLA_FLAGS))
+        patch.setenv("LRDYN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with clusters.started(2) as found:
+            yield found
+
+
+@pytest.fixture(scope="module")
+def cluster(address):
+    with clusters.at(address) as found:
+        yield found
+
+
+def run(mine, told=None, **more):
+    """A sweep in parts of four points."""
+    return lr.sweep(
+        mine.chaotic, POINTS, shapes=("size",), memory=1, progress=told or Told(), **more
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(mine):
+    return run(mine)
+
+
+def test_a_function_of_a_file_gives_the_same_bits(cluster, mine, whole):
+    told = Told()
+    assert run(mine, told, client=cluster).identical(whole)
+    assert told.expected == sum(told.computed) == POINTS.size
+    assert len(told.computed) == 20
+
+
+def test_a_client_of_dask_will_do_and_parts_are_kept_either_way(cluster, mine, whole, tmp_path):
+    told, again = Told(stop_after=7), Told()
+    with pytest.raises(KeyboardInterrupt):
+        run(mine, told, client=cluster.client, store=tmp_path)
+    assert run(mine, again, store=tmp_path).load().identical(whole)
+    assert (len(again.saved), len(again.computed)) >= (7, 0)
+    assert sum(again.saved) + sum(again.computed) == POINTS.size
+    assert not list(tmp_path.glob("*.seen"))
+    for path in sorted(tmp_path.glob("*.npz"))[3:]:
+        path.unlink()
+    last = Told()
+    assert run(mine, last, client=cluster, store=tmp_path).load().identical(whole)
+    assert len(last.saved) == 3
+
+
+def test_only_names_come_back_where_the_store_is_seen(cluster, mine, tmp_path):
+    found = []
+
+    def result(self, future, one):
+        found.append(future.result())
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clusters.Parts, "_result", result)
+        run(mine, client=cluster, store=tmp_path)
+        assert found == [None] * 20
+        run(mine, client=cluster)
+        assert {type(one) for one in found[20:]} == {dict}
+
+
+def test_large_shared_arrays_go_to_a_worker_once(cluster, mine):
+    x = np.arange(20_000.0)
+    found = lr.sweep(mine.scaled, lr.product(x=[1.0, 2.0]), shared=x, client=cluster)
+    assert np.array_equal(found["y"], np.stack([x, 2 * x]))
+
+
+def test_what_no_worker_could_find_is_named(cluster):
+    with pytest.raises(ValueError, match="function: got .*<lambda>, wanted one at the top level"):
+        lr.sweep(lambda x: {"y": x}, lr.product(x=[1.0]), client=cluster)
+
+
+def test_a_theorem_by_its_name(cluster):
+    known, settings = theorem("theorem2"), {"dim": 8, "depth": 2, "rank": 1, "steps": 10}
+    run = run_of(known, **settings, seeds=2)
+    job = next(jobs_of(known, run.settings, "float64", run.seeds_of, False, False))
+    recipe = elsewhere.JobRecipe(known, run.settings, "float64", False, False, 0)
+    where = cluster.of(recipe)
+    (here,), (there,) = job.run().values(), job.run(where=where).values()
+    assert there.identical(here)
+
+
+def command(mine, *words):
+    """The command of the user's theorem; its verdict."""
+    out = Path(words[words.index("--out") + 1])
+    assert cli.main(mine.DOUBLE, [*map(str, words), "--seeds", "3"]) == 0
+    return verdict_of(out)
+
+
+@pytest.fixture
+def undrawn(monkeypatch, unchecked):
+    monkeypatch.setattr(cli.verdicts, "draw", lambda *found: None)
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    yield
+    jax.config.update("jax_enable_x64", True)
+
+
+def test_the_command_of_a_file(address, cluster, mine, tmp_path, undrawn, capsys):
+    here = command(mine, "--out", tmp_path / "here")
+    store = tmp_path / "store"
+    words = ("--cluster", address, "--store", store, "--out", tmp_path / "there")
+    there = command(mine, *words)
+    line = capsys.readouterr().out.splitlines()
+    said = next(one for one in line if one.startswith("double: cluster: "))
+    assert f"2 workers at {address}, dashboard http://127.0.0.1:" in said
+    for group in ("/", "/float32", "/controls/treble/float64"):
+        one, other = (results_of(tmp_path / name, group) for name in ("here", "there"))
+        xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
+    (kind,) = there["environment"].pop("workers")
+    assert (kind["workers"], kind["jax"], kind["lrdyn"]) == (2, jax.__version__, lr.__version__)
+    assert {"device", "processor", "distributed", "python"} <= kind.keys()
+    assert here["environment"] == there["environment"]
+    assert not list(store.rglob("*.npz"))
+
+
+def test_a_point_that_raises_is_named_and_the_others_go_on(
+    address, mine, tmp_path, undrawn, capsys
+):
+    words = ["--cluster", address, "--out", str(tmp_path), "--seeds", "2"]
+    assert cli.main(mine.SLOW, words) == 3
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "PartFailed: seed=0, rate=0.3: ArithmeticError: the third rate (and 1 parts more)" in said
+    )
+    assert len(list(tmp_path.rglob("*.npz"))) == 6
+
+
+def pids(cluster):
+    return list(cluster.client.run(os.getpid).values())
+
+
+def test_a_worker_killed_in_flight(cluster, mine, whole):
+    killed = threading.Timer(0.3, lambda: os.kill(pids(cluster)[0], signal.SIGKILL))
+    killed.start()
+    before = set(pids(cluster))
+    for _ in range(3):
+        assert run(mine, client=cluster).identical(whole)
+    killed.join()
+    until(lambda: len(cluster.alive()) == 2)
+    assert len(before & set(pids(cluster))) == 1
+
+
+def until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_all_workers_lost_then_new_ones(cluster, mine, whole, tmp_path):
+    def kill():
+        for pid in pids(cluster):
+            os.kill(pid, signal.SIGKILL)
+
+    killed = threading.Timer(0.2, kill)
+    killed.start()
+    assert run(mine, client=cluster, store=tmp_path).load().identical(whole)
+    killed.join()
+    assert run(mine, client=cluster).identical(whole)
+
+
+def test_two_users_do_not_mix(address, cluster, mine, whole, tmp_path):
+    """Files of the same names that say other things, at the same time on the same workers."""
+    (tmp_path / "beside.py").write_text("FACTOR = 2.0\n")
+    (tmp_path / "mine.py").write_text(MINE)
+    mine_beside = sys.modules.pop("beside")
+    try:
+        other = own.imported(tmp_path / "mine.py")
+    finally:
+        sys.modules["beside"] = mine_beside
+    other_whole = run(other)
+    assert not other_whole.identical(whole)
+    with clusters.at(address) as second:
+        found = {}
+        thread = threading.Thread(target=lambda: found.update(other=run(other, client=second)))
+        thread.start()
+        assert run(mine, client=cluster).identical(whole)
+        thread.join()
+    assert found["other"].identical(other_whole)
+
+
+def test_another_release_is_refused(address, monkeypatch):
+    real = worker.release()
+    other = real._replace(jax="0.1", digest="0" * 64)
+    monkeypatch.setattr(worker, "release", lambda: other)
+    said = (
+        rf"worker tcp\S+: got lrdyn {real.lrdyn} \({real.digest[:12]}\) with JAX .*, wanted lrdyn"
+    )
+    with pytest.raises(BadInput, match=said), clusters.at(address):
+        pass
+
+
+def test_another_program_is_refused(mine):
+    """As a worker would whose library traces to something else."""
+    recipe = elsewhere.recipe_of(
+        mine.chaotic, batched=False, lanes=2, memory=1, compiler_options=None, shared=None
+    )
+    values = {"seed": np.arange(4)}
+    context = (jax.__version__, jax.local_devices()[0].device_kind, 2, [])
+    part = elsewhere.Part("key", (("size", 2),), values, 2, 4, context, "0" * 64)
+    task = tasks.Task(origins.origin(mine.chaotic, "function"), part)
+    asked = pickle.dumps(recipe._replace(function=None))
+    failed = tasks.carry_out(asked, pickle.dumps(task))
+    assert isinstance(failed, tasks.Failed)
+    assert re.match(r"ValueError: program: got digest \w{12}, wanted 0{12}", failed.line)
+
+
+@pytest.mark.parametrize("text", ["local:0", "local:", "nowhere", "local:-1", "", "a b:1"])
+def test_addresses_are_checked(text, mine, capsys, unchecked):
+    assert cli.main(mine.DOUBLE, ["--cluster", text]) == 2
+    assert "--cluster: got " in capsys.readouterr().err
+
+
+def test_nobody_there_is_bad_input(unchecked, mine, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(clusters, "TIMEOUT", 0.5)
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    words = ["--cluster", "tcp://127.0.0.1:9", "--out", str(tmp_path / "out")]
+    assert cli.main(mine.DOUBLE, words) == 2
+    assert "--cluster: got 'tcp://127.0.0.1:9'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_dask_the_extra_is_named(monkeypatch, unchecked):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "lrdyn.cluster.client")
+    monkeypatch.delattr("lrdyn.cluster.client")
+    with pytest.raises(BadInput, match=r"pip install lrdyn\[cluster\]"):
+        cli.clusters()
+
+
+# What is compiled ----------------------------------------------------------------------------
+
+
+def test_programs_of_another_processor_are_not_taken(tmp_path, monkeypatch):
+    """A home that two machines share."""
+    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    least = jax.config.jax_persistent_cache_min_compile_time_secs  # pyright: ignore[reportAttributeAccessIssue]
+    folders = []
+    try:
+        for features in ("x86_64 sse", "x86_64 sse avx512f", "x86_64 sse"):
+            monkeypatch.setattr(compiled_programs, "features", lambda said=features: said)
+            compiled_programs.keep(tmp_path)
+            folders.append(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+    assert folders[0] == folders[2] != folders[1]
+    assert {Path(folder).parent for folder in folders} == {tmp_path}
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path):
+    for folder, name, age in (("jaxlib-1-cpu-a", "old", 30), ("jaxlib-1-cpu-b", "older", 40),
+                              ("jaxlib-1-cpu-a", "new", 10), ("data", "mine", 90)):  # fmt: skip
+        path = tmp_path / folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100))
+        os.utime(path, (time.time() - age,) * 2)
+    compiled_programs.prune(tmp_path, 250)
+    assert {path.name for path in tmp_path.glob("*/*")} == {"old", "new", "mine"}
+    compiled_programs.prune(tmp_path, 100)
+    assert {path.name for path in tmp_path.glob("*/*")} == {"new", "mine"}
+
+
+def test_the_bound_is_a_size(monkeypatch):
+    assert compiled_programs.most() == 2 * 10**9
+    monkeypatch.setenv("LRDYN_CACHE_MAX", "5MB")
+    assert compiled_programs.most() == 5_000_000
+    monkeypatch.setenv("LRDYN_CACHE_MAX", "much")
+    with pytest.raises(BadInput, match="LRDYN_CACHE_MAX: got 'much', wanted a size such as"):
+        compiled_programs.most()
