@@ -70,10 +70,10 @@ def prune(base: Path, most: int) -> None:
         for path in [*base.glob("jaxlib-*/*"), *base.glob("jit_*")]:
             facts = path.stat()
             found.append((max(facts.st_atime, facts.st_mtime), facts.st_size, path))
-    kept = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
+    kept = sum(count for _, count, _ in found)
+    for _, count, path in sorted(found):
         if kept <= most:
             return
         with contextlib.suppress(OSError):
             path.unlink()
-        kept -= size
+        kept -= count

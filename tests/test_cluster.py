@@ -161,13 +161,13 @@ def test_large_shared_arrays_go_to_a_worker_once(cluster, mine):
 
 
 def test_what_no_worker_could_find_is_named(cluster):
-    with pytest.raises(ValueError, match="function: got .*<lambda>, wanted one at the top level"):
+    with pytest.raises(ValueError, match=r"function: got .*<lambda>, wanted one at the top level"):
         lr.sweep(lambda x: {"y": x}, lr.product(x=[1.0]), client=cluster)
 
 
 def test_a_theorem_by_its_name(cluster):
-    known, settings = theorem("theorem2"), {"dim": 8, "depth": 2, "rank": 1, "steps": 10}
-    run = run_of(known, **settings, seeds=2)
+    known = theorem("theorem2")
+    run = run_of(known, dim=8, depth=2, rank=1, steps=10, seeds=2)
     job = next(jobs_of(known, run.settings, "float64", run.seeds_of, False, False))
     recipe = elsewhere.JobRecipe(known, run.settings, "float64", False, False, 0)
     where = cluster.of(recipe)
@@ -349,7 +349,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
         path = tmp_path / folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(100))
-        os.utime(path, (time.time() - age,) * 2)
+        os.utime(path, (time.time() - age, time.time() - age))
     compiled_programs.prune(tmp_path, 250)
     assert {path.name for path in tmp_path.glob("*/*")} == {"old", "new", "mine"}
     compiled_programs.prune(tmp_path, 100)

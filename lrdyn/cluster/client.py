@@ -130,7 +130,10 @@ class Cluster:
         self.refused: dict[str, str] = {}
         self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.ended = threading.Event()
-        self._greet_new()
+        self.at_work: set[str] = set()
+        self.generation = 0
+        """Grows when workers come after a time without any."""
+        self._look()
         if self.refused and not self.greeted:
             address, why = next(iter(self.refused.items()))
             raise BadInput(f"--cluster: worker {address}: {why}")
@@ -165,7 +168,7 @@ class Cluster:
 
     def window(self) -> int:
         """How many parts of a sweep are asked for at a time."""
-        return 2 * max(2, len(self.alive()))
+        return 2 * max(2, len(self.at_work))
 
     def alive(self) -> list[str]:
         """Addresses of the workers of this moment."""
@@ -179,10 +182,17 @@ class Cluster:
     def _watch(self) -> None:
         while not self.ended.wait(EVERY):
             with contextlib.suppress(Exception):  # whoever waits for parts says that it is lost
-                self._greet_new()
+                self._look()
 
-    def _greet_new(self) -> None:
-        new = [a for a in self.alive() if a not in self.greeted and a not in self.refused]
+    def _look(self) -> None:
+        """Greet new workers; a scheduler leaves tasks alone that it could give to nobody."""
+        alive = self.alive()
+        self._greet([a for a in alive if a not in self.greeted and a not in self.refused])
+        fit = set(alive) & self.greeted.keys()
+        self.generation += bool(fit and not fit & self.at_work)
+        self.at_work = fit
+
+    def _greet(self, new: list[str]) -> None:
         if not new:
             return
         answers: Any = self.client.run(
@@ -237,19 +247,26 @@ class Parts:
     def _compute(
         self, parts: Sequence[Part], store: Store | None, token: str
     ) -> Iterator[tuple[int, Arrays]]:
-        recipe = self._handed()
         left = deque(_Asked(place, part) for place, part in enumerate(parts))
         asked: dict[Any, tuple[Future, _Asked]] = {}
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         failures: list[tuple[Part, Failed]] = []
+        generation, recipe = self.cluster.generation, self._handed()
         try:
             while left or asked:
+                if generation != self.cluster.generation:
+                    generation, recipe = self.cluster.generation, self._handed()
+                    left += [one for _, one in asked.values()]
+                    self._drop([future for future, _ in asked.values()])
+                    asked.clear()
                 while left and len(asked) < self.cluster.window():
                     one = left.popleft()
                     future = self._ask(recipe, one, store, token)
                     asked[future.key] = future, one
                     future.add_done_callback(ended.put)
                 future = self._next(ended)
+                if future is None or future.key not in asked:  # those that were dropped end, too
+                    continue
                 _, one = asked.pop(future.key)
                 found = self._result(future, one)
                 future.release()
@@ -291,12 +308,13 @@ class Parts:
             resources={self.cluster.release.label: 1},
         )
 
-    def _next(self, ended: "queue.SimpleQueue[Future]") -> Future:
-        while True:
-            self._pass_on_notes()
-            with contextlib.suppress(queue.Empty):
-                return ended.get(timeout=0.5)
-            self.cluster.check()
+    def _next(self, ended: "queue.SimpleQueue[Future]") -> Future | None:
+        """A part that has ended; none within a moment."""
+        self._pass_on_notes()
+        with contextlib.suppress(queue.Empty):
+            return ended.get(timeout=0.5)
+        self.cluster.check()
+        return None
 
     def _result(self, future: Future, one: _Asked) -> Any:
         """Arrays; None if they are in the store; what it raised; or the part, to be asked again."""

@@ -4,6 +4,7 @@ What the library or an installed package states goes by its name; what a file of
 by the text of that file and of those beside it that it imports.
 """
 
+import ast
 import hashlib
 import importlib.util
 import inspect
@@ -50,7 +51,7 @@ def origin(one: Any, what: str) -> Origin:
         return Origin(f"{module.__name__}:{name}")
     for module, name in found:
         if path := _file(module):
-            return Origin(f"{path.name}:{name}", _texts(module, path))
+            return Origin(f"{path.name}:{name}", _texts(path))
     said = getattr(one, "__qualname__", None) or getattr(one, "name", None) or repr(one)
     raise ValueError(
         f"{what}: got {said}, wanted one at the top level of a module, which a worker can import"
@@ -79,26 +80,30 @@ def _installed(module: ModuleType) -> bool:
     return "site-packages" in path.parts or any(path.is_relative_to(place) for place in places)
 
 
-def _texts(module: ModuleType, path: Path) -> tuple[tuple[str, str], ...]:
-    """The text of a module, and those of its folder that it imports."""
-    folder, seen, left = path.parent, {path: None}, [module]
+def _texts(path: Path) -> tuple[tuple[str, str], ...]:
+    """The text of a file, and those of its folder that it imports."""
+    folder, texts, left = path.parent, {}, [path]
     while left:
-        for one in list(vars(left.pop()).values()):
-            held = one if inspect.ismodule(one) else sys.modules.get(str(_module_of(one)))
-            file = _file(held) if held else None
-            if held and file and file not in seen and file.is_relative_to(folder):
-                seen[file] = None
-                left.append(held)
-    inits = {p / "__init__.py" for file in seen for p in file.parents if p.is_relative_to(folder)}
-    inits = sorted(p for p in inits - {folder / "__init__.py"} - set(seen) if p.is_file())
-    return tuple((f.relative_to(folder).as_posix(), f.read_text()) for f in [*seen, *inits])
+        file = left.pop(0)
+        if file not in texts:
+            texts[file] = file.read_text()
+            left += _imported(ast.parse(texts[file]), folder)
+    return tuple((file.relative_to(folder).as_posix(), text) for file, text in texts.items())
 
 
-def _module_of(one: Any) -> Any:
-    try:
-        return getattr(one, "__module__", None)
-    except Exception:  # a lazy object may raise whatever it likes
-        return None
+def _imported(text: ast.Module, folder: Path) -> Iterator[Path]:
+    """Files of a folder that are imported, with the packages they are in."""
+    for node in ast.walk(text):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [one.name for one in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            names = [base, *(f"{base}.{one.name}".lstrip(".") for one in node.names)]
+        for words in (name.split(".") for name in names if name):
+            for count in range(1, len(words) + 1):
+                place = folder.joinpath(*words[:count])
+                yield from filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
 
 
 # In the other process -------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def _traced(
 ) -> Arrays:
     part = task.part
     kinds = tuple((name, str(column.dtype)) for name, column in part.values.items())
-    known = (recipe, part.point, part.lanes, part.most, kinds)
+    known = (recipe, task.origin, part.program, part.point, part.lanes, part.most, kinds)
     if known not in _PROGRAMS:
         group = programs.trace_part(
             function, part.point, dict(part.values), part.lanes, part.most, plan
