@@ -15,68 +15,18 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
+from docs.examples import training
 from lrdyn import cli, compiled_programs, own
 from lrdyn.cluster import client as clusters
 from lrdyn.cluster import origins, tasks, worker
-from lrdyn.engine import elsewhere
+from lrdyn.engine import elsewhere, runs
 from lrdyn.engine.configuration import BadInput, run_of
 from lrdyn.engine.produce import jobs_of
 from lrdyn.theorems import theorem
+from lrdyn.training import loop
+from tests.clusters import write_mine
 from tests.runs import XLA_FLAGS, Told, results_of, verdict_of
 
-MINE = """
-import time
-
-import jax
-import jax.numpy as jnp
-from beside import FACTOR
-
-from lrdyn import Claim, Control, Experiment, Flag, Scenario, Theorem
-
-
-def chaotic(seed, size):
-    A = jax.random.normal(jax.random.key(seed), (size, size))
-    B = jax.lax.fori_loop(0, 20, lambda _, B: jnp.sin(FACTOR * B @ A), A)
-    return {"B": B, "trace": jnp.trace(B)}
-
-
-def scaled(x, shared):
-    return {"y": x * shared}
-
-
-def case(key, rate):
-    return {"x": jax.random.normal(key, (3,)), "rate": jnp.asarray(rate)}
-
-
-FLAGS = (Flag("rate", (0.1, 0.2)),)
-DOUBLE = Theorem(
-    "double",
-    "twice is once and once",
-    FLAGS,
-    (
-        Scenario(
-            "double_scenario",
-            case,
-            lambda case: {"double": 2 * case["x"] * case["rate"]},
-            lambda case: {"double": case["x"] * case["rate"] + case["x"] * case["rate"]},
-            (Claim("double", "2x = x + x"),),
-            (Control("treble", "3x", "double", predict=lambda case: {
-                "double": 3 * case["x"] * case["rate"]}),),
-        ),
-    ),
-)
-
-
-def slowly(case):
-    time.sleep(0.05)
-    if case["rate"] == 0.3:
-        raise ArithmeticError("the third rate")
-    return {"rate_of": case["rate"]}
-
-
-SLOW = Experiment("slow", "waits", (Flag("rate", (0.1, 0.2, 0.3, 0.4)),),
-                  (Scenario("slow_scenario", case, measure=slowly, traced=False),))
-"""
 POINTS = lr.product(seed=range(40), size=[2, 3])
 
 
@@ -84,9 +34,7 @@ POINTS = lr.product(seed=range(40), size=[2, 3])
 def mine(tmp_path_factory):
     """The file of a user, imported, and one beside it."""
     folder = tmp_path_factory.mktemp("mine")
-    (folder / "beside.py").write_text("FACTOR = 3.0\n")
-    (folder / "mine.py").write_text(MINE)
-    return own.imported(folder / "mine.py")
+    return own.imported(write_mine(folder))
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +156,39 @@ def test_the_command_of_a_file(address, cluster, mine, tmp_path, undrawn, capsys
     assert not list(store.rglob("*.npz"))
 
 
+def test_a_study_trains_elsewhere_and_ends_here(address, tmp_path, undrawn, capsys):
+    """Each run is a task; what ended there is not trained again here."""
+    words = ["--width", "10", "--steps", "40", "--seeds", "2"]
+    there = [*words, "--cluster", address, "--store", str(tmp_path), "--out", str(tmp_path / "b")]
+    assert cli.main(training.TEACHER, [*words, "--out", str(tmp_path / "a")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "verify_run", interrupted(runs.verify_run))
+        assert cli.main(training.TEACHER, there) == 130
+    (kept,) = tmp_path.glob("teacher/*")
+    assert list(kept.glob("checkpoints/*/step-*.ckpt"))
+    assert len(list(kept.glob("metrics-*.csv"))) > 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_Loop", None)  # nothing may be trained here
+        back = [*words, "--store", str(tmp_path), "--out", str(tmp_path / "b")]
+        assert cli.main(training.TEACHER, back) == 0
+    logs = [sorted(path.read_text().split()) for path in tmp_path.rglob("metrics*.csv")]
+    assert len(logs) == 2
+    assert len(logs[0]) == len(logs[1])  # but for examples a second they say the same
+    for group in ("/", "/learned", "/float64"):
+        one, other = (results_of(tmp_path / name, group) for name in "ab")
+        xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
+
+
+def interrupted(verify_run):
+    """A run that Ctrl-C ends when all is computed."""
+
+    def run(*given, **more):
+        verify_run(*given, **more)
+        raise KeyboardInterrupt
+
+    return run
+
+
 def test_a_point_that_raises_is_named_and_the_others_go_on(
     address, mine, tmp_path, undrawn, capsys
 ):
@@ -256,11 +237,10 @@ def test_all_workers_lost_then_new_ones(cluster, mine, whole, tmp_path):
 
 def test_two_users_do_not_mix(address, cluster, mine, whole, tmp_path):
     """Files of the same names that say other things, at the same time on the same workers."""
-    (tmp_path / "beside.py").write_text("FACTOR = 2.0\n")
-    (tmp_path / "mine.py").write_text(MINE)
+    path = write_mine(tmp_path, factor=2.0)
     mine_beside = sys.modules.pop("beside")
     try:
-        other = own.imported(tmp_path / "mine.py")
+        other = own.imported(path)
     finally:
         sys.modules["beside"] = mine_beside
     other_whole = run(other)

@@ -17,6 +17,7 @@ import numpy as np
 from lrdyn.cluster.origins import Origin, found, importable
 from lrdyn.data import lookup
 from lrdyn.engine import programs
+from lrdyn.engine.checkpoints import log_of
 from lrdyn.engine.elsewhere import FunctionRecipe, JobRecipe, Part
 from lrdyn.engine.jobs import Job
 from lrdyn.engine.parts import Arrays, Store
@@ -196,7 +197,7 @@ def _of_training(made: JobRecipe, job: Job, task: Task) -> Arrays:
     store = Path(task.folder).parent if _seen(task) else None
     point = dict(task.part.point)
     # Several runs write at a time: each has a file of its own.
-    log = f"metrics-{task.part.key}.csv"
+    log = log_of(task.part.key)
     around = partial(job.kept, made.trainings, store, _Relay(task.topic), point, log)
     with job.training(made.trainings), around():
         return _called(job.function, task.part)

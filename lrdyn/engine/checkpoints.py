@@ -163,6 +163,25 @@ def clear(folder: Path) -> None:
         folder.rmdir()
 
 
+LOG = "metrics.csv"
+"""What trainings say of themselves, a line for each number."""
+
+
+def log_of(key: str) -> str:
+    """The name of the log of one training, where several are written at a time."""
+    return f"metrics-{key}.csv"
+
+
+def gather_logs(kept: Path, folder: Path) -> None:
+    """Put the logs of trainings that were kept elsewhere behind that of a run that has ended."""
+    for path in sorted({*kept.glob(log_of("*")), kept / LOG} - {folder / LOG}):
+        if path.exists():
+            with path.open(newline="") as file:
+                rows = [tuple(row) for row in csv.reader(file)]
+            _append(folder / LOG, rows[1:])
+            path.unlink()
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*.ckpt") if re.fullmatch(r"step-\d{10}", p.stem))
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn.engine.checkpoints import FOLDER, Checkpoints
+from lrdyn.engine.checkpoints import FOLDER, LOG, Checkpoints
 from lrdyn.engine.elsewhere import Where
 from lrdyn.engine.evaluate import evaluate, evaluate_controls, taken
 from lrdyn.engine.groups import control_group
@@ -162,7 +162,7 @@ class Job(NamedTuple):
         store: Path | None,
         progress: Progress | None,
         point: Mapping[str, Any],
-        log: str = "metrics.csv",
+        log: str = LOG,
     ) -> AbstractContextManager[None]:
         """Keep the trainings of a point."""
         if store is None:

@@ -98,6 +98,7 @@ def carry_out(
             raise BadInput(_nothing_applies(experiment, found))
         save(experiment, found, path, draw)
         shutil.rmtree(kept / PARTS)
+        checkpoints.gather_logs(kept, path)
         checkpoints.clear(kept / checkpoints.FOLDER)
     return found, path
 
