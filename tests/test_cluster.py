@@ -90,7 +90,7 @@ def test_a_client_of_dask_will_do_and_parts_are_kept_either_way(cluster, mine, w
 def test_only_names_come_back_where_the_store_is_seen(cluster, mine, tmp_path):
     found = []
 
-    def result(self, future, one):
+    def result(self, future, one, generation):
         found.append(future.result())
         return found[-1]
 

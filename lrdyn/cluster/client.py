@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -229,6 +230,7 @@ class Parts:
         self.topic = f"lrdyn-{uuid.uuid4().hex}"
         self.recipe: Any = recipe
         self.small = len(recipe) <= INLINE
+        self.pool = ThreadPoolExecutor(1)
 
     def compute(self, parts: Sequence[Part], store: Store | None) -> Iterator[tuple[int, Arrays]]:
         """Each part's place and arrays, as they end.
@@ -242,6 +244,7 @@ class Parts:
         with contextlib.ExitStack() as stack:
             token = stack.enter_context(_token(store)) if store else ""
             stack.enter_context(self._heard())
+            stack.callback(self.pool.shutdown, wait=False)
             yield from self._compute(parts, store, token)
 
     def _compute(
@@ -268,7 +271,9 @@ class Parts:
                 if future is None or future.key not in asked:  # those that were dropped end, too
                     continue
                 _, one = asked.pop(future.key)
-                found = self._result(future, one)
+                found = self._result(future, one, generation)
+                if found is one:
+                    self._drop([future])
                 future.release()
                 if isinstance(found, Failed):
                     failures.append((one.part, found))
@@ -316,16 +321,21 @@ class Parts:
         self.cluster.check()
         return None
 
-    def _result(self, future: Future, one: _Asked) -> Any:
+    def _result(self, future: Future, one: _Asked, generation: int) -> Any:
         """Arrays; None if they are in the store; what it raised; or the part, to be asked again."""
+        coming = self.pool.submit(future.result)
         try:
-            return future.result()
-        except KilledWorker as error:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    return coming.result(timeout=0.5)
+                self.cluster.check()
+                if generation != self.cluster.generation:  # it was lost with its worker
+                    return one
+        except (KilledWorker, FutureCancelledError, OSError) as error:
+            self.cluster.check()
             if one.deaths < DEATHS:
                 return one._replace(deaths=one.deaths + 1)
-            return Failed(f"{DEATHS} workers ended while they computed it", str(error))
-        except (FutureCancelledError, OSError):
-            raise Lost(self.cluster.address) from None
+            return Failed(f"{DEATHS} workers were lost while they computed it", str(error))
 
     def _drop(self, futures: list[Future]) -> None:
         with contextlib.suppress(Exception):  # a scheduler that is lost forgets them by itself

@@ -134,10 +134,14 @@ def interrupted(folder: Path) -> list[str]:
         from distributed import Client
 
         with Client(site.address, set_as_default=False) as client:
-            until(lambda: not any(client.processing().values()), 5)
+            until(lambda: client.run_on_scheduler(_idle), 5)
             left = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
         found += [f"{left} tasks are left"] if left else []
     return found
+
+
+def _idle(dask_scheduler) -> bool:
+    return not any(one.processing for one in dask_scheduler.workers.values())
 
 
 def long_compilations(folder: Path) -> list[str]:
