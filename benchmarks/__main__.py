@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from benchmarks import (
     adapters,
     cached,
+    cluster,
     completion,
     diagnosis,
     early_stopping,
@@ -32,6 +33,7 @@ FULL: dict[str, Callable[[], str]] = {
     "adapters": adapters.report,
     "diagnosis": diagnosis.report,
     "cached": cached.report,
+    "cluster": cluster.report,
 }
 TINY: dict[str, Callable[[], str]] = {
     "reduced": lambda: reduced.report((24,), rank=3, steps=20, repeats=1),
@@ -44,6 +46,7 @@ TINY: dict[str, Callable[[], str]] = {
     "adapters": lambda: adapters.report(adapters.Case(8, 2, 4, 3, 2), repeats=1),
     "diagnosis": lambda: diagnosis.report(diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9))),
     "cached": lambda: cached.report(cached.Case(2, 8, 2, 1, 2, 6, 1), repeats=1),
+    "cluster": lambda: cluster.report(cluster.Sizes(40, 4, 200, 1)),
 }
 
 

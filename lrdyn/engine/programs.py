@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -15,7 +14,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from lrdyn.engine.jaxprs import equations
+from lrdyn.engine.jaxprs import digest_of_program, equations
 from lrdyn.engine.points import Points
 from lrdyn.engine.shared import NAME, Shared
 
@@ -121,7 +120,8 @@ def context_of(group: Group) -> tuple:
 
 def digest_in(group: Group, context: tuple) -> str:
     """Digest of the program of a group, as it is in this context."""
-    return _digest(group.traced.jaxpr, context)
+    text = f"{digest_of_program(group.traced.jaxpr)}{context}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _traced(
@@ -169,15 +169,6 @@ def _jaxpr_bytes(jaxpr: Any) -> int:
     """Every intermediate array counted once: an upper bound on what lives at a time."""
     avals = (variable.aval for equation, _ in equations(jaxpr) for variable in equation.outvars)
     return sum(math.prod(a.shape) * getattr(a.dtype, "itemsize", 8) for a in avals)
-
-
-def _digest(closed: Any, context: tuple) -> str:
-    # Functions inside a program print with their address, which changes from run to run.
-    text = re.sub(r"0x[0-9a-f]+", "", f"{closed.jaxpr}{context}")
-    digest = hashlib.sha256(text.encode())
-    for constant in closed.consts:
-        digest.update(np.asarray(constant).tobytes())
-    return digest.hexdigest()
 
 
 def _sharding(group: Group) -> NamedSharding:
