@@ -18,7 +18,7 @@ from lrdyn.cluster.origins import Origin, found, importable
 from lrdyn.data import lookup
 from lrdyn.engine import programs
 from lrdyn.engine.checkpoints import log_of
-from lrdyn.engine.elsewhere import FunctionRecipe, JobRecipe, Part
+from lrdyn.engine.elsewhere import FunctionRecipe, JobRecipe, Part, described
 from lrdyn.engine.jobs import Job
 from lrdyn.engine.parts import Arrays, Store
 from lrdyn.engine.produce import jobs_of
@@ -140,7 +140,7 @@ def _traced(
 ) -> Arrays:
     part = task.part
     kinds = tuple((name, str(column.dtype)) for name, column in part.values.items())
-    known = (recipe, task.origin, part.program, part.point, part.lanes, part.most, kinds)
+    known = (recipe, task.origin, part.point, part.lanes, part.most, kinds)
     if known not in _PROGRAMS:
         group = programs.trace_part(
             function, part.point, dict(part.values), part.lanes, part.most, plan
@@ -157,12 +157,10 @@ def _traced(
 
 
 def _check(group: programs.Group, part: Part) -> None:
-    """The program is that of the other process, if both have devices of one kind."""
-    if programs.context_of(group)[1] != part.context[1]:
-        return
-    found = programs.digest_in(group, part.context)
-    if found != part.program:
-        raise ValueError(f"program: got digest {found[:12]}, wanted {part.program[:12]}")
+    """The program returns what the other process expects."""
+    if (found := described(group)) != part.outputs:
+        got, wanted = sorted(set(found) - set(part.outputs)), sorted(set(part.outputs) - set(found))
+        raise ValueError(f"program: got {got} among its results, wanted {wanted}")
 
 
 # Trainings -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lrdyn.engine.parts import Arrays, Store
-from lrdyn.engine.programs import Group, context_of
+from lrdyn.engine.programs import Group
 from lrdyn.theorem import Experiment
 
 
@@ -56,9 +56,8 @@ class Part(NamedTuple):
     lanes: int = 0
     most: int = 0
     """Points of the largest part of the program."""
-    context: tuple = ()
-    program: str = ""
-    """Digest of the traced program in its context."""
+    outputs: tuple[tuple[str, tuple[int, ...], str], ...] = ()
+    """Names, shapes and types of its arrays at one point."""
 
     @property
     def size(self) -> int:
@@ -125,6 +124,14 @@ def part_of(group: Group, indices: np.ndarray) -> Part:
         group.values(indices),
         group.lanes,
         max(map(len, group.parts)),
-        context_of(group),
-        group.digest,
+        described(group),
     )
+
+
+def described(group: Group) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+    """What the program of a group returns at one point: names, shapes, types.
+
+    Programs themselves are no measure: constants of inner functions stand in them in an order that
+    depends on what the process has traced before.
+    """
+    return tuple(sorted((n, one.shape, str(one.dtype)) for n, one in group.outputs.items()))

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -14,7 +15,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from lrdyn.engine.jaxprs import digest_of_program, equations
+from lrdyn.engine.jaxprs import equations
 from lrdyn.engine.points import Points
 from lrdyn.engine.shared import NAME, Shared
 
@@ -98,8 +99,10 @@ def trace(
     # Two parts are in memory: one that runs and one that is saved. What they share is there once.
     fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, size))
     parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
-    group = Group(plan, traced, outputs, parts, columns, lanes, devices, "", shape)
-    return group._replace(digest=digest_in(group, context_of(group)))
+    options = sorted(plan.compiler_options.items())
+    context = (jax.__version__, devices[0].device_kind, lanes, options)
+    digest = _digest(traced.jaxpr, context)
+    return Group(plan, traced, outputs, parts, columns, lanes, devices, digest, shape)
 
 
 def trace_part(
@@ -110,18 +113,6 @@ def trace_part(
     traced, outputs = _traced(function, dict(shape), values, lanes, plan)
     devices = plan.devices[:1]
     return Group(plan, traced, outputs, [np.arange(most)], values, lanes, devices, "", shape)
-
-
-def context_of(group: Group) -> tuple:
-    """What decides the bits beside the program."""
-    options = sorted(group.plan.compiler_options.items())
-    return jax.__version__, group.devices[0].device_kind, group.lanes, options
-
-
-def digest_in(group: Group, context: tuple) -> str:
-    """Digest of the program of a group, as it is in this context."""
-    text = f"{digest_of_program(group.traced.jaxpr)}{context}"
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _traced(
@@ -169,6 +160,15 @@ def _jaxpr_bytes(jaxpr: Any) -> int:
     """Every intermediate array counted once: an upper bound on what lives at a time."""
     avals = (variable.aval for equation, _ in equations(jaxpr) for variable in equation.outvars)
     return sum(math.prod(a.shape) * getattr(a.dtype, "itemsize", 8) for a in avals)
+
+
+def _digest(closed: Any, context: tuple) -> str:
+    # Functions inside a program print with their address, which changes from run to run.
+    text = re.sub(r"0x[0-9a-f]+", "", f"{closed.jaxpr}{context}")
+    digest = hashlib.sha256(text.encode())
+    for constant in closed.consts:
+        digest.update(np.asarray(constant).tobytes())
+    return digest.hexdigest()
 
 
 def _sharding(group: Group) -> NamedSharding:
