@@ -56,8 +56,9 @@ def against_devices(cluster: Any, runs: int, repeats: int) -> tuple[float, float
     seconds: dict[str, list[float]] = {"here": [], "there": []}
     for _ in range(repeats):
         seconds["here"].append(timed(lambda: sweep(cluster_runs.full, points(runs))))
-        work = lambda: sweep(cluster_runs.full, points(runs), client=cluster)  # noqa: E731
-        seconds["there"].append(timed(work))
+        seconds["there"].append(
+            timed(lambda: sweep(cluster_runs.full, points(runs), client=cluster))
+        )
     return min(seconds["here"]), min(seconds["there"]), apart
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import lrdyn
 
 DIM, DEPTH, RANK = 20, 3, 2
-STEPS = tuple(np.linspace(0, 200, 11, dtype=int).tolist())
+STEPS = np.linspace(0, 200, 11, dtype=int)
 
 
 def full(seed, init_scale):

@@ -47,7 +47,7 @@ from tests.runs import ROOT, python
 EXAMPLES = ROOT / "docs" / "examples"
 KINDS = {
     "python": r"|\w+\.py|with \w+",
-    "text": "|machine",
+    "text": r"|machine|for \w.*",
     "console": r"|machine|parsed \w.*",
 }
 """Language -> what may follow it."""
@@ -383,7 +383,7 @@ def _theorem(one: Experiment, words: list[str], folder: Path) -> None:
 
 def check(page: Path, folder: Path) -> None:
     """Run the blocks of a page in a folder, or parse them, and parse the commands in its text."""
-    blocks = blocks_of(page)
+    blocks = [block for block in blocks_of(page) if not block.how.startswith("for ")]
     parsed = [block for block in blocks if block.how.startswith("parsed")]
     lines = [line for block in parsed for line, _ in commands_of(block)]
     for line in (*lines, *inline_commands(page)):

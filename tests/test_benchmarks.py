@@ -198,3 +198,10 @@ def test_watching_and_diagnosing_are_measured():
     assert [line.split()[0] for line in lines if line] == ["widths", "6-5-2", "matrices", "2"]
     assert lines[1].endswith("%")
     assert 50 < float(lines[-1].split()[-1]) < 2000
+
+
+def test_workers_give_the_bits_of_devices():
+    rows = dict(line.rsplit("  ", 1) for line in command.TINY["cluster"]().splitlines()[3:])
+    measured = {name.strip(): value for name, value in rows.items()}
+    assert float(measured["largest relative difference"]) < 1e-12
+    assert measured["a part that costs nothing"].endswith(" ms")

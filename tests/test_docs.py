@@ -154,9 +154,17 @@ def test_flags_exist(capsys):
     assert cli.run("all", lambda: pool.main(["all", "--help"])) == 0
     assert command.main(["--help"]) == 0
     known = flags(capsys.readouterr().out)
-    assert flags("\n".join(page.read_text() for page in PAGES)) - known - of_studies <= {"--flag"}
+    said = flags("\n".join(page.read_text() for page in PAGES))
+    assert said - known - of_studies <= {"--flag", *OF_OTHERS}
     section = (ROOT / "README.md").read_text().partition("## Run one theorem")[2]
     assert known - {"--help"} <= flags(section)
+
+
+OF_OTHERS = (
+    "--array", "--cpus-per-task", "--dashboard-address", "--host", "--interface", "--nthreads",
+    "--nworkers", "--requeue", "--scheduler-file", "--time", "--wrap",
+)  # fmt: skip
+"""Flags of Dask and of Slurm on the page of clusters."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

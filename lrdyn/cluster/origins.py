@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -126,8 +127,9 @@ def importable(source: Origin) -> Iterator[Path | None]:
         yield folder
     finally:
         sys.path.remove(str(folder))
+        within = f"{folder}{os.sep}"  # as text: there are thousands of modules
         for name, module in list(sys.modules.items()):
-            if (file := getattr(module, "__file__", None)) and Path(file).is_relative_to(folder):
+            if (getattr(module, "__file__", None) or "").startswith(within):
                 mine[name] = sys.modules.pop(name)
 
 
