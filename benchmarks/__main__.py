@@ -10,6 +10,7 @@ from benchmarks import (
     cached,
     cluster,
     completion,
+    costs,
     diagnosis,
     early_stopping,
     galore,
@@ -34,6 +35,7 @@ FULL: dict[str, Callable[[], str]] = {
     "diagnosis": diagnosis.report,
     "cached": cached.report,
     "cluster": cluster.report,
+    "costs": costs.report,
 }
 TINY: dict[str, Callable[[], str]] = {
     "reduced": lambda: reduced.report((24,), rank=3, steps=20, repeats=1),
@@ -47,6 +49,9 @@ TINY: dict[str, Callable[[], str]] = {
     "diagnosis": lambda: diagnosis.report(diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9))),
     "cached": lambda: cached.report(cached.Case(2, 8, 2, 1, 2, 6, 1), repeats=1),
     "cluster": lambda: cluster.report(cluster.Sizes(40, 4, 200, 1)),
+    "costs": lambda: costs.report(
+        costs.Sizes((4, 5, 6), (2, 3, 4), (1, 2, 3), (32, 48, 64), 5, 4, 10_000)
+    ),
 }
 
 

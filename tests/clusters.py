@@ -109,7 +109,7 @@ class Site:
         return json.loads(self.file.read_text())["address"]
 
     def _dask(self, what: str, *words: object) -> subprocess.Popen:
-        here = ("--host", "127.0.0.1", "--no-dashboard")
+        here = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
         return started(
             "-m", "dask", what, *here, *words, cwd=self.folder, cache=self.cache,
             stderr=subprocess.DEVNULL,

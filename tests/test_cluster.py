@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 
@@ -292,6 +293,29 @@ def test_nobody_there_is_bad_input(unchecked, mine, tmp_path, capsys, monkeypatc
     assert cli.main(mine.DOUBLE, words) == 2
     assert "--cluster: got 'tcp://127.0.0.1:9'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_tls_without_certificates_is_bad_input(unchecked, mine, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    words = ["--cluster", "tls://127.0.0.1:9", "--out", str(tmp_path / "out")]
+    assert cli.main(mine.DOUBLE, words) == 2
+    assert "wanted certificates for it" in capsys.readouterr().err
+
+
+def test_nothing_listens_beyond_this_machine(cluster):
+    """In this process and in the workers."""
+    found = [address for pid in (os.getpid(), *pids(cluster)) for address in listening(pid)]
+    assert found
+    assert set(found) == {"127.0.0.1"}
+
+
+def listening(pid):
+    """Addresses that a process listens at, of IPv4 and IPv6."""
+    return [
+        one.laddr.ip
+        for one in psutil.Process(pid).net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    ]
 
 
 def test_without_dask_the_extra_is_named(monkeypatch, unchecked):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import dask.config
 from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.client import FutureCancelledError
+from distributed.security import Security
 
 from lrdyn import interrupts, whole_files
 from lrdyn.cluster import worker
@@ -107,6 +108,10 @@ def connect(address: str) -> Client:
     got = f"--cluster: got {address!r}"
     wanted = "local:N or the address of a Dask scheduler such as tcp://127.0.0.1:8786"
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    tls = address.startswith("tls://")
+    if tls and not Security().get_connection_args("client").get("ssl_context"):
+        # A client that fails here would wait for its end for 20 s, and print a traceback.
+        raise BadInput(f"{got}, wanted certificates for it in the configuration of Dask")
     try:
         return Client(address, timeout=TIMEOUT, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
