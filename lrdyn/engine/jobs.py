@@ -225,7 +225,7 @@ def claims_job(
     swept, fixed = split_settings(experiment, own_settings(experiment, scenario, settings))
     fixed |= {name: swept.pop(name) for name in scenario.whole}
     function, points = evaluate(scenario, fixed), product(seed=seeds, **swept)
-    how = _how(experiment, scenario, fixed, optimize)
+    how = _how(experiment, scenario, settings, fixed, optimize)
     return Job(group, precision, function, points, _dims(scenario), **how)
 
 
@@ -249,14 +249,21 @@ def controls_job(
     axes |= {name: (value,) for name, value in swept.items()}
     name = f"/{'perturb' if amounts else 'controls'}/{scenario.id}/{precision}"
     function, points = evaluate_controls(scenario, fixed, controls), product(seed=seeds, **axes)
-    dims, how = _dims_of_controls(scenario, controls), _how(experiment, scenario, fixed, False)
+    dims, how = (
+        _dims_of_controls(scenario, controls),
+        _how(experiment, scenario, given or {}, fixed, False),
+    )
     return Job(name, precision, function, points, dims, controls=controls, **how)
 
 
 def _how(
-    experiment: Experiment, scenario: Scenario, fixed: Mapping[str, Any], optimize: bool
+    experiment: Experiment,
+    scenario: Scenario,
+    settings: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    optimize: bool,
 ) -> dict[str, Any]:
-    """What the jobs of a scenario have in common."""
+    """What the jobs of a scenario have in common; the settings are those of the whole run."""
     named = {name: v for name, v in fixed.items() if isinstance(v, int | float | str)}
     names = {name: getattr(scenario, name) for name in ("steps", "diverges", "diverged")}
     names["conditions"] = json.dumps({c.id: c.condition for c in scenario.claims if c.condition})
@@ -267,21 +274,28 @@ def _how(
         "attributes": {"scenario": scenario.id, "fixed": json.dumps(named), **names},
         "traced": scenario.traced and not scenario.trains,
         "trains": scenario.trains,
-        "digest": _how_named(experiment, scenario, fixed),
+        "digest": _named_by(experiment, scenario, settings, fixed),
     }
 
 
-def _how_named(experiment: Experiment, scenario: Scenario, fixed: Mapping[str, Any]) -> str:
+def _named_by(
+    experiment: Experiment,
+    scenario: Scenario,
+    settings: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+) -> str:
     """The digest that names the parts of what is not traced."""
     if scenario.trains:
-        return _training_digest(experiment, fixed)
+        return _training_digest(experiment, settings, fixed)
     return "" if scenario.traced else source_digest(experiment, fixed)
 
 
-def _training_digest(experiment: Experiment, fixed: Mapping[str, Any]) -> str:
+def _training_digest(
+    experiment: Experiment, settings: Mapping[str, Any], fixed: Mapping[str, Any]
+) -> str:
     """Of the sources, of the data and of what is not swept, which a point does not say."""
     digest = hashlib.sha256(code_digest(written_for(experiment)).encode())
-    digest.update(data_digest(experiment.data(fixed)).encode())
+    digest.update(data_digest(experiment.data(settings) if settings else ()).encode())
     for name, value in sorted(fixed.items()):
         array = isinstance(value, np.ndarray)
         digest.update(f"{name} {(value.tobytes(), value.shape) if array else value}".encode())

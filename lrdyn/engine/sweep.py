@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -133,6 +134,11 @@ def _devices(given: Sequence[Any] | None, where: Where | None) -> Sequence[Any]:
     return jax.local_devices() if given is None else given
 
 
+_ONE_AT_A_TIME = threading.Lock()
+"""For tracing, where dozens of jobs wait side by side: it gains nothing from threads, and constants
+of two precisions that are traced at once were seen to take the type of the other."""
+
+
 def swept(
     function: Callable[..., Mapping[str, Array]],
     points: Points,
@@ -145,10 +151,11 @@ def swept(
 ) -> "xarray.Dataset":
     """The same by a plan, here or elsewhere."""
     progress = Silent() if progress is None else progress
-    groups = [
-        programs.trace(function, values, indices, points, plan)
-        for values, indices in _by_shape(points, shapes).items()
-    ]
+    with _ONE_AT_A_TIME if where is not None else nullcontext():
+        groups = [
+            programs.trace(function, values, indices, points, plan)
+            for values, indices in _by_shape(points, shapes).items()
+        ]
     with ExitStack() as stack:
         kept = stack.enter_context(opened(Path(store), progress.note)) if store else None
         labels = Labels(points, dims or {}, [group.outputs for group in groups])

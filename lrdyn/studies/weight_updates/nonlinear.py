@@ -75,7 +75,8 @@ def measure_nonlinear(
             f"{name}_residual": _slope(amounts, residual), f"{name}_residuals": residual,
             f"{name}_energy": _slope(amounts, energy), f"{name}_energies": energy,
         }  # fmt: skip
-    return found | {"kink": jnp.asarray(KINKS), "bend": jnp.asarray(BENDS)}
+    dtype = case.scales.dtype
+    return found | {"kink": jnp.asarray(KINKS, dtype), "bend": jnp.asarray(BENDS, dtype)}
 
 
 def _departure(case: Classification, activation: Activation, size: Array) -> tuple[Array, Array]:
