@@ -162,7 +162,7 @@ def test_flags_exist(capsys):
 
 OF_OTHERS = (
     "--array", "--cpus-per-task", "--dashboard-address", "--host", "--interface", "--nthreads",
-    "--nworkers", "--requeue", "--scheduler-file", "--time", "--wrap",
+    "--no-dashboard", "--nworkers", "--requeue", "--scheduler-file", "--time", "--wrap",
 )  # fmt: skip
 """Flags of Dask and of Slurm on the page of clusters."""
 

@@ -185,7 +185,7 @@ import lrdyn
 
 
 def slow(x):
-    for index in range(2500):
+    for index in range(1500):
         x = jnp.sin(x + index) @ jnp.cos(jnp.ones((3, 3)) * x[index % 3, 0])
     return {"y": x}
 
