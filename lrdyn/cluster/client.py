@@ -260,13 +260,20 @@ class Parts:
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         failures: list[tuple[Part, Failed]] = []
         generation, recipe = self.cluster.generation, self._handed()
+        in_vain = 0  # times that all workers were lost since a part ended
         try:
             while left or asked:
                 if generation != self.cluster.generation:
                     generation, recipe = self.cluster.generation, self._handed()
-                    left += [one for _, one in asked.values()]
+                    again = [one for _, one in asked.values()]
                     self._drop([future for future, _ in asked.values()])
                     asked.clear()
+                    in_vain += 1
+                    if in_vain > DEATHS:
+                        lost = Failed(f"all workers ended {in_vain} times while they computed", "")
+                        failures += [(one.part, lost) for one in again]
+                    else:
+                        left += again
                 while left and len(asked) < self.cluster.window():
                     one = left.popleft()
                     future = self._ask(recipe, one, store, token)
@@ -280,6 +287,8 @@ class Parts:
                 if found is one:
                     self._drop([future])
                 future.release()
+                if not isinstance(found, _Asked):
+                    in_vain = 0
                 if isinstance(found, Failed):
                     failures.append((one.part, found))
                 elif isinstance(found, _Asked):
@@ -338,9 +347,11 @@ class Parts:
                     return one
         except (KilledWorker, FutureCancelledError, OSError) as error:
             self.cluster.check()
-            if one.deaths < DEATHS:
-                return one._replace(deaths=one.deaths + 1)
-            return Failed(f"{DEATHS} workers were lost while they computed it", str(error))
+            # A scheduler gives a part up by itself after so many.
+            more = error.allowed_failures + 1 if isinstance(error, KilledWorker) else 1
+            if one.deaths + more <= DEATHS:
+                return one._replace(deaths=one.deaths + more)
+            return Failed(f"{one.deaths + more} workers ended while they computed it", str(error))
 
     def _drop(self, futures: list[Future]) -> None:
         with contextlib.suppress(Exception):  # a scheduler that is lost forgets them by itself
