@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ from lrdyn.arguments import (
 )
 from lrdyn.data import lookup
 from lrdyn.drawing import verdicts
-from lrdyn.engine import report
+from lrdyn.engine import kept_programs, report
 from lrdyn.engine.configuration import BadInput as BadInput
 from lrdyn.engine.configuration import Run, defaults, run_of
 from lrdyn.engine.jobs import MATMULS
@@ -33,6 +34,7 @@ from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.verify import Verification
 from lrdyn.show import shortened
 from lrdyn.theorem import Experiment, Study
+from lrdyn.theorems import REGISTRY
 
 HOLDS, FAILS, BAD_INPUT, FAULT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 STATUS = {True: HOLDS, False: FAILS, None: UNDECIDED}
@@ -175,6 +177,8 @@ def verify_command(
     """
     run, options = parse(theorem, argv)
     setup(options.dtype, host_devices=host_devices)
+    if _is_ours(theorem):
+        kept_programs.trust(theorem.name)
     _supported(run.precision)
     if said := about(run):
         print(f"{theorem.name}: {said}", flush=True)
@@ -210,6 +214,11 @@ def clusters() -> Any:
         wanted = "the extra 'cluster': pip install lrdyn[cluster]"
         raise BadInput(f"--cluster: got no package {error.name!r}, wanted {wanted}") from None
     return client
+
+
+def _is_ours(theorem: Experiment) -> bool:
+    """Whether it is a theorem of the library, not another one of that name."""
+    return theorem.name in REGISTRY and resolve_name(REGISTRY[theorem.name]) is theorem
 
 
 def _supported(precision: str) -> None:

@@ -16,6 +16,7 @@ from lrdyn.engine.checkpoints import FOLDER, LOG, Checkpoints
 from lrdyn.engine.elsewhere import Where
 from lrdyn.engine.evaluate import evaluate, evaluate_controls, taken
 from lrdyn.engine.groups import control_group
+from lrdyn.engine.kept_programs import identity
 from lrdyn.engine.points import Points, product
 from lrdyn.engine.programs import Plan
 from lrdyn.engine.progress import Progress
@@ -91,6 +92,8 @@ class Job(NamedTuple):
     digest: str = ""
     """Of the sources, which keys the parts of what is not traced."""
     trains: bool = False
+    identity: str = ""
+    """What the function is, where its programs are kept on disk."""
 
     def run(
         self,
@@ -118,7 +121,7 @@ class Job(NamedTuple):
     def plan(self, memory: int, devices: Sequence[Any]) -> Plan:
         """How its sweep is to run."""
         options = dict(self.compiler_options or {})
-        return Plan(False, self.lanes, memory, devices, options, Shared(None))
+        return Plan(False, self.lanes, memory, devices, options, Shared(None), self.identity)
 
     def _folder(self, store: Path | None) -> Path | None:
         """Where its parts are kept, in the store of all jobs."""
@@ -226,6 +229,7 @@ def claims_job(
     fixed |= {name: swept.pop(name) for name in scenario.whole}
     function, points = evaluate(scenario, fixed), product(seed=seeds, **swept)
     how = _how(experiment, scenario, settings, fixed, optimize)
+    how["identity"] = identity(experiment.name, group, **fixed)
     return Job(group, precision, function, points, _dims(scenario), **how)
 
 
@@ -253,6 +257,7 @@ def controls_job(
         _dims_of_controls(scenario, controls),
         _how(experiment, scenario, given or {}, fixed, False),
     )
+    how["identity"] = identity(experiment.name, name, *(c.id for c in controls), **fixed)
     return Job(name, precision, function, points, dims, controls=controls, **how)
 
 

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from lrdyn.engine.jaxprs import equations
+from lrdyn.engine.kept_programs import Facts, Kept, kept
 from lrdyn.engine.points import Points
 from lrdyn.engine.shared import NAME, Shared
 
@@ -40,13 +41,15 @@ class Plan(NamedTuple):
     devices: Sequence[Any]
     compiler_options: dict[str, Any]
     shared: Shared
+    identity: str = ""
+    """What the function is, where its programs are kept on disk."""
 
 
 class Group(NamedTuple):
     """Points of one shape and the program that they share."""
 
     plan: Plan
-    traced: Any
+    traced: Callable[[], Any]
     """One call of the function: of ``lanes`` points batched, or of one; whether slots are used."""
     outputs: dict[str, jax.ShapeDtypeStruct]
     """Of one point."""
@@ -60,6 +63,15 @@ class Group(NamedTuple):
     """Of everything but the values, shared ones too, that decides the bits of the results."""
     shape: tuple = ()
     """Names and values of the axes that decide shapes."""
+    size: int = 0
+    """Bytes of one point."""
+    kept: Kept | None = None
+    """Where the compiled program is, or is to be."""
+
+    @property
+    def several(self) -> bool:
+        """Whether one call of the function takes several points."""
+        return self.plan.batched or self.lanes > 1
 
     @property
     def slots(self) -> int:
@@ -94,15 +106,39 @@ def trace(
     # the whole group is one point, or every point is to run by itself.
     devices = plan.devices[: -(-len(indices) // min(2, plan.lanes))]
     lanes = min(plan.lanes, max(-(-len(indices) // len(devices)), min(2, len(indices))))
-    traced, outputs = _traced(function, known, columns, lanes, plan)
-    size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (lanes if plan.batched or lanes > 1 else 1)
+    traced = cache(lambda: _traced(function, known, columns, lanes, plan))
+    group = Group(plan, traced, {}, [], columns, lanes, devices, "", shape)
+    there = kept(plan.identity, plan.memory, len(indices), *_signature(group))
+    found = (there and there.facts()) or _facts(group)
     # Two parts are in memory: one that runs and one that is saved. What they share is there once.
-    fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, size))
+    fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, found.size))
     parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
-    options = sorted(plan.compiler_options.items())
-    context = (jax.__version__, devices[0].device_kind, lanes, options)
-    digest = _digest(traced.jaxpr, context)
-    return Group(plan, traced, outputs, parts, columns, lanes, devices, digest, shape)
+    return group._replace(parts=parts, kept=there, **found._asdict())
+
+
+def _signature(group: Group) -> tuple:
+    """What decides a program beside the function and JAX's settings."""
+    types = [(name, str(column.dtype)) for name, column in group.columns.items()]
+    return (group.shape, types, len(group.devices), group.plan.batched, *_context(group))
+
+
+def _context(group: Group) -> tuple:
+    """What decides the bits beside the program."""
+    options = sorted(group.plan.compiler_options.items())
+    return jax.__version__, group.devices[0].device_kind, group.lanes, options
+
+
+def _facts(group: Group) -> Facts:
+    """What only tracing tells."""
+    traced = group.traced()
+    size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (group.lanes if group.several else 1)
+    return Facts(_outputs(group), size, _digest(traced.jaxpr, _context(group)))
+
+
+def _outputs(group: Group) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of one point."""
+    outputs = group.traced().out_info
+    return _one_lane(outputs, group.lanes) if group.several else outputs
 
 
 def trace_part(
@@ -110,15 +146,16 @@ def trace_part(
     plan: Plan,
 ) -> Group:  # fmt: skip
     """The program of a part that another process cut, for parts of at most so many points."""
-    traced, outputs = _traced(function, dict(shape), values, lanes, plan)
-    devices = plan.devices[:1]
-    return Group(plan, traced, outputs, [np.arange(most)], values, lanes, devices, "", shape)
+    traced = cache(lambda: _traced(function, dict(shape), values, lanes, plan))
+    parts, devices = [np.arange(most)], plan.devices[:1]
+    group = Group(plan, traced, {}, parts, values, lanes, devices, "", shape)
+    return group._replace(outputs=_outputs(group))
 
 
 def _traced(
     function: Callable, known: Mapping[str, Any], columns: Values, lanes: int, plan: Plan
-) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
-    """One call of a function traced, and its outputs at one point."""
+) -> Any:
+    """One call of a function traced."""
 
     def call(point: Values, shared: Any) -> Mapping[str, Any]:
         more = {} if plan.shared.tree is None else {NAME: shared}
@@ -131,12 +168,11 @@ def _traced(
         return jax.ShapeDtypeStruct((lanes,) if several else (), dtype)
 
     # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
-    traced = jax.jit(lambda values, used, shared: run(values, shared)).trace(
+    return jax.jit(lambda values, used, shared: run(values, shared)).trace(
         {name: abstract(column.dtype) for name, column in columns.items()},
         abstract(bool),
         plan.shared.like,
     )
-    return traced, _one_lane(traced.out_info, lanes) if several else traced.out_info
 
 
 def _one_lane(
@@ -176,22 +212,45 @@ def _sharding(group: Group) -> NamedSharding:
 
 
 def compile_in(pool: Executor, group: Group) -> Future:
-    """Compile the program of a group beside other work."""
-    return pool.submit(_lowered(group).compile, compiler_options=group.plan.compiler_options)
+    """Compile the program of a group beside other work, unless it is kept on disk."""
+    found = group.kept and group.kept.load(_arguments(group), group.outputs, group.devices)
+    if not found:
+        return pool.submit(_compile, _lowered(group), group)
+    future: Future = Future()
+    future.set_result(found)
+    return future
 
 
 def compiled(group: Group) -> Any:
     """The compiled program of a group."""
-    return _lowered(group).compile(compiler_options=group.plan.compiler_options)
+    return _compile(_lowered(group), group)
+
+
+def _compile(lowered: Any, group: Group) -> Any:
+    found = lowered.compile(compiler_options=group.plan.compiler_options)
+    if group.kept:
+        group.kept.save(found, Facts(group.outputs, group.size, group.digest))
+    return found
+
+
+def _arguments(group: Group) -> tuple:
+    """Stand-ins of what a compiled program takes."""
+    sharding = _sharding(group)
+    values = {
+        name: jax.ShapeDtypeStruct((group.slots,), column.dtype, sharding=sharding)
+        for name, column in group.columns.items()
+    }
+    used = jax.ShapeDtypeStruct((group.slots,), bool, sharding=sharding)
+    return values, used, group.plan.shared.abstract(group.devices)
 
 
 def _lowered(group: Group) -> Any:
     if group.slots == group.lanes > 1 and group.devices == jax.local_devices()[:1]:
-        return group.traced.lower()
+        return group.traced().lower()
     sharding, structure = _sharding(group), jax.tree.structure(group.outputs)
 
     def call(values: Values, shared: Any) -> Values:
-        flat = jaxpr_as_fun(group.traced.jaxpr)
+        flat = jaxpr_as_fun(group.traced().jaxpr)
         unused = jnp.ones(jax.tree.leaves(values)[0].shape, bool)
         return jax.tree.unflatten(structure, flat(*jax.tree.leaves((values, unused, shared))))
 
@@ -205,12 +264,7 @@ def _lowered(group: Group) -> Any:
         local = jax.shard_map(
             local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False
         )
-    abstract = {
-        name: jax.ShapeDtypeStruct((group.slots,), column.dtype, sharding=sharding)
-        for name, column in group.columns.items()
-    }
-    used = jax.ShapeDtypeStruct((group.slots,), bool, sharding=sharding)
-    return jax.jit(local).lower(abstract, used, group.plan.shared.abstract(group.devices))
+    return jax.jit(local).lower(*_arguments(group))
 
 
 def _canonical(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
