@@ -19,8 +19,8 @@ from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.client import FutureCancelledError
 from distributed.security import Security
 
-from lrdyn import interrupts, whole_files
-from lrdyn.cluster import worker
+from lrdyn import interrupts
+from lrdyn.cluster import shared_folder, worker
 from lrdyn.cluster.origins import Origin, origin
 from lrdyn.cluster.tasks import Failed, Task, carry_out
 from lrdyn.engine.configuration import BadInput
@@ -38,9 +38,6 @@ INLINE = 2**16
 
 DEATHS = 10
 """Workers that may be lost under a part: preemption is not its fault, but a part can kill, too."""
-
-PATIENCE = 30.0
-"""Seconds in which a file that a worker wrote appears here."""
 
 
 class Lost(ConnectionError):
@@ -247,7 +244,7 @@ class Parts:
         if not parts:
             return
         with contextlib.ExitStack() as stack:
-            token = stack.enter_context(_token(store)) if store else ""
+            token = stack.enter_context(shared_folder.token(store)) if store else ""
             stack.enter_context(self._heard())
             stack.callback(self.pool.shutdown, wait=False)
             yield from self._compute(parts, store, token)
@@ -297,7 +294,7 @@ class Parts:
                     if store:
                         store.save(one.part.key, found)
                     yield one.place, found
-                elif store and (arrays := _arrived(store, one.part)) is not None:
+                elif store and (arrays := shared_folder.arrived(store, one.part.key)) is not None:
                     yield one.place, arrays
                 else:
                     left.append(one._replace(shared=False))
@@ -388,26 +385,6 @@ class Parts:
 
 def _same(recipe: bytes) -> bytes:
     return recipe
-
-
-@contextlib.contextmanager
-def _token(store: Store) -> Iterator[str]:
-    """A file by which a worker knows that it sees this folder."""
-    path = whole_files.scratch(store.folder, ".seen")
-    try:
-        yield path.name
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _arrived(store: Store, part: Part) -> Arrays | None:
-    """A part that a worker has written, as soon as this machine sees it."""
-    waited, pause = 0.0, 0.01
-    while (found := store.load(part.key)) is None and waited < PATIENCE:
-        os.listdir(store.folder)  # by which a network file system looks again
-        threading.Event().wait(pause)
-        waited, pause = waited + pause, min(2 * pause, 2.0)
-    return found
 
 
 def _said(failures: Sequence[tuple[Part, Failed]]) -> str:

@@ -1,6 +1,5 @@
 """A task: from its description a worker makes the program once, keeps it, and computes a part."""
 
-import os
 import pickle
 import time
 import traceback
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 
 from lrdyn.cluster.origins import Origin, found, importable
+from lrdyn.cluster.shared_folder import seen
 from lrdyn.data import lookup
 from lrdyn.engine import programs
 from lrdyn.engine.checkpoints import log_of
@@ -60,17 +60,13 @@ def carry_out(recipe: bytes, task: bytes) -> Arrays | Failed | None:
     try:
         with importable(one.origin):
             arrays = _computed(recipe, one)
-        if not _seen(one):
+        if not seen(one.folder, one.token):
             return arrays
         Store(Path(one.folder), print).save(one.part.key, arrays)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]
         return Failed(f"{type(error).__name__}: {line}", traceback.format_exc())
     return None
-
-
-def _seen(task: Task) -> bool:
-    return bool(task.token) and os.path.exists(os.path.join(task.folder, task.token))
 
 
 def _computed(recipe: bytes, task: Task) -> Arrays:
@@ -192,7 +188,7 @@ class _Relay(Silent):
 
 def _of_training(made: JobRecipe, job: Job, task: Task) -> Arrays:
     """A run of a study; its checkpoints are kept where the other process sees them too."""
-    store = Path(task.folder).parent if _seen(task) else None
+    store = Path(task.folder).parent if seen(task.folder, task.token) else None
     point = dict(task.part.point)
     # Several runs write at a time: each has a file of its own.
     log = log_of(task.part.key)

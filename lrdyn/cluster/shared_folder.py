@@ -1,0 +1,37 @@
+"""A folder of parts that both sides see: workers write there, and only names come back."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
+from lrdyn import whole_files
+from lrdyn.engine.parts import Arrays, Store
+
+PATIENCE = 30.0
+"""Seconds in which a file that a worker wrote appears here."""
+
+
+@contextlib.contextmanager
+def token(store: Store) -> Iterator[str]:
+    """A file by which a worker knows that it sees this folder."""
+    path = whole_files.scratch(store.folder, ".seen")
+    try:
+        yield path.name
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def arrived(store: Store, key: str) -> Arrays | None:
+    """A part that a worker has written, as soon as this machine sees it."""
+    waited, pause = 0.0, 0.01
+    while (found := store.load(key)) is None and waited < PATIENCE:
+        os.listdir(store.folder)  # by which a network file system looks again
+        threading.Event().wait(pause)
+        waited, pause = waited + pause, min(2 * pause, 2.0)
+    return found
+
+
+def seen(folder: str, token: str) -> bool:
+    """Whether this process sees the folder of a token."""
+    return bool(token) and os.path.exists(os.path.join(folder, token))
