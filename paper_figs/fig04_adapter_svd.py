@@ -112,8 +112,9 @@ def plot_values(ax: Any, run: xr.Dataset) -> None:
     """All singular values over the steps."""
     _curves(ax, run, "sigma", 0)
     values = run.sigma.values
-    if np.nanmax(values) > 20 * np.nanmin(np.where(values > 0, values, np.nan)):
-        ax.set(yscale="log", ylim=(np.nanmax(values) * 1e-10, np.nanmax(values) * 3))
+    most, least = np.nanmax(values), np.nanmin(np.where(values > 0, values, np.nan))
+    if most > 20 * least:
+        ax.set(yscale="log", ylim=(max(1e-10 * most, least / 3), 3 * most))
 
 
 def plot_angles(ax: Any, run: xr.Dataset, name: str) -> None:

@@ -85,7 +85,7 @@ def draw(dataset: xr.Dataset) -> Any:
     ranks = dataset["rank"].values
     for name in dataset.adapter.values:
         used = dataset.used.sel(adapter=name)
-        axes[2].plot(ranks, used, ".-", color=paired.COLORS[name])
+        axes[2].plot(ranks, used, ".", ls=paired.DASHES[name], color=paired.COLORS[name])
     axes[2].plot(ranks, ranks, ":", color="k", lw=0.8)
     axes[2].set(xscale="log", ylabel="final rank")
     axes[2].set_xticks(ranks, [f"{r}" for r in ranks])

@@ -24,6 +24,8 @@ COLORS = {
     "lora": plotting.ORANGE, "lora_over_rank": plotting.GREY, "lora_plus": plotting.GREEN,
     "lora_b": plotting.PINK, "deep_lora": plotting.BLUE,
 }  # fmt: skip
+DASHES = {name: "--" if name == "lora_over_rank" else "-" for name in METHODS}
+"""LoRA with and without alpha / r is the same at r = alpha."""
 HOW = (
     "How: a cross-encoder {about} ({pairs}); a random head that stays as it is reads {pooled}; "
     "squared error of score / 5, Adam {betas} with eps = {eps:g}, without decay, at the rate "
@@ -111,8 +113,8 @@ def plot_methods(ax: Any, pearson: xr.DataArray, axis: str, authors: Mapping[str
     for name in pearson.adapter.values:
         one = pearson.sel(adapter=name).transpose("seed", axis).values
         error = np.std(one, axis=0, ddof=1) / np.sqrt(len(one)) if len(one) > 1 else None
-        ax.errorbar(places, one.mean(axis=0), error, color=COLORS[name], marker=".", lw=1.0,
-                    capsize=2, label=TITLES[name])  # fmt: skip
+        ax.errorbar(places, one.mean(axis=0), error, color=COLORS[name], ls=DASHES[name],
+                    marker=".", lw=1.0, capsize=2, label=TITLES[name])  # fmt: skip
     for name, known in authors.items():
         marks = {**plotting.OPEN, "mec": COLORS[name], "ls": ":", "lw": 0.8}
         ax.plot(list(known), list(known.values()), color=COLORS[name], **marks)
