@@ -45,7 +45,9 @@ def imported(path: Path) -> ModuleType:
     Raises:
         BadInput: it cannot be imported; the line says where.
     """
-    name = path.stem if path.stem not in sys.modules else f"{path.stem}_of_its_own"
+    name = path.stem
+    while name in sys.modules:  # another file's, or a package's
+        name += "_of_its_own"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

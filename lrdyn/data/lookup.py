@@ -29,6 +29,7 @@ def first() -> str:
     """The folder that was given so, as whoever starts elsewhere finds it; empty without one.
 
     Example:
+        >>> search_first(None)
         >>> first()
         ''
     """

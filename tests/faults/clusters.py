@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.clusters import Site, kill, until, write_mine
+from tests.workers import Site, kill, until, write_mine
 from tests.runs import results_of, started
 
 MOMENTS = 10
