@@ -24,8 +24,8 @@ from lrdyn.engine.configuration import BadInput, run_of
 from lrdyn.engine.produce import jobs_of
 from lrdyn.theorems import theorem
 from lrdyn.training import loop
-from tests.workers import write_mine
 from tests.runs import XLA_FLAGS, Told, results_of, verdict_of
+from tests.workers import write_mine
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import zipfile
+from typing import Any
 
 import jax
 import numpy as np

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.workers import Site, kill, until, write_mine
 from tests.runs import results_of, started
+from tests.workers import Site, kill, until, write_mine
 
 MOMENTS = 10
 """At how many a worker is killed."""
