@@ -14,9 +14,8 @@ from lrdyn.engine import jobs, kept_programs, programs
 from lrdyn.theorems.theorem2 import THEOREM2
 from tests.runs import TINY, Told, finished, python, results_of
 
+SMALL = ["--dim", "6", "--depth", "2", "--rank", "1", "--steps", "5"]
 SETTINGS: dict[str, Any] = dict(cli.parse(THEOREM2, SMALL).run.settings)
-    THEOREM2, ["--dim", "6", "--depth", "2", "--rank", "1", "--steps", "5"]
-).run.settings
 SCENARIO = THEOREM2.scenarios[0]
 
 
