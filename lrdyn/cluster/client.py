@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import dask.config
-from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed import Client, Future, KilledWorker
 from distributed.client import FutureCancelledError
 from distributed.security import Security
 
-from lrdyn import interrupts
 from lrdyn.cluster import shared_folder, worker
+from lrdyn.cluster.local_workers import DEATHS
+from lrdyn.cluster.local_workers import started as started
 from lrdyn.cluster.origins import Origin, origin
 from lrdyn.cluster.tasks import Failed, Task, carry_out
 from lrdyn.engine.configuration import BadInput
@@ -35,9 +35,6 @@ EVERY = 0.5
 
 INLINE = 2**16
 """Bytes of a recipe above which a worker gets it once, not with each of its tasks."""
-
-DEATHS = 10
-"""Workers that may be lost under a part: preemption is not its fault, but a part can kill, too."""
 
 
 class Lost(ConnectionError):
@@ -75,25 +72,6 @@ def at(address: str) -> Iterator["Cluster"]:
     finally:
         with contextlib.suppress(Exception):  # it may be gone
             client.close(timeout=1)
-
-
-@contextlib.contextmanager
-def started(count: int) -> Iterator[str]:
-    """Start a scheduler and so many workers, which listen on this machine alone; its address."""
-    quiet = {
-        "distributed.scheduler.allowed-failures": DEATHS,
-        "distributed.comm.timeouts.connect": "10s",
-    }
-    with dask.config.set(quiet), interrupts.starting_workers():
-        local = LocalCluster(
-            n_workers=count, threads_per_worker=1, processes=True, host="127.0.0.1",
-            dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
-        )  # fmt: skip
-    try:
-        yield local.scheduler_address
-    finally:
-        with contextlib.suppress(Exception):  # what does not end by itself is killed
-            local.close(timeout=5)
 
 
 def connect(address: str) -> Client:
@@ -190,14 +168,15 @@ class Cluster:
     def _look(self) -> None:
         """Greet new workers; a scheduler leaves tasks alone that it could give to nobody."""
         alive = self.alive()
-        self._greet([a for a in alive if a not in self.greeted and a not in self.refused])
+        new = [a for a in alive if a not in self.greeted and a not in self.refused]
+        if new:
+            self._greet(new)
+            alive = self.alive()  # who was lost meanwhile may have left tasks to nobody
         fit = set(alive) & self.greeted.keys()
         self.generation += bool(fit and not fit & self.at_work)
         self.at_work = fit
 
     def _greet(self, new: list[str]) -> None:
-        if not new:
-            return
         answers: Any = self.client.run(
             worker.begin, tuple(self.release), workers=new, on_error="return"
         )
@@ -271,7 +250,8 @@ class Parts:
                         failures += [(one.part, lost) for one in again]
                     else:
                         left += again
-                while left and len(asked) < self.cluster.window():
+                # After a loss in vain one at a time, so that no other part is blamed.
+                while left and len(asked) < (1 if in_vain else self.cluster.window()):
                     one = left.popleft()
                     future = self._ask(recipe, one, store, token)
                     asked[future.key] = future, one

@@ -236,12 +236,47 @@ def local_workers(folder: Path) -> list[str]:
     return found + ([f"{seconds:.1f} s, the last {left:.1f}"] if seconds > 5 else [])
 
 
+KILLING = """
+import os, signal
+import jax
+from lrdyn import Claim, Flag, Scenario, Theorem
+
+
+def case(key, rate):
+    return {"x": jax.random.normal(key, (3,)), "rate": rate}
+
+
+def measure(case):
+    if case["rate"] == 0.3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"twice": 2 * case["x"]}
+
+
+DOUBLE = Theorem("killing", "kills at 0.3", (Flag("rate", (0.1, 0.2, 0.3)),), (
+    Scenario("twice", case, lambda case: {"twice": case["x"] + case["x"]}, measure,
+             (Claim("twice", "2x = x + x"),), traced=False),
+))
+"""
+
+
+def killing_point(folder: Path) -> list[str]:
+    """A point that kills every worker it meets is named, and the others are computed."""
+    (folder / "killing.py").write_text(KILLING)
+    line = ["-m", "lrdyn", "verify", "killing.py", "--seeds", "2", "--cluster", "local:2"]
+    run = started(*line, "--out", folder / "out", cwd=folder, cache=folder / "cache")
+    status, error = ended(run, 300)
+    kept = parts(folder / "out")
+    found = [] if status == 3 and "rate=0.3" in error else [f"status {status}: {error}"]
+    return found + ([] if kept == 8 else [f"{kept} parts kept, wanted 8"])
+
+
 FAULTS: dict[str, Callable[[Path], list[str]]] = {
     "killed_workers": killed_workers,
     "all_workers": all_workers,
     "lost_scheduler": lost_scheduler,
     "interrupted": interrupted,
     "local_workers": local_workers,
+    "killing_point": killing_point,
     "long_compilations": long_compilations,
     "two_users": two_users,
 }
