@@ -342,8 +342,8 @@ def test_a_diverging_step_size_does_not_poison_its_neighbours(command, tmp_path)
 
 def test_nothing_but_divergence_is_undecided(command, tmp_path):
     """Theory's own run diverges, too: nothing is judged, and the line says why."""
-    status, out, _ = command(main_claims(THEOREM2), *DIVERGING, "50", "60")
-    assert status == 4
+    status, out, errors = command(main_claims(THEOREM2), *DIVERGING, "50", "60")
+    assert status == 4, errors
     assert "off_block: undecided, diverges (" in out
     assert "diverged at step 2" in out
     assert "theorem2 is undecided: " in out
