@@ -178,7 +178,7 @@ def verify_command(
     run, options = parse(theorem, argv)
     setup(options.dtype, host_devices=host_devices)
     if _is_ours(theorem):
-        kept_programs.trust(theorem.name)
+        kept_programs.trust(theorem)
     _supported(run.precision)
     if said := about(run):
         print(f"{theorem.name}: {said}", flush=True)

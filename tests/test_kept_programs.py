@@ -28,7 +28,7 @@ def run(precision="float64", **changed):
 def folder(tmp_path, monkeypatch):
     """A folder where programs of Theorem 2 are kept."""
     monkeypatch.setattr(kept_programs, "_folder", lambda: os.fspath(tmp_path / "kept"))
-    monkeypatch.setattr(kept_programs, "_TRUSTED", {"theorem2"})
+    monkeypatch.setattr(kept_programs, "_TRUSTED", list(THEOREM2.scenarios))
     return tmp_path / "kept"
 
 
@@ -112,8 +112,14 @@ def test_a_damaged_program_is_compiled_again(folder, damage):
     assert path.stat().st_size > 10_000
 
 
+def test_another_scenario_of_that_name_keeps_nothing(folder):
+    other = dataclasses.replace(SCENARIO, controls=())
+    jobs.claims_job(THEOREM2, other, SETTINGS, [0, 1], "/", "float64", False).run(progress=Told())
+    assert not folder.exists()
+
+
 def test_others_keep_nothing(folder, monkeypatch):
-    monkeypatch.setattr(kept_programs, "_TRUSTED", set())
+    monkeypatch.setattr(kept_programs, "_TRUSTED", [])
     run()
     assert not folder.exists()
     assert cli._is_ours(THEOREM2)

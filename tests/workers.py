@@ -93,7 +93,7 @@ class Site:
         self.folder, self.cache = folder, folder / "cache"
         self.file = folder / "scheduler.json"
         self.scheduler = self._dask("scheduler", "--scheduler-file", self.file, "--port", "0")
-        until(self.file.exists)
+        until(lambda: self.file.exists() and self.file.stat().st_size)
         self.workers = [self.worker() for _ in range(workers)]
 
     def worker(self) -> subprocess.Popen:

@@ -229,7 +229,7 @@ def claims_job(
     fixed |= {name: swept.pop(name) for name in scenario.whole}
     function, points = evaluate(scenario, fixed), product(seed=seeds, **swept)
     how = _how(experiment, scenario, settings, fixed, optimize)
-    how["identity"] = identity(experiment.name, group, **fixed)
+    how["identity"] = identity(experiment.name, scenario, group, **fixed)
     return Job(group, precision, function, points, _dims(scenario), **how)
 
 
@@ -257,7 +257,8 @@ def controls_job(
         _dims_of_controls(scenario, controls),
         _how(experiment, scenario, given or {}, fixed, False),
     )
-    how["identity"] = identity(experiment.name, name, *(c.id for c in controls), **fixed)
+    ids = [control.id for control in controls]
+    how["identity"] = identity(experiment.name, scenario, name, *ids, **fixed)
     return Job(name, precision, function, points, dims, controls=controls, **how)
 
 

@@ -25,6 +25,7 @@ from jax.experimental import serialize_executable
 
 from lrdyn import whole_files
 from lrdyn.engine.sources import library_digest
+from lrdyn.theorem import Experiment, Scenario
 
 BELOW = ("jax", "jaxlib", "numpy", "scipy", "equinox", "optax")
 """Packages whose code is in the programs."""
@@ -92,17 +93,20 @@ def _find_lapack() -> None:
     jax.jit(jnp.linalg.svd).lower(jnp.ones((1, 1)))
 
 
-_TRUSTED: set[str] = set()
+_TRUSTED: list[Scenario] = []
 
 
-def trust(name: str) -> None:
+def trust(experiment: Experiment) -> None:
     """Keep the programs of a theorem of the library: this process runs the code of its files."""
-    _TRUSTED.add(name)
+    _TRUSTED.extend(experiment.scenarios)
 
 
-def identity(name: str, *words: Any, **settings: Any) -> str:
-    """What a sweep of a theorem is, in words; empty where its programs are not kept."""
-    if name not in _TRUSTED or _folder() is None:
+def identity(name: str, scenario: Scenario, *words: Any, **settings: Any) -> str:
+    """What a sweep of a theorem is, in words; empty where its programs are not kept.
+
+    Another scenario, were it called the same, is none of those that are trusted.
+    """
+    if _folder() is None or not any(scenario is one for one in _TRUSTED):
         return ""
     arrays = {n: (v.shape, v.tobytes()) for n, v in settings.items() if isinstance(v, np.ndarray)}
     return repr((name, words, sorted((settings | arrays).items())))
