@@ -13,8 +13,7 @@ process grows while they arrive. The results are kept on disk, as those of a com
 import os
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ import numpy as np
 
 import lrdyn
 from benchmarks import cluster_runs
-from benchmarks.common import table
+from benchmarks.common import seconds_of, table
 from lrdyn.engine.sweep import sweep
 
 
@@ -41,13 +40,6 @@ def points(runs: int) -> Any:
     return lrdyn.product(seed=range(runs // 10), init_scale=np.linspace(0.1, 1.0, 10))
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Seconds of a call."""
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
 def against_devices(cluster: Any, runs: int, repeats: int) -> tuple[float, float, float]:
     """Best seconds on two devices, on the workers, and the largest relative difference."""
     here: Any = sweep(cluster_runs.full, points(runs))  # both compile here
@@ -55,9 +47,9 @@ def against_devices(cluster: Any, runs: int, repeats: int) -> tuple[float, float
     apart = float(abs(there["loss"] / here["loss"] - 1).max())
     seconds: dict[str, list[float]] = {"here": [], "there": []}
     for _ in range(repeats):
-        seconds["here"].append(timed(lambda: sweep(cluster_runs.full, points(runs))))
+        seconds["here"].append(seconds_of(lambda: sweep(cluster_runs.full, points(runs))))
         seconds["there"].append(
-            timed(lambda: sweep(cluster_runs.full, points(runs), client=cluster))
+            seconds_of(lambda: sweep(cluster_runs.full, points(runs), client=cluster))
         )
     return min(seconds["here"]), min(seconds["there"]), apart
 
@@ -67,21 +59,21 @@ def overhead(cluster: Any, parts: int) -> tuple[float, float]:
     count = 4 * parts
     work = lrdyn.product(x=np.arange(float(count)))
     sweep(cluster_runs.nothing, work, memory=1, client=cluster)
-    ours = timed(lambda: sweep(cluster_runs.nothing, work, memory=1, client=cluster)) / parts
+    ours = seconds_of(lambda: sweep(cluster_runs.nothing, work, memory=1, client=cluster)) / parts
     client = cluster.client
 
     def empty() -> None:
         client.gather([client.submit(int, n, pure=False) for n in range(parts)])
 
     empty()
-    return ours, timed(empty) / parts
+    return ours, seconds_of(empty) / parts
 
 
 def growth(cluster: Any, runs: int) -> tuple[float, float]:
     """Megabytes by which this process grows while so many runs arrive, and seconds."""
     with tempfile.TemporaryDirectory() as store:
         with peak() as seen:
-            seconds = timed(
+            seconds = seconds_of(
                 lambda: sweep(
                     cluster_runs.reduced, points(runs), lanes=64, memory=2**21, client=cluster,
                     store=store,

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrdyn.cluster.worker import processor
+
 HOST_DEVICES = 2
 """CPU devices of every benchmark."""
 
@@ -46,6 +48,13 @@ def timed(work: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, T
             jax.block_until_ready(call())
             seconds[name].append(time.perf_counter() - start)
     return {name: Times(tuple(values)) for name, values in seconds.items()}
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Seconds of one call, which is to wait for what it computes."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 @functools.cache
@@ -96,7 +105,7 @@ def machine() -> str:
     lines = [
         f"Python {platform.python_version()}, jax {jax.__version__}, numpy {np.__version__} "
         f"with {blas['name']} {blas['version']}",
-        f"{os.cpu_count()} cores ({_processor()}), devices: {devices}",
+        f"{os.cpu_count()} cores ({processor()}), devices: {devices}",
     ]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 1:
@@ -114,11 +123,3 @@ _EFFECT = {
     "OPENBLAS_NUM_THREADS": "limits the threads of NumPy and of LAPACK under JAX",
     "NPROC": "changes the number of threads under JAX: products of matrices are slower with it",
 }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

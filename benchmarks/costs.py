@@ -25,7 +25,7 @@ import numpy as np
 
 import lrdyn
 from benchmarks import cluster_runs
-from benchmarks.common import table
+from benchmarks.common import seconds_of, table
 from lrdyn.engine.sweep import sweep
 
 LANES = 16
@@ -81,21 +81,14 @@ def cost(run: Callable[..., Any], steps: int, repeats: int = 3) -> Cost:
     def best(count: int) -> tuple[float, Any]:
         compiled = jax.jit(jax.vmap(partial(run, steps=count))).lower(seeds).compile()
         jax.block_until_ready(compiled(seeds))
-        return min(timed(lambda: jax.block_until_ready(compiled(seeds))) for _ in range(repeats)), (
-            compiled.memory_analysis()
-        )
+        return min(
+            seconds_of(lambda: jax.block_until_ready(compiled(seeds))) for _ in range(repeats)
+        ), (compiled.memory_analysis())
 
     (short, _), (long, memory) = best(1), best(steps + 1)
     size = memory.temp_size_in_bytes + memory.output_size_in_bytes
     # Of tiny sizes the difference may be noise.
     return Cost(max(long - short, 1e-9) / steps / LANES, size / LANES)
-
-
-def timed(call: Callable[[], object]) -> float:
-    """Seconds of a call."""
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
@@ -138,7 +131,7 @@ def against_runs(counts: Sequence[int], devices: int) -> list[float]:
     found = []
     for count in counts:
         swept(count)
-        found.append(timed(lambda count=count: swept(count)))
+        found.append(seconds_of(lambda count=count: swept(count)))
     return found
 
 

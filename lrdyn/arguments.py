@@ -145,13 +145,16 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+CLUSTER = "local:N or the address of a Dask scheduler such as tcp://127.0.0.1:8786"
+"""What ``--cluster`` takes, in words."""
+
+
 def _cluster(text: str) -> str:
     """Reader of the address of a scheduler."""
     known = r"local:[1-9][0-9]{0,3}|(?!local:)((\w+://)?[^\s/:]+:[0-9]{1,5}|\w+://\S+)"
     if re.fullmatch(known, text):
         return text
-    wanted = "local:N or the address of a Dask scheduler such as tcp://127.0.0.1:8786"
-    raise argparse.ArgumentTypeError(f"got {shortened(text)!r}, wanted {wanted}")
+    raise argparse.ArgumentTypeError(f"got {shortened(text)!r}, wanted {CLUSTER}")
 
 
 SIZES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lrdyn import compiled_programs, interrupts
+from lrdyn import interrupts, program_cache
 from lrdyn.arguments import (
     Parser,
     add_cluster_flags,
@@ -72,7 +72,7 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         cache = os.path.join(base, "lrdyn")
     if cache:
-        compiled_programs.keep(cache)
+        program_cache.keep(cache)
 
 
 def _one_blas_thread() -> None:

@@ -16,7 +16,7 @@ import xarray as xr
 
 import lrdyn as lr
 from docs.examples import training
-from lrdyn import cli, compiled_programs, own
+from lrdyn import cli, own, program_cache
 from lrdyn.cluster import client as clusters
 from lrdyn.cluster import origins, tasks, worker
 from lrdyn.engine import elsewhere, runs
@@ -25,7 +25,7 @@ from lrdyn.engine.produce import jobs_of
 from lrdyn.theorems import theorem
 from lrdyn.training import loop
 from tests.runs import XLA_FLAGS, Told, results_of, verdict_of
-from tests.workers import write_mine
+from tests.workers import until, write_mine
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
 
@@ -213,15 +213,8 @@ def test_a_worker_killed_in_flight(cluster, mine, whole):
     for _ in range(3):
         assert run(mine, client=cluster).identical(whole)
     killed.join()
-    until(lambda: len(cluster.alive()) == 2)
+    until(lambda: len(cluster.alive()) == 2, 20)
     assert len(before & set(pids(cluster))) == 1
-
-
-def until(true, seconds=20):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_all_workers_lost_then_new_ones(cluster, mine, whole, tmp_path):
@@ -336,8 +329,8 @@ def test_programs_of_another_processor_are_not_taken(tmp_path, monkeypatch):
     folders = []
     try:
         for features in ("x86_64 sse", "x86_64 sse avx512f", "x86_64 sse"):
-            monkeypatch.setattr(compiled_programs, "features", lambda said=features: said)
-            compiled_programs.keep(tmp_path)
+            monkeypatch.setattr(program_cache, "features", lambda said=features: said)
+            program_cache.keep(tmp_path)
             folders.append(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
@@ -353,16 +346,16 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(100))
         os.utime(path, (time.time() - age, time.time() - age))
-    compiled_programs.prune(tmp_path, 250)
+    program_cache.prune(tmp_path, 250)
     assert {path.name for path in tmp_path.glob("*/*")} == {"old", "new", "mine"}
-    compiled_programs.prune(tmp_path, 100)
+    program_cache.prune(tmp_path, 100)
     assert {path.name for path in tmp_path.glob("*/*")} == {"new", "mine"}
 
 
 def test_the_bound_is_a_size(monkeypatch):
-    assert compiled_programs.most() == 2 * 10**9
+    assert program_cache.most() == 2 * 10**9
     monkeypatch.setenv("LRDYN_CACHE_MAX", "5MB")
-    assert compiled_programs.most() == 5_000_000
+    assert program_cache.most() == 5_000_000
     monkeypatch.setenv("LRDYN_CACHE_MAX", "much")
     with pytest.raises(BadInput, match="LRDYN_CACHE_MAX: got 'much', wanted a size such as"):
-        compiled_programs.most()
+        program_cache.most()

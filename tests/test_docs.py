@@ -250,7 +250,7 @@ def test_exported_names_in_the_documents_exist():
 
 FLOORS = (
     {"claims", "theorem"}, {"engine"}, {"drawing"}, {"diagnosis", "theorems"}, {"studies"},
-    {"arguments", "cli", "cluster", "compiled_programs"},
+    {"arguments", "cli", "cluster", "program_cache"},
     {"diagnose_command", "figures", "own", "pool"}, {"own_figures"}, {"__init__"}, {"__main__"},
 )  # fmt: skip
 """Parts of the library from the lowest up; all that is not named stands below them."""

@@ -18,6 +18,7 @@ from distributed import Client, Future, KilledWorker
 from distributed.client import FutureCancelledError
 from distributed.security import Security
 
+from lrdyn.arguments import CLUSTER
 from lrdyn.cluster import shared_folder, worker
 from lrdyn.cluster.local_workers import DEATHS
 from lrdyn.cluster.local_workers import started as started
@@ -81,7 +82,6 @@ def connect(address: str) -> Client:
         BadInput: nothing answers there.
     """
     got = f"--cluster: got {address!r}"
-    wanted = "local:N or the address of a Dask scheduler such as tcp://127.0.0.1:8786"
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     tls = address.startswith("tls://")
     if tls and not Security().get_connection_args("client").get("ssl_context"):
@@ -91,7 +91,7 @@ def connect(address: str) -> Client:
         return Client(address, timeout=TIMEOUT, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{got} ({line}), wanted {wanted}") from None
+        raise BadInput(f"{got} ({line}), wanted {CLUSTER}") from None
 
 
 class Cluster:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import threading
+import time
 from collections.abc import Iterator
 
 from lrdyn import whole_files
@@ -27,7 +27,7 @@ def arrived(store: Store, key: str) -> Arrays | None:
     waited, pause = 0.0, 0.01
     while (found := store.load(key)) is None and waited < PATIENCE:
         os.listdir(store.folder)  # by which a network file system looks again
-        threading.Event().wait(pause)
+        time.sleep(pause)
         waited, pause = waited + pause, min(2 * pause, 2.0)
     return found
 

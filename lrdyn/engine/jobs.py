@@ -253,10 +253,8 @@ def controls_job(
     axes |= {name: (value,) for name, value in swept.items()}
     name = f"/{'perturb' if amounts else 'controls'}/{scenario.id}/{precision}"
     function, points = evaluate_controls(scenario, fixed, controls), product(seed=seeds, **axes)
-    dims, how = (
-        _dims_of_controls(scenario, controls),
-        _how(experiment, scenario, given or {}, fixed, False),
-    )
+    dims = _dims_of_controls(scenario, controls)
+    how = _how(experiment, scenario, given or {}, fixed, False)
     ids = [control.id for control in controls]
     how["identity"] = identity(experiment.name, scenario, name, *ids, **fixed)
     return Job(name, precision, function, points, dims, controls=controls, **how)
