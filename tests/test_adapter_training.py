@@ -104,6 +104,21 @@ def test_pairs_are_computed_in_parts(files, monkeypatch):
     np.testing.assert_allclose(whole.hidden[tokens.mask], expected[tokens.mask], atol=1e-5)
 
 
+def test_what_is_filled_up_beyond_the_longest_pair_changes_nothing(files, monkeypatch):
+    def outputs(step):
+        monkeypatch.setattr(sentences, "STEP", step)
+        net, found = tuning.drawn(
+            jax.random.split(jax.random.key(1)), 7, encoder=files["encoder"],
+            train_file=files["train_file"], length=40, pool="mean", layer=0,
+        )  # fmt: skip
+        return found, net(found.hidden, found.mask)
+
+    (short, values), (filled, others) = outputs(2), outputs(40)
+    assert short.hidden.shape[1] - 2 < int(short.mask.sum(axis=1).max()) <= short.hidden.shape[1]
+    assert filled.hidden.shape[1] == 40 > short.hidden.shape[1] + 4
+    np.testing.assert_allclose(values, others, rtol=0, atol=1e-6 * float(jnp.abs(others).max()))
+
+
 def test_pearson_is_the_correlation_of_all_outputs(files):
     found = tuning.problem(case_of(files), 16, 1)
     outputs = found.net(found.dev.hidden, found.dev.mask)

@@ -89,33 +89,39 @@ class Attention(eqx.Module):
 
     def __call__(
         self,
-        hidden: Float[Array, "width tokens"],
+        hidden: Float[Array, "width columns"],
         *,
-        mask: Bool[Array, "tokens _"] | None = None,
+        sequences: int = 1,
+        mask: Bool[Array, "tokens _"] | Bool[Array, "sequences tokens _"] | None = None,
         rotary: Callable[[Array], Array] | None = None,
-    ) -> Float[Array, "width tokens"]:
-        """Every token looks at all tokens, or at those of the mask.
+    ) -> Float[Array, "width columns"]:
+        """Every token looks at all tokens of its sequence, or at those of the mask.
 
         Args:
-            hidden: H.
+            hidden: H, the tokens of one sequence behind those of another: W_Q, W_K, W_V and W_O
+                act on all of them in one product.
+            sequences: how many there are, of equal length.
             mask: entry (k, q) is true where token q may look at token k, for example
-                :func:`causal`; a single column holds for all q, as of padding. A token that may
-                look nowhere looks everywhere alike.
+                :func:`causal`; a single column holds for all q, as of padding. With three axes,
+                one for each sequence. A token that may look nowhere looks everywhere alike.
             rotary: maps queries and keys, (heads, size, tokens), for example :func:`rotary`.
         """
         pairs = zip((self.query, self.key, self.value), self.biases[:3], strict=True)
-        queries, keys, values = (_affine(W, b, hidden) for W, b in pairs)
-        size, tokens = len(queries) // self.heads, hidden.shape[1]
-        queries, keys, values = (x.reshape(-1, size, tokens) for x in (queries, keys, values))
+        found = [_affine(W, b, hidden) for W, b in pairs]
+        size = len(found[0]) // self.heads
+        apart = (x.reshape(-1, size, sequences, hidden.shape[1] // sequences) for x in found)
+        queries, keys, values = (jnp.moveaxis(x, 2, 0) for x in apart)
         if rotary is not None:
-            queries, keys = rotary(queries), rotary(keys)
-        if len(keys) < self.heads:
-            keys, values = (jnp.repeat(x, self.heads // len(x), axis=0) for x in (keys, values))
-        scores = jnp.einsum("hdk,hdq->hkq", keys, queries) / math.sqrt(size)
+            queries, keys = jax.vmap(rotary)(queries), jax.vmap(rotary)(keys)
+        if (kinds := keys.shape[1]) < self.heads:
+            keys, values = (jnp.repeat(x, self.heads // kinds, axis=1) for x in (keys, values))
+        scores = jnp.einsum("shdk,shdq->shkq", keys, queries) / math.sqrt(size)
         if mask is not None:
-            scores = jnp.where(mask[None], scores, jnp.finfo(scores.dtype).min)
-        mixed = jnp.einsum("hdk,hkq->hdq", values, jax.nn.softmax(scores, axis=1))
-        return _affine(self.output, self.biases[3], mixed.reshape(-1, tokens))
+            allowed = jnp.expand_dims(mask, -3)
+            scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
+        mixed = jnp.einsum("shdk,shkq->shdq", values, jax.nn.softmax(scores, axis=2))
+        together = jnp.moveaxis(mixed, 0, 2).reshape(-1, hidden.shape[1])
+        return _affine(self.output, self.biases[3], together)
 
 
 def _affine(W: Any, b: Array | None, hidden: Array) -> Array:

@@ -22,6 +22,8 @@ AUTO = "auto"
 """The package of ``make encoder``; STS-B in the places where data are looked for."""
 PART = 50
 """Pairs that are computed at a time."""
+STEP = 8
+"""Lengths are multiples of it: few programs are compiled."""
 
 
 class Examples(NamedTuple):
@@ -96,9 +98,14 @@ def encoded(
     read_from: encoder.Encoder, found: Pairs, rows: np.ndarray, *, length: int, layer: int,
     precision: Any,
 ) -> Examples:  # fmt: skip
-    """Some pairs, filled up to a length, as a layer gets them; the first ``layer`` are done."""
+    """Some pairs, cut off at a length, as a layer gets them; the first ``layer`` are done.
+
+    They are filled up to the longest of them: what more is filled up changes nothing.
+    """
     first, second = ([side[i] for i in rows] for side in (found.sentence1, found.sentence2))
     tokens = encoder.tokens(read_from.tokenizer, first, second, length=length)
+    longest = int(np.max(np.sum(tokens.mask, axis=1)))
+    tokens = Tokens(*(x[:, : -(-longest // STEP) * STEP] for x in tokens))
     hidden = []
     for start in range(0, len(rows), PART):
         # Of a last part some are computed again: one program serves all.
