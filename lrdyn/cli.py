@@ -177,12 +177,11 @@ def verify_command(
     """
     run, options = parse(theorem, argv)
     setup(options.dtype, host_devices=host_devices)
-    if _is_ours(theorem):
-        kept_programs.trust(theorem)
     _supported(run.precision)
     if said := about(run):
         print(f"{theorem.name}: {said}", flush=True)
-    with _cluster(options.cluster, theorem.name if bar else "") as elsewhere:
+    ours = kept_programs.keeping(theorem) if _is_ours(theorem) else contextlib.nullcontext()
+    with ours, _cluster(options.cluster, theorem.name if bar else "") as elsewhere:
         return carry_out(
             run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar,
             every=getattr(options, "checkpoint_every", None), elsewhere=elsewhere,

@@ -74,10 +74,9 @@ def drawing_command_line(tmp_path, monkeypatch, unchecked, capsys):
     It returns exit status, output and errors.
     """
     from lrdyn import cli
-    from lrdyn.engine import kept_programs
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(kept_programs, "_folder", lambda: None)
+    monkeypatch.setattr(cli, "_is_ours", lambda theorem: False)  # keep nothing
     monkeypatch.setenv("LRDYN_CACHE", "")
     jax.devices()  # so that `setup` finds the backend as it is
 

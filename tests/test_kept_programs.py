@@ -27,8 +27,8 @@ def run(precision="float64", **changed):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder where programs of Theorem 2 are kept."""
-    monkeypatch.setattr(kept_programs, "_folder", lambda: os.fspath(tmp_path / "kept"))
-    monkeypatch.setattr(kept_programs, "_TRUSTED", list(THEOREM2.scenarios))
+    now = kept_programs._Keeping(THEOREM2.scenarios, os.fspath(tmp_path / "kept"))
+    monkeypatch.setattr(kept_programs, "_now", now)
     return tmp_path / "kept"
 
 
@@ -119,11 +119,31 @@ def test_another_scenario_of_that_name_keeps_nothing(folder):
 
 
 def test_others_keep_nothing(folder, monkeypatch):
-    monkeypatch.setattr(kept_programs, "_TRUSTED", [])
+    monkeypatch.setattr(kept_programs, "_now", kept_programs._Keeping((), os.fspath(folder)))
     run()
     assert not folder.exists()
     assert cli._is_ours(THEOREM2)
     assert not cli._is_ours(dataclasses.replace(THEOREM2))
+
+
+def test_what_jax_kept_is_compiled_once_more(tmp_path, untraceable):
+    """A program that JAX reads from its folder is whole, but not when it is written down again."""
+    before = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    kept_programs._let_jax_keep(os.fspath(tmp_path))
+    try:
+        first = run()
+        assert list(tmp_path.glob("jit_*"))
+        with kept_programs.keeping(THEOREM2):
+            run()
+        assert len(list(tmp_path.glob("lrdyn-*"))) == 1
+        untraceable()
+        with kept_programs.keeping(THEOREM2):
+            assert run().identical(first)
+        assert jax.config.values["jax_compilation_cache_dir"] == os.fspath(tmp_path)
+    finally:
+        kept_programs._let_jax_keep(None)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
 def test_a_command_that_ran_before_traces_nothing(tmp_path, tmp_path_factory):

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import zipfile
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
 
 from lrdyn import whole_files
 from lrdyn.engine.sources import library_digest
@@ -93,20 +95,46 @@ def _find_lapack() -> None:
     jax.jit(jnp.linalg.svd).lower(jnp.ones((1, 1)))
 
 
-_TRUSTED: list[Scenario] = []
+class _Keeping(NamedTuple):
+    """Whose programs are kept now, and where."""
+
+    scenarios: tuple[Scenario, ...] = ()
+    folder: str | None = None
 
 
-def trust(experiment: Experiment) -> None:
-    """Keep the programs of a theorem of the library: this process runs the code of its files."""
-    _TRUSTED.extend(experiment.scenarios)
+_now = _Keeping()
+
+
+@contextlib.contextmanager
+def keeping(experiment: Experiment) -> Iterator[None]:
+    """Keep the programs of a theorem of the library: this process runs the code of its files.
+
+    They lie where JAX keeps what it compiles. It keeps nothing itself meanwhile: a program that it
+    found on disk cannot be written down once more, what comes out lacks functions.
+    """
+    global _now
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    before, _now = _now, _Keeping(experiment.scenarios, folder)
+    _let_jax_keep(None)
+    try:
+        yield
+    finally:
+        _now = before
+        _let_jax_keep(folder)
+
+
+def _let_jax_keep(folder: str | None) -> None:
+    if folder != jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()  # it asks once in a process whether there is a folder
 
 
 def identity(name: str, scenario: Scenario, *words: Any, **settings: Any) -> str:
     """What a sweep of a theorem is, in words; empty where its programs are not kept.
 
-    Another scenario, were it called the same, is none of those that are trusted.
+    Another scenario, were it called the same, is none of those that are kept.
     """
-    if _folder() is None or not any(scenario is one for one in _TRUSTED):
+    if _now.folder is None or not any(scenario is one for one in _now.scenarios):
         return ""
     arrays = {n: (v.shape, v.tobytes()) for n, v in settings.items() if isinstance(v, np.ndarray)}
     return repr((name, words, sorted((settings | arrays).items())))
@@ -114,17 +142,11 @@ def identity(name: str, scenario: Scenario, *words: Any, **settings: Any) -> str
 
 def kept(identity: str, *context: Any) -> Kept | None:
     """Where a program is kept, if it is; the context is all else that decides it."""
-    folder = _folder()
-    if not identity or folder is None:
+    if not identity or _now.folder is None:
         return None
     digest = hashlib.sha256(_surroundings().encode())
     digest.update(repr((identity, context, _config())).encode())
-    return Kept(Path(folder, f"lrdyn-{digest.hexdigest()[:32]}.zip"))
-
-
-def _folder() -> str | None:
-    """Where JAX keeps what it compiles."""
-    return jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    return Kept(Path(_now.folder, f"lrdyn-{digest.hexdigest()[:32]}.zip"))
 
 
 @cache
