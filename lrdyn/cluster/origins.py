@@ -12,12 +12,14 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from distributed import get_worker
 
 import lrdyn
 
@@ -138,12 +140,15 @@ _HELD: dict[Path, dict[str, ModuleType]] = {}
 
 
 @cache
-def _base() -> Path:
-    return Path(tempfile.mkdtemp(prefix="lrdyn-texts-"))
+def _base() -> tempfile.TemporaryDirectory:
+    """A folder that goes with this process; in a worker inside its own, which Dask clears."""
+    with suppress(ValueError):  # no worker
+        return tempfile.TemporaryDirectory(prefix="texts-", dir=get_worker().local_directory)
+    return tempfile.TemporaryDirectory(prefix="lrdyn-texts-")
 
 
 def _written(source: Origin) -> Path:
-    folder = _base() / source.digest[:20]
+    folder = Path(_base().name, source.digest[:20])
     if not folder.is_dir():
         for name, text in source.texts:
             path = folder / name
