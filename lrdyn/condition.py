@@ -110,6 +110,10 @@ def pushed(
         [0.832, 0.542]
     """
     checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    checks.instance("push", push, tuple)
+    push = tuple(checks.floats(f"push[{place}]", p, ("...",)) for place, p in enumerate(push))
+    if not push:
+        checks.refuse("push", "no array", "one for each parameter")
     checks.integer("steps", steps)
 
     def begin(params: Any) -> Array:

@@ -82,7 +82,7 @@ def top_share(values: Float[Array, "... k"], count: int) -> Float[Array, "..."]:
         0.9
     """
     values = checks.spectrum("values", values, ("...", "k"))
-    checks.integer("count", count, 0)
+    checks.integer("count", count)
     squares = values**2
     return jnp.sum(squares[..., :count], axis=-1) / jnp.sum(squares, axis=-1)
 

@@ -5,6 +5,7 @@ A sample of what ``python -m tests.faults.wrong_calls`` tries, and the calls tha
 
 import re
 from collections import Counter
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
+from lrdyn.condition import pushed
 from tests.faults import wrong_calls
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -92,6 +94,24 @@ SILENT = {
     "decreasing_step": (
         lambda: lr.dropout.decreasing_step(1.0, 0.5, 0.8, -10),
         "halve_after: got -10, wanted > 0",
+    ),
+    "count": (
+        lambda: lr.spectra.top_share(VALUES, 0),
+        "count: got 0, wanted at least 1",
+    ),
+    "push": (
+        lambda: pushed(lr.gradient_descent(0.1), (cast("Any", None),), 3),
+        "push[0]: got type NoneType, wanted",
+    ),
+    "rank of a rule": (
+        lambda: lr.adapters.algorithm1(lr.GALORE, lr.gradient_descent(0.1), period=2),
+        "rank: got 0, wanted at least 1",
+    ),
+    "network": (
+        lambda: lr.adapters.algorithm1(
+            lr.FULL, lr.gradient_descent(0.1), network=cast("Any", "text")
+        ),
+        "network: got type str, wanted a Callable",
     ),
     "width": (
         lambda: lr.dropout.dropout_strength(0.5, 0),

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn import checks
-from lrdyn.adapters.maps import Side
+from lrdyn.adapters.maps import Side, identities
 from lrdyn.adapters.method import Method, Parts, Split, merged, restarted
 from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
 from lrdyn.algorithm import Algorithm, Cost
@@ -177,7 +177,9 @@ def algorithm1(
         checks.refuse("period", period, "none for a method without a refresh")
     if not method.once:
         checks.integer("period", period)
-    checks.integer("rank", rank, 0)
+    unranked = choose is not None or method.choose is identities
+    checks.integer("rank", rank, 0 if unranked else 1)
+    checks.instance("network", network)
     scale = checks.floats("scale", scale)
     policy = resolve_policy(method.state if state is None else state)
     chosen = choose or _as_published(method, rank, side)

@@ -244,9 +244,10 @@ def _angles(one: Directions, other: Directions | None, k: int) -> np.ndarray:
 def principal_angles(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Principal angles between the spans of orthonormal columns, increasing, in radians.
 
-    Cosines are the singular values of U^T V, sines those of V - U U^T V; small angles are lost in
-    the former, large ones in the latter. What SciPy has orthonormalises both anew, which takes most
-    of a call of the recorder.
+    There are as many as the smaller number of columns, which may be 0. Cosines are the singular
+    values of U^T V, sines those of V - U U^T V; small angles are lost in the former, large ones in
+    the latter. What SciPy has orthonormalises both anew, which takes most of a call of the
+    recorder.
 
     Args:
         one: U, d x a.
