@@ -48,11 +48,12 @@ def evaluate_controls(
 
     def run(once: "_Once", key: Any, whole: Any, amount: Any) -> dict[str, Any]:
         outputs: dict[str, Any] = {}
+        cases: dict[Any, Any] = {}  # two claims that break the same way share their case
         for control in controls:
-            case = whole
-            if control.case is not None:
-                distance = jnp.asarray(control.amount if amount is None else amount)
-                case = control.case(jax.random.fold_in(key, 1), whole, distance)
+            made = (control.case, control.amount)
+            if made not in cases:
+                cases[made] = _case_of(control, key, whole, amount)
+            case = cases[made]
             predicted, measured = once(scenario.predict, case), once(scenario.measure, case)
             if control.predict is not None:
                 predicted = predicted | once(control.predict, case)
@@ -66,6 +67,13 @@ def evaluate_controls(
         return outputs
 
     return point
+
+
+def _case_of(control: Control, key: Any, whole: Any, amount: Any) -> Any:
+    if control.case is None:
+        return whole
+    distance = jnp.asarray(control.amount if amount is None else amount)
+    return control.case(jax.random.fold_in(key, 1), whole, distance)
 
 
 def taken(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:

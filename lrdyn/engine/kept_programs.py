@@ -47,6 +47,11 @@ class Kept(NamedTuple):
 
     path: Path
 
+    @property
+    def digest(self) -> str:
+        """Of all that decides it."""
+        return self.path.stem
+
     def facts(self) -> Facts | None:
         """What is known of it; None if it is not there, or damaged."""
         with contextlib.suppress(OSError, zipfile.BadZipFile, KeyError, ValueError):

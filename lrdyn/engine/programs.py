@@ -109,7 +109,7 @@ def trace(
     traced = cache(lambda: _traced(function, known, columns, lanes, plan))
     group = Group(plan, traced, {}, [], columns, lanes, devices, "", shape)
     there = kept(plan.identity, plan.memory, len(indices), *_signature(group))
-    found = (there and there.facts()) or _facts(group)
+    found = (there and there.facts()) or _facts(group, there)
     # Two parts are in memory: one that runs and one that is saved. What they share is there once.
     fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, found.size))
     parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
@@ -128,11 +128,12 @@ def _context(group: Group) -> tuple:
     return jax.__version__, group.devices[0].device_kind, group.lanes, options
 
 
-def _facts(group: Group) -> Facts:
-    """What only tracing tells."""
+def _facts(group: Group, there: Kept | None) -> Facts:
+    """What only tracing tells; the text of a large program is long, so its sources name it."""
     traced = group.traced()
     size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (group.lanes if group.several else 1)
-    return Facts(_outputs(group), size, _digest(traced.jaxpr, _context(group)))
+    digest = there.digest if there else _digest(traced.jaxpr, _context(group))
+    return Facts(_outputs(group), size, digest)
 
 
 def _outputs(group: Group) -> dict[str, jax.ShapeDtypeStruct]:

@@ -18,7 +18,7 @@ from lrdyn.compression import compression_error
 from lrdyn.condition import conditions
 from lrdyn.descent import simulate
 from lrdyn.factorization import Weights, end_to_end
-from lrdyn.theorem import Claim, Control, Scenario
+from lrdyn.theorem import Arrays, Claim, Control, Scenario
 from lrdyn.theorems import deep_factorization
 from lrdyn.theorems.deep_factorization import DeepFactorization
 
@@ -107,20 +107,24 @@ def _both(case: Adapted, *, one_side: bool = False, centred: bool, **how: Any):
     return linalg.frobenius(full - small), lost
 
 
-def measure(case: Adapted, *, aspects: tuple[float, ...] = (), **how: Any) -> dict[str, Array]:
+def measure(case: Adapted, **how: Any) -> dict[str, Array]:
     """Train the adapters of full width and the compressed ones, and subtract."""
     plain, lost = _both(case, centred=False, **how)
     centred, _ = _both(case, centred=True, **how)
-    found = {
+    return {
         "deep_lora": plain,
         "deep_lora_centred": centred,
         "diverged_at": lost,
         "step": jnp.asarray(case.steps),
     }
-    if aspects:
-        found["distance"] = jnp.stack([_rectangular(case, aspect)[-1] for aspect in aspects])
-        found["aspect"] = jnp.asarray(aspects, plain.dtype)
-    return found
+
+
+def distances(case: Adapted, predicted: Arrays, measured: Arrays) -> dict[str, Array]:
+    """Between the two at the end, for W of other shapes: shown, and read by no claim."""
+    return {
+        "distance": jnp.stack([_rectangular(case, aspect)[-1] for aspect in ASPECTS]),
+        "aspect": jnp.asarray(ASPECTS, case.target.dtype),
+    }
 
 
 def _rectangular(case: Adapted, aspect: float) -> Float[Array, "step"]:
@@ -165,6 +169,11 @@ def _half_as_high_again(case: Adapted) -> dict[str, Array]:
     return measure(case) | {"deep_lora": distance}
 
 
+# Each once, so that the controls of both claims share its runs.
+_FOURTH_POWERS, _ADAM = partial(measure, quartic=1.0), partial(measure, adam=True)
+_TRAINED_FRAME, _ONE_SIDE = partial(measure, frame_rate=1.0), partial(measure, one_side=True)
+
+
 def _controls(claim: str, prefix: str) -> tuple[Control[Any], ...]:
     return (
         Control(f"{prefix}gaussian_start", "Gaussian start", claim,
@@ -173,18 +182,18 @@ def _controls(claim: str, prefix: str) -> tuple[Control[Any], ...]:
                 deep_factorization.add_tail, "rank_at_most_r"),
         Control(f"{prefix}raw_inputs", "inputs that are not whitened", claim, measure=_raw),
         Control(f"{prefix}fourth_powers", "a loss with fourth powers of the residual", claim,
-                measure=partial(measure, quartic=1.0)),
+                measure=_FOURTH_POWERS),
         Control(f"{prefix}adam", "Adam in the place of plain descent", claim,
-                measure=partial(measure, adam=True)),
+                measure=_ADAM),
         Control(f"{prefix}trained_frame", "U and V trained at the same rate", claim,
-                measure=partial(measure, frame_rate=1.0)),
+                measure=_TRAINED_FRAME),
         Control(f"{prefix}one_side_centred", "the start subtracted on one side alone", claim,
-                measure=partial(measure, one_side=True)),
+                measure=_ONE_SIDE),
     )  # fmt: skip
 
 
 COMPRESSED = Scenario[Adapted](
-    "compressed", make_case, predict, partial(measure, aspects=ASPECTS), CLAIMS,
+    "compressed", make_case, predict, measure, CLAIMS,
     (*_controls("deep_lora", "full_"), *_controls("deep_lora_centred", "centred_"),
      Control("full_not_square", "W of half as many rows again", "deep_lora",
              measure=_half_as_high_again)),
@@ -192,7 +201,7 @@ COMPRESSED = Scenario[Adapted](
                 for name in ("orthogonal_start", "rank_at_most_r")},
     dims={"deep_lora": ("step",), "deep_lora_centred": ("step",), "distance": ("aspect",),
           "step": ("step",), "aspect": ("aspect",)},
-    **deep_factorization.RUN,
+    **deep_factorization.RUN, compare=distances,
     at={"dim": 12, "depth": 3, "rank": 2, "init_scale": 1.0, "learning_rate": 0.1, "steps": 50},
     sides="rho, a scalar recursion, against the difference of two adapters that are trained",
 )  # fmt: skip

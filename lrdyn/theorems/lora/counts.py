@@ -60,8 +60,13 @@ def _counted(name: str, select: tuple[str, ...]) -> list[int]:
         return jax.eval_shape(begin, net)
 
     methods = (adapters.LORA, adapters.deep_lora(), adapters.compressed_deep_lora())
-    trained = [made(method) for method in methods]
+    trained = [made(_once_a_shape(method)) for method in methods]
     return [len(trained[0]), *map(adapters.count, trained)]
+
+
+def _once_a_shape(method: adapters.Method) -> adapters.Method:
+    """The same, but its choice is traced once for all matrices of a shape."""
+    return method._replace(choose=jax.jit(method.choose, static_argnums=(2, 3)))
 
 
 def counted(name: str, select: Patterns) -> list[int]:
