@@ -211,8 +211,12 @@ class _State(NamedTuple):
 
 
 def _begin(loss: Loss, params: PyTree, algorithm: Algorithm) -> _State:
-    limit = divergence_limit(checks.floats("loss(params)", loss(params)))
-    return _State(algorithm.begin(params), limit, jnp.asarray(-1, jnp.int32))
+    first = checks.floats("loss(params)", loss(params))
+    limit = divergence_limit(first)
+    # As step 0 will find: under vmap a constant would have the loop traced twice, as it becomes
+    # one number for each lane.
+    found = first_divergence(first, 0, limit, jnp.asarray(-1, jnp.int32))
+    return _State(algorithm.begin(params), limit, found)
 
 
 def divergence_limit(start: Float[Array, ""]) -> Float[Array, ""]:
