@@ -77,8 +77,9 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
     def with_twins(number: int, array: Array) -> Array:
         # Fixed patterns without symmetries, so that no invariant of the run can hide an error.
         size, place = jnp.max(jnp.abs(array)), jnp.arange(array.size, dtype=array.dtype)
-        one, other = (jnp.cos(number + (place + i) ** 2).reshape(array.shape) for i in (0, 1))
-        return jnp.stack([array, array + far * size * one, array + near * size * other])
+        patterns = jnp.cos(number + (place + jnp.arange(2)[:, None]) ** 2)
+        moves = (jnp.asarray([far, near], array.dtype) * size)[:, None] * patterns
+        return jnp.concatenate([array[None], array + moves.reshape(2, *array.shape)])
 
     lanes = [with_twins(number, leaf) for number, leaf in enumerate(leaves)]
     found = jax.vmap(lambda twin: run(eqx.combine(twin, rest)))(structure.unflatten(lanes))
@@ -156,19 +157,18 @@ def conditions(found: Twins, seen: Callable[[PyTree], PyTree] = lambda result: r
     checks.instance("found", found, Twins)
     checks.instance("seen", seen)
     run, far, near = (eqx.filter(seen(side), eqx.is_inexact_array) for side in found[:3])
-    sizes = [jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves((run, far, near))]
-    scale = jnp.max(jnp.stack(sizes))
-    responses = [
-        jax.tree.map(lambda a, b: relative_response(a, b, scale), run, twin) for twin in (far, near)
-    ]
-    coarse, fine = (
-        jax.tree.map(lambda r, d=d: jnp.maximum(1.0, r / d), response)
-        for response, d in zip(responses, found.disturbances, strict=True)
-    )
+    leaves, structure = jax.tree.flatten(run)
+    pairs = list(map(jnp.stack, zip(*map(jax.tree.leaves, (far, near)), strict=True)))
+    scale = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in (*leaves, *pairs)]))
+    # Axes: array, far or near.
+    responses = jnp.stack([
+        jax.vmap(relative_response, (None, 0, None))(leaf, pair, scale)
+        for leaf, pair in zip(leaves, pairs, strict=True)
+    ])  # fmt: skip
+    coarse, fine = jnp.maximum(1.0, responses / jnp.asarray(found.disturbances)).T
     most = (found.disturbances[0] / found.disturbances[1]) ** 0.5
-    small = jax.tree.map(lambda r, c, f: (r < 0.1) & (f <= most * c), responses[0], coarse, fine)
-    known = jnp.all(jnp.stack(jax.tree.leaves(small)))
-    return jax.tree.map(lambda c, f: jnp.where(known, jnp.maximum(c, f), jnp.inf), coarse, fine)
+    known = jnp.all((responses[:, 0] < 0.1) & (fine <= most * coarse))
+    return structure.unflatten(jnp.where(known, jnp.maximum(coarse, fine), jnp.inf))
 
 
 def with_condition(run: Callable[[PyTree], PyTree], data: PyTree) -> tuple[PyTree, PyTree]:

@@ -77,6 +77,8 @@ def start_scales(weights: Weights) -> Float[Array, "depth"]:
         [3.0]
     """
     weights = checks.layers(weights)
+    if len({W.shape for W in weights}) == 1:
+        return linalg.frobenius(jnp.stack(weights)) / jnp.sqrt(min(weights[0].shape))
     return jnp.stack([linalg.frobenius(W) / jnp.sqrt(min(W.shape)) for W in weights])
 
 
@@ -221,7 +223,7 @@ def reduced_start(scales: Float[Array, "depth"], size: int) -> Weights:
     """
     scales = checks.floats("scales", scales, ("depth",))
     checks.integer("size", size)
-    return tuple(scale * jnp.eye(size, dtype=scales.dtype) for scale in scales)
+    return tuple(scales[:, None, None] * jnp.eye(size, dtype=scales.dtype))
 
 
 def reduced_dynamics(

@@ -5,15 +5,16 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from lrdyn.engine.judging import claim_of
 from lrdyn.engine.outcomes import SIZE
-from lrdyn.theorem import Arrays, Control, Scenario, longest_axis
+from lrdyn.theorem import Control, Scenario, longest_axis
 
+T = TypeVar("T")
 Point = Callable[..., dict[str, Any]]
 """A function of ``seed`` and of the swept flags that returns named arrays."""
 
@@ -23,8 +24,9 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any]) -> Point:
 
     def point(seed: Any, **flags: Any) -> dict[str, Any]:
         case = scenario.case(jax.random.key(seed), **taken(scenario.case, {**fixed, **flags}))
-        predicted, measured = dict(scenario.predict(case)), dict(scenario.measure(case))
-        compared = dict(scenario.compare(case, predicted, measured))
+        with _sharing():
+            predicted, measured = dict(scenario.predict(case)), dict(scenario.measure(case))
+            compared = dict(scenario.compare(case, predicted, measured))
         return _facts(scenario, case) | _named(predicted, measured) | compared
 
     return point
@@ -54,11 +56,14 @@ def evaluate_controls(
             if made not in cases:
                 cases[made] = _case_of(control, key, whole, amount)
             case = cases[made]
-            predicted, measured = once(scenario.predict, case), once(scenario.measure, case)
+            predicted, measured = (
+                dict(once(scenario.predict, case)),
+                dict(once(scenario.measure, case)),
+            )
             if control.predict is not None:
-                predicted = predicted | once(control.predict, case)
+                predicted |= once(control.predict, case)
             if control.measure is not None:
-                measured = measured | once(control.measure, case)
+                measured |= once(control.measure, case)
             claim = claim_of(control, scenario)
             read = (*claim.arrays, claim.condition, scenario.diverges)
             sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
@@ -94,13 +99,13 @@ class _Once:
     """Calls a function on a case once, however often it is asked to."""
 
     def __init__(self):
-        self.found: dict[tuple[Callable, int], tuple[Any, dict[str, Any]]] = {}
+        self.found: dict[tuple[Callable, int], tuple[Any, Any]] = {}
 
-    def __call__(self, function: Callable[[Any], Arrays], case: Any) -> dict[str, Any]:
+    def __call__(self, function: Callable[[Any], T], case: Any) -> T:
         function = inspect.unwrap(function)
         known = (function, id(case))
         if known not in self.found:
-            self.found[known] = case, dict(function(case))  # keeps the case, so that its id stays
+            self.found[known] = case, function(case)  # keeps the case, so that its id stays
         return self.found[known][1]
 
 
@@ -117,8 +122,8 @@ def _sharing() -> Iterator[_Once]:
         _SHARED.reset(token)
 
 
-def once_a_case(function: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
-    """Share what a function of a case returns among all controls of a program: traced once.
+def once_a_case(function: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Share what a function of a case returns within a program: its controls trace it once.
 
     It must be called with the case itself, outside of any ``vmap``, ``scan`` or ``grad``.
 
@@ -129,7 +134,7 @@ def once_a_case(function: Callable[[Any], dict[str, Any]]) -> Callable[[Any], di
     """
 
     @functools.wraps(function)
-    def called(case: Any) -> dict[str, Any]:
+    def called(case: Any) -> T:
         once = _SHARED.get()
         return function(case) if once is None else once(function, case)
 

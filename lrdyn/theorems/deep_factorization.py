@@ -15,6 +15,7 @@ from lrdyn import initialization, linalg, subspace
 from lrdyn.claims import relative_difference, tolerance
 from lrdyn.condition import Twins, pushed, twins
 from lrdyn.descent import Trajectory, gradient_descent, simulate
+from lrdyn.engine.evaluate import once_a_case
 from lrdyn.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.flags import Flag, at_least, between
 from lrdyn.masking import masked_loss, observe
@@ -75,7 +76,7 @@ class DeepFactorization(Run):
     @property
     def frame(self) -> subspace.Frame:
         """The frame of Theorem 2."""
-        return subspace.frame(self.weights, self.target, self.rank)
+        return _frame_of(self)
 
     @property
     def reduced_target(self) -> Float[Array, "s s"]:
@@ -92,6 +93,11 @@ class DeepFactorization(Run):
         if self.mask is None:
             return factorization_loss(weights, self.target)
         return masked_loss(weights, self.target, self.mask)
+
+
+@once_a_case
+def _frame_of(case: DeepFactorization) -> subspace.Frame:
+    return subspace.frame(case.weights, case.target, case.rank)
 
 
 SIZE = between(1e-12, 1e12)
@@ -258,12 +264,16 @@ def parts_of(layers: Float[Array, "... s s"], moving: int) -> dict[str, Array]:
 
 def orthogonal_start(case: Run) -> Array:
     """Check that every layer starts as its scale times (semi-)orthogonal, wide or square."""
-    errors = [
-        jnp.max(jnp.abs((W / scale) @ (W / scale).T - jnp.eye(W.shape[0])))
-        for W, scale in zip(case.weights, case.scales, strict=True)
-    ]
+
+    def error(W: Array, scale: Array) -> Array:
+        return jnp.max(jnp.abs((W / scale) @ (W / scale).T - jnp.eye(W.shape[0])))
+
+    if len({W.shape for W in case.weights}) == 1:
+        errors = jax.vmap(error)(jnp.stack(case.weights), case.scales)
+    else:
+        errors = jnp.stack(list(map(error, case.weights, case.scales)))
     size = case.weights[0].shape[1]
-    return jnp.max(jnp.stack(errors)) <= tolerance("identity", case.scales.dtype, size=size)
+    return jnp.max(errors) <= tolerance("identity", case.scales.dtype, size=size)
 
 
 def _rank_at_most_r(case: DeepFactorization) -> Array:
