@@ -77,9 +77,9 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
     def with_twins(number: int, array: Array) -> Array:
         # Fixed patterns without symmetries, so that no invariant of the run can hide an error.
         size, place = jnp.max(jnp.abs(array)), jnp.arange(array.size, dtype=array.dtype)
-        patterns = jnp.cos(number + (place + jnp.arange(2)[:, None]) ** 2)
+        patterns = jnp.cos(number + (place[None] + jnp.arange(2)[:, None]) ** 2)
         moves = (jnp.asarray([far, near], array.dtype) * size)[:, None] * patterns
-        return jnp.concatenate([array[None], array + moves.reshape(2, *array.shape)])
+        return jnp.concatenate([array[None], array[None] + moves.reshape(2, *array.shape)])
 
     lanes = [with_twins(number, leaf) for number, leaf in enumerate(leaves)]
     found = jax.vmap(lambda twin: run(eqx.combine(twin, rest)))(structure.unflatten(lanes))
@@ -165,7 +165,7 @@ def conditions(found: Twins, seen: Callable[[PyTree], PyTree] = lambda result: r
         jax.vmap(relative_response, (None, 0, None))(leaf, pair, scale)
         for leaf, pair in zip(leaves, pairs, strict=True)
     ])  # fmt: skip
-    coarse, fine = jnp.maximum(1.0, responses / jnp.asarray(found.disturbances)).T
+    coarse, fine = jnp.maximum(1.0, responses / jnp.asarray(found.disturbances)[None]).T
     most = (found.disturbances[0] / found.disturbances[1]) ** 0.5
     known = jnp.all((responses[:, 0] < 0.1) & (fine <= most * coarse))
     return structure.unflatten(jnp.where(known, jnp.maximum(coarse, fine), jnp.inf))

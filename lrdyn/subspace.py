@@ -223,7 +223,7 @@ def reduced_start(scales: Float[Array, "depth"], size: int) -> Weights:
     """
     scales = checks.floats("scales", scales, ("depth",))
     checks.integer("size", size)
-    return tuple(scales[:, None, None] * jnp.eye(size, dtype=scales.dtype))
+    return tuple(scales[:, None, None] * jnp.eye(size, dtype=scales.dtype)[None])
 
 
 def reduced_dynamics(
