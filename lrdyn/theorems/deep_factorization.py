@@ -74,9 +74,10 @@ class DeepFactorization(Run):
     """Key of that noise."""
 
     @property
+    @once_a_case
     def frame(self) -> subspace.Frame:
         """The frame of Theorem 2."""
-        return _frame_of(self)
+        return subspace.frame(self.weights, self.target, self.rank)
 
     @property
     def reduced_target(self) -> Float[Array, "s s"]:
@@ -93,11 +94,6 @@ class DeepFactorization(Run):
         if self.mask is None:
             return factorization_loss(weights, self.target)
         return masked_loss(weights, self.target, self.mask)
-
-
-@once_a_case
-def _frame_of(case: DeepFactorization) -> subspace.Frame:
-    return subspace.frame(case.weights, case.target, case.rank)
 
 
 SIZE = between(1e-12, 1e12)
@@ -268,10 +264,9 @@ def orthogonal_start(case: Run) -> Array:
     def error(W: Array, scale: Array) -> Array:
         return jnp.max(jnp.abs((W / scale) @ (W / scale).T - jnp.eye(W.shape[0])))
 
-    if len({W.shape for W in case.weights}) == 1:
-        errors = jax.vmap(error)(jnp.stack(case.weights), case.scales)
-    else:
-        errors = jnp.stack(list(map(error, case.weights, case.scales)))
+    same = len({W.shape for W in case.weights}) == 1
+    errors = (jax.vmap(error)(jnp.stack(case.weights), case.scales) if same
+              else jnp.stack(list(map(error, case.weights, case.scales))))  # fmt: skip
     size = case.weights[0].shape[1]
     return jnp.max(errors) <= tolerance("identity", case.scales.dtype, size=size)
 
