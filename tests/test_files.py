@@ -118,3 +118,14 @@ def test_netcdf_is_the_same_in_pieces(path, monkeypatch, slab):
         found = xr.load_dataset(path, group=group, engine="h5netcdf")
         assert found.identical(expected)
         assert all(found[name].dtype == expected[name].dtype for name in expected.variables)
+
+
+def test_an_array_may_be_called_as_an_axis_whose_values_it_is_not(tmp_path):
+    """Steps of a run that depend on a flag, beside what was seen at them."""
+    seen = np.arange(6.0).reshape(2, 3)
+    data = xr.Dataset(
+        {"loss": (("period", "step"), seen), "step": (("period", "step"), 10 * seen),
+         "period": ("period", [1, 2])}
+    )  # fmt: skip
+    files.write_netcdf(tmp_path / "a.nc", {"/": data})
+    assert xr.load_dataset(tmp_path / "a.nc", engine="h5netcdf").identical(data)

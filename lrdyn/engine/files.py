@@ -48,6 +48,8 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(text + "\n")
 
 
+NO_AXIS = "_nc4_non_coord_"
+"""netCDF-4 puts these words in front of such a name, and readers take them off."""
 SLAB = 2**26
 """Bytes above which an array is written piece by piece."""
 
@@ -209,13 +211,16 @@ def _write_group(target: NetCDF, dataset: Any) -> None:
         target.coordinate(str(name), dataset[name].values)
     for name, variable in dataset.variables.items():
         dims = dict(zip(map(str, variable.dims), variable.shape, strict=True))
+        # An array called as an axis that has no values, or others: steps that depend on a flag.
+        apart = name in dataset.dims and name not in axes
+        stored = f"{NO_AXIS}{name}" if apart else str(name)
         if name in axes:
             pass
         elif variable.nbytes > SLAB:
-            _write_large(target, str(name), variable)
+            _write_large(target, stored, variable)
         else:
-            target.write(str(name), dims, np.asarray(variable.values))
-        target.attributes(variable.attrs, str(name))
+            target.write(stored, dims, np.asarray(variable.values))
+        target.attributes(variable.attrs, stored)
 
 
 def _write_large(target: NetCDF, name: str, variable: Any) -> None:
