@@ -112,9 +112,10 @@ def weights(rng: random.Random, _: list[str]) -> list[str]:
     """Two checkpoints, of which one may be none, and flags of the adapter."""
     folder = ROOT / "tests" / "data" / "peft_adapters"
     files = [str(folder / f"{name}.safetensors") for name in ("base", "pissa_residual", "outputs")]
-    flags = rng.choice(((), ("--extract", "adapter"), ("--select", "first.*"), ("--top", "0")))
-    rank = ("--rank", str(rng.randrange(5))) if rng.random() < 0.3 else ()
-    return [*rng.choices(files, k=2), *flags, *rank]
+    plain = ((), ("--select", "first.*"), ("--top", rng.choice("0123")))
+    made = ("--extract", "adapter", *rng.choice(((), ("--rank", str(rng.randrange(5))))))
+    flags = rng.choice((*plain, made))
+    return [*rng.choices(files, (4, 4, 1), k=2), *flags]
 
 
 def all_small(rng: random.Random, _: list[str]) -> list[str]:
