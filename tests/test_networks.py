@@ -151,7 +151,23 @@ def test_attention_with_biases_masks_rotary_positions_and_shared_keys(kind):
         assert_apart(found, attended(network, H, seen))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_sequences_side_by_side_do_not_see_one_another(kind):
+    network, _, turning = KINDS[kind]
+    one, other = normal(1, (4, 5), (4, 5))
+    masks = jnp.stack([causal(5), causal(5).T])
+    found = network(jnp.hstack([one, other]), sequences=2, mask=masks, rotary=turning)
+    parts = [network(jnp.asarray(H), mask=mask, rotary=turning)
+             for H, mask in zip((one, other), masks, strict=True)]  # fmt: skip
+    assert_close(found, np.hstack(parts), size=100)
+    assert_apart(found, network(jnp.hstack([one, other]), rotary=turning))
+
+
 test_networks_refuse = refuses(
+    (
+        lambda: attention(2, 2, 2, bias=True)(jnp.ones((4, 5)), sequences=2),
+        "sequences: got 2 with 5 columns, wanted a divisor of their number",
+    ),
     (
         lambda: attention(3, 2, 1, bias=False),
         "key: got 2 rows, wanted heads of 1 rows, in a number",

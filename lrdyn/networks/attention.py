@@ -105,7 +105,14 @@ class Attention(eqx.Module):
                 :func:`causal`; a single column holds for all q, as of padding. With three axes,
                 one for each sequence. A token that may look nowhere looks everywhere alike.
             rotary: maps queries and keys, (heads, size, tokens), for example :func:`rotary`.
+
+        Raises:
+            ValueError: the columns are not so many sequences of equal length.
         """
+        checks.integer("sequences", sequences)
+        if hidden.shape[1] % sequences:
+            got = f"{sequences} with {hidden.shape[1]} columns"
+            checks.refuse("sequences", got, "a divisor of their number")
         pairs = zip((self.query, self.key, self.value), self.biases[:3], strict=True)
         found = [_affine(W, b, hidden) for W, b in pairs]
         size = len(found[0]) // self.heads

@@ -192,6 +192,18 @@ def mean_pooled(
     return total / count.astype(hidden.dtype)
 
 
+def lengths(tokens: Tokens) -> Int[np.ndarray, "batch"]:
+    """Places up to the last token of each sentence.
+
+    Example:
+        >>> mask = np.array([[True, True, False], [True, False, False]])
+        >>> lengths(Tokens(np.zeros((2, 3), int), mask, np.zeros((2, 3), int))).tolist()
+        [2, 1]
+    """
+    mask = np.asarray(tokens.mask)
+    return np.max(mask * (1 + np.arange(mask.shape[1])), axis=1)
+
+
 def sentence_vectors(
     model: Bert, tokens: Tokens, *, batch: int = 64
 ) -> Float[np.ndarray, "sentences width"]:
@@ -209,15 +221,15 @@ def sentence_vectors(
     checks.integer("batch", batch)
     model.embeddings.check(tokens)
     tokens = Tokens(*map(np.asarray, tokens))
-    lengths = np.max(tokens.mask * (1 + np.arange(tokens.mask.shape[1])), axis=1)
-    order = np.argsort(lengths, kind="stable")
+    filled_to = lengths(tokens)
+    order = np.argsort(filled_to, kind="stable")
     gain = model.embeddings.norm.gain
     found, batch = np.zeros((len(order), len(gain)), gain.dtype), min(batch, len(order))
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         # Of a last batch some are computed again, so that it has the shape of the others.
         filled = np.resize(rows, batch)
-        length = _rounded(int(lengths[rows[-1]]), tokens.ids.shape[1])
+        length = _rounded(int(filled_to[rows[-1]]), tokens.ids.shape[1])
         part = Tokens(*(x[filled, :length] for x in tokens))
         found[rows] = np.asarray(_vectors(model, part))[: len(rows)]
     return found

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from lrdyn.data import encoder, find, stsb
 from lrdyn.data.pairs import HIGHEST, Pairs, stsb_names
-from lrdyn.networks.bert import Bert, Tokens
+from lrdyn.networks.bert import Bert, Tokens, lengths
 from lrdyn.studies.pictures import spread_out
 
 AUTO = "auto"
@@ -104,7 +104,7 @@ def encoded(
     """
     first, second = ([side[i] for i in rows] for side in (found.sentence1, found.sentence2))
     tokens = encoder.tokens(read_from.tokenizer, first, second, length=length)
-    longest = int(np.max(np.sum(tokens.mask, axis=1)))
+    longest = int(np.max(lengths(tokens)))
     tokens = Tokens(*(x[:, : -(-longest // STEP) * STEP] for x in tokens))
     hidden = []
     for start in range(0, len(rows), PART):
