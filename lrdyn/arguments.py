@@ -164,9 +164,12 @@ SIZES |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("kmgt", sta
 def size(text: str) -> int:
     """Reader of a number of bytes such as ``500MB`` or ``2GiB``."""
     number = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([kmgt]?i?)b?", text.strip().lower())
-    if number and number[2] in SIZES and (size := int(float(number[1]) * SIZES[number[2]])) >= 1:
-        return size
-    raise argparse.ArgumentTypeError(f"got {text!r}, wanted a size such as 500MB or 2GiB")
+    found = float(number[1]) * SIZES[number[2]] if number and number[2] in SIZES else 0
+    if 1 <= found < math.inf:
+        return int(found)
+    raise argparse.ArgumentTypeError(
+        f"got {shortened(text)!r}, wanted a size such as 500MB or 2GiB"
+    )
 
 
 def add_flag(group: Any, flag: Flag) -> None:

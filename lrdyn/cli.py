@@ -264,7 +264,8 @@ def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> 
 
 
 def _fail(prog: str, message: str, status: int) -> int:
-    line = shortened(f"{prog}: error: {message}", LINE)
+    # Names of files may hold line breaks, as any word does.
+    line = shortened(" ".join(f"{prog}: error: {message}".splitlines()), LINE)
     if sys.stderr is not None:  # closed by the caller
         print(line, file=sys.stderr)
     return status

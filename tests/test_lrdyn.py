@@ -118,6 +118,7 @@ def test_settings_are_shown_where_the_preset_has_others():
         (["runs", "none"], "runs: got 'none', wanted a folder of results"),
         (["diff", "one"], "diff: got 1 words, wanted two folders of results"),
         (["diff", ".", "."], "diff: got verdict.json: not found, wanted two folders"),
+        (["diff", "a\nb", "."], "diff: got a b/verdict.json: not found, wanted two folders"),
     ],
 )
 def test_bad_input(words, said, lrdyn, tmp_path):

@@ -19,6 +19,7 @@ from lrdyn.engine.evaluate import evaluate_controls, once_a_case
 from lrdyn.engine.judging import residuals
 from lrdyn.engine.ratios import ratio_of
 from lrdyn.flags import Flag, one_of
+from lrdyn.show import shortened
 from lrdyn.theorem import Claim, Control, Scenario, Theorem
 from tests.oracles import refuses
 from tests.runs import python, results_of, started, verdict_of
@@ -614,11 +615,11 @@ def test_a_second_run_into_the_same_folder_is_refused(theorem, command):
     )
 
 
-@pytest.mark.parametrize("size", ["", "0", "-1", "1XB", "MB", "nan", "1e400GB", "0.1"])
+@pytest.mark.parametrize("size", ["", "0", "-1", "1XB", "MB", "nan", "1e400GB", "0.1", "9" * 400])
 def test_a_bad_memory_budget(theorem, command, tmp_path, size):
     status, out, err = command(theorem, f"--memory={size}")
     assert (status, out) == (2, "")
-    wanted = f"got '{size}', wanted a size such as 500MB or 2GiB"
+    wanted = f"got '{shortened(size)}', wanted a size such as 500MB or 2GiB"
     assert err == f"my_theorem: error: --memory: {wanted}\n"
     assert not list(tmp_path.iterdir())
 
