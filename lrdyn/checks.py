@@ -82,6 +82,11 @@ def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: tupl
     return _number(name, x, axes, (jnp.integer,), wanted, inside, domain)
 
 
+def booleans(name: str, x: Any, axes: tuple = ()) -> Any:
+    """Truth values."""
+    return _number(name, x, axes, (jnp.bool_,), "booleans", None, "")
+
+
 def sizes(name: str, x: Any, least: int, most: int | None = None) -> None:
     """So many lengths, each 1 or more."""
     good = isinstance(x, tuple | list) and least <= len(x) <= (most or len(x))

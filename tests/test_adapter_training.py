@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from lrdyn.adapters import DeepFactors, Factors
 from lrdyn.claims import CLEARLY, tolerance
 from lrdyn.drawing import exhibits, plotting
 from lrdyn.drawing.long import numbers as long_numbers
+from lrdyn.networks import packing
 from lrdyn.studies.adapter_training import ADAPTERS, evolution, one_step, sentences, tuning, widths
 from paper_figs import (
     fig04_adapter_svd,
@@ -119,10 +121,43 @@ def test_what_is_filled_up_beyond_the_longest_pair_changes_nothing(files, monkey
     np.testing.assert_allclose(values, others, rtol=0, atol=1e-6 * float(jnp.abs(others).max()))
 
 
-def test_pearson_is_the_correlation_of_all_outputs(files):
-    found = tuning.problem(case_of(files), 16, 1)
-    outputs = found.net(found.dev.hidden, found.dev.mask)
-    expected = np.corrcoef(outputs, found.dev.scores)[0, 1]
+@pytest.mark.parametrize(("examples", "pool"), [(16, "mean"), (48, "pooler")])
+def test_pairs_that_share_rows_leave_the_loss_as_it_is(files, examples, pool):
+    found = tuning.problem(case_of(files, pool=pool, length=40), examples, 1)
+    made = tuning.started(jax.random.key(0), found.net, "lora_b", 2, 1e-3)
+    batches, loss = tuning.batches_of(found)
+    longest = jnp.argsort(-found.train.mask.sum(axis=1))
+    usual, *most = loss.keywords["rooms"]
+    assert len(most) == (examples > batches.examples)
+    # Of many examples the longest do not fit into the usual room, the shortest do.
+    for rows in (longest[:16], longest[-16:]):
+        batch = jax.tree.map(lambda x, rows=rows: x[rows], found.train)
+        fits = int(packing.room_for(batch.mask, 4)) <= usual
+        assert fits == (not most or rows[0] != longest[0])
+
+        @jax.jit
+        def both(made, batch=batch):
+            ways = (loss, partial(tuning.squared_error, found.net))
+            return [jax.value_and_grad(lambda m, f=f: f(m, None, batch, None)[0])(made)
+                    for f in ways]  # fmt: skip
+
+        (one, slopes), (other, others) = jax.device_get(both(made))
+        slack = 100 * tolerance("identity", "float32", size=40)
+        np.testing.assert_allclose(one, other, rtol=slack)
+        largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(others))
+        assert largest > 1e-4
+        for mine, theirs in zip(*map(jax.tree.leaves, (slopes, others)), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=slack * largest)
+
+
+@pytest.mark.parametrize("pool", tuning.POOLS)
+def test_pearson_is_the_correlation_of_all_outputs(files, pool):
+    case = case_of(files, pool=pool)
+    found = tuning.problem(case, 16, 1)
+    read, known = sentences.read(BERT), sentences.pairs_of(files["dev_file"], "dev")
+    how = {"length": case.length, "layer": 1, "precision": "float32"}
+    dev = sentences.encoded(read, known, np.arange(20), **how)
+    expected = np.corrcoef(found.net(dev.hidden, dev.mask), dev.scores)[0, 1]
     np.testing.assert_allclose(tuning.pearson(found.net, found.dev, {}), expected, atol=1e-5)
 
 

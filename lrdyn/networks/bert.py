@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lrdyn import checks
 from lrdyn.networks.attention import Attention, LayerNorm
+from lrdyn.networks.packing import lengths
 from lrdyn.networks.perceptron import MLP
 
 SHORTEST = 16
@@ -89,12 +90,13 @@ class Layer(eqx.Module):
     second: LayerNorm
 
     def __call__(
-        self, hidden: Float[Array, "batch length width"], mask: Bool[Array, "batch length"]
+        self, hidden: Float[Array, "batch length width"], mask: Bool[Array, "batch length *_"]
     ) -> Float[Array, "batch length width"]:
         """What the next layer gets; no token looks where the mask is false."""
         # All tokens of the batch side by side: a matrix multiplies them at once.
         columns = hidden.reshape(-1, hidden.shape[-1]).T
-        mixed = self.attention(columns, sequences=len(hidden), mask=mask[..., None])
+        mask = mask[..., None] if mask.ndim == 2 else mask
+        mixed = self.attention(columns, sequences=len(hidden), mask=mask)
         columns = self.first(columns + mixed)
         return self.second(columns + self.mlp(columns)).T.reshape(hidden.shape)
 
@@ -127,7 +129,7 @@ class Bert(eqx.Module):
             ValueError: there is no such layer, or the tokens do not fit the tables.
         """
         checks.integer("layer", layer, 0, len(self.layers))
-        mask = _mask(tokens.mask, np.shape(tokens.ids))
+        mask = jnp.asarray(checks.booleans("mask", tokens.mask, np.shape(tokens.ids)))
         hidden = self.embeddings(tokens)
         for one in self.layers[:layer]:
             hidden = one(hidden, mask)
@@ -136,10 +138,13 @@ class Bert(eqx.Module):
     def above(
         self,
         hidden: Float[Array, "batch length width"],
-        mask: Bool[Array, "batch length"] | Bool[np.ndarray, "batch length"],
+        mask: Bool[Array, "batch length *_"] | Bool[np.ndarray, "batch length *_"],
         layer: int,
     ) -> Float[Array, "batch length width"]:
         """Hidden states of the last layer, from what a layer gets.
+
+        The mask says where tokens are, or with three axes at (k, q) where q may look at k, as of
+        sentences that share a row (:mod:`lrdyn.networks.packing`).
 
         Raises:
             ValueError: there is no such layer, or the mask has another shape.
@@ -147,7 +152,8 @@ class Bert(eqx.Module):
         checks.integer("layer", layer, 0, len(self.layers))
         width = len(self.embeddings.norm.gain)
         hidden = checks.floats("hidden", hidden, ("batch", "length", width))
-        mask = _mask(mask, hidden.shape[:2])
+        shape = hidden.shape[:2] if np.ndim(mask) < 3 else (*hidden.shape[:2], hidden.shape[1])
+        mask = jnp.asarray(checks.booleans("mask", mask, shape))
         for one in self.layers[layer:]:
             hidden = one(hidden, mask)
         return hidden
@@ -161,13 +167,6 @@ class Bert(eqx.Module):
         if self.pooler is None:
             checks.refuse("model", "a BERT without a pooler", "one with it, or mean_pooled")
         return jnp.tanh(jax.vmap(self.pooler)(hidden[:, 0]))
-
-
-def _mask(mask: Array | np.ndarray, shape: tuple[int, ...]) -> Bool[Array, "batch length"]:
-    kind = getattr(mask, "dtype", type(mask).__name__)
-    if str(kind) != "bool" or np.shape(mask) != shape:
-        checks.refuse("mask", f"{kind} of shape {np.shape(mask)}", f"bool of shape {shape}")
-    return jnp.asarray(mask)
 
 
 def mean_pooled(
@@ -186,22 +185,10 @@ def mean_pooled(
         [[2.0]]
     """
     hidden = checks.floats("hidden", hidden, ("batch", "length", "width"))
-    mask = _mask(mask, hidden.shape[:2])
+    mask = jnp.asarray(checks.booleans("mask", mask, hidden.shape[:2]))
     total = jnp.sum(jnp.where(mask[..., None], hidden, 0), axis=1)
     count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
     return total / count.astype(hidden.dtype)
-
-
-def lengths(tokens: Tokens) -> Int[np.ndarray, "batch"]:
-    """Places up to the last token of each sentence.
-
-    Example:
-        >>> mask = np.array([[True, True, False], [True, False, False]])
-        >>> lengths(Tokens(np.zeros((2, 3), int), mask, np.zeros((2, 3), int))).tolist()
-        [2, 1]
-    """
-    mask = np.asarray(tokens.mask)
-    return np.max(mask * (1 + np.arange(mask.shape[1])), axis=1)
 
 
 def sentence_vectors(
@@ -221,7 +208,7 @@ def sentence_vectors(
     checks.integer("batch", batch)
     model.embeddings.check(tokens)
     tokens = Tokens(*map(np.asarray, tokens))
-    filled_to = lengths(tokens)
+    filled_to = np.asarray(lengths(tokens.mask))
     order = np.argsort(filled_to, kind="stable")
     gain = model.embeddings.norm.gain
     found, batch = np.zeros((len(order), len(gain)), gain.dtype), min(batch, len(order))

@@ -26,7 +26,7 @@ from lrdyn.studies.adapter_training.tuning import Problem, Tuning
 from lrdyn.studies.over_seeds import only
 from lrdyn.subspace import Frame
 from lrdyn.theorem import Finding, Outcome, Scenario
-from lrdyn.training import Batches, train
+from lrdyn.training import train
 
 POINTS = 26
 RULES = ("adam", "sgd")
@@ -90,11 +90,10 @@ def measure_evolution(case: Tuning) -> dict[str, Any]:
         seen = looked_at(frame, start, moving, layers_of(now[path]))
         return {"pearson": tuning.pearson(found.net, found.dev, now), **seen}
 
+    batches, loss = tuning.batches_of(found)
     runs = []
     for name in RULES:
         rule = _rule(name, case, found, made)
-        batches = Batches(found.train, min(tuning.BATCH, case.examples))
-        loss = partial(tuning.squared_error, found.net)
         runs.append(train(key, loss, made, rule, batches, steps, record=look, name=name))
     records = {n: np.stack([run.records[n] for run in runs]) for n in runs[0].records}
     return records | {

@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float
 
 from lrdyn.data import encoder, find, stsb
 from lrdyn.data.pairs import HIGHEST, Pairs, stsb_names
-from lrdyn.networks.bert import Bert, Tokens, lengths
+from lrdyn.networks.bert import Bert, Tokens
+from lrdyn.networks.packing import Packed, lengths, pack, room_for
 from lrdyn.studies.pictures import spread_out
 
 AUTO = "auto"
@@ -26,6 +27,12 @@ STEP = 8
 """Lengths are multiples of it: few programs are compiled."""
 
 
+SIDE = 4
+"""Pairs that stand side by side in a row, about."""
+ROWS = 12
+"""Rows that are tested at a time."""
+
+
 class Examples(NamedTuple):
     """Pairs as the first adapted layer gets them."""
 
@@ -33,6 +40,13 @@ class Examples(NamedTuple):
     mask: Bool[Array, "n length"]
     scores: Float[Array, "n"]
     """From 0 to 1."""
+
+
+class Tested(NamedTuple):
+    """Pairs that are tested on: in rows, of which there is a multiple of :data:`ROWS`."""
+
+    rows: Packed
+    scores: Float[Array, "n"]
 
 
 def folder_of(name: str) -> Path:
@@ -104,7 +118,7 @@ def encoded(
     """
     first, second = ([side[i] for i in rows] for side in (found.sentence1, found.sentence2))
     tokens = encoder.tokens(read_from.tokenizer, first, second, length=length)
-    longest = int(np.max(lengths(tokens)))
+    longest = int(jnp.max(lengths(tokens.mask)))
     tokens = Tokens(*(x[:, : -(-longest // STEP) * STEP] for x in tokens))
     hidden = []
     for start in range(0, len(rows), PART):
@@ -120,9 +134,33 @@ def encoded(
 @lru_cache(maxsize=2)
 def tested(
     name: str, dev_file: str, *, count: int, length: int, layer: int, precision: str
-) -> Examples:
+) -> Tested:
     """Pairs that are not trained on, evenly spread over their file, computed once."""
     found = pairs_of(dev_file, "dev")
     rows = spread_out(count, len(found.scores))
     how = {"length": length, "layer": layer, "precision": precision}
-    return encoded(read(folder_of(name)), found, rows, **how)
+    dev = encoded(read(folder_of(name)), found, rows, **how)
+    count = ROWS * -(-len(rows) // (SIDE * ROWS))
+    room = int(room_for(dev.mask, count))
+    return Tested(pack(dev.hidden, dev.mask, count, room), dev.scores)
+
+
+def rows_of(pairs: int) -> int:
+    """Rows of a batch of so many pairs."""
+    return -(-pairs // SIDE)
+
+
+def rooms(mask: Bool[Array, "n length"], batch: int) -> tuple[int, ...]:
+    """Places of a row with which batches are tried one after the other; the last fits any.
+
+    Of pairs that are all in one batch it is what they need. Else the first is what 19 of 20 random
+    batches do not pass, and the last that of the longest pairs. Both are multiples of
+    :data:`STEP`.
+    """
+    count = rows_of(batch)
+    longest = jnp.argsort(-lengths(mask))[:batch]
+    rng = np.random.default_rng(0)
+    drawn = jnp.asarray([rng.permutation(len(mask))[:batch] for _ in range(200)])
+    usual = np.quantile(jax.vmap(lambda one: room_for(mask[one], count))(drawn), 0.95)
+    found = (-(-int(np.ceil(n)) // STEP) * STEP for n in (usual, room_for(mask[longest], count)))
+    return tuple(sorted(set(found)))

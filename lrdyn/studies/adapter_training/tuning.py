@@ -20,8 +20,9 @@ from lrdyn.adapters import Method
 from lrdyn.descent import Trajectory
 from lrdyn.networks import mean_pooled
 from lrdyn.networks.bert import Bert
+from lrdyn.networks.packing import Packed, pack, room_for
 from lrdyn.studies.adapter_training import sentences
-from lrdyn.studies.adapter_training.sentences import Examples
+from lrdyn.studies.adapter_training.sentences import Examples, Tested
 from lrdyn.training import Batches, train
 
 HEAD = 0.02
@@ -53,6 +54,18 @@ class CrossEncoder(eqx.Module):
         above = self.model.above(hidden, mask, self.layer)
         pooled = mean_pooled(above, mask) if self.pool == "mean" else self.model.pooled(above)
         return pooled @ self.head
+
+    def above(self, rows: Packed) -> Float[Array, "rows room width"]:
+        """Hidden states of the last layer, of pairs in rows."""
+        return self.model.above(rows.hidden, rows.mask(), self.layer)
+
+    def scores(
+        self, rows: Packed, above: Float[Array, "rows room width"], count: int
+    ) -> Float[Array, "count"]:
+        """Scores of so many pairs in rows."""
+        if self.pool == "mean":
+            return rows.means(above, count) @ self.head
+        return self.model.pooled(rows.firsts(above, count)[:, None]) @ self.head
 
 
 class Way(NamedTuple):
@@ -126,7 +139,7 @@ class Problem(NamedTuple):
 
     net: CrossEncoder
     train: Examples
-    dev: Examples
+    dev: Tested
 
 
 def drawn(
@@ -229,22 +242,46 @@ def adam(steps: int) -> Callable[[Any], optax.GradientTransformation]:
 
 
 def squared_error(
-    net: CrossEncoder, made: dict, state: None, batch: Examples, key: Any
-) -> tuple[Float[Array, ""], tuple[None, dict]]:
-    """Mean of (f - score)^2 over a batch, with adapters."""
-    found = adapters.apply(net, made)(batch.hidden, batch.mask)
+    net: CrossEncoder, made: dict, state: None, batch: Examples, key: Any, *,
+    rooms: tuple[int, ...] = (),
+) -> tuple[Float[Array, ""], tuple[None, dict]]:  # fmt: skip
+    """Mean of (f - score)^2 over a batch, with adapters.
+
+    With ``rooms``, of :func:`lrdyn.studies.adapter_training.sentences.rooms`, pairs share rows:
+    the same to round-off, for about half of the work.
+    """
+    adapted = adapters.apply(net, made)
+    count = len(batch.scores)
+    side = sentences.rows_of(count)
+
+    def scores(room: int) -> Array:
+        rows = pack(batch.hidden, batch.mask, side, room)
+        return adapted.scores(rows, adapted.above(rows), count)
+
+    if not rooms:
+        found = adapted(batch.hidden, batch.mask)
+    elif len(rooms) == 1:
+        found = scores(*rooms)
+    else:
+        fits = room_for(batch.mask, side) <= rooms[0]
+        found = jax.lax.cond(fits, *(partial(scores, room) for room in rooms))
     return jnp.mean((found - batch.scores) ** 2), (None, {})
 
 
-def pearson(net: CrossEncoder, data: Examples, made: dict) -> Float[Array, ""]:
+def pearson(net: CrossEncoder, data: Tested, made: dict) -> Float[Array, ""]:
     """Correlation of outputs and scores."""
     adapted = adapters.apply(net, made)
-
-    def one(pair: tuple[Array, Array]) -> Array:
-        return adapted(*(x[None] for x in pair))[0]
-
-    found = jax.lax.map(one, (data.hidden, data.mask), batch_size=50)
+    parts = jax.tree.map(lambda x: x.reshape(-1, sentences.ROWS, *x.shape[1:]), data.rows)
+    above = jax.lax.map(adapted.above, parts).reshape(data.rows.hidden.shape)
+    found = adapted.scores(data.rows, above, len(data.scores))
     return jnp.corrcoef(found, data.scores)[0, 1]
+
+
+def batches_of(found: Problem) -> tuple[Batches, partial]:
+    """Its batches, and the loss of one."""
+    size = min(BATCH, len(found.train.scores))
+    rooms = sentences.rooms(found.train.mask, size)
+    return Batches(found.train, size), partial(squared_error, found.net, rooms=rooms)
 
 
 def tuned(
@@ -262,9 +299,9 @@ def tuned(
     def look(made: dict, state: PyTree) -> dict[str, Array]:
         return {"pearson": pearson(found.net, found.dev, made), **watch(made)}
 
+    batches, loss = batches_of(found)
     run = train(
-        key, partial(squared_error, found.net), made, rule,
-        Batches(found.train, min(BATCH, len(found.train.scores))), recorded, record=look,
+        key, loss, made, rule, batches, recorded, record=look,
         name=label or f"{name} rank {rank} examples {len(found.train.scores)}",
     )  # fmt: skip
     return made, run

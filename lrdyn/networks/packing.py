@@ -1,0 +1,122 @@
+"""Packing: sentences of unequal length behind each other in rows, so that little is filled up.
+
+A token looks at those of its own sentence alone, wherever the sentence stands in its row: what a
+network makes of it is what it makes of a sentence by itself. Positions were added before.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lrdyn import checks
+
+
+class Packed(NamedTuple):
+    """Sentences in rows."""
+
+    hidden: Float[Array, "rows room width"]
+    """What a layer gets, 0 where nothing stands."""
+    owner: Int[Array, "rows room"]
+    """Which sentence a place belongs to; -1 where nothing stands."""
+
+    def mask(self) -> Bool[Array, "rows room room"]:
+        """True at (k, q) where q may look at k, as :meth:`lrdyn.networks.Bert.above` takes it."""
+        return (self.owner[:, :, None] == self.owner[:, None, :]) & (self.owner >= 0)[:, :, None]
+
+    def means(
+        self, hidden: Float[Array, "rows room width"], count: int
+    ) -> Float[Array, "count width"]:
+        """Means over the tokens of each of so many sentences, as ``mean_pooled`` has them."""
+        tokens = self._of(jnp.arange(count)).astype(hidden.dtype)
+        total = tokens @ hidden.reshape(-1, hidden.shape[-1])
+        return total / jnp.maximum(jnp.sum(tokens, axis=1, keepdims=True), 1)
+
+    def firsts(
+        self, hidden: Float[Array, "rows room width"], count: int
+    ) -> Float[Array, "count width"]:
+        """The first token of each of so many sentences."""
+        places = jnp.argmax(self._of(jnp.arange(count)), axis=1)
+        return hidden.reshape(-1, hidden.shape[-1])[places]
+
+    def _of(self, sentences: Int[Array, "count"]) -> Bool[Array, "count places"]:
+        return self.owner.reshape(1, -1) == sentences[:, None]
+
+
+def lengths(mask: Bool[Array, "n length"] | Bool[np.ndarray, "n length"]) -> Int[Array, "n"]:
+    """Places up to the last token of each sentence.
+
+    Example:
+        >>> lengths(jnp.array([[True, False, True, False], [True, False, False, False]])).tolist()
+        [3, 1]
+    """
+    mask = checks.booleans("mask", mask, ("n", "length"))
+    return jnp.max(jnp.where(mask, 1 + jnp.arange(mask.shape[1])[None], 0), axis=1)
+
+
+def pack(
+    hidden: Float[Array, "n length width"],
+    mask: Bool[Array, "n length"] | Bool[np.ndarray, "n length"],
+    rows: int,
+    room: int,
+) -> Packed:
+    """Put sentences into rows, the longest first, there and back, so that rows are equally full.
+
+    Args:
+        hidden: what a layer gets.
+        mask: true where there is a token.
+        rows: how many rows.
+        room: places of a row, :func:`room_for` at least; tokens beyond it are lost.
+
+    Example:
+        >>> mask = jnp.array([[True, True], [True, False]])
+        >>> pack(jnp.ones((2, 2, 1)), mask, 1, 4).owner.tolist()
+        [[0, 0, 1, -1]]
+    """
+    hidden = checks.floats("hidden", hidden, ("n", "length", "width"))
+    mask = checks.booleans("mask", mask, hidden.shape[:2])
+    checks.integer("rows", rows)
+    checks.integer("room", room)
+    mask = jnp.asarray(mask)
+    row, first = _placed(lengths(mask), rows)
+    # How far into each sentence a place of each row is; inside of at most one of them.
+    into = jnp.arange(room)[None, :, None] - first[None, None]
+    inside = (into >= 0) & (into < lengths(mask)[None, None])
+    inside &= row[None, None] == jnp.arange(rows)[:, None, None]
+    owner = jnp.argmax(inside, axis=2)
+    token = jnp.sum(jnp.where(inside, into, 0), axis=2)
+    there = jnp.any(inside, axis=2) & mask[owner, token]
+    found = jnp.where(there[..., None], hidden[owner, token], 0)
+    return Packed(found, jnp.where(there, owner, -1))
+
+
+def room_for(
+    mask: Bool[Array, "n length"] | Bool[np.ndarray, "n length"], rows: int
+) -> Int[Array, ""]:
+    """Places that the fullest of so many rows takes.
+
+    It is at most that of any other sentences of which none, in order of length, is shorter.
+
+    Example:
+        >>> int(room_for(jnp.ones((4, 3), bool), 2))
+        6
+    """
+    mask = checks.booleans("mask", mask, ("n", "length"))
+    checks.integer("rows", rows)
+    found = lengths(mask)
+    row, _ = _placed(found, rows)
+    mine = row[None] == jnp.arange(rows)[:, None]
+    return jnp.max(jnp.sum(jnp.where(mine, found[None], 0), axis=1))
+
+
+def _placed(found: Int[Array, "n"], rows: int) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
+    """The row of each sentence, and where in it the sentence begins."""
+    turn = jnp.arange(len(found))
+    order = jnp.argsort(-found, stable=True)
+    lap, at = turn // rows, turn % rows
+    row = jnp.where(lap % 2 == 0, at, rows - 1 - at)
+    before = (row[:, None] == row[None]) & (turn[None] < turn[:, None])
+    first = jnp.sum(jnp.where(before, found[order][None], 0), axis=1)
+    back = jnp.argsort(order)
+    return row[back], first[back]
