@@ -8,6 +8,7 @@ replaced as a whole, locks end with the process, finished parts stay.
 
 # A command imports this before anything else: every import here is time in which Python's own
 # handler would print a traceback.
+import atexit
 import os
 import signal
 import sys
@@ -74,7 +75,16 @@ def end_at_once() -> Callable[[], None] | None:
     waiting = threading.Thread(target=_wait, args=(read,), name="signals", daemon=True)
     waiting.start()
 
+    def over() -> None:
+        for number in heard:
+            signal.signal(number, signal.SIG_IGN)
+
+    # After its last function Python goes back to the handlers of the system, while it tidies up
+    # for seconds: a signal would take a run's own status away. What is ignored stays ignored.
+    atexit.register(over)
+
     def undo() -> None:
+        atexit.unregister(over)
         for number, handler in heard.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(before)

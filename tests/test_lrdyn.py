@@ -262,6 +262,28 @@ def test_a_worker_whose_parent_ended_before_its_first_line_ends(tmp_path):
         assert worker.wait(timeout=30) == 128 + signal.SIGKILL
 
 
+LATE = """
+import os, sys, time
+from lrdyn import interrupts
+interrupts.end_at_once()
+class Late:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(1, b"late\\n")
+        sleep(1)
+late = Late()
+sys.exit(4)
+"""
+
+
+@pytest.mark.parametrize("number", interrupts.SIGNALS)
+def test_a_command_that_has_ended_keeps_its_status(number):
+    with started("-c", LATE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "late\n"
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 4
+
+
 OWN_HANDLERS = """
 import signal, threading
 mine = lambda number, frame: None
