@@ -36,7 +36,8 @@ MODULES = (
     *"adapters.maps adapters.method adapters.memory adapters.state adapters.descent".split(),
     *"networks.perceptron networks.attention networks.small_transformer networks.network".split(),
     *"networks.convolution networks.weights networks.vgg_network networks.residual_network".split(),
-    *"networks.vision_transformer diagnosis.watcher diagnosis.report diagnosis.extraction".split(),
+    *"networks.vision_transformer networks.packing".split(),
+    *"diagnosis.watcher diagnosis.report diagnosis.extraction".split(),
 )
 
 # Functions whose arguments have no wrong values: any tree, or what is to be checked. Of the claims
@@ -231,6 +232,10 @@ def _arrays_in_place_of(
             other = None if name == "steps" else longer
             yield f"length 1 of axis {axis}", array.take([0], axis), None, other
     yield "complex", array.astype(complex), None, None
+    if array.dtype.kind == "b":
+        yield "integers", array.astype(int), None, None
+        yield "floats", array.astype(float), None, None
+        return
     yield "bool", array > 0, (array > 0).astype(float), None
     yield "an array of texts", np.full(array.shape, "text"), None, None
     if array.dtype.kind == "i":
