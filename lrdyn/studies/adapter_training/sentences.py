@@ -25,8 +25,6 @@ PART = 50
 """Pairs that are computed at a time."""
 STEP = 8
 """Lengths are multiples of it: few programs are compiled."""
-
-
 SIDE = 4
 """Pairs that stand side by side in a row, about."""
 ROWS = 12
