@@ -311,8 +311,14 @@ test_a_bert_refuses = refuses(
     (lambda: tiny().model(tokens(41)), "tokens: got sequences of length 41, wanted at most 40"),
     (lambda: tiny().model(tokens(ids=123)), r"tokens.ids: got .*123.*, wanted 0 to 122"),
     (lambda: tiny().model(tokens(types=2)), r"tokens.types: got .*2.*, wanted 0 to 1"),
-    (lambda: tiny().model(tokens()._replace(mask=MASK[:, 1:])), "mask: got shape"),
-    (lambda: tiny().model(tokens()._replace(mask=np.ones((1, 4)))), "mask: got dtype float64"),
+    (
+        lambda: tiny().model(tokens()._replace(mask=MASK[:, 1:])),
+        r"mask: got shape \(1, 3\), wanted \(1, 4\)",
+    ),
+    (
+        lambda: tiny().model(tokens()._replace(mask=np.ones((1, 4)))),
+        "mask: got dtype float64, wanted booleans",
+    ),
     (lambda: tiny().model.below(tokens(), 4), "layer: got 4, wanted 0 to 3"),
     (lambda: tiny().model.above(HIDDEN, MASK, -1), "layer: got -1, wanted 0 to 3"),
     (lambda: tiny().model.above(HIDDEN[..., 1:], MASK, 0), r"hidden: got shape \(1, 4, 23\)"),

@@ -79,10 +79,11 @@ def pack(
     checks.integer("rows", rows)
     checks.integer("room", room)
     mask = jnp.asarray(mask)
-    row, first = _placed(lengths(mask), rows)
+    size = lengths(mask)
+    row, first = _placed(size, rows)
     # How far into each sentence a place of each row is; inside of at most one of them.
     into = jnp.arange(room)[None, :, None] - first[None, None]
-    inside = (into >= 0) & (into < lengths(mask)[None, None])
+    inside = (into >= 0) & (into < size[None, None])
     inside &= row[None, None] == jnp.arange(rows)[:, None, None]
     owner = jnp.argmax(inside, axis=2)
     token = jnp.sum(jnp.where(inside, into, 0), axis=2)

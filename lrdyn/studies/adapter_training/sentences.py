@@ -117,7 +117,7 @@ def encoded(
     first, second = ([side[i] for i in rows] for side in (found.sentence1, found.sentence2))
     tokens = encoder.tokens(read_from.tokenizer, first, second, length=length)
     longest = int(jnp.max(lengths(tokens.mask)))
-    tokens = Tokens(*(x[:, : -(-longest // STEP) * STEP] for x in tokens))
+    tokens = Tokens(*(x[:, : _up(longest, STEP)] for x in tokens))
     hidden = []
     for start in range(0, len(rows), PART):
         # Of a last part some are computed again: one program serves all.
@@ -138,9 +138,14 @@ def tested(
     rows = spread_out(count, len(found.scores))
     how = {"length": length, "layer": layer, "precision": precision}
     dev = encoded(read(folder_of(name)), found, rows, **how)
-    count = ROWS * -(-len(rows) // (SIDE * ROWS))
-    room = int(room_for(dev.mask, count))
-    return Tested(pack(dev.hidden, dev.mask, count, room), dev.scores)
+    several = _up(rows_of(len(rows)), ROWS)
+    room = int(room_for(dev.mask, several))
+    return Tested(pack(dev.hidden, dev.mask, several, room), dev.scores)
+
+
+def _up(number: int, step: int) -> int:
+    """The next multiple."""
+    return -(-number // step) * step
 
 
 def rows_of(pairs: int) -> int:
@@ -160,5 +165,5 @@ def rooms(mask: Bool[Array, "n length"], batch: int) -> tuple[int, ...]:
     rng = np.random.default_rng(0)
     drawn = jnp.asarray([rng.permutation(len(mask))[:batch] for _ in range(200)])
     usual = np.quantile(jax.vmap(lambda one: room_for(mask[one], count))(drawn), 0.95)
-    found = (-(-int(np.ceil(n)) // STEP) * STEP for n in (usual, room_for(mask[longest], count)))
-    return tuple(sorted(set(found)))
+    most = room_for(mask[longest], count)
+    return tuple(sorted({_up(int(np.ceil(n)), STEP) for n in (usual, most)}))

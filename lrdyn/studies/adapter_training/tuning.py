@@ -248,7 +248,7 @@ def squared_error(
     """Mean of (f - score)^2 over a batch, with adapters.
 
     With ``rooms``, of :func:`lrdyn.studies.adapter_training.sentences.rooms`, pairs share rows:
-    the same to round-off, for about half of the work.
+    the same to round-off, for less work the more their lengths differ.
     """
     adapted = adapters.apply(net, made)
     count = len(batch.scores)
