@@ -62,19 +62,19 @@ def _facts(found: xr.Dataset, most: int) -> dict[str, Any]:
         "seeds": "1 seed" if count == 1 else f"{count} seeds", "most": most, "differences": said,
         "matrices": found.sizes["matrix"],
         "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n)):.1f}" for n in names),
-        "expected": _expected(ahead, ranks),
+        "expected": _expected(ahead, found.final_rank.mean("matrix")),
     }  # fmt: skip
 
 
 def _expected(ahead: dict[int, paired.Paired], ranks: xr.DataArray) -> str:
     if 16 not in ahead:
         return ""
-    came = "came true" if ahead[16].mean > 0 else "did not come true"
-    fewer = float(ranks.sel(adapter="deep_lora") - ranks.sel(adapter="lora"))
-    other = "came true" if fewer < 0 else "did not come true"
+    first = ahead[16]
+    fewer = paired.paired(*(ranks.sel(adapter=name).values for name in ("deep_lora", "lora")))
     return (
-        f"Expected from the authors' numbers: Deep LoRA ahead at n = 16 ({came}) and with fewer "
-        f"ranks ({other})."
+        "Expected from the authors' numbers: Deep LoRA ahead at n = 16 "
+        f"({paired.outcome(first.mean > 0, first)}) and with fewer ranks "
+        f"({paired.outcome(fewer.mean < 0, fewer)})."
     )
 
 

@@ -61,11 +61,12 @@ def _facts(found: xr.Dataset) -> dict[str, Any]:
         changes = [f"{TITLES[n]} {one.mean:+.3f} ± {one.error:.3f}" for n, one in moves.items()]
     expected = ""
     if both and most > least:
-        falls = "came true" if moves["lora"].mean < 0 else "did not come true"
-        less = "came true" if moves["deep_lora"].mean > moves["lora"].mean else "did not come true"
+        falls = moves["lora"]
+        less = paired.paired(*(most - least for most, least in (ends["deep_lora"], ends["lora"])))
         expected = (
-            f"Expected from the authors' numbers: LoRA falls with r ({falls}), Deep LoRA falls "
-            f"less ({less})."
+            "Expected from the authors' numbers: LoRA falls with r "
+            f"({paired.outcome(falls.mean < 0, falls)}), Deep LoRA falls less "
+            f"({paired.outcome(less.mean > 0, less)})."
         )
     return {
         "seeds": "1 seed" if count == 1 else f"{count} seeds",

@@ -90,6 +90,18 @@ class Paired(NamedTuple):
         return f"{self.mean:+.3f} ± {self.error:.3f} ({wins}, sign test p = {self.p:.2g})"
 
 
+def outcome(came_true: bool, difference: Paired) -> str:
+    """Whether an expectation came true, and whether that may be chance.
+
+    Example:
+        >>> outcome(True, Paired(0.01, 0.02, wins=6, seeds=8, p=0.29))
+        'came true, within two standard errors of 0'
+    """
+    said = "came true" if came_true else "did not come true"
+    close = difference.seeds > 1 and abs(difference.mean) < 2 * difference.error
+    return f"{said}, within two standard errors of 0" if close else said
+
+
 def paired(one: np.ndarray, other: np.ndarray) -> Paired:
     """Compare two methods over seeds.
 

@@ -355,6 +355,20 @@ def test_what_two_methods_differ_by():
 
 
 @pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        ([0.5, 0.2, 0.9, 0.4], "came true, within two standard errors of 0"),  # 0.1 +- 0.11
+        ([0.5, 0.4, 0.7, 0.4], "came true"),  # 0.1 +- 0.04
+        ([0.3, 0.2, 0.3, 0.3], "did not come true"),
+        ([0.5], "came true"),  # one seed has no error
+    ],
+)
+def test_an_expectation_that_may_be_chance_says_so(one, said):
+    found = paired.paired(np.array(one), np.array([0.4, 0.3, 0.5, 0.4])[: len(one)])
+    assert paired.outcome(found.mean > 0, found) == said
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--encoder", "none"), "encoder: got 'none', wanted a folder with config.json, "),

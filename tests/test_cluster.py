@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import dask.config
 import jax
 import numpy as np
 import psutil
@@ -227,6 +228,14 @@ def test_all_workers_lost_then_new_ones(cluster, mine, whole, tmp_path):
     assert run(mine, client=cluster, store=tmp_path).load().identical(whole)
     killed.join()
     assert run(mine, client=cluster).identical(whole)
+
+
+def test_each_look_sees_all_workers(address):
+    """A client also asks for the scheduler's facts by itself, for those without the workers."""
+    with dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}):
+        with clusters.at(address) as cluster:
+            assert [len(cluster.alive()) for _ in range(300)] == 300 * [2]
+            assert cluster.generation == 1  # no time without any
 
 
 def test_two_users_do_not_mix(address, cluster, mine, whole, tmp_path):

@@ -153,7 +153,8 @@ class Cluster:
 
     def alive(self) -> list[str]:
         """Addresses of the workers of this moment."""
-        return list(self.client.scheduler_info(n_workers=-1)["workers"])
+        # Not of scheduler_info: the client overwrites it by itself with facts without the workers.
+        return list(self.client.nthreads())
 
     def check(self) -> None:
         """Raise :class:`Lost` if the scheduler does not answer any more."""
