@@ -154,7 +154,8 @@ class Cluster:
     def alive(self) -> list[str]:
         """Addresses of the workers of this moment."""
         # Not of scheduler_info: the client overwrites it by itself with facts without the workers.
-        return list(self.client.nthreads())
+        found: Any = self.client.nthreads()
+        return list(found)
 
     def check(self) -> None:
         """Raise :class:`Lost` if the scheduler does not answer any more."""
