@@ -56,13 +56,13 @@ def _facts(found: xr.Dataset, most: int) -> dict[str, Any]:
                                 for name in ("deep_lora", "lora")))
         for n in found.examples.values if both
     }  # fmt: skip
-    ranks = found.final_rank.mean(("seed", "matrix"))
+    ranks = found.final_rank.mean("matrix")
     said = "not compared" if not ahead else "; ".join(f"n = {n}: {one}" for n, one in ahead.items())
     return {
         "seeds": "1 seed" if count == 1 else f"{count} seeds", "most": most, "differences": said,
         "matrices": found.sizes["matrix"],
-        "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n)):.1f}" for n in names),
-        "expected": _expected(ahead, found.final_rank.mean("matrix")),
+        "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n).mean()):.1f}" for n in names),
+        "expected": _expected(ahead, ranks),
     }  # fmt: skip
 
 

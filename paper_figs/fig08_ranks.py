@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from lrdyn.drawing import plotting
@@ -62,7 +63,7 @@ def _facts(found: xr.Dataset) -> dict[str, Any]:
     expected = ""
     if both and most > least:
         falls = moves["lora"]
-        less = paired.paired(*(most - least for most, least in (ends["deep_lora"], ends["lora"])))
+        less = paired.paired(*(np.subtract(*ends[name]) for name in ("deep_lora", "lora")))
         expected = (
             "Expected from the authors' numbers: LoRA falls with r "
             f"({paired.outcome(falls.mean < 0, falls)}), Deep LoRA falls less "
