@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from lrdyn.drawing import plotting
@@ -11,18 +12,19 @@ from lrdyn.studies.adapter_training.factors import COMPARED
 from lrdyn.studies.adapter_training.widths import RATES
 from paper_figs import paired
 from paper_figs.paired import COLORS, TITLES
+from paper_figs.shared import judged
 
 TOLERANCES = {"norm_A": 0.05, "norm_B": 0.05, "pearson": 0.05, "move": 0.02}
 """Of another training in float32, on another machine or with other kernels."""
 
 CAPTION = """\
-LoRA's factors, seed {seed}, in {dtype}, rank r = {rank}, {examples} examples. (a) ||A||_F (solid)
-and ||B||_F (dashed) over the steps: mean over the {matrices} adapted matrices and band of one
+LoRA's factors in {dtype}, rank r = {rank}, {examples} examples. (a) ||A||_F (solid) and ||B||_F
+(dashed) over the steps, seed {seed}: mean over the {matrices} adapted matrices and band of one
 standard deviation. LoRA (A drawn, B = 0): ||A||_F ends at {A:.3f} of its start, ||B||_F at {B:.3f}
 of ||A||_F's. (b) the same for LoRA+ (rate of B 16 times that of A: {A_plus:.3f} and {B_plus:.3f})
-and for LoRA with B drawn and A = 0. (c) Pearson correlation on pairs that were not trained on; at
-the end {ends}; LoRA+ less LoRA, mean over the recorded steps: {ahead:+.3f} (expected above 0:
-{came_true}). (d) the toy f = (W* + b a^T) x of width n from 64 to 4096, rates eta_A = n^-alpha and
+and for LoRA with B drawn and A = 0. (c) Pearson correlation on pairs that were not trained on, mean
+of {seeds} and band of one standard error; at the end {ends}; LoRA+ less LoRA of the same seed, mean
+over the recorded steps: {ahead}, expected above 0: {came_true}. (d) the toy f = (W* + b a^T) x of width n from 64 to 4096, rates eta_A = n^-alpha and
 eta_B = n^-beta: what the second step's move of a changes f by, over |U| (medians of starts), and
 lines of the exponent 1 - alpha - 2 beta; that of b follows n^-beta alike. Only eta_A = 1/n, eta_B =
 1 (LoRA+) lets both move f by as much at every width. {adapted} {how}
@@ -30,11 +32,13 @@ lines of the exponent 1 - alpha - 2 beta; that of b follows n^-beta alike. Only 
 
 
 def numbers(results: Results, **settings: Any) -> xr.Dataset:
-    """Norms over method, step and matrix, Pearson, and the moves of the toy over n."""
+    """Norms of one seed, Pearson of all, and the moves of the toy over n."""
     groups = results[ADAPTERS.name]
-    whole = groups["/factors"]
+    whole = judged(groups["/factors"])
     run = paired.plain(whole.isel(seed=0), "method_of_factors", "step", "matrix")
-    found = run[["norm_A", "norm_B", "pearson"]].astype(float)
+    found = run[["norm_A", "norm_B"]].astype(float)
+    over_seeds = paired.plain(whole, "seed", "method_of_factors", "step")
+    found["pearson"] = over_seeds["pearson"].astype(float)
     found = found.assign_coords(method_of_factors=list(COMPARED)).rename(
         method_of_factors="adapter"
     )
@@ -57,15 +61,16 @@ def _facts(found: xr.Dataset) -> dict[str, Any]:
     begun = found.sel(adapter=["lora", "lora_plus"])
     start = begun.norm_A.isel(step=0)
     grown = {n: (begun[f"norm_{n}"].isel(step=-1) / start).mean("matrix") for n in ("A", "B")}
-    ahead = found.pearson.sel(adapter="lora_plus") - found.pearson.sel(adapter="lora")
-    value = float(ahead[1:].mean())
-    last = found.pearson.isel(step=-1)
+    over_steps = found.pearson.isel(step=slice(1, None)).mean("step")
+    ahead = paired.paired(*(over_steps.sel(adapter=n).values for n in ("lora_plus", "lora")))
+    last, count = found.pearson.isel(step=-1).mean("seed"), found.sizes["seed"]
     return {
         "A": float(grown["A"].sel(adapter="lora")), "B": float(grown["B"].sel(adapter="lora")),
         "A_plus": float(grown["A"].sel(adapter="lora_plus")),
         "B_plus": float(grown["B"].sel(adapter="lora_plus")), "matrices": found.sizes["matrix"],
         "ends": ", ".join(f"{TITLES[n]} {float(last.sel(adapter=n)):.3f}" for n in COMPARED),
-        "ahead": value, "came_true": "came true" if value > 0 else "did not come true",
+        "seeds": "1 seed" if count == 1 else f"{count} seeds",
+        "ahead": str(ahead), "came_true": paired.outcome(ahead.mean > 0, ahead),
     }  # fmt: skip
 
 
@@ -76,8 +81,9 @@ def draw(dataset: xr.Dataset) -> Any:
     plot_norms(axes[0], dataset, ["lora"])
     plot_norms(axes[1], dataset, ["lora_plus", "lora_b"])
     for name in COMPARED:
-        one = dataset.pearson.sel(adapter=name)
-        axes[2].plot(one.step, one, color=COLORS[name], lw=1.0, label=TITLES[name])
+        one = dataset.pearson.sel(adapter=name).transpose("seed", "step").values
+        error = one.std(axis=0, ddof=1) / np.sqrt(len(one)) if len(one) > 1 else 0
+        _band(axes[2], dataset.step, one.mean(axis=0), error, COLORS[name], label=TITLES[name])
     low, high = axes[2].get_ylim()
     axes[2].set_ylim(low - 0.4 * (high - low), high)  # room for the key
     plotting.key(axes[2], None, "lower right", fontsize=6)
@@ -92,15 +98,20 @@ def plot_norms(ax: Any, dataset: xr.Dataset, names: list[str]) -> None:
     for name in names:
         for factor, dash in (("A", "-"), ("B", "--")):
             one = dataset[f"norm_{factor}"].sel(adapter=name).transpose("step", "matrix").values
-            mean, width = one.mean(axis=1), one.std(axis=1)
-            ax.plot(dataset.step, mean, dash, color=COLORS[name], lw=1.0)
-            ax.fill_between(dataset.step, mean - width, mean + width, color=COLORS[name],
-                            alpha=0.2, lw=0)  # fmt: skip
+            mean = np.where(one.any(axis=1), one.mean(axis=1), np.nan)  # a factor starts at 0
+            _band(ax, dataset.step, mean, one.std(axis=1), COLORS[name], ls=dash)
     entries = [plotting.entry("‖A‖"), plotting.entry("‖B‖", ls="--")]
     if len(names) > 1:
         entries += [plotting.entry(TITLES[name], COLORS[name]) for name in names]
-    plotting.key(ax, entries, "center right", fontsize=6)
-    ax.set_ylim(0, None)
+    sizes = np.concatenate([dataset[f"norm_{factor}"].values.ravel() for factor in "AB"])
+    least, most = sizes[sizes > 0].min(), sizes.max()
+    ax.set(yscale="log", ylim=(least / 300, 3 * most))  # room for the key
+    plotting.key(ax, entries, "lower right", fontsize=6)
+
+
+def _band(ax: Any, steps: Any, mean: Any, width: Any, color: str, **look: Any) -> None:
+    ax.plot(steps, mean, color=color, lw=1.0, **look)
+    ax.fill_between(steps, mean - width, mean + width, color=color, alpha=0.2, lw=0)
 
 
 def plot_widths(ax: Any, dataset: xr.Dataset) -> None:
