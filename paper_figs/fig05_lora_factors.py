@@ -24,10 +24,11 @@ standard deviation. LoRA (A drawn, B = 0): ||A||_F ends at {A:.3f} of its start,
 of ||A||_F's. (b) the same for LoRA+ (rate of B 16 times that of A: {A_plus:.3f} and {B_plus:.3f})
 and for LoRA with B drawn and A = 0. (c) Pearson correlation on pairs that were not trained on, mean
 of {seeds} and band of one standard error; at the end {ends}; LoRA+ less LoRA of the same seed, mean
-over the recorded steps: {ahead}, expected above 0: {came_true}. (d) the toy f = (W* + b a^T) x of width n from 64 to 4096, rates eta_A = n^-alpha and
-eta_B = n^-beta: what the second step's move of a changes f by, over |U| (medians of starts), and
-lines of the exponent 1 - alpha - 2 beta; that of b follows n^-beta alike. Only eta_A = 1/n, eta_B =
-1 (LoRA+) lets both move f by as much at every width. {adapted} {how}
+over the recorded steps: {ahead}, expected above 0: {came_true}. (d) the toy f = (W* + b a^T) x of
+width n from 64 to 4096, rates eta_A = n^-alpha and eta_B = n^-beta: what the second step's move of
+a changes f by, over |U| (medians of starts), and lines of the exponent 1 - alpha - 2 beta; that of
+b follows n^-beta alike. Only eta_A = 1/n, eta_B = 1 (LoRA+) lets both move f by as much at every
+width. {adapted} {how}
 """
 
 
