@@ -102,21 +102,21 @@ class Finding:
         statement: what is measured, in words.
         value: ``value(outcome)``: a number for each seed, the first axis of the outcome's arrays.
         reads: names of the arrays that ``value`` looks at; ``(id,)`` if empty.
-        expected: what was expected before seeds above 0 were run, in words; empty for nothing.
-        came_true: ``came_true(values)``: whether it did; needed with ``expected``.
+        above: what the mean over seeds was expected to exceed, before seeds above 0 were run.
+        below: or to stay under; without either nothing is expected.
     """
 
     id: str
     statement: str
     value: Callable[[Outcome], np.ndarray]
     reads: tuple[str, ...] = ()
-    expected: str = ""
-    came_true: Callable[[np.ndarray], Any] | None = None
+    above: float | None = None
+    below: float | None = None
 
     def __post_init__(self) -> None:
-        if bool(self.expected) != (self.came_true is not None):
+        if self.above is not None and self.below is not None:
             raise ValueError(
-                f"finding {self.id!r}: got one of expected and came_true, wanted both or none"
+                f"finding {self.id!r}: got above and below, wanted at most one of them"
             )
 
 

@@ -71,7 +71,7 @@ def _facts(found: xr.Dataset) -> dict[str, Any]:
         "B_plus": float(grown["B"].sel(adapter="lora_plus")), "matrices": found.sizes["matrix"],
         "ends": ", ".join(f"{TITLES[n]} {float(last.sel(adapter=n)):.3f}" for n in COMPARED),
         "seeds": "1 seed" if count == 1 else f"{count} seeds",
-        "ahead": str(ahead), "came_true": paired.outcome(ahead.mean > 0, ahead),
+        "ahead": str(ahead), "came_true": ahead.outcome(above=0.0),
     }  # fmt: skip
 
 

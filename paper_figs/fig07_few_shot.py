@@ -73,8 +73,8 @@ def _expected(ahead: dict[int, paired.Paired], ranks: xr.DataArray) -> str:
     fewer = paired.paired(*(ranks.sel(adapter=name).values for name in ("deep_lora", "lora")))
     return (
         "Expected from the authors' numbers: Deep LoRA ahead at n = 16 "
-        f"({paired.outcome(first.mean > 0, first)}) and with fewer ranks "
-        f"({paired.outcome(fewer.mean < 0, fewer)})."
+        f"({first.outcome(above=0.0)}) and with fewer ranks "
+        f"({fewer.outcome(below=0.0)})."
     )
 
 

@@ -66,8 +66,8 @@ def _facts(found: xr.Dataset) -> dict[str, Any]:
         less = paired.paired(*(np.subtract(*ends[name]) for name in ("deep_lora", "lora")))
         expected = (
             "Expected from the authors' numbers: LoRA falls with r "
-            f"({paired.outcome(falls.mean < 0, falls)}), Deep LoRA falls less "
-            f"({paired.outcome(less.mean > 0, less)})."
+            f"({falls.outcome(below=0.0)}), Deep LoRA falls less "
+            f"({less.outcome(above=0.0)})."
         )
     return {
         "seeds": "1 seed" if count == 1 else f"{count} seeds",

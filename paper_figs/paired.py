@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from lrdyn import claims
 from lrdyn.drawing import plotting
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
@@ -89,17 +90,14 @@ class Paired(NamedTuple):
             return f"{self.mean:+.3f} ({wins})"
         return f"{self.mean:+.3f} ± {self.error:.3f} ({wins}, sign test p = {self.p:.2g})"
 
+    def outcome(self, **expected: float) -> str:
+        """Whether the mean is above or below what was expected, and whether that may be chance.
 
-def outcome(came_true: bool, difference: Paired) -> str:
-    """Whether an expectation came true, and whether that may be chance.
-
-    Example:
-        >>> outcome(True, Paired(0.01, 0.02, wins=6, seeds=8, p=0.29))
-        'came true, within two standard errors of 0'
-    """
-    said = "came true" if came_true else "did not come true"
-    close = difference.seeds > 1 and abs(difference.mean) < 2 * difference.error
-    return f"{said}, within two standard errors of 0" if close else said
+        Example:
+            >>> Paired(0.01, 0.02, wins=6, seeds=8, p=0.29).outcome(above=0.0)
+            'came true, within two standard errors of 0'
+        """
+        return claims.expectation(self.mean, self.error, **expected)["outcome"]
 
 
 def paired(one: np.ndarray, other: np.ndarray) -> Paired:

@@ -365,7 +365,7 @@ def test_what_two_methods_differ_by():
 )
 def test_an_expectation_that_may_be_chance_says_so(one, said):
     found = paired.paired(np.array(one), np.array([0.4, 0.3, 0.5, 0.4])[: len(one)])
-    assert paired.outcome(found.mean > 0, found) == said
+    assert found.outcome(above=0.0) == said
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from lrdyn.claims import (
     CLEARLY,
     chi_square_p,
     excess,
+    expectation,
     judge,
     judge_control,
     on_each,
@@ -58,6 +59,25 @@ def test_p_values_are_those_of_scipy(count):
 def test_a_mean_without_a_standard_error_is_lost(draws):
     assert np.isnan(surprise(student_p(5.0, np.array(draws))))
     assert np.isnan(surprise(chi_square_p(NAN, 3)))
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "bound", "wanted"),
+    [
+        (1.0, 0.4, {"above": 0.5}, "came true, within two standard errors of 0.5"),
+        (1.0, 0.2, {"above": 0.5}, "came true"),
+        (1.0, 0.2, {"below": 0.5}, "did not come true"),
+        (1.0, 0.4, {"below": 0.5}, "did not come true, within two standard errors of 0.5"),
+        (0.0, NAN, {"above": 0.0}, "did not come true"),
+        (NAN, NAN, {"above": 0.0}, None),
+        (1.0, 0.4, {}, None),
+    ],
+)
+def test_an_expectation_says_what_came_of_it(mean, error, bound, wanted):
+    found = expectation(mean, error, **bound)
+    assert found["outcome"] == wanted
+    assert found["came_true"] == (None if wanted is None else wanted.startswith("came"))
+    assert found["expected"] == (" ".join(f"{k} {v:g}" for k, v in bound.items()) or None)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

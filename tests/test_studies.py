@@ -55,8 +55,9 @@ def test_seed_0_is_never_judged(several):
     assert finding["seeds"] == 3
     assert finding["value"] == pytest.approx(np.mean(shares))
     assert finding["spread"] == pytest.approx(np.std(shares, ddof=1))
-    assert finding["expected"] == "above .9"
+    assert finding["expected"] == "above 0.9"
     assert finding["came_true"] is bool(np.mean(shares) > 0.9)
+    assert finding["outcome"] == "did not come true"
     claim = found["in_the_teachers_rank"]
     assert claim["worst_case"] == {"width": 10, "learning_rate": 0.3}
     assert claim["p"] == claim["residual"]
@@ -66,7 +67,7 @@ def test_a_finding_decides_nothing(several):
     found = entries(several[0])["share"]
     assert (found["kind"], found["holds"], found["tolerance"]) == ("finding", None, None)
     assert found["finding"]["came_true"] is False
-    assert "did not" in several[1]
+    assert "did not come true" in several[1]
 
 
 def test_a_claim_with_too_few_seeds_is_open_and_so_is_its_control(command_line, tmp_path):
@@ -200,9 +201,9 @@ def test_a_study_begins_with_an_identity():
         Study("t", "", training.TEACHER.flags, (training.LEARNED,))
 
 
-def test_an_expectation_has_a_test():
-    with pytest.raises(ValueError, match="wanted both or none"):
-        Finding("a", "", lambda one: np.zeros(1), expected="above 1")
+def test_an_expectation_has_one_side():
+    with pytest.raises(ValueError, match="wanted at most one of them"):
+        Finding("a", "", lambda one: np.zeros(1), above=1.0, below=2.0)
 
 
 def test_saved_results_are_judged_again(several, command_line):

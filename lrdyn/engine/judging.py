@@ -240,19 +240,18 @@ def _found(
     """Entry of ``verdict.json`` of a finding: mean and standard deviation over seeds."""
     reads = finding.reads or (finding.id,)
     claim = Claim(finding.id, finding.statement, "limit", reads=reads, tolerance=0.0, seeds=1)
-    several = list(outcomes(claim, scenario, results, precision))
-    kept = [one for one in several if not _reason(claim, scenario, one, 0.0)]
-    values = (
-        np.concatenate([np.ravel(finding.value(one)) for one in kept]) if kept else np.array([])
-    )
+    judged = outcomes(claim, scenario, results, precision)
+    kept = [one for one in judged if not _reason(claim, scenario, one, 0.0)]
+    values = np.concatenate([np.array([]), *(np.ravel(finding.value(one)) for one in kept)])
     known = bool(np.all(np.isfinite(values))) and len(values) > 0
-    true = finding.came_true
+    mean = float(np.mean(values)) if known else np.nan
+    several = known and len(values) > 1
+    error = float(claims.standard_error(values)) if several else np.nan
     found = {
-        "value": float(np.mean(values)) if known else None,
-        "spread": float(np.std(values, ddof=1)) if known and len(values) > 1 else None,
+        "value": mean if known else None,
+        "spread": float(np.std(values, ddof=1)) if several else None,
         "seeds": len(values),
-        "expected": finding.expected or None,
-        "came_true": bool(true(values)) if true is not None and known else None,
+        **claims.expectation(mean, error, above=finding.above, below=finding.below),
     }
     drawn = {"drawn": int(np.size(results[SIZE])), "judged": len(values), "left_out": {}}
     return {

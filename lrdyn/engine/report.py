@@ -60,8 +60,7 @@ def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
     for name, one in found:
         rows.append((
             name, _number(one["value"]), _number(one["spread"]), str(one["seeds"]),
-            one["expected"] or "-",
-            {True: "came true", False: "did not", None: ""}[one["came_true"]],
+            one["expected"] or "-", one["outcome"] or "",
         ))  # fmt: skip
     return rows if found else []
 

@@ -99,13 +99,12 @@ FEW_SHOT = Scenario[Tuning](
     diverged="diverged_at", trains=True, steps="steps", seeds=3,
     findings=(
         Finding("few_shot_ahead_16", "n = 16: Pearson of Deep LoRA less that of LoRA",
-                ahead(16), reads=READS, expected="above 0",
-                came_true=lambda values: np.mean(values) > 0),
+                ahead(16), reads=READS, above=0.0),
         *(Finding(f"few_shot_ahead_{n}", f"n = {n}: the same", ahead(n), reads=READS)
           for n in SHOTS[1:]),
         *(Finding(f"few_shot_rank_{name}", f"{name}: mean final rank, most examples",
                   _ranks(name), reads=RANKS) for name in ("lora", "deep_lora")),
         Finding("few_shot_fewer_ranks", "the second less the first", _fewer, reads=RANKS,
-                expected="below 0", came_true=lambda values: np.mean(values) < 0),
+                below=0.0),
     ),
 )  # fmt: skip
