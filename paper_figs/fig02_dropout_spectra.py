@@ -16,7 +16,7 @@ from lrdyn.drawing.exhibits import Figure, Results
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
-from paper_figs.shared import capital, judged
+from paper_figs.shared import capital, counted, judged
 
 QUICK = {"preset": "quick", "seed": 1}
 PAPER = {"preset": "paper", "seed": 1, "seeds": 5}
@@ -163,7 +163,7 @@ def _facts(groups: Groups, found: xr.Dataset, runs: Mapping[str, xr.Dataset]) ->
         measured = {key: float(one[key]) for key in TOLERANCES if one[key].ndim == 0}
         said = RESULT_TEXT.format(
             title=capital(TITLES[name]), quality_text=QUALITY[name],
-            seeds=_counted(judged(run).seed.size), **measured,
+            seeds=counted(judged(run).seed.size), **measured,
         )  # fmt: skip
         width = int(config["resnet_width"])
         described = root.attrs["about"].removeprefix("residual network on ")
@@ -175,10 +175,6 @@ def _facts(groups: Groups, found: xr.Dataset, runs: Mapping[str, xr.Dataset]) ->
         "dtype": config["dtype"], "depths": " and ".join(str(n) for n in found.depth.values),
         "starts": int(groups["/raw"].sizes["start"]), "identity": gap, "networks": " ".join(texts),
     }  # fmt: skip
-
-
-def _counted(seeds: int) -> str:
-    return "1 seed" if seeds == 1 else f"{seeds} seeds"
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:

@@ -12,7 +12,7 @@ from lrdyn.studies.adapter_training.factors import COMPARED
 from lrdyn.studies.adapter_training.widths import RATES
 from paper_figs import paired
 from paper_figs.paired import COLORS, TITLES
-from paper_figs.shared import judged
+from paper_figs.shared import counted, judged
 
 TOLERANCES = {"norm_A": 0.05, "norm_B": 0.05, "pearson": 0.05, "move": 0.02}
 """Of another training in float32, on another machine or with other kernels."""
@@ -64,13 +64,13 @@ def _facts(found: xr.Dataset) -> dict[str, Any]:
     grown = {n: (begun[f"norm_{n}"].isel(step=-1) / start).mean("matrix") for n in ("A", "B")}
     over_steps = found.pearson.isel(step=slice(1, None)).mean("step")
     ahead = paired.paired(*(over_steps.sel(adapter=n).values for n in ("lora_plus", "lora")))
-    last, count = found.pearson.isel(step=-1).mean("seed"), found.sizes["seed"]
+    last = found.pearson.isel(step=-1).mean("seed")
     return {
         "A": float(grown["A"].sel(adapter="lora")), "B": float(grown["B"].sel(adapter="lora")),
         "A_plus": float(grown["A"].sel(adapter="lora_plus")),
         "B_plus": float(grown["B"].sel(adapter="lora_plus")), "matrices": found.sizes["matrix"],
         "ends": ", ".join(f"{TITLES[n]} {float(last.sel(adapter=n)):.3f}" for n in COMPARED),
-        "seeds": "1 seed" if count == 1 else f"{count} seeds",
+        "seeds": counted(found.sizes["seed"]),
         "ahead": str(ahead), "came_true": ahead.outcome(above=0.0),
     }  # fmt: skip
 
@@ -83,8 +83,8 @@ def draw(dataset: xr.Dataset) -> Any:
     plot_norms(axes[1], dataset, ["lora_plus", "lora_b"])
     for name in COMPARED:
         one = dataset.pearson.sel(adapter=name).transpose("seed", "step").values
-        error = one.std(axis=0, ddof=1) / np.sqrt(len(one)) if len(one) > 1 else 0
-        _band(axes[2], dataset.step, one.mean(axis=0), error, COLORS[name], label=TITLES[name])
+        _band(axes[2], dataset.step, one.mean(axis=0), paired.error(one), COLORS[name],
+              label=TITLES[name])  # fmt: skip
     low, high = axes[2].get_ylim()
     axes[2].set_ylim(low - 0.4 * (high - low), high)  # room for the key
     plotting.key(axes[2], None, "lower right", fontsize=6)

@@ -10,7 +10,7 @@ from lrdyn.drawing.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
 from paper_figs import paired
 from paper_figs.paired import TITLES
-from paper_figs.shared import judged
+from paper_figs.shared import counted, judged
 
 AUTHORS = {
     "lora": {16: 0.529, 64: 0.735, 256: 0.814},
@@ -49,7 +49,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 
 def _facts(found: xr.Dataset, most: int) -> dict[str, Any]:
     """What the caption says of the results."""
-    count, names = found.sizes["seed"], list(found.adapter.values)
+    names = list(found.adapter.values)
     both = {"lora", "deep_lora"} <= set(names)
     ahead = {
         int(n): paired.paired(*(found.pearson.sel(adapter=name, examples=n).values
@@ -59,7 +59,7 @@ def _facts(found: xr.Dataset, most: int) -> dict[str, Any]:
     ranks = found.final_rank.mean("matrix")
     said = "not compared" if not ahead else "; ".join(f"n = {n}: {one}" for n, one in ahead.items())
     return {
-        "seeds": "1 seed" if count == 1 else f"{count} seeds", "most": most, "differences": said,
+        "seeds": counted(found.sizes["seed"]), "most": most, "differences": said,
         "matrices": found.sizes["matrix"],
         "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n).mean()):.1f}" for n in names),
         "expected": _expected(ahead, ranks),

@@ -10,7 +10,7 @@ from lrdyn.drawing.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
 from paper_figs import paired
 from paper_figs.paired import TITLES
-from paper_figs.shared import judged
+from paper_figs.shared import counted, judged
 
 AUTHORS = {
     "lora": {8: 0.539, 16: 0.524, 32: 0.456, 64: 0.175},
@@ -70,7 +70,7 @@ def _facts(found: xr.Dataset) -> dict[str, Any]:
             f"({less.outcome(above=0.0)})."
         )
     return {
-        "seeds": "1 seed" if count == 1 else f"{count} seeds",
+        "seeds": counted(found.sizes["seed"]),
         "differences": "; ".join(f"r = {r}: {one}" for r, one in ahead.items()) or "not compared",
         "changes": ", ".join(changes), "expected": expected,
     }  # fmt: skip

@@ -100,6 +100,12 @@ class Paired(NamedTuple):
         return claims.expectation(self.mean, self.error, **expected)["outcome"]
 
 
+def error(values: np.ndarray) -> np.ndarray:
+    """Standard error over the first axis, NaN of one seed."""
+    one_seed = np.full(np.shape(values)[1:], np.nan)
+    return claims.standard_error(values) if len(values) > 1 else one_seed
+
+
 def paired(one: np.ndarray, other: np.ndarray) -> Paired:
     """Compare two methods over seeds.
 
@@ -112,9 +118,8 @@ def paired(one: np.ndarray, other: np.ndarray) -> Paired:
     difference = np.asarray(one, float) - np.asarray(other, float)
     wins, losses = int(np.sum(difference > 0)), int(np.sum(difference < 0))
     p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-    count = len(difference)
-    error = float(np.std(difference, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
-    return Paired(float(np.mean(difference)), error, wins, count, float(p))
+    mean, count = float(np.mean(difference)), len(difference)
+    return Paired(mean, float(error(difference)), wins, count, float(p))
 
 
 def plot_methods(ax: Any, pearson: xr.DataArray, axis: str, authors: Mapping[str, Any]) -> None:
@@ -122,8 +127,7 @@ def plot_methods(ax: Any, pearson: xr.DataArray, axis: str, authors: Mapping[str
     places = pearson[axis].values
     for name in pearson.adapter.values:
         one = pearson.sel(adapter=name).transpose("seed", axis).values
-        error = np.std(one, axis=0, ddof=1) / np.sqrt(len(one)) if len(one) > 1 else None
-        ax.errorbar(places, one.mean(axis=0), error, color=COLORS[name], ls=DASHES[name],
+        ax.errorbar(places, one.mean(axis=0), error(one), color=COLORS[name], ls=DASHES[name],
                     marker=".", lw=1.0, capsize=2, label=TITLES[name])  # fmt: skip
     for name, known in authors.items():
         marks = {**plotting.OPEN, "mec": COLORS[name], "ls": ":", "lw": 0.8}

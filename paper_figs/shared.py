@@ -34,6 +34,16 @@ def judged(run: xr.Dataset) -> xr.Dataset:
     return kept if kept.seed.size else run
 
 
+def counted(seeds: int) -> str:
+    """How many seeds there are, in words.
+
+    Example:
+        >>> counted(1), counted(8)
+        ('1 seed', '8 seeds')
+    """
+    return "1 seed" if seeds == 1 else f"{seeds} seeds"
+
+
 def capital(title: str) -> str:
     """A title at the start of a sentence; one that is a name stays.
 
