@@ -35,6 +35,7 @@ from lrdyn.engine.verify import Verification
 from lrdyn.show import shortened
 from lrdyn.theorem import Experiment, Study
 from lrdyn.theorems import REGISTRY
+from lrdyn.whole_files import Linked
 
 HOLDS, FAILS, BAD_INPUT, FAULT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 STATUS = {True: HOLDS, False: FAILS, None: UNDECIDED}
@@ -247,6 +248,9 @@ def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> 
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAULT
+    except Linked as error:
+        where = shortened(os.fspath(error.filename), 120)
+        return _fail(prog, f"{where}: got {error.strerror}", BAD_INPUT)
     except OSError as error:
         reason = (str(error.strerror or error).splitlines() or [""])[0]
         gone = isinstance(error, FileNotFoundError)  # and so may be the parts

@@ -15,6 +15,8 @@ from lrdyn.engine.configuration import BadInput
 from lrdyn.show import shortened
 
 DESCRIPTION = "How low-rank the update between two sets of weights is, and what LoRA would cost."
+WRITTEN = ("diagnosis.csv", "diagnosis.png", "diagnosis.pdf")
+"""Files of ``--out``."""
 EPILOG = """BEFORE, AFTER: .safetensors, .safetensors.index.json, a folder with either, or .npz.
 GLOB is a pattern on names, such as '*.attention.*.weight'; quote it.
 """
@@ -58,9 +60,14 @@ def main(words: Sequence[str]) -> int:
     """
     options = parser().parse(words)
     made = _extraction_flags(options)
-    for flag, path in (("--out", options.out), ("--extract", options.extract)):
+    for flag, path, names in (
+        ("--out", options.out, WRITTEN),
+        ("--extract", options.extract, ("adapter_config.json", "adapter_model.safetensors")),
+    ):
         if path and not _may_be_a_folder(Path(path)):
             raise BadInput(f"{flag}: got {shortened(path)!r}, wanted a folder: that is a file")
+        if path:
+            whole_files.refuse_links(Path(path), names)
     with _named():
         found = diagnose(options.before, options.after, select=options.select, k=options.top)
         adapter = extract(options.before, options.after, **made) if options.extract else None

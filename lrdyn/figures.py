@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from lrdyn import whole_files
 from lrdyn.arguments import Parser, folder
 from lrdyn.drawing import long
 from lrdyn.drawing.baselines import check, write_baseline
@@ -137,6 +138,9 @@ def _writable(out: Path) -> None:
         raise BadInput(
             f"--out: got {str(out)!r}, where {str(existing)!r} is a file, wanted a folder"
         )
+    whole_files.refuse_links(out, ["figures"])
+    if (out / "figures").is_dir():
+        whole_files.refuse_links(out / "figures")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise BadInput(f"--out: got {str(out)!r}, wanted a folder that can be written")
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 COMMANDS = ("lrdyn", "experiments", "paper_figs")
@@ -115,7 +116,18 @@ def leave(number: signal.Signals) -> None:
         line = f"{shown}error: {SIGNALS[number]}; finished parts are kept, to continue: {again}\n"
         os.write(2, line.encode(errors="replace"))
     finally:
-        os._exit(128 + number)
+        _end(128 + number)
+
+
+def _end(status: int) -> NoReturn:
+    """End the process at once, without the scratch files that it was writing."""
+    try:
+        # Not imported here: what was never loaded has made nothing.
+        whole_files = sys.modules.get("lrdyn.whole_files")
+        if whole_files is not None:
+            whole_files.remove_all_scratch()
+    finally:
+        os._exit(status)
 
 
 @contextmanager
@@ -155,4 +167,4 @@ def _follow(parent: int) -> None:
     """End when the parent has ended, however that ended: it is another one then."""
     while os.getppid() == parent:
         time.sleep(0.2)
-    os._exit(128 + signal.SIGKILL)
+    _end(128 + signal.SIGKILL)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrdyn import cli, figures
+from lrdyn import cli, figures, whole_files
 from lrdyn.arguments import Parser
 from lrdyn.drawing import example
 from lrdyn.drawing.baselines import write_baseline
@@ -77,18 +75,16 @@ def init() -> int:
     if os.path.lexists(FOLDER):
         raise cli.BadInput(f"init: got a {os.fspath(FOLDER)!r} that is there, wanted none")
     cli.setup("float64")
-    with tempfile.TemporaryDirectory(prefix=".lrdyn-", dir=".") as scratch:
-        made = Path(scratch) / FOLDER
+    with whole_files.scratch_folder(Path()) as scratch:
+        made = scratch / FOLDER
         made.mkdir()
         (made / "example.py").write_text(inspect.getsource(example))
         (made / "test_figures.py").write_text(TEST)
         (made / "check.sh").write_text(SCRIPT)
         (made / "check.sh").chmod(0o755)
         (figure,) = exhibits_in(made)
-        write_baseline(
-            figure, Path(scratch) / "results", made / BASELINES, report=lambda line: None
-        )
-        shutil.move(made, FOLDER)
+        write_baseline(figure, scratch / "results", made / BASELINES, report=lambda line: None)
+        whole_files.move_folder(made, FOLDER)
     print(f"{FOLDER / 'example.py'}: an example, and what it is compared with in {BASELINES}/")
     print(f"{FOLDER / 'test_figures.py'}, {FOLDER / 'check.sh'}: for pytest, for any CI")
     return cli.HOLDS

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lrdyn import cli, interrupts
+from lrdyn import cli, interrupts, whole_files
 from lrdyn.arguments import Parser, whole
 from lrdyn.engine import files, report, results
 from lrdyn.studies import studies
 from lrdyn.theorem import Theorem
 from lrdyn.theorems import theorem, theorems
+
+SUMMARY = "summary.json"
+"""File of the verdicts of all theorems."""
 
 
 class Ended(NamedTuple):
@@ -101,6 +104,7 @@ def run_all(argv: list[str]) -> int:
     dealt = dict(zip((one.name for one in every), shares(rest, every), strict=True))
     # Bad input of the last is found before the first one runs.
     parsed = [cli.parse(one, dealt[one.name]) for one in every]
+    whole_files.refuse_links(Path(parsed[0].options.out), [SUMMARY])
     with _one_cluster(parsed[0].options.cluster, dealt) as dealt:
         found = verify_all(dealt, min(jobs, len(every)))
     diverged = [f"{o.verdict['name']}: {line}" for o in found for line in o.diverged]
@@ -108,7 +112,7 @@ def run_all(argv: list[str]) -> int:
     verdicts = [outcome.verdict["holds"] for outcome in found]
     holds = False if False in verdicts else None if None in verdicts else True
     content = {"schema": results.SCHEMA, "holds": holds, "theorems": list(map(_summary, found))}
-    files.write_json(Path(parsed[0].options.out) / "summary.json", content)
+    files.write_json(Path(parsed[0].options.out) / SUMMARY, content)
     print(f"\n{verdicts.count(True)} of {len(found)} theorems hold")
     return cli.STATUS[holds]
 

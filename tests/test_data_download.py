@@ -85,7 +85,7 @@ def test_a_download_goes_to_the_first_place(server, tmp_path, monkeypatch):
 def test_what_a_killed_download_left_is_removed(server, tmp_path):
     target = tmp_path / "target"
     (target / download.PARTS).mkdir(parents=True)
-    old, new = (target / download.PARTS / name for name in ("tmpold", "tmpnew"))
+    old, new = (target / download.PARTS / name for name in ("tmpabcd_123", "tmpefgh_456"))
     for path, age in ((old, 11), (new, 9)):
         path.write_bytes(b"half")
         then = time.time() - age * download.TIMEOUT

@@ -12,8 +12,10 @@ import optax
 import pytest
 
 import lrdyn
+from lrdyn import whole_files
 from lrdyn.adapters import algorithm1
-from lrdyn.engine.checkpoints import Checkpoints, clear
+from lrdyn.engine import checkpoints
+from lrdyn.engine.checkpoints import Checkpoints
 from lrdyn.training import Batches, train
 from tests.runs import Told, python
 
@@ -245,7 +247,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, dama
 
 def test_a_lost_run_ends_and_its_last_finite_checkpoint_stays(tmp_path):
     told = Told()
-    keeper = Checkpoints(tmp_path, every=2, label="one seed=1", progress=told)
+    folder = tmp_path / checkpoints.FOLDER
+    keeper = Checkpoints(folder, every=2, label="one seed=1", progress=told)
     steps = (0, 2, 600)
     run = small(keeper, rate=5.0, steps=steps)
     assert 2 < run.diverged_at < 600
@@ -253,12 +256,13 @@ def test_a_lost_run_ends_and_its_last_finite_checkpoint_stays(tmp_path):
     assert np.isnan(run.records[2])
     (note,) = told.notes
     assert note.startswith(f"one seed=1: lost at step {run.diverged_at}")
-    clear(tmp_path)
+    (tmp_path / whole_files.MARK).touch()
+    checkpoints.clear(tmp_path)
     paths = sorted(tmp_path.rglob("*.ckpt"))
     assert 1 <= len(paths) <= 2
     assert all(int(path.stem.removeprefix("step-")) <= run.diverged_at for path in paths)
-    small(Checkpoints(tmp_path))
-    clear(tmp_path)
+    small(Checkpoints(folder))
+    checkpoints.clear(tmp_path)
     assert sorted(tmp_path.rglob("*.ckpt")) == paths
 
 

@@ -3,11 +3,13 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from lrdyn import whole_files
 from lrdyn.data.lookup import is_file, places
 from lrdyn.show import shortened
 
@@ -79,6 +81,9 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
     except ValueError:  # from pooch, which has removed what came
         wanted = f"the file with {one.checksum}"
         raise Failed(f"{one.file}: got another checksum, wanted {wanted}") from None
+    except whole_files.Linked as error:
+        place = ascii(os.fspath(error.filename))[1:-1]
+        raise ValueError(f"{place}: got a symbolic link, wanted a file or folder") from None
     except OSError as error:
         place = ascii(str(error.filename or target))[1:-1]
         raise Failed(f"{place}: got {error.strerror}, wanted a folder with room") from None
@@ -96,28 +101,28 @@ def _fetch(one: Remote, address: str, target: Path) -> None:
     """Download into a hidden folder, from which only a whole and right file comes out."""
     import pooch
 
-    parts = target / PARTS
-    parts.mkdir(parents=True, exist_ok=True)
+    whole_files.refuse_links(target, [one.file])
+    parts = whole_files.folder(target / PARTS, below=target)
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        _remove_killed(parts)
+        _remove_killed(parts, one)
         with _Bar(one) as bar:
             get: Any = pooch.HTTPDownloader(progressbar=cast(Any, bar), timeout=TIMEOUT)
             mine = f"{os.getpid()}-{one.file}"  # beside that of another process
             made = pooch.retrieve(address, one.checksum, mine, parts, downloader=get)
-        os.chmod(made, 0o644)  # temporary files are private
-        os.replace(made, target / one.file)
+        whole_files.move(Path(made), target / one.file)
     finally:
-        with contextlib.suppress(OSError):  # not empty: another process downloads, too
-            parts.rmdir()
+        whole_files.remove_empty(parts)  # another process may download, too
 
 
-def _remove_killed(parts: Path) -> None:
+def _remove_killed(parts: Path, one: Remote) -> None:
     """Remove what a killed download left: one that goes on writes more often."""
-    for left in parts.iterdir():
+    # pooch writes into a file that tempfile has named, and renames it at the end.
+    names = rf"tmp[a-z0-9_]{{8}}|[0-9]+-{re.escape(one.file)}"
+    for left in (path for path in parts.iterdir() if re.fullmatch(names, path.name)):
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > 10 * TIMEOUT:
-                left.unlink()
+            if time.time() - left.lstat().st_mtime > 10 * TIMEOUT:
+                whole_files.remove(left)
 
 
 def _reason(error: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from lrdyn import whole_files
 from lrdyn.drawing import long, rendering
 from lrdyn.drawing.exhibits import Exhibit
 from lrdyn.drawing.rendering import Report
@@ -259,7 +260,7 @@ def write_baseline(
         return False
     if not kept:
         rendering.save(numbers, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    whole_files.folder(baselines, below=baselines.parent)
     for written in (path, *exhibit.keep(results.load(path)["/"], path.with_suffix(""))):
         report(f"{exhibit.name}: {written} ({written.stat().st_size / 1000:.0f} kB)")
     return True

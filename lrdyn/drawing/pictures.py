@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -67,8 +66,8 @@ def difference(figure: Figure, wanted: Path) -> str:
     """
     from matplotlib.testing.compare import compare_images
 
-    with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "found.png"
+    with whole_files.scratch_folder() as folder:
+        found = folder / "found.png"
         save(figure, found)
         try:
             differs = compare_images(str(wanted), str(found), TOLERANCE, in_decorator=True)

@@ -93,7 +93,7 @@ def _digest(exhibit: Exhibit, runs: Mapping[str, Run]) -> str:
 
 def save(dataset: xr.Dataset, path: Path) -> None:
     """Write numbers as netCDF, atomically; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    whole_files.folder(path.parent, below=path.parent.parent)
     files.write_netcdf(path, {"/": dataset})
 
 
@@ -104,7 +104,7 @@ def load(path: Path, *, report: Report = print) -> xr.Dataset | None:
     except results.Missing:
         return None
     except results.Damaged as error:
-        files.set_aside(path, error.why, report)
+        whole_files.set_aside(path, error.why, report)
         return None
 
 
@@ -133,7 +133,7 @@ def render(
         found = numbers(exhibit, out, settings, recompute=recompute, report=report)
     if found.computed:
         save(found.dataset, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    whole_files.folder(path.parent, below=Path(out))
     stem = path.with_suffix("")
     paths = [path, *exhibit.pictures(found.dataset, stem)]
     for suffix, text in exhibit.texts(found.dataset).items():

@@ -84,7 +84,7 @@ class Checkpoints:
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / f"step-{step:010}.ckpt", key, step, kept)
         for path in _checkpoints(folder)[:-KEPT]:
-            path.unlink()
+            whole_files.remove(path)
         self.last = time.monotonic()
 
     def tell(self, moment: Moment, name: str) -> None:
@@ -152,15 +152,11 @@ def read(path: Path, key: str, like: PyTree) -> tuple[int, PyTree]:
     return head["step"], eqx.tree_deserialise_leaves(io.BytesIO(body), like)
 
 
-def clear(folder: Path) -> None:
-    """Remove the checkpoints of a run that has ended; those of lost trainings stay."""
-    import shutil
-
-    for training in folder.glob("*"):
-        if not (training / LOST).exists():
-            shutil.rmtree(training)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def clear(run: Path) -> None:
+    """Remove the checkpoints of a run that has ended, by name; those of lost trainings stay."""
+    checkpoint = r"step-[0-9]{10}\.ckpt(\.damaged)?"
+    names = f"{checkpoint}|{whole_files.SCRATCH}"
+    whole_files.clear(run, FOLDER, "[0-9a-f]{20}", names, unless=LOST)
 
 
 LOG = "metrics.csv"
@@ -174,12 +170,13 @@ def log_of(key: str) -> str:
 
 def gather_logs(kept: Path, folder: Path) -> None:
     """Put the logs of trainings that were kept elsewhere behind that of a run that has ended."""
-    for path in sorted({*kept.glob(log_of("*")), kept / LOG} - {folder / LOG}):
-        if path.exists():
+    for path in sorted({*kept.glob(log_of("*")), kept / LOG}):
+        # A store may be called by another name and still be the folder of the results.
+        if path.exists() and not (path.name == LOG and kept.samefile(folder)):
             with path.open(newline="") as file:
                 rows = [tuple(row) for row in csv.reader(file)]
             _append(folder / LOG, rows[1:])
-            path.unlink()
+            whole_files.remove(path)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -192,12 +189,12 @@ def _sha256(body: Any) -> str:
 
 def _set_aside(path: Path, why: object, note: Callable[[str], None]) -> None:
     line = (str(why).splitlines() or [type(why).__name__])[0]
-    files.set_aside(path, line, note, "the one before it, if any, is used")
+    whole_files.set_aside(path, line, note, "the one before it, if any, is used")
 
 
 def _append(log: Path, rows: list[tuple]) -> None:
     new = not log.exists()
-    with log.open("a", newline="") as file:
+    with whole_files.appending(log) as file:
         writer = csv.writer(file, lineterminator="\n")
         if new:
             writer.writerow(("run", "step", "name", "value"))

@@ -5,7 +5,7 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -260,22 +260,3 @@ def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
         for start in range(0, shape[cut], step):
             stop = min(start + step, shape[cut])
             yield (*(slice(i, i + 1) for i in outer), slice(start, stop), *whole)
-
-
-def set_aside(
-    path: Path, why: object, note: Callable[[str], None], then: str = "computed again"
-) -> Path:
-    """Rename a damaged file to ``<name>.damaged``, so that it is kept for inspection, and say so.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "a.nc"
-        >>> _ = path.write_text("half")
-        >>> set_aside(path, "not netCDF", lambda line: print(line.rpartition("/")[2])).name
-        a.nc: damaged (not netCDF), kept as a.nc.damaged and computed again
-        'a.nc.damaged'
-    """
-    target = path.with_name(path.name + ".damaged")
-    os.replace(path, target)
-    note(f"{path}: damaged ({why}), kept as {target.name} and {then}")
-    return target

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lrdyn.engine import results
+from lrdyn import whole_files
+from lrdyn.engine import parts, results
 from lrdyn.engine.configuration import BadInput, run_of, typed
 from lrdyn.engine.report import word
-from lrdyn.engine.runs import PARTS
 from lrdyn.show import aligned
 from lrdyn.theorem import Experiment
 
@@ -39,7 +39,8 @@ def table(folder: Path, known: Mapping[str, Experiment]) -> list[str]:
 
 def _runs(folder: Path) -> Iterator[tuple[float, Path]]:
     """Folders that hold a run, finished or not, with the time of their last results."""
-    for path in {file.parent for name in (PARTS, "verdict.json") for file in folder.rglob(name)}:
+    names = (parts.FOLDER, whole_files.VERDICT)
+    for path in {file.parent for name in names for file in folder.rglob(name)}:
         made = path / results.NAME
         yield (made if made.is_file() else path).stat().st_mtime, path
 

@@ -1,6 +1,7 @@
 """Finished parts of a sweep on disk: written whole, checked when read, found again after a kill."""
 
 import contextlib
+import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,8 @@ from lrdyn import whole_files
 from lrdyn.engine import files
 
 Arrays = Mapping[str, np.ndarray]
+FOLDER = "parts"
+"""Folder of the finished parts of a run that has not ended; each of its sweeps has one in it."""
 MANIFEST = "part.json"
 
 
@@ -40,7 +43,7 @@ class Store(NamedTuple):
         except OSError:
             raise
         except Exception as error:  # damaged archives and headers end in whatever met them
-            files.set_aside(path, error, self.note)
+            whole_files.set_aside(path, error, self.note)
             return None
 
     def save(self, key: str, arrays: Arrays) -> None:
@@ -56,14 +59,25 @@ class Store(NamedTuple):
 
 
 def _manifest(key: str, arrays: Arrays) -> dict[str, Any]:
-    """What a part says of itself: names can be changed from outside."""
-    kinds = {name: [str(np.asarray(a).dtype), list(np.shape(a))] for name, a in arrays.items()}
-    return {"key": key, "arrays": kinds}
+    """What a part says of itself: names and arrays can be changed from outside."""
+    return {"key": key, "arrays": {name: _facts(np.asarray(a)) for name, a in arrays.items()}}
+
+
+def _facts(array: np.ndarray) -> list[Any]:
+    """Type, shape and SHA-256 of an array."""
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return [str(array.dtype), list(array.shape), hashlib.sha256(content).hexdigest()]
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(f"{name}.npy") as member:
         return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def clear(run: Path) -> None:
+    """Remove the parts of a run, by their names."""
+    part = r"[0-9]+-[0-9a-f]{20}\.npz(\.damaged)?"
+    whole_files.clear(run, FOLDER, "[0-9a-f]{12}", f"{part}|{whole_files.SCRATCH}")
 
 
 @contextlib.contextmanager

@@ -3,13 +3,12 @@
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lrdyn import whole_files
-from lrdyn.engine import checkpoints, files, progress, results
+from lrdyn.engine import checkpoints, files, parts, progress, results
 from lrdyn.engine.configuration import BadInput, Run
 from lrdyn.engine.elsewhere import Elsewhere
 from lrdyn.engine.groups import groups_of
@@ -20,39 +19,60 @@ from lrdyn.engine.sources import source_digest
 from lrdyn.engine.verify import Verification, judged, verify_run
 from lrdyn.theorem import Experiment
 
-PARTS = "parts"
-"""Folder of the finished parts of a run that has not ended."""
-
 Draw = Callable[[Experiment, Verification, Path], None]
 """Draws what was verified into a folder, as :func:`lrdyn.drawing.verdicts.draw` does."""
 
 
 @contextlib.contextmanager
 def opened(run: Run, out: Path | str) -> Iterator[Path]:
-    """Make the folder of a run and keep it for this process; bad input inside leaves nothing."""
+    """Make the folder of a run and keep it for this process; bad input inside leaves nothing.
+
+    Raises:
+        BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
+    """
     path = run.folder(out)
-    made = [p for p in (path, *path.parents) if not os.path.exists(p)]
-    got = f"--out: got {os.fspath(out)!r}"
-    with contextlib.ExitStack() as stack:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(files.locked(path))
-            whole_files.remove_scratch(path)
-            with whole_files.replacing(path / "writable"):
-                pass
-            (path / "writable").unlink()
-        except files.InUse as error:
-            raise BadInput(f"{got} ({error}), wanted a folder of its own") from None
-        except OSError as error:
-            raise BadInput(f"{got} ({error.strerror}), wanted a writable folder") from None
+    with _held(path, Path(out), "--out") as made:
         try:
             yield path
         except BadInput:
-            shutil.rmtree(path / PARTS, ignore_errors=True)
-            for empty in made:
-                with contextlib.suppress(OSError):  # not empty: something else is kept there
-                    empty.rmdir()
+            parts.clear(path)
+            _remove_empty(path, made)
             raise
+
+
+@contextlib.contextmanager
+def _held(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
+    """Make a folder below a given one and lock it; the folders that did not exist before.
+
+    Raises:
+        BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
+    """
+    made = [p for p in (path, *path.parents) if not os.path.exists(p)]
+    got = f"{flag}: got {os.fspath(given)!r}"
+    with contextlib.ExitStack() as stack:
+        try:
+            whole_files.folder(path, below=given)
+            stack.enter_context(files.locked(path))
+            whole_files.refuse_links(path)
+            whole_files.remove_scratch(path)
+            whole_files.take(path)
+            whole_files.remove(whole_files.scratch(path, ""))  # fails where nothing can be written
+        except files.InUse as error:
+            raise BadInput(f"{got} ({error}), wanted a folder of its own") from None
+        except whole_files.Linked as error:
+            where = os.fspath(error.filename)
+            raise BadInput(f"{got} with a symbolic link {where!r}, wanted none") from None
+        except OSError as error:
+            raise BadInput(f"{got} ({error.strerror}), wanted a writable folder") from None
+        yield made
+
+
+def _remove_empty(path: Path, made: list[Path]) -> None:
+    """Remove a folder that holds nothing but its mark, and those made on the way to it."""
+    with contextlib.suppress(OSError):
+        whole_files.release(path)
+    for folder in made:
+        whole_files.remove_empty(folder)
 
 
 def about(run: Run) -> str:
@@ -88,37 +108,37 @@ def carry_out(
     """
     experiment = run.experiment
     about(run)
-    with opened(run, out) as path, _keeping(run, store or out) as kept:
+    with opened(run, out) as path, _keeping(run, store or out, path) as kept:
         with progress.shown(experiment.name, bar=bar) as told:
             found = verify_run(
-                run, memory=memory, store=kept / PARTS, progress=told, every=every,
+                run, memory=memory, store=kept / parts.FOLDER, progress=told, every=every,
                 elsewhere=elsewhere,
             )  # fmt: skip
         if experiment.judged and _about_nothing(found):
             raise BadInput(_nothing_applies(experiment, found))
         save(experiment, found, path, draw)
-        shutil.rmtree(kept / PARTS)
         checkpoints.gather_logs(kept, path)
-        checkpoints.clear(kept / checkpoints.FOLDER)
+        parts.clear(kept)
+        checkpoints.clear(kept)
     return found, path
 
 
 @contextlib.contextmanager
-def _keeping(run: Run, store: Path | str) -> Iterator[Path]:
-    """The folder of a run in a store, made if missing, and left only if something is kept there."""
+def _keeping(run: Run, store: Path | str, results_folder: Path) -> Iterator[Path]:
+    """The folder of a run in a store, made if missing, and left only if something is kept there.
+
+    Raises:
+        BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
+    """
     path = run.folder(store)
-    made = [p for p in (path, *path.parents) if not os.path.exists(p)]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        got = f"--store: got {os.fspath(store)!r} ({error.strerror})"
-        raise BadInput(f"{got}, wanted a writable folder") from None
-    try:
+    if path.exists() and path.samefile(results_folder):  # which this process has locked already
         yield path
-    finally:
-        for empty in made:
-            with contextlib.suppress(OSError):  # not empty: something is kept there
-                empty.rmdir()
+        return
+    with _held(path, Path(store), "--store") as made:
+        try:
+            yield path
+        finally:
+            _remove_empty(path, made)
 
 
 def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = None) -> Groups | None:
@@ -131,7 +151,7 @@ def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = Non
         return intact(folder)
     except results.Damaged as error:
         with contextlib.suppress(files.InUse), files.locked(folder):  # or it is being written
-            files.set_aside(folder / results.NAME, error.why, note or progress.Silent().note)
+            whole_files.set_aside(folder / results.NAME, error.why, note or progress.Silent().note)
         return None
     except results.Unreadable:
         return None
