@@ -20,7 +20,7 @@ import pytest
 
 import lrdyn as lr
 from lrdyn import __main__ as command
-from lrdyn import interrupts, own, pool
+from lrdyn import interrupts, own, pool, whole_files
 from lrdyn.drawing import plotting
 from lrdyn.engine import files, parts, progress, report, results, runs
 from lrdyn.engine.configuration import run_of
@@ -244,7 +244,9 @@ def test_a_signal_ends_a_command_in_one_line_with_its_workers(
     assert ended.status == signals.STATUS[number], ended.stderr
     assert not ended.faults(number)
     left = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".npz"]
-    assert all(path.name.startswith(".lrdyn-") for path in left)
+    killed = number == signal.SIGKILL  # which leaves scratch, any other signal nothing but the mark
+    known = re.compile(rf"{whole_files.SCRATCH}|{whole_files.MARK}" if killed else whole_files.MARK)
+    assert all(known.fullmatch(path.name) for path in left)
 
 
 def test_workers_are_started_where_ctrl_c_is_none_of_theirs():

@@ -65,7 +65,7 @@ def _manifest(key: str, arrays: Arrays) -> dict[str, Any]:
 
 def _facts(array: np.ndarray) -> list[Any]:
     """Type, shape and SHA-256 of an array."""
-    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     return [str(array.dtype), list(array.shape), hashlib.sha256(content).hexdigest()]
 
 
