@@ -72,7 +72,7 @@ def test_a_command_writes_the_files_of_the_contract(ran):
     swept = [v for v in ran.verdict["config"].values() if isinstance(v, list) and len(v) > 1]
     pictures = ["verdict", *registered(ran.verdict["name"]).plots]
     pictures += ["sweep"] if any(not isinstance(values[0], str) for values in swept) else []
-    wanted = {"verdict.json": b"{\n  ", "results.nc": b"\x89HDF"}
+    wanted = {"verdict.json": b"{\n  ", "results.nc": b"\x89HDF", ".lrdyn": b"lrdy"}
     wanted |= {f"{name}.png": b"\x89PNG" for name in pictures}
     wanted |= {f"{name}.pdf": b"%PDF" for name in pictures}
     assert {path.name: path.read_bytes()[:4] for path in ran.folder.iterdir()} == wanted
