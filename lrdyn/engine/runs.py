@@ -1,6 +1,7 @@
 """A run on disk: its folder, what is written there, and judging it again."""
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -21,6 +22,18 @@ from lrdyn.theorem import Experiment
 
 Draw = Callable[[Experiment, Verification, Path], None]
 """Draws what was verified into a folder, as :func:`lrdyn.drawing.verdicts.draw` does."""
+
+
+OF_THE_MACHINE = {
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOLCK,
+}
+"""Errors that another folder need not give; the others say what is wrong with the one named."""
 
 
 @contextlib.contextmanager
@@ -46,6 +59,7 @@ def _held(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
 
     Raises:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
+        OSError: the disk or the system fails.
     """
     made = [p for p in (path, *path.parents) if not os.path.exists(p)]
     got = f"{flag}: got {os.fspath(given)!r}"
@@ -71,6 +85,8 @@ def _held(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
         except OSError as error:
             for folder in made:
                 whole_files.remove_empty(folder)
+            if error.errno in OF_THE_MACHINE:
+                raise
             raise BadInput(f"{got} ({error.strerror}), wanted a writable folder") from None
         yield made
 
