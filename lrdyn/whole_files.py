@@ -49,8 +49,13 @@ def scratch(folder: Path, suffix: str) -> Path:
     """
     with _LOCK:  # never given back by a process that ends on a signal: nothing new is made then
         path = folder / f".lrdyn-{secrets.token_hex(8)}{suffix}"
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         _UNDERWAY.add(path)
+        try:
+            os.close(handle)  # where a full disk may be noticed
+        except OSError:
+            _remove_underway(path)
+            raise
     return path
 
 
@@ -137,7 +142,8 @@ def replacing(path: Path) -> Iterator[Path]:
             error.filename = os.fspath(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the error before it says more
+            temporary.unlink(missing_ok=True)
         _UNDERWAY.discard(temporary)
 
 

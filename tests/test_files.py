@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -129,3 +131,37 @@ def test_an_array_may_be_called_as_an_axis_whose_values_it_is_not(tmp_path):
     )  # fmt: skip
     files.write_netcdf(tmp_path / "a.nc", {"/": data})
     assert xr.load_dataset(tmp_path / "a.nc", engine="h5netcdf").identical(data)
+
+
+# Calls of the system that fail --------------------------------------------------------------------
+
+
+def failing(monkeypatch, name, number=errno.EIO, after=0):
+    """Let a function of ``os`` fail, after it worked so many times; what it was given then."""
+    then, given = getattr(os, name), []
+
+    def fails(*words, **more):
+        given.append(words)
+        if len(given) <= after:
+            return then(*words, **more)
+        raise OSError(number, os.strerror(number), *words[:1])
+
+    monkeypatch.setattr(os, name, fails)
+    return given
+
+
+def test_scratch_that_cannot_be_closed_is_removed(tmp_path, monkeypatch):
+    failing(monkeypatch, "close", errno.EDQUOT)
+    with pytest.raises(OSError, match="quota exceeded"):
+        whole_files.scratch(tmp_path, ".nc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_is_not_hidden_by_that_of_its_clearing(path, monkeypatch):
+    failing(monkeypatch, "unlink", errno.EROFS)
+    with pytest.raises(OSError, match=r"No space left on device: .*kept\.txt"):
+        with whole_files.replacing(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with whole_files.replacing(path) as temporary:  # of which nothing is left to clear
+        temporary.write_text("after")
+    assert path.read_text() == "after"

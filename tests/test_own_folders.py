@@ -1,6 +1,7 @@
 """Nothing outside the library's own folders: links, names of others, stores, marks, umask."""
 
 import ast
+import errno
 import os
 import shutil
 import stat
@@ -224,6 +225,52 @@ def test_a_part_that_was_changed_is_computed_again(tmp_path):
         store.save("0-ab", moved)
     assert store.load("0-ab") is None
     assert notes[0].startswith(f"{tmp_path}/0-ab.npz: damaged (")
+
+
+# A system that fails ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--out", "--store"])
+@pytest.mark.parametrize("fails", ["folder", "locked", "remove_scratch", "take", "scratch"])
+@pytest.mark.parametrize(
+    ("number", "raised"), [(errno.EROFS, BadInput), (errno.ENOSPC, OSError)], ids=["user", "disk"]
+)
+def test_a_folder_that_cannot_be_used_is_left_as_it_was(
+    fails, flag, number, raised, mine, tmp_path, monkeypatch
+):
+    where = {"--out": tmp_path / "out", "--store": tmp_path / "store"}
+    owner = files if fails == "locked" else whole_files
+    then, inside = getattr(owner, fails), mine.folder(where[flag])
+
+    def failing(path, *given, **more):
+        if path != inside:
+            return then(path, *given, **more)
+        if fails in ("folder", "take"):  # something was made
+            then(path, *given, **more)
+        raise OSError(number, os.strerror(number), os.fspath(path))
+
+    monkeypatch.setattr(owner, fails, failing)
+    with pytest.raises(raised, match=os.strerror(number)):
+        runs.carry_out(mine, where["--out"], store=where["--store"])
+    assert not where[flag].exists()
+
+
+def test_no_earlier_verdict_stands_beside_new_results(mine, tmp_path, monkeypatch):
+    _, path = runs.carry_out(mine, tmp_path / "out")
+    before = (path / "verdict.json").read_text()
+
+    def failing(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_netcdf", failing)
+        with pytest.raises(OSError, match="No space left"):
+            runs.carry_out(mine, tmp_path / "out")
+    assert (path / "verdict.json").read_text() == before
+    monkeypatch.setattr(files, "write_json", failing)
+    with pytest.raises(OSError, match="No space left"):
+        runs.carry_out(mine, tmp_path / "out")
+    assert not (path / "verdict.json").exists()
 
 
 # Permissions and signals --------------------------------------------------------------------------

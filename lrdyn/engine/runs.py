@@ -1,6 +1,7 @@
 """A run on disk: its folder, what is written there, and judging it again."""
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -21,6 +22,18 @@ from lrdyn.theorem import Experiment
 
 Draw = Callable[[Experiment, Verification, Path], None]
 """Draws what was verified into a folder, as :func:`lrdyn.drawing.verdicts.draw` does."""
+
+
+OF_THE_MACHINE = {
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOLCK,
+}
+"""Errors that another folder need not give; the others say what is wrong with the one named."""
 
 
 @contextlib.contextmanager
@@ -46,6 +59,7 @@ def _held(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
 
     Raises:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
+        OSError: the disk or the system fails.
     """
     made = [p for p in (path, *path.parents) if not os.path.exists(p)]
     got = f"{flag}: got {os.fspath(given)!r}"
@@ -53,16 +67,26 @@ def _held(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
         try:
             whole_files.folder(path, below=given)
             stack.enter_context(files.locked(path))
-            whole_files.refuse_links(path)
-            whole_files.remove_scratch(path)
-            whole_files.take(path)
-            whole_files.remove(whole_files.scratch(path, ""))  # fails where nothing can be written
+            try:
+                whole_files.refuse_links(path)
+                whole_files.remove_scratch(path)
+                whole_files.take(path)
+                # This fails where nothing can be written.
+                whole_files.remove(whole_files.scratch(path, ""))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    whole_files.release(path)
+                raise
         except files.InUse as error:
             raise BadInput(f"{got} ({error}), wanted a folder of its own") from None
         except whole_files.Linked as error:
             where = os.fspath(error.filename)
             raise BadInput(f"{got} with a symbolic link {where!r}, wanted none") from None
         except OSError as error:
+            for folder in made:
+                whole_files.remove_empty(folder)
+            if error.errno in OF_THE_MACHINE:
+                raise
             raise BadInput(f"{got} ({error.strerror}), wanted a writable folder") from None
         yield made
 
@@ -181,16 +205,19 @@ def _nothing_applies(theorem: Experiment, found: Verification) -> str:
 def save(experiment: Experiment, found: Verification, path: Path, draw: Draw | None) -> None:
     """Write ``results.nc``, the figures and ``verdict.json``, in this order."""
     verdict = found.verdict
-    results.write(
-        path / results.NAME,
-        described(experiment, found.groups, verdict["environment"]["dtype"]),
-        name=experiment.name,
-        title=experiment.summary,
-        about=experiment.about(verdict["config"]),
-        config=verdict["config"],
-        digest=source_digest(experiment, verdict["config"]),
-        dtype=verdict["environment"]["dtype"],
-    )
+    with whole_files.replacing(path / results.NAME) as temporary:
+        results.write(
+            temporary,
+            described(experiment, found.groups, verdict["environment"]["dtype"]),
+            name=experiment.name,
+            title=experiment.summary,
+            about=experiment.about(verdict["config"]),
+            config=verdict["config"],
+            digest=source_digest(experiment, verdict["config"]),
+            dtype=verdict["environment"]["dtype"],
+        )
+        # An earlier verdict must not stand beside results that it does not judge.
+        whole_files.remove(path / whole_files.VERDICT)
     verdict["results_sha256"] = results.checksum(path / results.NAME)
     if draw:
         draw(experiment, found, path)

@@ -33,6 +33,8 @@ FAULTS = {
     "pvalues": Fault(("pvalues",), "p-values of 200 seeds", "uniform"),
     "disks": Fault(("disks",), "a disk that is full when something is written",
                    "3, one line, no half file"),
+    "system_calls": Fault(("system_calls", "300"), "300 system calls fail, in turn",
+                          "0, 2 or 3, one line, nothing changed outside"),
     "clusters": Fault(("clusters",), "clusters that lose workers, schedulers, users",
                       "the run ends with the same arrays, or with 3 or 130 in time"),
     "command_lines": Fault(("command_lines", "1000"), "1,000 random lines for each command",
