@@ -71,6 +71,7 @@ class Watcher:
         if not names:
             some = ", ".join(list(start.infos)[:4]) or "no arrays"
             checks.refuse("select", repr(select), f"a pattern of some matrices among {some}")
+        checks.allocation({"k": k}, (len(names), 5, k), dtype="float64")  # what a call leaves
         self.k = k
         # A copy: torch trains in place, and JAX may be given the memory back.
         self._start = {name: np.array(reading.in_full(start[name])) for name in names}
