@@ -1,6 +1,9 @@
 """What was run: the verdicts below a folder of results, and how two of them differ."""
 
+import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from lrdyn.engine import results
 from lrdyn.engine.configuration import BadInput, run_of, typed
 from lrdyn.engine.report import word
 from lrdyn.engine.runs import PARTS
-from lrdyn.show import aligned
+from lrdyn.show import aligned, printable, shortened
 from lrdyn.theorem import Experiment
 
 LIMIT = 60
@@ -19,29 +22,67 @@ LIMIT = 60
 def table(folder: Path, known: Mapping[str, Experiment]) -> list[str]:
     """A heading and a line for each run below a folder, the latest last.
 
-    Settings are shown where they differ from the preset, of experiments that are ``known``.
+    Settings are shown where they differ from the preset, of experiments that are ``known``. A run
+    that cannot be read, or whose results are gone, has a line that says so. Links to folders are
+    not followed; checksums, which take reading all results, are compared by ``diff`` and
+    ``--judge``.
     """
     rows = [("ended (UTC)", "name", "verdict", "settings", "folder")]
-    for when, path in sorted(_runs(folder)):
-        ended = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d %H:%M")
+    for when, path, fault in sorted(_runs(folder)):
+        ended = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d %H:%M") if when else "-"
         try:
+            if fault:
+                raise results.Damaged(path, fault)
             verdict = results.read_verdict(path)
+            if not _is_there(path / results.NAME):
+                raise results.Damaged(path, f"no {results.NAME}")
         except results.Missing:
             rows.append(("-", path.parent.name, "unfinished", "", str(path)))
-        except results.Unreadable:
-            rows.append((ended, path.parent.name, "damaged", "", str(path)))
+        except (results.Unreadable, OSError) as error:
+            rows.append((ended, path.parent.name, "damaged", _reason(error), str(path)))
         else:
-            said = settings_text(verdict["config"], known.get(verdict["name"]))
+            name = verdict["name"]
+            settings = settings_text(verdict["config"], known.get(name))
             judged = word(verdict) if verdict["claims"] else "no claims"
-            rows.append((ended, verdict["name"], judged, said, str(path)))
+            rows.append((ended, shortened(name), judged, settings, str(path)))
     return aligned(rows)
 
 
-def _runs(folder: Path) -> Iterator[tuple[float, Path]]:
-    """Folders that hold a run, finished or not, with the time of their last results."""
-    for path in {file.parent for name in (PARTS, "verdict.json") for file in folder.rglob(name)}:
-        made = path / results.NAME
-        yield (made if made.is_file() else path).stat().st_mtime, path
+def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:
+    """Folders that hold a run, finished or not: when its results were written, and what is wrong.
+
+    The time is 0 where it cannot be read.
+    """
+    unreadable: list[OSError] = []
+    for here, folders, names in os.walk(folder, onerror=unreadable.append):
+        path = Path(here)
+        if PARTS in folders or "verdict.json" in (*folders, *names):
+            made = path / results.NAME
+            yield _time(made if _is_there(made) else path), path, ""
+            folders[:] = [name for name in folders if name not in (PARTS, "verdict.json")]
+    for error in unreadable:
+        yield _time(Path(error.filename)), Path(error.filename), error.strerror or "unreadable"
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a file that is not empty."""
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _time(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # gone meanwhile
+        return 0.0
+
+
+def _reason(error: results.Unreadable | OSError) -> str:
+    if isinstance(error, results.Damaged):
+        return error.why
+    return (error.strerror or "") if isinstance(error, OSError) else ""
 
 
 def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> str:
@@ -51,7 +92,7 @@ def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> s
         >>> settings_text({"dim": [3, 4], "target": None, "seed": 1}, None)
         '--dim 3 4 --seed 1'
     """
-    usual = run_of(experiment, preset=config["preset"]).config if experiment else {}
+    usual = _usual(experiment, config.get("preset")) if experiment else {}
     shown = [
         f"{typed(name)} {_words(value)}"
         for name, value in config.items()
@@ -61,31 +102,66 @@ def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> s
     return text if len(text) <= LIMIT else f"{text[: LIMIT - 3]}..."
 
 
+def _usual(experiment: Experiment, preset: Any) -> Mapping[str, Any]:
+    """The settings of a preset; none of a preset that does not exist."""
+    try:
+        return run_of(experiment, preset=str(preset)).config
+    except BadInput:
+        return {}
+
+
 def _words(value: Any) -> str:
-    if isinstance(value, Mapping):  # an array
-        return f"(sha256 {value['sha256'][:12]})"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    match value:
+        case {"sha256": str(digest)}:  # an array
+            return f"(sha256 {digest[:12]})"
+        case dict():
+            return json.dumps(value)
+        case list():
+            return " ".join(map(str, value))
+    return str(value)
 
 
 def differences(first: Path, second: Path) -> list[str]:
     """A line for each setting, claim and residual in which two runs differ.
 
+    So has a difference of their sources, and a ``results.nc`` that is not the one of its verdict.
     What they were run on is told beside them, and makes no difference alone.
 
     Raises:
         BadInput: one of the two is no folder of results.
     """
+    folders = {"first": first, "second": second}
     try:
-        one, other = map(results.read_verdict, (first, second))
+        one, other = map(results.read_verdict, folders.values())
     except (results.Unreadable, OSError) as error:
         raise BadInput(f"diff: got {error}, wanted two folders of results") from None
     lines = [*_unequal("theorem", one["name"], other["name"])]
     lines += _unequal_entries("setting", one["config"], other["config"])
+    digests = []
+    for (which, folder), verdict in zip(folders.items(), (one, other), strict=True):
+        try:
+            digests.append(_source_digest(folder))
+            if results.checksum(folder / results.NAME) != verdict["results_sha256"]:
+                lines.append(f"{results.NAME} of the {which}: not the one of its verdict")
+        except (results.Unreadable, OSError) as error:
+            reason = "not found" if isinstance(error, results.Missing) else _reason(error)
+            lines.append(f"{results.NAME} of the {which}: {reason or 'damaged'}")
+    if len(digests) == 2:
+        lines += _unequal("sources (SHA-256)", *digests)
     lines += _unequal("verdict", one["holds"], other["holds"])
     claims = [{claim["id"]: _facts(claim) for claim in v["claims"]} for v in (one, other)]
     lines += _unequal_entries("claim", *claims)
     about = _unequal_entries("environment", one["environment"], other["environment"])
-    return [*lines, *about] if lines else []
+    return [printable(line) for line in ([*lines, *about] if lines else [])]
+
+
+def _source_digest(folder: Path) -> str:
+    """The digest of the sources that made the results of a folder; of no array is anything read."""
+    with ExitStack() as opened:
+        groups = results.read(folder / results.NAME)
+        for group in groups.values():
+            opened.enter_context(group)
+        return str(groups["/"].attrs.get("digest"))
 
 
 FACTS = ("holds", "residual", "tolerance", "residual_float32", "tolerance_float32", "judged")
