@@ -644,7 +644,7 @@ def test_a_verdict_without_a_known_precision_is_bad_input(folder, again):
     (folder / "verdict.json").write_text(json.dumps(verdict))
     status, out, err = again()
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "got dtype 'float13'" in err
+    assert "float13" in err
 
 
 @pytest.mark.parametrize("name", ["results.nc", "verdict.json"])

@@ -93,68 +93,65 @@ def test_damaged_and_unfinished_runs_are_listed(lrdyn, tmp_path):
     assert "damaged" in said["results/a/two"]
 
 
+CONFIG = {"preset": "quick", "seed": 0, "seeds": 2, "dtype": "float64", "perturb": False}
+CLAIMED = {
+    "id": "sums", "kind": "identity", "statement": "2 x = x + x", "hypotheses_met": True,
+    "residual": 0.0, "tolerance": 1e-9, "holds": True, "cases": 1, "judged": {}, "worst_case": {},
+}  # fmt: skip
+
+
 def verdict_file(folder, **changes):
-    """A verdict of a folder without claims of its own, with results that nobody reads."""
+    """A run of a folder: a verdict, and results that nobody looks into."""
     folder.mkdir(parents=True)
     content = {
-        "name": "theorem2", "config": {"preset": "quick", "dim": [2]}, "claims": [{"id": "sums"}],
-        "environment": {}, "results_sha256": "", "holds": True, "undecided": [],
+        "name": "theorem2", "config": CONFIG | {"dim": [2]}, "claims": [CLAIMED],
+        "environment": {"dtype": "float64"}, "results_sha256": 64 * "0", "holds": True,
+        "undecided": [],
     }  # fmt: skip
     (folder / "verdict.json").write_text(json.dumps(content | changes))
     (folder / "results.nc").write_bytes(b"not looked into")
     return folder
 
 
+READABLE = {
+    "unknown": {"name": "theorem99", "config": CONFIG | {"length": 3}},
+    "other kind": {"config": CONFIG | {"dim": "x", "depth": [None], "length": 3}},
+}
 DAMAGED = {
     "empty": {"config": {}},
-    "preset": {"config": {"preset": "zzz"}},
-    "object": {"config": {"preset": "quick", "target": {"a": 1}}},
-    "kinds": {"config": {"preset": ["quick"], "dim": {"sha256": 5}, "depth": "x"}},
-    "unknown": {"name": "theorem99", "config": {"dim": 3}},
+    "preset": {"config": CONFIG | {"preset": "zzz"}},
+    "object": {"config": CONFIG | {"target": {"a": 1}}},
+    "claims": {"claims": [1]},
+    "another": {"claims": [{}]},
 }
 
 
 def test_a_bad_neighbour_takes_no_table_down(lrdyn, tmp_path):
     runs_of = tmp_path / "results/a"
     verdict_file(runs_of / "good")
-    for name, changes in DAMAGED.items():
+    for name, changes in (READABLE | DAMAGED).items():
         verdict_file(runs_of / name, **changes)
+    deep = verdict_file(runs_of / "deep") / "verdict.json"
+    deep.write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    (runs_of / "fifo").mkdir()
+    os.mkfifo(runs_of / "fifo/verdict.json")
     (runs_of / "folder/verdict.json").mkdir(parents=True)
     (verdict_file(runs_of / "alone") / "results.nc").unlink()
     (runs_of / "elsewhere").symlink_to(tmp_path)  # which holds itself
     status, out, err = lrdyn("runs")
     assert (status, err) == (0, "")
-    lines = {line.split()[-1].rpartition("/")[2]: line for line in out.splitlines()[1:]}
-    assert lines.keys() == {"good", "folder", "alone", *DAMAGED}
-    assert all(" holds " in lines[name] for name in ("good", *DAMAGED))
+    lines = {line.rpartition("/")[2]: line for line in out.splitlines()[1:]}
+    damaged = {"folder", "alone", "deep", "fifo", *DAMAGED}
+    assert lines.keys() == {"good", *READABLE} | damaged
+    assert {name for name, line in lines.items() if " damaged " in line} == damaged
+    assert {name for name, line in lines.items() if " holds " in line} == {"good", *READABLE}
     assert " --dim 2 " in lines["good"]
-    assert "--preset zzz" in lines["preset"]
-    assert '--target {"a": 1}' in lines["object"]
+    assert "--dim x --depth None --length 3" in lines["other kind"]
     assert " damaged  no results.nc " in lines["alone"]
-    assert " damaged " in lines["folder"]
-
-
-NO_VERDICTS = {
-    "another kind": json.dumps({"name": 5}),
-    "depth": '{"a":' * 100_000 + "1" + "}" * 100_000,
-    "claims": json.dumps({
-        "name": "theorem2", "config": {}, "claims": [1], "environment": {}, "results_sha256": "",
-        "holds": True, "undecided": [],
-    }),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("content", NO_VERDICTS.values(), ids=list(NO_VERDICTS))
-def test_a_verdict_that_is_none_is_a_damaged_row(content, lrdyn, tmp_path):
-    verdict_file(tmp_path / "results/a/good")
-    folder = verdict_file(tmp_path / "results/a/bad")
-    (folder / "verdict.json").write_text(content)
-    status, out, err = lrdyn("runs")
-    assert (status, err, len(out.splitlines())) == (0, "", 3)
-    assert " damaged " in next(line for line in out.splitlines() if line.endswith("bad"))
-    status, out, err = lrdyn("diff", "results/a/good", "results/a/bad")
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "wanted two folders of results" in err
+    for name in (*DAMAGED, "deep", "fifo", "folder"):
+        status, out, err = lrdyn("diff", "results/a/good", f"results/a/{name}")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "wanted two folders of results" in err
 
 
 def test_a_folder_that_cannot_be_opened_is_a_row(tmp_path, monkeypatch):
@@ -174,11 +171,11 @@ def test_a_folder_that_cannot_be_opened_is_a_row(tmp_path, monkeypatch):
 
 def test_nothing_a_table_shows_is_obeyed(lrdyn, tmp_path):
     evil = "\x1b]0;title\x07\x1b[2J\nforged  holds"
-    verdict_file(tmp_path / "results/a\x1b[31m/one", name=evil, config={evil: evil})
+    verdict_file(tmp_path / "results/a\x1b[31m/one", name=evil, config=CONFIG | {evil: evil})
     status, out, err = lrdyn("runs")
     assert (status, err, len(out.splitlines())) == (0, "", 2)
     assert out.replace("\n", "").isprintable()
-    verdict_file(tmp_path / "two", name=evil + "2", config={evil: 1})
+    verdict_file(tmp_path / "two", name=evil + "2", config=CONFIG | {evil: 1})
     status, out, _ = lrdyn("diff", "results/a\x1b[31m/one", "two")
     assert status == 1
     assert out.replace("\n", "").isprintable()

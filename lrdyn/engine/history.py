@@ -1,6 +1,5 @@
 """What was run: the verdicts below a folder of results, and how two of them differ."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -80,9 +79,10 @@ def _time(path: Path) -> float:
 
 
 def _reason(error: results.Unreadable | OSError) -> str:
-    if isinstance(error, results.Damaged):
-        return error.why
-    return (error.strerror or "") if isinstance(error, OSError) else ""
+    """Why a file cannot be read, without its path, which stands beside it."""
+    if isinstance(error, OSError):
+        return shortened(error.strerror or "")
+    return shortened(str(error).partition(": damaged (")[2].removesuffix(")"))
 
 
 def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> str:
@@ -92,7 +92,7 @@ def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> s
         >>> settings_text({"dim": [3, 4], "target": None, "seed": 1}, None)
         '--dim 3 4 --seed 1'
     """
-    usual = _usual(experiment, config.get("preset")) if experiment else {}
+    usual = run_of(experiment, preset=config["preset"]).config if experiment else {}
     shown = [
         f"{typed(name)} {_words(value)}"
         for name, value in config.items()
@@ -102,23 +102,10 @@ def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> s
     return text if len(text) <= LIMIT else f"{text[: LIMIT - 3]}..."
 
 
-def _usual(experiment: Experiment, preset: Any) -> Mapping[str, Any]:
-    """The settings of a preset; none of a preset that does not exist."""
-    try:
-        return run_of(experiment, preset=str(preset)).config
-    except BadInput:
-        return {}
-
-
 def _words(value: Any) -> str:
-    match value:
-        case {"sha256": str(digest)}:  # an array
-            return f"(sha256 {digest[:12]})"
-        case dict():
-            return json.dumps(value)
-        case list():
-            return " ".join(map(str, value))
-    return str(value)
+    if isinstance(value, Mapping):  # an array
+        return f"(sha256 {value['sha256'][:12]})"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def differences(first: Path, second: Path) -> list[str]:
