@@ -6,9 +6,10 @@ What a reader of the README types is here; the rest is reached by topic, as in
 
 from importlib.metadata import version
 
-from lrdyn import interrupts
+from lrdyn import interrupts, memory_limit
 
 with interrupts.importing():
+    memory_limit.require(memory_limit.IMPORTING)
     from lrdyn import (
         adapters,
         autoencoding,

@@ -36,6 +36,7 @@ def patches(rows: int, size: int) -> Int[np.ndarray, "m"]:
     """
     checks.integer("rows", rows)
     checks.integer("size", size, 1, rows)
+    checks.allocation({"rows": rows}, (rows,), dtype="int64")
     return np.arange(rows) // size
 
 

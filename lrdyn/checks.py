@@ -15,7 +15,8 @@ Example:
     lrdyn.checks.OutsideDomain: decay: got -1.0, wanted >= 0
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
@@ -23,6 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+from lrdyn.memory_limit import memory, size_of
 
 
 class OutsideDomain(ValueError):
@@ -76,7 +79,9 @@ spectrum = partial(floats, inside=lambda x: ~(x < 0), domain="none below 0")
 
 
 def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: tuple = ()) -> Any:
-    """Integers from ``low`` to ``high``."""
+    """Integers from ``low`` to ``high``, which have room in 64 bits."""
+    if type(x) is int and x >= 2**63:
+        refuse(name, x, f"an integer below {2**63 if high is None else high + 1}")
     domain = f"at least {low}" if high is None else f"{low} to {high}"
     wanted, inside = f"an integer, {domain}", lambda x: (low <= x) & (high is None or x <= high)
     return _number(name, x, axes, (jnp.integer,), wanted, inside, domain)
@@ -92,6 +97,36 @@ def sizes(name: str, x: Any, least: int, most: int | None = None) -> None:
     good = isinstance(x, tuple | list) and least <= len(x) <= (most or len(x))
     if not good or not all(_is(n, jnp.integer) and np.shape(n) == () and n >= 1 for n in x):
         refuse(name, x, f"{least}{'' if least == most else ' or more'} integers >= 1")
+
+
+def allocation(given: Mapping[str, Any], *shapes: Iterable[int], dtype: Any = float) -> None:
+    """Room in the memory of this process for arrays of these shapes, before one is made.
+
+    XLA ends the interpreter where the number of entries has no room in 64 bits. What fits may
+    still be too much for all that is computed from it; JAX raises an exception then.
+
+    Args:
+        given: arguments that the shapes come from, integers or tuples of integers, by name; the
+            message names the one with the largest number.
+        *shapes: of the arrays, all of which are held at a time.
+        dtype: of their entries; ``float`` is what JAX makes of it, of four or eight bytes.
+
+    Raises:
+        ValueError: they take more than :func:`lrdyn.memory_limit.memory`.
+
+    Example:
+        >>> allocation({"rank": 3}, (3, 3))
+        >>> allocation({"rank": 2**62}, (2**62,), dtype="float64")
+        Traceback (most recent call last):
+        ValueError: rank: got 4611686018427387904, for which arrays take 36.9 EB, wanted at most ...
+    """
+    bytes_each = jax.dtypes.canonicalize_dtype(dtype).itemsize
+    # Python's integers: those of NumPy wrap around.
+    total = bytes_each * sum(math.prod(map(int, shape)) for shape in shapes)
+    if total > memory():
+        name = max(given, key=lambda name: int(np.max(np.asarray(given[name], object))))
+        taken = f"{given[name]}, for which arrays take {size_of(total)}"
+        refuse(name, taken, f"at most {size_of(memory())}")
 
 
 def steps(x: Any) -> Any:

@@ -1,5 +1,6 @@
 """Judging: tolerances with their reasons, and verdicts over many cases."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -61,7 +62,7 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1, tests: i
         return 0.0
     if kind in ("identity", "bound"):
         rounding = float(np.finfo(np.dtype(dtype)).eps)
-        return ROUNDING_SAFETY * rounding * (float(np.sqrt(size * (1 + steps))) + steps / 2)
+        return ROUNDING_SAFETY * rounding * (math.sqrt(size * (1 + steps)) + steps / 2)
     if kind == "statistical":
         return surprise(FALSE_ALARM / tests)
     raise ValueError(f"kind: got {kind!r}, wanted 'exact', 'identity', 'bound' or 'statistical'")

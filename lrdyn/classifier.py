@@ -171,6 +171,7 @@ def collapse_metrics(
     inputs = checks.floats("inputs", inputs, (weights[0].shape[1], "n"))
     checks.integer("classes", classes, 2)
     labels = checks.integer("labels", labels, 0, classes - 1, inputs.shape[1:])
+    checks.allocation({"classes": classes}, (len(labels), classes), dtype=inputs.dtype)
     membership = (labels[:, None] == jnp.arange(classes)[None, :]).astype(inputs.dtype)
 
     def ratio(features: Array) -> Array:

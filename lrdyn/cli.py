@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lrdyn import interrupts, program_cache
+from lrdyn import interrupts, memory_limit, program_cache
 from lrdyn.arguments import (
     Parser,
     add_cluster_flags,
@@ -57,12 +57,15 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
 
     Raises:
         ValueError: the dtype is unknown.
+        OSError: ``ulimit -v`` leaves less address space than JAX and LLVM need, which would end the
+            process.
 
     Example:
         >>> setup("float64")
     """
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype: got {dtype!r}, wanted 'float64' or 'float32'")
+    memory_limit.require(memory_limit.COMPUTING + memory_limit.CORE * cores())
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_default_matmul_precision", "highest")
     _one_blas_thread()

@@ -23,6 +23,7 @@ def layer_scales(scale: Scalar, spread: Scalar, depth: int) -> Float[Array, "dep
     """
     scale, spread = checks.nonnegative("scale", scale), checks.positive("spread", spread)
     checks.integer("depth", depth, 2)
+    checks.allocation({"depth": depth}, (depth,))
     return scale * jnp.asarray(spread) ** jnp.linspace(-0.5, 0.5, depth)
 
 
@@ -36,6 +37,7 @@ def gaussians(key: Key[Array, ""], shapes: Sequence[tuple[int, int]]) -> list[Fl
     checks.key(key)
     for place, shape in enumerate(shapes):
         checks.sizes(f"shapes[{place}]", shape, 2, 2)
+    checks.allocation({"shapes": shapes}, *shapes)
     sizes = [rows * columns for rows, columns in shapes]
     draws = jnp.split(jax.random.normal(key, (sum(sizes),)), list(accumulate(sizes))[:-1])
     return [draw.reshape(shape) for draw, shape in zip(draws, shapes, strict=True)]
@@ -100,7 +102,9 @@ def _layer_gaussians(
 ) -> tuple[Float[Array, "depth"], list[Float[Array, "_ _"]]]:
     checks.sizes("widths", widths, 2)
     scales = checks.floats("scales", scales, (len(widths) - 1,))
-    return scales, gaussians(key, list(zip(widths[1:], widths[:-1], strict=True)))
+    shapes = list(zip(widths[1:], widths[:-1], strict=True))
+    checks.allocation({"widths": widths}, *shapes)
+    return scales, gaussians(key, shapes)
 
 
 def gaussian_layers(
@@ -147,6 +151,7 @@ def low_rank_target(
         raise ValueError(
             f"singular_values: got {rank}, wanted at most {min(shape)} for shape {shape}"
         )
+    checks.allocation({"shape": shape}, shape)
     left, right = gaussians(key, [(shape[0], rank), (rank, shape[1])])
     return (orthogonal(left) * singular_values[None, :]) @ orthogonal(right)
 
@@ -159,6 +164,7 @@ def spaced_singular_values(rank: int, scale: Scalar = 1.0) -> Float[Array, "r"]:
         [1.0, 0.75, 0.5]
     """
     checks.integer("rank", rank)
+    checks.allocation({"rank": rank}, (rank,))
     scale = checks.nonnegative("scale", scale)
     return scale * jnp.linspace(1.0, 0.5, rank)
 
@@ -175,5 +181,8 @@ def truncated_gaussian_target(
     checks.key(key)
     checks.sizes("shape", shape, 2, 2)
     checks.integer("rank", rank, 1, min(shape))
+    smaller = min(shape)
+    factors = (shape[0], smaller), (smaller, shape[1])
+    checks.allocation({"shape": shape}, shape, *factors)
     left, values, right = linalg.svd(jax.random.normal(key, shape))
     return (left[:, :rank] * values[None, :rank]) @ right[:rank]

@@ -6,6 +6,7 @@ decreasing, and lambda is the ``decay``. Formulas of critical points hold for :f
 
 from collections.abc import Callable
 from itertools import combinations
+from math import comb
 from typing import NamedTuple
 
 import jax
@@ -33,6 +34,11 @@ def index_sets(count: int, rank: int) -> Sets:
     """
     checks.integer("count", count)
     checks.integer("rank", rank, 1, count)
+    sets = 0
+    for size in range(rank + 1):  # ends early: their number grows faster than any memory
+        sets += comb(count, size)
+        # A set is a tuple at first: eight words of Python's beside the indices.
+        checks.allocation({"count": count}, (sets, rank + 8), dtype="int64")
     chosen = [s for size in range(rank + 1) for s in combinations(range(count), size)]
     return np.array([(*s, *(-1,) * (rank - len(s))) for s in chosen])
 
@@ -112,6 +118,7 @@ def members(sets: Sets, count: int) -> Bool[np.ndarray, "sets n"]:
     """
     checks.integer("count", count)
     sets = checks.integer("sets", sets, -1, count - 1, ("sets", "r"))
+    checks.allocation({"count": count}, (*sets.shape, count), dtype=bool)
     return (sets[:, :, None] == np.arange(count)).any(axis=1)
 
 
@@ -176,6 +183,7 @@ def hessian_spectrum(
     values = checks.spectrum("values", values, (min(shape),))
     sets = checks.integer("sets", sets, -1, len(values) - 1, ("sets", "r"))
     decay = checks.nonnegative("decay", decay)
+    checks.allocation({"shape": shape}, (*sets.shape, sum(shape)), dtype=values.dtype)
     count = len(values)
     decay = jnp.asarray(decay, values.dtype)
     own = jnp.where(sets >= 0, values[sets], decay)[:, :, None]  # mu_a; axes set, slot, value

@@ -42,6 +42,7 @@ def observe(key: Key[Array, ""], shape: tuple[int, int], fraction: Scalar) -> Fl
     """
     checks.key(key)
     checks.sizes("shape", shape, 2, 2)
+    checks.allocation({"shape": shape}, shape)
     fraction = checks.fraction("fraction", fraction)
     return jnp.where(jax.random.uniform(key, shape) < fraction, 1.0, 0.0)
 
@@ -99,6 +100,7 @@ def block_masks(size: int, block: int, keep_prob: Scalar) -> MaskDistribution:
         [1.0, 1.0, 0.0, 0.0]
     """
     masks = bernoulli_masks(_blocks(size, block), keep_prob)
+    checks.allocation({"size": size}, (len(masks.support), size))
     return masks._replace(support=jnp.repeat(masks.support, block, axis=1))
 
 
@@ -128,8 +130,9 @@ def draw_mask(
         >>> draw_mask(jax.random.key(0), 4, 1.0, block=2).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    keep_prob = checks.fraction("keep_prob", keep_prob)
-    return jnp.repeat(observe(key, (1, _blocks(size, block)), keep_prob)[0], block)
+    keep_prob, blocks = checks.fraction("keep_prob", keep_prob), _blocks(size, block)
+    checks.allocation({"size": size}, (size,))
+    return jnp.repeat(observe(key, (1, blocks), keep_prob)[0], block)
 
 
 def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "terms terms"]:
@@ -143,7 +146,9 @@ def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "
         [[0.25, 0.25], [0.25, 0.25]]
     """
     keep_prob = checks.fraction("keep_prob", keep_prob)
-    number = np.repeat(np.arange(_blocks(size, block)), block)
+    blocks = _blocks(size, block)
+    checks.allocation({"size": size}, (size, size))
+    number = np.repeat(np.arange(blocks), block)
     same = jnp.asarray(number[:, None] == number[None, :])
     return jnp.where(same, keep_prob * (1 - keep_prob), 0.0)
 
@@ -289,5 +294,6 @@ def monte_carlo(
     checks.instance("loss", loss)
     checks.instance("draw", draw)
     checks.integer("samples", samples, 2)
+    checks.allocation({"samples": samples}, (samples, 2), dtype="uint32")  # a key of each draw
     values = jax.vmap(lambda k: loss(draw(k)))(jax.random.split(key, samples))
     return Estimate(jnp.mean(values, 0), jnp.std(values, 0, ddof=1) / jnp.sqrt(1.0 * samples))

@@ -16,7 +16,9 @@ def recorded_steps(steps: int, at_most: int = 50) -> np.ndarray:
         >>> recorded_steps(100, at_most=5).tolist(), recorded_steps(2).tolist()
         ([0, 25, 50, 75, 100], [0, 1, 2])
     """
-    steps, at_most = checks.integer("steps", steps), checks.integer("at_most", at_most, 2)
+    steps = checks.integer("steps", steps, 1, 2**31 - 1)
+    at_most = checks.integer("at_most", at_most, 2)
+    checks.allocation({"at_most": at_most}, (min(at_most, steps + 1),), dtype="float64")
     return np.unique(np.rint(np.linspace(0, steps, min(at_most, steps + 1))).astype(np.int32))
 
 
@@ -28,6 +30,7 @@ def log_steps(steps: int, at_most: int) -> np.ndarray:
         [1, 10, 100]
     """
     steps, at_most = checks.integer("steps", steps), checks.integer("at_most", at_most)
+    checks.allocation({"at_most": at_most}, (at_most,), dtype="float64")
     return np.unique(np.rint(np.geomspace(1, steps, at_most)).astype(int))
 
 

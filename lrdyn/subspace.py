@@ -223,6 +223,7 @@ def reduced_start(scales: Float[Array, "depth"], size: int) -> Weights:
     """
     scales = checks.floats("scales", scales, ("depth",))
     checks.integer("size", size)
+    checks.allocation({"size": size}, (len(scales), size, size), dtype=scales.dtype)
     return tuple(scales[:, None, None] * jnp.eye(size, dtype=scales.dtype)[None])
 
 
@@ -345,6 +346,7 @@ def reduced_spectra(
     reduced = checks.floats("reduced", reduced, ("depth", "s", "s"))
     bulk = checks.floats("bulk", bulk, reduced.shape[:1])
     checks.integer("dim", dim, reduced.shape[1])
+    checks.allocation({"dim": dim}, (len(reduced), dim), dtype=reduced.dtype)
     moving = singular_values(reduced)
     still = jnp.broadcast_to(jnp.abs(bulk)[:, None], (bulk.shape[0], dim - moving.shape[1]))
     return jnp.sort(jnp.concatenate([moving, still], axis=1), axis=1, descending=True)

@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from matplotlib.cbook import is_math_text
 
 import lrdyn
 from lrdyn import diagnosis
@@ -175,8 +176,28 @@ def test_names_are_shown_as_one_line():
     assert not set("\x1b\r") & set(str(report))
     assert "x1b[2J" in str(report)
     report.plot().canvas.draw()
+    with pytest.raises(ValueError, match=r"among .*, a\\x1b\[2J\\nb\.weight, "):
+        lrdyn.diagnose(start, end, select="none")
     lines = diagnosis.extract(start, end).lines()
     assert all(line.isprintable() for line in lines)
+
+
+def test_a_name_stays_itself_in_table_csv_and_figure():
+    """Mathematics are a figure's matter, and a spreadsheet computes nothing."""
+    mathematics = r"x^$\frac$.weight"
+    names = (mathematics, "=1+1.weight", "-2.weight", "@a.weight", "\tb.weight", "'q'.weight")
+    start = {name: np.eye(3) for name in names}
+    report = lrdyn.diagnose(start, {name: 2 * W for name, W in start.items()}, k=1)
+    assert f"  {mathematics} " in str(report)
+    rows = list(csv.reader(io.StringIO(report.csv())))
+    quoted = [mathematics, *(f"'{name}" for name in names[1:5]), "'q'.weight"]
+    assert {row[0] for row in rows[1:]} == set(quoted)
+    assert {row[3] for row in rows[1:]} == {repr(report.matrices[0].norm)}
+    legend = report._replace(matrices=report.matrices[-2:]).plot().axes[2].get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert mathematics.replace("$", r"\$") in labels
+    assert not any(map(is_math_text, labels))
 
 
 # Where weights come from ------------------------------------------------------------------------

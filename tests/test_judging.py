@@ -614,6 +614,39 @@ def test_a_missing_array_is_bad_input(group, name, said, folder, again):
     assert err.startswith("sums: error: --judge: got 'saved' (")
 
 
+@pytest.mark.parametrize(
+    ("attribute", "value", "said"),
+    [
+        ("config", "[]", "its settings: TypeError"),
+        ("config", "{}", "its settings: KeyError"),
+        ("config", '{"size": NaN}', "its settings: ValueError"),
+        ("config", '{"size": "2"}', "its setting size"),
+        ("config", '{"size": [{}]}', "its setting size"),
+        ("config", "[" * 100_000, "its settings: RecursionError"),
+        ("digest", None, "no digest of the source"),
+        ("name", "\x1b[2J", r"of '\x1b[2J'"),
+    ],
+)
+def test_settings_that_no_run_wrote_are_bad_input(attribute, value, said, folder, again):
+    groups = content(folder)
+    groups["/"].attrs.pop(attribute)
+    if value is not None:
+        groups["/"].attrs[attribute] = value
+    files.write_netcdf(folder / "results.nc", groups)
+    status, out, err = again()
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_a_verdict_without_a_known_precision_is_bad_input(folder, again):
+    verdict = verdict_of(folder)
+    verdict["environment"] = {"dtype": "float13"}
+    (folder / "verdict.json").write_text(json.dumps(verdict))
+    status, out, err = again()
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "float13" in err
+
+
 @pytest.mark.parametrize("name", ["results.nc", "verdict.json"])
 @pytest.mark.parametrize("content", [None, b"", b"half a file"])
 def test_a_missing_or_damaged_file_is_bad_input(name, content, folder, again):

@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 import lrdyn as lr
 from lrdyn import __main__ as command
-from lrdyn import interrupts, own, pool, whole_files
+from lrdyn import interrupts, memory_limit, own, pool, whole_files
 from lrdyn.drawing import plotting
-from lrdyn.engine import files, parts, progress, report, results, runs
+from lrdyn.engine import files, history, parts, progress, report, results, runs
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.groups import PRECISIONS
 from lrdyn.engine.history import settings_text
@@ -90,6 +91,129 @@ def test_damaged_and_unfinished_runs_are_listed(lrdyn, tmp_path):
     said = {line.split()[-1]: line for line in out.splitlines()[1:]}
     assert "unfinished" in said["results/a/one"]
     assert "damaged" in said["results/a/two"]
+
+
+CONFIG = {"preset": "quick", "seed": 0, "seeds": 2, "dtype": "float64", "perturb": False}
+CLAIMED = {
+    "id": "sums", "kind": "identity", "statement": "2 x = x + x", "hypotheses_met": True,
+    "residual": 0.0, "tolerance": 1e-9, "holds": True, "cases": 1, "judged": {}, "worst_case": {},
+}  # fmt: skip
+
+
+def verdict_file(folder, **changes):
+    """A run of a folder: a verdict, and results that nobody looks into."""
+    folder.mkdir(parents=True)
+    content = {
+        "name": "theorem2", "config": CONFIG | {"dim": [2]}, "claims": [CLAIMED],
+        "environment": {"dtype": "float64"}, "results_sha256": 64 * "0", "holds": True,
+        "undecided": [],
+    }  # fmt: skip
+    (folder / "verdict.json").write_text(json.dumps(content | changes))
+    (folder / "results.nc").write_bytes(b"not looked into")
+    return folder
+
+
+READABLE = {
+    "unknown": {"name": "theorem99", "config": CONFIG | {"length": 3}},
+    "other kind": {"config": CONFIG | {"dim": "x", "depth": [None], "length": 3}},
+}
+DAMAGED = {
+    "empty": {"config": {}},
+    "preset": {"config": CONFIG | {"preset": "zzz"}},
+    "object": {"config": CONFIG | {"target": {"a": 1}}},
+    "claims": {"claims": [1]},
+    "another": {"claims": [{}]},
+}
+
+
+def test_a_bad_neighbour_takes_no_table_down(lrdyn, tmp_path):
+    runs_of = tmp_path / "results/a"
+    verdict_file(runs_of / "good")
+    for name, changes in (READABLE | DAMAGED).items():
+        verdict_file(runs_of / name, **changes)
+    deep = verdict_file(runs_of / "deep") / "verdict.json"
+    deep.write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
+    (runs_of / "fifo").mkdir()
+    os.mkfifo(runs_of / "fifo/verdict.json")
+    (runs_of / "folder/verdict.json").mkdir(parents=True)
+    (verdict_file(runs_of / "alone") / "results.nc").unlink()
+    (runs_of / "elsewhere").symlink_to(tmp_path)  # which holds itself
+    status, out, err = lrdyn("runs")
+    assert (status, err) == (0, "")
+    lines = {line.rpartition("/")[2]: line for line in out.splitlines()[1:]}
+    damaged = {"folder", "alone", "deep", "fifo", *DAMAGED}
+    assert lines.keys() == {"good", *READABLE} | damaged
+    assert {name for name, line in lines.items() if " damaged " in line} == damaged
+    assert {name for name, line in lines.items() if " holds " in line} == {"good", *READABLE}
+    assert " --dim 2 " in lines["good"]
+    assert "--dim x --depth None --length 3" in lines["other kind"]
+    assert " damaged  no results.nc " in lines["alone"]
+    for name in (*DAMAGED, "deep", "fifo", "folder"):
+        status, out, err = lrdyn("diff", "results/a/good", f"results/a/{name}")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "wanted two folders of results" in err
+
+
+def test_a_folder_that_cannot_be_opened_is_a_row(tmp_path, monkeypatch):
+    verdict_file(tmp_path / "good")
+    denied = PermissionError(13, "Permission denied", str(tmp_path / "secret"))
+    walk = os.walk
+
+    def refusing(top, onerror):
+        yield from walk(top)
+        onerror(denied)
+
+    monkeypatch.setattr(os, "walk", refusing)
+    lines = {line.rpartition("/")[2]: line for line in history.table(tmp_path, {})}
+    assert " damaged  Permission denied " in lines["secret"]
+    assert " holds " in lines["good"]
+
+
+def test_nothing_a_table_shows_is_obeyed(lrdyn, tmp_path):
+    evil = "\x1b]0;title\x07\x1b[2J\nforged  holds"
+    verdict_file(tmp_path / "results/a\x1b[31m/one", name=evil, config=CONFIG | {evil: evil})
+    status, out, err = lrdyn("runs")
+    assert (status, err, len(out.splitlines())) == (0, "", 2)
+    assert out.replace("\n", "").isprintable()
+    verdict_file(tmp_path / "two", name=evil + "2", config=CONFIG | {evil: 1})
+    status, out, _ = lrdyn("diff", "results/a\x1b[31m/one", "two")
+    assert status == 1
+    assert out.replace("\n", "").isprintable()
+    assert not [line for line in out.splitlines() if line.startswith("forged")]
+
+
+def test_diff_tells_of_other_sources_and_of_files_that_are_not_the_runs(lrdyn, tmp_path):
+    def written(name, digest):
+        folder = verdict_file(tmp_path / name)
+        files.write_netcdf(
+            folder / "results.nc", {"/": xr.Dataset({"x": 1.0}, attrs={"digest": digest})}
+        )
+        verdict = json.loads((folder / "verdict.json").read_text())
+        verdict["results_sha256"] = results.checksum(folder / "results.nc")
+        (folder / "verdict.json").write_text(json.dumps(verdict))
+
+    written("one", "a" * 64)
+    written("same", "a" * 64)
+    written("other", "b" * 64)
+    assert lrdyn("diff", "one", "same") == (0, "no difference\n", "")
+    status, out, _ = lrdyn("diff", "one", "other")
+    assert (status, out) == (1, f"sources (SHA-256): {'a' * 64} -> {'b' * 64}\n")
+    shutil.copy(tmp_path / "other/results.nc", tmp_path / "same/results.nc")
+    assert (
+        "results.nc of the second: not the one of its verdict\n" in lrdyn("diff", "one", "same")[1]
+    )
+    (tmp_path / "same/results.nc").write_bytes(b"half")
+    assert "results.nc of the second: " in lrdyn("diff", "one", "same")[1]
+    (tmp_path / "same/results.nc").unlink()
+    assert lrdyn("diff", "one", "same")[1] == "results.nc of the second: not found\n"
+
+
+def test_a_command_asks_for_its_address_space(lrdyn, monkeypatch):
+    monkeypatch.setattr(memory_limit, "address_space", lambda: 10**9)
+    status, out, err = lrdyn("verify", "mine.py", *SMALL)
+    assert (status, out, err.count("\n")) == (3, "", 1)
+    assert "ulimit -v: got 1 GB of address space, wanted 2." in err
+    assert lrdyn("list")[0] == 0
 
 
 def test_settings_are_shown_where_the_preset_has_others():

@@ -4,6 +4,7 @@ A sample of what ``python -m tests.faults.wrong_calls`` tries, and the calls tha
 """
 
 import re
+import resource
 from collections import Counter
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
+from lrdyn import checks, memory_limit, networks
 from lrdyn.condition import pushed
 from tests.faults import wrong_calls
 
@@ -118,6 +120,49 @@ SILENT = {
         "width: got 0, wanted at least 1",
     ),
 }
+
+
+KEY = jax.random.key(0)
+TOO_LARGE = {
+    "vgg": lambda: networks.vgg(KEY, (4, "pool", 6, "pool"), size=2**31, hidden=(5,), classes=2),
+    "resnet": lambda: networks.resnet(KEY, (2**62, 1), widths=(4, 6)),
+    "vit": lambda: networks.vit(KEY, size=2**32, patch=2**31, width=6, depth=1, heads=2),
+    "mlp": lambda: networks.mlp(KEY, (3, 2**62, 2)),
+    "transformer": lambda: networks.transformer(KEY, features=3, width=2**32, hidden=8, outputs=2),
+    "low_rank_target": lambda: lr.low_rank_target(KEY, (2**32, 2**32), jnp.ones(2)),
+    "truncated": lambda: lr.truncated_gaussian_target(KEY, (2**32, 2**32), 2),
+    "spaced_singular_values": lambda: lr.spaced_singular_values(2**62),
+    "beyond 64 bits": lambda: lr.spaced_singular_values(2**63),
+    "draw_mask": lambda: lr.masking.draw_mask(KEY, 2**62, 0.5, block=2),
+    "index_sets": lambda: lr.landscape.index_sets(64, 32),
+    "sampled": lambda: lr.sampled(KEY, 2**62, scale=jax.random.uniform),
+    "recorded_steps": lambda: lr.recorded_steps(2**40),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_a_size_beyond_memory_is_refused_before_it_ends_the_process(name):
+    with pytest.raises(ValueError, match=r"^\w+: got .*, wanted (at most|an integer|1 to)"):
+        TOO_LARGE[name]()
+
+
+def test_a_size_is_measured_by_what_this_process_may_have(monkeypatch):
+    monkeypatch.setattr(checks, "memory", lambda: 10**6)
+    checks.allocation({"rank": 350, "shape": (3, 4)}, (350, 350))
+    words = "shape: got (3, 400), for which arrays take 1.12 MB, wanted at most 1 MB"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        checks.allocation({"rank": 350, "shape": (3, 400)}, (350, 400))
+    with jax.enable_x64(False):  # floats are half as long
+        checks.allocation({"rank": 400}, (350, 400))
+
+
+def test_the_address_space_bounds_the_memory(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (2**30, resource.RLIM_INFINITY))
+    for function in (memory_limit.address_space, memory_limit.memory):
+        monkeypatch.setattr(memory_limit, function.__name__, function.__wrapped__)
+    assert memory_limit.memory() == 2**30
+    with pytest.raises(OSError, match=r"got 1\.07 GB of address space, wanted 2 GB"):
+        memory_limit.require(2 * 10**9)
 
 
 @pytest.mark.parametrize("name", SILENT)

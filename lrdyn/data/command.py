@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lrdyn.data import sets
 from lrdyn.data.lookup import find, looked_in
 from lrdyn.data.pairs import SPLITS, stsb_names
-from lrdyn.show import aligned
+from lrdyn.show import aligned, printable
 
 
 def table() -> list[str]:
@@ -16,7 +16,7 @@ def table() -> list[str]:
         ['data', 'set', 'found,']
     """
     rows = [("data set", "found, or what would do"), *_images(), *_pairs()]
-    return [*aligned(rows), "", f"looked in {looked_in()}"]
+    return [*aligned(rows), "", printable(f"looked in {looked_in()}")]
 
 
 def _images() -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Two sets of weights side by side: what of them can be compared, and what is said of the rest."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from lrdyn.data import Refused
 from lrdyn.data.tensors import FLOATS, Info
 from lrdyn.diagnosis import reading
 from lrdyn.diagnosis.reading import Weights
+from lrdyn.show import printable
 
 SHOWN = 8
 """Names in a line, at most."""
@@ -78,8 +80,8 @@ def compared(before: Weights, after: Weights, select: Patterns) -> Compared:
         if name not in before.infos and (name in wanted_after or not reading.is_matrix(info)):
             notes[name] = f"only after, of shape {info.shape}"
     if not matrices:
-        some = ", ".join(list(before.infos)[:4]) or "no arrays"
-        checks.refuse("select", repr(select), f"some matrices that both sides have, among {some}")
+        among = some(before.infos)
+        checks.refuse("select", repr(select), f"some matrices that both sides have, among {among}")
     return Compared(before, after, tuple(matrices), tuple(vectors), notes)
 
 
@@ -174,21 +176,21 @@ def listed(changes: Mapping[str, float]) -> str:
         'b.bias (from 0), a.bias (5.0e-01)'
     """
     found = sorted(changes.items(), key=lambda change: change[1], reverse=True)
-    words = [f"{shown(n)} ({f'{x:.1e}' if np.isfinite(x) else 'from 0'})" for n, x in found]
+    words = [f"{n} ({f'{x:.1e}' if np.isfinite(x) else 'from 0'})" for n, x in found]
     more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
     return ", ".join(words[:SHOWN]) + more
 
 
-def shown(name: str) -> str:
-    r"""A name of a file as one line without signs that a terminal obeys.
+def some(names: Iterable[str]) -> str:
+    r"""The first names, for a message.
 
     Example:
-        >>> shown("a\nb.weight")
-        'a\\nb.weight'
+        >>> some(["a\n", "b"]), some([])
+        ('a\\n, b', 'no arrays')
     """
-    return name if name.isprintable() else ascii(name)[1:-1]
+    return printable(", ".join(islice(names, 4))) or "no arrays"
 
 
 def said(notes: Mapping[str, str]) -> list[str]:
     """A line for each note."""
-    return [f"{shown(name)}: {note}" for name, note in notes.items()]
+    return [f"{name}: {note}" for name, note in notes.items()]

@@ -45,10 +45,7 @@ class Extraction(NamedTuple):
         """The report as text."""
         factors = self.adapter.factors
         rows = [("module", "r", "relative error")]
-        rows += [
-            (comparison.shown(m), str(factors[m].A.shape[0]), f"{e:.2e}")
-            for m, e in self.errors.items()
-        ]
+        rows += [(m, str(factors[m].A.shape[0]), f"{e:.2e}") for m, e in self.errors.items()]
         count = sum(one.B.size + one.A.size for one in factors.values())
         found = show.aligned(rows)
         found.append(f"{len(factors)} matrices, {count:,} parameters, alpha = r")
@@ -57,11 +54,11 @@ class Extraction(NamedTuple):
         )
         found.append(f"relative error of the whole update: {self.error:.2e}")
         if self.adapter.saved:
-            found.append(f"saved whole: {', '.join(map(comparison.shown, self.adapter.saved))}")
+            found.append(f"saved whole: {', '.join(self.adapter.saved)}")
         if self.left_out:
             changes = comparison.listed(self.left_out)
             found.append(f"changed and left out (by how much of its norm): {changes}")
-        return found + comparison.said(self.notes)
+        return [show.printable(line) for line in found + comparison.said(self.notes)]
 
 
 class _Kept(NamedTuple):
@@ -141,7 +138,7 @@ def _adapted(found: Compared, select: Patterns, whole: frozenset[str]) -> tuple[
     """Matrices that get factors, if they move."""
     names = [name for name in found.matrices if fits(name, select)]
     if not names:
-        some = ", ".join(found.matrices[:4])
+        some = comparison.some(found.matrices)
         checks.refuse("select", repr(select), f"some matrices that both sides have, among {some}")
     return tuple(n for n in names if n.endswith(WEIGHT) and _module(n) not in whole)
 
@@ -208,7 +205,7 @@ def _wanted(found: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
         fitting = {name for name in both if fits(name, pattern) or fits(_module(name), pattern)}
         if not fitting:
             text = pattern if isinstance(pattern, str) else pattern.pattern
-            some = ", ".join(sorted({_module(name) for name in both} - {""})[:4])
+            some = comparison.some(sorted({_module(name) for name in both} - {""}))
             checks.refuse("save", repr(text), f"a pattern of some module among {some}")
         for name in fitting:
             alone = name.endswith(BIAS) and not fits(_module(name), pattern)

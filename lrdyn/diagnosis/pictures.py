@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdyn.diagnosis import comparison
 from lrdyn.drawing.plotting import BESIDE, BLACK, DASHED, GREY, SHADES, entry, panels, style
+from lrdyn.show import printable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -116,7 +116,7 @@ def _looks(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _legend(ax: Axes, names: Sequence[str]) -> None:
     # A dollar begins mathematics, and a label that begins with _ is left out.
-    names = [comparison.shown(name).replace("$", r"\$") for name in names]
+    names = [printable(name).replace("$", r"\$") for name in names]
     names = [f" {name}" if name.startswith("_") else name for name in names]
     if 1 < len(names) <= MOST:
         ax.legend(handles=[entry(n, c) for n, c in zip(names, SHADES, strict=False)], **BESIDE)

@@ -91,10 +91,10 @@ class Diagnosis(NamedTuple):
         """The report as text."""
         from lrdyn.drawing.tables import Grid, as_text
 
-        rows = [[comparison.shown(one.name), one.shape, *one.cells] for one in self.matrices]
+        rows = [[one.name, one.shape, *one.cells] for one in self.matrices]
         title = f"update; energy outside of the first {self.k}; bulk: values of W behind these"
         grid = Grid(("", "matrix", "m x n", *SHOWN), {title: rows})
-        return as_text(grid) + "\n".join(["", *self.lines()])
+        return as_text(grid, mathematics=False) + "\n".join(["", *self.lines()])
 
     def lines(self) -> list[str]:
         """Costs, what else changed, and what is not compared."""
@@ -105,7 +105,7 @@ class Diagnosis(NamedTuple):
         if self.changed:
             changes = comparison.listed(self.changed)
             found.append(f"no matrices, and changed (by how much of their norm): {changes}")
-        return found + comparison.said(self.notes)
+        return [show.printable(line) for line in found + comparison.said(self.notes)]
 
     def _cost(self, share: str, ranks: list[int]) -> str:
         """What LoRA at these ranks trains and holds, beside full fine-tuning."""
@@ -131,7 +131,7 @@ class Diagnosis(NamedTuple):
             return [*(getattr(one, name) for name in names), *costs]
 
         sections = {one.name: [row(one)] for one in self.matrices}
-        return as_csv(Grid(("matrix", *names, *more), sections))
+        return as_csv(Grid(("matrix", *names, *more), sections), mathematics=False)
 
     def plot(self) -> Figure:
         """Spectra of the updates, energy outside of r, and the bulk before and after."""

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from lrdyn import checks, show
 from lrdyn.adapters.selection import Patterns
-from lrdyn.diagnosis import reading
+from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.reading import Leaves
 from lrdyn.diagnosis.spectrum import (
     NOT_FINITE,
@@ -69,8 +69,9 @@ class Watcher:
         start = Leaves("params0", params0)
         names = list(reading.matrices(start.infos, select))
         if not names:
-            some = ", ".join(list(start.infos)[:4]) or "no arrays"
-            checks.refuse("select", repr(select), f"a pattern of some matrices among {some}")
+            among = comparison.some(start.infos)
+            checks.refuse("select", repr(select), f"a pattern of some matrices among {among}")
+        checks.allocation({"k": k}, (len(names), 5, k), dtype="float64")  # what a call leaves
         self.k = k
         # A copy: torch trains in place, and JAX may be given the memory back.
         self._start = {name: np.array(reading.in_full(start[name])) for name in names}

@@ -1,7 +1,8 @@
 r"""Tables as aligned text, CSV and LaTeX, from one grid of cells.
 
 Texts hold mathematics between dollar signs. LaTeX gets it as it is and everything else escaped; in
-text the signs are dropped.
+text the signs are dropped. Names out of somebody's files hold none: ``mathematics=False`` leaves
+them as they are.
 """
 
 import csv
@@ -9,6 +10,8 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+from lrdyn.show import printable
 
 Cell = str | int | float
 Rows = Sequence[Sequence[Cell]]
@@ -64,11 +67,26 @@ def plain(text: str) -> str:
     return re.sub(r"[$\\]", "", text)
 
 
-def as_text(grid: Grid) -> str:
-    """Columns side by side, numbers to the right, sections under their titles."""
-    rows = [[_shown(cell) for cell in row] for row in _rows(grid)]
+def as_text(grid: Grid, *, mathematics: bool = True) -> str:
+    r"""Columns side by side, numbers to the right, sections under their titles; all printable.
+
+    Example:
+        >>> grid = Grid(["", "name", "rank"], {"updates": [["a$\n$", 2], ["b", 10]]})
+        >>> print(as_text(grid, mathematics=False), end="")
+          name    rank
+        updates
+          a$\n$     2
+          b         10
+    """
+
+    def text(cell: Cell) -> str:
+        if isinstance(cell, str):
+            return printable(plain(cell) if mathematics else cell)
+        return f"{cell:,}" if isinstance(cell, int) else f"{cell:.3g}"
+
+    rows = [[text(cell) for cell in row] for row in _rows(grid)]
     right = _numeric(grid)
-    header = list(map(plain, grid.header[1:]))
+    header = list(map(text, grid.header[1:]))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(row: Sequence[str]) -> str:
@@ -78,19 +96,39 @@ def as_text(grid: Grid) -> str:
 
     lines = [line(header)]
     for title, section in grid.sections.items():
-        lines += [plain(title), *(line([_shown(cell) for cell in row]) for row in section)]
+        lines += [text(title), *(line([text(cell) for cell in row]) for row in section)]
     return "\n".join(lines) + "\n"
 
 
-def as_csv(grid: Grid) -> str:
-    """Comma-separated values, numbers as they are, one header line."""
+FORMULA = re.compile(r"[=+\-@\t\r]")
+"""First signs of a text that a spreadsheet computes."""
+
+
+def as_csv(grid: Grid, *, mathematics: bool = True) -> str:
+    """Comma-separated values, numbers as they are, one header line.
+
+    A text that a spreadsheet would compute gets an apostrophe in front, as OWASP has it.
+
+    Example:
+        >>> grid = Grid(["matrix", "rank"], {"=1+1": [[-2]], "x^$n$": [[3]]})
+        >>> print(as_csv(grid, mathematics=False))
+        matrix,rank
+        '=1+1,-2
+        x^$n$,3
+        <BLANKLINE>
+    """
+
+    def shown(cell: Cell) -> Cell:
+        if not isinstance(cell, str):
+            return cell
+        text = plain(cell) if mathematics else cell
+        return f"'{text}" if FORMULA.match(text) else text
+
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(plain, grid.header))
+    writer.writerow(map(shown, grid.header))
     for title, section in grid.sections.items():
-        for row in section:
-            cells = (title, *row)
-            writer.writerow(plain(cell) if isinstance(cell, str) else cell for cell in cells)
+        writer.writerows(map(shown, (title, *row)) for row in section)
     return out.getvalue()
 
 
@@ -144,12 +182,6 @@ def _numeric(grid: Grid) -> list[bool]:
     """Whether a column has a number."""
     columns = zip(*_rows(grid), strict=True)
     return [any(not isinstance(cell, str) for cell in column) for column in columns]
-
-
-def _shown(cell: Cell) -> str:
-    if isinstance(cell, str):
-        return plain(cell)
-    return f"{cell:,}" if isinstance(cell, int) else f"{cell:.3g}"
 
 
 def _latex(cell: Cell) -> str:

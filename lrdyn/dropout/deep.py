@@ -1,5 +1,7 @@
 """Dropout after every hidden layer, and of weights instead of hidden units (DropConnect)."""
 
+from itertools import pairwise
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -88,7 +90,7 @@ def layers_schatten_bound(
     keep_prob = checks.fraction("keep_prob", keep_prob)
     checks.sizes("hidden", hidden, 2, 2)
     factor = odds(keep_prob)
-    first, second = (factor / width for width in hidden)
+    first, second = (factor / float(width) for width in hidden)
     quasi = jnp.sum(jnp.cbrt(values) ** 2) ** 3
     return (first + second) * jnp.sum(values) ** 2 + first * second * quasi
 
@@ -113,6 +115,8 @@ def equalized_layers(
     column = checks.floats("column", column, ("k",))
     row = checks.floats("row", row, ("d",))
     checks.sizes("hidden", hidden, 1)
+    shapes = pairwise((len(row), *hidden, len(column)))
+    checks.allocation({"hidden": hidden}, *shapes, dtype=column.dtype)
     units = [jnp.full(width, 1 / np.sqrt(width), column.dtype) for width in hidden]
     return tuple(
         after[:, None] * before[None, :]

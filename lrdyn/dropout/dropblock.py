@@ -109,6 +109,8 @@ def support_factors(
     matrix = checks.floats("matrix", matrix, ("m", "n"))
     checks.integer("block", block)
     checks.integer("blocks", blocks)
+    units = blocks * block, min(matrix.shape)
+    checks.allocation({"block": block, "blocks": blocks}, units, dtype=matrix.dtype)
     left, values, right = linalg.svd(matrix)
     support = min(block, len(values))
     sizes, shares = _support_split(values, support)

@@ -203,6 +203,7 @@ def equalized_factors(
     """
     matrix = checks.floats("matrix", matrix, ("m", "n"))
     checks.integer("width", width)
+    checks.allocation({"width": width}, (width, width), dtype=matrix.dtype)
     left, values, right = linalg.svd(matrix)
     roots = jnp.sqrt(values[:width])
     more = max(width - len(roots), 0)

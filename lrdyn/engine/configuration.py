@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +10,10 @@ import numpy as np
 
 from lrdyn.engine import results
 from lrdyn.engine.produce import validate
-from lrdyn.engine.progress import size_of
 from lrdyn.engine.sources import source_digest
 from lrdyn.flags import Flag, at_least, one_of
+from lrdyn.memory_limit import memory as memory_of_process
+from lrdyn.memory_limit import size_of
 from lrdyn.theorem import Experiment, Scenario, Study
 
 
@@ -120,7 +120,7 @@ def _refuse_too_large(run: Run, memory: int) -> None:
     """Refuse a run whose cases or results cannot fit, before anything is made.
 
     A case is not cut into parts: it must fit into the ``memory`` of a part. The results of all
-    points, some hundred bytes each at least, must fit into that of the machine.
+    points, some hundred bytes each at least, must fit into that of the process.
 
     The refusal says how much it would take, and which flag to lower.
     """
@@ -137,7 +137,7 @@ def _refuse_too_large(run: Run, memory: int) -> None:
         )
     counts = {"seeds": run.seeds or 1} | {name: len(values) for name, values in swept.items()}
     points = math.prod(counts.values())
-    if points * POINT > (most := physical_memory()):
+    if points * POINT > (most := memory_of_process()):
         name = max(counts, key=lambda name: counts[name])
         raise BadInput(
             f"{typed(name)}: got {counts[name]}, with which {points:,} points leave "
@@ -147,11 +147,6 @@ def _refuse_too_large(run: Run, memory: int) -> None:
 
 POINT = 500
 """Bytes that a point leaves at least: its settings, hypotheses, a residual in two precisions."""
-
-
-def physical_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _values(flag: Flag, value: Any) -> Any:

@@ -1,6 +1,8 @@
 """What was run: the verdicts below a folder of results, and how two of them differ."""
 
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from lrdyn import whole_files
 from lrdyn.engine import parts, results
 from lrdyn.engine.configuration import BadInput, run_of, typed
 from lrdyn.engine.report import word
-from lrdyn.show import aligned
+from lrdyn.show import aligned, printable, shortened
 from lrdyn.theorem import Experiment
 
 LIMIT = 60
@@ -19,30 +21,68 @@ LIMIT = 60
 def table(folder: Path, known: Mapping[str, Experiment]) -> list[str]:
     """A heading and a line for each run below a folder, the latest last.
 
-    Settings are shown where they differ from the preset, of experiments that are ``known``.
+    Settings are shown where they differ from the preset, of experiments that are ``known``. A run
+    that cannot be read, or whose results are gone, has a line that says so. Links to folders are
+    not followed; checksums, which take reading all results, are compared by ``diff`` and
+    ``--judge``.
     """
     rows = [("ended (UTC)", "name", "verdict", "settings", "folder")]
-    for when, path in sorted(_runs(folder)):
-        ended = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d %H:%M")
+    for when, path, fault in sorted(_runs(folder)):
+        ended = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d %H:%M") if when else "-"
         try:
+            if fault:
+                raise results.Damaged(path, fault)
             verdict = results.read_verdict(path)
+            if not _is_there(path / results.NAME):
+                raise results.Damaged(path, f"no {results.NAME}")
         except results.Missing:
             rows.append(("-", path.parent.name, "unfinished", "", str(path)))
-        except results.Unreadable:
-            rows.append((ended, path.parent.name, "damaged", "", str(path)))
+        except (results.Unreadable, OSError) as error:
+            rows.append((ended, path.parent.name, "damaged", _reason(error), str(path)))
         else:
-            said = settings_text(verdict["config"], known.get(verdict["name"]))
+            name = verdict["name"]
+            settings = settings_text(verdict["config"], known.get(name))
             judged = word(verdict) if verdict["claims"] else "no claims"
-            rows.append((ended, verdict["name"], judged, said, str(path)))
+            rows.append((ended, shortened(name), judged, settings, str(path)))
     return aligned(rows)
 
 
-def _runs(folder: Path) -> Iterator[tuple[float, Path]]:
-    """Folders that hold a run, finished or not, with the time of their last results."""
-    names = (parts.FOLDER, whole_files.VERDICT)
-    for path in {file.parent for name in names for file in folder.rglob(name)}:
-        made = path / results.NAME
-        yield (made if made.is_file() else path).stat().st_mtime, path
+def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:
+    """Folders that hold a run, finished or not: when its results were written, and what is wrong.
+
+    The time is 0 where it cannot be read.
+    """
+    unreadable: list[OSError] = []
+    for here, folders, names in os.walk(folder, onerror=unreadable.append):
+        path = Path(here)
+        if parts.FOLDER in folders or whole_files.VERDICT in (*folders, *names):
+            made = path / results.NAME
+            yield _time(made if _is_there(made) else path), path, ""
+            folders[:] = [name for name in folders if name not in (parts.FOLDER, whole_files.VERDICT)]
+    for error in unreadable:
+        yield _time(Path(error.filename)), Path(error.filename), error.strerror or "unreadable"
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a file that is not empty."""
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _time(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # gone meanwhile
+        return 0.0
+
+
+def _reason(error: results.Unreadable | OSError) -> str:
+    """Why a file cannot be read, without its path, which stands beside it."""
+    if isinstance(error, OSError):
+        return shortened(error.strerror or "")
+    return shortened(str(error).partition(": damaged (")[2].removesuffix(")"))
 
 
 def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> str:
@@ -71,22 +111,44 @@ def _words(value: Any) -> str:
 def differences(first: Path, second: Path) -> list[str]:
     """A line for each setting, claim and residual in which two runs differ.
 
+    So has a difference of their sources, and a ``results.nc`` that is not the one of its verdict.
     What they were run on is told beside them, and makes no difference alone.
 
     Raises:
         BadInput: one of the two is no folder of results.
     """
+    folders = {"first": first, "second": second}
     try:
-        one, other = map(results.read_verdict, (first, second))
+        one, other = map(results.read_verdict, folders.values())
     except (results.Unreadable, OSError) as error:
         raise BadInput(f"diff: got {error}, wanted two folders of results") from None
     lines = [*_unequal("theorem", one["name"], other["name"])]
     lines += _unequal_entries("setting", one["config"], other["config"])
+    digests = []
+    for (which, folder), verdict in zip(folders.items(), (one, other), strict=True):
+        try:
+            digests.append(_source_digest(folder))
+            if results.checksum(folder / results.NAME) != verdict["results_sha256"]:
+                lines.append(f"{results.NAME} of the {which}: not the one of its verdict")
+        except (results.Unreadable, OSError) as error:
+            reason = "not found" if isinstance(error, results.Missing) else _reason(error)
+            lines.append(f"{results.NAME} of the {which}: {reason or 'damaged'}")
+    if len(digests) == 2:
+        lines += _unequal("sources (SHA-256)", *digests)
     lines += _unequal("verdict", one["holds"], other["holds"])
     claims = [{claim["id"]: _facts(claim) for claim in v["claims"]} for v in (one, other)]
     lines += _unequal_entries("claim", *claims)
     about = _unequal_entries("environment", one["environment"], other["environment"])
-    return [*lines, *about] if lines else []
+    return [printable(line) for line in ([*lines, *about] if lines else [])]
+
+
+def _source_digest(folder: Path) -> str:
+    """The digest of the sources that made the results of a folder; of no array is anything read."""
+    with ExitStack() as opened:
+        groups = results.read(folder / results.NAME)
+        for group in groups.values():
+            opened.enter_context(group)
+        return str(groups["/"].attrs.get("digest"))
 
 
 FACTS = ("holds", "residual", "tolerance", "residual_float32", "tolerance_float32", "judged")

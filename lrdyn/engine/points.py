@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
+from lrdyn import checks
+
 Axis = Sequence[Any] | np.ndarray
 
 
@@ -121,8 +123,9 @@ def sampled(
         >>> sampled(jax.random.key(0), 5, init_scale=jax.random.uniform).size
         5
     """
-    if count < 1:
-        raise ValueError(f"count: got {count}, wanted at least 1")
+    checks.integer("count", count)
+    # Values become Python's, each with a place in a list.
+    checks.allocation({"count": count}, (count, 4 * max(len(distributions), 1)), dtype="int64")
     keys = jax.random.split(key, len(distributions)) if distributions else ()
     draws = {
         name: np.asarray(draw(k, (count,))).tolist()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+from lrdyn.memory_limit import size_of
+
 LINE_EVERY = 10.0
 """Seconds between two lines of a log."""
 
@@ -106,19 +108,6 @@ class _Counted:
         if self.bytes >= SHOWN:
             parts.append(f"{size_of(self.bytes)} of results")
         return ", ".join(parts)
-
-
-def size_of(count: int) -> str:
-    """Write a number of bytes for a reader.
-
-    Example:
-        >>> size_of(999), size_of(25_300_000)
-        ('999 B', '25.3 MB')
-    """
-    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.3g} {units[0]}"
 
 
 def duration(seconds: float) -> str:

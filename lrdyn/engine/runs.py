@@ -4,7 +4,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.produce import concerned
 from lrdyn.engine.sources import source_digest
 from lrdyn.engine.verify import Verification, judged, verify_run
+from lrdyn.flags import Flag
 from lrdyn.theorem import Experiment
 
 Draw = Callable[[Experiment, Verification, Path], None]
@@ -278,12 +279,9 @@ def judge_again(
     where = f"--judge: got {os.fspath(folder)!r}"
     try:
         groups, before = results.read(folder / results.NAME), results.read_verdict(folder)
-        root = groups["/"].attrs
-        if root.get("name") != theorem.name:
-            raise results.Unreadable(f"{results.NAME}: of {root.get('name')!r}")
-        config, dtype = json.loads(root["config"]), before["environment"]["dtype"]
+        config, digest = _recorded(theorem, groups["/"].attrs)
         mine = _concerned_by(theorem, config)
-        found = judged(mine, groups, dtype)
+        found = judged(mine, groups, before["environment"]["dtype"])
     except (results.Unreadable, MissingArray, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(
@@ -294,7 +292,7 @@ def judge_again(
     notes = []
     if results.checksum(folder / results.NAME) != before["results_sha256"]:
         notes.append(f"{results.NAME} is not the file that the run wrote: its checksum differs")
-    if root["digest"] != source_digest(theorem, config):
+    if digest != source_digest(theorem, config):
         notes.append(f"the source of {theorem.name} is not that of the run")
     found.verdict["config"] = config
     found.verdict.update(environment=before["environment"], results_sha256=before["results_sha256"])
@@ -305,6 +303,39 @@ def judge_again(
     except PermissionError as error:
         notes.append(f"nothing written: {error.filename}: {error.strerror}")
     return found, notes
+
+
+def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The settings and the digest of the sources that results say they were made from.
+
+    Raises:
+        Unreadable: they are of another theorem, or none that a run of this one has written.
+    """
+    name, digest = attributes.get("name"), attributes.get("digest")
+    if name != theorem.name:
+        raise results.Unreadable(f"{results.NAME}: of {name!r}")
+    try:
+        config = json.loads(attributes["config"])
+        results.canonical(config)  # refuses a NaN, which no setting is
+        wrong = [flag.name for flag in theorem.flags if not _is_setting(flag, config[flag.name])]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"its settings: {type(error).__name__}"
+        raise results.Damaged(Path(results.NAME), why) from None
+    if wrong or not isinstance(digest, str):
+        why = f"its setting {wrong[0]}" if wrong else "no digest of the source"
+        raise results.Damaged(Path(results.NAME), why)
+    return config, digest
+
+
+def _is_setting(flag: Flag, value: Any) -> bool:
+    """Whether a setting is of the kind of its flag; what a preset has may leave the domain."""
+    if value is None:
+        return True
+    if flag.type == "array":  # its shape and checksum
+        return isinstance(value, dict)
+    values = value if flag.swept else [value]
+    kind = str if flag.type is str else int | float
+    return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)
 
 
 def _concerned_by(theorem: Experiment, config: dict[str, Any]) -> Experiment:

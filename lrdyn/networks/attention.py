@@ -160,6 +160,7 @@ def causal(tokens: int) -> Bool[Array, "tokens tokens"]:
         [[True, True], [False, True]]
     """
     checks.integer("tokens", tokens)
+    checks.allocation({"tokens": tokens}, (tokens, tokens), dtype=bool)
     return jnp.triu(jnp.ones((tokens, tokens), bool))
 
 

@@ -109,6 +109,7 @@ def convolution(
     for name, number in given.items():
         checks.integer(name, number)
     checks.instance("bias", bias, bool)
+    checks.allocation(given, (outputs, inputs, kernel, kernel))
     kept = eqx.nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, use_bias=bias, key=key)
     if places is None:
         return Convolution(kept, None)

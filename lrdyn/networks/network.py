@@ -68,6 +68,8 @@ def keys_of(key: Key[Array, ""] | None, count: int) -> list[Key[Array, ""] | Non
         [None, None]
     """
     checks.integer("count", count)
+    # Each is an object of its own, of some hundred bytes.
+    checks.allocation({"count": count}, (count, 100), dtype=bool)
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 

@@ -78,6 +78,9 @@ def pack(
     mask = checks.booleans("mask", mask, hidden.shape[:2])
     checks.integer("rows", rows)
     checks.integer("room", room)
+    given, (count, _, width) = {"rows": rows, "room": room}, hidden.shape
+    checks.allocation(given, (rows, room, width), dtype=hidden.dtype)
+    checks.allocation(given, (rows, room, count), dtype=int)
     mask = jnp.asarray(mask)
     size = lengths(mask)
     row, first = _placed(size, rows)
@@ -105,6 +108,7 @@ def room_for(
     """
     mask = checks.booleans("mask", mask, ("n", "length"))
     checks.integer("rows", rows)
+    checks.allocation({"rows": rows}, (rows, len(mask)), dtype=int)
     found = lengths(mask)
     row, _ = _placed(found, rows)
     mine = row[None] == jnp.arange(rows)[:, None]

@@ -102,7 +102,9 @@ def mlp(
     checks.instance("activation", activation)
     checks.instance("bias", bias, bool)
     rate = checked_dropout(dropout)
-    draws = gaussians(key, [(outputs, inputs) for inputs, outputs in pairwise(sizes)])
+    shapes = [(outputs, inputs) for inputs, outputs in pairwise(sizes)]
+    checks.allocation({"sizes": sizes}, *shapes)
+    draws = gaussians(key, shapes)
     weights = tuple(G / np.sqrt(G.shape[1]) for G in draws)
     biases = tuple(jnp.zeros(len(W), W.dtype) for W in weights) if bias else None
     return MLP(weights, biases, activation, dropout=rate)

@@ -118,6 +118,15 @@ def resnet(
         checks.refuse("stem", repr(stem), f"one of {get_args(Stem)}")
     rate, large = checked_dropout(dropout), stem == "imagenet"
 
+    stages = zip(blocks, widths, (widths[0], *widths), strict=False)
+    checks.allocation(
+        {"blocks": blocks, "widths": widths, "channels": channels, "classes": classes},
+        (widths[0], channels),
+        # The first block of a stage has the channels of the stage before.
+        *((after, before + (2 * number - 1) * after, 3, 3) for number, after, before in stages),
+        (classes, widths[-1]),
+    )
+
     def build(key: Key[Array, ""]) -> ResNet:
         places = count()
         kernel, stride = (7, 2) if large else (3, 1)

@@ -73,6 +73,7 @@ def transformer(
     dividing_heads(width, heads)
     square = (width, width)
     shapes = [(width, features), *[square] * 4, (hidden, width), (width, hidden), (outputs, width)]
+    checks.allocation(given, *shapes)
     embedding, query, to_key, value, output, first, second, unembedding = (
         G / np.sqrt(G.shape[1]) for G in gaussians(key, shapes)
     )

@@ -95,7 +95,10 @@ def mean_pool(
         kept = (pixel >= first * n // size) & (pixel < -(-(first + 1) * n // size))
         return jnp.asarray(kept / kept.sum(axis=1, keepdims=True), hidden.dtype)
 
-    rows, columns = map(means, hidden.shape[1:])
+    channels, *sides = hidden.shape
+    pooled = channels, size, size
+    checks.allocation({"size": size}, pooled, *((size, n) for n in sides), dtype=hidden.dtype)
+    rows, columns = map(means, sides)
     return jnp.einsum("ai,cij,bj->cab", rows, hidden, columns)
 
 
@@ -143,6 +146,13 @@ def vgg(
     if size < 2**pools:
         checks.refuse("size", size, f"at least {2**pools}, so that {pools} poolings leave a pixel")
     flat = widths[-1] * (size // 2**pools if pool is None else pool) ** 2
+
+    kernels = [(after, before, 3, 3) for before, after in pairwise((channels, *widths))]
+    checks.allocation(
+        {**given, "layers": widths, "hidden": (0, *hidden)},
+        *kernels,
+        *pairwise((flat, *hidden, classes)),
+    )
 
     def build(key: Key[Array, ""]) -> VGG:
         into, places = iter((channels, *widths)), count() if batch_norm else None

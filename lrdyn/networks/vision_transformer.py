@@ -130,6 +130,14 @@ def vit(
         checks.refuse("size", f"{size} with patch {patch}", "a multiple of the patch")
     rate, tokens = checked_dropout(dropout), 1 + (size // patch) ** 2
 
+    checks.allocation(
+        {**given, "width": width, "classes": classes},
+        (width, channels, patch, patch),
+        (tokens, width),
+        (depth, 4 * width + 2 * inner, width),
+        (classes, width),
+    )
+
     def build(key: Key[Array, ""]) -> ViT:
         def norm() -> LayerNorm:
             return LayerNorm(jnp.ones(width), jnp.zeros(width), EPS)

@@ -8,18 +8,28 @@ example, puts wrong things in the place of each argument in turn, and sorts what
 * ``right``: no error, since the annotations allow the call, or since its numbers mean the same;
 * ``wrong``: no error and another meaning: an argument that was broadcast or cut, or a NaN.
 
-It prints how many there are, and each call that is foreign or wrong; it fails if one is wrong or
-if more than one in twenty are foreign. It takes some minutes; names of modules of ``lrdyn`` choose.
+Sizes beyond any memory are put in the place of integers as well, in a process of their own with
+6 GB of address space, since such a call may end its process:
+
+* ``ended``: it did;
+* ``slow``: no end within ten seconds, as of a number of steps.
+
+It prints how many there are, and each call that is neither named nor right; it fails if one is
+wrong, if one has ended the process or if more than one in twenty are foreign. It takes some
+minutes; names of modules of ``lrdyn`` choose.
 """
 
 import doctest
 import importlib
 import inspect
 import re
+import resource
+import select
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, starmap
+from itertools import chain, islice, starmap
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -29,7 +39,8 @@ from beartype.door import is_bearable
 from jaxtyping import PyTree, jaxtyped
 
 MODULES = (
-    *"factorization spectra initialization descent condition masking recovery entries".split(),
+    *"factorization spectra initialization recording descent condition".split(),
+    *"masking recovery entries".split(),
     *"shrinkage landscape convergence subspace classifier compression".split(),
     *"autoencoding gradient_rank claims".split(),
     *"dropout.penalty dropout.minimiser dropout.deep dropout.dropblock".split(),
@@ -265,6 +276,90 @@ def wrong_calls(module: Any, name: str, function: Callable[..., Any]) -> Iterato
             yield Wrong(function, name, argument, kind, {**right, argument: value}, *others)
 
 
+HUGE = (2**31, 2**32, 2**62, 2**63)
+"""Beyond 32 bits, beyond a memory, products of two beyond 64 bits, and beyond 64 bits alone."""
+ADDRESS_SPACE = 6 * 10**9
+SECONDS = 10.0
+
+
+def huge_calls(module: Any, name: str, function: Callable[..., Any]) -> Iterator[Wrong]:
+    """Those of one function with a huge size: in the place of an integer, of one of several, all.
+
+    Example:
+        >>> module, name, function = next(public(["masking"]))
+        >>> list(huge_calls(module, name, function))
+        []
+    """
+    right = right_call(module, name, function)
+    for argument, x in right.items():
+        for size in HUGE:
+            if type(x) is int:
+                puts = {"": size}
+            elif isinstance(x, tuple | list) and any(type(n) is int for n in x):
+                puts = {
+                    f" at {place}": type(x)([*x[:place], size, *x[place + 1 :]])
+                    for place, n in enumerate(x)
+                    if type(n) is int
+                }
+                puts[" everywhere"] = type(x)(size if type(n) is int else n for n in x)
+            else:
+                continue
+            for where, value in puts.items():
+                kind = f"2**{size.bit_length() - 1}{where}"
+                yield Wrong(function, name, argument, kind, {**right, argument: value}, None, None)
+
+
+def all_huge_calls(path: str) -> Iterator[Wrong]:
+    """Those of one module."""
+    return chain.from_iterable(starmap(huge_calls, public([path])))
+
+
+def classified_apart(path: str) -> Iterator[tuple[Wrong, str, str]]:
+    """Each call of a module with a huge size, its class and what was seen, from other processes."""
+    calls = list(all_huge_calls(path))
+    done = 0
+    while done < len(calls):
+        words = [sys.executable, "-m", __spec__.name, "--huge", path, str(done)]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            assert child.stdout
+            assert child.stderr
+            begun = False
+            while True:
+                # The first line comes when everything is imported.
+                ready, _, _ = select.select([child.stdout], [], [], SECONDS if begun else 120)
+                line = child.stdout.readline().decode() if ready else ""
+                if line == "begun\n":
+                    begun = True
+                    continue
+                if not line:
+                    break
+                yield calls[done], *line.rstrip("\n").split(" ", 1)
+                done += 1
+            if done == len(calls):
+                break
+            child.kill()
+            if not ready:
+                yield calls[done], "slow", f"no end within {SECONDS:.0f} s"
+            else:
+                last = child.stderr.read().decode().strip().rpartition("\n")[2]
+                yield calls[done], "ended", f"status {child.wait()}: {last}"
+            done += 1
+
+
+def classify_here(path: str, first: int) -> None:
+    """Make the calls of a module from this one on, and print a line about each."""
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    for number, wrong in enumerate(islice(all_huge_calls(path), first, None)):
+        if not number:
+            print("begun", flush=True)
+        try:
+            jax.block_until_ready(called(wrong.function, wrong.call))
+        except Exception as error:
+            print(*judged_error(wrong, error), flush=True)
+        else:
+            print("right ", flush=True)
+
+
 def called(function: Callable[..., Any], call: dict[str, Any]) -> Any:
     """Call with arguments by name; those of ``*args`` and positional ones find their place."""
     bound = inspect.signature(function).bind_partial()
@@ -277,12 +372,7 @@ def classified(wrong: Wrong) -> tuple[str, str]:
     try:
         result = called(wrong.function, wrong.call)
     except Exception as error:
-        message = str(error).split("\n")[0]
-        # A model is the ``params`` of a run.
-        names = "|".join([*inspect.signature(wrong.function).parameters, "params"])
-        ours = isinstance(error, ValueError) and ", wanted" in message
-        good = ours and re.match(rf"(the size of |rows of a factor of )?({names})\b", message)
-        return "named" if good else "foreign", f"{type(error).__name__}: {message}"
+        return judged_error(wrong, error)
     if wrong.same is not None:
         return ("right", "") if _agree(result, called(wrong.function, wrong.same)) else (
             "wrong", "not what the same numbers give as floats",
@@ -297,6 +387,16 @@ def classified(wrong: Wrong) -> tuple[str, str]:
         except Exception:
             return "wrong", "an axis of length 1 was broadcast"
     return "right", ""
+
+
+def judged_error(wrong: Wrong, error: Exception) -> tuple[str, str]:
+    """Whether an error is ours and names an argument, and its message."""
+    message = str(error).split("\n")[0]
+    # A model is the ``params`` of a run.
+    names = "|".join([*inspect.signature(wrong.function).parameters, "params"])
+    ours = isinstance(error, ValueError) and ", wanted" in message
+    good = ours and re.match(rf"(the size of |rows of a factor of )?({names})\b", message)
+    return "named" if good else "foreign", f"{type(error).__name__}: {message}"
 
 
 def _outside(wrong: Wrong) -> bool:
@@ -332,21 +432,31 @@ def _lost(result: Any) -> bool:
     return any(np.isnan(a).any() for a in _arrays(result) if a.dtype.kind == "f")
 
 
-def main() -> int:
-    """Make every wrong call; whether too many are foreign or one is wrong."""
-    counts: Counter[str] = Counter()
-    for wrong in chain.from_iterable(starmap(wrong_calls, public(sys.argv[1:] or MODULES))):
-        found, seen = classified(wrong)
-        counts[found] += 1
-        if found in ("foreign", "wrong"):
-            print(
-                f"{found}: {wrong.name}, {wrong.kind} for {wrong.argument}: {seen:.150}", flush=True
-            )
-    total = sum(counts.values())
-    print(f"{total} calls:", ", ".join(f"{n} {name}" for name, n in counts.items()))
-    return int(counts["wrong"] > 0 or counts["foreign"] > total / 20)
+def main(words: Sequence[str]) -> int:
+    """Make every wrong call; whether too many are foreign, or one is wrong or ends a process."""
+    if words[:1] == ["--huge"]:
+        classify_here(words[1], int(words[2]))
+        return 0
+    modules = words or MODULES
+    wrong_ones = chain.from_iterable(starmap(wrong_calls, public(modules)))
+    huge = chain.from_iterable(map(classified_apart, modules))
+    failed = False
+    for what, classes in {
+        "calls": ((wrong, *classified(wrong)) for wrong in wrong_ones),
+        "calls with huge sizes": huge,
+    }.items():
+        counts: Counter[str] = Counter()
+        for wrong, found, seen in classes:
+            counts[found] += 1
+            if found not in ("named", "right"):
+                call = f"{wrong.name}, {wrong.kind} for {wrong.argument}"
+                print(f"{found}: {call}: {seen:.150}", flush=True)
+        total = sum(counts.values())
+        print(f"{total} {what}:", ", ".join(f"{n} {name}" for name, n in counts.items()))
+        failed |= counts["wrong"] + counts["ended"] > 0 or counts["foreign"] > total / 20
+    return int(failed)
 
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,66 @@
+"""How much memory this process may have: that of the machine, or less under ``ulimit -v``.
+
+Nothing else of the library is imported here: a command asks before it imports what needs the
+memory.
+"""
+
+import errno
+import os
+import resource
+from functools import cache
+
+IMPORTING = 600_000_000
+"""Address space that ``lrdyn list`` needs: 530 MB with JAX 0.10; at 520 MB an import fails."""
+COMPUTING = 2_400_000_000
+"""That of a command that computes: 2.0 to 2.15 GB on two cores; LLVM ends the process at 2.0 GB."""
+CORE = 50_000_000
+"""More for each core: the stacks of its threads, 35 MB for a device and some of the compiler."""
+
+
+def size_of(count: int) -> str:
+    """Write a number of bytes for a reader.
+
+    Example:
+        >>> size_of(999), size_of(25_300_000), size_of(2**62)
+        ('999 B', '25.3 MB', '4.61 EB')
+    """
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB", "PB", "EB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
+
+
+@cache
+def address_space() -> int | None:
+    """Bytes of address space that ``ulimit -v`` leaves this process; None if it sets no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+@cache
+def memory() -> int:
+    """Bytes that the arrays of this process can take at most, read once.
+
+    The memory of the machine or the address space of the process, whichever is less. The memory of
+    an accelerator is not looked at: what is drawn or stored for it passes through this one.
+
+    Example:
+        >>> memory() > 0
+        True
+    """
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(machine, address_space() or machine)
+
+
+def require(least: int) -> None:
+    """Refuse to go on with less address space: JAX and LLVM end a process that runs out of it.
+
+    Raises:
+        OSError: there is less.
+
+    Example:
+        >>> require(1)
+    """
+    if (found := address_space()) is not None and found < least:
+        wanted = f"got {size_of(found)} of address space, wanted {size_of(least)} or more"
+        raise OSError(errno.ENOMEM, wanted, "ulimit -v")
