@@ -10,6 +10,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from lrdyn.printer import printable as printable
+
 MOST = 12
 """Curves that a small figure draws."""
 
@@ -23,30 +25,6 @@ def shortened(text: str, most: int = 60) -> str:
     """
     side = (most - 3) // 2
     return text if len(text) <= most else f"{text[:side]}...{text[-side:]}"
-
-
-def printable(text: str, *, lines: bool = False) -> str:
-    r"""Text that a terminal shows and does not obey: what is not printable as Python escapes it.
-
-    That is control characters, DEL, marks of writing direction, separators of lines and bytes of a
-    file name that are no text; letters, accents and symbols of any language stay.
-
-    Args:
-        text: words out of a file, a name or an exception.
-        lines: whether line breaks are the caller's own and stay.
-
-    Example:
-        >>> printable("Noël \x1b[2J")
-        'Noël \\x1b[2J'
-    """
-    if text.isprintable():  # the usual case
-        return text
-    return "".join(
-        one
-        if one.isprintable() or (lines and one == "\n")
-        else one.encode("unicode_escape").decode("ascii")
-        for one in text
-    )
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

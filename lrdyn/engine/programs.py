@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from lrdyn.engine.jaxprs import equations
 from lrdyn.engine.kept_programs import Facts, Kept, kept
+from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.points import Points
 from lrdyn.engine.shared import NAME, Shared
 
@@ -94,7 +95,13 @@ class Group(NamedTuple):
 def trace(
     function: Callable, shape: tuple, indices: list[int], points: Points, plan: Plan
 ) -> Group:
-    """Trace a function for the points of one shape, and cut them into parts."""
+    """Trace a function for the points of one shape, and cut them into parts.
+
+    Raises:
+        BadInput: JAX is told to compile nothing.
+    """
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        raise BadInput("JAX_DISABLE_JIT: got it set, wanted it unset: sweeps run compiled programs")
     known = dict(shape)
     columns = {n: np.asarray(column) for n, column in points.columns.items() if n not in known}
     if plan.batched and not columns:
