@@ -63,14 +63,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse(argv)
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> None:
     """Parse, measure and print."""
     options = parse(argv)
     cli.setup("float64", host_devices=HOST_DEVICES)
     print(f"$ {shlex.join(['python', '-m', 'benchmarks', *argv])}\n{machine()}", flush=True)
     for name in FULL if options.name == "all" else (options.name,):
         print(f"\n{(TINY if options.tiny else FULL)[name]()}", flush=True)
-    return cli.HOLDS
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ from pathlib import Path
 import lrdyn
 from lrdyn import cli, diagnose_command, pool
 from lrdyn.arguments import Parser, folder
+from lrdyn.commands import Compared, Ending, Fault
 from lrdyn.data import command as sets
 from lrdyn.data import download
 from lrdyn.data.lookup import search_first
 from lrdyn.engine import history
 from lrdyn.own import own_experiment
+from lrdyn.printer import say
 from lrdyn.show import shortened
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import studies, study
@@ -36,7 +38,7 @@ HELP = """usage: lrdyn COMMAND [...]
 """
 
 
-def verify(words: Sequence[str]) -> int:
+def verify(words: Sequence[str]) -> Ending:
     """``lrdyn verify``: the command of a theorem, or that of all."""
     if not words:
         raise cli.BadInput("verify: got nothing, wanted a theorem, FILE.py[:NAME] or all")
@@ -57,33 +59,31 @@ def _experiment(name: str) -> Experiment:
     raise cli.BadInput(f"verify: got {shortened(name)!r}, wanted one of {wanted}")
 
 
-def list_all(words: Sequence[str]) -> int:
+def list_all(words: Sequence[str]) -> None:
     """``lrdyn list``: every theorem and every study with its line."""
     _no_more("list", words, 0)
-    print("\n".join(pool.listing()))
-    return cli.HOLDS
+    say("\n".join(pool.listing()))
 
 
-def runs(words: Sequence[str]) -> int:
+def runs(words: Sequence[str]) -> None:
     """``lrdyn runs``: one line for each run in a folder of results."""
     _no_more("runs", words, 1)
     folder = Path(words[0] if words else "results")
     if not os.path.isdir(folder):  # which is false for an impossible name, too
         raise cli.BadInput(f"runs: got {shortened(str(folder))!r}, wanted a folder of results")
-    print("\n".join(history.table(folder, {one.name: one for one in (*theorems(), *studies())})))
-    return cli.HOLDS
+    say("\n".join(history.table(folder, {one.name: one for one in (*theorems(), *studies())})))
 
 
-def diff(words: Sequence[str]) -> int:
+def diff(words: Sequence[str]) -> Compared:
     """``lrdyn diff``: settings, claims and residuals in which two runs differ."""
     if len(words) != 2:
         raise cli.BadInput(f"diff: got {len(words)} words, wanted two folders of results")
     found = history.differences(*map(Path, words))
-    print("\n".join(found or ["no difference"]))
-    return cli.FAILS if found else cli.HOLDS
+    say("\n".join(found or ["no difference"]))
+    return Compared(same=not found)
 
 
-def data(words: Sequence[str]) -> int:
+def data(words: Sequence[str]) -> None:
     """``lrdyn data``: where the data sets are; ``lrdyn data download NAME`` gets one."""
     parser = Parser("lrdyn data", "Data sets: where each was found, or what would do.")
     parser.add_argument("action", nargs="?", choices=("download",), help="get the one named")
@@ -92,19 +92,17 @@ def data(words: Sequence[str]) -> int:
     options = parser.parse(words)
     search_first(options.data_dir)
     if options.action is None:
-        print("\n".join(sets.table()))
-        return cli.HOLDS
+        say("\n".join(sets.table()))
+        return
     try:
-        print(download.download(options.name or ""))
+        say(str(download.download(options.name or "")))
     except (ValueError, ImportError) as error:
         raise cli.BadInput(str(error)) from None
     except download.Failed as error:
-        print(f"lrdyn: error: {shortened(str(error), cli.LINE - 14)}", file=sys.stderr)
-        return cli.FAULT
-    return cli.HOLDS
+        raise Fault(str(error)) from None
 
 
-def figures(words: Sequence[str]) -> int:
+def figures(words: Sequence[str]) -> Ending:
     """``lrdyn figures``: draw and compare those of a folder; ``init`` makes one."""
     from lrdyn import own_figures  # which loads xarray
 
@@ -117,7 +115,7 @@ def _no_more(command: str, words: Sequence[str], most: int) -> None:
         raise cli.BadInput(f"{command}: got {got!r}, wanted at most {most} words")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "verify": verify,
     "list": list_all,
     "runs": runs,
@@ -128,15 +126,15 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 }
 
 
-def dispatch(words: Sequence[str]) -> int:
-    """Run one command line, without the program's name; the exit status."""
+def dispatch(words: Sequence[str]) -> Ending:
+    """Run one command line, without the program's name."""
     first = words[0] if words else "--help"
     if first in ("-h", "--help"):
-        print(HELP, end="")
-        return cli.HOLDS
+        say(HELP, end="")
+        return None
     if first == "--version":
-        print(f"lrdyn {lrdyn.__version__}")
-        return cli.HOLDS
+        say(f"lrdyn {lrdyn.__version__}")
+        return None
     if first not in COMMANDS:
         wanted = ", ".join(COMMANDS)
         raise cli.BadInput(f"command: got {shortened(first)!r}, wanted one of {wanted}")

@@ -14,8 +14,15 @@ from lrdyn.flags import FRACTION, Flag, at_least, flag_text
 from lrdyn.show import shortened
 
 
+class Help(Exception):
+    """The help that was asked for: no error, and the only way to end without doing anything."""
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line (argument, got, wanted) and status 2."""
+    """A parser whose errors are one line (argument, got, wanted) and status 2.
+
+    ``--help`` raises :class:`Help`, and not the ``SystemExit`` that anything could raise.
+    """
 
     def __init__(self, prog: str, description: str, epilog: str = ""):
         """Create a parser that knows no abbreviations and keeps the lines of its epilogue."""
@@ -44,6 +51,10 @@ class Parser(argparse.ArgumentParser):
             got, _, choices = rest.removeprefix("invalid choice: ").partition(" (choose from ")
             message = f"{flag}: got {got}, wanted one of {choices.rstrip(')')}"
         raise BadInput(message)
+
+    def print_help(self, file: Any = None) -> NoReturn:
+        """Hand the text to who runs the command."""
+        raise Help(self.format_help())
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse arguments; a number may be written with a minus, as in ``-inf`` or ``-1e-3``."""

@@ -2,19 +2,16 @@
 
 import argparse
 import contextlib
-import io
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import jax
 
-from lrdyn import interrupts, memory_limit, program_cache
+from lrdyn import memory_limit, program_cache
 from lrdyn.arguments import (
     Parser,
     add_cluster_flags,
@@ -24,22 +21,25 @@ from lrdyn.arguments import (
     size,
     whole,
 )
+from lrdyn.commands import BAD_INPUT as BAD_INPUT
+from lrdyn.commands import FAILS as FAILS
+from lrdyn.commands import FAULT as FAULT
+from lrdyn.commands import HOLDS as HOLDS
+from lrdyn.commands import INTERRUPTED as INTERRUPTED
+from lrdyn.commands import UNDECIDED as UNDECIDED
+from lrdyn.commands import Judged, Status
+from lrdyn.commands import run as run
 from lrdyn.data import lookup
 from lrdyn.drawing import verdicts
-from lrdyn.engine import kept_programs, report
+from lrdyn.engine import kept_programs, mistakes, report
 from lrdyn.engine.configuration import BadInput as BadInput
 from lrdyn.engine.configuration import Run, defaults, run_of
 from lrdyn.engine.jobs import MATMULS
 from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.verify import Verification
-from lrdyn.show import shortened
+from lrdyn.printer import say
 from lrdyn.theorem import Experiment, Study
 from lrdyn.theorems import REGISTRY
-from lrdyn.whole_files import Linked
-
-HOLDS, FAILS, BAD_INPUT, FAULT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
-STATUS = {True: HOLDS, False: FAILS, None: UNDECIDED}
-"""Verdict -> exit status."""
 
 
 def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
@@ -183,7 +183,7 @@ def verify_command(
     setup(options.dtype, host_devices=host_devices)
     _supported(run.precision)
     if said := about(run):
-        print(f"{theorem.name}: {said}", flush=True)
+        say(f"{theorem.name}: {said}")
     ours = kept_programs.keeping(theorem) if _is_ours(theorem) else contextlib.nullcontext()
     with ours, _cluster(options.cluster, theorem.name if bar else "") as elsewhere:
         return carry_out(
@@ -201,7 +201,7 @@ def _cluster(address: str | None, name: str) -> Iterator[Any]:
         return
     with clusters().opened(address) as found:
         if name:
-            print(f"{name}: {found.said()}", flush=True)
+            say(f"{name}: {found.said()}")
         yield found
 
 
@@ -231,67 +231,6 @@ def _supported(precision: str) -> None:
         raise BadInput(f"--precision: got {precision!r} on a {backend}, wanted 'highest'")
 
 
-def run(prog: str, command: Callable[[], int], *, own_process: bool = False) -> int:
-    """Run a command and turn what it raises into one line and an exit status.
-
-    If the process ends with the command (``own_process``) Ctrl-C and SIGTERM end it at once,
-    without waiting for computations that cannot be interrupted.
-    """
-    if own_process:
-        interrupts.end_at_once()
-        _speak_plainly()
-    try:
-        return command()
-    except BadInput as error:
-        return _fail(prog, str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        return _fail(prog, "interrupted; finished parts are kept", INTERRUPTED)
-    except SystemExit as error:  # argparse's --help
-        return int(error.code or 0)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAULT
-    except Linked as error:
-        where = shortened(os.fspath(error.filename), 120)
-        return _fail(prog, f"{where}: got {error.strerror}", BAD_INPUT)
-    except OSError as error:
-        reason = (str(error.strerror or error).splitlines() or [""])[0]
-        gone = isinstance(error, FileNotFoundError)  # and so may be the parts
-        kept = "" if gone else "; finished parts are kept"
-        return _fail(prog, f"{error.filename or 'system'}: {reason}{kept}", FAULT)
-    except Exception as error:  # an internal error is one line too, unless it is to be debugged
-        if os.environ.get("LRDYN_DEBUG"):
-            raise
-        line = (str(error).splitlines() or [""])[0]
-        return _fail(
-            prog,
-            f"internal error ({type(error).__name__}: {line}); LRDYN_DEBUG=1 shows where",
-            FAULT,
-        )
-
-
-def _fail(prog: str, message: str, status: int) -> int:
-    # Names of files may hold line breaks, as any word does.
-    line = shortened(" ".join(f"{prog}: error: {message}".splitlines()), LINE)
-    if sys.stderr is not None:  # closed by the caller
-        print(line, file=sys.stderr)
-    return status
-
-
-LINE = 200
-"""Characters of a message."""
-
-
-def _speak_plainly() -> None:
-    """Let no warning of another library reach a terminal, and any name of a folder be printed."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    if not os.environ.get("LRDYN_DEBUG"):
-        warnings.filterwarnings("ignore")
-        logging.disable(logging.WARNING)
-
-
 def _saved(theorem: Experiment, argv: Sequence[str]) -> str | None:
     """The folder after ``--judge``, beside which nothing else can be asked for."""
     folder = getattr(_parser(theorem).parse(argv), "judge", None)
@@ -302,7 +241,7 @@ def _saved(theorem: Experiment, argv: Sequence[str]) -> str | None:
     return folder
 
 
-def main(theorem: Experiment, argv: Sequence[str] | None = None) -> int:
+def main(theorem: Experiment, argv: Sequence[str] | None = None) -> Status:
     """The command line of a theorem: ``sys.exit(main(theorem))``.
 
     Args:
@@ -311,26 +250,28 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 if every claim that applies holds and every control was seen to fail,
-        1 if some claim is false, 2 for bad input or if no claim applies, 3 for a fault of the
-        machine, 4 if a claim that applies could not be judged, 130 for Ctrl-C.
+        1 if some claim is false, 2 for bad input, a mistake in the theorem's file, or if no claim
+        applies, 3 for a fault of the machine, 4 if a claim that applies could not be judged, 130
+        for Ctrl-C. 0, 1 and 4 are read from the verdict on disk: see :mod:`lrdyn.commands`.
     """
     words = sys.argv[1:] if argv is None else argv
 
-    def command() -> int:
-        saved = _saved(theorem, words)
-        if saved is not None:
-            setup("float64")
-            path = Path(saved)
-            found, notes = judge_again(theorem, path, verdicts.draw)
-        else:
-            (found, path), notes = verify_command(theorem, words), []
-        print(f"{theorem.name}: {theorem.summary}")
-        if not theorem.judged:
-            print(f"{theorem.name} claims nothing: {path}")
-            return HOLDS
-        open_claims = report.why_undecided(found.verdict)
-        print("\n".join([*report.table(found.verdict), *found.diverged, *notes, *open_claims]))
-        print(f"{theorem.name} {report.word(found.verdict)}: {path}")
-        return STATUS[found.verdict["holds"]]
+    def command() -> Judged:
+        with mistakes.named(mistakes.folders_of(theorem)):
+            saved = _saved(theorem, words)
+            if saved is not None:
+                setup("float64")
+                path = Path(saved)
+                found, notes = judge_again(theorem, path, verdicts.draw)
+            else:
+                (found, path), notes = verify_command(theorem, words), []
+            say(f"{theorem.name}: {theorem.summary}")
+            if theorem.judged:
+                lines = [*report.table(found.verdict), *found.diverged, *notes]
+                say("\n".join([*lines, *report.why_undecided(found.verdict)]))
+                say(f"{theorem.name} {report.word(found.verdict)}: {path}")
+            else:
+                say(f"{theorem.name} claims nothing: {path}")
+        return Judged(path / "verdict.json", found.verdict["holds"], theorem.judged)
 
     return run(theorem.name, command, own_process=argv is None)

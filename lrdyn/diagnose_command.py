@@ -12,6 +12,7 @@ from lrdyn.arguments import Parser, folder, share, whole
 from lrdyn.diagnosis.extraction import extract
 from lrdyn.diagnosis.report import diagnose
 from lrdyn.engine.configuration import BadInput
+from lrdyn.printer import say
 from lrdyn.show import shortened
 
 DESCRIPTION = "How low-rank the update between two sets of weights is, and what LoRA would cost."
@@ -52,8 +53,8 @@ def parser() -> Parser:
     return made
 
 
-def main(words: Sequence[str]) -> int:
-    """Run one command line; the exit status.
+def main(words: Sequence[str]) -> None:
+    """Run one command line.
 
     Raises:
         BadInput: an argument is wrong, or a file is none of weights.
@@ -71,15 +72,14 @@ def main(words: Sequence[str]) -> int:
     with _named():
         found = diagnose(options.before, options.after, select=options.select, k=options.top)
         adapter = extract(options.before, options.after, **made) if options.extract else None
-    print(found)
+    say(str(found))
     if options.out:
         _write(found, Path(options.out))
     if adapter is not None:
         from lrdyn.adapters import peft
 
         peft.write(options.extract, adapter.adapter)
-        print("\n".join(["", *adapter.lines(), f"adapter: {options.extract}"]))
-    return 0
+        say("\n".join(["", *adapter.lines(), f"adapter: {options.extract}"]))
 
 
 def _extraction_flags(options: argparse.Namespace) -> dict[str, Any]:
@@ -128,4 +128,4 @@ def _write(found: Any, out: Path) -> None:
     with whole_files.replacing(out / "diagnosis.csv") as temporary:
         temporary.write_text(found.csv())
     save(found.plot(), out / "diagnosis")
-    print(f"figure and table: {out}")
+    say(f"figure and table: {out}")

@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 from lrdyn import whole_files
 from lrdyn.arguments import Parser, folder
+from lrdyn.commands import Compared
 from lrdyn.drawing import long
 from lrdyn.drawing.baselines import check, write_baseline
 from lrdyn.drawing.exhibits import Exhibit, missing
 from lrdyn.drawing.rendering import render
 from lrdyn.engine.configuration import BadInput
+from lrdyn.printer import say
 
 ACTIONS = {
     "draw": "draw figures and write tables, running what has no results (default)",
@@ -32,7 +34,7 @@ def main(
     argv: Sequence[str] | None = None,
     *,
     prog: str = "figures",
-) -> int:
+) -> Compared | None:
     """Command line of figures and tables: ``[draw|check|baseline] [name ...] [flags]``.
 
     Args:
@@ -42,7 +44,7 @@ def main(
         prog: name of the command in its messages.
 
     Returns:
-        Exit status: 0, or 1 if what is checked differs or a baseline is not agreed to.
+        After ``check`` whether all of them are as their baselines, else None.
 
     Raises:
         BadInput: the arguments are not valid.
@@ -55,10 +57,10 @@ def main(
         raise BadInput("--yes: got a baseline to write and no terminal to ask, wanted this flag")
     for exhibit in exhibits:
         if missing(exhibit) and not set(options.figures) - set(ACTIONS):
-            print(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
+            say(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
     named = bool(set(options.figures) - set(ACTIONS))
     agree = [_act(action, exhibit, options, baselines, named) for exhibit in chosen]
-    return 0 if all(agree) else 1
+    return Compared(all(agree)) if action == "check" else None
 
 
 class Command(NamedTuple):
@@ -113,7 +115,7 @@ def _terminal() -> bool:
 
 def _asked(name: str) -> bool:
     """Whether the person at the terminal wants a baseline written."""
-    print(f"{name}: write it? [y/N] ", end="", flush=True)
+    say(f"{name}: write it? [y/N] ", end="")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -161,25 +163,27 @@ def _act(
         except long.Undrawable as error:
             if named:
                 raise
-            print(f"{exhibit.name}: left out, {error}")
+            say(f"{exhibit.name}: left out, {error}")
         return True
     if options.recompute or (exhibit.long and options.train):
-        how = {"recompute": options.recompute, "train": options.train}
+        how = {"recompute": options.recompute, "train": options.train, "report": say}
         render(exhibit, options.out, options.preset, baselines=baselines, **how)
     if action == "check":
-        return check(exhibit, options.out, baselines, options.preset)
+        return check(exhibit, options.out, baselines, options.preset, report=say)
     agreed = (lambda: True) if options.yes else partial(_asked, exhibit.name)
-    return write_baseline(exhibit, options.out, baselines, options.preset, agreed=agreed)
+    return write_baseline(
+        exhibit, options.out, baselines, options.preset, agreed=agreed, report=say
+    )
 
 
 def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> None:
     begin = time.perf_counter()
     done = render(
         exhibit, options.out, options.preset,
-        recompute=options.recompute, train=options.train, baselines=baselines,
+        recompute=options.recompute, train=options.train, baselines=baselines, report=say,
     )  # fmt: skip
     source = "computed" if done.ran else "saved results" if done.computed else "saved numbers"
     source = done.dataset.attrs.get("drawn_from", source)
     seconds = time.perf_counter() - begin
-    print(f"{exhibit.name}: {done.paths[1]} ({source}, {seconds:.1f} s)", flush=True)
-    print(exhibit.shown(done.dataset), end="", flush=True)
+    say(f"{exhibit.name}: {done.paths[1]} ({source}, {seconds:.1f} s)")
+    say(exhibit.shown(done.dataset), end="")

@@ -19,11 +19,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from lrdyn.printer import complain, printable
+
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-COMMANDS = ("lrdyn", "experiments", "paper_figs")
+COMMANDS = ("lrdyn", "experiments", "paper_figs", "notebooks")
 """Packages that are commands: ``python -m NAME``."""
 PARENT = "LRDYN_PARENT"
-"""Environment variable with the process number of a command that starts workers."""
+"""Environment variable with the process number of a command that starts workers; :func:`_parent`
+says who obeys it."""
 
 
 @contextmanager
@@ -33,16 +36,54 @@ def importing() -> Iterator[None]:
     That ``python -m`` starts a command can be told while its package is imported: only then is
     ``-m`` in the place of the file. A script is its own master again afterwards.
     """
-    parent = os.environ.pop(PARENT, None)
+    parent = _parent(os.environ.pop(PARENT, ""))
     script = sys.orig_argv[1:2] == sys.argv[:1] and "".join(sys.argv[:1]).endswith(".py")
-    if parent:  # it may have ended before this worker came to its first line
-        threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
-    undo = end_at_once() if not parent and (script or _command()) else None
+    if parent:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    command = not parent and _command()
+    undo = end_at_once() if command or (script and not parent) else None
     try:
         yield
+    except Exception as error:  # a broken installation, a variable that JAX refuses
+        if not command:
+            raise
+        _refuse(error)
     finally:
         if script and undo:
             undo()
+
+
+def _parent(text: str) -> int | None:
+    """The process that a worker belongs to; None where this is no worker of that process.
+
+    Anybody can set a variable. Only what :mod:`multiprocessing` has started is a worker, and its
+    parent is the process named, or has ended before the worker came to its first line.
+    """
+    if not text.isdecimal() or "--multiprocessing-fork" not in sys.orig_argv:
+        return None
+    parent = int(text)
+    return parent if parent == os.getppid() or not _alive(parent) else None
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def _refuse(error: Exception) -> NoReturn:
+    """End a command whose modules cannot be imported: Python's own status would be a verdict."""
+    import traceback
+
+    if os.environ.get("LRDYN_DEBUG"):
+        traceback.print_exc()
+    said = "".join(traceback.format_exception_only(error)).splitlines() or [""]
+    complain(f"error: got {said[-1]} from an import, wanted an installation that can be imported")
+    os._exit(3)
 
 
 def _command() -> bool:
@@ -111,7 +152,7 @@ def leave(number: signal.Signals) -> None:
     try:
         import shlex
 
-        again = shlex.join(["python", *sys.orig_argv[1:]])
+        again = printable(shlex.join(["python", *sys.orig_argv[1:]]))
         shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides the cursor
         line = f"{shown}error: {SIGNALS[number]}; finished parts are kept, to continue: {again}\n"
         os.write(2, line.encode(errors="replace"))

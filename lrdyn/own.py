@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from lrdyn.engine.configuration import BadInput
+from lrdyn.engine.mistakes import BadInput, described, named
 from lrdyn.show import shortened
 from lrdyn.theorem import Experiment
 
@@ -23,11 +23,13 @@ def own_experiment(text: str) -> Experiment:
     if not os.path.isfile(path) or path.suffix != ".py":
         raise BadInput(f"{got}, wanted a Python file that states a theorem")
     found = vars(imported(path))
+    with named({path.resolve().parent}):  # which class an object has is its own word
+        every = {n: one for n, one in found.items() if isinstance(one, Experiment)}
     if name:
-        if not isinstance(found.get(name), Experiment):
+        if name not in every:
             raise BadInput(f"{got}, wanted the name of a theorem of that file")
-        return found[name]
-    stated = {n: one for n, one in found.items() if isinstance(one, Experiment) and not _known(one)}
+        return every[name]
+    stated = {n: one for n, one in every.items() if not _known(one)}
     if len(set(map(id, stated.values()))) != 1:
         wanted = "one of " + ", ".join(f"{file}:{n}" for n in stated)
         raise BadInput(f"{got}, wanted {wanted if stated else 'a file that states a theorem'}")
@@ -39,13 +41,13 @@ def _known(one: Experiment) -> bool:
     return any(s.case.__module__.startswith("lrdyn.theorems.") for s in one.scenarios)
 
 
-def imported(path: Path) -> ModuleType:
+def imported(given: Path) -> ModuleType:
     """Import a Python file as a script of its folder.
 
     Raises:
         BadInput: it cannot be imported; the line says where.
     """
-    name = path.stem
+    path, name = given.resolve(), given.stem
     while name in sys.modules:  # another file's, or a package's
         name += "_of_its_own"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -53,24 +55,21 @@ def imported(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, os.fspath(path.resolve().parent))  # as Python does for a script
+    sys.path.insert(0, os.fspath(path.parent))  # as Python does for a script
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        if os.environ.get("LRDYN_DEBUG"):
-            raise
-        raise BadInput(f"{path}{_line(error, path)}: {_said(error)}") from None
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:
+        said = f"got {described(error)}, wanted a file that can be imported"
+        raise BadInput(f"{given}{_line(error, path)}: {said}") from error
     return module
 
 
-def _line(error: Exception, path: Path) -> str:
-    if isinstance(error, SyntaxError):
-        return f":{error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    mine = [frame.lineno for frame in frames if Path(frame.filename) == path.resolve()]
-    return f":{mine[-1]}" if mine else ""
-
-
-def _said(error: Exception) -> str:
-    lines = str(error).splitlines() or [""]
-    return f"got {type(error).__name__} ({lines[0]}), wanted a file that can be imported"
+def _line(error: BaseException, path: Path) -> str:
+    """The last line of the file that was run; of what is no Python, the one that is not."""
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__)
+             if Path(frame.f_code.co_filename) == path]  # fmt: skip
+    if not lines and isinstance(error, SyntaxError) and error.lineno:
+        lines = [error.lineno]
+    return f":{lines[-1]}" if lines else ""

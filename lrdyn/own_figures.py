@@ -10,10 +10,13 @@ from pathlib import Path
 
 from lrdyn import cli, figures, whole_files
 from lrdyn.arguments import Parser
+from lrdyn.commands import Compared
 from lrdyn.drawing import example
 from lrdyn.drawing.baselines import write_baseline
 from lrdyn.drawing.exhibits import Exhibit
+from lrdyn.engine import mistakes
 from lrdyn.own import imported
+from lrdyn.printer import say
 
 FOLDER = Path("figures")
 """Where the figures are, below the folder in which the command runs."""
@@ -38,15 +41,17 @@ cd "$(dirname "$0")/.." && exec lrdyn figures check --recompute
 """
 
 
-def main(words: Sequence[str]) -> int:
+def main(words: Sequence[str]) -> Compared | None:
     """``lrdyn figures``: the command of figures for those of a folder; ``init`` makes one."""
     if list(words[:1]) == ["init"]:
         Parser("lrdyn figures init", "Make a folder of figures with an example.").parse(words[1:])
-        return init()
+        init()
+        return None
     cli.setup("float64")
     helped = {"-h", "--help"} & set(words) and not FOLDER.is_dir()
-    found = [] if helped else exhibits_in(FOLDER)
-    return figures.main(found, FOLDER / BASELINES, words, prog="lrdyn figures")
+    with mistakes.named({FOLDER.resolve()}):
+        found = [] if helped else exhibits_in(FOLDER)
+        return figures.main(found, FOLDER / BASELINES, words, prog="lrdyn figures")
 
 
 def exhibits_in(folder: Path) -> list[Exhibit]:
@@ -70,7 +75,7 @@ def exhibits_in(folder: Path) -> list[Exhibit]:
     return sorted(found.values(), key=lambda one: one.name)
 
 
-def init() -> int:
+def init() -> None:
     """Make the folder with an example, its baseline, a test and a script, all of it or nothing."""
     if os.path.lexists(FOLDER):
         raise cli.BadInput(f"init: got a {os.fspath(FOLDER)!r} that is there, wanted none")
@@ -85,6 +90,5 @@ def init() -> int:
         (figure,) = exhibits_in(made)
         write_baseline(figure, scratch / "results", made / BASELINES, report=lambda line: None)
         whole_files.move_folder(made, FOLDER)
-    print(f"{FOLDER / 'example.py'}: an example, and what it is compared with in {BASELINES}/")
-    print(f"{FOLDER / 'test_figures.py'}, {FOLDER / 'check.sh'}: for pytest, for any CI")
-    return cli.HOLDS
+    say(f"{FOLDER / 'example.py'}: an example, and what it is compared with in {BASELINES}/")
+    say(f"{FOLDER / 'test_figures.py'}, {FOLDER / 'check.sh'}: for pytest, for any CI")

@@ -12,7 +12,9 @@ import jax
 
 from lrdyn import cli, interrupts, whole_files
 from lrdyn.arguments import Parser, whole
+from lrdyn.commands import Judged
 from lrdyn.engine import files, report, results
+from lrdyn.printer import say
 from lrdyn.studies import studies
 from lrdyn.theorem import Theorem
 from lrdyn.theorems import theorem, theorems
@@ -97,7 +99,7 @@ def take_jobs(argv: list[str]) -> tuple[int, list[str]]:
     return (cli.cores() if jax.default_backend() == "cpu" else 1), rest
 
 
-def run_all(argv: list[str]) -> int:
+def run_all(argv: list[str]) -> Judged:
     """Run every theorem and print one table; their own commands print every claim."""
     jobs, rest = take_jobs(argv)
     every = theorems()
@@ -108,13 +110,14 @@ def run_all(argv: list[str]) -> int:
     with _one_cluster(parsed[0].options.cluster, dealt) as dealt:
         found = verify_all(dealt, min(jobs, len(every)))
     diverged = [f"{o.verdict['name']}: {line}" for o in found for line in o.diverged]
-    print("\n".join([*report.summary([(o.verdict, o.path) for o in found]), *diverged]))
+    say("\n".join([*report.summary([(o.verdict, o.path) for o in found]), *diverged]))
     verdicts = [outcome.verdict["holds"] for outcome in found]
     holds = False if False in verdicts else None if None in verdicts else True
     content = {"schema": results.SCHEMA, "holds": holds, "theorems": list(map(_summary, found))}
-    files.write_json(Path(parsed[0].options.out) / SUMMARY, content)
-    print(f"\n{verdicts.count(True)} of {len(found)} theorems hold")
-    return cli.STATUS[holds]
+    path = Path(parsed[0].options.out) / SUMMARY
+    files.write_json(path, content)
+    say(f"\n{verdicts.count(True)} of {len(found)} theorems hold")
+    return Judged(path, holds)
 
 
 @contextlib.contextmanager
@@ -128,7 +131,7 @@ def _one_cluster(
     clusters = cli.clusters()
     with clusters.started(int(address.removeprefix("local:"))) as there:
         with clusters.at(there) as cluster:
-            print(f"all: {cluster.said()}", flush=True)
+            say(f"all: {cluster.said()}")
         new = ["--cluster", there]  # the last of a flag counts
         yield {name: [*words, *new] for name, words in dealt.items()}
 
@@ -155,11 +158,11 @@ def listing() -> list[str]:
     return [*heads, "studies, which train", *[f"  {line}" for line in cli.lines_of(studies())]]
 
 
-def main(argv: list[str]) -> int:
-    """List what there is, or run ``all`` theorems; returns the exit status."""
+def main(argv: list[str]) -> Judged | None:
+    """List what there is, or run ``all`` theorems."""
     if not argv or argv[0] in ("-h", "--help"):
-        print("\n".join(listing()))
-        return cli.HOLDS
+        say("\n".join(listing()))
+        return None
     if argv[0] != "all":
         names = ", ".join(one.name for one in (*theorems(), *studies()))
         raise cli.BadInput(f"command: got {argv[0]!r}, wanted 'all' or experiments.NAME of {names}")

@@ -10,6 +10,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from lrdyn.printer import printable as printable
+
 MOST = 12
 """Curves that a small figure draws."""
 
@@ -25,38 +27,13 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:side]}...{text[-side:]}"
 
 
-def printable(text: str, *, lines: bool = False) -> str:
-    r"""Text that a terminal shows and does not obey: what is not printable as Python escapes it.
-
-    That is control characters, DEL, marks of writing direction, separators of lines and bytes of a
-    file name that are no text; letters, accents and symbols of any language stay.
-
-    Args:
-        text: words out of a file, a name or an exception.
-        lines: whether line breaks are the caller's own and stay.
-
-    Example:
-        >>> printable("Noël \x1b[2J")
-        'Noël \\x1b[2J'
-    """
-    if text.isprintable():  # the usual case
-        return text
-    return "".join(
-        one
-        if one.isprintable() or (lines and one == "\n")
-        else one.encode("unicode_escape").decode("ascii")
-        for one in text
-    )
-
-
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    r"""Rows of cells as lines whose columns are as wide as their widest cell, all printable.
+    """Rows of cells as lines whose columns are as wide as their widest cell.
 
     Example:
-        >>> aligned([("a", "b"), ("long\n", "c")])
-        ['a       b', 'long\\n  c']
+        >>> aligned([("a", "b"), ("long", "c")])
+        ['a     b', 'long  c']
     """
-    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows

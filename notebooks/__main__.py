@@ -1,6 +1,7 @@
 """Run notebooks from clean kernels, two at a time: ``python -m notebooks [NAME ...]``.
 
 Their outputs are thrown away. An error names the notebook, the cell and the line; the status is 1.
+A kernel ends by itself when it sees that this process has ended.
 """
 
 import re
@@ -17,6 +18,10 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from lrdyn.commands import Compared, run
+from lrdyn.engine.configuration import BadInput
+from lrdyn.printer import say
+
 FOLDER = Path(__file__).parent
 AT_A_TIME = 2
 LONGEST = 300
@@ -25,7 +30,7 @@ LONGEST = 300
 
 def names() -> list[str]:
     """Names of the notebooks."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__main__")
+    return sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 
 
 def failure(path: Path) -> str:
@@ -59,24 +64,23 @@ def _place(notebook: Any, path: Path, error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
-def main(words: Sequence[str]) -> int:
-    """Run the notebooks named, or all; the exit status."""
+def main(words: Sequence[str]) -> Compared:
+    """Run the notebooks named, or all, and compare how they end with how they should."""
     if unknown := sorted(set(words) - set(names())):
-        print(f"notebooks: got {unknown[0]!r}, wanted {', '.join(names())}", file=sys.stderr)
-        return 2
+        raise BadInput(f"notebook: got {unknown[0]!r}, wanted {', '.join(names())}")
 
-    def run(name: str) -> str:
+    def ended(name: str) -> str:
         begin = time.perf_counter()
         found = failure(FOLDER / f"{name}.py")
-        print(found or f"{name}: {time.perf_counter() - begin:.1f} s", flush=True)
+        say(found or f"{name}: {time.perf_counter() - begin:.1f} s")
         return found
 
     begin = time.perf_counter()
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        failures = [*filter(None, pool.map(run, words or names()))]
-    print(f"notebooks: {len(failures)} failed, {time.perf_counter() - begin:.0f} s")
-    return 1 if failures else 0
+        failures = [*filter(None, pool.map(ended, words or names()))]
+    say(f"notebooks: {len(failures)} failed, {time.perf_counter() - begin:.0f} s")
+    return Compared(same=not failures)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run("notebooks", lambda: main(sys.argv[1:]), own_process=True))

@@ -3,17 +3,18 @@
 import sys
 
 from lrdyn import cli, figures
+from lrdyn.commands import Compared
 from paper_figs import BASELINES, EXHIBITS
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command on these arguments, or on those of the process; its exit status."""
-    cli.setup(dtype="float64")
-    return cli.run(
-        "paper_figs",
-        lambda: figures.main(EXHIBITS, BASELINES, argv, prog="paper_figs"),
-        own_process=argv is None,
-    )
+
+    def command() -> Compared | None:
+        cli.setup(dtype="float64")
+        return figures.main(EXHIBITS, BASELINES, argv, prog="paper_figs")
+
+    return cli.run("paper_figs", command, own_process=argv is None)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ import numpy as np
 from benchmarks import __main__ as benchmarks
 from lrdyn import __main__ as command
 from lrdyn import cli, diagnose_command, figures, pool
+from lrdyn.arguments import Help
 from lrdyn.drawing import example
 from lrdyn.own import own_experiment
 from lrdyn.studies import REGISTRY as STUDIES
@@ -260,7 +261,7 @@ def parse(line: str, folder: Path) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             _called(_words(line), folder)
-    except SystemExit:  # --help
+    except Help:
         pass
     except (cli.BadInput, ImportError, ValueError, OSError) as error:
         raise Wrong(f"{line!r}: {error}") from None

@@ -1,14 +1,17 @@
 """Runs that several tests look at: each command once, at a small size, in a process of its own."""
 
+import contextlib
 import dataclasses
 import fcntl
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,11 +72,29 @@ def started(
 ) -> subprocess.Popen:
     """Start Python away from this process, with more in its environment."""
     paths = {"LRDYN_CACHE": os.fspath(cache), "PYTHONPATH": os.fspath(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, *words],
-        cwd=cwd, env=os.environ | paths | more, text=True, stdin=stdin, stdout=subprocess.PIPE,
-        stderr=stderr, process_group=process_group,
-    )  # fmt: skip
+    with _interruptible():
+        return subprocess.Popen(
+            [sys.executable, *words],
+            cwd=cwd, env=os.environ | paths | more, text=True, stdin=stdin, stdout=subprocess.PIPE,
+            stderr=stderr, process_group=process_group,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let processes that are started inside hear Ctrl-C.
+
+    They inherit that a signal is ignored, and a shell has it ignored by what it starts with ``&``;
+    that there is a handler they do not inherit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def python(

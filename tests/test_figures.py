@@ -19,7 +19,9 @@ import xarray as xr
 
 import lrdyn
 from lrdyn import cli, figures
+from lrdyn.arguments import Help
 from lrdyn.claims import CLEARLY, tolerance
+from lrdyn.commands import Compared
 from lrdyn.drawing import baselines, exhibits, plotting, rendering, tables
 from lrdyn.drawing.exhibits import one_seed
 from lrdyn.drawing.rendering import render
@@ -40,6 +42,8 @@ from paper_figs import (
 from tests import oracles
 from tests.runs import numbers_of
 from tests.test_tables import check_latex
+
+SAME, DIFFERS = Compared(same=True), Compared(same=False)
 
 # --- the machinery, on a figure that costs nothing ---------------------------------------------
 
@@ -166,21 +170,20 @@ def test_a_table_that_cannot_be_written_leaves_the_old_files(tmp_path):
 
 def test_figures_and_tables_share_one_command(tmp_path, capsys):
     out = ["--out", str(tmp_path)]
-    assert figures.main([TOY, ROWS], tmp_path, ["rows", "toy", *out]) == 0
+    assert figures.main([TOY, ROWS], tmp_path, ["rows", "toy", *out]) is None
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"rows: {tmp_path / 'figures/rows.txt'} (computed, ")
     assert lines[1:4] == ["  t    n_1", "all", "  end    4"]
     assert lines[4].startswith(f"toy: {tmp_path / 'figures/toy.png'} (saved results, ")
-    assert figures.main([TOY, ROWS], tmp_path, ["baseline", "--yes", *out]) == 0
-    assert figures.main([TOY, ROWS], tmp_path, ["check", *out]) == 0
+    assert figures.main([TOY, ROWS], tmp_path, ["baseline", "--yes", *out]) is None
+    assert figures.main([TOY, ROWS], tmp_path, ["check", *out]) == SAME
     assert "not compared, since the machine decides: seconds" in capsys.readouterr().out
     path = tmp_path / "figures" / "rows.nc"
     rendering.save(altered(rendering.load(path), "steps", -1, 7), path)
-    assert figures.main([TOY, ROWS], tmp_path, ["check", "rows", *out]) == 1
+    assert figures.main([TOY, ROWS], tmp_path, ["check", "rows", *out]) == DIFFERS
     assert "rows: steps[t=1.0]: got 7, wanted 4 (compared exactly)" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
+    with pytest.raises(Help, match="  rows      Rows\n"):
         figures.main([TOY, ROWS], tmp_path, ["--help"])
-    assert "  rows      Rows\n" in capsys.readouterr().out
 
 
 def test_saved_numbers_are_used_until_settings_differ(tmp_path):
@@ -377,23 +380,23 @@ def baseline_of(text, tmp_path, monkeypatch, *words):
 
 def test_a_baseline_shows_what_changes_before_it_is_written(tmp_path, monkeypatch, capsys):
     path = tmp_path / "toy.nc"
-    assert baseline_of("n\n", tmp_path, monkeypatch) == 1
+    assert baseline_of("n\n", tmp_path, monkeypatch) is None
     assert "toy: a new baseline\ntoy: write it? [y/N] toy: the baseline stays" in (
         capsys.readouterr().out
     )
     assert not path.exists()
-    assert baseline_of("y\n", tmp_path, monkeypatch) == 0
+    assert baseline_of("y\n", tmp_path, monkeypatch) is None
     assert [p.suffix for p in sorted(tmp_path.glob("toy.*"))] == [".json", ".nc", ".png"]
     capsys.readouterr()
-    assert baseline_of("yes\n", tmp_path, monkeypatch) == 0
+    assert baseline_of("yes\n", tmp_path, monkeypatch) is None
     assert "toy: no change beyond the tolerances\ntoy: write it?" in capsys.readouterr().out
     rendering.save(altered(rendering.load(path), "line", (0, 4), 1.5), path)
     before = path.read_bytes()
-    assert baseline_of("", tmp_path, monkeypatch) == 1
+    assert baseline_of("", tmp_path, monkeypatch) is None
     out = capsys.readouterr().out
     assert "toy: panel (a): line[curve=steep, t=1.0]: got 2, wanted 1.5" in out
     assert path.read_bytes() == before
-    assert baseline_of("", tmp_path, monkeypatch, "--yes") == 0
+    assert baseline_of("", tmp_path, monkeypatch, "--yes") is None
     out = capsys.readouterr().out
     assert out.index("got 2, wanted 1.5") < out.index(f"toy: {path}")
     assert "write it?" not in out
@@ -402,8 +405,8 @@ def test_a_baseline_shows_what_changes_before_it_is_written(tmp_path, monkeypatc
 
 def test_check_names_what_is_drawn_otherwise(tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
-    assert figures.main([TOY], tmp_path, ["baseline", "--yes", *out]) == 0
-    assert figures.main([TOY], tmp_path, ["check", *out]) == 0
+    assert figures.main([TOY], tmp_path, ["baseline", "--yes", *out]) is None
+    assert figures.main([TOY], tmp_path, ["check", *out]) == SAME
 
     def draw_green(dataset):
         figure = draw_lines(dataset)
@@ -412,21 +415,21 @@ def test_check_names_what_is_drawn_otherwise(tmp_path, capsys):
 
     green = dataclasses.replace(TOY, draw=draw_green)
     capsys.readouterr()
-    assert figures.main([green], tmp_path, ["check", *out]) == 1
+    assert figures.main([green], tmp_path, ["check", *out]) == DIFFERS
     assert capsys.readouterr().out == (
         'toy: panel (a): curve 2: color: got "#008000", wanted "#d55e00"\n'
     )
     other = render(TOY, tmp_path).paths[1]  # a picture with text
     (tmp_path / "toy.png").write_bytes(other.read_bytes())
-    assert figures.main([TOY], tmp_path, ["check", *out]) == 1
+    assert figures.main([TOY], tmp_path, ["check", *out]) == DIFFERS
     assert capsys.readouterr().out.startswith("toy: picture: Image sizes do not match")
     (tmp_path / "toy.json").unlink()
-    assert figures.main([TOY], tmp_path, ["check", *out]) == 1
+    assert figures.main([TOY], tmp_path, ["check", *out]) == DIFFERS
     assert "nothing that can be read in" in capsys.readouterr().out
 
 
 def test_all_figures_are_drawn_but_those_that_lack_something(tmp_path, capsys):
-    assert figures.main([ABSENT, TOY], tmp_path, ["--out", str(tmp_path)]) == 0
+    assert figures.main([ABSENT, TOY], tmp_path, ["--out", str(tmp_path)]) is None
     out = capsys.readouterr().out
     assert f"absent: left out, it needs {NOSUCH}" in out
     assert (tmp_path / "figures/toy.pdf").exists()

@@ -384,7 +384,8 @@ def test_a_worker_whose_parent_ended_before_its_first_line_ends(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     source, parent = "import lrdyn, time; time.sleep(60)", str(gone.pid)
-    with started("-c", source, cwd=tmp_path, LRDYN_PARENT=parent) as worker:
+    words = ("-c", source, "--multiprocessing-fork")  # as multiprocessing starts it
+    with started(*words, cwd=tmp_path, LRDYN_PARENT=parent) as worker:
         assert worker.wait(timeout=30) == 128 + signal.SIGKILL
 
 

@@ -1,14 +1,18 @@
 """Notebooks: what they are made of, and how the command that runs them ends."""
 
 import re
+import signal
 import subprocess
+import time
+from pathlib import Path
 
 import jupytext
 import pytest
 
+from lrdyn import commands
 from lrdyn.theorems import theorems
 from notebooks import __main__ as notebooks
-from tests.runs import ROOT
+from tests.runs import ROOT, started
 
 NAMES = notebooks.names()
 
@@ -41,8 +45,23 @@ def test_an_error_names_notebook_cell_and_line(tmp_path):
 
 
 def test_an_unknown_notebook_is_one_line_and_status_2(capsys):
-    assert notebooks.main(["nosuch"]) == 2
-    assert capsys.readouterr().err.startswith("notebooks: got 'nosuch', wanted adapters, ")
+    assert commands.run("notebooks", lambda: notebooks.main(["nosuch"])) == 2
+    said = "notebooks: error: notebook: got 'nosuch', wanted adapters, "
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_ctrl_c_ends_the_command_and_its_kernels():
+    with started("-m", "notebooks", "theorem2", process_group=0) as process:
+        kernels = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (found := kernels.read_text().split()):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err.count("\n")) == (130, "", 1)
+    until = time.monotonic() + 30
+    while any(Path("/proc", kernel).exists() for kernel in found):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 def test_outputs_are_not_committed():

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -145,8 +143,7 @@ def _lines(folder, pattern):
 
 
 def test_ctrl_c_says_what_to_type(tmp_path):
-    words = [sys.executable, EXAMPLE, "--steps", "1000000", "--out", tmp_path]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    with started(EXAMPLE, "--steps", "1000000", "--out", tmp_path, cwd=tmp_path) as process:
         while not _lines(tmp_path, "teacher/*/metrics.csv"):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)

@@ -330,18 +330,20 @@ def test_cases_outside_the_hypotheses_are_not_judged(theorem, command, tmp_path)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, TypeError])
-def test_a_mistake_in_a_theorem_is_an_internal_error(error, theorem, command, monkeypatch):
+def test_an_exception_in_a_theorem_is_bad_input(error, theorem, command, monkeypatch):
     def measure(case):
         raise error("first line\nsecond line")
 
     broken = changed(theorem, measure=measure)
     status, out, err = command(broken)
-    assert (status, out) == (3, "")
-    assert err.count("\n") == 1
-    assert f"internal error ({error.__name__}: first line)" in err
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    said = rf"test_theorem.py:\d+ \(measure\): got {error.__name__} \(first line\), wanted code"
+    assert re.search(said, err), err
     monkeypatch.setenv("LRDYN_DEBUG", "1")
-    with pytest.raises(error, match="first line"):
-        command(broken)
+    status, _, err = command(broken)
+    assert status == 2
+    assert "Traceback" in err
+    assert "second line" in err
 
 
 def test_the_same_command_has_the_same_folder(theorem):

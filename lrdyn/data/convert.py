@@ -5,7 +5,6 @@ ends, and ``y``, their labels; training images come first. JPEG loses detail: th
 written says so, and captions repeat it.
 """
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
@@ -15,8 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from lrdyn.arguments import Parser
+from lrdyn.commands import Fault, run
 from lrdyn.data import arrays, sets
 from lrdyn.data.guarded import reading, refused
+from lrdyn.engine.configuration import BadInput
+from lrdyn.printer import say
 from lrdyn.whole_files import replacing
 
 MOST = 2**28
@@ -94,19 +97,21 @@ def _write(target: Path, **content: Any) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``python -m lrdyn.data.convert IN.npz OUT.npz``; the exit status."""
-    parser = argparse.ArgumentParser("lrdyn.data.convert", description="JPEGs to cifar10.npz")
+    words = sys.argv[1:] if argv is None else argv
+    return run("convert", lambda: _command(words), own_process=argv is None)
+
+
+def _command(words: Sequence[str]) -> None:
+    parser = Parser("lrdyn.data.convert", "JPEGs to cifar10.npz")
     parser.add_argument("source", metavar="IN.npz", help="archive of JPEGs: buf, off, y")
     parser.add_argument("target", metavar="OUT.npz", help="file to write, such as cifar10.npz")
-    options = parser.parse_args(argv)
+    options = parser.parse(words)
     try:
-        print(convert(options.source, options.target))
+        say(str(convert(options.source, options.target)))
     except (ValueError, ImportError) as error:
-        print(f"convert: error: {error}", file=sys.stderr)
-        return 2
+        raise BadInput(str(error)) from None
     except OSError as error:
-        print(f"convert: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 3
-    return 0
+        raise Fault(f"{error.filename}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

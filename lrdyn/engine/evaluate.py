@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lrdyn.engine.judging import claim_of
+from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import SIZE
 from lrdyn.theorem import Control, Scenario, longest_axis
 
@@ -25,7 +27,10 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any]) -> Point:
     def point(seed: Any, **flags: Any) -> dict[str, Any]:
         case = scenario.case(jax.random.key(seed), **taken(scenario.case, {**fixed, **flags}))
         with _sharing():
-            predicted, measured = dict(scenario.predict(case)), dict(scenario.measure(case))
+            predicted, measured = (
+                _arrays(function, function(case), scenario.traced)
+                for function in (scenario.predict, scenario.measure)
+            )
             compared = dict(scenario.compare(case, predicted, measured))
         return _facts(scenario, case) | _named(predicted, measured) | compared
 
@@ -57,13 +62,13 @@ def evaluate_controls(
                 cases[made] = _case_of(control, key, whole, amount)
             case = cases[made]
             predicted, measured = (
-                dict(once(scenario.predict, case)),
-                dict(once(scenario.measure, case)),
+                _arrays(function, once(function, case), scenario.traced)
+                for function in (scenario.predict, scenario.measure)
             )
-            if control.predict is not None:
-                predicted |= once(control.predict, case)
-            if control.measure is not None:
-                measured |= once(control.measure, case)
+            if (function := control.predict) is not None:
+                predicted |= _arrays(function, once(function, case), scenario.traced)
+            if (function := control.measure) is not None:
+                measured |= _arrays(function, once(function, case), scenario.traced)
             claim = claim_of(control, scenario)
             read = (*claim.arrays, claim.condition, scenario.diverges)
             sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
@@ -79,6 +84,40 @@ def _case_of(control: Control, key: Any, whole: Any, amount: Any) -> Any:
         return whole
     distance = jnp.asarray(control.amount if amount is None else amount)
     return control.case(jax.random.fold_in(key, 1), whole, distance)
+
+
+def _arrays(function: Callable[..., Any], returned: Any, traced: bool) -> dict[str, Any]:
+    """What a prediction or a measurement returned: a mapping, where it is traced of arrays.
+
+    Raises:
+        BadInput: it is something else.
+    """
+    wanted = "wanted a mapping of names to arrays"
+    if not isinstance(returned, Mapping):
+        raise BadInput(f"{place(function)}: got {type(returned).__name__} back, {wanted}")
+    numbers = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
+    for name, value in returned.items() if traced else ():
+        if not isinstance(value, numbers):
+            raise BadInput(f"{place(function)}: got {type(value).__name__} as {name!r}, {wanted}")
+    return dict(returned)
+
+
+def refuse_unknown(case: Callable[..., Any], flags: Mapping[str, Any]) -> None:
+    """Refuse a case with an argument, behind the key, that is no flag.
+
+    Raises:
+        BadInput: it has one; the line is that of the case.
+
+    Example:
+        >>> refuse_unknown(lambda key, *, dim, size=1: None, {"dim": 3})
+    """
+    _, *arguments = inspect.signature(case).parameters.values()
+    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    for one in arguments:
+        if one.default is one.empty and one.kind not in several and one.name not in flags:
+            raise BadInput(
+                f"{place(case)}: got an argument {one.name!r}, wanted flags: {', '.join(flags)}"
+            )
 
 
 def taken(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:

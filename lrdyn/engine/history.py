@@ -58,7 +58,8 @@ def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:
         if parts.FOLDER in folders or whole_files.VERDICT in (*folders, *names):
             made = path / results.NAME
             yield _time(made if _is_there(made) else path), path, ""
-            folders[:] = [name for name in folders if name not in (parts.FOLDER, whole_files.VERDICT)]
+            inside = (parts.FOLDER, whole_files.VERDICT)
+            folders[:] = [name for name in folders if name not in inside]
     for error in unreadable:
         yield _time(Path(error.filename)), Path(error.filename), error.strerror or "unreadable"
 

@@ -14,9 +14,11 @@ import numpy as np
 
 from lrdyn.engine.checkpoints import FOLDER, LOG, Checkpoints
 from lrdyn.engine.elsewhere import Where
-from lrdyn.engine.evaluate import evaluate, evaluate_controls, taken
+from lrdyn.engine.evaluate import evaluate, evaluate_controls, refuse_unknown, taken
 from lrdyn.engine.groups import control_group
 from lrdyn.engine.kept_programs import identity
+from lrdyn.engine.labels import Mislabelled
+from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.points import Points, product
 from lrdyn.engine.programs import Plan
 from lrdyn.engine.progress import Progress
@@ -57,6 +59,7 @@ def own_settings(
     experiment: Experiment, scenario: Scenario, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Settings of a scenario: of a flag that its case does not take one value is enough."""
+    refuse_unknown(scenario.case, settings)
     own, mine = scenario.narrow(dict(settings)), taken(scenario.case, settings)
     return {
         flag.name: own[flag.name][:1] if flag.swept and flag.name not in mine else own[flag.name]
@@ -87,6 +90,7 @@ class Job(NamedTuple):
     lanes: int
     attributes: Mapping[str, Any]
     """What a judge needs beside the arrays."""
+    scenario: Scenario
     controls: tuple[Control, ...] = ()
     traced: bool = True
     digest: str = ""
@@ -104,7 +108,7 @@ class Job(NamedTuple):
     ) -> dict[str, "xarray.Dataset"]:
         """Sweep, in the precision of the job: group -> results; ``store`` is that of all jobs."""
         folder = self._folder(store)
-        with jax.enable_x64(self.precision == "float64"):
+        with jax.enable_x64(self.precision == "float64"), self._labelled():
             if self.traced:
                 plan = self.plan(memory, jax.local_devices()[: 1 if where else None])
                 found = swept(
@@ -117,6 +121,15 @@ class Job(NamedTuple):
                     store=folder, progress=progress, where=where,
                 )  # fmt: skip
         return self.named(found)
+
+    @contextmanager
+    def _labelled(self) -> Iterator[None]:
+        """Say beside names of axes that do not fit in which function the array is made."""
+        try:
+            yield
+        except Mislabelled as error:
+            theirs = self.scenario.predict if "_predicted'" in str(error) else self.scenario.measure
+            raise BadInput(f"{place(theirs)}: {error}") from error
 
     def plan(self, memory: int, devices: Sequence[Any]) -> Plan:
         """How its sweep is to run."""
@@ -137,7 +150,7 @@ class Job(NamedTuple):
     ) -> dict[str, "xarray.Dataset"]:
         """The same for trainings, each of which keeps checkpoints of its own besides."""
         digest = f"{self.digest}{library_digest()}{trainings.precision}"
-        with self.training(trainings):
+        with self.training(trainings), self._labelled():
             found = call_each(
                 self.function,
                 self.points,
@@ -276,6 +289,7 @@ def _how(
         "compiler_options": None if optimize else unoptimized(int(scenario.long)),
         "lanes": LANES[optimize],
         "attributes": {"scenario": scenario.id, "fixed": json.dumps(named), **names},
+        "scenario": scenario,
         "traced": scenario.traced and not scenario.trains,
         "trains": scenario.trains,
         "digest": _named_by(experiment, scenario, settings, fixed),

@@ -14,6 +14,7 @@ from lrdyn import claims
 from lrdyn.checks import OutsideDomain
 from lrdyn.claims import Judgement
 from lrdyn.engine.groups import control_group, controls_of, groups_of, precision_of_controls
+from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import SIZE, MissingArray, lead_of, outcomes
 from lrdyn.flags import flag_text
 from lrdyn.theorem import Claim, Control, Experiment, Finding, Outcome, Scenario
@@ -200,7 +201,9 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome) -> Row:
     # What is no number, after a divergence for example, needs no warning: it is lost, and fails.
     with np.errstate(all="ignore"):
         try:
-            reason, residual = _reason(claim, scenario, one, limit), residual_of(claim, one)
+            reason = _reason(claim, scenario, one, limit)
+            _refuse_other_shapes(claim, scenario, one)
+            residual = residual_of(claim, one)
         except OutsideDomain:  # no run left such numbers: they are lost, too
             reason, residual = "", float("nan")
         return Row(residual, limit, condition, one.steps, unmet, reason)
@@ -215,8 +218,22 @@ def residual_of(claim: Claim, one: Outcome) -> float:
     """Residual of a claim for one outcome: a number >= 0, or NaN, which is lost and fails."""
     if claim.residual is None:
         return claims.relative_difference(one.predicted[claim.id], one.measured[claim.id])
-    value = float(claim.residual(one))
+    found = claim.residual(one)
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        got = f"{type(found).__name__} as the residual of {claim.id!r}"
+        raise BadInput(f"{place(claim.residual)}: got {got}, wanted a number") from None
     return value if value >= 0 else float("nan")
+
+
+def _refuse_other_shapes(claim: Claim, scenario: Scenario, one: Outcome) -> None:
+    """Refuse two sides of other shapes where a claim compares them as they are."""
+    if claim.residual is None:
+        sides = [np.shape(side[claim.id]) for side in (one.predicted, one.measured)]
+        if sides[0] != sides[1]:
+            got = f"shape {sides[0]} of {claim.id!r}, wanted that of measured, {sides[1]}"
+            raise BadInput(f"{place(scenario.predict)}: got {got}")
 
 
 def _reason(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> str:

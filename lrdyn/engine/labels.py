@@ -15,6 +15,11 @@ from lrdyn.engine.points import Points
 if TYPE_CHECKING:
     import xarray
 
+
+class Mislabelled(ValueError):
+    """The names of axes do not fit the results."""
+
+
 Outputs = Mapping[str, jax.ShapeDtypeStruct]
 
 
@@ -40,7 +45,9 @@ class Labels:
         names = set(outputs[0])
         for other in outputs:
             if set(other) != names:
-                raise ValueError(f"results: got {sorted(other)}, wanted {sorted(names)} everywhere")
+                raise Mislabelled(
+                    f"results: got {sorted(other)}, wanted {sorted(names)} everywhere"
+                )
         self.variables = {
             name: _variable(name, [output[name] for output in outputs], dims) for name in outputs[0]
         }
@@ -83,7 +90,7 @@ def _variable(
     ranks = [len(output.shape) for output in outputs]
     axes = tuple(dims.get(name, [f"{name}_{i}" for i in range(ranks[0])]))
     if {len(axes)} != set(ranks):
-        raise ValueError(f"dims: got {axes} for {name!r}, wanted {ranks[0]} names")
+        raise Mislabelled(f"dims: got {axes} for {name!r}, wanted {ranks[0]} names")
     shapes = [output.shape for output in outputs]
     shape = tuple(int(n) for n in np.max(np.asarray(shapes, int), axis=0)) if axes else ()
     ragged = any(other != shape for other in shapes)
@@ -146,7 +153,7 @@ class Target:
             if axis in self.lengths:
                 known = self.lengths[axis][indices]
                 if np.any((known != length) & (known >= 0)):
-                    raise ValueError(
+                    raise Mislabelled(
                         f"dims: got axis {axis!r} of {length} in {name!r} and of {known.max()} in "
                         "another result of the same point, wanted one length"
                     )

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from lrdyn.engine.jobs import (
     split_settings,
 )
 from lrdyn.engine.points import product
+from lrdyn.engine.programs import refuse_without_jit
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.sources import data_digest
 from lrdyn.theorem import Control, Experiment, Scenario
@@ -63,6 +64,7 @@ def produce(
         elsewhere: other processes, which compute the parts.
     """
     validate(experiment, settings)
+    refuse_without_jit()
     jobs = list(jobs_of(experiment, settings, dtype, seeds, perturb, thorough))
     progress = Silent() if progress is None else progress
     progress.expect(sum(job.points.size for job in jobs))
@@ -77,7 +79,7 @@ def produce(
         each = zip(jobs, wheres, strict=True)
         return _run_together([_call(job, trainings, memory, store, told, w) for job, w in each])
     found = _run_side_by_side(
-        [_call(job, trainings, memory, store, told) for job in jobs if not job.trains]
+        [_call(job, trainings, memory, store, told) for job in jobs if not job.trains], told
     )
     for job in jobs:  # one by one: a training takes all cores
         if job.trains:
@@ -183,8 +185,14 @@ def with_equal_settings(controls: Sequence[Control]) -> list[tuple[Control, ...]
     return [tuple(controls) for controls in groups.values()]
 
 
+class _Stopped(Exception):
+    """Another sweep has failed."""
+
+
 class _Announced:
     """Progress of sweeps whose points were announced together, before the first began."""
+
+    stopped = False
 
     def __init__(self, progress: Progress):
         self.advance, self.note, self.expect_bytes, self.during = (
@@ -192,21 +200,29 @@ class _Announced:
         )  # fmt: skip
 
     def expect(self, points: int) -> None:
-        pass
+        if self.stopped:
+            raise _Stopped
 
 
 def _run_side_by_side(
-    calls: Sequence[Callable[[], dict[str, "xarray.Dataset"]]],
+    calls: Sequence[Callable[[], dict[str, "xarray.Dataset"]]], told: _Announced
 ) -> dict[str, "xarray.Dataset"]:
     # Most of the time is tracing and compiling, which leave the devices idle.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    futures = [pool.submit(call) for call in calls]
     try:
-        futures = [pool.submit(call) for call in calls]
         for future in as_completed(futures):
             future.result()
         return {group: found for future in futures for group, found in future.result().items()}
-    finally:
+    except BaseException:
+        # Bad input leaves no folder. One that traces makes none from here on; one that is making
+        # its own has done so before the folders are removed, and whatever computes is not awaited.
+        told.stopped = True
         pool.shutdown(wait=False, cancel_futures=True)
+        wait([future for future in futures if not future.cancelled()], timeout=1.0)
+        raise
+    finally:
+        pool.shutdown(wait=False)
 
 
 TOGETHER = 32

@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from lrdyn.engine.jaxprs import equations
 from lrdyn.engine.kept_programs import Facts, Kept, kept
+from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.points import Points
 from lrdyn.engine.shared import NAME, Shared
 
@@ -91,10 +92,21 @@ class Group(NamedTuple):
         return f"{part[0]}-{digest.hexdigest()[:20]}"
 
 
+def refuse_without_jit() -> None:
+    """Refuse to sweep where JAX is told to compile nothing, by a variable or in this thread.
+
+    Raises:
+        BadInput: it is.
+    """
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        raise BadInput("JAX_DISABLE_JIT: got it set, wanted it unset: sweeps run compiled programs")
+
+
 def trace(
     function: Callable, shape: tuple, indices: list[int], points: Points, plan: Plan
 ) -> Group:
     """Trace a function for the points of one shape, and cut them into parts."""
+    refuse_without_jit()
     known = dict(shape)
     columns = {n: np.asarray(column) for n, column in points.columns.items() if n not in known}
     if plan.batched and not columns:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+from lrdyn import printer
 from lrdyn.memory_limit import size_of
 
 LINE_EVERY = 10.0
@@ -55,7 +56,7 @@ class Silent:
         """Warn."""
         import warnings
 
-        warnings.warn(line, stacklevel=2)
+        warnings.warn(printer.printable(line), stacklevel=2)
 
 
 class _Counted:
@@ -134,7 +135,7 @@ class _Lines(_Counted):
             self.note(self.text())
 
     def note(self, line: str) -> None:
-        print(f"{self.title}: {line}", file=self.stream, flush=True)
+        printer.write(self.stream, f"{self.title}: {line}\n")
 
 
 class _Bar(_Counted):
@@ -144,7 +145,7 @@ class _Bar(_Counted):
         from rich.progress import BarColumn, Progress, TextColumn
 
         self.bar = Progress(
-            TextColumn(title),
+            TextColumn(printer.printable(title), markup=False),
             BarColumn(),
             TextColumn("{task.fields[text]}"),
             console=Console(file=stream),
@@ -153,10 +154,12 @@ class _Bar(_Counted):
         self.task = self.bar.add_task(title, total=None, text="")
 
     def show(self) -> None:
-        self.bar.update(self.task, total=self.total, completed=self.done, text=self.text())
+        text = printer.printable(self.text())
+        self.bar.update(self.task, total=self.total, completed=self.done, text=text)
 
     def note(self, line: str) -> None:
-        self.bar.console.print(f"{self.title}: {line}", highlight=False, markup=False)
+        shown = printer.printable(f"{self.title}: {line}", lines=True)
+        self.bar.console.print(shown, highlight=False, markup=False)
 
 
 def in_notebook() -> bool:
@@ -193,7 +196,7 @@ class Notebook(_Counted):
 
     def note(self, line: str) -> None:
         """Print a line below."""
-        print(f"{self.title}: {line}", flush=True)
+        printer.say(f"{self.title}: {line}")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from lrdyn.engine.configuration import BadInput, Run
 from lrdyn.engine.elsewhere import Elsewhere
 from lrdyn.engine.groups import groups_of
 from lrdyn.engine.judging import Groups
+from lrdyn.engine.mistakes import folders_of, named
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.produce import concerned
 from lrdyn.engine.sources import source_digest
@@ -133,7 +134,8 @@ def carry_out(
     """
     experiment = run.experiment
     about(run)
-    with opened(run, out) as path, _keeping(run, store or out, path) as kept:
+    theirs = named(folders_of(experiment))
+    with opened(run, out) as path, _keeping(run, store or out, path) as kept, theirs:
         with progress.shown(experiment.name, bar=bar) as told:
             found = verify_run(
                 run, memory=memory, store=kept / parts.FOLDER, progress=told, every=every,

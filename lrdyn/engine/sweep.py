@@ -156,6 +156,8 @@ def swept(
             programs.trace(function, values, indices, points, plan)
             for values, indices in _by_shape(points, shapes).items()
         ]
+    # What is no longer wanted ends here, before it makes a folder.
+    progress.expect(sum(len(part) for group in groups for part in group.parts))
     with ExitStack() as stack:
         kept = stack.enter_context(opened(Path(store), progress.note)) if store else None
         labels = Labels(points, dims or {}, [group.outputs for group in groups])
@@ -193,9 +195,9 @@ def call_each(
         [1, 3]
     """
     progress = Silent() if progress is None else progress
+    progress.expect(points.size)
     with ExitStack() as stack:
         kept = stack.enter_context(opened(Path(store), progress.note)) if store else None
-        progress.expect(points.size)
         if where is None:
             found = [
                 _called(function, points, index, digest, kept, progress, around)
@@ -274,7 +276,6 @@ def _finish(
     todo = []
     for group in groups:
         for part in group.parts:
-            progress.expect(len(part))
             found = store.load(group.key(part)) if store else None
             if found is None:
                 todo.append((group, part))

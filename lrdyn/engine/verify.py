@@ -14,6 +14,8 @@ from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.elsewhere import Elsewhere, given
 from lrdyn.engine.jobs import Trainings
 from lrdyn.engine.judging import LOST, Legs, judge_results
+from lrdyn.engine.mistakes import BadInput, place
+from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.produce import concerned, produce
 from lrdyn.engine.progress import Progress
 from lrdyn.engine.results import SCHEMA, environment
@@ -94,7 +96,7 @@ def verify(
         >>> from lrdyn.theorems import theorem
         >>> verify(theorem("theorem2"), dim=30, width=7)
         Traceback (most recent call last):
-        lrdyn.engine.configuration.BadInput: --width: got an unknown setting, wanted one of dim, ...
+        lrdyn.engine.mistakes.BadInput: --width: got an unknown setting, wanted one of dim, ...
     """
     if data_dir is not None:
         lookup.search_first(os.fspath(data_dir))
@@ -133,7 +135,11 @@ def verify_run(
         trainings=Trainings(run.precision, every),
         elsewhere=elsewhere,
     )
-    found = judged(concerned(run.experiment, run.settings), groups, run.dtype)
+    try:
+        found = judged(concerned(run.experiment, run.settings), groups, run.dtype)
+    except MissingArray as error:
+        first = run.experiment.scenarios[0]
+        raise BadInput(f"{place(first.measure)}: {error}") from error
     found.verdict["config"] = run.config
     if elsewhere is not None:
         found.verdict["environment"]["workers"] = elsewhere.workers()

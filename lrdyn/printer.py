@@ -1,0 +1,89 @@
+"""What commands write to stdout and stderr: in one place, escaped, and never a reason to fail.
+
+It imports nothing else of the library, so that it is there before everything else is.
+"""
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+lost: OSError | ValueError | None = None
+"""Why something that was to be on stdout is not, since the present command began."""
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    r"""Text that a terminal shows and does not obey: what is not printable as Python escapes it.
+
+    That is control characters, DEL, marks of writing direction, separators of lines and bytes of a
+    file name that are no text; letters, accents and symbols of any language stay.
+
+    Args:
+        text: words out of a file, a name or an exception.
+        lines: whether line breaks are the caller's own and stay.
+
+    Example:
+        >>> printable("Noël \x1b[2J")
+        'Noël \\x1b[2J'
+    """
+    if text.isprintable():  # the usual case
+        return text
+    return "".join(
+        one
+        if one.isprintable() or (lines and one == "\n")
+        else one.encode("unicode_escape").decode("ascii")
+        for one in text
+    )
+
+
+def say(text: str, end: str = "\n") -> None:
+    r"""Write lines to stdout at once.
+
+    What stdout does not take is dropped and remembered as :data:`lost`; a pipe whose reader has
+    gone, as that of ``| head``, has read what it wanted.
+
+    Example:
+        >>> say("one\x07\ntwo")
+        one\x07
+        two
+    """
+    global lost
+    if (error := write(sys.stdout, text + end)) and not isinstance(error, BrokenPipeError):
+        lost = lost or error
+
+
+def complain(text: str) -> None:
+    """Write a line to stderr at once, if it takes one: there is nowhere else to say that."""
+    write(sys.stderr, f"{text}\n")
+
+
+def write(stream: Any, text: str) -> OSError | ValueError | None:
+    """Write lines to a stream at once, and return why that failed; None also without a stream.
+
+    Afterwards a stream that failed takes everything and keeps nothing: Python would try once more
+    when it ends, and then change the exit status.
+    """
+    if stream is None:  # closed by who started the command
+        return None
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        shown = printable(text, lines=True).encode(encoding, "backslashreplace")
+        stream.write(shown.decode(encoding))
+        stream.flush()
+    except (OSError, ValueError) as error:  # ValueError: the stream was closed
+        _silence(stream)
+        return error
+    return None
+
+
+def flush() -> None:
+    """Write what somebody else has printed, for the same reason."""
+    say("", end="")
+    write(sys.stderr, "")
+
+
+def _silence(stream: Any) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no file, or none of its own
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
