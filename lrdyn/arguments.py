@@ -5,10 +5,12 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
+from lrdyn.data.arrays import read_npy
 from lrdyn.engine.configuration import BadInput, typed
 from lrdyn.flags import FRACTION, Flag, at_least, flag_text
 from lrdyn.show import shortened
@@ -93,8 +95,7 @@ def _array(flag: Flag) -> Callable[[str], np.ndarray]:
     def read(text: str) -> np.ndarray:
         shown = repr(shortened(text))
         try:
-            with open(text, "rb") as file:
-                array = np.load(file, allow_pickle=False)
+            array = read_npy(Path(text))
         except OSError as error:
             reason = error.strerror or "not readable"
             raise argparse.ArgumentTypeError(f"got {shown} ({reason}), wanted {wanted}") from None

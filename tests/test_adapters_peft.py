@@ -235,7 +235,7 @@ def refused(file, said, folder, base=None):
         ("r", 2.0, "r: got 2.0, wanted an integer"),
         ("r", True, "r: got True, wanted an integer"),
         ("lora_alpha", "3", "lora_alpha: got 3, wanted a number"),
-        ("lora_alpha", float("inf"), "lora_alpha: got inf, wanted a number"),
+        ("lora_alpha", float("inf"), ": got Infinity, wanted numbers"),
         ("rank_pattern", {"(": 2}, "rank_pattern: got .*, wanted regular expressions with integer"),
         ("rank_pattern", {"first": 0}, "rank_pattern: got .*'first': 0"),
         ("alpha_pattern", {"first": "x"}, "alpha_pattern: got .*, wanted regular expressions with"),

@@ -79,8 +79,8 @@ def test_pairs_are_refused(name, body, said, tmp_path):
 def test_large_files_of_text_are_refused(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text(TSV)
-    refused(path, "more than 10 bytes, wanted", lambda: pairs.pairs(path, limit=10))
-    refused(path, "more than 10 bytes, wanted", lambda: data.text(path, limit=10))
+    refused(path, "bytes, wanted at most 10", lambda: pairs.pairs(path, limit=10))
+    refused(path, "bytes, wanted at most 10", lambda: data.text(path, limit=10))
 
 
 def test_text_from_a_path_or_a_place(tmp_path, monkeypatch):

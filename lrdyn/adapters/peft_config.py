@@ -4,14 +4,17 @@ A key that this module does not know may stand in the file if it is off (null, f
 later releases of PEFT add then changes nothing.
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from lrdyn.data.guarded import Refused, refused
-from lrdyn.data.tensors import loaded
+from lrdyn.data import patterns
+from lrdyn.data.guarded import Refused, read_json, refused
+from lrdyn.data.patterns import Patterns, Unsupported
 
 NAME = "adapter_config.json"
 READ = frozenset(
@@ -31,17 +34,31 @@ STARTS = (True, False, "gaussian", "orthogonal", "eva", "mica", "pissa")
 EMBEDDINGS = ("embed_tokens", "lm_head", "word_embeddings")
 """Modules that PEFT saves whole unasked, when the vocabulary has changed or they are adapted."""
 ALL_LINEAR = "all-linear"
+REGULAR = "a regular expression without flags, references to groups and atomic parts"
 
 
-class Config(NamedTuple):
+@dataclass(frozen=True)
+class Config:
     """The content of the file, checked."""
 
     path: Path
     content: dict[str, Any]
+    patterns: Patterns = field(default_factory=Patterns, compare=False, repr=False)
+    """Matches its regular expressions."""
 
     def get(self, key: str) -> Any:
         """A value, or None."""
         return self.content.get(key)
+
+    @property
+    def entries(self) -> int:
+        """Names and patterns that every module is compared with."""
+        keys = (
+            "target_modules exclude_modules modules_to_save layers_to_transform rank_pattern "
+            "alpha_pattern"
+        )
+        found = (self.get(key) for key in keys.split())
+        return sum(len(one) for one in found if isinstance(one, list | dict))
 
     def refused(self, key: str, got: Any, wanted: str) -> Refused:
         """The error for a key."""
@@ -49,11 +66,11 @@ class Config(NamedTuple):
 
     def rank(self, module: str) -> int:
         """R of a module: that of the first pattern that fits it, or ``r``."""
-        return _of_pattern(self.get("rank_pattern"), module, self.content["r"])
+        return self._of_pattern("rank_pattern", module, self.content["r"])
 
     def alpha(self, module: str) -> float | int:
         """Alpha of a module, likewise."""
-        return _of_pattern(self.get("alpha_pattern"), module, self.content["lora_alpha"])
+        return self._of_pattern("alpha_pattern", module, self.content["lora_alpha"])
 
     def scale(self, module: str) -> float | int:
         """S: alpha / r, or alpha / sqrt(r) of rsLoRA (arXiv 2312.03732).
@@ -73,9 +90,30 @@ class Config(NamedTuple):
             True
         """
         target = self.get("target_modules")
-        if self.saves_module(module) or _fits(self.get("exclude_modules") or (), module):
+        if self.saves_module(module) or self._fits("exclude_modules", module):
             return False
-        return target == ALL_LINEAR or (_fits(target, module) and self._in_layers(module))
+        fits = target == ALL_LINEAR or self._fits("target_modules", module)
+        return fits and (target == ALL_LINEAR or self._in_layers(module))
+
+    def _fits(self, key: str, module: str) -> bool:
+        """Whether the module is one of a key, which has names or a regular expression."""
+        target = self.get(key) or ()
+        if not isinstance(target, str):
+            return any(module == one or module.endswith(f".{one}") for one in target)
+        try:
+            return self.patterns.fullmatch(target, module)
+        except Unsupported as error:
+            raise self.refused(key, target, f"{REGULAR}: {error}") from None
+
+    def _of_pattern(self, key: str, module: str, otherwise: Any) -> Any:
+        """The value of the first pattern of a key that fits the module."""
+        for pattern, value in (self.get(key) or {}).items():
+            try:
+                if self.patterns.ends_with(pattern, module):
+                    return value
+            except Unsupported as error:
+                raise self.refused(key, pattern, f"{REGULAR}: {error}") from None
+        return otherwise
 
     def _in_layers(self, module: str) -> bool:
         layers, patterns = self.get("layers_to_transform"), self.get("layers_pattern")
@@ -84,7 +122,9 @@ class Config(NamedTuple):
         heads = [patterns] if isinstance(patterns, str) else patterns
         forms = [rf"(?:^|.*?\.){head}\.(\d+)\." for head in heads or ()] or [r".*?\.[^.]*\.(\d+)\."]
         found = next(filter(None, (re.match(form, module) for form in forms)), None)
-        return bool(found) and int(found[1]) in ([layers] if type(layers) is int else layers)
+        # A number of more than 20 digits is that of no layer, and Python refuses it above 4,300.
+        number = int(found[1]) if found and len(found[1]) <= 20 else None
+        return number in ([layers] if type(layers) is int else layers)
 
     def saves_module(self, module: str) -> bool:
         """Whether the module, or one that it is in, is saved whole (``modules_to_save``)."""
@@ -116,19 +156,6 @@ def is_embedding(module: str) -> bool:
     return module.rpartition(".")[2] in EMBEDDINGS
 
 
-def _fits(target: Any, module: str) -> bool:
-    if isinstance(target, str):
-        return re.fullmatch(target, module) is not None
-    return any(module == one or module.endswith(f".{one}") for one in target)
-
-
-def _of_pattern(patterns: Mapping[str, Any] | None, module: str, otherwise: Any) -> Any:
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return otherwise
-
-
 def read(path: Path) -> Config:
     """Read and check the file.
 
@@ -144,7 +171,7 @@ def read(path: Path) -> Config:
         Traceback (most recent call last):
         lrdyn.data.guarded.Refused: ...: peft_type: got ADALORA, wanted LORA: ...
     """
-    content = loaded(path, "the configuration of an adapter")
+    content = read_json(path, "the configuration of an adapter")
     if not isinstance(content, dict):
         raise refused(path, f"a {type(content).__name__}", "the configuration of an adapter")
     return checked(Config(path, content))
@@ -184,11 +211,11 @@ def checked(config: Config) -> Config:
 
 
 def _number(x: Any) -> bool:
-    return type(x) in (int, float) and math.isfinite(x)
+    return (type(x) is int and abs(x) < 2**64) or (type(x) is float and math.isfinite(x))
 
 
 def _length(x: Any) -> bool:
-    return type(x) is int and x >= 1
+    return type(x) is int and 1 <= x < 2**31
 
 
 def _switch(x: Any) -> bool:
@@ -196,10 +223,16 @@ def _switch(x: Any) -> bool:
 
 
 def _pattern(x: Any) -> bool:
-    try:
-        return isinstance(x, str) and re.compile(x) is not None
-    except (re.error, RecursionError, OverflowError):
-        return False
+    """Whether it is a regular expression, of parts that are matched in polynomial time."""
+    with contextlib.suppress(Unsupported):
+        return isinstance(x, str) and bool(patterns.parsed(x) or not x)
+    return False
+
+
+def _plain(x: Any) -> bool:
+    with contextlib.suppress(Unsupported):
+        return isinstance(x, str) and patterns.is_plain(x)
+    return False
 
 
 def _texts(x: Any) -> bool:
@@ -234,8 +267,9 @@ FORMS: dict[str, tuple[Any, str]] = {
     "modules_to_save": (lambda x: x is None or _texts(x), "names of modules"),
     "layers_to_transform": (_layers, "integers"),
     "layers_pattern": (
-        lambda x: x is None or _pattern(x) or (_texts(x) and all(map(_pattern, x))),
-        "regular expressions",
+        # They stand within an expression whose groups are read: ``re`` matches them.
+        lambda x: x is None or _plain(x) or (_texts(x) and len(x) <= 64 and all(map(_plain, x))),
+        "regular expressions without repetitions and groups",
     ),
     "bias": (lambda x: x in (None, "none", "all", "lora_only"), "none, all or lora_only"),
 }  # fmt: skip

@@ -19,6 +19,10 @@ LINEAR = {"A": ".lora_A.weight", "B": ".lora_B.weight", "magnitude": ".lora_magn
 EMBEDDING = {"A": ".lora_embedding_A", "B": ".lora_embedding_B"}
 ENDS = {end: field for kind in (LINEAR, EMBEDDING) for field, end in kind.items()}
 
+PAIRS = 10**8
+"""Pairs of a tensor and an entry of the configuration, at most, of some 0.1 microseconds each; an
+image generator of 800 modules, each with a rank and an alpha of its own, has 4 million."""
+
 Sizes = Mapping[str, tuple[int, ...]]
 """Shapes by name."""
 
@@ -42,6 +46,10 @@ def checked(
         ({}, {})
     """
     parts, others = _grouped(tensors)
+    if (pairs := len(tensors) * config.entries) > PAIRS:
+        got = f"{len(tensors)} tensors beside {config.entries} names and patterns"
+        wanted = f"at most {PAIRS:,} pairs of them, which are compared, not {pairs:,}"
+        raise refused(tensors.path, got, wanted)
     for module, names in parts.items():
         _check_names(tensors, config, module, names)
     saved = _whole(tensors, config, set(parts), others)

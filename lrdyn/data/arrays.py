@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lrdyn.data import guarded
 from lrdyn.data.guarded import ended, exactly, reading, refused
 from lrdyn.data.tensors import Info
 
@@ -59,7 +61,7 @@ def read(path: Path, known: Mapping[str, Known]) -> dict[str, np.ndarray]:
         array([0, 1, 2])
     """
     wanted = f"an npz of {', '.join(name for name, one in known.items() if not one.optional)}"
-    with path.open("rb") as file, reading(path, wanted):
+    with guarded.opened(path) as file, reading(path, wanted):
         _check_directory(file, path, HEADER)
         with zipfile.ZipFile(file) as archive:
             names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
@@ -95,9 +97,10 @@ class Arrays:
         """One array, read now."""
         _, dtype, shape = self.infos[name]
         known = Known(np.dtype(dtype).kind, shaped(shape))
-        with self.path.open("rb") as file, reading(self.path, "an npz of arrays"):
+        with guarded.opened(self.path) as file, reading(self.path, "an npz of arrays"):
             _check_directory(file, self.path, DIRECTORY)
             with zipfile.ZipFile(file) as archive:
+                check_members(archive, file, self.path)
                 return _array(archive, archive.getinfo(f"{name}.npy"), known, self.path)
 
 
@@ -116,17 +119,57 @@ def opened(path: Path) -> Arrays:
         lrdyn.data.guarded.Refused: ...: got names.npy of type object, wanted a type of kind fiub
     """
     infos: dict[str, Info] = {}
-    with path.open("rb") as file, reading(path, "an npz of arrays"):
+    with guarded.opened(path) as file, reading(path, "an npz of arrays"):
         _check_directory(file, path, DIRECTORY)
         with zipfile.ZipFile(file) as archive:
+            check_members(archive, file, path)
             for one in archive.infolist():
                 name = one.filename.removesuffix(".npy")
                 if name in infos or name == one.filename:
                     raise refused(path, f"the member {one.filename}", "arrays, each once")
                 with archive.open(one) as member:
-                    shape, _, dtype = _described(member, one, "fiub", 16, path)
+                    shape, _, dtype = _described(member, one.filename, "fiub", 16, path)
                 infos[name] = Info(path, dtype.name, shape)
     return Arrays(path, infos)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Read an ``.npy`` file of numbers; read-only.
+
+    Raises:
+        Refused: it is damaged, or an array of other things.
+        OSError: there is no such file, or the machine could not read it.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "a.npy")
+        >>> np.save(path, np.arange(3))
+        >>> read_npy(path)
+        array([0, 1, 2])
+    """
+    with guarded.opened(path) as file, reading(path, "an array of numbers"):
+        shape, fortran, dtype = _described(file, path.name, "fiub", 16, path)
+        size, left = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size
+        if size != left - file.tell():
+            got = f"{left - file.tell()} bytes of numbers"
+            raise refused(path, got, f"{size}, as its header says")
+        return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def check_members(archive: zipfile.ZipFile, file: io.BufferedReader, path: Path) -> None:
+    """Refuse an archive whose members announce more than one of its size can hold.
+
+    Args:
+        archive: the archive.
+        file: the open file that it is in.
+        path: the same, for messages.
+
+    Raises:
+        Refused: they do.
+    """
+    sizes = [member.file_size for member in archive.infolist()]
+    stored = os.fstat(file.fileno()).st_size
+    guarded.check_room(path, max(sizes, default=0), sum(sizes), stored)
 
 
 def _check_directory(file: io.BufferedReader, path: Path, most: int) -> None:
@@ -142,7 +185,7 @@ def _check_directory(file: io.BufferedReader, path: Path, most: int) -> None:
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, one: Known, path: Path) -> np.ndarray:
     with archive.open(info) as member:
-        shape, fortran, dtype = _described(member, info, one.kinds, one.itemsize, path)
+        shape, fortran, dtype = _described(member, info.filename, one.kinds, one.itemsize, path)
         if not one.fits(shape):
             raise refused(path, f"{info.filename} of shape {shape}", "the known one")
         content = exactly(member, math.prod(shape) * dtype.itemsize, path)
@@ -151,13 +194,13 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, one: Known, path: Pa
 
 
 def _described(
-    member: Any, info: zipfile.ZipInfo, kinds: str, itemsize: int, path: Path
+    member: Any, name: str, kinds: str, itemsize: int, path: Path
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, order and type of a member, of which the header is read."""
     if np.lib.format.read_magic(member) != (1, 0):
-        raise refused(path, f"{info.filename} of another version", "npy 1.0")
+        raise refused(path, f"{name} of another version", "npy 1.0")
     found = np.lib.format.read_array_header_1_0(member, max_header_size=HEADER)
     dtype = found[2]
     if dtype.hasobject or dtype.kind not in kinds or dtype.itemsize > itemsize:
-        raise refused(path, f"{info.filename} of type {dtype}", f"a type of kind {kinds}")
+        raise refused(path, f"{name} of type {dtype}", f"a type of kind {kinds}")
     return found

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn.data.batches import PIXELS, Batch, binary, pickled
-from lrdyn.data.guarded import Limited, exactly, opened, reading, refused
+from lrdyn.data.guarded import Limited, exactly, reading, refused, unpacked
 
 TRAINING = 5
 """Training batches; one more is the test batch."""
@@ -75,7 +75,7 @@ def read(path: Path, count: int) -> tuple[Batch, Batch]:
 def _members(path: Path, folder: str, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
     """Name and content of every member; none is written anywhere."""
     most = sum(sizes.values()) + OVERHEAD
-    with opened(path) as file, reading(path, "a tar.gz of CIFAR-10"):
+    with unpacked(path) as file, reading(path, "a tar.gz of CIFAR-10"):
         limited: Any = Limited(file, most, path)
         seen: set[str] = set()
         with tarfile.open(fileobj=limited, mode="r|") as archive:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from lrdyn.data.guarded import unpacked
+
 
 class MNIST(NamedTuple):
     """Images and labels of handwritten digits."""
@@ -47,7 +49,8 @@ def mnist_file() -> tuple[Path, ...]:
 @cache
 def _read(path: Path) -> MNIST:
     # One image a line and its label at the end; the package's own reader takes six times as long.
-    table = np.loadtxt(path, delimiter=",")
+    with unpacked(path) as file:
+        table = np.loadtxt(file, delimiter=",")
     found = MNIST(table[:, :-1].T / 255, table[:, -1].astype(np.int64))
     for array in found:
         array.flags.writeable = False

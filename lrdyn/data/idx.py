@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lrdyn.data.guarded import ended, exactly, opened, reading, refused
+from lrdyn.data.guarded import ended, exactly, reading, refused, unpacked
 
 BYTES = 0x0800
 """The magic number is this (unsigned bytes) plus the number of axes."""
@@ -30,7 +30,7 @@ def read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         array([5, 7], dtype=uint8)
     """
     wanted = f"IDX of {' x '.join(map(str, shape))} bytes"
-    with opened(path) as file, reading(path, wanted):
+    with unpacked(path) as file, reading(path, wanted):
         magic, *axes = struct.unpack(
             f">{1 + len(shape)}I", exactly(file, 4 * (1 + len(shape)), path)
         )

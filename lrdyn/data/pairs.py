@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from lrdyn.data import guarded
 from lrdyn.data.guarded import reading, refused
 from lrdyn.data.lookup import find, is_file, missing
 
@@ -178,9 +179,5 @@ def text(path: str | Path, *, limit: int = 2**28) -> str:
     found = Path(path) if is_file(Path(path)) else find([str(path)])
     if found is None:
         raise missing("such text", ascii(str(path))[1:-1], "give the path of a file")
-    with found.open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise refused(found, f"more than {limit} bytes", "at most these")
     with reading(found, "UTF-8 text"):
-        return content.decode("utf-8-sig")
+        return guarded.content(found, most=limit).decode("utf-8-sig")

@@ -5,16 +5,16 @@ package safetensors, when it is asked for. Pickles are refused: to read one runs
 """
 
 import io
-import json
 import math
 import os
-from collections.abc import Iterable, Iterator, KeysView, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from lrdyn import checks
+from lrdyn.data import guarded
 from lrdyn.data.guarded import exactly, reading, refused
 from lrdyn.whole_files import replacing
 
@@ -25,8 +25,9 @@ DTYPES = {
 }  # fmt: skip
 """Types as a header has them, and as NumPy has them; bfloat16 is that of ml_dtypes, as in JAX."""
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-LONGEST = 100_000_000
-"""Bytes of a header, at most: the format's own limit."""
+LONGEST = 2**25
+"""Bytes of a header or an index, at most: a tensor takes some 100, so 300,000 of them. The format
+allows 100 MB, of which JSON would make gigabytes."""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 NAMES = ("model.safetensors.index.json", "model.safetensors")
 """What is looked for in a folder."""
@@ -76,6 +77,7 @@ class Tensors:
         """One tensor, read now."""
         file, dtype, shape = self.infos[name]
         library = _library()
+        guarded.opened(file).close()  # the library opens it by its name, and waits for a FIFO
         with reading(file, "safetensors"), library.safe_open(file, framework="np") as content:
             found = np.asarray(content.get_tensor(name))
         if (found.dtype.name, found.shape) != (dtype, shape):
@@ -201,30 +203,6 @@ def write(
             raise OSError(None, str(error), os.fspath(path)) from None
 
 
-def loaded(path: Path, wanted: str) -> Any:
-    """JSON of a file, in which no name may stand twice.
-
-    Args:
-        path: the file.
-        wanted: what it should hold.
-
-    Raises:
-        Refused: it is damaged, or a name stands in it twice.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "a.json")
-        >>> _ = path.write_text('{"r": 1, "r": 2}')
-        >>> loaded(path, "a rank")
-        Traceback (most recent call last):
-        lrdyn.data.guarded.Refused: ...: r: got this name twice, wanted it once
-    """
-    with path.open("rb") as file, reading(path, wanted):
-        if (size := os.fstat(file.fileno()).st_size) > LONGEST:
-            raise refused(path, f"{size} bytes", f"at most {LONGEST}")
-        return _parsed(file.read(LONGEST), path)
-
-
 def _library() -> Any:
     try:
         import safetensors.numpy
@@ -239,18 +217,6 @@ def _nans(array: np.ndarray) -> int:
     return int(np.isnan(array).sum()) if array.dtype.name in FLOATS else 0
 
 
-def _parsed(text: bytes, path: Path) -> Any:
-    def once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in made:
-                raise refused(path, "this name twice", "it once", name)
-            made[name] = value
-        return made
-
-    return json.loads(text.decode(), object_pairs_hook=once)
-
-
 def _pickled(path: Path, what: str) -> NoReturn:
     wanted = "safetensors: it is a pickle, and to read one runs the code in it"
     raise refused(path, what, wanted)
@@ -259,7 +225,7 @@ def _pickled(path: Path, what: str) -> NoReturn:
 def _one(path: Path) -> Tensors:
     if path.suffix in PICKLES:
         _pickled(path, f"a {path.suffix} file")
-    with path.open("rb") as file, reading(path, "safetensors"):
+    with guarded.opened(path) as file, reading(path, "safetensors"):
         header, room = _header(file, path)
         metadata = header.pop("__metadata__", {})
         words = metadata.items() if isinstance(metadata, dict) else [(0, 0)]
@@ -282,7 +248,7 @@ def _header(file: io.BufferedReader, path: Path) -> tuple[dict[str, Any], int]:
         raise refused(path, got, f"{wanted}: it is truncated or another file")
     if length > LONGEST:
         raise refused(path, f"a header of {length} bytes", f"at most {LONGEST}")
-    header = _parsed(exactly(file, length, path), path)
+    header = guarded.parsed(exactly(file, length, path), path, wanted)
     if not isinstance(header, dict):
         raise refused(path, f"a header that is a {type(header).__name__}", wanted)
     return header, size - 8 - length
@@ -328,7 +294,7 @@ def _sharded(path: Path) -> Tensors:
     wanted = "the index of a sharded checkpoint"
     if not path.name.endswith(".safetensors.index.json"):
         raise refused(path, "a .json file", f"{wanted}, named .safetensors.index.json")
-    content = loaded(path, wanted)
+    content = guarded.read_json(path, wanted, most=LONGEST)
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict):
         raise refused(path, "no weight_map", wanted)

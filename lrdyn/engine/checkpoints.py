@@ -14,6 +14,7 @@ import equinox as eqx
 from jaxtyping import PyTree
 
 from lrdyn import whole_files
+from lrdyn.data import guarded
 from lrdyn.engine import files
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.training.keeping import Moment
@@ -142,8 +143,8 @@ def read(path: Path, key: str, like: PyTree) -> tuple[int, PyTree]:
     Raises:
         ValueError: it is damaged, or of another training.
     """
-    with path.open("rb") as file:
-        head = json.loads(file.readline(1000))
+    with guarded.opened(path, links=False) as file:
+        head = guarded.parsed(file.readline(1000), path, "what a checkpoint says of itself")
         body = file.read()
     if head["key"] != key:
         raise ValueError("it is of another training")

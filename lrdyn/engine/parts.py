@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn import whole_files
+from lrdyn.data import guarded
+from lrdyn.data.arrays import check_members
 from lrdyn.engine import files
 
 Arrays = Mapping[str, np.ndarray]
@@ -30,10 +32,11 @@ class Store(NamedTuple):
         """Read a finished part; None if there is none or it is damaged, and then set aside."""
         path = self._path(key)
         try:
-            with zipfile.ZipFile(path) as archive:
+            with guarded.opened(path, links=False) as file, zipfile.ZipFile(file) as archive:
+                check_members(archive, file, path)
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"{broken} does not match its checksum")
-                said = json.loads(archive.read(MANIFEST))
+                said = guarded.parsed(archive.read(MANIFEST), path, "what a part says of itself")
                 found = {name: _array(archive, name) for name in said["arrays"]}
                 if said != _manifest(key, found):
                     raise ValueError(f"it holds part {said['key']!r}, or other arrays than it says")

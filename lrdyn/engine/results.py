@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from lrdyn.engine import files
+from lrdyn.data import guarded, hdf5
+from lrdyn.data.guarded import Refused
+from lrdyn.engine import files, verdict_schema
 
 if TYPE_CHECKING:
     import xarray
@@ -77,41 +79,20 @@ def read(path: Path) -> dict[str, "xarray.Dataset"]:
 
     Raises:
         Missing: there is no such file.
-        Damaged: it cannot be read.
+        Damaged: it cannot be read, or asks for what results never do (:mod:`lrdyn.data.hdf5`).
+        OSError: the machine could not read it.
     """
     import xarray
 
-    if not path.is_file():
-        raise Missing(f"{path}: not found")
+    try:
+        hdf5.check(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Missing(f"{path}: not found") from None
+    except Refused as error:
+        raise Damaged(path, error.why) from None
     with _damage_named(path):
         found = xarray.open_groups(path, engine="h5netcdf")
     return {group: d for group, d in found.items() if d.variables or group == "/"}
-
-
-WHOLE = {
-    "name": str, "config": dict, "claims": list, "environment": dict, "results_sha256": str,
-    "holds": bool | None,
-}  # fmt: skip
-"""What every ``verdict.json`` has."""
-
-
-def read_verdict(folder: Path) -> dict[str, Any]:
-    """Read ``verdict.json`` of a run.
-
-    Raises:
-        Missing: there is none.
-        Unreadable: it is not what was written.
-    """
-    path = folder / "verdict.json"
-    try:
-        found = json.loads(path.read_text())
-        if all(isinstance(found[name], kind) for name, kind in WHOLE.items()):
-            return found
-    except FileNotFoundError:
-        raise Missing(f"{path}: not found") from None
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise Unreadable(f"{path}: damaged")
 
 
 def load(path: Path) -> dict[str, "xarray.Dataset"]:
@@ -140,9 +121,17 @@ def canonical(values: Any) -> str:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file.
+
+    Raises:
+        Damaged: it is a folder, a FIFO or a device.
+        OSError: there is no such file, or the machine could not read it.
+    """
+    try:
+        with guarded.opened(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except Refused as error:
+        raise Damaged(path, error.why) from None
 
 
 def environment(dtype: str) -> dict[str, Any]:
@@ -176,3 +165,29 @@ def _revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout.strip() or None
+
+
+# Verdicts -----------------------------------------------------------------------------------------
+
+VERDICT = 2**23
+"""Bytes of a ``verdict.json``, at most; that of theorem3, the longest, has 0.1 MB."""
+
+
+def read_verdict(folder: Path) -> dict[str, Any]:
+    """Read ``verdict.json`` of a run; what :mod:`.verdict_schema` names is there and fits.
+
+    Raises:
+        Missing: there is none.
+        Unreadable: it is not what a run writes.
+        OSError: the machine could not read it.
+    """
+    path = folder / "verdict.json"
+    try:
+        verdict = guarded.read_json(path, "a verdict", most=VERDICT)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Missing(f"{path}: not found") from None
+    except Refused as error:
+        raise Unreadable(f"{path}: damaged ({error.why})") from None
+    if why := verdict_schema.amiss(verdict):
+        raise Unreadable(f"{path}: damaged ({why})")
+    return verdict
