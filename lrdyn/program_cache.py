@@ -2,6 +2,10 @@
 
 A home that many machines share must never hand the code of one to another: XLA compiles for the
 features of the processor at hand, and JAX names what it keeps without them.
+
+Compiled programs are executed. Our own are signed (:mod:`lrdyn.private_files`). JAX's are not: it
+offers no place where content could be checked before it is loaded. They count because their folder
+is open to nobody else, which is looked at before JAX hears of it.
 """
 
 import argparse
@@ -9,30 +13,66 @@ import contextlib
 import hashlib
 import os
 import platform
+import re
+import stat
 from importlib.metadata import version
 from pathlib import Path
 
 import jax
 
 from lrdyn.arguments import size
+from lrdyn.engine import kept_programs
 from lrdyn.engine.configuration import BadInput
+from lrdyn.private_files import NotPrivate, SignedFolder
 
 MOST = 2 * 10**9
 """Bytes that are kept, unless ``LRDYN_CACHE_MAX`` says how many."""
 
 
 def keep(base: str | os.PathLike) -> None:
-    """Let JAX keep what it compiles below a folder; it looks at the devices, and so starts them."""
-    kept = Path(base, kind())
-    prune(Path(base), most())
-    jax.config.update("jax_compilation_cache_dir", os.fspath(kept))
+    """Keep compiled programs below a folder, ours and JAX's; it starts the devices, to name them.
+
+    Nothing is kept, and one line says why, if somebody else may have written what lies there.
+
+    Raises:
+        BadInput: ``LRDYN_CACHE_MAX`` says no size.
+    """
+    most_bytes = most()
+    folder: SignedFolder | None = SignedFolder(Path(base), kind())
+    try:
+        folder.key()
+        _check_programs_of_jax(folder)
+        prune(folder.base, most_bytes)
+    except NotPrivate as error:
+        kept_programs.warn_once(folder, f"{error}; no program is taken from there or kept")
+        folder = None
+    except OSError:  # a file system that is full, or read only
+        folder = None
+    kept_programs.keep_in(folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _check_programs_of_jax(folder: SignedFolder) -> None:
+    """Refuse a folder in which a program of JAX is a link, or another user's.
+
+    Their permissions do not count, for nobody else comes through the folder.
+    """
+    with folder.opened() as (_, handle), os.scandir(handle) as entries:
+        for entry in entries:
+            if not entry.name.endswith("-cache"):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # another process makes room
+                facts = entry.stat(follow_symlinks=False)
+                if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
+                    found = "a link, or of another user"
+                    raise NotPrivate(folder.path / entry.name, found, "a file of yours")
 
 
 def kind() -> str:
     """Name of the folder of this kind of machine."""
     device = jax.local_devices()[0]
-    parts = (version("jaxlib"), features(), device.platform, device.device_kind)
+    # The last word tells folders of mode 0700 from those of releases before, which were open.
+    parts = (version("jaxlib"), features(), device.platform, device.device_kind, "private")
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
     return f"jaxlib-{parts[0]}-{device.platform}-{digest}"
 
@@ -59,21 +99,40 @@ def most() -> int:
         raise BadInput(f"LRDYN_CACHE_MAX: {error}") from None
 
 
+FOLDERS = re.compile(r"jaxlib-[\w.+-]+-[0-9a-f]{12}")
+PROGRAMS = re.compile(r"lrdyn-[0-9a-f]{32}\.zip|.+-[0-9a-f]{64}-(cache|atime)|\.lrdyn-[0-9a-f]{16}")
+"""Names that the library and JAX give: nothing else is removed."""
+
+
 def prune(base: Path, most: int) -> None:
     """Remove the files that were used longest ago, until no more bytes are kept.
 
-    Another process may do the same, or read one: what is gone is compiled again.
+    Another process may do the same, or read one: what is gone is compiled again. No link is
+    followed below the base folder.
     """
-    found = []
-    with contextlib.suppress(OSError):  # nothing is kept yet, or a folder vanishes meanwhile
-        # Those beside the folders are of releases that told no machines apart.
-        for path in [*base.glob("jaxlib-*/*"), *base.glob("jit_*")]:
-            facts = path.stat()
-            found.append((max(facts.st_atime, facts.st_mtime), facts.st_size, path))
-    kept = sum(count for _, count, _ in found)
-    for _, count, path in sorted(found):
-        if kept <= most:
-            return
-        with contextlib.suppress(OSError):
-            path.unlink()
-        kept -= count
+    found: list[tuple[float, int, str, int]] = []
+    with contextlib.ExitStack() as stack:
+        handle = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, handle)
+        folders = [handle]  # releases that told no machines apart kept theirs in the base folder
+        with os.scandir(handle) as entries:
+            names = [entry.name for entry in entries if FOLDERS.fullmatch(entry.name)]
+        for name in names:
+            with contextlib.suppress(OSError):  # a link, or it vanishes meanwhile
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+                folders.append(os.open(name, flags, dir_fd=handle))
+                stack.callback(os.close, folders[-1])
+        for folder in folders:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    facts = entry.stat(follow_symlinks=False)
+                    if PROGRAMS.fullmatch(entry.name) and stat.S_ISREG(facts.st_mode):
+                        used = max(facts.st_atime, facts.st_mtime)
+                        found.append((used, facts.st_size, entry.name, folder))
+        kept = sum(count for _, count, _, _ in found)
+        for _, count, name, folder in sorted(found):
+            if kept <= most:
+                return
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+            kept -= count

@@ -349,16 +349,26 @@ def test_programs_of_another_processor_are_not_taken(tmp_path, monkeypatch):
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path):
-    for folder, name, age in (("jaxlib-1-cpu-a", "old", 30), ("jaxlib-1-cpu-b", "older", 40),
-                              ("jaxlib-1-cpu-a", "new", 10), ("data", "mine", 90)):  # fmt: skip
-        path = tmp_path / folder / name
+    """Programs by their names, in folders by theirs, and nothing behind a link."""
+    one, two = (tmp_path / f"jaxlib-0.1-cpu-{12 * end}" for end in "ab")
+    old, older, new = f"lrdyn-{32 * '1'}.zip", f"jit_f-{64 * '2'}-cache", f"jit_f-{64 * '3'}-atime"
+    linked = tmp_path / "linked" / old
+    (tmp_path / f"jaxlib-0.1-cpu-{12 * 'c'}").symlink_to("linked")
+    mine = [tmp_path / "data" / old, one / "thesis.tex", linked, tmp_path / "key"]
+    for path, age in (
+        (one / old, 30),
+        (two / older, 40),
+        (one / new, 10),
+        *((m, 90) for m in mine),
+    ):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(100))
         os.utime(path, (time.time() - age, time.time() - age))
-    program_cache.prune(tmp_path, 250)
-    assert {path.name for path in tmp_path.glob("*/*")} == {"old", "new", "mine"}
-    program_cache.prune(tmp_path, 100)
-    assert {path.name for path in tmp_path.glob("*/*")} == {"new", "mine"}
+    (one / f"lrdyn-{32 * '4'}.zip").symlink_to(linked)
+    for most, kept in ((250, {one / old, one / new}), (100, {one / new}), (1, set())):
+        program_cache.prune(tmp_path, most)
+        assert {path for path in (one / old, two / older, one / new) if path.exists()} == kept
+    assert all(path.exists() for path in mine)
 
 
 def test_the_bound_is_a_size(monkeypatch):

@@ -1,7 +1,11 @@
 """Compiled programs on disk: found again untraced, and never in the place of others."""
 
 import dataclasses
+import io
+import logging
 import os
+import pickle
+import threading
 import zipfile
 from typing import Any
 
@@ -9,8 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from lrdyn import cli
+from lrdyn import cli, private_files, program_cache
 from lrdyn.engine import jobs, kept_programs, programs
+from lrdyn.private_files import NotPrivate, SignedFolder
 from lrdyn.theorems.theorem2 import THEOREM2
 from tests.runs import TINY, Told, finished, python, results_of
 
@@ -27,8 +32,9 @@ def run(precision="float64", **changed):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder where programs of Theorem 2 are kept."""
-    now = kept_programs._Keeping(THEOREM2.scenarios, os.fspath(tmp_path / "kept"))
+    now = kept_programs._Keeping(THEOREM2.scenarios, SignedFolder(tmp_path, "kept"))
     monkeypatch.setattr(kept_programs, "_now", now)
+    monkeypatch.setattr(kept_programs, "_WARNED", set())
     return tmp_path / "kept"
 
 
@@ -95,21 +101,211 @@ def test_an_edited_file_of_the_library_is_another_library(tmp_path, monkeypatch)
     assert library_digest.__wrapped__() != before
 
 
-@pytest.mark.parametrize("damage", ["cut", "facts", "program"])
+@pytest.mark.parametrize("damage", ["facts.json", "program"])
 def test_a_damaged_program_is_compiled_again(folder, damage):
+    """One that is signed all the same, as by a release that wrote it wrongly."""
     first = run()
     (path,) = folder.iterdir()
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:1000])
-    else:
-        with zipfile.ZipFile(path) as archive:
-            content = {name: archive.read(name) for name in archive.namelist()}
-        content["program" if damage == "program" else "facts.json"] = b"{}"
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, data in content.items():
-                archive.writestr(name, data)
+    signed = SignedFolder(folder.parent, folder.name)
+    with zipfile.ZipFile(io.BytesIO(signed.read(path.name) or b"")) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    content[damage] = b"{}"
+    image = io.BytesIO()
+    with zipfile.ZipFile(image, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    signed.write(path.name, image.getvalue())
     assert run().identical(first)
     assert path.stat().st_size > 10_000
+
+
+@pytest.fixture
+def signed(tmp_path):
+    """A folder with one signed file."""
+    folder = SignedFolder(tmp_path / "base", "programs")
+    folder.write("one", b"content")
+    return folder
+
+
+# Whose a program is --------------------------------------------------------------------------
+
+
+class Planted:
+    """A pickle of it makes a folder when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (os.fspath(self.path),)
+
+
+def plant(path, ran):
+    """Write a program that runs other code, as it was in every release without signatures."""
+    with zipfile.ZipFile(path) as archive:
+        facts = archive.read("facts.json")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("facts.json", facts)
+        archive.writestr("program", pickle.dumps(Planted(ran)))
+
+
+def test_code_in_the_place_of_a_program_is_not_run(folder, tmp_path, caplog):
+    first, ran = run(), tmp_path / "ran"
+    (path,) = folder.iterdir()
+    plant(path, ran)
+    assert run().identical(first)
+    assert not ran.exists()
+    (line,) = caplog.messages
+    wanted = f"got {os.fspath(path)!r} (its HMAC does not fit), wanted a file that you signed"
+    assert line == f"program cache: {wanted}; such programs are compiled again"
+    assert SignedFolder(folder.parent, folder.name).read(path.name)
+
+
+def test_the_line_comes_once_for_all_programs(signed, caplog, monkeypatch):
+    monkeypatch.setattr(kept_programs, "_WARNED", set())
+    for name in ("lrdyn-a", "lrdyn-b"):
+        (signed.path / f"{name}.zip").write_bytes(b"")
+        assert kept_programs.Kept(signed, name).facts() is None
+        assert kept_programs.Kept(signed, name).load((), {}, None) is None
+    assert len(caplog.messages) == 1
+
+
+def test_a_command_lets_that_line_through(capfd, monkeypatch):
+    """Warnings of other libraries it does not."""
+    monkeypatch.setattr(kept_programs, "_WARNED", set())
+    logger = logging.getLogger("lrdyn")
+    monkeypatch.setattr(logger, "propagate", False)  # to pytest's handlers
+    try:
+        cli._speak_plainly()
+        kept_programs.warn_once(SignedFolder(program_cache.Path("x"), "y"), "a line")
+    finally:
+        logging.disable(logging.NOTSET)
+    assert capfd.readouterr().err == "program cache: a line\n"
+
+
+def as_link(path):
+    path.rename(path.with_name("away"))
+    path.symlink_to(path.with_name("away"))
+
+
+REFUSED = {
+    "another name": (lambda f: (f.path / "one").rename(f.path / "two"), "does not fit"),
+    "another content": (lambda f: (f.path / "one").write_bytes(bytes(64)), "does not fit"),
+    "no content": (lambda f: (f.path / "one").write_bytes(b""), "does not fit"),
+    "another key": (lambda f: (f.base / "key").write_bytes(bytes(32)), "does not fit"),
+    "a file for all": (lambda f: (f.path / "one").chmod(0o666), "mode 666"),
+    "a file for a group": (lambda f: (f.path / "one").chmod(0o664), "mode 664"),
+    "a linked file": (lambda f: as_link(f.path / "one"), "a link"),
+    "a FIFO": (lambda f: ((f.path / "one").unlink(), os.mkfifo(f.path / "one")), "no file"),
+    "a folder for all": (lambda f: f.path.chmod(0o777), "mode 777"),
+    "a linked folder": (lambda f: as_link(f.path), "a link"),
+    "a base for all": (lambda f: f.base.chmod(0o777), "mode 777"),
+    "a base for a group": (lambda f: f.base.chmod(0o775), "mode 775"),
+    "a readable key": (lambda f: (f.base / "key").chmod(0o644), "mode 644"),
+    "a linked key": (lambda f: as_link(f.base / "key"), "a link"),
+    "a short key": (lambda f: (f.base / "key").write_bytes(b"1"), "1 bytes"),
+}
+OF_OTHERS = {
+    "a file": lambda f: f.path / "one",
+    "a folder": lambda f: f.path,
+    "a base": lambda f: f.base,
+    "a key": lambda f: f.base / "key",
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_what_somebody_else_may_have_written_is_refused(signed, change):
+    make, reason = REFUSED[change]
+    assert signed.read("one") == b"content"
+    make(signed)
+    with pytest.raises(NotPrivate, match=rf"got '.*' \(.*{reason}.*\), wanted "):
+        signed.read("two" if change == "another name" else "one")
+    if change.startswith(("a folder", "a linked folder", "a base", "a readable", "a linked key")):
+        with pytest.raises(NotPrivate, match=reason):
+            signed.write("three", b"")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+@pytest.mark.parametrize("what", OF_OTHERS)
+def test_what_belongs_to_somebody_else_is_refused(signed, what):
+    os.chown(OF_OTHERS[what](signed), 65534, -1)
+    with pytest.raises(NotPrivate, match="of user 65534"):
+        signed.read("one")
+
+
+def test_what_is_made_is_private_and_the_base_may_be_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir(mode=0o755)
+    (tmp_path / "base").symlink_to("elsewhere")
+    folder = SignedFolder(tmp_path / "base", "programs")
+    before = os.umask(0)
+    try:
+        folder.write("one", b"content")
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (folder.path, folder.path / "one")]
+    assert modes == [0o700, 0o600]
+    assert (folder.base / "key").stat().st_mode & 0o777 == 0o600
+    assert folder.base.stat().st_mode & 0o777 == 0o755  # it was there before
+    assert folder.read("one") == b"content"
+    assert sorted(os.listdir(folder.base)) == ["key", "programs"]
+
+
+def test_two_at_once_make_one_key(tmp_path, monkeypatch):
+    """Both have seen that there is none."""
+    both, made = threading.Barrier(2), private_files.secrets.token_bytes
+
+    def make(count):
+        both.wait(10)
+        return made(count)
+
+    monkeypatch.setattr(private_files.secrets, "token_bytes", make)
+    folder, keys = SignedFolder(tmp_path, "programs"), []
+    threads = [threading.Thread(target=lambda: keys.append(folder.key())) for _ in range(2)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert keys == 2 * [(tmp_path / "key").read_bytes()]
+    assert sorted(os.listdir(tmp_path)) == ["key", "programs"]
+
+
+@pytest.fixture
+def jax_settings(monkeypatch):
+    """What `keep` sets is set back."""
+    monkeypatch.setattr(kept_programs, "_folder", None)
+    monkeypatch.setattr(kept_programs, "_WARNED", set())
+    seconds = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    yield
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+    kept_programs.let_jax_keep(folder)
+
+
+def test_jax_keeps_in_a_private_folder_alone(tmp_path, jax_settings, caplog):
+    folder = tmp_path / "cache" / program_cache.kind()
+    program_cache.keep(tmp_path / "cache")
+    assert jax.config.values["jax_compilation_cache_dir"] == os.fspath(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "program").write_bytes(b"")
+    for undo, change in (
+        (lambda: folder.chmod(0o700), lambda: folder.chmod(0o755)),
+        (lambda: folder.parent.chmod(0o700), lambda: folder.parent.chmod(0o777)),
+        (None, lambda: (folder / "jit_f-0-cache").symlink_to(tmp_path / "program")),
+    ):
+        change()
+        kept_programs._WARNED.clear()
+        caplog.clear()
+        program_cache.keep(tmp_path / "cache")
+        assert jax.config.values["jax_compilation_cache_dir"] is None
+        assert kept_programs._folder is None
+        (line,) = caplog.messages
+        assert line.startswith("program cache: got '")
+        assert line.endswith("; no program is taken from there or kept")
+        if undo:
+            undo()
+
+
+# Whose programs are kept ---------------------------------------------------------------------
 
 
 def test_another_scenario_of_that_name_keeps_nothing(folder):
@@ -119,31 +315,32 @@ def test_another_scenario_of_that_name_keeps_nothing(folder):
 
 
 def test_others_keep_nothing(folder, monkeypatch):
-    monkeypatch.setattr(kept_programs, "_now", kept_programs._Keeping((), os.fspath(folder)))
+    monkeypatch.setattr(
+        kept_programs, "_now", kept_programs._Keeping((), SignedFolder(folder.parent, "kept"))
+    )
     run()
     assert not folder.exists()
     assert cli._is_ours(THEOREM2)
     assert not cli._is_ours(dataclasses.replace(THEOREM2))
 
 
-def test_what_jax_kept_is_compiled_once_more(tmp_path, untraceable):
+def test_what_jax_kept_is_compiled_once_more(tmp_path, untraceable, jax_settings):
     """A program that JAX reads from its folder is whole, but not when it is written down again."""
-    before = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+    folder = SignedFolder(tmp_path, "programs")
+    folder.key()
+    kept_programs.keep_in(folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    kept_programs._let_jax_keep(os.fspath(tmp_path))
-    try:
-        first = run()
-        assert list(tmp_path.glob("jit_*"))
-        with kept_programs.keeping(THEOREM2):
-            run()
-        assert len(list(tmp_path.glob("lrdyn-*"))) == 1
-        untraceable()
-        with kept_programs.keeping(THEOREM2):
-            assert run().identical(first)
-        assert jax.config.values["jax_compilation_cache_dir"] == os.fspath(tmp_path)
-    finally:
-        kept_programs._let_jax_keep(None)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+    first = run()
+    entries = {path.name for path in folder.path.glob("jit_*")}
+    assert entries
+    assert all(program_cache.PROGRAMS.fullmatch(name) for name in entries)
+    with kept_programs.keeping(THEOREM2):
+        run()
+    assert len(list(folder.path.glob("lrdyn-*"))) == 1
+    untraceable()
+    with kept_programs.keeping(THEOREM2):
+        assert run().identical(first)
+    assert jax.config.values["jax_compilation_cache_dir"] == os.fspath(folder.path)
 
 
 def test_a_command_that_ran_before_traces_nothing(tmp_path, tmp_path_factory):

@@ -5,18 +5,22 @@ named by all that decides it: every source file of the library, the releases of 
 it, JAX's settings, and what the sweep is. Theorems that somebody else wrote, whose sources nobody
 knows to the end, are traced always, and so is everything outside of the command line: a function
 that was exchanged in this process is in no file.
+
+To load a program is to execute it. So it lies in a folder of this user alone and carries an HMAC of
+its name and content (:mod:`lrdyn.private_files`); what does not pass is compiled again.
 """
 
 import contextlib
 import hashlib
+import io
 import json
+import logging
 import os
 import sys
 import zipfile
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +29,8 @@ import numpy as np
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
-from lrdyn import whole_files
 from lrdyn.engine.sources import library_digest
+from lrdyn.private_files import NotPrivate, SignedFolder
 from lrdyn.theorem import Experiment, Scenario
 
 BELOW = ("jax", "jaxlib", "numpy", "scipy", "equinox", "optax")
@@ -45,33 +49,39 @@ class Facts(NamedTuple):
 class Kept(NamedTuple):
     """The place of a program."""
 
-    path: Path
+    folder: SignedFolder
+    digest: str
+    """Of all that decides it."""
 
     @property
-    def digest(self) -> str:
-        """Of all that decides it."""
-        return self.path.stem
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.digest}.zip"
 
     def facts(self) -> Facts | None:
-        """What is known of it; None if it is not there, or damaged."""
+        """What is known of it; None if it is not there, damaged, or not of this user alone."""
         with contextlib.suppress(OSError, zipfile.BadZipFile, KeyError, ValueError):
-            with zipfile.ZipFile(self.path) as archive:
+            if (content := self._content()) is None:
+                return None
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 said = json.loads(archive.read("facts.json"))
             outputs = {n: jax.ShapeDtypeStruct(*like) for n, like in said["outputs"]}
             return Facts(outputs, said["size"], said["digest"])
         return None
 
     def load(self, arguments: Any, outputs: Any, devices: Any) -> Any | None:
-        """The program, for these devices; None if it is not there, or damaged."""
+        """The program, for these devices; None if it is not there, damaged, or not of this user."""
         trees = jax.tree.structure((arguments, {})), jax.tree.structure(outputs)
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            # What is loaded are the bytes that were checked, not what the file holds by now.
+            if (content := self._content()) is None:
+                return None
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 payload = archive.read("program")
             _find_lapack()
             found = serialize_executable.deserialize_and_load(
                 payload, *trees, execution_devices=devices
             )
-            os.utime(self.path)  # the oldest are removed first
         except Exception:  # whatever is wrong with it, it can be compiled
             return None
         return found
@@ -84,14 +94,37 @@ class Kept(NamedTuple):
             return
         outputs = [(n, (like.shape, str(like.dtype))) for n, like in facts.outputs.items()]
         said = {"outputs": outputs, "size": facts.size, "digest": facts.digest}
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            archive.writestr("facts.json", json.dumps(said))
+            archive.writestr("program", payload)
         with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                whole_files.replacing(self.path) as path,
-                zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-            ):
-                archive.writestr("facts.json", json.dumps(said))
-                archive.writestr("program", payload)
+            try:
+                self.folder.write(self.name, content.getvalue())
+            except NotPrivate as error:
+                warn_once(self.folder, f"{error}; programs are not kept")
+
+    def _content(self) -> bytes | None:
+        """Of the file, if only this user can have written it; else one line says why not."""
+        try:
+            return self.folder.read(self.name)
+        except NotPrivate as error:
+            warn_once(self.folder, f"{error}; such programs are compiled again")
+            return None
+
+
+_WARNED: set[SignedFolder] = set()
+
+
+def warn_once(folder: SignedFolder, line: str) -> None:
+    """Write a line on stderr, one in a process for each folder.
+
+    A logger writes it, which fails at nothing: a command goes on when its errors cannot be written.
+    Its level is that which commands let through.
+    """
+    if folder not in _WARNED:
+        _WARNED.add(folder)
+        logging.getLogger("lrdyn").error("program cache: %s", line)
 
 
 @cache
@@ -100,11 +133,21 @@ def _find_lapack() -> None:
     jax.jit(jnp.linalg.svd).lower(jnp.ones((1, 1)))
 
 
+_folder: SignedFolder | None = None
+
+
+def keep_in(folder: SignedFolder | None) -> None:
+    """Say where programs are kept from now on, ours and those of JAX; None for nowhere."""
+    global _folder
+    _folder = folder
+    let_jax_keep(None if folder is None else os.fspath(folder.path))
+
+
 class _Keeping(NamedTuple):
     """Whose programs are kept now, and where."""
 
     scenarios: tuple[Scenario, ...] = ()
-    folder: str | None = None
+    folder: SignedFolder | None = None
 
 
 _now = _Keeping()
@@ -119,16 +162,17 @@ def keeping(experiment: Experiment) -> Iterator[None]:
     """
     global _now
     folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    before, _now = _now, _Keeping(experiment.scenarios, folder)
-    _let_jax_keep(None)
+    before, _now = _now, _Keeping(experiment.scenarios, _folder)
+    let_jax_keep(None)
     try:
         yield
     finally:
         _now = before
-        _let_jax_keep(folder)
+        let_jax_keep(folder)
 
 
-def _let_jax_keep(folder: str | None) -> None:
+def let_jax_keep(folder: str | None) -> None:
+    """Say where JAX keeps what it compiles from now on; None for nowhere."""
     if folder != jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", folder)
         compilation_cache.reset_cache()  # it asks once in a process whether there is a folder
@@ -151,7 +195,7 @@ def kept(identity: str, *context: Any) -> Kept | None:
         return None
     digest = hashlib.sha256(_surroundings().encode())
     digest.update(repr((identity, context, _config())).encode())
-    return Kept(Path(_now.folder, f"lrdyn-{digest.hexdigest()[:32]}.zip"))
+    return Kept(_now.folder, f"lrdyn-{digest.hexdigest()[:32]}")
 
 
 @cache

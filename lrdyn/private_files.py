@@ -1,0 +1,206 @@
+"""Files that only this user can have written, for content that is executed when it is loaded.
+
+A file counts only if it and its folder belong to this user, nobody else can write them, no symbolic
+link stands on the way, and its HMAC was made with this user's key. Everything below the base folder
+is opened from the handle of a folder that was checked, so that nothing can be exchanged between a
+check and its use.
+"""
+
+import contextlib
+import errno
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+KEY = "key"
+"""File in the base folder with the bytes by which this user signs."""
+
+LENGTH = 32
+"""Bytes of a key, and of an HMAC with SHA-256."""
+
+OTHERS = 0o077
+"""Any permission of group or others."""
+
+OTHERS_WRITE = 0o022
+"""Permission of group or others to write, or of anybody in an access control list."""
+
+
+class NotPrivate(Exception):
+    """Somebody else may have written a file or a folder; the message says what was wanted."""
+
+    def __init__(self, path: Path, found: str, wanted: str):
+        super().__init__(f"got {os.fspath(path)!r} ({found}), wanted {wanted}")
+
+
+class SignedFolder(NamedTuple):
+    """A folder of files that carry the HMAC of their name and content.
+
+    Args:
+        base: the folder with the key, made if missing; it may be reached by a symbolic link.
+        name: the folder in it, made with mode 0700.
+
+    Example:
+        >>> import tempfile
+        >>> folder = SignedFolder(Path(tempfile.mkdtemp()), "programs")
+        >>> folder.write("a", b"content")
+        >>> folder.read("a")
+        b'content'
+        >>> folder.read("b") is None
+        True
+        >>> _ = folder.path.joinpath("a").rename(folder.path / "b")
+        >>> folder.read("b")
+        Traceback (most recent call last):
+        lrdyn.private_files.NotPrivate: got ... (its HMAC does not fit), wanted ...
+    """
+
+    base: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.base / self.name
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none.
+
+        Raises:
+            NotPrivate: somebody else may have written it.
+            OSError: it cannot be read.
+        """
+        with contextlib.suppress(FileNotFoundError), self.opened() as (base, folder):
+            signed = _read(folder, name, self.path, OTHERS_WRITE, touch=True)
+            tag, content = signed[:LENGTH], signed[LENGTH:]
+            if not hmac.compare_digest(tag, self._hmac(base, name, content)):
+                wanted = "a file that you signed"
+                raise NotPrivate(self.path / name, "its HMAC does not fit", wanted)
+            return content
+        return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, as a whole or not at all.
+
+        Raises:
+            NotPrivate: the folder or the key is open to somebody else.
+            OSError: it cannot be written.
+        """
+        with self.opened(make=True) as (base, folder):
+            tag = self._hmac(base, name, content)
+            with _scratch(folder, tag + content) as scratch:
+                os.rename(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+    @contextlib.contextmanager
+    def opened(self, *, make: bool = False) -> Iterator[tuple[int, int]]:
+        """Handles of the base folder and of this one, both checked.
+
+        Raises:
+            NotPrivate: somebody else may have written in one of them.
+            FileNotFoundError: one is missing and not to be made.
+        """
+        if make:
+            self.base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _handle(os.open(self.base, os.O_RDONLY | os.O_DIRECTORY)) as base:
+            _check(base, self.base, OTHERS_WRITE, folder=True)
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(self.name, 0o700, dir_fd=base)
+            with _open(base, self.name, self.base, os.O_RDONLY | os.O_DIRECTORY) as folder:
+                _check(folder, self.path, OTHERS, folder=True)
+                yield base, folder
+
+    def key(self) -> bytes:
+        """This user's key, made at first use.
+
+        Raises:
+            NotPrivate: somebody else may know it, or may have written in one of the folders.
+        """
+        with self.opened(make=True) as (base, _):
+            return self._key(base)
+
+    def _key(self, base: int) -> bytes:
+        try:
+            key = _read(base, KEY, self.base, OTHERS)
+        except FileNotFoundError:
+            # A link replaces nothing: of two processes both take the key of the first.
+            with _scratch(base, secrets.token_bytes(LENGTH)) as scratch:
+                with contextlib.suppress(FileExistsError):
+                    os.link(scratch, KEY, src_dir_fd=base, dst_dir_fd=base)
+            key = _read(base, KEY, self.base, OTHERS)
+        if len(key) != LENGTH:
+            raise NotPrivate(self.base / KEY, f"{len(key)} bytes", f"a key of {LENGTH} bytes")
+        return key
+
+    def _hmac(self, base: int, name: str, content: bytes) -> bytes:
+        # A name holds no zero byte, so that no other name and content give the same bytes.
+        signed = hmac.new(self._key(base), os.fsencode(name) + b"\0", "sha256")
+        signed.update(content)
+        return signed.digest()
+
+
+def _read(folder: int, name: str, path: Path, forbidden: int, *, touch: bool = False) -> bytes:
+    with _open(folder, name, path, os.O_RDONLY | os.O_NONBLOCK) as handle:
+        _check(handle, path / name, forbidden)
+        if touch:
+            os.utime(handle)
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+
+
+@contextlib.contextmanager
+def _scratch(folder: int, content: bytes) -> Iterator[str]:
+    """Name of a new private file with some content, which is removed if it is still there."""
+    name = f".lrdyn-{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        with _handle(os.open(name, flags, 0o600, dir_fd=folder)) as handle:
+            with open(handle, "wb", closefd=False) as file:
+                file.write(content)
+        yield name
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+
+
+@contextlib.contextmanager
+def _open(folder: int, name: str, path: Path, flags: int) -> Iterator[int]:
+    """Open what stands in a folder under a name, never what a link there leads to."""
+    try:
+        handle = os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError as error:
+        # Where a folder is wanted, systems differ in which of the two a link gives.
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            found = "a link, or of another kind"
+        elif isinstance(error, PermissionError):
+            found = "not readable"
+        else:
+            raise
+        kind = "folder" if flags & os.O_DIRECTORY else "file"
+        raise NotPrivate(path / name, found, f"a {kind} of yours") from None
+    with _handle(handle):
+        yield handle
+
+
+@contextlib.contextmanager
+def _handle(handle: int) -> Iterator[int]:
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _check(handle: int, path: Path, forbidden: int, *, folder: bool = False) -> None:
+    """Refuse what is of another kind, belongs to another user or is open to others."""
+    facts = os.fstat(handle)
+    kind, is_kind = ("folder", stat.S_ISDIR) if folder else ("file", stat.S_ISREG)
+    use = "use" if forbidden == OTHERS else "write"
+    wanted = f"a {kind} of yours that nobody else can {use}"
+    if not is_kind(facts.st_mode):
+        raise NotPrivate(path, f"no {kind}", wanted)
+    if facts.st_uid != os.geteuid():
+        raise NotPrivate(path, f"of user {facts.st_uid}", wanted)
+    if facts.st_mode & forbidden:
+        raise NotPrivate(path, f"mode {stat.S_IMODE(facts.st_mode):o}", wanted)
