@@ -62,7 +62,7 @@ format: $(READY) ## repair what lint says, where that needs no thought
 bench: $(READY) ## benchmarks: ratios against rivals measured in the same run
 	@$(RUN) -m benchmarks
 
-faults: $(READY) ## signals, wrong calls, seeds and command lines at random, one table (long)
+faults: $(READY) ## signals, wrong calls, command lines at random, lowest releases, one table (long)
 	@$(RUN) -m tests.faults
 
 fuzz: $(READY) ## random settings of every theorem, each judged; small runs of every command (long)

