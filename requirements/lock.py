@@ -1,0 +1,151 @@
+"""Write the locks: ``make lock``, with any supported Python; needs the network.
+
+A lock lists releases with the hash of every file of each, so that it installs wherever a release
+has a wheel. A package that only some platforms or Pythons need has a marker. uv resolves, in an
+environment that is deleted afterwards. It asks the package index that pip is configured with, whose
+address is not written. A release in a lock stays while ``pyproject.toml`` allows it; its hashes are
+asked for again. Arguments go to uv: ``--upgrade``, or ``--upgrade-package NAME``.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path(__file__).parent
+OLDEST_PYTHON = {"lock-py311.txt": "3.11", "lock-py313.txt": "3.12"}
+"""Lock -> the oldest Python that installs it."""
+ENCODER = "encoder.txt"
+"""The lock of ``make encoder``: one package, without what it depends on."""
+EXTRAS = ("adapters", "cluster", "data", "test")
+"""The extras that the locks hold."""
+PIP_TO_UV = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "cert": "SSL_CERT_FILE",
+}
+"""Option of pip -> environment variable of uv with the same meaning."""
+
+
+class Resolver(NamedTuple):
+    """An environment with pip and uv."""
+
+    python: Path
+    environment: Mapping[str, str]
+    """The variables that uv is called with."""
+
+    def uv(self, *words: str | Path) -> str:
+        """Call ``uv pip``; what it prints on standard output."""
+        command = (self.python.with_name("uv"), "pip", *words)
+        return subprocess.run(
+            command, env=self.environment, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+
+    def compile(self, wanted: Sequence[str], python: str, *words: str | Path) -> str:
+        """Resolve requirements for every platform and every Python from this one on.
+
+        Only wheels are considered: to ask a source distribution what it depends on runs its code.
+        """
+        with tempfile.NamedTemporaryFile("w", suffix=".in") as file:
+            file.write("\n".join(wanted))
+            file.flush()
+            return self.uv(
+                "compile",
+                *("--quiet", "--no-header", "--no-annotate", "--universal"),
+                *("--fork-strategy", "fewest", "--only-binary", ":all:"),
+                *("--python-version", python, *words, file.name),
+            )
+
+
+def pip_settings(listed: str) -> dict[str, str]:
+    """Options of pip from what ``pip config list`` prints.
+
+    Where an option stands in several sections, pip takes the environment's, then that of the
+    command ``install``, then the global one.
+    """
+    settings = {}
+    for section in ("global", "install", ":env:"):
+        for name, value in re.findall(rf"^{section}\.([a-z-]+)=(.*)$", listed, re.M):
+            settings[name] = ast.literal_eval(value)
+    return settings
+
+
+def resolver(folder: Path) -> Resolver:
+    """Make an environment in an empty folder and install the newest uv.
+
+    And the newest pip: that of Python 3.11 does not report licence expressions.
+    """
+    subprocess.run((sys.executable, "-m", "venv", folder), check=True)
+    python = folder / "bin" / "python"
+    pip = (python, "-m", "pip", "--disable-pip-version-check")
+    install = (*pip, "install", "--quiet", "--upgrade", "--only-binary", ":all:")
+    subprocess.run((*install, "pip", "uv"), check=True)
+    listed = subprocess.run((*pip, "config", "list"), stdout=subprocess.PIPE, text=True, check=True)
+    settings = pip_settings(listed.stdout)
+    # Otherwise uv looks for an interpreter of --python-version at an address of its own.
+    environment = os.environ | {"UV_PYTHON_DOWNLOADS": "never"}
+    for option, variable in PIP_TO_UV.items():
+        if option in settings:
+            environment[variable] = " ".join(settings[option].split())
+    return Resolver(python, environment)
+
+
+def requirements() -> dict[str, list[str]]:
+    """Who asks for packages -> the requirements that ``pyproject.toml`` states for it."""
+    stated = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
+    extras = stated["project"]["optional-dependencies"]
+    return {
+        "lrdyn": stated["project"]["dependencies"],
+        **{name: extras[name] for name in EXTRAS},
+        "build": stated["build-system"]["requires"],
+    }
+
+
+def releases(text: str) -> dict[str, str]:
+    """Name -> version of every package in a lock."""
+    return dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\\n]+)", text, re.M))
+
+
+def relocked(tools: Resolver, path: Path, wanted: Sequence[str], python: str, *words: str) -> str:
+    """The text of a lock, with its releases where they still fit and all hashes asked for again."""
+    with tempfile.TemporaryDirectory() as folder:
+        # uv keeps the releases of the file that it is to write, and would keep their hashes, too.
+        output = Path(folder, path.name)
+        pins = releases(path.read_text()) if path.exists() else {}
+        output.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
+        tools.compile(wanted, python, "--generate-hashes", "--output-file", output, *words)
+        return output.read_text()
+
+
+def main(words: list[str]) -> int:
+    """Write every lock, or none."""
+    wanted = [requirement for stated in requirements().values() for requirement in stated]
+    (encoder,) = releases((FOLDER / ENCODER).read_text())
+    texts = {}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            tools = resolver(Path(folder, "tools"))
+            for name, python in OLDEST_PYTHON.items():
+                texts[name] = relocked(tools, FOLDER / name, wanted, python, *words)
+            # Its version is part of what the tests know of it: no upgrade.
+            texts[ENCODER] = relocked(tools, FOLDER / ENCODER, [encoder], "3.11", "--no-deps")
+        except subprocess.CalledProcessError as error:
+            print(f"lock: {Path(error.cmd[0]).name} ended with {error.returncode}; "
+                  "no lock was changed", file=sys.stderr)  # fmt: skip
+            return 3
+    for name, text in texts.items():
+        path = FOLDER / name
+        changed = not path.exists() or path.read_text() != text
+        path.write_text(text)
+        print(f"lock: requirements/{name} {'written' if changed else 'is as it was'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
