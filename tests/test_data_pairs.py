@@ -156,3 +156,11 @@ def test_the_converter_is_a_command(tmp_path):
     done = python("-m", "lrdyn.data.convert", tmp_path / "none.npz", tmp_path / "made.npz")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == f"convert: error: {tmp_path}/none.npz: No such file or directory\n"
+
+
+@pytest.mark.parametrize("words", [[], ["one"], ["--nothing", "a", "b"], ["a\nb", "c", "d"]])
+def test_a_wrong_line_of_the_converter_is_one_line(words, capsys):
+    assert convert.main(words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("convert: error: ")
