@@ -6,6 +6,7 @@
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from lrdyn.adapters import peft, peft_config
+from lrdyn.adapters import peft, peft_config, peft_tensors
 from lrdyn.adapters.peft import StoredFactors, converted, described, merged, read, tail, write
 from lrdyn.data import Refused
+from lrdyn.data.patterns import Patterns
 from lrdyn.data.tensors import opened
 
 MADE = Path(__file__).with_name("data") / "peft_adapters"
@@ -236,6 +238,11 @@ def refused(file, said, folder, base=None):
         ("r", True, "r: got True, wanted an integer"),
         ("lora_alpha", "3", "lora_alpha: got 3, wanted a number"),
         ("lora_alpha", float("inf"), ": got Infinity, wanted numbers"),
+        ("lora_alpha", 10**400, "lora_alpha: got an integer beyond 64 bits, wanted one of 64"),
+        ("r", 2**31, "r: got 2147483648, wanted an integer >= 1"),
+        ("rank_pattern", {r"(q)\1": 2}, "rank_pattern: got .*, wanted regular expressions with"),
+        ("target_modules", "(?i)first", r"target_modules: got \(\?i\)first, wanted names"),
+        ("layers_pattern", "(l+)+", r"layers_pattern: got .*, wanted .*without repetitions and gr"),
         ("rank_pattern", {"(": 2}, "rank_pattern: got .*, wanted regular expressions with integer"),
         ("rank_pattern", {"first": 0}, "rank_pattern: got .*'first': 0"),
         ("alpha_pattern", {"first": "x"}, "alpha_pattern: got .*, wanted regular expressions with"),
@@ -259,6 +266,45 @@ def refused(file, said, folder, base=None):
 )  # fmt: skip
 def test_a_configuration_that_is_not_read_is_named(key, value, said, tmp_path):
     refused("adapter_config.json", said, damaged(tmp_path / "a", config={key: value}))
+
+
+def test_patterns_take_polynomial_time():
+    """Python's own ``re`` takes more than a minute for each of these."""
+    name, hostile = 34 * "a", "((a+)+!)|(a*)"
+    content = {
+        "r": 4, "lora_alpha": 8, "target_modules": hostile, "exclude_modules": "(a+)+!",
+        "rank_pattern": {"(a+)+!": 2}, "alpha_pattern": {"(a|a)*!": 2, "(a*)*": 3},
+    }  # fmt: skip
+    config, begin = peft_config.Config(Path("a"), content), time.process_time()
+    assert config.adapts(name)
+    assert (config.rank(name), config.alpha(name)) == (4, 3)
+    assert time.process_time() - begin < 1
+
+
+def test_patterns_that_take_too_long_are_named():
+    content = {"target_modules": "(.*a)*!", "rank_pattern": {"(.*a)*!": 2}, "r": 1}
+    config = peft_config.Config(Path("a"), content, Patterns(100))
+    with pytest.raises(Refused, match=r"a: target_modules: got .*, wanted .*: it takes too long"):
+        config.adapts(34 * "a")
+    with pytest.raises(Refused, match=r"a: rank_pattern: got .*, wanted .*: it takes too long"):
+        config.rank(34 * "a")
+
+
+def test_many_names_beside_many_tensors_are_refused(monkeypatch):
+    tensors = opened(MADE / "lora" / "adapter_model.safetensors")
+    names = [str(number) for number in range(1000)]
+    config = peft_config.Config(Path("a"), {"target_modules": names, "rank_pattern": {"b": 1}})
+    assert config.entries == 1001
+    monkeypatch.setattr(peft_tensors, "PAIRS", 1000)
+    with pytest.raises(Refused, match=r"got \d+ tensors beside 1001 names and patterns, wanted"):
+        peft_tensors.checked(tensors, config, None)
+
+
+def test_a_layer_of_many_digits_is_none():
+    content = {"target_modules": ["q"], "layers_to_transform": [1], "layers_pattern": "h"}
+    config = peft_config.Config(Path("a"), content)
+    assert config.adapts("h.1.q")
+    assert not config.adapts(f"h.{5000 * '1'}.q")
 
 
 def test_a_later_key_that_is_off_is_read(tmp_path):

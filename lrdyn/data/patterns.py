@@ -305,7 +305,7 @@ class _Match:
 
 # Of patterns that others match --------------------------------------------------------------------
 
-ESCAPED = re.compile(r"\\(?:[pP]\{\^?\w+\}|.)", re.DOTALL)
+ESCAPED = re.compile(r"\\(?:[pP]\{\^?\w+\}|[^}])")
 
 
 def exponential(pattern: str) -> str:
@@ -323,7 +323,7 @@ def exponential(pattern: str) -> str:
         >>> exponential(r" ?\p{L}+| ?\p{N}+|\s+(?!\S)|\s+")
         ''
     """
-    text = ESCAPED.sub(lambda found: r"\w" if found[0][1] in "pP" else found[0], pattern)
+    text = ESCAPED.sub(lambda found: r"\w" if found[0].endswith("}") else found[0], pattern)
     try:
         nested = _nests(_tree(text), repeated=False)
     except (re.error, RecursionError, OverflowError):

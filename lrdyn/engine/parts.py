@@ -32,7 +32,11 @@ class Store(NamedTuple):
         """Read a finished part; None if there is none or it is damaged, and then set aside."""
         path = self._path(key)
         try:
-            with guarded.opened(path, links=False) as file, zipfile.ZipFile(file) as archive:
+            with (
+                guarded.opened(path, links=False) as file,
+                guarded.reading(path, "a part"),
+                zipfile.ZipFile(file) as archive,
+            ):
                 check_members(archive, file, path)
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"{broken} does not match its checksum")

@@ -31,6 +31,8 @@ FAULTS = {
     "trainings": Fault(("trainings", "20"), "a study killed 20 times",
                        "the bits of an undisturbed run"),
     "pvalues": Fault(("pvalues",), "p-values of 200 seeds", "uniform"),
+    "foreign_files": Fault(("foreign_files",), "2,000 damaged files for each reader",
+                           "a value, or one line that names the file, in 5 s and 2 GB"),
     "disks": Fault(("disks",), "a disk that is full when something is written",
                    "3, one line, no half file"),
     "system_calls": Fault(("system_calls", "300"), "300 system calls fail, in turn",
