@@ -50,8 +50,11 @@ def local(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", XLA_FLAGS))
         patch.setenv("LRDYN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(tempfile, "tempdir", str(temporary))
-        with clusters.started(2) as found:
+        with contextlib.ExitStack() as stack:
+            with pytest.MonkeyPatch.context() as other:
+                other.setattr(tempfile, "tempdir", str(temporary))
+                found = stack.enter_context(clusters.started(2))
+            assert list(temporary.iterdir()) == [Path(found.security)]
             yield found
     assert not list(temporary.iterdir())
 
