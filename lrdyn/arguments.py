@@ -147,9 +147,16 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where parts are computed and kept."""
     parser.add_argument(
         "--cluster", type=_cluster, metavar="ADDRESS",
-        help="a Dask scheduler whose workers compute, such as tcp://127.0.0.1:8786; local:N starts "
+        help="a Dask scheduler whose workers compute, such as tls://127.0.0.1:8786; local:N starts "
              "N workers here",
     )  # fmt: skip
+    parser.add_argument(
+        "--cluster-security",
+        type=folder,
+        metavar="DIR",
+        help="certificates for a scheduler at tls://: ca.pem, cert.pem and key.pem there (default: "
+        "what the configuration of Dask names)",
+    )
     parser.add_argument(
         "--store", type=folder, metavar="DIR",
         help="where finished parts are kept, best a folder that all workers see: only names of "
@@ -157,8 +164,19 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-CLUSTER = "local:N or the address of a Dask scheduler such as tcp://127.0.0.1:8786"
+CLUSTER = "local:N or the address of a Dask scheduler such as tls://127.0.0.1:8786"
 """What ``--cluster`` takes, in words."""
+
+
+def check_cluster(options: argparse.Namespace) -> None:
+    """Refuse certificates beside an address that would not use them.
+
+    Raises:
+        BadInput: ``--cluster-security`` is there without an address of ``tls://``.
+    """
+    if options.cluster_security and not (options.cluster or "").startswith("tls://"):
+        got = f"--cluster {options.cluster}" if options.cluster else "no --cluster"
+        raise BadInput(f"--cluster-security: got {got} beside it, wanted --cluster tls://HOST:PORT")
 
 
 def _cluster(text: str) -> str:

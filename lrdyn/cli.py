@@ -17,6 +17,7 @@ from lrdyn.arguments import (
     add_cluster_flags,
     add_flag,
     add_output_flags,
+    check_cluster,
     folder,
     size,
     whole,
@@ -164,6 +165,7 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
         BadInput: an argument is unknown or outside its domain.
     """
     options = _parser(theorem).parse(argv)
+    check_cluster(options)
     given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
     common = {name: getattr(options, name, default) for name, default in defaults(theorem).items()}
     if getattr(options, "data_dir", None):
@@ -185,7 +187,7 @@ def verify_command(
     if said := about(run):
         say(f"{theorem.name}: {said}")
     ours = kept_programs.keeping(theorem) if _is_ours(theorem) else contextlib.nullcontext()
-    with ours, _cluster(options.cluster, theorem.name if bar else "") as elsewhere:
+    with ours, _cluster(options, theorem.name if bar else "") as elsewhere:
         return carry_out(
             run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar,
             every=getattr(options, "checkpoint_every", None), elsewhere=elsewhere,
@@ -194,12 +196,15 @@ def verify_command(
 
 
 @contextlib.contextmanager
-def _cluster(address: str | None, name: str) -> Iterator[Any]:
-    """The cluster at an address, none without one; with a name, a line says what it is."""
-    if address is None:
+def _cluster(options: argparse.Namespace, name: str) -> Iterator[Any]:
+    """The cluster at an address, none without one; with a name, lines say what it is."""
+    if options.cluster is None:
         yield None
         return
-    with clusters().opened(address) as found:
+    client = clusters()
+    if name:
+        client.warn_of_exposure(name, options.cluster)
+    with client.opened(options.cluster, options.cluster_security) as found:
         if name:
             say(f"{name}: {found.said()}")
         yield found

@@ -125,14 +125,19 @@ def _one_cluster(
     address: str | None, dealt: dict[str, list[str]]
 ) -> Iterator[dict[str, list[str]]]:
     """Start workers here once, for all theorems: each connects to the same scheduler."""
-    if address is None or not address.startswith("local:"):
+    if address is None:
         yield dealt
         return
     clusters = cli.clusters()
-    with clusters.started(int(address.removeprefix("local:"))) as there:
-        with clusters.at(there) as cluster:
+    if not address.startswith("local:"):
+        clusters.warn_of_exposure("all", address)
+        yield dealt
+        return
+    with clusters.started(int(address.removeprefix("local:"))) as (there, security):
+        with clusters.at(there, security) as cluster:
             say(f"all: {cluster.said()}")
-        new = ["--cluster", there]  # the last of a flag counts
+        # The last of a flag counts.
+        new = ["--cluster", there, "--cluster-security", security]
         yield {name: [*words, *new] for name, words in dealt.items()}
 
 

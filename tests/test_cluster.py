@@ -1,12 +1,17 @@
 """Sweeps over processes of Dask: the same arrays, one task a part, and nothing lost."""
 
+import contextlib
 import os
 import pickle
+import shutil
 import signal
+import stat
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask.config
 import jax
@@ -17,15 +22,15 @@ import xarray as xr
 
 import lrdyn as lr
 from docs.examples import training
-from lrdyn import cli, own, program_cache
+from lrdyn import cli, own, pool, program_cache
 from lrdyn.cluster import client as clusters
-from lrdyn.cluster import origins, tasks, worker
+from lrdyn.cluster import credentials, local_workers, origins, tasks, worker
 from lrdyn.engine import elsewhere, runs
 from lrdyn.engine.configuration import BadInput, run_of
 from lrdyn.engine.produce import jobs_of
 from lrdyn.theorems import theorem
 from lrdyn.training import loop
-from tests.runs import XLA_FLAGS, Told, results_of, verdict_of
+from tests.runs import XLA_FLAGS, Told, python, results_of, verdict_of
 from tests.workers import until, write_mine
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
@@ -39,18 +44,30 @@ def mine(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def local(tmp_path_factory):
     """The scheduler of two workers, whose programs are compiled like those of the tests."""
+    temporary = tmp_path_factory.mktemp("temporary")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", XLA_FLAGS))
         patch.setenv("LRDYN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with clusters.started(2) as found:
+        with contextlib.ExitStack() as stack:
+            with pytest.MonkeyPatch.context() as other:
+                other.setattr(tempfile, "tempdir", str(temporary))
+                found = stack.enter_context(clusters.started(2))
+            assert list(temporary.iterdir()) == [Path(found.security)]
             yield found
+    assert not list(temporary.iterdir())
 
 
 @pytest.fixture(scope="module")
-def cluster(address):
-    with clusters.at(address) as found:
+def reached(local):
+    """Flags by which a command reaches it."""
+    return ["--cluster", local.address, "--cluster-security", local.security]
+
+
+@pytest.fixture(scope="module")
+def cluster(local):
+    with clusters.at(*local) as found:
         yield found
 
 
@@ -139,14 +156,13 @@ def undrawn(monkeypatch, unchecked):
     jax.config.update("jax_enable_x64", True)
 
 
-def test_the_command_of_a_file(address, cluster, mine, tmp_path, undrawn, capsys):
+def test_the_command_of_a_file(local, reached, cluster, mine, tmp_path, undrawn, capsys):
     here = command(mine, "--out", tmp_path / "here")
     store = tmp_path / "store"
-    words = ("--cluster", address, "--store", store, "--out", tmp_path / "there")
-    there = command(mine, *words)
-    line = capsys.readouterr().out.splitlines()
-    said = next(one for one in line if one.startswith("double: cluster: "))
-    assert f"2 workers at {address}, dashboard http://127.0.0.1:" in said
+    there = command(mine, *reached, "--store", store, "--out", tmp_path / "there")
+    lines = capsys.readouterr().out.splitlines()
+    said = [one for one in lines if one.startswith("double: cluster: ")]
+    assert said == [f"double: cluster: 2 workers at {local.address}"]
     for group in ("/", "/float32", "/controls/treble/float64"):
         one, other = (results_of(tmp_path / name, group) for name in ("here", "there"))
         xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
@@ -157,10 +173,10 @@ def test_the_command_of_a_file(address, cluster, mine, tmp_path, undrawn, capsys
     assert not list(store.rglob("*.npz"))
 
 
-def test_a_study_trains_elsewhere_and_ends_here(address, tmp_path, undrawn, capsys):
+def test_a_study_trains_elsewhere_and_ends_here(reached, tmp_path, undrawn, capsys):
     """Each run is a task; what ended there is not trained again here."""
     words = ["--width", "10", "--steps", "40", "--seeds", "2"]
-    there = [*words, "--cluster", address, "--store", str(tmp_path), "--out", str(tmp_path / "b")]
+    there = [*words, *reached, "--store", str(tmp_path), "--out", str(tmp_path / "b")]
     assert cli.main(training.TEACHER, [*words, "--out", str(tmp_path / "a")]) == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "verify_run", interrupted(runs.verify_run))
@@ -192,9 +208,9 @@ def interrupted(verify_run):
 
 
 def test_a_point_that_raises_is_named_and_the_others_go_on(
-    address, mine, tmp_path, undrawn, capsys
+    reached, mine, tmp_path, undrawn, capsys
 ):
-    words = ["--cluster", address, "--out", str(tmp_path), "--seeds", "2"]
+    words = [*reached, "--out", str(tmp_path), "--seeds", "2"]
     assert cli.main(mine.SLOW, words) == 3
     said = capsys.readouterr().err.splitlines()[-1]
     assert (
@@ -230,15 +246,15 @@ def test_all_workers_lost_then_new_ones(cluster, mine, whole, tmp_path):
     assert run(mine, client=cluster).identical(whole)
 
 
-def test_each_look_sees_all_workers(address):
+def test_each_look_sees_all_workers(local):
     """A client also asks for the scheduler's facts by itself, for those without the workers."""
     with dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}):
-        with clusters.at(address) as cluster:
+        with clusters.at(*local) as cluster:
             assert [len(cluster.alive()) for _ in range(300)] == 300 * [2]
             assert cluster.generation == 1  # no time without any
 
 
-def test_two_users_do_not_mix(address, cluster, mine, whole, tmp_path):
+def test_two_users_do_not_mix(local, cluster, mine, whole, tmp_path):
     """Files of the same names that say other things, at the same time on the same workers."""
     path = write_mine(tmp_path, factor=2.0)
     mine_beside = sys.modules.pop("beside")
@@ -248,7 +264,7 @@ def test_two_users_do_not_mix(address, cluster, mine, whole, tmp_path):
         sys.modules["beside"] = mine_beside
     other_whole = run(other)
     assert not other_whole.identical(whole)
-    with clusters.at(address) as second:
+    with clusters.at(*local) as second:
         found = {}
         thread = threading.Thread(target=lambda: found.update(other=run(other, client=second)))
         thread.start()
@@ -257,14 +273,14 @@ def test_two_users_do_not_mix(address, cluster, mine, whole, tmp_path):
     assert found["other"].identical(other_whole)
 
 
-def test_another_release_is_refused(address, monkeypatch):
+def test_another_release_is_refused(local, monkeypatch):
     real = worker.release()
     other = real._replace(jax="0.1", digest="0" * 64)
     monkeypatch.setattr(worker, "release", lambda: other)
     said = (
-        rf"worker tcp\S+: got lrdyn {real.lrdyn} \({real.digest[:12]}\) with JAX .*, wanted lrdyn"
+        rf"worker tls\S+: got lrdyn {real.lrdyn} \({real.digest[:12]}\) with JAX .*, wanted lrdyn"
     )
-    with pytest.raises(BadInput, match=said), clusters.at(address):
+    with pytest.raises(BadInput, match=said), clusters.at(*local):
         pass
 
 
@@ -289,35 +305,218 @@ def test_addresses_are_checked(text, mine, capsys, unchecked):
 
 
 def test_nobody_there_is_bad_input(unchecked, mine, tmp_path, capsys, monkeypatch):
+    """Before anything is sent, a line says who could run code there, once."""
     monkeypatch.setattr(clusters, "TIMEOUT", 0.5)
+    monkeypatch.setattr(clusters, "_WARNED", set())
     monkeypatch.setenv("LRDYN_CACHE", "")
     words = ["--cluster", "tcp://127.0.0.1:9", "--out", str(tmp_path / "out")]
     assert cli.main(mine.DOUBLE, words) == 2
-    assert "--cluster: got 'tcp://127.0.0.1:9'" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "--cluster: got 'tcp://127.0.0.1:9'" in said.err
+    assert said.out.splitlines() == [
+        "double: cluster: tcp://127.0.0.1:9 is without TLS: whoever reaches it, or the network "
+        "between, can run code on its workers and, by what they send back, as you on this machine"
+    ]
     assert not (tmp_path / "out").exists()
+    assert cli.main(mine.DOUBLE, words) == 2
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("address", ["tls://127.0.0.1:9", "local:2"])
+def test_that_line_is_not_said_of_tls(address, capsys):
+    clusters.warn_of_exposure("double", address)
+    assert not capsys.readouterr().out
 
 
 def test_tls_without_certificates_is_bad_input(unchecked, mine, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("LRDYN_CACHE", "")
     words = ["--cluster", "tls://127.0.0.1:9", "--out", str(tmp_path / "out")]
     assert cli.main(mine.DOUBLE, words) == 2
-    assert "wanted certificates for it" in capsys.readouterr().err
+    assert "wanted certificates for it: --cluster-security DIR, or" in capsys.readouterr().err
+
+
+# Certificates --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beside", [[], ["local:2"], ["tcp://127.0.0.1:9"], ["127.0.0.1:9"]])
+def test_certificates_without_an_address_that_uses_them(beside, mine, unchecked, capsys):
+    words = [word for address in beside for word in ("--cluster", address)]
+    assert cli.main(mine.DOUBLE, [*words, "--cluster-security", "x"]) == 2
+    got = f"--cluster {beside[0]}" if beside else "no --cluster"
+    line = f"--cluster-security: got {got} beside it, wanted --cluster tls://HOST:PORT"
+    assert line in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Two folders with certificates."""
+    folders = [tmp_path_factory.mktemp("certificates") for _ in range(2)]
+    for folder in folders:
+        credentials.make(folder)
+    return folders
+
+
+UNFIT = {
+    "missing": (lambda path, other: (path / "ca.pem").unlink(), "ca.pem.*No such file"),
+    "readable": (lambda path, other: (path / "key.pem").chmod(0o640), "key.pem.*mode 640"),
+    "writable": (lambda path, other: (path / "ca.pem").chmod(0o666), "ca.pem.*mode 666"),
+    "folder": (lambda path, other: ((path / "cert.pem").unlink(), (path / "cert.pem").mkdir()),
+               "cert.pem.*no file"),
+    "mixed": (lambda path, other: shutil.copy(other / "key.pem", path / "key.pem"),
+              "wanted ca.pem, cert.pem and key.pem that belong together"),
+    "empty": (lambda path, other: (path / "cert.pem").write_text(""), "that belong together"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", UNFIT)
+def test_certificates_are_checked(certificates, change, tmp_path):
+    one, other = certificates
+    shutil.copytree(one, tmp_path / "mine")
+    clusters.credentials(tmp_path / "mine")
+    make, reason = UNFIT[change]
+    make(tmp_path / "mine", other)
+    with pytest.raises(BadInput, match=rf"--cluster-security: got .*{reason}"):
+        clusters.connect("tls://127.0.0.1:9", str(tmp_path / "mine"))
+
+
+def test_another_certificate_is_refused(local, certificates, monkeypatch):
+    monkeypatch.setattr(clusters, "TIMEOUT", 2.0)
+    with pytest.raises(BadInput, match=r"--cluster: got 'tls://\S+' \(.*, wanted local:N or"):
+        clusters.connect(local.address, str(certificates[0]))
+
+
+STRANGER = """
+import asyncio, os, ssl, sys
+
+from distributed.core import connect
+
+user, folder, *ports = sys.argv[1:]
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(int(user))
+    os.setuid(int(user))
+    for name in ("key.pem", "cert.pem"):
+        try:
+            print("READ", open(f"{folder}/{name}").read())
+        except PermissionError:
+            pass
+anyone = ssl.create_default_context()
+anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+
+
+async def asks(scheme, port, **how):
+    # As a client of Dask, and as any worker of it answers.
+    comm = await connect(f"{scheme}://127.0.0.1:{port}", timeout=3, **how)
+    await comm.write({"op": "identity", "reply": True})
+    return await comm.read()
+
+
+async def looks(port):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.0\\r\\n\\r\\n")
+    return await reader.readline()
+
+
+async def answer(asked):
+    try:
+        return await asyncio.wait_for(asked, 5)
+    except (Exception, asyncio.CancelledError):
+        return None
+
+
+async def main():
+    asked = [(asks("tcp", p), asks("tls", p, ssl_context=anyone), looks(p)) for p in ports]
+    found = await asyncio.gather(*[answer(one) for three in asked for one in three])
+    for index in range(len(ports)):
+        print(found[3 * index : 3 * index + 3])
+
+
+asyncio.run(main())
+"""
+
+
+def test_another_user_is_refused(local, cluster):
+    """At every port, without TLS, with TLS but no certificate, and as a browser."""
+    user, folder, *ports = "65534", local.security
+    for pid in (os.getpid(), *pids(cluster)):
+        ports += [str(port) for _, port in listening(pid)]
+    assert len(ports) == 8
+    ended = python("-c", STRANGER, user, folder, *ports)
+    assert not ended.stderr
+    found = ended.stdout.splitlines()
+    pages = "[None, None, b'HTTP/1.1 404 Not Found\\r\\n']"
+    assert found.count(pages) == 3
+    assert found.count("[None, None, b'']") + found.count("[None, None, None]") == 5
+
+
+def test_no_key_is_in_an_environment_or_a_command_line(local, cluster):
+    key = Path(local.security, "key.pem").read_text().splitlines()[1]
+    for pid in pids(cluster):
+        process = psutil.Process(pid)
+        words = [*process.cmdline(), *process.environ().values()]
+        assert not any(key in word or "PRIVATE KEY" in word for word in words)
+
+
+def test_files_of_local_workers_are_private(local):
+    assert stat.S_IMODE(os.stat(local.security).st_mode) == 0o700
+    modes = {name: os.stat(Path(local.security, name)).st_mode & 0o777 for name in
+             ("key.pem", "cert.pem", "ca.pem")}  # fmt: skip
+    assert set(modes.values()) == {0o600}
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
+    """What another one works in, what is not of this kind, and what a link leads to are not."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, mine, elsewhere = tmp_path / ".lrdyn-left", tmp_path / ".lrdyn-x", tmp_path / "elsewhere"
+    for folder in (left, mine, elsewhere):
+        folder.mkdir()
+        (folder / "file").write_text("")
+    for folder in (left, elsewhere):
+        (folder / local_workers.LOCK).write_text("")
+    (tmp_path / ".lrdyn-link").symlink_to("elsewhere")
+    with local_workers._scratch_folder() as running:
+        local_workers.remove_left_behind()
+        assert sorted(running.iterdir()) == [running / local_workers.LOCK]
+    assert {path.name for path in tmp_path.iterdir()} == {".lrdyn-x", ".lrdyn-link", "elsewhere"}
+    assert len(list(elsewhere.iterdir())) == 2
+
+
+def test_all_theorems_share_local_workers(monkeypatch, certificates, capsys):
+    """Each gets the address and the certificates that were made for it."""
+
+    @contextlib.contextmanager
+    def given(*found):
+        yield found[0] if len(found) == 1 else SimpleNamespace(said=lambda: f"cluster: {found}")
+
+    there = local_workers.Local("tls://127.0.0.1:9", str(certificates[0]))
+    monkeypatch.setattr(clusters, "started", lambda count: given(there))
+    monkeypatch.setattr(clusters, "at", given)
+    with pool._one_cluster("local:2", {"theorem1": ["--cluster", "local:2"]}) as dealt:
+        options = cli.parse(theorem("theorem1"), dealt["theorem1"]).options
+    assert (options.cluster, options.cluster_security) == there
+    assert str(there.address) in capsys.readouterr().out
 
 
 def test_nothing_listens_beyond_this_machine(cluster):
     """In this process and in the workers."""
-    found = [address for pid in (os.getpid(), *pids(cluster)) for address in listening(pid)]
+    found = [host for pid in (os.getpid(), *pids(cluster)) for host, _ in listening(pid)]
     assert found
     assert set(found) == {"127.0.0.1"}
 
 
 def listening(pid):
-    """Addresses that a process listens at, of IPv4 and IPv6."""
+    """Addresses and ports that a process listens at, of IPv4 and IPv6."""
     return [
-        one.laddr.ip
+        one.laddr
         for one in psutil.Process(pid).net_connections("inet")
         if one.status == psutil.CONN_LISTEN
     ]
+
+
+def test_without_what_makes_certificates_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(BadInput, match=r"'cryptography', wanted the extra 'cluster': pip install"):
+        credentials.make(tmp_path)
 
 
 def test_without_dask_the_extra_is_named(monkeypatch, unchecked):

@@ -162,7 +162,8 @@ def test_flags_exist(capsys):
 
 OF_OTHERS = (
     "--array", "--cpus-per-task", "--dashboard-address", "--host", "--interface", "--nthreads",
-    "--no-dashboard", "--nworkers", "--requeue", "--scheduler-file", "--time", "--wrap",
+    "--no-dashboard", "--nworkers", "--protocol", "--requeue", "--scheduler-file", "--time",
+    "--tls-ca-file", "--tls-cert", "--tls-key", "--wrap",
 )  # fmt: skip
 """Flags of Dask and of Slurm on the page of clusters."""
 

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 from distributed import Client, Future, KilledWorker
 from distributed.client import FutureCancelledError
+from distributed.comm.addressing import parse_address
 from distributed.security import Security
 
 from lrdyn.arguments import CLUSTER
 from lrdyn.cluster import shared_folder, worker
+from lrdyn.cluster.credentials import credentials
 from lrdyn.cluster.local_workers import DEATHS
 from lrdyn.cluster.local_workers import started as started
 from lrdyn.cluster.origins import Origin, origin
@@ -27,6 +29,7 @@ from lrdyn.cluster.tasks import Failed, Task, carry_out
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.elsewhere import FunctionRecipe, JobRecipe, Part
 from lrdyn.engine.parts import Arrays, Store
+from lrdyn.show import shortened
 
 TIMEOUT = 10.0
 """Seconds in which a scheduler must answer."""
@@ -50,22 +53,27 @@ class PartFailed(RuntimeError):
 
 
 @contextlib.contextmanager
-def opened(address: str) -> Iterator["Cluster"]:
+def opened(address: str, security: str | None = None) -> Iterator["Cluster"]:
     """Connect to a scheduler, or start one with N workers here for ``local:N``.
+
+    Args:
+        address: of the scheduler, or ``local:N``.
+        security: folder with certificates, for an address of ``tls://``; what the configuration of
+            Dask says by default.
 
     Raises:
         BadInput: nothing answers, or no worker has this release of the library.
     """
     found = re.fullmatch(r"local:([1-9][0-9]*)", address)
-    with started(int(found[1])) if found else contextlib.nullcontext(address) as there:
-        with at(there) as cluster:
-            yield cluster
+    there = started(int(found[1])) if found else contextlib.nullcontext((address, security))
+    with there as (where, folder), at(where, folder) as cluster:
+        yield cluster
 
 
 @contextlib.contextmanager
-def at(address: str) -> Iterator["Cluster"]:
-    """Connect to a scheduler."""
-    client = connect(address)
+def at(address: str, security: str | None = None) -> Iterator["Cluster"]:
+    """Connect to a scheduler, with the certificates of a folder."""
+    client = connect(address, security)
     try:
         cluster = Cluster(client)
         yield cluster
@@ -75,23 +83,50 @@ def at(address: str) -> Iterator["Cluster"]:
             client.close(timeout=1)
 
 
-def connect(address: str) -> Client:
-    """Connect to a scheduler.
+def connect(address: str, security: str | None = None) -> Client:
+    """Connect to a scheduler, with the certificates of a folder.
 
     Raises:
         BadInput: nothing answers there.
     """
     got = f"--cluster: got {address!r}"
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    tls = address.startswith("tls://")
-    if tls and not Security().get_connection_args("client").get("ssl_context"):
-        # A client that fails here would wait for its end for 20 s, and print a traceback.
-        raise BadInput(f"{got}, wanted certificates for it in the configuration of Dask")
     try:
-        return Client(address, timeout=TIMEOUT, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{got} ({line}), wanted {CLUSTER}") from None
+        secure = credentials(security) if security else Security()
+        context = secure.get_connection_args("client").get("ssl_context")
+    except OSError as error:
+        raise BadInput(f"{got}, wanted certificates that can be used ({_line(error)})") from None
+    if address.startswith("tls://") and not context:
+        # A client that fails here would wait for its end for 20 s, and print a traceback.
+        wanted = "certificates for it: --cluster-security DIR, or the configuration of Dask"
+        raise BadInput(f"{got}, wanted {wanted}")
+    try:
+        return Client(address, timeout=TIMEOUT, set_as_default=False, security=secure)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise BadInput(f"{got} ({_line(error)}), wanted {CLUSTER}") from None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_WARNED: set[str] = set()
+
+
+def warn_of_exposure(name: str, address: str) -> None:
+    """Print who could run code through a scheduler without TLS, once in a process.
+
+    Args:
+        name: of the command, before the line.
+        address: of the scheduler, to which nothing was sent yet.
+    """
+    local = address.startswith("local:")
+    if local or address in _WARNED or parse_address(address)[0] in ("tls", "wss"):
+        return
+    _WARNED.add(address)
+    who = "whoever reaches it, or the network between, can run code on its workers"
+    here = "and, by what they send back, as you on this machine"
+    print(f"{name}: cluster: {shortened(address)} is without TLS: {who} {here}", flush=True)
 
 
 class Cluster:
@@ -124,7 +159,10 @@ class Cluster:
         """The scheduler, its workers and its dashboard in a line."""
         count = len(self.greeted)
         workers = "1 worker" if count == 1 else f"{count} workers"
-        board = f", dashboard {link}" if (link := self.client.dashboard_link) else ""
+        try:
+            board = f", dashboard {self.client.dashboard_link}"
+        except KeyError:  # it has none
+            board = ""
         return f"cluster: {workers} at {self.address}{board}"
 
     def close(self) -> None:

@@ -1,40 +1,85 @@
-"""A scheduler and workers on this machine, for ``local:N``."""
+"""A scheduler and workers on this machine, for ``local:N``.
+
+Any user of the machine can connect to 127.0.0.1. So they speak TLS with a certificate that is made
+for the run, and answer nobody without it. What they need on disk lies in one folder of mode 0700,
+which goes when they end.
+"""
 
 import contextlib
+import fcntl
 import logging
+import os
+import shutil
+import stat
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import dask.config
 from distributed import LocalCluster
 
 from lrdyn import interrupts
+from lrdyn.cluster import credentials
 
 DEATHS = 10
 """Workers that may be lost under a part: preemption is not its fault, but a part can kill, too."""
 
+LOCK = "cluster.lock"
+"""File in a folder of local workers that is locked as long as the process that made it lives."""
+
+
+class Local(NamedTuple):
+    """A scheduler on this machine."""
+
+    address: str
+    security: str
+    """Folder with the certificate that it asks for."""
+
 
 @contextlib.contextmanager
-def started(count: int) -> Iterator[str]:
-    """Start a scheduler and so many workers, which listen on this machine alone; its address."""
-    quiet = {
+def started(count: int) -> Iterator[Local]:
+    """Start a scheduler and so many workers, which listen on this machine alone.
+
+    Raises:
+        BadInput: the package that makes certificates is not installed.
+    """
+    settings: dict[str, object] = {
         "distributed.scheduler.allowed-failures": DEATHS,
         "distributed.comm.timeouts.connect": "10s",
         "distributed.deploy.lost-worker-timeout": "5s",
+        "distributed.scheduler.http.routes": [],  # pages have no key: there are none
     }
-    with dask.config.set(quiet), interrupts.starting_workers():
-        local = LocalCluster(
-            n_workers=count, threads_per_worker=1, processes=True, host="127.0.0.1",
-            dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
-        )  # fmt: skip
-    ended = threading.Event()
-    threading.Thread(target=_replace, args=(local, count, ended), daemon=True).start()
-    try:
-        yield local.scheduler_address
-    finally:
-        ended.set()
-        with contextlib.suppress(Exception):  # what does not end by itself is killed
-            local.close(timeout=5)
+    remove_left_behind()
+    with _scratch_folder() as folder:
+        security = credentials.make(folder)
+        settings["temporary-directory"] = os.fspath(folder)  # of the scheduler
+        with dask.config.set(settings), interrupts.starting_workers():
+            local = LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                security=security,
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
+                local_directory=os.fspath(folder),
+                # Not through dask.config.set, which is over when a worker is replaced.
+                config={"distributed.worker.http.routes": []},
+                silence_logs=logging.CRITICAL,
+            )
+        # Dask opens a port for pages in any case. There is nothing to see: do not name it.
+        assert local.scheduler is not None
+        local.scheduler.services.pop("dashboard", None)
+        ended = threading.Event()
+        threading.Thread(target=_replace, args=(local, count, ended), daemon=True).start()
+        try:
+            yield Local(local.scheduler_address, os.fspath(folder))
+        finally:
+            ended.set()
+            with contextlib.suppress(Exception):  # what does not end by itself is killed
+                local.close(timeout=5)
 
 
 def _replace(local: LocalCluster, count: int, ended: threading.Event) -> None:
@@ -42,3 +87,33 @@ def _replace(local: LocalCluster, count: int, ended: threading.Event) -> None:
     while not ended.wait(2.0):
         if len(local.scheduler_info["workers"]) < count:
             local.scale(count)
+
+
+@contextlib.contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """A folder of mode 0700 for what local workers write, removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix=".lrdyn-"))
+    handle = os.open(folder / "new.lock", os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        # It gets its name when it is locked: without the lock the folder would seem left behind.
+        os.rename(folder / "new.lock", folder / LOCK)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def remove_left_behind() -> None:
+    """Remove the folders of local workers whose process was killed: nobody holds their lock."""
+    for folder in Path(tempfile.gettempdir()).glob(".lrdyn-*"):
+        with contextlib.suppress(OSError):  # it is not of that kind, or vanishes meanwhile
+            facts = folder.lstat()
+            if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+                continue
+            handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)

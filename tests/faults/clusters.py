@@ -219,21 +219,34 @@ def two_users(folder: Path) -> list[str]:
 
 
 def local_workers(folder: Path) -> list[str]:
-    """Ctrl-C of a command with workers of its own leaves none."""
+    """A signal to a command with workers of its own leaves no worker, folder or file behind.
+
+    What `kill -9` leaves on disk, the next command removes.
+    """
     from tests.faults.signals import members
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    out = folder / "out"
-    line = words(folder, "--cluster", "local:2", "--out", out, name="SLOW", seeds=400)
-    run = started(*line, cwd=folder, cache=folder / "cache", process_group=0)
-    until(lambda: parts(out), 60)
-    begin = time.monotonic()
-    run.send_signal(signal.SIGINT)
-    status, line = ended(run)
-    left = until(lambda: not members(run.pid), 10)
-    seconds = time.monotonic() - begin
-    found = [] if status == 130 else [f"status {status}: {line}"]
-    return found + ([f"{seconds:.1f} s, the last {left:.1f}"] if seconds > 5 else [])
+    found, temporary = [], folder / "temporary"
+    temporary.mkdir()
+    for number, wanted in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        out = folder / number.name
+        line = words(folder, "--cluster", "local:2", "--out", out, name="SLOW", seeds=400)
+        run = started(
+            *line, cwd=folder, cache=folder / "cache", process_group=0, TMPDIR=str(temporary)
+        )
+        until(lambda out=out: parts(out), 60)
+        begin = time.monotonic()
+        run.send_signal(number)
+        status, error = ended(run)
+        left = until(lambda run=run: not members(run.pid), 10)
+        seconds = time.monotonic() - begin
+        if status != wanted:
+            found.append(f"{number.name}: status {status}: {error}")
+        if seconds > 5:
+            found.append(f"{number.name}: {seconds:.1f} s, the last {left:.1f}")
+    # The second command has removed what the first could not.
+    scratch = [*temporary.iterdir(), *out.rglob("*.seen")]
+    return found + [f"{path.name} is left" for path in scratch]
 
 
 KILLING = """
