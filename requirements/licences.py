@@ -62,7 +62,7 @@ def licence(metadata: Mapping[str, Any]) -> str:
         stated = ""
     if stated in ("", "BSD"):
         lines = [line for line in metadata.get("classifier", ()) if line.startswith("License ::")]
-        names = [line.rpartition(" :: ")[2] for line in lines]
+        names: list[str] = [line.rpartition(" :: ")[2] for line in lines]
         stated = " AND ".join(IDENTIFIERS.get(name, name) for name in names) or stated
     return IDENTIFIERS.get(stated, stated) or "unknown"
 
