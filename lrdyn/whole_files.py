@@ -77,11 +77,16 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     try:
         yield path
     finally:
-        _remove_underway(path)
+        with _LOCK:
+            _remove_underway(path)
 
 
 def remove_all_scratch() -> None:
-    """Remove the scratch of this process, which must end at once: none can be made afterwards."""
+    """Remove the scratch of this process, which must end at once: none can be made afterwards.
+
+    A thread that misses what is removed here waits for the lock until the process has ended: its
+    error, which would have a status of its own, is not one of the run.
+    """
     _LOCK.acquire(timeout=1.0)
     for path in [*_UNDERWAY]:
         _remove_underway(path)
@@ -142,7 +147,7 @@ def replacing(path: Path) -> Iterator[Path]:
             error.filename = os.fspath(path)
         raise
     finally:
-        with contextlib.suppress(OSError):  # the error before it says more
+        with _LOCK, contextlib.suppress(OSError):  # the error before it says more
             temporary.unlink(missing_ok=True)
         _UNDERWAY.discard(temporary)
 

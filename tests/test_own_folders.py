@@ -1,12 +1,14 @@
 """Nothing outside the library's own folders: links, names of others, stores, marks, umask."""
 
 import ast
+import contextlib
 import errno
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -337,6 +339,29 @@ def test_nothing_new_is_begun_once_a_process_ends(tmp_path):
         text=True, check=True, timeout=60,
     )  # fmt: skip
     assert done.stdout == "[]\n"
+
+
+def test_a_write_that_misses_its_scratch_ends_with_the_process(tmp_path, monkeypatch):
+    """Its error would end the process with another status than that of the signal."""
+    lock, begun, removed, raised = threading.Lock(), *(threading.Event() for _ in range(3))
+    monkeypatch.setattr(whole_files, "_LOCK", lock)
+    monkeypatch.setattr(whole_files, "_UNDERWAY", set())
+
+    def write():
+        with contextlib.suppress(FileNotFoundError), whole_files.replacing(tmp_path / "a"):
+            begun.set()
+            removed.wait(10)
+        raised.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    begun.wait(10)
+    whole_files.remove_all_scratch()
+    removed.set()
+    assert not raised.wait(0.1)
+    lock.release()  # in place of the end of the process
+    thread.join(10)
+    assert raised.is_set()
 
 
 def test_init_makes_all_of_its_folder_or_nothing(tmp_path, monkeypatch):

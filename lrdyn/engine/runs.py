@@ -69,8 +69,8 @@ def _held(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
         try:
             whole_files.folder(path, below=given)
             stack.enter_context(files.locked(path))
+            whole_files.refuse_links(path)
             try:
-                whole_files.refuse_links(path)
                 whole_files.remove_scratch(path)
                 whole_files.take(path)
                 # This fails where nothing can be written.
