@@ -238,7 +238,9 @@ def refused(file, said, folder, base=None):
         ("r", True, "r: got True, wanted an integer"),
         ("lora_alpha", "3", "lora_alpha: got 3, wanted a number"),
         ("lora_alpha", float("inf"), ": got Infinity, wanted numbers"),
-        ("lora_alpha", 10**400, "lora_alpha: got an integer beyond 64 bits, wanted one of 64"),
+        pytest.param(
+            "lora_alpha", 10**400, "lora_alpha: got an integer beyond 64 bits", id="10**400"
+        ),
         ("r", 2**31, "r: got 2147483648, wanted an integer >= 1"),
         ("rank_pattern", {r"(q)\1": 2}, "rank_pattern: got .*, wanted regular expressions with"),
         ("target_modules", "(?i)first", r"target_modules: got \(\?i\)first, wanted names"),
