@@ -467,7 +467,9 @@ def test_files_of_local_workers_are_private(local):
 def test_what_a_killed_process_left_is_removed(tmp_path, monkeypatch):
     """What another one works in, what is not of this kind, and what a link leads to are not."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left, mine, elsewhere = tmp_path / ".lrdyn-left", tmp_path / ".lrdyn-x", tmp_path / "elsewhere"
+    names = (".lrdyn-left", ".lrdyn-half", ".lrdyn-x", "elsewhere")
+    left, half, mine, elsewhere = (tmp_path / name for name in names)
+    (half / "dask-scratch-space").mkdir(parents=True)
     for folder in (left, mine, elsewhere):
         folder.mkdir()
         (folder / "file").write_text("")

@@ -274,7 +274,7 @@ class Parts:
         left = deque(_Asked(place, part) for place, part in enumerate(parts))
         asked: dict[Any, tuple[Future, _Asked]] = {}
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        failures: list[tuple[Part, Failed]] = []
+        failures: list[tuple[_Asked, Failed]] = []
         generation, recipe = self.cluster.generation, self._handed()
         in_vain = 0  # times that all workers were lost since a part ended
         try:
@@ -287,7 +287,7 @@ class Parts:
                     in_vain += 1
                     if in_vain > DEATHS:
                         lost = Failed(f"all workers ended {in_vain} times while they computed", "")
-                        failures += [(one.part, lost) for one in again]
+                        failures += [(one, lost) for one in again]
                     else:
                         left += again
                 # After a loss in vain one at a time, so that no other part is blamed.
@@ -307,7 +307,7 @@ class Parts:
                 if not isinstance(found, _Asked):
                     in_vain = 0
                 if isinstance(found, Failed):
-                    failures.append((one.part, found))
+                    failures.append((one, found))
                 elif isinstance(found, _Asked):
                     left.append(found)
                 elif found is not None:
@@ -407,9 +407,10 @@ def _same(recipe: bytes) -> bytes:
     return recipe
 
 
-def _said(failures: Sequence[tuple[Part, Failed]]) -> str:
-    part, failed = failures[0]
+def _said(failures: Sequence[tuple[_Asked, Failed]]) -> str:
+    """The first of them in the order of the sweep, whichever ended first."""
+    one, failed = min(failures, key=lambda each: each[0].place)
     if os.environ.get("LRDYN_DEBUG"):
         logging.getLogger("lrdyn").critical("%s", failed.trace)
     more = f" (and {len(failures) - 1} parts more)" if len(failures) > 1 else ""
-    return f"{part.said()}: {failed.line}{more}"
+    return f"{one.part.said()}: {failed.line}{more}"

@@ -107,13 +107,25 @@ def _scratch_folder() -> Iterator[Path]:
 def remove_left_behind() -> None:
     """Remove the folders of local workers whose process was killed: nobody holds their lock."""
     for folder in Path(tempfile.gettempdir()).glob(".lrdyn-*"):
-        with contextlib.suppress(OSError):  # it is not of that kind, or vanishes meanwhile
-            facts = folder.lstat()
-            if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
-                continue
-            handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError):  # it vanishes meanwhile
+            if _is_left_behind(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(handle)
+
+
+def _is_left_behind(folder: Path) -> bool:
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+        return False
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        # A worker that outlived its command for a moment wrote while the folder was removed. Where
+        # a command lives, the lock is there before anything of Dask.
+        return (folder / "dask-scratch-space").is_dir()
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True

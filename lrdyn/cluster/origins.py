@@ -150,6 +150,7 @@ def _base() -> tempfile.TemporaryDirectory:
 def _written(source: Origin) -> Path:
     folder = Path(_base().name, source.digest[:20])
     if not folder.is_dir():
+        folder.mkdir()  # without its parents: a command that ends removes them under its workers
         for name, text in source.texts:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
