@@ -384,28 +384,32 @@ def work(folder: Path, most: int) -> int:
     for name in ("verdict_figure", "sweep_figure"):  # half of the seconds; saved as ever
         setattr(plotting, name, lambda *given: plotting.blank(1.0))
 
-    bench, begin, bad = Bench(folder), time.monotonic(), 0
-    whole, seen = prepare(bench), defaultdict(Counter)
-    for state, share in SHARES.items():
-        calls = bench.calls(state)
-        paths = sorted({call.path for call in calls})
-        for index, this in enumerate(plan(calls, int(most * share))):
-            ended = attempt(bench, state, this, paths, whole)
-            if index % AFTERWARDS == 0 or this.fault in STATUS:
-                ended.faults.extend(afterwards(bench, whole))
-            met = this.fault in STATUS or "(INJECTED" in ended.traced
-            seen[this.call.kind][str(ended.status) if met else "not met"] += 1
-            bad += bool(ended.faults)
-            for fault in ended.faults:
-                where = this.call.path.removeprefix(os.fspath(bench.failing))
-                what = f"{state}: {this.call.kind} {this.call.number} of {where or '/'}"
-                print(f"{what}, {this.fault}: {ended.status}, {fault}", flush=True)
+    bench, begin = Bench(folder), time.monotonic()
+    whole = prepare(bench)
+    bad = sum(fail_in_turn(bench, state, int(most * SHARES[state]), whole) for state in SHARES)
+    print(f"{(time.monotonic() - begin) / 60:.0f} minutes, {bad} ended badly")
+    return bad
+
+
+def fail_in_turn(bench: Bench, state: str, most: int, whole: Set[str]) -> int:
+    """Try all that is planned for one state and print a table; how many tries ended badly."""
+    calls, bad, seen = bench.calls(state), 0, defaultdict(Counter)
+    paths = sorted({call.path for call in calls})
+    for index, this in enumerate(plan(calls, most)):
+        ended = attempt(bench, state, this, paths, whole)
+        if index % AFTERWARDS == 0 or this.fault in STATUS:
+            ended.faults.extend(afterwards(bench, whole))
+        met = this.fault in STATUS or "(INJECTED" in ended.traced
+        seen[this.call.kind][str(ended.status) if met else "not met"] += 1
+        bad += bool(ended.faults)
+        for fault in ended.faults:
+            where = this.call.path.removeprefix(os.fspath(bench.failing)) or "/"
+            what = f"{this.call.kind} {this.call.number} of {where}, {this.fault}"
+            print(f"{state}: {what}: {ended.status}, {fault}", flush=True)
     total = sum(seen.values(), Counter())
-    rows = [("call", *total)]
+    rows = [(f"{state}: status", *total)]
     rows += [(kind, *(str(seen[kind][end]) for end in total)) for kind in sorted(seen)]
-    print("\n".join(aligned(rows)))
-    minutes = (time.monotonic() - begin) / 60
-    print(f"{total.total()} system calls failed, {minutes:.0f} minutes: {bad} ended badly")
+    print("\n".join(aligned([*rows, ("all", *map(str, total.values()))])), flush=True)
     return bad
 
 
