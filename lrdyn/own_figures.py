@@ -89,6 +89,6 @@ def init() -> None:
         (made / "check.sh").chmod(0o755)
         (figure,) = exhibits_in(made)
         write_baseline(figure, scratch / "results", made / BASELINES, report=lambda line: None)
-        whole_files.move_folder(made, FOLDER)
+        whole_files.rename_new(made, FOLDER)
     say(f"{FOLDER / 'example.py'}: an example, and what it is compared with in {BASELINES}/")
     say(f"{FOLDER / 'test_figures.py'}, {FOLDER / 'check.sh'}: for pytest, for any CI")

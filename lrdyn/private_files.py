@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from lrdyn import whole_files
+
 KEY = "key"
 """File in the base folder with the bytes by which this user signs."""
 
@@ -90,8 +92,7 @@ class SignedFolder(NamedTuple):
         """
         with self.opened(make=True) as (base, folder):
             tag = self._hmac(base, name, content)
-            with _scratch(folder, tag + content) as scratch:
-                os.rename(scratch, name, src_dir_fd=folder, dst_dir_fd=folder)
+            whole_files.write_within(folder, name, tag + content)
 
     @contextlib.contextmanager
     def opened(self, *, make: bool = False) -> Iterator[tuple[int, int]]:
@@ -125,10 +126,7 @@ class SignedFolder(NamedTuple):
         try:
             key = _read(base, KEY, self.base, OTHERS)
         except FileNotFoundError:
-            # A link replaces nothing: of two processes both take the key of the first.
-            with _scratch(base, secrets.token_bytes(LENGTH)) as scratch:
-                with contextlib.suppress(FileExistsError):
-                    os.link(scratch, KEY, src_dir_fd=base, dst_dir_fd=base)
+            whole_files.write_within(base, KEY, secrets.token_bytes(LENGTH), new=True)
             key = _read(base, KEY, self.base, OTHERS)
         if len(key) != LENGTH:
             raise NotPrivate(self.base / KEY, f"{len(key)} bytes", f"a key of {LENGTH} bytes")
@@ -148,21 +146,6 @@ def _read(folder: int, name: str, path: Path, forbidden: int, *, touch: bool = F
             os.utime(handle)
         with open(handle, "rb", closefd=False) as file:
             return file.read()
-
-
-@contextlib.contextmanager
-def _scratch(folder: int, content: bytes) -> Iterator[str]:
-    """Name of a new private file with some content, which is removed if it is still there."""
-    name = f".lrdyn-{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    try:
-        with _handle(os.open(name, flags, 0o600, dir_fd=folder)) as handle:
-            with open(handle, "wb", closefd=False) as file:
-                file.write(content)
-        yield name
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=folder)
 
 
 @contextlib.contextmanager

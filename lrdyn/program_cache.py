@@ -20,6 +20,7 @@ from pathlib import Path
 
 import jax
 
+from lrdyn import whole_files
 from lrdyn.arguments import size
 from lrdyn.engine import kept_programs
 from lrdyn.engine.configuration import BadInput
@@ -134,5 +135,5 @@ def prune(base: Path, most: int) -> None:
             if kept <= most:
                 return
             with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=folder)
+                whole_files.remove_within(folder, name)
             kept -= count

@@ -6,6 +6,7 @@ them may lead to somebody's thesis. What is deleted is deleted by the names that
 in folders that carry its mark.
 """
 
+import atexit
 import contextlib
 import errno
 import os
@@ -79,6 +80,14 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     finally:
         with _LOCK:
             _remove_underway(path)
+
+
+def lasting_folder(parent: Path | None = None) -> Path:
+    """Make a private folder that goes when this process ends."""
+    folder = contextlib.ExitStack()
+    path = folder.enter_context(scratch_folder(parent))
+    atexit.register(folder.close)
+    return path
 
 
 def remove_all_scratch() -> None:
@@ -183,8 +192,8 @@ def move(source: Path, target: Path) -> None:
         os.replace(source, temporary)
 
 
-def move_folder(source: Path, target: Path) -> None:
-    """Give a new folder of this process its name, where nothing stands.
+def rename_new(source: Path, target: Path) -> None:
+    """Give a new file or folder of this process its name, where nothing stands.
 
     Raises:
         FileExistsError: something stands there.
@@ -222,6 +231,11 @@ def remove(path: Path) -> None:
     _UNDERWAY.discard(path)
 
 
+def remove_tree(folder: Path) -> None:
+    """Remove a folder that this process made for itself, with all it holds; no link is followed."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_empty(folder: Path) -> None:
     """Remove a folder if nothing is in it.
 
@@ -230,6 +244,40 @@ def remove_empty(folder: Path) -> None:
     """
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def write_within(handle: int, name: str, content: bytes, *, new: bool = False) -> None:
+    """Write a private file in an open folder, whole or not at all.
+
+    Args:
+        handle: of the folder.
+        name: of the file in it.
+        content: what it holds.
+        new: whether a file of that name stays as it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = f".lrdyn-{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(temporary, flags, 0o600, dir_fd=handle), "wb") as file:
+        try:
+            file.write(content)
+            file.flush()
+            if new:
+                # A link replaces nothing: of two processes both find the file of the first.
+                with contextlib.suppress(FileExistsError):
+                    os.link(temporary, name, src_dir_fd=handle, dst_dir_fd=handle)
+            else:
+                os.rename(temporary, name, src_dir_fd=handle, dst_dir_fd=handle)
+        finally:
+            remove_within(handle, temporary)
+
+
+def remove_within(handle: int, name: str) -> None:
+    """Remove a file of an open folder; nothing happens where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=handle)
 
 
 # Folders of the library ---------------------------------------------------------------------------
@@ -358,8 +406,7 @@ def _clear(handle: int, names: tuple[str, ...], unless: str) -> None:
 
 def _remove_files(handle: int, pattern: str) -> None:
     for name in _entries(handle, pattern, stat.S_ISREG):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=handle)
+        remove_within(handle, name)
 
 
 def _entries(handle: int, pattern: str, kind: Callable[[int], bool]) -> list[str]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from lrdyn import cli, private_files, program_cache
+from lrdyn import cli, commands, private_files, program_cache
 from lrdyn.engine import jobs, kept_programs, programs
 from lrdyn.private_files import NotPrivate, SignedFolder
 from lrdyn.theorems.theorem2 import THEOREM2
@@ -176,7 +176,7 @@ def test_a_command_lets_that_line_through(capfd, monkeypatch):
     logger = logging.getLogger("lrdyn")
     monkeypatch.setattr(logger, "propagate", False)  # to pytest's handlers
     try:
-        cli._speak_plainly()
+        commands._speak_plainly()
         kept_programs.warn_once(SignedFolder(program_cache.Path("x"), "y"), "a line")
     finally:
         logging.disable(logging.NOTSET)

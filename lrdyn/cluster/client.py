@@ -29,6 +29,7 @@ from lrdyn.cluster.tasks import Failed, Task, carry_out
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.elsewhere import FunctionRecipe, JobRecipe, Part
 from lrdyn.engine.parts import Arrays, Store
+from lrdyn.printer import say
 from lrdyn.show import shortened
 
 TIMEOUT = 10.0
@@ -126,7 +127,7 @@ def warn_of_exposure(name: str, address: str) -> None:
     _WARNED.add(address)
     who = "whoever reaches it, or the network between, can run code on its workers"
     here = "and, by what they send back, as you on this machine"
-    print(f"{name}: cluster: {shortened(address)} is without TLS: {who} {here}", flush=True)
+    say(f"{name}: cluster: {shortened(address)} is without TLS: {who} {here}")
 
 
 class Cluster:

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import shutil
 import stat
 import tempfile
 import threading
@@ -20,7 +19,7 @@ from typing import NamedTuple
 import dask.config
 from distributed import LocalCluster
 
-from lrdyn import interrupts
+from lrdyn import interrupts, whole_files
 from lrdyn.cluster import credentials
 
 DEATHS = 10
@@ -92,16 +91,15 @@ def _replace(local: LocalCluster, count: int, ended: threading.Event) -> None:
 @contextlib.contextmanager
 def _scratch_folder() -> Iterator[Path]:
     """A folder of mode 0700 for what local workers write, removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix=".lrdyn-"))
-    handle = os.open(folder / "new.lock", os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        # It gets its name when it is locked: without the lock the folder would seem left behind.
-        os.rename(folder / "new.lock", folder / LOCK)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
+    with whole_files.scratch_folder() as folder:
+        handle = os.open(folder / "new.lock", os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            # It gets its name when it is locked: without the lock the folder would seem left behind.
+            whole_files.rename_new(folder / "new.lock", folder / LOCK)
+            yield folder
+        finally:
+            os.close(handle)
 
 
 def remove_left_behind() -> None:
@@ -109,7 +107,7 @@ def remove_left_behind() -> None:
     for folder in Path(tempfile.gettempdir()).glob(".lrdyn-*"):
         with contextlib.suppress(OSError):  # it vanishes meanwhile
             if _is_left_behind(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+                whole_files.remove_tree(folder)
 
 
 def _is_left_behind(folder: Path) -> bool:

@@ -10,7 +10,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 from distributed import get_worker
 
 import lrdyn
+from lrdyn import whole_files
 
 
 class Origin(NamedTuple):
@@ -140,15 +140,16 @@ _HELD: dict[Path, dict[str, ModuleType]] = {}
 
 
 @cache
-def _base() -> tempfile.TemporaryDirectory:
+def _base() -> Path:
     """A folder that goes with this process; in a worker inside its own, which Dask clears."""
-    with suppress(ValueError):  # no worker
-        return tempfile.TemporaryDirectory(prefix="texts-", dir=get_worker().local_directory)
-    return tempfile.TemporaryDirectory(prefix="lrdyn-texts-")
+    try:
+        return whole_files.lasting_folder(Path(get_worker().local_directory))
+    except ValueError:  # no worker
+        return whole_files.lasting_folder()
 
 
 def _written(source: Origin) -> Path:
-    folder = Path(_base().name, source.digest[:20])
+    folder = _base() / source.digest[:20]
     if not folder.is_dir():
         folder.mkdir()  # without its parents: a command that ends removes them under its workers
         for name, text in source.texts:

@@ -19,7 +19,7 @@ def token(store: Store) -> Iterator[str]:
     try:
         yield path.name
     finally:
-        path.unlink(missing_ok=True)
+        whole_files.remove(path)
 
 
 def arrived(store: Store, key: str) -> Arrays | None:
