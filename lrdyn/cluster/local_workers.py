@@ -95,7 +95,7 @@ def _scratch_folder() -> Iterator[Path]:
         handle = os.open(folder / "new.lock", os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            # It gets its name when it is locked: without the lock the folder would seem left behind.
+            # Named once it is locked: without the lock the folder would seem left behind.
             whole_files.rename_new(folder / "new.lock", folder / LOCK)
             yield folder
         finally:
