@@ -108,7 +108,7 @@ def resident() -> float:
 
 def report(sizes: Sizes | None = None) -> str:
     """Measure and lay out."""
-    from lrdyn.cluster import client as clusters
+    from lrdyn.engine.cluster import client as clusters
 
     sizes = Sizes() if sizes is None else sizes
     with clusters.opened("local:2") as cluster:

@@ -4,7 +4,7 @@ The target is that of Kwon et al. (r = 5, spread singular triplets, sigma_1 = 1)
 ``1/2 sum(M * (f - Phi)^2) / sum M``, L = 3. One step is a gradient and an update. ``full`` trains
 three d x d layers, ``compressed`` the 4 d r + (2 r)^2 parameters of the spectral start with a dense
 residual and automatic gradients, as the authors do; ``entries`` is the same descent by
-:func:`lrdyn.entries.entries_loss`, which touches observed entries only. The last column is the
+:func:`lrdyn.completion.entries_loss`, which touches observed entries only. The last column is the
 largest relative difference of the two compressed networks after the steps.
 
 Compilation and the listing of the entries are not timed.
@@ -35,22 +35,22 @@ def trained(loss: Callable, rule: optax.GradientTransformation, steps: int) -> C
 def compare(dim: int, fraction: float, steps: int, repeats: int) -> tuple[str, ...]:
     """One row of the table."""
     keys = jax.random.split(jax.random.key(0), 3)
-    target = lrdyn.recovery.spread_target(keys[0], (dim, dim), RANK)
+    target = lrdyn.completion.spread_target(keys[0], (dim, dim), RANK)
     target /= lrdyn.singular_values(target)[0]
-    mask = lrdyn.masking.observe(keys[1], (dim, dim), fraction)
-    entries = lrdyn.entries.observed_entries(target, mask)
+    mask = lrdyn.core.observe(keys[1], (dim, dim), fraction)
+    entries = lrdyn.completion.observed_entries(target, mask)
     layers = lrdyn.orthogonal_layers(keys[2], (dim,) * (DEPTH + 1), jnp.full(DEPTH, EPS))
-    small = lrdyn.recovery.spectral_network(
-        lrdyn.recovery.surrogate(target, mask), 2 * RANK, EPS, DEPTH
+    small = lrdyn.completion.spectral_network(
+        lrdyn.completion.surrogate(target, mask), 2 * RANK, EPS, DEPTH
     )
-    rule = lrdyn.recovery.discrepant_rates(ETA, RATIO)
+    rule = lrdyn.completion.discrepant_rates(ETA, RATIO)
     full = trained(
-        lambda W: lrdyn.recovery.observed_loss(lrdyn.end_to_end(W), target, mask),
+        lambda W: lrdyn.completion.observed_loss(lrdyn.end_to_end(W), target, mask),
         lrdyn.gradient_descent(ETA),
         max(1, steps // 10),
     )
-    dense = trained(lambda net: lrdyn.recovery.completion_loss(net, target, mask), rule, steps)
-    sparse = trained(lambda net: lrdyn.entries.entries_loss(net, entries), rule, steps)
+    dense = trained(lambda net: lrdyn.completion.completion_loss(net, target, mask), rule, steps)
+    sparse = trained(lambda net: lrdyn.completion.entries_loss(net, entries), rule, steps)
     times = timed(
         {
             "full": lambda: full(layers),
@@ -71,7 +71,7 @@ def compare(dim: int, fraction: float, steps: int, repeats: int) -> tuple[str, .
 
 
 def difference(
-    one: lrdyn.compression.CompressedNetwork, other: lrdyn.compression.CompressedNetwork
+    one: lrdyn.corollary1.CompressedNetwork, other: lrdyn.corollary1.CompressedNetwork
 ) -> float:
     """Largest relative difference of two networks of the same shape."""
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)

@@ -137,7 +137,7 @@ def against_runs(counts: Sequence[int], devices: int) -> list[float]:
 
 def service(parts: int) -> float:
     """Seconds of the processor that client and scheduler take for a part, in one process."""
-    from lrdyn.cluster import client as clusters
+    from lrdyn.engine.cluster import client as clusters
 
     work = lrdyn.product(x=np.arange(4.0 * parts))
     with clusters.opened("local:1") as cluster:

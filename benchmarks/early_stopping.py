@@ -38,15 +38,17 @@ HEADER = ("38 runs", "cold", "warm", "of the first, cold", "warm", "steps")
 def training(dim: int, check_every: int, max_steps: int) -> Callable:
     """The training function of all rivals: alpha -> steps taken and loss reached."""
     for_target, for_mask = jax.random.split(jax.random.key(0))
-    target = lrdyn.recovery.spread_target(for_target, (dim, dim), RANK)
-    mask = lrdyn.masking.observe(for_mask, (dim, dim), OBSERVED)
-    start = lrdyn.recovery.spectral_network(lrdyn.recovery.surrogate(target, mask), 2 * RANK, SCALE)
+    target = lrdyn.completion.spread_target(for_target, (dim, dim), RANK)
+    mask = lrdyn.core.observe(for_mask, (dim, dim), OBSERVED)
+    start = lrdyn.completion.spectral_network(
+        lrdyn.completion.surrogate(target, mask), 2 * RANK, SCALE
+    )
 
     def run(alpha: float | jax.Array) -> dict[str, jax.Array]:
-        found = lrdyn.descent.simulate_until(
-            lambda network: lrdyn.recovery.completion_loss(network, target, mask),
+        found = lrdyn.core.simulate_until(
+            lambda network: lrdyn.completion.completion_loss(network, target, mask),
             start,
-            lrdyn.recovery.discrepant_rates(RATE, alpha),
+            lrdyn.completion.discrepant_rates(RATE, alpha),
             TOLERANCE,
             check_every=check_every,
             max_steps=max_steps,

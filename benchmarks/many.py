@@ -3,7 +3,7 @@
 *full*: gradient descent on d x d layers (d = 30, L = 3, r = 3, 500 steps, eta = 0.1) for 10,000
 starts and learning rates, with the singular values of all layers at 50 recorded steps, streamed to
 a store on disk under a memory budget. *reduced*: the same runs by
-:func:`lrdyn.subspace.reduced_lanes`, with the spectra of the 6 x 6 blocks at the same 50 steps.
+:func:`lrdyn.theorem2.reduced_lanes`, with the spectra of the 6 x 6 blocks at the same 50 steps.
 *integrator alone*: ten times as many reduced
 runs that share one target up to a factor and return their last product. Times are of the whole
 call: tracing, compilation, drawing the starts, computing, writing.
@@ -30,9 +30,9 @@ import numpy as np
 import lrdyn
 from benchmarks.common import blas_threads, table
 from benchmarks.sweeps import numpy_descent
+from lrdyn.core.factorization import Weights
 from lrdyn.engine.points import Points, zipped
 from lrdyn.engine.sweep import sweep
-from lrdyn.factorization import Weights
 
 RANK, DEPTH, RATE = 3, 3, 0.1
 HEADER = ("runs", "time", "per run", "per step and run", "peak memory", "results", "NumPy / this")
@@ -87,7 +87,7 @@ def reduced(dim: int, steps: np.ndarray, spectra: bool) -> Run:
             targets = jax.vmap(one_target)(seed)
         else:  # nothing but the integrator: one target, scaled
             targets = one_target(0)[None] * (1 + 1e-6 * seed[:, None, None])
-        found = lrdyn.subspace.reduced_lanes(
+        found = lrdyn.theorem2.reduced_lanes(
             targets, jnp.full((len(seed), DEPTH), 0.3), rate, 0.0 * rate, steps,
             record=see if spectra else lrdyn.end_to_end,
         )  # fmt: skip

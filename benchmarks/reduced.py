@@ -24,7 +24,7 @@ import numpy as np
 
 import lrdyn
 from benchmarks.common import table, timed
-from lrdyn.factorization import Weights
+from lrdyn.core.factorization import Weights
 
 DEPTH, EPS = 3, 0.3
 HEADER = ("d", "eta", "full", "reduced", "ratio", "frame, once", "weights differ", "loss differs")
@@ -59,7 +59,7 @@ def full_run(case: Problem):
 
     @jax.jit
     def run(weights: Weights, target: jax.Array) -> Weights:
-        loss = partial(lrdyn.factorization.mean_factorization_loss, target=target)
+        loss = partial(lrdyn.core.mean_factorization_loss, target=target)
         rule = lrdyn.gradient_descent(case.learning_rate)
         last = np.array([case.steps])
         return lrdyn.simulate(loss, weights, rule, last, record=lambda weights: ()).params

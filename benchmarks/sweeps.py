@@ -32,9 +32,9 @@ import numpy as np
 
 import lrdyn
 from benchmarks.common import Times, blas_threads, gemm, table, timed
+from lrdyn.core.factorization import Weights
 from lrdyn.engine.points import product
 from lrdyn.engine.sweep import sweep
-from lrdyn.factorization import Weights
 
 DEPTH = 3
 HEADER = (

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import xarray as xr
 
-from lrdyn.drawing import exhibits, long, plotting
 from lrdyn.engine import results
+from lrdyn.figures import exhibits, long, plotting
 from paper_figs import BASELINES, EXHIBITS
 
 PAGE = Path(__file__).with_name("figures.md")

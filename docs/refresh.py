@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrdyn.theorem import Claim, Scenario, Theorem
-from lrdyn.theorems import theorems
+from lrdyn.engine.statement import Claim, Scenario, Theorem
+from lrdyn.registry import theorems
 
 PAGE = Path(__file__).with_name("results.md")
 HEADER = (

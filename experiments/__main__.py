@@ -2,7 +2,8 @@
 
 import sys
 
-from lrdyn import cli, pool
+from lrdyn import cli
+from lrdyn.commands import pool
 
 if __name__ == "__main__":
     sys.exit(cli.run("experiments", lambda: pool.main(sys.argv[1:]), own_process=True))

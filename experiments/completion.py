@@ -3,7 +3,7 @@
 import sys
 
 from lrdyn import cli
-from lrdyn.theorems.completion import COMPLETION
+from lrdyn.completion.statement import COMPLETION
 
 if __name__ == "__main__":
     sys.exit(cli.main(COMPLETION))

@@ -3,7 +3,7 @@
 import sys
 
 from lrdyn import cli
-from lrdyn.theorems.corollary1 import COROLLARY1
+from lrdyn.corollary1.statement import COROLLARY1
 
 if __name__ == "__main__":
     sys.exit(cli.main(COROLLARY1))

@@ -3,7 +3,7 @@
 import sys
 
 from lrdyn import cli
-from lrdyn.theorems.lora import LORA
+from lrdyn.lora.statement import LORA
 
 if __name__ == "__main__":
     sys.exit(cli.main(LORA))

@@ -3,7 +3,7 @@
 import sys
 
 from lrdyn import cli
-from lrdyn.theorems.theorem1 import THEOREM1
+from lrdyn.theorem1.statement import THEOREM1
 
 if __name__ == "__main__":
     sys.exit(cli.main(THEOREM1))

@@ -3,7 +3,7 @@
 import sys
 
 from lrdyn import cli
-from lrdyn.theorems.theorem2 import THEOREM2
+from lrdyn.theorem2.statement import THEOREM2
 
 if __name__ == "__main__":
     sys.exit(cli.main(THEOREM2))

@@ -3,7 +3,7 @@
 import sys
 
 from lrdyn import cli
-from lrdyn.theorems.theorem3 import THEOREM3
+from lrdyn.theorem3.statement import THEOREM3
 
 if __name__ == "__main__":
     sys.exit(cli.main(THEOREM3))

@@ -3,7 +3,7 @@
 import sys
 
 from lrdyn import cli
-from lrdyn.theorems.theorem4 import THEOREM4
+from lrdyn.theorem4.statement import THEOREM4
 
 if __name__ == "__main__":
     sys.exit(cli.main(THEOREM4))

@@ -1,59 +1,63 @@
 """Low-rank learning dynamics: theorems, checked on the code that runs.
 
-What a reader of the README types is here; the rest is reached by topic, as in
-``lrdyn.subspace.blocks``.
+What a reader of the README types is here; the rest is reached by the items of the survey, as in
+``lrdyn.theorem2.blocks``. Rooms that draw, train studies or run commands are imported when they are
+asked for.
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 
-from lrdyn import interrupts, memory_limit
+from lrdyn.system import interrupts, memory_limit
 
 with interrupts.importing():
     memory_limit.require(memory_limit.IMPORTING)
     from lrdyn import (
         adapters,
-        autoencoding,
-        classifier,
-        compression,
-        convergence,
-        descent,
-        dropout,
-        entries,
-        factorization,
-        gradient_rank,
-        initialization,
-        landscape,
-        masking,
-        recovery,
-        shrinkage,
-        spectra,
-        subspace,
-        theorem,
+        completion,
+        core,
+        corollary1,
+        data,
+        diagnosis,
+        engine,
+        lora,
+        networks,
+        theorem1,
+        theorem2,
+        theorem3,
+        theorem4,
+        training,
     )
-    from lrdyn.adapters.descent import low_rank_descent
+    from lrdyn.adapters.algorithm1 import low_rank_descent
     from lrdyn.adapters.galore import FULL, GALORE
     from lrdyn.adapters.lora_method import LORA
     from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
-    from lrdyn.claims import relative_difference, tolerance
-    from lrdyn.condition import with_condition
-    from lrdyn.descent import Trajectory, gradient_descent, simulate
-    from lrdyn.diagnosis import diagnose, watch
-    from lrdyn.engine.points import listed, product, sampled, zipped
-    from lrdyn.engine.sweep import sweep
-    from lrdyn.engine.verify import verify
-    from lrdyn.factorization import end_to_end, factorization_loss
-    from lrdyn.flags import FRACTION, NON_NEGATIVE, POSITIVE, Flag, at_least, one_of
-    from lrdyn.initialization import (
+    from lrdyn.core import (
+        Trajectory,
+        effective_rank,
+        end_to_end,
+        factorization_loss,
         gaussian_layers,
+        gradient_descent,
         low_rank_target,
+        numerical_rank,
         orthogonal_layers,
+        recorded_steps,
+        simulate,
+        singular_values,
         spaced_singular_values,
         truncated_gaussian_target,
+        with_condition,
     )
-    from lrdyn.recording import recorded_steps
-    from lrdyn.spectra import effective_rank, numerical_rank, singular_values
-    from lrdyn.subspace import expand, frame, reduced_dynamics, reduced_target, rho
-    from lrdyn.theorem import Claim, Control, Experiment, Outcome, Scenario, Theorem
+    from lrdyn.diagnosis import diagnose, watch
+    from lrdyn.engine.claims import relative_difference, tolerance
+    from lrdyn.engine.flags import FRACTION, NON_NEGATIVE, POSITIVE, Flag, at_least, one_of
+    from lrdyn.engine.points import listed, product, sampled, zipped
+    from lrdyn.engine.statement import Claim, Control, Experiment, Outcome, Scenario, Theorem
+    from lrdyn.engine.sweep import sweep
+    from lrdyn.engine.verify import verify
+    from lrdyn.theorem2 import expand, frame, reduced_dynamics, reduced_target, rho
 
 __version__ = version("lrdyn")
 __all__ = [
@@ -76,52 +80,59 @@ __all__ = [
     "__version__",
     "adapters",
     "at_least",
-    "autoencoding",
-    "classifier",
-    "compression",
-    "convergence",
-    "descent",
+    "commands",
+    "completion",
+    "core",
+    "corollary1",
+    "data",
     "diagnose",
-    "dropout",
+    "diagnosis",
     "effective_rank",
     "end_to_end",
-    "entries",
+    "engine",
     "expand",
-    "factorization",
     "factorization_loss",
+    "figures",
     "frame",
     "gaussian_layers",
     "gradient_descent",
-    "gradient_rank",
-    "initialization",
-    "landscape",
     "listed",
+    "lora",
     "low_rank_descent",
     "low_rank_target",
-    "masking",
+    "networks",
     "numerical_rank",
     "one_of",
     "orthogonal_layers",
     "product",
     "recorded_steps",
-    "recovery",
     "reduced_dynamics",
     "reduced_target",
     "relative_difference",
     "rho",
     "sampled",
-    "shrinkage",
     "simulate",
     "singular_values",
     "spaced_singular_values",
-    "spectra",
-    "subspace",
+    "studies",
     "sweep",
-    "theorem",
+    "theorem1",
+    "theorem2",
+    "theorem3",
+    "theorem4",
     "tolerance",
+    "training",
     "truncated_gaussian_target",
     "verify",
     "watch",
     "with_condition",
     "zipped",
 ]
+
+_ON_DEMAND = ("commands", "figures", "studies")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ON_DEMAND:
+        return import_module(f"lrdyn.{name}")
+    raise AttributeError(f"module 'lrdyn' has no attribute {name!r}")

@@ -6,20 +6,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lrdyn
-from lrdyn import cli, diagnose_command, pool
-from lrdyn.arguments import Parser, folder
-from lrdyn.commands import Compared, Ending, Fault
-from lrdyn.data import command as sets
+from lrdyn import cli
+from lrdyn.commands import data as sets
+from lrdyn.commands import diagnose as diagnose_command
+from lrdyn.commands import pool
+from lrdyn.commands.ending import Compared, Ending, Fault
+from lrdyn.commands.own import own_experiment
+from lrdyn.core.show import shortened
 from lrdyn.data import download
 from lrdyn.data.lookup import search_first
 from lrdyn.engine import history
-from lrdyn.own import own_experiment
-from lrdyn.printer import say
-from lrdyn.show import shortened
+from lrdyn.engine.arguments import Parser, folder
+from lrdyn.engine.statement import Experiment
+from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import studies, study
-from lrdyn.theorem import Experiment
-from lrdyn.theorems import REGISTRY, theorem, theorems
+from lrdyn.system.printer import say
 
 HELP = """usage: lrdyn COMMAND [...]
 
@@ -104,7 +106,7 @@ def data(words: Sequence[str]) -> None:
 
 def figures(words: Sequence[str]) -> Ending:
     """``lrdyn figures``: draw and compare those of a folder; ``init`` makes one."""
-    from lrdyn import own_figures  # which loads xarray
+    from lrdyn.commands import own_figures  # which loads xarray
 
     return own_figures.main(words)
 

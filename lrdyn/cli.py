@@ -11,8 +11,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lrdyn import memory_limit, program_cache
-from lrdyn.arguments import (
+from lrdyn.commands.ending import BAD_INPUT as BAD_INPUT
+from lrdyn.commands.ending import FAILS as FAILS
+from lrdyn.commands.ending import FAULT as FAULT
+from lrdyn.commands.ending import HOLDS as HOLDS
+from lrdyn.commands.ending import INTERRUPTED as INTERRUPTED
+from lrdyn.commands.ending import UNDECIDED as UNDECIDED
+from lrdyn.commands.ending import Judged, Status
+from lrdyn.commands.ending import run as run
+from lrdyn.data import lookup
+from lrdyn.engine import kept_programs, mistakes, program_cache, report
+from lrdyn.engine.arguments import (
     Parser,
     add_cluster_flags,
     add_flag,
@@ -22,25 +31,16 @@ from lrdyn.arguments import (
     size,
     whole,
 )
-from lrdyn.commands import BAD_INPUT as BAD_INPUT
-from lrdyn.commands import FAILS as FAILS
-from lrdyn.commands import FAULT as FAULT
-from lrdyn.commands import HOLDS as HOLDS
-from lrdyn.commands import INTERRUPTED as INTERRUPTED
-from lrdyn.commands import UNDECIDED as UNDECIDED
-from lrdyn.commands import Judged, Status
-from lrdyn.commands import run as run
-from lrdyn.data import lookup
-from lrdyn.drawing import verdicts
-from lrdyn.engine import kept_programs, mistakes, report
 from lrdyn.engine.configuration import BadInput as BadInput
 from lrdyn.engine.configuration import Run, defaults, run_of
 from lrdyn.engine.jobs import MATMULS
 from lrdyn.engine.runs import about, carry_out, judge_again
+from lrdyn.engine.statement import Experiment, Study
 from lrdyn.engine.verify import Verification
-from lrdyn.printer import say
-from lrdyn.theorem import Experiment, Study
-from lrdyn.theorems import REGISTRY
+from lrdyn.figures import verdicts
+from lrdyn.registry import REGISTRY
+from lrdyn.system import memory_limit
+from lrdyn.system.printer import say
 
 
 def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
@@ -217,7 +217,7 @@ def clusters() -> Any:
         BadInput: Dask is not installed.
     """
     try:
-        from lrdyn.cluster import client
+        from lrdyn.engine.cluster import client
     except ModuleNotFoundError as error:
         wanted = "the extra 'cluster': pip install lrdyn[cluster]"
         raise BadInput(f"--cluster: got no package {error.name!r}, wanted {wanted}") from None
@@ -257,7 +257,7 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None) -> Status:
         The exit status: 0 if every claim that applies holds and every control was seen to fail,
         1 if some claim is false, 2 for bad input, a mistake in the theorem's file, or if no claim
         applies, 3 for a fault of the machine, 4 if a claim that applies could not be judged, 130
-        for Ctrl-C. 0, 1 and 4 are read from the verdict on disk: see :mod:`lrdyn.commands`.
+        for Ctrl-C. 0, 1 and 4 are read from the verdict on disk: see :mod:`lrdyn.commands.ending`.
     """
     words = sys.argv[1:] if argv is None else argv
 

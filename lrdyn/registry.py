@@ -4,16 +4,16 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lrdyn.theorem import Theorem
+    from lrdyn.engine.statement import Theorem
 
 REGISTRY = {
-    "theorem1": "lrdyn.theorems.theorem1:THEOREM1",
-    "theorem2": "lrdyn.theorems.theorem2:THEOREM2",
-    "corollary1": "lrdyn.theorems.corollary1:COROLLARY1",
-    "completion": "lrdyn.theorems.completion:COMPLETION",
-    "theorem3": "lrdyn.theorems.theorem3:THEOREM3",
-    "theorem4": "lrdyn.theorems.theorem4:THEOREM4",
-    "lora": "lrdyn.theorems.lora:LORA",
+    "theorem1": "lrdyn.theorem1.statement:THEOREM1",
+    "theorem2": "lrdyn.theorem2.statement:THEOREM2",
+    "corollary1": "lrdyn.corollary1.statement:COROLLARY1",
+    "completion": "lrdyn.completion.statement:COMPLETION",
+    "theorem3": "lrdyn.theorem3.statement:THEOREM3",
+    "theorem4": "lrdyn.theorem4.statement:THEOREM4",
+    "lora": "lrdyn.lora.statement:LORA",
 }
 """Name of the command -> where the theorem is stated; imported when it is asked for."""
 

@@ -18,9 +18,9 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from lrdyn.commands import Compared, run
+from lrdyn.commands.ending import Compared, run
 from lrdyn.engine.configuration import BadInput
-from lrdyn.printer import say
+from lrdyn.system.printer import say
 
 FOLDER = Path(__file__).parent
 AT_A_TIME = 2

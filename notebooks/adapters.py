@@ -25,7 +25,7 @@ import optax
 
 from lrdyn import adapters
 from lrdyn.cli import setup
-from lrdyn.drawing import plotting
+from lrdyn.figures import plotting
 
 setup()  # float64; before the first computation
 plt.style.use(plotting.STYLE)

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 
 import lrdyn
-from lrdyn import recovery
 from lrdyn.cli import setup
-from lrdyn.drawing import plotting
+from lrdyn.completion import recovery
+from lrdyn.figures import plotting
 
 setup()  # float64; before the first computation
 plt.style.use(plotting.STYLE)
@@ -39,7 +39,7 @@ steps = lrdyn.recorded_steps(1500, 151)
 target_key, weights_key, mask_key = jax.random.split(jax.random.key(1), 3)
 target = recovery.spread_target(target_key, (dim, dim), rank)
 target = target / lrdyn.singular_values(target)[0]
-mask = lrdyn.masking.observe(mask_key, (dim, dim), 0.5)
+mask = lrdyn.core.observe(mask_key, (dim, dim), 0.5)
 
 
 def train(product, start, rule):
@@ -56,7 +56,7 @@ weights = lrdyn.orthogonal_layers(weights_key, (dim,) * (depth + 1), jnp.full(de
 full = train(lrdyn.end_to_end, weights, lrdyn.gradient_descent(eta))
 start = recovery.spectral_network(recovery.surrogate(target, mask), 2 * rank, eps)
 rates = recovery.discrepant_rates(eta, 4.0)  # the outer factors four times as fast
-compressed = train(lrdyn.compression.compressed_product, start, rates)
+compressed = train(lrdyn.corollary1.compressed_product, start, rates)
 
 # %%
 figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")

@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 
 import lrdyn
 from lrdyn.cli import setup
-from lrdyn.drawing import plotting
+from lrdyn.figures import plotting
 
 setup()  # float64; before the first computation
 plt.style.use(plotting.STYLE)
@@ -51,17 +51,17 @@ frame = lrdyn.frame(weights, target, rank)
 small = lrdyn.reduced_target(frame, target, 2 * rank)
 inner = lrdyn.reduced_dynamics(small, scales, eta, 0.0, steps).records
 compressed = jax.vmap(
-    lambda layers: lrdyn.compression.compressed_product(lrdyn.compression.compress(frame, layers))
+    lambda layers: lrdyn.corollary1.compressed_product(lrdyn.corollary1.compress(frame, layers))
 )(inner)
 
 # %%
 measured = jnp.linalg.norm(full - compressed, axis=(1, 2))
-predicted = lrdyn.compression.compression_error(lrdyn.rho(scales, eta, 0.0, steps), dim, rank)
+predicted = lrdyn.corollary1.compression_error(lrdyn.rho(scales, eta, 0.0, steps), dim, rank)
 figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
 plotting.plot_compared(ax, steps, predicted, measured, color=plotting.BLUE, every=3)
 ax.set(yscale="log", xlabel="step t", title="error of the compressed network, circles: trained")
 print(f"largest difference: {jnp.max(jnp.abs(measured - predicted)):.0e}")
-print(lrdyn.compression.parameter_counts(dim, depth, rank))
+print(lrdyn.corollary1.parameter_counts(dim, depth, rank))
 
 # %% [markdown]
 # ## What is seen

@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 
 import lrdyn
 from lrdyn.cli import setup
-from lrdyn.drawing import plotting
+from lrdyn.figures import plotting
 
 setup()  # float64; before the first computation
 plt.style.use(plotting.STYLE)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import lrdyn
 from lrdyn import adapters
 from lrdyn.cli import setup
-from lrdyn.theorems.lora import LORA as THEOREM
+from lrdyn.lora.statement import LORA as THEOREM
 
 setup()  # float64; before the first computation
 

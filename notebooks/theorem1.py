@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt
 
 import lrdyn
 from lrdyn.cli import setup
-from lrdyn.drawing import plotting
+from lrdyn.figures import plotting
 
 setup()  # float64; before the first computation
 plt.style.use(plotting.STYLE)
@@ -54,14 +54,14 @@ run
 # %%
 figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
 ax.plot(steps, run.records, color=plotting.BLUE, lw=1)
-for shrunk in lrdyn.shrinkage.shrink(values, decay):
+for shrunk in lrdyn.theorem1.shrink(values, decay):
     ax.axhline(float(shrunk), color=plotting.ORANGE, lw=0.8, ls=plotting.DASHED)
 _ = ax.set(
     xlabel="step t", ylabel="singular values of the product", title="dashed: (sigma - lambda)+"
 )
 
 # %%
-gap = jnp.max(jnp.abs(run.records[-1] - lrdyn.shrinkage.shrink(values, decay)))
+gap = jnp.max(jnp.abs(run.records[-1] - lrdyn.theorem1.shrink(values, decay)))
 print(f"largest difference of a singular value from (sigma - lambda)+: {gap:.0e}")
 
 # %% [markdown]

@@ -27,8 +27,8 @@ import matplotlib.pyplot as plt
 
 import lrdyn
 from lrdyn.cli import setup
-from lrdyn.drawing import plotting
-from lrdyn.theorems.theorem2 import THEOREM2
+from lrdyn.figures import plotting
+from lrdyn.theorem2.statement import THEOREM2
 
 setup()  # float64; before the first computation
 plt.style.use(plotting.STYLE)

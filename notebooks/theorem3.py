@@ -27,9 +27,10 @@ import matplotlib.pyplot as plt
 
 import lrdyn
 from lrdyn.cli import setup
-from lrdyn.drawing import plotting
-from lrdyn.dropout import minimiser, penalty
-from lrdyn.theorems.theorem3 import THEOREM3
+from lrdyn.figures import plotting
+from lrdyn.theorem3 import dropout_minimum as minimiser
+from lrdyn.theorem3 import dropout_penalties as penalty
+from lrdyn.theorem3.statement import THEOREM3
 
 setup()  # float64; before the first computation
 plt.style.use(plotting.STYLE)

@@ -26,7 +26,7 @@ import optax
 
 import lrdyn
 from lrdyn.cli import setup
-from lrdyn.drawing import plotting
+from lrdyn.figures import plotting
 
 setup()  # float64; before the first computation
 plt.style.use(plotting.STYLE)

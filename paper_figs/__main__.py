@@ -2,8 +2,9 @@
 
 import sys
 
-from lrdyn import cli, figures
-from lrdyn.commands import Compared
+from lrdyn import cli
+from lrdyn.commands import figures
+from lrdyn.commands.ending import Compared
 from paper_figs import BASELINES, EXHIBITS
 
 

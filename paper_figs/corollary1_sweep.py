@@ -5,9 +5,9 @@ from typing import Any
 
 import xarray as xr
 
-from lrdyn.drawing import plotting
-from lrdyn.drawing.exhibits import Figure
-from lrdyn.theorems.corollary1 import COROLLARY1
+from lrdyn.corollary1.statement import COROLLARY1
+from lrdyn.figures import plotting
+from lrdyn.figures.exhibits import Figure
 from paper_figs import reach
 from paper_figs.reach_plots import plot_family, plot_sweeps
 

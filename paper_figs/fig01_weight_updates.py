@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lrdyn.drawing import plotting
-from lrdyn.drawing.exhibits import Figure, Results
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
+from lrdyn.figures import plotting
+from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES
 from paper_figs.shared import capital, judged
 

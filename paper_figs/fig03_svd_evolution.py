@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 import lrdyn
-from lrdyn.drawing import plotting
-from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
+from lrdyn.figures import plotting
+from lrdyn.figures.exhibits import Figure, Results, drawn_from, one_seed
 from paper_figs import shared, tracking
 
 PRESET = {
@@ -46,10 +46,10 @@ class Decomposition(NamedTuple):
 class Start(NamedTuple):
     """A run and its frame."""
 
-    weights: lrdyn.factorization.Weights
+    weights: lrdyn.core.Weights
     target: jax.Array
     scales: jax.Array
-    frame: lrdyn.subspace.Frame
+    frame: lrdyn.theorem2.Frame
     reduced_target: jax.Array
     learning_rate: float
     """Of gradient descent on the mean loss, as ``weight_decay``."""
@@ -75,7 +75,7 @@ def start(
 def measure(begin: Start) -> dict[str, jax.Array]:
     """The first layer in dense gradient descent on the mean loss, and the frame of its sides."""
     run = lrdyn.simulate(
-        lambda weights: lrdyn.factorization.mean_factorization_loss(weights, begin.target),
+        lambda weights: lrdyn.core.mean_factorization_loss(weights, begin.target),
         begin.weights,
         lrdyn.gradient_descent(begin.learning_rate, begin.weight_decay),
         begin.steps,

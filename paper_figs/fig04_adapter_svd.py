@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lrdyn.drawing import plotting
-from lrdyn.drawing.exhibits import Figure, Results
+from lrdyn.figures import plotting
+from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
 from lrdyn.studies.adapter_training.evolution import RULES, extremes
 from paper_figs import paired

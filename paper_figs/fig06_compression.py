@@ -12,10 +12,10 @@ import numpy as np
 import xarray as xr
 
 import lrdyn
-from lrdyn.drawing import plotting
-from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.configuration import Run, run_of
-from lrdyn.flags import POSITIVE, Flag, at_least
+from lrdyn.engine.flags import POSITIVE, Flag, at_least
+from lrdyn.figures import plotting
+from lrdyn.figures.exhibits import Figure, Results, one_seed
 from paper_figs.shared import DEPTH, DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 
 QUICK = {
@@ -44,7 +44,7 @@ REPEATS = 3
 class Problem(NamedTuple):
     """A run, and the rank to which its network is compressed."""
 
-    weights: lrdyn.factorization.Weights
+    weights: lrdyn.core.Weights
     target: jax.Array
     compressed_rank: int
     learning_rate: float
@@ -53,7 +53,7 @@ class Problem(NamedTuple):
 
 def problem(
     key: jax.Array, dim: int, rank: int, depth: int, init_scale: Any
-) -> tuple[lrdyn.factorization.Weights, jax.Array]:
+) -> tuple[lrdyn.core.Weights, jax.Array]:
     """Draw orthogonal layers and a target of the given rank."""
     target_key, weight_key = jax.random.split(key)
     target = lrdyn.low_rank_target(target_key, (dim, dim), lrdyn.spaced_singular_values(rank))
@@ -72,14 +72,14 @@ def case(
 
 def predict(one: Problem) -> dict[str, jax.Array]:
     """Loss and error from the compressed run and rho, and the bound."""
-    scales, dim = lrdyn.subspace.start_scales(one.weights), one.target.shape[0]
+    scales, dim = lrdyn.theorem2.start_scales(one.weights), one.target.shape[0]
     rho = lrdyn.rho(scales, one.learning_rate, 0.0, one.steps)
-    error = lrdyn.compression.compression_error(rho, dim, one.compressed_rank)
+    error = lrdyn.corollary1.compression_error(rho, dim, one.compressed_rank)
     loss = _losses(compressed_maps(one), one.target)
     return {
         "loss": loss + error**2 / 2,
         "error": error,
-        "error_bound": lrdyn.compression.compression_bound(scales, dim, one.compressed_rank),
+        "error_bound": lrdyn.corollary1.compression_bound(scales, dim, one.compressed_rank),
     }
 
 
@@ -109,11 +109,11 @@ def compressed_maps(one: Problem) -> jax.Array:
     """What the compressed network computes at each recorded step, as d x d matrices."""
     frame = lrdyn.frame(one.weights, one.target, one.compressed_rank)
     small = lrdyn.reduced_target(frame, one.target, 2 * one.compressed_rank)
-    scales = lrdyn.subspace.start_scales(one.weights)
+    scales = lrdyn.theorem2.start_scales(one.weights)
     inner = lrdyn.reduced_dynamics(small, scales, one.learning_rate, 0.0, one.steps).records
 
-    def product(layers: lrdyn.factorization.Weights) -> jax.Array:
-        return lrdyn.compression.compressed_product(lrdyn.compression.compress(frame, layers))
+    def product(layers: lrdyn.core.Weights) -> jax.Array:
+        return lrdyn.corollary1.compressed_product(lrdyn.corollary1.compress(frame, layers))
 
     return jax.vmap(product)(inner)
 
@@ -146,9 +146,9 @@ def seconds_per_step(run: Callable[[int], Any], steps: int) -> float:
 class Timed(NamedTuple):
     """What is timed: one step of the full and of the reduced run."""
 
-    weights: lrdyn.factorization.Weights
+    weights: lrdyn.core.Weights
     target: jax.Array
-    layers: lrdyn.factorization.Weights
+    layers: lrdyn.core.Weights
     reduced_target: jax.Array
     learning_rate: float
 
@@ -166,7 +166,7 @@ def step_times(one: Timed) -> dict[str, Any]:
     """Time a full and a reduced step, and name the machine."""
 
     @jax.jit
-    def run(start: lrdyn.factorization.Weights, goal: jax.Array, steps: np.ndarray) -> Any:
+    def run(start: lrdyn.core.Weights, goal: jax.Array, steps: np.ndarray) -> Any:
         loss = lambda layers: lrdyn.factorization_loss(layers, goal)  # noqa: E731
         rule = lrdyn.gradient_descent(one.learning_rate)
         return lrdyn.simulate(loss, start, rule, steps, record=lambda _: None).params

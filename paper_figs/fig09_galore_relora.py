@@ -14,12 +14,12 @@ import xarray as xr
 import lrdyn
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.state import POLICIES
-from lrdyn.drawing import plotting
-from lrdyn.drawing.exhibits import Figure, Results, one_seed
 from lrdyn.engine.configuration import Run, run_of
-from lrdyn.flags import POSITIVE, Flag, at_least
-from lrdyn.theorems.theorem4.optimizer_state import one_policy
-from lrdyn.theorems.theorem4.problems import OPTIMIZERS
+from lrdyn.engine.flags import POSITIVE, Flag, at_least
+from lrdyn.figures import plotting
+from lrdyn.figures.exhibits import Figure, Results, one_seed
+from lrdyn.theorem4.optimizer_state_claims import one_policy
+from lrdyn.theorem4.problems import OPTIMIZERS
 from paper_figs import table1_memory
 from paper_figs.shared import one_scenario
 

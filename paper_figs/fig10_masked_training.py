@@ -10,18 +10,13 @@ import optax
 import xarray as xr
 
 import lrdyn
+from lrdyn.core.recording import log_steps
 from lrdyn.data import mnist, mnist_file
-from lrdyn.drawing import plotting
-from lrdyn.drawing.exhibits import Figure, Results, drawn_from, one_seed
-from lrdyn.dropout import (
-    decreasing_step,
-    dropout_minimiser,
-    dropout_penalty,
-    dropout_strength,
-)
+from lrdyn.engine.flags import FRACTION, POSITIVE, Flag, at_least
 from lrdyn.engine.runs import Run
-from lrdyn.flags import FRACTION, POSITIVE, Flag, at_least
-from lrdyn.recording import log_steps
+from lrdyn.figures import plotting
+from lrdyn.figures.exhibits import Figure, Results, drawn_from, one_seed
+from lrdyn.theorem3 import decreasing_step, dropout_minimiser, dropout_penalty, dropout_strength
 from paper_figs.shared import LEARNING_RATE, NEEDS_MNIST, STEPS, one_scenario
 
 QUICK = {
@@ -58,7 +53,7 @@ def features(side: int) -> np.ndarray:
 
     All that counts of ``X / sqrt(n)`` is there: its singular values and left singular vectors.
     """
-    data = lrdyn.autoencoding.pool_images(mnist().inputs, (side, side))
+    data = lrdyn.theorem3.pool_images(mnist().inputs, (side, side))
     left, values, _ = np.linalg.svd(data / np.sqrt(data.shape[1]), full_matrices=False)
     # Any rotation of the examples will do; without one the last factor would be diagonal.
     return left * values @ left.T
@@ -69,19 +64,19 @@ def closed_forms(data: jax.Array, keep_prob: Any) -> dict[str, jax.Array]:
     moments = masked_moments(data, keep_prob)
     return {
         "dropout": dropout_minimiser(data, data, keep_prob, len(data)).product,
-        "input": keep_prob * lrdyn.autoencoding.optimal_autoencoder(moments) @ data,
+        "input": keep_prob * lrdyn.theorem3.optimal_autoencoder(moments) @ data,
     }
 
 
-def masked_moments(data: jax.Array, keep_prob: Any) -> lrdyn.autoencoding.MaskedMoments:
+def masked_moments(data: jax.Array, keep_prob: Any) -> lrdyn.theorem3.MaskedMoments:
     """Moments of single masked features; the data are over the root of their number."""
     examples = data * np.sqrt(data.shape[1])
-    return lrdyn.autoencoding.masked_moments(examples, np.arange(len(data)), keep_prob)
+    return lrdyn.theorem3.masked_moments(examples, np.arange(len(data)), keep_prob)
 
 
 def small_weights(key: jax.Array, size: int, scale: float) -> dict[str, Any]:
     """Gaussian weights of as many hidden units as features, small by a scale over sqrt m."""
-    matrices = lrdyn.initialization.gaussians(key, [(size, size)] * 3)
+    matrices = lrdyn.core.gaussians(key, [(size, size)] * 3)
     first, second, whole = (scale * G / np.sqrt(size) for G in matrices)
     return {"dropout": (first, second), "input": whole}
 
@@ -98,7 +93,7 @@ def penalties(weights: Each, data: jax.Array, keep_prob: Any) -> dict[str, jax.A
     moments = masked_moments(data, keep_prob)
     return {
         "dropout": dropout_penalty(second, first @ data, keep_prob),
-        "input": lrdyn.autoencoding.masking_penalty(weights["input"], moments),
+        "input": lrdyn.theorem3.masking_penalty(weights["input"], moments),
     }
 
 
@@ -158,7 +153,7 @@ def descend_with_masks(key: jax.Array, one: Case, weights: Each) -> dict[str, ja
         return 0.5 * jnp.sum(missed[0] ** 2) + 0.5 * jnp.sum(missed[1] ** 2)
 
     def step(t: jax.Array, weights: Each) -> Each:
-        masks = lrdyn.masking.observe(jax.random.fold_in(key, t), (2, len(data)), keep_prob)
+        masks = lrdyn.core.observe(jax.random.fold_in(key, t), (2, len(data)), keep_prob)
         gradient = jax.grad(loss)(weights, masks)
         rate = decreasing_step(t, one.stochastic_rate, keep_prob, one.halve_after)
         return jax.tree.map(lambda W, G: W - rate * G, weights, gradient)
@@ -166,7 +161,7 @@ def descend_with_masks(key: jax.Array, one: Case, weights: Each) -> dict[str, ja
     def record(weights: Each) -> dict[str, jax.Array]:
         return reconstruct(weights, data, keep_prob)
 
-    return lrdyn.descent.iterate(step, weights, one.stochastic_steps, record)[1]
+    return lrdyn.core.iterate(step, weights, one.stochastic_steps, record)[1]
 
 
 def _both(each: Each) -> jax.Array:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from lrdyn import claims
-from lrdyn.drawing import plotting
+from lrdyn.engine import claims
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
+from lrdyn.figures import plotting
 from lrdyn.studies.adapter_training import ADAPTERS, tuning
 from lrdyn.studies.adapter_training.sentences import AUTO
 from lrdyn.studies.adapter_training.tuning import METHODS

@@ -14,13 +14,13 @@ import numpy as np
 import xarray as xr
 
 import lrdyn
-from lrdyn.drawing.exhibits import Results, one_seed
+from lrdyn.core.recording import log_steps
 from lrdyn.engine.configuration import Run, run_of
+from lrdyn.engine.flags import Flag, at_least
 from lrdyn.engine.judging import Groups, residuals
 from lrdyn.engine.ratios import worst_ratio
-from lrdyn.flags import Flag, at_least
-from lrdyn.recording import log_steps
-from lrdyn.theorem import Experiment, Theorem
+from lrdyn.engine.statement import Experiment, Theorem
+from lrdyn.figures.exhibits import Results, one_seed
 from paper_figs.shared import DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 
 MAP_SCALES = [0.01, 0.03, 0.1, 0.3, 1.0]
@@ -105,12 +105,12 @@ def reduced_runs(case: Reduced, scales: jax.Array) -> Mapping[str, jax.Array]:
     size = len(case.target)
     still = case.dim - size
 
-    def record(layers: lrdyn.factorization.Weights) -> tuple[jax.Array, jax.Array]:
+    def record(layers: lrdyn.core.Weights) -> tuple[jax.Array, jax.Array]:
         product = lrdyn.end_to_end(layers)
         return jnp.linalg.norm(product - case.target), lrdyn.singular_values(product)
 
     eps = jnp.broadcast_to(scales[:, None], (len(scales), case.depth))
-    runs = lrdyn.subspace.reduced_lanes(
+    runs = lrdyn.theorem2.reduced_lanes(
         jnp.broadcast_to(case.target[None], (len(scales), size, size)),
         eps,
         jnp.full_like(scales, case.eta),

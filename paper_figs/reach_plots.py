@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from lrdyn.drawing import plotting
+from lrdyn.figures import plotting
 
 
 def plot_sweeps(dataset: xr.Dataset, title: str) -> tuple[Any, Any, Any]:

@@ -10,14 +10,14 @@ import optax
 import xarray as xr
 
 from lrdyn.adapters import memory
-from lrdyn.adapters.descent import State, begin, refresh, step
+from lrdyn.adapters.algorithm1 import State, begin, refresh, step
 from lrdyn.adapters.memory import Memory, measured_memory
 from lrdyn.adapters.method import Method, Parts, Split, layered, merged
 from lrdyn.adapters.state import POLICIES
-from lrdyn.drawing.exhibits import Results, Table, drawn_from, one_seed
-from lrdyn.drawing.tables import Cell, Grid
-from lrdyn.flags import Flag, at_least
-from lrdyn.theorems.theorem4.held import METHODS as METHODS
+from lrdyn.engine.flags import Flag, at_least
+from lrdyn.figures.exhibits import Results, Table, drawn_from, one_seed
+from lrdyn.figures.tables import Cell, Grid
+from lrdyn.theorem4.memory_claims import METHODS as METHODS
 from paper_figs.shared import one_scenario
 
 PRESET = {"rows": 4096, "columns": 11008, "rank": 128, "batch": 256, "dtype": "float32"}

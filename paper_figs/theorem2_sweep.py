@@ -5,8 +5,8 @@ from typing import Any
 
 import xarray as xr
 
-from lrdyn.drawing.exhibits import Figure
-from lrdyn.theorems.theorem2 import THEOREM2
+from lrdyn.figures.exhibits import Figure
+from lrdyn.theorem2.statement import THEOREM2
 from paper_figs import reach
 from paper_figs.reach_plots import plot_family, plot_sweeps
 

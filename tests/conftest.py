@@ -91,7 +91,7 @@ def drawing_command_line(tmp_path, monkeypatch, unchecked, capsys):
 @pytest.fixture
 def command_line(drawing_command_line, monkeypatch):
     """The same without drawing."""
-    from lrdyn.drawing import verdicts
+    from lrdyn.figures import verdicts
 
     monkeypatch.setattr(verdicts, "draw", lambda *found: None)
     return drawing_command_line

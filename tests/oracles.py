@@ -21,10 +21,10 @@ import scipy.linalg
 import xarray as xr
 
 import lrdyn as lr
-from lrdyn.claims import tolerance
+from lrdyn.engine.claims import tolerance
 from lrdyn.engine.jobs import claims_job
 from lrdyn.engine.judging import residuals
-from lrdyn.theorem import Experiment, Scenario
+from lrdyn.engine.statement import Experiment, Scenario
 
 # Comparing ------------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ def masks_of(groups: Sequence[int], keep_prob: float) -> Iterator[tuple[np.ndarr
 
 
 class Problem(NamedTuple):
-    weights: lr.factorization.Weights
+    weights: lr.core.Weights
     target: jax.Array
     scales: jax.Array
 
@@ -160,14 +160,14 @@ def problem(
 @partial(jax.jit, static_argnums=(3, 4, 5))
 def _problem(seed, scale, spread, dim, rank, depth):
     weights_key, target_key = jax.random.split(jax.random.key(seed))
-    scales = lr.initialization.layer_scales(scale, spread, depth)
+    scales = lr.core.layer_scales(scale, spread, depth)
     weights = lr.orthogonal_layers(weights_key, (dim,) * (depth + 1), scales)
     target = lr.low_rank_target(target_key, (dim, dim), lr.spaced_singular_values(rank))
     return Problem(weights, target, scales)
 
 
 class Classification(NamedTuple):
-    weights: lr.factorization.Weights
+    weights: lr.core.Weights
     inputs: jax.Array
     outputs: jax.Array
     labels: jax.Array

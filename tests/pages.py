@@ -34,14 +34,16 @@ import numpy as np
 
 from benchmarks import __main__ as benchmarks
 from lrdyn import __main__ as command
-from lrdyn import cli, diagnose_command, figures, pool
-from lrdyn.arguments import Help
-from lrdyn.drawing import example
-from lrdyn.own import own_experiment
+from lrdyn import cli
+from lrdyn.commands import diagnose as diagnose_command
+from lrdyn.commands import figures, pool
+from lrdyn.commands.own import own_experiment
+from lrdyn.engine.arguments import Help
+from lrdyn.engine.statement import Experiment, Study
+from lrdyn.figures import example
+from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
-from lrdyn.theorem import Experiment, Study
-from lrdyn.theorems import REGISTRY, theorem, theorems
 from paper_figs import EXHIBITS
 from tests.runs import ROOT, python
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import xarray as xr
 
-from lrdyn.drawing import exhibits, rendering
 from lrdyn.engine.jobs import OLDER_KERNELS
+from lrdyn.figures import exhibits, rendering
 
 ROOT = Path(__file__).parents[1]
 UNOPTIMIZED = {"xla_backend_optimization_level": 0} | (

@@ -13,9 +13,9 @@ import pytest
 
 import lrdyn
 from lrdyn.adapters import DeepFactors, Factors
-from lrdyn.claims import CLEARLY, tolerance
-from lrdyn.drawing import exhibits, plotting
-from lrdyn.drawing.long import numbers as long_numbers
+from lrdyn.engine.claims import CLEARLY, tolerance
+from lrdyn.figures import exhibits, plotting
+from lrdyn.figures.long import numbers as long_numbers
 from lrdyn.networks import packing
 from lrdyn.studies.adapter_training import ADAPTERS, evolution, one_step, sentences, tuning, widths
 from paper_figs import (
@@ -339,7 +339,7 @@ def drawn(figure, out):
 
 
 def test_a_figure_needs_its_own_part_of_the_results(tmp_path):
-    from lrdyn.drawing.long import Undrawable
+    from lrdyn.figures.long import Undrawable
 
     with pytest.raises(Undrawable, match="fig07"):
         long_numbers(fig07_few_shot.FIGURE, tmp_path, None, "quick")

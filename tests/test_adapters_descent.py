@@ -10,7 +10,7 @@ import pytest
 import lrdyn as lr
 from lrdyn.adapters.state import POLICIES
 from lrdyn.networks import mlp
-from lrdyn.theorems.theorem4.mistakes import STALE, UNMERGED, no_factors
+from lrdyn.theorem4.mistakes import STALE, UNMERGED, no_factors
 from tests import algorithm1, oracles
 from tests.algorithm1 import HOW, KEY, OPTIMIZERS, RANK, STEPS, M, N, problem, run, runs
 

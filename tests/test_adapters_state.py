@@ -10,7 +10,7 @@ import optax
 
 import lrdyn as lr
 from lrdyn.adapters.maps import over_maps
-from lrdyn.theorems.theorem4.mistakes import pruned
+from lrdyn.theorem4.mistakes import pruned
 from tests import oracles
 from tests.algorithm1 import ETA, M, N, run, runs, trajectories
 

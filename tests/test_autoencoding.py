@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn import autoencoding
-from lrdyn.claims import on_each
 from lrdyn.data import mnist
+from lrdyn.engine.claims import on_each
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.jobs import own_settings
-from lrdyn.theorem import Outcome
-from lrdyn.theorems.theorem3 import THEOREM3
-from lrdyn.theorems.theorem3 import masked_autoencoder as scenarios
+from lrdyn.engine.statement import Outcome
+from lrdyn.theorem3 import masked_autoencoder as autoencoding
+from lrdyn.theorem3 import masked_autoencoder_claims as scenarios
+from lrdyn.theorem3.statement import THEOREM3
 from tests.oracles import (
     Compiled,
     assert_apart,

@@ -13,15 +13,15 @@ import optax
 import pytest
 
 import lrdyn
-from lrdyn.claims import tolerance
+from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.data import Images
-from lrdyn.drawing import plotting, rendering
+from lrdyn.engine.claims import tolerance
+from lrdyn.figures import plotting, rendering
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA, synthetic
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES, linear
-from lrdyn.theorems.corollary1 import COROLLARY1
-from lrdyn.theorems.theorem2 import THEOREM2
-from lrdyn.theorems.theorem3 import dropout_minimiser
-from lrdyn.theorems.theorem4.problems import OPTIMIZERS
+from lrdyn.theorem2.statement import THEOREM2
+from lrdyn.theorem3 import dropout_minimiser_claims as dropout_minimiser
+from lrdyn.theorem4.problems import OPTIMIZERS
 from paper_figs import (
     BASELINES,
     EXHIBITS,

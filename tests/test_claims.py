@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import lrdyn as lr
-from lrdyn.claims import (
+from lrdyn.engine.claims import (
     CLEARLY,
     chi_square_p,
     excess,

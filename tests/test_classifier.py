@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn as lr
-from lrdyn import classifier
-from lrdyn.factorization import regression_loss
+from lrdyn.core.factorization import regression_loss
+from lrdyn.theorem2 import classifier
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, classification, double, normal
 

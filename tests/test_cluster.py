@@ -22,13 +22,14 @@ import xarray as xr
 
 import lrdyn as lr
 from docs.examples import training
-from lrdyn import cli, own, pool, program_cache
-from lrdyn.cluster import client as clusters
-from lrdyn.cluster import credentials, local_workers, origins, tasks, worker
-from lrdyn.engine import elsewhere, runs
+from lrdyn import cli
+from lrdyn.commands import own, pool
+from lrdyn.engine import elsewhere, program_cache, runs
+from lrdyn.engine.cluster import client as clusters
+from lrdyn.engine.cluster import credentials, local_workers, origins, tasks, worker
 from lrdyn.engine.configuration import BadInput, run_of
 from lrdyn.engine.produce import jobs_of
-from lrdyn.theorems import theorem
+from lrdyn.registry import theorem
 from lrdyn.training import loop
 from tests.runs import XLA_FLAGS, Told, python, results_of, verdict_of
 from tests.workers import until, write_mine
@@ -523,8 +524,8 @@ def test_without_what_makes_certificates_the_extra_is_named(monkeypatch, tmp_pat
 
 def test_without_dask_the_extra_is_named(monkeypatch, unchecked):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    monkeypatch.delitem(sys.modules, "lrdyn.cluster.client")
-    monkeypatch.delattr("lrdyn.cluster.client")
+    monkeypatch.delitem(sys.modules, "lrdyn.engine.cluster.client")
+    monkeypatch.delattr("lrdyn.engine.cluster.client")
     with pytest.raises(BadInput, match=r"pip install lrdyn\[cluster\]"):
         cli.clusters()
 

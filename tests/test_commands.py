@@ -10,17 +10,18 @@ import jax
 import numpy as np
 import pytest
 
-from lrdyn import cli, pool
+from lrdyn import cli
+from lrdyn.commands import pool
+from lrdyn.completion.statement import COMPLETION
+from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.engine import files
+from lrdyn.registry import theorem as registered
+from lrdyn.registry import theorems
 from lrdyn.studies import studies
-from lrdyn.theorems import theorem as registered
-from lrdyn.theorems import theorems
-from lrdyn.theorems.completion import COMPLETION
-from lrdyn.theorems.corollary1 import COROLLARY1
-from lrdyn.theorems.theorem1 import THEOREM1
-from lrdyn.theorems.theorem2 import THEOREM2
-from lrdyn.theorems.theorem3 import THEOREM3
-from lrdyn.theorems.theorem4 import THEOREM4
+from lrdyn.theorem1.statement import THEOREM1
+from lrdyn.theorem2.statement import THEOREM2
+from lrdyn.theorem3.statement import THEOREM3
+from lrdyn.theorem4.statement import THEOREM4
 from tests.runs import TINY as TINY_RUNS
 from tests.runs import finished, python, results_of, verdict_of
 from tests.test_theorem import MY_THEOREM

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lrdyn import cli, recovery
+from lrdyn import cli
+from lrdyn.completion import basis_claims as basis
+from lrdyn.completion import recovery
+from lrdyn.completion.figures import plot_recovery
+from lrdyn.completion.problem import make_entries, make_measurements
+from lrdyn.completion.start_claims import start_of_what_is_seen
+from lrdyn.completion.statement import COMPLETION, first_below
 from lrdyn.engine.judging import left_out
-from lrdyn.theorem import Outcome
-from lrdyn.theorems.completion import COMPLETION, basis, first_below
-from lrdyn.theorems.completion.figures import plot_recovery
-from lrdyn.theorems.completion.problem import make_entries, make_measurements
-from lrdyn.theorems.completion.start import start_of_what_is_seen
+from lrdyn.engine.statement import Outcome
 from tests import oracles
 from tests.runs import finished
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn import compression, masking
+from lrdyn.core import masking
+from lrdyn.corollary1 import compression
 from tests import oracles
 from tests.oracles import Compiled, assert_apart, assert_close, double, problem
 
@@ -16,7 +17,7 @@ ETA = 0.1
 STEPS = np.array([0, 1, 10, 60])
 DECAY = np.array([0.0, 0.05, 0.1])
 
-compiled, theorem2 = Compiled(compression), Compiled(lr.subspace)
+compiled, theorem2 = Compiled(compression), Compiled(lr.theorem2.subspace)
 
 
 @partial(jax.jit, static_argnames="half")

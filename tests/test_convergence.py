@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from lrdyn import convergence
+from lrdyn.theorem1 import convergence
 from tests import oracles
 from tests.test_landscape import differences
 

@@ -197,7 +197,7 @@ def test_bad_words_of_the_command(words, said, capsys, unchecked):
 
 
 def test_nothing_heavy_is_imported():
-    code = "import sys, lrdyn.data.command; print({'pooch', 'requests', 'PIL'} & set(sys.modules))"
+    code = "import sys, lrdyn.commands.data; print({'pooch', 'requests', 'PIL'} & set(sys.modules))"
     assert python("-c", code).stdout == "set()\n"
 
 

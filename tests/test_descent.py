@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn as lr
-from lrdyn.descent import iterate, simulate_lanes, simulate_until
+from lrdyn.core.descent import iterate, simulate_lanes, simulate_until
 from tests import oracles
 from tests.oracles import assert_close, refuses
 

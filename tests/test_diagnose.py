@@ -17,7 +17,7 @@ from lrdyn import diagnosis
 from lrdyn.adapters import peft
 from lrdyn.data import Refused, tensors
 from lrdyn.diagnosis import comparison, reading
-from lrdyn.drawing import plotting
+from lrdyn.figures import plotting
 from tests.runs import ROOT
 
 RNG = np.random.default_rng(1)

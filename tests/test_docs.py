@@ -12,10 +12,11 @@ import lrdyn
 from docs import gallery
 from docs.refresh import INTRODUCTION, written
 from lrdyn import __main__ as command
-from lrdyn import cli, figures, pool
-from lrdyn.drawing import exhibits
+from lrdyn import cli
+from lrdyn.commands import figures, pool
+from lrdyn.figures import exhibits
+from lrdyn.registry import theorems
 from lrdyn.studies import studies
-from lrdyn.theorems import theorems
 from paper_figs import EXHIBITS
 from tests import pages
 from tests.pages import EXAMPLES

@@ -10,16 +10,17 @@ import pytest
 import scipy.optimize
 
 import lrdyn as lr
-from lrdyn.claims import tolerance
-from lrdyn.theorem import Outcome
-from lrdyn.theorems.theorem3 import dropout_minimiser, dropout_penalty
+from lrdyn.engine.claims import tolerance
+from lrdyn.engine.statement import Outcome
+from lrdyn.theorem3 import dropout_minimiser_claims as dropout_minimiser
+from lrdyn.theorem3 import dropout_penalty_claims as dropout_penalty
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, double, normal, rotated
 
 pytestmark = pytest.mark.usefixtures("strict")
 
 KEY = jax.random.key(3)
-dropout, masking = oracles.Compiled(lr.dropout), oracles.Compiled(lr.masking)
+dropout, masking = oracles.Compiled(lr.theorem3), oracles.Compiled(lr.core.masking)
 
 
 def nuclear(matrix):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn import dropout, networks
-from lrdyn.claims import tolerance
+from lrdyn import networks
+from lrdyn import theorem3 as dropout
+from lrdyn.engine.claims import tolerance
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA, activations, minimum, raw, synthetic
 from tests import oracles
 from tests.runs import results_of, verdict_of

@@ -10,9 +10,10 @@ import optax
 import pytest
 
 import lrdyn as lr
-from lrdyn.theorem import Outcome
-from lrdyn.theorems.theorem4 import THEOREM4, duality
-from lrdyn.theorems.theorem4.duality import DUALITY, EPSILON, LINEAR, OTHERS, RATE, ROOTS, SCALE
+from lrdyn.engine.statement import Outcome
+from lrdyn.theorem4 import duality_claims as duality
+from lrdyn.theorem4.duality_claims import DUALITY, EPSILON, LINEAR, OTHERS, RATE, ROOTS, SCALE
+from lrdyn.theorem4.statement import THEOREM4
 from tests.oracles import Optimizer, assert_apart, assert_close, double, judged
 
 FLAGS = {"rows": 8, "cols": 6, "rank": 2}

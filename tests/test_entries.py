@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn import entries
-from lrdyn.compression import CompressedNetwork
+from lrdyn.completion import entries
+from lrdyn.corollary1.compression import CompressedNetwork
 from tests.oracles import assert_close, normal, refuses
 
 pytestmark = pytest.mark.usefixtures("strict")

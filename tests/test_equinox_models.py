@@ -62,7 +62,7 @@ def descend(method, cost, model, **how):
 
 def until(cost, model):
     how = {"check_every": STEPS, "max_steps": STEPS}
-    return lr.descent.simulate_until(cost, model, ADAM, 0.0, **how)
+    return lr.core.simulate_until(cost, model, ADAM, 0.0, **how)
 
 
 TRAININGS = {

@@ -11,8 +11,8 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.engine.jobs import controls_job
+from lrdyn.engine.statement import longest_axis
 from lrdyn.engine.verify import verify
-from lrdyn.theorem import longest_axis
 
 
 class Network(eqx.Module):

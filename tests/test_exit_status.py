@@ -10,8 +10,9 @@ import jax
 import pytest
 
 from lrdyn import __main__ as command
-from lrdyn import commands, interrupts
-from lrdyn.commands import Compared, Judged, Status
+from lrdyn.commands import ending as commands
+from lrdyn.commands.ending import Compared, Judged, Status
+from lrdyn.system import interrupts
 from paper_figs import __main__ as figures_command
 from tests.runs import ROOT, python
 from tests.test_commands import tree
@@ -22,7 +23,7 @@ import errno, sys
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.arguments import Help
+from lrdyn.engine.arguments import Help
 
 PLACE, FACTOR, UNDECIDED = "nowhere", 1.0, ""
 
@@ -142,7 +143,7 @@ def lrdyn(tmp_path, monkeypatch, unchecked, capsys):
     """Run ``lrdyn`` here in an empty folder: status, output, errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRDYN_CACHE", "")
-    monkeypatch.setattr("lrdyn.drawing.verdicts.plotting", None)  # which takes most of the time
+    monkeypatch.setattr("lrdyn.figures.verdicts.plotting", None)  # which takes most of the time
     yield lambda *words: (command.main(list(words)), *capsys.readouterr())
     jax.config.update("jax_enable_x64", True)
 

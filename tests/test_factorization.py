@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn import factorization
+from lrdyn.core import factorization
 from tests import oracles
 from tests.oracles import assert_close, normal
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn.claims import tolerance
 from lrdyn.data import mnist
+from lrdyn.engine.claims import tolerance
 from paper_figs import fig10_masked_training
 from tests import oracles
 from tests.runs import numbers_of

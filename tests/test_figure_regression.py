@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from lrdyn.drawing import baselines, exhibits, looks, pictures, plotting
 from lrdyn.engine import results
+from lrdyn.figures import baselines, exhibits, looks, pictures, plotting
 from paper_figs import BASELINES, EXHIBITS
 
 FIGURES = {one.name: one for one in EXHIBITS if isinstance(one, exhibits.Figure)}

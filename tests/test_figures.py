@@ -18,18 +18,19 @@ import scipy.stats
 import xarray as xr
 
 import lrdyn
-from lrdyn import cli, figures
-from lrdyn.arguments import Help
-from lrdyn.claims import CLEARLY, tolerance
-from lrdyn.commands import Compared
-from lrdyn.drawing import baselines, exhibits, plotting, rendering, tables
-from lrdyn.drawing.exhibits import one_seed
-from lrdyn.drawing.rendering import render
+from lrdyn import cli
+from lrdyn.commands import figures
+from lrdyn.commands.ending import Compared
 from lrdyn.engine import files, results, runs
+from lrdyn.engine.arguments import Help
+from lrdyn.engine.claims import CLEARLY, tolerance
 from lrdyn.engine.judging import residuals
 from lrdyn.engine.produce import produce
 from lrdyn.engine.ratios import worst_ratio
-from lrdyn.theorems.theorem2 import THEOREM2
+from lrdyn.figures import baselines, exhibits, plotting, rendering, tables
+from lrdyn.figures.exhibits import one_seed
+from lrdyn.figures.rendering import render
+from lrdyn.theorem2.statement import THEOREM2
 from paper_figs import (
     BASELINES,
     EXHIBITS,
@@ -509,7 +510,7 @@ def test_a_figure_of_the_registry_is_complete(figure):
 
 def test_neither_import_nor_drawing_loads_pyplot():
     code = (
-        "import sys; from lrdyn.drawing import plotting; assert 'matplotlib' not in sys.modules;"
+        "import sys; from lrdyn.figures import plotting; assert 'matplotlib' not in sys.modules;"
         "plotting.panels(['a']); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

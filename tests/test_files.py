@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lrdyn import whole_files
 from lrdyn.engine import files
+from lrdyn.system import whole_files
 
 
 @pytest.fixture

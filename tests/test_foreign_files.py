@@ -22,7 +22,7 @@ from lrdyn.data import Refused, arrays, guarded
 from lrdyn.engine import results
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.results import Damaged, Missing, Unreadable
-from lrdyn.theorems import theorem
+from lrdyn.registry import theorem
 from tests.foreign import FOREIGN, READERS, WORDS, edited, outcome
 
 FOUND = sorted((FOREIGN / "found").iterdir())

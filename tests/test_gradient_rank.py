@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn import gradient_rank
-from lrdyn.gradient_rank import GradientModes, spectral_edges
-from lrdyn.theorems.theorem4 import THEOREM4
-from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
+from lrdyn.theorem4 import gradient_rank
+from lrdyn.theorem4.gradient_rank import GradientModes, spectral_edges
+from lrdyn.theorem4.gradient_rank_claims import GRADIENT_RANK
+from lrdyn.theorem4.statement import THEOREM4
 from tests import oracles
 from tests.oracles import assert_close
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn as lr
-from lrdyn.claims import tolerance
+from lrdyn.engine.claims import tolerance
 from tests.oracles import Compiled, assert_apart, assert_close, double, normal, refuses
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("strict")
 KEY = jax.random.key(3)
 scale = st.floats(1e-3, 1e3)
 
-compiled = Compiled(lr.initialization)
+compiled = Compiled(lr.core.initialization)
 
 
 @given(scale, scale, st.integers(2, 4))

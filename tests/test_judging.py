@@ -17,18 +17,12 @@ import lrdyn as lr
 from lrdyn.engine import files, results, runs, verify
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.evaluate import evaluate, evaluate_controls
-from lrdyn.engine.judging import (
-    claim_entry,
-    control_entry,
-    judge_results,
-    residual_of,
-    residuals,
-)
+from lrdyn.engine.flags import Flag, at_least
+from lrdyn.engine.judging import claim_entry, control_entry, judge_results, residual_of, residuals
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.sources import code_digest, source_digest
+from lrdyn.engine.statement import Claim, Experiment, Outcome, Scenario, Theorem
 from lrdyn.engine.sweep import call_each
-from lrdyn.flags import Flag, at_least
-from lrdyn.theorem import Claim, Experiment, Outcome, Scenario, Theorem
 from tests.oracles import refuses
 from tests.runs import results_of, verdict_of
 

@@ -13,10 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from lrdyn import cli, commands, private_files, program_cache
-from lrdyn.engine import jobs, kept_programs, programs
-from lrdyn.private_files import NotPrivate, SignedFolder
-from lrdyn.theorems.theorem2 import THEOREM2
+from lrdyn import cli
+from lrdyn.commands import ending as commands
+from lrdyn.engine import jobs, kept_programs, program_cache, programs
+from lrdyn.system import private_files
+from lrdyn.system.private_files import NotPrivate, SignedFolder
+from lrdyn.theorem2.statement import THEOREM2
 from tests.runs import TINY, Told, finished, python, results_of
 
 SMALL = ["--dim", "6", "--depth", "2", "--rank", "1", "--steps", "5"]

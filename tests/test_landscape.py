@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn import landscape, shrinkage
+from lrdyn.theorem1 import landscape, shrinkage
 from tests import oracles
 from tests.oracles import assert_close, assert_zero, normal
 

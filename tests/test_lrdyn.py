@@ -21,14 +21,15 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn import __main__ as command
-from lrdyn import interrupts, memory_limit, own, pool, whole_files
-from lrdyn.drawing import plotting
+from lrdyn.commands import own, pool
 from lrdyn.engine import files, history, parts, progress, report, results, runs
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.groups import PRECISIONS
 from lrdyn.engine.history import settings_text
+from lrdyn.figures import plotting
+from lrdyn.registry import REGISTRY, theorems
 from lrdyn.studies import REGISTRY as STUDIES
-from lrdyn.theorems import REGISTRY, theorems
+from lrdyn.system import interrupts, memory_limit, whole_files
 from tests.faults import signals
 from tests.runs import python, started
 from tests.test_commands import register, tree
@@ -248,7 +249,7 @@ def test_settings_are_shown_where_the_preset_has_others():
 def test_bad_input(words, said, lrdyn, tmp_path):
     (tmp_path / "bad.py").write_text("x = 1\n1 / 0\n")
     (tmp_path / "half.py").write_text("f(\n")
-    (tmp_path / "empty.py").write_text("from lrdyn.theorems.theorem2 import THEOREM2\n")
+    (tmp_path / "empty.py").write_text("from lrdyn.theorem2.statement import THEOREM2\n")
     two = "import lrdyn as lr\nA, B = (lr.Experiment(n, '', (), (lr.Scenario('s', dict),))"
     (tmp_path / "two.py").write_text(f"{two} for n in 'ab')\n")
     before = tree(tmp_path)
@@ -391,7 +392,7 @@ def test_a_worker_whose_parent_ended_before_its_first_line_ends(tmp_path):
 
 LATE = """
 import os, sys, time
-from lrdyn import interrupts
+from lrdyn.system import interrupts
 interrupts.end_at_once()
 class Late:
     def __del__(self, write=os.write, sleep=time.sleep):
@@ -625,7 +626,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_made(words, said, lrdyn, 
 LIMITED = """
 import resource, sys
 from lrdyn import cli
-from lrdyn.own import own_experiment
+from lrdyn.commands.own import own_experiment
 from lrdyn.engine import results
 write = results.write
 def limited(*words, **more):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdyn import masking
+from lrdyn.core import masking
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, double, normal
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from lrdyn import commands
-from lrdyn.theorems import theorems
+from lrdyn.commands import ending as commands
+from lrdyn.registry import theorems
 from notebooks import __main__ as notebooks
 from tests.runs import ROOT, started
 

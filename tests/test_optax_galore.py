@@ -13,8 +13,9 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.engine.jobs import own_settings
-from lrdyn.theorems.theorem4 import THEOREM4, optax_programs
-from lrdyn.theorems.theorem4 import optax_galore as og
+from lrdyn.theorem4 import optax_galore_claims as og
+from lrdyn.theorem4 import optax_programs_claims as optax_programs
+from lrdyn.theorem4.statement import THEOREM4
 from tests import oracles
 from tests.algorithm1 import vectors
 

@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from lrdyn import __main__ as command
-from lrdyn import cli, own_figures
+from lrdyn import cli
+from lrdyn.commands import own_figures
 
 
 @pytest.fixture(scope="module")

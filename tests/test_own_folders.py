@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 
 from lrdyn import __main__ as command
-from lrdyn import diagnose_command, interrupts, own, own_figures, pool, whole_files
 from lrdyn.cli import parse
+from lrdyn.commands import diagnose as diagnose_command
+from lrdyn.commands import own, own_figures, pool
 from lrdyn.data import download
 from lrdyn.engine import checkpoints, files, parts, runs
 from lrdyn.engine.configuration import BadInput
+from lrdyn.system import interrupts, whole_files
 from tests.runs import ROOT
 from tests.test_theorem import MY_THEOREM
 
@@ -297,7 +299,7 @@ UNDERWAY = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have ignored it
 from pathlib import Path
-from lrdyn import interrupts, whole_files
+from lrdyn.system import (interrupts, whole_files)
 interrupts.end_at_once()
 with whole_files.scratch_folder(Path()) as folder, whole_files.replacing(Path("kept")) as half:
     (folder / "figures").mkdir()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdyn.claims import tolerance
+from lrdyn.engine.claims import tolerance
 from lrdyn.networks import mean_pooled
 from lrdyn.networks.packing import lengths, pack, room_for
 from tests.oracles import refuses

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn import recovery
+from lrdyn.completion import recovery
 from tests import oracles
 
 
@@ -17,7 +17,7 @@ from tests import oracles
 def test_a_spread_target_keeps_every_nth_triplet(shape, rank, dtype):
     key = jax.random.key(0)
     found = jax.jit(lambda key: recovery.spread_target(key, shape, rank))(key)
-    (gaussian,) = lr.initialization.gaussians(key, [shape])
+    (gaussian,) = lr.core.gaussians(key, [shape])
     left, values, right = np.linalg.svd(oracles.double(gaussian))
     side = min(shape)
     kept = np.arange(0, side / 2, side / (2 * rank))[:rank].astype(int)
@@ -30,7 +30,7 @@ def problem(scale=0.3):
     """Target, mask and a network of the spectral start."""
     for_target, for_mask = jax.random.split(jax.random.key(0))
     target = recovery.spread_target(for_target, (16, 16), 2)
-    mask = lr.masking.observe(for_mask, (16, 16), 0.6)
+    mask = lr.core.observe(for_mask, (16, 16), 0.6)
     return target, mask, recovery.spectral_network(recovery.surrogate(target, mask), 4, scale)
 
 
@@ -45,7 +45,7 @@ def test_the_surrogate_is_unbiased():
     target, *_ = problem()
 
     def draw(key):
-        return recovery.surrogate(target, lr.masking.observe(key, (16, 16), 0.6))
+        return recovery.surrogate(target, lr.core.observe(key, (16, 16), 0.6))
 
     # 256 entries; dividing by the realised fraction adds 1/n.
     assert_unbiased(draw, np.asarray(target), excess=1.0)
@@ -55,7 +55,7 @@ def test_a_spectral_network_spans_the_leading_subspaces():
     matrix = jax.random.normal(jax.random.key(0), (7, 9))
     network = jax.jit(lambda W: recovery.spectral_network(W, 3, 0.1, depth=4))(matrix)
     left, _, right = np.linalg.svd(np.asarray(matrix))
-    product = lr.compression.compressed_product(network)
+    product = lr.corollary1.compressed_product(network)
     oracles.assert_close(product, 0.1**4 * left[:, :3] @ right[:3], size=9)
     assert len(network.inner) == 2
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lrdyn.show import printable
+from lrdyn.core.show import printable
 
 ORDINARY = ["", "a b", "Noël, Ωmega, 低秩, \N{SNOWMAN}", "back\\slash"]
 ESCAPED = {

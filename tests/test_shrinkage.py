@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lrdyn import shrinkage
+from lrdyn.theorem1 import shrinkage
 from tests import oracles
 from tests.oracles import Compiled, assert_close, assert_zero, normal, refuses
 

@@ -11,9 +11,9 @@ import pytest
 import lrdyn
 from docs.examples import training
 from lrdyn.engine.judging import LOST, TOO_FEW_SEEDS
+from lrdyn.engine.statement import Finding, Study
+from lrdyn.registry import theorem
 from lrdyn.studies import studies
-from lrdyn.theorem import Finding, Study
-from lrdyn.theorems import theorem
 from tests.runs import ROOT, results_of, started, verdict_of
 
 EXAMPLE = ROOT / "docs" / "examples" / "training.py"

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn as lr
-from lrdyn import masking, subspace
-from lrdyn.claims import scales_with_epsilon
+from lrdyn.core import masking
+from lrdyn.core.factorization import mean_factorization_loss
+from lrdyn.engine.claims import scales_with_epsilon
 from lrdyn.engine.jaxprs import equations
-from lrdyn.factorization import mean_factorization_loss
+from lrdyn.theorem2 import subspace
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, double, problem, residual
 

@@ -11,7 +11,7 @@ import pytest
 
 import lrdyn
 from lrdyn.adapters import memory
-from lrdyn.drawing import rendering
+from lrdyn.figures import rendering
 from paper_figs import table1_memory
 from paper_figs.table1_memory import ABSENT, ADAM, FORMS, METHODS, TABLE, Program, programs
 from tests import oracles

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from lrdyn.drawing import tables
-from lrdyn.drawing.tables import Grid
+from lrdyn.figures import tables
+from lrdyn.figures.tables import Grid
 
 GRID = Grid(
     ("part", "name", "$m^2$", "left"),

@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 
 import lrdyn as lr
 from lrdyn import cli
-from lrdyn.condition import relative_response
+from lrdyn.core.condition import relative_response
+from lrdyn.core.show import shortened
 from lrdyn.engine import files
 from lrdyn.engine.evaluate import evaluate_controls, once_a_case
+from lrdyn.engine.flags import Flag, one_of
 from lrdyn.engine.judging import residuals
 from lrdyn.engine.ratios import ratio_of
-from lrdyn.flags import Flag, one_of
-from lrdyn.show import shortened
-from lrdyn.theorem import Claim, Control, Scenario, Theorem
+from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 from tests.oracles import refuses
 from tests.runs import python, results_of, started, verdict_of
 
@@ -32,8 +32,8 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from lrdyn import Claim, Control, Flag, Scenario, Theorem, at_least, cli
-from lrdyn.flags import Domain
+from lrdyn import (Claim, Control, Flag, Scenario, Theorem, at_least, cli)
+from lrdyn.engine.flags import Domain
 
 
 def case(key, *, dim, rate, steps):

@@ -13,13 +13,16 @@ import pytest
 
 import lrdyn as lr
 from lrdyn import cli
-from lrdyn.claims import CLEARLY, tolerance
+from lrdyn.engine.claims import CLEARLY, tolerance
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.judging import residuals
-from lrdyn.theorem import Outcome
-from lrdyn.theorems.theorem1 import THEOREM1, critical_points, minimisers, setting
-from lrdyn.theorems.theorem1 import regularised_autoencoder as autoencoder
-from lrdyn.theorems.theorem1.figures import landscape_figure, shrinkage_figure
+from lrdyn.engine.statement import Outcome
+from lrdyn.theorem1 import critical_points_claims as critical_points
+from lrdyn.theorem1 import minimisers_claims as minimisers
+from lrdyn.theorem1 import regularised_autoencoder_claims as autoencoder
+from lrdyn.theorem1 import setting
+from lrdyn.theorem1.figures import landscape_figure, shrinkage_figure
+from lrdyn.theorem1.statement import THEOREM1
 from tests import oracles
 from tests.runs import finished
 
@@ -286,10 +289,10 @@ def test_every_equation_of_the_family_of_a_tie_is_asked_for():
 @partial(jax.jit, static_argnames="rank")
 def curvatures(values, decay, rank):
     """Spectra of the Hessian at all critical points; those of none are left out later."""
-    sets = lr.landscape.index_sets(len(values), rank)
+    sets = lr.theorem1.index_sets(len(values), rank)
     shape = len(values) + 2, len(values)
-    there = lr.landscape.admissible(sets, values, decay)
-    return there, lr.landscape.hessian_spectrum(values, sets, shape, decay)
+    there = lr.theorem1.admissible(sets, values, decay)
+    return there, lr.theorem1.hessian_spectrum(values, sets, shape, decay)
 
 
 @pytest.mark.parametrize("values", [(1.0, 0.8, 0.5), (1.0, 0.3, 0.25, 0.1), (0.9,)])
@@ -371,7 +374,7 @@ def test_the_images_are_centred_and_of_full_rank():
 def test_the_factor_of_the_inputs_has_the_loss_of_the_inputs(dtype):
     flags = taken(autoencoder.make_case, {**FLAGS, "target_scale": 4.0})
     case = jax.jit(partial(autoencoder.make_case, **flags))(KEY)
-    loss = partial(lr.shrinkage.autoencoder_loss, case.weights, decay=0.3)
+    loss = partial(lr.theorem1.autoencoder_loss, case.weights, decay=0.3)
     oracles.assert_close(loss(case.inputs), loss(case.factor), size=500 * 25)
     oracles.assert_close(lr.singular_values(case.inputs)[0], 2.0, size=500)
 
@@ -409,10 +412,10 @@ def points_of(ax, marker):
 
 def test_the_landscape_shows_every_critical_point(groups):
     figure: Any = landscape_figure(groups)
-    values, sets = jnp.array([1, 5 / 6, 4 / 6, 1 / 2]), lr.landscape.index_sets(4, 2)
+    values, sets = jnp.array([1, 5 / 6, 4 / 6, 1 / 2]), lr.theorem1.index_sets(4, 2)
     for ax, decay in zip(figure.axes, (0.0, 0.1), strict=True):
-        losses = lr.landscape.critical_values(values, sets, decay)
-        smallest = lr.landscape.smallest_curvature(values, sets, decay)
+        losses = lr.theorem1.critical_values(values, sets, decay)
+        smallest = lr.theorem1.smallest_curvature(values, sets, decay)
         expected = np.stack([smallest, losses - losses.min()], axis=1)
         for marker in ("o", "."):
             found = points_of(ax, marker)
@@ -441,7 +444,7 @@ def test_only_decays_that_leave_saddles_are_drawn(decays, shown):
 
 def test_the_figure_of_shrinkage_shows_the_ends_of_descent(groups):
     (ax,) = shrinkage_figure(groups).axes  # one depth
-    shrink = jax.jit(partial(lr.shrinkage.shrink, depth=3))
+    shrink = jax.jit(partial(lr.theorem1.shrink, depth=3))
     curves = [line for line in ax.lines if np.size(line.get_xdata()) == 400]
     assert len(curves) == 2
     for line, decay in zip(curves, (0.0, 0.1), strict=True):

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
+from lrdyn.corollary1 import statement as corollary1
+from lrdyn.corollary1.statement import COMPRESSION, COROLLARY1
 from lrdyn.engine.jobs import claims_job
 from lrdyn.engine.judging import row_of
-from lrdyn.theorem import Outcome
-from lrdyn.theorems import corollary1, deep_factorization, theorem2
-from lrdyn.theorems.corollary1 import COMPRESSION, COROLLARY1
-from lrdyn.theorems.theorem2 import FACTORIZATION, THEOREM2, classification
-from lrdyn.theorems.theorem2.classification import CLASSIFICATION
+from lrdyn.engine.statement import Outcome
+from lrdyn.theorem2 import classifier_claims as classification
+from lrdyn.theorem2 import setting as deep_factorization
+from lrdyn.theorem2 import statement as theorem2
+from lrdyn.theorem2.classifier_claims import CLASSIFICATION
+from lrdyn.theorem2.statement import FACTORIZATION, THEOREM2
 from tests import oracles
 from tests.oracles import assert_close, double
 from tests.runs import finished
@@ -265,7 +268,7 @@ def test_both_sides_of_the_classifier_agree_with_numpy():
     slope = oracles.regression_slope(X, Y)
     layers = oracles.descend(case.weights, slope, eta, decays, case.steps)
     products = np.stack([oracles.product(each, 7) for each in zip(*layers, strict=True)])
-    frame = lr.classifier.classifier_frame(case.weights, case.target)
+    frame = lr.theorem2.classifier_frame(case.weights, case.target)
     expected = {
         "class_product": products @ double(frame.right)[0][:, :4],
         "class_rho": double(case.scales)[:2]

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrdyn import dropout, masking
-from lrdyn.descent import gradient_descent
-from lrdyn.dropout import deep, dropblock, penalty
+from lrdyn import theorem3 as dropout
+from lrdyn.core import masking
+from lrdyn.core.descent import gradient_descent
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.judging import row_of
-from lrdyn.theorem import Outcome, longest_axis
-from lrdyn.theorems import theorem3
-from lrdyn.theorems.theorem3 import (
-    dropout_minimiser,
-    dropout_training,
-    masked_autoencoder,
-    statistics,
-)
-from lrdyn.theorems.theorem3.block_penalty import DROPBLOCK
-from lrdyn.theorems.theorem3.dropout_minimiser import MINIMISER
-from lrdyn.theorems.theorem3.dropout_penalty import DROPOUT
-from lrdyn.theorems.theorem3.masked_autoencoder import AUTOENCODER
+from lrdyn.engine.statement import Outcome, longest_axis
+from lrdyn.theorem3 import dropblock, statistics
+from lrdyn.theorem3 import dropout_minimiser_claims as dropout_minimiser
+from lrdyn.theorem3 import dropout_penalties as penalty
+from lrdyn.theorem3 import dropout_training_claims as dropout_training
+from lrdyn.theorem3 import masked_autoencoder_claims as masked_autoencoder
+from lrdyn.theorem3 import several_dropout_layers as deep
+from lrdyn.theorem3 import statement as theorem3
+from lrdyn.theorem3.dropblock_claims import DROPBLOCK
+from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
+from lrdyn.theorem3.dropout_penalty_claims import DROPOUT
+from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER
 from tests.oracles import assert_apart, assert_close, double
 from tests.runs import finished
 

@@ -13,17 +13,19 @@ import pytest
 from lrdyn import cli
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.relora import RELORA_FROZEN
-from lrdyn.condition import with_condition
+from lrdyn.core.condition import with_condition
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.jobs import own_settings
 from lrdyn.engine.produce import concerned, validate
-from lrdyn.theorem import Outcome
-from lrdyn.theorems.theorem4 import OTHER_PROBLEMS, THEOREM4, TRAJECTORY, duality, problems
-from lrdyn.theorems.theorem4.duality import DUALITY
-from lrdyn.theorems.theorem4.figures import plot_paths
-from lrdyn.theorems.theorem4.optax_galore import OPTAX
-from lrdyn.theorems.theorem4.optimizer_state import OPTIMIZER_STATE, galore
-from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
+from lrdyn.engine.statement import Outcome
+from lrdyn.theorem4 import duality_claims as duality
+from lrdyn.theorem4 import problems
+from lrdyn.theorem4.duality_claims import DUALITY
+from lrdyn.theorem4.figures import plot_paths
+from lrdyn.theorem4.gradient_rank_claims import GRADIENT_RANK
+from lrdyn.theorem4.optax_galore_claims import OPTAX
+from lrdyn.theorem4.optimizer_state_claims import OPTIMIZER_STATE, galore
+from lrdyn.theorem4.statement import OTHER_PROBLEMS, THEOREM4, TRAJECTORY
 from tests import oracles
 from tests.runs import finished
 

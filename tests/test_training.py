@@ -12,10 +12,10 @@ import optax
 import pytest
 
 import lrdyn
-from lrdyn import whole_files
 from lrdyn.adapters import algorithm1
 from lrdyn.engine import checkpoints
 from lrdyn.engine.checkpoints import Checkpoints
+from lrdyn.system import whole_files
 from lrdyn.training import Batches, train
 from tests.runs import Told, python
 
@@ -312,7 +312,7 @@ def test_what_a_loss_closes_over_is_not_built_into_the_program():
 DEVICES = """
 import jax, jax.numpy as jnp, numpy as np, optax, sys
 from lrdyn import cli
-from lrdyn.training import Batches, train
+from lrdyn.training import (Batches, train)
 
 cli.setup("float64", host_devices=8)
 x = np.asarray(jax.random.normal(jax.random.key(1), (48, 6)))

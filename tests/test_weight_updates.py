@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import lrdyn
-from lrdyn.claims import CLEARLY, above_p, tolerance
 from lrdyn.data import Images
+from lrdyn.engine.claims import CLEARLY, above_p, tolerance
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES, edge, linear, measures, nonlinear
 from tests import oracles
 from tests.runs import results_of, verdict_of
@@ -180,7 +180,7 @@ def test_the_expansion_in_the_nonlinearity_against_a_loop():
         A, B = A - 0.1 * (slope * (B.T @ missed)) @ X.T, B - 0.1 * missed @ (slope * before).T
     values = np.linalg.svd(A - start, compute_uv=False) ** 2
     oracles.assert_close(energy, values[6:].sum() / values.sum(), size=24, steps=100)
-    fixed = lrdyn.classifier.classifier_frame(case.weights, case.target)
+    fixed = lrdyn.theorem2.classifier_frame(case.weights, case.target)
     inner = np.asarray(fixed.left[0]).T @ A @ np.asarray(fixed.right[0])
     edge = max(np.abs(inner[:6, 6:]).max(), np.abs(inner[6:, :6]).max())
     last = np.abs(B @ np.asarray(fixed.left[-1])[:, 6:]).max()

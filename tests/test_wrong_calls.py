@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn import checks, memory_limit, networks
-from lrdyn.condition import pushed
+from lrdyn import networks
+from lrdyn.core import checks
+from lrdyn.core.condition import pushed
+from lrdyn.system import memory_limit
 from tests.faults import wrong_calls
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -39,7 +41,7 @@ def test_a_sample_of_wrong_calls_names_the_argument():
 
 
 I4, BAR = jnp.eye(4), jnp.ones((1, 4))
-VALUES, SETS = jnp.array([3.0, 2.0, 1.0]), lr.landscape.index_sets(3, 1)
+VALUES, SETS = jnp.array([3.0, 2.0, 1.0]), lr.theorem1.index_sets(3, 1)
 
 
 def square(w):
@@ -64,15 +66,15 @@ SILENT = {
         "target: got shape (), wanted (4, 4)",
     ),
     "recovery_error": (
-        lambda: lr.recovery.recovery_error(I4, BAR),
+        lambda: lr.completion.recovery_error(I4, BAR),
         "target: got shape (1, 4), wanted (4, 4)",
     ),
     "decayed_loss": (
-        lambda: lr.shrinkage.decayed_loss((I4, I4), BAR, 0.5),
+        lambda: lr.theorem1.decayed_loss((I4, I4), BAR, 0.5),
         "target: got shape (1, 4), wanted (4, 4)",
     ),
     "masked_prediction": (
-        lambda: lr.masking.masked_prediction(jnp.ones(2), jnp.ones(1), jnp.ones((2, 1, 1))),
+        lambda: lr.core.masked_prediction(jnp.ones(2), jnp.ones(1), jnp.ones((2, 1, 1))),
         "mean: got shape (1,), wanted (2,)",
     ),
     "steps that fall": (lambda: run([5, 2]), "steps: got [5, 2], wanted increasing integers >= 0"),
@@ -82,7 +84,7 @@ SILENT = {
         "steps: got dtype float64, wanted increasing integers >= 0",
     ),
     "decay": (
-        lambda: lr.shrinkage.shrink(VALUES, -0.5),
+        lambda: lr.theorem1.shrink(VALUES, -0.5),
         "decay: got -0.5, wanted >= 0",
     ),
     "weight_decay": (
@@ -90,15 +92,15 @@ SILENT = {
         "weight_decay: got [0.1, -0.1], wanted >= 0",
     ),
     "keep_prob": (
-        lambda: lr.dropout.dropout_penalty(I4, I4, 1.5),
+        lambda: lr.theorem3.dropout_penalty(I4, I4, 1.5),
         "keep_prob: got 1.5, wanted above 0, at most 1",
     ),
     "decreasing_step": (
-        lambda: lr.dropout.decreasing_step(1.0, 0.5, 0.8, -10),
+        lambda: lr.theorem3.decreasing_step(1.0, 0.5, 0.8, -10),
         "halve_after: got -10, wanted > 0",
     ),
     "count": (
-        lambda: lr.spectra.top_share(VALUES, 0),
+        lambda: lr.core.top_share(VALUES, 0),
         "count: got 0, wanted at least 1",
     ),
     "push": (
@@ -116,7 +118,7 @@ SILENT = {
         "network: got type str, wanted a Callable",
     ),
     "width": (
-        lambda: lr.dropout.dropout_strength(0.5, 0),
+        lambda: lr.theorem3.dropout_strength(0.5, 0),
         "width: got 0, wanted at least 1",
     ),
 }
@@ -133,8 +135,8 @@ TOO_LARGE = {
     "truncated": lambda: lr.truncated_gaussian_target(KEY, (2**32, 2**32), 2),
     "spaced_singular_values": lambda: lr.spaced_singular_values(2**62),
     "beyond 64 bits": lambda: lr.spaced_singular_values(2**63),
-    "draw_mask": lambda: lr.masking.draw_mask(KEY, 2**62, 0.5, block=2),
-    "index_sets": lambda: lr.landscape.index_sets(64, 32),
+    "draw_mask": lambda: lr.core.draw_mask(KEY, 2**62, 0.5, block=2),
+    "index_sets": lambda: lr.theorem1.index_sets(64, 32),
     "sampled": lambda: lr.sampled(KEY, 2**62, scale=jax.random.uniform),
     "recorded_steps": lambda: lr.recorded_steps(2**40),
 }
@@ -175,8 +177,8 @@ def test_what_was_silent_is_refused(name):
 @pytest.mark.parametrize(
     "of",
     [
-        lambda values: lr.landscape.smallest_curvature(values, SETS, 0.5),
-        lambda values: lr.landscape.hessian_spectrum(values, SETS, (3, 3), 0.5),
+        lambda values: lr.theorem1.smallest_curvature(values, SETS, 0.5),
+        lambda values: lr.theorem1.hessian_spectrum(values, SETS, (3, 3), 0.5),
     ],
 )
 def test_integers_mean_what_they_mean_as_floats(of):
@@ -194,7 +196,7 @@ def test_checks_add_no_equation():
         return 0.5 * jnp.sum((V @ W - target) ** 2) + 0.5 * decay * squares
 
     def checked(W, V, target, decay):
-        return lr.shrinkage.decayed_loss((W, V), target, decay)
+        return lr.theorem1.decayed_loss((W, V), target, decay)
 
     assert str(jax.make_jaxpr(checked)(W, W, W, decay)) == str(
         jax.make_jaxpr(plain)(W, W, W, decay)

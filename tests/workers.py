@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from beside import FACTOR
 
-from lrdyn import Claim, Control, Experiment, Flag, Scenario, Theorem
+from lrdyn import (Claim, Control, Experiment, Flag, Scenario, Theorem)
 
 
 def chaotic(seed, size):

@@ -10,7 +10,7 @@ from balance_false import predict as conserved
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.theorem import Control, Theorem
+from lrdyn.engine.statement import Control, Theorem
 
 
 def gradients(weights, target):
@@ -35,7 +35,7 @@ def predict(case):
 
     start = balance(case.weights)
     at_rest = (case.weights, jnp.zeros_like(start))
-    _, drift = lrdyn.descent.iterate(
+    _, drift = lrdyn.core.iterate(
         step, at_rest, np.asarray(case.steps), record=lambda state: state[1]
     )
     return {"balance": start + case.learning_rate**2 * drift}

@@ -12,8 +12,8 @@ import optax
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.flags import POSITIVE, Flag, at_least
-from lrdyn.theorem import Claim, Control, Scenario, Theorem
+from lrdyn.engine.flags import POSITIVE, Flag, at_least
+from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 
 
 class Run(eqx.Module):

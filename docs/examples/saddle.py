@@ -10,8 +10,8 @@ import numpy as np
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.flags import POSITIVE, Flag, at_least
-from lrdyn.theorem import Experiment, Scenario
+from lrdyn.engine.flags import POSITIVE, Flag, at_least
+from lrdyn.engine.statement import Experiment, Scenario
 
 FLAGS = (
     Flag("dim", (10,), at_least(2), int, "d", "width of the layers", (30,), shapes=True),
@@ -53,7 +53,7 @@ def train(case: dict[str, Any]) -> dict[str, jax.Array]:
 
 def plot(groups: Mapping[str, Any]) -> Any:
     """Draw the loss of the first seed: a curve for each depth and scale."""
-    from lrdyn.drawing import plotting
+    from lrdyn.figures import plotting
 
     results = groups["/"].isel(seed=0, dim=0)
     with plotting.style():

@@ -16,13 +16,13 @@ def main() -> None:
     target = lrdyn.truncated_gaussian_target(target_key, (DIM, DIM), RANK)
     weights = lrdyn.orthogonal_layers(weights_key, (DIM,) * (DEPTH + 1), scales)
     trained = lrdyn.simulate(
-        lambda layers: lrdyn.factorization.mean_factorization_loss(layers, target),
+        lambda layers: lrdyn.core.mean_factorization_loss(layers, target),
         weights,
         lrdyn.gradient_descent(STEP),
         steps,
     ).params
     frame = lrdyn.frame(weights, target, RANK)
-    seen = lrdyn.subspace.blocks(frame, trained, 2 * RANK)
+    seen = lrdyn.theorem2.blocks(frame, trained, 2 * RANK)
 
     update = lrdyn.singular_values(trained[0] - weights[0])
     print(f"numerical rank of W_1({STEPS}) - W_1(0): {lrdyn.numerical_rank(update, DIM)} of {DIM}")

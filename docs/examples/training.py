@@ -9,9 +9,9 @@ import optax
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.claims import above_p
+from lrdyn.engine.claims import above_p
+from lrdyn.engine.statement import Finding, Study
 from lrdyn.networks import mlp
-from lrdyn.theorem import Finding, Study
 from lrdyn.training import Batches, train
 
 RANK, INPUTS = 2, 20

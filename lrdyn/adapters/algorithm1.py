@@ -10,12 +10,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lrdyn import checks
 from lrdyn.adapters.maps import Side, identities
 from lrdyn.adapters.method import Method, Parts, Split, merged, restarted
 from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
-from lrdyn.algorithm import Algorithm, Cost
-from lrdyn.descent import (
+from lrdyn.core import checks
+from lrdyn.core.algorithm import Algorithm, Cost
+from lrdyn.core.descent import (
     Loss,
     Trajectory,
     divergence_limit,
@@ -23,7 +23,7 @@ from lrdyn.descent import (
     on_arrays,
     scan_records,
 )
-from lrdyn.factorization import Scalar
+from lrdyn.core.factorization import Scalar
 
 Choice = Callable[[Key[Array, ""] | None, PyTree], PyTree]
 """``choose(key, gradients)``: a :class:`~lrdyn.adapters.LinearMap` for each parameter."""

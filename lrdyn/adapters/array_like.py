@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 
 class Chain(NamedTuple):

@@ -6,14 +6,15 @@ from operator import matmul
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import checks, compression
 from lrdyn.adapters.deep_lora_method import DeepFactors
 from lrdyn.adapters.maps import Parametrization, Separate, Side, matrices_alone
 from lrdyn.adapters.memory import Footprint, Formula
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
-from lrdyn.factorization import Weights
-from lrdyn.initialization import orthogonal_layers
+from lrdyn.core import checks
+from lrdyn.core.factorization import Weights
+from lrdyn.core.initialization import orthogonal_layers
+from lrdyn.corollary1 import compression
 
 
 def full_width_layers(
@@ -39,7 +40,7 @@ def compressed_factors(
 ) -> tuple[tuple[Array, ...], Float[Array, ""]]:
     """The factors U, eps I, ..., eps I, V^T of the compressed product, and the gap of the gradient.
 
-    V has s = ``rank`` columns: the basis of :func:`lrdyn.compression.gradient_basis`, s / 2
+    V has s = ``rank`` columns: the basis of :func:`lrdyn.corollary1.gradient_basis`, s / 2
     directions of the gradient of W_1 and s / 2 of its product with W_1. U = W_L ... W_1 V / prod
     eps. If m < n all this is done for the transposed matrix.
 

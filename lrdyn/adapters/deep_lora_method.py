@@ -7,13 +7,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import checks
 from lrdyn.adapters.adapter import Started
 from lrdyn.adapters.maps import Parametrization, Separate, Side, matrices_alone
 from lrdyn.adapters.memory import Footprint, Formula
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
-from lrdyn.initialization import orthogonal_layers
+from lrdyn.core import checks
+from lrdyn.core.initialization import orthogonal_layers
 
 
 class DeepFactors(Started):
@@ -24,7 +24,7 @@ class DeepFactors(Started):
         scale: s.
         start: the factors at the start, or None.
         gap: of the gradient that the outer factors come from, see
-            :class:`lrdyn.compression.GradientBasis`.
+            :class:`lrdyn.corollary1.GradientBasis`.
         framed: whether the outer factors are a frame, with a label of its own.
 
     Example:

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import checks
 from lrdyn.adapters.adapter import Factors, Linear
 from lrdyn.adapters.array_like import row_norms
 from lrdyn.adapters.maps import LinearMap, Projector, Separate, Side, draw_projectors, over_maps
 from lrdyn.adapters.memory import Footprint, Formula
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
+from lrdyn.core import checks
 
 
 class DirectedFactors(Factors):

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-from lrdyn import checks
 from lrdyn.adapters.maps import Law, draw_projectors
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA
+from lrdyn.core import checks
 
 LORA = RELORA._replace(once=True, memory=RELORA.memory._replace(refresh=None))
 """W + s B A. Both factors are trained, from a Gaussian A and B = 0, and W is frozen for ever (arXiv

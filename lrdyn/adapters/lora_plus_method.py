@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import jax
 import optax
 
-from lrdyn import checks
 from lrdyn.adapters.model import Adapters, labels
-from lrdyn.factorization import Scalar
+from lrdyn.core import checks
+from lrdyn.core.factorization import Scalar
 
 
 def by_label(

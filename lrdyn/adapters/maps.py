@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import checks, linalg
 from lrdyn.adapters.adapter import Adapter, Factors, Shift, apart
+from lrdyn.core import checks, linalg
 
 Side = Literal["left", "right", "smaller", "larger"]
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 COUNTER_BYTES = 4
 """optax counts steps in one int32 for each transformation that needs their number."""
@@ -140,7 +140,7 @@ def adam_state(method: Held, m: int, n: int, r: int) -> int:
     Step counters are not included; see :class:`Footprint`.
 
     Example:
-        >>> from lrdyn import FULL, GALORE, LORA, RELORA_FROZEN
+        >>> from lrdyn import (FULL, GALORE, LORA, RELORA_FROZEN)
         >>> [adam_state(method, 20, 30, 2) for method in (FULL, LORA, RELORA_FROZEN, GALORE)]
         [1200, 200, 120, 160]
     """
@@ -151,7 +151,7 @@ def state_bytes(method: Held, m: int, n: int, r: int, itemsize: int = 4) -> int:
     """Bytes of Adam's state, of P and of the step counters, with ``itemsize`` bytes an entry.
 
     Example:
-        >>> from lrdyn.adapters.galore import FULL, OPTAX_GALORE
+        >>> from lrdyn.adapters.galore import (FULL, OPTAX_GALORE)
         >>> state_bytes(FULL, 20, 30, 2), state_bytes(OPTAX_GALORE, 20, 30, 2)
         (4804, 568)
     """

@@ -7,10 +7,10 @@ import jax
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from lrdyn import checks
 from lrdyn.adapters.maps import Side, lift_onto, over_maps
 from lrdyn.adapters.memory import Footprint
 from lrdyn.adapters.state import Policy
+from lrdyn.core import checks
 
 Choose = Callable[[Key[Array, ""] | None, PyTree, int, Side], PyTree]
 """``choose(key, gradients, rank, side)``: one :class:`~lrdyn.adapters.LinearMap` a parameter."""

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrdyn import checks
 from lrdyn.adapters import peft_config, peft_tensors
 from lrdyn.adapters.peft_config import Config
 from lrdyn.adapters.peft_tensors import EMBEDDING, LINEAR, NAME, PICKLE, PREFIX
+from lrdyn.core import checks
 from lrdyn.data.guarded import refused
 from lrdyn.data.tensors import FLOATS, Info, Tensors, opened
 from lrdyn.data.tensors import write as write_tensors
-from lrdyn.whole_files import replacing
+from lrdyn.system.whole_files import replacing
 
 
 class StoredFactors(NamedTuple):

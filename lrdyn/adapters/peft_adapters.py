@@ -6,11 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn import checks
 from lrdyn.adapters.adapter import Adapter, Factors, Shift
 from lrdyn.adapters.dora import DirectedFactors
 from lrdyn.adapters.model import Adapters
 from lrdyn.adapters.peft import Stored, StoredFactors, described
+from lrdyn.core import checks
 
 WEIGHT = ".weight"
 

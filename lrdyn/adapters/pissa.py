@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import linalg
 from lrdyn.adapters.adapter import Factors, Linear
 from lrdyn.adapters.maps import Identity, Separate, Side
 from lrdyn.adapters.memory import Footprint, Formula
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
+from lrdyn.core import linalg
 
 
 class PrincipalFactors(Factors):

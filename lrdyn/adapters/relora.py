@@ -5,10 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from lrdyn import checks
 from lrdyn.adapters.maps import by_svd, draw_projectors
 from lrdyn.adapters.memory import DECOMPOSED, PROJECTED, Footprint, Formula
 from lrdyn.adapters.method import Method, Parts, Split
+from lrdyn.core import checks
 
 FACTORS = Formula("mn + mr + nr")
 """W, B and A."""

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 Pattern = str | re.Pattern[str]
 """A glob (``*.weight``; ``*`` also crosses dots), or a regular expression for the whole path."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from lrdyn.core.show import aligned, printable
 from lrdyn.data import sets
 from lrdyn.data.lookup import find, looked_in
 from lrdyn.data.pairs import SPLITS, stsb_names
-from lrdyn.show import aligned, printable
 
 
 def table() -> list[str]:

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lrdyn import whole_files
-from lrdyn.arguments import Parser, folder, share, whole
+from lrdyn.core.show import shortened
 from lrdyn.diagnosis.extraction import extract
 from lrdyn.diagnosis.report import diagnose
+from lrdyn.engine.arguments import Parser, folder, share, whole
 from lrdyn.engine.configuration import BadInput
-from lrdyn.printer import say
-from lrdyn.show import shortened
+from lrdyn.system import whole_files
+from lrdyn.system.printer import say
 
 DESCRIPTION = "How low-rank the update between two sets of weights is, and what LoRA would cost."
 WRITTEN = ("diagnosis.csv", "diagnosis.png", "diagnosis.pdf")
@@ -122,7 +122,7 @@ def _may_be_a_folder(path: Path) -> bool:
 
 def _write(found: Any, out: Path) -> None:
     """The table as CSV, and the figure."""
-    from lrdyn.drawing.plotting import save
+    from lrdyn.figures.plotting import save
 
     out.mkdir(parents=True, exist_ok=True)
     with whole_files.replacing(out / "diagnosis.csv") as temporary:

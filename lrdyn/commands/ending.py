@@ -26,11 +26,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn import interrupts, printer, program_cache
-from lrdyn.arguments import Help
+from lrdyn.core.show import shortened
+from lrdyn.engine import program_cache
+from lrdyn.engine.arguments import Help
 from lrdyn.engine.mistakes import BadInput, first_line
-from lrdyn.show import shortened
-from lrdyn.whole_files import Linked
+from lrdyn.system import interrupts, printer
+from lrdyn.system.whole_files import Linked
 
 HOLDS, FAILS, BAD_INPUT, FAULT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 DONE = 0

@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn import whole_files
-from lrdyn.arguments import Parser, folder
-from lrdyn.commands import Compared
-from lrdyn.drawing import long
-from lrdyn.drawing.baselines import check, write_baseline
-from lrdyn.drawing.exhibits import Exhibit, missing
-from lrdyn.drawing.rendering import render
+from lrdyn.commands.ending import Compared
+from lrdyn.engine.arguments import Parser, folder
 from lrdyn.engine.configuration import BadInput
-from lrdyn.printer import say
+from lrdyn.figures import long
+from lrdyn.figures.baselines import check, write_baseline
+from lrdyn.figures.exhibits import Exhibit, missing
+from lrdyn.figures.rendering import render
+from lrdyn.system import whole_files
+from lrdyn.system.printer import say
 
 ACTIONS = {
     "draw": "draw figures and write tables, running what has no results (default)",

@@ -7,9 +7,9 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
+from lrdyn.core.show import shortened
 from lrdyn.engine.mistakes import BadInput, described, named
-from lrdyn.show import shortened
-from lrdyn.theorem import Experiment
+from lrdyn.engine.statement import Experiment
 
 
 def own_experiment(text: str) -> Experiment:
@@ -38,7 +38,7 @@ def own_experiment(text: str) -> Experiment:
 
 def _known(one: Experiment) -> bool:
     """Whether it is one of the library's, which a file may import."""
-    return any(s.case.__module__.startswith("lrdyn.theorems.") for s in one.scenarios)
+    return any(s.case.__module__.startswith("lrdyn.registry.") for s in one.scenarios)
 
 
 def imported(given: Path) -> ModuleType:

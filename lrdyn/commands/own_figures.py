@@ -8,15 +8,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrdyn import cli, figures, whole_files
-from lrdyn.arguments import Parser
-from lrdyn.commands import Compared
-from lrdyn.drawing import example
-from lrdyn.drawing.baselines import write_baseline
-from lrdyn.drawing.exhibits import Exhibit
+from lrdyn import cli
+from lrdyn.commands import figures
+from lrdyn.commands.ending import Compared
+from lrdyn.commands.own import imported
 from lrdyn.engine import mistakes
-from lrdyn.own import imported
-from lrdyn.printer import say
+from lrdyn.engine.arguments import Parser
+from lrdyn.figures import example
+from lrdyn.figures.baselines import write_baseline
+from lrdyn.figures.exhibits import Exhibit
+from lrdyn.system import whole_files
+from lrdyn.system.printer import say
 
 FOLDER = Path("figures")
 """Where the figures are, below the folder in which the command runs."""

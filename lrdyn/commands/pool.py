@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lrdyn import cli, interrupts, whole_files
-from lrdyn.arguments import Parser, whole
-from lrdyn.commands import Judged
+from lrdyn import cli
+from lrdyn.commands.ending import Judged
 from lrdyn.engine import files, report, results
-from lrdyn.printer import say
+from lrdyn.engine.arguments import Parser, whole
+from lrdyn.engine.statement import Theorem
+from lrdyn.registry import theorem, theorems
 from lrdyn.studies import studies
-from lrdyn.theorem import Theorem
-from lrdyn.theorems import theorem, theorems
+from lrdyn.system import interrupts, whole_files
+from lrdyn.system.printer import say
 
 SUMMARY = "summary.json"
 """File of the verdicts of all theorems."""

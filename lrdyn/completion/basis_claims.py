@@ -4,15 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lrdyn import linalg
-from lrdyn.claims import excess, on_scale
-from lrdyn.compression import gradient_gap_bound
-from lrdyn.factorization import end_to_end
-from lrdyn.spectra import singular_values
-from lrdyn.subspace import frame, start_scales
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems.completion.problem import Recovery, make_entries
-from lrdyn.theorems.deep_factorization import hide_entries
+from lrdyn.completion.problem import Recovery, make_entries
+from lrdyn.core import linalg
+from lrdyn.core.factorization import end_to_end
+from lrdyn.core.spectra import singular_values
+from lrdyn.corollary1.compression import gradient_gap_bound
+from lrdyn.engine.claims import excess, on_scale
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem2.setting import hide_entries
+from lrdyn.theorem2.subspace import frame, start_scales
 
 
 def _projector(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lrdyn import checks
-from lrdyn.compression import CompressedNetwork, checked_network
-from lrdyn.factorization import end_to_end
+from lrdyn.core import checks
+from lrdyn.core.factorization import end_to_end
+from lrdyn.corollary1.compression import CompressedNetwork, checked_network
 
 BLOCK = 4
 """Rows at a time: with a few hundred entries each and s = 10 their factors stay in the cache."""
@@ -71,14 +71,14 @@ def _lines(seen: np.ndarray, values: np.ndarray) -> Lines:
 
 
 def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[Array, ""]:
-    """:func:`lrdyn.recovery.completion_loss`, ``1/2 ||M * (f_C - Phi)||^2 / sum M``, by entries.
+    """:func:`lrdyn.completion.completion_loss`, ``1/2 ||M * (f_C - Phi)||^2 / sum M``, by entries.
 
     Differentiable once. It never forms a k x d matrix: a gradient costs a pass over the entries of
     each row and one over those of each column. On a CPU it overtakes dense arrays where about a
     fifth is observed.
 
     Example:
-        >>> from lrdyn.recovery import spectral_network
+        >>> from lrdyn.completion.recovery import spectral_network
         >>> entries = observed_entries(jnp.eye(4), jnp.ones((4, 4)))
         >>> float(entries_loss(spectral_network(jnp.eye(4), 2, 1.0), entries))
         0.0625

@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from lrdyn import recovery
-from lrdyn.compression import GradientBasis, gradient_basis
-from lrdyn.descent import simulate
-from lrdyn.factorization import Weights, end_to_end
-from lrdyn.flags import Domain, Flag, at_least, between
-from lrdyn.initialization import orthogonal_layers
-from lrdyn.masking import observe
-from lrdyn.recording import Recorded, recorded_steps
-from lrdyn.spectra import singular_values
-from lrdyn.theorems import deep_factorization
+from lrdyn.completion import recovery
+from lrdyn.core.descent import simulate
+from lrdyn.core.factorization import Weights, end_to_end
+from lrdyn.core.initialization import orthogonal_layers
+from lrdyn.core.masking import observe
+from lrdyn.core.recording import Recorded, recorded_steps
+from lrdyn.core.spectra import singular_values
+from lrdyn.corollary1.compression import GradientBasis, gradient_basis
+from lrdyn.engine.flags import Domain, Flag, at_least, between
+from lrdyn.theorem2 import setting as deep_factorization
 
 DEPTH = 3
 """L of the full network, and of the compressed one of Kwon et al., outer factors counted."""

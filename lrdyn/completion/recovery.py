@@ -15,11 +15,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from lrdyn import checks, linalg
-from lrdyn.compression import CompressedNetwork, checked_network, compressed_product
-from lrdyn.factorization import Scalar
-from lrdyn.initialization import gaussians
-from lrdyn.masking import masked_loss
+from lrdyn.core import checks, linalg
+from lrdyn.core.factorization import Scalar
+from lrdyn.core.initialization import gaussians
+from lrdyn.core.masking import masked_loss
+from lrdyn.corollary1.compression import CompressedNetwork, checked_network, compressed_product
 
 
 def spread_target(key: Key[Array, ""], shape: tuple[int, int], rank: int) -> Float[Array, "k d"]:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import linalg, recovery
-from lrdyn.claims import on_each
-from lrdyn.compression import CompressedNetwork, compressed_product
-from lrdyn.spectra import singular_values
-from lrdyn.theorem import Claim, Control
-from lrdyn.theorems.completion.problem import DEPTH, Recovery, seen_alone
+from lrdyn.completion import recovery
+from lrdyn.completion.problem import DEPTH, Recovery, seen_alone
+from lrdyn.core import linalg
+from lrdyn.core.spectra import singular_values
+from lrdyn.corollary1.compression import CompressedNetwork, compressed_product
+from lrdyn.engine.claims import on_each
+from lrdyn.engine.statement import Claim, Control
 
 
 def spectral_start(case: Recovery, scale: float | Float[Array, ""]) -> CompressedNetwork:

@@ -7,22 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lrdyn import recovery
-from lrdyn.claims import excess
-from lrdyn.compression import (
-    CompressedNetwork,
-    compressed_product,
-    compression_bound,
-    gradient_network,
-)
-from lrdyn.descent import gradient_descent
-from lrdyn.factorization import end_to_end
-from lrdyn.spectra import singular_values
-from lrdyn.subspace import start_scales
-from lrdyn.theorem import Claim, Control, Outcome, Scenario, Theorem
-from lrdyn.theorems.completion.basis import BASIS
-from lrdyn.theorems.completion.figures import plot_recovery
-from lrdyn.theorems.completion.problem import (
+from lrdyn.completion import recovery
+from lrdyn.completion.basis_claims import BASIS
+from lrdyn.completion.figures import plot_recovery
+from lrdyn.completion.problem import (
     FLAGS,
     HYPOTHESES,
     MISSED,
@@ -32,13 +20,25 @@ from lrdyn.theorems.completion.problem import (
     make_entries,
     make_measurements,
 )
-from lrdyn.theorems.completion.start import (
+from lrdyn.completion.start_claims import (
     START,
     START_CONTROLS,
     begin,
     spectral_start,
     start_of_what_is_seen,
 )
+from lrdyn.core.descent import gradient_descent
+from lrdyn.core.factorization import end_to_end
+from lrdyn.core.spectra import singular_values
+from lrdyn.corollary1.compression import (
+    CompressedNetwork,
+    compressed_product,
+    compression_bound,
+    gradient_network,
+)
+from lrdyn.engine.claims import excess
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario, Theorem
+from lrdyn.theorem2.subspace import start_scales
 
 REACHED = 1e-2
 """The recovery error at which a network counts as having found the target, if its start is small

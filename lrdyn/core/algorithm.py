@@ -12,7 +12,7 @@ import jax
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 Cost = Callable[[PyTree], tuple[Float[Array, ""], Any]]
 """Maps the trained arrays to the loss and to whatever else comes of computing it."""

@@ -12,7 +12,7 @@ Example:
     ValueError: target: got shape (1, 4), wanted (4, 4)
     >>> nonnegative("decay", -1.0)
     Traceback (most recent call last):
-    lrdyn.checks.OutsideDomain: decay: got -1.0, wanted >= 0
+    lrdyn.core.OutsideDomain: decay: got -1.0, wanted >= 0
 """
 
 import math
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lrdyn.memory_limit import memory, size_of
+from lrdyn.system.memory_limit import memory, size_of
 
 
 class OutsideDomain(ValueError):
@@ -112,7 +112,7 @@ def allocation(given: Mapping[str, Any], *shapes: Iterable[int], dtype: Any = fl
         dtype: of their entries; ``float`` is what JAX makes of it, of four or eight bytes.
 
     Raises:
-        ValueError: they take more than :func:`lrdyn.memory_limit.memory`.
+        ValueError: they take more than :func:`lrdyn.system.memory_limit.memory`.
 
     Example:
         >>> allocation({"rank": 3}, (3, 3))

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from lrdyn import checks
-from lrdyn.spectra import half_of_the_digits
+from lrdyn.core import checks
+from lrdyn.core.spectra import half_of_the_digits
 
 
 def relative_response(

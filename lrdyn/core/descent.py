@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from lrdyn import checks, show
-from lrdyn.algorithm import Algorithm, of_optimizer
-from lrdyn.factorization import Decay, Scalar, Steps, decays
+from lrdyn.core import checks, show
+from lrdyn.core.algorithm import Algorithm, of_optimizer
+from lrdyn.core.factorization import Decay, Scalar, Steps, decays
 
 State = TypeVar("State")
 Record = TypeVar("Record")
@@ -345,7 +345,7 @@ def simulate_lanes(
 
     Inside it is the last one. For matrices of a few rows this is several times faster than
     ``vmap``, which puts the runs first, if the loss multiplies them by
-    :func:`lrdyn.factorization.small_matmul`. About 64 runs stay in the cache.
+    :func:`lrdyn.core.small_matmul`. About 64 runs stay in the cache.
 
     Args:
         problem: maps the data of one run to its loss, starting parameters and optimiser.

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 Weights = tuple[Float[Array, "_ _"], ...]
 """The layers ``(W_1, ..., W_L)`` of a linear network; ``W_1`` acts first."""
@@ -37,7 +37,7 @@ Matmul = Callable[[Float[Array, "m k"], Float[Array, "k n"]], Float[Array, "m n"
 def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, "m n"]:
     """Product of small matrices row by row, ``sum_k left[i, k] right[k, :]``.
 
-    Mapped over a last axis of runs (:func:`lrdyn.descent.simulate_lanes`) it becomes element-wise
+    Mapped over a last axis of runs (:func:`lrdyn.core.simulate_lanes`) it becomes element-wise
     work on neighbouring runs. Alone it is slower than ``left @ right``.
 
     Example:

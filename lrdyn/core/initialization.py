@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lrdyn import checks, linalg
-from lrdyn.factorization import Scalar, Weights
+from lrdyn.core import checks, linalg
+from lrdyn.core.factorization import Scalar, Weights
 
 
 def layer_scales(scale: Scalar, spread: Scalar, depth: int) -> Float[Array, "depth"]:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import checks
-from lrdyn.factorization import Scalar, Weights, end_to_end, outside
+from lrdyn.core import checks
+from lrdyn.core.factorization import Scalar, Weights, end_to_end, outside
 
 
 def masked_loss(

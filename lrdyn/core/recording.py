@@ -3,7 +3,7 @@
 import equinox as eqx
 import numpy as np
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 
 def recorded_steps(steps: int, at_most: int = 50) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from lrdyn.printer import printable as printable
+from lrdyn.system.printer import printable as printable
 
 MOST = 12
 """Curves that a small figure draws."""

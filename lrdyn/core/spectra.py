@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lrdyn import checks, linalg
+from lrdyn.core import checks, linalg
 
 
 def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import checks, linalg
-from lrdyn.factorization import Decay, Scalar, Weights, decays, end_to_end, outside
-from lrdyn.subspace import (
+from lrdyn.core import checks, linalg
+from lrdyn.core.factorization import Decay, Scalar, Weights, decays, end_to_end, outside
+from lrdyn.theorem2.subspace import (
     Frame,
     checked_frame,
     product_of_others,
@@ -54,7 +54,7 @@ def compress(frame: Frame, inner: Weights) -> CompressedNetwork:
         inner: reduced layers; their size s = 2 r^ chooses how many columns are used.
 
     Example:
-        >>> from lrdyn.subspace import Frame
+        >>> from lrdyn.theorem2.subspace import Frame
         >>> compress(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), (jnp.ones((2, 2)),)).left.shape
         (3, 2)
     """

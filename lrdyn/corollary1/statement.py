@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import compression, linalg, subspace
-from lrdyn.claims import excess, on_scale, relative_difference
-from lrdyn.compression import CompressedNetwork, compression_error
-from lrdyn.condition import conditions
-from lrdyn.factorization import Weights, end_to_end
-from lrdyn.flags import Flag, at_least
-from lrdyn.theorem import Claim, Control, Outcome, Scenario, Theorem
-from lrdyn.theorems import deep_factorization
+from lrdyn.core import linalg
+from lrdyn.core.condition import conditions
+from lrdyn.core.factorization import Weights, end_to_end
+from lrdyn.corollary1 import compression
+from lrdyn.corollary1.compression import CompressedNetwork, compression_error
+from lrdyn.engine.claims import excess, on_scale, relative_difference
+from lrdyn.engine.flags import Flag, at_least
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario, Theorem
+from lrdyn.theorem2 import setting as deep_factorization
+from lrdyn.theorem2 import subspace
 
 SHAPES = {"dim": (12,), "depth": (3,), "rank": (2,)}
 """Quick values of the flags that are compiled one by one: fewer than for Theorem 2."""

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from lrdyn.arguments import Parser
-from lrdyn.commands import Fault, run
+from lrdyn.commands.ending import Fault, run
 from lrdyn.data import arrays, sets
 from lrdyn.data.guarded import reading, refused
+from lrdyn.engine.arguments import Parser
 from lrdyn.engine.configuration import BadInput
-from lrdyn.printer import say
-from lrdyn.whole_files import replacing
+from lrdyn.system.printer import say
+from lrdyn.system.whole_files import replacing
 
 MOST = 2**28
 """Bytes of all JPEGs, at most."""

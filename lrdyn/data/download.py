@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from lrdyn import whole_files
+from lrdyn.core.show import shortened
 from lrdyn.data.lookup import is_file, places
-from lrdyn.show import shortened
+from lrdyn.system import whole_files
 
 TIMEOUT = 30.0
 """Seconds without an answer."""

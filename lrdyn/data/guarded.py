@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from lrdyn.show import shortened
+from lrdyn.core.show import shortened
 
 CONFIGURATION = 2**22
 """Bytes of a configuration in JSON, at most; a pattern for each module of a model of 70 billion

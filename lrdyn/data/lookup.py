@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrdyn.show import shortened
+from lrdyn.core.show import shortened
 
 _given: list[Path] = []
 

@@ -45,7 +45,7 @@ def filled(
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from lrdyn.data.tensors import opened, write
+        >>> from lrdyn.data.tensors import (opened, write)
         >>> path = Path(tempfile.mkdtemp(), "a.safetensors")
         >>> write(path, {"both": np.arange(4.0).reshape(4, 1)})
         >>> like = {"W": jnp.zeros((2, 1)), "b": jnp.ones(1)}

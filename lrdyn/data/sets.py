@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from lrdyn.core.show import shortened
 from lrdyn.data import arrays, cifar, idx
 from lrdyn.data.digits import mnist, mnist_file
 from lrdyn.data.guarded import refused
 from lrdyn.data.lookup import is_file, missing, places
-from lrdyn.show import shortened
 
 IMAGES = ("cifar10", "fashion_mnist", "mnist")
 """Names of the sets, in the order in which ``auto`` looks for them."""

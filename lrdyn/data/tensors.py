@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from lrdyn import checks
+from lrdyn.core import checks
 from lrdyn.data import guarded
 from lrdyn.data.guarded import exactly, reading, refused
-from lrdyn.whole_files import replacing
+from lrdyn.system.whole_files import replacing
 
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",

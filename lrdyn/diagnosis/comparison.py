@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrdyn import checks
 from lrdyn.adapters.selection import Patterns
+from lrdyn.core import checks
+from lrdyn.core.show import printable
 from lrdyn.data import Refused
 from lrdyn.data.tensors import FLOATS, Info
 from lrdyn.diagnosis import reading
 from lrdyn.diagnosis.reading import Weights
-from lrdyn.show import printable
 
 SHOWN = 8
 """Names in a line, at most."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdyn.drawing.plotting import BESIDE, BLACK, DASHED, GREY, SHADES, entry, panels, style
-from lrdyn.show import printable
+from lrdyn.core.show import printable
+from lrdyn.figures.plotting import BESIDE, BLACK, DASHED, GREY, SHADES, entry, panels, style
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from lrdyn import checks
 from lrdyn.adapters.selection import Patterns, checked_patterns, fits, name_of
+from lrdyn.core import checks
 from lrdyn.data import arrays, tensors
 from lrdyn.data.arrays import Arrays
 from lrdyn.data.tensors import FLOATS, Info, Tensors

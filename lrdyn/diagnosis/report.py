@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lrdyn import checks, show
 from lrdyn.adapters.galore import FULL
 from lrdyn.adapters.lora_method import LORA
 from lrdyn.adapters.memory import state_bytes, weights_held
 from lrdyn.adapters.selection import Patterns
+from lrdyn.core import checks, show
 from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.comparison import Pair
 from lrdyn.diagnosis.spectrum import Spectrum, measured, one_thread, rounding, values_of
@@ -18,7 +18,7 @@ from lrdyn.diagnosis.spectrum import Spectrum, measured, one_thread, rounding, v
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from lrdyn.drawing.tables import Cell
+    from lrdyn.figures.tables import Cell
 
 BYTES = 4
 """Of an entry of weights and of Adam's state: float32."""
@@ -89,7 +89,7 @@ class Diagnosis(NamedTuple):
 
     def table(self) -> str:
         """The report as text."""
-        from lrdyn.drawing.tables import Grid, as_text
+        from lrdyn.figures.tables import Grid, as_text
 
         rows = [[one.name, one.shape, *one.cells] for one in self.matrices]
         title = f"update; energy outside of the first {self.k}; bulk: values of W behind these"
@@ -121,7 +121,7 @@ class Diagnosis(NamedTuple):
 
     def csv(self) -> str:
         """Every number, one line a matrix."""
-        from lrdyn.drawing.tables import Grid, as_csv
+        from lrdyn.figures.tables import Grid, as_csv
 
         names = [name for name in MatrixUpdate._fields if name not in ("name", "values")]
         more = ("parameters", "lora_parameters_90", "lora_parameters_99")

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from lrdyn.gradient_rank import stable_rank
-from lrdyn.spectra import effective_rank, numerical_rank, top_share
+from lrdyn.core.spectra import effective_rank, numerical_rank, top_share
+from lrdyn.theorem4.gradient_rank import stable_rank
 
 OVERSAMPLING = 10
 """Directions that the range finder carries beside the k that are asked for."""

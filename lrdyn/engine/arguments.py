@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from lrdyn.core.show import shortened
 from lrdyn.data.arrays import read_npy
 from lrdyn.engine.configuration import BadInput, typed
-from lrdyn.flags import FRACTION, Flag, at_least, flag_text
-from lrdyn.show import shortened
+from lrdyn.engine.flags import FRACTION, Flag, at_least, flag_text
 
 
 class Help(Exception):

@@ -13,10 +13,10 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import PyTree
 
-from lrdyn import whole_files
 from lrdyn.data import guarded
 from lrdyn.engine import files
 from lrdyn.engine.progress import Progress, Silent
+from lrdyn.system import whole_files
 from lrdyn.training.keeping import Moment
 
 FOLDER = "checkpoints"

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 Numbers = Shaped[np.ndarray | Array, "..."] | np.number
 Kind = Literal["exact", "identity", "bound", "limit", "rate", "statistical", "control"]

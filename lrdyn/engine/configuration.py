@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn.engine import results
+from lrdyn.engine.flags import Flag, at_least, one_of
 from lrdyn.engine.mistakes import BadInput as BadInput
 from lrdyn.engine.produce import validate
 from lrdyn.engine.sources import source_digest
-from lrdyn.flags import Flag, at_least, one_of
-from lrdyn.memory_limit import memory as memory_of_process
-from lrdyn.memory_limit import size_of
-from lrdyn.theorem import Experiment, Scenario, Study
+from lrdyn.engine.statement import Experiment, Scenario, Study
+from lrdyn.system.memory_limit import memory as memory_of_process
+from lrdyn.system.memory_limit import size_of
 
 
 class Run(NamedTuple):

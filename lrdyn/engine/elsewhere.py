@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from lrdyn.engine.parts import Arrays, Store
 from lrdyn.engine.programs import Group
-from lrdyn.theorem import Experiment
+from lrdyn.engine.statement import Experiment
 
 
 class JobRecipe(NamedTuple):
@@ -107,7 +107,7 @@ def given(client: Any) -> Elsewhere:
     if isinstance(client, Elsewhere):
         return client
     # By its name: the engine knows nothing of Dask, and without a client nobody needs it.
-    return resolve_name("lrdyn.cluster.client:Cluster")(client)
+    return resolve_name("lrdyn.engine.cluster.client:Cluster")(client)
 
 
 def recipe_of(function: Callable[..., Any], **how: Any) -> FunctionRecipe:

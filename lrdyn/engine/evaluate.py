@@ -14,7 +14,7 @@ import numpy as np
 from lrdyn.engine.judging import claim_of
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import SIZE
-from lrdyn.theorem import Control, Scenario, longest_axis
+from lrdyn.engine.statement import Control, Scenario, longest_axis
 
 T = TypeVar("T")
 Point = Callable[..., dict[str, Any]]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lrdyn.whole_files import replacing
+from lrdyn.system.whole_files import replacing
 
 
 class InUse(Exception):

@@ -1,6 +1,6 @@
 """Where ``results.nc`` keeps the arrays of a scenario and of a control."""
 
-from lrdyn.theorem import Control, Experiment, Scenario, Study, Theorem
+from lrdyn.engine.statement import Control, Experiment, Scenario, Study, Theorem
 
 PRECISIONS = {"float64": ("float64", "float32"), "float32": ("float32",)}
 """The runs behind one verdict: the dtype asked for first."""

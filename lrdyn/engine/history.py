@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lrdyn import whole_files
+from lrdyn.core.show import aligned, printable, shortened
 from lrdyn.engine import parts, results
 from lrdyn.engine.configuration import BadInput, run_of, typed
 from lrdyn.engine.report import word
-from lrdyn.show import aligned, printable, shortened
-from lrdyn.theorem import Experiment
+from lrdyn.engine.statement import Experiment
+from lrdyn.system import whole_files
 
 LIMIT = 60
 """Characters of the settings that a line of the table shows."""

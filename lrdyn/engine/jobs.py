@@ -30,8 +30,8 @@ from lrdyn.engine.sources import (
     source_digest,
     written_for,
 )
+from lrdyn.engine.statement import Control, Experiment, Scenario
 from lrdyn.engine.sweep import call_each, swept
-from lrdyn.theorem import Control, Experiment, Scenario
 from lrdyn.training.keeping import kept_by
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lrdyn import claims
-from lrdyn.checks import OutsideDomain
-from lrdyn.claims import Judgement
+from lrdyn.core.checks import OutsideDomain
+from lrdyn.engine import claims
+from lrdyn.engine.claims import Judgement
+from lrdyn.engine.flags import flag_text
 from lrdyn.engine.groups import control_group, controls_of, groups_of, precision_of_controls
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import SIZE, MissingArray, lead_of, outcomes
-from lrdyn.flags import flag_text
-from lrdyn.theorem import Claim, Control, Experiment, Finding, Outcome, Scenario
+from lrdyn.engine.statement import Claim, Control, Experiment, Finding, Outcome, Scenario
 
 if TYPE_CHECKING:
     import xarray

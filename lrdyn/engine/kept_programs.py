@@ -7,7 +7,7 @@ knows to the end, are traced always, and so is everything outside of the command
 that was exchanged in this process is in no file.
 
 To load a program is to execute it. So it lies in a folder of this user alone and carries an HMAC of
-its name and content (:mod:`lrdyn.private_files`); what does not pass is compiled again.
+its name and content (:mod:`lrdyn.system.private_files`); what does not pass is compiled again.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
 from lrdyn.engine.sources import library_digest
-from lrdyn.private_files import NotPrivate, SignedFolder
-from lrdyn.theorem import Experiment, Scenario
+from lrdyn.engine.statement import Experiment, Scenario
+from lrdyn.system.private_files import NotPrivate, SignedFolder
 
 BELOW = ("jax", "jaxlib", "numpy", "scipy", "equinox", "optax")
 """Packages whose code is in the programs."""

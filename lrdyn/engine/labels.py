@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from lrdyn import whole_files
 from lrdyn.engine import files
 from lrdyn.engine.points import Points
+from lrdyn.system import whole_files
 
 if TYPE_CHECKING:
     import xarray

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 
 import lrdyn
+from lrdyn.core.show import shortened
 from lrdyn.engine.sources import written_for
-from lrdyn.show import shortened
-from lrdyn.theorem import Experiment
+from lrdyn.engine.statement import Experiment
 
 
 class BadInput(ValueError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrdyn.engine.files import slabs
-from lrdyn.theorem import Claim, Outcome, Scenario
+from lrdyn.engine.statement import Claim, Outcome, Scenario
 
 if TYPE_CHECKING:
     import xarray

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrdyn import whole_files
 from lrdyn.data import guarded
 from lrdyn.data.arrays import check_members
 from lrdyn.engine import files
+from lrdyn.system import whole_files
 
 Arrays = Mapping[str, np.ndarray]
 FOLDER = "parts"

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 Axis = Sequence[Any] | np.ndarray
 

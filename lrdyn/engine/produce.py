@@ -10,25 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from lrdyn.data import lookup
 from lrdyn.engine.elsewhere import Elsewhere, JobRecipe, Where
-from lrdyn.engine.groups import (
-    controls_of,
-    groups_of,
-    precision_of_controls,
-    precisions,
-)
-from lrdyn.engine.jobs import (
-    Job,
-    Trainings,
-    claims_job,
-    controls_job,
-    own_settings,
-    split_settings,
-)
+from lrdyn.engine.groups import controls_of, groups_of, precision_of_controls, precisions
+from lrdyn.engine.jobs import Job, Trainings, claims_job, controls_job, own_settings, split_settings
 from lrdyn.engine.points import product
 from lrdyn.engine.programs import refuse_without_jit
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.sources import data_digest
-from lrdyn.theorem import Control, Experiment, Scenario
+from lrdyn.engine.statement import Control, Experiment, Scenario
 
 if TYPE_CHECKING:
     import xarray

@@ -3,7 +3,7 @@
 A home that many machines share must never hand the code of one to another: XLA compiles for the
 features of the processor at hand, and JAX names what it keeps without them.
 
-Compiled programs are executed. Our own are signed (:mod:`lrdyn.private_files`). JAX's are not: it
+Compiled programs are executed. Our own are signed (:mod:`lrdyn.system.private_files`). JAX's are not: it
 offers no place where content could be checked before it is loaded. They count because their folder
 is open to nobody else, which is looked at before JAX hears of it.
 """
@@ -20,11 +20,11 @@ from pathlib import Path
 
 import jax
 
-from lrdyn import whole_files
-from lrdyn.arguments import size
 from lrdyn.engine import kept_programs
+from lrdyn.engine.arguments import size
 from lrdyn.engine.configuration import BadInput
-from lrdyn.private_files import NotPrivate, SignedFolder
+from lrdyn.system import whole_files
+from lrdyn.system.private_files import NotPrivate, SignedFolder
 
 MOST = 2 * 10**9
 """Bytes that are kept, unless ``LRDYN_CACHE_MAX`` says how many."""

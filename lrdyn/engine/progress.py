@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-from lrdyn import printer
-from lrdyn.memory_limit import size_of
+from lrdyn.system import printer
+from lrdyn.system.memory_limit import size_of
 
 LINE_EVERY = 10.0
 """Seconds between two lines of a log."""

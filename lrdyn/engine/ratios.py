@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lrdyn.engine.judging import Legs, left_out
-from lrdyn.theorem import Claim
+from lrdyn.engine.statement import Claim
 
 if TYPE_CHECKING:
     import xarray

@@ -5,9 +5,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lrdyn import show
+from lrdyn.core import show
+from lrdyn.core.show import aligned
 from lrdyn.engine.judging import TOO_FEW_SEEDS
-from lrdyn.show import aligned
 
 
 def table(verdict: dict[str, Any]) -> list[str]:

@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrdyn import whole_files
 from lrdyn.engine import checkpoints, files, parts, progress, results
 from lrdyn.engine.configuration import BadInput, Run
 from lrdyn.engine.elsewhere import Elsewhere
+from lrdyn.engine.flags import Flag
 from lrdyn.engine.groups import groups_of
 from lrdyn.engine.judging import Groups
 from lrdyn.engine.mistakes import folders_of, named
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.produce import concerned
 from lrdyn.engine.sources import source_digest
+from lrdyn.engine.statement import Experiment
 from lrdyn.engine.verify import Verification, judged, verify_run
-from lrdyn.flags import Flag
-from lrdyn.theorem import Experiment
+from lrdyn.system import whole_files
 
 Draw = Callable[[Experiment, Verification, Path], None]
-"""Draws what was verified into a folder, as :func:`lrdyn.drawing.verdicts.draw` does."""
+"""Draws what was verified into a folder, as :func:`lrdyn.figures.verdicts.draw` does."""
 
 
 OF_THE_MACHINE = {

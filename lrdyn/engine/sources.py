@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lrdyn
-from lrdyn.theorem import Experiment
+from lrdyn.engine.statement import Experiment
 
 
 def source_digest(experiment: Experiment, settings: Mapping[str, Any] | None = None) -> str:

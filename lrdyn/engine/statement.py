@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lrdyn.claims import Kind
-from lrdyn.flags import Flag
+from lrdyn.engine.claims import Kind
+from lrdyn.engine.flags import Flag
 
 Arrays = Mapping[str, Array]
 C = TypeVar("C")
@@ -54,8 +54,8 @@ class Claim:
         statement: the claim in words and formula.
         kind: ``identity``, ``bound``, ``exact``, ``limit``, ``rate`` or ``statistical``.
         residual: ``residual(outcome)``, a dimensionless number >= 0; by default
-            :func:`lrdyn.claims.relative_difference` of ``predicted[id]`` and ``measured[id]``. That
-            of a ``statistical`` claim is the :func:`lrdyn.claims.surprise` of a test.
+            :func:`lrdyn.engine.claims.relative_difference` of ``predicted[id]`` and ``measured[id]``. That
+            of a ``statistical`` claim is the :func:`lrdyn.engine.claims.surprise` of a test.
         reads: names of the arrays that ``residual`` and ``applies`` look at; ``(id,)`` if empty.
         tolerance: own tolerance of a ``limit`` or ``rate``, its reason in ``statement``; the other
             kinds take theirs from :func:`lrdyn.tolerance`.

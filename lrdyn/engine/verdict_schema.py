@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from lrdyn.show import shortened
+from lrdyn.core.show import shortened
 
 
 class Form(NamedTuple):

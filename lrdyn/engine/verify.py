@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lrdyn import show
-from lrdyn.claims import FALSE_ALARM
+from lrdyn.core import show
 from lrdyn.data import lookup
 from lrdyn.engine import progress as progresses
 from lrdyn.engine import report
+from lrdyn.engine.claims import FALSE_ALARM
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.elsewhere import Elsewhere, given
 from lrdyn.engine.jobs import Trainings
@@ -19,7 +19,7 @@ from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.produce import concerned, produce
 from lrdyn.engine.progress import Progress
 from lrdyn.engine.results import SCHEMA, environment
-from lrdyn.theorem import Experiment
+from lrdyn.engine.statement import Experiment
 
 if TYPE_CHECKING:
     import xarray
@@ -93,7 +93,7 @@ def verify(
             theorem.
 
     Example:
-        >>> from lrdyn.theorems import theorem
+        >>> from lrdyn.registry import theorem
         >>> verify(theorem("theorem2"), dim=30, width=7)
         Traceback (most recent call last):
         lrdyn.engine.mistakes.BadInput: --width: got an unknown setting, wanted one of dim, ...

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from lrdyn import whole_files
-from lrdyn.drawing import long, rendering
-from lrdyn.drawing.exhibits import Exhibit
-from lrdyn.drawing.rendering import Report
 from lrdyn.engine import results
+from lrdyn.figures import long, rendering
+from lrdyn.figures.exhibits import Exhibit
+from lrdyn.figures.rendering import Report
+from lrdyn.system import whole_files
 
 
 class Difference(NamedTuple):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrdyn
-from lrdyn.drawing import plotting
-from lrdyn.drawing.exhibits import Figure, drawn_from, one_seed
+from lrdyn.figures import plotting
+from lrdyn.figures.exhibits import Figure, drawn_from, one_seed
 
 SETTINGS = {"dim": 12, "rank": 2, "init_scale": 0.5, "learning_rate": 0.1, "steps": 100}
 
@@ -35,7 +35,7 @@ def measure(drawn):
 def predict(drawn):
     """The bulk, that all but 2r singular values stay equal to: a recursion of one number."""
     weights, _, rate, steps = drawn
-    return {"bulk": lrdyn.rho(lrdyn.subspace.start_scales(weights), rate, 0.0, steps)[:, 0]}
+    return {"bulk": lrdyn.rho(lrdyn.theorem2.start_scales(weights), rate, 0.0, steps)[:, 0]}
 
 
 EXPERIMENT = lrdyn.Experiment(

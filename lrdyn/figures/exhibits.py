@@ -2,8 +2,8 @@
 
 A :class:`Figure` or a :class:`Table` is data, in this repository or in somebody else's. Both are an
 :class:`Exhibit`, which names the experiments whose saved results it shows; they differ only in the
-files that are made from the numbers. :func:`lrdyn.drawing.rendering.render` makes them, and
-:func:`lrdyn.figures.main` gives a list of them a command line.
+files that are made from the numbers. :func:`lrdyn.figures.rendering.render` makes them, and
+:func:`lrdyn.commands.figures.main` gives a list of them a command line.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 
 import xarray as xr
 
-from lrdyn.drawing import tables
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
 from lrdyn.engine.outcomes import SIZE
-from lrdyn.theorem import Experiment
+from lrdyn.engine.statement import Experiment
+from lrdyn.figures import tables
 
 Results = Mapping[str, Groups]
 """Source -> content of its ``results.nc``."""
@@ -102,14 +102,14 @@ class Figure(Exhibit):
 
     def drawn(self, dataset: xr.Dataset) -> Any:
         """Draw numbers in the style of this package: the matplotlib figure."""
-        from lrdyn.drawing import plotting
+        from lrdyn.figures import plotting
 
         with plotting.style():
             return self.draw(dataset)
 
     def pictures(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
         """Draw numbers and save the picture as PNG and PDF, atomically."""
-        from lrdyn.drawing import plotting
+        from lrdyn.figures import plotting
 
         return plotting.save(self.drawn(dataset), stem)
 
@@ -120,7 +120,7 @@ class Figure(Exhibit):
 
     def keep(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
         """Save the looks as JSON, and the picture without text as PNG."""
-        from lrdyn.drawing import looks, pictures
+        from lrdyn.figures import looks, pictures
 
         drawn, paths = self.drawn(dataset), (stem.with_suffix(".json"), stem.with_suffix(".png"))
         looks.save(looks.looks(drawn), paths[0])
@@ -129,7 +129,7 @@ class Figure(Exhibit):
 
     def drawn_otherwise(self, dataset: xr.Dataset, stem: Path) -> list[str]:
         """Looks first, since they name what differs; the picture if they do not."""
-        from lrdyn.drawing import looks, pictures
+        from lrdyn.figures import looks, pictures
 
         try:
             wanted = json.loads(stem.with_suffix(".json").read_text())
@@ -176,7 +176,7 @@ def drawn_from(
     lets XLA optimise the programs; ``quick`` suits those that take longer to compile than to run.
 
     Example:
-        >>> from lrdyn.theorem import Scenario
+        >>> from lrdyn.engine.statement import Scenario
         >>> line = Experiment("line", "a line", (), (Scenario("line", lambda key: key),))
         >>> drawn_from(line)(seed=3)["line"].config["seed"]
         3

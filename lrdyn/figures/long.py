@@ -8,11 +8,11 @@ from pathlib import Path
 
 import xarray as xr
 
-from lrdyn.drawing.exhibits import Exhibit, Results
 from lrdyn.engine import results
 from lrdyn.engine.configuration import BadInput, Run
 from lrdyn.engine.judging import Groups
 from lrdyn.engine.runs import intact, saved
+from lrdyn.figures.exhibits import Exhibit, Results
 
 
 class Undrawable(BadInput):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdyn import whole_files
+from lrdyn.system import whole_files
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -37,7 +37,7 @@ def looks(figure: Figure) -> Looks:
     Neighbouring curves of one look are one entry, such as those of a spectrum.
 
     Example:
-        >>> from lrdyn.drawing import plotting
+        >>> from lrdyn.figures import plotting
         >>> figure, (ax,) = plotting.panels(["loss"])
         >>> _ = ax.plot([0, 1], [2, 1], color="#0072b2")
         >>> looks(figure)["panel (a)"]["curve 1"]["color"]

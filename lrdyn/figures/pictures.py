@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lrdyn import whole_files
-from lrdyn.drawing import looks, plotting
+from lrdyn.figures import looks, plotting
+from lrdyn.system import whole_files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdyn import whole_files
 from lrdyn.engine.groups import control_group
 from lrdyn.engine.judging import claim_of, residuals
 from lrdyn.engine.outcomes import SIZE
 from lrdyn.engine.ratios import ratio_of
+from lrdyn.system import whole_files
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
     from lrdyn.engine.judging import Legs
-    from lrdyn.theorem import Experiment
+    from lrdyn.engine.statement import Experiment
 
 STYLE = Path(__file__).with_name("lrdyn.mplstyle")
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = SHADES = (

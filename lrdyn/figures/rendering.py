@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from lrdyn import whole_files
-from lrdyn.drawing import long, verdicts
-from lrdyn.drawing.exhibits import Exhibit, Results
 from lrdyn.engine import files, results
 from lrdyn.engine.configuration import Run
 from lrdyn.engine.runs import carry_out, saved
 from lrdyn.engine.sources import code_digest, functions_of
+from lrdyn.figures import long, verdicts
+from lrdyn.figures.exhibits import Exhibit, Results
+from lrdyn.system import whole_files
 
 Report = Callable[[str], None]
 
@@ -121,7 +121,7 @@ def render(
     """Write a figure or table into ``<out>/figures``, beside its numbers and its caption.
 
     One that takes long is not run, unless ``train`` asks for it: see
-    :func:`lrdyn.drawing.long.numbers`, which may use the ``baselines``.
+    :func:`lrdyn.figures.long.numbers`, which may use the ``baselines``.
     """
     path, settings = where(exhibit, out), exhibit.presets[preset]
     if exhibit.long:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from lrdyn.show import printable
+from lrdyn.core.show import printable
 
 Cell = str | int | float
 Rows = Sequence[Sequence[Cell]]

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from lrdyn.drawing import plotting
 from lrdyn.engine.groups import precisions
 from lrdyn.engine.ratios import worst_ratio
+from lrdyn.engine.statement import Experiment
 from lrdyn.engine.verify import Verification
-from lrdyn.theorem import Experiment
+from lrdyn.figures import plotting
 
 
 def draw(experiment: Experiment, found: Verification, path: Path) -> None:

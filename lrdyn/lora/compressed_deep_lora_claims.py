@@ -10,17 +10,18 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from lrdyn import adapters, initialization, linalg
+from lrdyn import adapters
 from lrdyn.adapters import DeepFactors
 from lrdyn.adapters.compressed_deep_lora_method import compressed_factors, full_width_layers
-from lrdyn.claims import on_scale
-from lrdyn.compression import compression_error
-from lrdyn.condition import conditions
-from lrdyn.descent import simulate
-from lrdyn.factorization import Weights, end_to_end
-from lrdyn.theorem import Arrays, Claim, Control, Scenario
-from lrdyn.theorems import deep_factorization
-from lrdyn.theorems.deep_factorization import DeepFactorization
+from lrdyn.core import initialization, linalg
+from lrdyn.core.condition import conditions
+from lrdyn.core.descent import simulate
+from lrdyn.core.factorization import Weights, end_to_end
+from lrdyn.corollary1.compression import compression_error
+from lrdyn.engine.claims import on_scale
+from lrdyn.engine.statement import Arrays, Claim, Control, Scenario
+from lrdyn.theorem2 import setting as deep_factorization
+from lrdyn.theorem2.setting import DeepFactorization
 
 ASPECTS = (1.0, 1.5, 2.0)
 """Rows over columns of the matrices whose distance is shown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lrdyn.drawing import plotting
+from lrdyn.figures import plotting
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -9,11 +9,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from lrdyn import adapters, linalg
+from lrdyn import adapters
 from lrdyn.adapters import DirectedFactors, Factors
-from lrdyn.claims import on_scale
-from lrdyn.initialization import gaussians
-from lrdyn.theorem import Claim, Control, Scenario
+from lrdyn.core import linalg
+from lrdyn.core.initialization import gaussians
+from lrdyn.engine.claims import on_scale
+from lrdyn.engine.statement import Claim, Control, Scenario
 
 LOSSES = {
     "squares": lambda Z: 0.5 * jnp.sum(Z**2),

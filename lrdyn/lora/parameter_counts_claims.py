@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from lrdyn import adapters
 from lrdyn.adapters.selection import Patterns
-from lrdyn.theorem import Claim, Control, Scenario
+from lrdyn.engine.statement import Claim, Control, Scenario
 
 RANK = 8
 MATRICES = ["encoder.*", "pooler.*", "embeddings.word_embeddings.weight"]

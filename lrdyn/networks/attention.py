@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 
 class LayerNorm(eqx.Module):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lrdyn import checks
+from lrdyn.core import checks
 from lrdyn.networks.attention import Attention, LayerNorm
 from lrdyn.networks.packing import lengths
 from lrdyn.networks.perceptron import MLP

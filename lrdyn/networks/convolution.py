@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import checks
+from lrdyn.core import checks
 from lrdyn.networks.network import AXIS
 
 State = tuple[tuple[Float[Array, "_"], Float[Array, "_"]], ...]

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 AXIS = "batch"
 """Name of the axis over which batch normalisation takes its means."""
@@ -176,7 +176,7 @@ def checked_dropout(dropout: float) -> float:
     Example:
         >>> checked_dropout(1.0)
         Traceback (most recent call last):
-        lrdyn.checks.OutsideDomain: dropout: got 1.0, wanted at least 0, below 1
+        lrdyn.core.OutsideDomain: dropout: got 1.0, wanted at least 0, below 1
     """
     domain = "at least 0, below 1"
     return float(checks.floats("dropout", dropout, (), lambda x: (x >= 0) & (x < 1), domain))

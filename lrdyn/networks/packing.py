@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 
 class Packed(NamedTuple):

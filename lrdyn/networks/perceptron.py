@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import checks
-from lrdyn.initialization import gaussians
+from lrdyn.core import checks
+from lrdyn.core.initialization import gaussians
 from lrdyn.networks.network import Network, checked_dropout
 
 

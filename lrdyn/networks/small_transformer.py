@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import checks
-from lrdyn.initialization import gaussians
+from lrdyn.core import checks
+from lrdyn.core.initialization import gaussians
 from lrdyn.networks.attention import Attention, LayerNorm, dividing_heads
 from lrdyn.networks.perceptron import MLP
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import checks
+from lrdyn.core import checks
 from lrdyn.networks.convolution import Convolution, convolution
 from lrdyn.networks.network import Network, checked_dropout
 from lrdyn.networks.weights import drawn

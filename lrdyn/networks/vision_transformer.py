@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import checks
+from lrdyn.core import checks
 from lrdyn.networks.attention import Attention, LayerNorm, dividing_heads
 from lrdyn.networks.network import Network, checked_dropout, dropped, keys_of
 from lrdyn.networks.perceptron import MLP

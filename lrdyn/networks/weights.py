@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import checks
+from lrdyn.core import checks
 from lrdyn.networks.network import Network
 
 N = TypeVar("N")

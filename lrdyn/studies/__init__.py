@@ -1,10 +1,10 @@
-"""The registry of studies: experiments whose runs train, see :class:`lrdyn.theorem.Study`."""
+"""The registry of studies: experiments whose runs train, see :class:`lrdyn.engine.statement.Study`."""
 
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lrdyn.theorem import Study
+    from lrdyn.engine.statement import Study
 
 REGISTRY = {
     "weight_updates": "lrdyn.studies.weight_updates:WEIGHT_UPDATES",

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from lrdyn.printer import complain, printable
+from lrdyn.system.printer import complain, printable
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 COMMANDS = ("lrdyn", "experiments", "paper_figs", "notebooks")
@@ -164,7 +164,7 @@ def _end(status: int) -> NoReturn:
     """End the process at once, without the scratch files that it was writing."""
     try:
         # Not imported here: what was never loaded has made nothing.
-        whole_files = sys.modules.get("lrdyn.whole_files")
+        whole_files = sys.modules.get("lrdyn.system.whole_files")
         if whole_files is not None:
             whole_files.remove_all_scratch()
     finally:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn import whole_files
+from lrdyn.system import whole_files
 
 KEY = "key"
 """File in the base folder with the bytes by which this user signs."""
@@ -56,7 +56,7 @@ class SignedFolder(NamedTuple):
         >>> _ = folder.path.joinpath("a").rename(folder.path / "b")
         >>> folder.read("b")
         Traceback (most recent call last):
-        lrdyn.private_files.NotPrivate: got ... (its HMAC does not fit), wanted ...
+        lrdyn.system.private_files.NotPrivate: got ... (its HMAC does not fit), wanted ...
     """
 
     base: Path

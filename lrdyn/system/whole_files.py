@@ -297,7 +297,7 @@ def folder(path: Path, *, below: Path) -> Path:
         >>> (results / "a").symlink_to(results)
         >>> folder(results / "a" / "b", below=results)
         Traceback (most recent call last):
-        lrdyn.whole_files.Linked: ...
+        lrdyn.system.whole_files.Linked: ...
     """
     way = [below]
     for name in path.relative_to(below).parts:

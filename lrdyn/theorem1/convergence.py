@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lrdyn import checks
+from lrdyn.core import checks
 
 SAFETY = 2.0
 """Factor of the number of steps: escape and approach overlap, and neither is of one mode alone.
@@ -79,7 +79,7 @@ def curvature_at_minimum(
     *,
     close: float = 0.0,
 ) -> Curvature:
-    """Curvature of :func:`lrdyn.shrinkage.decayed_loss` of two layers at its minimum.
+    """Curvature of :func:`lrdyn.theorem1.decayed_loss` of two layers at its minimum.
 
     With the q values ``sigma_i > lambda``, i <= r, that are kept, mu is the least of
 
@@ -117,7 +117,7 @@ def curvature_at_minimum(
 def autoencoder_curvature(
     values: Float[np.ndarray, "n"], width: int, decay: float = 0.0, *, close: float = 0.0
 ) -> Curvature:
-    """Curvature of :func:`lrdyn.shrinkage.autoencoder_loss` at its minimum.
+    """Curvature of :func:`lrdyn.theorem1.autoencoder_loss` at its minimum.
 
     In the basis of the singular vectors of X the Hessian falls into blocks of a unit of the hidden
     layer and a direction, or of two units; ``kappa = sigma^2``, ``w_a^2 = 1 - lambda / kappa_a``:

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import landscape, linalg
-from lrdyn.claims import on_scale, relative_difference, tolerance
-from lrdyn.factorization import Weights, end_to_end, factorization_loss
-from lrdyn.shrinkage import decayed_loss
-from lrdyn.spectra import half_of_the_digits, singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems.theorem1 import setting
+from lrdyn.core import linalg
+from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
+from lrdyn.core.spectra import half_of_the_digits, singular_values
+from lrdyn.engine.claims import on_scale, relative_difference, tolerance
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem1 import landscape, setting
+from lrdyn.theorem1.shrinkage import decayed_loss
 
 SEARCHES = 8
 """Random starts of the search for critical points."""
@@ -246,7 +246,7 @@ CLAIMS = (
           "the loss there is sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2"),
     Claim("spectrum",
           "all r (k + d) eigenvalues of the Hessian there are those of "
-          "lrdyn.landscape.hessian_spectrum"),
+          "lrdyn.theorem1.hessian_spectrum"),
     Claim("smallest",
           "the smallest is the least of 0 (lambda = 0, or S not empty and r >= 2), 2 lambda and "
           "2 (sigma_i - lambda) (r = 1), min sigma(S) - max sigma(S^c), lambda - max sigma(S^c) "

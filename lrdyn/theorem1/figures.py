@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn.drawing import plotting
-from lrdyn.landscape import index_sets
-from lrdyn.shrinkage import shrink
+from lrdyn.figures import plotting
+from lrdyn.theorem1.landscape import index_sets
+from lrdyn.theorem1.shrinkage import shrink
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -15,8 +15,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from lrdyn import checks, linalg
-from lrdyn.factorization import Scalar, Weights
+from lrdyn.core import checks, linalg
+from lrdyn.core.factorization import Scalar, Weights
 
 Sets = Int[np.ndarray, "sets r"]
 """Index sets S, one a row: indices of singular values from 0 on, -1 for a slot that is spare."""

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import convergence, linalg, shrinkage
-from lrdyn.claims import excess, on_scale
-from lrdyn.factorization import Weights, end_to_end, factorization_loss
-from lrdyn.recording import recorded_steps
-from lrdyn.spectra import half_of_the_digits, singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems.deep_factorization import Descent
-from lrdyn.theorems.theorem1 import setting
+from lrdyn.core import linalg
+from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
+from lrdyn.core.recording import recorded_steps
+from lrdyn.core.spectra import half_of_the_digits, singular_values
+from lrdyn.engine.claims import excess, on_scale
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem1 import convergence, setting, shrinkage
+from lrdyn.theorem2.setting import Descent
 
 
 class Factorization(Descent):

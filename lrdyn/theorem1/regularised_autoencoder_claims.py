@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import convergence, landscape, linalg, shrinkage
-from lrdyn.claims import on_scale, relative_difference, tolerance
+from lrdyn.core import linalg
+from lrdyn.core.descent import gradient_descent
+from lrdyn.core.factorization import Weights, end_to_end
+from lrdyn.core.initialization import gaussian_layers, gaussians
+from lrdyn.core.recording import recorded_steps
+from lrdyn.core.spectra import singular_values
 from lrdyn.data import mnist
-from lrdyn.descent import gradient_descent
-from lrdyn.factorization import Weights, end_to_end
-from lrdyn.initialization import gaussian_layers, gaussians
-from lrdyn.recording import recorded_steps
-from lrdyn.spectra import singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems.deep_factorization import Descent
-from lrdyn.theorems.theorem1 import setting
+from lrdyn.engine.claims import on_scale, relative_difference, tolerance
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem1 import convergence, landscape, setting, shrinkage
+from lrdyn.theorem2.setting import Descent
 
 EVERY = 10
 """One image in so many is used, 50 of each digit."""

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import convergence
-from lrdyn.claims import ROUNDING_SAFETY, tolerance
-from lrdyn.factorization import Weights
-from lrdyn.flags import Domain, Flag, at_least, between
-from lrdyn.initialization import gaussians, orthogonal, spaced_singular_values
-from lrdyn.spectra import half_of_the_digits
-from lrdyn.theorem import Outcome
-from lrdyn.theorems.deep_factorization import DECAY, SIZE
+from lrdyn.core.factorization import Weights
+from lrdyn.core.initialization import gaussians, orthogonal, spaced_singular_values
+from lrdyn.core.spectra import half_of_the_digits
+from lrdyn.engine.claims import ROUNDING_SAFETY, tolerance
+from lrdyn.engine.flags import Domain, Flag, at_least, between
+from lrdyn.engine.statement import Outcome
+from lrdyn.theorem1 import convergence
+from lrdyn.theorem2.setting import DECAY, SIZE
 
 SCALE = between(1e-6, 1e6)
 """Of targets: the search for critical points squares gradients, and the square of the last digit of
@@ -113,7 +113,7 @@ def at_rest(one: Outcome, distance: float, scale: float) -> bool:
 def start_of(
     weights: Weights, left: Float[Array, "k n"], right: Float[Array, "n d"]
 ) -> dict[str, Array]:
-    """Arrays of :class:`lrdyn.convergence.Start`, from the singular vectors of the target."""
+    """Arrays of :class:`lrdyn.theorem1.Start`, from the singular vectors of the target."""
     first, last = weights[0], weights[-1]
     return {
         "start_modes": (left.T @ last + right @ first.T) / 2,

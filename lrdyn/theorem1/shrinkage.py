@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import checks, linalg
-from lrdyn.factorization import Scalar, Weights, factorization_loss, outside
+from lrdyn.core import checks, linalg
+from lrdyn.core.factorization import Scalar, Weights, factorization_loss, outside
 
 
 def decayed_loss(weights: Weights, target: Float[Array, "k d"], decay: Scalar) -> Float[Array, ""]:

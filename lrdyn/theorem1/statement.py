@@ -1,12 +1,12 @@
 """Theorem 1: minimisers of the factorised loss, and its landscape."""
 
 from lrdyn.data import mnist_file
-from lrdyn.theorem import Theorem
-from lrdyn.theorems.theorem1.critical_points import CRITICAL_POINTS
-from lrdyn.theorems.theorem1.figures import landscape_figure, shrinkage_figure
-from lrdyn.theorems.theorem1.minimisers import DESCENT
-from lrdyn.theorems.theorem1.regularised_autoencoder import AUTOENCODER
-from lrdyn.theorems.theorem1.setting import FLAGS, check, numbers, prepare
+from lrdyn.engine.statement import Theorem
+from lrdyn.theorem1.critical_points_claims import CRITICAL_POINTS
+from lrdyn.theorem1.figures import landscape_figure, shrinkage_figure
+from lrdyn.theorem1.minimisers_claims import DESCENT
+from lrdyn.theorem1.regularised_autoencoder_claims import AUTOENCODER
+from lrdyn.theorem1.setting import FLAGS, check, numbers, prepare
 
 THEOREM1 = Theorem(
     "theorem1",

@@ -14,9 +14,9 @@ from typing import TypeVar
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lrdyn import checks, linalg
-from lrdyn.factorization import Scalar, Steps, Weights, decays
-from lrdyn.subspace import (
+from lrdyn.core import checks, linalg
+from lrdyn.core.factorization import Scalar, Steps, Weights, decays
+from lrdyn.theorem2.subspace import (
     Blocks,
     Frame,
     blocks,

@@ -10,17 +10,18 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from lrdyn import classifier, linalg
-from lrdyn.claims import excess, tolerance
-from lrdyn.condition import Twins, conditions, pushed, twins
-from lrdyn.descent import Trajectory
-from lrdyn.factorization import Weights, end_to_end, factorization_loss, regression_loss
-from lrdyn.initialization import orthogonal
-from lrdyn.spectra import singular_values
-from lrdyn.subspace import Frame, propagate, reduced_start, rho
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems import deep_factorization
-from lrdyn.theorems.deep_factorization import weights_claim, zero_claim
+from lrdyn.core import linalg
+from lrdyn.core.condition import Twins, conditions, pushed, twins
+from lrdyn.core.descent import Trajectory
+from lrdyn.core.factorization import Weights, end_to_end, factorization_loss, regression_loss
+from lrdyn.core.initialization import orthogonal
+from lrdyn.core.spectra import singular_values
+from lrdyn.engine.claims import excess, tolerance
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem2 import classifier
+from lrdyn.theorem2 import setting as deep_factorization
+from lrdyn.theorem2.setting import weights_claim, zero_claim
+from lrdyn.theorem2.subspace import Frame, propagate, reduced_start, rho
 
 
 class Classification(deep_factorization.Run):

@@ -11,17 +11,18 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import initialization, linalg, subspace
-from lrdyn.claims import relative_difference, tolerance
-from lrdyn.condition import Twins, pushed, twins
-from lrdyn.descent import Trajectory, gradient_descent, simulate
+from lrdyn.core import initialization, linalg
+from lrdyn.core.condition import Twins, pushed, twins
+from lrdyn.core.descent import Trajectory, gradient_descent, simulate
+from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
+from lrdyn.core.masking import masked_loss, observe
+from lrdyn.core.recording import Recorded, recorded_steps
+from lrdyn.core.spectra import numerical_rank, singular_values
+from lrdyn.engine.claims import relative_difference, tolerance
 from lrdyn.engine.evaluate import once_a_case
-from lrdyn.factorization import Weights, end_to_end, factorization_loss
-from lrdyn.flags import Flag, at_least, between
-from lrdyn.masking import masked_loss, observe
-from lrdyn.recording import Recorded, recorded_steps
-from lrdyn.spectra import numerical_rank, singular_values
-from lrdyn.theorem import Claim, Control, Outcome
+from lrdyn.engine.flags import Flag, at_least, between
+from lrdyn.engine.statement import Claim, Control, Outcome
+from lrdyn.theorem2 import subspace
 
 
 class Descent(Recorded):
@@ -233,7 +234,7 @@ def theory_run(case: DeepFactorization, record: Callable[[Weights], PyTree]) -> 
     other to first order. It is pushed at every step, too: from a small start one mode is there long
     before the next, which the rounding of the first reaches while it is small; and where an orbit
     becomes unstable what leaves it has been small for long. All three are a
-    :class:`~lrdyn.descent.Trajectory`.
+    :class:`~lrdyn.core.Trajectory`.
     """
     moving = 2 * case.rank
     spare = min(SPARE, len(case.target) - moving)

@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from lrdyn import linalg, subspace
-from lrdyn.condition import conditions
-from lrdyn.descent import gradient_descent, iterate
-from lrdyn.factorization import Weights, end_to_end, mean_factorization_loss
-from lrdyn.spectra import singular_values
-from lrdyn.subspace import product_of_others, reduced_spectra
-from lrdyn.theorem import Claim, Control, Scenario, Theorem
-from lrdyn.theorems import deep_factorization
-from lrdyn.theorems.deep_factorization import DIMS, DeepFactorization, weights_claim, zero_claim
-from lrdyn.theorems.theorem2.classification import CLASSIFICATION, COLLAPSE
+from lrdyn.core import linalg
+from lrdyn.core.condition import conditions
+from lrdyn.core.descent import gradient_descent, iterate
+from lrdyn.core.factorization import Weights, end_to_end, mean_factorization_loss
+from lrdyn.core.spectra import singular_values
+from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
+from lrdyn.theorem2 import setting as deep_factorization
+from lrdyn.theorem2 import subspace
+from lrdyn.theorem2.classifier_claims import CLASSIFICATION, COLLAPSE
+from lrdyn.theorem2.setting import DIMS, DeepFactorization, weights_claim, zero_claim
+from lrdyn.theorem2.subspace import product_of_others, reduced_spectra
 
 
 def predict(case: DeepFactorization) -> dict[str, Array]:

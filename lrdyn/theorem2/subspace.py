@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lrdyn import checks, linalg
-from lrdyn.descent import Problem, Trajectory, gradient_descent, simulate, simulate_lanes
-from lrdyn.factorization import (
+from lrdyn.core import checks, linalg
+from lrdyn.core.descent import Problem, Trajectory, gradient_descent, simulate, simulate_lanes
+from lrdyn.core.factorization import (
     Decay,
     Scalar,
     Steps,
@@ -28,7 +28,7 @@ from lrdyn.factorization import (
     factorization_loss,
     small_matmul,
 )
-from lrdyn.spectra import singular_values
+from lrdyn.core.spectra import singular_values
 
 
 class Frame(NamedTuple):
@@ -102,7 +102,7 @@ def frame(weights: Weights, target: Float[Array, "d d"], rank: int) -> Frame:
 
     Example:
         >>> import jax
-        >>> from lrdyn import orthogonal_layers, low_rank_target
+        >>> from lrdyn import (orthogonal_layers, low_rank_target)
         >>> W = orthogonal_layers(jax.random.key(0), (7, 7, 7), jnp.ones(2))
         >>> Phi = low_rank_target(jax.random.key(1), (7, 7), jnp.array([1.0, 0.5]))
         >>> frame(W, Phi, rank=2).left.shape

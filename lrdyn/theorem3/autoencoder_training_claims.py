@@ -12,12 +12,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn.autoencoding import patches, pool_images, within_patches
+from lrdyn.core.descent import simulate
+from lrdyn.core.initialization import gaussians, orthogonal
+from lrdyn.core.masking import MaskDistribution, bernoulli_masks, exact_expectation
+from lrdyn.core.spectra import singular_values
 from lrdyn.data import mnist
-from lrdyn.descent import simulate
-from lrdyn.initialization import gaussians, orthogonal
-from lrdyn.masking import MaskDistribution, bernoulli_masks, exact_expectation
-from lrdyn.spectra import singular_values
+from lrdyn.theorem3.masked_autoencoder import patches, pool_images, within_patches
 
 STEPS = 24_000
 """Steps of training."""

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lrdyn import checks, linalg
-from lrdyn.spectra import singular_values
+from lrdyn.core import checks, linalg
+from lrdyn.core.spectra import singular_values
 
 
 def _support_split(
@@ -98,7 +98,7 @@ def support_factors(
         U and V with ``U V = Z``, B blocks of equal size.
 
     Example:
-        >>> from lrdyn.dropout import dropout_penalty
+        >>> from lrdyn.theorem3 import dropout_penalty
         >>> Z = jnp.diag(jnp.array([3.0, 2.0, 1.0]))
         >>> U, V = support_factors(Z, 2, 12)
         >>> round(float(12 * dropout_penalty(U, V, 0.5, block=2)), 4)

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lrdyn import dropout, linalg
-from lrdyn.initialization import gaussians, reflection, spaced_singular_values
-from lrdyn.masking import MaskDistribution, block_masks, exact_expectation
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems.theorem3.network import (
+from lrdyn import theorem3 as dropout
+from lrdyn.core import linalg
+from lrdyn.core.initialization import gaussians, reflection, spaced_singular_values
+from lrdyn.core.masking import MaskDistribution, block_masks, exact_expectation
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem3.network import (
     MOST_MASKS,
     Network,
     added_by_masks,

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lrdyn import dropout, linalg
-from lrdyn.claims import tolerance
-from lrdyn.descent import gradient_descent, simulate
-from lrdyn.factorization import end_to_end
-from lrdyn.spectra import singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems.theorem3.dropout_training import (
+from lrdyn import theorem3 as dropout
+from lrdyn.core import linalg
+from lrdyn.core.descent import gradient_descent, simulate
+from lrdyn.core.factorization import end_to_end
+from lrdyn.core.spectra import singular_values
+from lrdyn.engine.claims import tolerance
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem3.dropout_training_claims import (
     DRIFT,
     LARGEST,
     RUNS,
@@ -24,8 +25,8 @@ from lrdyn.theorems.theorem3.dropout_training import (
     train_both,
     train_last,
 )
-from lrdyn.theorems.theorem3.network import only
-from lrdyn.theorems.theorem3.statistics import decides, mean_surprise
+from lrdyn.theorem3.network import only
+from lrdyn.theorem3.statistics import decides, mean_surprise
 
 STEADY = 10.0
 """Time over which a transient must decay, in units of its own: to 5e-5."""

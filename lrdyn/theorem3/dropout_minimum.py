@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from lrdyn import checks, linalg
-from lrdyn.dropout.penalty import dropout_strength
-from lrdyn.factorization import Scalar, Weights, outside
-from lrdyn.masking import draw_mask
-from lrdyn.spectra import numerical_rank
+from lrdyn.core import checks, linalg
+from lrdyn.core.factorization import Scalar, Weights, outside
+from lrdyn.core.masking import draw_mask
+from lrdyn.core.spectra import numerical_rank
+from lrdyn.theorem3.dropout_penalties import dropout_strength
 
 
 def project_rows(target: Float[Array, "m n"], inputs: Float[Array, "d n"]) -> Float[Array, "m n"]:
@@ -152,7 +152,7 @@ def dropout_step(
     of :func:`dropout_loss`, over 2, for its mean.
 
     Args:
-        mask: R, see :func:`lrdyn.masking.draw_mask`.
+        mask: R, see :func:`lrdyn.core.draw_mask`.
         weights: ``(W_1, W_2)``.
         inputs: X, one example a column.
         target: Y.

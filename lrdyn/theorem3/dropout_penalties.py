@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import checks, linalg
-from lrdyn.factorization import Scalar
+from lrdyn.core import checks, linalg
+from lrdyn.core.factorization import Scalar
 
 
 def odds(keep_prob: Scalar) -> Float[Array, ""]:

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import dropout
-from lrdyn.factorization import Weights, end_to_end
-from lrdyn.initialization import gaussians
-from lrdyn.masking import MaskDistribution, bernoulli_masks, exact_expectation
-from lrdyn.spectra import singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems.theorem3.dropout_units import (
+from lrdyn import theorem3 as dropout
+from lrdyn.core.factorization import Weights, end_to_end
+from lrdyn.core.initialization import gaussians
+from lrdyn.core.masking import MaskDistribution, bernoulli_masks, exact_expectation
+from lrdyn.core.spectra import singular_values
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem3.dropout_units import (
     COPIES,
     equalised,
     least,
@@ -26,7 +26,7 @@ from lrdyn.theorems.theorem3.dropout_units import (
     without_last,
     wrong_factors,
 )
-from lrdyn.theorems.theorem3.network import (
+from lrdyn.theorem3.network import (
     MOST_MASKS,
     Network,
     added_by_masks,

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import dropout
-from lrdyn.factorization import Weights
-from lrdyn.initialization import gaussians, reflection, spaced_singular_values
-from lrdyn.masking import observe
+from lrdyn import theorem3 as dropout
+from lrdyn.core.factorization import Weights
+from lrdyn.core.initialization import gaussians, reflection, spaced_singular_values
+from lrdyn.core.masking import observe
 
 RUNS = 256
 """Runs of stochastic training."""

@@ -7,15 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import dropout, linalg
-from lrdyn.masking import MaskDistribution, exact_expectation
-from lrdyn.theorems.theorem3.network import (
-    Network,
-    added_by_masks,
-    nuclear,
-    rounded_chance,
-    variation,
-)
+from lrdyn import theorem3 as dropout
+from lrdyn.core import linalg
+from lrdyn.core.masking import MaskDistribution, exact_expectation
+from lrdyn.theorem3.network import Network, added_by_masks, nuclear, rounded_chance, variation
 
 COPIES = (1, 3)
 """Widths, as multiples of h, at which a claim about all widths is tested."""

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn.claims import standard_error
-from lrdyn.drawing import plotting
-from lrdyn.dropout import dropout_strength, shrink_squared_values
-from lrdyn.theorems.theorem3.dropout_minimiser import RUNS
-from lrdyn.theorems.theorem3.dropout_units import COPIES
-from lrdyn.theorems.theorem3.network import MOST_MASKS
+from lrdyn.engine.claims import standard_error
+from lrdyn.figures import plotting
+from lrdyn.theorem3 import dropout_strength, shrink_squared_values
+from lrdyn.theorem3.dropout_minimiser_claims import RUNS
+from lrdyn.theorem3.dropout_units import COPIES
+from lrdyn.theorem3.network import MOST_MASKS
 
 if TYPE_CHECKING:
     import xarray as xr

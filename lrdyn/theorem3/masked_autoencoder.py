@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lrdyn import checks, linalg
-from lrdyn.factorization import Scalar
-from lrdyn.spectra import singular_values
+from lrdyn.core import checks, linalg
+from lrdyn.core.factorization import Scalar
+from lrdyn.core.spectra import singular_values
 
 Groups = Int[Array, "m"] | Int[np.ndarray, "m"]
 """Number of the patch of each feature."""

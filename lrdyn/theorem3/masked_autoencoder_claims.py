@@ -9,16 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import autoencoding, dropout, linalg
-from lrdyn.autoencoding import MaskedMoments, nuclear_norm_bound, within_patches
-from lrdyn.claims import excess, on_each, relative_difference
-from lrdyn.condition import relative_response
+from lrdyn import theorem3 as dropout
+from lrdyn.core import linalg
+from lrdyn.core.condition import relative_response
+from lrdyn.core.spectra import half_of_the_digits, singular_values
+from lrdyn.engine.claims import excess, on_each, relative_difference
 from lrdyn.engine.evaluate import once_a_case
-from lrdyn.spectra import half_of_the_digits, singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems.theorem3 import autoencoder_training as training
-from lrdyn.theorems.theorem3.autoencoder_training import Autoencoding
-from lrdyn.theorems.theorem3.network import MOST_MASKS
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem3 import autoencoder_training_claims as training
+from lrdyn.theorem3 import masked_autoencoder as autoencoding
+from lrdyn.theorem3.autoencoder_training_claims import Autoencoding
+from lrdyn.theorem3.masked_autoencoder import MaskedMoments, nuclear_norm_bound, within_patches
+from lrdyn.theorem3.network import MOST_MASKS
 
 # Closed forms --------------------------------------------------------------------------------
 

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lrdyn.claims import excess
-from lrdyn.factorization import Weights
-from lrdyn.initialization import reflection
-from lrdyn.masking import MaskDistribution, block_masks, exact_expectation
-from lrdyn.spectra import singular_values
-from lrdyn.theorem import Outcome
+from lrdyn.core.factorization import Weights
+from lrdyn.core.initialization import reflection
+from lrdyn.core.masking import MaskDistribution, block_masks, exact_expectation
+from lrdyn.core.spectra import singular_values
+from lrdyn.engine.claims import excess
+from lrdyn.engine.statement import Outcome
 
 MOST_MASKS = 12
 """Most independent masks whose combinations are enumerated here: 4096 losses."""

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lrdyn import checks
-from lrdyn.dropout.penalty import dropout_penalty, odds
-from lrdyn.factorization import Scalar, Weights, outside
+from lrdyn.core import checks
+from lrdyn.core.factorization import Scalar, Weights, outside
+from lrdyn.theorem3.dropout_penalties import dropout_penalty, odds
 
 
 def layers_penalty(

@@ -9,20 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import masking
-from lrdyn.claims import tolerance
+from lrdyn.core import masking
+from lrdyn.core.initialization import gaussians
+from lrdyn.core.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
 from lrdyn.data import mnist_file
-from lrdyn.flags import FRACTION, POSITIVE, Flag, at_least, one_of
-from lrdyn.initialization import gaussians
-from lrdyn.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
-from lrdyn.theorem import Claim, Control, Outcome, Scenario, Theorem
-from lrdyn.theorems.theorem3 import masked_autoencoder
-from lrdyn.theorems.theorem3.block_penalty import DROPBLOCK
-from lrdyn.theorems.theorem3.dropout_minimiser import MINIMISER
-from lrdyn.theorems.theorem3.dropout_penalty import DROPOUT
-from lrdyn.theorems.theorem3.figures import plot_dropout
-from lrdyn.theorems.theorem3.network import MOST_MASKS
-from lrdyn.theorems.theorem3.statistics import decides, mean_surprise, scatter_surprise
+from lrdyn.engine.claims import tolerance
+from lrdyn.engine.flags import FRACTION, POSITIVE, Flag, at_least, one_of
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario, Theorem
+from lrdyn.theorem3 import masked_autoencoder_claims as masked_autoencoder
+from lrdyn.theorem3.dropblock_claims import DROPBLOCK
+from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
+from lrdyn.theorem3.dropout_penalty_claims import DROPOUT
+from lrdyn.theorem3.figures import plot_dropout
+from lrdyn.theorem3.network import MOST_MASKS
+from lrdyn.theorem3.statistics import decides, mean_surprise, scatter_surprise
 
 KINDS = ("dropout", "dropblock", "input", "patch")
 

@@ -8,7 +8,7 @@ Student's statistic). The tests here take that factor off, with s known beforeha
 
 import numpy as np
 
-from lrdyn.claims import chi_square_p, student_p, surprise
+from lrdyn.engine.claims import chi_square_p, student_p, surprise
 
 DECISIVE = 6.0
 """Standard deviations of a Gaussian that no command of a few hundred tests passes by chance."""

@@ -11,15 +11,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from lrdyn.adapters.descent import begin, low_rank_descent
+from lrdyn.adapters.algorithm1 import begin, low_rank_descent
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import LinearMap
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
-from lrdyn.claims import on_each, on_scale
-from lrdyn.initialization import gaussians
-from lrdyn.recording import Recorded, recorded_steps
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
+from lrdyn.core.initialization import gaussians
+from lrdyn.core.recording import Recorded, recorded_steps
+from lrdyn.engine.claims import on_each, on_scale
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 
 MOST_STEPS = 60
 """Most steps."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdyn.claims import relative_difference
-from lrdyn.drawing import plotting
+from lrdyn.engine.claims import relative_difference
+from lrdyn.figures import plotting
 
 if TYPE_CHECKING:
     import xarray as xr

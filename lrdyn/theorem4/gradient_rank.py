@@ -8,9 +8,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import checks, linalg
-from lrdyn.factorization import Scalar, Steps
-from lrdyn.spectra import half_of_the_digits, singular_values
+from lrdyn.core import checks, linalg
+from lrdyn.core.factorization import Scalar, Steps
+from lrdyn.core.spectra import half_of_the_digits, singular_values
 
 
 class GradientModes(NamedTuple):
@@ -110,7 +110,7 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
         modes: eigenvalues.
         tolerance: eigenvalues closer to l_1 than this part of the largest absolute one count as
             l_1; by default
-            :func:`lrdyn.spectra.half_of_the_digits`.
+            :func:`lrdyn.core.half_of_the_digits`.
 
     Example:
         >>> modes = GradientModes(jnp.array([0.0, 1e-9, 0.5, 1.0]), jnp.eye(4))

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import gradient_rank
-from lrdyn.claims import excess, tolerance
-from lrdyn.descent import iterate
-from lrdyn.gradient_rank import Edges, GradientModes, StableRankBounds
-from lrdyn.initialization import gaussians, reflection
-from lrdyn.recording import Recorded, log_steps
-from lrdyn.spectra import half_of_the_digits, singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
+from lrdyn.core.descent import iterate
+from lrdyn.core.initialization import gaussians, reflection
+from lrdyn.core.recording import Recorded, log_steps
+from lrdyn.core.spectra import half_of_the_digits, singular_values
+from lrdyn.engine.claims import excess, tolerance
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem4 import gradient_rank
+from lrdyn.theorem4.gradient_rank import Edges, GradientModes, StableRankBounds
 
 LARGEST_GRADIENT = (5, 6)
 """Most rows and columns: the operator on matrices is diagonalised as a whole."""

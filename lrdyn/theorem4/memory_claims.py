@@ -10,12 +10,12 @@ import optax
 from jaxtyping import Array, PyTree
 
 from lrdyn.adapters import memory
-from lrdyn.adapters.descent import begin
+from lrdyn.adapters.algorithm1 import begin
 from lrdyn.adapters.galore import FULL, GALORE, OPTAX_GALORE
 from lrdyn.adapters.lora_method import LORA
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
-from lrdyn.theorem import Claim, Control, Scenario
+from lrdyn.engine.statement import Claim, Control, Scenario
 
 METHODS: dict[str, Method] = {
     "full": FULL,

@@ -13,18 +13,18 @@ from jax.custom_batching import sequential_vmap
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import linalg
 from lrdyn.adapters import maps
-from lrdyn.adapters.descent import low_rank_descent
+from lrdyn.adapters.algorithm1 import low_rank_descent
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import Identity, LinearMap, Projector, Side, choose_projectors
-from lrdyn.claims import RESOLVED, ROUNDING_SAFETY, on_scale, relative_difference, tolerance
-from lrdyn.condition import with_condition
-from lrdyn.descent import divergence_limit, simulate
-from lrdyn.initialization import gaussians
-from lrdyn.recording import Recorded, recorded_steps
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems.theorem4.problems import OPTIMIZERS, flat, lost_at
+from lrdyn.core import linalg
+from lrdyn.core.condition import with_condition
+from lrdyn.core.descent import divergence_limit, simulate
+from lrdyn.core.initialization import gaussians
+from lrdyn.core.recording import Recorded, recorded_steps
+from lrdyn.engine.claims import RESOLVED, ROUNDING_SAFETY, on_scale, relative_difference, tolerance
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem4.problems import OPTIMIZERS, flat, lost_at
 
 DECAY = 0.1
 """lambda of the claim about decay."""

@@ -12,9 +12,9 @@ from jaxtyping import Array, Int, Key, PyTree
 
 from lrdyn.adapters.maps import choose_projectors
 from lrdyn.engine.jaxprs import equations
-from lrdyn.theorem import Claim, Control, Scenario
-from lrdyn.theorems.theorem4 import optax_galore as og
-from lrdyn.theorems.theorem4.optax_galore import Training
+from lrdyn.engine.statement import Claim, Control, Scenario
+from lrdyn.theorem4 import optax_galore_claims as og
+from lrdyn.theorem4.optax_galore_claims import Training
 
 
 def make_case(

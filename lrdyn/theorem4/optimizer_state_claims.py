@@ -14,11 +14,11 @@ from lrdyn.adapters.maps import choose_projectors, lift_onto, project
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES, StatePolicy
-from lrdyn.condition import with_condition
-from lrdyn.descent import iterate
-from lrdyn.theorem import Claim, Control, Scenario
-from lrdyn.theorems.theorem4 import problems
-from lrdyn.theorems.theorem4.problems import LowRankRun, Run
+from lrdyn.core.condition import with_condition
+from lrdyn.core.descent import iterate
+from lrdyn.engine.statement import Claim, Control, Scenario
+from lrdyn.theorem4 import problems
+from lrdyn.theorem4.problems import LowRankRun, Run
 
 KEEP, RESET, TRANSPORT = range(3)
 NAMES = tuple(POLICIES)

@@ -12,18 +12,18 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lrdyn import linalg
-from lrdyn.adapters.descent import Choice, begin, low_rank_descent
+from lrdyn.adapters.algorithm1 import Choice, begin, low_rank_descent
 from lrdyn.adapters.maps import Side, choose_projectors
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
-from lrdyn.claims import CLEARLY, tolerance
-from lrdyn.descent import divergence_limit
-from lrdyn.initialization import gaussians
+from lrdyn.core import linalg
+from lrdyn.core.descent import divergence_limit
+from lrdyn.core.initialization import gaussians
+from lrdyn.core.recording import Recorded, recorded_steps
+from lrdyn.core.spectra import half_of_the_digits
+from lrdyn.engine.claims import CLEARLY, tolerance
+from lrdyn.engine.statement import Claim, Outcome
 from lrdyn.networks import mlp, transformer
-from lrdyn.recording import Recorded, recorded_steps
-from lrdyn.spectra import half_of_the_digits
-from lrdyn.theorem import Claim, Outcome
 
 Data = tuple[Array, Array]
 

@@ -13,20 +13,20 @@ from jaxtyping import Array
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
-from lrdyn.claims import CLEARLY, relative_difference, tolerance
-from lrdyn.condition import with_condition
-from lrdyn.flags import Flag, at_least, between, one_of
-from lrdyn.theorem import Arrays, Claim, Control, Outcome, Scenario, Theorem
-from lrdyn.theorems.theorem4 import problems
-from lrdyn.theorems.theorem4.duality import DUALITY
-from lrdyn.theorems.theorem4.figures import plot_paths
-from lrdyn.theorems.theorem4.held import MEMORY
-from lrdyn.theorems.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
-from lrdyn.theorems.theorem4.optax_galore import OPTAX
-from lrdyn.theorems.theorem4.optax_programs import OPTAX_PROGRAMS
-from lrdyn.theorems.theorem4.optimizer_state import NAMES, OPTIMIZER_STATE, galore, relora
-from lrdyn.theorems.theorem4.problems import OPTIMIZERS, PROBLEMS, LowRankRun, trained_claim
-from lrdyn.theorems.theorem4.stable_rank import GRADIENT_RANK
+from lrdyn.core.condition import with_condition
+from lrdyn.engine.claims import CLEARLY, relative_difference, tolerance
+from lrdyn.engine.flags import Flag, at_least, between, one_of
+from lrdyn.engine.statement import Arrays, Claim, Control, Outcome, Scenario, Theorem
+from lrdyn.theorem4 import problems
+from lrdyn.theorem4.duality_claims import DUALITY
+from lrdyn.theorem4.figures import plot_paths
+from lrdyn.theorem4.gradient_rank_claims import GRADIENT_RANK
+from lrdyn.theorem4.memory_claims import MEMORY
+from lrdyn.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
+from lrdyn.theorem4.optax_galore_claims import OPTAX
+from lrdyn.theorem4.optax_programs_claims import OPTAX_PROGRAMS
+from lrdyn.theorem4.optimizer_state_claims import NAMES, OPTIMIZER_STATE, galore, relora
+from lrdyn.theorem4.problems import OPTIMIZERS, PROBLEMS, LowRankRun, trained_claim
 
 SIDES = ("left", "right")
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree
 
-from lrdyn import checks
+from lrdyn.core import checks
 from lrdyn.training.program import take_in
 
 Take = Callable[[PyTree, Int[Array, "batch"]], PyTree]

@@ -15,10 +15,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lrdyn import checks
-from lrdyn.algorithm import Algorithm, of_optimizer
-from lrdyn.descent import Trajectory, divergence_limit, first_divergence, on_arrays
-from lrdyn.factorization import Steps
+from lrdyn.core import checks
+from lrdyn.core.algorithm import Algorithm, of_optimizer
+from lrdyn.core.descent import Trajectory, divergence_limit, first_divergence, on_arrays
+from lrdyn.core.factorization import Steps
 from lrdyn.training import keeping
 from lrdyn.training.batches import Batches
 from lrdyn.training.program import Program, digest_of, replicated, shared_out

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import NamedTuple
 
-from lrdyn.show import aligned
+from lrdyn.core.show import aligned
 from tests.runs import ROOT
 
 

@@ -252,7 +252,7 @@ def local_workers(folder: Path) -> list[str]:
 KILLING = """
 import os, signal
 import jax
-from lrdyn import Claim, Flag, Scenario, Theorem
+from lrdyn import (Claim, Flag, Scenario, Theorem)
 
 
 def case(key, rate):

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from lrdyn import __main__ as command
-from lrdyn import cli, figures, pool
-from lrdyn.theorem import Experiment
-from lrdyn.theorems import theorems
+from lrdyn import cli
+from lrdyn.commands import figures, pool
+from lrdyn.engine.statement import Experiment
+from lrdyn.registry import theorems
 from paper_figs import BASELINES, EXHIBITS
 
 WORDS = (

@@ -17,11 +17,11 @@ import numpy as np
 
 from lrdyn import cli
 from lrdyn.engine.configuration import Run
+from lrdyn.engine.flags import Flag
 from lrdyn.engine.ratios import worst_ratio
+from lrdyn.engine.statement import Experiment
 from lrdyn.engine.verify import Verification, verify_run
-from lrdyn.flags import Flag
-from lrdyn.theorem import Experiment
-from lrdyn.theorems import REGISTRY, theorem
+from lrdyn.registry import REGISTRY, theorem
 
 MOST = {"dim": 14, "rows": 7, "cols": 7, "rank": 3, "depth": 5, "steps": 1500, "draw": 1000}
 """Largest integers that are drawn, for a case to take seconds; of other flags ``ANY``."""

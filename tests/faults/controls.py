@@ -18,8 +18,8 @@ from lrdyn.engine.groups import PRECISIONS, control_group, controls_of
 from lrdyn.engine.jobs import controls_job
 from lrdyn.engine.judging import claim_of, control_entry, residuals
 from lrdyn.engine.produce import with_equal_settings
-from lrdyn.theorem import Scenario, Theorem
-from lrdyn.theorems import REGISTRY, theorem
+from lrdyn.engine.statement import Scenario, Theorem
+from lrdyn.registry import REGISTRY, theorem
 
 SEEDS = 24
 LEFT_OUT = SEEDS // 8

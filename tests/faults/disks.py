@@ -24,7 +24,7 @@ FILLED = """
 import importlib, sys
 from lrdyn import cli
 from lrdyn.engine import files
-from lrdyn.own import own_experiment
+from lrdyn.commands.own import own_experiment
 module, _, name = sys.argv[1].rpartition(".")
 owner = importlib.import_module(module) if module != "lrdyn.engine.parts.Store" else (
     importlib.import_module("lrdyn.engine.parts").Store)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn.show import aligned
+from lrdyn.core.show import aligned
 from requirements import lock
 from tests.runs import ROOT, TINY
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from scipy.stats import kstest
 
-from lrdyn.theorems.theorem3 import MASKS, THEOREM3
-from lrdyn.theorems.theorem3.dropout_minimiser import MINIMISER
+from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
+from lrdyn.theorem3.statement import MASKS, THEOREM3
 from tests.oracles import judged
 
 SEEDS = 200

@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrdyn import __main__ as command
-from lrdyn import cli, whole_files
-from lrdyn.drawing import plotting
+from lrdyn import cli
+from lrdyn.core.show import aligned
 from lrdyn.engine import results
 from lrdyn.engine.runs import OF_THE_MACHINE
-from lrdyn.show import aligned
+from lrdyn.figures import plotting
+from lrdyn.system import whole_files
 from tests.faults.disks import SMALL
 from tests.runs import ROOT
 from tests.test_theorem import MY_THEOREM

@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrdyn.theorem import Experiment
-from lrdyn.theorems import theorems
+from lrdyn.engine.statement import Experiment
+from lrdyn.registry import theorems
 from tests.faults import command_lines
 from tests.faults.configurations import value
 from tests.runs import ROOT, TINY, started

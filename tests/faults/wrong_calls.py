@@ -56,7 +56,7 @@ MODULES = (
 ANY = {"count", "outside", "checked_frame", "checked_network", "square_layers", "is_map"}
 ANY |= {"by_svd", "identities", "decays", "enough_classes"}
 ONLY = {
-    "lrdyn.claims": ("relative_difference", "tolerance"),
+    "lrdyn.engine.claims": ("relative_difference", "tolerance"),
     "lrdyn.diagnosis.report": ("diagnose",),
 }
 

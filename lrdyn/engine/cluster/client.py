@@ -19,18 +19,18 @@ from distributed.client import FutureCancelledError
 from distributed.comm.addressing import parse_address
 from distributed.security import Security
 
-from lrdyn.arguments import CLUSTER
-from lrdyn.cluster import shared_folder, worker
-from lrdyn.cluster.credentials import credentials
-from lrdyn.cluster.local_workers import DEATHS
-from lrdyn.cluster.local_workers import started as started
-from lrdyn.cluster.origins import Origin, origin
-from lrdyn.cluster.tasks import Failed, Task, carry_out
+from lrdyn.core.show import shortened
+from lrdyn.engine.arguments import CLUSTER
+from lrdyn.engine.cluster import shared_folder, worker
+from lrdyn.engine.cluster.credentials import credentials
+from lrdyn.engine.cluster.local_workers import DEATHS
+from lrdyn.engine.cluster.local_workers import started as started
+from lrdyn.engine.cluster.origins import Origin, origin
+from lrdyn.engine.cluster.tasks import Failed, Task, carry_out
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.elsewhere import FunctionRecipe, JobRecipe, Part
 from lrdyn.engine.parts import Arrays, Store
-from lrdyn.printer import say
-from lrdyn.show import shortened
+from lrdyn.system.printer import say
 
 TIMEOUT = 10.0
 """Seconds in which a scheduler must answer."""

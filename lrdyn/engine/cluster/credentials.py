@@ -7,7 +7,7 @@ from pathlib import Path
 from distributed.security import Security
 
 from lrdyn.engine.configuration import BadInput
-from lrdyn.private_files import OTHERS, OTHERS_WRITE
+from lrdyn.system.private_files import OTHERS, OTHERS_WRITE
 
 AUTHORITY, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
 """Whose certificates are trusted; the own one; its private key."""

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import dask.config
 from distributed import LocalCluster
 
-from lrdyn import interrupts, whole_files
-from lrdyn.cluster import credentials
+from lrdyn.engine.cluster import credentials
+from lrdyn.system import interrupts, whole_files
 
 DEATHS = 10
 """Workers that may be lost under a part: preemption is not its fault, but a part can kill, too."""

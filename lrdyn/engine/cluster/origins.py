@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from distributed import get_worker
 
 import lrdyn
-from lrdyn import whole_files
+from lrdyn.system import whole_files
 
 
 class Origin(NamedTuple):
@@ -163,7 +163,7 @@ def found(source: Origin) -> Any:
     """The object of an origin; call it where the origin is importable.
 
     Example:
-        >>> found(Origin("lrdyn.theorems.theorem2:THEOREM2")).name
+        >>> found(Origin("lrdyn.theorem2.statement:THEOREM2")).name
         'theorem2'
     """
     if not source.texts:

@@ -5,8 +5,8 @@ import os
 import time
 from collections.abc import Iterator
 
-from lrdyn import whole_files
 from lrdyn.engine.parts import Arrays, Store
+from lrdyn.system import whole_files
 
 PATIENCE = 30.0
 """Seconds in which a file that a worker wrote appears here."""

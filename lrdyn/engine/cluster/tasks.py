@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lrdyn.cluster.origins import Origin, found, importable
-from lrdyn.cluster.shared_folder import seen
 from lrdyn.data import lookup
 from lrdyn.engine import programs
 from lrdyn.engine.checkpoints import log_of
+from lrdyn.engine.cluster.origins import Origin, found, importable
+from lrdyn.engine.cluster.shared_folder import seen
 from lrdyn.engine.elsewhere import FunctionRecipe, JobRecipe, Part, described
 from lrdyn.engine.jobs import Job
 from lrdyn.engine.parts import Arrays, Store

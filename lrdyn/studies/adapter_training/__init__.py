@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrdyn.flags import POSITIVE, Domain, Flag, at_least, one_of
+from lrdyn.engine.flags import POSITIVE, Domain, Flag, at_least, one_of
+from lrdyn.engine.statement import Study
 from lrdyn.studies.adapter_training import sentences
 from lrdyn.studies.adapter_training.evolution import EVOLUTION
 from lrdyn.studies.adapter_training.factors import FACTORS
@@ -17,7 +18,6 @@ from lrdyn.studies.adapter_training.ranks import RANKS
 from lrdyn.studies.adapter_training.sentences import AUTO
 from lrdyn.studies.adapter_training.tuning import METHODS, POOLS
 from lrdyn.studies.adapter_training.widths import WIDTH_SWEEP
-from lrdyn.theorem import Study
 
 
 def _about(settings: Mapping[str, Any]) -> str:

@@ -16,16 +16,18 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from lrdyn import adapters, linalg, subspace
-from lrdyn.factorization import Weights, end_to_end
-from lrdyn.recording import recorded_steps
-from lrdyn.spectra import sines
+from lrdyn import adapters
+from lrdyn.core import linalg
+from lrdyn.core.factorization import Weights, end_to_end
+from lrdyn.core.recording import recorded_steps
+from lrdyn.core.spectra import sines
+from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import tuning
 from lrdyn.studies.adapter_training.sentences import Examples
 from lrdyn.studies.adapter_training.tuning import Problem, Tuning
 from lrdyn.studies.over_seeds import only
-from lrdyn.subspace import Frame
-from lrdyn.theorem import Finding, Outcome, Scenario
+from lrdyn.theorem2 import subspace
+from lrdyn.theorem2.subspace import Frame
 from lrdyn.training import train
 
 POINTS = 26

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lrdyn.recording import recorded_steps
+from lrdyn.core.recording import recorded_steps
+from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import tuning
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import first_lost, only
-from lrdyn.theorem import Finding, Outcome, Scenario
 
 POINTS = 11
 COMPARED = ("lora", "lora_plus", "lora_b")

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import tuning
 from lrdyn.studies.adapter_training.tuning import METHODS, Problem, Tuning
 from lrdyn.studies.over_seeds import first_lost, only
-from lrdyn.theorem import Finding, Outcome, Scenario
 
 SHOTS = (16, 64, 256)
 

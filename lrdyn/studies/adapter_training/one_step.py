@@ -1,6 +1,6 @@
 """The identity that carries the verdict: one step of LoRA on a pretrained encoder's value matrix.
 
-:mod:`lrdyn.theorems.lora.one_step` has it for a matrix and a loss of its own; here the loss is that
+:mod:`lrdyn.lora.one_step_claims` has it for a matrix and a loss of its own; here the loss is that
 of the training, through all layers above the matrix.
 """
 
@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn import adapters
 from lrdyn.adapters import Factors
-from lrdyn.claims import on_scale
-from lrdyn.initialization import gaussians
+from lrdyn.core.initialization import gaussians
+from lrdyn.engine.claims import on_scale
+from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.studies.adapter_training import sentences
 from lrdyn.studies.adapter_training.sentences import Examples
 from lrdyn.studies.adapter_training.tuning import (
@@ -28,7 +29,6 @@ from lrdyn.studies.adapter_training.tuning import (
     value_of,
     value_slope,
 )
-from lrdyn.theorem import Claim, Control, Scenario
 
 SCALE, RATIO = 2.0, 4.0
 """s, and eta_B over eta_A."""

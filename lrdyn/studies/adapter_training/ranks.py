@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import tuning
 from lrdyn.studies.adapter_training.few_shot import cell, dims, measured
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
-from lrdyn.theorem import Finding, Outcome, Scenario
 
 
 def measure_ranks(case: Tuning) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from lrdyn import adapters
 from lrdyn.adapters import Method
-from lrdyn.descent import Trajectory
+from lrdyn.core.descent import Trajectory
 from lrdyn.networks import mean_pooled
 from lrdyn.networks.bert import Bert
 from lrdyn.networks.packing import Packed, pack, room_for

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 
 WIDTHS = (64, 256, 1024, 4096)
 RATES = ((1.0, 0.0), (0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (1 / 3, 1 / 3))

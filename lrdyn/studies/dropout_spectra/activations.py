@@ -8,8 +8,8 @@ values of H say as much of D as of the product.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import linalg
-from lrdyn.spectra import effective_rank
+from lrdyn.core import linalg
+from lrdyn.core.spectra import effective_rank
 
 
 def balanced(hidden: Float[Array, "h n"], last: Float[Array, "m h"]) -> Float[Array, "h n"]:

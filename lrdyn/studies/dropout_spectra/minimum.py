@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import dropout
-from lrdyn.claims import relative_difference, tolerance
-from lrdyn.descent import gradient_descent, simulate
-from lrdyn.factorization import Weights, end_to_end
-from lrdyn.initialization import gaussians, orthogonal
-from lrdyn.linalg import svdvals
+from lrdyn import theorem3 as dropout
+from lrdyn.core.descent import gradient_descent, simulate
+from lrdyn.core.factorization import Weights, end_to_end
+from lrdyn.core.initialization import gaussians, orthogonal
+from lrdyn.core.linalg import svdvals
+from lrdyn.engine.claims import relative_difference, tolerance
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.dropout_spectra.activations import balanced
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
 
 OUTPUTS, INPUTS, EXAMPLES = 6, 7, 12
 SPECTRUM = (1.0, 0.8, 0.6, 0.05, 0.04, 0.03)

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from lrdyn import dropout
-from lrdyn.claims import tolerance
-from lrdyn.factorization import Weights
-from lrdyn.initialization import gaussians
-from lrdyn.linalg import svdvals
-from lrdyn.studies.dropout_spectra.minimum import (
+from lrdyn import theorem3 as dropout
+from lrdyn.core.factorization import Weights
+from lrdyn.core.initialization import gaussians
+from lrdyn.core.linalg import svdvals
+from lrdyn.engine.claims import tolerance
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.studies.dropout_spectra.minimum import (  # fmt: skip
     INPUTS,
     OUTPUTS,
     Linear,
@@ -26,8 +27,7 @@ from lrdyn.studies.dropout_spectra.minimum import (
     gap,
     hidden,
     regression,
-)  # fmt: skip
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
+)
 
 STARTS = 8
 """Of one case: from a single start the linear part of the drift can happen to be small."""

@@ -10,20 +10,20 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from lrdyn import networks
+from lrdyn.core.recording import recorded_steps
 from lrdyn.data import Images, images
-from lrdyn.recording import recorded_steps
+from lrdyn.engine.statement import Scenario
 from lrdyn.studies.dropout_spectra import trained
 from lrdyn.studies.dropout_spectra.activations import spectra
 from lrdyn.studies.over_seeds import only
-from lrdyn.studies.pictures import (
+from lrdyn.studies.pictures import (  # fmt: skip
     TESTED,
     accuracy,
     cross_entropy,
     features,
     read,
     spread_out,
-)  # fmt: skip
-from lrdyn.theorem import Scenario
+)
 from lrdyn.training import Batches, train
 
 RATE = 1e-3

@@ -10,15 +10,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import dropout as theory
 from lrdyn import networks
-from lrdyn.initialization import low_rank_target, orthogonal, spaced_singular_values
-from lrdyn.linalg import svdvals
-from lrdyn.recording import recorded_steps
+from lrdyn import theorem3 as theory
+from lrdyn.core.initialization import low_rank_target, orthogonal, spaced_singular_values
+from lrdyn.core.linalg import svdvals
+from lrdyn.core.recording import recorded_steps
+from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.dropout_spectra import trained
 from lrdyn.studies.dropout_spectra.activations import spectra
 from lrdyn.studies.over_seeds import only
-from lrdyn.theorem import Finding, Outcome, Scenario
 from lrdyn.training import Batches, train
 
 INPUTS, OUTPUTS, RANK, NOISE = 64, 32, 8, 0.1

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.claims import above_p
+from lrdyn.engine.claims import above_p
+from lrdyn.engine.statement import Claim, Control, Finding, Outcome
 from lrdyn.studies.over_seeds import ALPHA, SEEDS, first_lost
-from lrdyn.theorem import Claim, Control, Finding, Outcome
 
 POINTS = 26
 SPECTRA = ("activations", "balanced")

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.data import AUTO, IMAGES, image_files, images, resolve
-from lrdyn.flags import POSITIVE, Flag, at_least, one_of
+from lrdyn.engine.flags import POSITIVE, Flag, at_least, one_of
+from lrdyn.engine.statement import Study
 from lrdyn.studies.pictures import check_batch
 from lrdyn.studies.weight_updates.edge import EDGE, EXAMPLES
 from lrdyn.studies.weight_updates.figures import plot_reach
@@ -14,7 +15,6 @@ from lrdyn.studies.weight_updates.narrow import NARROW
 from lrdyn.studies.weight_updates.nonlinear import NONLINEAR
 from lrdyn.studies.weight_updates.perceptron import PERCEPTRON
 from lrdyn.studies.weight_updates.vision import CONFIGURATIONS, CONVOLUTIONAL, TRANSFORMER
-from lrdyn.theorem import Study
 
 
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn import networks
+from lrdyn.core.descent import Trajectory
+from lrdyn.core.recording import recorded_steps
+from lrdyn.core.spectra import singular_values
 from lrdyn.data import Images, images
-from lrdyn.descent import Trajectory
-from lrdyn.recording import recorded_steps
-from lrdyn.spectra import singular_values
 from lrdyn.studies.pictures import TESTED, accuracy, cross_entropy, spread_out
 from lrdyn.studies.weight_updates import trained
 from lrdyn.studies.weight_updates.measures import of_gaussian, of_update, top_share

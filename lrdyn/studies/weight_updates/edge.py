@@ -1,7 +1,7 @@
 """Where the edge is: a deep linear classifier on whitened images moves in 2K directions, exactly.
 
 With X X^T = I, an orthogonal start, full batches and no decay the update W_l(t) - W_l(0) of every
-square layer has rank 2K at most (classification version of Theorem 2, :mod:`lrdyn.classifier`). The
+square layer has rank 2K at most (classification version of Theorem 2, :mod:`lrdyn.theorem2.classifier`). The
 images enter by their principal coordinates, as many as the layers are wide.
 """
 
@@ -12,22 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn.condition import conditions
+from lrdyn.core.condition import conditions
+from lrdyn.core.factorization import Weights
+from lrdyn.core.initialization import gaussian_layers
+from lrdyn.core.linalg import svdvals
 from lrdyn.data import images
-from lrdyn.factorization import Weights
-from lrdyn.initialization import gaussian_layers
-from lrdyn.linalg import svdvals
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.pictures import spread_out
 from lrdyn.studies.weight_updates.measures import whiten
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems import deep_factorization
-from lrdyn.theorems.deep_factorization import parts_of
-from lrdyn.theorems.theorem2.classification import (
-    HYPOTHESES,
-    Classification,
-    colour,
-    theory_run,
-)
+from lrdyn.theorem2 import setting as deep_factorization
+from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification, colour, theory_run
+from lrdyn.theorem2.setting import parts_of
 
 DEPTH = 3
 EXAMPLES = 600

@@ -10,7 +10,7 @@ def plot_reach(groups: Mapping[str, Any]) -> Any:
     """How the structure of Theorem 2 fades as a kink or a curve between the layers grows."""
     if "/nonlinear" not in groups:
         return None
-    from lrdyn.drawing import plotting
+    from lrdyn.figures import plotting
 
     name = "/nonlinear/float64" if "/nonlinear/float64" in groups else "/nonlinear"
     found = groups[name]
@@ -29,7 +29,7 @@ def _plot_powers(
     ax: Any, found: Any, kind: str, axis: str, label: str, powers: tuple[int, int]
 ) -> None:
     """Every run as a thin line, and through the mean of their ends the power that theory gives."""
-    from lrdyn.drawing import plotting
+    from lrdyn.figures import plotting
 
     sizes, colors, ends = found[axis].values, [plotting.BLUE, plotting.ORANGE], []
     for quantity, color, power in zip(("residuals", "energies"), colors, powers, strict=True):

@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from lrdyn.core.descent import gradient_descent
+from lrdyn.core.factorization import Weights
+from lrdyn.core.initialization import orthogonal_layers
+from lrdyn.core.recording import recorded_steps
 from lrdyn.data import Images, images
-from lrdyn.descent import gradient_descent
-from lrdyn.factorization import Weights
-from lrdyn.initialization import orthogonal_layers
-from lrdyn.recording import recorded_steps
+from lrdyn.engine.statement import Scenario
 from lrdyn.studies.over_seeds import only
 from lrdyn.studies.pictures import spread_out
 from lrdyn.studies.weight_updates import trained
 from lrdyn.studies.weight_updates.measures import of_gaussian, of_update
-from lrdyn.theorem import Scenario
 from lrdyn.training import Batches, train
 
 POINTS = 26

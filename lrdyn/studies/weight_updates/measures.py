@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn.spectra import effective_rank, singular_values, top_share
+from lrdyn.core.spectra import effective_rank, singular_values, top_share
 
 
 def whiten(inputs: Float[np.ndarray, "features n"], directions: int) -> np.ndarray:

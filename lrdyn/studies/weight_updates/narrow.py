@@ -11,12 +11,12 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lrdyn.claims import tolerance
-from lrdyn.factorization import Weights
-from lrdyn.spectra import singular_values
+from lrdyn.core.factorization import Weights
+from lrdyn.core.spectra import singular_values
+from lrdyn.engine.claims import tolerance
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.weight_updates.edge import on_images
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems.theorem2.classification import HYPOTHESES, Classification
+from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification
 
 FEWER = 0.4
 """Share of the width that the inputs have."""

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import classifier
-from lrdyn.factorization import Weights
-from lrdyn.spectra import singular_values
-from lrdyn.theorem import Claim, Control, Outcome, Scenario
-from lrdyn.theorems.theorem2.classification import HYPOTHESES, Classification, make_classifier
+from lrdyn.core.factorization import Weights
+from lrdyn.core.spectra import singular_values
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem2 import classifier
+from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification, make_classifier
 
 CLASSES = 3
 KINKS = np.geomspace(1e-3, 1e-2, 6)

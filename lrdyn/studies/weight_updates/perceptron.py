@@ -5,11 +5,11 @@ import optax
 from jaxtyping import Array, Key
 
 from lrdyn.data import Images
+from lrdyn.engine.statement import Finding, Scenario
 from lrdyn.networks import MLP, mlp
 from lrdyn.studies.over_seeds import only
 from lrdyn.studies.weight_updates import trained
 from lrdyn.studies.weight_updates.classify import Classifier, classifier, measure_classifier
-from lrdyn.theorem import Finding, Scenario
 
 
 def make_mlp(

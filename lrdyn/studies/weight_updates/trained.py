@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lrdyn.claims import above_p
-from lrdyn.spectra import singular_values
+from lrdyn.core.spectra import singular_values
+from lrdyn.engine.claims import above_p
+from lrdyn.engine.statement import Claim, Control, Finding, Outcome
 from lrdyn.studies.over_seeds import ALPHA, SEEDS
-from lrdyn.theorem import Claim, Control, Finding, Outcome
 
 DIMS = {
     "update": ("step", "index"),

@@ -6,11 +6,11 @@ import optax
 from jaxtyping import Array, Key
 
 from lrdyn.data import Images
+from lrdyn.engine.statement import Scenario
 from lrdyn.networks import VGG, VGG11, VGG16, ViT, vgg, vit
 from lrdyn.studies.over_seeds import only
 from lrdyn.studies.weight_updates import trained
 from lrdyn.studies.weight_updates.classify import Classifier, classifier, measure_classifier
-from lrdyn.theorem import Scenario
 
 RATE = 1e-3
 """Step size of Adam, its own default; no schedule, no decay."""

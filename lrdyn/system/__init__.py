@@ -1,0 +1,1 @@
+"""What the operating system sees: files replaced whole, signals, the terminal, memory."""
