@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lrdyn
-from lrdyn import cli
 from lrdyn.commands import data as sets
 from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.commands import pool
-from lrdyn.commands.ending import Compared, Ending, Fault
+from lrdyn.commands import verify as of_theorem
+from lrdyn.commands.ending import Compared, Ending, Fault, run
 from lrdyn.commands.own import own_experiment
 from lrdyn.core.show import shortened
 from lrdyn.data import download
 from lrdyn.data.lookup import search_first
 from lrdyn.engine import history
 from lrdyn.engine.arguments import Parser, folder
+from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.statement import Experiment
 from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
@@ -43,11 +44,11 @@ HELP = """usage: lrdyn COMMAND [...]
 def verify(words: Sequence[str]) -> Ending:
     """``lrdyn verify``: the command of a theorem, or that of all."""
     if not words:
-        raise cli.BadInput("verify: got nothing, wanted a theorem, FILE.py[:NAME] or all")
+        raise BadInput("verify: got nothing, wanted a theorem, FILE.py[:NAME] or all")
     name, *rest = words
     if name == "all":
         return pool.run_all(rest)
-    return cli.main(_experiment(name), rest)
+    return of_theorem.main(_experiment(name), rest)
 
 
 def _experiment(name: str) -> Experiment:
@@ -58,7 +59,7 @@ def _experiment(name: str) -> Experiment:
     if ".py" in name:
         return own_experiment(name)
     wanted = f"{', '.join([*REGISTRY, *STUDIES])}, all or FILE.py[:NAME]"
-    raise cli.BadInput(f"verify: got {shortened(name)!r}, wanted one of {wanted}")
+    raise BadInput(f"verify: got {shortened(name)!r}, wanted one of {wanted}")
 
 
 def list_all(words: Sequence[str]) -> None:
@@ -72,14 +73,14 @@ def runs(words: Sequence[str]) -> None:
     _no_more("runs", words, 1)
     folder = Path(words[0] if words else "results")
     if not os.path.isdir(folder):  # which is false for an impossible name, too
-        raise cli.BadInput(f"runs: got {shortened(str(folder))!r}, wanted a folder of results")
+        raise BadInput(f"runs: got {shortened(str(folder))!r}, wanted a folder of results")
     say("\n".join(history.table(folder, {one.name: one for one in (*theorems(), *studies())})))
 
 
 def diff(words: Sequence[str]) -> Compared:
     """``lrdyn diff``: settings, claims and residuals in which two runs differ."""
     if len(words) != 2:
-        raise cli.BadInput(f"diff: got {len(words)} words, wanted two folders of results")
+        raise BadInput(f"diff: got {len(words)} words, wanted two folders of results")
     found = history.differences(*map(Path, words))
     say("\n".join(found or ["no difference"]))
     return Compared(same=not found)
@@ -99,7 +100,7 @@ def data(words: Sequence[str]) -> None:
     try:
         say(str(download.download(options.name or "")))
     except (ValueError, ImportError) as error:
-        raise cli.BadInput(str(error)) from None
+        raise BadInput(str(error)) from None
     except download.Failed as error:
         raise Fault(str(error)) from None
 
@@ -114,7 +115,7 @@ def figures(words: Sequence[str]) -> Ending:
 def _no_more(command: str, words: Sequence[str], most: int) -> None:
     if len(words) > most:
         got = shortened(words[most])
-        raise cli.BadInput(f"{command}: got {got!r}, wanted at most {most} words")
+        raise BadInput(f"{command}: got {got!r}, wanted at most {most} words")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
@@ -139,14 +140,14 @@ def dispatch(words: Sequence[str]) -> Ending:
         return None
     if first not in COMMANDS:
         wanted = ", ".join(COMMANDS)
-        raise cli.BadInput(f"command: got {shortened(first)!r}, wanted one of {wanted}")
+        raise BadInput(f"command: got {shortened(first)!r}, wanted one of {wanted}")
     return COMMANDS[first](words[1:])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``lrdyn`` on these arguments, or on those of the process; the exit status."""
     words = sys.argv[1:] if argv is None else argv
-    return cli.run("lrdyn", lambda: dispatch(words), own_process=argv is None)
+    return run("lrdyn", lambda: dispatch(words), own_process=argv is None)
 
 
 if __name__ == "__main__":

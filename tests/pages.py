@@ -36,11 +36,10 @@ from benchmarks import __main__ as benchmarks
 from lrdyn import __main__ as command
 from lrdyn import cli
 from lrdyn.commands import diagnose as diagnose_command
-from lrdyn.commands import figures, pool
+from lrdyn.commands import example, figures, pool, verify
 from lrdyn.commands.own import own_experiment
 from lrdyn.engine.arguments import Help
 from lrdyn.engine.statement import Experiment, Study
-from lrdyn.figures import example
 from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
@@ -376,7 +375,7 @@ def _theorem(one: Experiment, words: list[str], folder: Path) -> None:
             np.save(folder / word, np.diag([1.0, 0, 0, 0]))
     here = [os.fspath(folder / word) if word.endswith(".npy") else word for word in words]
     if isinstance(one, Study):
-        cli._parser(one).parse(here)  # its data need not be here
+        verify._parser(one).parse(here)  # its data need not be here
     else:
         cli.parse(one, here)
 

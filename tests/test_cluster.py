@@ -23,7 +23,7 @@ import xarray as xr
 import lrdyn as lr
 from docs.examples import training
 from lrdyn import cli
-from lrdyn.commands import own, pool
+from lrdyn.commands import own, pool, verify
 from lrdyn.engine import elsewhere, program_cache, runs
 from lrdyn.engine.cluster import client as clusters
 from lrdyn.engine.cluster import credentials, local_workers, origins, tasks, worker
@@ -151,7 +151,7 @@ def command(mine, *words):
 
 @pytest.fixture
 def undrawn(monkeypatch, unchecked):
-    monkeypatch.setattr(cli.verdicts, "draw", lambda *found: None)
+    monkeypatch.setattr(verify.verdicts, "draw", lambda *found: None)
     monkeypatch.setenv("LRDYN_CACHE", "")
     yield
     jax.config.update("jax_enable_x64", True)
@@ -527,7 +527,7 @@ def test_without_dask_the_extra_is_named(monkeypatch, unchecked):
     monkeypatch.delitem(sys.modules, "lrdyn.engine.cluster.client")
     monkeypatch.delattr("lrdyn.engine.cluster.client")
     with pytest.raises(BadInput, match=r"pip install lrdyn\[cluster\]"):
-        cli.clusters()
+        verify.clusters()
 
 
 # What is compiled ----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ ETA = 0.1
 STEPS = np.array([0, 1, 10, 60])
 DECAY = np.array([0.0, 0.05, 0.1])
 
-compiled, theorem2 = Compiled(compression), Compiled(lr.theorem2.subspace)
+compiled, theorem2 = Compiled(compression), Compiled(lr.theorem2)
 
 
 @partial(jax.jit, static_argnames="half")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lrdyn import data
+from lrdyn.commands import convert as command
 from lrdyn.data import convert, pairs
 from tests.datasets import COLOUR, refused
 from tests.runs import python
@@ -123,7 +124,7 @@ def jpegs(path, inputs: np.ndarray = NOISE, **changes):
 def test_jpegs_are_converted(tmp_path, capsys):
     source = jpegs(tmp_path / "jpegs.npz", SMOOTH)
     target = tmp_path / "cifar10.npz"
-    assert convert.main([str(source), str(target)]) == 0
+    assert command.main([str(source), str(target)]) == 0
     found = data.cifar10()
     assert found.described == "CIFAR-10 (re-encoded as JPEG)"
     assert np.abs(found.train_inputs.astype(int) - SMOOTH[:10]).max() <= 2
@@ -153,14 +154,14 @@ def test_archives_of_jpegs_are_refused(changes, said, tmp_path):
 
 
 def test_the_converter_is_a_command(tmp_path):
-    done = python("-m", "lrdyn.data.convert", tmp_path / "none.npz", tmp_path / "made.npz")
+    done = python("-m", "lrdyn.commands.convert", tmp_path / "none.npz", tmp_path / "made.npz")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == f"convert: error: {tmp_path}/none.npz: No such file or directory\n"
 
 
 @pytest.mark.parametrize("words", [[], ["one"], ["--nothing", "a", "b"], ["a\nb", "c", "d"]])
 def test_a_wrong_line_of_the_converter_is_one_line(words, capsys):
-    assert convert.main(words) == 2
+    assert command.main(words) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("convert: error: ")

@@ -20,7 +20,7 @@ from tests.oracles import assert_apart, assert_close, assert_zero, double, norma
 pytestmark = pytest.mark.usefixtures("strict")
 
 KEY = jax.random.key(3)
-dropout, masking = oracles.Compiled(lr.theorem3), oracles.Compiled(lr.core.masking)
+dropout, masking = oracles.Compiled(lr.theorem3), oracles.Compiled(lr.core)
 
 
 def nuclear(matrix):

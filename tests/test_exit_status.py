@@ -186,7 +186,7 @@ def test_no_exception_is_a_verdict(way, place, lrdyn, tmp_path):
 @pytest.mark.parametrize("what", STATUSES)
 @pytest.mark.parametrize("stream", ["full", "closed", "gone", "none"])
 def test_a_verdict_stands_where_nothing_can_be_printed(what, stream, lrdyn, tmp_path, monkeypatch):
-    monkeypatch.setattr("lrdyn.cli.verdicts.draw", lambda *found: None)
+    monkeypatch.setattr("lrdyn.commands.verify.verdicts.draw", lambda *found: None)
     stated(what=what)
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, STREAMS[stream]())

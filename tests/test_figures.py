@@ -20,7 +20,7 @@ import xarray as xr
 import lrdyn
 from lrdyn import cli
 from lrdyn.commands import figures
-from lrdyn.commands.ending import Compared
+from lrdyn.commands.ending import BAD_INPUT, Compared
 from lrdyn.engine import files, results, runs
 from lrdyn.engine.arguments import Help
 from lrdyn.engine.claims import CLEARLY, tolerance
@@ -457,7 +457,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, words
     def command():
         return figures.main([TOY, ABSENT], tmp_path, words.split(), prog="paper_figs")
 
-    assert cli.run("paper_figs", command) == cli.BAD_INPUT
+    assert cli.run("paper_figs", command) == BAD_INPUT
     assert capsys.readouterr() == ("", f"paper_figs: error: {says}\n")
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
     assert (tmp_path / "file").read_text() == "mine"

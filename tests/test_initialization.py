@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("strict")
 KEY = jax.random.key(3)
 scale = st.floats(1e-3, 1e3)
 
-compiled = Compiled(lr.core.initialization)
+compiled = Compiled(lr.core)
 
 
 @given(scale, scale, st.integers(2, 4))

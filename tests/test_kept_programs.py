@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lrdyn import cli
-from lrdyn.commands import ending as commands
+from lrdyn.commands import ending, verify
 from lrdyn.engine import jobs, kept_programs, program_cache, programs
 from lrdyn.system import private_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
@@ -178,7 +178,7 @@ def test_a_command_lets_that_line_through(capfd, monkeypatch):
     logger = logging.getLogger("lrdyn")
     monkeypatch.setattr(logger, "propagate", False)  # to pytest's handlers
     try:
-        commands._speak_plainly()
+        ending._speak_plainly()
         kept_programs.warn_once(SignedFolder(program_cache.Path("x"), "y"), "a line")
     finally:
         logging.disable(logging.NOTSET)
@@ -322,8 +322,8 @@ def test_others_keep_nothing(folder, monkeypatch):
     )
     run()
     assert not folder.exists()
-    assert cli._is_ours(THEOREM2)
-    assert not cli._is_ours(dataclasses.replace(THEOREM2))
+    assert verify._is_ours(THEOREM2)
+    assert not verify._is_ours(dataclasses.replace(THEOREM2))
 
 
 def test_what_jax_kept_is_compiled_once_more(tmp_path, untraceable, jax_settings):

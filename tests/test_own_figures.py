@@ -8,6 +8,7 @@ import pytest
 from lrdyn import __main__ as command
 from lrdyn import cli
 from lrdyn.commands import own_figures
+from lrdyn.commands.ending import BAD_INPUT
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +62,11 @@ def test_the_test_of_the_folder_passes_until_one_percent_changes(
 def test_the_commands_are_those_of_figures(here, capsys):
     assert command.main(["figures", "--help"]) == 0
     assert "  example   An example\n" in capsys.readouterr().out
-    assert command.main(["figures", "check", "nosuch"]) == cli.BAD_INPUT
+    assert command.main(["figures", "check", "nosuch"]) == BAD_INPUT
     assert capsys.readouterr().err == (
         "lrdyn: error: figure: got 'nosuch', wanted one of example\n"
     )
-    assert command.main(["figures", "init"]) == cli.BAD_INPUT
+    assert command.main(["figures", "init"]) == BAD_INPUT
     assert "got a 'figures' that is there, wanted none" in capsys.readouterr().err
 
 
@@ -85,7 +86,7 @@ def test_a_folder_without_figures_is_one_line(tmp_path, monkeypatch, capsys, fil
         for name, text in files.items():
             (tmp_path / "figures" / name).write_text(text)
     before = sorted(tmp_path.rglob("*.py"))
-    assert command.main(["figures", "check"]) == cli.BAD_INPUT
+    assert command.main(["figures", "check"]) == BAD_INPUT
     assert capsys.readouterr().err.startswith(f"lrdyn: error: {says}")
     assert sorted(tmp_path.rglob("*.py")) == before
     if files is None:

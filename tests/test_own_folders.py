@@ -182,7 +182,7 @@ def test_figures_and_summaries_follow_no_link(link, victim, tmp_path, monkeypatc
     (tmp_path / "results" / link).parent.mkdir(parents=True)
     (tmp_path / "results" / link).symlink_to(victim)
     (tmp_path / "figures").mkdir()
-    shutil.copy(ROOT / "lrdyn" / "drawing" / "example.py", tmp_path / "figures")
+    shutil.copy(ROOT / "lrdyn" / "commands" / "example.py", tmp_path / "figures")
     monkeypatch.setattr(pool, "verify_all", None)
     words = ["verify", "all", "--jobs", "1"] if link == "summary.json" else ["figures", "draw"]
     assert command.main(words) == 2
@@ -391,7 +391,7 @@ FILES = sorted(
     for name in ("lrdyn", "experiments", "paper_figs")
     for path in (ROOT / name).rglob("*.py")
 )
-ALLOWED = {"lrdyn/whole_files.py"}
+ALLOWED = {"lrdyn/system/whole_files.py"}
 
 
 def changes(path: Path) -> list[str]:
@@ -414,4 +414,4 @@ def test_all_removals_and_replacements_stand_in_one_module():
     """A function of that name of another thing (of arrays: ``rename``) has no path in it."""
     found = [line for path in FILES if os.fspath(path) not in ALLOWED for line in changes(path)]
     assert [line for line in found if not line.endswith(NOT_OF_FILES)] == []
-    assert changes(Path("lrdyn/whole_files.py"))  # it sees them
+    assert changes(Path("lrdyn/system/whole_files.py"))  # it sees them

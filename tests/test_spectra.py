@@ -12,7 +12,7 @@ from tests.oracles import Compiled, assert_close, assert_zero, normal, rotated
 pytestmark = pytest.mark.usefixtures("strict")
 
 seeds = st.integers(0, 2**31 - 2)
-spectra = Compiled(lr.core.spectra)
+spectra = Compiled(lr.core)
 
 
 def rotation(seed, rows, columns):

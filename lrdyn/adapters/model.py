@@ -27,8 +27,8 @@ from lrdyn.adapters.adapter import Adapter, apart, is_adapter
 from lrdyn.adapters.lora_method import LORA
 from lrdyn.adapters.maps import Frozen, Identity, Parametrization
 from lrdyn.adapters.method import Method, Parts, Split
-from lrdyn.adapters.selection import Patterns, is_floating, name_of, of_path, selected
 from lrdyn.core import checks
+from lrdyn.core.selection import Patterns, is_floating, name_of, of_path, selected
 from lrdyn.corollary1 import compression
 
 Adapters = dict[str, Any]

@@ -38,7 +38,7 @@ def own_experiment(text: str) -> Experiment:
 
 def _known(one: Experiment) -> bool:
     """Whether it is one of the library's, which a file may import."""
-    return any(s.case.__module__.startswith("lrdyn.registry.") for s in one.scenarios)
+    return any(s.case.__module__.startswith("lrdyn.") for s in one.scenarios)
 
 
 def imported(given: Path) -> ModuleType:

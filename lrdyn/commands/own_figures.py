@@ -8,13 +8,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrdyn import cli
-from lrdyn.commands import figures
+from lrdyn.commands import example, figures
 from lrdyn.commands.ending import Compared
 from lrdyn.commands.own import imported
 from lrdyn.engine import mistakes
 from lrdyn.engine.arguments import Parser
-from lrdyn.figures import example
+from lrdyn.engine.configuration import BadInput
+from lrdyn.engine.process import setup
 from lrdyn.figures.baselines import write_baseline
 from lrdyn.figures.exhibits import Exhibit
 from lrdyn.system import whole_files
@@ -49,7 +49,7 @@ def main(words: Sequence[str]) -> Compared | None:
         Parser("lrdyn figures init", "Make a folder of figures with an example.").parse(words[1:])
         init()
         return None
-    cli.setup("float64")
+    setup("float64")
     helped = {"-h", "--help"} & set(words) and not FOLDER.is_dir()
     with mistakes.named({FOLDER.resolve()}):
         found = [] if helped else exhibits_in(FOLDER)
@@ -63,25 +63,23 @@ def exhibits_in(folder: Path) -> list[Exhibit]:
         BadInput: there is no such folder, a file cannot be imported, or a name is there twice.
     """
     if not folder.is_dir():
-        raise cli.BadInput(
-            f"figures: got no folder {os.fspath(folder)!r}, wanted `lrdyn figures init`"
-        )
+        raise BadInput(f"figures: got no folder {os.fspath(folder)!r}, wanted `lrdyn figures init`")
     paths = sorted(path for path in folder.glob("*.py") if not path.name.startswith("test_"))
     stated = [one for path in paths for one in vars(imported(path)).values()]
     found = {id(one): one for one in stated if isinstance(one, Exhibit)}
     names = sorted(one.name for one in found.values())
     if twice := [name for name, other in itertools.pairwise(names) if name == other]:
-        raise cli.BadInput(f"figures: got two of the name {twice[0]!r}, wanted one")
+        raise BadInput(f"figures: got two of the name {twice[0]!r}, wanted one")
     if not names:
-        raise cli.BadInput(f"figures: got no figure in {os.fspath(folder)!r}, wanted one in a file")
+        raise BadInput(f"figures: got no figure in {os.fspath(folder)!r}, wanted one in a file")
     return sorted(found.values(), key=lambda one: one.name)
 
 
 def init() -> None:
     """Make the folder with an example, its baseline, a test and a script, all of it or nothing."""
     if os.path.lexists(FOLDER):
-        raise cli.BadInput(f"init: got a {os.fspath(FOLDER)!r} that is there, wanted none")
-    cli.setup("float64")
+        raise BadInput(f"init: got a {os.fspath(FOLDER)!r} that is there, wanted none")
+    setup("float64")
     with whole_files.scratch_folder(Path()) as scratch:
         made = scratch / FOLDER
         made.mkdir()

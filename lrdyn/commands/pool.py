@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lrdyn import cli
+from lrdyn.commands import verify
 from lrdyn.commands.ending import Judged
-from lrdyn.engine import files, report, results
+from lrdyn.engine import files, process, report, results
 from lrdyn.engine.arguments import Parser, whole
+from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.statement import Theorem
 from lrdyn.registry import theorem, theorems
 from lrdyn.studies import studies
@@ -34,7 +35,7 @@ class Ended(NamedTuple):
 
 def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
     """Deal a command line out: a flag goes to the theorems that have it, and a wrong one to all."""
-    known = [cli.flags_of(one) for one in of]
+    known = [verify.flags_of(one) for one in of]
     mine: list[list[str]] = [[] for _ in of]
     takers = mine
     for word in argv:
@@ -48,8 +49,8 @@ def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
 
 def verify_one(name: str, share: list[str], jobs: int) -> Ended:
     """Run one theorem with its share of the arguments, ``jobs`` at a time."""
-    devices = max(1, cli.cores() // jobs)
-    found, path = cli.verify_command(theorem(name), share, host_devices=devices, bar=jobs == 1)
+    devices = max(1, process.cores() // jobs)
+    found, path = verify.verify_command(theorem(name), share, host_devices=devices, bar=jobs == 1)
     return Ended(found.verdict, path, found.diverged)
 
 
@@ -96,8 +97,8 @@ def take_jobs(argv: list[str]) -> tuple[int, list[str]]:
     given, rest = parser.parse_known_args(argv)
     if given.jobs:
         return given.jobs, rest
-    cli.setup()
-    return (cli.cores() if jax.default_backend() == "cpu" else 1), rest
+    process.setup()
+    return (process.cores() if jax.default_backend() == "cpu" else 1), rest
 
 
 def run_all(argv: list[str]) -> Judged:
@@ -106,7 +107,7 @@ def run_all(argv: list[str]) -> Judged:
     every = theorems()
     dealt = dict(zip((one.name for one in every), shares(rest, every), strict=True))
     # Bad input of the last is found before the first one runs.
-    parsed = [cli.parse(one, dealt[one.name]) for one in every]
+    parsed = [verify.parse(one, dealt[one.name]) for one in every]
     whole_files.refuse_links(Path(parsed[0].options.out), [SUMMARY])
     with _one_cluster(parsed[0].options.cluster, dealt) as dealt:
         found = verify_all(dealt, min(jobs, len(every)))
@@ -129,7 +130,7 @@ def _one_cluster(
     if address is None:
         yield dealt
         return
-    clusters = cli.clusters()
+    clusters = verify.clusters()
     if not address.startswith("local:"):
         clusters.warn_of_exposure("all", address)
         yield dealt
@@ -160,8 +161,8 @@ def _summary(ended: Ended) -> dict[str, Any]:
 
 def listing() -> list[str]:
     """One line for each theorem and, under a heading of their own, for each study."""
-    heads = ["theorems", *[f"  {line}" for line in cli.lines_of(theorems())]]
-    return [*heads, "studies, which train", *[f"  {line}" for line in cli.lines_of(studies())]]
+    heads = ["theorems", *[f"  {line}" for line in verify.lines_of(theorems())]]
+    return [*heads, "studies, which train", *[f"  {line}" for line in verify.lines_of(studies())]]
 
 
 def main(argv: list[str]) -> Judged | None:
@@ -171,5 +172,5 @@ def main(argv: list[str]) -> Judged | None:
         return None
     if argv[0] != "all":
         names = ", ".join(one.name for one in (*theorems(), *studies()))
-        raise cli.BadInput(f"command: got {argv[0]!r}, wanted 'all' or experiments.NAME of {names}")
+        raise BadInput(f"command: got {argv[0]!r}, wanted 'all' or experiments.NAME of {names}")
     return run_all(argv[1:])

@@ -1,4 +1,4 @@
-"""Turn an archive of JPEGs into the npz that is read as CIFAR-10: ``python -m lrdyn.data.convert``.
+"""Turn an archive of JPEGs into what is read as CIFAR-10: ``python -m lrdyn.commands.convert``.
 
 The archive is an npz with ``buf``, the bytes of all JPEGs, ``off``, where each begins and the last
 ends, and ``y``, their labels; training images come first. JPEG loses detail: the file that is
@@ -6,20 +6,14 @@ written says so, and captions repeat it.
 """
 
 import io
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from lrdyn.commands.ending import Fault, run
 from lrdyn.data import arrays, sets
 from lrdyn.data.guarded import reading, refused
-from lrdyn.engine.arguments import Parser
-from lrdyn.engine.configuration import BadInput
-from lrdyn.system.printer import say
 from lrdyn.system.whole_files import replacing
 
 MOST = 2**28
@@ -93,26 +87,3 @@ def _write(target: Path, **content: Any) -> Path:
     with replacing(target) as temporary, temporary.open("wb") as file:
         np.savez(file, **content)
     return target
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m lrdyn.data.convert IN.npz OUT.npz``; the exit status."""
-    words = sys.argv[1:] if argv is None else argv
-    return run("convert", lambda: _command(words), own_process=argv is None)
-
-
-def _command(words: Sequence[str]) -> None:
-    parser = Parser("lrdyn.data.convert", "JPEGs to cifar10.npz")
-    parser.add_argument("source", metavar="IN.npz", help="archive of JPEGs: buf, off, y")
-    parser.add_argument("target", metavar="OUT.npz", help="file to write, such as cifar10.npz")
-    options = parser.parse(words)
-    try:
-        say(str(convert(options.source, options.target)))
-    except (ValueError, ImportError) as error:
-        raise BadInput(str(error)) from None
-    except OSError as error:
-        raise Fault(f"{error.filename}: {error.strerror}") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from lrdyn.adapters.selection import arrays
 from lrdyn.core import checks
+from lrdyn.core.selection import arrays
 from lrdyn.data import guarded, patterns
 from lrdyn.data.guarded import panics, reading, refused
 from lrdyn.data.lookup import MissingData

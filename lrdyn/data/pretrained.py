@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn.adapters.selection import arrays, name_of
+from lrdyn.core.selection import arrays, name_of
 from lrdyn.data.tensors import Known, Tensors, check, extra
 
 N = TypeVar("N")

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import PyTree
 
-from lrdyn.adapters.selection import Patterns, arrays, checked_patterns, fits, name_of
 from lrdyn.core import checks
+from lrdyn.core.selection import Patterns, arrays, checked_patterns, fits, name_of
 from lrdyn.data.pretrained import Source, filled
 from lrdyn.data.tensors import opened
 from lrdyn.networks.convolution import BatchNorm, initial_state

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrdyn.adapters.selection import Patterns
 from lrdyn.core import checks
+from lrdyn.core.selection import Patterns
 from lrdyn.core.show import printable
 from lrdyn.data import Refused
 from lrdyn.data.tensors import FLOATS, Info

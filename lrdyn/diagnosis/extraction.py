@@ -10,8 +10,8 @@ import numpy as np
 
 from lrdyn.adapters.peft import Stored, StoredFactors, described
 from lrdyn.adapters.peft_config import NAME, Config
-from lrdyn.adapters.selection import Patterns, checked_patterns, fits
 from lrdyn.core import checks, show
+from lrdyn.core.selection import Patterns, checked_patterns, fits
 from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.comparison import Compared, Pair
 from lrdyn.diagnosis.report import rank_with

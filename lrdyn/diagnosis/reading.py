@@ -1,7 +1,7 @@
 """Weights by name, of a model of any framework or of a checkpoint, read one at a time.
 
 A leaf is what has ``__array__`` (NumPy, JAX, torch) or ``__dlpack__``; other leaves are left alone.
-Names are those of :mod:`lrdyn.adapters.selection`: attributes, keys, positions, with dots between.
+Names are those of :mod:`lrdyn.core.selection`: attributes, keys, positions, with dots between.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from lrdyn.adapters.selection import Patterns, checked_patterns, fits, name_of
 from lrdyn.core import checks
+from lrdyn.core.selection import Patterns, checked_patterns, fits, name_of
 from lrdyn.data import arrays, tensors
 from lrdyn.data.arrays import Arrays
 from lrdyn.data.tensors import FLOATS, Info, Tensors

@@ -9,8 +9,8 @@ import numpy as np
 from lrdyn.adapters.galore import FULL
 from lrdyn.adapters.lora_method import LORA
 from lrdyn.adapters.memory import state_bytes, weights_held
-from lrdyn.adapters.selection import Patterns
 from lrdyn.core import checks, show
+from lrdyn.core.selection import Patterns
 from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.comparison import Pair
 from lrdyn.diagnosis.spectrum import Spectrum, measured, one_thread, rounding, values_of

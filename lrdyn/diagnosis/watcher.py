@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import PyTree
 
-from lrdyn.adapters.selection import Patterns
 from lrdyn.core import checks, show
+from lrdyn.core.selection import Patterns
 from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.reading import Leaves
 from lrdyn.diagnosis.spectrum import (

@@ -11,9 +11,8 @@ from typing import Any
 
 import jax
 
-import lrdyn
 from lrdyn.core.show import shortened
-from lrdyn.engine.sources import written_for
+from lrdyn.engine.sources import PACKAGE, written_for
 from lrdyn.engine.statement import Experiment
 
 
@@ -65,7 +64,7 @@ def named(folders: Collection[Path]) -> Iterator[None]:
 def folders_of(experiment: Experiment) -> set[Path]:
     """The folders in which somebody states an experiment; none for one of the library."""
     files = {Path(f.__code__.co_filename).resolve() for f in written_for(experiment)}
-    return {file.parent for file in files if not file.is_relative_to(lrdyn.__path__[0])}
+    return {file.parent for file in files if not file.is_relative_to(PACKAGE)}
 
 
 def place(function: Callable[..., Any]) -> str:

@@ -3,9 +3,9 @@
 A home that many machines share must never hand the code of one to another: XLA compiles for the
 features of the processor at hand, and JAX names what it keeps without them.
 
-Compiled programs are executed. Our own are signed (:mod:`lrdyn.system.private_files`). JAX's are not: it
-offers no place where content could be checked before it is loaded. They count because their folder
-is open to nobody else, which is looked at before JAX hears of it.
+Compiled programs are executed. Our own are signed (:mod:`lrdyn.system.private_files`). JAX's are
+not: it offers no place where content could be checked before it is loaded. They count because their
+folder is open to nobody else, which is looked at before JAX hears of it.
 """
 
 import argparse

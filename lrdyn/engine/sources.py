@@ -9,8 +9,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import lrdyn
 from lrdyn.engine.statement import Experiment
+
+PACKAGE = Path(__file__).resolve().parents[1]
+"""Folder of the library."""
+ROOMS = (
+    "theorem1", "theorem2", "corollary1", "completion", "theorem3", "theorem4", "lora", "studies",
+)  # fmt: skip
+"""Its folders that state theorems and studies, with their formulas."""
 
 
 def source_digest(experiment: Experiment, settings: Mapping[str, Any] | None = None) -> str:
@@ -45,10 +51,9 @@ def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
 @cache
 def library_digest() -> str:
     """SHA-256 of all source files of the library, as they are now."""
-    package = Path(lrdyn.__path__[0])
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).parts):
-        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: path.relative_to(PACKAGE).parts):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -90,13 +95,12 @@ def _files(functions: Sequence[Any]) -> set[Path]:
 
 def _of_theorems(path: Path) -> bool:
     """Whether a file states a theorem or a study."""
-    package = Path(lrdyn.__path__[0])
-    return any(path.is_relative_to(package / name) for name in ("theorems", "studies"))
+    return any(path.is_relative_to(PACKAGE / name) for name in ROOMS)
 
 
 def _general(path: Path) -> bool:
     """Whether a file is one of the library's, and of no theorem or study."""
-    return path.is_relative_to(lrdyn.__path__[0]) and not _of_theorems(path)
+    return path.is_relative_to(PACKAGE) and not _of_theorems(path)
 
 
 def _in_file(function: Any) -> bool:

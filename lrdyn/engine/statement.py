@@ -54,8 +54,9 @@ class Claim:
         statement: the claim in words and formula.
         kind: ``identity``, ``bound``, ``exact``, ``limit``, ``rate`` or ``statistical``.
         residual: ``residual(outcome)``, a dimensionless number >= 0; by default
-            :func:`lrdyn.engine.claims.relative_difference` of ``predicted[id]`` and ``measured[id]``. That
-            of a ``statistical`` claim is the :func:`lrdyn.engine.claims.surprise` of a test.
+            :func:`lrdyn.engine.claims.relative_difference` of ``predicted[id]`` and
+            ``measured[id]``. That of a ``statistical`` claim is the
+            :func:`lrdyn.engine.claims.surprise` of a test.
         reads: names of the arrays that ``residual`` and ``applies`` look at; ``(id,)`` if empty.
         tolerance: own tolerance of a ``limit`` or ``rate``, its reason in ``statement``; the other
             kinds take theirs from :func:`lrdyn.tolerance`.

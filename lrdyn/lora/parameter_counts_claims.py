@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lrdyn import adapters
-from lrdyn.adapters.selection import Patterns
+from lrdyn.core.selection import Patterns
 from lrdyn.engine.statement import Claim, Control, Scenario
 
 RANK = 8

@@ -1,4 +1,4 @@
-"""The registry of studies: experiments whose runs train, see :class:`lrdyn.engine.statement.Study`."""
+"""The registry of studies: experiments whose runs train (:class:`lrdyn.engine.statement.Study`)."""
 
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrdyn import __main__ as command
-from lrdyn import cli
+from lrdyn.commands import verify
 from lrdyn.core.show import aligned
 from lrdyn.engine import results
 from lrdyn.engine.runs import OF_THE_MACHINE
@@ -154,7 +154,7 @@ class Bench:
                 os.dup2(os.open(names[name], os.O_WRONLY), number)
             if self.failing == self.programs:
                 os.environ["LRDYN_CACHE"] = os.fspath(self.programs)
-                cli._is_ours = lambda theorem: True  # whose programs are kept
+                verify._is_ours = lambda theorem: True  # whose programs are kept
             sys.argv = ["lrdyn", "verify", "mine.py", *SMALL, "--out", os.fspath(self.out)]
             sys.exit(command.main())
         os.close(read)

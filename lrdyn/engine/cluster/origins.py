@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from distributed import get_worker
 
-import lrdyn
+from lrdyn.engine.sources import PACKAGE
 from lrdyn.system import whole_files
 
 
@@ -79,7 +79,7 @@ def _installed(module: ModuleType) -> bool:
     path = _file(module)
     if path is None:
         return module.__name__ in sys.builtin_module_names
-    places = (Path(lrdyn.__path__[0]), Path(inspect.__file__).parent)
+    places = (PACKAGE, Path(inspect.__file__).parent)
     return "site-packages" in path.parts or any(path.is_relative_to(place) for place in places)
 
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import lrdyn
-from lrdyn.cli import setup
+from lrdyn.engine.process import setup
 from lrdyn.engine.sources import library_digest
 
 
@@ -34,7 +33,7 @@ class Release(NamedTuple):
 
 def release() -> Release:
     """Of this process."""
-    return Release(lrdyn.__version__, jax.__version__, library_digest())
+    return Release(version("lrdyn"), jax.__version__, library_digest())
 
 
 async def begin(wanted: tuple[str, ...], dask_worker: Any) -> dict[str, Any]:
@@ -76,7 +75,7 @@ def facts() -> dict[str, Any]:
         "jaxlib": version("jaxlib"),
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "lrdyn": lrdyn.__version__,
+        "lrdyn": version("lrdyn"),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

@@ -1,8 +1,8 @@
 """Where the edge is: a deep linear classifier on whitened images moves in 2K directions, exactly.
 
 With X X^T = I, an orthogonal start, full batches and no decay the update W_l(t) - W_l(0) of every
-square layer has rank 2K at most (classification version of Theorem 2, :mod:`lrdyn.theorem2.classifier`). The
-images enter by their principal coordinates, as many as the layers are wide.
+square layer has rank 2K at most (classification version of Theorem 2,
+:mod:`lrdyn.theorem2.classifier`). The images enter by their principal coordinates, as many as the layers are wide.
 """
 
 import dataclasses

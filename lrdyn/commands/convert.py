@@ -1,0 +1,33 @@
+"""``python -m lrdyn.commands.convert IN.npz OUT.npz``: JPEGs into what is read as CIFAR-10."""
+
+import sys
+from collections.abc import Sequence
+
+from lrdyn.commands.ending import Fault, Status, run
+from lrdyn.data.convert import convert
+from lrdyn.engine.arguments import Parser
+from lrdyn.engine.configuration import BadInput
+from lrdyn.system.printer import say
+
+
+def main(argv: Sequence[str] | None = None) -> Status:
+    """Run the command on these arguments, or on those of the process; the exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    return run("convert", lambda: _command(words), own_process=argv is None)
+
+
+def _command(words: Sequence[str]) -> None:
+    parser = Parser("lrdyn.commands.convert", "JPEGs to cifar10.npz")
+    parser.add_argument("source", metavar="IN.npz", help="archive of JPEGs: buf, off, y")
+    parser.add_argument("target", metavar="OUT.npz", help="file to write, such as cifar10.npz")
+    options = parser.parse(words)
+    try:
+        say(str(convert(options.source, options.target)))
+    except (ValueError, ImportError) as error:
+        raise BadInput(str(error)) from None
+    except OSError as error:
+        raise Fault(f"{error.filename}: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""The command line of every theorem."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
+
+import jax
+
+from lrdyn.commands.ending import Judged, Status, run
+from lrdyn.data import lookup
+from lrdyn.engine import kept_programs, mistakes, report
+from lrdyn.engine.arguments import (
+    Parser,
+    add_cluster_flags,
+    add_flag,
+    add_output_flags,
+    check_cluster,
+    folder,
+    size,
+    whole,
+)
+from lrdyn.engine.configuration import BadInput, Run, defaults, run_of
+from lrdyn.engine.jobs import MATMULS
+from lrdyn.engine.process import setup
+from lrdyn.engine.runs import about, carry_out, judge_again
+from lrdyn.engine.statement import Experiment, Study
+from lrdyn.engine.verify import Verification
+from lrdyn.figures import verdicts
+from lrdyn.registry import REGISTRY
+from lrdyn.system.printer import say
+
+
+def _parser(theorem: Experiment) -> Parser:
+    parser = Parser(theorem.name, theorem.summary)
+    add_output_flags(parser)
+    usual = defaults(theorem)
+    parser.add_argument("--seed", type=whole("seed", 0), default=usual["seed"],
+                        help=f"first seed (default: {usual['seed']})")  # fmt: skip
+    parser.add_argument("--seeds", type=whole("seeds", 1), default=usual["seeds"],
+                        help=f"number of seeds (default: {_seeds(theorem)})")  # fmt: skip
+    both = "float32 (default); identities run in both" if isinstance(theorem, Study) else (
+        "float64 (default) runs float32 beside it and compares"
+    )  # fmt: skip
+    parser.add_argument("--dtype", default=usual["dtype"], choices=("float64", "float32"),
+                        help=both)  # fmt: skip
+    parser.add_argument("--memory", type=size, default=2**30, metavar="SIZE",
+                        help="for the arrays of one part of a sweep (default: 1GiB)")  # fmt: skip
+    add_cluster_flags(parser)
+    if any(control.amounts for s in theorem.scenarios for control in s.controls):
+        parser.add_argument("--perturb", action="store_true",
+                            help="also sweep the distance from each hypothesis")  # fmt: skip
+    if theorem.judged:
+        parser.add_argument("--judge", metavar="FOLDER",
+                            help="judge saved results again, without a run")  # fmt: skip
+    if isinstance(theorem, Study):
+        _add_training_flags(parser)
+    group = parser.add_argument_group("settings (several values make a sweep)")
+    for flag in theorem.flags:
+        add_flag(group, flag)
+    return parser
+
+
+def _seeds(theorem: Experiment) -> str:
+    """How many seeds there are, in words."""
+    if (usual := defaults(theorem)["seeds"]) is not None:
+        return str(usual)
+    return ", ".join(f"{s.seeds} for {s.id}" for s in theorem.scenarios)
+
+
+def _add_training_flags(parser: Parser) -> None:
+    """Add the flags that all studies share."""
+    parser.add_argument("--data-dir", type=folder, metavar="DIR",
+                        help="where data sets are looked for first")  # fmt: skip
+    parser.add_argument("--precision", default="highest", choices=tuple(MATMULS),
+                        help="of the inputs of matmuls (default: highest)")  # fmt: skip
+    parser.add_argument("--checkpoint-every", type=whole("checkpoint-every", 1), metavar="N",
+                        help="steps between two checkpoints (default: one in 30 s)")  # fmt: skip
+
+
+def lines_of(experiments: Sequence[Experiment]) -> list[str]:
+    """One line for each: its name and what it is."""
+    return [f"{one.name:16}{one.summary}" for one in experiments]
+
+
+def flags_of(theorem: Experiment) -> set[str]:
+    """Every flag of a theorem's command line, as it is typed: ``--seeds``."""
+    return set(_parser(theorem)._option_string_actions)
+
+
+class Command(NamedTuple):
+    """A parsed command line."""
+
+    run: Run
+    options: argparse.Namespace
+
+
+def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
+    """Read a command line of a theorem, without the program's name.
+
+    Raises:
+        BadInput: an argument is unknown or outside its domain.
+    """
+    options = _parser(theorem).parse(argv)
+    check_cluster(options)
+    given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
+    common = {name: getattr(options, name, default) for name, default in defaults(theorem).items()}
+    if getattr(options, "data_dir", None):
+        lookup.search_first(options.data_dir)
+    return Command(run_of(theorem, memory=options.memory, **given, **common), options)
+
+
+def verify_command(
+    theorem: Experiment, argv: Sequence[str], *, host_devices: int | None = None, bar: bool = True
+) -> tuple[Verification, Path]:
+    """One theorem's command without its printing; :func:`carry_out` says what comes back.
+
+    Raises:
+        BadInput: the arguments are bad, or no claim applies.
+    """
+    run, options = parse(theorem, argv)
+    setup(options.dtype, host_devices=host_devices)
+    _supported(run.precision)
+    if said := about(run):
+        say(f"{theorem.name}: {said}")
+    ours = kept_programs.keeping(theorem) if _is_ours(theorem) else contextlib.nullcontext()
+    with ours, _cluster(options, theorem.name if bar else "") as elsewhere:
+        return carry_out(
+            run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar,
+            every=getattr(options, "checkpoint_every", None), elsewhere=elsewhere,
+            store=options.store,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _cluster(options: argparse.Namespace, name: str) -> Iterator[Any]:
+    """The cluster at an address, none without one; with a name, lines say what it is."""
+    if options.cluster is None:
+        yield None
+        return
+    client = clusters()
+    if name:
+        client.warn_of_exposure(name, options.cluster)
+    with client.opened(options.cluster, options.cluster_security) as found:
+        if name:
+            say(f"{name}: {found.said()}")
+        yield found
+
+
+def clusters() -> Any:
+    """The module that knows Dask.
+
+    Raises:
+        BadInput: Dask is not installed.
+    """
+    try:
+        from lrdyn.engine.cluster import client
+    except ModuleNotFoundError as error:
+        wanted = "the extra 'cluster': pip install lrdyn[cluster]"
+        raise BadInput(f"--cluster: got no package {error.name!r}, wanted {wanted}") from None
+    return client
+
+
+def _is_ours(theorem: Experiment) -> bool:
+    """Whether it is a theorem of the library, not another one of that name."""
+    return theorem.name in REGISTRY and resolve_name(REGISTRY[theorem.name]) is theorem
+
+
+def _supported(precision: str) -> None:
+    """Refuse matmuls that the backend lacks."""
+    backend = jax.default_backend()
+    if precision != "highest" and backend == "cpu":
+        raise BadInput(f"--precision: got {precision!r} on a {backend}, wanted 'highest'")
+
+
+def _saved(theorem: Experiment, argv: Sequence[str]) -> str | None:
+    """The folder after ``--judge``, beside which nothing else can be asked for."""
+    folder = getattr(_parser(theorem).parse(argv), "judge", None)
+    if folder is not None and len(argv) != (1 if argv[0].startswith("--judge=") else 2):
+        raise BadInput(
+            "--judge: got other arguments beside it, wanted none: the settings are saved"
+        )
+    return folder
+
+
+def main(theorem: Experiment, argv: Sequence[str] | None = None) -> Status:
+    """The command line of a theorem: ``sys.exit(main(theorem))``.
+
+    Args:
+        theorem: the theorem.
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0 if every claim that applies holds and every control was seen to fail,
+        1 if some claim is false, 2 for bad input, a mistake in the theorem's file, or if no claim
+        applies, 3 for a fault of the machine, 4 if a claim that applies could not be judged, 130
+        for Ctrl-C. 0, 1 and 4 are read from the verdict on disk: see :mod:`lrdyn.commands.ending`.
+    """
+    words = sys.argv[1:] if argv is None else argv
+
+    def command() -> Judged:
+        with mistakes.named(mistakes.folders_of(theorem)):
+            saved = _saved(theorem, words)
+            if saved is not None:
+                setup("float64")
+                path = Path(saved)
+                found, notes = judge_again(theorem, path, verdicts.draw)
+            else:
+                (found, path), notes = verify_command(theorem, words), []
+            say(f"{theorem.name}: {theorem.summary}")
+            if theorem.judged:
+                lines = [*report.table(found.verdict), *found.diverged, *notes]
+                say("\n".join([*lines, *report.why_undecided(found.verdict)]))
+                say(f"{theorem.name} {report.word(found.verdict)}: {path}")
+            else:
+                say(f"{theorem.name} claims nothing: {path}")
+        return Judged(path / "verdict.json", found.verdict["holds"], theorem.judged)
+
+    return run(theorem.name, command, own_process=argv is None)

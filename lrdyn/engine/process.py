@@ -1,0 +1,60 @@
+"""Settings of the whole process: precision, devices, threads, the cache of programs."""
+
+import contextlib
+import os
+
+import jax
+
+from lrdyn.engine import program_cache
+from lrdyn.system import memory_limit
+
+
+def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
+    """Set what belongs to the whole process; call it before the first JAX computation.
+
+    Double precision (unless float32 is asked for), the highest matmul precision (no TF32), one
+    CPU device for each core, one BLAS and LAPACK thread for each device, a compilation cache in
+    ``$XDG_CACHE_HOME/lrdyn`` (or ``~/.cache/lrdyn``; ``LRDYN_CACHE=`` turns it off), apart for each
+    jaxlib, processor and kind of device, and of at most ``LRDYN_CACHE_MAX`` bytes (2GB).
+
+    Args:
+        dtype: ``float64`` or ``float32``.
+        host_devices: CPU devices; the number of usable cores by default. Without effect once the
+            backend has started, and on a GPU or TPU.
+
+    Raises:
+        ValueError: the dtype is unknown.
+        OSError: ``ulimit -v`` leaves less address space than JAX and LLVM need, which would end the
+            process.
+
+    Example:
+        >>> setup("float64")
+    """
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f"dtype: got {dtype!r}, wanted 'float64' or 'float32'")
+    memory_limit.require(memory_limit.COMPUTING + memory_limit.CORE * cores())
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    jax.config.update("jax_default_matmul_precision", "highest")
+    _one_blas_thread()
+    with contextlib.suppress(RuntimeError):  # the backend has started: keep its devices
+        jax.config.update("jax_num_cpu_devices", host_devices or cores())
+    cache = os.environ.get("LRDYN_CACHE")
+    if cache is None:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        cache = os.path.join(base, "lrdyn")
+    if cache:
+        program_cache.keep(cache)
+
+
+def _one_blas_thread() -> None:
+    # Each device has a core of its own; more LAPACK threads make an SVD several times slower.
+    import scipy.linalg.lapack  # noqa: F401  (loads the LAPACK that JAX calls on a CPU)
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, user_api="blas")
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
