@@ -29,7 +29,7 @@ with interrupts.importing():
         theorem4,
         training,
     )
-    from lrdyn.adapters.algorithm1 import low_rank_descent
+    from lrdyn.adapters.algorithm_1 import low_rank_descent
     from lrdyn.adapters.galore import FULL, GALORE
     from lrdyn.adapters.lora_method import LORA
     from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
@@ -80,7 +80,6 @@ __all__ = [
     "__version__",
     "adapters",
     "at_least",
-    "commands",
     "completion",
     "core",
     "corollary1",
@@ -92,7 +91,6 @@ __all__ = [
     "engine",
     "expand",
     "factorization_loss",
-    "figures",
     "frame",
     "gaussian_layers",
     "gradient_descent",
@@ -114,7 +112,6 @@ __all__ = [
     "simulate",
     "singular_values",
     "spaced_singular_values",
-    "studies",
     "sweep",
     "theorem1",
     "theorem2",

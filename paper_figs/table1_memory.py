@@ -10,7 +10,7 @@ import optax
 import xarray as xr
 
 from lrdyn.adapters import memory
-from lrdyn.adapters.algorithm1 import State, begin, refresh, step
+from lrdyn.adapters.algorithm_1 import State, begin, refresh, step
 from lrdyn.adapters.memory import Memory, measured_memory
 from lrdyn.adapters.method import Method, Parts, Split, layered, merged
 from lrdyn.adapters.state import POLICIES

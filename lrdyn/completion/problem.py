@@ -19,7 +19,7 @@ from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import singular_values
 from lrdyn.corollary1.compression import GradientBasis, gradient_basis
 from lrdyn.engine.flags import Domain, Flag, at_least, between
-from lrdyn.theorem2 import setting as deep_factorization
+from lrdyn.theorem2 import setting
 
 DEPTH = 3
 """L of the full network, and of the compressed one of Kwon et al., outer factors counted."""
@@ -178,7 +178,7 @@ def check(point: Mapping[str, Any]) -> None:
     A start too large beside any target of this norm, and a step too large for the curvature of the
     loss that is estimated, of which all entries are seen.
     """
-    deep_factorization.check(point)
+    setting.check(point)
     dim, rank, top = point["dim"], point["rank"], point["target_scale"]
     most = (SMALL / MISSED * top * (rank / (dim - 2 * rank)) ** 0.5) ** (1 / DEPTH)
     if point["init_scale"] > most:

@@ -2,7 +2,7 @@
 
 :func:`lrdyn.simulate` repeats one inside a traced program, :func:`lrdyn.training.train` in pieces
 that can be interrupted. An optimiser of optax is one (:func:`of_optimizer`), Algorithm 1 another
-(:func:`lrdyn.adapters.algorithm1`).
+(:func:`lrdyn.adapters.algorithm_1`).
 """
 
 from collections.abc import Callable

@@ -17,21 +17,20 @@ from lrdyn.corollary1.compression import CompressedNetwork, compression_error
 from lrdyn.engine.claims import excess, on_scale, relative_difference
 from lrdyn.engine.flags import Flag, at_least
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario, Theorem
-from lrdyn.theorem2 import setting as deep_factorization
-from lrdyn.theorem2 import subspace
+from lrdyn.theorem2 import setting, subspace
 
 SHAPES = {"dim": (12,), "depth": (3,), "rank": (2,)}
 """Quick values of the flags that are compiled one by one: fewer than for Theorem 2."""
 
 FLAGS = (
-    *(dataclasses.replace(f, quick=SHAPES.get(f.name, f.quick)) for f in deep_factorization.FLAGS),
+    *(dataclasses.replace(f, quick=SHAPES.get(f.name, f.quick)) for f in setting.FLAGS),
     Flag("excess_rank", (1,), at_least(0), int, "r^ - r",
          "compress to r^ = r and to this much more: inner layers are 2 r^ x 2 r^", (1, 5),
          shapes=True),
 )  # fmt: skip
 
 
-class Compression(deep_factorization.DeepFactorization):
+class Compression(setting.DeepFactorization):
     """A run of deep factorisation and the size of its compressed network."""
 
     ranks: tuple[int, ...] = eqx.field(static=True, kw_only=True)
@@ -40,13 +39,13 @@ class Compression(deep_factorization.DeepFactorization):
 
 def make_case(key: Key[Array, ""], *, excess_rank: int, **flags: Any) -> Compression:
     """Draw a run that meets the hypotheses of Corollary 1, from the flags."""
-    run = deep_factorization.make_case(key, **flags)
+    run = setting.make_case(key, **flags)
     return Compression(**vars(run), ranks=(run.rank, run.rank + excess_rank))
 
 
 def check(point: Mapping[str, Any]) -> None:
     """Refuse combinations outside the corollary."""
-    deep_factorization.check(point)
+    setting.check(point)
     rank = point["rank"] + point["excess_rank"]
     if point["dim"] <= 2 * rank:
         raise ValueError(
@@ -58,7 +57,7 @@ def check(point: Mapping[str, Any]) -> None:
 def predict(case: Compression) -> dict[str, Array]:
     """Error and bound from the scalar recursion alone, parameters from the formula."""
     dim, bulk = len(case.target), case.bulk
-    runs = deep_factorization.theory_run(case, end_to_end)
+    runs = setting.theory_run(case, end_to_end)
     counts = [compression.parameter_counts(dim, len(case.weights), r) for r in case.ranks]
     bounds = [compression.compression_bound(case.scales, dim, rank) for rank in case.ranks]
     return {
@@ -92,7 +91,7 @@ def _train_compressed(
 def measure(case: Compression) -> dict[str, Array]:
     """Train the full and the compressed networks and subtract them."""
     fixed, names = case.frame, ("product", "rho", "off_block", "singular_values", "loss")
-    full = deep_factorization.dense_run(case, fixed, *names)
+    full = setting.dense_run(case, fixed, *names)
     product = full.pop("product")
     trained = [_train_compressed(case, fixed, rank) for rank in case.ranks]
     compressed = jnp.stack([products for products, _ in trained])
@@ -114,7 +113,7 @@ def _start_off_the_bound(one: Outcome) -> float:
     return relative_difference(one.predicted["bound"], one.measured["error"][:, 0])
 
 
-_undecided = deep_factorization.undecided_below("bound")
+_undecided = setting.undecided_below("bound")
 
 CLAIMS = (
     Claim("error_identity", "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
@@ -163,7 +162,7 @@ def _without_inner_layers(case: Compression) -> dict[str, Array]:
 
 
 CONTROLS = (
-    *deep_factorization.departures("error_identity", prefix="compressed_"),
+    *setting.departures("error_identity", prefix="compressed_"),
     Control[Compression](
         "compressed_below_r", "compressed network with r^ = r - 1", "error_identity",
         case=lambda key, case, amount: dataclasses.replace(case, ranks=(case.rank - 1,)),
@@ -191,15 +190,15 @@ def _rank_at_least_r(case: Compression) -> Array:
 
 COMPRESSION = Scenario[Compression](
     "compression", make_case, predict, measure, CLAIMS, CONTROLS,
-    hypotheses=deep_factorization.HYPOTHESES | {"compressed_rank_at_least_r": _rank_at_least_r},
-    dims=deep_factorization.DIMS
+    hypotheses=setting.HYPOTHESES | {"compressed_rank_at_least_r": _rank_at_least_r},
+    dims=setting.DIMS
     | {
         "error": ("network", "step"),
         "bound": ("network",),
         "compressed_loss": ("network", "step"),
         "parameters": ("network", "count"),
     },
-    **deep_factorization.RUN, at=deep_factorization.AT,
+    **setting.RUN, at=setting.AT,
     sides="rho and formulas against the difference of two trained networks and against arrays "
     "counted",
 )  # fmt: skip
@@ -209,8 +208,8 @@ COROLLARY1 = Theorem(
     "a compressed network of width 2 r^ follows the full one with a known error",
     FLAGS,
     (COMPRESSION,),
-    prepare=deep_factorization.prepare,
+    prepare=setting.prepare,
     check=check,
-    axes=deep_factorization.AXES,
-    numbers=deep_factorization.numbers,
+    axes=setting.AXES,
+    numbers=setting.numbers,
 )

@@ -20,7 +20,7 @@ from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.corollary1.compression import compression_error
 from lrdyn.engine.claims import on_scale
 from lrdyn.engine.statement import Arrays, Claim, Control, Scenario
-from lrdyn.theorem2 import setting as deep_factorization
+from lrdyn.theorem2 import setting
 from lrdyn.theorem2.setting import DeepFactorization
 
 ASPECTS = (1.0, 1.5, 2.0)
@@ -40,7 +40,7 @@ def make_case(
 ) -> Adapted:  # fmt: skip
     """Draw a run that meets the hypotheses; the target T is W_0 + Phi."""
     run_key, weight_key, draw = jax.random.split(key, 3)
-    run = deep_factorization.make_case(
+    run = setting.make_case(
         run_key, dim=dim, depth=depth, rank=rank, init_scale=init_scale, init_spread=1.0,
         weight_decay=0.0, decay_spread=1.0, learning_rate=learning_rate, target_scale=1.0,
         steps=steps,
@@ -52,7 +52,7 @@ def make_case(
 def predict(case: Adapted) -> dict[str, Array]:
     """The error of Corollary 1 from the scalar recursions alone."""
     dim = len(case.target)
-    pair = deep_factorization.theory_run(case, end_to_end)
+    pair = setting.theory_run(case, end_to_end)
     return {
         "deep_lora": compression_error(case.bulk, dim, case.rank),
         # The bulk of the centred product is at its start and has no gradient.
@@ -178,9 +178,9 @@ _TRAINED_FRAME, _ONE_SIDE = partial(measure, frame_rate=1.0), partial(measure, o
 def _controls(claim: str, prefix: str) -> tuple[Control[Any], ...]:
     return (
         Control(f"{prefix}gaussian_start", "Gaussian start", claim,
-                deep_factorization.toward_gaussian, "orthogonal_start"),
+                setting.toward_gaussian, "orthogonal_start"),
         Control(f"{prefix}rank_above_r", "T - W_0 of rank above r", claim,
-                deep_factorization.add_tail, "rank_at_most_r"),
+                setting.add_tail, "rank_at_most_r"),
         Control(f"{prefix}raw_inputs", "inputs that are not whitened", claim, measure=_raw),
         Control(f"{prefix}fourth_powers", "a loss with fourth powers of the residual", claim,
                 measure=_FOURTH_POWERS),
@@ -198,11 +198,11 @@ COMPRESSED = Scenario[Adapted](
     (*_controls("deep_lora", "full_"), *_controls("deep_lora_centred", "centred_"),
      Control("full_not_square", "W of half as many rows again", "deep_lora",
              measure=_half_as_high_again)),
-    hypotheses={name: deep_factorization.HYPOTHESES[name]
+    hypotheses={name: setting.HYPOTHESES[name]
                 for name in ("orthogonal_start", "rank_at_most_r")},
     dims={"deep_lora": ("step",), "deep_lora_centred": ("step",), "distance": ("aspect",),
           "step": ("step",), "aspect": ("aspect",)},
-    **deep_factorization.RUN, compare=distances,
+    **setting.RUN, compare=distances,
     at={"dim": 12, "depth": 3, "rank": 2, "init_scale": 1.0, "learning_rate": 0.1, "steps": 50},
     sides="rho, a scalar recursion, against the difference of two adapters that are trained",
 )  # fmt: skip

@@ -10,7 +10,7 @@ from lrdyn.lora.compressed_deep_lora_claims import COMPRESSED
 from lrdyn.lora.figures import plot_aspects
 from lrdyn.lora.one_step_claims import ONE_STEP
 from lrdyn.lora.parameter_counts_claims import COUNTS
-from lrdyn.theorem2 import setting as deep_factorization
+from lrdyn.theorem2 import setting
 
 QUICK = {"dim": (12,), "depth": (3,), "rank": (2,), "init_scale": (0.3, 1.0)}
 SHARED = ("dim", "depth", "rank", "init_scale", "learning_rate", "steps")
@@ -22,13 +22,13 @@ FLAGS = (
     Flag("rate_ratio", (1.0, 16.0), between(1e-3, 1e3), float, "eta_B / eta_A",
          "rate of B over that of A, as in LoRA+"),
     *(dataclasses.replace(flag, quick=QUICK.get(flag.name, flag.quick))
-      for flag in deep_factorization.FLAGS if flag.name in SHARED),
+      for flag in setting.FLAGS if flag.name in SHARED),
 )  # fmt: skip
 
 
 def check(point: Mapping[str, Any]) -> None:
     """Refuse combinations outside the theorem."""
-    deep_factorization.check(point)
+    setting.check(point)
     if point["rank"] > min(point["rows"], point["cols"]):
         raise ValueError(
             f"--rank: got {point['rank']} with {point['rows']} x {point['cols']}, "
@@ -39,7 +39,7 @@ def check(point: Mapping[str, Any]) -> None:
 def numbers(point: Mapping[str, Any]) -> int:
     """Numbers of a case: W with its factors and data, and the layers of a run."""
     rows, cols = point["rows"], point["cols"]
-    return rows * cols + (rows + cols) * (point["rank"] + 7) + deep_factorization.numbers(point)
+    return rows * cols + (rows + cols) * (point["rank"] + 7) + setting.numbers(point)
 
 
 LORA = Theorem(

@@ -18,13 +18,12 @@ from lrdyn.core.initialization import orthogonal
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.claims import excess, tolerance
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
-from lrdyn.theorem2 import classifier
-from lrdyn.theorem2 import setting as deep_factorization
+from lrdyn.theorem2 import classifier, setting
 from lrdyn.theorem2.setting import weights_claim, zero_claim
 from lrdyn.theorem2.subspace import Frame, propagate, reduced_start, rho
 
 
-class Classification(deep_factorization.Run):
+class Classification(setting.Run):
     """A deep linear classifier on whitened data: square layers and a last one of K rows."""
 
     inputs: Float[Array, "d n"]
@@ -54,7 +53,7 @@ def make_classifier(
         inputs=orthogonal(jax.random.normal(inputs_key, (dim, len(labels)))),
         outputs=one_hot * target_scale / jnp.sqrt(1.0 * per_class),
         labels=labels,
-        **deep_factorization.start_of_run(weights_key, (*(dim,) * depth, rank), **of_run),
+        **setting.start_of_run(weights_key, (*(dim,) * depth, rank), **of_run),
     )
 
 
@@ -89,7 +88,7 @@ def _layers_and_product(weights: Weights) -> dict[str, Array]:
 def theory_run(case: Classification) -> Twins:
     """The reduced run and twins, with up to two dimensions of the bulk (see `theory_run`)."""
     target, (*square, last) = _reduced_problem(case)
-    spare = min(deep_factorization.SPARE, len(case.inputs) - target.shape[1])
+    spare = min(setting.SPARE, len(case.inputs) - target.shape[1])
     wide, size = ((0, 0), (0, spare)), target.shape[1] + spare
     start = (*reduced_start(case.scales[: len(square)], size), jnp.pad(last, wide))
 
@@ -108,7 +107,7 @@ def _predict_classifier(case: Classification) -> dict[str, Array]:
     def parts(run: Trajectory) -> dict[str, Array]:
         last = run.records["last"]
         beside = {"last": last[..., :moving], "off_last": last[..., moving:]}
-        return deep_factorization.parts_of(run.records["square"], moving) | beside
+        return setting.parts_of(run.records["square"], moving) | beside
 
     of_layers = conditions(runs, parts)
     bulk = classifier.classifier_rho(
@@ -154,7 +153,7 @@ def _whitened(case: Classification) -> Array:
 
 HYPOTHESES = {
     "whitened_inputs": _whitened,
-    "orthogonal_start": deep_factorization.orthogonal_start,
+    "orthogonal_start": setting.orthogonal_start,
 }
 
 
@@ -194,7 +193,7 @@ CLASSIFICATION = Scenario[Classification](
                       condition="condition_bulk"),
         Claim("class_product", "W(t) V_{1,1} follows the reduced problem of width 2K",
               condition="condition_product",
-              undecided=deep_factorization.undecided_below("class_product")),
+              undecided=setting.undecided_below("class_product")),
     ),
     (
         Control("not_whitened", "input coordinates rescaled", "class_off_block", case=colour,
@@ -220,7 +219,7 @@ CLASSIFICATION = Scenario[Classification](
         "singular_values": ("step",),
         "step": ("step",),
     },
-    narrow=deep_factorization.first_shapes, **deep_factorization.RUN, at=deep_factorization.AT,
+    narrow=setting.first_shapes, **setting.RUN, at=setting.AT,
     sides="recursion and blocks of width 2K against a trained classifier",
 )  # fmt: skip
 
@@ -329,6 +328,6 @@ COLLAPSE = Scenario[Classification](
     ),
     hypotheses=HYPOTHESES,
     dims={"collapse_metric": ("square_layer",), "collapse_loss": ("step",), "step": ("step",)},
-    narrow=_collapse_settings, **deep_factorization.RUN, at=_AT,
+    narrow=_collapse_settings, **setting.RUN, at=_AT,
     sides="formula against within- and between-class scatter of a trained classifier",
 )  # fmt: skip

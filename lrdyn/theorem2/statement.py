@@ -13,8 +13,7 @@ from lrdyn.core.descent import gradient_descent, iterate
 from lrdyn.core.factorization import Weights, end_to_end, mean_factorization_loss
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
-from lrdyn.theorem2 import setting as deep_factorization
-from lrdyn.theorem2 import subspace
+from lrdyn.theorem2 import setting, subspace
 from lrdyn.theorem2.classifier_claims import CLASSIFICATION, COLLAPSE
 from lrdyn.theorem2.setting import DIMS, DeepFactorization, weights_claim, zero_claim
 from lrdyn.theorem2.subspace import product_of_others, reduced_spectra
@@ -23,9 +22,9 @@ from lrdyn.theorem2.subspace import product_of_others, reduced_spectra
 def predict(case: DeepFactorization) -> dict[str, Array]:
     """The whole run from the frame, 2r x 2r blocks and L scalars."""
     dim, moving, bulk = len(case.target), 2 * case.rank, case.bulk
-    runs = deep_factorization.theory_run(case, jnp.stack)
-    inner = deep_factorization.parts_of(runs.run.records, moving)["inner"]
-    found = conditions(runs, lambda run: deep_factorization.parts_of(run.records, moving))
+    runs = setting.theory_run(case, jnp.stack)
+    inner = setting.parts_of(runs.run.records, moving)["inner"]
+    found = conditions(runs, lambda run: setting.parts_of(run.records, moving))
     return {
         "rho": bulk,
         "reduced": inner,
@@ -56,7 +55,7 @@ def measure(
     """Dense gradient descent with automatic gradients, or another optimiser, or frame."""
     names = ("rho", "reduced", "singular_values", "loss", "off_block", "bulk_deviation")
     fixed = case.frame if fixed is None else fixed
-    return deep_factorization.dense_run(case, fixed, *names, optimizer=optimizer)
+    return setting.dense_run(case, fixed, *names, optimizer=optimizer)
 
 
 CLAIMS = (
@@ -74,7 +73,7 @@ CLAIMS = (
                   "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
                   "singular_values", condition="condition"),
     Claim("loss", "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2",
-          condition="condition", undecided=deep_factorization.undecided_below("loss")),
+          condition="condition", undecided=setting.undecided_below("loss")),
 )  # fmt: skip
 
 
@@ -134,7 +133,7 @@ def _loss_without_bulk(case: DeepFactorization) -> dict[str, Array]:
 
 
 CONTROLS = (
-    *deep_factorization.departures("off_block"),
+    *setting.departures("off_block"),
     *(Control(f"adam{suffix}", "Adam instead of gradient descent", claim, measure=_adam)
       for suffix, claim in {"": "off_block", "_bulk": "bulk", "_rho": "rho", "_reduced": "reduced",
                             "_spectra": "spectra", "_loss": "loss"}.items()),
@@ -158,10 +157,10 @@ CONTROLS = (
 )  # fmt: skip
 
 FACTORIZATION = Scenario[DeepFactorization](
-    "factorization", deep_factorization.make_case, predict, measure, CLAIMS, CONTROLS,
-    hypotheses=deep_factorization.HYPOTHESES, dims=DIMS, **deep_factorization.RUN,
+    "factorization", setting.make_case, predict, measure, CLAIMS, CONTROLS,
+    hypotheses=setting.HYPOTHESES, dims=DIMS, **setting.RUN,
     # The product and its square differ only where the scales are not 1.
-    at=deep_factorization.AT | {"init_scale": 0.7},
+    at=setting.AT | {"init_scale": 0.7},
     sides="2r x 2r layers and L scalars against dense layers, automatic gradients, optax",
 )  # fmt: skip
 
@@ -182,7 +181,7 @@ def _measure_mean_loss(
     def loss(weights: Weights) -> Float[Array, ""]:
         return mean_factorization_loss(weights, case.target)
 
-    found = deep_factorization.dense_run(case, case.frame, *names, loss=loss, optimizer=rule)
+    found = setting.dense_run(case, case.frame, *names, loss=loss, optimizer=rule)
     return _mean_names(found, "singular_values", "diverged_at", "step")
 
 
@@ -191,7 +190,7 @@ def _mean_transposed(case: DeepFactorization) -> dict[str, Array]:
 
 
 MEAN_LOSS = Scenario[DeepFactorization](
-    "mean_loss", deep_factorization.make_case,
+    "mean_loss", setting.make_case,
     lambda case: _mean_names(predict(case), "condition", "diverges"), _measure_mean_loss,
     (weights_claim("mean_loss",
                    "1/2 mean over d^2 entries: the same trajectory with eta / d^2 and lambda d^2",
@@ -200,19 +199,19 @@ MEAN_LOSS = Scenario[DeepFactorization](
              measure=lambda case: _measure_mean_loss(case, 1.0)),
      Control("mean_target_transposed", "reduced target transposed", "mean_loss",
              predict=_mean_transposed)),
-    hypotheses=deep_factorization.HYPOTHESES, **deep_factorization.RUN,
+    hypotheses=setting.HYPOTHESES, **setting.RUN,
     dims=DIMS | {"mean_rho": DIMS["rho"], "mean_reduced": DIMS["reduced"]},
-    narrow=deep_factorization.first_shapes, at=deep_factorization.AT | {"weight_decay": 1e-3},
+    narrow=setting.first_shapes, at=setting.AT | {"weight_decay": 1e-3},
     sides="the same, against the mean loss with eta d^2 and lambda / d^2",
 )  # fmt: skip
 
 THEOREM2 = Theorem(
     "theorem2",
     "gradient descent on deep factorisation lives in a 2r-dimensional subspace",
-    deep_factorization.FLAGS,
+    setting.FLAGS,
     (FACTORIZATION, MEAN_LOSS, CLASSIFICATION, COLLAPSE),
-    prepare=deep_factorization.prepare,
-    check=deep_factorization.check,
-    axes=deep_factorization.AXES,
-    numbers=deep_factorization.numbers,
+    prepare=setting.prepare,
+    check=setting.check,
+    axes=setting.AXES,
+    numbers=setting.numbers,
 )

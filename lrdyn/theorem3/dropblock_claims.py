@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from lrdyn import theorem3 as dropout
 from lrdyn.core import linalg
 from lrdyn.core.initialization import gaussians, reflection, spaced_singular_values
 from lrdyn.core.masking import MaskDistribution, block_masks, exact_expectation
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem3 import dropblock, dropout_penalties
 from lrdyn.theorem3.network import (
     MOST_MASKS,
     Network,
@@ -55,7 +55,7 @@ def make_case(
 def _norms(case: Blocks, norm: Callable[[Array, int], Array]) -> dict[str, Array]:
     """The least penalties, if that is the norm whose square they are."""
     one = case.network
-    factor = dropout.odds(one.keep_prob)
+    factor = dropout_penalties.odds(one.keep_prob)
     bound = factor * norm(one.product, one.block) ** 2
     least = factor * norm(case.matrix, one.block) ** 2
     return {
@@ -67,11 +67,13 @@ def _norms(case: Blocks, norm: Callable[[Array, int], Array]) -> dict[str, Array
 def predict(case: Blocks) -> dict[str, Array]:
     """Expected loss and least penalties from formulas."""
     one = case.network
-    expected = dropout.dropout_loss(*one.factors, one.target, one.keep_prob, block=one.block)
-    return _norms(case, dropout.spectral_support_norm) | {
+    expected = dropout_penalties.dropout_loss(
+        *one.factors, one.target, one.keep_prob, block=one.block
+    )
+    return _norms(case, dropblock.spectral_support_norm) | {
         "dropblock": expected,
         "dropblock_product": case.matrix,
-        "enough_blocks": dropout.enough_blocks(case.matrix, one.block, case.blocks),
+        "enough_blocks": dropblock.enough_blocks(case.matrix, one.block, case.blocks),
         "rounded_chance": jnp.maximum(
             rounded_chance(one.keep_prob, one.width // one.block),
             rounded_chance(one.keep_prob, case.blocks),
@@ -82,7 +84,7 @@ def predict(case: Blocks) -> dict[str, Array]:
 def _chance(case: Blocks, width: int) -> Float[Array, ""]:
     """The theta of a width."""
     one = case.network
-    return dropout.width_free_keep_prob(one.keep_prob, width, block=one.block)
+    return dropout_penalties.width_free_keep_prob(one.keep_prob, width, block=one.block)
 
 
 def _given_and_mixed(case: Blocks, scaled: bool) -> Float[Array, "factorisations"]:
@@ -126,7 +128,7 @@ def _expected_loss(network: Network, masks: MaskDistribution) -> Float[Array, ""
 def measure(case: Blocks) -> dict[str, Array]:
     """Expected loss and penalties over all masks, and those of factors made for it."""
     one = case.network
-    found = dropout.support_factors(case.matrix, one.block, case.blocks)
+    found = dropblock.support_factors(case.matrix, one.block, case.blocks)
     least = _penalty(*found, _chance(case, case.blocks * one.block), one.block)
     return {
         "dropblock": _expected_loss(one, one.masks),
@@ -162,12 +164,12 @@ def _nuclear_for_support(case: Blocks) -> dict[str, Array]:
 
 def _blocks_as_units(case: Blocks) -> dict[str, Array]:
     one = case.network
-    return {"dropblock": dropout.dropout_loss(*one.factors, one.target, one.keep_prob)}
+    return {"dropblock": dropout_penalties.dropout_loss(*one.factors, one.target, one.keep_prob)}
 
 
 def _fixed_theta(case: Blocks) -> dict[str, Array]:
     one = case.network
-    found = dropout.support_factors(case.matrix, one.block, case.blocks)
+    found = dropblock.support_factors(case.matrix, one.block, case.blocks)
     return {
         "dropblock_least": _penalty(*found, one.keep_prob, one.block),
     }

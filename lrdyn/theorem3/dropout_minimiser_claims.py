@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lrdyn import theorem3 as dropout
 from lrdyn.core import linalg
 from lrdyn.core.descent import gradient_descent, simulate
 from lrdyn.core.factorization import end_to_end
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.claims import tolerance
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem3 import dropout_minimum, dropout_penalties
 from lrdyn.theorem3.dropout_training_claims import (
     DRIFT,
     LARGEST,
@@ -37,12 +37,12 @@ STEADY = 10.0
 
 def _spectrum(case: Training) -> Float[Array, "k"]:
     """Singular values of Y P."""
-    return singular_values(dropout.project_rows(case.target, case.inputs))
+    return singular_values(dropout_minimum.project_rows(case.target, case.inputs))
 
 
-def _attained(case: Training, found: dropout.Shrinkage) -> dict[str, Array]:
+def _attained(case: Training, found: dropout_minimum.Shrinkage) -> dict[str, Array]:
     """Product, value and spectrum of a minimiser, and the mean of training on the way there."""
-    strength = dropout.dropout_strength(case.keep_prob, case.width)
+    strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
     fit = jnp.sum((case.target - found.product) ** 2)
     steps = stochastic_steps(case)
     left = jnp.prod(1 - steps[:, None] * _spectrum(case)[None, :], axis=0)
@@ -64,7 +64,7 @@ def predict(case: Training) -> dict[str, Array]:
         "spectrum": spectrum,
         "threshold": found.threshold,
         "curvature": _curvature(case),
-        "stochastic_drift": dropout.odds(case.keep_prob),
+        "stochastic_drift": dropout_penalties.odds(case.keep_prob),
         "transient": jnp.sum(steps) * slowest,
         "rare_masks": RUNS * case.width * rare * lengths,
     }
@@ -82,7 +82,7 @@ def _curvature(case: Training) -> Float[Array, ""]:
     norms = [singular_values(each)[0] for each in (hidden, second, case.target - second @ hidden)]
     fit = norms[0] ** 2 + (LARGEST * norms[1]) ** 2 + LARGEST * norms[2]
     units = jnp.append(jnp.sum(hidden**2, axis=1), LARGEST**2 * jnp.sum(second**2, axis=0))
-    penalty = 3 * dropout.odds(case.keep_prob) * jnp.max(units)
+    penalty = 3 * dropout_penalties.odds(case.keep_prob) * jnp.max(units)
     return jnp.maximum(fit + penalty, _spectrum(case)[0] * (1 + LARGEST**2))
 
 
@@ -210,22 +210,25 @@ CLAIMS = (
 
 
 def _without_width(case: Training) -> dict[str, Array]:
-    target = dropout.project_rows(case.target, case.inputs)
-    return _attained(case, dropout.shrink_squared(target, dropout.odds(case.keep_prob), case.width))
+    target = dropout_minimum.project_rows(case.target, case.inputs)
+    return _attained(
+        case,
+        dropout_minimum.shrink_squared(target, dropout_penalties.odds(case.keep_prob), case.width),
+    )
 
 
 def _not_projected(case: Training) -> dict[str, Array]:
-    strength = dropout.dropout_strength(case.keep_prob, case.width)
-    return _attained(case, dropout.shrink_squared(case.target, strength, case.width))
+    strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
+    return _attained(case, dropout_minimum.shrink_squared(case.target, strength, case.width))
 
 
 def _soft_thresholded(case: Training) -> dict[str, Array]:
     """Minimiser of ||Y P - Z||_F^2 + c ||Z||_*: soft thresholding at c/2."""
-    left, values, right = linalg.svd(dropout.project_rows(case.target, case.inputs))
-    threshold = dropout.dropout_strength(case.keep_prob, case.width) / 2
+    left, values, right = linalg.svd(dropout_minimum.project_rows(case.target, case.inputs))
+    threshold = dropout_penalties.dropout_strength(case.keep_prob, case.width) / 2
     kept = jnp.maximum(values - threshold, 0.0) * (jnp.arange(len(values)) < case.width)
     product, rank = (left * kept[None, :]) @ right, jnp.sum(kept > 0)
-    return _attained(case, dropout.Shrinkage(product, kept, threshold, rank, left, right))
+    return _attained(case, dropout_minimum.Shrinkage(product, kept, threshold, rank, left, right))
 
 
 def _other_run(case: Training) -> dict[str, Array]:

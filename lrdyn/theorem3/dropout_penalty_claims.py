@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import theorem3 as dropout
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.masking import MaskDistribution, bernoulli_masks, exact_expectation
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem3 import dropout_penalties, several_dropout_layers
 from lrdyn.theorem3.dropout_units import (
     COPIES,
     equalised,
@@ -105,7 +105,10 @@ def _deep_loss(case: Dropout, penalty: Array) -> Float[Array, ""]:
 
 def _layer_bounds(case: Dropout, widths: tuple[int, ...]) -> dict[str, Array]:
     """The bound on the penalty of the deeper network, and that of two maps that are simple."""
-    inputs, nu = case.network.inputs, dropout.layers_strength(case.network.keep_prob, widths)
+    inputs, nu = (
+        case.network.inputs,
+        several_dropout_layers.layers_strength(case.network.keep_prob, widths),
+    )
     rank_one = case.column[:, None] * (case.row @ inputs)[None, :]
     norm = nuclear(end_to_end(case.deep) @ inputs)
     return {
@@ -121,8 +124,8 @@ def _schatten_bounds(case: Dropout) -> dict[str, Array]:
     # Rounding errors in place of zeros would count: their cube root is not small.
     values = singular_values(end_to_end(case.deep) @ case.network.inputs)[:units]
     return {
-        "layers_schatten": dropout.layers_schatten_bound(values, theta, case.hidden),
-        "layers_rank_two": dropout.layers_schatten_bound(
+        "layers_schatten": several_dropout_layers.layers_schatten_bound(values, theta, case.hidden),
+        "layers_rank_two": several_dropout_layers.layers_schatten_bound(
             jnp.ones(2, values.dtype), theta, case.hidden
         ),
     }
@@ -131,14 +134,18 @@ def _schatten_bounds(case: Dropout) -> dict[str, Array]:
 def _dropconnect_loss(case: Dropout, layer: int) -> Float[Array, ""]:
     """Expected loss under masks on the weights of one layer."""
     tiny, seen, target = case.tiny
-    penalty = dropout.dropconnect_penalty(tiny, seen, case.network.keep_prob, layer=layer)
+    penalty = several_dropout_layers.dropconnect_penalty(
+        tiny, seen, case.network.keep_prob, layer=layer
+    )
     return jnp.sum((target - end_to_end(tiny) @ seen) ** 2) + penalty
 
 
 def predict(case: Dropout) -> dict[str, Array]:
     """Expected losses, least penalties and factors from norms and formulas."""
     inputs = case.network.inputs
-    penalty = dropout.layers_penalty(case.deep, inputs @ inputs.T, case.network.keep_prob)
+    penalty = several_dropout_layers.layers_penalty(
+        case.deep, inputs @ inputs.T, case.network.keep_prob
+    )
     return {
         **predict_units(case.network),
         **_layer_bounds(case, case.hidden),
@@ -179,7 +186,7 @@ def _deep_penalties(case: Dropout, divisor: Any) -> dict[str, Array]:
     """What masks over a divisor add to the output of layers, over all masks of all layers."""
     (units, _), inputs = case.hidden, case.network.inputs
     # The layers of the identity on two dimensions, spread evenly.
-    frame = dropout.equalized_factors(jnp.eye(2, dtype=inputs.dtype), units)[0]
+    frame = dropout_penalties.equalized_factors(jnp.eye(2, dtype=inputs.dtype), units)[0]
 
     def added(weights: Weights, seen: Array):
         def output(mask: Array):
@@ -193,7 +200,7 @@ def _deep_penalties(case: Dropout, divisor: Any) -> dict[str, Array]:
         "layers_bound": own,
         "layers_schatten": own,
         "layers_rank_one": added(
-            dropout.equalized_layers(case.column, case.row, case.hidden), inputs
+            several_dropout_layers.equalized_layers(case.column, case.row, case.hidden), inputs
         ),
         "layers_rank_two": added((frame.T, frame.T @ frame, frame), jnp.eye(2, dtype=inputs.dtype)),
     }
@@ -276,12 +283,12 @@ def _wrong_formulas(case: Dropout) -> dict[str, Array]:
     network = case.network
     left, right = network.factors
     theta = network.keep_prob
-    penalty = dropout.dropout_penalty(left, right, theta)
-    scaled = dropout.dropout_loss(left, right, network.target, theta)
+    penalty = dropout_penalties.dropout_penalty(left, right, theta)
+    scaled = dropout_penalties.dropout_loss(left, right, network.target, theta)
     first, second, third = case.deep
     hidden = first @ network.inputs
-    apart = dropout.dropout_penalty(third @ second, hidden, theta)
-    apart += dropout.dropout_penalty(third, second @ hidden, theta)
+    apart = dropout_penalties.dropout_penalty(third @ second, hidden, theta)
+    apart += dropout_penalties.dropout_penalty(third, second @ hidden, theta)
     return {
         "penalty": scaled - (1 - theta) * penalty,
         "unscaled_masks": scaled,
@@ -289,7 +296,7 @@ def _wrong_formulas(case: Dropout) -> dict[str, Array]:
         "equalised_product": without_last(network),
         "width_free": strengths(network, network.width) * nuclear(network.product) ** 2,
         "equalised_penalty": strengths(network, network.width) * nuclear(network.product),
-        "envelope_above": dropout.odds(theta) * nuclear(network.product),
+        "envelope_above": dropout_penalties.odds(theta) * nuclear(network.product),
         "envelope_below": minorant(network, slope=4.0),
         "layers_schatten": 10 * _schatten_bounds(case)["layers_schatten"],
         "fixed_keep_prob": jnp.full(len(COPIES), penalty),

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn import theorem3 as dropout
 from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussians, reflection, spaced_singular_values
 from lrdyn.core.masking import observe
+from lrdyn.theorem3 import dropout_minimum, dropout_penalties
 
 RUNS = 256
 """Runs of stochastic training."""
@@ -62,7 +62,7 @@ def make_case(
     # Singular values of X from 4/3 to 2/3; of Y P from 1 to 1/rank, above the threshold and below.
     scales, spectrum = spaced_singular_values(rank, LARGEST), jnp.linspace(1.0, 1 / rank, rank)
     roots, rest = jnp.sqrt(spectrum[:width]), max(width - rank, 0)
-    fitted, hidden = dropout.equalize(
+    fitted, hidden = dropout_penalties.equalize(
         jnp.pad(columns[:, :width] * roots[None, :], ((0, 0), (0, rest))),
         jnp.pad(roots[:, None] * turned[:width], ((0, rest), (0, 0))),
     )
@@ -83,22 +83,24 @@ def make_case(
     )
 
 
-def closed_form(case: Training) -> dropout.Shrinkage:
+def closed_form(case: Training) -> dropout_minimum.Shrinkage:
     """The minimiser."""
-    return dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
+    return dropout_minimum.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
 
 
 def expected_loss(case: Training, weights: PyTree) -> Float[Array, ""]:
     """Half of the loss over all masks."""
     first, second = weights
-    return 0.5 * dropout.dropout_loss(second, first @ case.inputs, case.target, case.keep_prob)
+    return 0.5 * dropout_penalties.dropout_loss(
+        second, first @ case.inputs, case.target, case.keep_prob
+    )
 
 
 def stochastic_steps(case: Training) -> Float[Array, "steps"]:
     """Size of each step of a stochastic run."""
     number, first = _schedule(case.steps)
     t = jnp.arange(number, dtype=case.inputs.dtype)
-    return dropout.decreasing_step(t, STEP, case.keep_prob, first)
+    return dropout_minimum.decreasing_step(t, STEP, case.keep_prob, first)
 
 
 def _schedule(steps: int) -> tuple[int, int]:
@@ -110,13 +112,15 @@ def _schedule(steps: int) -> tuple[int, int]:
 def train_last(case: Training, chance: Any) -> dict[str, Array]:
     """Train the last layer with random masks from zero, above the first one of the minimiser."""
     found, steps = closed_form(case), stochastic_steps(case)
-    _, right = dropout.equalized_factors(found.product, case.width)
-    first = dropout.input_layer(right, case.inputs)
+    _, right = dropout_penalties.equalized_factors(found.product, case.width)
+    first = dropout_minimum.input_layer(right, case.inputs)
 
     def step(t: Array, layers: Array):
         def one(mask: Array, second: Array):
             both = (first, second)
-            return dropout.dropout_step(mask, both, case.inputs, case.target, chance, steps[t])[1]
+            return dropout_minimum.dropout_step(
+                mask, both, case.inputs, case.target, chance, steps[t]
+            )[1]
 
         return jax.vmap(one)(_masks(case, t, chance), layers)
 
@@ -155,7 +159,9 @@ def train_both(case: Training, chance: Any) -> dict[str, Array]:
 
     def step(t: Array, state: tuple[PyTree, Array]):
         def one(mask: Array, weights: Weights):
-            after = dropout.dropout_step(mask, weights, case.inputs, case.target, chance, rate)
+            after = dropout_minimum.dropout_step(
+                mask, weights, case.inputs, case.target, chance, rate
+            )
             return after, jax.jvp(parts, (weights,), (case.fitted,))[1]
 
         weights, pulled = state

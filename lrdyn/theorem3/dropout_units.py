@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn import theorem3 as dropout
 from lrdyn.core import linalg
 from lrdyn.core.masking import MaskDistribution, exact_expectation
+from lrdyn.theorem3 import dropout_penalties
 from lrdyn.theorem3.network import Network, added_by_masks, nuclear, rounded_chance, variation
 
 COPIES = (1, 3)
@@ -24,7 +24,9 @@ def terms(left: Array, right: Array) -> Float[Array, "h"]:
 def strengths(network: Network, width: int) -> Float[Array, "copies"]:
     """The strength c at all COPIES of a width."""
     theta = network.keep_prob
-    return jnp.stack([dropout.dropout_strength(theta, copies * width) for copies in COPIES])
+    return jnp.stack(
+        [dropout_penalties.dropout_strength(theta, copies * width) for copies in COPIES]
+    )
 
 
 def least(network: Network, width: int) -> dict[str, Array]:
@@ -38,16 +40,16 @@ def predict_units(network: Network) -> dict[str, Array]:
     """Expected losses, least penalties and factors from norms and formulas."""
     left, right = network.factors
     product, theta, norm = network.product, network.keep_prob, nuclear(network.product)
-    penalty = dropout.dropout_penalty(left, right, theta)
+    penalty = dropout_penalties.dropout_penalty(left, right, theta)
     return least(network, network.width) | {
-        "penalty": dropout.dropout_loss(left, right, network.target, theta),
+        "penalty": dropout_penalties.dropout_loss(left, right, network.target, theta),
         "unscaled_masks": jnp.sum((network.target - theta * product) ** 2) + theta**2 * penalty,
         "equalised": jnp.full(network.width, norm / network.width),
         "equalised_product": product,
-        "width_free": jnp.full(len(COPIES), dropout.odds(theta) * norm**2),
+        "width_free": jnp.full(len(COPIES), dropout_penalties.odds(theta) * norm**2),
         "rounded_chance": rounded_chance(theta, network.width),
         "fixed_keep_prob": penalty / jnp.asarray(COPIES, product.dtype),
-        "envelope_above": dropout.odds(theta) * norm**2,
+        "envelope_above": dropout_penalties.odds(theta) * norm**2,
         "envelope_below": minorant(network, slope=2.0),
     }
 
@@ -68,15 +70,19 @@ def minorant(network: Network, slope: float) -> Float[Array, "units"]:
     left, values, right = linalg.svd(network.product)
     kept = jnp.arange(len(values)) < network.width
     polar, norm = (left * kept[None, :]) @ right, jnp.sum(values)
-    units = _single_units(network, dropout.equalized_factors(network.product, network.width))
+    units = _single_units(
+        network, dropout_penalties.equalized_factors(network.product, network.width)
+    )
     along = jnp.sum(polar[None] * units, axis=(1, 2))
-    return dropout.odds(network.keep_prob) * (slope * norm * along - norm**2)
+    return dropout_penalties.odds(network.keep_prob) * (slope * norm * along - norm**2)
 
 
 def equalised(network: Network) -> list[Factors]:
     """Equalised factors of Z, of h units and of its copies."""
     width = network.width
-    return [dropout.equalized_factors(network.product, copies * width) for copies in COPIES]
+    return [
+        dropout_penalties.equalized_factors(network.product, copies * width) for copies in COPIES
+    ]
 
 
 def penalties(
@@ -127,7 +133,9 @@ def unit_penalties(network: Network, equal: list[Factors], divisor: Any) -> dict
 def measure_units(network: Network) -> dict[str, Array]:
     """Expected losses over all masks, and penalties of factors."""
     theta, equal = network.keep_prob, equalised(network)
-    free = [dropout.width_free_keep_prob(theta, copies * network.width) for copies in COPIES]
+    free = [
+        dropout_penalties.width_free_keep_prob(theta, copies * network.width) for copies in COPIES
+    ]
     return {
         **unit_losses(network, network.masks),
         **unit_penalties(network, equal, theta),
@@ -151,6 +159,6 @@ def wrong_factors(network: Network) -> dict[str, Array]:
     one, other = left[:, :width] * roots[None, :], roots[:, None] * right[:width]
     return {
         "equalised": terms(one, other),
-        "equalised_product": dropout.equalize(one, one.T)[0] @ other,
+        "equalised_product": dropout_penalties.equalize(one, one.T)[0] @ other,
         "width_free": penalties(equalised(network), [network.keep_prob] * len(COPIES)),
     }

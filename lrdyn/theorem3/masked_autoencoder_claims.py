@@ -9,15 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import theorem3 as dropout
 from lrdyn.core import linalg
 from lrdyn.core.condition import relative_response
 from lrdyn.core.spectra import half_of_the_digits, singular_values
 from lrdyn.engine.claims import excess, on_each, relative_difference
 from lrdyn.engine.evaluate import once_a_case
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
-from lrdyn.theorem3 import autoencoder_training_claims as training
-from lrdyn.theorem3 import masked_autoencoder as autoencoding
+from lrdyn.theorem3 import (
+    autoencoder_training_claims,
+    dropout_minimum,
+    dropout_penalties,
+    masked_autoencoder,
+)
 from lrdyn.theorem3.autoencoder_training_claims import Autoencoding
 from lrdyn.theorem3.masked_autoencoder import MaskedMoments, nuclear_norm_bound, within_patches
 from lrdyn.theorem3.network import MOST_MASKS
@@ -39,18 +42,18 @@ def predict(case: Autoencoding) -> dict[str, Array]:
 
 def _predict(case: Autoencoding, data: Array) -> dict[str, Array]:
     moments = _moments(case, data)
-    narrow = autoencoding.bottleneck_autoencoder(moments, case.width)
-    optimum = autoencoding.optimal_autoencoder(moments)
+    narrow = masked_autoencoder.bottleneck_autoencoder(moments, case.width)
+    optimum = masked_autoencoder.optimal_autoencoder(moments)
     return {
-        "marginal": autoencoding.masked_autoencoder_loss(case.anything, moments),
+        "marginal": masked_autoencoder.masked_autoencoder_loss(case.anything, moments),
         "optimum": optimum,
         "rank_values": narrow.values,
         "bottleneck": narrow.autoencoder,
         "bottleneck_value": narrow.loss,
         "energy": jnp.trace(moments.whole),
         "nuclear_bound": _bounds(case, data, optimum),
-        "masked_marginal": autoencoding.masked_only_loss(case.anything, moments),
-        "masked_optimum": autoencoding.optimal_masked_only(moments),
+        "masked_marginal": masked_autoencoder.masked_only_loss(case.anything, moments),
+        "masked_optimum": masked_autoencoder.optimal_masked_only(moments),
         "unidentified": within_patches(case.anything, case.patch_of),
         "condition": _condition(case, moments, narrow.values),
         "unique": jnp.sum(moments.root * (moments.masked @ moments.root)) > len(data) - 0.5,
@@ -58,7 +61,7 @@ def _predict(case: Autoencoding, data: Array) -> dict[str, Array]:
 
 
 def _moments(case: Autoencoding, data: Array) -> MaskedMoments:
-    return autoencoding.masked_moments(data, case.patch_of, case.keep_prob)
+    return masked_autoencoder.masked_moments(data, case.patch_of, case.keep_prob)
 
 
 def _bounds(case: Autoencoding, data: Array, optimum: Array) -> Float[Array, "2"]:
@@ -120,9 +123,15 @@ def _unique(asked: Callable[[Outcome], bool]) -> Callable[[Outcome], bool]:
 def _trained(one: Outcome) -> bool:
     """Whether the slowest error, of curvature 1 / condition, must decay to round-off squared."""
     flags = one.point
-    groups = training.patch_numbers(int(flags["rows"]), flags["mask"], int(flags["patch_size"]))
-    rate = training.narrow_rate(flags["keep_prob"], groups)
-    decay = training.STEPS * rate / ((1 - training.MOMENTUM) * one.predicted["condition"])
+    groups = autoencoder_training_claims.patch_numbers(
+        int(flags["rows"]), flags["mask"], int(flags["patch_size"])
+    )
+    rate = autoencoder_training_claims.narrow_rate(flags["keep_prob"], groups)
+    decay = (
+        autoencoder_training_claims.STEPS
+        * rate
+        / ((1 - autoencoder_training_claims.MOMENTUM) * one.predicted["condition"])
+    )
     return bool(decay >= -2 * np.log(np.finfo(one.dtype).eps))
 
 
@@ -197,19 +206,22 @@ def _fixed_number(key: Key[Array, ""], case: Autoencoding, amount: Array) -> Aut
 
 def _soft_threshold(case: Autoencoding, data: Array) -> Array:
     """A if masking penalised the squared nuclear norm: p A X = U (Sigma - mu I)_+ V^T."""
-    strength = dropout.dropout_strength(case.keep_prob, len(data))
-    product = dropout.shrink_squared(data, strength, len(data)).product
-    return dropout.input_layer(product, data) / case.keep_prob
+    strength = dropout_penalties.dropout_strength(case.keep_prob, len(data))
+    product = dropout_minimum.shrink_squared(data, strength, len(data)).product
+    return dropout_minimum.input_layer(product, data) / case.keep_prob
 
 
 def _wrong(case: Autoencoding, data: Array) -> dict[str, Array]:
     """By the id of the control."""
     A, p, width, moments = case.anything, case.keep_prob, case.width, _moments(case, data)
-    at_mean = training.autoencoder_loss(A, data, jnp.full(len(data), p))
-    entries = autoencoding.masked_moments(data, np.arange(len(data)), p)
-    loss, optimum = autoencoding.masked_autoencoder_loss, autoencoding.optimal_autoencoder(moments)
+    at_mean = autoencoder_training_claims.autoencoder_loss(A, data, jnp.full(len(data), p))
+    entries = masked_autoencoder.masked_moments(data, np.arange(len(data)), p)
+    loss, optimum = (
+        masked_autoencoder.masked_autoencoder_loss,
+        masked_autoencoder.optimal_autoencoder(moments),
+    )
     thresholded, left = _soft_threshold(case, data), linalg.svd(data)[0][:, :width]
-    values = autoencoding.bottleneck_autoencoder(moments, width).values
+    values = masked_autoencoder.bottleneck_autoencoder(moments, width).values
     # Only the diagonal of A put to 0, by mu_i, where patches are masked.
     inverse = moments.root @ moments.root
     mu = jnp.diagonal(moments.whole @ inverse) / jnp.diagonal(inverse)
@@ -220,13 +232,13 @@ def _wrong(case: Autoencoding, data: Array) -> dict[str, Array]:
         "entries_for_patches": loss(A, entries),
         "masks_over_their_mean": loss(A / p, moments),
         "soft_thresholding": thresholded,
-        "optimum_of_entries": autoencoding.optimal_autoencoder(entries),
+        "optimum_of_entries": masked_autoencoder.optimal_autoencoder(entries),
         "rank_of_soft_thresholding": singular_values(thresholded),
         "vectors_of_s": left @ (left.T @ optimum),
         "value_without_p": jnp.trace(moments.whole) - jnp.sum(values[:width] ** 2),
         "bound_not_divided": len(data) * _bounds(case, data, optimum),
         "diagonal_kept": (1 - p) * loss(A, moments),
-        "chance_forgotten": autoencoding.masked_only_loss(A, moments) / (1 - p),
+        "chance_forgotten": masked_autoencoder.masked_only_loss(A, moments) / (1 - p),
         "blocks_cut_out": optimum - within_patches(optimum, case.patch_of),
         "single_multipliers": without_diagonal - within_patches(without_diagonal, case.patch_of),
         "blocks_trained": jnp.zeros_like(A),
@@ -252,7 +264,7 @@ def _twice(case: Autoencoding) -> dict[str, Array]:
 
 
 def _any_data(case: Autoencoding) -> dict[str, Array]:
-    return {"attained": training.added_at_identity(case, case.data[0])}
+    return {"attained": autoencoder_training_claims.added_at_identity(case, case.data[0])}
 
 
 CONTROLS = (
@@ -276,7 +288,7 @@ CONTROLS = (
     Control("attained_twofold", "twice the bound", "attained", predict=_twice),
     *(
         Control(f"{claim}_untrained", "no training, and masks that mostly show everything", claim,
-                measure=training.measure_untrained)
+                measure=autoencoder_training_claims.measure_untrained)
         for claim in ("marginal", "optimum", "rank", "bottleneck", "bottleneck_value",
                       "nuclear_bound", "masked_marginal", "masked_optimum", "unidentified")
     ),
@@ -304,7 +316,12 @@ def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 AUTOENCODER = Scenario(
-    "autoencoder", training.make_case, predict, training.measure, CLAIMS, CONTROLS,
+    "autoencoder",
+    autoencoder_training_claims.make_case,
+    predict,
+    autoencoder_training_claims.measure,
+    CLAIMS,
+    CONTROLS,
     hypotheses={"masks_are_independent": _independent},
     dims={
         **dict.fromkeys(("marginal", "bottleneck_value", "energy", "masked_marginal"), ("data",)),

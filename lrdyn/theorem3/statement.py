@@ -16,7 +16,7 @@ from lrdyn.data import mnist_file
 from lrdyn.engine.claims import tolerance
 from lrdyn.engine.flags import FRACTION, POSITIVE, Flag, at_least, one_of
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario, Theorem
-from lrdyn.theorem3 import masked_autoencoder_claims as masked_autoencoder
+from lrdyn.theorem3 import masked_autoencoder_claims
 from lrdyn.theorem3.dropblock_claims import DROPBLOCK
 from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
 from lrdyn.theorem3.dropout_penalty_claims import DROPOUT
@@ -298,7 +298,7 @@ LEAST = 1e-8
 
 def check(point: Mapping[str, Any]) -> None:
     """Refuse combinations outside the theorem."""
-    masked_autoencoder.check(point)
+    masked_autoencoder_claims.check(point)
     if not LEAST <= np.float32(point["keep_prob"]) < 1:
         raise ValueError(
             f"--keep-prob: got {point['keep_prob']}, wanted {LEAST:g} to 1 - 6e-8: the float32 run "
@@ -318,7 +318,7 @@ THEOREM3 = Theorem(
     "theorem3",
     "masked training is training with a penalty; dropout's is a squared nuclear norm",
     FLAGS,
-    (MASKS, DROPOUT, MINIMISER, DROPBLOCK, masked_autoencoder.AUTOENCODER),
+    (MASKS, DROPOUT, MINIMISER, DROPBLOCK, masked_autoencoder_claims.AUTOENCODER),
     plots={"dropout": plot_dropout},
     check=check,
     data=lambda settings: mnist_file(),

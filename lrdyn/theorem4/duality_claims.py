@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from lrdyn.adapters.algorithm1 import begin, low_rank_descent
+from lrdyn.adapters.algorithm_1 import begin, low_rank_descent
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import LinearMap
 from lrdyn.adapters.method import Method

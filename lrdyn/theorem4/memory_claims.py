@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from lrdyn.adapters import memory
-from lrdyn.adapters.algorithm1 import begin
+from lrdyn.adapters.algorithm_1 import begin
 from lrdyn.adapters.galore import FULL, GALORE, OPTAX_GALORE
 from lrdyn.adapters.lora_method import LORA
 from lrdyn.adapters.method import Method

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lrdyn.adapters.algorithm1 import Choice
+from lrdyn.adapters.algorithm_1 import Choice
 from lrdyn.adapters.maps import Side, choose_projectors
 from lrdyn.adapters.method import Parts, restarted
 from lrdyn.adapters.relora import RELORA_FROZEN

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.adapters import maps
-from lrdyn.adapters.algorithm1 import low_rank_descent
+from lrdyn.adapters.algorithm_1 import low_rank_descent
 from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import Identity, LinearMap, Projector, Side, choose_projectors
 from lrdyn.core import linalg

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from lrdyn.adapters.maps import choose_projectors
 from lrdyn.engine.jaxprs import equations
 from lrdyn.engine.statement import Claim, Control, Scenario
-from lrdyn.theorem4 import optax_galore_claims as og
+from lrdyn.theorem4 import optax_galore_claims
 from lrdyn.theorem4.optax_galore_claims import Training
 
 
@@ -80,16 +80,18 @@ def _svds_of_programs(
     batch = jax.tree.map(lambda array: jnp.stack([array, array]), case)
 
     def init(case: Training):
-        return og.rule_of(case).init(case.weights)
+        return optax_galore_claims.rule_of(case).init(case.weights)
 
     def update(case: Training, state: PyTree):
-        return og.rule_of(case).update(case.weights, state, case.weights)
+        return optax_galore_claims.rule_of(case).update(case.weights, state, case.weights)
 
     def from_the_start(case: Training):
         return update(case, init(case))
 
     def ours(case: Training):
-        return og.galore_path(case, lambda G: choose_projectors(G, case.rank, "larger"))
+        return optax_galore_claims.galore_path(
+            case, lambda G: choose_projectors(G, case.rank, "larger")
+        )
 
     return (
         svds(from_the_start, case),
@@ -150,7 +152,7 @@ CONTROLS = (
 OPTAX_PROGRAMS = Scenario(
     "optax_programs", make_case, predict, measure, CLAIMS, CONTROLS,
     dims={"optax_shapes": ("layer", "size"), "optax_svds": ("program", "place")},
-    narrow=og.one_optimizer, traced=False,
+    narrow=optax_galore_claims.one_optimizer, traced=False,
     sides="reasoning on `cond` under `vmap` against SVDs counted in traced programs",
-    at=og.AT,
+    at=optax_galore_claims.AT,
 )  # fmt: skip

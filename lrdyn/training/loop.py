@@ -75,7 +75,7 @@ def train(
         key: decides the order of the examples, the keys of the steps and what Algorithm 1 draws.
         loss: see :data:`Loss`; its numbers to watch are scalars.
         params: the model, any PyTree; its inexact arrays are trained.
-        optimizer: an optax transformation, or :func:`lrdyn.adapters.algorithm1`.
+        optimizer: an optax transformation, or :func:`lrdyn.adapters.algorithm_1`.
         batches: the data and how they are cut.
         steps: increasing step numbers at which ``record`` is called; the run ends at the last.
         state: arrays that the loss hands on from step to step.

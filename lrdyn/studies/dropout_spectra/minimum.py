@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from lrdyn import theorem3 as dropout
 from lrdyn.core.descent import gradient_descent, simulate
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.core.initialization import gaussians, orthogonal
@@ -23,6 +22,7 @@ from lrdyn.core.linalg import svdvals
 from lrdyn.engine.claims import relative_difference, tolerance
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.dropout_spectra.activations import balanced
+from lrdyn.theorem3 import dropout_minimum, dropout_penalties, several_dropout_layers
 
 OUTPUTS, INPUTS, EXAMPLES = 6, 7, 12
 SPECTRUM = (1.0, 0.8, 0.6, 0.05, 0.04, 0.03)
@@ -91,7 +91,7 @@ def make_linear(
 
 def predict_minimum(case: Linear) -> dict[str, Array]:
     """sqrt(s), and sum(s) / h for every unit; how near another rank is."""
-    found = dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
+    found = dropout_minimum.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
     return _values(case, found.values) | gap(case, found)
 
 
@@ -104,12 +104,12 @@ def _values(case: Linear, shrunk: Float[Array, "k"]) -> dict[str, Array]:
     }
 
 
-def gap(case: Linear, found: dropout.Shrinkage) -> dict[str, Array]:
+def gap(case: Linear, found: dropout_minimum.Shrinkage) -> dict[str, Array]:
     """Least distance of a singular value of Y P from being chosen otherwise, relative; its inverse.
 
     The Hessian at the minimum is of that size in the direction in which the choice would change.
     """
-    values = svdvals(dropout.project_rows(case.target, case.inputs))
+    values = svdvals(dropout_minimum.project_rows(case.target, case.inputs))
     gap = jnp.min(jnp.abs(values - found.threshold)[: case.width])
     if case.width < len(values):  # a full choice can be exchanged for what was left out
         apart = values[case.width - 1] - values[case.width]
@@ -125,7 +125,7 @@ def expected_loss(case: Linear, weights: Weights) -> Float[Array, ""]:
     """Half of the loss over all masks, by the second moments that they leave layer by layer."""
     fit = jnp.sum((case.target - end_to_end(weights) @ case.inputs) ** 2)
     moment = case.inputs @ case.inputs.T
-    return 0.5 * (fit + dropout.layers_penalty(weights, moment, case.keep_probs))
+    return 0.5 * (fit + several_dropout_layers.layers_penalty(weights, moment, case.keep_probs))
 
 
 def hidden(case: Linear, weights: Weights) -> Float[Array, "h n"]:
@@ -193,8 +193,11 @@ def _not_rescaled(case: Linear) -> dict[str, Array]:
 
 
 def _without_width(case: Linear) -> dict[str, Array]:
-    reached, odds = dropout.project_rows(case.target, case.inputs), dropout.odds(case.keep_prob)
-    return _values(case, dropout.shrink_squared(reached, odds, case.width).values)
+    reached, odds = (
+        dropout_minimum.project_rows(case.target, case.inputs),
+        dropout_penalties.odds(case.keep_prob),
+    )
+    return _values(case, dropout_minimum.shrink_squared(reached, odds, case.width).values)
 
 
 def _same(name: str) -> Callable[[Outcome], float]:

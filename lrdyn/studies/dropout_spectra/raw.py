@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from lrdyn import theorem3 as dropout
 from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.linalg import svdvals
@@ -28,6 +27,7 @@ from lrdyn.studies.dropout_spectra.minimum import (  # fmt: skip
     hidden,
     regression,
 )
+from lrdyn.theorem3 import dropout_minimum
 
 STARTS = 8
 """Of one case: from a single start the linear part of the drift can happen to be small."""
@@ -60,7 +60,7 @@ def make_raw(key: Key[Array, ""], *, width: int, dropout: float) -> Linear:
 
 def predict_raw(case: Linear) -> dict[str, Array]:
     """The spectrum that is approached, c^{1/4} sqrt(s_i), c the squared singular value of X."""
-    found = dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
+    found = dropout_minimum.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
     limit = jnp.sqrt(svdvals(case.inputs)[0] * found.values)
     return {"limit": limit[: case.width]} | gap(case, found)
 

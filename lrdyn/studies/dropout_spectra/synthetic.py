@@ -11,7 +11,6 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn import networks
-from lrdyn import theorem3 as theory
 from lrdyn.core.initialization import low_rank_target, orthogonal, spaced_singular_values
 from lrdyn.core.linalg import svdvals
 from lrdyn.core.recording import recorded_steps
@@ -19,6 +18,7 @@ from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.dropout_spectra import trained
 from lrdyn.studies.dropout_spectra.activations import spectra
 from lrdyn.studies.over_seeds import only
+from lrdyn.theorem3 import dropout_minimum, dropout_penalties
 from lrdyn.training import Batches, train
 
 INPUTS, OUTPUTS, RANK, NOISE = 64, 32, 8, 0.1
@@ -108,8 +108,8 @@ def shrunk(case: Synthetic) -> Float[Array, "h"]:
     count, width = case.target.shape[1], case.net.weights[-1].shape[1]
     # Y P = (Y X^T / n) X, and X / sqrt n has orthonormal rows.
     reached = case.target @ case.inputs.T / count
-    strength = theory.dropout_strength(1 - case.dropout, width)
-    values, _, _ = theory.shrink_squared_values(svdvals(reached), strength, width)
+    strength = dropout_penalties.dropout_strength(1 - case.dropout, width)
+    values, _, _ = dropout_minimum.shrink_squared_values(svdvals(reached), strength, width)
     return jnp.pad(jnp.sqrt(values)[:width], (0, max(width - len(values), 0)))
 
 

@@ -2,7 +2,8 @@
 
 With X X^T = I, an orthogonal start, full batches and no decay the update W_l(t) - W_l(0) of every
 square layer has rank 2K at most (classification version of Theorem 2,
-:mod:`lrdyn.theorem2.classifier`). The images enter by their principal coordinates, as many as the layers are wide.
+:mod:`lrdyn.theorem2.classifier`). The images enter by their principal coordinates, as many as the
+layers are wide.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from lrdyn.data import images
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.pictures import spread_out
 from lrdyn.studies.weight_updates.measures import whiten
-from lrdyn.theorem2 import setting as deep_factorization
+from lrdyn.theorem2 import setting
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification, colour, theory_run
 from lrdyn.theorem2.setting import parts_of
 
@@ -52,7 +53,7 @@ def on_images(
 ) -> Classification:
     """A classifier of three layers of one width on so many principal coordinates of images."""
     inputs, one_hot, labels = _classes_and_inputs(data, directions)
-    start = deep_factorization.start_of_run(
+    start = setting.start_of_run(
         key, (directions, *[width] * (DEPTH - 1), len(one_hot)), init_scale=scale,
         init_spread=1.0, weight_decay=0.0, decay_spread=1.0, learning_rate=0.1, steps=steps,
     )  # fmt: skip
