@@ -63,7 +63,9 @@ def named(folders: Collection[Path]) -> Iterator[None]:
 
 def folders_of(experiment: Experiment) -> set[Path]:
     """The folders in which somebody states an experiment; none for one of the library."""
-    files = {Path(f.__code__.co_filename).resolve() for f in written_for(experiment)}
+    # A decorator of another package, such as one that checks types, is no file of theirs.
+    written = map(inspect.unwrap, written_for(experiment))
+    files = {Path(f.__code__.co_filename).resolve() for f in written}
     return {file.parent for file in files if not file.is_relative_to(PACKAGE)}
 
 
