@@ -141,8 +141,12 @@ def canonical(values: Any) -> str:
 
 def checksum(path: Path) -> str:
     """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        error.filename = os.fspath(path)  # a failed read names none
+        raise
 
 
 def environment(dtype: str) -> dict[str, Any]:
