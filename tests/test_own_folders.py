@@ -19,7 +19,7 @@ from lrdyn.cli import parse
 from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.commands import own, own_figures, pool
 from lrdyn.data import download
-from lrdyn.engine import checkpoints, files, parts, runs
+from lrdyn.engine import checkpoints, files, parts, results, runs
 from lrdyn.engine.configuration import BadInput
 from lrdyn.system import interrupts, whole_files
 from tests.runs import ROOT
@@ -257,6 +257,20 @@ def test_a_folder_that_cannot_be_used_is_left_as_it_was(
     with pytest.raises(raised, match=os.strerror(number)):
         runs.carry_out(mine, where["--out"], store=where["--store"])
     assert not where[flag].exists()
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def failing(*given):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store = parts.Store(tmp_path, lambda line: None)
+    store.save("0-ab", {"a": np.arange(3.0)})
+    monkeypatch.setattr(parts, "_array", failing)
+    monkeypatch.setattr("hashlib.file_digest", failing)
+    with pytest.raises(OSError, match=r"Input/output error: '.*0-ab\.npz'"):
+        store.load("0-ab")
+    with pytest.raises(OSError, match=r"Input/output error: '.*0-ab\.npz'"):
+        results.checksum(tmp_path / "0-ab.npz")
 
 
 def test_no_earlier_verdict_stands_beside_new_results(mine, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -47,7 +48,8 @@ class Store(NamedTuple):
                 return found
         except FileNotFoundError:
             return None
-        except OSError:
+        except OSError as error:
+            error.filename = error.filename or os.fspath(path)  # a failed read names none
             raise
         except Exception as error:  # damaged archives and headers end in whatever met them
             whole_files.set_aside(path, error, self.note)

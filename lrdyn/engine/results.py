@@ -132,6 +132,9 @@ def checksum(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except Refused as error:
         raise Damaged(path, error.why) from None
+    except OSError as error:
+        error.filename = os.fspath(path)  # a failed read names none
+        raise
 
 
 def environment(dtype: str) -> dict[str, Any]:

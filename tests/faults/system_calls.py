@@ -279,7 +279,8 @@ def attempt(bench: Bench, state: str, this: Try, paths: Sequence[str], whole: Se
 
 def _of_the_end(bench: Bench, this: Try, ended: Ended) -> Iterator[str]:
     """What is wrong with the status and the lines of a command."""
-    lines = ended.stderr.splitlines()
+    # What cannot be read is computed again, which a line of its own says.
+    lines = [line for line in ended.stderr.splitlines() if ": damaged (" not in line]
     name = this.fault.removesuffix("+")
     if this.fault in STATUS:
         wanted = {STATUS[this.fault]}
@@ -291,12 +292,12 @@ def _of_the_end(bench: Bench, this: Try, ended: Ended) -> Iterator[str]:
         yield f"status {ended.status}"
     if "Traceback" in ended.stderr or "internal error" in ended.stderr:
         yield f"stderr {lines}"
-    elif ended.status == 0:
-        # What cannot be read is computed again, which a line says.
-        if not all(": damaged (" in line for line in lines) or " holds: " not in ended.stdout:
-            yield f"stdout {ended.stdout!r}, stderr {lines}"
-    elif len(lines) != (0 if this.fault == "KILL" else 1):
+    elif len(lines) != (0 if ended.status == 0 or this.fault == "KILL" else 1):
         yield f"stderr {lines}"
+    elif ended.status == 0 and " holds: " not in ended.stdout:
+        yield f"stdout {ended.stdout!r}"
+    elif ended.status in (2, 3) and os.fspath(bench.out) not in lines[0]:
+        yield f"no file is named: {lines}"
 
 
 def _of_the_folder(
