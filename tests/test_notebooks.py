@@ -52,8 +52,9 @@ def test_an_unknown_notebook_is_one_line_and_status_2(capsys):
 
 def test_ctrl_c_ends_the_command_and_its_kernels():
     with started("-m", "notebooks", "theorem2", process_group=0) as process:
-        kernels = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while not (found := kernels.read_text().split()):
+        threads = Path(f"/proc/{process.pid}/task")  # each knows the children that it started
+        while not (found := " ".join(p.read_text() for p in threads.glob("*/children")).split()):
+            assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
