@@ -50,15 +50,21 @@ def test_an_unknown_notebook_is_one_line_and_status_2(capsys):
     assert capsys.readouterr().err.startswith(said)
 
 
+def kernels_of(process):
+    """Numbers of the kernels among the children of all threads of a process."""
+    threads = Path(f"/proc/{process}/task").glob("*/children")
+    children = " ".join(path.read_text() for path in threads).split()
+    return [c for c in children if b"ipykernel" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
 def test_ctrl_c_ends_the_command_and_its_kernels():
     with started("-m", "notebooks", "theorem2", process_group=0) as process:
-        threads = Path(f"/proc/{process.pid}/task")  # each knows the children that it started
-        while not (found := " ".join(p.read_text() for p in threads.glob("*/children")).split()):
-            assert process.poll() is None
+        while not (found := kernels_of(process.pid)):
+            assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err.count("\n")) == (130, "", 1)
+    assert (process.returncode, out, err.count("\n")) == (130, "", 1), err
     until = time.monotonic() + 30
     while any(Path("/proc", kernel).exists() for kernel in found):
         assert time.monotonic() < until
