@@ -6,7 +6,6 @@ A kernel ends by itself when it sees that this process has ended.
 
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 from lrdyn.commands.ending import Compared, run
 from lrdyn.engine.configuration import BadInput
+from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 
 FOLDER = Path(__file__).parent
@@ -36,13 +36,20 @@ def names() -> list[str]:
 def failure(path: Path) -> str:
     """Run a notebook in an empty folder; where it fails and how, empty if it does not."""
     notebook = jupytext.read(path)
-    with tempfile.TemporaryDirectory() as folder:
+    with whole_files.scratch_folder() as folder:
         # Spoken to through files, the kernel needs no port.
         kernel = AsyncKernelManager(
-            kernel_name="python3", transport="ipc", ip=str(Path(folder) / "kernel")
+            kernel_name="python3", transport="ipc", ip=str(folder / "kernel")
         )
-        where = {"metadata": {"path": folder}}
-        client = NotebookClient(notebook, km=kernel, timeout=LONGEST, resources=where)
+        where = {"metadata": {"path": str(folder)}}
+        client = NotebookClient(
+            notebook,
+            km=kernel,
+            timeout=LONGEST,
+            resources=where,
+            # A kernel that outlives Ctrl-C for a moment says so on the stderr of this command.
+            extra_arguments=["--log-level=CRITICAL"],
+        )
         try:
             client.execute(cleanup_kc=True)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:

@@ -57,8 +57,9 @@ def kernels_of(process):
     return [c for c in children if b"ipykernel" in Path(f"/proc/{c}/cmdline").read_bytes()]
 
 
-def test_ctrl_c_ends_the_command_and_its_kernels():
-    with started("-m", "notebooks", "theorem2", process_group=0) as process:
+def test_ctrl_c_ends_the_command_and_its_kernels(tmp_path):
+    how = {"process_group": 0, "TMPDIR": str(tmp_path)}
+    with started("-m", "notebooks", "theorem2", **how) as process:
         while not (found := kernels_of(process.pid)):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
@@ -69,6 +70,7 @@ def test_ctrl_c_ends_the_command_and_its_kernels():
     while any(Path("/proc", kernel).exists() for kernel in found):
         assert time.monotonic() < until
         time.sleep(0.1)
+    assert list(tmp_path.iterdir()) == []  # no scratch folder
 
 
 def test_outputs_are_not_committed():
