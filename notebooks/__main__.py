@@ -5,6 +5,7 @@ A kernel ends by itself when it sees that this process has ended.
 """
 
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -42,16 +43,11 @@ def failure(path: Path) -> str:
             kernel_name="python3", transport="ipc", ip=str(folder / "kernel")
         )
         where = {"metadata": {"path": str(folder)}}
-        client = NotebookClient(
-            notebook,
-            km=kernel,
-            timeout=LONGEST,
-            resources=where,
-            # A kernel that outlives Ctrl-C for a moment says so on the stderr of this command.
-            extra_arguments=["--log-level=CRITICAL"],
-        )
+        client = NotebookClient(notebook, km=kernel, timeout=LONGEST, resources=where)
         try:
-            client.execute(cleanup_kc=True)
+            # What cells print comes as messages. A kernel that outlives Ctrl-C for a moment would
+            # complain on the stderr of this command.
+            client.execute(cleanup_kc=True, stderr=subprocess.DEVNULL)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             return f"{path.name}: {_place(notebook, path, error)}"
     return ""
