@@ -40,7 +40,10 @@ def failure(path: Path) -> str:
     with whole_files.scratch_folder() as folder:
         # Spoken to through files, the kernel needs no port.
         kernel = AsyncKernelManager(
-            kernel_name="python3", transport="ipc", ip=str(folder / "kernel")
+            kernel_name="python3",
+            transport="ipc",
+            ip=str(folder / "kernel"),
+            connection_file=str(folder / "kernel.json"),
         )
         where = {"metadata": {"path": str(folder)}}
         client = NotebookClient(notebook, km=kernel, timeout=LONGEST, resources=where)
