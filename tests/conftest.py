@@ -74,9 +74,10 @@ def drawing_command_line(tmp_path, monkeypatch, unchecked, capsys):
     It returns exit status, output and errors.
     """
     from lrdyn import cli
+    from lrdyn.commands import verify
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_is_ours", lambda theorem: False)  # keep nothing
+    monkeypatch.setattr(verify, "_is_ours", lambda theorem: False)  # keep nothing
     monkeypatch.setenv("LRDYN_CACHE", "")
     jax.devices()  # so that `setup` finds the backend as it is
 

@@ -12,7 +12,7 @@ import pytest
 from lrdyn import __main__ as command
 from lrdyn.commands import ending as commands
 from lrdyn.commands.ending import Compared, Judged, Status
-from lrdyn.system import interrupts
+from lrdyn.system import interrupts, whole_files
 from paper_figs import __main__ as figures_command
 from tests.runs import ROOT, python
 from tests.test_commands import tree
@@ -176,7 +176,7 @@ def test_no_exception_is_a_verdict(way, place, lrdyn, tmp_path):
     if status == 2 and not own_words:
         assert re.match(r"(lrdyn|plain): error: plain.py:\d+.*: got \w+.*, wanted ", err), err
         left = {path.name for path in tmp_path.rglob("*") if "__pycache__" not in str(path)}
-        kept = {"results", "plain", "results.nc"} if place == "draw" else set()
+        kept = {"results", "plain", "results.nc", whole_files.MARK} if place == "draw" else set()
         assert left - {path.parent.name for path in tmp_path.rglob("results.nc")} == {
             "plain.py",
             *kept,

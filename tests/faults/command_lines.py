@@ -20,7 +20,7 @@ from unittest import mock
 
 from lrdyn import __main__ as command
 from lrdyn import cli
-from lrdyn.commands import figures, pool
+from lrdyn.commands import figures, pool, verify
 from lrdyn.engine.statement import Experiment
 from lrdyn.registry import theorems
 from paper_figs import BASELINES, EXHIBITS
@@ -97,7 +97,7 @@ def words_for(one: Experiment | None, rng: random.Random) -> list[str]:
     return words
 
 
-def verify(name: str, words: list[str]) -> int:
+def run_verify(name: str, words: list[str]) -> int:
     """``lrdyn verify NAME`` with these words."""
     return command.main(["verify", name, *words])
 
@@ -111,7 +111,7 @@ def commands() -> dict[str, tuple[Callable[[list[str]], int], Experiment | None]
         )
         for one in theorems()
     }
-    found["lrdyn verify all"] = (partial(verify, "all"), theorems()[1])
+    found["lrdyn verify all"] = (partial(run_verify, "all"), theorems()[1])
     for name in ("list", "runs", "diff", "diagnose"):
         found[f"lrdyn {name}"] = (lambda w, name=name: command.main([name, *w]), None)
     found["lrdyn"] = (command.main, None)
@@ -131,7 +131,7 @@ def without_work() -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for module, name in (
-            (cli, "carry_out"), (cli, "setup"), (cli, "judge_again"), (pool, "verify_all"),
+            (verify, "carry_out"), (verify, "setup"), (verify, "judge_again"), (pool, "verify_all"),
             (figures, "_act"),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(module, name, begin))
