@@ -97,7 +97,7 @@ def test_an_empty_case_does_not_hold():
 def test_a_wrong_shape_is_refused():
     dataset = produced(EXACT, EXACT).drop_vars("value_measured")
     dataset["value_measured"] = (("seed", "other"), np.ones((2, 2)))
-    with pytest.raises(ValueError, match=r"predicted: got shape \(3,\), wanted .*\(2,\)"):
+    with pytest.raises(ValueError, match=r"got shape \(3,\) of .value., wanted .*\(2,\)"):
         judged(dataset)
 
 

@@ -28,12 +28,13 @@ def shortened(text: str, most: int = 60) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines whose columns are as wide as their widest cell.
+    r"""Rows of cells as lines whose columns are as wide as their widest cell, all printable.
 
     Example:
-        >>> aligned([("a", "b"), ("long", "c")])
-        ['a     b', 'long  c']
+        >>> aligned([("a", "b"), ("long\n", "c")])
+        ['a       b', 'long\\n  c']
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
