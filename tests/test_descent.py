@@ -47,8 +47,8 @@ def test_recorded_steps(steps, at_most):
 
 
 test_recorded_steps_refuses = refuses(
-    (lambda: lr.recorded_steps(0), "steps: got 0, wanted at least 1"),
-    (lambda: lr.recorded_steps(-3), "steps: got -3, wanted at least 1"),
+    (lambda: lr.recorded_steps(0), "steps: got 0, wanted 1 to 2147483647"),
+    (lambda: lr.recorded_steps(-3), "steps: got -3, wanted 1 to 2147483647"),
     (lambda: lr.recorded_steps(10, 1), "at_most: got 1, wanted at least 2"),
 )
 
