@@ -367,7 +367,10 @@ def test_check_without_a_baseline_fails_and_a_damaged_one_stays(tmp_path):
     assert not check(report=lines.append)
     absent, damaged = lines
     assert "no baseline" in absent
-    assert damaged == f"toy: no baseline, {path}: damaged (got a damaged file (OSError), wanted netCDF)"
+    assert (
+        damaged
+        == f"toy: no baseline, {path}: damaged (got a damaged file (OSError), wanted netCDF)"
+    )
     assert path.exists()
 
 
