@@ -15,7 +15,7 @@ import pytest
 
 from lrdyn import cli
 from lrdyn.commands import ending, verify
-from lrdyn.engine import jobs, kept_programs, program_cache, programs
+from lrdyn.engine import jobs, kept_programs, program_cache, programs, sources
 from lrdyn.system import private_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 from lrdyn.theorem2.statement import THEOREM2
@@ -93,14 +93,11 @@ def test_another_program_is_never_taken(folder, untraceable, monkeypatch, change
 
 
 def test_an_edited_file_of_the_library_is_another_library(tmp_path, monkeypatch):
-    import lrdyn
-    from lrdyn.engine.sources import library_digest
-
     (tmp_path / "one.py").write_text("x = 1")
-    monkeypatch.setattr(lrdyn, "__path__", [os.fspath(tmp_path)])
-    before = library_digest.__wrapped__()
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
+    before = sources.library_digest.__wrapped__()
     (tmp_path / "one.py").write_text("x = 2")
-    assert library_digest.__wrapped__() != before
+    assert sources.library_digest.__wrapped__() != before
 
 
 @pytest.mark.parametrize("damage", ["facts.json", "program"])

@@ -39,12 +39,14 @@ from beartype.door import is_bearable
 from jaxtyping import PyTree, jaxtyped
 
 MODULES = (
-    *"factorization spectra initialization recording descent condition".split(),
-    *"masking recovery entries".split(),
-    *"shrinkage landscape convergence subspace classifier compression".split(),
-    *"autoencoding gradient_rank claims".split(),
-    *"dropout.penalty dropout.minimiser dropout.deep dropout.dropblock".split(),
-    *"adapters.maps adapters.method adapters.memory adapters.state adapters.descent".split(),
+    *"core.factorization core.spectra core.initialization core.recording core.descent".split(),
+    *"core.condition core.masking completion.recovery completion.entries".split(),
+    *"theorem1.shrinkage theorem1.landscape theorem1.convergence".split(),
+    *"theorem2.subspace theorem2.classifier corollary1.compression".split(),
+    *"theorem3.masked_autoencoder theorem4.gradient_rank engine.claims".split(),
+    *"theorem3.dropout_penalties theorem3.dropout_minimum".split(),
+    *"theorem3.several_dropout_layers theorem3.dropblock".split(),
+    *"adapters.maps adapters.method adapters.memory adapters.state adapters.algorithm_1".split(),
     *"networks.perceptron networks.attention networks.small_transformer networks.network".split(),
     *"networks.convolution networks.weights networks.vgg_network networks.residual_network".split(),
     *"networks.vision_transformer networks.packing".split(),
