@@ -102,7 +102,7 @@ def test_the_command_runs_all_of_them(words, ran, monkeypatch, capsys):
         told = {name: (lambda text=f"{size} {name}": text) for name in command.FULL}
         monkeypatch.setattr(command, size, told)
     monkeypatch.setattr(cli, "setup", lambda *_, **__: None)
-    assert command.main(words) == 0
+    assert command.main(words) is None  # which is status 0
     shown = capsys.readouterr().out.splitlines()
     assert [line for line in shown if line.startswith(("TINY", "FULL"))] == [
         f"{ran} {name}" for name in command.FULL

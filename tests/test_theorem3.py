@@ -14,7 +14,7 @@ from lrdyn.core.descent import gradient_descent
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.judging import row_of
 from lrdyn.engine.statement import Outcome, longest_axis
-from lrdyn.theorem3 import dropblock, statistics
+from lrdyn.theorem3 import dropblock, dropout_minimum, statistics
 from lrdyn.theorem3 import dropout_minimiser_claims as dropout_minimiser
 from lrdyn.theorem3 import dropout_penalties as penalty
 from lrdyn.theorem3 import dropout_training_claims as dropout_training
@@ -228,7 +228,7 @@ def test_steps_with_masks_that_are_not_divided_are_seen(monkeypatch):
     def broken(mask, weights, inputs, target, keep_prob, rate):
         return right(keep_prob * mask, weights, inputs, target, keep_prob, rate)
 
-    monkeypatch.setattr(dropout, "dropout_step", broken)
+    monkeypatch.setattr(dropout_minimum, "dropout_step", broken)
     names = "stochastic", "stochastic_drift"
     assert verdicts(rows(MINIMISER, *names, steps=7200)) == dict.fromkeys(names, False)
 
