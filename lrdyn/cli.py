@@ -1,10 +1,4 @@
-"""What a script calls: process-wide settings, and the command line of a theorem of one's own.
-
-Example:
-    >>> from lrdyn.registry import theorem
-    >>> parse(theorem("theorem2"), ["--dim", "6"]).run.settings["dim"]
-    (6,)
-"""
+"""What a script calls: process-wide settings, and the command line of a theorem of one's own."""
 
 from lrdyn.commands.ending import run as run
 from lrdyn.commands.verify import main as main

@@ -37,6 +37,8 @@ def folder(tmp_path, monkeypatch):
     now = kept_programs._Keeping(THEOREM2.scenarios, SignedFolder(tmp_path, "kept"))
     monkeypatch.setattr(kept_programs, "_now", now)
     monkeypatch.setattr(kept_programs, "_WARNED", set())
+    # A test before this one may have let JAX keep what it compiles; such programs lack functions.
+    kept_programs.let_jax_keep(None)
     return tmp_path / "kept"
 
 

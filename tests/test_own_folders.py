@@ -184,6 +184,7 @@ def test_figures_and_summaries_follow_no_link(link, victim, tmp_path, monkeypatc
     (tmp_path / "figures").mkdir()
     shutil.copy(ROOT / "lrdyn" / "commands" / "example.py", tmp_path / "figures")
     monkeypatch.setattr(pool, "verify_all", None)
+    monkeypatch.setenv("LRDYN_CACHE", "")
     words = ["verify", "all", "--jobs", "1"] if link == "summary.json" else ["figures", "draw"]
     assert command.main(words) == 2
     err = capsys.readouterr().err
@@ -388,6 +389,7 @@ def test_init_makes_all_of_its_folder_or_nothing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(own_figures, "write_baseline", interrupted)
+    monkeypatch.setenv("LRDYN_CACHE", "")
     with pytest.raises(KeyboardInterrupt):
         own_figures.init()
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ Example:
     ValueError: target: got shape (1, 4), wanted (4, 4)
     >>> nonnegative("decay", -1.0)
     Traceback (most recent call last):
-    lrdyn.core.OutsideDomain: decay: got -1.0, wanted >= 0
+    lrdyn.core.checks.OutsideDomain: decay: got -1.0, wanted >= 0
 """
 
 import math

@@ -100,7 +100,8 @@ def _array(flag: Flag) -> Callable[[str], np.ndarray]:
             reason = error.strerror or "not readable"
             raise argparse.ArgumentTypeError(f"got {shown} ({reason}), wanted {wanted}") from None
         except Exception:  # a damaged header or archive ends in whatever its parser met
-            raise argparse.ArgumentTypeError(f"got {shown}, wanted {wanted}") from None
+            reason = " (Is a directory)" if Path(text).is_dir() else ""
+            raise argparse.ArgumentTypeError(f"got {shown}{reason}, wanted {wanted}") from None
         if not flag.accepts(array):
             raise argparse.ArgumentTypeError(f"got {_entry(flag, array)}{shown}, wanted {wanted}")
         return array.astype(float)

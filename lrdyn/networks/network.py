@@ -176,7 +176,7 @@ def checked_dropout(dropout: float) -> float:
     Example:
         >>> checked_dropout(1.0)
         Traceback (most recent call last):
-        lrdyn.core.OutsideDomain: dropout: got 1.0, wanted at least 0, below 1
+        lrdyn.core.checks.OutsideDomain: dropout: got 1.0, wanted at least 0, below 1
     """
     domain = "at least 0, below 1"
     return float(checks.floats("dropout", dropout, (), lambda x: (x >= 0) & (x < 1), domain))

@@ -288,7 +288,7 @@ def huge_calls(module: Any, name: str, function: Callable[..., Any]) -> Iterator
     """Those of one function with a huge size: in the place of an integer, of one of several, all.
 
     Example:
-        >>> module, name, function = next(public(["masking"]))
+        >>> module, name, function = next(public(["core.masking"]))
         >>> list(huge_calls(module, name, function))
         []
     """
