@@ -84,10 +84,9 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
 
 def lasting_folder(parent: Path | None = None) -> Path:
     """Make a private folder that goes when this process ends."""
-    folder = contextlib.ExitStack()
-    path = folder.enter_context(scratch_folder(parent))
-    atexit.register(folder.close)
-    return path
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(scratch_folder(parent))
 
 
 def remove_all_scratch() -> None:
