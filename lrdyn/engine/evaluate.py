@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrdyn.engine.fields import arrays_in
 from lrdyn.engine.judging import claim_of
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import SIZE
@@ -27,12 +28,16 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any]) -> Point:
     def point(seed: Any, **flags: Any) -> dict[str, Any]:
         case = scenario.case(jax.random.key(seed), **taken(scenario.case, {**fixed, **flags}))
         with _sharing():
-            predicted, measured = (
-                _arrays(function, function(case), scenario.traced)
-                for function in (scenario.predict, scenario.measure)
+            sides = scenario.predict(case), scenario.measure(case)
+            predicted, measured, compared = (
+                _arrays(function, returned, scenario.traced)
+                for function, returned in (
+                    (scenario.predict, sides[0]),
+                    (scenario.measure, sides[1]),
+                    (scenario.compare, scenario.compare(case, *sides)),
+                )
             )
-            compared = dict(scenario.compare(case, predicted, measured))
-        return _facts(scenario, case) | _named(predicted, measured) | compared
+        return _facts(scenario, case) | _named(predicted, measured | compared)
 
     return point
 
@@ -70,7 +75,7 @@ def evaluate_controls(
             if (function := control.measure) is not None:
                 measured |= _arrays(function, once(function, case), scenario.traced)
             claim = claim_of(control, scenario)
-            read = (*claim.arrays, claim.condition, scenario.diverges)
+            read = (*claim.arrays, claim.condition_name, scenario.diverges_name)
             sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
             found = _facts(scenario, case) | _named(*sides)
             outputs |= {f"{control.id}.{name}": value for name, value in found.items()}
@@ -87,19 +92,20 @@ def _case_of(control: Control, key: Any, whole: Any, amount: Any) -> Any:
 
 
 def _arrays(function: Callable[..., Any], returned: Any, traced: bool) -> dict[str, Any]:
-    """What a prediction or a measurement returned: a mapping, where it is traced of arrays.
+    """What a prediction or a measurement returned, by name; where it is traced, arrays.
 
     Raises:
         BadInput: it is something else.
     """
-    wanted = "wanted a mapping of names to arrays"
-    if not isinstance(returned, Mapping):
+    wanted = "wanted a NamedTuple of arrays"
+    if not isinstance(returned, Mapping) and not hasattr(returned, "_asdict"):
         raise BadInput(f"{place(function)}: got {type(returned).__name__} back, {wanted}")
+    arrays = arrays_in(returned)
     numbers = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
-    for name, value in returned.items() if traced else ():
+    for name, value in arrays.items() if traced else ():
         if not isinstance(value, numbers):
             raise BadInput(f"{place(function)}: got {type(value).__name__} as {name!r}, {wanted}")
-    return dict(returned)
+    return arrays
 
 
 def refuse_unknown(case: Callable[..., Any], flags: Mapping[str, Any]) -> None:

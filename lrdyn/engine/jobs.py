@@ -282,8 +282,13 @@ def _how(
 ) -> dict[str, Any]:
     """What the jobs of a scenario have in common; the settings are those of the whole run."""
     named = {name: v for name, v in fixed.items() if isinstance(v, int | float | str)}
-    names = {name: getattr(scenario, name) for name in ("steps", "diverges", "diverged")}
-    names["conditions"] = json.dumps({c.id: c.condition for c in scenario.claims if c.condition})
+    conditions = {c.id: c.condition_name for c in scenario.claims if c.condition}
+    names = {
+        "steps": scenario.steps,
+        "diverges": scenario.diverges_name,
+        "diverged": scenario.diverged_name,
+        "conditions": json.dumps(conditions),
+    }
     return {
         "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes and flag.swept),
         "compiler_options": None if optimize else unoptimized(int(scenario.long)),
@@ -321,8 +326,8 @@ def _training_digest(
 
 
 def _dims(scenario: Scenario) -> dict[str, tuple[str, ...]]:
-    dims = dict(scenario.dims)
-    for name, axes in scenario.dims.items():
+    dims = scenario.axes
+    for name, axes in scenario.axes.items():
         dims |= {f"{name}_predicted": axes, f"{name}_measured": axes}
     return dims
 

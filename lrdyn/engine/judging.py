@@ -13,6 +13,7 @@ import numpy as np
 from lrdyn.core.checks import OutsideDomain
 from lrdyn.engine import claims
 from lrdyn.engine.claims import Judgement
+from lrdyn.engine.fields import names_of
 from lrdyn.engine.flags import flag_text
 from lrdyn.engine.groups import control_group, controls_of, groups_of, precision_of_controls
 from lrdyn.engine.mistakes import BadInput, place
@@ -120,10 +121,10 @@ def _of_control(
 
 def _swapped(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
     """Results in which arrays stand in the places of others."""
-    for name in control.swap.values():
+    for name in control.swapped.values():
         if name not in results:
             raise MissingArray(f"got no array {name!r}, wanted it for control {control.id!r}")
-    others = {name: results[other] for name, other in control.swap.items()}
+    others = {name: results[other] for name, other in control.swapped.items()}
     return results.assign(others)
 
 
@@ -195,7 +196,7 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome) -> Row:
     if limit is None:
         limit = claims.tolerance(claim.kind, one.dtype, steps=one.steps, size=one.size)
     if claim.condition:
-        condition = float(one.predicted[claim.condition])
+        condition = float(one.predicted[claim.condition_name])
         limit *= condition
     unmet = next((name for name, met in one.hypotheses.items() if not np.all(met)), "")
     # What is no number, after a divergence for example, needs no warning: it is lost, and fails.
@@ -211,13 +212,14 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome) -> Row:
 
 def _lost(scenario: Scenario, one: Outcome) -> bool:
     """Whether a training was lost; over seeds those are left that were not, if there are any."""
-    return bool(scenario.diverged and np.any(one.measured[scenario.diverged] >= 0))
+    name = scenario.diverged_name
+    return bool(name and np.any(one.measured[name] >= 0))
 
 
 def residual_of(claim: Claim, one: Outcome) -> float:
     """Residual of a claim for one outcome: a number >= 0, or NaN, which is lost and fails."""
     if claim.residual is None:
-        return claims.relative_difference(one.predicted[claim.id], one.measured[claim.id])
+        return claims.relative_difference(*claim.both(one.predicted, one.measured))
     found = claim.residual(one)
     try:
         value = float(found)
@@ -230,9 +232,10 @@ def residual_of(claim: Claim, one: Outcome) -> float:
 def _refuse_other_shapes(claim: Claim, scenario: Scenario, one: Outcome) -> None:
     """Refuse two sides of other shapes where a claim compares them as they are."""
     if claim.residual is None:
-        sides = [np.shape(side[claim.id]) for side in (one.predicted, one.measured)]
-        if sides[0] != sides[1]:
-            got = f"shape {sides[0]} of {claim.id!r}, wanted that of measured, {sides[1]}"
+        predicted, measured = map(np.shape, claim.both(one.predicted, one.measured))
+        if predicted != measured:
+            name, *_ = names_of(claim.both, 2)
+            got = f"shape {predicted} of {name!r}, wanted that of measured, {measured}"
             raise BadInput(f"{place(scenario.predict)}: got {got}")
 
 
@@ -244,7 +247,7 @@ def _reason(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> str
         return TOO_FEW_SEEDS
     if claim.applies is not None and not claim.applies(one):
         return "claim does not apply"
-    if scenario.diverges and np.any(one.predicted[scenario.diverges] >= 0):
+    if scenario.diverges and np.any(one.predicted[scenario.diverges_name] >= 0):
         return "diverges"
     if claim.condition and not limit <= claims.RESOLVED:
         return "ill-conditioned"
@@ -402,9 +405,9 @@ def point_of(leg: "xarray.Dataset", index: int | None) -> dict[str, Any]:
 
 
 def _diverged(results: "xarray.Dataset", scenario: Scenario) -> list[str]:
-    if scenario.diverged not in results:
+    if scenario.diverged_name not in results:
         return []
-    steps = results[scenario.diverged]
+    steps = results[scenario.diverged_name]
     (lost,) = np.nonzero(steps.values.ravel() >= 0)
     lines = []
     for index in lost[:SHOWN]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrdyn.engine.fields import Read
 from lrdyn.engine.files import slabs
 from lrdyn.engine.statement import Claim, Outcome, Scenario
 
@@ -52,8 +53,8 @@ def saved_names(claim: Claim, scenario: Scenario, available: Iterable[str]) -> d
     """
     available = set(available)
     found = {}
-    lost = scenario.diverged if scenario.trains else ""
-    for name in (*claim.arrays, claim.condition, scenario.diverges, lost):
+    lost = scenario.diverged_name if scenario.trains else ""
+    for name in (*claim.arrays, claim.condition_name, scenario.diverges_name, lost):
         both = [f"{name}_predicted", f"{name}_measured"]
         saved = [n for n in both if n in available] or [n for n in (name,) if n in available]
         if name and not saved:
@@ -128,11 +129,8 @@ def _cut(
     return {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in cut.items()}
 
 
-class _Reads(dict):
-    """Arrays of a claim; another one is a mistake of the claim or a gap in the results."""
-
-    def __missing__(self, name: str):
-        raise MissingArray(f"got no array {name!r} to read, wanted it saved and among 'reads'")
+def _absent(name: str) -> MissingArray:
+    return MissingArray(f"got no array {name!r} to read, wanted it saved and among 'reads'")
 
 
 def _outcome(
@@ -142,7 +140,7 @@ def _outcome(
     scenario: Scenario,
     precision: str,
 ) -> Outcome:
-    sides = {"predicted": _Reads(), "measured": _Reads()}
+    sides: dict[str, dict[str, np.ndarray]] = {"predicted": {}, "measured": {}}
     for name, array in found.items():
         base, _, side = name.rpartition("_")
         if side in sides and base:
@@ -154,9 +152,14 @@ def _outcome(
     of_run = int(point.get(scenario.steps, 1)) if scenario.steps else 1
     steps = of_run if claim.steps is None else claim.steps
     return Outcome(
-        point, **sides, hypotheses=met, dtype=np.dtype(precision), size=int(found[SIZE]),
+        point,
+        predicted=Read(sides["predicted"], _absent),
+        measured=Read(sides["measured"], _absent),
+        hypotheses=met,
+        dtype=np.dtype(precision),
+        size=int(found[SIZE]),
         steps=steps,
-    )  # fmt: skip
+    )
 
 
 def _over_seeds(each: list[Outcome], scenario: Scenario) -> Outcome:
@@ -166,14 +169,14 @@ def _over_seeds(each: list[Outcome], scenario: Scenario) -> Outcome:
     is with trainings that were lost, and with seed 0 of a study, which set what is expected.
     """
     met = [one for one in each if all(map(np.all, one.hypotheses.values()))] or each
-    name = scenario.diverged
+    name = scenario.diverged_name
     ended = [one for one in met if not (scenario.trains and name and one.measured[name] >= 0)]
     kept = [one for one in ended if not (scenario.trains and one.point["seed"] == 0)]
     kept = kept or ended or met
 
-    def stack(side: str) -> _Reads:
-        names = getattr(kept[0], side)
-        return _Reads({n: np.stack([getattr(one, side)[n] for one in kept]) for n in names})
+    def stack(side: str) -> Read:
+        sides = [getattr(one, side) for one in kept]
+        return Read({n: np.stack([one[n] for one in sides]) for n in sides[0]}, _absent)
 
     return kept[0]._replace(
         point={**kept[0].point, "seed": np.array([one.point["seed"] for one in kept])},

@@ -9,32 +9,38 @@ one in a file of its own.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
+from typing_extensions import TypeVar
 
 from lrdyn.engine.claims import Kind
+from lrdyn.engine.fields import axes_of, names_of
 from lrdyn.engine.flags import Flag
 
 Arrays = Mapping[str, Array]
 C = TypeVar("C")
 """Type of the cases of a scenario: any PyTree."""
+T = TypeVar("T", default=Any)
+"""Type of what theory predicts: a NamedTuple of arrays (:mod:`lrdyn.engine.fields`)."""
+M = TypeVar("M", default=Any)
+"""Type of what is measured in a run: another one."""
 
 
-class Outcome(NamedTuple):
+class Outcome(NamedTuple, Generic[T, M]):
     """What a claim is judged on: arrays of one point, or of all seeds of one setting."""
 
     point: Mapping[str, Any]
     """Value of every flag, and ``seed``; for a claim over seeds an array of them."""
-    predicted: Mapping[str, np.ndarray]
-    """Arrays that the claim reads, from theory: float64 or integers. One that is not on both sides
-    is found on either. For a claim over seeds they have the seeds as first axis."""
-    measured: Mapping[str, np.ndarray]
-    """The same, from the run."""
+    predicted: T
+    """Arrays that the claim reads, from theory: NumPy arrays of float64 or integers. For a claim
+    over seeds they have the seeds as first axis."""
+    measured: M
+    """Those from the run."""
     hypotheses: Mapping[str, np.ndarray]
     """Hypothesis -> whether it is met."""
     dtype: np.dtype
@@ -46,71 +52,98 @@ class Outcome(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Claim:
+class Claim(Generic[T, M]):
     """A statement that can be false, judged in NumPy on what a run left.
 
     Args:
-        id: short name; also the name of the compared arrays unless ``residual`` is given.
+        id: short name; also the field that is compared, unless ``compares`` or ``residual`` is
+            given.
         statement: the claim in words and formula.
         kind: ``identity``, ``bound``, ``exact``, ``limit``, ``rate`` or ``statistical``.
-        residual: ``residual(outcome)``, a dimensionless number >= 0; by default
-            :func:`lrdyn.engine.claims.relative_difference` of ``predicted[id]`` and
-            ``measured[id]``. That of a ``statistical`` claim is the
-            :func:`lrdyn.engine.claims.surprise` of a test.
-        reads: names of the arrays that ``residual`` and ``applies`` look at; ``(id,)`` if empty.
+        residual: ``residual(outcome)``, a dimensionless number >= 0, in the place of ``compares``.
+            That of a ``statistical`` claim is the :func:`lrdyn.engine.claims.surprise` of a test.
+        reads: ``lambda theory, run: (theory.rho, run.step)``: all fields that ``residual``,
+            ``applies`` and ``undecided`` look at; those of ``compares`` if it is not given.
         tolerance: own tolerance of a ``limit`` or ``rate``, its reason in ``statement``; the other
             kinds take theirs from :func:`lrdyn.tolerance`.
         applies: ``applies(outcome)``, a hypothesis of this claim only.
         undecided: ``undecided(outcome)``, why a case that meets all hypotheses cannot be judged at
             these settings (``"too few steps"``); empty if it can. Theory decides, not the run.
-        condition: name of a predicted array, the factor by which theory's own run amplifies a small
-            error of what is compared (:func:`lrdyn.with_condition`). It multiplies the tolerance of
-            an identity or a bound; a case that is left without two digits is left out.
+        condition: ``lambda theory: theory.condition``, the factor by which theory's own run
+            amplifies a small error of what is compared (:func:`lrdyn.with_condition`). It
+            multiplies the tolerance of an identity or a bound; a case that is left without two
+            digits is left out.
         steps: number of steps whose rounding is in what is compared; those of the run if None.
         carries: false for a count, and for what is true by construction: such a claim can be false,
             but no verdict rests on it.
         seeds: 0 for a claim about each single case; a number for one about all seeds of a setting
             together, of which it needs so many.
         sides: what predicts and what measures, in words; that of the scenario if empty.
+        compares: ``lambda theory, run: (theory.rho, run.rho)``: the two arrays whose
+            :func:`lrdyn.engine.claims.relative_difference` is the residual.
     """
 
     id: str
     statement: str
     kind: Kind = "identity"
-    residual: Callable[[Outcome], float] | None = None
-    reads: tuple[str, ...] = ()
+    residual: Callable[[Outcome[T, M]], float] | None = None
+    reads: Callable[[T, M], tuple[Any, ...]] | tuple[str, ...] = ()
     tolerance: float | None = None
-    applies: Callable[[Outcome], Any] | None = None
-    undecided: Callable[[Outcome], str] | None = None
-    condition: str = ""
+    applies: Callable[[Outcome[T, M]], Any] | None = None
+    undecided: Callable[[Outcome[T, M]], str] | None = None
+    condition: Callable[[T], Any] | str = ""
     steps: int | None = None
     carries: bool = True
     seeds: int = 0
     sides: str = ""
+    compares: Callable[[T, M], tuple[Any, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and self.kind in ("identity", "bound", "exact"):
+            raise ValueError(
+                f"claim {self.id!r}: got tolerance={self.tolerance}, wanted none: that of kind "
+                f"{self.kind!r} is lrdyn.tolerance"
+            )
+
+    @property
+    def both(self) -> Callable[[Any, Any], tuple[Any, Any]]:
+        """The two arrays that are compared."""
+        return self.compares or (lambda theory, run: (theory[self.id], run[self.id]))
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        """Names of the arrays that are read."""
-        return self.reads or (self.id,)
+        """Names of the fields that are read."""
+        if isinstance(self.reads, tuple):
+            return self.reads or names_of(self.both, 2)
+        return names_of(self.reads, 2)
+
+    @property
+    def condition_name(self) -> str:
+        """Name of the field of the condition, empty if there is none."""
+        return _name(self.condition)
+
+
+def _name(read: Callable[[Any], Any] | str) -> str:
+    return read if isinstance(read, str) else names_of(read)[0]
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class Finding(Generic[T, M]):
     """A measured number with its spread over seeds; it decides nothing.
 
     Args:
         id: short name.
         statement: what is measured, in words.
         value: ``value(outcome)``: a number for each seed, the first axis of the outcome's arrays.
-        reads: names of the arrays that ``value`` looks at; ``(id,)`` if empty.
+        reads: the fields that ``value`` looks at, as those of a :class:`Claim`.
         above: what the mean over seeds was expected to exceed, before seeds above 0 were run.
         below: or to stay under; without either nothing is expected.
     """
 
     id: str
     statement: str
-    value: Callable[[Outcome], np.ndarray]
-    reads: tuple[str, ...] = ()
+    value: Callable[[Outcome[T, M]], Any]
+    reads: Callable[[T, M], tuple[Any, ...]] | tuple[str, ...] = ()
     above: float | None = None
     below: float | None = None
 
@@ -122,7 +155,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Control(Generic[C]):
+class Control(Generic[C, T, M]):
     """A broken hypothesis, formula or algorithm under which a claim must be seen to fail.
 
     Exactly one of ``case``, ``predict``, ``measure`` and ``swap`` says what is broken. A control
@@ -136,10 +169,11 @@ class Control(Generic[C]):
         claim: id of the claim that must fail.
         case: ``case(key, case, amount)`` moves a case away from a hypothesis; amount 0 is no move.
         breaks: that hypothesis, of the scenario, or ``"applies"`` for the claim's own.
-        predict: a wrong formula; returns the arrays that are wrong, the others stay.
+        predict: a wrong formula; returns the fields that are wrong, the absent ones stay.
         measure: another algorithm, or a wrong measurement; as ``predict``.
-        swap: array that the claim reads -> another one of the same runs, put in its place: what a
-            training left is compared with something that is not so. It runs nothing.
+        swap: ``lambda theory, run: (run.share, run.none)``: in the place of the first field, which
+            the claim reads, stands the second, of the same runs: what a training left is compared
+            with something that is not so. It runs nothing.
         at: settings under which the failure must show, beside those of the scenario.
         amount: the amount of the control.
         precision: ``float64`` where the failure shows in that alone, for the reason that the claim
@@ -153,9 +187,9 @@ class Control(Generic[C]):
     claim: str
     case: Callable[[Array, C, Array], C] | None = None
     breaks: str = ""
-    predict: Callable[[C], Arrays] | None = None
-    measure: Callable[[C], Arrays] | None = None
-    swap: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    predict: Callable[[C], T] | None = None
+    measure: Callable[[C], M] | None = None
+    swap: Callable[[T, M], tuple[Any, Any]] | Mapping[str, str] | None = None
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     amount: float = 1.0
     precision: str = ""
@@ -176,13 +210,21 @@ class Control(Generic[C]):
         if self.amounts and self.case is None:
             raise ValueError(f"control {self.id!r}: got amounts, wanted case beside them")
 
+    @property
+    def swapped(self) -> Mapping[str, str]:
+        """Name of a field -> of the one that stands in its place."""
+        if self.swap is None or isinstance(self.swap, Mapping):
+            return self.swap or {}
+        place, other = names_of(self.swap, 2)
+        return {place: other}
+
     def shows_in(self, precision: str) -> bool:
         """Whether its failure can be seen in a precision."""
         return self.precision in ("", precision)
 
 
 @dataclasses.dataclass(frozen=True)
-class Scenario(Generic[C]):
+class Scenario(Generic[C, T, M]):
     """One situation: how it is produced, and everything that is claimed about it.
 
     All functions are pure. They are jitted and vmapped over the axes that are not shapes, unless
@@ -192,21 +234,21 @@ class Scenario(Generic[C]):
         id: short name.
         case: ``case(key, **flags)`` builds everything a run needs, as a PyTree. It is never saved.
             It takes the flags that it needs; of any other swept flag one value is enough.
-        predict: ``predict(case)``: named arrays, from theory alone.
-        measure: ``measure(case)``: arrays under the same names, from the algorithm itself; further
-            names are kept too. A 1-d array named like a dimension becomes its coordinate.
+        predict: ``predict(case)``: the arrays of theory, from theory alone.
+        measure: ``measure(case)``: those of the run, from the algorithm itself. A field of one axis
+            that has its name becomes its coordinate.
         claims: what is claimed of the two.
         controls: what must be seen to fail.
         hypotheses: text -> ``check(case)``, a boolean array.
-        dims: names of the axes of each array; an axis has one length in a case.
+        dims: names of the axes of each array, where they have no such type.
         narrow: ``narrow(settings)`` returns the settings that this scenario sweeps, if not all. An
             empty tuple for a flag leaves the scenario out (unless it is the first).
-        compare: ``compare(case, predicted, measured)``: arrays made of both, kept beside them.
+        compare: ``compare(case, predicted, measured)``: fields of the run that are made of both.
         steps: flag that counts the steps of a run, which add up errors; empty if there is none.
-        diverges: name of a predicted array, the step at which theory's own run diverges (see
-            :func:`lrdyn.simulate`), -1 if it does not. Such cases are left out.
-        diverged: name of a measured array, the step at which the run diverged. It is reported; it
-            excuses nothing.
+        diverges: ``lambda theory: theory.diverges``, the step at which theory's own run diverges
+            (see :func:`lrdyn.simulate`), -1 if it does not. Such cases are left out.
+        diverged: ``lambda run: run.diverged_at``, the step at which the run diverged. It is
+            reported; it excuses nothing.
         sides: what predicts and what measures, in words, for the documents.
         traced: false for a run in plain Python, called once a point: what comes from tracing or
             compiling, for example.
@@ -220,29 +262,49 @@ class Scenario(Generic[C]):
         whole: swept flags whose values are all given to one case, as a tuple: what is compared with
             the same seed must lie in one outcome.
         seeds: in a study, how many seeds it runs with unless the number is given.
+        theory: NamedTuple of what is predicted (:mod:`lrdyn.engine.fields`): fields, their axes and
+            units; an axis has one length in a case.
+        measured: that of what is measured.
     """
 
     id: str
     case: Callable[..., C]
-    predict: Callable[[C], Arrays] = lambda case: {}
-    measure: Callable[[C], Arrays] = lambda case: {}
-    claims: tuple[Claim, ...] = ()
-    controls: tuple["Control[C]", ...] = ()
+    predict: Callable[[C], T] = lambda case: cast(Any, {})
+    measure: Callable[[C], M] = lambda case: cast(Any, {})
+    claims: tuple[Claim[T, M], ...] = ()
+    controls: tuple[Control[C, T, M], ...] = ()
     hypotheses: Mapping[str, Callable[[C], Array]] = dataclasses.field(default_factory=dict)
     dims: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     narrow: Callable[[dict[str, Any]], dict[str, Any]] = lambda settings: settings
-    compare: Callable[[C, Arrays, Arrays], Arrays] = lambda case, predicted, measured: {}
+    compare: Callable[[C, T, M], M] = lambda case, predicted, measured: cast(Any, {})
     steps: str = ""
-    diverges: str = ""
-    diverged: str = ""
+    diverges: Callable[[T], Any] | str = ""
+    diverged: Callable[[M], Any] | str = ""
     sides: str = ""
     traced: bool = True
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     long: bool = False
     trains: bool = False
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Finding[T, M], ...] = ()
     whole: tuple[str, ...] = ()
     seeds: int = 1
+    theory: type[T] | None = None
+    measured: type[M] | None = None
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """Names of the axes of each array."""
+        return {**axes_of(self.theory), **axes_of(self.measured), **self.dims}
+
+    @property
+    def diverges_name(self) -> str:
+        """Name of the field of the step at which theory diverges, empty if there is none."""
+        return _name(self.diverges)
+
+    @property
+    def diverged_name(self) -> str:
+        """Name of the field of the step at which the run diverged, empty if there is none."""
+        return _name(self.diverged)
 
     def __post_init__(self) -> None:
         known = {claim.id for claim in self.claims}

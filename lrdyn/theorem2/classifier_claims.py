@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from lrdyn.core.factorization import Weights, end_to_end, factorization_loss, re
 from lrdyn.core.initialization import orthogonal
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.claims import excess, tolerance
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem2 import classifier, setting
 from lrdyn.theorem2.setting import weights_claim, zero_claim
@@ -226,6 +227,34 @@ CLASSIFICATION = Scenario[Classification](
 PER_CLASS = 10
 
 
+class CollapseTheory(NamedTuple):
+    """What is predicted of the classes between the layers, without decay."""
+
+    collapse: Float[Array, ""] = ABSENT
+    """p = eps^2 / n^{1/L}, the ratio of neighbouring layers' collapse metrics."""
+    collapse_lower: Float[Array, ""] = ABSENT
+    """Lower end of the interval whose upper end is p."""
+    collapse_loss: Float[Array, "step"] = ABSENT
+    """Loss of the reduced problem of width 2K at each recorded step."""
+    diverges: Int[Array, ""] = ABSENT
+    """Step at which the reduced problem diverges, or -1."""
+
+
+class CollapseMeasured(NamedTuple):
+    """What is measured of a classifier that descends."""
+
+    collapse: Float[Array, ""] = ABSENT
+    """(D_{L-1} / D_0)^{1/(L-1)}: a geometric mean over the layers, so that no fit is to explain."""
+    collapse_metric: Float[Array, "square_layer"] = ABSENT
+    """D_l, scatter within classes over scatter between them, behind each layer but the last."""
+    collapse_loss: Float[Array, "step"] = ABSENT
+    """Loss at each recorded step."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run diverged, or -1."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
 def make_collapse(key: Key[Array, ""], *, depth: int, **flags: Any) -> Classification:
     """Half the step size at which the minimum, of curvature L n^{(L-1)/L}, turns unstable."""
     stable = 1 / (depth * PER_CLASS ** ((depth - 1) / depth))
@@ -233,52 +262,49 @@ def make_collapse(key: Key[Array, ""], *, depth: int, **flags: Any) -> Classific
     return make_classifier(key, depth=depth, per_class=PER_CLASS, **flags)
 
 
-def _predict_collapse(case: Classification) -> dict[str, Array]:
-    run = _reduced_run(case, *_reduced_problem(case), lambda weights: weights)
-    target, _ = _reduced_problem(case)
-    left = jax.vmap(lambda *weights: factorization_loss(weights, target))(*run.records)
-    return _ratios(case) | {"collapse_loss": left, "diverges": run.diverged_at}
-
-
-def _ratios(case: Classification) -> dict[str, Array]:
+def predict_collapse(case: Classification) -> CollapseTheory:
+    """The interval of the ratio, and the loss of the reduced problem."""
     depth, (classes, examples) = len(case.weights), case.outputs.shape
     ratio = classifier.collapse_ratio(case.scales[0], examples // classes, depth)
     lower = classifier.collapse_lower_bound(ratio, len(case.inputs), classes, depth)
-    return {"collapse": ratio, "collapse_lower": ratio * lower}
+    target, start = _reduced_problem(case)
+    run = _reduced_run(case, target, start, lambda weights: weights)
+    return CollapseTheory(
+        collapse=ratio,
+        collapse_lower=ratio * lower,
+        collapse_loss=jax.vmap(lambda *weights: factorization_loss(weights, target))(*run.records),
+        diverges=run.diverged_at,
+    )
 
 
-def _measure_collapse(case: Classification) -> dict[str, Array]:
+def measure_collapse(case: Classification) -> CollapseMeasured:
+    """Descend, and compare the scatter within classes behind the first and the last layer."""
     run = case.descend(case.loss, case.weights, case.loss)
     metrics = classifier.collapse_metrics(run.params, case.inputs, case.labels, len(case.outputs))
-    # The ratio per layer as a geometric mean: no fit to explain.
-    return {
-        "collapse": (metrics[-1] / metrics[0]) ** (1 / (len(metrics) - 1)),
-        "collapse_metric": metrics,
-        "collapse_loss": run.records,
-        "diverged_at": run.diverged_at,
-        "step": jnp.asarray(case.steps),
-    }
+    return CollapseMeasured(
+        collapse=(metrics[-1] / metrics[0]) ** (1 / (len(metrics) - 1)),
+        collapse_metric=metrics,
+        collapse_loss=run.records,
+        diverged_at=run.diverged_at,
+        step=jnp.asarray(case.steps),
+    )
 
 
-def _too_few_steps(one: Outcome) -> str:
+def _too_few_steps(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> str:
     # The collapse metric is a square, so the loss must be as small as the rounding of a square.
-    loss = one.predicted["collapse_loss"]
-    return "" if loss[-1] <= 100 * np.finfo(one.dtype).eps * loss[0] else "too few steps"
+    loss = outcome.predicted.collapse_loss
+    return "" if loss[-1] <= 100 * np.finfo(outcome.dtype).eps * loss[0] else "too few steps"
 
 
-def _outside_interval(one: Outcome) -> float:
-    low, high = one.predicted["collapse_lower"], one.predicted["collapse"]
-    found = one.measured["collapse"]
-    return excess(np.maximum(low - found, found - high), 0.0, high)
+def _outside_interval(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> float:
+    low, high = outcome.predicted.collapse_lower, outcome.predicted.collapse
+    ratio = outcome.measured.collapse
+    return excess(np.maximum(low - ratio, ratio - high), 0.0, high)
 
 
-def _with_ratio_of(scale: Array, per_class: int, depth: int) -> dict[str, Array]:
-    return {"collapse": classifier.collapse_ratio(scale, per_class, depth)}
-
-
-def _decayed(case: Classification) -> dict[str, Array]:
+def _decayed(case: Classification) -> CollapseMeasured:
     """Descent with decay, by which the bulk fades."""
-    return _measure_collapse(dataclasses.replace(case, weight_decay=case.weight_decay + 0.1))
+    return measure_collapse(dataclasses.replace(case, weight_decay=case.weight_decay + 0.1))
 
 
 _AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "weight_decay": 0.0, "steps": 1000}
@@ -294,40 +320,85 @@ def _collapse_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | fixed | {"depth": (6, 10), "steps": 1800}
 
 
-COLLAPSE = Scenario[Classification](
-    "collapse", make_collapse, _predict_collapse, _measure_collapse,
-    (
-        Claim("collapse",
-              "D_{l+1} / D_l is about eps^2 / n^{1/L} at convergence without decay; approximate, "
-              "gap c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
-              kind="limit", reads=("collapse", "collapse_loss"), tolerance=0.03,
-              undecided=_too_few_steps),
-        Claim("collapse_interval",
-              "p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p, "
-              "p = eps^2 / n^{1/L}",
-              kind="bound", residual=_outside_interval,
-              reads=("collapse", "collapse_lower", "collapse_loss"), undecided=_too_few_steps),
-        Claim("collapse_loss", "on the way there f(t) is the loss of the problem of width 2K"),
+COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
+    "collapse",
+    make_collapse,
+    predict_collapse,
+    measure_collapse,
+    theory=CollapseTheory,
+    measured=CollapseMeasured,
+    claims=(
+        Claim(
+            "collapse",
+            "D_{l+1} / D_l is about eps^2 / n^{1/L} at convergence without decay; approximate, "
+            "gap c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
+            kind="limit",
+            compares=lambda theory, run: (theory.collapse, run.collapse),
+            reads=lambda theory, run: (theory.collapse, run.collapse, theory.collapse_loss),
+            tolerance=0.03,
+            undecided=_too_few_steps,
+        ),
+        Claim(
+            "collapse_interval",
+            "p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p, "
+            "p = eps^2 / n^{1/L}",
+            kind="bound",
+            residual=_outside_interval,
+            reads=lambda theory, run: (
+                theory.collapse,
+                run.collapse,
+                theory.collapse_lower,
+                theory.collapse_loss,
+            ),
+            undecided=_too_few_steps,
+        ),
+        Claim(
+            "collapse_loss",
+            "on the way there f(t) is the loss of the problem of width 2K",
+            compares=lambda theory, run: (theory.collapse_loss, run.collapse_loss),
+        ),
     ),
-    (
-        Control[Classification](
-            "collapse_without_n", "collapse ratio eps^2", "collapse",
-            predict=lambda case: _with_ratio_of(case.scales[0], 1, len(case.weights))),
-        Control[Classification](
-            "collapse_not_squared", "collapse ratio eps / n^{1/L}", "collapse",
-            predict=lambda case: _with_ratio_of(
-                jnp.sqrt(case.scales[0]), PER_CLASS, len(case.weights))),
-        Control[Classification](
-            "collapse_exact", "collapse ratio exactly eps^2 / n^{1/L}", "collapse_interval",
-            predict=lambda case: {"collapse_lower": _ratios(case)["collapse"]}),
-        Control[Classification](
-            "collapse_loss_without_half", "the loss without its factor 1/2", "collapse_loss",
-            predict=lambda case: {"collapse_loss": 2 * _predict_collapse(case)["collapse_loss"]}),
-        *(Control(f"{claim}_decayed", "descent with decay", claim, measure=_decayed)
-          for claim in ("collapse", "collapse_interval", "collapse_loss")),
+    controls=(
+        Control(
+            "collapse_without_n",
+            "collapse ratio eps^2",
+            "collapse",
+            predict=lambda case: CollapseTheory(
+                collapse=classifier.collapse_ratio(case.scales[0], 1, len(case.weights))
+            ),
+        ),
+        Control(
+            "collapse_not_squared",
+            "collapse ratio eps / n^{1/L}",
+            "collapse",
+            predict=lambda case: CollapseTheory(
+                collapse=classifier.collapse_ratio(
+                    jnp.sqrt(case.scales[0]), PER_CLASS, len(case.weights)
+                )
+            ),
+        ),
+        Control(
+            "collapse_exact",
+            "collapse ratio exactly eps^2 / n^{1/L}",
+            "collapse_interval",
+            predict=lambda case: CollapseTheory(collapse_lower=predict_collapse(case).collapse),
+        ),
+        Control(
+            "collapse_loss_without_half",
+            "the loss without its factor 1/2",
+            "collapse_loss",
+            predict=lambda case: CollapseTheory(
+                collapse_loss=2 * predict_collapse(case).collapse_loss
+            ),
+        ),
+        *(
+            Control(f"{claim}_decayed", "descent with decay", claim, measure=_decayed)
+            for claim in ("collapse", "collapse_interval", "collapse_loss")
+        ),
     ),
     hypotheses=HYPOTHESES,
-    dims={"collapse_metric": ("square_layer",), "collapse_loss": ("step",), "step": ("step",)},
-    narrow=_collapse_settings, **setting.RUN, at=_AT,
+    narrow=_collapse_settings,
+    **setting.RUN,
+    at=_AT,
     sides="formula against within- and between-class scatter of a trained classifier",
-)  # fmt: skip
+)
