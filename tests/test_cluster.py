@@ -24,11 +24,13 @@ import lrdyn as lr
 from docs.examples import training
 from lrdyn import cli
 from lrdyn.commands import own, pool, verify
-from lrdyn.engine import elsewhere, program_cache, runs
+from lrdyn.engine import program_cache, runs
 from lrdyn.engine.cluster import client as clusters
 from lrdyn.engine.cluster import credentials, local_workers, origins, tasks, worker
 from lrdyn.engine.configuration import BadInput, run_of
-from lrdyn.engine.produce import jobs_of
+from lrdyn.engine.context import Context
+from lrdyn.engine.produce import jobs_of, recipes_of
+from lrdyn.engine.work import Asked, Recipe
 from lrdyn.registry import theorem
 from lrdyn.training import loop
 from tests.runs import XLA_FLAGS, Told, python, results_of, verdict_of
@@ -136,9 +138,9 @@ def test_a_theorem_by_its_name(cluster):
     known = theorem("theorem2")
     run = run_of(known, dim=8, depth=2, rank=1, steps=10, seeds=2)
     job = next(jobs_of(known, run.settings, "float64", run.seeds_of, False, False))
-    recipe = elsewhere.JobRecipe(known, run.settings, "float64", False, False, 0)
-    where = cluster.of(recipe)
-    (here,), (there,) = job.run().values(), job.run(where=where).values()
+    context = Context(elsewhere=cluster)
+    recipe = next(recipes_of(known, run.settings, "float64", False, False, context))
+    (here,), (there,) = job.run().values(), job.run(context, recipe).values()
     assert there.identical(here)
 
 
@@ -287,14 +289,13 @@ def test_another_release_is_refused(local, monkeypatch):
 
 def test_another_program_is_refused(mine):
     """As a worker would whose library traces to something else."""
-    recipe = elsewhere.recipe_of(
-        mine.chaotic, batched=False, lanes=2, memory=1, compiler_options=None, shared=None
-    )
-    values = {"seed": np.arange(4)}
-    part = elsewhere.Part("key", (("size", 2),), values, 2, 4, (("B", (2, 2), "float32"),))
-    task = tasks.Task(origins.origin(mine.chaotic, "function"), part)
-    asked = pickle.dumps(recipe._replace(function=None))
-    failed = tasks.carry_out(asked, pickle.dumps(task))
+    how = {"batched": False, "lanes": 2, "memory": 1, "compiler_options": {}, "shared": None}
+    how |= {"x64": True, "matmuls": "highest"}
+    recipe = Recipe(None, "lrdyn.engine.sweep:sweep_of", how)
+    outputs = (("B", (2, 2), "float32"),)
+    asked = Asked((("size", 2),), {"seed": np.arange(4)}, lanes=2, most=4, outputs=outputs)
+    task = tasks.Task(origins.origin(mine.chaotic, "function"), "key", asked)
+    failed = tasks.carry_out(pickle.dumps(recipe), pickle.dumps(task))
     assert isinstance(failed, tasks.Failed)
     assert failed.line.endswith("among its results, wanted [('B', (2, 2), 'float32')]")
 

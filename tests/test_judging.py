@@ -22,7 +22,7 @@ from lrdyn.engine.judging import claim_entry, control_entry, judge_results, resi
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.sources import code_digest, source_digest
 from lrdyn.engine.statement import Claim, Experiment, Outcome, Scenario, Theorem
-from lrdyn.engine.sweep import call_each
+from lrdyn.engine.work import Sweep, carried_out
 from tests.oracles import refuses
 from tests.runs import results_of, verdict_of
 
@@ -480,13 +480,14 @@ def test_finished_points_of_a_plain_run_are_kept(tmp_path):
         calls.append(size)
         return {"found": np.array(size)}
 
-    points = lr.product(size=[1, 2, 3])
+    sweep = Sweep(function, lr.product(size=[1, 2, 3]), {}, digest="a")
+    context = Context(store=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        call_each(function, points, store=tmp_path, digest="a")
-    found = call_each(function, points, store=tmp_path, digest="a")
+        carried_out(sweep, context)
+    found = carried_out(sweep, context)
     assert calls == [1, 2, "stopped", 3]
     assert found["found"].values.tolist() == [1, 2, 3]
-    call_each(function, points, store=tmp_path, digest="b")  # other sources: nothing is taken
+    carried_out(sweep._replace(digest="b"), context)  # other sources: nothing is taken
     assert calls[4:] == [1, 2, 3]
 
 

@@ -16,6 +16,7 @@ import pytest
 from lrdyn import cli
 from lrdyn.commands import ending, verify
 from lrdyn.engine import jobs, kept_programs, program_cache, programs, sources
+from lrdyn.engine.context import Context
 from lrdyn.system import private_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 from lrdyn.theorem2.statement import THEOREM2
@@ -26,20 +27,25 @@ SETTINGS: dict[str, Any] = dict(cli.parse(THEOREM2, SMALL).run.settings)
 SCENARIO = THEOREM2.scenarios[0]
 
 
-def run(precision="float64", **changed):
-    job = jobs.claims_job(THEOREM2, SCENARIO, SETTINGS | changed, [0, 1], "/", precision, False)
-    return job.run(progress=Told())["/"]
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder where programs of Theorem 2 are kept."""
-    now = kept_programs._Keeping(THEOREM2.scenarios, SignedFolder(tmp_path, "kept"))
-    monkeypatch.setattr(kept_programs, "_now", now)
     monkeypatch.setattr(kept_programs, "_WARNED", set())
     # A test before this one may have let JAX keep what it compiles; such programs lack functions.
     kept_programs.let_jax_keep(None)
     return tmp_path / "kept"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A small sweep of Theorem 2, whose program is kept."""
+    kept = kept_programs.KeptPrograms(SignedFolder(tmp_path, "kept"))
+
+    def run(precision="float64", programs=kept, **changed):
+        job = jobs.claims_job(THEOREM2, SCENARIO, SETTINGS | changed, [0, 1], "/", precision, False)
+        return job.run(Context(progress=Told(), programs=programs))["/"]
+
+    return run
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ def untraceable(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-def test_what_is_kept_is_not_traced_and_gives_the_same_bits(folder, untraceable, precision):
+def test_what_is_kept_is_not_traced_and_gives_the_same_bits(folder, untraceable, precision, run):
     first = run(precision)
     assert len(list(folder.iterdir())) == 1
     untraceable()
@@ -62,7 +68,7 @@ def test_what_is_kept_is_not_traced_and_gives_the_same_bits(folder, untraceable,
     assert all(first[name].dtype == again[name].dtype for name in first.variables)
 
 
-def test_other_values_share_a_program(folder, untraceable):
+def test_other_values_share_a_program(folder, untraceable, run):
     run(learning_rate=(0.01,))
     untraceable()
     other = run(learning_rate=(0.02,))
@@ -83,7 +89,7 @@ def test_other_values_share_a_program(folder, untraceable):
     ],
     ids=["library", "setting", "shape", "options", "precision"],
 )
-def test_another_program_is_never_taken(folder, untraceable, monkeypatch, change):
+def test_another_program_is_never_taken(folder, untraceable, monkeypatch, change, run):
     run()
     untraceable()
     try:
@@ -103,7 +109,7 @@ def test_an_edited_file_of_the_library_is_another_library(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("damage", ["facts.json", "program"])
-def test_a_damaged_program_is_compiled_again(folder, damage):
+def test_a_damaged_program_is_compiled_again(folder, damage, run):
     """One that is signed all the same, as by a release that wrote it wrongly."""
     first = run()
     (path,) = folder.iterdir()
@@ -150,7 +156,7 @@ def plant(path, ran):
         archive.writestr("program", pickle.dumps(Planted(ran)))
 
 
-def test_code_in_the_place_of_a_program_is_not_run(folder, tmp_path, caplog):
+def test_code_in_the_place_of_a_program_is_not_run(folder, tmp_path, caplog, run):
     first, ran = run(), tmp_path / "ran"
     (path,) = folder.iterdir()
     plant(path, ran)
@@ -273,7 +279,6 @@ def test_two_at_once_make_one_key(tmp_path, monkeypatch):
 @pytest.fixture
 def jax_settings(monkeypatch):
     """What `keep` sets is set back."""
-    monkeypatch.setattr(kept_programs, "_folder", None)
     monkeypatch.setattr(kept_programs, "_WARNED", set())
     seconds = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
     folder = jax.config.values["jax_compilation_cache_dir"]
@@ -284,7 +289,7 @@ def jax_settings(monkeypatch):
 
 def test_jax_keeps_in_a_private_folder_alone(tmp_path, jax_settings, caplog):
     folder = tmp_path / "cache" / program_cache.kind()
-    program_cache.keep(tmp_path / "cache")
+    assert program_cache.keep(tmp_path / "cache").folder.path == folder
     assert jax.config.values["jax_compilation_cache_dir"] == os.fspath(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     (tmp_path / "program").write_bytes(b"")
@@ -296,9 +301,8 @@ def test_jax_keeps_in_a_private_folder_alone(tmp_path, jax_settings, caplog):
         change()
         kept_programs._WARNED.clear()
         caplog.clear()
-        program_cache.keep(tmp_path / "cache")
+        assert program_cache.keep(tmp_path / "cache") is None
         assert jax.config.values["jax_compilation_cache_dir"] is None
-        assert kept_programs._folder is None
         (line,) = caplog.messages
         assert line.startswith("program cache: got '")
         assert line.endswith("; no program is taken from there or kept")
@@ -309,38 +313,30 @@ def test_jax_keeps_in_a_private_folder_alone(tmp_path, jax_settings, caplog):
 # Whose programs are kept ---------------------------------------------------------------------
 
 
-def test_another_scenario_of_that_name_keeps_nothing(folder):
-    other = dataclasses.replace(SCENARIO, controls=())
-    jobs.claims_job(THEOREM2, other, SETTINGS, [0, 1], "/", "float64", False).run(progress=Told())
+def test_others_keep_nothing(folder, run):
+    run(programs=None)
     assert not folder.exists()
+    assert verify.is_ours(THEOREM2)
+    assert not verify.is_ours(dataclasses.replace(THEOREM2))
 
 
-def test_others_keep_nothing(folder, monkeypatch):
-    monkeypatch.setattr(
-        kept_programs, "_now", kept_programs._Keeping((), SignedFolder(folder.parent, "kept"))
-    )
-    run()
-    assert not folder.exists()
-    assert verify._is_ours(THEOREM2)
-    assert not verify._is_ours(dataclasses.replace(THEOREM2))
-
-
-def test_what_jax_kept_is_compiled_once_more(tmp_path, untraceable, jax_settings):
+def test_what_jax_kept_is_compiled_once_more(tmp_path, untraceable, jax_settings, run):
     """A program that JAX reads from its folder is whole, but not when it is written down again."""
     folder = SignedFolder(tmp_path, "programs")
     folder.key()
-    kept_programs.keep_in(folder)
+    kept_programs.let_jax_keep(os.fspath(folder.path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    first = run()
+    first = run(programs=None)
     entries = {path.name for path in folder.path.glob("jit_*")}
     assert entries
     assert all(program_cache.PROGRAMS.fullmatch(name) for name in entries)
-    with kept_programs.keeping(THEOREM2):
-        run()
+    kept = kept_programs.KeptPrograms(folder)
+    with kept_programs.jax_keeps_nothing():
+        run(programs=kept)
     assert len(list(folder.path.glob("lrdyn-*"))) == 1
     untraceable()
-    with kept_programs.keeping(THEOREM2):
-        assert run().identical(first)
+    with kept_programs.jax_keeps_nothing():
+        assert run(programs=kept).identical(first)
     assert jax.config.values["jax_compilation_cache_dir"] == os.fspath(folder.path)
 
 

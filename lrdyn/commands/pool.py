@@ -50,7 +50,8 @@ def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
 def verify_one(name: str, share: list[str], jobs: int) -> Ended:
     """Run one theorem with its share of the arguments, ``jobs`` at a time."""
     devices = max(1, process.cores() // jobs)
-    found, path = verify.verify_command(theorem(name), share, host_devices=devices, bar=jobs == 1)
+    command = verify.parse(theorem(name), share)
+    found, path = verify.verify_command(command, host_devices=devices, bar=jobs == 1)
     return Ended(found.verdict, path, found.diverged)
 
 

@@ -23,8 +23,8 @@ from lrdyn.engine.arguments import (
     size,
     whole,
 )
-from lrdyn.engine.configuration import BadInput, Run, defaults, run_of
-from lrdyn.engine.jobs import MATMULS
+from lrdyn.engine.configuration import BadInput, Run, configured, defaults
+from lrdyn.engine.context import MATMULS, Context
 from lrdyn.engine.process import setup
 from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.statement import Experiment, Study
@@ -104,35 +104,46 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
     Raises:
         BadInput: an argument is unknown or outside its domain.
     """
-    options = _parser(theorem).parse(argv)
+    return _command(theorem, _parser(theorem).parse(argv))
+
+
+def _command(theorem: Experiment, options: argparse.Namespace) -> Command:
     check_cluster(options)
     given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
     common = {name: getattr(options, name, default) for name, default in defaults(theorem).items()}
     if getattr(options, "data_dir", None):
         lookup.search_first(options.data_dir)
-    return Command(run_of(theorem, memory=options.memory, **given, **common), options)
+    return Command(configured(theorem, given, common, memory=options.memory), options)
 
 
 def verify_command(
-    theorem: Experiment, argv: Sequence[str], *, host_devices: int | None = None, bar: bool = True
+    command: Command, *, host_devices: int | None = None, bar: bool = True
 ) -> tuple[Verification, Path]:
     """One theorem's command without its printing; :func:`carry_out` says what comes back.
 
     Raises:
-        BadInput: the arguments are bad, or no claim applies.
+        BadInput: the data are missing, or no claim applies.
     """
-    run, options = parse(theorem, argv)
-    setup(options.dtype, host_devices=host_devices)
+    run, options = command
+    theorem = run.experiment
+    programs = setup(options.dtype, host_devices=host_devices)
     _supported(run.precision)
     if said := about(run):
         say(f"{theorem.name}: {said}")
-    ours = kept_programs.keeping(theorem) if _is_ours(theorem) else contextlib.nullcontext()
-    with ours, _cluster(options, theorem.name if bar else "") as elsewhere:
-        return carry_out(
-            run, options.out, draw=verdicts.draw, memory=options.memory, bar=bar,
-            every=getattr(options, "checkpoint_every", None), elsewhere=elsewhere,
-            store=options.store,
-        )  # fmt: skip
+    if not is_ours(theorem):
+        programs = None
+    with (
+        kept_programs.jax_keeps_nothing() if programs else contextlib.nullcontext(),
+        _cluster(options, theorem.name if bar else "") as elsewhere,
+    ):
+        context = Context(
+            memory=options.memory,
+            store=Path(options.store) if options.store else None,
+            every=getattr(options, "checkpoint_every", None),
+            programs=programs,
+            elsewhere=elsewhere,
+        )
+        return carry_out(run, options.out, draw=verdicts.draw, bar=bar, context=context)
 
 
 @contextlib.contextmanager
@@ -164,8 +175,11 @@ def clusters() -> Any:
     return client
 
 
-def _is_ours(theorem: Experiment) -> bool:
-    """Whether it is a theorem of the library, not another one of that name."""
+def is_ours(theorem: Experiment) -> bool:
+    """Whether it is a theorem of the library, whose files this process runs.
+
+    One of somebody else may have the same name.
+    """
     return theorem.name in REGISTRY and resolve_name(REGISTRY[theorem.name]) is theorem
 
 
@@ -174,16 +188,6 @@ def _supported(precision: str) -> None:
     backend = jax.default_backend()
     if precision != "highest" and backend == "cpu":
         raise BadInput(f"--precision: got {precision!r} on a {backend}, wanted 'highest'")
-
-
-def _saved(theorem: Experiment, argv: Sequence[str]) -> str | None:
-    """The folder after ``--judge``, beside which nothing else can be asked for."""
-    folder = getattr(_parser(theorem).parse(argv), "judge", None)
-    if folder is not None and len(argv) != (1 if argv[0].startswith("--judge=") else 2):
-        raise BadInput(
-            "--judge: got other arguments beside it, wanted none: the settings are saved"
-        )
-    return folder
 
 
 def main(theorem: Experiment, argv: Sequence[str] | None = None) -> Status:
@@ -203,13 +207,16 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None) -> Status:
 
     def command() -> Judged:
         with mistakes.named(mistakes.folders_of(theorem)):
-            saved = _saved(theorem, words)
-            if saved is not None:
+            options = _parser(theorem).parse(words)
+            if getattr(options, "judge", None) is not None:
+                if len(words) != (1 if words[0].startswith("--judge=") else 2):
+                    wanted = "wanted none: the settings are saved"
+                    raise BadInput(f"--judge: got other arguments beside it, {wanted}")
                 setup("float64")
-                path = Path(saved)
+                path = Path(options.judge)
                 found, notes = judge_again(theorem, path, verdicts.draw)
             else:
-                (found, path), notes = verify_command(theorem, words), []
+                (found, path), notes = verify_command(_command(theorem, options)), []
             say(f"{theorem.name}: {theorem.summary}")
             if theorem.judged:
                 lines = [*report.table(found.verdict), *found.diverged, *notes]

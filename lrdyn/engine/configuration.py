@@ -11,7 +11,7 @@ import numpy as np
 from lrdyn.engine import results
 from lrdyn.engine.flags import Flag, at_least, one_of
 from lrdyn.engine.mistakes import BadInput as BadInput
-from lrdyn.engine.produce import validate
+from lrdyn.engine.produce import concerned, validate
 from lrdyn.engine.sources import source_digest
 from lrdyn.engine.statement import Experiment, Scenario, Study
 from lrdyn.system.memory_limit import memory as memory_of_process
@@ -24,6 +24,8 @@ class Run(NamedTuple):
     experiment: Experiment
     settings: Mapping[str, Any]
     """A value for each flag: a tuple for swept flags, one value for the others."""
+    concerned: Experiment
+    """The experiment without the scenarios that the settings do not concern."""
     preset: str = "quick"
     seed: int = 0
     seeds: int | None = 2
@@ -52,9 +54,13 @@ class Run(NamedTuple):
         return Path(out) / self.experiment.name / digest
 
 
+COMMON = ("preset", "seed", "seeds", "dtype", "perturb", "precision")
+"""Settings beside the flags of an experiment; the last is that of a study."""
+
+
 def common(experiment: Experiment) -> tuple[str, ...]:
     """Settings that an experiment has beside its flags; a study has one more."""
-    return Run._fields[2:] if isinstance(experiment, Study) else Run._fields[2:-1]
+    return COMMON if isinstance(experiment, Study) else COMMON[:-1]
 
 
 def defaults(experiment: Experiment) -> dict[str, Any]:
@@ -89,28 +95,52 @@ def run_of(
             experiment.
     """
     known = defaults(experiment)
-    shared = {**known, **{name: given.pop(name) for name in known if name in given}}
-    shared["preset"] = preset
+    common = {**known, **{name: given.pop(name) for name in known if name in given}}
+    common["preset"] = preset
     flags = {flag.name: flag for flag in experiment.flags}
     if unknown := sorted(given.keys() - flags.keys()):
         wanted = ", ".join([*flags, *known])
         raise BadInput(f"{typed(unknown[0])}: got an unknown setting, wanted one of {wanted}")
     for flag in _COMMON_FLAGS:
-        if shared.get(flag.name) is not None:
-            _accepted(flag, shared[flag.name])
-    settings = {name: flag.default(preset) for name, flag in flags.items()}
-    settings |= {name: _values(flags[name], value) for name, value in given.items()}
-    run = Run(experiment, settings, **shared)
+        if common.get(flag.name) is not None:
+            _accepted(flag, common[flag.name])
+    values = {name: _values(flags[name], value) for name, value in given.items()}
+    return configured(experiment, values, common, memory=memory)
+
+
+def configured(
+    experiment: Experiment,
+    given: Mapping[str, Any],
+    common: Mapping[str, Any],
+    *,
+    memory: int | None = None,
+) -> Run:
+    """A configuration from values that were accepted one by one; their combinations are checked.
+
+    Args:
+        experiment: the experiment.
+        given: flag -> its value, several for one that is swept; the preset has the others.
+        common: the settings beside the flags, see :data:`COMMON`.
+        memory: bytes that a case may take; what cannot fit is refused.
+
+    Raises:
+        BadInput: a combination is outside the experiment, or too large.
+    """
+    settings = {flag.name: flag.default(common["preset"]) for flag in experiment.flags}
+    several = {flag.name for flag in experiment.flags if flag.swept and flag.type != "array"}
+    settings |= {n: tuple(dict.fromkeys(v)) if n in several else v for n, v in given.items()}
+    run = Run(experiment, settings, experiment, **common)
     if run.seed + (run.seeds or 0) > 2**31:
         raise BadInput(f"--seed: got {run.seed}, wanted all seeds below 2^31")
     if memory is not None:
         _refuse_too_large(run, memory)
     try:
         settings = experiment.prepare(settings, set(given))
-        validate(experiment, settings)
+        mine = concerned(experiment, settings)
+        validate(mine, settings)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    return run._replace(settings=settings)
+    return run._replace(settings=settings, concerned=mine)
 
 
 def _refuse_too_large(run: Run, memory: int) -> None:
@@ -147,13 +177,13 @@ POINT = 500
 
 
 def _values(flag: Flag, value: Any) -> Any:
-    """The value of a flag as settings have it; of a swept one each value once."""
+    """The value of a flag as settings have it, accepted; of a swept one several."""
     if not flag.swept or flag.type == "array":
         return None if value is None else _accepted(flag, value)
     several = value if isinstance(value, list | tuple | range | np.ndarray) else (value,)
     if not len(several):
         raise BadInput(f"{typed(flag.name)}: got nothing, wanted {flag.wanted()}")
-    return tuple(dict.fromkeys(_accepted(flag, one) for one in several))
+    return tuple(_accepted(flag, one) for one in several)
 
 
 def _accepted(flag: Flag, value: Any) -> Any:

@@ -5,15 +5,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn.engine.checkpoints import FOLDER, LOG, Checkpoints
-from lrdyn.engine.elsewhere import Where
+from lrdyn.engine.checkpoints import FOLDER, LOG, Checkpoints, log_of
+from lrdyn.engine.context import DEFAULT, MATMULS, Context
 from lrdyn.engine.evaluate import evaluate, evaluate_controls, refuse_unknown, taken
 from lrdyn.engine.groups import control_group
 from lrdyn.engine.kept_programs import identity
@@ -21,7 +20,6 @@ from lrdyn.engine.labels import Mislabelled
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.points import Points, product
 from lrdyn.engine.programs import Plan
-from lrdyn.engine.progress import Progress
 from lrdyn.engine.shared import Shared
 from lrdyn.engine.sources import (
     code_digest,
@@ -31,7 +29,7 @@ from lrdyn.engine.sources import (
     written_for,
 )
 from lrdyn.engine.statement import Control, Experiment, Scenario
-from lrdyn.engine.sweep import call_each, swept
+from lrdyn.engine.work import Recipe, Sweep, carried_out
 from lrdyn.training.keeping import kept_by
 
 if TYPE_CHECKING:
@@ -40,19 +38,6 @@ if TYPE_CHECKING:
 LANES = {True: 16, False: 64}
 """Points in a batch, where XLA optimises a program and where it does not: a batch that takes all
 points of a small sweep needs no loop, which takes as long to compile as what it repeats."""
-
-
-class Trainings(NamedTuple):
-    """How a study trains."""
-
-    precision: str = "highest"
-    """Of the inputs of matmuls, a key of :data:`MATMULS`."""
-    every: int | None = None
-    """Steps between two checkpoints."""
-
-
-MATMULS = {"highest": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
-"""Word of ``--precision`` -> JAX's; parameters and the state of the optimiser stay as they are."""
 
 
 def own_settings(
@@ -77,7 +62,7 @@ def split_settings(
 
 
 class Job(NamedTuple):
-    """One sweep in one precision."""
+    """A scenario, or controls of one, at their points in one precision."""
 
     group: str
     """Where ``results.nc`` keeps it; of controls, which have several, the name of the parts."""
@@ -92,107 +77,77 @@ class Job(NamedTuple):
     """What a judge needs beside the arrays."""
     scenario: Scenario
     controls: tuple[Control, ...] = ()
-    traced: bool = True
     digest: str = ""
     """Of the sources, which keys the parts of what is not traced."""
-    trains: bool = False
     identity: str = ""
     """What the function is, where its programs are kept on disk."""
 
     def run(
-        self,
-        memory: int = 2**30,
-        store: Path | None = None,
-        progress: Progress | None = None,
-        where: Where | None = None,
+        self, context: Context = DEFAULT, recipe: Recipe | None = None
     ) -> dict[str, "xarray.Dataset"]:
-        """Sweep, in the precision of the job: group -> results; ``store`` is that of all jobs."""
-        folder = self._folder(store)
-        with jax.enable_x64(self.precision == "float64"), self._labelled():
-            if self.traced:
-                plan = self.plan(memory, jax.local_devices()[: 1 if where else None])
-                found = swept(
-                    self.function, self.points, plan, self.shapes, self.dims, folder, progress,
-                    where,
-                )  # fmt: skip
-            else:
-                found = call_each(
-                    self.function, self.points, dims=self.dims, digest=self.digest, memory=memory,
-                    store=folder, progress=progress, where=where,
-                )  # fmt: skip
-        return self.named(found)
-
-    @contextmanager
-    def _labelled(self) -> Iterator[None]:
-        """Say beside names of axes that do not fit in which function the array is made."""
+        """Carry it out: group -> results; the store of the context is that of all jobs."""
+        store = context.store
+        if store:
+            name = "-".join([self.group.strip("/"), *(c.id for c in self.controls)])
+            store = store / hashlib.sha256(name.encode()).hexdigest()[:12]
         try:
-            yield
+            found = carried_out(self.sweep(context), context._replace(store=store), recipe)
         except Mislabelled as error:
             theirs = self.scenario.predict if "_predicted'" in str(error) else self.scenario.measure
             raise BadInput(f"{place(theirs)}: {error}") from error
-
-    def plan(self, memory: int, devices: Sequence[Any]) -> Plan:
-        """How its sweep is to run."""
-        options = dict(self.compiler_options or {})
-        return Plan(False, self.lanes, memory, devices, options, Shared(None), self.identity)
-
-    def _folder(self, store: Path | None) -> Path | None:
-        """Where its parts are kept, in the store of all jobs."""
-        name = "-".join([self.group.strip("/"), *(c.id for c in self.controls)])
-        return store and store / hashlib.sha256(name.encode()).hexdigest()[:12]
-
-    def train(
-        self,
-        trainings: Trainings,
-        store: Path | None = None,
-        progress: Progress | None = None,
-        where: Where | None = None,
-    ) -> dict[str, "xarray.Dataset"]:
-        """The same for trainings, each of which keeps checkpoints of its own besides."""
-        digest = f"{self.digest}{library_digest()}{trainings.precision}"
-        with self.training(trainings), self._labelled():
-            found = call_each(
-                self.function,
-                self.points,
-                dims=self.dims,
-                digest=digest,
-                store=self._folder(store),
-                progress=progress,
-                around=partial(self.kept, trainings, store, progress),
-                where=where,
-            )
         return self.named(found)
 
-    @contextmanager
-    def training(self, trainings: Trainings) -> Iterator[None]:
-        """The precision of trainings."""
-        with (
-            jax.enable_x64(self.precision == "float64"),
-            jax.default_matmul_precision(MATMULS[trainings.precision]),
-        ):
-            yield
+    def sweep(self, context: Context, *, worker: bool = False) -> Sweep:
+        """What is to be done, in this process or, one part at a time, in a worker."""
+        trains = self.scenario.trains
+        matmuls = MATMULS[context.precision] if trains else None
 
-    def kept(
-        self,
-        trainings: Trainings,
-        store: Path | None,
-        progress: Progress | None,
-        point: Mapping[str, Any],
-        log: str = LOG,
+        @contextmanager
+        def scope() -> Iterator[None]:
+            with (
+                jax.enable_x64(self.precision == "float64"),
+                jax.default_matmul_precision(matmuls) if matmuls else nullcontext(),
+            ):
+                yield
+
+        if self.scenario.traced and not trains:
+            elsewhere = worker or context.elsewhere is not None  # a worker has one device
+            plan = Plan(
+                batched=False,
+                lanes=self.lanes,
+                memory=context.memory,
+                devices=jax.local_devices()[: 1 if elsewhere else None],
+                compiler_options=dict(self.compiler_options or {}),
+                shared=Shared(None),
+                kept=context.programs,
+                identity=self.identity,
+            )
+            return Sweep(self.function, self.points, self.dims, plan, self.shapes, scope=scope)
+        digest, around = self.digest, lambda point, key: nullcontext()
+        if trains:
+            digest += f"{library_digest()}{context.precision}"
+            log = log_of if worker else lambda key: LOG  # several workers write at a time
+            around = partial(self._keeping, context, log)
+        return Sweep(
+            self.function, self.points, self.dims, digest=digest, around=around, scope=scope
+        )
+
+    def _keeping(
+        self, context: Context, log: Callable[[str], str], point: Mapping[str, Any], key: str
     ) -> AbstractContextManager[None]:
-        """Keep the trainings of a point."""
-        if store is None:
+        """Keep the trainings of a point beside the store of all jobs."""
+        if context.store is None:
             return nullcontext()
         several = {n: v for n, v in point.items() if len(set(self.points.columns[n])) > 1}
-        words = [self.attributes["scenario"], *(c.id for c in self.controls)]
+        words = [self.scenario.id, *(c.id for c in self.controls)]
         words += [f"{name}={v}" for name, v in {**several, "seed": point["seed"]}.items()]
         return kept_by(
             Checkpoints(
-                store.with_name(FOLDER),
-                every=trainings.every,
+                context.store.with_name(FOLDER),
+                every=context.every,
                 label=" ".join(words),
-                progress=progress,
-                log=store.with_name(log),
+                progress=context.progress,
+                log=context.store.with_name(log(key)),
             )
         )
 
@@ -242,7 +197,7 @@ def claims_job(
     fixed |= {name: swept.pop(name) for name in scenario.whole}
     function, points = evaluate(scenario, fixed), product(seed=seeds, **swept)
     how = _how(experiment, scenario, settings, fixed, optimize)
-    how["identity"] = identity(experiment.name, scenario, group, **fixed)
+    how["identity"] = identity(experiment.name, group, **fixed)
     return Job(group, precision, function, points, _dims(scenario), **how)
 
 
@@ -269,7 +224,7 @@ def controls_job(
     dims = _dims_of_controls(scenario, controls)
     how = _how(experiment, scenario, given or {}, fixed, False)
     ids = [control.id for control in controls]
-    how["identity"] = identity(experiment.name, scenario, name, *ids, **fixed)
+    how["identity"] = identity(experiment.name, name, *ids, **fixed)
     return Job(name, precision, function, points, dims, controls=controls, **how)
 
 
@@ -295,8 +250,6 @@ def _how(
         "lanes": LANES[optimize],
         "attributes": {"scenario": scenario.id, "fixed": json.dumps(named), **names},
         "scenario": scenario,
-        "traced": scenario.traced and not scenario.trains,
-        "trains": scenario.trains,
         "digest": _named_by(experiment, scenario, settings, fixed),
     }
 

@@ -30,7 +30,6 @@ from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
 from lrdyn.engine.sources import library_digest
-from lrdyn.engine.statement import Experiment, Scenario
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 
 BELOW = ("jax", "jaxlib", "numpy", "scipy", "equinox", "optax")
@@ -133,41 +132,33 @@ def _find_lapack() -> None:
     jax.jit(jnp.linalg.svd).lower(jnp.ones((1, 1)))
 
 
-_folder: SignedFolder | None = None
+class KeptPrograms(NamedTuple):
+    """Compiled programs on disk, for theorems of the library alone: this process runs their files.
 
+    A theorem of somebody else may run code that no file of the library shows.
+    """
 
-def keep_in(folder: SignedFolder | None) -> None:
-    """Say where programs are kept from now on, ours and those of JAX; None for nowhere."""
-    global _folder
-    _folder = folder
-    let_jax_keep(None if folder is None else os.fspath(folder.path))
+    folder: SignedFolder
 
-
-class _Keeping(NamedTuple):
-    """Whose programs are kept now, and where."""
-
-    scenarios: tuple[Scenario, ...] = ()
-    folder: SignedFolder | None = None
-
-
-_now = _Keeping()
+    def place(self, identity: str, *context: Any) -> Kept:
+        """Where a program is kept: what it is, and all else that decides it."""
+        digest = hashlib.sha256(_surroundings().encode())
+        digest.update(repr((identity, context, _config())).encode())
+        return Kept(self.folder, f"lrdyn-{digest.hexdigest()[:32]}")
 
 
 @contextlib.contextmanager
-def keeping(experiment: Experiment) -> Iterator[None]:
-    """Keep the programs of a theorem of the library: this process runs the code of its files.
+def jax_keeps_nothing() -> Iterator[None]:
+    """Switch off JAX's own cache inside, where our programs are kept.
 
-    They lie where JAX keeps what it compiles. It keeps nothing itself meanwhile: a program that it
-    found on disk cannot be written down once more, what comes out lacks functions.
+    A program that JAX found on disk cannot be written down once more, what comes out lacks
+    functions.
     """
-    global _now
     folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    before, _now = _now, _Keeping(experiment.scenarios, _folder)
     let_jax_keep(None)
     try:
         yield
     finally:
-        _now = before
         let_jax_keep(folder)
 
 
@@ -178,24 +169,10 @@ def let_jax_keep(folder: str | None) -> None:
         compilation_cache.reset_cache()  # it asks once in a process whether there is a folder
 
 
-def identity(name: str, scenario: Scenario, *words: Any, **settings: Any) -> str:
-    """What a sweep of a theorem is, in words; empty where its programs are not kept.
-
-    Another scenario, were it called the same, is none of those that are kept.
-    """
-    if _now.folder is None or not any(scenario is one for one in _now.scenarios):
-        return ""
+def identity(name: str, *words: Any, **settings: Any) -> str:
+    """What a sweep of a theorem is, in words."""
     arrays = {n: (v.shape, v.tobytes()) for n, v in settings.items() if isinstance(v, np.ndarray)}
     return repr((name, words, sorted((settings | arrays).items())))
-
-
-def kept(identity: str, *context: Any) -> Kept | None:
-    """Where a program is kept, if it is; the context is all else that decides it."""
-    if not identity or _now.folder is None:
-        return None
-    digest = hashlib.sha256(_surroundings().encode())
-    digest.update(repr((identity, context, _config())).encode())
-    return Kept(_now.folder, f"lrdyn-{digest.hexdigest()[:32]}")
 
 
 @cache

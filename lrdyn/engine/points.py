@@ -26,6 +26,10 @@ class Points(NamedTuple):
         return len(next(iter(self.columns.values())))
 
 
+NONE = Points({})
+"""No points: a worker is told those of each part."""
+
+
 def product(**axes: Axis) -> Points:
     """All combinations of the values of the axes.
 

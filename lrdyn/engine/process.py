@@ -6,10 +6,11 @@ import os
 import jax
 
 from lrdyn.engine import program_cache
+from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.system import memory_limit
 
 
-def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
+def setup(dtype: str = "float64", *, host_devices: int | None = None) -> KeptPrograms | None:
     """Set what belongs to the whole process; call it before the first JAX computation.
 
     Double precision (unless float32 is asked for), the highest matmul precision (no TF32), one
@@ -22,13 +23,16 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
         host_devices: CPU devices; the number of usable cores by default. Without effect once the
             backend has started, and on a GPU or TPU.
 
+    Returns:
+        Where the library keeps the compiled programs of its theorems; None if it keeps none.
+
     Raises:
         ValueError: the dtype is unknown.
         OSError: ``ulimit -v`` leaves less address space than JAX and LLVM need, which would end the
             process.
 
     Example:
-        >>> setup("float64")
+        >>> kept = setup("float64")
     """
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype: got {dtype!r}, wanted 'float64' or 'float32'")
@@ -42,8 +46,7 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> None:
     if cache is None:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         cache = os.path.join(base, "lrdyn")
-    if cache:
-        program_cache.keep(cache)
+    return program_cache.keep(cache) if cache else None
 
 
 def _one_blas_thread() -> None:

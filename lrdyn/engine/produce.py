@@ -5,18 +5,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 from lrdyn.data import lookup
-from lrdyn.engine.elsewhere import Elsewhere, JobRecipe, Where
+from lrdyn.engine.context import DEFAULT, Context
 from lrdyn.engine.groups import controls_of, groups_of, precision_of_controls, precisions
-from lrdyn.engine.jobs import Job, Trainings, claims_job, controls_job, own_settings, split_settings
+from lrdyn.engine.jobs import Job, claims_job, controls_job, own_settings, split_settings
 from lrdyn.engine.points import product
 from lrdyn.engine.programs import refuse_without_jit
-from lrdyn.engine.progress import Progress, Silent
+from lrdyn.engine.progress import Progress
 from lrdyn.engine.sources import data_digest
 from lrdyn.engine.statement import Control, Experiment, Scenario
+from lrdyn.engine.work import Recipe, Sweep
 
 if TYPE_CHECKING:
     import xarray
@@ -30,63 +31,107 @@ def produce(
     seeds: Sequence[int] | Callable[[Scenario], Sequence[int]] = (0, 1),
     perturb: bool = False,
     thorough: bool = True,
-    memory: int = 2**30,
-    store: Path | None = None,
-    progress: Progress | None = None,
-    trainings: Trainings | None = None,
-    elsewhere: Elsewhere | None = None,
+    context: Context = DEFAULT,
 ) -> dict[str, "xarray.Dataset"]:
     """Run every scenario and its controls: the content of ``results.nc``, group -> dataset.
 
     Args:
-        experiment: the experiment.
+        experiment: the experiment, of those scenarios that the settings concern.
         settings: a value for each flag: a tuple for swept flags, one value for the others.
         dtype: ``float64`` or ``float32``.
         seeds: seeds to sweep, or those of each scenario.
         perturb: also sweep the distance from each hypothesis.
         thorough: run the controls in both precisions, and let XLA optimise the programs.
-        memory: see :func:`lrdyn.sweep`, as for the store.
-        store: a folder that keeps finished parts; checkpoints of trainings lie beside it.
-        progress: told of every finished part.
-        trainings: how a study trains.
-        elsewhere: other processes, which compute the parts.
+        context: where and how all that is carried out.
     """
-    validate(experiment, settings)
     refuse_without_jit()
     jobs = list(jobs_of(experiment, settings, dtype, seeds, perturb, thorough))
-    progress = Silent() if progress is None else progress
-    progress.expect(sum(job.points.size for job in jobs))
-    told = _Announced(progress)
-    trainings = trainings or Trainings()
-    if elsewhere is not None:
-        data = data_digest(experiment.data(settings))
-        recipe = JobRecipe(
-            experiment, settings, dtype, perturb, thorough, 0, trainings, data, lookup.first()
-        )
-        wheres = [elsewhere.of(recipe._replace(number=n), told) for n in range(len(jobs))]
-        each = zip(jobs, wheres, strict=True)
-        return _run_together([_call(job, trainings, memory, store, told, w) for job, w in each])
-    found = _run_side_by_side(
-        [_call(job, trainings, memory, store, told) for job in jobs if not job.trains], told
+    context.progress.expect(sum(job.points.size for job in jobs))
+    told = _Announced(context.progress)
+    context = context._replace(progress=told)
+    if context.elsewhere is not None:
+        recipes = recipes_of(experiment, settings, dtype, perturb, thorough, context)
+        calls = [partial(job.run, context, next(recipes)) for job in jobs]
+        # Here each of them waits, most of the time; one that raises stops no other.
+        with ThreadPoolExecutor(max_workers=TOGETHER) as pool:
+            futures = [pool.submit(call) for call in calls]
+        return {group: found for future in futures for group, found in future.result().items()}
+    groups = _run_side_by_side(
+        [partial(job.run, context) for job in jobs if not job.scenario.trains], told
     )
     for job in jobs:  # one by one: a training takes all cores
-        if job.trains:
-            found |= job.train(trainings, store, told)
-    return found
+        if job.scenario.trains:
+            groups |= job.run(context)
+    return groups
 
 
-def _call(
-    job: Job,
-    trainings: Trainings,
-    memory: int,
-    store: Path | None,
-    progress: Progress,
-    where: Where | None = None,
-) -> Callable[[], dict[str, "xarray.Dataset"]]:
-    """The call that carries a job out."""
-    if job.trains:
-        return partial(job.train, trainings, store, progress, where)
-    return partial(job.run, memory, store, progress, where)
+TOGETHER = 32
+"""Jobs that are carried out elsewhere at a time."""
+
+
+def recipes_of(
+    experiment: Experiment,
+    settings: Mapping[str, Any],
+    dtype: str,
+    perturb: bool,
+    thorough: bool,
+    context: Context,
+) -> Iterator[Recipe]:
+    """From what a worker makes the jobs of an experiment again, one after the other."""
+    how = {
+        "settings": settings,
+        "dtype": dtype,
+        "perturb": perturb,
+        "thorough": thorough,
+        "precision": context.precision,
+        "every": context.every,
+        "data": data_digest(experiment.data(settings)),
+        "data_dir": lookup.first(),
+    }
+    for number in count():
+        yield Recipe(experiment, f"{__name__}:job_of", how | {"number": number})
+
+
+def job_of(
+    experiment: Experiment,
+    *,
+    number: int,
+    settings: Mapping[str, Any],
+    dtype: str,
+    perturb: bool,
+    thorough: bool,
+    precision: str,
+    every: int | None,
+    data: str,
+    data_dir: str,
+    context: Context,
+) -> Sweep:
+    """Make the sweep of a job of an experiment, for a worker; :func:`produce` explains the rest.
+
+    Args:
+        experiment: the experiment.
+        number: of the job among those of the experiment.
+        settings: as of :func:`produce`.
+        dtype: as of :func:`produce`.
+        perturb: as of :func:`produce`.
+        thorough: as of :func:`produce`.
+        precision: that of the context.
+        every: that of the context.
+        data: SHA-256 of the data files.
+        data_dir: where they are looked for first.
+        context: of the worker.
+
+    Raises:
+        ValueError: the data files here are others.
+    """
+    lookup.search_first(data_dir or None)
+    mine = data_digest(experiment.data(settings))
+    if mine != data:
+        raise ValueError(f"data: got files with SHA-256 {mine[:12]}, wanted {data[:12]}")
+    # The function of a job is the same for all seeds, and a part has its own.
+    jobs = jobs_of(experiment, settings, dtype, (0,), perturb, thorough)
+    job = next(islice(jobs, number, None))
+    return job.sweep(context._replace(precision=precision, every=every), worker=True)
 
 
 def concerned(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
@@ -105,8 +150,8 @@ def concerned(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment
 
 
 def validate(experiment: Experiment, settings: Mapping[str, Any]) -> None:
-    """Check every combination of the settings before anything is computed."""
-    for scenario in concerned(experiment, settings).scenarios:
+    """Check every combination of the settings of an experiment before anything is computed."""
+    for scenario in experiment.scenarios:
         for point in _grid(experiment, own_settings(experiment, scenario, settings)):
             experiment.check(point)
 
@@ -141,8 +186,7 @@ def jobs_of(
     perturb: bool,
     thorough: bool,
 ) -> Iterator[Job]:
-    """The jobs of the scenarios that these settings concern, always in the same order."""
-    experiment = concerned(experiment, settings)
+    """The jobs of an experiment, always in the same order."""
     for scenario in experiment.scenarios:
         mine = seeds(scenario) if callable(seeds) else seeds
         fixed = _seeds_of_controls(scenario, len(mine)) if scenario.controls else ()
@@ -183,9 +227,8 @@ class _Announced:
     stopped = False
 
     def __init__(self, progress: Progress):
-        self.advance, self.note, self.expect_bytes, self.during = (
-            progress.advance, progress.note, progress.expect_bytes, progress.during
-        )  # fmt: skip
+        self.advance, self.note = progress.advance, progress.note
+        self.expect_bytes, self.during = progress.expect_bytes, progress.during
 
     def expect(self, points: int) -> None:
         if self.stopped:
@@ -211,16 +254,3 @@ def _run_side_by_side(
         raise
     finally:
         pool.shutdown(wait=False)
-
-
-TOGETHER = 32
-"""Jobs that are carried out elsewhere at a time: here each of them waits, most of the time."""
-
-
-def _run_together(
-    calls: Sequence[Callable[[], dict[str, "xarray.Dataset"]]],
-) -> dict[str, "xarray.Dataset"]:
-    """The same elsewhere, where a job that raises stops no other one."""
-    with ThreadPoolExecutor(max_workers=TOGETHER) as pool:
-        futures = [pool.submit(call) for call in calls]
-    return {group: found for future in futures for group, found in future.result().items()}

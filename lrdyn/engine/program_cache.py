@@ -30,10 +30,13 @@ MOST = 2 * 10**9
 """Bytes that are kept, unless ``LRDYN_CACHE_MAX`` says how many."""
 
 
-def keep(base: str | os.PathLike) -> None:
+def keep(base: str | os.PathLike) -> kept_programs.KeptPrograms | None:
     """Keep compiled programs below a folder, ours and JAX's; it starts the devices, to name them.
 
     Nothing is kept, and one line says why, if somebody else may have written what lies there.
+
+    Returns:
+        Where ours are kept; None if they are not.
 
     Raises:
         BadInput: ``LRDYN_CACHE_MAX`` says no size.
@@ -49,8 +52,9 @@ def keep(base: str | os.PathLike) -> None:
         folder = None
     except OSError:  # a file system that is full, or read only
         folder = None
-    kept_programs.keep_in(folder)
+    kept_programs.let_jax_keep(None if folder is None else os.fspath(folder.path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    return None if folder is None else kept_programs.KeptPrograms(folder)
 
 
 def _check_programs_of_jax(folder: SignedFolder) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import cache, partial
@@ -16,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from lrdyn.engine.jaxprs import equations
-from lrdyn.engine.kept_programs import Facts, Kept, kept
+from lrdyn.engine.kept_programs import Facts, Kept, KeptPrograms
 from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.points import Points
 from lrdyn.engine.shared import NAME, Shared
@@ -27,6 +28,10 @@ CHUNKS = 32
 LEAST = 4
 """Points of the smallest part of a longer sweep, however small the budget."""
 
+
+ONE_AT_A_TIME = threading.Lock()
+"""For tracing, where dozens of jobs wait side by side: it gains nothing from threads, and constants
+of two precisions that are traced at once were seen to take the type of the other."""
 
 Values = dict[str, Any]  # arrays and, where a result is a constant, NumPy's
 Run = Callable[[Values, Any], Values]
@@ -42,8 +47,10 @@ class Plan(NamedTuple):
     devices: Sequence[Any]
     compiler_options: dict[str, Any]
     shared: Shared
+    kept: KeptPrograms | None = None
+    """Programs on disk."""
     identity: str = ""
-    """What the function is, where its programs are kept on disk."""
+    """What the function is, in their names."""
 
 
 class Group(NamedTuple):
@@ -120,7 +127,9 @@ def trace(
     lanes = min(plan.lanes, max(-(-len(indices) // len(devices)), min(2, len(indices))))
     traced = cache(lambda: _traced(function, known, columns, lanes, plan))
     group = Group(plan, traced, {}, [], columns, lanes, devices, "", shape)
-    there = kept(plan.identity, plan.memory, len(indices), *_signature(group))
+    there = plan.kept and plan.kept.place(
+        plan.identity, plan.memory, len(indices), *_signature(group)
+    )
     found = (there and there.facts()) or _facts(group, there)
     # Two parts are in memory: one that runs and one that is saved. What they share is there once.
     fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, found.size))
@@ -337,9 +346,16 @@ def start(group: Group, compiled: Any, part: np.ndarray) -> Values:
     return compiled(*moved, group.plan.shared.on(group.devices))
 
 
-def ended(
-    group: Group, part: np.ndarray, outputs: Values
-) -> tuple[Group, np.ndarray, dict[str, np.ndarray]]:
+def ended(group: Group, part: np.ndarray, outputs: Values) -> dict[str, np.ndarray]:
     """Wait for a part; its results are in the order of its points."""
     place = np.argsort(_order(group))[: len(part)]
-    return group, part, {name: array[place] for name, array in jax.device_get(outputs).items()}
+    return {name: array[place] for name, array in jax.device_get(outputs).items()}
+
+
+def described(group: Group) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+    """What the program of a group returns at one point: names, shapes, types.
+
+    Programs themselves are no measure: constants of inner functions stand in them in an order that
+    depends on what the process has traced before.
+    """
+    return tuple(sorted((n, one.shape, str(one.dtype)) for n, one in group.outputs.items()))

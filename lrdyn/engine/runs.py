@@ -10,7 +10,7 @@ from typing import Any
 
 from lrdyn.engine import checkpoints, files, parts, progress, results
 from lrdyn.engine.configuration import BadInput, Run
-from lrdyn.engine.elsewhere import Elsewhere
+from lrdyn.engine.context import DEFAULT, Context
 from lrdyn.engine.flags import Flag
 from lrdyn.engine.groups import groups_of
 from lrdyn.engine.judging import Groups
@@ -118,16 +118,13 @@ def carry_out(
     out: Path | str,
     *,
     draw: Draw | None = None,
-    memory: int = 2**30,
     bar: bool = True,
-    every: int | None = None,
-    elsewhere: Elsewhere | None = None,
-    store: Path | str | None = None,
+    context: Context = DEFAULT,
 ) -> tuple[Verification, Path]:
     """Produce, judge, save and draw; returns what was verified and the folder of the results.
 
-    A terminal shows a ``bar``; lines suit several processes that share one. Trainings are kept
-    ``every`` so many steps, or now and then. Parts are kept in a ``store``, or beside the results.
+    A terminal shows a ``bar``; lines suit several processes that share one. Parts are kept in the
+    store of the ``context``, or beside the results.
 
     Raises:
         BadInput: data are missing, the folder cannot be used, or no claim applies.
@@ -135,12 +132,10 @@ def carry_out(
     experiment = run.experiment
     about(run)
     theirs = named(folders_of(experiment))
-    with opened(run, out) as path, _keeping(run, store or out, path) as kept, theirs:
+    store = context.store or out
+    with opened(run, out) as path, _keeping(run, store, path) as kept, theirs:
         with progress.shown(experiment.name, bar=bar) as told:
-            found = verify_run(
-                run, memory=memory, store=kept / parts.FOLDER, progress=told, every=every,
-                elsewhere=elsewhere,
-            )  # fmt: skip
+            found = verify_run(run, context._replace(store=kept / parts.FOLDER, progress=told))
         if experiment.judged and _about_nothing(found):
             raise BadInput(_nothing_applies(experiment, found))
         save(experiment, found, path, draw)

@@ -11,15 +11,15 @@ from lrdyn.engine import progress as progresses
 from lrdyn.engine import report
 from lrdyn.engine.claims import FALSE_ALARM
 from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.elsewhere import Elsewhere, given
-from lrdyn.engine.jobs import Trainings
+from lrdyn.engine.context import Context
 from lrdyn.engine.judging import LOST, Legs, judge_results
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import MissingArray
-from lrdyn.engine.produce import concerned, produce
+from lrdyn.engine.produce import produce
 from lrdyn.engine.progress import Progress
 from lrdyn.engine.results import SCHEMA, environment
 from lrdyn.engine.statement import Experiment
+from lrdyn.engine.sweep import cluster_of
 
 if TYPE_CHECKING:
     import xarray
@@ -101,49 +101,38 @@ def verify(
     if data_dir is not None:
         lookup.search_first(os.fspath(data_dir))
     run = run_of(theorem, memory=memory, **settings)
-    if progress is None and progresses.in_notebook():
-        progress = progresses.Notebook(theorem.name)
-    how: dict[str, Any] = {"store": store, "progress": progress, "every": checkpoint_every}
-    how["elsewhere"] = None if client is None else given(client)
-    return verify_run(run, memory=memory, **how)
+    if progress is None:
+        notebook = progresses.in_notebook()
+        progress = progresses.Notebook(theorem.name) if notebook else progresses.Silent()
+    elsewhere = None if client is None else cluster_of(client)
+    context = Context(memory, store, progress, every=checkpoint_every, elsewhere=elsewhere)
+    return verify_run(run, context)
 
 
-def verify_run(
-    run: Run,
-    *,
-    memory: int = 2**30,
-    store: Path | None = None,
-    progress: Progress | None = None,
-    every: int | None = None,
-    elsewhere: Elsewhere | None = None,
-) -> Verification:
-    """The same for a configuration.
+def verify_run(run: Run, context: Context) -> Verification:
+    """Produce and judge what a configuration asks for.
 
     At the quick preset controls run in one precision and XLA does not optimise the programs: small
     sweeps spend their time in the compiler.
     """
     groups = produce(
-        run.experiment,
+        run.concerned,
         run.settings,
         dtype=run.dtype,
         seeds=run.seeds_of,
         perturb=run.perturb,
         thorough=run.preset == "paper",
-        memory=memory,
-        store=store,
-        progress=progress,
-        trainings=Trainings(run.precision, every),
-        elsewhere=elsewhere,
+        context=context._replace(precision=run.precision),
     )
     try:
-        found = judged(concerned(run.experiment, run.settings), groups, run.dtype)
+        verification = judged(run.concerned, groups, run.dtype)
     except MissingArray as error:
         first = run.experiment.scenarios[0]
         raise BadInput(f"{place(first.measure)}: {error}") from error
-    found.verdict["config"] = run.config
-    if elsewhere is not None:
-        found.verdict["environment"]["workers"] = elsewhere.workers()
-    return found
+    verification.verdict["config"] = run.config
+    if context.elsewhere is not None:
+        verification.verdict["environment"]["workers"] = context.elsewhere.workers()
+    return verification
 
 
 def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str) -> Verification:

@@ -26,10 +26,12 @@ from lrdyn.engine.cluster.credentials import credentials
 from lrdyn.engine.cluster.local_workers import DEATHS
 from lrdyn.engine.cluster.local_workers import started as started
 from lrdyn.engine.cluster.origins import Origin, origin
-from lrdyn.engine.cluster.tasks import Failed, Task, carry_out
+from lrdyn.engine.cluster.tasks import SMALL, Failed, Task, carry_out
 from lrdyn.engine.configuration import BadInput
-from lrdyn.engine.elsewhere import FunctionRecipe, JobRecipe, Part
 from lrdyn.engine.parts import Arrays, Store
+from lrdyn.engine.progress import Progress
+from lrdyn.engine.statement import Experiment
+from lrdyn.engine.work import Part, Recipe
 from lrdyn.system.printer import say
 
 TIMEOUT = 10.0
@@ -37,9 +39,6 @@ TIMEOUT = 10.0
 
 EVERY = 0.5
 """Seconds between two looks for new workers."""
-
-INLINE = 2**16
-"""Bytes of a recipe above which a worker gets it once, not with each of its tasks."""
 
 
 class Lost(ConnectionError):
@@ -131,7 +130,7 @@ def warn_of_exposure(name: str, address: str) -> None:
 
 
 class Cluster:
-    """The workers of a scheduler as :class:`lrdyn.engine.elsewhere.Elsewhere`.
+    """The workers of a scheduler as :class:`lrdyn.engine.context.Elsewhere`.
 
     Args:
         client: a client of Dask.
@@ -176,15 +175,11 @@ class Cluster:
         versions = {name: version(name) for name in ("dask", "distributed")}
         return [{**dict(kind), **versions, "workers": count} for kind, count in kinds.items()]
 
-    def of(self, recipe: JobRecipe | FunctionRecipe, told: Any = None) -> "Parts":
-        """Who computes the parts of a sweep."""
-        if isinstance(recipe, FunctionRecipe):
-            source = origin(recipe.function, "function")
-            bare: Any = recipe._replace(function=None)  # pyright: ignore[reportArgumentType]
-        else:
-            source = origin(recipe.experiment, "experiment")
-            bare = recipe._replace(experiment=None)  # pyright: ignore[reportArgumentType]
-        return Parts(self, source, pickle.dumps(bare), told)
+    def executor(self, recipe: Recipe, progress: Progress) -> "Parts":
+        """Who carries out the parts of a sweep."""
+        what = "experiment" if isinstance(recipe.subject, Experiment) else "function"
+        source = origin(recipe.subject, what)
+        return Parts(self, source, pickle.dumps(recipe._replace(subject=None)), progress)
 
     def window(self) -> int:
         """How many parts of a sweep are asked for at a time."""
@@ -237,7 +232,6 @@ class Cluster:
 class _Asked(NamedTuple):
     """A part that somebody computes."""
 
-    place: int
     part: Part
     deaths: int = 0
     shared: bool = True
@@ -245,17 +239,17 @@ class _Asked(NamedTuple):
 
 
 class Parts:
-    """Parts of one sweep as tasks."""
+    """Carries out parts of one sweep as tasks."""
 
-    def __init__(self, cluster: Cluster, source: Origin, recipe: bytes, told: Any):
+    def __init__(self, cluster: Cluster, source: Origin, recipe: bytes, told: Progress):
         self.cluster, self.source, self.told = cluster, source, told
         self.topic = f"lrdyn-{uuid.uuid4().hex}"
         self.recipe: Any = recipe
-        self.small = len(recipe) <= INLINE
+        self.small = len(recipe) <= SMALL
         self.pool = ThreadPoolExecutor(1)
 
-    def compute(self, parts: Sequence[Part], store: Store | None) -> Iterator[tuple[int, Arrays]]:
-        """Each part's place and arrays, as they end.
+    def __call__(self, parts: Sequence[Part], store: Store | None) -> Iterator[tuple[Part, Arrays]]:
+        """Each part and its arrays, as they end.
 
         Raises:
             PartFailed: some raised; the others ended before.
@@ -271,8 +265,8 @@ class Parts:
 
     def _compute(
         self, parts: Sequence[Part], store: Store | None, token: str
-    ) -> Iterator[tuple[int, Arrays]]:
-        left = deque(_Asked(place, part) for place, part in enumerate(parts))
+    ) -> Iterator[tuple[Part, Arrays]]:
+        left = deque(map(_Asked, parts))
         asked: dict[Any, tuple[Future, _Asked]] = {}
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         failures: list[tuple[_Asked, Failed]] = []
@@ -314,9 +308,9 @@ class Parts:
                 elif found is not None:
                     if store:
                         store.save(one.part.key, found)
-                    yield one.place, found
+                    yield one.part, found
                 elif store and (arrays := shared_folder.arrived(store, one.part.key)) is not None:
-                    yield one.place, arrays
+                    yield one.part, arrays
                 else:
                     left.append(one._replace(shared=False))
         finally:
@@ -334,7 +328,8 @@ class Parts:
 
     def _ask(self, recipe: Any, one: _Asked, store: Store | None, token: str) -> Future:
         folder = os.fspath(store.folder.resolve()) if store else ""
-        task = Task(self.source, one.part, folder, token if one.shared else "", self.topic)
+        token = token if one.shared else ""
+        task = Task(self.source, one.part.key, one.part.asked, folder, token, self.topic)
         self.cluster.check()
         name = re.sub(r"\W+", "_", self.source.name.rpartition(":")[2])
         return self.cluster.client.submit(
@@ -379,15 +374,11 @@ class Parts:
     def _pass_on_notes(self) -> None:
         with contextlib.suppress(queue.Empty):
             while line := self.cluster.notes.get_nowait():
-                if self.told is not None:
-                    self.told.note(line)
+                self.told.note(line)
 
     @contextlib.contextmanager
     def _heard(self) -> Iterator[None]:
         """Hear what workers say within a part."""
-        if self.told is None:
-            yield
-            return
         client = self.cluster.client
         client.subscribe_topic(self.topic, self._hear)
         try:
@@ -410,8 +401,8 @@ def _same(recipe: bytes) -> bytes:
 
 def _said(failures: Sequence[tuple[_Asked, Failed]]) -> str:
     """The first of them in the order of the sweep, whichever ended first."""
-    one, failed = min(failures, key=lambda each: each[0].place)
+    one, failed = min(failures, key=lambda each: int(each[0].part.indices[0]))
     if os.environ.get("LRDYN_DEBUG"):
         logging.getLogger("lrdyn").critical("%s", failed.trace)
     more = f" (and {len(failures) - 1} parts more)" if len(failures) > 1 else ""
-    return f"{one.part.said()}: {failed.line}{more}"
+    return f"{one.part.asked}: {failed.line}{more}"

@@ -1,0 +1,260 @@
+"""Work: a sweep is cut into parts, and a part is a name of its content and a call.
+
+Claims, controls, trainings and functions of users are the same here. Parts that a store has are
+taken from there; an executor carries out the others, in this process (:func:`here`) or, if the
+context says so, elsewhere.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor as Pool
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from itertools import islice
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lrdyn.engine import programs
+from lrdyn.engine.context import Context, Executor
+from lrdyn.engine.labels import Labels, Outputs
+from lrdyn.engine.parts import Arrays, Store, opened
+from lrdyn.engine.points import Points
+from lrdyn.engine.programs import Group, Plan
+
+if TYPE_CHECKING:
+    import xarray
+
+AHEAD = 16
+"""Programs that a sweep holds at a time: more than there are cores to compile them on."""
+
+Scope = Callable[[], AbstractContextManager]
+
+
+class Asked(NamedTuple):
+    """What a part is, in values that another process understands."""
+
+    point: tuple[tuple[str, Any], ...]
+    """Values of the axes that decide shapes; of what is not traced, the whole point."""
+    values: Mapping[str, np.ndarray] = {}
+    """Values of its points on the other axes."""
+    lanes: int = 0
+    most: int = 0
+    """Points of the largest part of the program."""
+    outputs: tuple[tuple[str, tuple[int, ...], str], ...] = ()
+    """Names, shapes and types of its arrays at one point."""
+
+    @property
+    def size(self) -> int:
+        """Number of points."""
+        return max((len(column) for column in self.values.values()), default=1)
+
+    def __str__(self) -> str:
+        """Its first point, and how many more there are."""
+        first = {name: column[0].item() for name, column in self.values.items() if name}
+        words = ", ".join(f"{n}={value}" for n, value in {**dict(self.point), **first}.items())
+        return f"{words} and {self.size - 1} more" if self.size > 1 else words
+
+
+class Part(NamedTuple):
+    """Points of a sweep that are computed and kept together."""
+
+    key: str
+    """Names all that decides its arrays."""
+    indices: np.ndarray
+    """Of its points in the sweep."""
+    asked: Asked
+    begin: "Callable[[Programs], Callable[[], Arrays]]"
+    """Start to compute; what comes back waits for the arrays, which have the points in front."""
+    group: Group | None = None
+    """Whose program computes it, if it is traced."""
+
+
+class Sweep(NamedTuple):
+    """A function and the points at which it is called."""
+
+    function: Callable[..., Mapping[str, Any]]
+    points: Points
+    dims: Mapping[str, tuple[str, ...]]
+    plan: Plan | None = None
+    """How its traced programs run; without one it is called in Python, point after point."""
+    shapes: Sequence[str] = ()
+    """Axes that decide the shapes of what is traced."""
+    digest: str = ""
+    """Of all that decides the results of what is not traced, but the points."""
+    around: Callable[[Mapping[str, Any], str], AbstractContextManager] = lambda point, key: (
+        nullcontext()
+    )
+    """A call of a point that is not traced happens inside of it; ``key`` is that of its part."""
+    scope: Scope = nullcontext
+    """JAX's settings, of the thread that computes."""
+
+    def parts(self) -> tuple[list[Part], list[Outputs]]:
+        """The parts, and what the programs return; that is known of traced functions alone."""
+        if self.plan is None:
+            return [self._called(index) for index in range(self.points.size)], []
+        groups = [
+            programs.trace(self.function, values, indices, self.points, self.plan)
+            for values, indices in _by_shape(self.points, self.shapes).items()
+        ]
+        parts = [_traced(group, indices) for group in groups for indices in group.parts]
+        return parts, [group.outputs for group in groups]
+
+    def _called(self, index: int) -> Part:
+        point = {name: column[index] for name, column in self.points.columns.items()}
+        named = hashlib.sha256(f"{self.digest}{point}".encode()).hexdigest()[:20]
+        key = f"{index}-{named}"
+
+        def begin(ready: Programs) -> Callable[[], Arrays]:
+            # Nothing runs before the part in front of it is saved: a kill loses one training.
+            return partial(self.call, point, key)
+
+        return Part(key, np.array([index]), Asked(tuple(point.items())), begin)
+
+    def call(self, point: Mapping[str, Any], key: str) -> Arrays:
+        """Call the function in Python at one point; its arrays have an axis of one point."""
+        with self.around(point, key):
+            return {n: np.asarray(array)[None] for n, array in self.function(**point).items()}
+
+
+class Recipe(NamedTuple):
+    """From what another process makes the same sweep."""
+
+    subject: Any
+    """An experiment or a function, which is found there by its name or by its text."""
+    build: str
+    """``module:function`` that makes the :class:`Sweep` from the subject and a context."""
+    arguments: Mapping[str, Any]
+
+    def sweep(self, context: Context) -> Sweep:
+        """The sweep in a worker, whose parts have the points."""
+        return resolve_name(self.build)(self.subject, **self.arguments, context=context)
+
+
+def carried_out(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "xarray.Dataset":
+    """Carry out all parts of a sweep and label the results.
+
+    Args:
+        sweep: the sweep.
+        context: where it is carried out.
+        recipe: needed where the context has other processes.
+    """
+    progress, elsewhere = context.progress, context.elsewhere
+    executor = here if elsewhere is None or recipe is None else elsewhere.executor(recipe, progress)
+    with sweep.scope(), ExitStack() as stack:
+        with programs.ONE_AT_A_TIME if elsewhere is not None else nullcontext():
+            parts, outputs = sweep.parts()
+        # What is no longer wanted ends here, before it makes a folder.
+        progress.expect(sum(len(part.indices) for part in parts))
+        store = context.store
+        kept = stack.enter_context(opened(store, progress.note)) if store else None
+        ended = _each(parts, kept, context, executor)
+        if sweep.plan is None:  # what it returns is known when it has ended
+            ended = sorted(ended, key=lambda each: int(each[0].indices[0]))
+            outputs = [
+                {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in arrays.items()}
+                for _, arrays in ended
+            ]
+        labels = Labels(sweep.points, sweep.dims, outputs)
+        progress.expect_bytes(labels.nbytes)
+        target = labels.allocate(context.memory, kept and kept.folder)
+        stack.callback(target.abandon)
+        for part, arrays in ended:
+            target.place(part.indices, arrays)
+        return target.dataset()
+
+
+def _each(
+    parts: Sequence[Part], store: Store | None, context: Context, executor: Executor
+) -> Iterator[tuple[Part, Arrays]]:
+    """Every part and its arrays, those from the store first."""
+    missing = []
+    for part in parts:
+        arrays = store.load(part.key) if store else None
+        if arrays is None:
+            missing.append(part)
+        else:
+            context.progress.advance(len(part.indices), saved=True)
+            yield part, arrays
+    for part, arrays in executor(missing, store):
+        context.progress.advance(len(part.indices))
+        yield part, arrays
+
+
+def here(parts: Sequence[Part], store: Store | None) -> Iterator[tuple[Part, Arrays]]:
+    """Carry out parts in this process: the next one is computed while one is saved."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        ready = Programs([part.group for part in parts if part.group], pool)
+        running: tuple[Part, Callable[[], Arrays]] | None = None
+        for part in parts:
+            following = part, part.begin(ready)
+            if running:
+                yield _saved(*running, store)
+            running = following
+        if running:
+            yield _saved(*running, store)
+
+
+def _saved(part: Part, wait: Callable[[], Arrays], store: Store | None) -> tuple[Part, Arrays]:
+    arrays = wait()
+    if store:
+        store.save(part.key, arrays)
+    return part, arrays
+
+
+# Traced programs -----------------------------------------------------------------------------
+
+
+class Programs:
+    """Programs compiled ahead of their use and dropped after it.
+
+    Tracing holds the interpreter, XLA's compilation does not: programs are compiled side by side.
+    Each takes memory maps, of which a process may have so many only.
+    """
+
+    def __init__(self, groups: Sequence[Group], pool: Pool):
+        self.pool = pool
+        self.uses = Counter(group.digest for group in groups)
+        self.groups = iter({group.digest: group for group in groups}.values())
+        self.compiled: dict[str, Future] = {}
+        for group in islice(self.groups, AHEAD):
+            self.compile(group)
+
+    def compile(self, group: Group) -> None:
+        """Begin to compile a program, or to load it."""
+        self.compiled[group.digest] = programs.compile_in(self.pool, group)
+
+    def take(self, group: Group) -> Any:
+        """The program of a part, compiled."""
+        while group.digest not in self.compiled:
+            self.compile(next(self.groups))
+        program = self.compiled[group.digest].result()
+        self.uses[group.digest] -= 1
+        if not self.uses[group.digest]:
+            del self.compiled[group.digest]
+            for following in islice(self.groups, 1):
+                self.compile(following)
+        return program
+
+
+def _traced(group: Group, indices: np.ndarray) -> Part:
+    def begin(ready: Programs) -> Callable[[], Arrays]:
+        outputs = programs.start(group, ready.take(group), indices)
+        return lambda: programs.ended(group, indices, outputs)
+
+    largest = max(map(len, group.parts))
+    values, described = group.values(indices), programs.described(group)
+    asked = Asked(group.shape, values, group.lanes, largest, described)
+    return Part(group.key(indices), indices, asked, begin, group)
+
+
+def _by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, list[int]]:
+    groups: dict[tuple, list[int]] = {}
+    for index in range(points.size):
+        groups.setdefault(tuple(points.columns[name][index] for name in shapes), []).append(index)
+    return {tuple(zip(shapes, values, strict=True)): found for values, found in groups.items()}
