@@ -17,9 +17,21 @@ from requirements import lock
 
 PAGE = lock.FOLDER.parent / "docs" / "licences.md"
 ACCEPTED = {
-    "0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT",
-    "MIT-0", "MIT-CMU", "MPL-2.0", "PSF", "PSF-2.0", "Zlib",
-}  # fmt: skip
+    "0BSD",
+    "Apache-2.0",
+    "BSD",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "CC0-1.0",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "MIT-CMU",
+    "MPL-2.0",
+    "PSF",
+    "PSF-2.0",
+    "Zlib",
+}
 """Licences that let anyone use, change and pass on a package beside code of any licence."""
 IDENTIFIERS = {
     "Apache 2.0": "Apache-2.0",
@@ -136,8 +148,11 @@ def main() -> int:
                 for name, needs in needed(tools, lock.FOLDER / file, python).items():
                     owners.setdefault(name, {}).update(needs)
         except subprocess.CalledProcessError as error:
-            print(f"licences: {Path(error.cmd[0]).name} ended with {error.returncode}; "
-                  "docs/licences.md is as it was", file=sys.stderr)  # fmt: skip
+            print(
+                f"licences: {Path(error.cmd[0]).name} ended with {error.returncode}; "
+                "docs/licences.md is as it was",
+                file=sys.stderr,
+            )
             return 3
     rows = {
         name: (tuple(versions[name]), tuple(licences[name]), needed_by(owners[name]))
@@ -149,8 +164,11 @@ def main() -> int:
         for part in sorted({part for expression in stated for part in unaccepted(expression)})
     ]
     if refused:
-        print(f"licences: got {', '.join(refused)}; wanted {', '.join(sorted(ACCEPTED))}; "
-              "docs/licences.md is as it was", file=sys.stderr)  # fmt: skip
+        print(
+            f"licences: got {', '.join(refused)}; wanted {', '.join(sorted(ACCEPTED))}; "
+            "docs/licences.md is as it was",
+            file=sys.stderr,
+        )
         return 1
     PAGE.write_text(page(rows))
     print("licences: docs/licences.md written")

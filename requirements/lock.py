@@ -136,8 +136,11 @@ def main(words: list[str]) -> int:
             # Its version is part of what the tests know of it: no upgrade.
             texts[ENCODER] = relocked(tools, FOLDER / ENCODER, [encoder], "3.11", "--no-deps")
         except subprocess.CalledProcessError as error:
-            print(f"lock: {Path(error.cmd[0]).name} ended with {error.returncode}; "
-                  "no lock was changed", file=sys.stderr)  # fmt: skip
+            print(
+                f"lock: {Path(error.cmd[0]).name} ended with {error.returncode}; "
+                "no lock was changed",
+                file=sys.stderr,
+            )
             return 3
     for name, text in texts.items():
         path = FOLDER / name

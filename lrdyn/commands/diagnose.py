@@ -33,23 +33,48 @@ def parser() -> Parser:
     made = Parser("lrdyn diagnose", DESCRIPTION, EPILOG)
     made.add_argument("before", type=folder, metavar="BEFORE", help="weights before the training")
     made.add_argument("after", type=folder, metavar="AFTER", help="weights after it")
-    made.add_argument("--select", nargs="+", default=["*"], metavar="GLOB",
-                      help="which matrices (default: all)")  # fmt: skip
-    made.add_argument("--top", type=whole("top", 1), default=8, metavar="K",
-                      help="how many singular values are the first ones (default: 8)")  # fmt: skip
-    made.add_argument("--out", type=folder, metavar="DIR",
-                      help="write diagnosis.csv, diagnosis.png and diagnosis.pdf")  # fmt: skip
-    made.add_argument("--extract", type=folder, metavar="DIR",
-                      help="write the update as an adapter of PEFT")  # fmt: skip
+    made.add_argument(
+        "--select", nargs="+", default=["*"], metavar="GLOB", help="which matrices (default: all)"
+    )
+    made.add_argument(
+        "--top",
+        type=whole("top", 1),
+        default=8,
+        metavar="K",
+        help="how many singular values are the first ones (default: 8)",
+    )
+    made.add_argument(
+        "--out",
+        type=folder,
+        metavar="DIR",
+        help="write diagnosis.csv, diagnosis.png and diagnosis.pdf",
+    )
+    made.add_argument(
+        "--extract", type=folder, metavar="DIR", help="write the update as an adapter of PEFT"
+    )
     made.add_argument("--rank", type=whole("rank", 1), metavar="R", help="its rank")
-    made.add_argument("--energy", type=share("energy"), metavar="E",
-                      help="or the share of the energy it must have (default: .9)")  # fmt: skip
-    made.add_argument("--save-module", nargs="+", default=[], metavar="GLOB",
-                      help="modules that it saves whole: norms, heads")  # fmt: skip
-    made.add_argument("--embedding", nargs="+", metavar="GLOB",
-                      help="modules that are embeddings (default: usual names)")  # fmt: skip
-    made.add_argument("--fan-in-fan-out", action="store_true",
-                      help="weights are stored transposed, as in GPT-2")  # fmt: skip
+    made.add_argument(
+        "--energy",
+        type=share("energy"),
+        metavar="E",
+        help="or the share of the energy it must have (default: .9)",
+    )
+    made.add_argument(
+        "--save-module",
+        nargs="+",
+        default=[],
+        metavar="GLOB",
+        help="modules that it saves whole: norms, heads",
+    )
+    made.add_argument(
+        "--embedding",
+        nargs="+",
+        metavar="GLOB",
+        help="modules that are embeddings (default: usual names)",
+    )
+    made.add_argument(
+        "--fan-in-fan-out", action="store_true", help="weights are stored transposed, as in GPT-2"
+    )
     return made
 
 
@@ -85,17 +110,23 @@ def main(words: Sequence[str]) -> None:
 def _extraction_flags(options: argparse.Namespace) -> dict[str, Any]:
     """Arguments of :func:`lrdyn.diagnosis.extract`."""
     given = {
-        "--rank": options.rank, "--energy": options.energy, "--save-module": options.save_module,
-        "--embedding": options.embedding, "--fan-in-fan-out": options.fan_in_fan_out,
-    }  # fmt: skip
+        "--rank": options.rank,
+        "--energy": options.energy,
+        "--save-module": options.save_module,
+        "--embedding": options.embedding,
+        "--fan-in-fan-out": options.fan_in_fan_out,
+    }
     if options.extract is None and (alone := next((n for n, x in given.items() if x), None)):
         raise BadInput(f"{alone}: got it without --extract, wanted --extract DIR")
     if options.rank and options.energy:
         raise BadInput("--energy: got it beside --rank, wanted one of the two")
     made = {
-        "rank": options.rank, "energy": options.energy, "save": options.save_module,
-        "select": options.select, "fan_in_fan_out": options.fan_in_fan_out,
-    }  # fmt: skip
+        "rank": options.rank,
+        "energy": options.energy,
+        "save": options.save_module,
+        "select": options.select,
+        "fan_in_fan_out": options.fan_in_fan_out,
+    }
     return made | ({"embeddings": options.embedding} if options.embedding else {})
 
 

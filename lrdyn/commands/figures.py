@@ -100,9 +100,10 @@ def _parser(exhibits: Sequence[Exhibit], prog: str) -> Parser:
         "--recompute", action="store_true", help="use neither saved numbers nor saved results"
     )
     parser.add_argument(
-        "--train", action="store_true",
+        "--train",
+        action="store_true",
         help="run the trainings of long figures; else they are drawn from what is there",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--yes", action="store_true", help="write baselines without asking, as scripts need it"
     )
@@ -179,9 +180,14 @@ def _act(
 def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> None:
     begin = time.perf_counter()
     done = render(
-        exhibit, options.out, options.preset,
-        recompute=options.recompute, train=options.train, baselines=baselines, report=say,
-    )  # fmt: skip
+        exhibit,
+        options.out,
+        options.preset,
+        recompute=options.recompute,
+        train=options.train,
+        baselines=baselines,
+        report=say,
+    )
     source = "computed" if done.ran else "saved results" if done.computed else "saved numbers"
     source = done.dataset.attrs.get("drawn_from", source)
     seconds = time.perf_counter() - begin

@@ -68,8 +68,11 @@ def imported(given: Path) -> ModuleType:
 
 def _line(error: BaseException, path: Path) -> str:
     """The last line of the file that was run; of what is no Python, the one that is not."""
-    lines = [line for frame, line in traceback.walk_tb(error.__traceback__)
-             if Path(frame.f_code.co_filename) == path]  # fmt: skip
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if Path(frame.f_code.co_filename) == path
+    ]
     if not lines and isinstance(error, SyntaxError) and error.lineno:
         lines = [error.lineno]
     return f":{lines[-1]}" if lines else ""

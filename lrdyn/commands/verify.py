@@ -38,24 +38,42 @@ def _parser(theorem: Experiment) -> Parser:
     parser = Parser(theorem.name, theorem.summary)
     add_output_flags(parser)
     usual = defaults(theorem)
-    parser.add_argument("--seed", type=whole("seed", 0), default=usual["seed"],
-                        help=f"first seed (default: {usual['seed']})")  # fmt: skip
-    parser.add_argument("--seeds", type=whole("seeds", 1), default=usual["seeds"],
-                        help=f"number of seeds (default: {_seeds(theorem)})")  # fmt: skip
-    both = "float32 (default); identities run in both" if isinstance(theorem, Study) else (
-        "float64 (default) runs float32 beside it and compares"
-    )  # fmt: skip
-    parser.add_argument("--dtype", default=usual["dtype"], choices=("float64", "float32"),
-                        help=both)  # fmt: skip
-    parser.add_argument("--memory", type=size, default=2**30, metavar="SIZE",
-                        help="for the arrays of one part of a sweep (default: 1GiB)")  # fmt: skip
+    parser.add_argument(
+        "--seed",
+        type=whole("seed", 0),
+        default=usual["seed"],
+        help=f"first seed (default: {usual['seed']})",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=whole("seeds", 1),
+        default=usual["seeds"],
+        help=f"number of seeds (default: {_seeds(theorem)})",
+    )
+    both = (
+        "float32 (default); identities run in both"
+        if isinstance(theorem, Study)
+        else ("float64 (default) runs float32 beside it and compares")
+    )
+    parser.add_argument(
+        "--dtype", default=usual["dtype"], choices=("float64", "float32"), help=both
+    )
+    parser.add_argument(
+        "--memory",
+        type=size,
+        default=2**30,
+        metavar="SIZE",
+        help="for the arrays of one part of a sweep (default: 1GiB)",
+    )
     add_cluster_flags(parser)
     if any(control.amounts for s in theorem.scenarios for control in s.controls):
-        parser.add_argument("--perturb", action="store_true",
-                            help="also sweep the distance from each hypothesis")  # fmt: skip
+        parser.add_argument(
+            "--perturb", action="store_true", help="also sweep the distance from each hypothesis"
+        )
     if theorem.judged:
-        parser.add_argument("--judge", metavar="FOLDER",
-                            help="judge saved results again, without a run")  # fmt: skip
+        parser.add_argument(
+            "--judge", metavar="FOLDER", help="judge saved results again, without a run"
+        )
     if isinstance(theorem, Study):
         _add_training_flags(parser)
     group = parser.add_argument_group("settings (several values make a sweep)")
@@ -73,12 +91,21 @@ def _seeds(theorem: Experiment) -> str:
 
 def _add_training_flags(parser: Parser) -> None:
     """Add the flags that all studies share."""
-    parser.add_argument("--data-dir", type=folder, metavar="DIR",
-                        help="where data sets are looked for first")  # fmt: skip
-    parser.add_argument("--precision", default="highest", choices=tuple(MATMULS),
-                        help="of the inputs of matmuls (default: highest)")  # fmt: skip
-    parser.add_argument("--checkpoint-every", type=whole("checkpoint-every", 1), metavar="N",
-                        help="steps between two checkpoints (default: one in 30 s)")  # fmt: skip
+    parser.add_argument(
+        "--data-dir", type=folder, metavar="DIR", help="where data sets are looked for first"
+    )
+    parser.add_argument(
+        "--precision",
+        default="highest",
+        choices=tuple(MATMULS),
+        help="of the inputs of matmuls (default: highest)",
+    )
+    parser.add_argument(
+        "--checkpoint-every",
+        type=whole("checkpoint-every", 1),
+        metavar="N",
+        help="steps between two checkpoints (default: one in 30 s)",
+    )
 
 
 def lines_of(experiments: Sequence[Experiment]) -> list[str]:

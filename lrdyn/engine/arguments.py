@@ -137,20 +137,29 @@ def folder(text: str) -> str:
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that all commands share."""
     parser.add_argument(
-        "--out", default="results", type=folder, metavar="DIR",
+        "--out",
+        default="results",
+        type=folder,
+        metavar="DIR",
         help="folder of the results (default: results)",
-    )  # fmt: skip
-    parser.add_argument("--preset", default="quick", choices=("quick", "paper"),
-                        help="defaults of the other flags (default: quick)")  # fmt: skip
+    )
+    parser.add_argument(
+        "--preset",
+        default="quick",
+        choices=("quick", "paper"),
+        help="defaults of the other flags (default: quick)",
+    )
 
 
 def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where parts are computed and kept."""
     parser.add_argument(
-        "--cluster", type=_cluster, metavar="ADDRESS",
+        "--cluster",
+        type=_cluster,
+        metavar="ADDRESS",
         help="a Dask scheduler whose workers compute, such as tls://127.0.0.1:8786; local:N starts "
-             "N workers here",
-    )  # fmt: skip
+        "N workers here",
+    )
     parser.add_argument(
         "--cluster-security",
         type=folder,
@@ -159,10 +168,12 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
         "what the configuration of Dask names)",
     )
     parser.add_argument(
-        "--store", type=folder, metavar="DIR",
+        "--store",
+        type=folder,
+        metavar="DIR",
         help="where finished parts are kept, best a folder that all workers see: only names of "
-             "parts then come back (default: beside the results)",
-    )  # fmt: skip
+        "parts then come back (default: beside the results)",
+    )
 
 
 CLUSTER = "local:N or the address of a Dask scheduler such as tls://127.0.0.1:8786"
@@ -207,8 +218,13 @@ def add_flag(group: Any, flag: Flag) -> None:
     """Add a flag of an experiment to a group of a parser."""
     name = typed(flag.name)
     if flag.type == "array":
-        group.add_argument(name, type=_array(flag), metavar="FILE", default=argparse.SUPPRESS,
-                           help=f"{flag.symbol}: {flag.help} (.npy)")  # fmt: skip
+        group.add_argument(
+            name,
+            type=_array(flag),
+            metavar="FILE",
+            default=argparse.SUPPRESS,
+            help=f"{flag.symbol}: {flag.help} (.npy)",
+        )
         return
     values = " ".join(map(flag_text, flag.quick))
     paper = f"; paper: {' '.join(map(flag_text, flag.paper))}" if flag.paper else ""

@@ -221,7 +221,12 @@ def controls_job(
     axes |= {name: (value,) for name, value in swept.items()}
     name = f"/{'perturb' if amounts else 'controls'}/{scenario.id}/{precision}"
     function, points = evaluate_controls(scenario, fixed, controls), product(seed=seeds, **axes)
-    dims = _dims_of_controls(scenario, controls)
+    # Each has axes of its own: a control can change the length of one.
+    dims = {
+        f"{c.id}.{name}": tuple(f"{c.id}.{axis}" for axis in axes)
+        for c in controls
+        for name, axes in _dims(scenario).items()
+    }
     how = _how(experiment, scenario, given or {}, fixed, False)
     ids = [control.id for control in controls]
     how["identity"] = identity(experiment.name, name, *ids, **fixed)
@@ -244,26 +249,19 @@ def _how(
         "diverged": scenario.diverged_name,
         "conditions": json.dumps(conditions),
     }
+    digest = ""  # what is traced is named by its program
+    if scenario.trains:
+        digest = _training_digest(experiment, settings, fixed)
+    elif not scenario.traced:
+        digest = source_digest(experiment, fixed)
     return {
         "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes and flag.swept),
         "compiler_options": None if optimize else unoptimized(int(scenario.long)),
         "lanes": LANES[optimize],
         "attributes": {"scenario": scenario.id, "fixed": json.dumps(named), **names},
         "scenario": scenario,
-        "digest": _named_by(experiment, scenario, settings, fixed),
+        "digest": digest,
     }
-
-
-def _named_by(
-    experiment: Experiment,
-    scenario: Scenario,
-    settings: Mapping[str, Any],
-    fixed: Mapping[str, Any],
-) -> str:
-    """The digest that names the parts of what is not traced."""
-    if scenario.trains:
-        return _training_digest(experiment, settings, fixed)
-    return "" if scenario.traced else source_digest(experiment, fixed)
 
 
 def _training_digest(
@@ -283,14 +281,6 @@ def _dims(scenario: Scenario) -> dict[str, tuple[str, ...]]:
     for name, axes in scenario.axes.items():
         dims |= {f"{name}_predicted": axes, f"{name}_measured": axes}
     return dims
-
-
-def _dims_of_controls(
-    scenario: Scenario, controls: Sequence[Control]
-) -> dict[str, tuple[str, ...]]:
-    """Axes of their own for each: a control can change the length of one."""
-    dims = _dims(scenario).items()
-    return {f"{c.id}.{n}": tuple(f"{c.id}.{a}" for a in axes) for c in controls for n, axes in dims}
 
 
 OLDER_KERNELS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}

@@ -275,11 +275,19 @@ def _found(
     }
     drawn = {"drawn": int(np.size(results[SIZE])), "judged": len(values), "left_out": {}}
     return {
-        "id": finding.id, "kind": "finding", "statement": finding.statement,
-        "hypotheses_met": known, "residual": None, "tolerance": None, "holds": None,
-        "cases": len(values), "cases_total": drawn["drawn"], "judged": {precision: drawn},
-        "worst_case": {}, "finding": found,
-    }  # fmt: skip
+        "id": finding.id,
+        "kind": "finding",
+        "statement": finding.statement,
+        "hypotheses_met": known,
+        "residual": None,
+        "tolerance": None,
+        "holds": None,
+        "cases": len(values),
+        "cases_total": drawn["drawn"],
+        "judged": {precision: drawn},
+        "worst_case": {},
+        "finding": found,
+    }
 
 
 # Over all precisions -------------------------------------------------------------------------

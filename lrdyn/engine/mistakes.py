@@ -31,8 +31,12 @@ TODO = {
 }
 """What JAX raises -> what to do; a class comes before what it is derived from."""
 OF_A_FILE = (
-    FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError
-)  # fmt: skip
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
 """What a wrong name of a file raises; any other OSError is a fault of the machine."""
 
 

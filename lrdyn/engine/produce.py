@@ -173,11 +173,6 @@ CONTROL_SEEDS = 2
 """Controls test the instrument: they run with the first seeds, whatever the flags are."""
 
 
-def _seeds_of_controls(scenario: Scenario, count: int) -> range:
-    """The first seeds, as many as a claim over seeds needs."""
-    return range(max(min(count, CONTROL_SEEDS), *(claim.seeds for claim in scenario.claims)))
-
-
 def jobs_of(
     experiment: Experiment,
     settings: Mapping[str, Any],
@@ -189,7 +184,9 @@ def jobs_of(
     """The jobs of an experiment, always in the same order."""
     for scenario in experiment.scenarios:
         mine = seeds(scenario) if callable(seeds) else seeds
-        fixed = _seeds_of_controls(scenario, len(mine)) if scenario.controls else ()
+        # The first seeds, as many as a claim over seeds needs.
+        least = max((claim.seeds for claim in scenario.claims), default=0)
+        fixed = range(max(min(len(mine), CONTROL_SEEDS), least)) if scenario.controls else ()
         for p, group in groups_of(experiment, scenario, dtype).items():
             yield claims_job(experiment, scenario, settings, mine, group, p, thorough)
         for p in precisions(experiment, scenario, dtype):

@@ -119,7 +119,8 @@ def trace(
     if plan.batched and not columns:
         raise ValueError("batched: got no traced axis, wanted one whose array tells the lanes")
     # If every axis decides shapes there is nothing to batch over but the count.
-    columns = _canonical(columns or {"": np.zeros(points.size)})
+    columns = columns or {"": np.zeros(points.size)}
+    columns = {name: _as_jax_has_it(name, column) for name, column in columns.items()}
 
     # A batch of width 1 is compiled to other kernels and rounds differently: never use it unless
     # the whole group is one point, or every point is to run by itself.
@@ -127,20 +128,14 @@ def trace(
     lanes = min(plan.lanes, max(-(-len(indices) // len(devices)), min(2, len(indices))))
     traced = cache(lambda: _traced(function, known, columns, lanes, plan))
     group = Group(plan, traced, {}, [], columns, lanes, devices, "", shape)
-    there = plan.kept and plan.kept.place(
-        plan.identity, plan.memory, len(indices), *_signature(group)
-    )
+    types = [(name, str(column.dtype)) for name, column in columns.items()]
+    signature = (shape, types, len(devices), plan.batched, *_context(group))
+    there = plan.kept and plan.kept.place(plan.identity, plan.memory, len(indices), *signature)
     found = (there and there.facts()) or _facts(group, there)
     # Two parts are in memory: one that runs and one that is saved. What they share is there once.
     fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, found.size))
     parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
     return group._replace(parts=parts, kept=there, **found._asdict())
-
-
-def _signature(group: Group) -> tuple:
-    """What decides a program beside the function and JAX's settings."""
-    types = [(name, str(column.dtype)) for name, column in group.columns.items()]
-    return (group.shape, types, len(group.devices), group.plan.batched, *_context(group))
 
 
 def _context(group: Group) -> tuple:
@@ -164,9 +159,13 @@ def _outputs(group: Group) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def trace_part(
-    function: Callable, shape: tuple, values: dict[str, np.ndarray], lanes: int, most: int,
+    function: Callable,
+    shape: tuple,
+    values: dict[str, np.ndarray],
+    lanes: int,
+    most: int,
     plan: Plan,
-) -> Group:  # fmt: skip
+) -> Group:
     """The program of a part that another process cut, for parts of at most so many points."""
     traced = cache(lambda: _traced(function, dict(shape), values, lanes, plan))
     parts, devices = [np.arange(most)], plan.devices[:1]
@@ -287,10 +286,6 @@ def _lowered(group: Group) -> Any:
             local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False
         )
     return jax.jit(local).lower(*_arguments(group))
-
-
-def _canonical(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: _as_jax_has_it(name, column) for name, column in columns.items()}
 
 
 def _as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:

@@ -34,12 +34,18 @@ def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
     other = _other_precision(verdict)
     rows = [("claim", "kind", "cases", "residual", "tolerance", other, "tolerance", "")]
     for claim in _judged(verdict):
-        rows.append((
-            claim["id"], claim["kind"], f"{claim['cases']}/{claim['cases_total']}",
-            _short(claim["residual"]), _short(claim["tolerance"]),
-            _short(claim.get(f"residual_{other}")),
-            _short(claim.get(f"tolerance_{other}")), _word(claim),
-        ))  # fmt: skip
+        rows.append(
+            (
+                claim["id"],
+                claim["kind"],
+                f"{claim['cases']}/{claim['cases_total']}",
+                _short(claim["residual"]),
+                _short(claim["tolerance"]),
+                _short(claim.get(f"residual_{other}")),
+                _short(claim.get(f"tolerance_{other}")),
+                _word(claim),
+            )
+        )
     return rows
 
 
@@ -58,10 +64,16 @@ def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
     found = [(c["id"], c["finding"]) for c in verdict["claims"] if c["kind"] == "finding"]
     rows = [("finding", "value", "spread", "seeds", "expected", "")]
     for name, one in found:
-        rows.append((
-            name, _number(one["value"]), _number(one["spread"]), str(one["seeds"]),
-            one["expected"] or "-", one["outcome"] or "",
-        ))  # fmt: skip
+        rows.append(
+            (
+                name,
+                _number(one["value"]),
+                _number(one["spread"]),
+                str(one["seeds"]),
+                one["expected"] or "-",
+                one["outcome"] or "",
+            )
+        )
     return rows if found else []
 
 
@@ -78,10 +90,17 @@ def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
             [c for c in verdict["claims"] if (c["kind"] == "control") == wanted]
             for wanted in (False, True)
         )
-        rows.append((
-            verdict["name"], _held(claims), str(max(c["cases_total"] for c in claims)),
-            _nearest(claims), _held(controls), word(verdict), str(path),
-        ))  # fmt: skip
+        rows.append(
+            (
+                verdict["name"],
+                _held(claims),
+                str(max(c["cases_total"] for c in claims)),
+                _nearest(claims),
+                _held(controls),
+                word(verdict),
+                str(path),
+            )
+        )
         faults.append([f"  {c['id']}: {_word(c)}" for c in verdict["claims"] if not c["holds"]])
     lines = aligned(rows)
     return [line for pair in zip(lines, faults, strict=True) for line in (pair[0], *pair[1])]

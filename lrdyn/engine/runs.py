@@ -277,7 +277,9 @@ def judge_again(
     try:
         groups, before = results.read(folder / results.NAME), results.read_verdict(folder)
         config, digest = _recorded(theorem, groups["/"].attrs)
-        mine = _concerned_by(theorem, config)
+        settings = {f.name: config[f.name] for f in theorem.flags}
+        settings = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
+        mine = concerned(theorem, settings)
         found = judged(mine, groups, before["environment"]["dtype"])
     except (results.Unreadable, MissingArray, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
@@ -333,10 +335,3 @@ def _is_setting(flag: Flag, value: Any) -> bool:
     values = value if flag.swept else [value]
     kind = str if flag.type is str else int | float
     return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)
-
-
-def _concerned_by(theorem: Experiment, config: dict[str, Any]) -> Experiment:
-    """The theorem with the scenarios that a configuration concerned."""
-    settings = {f.name: config[f.name] for f in theorem.flags}
-    settings = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
-    return concerned(theorem, settings)

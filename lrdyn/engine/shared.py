@@ -77,7 +77,11 @@ class Shared:
             if device not in self.placed:
                 self.placed[device] = jax.device_put(leaves, device)
         everywhere, copies = _everywhere(devices), zip(*map(self.placed.get, devices), strict=True)
-        return jax.tree.unflatten(structure, [_joined(list(each), everywhere) for each in copies])
+        arrays = [
+            jax.make_array_from_single_device_arrays(each[0].shape, everywhere, list(each))
+            for each in copies
+        ]
+        return jax.tree.unflatten(structure, arrays)
 
 
 def check_taken(function: Callable, columns: Mapping[str, Any]) -> None:
@@ -111,8 +115,3 @@ def _is_array(leaf: Any) -> bool:
 
 def _everywhere(devices: Sequence[Any]) -> NamedSharding:
     return NamedSharding(Mesh(np.asarray(devices), ("run",)), PartitionSpec())
-
-
-def _joined(copies: list, everywhere: NamedSharding) -> jax.Array:
-    """One array of its copies on several devices."""
-    return jax.make_array_from_single_device_arrays(copies[0].shape, everywhere, copies)

@@ -14,8 +14,15 @@ from lrdyn.engine.statement import Experiment
 PACKAGE = Path(__file__).resolve().parents[1]
 """Folder of the library."""
 ROOMS = (
-    "theorem1", "theorem2", "corollary1", "completion", "theorem3", "theorem4", "lora", "studies",
-)  # fmt: skip
+    "theorem1",
+    "theorem2",
+    "corollary1",
+    "completion",
+    "theorem3",
+    "theorem4",
+    "lora",
+    "studies",
+)
 """Its folders that state theorems and studies, with their formulas."""
 
 

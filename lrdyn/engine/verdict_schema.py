@@ -97,11 +97,16 @@ SETTING = Form("a value, a list of values, or an array's shape and sha256", _is_
 PRECISION = Form("float64 or float32", lambda value: value in ("float64", "float32"))
 
 JUDGED = Entries({"drawn": COUNT, "judged": COUNT, "left_out": Each(dict, COUNT)})
-FINDING = Entries({
-    "value": NUMBER, "spread": NUMBER, "seeds": COUNT, "came_true": MAYBE,
-    "expected": Form("a text or null", lambda value: value is None or type(value) is str),
-    "outcome": Form("a text or null", lambda value: value is None or type(value) is str),
-})  # fmt: skip
+FINDING = Entries(
+    {
+        "value": NUMBER,
+        "spread": NUMBER,
+        "seeds": COUNT,
+        "came_true": MAYBE,
+        "expected": Form("a text or null", lambda value: value is None or type(value) is str),
+        "outcome": Form("a text or null", lambda value: value is None or type(value) is str),
+    }
+)
 KINDS = ("exact", "identity", "bound", "limit", "rate", "statistical", "finding", "control")
 CLAIM = Entries(
     {

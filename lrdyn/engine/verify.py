@@ -161,12 +161,13 @@ def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[
     main = {claim.id for claim in theorem.scenarios[0].claims}
     trained = {claim.id for s in theorem.scenarios if s.trains for claim in s.claims}
     still = [c["id"] for c in claims if c["hypotheses_met"] and not c["cases"]]
-    lost = [c["id"] for c in claims if c["id"] in trained and _all_lost(c)]
+    lost = [
+        c["id"]
+        for c in claims
+        if c["id"] in trained
+        and all(set(leg["left_out"]) == {LOST} for leg in c["judged"].values())
+    ]
     return [name for name in still if name in main or (name in lost and len(lost) == len(trained))]
-
-
-def _all_lost(claim: Mapping[str, Any]) -> bool:
-    return all(set(leg["left_out"]) == {LOST} for leg in claim["judged"].values())
 
 
 def holds(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> bool | None:

@@ -199,9 +199,13 @@ def check(
 
 
 def _numbers(
-    exhibit: Exhibit, out: Path | str, baselines: Path, preset: str, baseline: xr.Dataset,
+    exhibit: Exhibit,
+    out: Path | str,
+    baselines: Path,
+    preset: str,
+    baseline: xr.Dataset,
     report: Report,
-) -> tuple[list[str], str]:  # fmt: skip
+) -> tuple[list[str], str]:
     """What differs in the present numbers, and what there is to say if nothing does."""
     if exhibit.long:
         dataset = long.numbers(exhibit, out, baselines, preset)

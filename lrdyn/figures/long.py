@@ -38,9 +38,12 @@ def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: s
     configs = {name: json.loads(group["/"].attrs["config"]) for name, group in groups.items()}
     first = next(iter(groups.values()))["/"].attrs
     record = {
-        "name": exhibit.name, "title": exhibit.title, "drawn_from": SAVED,
-        "settings": results.canonical(configs), "environment": first["environment"],
-    }  # fmt: skip
+        "name": exhibit.name,
+        "title": exhibit.title,
+        "drawn_from": SAVED,
+        "settings": results.canonical(configs),
+        "environment": first["environment"],
+    }
     return exhibit.numbers(groups, **settings).load().assign_attrs(record)
 
 

@@ -70,8 +70,10 @@ def _panel_looks(ax: Axes) -> dict[str, Any]:
     parts |= dict(_curves(ax.lines))
     shapes = [*ax.collections, *ax.patches, *ax.images]
     parts |= {f"shape {n}": _shape(shape) for n, shape in enumerate(shapes, 1)}
-    parts |= {f"text {n}": {"text": t.get_text(), "color": _hex(t.get_color())}
-              for n, t in enumerate(ax.texts, 1)}  # fmt: skip
+    parts |= {
+        f"text {n}": {"text": t.get_text(), "color": _hex(t.get_color())}
+        for n, t in enumerate(ax.texts, 1)
+    }
     if legend := ax.get_legend():
         handles = zip(legend.get_texts(), legend.legend_handles, strict=True)
         parts["key"] = {text.get_text(): _key(handle) for text, handle in handles}
@@ -83,8 +85,11 @@ def _axis_looks(ax: Axes, name: str) -> dict[str, Any]:
 
     axis: Axis = getattr(ax, f"{name}axis")
     low, high = getattr(ax, f"get_{name}lim")()
-    parts = {"label": axis.get_label_text(), "scale": axis.get_scale(),
-             "limits": [float(low), float(high)]}  # fmt: skip
+    parts = {
+        "label": axis.get_label_text(),
+        "scale": axis.get_scale(),
+        "limits": [float(low), float(high)],
+    }
     if isinstance(written := axis.get_major_formatter(), FixedFormatter):
         parts["ticks"] = list(written.seq)
     return parts
@@ -113,9 +118,11 @@ def _stroke(line: Line2D) -> dict[str, Any]:
     if line.get_marker() == "None":
         return look
     return look | {
-        "marker": str(line.get_marker()), "size": float(line.get_markersize()),
-        "face": _hex(line.get_markerfacecolor()), "edge": _hex(line.get_markeredgecolor()),
-    }  # fmt: skip
+        "marker": str(line.get_marker()),
+        "size": float(line.get_markersize()),
+        "face": _hex(line.get_markerfacecolor()),
+        "edge": _hex(line.get_markeredgecolor()),
+    }
 
 
 def _ends(data: Any) -> list[float]:
@@ -131,8 +138,11 @@ def _shape(shape: Any) -> dict[str, Any]:
     mapped = getattr(shape, "get_array", lambda: None)()
     if mapped is not None:
         limits = [float(end) for end in shape.get_clim()]
-        look |= {"colormap": shape.get_cmap().name, "limits": limits,
-                 "values": _ends(np.ma.filled(np.ma.asarray(mapped, float), np.nan))}  # fmt: skip
+        look |= {
+            "colormap": shape.get_cmap().name,
+            "limits": limits,
+            "values": _ends(np.ma.filled(np.ma.asarray(mapped, float), np.nan)),
+        }
     elif hasattr(shape, "get_facecolor"):
         look["color"] = _hex(shape.get_facecolor())
     return look

@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 
 STYLE = Path(__file__).with_name("lrdyn.mplstyle")
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = SHADES = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#595959",
-)  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#000000",
+    "#595959",
+)
 # Three shades of one hue that stay apart in grey print as well.
 BLUES, ORANGES = ("#003F66", "#0072B2", "#56B4E9"), ("#E69F00", "#D55E00", "#7F3300")
 DASHED = (0, (4, 1.5))
@@ -103,9 +108,15 @@ def entitle(axes: Iterable[Axes], titles: Iterable[str]) -> None:
 
 
 def plot_compared(
-    ax: Axes, x: np.ndarray, predicted: np.ndarray, measured: np.ndarray, *, color: str,
-    marker: str = "o", every: int | tuple[int, int] = 1,
-) -> Axes:  # fmt: skip
+    ax: Axes,
+    x: np.ndarray,
+    predicted: np.ndarray,
+    measured: np.ndarray,
+    *,
+    color: str,
+    marker: str = "o",
+    every: int | tuple[int, int] = 1,
+) -> Axes:
     """Draw a prediction as a line and what was measured as open markers on it.
 
     There is one marker each ``every`` points; ``(start, every)`` staggers coincident curves.
@@ -196,9 +207,11 @@ def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
 LEAST_RATIO = 1e-4
 """Where agreement to the last bit is drawn on the log axis."""
 VERDICT_COLORS = {
-    ("claim", "float64"): BLUES[1], ("claim", "float32"): BLUES[2],
-    ("control", "float64"): ORANGES[1], ("control", "float32"): ORANGES[0],
-}  # fmt: skip
+    ("claim", "float64"): BLUES[1],
+    ("claim", "float32"): BLUES[2],
+    ("control", "float64"): ORANGES[1],
+    ("control", "float32"): ORANGES[0],
+}
 
 
 def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figure:
@@ -306,10 +319,17 @@ def _curves(ax: Axes, part: xr.DataArray, axes: list[str], precision: str, named
         filled = precision == "float64"
         shown = np.where(np.isfinite(curve.values), curve.values, np.nan)  # lost: not drawn
         ax.plot(
-            x, np.maximum(shown, LEAST_RATIO), color=color, marker="o", ms=3,
-            mfc=color if filled else "white", lw=1.0 if filled else 0.6, clip_on=False, zorder=3,
+            x,
+            np.maximum(shown, LEAST_RATIO),
+            color=color,
+            marker="o",
+            ms=3,
+            mfc=color if filled else "white",
+            lw=1.0 if filled else 0.6,
+            clip_on=False,
+            zorder=3,
             label=f"{_words(axes[1])} {value:g}" if named and value is not None else None,
-        )  # fmt: skip
+        )
 
 
 def perturb_figure(
@@ -354,7 +374,14 @@ def _departure(ax: Axes, data: xr.Dataset, color: str, label: str) -> None:
     ax.plot(np.full((~away).sum(), left), values[~away], ls="none", marker="o", ms=2.5, color=color)
     limit = float(data["tolerance"].values.ravel()[0])
     ax.axhline(limit, color=color, lw=0.7, ls="--")
-    ax.annotate("0", (left, 0), (0, -3), xycoords=("data", "axes fraction"),
-                textcoords="offset points", ha="center", va="top")  # fmt: skip
+    ax.annotate(
+        "0",
+        (left, 0),
+        (0, -3),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+    )
     ax.set_xlabel(data.attrs["amount_label"])
     ax.set_title(data.attrs["title"])

@@ -162,12 +162,18 @@ def as_latex(grid: Grid, caption: str, label: str) -> str:
     inner = [r"\toprule", *lines, r"\bottomrule"]
     return "\n".join(
         [
-            r"% needs \usepackage{booktabs}", r"\begin{table}", r"  \centering",
-            rf"  \begin{{tabular}}{{{columns}}}", *("    " + line for line in inner),
-            r"  \end{tabular}", rf"  \caption{{{escape(caption)}}}", rf"  \label{{{label}}}",
-            r"\end{table}", "",
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \begin{{tabular}}{{{columns}}}",
+            *("    " + line for line in inner),
+            r"  \end{tabular}",
+            rf"  \caption{{{escape(caption)}}}",
+            rf"  \label{{{label}}}",
+            r"\end{table}",
+            "",
         ]
-    )  # fmt: skip
+    )
 
 
 def _row(cells: Iterable[str]) -> str:
