@@ -21,6 +21,7 @@ from lrdyn.commands import own, own_figures, pool
 from lrdyn.data import download
 from lrdyn.engine import checkpoints, files, parts, results, runs
 from lrdyn.engine.configuration import BadInput
+from lrdyn.engine.context import Context
 from lrdyn.system import interrupts, whole_files
 from tests.runs import ROOT
 from tests.test_theorem import MY_THEOREM
@@ -82,7 +83,7 @@ def test_a_link_below_a_folder_that_was_named_is_refused_before_the_run(
     path.parent.mkdir(parents=True)
     path.symlink_to(victim)
     with pytest.raises(BadInput) as refused:
-        runs.carry_out(mine, where["--out"], store=where["--store"])
+        runs.carry_out(mine, where["--out"], context=Context(store=Path(where["--store"])))
     assert str(refused.value) == (
         f"{flag}: got {os.fspath(where[flag])!r} with a symbolic link {os.fspath(path)!r}, "
         "wanted none"
@@ -96,14 +97,14 @@ def test_a_run_clears_what_it_wrote_and_nothing_else(mine, victim, tmp_path):
         (tmp_path / "disk" / name).mkdir(parents=True)
         (tmp_path / name).symlink_to(tmp_path / "disk" / name)
     foreign = mine.folder(tmp_path / "store") / "parts" / "notes"
-    _, path = runs.carry_out(mine, tmp_path / "out", store=tmp_path / "store")
+    _, path = runs.carry_out(mine, tmp_path / "out", context=Context(store=tmp_path / "store"))
     assert (path / "verdict.json").is_file()
     assert contents(tmp_path / "store") == {}  # of its parts nothing is left, nor of its folders
     assert list((tmp_path / "store").iterdir()) == []
     foreign.mkdir(parents=True)
     (foreign / "thesis.tex").write_text("mine")
     (foreign / "0-0123456789abcdef0123.npz").write_text("mine")
-    runs.carry_out(mine, tmp_path / "out", store=tmp_path / "store")
+    runs.carry_out(mine, tmp_path / "out", context=Context(store=tmp_path / "store"))
     assert {path.name for path in foreign.iterdir()} == {"thesis.tex", "0-0123456789abcdef0123.npz"}
 
 
@@ -198,7 +199,7 @@ def test_a_second_run_on_one_store_is_bad_input(mine, tmp_path):
     store = mine.folder(tmp_path / "store")
     store.mkdir(parents=True)
     with files.locked(store), pytest.raises(BadInput, match=r"--store: got .* in use by another"):
-        runs.carry_out(mine, tmp_path / "out", store=tmp_path / "store")
+        runs.carry_out(mine, tmp_path / "out", context=Context(store=tmp_path / "store"))
 
 
 @pytest.mark.parametrize("written", ["relative", "absolute", "linked"])
@@ -209,7 +210,7 @@ def test_a_store_may_be_the_folder_of_the_results_by_another_name(written, mine,
     path.mkdir(parents=True)
     (path / checkpoints.LOG).write_text("run,step,name,value\na,1,loss,0.5\n")
     (path / whole_files.MARK).touch()
-    _, path = runs.carry_out(mine, "out", store=store)
+    _, path = runs.carry_out(mine, "out", context=Context(store=Path(store)))
     assert (path / checkpoints.LOG).read_text() == "run,step,name,value\na,1,loss,0.5\n"
     assert not (path / parts.FOLDER).exists()
 
@@ -256,7 +257,7 @@ def test_a_folder_that_cannot_be_used_is_left_as_it_was(
 
     monkeypatch.setattr(owner, fails, failing)
     with pytest.raises(raised, match=os.strerror(number)):
-        runs.carry_out(mine, where["--out"], store=where["--store"])
+        runs.carry_out(mine, where["--out"], context=Context(store=Path(where["--store"])))
     assert not where[flag].exists()
 
 

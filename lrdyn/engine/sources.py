@@ -13,16 +13,10 @@ from lrdyn.engine.statement import Experiment
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """Folder of the library."""
-ROOMS = (
-    "theorem1",
-    "theorem2",
-    "corollary1",
-    "completion",
-    "theorem3",
-    "theorem4",
-    "lora",
+ROOMS = {
     "studies",
-)
+    *(file.parent.name for file in PACKAGE.glob("*/statement.py") if file.parent.name != "engine"),
+}
 """Its folders that state theorems and studies, with their formulas."""
 
 

@@ -1,8 +1,9 @@
 """Does a theorem hold wherever its flags may be? Random configurations of it, judged.
 
-``python -m tests.faults.configurations NAME [--commands N] [--seed S]`` draws command lines over
-the whole domain of every flag, runs and judges each in this process as the command does, without
-controls, and prints those that end false or in a fault. It fails if there is one.
+``python -m tests.faults.configurations [NAME ...] [--commands N] [--seed S]`` draws command lines
+over the whole domain of every flag of each theorem, all by default, runs and judges each in this
+process as the command does, without controls, and prints those that end false or in a fault. It
+fails if there is one.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import numpy as np
 
 from lrdyn import cli
 from lrdyn.engine.configuration import Run
+from lrdyn.engine.context import DEFAULT
 from lrdyn.engine.flags import Flag
 from lrdyn.engine.ratios import worst_ratio
 from lrdyn.engine.statement import Experiment
@@ -128,7 +130,7 @@ def without_controls(experiment: Experiment) -> Experiment:
 def verified(run: Run) -> Verification:
     """Produce and judge as the command does."""
     cli.setup(run.dtype)
-    return verify_run(run)
+    return verify_run(run, DEFAULT)
 
 
 def points(found: Verification, experiment: Experiment, dtype: str) -> Counter:
@@ -150,16 +152,22 @@ def why_false(found: Verification) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw, run and count; the number of commands that are false or a fault."""
+    """Draw, run and judge commands; the number of those that are false or a fault."""
     parser = argparse.ArgumentParser(prog="configurations", description=__doc__)
-    parser.add_argument("name", choices=list(REGISTRY))
+    parser.add_argument("names", nargs="*", choices=[[], *REGISTRY], metavar="NAME")
     parser.add_argument("--commands", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    experiment = without_controls(theorem(options.name))
-    rng = np.random.default_rng(options.seed)
+    names = options.names or REGISTRY
+    return sum(wrong(name, options.commands, options.seed) for name in names)
+
+
+def wrong(name: str, commands: int, seed: int) -> int:
+    """Draw, run and count commands of one theorem; how many are false or a fault."""
+    experiment = without_controls(theorem(name))
+    rng = np.random.default_rng(seed)
     ended, judged = Counter(), Counter()
-    while ended.total() - ended["bad input"] < options.commands:
+    while ended.total() - ended["bad input"] < commands:
         words = command(experiment, rng)
         try:
             run = cli.parse(experiment, words).run
@@ -178,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
         judged += points(found, run.experiment, run.dtype)
         if holds is False:
             print(f"FALSE {why_false(found)}: {' '.join(words)}", flush=True)
-    print(f"{options.name}, seed {options.seed}: commands {dict(ended)}; points {dict(judged)}")
+    print(f"{name}, seed {seed}: commands {dict(ended)}; points {dict(judged)}")
     return ended["false"] + ended["fault"]
 
 
