@@ -17,8 +17,7 @@ import lrdyn
 from lrdyn.core.recording import log_steps
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.flags import Flag, at_least
-from lrdyn.engine.judging import Groups, residuals
-from lrdyn.engine.ratios import worst_ratio
+from lrdyn.engine.judging import Groups, residuals, worst_ratio
 from lrdyn.engine.statement import Experiment, Theorem
 from lrdyn.figures.exhibits import Results, one_seed
 from paper_figs.shared import DIM, LEARNING_RATE, RANK, STEPS, one_scenario

@@ -28,9 +28,8 @@ from lrdyn.engine import program_cache, runs
 from lrdyn.engine.cluster import client as clusters
 from lrdyn.engine.cluster import credentials, local_workers, origins, tasks, worker
 from lrdyn.engine.configuration import BadInput, run_of
-from lrdyn.engine.context import Context
 from lrdyn.engine.produce import jobs_of, recipes_of
-from lrdyn.engine.work import Asked, Recipe
+from lrdyn.engine.work import Asked, Context, Recipe
 from lrdyn.registry import theorem
 from lrdyn.training import loop
 from tests.runs import XLA_FLAGS, Told, python, results_of, verdict_of

@@ -8,11 +8,17 @@ import pytest
 
 from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.engine.claims import CLEARLY
-from lrdyn.engine.groups import PRECISIONS, groups_of
 from lrdyn.engine.jobs import claims_job, controls_job
-from lrdyn.engine.judging import claim_entry, claim_of, left_out, residual_of, residuals, row_of
-from lrdyn.engine.outcomes import SIZE, outcomes, saved_names
-from lrdyn.engine.ratios import worst_ratio
+from lrdyn.engine.judging import (
+    claim_entry,
+    claim_of,
+    left_out,
+    residual_of,
+    residuals,
+    row_of,
+    worst_ratio,
+)
+from lrdyn.engine.outcomes import PRECISIONS, SIZE, groups_of, outcomes, saved_names
 from lrdyn.engine.verify import verify
 from lrdyn.registry import theorems
 from lrdyn.theorem2.statement import THEOREM2

@@ -24,9 +24,8 @@ from lrdyn.commands.ending import BAD_INPUT, Compared
 from lrdyn.engine import files, results, runs
 from lrdyn.engine.arguments import Help
 from lrdyn.engine.claims import CLEARLY, tolerance
-from lrdyn.engine.judging import residuals
+from lrdyn.engine.judging import residuals, worst_ratio
 from lrdyn.engine.produce import produce
-from lrdyn.engine.ratios import worst_ratio
 from lrdyn.figures import baselines, exhibits, plotting, rendering, tables
 from lrdyn.figures.exhibits import one_seed
 from lrdyn.figures.rendering import render

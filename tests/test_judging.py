@@ -22,7 +22,7 @@ from lrdyn.engine.judging import claim_entry, control_entry, judge_results, resi
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.sources import code_digest, source_digest
 from lrdyn.engine.statement import Claim, Experiment, Outcome, Scenario, Theorem
-from lrdyn.engine.work import Sweep, carried_out
+from lrdyn.engine.work import Context, Sweep, carried_out
 from tests.oracles import refuses
 from tests.runs import results_of, verdict_of
 

@@ -16,7 +16,7 @@ import pytest
 from lrdyn import cli
 from lrdyn.commands import ending, verify
 from lrdyn.engine import jobs, kept_programs, program_cache, programs, sources
-from lrdyn.engine.context import Context
+from lrdyn.engine.work import Context
 from lrdyn.system import private_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 from lrdyn.theorem2.statement import THEOREM2
@@ -289,7 +289,9 @@ def jax_settings(monkeypatch):
 
 def test_jax_keeps_in_a_private_folder_alone(tmp_path, jax_settings, caplog):
     folder = tmp_path / "cache" / program_cache.kind()
-    assert program_cache.keep(tmp_path / "cache").folder.path == folder
+    kept = program_cache.keep(tmp_path / "cache")
+    assert kept is not None
+    assert kept.folder.path == folder
     assert jax.config.values["jax_compilation_cache_dir"] == os.fspath(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     (tmp_path / "program").write_bytes(b"")

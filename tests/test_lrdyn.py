@@ -24,8 +24,8 @@ from lrdyn import __main__ as command
 from lrdyn.commands import own, pool
 from lrdyn.engine import files, history, parts, progress, report, results, runs
 from lrdyn.engine.configuration import run_of
-from lrdyn.engine.groups import PRECISIONS
 from lrdyn.engine.history import settings_text
+from lrdyn.engine.outcomes import PRECISIONS
 from lrdyn.figures import plotting
 from lrdyn.registry import REGISTRY, theorems
 from lrdyn.studies import REGISTRY as STUDIES

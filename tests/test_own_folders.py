@@ -21,7 +21,7 @@ from lrdyn.commands import own, own_figures, pool
 from lrdyn.data import download
 from lrdyn.engine import checkpoints, files, parts, results, runs
 from lrdyn.engine.configuration import BadInput
-from lrdyn.engine.context import Context
+from lrdyn.engine.work import Context
 from lrdyn.system import interrupts, whole_files
 from tests.runs import ROOT
 from tests.test_theorem import MY_THEOREM

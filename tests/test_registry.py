@@ -3,7 +3,7 @@
 What cannot follow by itself is listed in `PLACES`: one test names all that a new theorem lacks.
 """
 
-import importlib
+import importlib.util
 import re
 
 import pytest

@@ -14,7 +14,7 @@ import lrdyn as lr
 from lrdyn.core import masking
 from lrdyn.core.factorization import mean_factorization_loss
 from lrdyn.engine.claims import scales_with_epsilon
-from lrdyn.engine.jaxprs import equations
+from lrdyn.engine.programs import equations
 from lrdyn.theorem2 import subspace
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, double, problem, residual

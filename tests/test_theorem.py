@@ -18,8 +18,7 @@ from lrdyn.core.show import shortened
 from lrdyn.engine import files
 from lrdyn.engine.evaluate import evaluate_controls, once_a_case
 from lrdyn.engine.flags import Flag, one_of
-from lrdyn.engine.judging import residuals
-from lrdyn.engine.ratios import ratio_of
+from lrdyn.engine.judging import ratio_of, residuals
 from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 from tests.oracles import refuses
 from tests.runs import python, results_of, started, verdict_of

@@ -24,11 +24,11 @@ from lrdyn.engine.arguments import (
     whole,
 )
 from lrdyn.engine.configuration import BadInput, Run, configured, defaults
-from lrdyn.engine.context import MATMULS, Context
 from lrdyn.engine.process import setup
 from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.statement import Experiment, Study
 from lrdyn.engine.verify import Verification
+from lrdyn.engine.work import MATMULS, Context
 from lrdyn.figures import verdicts
 from lrdyn.registry import REGISTRY
 from lrdyn.system.printer import say

@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrdyn.engine.checkpoints import FOLDER, LOG, Checkpoints, log_of
-from lrdyn.engine.context import DEFAULT, MATMULS, Context
 from lrdyn.engine.evaluate import evaluate, evaluate_controls, refuse_unknown, taken
-from lrdyn.engine.groups import control_group
 from lrdyn.engine.kept_programs import identity
 from lrdyn.engine.labels import Mislabelled
 from lrdyn.engine.mistakes import BadInput, place
+from lrdyn.engine.outcomes import control_group
 from lrdyn.engine.points import Points, product
 from lrdyn.engine.programs import Plan
 from lrdyn.engine.shared import Shared
@@ -29,7 +28,7 @@ from lrdyn.engine.sources import (
     written_for,
 )
 from lrdyn.engine.statement import Control, Experiment, Scenario
-from lrdyn.engine.work import Recipe, Sweep, carried_out
+from lrdyn.engine.work import DEFAULT, MATMULS, Context, Recipe, Sweep, carried_out
 from lrdyn.training.keeping import kept_by
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ or years later.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,9 +16,17 @@ from lrdyn.engine import claims
 from lrdyn.engine.claims import Judgement
 from lrdyn.engine.fields import names_of
 from lrdyn.engine.flags import flag_text
-from lrdyn.engine.groups import control_group, controls_of, groups_of, precision_of_controls
 from lrdyn.engine.mistakes import BadInput, place
-from lrdyn.engine.outcomes import SIZE, MissingArray, lead_of, outcomes
+from lrdyn.engine.outcomes import (
+    SIZE,
+    MissingArray,
+    control_group,
+    controls_of,
+    groups_of,
+    lead_of,
+    outcomes,
+    precision_of_controls,
+)
 from lrdyn.engine.statement import Claim, Control, Experiment, Finding, Outcome, Scenario
 
 if TYPE_CHECKING:
@@ -425,3 +434,33 @@ def _diverged(results: "xarray.Dataset", scenario: Scenario) -> list[str]:
     if len(lost) > SHOWN:
         lines.append(f"{scenario.id}: {len(lost)} of {steps.size} diverged, see results.nc")
     return lines
+
+
+# Residual over tolerance, for figures -------------------------------------------------------
+
+
+def worst_ratio(
+    several: Sequence[Claim], legs: Mapping[str, Legs], precision: str
+) -> "xarray.DataArray":
+    """Largest :func:`ratio_of` over the claims about single cases, at each point of a sweep."""
+    ratios = [
+        ratio_of(legs[claim.id][precision], precision) for claim in several if not claim.seeds
+    ]
+    # NaN, a claim that was not judged, gives way to a number.
+    return reduce(lambda a, b: a.where(~(b > a.fillna(-1)), b), ratios)
+
+
+def ratio_of(
+    leg: "xarray.Dataset", precision: str, *, everything: bool = False
+) -> "xarray.DataArray":
+    """Residual / tolerance at each point; tolerance 0 counts as one rounding.
+
+    It is infinite where the residual is lost, and NaN where the case is left out unless
+    ``everything`` is asked for.
+    """
+    limit = leg.tolerance.values
+    ratio = leg.residual.values / np.where(limit > 0, limit, np.finfo(precision).eps)
+    ratio = np.where(np.isnan(ratio), np.inf, ratio)
+    # In NumPy: xarray takes ten times as long for arrays as small as these.
+    judged = everything | (left_out(leg) == "")
+    return leg.residual.copy(data=np.where(judged, ratio, np.nan))

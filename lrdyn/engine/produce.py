@@ -9,15 +9,14 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 from lrdyn.data import lookup
-from lrdyn.engine.context import DEFAULT, Context
-from lrdyn.engine.groups import controls_of, groups_of, precision_of_controls, precisions
 from lrdyn.engine.jobs import Job, claims_job, controls_job, own_settings, split_settings
+from lrdyn.engine.outcomes import controls_of, groups_of, precision_of_controls, precisions
 from lrdyn.engine.points import product
 from lrdyn.engine.programs import refuse_without_jit
 from lrdyn.engine.progress import Progress
 from lrdyn.engine.sources import data_digest
 from lrdyn.engine.statement import Control, Experiment, Scenario
-from lrdyn.engine.work import Recipe, Sweep
+from lrdyn.engine.work import DEFAULT, Context, Recipe, Sweep
 
 if TYPE_CHECKING:
     import xarray

@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -16,7 +16,6 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from lrdyn.engine.jaxprs import equations
 from lrdyn.engine.kept_programs import Facts, Kept, KeptPrograms
 from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.points import Points
@@ -150,6 +149,27 @@ def _facts(group: Group, there: Kept | None) -> Facts:
     size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (group.lanes if group.several else 1)
     digest = there.digest if there else _digest(traced.jaxpr, _context(group))
     return Facts(_outputs(group), size, digest)
+
+
+def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
+    """Every equation of a program, those of its loops, branches and calls too.
+
+    Beside each stands whether it is within a ``cond``, as the program itself may be (``within``).
+
+    Example:
+        >>> def choose(x):
+        ...     return jax.lax.cond(x > 0, lambda x: -x, lambda x: x, x)
+        >>> found = equations(jax.make_jaxpr(choose)(1.0).jaxpr)
+        >>> [within for equation, within in found if equation.primitive.name == "neg"]
+        [True]
+    """
+    for equation in jaxpr.eqns:
+        yield equation, within
+        branches = within or equation.primitive.name == "cond"
+        for parameter in jax.tree.leaves(tuple(equation.params.values())):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner, branches)
 
 
 def _outputs(group: Group) -> dict[str, jax.ShapeDtypeStruct]:

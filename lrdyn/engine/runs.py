@@ -10,16 +10,15 @@ from typing import Any
 
 from lrdyn.engine import checkpoints, files, parts, progress, results
 from lrdyn.engine.configuration import BadInput, Run
-from lrdyn.engine.context import DEFAULT, Context
 from lrdyn.engine.flags import Flag
-from lrdyn.engine.groups import groups_of
 from lrdyn.engine.judging import Groups
 from lrdyn.engine.mistakes import folders_of, named
-from lrdyn.engine.outcomes import MissingArray
+from lrdyn.engine.outcomes import MissingArray, groups_of
 from lrdyn.engine.produce import concerned
 from lrdyn.engine.sources import source_digest
 from lrdyn.engine.statement import Experiment
 from lrdyn.engine.verify import Verification, judged, verify_run
+from lrdyn.engine.work import DEFAULT, Context
 from lrdyn.system import whole_files
 
 Draw = Callable[[Experiment, Verification, Path], None]

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jaxtyping import Array, PyTree
 
-from lrdyn.engine.context import Context, Elsewhere
 from lrdyn.engine.points import NONE, Points
 from lrdyn.engine.programs import Plan
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.shared import Shared, check_taken
-from lrdyn.engine.work import Recipe, Sweep, carried_out
+from lrdyn.engine.work import Context, Elsewhere, Recipe, Sweep, carried_out
 
 if TYPE_CHECKING:
     import xarray

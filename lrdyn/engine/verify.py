@@ -11,7 +11,6 @@ from lrdyn.engine import progress as progresses
 from lrdyn.engine import report
 from lrdyn.engine.claims import FALSE_ALARM
 from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.context import Context
 from lrdyn.engine.judging import LOST, Legs, judge_results
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import MissingArray
@@ -20,6 +19,7 @@ from lrdyn.engine.progress import Progress
 from lrdyn.engine.results import SCHEMA, environment
 from lrdyn.engine.statement import Experiment
 from lrdyn.engine.sweep import cluster_of
+from lrdyn.engine.work import Context
 
 if TYPE_CHECKING:
     import xarray

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdyn.engine.groups import control_group
-from lrdyn.engine.judging import claim_of, residuals
-from lrdyn.engine.outcomes import SIZE
-from lrdyn.engine.ratios import ratio_of
+from lrdyn.engine.judging import claim_of, ratio_of, residuals
+from lrdyn.engine.outcomes import SIZE, control_group
 from lrdyn.system import whole_files
 
 if TYPE_CHECKING:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from lrdyn.engine.groups import precisions
-from lrdyn.engine.ratios import worst_ratio
+from lrdyn.engine.judging import worst_ratio
+from lrdyn.engine.outcomes import precisions
 from lrdyn.engine.statement import Experiment
 from lrdyn.engine.verify import Verification
 from lrdyn.figures import plotting

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Int, Key, PyTree
 
 from lrdyn.adapters.maps import choose_projectors
-from lrdyn.engine.jaxprs import equations
+from lrdyn.engine.programs import equations
 from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem4 import optax_galore_claims
 from lrdyn.theorem4.optax_galore_claims import Training

@@ -18,11 +18,11 @@ import numpy as np
 
 from lrdyn import cli
 from lrdyn.engine.configuration import Run
-from lrdyn.engine.context import DEFAULT
 from lrdyn.engine.flags import Flag
-from lrdyn.engine.ratios import worst_ratio
+from lrdyn.engine.judging import worst_ratio
 from lrdyn.engine.statement import Experiment
 from lrdyn.engine.verify import Verification, verify_run
+from lrdyn.engine.work import DEFAULT
 from lrdyn.registry import REGISTRY, theorem
 
 MOST = {"dim": 14, "rows": 7, "cols": 7, "rank": 3, "depth": 5, "steps": 1500, "draw": 1000}

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lrdyn import cli
-from lrdyn.engine.groups import PRECISIONS, control_group, controls_of
 from lrdyn.engine.jobs import controls_job
 from lrdyn.engine.judging import claim_of, control_entry, residuals
+from lrdyn.engine.outcomes import PRECISIONS, control_group, controls_of
 from lrdyn.engine.produce import with_equal_settings
 from lrdyn.engine.statement import Scenario, Theorem
 from lrdyn.registry import REGISTRY, theorem

@@ -130,7 +130,7 @@ def warn_of_exposure(name: str, address: str) -> None:
 
 
 class Cluster:
-    """The workers of a scheduler as :class:`lrdyn.engine.context.Elsewhere`.
+    """The workers of a scheduler as :class:`lrdyn.engine.work.Elsewhere`.
 
     Args:
         client: a client of Dask.

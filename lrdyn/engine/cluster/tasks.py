@@ -13,10 +13,9 @@ import numpy as np
 from lrdyn.engine import programs
 from lrdyn.engine.cluster.origins import Origin, found, importable
 from lrdyn.engine.cluster.shared_folder import seen
-from lrdyn.engine.context import Context
 from lrdyn.engine.parts import Arrays, Store
 from lrdyn.engine.progress import Silent
-from lrdyn.engine.work import Asked, Recipe, Sweep
+from lrdyn.engine.work import Asked, Context, Recipe, Sweep
 
 KEPT = 16
 """Programs and sweeps that a worker keeps: each program takes memory maps."""
