@@ -2,9 +2,11 @@
 
 import ast
 import importlib.util
+import os
 import pkgutil
 import re
 import sys
+import threading
 
 import pytest
 
@@ -14,6 +16,7 @@ from docs.refresh import INTRODUCTION, written
 from lrdyn import __main__ as command
 from lrdyn import cli
 from lrdyn.commands import figures, pool
+from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.figures import exhibits
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
@@ -282,6 +285,38 @@ def test_imports_go_one_way():
             assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}, which stand above it"
         seen.add(room)
     assert seen == set(ROOMS)
+
+
+def test_the_way_of_one_run(tmp_path):
+    """The page names functions in the order in which a run comes to them."""
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## The way of one run")[2]
+    hops = [
+        (file, name)
+        for file, names in re.findall(r"^\d+\. `([\w/]+\.py)` ((?:`\w+`,? ?)+)", section, re.M)
+        for name in re.findall(r"\w+", names)
+    ]
+    assert len(hops) > 15
+    called: dict[tuple[str, str], None] = {}
+
+    def follow(frame, event, _):
+        path = frame.f_code.co_filename
+        if event == "call" and path.startswith(os.path.dirname(lrdyn.__file__)):
+            where = os.path.relpath(path, os.path.dirname(lrdyn.__file__))
+            called.setdefault((where, frame.f_code.co_name))
+
+    words = ["--dim", "6", "--depth", "2", "--rank", "1", "--steps", "2", "--seeds", "1"]
+    threading.setprofile(follow)
+    sys.setprofile(follow)
+    try:
+        assert cli.main(COROLLARY1, [*words, "--dtype", "float32", "--out", str(tmp_path)]) in (
+            0,
+            4,
+        )
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    way = [hop for hop in called if hop in hops]
+    assert way == hops
 
 
 def test_no_name_hides_a_module():
