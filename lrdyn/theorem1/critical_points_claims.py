@@ -252,8 +252,8 @@ def _hessian_of_the_origin(case: Instance, depth: int) -> Float[Array, "params p
 
 
 def _scale(outcome: CriticalOutcome) -> float:
-    """sigma_1."""
-    return float(outcome.predicted.target_values[0])
+    """sigma_1; a number of NumPy's, whose powers are NaN if it is negative, and not complex."""
+    return np.float64(outcome.predicted.target_values[0])
 
 
 def _resolved(outcome: CriticalOutcome, distance: Any) -> bool:

@@ -221,8 +221,8 @@ def _decay(outcome: DescentOutcome) -> float:
 
 
 def _largest(outcome: DescentOutcome) -> float:
-    """sigma_1."""
-    return float(outcome.predicted.target_values[0])
+    """sigma_1; a number of NumPy's, whose powers are NaN if it is negative, and not complex."""
+    return np.float64(outcome.predicted.target_values[0])
 
 
 def _loss_scale(outcome: DescentOutcome) -> float:
