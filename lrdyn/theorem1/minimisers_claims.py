@@ -491,11 +491,6 @@ def _unequal_decay(key: Key[Array, ""], case: Factorization, amount: Array) -> F
     return dataclasses.replace(case, weight_decay=decays)
 
 
-def _near_zero(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
-    """Shrink the start into the basin of the origin."""
-    return dataclasses.replace(case, weights=tuple((1 - amount) * W for W in case.weights))
-
-
 MUCH_DECAY = {"weight_decay": 0.3, "steps": 1600}
 """Where the basin of the origin is wide, and unequal layers end far apart, and soon: whatever the
 seed, of 60 that were tried in both precisions."""
@@ -558,7 +553,9 @@ CONTROLS: tuple[Control[Factorization, DescentTheory, DescentMeasured], ...] = (
         "start_near_zero",
         "three layers, a start in the basin of the origin (there minimiser and minimum fail too)",
         "schatten",
-        case=_near_zero,
+        case=lambda key, case, amount: dataclasses.replace(
+            case, weights=tuple((1 - amount) * W for W in case.weights)
+        ),
         breaks="applies",
         amount=0.97,
         at=MUCH_DECAY,

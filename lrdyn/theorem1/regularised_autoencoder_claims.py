@@ -291,7 +291,7 @@ def _not_at_the_end(outcome: AutoencoderOutcome) -> str:
 
 
 def _distance(outcome: AutoencoderOutcome) -> float:
-    """Of layers and product from the minimum, to first order: the gradient over the curvature.
+    """Distance of layers and product from the minimum, to first order: gradient over curvature.
 
     With decay, and where the cost of each direction, ``(1 - w^2)^2 sigma^2 + 2 lambda w^2``, is
     convex in w: above a third of its gain, away from the saddles.
@@ -317,7 +317,10 @@ def _converged(outcome: AutoencoderOutcome) -> np.ndarray:
 
 
 def _asymmetries(outcome: AutoencoderOutcome) -> float:
-    """Of what was found, times lambda / sigma_1^2: by so much a gradient is divided, at most."""
+    """Largest W_1 - W_2^T of a critical point that was found, times lambda / sigma_1^2.
+
+    A gradient g leaves an asymmetry of g / lambda at most, and is known on the scale of sigma_1^2.
+    """
     share = min(1.0, _decay(outcome) / _squares(outcome)[0])
     apart = np.where(_converged(outcome), outcome.measured.asymmetries, 0.0)
     return share * relative_difference(outcome.predicted.asymmetries, apart, 1.0)

@@ -16,8 +16,8 @@ from lrdyn.engine.statement import Outcome
 from lrdyn.theorem2.setting import DECAY, SIZE
 
 SCALE = between(1e-6, 1e6)
-"""Of targets: the search for critical points squares gradients, and the square of the last digit of
-one, ``(eps sigma^{3/2})^2``, is no number of float32 from sigma = 1e-8 on."""
+"""Scales of a target: the search for critical points squares gradients, and the square of the last
+digit of one, ``(eps sigma^{3/2})^2``, is no number of float32 from sigma = 1e-8 on."""
 
 FLAGS = (
     Flag(
