@@ -1,6 +1,7 @@
 """The theorem on completion: its times, what it judges, and its figure."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,18 @@ import pytest
 import xarray as xr
 
 from lrdyn import cli
-from lrdyn.completion import basis_claims as basis
-from lrdyn.completion import recovery
+from lrdyn.completion import basis_claims, recovery
 from lrdyn.completion.figures import plot_recovery
-from lrdyn.completion.problem import make_entries, make_measurements
+from lrdyn.completion.problem import (
+    CompletionMeasured,
+    CompletionTheory,
+    make_entries,
+    make_measurements,
+)
 from lrdyn.completion.start_claims import start_of_what_is_seen
 from lrdyn.completion.statement import COMPLETION, first_below
 from lrdyn.engine.judging import left_out
+from lrdyn.engine.outcomes import SIZE
 from lrdyn.engine.statement import Outcome
 from tests import oracles
 from tests.runs import finished
@@ -34,8 +40,8 @@ from tests.runs import finished
     ],
 )
 def test_the_time_at_which_a_curve_first_falls(values, level, expected):
-    found = first_below(np.array([0, 10, 30]), np.array(values), level)
-    oracles.assert_close(found, expected, scale=60.0)
+    step = first_below(np.array([0, 10, 30]), np.array(values), level)
+    oracles.assert_close(step, expected, scale=60.0)
 
 
 # What is judged ------------------------------------------------------------------------------
@@ -60,17 +66,20 @@ def judged():
 
 def outcome(predicted, measured=None):
     """An outcome of a run that is recorded at steps 0, 10, 20 and 30."""
-    known = {"step": np.arange(0, 40, 10), "level": np.array(1e-3), "left": np.array(1e-3 / 32)}
-    known |= {"floor": np.array(0.3), "turning": np.array(1.0), "hidden": np.array(5)}
-    arrays = {n: np.asarray(a) for n, a in predicted.items()}
-    seen = {n: np.asarray(a) for n, a in (measured or {}).items()}
-    return Outcome({}, known | arrays, seen, {}, np.dtype("float64"), 12, 30)
+    known = {"step": [0, 10, 20, 30], "level": 1e-3, "left": 1e-3 / 32}
+    known |= {"floor": 0.3, "turning": 1.0, "hidden": 5}
+    arrays: list[dict[str, Any]] = [
+        {name: np.asarray(array) for name, array in side.items()}
+        for side in (known | predicted, measured or {})
+    ]
+    theory, run = CompletionTheory(**arrays[0]), CompletionMeasured(**arrays[1])
+    return Outcome({}, theory, run, {}, np.dtype("float64"), 12, 30)
 
 
-def asked(part, one):
+def asked(part, outcome):
     """What a part of a claim, which it must have, says of an outcome."""
     assert part is not None
-    return part(one)
+    return part(outcome)
 
 
 FULL = {"full_error": [1.0, 0.1, 9e-3, 1e-4], "full_loss": [1.0, 1e-2, 1e-4, 1e-8]}
@@ -89,8 +98,8 @@ FULL = {"full_error": [1.0, 0.1, 9e-3, 1e-4], "full_loss": [1.0, 1e-2, 1e-4, 1e-
     ],
 )
 def test_residuals_of_compressed_networks(claim, curve, expected):
-    found = asked(CLAIMS[claim].residual, outcome(FULL, {"spectral_error": curve}))
-    oracles.assert_close(found, expected, scale=1.0)
+    residual = asked(CLAIMS[claim].residual, outcome(FULL, {"spectral_error": curve}))
+    oracles.assert_close(residual, expected, scale=1.0)
     lost = asked(CLAIMS[claim].residual, outcome(FULL, {"spectral_error": [*curve[:3], np.nan]}))
     assert np.isnan(lost)
 
@@ -124,8 +133,8 @@ def test_commands_without_a_judged_case(words, status, reason, command_line):
     alone = dataclasses.replace(ENTRIES, controls=())
     theorem = dataclasses.replace(COMPLETION, scenarios=(alone,), plots={})
     small = ["--dim", "8", "--rank", "1", "--draw", "0", "--seeds", "1", "--dtype", "float32"]
-    found, out, errors = command_line(theorem, *small, *words)
-    assert found == status, (out, errors)
+    ended, out, errors = command_line(theorem, *small, *words)
+    assert ended == status, (out, errors)
     assert reason in out + errors
 
 
@@ -181,19 +190,21 @@ def test_networks_start_from_what_is_seen():
     flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
     flags |= {"dim": 8, "rank": 1, "init_scale": 1.0, "steps": 1}
     case = make_entries(jax.random.key(0), **flags)
-    found = jax.jit(ENTRIES.measure)(case)
+    run = jax.jit(ENTRIES.measure)(case)
     Phi, mask, layers = oracles.double((case.target, case.mask, case.weights))
     left, _, right = np.linalg.svd(mask * Phi / mask.mean())
     whole = oracles.product(layers, 8)
     (slope, *_) = oracles.gradients(layers, oracles.masked_slope(Phi, mask))
     rows = [np.linalg.svd(G)[2][:1] for G in (slope, slope.T @ layers[0])]
     columns = np.linalg.qr(np.concatenate(rows).T)[0]
-    starts = {"spectral": left[:, :2] @ right[:2], "basis": whole @ columns @ columns.T}
-    for name, start in starts.items():
+    for errors, losses, start in (
+        (run.spectral_error, run.spectral_loss, left[:, :2] @ right[:2]),
+        (run.basis_error, run.basis_loss, whole @ columns @ columns.T),
+    ):
         error = np.linalg.norm(start - Phi) / np.linalg.norm(Phi)
         loss = 64 * np.sum((mask * (start - Phi)) ** 2) / mask.sum() / 2
-        oracles.assert_close(found[f"{name}_error"][0], error, size=64)
-        oracles.assert_close(found[f"{name}_loss"][0], loss, size=64)
+        oracles.assert_close(errors[0], error, size=64)
+        oracles.assert_close(losses[0], loss, size=64)
 
 
 def test_conditions_of_the_basis_are_what_they_say():
@@ -204,10 +215,10 @@ def test_conditions_of_the_basis_are_what_they_say():
     Phi, layers = oracles.double((case.target, case.weights))
     left, _, right = np.linalg.svd(Phi)
     both = np.stack([right[0], oracles.product(layers, 8).T @ left[:, 0] / 0.125])
-    found = jax.jit(basis._conditions)(case)
+    theory = jax.jit(basis_claims.predict)(case)
     angle = np.linalg.svd(both, compute_uv=False)[-1]
-    oracles.assert_close(found["basis_condition"], 1.125 / 0.75 / angle, size=64)
-    oracles.assert_close(found["gap_condition"], 1.125 / 0.875, size=64)
+    oracles.assert_close(theory.basis_condition, 1.125 / 0.75 / angle, size=64)
+    oracles.assert_close(theory.gap_condition, 1.125 / 0.875, size=64)
 
 
 def test_the_condition_of_a_start_is_what_it_says():
@@ -215,7 +226,7 @@ def test_the_condition_of_a_start_is_what_it_says():
     flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
     flags |= {"dim": 8, "rank": 2, "observed": 0.7, "init_scale": 0.5, "steps": 1}
     case = make_entries(jax.random.key(0), **flags)
-    found = jax.jit(start_of_what_is_seen)(case)
+    theory = jax.jit(start_of_what_is_seen)(case)
     Phi, mask, layers = oracles.double((case.target, case.mask, case.weights))
     left, values, right = np.linalg.svd(mask * Phi)
     (G, *_) = oracles.gradients(layers, oracles.masked_slope(Phi, mask))
@@ -227,7 +238,7 @@ def test_the_condition_of_a_start_is_what_it_says():
         values[0] / (values[3] - values[4]) / min(1.0, slope),
         of_basis / np.linalg.svd(both, compute_uv=False)[-1],
     )
-    oracles.assert_close(found["start_condition"], expected, size=64, scale=expected**2)
+    oracles.assert_close(theory.start_condition, expected, size=64, scale=expected**2)
 
 
 def test_a_start_needs_a_surrogate_of_rank_2r():
@@ -236,15 +247,15 @@ def test_a_start_needs_a_surrogate_of_rank_2r():
     drawn = {flag.name: flag.quick[0] for flag in COMPLETION.flags} | flags
     with jax.enable_x64(False):
         case = make_entries(jax.random.key(236403637), **drawn)
-        found = jax.jit(start_of_what_is_seen)(case)["start_condition"]
+        theory = jax.jit(start_of_what_is_seen)(case)
     assert np.sum(np.asarray(case.mask) == 0) == 1
-    assert float(found) > 1e6
+    assert float(theory.start_condition) > 1e6
 
 
 def test_how_many_cases_are_judged(tmp_path_factory):
     """A wrong prediction that leaves out what it should judge changes these numbers."""
     verdict = finished("completion", tmp_path_factory.getbasetemp()).verdict
-    found = {
+    judged = {
         claim["id"]: [leg["judged"] for leg in claim["judged"].values()]
         for claim in verdict["claims"]
         if claim["kind"] != "control"
@@ -255,14 +266,14 @@ def test_how_many_cases_are_judged(tmp_path_factory):
         (4, 4): ("start", "basis", "basis_gap"),
         (1, 1): ("sensing_recovery", "sensing_first", "sensing_recovered"),
     }
-    assert found == {name: list(counts) for counts, names in groups.items() for name in names}
+    assert judged == {name: list(counts) for counts, names in groups.items() for name in names}
 
 
 def test_the_plot_shows_every_network():
     steps = np.array([0, 1, 2])
     names = ("full_error", "spectral_error", "basis_error", "fixed_error")
     curves = {n: (("seed", "dim", "step"), i + np.ones((2, 1, 3))) for i, n in enumerate(names)}
-    entries = xr.Dataset(curves, {"step": steps})
-    figure = plot_recovery({"/": entries, "/sensing": entries[list(names[:2])]})
+    entries = xr.Dataset({SIZE: (("seed", "dim"), np.ones((2, 1)))} | curves, {"step": steps})
+    figure = plot_recovery({"/": entries, "/sensing": entries[[SIZE, *names[:2]]]})
     shown = [[np.asarray(line.get_ydata())[0] for line in ax.lines] for ax in figure.axes]
     assert shown == [[1, 1, 2, 2, 3, 3, 4, 4], [1, 1, 2, 2]]

@@ -1,4 +1,4 @@
-"""What the claims about completion share: a target seen in part, flags, trainings."""
+"""What the claims about completion share: a target seen in part, flags, trainings, arrays."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,7 +18,9 @@ from lrdyn.core.masking import observe
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import singular_values
 from lrdyn.corollary1.compression import GradientBasis, gradient_basis
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Domain, Flag, at_least, between
+from lrdyn.engine.statement import Outcome
 from lrdyn.theorem2 import setting
 
 DEPTH = 3
@@ -32,6 +34,58 @@ class Trained(NamedTuple):
     """Recovery error."""
     loss: Float[Array, "times"]
     diverged_at: Int[Array, ""]
+
+
+class CompletionTheory(NamedTuple):
+    """What compressed networks are measured against: the full network, and the basis itself.
+
+    Of measurements the fields from ``start`` on are absent.
+    """
+
+    full_error: Float[Array, "step"] = ABSENT
+    """Recovery error ||f - Phi||_F / ||Phi||_F of the full network."""
+    full_loss: Float[Array, "step"] = ABSENT
+    """Its loss."""
+    full_diverged_at: Int[Array, ""] = ABSENT
+    """Step at which it diverged, or -1."""
+    level: Float[Array, ""] = ABSENT
+    """Recovery error at which it has ended: 32 times ``left``."""
+    left: Float[Array, ""] = ABSENT
+    """sqrt(d - 2r) prod eps_l / ||Phi||_F: what Corollary 1 grants the bulk at the start."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+    start: Float[Array, "part row column"] = ABSENT
+    """As that of the run, with 0 in place of every hidden entry of Phi."""
+    start_condition: Float[Array, ""] = ABSENT
+    """What amplifies rounding errors of that start."""
+    floor: Float[Array, ""] = ABSENT
+    """||Phi - P Phi Q||_F / ||Phi||_F, P and Q onto the subspaces of the basis."""
+    hidden: Int[Array, ""] = ABSENT
+    """Number of hidden entries."""
+    turning: Float[Array, ""] = ABSENT
+    """gamma eta sigma_r^2, at which outer factors turn in a step."""
+
+
+class CompletionMeasured(NamedTuple):
+    """What compressed networks do; of measurements that from the spectral start alone."""
+
+    spectral_error: Float[Array, "step"] = ABSENT
+    """Recovery error from the spectral start."""
+    spectral_loss: Float[Array, "step"] = ABSENT
+    """Loss from there."""
+    basis_error: Float[Array, "step"] = ABSENT
+    """Recovery error from the basis of the gradient, outer factors trained at gamma eta."""
+    basis_loss: Float[Array, "step"] = ABSENT
+    """Loss from there."""
+    fixed_error: Float[Array, "step"] = ABSENT
+    """Recovery error from that basis with fixed outer factors."""
+    start: Float[Array, "part row column"] = ABSENT
+    """Product at the spectral start of scale 1, projector on the basis, slope of the loss there."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Last step at which a network diverged, or -1."""
+
+
+CompletionOutcome = Outcome[CompletionTheory, CompletionMeasured]
 
 
 class Recovery(Recorded):
@@ -102,30 +156,106 @@ def seen_alone(case: Recovery) -> Recovery:
 
 
 FLAGS = (
-    Flag("dim", (24,), at_least(4), int, "d", "width of the target", (100, 200), shapes=True),
-    Flag("rank", (2,), at_least(1), int, "r", "rank of the target Phi", (5,), shapes=True),
-    Flag("observed", (0.5,), Domain("a number > 0 and <= 1", lambda p: 0 < p <= 1), float, "p",
-         "fraction of the entries that is observed; p d^2 measurements of sensing", (0.3,),
-         shapes=True),
-    Flag("init_scale", (0.03,), between(1e-6, 10.0), float, "eps", "init scale of every layer",
-         (0.004,)),
-    Flag("learning_rate", (0.15,), between(1e-9, 1e9), float, "eta",
-         "step size for the estimate of 1/2 ||f - Phi||_F^2", (0.05,)),
-    Flag("step_ratio", (4.0,), between(2.0, 1e3), float, "alpha",
-         "step of the outer factors over eta, from the spectral start", (5.0,)),
-    Flag("outer_ratio", (0.01,), between(1e-6, 1.0), float, "gamma",
-         "step of the outer factors over eta, from the basis of the gradient"),
-    Flag("target_scale", (1.0,), between(1e-3, 1e3), float, "sigma_1",
-         "largest singular value of Phi"),
-    Flag("draw", (0, 1, 2, 3), at_least(0), int, "", "which of the instances of a seed", (0,)),
-    Flag("steps", (1500,), at_least(1), int, "t", "steps of descent", (16_000,), swept=False),
-)  # fmt: skip
+    Flag(
+        "dim",
+        quick=(24,),
+        paper=(100, 200),
+        domain=at_least(4),
+        type=int,
+        symbol="d",
+        help="width of the target",
+        shapes=True,
+    ),
+    Flag(
+        "rank",
+        quick=(2,),
+        paper=(5,),
+        domain=at_least(1),
+        type=int,
+        symbol="r",
+        help="rank of the target Phi",
+        shapes=True,
+    ),
+    Flag(
+        "observed",
+        quick=(0.5,),
+        paper=(0.3,),
+        domain=Domain("a number > 0 and <= 1", lambda p: 0 < p <= 1),
+        symbol="p",
+        help="fraction of the entries that is observed; p d^2 measurements of sensing",
+        shapes=True,
+    ),
+    Flag(
+        "init_scale",
+        quick=(0.03,),
+        paper=(0.004,),
+        domain=between(1e-6, 10.0),
+        symbol="eps",
+        help="init scale of every layer",
+    ),
+    Flag(
+        "learning_rate",
+        quick=(0.15,),
+        paper=(0.05,),
+        domain=between(1e-9, 1e9),
+        symbol="eta",
+        help="step size for the estimate of 1/2 ||f - Phi||_F^2",
+    ),
+    Flag(
+        "step_ratio",
+        quick=(4.0,),
+        paper=(5.0,),
+        domain=between(2.0, 1e3),
+        symbol="alpha",
+        help="step of the outer factors over eta, from the spectral start",
+    ),
+    Flag(
+        "outer_ratio",
+        quick=(0.01,),
+        domain=between(1e-6, 1.0),
+        symbol="gamma",
+        help="step of the outer factors over eta, from the basis of the gradient",
+    ),
+    Flag(
+        "target_scale",
+        quick=(1.0,),
+        domain=between(1e-3, 1e3),
+        symbol="sigma_1",
+        help="largest singular value of Phi",
+    ),
+    Flag(
+        "draw",
+        quick=(0, 1, 2, 3),
+        paper=(0,),
+        domain=at_least(0),
+        type=int,
+        help="which of the instances of a seed",
+    ),
+    Flag(
+        "steps",
+        quick=(1500,),
+        paper=(16_000,),
+        domain=at_least(1),
+        type=int,
+        symbol="t",
+        help="steps of descent",
+        swept=False,
+    ),
+)
 
 
 def make_entries(
-    key: Key[Array, ""], *, dim: int, rank: int, observed: float, init_scale: Any,
-    target_scale: Any, draw: Any, steps: int, **rates: Any,
-) -> Recovery:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    dim: int,
+    rank: int,
+    observed: float,
+    init_scale: Any,
+    target_scale: Any,
+    draw: Any,
+    steps: int,
+    **rates: Any,
+) -> Recovery:
     """Draw a target of which some entries are seen, from the flags."""
     for_target, for_weights, for_view = jax.random.split(jax.random.fold_in(key, draw), 3)
     target = recovery.spread_target(for_target, (dim, dim), rank)

@@ -4,14 +4,22 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from lrdyn.completion import recovery
-from lrdyn.completion.problem import DEPTH, Recovery, seen_alone
+from lrdyn.completion.problem import (
+    DEPTH,
+    CompletionMeasured,
+    CompletionOutcome,
+    CompletionTheory,
+    Recovery,
+    seen_alone,
+)
 from lrdyn.core import linalg
 from lrdyn.core.spectra import singular_values
 from lrdyn.corollary1.compression import CompressedNetwork, compressed_product
-from lrdyn.engine.claims import on_each
+from lrdyn.engine.claims import relative_difference
 from lrdyn.engine.statement import Claim, Control
 
 
@@ -20,18 +28,18 @@ def spectral_start(case: Recovery, scale: float | Float[Array, ""]) -> Compresse
     return recovery.spectral_network(case.surrogate, 2 * case.rank, scale, DEPTH)
 
 
-def begin(case: Recovery) -> dict[str, Array]:
+def begin(case: Recovery) -> Float[Array, "part d d"]:
     """Where compressed networks of scale 1 start, and where the loss first moves them."""
     start = compressed_product(spectral_start(case, 1.0))
     columns = case.basis.columns
-    return {"start": jnp.stack([start, columns @ columns.T, jax.grad(case.loss)(start)])}
+    return jnp.stack([start, columns @ columns.T, jax.grad(case.loss)(start)])
 
 
-def start_of_what_is_seen(case: Recovery) -> dict[str, Array]:
-    """The same with 0 in place of every hidden entry, and what amplifies rounding errors there."""
+def start_of_what_is_seen(case: Recovery) -> CompletionTheory:
+    """Where they start with 0 in place of every hidden entry, and what amplifies errors there."""
     seen = seen_alone(case)
-    found = begin(seen)
-    return found | {"start_condition": _condition(seen, found["start"])}
+    start = begin(seen)
+    return CompletionTheory(start=start, start_condition=_condition(seen, start))
 
 
 def _condition(case: Recovery, start: Float[Array, "part d d"]) -> Float[Array, ""]:
@@ -58,32 +66,43 @@ def _over_gap(values: Float[Array, "k"], rank: int) -> Float[Array, ""]:
 
 
 def _one_entry_off(case: Recovery) -> Recovery:
-    """The case with one observed entry of its target off by the largest one."""
+    """The case with the largest observed entry of its target doubled."""
     place = jnp.argmax(case.mask * jnp.abs(case.target))
     entry = jnp.arange(case.target.size).reshape(case.target.shape) == place
     return dataclasses.replace(case, target=jnp.where(entry, 2 * case.target, case.target))
 
 
-def _start_of_the_target(case: Recovery) -> dict[str, Array]:
-    """A start that has seen everything."""
-    return begin(dataclasses.replace(case, mask=jnp.ones_like(case.mask)))
+def _largest_difference(outcome: CompletionOutcome) -> float:
+    """The largest of the parts, each on its own scale."""
+    parts = zip(outcome.predicted.start, outcome.measured.start, strict=True)
+    return float(np.max([relative_difference(*both) for both in parts]))
 
 
-START = Claim(
+START = Claim[CompletionTheory, CompletionMeasured](
     "start",
     "what is hidden plays no part: with 0 in place of every hidden entry of Phi the networks "
     "start from the same subspaces and the loss has the same slope there",
-    residual=on_each("start"),
-    reads=("start", "hidden"),
-    applies=lambda one: one.predicted["hidden"] > 0,
-    condition="start_condition",
+    residual=_largest_difference,
+    reads=lambda theory, run: (theory.start, run.start, theory.hidden),
+    applies=lambda outcome: outcome.predicted.hidden > 0,
+    condition=lambda theory: theory.start_condition,
     steps=1,
     sides="Phi with 0 in place of hidden entries against Phi",
 )
 
-START_CONTROLS = (
-    Control("start_of_the_target", "the start has seen all entries", "start",
-            measure=_start_of_the_target),
-    Control[Recovery]("one_entry_off", "one observed entry is another one", "start",
-                      predict=lambda case: begin(seen_alone(_one_entry_off(case)))),
-)  # fmt: skip
+START_CONTROLS: tuple[Control[Recovery, CompletionTheory, CompletionMeasured], ...] = (
+    Control(
+        "start_of_the_target",
+        "the start has seen all entries",
+        "start",
+        measure=lambda case: CompletionMeasured(
+            start=begin(dataclasses.replace(case, mask=jnp.ones_like(case.mask)))
+        ),
+    ),
+    Control(
+        "one_entry_off",
+        "the largest observed entry of Phi doubled",
+        "start",
+        predict=lambda case: CompletionTheory(start=begin(seen_alone(_one_entry_off(case)))),
+    ),
+)

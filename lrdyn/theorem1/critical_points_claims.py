@@ -1,23 +1,33 @@
-"""Theorem 1, landscape: every critical point of a small instance, and the Hessian at each."""
+"""Theorem 1, landscape: every critical point of a small instance, and the Hessian at each.
+
+With ``f = 1/2 ||W_2 W_1 - Phi||_F^2 + lambda/2 (||W_1||_F^2 + ||W_2||_F^2)`` and ``Phi = U Sigma
+V^T``, the critical points are ``W_1 = (Sigma_S - lambda I)^{1/2} V_S^T``, ``W_2 = U_S (Sigma_S -
+lambda I)^{1/2}`` up to a rotation in between, one for each set S of at most r indices with
+``sigma_i > lambda``. All but S = {i <= r: sigma_i > lambda} are strict saddles.
+"""
 
 import dataclasses
 from functools import partial
 from math import comb
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core import linalg
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import on_scale, relative_difference, tolerance
+from lrdyn.engine.claims import relative_difference, tolerance
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem1 import landscape, setting
 from lrdyn.theorem1.shrinkage import decayed_loss
+
+Points = tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]
+"""The two layers at many points."""
 
 SEARCHES = 8
 """Random starts of the search for critical points."""
@@ -64,7 +74,7 @@ class Instance(eqx.Module):
         return singular_values(self.target)
 
     @property
-    def points(self) -> "Points":
+    def points(self) -> Points:
         """The critical point of each set."""
         return landscape.critical_points(self.target, self.sets, self.weight_decay)
 
@@ -73,24 +83,74 @@ class Instance(eqx.Module):
         return decayed_loss(weights, self.target, self.weight_decay)
 
 
+class CriticalTheory(NamedTuple):
+    """The critical points in closed form; 0 for a set that belongs to none of its own."""
+
+    critical_loss: Float[Array, "set"] = ABSENT
+    """sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2, the loss there."""
+    smallest: Float[Array, "set"] = ABSENT
+    """The smallest eigenvalue of the Hessian there."""
+    spectrum: Float[Array, "set eigenvalue"] = ABSENT
+    """All its eigenvalues, ascending."""
+    is_global: Int[Array, "set"] = ABSENT
+    """1 for the set of the minimum."""
+    admissible: Int[Array, "set"] = ABSENT
+    """1 for a set with a critical point of its own: sigma_i > lambda for all i in S."""
+    deep_origin: Float[Array, "origin"] = ABSENT
+    """The Hessian at the origin with three layers and four, without decay: 0."""
+    margin: Float[Array, ""] = ABSENT
+    """Least size of a negative eigenvalue at a saddle, see :func:`margin`."""
+    separation: Float[Array, ""] = ABSENT
+    """Least size of an eigenvalue that is not 0, see :func:`separation`."""
+    target_values: Float[Array, "target_index"] = ABSENT
+    """sigma_i."""
+    family: Float[Array, "set row column"] = ABSENT
+    """W_2 W_1 at each critical point."""
+
+
+class CriticalMeasured(NamedTuple):
+    """What JAX finds at those points, and a search elsewhere; 0 for sets without a point."""
+
+    critical_loss: Float[Array, "set"] = ABSENT
+    """The loss."""
+    critical_gradient: Float[Array, "set"] = ABSENT
+    """Largest absolute entry of the gradient."""
+    smallest: Float[Array, "set"] = ABSENT
+    """The smallest eigenvalue of the Hessian."""
+    spectrum: Float[Array, "set eigenvalue"] = ABSENT
+    """All its eigenvalues, ascending."""
+    found: Float[Array, "search row column"] = ABSENT
+    """W_2 W_1 where each search ended."""
+    found_gradient: Float[Array, "search"] = ABSENT
+    """Norm of the gradient there."""
+    deep_origin: Float[Array, "origin"] = ABSENT
+    """Largest absolute entry of the Hessian at the origin with three layers and four."""
+
+
+CriticalOutcome = Outcome[CriticalTheory, CriticalMeasured]
+Side = TypeVar("Side", CriticalTheory, CriticalMeasured)
+
+
 def make_case(
-    key: Key[Array, ""], *, rows: int, cols: int, rank: int, weight_decay: Any, target_scale: Any,
-    rank_deficit: Any, tie: Any,
-) -> Instance:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    rank: int,
+    weight_decay: Any,
+    target_scale: Any,
+    rank_deficit: Any,
+    tie: Any,
+) -> Instance:
     """Draw an instance; start from layers about as large as those of the critical points."""
-    whole = _hessian_entries(rows, cols, rank) <= LARGEST
+    sets = sum(comb(min(rows, cols), size) for size in range(rank + 1))
+    whole = sets * (rank * (rows + cols)) ** 2 <= LARGEST
     rows, cols, rank = (rows, cols, rank) if whole else (1, 1, 1)
     of_target = {"rank_deficit": rank_deficit, "tie": tie, "target_scale": target_scale}
     shape = (SEARCHES, rank * (rows + cols))
     target, (starts,) = setting.draw_target(key, rows, cols, [shape], rank=rank, **of_target)
     size = jnp.sqrt(jnp.asarray(target_scale, target.dtype) / rank)
     return Instance(target, jnp.asarray(weight_decay, target.dtype), size * starts, whole)
-
-
-def _hessian_entries(rows: int, cols: int, rank: int) -> int:
-    """Entries of the Hessians of all critical points."""
-    sets = sum(comb(min(rows, cols), size) for size in range(rank + 1))
-    return sets * (rank * (rows + cols)) ** 2
 
 
 def margin(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Array, ""]:
@@ -114,65 +174,64 @@ def separation(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Arra
     return jnp.minimum(least, jnp.where(decay > 0, decay, jnp.inf))
 
 
-def _of_points(
-    case: Instance, values: Float[Array, "n"], every: dict[str, Array]
-) -> dict[str, Array]:
-    """Zeros for sets that belong to no critical point of their own."""
+def _zero_elsewhere(case: Instance, values: Float[Array, "n"], arrays: Side) -> Side:
+    """Put 0 for every set that belongs to no critical point of its own."""
     valid = landscape.admissible(case.sets, values, case.weight_decay)
-    return {
-        name: jnp.where(valid.reshape(-1, *(1,) * (found.ndim - 1)), found, 0)
-        for name, found in every.items()
-    }
+    return jax.tree.map(
+        lambda array: jnp.where(valid.reshape(-1, *(1,) * (array.ndim - 1)), array, 0), arrays
+    )
 
 
-def predict(case: Instance) -> dict[str, Array]:
+def predict(case: Instance) -> CriticalTheory:
     """Values and spectra of all critical points in closed form."""
     sets, values, decay = case.sets, case.values, case.weight_decay
-    kept = jnp.where(values > decay, np.arange(len(values)), -1)[: case.rank]
-    is_best = jnp.all(jnp.sort(sets, axis=1) == jnp.sort(kept)[None, :], axis=1)
-    every = {
-        "critical_loss": landscape.critical_values(values, sets, decay),
-        "smallest": landscape.smallest_curvature(values, sets, decay),
-        "spectrum": landscape.hessian_spectrum(values, sets, case.shape, decay),
-        "global": is_best.astype(jnp.int32),
-        "admissible": jnp.ones(len(sets), jnp.int32),
-    }
+    best = jnp.where(values > decay, np.arange(len(values)), -1)[: case.rank]
+    is_best = jnp.all(jnp.sort(sets, axis=1) == jnp.sort(best)[None, :], axis=1)
+    of_sets = CriticalTheory(
+        critical_loss=landscape.critical_values(values, sets, decay),
+        smallest=landscape.smallest_curvature(values, sets, decay),
+        spectrum=landscape.hessian_spectrum(values, sets, case.shape, decay),
+        is_global=is_best.astype(jnp.int32),
+        admissible=jnp.ones(len(sets), jnp.int32),
+    )
     first, last = case.points
-    return _of_points(case, values, every) | {
-        "deep_origin": jnp.zeros(len(DEEP), decay.dtype),
-        "margin": margin(values, decay),
-        "separation": separation(values, decay),
-        "target_values": values,
-        "family": last @ first,
-    }
+    return _zero_elsewhere(case, values, of_sets)._replace(
+        deep_origin=jnp.zeros(len(DEEP), decay.dtype),
+        margin=margin(values, decay),
+        separation=separation(values, decay),
+        target_values=values,
+        family=last @ first,
+    )
 
 
-def measure(case: Instance) -> dict[str, Array]:
+def measure(case: Instance) -> CriticalMeasured:
     """Gradients and Hessians by JAX at the points of the family, and a search for others."""
     origins = [jnp.max(jnp.abs(_hessian_of_the_origin(case, depth))) for depth in DEEP]
-    every = _of_points(case, case.values, _at(case, case.points))
-    return every | _searched(case) | {"deep_origin": jnp.stack(origins)}
+    of_sets = _zero_elsewhere(case, case.values, _derivatives_at(case, case.points))
+    searches = _searched(case)
+    return of_sets._replace(
+        found=searches.found,
+        found_gradient=searches.found_gradient,
+        deep_origin=jnp.stack(origins),
+    )
 
 
-Points = tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]
-
-
-def _at(case: Instance, points: Points) -> dict[str, Array]:
+def _derivatives_at(case: Instance, points: Points) -> CriticalMeasured:
     """Loss, gradient and Hessian at points."""
     spectra = jax.vmap(lambda layers: linalg.eigh(landscape.hessian(case.loss, layers))[0])(points)
     slopes = jax.vmap(jax.grad(case.loss))(points)
-    return {
-        "critical_loss": jax.vmap(case.loss)(points),
-        "critical_gradient": jnp.maximum(*(jnp.max(jnp.abs(W), axis=(1, 2)) for W in slopes)),
-        "smallest": spectra[:, 0],
-        "spectrum": spectra,
-    }
+    return CriticalMeasured(
+        critical_loss=jax.vmap(case.loss)(points),
+        critical_gradient=jnp.maximum(*(jnp.max(jnp.abs(W), axis=(1, 2)) for W in slopes)),
+        smallest=spectra[:, 0],
+        spectrum=spectra,
+    )
 
 
-def _searched(case: Instance) -> dict[str, Array]:
-    """Products of what is found from every start."""
-    found = jax.vmap(partial(_search, case))(case.starts)
-    return {"found": jax.vmap(end_to_end)(found.weights), "found_gradient": found.gradient}
+def _searched(case: Instance) -> CriticalMeasured:
+    """Products and gradients where the search from every start ends."""
+    ends = jax.vmap(partial(_search, case))(case.starts)
+    return CriticalMeasured(found=jax.vmap(end_to_end)(ends.weights), found_gradient=ends.gradient)
 
 
 def _search(case: Instance, start: Float[Array, "params"]) -> landscape.Found:
@@ -192,183 +251,256 @@ def _hessian_of_the_origin(case: Instance, depth: int) -> Float[Array, "params p
 # Claims ----------------------------------------------------------------------------------------
 
 
-def _scale(one: Outcome) -> float:
-    return one.predicted["target_values"][0]
+def _scale(outcome: CriticalOutcome) -> float:
+    """sigma_1; a number of NumPy's, whose powers are NaN if it is negative, and not complex."""
+    return np.float64(outcome.predicted.target_values[0])
 
 
-def _resolved(one: Outcome, name: str) -> bool:
+def _resolved(outcome: CriticalOutcome, distance: Any) -> bool:
     """Whether a distance is told from 0 by half of all digits."""
-    return bool(one.predicted[name] > half_of_the_digits(one.dtype) * _scale(one))
+    return bool(distance > half_of_the_digits(outcome.dtype) * _scale(outcome))
 
 
-def _gradient(one: Outcome) -> float:
-    found = one.measured["critical_gradient"]
-    return relative_difference(np.zeros_like(found), found, _scale(one) ** 1.5)
-
-
-def _without_descent(one: Outcome) -> float:
+def _without_descent(outcome: CriticalOutcome) -> float:
     """Compare where the curvature has no negative value, told apart at half the margin."""
-    curvature, there = one.measured["smallest"], one.predicted["admissible"]
-    found = np.where((there > 0) & (curvature > -one.predicted["margin"] / 2), 1.0, 0.0)
-    found[np.isnan(curvature + there)] = np.nan
-    return relative_difference(one.predicted["global"], found)
+    theory, curvature = outcome.predicted, outcome.measured.smallest
+    is_minimum = (theory.admissible > 0) & (curvature > -theory.margin / 2)
+    minima = np.where(is_minimum, 1.0, 0.0)
+    minima[np.isnan(curvature + theory.admissible)] = np.nan  # what is lost is no saddle
+    return relative_difference(theory.is_global, minima)
 
 
-def _converged(one: Outcome) -> np.ndarray:
-    limit = tolerance("identity", one.dtype, size=one.size)
-    return one.measured["found_gradient"] <= limit * _scale(one) ** 1.5
+def _converged(outcome: CriticalOutcome) -> np.ndarray:
+    """Which searches ended at a critical point, by the scale of a gradient, sigma_1^{3/2}."""
+    limit = tolerance("identity", outcome.dtype, size=outcome.size)
+    return np.asarray(outcome.measured.found_gradient <= limit * _scale(outcome) ** 1.5)
 
 
-def _nothing_found(one: Outcome) -> str:
-    return "" if np.any(_converged(one)) else "no search converged"
-
-
-def _outside(one: Outcome) -> float:
+def _outside(outcome: CriticalOutcome) -> float:
     """Distance of what was found from the family, times separation / scale.
 
     A gradient g leaves a point within g / curvature of a critical one, and the least curvature is
     the separation.
     """
-    family = one.predicted["family"][one.predicted["admissible"] > 0]
-    gaps = np.abs(one.measured["found"][:, None] - family[None])
+    theory = outcome.predicted
+    family = theory.family[theory.admissible > 0]
+    gaps = np.abs(outcome.measured.found[:, None] - family[None])
     nearest = np.min(np.max(gaps, axis=(2, 3)), axis=1)
-    worst = np.max(np.where(_converged(one), nearest, 0.0))
-    return float(worst * one.predicted["separation"] / _scale(one) ** 2)
+    worst = np.max(np.where(_converged(outcome), nearest, 0.0))
+    return float(worst * theory.separation / _scale(outcome) ** 2)
 
 
-CLAIMS = (
-    Claim("critical_gradient",
-          "at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S (Sigma_S - lambda I)^{1/2} the "
-          "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S (the formula is that "
-          "of the points: the other side is 0)",
-          residual=_gradient, reads=("critical_gradient", "target_values")),
-    Claim("critical_loss",
-          "the loss there is sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2"),
-    Claim("spectrum",
-          "all r (k + d) eigenvalues of the Hessian there are those of "
-          "lrdyn.theorem1.hessian_spectrum"),
-    Claim("smallest",
-          "the smallest is the least of 0 (lambda = 0, or S not empty and r >= 2), 2 lambda and "
-          "2 (sigma_i - lambda) (r = 1), min sigma(S) - max sigma(S^c), lambda - max sigma(S^c) "
-          "(|S| < r)",
-          # Rounding of a spectrum lives on the scale of its largest value.
-          residual=on_scale("smallest", lambda one: np.max(one.predicted["spectrum"])),
-          reads=("smallest", "spectrum")),
-    Claim("global",
-          "it is negative at all of them but one, S = {i <= r: sigma_i > lambda}: strict saddles",
-          kind="exact", residual=_without_descent, applies=lambda one: _resolved(one, "margin"),
-          reads=("global", "smallest", "admissible", "margin", "target_values")),
-    Claim("search",
-          "Newton's method from random starts finds no critical product outside the family",
-          residual=_outside, applies=lambda one: _resolved(one, "separation"),
-          undecided=_nothing_found,
-          reads=("found", "found_gradient", "family", "admissible", "separation", "target_values")),
-    Claim("deep_origin",
-          "three layers and four, lambda = 0: the Hessian at the origin is 0, no strict saddle",
-          residual=on_scale("deep_origin", _scale), reads=("deep_origin", "target_values")),
-)  # fmt: skip
+CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
+    Claim(
+        "critical_gradient",
+        "at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S (Sigma_S - lambda I)^{1/2} the "
+        "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S (the formula is that "
+        "of the points: the other side is 0)",
+        residual=lambda outcome: relative_difference(
+            np.zeros_like(outcome.measured.critical_gradient),
+            outcome.measured.critical_gradient,
+            _scale(outcome) ** 1.5,  # a singular value times the root of one
+        ),
+        reads=lambda theory, run: (run.critical_gradient, theory.target_values),
+    ),
+    Claim(
+        "critical_loss",
+        "the loss there is sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2",
+        compares=lambda theory, run: (theory.critical_loss, run.critical_loss),
+    ),
+    Claim(
+        "spectrum",
+        "all r (k + d) eigenvalues of the Hessian there are those of "
+        "lrdyn.theorem1.hessian_spectrum",
+        compares=lambda theory, run: (theory.spectrum, run.spectrum),
+    ),
+    Claim(
+        "smallest",
+        "the smallest is the least of 0 (lambda = 0, or S not empty and r >= 2), 2 lambda and "
+        "2 (sigma_i - lambda) (r = 1), min sigma(S) - max sigma(S^c), lambda - max sigma(S^c) "
+        "(|S| < r)",
+        # Rounding of a spectrum lives on the scale of its largest value.
+        residual=lambda outcome: relative_difference(
+            outcome.predicted.smallest,
+            outcome.measured.smallest,
+            np.max(outcome.predicted.spectrum),
+        ),
+        reads=lambda theory, run: (theory.smallest, run.smallest, theory.spectrum),
+    ),
+    Claim(
+        "global",
+        "it is negative at all of them but one, S = {i <= r: sigma_i > lambda}: strict saddles",
+        kind="exact",
+        residual=_without_descent,
+        reads=lambda theory, run: (
+            theory.is_global,
+            run.smallest,
+            theory.admissible,
+            theory.margin,
+            theory.target_values,
+        ),
+        applies=lambda outcome: _resolved(outcome, outcome.predicted.margin),
+    ),
+    Claim(
+        "search",
+        "Newton's method from random starts finds no critical product outside the family",
+        residual=_outside,
+        reads=lambda theory, run: (
+            run.found,
+            run.found_gradient,
+            theory.family,
+            theory.admissible,
+            theory.separation,
+            theory.target_values,
+        ),
+        applies=lambda outcome: _resolved(outcome, outcome.predicted.separation),
+        undecided=lambda outcome: "" if np.any(_converged(outcome)) else "no search converged",
+    ),
+    Claim(
+        "deep_origin",
+        "three layers and four, lambda = 0: the Hessian at the origin is 0, no strict saddle",
+        residual=lambda outcome: relative_difference(
+            outcome.predicted.deep_origin, outcome.measured.deep_origin, _scale(outcome)
+        ),
+        reads=lambda theory, run: (theory.deep_origin, run.deep_origin, theory.target_values),
+    ),
+)
 
 
 # Controls --------------------------------------------------------------------------------------
 
 
-def _at_half_threshold(case: Instance) -> dict[str, Array]:
+def _at_half_threshold(case: Instance) -> CriticalMeasured:
     points = landscape.critical_points(case.target, case.sets, case.weight_decay / 2)
-    return _of_points(case, case.values, _at(case, points))
+    return _zero_elsewhere(case, case.values, _derivatives_at(case, points))
 
 
-def _of_the_first_layer(case: Instance) -> dict[str, Array]:
+def _of_the_first_layer(case: Instance) -> CriticalMeasured:
     """Least curvature along W_1 alone, in which the loss is convex."""
 
     def smallest(first: Float[Array, "r d"], last: Float[Array, "k r"]) -> Float[Array, ""]:
         curvature = landscape.hessian(lambda weights: case.loss((*weights, last)), (first,))
         return linalg.eigh(curvature)[0][0]
 
-    return _of_points(case, case.values, {"smallest": jax.vmap(smallest)(*case.points)})
+    curvatures = jax.vmap(smallest)(*case.points)
+    return _zero_elsewhere(case, case.values, CriticalMeasured(smallest=curvatures))
 
 
-def _found_without_decay(case: Instance) -> dict[str, Array]:
-    return _searched(dataclasses.replace(case, weight_decay=0 * case.weight_decay))
+def _with_decay(case: Instance, decay: Float[Array, ""]) -> CriticalTheory:
+    """Values and spectra of another decay, for the sets that the right one admits."""
+    wrong = CriticalTheory(
+        critical_loss=landscape.critical_values(case.values, case.sets, decay),
+        spectrum=landscape.hessian_spectrum(case.values, case.sets, case.shape, decay),
+    )
+    return _zero_elsewhere(case, case.values, wrong)
 
 
-def _with_decay(case: Instance, decay: Float[Array, ""]) -> dict[str, Array]:
-    """Values and spectra of another decay, at the critical points of the right one."""
-    sets, values = case.sets, case.values
-    wrong = {
-        "critical_loss": landscape.critical_values(values, sets, decay),
-        "spectrum": landscape.hessian_spectrum(values, sets, case.shape, decay),
-    }
-    return _of_points(case, values, wrong)
-
-
-def _without_spare_slots(case: Instance) -> dict[str, Array]:
+def _without_spare_slots(case: Instance) -> CriticalTheory:
     """Leave out lambda - max sigma(S^c), as if every S were full."""
     values = case.values
     inside = landscape.members(case.sets, len(values))
     least = jnp.min(jnp.where(inside, values[None], jnp.inf), axis=1)
     outside = jnp.max(jnp.where(inside, 0.0, values[None]), axis=1)
-    return _of_points(case, values, {"smallest": jnp.minimum(least - outside, 0.0)})
+    return _zero_elsewhere(case, values, CriticalTheory(smallest=jnp.minimum(least - outside, 0.0)))
 
 
-def _of_two_layers(case: Instance) -> dict[str, Array]:
+def _of_two_layers(case: Instance) -> CriticalMeasured:
     """The Hessian at the origin of two layers, which have the eigenvalue -sigma_1 there."""
     slope = jnp.max(jnp.abs(_hessian_of_the_origin(case, 2)))
-    return {"deep_origin": jnp.full(len(DEEP), slope)}
+    return CriticalMeasured(deep_origin=jnp.full(len(DEEP), slope))
 
 
-def _swapped(case: Instance) -> dict[str, Array]:
+def _swapped(case: Instance) -> CriticalTheory:
     """Claim the product of {1, ..., r - 1, r + 1} to be global."""
     swap = np.array([[*range(case.rank - 1), case.rank]])
-    return {"global": jnp.all(case.sets == swap, axis=1).astype(jnp.int32)}
+    return CriticalTheory(is_global=jnp.all(case.sets == swap, axis=1).astype(jnp.int32))
 
 
-CONTROLS = (
-    *(Control(f"{claim}_at_half_threshold", "points with threshold lambda/2", claim,
-              measure=_at_half_threshold)
-      for claim in ("critical_gradient", "critical_loss", "spectrum")),
-    *(Control(f"{claim}_of_the_first_layer", "curvature along W_1 alone", claim,
-              measure=_of_the_first_layer)
-      for claim in ("smallest", "global")),
-    Control[Instance](
-        "critical_loss_half_threshold", "values with threshold lambda/2", "critical_loss",
-        predict=lambda case: _with_decay(case, case.weight_decay / 2)),
-    Control[Instance](
-        "spectrum_without_decay", "spectra with lambda = 0", "spectrum",
-        predict=lambda case: _with_decay(case, 0 * case.weight_decay)),
-    Control("spare_slots_left_out", "without the eigenvalue lambda - max sigma(S^c)", "smallest",
-            predict=_without_spare_slots),
-    Control("swapped_index", "S = {1, ..., r - 1, r + 1} claimed global", "global",
-            predict=_swapped),
-    Control[Instance](
-        "minimum_alone", "no critical point but the minimum", "search",
-        predict=lambda case: {"admissible": predict(case)["global"]}),
-    Control("found_without_decay", "critical points of lambda = 0", "search",
-            measure=_found_without_decay),
-    Control[Instance](
-        "strict_deep_origin", "these origins claimed to be strict saddles", "deep_origin",
-        predict=lambda case: {"deep_origin": jnp.full(len(DEEP), case.values[0])}),
-    Control("origin_of_two_layers", "the Hessian of two layers at the origin", "deep_origin",
-            measure=_of_two_layers),
-)  # fmt: skip
+CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
+    *(
+        Control(
+            f"{claim}_at_half_threshold",
+            "points with lambda/2 in place of lambda",
+            claim,
+            measure=_at_half_threshold,
+        )
+        for claim in ("critical_gradient", "critical_loss", "spectrum")
+    ),
+    *(
+        Control(
+            f"{claim}_of_the_first_layer",
+            "curvature along W_1 alone",
+            claim,
+            measure=_of_the_first_layer,
+        )
+        for claim in ("smallest", "global")
+    ),
+    Control(
+        "critical_loss_half_threshold",
+        "values with lambda/2 in place of lambda",
+        "critical_loss",
+        predict=lambda case: _with_decay(case, case.weight_decay / 2),
+    ),
+    Control(
+        "spectrum_without_decay",
+        "spectra with lambda = 0",
+        "spectrum",
+        predict=lambda case: _with_decay(case, 0 * case.weight_decay),
+    ),
+    Control(
+        "spare_slots_left_out",
+        "without the eigenvalue lambda - max sigma(S^c)",
+        "smallest",
+        predict=_without_spare_slots,
+    ),
+    Control(
+        "swapped_index",
+        "S = {1, ..., r - 1, r + 1} claimed global",
+        "global",
+        predict=_swapped,
+    ),
+    Control(
+        "minimum_alone",
+        "no critical point but the minimum",
+        "search",
+        predict=lambda case: CriticalTheory(admissible=predict(case).is_global),
+    ),
+    Control(
+        "found_without_decay",
+        "critical points of lambda = 0",
+        "search",
+        measure=lambda case: _searched(
+            dataclasses.replace(case, weight_decay=0 * case.weight_decay)
+        ),
+    ),
+    Control(
+        "strict_deep_origin",
+        "sigma_1 in place of 0, as if these origins were strict saddles",
+        "deep_origin",
+        predict=lambda case: CriticalTheory(deep_origin=jnp.full(len(DEEP), case.values[0])),
+    ),
+    Control(
+        "origin_of_two_layers",
+        "the Hessian of two layers at the origin",
+        "deep_origin",
+        measure=_of_two_layers,
+    ),
+)
 
-_OF_SETS = ("critical_loss", "critical_gradient", "smallest", "global", "admissible")
 
-
-CRITICAL_POINTS = Scenario[Instance](
-    "critical_points", make_case, predict, measure, CLAIMS, CONTROLS,
+CRITICAL_POINTS = Scenario[Instance, CriticalTheory, CriticalMeasured](
+    "critical_points",
+    make_case,
+    predict,
+    measure,
+    theory=CriticalTheory,
+    measured=CriticalMeasured,
+    claims=CLAIMS,
+    controls=CONTROLS,
     hypotheses={"few_critical_points": lambda case: jnp.asarray(case.whole)},
-    dims={
-        **dict.fromkeys(_OF_SETS, ("set",)),
-        "spectrum": ("set", "eigenvalue"),
-        "target_values": ("target_index",),
-        "family": ("set", "row", "column"),
-        "found": ("search", "row", "column"),
-        "found_gradient": ("search",),
-        "deep_origin": ("origin",),
-    },
     # With a tie there are more critical points than these.
     narrow=lambda settings: settings | {"tie": (0,)},
     at={"weight_decay": 0.1, "depth": 2, "init_scale": 1.0},
     sides="closed forms over all index sets against JAX's gradient and Hessian; Newton's "
     "method from random starts for the search",
-)  # fmt: skip
+)

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from lrdyn.engine import fields
 from lrdyn.figures import plotting
+from lrdyn.theorem1.critical_points_claims import CriticalMeasured, CriticalTheory
 from lrdyn.theorem1.landscape import index_sets
+from lrdyn.theorem1.minimisers_claims import DescentMeasured, DescentTheory
 from lrdyn.theorem1.shrinkage import shrink
 
 if TYPE_CHECKING:
@@ -27,15 +30,15 @@ def landscape_figure(groups: Mapping[str, Any]) -> Figure | None:
     Circles are the closed form, dots what JAX finds at the same points, labels the sets S; a panel
     for each decay, nothing if none leaves a saddle or there are too many points.
     """
-    one = plotting.first_point(groups["/critical_points"], "weight_decay")
-    decays = _with_saddles(one)
-    if not len(decays) or not one["met_few_critical_points"].all():
+    results = plotting.first_point(groups["/critical_points"], "weight_decay")
+    decays = _with_saddles(results)
+    if not len(decays) or not results["met_few_critical_points"].all():
         return None
     with plotting.style():
         titles = [_decay_title(decay) for decay in decays]
         figure, axes = plotting.panels(titles, height=3.0)
         for ax, decay in zip(axes, decays, strict=True):
-            _landscape(ax, one.sel(weight_decay=decay))
+            _landscape(ax, results.sel(weight_decay=decay))
         axes[0].set_ylabel("loss above the minimum")
         axes[0].legend(loc="lower left", handletextpad=0.2, borderaxespad=0.3)
     return figure
@@ -46,7 +49,8 @@ def _with_saddles(results: xr.Dataset) -> np.ndarray:
 
     Of all critical points, one is the minimum.
     """
-    saddles = results["admissible"].sum("set").values - 1
+    theory = fields.of_theory(results, CriticalTheory)
+    saddles = theory(lambda theory: theory.admissible).sum("set").values - 1
     decays = results["weight_decay"].values
     return _first(decays[saddles > 1] if np.any(saddles > 1) else decays[saddles > 0])
 
@@ -62,12 +66,13 @@ def _first(values: np.ndarray) -> np.ndarray:
 
 
 def _landscape(ax: Axes, case: xr.Dataset) -> None:
-    there = case["admissible"].values == 1
-    best = case["global"].values[there] == 1
-    (x, y), found = (
-        [case[f"{name}_{part}"].values[there] for name in ("smallest", "critical_loss")]
-        for part in ("predicted", "measured")
-    )
+    theory, run = fields.of_theory(case, CriticalTheory), fields.of_run(case, CriticalMeasured)
+    admissible = theory(lambda theory: theory.admissible).values == 1
+    best = theory(lambda theory: theory.is_global).values[admissible] == 1
+    x = theory(lambda theory: theory.smallest).values[admissible]
+    y = theory(lambda theory: theory.critical_loss).values[admissible]
+    measured_x = run(lambda run: run.smallest).values[admissible]
+    measured_y = run(lambda run: run.critical_loss).values[admissible]
     lowest = float(y[best].min())
     ax.axvspan(-10, 0, color="#F2F2F2", lw=0, zorder=0)
     for chosen, color, label in (
@@ -75,21 +80,40 @@ def _landscape(ax: Axes, case: xr.Dataset) -> None:
         (best, plotting.ORANGE, "minimum"),
     ):
         ax.plot(
-            x[chosen], y[chosen] - lowest, ls="none", marker="o", ms=6, mfc="none", mec=color,
-            mew=0.8, label=f"{label}, predicted", clip_on=False,
-        )  # fmt: skip
+            x[chosen],
+            y[chosen] - lowest,
+            ls="none",
+            marker="o",
+            ms=6,
+            mfc="none",
+            mec=color,
+            mew=0.8,
+            label=f"{label}, predicted",
+            clip_on=False,
+        )
         ax.plot(
-            found[0][chosen], found[1][chosen] - lowest, ls="none", marker=".", ms=3, color=color,
-            label=f"{label}, measured", clip_on=False, zorder=3,
-        )  # fmt: skip
-    values = case["target_values"].values
+            measured_x[chosen],
+            measured_y[chosen] - lowest,
+            ls="none",
+            marker=".",
+            ms=3,
+            color=color,
+            label=f"{label}, measured",
+            clip_on=False,
+            zorder=3,
+        )
+    values = theory(lambda theory: theory.target_values).values
     size, sets = float(values[0]), index_sets(int(np.isfinite(values).sum()), int(case["rank"]))
-    for chosen, at, loss in zip(sets[there[: len(sets)]], x, y, strict=True):
+    for chosen, at, loss in zip(sets[admissible[: len(sets)]], x, y, strict=True):
         name = ",".join(str(i + 1) for i in chosen if i >= 0)
         ax.annotate(
-            f"{{{name}}}" if name else r"$\emptyset$", (at, loss - lowest), (5, 0),
-            textcoords="offset points", va="center", fontsize=6,
-        )  # fmt: skip
+            f"{{{name}}}" if name else r"$\emptyset$",
+            (at, loss - lowest),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=6,
+        )
     ax.set_xlim(min(-1.1 * size, float(x.min()) - 0.1 * size), 0.25 * size)
     top = float(y.max()) - lowest
     ax.set_ylim(-0.05 * top, 1.05 * top)
@@ -122,7 +146,8 @@ def shrinkage_figure(groups: Mapping[str, Any]) -> Figure:
 
 
 def _shrinkage(ax: Axes, results: xr.Dataset, depth: int) -> None:
-    largest = float(results["target_values"].max())
+    values = fields.of_theory(results, DescentTheory)(lambda theory: theory.target_values)
+    largest = float(values.max())
     grid = np.linspace(0, 1.08 * largest, 400)
     colors = dict(zip(results["weight_decay"].values, plotting.SHADES * 9, strict=False))
     for decay, color in colors.items():
@@ -133,15 +158,20 @@ def _shrinkage(ax: Axes, results: xr.Dataset, depth: int) -> None:
             curve[jump] = np.nan
         ax.plot(grid, curve, color=color, lw=1.0, label=_decay_title(decay))
         runs = results.sel(weight_decay=decay)
-        kept = runs.sizes["index"]
-        x = runs["target_values"].isel(target_index=slice(kept)).rename(target_index="index")
-        found = runs["singular_values_measured"].transpose(*x.dims)
-        landed = abs(found - runs["singular_values_predicted"]) < 0.01 * largest
+        theory, run = fields.of_theory(runs, DescentTheory), fields.of_run(runs, DescentMeasured)
+        x = theory(lambda theory: theory.target_values)
+        x = x.isel(target_index=slice(runs.sizes["index"])).rename(target_index="index")
+        ends = run(lambda run: run.singular_values).transpose(*x.dims)
+        gaps = abs(ends - theory(lambda theory: theory.singular_values))
+        landed = gaps < 0.01 * largest
         for chosen, marker, size in ((landed, "o", 4), (~landed, "x", 5)):
             look = plotting.OPEN | {"marker": marker, "ms": size, "mec": color}
             ax.plot(
-                x.where(chosen).values.ravel(), found.where(chosen).values.ravel(),
-                clip_on=False, zorder=3 + (marker == "x"), **look,
-            )  # fmt: skip
+                x.where(chosen).values.ravel(),
+                ends.where(chosen).values.ravel(),
+                clip_on=False,
+                zorder=3 + (marker == "x"),
+                **look,
+            )
     ax.set_xlim(0, 1.08 * largest)
     ax.set_ylim(-0.03 * largest, 1.08 * largest)

@@ -1,19 +1,26 @@
-"""Theorem 1, minimisers: gradient descent with weight decay lands on the shrunk target."""
+"""Theorem 1, minimisers: gradient descent with weight decay lands on the shrunk target.
+
+The loss is ``1/2 ||W_L ... W_1 - Phi||_F^2 + lambda/2 sum_l ||W_l||_F^2`` with hidden layers of r
+rows, ``Phi = U Sigma V^T``. Its minimisers have the product ``U_r s(Sigma_r) V_r^T``, where s
+minimises ``1/2 (s - sigma)^2 + (lambda L / 2) s^{2/L}``: ``(sigma - lambda)_+`` for two layers.
+"""
 
 import dataclasses
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core import linalg
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.recording import recorded_steps
-from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import excess, on_scale
+from lrdyn.core.spectra import singular_values
+from lrdyn.engine.claims import excess, relative_difference
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem1 import convergence, setting, shrinkage
 from lrdyn.theorem2.setting import Descent
@@ -45,10 +52,82 @@ class Factorization(Descent):
         return jnp.max(self.weight_decay)
 
 
+class DescentTheory(NamedTuple):
+    """What is known of the end of descent before it is run."""
+
+    product: Float[Array, "row column"] = ABSENT
+    """U_r s(Sigma_r) V_r^T, the minimiser."""
+    loss: Float[Array, ""] = ABSENT
+    """The minimum, decay included."""
+    singular_values: Float[Array, "index"] = ABSENT
+    """s(sigma_i) for i <= r."""
+    target_values: Float[Array, "target_index"] = ABSENT
+    """sigma_i, all singular values of the target."""
+    shrunk: Float[Array, "target_index"] = ABSENT
+    """s(sigma_i) of all of them, as if the rank were not bounded."""
+    left: Float[Array, "row target_index"] = ABSENT
+    """U, left singular vectors of the target."""
+    right: Float[Array, "target_index column"] = ABSENT
+    """V^T."""
+    decay: Float[Array, "layer"] = ABSENT
+    """lambda of each layer; a control makes them differ, so that the flag does not tell."""
+    start_norms: Float[Array, "layer"] = ABSENT
+    """||W_l(0)||_F."""
+    start_modes: Float[Array, "target_index slot"] = ABSENT
+    """As those of :class:`lrdyn.theorem1.Start`."""
+    start_first: Float[Array, "slot other_slot"] = ABSENT
+    """W_1 W_1^T at the start."""
+    start_last: Float[Array, "slot other_slot"] = ABSENT
+    """W_L^T W_L at the start."""
+
+
+class DescentMeasured(NamedTuple):
+    """What descent with decay leaves, at its last step unless an axis says otherwise."""
+
+    product: Float[Array, "row column"] = ABSENT
+    """W_L ... W_1."""
+    loss: Float[Array, ""] = ABSENT
+    """The loss, decay included."""
+    singular_values: Float[Array, "index"] = ABSENT
+    """The r largest of the product."""
+    objective: Float[Array, "step"] = ABSENT
+    """The loss at each recorded step, decay included."""
+    first: Float[Array, "slot column"] = ABSENT
+    """W_1."""
+    last: Float[Array, "row slot"] = ABSENT
+    """W_L."""
+    first_gradient: Float[Array, "slot column"] = ABSENT
+    """Gradient of the loss in W_1, decay included."""
+    last_gradient: Float[Array, "row slot"] = ABSENT
+    """Gradient of the loss in W_L, decay included."""
+    norms: Float[Array, "layer"] = ABSENT
+    """||W_l||_F."""
+    gradient_norms: Float[Array, "layer"] = ABSENT
+    """Frobenius norm of the gradient in each layer, decay included."""
+    imbalance: Float[Array, ""] = ABSENT
+    """Largest entry of W_{l+1}^T W_{l+1} - W_l W_l^T over all l."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run diverged, or -1."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+DescentOutcome = Outcome[DescentTheory, DescentMeasured]
+
+
 def make_case(
-    key: Key[Array, ""], *, rows: int, cols: int, rank: int, depth: int, weight_decay: Any,
-    init_scale: Any, learning_rate: Any, steps: int, **of_target: Any,
-) -> Factorization:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    rank: int,
+    depth: int,
+    weight_decay: Any,
+    init_scale: Any,
+    learning_rate: Any,
+    steps: int,
+    **of_target: Any,
+) -> Factorization:
     """Draw a run."""
     widths = (cols, *(rank,) * (depth - 1), rows)
     layers = list(zip(widths[1:], widths[:-1], strict=True))
@@ -65,18 +144,17 @@ def make_case(
 # Prediction and measurement --------------------------------------------------------------------
 
 
-def predict(case: Factorization) -> dict[str, Array]:
+def predict(case: Factorization) -> DescentTheory:
     """Minimiser, minimum and shrunk singular values in closed form; what decides when."""
-    best = _minimiser(case, case.decay)
-    start = setting.start_of(case.weights, best["left"], best["right"])
-    return (
-        best
-        | start
-        | {
-            "singular_values": best["shrunk"][: case.rank],
-            "decay": case.weight_decay,
-            "start_norms": _norms(case.weights),
-        }
+    theory = _minimiser(case, case.decay)
+    modes, first, last = setting.start_of(case.weights, theory.left, theory.right)
+    return theory._replace(
+        singular_values=theory.shrunk[: case.rank],
+        decay=case.weight_decay,
+        start_norms=_norms(case.weights),
+        start_modes=modes,
+        start_first=first,
+        start_last=last,
     )
 
 
@@ -84,20 +162,20 @@ def _norms(weights: Weights) -> Float[Array, "depth"]:
     return jnp.stack([jnp.sqrt(jnp.sum(W**2)) for W in weights])
 
 
-def _minimiser(case: Factorization, decay: Float[Array, ""]) -> dict[str, Array]:
+def _minimiser(case: Factorization, decay: Float[Array, ""]) -> DescentTheory:
     rank, (left, values, right) = case.rank, linalg.svd(case.target)
     shrunk = shrinkage.shrink(values, decay, case.depth)
-    return {
-        "left": left,
-        "target_values": values,
-        "right": right,
-        "product": (left[:, :rank] * shrunk[None, :rank]) @ right[:rank],
-        "loss": shrinkage.minimum(values, rank, decay, case.depth),
-        "shrunk": shrunk,
-    }
+    return DescentTheory(
+        product=(left[:, :rank] * shrunk[None, :rank]) @ right[:rank],
+        loss=shrinkage.minimum(values, rank, decay, case.depth),
+        target_values=values,
+        shrunk=shrunk,
+        left=left,
+        right=right,
+    )
 
 
-def measure(case: Factorization) -> dict[str, Array]:
+def measure(case: Factorization) -> DescentMeasured:
     """Gradient descent with decay from a random start."""
 
     def record(weights: Weights) -> tuple[Array, Array]:
@@ -108,27 +186,24 @@ def measure(case: Factorization) -> dict[str, Array]:
 
     run = case.descend(loss, case.weights, record)
     products, losses = run.records
-    slopes = [
-        G + decay * W
-        for G, decay, W in zip(
-            jax.grad(loss)(run.params), case.weight_decay, run.params, strict=True
-        )
-    ]
-    return {
-        "product": products[-1],
-        "loss": losses[-1],
-        "singular_values": singular_values(products[-1])[: case.rank],
-        "objective": losses,
-        "first": run.params[0],
-        "last": run.params[-1],
-        "first_gradient": slopes[0],
-        "last_gradient": slopes[-1],
-        "norms": _norms(run.params),
-        "gradient_norms": _norms(tuple(slopes)),
-        "imbalance": imbalance(run.params),
-        "diverged_at": run.diverged_at,
-        "step": jnp.asarray(case.steps),
-    }
+    slopes = jax.grad(loss)(run.params)
+    decayed = zip(slopes, case.weight_decay, run.params, strict=True)
+    gradients = tuple(slope + decay * W for slope, decay, W in decayed)
+    return DescentMeasured(
+        product=products[-1],
+        loss=losses[-1],
+        singular_values=singular_values(products[-1])[: case.rank],
+        objective=losses,
+        first=run.params[0],
+        last=run.params[-1],
+        first_gradient=gradients[0],
+        last_gradient=gradients[-1],
+        norms=_norms(run.params),
+        gradient_norms=_norms(gradients),
+        imbalance=imbalance(run.params),
+        diverged_at=run.diverged_at,
+        step=jnp.asarray(case.steps),
+    )
 
 
 def imbalance(weights: Weights) -> Float[Array, ""]:
@@ -140,191 +215,273 @@ def imbalance(weights: Weights) -> Float[Array, ""]:
 # When a run is judged: decided by theory ---------------------------------------------------------
 
 
-def _kept(one: Outcome) -> np.ndarray:
-    """The singular values of the target that the minimiser may keep."""
-    return one.predicted["target_values"][: one.point["rank"]]
+def _decay(outcome: DescentOutcome) -> float:
+    """Lambda, of the layer with most of it."""
+    return float(np.max(outcome.predicted.decay))
 
 
-def _largest(one: Outcome) -> float:
-    return _kept(one)[0]
+def _largest(outcome: DescentOutcome) -> float:
+    """sigma_1; a number of NumPy's, whose powers are NaN if it is negative, and not complex."""
+    return np.float64(outcome.predicted.target_values[0])
 
 
-def _degenerate(one: Outcome) -> bool:
+def _loss_scale(outcome: DescentOutcome) -> float:
+    """The loss of layers that are 0."""
+    return 0.5 * float(np.sum(outcome.predicted.target_values**2))
+
+
+def _start(outcome: DescentOutcome) -> convergence.Start:
+    theory = outcome.predicted
+    return convergence.Start(
+        modes=np.asarray(theory.start_modes),
+        first=np.asarray(theory.start_first),
+        last=np.asarray(theory.start_last),
+    )
+
+
+def _degenerate(outcome: DescentOutcome) -> bool:
     """A direction without curvature, along which descent converges like a power of time only.
 
     Two layers: ``sigma_i = lambda`` for some i <= r. More: lambda = 0 and rank Phi < r.
     """
-    kept, decay = _kept(one), setting.decay_of(one)
-    least = setting.close(one, kept[0])
-    if one.point["depth"] == 2:
-        return bool(np.any(np.abs(kept - decay) <= least))
-    return decay == 0 and bool(kept[-1] <= least)
+    values = outcome.predicted.target_values[: outcome.point["rank"]]
+    decay, least = _decay(outcome), setting.close(outcome, values[0])
+    if outcome.point["depth"] == 2:
+        return bool(np.any(np.abs(values - decay) <= least))
+    return decay == 0 and bool(values[-1] <= least)
 
 
-def _leaves_the_origin(one: Outcome) -> bool:
+def _leaves_the_origin(outcome: DescentOutcome) -> bool:
     """Not so near to the origin that descent must end there, though the minimum is elsewhere.
 
     With layers of norm w at most the gradient is at most ``w^{L-1} (sigma_1 + w^L)``: below
     ``lambda w`` all of them shrink at every step.
     """
-    depth, decay, largest = one.point["depth"], setting.decay_of(one), _largest(one)
+    depth, decay, largest = outcome.point["depth"], _decay(outcome), _largest(outcome)
     if depth == 2 or largest <= convergence.threshold(decay, depth):
         return True
-    size = float(np.max(one.predicted["start_norms"]))
+    size = float(np.max(outcome.predicted.start_norms))
     return not size ** (depth - 2) * (largest + size**depth) < decay
 
 
-def _number(one: Outcome) -> float | None:
+def _steps_needed(outcome: DescentOutcome) -> float | None:
     """Steps after which two layers must have arrived, where theory has a number."""
-    if one.point["depth"] > 2:
+    if outcome.point["depth"] > 2:
         return None
     return convergence.steps_to_arrive(
-        setting.start(one),
-        one.predicted["target_values"],
-        (one.point["rows"], one.point["cols"]),
-        setting.decay_of(one),
-        one.point["learning_rate"],
-        setting.nearness(one),
-        close=setting.close(one, _largest(one)),
+        _start(outcome),
+        np.asarray(outcome.predicted.target_values),
+        (outcome.point["rows"], outcome.point["cols"]),
+        _decay(outcome),
+        outcome.point["learning_rate"],
+        setting.nearness(outcome),
+        close=setting.close(outcome, _largest(outcome)),
     )
 
 
-def _not_at_the_end(one: Outcome) -> str:
+def _not_at_the_end(outcome: DescentOutcome) -> str:
     """Why the end of a run cannot be judged; by the gradient where theory has no number."""
-    number = _number(one)
-    if _degenerate(one):
+    number = _steps_needed(outcome)
+    if _degenerate(outcome):
         return "no curvature"
     if number is not None:
-        return setting.too_few(one, number)
-    return "" if setting.at_rest(one, _distance(one), _largest(one)) else "still moving"
+        return setting.too_few(outcome, number)
+    distance = _distance(outcome)
+    return "" if setting.at_rest(outcome, distance, _largest(outcome)) else "still moving"
 
 
-def _distance(one: Outcome) -> float:
+def _distance(outcome: DescentOutcome) -> float:
     """Bound of the distance of the product from the minimiser, by the gradient."""
-    left, values, right = (one.predicted[name] for name in ("left", "target_values", "right"))
+    theory, run = outcome.predicted, outcome.measured
     return convergence.distance_bound(
-        convergence.End(**{name: one.measured[name] for name in convergence.End._fields}),
-        (left * values) @ right,
-        one.point["rank"],
-        setting.decay_of(one),
-        one.point["depth"],
-        close=setting.close(one, _largest(one)),
+        convergence.End(
+            first=np.asarray(run.first),
+            last=np.asarray(run.last),
+            first_gradient=np.asarray(run.first_gradient),
+            last_gradient=np.asarray(run.last_gradient),
+            product=np.asarray(run.product),
+        ),
+        np.asarray((theory.left * theory.target_values) @ theory.right),
+        outcome.point["rank"],
+        _decay(outcome),
+        outcome.point["depth"],
+        close=setting.close(outcome, _largest(outcome)),
     )
 
 
-def _not_at_the_least(one: Outcome) -> str:
-    """The same of the loss: of three layers and more the product can be 0 long before they are.
+def _not_at_the_minimum(outcome: DescentOutcome) -> str:
+    """Why the loss cannot be judged: the product of three layers can be 0 long before they are.
 
     What decay alone still shrinks, W with gradient lambda W, costs |g|^2 / (2 lambda).
     """
-    reason, decay = _not_at_the_end(one), setting.decay_of(one)
-    if reason or one.point["depth"] == 2 or decay == 0:
+    reason, decay = _not_at_the_end(outcome), _decay(outcome)
+    if reason or outcome.point["depth"] == 2 or decay == 0:
         return reason
-    left = np.sum(one.measured["gradient_norms"] ** 2) / (2 * decay)
-    return "" if setting.at_rest(one, left, _loss_scale(one)) else "still moving"
+    surplus = float(np.sum(outcome.measured.gradient_norms**2) / (2 * decay))
+    return "" if setting.at_rest(outcome, surplus, _loss_scale(outcome)) else "still moving"
 
 
-def _loss_scale(one: Outcome) -> float:
-    return 0.5 * float(np.sum(one.predicted["target_values"] ** 2))
+def _not_balanced_yet(outcome: DescentOutcome) -> str:
+    """Why layers need not be balanced: lambda ||W'^T W' - W W^T|| = ||W'^T g' - g W^T|| anywhere.
 
-
-def _not_balanced_yet(one: Outcome) -> str:
-    """Of the layers: lambda ||W'^T W' - W W^T|| = ||W'^T g' - g W^T|| at any point whatever."""
-    number = _number(one)
+    W and W' are neighbours, g and g' their gradients.
+    """
+    number = _steps_needed(outcome)
     if number is not None:
-        return setting.too_few(one, number)
-    size, slope = (np.max(one.measured[name]) for name in ("norms", "gradient_norms"))
-    bound = 2 * size * slope / setting.decay_of(one)
-    scale = _largest(one) ** (2 / one.point["depth"])
-    return "" if setting.at_rest(one, bound, scale) else "still moving"
+        return setting.too_few(outcome, number)
+    run = outcome.measured
+    bound = float(2 * np.max(run.norms) * np.max(run.gradient_norms) / _decay(outcome))
+    scale = _largest(outcome) ** (2 / outcome.point["depth"])
+    return "" if setting.at_rest(outcome, bound, scale) else "still moving"
 
 
-def _overflows(one: Outcome) -> str:
-    """Of a loss that is no number, where theory has no bound of the step or a step above it."""
-    if np.all(np.isfinite(one.measured["objective"])):
+def _overflows(outcome: DescentOutcome) -> str:
+    """Why a loss that is no number is not judged: no bound of the step, or a step above it."""
+    if np.all(np.isfinite(outcome.measured.objective)):
         return ""
-    steepest = convergence.sharpness(setting.start(one), _largest(one), setting.decay_of(one))
-    stable = one.point["depth"] == 2 and one.point["learning_rate"] * steepest < 2
+    steepest = convergence.sharpness(_start(outcome), _largest(outcome), _decay(outcome))
+    # Two layers descend, and stay finite, below 2 over the curvature; for more theory has no bound.
+    stable = outcome.point["depth"] == 2 and outcome.point["learning_rate"] * steepest < 2
     return "" if stable else "step too large"
-
-
-_TARGET = ("target_values", "decay", *setting.START)
-_END = (*_TARGET, "start_norms", "left", "right", *convergence.End._fields)
 
 
 # Claims ----------------------------------------------------------------------------------------
 
 
-def _from_minimisers(one: Outcome) -> float:
+def _from_minimisers(outcome: DescentOutcome) -> float:
     """Distance from the minimiser, or from all of them if sigma_r is tied and kept."""
-    rank, values = one.point["rank"], one.predicted["target_values"]
-    tied = np.abs(values - values[rank - 1]) <= half_of_the_digits(one.dtype) * values[0]
-    if one.predicted["shrunk"][rank - 1] > 0 and np.any(tied[rank:]):
-        return _from_family(one, tied)
-    return on_scale("product", _largest)(one)
+    theory, rank = outcome.predicted, outcome.point["rank"]
+    values = theory.target_values
+    tied = np.abs(values - values[rank - 1]) <= setting.close(outcome, values[0])
+    if theory.shrunk[rank - 1] > 0 and np.any(tied[rank:]):
+        return _from_family(outcome, tied)
+    return relative_difference(theory.product, outcome.measured.product, _largest(outcome))
 
 
-def _from_family(one: Outcome, tied: np.ndarray) -> float:
+def _from_family(outcome: DescentOutcome, tied: np.ndarray) -> float:
     """Distance from the family ``sum_above s_i u_i v_i^T + s_r U_t Q V_t^T``, Q a projector."""
-    left, right, shrunk = (one.predicted[name] for name in ("left", "right", "shrunk"))
-    product, rank = one.measured["product"], one.point["rank"]
-    seen, first = left.T @ product @ right.T, np.arange(len(shrunk)) < rank
+    theory, rank = outcome.predicted, outcome.point["rank"]
+    product, shrunk = np.asarray(outcome.measured.product), np.asarray(theory.shrunk)
+    in_basis, first = theory.left.T @ product @ theory.right.T, np.arange(len(shrunk)) < rank
     both, above = np.outer(tied, tied), np.where(first & ~tied, shrunk, 0.0)
-    block, size = np.where(both, seen, 0.0), shrunk[rank - 1]
+    block, size = np.where(both, in_basis, 0.0), shrunk[rank - 1]
     errors = [
-        np.max(np.abs(np.where(both, 0.0, seen) - np.diag(above))),
-        np.max(np.abs(block - block.T)),
-        np.max(np.abs(block @ block - size * block)) / size,
-        np.abs(np.trace(block) - size * np.sum(first & tied)),
-        np.max(np.abs(product - left @ seen @ right)),
+        np.max(np.abs(np.where(both, 0.0, in_basis) - np.diag(above))),  # outside the tied block
+        np.max(np.abs(block - block.T)),  # Q is symmetric
+        np.max(np.abs(block @ block - size * block)) / size,  # Q^2 = Q
+        np.abs(np.trace(block) - size * np.sum(first & tied)),  # of the rank that is left
+        np.max(np.abs(product - theory.left @ in_basis @ theory.right)),  # in the target's spaces
     ]
-    return float(np.max(errors) / _largest(one))
+    return float(np.max(errors) / _largest(outcome))
 
 
-def _balance(one: Outcome) -> float:
-    return float(one.measured["imbalance"] / _largest(one) ** (2 / one.point["depth"]))
+def _claim_of_the_end(
+    id: str,
+    statement: str,
+    residual: Callable[[DescentOutcome], float],
+    reads: Callable[[DescentTheory, DescentMeasured], tuple[Any, ...]],
+    undecided: Callable[[DescentOutcome], str] = _not_at_the_end,
+) -> Claim[DescentTheory, DescentMeasured]:
+    """A claim about the end of descent: what decides whether the run is there is read besides."""
+    return Claim(
+        id,
+        statement,
+        residual=residual,
+        reads=lambda theory, run: (
+            *reads(theory, run),
+            theory.target_values,
+            theory.decay,
+            theory.left,
+            theory.right,
+            theory.start_norms,
+            theory.start_modes,
+            theory.start_first,
+            theory.start_last,
+            run.first,
+            run.last,
+            run.first_gradient,
+            run.last_gradient,
+            run.product,
+        ),
+        applies=_leaves_the_origin,
+        undecided=undecided,
+    )
 
 
-def _of_the_end(**more: Any) -> dict[str, Any]:
-    return {"applies": _leaves_the_origin, "undecided": _not_at_the_end} | more
-
-
-CLAIMS = (
-    Claim("minimiser",
-          "gradient descent ends at W_L...W_1 = U_r s(Sigma_r) V_r^T, two layers: "
-          "s = (sigma - lambda)_+; if sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + "
-          "s_r U_t Q V_t^T with an orthogonal projector Q in the tied space",
-          **_of_the_end(residual=_from_minimisers, reads=("shrunk", *_END))),
-    Claim("minimum",
-          "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
-          "sigma_i^2/2 (two layers), with a tie too",
-          **_of_the_end(residual=on_scale("loss", _loss_scale), undecided=_not_at_the_least,
-                        reads=("loss", "gradient_norms", *_END))),
-    Claim("schatten",
-          "the singular values of the product minimise 1/2 (s - sigma)^2 + (lambda L/2) s^{2/L}",
-          **_of_the_end(residual=on_scale("singular_values", _largest),
-                        reads=("singular_values", *_END))),
-    Claim("balanced", "lambda > 0: W_{l+1}^T W_{l+1} = W_l W_l^T, wherever descent ends "
-          "(both sides are measured: there is no formula to break)",
-          residual=_balance, reads=("imbalance", "norms", "gradient_norms", *_TARGET),
-          applies=lambda one: setting.decay_of(one) > 0, undecided=_not_balanced_yet),
-    Claim("lower_bound", "the loss is never below that value, at no recorded step of any run "
-          "(of any weights at all: no run breaks it, only a wrong loss)",
-          kind="bound", reads=("loss", "objective", *_TARGET), undecided=_overflows,
-          residual=lambda one: excess(
-              one.predicted["loss"], one.measured["objective"], _loss_scale(one))),
-)  # fmt: skip
+CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
+    _claim_of_the_end(
+        "minimiser",
+        "gradient descent ends at W_L...W_1 = U_r s(Sigma_r) V_r^T, two layers: "
+        "s = (sigma - lambda)_+; if sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + "
+        "s_r U_t Q V_t^T with an orthogonal projector Q in the tied space",
+        residual=_from_minimisers,
+        reads=lambda theory, run: (theory.shrunk, theory.product),
+    ),
+    _claim_of_the_end(
+        "minimum",
+        "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
+        "sigma_i^2/2 (two layers), with a tie too",
+        residual=lambda outcome: relative_difference(
+            outcome.predicted.loss, outcome.measured.loss, _loss_scale(outcome)
+        ),
+        reads=lambda theory, run: (theory.loss, run.loss, run.gradient_norms),
+        undecided=_not_at_the_minimum,
+    ),
+    _claim_of_the_end(
+        "schatten",
+        "the singular values of the product minimise 1/2 (s - sigma)^2 + (lambda L/2) s^{2/L}",
+        residual=lambda outcome: relative_difference(
+            outcome.predicted.singular_values, outcome.measured.singular_values, _largest(outcome)
+        ),
+        reads=lambda theory, run: (theory.singular_values, run.singular_values),
+    ),
+    Claim(
+        "balanced",
+        "lambda > 0: W_{l+1}^T W_{l+1} = W_l W_l^T, wherever descent ends "
+        "(both sides are measured: there is no formula to break)",
+        residual=lambda outcome: float(
+            outcome.measured.imbalance / _largest(outcome) ** (2 / outcome.point["depth"])
+        ),
+        reads=lambda theory, run: (
+            run.imbalance,
+            run.norms,
+            run.gradient_norms,
+            theory.target_values,
+            theory.decay,
+            theory.start_modes,
+            theory.start_first,
+            theory.start_last,
+        ),
+        applies=lambda outcome: _decay(outcome) > 0,
+        undecided=_not_balanced_yet,
+    ),
+    Claim(
+        "lower_bound",
+        "the loss is never below that value, at no recorded step of any run "
+        "(of any weights at all: no run breaks it, only a wrong loss)",
+        kind="bound",
+        residual=lambda outcome: excess(
+            outcome.predicted.loss, outcome.measured.objective, _loss_scale(outcome)
+        ),
+        reads=lambda theory, run: (
+            theory.loss,
+            run.objective,
+            theory.target_values,
+            theory.decay,
+            theory.start_modes,
+            theory.start_first,
+            theory.start_last,
+        ),
+        undecided=_overflows,
+    ),
+)
 
 
 # Controls --------------------------------------------------------------------------------------
 
 
-def _halved(case: Factorization) -> dict[str, Array]:
+def _half_the_decay(case: Factorization) -> DescentTheory:
     return _minimiser(case, case.decay / 2)
-
-
-def _kept_as(case: Factorization, values: Float[Array, "n"]) -> dict[str, Array]:
-    return {"singular_values": values[: case.rank]}
 
 
 def _unequal_decay(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
@@ -334,64 +491,92 @@ def _unequal_decay(key: Key[Array, ""], case: Factorization, amount: Array) -> F
     return dataclasses.replace(case, weight_decay=decays)
 
 
-def _near_zero(key: Key[Array, ""], case: Factorization, amount: Array) -> Factorization:
-    """Shrink the start into the basin of the origin."""
-    return dataclasses.replace(case, weights=tuple((1 - amount) * W for W in case.weights))
-
-
 MUCH_DECAY = {"weight_decay": 0.3, "steps": 1600}
 """Where the basin of the origin is wide, and unequal layers end far apart, and soon: whatever the
 seed, of 60 that were tried in both precisions."""
 
-CONTROLS = (
-    Control("half_threshold", "minimiser with threshold lambda/2", "minimiser", predict=_halved),
-    Control[Factorization](  # as if nothing were left beyond sigma_r
+CONTROLS: tuple[Control[Factorization, DescentTheory, DescentMeasured], ...] = (
+    Control(
+        "half_threshold",
+        "minimiser with lambda/2 in place of lambda",
+        "minimiser",
+        predict=_half_the_decay,
+    ),
+    Control(
         "unique_despite_tie",
-        "U_r s(Sigma_r) V_r^T claimed the only minimiser with sigma_r = sigma_{r+1}", "minimiser",
-        predict=lambda case: {"target_values": case.values.at[case.rank :].set(0.0)}),
-    Control("half_threshold_value", "minimum with threshold lambda/2", "minimum", predict=_halved),
-    Control("decay_on_one_layer", "more decay on the last layer", "balanced",
-            case=_unequal_decay, breaks="equal_decay", amount=0.4, at=MUCH_DECAY),
-    Control[Factorization](
-        "minimum_without_half", "minimum of the loss without the factors 1/2", "lower_bound",
-        predict=lambda case: {"loss": 2 * predict(case)["loss"]}),
-    Control[Factorization](
-        "exponent_two", "penalty s^2 in place of s^{2/L}", "schatten",
-        predict=lambda case: _kept_as(case, case.values / (1 + case.depth * case.decay))),
-    Control[Factorization](
-        "soft_threshold_at_depth_three", "(sigma - lambda)_+ with three layers", "schatten",
-        predict=lambda case: _kept_as(case, shrinkage.shrink(case.values, case.decay))),
-    Control("start_near_zero", "three layers, a start in the basin of the origin (there "
-            "minimiser and minimum fail too)", "schatten",
-            case=_near_zero, breaks="applies", amount=0.97, at=MUCH_DECAY),
-)  # fmt: skip
+        "U_r s(Sigma_r) V_r^T claimed the only minimiser with sigma_r = sigma_{r+1}",
+        "minimiser",
+        # As if nothing were left beyond sigma_r.
+        predict=lambda case: DescentTheory(
+            target_values=case.values.at[case.rank :].set(0.0),
+        ),
+    ),
+    Control(
+        "half_threshold_value",
+        "minimum with lambda/2 in place of lambda",
+        "minimum",
+        predict=_half_the_decay,
+    ),
+    Control(
+        "decay_on_one_layer",
+        "0.6 lambda on all layers but the last",
+        "balanced",
+        case=_unequal_decay,
+        breaks="equal_decay",
+        amount=0.4,
+        at=MUCH_DECAY,
+    ),
+    Control(
+        "minimum_without_half",
+        "minimum of the loss without the factors 1/2",
+        "lower_bound",
+        predict=lambda case: DescentTheory(loss=2 * predict(case).loss),
+    ),
+    Control(
+        "exponent_two",
+        "penalty s^2 in place of s^{2/L}",
+        "schatten",
+        # 1/2 (s - sigma)^2 + (lambda L/2) s^2 is least at sigma / (1 + lambda L).
+        predict=lambda case: DescentTheory(
+            singular_values=(case.values / (1 + case.depth * case.decay))[: case.rank]
+        ),
+    ),
+    Control(
+        "soft_threshold_at_depth_three",
+        "(sigma - lambda)_+ with three layers",
+        "schatten",
+        predict=lambda case: DescentTheory(
+            singular_values=shrinkage.shrink(case.values, case.decay)[: case.rank]
+        ),
+    ),
+    Control(
+        "start_near_zero",
+        "three layers, a start in the basin of the origin (there minimiser and minimum fail too)",
+        "schatten",
+        case=lambda key, case, amount: dataclasses.replace(
+            case, weights=tuple((1 - amount) * W for W in case.weights)
+        ),
+        breaks="applies",
+        amount=0.97,
+        at=MUCH_DECAY,
+    ),
+)
 
-DESCENT = Scenario[Factorization](
-    "descent", make_case, predict, measure, CLAIMS, CONTROLS,
+DESCENT = Scenario[Factorization, DescentTheory, DescentMeasured](
+    "descent",
+    make_case,
+    predict,
+    measure,
+    theory=DescentTheory,
+    measured=DescentMeasured,
+    claims=CLAIMS,
+    controls=CONTROLS,
     hypotheses={"equal_decay": lambda case: jnp.all(case.weight_decay == case.decay)},
-    dims={
-        "product": ("row", "column"),
-        "singular_values": ("index",),
-        "target_values": ("target_index",),
-        "shrunk": ("target_index",),
-        **setting.START_DIMS,
-        "start_norms": ("layer",),
-        "norms": ("layer",),
-        "gradient_norms": ("layer",),
-        "first": ("slot", "column"),
-        "first_gradient": ("slot", "column"),
-        "last": ("row", "slot"),
-        "last_gradient": ("row", "slot"),
-        "decay": ("layer",),
-        "left": ("row", "target_index"),
-        "right": ("target_index", "column"),
-        "objective": ("step",),
-        "step": ("step",),
-    },
-    steps="steps", diverged="diverged_at",
+    steps="steps",
+    diverged=lambda run: run.diverged_at,
     # So much decay that the failures are clear in float32 as well, and not so much that some random
     # starts end at a minimum of lower rank; 60 seeds of 60 have arrived in both precisions.
     at={"depth": 3, "weight_decay": 0.075, "init_scale": 1.0, "tie": 1, "steps": 1200},
     sides="SVD of Phi, shrunk (L >= 3: a scalar minimisation for each value) against gradient "
     "descent from random layers",
-)  # fmt: skip
+)

@@ -1,14 +1,20 @@
-"""Theorem 1, data version: a regularised linear autoencoder on MNIST."""
+"""Theorem 1, data version: a regularised linear autoencoder on MNIST.
+
+The loss is ``||X - W_2 W_1 X||_F^2 + lambda (||W_1||_F^2 + ||W_2||_F^2)`` with ``X = U Sigma V^T``.
+Its minimisers have ``W_2 W_1 = U_l (I - lambda Sigma_l^{-2}) U_l^T``, ``l = min(width,
+#{sigma_i^2 > lambda})``, and for lambda > 0 all its critical points have ``W_1 = W_2^T``.
+"""
 
 import dataclasses
-from functools import cache, partial
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core import linalg
 from lrdyn.core.descent import gradient_descent
@@ -17,7 +23,8 @@ from lrdyn.core.initialization import gaussian_layers, gaussians
 from lrdyn.core.recording import recorded_steps
 from lrdyn.core.spectra import singular_values
 from lrdyn.data import mnist
-from lrdyn.engine.claims import on_scale, relative_difference, tolerance
+from lrdyn.engine.claims import relative_difference, tolerance
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem1 import convergence, landscape, setting, shrinkage
 from lrdyn.theorem2.setting import Descent
@@ -89,10 +96,67 @@ class Autoencoder(Descent):
         return shrinkage.autoencoder_loss(weights, self.inputs, self.decay)
 
 
+class AutoencoderTheory(NamedTuple):
+    """What is known of the autoencoder before it is trained."""
+
+    autoencoder: Float[Array, "row column"] = ABSENT
+    """W_2 W_1 of the minimiser, U_l (I - lambda Sigma_l^{-2}) U_l^T."""
+    autoencoder_loss: Float[Array, ""] = ABSENT
+    """The minimum, decay included."""
+    input_values: Float[Array, "input_index"] = ABSENT
+    """sigma_i, the singular values of X."""
+    decay: Float[Array, "layer"] = ABSENT
+    """lambda of each layer; a control makes them differ, so that the flag does not tell."""
+    start_modes: Float[Array, "input_index slot"] = ABSENT
+    """As those of :class:`lrdyn.theorem1.Start`."""
+    start_first: Float[Array, "slot other_slot"] = ABSENT
+    """W_1 W_1^T at the start."""
+    start_last: Float[Array, "slot other_slot"] = ABSENT
+    """W_2^T W_2 at the start."""
+    autoencoder_gradient: Float[Array, "set"] = ABSENT
+    """0 at the critical point of every set of leading directions."""
+    asymmetries: Float[Array, "search"] = ABSENT
+    """0 at whatever a search finds."""
+
+
+class AutoencoderMeasured(NamedTuple):
+    """What training leaves, and what JAX and Newton's method find beside it."""
+
+    autoencoder: Float[Array, "row column"] = ABSENT
+    """W_2 W_1 at the end."""
+    autoencoder_loss: Float[Array, ""] = ABSENT
+    """The loss there, decay included."""
+    asymmetry: Float[Array, ""] = ABSENT
+    """Largest entry of W_1 - W_2^T there."""
+    gains: Float[Array, "slot"] = ABSENT
+    """Singular values of W_2 W_1 there, as many as the width."""
+    slope: Float[Array, ""] = ABSENT
+    """Norm of the gradient in both layers there, decay included."""
+    size: Float[Array, ""] = ABSENT
+    """Norm of both layers there."""
+    autoencoder_gradient: Float[Array, "set"] = ABSENT
+    """Largest entry of the gradient at the critical point of each set of leading directions."""
+    asymmetries: Float[Array, "search"] = ABSENT
+    """Largest entry of W_1 - W_2^T where each search ended."""
+    found_gradient: Float[Array, "search"] = ABSENT
+    """Norm of the gradient there."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the training diverged, or -1."""
+
+
+AutoencoderOutcome = Outcome[AutoencoderTheory, AutoencoderMeasured]
+
+
 def make_case(
-    key: Key[Array, ""], *, rank: int, weight_decay: Any, init_scale: Any, learning_rate: Any,
-    target_scale: Any, steps: int,
-) -> Autoencoder:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    rank: int,
+    weight_decay: Any,
+    init_scale: Any,
+    learning_rate: Any,
+    target_scale: Any,
+    steps: int,
+) -> Autoencoder:
     """Build a run from the flags: real data, a random start."""
     scaled, real = images()
     whole, rank = rank <= WIDEST, rank if rank <= WIDEST else 1
@@ -112,21 +176,25 @@ def make_case(
     )
 
 
-def predict(case: Autoencoder) -> dict[str, Array]:
+def predict(case: Autoencoder) -> AutoencoderTheory:
     """Minimiser and minimum in closed form; what decides when descent must be there."""
     left, values, _ = linalg.svd(case.factor)
     sets = landscape.index_sets(case.leading, case.width)
-    return setting.start_of(case.weights, left, left.T) | {
-        "autoencoder": shrinkage.autoencoder_minimiser(case.inputs, case.width, case.decay),
-        "autoencoder_loss": shrinkage.autoencoder_minimum(values, case.width, case.decay),
-        "input_values": values,
-        "decay": case.weight_decay,
-        "autoencoder_gradient": jnp.zeros(len(sets), values.dtype),
-        "asymmetries": jnp.zeros(SEARCHES, values.dtype),
-    }
+    modes, first, last = setting.start_of(case.weights, left, left.T)
+    return AutoencoderTheory(
+        autoencoder=shrinkage.autoencoder_minimiser(case.inputs, case.width, case.decay),
+        autoencoder_loss=shrinkage.autoencoder_minimum(values, case.width, case.decay),
+        input_values=values,
+        decay=case.weight_decay,
+        start_modes=modes,
+        start_first=first,
+        start_last=last,
+        autoencoder_gradient=jnp.zeros(len(sets), values.dtype),
+        asymmetries=jnp.zeros(SEARCHES, values.dtype),
+    )
 
 
-def measure(case: Autoencoder) -> dict[str, Array]:
+def measure(case: Autoencoder) -> AutoencoderMeasured:
     """Gradient descent from a random start, gradients at the points of the family, searches."""
 
     def loss(weights: Weights) -> Float[Array, ""]:
@@ -135,26 +203,27 @@ def measure(case: Autoencoder) -> dict[str, Array]:
     # The gradient of lambda ||W||^2 is 2 lambda W.
     rule = gradient_descent(case.learning_rate, 2 * case.weight_decay)
     run = case.descend(loss, case.weights, end_to_end, rule)
-    encoder, decoder = run.params
-    slopes = [
-        G + 2 * decay * W
-        for G, decay, W in zip(
-            jax.grad(loss)(run.params), case.weight_decay, run.params, strict=True
-        )
-    ]
-    found = jax.vmap(partial(_search, case))(case.starts)
-    return {
-        "autoencoder": run.records[-1],
-        "autoencoder_loss": case.loss(run.params),
-        "asymmetry": jnp.max(jnp.abs(encoder - decoder.T)),
-        "autoencoder_gradient": _gradients(case),
-        "gains": singular_values(run.records[-1])[: case.width],
-        "slope": jnp.sqrt(sum(jnp.sum(G**2) for G in slopes)),
-        "size": jnp.sqrt(sum(jnp.sum(W**2) for W in run.params)),
-        "asymmetries": jax.vmap(lambda w: jnp.max(jnp.abs(w[0] - w[1].T)))(found.weights),
-        "found_gradient": found.gradient,
-        "diverged_at": run.diverged_at,
-    }
+    slopes = jax.grad(loss)(run.params)
+    decayed = zip(slopes, case.weight_decay, run.params, strict=True)
+    gradients = [slope + 2 * decay * W for slope, decay, W in decayed]
+    searches = _searched(case)
+    return AutoencoderMeasured(
+        autoencoder=run.records[-1],
+        autoencoder_loss=case.loss(run.params),
+        asymmetry=_asymmetry(run.params),
+        gains=singular_values(run.records[-1])[: case.width],
+        slope=jnp.sqrt(sum(jnp.sum(G**2) for G in gradients)),
+        size=jnp.sqrt(sum(jnp.sum(W**2) for W in run.params)),
+        autoencoder_gradient=_gradients(case),
+        asymmetries=searches.asymmetries,
+        found_gradient=searches.found_gradient,
+        diverged_at=run.diverged_at,
+    )
+
+
+def _asymmetry(weights: Weights) -> Float[Array, ""]:
+    encoder, decoder = weights
+    return jnp.max(jnp.abs(encoder - decoder.T))
 
 
 def _gradients(case: Autoencoder, power: int = 2) -> Float[Array, "sets"]:
@@ -170,116 +239,190 @@ def _gradients(case: Autoencoder, power: int = 2) -> Float[Array, "sets"]:
     return jnp.maximum(*(jnp.max(jnp.abs(W), axis=(1, 2)) for W in slopes))
 
 
-def _search(case: Autoencoder, start: Float[Array, "params"]) -> landscape.Found:
-    """A critical point of the loss on the leading directions of the data, from a random start."""
+def _searched(case: Autoencoder) -> AutoencoderMeasured:
+    """Critical points of the loss on the leading directions of the data, from random starts."""
     inputs = jnp.diag(singular_values(case.factor)[: case.leading])
-    layers = start.reshape(2, case.width, -1)[:, :, : case.leading]
-    return landscape.find_critical_point(
-        lambda weights: shrinkage.autoencoder_loss(weights, inputs, case.decay),
-        (layers[0], layers[1].T),
-        steps=SEARCH_STEPS,
+
+    def search(start: Float[Array, "params"]) -> landscape.Found:
+        layers = start.reshape(2, case.width, -1)[:, :, : case.leading]
+        return landscape.find_critical_point(
+            lambda weights: shrinkage.autoencoder_loss(weights, inputs, case.decay),
+            (layers[0], layers[1].T),
+            steps=SEARCH_STEPS,
+        )
+
+    ends = jax.vmap(search)(case.starts)
+    return AutoencoderMeasured(
+        asymmetries=jax.vmap(_asymmetry)(ends.weights), found_gradient=ends.gradient
     )
 
 
 # Claims ----------------------------------------------------------------------------------------
 
 
-def _squares(one: Outcome) -> np.ndarray:
-    return one.predicted["input_values"] ** 2
+def _decay(outcome: AutoencoderOutcome) -> float:
+    """Lambda, of the layer with most of it."""
+    return float(np.max(outcome.predicted.decay))
 
 
-def _decay(one: Outcome) -> bool:
-    return setting.decay_of(one) > 0
+def _squares(outcome: AutoencoderOutcome) -> np.ndarray:
+    """sigma_i^2, which decay is compared with; the first is the scale of the gradients."""
+    return np.asarray(outcome.predicted.input_values**2)
 
 
-def _number(one: Outcome) -> float | None:
-    """Steps after which descent must have arrived, where theory has a number."""
-    return convergence.autoencoder_steps(
-        setting.start(one),
-        one.predicted["input_values"],
-        setting.decay_of(one),
-        one.point["learning_rate"],
-        setting.nearness(one),
-        close=setting.close(one, _squares(one)[0]),
-    )
-
-
-def _not_at_the_end(one: Outcome) -> str:
+def _not_at_the_end(outcome: AutoencoderOutcome) -> str:
     """Why the end of a run cannot be judged; by the gradient where theory has no number."""
-    number = _number(one)
+    theory = outcome.predicted
+    number = convergence.autoencoder_steps(
+        convergence.Start(
+            modes=np.asarray(theory.start_modes),
+            first=np.asarray(theory.start_first),
+            last=np.asarray(theory.start_last),
+        ),
+        np.asarray(theory.input_values),
+        _decay(outcome),
+        outcome.point["learning_rate"],
+        setting.nearness(outcome),
+        close=setting.close(outcome, _squares(outcome)[0]),
+    )
     if number is not None:
-        return setting.too_few(one, number)
-    return "" if setting.at_rest(one, _distance(one), 1.0) else "still moving"
+        return setting.too_few(outcome, number)
+    return "" if setting.at_rest(outcome, _distance(outcome), 1.0) else "still moving"
 
 
-def _distance(one: Outcome) -> float:
-    """Of layers and product from the minimum, to first order: the gradient over the curvature.
+def _distance(outcome: AutoencoderOutcome) -> float:
+    """Distance of layers and product from the minimum, to first order: gradient over curvature.
 
     With decay, and where the cost of each direction, ``(1 - w^2)^2 sigma^2 + 2 lambda w^2``, is
     convex in w: above a third of its gain, away from the saddles.
     """
-    squares, decay, width = _squares(one), setting.decay_of(one), one.point["rank"]
-    gains = np.maximum(1 - decay / squares[:width], 0.0)
+    squares, decay, width = _squares(outcome), _decay(outcome), outcome.point["rank"]
+    run, gains = outcome.measured, np.maximum(1 - decay / squares[:width], 0.0)
     curvature = convergence.autoencoder_curvature(
-        one.predicted["input_values"], width, decay, close=setting.close(one, squares[0])
+        np.asarray(outcome.predicted.input_values),
+        width,
+        decay,
+        close=setting.close(outcome, squares[0]),
     )
-    convex = np.all(one.measured["gains"] >= gains / 3)
+    convex = np.all(run.gains >= gains / 3)
     if not (decay > 0 and convex and curvature.least > 0):
         return float("inf")
-    return float(max(1.0, one.measured["size"]) * one.measured["slope"] / curvature.least)
+    return max(1.0, float(run.size)) * float(run.slope) / curvature.least
 
 
-def _converged(one: Outcome) -> np.ndarray:
-    limit = tolerance("identity", one.dtype, size=one.size)
-    return one.measured["found_gradient"] <= limit * _squares(one)[0]
+def _converged(outcome: AutoencoderOutcome) -> np.ndarray:
+    """Which searches ended at a critical point, by the scale of a gradient, sigma_1^2."""
+    limit = tolerance("identity", outcome.dtype, size=outcome.size)
+    return np.asarray(outcome.measured.found_gradient <= limit * _squares(outcome)[0])
 
 
-def _asymmetries(one: Outcome) -> float:
-    """Of what was found, times lambda / kappa_1: by so much a gradient is divided, at most."""
-    share = min(1.0, setting.decay_of(one) / _squares(one)[0])
-    found = np.where(_converged(one), one.measured["asymmetries"], 0.0)
-    return share * relative_difference(one.predicted["asymmetries"], found, 1.0)
+def _asymmetries(outcome: AutoencoderOutcome) -> float:
+    """Largest W_1 - W_2^T of a critical point that was found, times lambda / sigma_1^2.
+
+    A gradient g leaves an asymmetry of g / lambda at most, and is known on the scale of sigma_1^2.
+    """
+    share = min(1.0, _decay(outcome) / _squares(outcome)[0])
+    apart = np.where(_converged(outcome), outcome.measured.asymmetries, 0.0)
+    return share * relative_difference(outcome.predicted.asymmetries, apart, 1.0)
 
 
-_END = ("gains", "slope", "size", "input_values", "decay", *setting.START)
+def _claim_of_the_end(
+    id: str,
+    statement: str,
+    residual: Callable[[AutoencoderOutcome], float],
+    reads: Callable[[AutoencoderTheory, AutoencoderMeasured], tuple[Any, ...]],
+    applies: Callable[[AutoencoderOutcome], bool] | None = None,
+) -> Claim[AutoencoderTheory, AutoencoderMeasured]:
+    """A claim about the end of training: what decides whether the run is there is read besides."""
+    return Claim(
+        id,
+        statement,
+        residual=residual,
+        reads=lambda theory, run: (
+            *reads(theory, run),
+            run.gains,
+            run.slope,
+            run.size,
+            theory.input_values,
+            theory.decay,
+            theory.start_modes,
+            theory.start_first,
+            theory.start_last,
+        ),
+        applies=applies,
+        undecided=_not_at_the_end,
+    )
 
 
-CLAIMS = (
-    Claim("autoencoder",
-          "||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2) on MNIST: descent ends at W_2 W_1 "
-          "= U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
-          residual=on_scale("autoencoder", lambda one: 1.0), reads=("autoencoder", *_END),
-          undecided=_not_at_the_end),
-    Claim("autoencoder_loss",
-          "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
-          residual=on_scale("autoencoder_loss", lambda one: np.sum(_squares(one))),
-          reads=("autoencoder_loss", *_END), undecided=_not_at_the_end),
-    Claim("transposed",
-          "lambda > 0: there W_1 = W_2^T (both sides are measured: no formula to break)",
-          residual=lambda one: float(one.measured["asymmetry"]), reads=("asymmetry", *_END),
-          applies=_decay, undecided=_not_at_the_end),
-    Claim("autoencoder_gradient",
-          "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for all sets S "
-          "of leading directions (the formula is that of the points: the other side is 0)",
-          residual=on_scale("autoencoder_gradient", lambda one: _squares(one)[0]),
-          reads=("autoencoder_gradient", "input_values")),
-    Claim("all_transposed",
-          "lambda > 0: Newton's method from random starts finds no critical point, of any kind, "
-          "but with W_1 = W_2^T, on the leading directions of the images (no formula to break)",
-          residual=_asymmetries, applies=_decay,
-          undecided=lambda one: "" if np.any(_converged(one)) else "no search converged",
-          reads=("asymmetries", "found_gradient", "input_values", "decay")),
-)  # fmt: skip
+CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
+    _claim_of_the_end(
+        "autoencoder",
+        "||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2) on MNIST: descent ends at W_2 W_1 "
+        "= U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
+        # The gains are at most 1, whatever the scale of the data.
+        residual=lambda outcome: relative_difference(
+            outcome.predicted.autoencoder, outcome.measured.autoencoder, 1.0
+        ),
+        reads=lambda theory, run: (theory.autoencoder, run.autoencoder),
+    ),
+    _claim_of_the_end(
+        "autoencoder_loss",
+        "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
+        residual=lambda outcome: relative_difference(
+            outcome.predicted.autoencoder_loss,
+            outcome.measured.autoencoder_loss,
+            np.sum(_squares(outcome)),
+        ),
+        reads=lambda theory, run: (theory.autoencoder_loss, run.autoencoder_loss),
+    ),
+    _claim_of_the_end(
+        "transposed",
+        "lambda > 0: there W_1 = W_2^T (both sides are measured: no formula to break)",
+        residual=lambda outcome: float(outcome.measured.asymmetry),
+        reads=lambda theory, run: (run.asymmetry,),
+        applies=lambda outcome: _decay(outcome) > 0,
+    ),
+    Claim(
+        "autoencoder_gradient",
+        "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for all sets S "
+        "of leading directions (the formula is that of the points: the other side is 0)",
+        residual=lambda outcome: relative_difference(
+            outcome.predicted.autoencoder_gradient,
+            outcome.measured.autoencoder_gradient,
+            _squares(outcome)[0],
+        ),
+        reads=lambda theory, run: (
+            theory.autoencoder_gradient,
+            run.autoencoder_gradient,
+            theory.input_values,
+        ),
+    ),
+    Claim(
+        "all_transposed",
+        "lambda > 0: Newton's method from random starts finds no critical point, of any kind, "
+        "but with W_1 = W_2^T, on the leading directions of the images (no formula to break)",
+        residual=_asymmetries,
+        reads=lambda theory, run: (
+            theory.asymmetries,
+            run.asymmetries,
+            run.found_gradient,
+            theory.input_values,
+            theory.decay,
+        ),
+        applies=lambda outcome: _decay(outcome) > 0,
+        undecided=lambda outcome: "" if np.any(_converged(outcome)) else "no search converged",
+    ),
+)
 
 
-def _inverse_not_squared(case: Autoencoder) -> dict[str, Array]:
+# Controls --------------------------------------------------------------------------------------
+
+
+def _inverse_not_squared(case: Autoencoder) -> AutoencoderTheory:
     left, values, _ = linalg.svd(case.factor)
     gains = shrinkage.autoencoder_gains(jnp.sqrt(values), case.decay)[: case.width]
-    return {"autoencoder": (left[:, : case.width] * gains[None, :]) @ left[:, : case.width].T}
-
-
-def _unregularised(case: Autoencoder) -> dict[str, Array]:
-    return {"autoencoder_loss": jnp.sum(singular_values(case.factor)[case.width :] ** 2)}
+    product = (left[:, : case.width] * gains[None, :]) @ left[:, : case.width].T
+    return AutoencoderTheory(autoencoder=product)
 
 
 def _decay_decoder(key: Key[Array, ""], case: Autoencoder, amount: Array) -> Autoencoder:
@@ -288,50 +431,63 @@ def _decay_decoder(key: Key[Array, ""], case: Autoencoder, amount: Array) -> Aut
     return dataclasses.replace(case, weight_decay=decays)
 
 
-def _without_decay(case: Autoencoder) -> dict[str, Array]:
-    """Search where W_1 and W_2^T need not be equal."""
-    free = dataclasses.replace(case, weight_decay=0 * case.weight_decay)
-    found = jax.vmap(partial(_search, free))(case.starts)
-    apart = jax.vmap(lambda w: jnp.max(jnp.abs(w[0] - w[1].T)))(found.weights)
-    return {"asymmetries": apart, "found_gradient": found.gradient}
+CONTROLS: tuple[Control[Autoencoder, AutoencoderTheory, AutoencoderMeasured], ...] = (
+    Control(
+        "inverse_not_squared",
+        "I - lambda Sigma^{-1}",
+        "autoencoder",
+        predict=_inverse_not_squared,
+    ),
+    Control(
+        "unregularised_value",
+        "the value of lambda = 0",
+        "autoencoder_loss",
+        predict=lambda case: AutoencoderTheory(
+            autoencoder_loss=jnp.sum(singular_values(case.factor)[case.width :] ** 2)
+        ),
+    ),
+    Control(
+        "decay_on_the_decoder",
+        "decay on the decoder alone (there autoencoder and autoencoder_loss fail too)",
+        "transposed",
+        case=_decay_decoder,
+        breaks="equal_decays",
+    ),
+    Control(
+        "gradient_not_squared",
+        "points with I - lambda Sigma^{-1}",
+        "autoencoder_gradient",
+        measure=lambda case: AutoencoderMeasured(autoencoder_gradient=_gradients(case, power=1)),
+    ),
+    Control(
+        "searches_without_decay",
+        "critical points of lambda = 0",
+        "all_transposed",
+        # Where W_1 and W_2^T need not be equal.
+        measure=lambda case: _searched(
+            dataclasses.replace(case, weight_decay=0 * case.weight_decay)
+        ),
+    ),
+)
 
 
-CONTROLS = (
-    Control("inverse_not_squared", "I - lambda Sigma^{-1}", "autoencoder",
-            predict=_inverse_not_squared),
-    Control("unregularised_value", "the value of lambda = 0", "autoencoder_loss",
-            predict=_unregularised),
-    Control("decay_on_the_decoder", "decay on the decoder alone (there autoencoder and "
-            "autoencoder_loss fail too)", "transposed",
-            case=_decay_decoder, breaks="equal_decays"),
-    Control[Autoencoder](
-        "gradient_not_squared", "points with I - lambda Sigma^{-1}", "autoencoder_gradient",
-        measure=lambda case: {"autoencoder_gradient": _gradients(case, power=1)}),
-    Control("searches_without_decay", "critical points of lambda = 0", "all_transposed",
-            measure=_without_decay),
-)  # fmt: skip
-
-
-AUTOENCODER = Scenario[Autoencoder](
-    "autoencoder", make_case, predict, measure, CLAIMS, CONTROLS,
+AUTOENCODER = Scenario[Autoencoder, AutoencoderTheory, AutoencoderMeasured](
+    "autoencoder",
+    make_case,
+    predict,
+    measure,
+    theory=AutoencoderTheory,
+    measured=AutoencoderMeasured,
+    claims=CLAIMS,
+    controls=CONTROLS,
     hypotheses={
         "mnist_installed": lambda case: jnp.asarray(case.real),
         "width_at_most_6": lambda case: jnp.asarray(case.whole),
         "equal_decays": lambda case: case.weight_decay[0] == case.weight_decay[1],
     },
-    dims={
-        "autoencoder": ("row", "column"),
-        "input_values": ("input_index",),
-        "gains": ("slot",),
-        "decay": ("layer",),
-        "autoencoder_gradient": ("set",),
-        "asymmetries": ("search",),
-        "found_gradient": ("search",),
-        **setting.START_DIMS,
-        "start_modes": ("input_index", "slot"),
-    },
-    steps="steps", diverged="diverged_at",
+    steps="steps",
+    diverged=lambda run: run.diverged_at,
     sides="SVD of X against gradient descent and Newton's method, on MNIST",
     # Where sigma and sigma^2 are well apart, and the step as large as theory allows there.
     at={"weight_decay": 0.1, "init_scale": 0.3, "target_scale": 0.25, "learning_rate": 0.8},
-)  # fmt: skip
+)

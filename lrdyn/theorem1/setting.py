@@ -13,36 +13,123 @@ from lrdyn.core.spectra import half_of_the_digits
 from lrdyn.engine.claims import ROUNDING_SAFETY, tolerance
 from lrdyn.engine.flags import Domain, Flag, at_least, between
 from lrdyn.engine.statement import Outcome
-from lrdyn.theorem1 import convergence
 from lrdyn.theorem2.setting import DECAY, SIZE
 
 SCALE = between(1e-6, 1e6)
-"""Of targets: the search for critical points squares gradients, and the square of the last digit of
-one, ``(eps sigma^{3/2})^2``, is no number of float32 from sigma = 1e-8 on."""
+"""Scales of a target: the search for critical points squares gradients, and the square of the last
+digit of one, ``(eps sigma^{3/2})^2``, is no number of float32 from sigma = 1e-8 on."""
 
 FLAGS = (
-    Flag("rows", (6,), at_least(1), int, "k", "rows of the target Phi", (6,), shapes=True),
-    Flag("cols", (4,), at_least(1), int, "d", "columns of the target Phi", (4, 8), shapes=True),
-    Flag("rank", (2,), at_least(1), int, "r", "width of the hidden layers", (1, 2, 4), shapes=True),
-    Flag("depth", (2, 3), at_least(2), int, "L", "number of layers", (2, 3, 4), shapes=True),
-    Flag("weight_decay", (0.0, 0.1, 0.92), DECAY, float, "lambda",
-         "weight decay of every layer", (0.0, 0.03, 0.1, 0.2, 0.35, 0.7, 0.92)),
-    Flag("init_scale", (0.3, 1.0), SIZE, float, "eps",
-         "init scale: Gaussian layers, entries of variance eps^2 / longer side", (0.1, 0.3, 1.0)),
-    Flag("rank_deficit", (0, 2), at_least(0), int, "min(k, d) - rank Phi",
-         "so many of the smallest singular values of the target are 0", (0, 2, 3)),
-    Flag("tie", (0, 1), Domain("0 or 1", lambda x: x in (0, 1)), int, "",
-         "1: a target with sigma_{r+1} = sigma_r"),
-    Flag("learning_rate", (0.2,), SIZE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
-    Flag("target_scale", (1.0,), SCALE, float, "sigma_1", "largest singular value of Phi"),
-    Flag("steps", (4000,), at_least(1), int, "t", "steps of descent", (10_000,), swept=False),
-)  # fmt: skip
+    Flag(
+        "rows",
+        quick=(6,),
+        paper=(6,),
+        domain=at_least(1),
+        type=int,
+        symbol="k",
+        help="rows of the target Phi",
+        shapes=True,
+    ),
+    Flag(
+        "cols",
+        quick=(4,),
+        paper=(4, 8),
+        domain=at_least(1),
+        type=int,
+        symbol="d",
+        help="columns of the target Phi",
+        shapes=True,
+    ),
+    Flag(
+        "rank",
+        quick=(2,),
+        paper=(1, 2, 4),
+        domain=at_least(1),
+        type=int,
+        symbol="r",
+        help="width of the hidden layers",
+        shapes=True,
+    ),
+    Flag(
+        "depth",
+        quick=(2, 3),
+        paper=(2, 3, 4),
+        domain=at_least(2),
+        type=int,
+        symbol="L",
+        help="number of layers",
+        shapes=True,
+    ),
+    Flag(
+        "weight_decay",
+        quick=(0.0, 0.1, 0.92),
+        paper=(0.0, 0.03, 0.1, 0.2, 0.35, 0.7, 0.92),
+        domain=DECAY,
+        symbol="lambda",
+        help="weight decay of every layer",
+    ),
+    Flag(
+        "init_scale",
+        quick=(0.3, 1.0),
+        paper=(0.1, 0.3, 1.0),
+        domain=SIZE,
+        symbol="eps",
+        help="init scale: Gaussian layers, entries of variance eps^2 / longer side",
+    ),
+    Flag(
+        "rank_deficit",
+        quick=(0, 2),
+        paper=(0, 2, 3),
+        domain=at_least(0),
+        type=int,
+        symbol="min(k, d) - rank Phi",
+        help="so many of the smallest singular values of the target are 0",
+    ),
+    Flag(
+        "tie",
+        quick=(0, 1),
+        domain=Domain("0 or 1", lambda x: x in (0, 1)),
+        type=int,
+        help="1: a target with sigma_{r+1} = sigma_r",
+    ),
+    Flag(
+        "learning_rate",
+        quick=(0.2,),
+        domain=SIZE,
+        symbol="eta",
+        help="step size for the loss 1/2 ||.||_F^2",
+    ),
+    Flag(
+        "target_scale",
+        quick=(1.0,),
+        domain=SCALE,
+        symbol="sigma_1",
+        help="largest singular value of Phi",
+    ),
+    Flag(
+        "steps",
+        quick=(4000,),
+        paper=(10_000,),
+        domain=at_least(1),
+        type=int,
+        symbol="t",
+        help="steps of descent",
+        swept=False,
+    ),
+)
 
 
 def draw_target(
-    key: Key[Array, ""], rows: int, cols: int, others: list[tuple[int, int]], *, rank: int,
-    rank_deficit: Any, tie: Any, target_scale: Any,
-) -> tuple[Float[Array, "k d"], list[Array]]:  # fmt: skip
+    key: Key[Array, ""],
+    rows: int,
+    cols: int,
+    others: list[tuple[int, int]],
+    *,
+    rank: int,
+    rank_deficit: Any,
+    tie: Any,
+    target_scale: Any,
+) -> tuple[Float[Array, "k d"], list[Array]]:
     """Target with evenly spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``.
 
     And Gaussian matrices of other shapes in the same draw: each costs as much to compile as the
@@ -80,65 +167,44 @@ def numbers(point: Mapping[str, Any]) -> int:
     return 3 * (point["rows"] + point["rank"]) * (point["cols"] + point["rank"])
 
 
-FEW = 64
-"""Units in the last place that the gradient may leave to go."""
-
 # What the claims ask of a run -------------------------------------------------------------------
 
-
-def decay_of(one: Outcome) -> float:
-    """Lambda of the layer with most of it; a control changes it, the flag does not tell."""
-    return float(np.max(one.predicted["decay"]))
-
-
-def close(one: Outcome, largest: float) -> float:
-    """Distance from which singular values are told apart: half of all digits."""
-    return half_of_the_digits(one.dtype) * abs(largest)
-
-
-def nearness(one: Outcome) -> float:
-    """How near to its end theory must know a run to be, relative to the scale of the claim."""
-    return tolerance("identity", one.dtype, steps=one.steps, size=one.size) / ROUNDING_SAFETY
-
-
-def at_rest(one: Outcome, distance: float, scale: float) -> bool:
-    """Whether a bound by the gradient leaves round-off alone, some digits of the last place.
-
-    A remainder that a run still has to go would not scale with epsilon.
-    """
-    least = min(nearness(one), FEW * float(np.finfo(one.dtype).eps))
-    return bool(distance <= least * scale)
+FEW = 64
+"""Units in the last place that the gradient may leave to go."""
 
 
 def start_of(
     weights: Weights, left: Float[Array, "k n"], right: Float[Array, "n d"]
-) -> dict[str, Array]:
-    """Arrays of :class:`lrdyn.theorem1.Start`, from the singular vectors of the target."""
+) -> tuple[Float[Array, "n r"], Float[Array, "r r"], Float[Array, "r r"]]:
+    """The fields of :class:`lrdyn.theorem1.Start`, from the singular vectors of the target."""
     first, last = weights[0], weights[-1]
-    return {
-        "start_modes": (left.T @ last + right @ first.T) / 2,
-        "start_first": first @ first.T,
-        "start_last": last.T @ last,
-    }
+    return (left.T @ last + right @ first.T) / 2, first @ first.T, last.T @ last
 
 
-START = ("start_modes", "start_first", "start_last")
-"""Names of these arrays."""
-
-START_DIMS = {
-    "start_modes": ("target_index", "slot"),
-    "start_first": ("slot", "other_slot"),
-    "start_last": ("slot", "other_slot"),
-}
+def close(outcome: Outcome, largest: Any) -> float:
+    """Distance from which singular values are told apart: half of all digits."""
+    return half_of_the_digits(outcome.dtype) * abs(float(largest))
 
 
-def start(one: Outcome) -> convergence.Start:
-    """The layers at the start."""
-    return convergence.Start(*(one.predicted[name] for name in START))
+def nearness(outcome: Outcome) -> float:
+    """How near to its end theory must know a run to be, relative to the scale of the claim."""
+    # Without the factor that covers many entries and cases: what a run still has to go is then a
+    # part of what its rounding may leave.
+    rounding = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
+    return rounding / ROUNDING_SAFETY
 
 
-def too_few(one: Outcome, number: float) -> str:
+def at_rest(outcome: Outcome, distance: float, scale: float) -> bool:
+    """Whether a bound by the gradient leaves round-off alone, some digits of the last place.
+
+    A remainder that a run still has to go would not scale with epsilon.
+    """
+    least = min(nearness(outcome), FEW * float(np.finfo(outcome.dtype).eps))
+    return bool(distance <= least * scale)
+
+
+def too_few(outcome: Outcome, number: float) -> str:
     """Whether the run has the number of steps after which theory wants it to be at its end."""
     if np.isinf(number):
         return "no curvature"
-    return "" if one.steps >= number else "too few steps"
+    return "" if outcome.steps >= number else "too few steps"

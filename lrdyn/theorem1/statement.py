@@ -1,4 +1,10 @@
-"""Theorem 1: minimisers of the factorised loss, and its landscape."""
+"""Theorem 1: minimisers of the factorised loss, and its landscape.
+
+``1/2 ||W_L ... W_1 - Phi||_F^2 + lambda/2 sum_l ||W_l||_F^2`` with hidden layers of width r has the
+minimisers ``W_L ... W_1 = U_r s(Sigma_r) V_r^T``, ``Phi = U Sigma V^T``. For two layers
+``s(sigma) = (sigma - lambda)_+``, and all critical points but these are strict saddles; for more,
+s minimises ``1/2 (s - sigma)^2 + (lambda L / 2) s^{2/L}``, and without decay the origin is none.
+"""
 
 from lrdyn.data import mnist_file
 from lrdyn.engine.statement import Theorem
