@@ -12,8 +12,10 @@ import scipy.optimize
 import lrdyn as lr
 from lrdyn.engine.claims import tolerance
 from lrdyn.engine.statement import Outcome
-from lrdyn.theorem3 import dropout_minimiser_claims as dropout_minimiser
-from lrdyn.theorem3 import dropout_penalty_claims as dropout_penalty
+from lrdyn.theorem3 import dropout_minimiser_claims
+from lrdyn.theorem3.dropout_minimiser_claims import MinimiserMeasured, MinimiserTheory
+from lrdyn.theorem3.dropout_penalty_claims import DropoutMeasured, DropoutTheory
+from lrdyn.theorem3.network import shortfall
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, double, normal, rotated
 
@@ -279,9 +281,10 @@ def test_dropout_descent_is_a_numpy_loop(theta, dtype):
 def outcome(width=2, steps=400, dtype="float64", predicted: Any = (), **measured: Any):
     """What a judge gets of a run, at a learning rate and a keep probability of 1/2."""
     point = {"width": width, "rows": 3, "cols": 4, "learning_rate": 0.5, "keep_prob": 0.5}
-    theory, run = (
+    arrays: list[dict[str, Any]] = [
         {n: np.asarray(a, float) for n, a in dict(side).items()} for side in (predicted, measured)
-    )
+    ]
+    theory, run = MinimiserTheory(**arrays[0]), MinimiserMeasured(**arrays[1])
     return Outcome(point, theory, run, {}, np.dtype(dtype), size=4, steps=steps)
 
 
@@ -296,15 +299,15 @@ def outcome(width=2, steps=400, dtype="float64", predicted: Any = (), **measured
     ],
 )
 def test_the_gap_is_how_clear_the_choice_of_q_is(width, threshold, gap):
-    one = outcome(width=width, predicted={"spectrum": [2.0, 1.0, 0.5], "threshold": threshold})
-    np.testing.assert_equal(dropout_minimiser._gap(one), gap)
+    choice = outcome(width=width, predicted={"spectrum": [2.0, 1.0, 0.5], "threshold": threshold})
+    np.testing.assert_equal(dropout_minimiser_claims.gap(choice), gap)
 
 
 def test_descent_that_has_not_ended_is_not_judged():
     limit = tolerance("identity", "float64", size=4)
     theory = {"spectrum": [2.0, 1.0], "threshold": 0.5, "curvature": 3.0}  # of gap 1/4
     ended = functools.partial(outcome, predicted=theory)
-    reason = dropout_minimiser._not_at_the_end
+    reason = dropout_minimiser_claims.not_at_the_end
     assert reason(ended(gradient=0.24 * limit)) == ""
     assert reason(ended(gradient=0.26 * limit)) == "still moving"
     assert reason(ended(gradient=limit, dtype="float32")) == ""
@@ -316,20 +319,26 @@ def test_descent_that_has_not_ended_is_not_judged():
 
 def test_stochastic_runs_that_are_too_short_or_of_rare_masks_are_not_judged():
     def reasons(**theory):
-        one = outcome(predicted={"transient": 10.0, "rare_masks": [1e5, 1e5]} | theory)
-        return dropout_minimiser._too_short(one), dropout_minimiser._too_rare(one)
+        run = outcome(predicted={"transient": 10.0, "rare_masks": [1e5, 1e5]} | theory)
+        return dropout_minimiser_claims.too_short(run), dropout_minimiser_claims.too_rare(run)
 
     assert reasons() == ("", "")
     assert reasons(transient=9.9) == ("too few steps", "")
     assert reasons(rare_masks=[10.0, 1e5]) == ("masks too rare", "")
     assert reasons(rare_masks=[1e5, 10.0]) == ("", "masks too rare")
-    assert not dropout_minimiser._noisy(outcome(width=1))
+    assert not dropout_minimiser_claims.noisy(outcome(width=1))
 
 
 def test_a_bound_is_judged_in_every_entry():
-    def residual(measured):
-        one = outcome(predicted={"penalty": [1.0, 2.0]}, penalty=measured)
-        return dropout_penalty.missing("penalty")(one)
+    def compares(theory: DropoutTheory, run: DropoutMeasured):
+        return theory.factorisations, run.factorisations
+
+    def residual(measured: Any):
+        bound: Any = np.array([1.0, 2.0])
+        theory = DropoutTheory(factorisations=bound)
+        run = DropoutMeasured(factorisations=measured)
+        outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=4, steps=1)
+        return shortfall(compares)(outcome)
 
     assert residual([1.0, 2.0]) == residual([3.0, 2.5]) == 0
     assert residual([0.75, 2.0]) == residual([1.0, 1.5]) == 0.25
@@ -347,11 +356,14 @@ def support_norm_by_duality(values, support):
         for c in itertools.combinations(range(size), support)
     ]
     start = np.full(size, 0.5 / np.sqrt(support))
-    found = scipy.optimize.minimize(
-        lambda u: -values @ u, start, constraints=constraints, method="SLSQP",
+    optimum = scipy.optimize.minimize(
+        lambda u: -values @ u,
+        start,
+        constraints=constraints,
+        method="SLSQP",
         options={"ftol": 1e-15, "maxiter": 500},
-    )  # fmt: skip
-    return -found.fun
+    )
+    return -optimum.fun
 
 
 @pytest.mark.parametrize("support", [1, 2, 3, 4])
