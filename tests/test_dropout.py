@@ -333,10 +333,12 @@ def test_a_bound_is_judged_in_every_entry():
     def compares(theory: DropoutTheory, run: DropoutMeasured):
         return theory.factorisations, run.factorisations
 
-    def residual(measured: Any):
-        bound: Any = np.array([1.0, 2.0])
-        theory = DropoutTheory(factorisations=bound)
-        run = DropoutMeasured(factorisations=measured)
+    def residual(penalties: Any):
+        sides: Any = np.array([1.0, 2.0]), np.asarray(penalties)
+        theory, run = (
+            DropoutTheory(factorisations=sides[0]),
+            DropoutMeasured(factorisations=sides[1]),
+        )
         outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=4, steps=1)
         return shortfall(compares)(outcome)
 

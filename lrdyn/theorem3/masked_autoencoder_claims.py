@@ -222,10 +222,6 @@ def _claim(
         unique: whether it wants a regular Q: on its kernel A stays where training starts.
     """
 
-    def reads(theory: AutoencoderTheory, run: AutoencoderMeasured) -> tuple[Any, ...]:
-        of_training = (theory.condition,) if trained else ()
-        return (*fields(theory, run), *of_training, *((theory.unique,) if unique else ()))
-
     def applies(outcome: AutoencoderOutcome) -> bool:
         asked = loss in outcome.point["loss"].split()
         return asked and (not unique or bool(outcome.predicted.unique))
@@ -235,7 +231,11 @@ def _claim(
         statement,
         kind=kind,
         residual=residual or on_each_data_set(fields),
-        reads=reads,
+        reads=lambda theory, run: (
+            *fields(theory, run),
+            *((theory.condition,) if trained else ()),
+            *((theory.unique,) if unique else ()),
+        ),
         applies=applies,
         undecided=too_short if trained else None,
     )
