@@ -92,10 +92,10 @@ def inverting(moments, by=1.0):
 @pytest.mark.parametrize("groups", GROUPS)
 def test_losses_are_sums_over_all_masks(groups, keep_prob, dtype):
     X, A, moments = problem(groups, keep_prob)
-    found = compiled.masked_autoencoder_loss(A, moments), compiled.masked_only_loss(A, moments)
+    computed = compiled.masked_autoencoder_loss(A, moments), compiled.masked_only_loss(A, moments)
     whole, hidden = (summed_loss(A, X, groups, keep_prob, only) for only in (False, True))
-    assert_close(found[0], whole, size=30)
-    assert_close(found[1], hidden, size=30)
+    assert_close(computed[0], whole, size=30)
+    assert_close(computed[1], hidden, size=30)
 
 
 @pytest.mark.parametrize("groups", GROUPS)
@@ -120,8 +120,8 @@ def test_the_optimum_is_least_squares_on_data_masked_in_every_way(groups, keep_p
 @pytest.mark.parametrize("rank", [1, 2, 3, 4, 5])
 def test_the_optimum_has_the_rank_of_the_data(rank):
     _, _, moments = problem(GROUPS[0], 0.3, rank=rank)
-    found = np.asarray(compiled.optimal_autoencoder(moments))
-    assert np.linalg.matrix_rank(found, tol=1e-8) == rank
+    computed = np.asarray(compiled.optimal_autoencoder(moments))
+    assert np.linalg.matrix_rank(computed, tol=1e-8) == rank
 
 
 @pytest.mark.parametrize("groups", GROUPS)
@@ -140,9 +140,9 @@ def test_single_entries_have_the_multipliers_mu():
     S, Q = double((moments.whole, moments.masked))
     inverse = np.linalg.inv(Q)
     mu = np.diag(S @ inverse) / np.diag(inverse)
-    found, size = compiled.optimal_masked_only(moments), inverting(moments) // 6
-    assert_close(found, (S - np.diag(mu)) @ inverse, size=size)
-    assert_zero(np.diagonal(found), size=size, scale=1.0)
+    computed, size = compiled.optimal_masked_only(moments), inverting(moments) // 6
+    assert_close(computed, (S - np.diag(mu)) @ inverse, size=size)
+    assert_zero(np.diagonal(computed), size=size, scale=1.0)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
@@ -152,15 +152,17 @@ def test_the_bottleneck_is_what_alternating_least_squares_finds(groups, width):
     both = np.vstack(augmented(X, groups, 0.6))
     # Rotating examples changes no distance: a triangle of ten columns stands for all of them.
     inputs, targets = np.split(np.linalg.qr(both.T)[1].T, 2)
-    found, full = compiled.bottleneck_autoencoder(moments, width), least_squares(inputs, targets)
+    computed, full = compiled.bottleneck_autoencoder(moments, width), least_squares(inputs, targets)
     first, second = np.random.default_rng(1).normal(size=(width, 5)), full
     for _ in range(1000):
         second = least_squares(first @ inputs, targets)
         first = np.linalg.pinv(second) @ full
-    values = np.append(np.asarray(found.values), 0.0) ** 2
+    values = np.append(np.asarray(computed.values), 0.0) ** 2
     gap = (values[width - 1] - values[width]) / values[0]
-    assert_close(found.autoencoder, second @ first, size=inverting(moments, by=gap))
-    assert_close(found.loss, summed_loss(second @ first, X, groups, 0.6), size=inverting(moments))
+    assert_close(computed.autoencoder, second @ first, size=inverting(moments, by=gap))
+    assert_close(
+        computed.loss, summed_loss(second @ first, X, groups, 0.6), size=inverting(moments)
+    )
 
 
 def test_features_that_never_vary_are_left_alone():
@@ -197,14 +199,16 @@ def test_orthogonal_features_of_equal_norm_attain_it(groups):
 
 def test_how_far_from_the_bound_random_autoencoders_are():
     """The finding in docs/theory.md: strict in general, about 1.5 for Gaussian autoencoders."""
-    rng, found = np.random.default_rng(0), {}
+    rng, computed = np.random.default_rng(0), {}
     for m in (2, 8, 20):
         A = rng.normal(size=(500, m, m))
         nuclear = np.linalg.svd(A, compute_uv=False).sum(1)
-        found[m] = m * (A**2).sum((1, 2)) / nuclear**2
-    assert all(np.all(ratios >= 1) for ratios in found.values())
-    assert round(float(np.median(found[20])), 1) == round(float(np.median(found[8])), 1) == 1.4
-    assert [round(float(ratios.min()), 1) for ratios in found.values()] == [1.0, 1.2, 1.3]
+        computed[m] = m * (A**2).sum((1, 2)) / nuclear**2
+    assert all(np.all(ratios >= 1) for ratios in computed.values())
+    assert (
+        round(float(np.median(computed[20])), 1) == round(float(np.median(computed[8])), 1) == 1.4
+    )
+    assert [round(float(ratios.min()), 1) for ratios in computed.values()] == [1.0, 1.2, 1.3]
 
 
 @functools.cache
@@ -249,13 +253,13 @@ def test_the_wrong_prediction_minimises_the_squared_nuclear_norm(keep_prob):
 
 def test_images_are_averaged_over_a_grid():
     images = np.random.default_rng(0).uniform(size=(49, 11))
-    found = masked_autoencoder.pool_images(images, (3, 2))
-    assert found.shape == (6, 11)
+    computed = masked_autoencoder.pool_images(images, (3, 2))
+    assert computed.shape == (6, 11)
     cells = itertools.product(([0, 1, 2], [3, 4], [5, 6]), ([0, 1, 2, 3], [4, 5, 6]))
     square = images.T.reshape(11, 7, 7)
     expected = np.array([[np.mean(x[np.ix_(*cell)]) for x in square] for cell in cells])
     expected = (expected - expected.mean(1)[:, None]) / expected.std(1)[:, None]
-    assert_close(found, expected, size=49)
+    assert_close(computed, expected, size=49)
 
 
 def test_the_images_of_the_statement_have_the_moments_of_mnist():
@@ -292,10 +296,10 @@ def test_only_input_masks_are_swept():
 @pytest.mark.parametrize("loss", ["all", "masked"])
 def test_claims_apply_to_the_loss_that_is_asked_about(loss):
     flags = FLAGS | {"keep_prob": 0.6, "loss": loss, "learning_rate": 0.5, "steps": 1}
-    for name, found in judged(THEOREM3, AUTOENCODER, flags)[1].items():
+    for name, computed in judged(THEOREM3, AUTOENCODER, flags)[1].items():
         about = "masked" if "masked" in name or name == "unidentified" else "all"
-        assert found.reason.item() == ("" if about == loss else "claim does not apply"), name
-        assert found.residual.item() <= found.tolerance.item()
+        assert computed.reason.item() == ("" if about == loss else "claim does not apply"), name
+        assert computed.residual.item() <= computed.tolerance.item()
 
 
 def outcome(theory: dict[str, Any], run: Any = (), dtype="float64"):
