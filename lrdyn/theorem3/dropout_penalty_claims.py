@@ -492,6 +492,14 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
             )
         ),
         *(
+            Control(control, statement, claim, measure=_wrong_factors)
+            for control, statement, claim in (
+                ("factors_not_rotated", "factors of the SVD", "equalised"),
+                ("one_factor_rotated", "only the left factor rotated", "equalised_product"),
+                ("fixed_theta_width_free", "fixed theta claimed to be width-free", "width_free"),
+            )
+        ),
+        *(
             Control(control, statement, claim, predict=_wrong_formulas)
             for control, statement, claim in (
                 (
@@ -523,14 +531,6 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
                 ("envelope_not_squared", "((1-p)/p) ||Z||_*", "envelope_above"),
                 ("envelope_too_steep", "twice the slope", "envelope_below"),
                 ("schatten_bound_tenfold", "ten times the bound", "layers_schatten"),
-            )
-        ),
-        *(
-            Control(control, statement, claim, measure=_wrong_factors)
-            for control, statement, claim in (
-                ("factors_not_rotated", "factors of the SVD", "equalised"),
-                ("one_factor_rotated", "only the left factor rotated", "equalised_product"),
-                ("fixed_theta_width_free", "fixed theta claimed to be width-free", "width_free"),
             )
         ),
         Control(
