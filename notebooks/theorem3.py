@@ -28,8 +28,7 @@ import matplotlib.pyplot as plt
 import lrdyn
 from lrdyn.cli import setup
 from lrdyn.figures import plotting
-from lrdyn.theorem3 import dropout_minimum as minimiser
-from lrdyn.theorem3 import dropout_penalties as penalty
+from lrdyn.theorem3 import dropout_loss, dropout_strength, shrink_squared
 from lrdyn.theorem3.statement import THEOREM3
 
 setup()  # float64; before the first computation
@@ -48,13 +47,13 @@ factors = (
 )
 
 run = lrdyn.simulate(
-    lambda UV: penalty.dropout_loss(*UV, target, keep_prob),
+    lambda UV: dropout_loss(*UV, target, keep_prob),
     factors,
     lrdyn.gradient_descent(0.02),
     steps,
     record=lambda UV: lrdyn.singular_values(UV[0] @ UV[1]),
 )
-best = minimiser.shrink_squared(target, penalty.dropout_strength(keep_prob, width), width)
+best = shrink_squared(target, dropout_strength(keep_prob, width), width)
 print("trained:    ", run.records[-1].round(6))
 print("closed form:", best.values.round(6))
 

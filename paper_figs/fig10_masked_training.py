@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
+from jaxtyping import Array, Float, Int
 
 import lrdyn
 from lrdyn.core.recording import log_steps
 from lrdyn.data import mnist, mnist_file
+from lrdyn.engine.fields import ABSENT, of_run, of_theory
 from lrdyn.engine.flags import FRACTION, POSITIVE, Flag, at_least
 from lrdyn.engine.runs import Run
 from lrdyn.figures import plotting
@@ -20,10 +22,17 @@ from lrdyn.theorem3 import decreasing_step, dropout_minimiser, dropout_penalty, 
 from paper_figs.shared import LEARNING_RATE, NEEDS_MNIST, STEPS, one_scenario
 
 QUICK = {
-    "side": 4, "keep_probs": [0.9, 0.7, 0.5, 0.3], "steps": 10_000, "learning_rate": 0.05,
-    "momentum": 0.9, "start": 0.1, "stochastic_steps": 30_000, "stochastic_rate": 0.1,
-    "halve_after": 1000, "seed": 0,
-}  # fmt: skip
+    "side": 4,
+    "keep_probs": [0.9, 0.7, 0.5, 0.3],
+    "steps": 10_000,
+    "learning_rate": 0.05,
+    "momentum": 0.9,
+    "start": 0.1,
+    "stochastic_steps": 30_000,
+    "stochastic_rate": 0.1,
+    "halve_after": 1000,
+    "seed": 0,
+}
 PAPER = {**QUICK, "side": 5, "steps": 100_000, "stochastic_steps": 60_000}
 
 CAPTION = """\
@@ -113,7 +122,33 @@ class Case(NamedTuple):
     halve_after: int
 
 
-def case(
+class MaskedTheory(NamedTuple):
+    """Closed forms of both kinds of mask, and the data."""
+
+    values: Float[Array, "mask index"] = ABSENT
+    """Singular values of Z / sqrt(n) at the minimum."""
+    data_values: Float[Array, "index"] = ABSENT
+    """Those of X / sqrt(n)."""
+
+
+class MaskedRun(NamedTuple):
+    """Training on the expected losses, and with random masks."""
+
+    values: Float[Array, "mask index"] = ABSENT
+    """Singular values of Z / sqrt(n) at the end of descent."""
+    gap: Float[Array, "mask"] = ABSENT
+    """|| Z - Z* ||_F / || Z* ||_F there."""
+    ratio: Float[Array, "mask step"] = ABSENT
+    """Penalty over its bound by the nuclear norm, along descent."""
+    distance: Float[Array, "mask masked_step"] = ABSENT
+    """|| Z - Z* ||_F / || Z* ||_F along training with random masks."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps of descent."""
+    masked_step: Int[Array, "masked_step"] = ABSENT
+    """Recorded steps of training with random masks."""
+
+
+def make_case(
     key: jax.Array, *, side: int, keep_prob: Any, steps: int, stochastic_steps: int, **how: Any
 ) -> Case:
     """Read the data; m = side^2."""
@@ -121,9 +156,9 @@ def case(
     return Case(key, jnp.asarray(features(side)), keep_prob, **recorded, **how)
 
 
-def descend(one: Case, weights: Each) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+def descend(case: Case, weights: Each) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Gradient descent on half the expected losses: Z at the end, penalty over bound on the way."""
-    data, keep_prob = one.data, one.keep_prob
+    data, keep_prob = case.data, case.keep_prob
 
     def loss(weights: Each) -> jax.Array:
         Z, added = reconstruct(weights, data, keep_prob), penalties(weights, data, keep_prob)
@@ -136,63 +171,62 @@ def descend(one: Case, weights: Each) -> tuple[dict[str, jax.Array], dict[str, j
         nuclear = {k: jnp.sum(lrdyn.singular_values(Z[k])) for k in KINDS}
         return {k: added[k] / (strength * nuclear[k] ** 2) for k in KINDS}
 
-    rule = optax.sgd(one.learning_rate, one.momentum)
-    run = lrdyn.simulate(loss, weights, rule, one.steps, record=record)
+    rule = optax.sgd(case.learning_rate, case.momentum)
+    run = lrdyn.simulate(loss, weights, rule, case.steps, record=record)
     return reconstruct(run.params, data, keep_prob), run.records
 
 
-def descend_with_masks(key: jax.Array, one: Case, weights: Each) -> dict[str, jax.Array]:
+def descend_with_masks(key: jax.Array, case: Case, weights: Each) -> dict[str, jax.Array]:
     """Z along training with random masks, one a step for hidden units and one for inputs."""
-    data, keep_prob = one.data, one.keep_prob
+    data, keep_prob = case.data, case.keep_prob
 
     def loss(weights: Each, masks: jax.Array) -> jax.Array:
         first, second = weights["dropout"]
         hidden = masks[0][:, None] / keep_prob * (first @ data)
-        seen = masks[1][:, None] * data
-        missed = data - second @ hidden, data - weights["input"] @ seen
-        return 0.5 * jnp.sum(missed[0] ** 2) + 0.5 * jnp.sum(missed[1] ** 2)
+        residuals = data - second @ hidden, data - weights["input"] @ (masks[1][:, None] * data)
+        return 0.5 * jnp.sum(residuals[0] ** 2) + 0.5 * jnp.sum(residuals[1] ** 2)
 
     def step(t: jax.Array, weights: Each) -> Each:
         masks = lrdyn.core.observe(jax.random.fold_in(key, t), (2, len(data)), keep_prob)
         gradient = jax.grad(loss)(weights, masks)
-        rate = decreasing_step(t, one.stochastic_rate, keep_prob, one.halve_after)
+        rate = decreasing_step(t, case.stochastic_rate, keep_prob, case.halve_after)
         return jax.tree.map(lambda W, G: W - rate * G, weights, gradient)
 
     def record(weights: Each) -> dict[str, jax.Array]:
         return reconstruct(weights, data, keep_prob)
 
-    return lrdyn.core.iterate(step, weights, one.stochastic_steps, record)[1]
+    return lrdyn.core.iterate(step, weights, case.stochastic_steps, record)[1]
 
 
 def _both(each: Each) -> jax.Array:
     return jnp.stack([each[kind] for kind in KINDS])
 
 
-def predict(one: Case) -> dict[str, jax.Array]:
+def predict(case: Case) -> MaskedTheory:
     """Singular values of the closed forms, and of the data."""
-    best = _both(closed_forms(one.data, one.keep_prob))
-    return {
-        "values": lrdyn.singular_values(best),
-        "data_values": lrdyn.singular_values(one.data),
-    }
+    best = _both(closed_forms(case.data, case.keep_prob))
+    return MaskedTheory(
+        values=lrdyn.singular_values(best),
+        data_values=lrdyn.singular_values(case.data),
+    )
 
 
-def measure(one: Case) -> dict[str, jax.Array]:
+def measure(case: Case) -> MaskedRun:
     """Train on the expected losses and with random masks: how far from the closed forms."""
-    for_start, for_masks = jax.random.split(one.key)
-    weights = small_weights(for_start, len(one.data), one.start)
-    best = _both(closed_forms(one.data, one.keep_prob))
-    end, ratio = map(_both, descend(one, weights))
-    noisy = _both(descend_with_masks(for_masks, one, weights))
+    for_start, for_masks = jax.random.split(case.key)
+    weights = small_weights(for_start, len(case.data), case.start)
+    best = _both(closed_forms(case.data, case.keep_prob))
+    end, ratio = map(_both, descend(case, weights))
+    noisy = _both(descend_with_masks(for_masks, case, weights))
     norms = jnp.linalg.norm(best, axis=(1, 2))
-    return {
-        "values": lrdyn.singular_values(end),
-        "gap": jnp.linalg.norm(end - best, axis=(1, 2)) / norms,
-        "ratio": ratio,
-        "distance": jnp.linalg.norm(noisy - best[:, None], axis=(2, 3)) / norms[:, None],
-        "step": jnp.asarray(one.steps),
-        "masked_step": jnp.asarray(one.stochastic_steps),
-    }
+    return MaskedRun(
+        values=lrdyn.singular_values(end),
+        gap=jnp.linalg.norm(end - best, axis=(1, 2)) / norms,
+        ratio=ratio,
+        distance=jnp.linalg.norm(noisy - best[:, None], axis=(2, 3)) / norms[:, None],
+        step=jnp.asarray(case.steps),
+        masked_step=jnp.asarray(case.stochastic_steps),
+    )
 
 
 MASKED = one_scenario(
@@ -208,18 +242,11 @@ MASKED = one_scenario(
         Flag("stochastic_rate", (0.1,), POSITIVE, help="their size, over p", swept=False),
         Flag("halve_after", (1000,), at_least(1), int, help="when it has halved", swept=False),
     ),
-    case,
+    make_case,
     predict=predict,
     measure=measure,
-    dims={
-        "values": ("mask", "index"),
-        "data_values": ("index",),
-        "gap": ("mask",),
-        "ratio": ("mask", "step"),
-        "distance": ("mask", "masked_step"),
-        "step": ("step",),
-        "masked_step": ("masked_step",),
-    },
+    theory=MaskedTheory,
+    measured=MaskedRun,
     data=lambda settings: mnist_file(),
 )
 
@@ -231,17 +258,25 @@ def sources(*, keep_probs: Sequence[float], **settings: Any) -> Mapping[str, Run
 
 def numbers(results: Results, **_: Any) -> xr.Dataset:
     """Singular values over keep probability, mask and index; ratios and distances over steps."""
-    found = one_seed(results["fig10"])
-    found["values"] = found["data_values"].isel(keep_prob=0, drop=True)
-    found["distance"].attrs["curve_along"] = "masked_step"
-    for name in ("values_predicted", "values"):
-        found[name].attrs["kind"] = "identity"
-    size = found.sizes["index"]
-    shown = found[["values_measured", "values_predicted", "values", "ratio", "distance"]]
+    saved = one_seed(results["fig10"])
+    theory, run = of_theory(saved, MaskedTheory), of_run(saved, MaskedRun)
+    ratio, gap = run(lambda run: run.ratio), run(lambda run: run.gap)
+    shown = xr.Dataset(
+        {
+            "values_measured": run(lambda run: run.values),
+            "values_predicted": theory(lambda theory: theory.values).assign_attrs(kind="identity"),
+            "values": theory(lambda theory: theory.data_values)
+            .isel(keep_prob=0, drop=True)
+            .assign_attrs(kind="identity"),
+            "ratio": ratio,
+            "distance": run(lambda run: run.distance).assign_attrs(curve_along="masked_step"),
+        }
+    )
+    size = shown.sizes["index"]
     return shown.assign_coords(mask=list(KINDS), index=np.arange(1, size + 1)).assign_attrs(
         features=size,
-        distance=float(found["gap"].max()),
-        least=float(found["ratio"].values[:, 1, -1].min()) - 1,
+        distance=float(gap.max()),
+        least=float(ratio.values[:, 1, -1].min()) - 1,
     )
 
 
@@ -274,8 +309,8 @@ def plot_dropout(ax: Any, dataset: xr.Dataset) -> None:
     """Draw the singular values that dropout leaves."""
     plot_values(ax, dataset, "dropout")
     ax.set_ylim(0, None)
-    chances = zip(COLORS, dataset["keep_prob"].values, strict=True)
-    colors = [plotting.entry(f"$p$ = {p:g}", color) for color, p in chances]
+    curves = zip(COLORS, dataset["keep_prob"].values, strict=True)
+    colors = [plotting.entry(f"$p$ = {p:g}", color) for color, p in curves]
     plotting.key(ax, [plotting.entry("data $X$"), *colors], "upper right")
 
 
@@ -336,11 +371,17 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 FIGURE = Figure(
-    name="fig10", title="Masked training: dropout is a nuclear norm, masked inputs are a ridge",
-    caption=CAPTION, sources=sources, numbers=numbers, draw=draw,
-    presets={"quick": QUICK, "paper": PAPER}, needs=NEEDS_MNIST,
+    name="fig10",
+    title="Masked training: dropout is a nuclear norm, masked inputs are a ridge",
+    caption=CAPTION,
+    sources=sources,
+    numbers=numbers,
+    draw=draw,
+    presets={"quick": QUICK, "paper": PAPER},
+    needs=NEEDS_MNIST,
     panels={
         **dict.fromkeys(("values", "values_predicted", "values_measured"), "ab"),
-        "ratio": "c", "distance": "d",
+        "ratio": "c",
+        "distance": "d",
     },
-)  # fmt: skip
+)

@@ -20,7 +20,7 @@ from lrdyn.figures import plotting, rendering
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA, synthetic
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES, linear
 from lrdyn.theorem2.statement import THEOREM2
-from lrdyn.theorem3 import dropout_minimiser_claims as dropout_minimiser
+from lrdyn.theorem3 import dropout_minimiser_claims
 from lrdyn.theorem4.problems import OPTIMIZERS
 from paper_figs import (
     BASELINES,
@@ -273,10 +273,10 @@ def test_the_figure_of_theorem_3_shows_gradient_descent(monkeypatch, unchecked):
     def simulate(loss, start, rule, steps):
         raise Started(rule)
 
-    monkeypatch.setattr(dropout_minimiser, "simulate", simulate)
-    case: Any = SimpleNamespace(learning_rate=0.3, weights=())
+    monkeypatch.setattr(dropout_minimiser_claims, "simulate", simulate)
+    case: Any = SimpleNamespace(learning_rate=0.3, weights=(), steps=5)
     with pytest.raises(Started) as found:
-        dropout_minimiser._descend(case, 5)
+        dropout_minimiser_claims.descend(case)
     is_rule(found.value.args[0], "sgd", 0.3)
 
 

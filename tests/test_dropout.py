@@ -12,8 +12,10 @@ import scipy.optimize
 import lrdyn as lr
 from lrdyn.engine.claims import tolerance
 from lrdyn.engine.statement import Outcome
-from lrdyn.theorem3 import dropout_minimiser_claims as dropout_minimiser
-from lrdyn.theorem3 import dropout_penalty_claims as dropout_penalty
+from lrdyn.theorem3 import dropout_minimiser_claims
+from lrdyn.theorem3.dropout_minimiser_claims import MinimiserMeasured, MinimiserTheory
+from lrdyn.theorem3.dropout_penalty_claims import DropoutMeasured, DropoutTheory
+from lrdyn.theorem3.network import shortfall
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, double, normal, rotated
 
@@ -45,25 +47,25 @@ def test_the_penalty_is_what_masks_add(block, dtype):
 
     expected, fit = enumerated(loss, 4 // block, theta), np.sum((Y - U @ V) ** 2)
     assert_close(dropout.dropout_loss(U, V, Y, theta, block=block), expected, size=20)
-    found = dropout.dropout_penalty(U, V, theta, block=block)
-    assert_close(found, expected - fit, size=20, scale=fit)
+    computed = dropout.dropout_penalty(U, V, theta, block=block)
+    assert_close(computed, expected - fit, size=20, scale=fit)
 
 
 def test_several_layers_of_dropout(dtype):
     """Widths that differ from layer to layer, two masks between three layers."""
     first, second, third, X = normal(0, (3, 4), (2, 3), (5, 2), (4, 6))
     theta = 0.6
-    found = dropout.layers_penalty((first, second, third), X @ X.T, theta)
+    computed = dropout.layers_penalty((first, second, third), X @ X.T, theta)
 
     def loss(mask):
         return np.sum((third @ np.diag(mask[3:]) @ second @ np.diag(mask[:3]) @ first @ X) ** 2)
 
     expected = enumerated(lambda mask: loss(mask / theta), 5, theta) - loss(np.ones(5))
-    assert_close(found, expected, size=64)
+    assert_close(computed, expected, size=64)
     # The widths: (1 + odds / 3) (1 + odds / 2) - 1.
     strength = (1 + 0.4 / 0.6 / 3) * (1 + 0.4 / 0.6 / 2) - 1
     assert_close(dropout.layers_strength(theta, (3, 2)), strength, size=4)
-    assert float(found) >= strength * nuclear(third @ second @ first @ X) ** 2
+    assert float(computed) >= strength * nuclear(third @ second @ first @ X) ** 2
 
 
 def test_one_layer_of_dropout_is_the_plain_penalty(dtype):
@@ -77,9 +79,9 @@ def test_a_rank_one_map_attains_the_bound_of_layers(dtype):
     (u, v, X), hidden = normal(0, (4,), (4,), (4, 6)), (3, 5, 2)
     weights = dropout.equalized_layers(u, v, hidden)
     assert_close(np.linalg.multi_dot(weights[::-1]), np.outer(u, v), size=5)
-    found = dropout.layers_penalty(weights, X @ X.T, 0.4)
+    computed = dropout.layers_penalty(weights, X @ X.T, 0.4)
     bound = np.asarray(dropout.layers_strength(0.4, hidden)) * nuclear(np.outer(u, v) @ X) ** 2
-    assert_close(found, bound, size=64)
+    assert_close(computed, bound, size=64)
 
 
 def test_the_bound_of_layers_is_not_attained_at_rank_two():
@@ -96,14 +98,14 @@ def test_the_bound_of_layers_is_not_attained_at_rank_two():
         return np.trace(spread) - width
 
     rng = np.random.default_rng(0)
-    found = min(
+    computed = min(
         scipy.optimize.minimize(penalty, rng.standard_normal(2 * width**2), method="BFGS").fun
         for _ in range(20)
     )
     bound = float(dropout.layers_strength(theta, (width, width))) * width**2
-    assert 1.01 < found / bound < 1.3
+    assert 1.01 < computed / bound < 1.3
     refined = dropout.layers_schatten_bound(np.ones(2), theta, (width, width))
-    assert_close(np.float32(found), float(refined), steps=10)
+    assert_close(np.float32(computed), float(refined), steps=10)
 
 
 @pytest.mark.parametrize("units", [(2, 2), (3, 5), (4, 2)])
@@ -111,24 +113,24 @@ def test_the_bound_of_layers_is_not_attained_at_rank_two():
 def test_no_layers_are_below_the_bound_of_their_rank(units, theta):
     for seed in range(20):
         weights = tuple(normal(seed, (units[0], 3), units[::-1], (3, units[1])))
-        found = float(dropout.layers_penalty(weights, np.eye(3), theta))
+        computed = float(dropout.layers_penalty(weights, np.eye(3), theta))
         values = np.linalg.svd(np.linalg.multi_dot(weights[::-1]), compute_uv=False)
         values = values[: min(units)]
         refined = float(dropout.layers_schatten_bound(values, theta, units))
         plain = float(dropout.layers_strength(theta, units)) * values.sum() ** 2
-        assert found >= refined >= plain > 0
+        assert computed >= refined >= plain > 0
 
 
 def test_penalties_of_layers_do_not_cancel():
     """Near theta = 1 they are lambda times a sum over units, and not a difference of traces."""
     first, second, third, X = normal(0, (3, 4), (2, 3), (5, 2), (4, 6))
     theta = 1 - 2.0**-50
-    found = dropout.layers_penalty((first, second, third), X @ X.T, theta)
+    computed = dropout.layers_penalty((first, second, third), X @ X.T, theta)
     hidden = first @ X, second @ first @ X
     out = third @ second, third
     pairs = zip(out, hidden, strict=True)
     units = sum(np.sum(np.sum(W**2, axis=0) * np.sum(H**2, axis=1)) for W, H in pairs)
-    assert_close(np.asarray(found) / 2.0**-50, units, size=10**4)
+    assert_close(np.asarray(computed) / 2.0**-50, units, size=10**4)
     assert_close(dropout.layers_strength(theta, (3, 2)), 2.0**-50 * 5 / 6, size=10)
 
 
@@ -136,7 +138,7 @@ def test_penalties_of_layers_do_not_cancel():
 def test_masks_on_weights(layer, dtype):
     W1, W2, X, Y = normal(0, (2, 3), (2, 2), (3, 4), (2, 4))
     theta = 0.4
-    found = dropout.dropconnect_penalty((W1, W2), X, theta, layer=layer)
+    computed = dropout.dropconnect_penalty((W1, W2), X, theta, layer=layer)
 
     def loss(mask):
         mask = mask / theta
@@ -144,7 +146,7 @@ def test_masks_on_weights(layer, dtype):
         return np.sum((Y - product @ X) ** 2)
 
     fit = np.sum((Y - W2 @ W1 @ X) ** 2)
-    assert_close(found, enumerated(loss, 6 if layer == 1 else 4, theta) - fit, size=12)
+    assert_close(computed, enumerated(loss, 6 if layer == 1 else 4, theta) - fit, size=12)
 
 
 # Factorisations -------------------------------------------------------------------------------
@@ -206,8 +208,8 @@ def brute_force(values, strength, width):
     rows = np.vstack([np.eye(len(values)), np.full(len(values), np.sqrt(strength))])
     ends = []
     for chosen in itertools.combinations(range(len(values)), min(width, len(values))):
-        found, rest = scipy.optimize.nnls(rows[:, chosen], np.append(values, 0.0))
-        ends.append((rest, (np.eye(len(values))[:, chosen] @ found).tolist()))
+        computed, rest = scipy.optimize.nnls(rows[:, chosen], np.append(values, 0.0))
+        ends.append((rest, (np.eye(len(values))[:, chosen] @ computed).tolist()))
     return np.array(min(ends)[1])
 
 
@@ -216,24 +218,24 @@ def brute_force(values, strength, width):
 def test_the_minimiser_is_the_best_of_all_spectra(strength, width, dtype):
     Y = rotated(0, (5, 6), [2.0, 1.3, 1.1, 0.4, 0.1])
     left, values, right = np.linalg.svd(Y, full_matrices=False)
-    found = dropout.shrink_squared(Y, strength, width)
+    computed = dropout.shrink_squared(Y, strength, width)
     expected = brute_force(values, strength, width)
-    assert_close(found.values, expected, size=36)
-    assert int(found.rank) == np.count_nonzero(expected > 1e-9)
-    assert_close(found.product, (left * expected) @ right, size=36)
+    assert_close(computed.values, expected, size=36)
+    assert int(computed.rank) == np.count_nonzero(expected > 1e-9)
+    assert_close(computed.product, (left * expected) @ right, size=36)
 
 
 def test_nothing_is_left_of_nothing(dtype):
-    found = dropout.shrink_squared(np.zeros((5, 6)), 0.5, 2)
-    assert int(found.rank) == 0
-    assert np.array_equal(found.product, np.zeros((5, 6)))
+    computed = dropout.shrink_squared(np.zeros((5, 6)), 0.5, 2)
+    assert int(computed.rank) == 0
+    assert np.array_equal(computed.product, np.zeros((5, 6)))
 
 
 def test_the_minimiser_on_data_is_found_by_proximal_descent():
     """Proximal gradient on ``||Y - A X||^2 + c ||A X||_*^2`` as a problem in Z = A X alone."""
     X, Y = normal(0, (3, 7), (4, 7))
     theta, width = 0.4, 5
-    found = dropout.dropout_minimiser(Y, X, theta, width)
+    computed = dropout.dropout_minimiser(Y, X, theta, width)
     onto = np.linalg.pinv(X) @ X
     strength = (1 - theta) / (theta * width)
     Z = np.zeros((4, 7))
@@ -243,7 +245,7 @@ def test_the_minimiser_on_data_is_found_by_proximal_descent():
         left, values, right = np.linalg.svd(Z - 0.2 * (Z - Y @ onto), full_matrices=False)
         norm = np.linalg.svd(Z, compute_uv=False).sum()
         Z = (left * np.maximum(values - 0.2 * strength * norm, 0)) @ right
-    assert_close(found.product, Z, size=28)
+    assert_close(computed.product, Z, size=28)
 
 
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 4)])
@@ -261,7 +263,7 @@ def test_dropout_descent_is_a_numpy_loop(theta, dtype):
     """For theta = 1 it is gradient descent."""
     W1, W2, X, Y = normal(0, (2, 3), (2, 2), (3, 4), (2, 4))
     eta, steps = 0.02, 40
-    found = dropout.dropout_descent(KEY, (W1, W2), X, Y, theta, eta, steps, halve_after=10)
+    computed = dropout.dropout_descent(KEY, (W1, W2), X, Y, theta, eta, steps, halve_after=10)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, np.arange(steps))
     for t, key in enumerate(keys):
         mask = double(masking.draw_mask(key, 2, theta)) / theta
@@ -270,7 +272,7 @@ def test_dropout_descent_is_a_numpy_loop(theta, dtype):
         slopes = (W2 * mask).T @ error @ X.T, error @ (mask[:, None] * hidden).T
         rate = eta * theta / (1 + t / 10)
         W1, W2 = W1 - rate * slopes[0], W2 - rate * slopes[1]
-    assert_close(found, (W1, W2), steps=steps, size=4)
+    assert_close(computed, (W1, W2), steps=steps, size=4)
 
 
 # The judges -----------------------------------------------------------------------------------
@@ -279,9 +281,10 @@ def test_dropout_descent_is_a_numpy_loop(theta, dtype):
 def outcome(width=2, steps=400, dtype="float64", predicted: Any = (), **measured: Any):
     """What a judge gets of a run, at a learning rate and a keep probability of 1/2."""
     point = {"width": width, "rows": 3, "cols": 4, "learning_rate": 0.5, "keep_prob": 0.5}
-    theory, run = (
+    arrays: list[dict[str, Any]] = [
         {n: np.asarray(a, float) for n, a in dict(side).items()} for side in (predicted, measured)
-    )
+    ]
+    theory, run = MinimiserTheory(**arrays[0]), MinimiserMeasured(**arrays[1])
     return Outcome(point, theory, run, {}, np.dtype(dtype), size=4, steps=steps)
 
 
@@ -296,15 +299,15 @@ def outcome(width=2, steps=400, dtype="float64", predicted: Any = (), **measured
     ],
 )
 def test_the_gap_is_how_clear_the_choice_of_q_is(width, threshold, gap):
-    one = outcome(width=width, predicted={"spectrum": [2.0, 1.0, 0.5], "threshold": threshold})
-    np.testing.assert_equal(dropout_minimiser._gap(one), gap)
+    choice = outcome(width=width, predicted={"spectrum": [2.0, 1.0, 0.5], "threshold": threshold})
+    np.testing.assert_equal(dropout_minimiser_claims.gap(choice), gap)
 
 
 def test_descent_that_has_not_ended_is_not_judged():
     limit = tolerance("identity", "float64", size=4)
     theory = {"spectrum": [2.0, 1.0], "threshold": 0.5, "curvature": 3.0}  # of gap 1/4
     ended = functools.partial(outcome, predicted=theory)
-    reason = dropout_minimiser._not_at_the_end
+    reason = dropout_minimiser_claims.not_at_the_end
     assert reason(ended(gradient=0.24 * limit)) == ""
     assert reason(ended(gradient=0.26 * limit)) == "still moving"
     assert reason(ended(gradient=limit, dtype="float32")) == ""
@@ -316,20 +319,28 @@ def test_descent_that_has_not_ended_is_not_judged():
 
 def test_stochastic_runs_that_are_too_short_or_of_rare_masks_are_not_judged():
     def reasons(**theory):
-        one = outcome(predicted={"transient": 10.0, "rare_masks": [1e5, 1e5]} | theory)
-        return dropout_minimiser._too_short(one), dropout_minimiser._too_rare(one)
+        run = outcome(predicted={"transient": 10.0, "rare_masks": [1e5, 1e5]} | theory)
+        return dropout_minimiser_claims.too_short(run), dropout_minimiser_claims.too_rare(run)
 
     assert reasons() == ("", "")
     assert reasons(transient=9.9) == ("too few steps", "")
     assert reasons(rare_masks=[10.0, 1e5]) == ("masks too rare", "")
     assert reasons(rare_masks=[1e5, 10.0]) == ("", "masks too rare")
-    assert not dropout_minimiser._noisy(outcome(width=1))
+    assert not dropout_minimiser_claims.noisy(outcome(width=1))
 
 
 def test_a_bound_is_judged_in_every_entry():
-    def residual(measured):
-        one = outcome(predicted={"penalty": [1.0, 2.0]}, penalty=measured)
-        return dropout_penalty.missing("penalty")(one)
+    def compares(theory: DropoutTheory, run: DropoutMeasured):
+        return theory.factorisations, run.factorisations
+
+    def residual(penalties: Any):
+        sides: Any = np.array([1.0, 2.0]), np.asarray(penalties)
+        theory, run = (
+            DropoutTheory(factorisations=sides[0]),
+            DropoutMeasured(factorisations=sides[1]),
+        )
+        outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=4, steps=1)
+        return shortfall(compares)(outcome)
 
     assert residual([1.0, 2.0]) == residual([3.0, 2.5]) == 0
     assert residual([0.75, 2.0]) == residual([1.0, 1.5]) == 0.25
@@ -347,11 +358,14 @@ def support_norm_by_duality(values, support):
         for c in itertools.combinations(range(size), support)
     ]
     start = np.full(size, 0.5 / np.sqrt(support))
-    found = scipy.optimize.minimize(
-        lambda u: -values @ u, start, constraints=constraints, method="SLSQP",
+    optimum = scipy.optimize.minimize(
+        lambda u: -values @ u,
+        start,
+        constraints=constraints,
+        method="SLSQP",
         options={"ftol": 1e-15, "maxiter": 500},
-    )  # fmt: skip
-    return -found.fun
+    )
+    return -optimum.fun
 
 
 @pytest.mark.parametrize("support", [1, 2, 3, 4])
@@ -359,9 +373,9 @@ def support_norm_by_duality(values, support):
     "values", [[4.0, 3.0, 2.0, 1.0], [9.0, 1.0, 1.0, 0.5], [1.0, 1.0, 1.0, 1.0], [3.0, 2.0, 0.0, 0]]
 )
 def test_the_support_norm_is_the_dual_of_the_largest_entries(values, support):
-    found = dropout.support_norm(np.array(values, np.float32), support)
+    computed = dropout.support_norm(np.array(values, np.float32), support)
     # A general solver reaches about half of the digits of float64, those of float32.
-    assert_close(found, support_norm_by_duality(np.array(values), support), size=100)
+    assert_close(computed, support_norm_by_duality(np.array(values), support), size=100)
 
 
 def test_the_ends_of_the_support_norm(dtype):

@@ -11,8 +11,11 @@ from tests import oracles
 from tests.runs import numbers_of
 
 SMALL = {
-    "side": 2, "keep_probs": [0.9, 0.7, 0.5, 0.2], "steps": 40_000, "stochastic_steps": 6000,
-}  # fmt: skip
+    "side": 2,
+    "keep_probs": [0.9, 0.7, 0.5, 0.2],
+    "steps": 40_000,
+    "stochastic_steps": 6000,
+}
 
 
 @pytest.fixture(scope="module")

@@ -8,30 +8,43 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrdyn import theorem3 as dropout
+from lrdyn import theorem3
 from lrdyn.core import masking
 from lrdyn.core.descent import gradient_descent
 from lrdyn.engine.evaluate import taken
+from lrdyn.engine.fields import Read, arrays_in
 from lrdyn.engine.judging import row_of
 from lrdyn.engine.statement import Outcome, longest_axis
-from lrdyn.theorem3 import dropblock, dropout_minimum, statistics
-from lrdyn.theorem3 import dropout_minimiser_claims as dropout_minimiser
-from lrdyn.theorem3 import dropout_penalties as penalty
-from lrdyn.theorem3 import dropout_training_claims as dropout_training
-from lrdyn.theorem3 import masked_autoencoder_claims as masked_autoencoder
-from lrdyn.theorem3 import several_dropout_layers as deep
-from lrdyn.theorem3 import statement as theorem3
+from lrdyn.theorem3 import (
+    dropblock,
+    dropout_minimiser_claims,
+    dropout_minimum,
+    dropout_penalties,
+    masked_autoencoder_claims,
+    several_dropout_layers,
+    statement,
+    statistics,
+)
+from lrdyn.theorem3.autoencoder_training_claims import AutoencoderMeasured
 from lrdyn.theorem3.dropblock_claims import DROPBLOCK
 from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
 from lrdyn.theorem3.dropout_penalty_claims import DROPOUT
-from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER
+from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, AutoencoderTheory
 from tests.oracles import assert_apart, assert_close, double
 from tests.runs import finished
 
 FLAGS: dict[str, Any] = {
-    "rows": 4, "cols": 5, "width": 4, "keep_prob": 0.5, "mask": "dropout", "block_size": 2,
-    "patch_size": 2, "loss": "all masked", "learning_rate": 0.5, "steps": 2400,
-}  # fmt: skip
+    "rows": 4,
+    "cols": 5,
+    "width": 4,
+    "keep_prob": 0.5,
+    "mask": "dropout",
+    "block_size": 2,
+    "patch_size": 2,
+    "loss": "all masked",
+    "learning_rate": 0.5,
+    "steps": 2400,
+}
 """A small point."""
 
 
@@ -39,30 +52,37 @@ def rows(scenario, *names, **flags):
     """How some claims are judged at one point: nothing is computed but what they read."""
     point = FLAGS | flags
     claims = [claim for claim in scenario.claims if claim.id in names]
-    read = {name for c in claims for name in (*c.arrays, c.condition)}
+    read = {name for c in claims for name in (*c.arrays, c.condition_name)}
     case = scenario.case(jax.random.key(0), **taken(scenario.case, point))
-    sides = [
-        jax.jit(lambda case, side=side: {n: a for n, a in side(case).items() if n in read})(case)
-        for side in (scenario.predict, scenario.measure)
-    ]
-    met = {name: np.asarray(check(case)) for name, check in scenario.hypotheses.items()}
-    predicted, measured = ({n: np.asarray(a) for n, a in side.items()} for side in sides)
-    one = Outcome(
-        point, measured | predicted, predicted | measured, met, np.dtype("float64"),
-        longest_axis(case), point["steps"] if scenario.steps else 1,
-    )  # fmt: skip
-    return {claim.id: row_of(claim, scenario, one) for claim in claims}
+
+    def arrays_of(side):
+        arrays = jax.jit(lambda case: {n: a for n, a in arrays_in(side(case)).items() if n in read})
+        return Read({name: np.asarray(a) for name, a in arrays(case).items()}, KeyError)
+
+    outcome = Outcome(
+        point,
+        arrays_of(scenario.predict),
+        arrays_of(scenario.measure),
+        {name: np.asarray(check(case)) for name, check in scenario.hypotheses.items()},
+        np.dtype("float64"),
+        longest_axis(case),
+        point["steps"] if scenario.steps else 1,
+    )
+    return {claim.id: row_of(claim, scenario, outcome) for claim in claims}
 
 
-def verdicts(found):
+def verdicts(judged):
     """What each claim says: true, false, or why it says nothing."""
-    return {n: r.unmet or r.reason or bool(r.residual <= r.tolerance) for n, r in found.items()}
+    return {
+        name: row.unmet or row.reason or bool(row.residual <= row.tolerance)
+        for name, row in judged.items()
+    }
 
 
 # What is judged -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scenario", theorem3.THEOREM3.scenarios, ids=lambda s: s.id)
+@pytest.mark.parametrize("scenario", statement.THEOREM3.scenarios, ids=lambda s: s.id)
 def test_every_case_is_judged_in_both_precisions(scenario, tmp_path_factory):
     """A wrong prediction that excuses itself would leave some out."""
     verdict = finished("theorem3", tmp_path_factory.getbasetemp()).verdict
@@ -75,7 +95,7 @@ def test_every_case_is_judged_in_both_precisions(scenario, tmp_path_factory):
 
 
 def test_every_claim_has_a_control_of_the_run_and_one_of_the_formula():
-    for scenario in theorem3.THEOREM3.scenarios:
+    for scenario in statement.THEOREM3.scenarios:
         of_run = {c.claim for c in scenario.controls if c.measure or c.case}
         of_formula = {c.claim for c in scenario.controls if c.predict}
         every = {claim.id for claim in scenario.claims}
@@ -87,13 +107,13 @@ def test_every_claim_has_a_control_of_the_run_and_one_of_the_formula():
 def test_nothing_cancels_near_a_keep_probability_of_one():
     names = "layers_rank_one", "layers_rank_two", "width_free", "envelope_above"
     assert verdicts(rows(DROPOUT, *names, keep_prob=0.9999)) == dict.fromkeys(names, True)
-    found = verdicts(rows(DROPBLOCK, "dropblock_least", keep_prob=0.9999))
-    assert found == {"dropblock_least": True}
+    said = verdicts(rows(DROPBLOCK, "dropblock_least", keep_prob=0.9999))
+    assert said == {"dropblock_least": True}
 
 
 def test_draws_of_rare_masks_decide_nothing():
-    found = rows(theorem3.MASKS, "monte_carlo", "monte_carlo_rate", keep_prob=0.9999)
-    assert set(verdicts(found).values()) == {"losses too skewed"}
+    judged = rows(statement.MASKS, "monte_carlo", "monte_carlo_rate", keep_prob=0.9999)
+    assert set(verdicts(judged).values()) == {"losses too skewed"}
 
 
 def test_an_unfinished_transient_is_not_judged():
@@ -113,29 +133,29 @@ def test_descent_that_has_not_ended_and_steps_too_large_are_not_judged():
 
 def test_descent_that_diverges_under_a_stable_step_is_false(monkeypatch):
     monkeypatch.setattr(
-        dropout_minimiser, "gradient_descent", lambda rate: gradient_descent(40 * rate)
+        dropout_minimiser_claims, "gradient_descent", lambda rate: gradient_descent(40 * rate)
     )
-    found = rows(MINIMISER, "dropout_minimiser", steps=200)
-    assert verdicts(found) == {"dropout_minimiser": False}
+    judged = rows(MINIMISER, "dropout_minimiser", steps=200)
+    assert verdicts(judged) == {"dropout_minimiser": False}
 
 
 def test_the_mean_of_stochastic_training_is_that_of_a_loop_from_the_first_step():
     """After the steps that a judge wants, the transient is 5e-5 and seen by no test of 256 runs."""
-    point = FLAGS | {"steps": 8 * dropout_training.SHARE}
+    point = FLAGS | {"steps": 8 * dropout_minimiser_claims.SHARE}
     case = MINIMISER.case(jax.random.key(0), **taken(MINIMISER.case, point))
-    values = jax.jit(lambda case: MINIMISER.predict(case)["stochastic_values"])(case)
-    found = dropout_minimiser.closed_form(case)
+    values = jax.jit(lambda case: MINIMISER.predict(case).stochastic_values)(case)
+    minimiser = dropout_minimiser_claims.closed_form(case)
     X, Y = double((case.inputs, case.target))
-    hidden = np.asarray(dropout.equalized_factors(found.product, case.width)[1])
+    hidden = np.asarray(theorem3.equalized_factors(minimiser.product, case.width)[1])
     left, _, right = np.linalg.svd(Y @ np.linalg.pinv(X) @ X, full_matrices=False)
     second = np.zeros((len(Y), case.width))
-    for rate in double(dropout_training.stochastic_steps(case)):
+    for rate in double(dropout_minimiser_claims.stochastic_steps(case)):
         # The mean of the gradient over the masks; theta = 1/2.
         slope = (second @ hidden - Y) @ hidden.T + second * np.sum(hidden**2, axis=1)
         second = second - rate * slope
     ends = np.diag(left.T @ second @ hidden @ right.T)
     assert_close(values, ends, steps=8, size=5)
-    assert_apart(values, found.values)
+    assert_apart(values, minimiser.values)
 
 
 # Both sides stand apart -----------------------------------------------------------------------
@@ -147,22 +167,39 @@ def patched(monkeypatch, name, broken, *modules):
 
 
 def test_wrong_odds_are_seen_by_every_claim_about_penalties(monkeypatch):
-    right = dropout.odds
-    patched(monkeypatch, "odds", lambda theta: 1.1 * right(theta), dropout, penalty, deep)
+    right = theorem3.odds
+    patched(
+        monkeypatch,
+        "odds",
+        lambda theta: 1.1 * right(theta),
+        theorem3,
+        dropout_penalties,
+        several_dropout_layers,
+    )
     names = (
-        "penalty", "unscaled_masks", "factorisations", "equalised_penalty", "width_free",
-        "envelope_above", "envelope_below", "fixed_keep_prob", "layers", "layers_rank_one",
-        "layers_rank_two", "dropconnect_input", "dropconnect_output",
-    )  # fmt: skip
+        "penalty",
+        "unscaled_masks",
+        "factorisations",
+        "equalised_penalty",
+        "width_free",
+        "envelope_above",
+        "envelope_below",
+        "fixed_keep_prob",
+        "layers",
+        "layers_rank_one",
+        "layers_rank_two",
+        "dropconnect_input",
+        "dropconnect_output",
+    )
     assert verdicts(rows(DROPOUT, *names)) == dict.fromkeys(names, False)
     names = "dropblock", "dropblock_bound", "dropblock_least"
     assert verdicts(rows(DROPBLOCK, *names)) == dict.fromkeys(names, False)
 
 
 def test_factors_that_are_not_equalised_are_seen(monkeypatch):
-    patched(monkeypatch, "equalize", lambda left, right: (left, right), dropout, penalty)
-    found = verdicts(rows(DROPOUT, "equalised", "equalised_product", "equalised_penalty"))
-    assert found == {"equalised": False, "equalised_product": True, "equalised_penalty": False}
+    patched(monkeypatch, "equalize", lambda left, right: (left, right), theorem3, dropout_penalties)
+    said = verdicts(rows(DROPOUT, "equalised", "equalised_product", "equalised_penalty"))
+    assert said == {"equalised": False, "equalised_product": True, "equalised_penalty": False}
     # The first layer of the minimiser is one of them: training the last one ends elsewhere.
     assert verdicts(rows(MINIMISER, "stochastic", steps=7200)) == {"stochastic": False}
 
@@ -171,7 +208,7 @@ def test_a_wrong_theta_of_the_width_is_seen(monkeypatch):
     def same(theta, width, *, block=1):
         return jnp.asarray(theta)
 
-    patched(monkeypatch, "width_free_keep_prob", same, dropout, penalty)
+    patched(monkeypatch, "width_free_keep_prob", same, theorem3, dropout_penalties)
     assert verdicts(rows(DROPOUT, "width_free")) == {"width_free": False}
     assert verdicts(rows(DROPBLOCK, "dropblock_least")) == {"dropblock_least": False}
 
@@ -179,8 +216,8 @@ def test_a_wrong_theta_of_the_width_is_seen(monkeypatch):
 def test_a_broken_covariance_does_not_excuse_itself(monkeypatch):
     """It feeds the prediction, and no longer the hypothesis."""
     monkeypatch.setattr(masking, "block_covariance", lambda n, b, p: jnp.full((n, n), p * (1 - p)))
-    found = verdicts(rows(theorem3.MASKS, "mask_identity", mask="dropblock"))
-    assert found == {"mask_identity": False}
+    said = verdicts(rows(statement.MASKS, "mask_identity", mask="dropblock"))
+    assert said == {"mask_identity": False}
 
 
 def test_broken_draws_are_seen(monkeypatch):
@@ -188,7 +225,7 @@ def test_broken_draws_are_seen(monkeypatch):
     monkeypatch.setattr(
         masking, "draw_mask", lambda key, size, p, *, block=1: right(key, size, 1.05 * p)
     )
-    assert verdicts(rows(theorem3.MASKS, *names, mask="dropblock")) == dict.fromkeys(names, False)
+    assert verdicts(rows(statement.MASKS, *names, mask="dropblock")) == dict.fromkeys(names, False)
 
 
 def test_draws_that_are_used_twice_are_seen(monkeypatch):
@@ -198,8 +235,8 @@ def test_draws_that_are_used_twice_are_seen(monkeypatch):
         return right(key, loss, draw, samples // 4)
 
     monkeypatch.setattr(masking, "monte_carlo", fewer)
-    found = verdicts(rows(theorem3.MASKS, "monte_carlo", "monte_carlo_rate"))
-    assert found == {"monte_carlo": True, "monte_carlo_rate": False}
+    said = verdicts(rows(statement.MASKS, "monte_carlo", "monte_carlo_rate"))
+    assert said == {"monte_carlo": True, "monte_carlo_rate": False}
 
 
 def split_without_search(values, support):
@@ -212,8 +249,8 @@ def test_a_split_without_search_is_seen(monkeypatch):
     """It makes the factors alone; the norm is a dual norm."""
     monkeypatch.setattr(dropblock, "_support_split", split_without_search)
     names = "dropblock", "dropblock_least", "dropblock_bound"
-    found = verdicts(rows(DROPBLOCK, *names, rows=6, cols=8))
-    assert found == {"dropblock": True, "dropblock_least": False, "dropblock_bound": True}
+    said = verdicts(rows(DROPBLOCK, *names, rows=6, cols=8))
+    assert said == {"dropblock": True, "dropblock_least": False, "dropblock_bound": True}
 
 
 def test_a_norm_that_is_too_large_is_seen(monkeypatch):
@@ -223,7 +260,7 @@ def test_a_norm_that_is_too_large_is_seen(monkeypatch):
 
 
 def test_steps_with_masks_that_are_not_divided_are_seen(monkeypatch):
-    right = dropout.dropout_step
+    right = theorem3.dropout_step
 
     def broken(mask, weights, inputs, target, keep_prob, rate):
         return right(keep_prob * mask, weights, inputs, target, keep_prob, rate)
@@ -244,7 +281,7 @@ def test_the_correction_covers_draws_of_a_skewed_law():
     # Only those far out can be past the limit.
     far = np.abs(draws.mean(1) * np.sqrt(number) / draws.std(1, ddof=1)) > 3
     plain, corrected = (
-        sum(statistics.mean_surprise(0.0, one, skew) > limit for one in draws[far]) / len(draws)
+        sum(statistics.mean_surprise(0.0, row, skew) > limit for row in draws[far]) / len(draws)
         for skew in (0.0, skewness)
     )
     assert plain > 2 * 10**-limit
@@ -256,8 +293,8 @@ def test_the_correction_covers_draws_of_a_skewed_law():
 
 def test_the_scatter_is_a_chi_square():
     draws = np.random.default_rng(0).normal(size=(2000, 32)) * 3 + 1
-    found = [10 ** -statistics.scatter_surprise(1.0, 3.0, one, 0.0, 0.0) for one in draws]
-    assert stats.kstest(found, "uniform").pvalue > 1e-3
+    p_values = [10 ** -statistics.scatter_surprise(1.0, 3.0, row, 0.0, 0.0) for row in draws]
+    assert stats.kstest(p_values, "uniform").pvalue > 1e-3
     wrong = statistics.scatter_surprise(1.0, 3.0 * 2, draws[0], 0.0, 0.0)
     assert wrong > 3
     assert np.isnan(statistics.mean_surprise(0.0, np.ones(3), 0.0))
@@ -274,8 +311,8 @@ def test_a_shape_that_is_lost_decides_nothing():
 @pytest.mark.parametrize("theta", [1 - 1e-9, 1e-12])
 def test_probabilities_that_float32_cannot_tell_from_the_ends_are_refused(theta):
     with pytest.raises(ValueError, match="--keep-prob: got"):
-        theorem3.check(FLAGS | {"keep_prob": theta})
-    theorem3.check(FLAGS | {"keep_prob": 0.9999999})
+        statement.check(FLAGS | {"keep_prob": theta})
+    statement.check(FLAGS | {"keep_prob": 0.9999999})
 
 
 @pytest.mark.parametrize(("sizes", "unique"), [((2, 4, 2), False), ((4, 4, 2), True)])
@@ -284,23 +321,26 @@ def test_on_the_kernel_of_a_patch_no_minimiser_is_unique(sizes, unique):
     point = FLAGS | dict(zip(("rows", "cols", "patch_size"), sizes, strict=True))
     point |= {"mask": "patch", "width": 1}
     case = AUTOENCODER.case(jax.random.key(0), **taken(AUTOENCODER.case, point))
-    found = jax.jit(lambda case: masked_autoencoder.predict(case)["unique"])(case)
+    regular = jax.jit(lambda case: masked_autoencoder_claims.predict(case).unique)(case)
     claims: dict[str, Any] = {claim.id: claim for claim in AUTOENCODER.claims}
-    one = Outcome(point, {"unique": found}, {}, {}, np.dtype("float64"), 4, 1)
+    theory, run = AutoencoderTheory(unique=regular), AutoencoderMeasured()
+    outcome = Outcome(point, theory, run, {}, np.dtype("float64"), 4, 1)
     for name in ("optimum", "rank", "bottleneck", "masked_optimum"):
-        assert claims[name].applies(one) == unique
-    assert claims["bottleneck_value"].applies(one)
+        assert claims[name].applies(outcome) == unique
+    assert claims["bottleneck_value"].applies(outcome)
 
 
 def test_a_small_loss_is_judged_on_the_scale_of_the_data():
     """``theorem3 --mask patch --rows 3 --patch-size 3 --width 2 --keep-prob 0.99998``."""
     (claim,) = (claim for claim in AUTOENCODER.claims if claim.id == "bottleneck_value")
     assert claim.residual is not None
-    theory = {"bottleneck_value": np.array([2e-5, 1.0]), "energy": np.array([1.0, 4.0])}
+    value: Any = np.array([2e-5, 1.0])
+    energy: Any = np.array([1.0, 4.0])
+    theory = AutoencoderTheory(bottleneck_value=value, energy=energy)
     for change, residual in (([1e-15, 0.0], 1e-15), ([0.0, 1e-3], 2.5e-4), ([np.nan, 0.0], np.nan)):
-        run = {"bottleneck_value": theory["bottleneck_value"] + np.array(change)}
-        one = Outcome({}, theory, run, {}, np.dtype("float64"), 4, 1)
-        assert claim.residual(one) == pytest.approx(residual, rel=1e-3, nan_ok=True)
+        run = AutoencoderMeasured(bottleneck_value=value + np.array(change))
+        outcome = Outcome({}, theory, run, {}, np.dtype("float64"), 4, 1)
+        assert claim.residual(outcome) == pytest.approx(residual, rel=1e-3, nan_ok=True)
 
 
 def test_what_masks_add_does_not_cancel():

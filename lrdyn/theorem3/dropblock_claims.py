@@ -1,17 +1,18 @@
-"""Theorem 3, part A: DropBlock and the spectral k-support norm."""
+"""Example 4.1 of Theorem 3: DropBlock and the spectral k-support norm."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from lrdyn.core import linalg
 from lrdyn.core.initialization import gaussians, reflection, spaced_singular_values
 from lrdyn.core.masking import MaskDistribution, block_masks, exact_expectation
+from lrdyn.engine.fields import ABSENT, arrays_in
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem3 import dropblock, dropout_penalties
 from lrdyn.theorem3.network import (
@@ -19,10 +20,10 @@ from lrdyn.theorem3.network import (
     Network,
     added_by_masks,
     make_network,
-    missing,
     nuclear,
     only,
     rounded_chance,
+    shortfall,
     variation,
 )
 
@@ -34,6 +35,36 @@ class Blocks(eqx.Module):
     matrix: Float[Array, "m n"]
     blocks: int = eqx.field(static=True)
     """B, of the factorisation with the least penalty."""
+
+
+class BlocksTheory(NamedTuple):
+    """What is predicted of masks on blocks of b units, kept with probability theta."""
+
+    dropblock: Float[Array, ""] = ABSENT
+    """Loss at the mean of the masks and ``(1-theta)/theta sum_j ||U_j V_j^T||_F^2``, in sum."""
+    dropblock_bound: Float[Array, "factorisation"] = ABSENT
+    """``(1-p)/p`` times the square of the spectral b-support norm, of Z and of the matrix."""
+    dropblock_least: Float[Array, ""] = ABSENT
+    """That of the matrix alone, which is attained."""
+    dropblock_product: Float[Array, "row column"] = ABSENT
+    """The matrix that is factorised."""
+    enough_blocks: Bool[Array, ""] = ABSENT
+    """Whether so many blocks can attain the bound."""
+    rounded_chance: Float[Array, ""] = ABSENT
+    """By how much the penalties amplify the rounding of theta(h)."""
+
+
+class BlocksMeasured(NamedTuple):
+    """What is measured: sums over all masks, and penalties of factors."""
+
+    dropblock: Float[Array, ""] = ABSENT
+    """Loss summed over all masks with their probabilities."""
+    dropblock_bound: Float[Array, "factorisation"] = ABSENT
+    """Penalties at theta(h) of three factorisations of Z, and that of factors of the matrix."""
+    dropblock_least: Float[Array, ""] = ABSENT
+    """Penalty of factors of the matrix that are made for it."""
+    dropblock_product: Float[Array, "row column"] = ABSENT
+    """Their product."""
 
 
 def make_case(
@@ -48,67 +79,78 @@ def make_case(
     return Blocks(
         network=make_network(draws, keep_prob, block_size),
         matrix=(columns * spaced_singular_values(rank)[None, :]) @ lines,
+        # Enough for most matrices: the projections of rank b are split into so many parts.
         blocks=8 * rank,
     )
 
 
-def _norms(case: Blocks, norm: Callable[[Array, int], Array]) -> dict[str, Array]:
+# Theory and measurement ----------------------------------------------------------------------
+
+
+def _least_penalties(case: Blocks, norm: Callable[[Array, int], Array]) -> BlocksTheory:
     """The least penalties, if that is the norm whose square they are."""
-    one = case.network
-    factor = dropout_penalties.odds(one.keep_prob)
-    bound = factor * norm(one.product, one.block) ** 2
-    least = factor * norm(case.matrix, one.block) ** 2
-    return {
-        "dropblock_bound": jnp.stack([bound, bound, bound, least]),
-        "dropblock_least": least,
-    }
-
-
-def predict(case: Blocks) -> dict[str, Array]:
-    """Expected loss and least penalties from formulas."""
-    one = case.network
-    expected = dropout_penalties.dropout_loss(
-        *one.factors, one.target, one.keep_prob, block=one.block
+    network = case.network
+    factor = dropout_penalties.odds(network.keep_prob)
+    bound = factor * norm(network.product, network.block) ** 2
+    least = factor * norm(case.matrix, network.block) ** 2
+    return BlocksTheory(
+        dropblock_bound=jnp.stack([bound, bound, bound, least]), dropblock_least=least
     )
-    return _norms(case, dropblock.spectral_support_norm) | {
-        "dropblock": expected,
-        "dropblock_product": case.matrix,
-        "enough_blocks": dropblock.enough_blocks(case.matrix, one.block, case.blocks),
-        "rounded_chance": jnp.maximum(
-            rounded_chance(one.keep_prob, one.width // one.block),
-            rounded_chance(one.keep_prob, case.blocks),
+
+
+def predict(case: Blocks) -> BlocksTheory:
+    """Expected loss and least penalties from formulas."""
+    network = case.network
+    expected = dropout_penalties.dropout_loss(
+        *network.factors, network.target, network.keep_prob, block=network.block
+    )
+    return BlocksTheory(
+        **arrays_in(_least_penalties(case, dropblock.spectral_support_norm)),
+        dropblock=expected,
+        dropblock_product=case.matrix,
+        enough_blocks=dropblock.enough_blocks(case.matrix, network.block, case.blocks),
+        rounded_chance=jnp.maximum(
+            rounded_chance(network.keep_prob, network.width // network.block),
+            rounded_chance(network.keep_prob, case.blocks),
         ),
-    }
+    )
 
 
-def _chance(case: Blocks, width: int) -> Float[Array, ""]:
-    """The theta of a width."""
-    one = case.network
-    return dropout_penalties.width_free_keep_prob(one.keep_prob, width, block=one.block)
+def _keep_prob_at(case: Blocks, width: int) -> Float[Array, ""]:
+    """``theta(h) = b p/(h - (h-b) p)`` of a width."""
+    network = case.network
+    return dropout_penalties.width_free_keep_prob(network.keep_prob, width, block=network.block)
 
 
-def _given_and_mixed(case: Blocks, scaled: bool) -> Float[Array, "factorisations"]:
-    """Penalties of three factorisations of the network's product, over all masks of blocks."""
-    one = case.network
-    theta, (left, right) = _chance(case, one.width), one.factors
-    masks = block_masks(one.width, one.block, theta)
+def _penalties_of_product(case: Blocks, scaled: bool) -> Float[Array, "factorisations"]:
+    """Penalties of three factorisations of Z, over all masks of blocks kept with theta(h).
+
+    Masks are divided by theta(h) if ``scaled``, as they are in the theorem.
+    """
+    network = case.network
+    theta, (left, right) = _keep_prob_at(case, network.width), network.factors
+    masks = block_masks(network.width, network.block, theta)
     divisor = theta if scaled else jnp.ones_like(theta)
 
-    def penalty(G: Array, H: Array):
+    def penalty(G: Array, H: Array) -> Array:
         U, V = left @ G, H @ right
 
-        def output(mask: Array):
+        def output(mask: Array) -> Array:
             return (U * (mask / divisor)[None, :]) @ V
 
         return added_by_masks(output, masks, (theta / divisor) * (U @ V))
 
-    eye = jnp.eye(one.width, dtype=left.dtype)[None]
-    mixers, unmixers = (jnp.concatenate([eye, each]) for each in (one.mixers, one.unmixers))
-    return jax.vmap(penalty)(mixers, unmixers)
+    # The factors as they are come first.
+    eye = jnp.eye(network.width, dtype=left.dtype)[None]
+    mixers = jnp.concatenate([eye, network.mixers])
+    return jax.vmap(penalty)(mixers, jnp.concatenate([eye, network.unmixers]))
 
 
-def _penalty(left: Array, right: Array, theta: Array, block: int) -> Float[Array, ""]:
-    """What masks of blocks add, each by its two masks, in another basis of each block."""
+def _penalty_of_factors(left: Array, right: Array, theta: Array, block: int) -> Float[Array, ""]:
+    """What masks of blocks add to the loss of factors, each block by its two masks.
+
+    The factors are turned within each block first: the theorem holds in any basis of a block.
+    """
     turn = reflection(jnp.arange(1.0, block + 1, dtype=left.dtype))
     U = left.reshape(len(left), -1, block).swapaxes(0, 1) @ turn
     products = U @ (turn.T @ right.reshape(-1, block, right.shape[1]))
@@ -118,78 +160,70 @@ def _penalty(left: Array, right: Array, theta: Array, block: int) -> Float[Array
 def _expected_loss(network: Network, masks: MaskDistribution) -> Float[Array, ""]:
     left, right = network.factors
 
-    def loss(mask: Array):
+    def loss(mask: Array) -> Array:
         output = (left * (mask / network.keep_prob)[None, :]) @ right
         return jnp.sum((network.target - output) ** 2)
 
     return exact_expectation(loss, *masks)
 
 
-def measure(case: Blocks) -> dict[str, Array]:
+def measure(case: Blocks) -> BlocksMeasured:
     """Expected loss and penalties over all masks, and those of factors made for it."""
-    one = case.network
-    found = dropblock.support_factors(case.matrix, one.block, case.blocks)
-    least = _penalty(*found, _chance(case, case.blocks * one.block), one.block)
-    return {
-        "dropblock": _expected_loss(one, one.masks),
-        "dropblock_bound": jnp.append(_given_and_mixed(case, scaled=True), least),
-        "dropblock_least": least,
-        "dropblock_product": found[0] @ found[1],
-    }
+    network = case.network
+    block = network.block
+    left, right = dropblock.support_factors(case.matrix, block, case.blocks)
+    least = _penalty_of_factors(left, right, _keep_prob_at(case, case.blocks * block), block)
+    return BlocksMeasured(
+        dropblock=_expected_loss(network, network.masks),
+        dropblock_bound=jnp.append(_penalties_of_product(case, scaled=True), least),
+        dropblock_least=least,
+        dropblock_product=left @ right,
+    )
 
 
-def _enough(one: Outcome) -> bool:
-    return bool(one.predicted["enough_blocks"])
+def _enough_blocks(outcome: Outcome[BlocksTheory, BlocksMeasured]) -> bool:
+    return bool(outcome.predicted.enough_blocks)
 
 
-CLAIMS = (
-    Claim("dropblock",
-          "masks on blocks of b units add ((1-theta)/theta) sum_j ||U_j V_j^T||_F^2, over all "
-          "masks"),
-    Claim("dropblock_bound",
-          "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a penalty of at least "
-          "((1-p)/p) times the square of its spectral b-support norm", kind="bound",
-          residual=missing("dropblock_bound"), condition="rounded_chance"),
-    Claim("dropblock_least", "attained with enough blocks",
-          reads=("dropblock_least", "enough_blocks"), applies=_enough,
-          condition="rounded_chance"),
-    Claim("dropblock_product", "by factors whose product is Z",
-          reads=("dropblock_product", "enough_blocks"), applies=_enough),
-)  # fmt: skip
+# What is broken ------------------------------------------------------------------------------
 
 
-def _nuclear_for_support(case: Blocks) -> dict[str, Array]:
-    return _norms(case, lambda matrix, block: nuclear(matrix))
+def _nuclear_for_support(case: Blocks) -> BlocksTheory:
+    return _least_penalties(case, lambda matrix, block: nuclear(matrix))
 
 
-def _blocks_as_units(case: Blocks) -> dict[str, Array]:
-    one = case.network
-    return {"dropblock": dropout_penalties.dropout_loss(*one.factors, one.target, one.keep_prob)}
+def _blocks_as_units(case: Blocks) -> BlocksTheory:
+    network = case.network
+    return BlocksTheory(
+        dropblock=dropout_penalties.dropout_loss(
+            *network.factors, network.target, network.keep_prob
+        )
+    )
 
 
-def _fixed_theta(case: Blocks) -> dict[str, Array]:
-    one = case.network
-    found = dropblock.support_factors(case.matrix, one.block, case.blocks)
-    return {
-        "dropblock_least": _penalty(*found, one.keep_prob, one.block),
-    }
+def _fixed_theta(case: Blocks) -> BlocksMeasured:
+    block = case.network.block
+    left, right = dropblock.support_factors(case.matrix, block, case.blocks)
+    return BlocksMeasured(
+        dropblock_least=_penalty_of_factors(left, right, case.network.keep_prob, block)
+    )
 
 
-def _wrong_masks(case: Blocks) -> dict[str, Array]:
+def _wrong_masks(case: Blocks) -> BlocksMeasured:
     """Masks of single units for the loss; masks that are not divided by theta for the bound."""
-    one = case.network
-    bounds = _given_and_mixed(case, scaled=False)
-    return {
-        "dropblock": _expected_loss(one, block_masks(one.width, 1, one.keep_prob)),
-        "dropblock_bound": jnp.append(bounds, bounds[0]),
-    }
+    network = case.network
+    bounds = _penalties_of_product(case, scaled=False)
+    return BlocksMeasured(
+        dropblock=_expected_loss(network, block_masks(network.width, 1, network.keep_prob)),
+        dropblock_bound=jnp.append(bounds, bounds[0]),
+    )
 
 
-def _one_block(case: Blocks) -> dict[str, Array]:
-    """The best approximation of rank b in place of Z."""
+def _best_of_rank_b(case: Blocks) -> Float[Array, "m n"]:
+    """The best approximation of rank b of the matrix."""
     left, values, right = linalg.svd(case.matrix)
-    kept = jnp.where(jnp.arange(len(values)) < case.network.block, values, 0.0)
-    return {"dropblock_product": (left * kept[None, :]) @ right}
+    largest = jnp.where(jnp.arange(len(values)) < case.network.block, values, 0.0)
+    return (left * largest[None, :]) @ right
 
 
 def _too_few(key: Key[Array, ""], case: Blocks, amount: Array) -> Blocks:
@@ -197,35 +231,114 @@ def _too_few(key: Key[Array, ""], case: Blocks, amount: Array) -> Blocks:
     return dataclasses.replace(case, blocks=2)
 
 
-NUCLEAR = "the nuclear norm in place of the b-support norm"
+# The scenario --------------------------------------------------------------------------------
 
-CONTROLS = (
-    Control(
-        "blocks_as_units", "the penalty of dropout in place of that of blocks", "dropblock",
-        predict=_blocks_as_units,
+DROPBLOCK = Scenario[Blocks, BlocksTheory, BlocksMeasured](
+    "dropblock",
+    make_case,
+    predict,
+    measure,
+    theory=BlocksTheory,
+    measured=BlocksMeasured,
+    claims=(
+        Claim(
+            "dropblock",
+            "masks on blocks of b units add ((1-theta)/theta) sum_j ||U_j V_j^T||_F^2, over all "
+            "masks",
+            compares=lambda theory, run: (theory.dropblock, run.dropblock),
+        ),
+        Claim(
+            "dropblock_bound",
+            "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a penalty of at least "
+            "((1-p)/p) times the square of its spectral b-support norm",
+            kind="bound",
+            residual=shortfall(lambda theory, run: (theory.dropblock_bound, run.dropblock_bound)),
+            reads=lambda theory, run: (theory.dropblock_bound, run.dropblock_bound),
+            condition=lambda theory: theory.rounded_chance,
+        ),
+        Claim(
+            "dropblock_least",
+            "attained with enough blocks",
+            compares=lambda theory, run: (theory.dropblock_least, run.dropblock_least),
+            reads=lambda theory, run: (
+                theory.dropblock_least,
+                run.dropblock_least,
+                theory.enough_blocks,
+            ),
+            applies=_enough_blocks,
+            condition=lambda theory: theory.rounded_chance,
+        ),
+        Claim(
+            "dropblock_product",
+            "by factors whose product is Z",
+            compares=lambda theory, run: (theory.dropblock_product, run.dropblock_product),
+            reads=lambda theory, run: (
+                theory.dropblock_product,
+                run.dropblock_product,
+                theory.enough_blocks,
+            ),
+            applies=_enough_blocks,
+        ),
     ),
-    Control("nuclear_norm_bounds_blocks", NUCLEAR, "dropblock_bound", predict=_nuclear_for_support),
-    Control("nuclear_norm_of_blocks", NUCLEAR, "dropblock_least", predict=_nuclear_for_support),
-    Control(
-        "fixed_theta_of_blocks", "fixed theta claimed to be width-free", "dropblock_least",
-        measure=_fixed_theta,
+    controls=(
+        Control(
+            "blocks_as_units",
+            "the penalty of dropout in place of that of blocks",
+            "dropblock",
+            predict=_blocks_as_units,
+        ),
+        *(
+            Control(
+                name,
+                "the nuclear norm in place of the b-support norm",
+                claim,
+                predict=_nuclear_for_support,
+            )
+            for name, claim in (
+                ("nuclear_norm_bounds_blocks", "dropblock_bound"),
+                ("nuclear_norm_of_blocks", "dropblock_least"),
+            )
+        ),
+        Control(
+            "fixed_theta_of_blocks",
+            "fixed theta claimed to be width-free",
+            "dropblock_least",
+            measure=_fixed_theta,
+        ),
+        Control(
+            "too_few_blocks",
+            "two blocks",
+            "dropblock_product",
+            case=_too_few,
+            breaks="applies",
+        ),
+        Control(
+            "one_block",
+            "the best that a single block can be, of rank b",
+            "dropblock_product",
+            measure=lambda case: BlocksMeasured(dropblock_product=_best_of_rank_b(case)),
+        ),
+        Control(
+            "product_of_one_block",
+            "the best approximation of rank b",
+            "dropblock_product",
+            predict=lambda case: BlocksTheory(dropblock_product=_best_of_rank_b(case)),
+        ),
+        Control(
+            "units_masked_apart",
+            "masks of single units in the run",
+            "dropblock",
+            measure=_wrong_masks,
+        ),
+        Control(
+            "blocks_not_divided",
+            "masks that are not divided by theta in the run",
+            "dropblock_bound",
+            measure=_wrong_masks,
+        ),
     ),
-    Control("too_few_blocks", "two blocks", "dropblock_product", case=_too_few,
-            breaks="applies"),
-    Control("one_block", "a single block", "dropblock_product", measure=_one_block),
-    Control("product_of_one_block", "the best approximation of rank b", "dropblock_product",
-            predict=_one_block),
-    Control("units_masked_apart", "masks of single units in the run", "dropblock",
-            measure=_wrong_masks),
-    Control("blocks_not_divided", "masks that are not divided by theta in the run",
-            "dropblock_bound", measure=_wrong_masks),
-)  # fmt: skip
-
-DROPBLOCK = Scenario(
-    "dropblock", make_case, predict, measure, CLAIMS, CONTROLS,
-    dims={"dropblock_bound": ("factorisation",), "dropblock_product": ("row", "column")},
     narrow=only("dropblock"),
     sides="spectral support norm, as a dual norm, against all masks enumerated and factors that "
     "attain it",
     at={"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2},
-)  # fmt: skip
+)

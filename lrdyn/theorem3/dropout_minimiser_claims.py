@@ -1,35 +1,173 @@
-"""Theorem 3, part A: where training with dropout ends."""
+"""Example 4.1 of Theorem 3: where training with dropout ends.
+
+With P the projector onto the rows of X and ``Y P = U Sigma V^T``, the expected loss of two layers
+is least at ``Z = U (Sigma - mu_q I)_+ V^T``: there descent and training with random masks end.
+"""
+
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn.core import linalg
 from lrdyn.core.descent import gradient_descent, simulate
-from lrdyn.core.factorization import end_to_end
+from lrdyn.core.factorization import Weights, end_to_end
+from lrdyn.core.initialization import gaussians, reflection, spaced_singular_values
+from lrdyn.core.masking import observe
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.claims import tolerance
+from lrdyn.engine.fields import ABSENT, arrays_in
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties
-from lrdyn.theorem3.dropout_training_claims import (
-    DRIFT,
-    LARGEST,
-    RUNS,
-    Training,
-    closed_form,
-    expected_loss,
-    make_case,
-    stochastic_steps,
-    train_both,
-    train_last,
-)
-from lrdyn.theorem3.network import only
+from lrdyn.theorem3.network import MaskedCase, only
 from lrdyn.theorem3.statistics import decides, mean_surprise
+
+RUNS = 256
+"""Runs of stochastic training."""
+
+SHARE = 24
+"""Gradient descent takes so many times the steps of a stochastic run."""
+
+HALVES = 2
+"""The steps of a stochastic run are halved after this part of it, and end at 1/3."""
+
+STEP = 0.5
+"""First step of a stochastic run, over theta and the largest singular value of Y P, which is 1."""
+
+DRIFT = 64
+"""Steps of the runs that train both layers."""
+
+LARGEST = 4 / 3
+"""Largest singular value of X."""
 
 STEADY = 10.0
 """Time over which a transient must decay, in units of its own: to 5e-5."""
+
+
+class Training(MaskedCase):
+    """A regression to be trained with dropout."""
+
+    inputs: Float[Array, "d n"]
+    target: Float[Array, "m n"]
+    weights: Weights
+    """Start of gradient descent."""
+    fitted: Weights
+    """Start of stochastic training of both layers: the minimiser without dropout."""
+    learning_rate: Float[Array, ""]
+    key: Key[Array, ""]
+    width: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+
+
+class MinimiserTheory(NamedTuple):
+    """What is predicted from the singular values of Y P, and what it takes to get there."""
+
+    dropout_minimiser: Float[Array, "row column"] = ABSENT
+    """Z at the minimum of the expected loss."""
+    dropout_minimum: Float[Array, ""] = ABSENT
+    """``||Y - Z||_F^2 + c ||Z||_*^2`` there, c = (1-theta)/(theta h)."""
+    stochastic_values: Float[Array, "index"] = ABSENT
+    """``(sigma_i - mu_q)_+ (1 - prod_t (1 - eta_t sigma_i))``, the means of training with masks."""
+    stochastic_drift: Float[Array, ""] = ABSENT
+    """(1-theta)/theta, by which the squares of the units pull."""
+    spectrum: Float[Array, "index"] = ABSENT
+    """sigma_i, singular values of Y P."""
+    threshold: Float[Array, ""] = ABSENT
+    """mu_q, which the minimum subtracts from the first q of them."""
+    curvature: Float[Array, ""] = ABSENT
+    """Upper bound of the Hessian of the expected loss at the start and at the end."""
+    transient: Float[Array, ""] = ABSENT
+    """``sigma_q sum_t eta_t``, the time of training with masks in units of its slowest part."""
+    rare_masks: Float[Array, "training"] = ABSENT
+    """Number of rare masks (kept or not) that means over all runs remember: last layer, both."""
+
+
+class MinimiserMeasured(NamedTuple):
+    """What is measured of descent on the expected loss, and of training with random masks."""
+
+    dropout_minimiser: Float[Array, "row column"] = ABSENT
+    """Z at the end of descent."""
+    dropout_minimum: Float[Array, ""] = ABSENT
+    """Expected loss there."""
+    singular_values: Float[Array, "index"] = ABSENT
+    """Singular values of Z there."""
+    gradient: Float[Array, ""] = ABSENT
+    """Norm of the gradient there."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which descent diverged, or -1."""
+    stochastic_ends: Float[Array, "run index"] = ABSENT
+    """u_i^T Z v_i for i <= q at the end of each run that trains the last layer, 0 beyond q."""
+    moved: Float[Array, "run"] = ABSENT
+    """<W(0), W(T) - W(0)> of each run that trains both layers."""
+    pulled: Float[Array, "run part"] = ABSENT
+    """What pulled along W(0), added over the steps: the fit, and the squares of the units."""
+
+
+MinimiserOutcome = Outcome[MinimiserTheory, MinimiserMeasured]
+
+
+def make_case(
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    width: int,
+    keep_prob: Any,
+    learning_rate: Any,
+    steps: int,
+) -> Training:
+    """Draw a regression on each side of the threshold, and two starts."""
+    rank = min(rows, cols)
+    shapes = [(2, rows), (1, cols), (1, rank), (rows, cols), (width, rows), (rows, width)]
+    sides, line, turn, noise, first, second = gaussians(key, shapes)
+    left, columns = jax.vmap(reflection)(sides)[:, :, :rank]
+    lines = reflection(line[0])[:rank]
+    turned = reflection(turn[0]) @ lines
+    # Singular values of X from 4/3 to 2/3; of Y P from 1 to 1/rank, above the threshold and below.
+    scales, spectrum = spaced_singular_values(rank, LARGEST), jnp.linspace(1.0, 1 / rank, rank)
+    roots, rest = jnp.sqrt(spectrum[:width]), max(width - rank, 0)
+    fitted, hidden = dropout_penalties.equalize(
+        jnp.pad(columns[:, :width] * roots[None, :], ((0, 0), (0, rest))),
+        jnp.pad(roots[:, None] * turned[:width], ((0, rest), (0, 0))),
+    )
+    reached = (columns * spectrum[None, :]) @ turned
+    keep_prob = jnp.asarray(keep_prob, lines.dtype)
+    # As small as a start must be for its curvature not to exceed that at the end by much.
+    small = jnp.sqrt(0.3 / ((1 + np.sqrt(width / rows)) ** 2 + 2 * (1 - keep_prob) / keep_prob))
+    return Training(
+        inputs=(left * scales[None, :]) @ lines,
+        target=reached + 0.1 * (noise - (noise @ lines.T) @ lines),
+        weights=(small * first / np.sqrt(rows), small * second / np.sqrt(rows)),
+        fitted=((hidden @ lines.T / scales[None, :]) @ left.T, fitted),
+        keep_prob=keep_prob,
+        learning_rate=jnp.asarray(learning_rate, lines.dtype),
+        key=jax.random.fold_in(key, 1),
+        width=width,
+        steps=steps,
+    )
+
+
+def closed_form(case: Training) -> dropout_minimum.Shrinkage:
+    """The minimiser."""
+    return dropout_minimum.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
+
+
+def expected_loss(case: Training, weights: PyTree) -> Float[Array, ""]:
+    """Half of the loss over all masks."""
+    first, second = weights
+    return 0.5 * dropout_penalties.dropout_loss(
+        second, first @ case.inputs, case.target, case.keep_prob
+    )
+
+
+def stochastic_steps(case: Training) -> Float[Array, "steps"]:
+    """Size of each step of a stochastic run of the last layer."""
+    count = max(1, case.steps // SHARE)
+    t = jnp.arange(count, dtype=case.inputs.dtype)
+    return dropout_minimum.decreasing_step(t, STEP, case.keep_prob, max(1, count // HALVES))
 
 
 # Theory --------------------------------------------------------------------------------------
@@ -40,34 +178,36 @@ def _spectrum(case: Training) -> Float[Array, "k"]:
     return singular_values(dropout_minimum.project_rows(case.target, case.inputs))
 
 
-def _attained(case: Training, found: dropout_minimum.Shrinkage) -> dict[str, Array]:
+def _attained(case: Training, minimiser: dropout_minimum.Shrinkage) -> MinimiserTheory:
     """Product, value and spectrum of a minimiser, and the mean of training on the way there."""
     strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
-    fit = jnp.sum((case.target - found.product) ** 2)
+    fit = jnp.sum((case.target - minimiser.product) ** 2)
     steps = stochastic_steps(case)
     left = jnp.prod(1 - steps[:, None] * _spectrum(case)[None, :], axis=0)
-    return {
-        "dropout_minimiser": found.product,
-        "dropout_minimum": fit + strength * jnp.sum(found.values) ** 2,
-        "stochastic_values": found.values * (1 - left),
-    }
+    return MinimiserTheory(
+        dropout_minimiser=minimiser.product,
+        dropout_minimum=fit + strength * jnp.sum(minimiser.values) ** 2,
+        stochastic_values=minimiser.values * (1 - left),
+    )
 
 
-def predict(case: Training) -> dict[str, Array]:
+def predict(case: Training) -> MinimiserTheory:
     """The closed form, and what it takes to reach it."""
-    found, spectrum = closed_form(case), _spectrum(case)
+    minimiser, spectrum = closed_form(case), _spectrum(case)
     steps, rare = stochastic_steps(case), jnp.minimum(case.keep_prob, 1 - case.keep_prob)
-    slowest = jnp.min(jnp.where(found.values > 0, spectrum, jnp.inf))
+    slowest = jnp.min(jnp.where(minimiser.values > 0, spectrum, jnp.inf))
+    # The last layer forgets masks at the rate eta_T sigma_1; both layers remember all of them.
     remembered = jnp.minimum(1 / (steps[-1] * spectrum[0]), len(steps))
     lengths = jnp.stack([remembered, jnp.full_like(remembered, DRIFT)])
-    return _attained(case, found) | {
-        "spectrum": spectrum,
-        "threshold": found.threshold,
-        "curvature": _curvature(case),
-        "stochastic_drift": dropout_penalties.odds(case.keep_prob),
-        "transient": jnp.sum(steps) * slowest,
-        "rare_masks": RUNS * case.width * rare * lengths,
-    }
+    return MinimiserTheory(
+        **arrays_in(_attained(case, minimiser)),
+        stochastic_drift=dropout_penalties.odds(case.keep_prob),
+        spectrum=spectrum,
+        threshold=minimiser.threshold,
+        curvature=_curvature(case),
+        transient=jnp.sum(steps) * slowest,
+        rare_masks=RUNS * case.width * rare * lengths,
+    )
 
 
 def _curvature(case: Training) -> Float[Array, ""]:
@@ -89,194 +229,331 @@ def _curvature(case: Training) -> Float[Array, ""]:
 # Training ------------------------------------------------------------------------------------
 
 
-def _descend(case: Training, steps: int) -> dict[str, Array]:
+def descend(case: Training) -> MinimiserMeasured:
     """Gradient descent on the expected loss."""
-    rule, ends = gradient_descent(case.learning_rate), np.asarray([0, steps])
+    rule, ends = gradient_descent(case.learning_rate), np.asarray([0, case.steps])
     run = simulate(lambda W: expected_loss(case, W), case.weights, rule, ends)
     slopes = jax.grad(lambda W: expected_loss(case, W))(run.params)
     product = end_to_end(run.params) @ case.inputs
-    return {
-        "dropout_minimiser": product,
-        "dropout_minimum": 2 * expected_loss(case, run.params),
-        "singular_values": singular_values(product),
-        "gradient": jnp.sqrt(sum(jnp.sum(slope**2) for slope in slopes)),
-        "diverged_at": run.diverged_at,
-    }
-
-
-def measure(case: Training) -> dict[str, Array]:
-    """Gradient descent on the expected loss, and stochastic training with dropout."""
-    return {
-        **_descend(case, case.steps),
-        **train_last(case, case.keep_prob),
-        **train_both(case, case.keep_prob),
-    }
-
-
-# Claims --------------------------------------------------------------------------------------
-
-GAP = ("spectrum", "threshold")
-"""What :func:`_gap` reads."""
-
-
-def _gap(one: Outcome) -> float:
-    """Least distance of a singular value of Y P from being chosen otherwise, over the largest."""
-    spectrum, threshold = (one.predicted[name] for name in GAP)
-    width = int(one.point["width"])
-    gap = np.min(np.abs(spectrum[:width] - threshold))
-    if width < len(spectrum) and spectrum[width - 1] > threshold:
-        # A full choice can be exchanged for what was left out.
-        gap = np.minimum(gap, spectrum[width - 1] - spectrum[width])
-    return float(gap / spectrum[0])
-
-
-def _not_at_the_end(one: Outcome) -> str:
-    """Theory gives no number of steps here: the one place where the measured gradient decides."""
-    if not one.point["learning_rate"] * one.predicted["curvature"] < 2:
-        return "step too large"
-    # A run that diverged under a stable step is judged, and lost.
-    if not np.isfinite(one.measured["gradient"]):
-        return ""
-    # Near a minimum the distance to it is the gradient over the curvature: down to round-off.
-    size = max(int(one.point["rows"]), int(one.point["cols"]))
-    limit = tolerance("identity", one.dtype, size=size)
-    return "" if one.measured["gradient"] <= limit * _gap(one) else "still moving"
-
-
-def _skewness(one: Outcome, place: int) -> float:
-    """That of a mean over the runs, at most: of its rare masks, kept or not, of unequal weights."""
-    return float(2.5 / np.sqrt(one.predicted["rare_masks"][place]))
-
-
-def _noisy(one: Outcome) -> bool:
-    # Of a single unit the noise vanishes at the minimum.
-    return int(one.point["width"]) > 1
-
-
-def _too_short(one: Outcome) -> str:
-    if not one.predicted["transient"] >= STEADY:
-        return "too few steps"
-    return "" if decides(_skewness(one, 0)) else "masks too rare"
-
-
-def _too_rare(one: Outcome) -> str:
-    return "" if decides(_skewness(one, 1)) else "masks too rare"
-
-
-def _nuclear_norms(one: Outcome) -> np.ndarray:
-    """``sum_{i<=q} u_i^T Z v_i`` at the end of each run."""
-    return np.sum(one.measured["stochastic_ends"], axis=1)
-
-
-def _apart(one: Outcome) -> np.ndarray:
-    """How far each run moved, less what pulled it: the fit and the odds times the units."""
-    fit, units = one.measured["pulled"].T
-    return one.measured["moved"] - (fit + one.predicted["stochastic_drift"] * units)
-
-
-STUDENT = (
-    f"Student's test of {RUNS} runs, {RUNS - 1} degrees of freedom, its p times the factor by "
-    "which the skewness of rare masks can falsify it"
-)
-
-CLAIMS = (
-    Claim("dropout_minimiser",
-          "gradient descent on the expected loss ends at Z = U (Sigma - mu_q I)_+ V^T, from Y P = "
-          "U Sigma V^T and c = (1-theta)/(theta h) (undecided while the gradient is not down to "
-          "rounding times the gap: no number of steps is known)",
-          reads=("dropout_minimiser", "gradient", "curvature", *GAP), undecided=_not_at_the_end),
-    Claim("dropout_minimum",
-          "the expected loss there is the minimum of ||Y - Z||_F^2 + c ||Z||_*^2 over rank Z <= h",
-          reads=("dropout_minimum", "gradient", "curvature", *GAP), undecided=_not_at_the_end),
-    Claim("stochastic",
-          "training the last layer with random masks, from 0 above the first layer of the "
-          "minimiser, ends there: the mean of sum_{i<=q} u_i^T Z v_i is sum_{i<=q} (sigma_i - "
-          "mu_q) (1 - prod_t (1 - eta_t sigma_i)), ||Z||_* if sigma_q sum_t eta_t >= "
-          f"{STEADY:g} (and h > 1); {STUDENT}", kind="statistical", applies=_noisy,
-          residual=lambda one: mean_surprise(
-              float(np.sum(one.predicted["stochastic_values"])), _nuclear_norms(one),
-              _skewness(one, 0)),
-          reads=("stochastic_values", "stochastic_ends", "transient", "rare_masks"),
-          undecided=_too_short),
-    Claim("stochastic_drift",
-          "training both layers with random masks moves them, in the mean, against the gradient of "
-          "the expected loss: the mean of <W(0), W(T) - W(0) + sum_t eta_t grad(W(t))> is 0; "
-          f"{STUDENT}", kind="statistical",
-          residual=lambda one: mean_surprise(0.0, _apart(one), _skewness(one, 1)),
-          reads=("stochastic_drift", "moved", "pulled", "rare_masks"), undecided=_too_rare),
-)  # fmt: skip
-
-# Controls ------------------------------------------------------------------------------------
-
-
-def _without_width(case: Training) -> dict[str, Array]:
-    target = dropout_minimum.project_rows(case.target, case.inputs)
-    return _attained(
-        case,
-        dropout_minimum.shrink_squared(target, dropout_penalties.odds(case.keep_prob), case.width),
+    return MinimiserMeasured(
+        dropout_minimiser=product,
+        dropout_minimum=2 * expected_loss(case, run.params),
+        singular_values=singular_values(product),
+        gradient=jnp.sqrt(sum(jnp.sum(slope**2) for slope in slopes)),
+        diverged_at=run.diverged_at,
     )
 
 
-def _not_projected(case: Training) -> dict[str, Array]:
+def _masks(case: Training, t: Array, keep_prob: Array) -> Float[Array, "runs h"]:
+    """Masks of a step, one for each run."""
+    return observe(jax.random.fold_in(case.key, t), (RUNS, case.width), keep_prob)
+
+
+def train_last(case: Training, keep_prob: Array) -> Float[Array, "runs k"]:
+    """Train the last layer with random masks from zero, above the first one of the minimiser.
+
+    Args:
+        case: its theta decides where training starts and its steps.
+        keep_prob: theta of the masks.
+
+    Returns:
+        u_i^T Z v_i at the end of each run, 0 where the minimiser has no such direction.
+    """
+    minimiser, steps = closed_form(case), stochastic_steps(case)
+    _, right = dropout_penalties.equalized_factors(minimiser.product, case.width)
+    first = dropout_minimum.input_layer(right, case.inputs)
+
+    def step(t: Array, layers: Array) -> Array:
+        def of_run(mask: Array, second: Array) -> Array:
+            after = dropout_minimum.dropout_step(
+                mask, (first, second), case.inputs, case.target, keep_prob, steps[t]
+            )
+            return after[1]
+
+        return jax.vmap(of_run)(_masks(case, t, keep_prob), layers)
+
+    start = jnp.zeros((RUNS, len(case.target), case.width), first.dtype)
+    layers = jax.lax.fori_loop(0, len(steps), step, start)
+    hidden = (first @ case.inputs) @ minimiser.right.T
+    ends = jnp.einsum("mk,rmh,hk->rk", minimiser.left, layers, hidden)
+    return jnp.where(minimiser.values[None, :] > 0, ends, 0.0)
+
+
+def train_both(
+    case: Training, keep_prob: Array
+) -> tuple[Float[Array, "runs"], Float[Array, "runs parts"]]:
+    """Train both layers with random masks: how far they move along W(0), and what pulls them there.
+
+    Args:
+        case: its theta decides the step.
+        keep_prob: theta of the masks.
+
+    Returns:
+        How far, and the pull of the fit and that of the squares of the units, of which the penalty
+        is a multiple.
+    """
+    # A unit that is kept weighs 1/theta and is curved by 1/theta^2.
+    rate = 0.1 * case.keep_prob**2
+
+    def along(weights: Weights) -> Array:
+        first, second = (
+            jnp.sum(start * end) for start, end in zip(case.fitted, weights, strict=True)
+        )
+        return first + second
+
+    def parts(weights: PyTree) -> Array:
+        """Half of the loss at the mean of the masks, and of the squares of all units."""
+        first, second = weights
+        hidden = first @ case.inputs
+        units = jnp.sum(second**2, axis=0) * jnp.sum(hidden**2, axis=1)
+        return 0.5 * jnp.stack([jnp.sum((case.target - second @ hidden) ** 2), jnp.sum(units)])
+
+    def step(t: Array, state: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        def of_run(mask: Array, weights: Weights) -> tuple[Weights, Array]:
+            after = dropout_minimum.dropout_step(
+                mask, weights, case.inputs, case.target, keep_prob, rate
+            )
+            return after, jax.jvp(parts, (weights,), (case.fitted,))[1]
+
+        weights, pulled = state
+        # Other masks than those of the runs of the last layer.
+        weights, pulls = jax.vmap(of_run)(_masks(case, -1 - t, keep_prob), weights)
+        return weights, pulled - rate * pulls
+
+    copies = jax.tree.map(lambda W: jnp.broadcast_to(W, (RUNS, *W.shape)), case.fitted)
+    start = (copies, jnp.zeros((RUNS, 2), case.inputs.dtype))
+    weights, pulled = jax.lax.fori_loop(0, DRIFT, step, start)
+    return jax.vmap(along)(weights) - along(case.fitted), pulled
+
+
+def _trained(case: Training, descent: MinimiserMeasured, keep_prob: Array) -> MinimiserMeasured:
+    moved, pulled = train_both(case, keep_prob)
+    return MinimiserMeasured(
+        **arrays_in(descent),
+        stochastic_ends=train_last(case, keep_prob),
+        moved=moved,
+        pulled=pulled,
+    )
+
+
+def measure(case: Training) -> MinimiserMeasured:
+    """Gradient descent on the expected loss, and stochastic training with dropout."""
+    return _trained(case, descend(case), case.keep_prob)
+
+
+# Judges --------------------------------------------------------------------------------------
+
+
+def gap(outcome: MinimiserOutcome) -> float:
+    """Least distance of a singular value of Y P from being chosen otherwise, over the largest."""
+    spectrum, threshold = outcome.predicted.spectrum, outcome.predicted.threshold
+    width = int(outcome.point["width"])
+    distance = np.min(np.abs(spectrum[:width] - threshold))
+    if width < len(spectrum) and spectrum[width - 1] > threshold:
+        # A full choice can be exchanged for what was left out.
+        distance = np.minimum(distance, spectrum[width - 1] - spectrum[width])
+    return float(distance / spectrum[0])
+
+
+def not_at_the_end(outcome: MinimiserOutcome) -> str:
+    """Theory gives no number of steps here: the one place where the measured gradient decides."""
+    # Descent is stable below 2 over the curvature.
+    if not outcome.point["learning_rate"] * outcome.predicted.curvature < 2:
+        return "step too large"
+    gradient = outcome.measured.gradient
+    # A run that diverged under a stable step is judged, and lost.
+    if not np.isfinite(gradient):
+        return ""
+    # Near a minimum the distance to it is the gradient over the curvature: down to round-off.
+    size = max(int(outcome.point["rows"]), int(outcome.point["cols"]))
+    limit = tolerance("identity", outcome.dtype, size=size)
+    return "" if gradient <= limit * gap(outcome) else "still moving"
+
+
+def _skewness(outcome: MinimiserOutcome, training: int) -> float:
+    """That of a mean over the runs, at most: of its rare masks, kept or not, of unequal weights."""
+    return float(2.5 / np.sqrt(outcome.predicted.rare_masks[training]))
+
+
+def noisy(outcome: MinimiserOutcome) -> bool:
+    """Whether masks move the weights at the minimum: of a single unit the noise vanishes there."""
+    return int(outcome.point["width"]) > 1
+
+
+def too_short(outcome: MinimiserOutcome) -> str:
+    """Why training of the last layer cannot be judged, if it cannot."""
+    if not outcome.predicted.transient >= STEADY:
+        return "too few steps"
+    return "" if decides(_skewness(outcome, 0)) else "masks too rare"
+
+
+def too_rare(outcome: MinimiserOutcome) -> str:
+    """Why training of both layers cannot be judged, if it cannot."""
+    return "" if decides(_skewness(outcome, 1)) else "masks too rare"
+
+
+def _end_surprise(outcome: MinimiserOutcome) -> float:
+    """Test of the nuclear norms ``sum_{i<=q} u_i^T Z v_i`` at the end of each run."""
+    expected = float(np.sum(outcome.predicted.stochastic_values))
+    ends = np.sum(np.asarray(outcome.measured.stochastic_ends), axis=1)
+    return mean_surprise(expected, ends, _skewness(outcome, 0))
+
+
+def _drift_surprise(outcome: MinimiserOutcome) -> float:
+    """Test of how far each run moved, less what pulled it: the fit and the odds times the units."""
+    fit, units = np.asarray(outcome.measured.pulled).T
+    pull = fit + outcome.predicted.stochastic_drift * units
+    return mean_surprise(0.0, np.asarray(outcome.measured.moved - pull), _skewness(outcome, 1))
+
+
+# What is broken ------------------------------------------------------------------------------
+
+
+def _without_width(case: Training) -> MinimiserTheory:
+    target = dropout_minimum.project_rows(case.target, case.inputs)
+    strength = dropout_penalties.odds(case.keep_prob)
+    return _attained(case, dropout_minimum.shrink_squared(target, strength, case.width))
+
+
+def _not_projected(case: Training) -> MinimiserTheory:
     strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
     return _attained(case, dropout_minimum.shrink_squared(case.target, strength, case.width))
 
 
-def _soft_thresholded(case: Training) -> dict[str, Array]:
+def _soft_thresholded(case: Training) -> MinimiserTheory:
     """Minimiser of ||Y P - Z||_F^2 + c ||Z||_*: soft thresholding at c/2."""
     left, values, right = linalg.svd(dropout_minimum.project_rows(case.target, case.inputs))
     threshold = dropout_penalties.dropout_strength(case.keep_prob, case.width) / 2
-    kept = jnp.maximum(values - threshold, 0.0) * (jnp.arange(len(values)) < case.width)
-    product, rank = (left * kept[None, :]) @ right, jnp.sum(kept > 0)
-    return _attained(case, dropout_minimum.Shrinkage(product, kept, threshold, rank, left, right))
+    shrunk = jnp.maximum(values - threshold, 0.0) * (jnp.arange(len(values)) < case.width)
+    product, rank = (left * shrunk[None, :]) @ right, jnp.sum(shrunk > 0)
+    return _attained(case, dropout_minimum.Shrinkage(product, shrunk, threshold, rank, left, right))
 
 
-def _other_run(case: Training) -> dict[str, Array]:
+def _other_run(case: Training) -> MinimiserMeasured:
     """Descent, to its end, at a theta of theta^2; and masks drawn with it."""
     squared = case.keep_prob**2
-    other = eqx.tree_at(lambda c: c.keep_prob, case, squared)
-    return {
-        **_descend(other, case.steps),
-        **train_last(case, squared),
-        **train_both(case, squared),
-    }
+    return _trained(case, descend(eqx.tree_at(lambda c: c.keep_prob, case, squared)), squared)
 
 
-CONTROLS = (
-    *(
-        Control(f"{claim}_without_width", "c with h dropped", claim, predict=_without_width)
-        for claim in ("dropout_minimiser", "stochastic")
-    ),
-    *(
-        Control(f"{claim}_soft_thresholded", "nuclear norm not squared", claim,
-                predict=_soft_thresholded)
-        for claim in ("dropout_minimiser", "dropout_minimum", "stochastic")
-    ),
-    Control("target_not_projected", "Y in place of Y P, though X has fewer rows than columns",
-            "dropout_minimiser", predict=_not_projected),
-    Control[Training]("drift_by_the_dropout_rate", "1 - theta in place of (1-theta)/theta",
-            "stochastic_drift", predict=lambda case: {"stochastic_drift": 1 - case.keep_prob}),
-    *(
-        Control(f"{claim}_of_other_masks", "masks kept with probability theta^2 in the run", claim,
-                measure=_other_run)
-        for claim in ("dropout_minimiser", "dropout_minimum", "stochastic", "stochastic_drift")
-    ),
-)  # fmt: skip
+# The scenario --------------------------------------------------------------------------------
 
-MINIMISER = Scenario(
-    "dropout_training", make_case, predict, measure, CLAIMS, CONTROLS,
-    dims={
-        "dropout_minimiser": ("row", "column"),
-        "stochastic_values": ("index",),
-        "stochastic_ends": ("run", "index"),
-        "moved": ("run",),
-        "pulled": ("run", "part"),
-        "rare_masks": ("training",),
-        "singular_values": ("index",),
-        "spectrum": ("index",),
-    },
-    narrow=only("dropout"), steps="steps", diverged="diverged_at",
+_STUDENT = (
+    f"Student's test of {RUNS} runs, {RUNS - 1} degrees of freedom, its p times the factor by "
+    "which the skewness of rare masks can falsify it"
+)
+
+MINIMISER = Scenario[Training, MinimiserTheory, MinimiserMeasured](
+    "dropout_training",
+    make_case,
+    predict,
+    measure,
+    theory=MinimiserTheory,
+    measured=MinimiserMeasured,
+    claims=(
+        Claim(
+            "dropout_minimiser",
+            "gradient descent on the expected loss ends at Z = U (Sigma - mu_q I)_+ V^T, from Y P "
+            "= U Sigma V^T and c = (1-theta)/(theta h) (undecided while the gradient is not down "
+            "to rounding times the gap: no number of steps is known)",
+            compares=lambda theory, run: (theory.dropout_minimiser, run.dropout_minimiser),
+            reads=lambda theory, run: (
+                theory.dropout_minimiser,
+                run.dropout_minimiser,
+                run.gradient,
+                theory.curvature,
+                theory.spectrum,
+                theory.threshold,
+            ),
+            undecided=not_at_the_end,
+        ),
+        Claim(
+            "dropout_minimum",
+            "the expected loss there is the minimum of ||Y - Z||_F^2 + c ||Z||_*^2 over rank Z <= "
+            "h",
+            compares=lambda theory, run: (theory.dropout_minimum, run.dropout_minimum),
+            reads=lambda theory, run: (
+                theory.dropout_minimum,
+                run.dropout_minimum,
+                run.gradient,
+                theory.curvature,
+                theory.spectrum,
+                theory.threshold,
+            ),
+            undecided=not_at_the_end,
+        ),
+        Claim(
+            "stochastic",
+            "training the last layer with random masks, from 0 above the first layer of the "
+            "minimiser, ends there: the mean of sum_{i<=q} u_i^T Z v_i is sum_{i<=q} (sigma_i - "
+            "mu_q) (1 - prod_t (1 - eta_t sigma_i)), ||Z||_* if sigma_q sum_t eta_t >= "
+            f"{STEADY:g} (and h > 1); {_STUDENT}",
+            kind="statistical",
+            residual=_end_surprise,
+            reads=lambda theory, run: (
+                theory.stochastic_values,
+                run.stochastic_ends,
+                theory.transient,
+                theory.rare_masks,
+            ),
+            applies=noisy,
+            undecided=too_short,
+        ),
+        Claim(
+            "stochastic_drift",
+            "training both layers with random masks moves them, in the mean, against the gradient "
+            "of the expected loss: the mean of <W(0), W(T) - W(0) + sum_t eta_t grad(W(t))> is 0; "
+            f"{_STUDENT}",
+            kind="statistical",
+            residual=_drift_surprise,
+            reads=lambda theory, run: (
+                theory.stochastic_drift,
+                run.moved,
+                run.pulled,
+                theory.rare_masks,
+            ),
+            undecided=too_rare,
+        ),
+    ),
+    controls=(
+        *(
+            Control(f"{claim}_without_width", "c with h dropped", claim, predict=_without_width)
+            for claim in ("dropout_minimiser", "stochastic")
+        ),
+        *(
+            Control(
+                f"{claim}_soft_thresholded",
+                "the minimiser of ||Y P - Z||_F^2 + c ||Z||_*, the nuclear norm not squared",
+                claim,
+                predict=_soft_thresholded,
+            )
+            for claim in ("dropout_minimiser", "dropout_minimum", "stochastic")
+        ),
+        Control(
+            "target_not_projected",
+            "Y in place of Y P, though X has fewer rows than columns",
+            "dropout_minimiser",
+            predict=_not_projected,
+        ),
+        Control(
+            "drift_by_the_dropout_rate",
+            "1 - theta in place of (1-theta)/theta",
+            "stochastic_drift",
+            predict=lambda case: MinimiserTheory(stochastic_drift=1 - case.keep_prob),
+        ),
+        *(
+            Control(
+                f"{claim}_of_other_masks",
+                "masks kept with probability theta^2 in the run",
+                claim,
+                measure=_other_run,
+            )
+            for claim in ("dropout_minimiser", "dropout_minimum", "stochastic", "stochastic_drift")
+        ),
+    ),
+    narrow=only("dropout"),
+    steps="steps",
+    diverged=lambda run: run.diverged_at,
     sides="closed form from the SVD of Y P against gradient descent and against stochastic "
     "training",
     at={"mask": "dropout", "keep_prob": 0.5, "rows": 6, "cols": 8, "width": 4},
-)  # fmt: skip
+)

@@ -1,6 +1,6 @@
-"""Theorem 3, part A: dropout of linear networks, of several layers and of weights."""
+"""Example 4.1 of Theorem 3: dropout of linear networks, of several layers and of weights."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.masking import MaskDistribution, bernoulli_masks, exact_expectation
 from lrdyn.core.spectra import singular_values
+from lrdyn.engine.fields import ABSENT, arrays_in
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem3 import dropout_penalties, several_dropout_layers
 from lrdyn.theorem3.dropout_units import (
@@ -30,9 +31,9 @@ from lrdyn.theorem3.network import (
     MOST_MASKS,
     Network,
     added_by_masks,
+    lower_bound,
     make_network,
     masked_layers,
-    missing,
     nuclear,
     only,
 )
@@ -67,14 +68,94 @@ class Dropout(eqx.Module):
     @property
     def tiny(self) -> tuple[Weights, Float[Array, "d n"], Float[Array, "m n"]]:
         """Two layers of a few weights, their inputs and their target."""
-        one = self.network
-        first, second = (W[:TINY, :TINY] for W in one.weights)
-        return (first, second), one.inputs[:TINY], one.target[:TINY]
+        network = self.network
+        first, second = (W[:TINY, :TINY] for W in network.weights)
+        return (first, second), network.inputs[:TINY], network.target[:TINY]
 
     @property
     def hidden(self) -> tuple[int, int]:
         """Widths of the hidden layers of the deeper network."""
         return len(self.middle), len(self.middle)
+
+
+class DropoutTheory(NamedTuple):
+    """What is predicted from norms and formulas, Z = W_2 W_1 X and c = (1-theta)/(theta h)."""
+
+    penalty: Float[Array, ""] = ABSENT
+    """Fit and ``(1-theta)/theta sum_i ||u_i||^2 ||v_i||^2``: expected loss of masks over theta."""
+    unscaled_masks: Float[Array, ""] = ABSENT
+    """Expected loss with masks that are not divided by theta."""
+    factorisations: Float[Array, "factorisation"] = ABSENT
+    """c ||Z||_*^2, the lower bound for each factorisation."""
+    equalised: Float[Array, "unit"] = ABSENT
+    """||Z||_* / h, for each unit."""
+    equalised_product: Float[Array, "row column"] = ABSENT
+    """Z."""
+    equalised_penalty: Float[Array, "copies"] = ABSENT
+    """c ||Z||_*^2 at h and 3 h units."""
+    width_free: Float[Array, "copies"] = ABSENT
+    """``(1-p)/p ||Z||_*^2``, the least penalty at theta(h) whatever the width."""
+    rounded_chance: Float[Array, ""] = ABSENT
+    """By how much the odds at theta(h) amplify the rounding of theta(h)."""
+    fixed_keep_prob: Float[Array, "copies"] = ABSENT
+    """Penalty of k copies of every unit at fixed theta, 1/k of that of one."""
+    envelope_above: Float[Array, ""] = ABSENT
+    """``(1-p)/p ||Z||_*^2``, which is the mean penalty of networks of a single unit."""
+    envelope_below: Float[Array, "single"] = ABSENT
+    """Affine function of networks of a single unit that touches the envelope at Z."""
+    layers: Float[Array, ""] = ABSENT
+    """Expected loss with dropout after each of two hidden layers."""
+    layers_bound: Float[Array, ""] = ABSENT
+    """nu ||Z||_*^2 of three layers, nu = prod_i (1 + (1-theta)/(theta d_i)) - 1."""
+    layers_rank_one: Float[Array, ""] = ABSENT
+    """nu ||Z||_*^2 of a map of rank one."""
+    layers_schatten: Float[Array, ""] = ABSENT
+    """Bound on the penalty of three layers that takes the rank into account."""
+    layers_rank_two: Float[Array, ""] = ABSENT
+    """That bound for two equal singular values."""
+    dropconnect_input: Float[Array, ""] = ABSENT
+    """Expected loss with masks on the weights of W_1."""
+    dropconnect_output: Float[Array, ""] = ABSENT
+    """Expected loss with masks on the weights of W_2."""
+
+
+class DropoutMeasured(NamedTuple):
+    """What is measured: sums over all masks, and penalties of factors by the masks of each unit."""
+
+    penalty: Float[Array, ""] = ABSENT
+    """Loss summed over all masks over theta."""
+    unscaled_masks: Float[Array, ""] = ABSENT
+    """Loss summed over all masks that are not divided by theta."""
+    factorisations: Float[Array, "factorisation"] = ABSENT
+    """Penalties of factorisations of Z, the equalised one last."""
+    equalised: Float[Array, "unit"] = ABSENT
+    """||u_i|| ||v_i|| of the equalised factors."""
+    equalised_product: Float[Array, "row column"] = ABSENT
+    """Product of the equalised factors."""
+    equalised_penalty: Float[Array, "copies"] = ABSENT
+    """Penalty of equalised factors of h and 3 h units."""
+    width_free: Float[Array, "copies"] = ABSENT
+    """Their penalty at theta(h)."""
+    fixed_keep_prob: Float[Array, "copies"] = ABSENT
+    """Penalty of k copies of every unit at fixed theta."""
+    envelope_above: Float[Array, ""] = ABSENT
+    """Mean penalty of networks of a single unit whose mean is Z."""
+    envelope_below: Float[Array, "single"] = ABSENT
+    """Penalties of networks of a single unit."""
+    layers: Float[Array, ""] = ABSENT
+    """Loss of three layers summed over all masks of both hidden layers."""
+    layers_bound: Float[Array, ""] = ABSENT
+    """What these masks add to the output of three layers."""
+    layers_rank_one: Float[Array, ""] = ABSENT
+    """What they add to that of a map of rank one, spread evenly."""
+    layers_schatten: Float[Array, ""] = ABSENT
+    """That of ``layers_bound``, beside the other bound."""
+    layers_rank_two: Float[Array, ""] = ABSENT
+    """What they add to that of a map of two equal singular values, spread evenly."""
+    dropconnect_input: Float[Array, ""] = ABSENT
+    """Loss of the tiny network summed over all masks of the weights of W_1."""
+    dropconnect_output: Float[Array, ""] = ABSENT
+    """Loss of the tiny network summed over all masks of the weights of W_2."""
 
 
 def make_case(key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any) -> Dropout:
@@ -95,7 +176,7 @@ def make_case(key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_pro
     )
 
 
-# Several layers, and masks on single weights -------------------------------------------------
+# Theory: several layers, and masks on single weights -----------------------------------------
 
 
 def _deep_loss(case: Dropout, penalty: Array) -> Float[Array, ""]:
@@ -103,297 +184,397 @@ def _deep_loss(case: Dropout, penalty: Array) -> Float[Array, ""]:
     return jnp.sum((case.network.target - product) ** 2) + penalty
 
 
-def _layer_bounds(case: Dropout, widths: tuple[int, ...]) -> dict[str, Array]:
+def _layer_bounds(case: Dropout, widths: tuple[int, ...]) -> DropoutTheory:
     """The bound on the penalty of the deeper network, and that of two maps that are simple."""
-    inputs, nu = (
-        case.network.inputs,
-        several_dropout_layers.layers_strength(case.network.keep_prob, widths),
-    )
+    inputs = case.network.inputs
+    nu = several_dropout_layers.layers_strength(case.network.keep_prob, widths)
     rank_one = case.column[:, None] * (case.row @ inputs)[None, :]
     norm = nuclear(end_to_end(case.deep) @ inputs)
-    return {
-        "layers_bound": nu * norm**2,
-        "layers_rank_one": nu * jnp.sum(rank_one**2),
-        "layers_rank_two": 4 * nu,
-    }
+    return DropoutTheory(
+        layers_bound=nu * norm**2,
+        layers_rank_one=nu * jnp.sum(rank_one**2),
+        layers_rank_two=4 * nu,  # of the identity on two dimensions, of nuclear norm 2
+    )
 
 
-def _schatten_bounds(case: Dropout) -> dict[str, Array]:
-    """The bound that takes the rank into account, for these two."""
-    theta, (units, _) = case.network.keep_prob, case.hidden
+def _schatten_bound(case: Dropout) -> Float[Array, ""]:
+    """The bound on the penalty of the deeper network that takes the rank into account."""
     # Rounding errors in place of zeros would count: their cube root is not small.
-    values = singular_values(end_to_end(case.deep) @ case.network.inputs)[:units]
-    return {
-        "layers_schatten": several_dropout_layers.layers_schatten_bound(values, theta, case.hidden),
-        "layers_rank_two": several_dropout_layers.layers_schatten_bound(
-            jnp.ones(2, values.dtype), theta, case.hidden
-        ),
-    }
+    values = singular_values(end_to_end(case.deep) @ case.network.inputs)[: len(case.middle)]
+    return several_dropout_layers.layers_schatten_bound(values, case.network.keep_prob, case.hidden)
 
 
 def _dropconnect_loss(case: Dropout, layer: int) -> Float[Array, ""]:
     """Expected loss under masks on the weights of one layer."""
-    tiny, seen, target = case.tiny
+    weights, inputs, target = case.tiny
     penalty = several_dropout_layers.dropconnect_penalty(
-        tiny, seen, case.network.keep_prob, layer=layer
+        weights, inputs, case.network.keep_prob, layer=layer
     )
-    return jnp.sum((target - end_to_end(tiny) @ seen) ** 2) + penalty
+    return jnp.sum((target - end_to_end(weights) @ inputs) ** 2) + penalty
 
 
-def predict(case: Dropout) -> dict[str, Array]:
+def predict(case: Dropout) -> DropoutTheory:
     """Expected losses, least penalties and factors from norms and formulas."""
-    inputs = case.network.inputs
-    penalty = several_dropout_layers.layers_penalty(
-        case.deep, inputs @ inputs.T, case.network.keep_prob
-    )
-    return {
+    inputs, theta = case.network.inputs, case.network.keep_prob
+    penalty = several_dropout_layers.layers_penalty(case.deep, inputs @ inputs.T, theta)
+    bounds = _layer_bounds(case, case.hidden)
+    return DropoutTheory(
         **predict_units(case.network),
-        **_layer_bounds(case, case.hidden),
-        **_schatten_bounds(case),
-        "layers": _deep_loss(case, penalty),
-        "dropconnect_input": _dropconnect_loss(case, 1),
-        "dropconnect_output": _dropconnect_loss(case, 2),
-    }
+        layers=_deep_loss(case, penalty),
+        layers_bound=bounds.layers_bound,
+        layers_rank_one=bounds.layers_rank_one,
+        layers_schatten=_schatten_bound(case),
+        layers_rank_two=several_dropout_layers.layers_schatten_bound(
+            jnp.ones(2, inputs.dtype), theta, case.hidden
+        ),
+        dropconnect_input=_dropconnect_loss(case, 1),
+        dropconnect_output=_dropconnect_loss(case, 2),
+    )
 
 
-def _losses(case: Dropout, deep: MaskDistribution, single: MaskDistribution) -> dict[str, Array]:
-    """Expected losses of the deeper network, and with masks on single weights."""
-    theta, target = case.network.keep_prob, case.network.target
+# Measurement ---------------------------------------------------------------------------------
 
-    def deep_loss(mask: Array):
+
+def _losses(case: Dropout, deep: MaskDistribution, single: MaskDistribution) -> DropoutMeasured:
+    """Expected losses of the deeper network, and with masks on single weights.
+
+    Masks are divided by the theta of the case, whatever the distributions are.
+    """
+    theta = case.network.keep_prob
+
+    def deep_loss(mask: Array) -> Array:
         output = masked_layers(case.deep, case.network.inputs, mask / theta)
-        return jnp.sum((target - output) ** 2)
+        return jnp.sum((case.network.target - output) ** 2)
 
-    def weights_loss(mask: Array):
+    def weights_losses(mask: Array) -> Array:
         """With masks on the weights of W_1, and with masks on those of W_2."""
-        (first, second), seen, wanted = case.tiny
+        (first, second), inputs, target = case.tiny
         scaled = mask / theta
         products = (
             second @ (first * scaled.reshape(first.shape)),
             (second * scaled.reshape(second.shape)) @ first,
         )
-        return jnp.stack([jnp.sum((wanted - W @ seen) ** 2) for W in products])
+        return jnp.stack([jnp.sum((target - W @ inputs) ** 2) for W in products])
 
-    dropconnect = exact_expectation(weights_loss, *single)
-    return {
-        "layers": exact_expectation(deep_loss, *deep),
-        "dropconnect_input": dropconnect[0],
-        "dropconnect_output": dropconnect[1],
-    }
+    dropconnect = exact_expectation(weights_losses, *single)
+    return DropoutMeasured(
+        layers=exact_expectation(deep_loss, *deep),
+        dropconnect_input=dropconnect[0],
+        dropconnect_output=dropconnect[1],
+    )
 
 
-def _deep_penalties(case: Dropout, divisor: Any) -> dict[str, Array]:
+def _deep_penalties(case: Dropout, divisor: Array) -> DropoutMeasured:
     """What masks over a divisor add to the output of layers, over all masks of all layers."""
-    (units, _), inputs = case.hidden, case.network.inputs
+    inputs = case.network.inputs
     # The layers of the identity on two dimensions, spread evenly.
-    frame = dropout_penalties.equalized_factors(jnp.eye(2, dtype=inputs.dtype), units)[0]
+    eye = jnp.eye(2, dtype=inputs.dtype)
+    frame = dropout_penalties.equalized_factors(eye, len(case.middle))[0]
 
-    def added(weights: Weights, seen: Array):
-        def output(mask: Array):
-            return masked_layers(weights, seen, mask / divisor)
+    def added(weights: Weights, inputs: Array) -> Array:
+        def output(mask: Array) -> Array:
+            return masked_layers(weights, inputs, mask / divisor)
 
+        # The mean of the output: each of two masks over a divisor has the mean theta / divisor.
         scale = (case.network.keep_prob / divisor) ** 2
-        return added_by_masks(output, case.deep_masks, scale * (end_to_end(weights) @ seen))
+        return added_by_masks(output, case.deep_masks, scale * (end_to_end(weights) @ inputs))
 
-    own = added(case.deep, inputs)
-    return {
-        "layers_bound": own,
-        "layers_schatten": own,
-        "layers_rank_one": added(
-            several_dropout_layers.equalized_layers(case.column, case.row, case.hidden), inputs
-        ),
-        "layers_rank_two": added((frame.T, frame.T @ frame, frame), jnp.eye(2, dtype=inputs.dtype)),
-    }
+    of_network = added(case.deep, inputs)
+    rank_one = several_dropout_layers.equalized_layers(case.column, case.row, case.hidden)
+    return DropoutMeasured(
+        layers_bound=of_network,
+        layers_schatten=of_network,
+        layers_rank_one=added(rank_one, inputs),
+        layers_rank_two=added((frame.T, frame.T @ frame, frame), eye),
+    )
 
 
-def measure(case: Dropout) -> dict[str, Array]:
+def measure(case: Dropout) -> DropoutMeasured:
     """Expected losses over all masks, and penalties of factors."""
-    return {
+    return DropoutMeasured(
         **measure_units(case.network),
-        **_losses(case, case.deep_masks, case.weight_masks),
-        **_deep_penalties(case, case.network.keep_prob),
-    }
+        **arrays_in(_losses(case, case.deep_masks, case.weight_masks)),
+        **arrays_in(_deep_penalties(case, case.network.keep_prob)),
+    )
 
 
-# Claims --------------------------------------------------------------------------------------
+def _two_units(outcome: Outcome[DropoutTheory, DropoutMeasured]) -> bool:
+    return int(outcome.point["width"]) >= 2
 
 
-def _two_units(one: Outcome) -> bool:
-    return int(one.point["width"]) >= 2
+# What is broken ------------------------------------------------------------------------------
+# Each function returns what its controls look at, and no more: a control is compiled like a claim.
 
 
-CLAIMS = (
-    Claim("penalty",
-          "E ||Y - W_2 diag(R/theta) W_1 X||_F^2 = ||Y - W_2 W_1 X||_F^2 + ((1-theta)/theta) sum_i "
-          "||w_{2,i}||^2 ||w_{1,i}^T X||^2, over all 2^h masks"),
-    Claim("unscaled_masks",
-          "E ||Y - W_2 diag(R) W_1 X||_F^2 = ||Y - theta W_2 W_1 X||_F^2 + theta (1-theta) sum_i "
-          "..."),
-    Claim("factorisations",
-          "every factorisation of Z has a penalty of at least ((1-theta)/(theta h)) ||Z||_*^2",
-          kind="bound", residual=missing("factorisations")),
-    Claim("equalised", "the equalised factors have terms of the same norm, ||Z||_*/h"),
-    Claim("equalised_product", "their product is Z"),
-    Claim("equalised_penalty", "their penalty is ((1-theta)/(theta h)) ||Z||_*^2: the minimum"),
-    Claim("width_free",
-          "with theta(h') = p/(h' - (h'-1) p) the least penalty is ((1-p)/p) ||Z||_*^2 for h' = h "
-          "and 3 h (theta(h') is a rounded number: an error of it counts 1/(1 - theta(h)) times)",
-          condition="rounded_chance"),
-    Claim("envelope_above",
-          "networks of a single unit have the mean Z and, at theta = p, the mean penalty ((1-p)/p) "
-          "||Z||_*^2: no convex function below the penalties is larger at Z"),
-    Claim("envelope_below",
-          "((1-p)/p) (2 ||Z||_* <U V^T, M> - ||Z||_*^2), affine in M and ((1-p)/p) ||Z||_*^2 at "
-          "M = Z, lies below the penalty of every single unit M: the squared nuclear norm is the "
-          "convex envelope", kind="bound", residual=missing("envelope_below")),
-    Claim("fixed_keep_prob",
-          "at fixed theta the penalty of k copies of every unit is 1/k of it: it vanishes with "
-          "width"),
-    Claim("layers",
-          "dropout after each hidden layer adds tr M_L - tr(W C W^T), M_{l+1} = W_{l+1} (M_l + "
-          "((1-theta)/theta) Diag M_l) W_{l+1}^T, over all masks of all layers"),
-    Claim("layers_bound",
-          "that is at least nu ||W C^(1/2)||_*^2, nu = prod_i (1 + (1-theta)/(theta d_i)) - 1",
-          kind="bound", residual=missing("layers_bound")),
-    Claim("layers_rank_one", "and equal to it for a rank-one map spread evenly over the units"),
-    Claim("layers_schatten",
-          "it is at least (lambda/d_1 + lambda/d_2) ||Z||_*^2 + lambda^2/(d_1 d_2) (sum_i "
-          "sigma_i^(2/3))^3, Z = W X, lambda = (1-theta)/theta: more than nu ||Z||_*^2 beyond rank "
-          "one", kind="bound", residual=missing("layers_schatten")),
-    Claim("layers_rank_two",
-          "and equal to that for two equal singular values spread evenly: at rank two nu ||Z||_*^2 "
-          "is not attained (if there are two units or more)", applies=_two_units),
-    Claim("dropconnect_input",
-          "masks on the weights of W_1 add ((1-theta)/theta) sum_ik ||w_{2,i}||^2 W_{1,ik}^2 "
-          "||x_k||^2, over all masks"),
-    Claim("dropconnect_output", "masks on the weights of W_2 add what dropout adds"),
-)  # fmt: skip
-
-# Controls ------------------------------------------------------------------------------------
-# Each returns what its controls look at, and no more: a control is compiled like a claim.
-
-
-def _without_width(case: Dropout) -> dict[str, Array]:
+def _without_width(case: Dropout) -> DropoutTheory:
     """The width dropped, from c and from nu."""
-    return least(case.network, 1) | _layer_bounds(case, (1,) * len(case.hidden))
+    bounds = _layer_bounds(case, (1,) * len(case.hidden))
+    return DropoutTheory(**least(case.network, 1), **arrays_in(bounds))
 
 
-def _wrong_formulas(case: Dropout) -> dict[str, Array]:
+def _wrong_formulas(case: Dropout) -> DropoutTheory:
     """Another wrong formula for each of these claims."""
     network = case.network
     left, right = network.factors
-    theta = network.keep_prob
+    theta, norm = network.keep_prob, nuclear(network.product)
     penalty = dropout_penalties.dropout_penalty(left, right, theta)
     scaled = dropout_penalties.dropout_loss(left, right, network.target, theta)
     first, second, third = case.deep
     hidden = first @ network.inputs
-    apart = dropout_penalties.dropout_penalty(third @ second, hidden, theta)
-    apart += dropout_penalties.dropout_penalty(third, second @ hidden, theta)
-    return {
-        "penalty": scaled - (1 - theta) * penalty,
-        "unscaled_masks": scaled,
-        "equalised": jnp.full(network.width, nuclear(network.product)),
-        "equalised_product": without_last(network),
-        "width_free": strengths(network, network.width) * nuclear(network.product) ** 2,
-        "equalised_penalty": strengths(network, network.width) * nuclear(network.product),
-        "envelope_above": dropout_penalties.odds(theta) * nuclear(network.product),
-        "envelope_below": minorant(network, slope=4.0),
-        "layers_schatten": 10 * _schatten_bounds(case)["layers_schatten"],
-        "fixed_keep_prob": jnp.full(len(COPIES), penalty),
-        "layers": _deep_loss(case, apart),
-        "dropconnect_input": _dropconnect_loss(case, 2),
-        "dropconnect_output": _dropconnect_loss(case, 1),
-    }
+    layer_by_layer = dropout_penalties.dropout_penalty(third @ second, hidden, theta)
+    layer_by_layer += dropout_penalties.dropout_penalty(third, second @ hidden, theta)
+    return DropoutTheory(
+        # penalty - (1 - theta) penalty is theta penalty, of 1 - theta in place of the odds.
+        penalty=scaled - (1 - theta) * penalty,
+        unscaled_masks=scaled,
+        equalised=jnp.full(network.width, norm),
+        equalised_product=without_last(network),
+        width_free=strengths(network, network.width) * norm**2,
+        equalised_penalty=strengths(network, network.width) * norm,
+        envelope_above=dropout_penalties.odds(theta) * norm,
+        envelope_below=minorant(network, slope=4.0),
+        layers_schatten=10 * _schatten_bound(case),
+        fixed_keep_prob=jnp.full(len(COPIES), penalty),
+        layers=_deep_loss(case, layer_by_layer),
+        dropconnect_input=_dropconnect_loss(case, 2),
+        dropconnect_output=_dropconnect_loss(case, 1),
+    )
 
 
-def _other_masks(case: Dropout) -> dict[str, Array]:
+def _bound_at_rank_two(case: Dropout) -> DropoutTheory:
+    bounds = _layer_bounds(case, case.hidden)
+    return DropoutTheory(layers_rank_two=bounds.layers_rank_two)
+
+
+def _other_masks(case: Dropout) -> DropoutMeasured:
     """Losses over masks kept with probability theta^2, though divided by theta."""
-    squared, (units, _) = case.network.keep_prob**2, case.hidden
+    squared = case.network.keep_prob**2
+    deep = bernoulli_masks(case.deep_masks.support.shape[1], squared)
     single = bernoulli_masks(case.weight_masks.support.shape[1], squared)
-    own = bernoulli_masks(case.network.width, squared)
-    return {
-        **unit_losses(case.network, own),
-        **_losses(case, bernoulli_masks(2 * units, squared), single),
-    }
+    return DropoutMeasured(
+        **unit_losses(case.network, bernoulli_masks(case.network.width, squared)),
+        **arrays_in(_losses(case, deep, single)),
+    )
 
 
-def _masks_not_divided(case: Dropout) -> dict[str, Array]:
+def _masks_not_divided(case: Dropout) -> DropoutMeasured:
     """Penalties of masks that are not divided by theta."""
-    one = jnp.ones_like(case.network.keep_prob)
-    equal = equalised(case.network)
-    return unit_penalties(case.network, equal, one) | _deep_penalties(case, one)
+    network, divisor = case.network, jnp.ones_like(case.network.keep_prob)
+    return DropoutMeasured(
+        **unit_penalties(network, equalised(network), divisor),
+        **arrays_in(_deep_penalties(case, divisor)),
+    )
 
 
-def _wrong_factors(case: Dropout) -> dict[str, Array]:
-    return wrong_factors(case.network)
+def _wrong_factors(case: Dropout) -> DropoutMeasured:
+    return DropoutMeasured(**wrong_factors(case.network))
 
 
-CONTROLS = (
-    Control("penalty_without_width", "c with h dropped", "equalised_penalty",
-            predict=_without_width),
-    Control("bound_without_width", "c with h dropped", "factorisations", predict=_without_width),
-    Control("nuclear_norm_not_squared", "c ||Z||_* in place of c ||Z||_*^2", "equalised_penalty",
-            predict=_wrong_formulas),
-    Control("dropout_rate_for_odds", "1 - theta in place of (1-theta)/theta", "penalty",
-            predict=_wrong_formulas),
-    Control("scaled_for_unscaled", "the formula of scaled masks for masks that are not",
-            "unscaled_masks", predict=_wrong_formulas),
-    Control("factors_not_rotated", "factors of the SVD", "equalised", measure=_wrong_factors),
-    Control("one_factor_rotated", "only the left factor rotated", "equalised_product",
-            measure=_wrong_factors),
-    Control("fixed_theta_width_free", "fixed theta claimed to be width-free", "width_free",
-            measure=_wrong_factors),
-    Control("copies_change_nothing",
-            "the penalty of copies at fixed theta claimed to be that of one", "fixed_keep_prob",
-            predict=_wrong_formulas),
-    Control("layers_apart", "the penalties of the layers one by one, added", "layers",
-            predict=_wrong_formulas),
-    Control("layers_without_width", "nu with the widths dropped", "layers_rank_one",
-            predict=_without_width),
-    Control("layers_bound_without_width", "nu with the widths dropped", "layers_bound",
-            predict=_without_width),
-    Control("input_masks_as_dropout", "masks on W_1 taken for dropout", "dropconnect_input",
-            predict=_wrong_formulas),
-    Control("output_masks_as_input", "masks on W_2 taken for masks on W_1", "dropconnect_output",
-            predict=_wrong_formulas),
-    Control("equalised_not_shared", "terms of norm ||Z||_*", "equalised", predict=_wrong_formulas),
-    Control("last_direction_lost", "Z without its smallest direction", "equalised_product",
-            predict=_wrong_formulas),
-    Control("width_free_with_width", "c with its h at every width", "width_free",
-            predict=_wrong_formulas),
-    Control("envelope_not_squared", "((1-p)/p) ||Z||_*", "envelope_above",
-            predict=_wrong_formulas),
-    Control("envelope_too_steep", "twice the slope", "envelope_below", predict=_wrong_formulas),
-    Control("schatten_bound_tenfold", "ten times the bound", "layers_schatten",
-            predict=_wrong_formulas),
-    Control[Dropout]("bound_at_rank_two", "nu ||Z||_*^2 claimed to be attained at rank two",
-            "layers_rank_two", predict=lambda case: _layer_bounds(case, case.hidden)),
-    *(
-        Control(f"{claim}_of_other_masks", "masks kept with probability theta^2 in the run", claim,
-                measure=_other_masks)
-        for claim in ("penalty", "unscaled_masks", "layers", "dropconnect_input",
-                      "dropconnect_output")
+# The scenario --------------------------------------------------------------------------------
+
+DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
+    "dropout",
+    make_case,
+    predict,
+    measure,
+    theory=DropoutTheory,
+    measured=DropoutMeasured,
+    claims=(
+        Claim(
+            "penalty",
+            "E ||Y - W_2 diag(R/theta) W_1 X||_F^2 = ||Y - W_2 W_1 X||_F^2 + ((1-theta)/theta) "
+            "sum_i ||w_{2,i}||^2 ||w_{1,i}^T X||^2, over all 2^h masks",
+            compares=lambda theory, run: (theory.penalty, run.penalty),
+        ),
+        Claim(
+            "unscaled_masks",
+            "E ||Y - W_2 diag(R) W_1 X||_F^2 = ||Y - theta W_2 W_1 X||_F^2 + theta (1-theta) "
+            "sum_i ...",
+            compares=lambda theory, run: (theory.unscaled_masks, run.unscaled_masks),
+        ),
+        lower_bound(
+            "factorisations",
+            "every factorisation of Z has a penalty of at least ((1-theta)/(theta h)) ||Z||_*^2",
+            compares=lambda theory, run: (theory.factorisations, run.factorisations),
+        ),
+        Claim(
+            "equalised",
+            "the equalised factors have terms of the same norm, ||Z||_*/h",
+            compares=lambda theory, run: (theory.equalised, run.equalised),
+        ),
+        Claim(
+            "equalised_product",
+            "their product is Z",
+            compares=lambda theory, run: (theory.equalised_product, run.equalised_product),
+        ),
+        Claim(
+            "equalised_penalty",
+            "their penalty is ((1-theta)/(theta h)) ||Z||_*^2: the minimum",
+            compares=lambda theory, run: (theory.equalised_penalty, run.equalised_penalty),
+        ),
+        Claim(
+            "width_free",
+            "with theta(h') = p/(h' - (h'-1) p) the least penalty is ((1-p)/p) ||Z||_*^2 for h' = "
+            "h and 3 h (theta(h') is a rounded number: an error of it counts 1/(1 - theta(h)) "
+            "times)",
+            compares=lambda theory, run: (theory.width_free, run.width_free),
+            condition=lambda theory: theory.rounded_chance,
+        ),
+        Claim(
+            "envelope_above",
+            "networks of a single unit have the mean Z and, at theta = p, the mean penalty "
+            "((1-p)/p) ||Z||_*^2: no convex function below the penalties is larger at Z",
+            compares=lambda theory, run: (theory.envelope_above, run.envelope_above),
+        ),
+        lower_bound(
+            "envelope_below",
+            "((1-p)/p) (2 ||Z||_* <U V^T, M> - ||Z||_*^2), affine in M and ((1-p)/p) ||Z||_*^2 at "
+            "M = Z, lies below the penalty of every single unit M: the squared nuclear norm is "
+            "the convex envelope",
+            compares=lambda theory, run: (theory.envelope_below, run.envelope_below),
+        ),
+        Claim(
+            "fixed_keep_prob",
+            "at fixed theta the penalty of k copies of every unit is 1/k of it: it vanishes with "
+            "width",
+            compares=lambda theory, run: (theory.fixed_keep_prob, run.fixed_keep_prob),
+        ),
+        Claim(
+            "layers",
+            "dropout after each hidden layer adds tr M_L - tr(W C W^T), M_{l+1} = W_{l+1} (M_l + "
+            "((1-theta)/theta) Diag M_l) W_{l+1}^T, over all masks of all layers",
+            compares=lambda theory, run: (theory.layers, run.layers),
+        ),
+        lower_bound(
+            "layers_bound",
+            "that is at least nu ||W C^(1/2)||_*^2, nu = prod_i (1 + (1-theta)/(theta d_i)) - 1",
+            compares=lambda theory, run: (theory.layers_bound, run.layers_bound),
+        ),
+        Claim(
+            "layers_rank_one",
+            "and equal to it for a rank-one map spread evenly over the units",
+            compares=lambda theory, run: (theory.layers_rank_one, run.layers_rank_one),
+        ),
+        lower_bound(
+            "layers_schatten",
+            "it is at least (lambda/d_1 + lambda/d_2) ||Z||_*^2 + lambda^2/(d_1 d_2) (sum_i "
+            "sigma_i^(2/3))^3, Z = W X, lambda = (1-theta)/theta: more than nu ||Z||_*^2 beyond "
+            "rank one",
+            compares=lambda theory, run: (theory.layers_schatten, run.layers_schatten),
+        ),
+        Claim(
+            "layers_rank_two",
+            "and equal to that for two equal singular values spread evenly: at rank two nu "
+            "||Z||_*^2 is not attained (if there are two units or more)",
+            compares=lambda theory, run: (theory.layers_rank_two, run.layers_rank_two),
+            applies=_two_units,
+        ),
+        Claim(
+            "dropconnect_input",
+            "masks on the weights of W_1 add ((1-theta)/theta) sum_ik ||w_{2,i}||^2 W_{1,ik}^2 "
+            "||x_k||^2, over all masks",
+            compares=lambda theory, run: (theory.dropconnect_input, run.dropconnect_input),
+        ),
+        Claim(
+            "dropconnect_output",
+            "masks on the weights of W_2 add what dropout adds",
+            compares=lambda theory, run: (theory.dropconnect_output, run.dropconnect_output),
+        ),
     ),
-    *(
-        Control(f"{claim}_not_divided", "masks that are not divided by theta in the run", claim,
-                measure=_masks_not_divided)
-        for claim in ("factorisations", "equalised_penalty", "fixed_keep_prob", "envelope_above",
-                      "envelope_below", "layers_bound", "layers_rank_one", "layers_schatten",
-                      "layers_rank_two")
+    controls=(
+        *(
+            Control(control, statement, claim, predict=_without_width)
+            for control, statement, claim in (
+                ("penalty_without_width", "c with h dropped", "equalised_penalty"),
+                ("bound_without_width", "c with h dropped", "factorisations"),
+                ("layers_without_width", "nu with the widths dropped", "layers_rank_one"),
+                ("layers_bound_without_width", "nu with the widths dropped", "layers_bound"),
+            )
+        ),
+        *(
+            Control(control, statement, claim, measure=_wrong_factors)
+            for control, statement, claim in (
+                ("factors_not_rotated", "factors of the SVD", "equalised"),
+                ("one_factor_rotated", "only the left factor rotated", "equalised_product"),
+                ("fixed_theta_width_free", "fixed theta claimed to be width-free", "width_free"),
+            )
+        ),
+        *(
+            Control(control, statement, claim, predict=_wrong_formulas)
+            for control, statement, claim in (
+                (
+                    "nuclear_norm_not_squared",
+                    "c ||Z||_* in place of c ||Z||_*^2",
+                    "equalised_penalty",
+                ),
+                ("dropout_rate_for_odds", "1 - theta in place of (1-theta)/theta", "penalty"),
+                (
+                    "scaled_for_unscaled",
+                    "the formula of scaled masks for masks that are not",
+                    "unscaled_masks",
+                ),
+                (
+                    "copies_change_nothing",
+                    "the penalty of copies at fixed theta claimed to be that of one",
+                    "fixed_keep_prob",
+                ),
+                ("layers_apart", "the penalties of the layers one by one, added", "layers"),
+                ("input_masks_as_dropout", "masks on W_1 taken for dropout", "dropconnect_input"),
+                (
+                    "output_masks_as_input",
+                    "masks on W_2 taken for masks on W_1",
+                    "dropconnect_output",
+                ),
+                ("equalised_not_shared", "terms of norm ||Z||_*", "equalised"),
+                ("last_direction_lost", "Z without its smallest direction", "equalised_product"),
+                ("width_free_with_width", "c with its h at every width", "width_free"),
+                ("envelope_not_squared", "((1-p)/p) ||Z||_*", "envelope_above"),
+                ("envelope_too_steep", "twice the slope", "envelope_below"),
+                ("schatten_bound_tenfold", "ten times the bound", "layers_schatten"),
+            )
+        ),
+        Control(
+            "bound_at_rank_two",
+            "nu ||Z||_*^2 claimed to be attained at rank two",
+            "layers_rank_two",
+            predict=_bound_at_rank_two,
+        ),
+        *(
+            Control(
+                f"{claim}_of_other_masks",
+                "masks kept with probability theta^2 in the run",
+                claim,
+                measure=_other_masks,
+            )
+            for claim in (
+                "penalty",
+                "unscaled_masks",
+                "layers",
+                "dropconnect_input",
+                "dropconnect_output",
+            )
+        ),
+        *(
+            Control(
+                f"{claim}_not_divided",
+                "masks that are not divided by theta in the run",
+                claim,
+                measure=_masks_not_divided,
+            )
+            for claim in (
+                "factorisations",
+                "equalised_penalty",
+                "fixed_keep_prob",
+                "envelope_above",
+                "envelope_below",
+                "layers_bound",
+                "layers_rank_one",
+                "layers_schatten",
+                "layers_rank_two",
+            )
+        ),
     ),
-)  # fmt: skip
-
-DROPOUT = Scenario(
-    "dropout", make_case, predict, measure, CLAIMS, CONTROLS,
-    dims={
-        "factorisations": ("factorisation",),
-        "equalised": ("unit",),
-        "equalised_product": ("row", "column"),
-        "width_free": ("copies",),
-        "equalised_penalty": ("copies",),
-        "fixed_keep_prob": ("copies",),
-        "envelope_below": ("single",),
-    },
-    narrow=only("dropout"), sides="norms of Z and formulas against all masks enumerated",
+    narrow=only("dropout"),
+    sides="norms of Z and formulas against all masks enumerated",
     at={"mask": "dropout", "keep_prob": 0.5, "width": 4},
-)  # fmt: skip
+)

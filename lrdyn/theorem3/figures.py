@@ -1,4 +1,4 @@
-"""Theorem 3: the figure of its own."""
+"""Theorem 3: the minimisers of dropout over theta, and the least penalty over the width."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrdyn.engine.claims import standard_error
+from lrdyn.engine.fields import of_run, of_theory
 from lrdyn.figures import plotting
 from lrdyn.theorem3 import dropout_strength, shrink_squared_values
-from lrdyn.theorem3.dropout_minimiser_claims import RUNS
+from lrdyn.theorem3.dropout_minimiser_claims import RUNS, MinimiserMeasured, MinimiserTheory
+from lrdyn.theorem3.dropout_penalty_claims import DropoutMeasured, DropoutTheory
 from lrdyn.theorem3.dropout_units import COPIES
 from lrdyn.theorem3.network import MOST_MASKS
 
@@ -42,48 +44,70 @@ def plot_dropout(groups: Mapping[str, xr.Dataset]) -> Figure | None:
     return figure
 
 
-def _plot_minimisers(ax: Axes, data: xr.Dataset) -> None:
-    width, spectrum = int(data["width"]), data["spectrum"].values[0]
-    chances = np.linspace(0.02, 1.0, 200)
+def _plot_minimisers(ax: Axes, results: xr.Dataset) -> None:
+    theory, run = of_theory(results, MinimiserTheory), of_run(results, MinimiserMeasured)
+    width, keep_probs = int(results["width"]), results["keep_prob"]
+    spectrum = theory(lambda theory: theory.spectrum).values[0]
+    along = np.linspace(0.02, 1.0, 200)
     shrunk = jax.vmap(
         lambda x: shrink_squared_values(jnp.asarray(spectrum), dropout_strength(x, width), width)[0]
     )
-    curves = np.asarray(shrunk(jnp.asarray(chances, spectrum.dtype)))
+    curves = np.asarray(shrunk(jnp.asarray(along, spectrum.dtype)))
+    means = theory(lambda theory: theory.stochastic_values)
     for index, color in zip(range(len(spectrum)), plotting.SHADES * len(spectrum), strict=False):
-        one = data.isel(index=index)
         look = plotting.OPEN | {"mec": color, "ms": 5}
-        ax.plot(chances, curves[:, index], color=color, lw=1.0)
-        ax.plot(one["keep_prob"], one["singular_values"], zorder=3, clip_on=False, **look)
-        live = one["stochastic_values"].values > 0
-        ends = one["stochastic_ends"].transpose("run", "keep_prob").values[:, live]
+        ax.plot(along, curves[:, index], color=color, lw=1.0)
+        descent = run(lambda run: run.singular_values).isel(index=index)
+        ax.plot(keep_probs, descent, zorder=3, clip_on=False, **look)
+        # A direction that is cut off ends at 0 in every run.
+        live = means.isel(index=index).values > 0
+        ends = run(lambda run: run.stochastic_ends).isel(index=index)
+        ends = ends.transpose("run", "keep_prob").values[:, live]
         ax.errorbar(
-            one["keep_prob"].values[live],
+            keep_probs.values[live],
             np.mean(ends, axis=0),
             ERRORS * standard_error(ends),
-            ls="none", marker=".", ms=3, color=color, elinewidth=0.8, zorder=4,
-        )  # fmt: skip
+            ls="none",
+            marker=".",
+            ms=3,
+            color=color,
+            elinewidth=0.8,
+            zorder=4,
+        )
     ax.set(xlabel=r"keep probability $\theta$", ylabel=r"singular values of $W_2 W_1 X$")
     ax.set(xlim=(0, 1), ylim=(-0.03, 1.03))
-    runs = f"dropout, {RUNS} runs, {ERRORS} s.e."
     entries = [
         plotting.entry("closed form"),
         plotting.entry("gradient descent", ls="none", marker="o", mfc="white"),
-        plotting.entry(runs, ls="none", marker="."),
+        plotting.entry(f"dropout, {RUNS} runs, {ERRORS} s.e.", ls="none", marker="."),
     ]
     ax.legend(handles=entries, loc="upper left", borderaxespad=0.3)
 
 
-def _plot_widths(ax: Axes, data: xr.Dataset) -> None:
-    last = data.isel(keep_prob=-1)
-    whole = last["width_free_predicted"]
+def _plot_widths(ax: Axes, results: xr.Dataset) -> None:
+    last = results.isel(keep_prob=-1)
+    theory, run = of_theory(last, DropoutTheory), of_run(last, DropoutMeasured)
     widths = np.minimum(last["width"].values, MOST_MASKS)[:, None] * np.asarray(COPIES)[None, :]
     x = np.array([1, 2 * widths.max()])
-    for name, line, color, marker, text in (
-        ("width_free_measured", 1.0 + 0 * x, plotting.BLUE, "s", r"$\theta(h) = p/(h - (h-1)p)$"),
-        ("equalised_penalty_measured", 1 / x, plotting.ORANGE, "o", r"$\theta$ fixed: $1/h$"),
+    for penalty, line, color, marker, text in (
+        (
+            run(lambda run: run.width_free),
+            1.0 + 0 * x,
+            plotting.BLUE,
+            "s",
+            r"$\theta(h) = p/(h - (h-1)p)$",
+        ),
+        (
+            run(lambda run: run.equalised_penalty),
+            1 / x,
+            plotting.ORANGE,
+            "o",
+            r"$\theta$ fixed: $1/h$",
+        ),
     ):
         ax.plot(x, line, color=color, lw=1.0, label=text)
-        ratio = (last[name] / whole).transpose("width", "copies").values
+        ratio = penalty / theory(lambda theory: theory.width_free)
+        ratio = ratio.transpose("width", "copies").values
         ax.plot(widths.ravel(), ratio.ravel(), ls="none", marker=marker, mfc="white", mec=color)
     ax.set(xscale="log", yscale="log", xlabel=r"width $h$")
     ax.set_ylabel(r"penalty / $\left(\frac{1-p}{p} \Vert Z \Vert_*^2\right)$")

@@ -1,7 +1,7 @@
 """Theorem 3, part A: the network that is masked, and what the scenarios about it share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,27 +14,42 @@ from lrdyn.core.initialization import reflection
 from lrdyn.core.masking import MaskDistribution, block_masks, exact_expectation
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.claims import excess
-from lrdyn.engine.statement import Outcome
+from lrdyn.engine.statement import Claim, Outcome
+
+T = TypeVar("T")
+M = TypeVar("M")
 
 MOST_MASKS = 12
 """Most independent masks whose combinations are enumerated here: 4096 losses."""
 
 
-class Network(eqx.Module):
-    """Layers, data, and every mask of what is masked."""
+class MaskedCase(eqx.Module):
+    """What every case of Theorem 3 has: the probability that what is masked is kept."""
+
+    keep_prob: Float[Array, ""]
+    """theta, the same for all hidden units, weights, blocks or inputs."""
+
+
+class EnumeratedCase(MaskedCase):
+    """A case of so few masks that expectations are sums over all of them."""
+
+    masks: MaskDistribution
+    """All masks R and their probabilities."""
+
+
+class Network(EnumeratedCase):
+    """Two layers, data, and every mask of the hidden units."""
 
     weights: Weights
     """W_1 and W_2."""
     inputs: Float[Array, "d n"]
     target: Float[Array, "m n"]
-    keep_prob: Float[Array, ""]
     mixers: Float[Array, "mixers h h"]
     """Invertible G with other factors of the same product, W_2 G and G^-1 W_1."""
     unmixers: Float[Array, "mixers h h"]
     """G^-1."""
-    masks: MaskDistribution
-    """Of the hidden units."""
     block: int = eqx.field(static=True)
+    """Neighbouring units that are masked together."""
 
     @property
     def width(self) -> int:
@@ -43,7 +58,7 @@ class Network(eqx.Module):
 
     @property
     def factors(self) -> tuple[Float[Array, "m h"], Float[Array, "h n"]]:
-        """U and V of two layers, whose product is the prediction."""
+        """U = W_2 and V = W_1 X, whose product is the prediction."""
         return self.weights[-1], self.weights[0] @ self.inputs
 
     @property
@@ -84,6 +99,7 @@ def variation(theta: Array, divisor: Any = None) -> Float[Array, ""]:
 
     What independent masks add is this times the squares of their terms.
     """
+    # From (R - theta)^2, not E R^2 - theta^2: the latter cancels near theta = 1.
     whole = 1 / (theta if divisor is None else divisor)
     mean = theta * whole
     return theta * (whole - mean) ** 2 + (1 - theta) * mean**2
@@ -109,20 +125,31 @@ def nuclear(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
     return jnp.sum(singular_values(matrix))
 
 
-def missing(name: str) -> Callable[[Outcome], float]:
-    """Residual of a bound: by how much what is measured falls below what is predicted."""
+def shortfall(compares: Callable[[T, M], tuple[Any, Any]]) -> Callable[[Outcome[T, M]], float]:
+    """Residual of a lower bound: by how much, over the larger, the run falls below theory.
 
-    def residual(one: Outcome) -> float:
-        below, above = one.predicted[name], one.measured[name]
-        return excess(below, above, np.maximum(below, above))
+    Args:
+        compares: ``lambda theory, run: (theory.x, run.x)``, the bound and what is to be above it.
+    """
+
+    def residual(outcome: Outcome[T, M]) -> float:
+        bound, value = compares(outcome.predicted, outcome.measured)
+        return excess(bound, value, np.maximum(bound, value))
 
     return residual
+
+
+def lower_bound(
+    id: str, statement: str, compares: Callable[[T, M], tuple[Any, Any]]
+) -> Claim[T, M]:
+    """Claim that what is measured is nowhere below what is predicted."""
+    return Claim(id, statement, kind="bound", residual=shortfall(compares), reads=compares)
 
 
 def masked_layers(weights: Weights, inputs: Array, mask: Array) -> Float[Array, "m n"]:
     """Output of layers with a mask on each hidden one."""
     first, *rest = weights
     hidden = first @ inputs
-    for W, kept in zip(rest, jnp.split(mask, len(rest)), strict=True):
-        hidden = W @ (kept[:, None] * hidden)
+    for W, of_layer in zip(rest, jnp.split(mask, len(rest)), strict=True):
+        hidden = W @ (of_layer[:, None] * hidden)
     return hidden

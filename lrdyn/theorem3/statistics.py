@@ -24,9 +24,9 @@ def allowance(z: float, skewness: float, excess: float = 0.0, number: int = 0) -
     Args:
         z: standard deviations of a Gaussian with that p-value; past ``1/skewness``, where the
             series ends, the factor stays.
-        skewness: of the mean of all draws.
-        excess: excess kurtosis of one estimate, and
-        number: how many are squared and summed; 0 if the mean is tested.
+        skewness: skewness of the mean of all draws.
+        excess: excess kurtosis of one estimate, if squares are tested.
+        number: how many squares of estimates are summed; 0 if the mean is tested.
 
     Example:
         >>> allowance(6.0, 0.0), round(allowance(6.0, 0.01), 2)
@@ -35,10 +35,12 @@ def allowance(z: float, skewness: float, excess: float = 0.0, number: int = 0) -
     if not number:
         size = abs(skewness)
         return size * min(z, 1 / size if size else z) ** 3 / 3
-    # Of a square: variance 2 + k, and third moment 8 + 12 k + 10 s^2 with s that of one estimate.
-    heavy, own = max(excess, 0.0), skewness**2 * number
+    # Of a square: variance 2 + k, and third moment 8 + 12 k + 10 s^2 with s that of one estimate,
+    # whose square is ``number`` times that of the mean.
+    heavy, squared_skewness = max(excess, 0.0), skewness**2 * number
     z = min(z, float(np.sqrt(2 * number)) / 2)
-    return heavy * z**2 / 4 + (10 * own + 12 * heavy) * z**3 / (6 * 2**1.5 * number**0.5)
+    third = 10 * squared_skewness + 12 * heavy
+    return heavy * z**2 / 4 + third * z**3 / (6 * 2**1.5 * number**0.5)
 
 
 def decides(skewness: float, excess: float = 0.0, number: int = 0) -> bool:
@@ -55,7 +57,7 @@ def mean_surprise(expected: float, draws: np.ndarray, skewness: float) -> float:
         >>> mean_surprise(9.0, draws, 0.0) > mean_surprise(9.0, draws, 0.2) > 1
         True
     """
-    return _allowing(student_p(expected, draws), skewness)
+    return _corrected(student_p(expected, draws), skewness)
 
 
 def scatter_surprise(
@@ -70,10 +72,13 @@ def scatter_surprise(
         True
     """
     squares = float(np.sum(((draws - expected) / error) ** 2))
-    return _allowing(chi_square_p(squares, len(draws)), skewness, excess, len(draws))
+    return _corrected(chi_square_p(squares, len(draws)), skewness, excess, len(draws))
 
 
-def _allowing(p: float, skewness: float, excess: float = 0.0, number: int = 0) -> float:
-    found = surprise(p)
-    z = float(np.sqrt(2 * np.log(10) * found))
-    return max(found - allowance(z, skewness, excess, number) / float(np.log(10)), 0.0 * found)
+def _corrected(p: float, skewness: float, excess: float = 0.0, number: int = 0) -> float:
+    """Surprise of a p-value less the largest that its shape can explain, 0 at least."""
+    raw = surprise(p)
+    # The Gaussian tail is about exp(-z^2 / 2).
+    z = float(np.sqrt(2 * np.log(10) * raw))
+    # 0 times it, not 0: a NaN stays one.
+    return max(raw - allowance(z, skewness, excess, number) / float(np.log(10)), 0.0 * raw)

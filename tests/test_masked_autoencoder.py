@@ -12,12 +12,12 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.data import mnist
-from lrdyn.engine.claims import on_each
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.jobs import own_settings
 from lrdyn.engine.statement import Outcome
-from lrdyn.theorem3 import masked_autoencoder as autoencoding
-from lrdyn.theorem3 import masked_autoencoder_claims as scenarios
+from lrdyn.theorem3 import masked_autoencoder, masked_autoencoder_claims
+from lrdyn.theorem3.autoencoder_training_claims import AutoencoderMeasured
+from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, AutoencoderTheory
 from lrdyn.theorem3.statement import THEOREM3
 from tests.oracles import (
     Compiled,
@@ -28,18 +28,23 @@ from tests.oracles import (
     judged,
     masks_of,
     refuses,
-)  # fmt: skip
+)
 
 pytestmark = pytest.mark.usefixtures("strict")
 
 GROUPS = ([0, 1, 2, 3, 4], [0, 0, 1, 1, 2], [1, 0, 1, 2, 0])
 """Single entries, patches, and patches that are not next to each other."""
 FLAGS: dict[str, Any] = {
-    "rows": 6, "cols": 20, "width": 2, "mask": "patch", "patch_size": 2, "loss": "all masked",
+    "rows": 6,
+    "cols": 20,
+    "width": 2,
+    "mask": "patch",
+    "patch_size": 2,
+    "loss": "all masked",
     "block_size": 1,
-}  # fmt: skip
+}
 
-compiled = Compiled(autoencoding)
+compiled = Compiled(masked_autoencoder)
 
 
 def problem(groups=GROUPS[1], keep_prob=0.7, seed=0, rank=4):
@@ -87,10 +92,10 @@ def inverting(moments, by=1.0):
 @pytest.mark.parametrize("groups", GROUPS)
 def test_losses_are_sums_over_all_masks(groups, keep_prob, dtype):
     X, A, moments = problem(groups, keep_prob)
-    found = compiled.masked_autoencoder_loss(A, moments), compiled.masked_only_loss(A, moments)
+    computed = compiled.masked_autoencoder_loss(A, moments), compiled.masked_only_loss(A, moments)
     whole, hidden = (summed_loss(A, X, groups, keep_prob, only) for only in (False, True))
-    assert_close(found[0], whole, size=30)
-    assert_close(found[1], hidden, size=30)
+    assert_close(computed[0], whole, size=30)
+    assert_close(computed[1], hidden, size=30)
 
 
 @pytest.mark.parametrize("groups", GROUPS)
@@ -115,8 +120,8 @@ def test_the_optimum_is_least_squares_on_data_masked_in_every_way(groups, keep_p
 @pytest.mark.parametrize("rank", [1, 2, 3, 4, 5])
 def test_the_optimum_has_the_rank_of_the_data(rank):
     _, _, moments = problem(GROUPS[0], 0.3, rank=rank)
-    found = np.asarray(compiled.optimal_autoencoder(moments))
-    assert np.linalg.matrix_rank(found, tol=1e-8) == rank
+    computed = np.asarray(compiled.optimal_autoencoder(moments))
+    assert np.linalg.matrix_rank(computed, tol=1e-8) == rank
 
 
 @pytest.mark.parametrize("groups", GROUPS)
@@ -135,9 +140,9 @@ def test_single_entries_have_the_multipliers_mu():
     S, Q = double((moments.whole, moments.masked))
     inverse = np.linalg.inv(Q)
     mu = np.diag(S @ inverse) / np.diag(inverse)
-    found, size = compiled.optimal_masked_only(moments), inverting(moments) // 6
-    assert_close(found, (S - np.diag(mu)) @ inverse, size=size)
-    assert_zero(np.diagonal(found), size=size, scale=1.0)
+    computed, size = compiled.optimal_masked_only(moments), inverting(moments) // 6
+    assert_close(computed, (S - np.diag(mu)) @ inverse, size=size)
+    assert_zero(np.diagonal(computed), size=size, scale=1.0)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
@@ -147,15 +152,17 @@ def test_the_bottleneck_is_what_alternating_least_squares_finds(groups, width):
     both = np.vstack(augmented(X, groups, 0.6))
     # Rotating examples changes no distance: a triangle of ten columns stands for all of them.
     inputs, targets = np.split(np.linalg.qr(both.T)[1].T, 2)
-    found, full = compiled.bottleneck_autoencoder(moments, width), least_squares(inputs, targets)
+    computed, full = compiled.bottleneck_autoencoder(moments, width), least_squares(inputs, targets)
     first, second = np.random.default_rng(1).normal(size=(width, 5)), full
     for _ in range(1000):
         second = least_squares(first @ inputs, targets)
         first = np.linalg.pinv(second) @ full
-    values = np.append(np.asarray(found.values), 0.0) ** 2
+    values = np.append(np.asarray(computed.values), 0.0) ** 2
     gap = (values[width - 1] - values[width]) / values[0]
-    assert_close(found.autoencoder, second @ first, size=inverting(moments, by=gap))
-    assert_close(found.loss, summed_loss(second @ first, X, groups, 0.6), size=inverting(moments))
+    assert_close(computed.autoencoder, second @ first, size=inverting(moments, by=gap))
+    assert_close(
+        computed.loss, summed_loss(second @ first, X, groups, 0.6), size=inverting(moments)
+    )
 
 
 def test_features_that_never_vary_are_left_alone():
@@ -192,20 +199,22 @@ def test_orthogonal_features_of_equal_norm_attain_it(groups):
 
 def test_how_far_from_the_bound_random_autoencoders_are():
     """The finding in docs/theory.md: strict in general, about 1.5 for Gaussian autoencoders."""
-    rng, found = np.random.default_rng(0), {}
+    rng, computed = np.random.default_rng(0), {}
     for m in (2, 8, 20):
         A = rng.normal(size=(500, m, m))
         nuclear = np.linalg.svd(A, compute_uv=False).sum(1)
-        found[m] = m * (A**2).sum((1, 2)) / nuclear**2
-    assert all(np.all(ratios >= 1) for ratios in found.values())
-    assert round(float(np.median(found[20])), 1) == round(float(np.median(found[8])), 1) == 1.4
-    assert [round(float(ratios.min()), 1) for ratios in found.values()] == [1.0, 1.2, 1.3]
+        computed[m] = m * (A**2).sum((1, 2)) / nuclear**2
+    assert all(np.all(ratios >= 1) for ratios in computed.values())
+    assert (
+        round(float(np.median(computed[20])), 1) == round(float(np.median(computed[8])), 1) == 1.4
+    )
+    assert [round(float(ratios.min()), 1) for ratios in computed.values()] == [1.0, 1.2, 1.3]
 
 
 @functools.cache
 def one_case():
     """A case of the scenario."""
-    case = scenarios.AUTOENCODER.case
+    case = AUTOENCODER.case
     make = functools.partial(case, **taken(case, FLAGS))
     return jax.jit(make)(jax.random.key(0), keep_prob=0.6)
 
@@ -213,15 +222,15 @@ def one_case():
 @functools.cache
 def all_predictions():
     """The prediction of that case, and those of the controls, in one program."""
-    wrong = {control.id: control.predict for control in scenarios.CONTROLS if control.predict}
-    everything = {"right": scenarios.predict} | wrong
+    wrong = {control.id: control.predict for control in AUTOENCODER.controls if control.predict}
+    everything = {"right": AUTOENCODER.predict} | wrong
     return jax.jit(lambda case: {name: f(case) for name, f in everything.items()})(one_case())
 
 
 def soft_threshold(X, keep_prob):
     """What the control refutes."""
     case = dataclasses.replace(one_case(), keep_prob=jnp.asarray(keep_prob))
-    return np.asarray(jax.jit(scenarios._soft_threshold)(case, X))
+    return np.asarray(jax.jit(masked_autoencoder_claims.soft_threshold)(case, X))
 
 
 @pytest.mark.parametrize("keep_prob", [0.2, 0.6])
@@ -244,13 +253,13 @@ def test_the_wrong_prediction_minimises_the_squared_nuclear_norm(keep_prob):
 
 def test_images_are_averaged_over_a_grid():
     images = np.random.default_rng(0).uniform(size=(49, 11))
-    found = autoencoding.pool_images(images, (3, 2))
-    assert found.shape == (6, 11)
+    computed = masked_autoencoder.pool_images(images, (3, 2))
+    assert computed.shape == (6, 11)
     cells = itertools.product(([0, 1, 2], [3, 4], [5, 6]), ([0, 1, 2, 3], [4, 5, 6]))
     square = images.T.reshape(11, 7, 7)
     expected = np.array([[np.mean(x[np.ix_(*cell)]) for x in square] for cell in cells])
     expected = (expected - expected.mean(1)[:, None]) / expected.std(1)[:, None]
-    assert_close(found, expected, size=49)
+    assert_close(computed, expected, size=49)
 
 
 def test_the_images_of_the_statement_have_the_moments_of_mnist():
@@ -273,41 +282,42 @@ def test_only_input_masks_are_swept():
     settings = {"mask": ("dropout", "input"), "loss": ("masked", "all")}
     settings |= {"rows": (6, 8), "width": (2, 9)}
     others = {"block_size": (2, 4), "learning_rate": (0.1, 0.2), "steps": 100}
-    narrow = scenarios.AUTOENCODER.narrow(settings | others)
+    narrow = AUTOENCODER.narrow(settings | others)
     assert (narrow["mask"], narrow["loss"]) == (("input",), ("all masked",))
     assert (narrow["rows"], narrow["width"]) == ((6, 8), (2,))
-    assert scenarios.AUTOENCODER.narrow(settings | others | {"width": (9,)})["width"] == (5,)
+    assert AUTOENCODER.narrow(settings | others | {"width": (9,)})["width"] == (5,)
     others |= {"keep_prob": (0.5, 0.6), "patch_size": (1, 2)}
     rest = {"cols": (8,)}
-    own = own_settings(THEOREM3, scenarios.AUTOENCODER, settings | others | rest)
+    own = own_settings(THEOREM3, AUTOENCODER, settings | others | rest)
     assert [own[name] for name in others] == [(2,), (0.1,), 100, (0.5, 0.6), (1, 2)]
-    assert scenarios.AUTOENCODER.narrow(settings | others | {"mask": ("dropout",)})["mask"] == ()
+    assert AUTOENCODER.narrow(settings | others | {"mask": ("dropout",)})["mask"] == ()
 
 
 @pytest.mark.parametrize("loss", ["all", "masked"])
 def test_claims_apply_to_the_loss_that_is_asked_about(loss):
     flags = FLAGS | {"keep_prob": 0.6, "loss": loss, "learning_rate": 0.5, "steps": 1}
-    for name, found in judged(THEOREM3, scenarios.AUTOENCODER, flags)[1].items():
+    for name, computed in judged(THEOREM3, AUTOENCODER, flags)[1].items():
         about = "masked" if "masked" in name or name == "unidentified" else "all"
-        assert found.reason.item() == ("" if about == loss else "claim does not apply"), name
-        assert found.residual.item() <= found.tolerance.item()
+        assert computed.reason.item() == ("" if about == loss else "claim does not apply"), name
+        assert computed.residual.item() <= computed.tolerance.item()
 
 
-def outcome(dtype="float64", **arrays):
-    """What a judge gets: arrays that are the same on both sides, unless a pair is given."""
-    pairs = {n: a if isinstance(a, tuple) else (a, a) for n, a in arrays.items()}
-    predicted, measured = (
-        {n: np.asarray(pair[i], float) for n, pair in pairs.items()} for i in (0, 1)
-    )
+def outcome(theory: dict[str, Any], run: Any = (), dtype="float64"):
+    """What a judge gets."""
+    arrays: list[dict[str, Any]] = [
+        {n: np.asarray(a, float) for n, a in dict(side).items()} for side in (theory, run)
+    ]
+    sides = AutoencoderTheory(**arrays[0]), AutoencoderMeasured(**arrays[1])
     point = FLAGS | {"keep_prob": 0.6}
-    return Outcome(point, predicted, measured, {}, np.dtype(dtype), size=20, steps=1)
+    return Outcome(point, *sides, {}, np.dtype(dtype), size=20, steps=1)
 
 
 def test_training_that_has_not_ended_is_not_judged():
-    for condition in (10.0, 500.0, 1e4, np.inf, np.nan):
-        assert scenarios._trained(outcome(condition=condition)) == (condition == 10.0)
-    assert scenarios._trained(outcome(condition=500.0, dtype="float32"))
-    assert scenarios._too_short(outcome(condition=500.0)) == "too few steps"
+    reason = masked_autoencoder_claims.too_short
+    for condition in (500.0, 1e4, np.inf, np.nan):
+        assert reason(outcome({"condition": condition})) == "too few steps"
+    assert reason(outcome({"condition": 10.0})) == ""
+    assert reason(outcome({"condition": 500.0}, dtype="float32")) == ""
 
 
 def test_the_condition_is_that_of_inverting_and_of_telling_values_apart():
@@ -323,16 +333,19 @@ def test_the_condition_is_that_of_inverting_and_of_telling_values_apart():
         root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
         squares = np.linalg.svd(S @ root, compute_uv=False) ** 2
         conditions.append(max(inverting, squares[0] / (squares[1] - squares[2])))
-    assert_close(all_predictions()["right"]["condition"], max(conditions), size=10**4)
+    assert_close(all_predictions()["right"].condition, max(conditions), size=10**4)
 
 
 def test_ranks_are_counted_to_half_of_the_digits():
-    one = [3.0, 1.0, 1e-5, 1e-9]
-    assert scenarios._ranks(np.array([one, one[:2] * 2]), np.dtype("float64")).tolist() == [3, 4]
-    assert scenarios._ranks(np.array([one]), np.dtype("float32")).tolist() == [2]
-    assert scenarios._differ(outcome(rank_values=([one, one], [one, [*one[:2], 0.0, 0.0]]))) == 1
+    values = [3.0, 1.0, 1e-5, 1e-9]
+    ranks, differ = masked_autoencoder_claims.ranks, masked_autoencoder_claims.differ
+    assert ranks(np.array([values, values[:2] * 2]), np.dtype("float64")).tolist() == [3, 4]
+    assert ranks(np.array([values]), np.dtype("float32")).tolist() == [2]
+    cut = {"rank_values": [values, [*values[:2], 0.0, 0.0]]}
+    assert differ(outcome({"rank_values": [values, values]}, cut)) == 1
     # A lost singular value has no rank.
-    assert scenarios._differ(outcome(rank_values=[[1.0, np.nan]])) == 1
+    lost = {"rank_values": [[1.0, np.nan]]}
+    assert differ(outcome(lost, lost)) == 1
 
 
 @pytest.mark.parametrize(
@@ -340,37 +353,49 @@ def test_ranks_are_counted_to_half_of_the_digits():
     [(2.0, 0.0), (1.0, 0.0), (0.5, 1.0), (0.0, np.inf), (-1.0, np.inf), (np.nan, np.inf)],
 )
 def test_a_penalty_below_the_bound_is_found_on_each_data_set(penalty, residual):
-    penalties = [[3.0, 3.0], [3.0, penalty]]
-    one = outcome(nuclear_bound=np.ones((2, 2)), penalty=penalties)
-    np.testing.assert_equal(scenarios._below_bound(one), residual)
+    penalties = {"penalty": [[3.0, 3.0], [3.0, penalty]]}
+    judged_on = outcome({"nuclear_bound": np.ones((2, 2))}, penalties)
+    np.testing.assert_equal(masked_autoencoder_claims.below_bound(judged_on), residual)
 
 
 def test_a_difference_on_any_data_set_is_found():
-    one = outcome(optimum=([[1.0], [1e-3]], [[1.0], [2e-3]]))
-    assert on_each("optimum")(one) == 0.5
-    one = outcome(optimum=([[1.0], [1.0]], [[1.0], [np.nan]]))
-    assert np.isnan(on_each("optimum")(one))
+    def compares(theory: AutoencoderTheory, run: AutoencoderMeasured):
+        return theory.optimum, run.optimum
+
+    residual = masked_autoencoder_claims.on_each_data_set(compares)
+    assert residual(outcome({"optimum": [[1.0], [1e-3]]}, {"optimum": [[1.0], [2e-3]]})) == 0.5
+    lost = outcome({"optimum": [[1.0], [1.0]]}, {"optimum": [[1.0], [np.nan]]})
+    assert np.isnan(residual(lost))
 
 
-@pytest.mark.parametrize("control", scenarios.CONTROLS, ids=lambda control: control.id)
+@pytest.mark.parametrize("control", AUTOENCODER.controls, ids=lambda control: control.id)
 def test_a_wrong_formula_is_wrong_on_each_data_set(control):
     """The verdict takes the worse data set: here neither may hide behind the other."""
     if control.predict is None or control.id == "rank_of_soft_thresholding":
         return  # the correlations of MNIST are too even for a threshold that cuts off
-    found = all_predictions()
-    right, wrong = found["right"][control.claim], found[control.id][control.claim]
-    for one, other in zip(*map(jnp.atleast_1d, (right, wrong)), strict=True):
-        assert_apart(other, one)
+    predictions = all_predictions()
+    right, wrong = (getattr(predictions[name], control.claim) for name in ("right", control.id))
+    for formula, other in zip(*map(jnp.atleast_1d, (right, wrong)), strict=True):
+        assert_apart(other, formula)
 
 
 test_self_supervised_functions_refuse = refuses(
-    (lambda: autoencoding.patches(4, 5), "size: got 5, wanted 1 to 4"),
-    (lambda: autoencoding.pool_images(np.ones((6, 2)), (1, 1)), "got 6 pixels, wanted a square"),
-    (lambda: autoencoding.pool_images(np.eye(4), (3, 1)), r"shape: got \(3, 1\), wanted 1 to 2"),
-    (lambda: autoencoding.pool_images(np.ones((4, 2)), (2, 1)), "got a cell without variance"),
+    (lambda: masked_autoencoder.patches(4, 5), "size: got 5, wanted 1 to 4"),
+    (
+        lambda: masked_autoencoder.pool_images(np.ones((6, 2)), (1, 1)),
+        "got 6 pixels, wanted a square",
+    ),
+    (
+        lambda: masked_autoencoder.pool_images(np.eye(4), (3, 1)),
+        r"shape: got \(3, 1\), wanted 1 to 2",
+    ),
+    (
+        lambda: masked_autoencoder.pool_images(np.ones((4, 2)), (2, 1)),
+        "got a cell without variance",
+    ),
     (lambda: compiled.bottleneck_autoencoder(problem()[2], 6), "width: got 6, wanted 1 to 5"),
 )
 
 
 def test_points_are_refused_for_input_masks_alone():
-    scenarios.check(FLAGS | {"rows": 13, "patch_size": 14, "mask": "dropout"})
+    masked_autoencoder_claims.check(FLAGS | {"rows": 13, "patch_size": 14, "mask": "dropout"})
