@@ -1,4 +1,13 @@
-"""Corollary 1: the compressed network and its error."""
+"""Corollary 1: the compressed network and its error.
+
+A network ``f_C`` with layers of 2 r^ x 2 r^, r^ >= r, trained in the frame of Theorem 2, follows
+the full one, f:
+
+    ||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)|
+                       <= sqrt(d - 2 r^) prod_l eps_l,   equal at t = 0,
+
+the bound if ``|1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1`` for all l and t.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping

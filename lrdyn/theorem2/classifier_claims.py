@@ -1,4 +1,13 @@
-"""Theorem 2 for classifiers: whitened data, a last layer of K rows, and collapse between layers."""
+"""Theorem 2 for classifiers: whitened data, a last layer of K rows, and collapse between layers.
+
+With ``X X^T = I`` the regression loss is deep factorisation of ``Phi = Y X^T``, up to a constant.
+The moving part has 2K dimensions, and the bulk of the layers l < L only decays:
+
+    rho_l(t) = eps_l (1 - eta lambda_l)^t,      W_L V_{L,2} = 0.
+
+At convergence without decay the scatter within classes over that between them falls from layer to
+layer by about ``p = eps^2 / n^{1/L}``.
+"""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,15 @@
-"""Theorem 2: gradient descent on deep factorisation lives in a 2r-dimensional subspace."""
+"""Theorem 2: gradient descent on deep factorisation lives in a 2r-dimensional subspace.
+
+Started from ``W_l(0) = eps_l * orthogonal`` on ``f = 1/2 ||W_L ... W_1 - Phi||_F^2``, square layers
+and rank Phi <= r < d / 2, gradient descent keeps for all t
+
+    W_l(t) = U_l blkdiag( Wt_l(t), rho_l(t) I ) V_l^T,      V_{l+1} = U_l,
+    rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2),   rho_l(0) = eps_l,
+    Wt_l: gradient descent on 1/2 ||Wt_L ... Wt_1 - Phi~||_F^2 from eps_l I,   2r x 2r,
+    f(t) = 1/2 ||Wt_L ... Wt_1 - Phi~||_F^2 + (d - 2r)/2 prod_l rho_l^2.
+
+On half the mean over the d^2 entries the run is the same with eta / d^2 and lambda d^2.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
