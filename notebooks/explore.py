@@ -56,9 +56,11 @@ def compare(depth=3, rank=2, init_scale=0.4):
     return {"trained": trained, "predicted": predicted, "step": jnp.asarray(steps)}
 
 
-one = jax.jit(compare, static_argnames=("depth", "rank"))(depth=3, rank=2, init_scale=0.2)
+losses = jax.jit(compare, static_argnames=("depth", "rank"))(depth=3, rank=2, init_scale=0.2)
 figure, ax = plt.subplots(figsize=(5, 2.4), layout="constrained")
-plotting.plot_compared(ax, steps, one["predicted"], one["trained"], color=plotting.BLUE, every=4)
+plotting.plot_compared(
+    ax, steps, losses["predicted"], losses["trained"], color=plotting.BLUE, every=4
+)
 _ = ax.set(yscale="log", xlabel="step t", title="loss: predicted, and trained (circles)")
 
 # %% [markdown]

@@ -38,11 +38,18 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 FIGURE = Figure(
-    name="corollary1", title="Corollary 1 over depth, rank and init scale", caption=CAPTION,
+    name="corollary1",
+    title="Corollary 1 over depth, rank and init scale",
+    caption=CAPTION,
     sources=partial(reach.sources, reach.map_of(COROLLARY1)),
-    numbers=partial(reach.numbers, COROLLARY1, CURVES), draw=draw, presets=reach.PRESETS,
+    numbers=partial(reach.numbers, COROLLARY1, CURVES),
+    draw=draw,
+    presets=reach.PRESETS,
     panels={
-        "ratio": "abc", "convergence_time": "d", "convergence_time_compressed": "d", "error": "e",
+        "ratio": "abc",
+        "convergence_time": "d",
+        "convergence_time_compressed": "d",
+        "error": "e",
         "error_bound": "e",
     },
-)  # fmt: skip
+)

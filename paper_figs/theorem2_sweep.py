@@ -40,9 +40,12 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 FIGURE = Figure(
-    name="theorem2", title="Theorem 2 over depth, rank and init scale", caption=CAPTION,
+    name="theorem2",
+    title="Theorem 2 over depth, rank and init scale",
+    caption=CAPTION,
     sources=partial(reach.sources, THEOREM2_MAP),
     numbers=partial(reach.numbers, THEOREM2, ("convergence_time", "effective_rank")),
-    draw=draw, presets=reach.PRESETS,
+    draw=draw,
+    presets=reach.PRESETS,
     panels={"ratio": "abc", "convergence_time": "d", "effective_rank": "e"},
-)  # fmt: skip
+)

@@ -8,6 +8,7 @@ import pytest
 
 from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.engine.claims import CLEARLY
+from lrdyn.engine.fields import Read
 from lrdyn.engine.jobs import claims_job, controls_job
 from lrdyn.engine.judging import (
     claim_entry,
@@ -18,7 +19,7 @@ from lrdyn.engine.judging import (
     row_of,
     worst_ratio,
 )
-from lrdyn.engine.outcomes import PRECISIONS, SIZE, groups_of, outcomes, saved_names
+from lrdyn.engine.outcomes import PRECISIONS, SIZE, MissingArray, groups_of, outcomes, saved_names
 from lrdyn.engine.verify import verify
 from lrdyn.registry import theorems
 from lrdyn.theorem2.statement import THEOREM2
@@ -74,24 +75,34 @@ def test_a_verdict_names_the_worst_case(theorem, scenario, claim, precision, tmp
         assert leg.residual.sel(entry["worst_case"]) == entry["residual"]
 
 
-class Looks(dict):
+class Looks(Read):
     """Arrays that remember which of them were looked at."""
 
-    def __init__(self, arrays, seen):
-        super().__init__(arrays)
-        self.seen = seen
+    def __init__(self, arrays, names):
+        super().__init__({name: arrays[name] for name in arrays}, MissingArray)
+        self.names = names
 
     def __getitem__(self, name):
-        self.seen.add(name)
+        self.names.add(name)
         return super().__getitem__(name)
 
 
-def compared(claim, one):
+def compared(claim, outcome):
     """Names of the arrays that the residual looks at, without those of a claim's own hypothesis."""
-    seen = set()
-    predicted, measured = (Looks(side, seen) for side in (one.predicted, one.measured))
-    residual_of(claim, one._replace(predicted=predicted, measured=measured))
-    return seen
+    names = set()
+    sides = {side: Looks(getattr(outcome, side), names) for side in ("predicted", "measured")}
+    residual_of(claim, dataclasses.replace(outcome, **sides))
+    return names
+
+
+def with_array(outcome, sides, name, array):
+    """The outcome with another array in the place of one, on these sides."""
+    arrays = {side: getattr(outcome, side) for side in sides}
+    changed = {
+        side: Read({**{other: read[other] for other in read}, name: array}, MissingArray)
+        for side, read in arrays.items()
+    }
+    return dataclasses.replace(outcome, **changed)
 
 
 def places_of(array, count=3):
@@ -110,14 +121,13 @@ def moves(entry, exact):
     return [float(entry) + sign * step * scale for step in steps for sign in (1, -1)]
 
 
-def moved_to_ten_tolerances(claim, scenario, one, sides, name, place):
-    """An outcome whose residual a change of one entry has moved to ten tolerances, if one can."""
-    array = getattr(one, sides[0])[name]
+def moved_to_ten_tolerances(claim, scenario, outcome, sides, name, place):
+    """A value of one entry by which the residual comes to ten tolerances, if there is one."""
+    array = getattr(outcome, sides[0])[name]
     for value in moves(array[place], claim.kind == "exact"):
         changed = array.astype(float)
         changed[place] = value
-        other = one._replace(**{side: {**getattr(one, side), name: changed} for side in sides})
-        row = row_of(claim, scenario, other)
+        row = row_of(claim, scenario, with_array(outcome, sides, name, changed))
         if not row.unmet + row.reason and row.residual > 0 and row.residual >= 10 * row.tolerance:
             return value
     return None
@@ -133,11 +143,10 @@ def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_fa
     judged = np.flatnonzero(left_out(leg).ravel() == "")
     turned = set()
     for case in {judged[0], judged[-1]}:
-        one = every[case]
-        for name in sorted(compared(claim, one)):
+        for name in sorted(compared(claim, every[case])):
             for saved in saved_names(claim, scenario, map(str, results.variables))[name]:
                 if set(results[SIZE].dims) <= set(results[saved].dims):
-                    turned |= turn(claim, scenario, results, one, case, name, saved)
+                    turned |= turn(claim, scenario, results, every[case], case, name, saved)
     must = {claim.id} & {
         str(n).removesuffix("_predicted").removesuffix("_measured") for n in results
     }
@@ -145,26 +154,25 @@ def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_fa
     assert turned
 
 
-def turn(claim, scenario, results, one, case, name, saved):
+def turn(claim, scenario, results, outcome, case, name, saved):
     """Change entries of one saved array; those that reach ten tolerances must turn the verdict."""
-    side = "predicted" if saved.endswith("_predicted") else "measured"
-    found = set()
-    places = places_of(getattr(one, side)[name])
-    for place in places:
-        both = ("predicted", "measured") if saved == name else (side,)
-        value = moved_to_ten_tolerances(claim, scenario, one, both, name, place)
+    both = [side for side in ("predicted", "measured") if name in getattr(outcome, side)]
+    sides = both if saved == name else [saved.removeprefix(f"{name}_")]
+    turned = set()
+    for place in places_of(getattr(outcome, sides[0])[name]):
+        value = moved_to_ten_tolerances(claim, scenario, outcome, sides, name, place)
         for new in [np.nan] if value is None else [value, np.nan]:
             altered = alter(results, saved, case, place, new)
             again = residuals(claim, scenario, altered, "float64")
             entry = claim_entry(claim, {"float64": again})
             if new == value:
                 assert entry["holds"] is False, (saved, place)
-                found.add(name)
+                turned.add(name)
             elif value is not None:
                 assert entry["holds"] is not True or left_out(again).ravel()[case]
     if claim.kind in ("exact", "identity") and name == claim.id:
-        assert found, saved
-    return found
+        assert turned, saved
+    return turned
 
 
 def alter(results, saved, case, place, value):

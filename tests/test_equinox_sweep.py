@@ -2,14 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 
 import lrdyn as lr
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.jobs import controls_job
 from lrdyn.engine.statement import longest_axis
 from lrdyn.engine.verify import verify
@@ -36,6 +39,12 @@ def network(key, width=8):
 made = eqx.filter_jit(network)
 
 
+class Output(NamedTuple):
+    """What a model returns."""
+
+    output: Float[Array, "index"] = ABSENT
+
+
 def case(key, *, width, rate):
     return {"model": network(key, width), "rate": rate, "x": jnp.arange(3.0)}
 
@@ -46,7 +55,7 @@ def by_hand(case):
     for layer in case["model"].mlp.layers[:-1]:
         y = jnp.maximum(layer.weight @ y + layer.bias, 0.0)
     last = case["model"].mlp.layers[-1]
-    return {"output": case["rate"] * (last.weight @ y + last.bias)}
+    return Output(case["rate"] * (last.weight @ y + last.bias))
 
 
 def moved(key, case, amount):
@@ -54,21 +63,38 @@ def moved(key, case, amount):
     return case | {"model": model}
 
 
-NETWORK = lr.Scenario(
+NETWORK = lr.Scenario[dict, Output, Output](
     "network",
     case,
     by_hand,
-    lambda case: {"output": case["rate"] * case["model"](case["x"])},
-    (lr.Claim("output", "a model is its layers, one after another"),),
-    (
-        lr.Control("moved", "a bias of the norm", "output", case=moved, breaks="no bias",
-                   amounts=(1e-3, 1.0)),
-        lr.Control("linear", "no activation", "output",
-                   predict=lambda case: {"output": case["rate"] * case["x"][:2]}),
+    lambda case: Output(case["rate"] * case["model"](case["x"])),
+    theory=Output,
+    measured=Output,
+    claims=(
+        lr.Claim(
+            "output",
+            "a model is its layers, one after another",
+            compares=lambda theory, run: (theory.output, run.output),
+        ),
     ),
-    {"no bias": lambda case: jnp.all(case["model"].norm.bias == 0)},
-    {"output": ("index",)},
-)  # fmt: skip
+    controls=(
+        lr.Control(
+            "moved",
+            "a bias of the norm",
+            "output",
+            case=moved,
+            breaks="no bias",
+            amounts=(1e-3, 1.0),
+        ),
+        lr.Control(
+            "linear",
+            "no activation",
+            "output",
+            predict=lambda case: Output(case["rate"] * case["x"][:2]),
+        ),
+    ),
+    hypotheses={"no bias": lambda case: jnp.all(case["model"].norm.bias == 0)},
+)
 FLAGS = (
     lr.Flag("width", (4, 8), lr.at_least(1), int, "n", "width", shapes=True),
     lr.Flag("rate", (0.5, 2.0), lr.POSITIVE, float, "c", "factor"),
@@ -81,9 +107,8 @@ def test_a_case_may_hold_a_model(traced):
     theorem = dataclasses.replace(THEOREM, scenarios=(dataclasses.replace(NETWORK, traced=traced),))
     settings = {"width": (4, 8) if traced else (8,), "rate": (0.5,)}
     found = verify(theorem, **settings, dtype="float32", seeds=1)
-    assert {claim["id"]: claim["holds"] for claim in found.verdict["claims"]} == {
-        "output": True, "moved": True, "linear": True,
-    }  # fmt: skip
+    holds = {claim["id"]: claim["holds"] for claim in found.verdict["claims"]}
+    assert holds == {"output": True, "moved": True, "linear": True}
     assert found.groups["/"]["longest_axis"].sel(width=8).values.tolist() == [[8]]
 
 

@@ -20,12 +20,17 @@ from tests.test_theorem import MY_THEOREM
 
 PLAIN = """
 import errno, sys
+from typing import NamedTuple
 
 import lrdyn
 from lrdyn import cli
 from lrdyn.engine.arguments import Help
 
 PLACE, FACTOR, UNDECIDED = "nowhere", 1.0, ""
+
+
+class One(NamedTuple):
+    one: float
 
 
 class Own(BaseException): ...
@@ -63,12 +68,12 @@ def case(key, *, size):
 
 def predict(case):
     leave("predict")
-    return {"one": 1.0}
+    return One(1.0)
 
 
 def measure(case):
     leave("measure")
-    return {"one": FACTOR}
+    return One(FACTOR)
 
 
 def hypothesis(case):
@@ -76,14 +81,14 @@ def hypothesis(case):
     return True
 
 
-def undecided(one):
+def undecided(outcome):
     leave("claim")
-    return UNDECIDED if one.measured["one"] < 3 else ""
+    return UNDECIDED if outcome.measured.one < 3 else ""
 
 
 def other(case):
     leave("control")
-    return {"one": 3.0}
+    return One(3.0)
 
 
 def draw(groups):
@@ -95,10 +100,23 @@ def check(point):
 
 
 SCENARIO = lrdyn.Scenario(
-    "plain", case, predict, measure,
-    (lrdyn.Claim("one", "1 = 1", undecided=undecided),),
-    (lrdyn.Control("two", "1 = 3", "one", measure=other),),
-    {"any": hypothesis}, traced=False,
+    "plain",
+    case,
+    predict,
+    measure,
+    theory=One,
+    measured=One,
+    claims=(
+        lrdyn.Claim(
+            "one",
+            "1 = 1",
+            compares=lambda theory, run: (theory.one, run.one),
+            undecided=undecided,
+        ),
+    ),
+    controls=(lrdyn.Control("two", "1 = 3", "one", measure=other),),
+    hypotheses={"any": hypothesis},
+    traced=False,
 )
 THEOREM = lrdyn.Theorem(
     "plain", "a theorem without a program",
@@ -132,8 +150,11 @@ WAYS = {
     "raise KeyboardInterrupt": 130,
 }
 """Way to leave -> status."""
-STATUSES = {"FACTOR, UNDECIDED = 1.0, ''": 0, "FACTOR, UNDECIDED = 2.0, ''": 1,
-            "FACTOR, UNDECIDED = 1.0, 'too few steps'": 4}  # fmt: skip
+STATUSES = {
+    "FACTOR, UNDECIDED = 1.0, ''": 0,
+    "FACTOR, UNDECIDED = 2.0, ''": 1,
+    "FACTOR, UNDECIDED = 1.0, 'too few steps'": 4,
+}
 """What the theorem is -> status of its verdict."""
 WORDS = ["verify", "plain.py", "--dtype", "float32", "--seeds", "1"]
 

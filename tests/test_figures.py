@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import xarray as xr
+from jaxtyping import Float
 
 import lrdyn
 from lrdyn import cli
@@ -24,6 +25,7 @@ from lrdyn.commands.ending import BAD_INPUT, Compared
 from lrdyn.engine import files, results, runs
 from lrdyn.engine.arguments import Help
 from lrdyn.engine.claims import CLEARLY, tolerance
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.judging import residuals, worst_ratio
 from lrdyn.engine.produce import produce
 from lrdyn.figures import baselines, exhibits, plotting, rendering, tables
@@ -42,21 +44,30 @@ from paper_figs import (
 from tests import oracles
 from tests.runs import numbers_of
 from tests.test_tables import check_latex
+from tests.tiny import Value
 
 SAME, DIFFERS = Compared(same=True), Compared(same=False)
 
 # --- the machinery, on a figure that costs nothing ---------------------------------------------
 
 
-def count_calls(slope) -> dict[str, Any]:
+class Counted(NamedTuple):
+    """What a run of the toy experiment leaves."""
+
+    line: Float[np.ndarray, "curve t"] = ABSENT
+    seconds: Float[np.ndarray, "t"] = ABSENT
+    t: Float[np.ndarray, "t"] = ABSENT
+
+
+def count_calls(slope) -> Counted:
     """Run the toy experiment, counting how often."""
     CALLS.append(slope)
     t = np.linspace(0, 1, 5)
-    return {
-        "line": np.stack([slope * t, 1e-3 * t]),
-        "seconds": np.random.default_rng(len(CALLS)).uniform(size=5),
-        "t": t,
-    }
+    return Counted(
+        line=np.stack([slope * t, 1e-3 * t]),
+        seconds=np.random.default_rng(len(CALLS)).uniform(size=5),
+        t=t,
+    )
 
 
 COUNTED = lrdyn.Experiment(
@@ -68,7 +79,7 @@ COUNTED = lrdyn.Experiment(
             "line",
             lambda key, slope: slope,
             measure=count_calls,
-            dims={"line": ("curve", "t"), "seconds": ("t",), "t": ("t",)},
+            measured=Counted,
             traced=False,
         ),
     ),
@@ -101,8 +112,10 @@ PARTS: dict[str, Any] = {
     "presets": {"quick": {"slope": 2.0}, "paper": {"slope": 3.0}},
 }
 OTHER_WORDS: dict[str, Any] = {
-    "name": "rows", "title": "Rows", "caption": "Slope {slope:g} of $y_1 = x$, 1 %.",
-}  # fmt: skip
+    "name": "rows",
+    "title": "Rows",
+    "caption": "Slope {slope:g} of $y_1 = x$, 1 %.",
+}
 PLAIN = exhibits.Exhibit(**PARTS)
 """The toy figure without its picture, which takes longest."""
 TOY = exhibits.Figure(**PARTS, draw=draw_lines, panels={"line": "a"})
@@ -632,9 +645,16 @@ def test_figure_6_errors_and_losses_are_those_of_the_identities(compression):
 # --- sweeps over depth, rank and init scale ----------------------------------------------------
 
 TINY_REDUCED: dict[str, Any] = {
-    "dim": 8, "rank": 2, "depths": [2, 3], "init_scales": [0.2, 0.9], "learning_rate": 0.05,
-    "steps": 3000, "threshold": 0.05, "rank_at": 5.0, "seed": 1,
-}  # fmt: skip
+    "dim": 8,
+    "rank": 2,
+    "depths": [2, 3],
+    "init_scales": [0.2, 0.9],
+    "learning_rate": 0.05,
+    "steps": 3000,
+    "threshold": 0.05,
+    "rank_at": 5.0,
+    "seed": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -707,14 +727,17 @@ def test_both_figures_draw_the_same_curves():
 
 def worst_of(**claims):
     """The ratio of made-up claims: claim -> (residuals, tolerances, applies)."""
-    legs, made = {}, []
+    legs, judged = {}, []
     for name, (residual, limit, applies) in claims.items():
         reason = np.where(applies, "", "claim does not apply")
         columns = {"residual": ("x", residual), "tolerance": ("x", limit), "reason": ("x", reason)}
         columns["unmet"] = ("x", np.full(len(reason), ""))
         legs[name] = {"float64": xr.Dataset(columns, {"x": [1.0, 2.0]})}
-        made.append(lrdyn.Claim(name, ""))
-    return worst_ratio(made, legs, "float64").values.tolist()
+        claim = lrdyn.Claim[Value, Value](
+            name, "", compares=lambda theory, run: (theory.value, run.value)
+        )
+        judged.append(claim)
+    return worst_ratio(judged, legs, "float64").values.tolist()
 
 
 def test_the_worst_ratio_leaves_out_what_does_not_apply():

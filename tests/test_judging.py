@@ -5,18 +5,20 @@ import importlib
 import json
 import shutil
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from jaxtyping import Array, Float, Int
 
 import lrdyn as lr
 from lrdyn.engine import files, results, runs, verify
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.evaluate import evaluate, evaluate_controls
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Flag, at_least
 from lrdyn.engine.judging import claim_entry, control_entry, judge_results, residual_of, residuals
 from lrdyn.engine.outcomes import MissingArray
@@ -26,9 +28,30 @@ from lrdyn.engine.work import Context, Sweep, carried_out
 from tests.oracles import refuses
 from tests.runs import results_of, verdict_of
 
-CLAIM = Claim("value", "the two values agree")
+
+class Made(NamedTuple):
+    """What either side of a made-up run may have: a vector, and marks of one number."""
+
+    value: Float[Array, "index"] = ABSENT
+    other: Float[Array, "index"] = ABSENT
+    lost: Int[Array, ""] = ABSENT
+    """Step at which a run diverged, or -1."""
+    amplified: Float[Array, ""] = ABSENT
+    """Condition of theory's own run."""
+    short: Int[Array, ""] = ABSENT
+    outside: Int[Array, ""] = ABSENT
+    extra: Float[Array, "extra_0"] = ABSENT
+
+
+CLAIM = Claim[Made, Made](
+    "value",
+    "the two values agree",
+    compares=lambda theory, run: (theory.value, run.value),
+)
 EVEN = {"even": lambda case: jnp.asarray(True)}
-SCENARIO = Scenario("made", dict, claims=(CLAIM,), hypotheses=EVEN, steps="steps")
+SCENARIO = Scenario[Any, Made, Made](
+    "made", dict, claims=(CLAIM,), hypotheses=EVEN, steps="steps", theory=Made, measured=Made
+)
 SIZES = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
 TOLERANCE = lr.tolerance("identity", "float64", steps=3, size=5)
 
@@ -105,18 +128,19 @@ def test_a_missing_array_is_named():
     for name in ("value_measured", "longest_axis", "met_even"):
         with pytest.raises(MissingArray, match=r"value|longest_axis|met_even"):
             judged(produced(EXACT, EXACT).drop_vars(name))
-    claim = dataclasses.replace(CLAIM, residual=lambda one: one.measured["other"])
+    claim = dataclasses.replace(CLAIM, residual=lambda outcome: outcome.measured.other)
     with pytest.raises(MissingArray, match=r"'other'.* among 'reads'"):
         judged(produced(EXACT, EXACT), claim)
 
 
 def test_arithmetic_is_float64_whatever_the_run_was():
-    one = np.array([[1.0, 1.0 + 2**-23]] * 2, np.float32)
-    found = []
-    claim = dataclasses.replace(CLAIM, residual=lambda c: found.append(c) or 0.0)
-    residuals(claim, SCENARIO, produced(one, one), "float32")
-    assert found[0].measured["value"].dtype == np.float64
-    assert (found[0].dtype, found[0].size, found[0].steps) == (np.float32, 5, 3)
+    values = np.array([[1.0, 1.0 + 2**-23]] * 2, np.float32)
+    outcomes = []
+    claim = dataclasses.replace(CLAIM, residual=lambda outcome: outcomes.append(outcome) or 0.0)
+    residuals(claim, SCENARIO, produced(values, values), "float32")
+    first, _ = outcomes
+    assert first.measured.value.dtype == np.float64
+    assert (first.dtype, first.size, first.steps) == (np.float32, 5, 3)
 
 
 @pytest.mark.parametrize("met", [[True, False], [False, True], [False, False]])
@@ -129,6 +153,14 @@ def test_every_part_of_every_hypothesis_counts(met):
     for data, count in ((first, sum(met)), (parts, 1)):
         counts = judged(data, scenario=scenario)["judged"]["float64"]
         assert counts == {"drawn": 2, "judged": count, "left_out": {"other": 2 - count}}
+
+
+MARKED = dataclasses.replace(
+    CLAIM,
+    reads=lambda theory, run: (theory.value, run.value, theory.short, theory.outside),
+    applies=lambda outcome: not outcome.predicted.outside,
+    undecided=lambda outcome: "too few steps" if outcome.predicted.short else "",
+)
 
 
 @pytest.mark.parametrize(
@@ -146,14 +178,8 @@ def test_what_is_left_out_is_counted_with_its_reason(met, more, reason):
     wrong[0] += 1.0
     usual = {name: ("seed", [0, 0]) for name in ("short", "outside")}
     usual |= {"lost": ("seed", [-1, -1]), "amplified": ("seed", [1.0, 1.0])}
-    claim = dataclasses.replace(
-        CLAIM,
-        reads=("value", *usual),
-        condition="amplified",
-        applies=lambda one: not one.predicted["outside"],
-        undecided=lambda one: "too few steps" if one.predicted["short"] else "",
-    )
-    scenario = dataclasses.replace(SCENARIO, diverges="lost")
+    claim = dataclasses.replace(MARKED, condition=lambda theory: theory.amplified)
+    scenario = dataclasses.replace(SCENARIO, diverges=lambda theory: theory.lost)
     found = judged(produced(EXACT, wrong, met=met, **usual | more), claim, scenario)
     assert found["holds"] is True
     assert found["judged"] == {"float64": {"drawn": 2, "judged": 1, "left_out": {reason: 1}}}
@@ -161,14 +187,15 @@ def test_what_is_left_out_is_counted_with_its_reason(met, more, reason):
 
 def test_a_run_that_diverges_does_not_excuse_itself():
     """Nor does it if the claim reads at which step."""
-    scenario = dataclasses.replace(SCENARIO, diverged="lost")
+    scenario = dataclasses.replace(SCENARIO, diverged=lambda run: run.lost)
     data = produced(EXACT, EXACT * np.inf, lost_measured=("seed", [7, 7]))
-    for reads in ((), ("value", "lost")):
-        claim = dataclasses.replace(CLAIM, reads=reads)
-        assert judged(data, claim, scenario)["holds"] is False
-    # Theory's own run decides, also where both sides have an array of this name.
-    scenario = dataclasses.replace(SCENARIO, diverges="lost")
-    claim = dataclasses.replace(CLAIM, reads=("value", "lost"))
+    claim = dataclasses.replace(
+        CLAIM, reads=lambda theory, run: (theory.value, run.value, run.lost)
+    )
+    for reading in (CLAIM, claim):
+        assert judged(data, reading, scenario)["holds"] is False
+    # Theory's own run decides, also where both sides have a field of this name.
+    scenario = dataclasses.replace(SCENARIO, diverges=lambda theory: theory.lost)
     for predicted, measured, holds in ((-1, 7, False), (7, -1, None)):
         both = {"lost_predicted": predicted, "lost_measured": measured}
         more = {name: ("seed", [step] * 2) for name, step in both.items()}
@@ -178,7 +205,7 @@ def test_a_run_that_diverges_does_not_excuse_itself():
 def test_a_condition_loosens_its_own_claim_alone():
     off = EXACT + 5 * TOLERANCE * 4.0
     data = produced(EXACT, off, amplified=("seed", [100.0, 100.0]))
-    loosened = dataclasses.replace(CLAIM, condition="amplified")
+    loosened = dataclasses.replace(CLAIM, condition=lambda theory: theory.amplified)
     assert judged(data, loosened)["holds"] is True
     assert judged(data)["holds"] is False
 
@@ -186,7 +213,7 @@ def test_a_condition_loosens_its_own_claim_alone():
 @pytest.mark.parametrize(("limit", "holds"), [(0.0099, False), (0.0101, None)])
 def test_a_tolerance_without_two_digits_decides_nothing(limit, holds):
     data = produced(EXACT, 2 * EXACT, amplified=("seed", [limit / TOLERANCE] * 2))
-    claim = dataclasses.replace(CLAIM, condition="amplified")
+    claim = dataclasses.replace(CLAIM, condition=lambda theory: theory.amplified)
     assert judged(data, claim)["holds"] is holds
 
 
@@ -229,7 +256,7 @@ def test_a_residual_that_does_not_scale_is_false_within_both_tolerances(float32,
 @pytest.mark.parametrize(("least", "holds"), [(100.0, True), (1.0, False)])
 def test_what_a_run_amplifies_is_taken_off_before_residuals_are_compared(least, holds):
     """The worst cases of two precisions can be different runs."""
-    claim = dataclasses.replace(CLAIM, condition="amplified")
+    claim = dataclasses.replace(CLAIM, condition=lambda theory: theory.amplified)
     found = in_both((6e-13, 0.0), claim=claim, amplified=("seed", [100.0, least]))
     assert found["holds"] is holds
 
@@ -257,9 +284,9 @@ VALUE, COUNT = ("value", "identity"), ("count", "exact")
     ],
 )
 def test_what_a_verdict_rests_on(rows, verdict, still_open):
-    count = Claim("count", "a count", "exact", carries=False)
+    count = dataclasses.replace(CLAIM, id="count", kind="exact", carries=False)
     main = dataclasses.replace(SCENARIO, claims=(CLAIM, count))
-    side = Scenario("beside", dict, claims=(Claim("side", "beside it"),))
+    side = Scenario("beside", dict, claims=(dataclasses.replace(CLAIM, id="side"),))
     theorem = Theorem("made", "by hand", (SIZES,), (main, side))
     assert verify.holds(theorem, entries(*rows)) is verdict
     assert verify.undecided(theorem, entries(*rows)) == still_open
@@ -270,7 +297,7 @@ def test_what_a_verdict_rests_on(rows, verdict, still_open):
 
 def broken(**parts):
     """A control of the formula, or of what else is named."""
-    return lr.Control("broken", "something", "value", **parts or {"predict": lambda case: {}})
+    return lr.Control("broken", "something", "value", **parts or {"predict": lambda case: Made()})
 
 
 BY_CASE = {"case": lambda key, case, amount: case, "breaks": "even"}
@@ -294,21 +321,15 @@ OF_CLAIM = BY_CASE | {"breaks": "applies"}
 )
 def test_a_control_fails_for_the_reason_that_it_names(parts, met, more, seen):
     marks = {name: ("seed", [more.get(name, 0)] * 2) for name in ("short", "outside")}
-    claim = dataclasses.replace(
-        CLAIM,
-        reads=("value", *marks),
-        applies=lambda one: not one.predicted["outside"],
-        undecided=lambda one: "too few steps" if one.predicted["short"] else "",
-    )
     data = produced(EXACT, 2 * EXACT, met=met, **marks)
-    legs = {"float64": residuals(claim, SCENARIO, data, "float64")}
-    assert control_entry(broken(**parts), claim, legs)["holds"] is seen
+    legs = {"float64": residuals(MARKED, SCENARIO, data, "float64")}
+    assert control_entry(broken(**parts), MARKED, legs)["holds"] is seen
 
 
 @pytest.mark.parametrize("entry", [claim_entry, partial(control_entry, broken())])
 def test_an_entry_is_json_whatever_its_condition(entry):
-    claim = dataclasses.replace(CLAIM, condition="growth")
-    data = produced(EXACT, EXACT, growth=("seed", [np.inf, np.nan]))
+    claim = dataclasses.replace(CLAIM, condition=lambda theory: theory.amplified)
+    data = produced(EXACT, EXACT, amplified=("seed", [np.inf, np.nan]))
     legs = {p: residuals(claim, SCENARIO, data, p) for p in ("float64", "float32")}
     assert json.loads(json.dumps(entry(claim, legs), allow_nan=False))["holds"] in (None, False)
 
@@ -322,7 +343,7 @@ def test_a_control_is_seen_to_fail_in_each_precision():
 
 
 def test_a_test_fails_clearly_once_it_is_past_its_tolerance():
-    rare = Claim("value", "", "statistical", lambda one: 1.1 * 6.0, ("value",))
+    rare = dataclasses.replace(CLAIM, kind="statistical", residual=lambda outcome: 1.1 * 6.0)
     leg = residuals(rare, SCENARIO, produced(EXACT, EXACT), "float64")
     leg.tolerance[:] = 6.0
     assert control_entry(broken(), rare, {"float64": leg})["holds"] is True
@@ -336,7 +357,7 @@ def test_a_control_says_what_it_breaks(unchecked):
 
 
 def test_statistical_tests_share_one_chance_of_a_false_alarm():
-    claim = Claim("rare", "a p of 4e-7", "statistical", lambda one: 6.4, ("value",))
+    claim = dataclasses.replace(CLAIM, id="rare", kind="statistical", residual=lambda outcome: 6.4)
     alone = dataclasses.replace(SCENARIO, claims=(claim,))
     sums = Theorem("made", "by hand", (SIZES,), (alone,))
     groups: dict[str, Any] = dict.fromkeys(("/", "/float32"), produced(EXACT, EXACT))
@@ -355,12 +376,20 @@ def test_statistical_tests_share_one_chance_of_a_false_alarm():
 # Claims over seeds ---------------------------------------------------------------------------
 
 
-def spread(one):
+def spread(outcome):
     """Standard deviation of the first entry over the seeds."""
-    return float(np.std(one.measured["value"][:, 0]))
+    return float(np.std(outcome.measured.value[:, 0]))
 
 
-OVER_SEEDS = Claim("spread", "seeds agree", "limit", spread, ("value",), tolerance=0.1, seeds=2)
+OVER_SEEDS = Claim[Made, Made](
+    "spread",
+    "seeds agree",
+    "limit",
+    residual=spread,
+    reads=lambda theory, run: (run.value,),
+    tolerance=0.1,
+    seeds=2,
+)
 
 
 def many_seeds(values):
@@ -386,9 +415,11 @@ def test_a_seed_that_does_not_meet_the_hypotheses_is_no_evidence():
     data = many_seeds([[1, 5], [1, 5], [1, 9]])
     data["met_even"][2, 1] = False
     seen = []
-    claim = dataclasses.replace(OVER_SEEDS, residual=lambda one: seen.append(one) or spread(one))
+    claim = dataclasses.replace(
+        OVER_SEEDS, residual=lambda outcome: seen.append(outcome) or spread(outcome)
+    )
     assert judged(data, claim)["holds"] is True
-    assert [one.point["seed"].tolist() for one in seen] == [[0, 1, 2], [0, 1]]
+    assert [outcome.point["seed"].tolist() for outcome in seen] == [[0, 1, 2], [0, 1]]
     more = dataclasses.replace(OVER_SEEDS, seeds=3)
     counts = judged(data, more)["judged"]["float64"]
     assert counts == {"drawn": 2, "judged": 1, "left_out": {"too few seeds": 1}}
@@ -430,11 +461,17 @@ def test_each_seed_has_draws_of_its_own():
 
 
 def test_a_negative_residual_is_lost():
-    one = Outcome({}, {}, {}, {}, np.dtype("float64"), 1, 1)
-    assert np.isnan(residual_of(dataclasses.replace(CLAIM, residual=lambda one: -1.0), one))
+    outcome = Outcome({}, Made(), Made(), {}, np.dtype("float64"), 1, 1)
+    negative = dataclasses.replace(CLAIM, residual=lambda outcome: -1.0)
+    assert np.isnan(residual_of(negative, outcome))
 
 
 # Runs in plain Python, and experiments without a claim ---------------------------------------
+
+
+class Counted(NamedTuple):
+    equations: Int[np.ndarray, ""] = ABSENT
+    sizes: Int[np.ndarray, "place"] = ABSENT
 
 
 def counted(calls):
@@ -446,10 +483,9 @@ def counted(calls):
     def measure(size):
         calls.append(size)
         jaxpr = jax.make_jaxpr(lambda x: [x + i for i in range(size)])(1.0)
-        return {"equations": np.array(len(jaxpr.jaxpr.eqns)), "sizes": np.arange(size)}
+        return Counted(equations=np.array(len(jaxpr.jaxpr.eqns)), sizes=np.arange(size))
 
-    dims = {"sizes": ("place",)}
-    scenario = Scenario("counted", case, measure=measure, dims=dims, traced=False)
+    scenario = Scenario("counted", case, measure=measure, measured=Counted, traced=False)
     return Experiment("counts", "additions in a program", (SIZES,), (scenario,))
 
 
@@ -499,17 +535,25 @@ def value(key, *, size):
 
 
 def doubled(case):
-    return {"value": 2 * case}
+    return Made(value=2 * case)
 
 
 def added(case):
-    return {"value": case + case, "extra": jnp.zeros(3)}
+    return Made(value=case + case, extra=jnp.zeros(3))
 
 
 def saved_theorem(**parts):
-    scenario = Scenario("sums", value, doubled, added, (CLAIM,), dims={"value": ("index",)})
-    control = lr.Control[jax.Array]("tripled", "3 x", "value", predict=lambda x: {"value": 3 * x})
-    scenario = dataclasses.replace(scenario, **{"controls": (control,)} | parts)
+    scenario = Scenario[jax.Array, Made, Made](
+        "sums",
+        value,
+        doubled,
+        added,
+        theory=Made,
+        measured=Made,
+        claims=(CLAIM,),
+        controls=(lr.Control("tripled", "3 x", "value", predict=lambda x: Made(value=3 * x)),),
+    )
+    scenario = dataclasses.replace(scenario, **parts)
     return Theorem("sums", "2 x = x + x", (SIZES,), (scenario,))
 
 

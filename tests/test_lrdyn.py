@@ -1,6 +1,5 @@
 """The command ``lrdyn``, ``lrdyn.verify``, and how commands end on a signal."""
 
-import dataclasses
 import json
 import os
 import re
@@ -34,6 +33,7 @@ from tests.faults import signals
 from tests.runs import python, started
 from tests.test_commands import register, tree
 from tests.test_theorem import MY_THEOREM
+from tests.tiny import Value
 
 SMALL = ["--dim", "2", "--dtype", "float32", "--seeds", "1"]
 
@@ -96,19 +96,31 @@ def test_damaged_and_unfinished_runs_are_listed(lrdyn, tmp_path):
 
 CONFIG = {"preset": "quick", "seed": 0, "seeds": 2, "dtype": "float64", "perturb": False}
 CLAIMED = {
-    "id": "sums", "kind": "identity", "statement": "2 x = x + x", "hypotheses_met": True,
-    "residual": 0.0, "tolerance": 1e-9, "holds": True, "cases": 1, "judged": {}, "worst_case": {},
-}  # fmt: skip
+    "id": "sums",
+    "kind": "identity",
+    "statement": "2 x = x + x",
+    "hypotheses_met": True,
+    "residual": 0.0,
+    "tolerance": 1e-9,
+    "holds": True,
+    "cases": 1,
+    "judged": {},
+    "worst_case": {},
+}
 
 
 def verdict_file(folder, **changes):
     """A run of a folder: a verdict, and results that nobody looks into."""
     folder.mkdir(parents=True)
     content = {
-        "name": "theorem2", "config": CONFIG | {"dim": [2]}, "claims": [CLAIMED],
-        "environment": {"dtype": "float64"}, "results_sha256": 64 * "0", "holds": True,
+        "name": "theorem2",
+        "config": CONFIG | {"dim": [2]},
+        "claims": [CLAIMED],
+        "environment": {"dtype": "float64"},
+        "results_sha256": 64 * "0",
+        "holds": True,
         "undecided": [],
-    }  # fmt: skip
+    }
     (folder / "verdict.json").write_text(json.dumps(content | changes))
     (folder / "results.nc").write_bytes(b"not looked into")
     return folder
@@ -457,12 +469,22 @@ def test_a_summary_that_cannot_be_written_is_a_fault(lrdyn, tmp_path, monkeypatc
 
 @pytest.fixture(scope="module")
 def verified():
-    claim = lr.Claim("value", "2 x = x + x < 4 & > 0")
-    control = lr.Control[jax.Array]("tripled", "3 x", "value", predict=lambda x: {"value": 3 * x})
-    scenario = lr.Scenario(
-        "sums", lambda key, *, size: jnp.arange(1.0, size + 1), lambda x: {"value": 2 * x},
-        lambda x: {"value": x + x}, (claim,), (control,), dims={"value": ("index",)},
-    )  # fmt: skip
+    scenario = lr.Scenario[jax.Array, Value, Value](
+        "sums",
+        lambda key, *, size: jnp.arange(1.0, size + 1),
+        lambda x: Value(2 * x),
+        lambda x: Value(x + x),
+        theory=Value,
+        measured=Value,
+        claims=(
+            lr.Claim(
+                "value",
+                "2 x = x + x < 4 & > 0",
+                compares=lambda theory, run: (theory.value, run.value),
+            ),
+        ),
+        controls=(lr.Control("tripled", "3 x", "value", predict=lambda x: Value(3 * x)),),
+    )
     flag = lr.Flag("size", (2, 3), lr.at_least(1), int, "n", "length of x", shapes=True)
     return lr.verify(lr.Theorem("sums", "2 x = x + x", (flag,), (scenario,)), seed=5, seeds=3)
 
@@ -495,10 +517,12 @@ def test_a_notebook_shows_why_a_claim_is_undecided(verified):
 @pytest.mark.parametrize(
     ("holds", "undecided", "word"),
     [
-        (True, [], "holds"), (False, [], "is false"), (None, ["value"], "is undecided"),
+        (True, [], "holds"),
+        (False, [], "is false"),
+        (None, ["value"], "is undecided"),
         (None, [], "does not apply"),
     ],
-)  # fmt: skip
+)
 def test_the_figure_of_a_verdict_says_which_it_is(holds, undecided, word, verified):
     said = verified.verdict | {"holds": holds, "undecided": undecided}
     (ax,) = plotting.verdict_figure(said, verified.legs).axes
@@ -512,15 +536,19 @@ def test_controls_run_with_seeds_of_their_own(verified):
 
 @pytest.mark.parametrize(("dtype", "run_in"), [("float64", ["float64"]), ("float32", [])])
 def test_a_control_runs_where_its_failure_shows(dtype, run_in):
-    controls = [
-        lr.Control[jax.Array](name, "3 x", "value", predict=lambda x: {"value": 3 * x},
-                              precision=name) for name in ("float64", "")
-    ]  # fmt: skip
-    controls[1] = dataclasses.replace(controls[1], id="both")
-    scenario = lr.Scenario(
-        "sums", lambda key: jnp.ones(2), lambda x: {"value": 2 * x}, lambda x: {"value": x + x},
-        (lr.Claim("value", ""),), tuple(controls),
-    )  # fmt: skip
+    scenario = lr.Scenario[jax.Array, Value, Value](
+        "sums",
+        lambda key: jnp.ones(2),
+        lambda x: Value(2 * x),
+        lambda x: Value(x + x),
+        theory=Value,
+        measured=Value,
+        claims=(lr.Claim("value", "", compares=lambda theory, run: (theory.value, run.value)),),
+        controls=tuple(
+            lr.Control(id, "3 x", "value", predict=lambda x: Value(3 * x), precision=precision)
+            for id, precision in (("float64", "float64"), ("both", ""))
+        ),
+    )
     found = lr.verify(lr.Theorem("sums", "", (), (scenario,)), preset="paper", dtype=dtype)
     assert found.verdict["holds"] is True
     assert list(found.legs.get("float64", ())) == run_in
@@ -535,7 +563,10 @@ def test_results_show_themselves_and_say_what_they_hold(verified, tmp_path):
 
 
 def test_arrays_say_in_symbols_what_they_are(verified):
-    scenario = lr.Scenario("sums", dict, claims=(lr.Claim("value", "2 x = x + x"),))
+    claim = lr.Claim[Value, Value](
+        "value", "2 x = x + x", compares=lambda theory, run: (theory.value, run.value)
+    )
+    scenario = lr.Scenario("sums", dict, theory=Value, measured=Value, claims=(claim,))
     flag = lr.Flag("size", (2, 3), lr.at_least(1), int, "n", "length of x", shapes=True)
     theorem = lr.Theorem("sums", "", (flag,), (scenario,))
     found = runs.described(theorem, verified.groups, "float64")
@@ -547,9 +578,12 @@ def test_arrays_say_in_symbols_what_they_are(verified):
 
 def test_a_trajectory_shows_itself():
     run = lr.simulate(
-        lambda w: 0.5 * jnp.sum(w**2), jnp.ones(3), lr.gradient_descent(0.5), jnp.arange(9),
+        lambda w: 0.5 * jnp.sum(w**2),
+        jnp.ones(3),
+        lr.gradient_descent(0.5),
+        jnp.arange(9),
         record=lambda w: {"norm": jnp.sum(w**2), "w": w},
-    )  # fmt: skip
+    )
     assert repr(run).splitlines() == [
         "record    shape   first  last",
         "['norm']  (9,)    3      4.578e-05",

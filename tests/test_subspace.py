@@ -187,8 +187,10 @@ def test_agrees_with_fifty_digits(dtype):
 
     W, Phi, scales, decay = (read(n) for n in ("weights", "target", "scales", "weight_decay"))
     steps, eta = np.array([r["step"] for r in records]), float(inputs["learning_rate"])
-    expected = {name: np.array([r[name] for r in records], np.float64) for name in
-                ("weights", "loss", "rho", "singular_values")}  # fmt: skip
+    expected = {
+        name: np.array([r[name] for r in records], np.float64)
+        for name in ("weights", "loss", "rho", "singular_values")
+    }
 
     frame = compiled.frame(tuple(W), Phi, inputs["rank"])
     run, bulk = full_run(tuple(W), Phi, eta, decay, steps), compiled.rho(scales, eta, decay, steps)

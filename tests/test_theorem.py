@@ -4,11 +4,13 @@ import dataclasses
 import os
 import re
 import runpy
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 import lrdyn as lr
@@ -17,22 +19,38 @@ from lrdyn.core.condition import relative_response
 from lrdyn.core.show import shortened
 from lrdyn.engine import files
 from lrdyn.engine.evaluate import evaluate_controls, once_a_case
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Flag, one_of
 from lrdyn.engine.judging import ratio_of, residuals
 from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 from tests.oracles import refuses
 from tests.runs import python, results_of, started, verdict_of
+from tests.tiny import Number
 
 MY_THEOREM = '''
 """Gradient descent on a parabola decays geometrically."""
 
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from lrdyn import (Claim, Control, Flag, Scenario, Theorem, at_least, cli)
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Domain
+
+
+class Theory(NamedTuple):
+    decay: Float[Array, "step index"] = ABSENT
+    exponential: Float[Array, "step index"] = ABSENT
+
+
+class Measured(NamedTuple):
+    decay: Float[Array, "step index"] = ABSENT
+    exponential: Float[Array, "step index"] = ABSENT
+    step: Int[Array, "step"] = ABSENT
 
 
 def case(key, *, dim, rate, steps):
@@ -44,7 +62,7 @@ def predict(case):
     times = jnp.arange(case["steps"] + 1)
     start, factor = case["start"][None, :], (1 - case["rate"]) ** times
     exponential = jnp.exp(-case["rate"] * times)
-    return {"decay": factor[:, None] * start, "exponential": exponential[:, None] * start}
+    return Theory(decay=factor[:, None] * start, exponential=exponential[:, None] * start)
 
 
 def measure(case):
@@ -52,7 +70,7 @@ def measure(case):
         return x - case["rate"] * (x + case["cubic"] * x**3), x
 
     run = jax.lax.scan(step, case["start"], length=case["steps"] + 1)[1]
-    return {"decay": run, "exponential": run, "step": jnp.arange(case["steps"] + 1)}
+    return Measured(decay=run, exponential=run, step=jnp.arange(case["steps"] + 1))
 
 
 def bend(key, case, amount):
@@ -64,15 +82,32 @@ DECAY = Scenario(
     case,
     predict,
     measure,
-    (Claim("decay", "x_t = (1 - eta)^t x_0"),),
-    (
-        Control("bent", "a quartic term", "decay", case=bend, breaks="parabola",
-                amounts=(1e-6, 1.0)),
-        Control("exponential_decay", "x_t = exp(-eta t) x_0", "decay",
-                predict=lambda case: {"decay": predict(case)["exponential"]}),
+    theory=Theory,
+    measured=Measured,
+    claims=(
+        Claim(
+            "decay",
+            "x_t = (1 - eta)^t x_0",
+            compares=lambda theory, run: (theory.decay, run.decay),
+        ),
     ),
-    {"parabola": lambda case: case["cubic"] == 0},
-    {"decay": ("step", "index"), "exponential": ("step", "index"), "step": ("step",)},
+    controls=(
+        Control(
+            "bent",
+            "a quartic term",
+            "decay",
+            case=bend,
+            breaks="parabola",
+            amounts=(1e-6, 1.0),
+        ),
+        Control(
+            "exponential_decay",
+            "x_t = exp(-eta t) x_0",
+            "decay",
+            predict=lambda case: Theory(decay=predict(case).exponential),
+        ),
+    ),
+    hypotheses={"parabola": lambda case: case["cubic"] == 0},
     steps="steps",
 )
 
@@ -81,8 +116,13 @@ THEOREM = Theorem(
     "100 % geometric decay",
     (
         Flag("dim", (2, 3), at_least(1), int, "d", "dimension", (5,), shapes=True),
-        Flag("rate", (0.1, 0.5), Domain("a number in ]0, 1[", lambda x: 0 < x < 1), float, "eta",
-             "step size, in % of the curvature / 100"),
+        Flag(
+            "rate",
+            (0.1, 0.5),
+            Domain("a number in ]0, 1[", lambda x: 0 < x < 1),
+            symbol="eta",
+            help="step size, in % of the curvature / 100",
+        ),
         Flag("steps", (20,), at_least(1), int, "t", "steps", swept=False),
     ),
     (DECAY,),
@@ -209,29 +249,38 @@ def test_float32_alone_keeps_a_meaningful_tolerance(theorem, command, tmp_path):
     assert results_of(tmp_path)["decay_measured"].dtype == np.float32
 
 
-@pytest.mark.parametrize("allowed", [None, 1e-4])
-def test_a_coincidence_that_holds_to_float32_is_caught(allowed, theorem, command, tmp_path):
-    """Its own tolerance lets it pass in both precisions, but it does not scale with epsilon."""
+@pytest.mark.parametrize("steps", [None, 20_000])
+def test_a_coincidence_that_holds_to_float32_is_caught(steps, theorem, command, tmp_path):
+    """The rounding of many steps would let it pass, but it does not scale with epsilon."""
     (scenario,) = theorem.scenarios
-    claim = dataclasses.replace(scenario.claims[0], tolerance=allowed)
+    claim = dataclasses.replace(scenario.claims[0], steps=steps)
 
     def almost(case):
-        return {"decay": scenario.predict(case)["decay"] * (1 + 1e-11)}
+        theory = scenario.predict(case)
+        return theory._replace(decay=theory.decay * (1 + 1e-11))
 
     status, out, _ = command(changed(theorem, claims=(claim,), predict=almost, controls=()))
     found = entry(tmp_path, "decay")
     assert found["residual_float32"] <= found["tolerance_float32"]
-    assert (found["residual"] <= found["tolerance"]) == (allowed is not None)
+    assert (found["residual"] <= found["tolerance"]) == (steps is not None)
     assert found["scales_with_epsilon"] is False
     assert (status, found["holds"]) == (1, False)
     assert "FALSE (does not scale with epsilon)" in out
 
 
+class Lost(NamedTuple):
+    decay: Float[Array, "step index"] = ABSENT
+
+
 def lost(case):
-    return {"decay": jnp.full((case["steps"] + 1, case["start"].size), jnp.nan)}
+    return Lost(decay=jnp.full((case["steps"] + 1, case["start"].size), jnp.nan))
 
 
-FALSE = lr.Claim("exponential", "x_t = exp(-eta t) x_0")
+FALSE = lr.Claim[Any, Any](
+    "exponential",
+    "x_t = exp(-eta t) x_0",
+    compares=lambda theory, run: (theory.exponential, run.exponential),
+)
 BLIND = {"parabola": lambda case: jnp.asarray(True)}
 LOST = lr.Control("lost", "NaN", "decay", measure=lost)
 
@@ -309,7 +358,7 @@ def test_what_cannot_be_judged_is_undecided(words, said, theorem, command, comma
 def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
     """A scenario at settings of its own holds even if the main one is about nothing."""
     (scenario,) = theorem.scenarios
-    claim = lr.Claim("side", "nothing", residual=lambda one: 0.0, reads=("decay",))
+    claim = dataclasses.replace(scenario.claims[0], id="side", residual=lambda outcome: 0.0)
     side = dataclasses.replace(scenario, id="aside", claims=(claim,), controls=())
     vacuous = changed(theorem, hypotheses={"never": lambda case: jnp.asarray(False)}, controls=())
     both = dataclasses.replace(theorem, scenarios=(*vacuous.scenarios, side))
@@ -318,11 +367,12 @@ def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
 
 
 def test_cases_outside_the_hypotheses_are_not_judged(theorem, command, tmp_path):
+    def right_below(case):
+        theory = theorem.scenarios[0].predict(case)
+        return theory._replace(decay=jnp.where(case["rate"] < 0.3, 1, 2) * theory.decay)
+
     slow = changed(theorem, hypotheses={"slow": lambda case: case["rate"] < 0.3}, controls=())
-    broken = changed(slow, predict=lambda case: {
-        "decay": jnp.where(case["rate"] < 0.3, 1, 2) * theorem.scenarios[0].predict(case)["decay"]
-    })  # fmt: skip
-    status, _, _ = command(broken)
+    status, _, _ = command(changed(slow, predict=right_below))
     found = entry(tmp_path, "decay")
     assert (status, found["cases"], found["cases_total"]) == (0, 1, 2)
     assert found["worst_case"]["rate"] == 0.1
@@ -362,8 +412,14 @@ def control(claim="claim", **parts):
     return lr.Control("c", "", claim, **parts)
 
 
+def claim(kind: Any = "identity", **parts):
+    return Claim[Number, Number](
+        "claim", "", kind, compares=lambda theory, run: (theory.value, run.value), **parts
+    )
+
+
 def scenario(*controls):
-    return Scenario("s", dict, claims=(Claim("claim", ""),), controls=controls)
+    return Scenario("s", dict, claims=(claim(),), controls=controls)
 
 
 test_statements_refuse = refuses(
@@ -371,6 +427,13 @@ test_statements_refuse = refuses(
     (lambda: control(predict=abs, measure=abs), "control 'c': wanted exactly one of case, predict"),
     (lambda: control(predict=abs, amounts=(1.0,)), "control 'c': got amounts, wanted case beside"),
     (lambda: scenario(control("other", predict=abs)), "control 'c': got claim 'other', wanted one"),
+    *(
+        (
+            lambda kind=kind: claim(kind, tolerance=1e-4),
+            f"claim 'claim': got tolerance=0.0001, wanted none: that of kind '{kind}' is",
+        )
+        for kind in ("identity", "bound", "exact")
+    ),
     (lambda: Flag("side", ("left",), one_of("left"), str), "'side': got words, wanted shapes=True"),
     (
         lambda: lr.relative_difference(np.ones(1), np.ones(2)),
@@ -379,14 +442,52 @@ test_statements_refuse = refuses(
 )
 
 
+def test_the_other_kinds_may_have_a_tolerance_of_their_own():
+    for kind in ("limit", "rate", "statistical"):
+        assert claim(kind, tolerance=1e-4).tolerance == 1e-4
+
+
 def test_what_a_control_has_wrong_stays_with_it():
-    wrong: Control[jax.Array] = Control("p", "5 x", "a", predict=lambda x: {"a": 5 * x})
-    after: Control[jax.Array] = Control("m", "the same", "a", measure=lambda x: {"a": x})
-    sides = (lambda key: jnp.ones(())), (lambda x: {"a": 3 * x}), (lambda x: {"a": 2 * x})
-    scenario = Scenario("s", *sides, (Claim("a", "3 x"),), (wrong, after))
+    scenario = Scenario[jax.Array, Number, Number](
+        "s",
+        lambda key: jnp.ones(()),
+        lambda x: Number(3 * x),
+        lambda x: Number(2 * x),
+        theory=Number,
+        measured=Number,
+        claims=(claim(),),
+        controls=(
+            Control("p", "5 x", "claim", predict=lambda x: Number(5 * x)),
+            Control("m", "x", "claim", measure=lambda x: Number(x)),
+        ),
+    )
     found = evaluate_controls(scenario, {}, scenario.controls)(0)
-    assert (found["p.a_predicted"], found["p.a_measured"]) == (5, 2)
-    assert (found["m.a_predicted"], found["m.a_measured"]) == (3, 1)
+    assert (found["p.value_predicted"], found["p.value_measured"]) == (5, 2)
+    assert (found["m.value_predicted"], found["m.value_measured"]) == (3, 1)
+
+
+def test_what_a_control_leaves_absent_stays():
+    class Pair(NamedTuple):
+        value: Float[Array, ""] = ABSENT
+        other: Float[Array, ""] = ABSENT
+
+    both = Claim[Pair, Pair](
+        "claim",
+        "",
+        compares=lambda theory, run: (theory.value, run.value),
+        reads=lambda theory, run: (theory.value, run.value, theory.other),
+    )
+    scenario = Scenario[jax.Array, Pair, Pair](
+        "s",
+        lambda key: jnp.ones(()),
+        lambda x: Pair(value=3 * x, other=7 * x),
+        lambda x: Pair(value=2 * x),
+        claims=(both,),
+        controls=(Control("p", "5 x", "claim", predict=lambda x: Pair(value=5 * x)),),
+    )
+    found = evaluate_controls(scenario, {}, scenario.controls)(0)
+    assert found["p.value_predicted"] == 5
+    assert found["p.other"] == 7
 
 
 def test_what_controls_share_is_called_once_for_each_case():
@@ -395,20 +496,23 @@ def test_what_controls_share_is_called_once_for_each_case():
     @once_a_case
     def predict(x):
         calls.append(x)
-        return {"a": 3 * x}
+        return Number(3 * x)
 
-    def control(name, **parts):
-        return Control[jax.Array](name, "", "a", **parts)
-
-    controls = (
-        control("p", predict=lambda x: {"a": predict(x)["a"] + 1}),
-        control("q", predict=lambda x: {"a": predict(x)["a"] + 2}),
-        control("c", case=lambda key, x, amount: 10 * x, breaks="h"),
+    scenario = Scenario[jax.Array, Number, Number](
+        "s",
+        lambda key: jnp.ones(()),
+        predict,
+        lambda x: Number(x),
+        claims=(claim(),),
+        controls=(
+            Control("p", "", "claim", predict=lambda x: Number(predict(x).value + 1)),
+            Control("q", "", "claim", predict=lambda x: Number(predict(x).value + 2)),
+            Control("c", "", "claim", case=lambda key, x, amount: 10 * x, breaks="h"),
+        ),
+        hypotheses={"h": lambda x: x == 1},
     )
-    sides = (lambda key: jnp.ones(())), predict, lambda x: {"a": x}
-    scenario = Scenario("s", *sides, (Claim("a", ""),), controls, {"h": lambda x: x == 1})
-    found = evaluate_controls(scenario, {}, controls)(0)
-    assert [float(found[f"{name}.a_predicted"]) for name in "pqc"] == [4, 5, 30]
+    found = evaluate_controls(scenario, {}, scenario.controls)(0)
+    assert [float(found[f"{name}.value_predicted"]) for name in "pqc"] == [4, 5, 30]
     assert [float(x) for x in calls] == [1, 10]
     predict(calls[0])  # nothing is kept
     assert len(calls) == 3
@@ -417,7 +521,7 @@ def test_what_controls_share_is_called_once_for_each_case():
 def test_ids_are_unique(theorem, unchecked):
     (scenario,) = theorem.scenarios
     twin = dataclasses.replace(scenario, controls=())
-    twice = lr.Control("decay", "", "decay", predict=lambda x: {})
+    twice = lr.Control("decay", "", "decay", predict=lambda x: Lost())
     with pytest.raises(ValueError, match=r"theorem 'my_theorem': got ids \{'decay'\} twice"):
         changed(theorem, controls=(twice,))
     with pytest.raises(ValueError, match=r"'my_theorem': got ids .*'decay'.* twice"):
@@ -492,6 +596,11 @@ def test_a_chaotic_run_has_no_condition(dtype):
 # Flags of words, and plots of a theorem's own ---------------------------------------------------
 
 
+class Worded(NamedTuple):
+    value: Float[Array, "value_0"] = ABSENT
+    side: Float[Array, "side_0"] = ABSENT
+
+
 def worded(**more):
     """A theorem with a flag of words and a plot."""
 
@@ -499,9 +608,12 @@ def worded(**more):
         return jax.random.normal(key, (3,)) * {"left": 1.0, "right": -1.0}[side]
 
     def value(x):
-        return {"value": x, "side": jnp.sign(x)}
+        return Worded(value=x, side=jnp.sign(x))
 
-    scenario = Scenario("worded", case, value, value, (Claim("value", "equals itself"),))
+    itself = Claim[Worded, Worded](
+        "value", "equals itself", compares=lambda theory, run: (theory.value, run.value)
+    )
+    scenario = Scenario("worded", case, value, value, theory=Worded, claims=(itself,))
     flag = Flag("side", ("left",), one_of("left", "right"), str, "s", "a side", shapes=True)
     return Theorem("worded", "a word decides", (flag,), (scenario,), **more)
 
@@ -530,17 +642,35 @@ def sided(**more):
     other = dataclasses.replace(
         first,
         id="right_only",
-        measure=lambda x: {"side": jnp.where(abs(x) < 10, jnp.sign(x), 0.0)},
-        claims=(Claim("side", "a sign of each number below 10"),),
+        measure=lambda x: Worded(side=jnp.where(abs(x) < 10, jnp.sign(x), 0.0)),
+        claims=(
+            Claim[Worded, Worded](
+                "side",
+                "a sign of each number below 10",
+                compares=lambda theory, run: (theory.side, run.side),
+            ),
+        ),
         hypotheses={"small": lambda x: jnp.all(abs(x) < 10)},
         controls=(
-            lr.Control[jax.Array]("other_side", "the other side", "side", at={"side": "right"},
-                       predict=lambda x: {"side": jnp.sign(-x)}),
-            lr.Control[jax.Array]("moved", "moved", "side", at={"side": "right"}, amounts=(1.0,),
-                       case=lambda key, x, amount: x + 100 * amount, breaks="small"),
+            lr.Control[jax.Array](
+                "other_side",
+                "the other side",
+                "side",
+                at={"side": "right"},
+                predict=lambda x: Worded(side=jnp.sign(-x)),
+            ),
+            lr.Control[jax.Array](
+                "moved",
+                "moved",
+                "side",
+                at={"side": "right"},
+                amounts=(1.0,),
+                case=lambda key, x, amount: x + 100 * amount,
+                breaks="small",
+            ),
         ),
         narrow=lambda s: s | {"side": tuple(side for side in s["side"] if side == "right")},
-    )  # fmt: skip
+    )
     return dataclasses.replace(whole, scenarios=(first, other), **more)
 
 

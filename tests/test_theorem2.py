@@ -10,22 +10,37 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.corollary1 import statement as corollary1
-from lrdyn.corollary1.statement import COMPRESSION, COROLLARY1
+from lrdyn.corollary1.statement import COMPRESSION, COROLLARY1, CompressionMeasured
+from lrdyn.engine import fields
 from lrdyn.engine.jobs import claims_job
 from lrdyn.engine.judging import row_of
 from lrdyn.engine.statement import Outcome
 from lrdyn.theorem2 import classifier_claims as classification
 from lrdyn.theorem2 import setting as deep_factorization
 from lrdyn.theorem2 import statement as theorem2
-from lrdyn.theorem2.classifier_claims import CLASSIFICATION
-from lrdyn.theorem2.statement import FACTORIZATION, THEOREM2
+from lrdyn.theorem2.classifier_claims import CLASSIFICATION, ClassificationMeasured
+from lrdyn.theorem2.statement import (
+    FACTORIZATION,
+    THEOREM2,
+    FactorizationMeasured,
+    FactorizationTheory,
+)
 from tests import oracles
 from tests.oracles import assert_close, double
 from tests.runs import finished
 
-FLAGS = {"init_scale": 0.8, "init_spread": 2.0, "weight_decay": 0.03, "decay_spread": 3.0,
-         "learning_rate": 0.1, "target_scale": 1.0, "steps": 60, "dim": 7, "depth": 3,
-         "rank": 2}  # fmt: skip
+FLAGS = {
+    "init_scale": 0.8,
+    "init_spread": 2.0,
+    "weight_decay": 0.03,
+    "decay_spread": 3.0,
+    "learning_rate": 0.1,
+    "target_scale": 1.0,
+    "steps": 60,
+    "dim": 7,
+    "depth": 3,
+    "rank": 2,
+}
 HOW = {"steps": 60, "size": 14}
 predict, measure = jax.jit(theorem2.predict), jax.jit(theorem2.measure)
 
@@ -42,13 +57,16 @@ def one_case(**flags):
 
 
 def outcome(predicted, measured):
-    predicted, measured = jax.device_get((predicted, measured))
+    predicted, measured = (
+        fields.Read(fields.arrays_in(side), KeyError)
+        for side in jax.device_get((predicted, measured))
+    )
     return Outcome({}, predicted, measured, {}, np.dtype(float), size=7, steps=60)
 
 
-def quick(theorem, scenario, **flags):
+def quick(theorem, scenario, measured, **flags):
     """What theory predicts at settings of the quick preset."""
-    alone = dataclasses.replace(scenario, measure=lambda case: {}, claims=(), controls=())
+    alone = dataclasses.replace(scenario, measure=lambda case: measured(), claims=(), controls=())
     settings = {flag.name: flag.default("quick") for flag in theorem.flags} | flags
     job = claims_job(theorem, alone, settings, (0,), "/", "float64", optimize=False)
     return job.run()["/"]
@@ -57,13 +75,28 @@ def quick(theorem, scenario, **flags):
 # What is judged --------------------------------------------------------------------------------
 
 JUDGED = {
-    "theorem2": dict.fromkeys(
-        ("off_block", "bulk", "rho", "reduced", "spectra", "loss", "mean_loss", "class_off_block",
-         "class_rho", "class_product"), 16)
-    | dict.fromkeys(("collapse", "collapse_interval", "collapse_loss"), 2),
-    "corollary1": dict.fromkeys(
-        ("error_identity", "error_bound", "bound_attained", "parameters"), 16),
-}  # fmt: skip
+    "theorem2": {
+        "off_block": 16,
+        "bulk": 16,
+        "rho": 16,
+        "reduced": 16,
+        "spectra": 16,
+        "loss": 16,
+        "mean_loss": 16,
+        "class_off_block": 16,
+        "class_rho": 16,
+        "class_product": 16,
+        "collapse": 2,
+        "collapse_interval": 2,
+        "collapse_loss": 2,
+    },
+    "corollary1": {
+        "error_identity": 16,
+        "error_bound": 16,
+        "bound_attained": 16,
+        "parameters": 16,
+    },
+}
 
 
 @pytest.mark.parametrize("name", JUDGED)
@@ -78,29 +111,43 @@ def test_every_case_is_judged_in_both_precisions(name, tmp_path_factory):
 
 def test_theory_excuses_nothing_at_the_quick_preset():
     """A wrong prediction that diverges, or that is chaotic, would leave cases out."""
-    found = quick(THEOREM2, FACTORIZATION, dim=(7,))
-    assert found["diverges"].size == 32
-    assert (found["diverges"] == -1).all()
-    assert float(found["condition"].max()) < 5
+    results = quick(THEOREM2, FACTORIZATION, FactorizationMeasured, dim=(7,))
+    theory = fields.of_theory(results, FactorizationTheory)
+    diverges = theory(lambda theory: theory.diverges)
+    assert diverges.size == 32
+    assert (diverges == -1).all()
+    assert float(theory(lambda theory: theory.condition).max()) < 5
 
 
 @pytest.mark.parametrize(
-    ("theorem", "scenario"), [(THEOREM2, CLASSIFICATION), (COROLLARY1, COMPRESSION)]
+    ("theorem", "scenario", "measured"),
+    [
+        (THEOREM2, CLASSIFICATION, ClassificationMeasured),
+        (COROLLARY1, COMPRESSION, CompressionMeasured),
+    ],
 )
-def test_a_stable_run_grants_little(theorem, scenario):
+def test_a_stable_run_grants_little(theorem, scenario, measured):
     """Far below the edge of stability errors are amplified by a few at most."""
     flags = {"dim": (7,), "depth": (3,), "rank": (2,), "steps": 20}
-    found = quick(theorem, scenario, **flags)
-    names = [str(name) for name in found if str(name).startswith("condition")]
+    results = quick(theorem, scenario, measured, **flags)
+    names = [str(name) for name in results if str(name).startswith("condition")]
     assert names
     for name in names:
-        assert float(found[name].max()) < 10, name
+        assert float(results[name].max()) < 10, name
 
 
 def test_small_scales_are_judged_or_said_to_be_too_small():
     """In float32: nothing is squared into underflow, and a product of 1e-42 has no digits."""
-    flags = {"dim": 5, "rank": 1, "depth": 7, "init_scale": [1e-3, 1e-6], "init_spread": 1.0,
-             "weight_decay": [0.0, 0.2], "decay_spread": 1.0, "steps": 100}  # fmt: skip
+    flags = {
+        "dim": 5,
+        "rank": 1,
+        "depth": 7,
+        "init_scale": [1e-3, 1e-6],
+        "init_spread": 1.0,
+        "weight_decay": [0.0, 0.2],
+        "decay_spread": 1.0,
+        "steps": 100,
+    }
     with jax.enable_x64(False):
         _, legs = oracles.judged(COROLLARY1, COMPRESSION, flags, dtype="float32")
     for name in ("error_identity", "error_bound", "bound_attained"):
@@ -115,18 +162,18 @@ def test_a_run_that_diverges_by_itself_is_not_excused():
     """Decay times 10,000 in the run on trial: theory's own run does not diverge."""
     case = one_case(learning_rate=0.3)
     wrong = measure(dataclasses.replace(case, weight_decay=1e4 * case.weight_decay))
-    assert int(wrong["diverged_at"]) >= 0
-    one = outcome(predict(case), wrong)
+    assert int(wrong.diverged_at) >= 0
+    sides = outcome(predict(case), wrong)
     for claim in FACTORIZATION.claims[2:]:
-        row = row_of(claim, FACTORIZATION, one)
+        row = row_of(claim, FACTORIZATION, sides)
         assert row.reason == "", claim.id
         assert not row.residual <= row.tolerance, claim.id
 
 
 def test_a_run_that_theory_sees_diverge_is_left_out():
     case = one_case(learning_rate=5.0)
-    one = outcome(predict(case), measure(case))
-    reasons = {row_of(claim, FACTORIZATION, one).reason for claim in FACTORIZATION.claims}
+    sides = outcome(predict(case), measure(case))
+    reasons = {row_of(claim, FACTORIZATION, sides).reason for claim in FACTORIZATION.claims}
     assert reasons == {"diverges"}
 
 
@@ -188,43 +235,66 @@ def test_conditions_are_derivatives_of_the_dense_run(eta, least):
     direction, which may lie across the one that grows.
     """
     case = one_case(learning_rate=eta)
-    found, expected = predict(case), derivatives(case)
-    conditions = {name: float(found[f"condition_{name}"]) for name in expected}
+    theory, expected = predict(case), derivatives(case)
+    conditions = {
+        "inner": float(theory.condition_inner),
+        "off_block": float(theory.condition_off_block),
+        "bulk": float(theory.condition_bulk),
+    }
+    assert conditions.keys() == expected.keys()
     for name, number in expected.items():
         assert number / 20 < conditions[name] < 4 * number, name
     assert max(conditions["off_block"], conditions["bulk"]) < 4
-    assert float(found["condition"]) == max(conditions.values())
+    assert float(theory.condition) == max(conditions.values())
     assert conditions["inner"] >= least
 
 
+def assert_without_condition(theory):
+    assert int(theory.diverges) == -1
+    assert np.isinf(theory.condition)
+    assert np.isinf(theory.condition_inner)
+    assert np.isinf(theory.condition_off_block)
+    assert np.isinf(theory.condition_bulk)
+
+
 def test_a_chaotic_run_has_no_condition():
-    found = predict(one_case(learning_rate=1.0))
-    assert int(found["diverges"]) == -1
-    assert all(np.isinf(found[name]) for name in found if name.startswith("condition"))
+    assert_without_condition(predict(one_case(learning_rate=1.0)))
 
 
 def test_chaos_within_a_hundredth_of_the_weights_has_no_condition():
     """A decay at the edge of stability: errors grow a thousandfold in 30 steps, and end there."""
     flags = FLAGS | {
-        "dim": 3, "rank": 1, "init_scale": 0.4553, "init_spread": 0.005008,
-        "weight_decay": 0.4328, "decay_spread": 286.3, "learning_rate": 0.00131,
-        "target_scale": 66.39, "steps": 403,
-    }  # fmt: skip
+        "dim": 3,
+        "rank": 1,
+        "init_scale": 0.4553,
+        "init_spread": 0.005008,
+        "weight_decay": 0.4328,
+        "decay_spread": 286.3,
+        "learning_rate": 0.00131,
+        "target_scale": 66.39,
+        "steps": 403,
+    }
     case = deep_factorization.make_case(jax.random.key(918068489), **flags)
-    found = predict(case)
-    assert int(found["diverges"]) == -1
-    assert all(np.isinf(found[name]) for name in found if name.startswith("condition"))
+    assert_without_condition(predict(case))
 
 
 def test_noise_ends_the_delay_at_an_orbit_that_has_become_unstable():
     """What leaves the orbit has fallen to 1e-9 and grows again: a constant push does not see it."""
     flags = FLAGS | {
-        "dim": 14, "depth": 2, "init_scale": 0.5651, "init_spread": 0.2842, "weight_decay": 0.2142,
-        "decay_spread": 8.105, "learning_rate": 0.06006, "target_scale": 16.91, "steps": 1030,
-    }  # fmt: skip
+        "dim": 14,
+        "depth": 2,
+        "init_scale": 0.5651,
+        "init_spread": 0.2842,
+        "weight_decay": 0.2142,
+        "decay_spread": 8.105,
+        "learning_rate": 0.06006,
+        "target_scale": 16.91,
+        "steps": 1030,
+    }
     case = deep_factorization.make_case(jax.random.key(972187749), **flags)
-    one = outcome(predict(case), measure(case))._replace(size=14, steps=1030)
-    rows = {claim.id: row_of(claim, FACTORIZATION, one) for claim in FACTORIZATION.claims}
+    sides = outcome(predict(case), measure(case))
+    sides = dataclasses.replace(sides, size=14, steps=1030)
+    rows = {claim.id: row_of(claim, FACTORIZATION, sides) for claim in FACTORIZATION.claims}
     for name, row in rows.items():
         assert row.reason == "", name
         assert row.residual <= row.tolerance, name
@@ -248,18 +318,18 @@ def test_both_sides_of_theorem_2_agree_with_numpy():
     layers = oracles.descend(case.weights, oracles.sum_slope(Phi), eta, decays, case.steps)
     products = np.stack([oracles.product(each, 7) for each in zip(*layers, strict=True)])
     frame = case.frame
-    expected = {
-        "rho": oracles.rho(case.scales, eta, decays, case.steps),
-        "reduced": rotated(frame, layers, 4),
-        "singular_values": np.stack([np.linalg.svd(W, compute_uv=False) for W in layers], axis=1),
-        "loss": 0.5 * np.sum((products - Phi) ** 2, axis=(1, 2)),
-    }
-    for side in (predict(case), measure(case)):
-        assert_close({name: side[name] for name in expected}, expected, **HOW)
+    spectra = np.stack([np.linalg.svd(W, compute_uv=False) for W in layers], axis=1)
+    losses = 0.5 * np.sum((products - Phi) ** 2, axis=(1, 2))
+    bulk = oracles.rho(case.scales, eta, decays, case.steps)
+    expected = (bulk, rotated(frame, layers, 4), spectra, losses)
+    theory, run = predict(case), measure(case)
+    for side in (theory, run):
+        arrays = (side.rho, side.reduced, side.singular_values, side.loss)
+        assert_close(arrays, expected, **HOW)
     target = double(frame.left)[-1, :, :4].T @ Phi @ double(frame.right)[0, :, :4]
     start = [eps * np.eye(4) for eps in double(case.scales)]
     small = oracles.descend(start, oracles.sum_slope(target), eta, decays, case.steps)
-    assert_close(predict(case)["reduced"], np.stack(small, axis=1), **HOW)
+    assert_close(theory.reduced, np.stack(small, axis=1), **HOW)
 
 
 def test_both_sides_of_the_classifier_agree_with_numpy():
@@ -269,28 +339,35 @@ def test_both_sides_of_the_classifier_agree_with_numpy():
     layers = oracles.descend(case.weights, slope, eta, decays, case.steps)
     products = np.stack([oracles.product(each, 7) for each in zip(*layers, strict=True)])
     frame = lr.theorem2.classifier_frame(case.weights, case.target)
-    expected = {
-        "class_product": products @ double(frame.right)[0][:, :4],
-        "class_rho": double(case.scales)[:2]
-        * (1 - eta * decays[:2]) ** np.array(case.steps)[:, None],
-    }
+    factors = 1 - eta * decays[:2]
+    expected = (
+        products @ double(frame.right)[0][:, :4],
+        double(case.scales)[:2] * factors ** np.array(case.steps)[:, None],
+    )
     for side in classes(case):
-        assert_close({name: side[name] for name in expected}, expected, **HOW)
+        assert_close((side.class_product, side.class_rho), expected, **HOW)
 
 
-def assert_parted(predicted, measured, *names):
-    for name in names:
-        assert oracles.residual(predicted[name], measured[name]) > 1e-3, name
+def assert_parted(*pairs):
+    for predicted, measured in pairs:
+        assert oracles.residual(predicted, measured) > 1e-3
 
 
 def test_where_the_theorem_fails_the_two_sides_part():
     """So that neither is the other, put in its place."""
     key, whole = jax.random.key(3), jnp.ones(())
     broken = deep_factorization.toward_gaussian(key, one_case(), whole)
-    names = ("rho", "reduced", "singular_values", "loss")
-    assert_parted(predict(broken), measure(broken), *names)
+    theory, run = predict(broken), measure(broken)
+    assert_parted(
+        (theory.rho, run.rho),
+        (theory.reduced, run.reduced),
+        (theory.singular_values, run.singular_values),
+        (theory.loss, run.loss),
+    )
     raw = classification.make_classifier(jax.random.key(0), **FLAGS)
     raw = dataclasses.replace(raw, inputs=raw.inputs * jnp.linspace(0.5, 1.5, 7)[:, None])
-    assert_parted(*classes(raw), "class_rho", "class_product")
+    theory, run = classes(raw)
+    assert_parted((theory.class_rho, run.class_rho), (theory.class_product, run.class_product))
     narrow = corollary1.make_case(key, **FLAGS, excess_rank=0)
-    assert_parted(*compressed(deep_factorization.toward_gaussian(key, narrow, whole)), "error")
+    theory, run = compressed(deep_factorization.toward_gaussian(key, narrow, whole))
+    assert_parted((theory.error, run.error))

@@ -5,7 +5,7 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
-from balance_false import AT, FACTORIZATION, FLAGS, balance
+from balance_false import AT, FACTORIZATION, FLAGS, Theory, balance
 from balance_false import predict as conserved
 
 import lrdyn
@@ -38,7 +38,7 @@ def predict(case):
     _, drift = lrdyn.core.iterate(
         step, at_rest, np.asarray(case.steps), record=lambda state: state[1]
     )
-    return {"balance": start + case.learning_rate**2 * drift}
+    return Theory(balance=start + case.learning_rate**2 * drift)
 
 
 REPAIRED = dataclasses.replace(
@@ -59,10 +59,12 @@ REPAIRED = dataclasses.replace(
 BALANCE = Theorem(
     "balance",
     "gradient descent moves the balance of two layers by eta^2 times that of their gradients",
-    tuple(dataclasses.replace(f, quick=(0.0001, 0.03)) if f.name == "learning_rate" else f
-          for f in FLAGS),
+    tuple(
+        dataclasses.replace(flag, quick=(0.0001, 0.03)) if flag.name == "learning_rate" else flag
+        for flag in FLAGS
+    ),
     (REPAIRED,),
-)  # fmt: skip
+)
 
 if __name__ == "__main__":
     sys.exit(cli.main(BALANCE))

@@ -3,15 +3,18 @@
 import dataclasses
 import sys
 from itertools import pairwise
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int
 
 import lrdyn
 from lrdyn import cli
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import POSITIVE, Flag, at_least
 from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 
@@ -29,10 +32,9 @@ class Run(eqx.Module):
 FLAGS = (
     Flag("dim", (6, 10), at_least(1), int, "d", "width of the layers", (10, 30), shapes=True),
     Flag("depth", (2, 3), at_least(2), int, "L", "number of layers", (2, 3, 5), shapes=True),
-    Flag("learning_rate", (0.0001,), POSITIVE, float, "eta",
-         "step size for the loss 1/2 ||.||_F^2"),
+    Flag("learning_rate", (0.0001,), POSITIVE, float, "eta", "step size for 1/2 ||.||_F^2"),
     Flag("steps", (100,), at_least(1), int, "t", "steps of gradient descent", (500,), swept=False),
-)  # fmt: skip
+)
 
 
 def make_case(key, *, dim, depth, learning_rate, steps):
@@ -52,10 +54,30 @@ def balance(weights):
     return jnp.stack([above.T @ above - below @ below.T for below, above in pairwise(weights)])
 
 
+class Theory(NamedTuple):
+    """What is predicted."""
+
+    balance: Float[Array, "step pair row column"] = ABSENT
+    """D_l of each pair of neighbours at the recorded steps."""
+
+
+class Measured(NamedTuple):
+    """What a run leaves."""
+
+    balance: Float[Array, "step pair row column"] = ABSENT
+    """D_l of each pair of neighbours at the recorded steps."""
+    scale: Float[Array, ""] = ABSENT
+    """Largest diagonal entry of any W_l W_l^T."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run diverged, or -1."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
 def predict(case):
     """D_l(t) = D_l(0): right for gradient flow."""
     start = balance(case.weights)
-    return {"balance": jnp.broadcast_to(start, (len(case.steps), *start.shape))}
+    return Theory(balance=jnp.broadcast_to(start, (len(case.steps), *start.shape)))
 
 
 def measure(case, optimizer=None):
@@ -67,13 +89,13 @@ def measure(case, optimizer=None):
         np.asarray(case.steps),
         record=lambda weights: (balance(weights), jnp.stack(weights)),
     )
-    seen, weights = trajectory.records
-    return {
-        "balance": seen,
-        "scale": jnp.max(jnp.sum(weights**2, axis=-1)),
-        "diverged_at": trajectory.diverged_at,
-        "step": jnp.asarray(case.steps),
-    }
+    balances, weights = trajectory.records
+    return Measured(
+        balance=balances,
+        scale=jnp.max(jnp.sum(weights**2, axis=-1)),
+        diverged_at=trajectory.diverged_at,
+        step=jnp.asarray(case.steps),
+    )
 
 
 def momentum(case):
@@ -89,33 +111,42 @@ def add_decay(key, case, amount):
 # Where a break is plain to see: a large step.
 AT = {"dim": 6, "depth": 3, "learning_rate": 0.03, "steps": 100}
 
-FACTORIZATION = Scenario(
+FACTORIZATION = Scenario[Run, Theory, Measured](
     "factorization",
     make_case,
     predict,
     measure,
+    theory=Theory,
+    measured=Measured,
     claims=(
         Claim(
             "balance",
             "W_{l+1}^T W_{l+1} - W_l W_l^T is the same at all t",
             # A difference of two Gram matrices is rounded on the scale of a Gram matrix.
-            residual=lambda one: lrdyn.relative_difference(
-                one.predicted["balance"], one.measured["balance"], one.measured["scale"]
+            residual=lambda outcome: lrdyn.relative_difference(
+                outcome.predicted.balance, outcome.measured.balance, outcome.measured.scale
             ),
-            reads=("balance", "scale"),
+            reads=lambda theory, run: (theory.balance, run.balance, run.scale),
         ),
     ),
     controls=(
-        Control("weight_decay", "weight decay", "balance", case=add_decay,
-                breaks="no_weight_decay", at=AT, amount=0.1,
-                amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0), amount_label="lambda"),
+        Control(
+            "weight_decay",
+            "weight decay",
+            "balance",
+            case=add_decay,
+            breaks="no_weight_decay",
+            at=AT,
+            amount=0.1,
+            amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0),
+            amount_label="lambda",
+        ),
         Control("momentum", "momentum", "balance", measure=momentum, at=AT),
     ),
     hypotheses={"no_weight_decay": lambda case: case.weight_decay == 0},
-    dims={"balance": ("step", "pair", "row", "column"), "step": ("step",)},
     steps="steps",
-    diverged="diverged_at",
-)  # fmt: skip
+    diverged=lambda run: run.diverged_at,
+)
 
 BALANCE_FALSE = Theorem(
     "balance_false",

@@ -19,8 +19,8 @@ def run(seed, init_scale):
     weights = lrdyn.orthogonal_layers(weights_key, (12,) * 4, jnp.full(3, init_scale))
     target = lrdyn.low_rank_target(target_key, (12, 12), lrdyn.spaced_singular_values(2))
     loss = partial(lrdyn.factorization_loss, target=target)
-    found = lrdyn.simulate(loss, weights, lrdyn.gradient_descent(0.1), STEPS, record=loss)
-    return {"loss": found.records, "step": jnp.asarray(STEPS)}
+    trained = lrdyn.simulate(loss, weights, lrdyn.gradient_descent(0.1), STEPS, record=loss)
+    return {"loss": trained.records, "step": jnp.asarray(STEPS)}
 
 
 if __name__ == "__main__":
@@ -30,5 +30,5 @@ if __name__ == "__main__":
     points = lrdyn.product(seed=range(40), init_scale=[0.1, 0.3, 1.0])
     dims = {"loss": ("step",), "step": ("step",)}
     with Client(sys.argv[1]) as client, tempfile.TemporaryDirectory() as store:
-        found = lrdyn.sweep(run, points, dims=dims, store=store, client=client)
-        print(dict(found.sizes))
+        results = lrdyn.sweep(run, points, dims=dims, store=store, client=client)
+        print(dict(results.sizes))

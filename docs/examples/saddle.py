@@ -2,14 +2,17 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 import lrdyn
 from lrdyn import cli
+from lrdyn.engine import fields
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import POSITIVE, Flag, at_least
 from lrdyn.engine.statement import Experiment, Scenario
 
@@ -21,34 +24,51 @@ FLAGS = (
 )
 
 
-def make_case(
-    key: jax.Array, *, dim: int, depth: int, init_scale: Any, steps: int
-) -> dict[str, Any]:
+class Start(NamedTuple):
+    """Everything that decides one run."""
+
+    weights: tuple[jax.Array, ...]
+    target: jax.Array
+    steps: int
+
+
+class Training(NamedTuple):
+    """What a run leaves."""
+
+    loss: Float[Array, "step"] = ABSENT
+    """1/2 ||W_L ... W_1 - Phi||_F^2."""
+    effective_rank: Float[Array, "step"] = ABSENT
+    """Exponential of the entropy of the singular values of the product."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+def make_case(key: jax.Array, *, dim: int, depth: int, init_scale: Any, steps: int) -> Start:
     """Draw layers and a target of rank 2."""
     weights_key, target_key = jax.random.split(key)
     scales = jnp.full(depth, init_scale)
-    return {
-        "weights": lrdyn.orthogonal_layers(weights_key, (dim,) * (depth + 1), scales),
-        "target": lrdyn.low_rank_target(target_key, (dim, dim), jnp.array([1.0, 0.5])),
-        "steps": steps,
-    }
+    return Start(
+        weights=lrdyn.orthogonal_layers(weights_key, (dim,) * (depth + 1), scales),
+        target=lrdyn.low_rank_target(target_key, (dim, dim), jnp.array([1.0, 0.5])),
+        steps=steps,
+    )
 
 
-def train(case: dict[str, Any]) -> dict[str, jax.Array]:
+def train(case: Start) -> Training:
     """Loss and effective rank of the product along gradient descent."""
-    steps = lrdyn.recorded_steps(case["steps"])
+    steps = lrdyn.recorded_steps(case.steps)
 
     def loss(weights: tuple[jax.Array, ...]) -> jax.Array:
-        return lrdyn.factorization_loss(weights, case["target"])
+        return lrdyn.factorization_loss(weights, case.target)
 
     def look(weights: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         return loss(weights), lrdyn.effective_rank(lrdyn.singular_values(lrdyn.end_to_end(weights)))
 
     run = lrdyn.simulate(
-        loss, case["weights"], lrdyn.gradient_descent(0.1), np.asarray(steps), record=look
+        loss, case.weights, lrdyn.gradient_descent(0.1), np.asarray(steps), record=look
     )
     losses, ranks = run.records
-    return {"loss": losses, "effective_rank": ranks, "step": jnp.asarray(steps)}
+    return Training(loss=losses, effective_rank=ranks, step=jnp.asarray(steps))
 
 
 def plot(groups: Mapping[str, Any]) -> Any:
@@ -60,19 +80,15 @@ def plot(groups: Mapping[str, Any]) -> Any:
         figure, (ax,) = plotting.panels(["loss"])
         for depth in results["depth"].values:
             for scale in results["init_scale"].values:
-                one = results.sel(depth=depth, init_scale=scale)
-                ax.plot(one["step"], one["loss"], label=f"L = {depth}, eps = {scale:g}")
+                run = fields.of_run(results.sel(depth=depth, init_scale=scale), Training)
+                steps, losses = run(lambda run: run.step), run(lambda run: run.loss)
+                ax.plot(steps, losses, label=f"L = {depth}, eps = {scale:g}")
         ax.set(yscale="log", xlabel="step")
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure
 
 
-TRAINING = Scenario(
-    "training",
-    make_case,
-    measure=train,
-    dims={"loss": ("step",), "effective_rank": ("step",), "step": ("step",)},
-)
+TRAINING = Scenario("training", make_case, measure=train, measured=Training)
 
 SADDLE = Experiment(
     "saddle",

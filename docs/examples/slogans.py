@@ -22,14 +22,14 @@ def main() -> None:
         steps,
     ).params
     frame = lrdyn.frame(weights, target, RANK)
-    seen = lrdyn.theorem2.blocks(frame, trained, 2 * RANK)
+    blocks = lrdyn.theorem2.blocks(frame, trained, 2 * RANK)
 
     update = lrdyn.singular_values(trained[0] - weights[0])
     print(f"numerical rank of W_1({STEPS}) - W_1(0): {lrdyn.numerical_rank(update, DIM)} of {DIM}")
     print(f"its singular values: {update[0]:.3f} down to {update[-1]:.3f}")
     bulk = lrdyn.rho(scales, STEP / DIM**2, 0.0, steps)[-1, 0]
-    print(f"bulk at step 0 and {STEPS}: predicted 1.0000 {bulk:.4f}, measured {seen.rho[0]:.4f}")
-    deviation, off_block = seen.bulk_deviation[0], seen.off_block[0]
+    print(f"bulk at step 0 and {STEPS}: predicted 1.0000 {bulk:.4f}, measured {blocks.rho[0]:.4f}")
+    deviation, off_block = blocks.bulk_deviation[0], blocks.off_block[0]
     print(f"spread of the bulk: {deviation:.0e}, off-diagonal blocks: {off_block:.0e}")
 
 

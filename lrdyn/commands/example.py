@@ -1,14 +1,36 @@
 """An example: the spectrum of a deep factorisation, trained, and predicted by Theorem 2."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float, Int
 
 import lrdyn
+from lrdyn.engine import fields
+from lrdyn.engine.fields import ABSENT
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, drawn_from, one_seed
 
 SETTINGS = {"dim": 12, "rank": 2, "init_scale": 0.5, "learning_rate": 0.1, "steps": 100}
+
+
+class Theory(NamedTuple):
+    """What is predicted: a field names its axes, and what a figure reads is a field."""
+
+    bulk: Float[Array, "step"] = ABSENT
+    """rho_1, which all but 2r singular values of the first layer stay equal to."""
+
+
+class Measured(NamedTuple):
+    """What a run leaves."""
+
+    trained: Float[Array, "step index"] = ABSENT
+    """Singular values of the first layer, largest first."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps, all of them."""
 
 
 def case(key, *, dim, rank, init_scale, learning_rate, steps):
@@ -29,13 +51,13 @@ def measure(drawn):
         steps,
         record=lambda layers: lrdyn.singular_values(layers[0]),
     )
-    return {"trained": run.records, "step": jnp.asarray(steps)}
+    return Measured(trained=run.records, step=jnp.asarray(steps))
 
 
 def predict(drawn):
     """The bulk, that all but 2r singular values stay equal to: a recursion of one number."""
     weights, _, rate, steps = drawn
-    return {"bulk": lrdyn.rho(lrdyn.theorem2.start_scales(weights), rate, 0.0, steps)[:, 0]}
+    return Theory(bulk=lrdyn.rho(lrdyn.theorem2.start_scales(weights), rate, 0.0, steps)[:, 0])
 
 
 EXPERIMENT = lrdyn.Experiment(
@@ -54,7 +76,8 @@ EXPERIMENT = lrdyn.Experiment(
             case,
             predict,
             measure,
-            dims={"trained": ("step", "index"), "bulk": ("step",), "step": ("step",)},
+            theory=Theory,
+            measured=Measured,
         ),
     ),
 )
@@ -62,10 +85,16 @@ EXPERIMENT = lrdyn.Experiment(
 
 def numbers(results, **settings):
     """What the figure shows, from saved results alone."""
-    found = one_seed(results["example"])
-    found["trained"].attrs["curve_along"] = "step"  # each curve is compared on its own scale
-    found["bulk"].attrs["kind"] = "identity"  # a formula: compared to more digits than a run
-    return found.assign_coords(index=np.arange(1, found.sizes["index"] + 1))
+    saved = one_seed(results["example"])
+    trained = fields.of_run(saved, Measured)(lambda run: run.trained)
+    bulk = fields.of_theory(saved, Theory)(lambda theory: theory.bulk)
+    plotted = xr.Dataset(
+        {
+            "trained": trained.assign_attrs(curve_along="step"),  # compared on scales of their own
+            "bulk": bulk.assign_attrs(kind="identity"),  # a formula: more digits than a run
+        }
+    )
+    return plotted.assign_coords(index=np.arange(1, saved.sizes["index"] + 1))
 
 
 def draw(dataset):

@@ -1,20 +1,30 @@
-"""Corollary 1: the compressed network and its error."""
+"""Corollary 1: the compressed network and its error.
+
+A network ``f_C`` with layers of 2 r^ x 2 r^, r^ >= r, trained in the frame of Theorem 2, follows
+the full one, f:
+
+    ||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)|
+                       <= sqrt(d - 2 r^) prod_l eps_l,   equal at t = 0,
+
+the bound if ``|1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1`` for all l and t.
+"""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core import linalg
 from lrdyn.core.condition import conditions
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.corollary1 import compression
 from lrdyn.corollary1.compression import CompressedNetwork, compression_error
-from lrdyn.engine.claims import excess, on_scale, relative_difference
+from lrdyn.engine.claims import excess, relative_difference
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Flag, at_least
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario, Theorem
 from lrdyn.theorem2 import setting, subspace
@@ -24,10 +34,17 @@ SHAPES = {"dim": (12,), "depth": (3,), "rank": (2,)}
 
 FLAGS = (
     *(dataclasses.replace(f, quick=SHAPES.get(f.name, f.quick)) for f in setting.FLAGS),
-    Flag("excess_rank", (1,), at_least(0), int, "r^ - r",
-         "compress to r^ = r and to this much more: inner layers are 2 r^ x 2 r^", (1, 5),
-         shapes=True),
-)  # fmt: skip
+    Flag(
+        "excess_rank",
+        (1,),
+        at_least(0),
+        int,
+        symbol="r^ - r",
+        help="compress to r^ = r and to this much more: inner layers are 2 r^ x 2 r^",
+        paper=(1, 5),
+        shapes=True,
+    ),
+)
 
 
 class Compression(setting.DeepFactorization):
@@ -54,25 +71,65 @@ def check(point: Mapping[str, Any]) -> None:
         )
 
 
-def predict(case: Compression) -> dict[str, Array]:
+class CompressionTheory(NamedTuple):
+    """What the scalar recursion and formulas say of compressed networks."""
+
+    error: Float[Array, "network step"] = ABSENT
+    """||f - f_C||_F = sqrt(d - 2 r^) prod_l |rho_l|."""
+    bound: Float[Array, "network"] = ABSENT
+    """sqrt(d - 2 r^) prod_l eps_l."""
+    rho: Float[Array, "step layer"] = ABSENT
+    """rho_l of the full network."""
+    contraction: Float[Array, ""] = ABSENT
+    """Largest |1 - eta lambda_l - eta prod_{k != l} rho_k^2|; the bound holds where it is <= 1."""
+    condition: Float[Array, ""] = ABSENT
+    """By how much theory's own run amplifies a small error of the product of all layers."""
+    diverges: Int[Array, ""] = ABSENT
+    """Step at which theory's own run diverges, or -1."""
+    parameters: Int[Array, "network count"] = ABSENT
+    """L d^2, 4 d r^ + 4 L r^^2 and 4 L r^^2: full, compressed, its inner layers alone."""
+
+
+class CompressionMeasured(NamedTuple):
+    """What the full and the compressed networks leave when both are trained."""
+
+    error: Float[Array, "network step"] = ABSENT
+    """||f - f_C||_F, from the products of both networks."""
+    rho: Float[Array, "step layer"] = ABSENT
+    """Mean of the diagonal of the bulk block of each dense layer."""
+    off_block: Float[Array, "step layer"] = ABSENT
+    """Largest entry of its two off-diagonal blocks."""
+    singular_values: Float[Array, "step layer index"] = ABSENT
+    """Singular values of each dense layer, largest first."""
+    loss: Float[Array, "step"] = ABSENT
+    """1/2 ||f - Phi||_F^2 of the full network."""
+    compressed_loss: Float[Array, "network step"] = ABSENT
+    """1/2 ||f_C - Phi||_F^2."""
+    scale: Float[Array, ""] = ABSENT
+    """Largest ||f||_F at the recorded steps."""
+    parameters: Int[Array, "network count"] = ABSENT
+    """Numbers in the arrays: of the full network, the compressed one, its inner layers alone."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run of the full network diverged, or -1."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+def predict(case: Compression) -> CompressionTheory:
     """Error and bound from the scalar recursion alone, parameters from the formula."""
     dim, bulk = len(case.target), case.bulk
     runs = setting.theory_run(case, end_to_end)
     counts = [compression.parameter_counts(dim, len(case.weights), r) for r in case.ranks]
     bounds = [compression.compression_bound(case.scales, dim, rank) for rank in case.ranks]
-    return {
-        "error": jnp.stack([compression_error(bulk, dim, rank) for rank in case.ranks]),
-        "bound": jnp.stack(bounds),
-        "rho": bulk,
-        "contraction": _contraction(case),
-        "condition": conditions(runs, lambda run: run.records),
-        "diverges": runs.run.diverged_at,
-        "parameters": jnp.asarray([[c["full"], c["compressed"], c["inner"]] for c in counts]),
-    }
-
-
-def _contraction(case: Compression) -> Float[Array, ""]:
-    return compression.bulk_contracts(*case.rates, case.steps[-1])
+    return CompressionTheory(
+        error=jnp.stack([compression_error(bulk, dim, rank) for rank in case.ranks]),
+        bound=jnp.stack(bounds),
+        rho=bulk,
+        contraction=compression.bulk_contracts(*case.rates, case.steps[-1]),
+        condition=conditions(runs, lambda run: run.records),
+        diverges=runs.run.diverged_at,
+        parameters=jnp.asarray([[c["full"], c["compressed"], c["inner"]] for c in counts]),
+    )
 
 
 def _train_compressed(
@@ -88,49 +145,44 @@ def _train_compressed(
     return trained.records, compression.compress(fixed, trained.params)
 
 
-def measure(case: Compression) -> dict[str, Array]:
+def measure(case: Compression) -> CompressionMeasured:
     """Train the full and the compressed networks and subtract them."""
-    fixed, names = case.frame, ("product", "rho", "off_block", "singular_values", "loss")
-    full = setting.dense_run(case, fixed, *names)
-    product = full.pop("product")
+    fixed = case.frame
+    full = setting.dense_run(case, fixed)
     trained = [_train_compressed(case, fixed, rank) for rank in case.ranks]
     compressed = jnp.stack([products for products, _ in trained])
     counts = [[compression.count(x) for x in (case.weights, net, net.inner)] for _, net in trained]
-    return full | {
-        "error": linalg.frobenius(product[None] - compressed),
-        "compressed_loss": 0.5 * jnp.sum((compressed - case.target[None, None]) ** 2, axis=(2, 3)),
-        "scale": jnp.max(linalg.frobenius(product)),
-        "parameters": jnp.asarray(counts),
-    }
+    return CompressionMeasured(
+        error=linalg.frobenius(full.product[None] - compressed),
+        rho=full.rho,
+        off_block=full.off_block,
+        singular_values=full.singular_values,
+        loss=full.loss,
+        compressed_loss=0.5 * jnp.sum((compressed - case.target[None, None]) ** 2, axis=(2, 3)),
+        scale=jnp.max(linalg.frobenius(full.product)),
+        parameters=jnp.asarray(counts),
+        diverged_at=full.diverged_at,
+        step=full.step,
+    )
 
 
-def _above_bound(one: Outcome) -> float:
-    bound, scale = one.predicted["bound"], one.measured["scale"]
-    return excess(one.measured["error"], bound[:, None], np.maximum(np.max(bound), scale))
+def _error_of_the_formula(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> float:
+    # The difference of two products lives on the scale of the products.
+    theory, run = outcome.predicted, outcome.measured
+    return relative_difference(theory.error, run.error, run.scale)
 
 
-def _start_off_the_bound(one: Outcome) -> float:
-    return relative_difference(one.predicted["bound"], one.measured["error"][:, 0])
+def _above_bound(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> float:
+    bound, run = outcome.predicted.bound, outcome.measured
+    return excess(run.error, bound[:, None], np.maximum(np.max(bound), run.scale))
 
 
-_undecided = setting.undecided_below("bound")
+def _start_off_the_bound(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> float:
+    return relative_difference(outcome.predicted.bound, outcome.measured.error[:, 0])
 
-CLAIMS = (
-    Claim("error_identity", "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
-          # The difference of two products lives on the scale of the products.
-          residual=on_scale("error", lambda one: one.measured["scale"]),
-          reads=("error", "scale", "bound"), condition="condition", undecided=_undecided),
-    Claim("error_bound",
-          "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l "
-          "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
-          kind="bound", residual=_above_bound, reads=("error", "bound", "scale", "contraction"),
-          applies=lambda one: one.predicted["contraction"] <= 1, condition="condition",
-          undecided=_undecided),
-    Claim("bound_attained", "at t = 0 the two are equal",
-          residual=_start_off_the_bound, reads=("error", "bound"), undecided=_undecided),
-    Claim("parameters", "L d^2 parameters become 4 d r^ + 4 L r^^2, inner layers 4 L r^^2",
-          kind="exact", carries=False),
-)  # fmt: skip
+
+_undecided: Callable[[Outcome[CompressionTheory, CompressionMeasured]], str]
+_undecided = setting.undecided_below(lambda theory: theory.bound)
 
 
 def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Compression:
@@ -140,68 +192,128 @@ def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Com
     return dataclasses.replace(case, weights=tuple(weights), scales=scales)
 
 
-def _half_of_the_padding(case: Compression) -> dict[str, Array]:
+def _half_of_the_padding(case: Compression) -> CompressionTheory:
     dim, bulk = len(case.target), case.bulk
-    return {"error": jnp.stack([compression_error(bulk, dim - rank, 0) for rank in case.ranks])}
+    errors = [compression_error(bulk, dim - rank, 0) for rank in case.ranks]
+    return CompressionTheory(error=jnp.stack(errors))
 
 
-def _narrower(case: Compression) -> dict[str, Array]:
+def _narrower(case: Compression) -> CompressionMeasured:
     """Compressed networks of width 2 r^ - 2."""
     return measure(dataclasses.replace(case, ranks=tuple(rank - 1 for rank in case.ranks)))
 
 
-def _bound_squared(case: Compression) -> dict[str, Array]:
+def _bound_squared(case: Compression) -> CompressionTheory:
     dim = len(case.target)
     bounds = [compression.compression_bound(case.scales**2, dim, rank) for rank in case.ranks]
-    return {"bound": jnp.stack(bounds)}
+    return CompressionTheory(bound=jnp.stack(bounds))
 
 
-def _without_inner_layers(case: Compression) -> dict[str, Array]:
-    counts = predict(case)["parameters"]
-    return {"parameters": counts.at[:, 1].add(-counts[:, 2])}
+def _without_inner_layers(case: Compression) -> CompressionTheory:
+    counts = predict(case).parameters
+    return CompressionTheory(parameters=counts.at[:, 1].add(-counts[:, 2]))
 
 
-CONTROLS = (
-    *setting.departures("error_identity", prefix="compressed_"),
-    Control[Compression](
-        "compressed_below_r", "compressed network with r^ = r - 1", "error_identity",
-        case=lambda key, case, amount: dataclasses.replace(case, ranks=(case.rank - 1,)),
-        breaks="compressed_rank_at_least_r"),
-    Control("bound_without_condition",
-            "the bound at eta = .6, eps = (2, .1), where its condition fails", "error_bound",
-            case=_unstable_bulk, breaks="applies",
-            at={"depth": 2, "learning_rate": 0.6, "steps": 5}),
-    Control("error_with_r", "error with d - r^ in place of d - 2 r^", "error_identity",
-            predict=_half_of_the_padding),
-    *(Control(f"{claim}_narrower", "compressed network of width 2 r^ - 2", claim,
-              measure=_narrower)
-      for claim in ("error_identity", "error_bound", "bound_attained", "parameters")),
-    *(Control(f"{claim}_squared", "prod_l eps_l^2 in the bound", claim, predict=_bound_squared,
-              at={"init_scale": 0.7})
-      for claim in ("error_bound", "bound_attained")),
-    Control("parameters_without_inner", "parameter count without the inner layers", "parameters",
-            predict=_without_inner_layers),
-)  # fmt: skip
-
-
-def _rank_at_least_r(case: Compression) -> Array:
-    return jnp.asarray(min(case.ranks) >= case.rank)
-
-
-COMPRESSION = Scenario[Compression](
-    "compression", make_case, predict, measure, CLAIMS, CONTROLS,
-    hypotheses=setting.HYPOTHESES | {"compressed_rank_at_least_r": _rank_at_least_r},
-    dims=setting.DIMS
-    | {
-        "error": ("network", "step"),
-        "bound": ("network",),
-        "compressed_loss": ("network", "step"),
-        "parameters": ("network", "count"),
-    },
-    **setting.RUN, at=setting.AT,
+COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
+    "compression",
+    make_case,
+    predict,
+    measure,
+    theory=CompressionTheory,
+    measured=CompressionMeasured,
+    claims=(
+        Claim(
+            "error_identity",
+            "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
+            residual=_error_of_the_formula,
+            reads=lambda theory, run: (theory.error, run.error, run.scale, theory.bound),
+            condition=lambda theory: theory.condition,
+            undecided=_undecided,
+        ),
+        Claim(
+            "error_bound",
+            "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l "
+            "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
+            kind="bound",
+            residual=_above_bound,
+            reads=lambda theory, run: (run.error, theory.bound, run.scale, theory.contraction),
+            applies=lambda outcome: outcome.predicted.contraction <= 1,
+            condition=lambda theory: theory.condition,
+            undecided=_undecided,
+        ),
+        Claim(
+            "bound_attained",
+            "at t = 0 the two are equal",
+            residual=_start_off_the_bound,
+            reads=lambda theory, run: (run.error, theory.bound),
+            undecided=_undecided,
+        ),
+        Claim(
+            "parameters",
+            "L d^2 parameters become 4 d r^ + 4 L r^^2, inner layers 4 L r^^2",
+            kind="exact",
+            compares=lambda theory, run: (theory.parameters, run.parameters),
+            carries=False,
+        ),
+    ),
+    controls=(
+        *setting.departures("error_identity", prefix="compressed_"),
+        Control(
+            "compressed_below_r",
+            "compressed network with r^ = r - 1",
+            "error_identity",
+            case=lambda key, case, amount: dataclasses.replace(case, ranks=(case.rank - 1,)),
+            breaks="compressed_rank_at_least_r",
+        ),
+        Control(
+            "bound_without_condition",
+            "the bound at eta = .6, eps = (2, .1), where its condition fails",
+            "error_bound",
+            case=_unstable_bulk,
+            breaks="applies",
+            at={"depth": 2, "learning_rate": 0.6, "steps": 5},
+        ),
+        Control(
+            "error_with_r",
+            "error with d - r^ in place of d - 2 r^",
+            "error_identity",
+            predict=_half_of_the_padding,
+        ),
+        *(
+            Control(
+                f"{claim}_narrower",
+                "compressed network of width 2 r^ - 2",
+                claim,
+                measure=_narrower,
+            )
+            for claim in ("error_identity", "error_bound", "bound_attained", "parameters")
+        ),
+        *(
+            Control(
+                f"{claim}_squared",
+                "prod_l eps_l^2 in the bound",
+                claim,
+                predict=_bound_squared,
+                at={"init_scale": 0.7},
+            )
+            for claim in ("error_bound", "bound_attained")
+        ),
+        Control(
+            "parameters_without_inner",
+            "parameter count without the inner layers",
+            "parameters",
+            predict=_without_inner_layers,
+        ),
+    ),
+    hypotheses=setting.HYPOTHESES
+    | {"compressed_rank_at_least_r": lambda case: jnp.asarray(min(case.ranks) >= case.rank)},
+    steps="steps",
+    diverges=lambda theory: theory.diverges,
+    diverged=lambda run: run.diverged_at,
+    at=setting.AT,
     sides="rho and formulas against the difference of two trained networks and against arrays "
     "counted",
-)  # fmt: skip
+)
 
 COROLLARY1 = Theorem(
     "corollary1",

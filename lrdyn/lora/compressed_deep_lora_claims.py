@@ -202,7 +202,7 @@ COMPRESSED = Scenario[Adapted](
                 for name in ("orthogonal_start", "rank_at_most_r")},
     dims={"deep_lora": ("step",), "deep_lora_centred": ("step",), "distance": ("aspect",),
           "step": ("step",), "aspect": ("aspect",)},
-    **setting.RUN, compare=distances,
+    steps="steps", diverges="diverges", diverged="diverged_at", compare=distances,
     at={"dim": 12, "depth": 3, "rank": 2, "init_scale": 1.0, "learning_rate": 0.1, "steps": 50},
     sides="rho, a scalar recursion, against the difference of two adapters that are trained",
 )  # fmt: skip

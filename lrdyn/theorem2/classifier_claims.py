@@ -1,4 +1,13 @@
-"""Theorem 2 for classifiers: whitened data, a last layer of K rows, and collapse between layers."""
+"""Theorem 2 for classifiers: whitened data, a last layer of K rows, and collapse between layers.
+
+With ``X X^T = I`` the regression loss is deep factorisation of ``Phi = Y X^T``, up to a constant.
+The moving part has 2K dimensions, and the bulk of the layers l < L only decays:
+
+    rho_l(t) = eps_l (1 - eta lambda_l)^t,      W_L V_{L,2} = 0.
+
+At convergence without decay the scatter within classes over that between them falls from layer to
+layer by about ``p = eps^2 / n^{1/L}``.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -42,9 +51,16 @@ class Classification(setting.Run):
 
 
 def make_classifier(
-    key: Key[Array, ""], *, dim: int, depth: int, rank: int, target_scale: Any, target: Any = None,
-    per_class: int | None = None, **of_run: Any,
-) -> Classification:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    dim: int,
+    depth: int,
+    rank: int,
+    target_scale: Any,
+    target: Any = None,
+    per_class: int | None = None,
+    **of_run: Any,
+) -> Classification:
     """K = rank classes; labels of norm ``target_scale``, so that steps suit both versions."""
     weights_key, inputs_key = jax.random.split(key)
     per_class = -(-2 * dim // rank) if per_class is None else per_class
@@ -78,30 +94,64 @@ def _reduced_problem(case: Classification) -> tuple[Float[Array, "k s"], Weights
     return case.target @ fixed.right[0, :, :size], start
 
 
-def _layers_and_product(weights: Weights) -> dict[str, Array]:
-    return {
-        "square": jnp.stack(weights[:-1]),
-        "last": weights[-1],
-        "product": end_to_end(weights),
-    }
-
-
 def theory_run(case: Classification) -> Twins:
-    """The reduced run and twins, with up to two dimensions of the bulk (see `theory_run`)."""
+    """Run the reduced problem, and twins of it, with up to two dimensions of the bulk.
+
+    See :func:`lrdyn.theorem2.setting.theory_run`. The records are the square layers, the last one
+    and their product.
+    """
     target, (*square, last) = _reduced_problem(case)
     spare = min(setting.SPARE, len(case.inputs) - target.shape[1])
     wide, size = ((0, 0), (0, spare)), target.shape[1] + spare
     start = (*reduced_start(case.scales[: len(square)], size), jnp.pad(last, wide))
 
+    def record(weights: Weights) -> dict[str, Array]:
+        square, last = jnp.stack(weights[:-1]), weights[-1]
+        return {"square": square, "last": last, "product": end_to_end(weights)}
+
     def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
         goal, start, push = data
         rule = pushed(case.optimizer, push, case.steps[-1])
-        return _reduced_run(case, goal, start, _layers_and_product, rule)
+        return _reduced_run(case, goal, start, record, rule)
 
     return twins(run, (jnp.pad(target, wide), start, jax.tree.map(jnp.ones_like, start)))
 
 
-def _predict_classifier(case: Classification) -> dict[str, Array]:
+class ClassificationTheory(NamedTuple):
+    """What the recursion of the bulk and the problem of width 2K say of a classifier."""
+
+    class_rho: Float[Array, "step square_layer"] = ABSENT
+    """rho_l = eps_l (1 - eta lambda_l)^t, for l < L."""
+    class_product: Float[Array, "step class column"] = ABSENT
+    """Product of the layers of the reduced problem, K x 2K."""
+    diverges: Int[Array, ""] = ABSENT
+    """Step at which theory's own run diverges, or -1."""
+    condition_bulk: Float[Array, ""] = ABSENT
+    """By how much theory's own run amplifies a small error in the bulk."""
+    condition_off_block: Float[Array, ""] = ABSENT
+    """Amplification between the moving blocks and the bulk, of the last layer too."""
+    condition_product: Float[Array, ""] = ABSENT
+    """Amplification in the product of all layers."""
+
+
+class ClassificationMeasured(NamedTuple):
+    """What is seen of a classifier that descends, in the frame of its start."""
+
+    class_rho: Float[Array, "step square_layer"] = ABSENT
+    """Mean of the diagonal of the bulk block of each layer but the last."""
+    class_product: Float[Array, "step class column"] = ABSENT
+    """W_L ... W_1 V_{1,1}."""
+    class_off_block: Float[Array, "step layer"] = ABSENT
+    """Largest entry of the off-diagonal blocks; of the last layer, of W_L V_{L,2}."""
+    singular_values: Float[Array, "step"] = ABSENT
+    """Largest singular value of all layers."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run diverged, or -1."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+def predict_classifier(case: Classification) -> ClassificationTheory:
     """The bulk, and the reduced problem from the start of the layers."""
     runs, moving = theory_run(case), 2 * len(case.outputs)
 
@@ -111,39 +161,39 @@ def _predict_classifier(case: Classification) -> dict[str, Array]:
         return setting.parts_of(run.records["square"], moving) | beside
 
     of_layers = conditions(runs, parts)
-    bulk = classifier.classifier_rho(
-        case.scales[:-1], case.learning_rate, case.weight_decay[:-1], case.times
-    )
-    return {
-        "class_rho": bulk,
-        "class_product": runs.run.records["product"][..., :moving],
-        "diverges": runs.run.diverged_at,
-        "condition_bulk": of_layers["bulk"],
-        "condition_off_block": jnp.maximum(of_layers["off_block"], of_layers["off_last"]),
+    return ClassificationTheory(
+        class_rho=classifier.classifier_rho(
+            case.scales[:-1], case.learning_rate, case.weight_decay[:-1], case.times
+        ),
+        class_product=runs.run.records["product"][..., :moving],
+        diverges=runs.run.diverged_at,
+        condition_bulk=of_layers["bulk"],
+        condition_off_block=jnp.maximum(of_layers["off_block"], of_layers["off_last"]),
         # Products have a scale of their own.
-        "condition_product": conditions(runs, lambda run: run.records["product"]),
-    }
+        condition_product=conditions(runs, lambda run: run.records["product"]),
+    )
 
 
-def _measure_classifier(
+def measure_classifier(
     case: Classification,
     optimizer: optax.GradientTransformation | None = None,
     fixed: Frame | None = None,
-) -> dict[str, Array]:
+) -> ClassificationMeasured:
+    """Train the classifier and look at its layers in its frame; or by another rule, in another."""
     fixed = fixed or classifier.classifier_frame(case.weights, case.target)
     size = 2 * len(case.outputs)
 
-    def record(weights: Weights) -> dict[str, Array]:
-        seen = classifier.classifier_blocks(fixed, weights, size)
-        return {
-            "class_rho": seen.rho,
-            "class_product": end_to_end(weights) @ fixed.right[0, :, :size],
-            "class_off_block": seen.off_block,
-            "singular_values": jnp.max(jnp.stack([singular_values(W)[0] for W in weights])),
-        }
+    def record(weights: Weights) -> ClassificationMeasured:
+        blocks = classifier.classifier_blocks(fixed, weights, size)
+        return ClassificationMeasured(
+            class_rho=blocks.rho,
+            class_product=end_to_end(weights) @ fixed.right[0, :, :size],
+            class_off_block=blocks.off_block,
+            singular_values=jnp.max(jnp.stack([singular_values(W)[0] for W in weights])),
+        )
 
     run = case.descend(case.loss, case.weights, record, optimizer)
-    return run.records | {"diverged_at": run.diverged_at, "step": jnp.asarray(case.steps)}
+    return run.records._replace(diverged_at=run.diverged_at, step=jnp.asarray(case.steps))
 
 
 def _whitened(case: Classification) -> Array:
@@ -164,65 +214,97 @@ def colour(key: Key[Array, ""], case: Classification, amount: Array) -> Classifi
     return dataclasses.replace(case, inputs=(1 + amount * factors) * case.inputs)
 
 
-def _from_identity(case: Classification) -> dict[str, Array]:
+def _from_identity(case: Classification) -> ClassificationTheory:
     target, _ = _reduced_problem(case)
     *square, last = reduced_start(case.scales, target.shape[1])
-    start = (*square, last[: len(target)])
-    return {"class_product": _reduced_run(case, target, start, end_to_end).records}
+    run = _reduced_run(case, target, (*square, last[: len(target)]), end_to_end)
+    return ClassificationTheory(class_product=run.records)
 
 
-def _adam(case: Classification) -> dict[str, Array]:
-    return _measure_classifier(case, optax.adam(0.1 * case.learning_rate))
+def _adam(case: Classification) -> ClassificationMeasured:
+    return measure_classifier(case, optax.adam(0.1 * case.learning_rate))
 
 
-def _frame_of_the_target(case: Classification) -> dict[str, Array]:
+def _frame_of_the_target(case: Classification) -> ClassificationMeasured:
     """Blocks in a frame that spans row(Phi), and otherwise whatever completes it."""
     rows = linalg.complete_basis(case.target.T)
-    return _measure_classifier(case, fixed=propagate(case.weights[:-1], rows))
+    return measure_classifier(case, fixed=propagate(case.weights[:-1], rows))
 
 
-CLASSIFICATION = Scenario[Classification](
-    "classification", make_classifier, _predict_classifier, _measure_classifier,
-    (
+CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMeasured](
+    "classification",
+    make_classifier,
+    predict_classifier,
+    measure_classifier,
+    theory=ClassificationTheory,
+    measured=ClassificationMeasured,
+    claims=(
         zero_claim(
             "class_off_block",
             "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K "
             "(the formula is that of the frame: the other side is 0)",
-            condition="condition_off_block",
+            lambda run: run.class_off_block,
+            scale=lambda run: run.singular_values,
+            condition=lambda theory: theory.condition_off_block,
         ),
-        weights_claim("class_rho", "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L",
-                      condition="condition_bulk"),
-        Claim("class_product", "W(t) V_{1,1} follows the reduced problem of width 2K",
-              condition="condition_product",
-              undecided=setting.undecided_below("class_product")),
+        weights_claim(
+            "class_rho",
+            "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L",
+            lambda theory, run: (theory.class_rho, run.class_rho),
+            scale=lambda run: run.singular_values,
+            condition=lambda theory: theory.condition_bulk,
+        ),
+        Claim(
+            "class_product",
+            "W(t) V_{1,1} follows the reduced problem of width 2K",
+            compares=lambda theory, run: (theory.class_product, run.class_product),
+            condition=lambda theory: theory.condition_product,
+            undecided=setting.undecided_below(lambda theory: theory.class_product),
+        ),
     ),
-    (
-        Control("not_whitened", "input coordinates rescaled", "class_off_block", case=colour,
-                breaks="whitened_inputs",
-                amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0),
-                amount_label="spread of the input scales"),
-        Control[Classification](
-            "class_rho_with_product", "classifier bulk with Theorem 2's product term", "class_rho",
-            predict=lambda case: {"class_rho": rho(*case.rates, case.times)[:, :-1]}),
-        Control("class_from_identity",
-                "reduced classifier started from eps_L I, as in Theorem 2", "class_product",
-                predict=_from_identity),
-        *(Control(f"{claim}_adam", "Adam instead of gradient descent", claim, measure=_adam)
-          for claim in ("class_off_block", "class_rho", "class_product")),
-        Control("class_frame_of_the_target", "V_{1,1} spans row(Phi) alone", "class_off_block",
-                measure=_frame_of_the_target),
+    controls=(
+        Control(
+            "not_whitened",
+            "input coordinates rescaled",
+            "class_off_block",
+            case=colour,
+            breaks="whitened_inputs",
+            amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0),
+            amount_label="spread of the input scales",
+        ),
+        Control(
+            "class_rho_with_product",
+            "classifier bulk with Theorem 2's product term",
+            "class_rho",
+            predict=lambda case: ClassificationTheory(
+                class_rho=rho(*case.rates, case.times)[:, :-1]
+            ),
+        ),
+        Control(
+            "class_from_identity",
+            "reduced classifier started from eps_L I, as in Theorem 2",
+            "class_product",
+            predict=_from_identity,
+        ),
+        *(
+            Control(f"{claim}_adam", "Adam instead of gradient descent", claim, measure=_adam)
+            for claim in ("class_off_block", "class_rho", "class_product")
+        ),
+        Control(
+            "class_frame_of_the_target",
+            "V_{1,1} spans row(Phi) and K arbitrary directions",
+            "class_off_block",
+            measure=_frame_of_the_target,
+        ),
     ),
     hypotheses=HYPOTHESES,
-    dims={
-        "class_rho": ("step", "square_layer"),
-        "class_product": ("step", "class", "column"),
-        "class_off_block": ("step", "layer"),
-        "singular_values": ("step",),
-        "step": ("step",),
-    },
-    narrow=setting.first_shapes, **setting.RUN, at=setting.AT,
+    narrow=setting.first_shapes,
+    steps="steps",
+    diverges=lambda theory: theory.diverges,
+    diverged=lambda run: run.diverged_at,
+    at=setting.AT,
     sides="recursion and blocks of width 2K against a trained classifier",
-)  # fmt: skip
+)
 
 PER_CLASS = 10
 
@@ -398,7 +480,9 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
     ),
     hypotheses=HYPOTHESES,
     narrow=_collapse_settings,
-    **setting.RUN,
+    steps="steps",
+    diverges=lambda theory: theory.diverges,
+    diverged=lambda run: run.diverged_at,
     at=_AT,
     sides="formula against within- and between-class scatter of a trained classifier",
 )

@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
+from typing_extensions import TypeVar
 
 from lrdyn.core import initialization, linalg
 from lrdyn.core.condition import Twins, pushed, twins
@@ -20,9 +21,15 @@ from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import numerical_rank, singular_values
 from lrdyn.engine.claims import relative_difference, tolerance
 from lrdyn.engine.evaluate import once_a_case
+from lrdyn.engine.fields import names_of
 from lrdyn.engine.flags import Flag, at_least, between
 from lrdyn.engine.statement import Claim, Control, Outcome
 from lrdyn.theorem2 import subspace
+
+T = TypeVar("T", default=Any)
+"""What a scenario predicts."""
+M = TypeVar("M", default=Any)
+"""What it measures."""
 
 
 class Descent(Recorded):
@@ -107,20 +114,47 @@ FLAGS = (
     Flag("dim", (16,), at_least(3), int, "d", "width of the square layers", (30, 100), shapes=True),
     Flag("depth", (2, 4), at_least(2), int, "L", "number of layers", (2, 3, 5, 8), shapes=True),
     Flag("rank", (3,), at_least(1), int, "r", "rank of the target Phi", (1, 3, 10), shapes=True),
-    Flag("init_scale", (0.3, 1.0), SIZE, float, "eps",
-         "init scale, geometric mean over the layers", (0.01, 0.1, 0.3, 1.0)),
-    Flag("init_spread", (1.0, 3.0), SPREAD, float, "eps_L / eps_1",
-         "ratio of the last layer's init scale to the first's"),
-    Flag("weight_decay", (0.0, 0.03), DECAY, float, "lambda",
-         "weight decay, geometric mean over the layers", (0.0, 0.01, 0.1)),
-    Flag("decay_spread", (1.0, 3.0), SPREAD, float, "lambda_L / lambda_1",
-         "ratio of the last layer's decay to the first's"),
-    Flag("learning_rate", (0.1,), SIZE, float, "eta", "step size for the loss 1/2 ||.||_F^2"),
-    Flag("target_scale", (1.0,), SIZE, float, "sigma_1",
-         "largest singular value of the default target, factor on a given one"),
+    Flag(
+        "init_scale",
+        (0.3, 1.0),
+        SIZE,
+        symbol="eps",
+        help="init scale, geometric mean over the layers",
+        paper=(0.01, 0.1, 0.3, 1.0),
+    ),
+    Flag(
+        "init_spread",
+        (1.0, 3.0),
+        SPREAD,
+        symbol="eps_L / eps_1",
+        help="ratio of the last layer's init scale to the first's",
+    ),
+    Flag(
+        "weight_decay",
+        (0.0, 0.03),
+        DECAY,
+        symbol="lambda",
+        help="weight decay, geometric mean over the layers",
+        paper=(0.0, 0.01, 0.1),
+    ),
+    Flag(
+        "decay_spread",
+        (1.0, 3.0),
+        SPREAD,
+        symbol="lambda_L / lambda_1",
+        help="ratio of the last layer's decay to the first's",
+    ),
+    Flag("learning_rate", (0.1,), SIZE, symbol="eta", help="step size for the loss 1/2 ||.||_F^2"),
+    Flag(
+        "target_scale",
+        (1.0,),
+        SIZE,
+        symbol="sigma_1",
+        help="largest singular value of the default target, factor on a given one",
+    ),
     Flag("steps", (100,), at_least(1), int, "t", "steps of gradient descent", (500,), swept=False),
     Flag("target", (), None, "array", "Phi", "run on your own square matrix", swept=False),
-)  # fmt: skip
+)
 
 AXES = ("init_scale", "depth", "rank")
 """What a sweep is drawn over: abscissa, curves, panels."""
@@ -132,9 +166,16 @@ def numbers(point: Mapping[str, Any]) -> int:
 
 
 def start_of_run(
-    key: Key[Array, ""], widths: tuple[int, ...], *, init_scale: Any, init_spread: Any,
-    weight_decay: Any, decay_spread: Any, learning_rate: Any, steps: int,
-) -> dict[str, Any]:  # fmt: skip
+    key: Key[Array, ""],
+    widths: tuple[int, ...],
+    *,
+    init_scale: Any,
+    init_spread: Any,
+    weight_decay: Any,
+    decay_spread: Any,
+    learning_rate: Any,
+    steps: int,
+) -> dict[str, Any]:
     """The fields of a :class:`Run`, from the flags."""
     depth = len(widths) - 1
     scales = initialization.layer_scales(init_scale, init_spread, depth)
@@ -148,9 +189,15 @@ def start_of_run(
 
 
 def make_case(
-    key: Key[Array, ""], *, dim: int, depth: int, rank: int, target_scale: Any,
-    target: np.ndarray | None = None, **of_run: Any,
-) -> DeepFactorization:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    dim: int,
+    depth: int,
+    rank: int,
+    target_scale: Any,
+    target: np.ndarray | None = None,
+    **of_run: Any,
+) -> DeepFactorization:
     """Draw a run that meets the hypotheses of Theorem 2, from the flags."""
     weights_key, target_key = jax.random.split(key)
     start = start_of_run(weights_key, (dim,) * (depth + 1), **of_run)
@@ -183,8 +230,8 @@ def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
         )
     # The curvature at the minimum grows at most like sigma_1^2: the default step stays stable.
     rates = tuple(eta / max(1.0, values[0]) ** 2 for eta in settings["learning_rate"])
-    found = {"dim": (dim,), "rank": (rank,), "learning_rate": rates}
-    return settings | {name: value for name, value in found.items() if name not in given}
+    of_target = {"dim": (dim,), "rank": (rank,), "learning_rate": rates}
+    return settings | {name: value for name, value in of_target.items() if name not in given}
 
 
 def check(point: Mapping[str, Any]) -> None:
@@ -193,33 +240,54 @@ def check(point: Mapping[str, Any]) -> None:
         raise ValueError(f"--rank: got {point['rank']} with d = {point['dim']}, wanted d > 2 rank")
 
 
+class DenseRun(NamedTuple):
+    """What is seen of the dense layers while they descend."""
+
+    rho: Float[Array, "step layer"]
+    """rho_l, the mean of the diagonal of the bulk block of U_l^T W_l V_l."""
+    reduced: Float[Array, "step layer row column"]
+    """The moving block, 2r x 2r."""
+    off_block: Float[Array, "step layer"]
+    """Largest entry outside of both blocks."""
+    bulk_deviation: Float[Array, "step layer"]
+    """Largest entry of the bulk block less rho_l I."""
+    product: Float[Array, "step output input"]
+    """W_L ... W_1."""
+    singular_values: Float[Array, "step layer index"]
+    """Those of each layer, largest first."""
+    loss: Float[Array, "step"]
+    """1/2 ||W_L ... W_1 - Phi||_F^2, whatever loss is descended on."""
+    diverged_at: Int[Array, ""]
+    """Step at which the run diverged, or -1."""
+    step: Int[Array, "step"]
+    """Recorded steps."""
+
+
 def dense_run(
     case: DeepFactorization,
     fixed: subspace.Frame,
-    *names: str,
     loss: Callable[[Weights], Float[Array, ""]] | None = None,
     optimizer: optax.GradientTransformation | None = None,
-) -> dict[str, Array]:
-    """Train the dense layers and look at them in a frame and by their SVD: arrays by name."""
+) -> DenseRun:
+    """Train the dense layers and look at them in a frame and by their SVD."""
 
     def record(weights: Weights) -> dict[str, Array]:
-        seen = subspace.blocks(fixed, weights, 2 * case.rank)
-        found = {
-            "rho": seen.rho,
-            "reduced": seen.inner,
-            "off_block": seen.off_block,
-            "bulk_deviation": seen.bulk_deviation,
+        blocks = subspace.blocks(fixed, weights, 2 * case.rank)
+        return {
+            "rho": blocks.rho,
+            "reduced": blocks.inner,
+            "off_block": blocks.off_block,
+            "bulk_deviation": blocks.bulk_deviation,
             "product": end_to_end(weights),
             "singular_values": singular_values(jnp.stack(weights)),
             "loss": factorization_loss(weights, case.target),
         }
-        return {name: found[name] for name in names}
 
     optimizer = optimizer or case.optimizer
     if case.noise is not None:
         optimizer = optax.chain(optax.add_noise(case.noise**2, 0.0, case.key), optimizer)
     run = case.descend(loss or case.loss, case.weights, record, optimizer)
-    return run.records | {"diverged_at": run.diverged_at, "step": jnp.asarray(case.steps)}
+    return DenseRun(**run.records, diverged_at=run.diverged_at, step=jnp.asarray(case.steps))
 
 
 SPARE = 2
@@ -265,9 +333,10 @@ def orthogonal_start(case: Run) -> Array:
     def error(W: Array, scale: Array) -> Array:
         return jnp.max(jnp.abs((W / scale) @ (W / scale).T - jnp.eye(W.shape[0])))
 
-    same = len({W.shape for W in case.weights}) == 1
-    errors = (jax.vmap(error)(jnp.stack(case.weights), case.scales) if same
-              else jnp.stack(list(map(error, case.weights, case.scales))))  # fmt: skip
+    if len({W.shape for W in case.weights}) == 1:
+        errors = jax.vmap(error)(jnp.stack(case.weights), case.scales)
+    else:
+        errors = jnp.stack(list(map(error, case.weights, case.scales)))
     size = case.weights[0].shape[1]
     return jnp.max(errors) <= tolerance("identity", case.scales.dtype, size=size)
 
@@ -324,71 +393,117 @@ AT = {"dim": 16, "depth": 3, "rank": 2, "init_scale": 1.0, "steps": 50}
 def departures(claim: str, prefix: str = "") -> tuple[Control[Any], ...]:
     """Controls that leave the hypotheses by degrees, until a claim fails."""
     wide, entries = (1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0), (0.004, 0.02, 0.1, 0.3, 0.5)
-    return tuple(
-        Control(prefix + name, text, claim, move, hypothesis,
-                amount=amounts[-1], amounts=amounts, amount_label=label)
-        for name, text, move, hypothesis, amounts, label in (
-            ("gaussian_start", "Gaussian start", toward_gaussian, "orthogonal_start",
-             wide, "0 orthogonal, 1 Gaussian"),
-            ("rank_above_r", "tail beyond rank r", add_tail, "rank_at_most_r",
-             wide, "||tail|| / ||Phi||"),
-            ("noisy_gradient", "noisy gradients", add_noise, "exact_gradient",
-             wide, "||noise|| / ||Phi||"),
-            ("masked_loss", "hidden entries", hide_entries, "all_entries_observed",
-             entries, "fraction of entries hidden"),
-        )
-    )  # fmt: skip
+    return (
+        Control(
+            f"{prefix}gaussian_start",
+            "Gaussian start",
+            claim,
+            case=toward_gaussian,
+            breaks="orthogonal_start",
+            amount=wide[-1],
+            amounts=wide,
+            amount_label="0 orthogonal, 1 Gaussian",
+        ),
+        Control(
+            f"{prefix}rank_above_r",
+            "tail beyond rank r",
+            claim,
+            case=add_tail,
+            breaks="rank_at_most_r",
+            amount=wide[-1],
+            amounts=wide,
+            amount_label="||tail|| / ||Phi||",
+        ),
+        Control(
+            f"{prefix}noisy_gradient",
+            "noisy gradients",
+            claim,
+            case=add_noise,
+            breaks="exact_gradient",
+            amount=wide[-1],
+            amounts=wide,
+            amount_label="||noise|| / ||Phi||",
+        ),
+        Control(
+            f"{prefix}masked_loss",
+            "hidden entries",
+            claim,
+            case=hide_entries,
+            breaks="all_entries_observed",
+            amount=entries[-1],
+            amounts=entries,
+            amount_label="fraction of entries hidden",
+        ),
+    )
 
 
-RUN: dict[str, Any] = {"steps": "steps", "diverges": "diverges", "diverged": "diverged_at"}
-"""Names by which the scenarios about runs are judged."""
+def weights_claim(
+    id: str,
+    statement: str,
+    *compares: Callable[[T, M], tuple[Any, Any]],
+    scale: Callable[[M], Any],
+    condition: Callable[[T], Any],
+) -> Claim[T, M]:
+    """Arrays of weights agree on the scale of the weights.
 
-DIMS = {
-    "reduced": ("step", "layer", "row", "column"),
-    "singular_values": ("step", "layer", "index"),
-    "loss": ("step",),
-    "step": ("step",),
-} | dict.fromkeys(("rho", "off_block", "bulk_deviation"), ("step", "layer"))
-"""Axes of what a dense run leaves."""
+    Args:
+        id: short name of the claim.
+        statement: the claim in words and formula.
+        compares: ``lambda theory, run: (theory.rho, run.rho)``, for each pair of arrays.
+        scale: ``lambda run: run.singular_values``, whose largest entry is the scale.
+        condition: that of the claim.
+    """
 
+    def reads(theory: T, run: M) -> tuple[Any, ...]:
+        return (*(field for pair in compares for field in pair(theory, run)), scale(run))
 
-def weight_scale(one: Outcome) -> float:
-    """Scale of whatever is compared with a weight: the largest singular value that occurs."""
-    return float(np.max(one.measured["singular_values"]))
+    def residual(outcome: Outcome[T, M]) -> float:
+        largest = float(np.max(scale(outcome.measured)))
+        pairs = [pair(outcome.predicted, outcome.measured) for pair in compares]
+        return float(np.max([relative_difference(*pair, largest) for pair in pairs]))
 
-
-def weights_claim(id: str, statement: str, *names: str, condition: str) -> Claim:
-    """Arrays of weights, by default that of the claim, agree on the scale of the weights."""
-    names = names or (id,)
-
-    def residual(one: Outcome) -> float:
-        scale = weight_scale(one)
-        apart = [relative_difference(one.predicted[n], one.measured[n], scale) for n in names]
-        return float(np.max(apart))
-
-    reads = (*names, "singular_values")
     return Claim(id, statement, residual=residual, reads=reads, condition=condition)
 
 
-def zero_claim(id: str, statement: str, name: str = "", *, condition: str) -> Claim:
-    """An array, by default that of the claim, is zero on the scale of the weights."""
-    name = name or id
+def zero_claim(
+    id: str,
+    statement: str,
+    zero: Callable[[M], Any],
+    *,
+    scale: Callable[[M], Any],
+    condition: Callable[[T], Any],
+) -> Claim[T, M]:
+    """An array of no negative entries is zero on the scale of the weights.
 
-    def residual(one: Outcome) -> float:
-        return float(np.max(one.measured[name]) / weight_scale(one))
+    Args:
+        id: short name of the claim.
+        statement: the claim in words and formula.
+        zero: ``lambda run: run.off_block``, the array.
+        scale: ``lambda run: run.singular_values``, whose largest entry is the scale.
+        condition: that of the claim.
+    """
 
-    reads = (name, "singular_values")
-    return Claim(id, statement, residual=residual, reads=reads, condition=condition)
+    def residual(outcome: Outcome[T, M]) -> float:
+        return float(np.max(zero(outcome.measured)) / np.max(scale(outcome.measured)))
+
+    return Claim(
+        id,
+        statement,
+        residual=residual,
+        reads=lambda theory, run: (zero(run), scale(run)),
+        condition=condition,
+    )
 
 
-def undecided_below(name: str) -> Callable[[Outcome], str]:
+def undecided_below(product: Callable[[T], Any]) -> Callable[[Outcome[T, M]], str]:
     """Why products of layers cannot be compared, from one that theory predicts (see ``Claim``)."""
+    (name,) = names_of(product)
 
-    def reason(one: Outcome) -> str:
-        size, kind = np.max(np.abs(one.predicted[name])), np.finfo(one.dtype)
+    def reason(outcome: Outcome[T, M]) -> str:
+        size, kind = np.max(np.abs(product(outcome.predicted))), np.finfo(outcome.dtype)
         if size > kind.max:
             return f"{name} is infinite"
-        # Less than that, and products lose digits to underflow.
+        # Below this a product loses digits to underflow.
         return "underflow" if size < kind.tiny / kind.eps else ""
 
     return reason

@@ -1,46 +1,100 @@
-"""Theorem 2: gradient descent on deep factorisation lives in a 2r-dimensional subspace."""
+"""Theorem 2: gradient descent on deep factorisation lives in a 2r-dimensional subspace.
+
+Started from ``W_l(0) = eps_l * orthogonal`` on ``f = 1/2 ||W_L ... W_1 - Phi||_F^2``, square layers
+and rank Phi <= r < d / 2, gradient descent keeps for all t
+
+    W_l(t) = U_l blkdiag( Wt_l(t), rho_l(t) I ) V_l^T,      V_{l+1} = U_l,
+    rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2),   rho_l(0) = eps_l,
+    Wt_l: gradient descent on 1/2 ||Wt_L ... Wt_1 - Phi~||_F^2 from eps_l I,   2r x 2r,
+    f(t) = 1/2 ||Wt_L ... Wt_1 - Phi~||_F^2 + (d - 2r)/2 prod_l rho_l^2.
+
+On half the mean over the d^2 entries the run is the same with eta / d^2 and lambda d^2.
+"""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lrdyn.core import linalg
 from lrdyn.core.condition import conditions
 from lrdyn.core.descent import gradient_descent, iterate
 from lrdyn.core.factorization import Weights, end_to_end, mean_factorization_loss
 from lrdyn.core.spectra import singular_values
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 from lrdyn.theorem2 import setting, subspace
 from lrdyn.theorem2.classifier_claims import CLASSIFICATION, COLLAPSE
-from lrdyn.theorem2.setting import DIMS, DeepFactorization, weights_claim, zero_claim
+from lrdyn.theorem2.setting import DeepFactorization, weights_claim, zero_claim
 from lrdyn.theorem2.subspace import product_of_others, reduced_spectra
 
 
-def predict(case: DeepFactorization) -> dict[str, Array]:
+class FactorizationTheory(NamedTuple):
+    """What the frame, 2r x 2r blocks and L scalars say of a whole run."""
+
+    rho: Float[Array, "step layer"] = ABSENT
+    """rho_l, the value that d - 2r singular values of a layer share, up to its sign."""
+    reduced: Float[Array, "step layer row column"] = ABSENT
+    """Wt_l, layers of gradient descent on the 2r-dimensional problem from eps_l I."""
+    singular_values: Float[Array, "step layer index"] = ABSENT
+    """Those of W_l: of Wt_l, and d - 2r times |rho_l|; largest first."""
+    loss: Float[Array, "step"] = ABSENT
+    """1/2 ||Wt_L ... Wt_1 - Phi~||_F^2 + (d - 2r) / 2 prod_l rho_l^2."""
+    diverges: Int[Array, ""] = ABSENT
+    """Step at which theory's own run diverges, or -1."""
+    condition: Float[Array, ""] = ABSENT
+    """By how much theory's own run amplifies a small error: the largest of the next three."""
+    condition_inner: Float[Array, ""] = ABSENT
+    """Amplification in the moving blocks."""
+    condition_off_block: Float[Array, ""] = ABSENT
+    """Amplification between the moving blocks and the bulk."""
+    condition_bulk: Float[Array, ""] = ABSENT
+    """Amplification in the bulk."""
+
+
+class FactorizationMeasured(NamedTuple):
+    """What is seen of dense layers that descend, in the frame of the start."""
+
+    rho: Float[Array, "step layer"] = ABSENT
+    """Mean of the diagonal of the bulk block U_{l,2}^T W_l V_{l,2}."""
+    reduced: Float[Array, "step layer row column"] = ABSENT
+    """Moving block U_{l,1}^T W_l V_{l,1}."""
+    singular_values: Float[Array, "step layer index"] = ABSENT
+    """Singular values of W_l, largest first."""
+    loss: Float[Array, "step"] = ABSENT
+    """f = 1/2 ||W_L ... W_1 - Phi||_F^2."""
+    off_block: Float[Array, "step layer"] = ABSENT
+    """Largest entry of the two off-diagonal blocks."""
+    bulk_deviation: Float[Array, "step layer"] = ABSENT
+    """Largest entry of the bulk block less rho_l I."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run diverged, or -1."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+def predict(case: DeepFactorization) -> FactorizationTheory:
     """The whole run from the frame, 2r x 2r blocks and L scalars."""
     dim, moving, bulk = len(case.target), 2 * case.rank, case.bulk
     runs = setting.theory_run(case, jnp.stack)
     inner = setting.parts_of(runs.run.records, moving)["inner"]
-    found = conditions(runs, lambda run: setting.parts_of(run.records, moving))
-    return {
-        "rho": bulk,
-        "reduced": inner,
-        "singular_values": jax.vmap(lambda W, b: reduced_spectra(W, b, dim))(inner, bulk),
-        "loss": _moving_loss(case, inner) + _bulk_loss(case, bulk),
-        "diverges": runs.run.diverged_at,
-        "condition": jnp.max(jnp.stack(jax.tree.leaves(found))),
-        **{f"condition_{name}": condition for name, condition in found.items()},
-    }
-
-
-def _moving_loss(
-    case: DeepFactorization, inner: Float[Array, "times depth s s"]
-) -> Float[Array, "times"]:
+    of_parts = conditions(runs, lambda run: setting.parts_of(run.records, moving))
     products = jax.vmap(lambda layers: end_to_end(tuple(layers)))(inner)
-    return 0.5 * linalg.frobenius(products - case.reduced_target[None]) ** 2
+    moving_loss = 0.5 * linalg.frobenius(products - case.reduced_target[None]) ** 2
+    return FactorizationTheory(
+        rho=bulk,
+        reduced=inner,
+        singular_values=jax.vmap(lambda W, b: reduced_spectra(W, b, dim))(inner, bulk),
+        loss=moving_loss + _bulk_loss(case, bulk),
+        diverges=runs.run.diverged_at,
+        condition=jnp.max(jnp.stack(jax.tree.leaves(of_parts))),
+        condition_inner=of_parts["inner"],
+        condition_off_block=of_parts["off_block"],
+        condition_bulk=of_parts["bulk"],
+    )
 
 
 def _bulk_loss(case: DeepFactorization, bulk: Float[Array, "times depth"]) -> Float[Array, "times"]:
@@ -51,159 +105,308 @@ def measure(
     case: DeepFactorization,
     optimizer: optax.GradientTransformation | None = None,
     fixed: subspace.Frame | None = None,
-) -> dict[str, Array]:
+) -> FactorizationMeasured:
     """Dense gradient descent with automatic gradients, or another optimiser, or frame."""
-    names = ("rho", "reduced", "singular_values", "loss", "off_block", "bulk_deviation")
-    fixed = case.frame if fixed is None else fixed
-    return setting.dense_run(case, fixed, *names, optimizer=optimizer)
-
-
-CLAIMS = (
-    zero_claim("off_block", "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t "
-               "(the formula is that of the frame: the other side is 0)",
-               condition="condition_off_block"),
-    zero_claim("bulk", "its bulk block is a multiple of the identity (the other side is 0)",
-               "bulk_deviation",
-               condition="condition_bulk"),
-    weights_claim("rho", "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)",
-                  condition="condition_bulk"),
-    weights_claim("reduced", "Wt_l is gradient descent on the 2r-dimensional problem from eps_l I",
-                  condition="condition_inner"),
-    weights_claim("spectra",
-                  "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
-                  "singular_values", condition="condition"),
-    Claim("loss", "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2",
-          condition="condition", undecided=setting.undecided_below("loss")),
-)  # fmt: skip
+    run = setting.dense_run(case, case.frame if fixed is None else fixed, optimizer=optimizer)
+    return FactorizationMeasured(
+        rho=run.rho,
+        reduced=run.reduced,
+        singular_values=run.singular_values,
+        loss=run.loss,
+        off_block=run.off_block,
+        bulk_deviation=run.bulk_deviation,
+        diverged_at=run.diverged_at,
+        step=run.step,
+    )
 
 
 def _wrong_rho(
     others: Callable[[Float[Array, "depth"]], Float[Array, "depth"]],
-) -> Callable[[DeepFactorization], dict[str, Array]]:
+) -> Callable[[DeepFactorization], FactorizationTheory]:
     """The recursion with the product over the other layers replaced."""
 
-    def predict_wrong(case: DeepFactorization) -> dict[str, Array]:
+    def predict_wrong(case: DeepFactorization) -> FactorizationTheory:
         def step(_: Array, values: Array) -> Array:
             return values * (1 - case.learning_rate * (case.weight_decay + others(values)))
 
-        return {"rho": iterate(step, case.scales, case.times, lambda values: values)[1]}
+        records = iterate(step, case.scales, case.times, lambda values: values)[1]
+        return FactorizationTheory(rho=records)
 
     return predict_wrong
 
 
-def _adam(case: DeepFactorization) -> dict[str, Array]:
+def _adam(case: DeepFactorization) -> FactorizationMeasured:
     return measure(case, optax.adam(0.1 * case.learning_rate))
 
 
-def _frame_of_the_rows(case: DeepFactorization) -> dict[str, Array]:
+def _frame_of_the_rows(case: DeepFactorization) -> FactorizationMeasured:
     """Blocks in a frame that spans row(Phi), and otherwise whatever completes it."""
     rows = linalg.svd(case.target)[2][: case.rank].T
     return measure(case, fixed=subspace.propagate(case.weights, linalg.complete_basis(rows)))
 
 
-def _one_entry(row: int, column: int) -> Callable[[DeepFactorization], dict[str, Array]]:
-    """Layers with one entry off the blocks."""
+def _one_entry(row: int, column: int) -> Callable[[DeepFactorization], FactorizationMeasured]:
+    """Layers of the start with one entry off the blocks."""
 
-    def measure_wrong(case: DeepFactorization) -> dict[str, Array]:
+    def measure_wrong(case: DeepFactorization) -> FactorizationMeasured:
         (U, V), mixed = case.frame, jnp.zeros_like(case.target).at[row, column].set(0.1)
         layers = tuple(W + u @ mixed @ v.T for W, u, v in zip(case.weights, U, V, strict=True))
-        found = subspace.blocks(case.frame, layers, 2 * case.rank).off_block
-        return {"off_block": jnp.broadcast_to(found, (len(case.steps), len(layers)))}
+        off_block = subspace.blocks(case.frame, layers, 2 * case.rank).off_block
+        every_step = (len(case.steps), len(layers))
+        return FactorizationMeasured(off_block=jnp.broadcast_to(off_block, every_step))
 
     return measure_wrong
 
 
-def _transposed(case: DeepFactorization) -> dict[str, Array]:
+def _transposed(case: DeepFactorization) -> FactorizationTheory:
     run = subspace.reduced_dynamics(case.reduced_target.T, *case.rates, case.times)
-    return {"reduced": jnp.stack(run.records, axis=1)}
+    return FactorizationTheory(reduced=jnp.stack(run.records, axis=1))
 
 
-def _bulk_beyond_r(case: DeepFactorization) -> dict[str, Array]:
+def _bulk_beyond_r(case: DeepFactorization) -> FactorizationTheory:
     right, rank = predict(case), case.rank
-    values = jax.vmap(lambda W: singular_values(W)[:, :rank])(right["reduced"])
-    shape = (*right["rho"].shape, len(case.target) - rank)
-    still = jnp.broadcast_to(jnp.abs(right["rho"])[:, :, None], shape)
+    values = jax.vmap(lambda W: singular_values(W)[:, :rank])(right.reduced)
+    shape = (*right.rho.shape, len(case.target) - rank)
+    still = jnp.broadcast_to(jnp.abs(right.rho)[:, :, None], shape)
     both = jnp.concatenate([values, still], axis=2)
-    return {"singular_values": jnp.sort(both, axis=2, descending=True)}
+    return FactorizationTheory(singular_values=jnp.sort(both, axis=2, descending=True))
 
 
-def _loss_without_bulk(case: DeepFactorization) -> dict[str, Array]:
+def _loss_without_bulk(case: DeepFactorization) -> FactorizationTheory:
     right = predict(case)
-    return {"loss": right["loss"] - _bulk_loss(case, right["rho"])}
+    return FactorizationTheory(loss=right.loss - _bulk_loss(case, right.rho))
 
 
-CONTROLS = (
-    *setting.departures("off_block"),
-    *(Control(f"adam{suffix}", "Adam instead of gradient descent", claim, measure=_adam)
-      for suffix, claim in {"": "off_block", "_bulk": "bulk", "_rho": "rho", "_reduced": "reduced",
-                            "_spectra": "spectra", "_loss": "loss"}.items()),
-    Control("frame_of_the_rows", "V_{1,1} spans row(Phi) alone", "off_block",
-            measure=_frame_of_the_rows),
-    Control("bulk_frame_of_the_rows", "V_{1,1} spans row(Phi) alone", "bulk",
-            measure=_frame_of_the_rows),
-    Control("entry_above", "an entry above the bulk block", "off_block",
-            measure=_one_entry(0, -1)),
-    Control("entry_below", "an entry beside the bulk block", "off_block",
-            measure=_one_entry(-1, 0)),
-    Control("rho_without_product", "rho recursion without the product term", "rho",
-            predict=_wrong_rho(jnp.zeros_like)),
-    Control("rho_not_squared", "rho recursion with the product not squared", "rho",
-            predict=_wrong_rho(product_of_others)),
-    Control("target_transposed", "reduced target transposed", "reduced", predict=_transposed),
-    Control("bulk_counted_d_minus_r", "|rho_l| counted d - r times, r values beside it", "spectra",
-            predict=_bulk_beyond_r),
-    Control("loss_without_bulk", "loss of the reduced run alone", "loss",
-            predict=_loss_without_bulk),
-)  # fmt: skip
-
-FACTORIZATION = Scenario[DeepFactorization](
-    "factorization", setting.make_case, predict, measure, CLAIMS, CONTROLS,
-    hypotheses=setting.HYPOTHESES, dims=DIMS, **setting.RUN,
+FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMeasured](
+    "factorization",
+    setting.make_case,
+    predict,
+    measure,
+    theory=FactorizationTheory,
+    measured=FactorizationMeasured,
+    claims=(
+        zero_claim(
+            "off_block",
+            "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t "
+            "(the formula is that of the frame: the other side is 0)",
+            lambda run: run.off_block,
+            scale=lambda run: run.singular_values,
+            condition=lambda theory: theory.condition_off_block,
+        ),
+        zero_claim(
+            "bulk",
+            "its bulk block is a multiple of the identity (the other side is 0)",
+            lambda run: run.bulk_deviation,
+            scale=lambda run: run.singular_values,
+            condition=lambda theory: theory.condition_bulk,
+        ),
+        weights_claim(
+            "rho",
+            "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)",
+            lambda theory, run: (theory.rho, run.rho),
+            scale=lambda run: run.singular_values,
+            condition=lambda theory: theory.condition_bulk,
+        ),
+        weights_claim(
+            "reduced",
+            "Wt_l is gradient descent on the 2r-dimensional problem from eps_l I",
+            lambda theory, run: (theory.reduced, run.reduced),
+            scale=lambda run: run.singular_values,
+            condition=lambda theory: theory.condition_inner,
+        ),
+        weights_claim(
+            "spectra",
+            "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
+            lambda theory, run: (theory.singular_values, run.singular_values),
+            scale=lambda run: run.singular_values,
+            condition=lambda theory: theory.condition,
+        ),
+        Claim(
+            "loss",
+            "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2",
+            compares=lambda theory, run: (theory.loss, run.loss),
+            condition=lambda theory: theory.condition,
+            undecided=setting.undecided_below(lambda theory: theory.loss),
+        ),
+    ),
+    controls=(
+        *setting.departures("off_block"),
+        *(
+            Control(id, "Adam instead of gradient descent", claim, measure=_adam)
+            for id, claim in {
+                "adam": "off_block",
+                "adam_bulk": "bulk",
+                "adam_rho": "rho",
+                "adam_reduced": "reduced",
+                "adam_spectra": "spectra",
+                "adam_loss": "loss",
+            }.items()
+        ),
+        *(
+            Control(
+                id,
+                "V_{1,1} spans row(Phi) and r arbitrary directions",
+                claim,
+                measure=_frame_of_the_rows,
+            )
+            for id, claim in {
+                "frame_of_the_rows": "off_block",
+                "bulk_frame_of_the_rows": "bulk",
+            }.items()
+        ),
+        Control(
+            "entry_above",
+            "layers of the start with an entry above the bulk block",
+            "off_block",
+            measure=_one_entry(0, -1),
+        ),
+        Control(
+            "entry_below",
+            "layers of the start with an entry beside the bulk block",
+            "off_block",
+            measure=_one_entry(-1, 0),
+        ),
+        Control(
+            "rho_without_product",
+            "rho recursion without the product term",
+            "rho",
+            predict=_wrong_rho(jnp.zeros_like),
+        ),
+        Control(
+            "rho_not_squared",
+            "rho recursion with the product not squared",
+            "rho",
+            predict=_wrong_rho(product_of_others),
+        ),
+        Control(
+            "target_transposed",
+            "reduced target transposed",
+            "reduced",
+            predict=_transposed,
+        ),
+        Control(
+            "bulk_counted_d_minus_r",
+            "|rho_l| counted d - r times, r values beside it",
+            "spectra",
+            predict=_bulk_beyond_r,
+        ),
+        Control(
+            "loss_without_bulk",
+            "loss of the reduced run alone",
+            "loss",
+            predict=_loss_without_bulk,
+        ),
+    ),
+    hypotheses=setting.HYPOTHESES,
+    steps="steps",
+    diverges=lambda theory: theory.diverges,
+    diverged=lambda run: run.diverged_at,
     # The product and its square differ only where the scales are not 1.
     at=setting.AT | {"init_scale": 0.7},
     sides="2r x 2r layers and L scalars against dense layers, automatic gradients, optax",
-)  # fmt: skip
+)
 
 
-def _mean_names(arrays: dict[str, Array], *kept: str) -> dict[str, Array]:
-    """Arrays of a run under the names of the scenario about the mean loss."""
-    renamed = {f"mean_{name}": arrays[name] for name in ("rho", "reduced")}
-    return renamed | {name: arrays[name] for name in kept}
+class MeanLossTheory(NamedTuple):
+    """What is predicted of a descent on the mean loss: that of the sum with rates of its own."""
+
+    mean_rho: Float[Array, "step layer"] = ABSENT
+    """rho_l of the theorem."""
+    mean_reduced: Float[Array, "step layer row column"] = ABSENT
+    """Its moving blocks."""
+    condition: Float[Array, ""] = ABSENT
+    """By how much theory's own run amplifies a small error."""
+    diverges: Int[Array, ""] = ABSENT
+    """Step at which theory's own run diverges, or -1."""
 
 
-def _measure_mean_loss(
+class MeanLossMeasured(NamedTuple):
+    """What is seen of dense layers that descend on the mean loss, in the frame of the start."""
+
+    mean_rho: Float[Array, "step layer"] = ABSENT
+    """Mean of the diagonal of the bulk block."""
+    mean_reduced: Float[Array, "step layer row column"] = ABSENT
+    """Moving block."""
+    singular_values: Float[Array, "step layer index"] = ABSENT
+    """Singular values of W_l, largest first."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run diverged, or -1."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+def predict_mean_loss(case: DeepFactorization) -> MeanLossTheory:
+    """Theorem 2 itself: a mean changes nothing but the rates."""
+    theory = predict(case)
+    return MeanLossTheory(
+        mean_rho=theory.rho,
+        mean_reduced=theory.reduced,
+        condition=theory.condition,
+        diverges=theory.diverges,
+    )
+
+
+def measure_mean_loss(
     case: DeepFactorization, decay_factor: float | None = None
-) -> dict[str, Array]:
-    names, entries = ("rho", "reduced", "singular_values"), case.target.size
-    decay = case.weight_decay / (decay_factor or entries)
-    rule = gradient_descent(case.learning_rate * entries, decay)
+) -> MeanLossMeasured:
+    """Descend on the mean over d^2 entries with eta d^2 and lambda / d^2, or another quotient."""
+    entries = case.target.size
+    rule = gradient_descent(
+        case.learning_rate * entries, case.weight_decay / (decay_factor or entries)
+    )
 
     def loss(weights: Weights) -> Float[Array, ""]:
         return mean_factorization_loss(weights, case.target)
 
-    found = setting.dense_run(case, case.frame, *names, loss=loss, optimizer=rule)
-    return _mean_names(found, "singular_values", "diverged_at", "step")
+    run = setting.dense_run(case, case.frame, loss=loss, optimizer=rule)
+    return MeanLossMeasured(
+        mean_rho=run.rho,
+        mean_reduced=run.reduced,
+        singular_values=run.singular_values,
+        diverged_at=run.diverged_at,
+        step=run.step,
+    )
 
 
-def _mean_transposed(case: DeepFactorization) -> dict[str, Array]:
-    return {"mean_reduced": _transposed(case)["reduced"]}
-
-
-MEAN_LOSS = Scenario[DeepFactorization](
-    "mean_loss", setting.make_case,
-    lambda case: _mean_names(predict(case), "condition", "diverges"), _measure_mean_loss,
-    (weights_claim("mean_loss",
-                   "1/2 mean over d^2 entries: the same trajectory with eta / d^2 and lambda d^2",
-                   "mean_rho", "mean_reduced", condition="condition"),),
-    (Control("decay_not_rescaled", "mean loss with eta / d^2 but lambda as it was", "mean_loss",
-             measure=lambda case: _measure_mean_loss(case, 1.0)),
-     Control("mean_target_transposed", "reduced target transposed", "mean_loss",
-             predict=_mean_transposed)),
-    hypotheses=setting.HYPOTHESES, **setting.RUN,
-    dims=DIMS | {"mean_rho": DIMS["rho"], "mean_reduced": DIMS["reduced"]},
-    narrow=setting.first_shapes, at=setting.AT | {"weight_decay": 1e-3},
+MEAN_LOSS = Scenario[DeepFactorization, MeanLossTheory, MeanLossMeasured](
+    "mean_loss",
+    setting.make_case,
+    predict_mean_loss,
+    measure_mean_loss,
+    theory=MeanLossTheory,
+    measured=MeanLossMeasured,
+    claims=(
+        weights_claim(
+            "mean_loss",
+            "1/2 mean over d^2 entries: the same trajectory with eta / d^2 and lambda d^2",
+            lambda theory, run: (theory.mean_rho, run.mean_rho),
+            lambda theory, run: (theory.mean_reduced, run.mean_reduced),
+            scale=lambda run: run.singular_values,
+            condition=lambda theory: theory.condition,
+        ),
+    ),
+    controls=(
+        Control(
+            "decay_not_rescaled",
+            "mean loss with eta d^2 but lambda as it was",
+            "mean_loss",
+            measure=lambda case: measure_mean_loss(case, 1.0),
+        ),
+        Control(
+            "mean_target_transposed",
+            "reduced target transposed",
+            "mean_loss",
+            predict=lambda case: MeanLossTheory(mean_reduced=_transposed(case).reduced),
+        ),
+    ),
+    hypotheses=setting.HYPOTHESES,
+    narrow=setting.first_shapes,
+    steps="steps",
+    diverges=lambda theory: theory.diverges,
+    diverged=lambda run: run.diverged_at,
+    at=setting.AT | {"weight_decay": 1e-3},
     sides="the same, against the mean loss with eta d^2 and lambda / d^2",
-)  # fmt: skip
+)
 
 THEOREM2 = Theorem(
     "theorem2",
