@@ -66,7 +66,7 @@ faults: $(READY) ## signals, wrong calls, command lines at random, lowest releas
 	@$(RUN) -m tests.faults
 
 fuzz: $(READY) ## random settings of every theorem, each judged; small runs of every command (long)
-	@status=0; for name in theorem1 theorem2 corollary1 completion theorem3 theorem4 lora; do \
+	@status=0; for name in theorem1 theorem2 corollary1 completion theorem3 theorem4 galore lora; do \
 		$(RUN) -m tests.faults.configurations $$name --commands 20 || status=1; done; \
 	$(RUN) -m tests.faults.whole_runs 20 || status=1; exit $$status
 

@@ -17,7 +17,8 @@ from lrdyn.adapters.state import POLICIES
 from lrdyn.engine.flags import Flag, at_least
 from lrdyn.figures.exhibits import Results, Table, drawn_from, one_seed
 from lrdyn.figures.tables import Cell, Grid
-from lrdyn.theorem4.memory_claims import METHODS as METHODS
+from lrdyn.galore.state_claims import GALORE_OF_OPTAX
+from lrdyn.theorem4 import memory_claims
 from paper_figs.shared import one_scenario
 
 PRESET = {"rows": 4096, "columns": 11008, "rank": 128, "batch": 256, "dtype": "float32"}
@@ -40,6 +41,8 @@ one. In optax the refresh is a branch of the step, so that each step has the pea
 the gradient outlives its decomposition. LAPACK's workspace is in no figure.
 """
 
+METHODS: dict[str, Method] = {**memory_claims.METHODS, "galore_optax": GALORE_OF_OPTAX}
+"""The rows of the table, by name."""
 NAMES = {
     "full": "full",
     "lora": "LoRA",

@@ -15,15 +15,17 @@ from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.core.condition import with_condition
 from lrdyn.engine.evaluate import taken
+from lrdyn.engine.fields import arrays_in
 from lrdyn.engine.jobs import own_settings
 from lrdyn.engine.produce import concerned, validate
 from lrdyn.engine.statement import Outcome
+from lrdyn.galore.path_claims import PATH
+from lrdyn.galore.statement import GALORE as OF_OPTAX
 from lrdyn.theorem4 import duality_claims as duality
 from lrdyn.theorem4 import problems
 from lrdyn.theorem4.duality_claims import DUALITY
 from lrdyn.theorem4.figures import plot_paths
 from lrdyn.theorem4.gradient_rank_claims import GRADIENT_RANK
-from lrdyn.theorem4.optax_galore_claims import OPTAX
 from lrdyn.theorem4.optimizer_state_claims import OPTIMIZER_STATE, galore
 from lrdyn.theorem4.statement import OTHER_PROBLEMS, THEOREM4, TRAJECTORY
 from tests import oracles
@@ -260,14 +262,14 @@ def test_each_side_runs_a_method_of_its_own(scenario, monkeypatch):
 
 @pytest.mark.parametrize(
     ("scenario", "optimizer"),
-    [(TRAJECTORY, "sgd"), (OPTIMIZER_STATE, "momentum"), (OTHER_PROBLEMS, "adam"), (OPTAX, "adam")],
+    [(TRAJECTORY, "sgd"), (OPTIMIZER_STATE, "momentum"), (OTHER_PROBLEMS, "adam"), (PATH, "adam")],
 )
 def test_a_stable_run_grants_little(scenario, optimizer):
     """Errors grow by 4 at most with small steps, and tolerances not by more than 10."""
     flags = {name: v[0] if isinstance(v, tuple) else v for name, v in SETTINGS.items()}
     flags |= {"rows": 4, "cols": 6, "steps": 12, "optimizer": optimizer, "learning_rate": 0.01}
     case = scenario.case(jax.random.key(0), **taken(scenario.case, flags))
-    condition = jax.jit(lambda case: scenario.predict(case)["condition"])(case)
+    condition = jax.jit(lambda case: arrays_in(scenario.predict(case))["condition"])(case)
     assert 1 <= float(condition) < 10
 
 
@@ -326,12 +328,12 @@ def test_the_controls_are_far_away(ran):
 )
 def test_statements_that_are_not_concerned_are_left_out(given, expected):
     kept = concerned(THEOREM4, SETTINGS | given).scenarios
-    always = ["optax", "optax_programs", "memory", "duality", "gradient_rank"]
+    always = ["memory", "duality", "gradient_rank"]
     assert [scenario.id for scenario in kept] == [*expected, *always]
 
 
 def test_every_claim_has_a_control_of_the_run_and_one_of_the_formula():
-    for scenario in THEOREM4.scenarios:
+    for scenario in (*THEOREM4.scenarios, *OF_OPTAX.scenarios):
         of_run = {c.claim for c in scenario.controls if c.measure or c.case}
         of_formula = {c.claim for c in scenario.controls if c.predict}
         every = {claim.id for claim in scenario.claims}

@@ -14,7 +14,8 @@ from lrdyn.engine.statement import Experiment
 PACKAGE = Path(__file__).resolve().parents[1]
 """Folder of the library."""
 ROOMS = (
-    "theorem1", "theorem2", "corollary1", "completion", "theorem3", "theorem4", "lora", "studies",
+    "theorem1", "theorem2", "corollary1", "completion", "theorem3", "theorem4", "galore", "lora",
+    "studies",
 )  # fmt: skip
 """Its folders that state theorems and studies, with their formulas."""
 

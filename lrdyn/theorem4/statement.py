@@ -23,8 +23,6 @@ from lrdyn.theorem4.figures import plot_paths
 from lrdyn.theorem4.gradient_rank_claims import GRADIENT_RANK
 from lrdyn.theorem4.memory_claims import MEMORY
 from lrdyn.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
-from lrdyn.theorem4.optax_galore_claims import OPTAX
-from lrdyn.theorem4.optax_programs_claims import OPTAX_PROGRAMS
 from lrdyn.theorem4.optimizer_state_claims import NAMES, OPTIMIZER_STATE, galore, relora
 from lrdyn.theorem4.problems import OPTIMIZERS, PROBLEMS, LowRankRun, trained_claim
 
@@ -321,8 +319,6 @@ THEOREM4 = Theorem(
         TRAJECTORY,
         OPTIMIZER_STATE,
         OTHER_PROBLEMS,
-        OPTAX,
-        OPTAX_PROGRAMS,
         MEMORY,
         DUALITY,
         GRADIENT_RANK,
