@@ -273,9 +273,7 @@ def _distinct(outcome: RecursionOutcome) -> np.ndarray:
     return np.asarray(outcome.predicted.eigenvalue_spread <= limit)
 
 
-def _beyond(
-    outcome: RecursionOutcome, ratio: Float[Array, "recursion step"], first: int = 0
-) -> float:
+def _beyond(outcome: RecursionOutcome, ratio: Array | np.ndarray, first: int = 0) -> float:
     """By how much a ratio exceeds 1 as far as rounding lets it be known, from a problem on."""
     beyond = (ratio[first:] - 1) * outcome.predicted.resolution[first:]
     return excess(np.asarray(beyond[_distinct(outcome)[first:]]), 0.0)
