@@ -5,6 +5,7 @@ import functools
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -112,7 +113,7 @@ def test_the_claims_hold_for_many_draws(dtype):
 def test_the_map_of_the_claim_is_not_orthonormal():
     (claim,) = (claim for claim in DUALITY.claims if claim.id == "duality")
     for size, reason in ((0.009, "orthonormal map"), (0.011, "")):
-        theory = DualityTheory(away_from_isometry=np.asarray(size))
+        theory = DualityTheory(away_from_isometry=jnp.asarray(size))
         run = DualityMeasured()
         outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=8, steps=60)
         assert claim.undecided
