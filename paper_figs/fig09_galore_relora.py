@@ -400,8 +400,8 @@ def plot_memory(ax: Any, dataset: xr.Dataset) -> None:
     settings, ranks = _settings(dataset), dataset["rank"].values
     weights = 4 * settings["memory_rows"] * settings["memory_columns"]
     for name, color in LOOKS.items():
-        one = dataset[["peak_predicted", "peak_measured"]].sel(program=name) / weights
-        both = (one.peak_predicted.values, one.peak_measured.values)
+        peaks = dataset[["peak_predicted", "peak_measured"]].sel(program=name) / weights
+        both = (peaks.peak_predicted.values, peaks.peak_measured.values)
         plotting.plot_compared(ax, ranks, *both, color=color)
     ax.set(xscale="log", xlabel="rank r", ylim=(0, None))
     ax.set_xticks(ranks, [str(r) for r in ranks])

@@ -87,8 +87,10 @@ def test_both_sides_are_the_loops_in_numpy(dtype):
     gram = double(case.matrix) @ double(case.matrix).T
     assert_close(predicted.away_from_isometry, np.linalg.norm(gram - np.eye(2)), size=8)
     parts = dict.fromkeys(LINEAR, "scale_linear") | {
-        "adam": "scale_adam", "rmsprop": "scale_roots", "adagrad": "scale_roots",
-    }  # fmt: skip
+        "adam": "scale_adam",
+        "rmsprop": "scale_roots",
+        "adagrad": "scale_roots",
+    }
     where = {"sgd": 0, "momentum": 1, "adam": 0, "rmsprop": 0, "adagrad": 1}
     close = partial(assert_close, steps=60, size=8)
     for index, name in enumerate([*LINEAR, *ROOTS]):

@@ -31,9 +31,14 @@ from tests.algorithm1 import vectors
 from tests.runs import ROOT, finished, results_of, verdict_of
 
 SETTINGS = {
-    "rows": 7, "cols": 5, "rank": 2, "period": 4, "optimizer": "adam", "learning_rate": 0.02,
+    "rows": 7,
+    "cols": 5,
+    "rank": 2,
+    "period": 4,
+    "optimizer": "adam",
+    "learning_rate": 0.02,
     "steps": 14,
-}  # fmt: skip
+}
 HOW = {"steps": SETTINGS["steps"], "size": SETTINGS["rows"]}
 
 
@@ -234,9 +239,11 @@ def test_the_condition_is_that_of_the_projectors():
     """A gap that nearly closes is seen: then float32 may choose another direction."""
     G, case = jnp.diag(jnp.array([1.0, 0.5 + 1e-6, 0.5])), case_of(rows=3, cols=3, optimizer="sgd")
     near = dataclasses.replace(
-        case, inputs=jnp.eye(3), outputs=-G,
+        case,
+        inputs=jnp.eye(3),
+        outputs=-G,
         weights={"first": 0 * G, "second": jnp.eye(3), "bias": jnp.zeros(3)},
-    )  # fmt: skip
+    )
     condition = jax.jit(lambda case: og.predict_path(case).condition)
     assert float(condition(near)) > 100 * float(condition(case))
 

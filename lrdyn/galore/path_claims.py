@@ -184,9 +184,9 @@ def _paths(case: Training) -> tuple[Array, Array]:
 
         def choose(gradients: PyTree) -> PyTree:
             # What the SVD sees has rounding errors of its own: a twin sees another matrix.
-            seen = jax.tree.map(jnp.multiply, gradients, factors)
-            single = _single(seen, case.rank, "larger")
-            return jax.tree.map(lambda G, P: projector(G, P, precise), seen, single)
+            rounded = jax.tree.map(jnp.multiply, gradients, factors)
+            single = _single(rounded, case.rank, "larger")
+            return jax.tree.map(lambda G, P: projector(G, P, precise), rounded, single)
 
         return galore_path(training, choose)
 

@@ -29,8 +29,8 @@ FLAGS: tuple[Flag, ...] = tuple(
 
 GALORE = Theorem(
     "galore",
-    f"optax's GaLore is Algorithm 1 on the larger side (seen on optax {', '.join(RELEASES)}; "
-    "an implementation, no theorem of the survey)",
+    f"optax's GaLore is Algorithm 1 on the larger side; no theorem of the survey "
+    f"(seen on optax {', '.join(RELEASES)})",
     FLAGS,
     (PATH, STATE),
     plots={"distances": plot_distances},

@@ -250,11 +250,11 @@ def measure_policies(case: LowRankRun) -> PoliciesMeasured:
 def _other_runs(case: LowRankRun) -> PoliciesMeasured:
     """Each policy under the name of another, and signs with a kept state."""
     plain, flipped, _ = _two_rules(case)
-    kept = jnp.full_like(SIGN_FREE, KEEP)
+    keep = jnp.full_like(SIGN_FREE, KEEP)
     return PoliciesMeasured(
         policy_weights=jnp.roll(plain, 1, axis=0),
         lifted=jnp.roll(plain, 1, axis=0),
-        signs=jax.vmap(problems.distance)(plain[kept], flipped[kept]),
+        signs=jax.vmap(problems.distance)(plain[keep], flipped[keep]),
     )
 
 

@@ -465,7 +465,7 @@ def independence(
 
 
 def distance(
-    one: Float[Array, "*lanes entries"], other: Float[Array, "*lanes entries"]
+    path: Float[Array, "*lanes entries"], other: Float[Array, "*lanes entries"]
 ) -> Float[Array, "*lanes"]:
     """Largest difference of two runs at each time, over their largest weight."""
-    return jnp.max(jnp.abs(one - other), axis=-1) / jnp.max(jnp.abs(one))
+    return jnp.max(jnp.abs(path - other), axis=-1) / jnp.max(jnp.abs(path))
