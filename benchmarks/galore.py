@@ -36,7 +36,7 @@ import lrdyn
 from benchmarks.common import blas_threads, table, timed
 from benchmarks.early_stopping import compilation_cache
 from lrdyn.adapters.algorithm_1 import Choice
-from lrdyn.theorem4.optax_galore_claims import single_precision_projector
+from lrdyn.galore import single_precision_projector
 
 RATE = 0.01
 HEADER = ("compile", "run", "per step and run", "faster", "with compile", "differ")

@@ -13,9 +13,12 @@ REGISTRY = {
     "completion": "lrdyn.completion.statement:COMPLETION",
     "theorem3": "lrdyn.theorem3.statement:THEOREM3",
     "theorem4": "lrdyn.theorem4.statement:THEOREM4",
+    "galore": "lrdyn.galore.statement:GALORE",
     "lora": "lrdyn.lora.statement:LORA",
 }
-"""Name of the command -> where the theorem is stated; imported when it is asked for."""
+"""Name of the command -> where the theorem is stated; imported when it is asked for.
+
+``galore`` is none of the survey's: it says what another library, optax, implements."""
 
 
 def theorem(name: str) -> "Theorem":

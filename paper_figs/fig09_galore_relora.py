@@ -3,18 +3,20 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
+from jaxtyping import Array, Float, Int
 
 import lrdyn
 from lrdyn.adapters.method import Method
 from lrdyn.adapters.state import POLICIES
 from lrdyn.engine.configuration import Run, run_of
+from lrdyn.engine.fields import ABSENT, of_run
 from lrdyn.engine.flags import POSITIVE, Flag, at_least
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results, one_seed
@@ -24,10 +26,20 @@ from paper_figs import table1_memory
 from paper_figs.shared import one_scenario
 
 QUICK = {
-    "rows": 16, "columns": 24, "rank": 4, "examples": 60, "period": 25, "steps": 300, "every": 5,
-    "rates": {"sgd": 0.5, "momentum": 0.1, "adam": 0.01}, "seed": 0, "memory_rows": 1024,
-    "memory_columns": 4096, "memory_batch": 64, "memory_ranks": [16, 64, 256],
-}  # fmt: skip
+    "rows": 16,
+    "columns": 24,
+    "rank": 4,
+    "examples": 60,
+    "period": 25,
+    "steps": 300,
+    "every": 5,
+    "rates": {"sgd": 0.5, "momentum": 0.1, "adam": 0.01},
+    "seed": 0,
+    "memory_rows": 1024,
+    "memory_columns": 4096,
+    "memory_batch": 64,
+    "memory_ranks": [16, 64, 256],
+}
 PAPER = {**QUICK, "memory_ranks": [8, 16, 32, 64, 128, 256, 512]}
 
 CAPTION = """\
@@ -51,9 +63,12 @@ KINDS = tuple(OPTIMIZERS)
 WORDS = {"sgd": "gradient descent", "momentum": "heavy ball", "adam": "Adam"}
 PRECISIONS = ("float64", "float32")
 MEMORY = (
-    ("full", "merged"), ("galore_optax", "merged"), ("galore", "merged"), ("lora", "layered"),
+    ("full", "merged"),
+    ("galore_optax", "merged"),
+    ("galore", "merged"),
+    ("lora", "layered"),
     ("relora_frozen", "layered"),
-)  # fmt: skip
+)
 """What panel (d) shows: methods and how the layer is computed."""
 
 
@@ -78,9 +93,9 @@ def chosen_optimizer(number: Any, rates: Mapping[str, float]) -> optax.GradientT
     rules = [rule(rates[name]) for name, rule in OPTIMIZERS.items()]
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
-        found = [rule.update(updates, one) for rule, one in zip(rules, state, strict=True)]
-        moves, states = zip(*found, strict=True)
-        return jax.tree.map(lambda *each: jnp.stack(each)[number], *moves), states
+        each = [rule.update(updates, own) for rule, own in zip(rules, state, strict=True)]
+        moves, states = zip(*each, strict=True)
+        return jax.tree.map(lambda *arrays: jnp.stack(arrays)[number], *moves), states
 
     def init(params: Any) -> Any:
         return tuple(rule.init(params) for rule in rules)
@@ -88,22 +103,63 @@ def chosen_optimizer(number: Any, rates: Mapping[str, float]) -> optax.GradientT
     return optax.GradientTransformation(init, update)
 
 
+class Trajectories(NamedTuple):
+    """Weights of GaLore, and of ReLoRA with one or both factors trained, at recorded steps."""
+
+    galore_float64: Float[Array, "optimizer policy step row column"] = ABSENT
+    """Under every policy."""
+    relora_float64: Float[Array, "optimizer policy step row column"] = ABSENT
+    """With a frozen factor, under every policy."""
+    galore_float32: Float[Array, "optimizer first_policy step row column"] = ABSENT
+    """In single precision under the first policy alone."""
+    relora_float32: Float[Array, "optimizer first_policy step row column"] = ABSENT
+    """With a frozen factor, in single precision under the first policy alone."""
+    both: Float[Array, "optimizer step row column"] = ABSENT
+    """ReLoRA with both factors trained, state reset."""
+    loss: Float[Array, "optimizer policy step"] = ABSENT
+    """Loss of GaLore in double precision."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+class Peaks(NamedTuple):
+    """Peak memory of a step of each program, in bytes."""
+
+    peak_predicted: Int[np.ndarray, "program"] = ABSENT
+    """By the formulas of Table 1."""
+    peak_measured: Int[np.ndarray, "program"] = ABSENT
+    """By the compiler."""
+
+
 def trajectories(
-    *, rows: int, columns: int, rank: int, examples: int, period: int, steps: int, every: int,
-    rates: Mapping[str, float], key: jax.Array,
-) -> dict[str, jax.Array]:  # fmt: skip
-    """Weights of every run under every policy; in single precision under the first alone."""
+    *,
+    rows: int,
+    columns: int,
+    rank: int,
+    examples: int,
+    period: int,
+    steps: int,
+    every: int,
+    rates: Mapping[str, float],
+    key: jax.Array,
+) -> Trajectories:
+    """Run GaLore and ReLoRA under every policy; in single precision under the first alone."""
     times, kinds = np.arange(0, steps + 1, every), np.arange(len(KINDS))
-    methods = {"galore": lrdyn.GALORE, "relora": lrdyn.RELORA_FROZEN}
     begin = {dtype: problem(key, rows, columns, examples, dtype) for dtype in PRECISIONS}
 
     def train(method: Method, dtype: str, kind: Any, state: Any) -> jax.Array:
         W, loss = begin[dtype]
         return lrdyn.low_rank_descent(
-            method, loss, W, chosen_optimizer(kind, rates), period=period, steps=times, state=state,
+            method,
+            loss,
+            W,
+            chosen_optimizer(kind, rates),
             # For all alike: ReLoRA too starts at B = P, A = 0.
             choose=lambda key, G: lrdyn.adapters.choose_projectors(G, rank, "left"),
-        ).records  # fmt: skip
+            period=period,
+            steps=times,
+            state=state,
+        ).records
 
     def over_policies(method: Method, dtype: str, policies: np.ndarray) -> jax.Array:
         def run(kind: Any, policy: Any) -> jax.Array:
@@ -115,35 +171,35 @@ def trajectories(
     def train_both(kind: Any) -> jax.Array:
         return train(lrdyn.RELORA, "float64", kind, "reset")
 
-    found = {
-        f"{name}_{dtype}": over_policies(method, dtype, np.arange(count))
-        for name, method in methods.items()
-        for dtype, count in (("float64", len(POLICIES)), ("float32", 1))
-    }
+    every_policy, first_policy = np.arange(len(POLICIES)), np.arange(1)
+    galore = over_policies(lrdyn.GALORE, "float64", every_policy)
     loss_of_each = jax.vmap(jax.vmap(jax.vmap(begin["float64"][1])))
-    return {
-        **found,
-        "both": jax.vmap(train_both)(kinds),
-        "loss": loss_of_each(found["galore_float64"]),
-        "step": jnp.asarray(times),
-    }
+    return Trajectories(
+        galore_float64=galore,
+        relora_float64=over_policies(lrdyn.RELORA_FROZEN, "float64", every_policy),
+        galore_float32=over_policies(lrdyn.GALORE, "float32", first_policy),
+        relora_float32=over_policies(lrdyn.RELORA_FROZEN, "float32", first_policy),
+        both=jax.vmap(train_both)(kinds),
+        loss=loss_of_each(galore),
+        step=jnp.asarray(times),
+    )
 
 
-def relative_gap(found: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def relative_gap(weights: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """|| W - W' ||_F / || W' ||_F, over the last two axes."""
-    gap, size = (np.linalg.norm(array, axis=(-2, -1)) for array in (found - reference, reference))
+    pair = (weights - reference, reference)
+    gap, size = (np.linalg.norm(array, axis=(-2, -1)) for array in pair)
     return gap / size
 
 
-def peaks(given: Mapping[str, int]) -> dict[str, Any]:
+def peaks(given: Mapping[str, int]) -> Peaks:
     """Peak memory of a step of each of :data:`MEMORY`, in bytes of single precision."""
     m, n, b, r = (given[name] for name in ("rows", "columns", "batch", "rank"))
     batch = table1_memory.batch_of(m, n, b, "float32")
     programs = table1_memory.programs(m, n, r, "float32")
-    return {
-        "peak_predicted": [table1_memory.predicted_peak(*one, m, n, r, b, 4) for one in MEMORY],
-        "peak_measured": [table1_memory.step_memory(programs[one], batch).peak for one in MEMORY],
-    }
+    predicted = [table1_memory.predicted_peak(*form, m, n, r, b, 4) for form in MEMORY]
+    measured = [table1_memory.step_memory(programs[form], batch).peak for form in MEMORY]
+    return Peaks(np.array(predicted), np.array(measured))
 
 
 ROUND_OFF = {"kind": "round-off", "tolerance": 100.0}
@@ -165,8 +221,6 @@ RATES = tuple(
     Flag(f"{kind}_rate", (), POSITIVE, help=f"step size of {text}", swept=False)
     for kind, text in WORDS.items()
 )
-ALL_RUNS = ("optimizer", "policy", "step", "row", "column")
-IN_SINGLE = ("optimizer", "first_policy", "step", "row", "column")
 RUNS = one_scenario(
     "fig09",
     "GaLore and ReLoRA, with the factor frozen and trained, under each state policy",
@@ -181,13 +235,7 @@ RUNS = one_scenario(
     ),
     case,
     measure=lambda given: trajectories(**given),
-    dims={
-        **dict.fromkeys(("galore_float64", "relora_float64"), ALL_RUNS),
-        **dict.fromkeys(("galore_float32", "relora_float32"), IN_SINGLE),
-        "both": ("optimizer", "step", "row", "column"),
-        "loss": ("optimizer", "policy", "step"),
-        "step": ("step",),
-    },
+    measured=Trajectories,
 )
 PEAKS = one_scenario(
     "fig09_memory",
@@ -199,59 +247,77 @@ PEAKS = one_scenario(
     ),
     lambda key, **given: given,
     measure=peaks,
-    dims={"peak_predicted": ("program",), "peak_measured": ("program",)},
+    measured=Peaks,
     traced=False,
 )
 
 
 def sources(
-    *, rates: Mapping[str, float], memory_rows: int, memory_columns: int, memory_batch: int,
-    memory_ranks: Sequence[int], **settings: int,
-) -> dict[str, Run]:  # fmt: skip
+    *,
+    rates: Mapping[str, float],
+    memory_rows: int,
+    memory_columns: int,
+    memory_batch: int,
+    memory_ranks: Sequence[int],
+    **settings: int,
+) -> dict[str, Run]:
     """The runs of panels (a) to (c), and the programs of panel (d)."""
     steps = {f"{name}_rate": rate for name, rate in rates.items()}
     memory = run_of(
-        PEAKS, seeds=1, rows=memory_rows, columns=memory_columns, batch=memory_batch,
+        PEAKS,
+        seeds=1,
+        rows=memory_rows,
+        columns=memory_columns,
+        batch=memory_batch,
         rank=memory_ranks,
-    )  # fmt: skip
+    )
     return {"runs": run_of(RUNS, preset="paper", seeds=1, **steps, **settings), "memory": memory}
 
 
 def numbers(
     results: Results, *, rows: int, rank: int, period: int, every: int, **_: Any
-) -> xr.Dataset:  # fmt: skip
+) -> xr.Dataset:
     """Gaps and losses over steps, singular values over the index, bytes over the rank."""
-    runs, memory = one_seed(results["runs"]), one_seed(results["memory"])
-    found = {str(name): array.values for name, array in runs.items()}
+    run = of_run(one_seed(results["runs"]), Trajectories)
+    memory = of_run(one_seed(results["memory"]), Peaks)
     keep, reset = (list(POLICIES).index(name) for name in ("keep", "reset"))  # keep is the first
-    galore, relora = found["galore_float64"], found["relora_float64"]
-    exact = [relative_gap(found[f"galore_{p}"][:, keep], found[f"relora_{p}"][:, keep])
-             for p in PRECISIONS]  # fmt: skip
+    galore = run(lambda run: run.galore_float64).values
+    relora = run(lambda run: run.relora_float64).values
+    both_single = (
+        run(lambda run: run.galore_float32).values,
+        run(lambda run: run.relora_float32).values,
+    )
+    exact = [relative_gap(*(w[:, keep] for w in pair)) for pair in ((galore, relora), both_single)]
     shown = -(-rows // rank)  # after so many periods the rank is full
-    kept = galore[KINDS.index("adam"), keep]
-    updates = kept[np.arange(1, shown + 1) * (period // every)] - kept[0]
+    path = galore[KINDS.index("adam"), keep]
+    updates = path[np.arange(1, shown + 1) * (period // every)] - path[0]
     values = np.linalg.svd(updates, compute_uv=False)
     curve = {"curve_along": "step"}
     apart = relative_gap(galore[1:, keep], relora[1:, reset])
-    trained = relative_gap(found["both"], relora[:, reset])
+    trained = relative_gap(run(lambda run: run.both).values, relora[:, reset])
+    losses = run(lambda run: run.loss).values
     return xr.Dataset(
         {
             "gap": (("precision", "optimizer", "step"), exact, {**curve, **ROUND_OFF}),
             "gap_state": (("with_state", "step"), apart, curve),
             "gap_both": (("optimizer", "step"), trained, curve),
             "values": (("period", "index"), values / values[:, :1], {"curve_along": "index"}),
-            "loss": (("optimizer", "policy", "step"), found["loss"], curve),
-            "peak_predicted": memory["peak_predicted"].T,
-            "peak_measured": memory["peak_measured"].T.assign_attrs(compare=0),
+            "loss": (("optimizer", "policy", "step"), losses, curve),
+            "peak_predicted": memory(lambda run: run.peak_predicted).T,
+            "peak_measured": memory(lambda run: run.peak_measured).T.assign_attrs(compare=0),
         },
         {
-            "precision": list(PRECISIONS), "optimizer": list(KINDS), "with_state": list(KINDS[1:]),
-            "policy": list(POLICIES), "step": runs["step"].values,
-            "period": np.arange(1, shown + 1), "index": np.arange(1, values.shape[1] + 1),
+            "precision": list(PRECISIONS),
+            "optimizer": list(KINDS),
+            "with_state": list(KINDS[1:]),
+            "policy": list(POLICIES),
+            "step": run(lambda run: run.step).values,
+            "period": np.arange(1, shown + 1),
+            "index": np.arange(1, values.shape[1] + 1),
             "program": [method for method, _ in MEMORY],
         },
         {"gap64": float(exact[0].max()), "gap32": float(exact[1].max()), "shown": shown},
-    )  # fmt: skip
+    )
 
 
 COLORS = {"sgd": plotting.BLUE, "momentum": plotting.GREEN, "adam": plotting.ORANGE}
@@ -321,9 +387,12 @@ def plot_losses(ax: Any, dataset: xr.Dataset) -> None:
 
 
 LOOKS = {
-    "full": plotting.BLACK, "galore_optax": plotting.PINK, "galore": plotting.BLUE,
-    "lora": plotting.GREEN, "relora_frozen": plotting.ORANGE,
-}  # fmt: skip
+    "full": plotting.BLACK,
+    "galore_optax": plotting.PINK,
+    "galore": plotting.BLUE,
+    "lora": plotting.GREEN,
+    "relora_frozen": plotting.ORANGE,
+}
 
 
 def plot_memory(ax: Any, dataset: xr.Dataset) -> None:
@@ -331,8 +400,8 @@ def plot_memory(ax: Any, dataset: xr.Dataset) -> None:
     settings, ranks = _settings(dataset), dataset["rank"].values
     weights = 4 * settings["memory_rows"] * settings["memory_columns"]
     for name, color in LOOKS.items():
-        one = dataset[["peak_predicted", "peak_measured"]].sel(program=name) / weights
-        both = (one.peak_predicted.values, one.peak_measured.values)
+        peaks = dataset[["peak_predicted", "peak_measured"]].sel(program=name) / weights
+        both = (peaks.peak_predicted.values, peaks.peak_measured.values)
         plotting.plot_compared(ax, ranks, *both, color=color)
     ax.set(xscale="log", xlabel="rank r", ylim=(0, None))
     ax.set_xticks(ranks, [str(r) for r in ranks])
@@ -353,10 +422,17 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 FIGURE = Figure(
-    name="fig09", title="GaLore is ReLoRA with a frozen factor", caption=CAPTION,
-    sources=sources, numbers=numbers, draw=draw, presets={"quick": QUICK, "paper": PAPER},
+    name="fig09",
+    title="GaLore is ReLoRA with a frozen factor",
+    caption=CAPTION,
+    sources=sources,
+    numbers=numbers,
+    draw=draw,
+    presets={"quick": QUICK, "paper": PAPER},
     panels={
-        **dict.fromkeys(("gap", "gap_state", "gap_both"), "a"), "values": "b", "loss": "c",
+        **dict.fromkeys(("gap", "gap_state", "gap_both"), "a"),
+        "values": "b",
+        "loss": "c",
         **dict.fromkeys(("peak_predicted", "peak_measured"), "d"),
     },
-)  # fmt: skip
+)

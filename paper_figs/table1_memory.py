@@ -8,16 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
+from jaxtyping import Int, Shaped
 
 from lrdyn.adapters import memory
 from lrdyn.adapters.algorithm_1 import State, begin, refresh, step
 from lrdyn.adapters.memory import Memory, measured_memory
 from lrdyn.adapters.method import Method, Parts, Split, layered, merged
 from lrdyn.adapters.state import POLICIES
+from lrdyn.engine import fields
+from lrdyn.engine.fields import of_run
 from lrdyn.engine.flags import Flag, at_least
 from lrdyn.figures.exhibits import Results, Table, drawn_from, one_seed
 from lrdyn.figures.tables import Cell, Grid
-from lrdyn.theorem4.memory_claims import METHODS as METHODS
+from lrdyn.galore.state_claims import GALORE_OF_OPTAX
+from lrdyn.theorem4 import memory_claims
 from paper_figs.shared import one_scenario
 
 PRESET = {"rows": 4096, "columns": 11008, "rank": 128, "batch": 256, "dtype": "float32"}
@@ -40,6 +44,8 @@ one. In optax the refresh is a branch of the step, so that each step has the pea
 the gradient outlives its decomposition. LAPACK's workspace is in no figure.
 """
 
+METHODS: dict[str, Method] = {**memory_claims.METHODS, "galore_optax": GALORE_OF_OPTAX}
+"""The rows of the table, by name."""
 NAMES = {
     "full": "full",
     "lora": "LoRA",
@@ -90,9 +96,12 @@ def together(weights: Any, held: Any) -> State:
 
 
 def program(
-    method: Method, optimizer: optax.GradientTransformation,
-    network: Callable[[Parts, Any], Any], W: jax.ShapeDtypeStruct, rank: int,
-) -> Program:  # fmt: skip
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    network: Callable[[Parts, Any], Any],
+    W: jax.ShapeDtypeStruct,
+    rank: int,
+) -> Program:
     """One step and one refresh of a method on weights of this shape, merged or layered."""
 
     def choose(key: Any, gradients: Any) -> Any:
@@ -123,15 +132,15 @@ def program(
 def programs(m: int, n: int, r: int, dtype: str) -> dict[tuple[str, str], Program]:
     """Everything that is compiled for the table: method and form -> program. There m <= n."""
     W = jax.ShapeDtypeStruct((m, n), dtype)
-    found = {}
+    compiled = {}
     for name, method in METHODS.items():
         optimizer = optax.contrib.galore(1e-3, rank=r) if name == "galore_optax" else ADAM
-        found[name, "merged"] = program(method, optimizer, merged, W, r)
+        compiled[name, "merged"] = program(method, optimizer, merged, W, r)
         if method.memory.layered is not None:
             # The refresh is that of the other form.
-            one = program(method, optimizer, layered, W, r)
-            found[name, "layered"] = one._replace(refresh=None)
-    return found
+            layers = program(method, optimizer, layered, W, r)
+            compiled[name, "layered"] = layers._replace(refresh=None)
+    return compiled
 
 
 class Measured(NamedTuple):
@@ -170,13 +179,10 @@ FORMS = ("merged", "layered", "refresh")
 def predicted_peak(method: str, form: str, m: int, n: int, r: int, b: int, itemsize: int) -> int:
     """Bytes at the fullest moment: weights, state, batch and temporaries."""
     of = METHODS[method].memory
+    which = {"layered": form == "layered", "refresh": form == "refresh"}
     held = memory.weights_held(of, m, n, r) + n * b + m * b
-    held += memory.temporaries(of, m, n, r, b, **_which(form))
+    held += memory.temporaries(of, m, n, r, b, **which)
     return itemsize * held + memory.state_bytes(of, m, n, r, itemsize)
-
-
-def _which(form: str) -> dict[str, bool]:
-    return {"layered": form == "layered", "refresh": form == "refresh"}
 
 
 def _text(formula: memory.Formula, counters: int = 0) -> str:
@@ -189,7 +195,30 @@ ABSENT = -1
 """Bytes of a program that a method does not have."""
 
 
-def compute(given: Mapping[str, Any]) -> dict[str, Any]:
+class Held(NamedTuple):
+    """Formulas, predictions in bytes and what compiled programs hold."""
+
+    weights_formula: Shaped[np.ndarray, "method"] = fields.ABSENT
+    """Entries of the weights."""
+    weights_predicted: Int[np.ndarray, "method"] = fields.ABSENT
+    """Their bytes."""
+    weights_measured: Int[np.ndarray, "method"] = fields.ABSENT
+    """Bytes that the program of the start is given."""
+    state_formula: Shaped[np.ndarray, "method"] = fields.ABSENT
+    """Entries of the state, and of P."""
+    state_predicted: Int[np.ndarray, "method"] = fields.ABSENT
+    """Their bytes."""
+    state_measured: Int[np.ndarray, "method"] = fields.ABSENT
+    """Bytes that the program of the start returns."""
+    peak_formula: Shaped[np.ndarray, "method form"] = fields.ABSENT
+    """Entries of the temporaries at the fullest moment."""
+    peak_predicted: Int[np.ndarray, "method form"] = fields.ABSENT
+    """Bytes at that moment, with weights, state and batch."""
+    peak_measured: Int[np.ndarray, "method form"] = fields.ABSENT
+    """Bytes of the compiled program."""
+
+
+def compute(given: Mapping[str, Any]) -> Held:
     """Bytes of weights and state over methods, of peaks over methods and forms, with formulas.
 
     They are compiled and counted in the precision of the run.
@@ -197,50 +226,55 @@ def compute(given: Mapping[str, Any]) -> dict[str, Any]:
     rows, columns, rank, batch = (given[name] for name in SIZES)
     sizes, dtype = (rows, columns, rank), jnp.result_type(float).name
     itemsize, methods = np.dtype(dtype).itemsize, list(METHODS)
-    held = [method.memory for method in METHODS.values()]
-    measured = {name: np.full(len(methods), ABSENT) for name in ("weights", "state")}
-    peaks = {name: np.full((len(methods), len(FORMS)), ABSENT) for name in KINDS[1:]}
+    footprints = [method.memory for method in METHODS.values()]
+    weights, state = np.full((2, len(methods)), ABSENT)
+    predicted, peaks = np.full((2, len(methods), len(FORMS)), ABSENT)
     formulas = np.full((len(methods), len(FORMS)), "", object)
-    for (method, form), one in programs(*sizes, dtype).items():
-        i, found = methods.index(method), measure(one, batch_of(rows, columns, batch, dtype))
-        measured["weights"][i], measured["state"][i] = found.weights, found.state
-        for name, program_memory in ((form, found.step), ("refresh", found.refresh)):
+    for (method, form), parts in programs(*sizes, dtype).items():
+        i, measured = methods.index(method), measure(parts, batch_of(rows, columns, batch, dtype))
+        weights[i], state[i] = measured.weights, measured.state
+        for name, program_memory in ((form, measured.step), ("refresh", measured.refresh)):
             if program_memory is not None:
                 at = i, FORMS.index(name)
-                peaks["predicted"][at] = predicted_peak(method, name, *sizes, batch, itemsize)
-                peaks["measured"][at] = program_memory.peak
-                formulas[at] = _text(memory.program_formula(held[i], **_which(name)))
-    return {
-        "weights_formula": [_text(h.weights) for h in held],
-        "weights_predicted": [itemsize * memory.weights_held(of, *sizes) for of in held],
-        "state_formula": [_text(h.state, h.counters) for h in held],
-        "state_predicted": [memory.state_bytes(of, *sizes, itemsize) for of in held],
-        "peak_formula": formulas.astype(str),
-        **{f"{name}_measured": bytes_held for name, bytes_held in measured.items()},
-        **{f"peak_{kind}": bytes_held for kind, bytes_held in peaks.items()},
-    }
+                which = {"layered": name == "layered", "refresh": name == "refresh"}
+                predicted[at] = predicted_peak(method, name, *sizes, batch, itemsize)
+                peaks[at] = program_memory.peak
+                formulas[at] = _text(memory.program_formula(footprints[i], **which))
+    return Held(
+        weights_formula=np.array([_text(held.weights) for held in footprints]),
+        weights_predicted=itemsize
+        * np.array([memory.weights_held(held, *sizes) for held in footprints]),
+        weights_measured=weights,
+        state_formula=np.array([_text(held.state, held.counters) for held in footprints]),
+        state_predicted=np.array(
+            [memory.state_bytes(held, *sizes, itemsize) for held in footprints]
+        ),
+        state_measured=state,
+        peak_formula=formulas.astype(str),
+        peak_predicted=predicted,
+        peak_measured=peaks,
+    )
 
 
-KINDS = ("formula", "predicted", "measured")
 MEMORY = one_scenario(
     "table1",
     "memory of full training, LoRA, ReLoRA and GaLore, predicted and of compiled programs",
     tuple(Flag(name, (PRESET[name],), at_least(1), int, swept=False) for name in SIZES),
     lambda key, **given: given,
     measure=compute,
-    dims={f"{held}_{kind}": ("method",) for held in ("weights", "state") for kind in KINDS}
-    | {f"peak_{kind}": ("method", "form") for kind in KINDS},
+    measured=Held,
     traced=False,
 )
 
 
 def numbers(results: Results, **_: Any) -> xr.Dataset:
     """What :func:`compute` returns, with its coordinates."""
-    found = one_seed(results["table1"])
-    for name, array in found.items():
+    table = one_seed(results["table1"])
+    for name, array in table.items():
         array.attrs.update({} if str(name).endswith("formula") else {"units": "bytes"})
-    found["peak_measured"].attrs["compare"] = 0  # temporaries are the compiler's choice
-    return found.assign_coords(method=list(METHODS), form=list(FORMS))
+    peaks = of_run(table, Held)(lambda run: run.peak_measured)
+    peaks.attrs["compare"] = 0  # temporaries are the compiler's choice
+    return table.assign_coords(method=list(METHODS), form=list(FORMS))
 
 
 SECTIONS = {
@@ -265,9 +299,9 @@ def tabulate(dataset: xr.Dataset) -> Grid:
 def _section(dataset: xr.Dataset, quantity: str) -> list[list[Cell]]:
     rows = []
     for method in map(str, dataset["method"].values):
-        one = dataset.sel({"method": method})  # sel has an argument of this name
+        row = dataset.sel({"method": method})  # sel has an argument of this name
         formula, predicted, measured = (
-            one[f"{quantity}_{name}"].item() for name in ("formula", "predicted", "measured")
+            row[f"{quantity}_{name}"].item() for name in ("formula", "predicted", "measured")
         )
         if predicted != ABSENT:
             rows.append([NAMES[method], formula, predicted, measured, measured - predicted])
@@ -275,7 +309,11 @@ def _section(dataset: xr.Dataset, quantity: str) -> list[list[Cell]]:
 
 
 TABLE = Table(
-    name="table1", title="Memory of full training, LoRA, ReLoRA and GaLore", caption=CAPTION,
-    sources=drawn_from(MEMORY), numbers=numbers, tabulate=tabulate,
+    name="table1",
+    title="Memory of full training, LoRA, ReLoRA and GaLore",
+    caption=CAPTION,
+    sources=drawn_from(MEMORY),
+    numbers=numbers,
+    tabulate=tabulate,
     presets={"quick": PRESET, "paper": PRESET},
-)  # fmt: skip
+)

@@ -38,6 +38,7 @@ TINY = {
     "completion": ["--steps", "1800", "--seeds", "1"],
     "theorem3": MASKED,
     "theorem4": LOW_RANK,
+    "galore": LOW_RANK,
     "lora": ["--adapter-scale", "2", "--rate-ratio", "4", "--init-scale", "1", "--seeds", "1"],
 }
 """Arguments of the small run of each theorem."""

@@ -256,8 +256,8 @@ def test_exported_names_in_the_documents_exist():
 
 ROOMS = (
     "system", "core", "training", "networks", "data", "engine", "figures", "theorem2", "corollary1",
-    "theorem1", "completion", "theorem3", "adapters", "theorem4", "lora", "diagnosis", "registry",
-    "studies", "commands", "cli", "__init__", "__main__",
+    "theorem1", "completion", "theorem3", "adapters", "theorem4", "galore", "lora", "diagnosis",
+    "registry", "studies", "commands", "cli", "__init__", "__main__",
 )  # fmt: skip
 """Parts of the library, in the order in which they may import each other."""
 OF_USERS = "commands/example.py"

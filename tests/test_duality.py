@@ -5,6 +5,7 @@ import functools
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,7 +13,17 @@ import pytest
 import lrdyn as lr
 from lrdyn.engine.statement import Outcome
 from lrdyn.theorem4 import duality_claims as duality
-from lrdyn.theorem4.duality_claims import DUALITY, EPSILON, LINEAR, OTHERS, RATE, ROOTS, SCALE
+from lrdyn.theorem4.duality_claims import (
+    DUALITY,
+    EPSILON,
+    LINEAR,
+    OTHERS,
+    RATE,
+    ROOTS,
+    SCALE,
+    DualityMeasured,
+    DualityTheory,
+)
 from lrdyn.theorem4.statement import THEOREM4
 from tests.oracles import Optimizer, assert_apart, assert_close, double, judged
 
@@ -35,7 +46,7 @@ both_sides = jax.jit(lambda case: (DUALITY.predict(case), DUALITY.measure(case))
 
 def paths(case, *settings):
     """Adapter, projected descent."""
-    run = jax.jit(lambda case: [duality._paths(method, case, list(settings)) for method in METHODS])
+    run = jax.jit(lambda case: [duality.paths(method, case, list(settings)) for method in METHODS])
     return run(case)
 
 
@@ -74,16 +85,20 @@ def test_both_sides_are_the_loops_in_numpy(dtype):
     case = case_of()
     predicted, measured = both_sides(case)
     gram = double(case.matrix) @ double(case.matrix).T
-    assert_close(predicted["away_from_isometry"], np.linalg.norm(gram - np.eye(2)), size=8)
+    assert_close(predicted.away_from_isometry, np.linalg.norm(gram - np.eye(2)), size=8)
     parts = dict.fromkeys(LINEAR, "scale_linear") | {
-        "adam": "scale_adam", "rmsprop": "scale_roots", "adagrad": "scale_roots",
-    }  # fmt: skip
+        "adam": "scale_adam",
+        "rmsprop": "scale_roots",
+        "adagrad": "scale_roots",
+    }
     where = {"sgd": 0, "momentum": 1, "adam": 0, "rmsprop": 0, "adagrad": 1}
     close = partial(assert_close, steps=60, size=8)
     for index, name in enumerate([*LINEAR, *ROOTS]):
-        close(predicted["duality"][:, index], adapter(case, name, 1.0, EPSILON))
-        close(measured["duality"][:, index], projected(case, name, 1.0, EPSILON))
-        found, expected = (side[parts[name]][:, where[name]] for side in (measured, predicted))
+        close(predicted.duality[:, index], adapter(case, name, 1.0, EPSILON))
+        close(measured.duality[:, index], projected(case, name, 1.0, EPSILON))
+        found, expected = (
+            getattr(side, parts[name])[:, where[name]] for side in (measured, predicted)
+        )
         close(expected, adapter(case, name, SCALE, EPSILON))
         alpha, eps = (SCALE**2, EPSILON) if name in LINEAR else (SCALE, EPSILON / SCALE)
         close(found, projected(case, name, alpha, eps))
@@ -100,10 +115,11 @@ def test_the_claims_hold_for_many_draws(dtype):
 def test_the_map_of_the_claim_is_not_orthonormal():
     (claim,) = (claim for claim in DUALITY.claims if claim.id == "duality")
     for size, reason in ((0.009, "orthonormal map"), (0.011, "")):
-        theory = {"away_from_isometry": np.asarray(size)}
-        one = Outcome({}, theory, {}, {}, np.dtype("float64"), size=8, steps=60)
+        theory = DualityTheory(away_from_isometry=jnp.asarray(size))
+        run = DualityMeasured()
+        outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=8, steps=60)
         assert claim.undecided
-        assert claim.undecided(one) == reason
+        assert claim.undecided(outcome) == reason
     for seed in range(5):
         S = double(case_of(seed).matrix)
         assert np.linalg.cond(S) > 1.1
@@ -153,7 +169,7 @@ def test_decay_of_the_adapter_pulls_to_the_start_and_that_of_weights_to_zero():
 
 def test_the_gap_of_equal_eps_is_that_of_the_loops_and_shrinks_with_eps():
     case = case_of(3)
-    gaps = np.asarray(jax.jit(duality._gap)(case))[:, 0]
+    gaps = np.asarray(jax.jit(duality.gap_of_equal_eps)(case))[:, 0]
     for part, gap in zip(duality.PARTS, gaps, strict=True):
         one, two = (path(case, "adam", SCALE, EPSILON * part)[1] for path in (projected, adapter))
         assert_close(gap, one - two, scale=1.0)

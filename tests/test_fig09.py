@@ -13,9 +13,18 @@ from tests import algorithm1, oracles
 from tests.runs import numbers_of
 
 SMALL = {
-    "rows": 6, "columns": 8, "rank": 2, "examples": 20, "period": 10, "steps": 40, "every": 5,
-    "memory_rows": 128, "memory_columns": 256, "memory_batch": 16, "memory_ranks": [32],
-}  # fmt: skip
+    "rows": 6,
+    "columns": 8,
+    "rank": 2,
+    "examples": 20,
+    "period": 10,
+    "steps": 40,
+    "every": 5,
+    "memory_rows": 128,
+    "memory_columns": 256,
+    "memory_batch": 16,
+    "memory_ranks": [32],
+}
 SETTINGS = fig09_galore_relora.QUICK | SMALL
 RATES = SETTINGS["rates"]
 RUN = {"steps": SMALL["steps"], "size": SMALL["columns"]}

@@ -1,6 +1,11 @@
-"""optax.contrib.galore against loops in NumPy, and what a user of it meets."""
+"""optax.contrib.galore against loops in NumPy, and what a user of it meets.
+
+Where SVDs stand in its programs is looked at here, of the release that is installed: no theorem
+rests on how another library is written.
+"""
 
 import dataclasses
+import re
 from functools import partial
 from typing import Any
 
@@ -12,27 +17,38 @@ import optax
 import pytest
 
 import lrdyn as lr
-from lrdyn.engine.jobs import own_settings
-from lrdyn.theorem4 import optax_galore_claims as og
-from lrdyn.theorem4 import optax_programs_claims as optax_programs
+from lrdyn.commands import ending
+from lrdyn.commands import verify as verify_command
+from lrdyn.engine.programs import equations
+from lrdyn.galore import aligned, single_precision_projector
+from lrdyn.galore import path_claims as og
+from lrdyn.galore.figures import LEAST, plot_distances
+from lrdyn.galore.releases import RELEASES, newer, numbers_of
+from lrdyn.galore.statement import GALORE
 from lrdyn.theorem4.statement import THEOREM4
 from tests import oracles
 from tests.algorithm1 import vectors
+from tests.runs import ROOT, finished, results_of, verdict_of
 
 SETTINGS = {
-    "rows": 7, "cols": 5, "rank": 2, "period": 4, "optimizer": "adam", "learning_rate": 0.02,
+    "rows": 7,
+    "cols": 5,
+    "rank": 2,
+    "period": 4,
+    "optimizer": "adam",
+    "learning_rate": 0.02,
     "steps": 14,
-}  # fmt: skip
+}
 HOW = {"steps": SETTINGS["steps"], "size": SETTINGS["rows"]}
 
 
 def case_of(seed=0, **changes):
-    return og.make_case(jax.random.key(seed), **(SETTINGS | changes))
+    return og.make_training(jax.random.key(seed), **(SETTINGS | changes))
 
 
 @partial(jax.jit, static_argnames="scale")
 def trained(case, scale=1.0):
-    return og._train(case, scale=scale)[0]
+    return og.train(case, scale=scale)[0]
 
 
 def slopes(weights, X, Y):
@@ -99,8 +115,8 @@ def test_the_projector_is_that_in_the_state_of_optax(shape, dtype):
     @jax.jit
     def projectors(G):
         state: Any = rule.update(G, rule.init(G), G)[1]
-        found = og.single_precision_projector(G, 2, "larger")
-        precise = og.aligned(lr.adapters.top_singular_projector(G, 2, "larger"), found)
+        found = single_precision_projector(G, 2, "larger")
+        precise = aligned(lr.adapters.top_singular_projector(G, 2, "larger"), found)
         return state[0].projector, found.basis, precise.basis
 
     theirs, found, precise = projectors(G)
@@ -133,15 +149,48 @@ def test_a_state_from_vmap_init_gives_the_same_numbers():
     oracles.assert_close(np.float32(found), expected, **HOW)
 
 
+def svds(function, *arguments):
+    """SVDs in a traced program: how many outside of every ``cond``, and how many within one."""
+    program = jax.make_jaxpr(function)(*arguments).jaxpr
+    places = [within for one, within in equations(program) if one.primitive.name == "svd"]
+    return places.count(False), places.count(True)
+
+
 def test_svds_are_counted_in_loops_and_in_branches():
+    def choose(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda x: jnp.linalg.svd(x)[0], lambda x: x, x)
+
     def run(x):
-        def body(_, x):
-            return jax.lax.cond(x[0, 0] > 0, lambda x: jnp.linalg.svd(x)[0], lambda x: x, x)
+        return jax.lax.fori_loop(0, 3, lambda _, x: choose(x), jnp.linalg.svd(x)[0])
 
-        return jax.lax.fori_loop(0, 3, body, jnp.linalg.svd(x)[0])
+    assert svds(run, jnp.ones((2, 2))) == (1, 1)
+    assert svds(jax.vmap(choose), jnp.ones((3, 2, 2))) == (1, 0)
+    assert svds(jnp.linalg.qr, jnp.ones((2, 2))) == (0, 0)
 
-    assert optax_programs.svds(run, jnp.ones((2, 2))) == (1, 1)
-    assert optax_programs.svds(jnp.linalg.qr, jnp.ones((2, 2))) == (0, 0)
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_state_from_vmap_init_takes_an_svd_at_every_step(optimizer):
+    """Its counter is batched, so that `cond` becomes a select: see `docs/galore.md`."""
+    case = case_of(optimizer=optimizer)
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), case)
+
+    def init(case):
+        return og.rule_of(case).init(case.weights)
+
+    def update(case, state):
+        return og.rule_of(case).update(case.weights, state, case.weights)
+
+    def from_the_start(case):
+        return update(case, init(case))
+
+    def nested_scan(case):
+        return og.galore_path(case, lambda G: lr.adapters.choose_projectors(G, 2, "larger"))
+
+    states = jax.eval_shape(jax.vmap(init), batch)
+    assert svds(from_the_start, case) == (0, 2)
+    assert svds(jax.vmap(from_the_start), batch) == (0, 2)
+    assert svds(jax.vmap(update), batch, states) == (2, 0)
+    assert svds(jax.vmap(nested_scan), batch) == (0, 2)
 
 
 def test_the_scale_is_that_of_projected_parameters_only():
@@ -174,38 +223,107 @@ def test_the_decay_of_the_wrapper_is_decoupled():
 def test_all_claims_hold_for_every_optimizer(optimizer, dtype):
     # Small steps, or the run's own response leaves float32 without two digits.
     changed, found = SETTINGS | {"optimizer": optimizer, "learning_rate": 0.003}, {}
-    for scenario in (og.OPTAX, optax_programs.OPTAX_PROGRAMS):
-        found[scenario.id], legs = oracles.judged(THEOREM4, scenario, changed, dtype=dtype)
+    for scenario in GALORE.scenarios:
+        found[scenario.id], legs = oracles.judged(GALORE, scenario, changed, dtype=dtype)
         for name, leg in legs.items():
             assert leg.reason.values.item() == ""
             assert leg.residual <= leg.tolerance, name
     assert found["optax"]["diverged_at"] == -1
     # It is the projected side and not chance: P and moments of a tall and of a wide layer.
-    shapes = found["optax_programs"]["optax_shapes_measured"].squeeze()
+    shapes = found["optax_state"]["optax_shapes_measured"].squeeze()
     assert shapes.values.tolist() == [[7, 2, 2, 5], [7, 2, 5, 2]]
+    assert tuple(found["optax"]["optax_release"].values.ravel()) == numbers_of(optax.__version__)
 
 
 def test_the_condition_is_that_of_the_projectors():
     """A gap that nearly closes is seen: then float32 may choose another direction."""
     G, case = jnp.diag(jnp.array([1.0, 0.5 + 1e-6, 0.5])), case_of(rows=3, cols=3, optimizer="sgd")
     near = dataclasses.replace(
-        case, inputs=jnp.eye(3), outputs=-G,
+        case,
+        inputs=jnp.eye(3),
+        outputs=-G,
         weights={"first": 0 * G, "second": jnp.eye(3), "bias": jnp.zeros(3)},
-    )  # fmt: skip
-    condition = jax.jit(lambda case: og.predict(case)["condition"])
+    )
+    condition = jax.jit(lambda case: og.predict_path(case).condition)
     assert float(condition(near)) > 100 * float(condition(case))
 
 
 def test_the_two_predictions_differ_by_the_float32_of_an_svd():
     """Else one would stand for the other: the claim about the precise one allows for as much."""
-    found = jax.jit(og.predict)(case_of())
-    apart = oracles.residual(found["optax_precise"], found["optax_same"])
+    found = jax.jit(og.predict_path)(case_of())
+    apart = oracles.residual(found.optax_precise, found.optax_same)
     assert 1e-10 < apart < 1e-5
 
 
-def test_adam_alone_is_run_unless_another_is_asked_for():
-    settings = {flag.name: (1, 2) if flag.swept else 1 for flag in THEOREM4.flags}
-    settings |= {"optimizer": ("sgd", "adam")}
-    found = own_settings(THEOREM4, og.OPTAX, settings)
-    assert (found["optimizer"], found["side"], found["rows"]) == (("adam",), (1,), (1, 2))
-    assert og.OPTAX.narrow(settings | {"optimizer": ("sgd",)})["optimizer"] == ("sgd",)
+def test_flags_are_those_of_theorem_4():
+    of_theorem = {flag.name: flag for flag in THEOREM4.flags}
+    for flag in GALORE.flags:
+        assert flag.domain == of_theorem[flag.name].domain
+        assert flag.quick == (
+            ("adam",) if flag.name == "optimizer" else of_theorem[flag.name].quick
+        )
+    assert [flag.name for flag in GALORE.flags] == [*SETTINGS]
+
+
+# Releases -------------------------------------------------------------------------------------
+
+
+def test_the_releases_are_those_of_the_locks():
+    locks = [path.read_text() for path in (ROOT / "requirements").glob("lock-py*.txt")]
+    locked = {release for text in locks for release in re.findall(r"^optax==(\S+)", text, re.M)}
+    assert locked == {*RELEASES}
+    assert [*RELEASES] == sorted(RELEASES, key=numbers_of)
+    assert all(release in GALORE.summary for release in RELEASES)
+
+
+@pytest.mark.parametrize(
+    ("release", "is_newer"),
+    [("0.2.7", False), ("0.2.8", False), ("0.2.9.dev0", True), ("0.3", True), ("1.0.0", True)],
+)
+def test_a_release_is_newer_by_its_numbers(release, is_newer):
+    assert bool(newer(np.array(numbers_of(release)))) is is_newer
+
+
+def test_a_newer_release_leaves_everything_open(tmp_path, monkeypatch, capsys):
+    """Whether it computes what it did or not: nothing is false, and the status is 4."""
+    monkeypatch.setattr(optax, "__version__", "0.3.0")
+    words = ["--rows", "4", "--cols", "3", "--steps", "6", "--period", "3", "--seeds", "1"]
+    words += ["--out", str(tmp_path)]
+    status = ending.run("galore", lambda: verify_command.main(GALORE, words))
+    out = capsys.readouterr().out
+    assert status == 4
+    why = "unseen release: computed by optax 0.3.0, seen on 0.2.8"
+    assert f"optax_same: undecided, {why} (1)" in out
+    verdict = verdict_of(tmp_path)
+    assert verdict["holds"] is None
+    assert verdict["undecided"] == ["optax_same", "optax_precise", "optax_decay"]
+    assert {claim["holds"] for claim in verdict["claims"]} == {None}
+    assert results_of(tmp_path)["optax_release"].values.ravel().tolist() == [0, 3, 0]
+    # Judged again where the release is another one: that which computed it counts.
+    monkeypatch.undo()
+    folder = next(tmp_path.glob("galore/*"))
+    judge = ["--judge", str(folder)]
+    assert ending.run("galore", lambda: verify_command.main(GALORE, judge)) == 4
+
+
+def test_no_other_theorem_looks_at_the_galore_of_optax():
+    """A release of optax must not make a theorem of the survey false."""
+    for path in (ROOT / "lrdyn").glob("*/*.py"):
+        if path.parent.name != "galore":
+            code = path.read_text().replace("``optax.contrib.galore``", "")
+            assert "contrib.galore" not in code, path
+
+
+def test_the_figure_shows_three_projectors(tmp_path_factory):
+    ran = finished("galore", tmp_path_factory.getbasetemp())
+    groups = {name: ran.group(name) for name in ("/", "/controls/smaller_side/float64")}
+    (ax,) = plot_distances(groups).axes
+    data = groups["/"].isel(dict.fromkeys(groups["/"]["longest_axis"].dims, 0))
+    same, precise, other = ax.lines
+    for line, name in ((same, "optax_same"), (precise, "optax_precise")):
+        path = data[f"{name}_measured"].values
+        apart = np.abs(data[f"{name}_predicted"].values - path).max(-1) / np.abs(path).max()
+        np.testing.assert_array_equal(line.get_ydata(), np.maximum(apart, LEAST))
+    # Round-off, the rounding of float32, and another algorithm.
+    ends = [np.asarray(line.get_ydata())[-1] for line in (same, precise, other)]
+    assert ends[0] < 1e-12 < ends[1] < 1e-4 < ends[2]

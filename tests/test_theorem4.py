@@ -18,14 +18,16 @@ from lrdyn.engine.evaluate import taken
 from lrdyn.engine.jobs import own_settings
 from lrdyn.engine.produce import concerned, validate
 from lrdyn.engine.statement import Outcome
+from lrdyn.galore.path_claims import PATH
+from lrdyn.galore.statement import GALORE as OF_OPTAX
 from lrdyn.theorem4 import duality_claims as duality
 from lrdyn.theorem4 import problems
 from lrdyn.theorem4.duality_claims import DUALITY
 from lrdyn.theorem4.figures import plot_paths
 from lrdyn.theorem4.gradient_rank_claims import GRADIENT_RANK
-from lrdyn.theorem4.optax_galore_claims import OPTAX
 from lrdyn.theorem4.optimizer_state_claims import OPTIMIZER_STATE, galore
-from lrdyn.theorem4.statement import OTHER_PROBLEMS, THEOREM4, TRAJECTORY
+from lrdyn.theorem4.statement import THEOREM4
+from lrdyn.theorem4.trajectory_claims import OTHER_PROBLEMS, TRAJECTORY, TrajectoryMeasured
 from tests import oracles
 from tests.runs import finished
 
@@ -145,9 +147,9 @@ def test_refreshes_are_looked_at_by_hand(side):
 
 
 def seen_by_a_judge(case):
-    predicted = jax.jit(TRAJECTORY.predict)(case)
-    predicted = {name: np.asarray(array) for name, array in predicted.items()}
-    return Outcome({}, predicted, {}, {}, np.dtype("float64"), size=6, steps=12)
+    theory = jax.tree.map(np.asarray, jax.jit(TRAJECTORY.predict)(case))
+    run = TrajectoryMeasured()
+    return Outcome({}, theory, run, {}, np.dtype("float64"), size=6, steps=12)
 
 
 def test_ties_low_ranks_and_small_steps_are_noticed():
@@ -231,7 +233,7 @@ def test_galore_in_the_place_of_relora_is_seen(side):
 def test_no_measured_run_is_galore(scenario):
     """What it trains alone is compiled."""
     case = make(optimizer="momentum")
-    found = jax.jit(lambda case: scenario.measure(case)["trained"])(case)
+    found = jax.jit(lambda case: scenario.measure(case).trained)(case)
     assert np.all(found == problems.factor_entries(case))
     assert int(problems.factor_entries(case)) < problems.flat(case.params).size
 
@@ -260,14 +262,14 @@ def test_each_side_runs_a_method_of_its_own(scenario, monkeypatch):
 
 @pytest.mark.parametrize(
     ("scenario", "optimizer"),
-    [(TRAJECTORY, "sgd"), (OPTIMIZER_STATE, "momentum"), (OTHER_PROBLEMS, "adam"), (OPTAX, "adam")],
+    [(TRAJECTORY, "sgd"), (OPTIMIZER_STATE, "momentum"), (OTHER_PROBLEMS, "adam"), (PATH, "adam")],
 )
 def test_a_stable_run_grants_little(scenario, optimizer):
     """Errors grow by 4 at most with small steps, and tolerances not by more than 10."""
     flags = {name: v[0] if isinstance(v, tuple) else v for name, v in SETTINGS.items()}
     flags |= {"rows": 4, "cols": 6, "steps": 12, "optimizer": optimizer, "learning_rate": 0.01}
     case = scenario.case(jax.random.key(0), **taken(scenario.case, flags))
-    condition = jax.jit(lambda case: scenario.predict(case)["condition"])(case)
+    condition = jax.jit(lambda case: scenario.predict(case).condition)(case)
     assert 1 <= float(condition) < 10
 
 
@@ -278,8 +280,8 @@ def test_transported_momentum_of_a_flat_loss_is_chaotic():
     settings = {flag.name: flag.quick[0] for flag in THEOREM4.flags} | flags
     case = problems.make_run(jax.random.key(499602098), **settings)
     found = jax.jit(galore)(case)
-    assert np.all(found["galore_diverges_at"] == -1)
-    assert np.isinf(found["condition"])
+    assert np.all(found.galore_diverges_at == -1)
+    assert np.isinf(found.condition)
 
 
 @pytest.fixture
@@ -326,12 +328,12 @@ def test_the_controls_are_far_away(ran):
 )
 def test_statements_that_are_not_concerned_are_left_out(given, expected):
     kept = concerned(THEOREM4, SETTINGS | given).scenarios
-    always = ["optax", "optax_programs", "memory", "duality", "gradient_rank"]
+    always = ["memory", "duality", "gradient_rank"]
     assert [scenario.id for scenario in kept] == [*expected, *always]
 
 
 def test_every_claim_has_a_control_of_the_run_and_one_of_the_formula():
-    for scenario in THEOREM4.scenarios:
+    for scenario in (*THEOREM4.scenarios, *OF_OPTAX.scenarios):
         of_run = {c.claim for c in scenario.controls if c.measure or c.case}
         of_formula = {c.claim for c in scenario.controls if c.predict}
         every = {claim.id for claim in scenario.claims}

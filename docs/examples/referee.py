@@ -9,9 +9,8 @@ import numpy as np
 
 
 def relative(case: dict, name: str, scale: float | None = None) -> float:
-    predicted, measured = case[f"{name}_predicted"], case[f"{name}_measured"]
-    scale = scale or max(abs(predicted).max(), abs(measured).max())
-    return abs(predicted - measured).max() / (scale or 1.0)
+    predicted, measured = sides = [case[f"{name}_{side}"] for side in ("predicted", "measured")]
+    return abs(predicted - measured).max() / (scale or np.max(np.abs(sides)) or 1.0)
 
 
 CHECKS = {  # theorem: group, claim, its residual
@@ -21,6 +20,7 @@ CHECKS = {  # theorem: group, claim, its residual
     "completion": ("basis", "basis", lambda c: relative(c, "basis", 1.0)),
     "theorem3": ("/", "mask_identity", lambda c: relative(c, "mask_identity")),
     "theorem4": ("gradient_rank", "gradient_path", lambda c: relative(c, "gradient_path")),
+    "galore": ("/", "optax_decay", lambda c: relative(c, "optax_decay", c["update_scale"])),
     "lora": ("/", "one_step", lambda c: relative(c, "one_step", c["step_scale"])),
 }
 

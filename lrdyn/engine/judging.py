@@ -343,7 +343,7 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
 
     The check of a broken hypothesis must see that, and nothing else may leave a case out.
     """
-    if all(np.all(np.isin(leg.reason.values, (TOO_FEW_SEEDS, LOST))) for leg in legs.values()):
+    if all(map(_says_nothing, legs.values())):
         return _not_seen(control, legs)
     clearly = 1.0 if claim.kind == "statistical" else claims.CLEARLY
     judged = {
@@ -364,8 +364,14 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
     return entry | {"worst_case": settings | entry["worst_case"]}
 
 
+def _says_nothing(leg: "xarray.Dataset") -> bool:
+    """Whether no case of a control can show anything: its claim would be open there, too."""
+    reasons = leg.reason.values.ravel().tolist()
+    return all(r in (TOO_FEW_SEEDS, LOST) or r.startswith(claims.UNSEEN_RELEASE) for r in reasons)
+
+
 def _not_seen(control: Control, legs: Legs) -> dict[str, Any]:
-    """Entry of a control whose claim wants more seeds than there are."""
+    """Entry of a control whose claim wants more seeds, or another release, than there are."""
     nothing = {
         p: Judgement(None, None, None, 0, leg.residual.size, None) for p, leg in legs.items()
     }

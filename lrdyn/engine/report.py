@@ -7,6 +7,7 @@ from typing import Any
 
 from lrdyn.core import show
 from lrdyn.core.show import aligned
+from lrdyn.engine.claims import UNSEEN_RELEASE
 from lrdyn.engine.judging import TOO_FEW_SEEDS
 
 
@@ -142,7 +143,9 @@ def _reasons(counts: dict[str, Any]) -> str:
 
 def _word(claim: dict[str, Any]) -> str:
     if claim["kind"] == "control" and claim["holds"] is None:
-        return TOO_FEW_SEEDS
+        open_on = [r for leg in claim["judged"].values() for r in leg["left_out"]]
+        unseen = any(reason.startswith(UNSEEN_RELEASE) for reason in open_on)
+        return UNSEEN_RELEASE.rstrip(": ") if unseen else TOO_FEW_SEEDS
     if claim["kind"] == "control":
         return "fails, as it must" if claim["holds"] else "NOT SEEN TO FAIL"
     if claim["holds"] is False:

@@ -1,19 +1,30 @@
-"""One step of LoRA, of DoRA and the start of PiSSA, by hand and by the adapters."""
+"""One step of LoRA, of DoRA and the start of PiSSA, by hand and by the adapters.
 
-from typing import Any
+For W + s B A, any loss, and G its gradient in the whole matrix, a step of SGD with rates eta_A and
+eta_B changes the product by
+
+    d(s B A) = - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B s^3 G A^T B^T G.
+
+DoRA multiplies by D V, V = W + s B A, D = diag(m / norms of the rows of V); with constant norms
+
+    dL/dB = s D G A^T,    dL/dA = s B^T D G,    dL/dm = diag(G V^T) / norms.
+"""
+
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn import adapters
 from lrdyn.adapters import DirectedFactors, Factors
 from lrdyn.core import linalg
 from lrdyn.core.initialization import gaussians
-from lrdyn.engine.claims import on_scale
+from lrdyn.engine.claims import relative_difference
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario
 
 LOSSES = {
@@ -46,22 +57,64 @@ class Step(eqx.Module):
         return jax.grad(lambda W: self.loss(name, {"W": W}))(W)
 
 
-def make_case(
-    key: Key[Array, ""], *, rows: int, cols: int, rank: int, adapter_scale: Array,
-    learning_rate: Array, rate_ratio: Array,
-) -> Step:  # fmt: skip
-    """Draw it: B and A are not 0."""
+class StepTheory(NamedTuple):
+    """The formulas, from the gradient in the whole matrix."""
+
+    one_step: Float[Array, "loss row column"] = ABSENT
+    """Change of s B A by one step of SGD on B and A."""
+    step_scale: Float[Array, ""] = ABSENT
+    """Largest entry of what is added up to that change, and of s B A."""
+    pissa_residual: Float[Array, "index"] = ABSENT
+    """Singular values of W beyond the r-th, and zeros."""
+    largest: Float[Array, ""] = ABSENT
+    """Largest singular value of W."""
+    dora_step: Float[Array, "loss entry"] = ABSENT
+    """Gradients of DoRA in B, A and m with constant norms."""
+    dora_scale: Float[Array, ""] = ABSENT
+    """Largest entry of these gradients."""
+    zero_factors: Int[Array, ""] = ABSENT
+    """Entries of the gradient that are not 0 where both factors are: none."""
+
+
+class StepMeasured(NamedTuple):
+    """What the adapters do."""
+
+    one_step: Float[Array, "loss row column"] = ABSENT
+    """Change of the merged adapter by one step."""
+    pissa_residual: Float[Array, "index"] = ABSENT
+    """Singular values of the base that PiSSA leaves."""
+    dora_step: Float[Array, "loss entry"] = ABSENT
+    """Gradients in the parts of the adapter, differentiated."""
+    zero_factors: Int[Array, ""] = ABSENT
+    """Entries of the gradient that are not 0, counted."""
+
+
+def make_step(
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    rank: int,
+    adapter_scale: Array,
+    learning_rate: Array,
+    rate_ratio: Array,
+) -> Step:
+    """Draw a matrix, its adapters and data: B and A are not 0."""
     shapes = [(rows, cols), (rows, rank), (rank, cols), (cols, 7), (rows, 7), (1, rows)]
     W, B, A, X, Y, m = gaussians(key, shapes)
-    root = np.sqrt(cols)
-    rates = jnp.stack([learning_rate, rate_ratio * learning_rate]).astype(W.dtype)
     return Step(
-        W / root, B / np.sqrt(rank), A / root, 1 + m[0] ** 2, jnp.asarray(adapter_scale, W.dtype),
-        rates, X / np.sqrt(7), Y,
-    )  # fmt: skip
+        weight=W / np.sqrt(cols),
+        B=B / np.sqrt(rank),
+        A=A / np.sqrt(cols),
+        magnitude=1 + m[0] ** 2,
+        scale=jnp.asarray(adapter_scale, W.dtype),
+        rates=jnp.stack([learning_rate, rate_ratio * learning_rate]).astype(W.dtype),
+        inputs=X / np.sqrt(7),
+        outputs=Y,
+    )
 
 
-# Theory and measurement --------------------------------------------------------------------------
+# Theory ------------------------------------------------------------------------------------------
 
 
 def _terms(case: Step, name: str) -> list[Array]:
@@ -75,7 +128,7 @@ def _terms(case: Step, name: str) -> list[Array]:
     ]
 
 
-def _dora_by_hand(case: Step, name: str) -> Array:
+def _dora_by_hand(case: Step, name: str) -> Float[Array, "entry"]:
     """The gradients in B, A and m where the norms are constants."""
     V = case.weight + case.scale * case.B @ case.A
     norms = jnp.linalg.norm(V, axis=1)[:, None]
@@ -85,32 +138,37 @@ def _dora_by_hand(case: Step, name: str) -> Array:
     return _flat(case.scale * of_V @ case.A.T, case.scale * case.B.T @ of_V, of_m)
 
 
-def _flat(*arrays: Array) -> Array:
+def _flat(*arrays: Array) -> Float[Array, "entry"]:
     return jnp.concatenate([jnp.ravel(array) for array in arrays])
 
 
-def predict(case: Step) -> dict[str, Array]:
+def _tail(values: Float[Array, "index"], rank: int) -> Float[Array, "index"]:
+    """The values beyond the r-th, and as many zeros as that leaves out."""
+    return jnp.pad(values[rank:], (0, len(values[:rank])))
+
+
+def predict_step(case: Step) -> StepTheory:
     """The formulas, from the gradient in the whole matrix."""
     terms = [jnp.stack(_terms(case, name)) for name in LOSSES]
     product = jnp.abs(case.scale * case.B @ case.A)
     values = linalg.svdvals(case.weight)
-    hands = jnp.stack([_dora_by_hand(case, name) for name in LOSSES])
-    return {
-        "one_step": jnp.stack([jnp.sum(each, axis=0) for each in terms]),
-        "step_scale": jnp.max(jnp.sum(jnp.abs(jnp.stack(terms)), axis=1) + product[None]),
-        "pissa_residual": _tail(values, case.A.shape[0]),
-        "largest": values[0],
-        "dora_step": hands,
-        "dora_scale": jnp.max(jnp.abs(hands)),
-        "zero_factors": jnp.zeros((), jnp.int32),
-    }
+    gradients = jnp.stack([_dora_by_hand(case, name) for name in LOSSES])
+    return StepTheory(
+        one_step=jnp.stack([jnp.sum(each, axis=0) for each in terms]),
+        # The adapter's change is a difference of two products s B A, rounded like these.
+        step_scale=jnp.max(jnp.sum(jnp.abs(jnp.stack(terms)), axis=1) + product[None]),
+        pissa_residual=_tail(values, case.A.shape[0]),
+        largest=values[0],
+        dora_step=gradients,
+        dora_scale=jnp.max(jnp.abs(gradients)),
+        zero_factors=jnp.zeros((), jnp.int32),
+    )
 
 
-def _tail(values: Array, rank: int) -> Array:
-    return jnp.pad(values[rank:], (0, len(values[:rank])))
+# Measurement -------------------------------------------------------------------------------------
 
 
-def _stepped(case: Step, name: str, rates: Array) -> Array:
+def _stepped(case: Step, name: str, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
     """The change of s B A by one step of SGD on the adapters."""
     before: Any = {"W": Factors(case.B, case.A, case.scale)}
     rule = adapters.lora_plus(optax.sgd, rates[0], rates[1] / rates[0], before)
@@ -122,14 +180,14 @@ def _stepped(case: Step, name: str, rates: Array) -> Array:
     return adapters.merge(zero, after)["W"] - adapters.merge(zero, before)["W"]
 
 
-def _dora_gradient(case: Step, name: str) -> Array:
+def _dora_gradient(case: Step, name: str) -> Float[Array, "entry"]:
     adapter = DirectedFactors(case.B, case.A, case.scale, magnitude=case.magnitude)
     net = {"W": case.weight}
     slope = jax.grad(lambda a: case.loss(name, adapters.apply(net, a)))({"W": adapter})["W"]
     return _flat(slope.B, slope.A, slope.magnitude)
 
 
-def _moving_entries(case: Step, B: Array) -> Array:
+def _moving_entries(case: Step, B: Float[Array, "m r"]) -> Int[Array, ""]:
     """Entries of the gradient that are not 0, of A = 0 and this B."""
     adapter = {"W": Factors(B, jnp.zeros_like(case.A), case.scale)}
     net = {"W": case.weight}
@@ -137,50 +195,36 @@ def _moving_entries(case: Step, B: Array) -> Array:
     return jnp.sum(_flat(slope.B, slope.A) != 0).astype(jnp.int32)
 
 
-def measure(case: Step, rates: Array | None = None) -> dict[str, Array]:
-    """What the adapters do."""
+def measure_step(case: Step, rates: Float[Array, "2"] | None = None) -> StepMeasured:
+    """What the adapters do, with the rates of the case unless others are given."""
     rates = case.rates if rates is None else rates
-    rank = case.A.shape[0]
-    made = adapters.init(
-        jax.random.key(0), {"W": case.weight}, rank=rank, method=adapters.PISSA, scale=case.scale
+    net, rank = {"W": case.weight}, case.A.shape[0]
+    started = adapters.init(
+        jax.random.key(0), net, rank=rank, method=adapters.PISSA, scale=case.scale
     )
-    base, _ = adapters.rebase({"W": case.weight}, made)
-    return {
-        "one_step": jnp.stack([_stepped(case, name, rates) for name in LOSSES]),
-        "pissa_residual": linalg.svdvals(base["W"]),
-        "dora_step": jnp.stack([_dora_gradient(case, name) for name in LOSSES]),
-        "zero_factors": _moving_entries(case, jnp.zeros_like(case.B)),
-    }
+    base, _ = adapters.rebase(net, started)
+    return StepMeasured(
+        one_step=jnp.stack([_stepped(case, name, rates) for name in LOSSES]),
+        pissa_residual=linalg.svdvals(base["W"]),
+        dora_step=jnp.stack([_dora_gradient(case, name) for name in LOSSES]),
+        zero_factors=_moving_entries(case, jnp.zeros_like(case.B)),
+    )
 
 
-# Claims and controls -----------------------------------------------------------------------------
+# Controls ----------------------------------------------------------------------------------------
 
 
-CLAIMS = (
-    Claim("one_step",
-          "a step of SGD changes s B A by - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B "
-          "s^3 G A^T B^T G for any loss, G its gradient in W; LoRA+ has two rates",
-          residual=on_scale("one_step", lambda one: one.predicted["step_scale"]),
-          reads=("one_step", "step_scale")),
-    Claim("pissa_residual", "the residual of PiSSA has the singular values of W beyond the r-th",
-          residual=on_scale("pissa_residual", lambda one: one.predicted["largest"]),
-          reads=("pissa_residual", "largest"),
-          sides="the singular values of W against those of the base of the adapters"),
-    Claim("dora_step",
-          "gradients of DoRA with constant norms: dB = s D G A^T, dA = s B^T D G, dm = diag(G V^T) "
-          "/ norms, V = W + s B A, D = diag(m / norms)",
-          residual=on_scale("dora_step", lambda one: one.predicted["dora_scale"]),
-          reads=("dora_step", "dora_scale")),
-    Claim("zero_factors", "both factors 0: every entry of the gradient is exactly 0", kind="exact",
-          carries=False, sides="0 against the entries that are not, counted"),
-)  # fmt: skip
+def _first_order(case: Step) -> StepTheory:
+    terms = [_terms(case, name)[:2] for name in LOSSES]
+    return StepTheory(one_step=jnp.stack([of_A + of_B for of_A, of_B in terms]))
 
 
-def _without_third(case: Step) -> dict[str, Array]:
-    return {"one_step": jnp.stack([sum(_terms(case, name)[:2]) for name in LOSSES])}
+def _another_rank(case: Step) -> StepTheory:
+    values = linalg.svdvals(case.weight)
+    return StepTheory(pissa_residual=_tail(values, case.A.shape[0] + 1))
 
 
-def _norms_differentiated(case: Step) -> dict[str, Array]:
+def _norms_differentiated(case: Step) -> StepMeasured:
     def gradient(name: str) -> Array:
         def loss(B: Array, A: Array, m: Array) -> Array:
             V = case.weight + case.scale * B @ A
@@ -188,36 +232,104 @@ def _norms_differentiated(case: Step) -> dict[str, Array]:
 
         return _flat(*jax.grad(loss, argnums=(0, 1, 2))(case.B, case.A, case.magnitude))
 
-    return {"dora_step": jnp.stack([gradient(name) for name in LOSSES])}
+    return StepMeasured(dora_step=jnp.stack([gradient(name) for name in LOSSES]))
 
 
-CONTROLS = (
-    Control[Step]("rates_swapped", "the rates of A and B exchanged", "one_step",
-                  measure=lambda case: measure(case, case.rates[::-1])),
-    Control[Step]("ratio_one", "one rate for both where there are two", "one_step",
-                  measure=lambda case: measure(case, jnp.stack([case.rates[0]] * 2))),
-    Control("without_the_third_term", "the change to first order", "one_step",
-            predict=_without_third),
-    Control[Step]("nothing_subtracted", "W in the place of the residual", "pissa_residual",
-                  measure=lambda case: {"pissa_residual": linalg.svdvals(case.weight)}),
-    Control[Step]("another_rank", "the tail beyond r + 1", "pissa_residual",
-                  predict=lambda case: {"pissa_residual":
-                      _tail(linalg.svdvals(case.weight), case.A.shape[0] + 1)}),
-    Control("norms_differentiated", "a gradient through the norms", "dora_step",
-            measure=_norms_differentiated),
-    Control[Step]("one_factor_zero", "A = 0 alone", "zero_factors",
-                  measure=lambda case: {"zero_factors": _moving_entries(case, case.B)}),
-)  # fmt: skip
-
-ONE_STEP = Scenario(
-    "one_step", make_case, predict, measure, CLAIMS, CONTROLS,
-    dims={
-        "one_step": ("loss", "row", "column"),
-        "pissa_residual": ("index",),
-        "dora_step": ("loss", "entry"),
-    },
+ONE_STEP = Scenario[Step, StepTheory, StepMeasured](
+    "one_step",
+    make_step,
+    predict_step,
+    measure_step,
+    theory=StepTheory,
+    measured=StepMeasured,
+    claims=(
+        Claim(
+            "one_step",
+            "a step of SGD changes s B A by - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B "
+            "s^3 G A^T B^T G for any loss, G its gradient in W; LoRA+ has two rates",
+            residual=lambda outcome: relative_difference(
+                outcome.predicted.one_step, outcome.measured.one_step, outcome.predicted.step_scale
+            ),
+            reads=lambda theory, run: (theory.one_step, run.one_step, theory.step_scale),
+        ),
+        Claim(
+            "pissa_residual",
+            "the residual of PiSSA has the singular values of W beyond the r-th",
+            residual=lambda outcome: relative_difference(
+                outcome.predicted.pissa_residual,
+                outcome.measured.pissa_residual,
+                outcome.predicted.largest,
+            ),
+            reads=lambda theory, run: (theory.pissa_residual, run.pissa_residual, theory.largest),
+            sides="the singular values of W against those of the base of the adapters",
+        ),
+        Claim(
+            "dora_step",
+            "gradients of DoRA with constant norms: dB = s D G A^T, dA = s B^T D G, dm = "
+            "diag(G V^T) / norms, V = W + s B A, D = diag(m / norms)",
+            residual=lambda outcome: relative_difference(
+                outcome.predicted.dora_step,
+                outcome.measured.dora_step,
+                outcome.predicted.dora_scale,
+            ),
+            reads=lambda theory, run: (theory.dora_step, run.dora_step, theory.dora_scale),
+        ),
+        Claim(
+            "zero_factors",
+            "both factors 0: every entry of the gradient is exactly 0",
+            kind="exact",
+            compares=lambda theory, run: (theory.zero_factors, run.zero_factors),
+            carries=False,
+            sides="0 against the entries that are not, counted",
+        ),
+    ),
+    controls=(
+        Control(
+            "rates_swapped",
+            "the rates of A and B exchanged",
+            "one_step",
+            measure=lambda case: measure_step(case, case.rates[::-1]),
+        ),
+        Control(
+            "ratio_one",
+            "one rate for both where there are two",
+            "one_step",
+            measure=lambda case: measure_step(case, jnp.stack([case.rates[0]] * 2)),
+        ),
+        Control(
+            "without_the_third_term",
+            "the change to first order",
+            "one_step",
+            predict=_first_order,
+        ),
+        Control(
+            "nothing_subtracted",
+            "W in the place of the residual",
+            "pissa_residual",
+            measure=lambda case: StepMeasured(pissa_residual=linalg.svdvals(case.weight)),
+        ),
+        Control("another_rank", "the tail beyond r + 1", "pissa_residual", predict=_another_rank),
+        Control(
+            "norms_differentiated",
+            "a gradient through the norms",
+            "dora_step",
+            measure=_norms_differentiated,
+        ),
+        Control(
+            "one_factor_zero",
+            "A = 0 alone",
+            "zero_factors",
+            measure=lambda case: StepMeasured(zero_factors=_moving_entries(case, case.B)),
+        ),
+    ),
     sides="formulas in the gradient of the whole matrix against adapters, differentiated in "
     "factors",
-    at={"rows": 6, "cols": 9, "rank": 2, "learning_rate": 0.1, "rate_ratio": 4.0,
-        "adapter_scale": 2.0},
-)  # fmt: skip
+    at={
+        "rows": 6,
+        "cols": 9,
+        "rank": 2,
+        "learning_rate": 0.1,
+        "rate_ratio": 4.0,
+        "adapter_scale": 2.0,
+    },
+)

@@ -1,13 +1,19 @@
-"""How many numbers adapters train, from the shapes of known models alone."""
+"""How many numbers adapters train, from the shapes of known models alone.
+
+For each m x n matrix LoRA trains r (m + n) numbers, Deep LoRA of three layers r^2 more, and its
+compressed form 3 r^2 more than LoRA.
+"""
 
 from functools import cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn import adapters
 from lrdyn.core.selection import Patterns
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario
 
 RANK = 8
@@ -24,11 +30,18 @@ KNOWN = [
 """Matrices, and what LoRA, Deep LoRA (r^2 more a matrix) and its compressed form (3 r^2) train."""
 
 
+class Counts(NamedTuple):
+    """Known numbers, or those that are counted."""
+
+    parameters: Int[Array, "model number"] = ABSENT
+    """Of each model and selection the number of matrices, and what each method trains."""
+
+
 @cache
 def shapes(name: str) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays of a model by name."""
     width, inner, words, layers = SHAPES[name]
-    found = {
+    sizes = {
         "embeddings.word_embeddings.weight": (words, width),
         "embeddings.position_embeddings.weight": (512, width),
         "embeddings.token_type_embeddings.weight": (2, width),
@@ -36,75 +49,91 @@ def shapes(name: str) -> dict[str, jax.ShapeDtypeStruct]:
         "pooler.dense.weight": (width, width),
         "pooler.dense.bias": (width,),
     }
-    squares = [f"attention.self.{x}" for x in ("query", "key", "value")] + [
-        "attention.output.dense"
-    ]
+    squares = [f"attention.self.{part}" for part in ("query", "key", "value")]
+    squares += ["attention.output.dense"]
     for layer in range(layers):
-        at = f"encoder.layer.{layer}."
-        found |= {f"{at}{x}.weight": (width, width) for x in squares}
-        found |= {f"{at}{x}.bias": (width,) for x in squares}
-        found[f"{at}intermediate.dense.weight"] = (inner, width)
-        found[f"{at}output.dense.weight"] = (width, inner)
-    return {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in found.items()}
+        prefix = f"encoder.layer.{layer}."
+        sizes |= {f"{prefix}{part}.weight": (width, width) for part in squares}
+        sizes |= {f"{prefix}{part}.bias": (width,) for part in squares}
+        sizes[f"{prefix}intermediate.dense.weight"] = (inner, width)
+        sizes[f"{prefix}output.dense.weight"] = (width, inner)
+    return {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in sizes.items()}
 
 
 @cache
 def _counted(name: str, select: tuple[str, ...]) -> list[int]:
     net = shapes(name)
 
-    def made(method: adapters.Method) -> dict:
+    def started(method: adapters.Method) -> dict:
+        # The choice is traced once for all matrices of a shape.
+        once = method._replace(choose=jax.jit(method.choose, static_argnums=(2, 3)))
+
         def begin(net: dict) -> dict:
-            how = {"select": list(select), "rank": RANK, "method": method, "gradients": net}
+            how = {"select": list(select), "rank": RANK, "method": once, "gradients": net}
             return adapters.init(jax.random.key(0), net, **how)
 
         return jax.eval_shape(begin, net)
 
     methods = (adapters.LORA, adapters.deep_lora(), adapters.compressed_deep_lora())
-    trained = [made(_once_a_shape(method)) for method in methods]
+    trained = [started(method) for method in methods]
     return [len(trained[0]), *map(adapters.count, trained)]
 
 
-def _once_a_shape(method: adapters.Method) -> adapters.Method:
-    """The same, but its choice is traced once for all matrices of a shape."""
-    return method._replace(choose=jax.jit(method.choose, static_argnums=(2, 3)))
-
-
 def counted(name: str, select: Patterns) -> list[int]:
-    """Matrices, and what the methods train of them."""
+    """Matrices, and what the methods train of them.
+
+    Args:
+        name: of the model, one of :data:`SHAPES`.
+        select: which matrices have adapters, by their names.
+    """
     return list(_counted(name, tuple([select] if isinstance(select, str) else select)))  # pyright: ignore
 
 
-def make_case(key: Array) -> Array:
+def make_nothing(key: Key[Array, ""]) -> Float[Array, ""]:
     """Nothing is drawn."""
     return jnp.zeros(())
 
 
-def predict(case: Array) -> dict[str, Array]:
-    """The known numbers."""
-    return {"parameters": jnp.asarray(KNOWN, jnp.int32)}
-
-
-def measure(case: Array) -> dict[str, Array]:
+def measure_counts(case: Float[Array, ""]) -> Counts:
     """Count the shapes."""
-    return {"parameters": jnp.asarray([counted(*row) for row in ROWS], jnp.int32)}
+    return Counts(jnp.asarray([counted(*row) for row in ROWS], jnp.int32))
 
 
-def _every_large_matrix(case: Array) -> dict[str, Array]:
-    found = [counted(name, WITH_POSITIONS) for name, _ in ROWS]
-    return {"parameters": jnp.asarray(found, jnp.int32)}
+def _every_large_matrix(case: Float[Array, ""]) -> Counts:
+    return Counts(jnp.asarray([counted(name, WITH_POSITIONS) for name, _ in ROWS], jnp.int32))
 
 
-COUNTS = Scenario(
-    "counts", make_case, predict, measure,
-    (Claim("parameters",
-           "r = 8: BERT-base's 74 matrices have 1,577,504 parameters of LoRA and 1,582,240 of Deep "
-           "LoRA, 1,591,712 compressed, with positions 1,587,744, 1,592,544 and 1,602,144; "
-           "MiniLM's 38 585,168, 587,600 and 592,464",
-           kind="exact", carries=False),),
-    (Control("every_large_matrix", "positions selected everywhere", "parameters",
-             measure=_every_large_matrix),),
-    dims={"parameters": ("model", "number")},
-    narrow=lambda settings: {name: v[:1] if isinstance(v, tuple) else v
-                             for name, v in settings.items()},
-    traced=False, sides="known numbers against arrays counted, selected by name",
-)  # fmt: skip
+COUNTS = Scenario[Array, Counts, Counts](
+    "counts",
+    make_nothing,
+    lambda case: Counts(jnp.asarray(KNOWN, jnp.int32)),
+    measure_counts,
+    theory=Counts,
+    measured=Counts,
+    claims=(
+        Claim(
+            "parameters",
+            "r = 8: BERT-base's 74 matrices have 1,577,504 parameters of LoRA and 1,582,240 of "
+            "Deep LoRA, 1,591,712 compressed, with positions 1,587,744, 1,592,544 and 1,602,144; "
+            "MiniLM's 38 585,168, 587,600 and 592,464",
+            kind="exact",
+            compares=lambda theory, run: (theory.parameters, run.parameters),
+            carries=False,
+        ),
+    ),
+    controls=(
+        Control(
+            "every_large_matrix",
+            "positions selected everywhere",
+            "parameters",
+            measure=_every_large_matrix,
+        ),
+    ),
+    # The flags decide nothing: one value of each is enough.
+    narrow=lambda settings: {
+        name: values[:1] if isinstance(values, tuple) else values
+        for name, values in settings.items()
+    },
+    traced=False,
+    sides="known numbers against arrays counted, selected by name",
+)

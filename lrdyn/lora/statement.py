@@ -1,4 +1,13 @@
-"""LoRA and its relatives, exactly: one step, where they start, what they train, what compresses."""
+"""LoRA and its relatives, exactly: one step, where they start, what they train, what compresses.
+
+The product s B A of LoRA, beside a frozen W, changes in one step of SGD by
+
+    - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B s^3 G A^T B^T G,
+
+G the gradient in W + s B A (``one_step_claims``, with DoRA and PiSSA). Deep LoRA,
+W_0 + W_L ... W_1, and its compressed form of width 2r are sqrt(d - 2r) prod_l |rho_l| apart
+(``compressed_deep_lora_claims``). What each trains is counted (``parameter_counts_claims``).
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,14 +25,23 @@ QUICK = {"dim": (12,), "depth": (3,), "rank": (2,), "init_scale": (0.3, 1.0)}
 SHARED = ("dim", "depth", "rank", "init_scale", "learning_rate", "steps")
 
 FLAGS = (
-    Flag("rows", (6,), at_least(2), int, "m", "rows of W", (6, 40), shapes=True),
+    Flag("rows", (6,), at_least(2), int, "m", "rows of W", paper=(6, 40), shapes=True),
     Flag("cols", (9,), at_least(2), int, "n", "columns of W", shapes=True),
     Flag("adapter_scale", (0.5, 2.0), between(1e-3, 1e3), float, "s", "scale of the adapter"),
-    Flag("rate_ratio", (1.0, 16.0), between(1e-3, 1e3), float, "eta_B / eta_A",
-         "rate of B over that of A, as in LoRA+"),
-    *(dataclasses.replace(flag, quick=QUICK.get(flag.name, flag.quick))
-      for flag in setting.FLAGS if flag.name in SHARED),
-)  # fmt: skip
+    Flag(
+        "rate_ratio",
+        (1.0, 16.0),
+        between(1e-3, 1e3),
+        float,
+        symbol="eta_B / eta_A",
+        help="rate of B over that of A, as in LoRA+",
+    ),
+    *(
+        dataclasses.replace(flag, quick=QUICK.get(flag.name, flag.quick))
+        for flag in setting.FLAGS
+        if flag.name in SHARED
+    ),
+)
 
 
 def check(point: Mapping[str, Any]) -> None:

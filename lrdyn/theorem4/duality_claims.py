@@ -1,15 +1,25 @@
-"""Theorem 4 for any linear map: projected descent is the training of an adapter."""
+"""Theorem 4 for any linear map S: projected descent is the training of an adapter.
+
+With opt an optimiser of gradients alone, and g the gradient at theta,
+
+    theta <- theta + S^T opt(S g)    and
+    theta = theta_0 + S^T Lambda,    Lambda <- Lambda + opt(S g),
+
+are one path. An adapter theta_0 + s S^T Lambda sees s twice, in the gradient and in the merge: it
+is theta <- theta + alpha S^T opt(S g) with alpha = s^2 for SGD and momentum, and with alpha = s
+for Adam, RMSProp and Adagrad, whose constant eps beside the root is divided by s there.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.adapters.algorithm_1 import begin, low_rank_descent
 from lrdyn.adapters.galore import GALORE
@@ -18,7 +28,8 @@ from lrdyn.adapters.method import Method
 from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
-from lrdyn.engine.claims import on_each, on_scale
+from lrdyn.engine.claims import relative_difference
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 
 MOST_STEPS = 60
@@ -83,7 +94,7 @@ class Dense(LinearMap):
         return coordinates @ self.matrix
 
 
-class Adapted(Recorded):
+class Regression(Recorded):
     """A regression whose loss is not quadratic, and a linear map of its parameters."""
 
     matrix: Float[Array, "k n"]
@@ -94,14 +105,74 @@ class Adapted(Recorded):
     """theta_0."""
     rules: tuple[str, ...] = eqx.field(static=True)
 
+    def loss(self, every: Float[Array, "rules n"]) -> Float[Array, ""]:
+        """The sum over the rows, so that each has the gradient of its own loss."""
+        distance = every @ self.inputs.T - self.outputs[None]
+        return jnp.sum(jnp.sqrt(1 + distance**2)) / len(self.outputs)
 
-def make_case(key: Key[Array, ""], *, rows: int, cols: int, rank: int, steps: int) -> Adapted:
+    def optimizers(self, part: Any) -> list[optax.GradientTransformation]:
+        """The optimisers with a part of :data:`EPSILON`."""
+        return [RULES[name](EPSILON * part) for name in self.rules]
+
+
+class DualityTheory(NamedTuple):
+    """Adapters, trained by differentiating in Lambda."""
+
+    duality: Float[Array, "step rule parameter"] = ABSENT
+    """theta_0 + S^T Lambda."""
+    scale_linear: Float[Array, "step linear_rule parameter"] = ABSENT
+    """theta_0 + s S^T Lambda by SGD and momentum."""
+    scale_adam: Float[Array, "step adam_rule parameter"] = ABSENT
+    """That by Adam."""
+    scale_roots: Float[Array, "step root_rule parameter"] = ABSENT
+    """That by RMSProp and Adagrad."""
+    same_eps: Float[Array, "eps_part adam_rule parameter"] = ABSENT
+    """Difference of two first steps of Adam by hand, for each part of eps."""
+    both_trained: Int[Array, "method"] = ABSENT
+    """Entries of Lambda and of theta."""
+    away_from_isometry: Float[Array, ""] = ABSENT
+    """||S S^T - I||_F."""
+
+
+class DualityMeasured(NamedTuple):
+    """Projected gradients, and updates that are lifted."""
+
+    duality: Float[Array, "step rule parameter"] = ABSENT
+    """theta with alpha = 1."""
+    scale_linear: Float[Array, "step linear_rule parameter"] = ABSENT
+    """theta by SGD and momentum with alpha = s^2."""
+    scale_adam: Float[Array, "step adam_rule parameter"] = ABSENT
+    """theta by Adam with alpha = s and eps / s."""
+    scale_roots: Float[Array, "step root_rule parameter"] = ABSENT
+    """theta by RMSProp and Adagrad with alpha = s and eps / s."""
+    same_eps: Float[Array, "eps_part adam_rule parameter"] = ABSENT
+    """First step of Adam with eps less that with eps / s, for each part of eps."""
+    both_trained: Int[Array, "method"] = ABSENT
+    """Entries in which each method differentiates."""
+    scale: Float[Array, ""] = ABSENT
+    """Largest entry of theta_0."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+DualityOutcome = Outcome[DualityTheory, DualityMeasured]
+
+
+def make_regression(
+    key: Key[Array, ""], *, rows: int, cols: int, rank: int, steps: int
+) -> Regression:
     """Draw a map, a regression and where its parameters start."""
     shapes = [(rank, rows), (cols, rows), (1, cols), (1, rows)]
     matrix, inputs, outputs, start = gaussians(key, shapes)
-    matrix, inputs = matrix / np.sqrt(rows), inputs / np.sqrt(rows)
-    names, recorded = (*LINEAR, *ROOTS), np.union1d(1, recorded_steps(steps, 7))
-    return Adapted(matrix, inputs, 3 * outputs[0], start[0], names, steps=recorded)
+    return Regression(
+        matrix=matrix / np.sqrt(rows),
+        inputs=inputs / np.sqrt(rows),
+        outputs=3 * outputs[0],
+        start=start[0],
+        rules=(*LINEAR, *ROOTS),
+        # The first step, by which the gap of equal eps is measured, is recorded.
+        steps=np.union1d(1, recorded_steps(steps, 7)),
+    )
 
 
 # Training ------------------------------------------------------------------------------------
@@ -117,10 +188,10 @@ def side_by_side(rules: Sequence[optax.GradientTransformation]) -> optax.Gradien
         [[-1.0], [-2.0]]
     """
 
-    def init(params: Any):
+    def init(params: Any) -> tuple[Any, ...]:
         return tuple(rule.init(row) for rule, row in zip(rules, params, strict=True))
 
-    def update(updates: Any, state: Any, params: Any = None):
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         rows = zip(rules, state, updates, params, strict=True)
         moves, state = zip(*(rule.update(g, s, w) for rule, s, g, w in rows), strict=True)
         return jnp.stack(moves), state
@@ -128,37 +199,32 @@ def side_by_side(rules: Sequence[optax.GradientTransformation]) -> optax.Gradien
     return optax.GradientTransformation(init, update)
 
 
-def _paths(
-    method: Method, case: Adapted, settings: list[tuple[float, float]]
+def paths(
+    method: Method, case: Regression, settings: list[tuple[float, float]]
 ) -> Float[Array, "settings times rules n"]:
     """Train with every optimiser, for each scale and part of eps."""
     every = jnp.tile(case.start[None], (len(case.rules), 1))
 
-    def train(scale: Array, part: Array):
+    def train(scale: Array, part: Array) -> Array:
         return low_rank_descent(
-            method, lambda every: _huber(case, every), every, side_by_side(_rules(case, part)),
+            method,
+            case.loss,
+            every,
+            side_by_side(case.optimizers(part)),
             choose=lambda key, gradients: Dense(case.matrix),
-            period=case.steps[-1], steps=case.steps, scale=scale,
-        ).records  # fmt: skip
+            period=case.steps[-1],
+            steps=case.steps,
+            scale=scale,
+        ).records
 
     scales, parts = (jnp.asarray(column) for column in zip(*settings, strict=True))
     return jax.vmap(train)(scales, parts)
 
 
-def _trained(method: Method, case: Adapted) -> Array:
+def _trained(method: Method, case: Regression) -> Int[Array, ""]:
     """How many numbers a method differentiates in, for one rule."""
     run = begin(method, optax.identity(), case.start, Dense(case.matrix))
     return jnp.asarray(sum(leaf.size for leaf in jax.tree.leaves(run.split.trained)), jnp.int32)
-
-
-def _rules(case: Adapted, part: Any) -> list[optax.GradientTransformation]:
-    return [RULES[name](EPSILON * part) for name in case.rules]
-
-
-def _huber(case: Adapted, every: Float[Array, "rules n"]) -> Float[Array, ""]:
-    """The sum over the rows, so that each has the gradient of its own loss."""
-    distance = every @ case.inputs.T - case.outputs[None]
-    return jnp.sum(jnp.sqrt(1 + distance**2)) / len(case.outputs)
 
 
 # Theory and measurement ----------------------------------------------------------------------
@@ -175,54 +241,59 @@ MATCHED = [(1.0, 1.0), (SCALE**2, 1.0), (SCALE, 1 / SCALE)]
 EQUAL = [(SCALE, part) for part in PARTS]
 DIVIDED = [(SCALE, part / SCALE) for part in PARTS]
 """The eps of the adapter, and these divided by s."""
+MULTIPLIED = [(SCALE, part * SCALE) for part in PARTS]
+"""Those of the adapter times s, where they are to be divided: a mistake."""
 
 FIRST, MIDDLE = len(LINEAR), len(LINEAR) + 1
-"""Where Adam is found among the rules."""
+"""Where Adam is found among the rules, and where the other rules with roots begin."""
 
 
-def _scaled(linear: Array, roots: Array) -> dict[str, Array]:
-    """Paths of linear rules from one run; of Adam, and of other rules with roots, from another."""
-    return {
-        "scale_linear": linear[:, :FIRST],
-        "scale_adam": roots[:, FIRST:MIDDLE],
-        "scale_roots": roots[:, MIDDLE:],
-    }
-
-
-def predict(case: Adapted) -> dict[str, Array]:
+def predict_duality(case: Regression) -> DualityTheory:
     """Train adapters by differentiating in Lambda; the gap of equal eps by hand."""
-    plain, scaled = _paths(ADAPTED, case, ADAPTERS)
+    plain, scaled = paths(ADAPTED, case, ADAPTERS)
     gram = case.matrix @ case.matrix.T
-    return _scaled(scaled, scaled) | {
-        "duality": plain,
-        "same_eps": _gap(case),
-        "both_trained": jnp.array([len(case.matrix), len(case.start)], jnp.int32),
-        "away_from_isometry": jnp.linalg.norm(gram - jnp.eye(len(gram), dtype=gram.dtype)),
-    }
+    return DualityTheory(
+        duality=plain,
+        scale_linear=scaled[:, :FIRST],
+        scale_adam=scaled[:, FIRST:MIDDLE],
+        scale_roots=scaled[:, MIDDLE:],
+        same_eps=gap_of_equal_eps(case),
+        both_trained=jnp.array([len(case.matrix), len(case.start)], jnp.int32),
+        away_from_isometry=jnp.linalg.norm(gram - jnp.eye(len(gram), dtype=gram.dtype)),
+    )
 
 
-def _gap(case: Adapted) -> Float[Array, "parts 1 n"]:
-    """The first step of Adam is - rate g / (|g| + eps)."""
+def gap_of_equal_eps(case: Regression) -> Float[Array, "parts 1 n"]:
+    """First steps of Adam with eps less those with eps / s: a step is - rate g / (|g| + eps)."""
     S = Dense(case.matrix)
-    g = S.project(jax.grad(lambda theta: _huber(case, theta[None]))(case.start))
+    g = S.project(jax.grad(lambda theta: case.loss(theta[None]))(case.start))
 
-    def step(eps: Any):
+    def step(eps: float) -> Array:
         return S.lift(-SCALE * RATE * g / (jnp.abs(g) + eps))
 
     gaps = [step(EPSILON * part) - step(EPSILON * part / SCALE) for part in PARTS]
     return jnp.stack(gaps)[:, None]
 
 
-def measure(case: Adapted) -> dict[str, Array]:
+def measure_duality(case: Regression) -> DualityMeasured:
     """Project full gradients and lift the updates."""
-    plain, linear, roots, *others = _paths(PROJECTED, case, MATCHED + EQUAL + DIVIDED)
-    return _scaled(linear, roots) | {
-        "duality": plain,
-        "both_trained": jnp.stack([_trained(method, case) for method in (ADAPTED, PROJECTED)]),
-        "same_eps": _first_steps_apart(case, others),
-        "scale": jnp.max(jnp.abs(case.start)),
-        "step": jnp.asarray(case.steps),
-    }
+    plain, linear, roots, *others = paths(PROJECTED, case, MATCHED + EQUAL + DIVIDED)
+    return DualityMeasured(
+        duality=plain,
+        scale_linear=linear[:, :FIRST],
+        scale_adam=roots[:, FIRST:MIDDLE],
+        scale_roots=roots[:, MIDDLE:],
+        same_eps=_first_steps_apart(case, others),
+        both_trained=jnp.stack([_trained(method, case) for method in (ADAPTED, PROJECTED)]),
+        scale=jnp.max(jnp.abs(case.start)),
+        step=jnp.asarray(case.steps),
+    )
+
+
+def _first_steps_apart(case: Regression, others: list[Array]) -> Float[Array, "parts 1 n"]:
+    """The first steps of Adam in one half of the paths less those in the other half."""
+    steps = jnp.stack(others)[:, case.steps.index(1), FIRST:MIDDLE]
+    return steps[: len(PARTS)] - steps[len(PARTS) :]
 
 
 # Claims and controls -------------------------------------------------------------------------
@@ -232,109 +303,66 @@ ISOMETRY = 0.01
 """||S S^T - I||_F below which S counts as one with orthonormal rows, which shows less."""
 
 
-def _undecided(one: Outcome) -> str:
-    isometry = one.predicted["away_from_isometry"] < ISOMETRY
-    return "orthonormal map" if isometry else ""
+def _of_each_rule(
+    compares: Callable[[DualityTheory, DualityMeasured], tuple[Array, Array]],
+) -> Callable[[DualityOutcome], float]:
+    """Residual of the rules, the second axis, which have scales of their own: the largest."""
+
+    def residual(outcome: DualityOutcome) -> float:
+        both = compares(outcome.predicted, outcome.measured)
+        sides = (np.moveaxis(np.asarray(side), 1, 0) for side in both)
+        return float(np.max([relative_difference(*rule) for rule in zip(*sides, strict=True)]))
+
+    return residual
 
 
-CLAIMS = (
-    Claim("duality",
-          "theta <- theta + S^T opt(S g) is theta_0 + S^T Lambda with Lambda trained by opt, for "
-          "any matrix S (judged where its rows are not orthonormal); SGD, momentum, Adam, RMSProp, "
-          "Adagrad", residual=on_each("duality", 1), reads=("duality", "away_from_isometry"),
-          undecided=_undecided),
-    Claim("both_trained",
-          "one differentiates in the k entries of Lambda and the other in the n of theta",
-          kind="exact", carries=False, sides="shape of S against the arrays that are trained"),
-    Claim("scale_linear",
-          "theta_0 + s S^T Lambda is theta <- theta + s^2 S^T opt(S g) for SGD and momentum",
-          residual=on_each("scale_linear", 1)),
-    Claim("scale_adam",
-          "it is theta <- theta + s S^T opt(S g) for Adam, whose eps is divided by s there",
-          residual=on_each("scale_adam", 1)),
-    Claim("scale_roots",
-          "the same for RMSProp and Adagrad, whose constants in roots are divided by s^2",
-          residual=on_each("scale_roots", 1)),
-    Claim("same_eps",
-          "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - g/(|g| + eps)] "
-          "apart, in proportion to eps where it is small",
-          residual=on_scale("same_eps", lambda one: one.measured["scale"]),
-          reads=("same_eps", "scale"),
-          sides="Adam's first step by hand against the difference of two paths"),
-)  # fmt: skip
+def _scale_claim(
+    id: str,
+    statement: str,
+    compares: Callable[[DualityTheory, DualityMeasured], tuple[Array, Array]],
+) -> Claim[DualityTheory, DualityMeasured]:
+    return Claim(id, statement, residual=_of_each_rule(compares), reads=compares)
 
 
-def _gradients_only(case: Adapted) -> Array:
+def _gradients_only(case: Regression) -> Array:
     """Every optimiser makes the same update at two values of the parameters."""
-    made = side_by_side(_rules(case, 1.0))
+    rules = side_by_side(case.optimizers(1.0))
     row = Dense(case.matrix).project(case.start)
     gradients = jnp.tile(row[None], (len(case.rules), 1))
 
-    def update(values: Array):
-        return jnp.asarray(made.update(gradients, made.init(values), values)[0])
+    def update(values: Array) -> Array:
+        return jnp.asarray(rules.update(gradients, rules.init(values), values)[0])
 
     both = jax.vmap(update)(jnp.stack([gradients, 1 - 2 * gradients]))
     return jnp.all(both[0] == both[1])
 
 
-def _only(rule: str) -> Callable[[Array, Adapted, Array], Adapted]:
+def _only(rule: str) -> Callable[[Array, Regression, Array], Regression]:
     return lambda key, case, amount: dataclasses.replace(case, rules=(rule,))
 
 
-MULTIPLIED = [(SCALE, part * SCALE) for part in PARTS]
-"""Those of the adapter times s, where they are to be divided."""
-
-
-def _wrong_scales(case: Adapted) -> dict[str, Array]:
+def _wrong_scales(case: Regression) -> DualityMeasured:
     """For linear rules alpha = s, for Adam s^2; in roots equal constants; without a scale s."""
     wrong = [(SCALE, 1.0), (SCALE**2, 1 / SCALE)]
-    one, two, *others = _paths(PROJECTED, case, wrong + EQUAL + MULTIPLIED)
-    return _scaled(one, one) | {
-        "scale_adam": two[:, FIRST:MIDDLE],
-        "duality": one,
-        "same_eps": _first_steps_apart(case, others),
-    }
+    once, squared, *others = paths(PROJECTED, case, wrong + EQUAL + MULTIPLIED)
+    return DualityMeasured(
+        duality=once,
+        scale_linear=once[:, :FIRST],
+        scale_adam=squared[:, FIRST:MIDDLE],
+        scale_roots=once[:, MIDDLE:],
+        same_eps=_first_steps_apart(case, others),
+    )
 
 
-def _first_steps_apart(case: Adapted, paths: list[Array]) -> Array:
-    """The first steps of Adam in one half of the paths less those in the other half."""
-    steps = jnp.stack(paths)[:, case.steps.index(1), FIRST:MIDDLE]
-    return steps[: len(PARTS)] - steps[len(PARTS) :]
-
-
-def _scales_exchanged(case: Adapted) -> dict[str, Array]:
+def _scales_exchanged(case: Regression) -> DualityTheory:
     """The adapter of scale s where it has none, and that without a scale where it has s."""
-    plain, scaled = _paths(ADAPTED, case, ADAPTERS)
-    return _scaled(plain, plain) | {"duality": scaled}
-
-
-CONTROLS = (
-    Control("decoupled_decay", "AdamW, which decays the parameters that it is given", "duality",
-            case=_only("adamw"), breaks="gradients_only"),
-    Control("trust_ratio", "LAMB, whose step is proportional to the parameters that it is given",
-            "duality", case=_only("lamb"), breaks="gradients_only"),
-    Control("alpha_s_for_1", "alpha = s for adapters without a scale", "duality",
-            measure=_wrong_scales),
-    Control("adapter_of_scale_s", "adapters of scale s claimed for alpha = 1", "duality",
-            predict=_scales_exchanged),
-    Control[Adapted](
-        "galore_for_both", "projected gradients on both sides", "both_trained",
-        measure=lambda case: {"both_trained": jnp.stack([_trained(PROJECTED, case)] * 2)}),
-    Control[Adapted](
-        "adapters_for_both", "adapters claimed on both sides", "both_trained",
-        predict=lambda case: {"both_trained": jnp.full(2, len(case.matrix), jnp.int32)}),
-    *(Control(f"{name}_without_scale", "adapters without a scale claimed for s", f"scale_{name}",
-              predict=_scales_exchanged) for name in ("linear", "adam", "roots")),
-    Control("eps_multiplied", "eps multiplied by s in place of divided", "same_eps",
-            measure=_wrong_scales),
-    Control("alpha_s_for_sgd", "alpha = s for SGD and momentum", "scale_linear",
-            measure=_wrong_scales),
-    Control("alpha_squared_for_adam", "alpha = s^2 for Adam", "scale_adam", measure=_wrong_scales),
-    Control("equal_constants_in_roots", "constants that are not divided by s^2", "scale_roots",
-            measure=_wrong_scales),
-    Control[Adapted]("no_gap_of_equal_eps", "the dictionary with equal eps: no gap", "same_eps",
-                     predict=lambda case: {"same_eps": jnp.zeros_like(_gap(case))}),
-)  # fmt: skip
+    plain, scaled = paths(ADAPTED, case, ADAPTERS)
+    return DualityTheory(
+        duality=scaled,
+        scale_linear=plain[:, :FIRST],
+        scale_adam=plain[:, FIRST:MIDDLE],
+        scale_roots=plain[:, MIDDLE:],
+    )
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
@@ -342,19 +370,142 @@ def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"rank": settings["rank"][:1], "steps": min(settings["steps"], MOST_STEPS)}
 
 
-DUALITY = Scenario(
-    "duality", make_case, predict, measure, CLAIMS, CONTROLS,
+DUALITY = Scenario[Regression, DualityTheory, DualityMeasured](
+    "duality",
+    make_regression,
+    predict_duality,
+    measure_duality,
+    theory=DualityTheory,
+    measured=DualityMeasured,
+    claims=(
+        Claim(
+            "duality",
+            "theta <- theta + S^T opt(S g) is theta_0 + S^T Lambda with Lambda trained by opt, for "
+            "any matrix S (judged where its rows are not orthonormal); SGD, momentum, Adam, "
+            "RMSProp, Adagrad",
+            residual=_of_each_rule(lambda theory, run: (theory.duality, run.duality)),
+            reads=lambda theory, run: (theory.duality, run.duality, theory.away_from_isometry),
+            undecided=lambda outcome: (
+                "orthonormal map" if outcome.predicted.away_from_isometry < ISOMETRY else ""
+            ),
+        ),
+        Claim(
+            "both_trained",
+            "one differentiates in the k entries of Lambda and the other in the n of theta",
+            kind="exact",
+            compares=lambda theory, run: (theory.both_trained, run.both_trained),
+            carries=False,
+            sides="shape of S against the arrays that are trained",
+        ),
+        _scale_claim(
+            "scale_linear",
+            "theta_0 + s S^T Lambda is theta <- theta + s^2 S^T opt(S g) for SGD and momentum",
+            lambda theory, run: (theory.scale_linear, run.scale_linear),
+        ),
+        _scale_claim(
+            "scale_adam",
+            "it is theta <- theta + s S^T opt(S g) for Adam, whose eps is divided by s there",
+            lambda theory, run: (theory.scale_adam, run.scale_adam),
+        ),
+        _scale_claim(
+            "scale_roots",
+            "the same for RMSProp and Adagrad, whose constants in roots are divided by s^2",
+            lambda theory, run: (theory.scale_roots, run.scale_roots),
+        ),
+        Claim(
+            "same_eps",
+            "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - "
+            "g/(|g| + eps)] apart, in proportion to eps where it is small",
+            residual=lambda outcome: relative_difference(
+                outcome.predicted.same_eps, outcome.measured.same_eps, outcome.measured.scale
+            ),
+            reads=lambda theory, run: (theory.same_eps, run.same_eps, run.scale),
+            sides="Adam's first step by hand against the difference of two paths",
+        ),
+    ),
+    controls=(
+        Control(
+            "decoupled_decay",
+            "AdamW, which decays the parameters that it is given",
+            "duality",
+            case=_only("adamw"),
+            breaks="gradients_only",
+        ),
+        Control(
+            "trust_ratio",
+            "LAMB, whose step is proportional to the parameters that it is given",
+            "duality",
+            case=_only("lamb"),
+            breaks="gradients_only",
+        ),
+        Control(
+            "alpha_s_for_1",
+            "alpha = s for adapters without a scale",
+            "duality",
+            measure=_wrong_scales,
+        ),
+        Control(
+            "adapter_of_scale_s",
+            "adapters of scale s claimed for alpha = 1",
+            "duality",
+            predict=_scales_exchanged,
+        ),
+        Control(
+            "galore_for_both",
+            "projected gradients on both sides",
+            "both_trained",
+            measure=lambda case: DualityMeasured(
+                both_trained=jnp.stack([_trained(PROJECTED, case)] * 2)
+            ),
+        ),
+        Control(
+            "adapters_for_both",
+            "adapters claimed on both sides",
+            "both_trained",
+            predict=lambda case: DualityTheory(
+                both_trained=jnp.full(2, len(case.matrix), jnp.int32)
+            ),
+        ),
+        *(
+            Control(
+                f"{name}_without_scale",
+                "adapters without a scale claimed for s",
+                f"scale_{name}",
+                predict=_scales_exchanged,
+            )
+            for name in ("linear", "adam", "roots")
+        ),
+        Control(
+            "eps_multiplied",
+            "eps multiplied by s in place of divided",
+            "same_eps",
+            measure=_wrong_scales,
+        ),
+        Control(
+            "alpha_s_for_sgd",
+            "alpha = s for SGD and momentum",
+            "scale_linear",
+            measure=_wrong_scales,
+        ),
+        Control(
+            "alpha_squared_for_adam", "alpha = s^2 for Adam", "scale_adam", measure=_wrong_scales
+        ),
+        Control(
+            "equal_constants_in_roots",
+            "constants that are not divided by s^2",
+            "scale_roots",
+            measure=_wrong_scales,
+        ),
+        Control(
+            "no_gap_of_equal_eps",
+            "the dictionary with equal eps: no gap",
+            "same_eps",
+            predict=lambda case: DualityTheory(same_eps=jnp.zeros_like(gap_of_equal_eps(case))),
+        ),
+    ),
     hypotheses={"gradients_only": _gradients_only},
-    dims={
-        "duality": ("step", "rule", "parameter"),
-        "scale_linear": ("step", "linear_rule", "parameter"),
-        "scale_adam": ("step", "adam_rule", "parameter"),
-        "scale_roots": ("step", "root_rule", "parameter"),
-        "same_eps": ("eps_part", "adam_rule", "parameter"),
-        "both_trained": ("method",),
-        "step": ("step",),
-    },
-    narrow=_narrow, steps="steps",
+    narrow=_narrow,
+    steps="steps",
     sides="adapters trained by differentiation against projected gradients, lifted",
     at={"rows": 8, "cols": 6, "rank": 2, "steps": MOST_STEPS},
-)  # fmt: skip
+)

@@ -1,19 +1,31 @@
-"""Theorem 4: gradients become low-rank, and by how much."""
+"""Gradients become low-rank, and by how much: Lemma 3.3 of GaLore, and what it needs.
+
+Where the gradient is G = (1/N) sum_i (A_i - B_i W C_i) and W <- W + eta G, it follows the operator
+S = (1/N) sum_i B_i (x) C_i with eigenvalues l_1 < l_2 < ... < l_max and eigenvectors V_j,
+
+    G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j,
+
+so that the part G_par in the eigenspace of l_1 outlives the rest, D = G_0 - G_par. With
+q = (1 - eta l_2) / (1 - eta l_1) the stable rank sr(G) = ||G||_F^2 / ||G||_2^2 obeys
+
+    ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2 <= sr(G_t)
+        <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2.
+"""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.descent import iterate
 from lrdyn.core.initialization import gaussians, reflection
 from lrdyn.core.recording import Recorded, log_steps
 from lrdyn.core.spectra import half_of_the_digits, singular_values
 from lrdyn.engine.claims import excess, tolerance
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem4 import gradient_rank
 from lrdyn.theorem4.gradient_rank import Edges, GradientModes, StableRankBounds
@@ -67,6 +79,47 @@ class Recursion(Recorded):
         """l_1, l_2 and l_max of each problem."""
         return jax.vmap(gradient_rank.spectral_edges)(self.modes)
 
+    def loss(self, weights: Float[Array, "problems m n"]) -> Float[Array, ""]:
+        """The sum over the problems, so that each has minus its own gradient for a derivative."""
+        terms = weights[:, None]
+        rest = (self.left @ terms @ self.right) / 2 - self.targets
+        return jnp.sum(rest * terms) / TERMS
+
+
+class RecursionTheory(NamedTuple):
+    """Gradients from eigenvectors, bounds from G_par and q."""
+
+    gradient_path: Float[Array, "recursion step row column"] = ABSENT
+    """G_t of each problem."""
+    stable_rank_bound: Float[Array, "recursion step"] = ABSENT
+    """Upper bound of sr(G_t), infinite where its bracket is not positive."""
+    stable_rank_floor: Float[Array, "recursion step"] = ABSENT
+    """Lower bound of sr(G_t)."""
+    lemma_3_3: Float[Array, "recursion step"] = ABSENT
+    """Lemma 3.3 as printed: sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2."""
+    resolution: Float[Array, "recursion step"] = ABSENT
+    """||G_t|| / ||G_0|| (l_2 - l_1) / l_max: an excess over a bound counts in these units."""
+    eigenvalue_spread: Float[Array, "recursion"] = ABSENT
+    """Spread of the eigenvalues that count as l_1, over the largest."""
+    misalignment: Float[Array, "recursion"] = ABSENT
+    """How far the top singular pair of G_par is from the eigenspace of l_1."""
+    ratio: Float[Array, "recursion"] = ABSENT
+    """q."""
+
+
+class RecursionMeasured(NamedTuple):
+    """Descent on a loss that is differentiated."""
+
+    gradient_path: Float[Array, "recursion step row column"] = ABSENT
+    """G_t of each problem, minus the derivative."""
+    stable_rank: Float[Array, "recursion step"] = ABSENT
+    """sr(G_t)."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+RecursionOutcome = Outcome[RecursionTheory, RecursionMeasured]
+
 
 # Cases ---------------------------------------------------------------------------------------
 
@@ -81,8 +134,8 @@ def _spectra(size: int) -> np.ndarray:
 def _side(gaussian: Float[Array, "rows k"], order: list[int]) -> Array:
     """B_i, or C_i, of every problem; the single terms with these of the spectra."""
     size = gaussian.shape[1]
-    kept = np.stack([np.ones(size), np.arange(size) < max(size // 2, 1)])
-    factors = gaussian.reshape(1, TERMS, size, size) * jnp.asarray(kept)[:, None, :, None]
+    rows = np.stack([np.ones(size), np.arange(size) < max(size // 2, 1)])  # full and half rank
+    factors = gaussian.reshape(1, TERMS, size, size) * jnp.asarray(rows)[:, None, :, None]
     several = jnp.swapaxes(factors, 2, 3) @ factors / size
     vectors, values = reflection(gaussian[0])[None], jnp.asarray(_spectra(size)[order])
     single = (vectors * values[:, None, :]) @ vectors
@@ -93,9 +146,9 @@ def _side(gaussian: Float[Array, "rows k"], order: list[int]) -> Array:
 
 def _examples(m: int, n: int) -> np.ndarray:
     """Gradients at the start of the counterexample and its mirror image."""
-    found = np.zeros((2, m, n))
-    found[:, :2, :2] = [[[-0.75, 0.5], [0.5, 0.75]], [[0.75, 0.5], [0.5, 0.75]]]
-    return found
+    start = np.zeros((2, m, n))
+    start[:, :2, :2] = [[[-0.75, 0.5], [0.5, 0.75]], [[0.75, 0.5], [0.5, 0.75]]]
+    return start
 
 
 NEAR = 0.1
@@ -109,7 +162,7 @@ def _near(modes: GradientModes, drawn: Float[Array, "m n"]) -> Float[Array, "m n
     return part + NEAR * jnp.linalg.norm(part) / jnp.linalg.norm(rest) * rest
 
 
-def make_case(key: Key[Array, ""], *, rows: int, cols: int, steps: int) -> Recursion:
+def make_recursion(key: Key[Array, ""], *, rows: int, cols: int, steps: int) -> Recursion:
     """Draw the operators and the gradients at the start of all problems."""
     m, n = map(min, (rows, cols), LARGEST_GRADIENT)
     count, first = len(NAMES), NAMES.index("printed_fails")
@@ -159,23 +212,23 @@ def _path(case: Recursion, modes: GradientModes) -> Float[Array, "problems times
     return each(modes, case.start, case.learning_rate, case.times)
 
 
-def predict(case: Recursion) -> dict[str, Array]:
+def predict_recursion(case: Recursion) -> RecursionTheory:
     """Gradients from eigenvectors, bounds from G_par and q."""
     ratio, path = _ratio(case, case.edges.second), _path(case, case.modes)
     bounds, size = _bounds(case, ratio, case.times), jnp.linalg.norm(path, axis=(2, 3))
     gaps = _gaps(case)
-    return {
-        "gradient_path": path,
-        "stable_rank_bound": bounds.upper,
-        "stable_rank_floor": bounds.lower,
-        "lemma_3_3": bounds.printed,
+    return RecursionTheory(
+        gradient_path=path,
+        stable_rank_bound=bounds.upper,
+        stable_rank_floor=bounds.lower,
+        lemma_3_3=bounds.printed,
         # Gradients are differences of the size of G_0, and so are their errors; those of G_par are
         # larger by the eigenvalues over their gap.
-        "resolution": size / size[:, :1] * gaps.apart[:, None],
-        "eigenvalue_spread": gaps.spread,
-        "misalignment": jax.vmap(gradient_rank.misalignment)(case.modes, case.part),
-        "ratio": ratio,
-    }
+        resolution=size / size[:, :1] * gaps.apart[:, None],
+        eigenvalue_spread=gaps.spread,
+        misalignment=jax.vmap(gradient_rank.misalignment)(case.modes, case.part),
+        ratio=ratio,
+    )
 
 
 class Gaps(NamedTuple):
@@ -196,81 +249,48 @@ def _gaps(case: Recursion) -> Gaps:
     return Gaps((edges.second - edges.first) / scale, spread / scale)
 
 
-def _loss(case: Recursion, weights: Float[Array, "problems m n"]) -> Float[Array, ""]:
-    """The sum over the problems, so that each has minus its own gradient for a derivative."""
-    some = weights[:, None]
-    seen = (case.left @ some @ case.right) / 2 - case.targets
-    return jnp.sum(seen * some) / TERMS
-
-
-def measure(case: Recursion) -> dict[str, Array]:
+def measure_recursion(case: Recursion) -> RecursionMeasured:
     """Descend, differentiate and take singular values."""
-    gradient = jax.grad(lambda weights: _loss(case, weights))
+    gradient = jax.grad(case.loss)
     eta = case.learning_rate[:, None, None]
     start, step = jnp.zeros_like(case.start), lambda t, weights: weights - eta * gradient(weights)
     path = iterate(step, start, case.times, lambda weights: -gradient(weights))[1]
     ranks = gradient_rank.stable_rank(singular_values(path.reshape(-1, *path.shape[2:])))
-    return {
-        "gradient_path": jnp.swapaxes(path, 0, 1),
-        "stable_rank": ranks.reshape(path.shape[:2]).T,
-        "step": jnp.asarray(case.steps),
-    }
+    return RecursionMeasured(
+        gradient_path=jnp.swapaxes(path, 0, 1),
+        stable_rank=ranks.reshape(path.shape[:2]).T,
+        step=jnp.asarray(case.steps),
+    )
 
 
 # Claims and controls -------------------------------------------------------------------------
 
 
-def _beyond(name: str, *, first: int = 0) -> Callable[[Outcome], float]:
-    """How far ranks are beyond a bound, as far as rounding lets it be known, from a problem on."""
-
-    def residual(one: Outcome) -> float:
-        rank, bound = one.measured["stable_rank"][first:], one.predicted[name][first:]
-        ratio = bound / rank if name == "stable_rank_floor" else rank / bound
-        beyond = (ratio - 1) * one.predicted["resolution"][first:]
-        return excess(beyond[_distinct(one)[first:]], 0.0)
-
-    return residual
-
-
-def _distinct(one: Outcome) -> np.ndarray:
+def _distinct(outcome: RecursionOutcome) -> np.ndarray:
     """Problems whose eigenvalues that count as equal are so, up to their rounding."""
-    limit = tolerance("identity", one.dtype, size=int(np.prod(LARGEST_GRADIENT)) ** 2)
-    return one.predicted["eigenvalue_spread"] <= limit
+    # The operator on matrices has as many rows as they have entries.
+    limit = tolerance("identity", outcome.dtype, size=int(np.prod(LARGEST_GRADIENT)) ** 2)
+    return np.asarray(outcome.predicted.eigenvalue_spread <= limit)
 
 
-def _close(one: Outcome) -> str:
-    return "" if np.any(_distinct(one)) else "close eigenvalues"
+def _beyond(outcome: RecursionOutcome, ratio: Array | np.ndarray, first: int = 0) -> float:
+    """By how much a ratio exceeds 1 as far as rounding lets it be known, from a problem on."""
+    beyond = (ratio[first:] - 1) * outcome.predicted.resolution[first:]
+    return excess(np.asarray(beyond[_distinct(outcome)[first:]]), 0.0)
 
 
-def _bounded(one: Outcome) -> str:
-    unknown = np.any(np.isinf(one.predicted["stable_rank_bound"][:, -1]))
-    return "bound is infinite" if unknown else _close(one)
+def _close(outcome: RecursionOutcome) -> str:
+    return "" if np.any(_distinct(outcome)) else "close eigenvalues"
 
 
-def _aligned(one: Outcome) -> bool:
-    apart = one.predicted["misalignment"][ALIGNED:]
-    return bool(np.all(apart <= half_of_the_digits(one.dtype)))
+def _bounded(outcome: RecursionOutcome) -> str:
+    unknown = np.any(np.isinf(outcome.predicted.stable_rank_bound[:, -1]))
+    return "bound is infinite" if unknown else _close(outcome)
 
 
-CLAIMS = (
-    Claim("gradient_path",
-          "G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j for W <- W + eta G, G = (1/N) sum_i (A_i - "
-          f"B_i W C_i), of up to {LARGEST_GRADIENT[0]} x {LARGEST_GRADIENT[1]} entries",
-          sides="eigenvectors of the operator against gradients of a loss, differentiated"),
-    Claim("stable_rank_bound",
-          "sr(G_t) <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2 where the "
-          "bracket is positive (G_par is not 0), D = G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
-          kind="bound", residual=_beyond("stable_rank_bound"), undecided=_bounded,
-          reads=("stable_rank", "stable_rank_bound", "resolution", "eigenvalue_spread")),
-    Claim("stable_rank_floor", "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2",
-          kind="bound", residual=_beyond("stable_rank_floor"), undecided=_close,
-          reads=("stable_rank", "stable_rank_floor", "resolution", "eigenvalue_spread")),
-    Claim("lemma_3_3",
-          "sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2 if the top singular pair of G_par "
-          "lies in the eigenspace of l_1 (here: N = 1, B or C nonsingular)", kind="bound",
-          residual=_beyond("lemma_3_3", first=ALIGNED), applies=_aligned, undecided=_close,
-          reads=("stable_rank", "lemma_3_3", "resolution", "misalignment", "eigenvalue_spread")),
-)  # fmt: skip
+def _aligned(outcome: RecursionOutcome) -> bool:
+    apart = outcome.predicted.misalignment[ALIGNED:]
+    return bool(np.all(apart <= half_of_the_digits(outcome.dtype)))
 
 
 def _step_in_range(case: Recursion) -> Array:
@@ -297,43 +317,23 @@ def _both_singular(key: Key[Array, ""], case: Recursion, amount: Array) -> Recur
     return jax.tree.map(lambda leaf: leaf.at[ALIGNED:].set(leaf[bad]), case)
 
 
-def _wrong(case: Recursion) -> dict[str, Array]:
+def _wrong(case: Recursion) -> RecursionTheory:
     """A flow; Lemma 3.3 as printed for all; a floor with q^2t; Lemma 3.3 with l_max."""
     eta, edges = case.learning_rate[:, None], case.edges
     right, last = _ratio(case, edges.second), jnp.abs(_ratio(case, edges.last))
+    # With these in the place of l, (1 - eta l)^t is exp(-eta l t).
     flow = case.modes._replace(values=(1 - jnp.exp(-eta * case.modes.values)) / eta)
-    return {
-        "gradient_path": _path(case, flow),
-        "stable_rank_bound": _bounds(case, right, case.times).printed,
-        "stable_rank_floor": _bounds(case, right, 2 * case.times).lower,
-        "lemma_3_3": _bounds(case, last, case.times).printed,
-    }
+    return RecursionTheory(
+        gradient_path=_path(case, flow),
+        stable_rank_bound=_bounds(case, right, case.times).printed,
+        stable_rank_floor=_bounds(case, right, 2 * case.times).lower,
+        lemma_3_3=_bounds(case, last, case.times).printed,
+    )
 
 
-def _ascent(case: Recursion) -> dict[str, Array]:
+def _ascent(case: Recursion) -> RecursionMeasured:
     """W <- W - eta G / 10: the modes that fall the fastest grow the fastest, within float32."""
-    return measure(dataclasses.replace(case, learning_rate=-case.learning_rate / 10))
-
-
-CONTROLS = (
-    Control("gradient_flow", "exp(-eta l t) in place of (1 - eta l)^t", "gradient_path",
-            predict=_wrong),
-    Control("ascent", "W <- W - eta G / 10", "gradient_path", measure=_ascent),
-    Control("bound_of_ascent", "the same", "stable_rank_bound", measure=_ascent),
-    Control("floor_of_ascent", "the same", "stable_rank_floor", measure=_ascent),
-    Control("lemma_of_ascent", "the same", "lemma_3_3", measure=_ascent),
-    Control("printed_in_general", "Lemma 3.3 as printed, for B = C = diag(1, 0) too",
-            "stable_rank_bound", predict=_wrong),
-    Control("large_step", "eta = 1.9/l_max", "stable_rank_bound", case=_large_step,
-            breaks="step_in_range",
-            amounts=(1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0),
-            amount_label="way from the step to 1.9/l_max"),
-    Control("squared_ratio", "the lower bound with q^2t in place of q^t", "stable_rank_floor",
-            predict=_wrong),
-    Control("both_singular", "B = C = diag(1, 0), the counterexample", "lemma_3_3",
-            case=_both_singular, breaks="applies"),
-    Control("last_eigenvalue", "q with l_max in place of l_2", "lemma_3_3", predict=_wrong),
-)  # fmt: skip
+    return measure_recursion(dataclasses.replace(case, learning_rate=-case.learning_rate / 10))
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
@@ -344,20 +344,116 @@ def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | sizes
 
 
-GRADIENT_RANK = Scenario(
-    "gradient_rank", make_case, predict, measure, CLAIMS, CONTROLS,
-    hypotheses={"symmetric": _symmetric, "step_in_range": _step_in_range},
-    dims={
-        **dict.fromkeys(
-            ("stable_rank", "stable_rank_bound", "stable_rank_floor", "lemma_3_3", "resolution"),
-            ("recursion", "step"),
+GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
+    "gradient_rank",
+    make_recursion,
+    predict_recursion,
+    measure_recursion,
+    theory=RecursionTheory,
+    measured=RecursionMeasured,
+    claims=(
+        Claim(
+            "gradient_path",
+            "G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j for W <- W + eta G, G = (1/N) sum_i (A_i - "
+            f"B_i W C_i), of up to {LARGEST_GRADIENT[0]} x {LARGEST_GRADIENT[1]} entries",
+            compares=lambda theory, run: (theory.gradient_path, run.gradient_path),
+            sides="eigenvectors of the operator against gradients of a loss, differentiated",
         ),
-        "gradient_path": ("recursion", "step", "row", "column"),
-        **dict.fromkeys(("misalignment", "eigenvalue_spread"), ("recursion",)),
-        "ratio": ("recursion",),
-        "step": ("step",),
-    },
-    narrow=_narrow, steps="steps",
+        Claim(
+            "stable_rank_bound",
+            "sr(G_t) <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2 where the "
+            "bracket is positive (G_par is not 0), D = G_0 - G_par, "
+            "q = (1 - eta l_2)/(1 - eta l_1)",
+            kind="bound",
+            residual=lambda outcome: _beyond(
+                outcome, outcome.measured.stable_rank / outcome.predicted.stable_rank_bound
+            ),
+            reads=lambda theory, run: (
+                run.stable_rank,
+                theory.stable_rank_bound,
+                theory.resolution,
+                theory.eigenvalue_spread,
+            ),
+            undecided=_bounded,
+        ),
+        Claim(
+            "stable_rank_floor",
+            "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2",
+            kind="bound",
+            residual=lambda outcome: _beyond(
+                outcome, outcome.predicted.stable_rank_floor / outcome.measured.stable_rank
+            ),
+            reads=lambda theory, run: (
+                run.stable_rank,
+                theory.stable_rank_floor,
+                theory.resolution,
+                theory.eigenvalue_spread,
+            ),
+            undecided=_close,
+        ),
+        Claim(
+            "lemma_3_3",
+            "sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2 if the top singular pair of "
+            "G_par lies in the eigenspace of l_1 (here: N = 1, B or C nonsingular)",
+            kind="bound",
+            residual=lambda outcome: _beyond(
+                outcome, outcome.measured.stable_rank / outcome.predicted.lemma_3_3, first=ALIGNED
+            ),
+            reads=lambda theory, run: (
+                run.stable_rank,
+                theory.lemma_3_3,
+                theory.resolution,
+                theory.misalignment,
+                theory.eigenvalue_spread,
+            ),
+            applies=_aligned,
+            undecided=_close,
+        ),
+    ),
+    controls=(
+        Control(
+            "gradient_flow",
+            "exp(-eta l t) in place of (1 - eta l)^t",
+            "gradient_path",
+            predict=_wrong,
+        ),
+        Control("ascent", "W <- W - eta G / 10", "gradient_path", measure=_ascent),
+        Control("bound_of_ascent", "W <- W - eta G / 10", "stable_rank_bound", measure=_ascent),
+        Control("floor_of_ascent", "W <- W - eta G / 10", "stable_rank_floor", measure=_ascent),
+        Control("lemma_of_ascent", "W <- W - eta G / 10", "lemma_3_3", measure=_ascent),
+        Control(
+            "printed_in_general",
+            "Lemma 3.3 as printed, for B = C = diag(1, 0) too",
+            "stable_rank_bound",
+            predict=_wrong,
+        ),
+        Control(
+            "large_step",
+            "eta = 1.9/l_max",
+            "stable_rank_bound",
+            case=_large_step,
+            breaks="step_in_range",
+            amounts=(1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0),
+            amount_label="way from the step to 1.9/l_max",
+        ),
+        Control(
+            "squared_ratio",
+            "the lower bound with q^2t in place of q^t",
+            "stable_rank_floor",
+            predict=_wrong,
+        ),
+        Control(
+            "both_singular",
+            "B = C = diag(1, 0), the counterexample",
+            "lemma_3_3",
+            case=_both_singular,
+            breaks="applies",
+        ),
+        Control("last_eigenvalue", "q with l_max in place of l_2", "lemma_3_3", predict=_wrong),
+    ),
+    hypotheses={"symmetric": _symmetric, "step_in_range": _step_in_range},
+    narrow=_narrow,
+    steps="steps",
     sides="G_par, q and eigenvalues against singular values of the gradients",
     at={"rows": 5, "cols": 6, "steps": MOST_STEPS},
-)  # fmt: skip
+)

@@ -1,4 +1,11 @@
-"""Theorem 4: what becomes of the state of the optimiser at a refresh."""
+"""Theorem 4 at a refresh: the state of the optimiser is kept, reset or transported.
+
+GaLore and ReLoRA agree under each policy. With heavy ball the path needs no coordinates at all,
+
+    W <- W - eta M,    M <- mu M + P P^T G,    mu = 0.9,
+
+where at a refresh M becomes P_new P_old^T M (keep), 0 (reset) or P_new P_new^T M (transport).
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,13 +23,17 @@ from lrdyn.adapters.relora import RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES, StatePolicy
 from lrdyn.core.condition import with_condition
 from lrdyn.core.descent import iterate
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem4 import problems
-from lrdyn.theorem4.problems import LowRankRun, Run
+from lrdyn.theorem4.problems import LowRankRun, RunRecord, trained_claim
 
 KEEP, RESET, TRANSPORT = range(3)
 NAMES = tuple(POLICIES)
 MOMENTUM = 0.9
+"""mu."""
+SIGN_FREE = np.array([RESET, TRANSPORT], np.int32)
+"""Policies after which the signs of singular vectors have no effect."""
 
 
 def _select(number: Int[Array, ""], choices: Sequence[PyTree]) -> PyTree:
@@ -50,7 +61,7 @@ def other_signs(maps: PyTree) -> PyTree:
 
 def lanes(
     case: LowRankRun, method: Method, params_and_data: Any = None, flipped: Any = False
-) -> Run:
+) -> RunRecord:
     """Runs with each policy; the signs of the singular vectors by one rule or by the other."""
 
     def choose(key: Any, gradients: PyTree):
@@ -61,10 +72,11 @@ def lanes(
         policy = one_policy(number)
         return problems.train(case, method, params_and_data, state=policy, choose=choose)
 
-    return jax.vmap(run)(_numbers())
+    return jax.vmap(run)(numbers())
 
 
-def _numbers() -> Int[Array, "policy"]:
+def numbers() -> Int[Array, "policy"]:
+    """The number of each policy, for :func:`one_policy`."""
     return jnp.arange(len(NAMES), dtype=jnp.int32)
 
 
@@ -80,7 +92,7 @@ class Lifted(NamedTuple):
 
 
 def through(first: PyTree, then: PyTree, matrices: PyTree) -> PyTree:
-    """S_then^T S_first X: for one and the same S the projection onto its subspace."""
+    """S_then^T S_first X: if both are one map S, the projection onto its subspace."""
     zeros = jax.tree.map(jnp.zeros_like, matrices)
     return lift_onto(zeros, then, project(first, matrices))
 
@@ -88,165 +100,168 @@ def through(first: PyTree, then: PyTree, matrices: PyTree) -> PyTree:
 def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "times entries"]:
     """W <- W - eta M, M <- mu M + P P^T G, with no state in coordinates.
 
-    At a refresh M becomes ``P_new P_old^T M`` (keep: the coordinates stay and the directions
-    turn), 0 (reset) or ``P_new P_new^T M`` (transport: the projection onto the new subspace).
+    Args:
+        case: the problem and its settings.
+        number: of the policy, which says what M becomes at a refresh.
     """
 
-    def gradient(weights: PyTree):
+    def gradient(weights: PyTree) -> PyTree:
         return jax.grad(case.loss)(weights, case.data)
 
     def refresh(old: Lifted) -> Lifted:
         maps = choose_projectors(gradient(old.weights), case.rank, case.side)
         moments = [
-            through(old.maps, maps, old.momentum),
+            through(old.maps, maps, old.momentum),  # the coordinates stay, the directions turn
             jax.tree.map(jnp.zeros_like, old.momentum),
             through(maps, maps, old.momentum),
         ]
         return Lifted(old.weights, _select(number, moments), maps)
 
-    def step(t: Array, now: Lifted) -> Lifted:
-        now = jax.lax.cond(t % case.period == 0, refresh, lambda same: same, now)
-        projected = through(now.maps, now.maps, gradient(now.weights))
-        momentum = jax.tree.map(lambda M, g: MOMENTUM * M + g, now.momentum, projected)
-        weights = jax.tree.map(lambda W, M: W - case.learning_rate * M, now.weights, momentum)
-        return Lifted(weights, momentum, now.maps)
+    def step(t: Array, state: Lifted) -> Lifted:
+        state = jax.lax.cond(t % case.period == 0, refresh, lambda same: same, state)
+        projected = through(state.maps, state.maps, gradient(state.weights))
+        momentum = jax.tree.map(lambda M, g: MOMENTUM * M + g, state.momentum, projected)
+        weights = jax.tree.map(lambda W, M: W - case.learning_rate * M, state.weights, momentum)
+        return Lifted(weights, momentum, state.maps)
 
-    start = choose_projectors(gradient(case.params), case.rank, case.side)
-    zeros = jax.tree.map(jnp.zeros_like, case.params)
-    begin = Lifted(case.params, zeros, start)
-    return iterate(step, begin, problems.times(case), lambda now: problems.flat(now.weights))[1]
-
-
-# The scenario -----------------------------------------------------------------------------------
+    maps = choose_projectors(gradient(case.params), case.rank, case.side)
+    start = Lifted(case.params, jax.tree.map(jnp.zeros_like, case.params), maps)
+    times = problems.times(case)
+    return iterate(step, start, times, lambda state: problems.flat(state.weights))[1]
 
 
-def galore(case: LowRankRun) -> dict[str, Array]:
+# Theory and measurement --------------------------------------------------------------------------
+
+
+class PoliciesTheory(NamedTuple):
+    """GaLore with each policy, and the recursion without coordinates."""
+
+    weights: Float[Array, "policy step entry"] = ABSENT
+    """All parameters at each recorded step."""
+    training_loss: Float[Array, "policy step"] = ABSENT
+    """Loss at each recorded step."""
+    trained: Int[Array, "policy"] = ABSENT
+    """How many numbers ReLoRA differentiates in."""
+    galore_diverges_at: Int[Array, "policy"] = ABSENT
+    """First recorded step at which GaLore has diverged, or -1."""
+    moved: Float[Array, ""] = ABSENT
+    """How far GaLore moves, over its largest weight; the least of all policies."""
+    singular_gap: Float[Array, "policy refresh matrix"] = ABSENT
+    """sigma_r - sigma_{r+1} of the gradient of each matrix, over its largest sigma_1."""
+    rank_margin: Float[Array, "policy refresh matrix"] = ABSENT
+    """sigma_r over sigma_1 of the gradient of each matrix."""
+    condition: Float[Array, ""] = ABSENT
+    """By how much GaLore's runs amplify a small error of their start and data."""
+    policy_weights: Float[Array, "policy step entry"] = ABSENT
+    """The weights, for the claim about policies."""
+    lifted: Float[Array, "policy step entry"] = ABSENT
+    """Weights of the recursion without coordinates."""
+
+
+class PoliciesMeasured(NamedTuple):
+    """ReLoRA with each policy."""
+
+    weights: Float[Array, "policy step entry"] = ABSENT
+    """All parameters at each recorded step, P A merged."""
+    training_loss: Float[Array, "policy step"] = ABSENT
+    """Loss at each recorded step."""
+    trained: Int[Array, "policy"] = ABSENT
+    """How many numbers the method differentiates in."""
+    policy_weights: Float[Array, "policy step entry"] = ABSENT
+    """The weights, for the claim about policies."""
+    lifted: Float[Array, "policy step entry"] = ABSENT
+    """The weights, for the claim about the recursion."""
+    signs: Float[Array, "sign_free_policy step"] = ABSENT
+    """Largest difference of two runs with two rules for signs, over the largest weight."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+def galore(case: LowRankRun) -> PoliciesTheory:
     """GaLore with each policy."""
     runs, condition = with_condition(
         lambda both: lanes(case, GALORE, both).records, (case.params, case.data)
     )
-    paths, seen = _recorded(case, runs), jax.vmap(partial(problems.refreshed, case))(runs)
+    paths, refreshed = _recorded(case, runs), jax.vmap(partial(problems.refreshed, case))(runs)
     losses = jax.vmap(partial(problems.losses, case))(paths)
-    return {
-        "weights": paths,
-        "training_loss": losses,
-        "trained": jnp.full_like(_numbers(), problems.factor_entries(case)),
-        "galore_diverges_at": jax.vmap(partial(problems.diverges, case))(losses),
-        "moved": problems.moved(paths),
-        "singular_gap": seen.gaps,
-        "rank_margin": seen.least,
-        "condition": condition,
-    }
+    return PoliciesTheory(
+        weights=paths,
+        training_loss=losses,
+        trained=jnp.full_like(numbers(), problems.factor_entries(case)),
+        galore_diverges_at=jax.vmap(partial(problems.diverges, case))(losses),
+        moved=problems.moved(paths),
+        singular_gap=refreshed.gaps,
+        rank_margin=refreshed.least,
+        condition=condition,
+    )
 
 
-def relora(case: LowRankRun, method: Method = RELORA_FROZEN) -> dict[str, Array]:
+def relora(case: LowRankRun, method: Method = RELORA_FROZEN) -> PoliciesMeasured:
     """ReLoRA with each policy."""
     runs = lanes(case, method)
     paths = _recorded(case, runs.records)
-    return {
-        "weights": paths,
-        "training_loss": jax.vmap(partial(problems.losses, case))(paths),
-        "trained": runs.trained,
-        "step": jnp.asarray(case.steps),
-    }
+    return PoliciesMeasured(
+        weights=paths,
+        training_loss=jax.vmap(partial(problems.losses, case))(paths),
+        trained=runs.trained,
+        step=jnp.asarray(case.steps),
+    )
 
 
 def _recorded(case: LowRankRun, runs: Float[Array, "policy times entries"]) -> Array:
+    """The records without those of refreshes between the recorded steps."""
     return runs[:, problems.at(case, case.steps)]
 
 
-def predict(case: LowRankRun) -> dict[str, Array]:
+def predict_policies(case: LowRankRun) -> PoliciesTheory:
     """GaLore with each policy, and the recursion without coordinates."""
-    found = galore(case)
-    return found | {"policy_weights": found["weights"], "lifted": _lifted(case)}
+    theory = galore(case)
+    return theory._replace(policy_weights=theory.weights, lifted=_lifted(case))
 
 
 def _lifted(case: LowRankRun) -> Float[Array, "policy step entry"]:
     """The recursion without coordinates, for each policy."""
-    return _recorded(case, jax.vmap(lambda number: lifted_momentum(case, number))(_numbers()))
+    return _recorded(case, jax.vmap(lambda number: lifted_momentum(case, number))(numbers()))
 
 
-SIGN_FREE = np.array([RESET, TRANSPORT], np.int32)
-"""Policies after which the signs of singular vectors have no effect."""
-
-
-def _runs(case: LowRankRun) -> tuple[Array, Array]:
-    """ReLoRA with both rules for the signs and each policy; and how many numbers it trains."""
+def _two_rules(case: LowRankRun) -> tuple[Array, Array, Array]:
+    """ReLoRA with each policy and either rule for the signs; and how many numbers it trains."""
     rules = jnp.array([False, True])
-    found = jax.vmap(lambda flipped: lanes(case, RELORA_FROZEN, flipped=flipped))(rules)
-    return jax.vmap(partial(_recorded, case))(found.records), found.trained[0]
+    runs = jax.vmap(lambda flipped: lanes(case, RELORA_FROZEN, flipped=flipped))(rules)
+    plain, flipped = jax.vmap(partial(_recorded, case))(runs.records)
+    return plain, flipped, runs.trained[0]
 
 
-def measure(case: LowRankRun) -> dict[str, Array]:
+def measure_policies(case: LowRankRun) -> PoliciesMeasured:
     """ReLoRA with each policy, and how far apart the rules for the signs are."""
-    (one, other), trained = _runs(case)
-    return {
-        "policy_weights": one,
-        "lifted": one,
-        "trained": trained,
-        "signs": jax.vmap(problems.distance)(one[SIGN_FREE], other[SIGN_FREE]),
-        "step": jnp.asarray(case.steps),
-    }
+    plain, flipped, trained = _two_rules(case)
+    return PoliciesMeasured(
+        policy_weights=plain,
+        lifted=plain,
+        trained=trained,
+        signs=jax.vmap(problems.distance)(plain[SIGN_FREE], flipped[SIGN_FREE]),
+        step=jnp.asarray(case.steps),
+    )
 
 
-CLAIMS = (
-    Claim("policy_weights",
-          "GaLore and ReLoRA with a frozen factor agree whether both keep, reset or transport",
-          reads=("policy_weights", *problems.WATCHED), applies=problems.has_rank,
-          undecided=problems.undecided, condition="condition"),
-    problems.trained_claim("policy_trained"),
-    Claim("lifted",
-          "with momentum the path is that of W <- W - eta M, M <- mu M + P P^T G, where M becomes "
-          "P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
-          reads=("lifted", *problems.WATCHED), applies=problems.has_rank,
-          undecided=problems.undecided, condition="condition",
-          sides="a momentum of the size of W, projected, against one in coordinates"),
-    Claim("signs",
-          "after a reset or a transport the path does not depend on the signs of singular vectors "
-          "(no formula: both sides are runs)",
-          residual=lambda one: float(np.max(one.measured["signs"])),
-          reads=("signs", *problems.WATCHED), applies=problems.has_rank,
-          undecided=problems.undecided, condition="condition",
-          sides="runs with two rules for the signs of singular vectors"),
-)  # fmt: skip
+# Controls ----------------------------------------------------------------------------------------
 
 
-def _broken(case: LowRankRun) -> dict[str, Array]:
+def _other_runs(case: LowRankRun) -> PoliciesMeasured:
     """Each policy under the name of another, and signs with a kept state."""
-    (one, other), _ = _runs(case)
-    kept = jnp.full_like(SIGN_FREE, KEEP)
-    return {
-        "policy_weights": jnp.roll(one, 1, axis=0),
-        "lifted": jnp.roll(one, 1, axis=0),
-        "signs": jax.vmap(problems.distance)(one[kept], other[kept]),
-    }
+    plain, flipped, _ = _two_rules(case)
+    keep = jnp.full_like(SIGN_FREE, KEEP)
+    return PoliciesMeasured(
+        policy_weights=jnp.roll(plain, 1, axis=0),
+        lifted=jnp.roll(plain, 1, axis=0),
+        signs=jax.vmap(problems.distance)(plain[keep], flipped[keep]),
+    )
 
 
-def _other_formulas(case: LowRankRun) -> dict[str, Array]:
+def _other_formulas(case: LowRankRun) -> PoliciesTheory:
     """Momentum that is lifted with each policy under the name of another, as both predictions."""
     wrong = jnp.roll(_lifted(case), 1, axis=0)
-    return {"policy_weights": wrong, "lifted": wrong}
-
-
-CONTROLS = (
-    Control("other_policy",
-            "one keeps its state where the other resets, resets where it transports, ...",
-            "policy_weights", measure=_broken),
-    Control("other_prediction", "the same of what is predicted", "policy_weights",
-            predict=_other_formulas),
-    Control("other_recursion", "each policy lifted as another one", "lifted",
-            predict=_other_formulas),
-    Control("other_run", "each policy run as another one", "lifted", measure=_broken),
-    Control("kept_signs", "a state that is kept while the signs of singular vectors change",
-            "signs", measure=_broken),
-    Control[LowRankRun](
-        "galore_of_all_policies", "GaLore in the place of ReLoRA", "policy_trained",
-        measure=lambda case: {"trained": lanes(case, GALORE).trained}),
-    Control[LowRankRun](
-        "whole_matrices_of_all_policies", "all entries of W claimed to be trained",
-        "policy_trained", predict=lambda case: {
-            "trained": jnp.full_like(_numbers(), problems.flat(case.params).size)}),
-)  # fmt: skip
+    return PoliciesTheory(policy_weights=wrong, lifted=wrong)
 
 
 def _momentum(settings: dict[str, Any]) -> dict[str, Any]:
@@ -256,20 +271,96 @@ def _momentum(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | first | {"optimizer": optimizers, "side": settings["side"][-1:]}
 
 
-DIMS = {
-    **dict.fromkeys(("policy_weights", "lifted", "weights"), ("policy", "step", "entry")),
-    **dict.fromkeys(("singular_gap", "rank_margin"), ("policy", "refresh", "matrix")),
-    **dict.fromkeys(("trained", "galore_diverges_at"), ("policy",)),
-    "training_loss": ("policy", "step"),
-    "signs": ("sign_free_policy", "step"),
-    "step": ("step",),
-}
-
-OPTIMIZER_STATE = Scenario(
-    "optimizer_state", problems.make_run, predict, measure, CLAIMS, CONTROLS,
-    dims=DIMS,
+OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
+    "optimizer_state",
+    problems.make_run,
+    predict_policies,
+    measure_policies,
+    theory=PoliciesTheory,
+    measured=PoliciesMeasured,
+    claims=(
+        Claim(
+            "policy_weights",
+            "GaLore and ReLoRA with a frozen factor agree whether both keep, reset or transport",
+            compares=lambda theory, run: (theory.policy_weights, run.policy_weights),
+            reads=lambda theory, run: (
+                theory.policy_weights,
+                run.policy_weights,
+                *problems.watched(theory),
+            ),
+            applies=problems.has_rank,
+            undecided=problems.undecided,
+            condition=lambda theory: theory.condition,
+        ),
+        trained_claim("policy_trained", lambda theory, run: (theory.trained, run.trained)),
+        Claim(
+            "lifted",
+            "with momentum the path is that of W <- W - eta M, M <- mu M + P P^T G, where M "
+            "becomes P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
+            compares=lambda theory, run: (theory.lifted, run.lifted),
+            reads=lambda theory, run: (theory.lifted, run.lifted, *problems.watched(theory)),
+            applies=problems.has_rank,
+            undecided=problems.undecided,
+            condition=lambda theory: theory.condition,
+            sides="a momentum of the size of W, projected, against one in coordinates",
+        ),
+        Claim(
+            "signs",
+            "after a reset or a transport the path does not depend on the signs of singular "
+            "vectors (no formula: both sides are runs)",
+            residual=lambda outcome: float(np.max(outcome.measured.signs)),
+            reads=lambda theory, run: (run.signs, *problems.watched(theory)),
+            applies=problems.has_rank,
+            undecided=problems.undecided,
+            condition=lambda theory: theory.condition,
+            sides="runs with two rules for the signs of singular vectors",
+        ),
+    ),
+    controls=(
+        Control(
+            "other_policy",
+            "one keeps its state where the other resets, resets where it transports, ...",
+            "policy_weights",
+            measure=_other_runs,
+        ),
+        Control(
+            "other_prediction",
+            "each policy predicted as another one, by the recursion without coordinates",
+            "policy_weights",
+            predict=_other_formulas,
+        ),
+        Control(
+            "other_recursion",
+            "each policy lifted as another one",
+            "lifted",
+            predict=_other_formulas,
+        ),
+        Control("other_run", "each policy run as another one", "lifted", measure=_other_runs),
+        Control(
+            "kept_signs",
+            "a state that is kept while the signs of singular vectors change",
+            "signs",
+            measure=_other_runs,
+        ),
+        Control(
+            "galore_of_all_policies",
+            "GaLore in the place of ReLoRA",
+            "policy_trained",
+            measure=lambda case: PoliciesMeasured(trained=lanes(case, GALORE).trained),
+        ),
+        Control(
+            "whole_matrices_of_all_policies",
+            "all entries of W claimed to be trained",
+            "policy_trained",
+            predict=lambda case: PoliciesTheory(
+                trained=jnp.full_like(numbers(), problems.flat(case.params).size)
+            ),
+        ),
+    ),
     hypotheses={"full_rank_gradient": problems.full_rank_gradient},
-    narrow=_momentum, steps="steps", diverges="galore_diverges_at",
+    narrow=_momentum,
+    steps="steps",
+    diverges=lambda theory: theory.galore_diverges_at,
     sides="GaLore against ReLoRA, all three policies",
     at={"optimizer": "momentum", "side": "left", "problem": "regression", "steps": 40},
-)  # fmt: skip
+)

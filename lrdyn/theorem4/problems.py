@@ -1,8 +1,12 @@
-"""Problems, cases and runs of Theorem 4."""
+"""Problems that Theorem 4 is tried on, their runs, and what is looked at in a run.
+
+Algorithm 1 refreshes P each T steps, at t = 0, T, 2T, ...; after K refreshes the sum of all
+updates, W(t) - W(0), has rank r K or less.
+"""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -26,6 +30,7 @@ from lrdyn.engine.statement import Claim, Outcome
 from lrdyn.networks import mlp, transformer
 
 Data = tuple[Array, Array]
+M = TypeVar("M")
 
 # Problems --------------------------------------------------------------------------------------
 
@@ -64,7 +69,7 @@ def _linear(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
 
 
 def _unscaled(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
-    """The same with entries of size 1, for losses that are means over examples."""
+    """W and examples with entries of size 1, for losses that are means over examples."""
     weights, data = _linear(key, rows, cols)
     inputs, outputs = (np.sqrt(2 * cols) * array for array in data)
     return weights, (inputs, outputs)
@@ -77,13 +82,13 @@ def _classes(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
 
 
 def _perceptron(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
-    """With n inputs, m hidden units and m outputs."""
+    """Draw a network with n inputs, m hidden units and m outputs."""
     network_key, data_key = jax.random.split(key)
     return mlp(network_key, (cols, rows, rows)), _unscaled(data_key, rows, cols)[1]
 
 
 def _transformer(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
-    """Tokens of n features, width m."""
+    """Draw a transformer of width m on tokens of n features."""
     network_key, data_key = jax.random.split(key)
     network = transformer(network_key, features=cols, width=rows, hidden=2 * rows, outputs=rows)
     count = -(-2 * cols // TOKENS)
@@ -92,12 +97,17 @@ def _transformer(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Dat
 
 
 DRAW = {
-    "regression": _linear, "logistic": _classes, "mlp": _perceptron, "transformer": _transformer
-}  # fmt: skip
+    "regression": _linear,
+    "logistic": _classes,
+    "mlp": _perceptron,
+    "transformer": _transformer,
+}
 LOSS = {
-    "regression": linear_loss, "logistic": logistic_loss, "mlp": network_loss,
+    "regression": linear_loss,
+    "logistic": logistic_loss,
+    "mlp": network_loss,
     "transformer": network_loss,
-}  # fmt: skip
+}
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
     "momentum": partial(optax.sgd, momentum=0.9),
@@ -125,14 +135,32 @@ class LowRankRun(Recorded):
 
 
 def make_run(
-    key: Key[Array, ""], *, rows: int, cols: int, rank: int, period: int, optimizer: str,
-    state: str, side: Side, problem: str, learning_rate: Any, steps: int,
-) -> LowRankRun:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    rank: int,
+    period: int,
+    optimizer: str,
+    state: str,
+    side: Side,
+    problem: str,
+    learning_rate: Any,
+    steps: int,
+) -> LowRankRun:
     """Draw a problem from the flags."""
     params, data = DRAW[problem](key, rows, cols)
-    rate, recorded = jnp.asarray(learning_rate, data[0].dtype), recorded_steps(steps)
     return LowRankRun(
-        params, data, rate, LOSS[problem], rank, period, optimizer, state, side, steps=recorded
+        params=params,
+        data=data,
+        learning_rate=jnp.asarray(learning_rate, data[0].dtype),
+        loss=LOSS[problem],
+        rank=rank,
+        period=period,
+        optimizer=optimizer,
+        state=state,
+        side=side,
+        steps=recorded_steps(steps),
     )
 
 
@@ -159,7 +187,7 @@ def flat(params: PyTree) -> Float[Array, "entries"]:
     return ravel_pytree(params)[0]
 
 
-class Run(NamedTuple):
+class RunRecord(NamedTuple):
     """What is looked at in a run."""
 
     records: Float[Array, "times entries"]
@@ -172,10 +200,14 @@ class Run(NamedTuple):
 
 def train(
     case: LowRankRun, method: Method = RELORA_FROZEN, params_and_data: Any = None, **how: Any
-) -> Run:
+) -> RunRecord:
     """Algorithm 1 with the settings of the case unless others are given.
 
-    ``rank`` and ``side`` are among these.
+    Args:
+        case: the problem and its settings.
+        method: GaLore, ReLoRA, ...
+        params_and_data: start and data in the place of those of the case.
+        **how: ``rank``, ``side``, or an argument of :func:`lrdyn.low_rank_descent`.
     """
     params, data = params_and_data or (case.params, case.data)
     rank, side = how.pop("rank", case.rank), how.pop("side", case.side)
@@ -186,33 +218,34 @@ def train(
         "steps": times(case),
         "state": case.state,
         "record": flat,
-    }
-    settings |= how
+    } | how
     rule = OPTIMIZERS[case.optimizer](case.learning_rate)
-    found = low_rank_descent(
+    run = low_rank_descent(
         method, lambda weights: case.loss(weights, data), params, rule, **settings
     )
-    return Run(found.records, found.diverged_at, _trained(method, params, settings["choose"]))
+    return RunRecord(run.records, run.diverged_at, _trained(method, params, settings["choose"]))
 
 
 def _trained(method: Method, params: PyTree, choose: Choice) -> Int[Array, ""]:
-    def of(W: PyTree) -> PyTree:
+    """Count the entries in which a method differentiates, by the shapes at its start."""
+
+    def leaves(W: PyTree) -> PyTree:
         return begin(method, optax.identity(), W, choose(None, W)).split.trained
 
-    sizes = [leaf.size for leaf in jax.tree.leaves(jax.eval_shape(of, params))]
-    return jnp.asarray(sum(sizes), jnp.int32)
+    shapes = jax.tree.leaves(jax.eval_shape(leaves, params))
+    return jnp.asarray(sum(leaf.size for leaf in shapes), jnp.int32)
 
 
 def factor_entries(case: LowRankRun) -> Int[Array, ""]:
     """Numbers that ReLoRA with a frozen factor trains: r n (or m r) for each m x n, and biases."""
 
-    def of(leaf: Array) -> int:
+    def trained(leaf: Array) -> int:
         if leaf.ndim != 2:
             return leaf.size
         m, n = leaf.shape
         return min(case.rank, m, n) * (n if case.side == "left" else m)
 
-    return jnp.asarray(sum(map(of, jax.tree.leaves(case.params))), jnp.int32)
+    return jnp.asarray(sum(map(trained, jax.tree.leaves(case.params))), jnp.int32)
 
 
 def unflat(case: LowRankRun) -> Callable[[Array], PyTree]:
@@ -237,13 +270,13 @@ def lost_at(
     losses: Float[Array, "times"], limit: Float[Array, ""], steps: np.ndarray
 ) -> Int[Array, ""]:
     """First of the steps at which the loss is no number, or past its limit; -1 if there is none."""
-    lost = ~(jnp.abs(losses) < limit)
-    first = jnp.asarray(steps, jnp.int32)[jnp.argmax(lost)]
-    return jnp.where(jnp.any(lost), first, -1)
+    beyond = ~(jnp.abs(losses) < limit)  # true of a NaN, too
+    first = jnp.asarray(steps, jnp.int32)[jnp.argmax(beyond)]
+    return jnp.where(jnp.any(beyond), first, -1)
 
 
 def diverges(case: LowRankRun, losses: Float[Array, "times"]) -> Int[Array, ""]:
-    """The same of the losses at the recorded steps of a case."""
+    """First recorded step at which a case has diverged, from its losses; -1 if it has not."""
     limit = divergence_limit(case.loss(case.params, case.data))
     return lost_at(losses, limit, np.asarray(case.steps))
 
@@ -256,13 +289,11 @@ def moved(records: Float[Array, "*lanes times entries"]) -> Float[Array, ""]:
 
 def full_rank_gradient(case: LowRankRun) -> Array:
     """Whether the gradient of every matrix has rank r or more at the start."""
-    slopes = jax.grad(case.loss)(case.params, case.data)
-    return jnp.stack([_has_rank(G, case.rank) for G in jax.tree.leaves(slopes) if G.ndim == 2])
-
-
-def _has_rank(G: Float[Array, "m n"], rank: int) -> Array:
-    values = linalg.svdvals(G)
-    return values[min(rank, len(values)) - 1] > half_of_the_digits(G.dtype) * values[0]
+    gradients = jax.grad(case.loss)(case.params, case.data)
+    spectra = [linalg.svdvals(G) for G in jax.tree.leaves(gradients) if G.ndim == 2]
+    digits = half_of_the_digits(spectra[0].dtype)
+    enough = [values[min(case.rank, len(values)) - 1] > digits * values[0] for values in spectra]
+    return jnp.stack(enough)
 
 
 class Refreshes(NamedTuple):
@@ -299,44 +330,88 @@ def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refre
     return Refreshes(gaps / jnp.max(largest, axis=0, keepdims=True), least, bases)
 
 
-def has_rank(one: Outcome) -> bool:
+@runtime_checkable
+class Watched(Protocol):
+    """What theory says of a run of GaLore, by which two paths can be compared."""
+
+    @property
+    def singular_gap(self) -> Array:
+        """Gaps of the singular values at the refreshes, see :class:`Refreshes`."""
+        ...
+
+    @property
+    def rank_margin(self) -> Array:
+        """sigma_r over sigma_1 at the refreshes."""
+        ...
+
+    @property
+    def moved(self) -> Array:
+        """How far the run moves, see :func:`moved`."""
+        ...
+
+    @property
+    def condition(self) -> Array:
+        """By how much the run amplifies a small error of its start and data."""
+        ...
+
+
+T = TypeVar("T", bound=Watched)
+
+
+def watched(theory: Watched) -> tuple[Any, ...]:
+    """The fields that :func:`has_rank` and :func:`undecided` read, or their names."""
+    return theory.singular_gap, theory.rank_margin, theory.moved, theory.condition
+
+
+def has_rank(outcome: Outcome[T, M]) -> bool:
     """Whether the gradients of theory's run have rank r or more at every refresh."""
-    return not np.any(one.predicted["rank_margin"] <= half_of_the_digits(one.dtype))
+    return not np.any(outcome.predicted.rank_margin <= half_of_the_digits(outcome.dtype))
 
 
-def undecided(one: Outcome) -> str:
+def undecided(outcome: Outcome[T, M]) -> str:
     """Why a case shows nothing of equal paths.
 
     With a tie the singular vectors are not determined, and two runs can choose different ones: all
     gaps must be so far from 0 that half of the digits of a projector are left. A run of GaLore that
     moves by no more than 10 tolerances would agree with one that stays.
     """
-    if not np.min(one.predicted["singular_gap"]) >= half_of_the_digits(one.dtype):
+    theory = outcome.predicted
+    if not np.min(theory.singular_gap) >= half_of_the_digits(outcome.dtype):
         return "tied singular values"
-    limit = tolerance("identity", one.dtype, steps=one.steps, size=one.size)
-    if not one.predicted["moved"] > CLEARLY * limit * one.predicted["condition"]:
+    limit = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
+    if not theory.moved > CLEARLY * limit * theory.condition:
         return "hardly moves"
     return ""
 
 
-def trained_claim(name: str, more: str = "") -> Claim:
-    """The claim that the measured run is not GaLore's; a count."""
+S = TypeVar("S")
+
+
+def trained_claim(
+    id: str, compares: Callable[[S, M], tuple[Any, Any]], more: str = ""
+) -> Claim[S, M]:
+    """The claim that the measured run is not GaLore's; a count.
+
+    Args:
+        id: of the claim.
+        compares: how many numbers are trained, by theory and in the run.
+        more: what follows the statement.
+    """
+
+    def difference(outcome: Outcome[S, M]) -> float:
+        predicted, measured = compares(outcome.predicted, outcome.measured)
+        return float(np.max(np.abs(measured - predicted)))
+
     return Claim(
-        name,
+        id,
         "ReLoRA differentiates in the r n (m r on the right) entries of A for each m x n, and in "
         "biases: it is not GaLore again" + more,
         kind="exact",
-        residual=lambda one: float(
-            np.max(np.abs(one.measured["trained"] - one.predicted["trained"]))
-        ),
-        reads=("trained",),
+        residual=difference,
+        reads=compares,
         carries=False,
         sides="r times the sides against the arrays that are trained",
     )
-
-
-WATCHED = ("singular_gap", "rank_margin", "moved", "condition")
-"""What :func:`has_rank` and :func:`undecided` read."""
 
 
 def deficient(case: LowRankRun) -> int:
@@ -361,8 +436,8 @@ def sum_rounding(
 
     W(t) - W(0) is rounded like W, however little it is; at least 1.
     """
-    of = jax.vmap(lambda vector: jnp.max(jnp.abs(first_matrix(unflat(case)(vector)))))
-    return jnp.maximum(1.0, jnp.max(of(records)) / jnp.min(values[:, 0]))
+    largest = jax.vmap(lambda vector: jnp.max(jnp.abs(first_matrix(unflat(case)(vector)))))
+    return jnp.maximum(1.0, jnp.max(largest(records)) / jnp.min(values[:, 0]))
 
 
 def sum_spread(case: LowRankRun, values: Float[Array, "refreshes k"]) -> Float[Array, "refreshes"]:
@@ -390,7 +465,7 @@ def independence(
 
 
 def distance(
-    one: Float[Array, "*lanes entries"], other: Float[Array, "*lanes entries"]
+    path: Float[Array, "*lanes entries"], other: Float[Array, "*lanes entries"]
 ) -> Float[Array, "*lanes"]:
     """Largest difference of two runs at each time, over their largest weight."""
-    return jnp.max(jnp.abs(one - other), axis=-1) / jnp.max(jnp.abs(one))
+    return jnp.max(jnp.abs(path - other), axis=-1) / jnp.max(jnp.abs(path))

@@ -1,0 +1,7 @@
+"""optax's GaLore: an implementation of Algorithm 1, and no theorem of the survey.
+
+The projectors that it takes stand in ``projectors``; what is claimed of it, in ``statement``.
+"""
+
+from lrdyn.galore.projectors import aligned as aligned
+from lrdyn.galore.projectors import single_precision_projector as single_precision_projector

@@ -1,0 +1,503 @@
+"""The path of ``optax.contrib.galore``: Algorithm 1 on the larger side, with the state kept.
+
+With P from an SVD of the gradient G every T steps and coordinates R = P^T G (G P on the right),
+
+    W <- W + lift(opt(R)),    opt the base optimiser, its state kept at a refresh,
+
+which is GaLore as published but for the side: optax projects the larger one, in float32 and with
+the signs that LAPACK leaves. ``weight_decay`` adds -eta lambda W to each update.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.custom_batching import sequential_vmap
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from lrdyn.adapters import maps
+from lrdyn.adapters.algorithm_1 import low_rank_descent
+from lrdyn.adapters.galore import GALORE
+from lrdyn.adapters.maps import Identity, LinearMap, Projector, Side, choose_projectors
+from lrdyn.core.condition import with_condition
+from lrdyn.core.descent import divergence_limit, simulate
+from lrdyn.core.initialization import gaussians
+from lrdyn.core.recording import Recorded, recorded_steps
+from lrdyn.engine.claims import RESOLVED, ROUNDING_SAFETY, relative_difference, tolerance
+from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.galore.projectors import aligned, single_precision_projector
+from lrdyn.galore.releases import newer, running_release
+from lrdyn.theorem4.problems import OPTIMIZERS, flat, lost_at
+
+DECAY = 0.1
+"""lambda of the claim about decay."""
+
+THEIRS: dict[str, optax.GradientTransformation | None] = {
+    "sgd": optax.identity(),
+    "momentum": optax.trace(0.9),
+    "adam": None,
+}
+"""The optimisers of :data:`lrdyn.theorem4.problems.OPTIMIZERS` as ``base_optimizer``, without a
+step size; None is Adam, optax's own choice."""
+
+
+class Training(Recorded):
+    """A network with a tall and a wide layer and a bias, as a user trains it."""
+
+    weights: dict[str, Array]
+    """``first`` m x n, ``second`` n x m, ``bias``."""
+    inputs: Float[Array, "n examples"]
+    outputs: Float[Array, "n examples"]
+    learning_rate: Float[Array, ""]
+    optimizer: str = eqx.field(static=True)
+    rank: int = eqx.field(static=True)
+    period: int = eqx.field(static=True)
+
+    def loss(self, weights: PyTree) -> Float[Array, ""]:
+        """:func:`training_loss` on the data."""
+        return training_loss(weights, self.inputs, self.outputs)
+
+
+class PathTheory(NamedTuple):
+    """Algorithm 1, and what is read off it."""
+
+    optax_same: Float[Array, "step weight"] = ABSENT
+    """Weights of Algorithm 1 on the larger side, P from an SVD in float32."""
+    optax_precise: Float[Array, "step weight"] = ABSENT
+    """Its weights with P from an SVD in the precision of the run, of the same signs."""
+    optax_decay: Float[Array, "weight"] = ABSENT
+    """-eta lambda W."""
+    condition: Float[Array, ""] = ABSENT
+    """By how much the path of the precise P amplifies a small error of its data and gradients."""
+    galore_diverges_at: Int[Array, ""] = ABSENT
+    """First recorded step at which the loss is past its limit, or -1."""
+
+
+class PathMeasured(NamedTuple):
+    """What optax computes, initialised, updated and applied as its users do."""
+
+    optax_same: Float[Array, "step weight"] = ABSENT
+    """Weights at the recorded steps."""
+    optax_precise: Float[Array, "step weight"] = ABSENT
+    """Those weights, for the claim about the other prediction."""
+    optax_decay: Float[Array, "weight"] = ABSENT
+    """Difference of two first updates, of which one decays the weights."""
+    update_scale: Float[Array, ""] = ABSENT
+    """Largest entry of the first update."""
+    optax_release: Int[Array, "release_number"] = ABSENT
+    """The release of optax that ran."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run diverged, or -1."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+PathOutcome = Outcome[PathTheory, PathMeasured]
+
+
+def make_training(
+    key: Key[Array, ""],
+    *,
+    rows: int,
+    cols: int,
+    rank: int,
+    period: int,
+    optimizer: str,
+    learning_rate: Any,
+    steps: int,
+) -> Training:
+    """Draw a start and data."""
+    shapes = [(rows, cols), (cols, rows), (1, rows), (cols, cols), (cols, cols)]
+    first, second, bias, inputs, outputs = gaussians(key, shapes)
+    scale = np.sqrt(rows + cols)
+    return Training(
+        weights={"first": first / scale, "second": second / scale, "bias": 0.1 * bias[0]},
+        inputs=inputs / np.sqrt(4 * cols),
+        outputs=outputs / np.sqrt(cols),
+        learning_rate=jnp.asarray(learning_rate, first.dtype),
+        optimizer=optimizer,
+        rank=rank,
+        period=period,
+        # The end of the first period is recorded: a run in float32 is compared up to there.
+        steps=np.union1d(min(period, steps), recorded_steps(steps, 11)).astype(np.int32),
+    )
+
+
+def training_loss(weights: PyTree, inputs: Array, outputs: Array) -> Float[Array, ""]:
+    """1/2 ||W_2 (W_1 X + b 1^T) - Y||_F^2."""
+    hidden = weights["first"] @ inputs + weights["bias"][:, None]
+    return jnp.sum((weights["second"] @ hidden - outputs) ** 2) / 2
+
+
+def _alone(function: Callable[[PyTree], PyTree], data: PyTree) -> PyTree:
+    """One run at a time: a batched SVD can deadlock when it is spread over devices (JAX 0.10)."""
+    arrays, rest = eqx.partition(data, eqx.is_array)
+    return sequential_vmap(lambda arrays: function(eqx.combine(arrays, rest)))(arrays)
+
+
+# Theory: Algorithm 1 --------------------------------------------------------------------------
+
+
+def galore_path(case: Training, choose: Callable[[PyTree], PyTree]) -> Float[Array, "step weight"]:
+    """Weights of Algorithm 1 with a choice of projectors."""
+    return low_rank_descent(
+        GALORE,
+        case.loss,
+        case.weights,
+        OPTIMIZERS[case.optimizer](case.learning_rate),
+        choose=lambda key, G: choose(G),
+        period=case.period,
+        steps=case.steps,
+        record=flat,
+    ).records
+
+
+def _single(gradients: PyTree, rank: int, side: Side) -> PyTree:
+    """Projectors of optax, or on another side; a bias is trained as it is."""
+
+    def choose(G: Array) -> LinearMap:
+        return single_precision_projector(G, rank, side) if G.ndim == 2 else Identity()
+
+    return jax.tree.map(choose, gradients)
+
+
+def _paths(case: Training) -> tuple[Array, Array]:
+    """Algorithm 1 with SVDs in float32 and in the run's precision, and the latter's condition."""
+    ones = jax.tree.map(jnp.ones_like, case.weights)
+    data = (case.weights, case.inputs, case.outputs, ones)
+
+    def projector(G: Array, single: Any, precise: Array) -> Any:
+        if G.ndim != 2:
+            return single
+        double = aligned(maps.top_singular_projector(G, case.rank, "larger"), single)
+        return Projector(jnp.where(precise, double.basis, single.basis), single.side)
+
+    def path(lane: Any) -> Array:
+        training, factors, precise = lane
+
+        def choose(gradients: PyTree) -> PyTree:
+            # What the SVD sees has rounding errors of its own: a twin sees another matrix.
+            rounded = jax.tree.map(jnp.multiply, gradients, factors)
+            single = _single(rounded, case.rank, "larger")
+            return jax.tree.map(lambda G, P: projector(G, P, precise), rounded, single)
+
+        return galore_path(training, choose)
+
+    def run(disturbed: PyTree) -> Array:
+        def lane(precise: Array) -> Array:
+            # The other lane has no twin: its float32 would respond by more than the disturbance.
+            chosen = jax.tree.map(lambda d, plain: jnp.where(precise, d, plain), disturbed, data)
+            weights, inputs, outputs, factors = chosen
+            training = dataclasses.replace(case, weights=weights, inputs=inputs, outputs=outputs)
+            return _alone(path, (training, factors, precise))
+
+        return jax.vmap(lane)(jnp.array([False, True]))
+
+    return with_condition(run, data)
+
+
+def predict_path(case: Training) -> PathTheory:
+    """Algorithm 1 with both SVDs, and a decay of the weights."""
+    (single, double), condition = _paths(case)
+    unflatten = ravel_pytree(case.weights)[1]
+    losses = jax.vmap(lambda weights: case.loss(unflatten(weights)))(single)
+    limit = divergence_limit(case.loss(case.weights))
+    return PathTheory(
+        optax_same=single,
+        optax_precise=double,
+        optax_decay=-case.learning_rate * DECAY * flat(case.weights),
+        condition=condition,
+        galore_diverges_at=lost_at(losses, limit, np.asarray(case.steps)),
+    )
+
+
+# Measurement: optax ---------------------------------------------------------------------------
+
+
+def rule_of(case: Training, **options: Any) -> optax.GradientTransformation:
+    """``optax.contrib.galore`` at the settings of a case."""
+    return optax.contrib.galore(
+        case.learning_rate,
+        rank=case.rank,
+        update_proj_gap=case.period,
+        base_optimizer=THEIRS[case.optimizer],
+        **options,
+    )
+
+
+def train(case: Training, **options: Any) -> tuple[Float[Array, "step weight"], Int[Array, ""]]:
+    """Weights of optax's GaLore at the recorded steps, and when it diverged."""
+    run = simulate(case.loss, case.weights, rule_of(case, **options), case.times, record=flat)
+    return run.records, run.diverged_at
+
+
+def _decayed(case: Training) -> tuple[Array, Array]:
+    """What a decay of the wrapper adds to its first update, and the largest entry of that."""
+    rule = rule_of(case, weight_decay=DECAY)
+    gradient = jax.grad(case.loss)(case.weights)
+
+    def update(share: Array) -> Array:
+        # The gradient and the projector are the same: only the decay sees these weights.
+        decayed = jax.tree.map(lambda W: share * W, case.weights)
+        return flat(rule.update(gradient, rule.init(case.weights), decayed)[0])
+
+    whole, plain = jax.vmap(update)(jnp.array([1.0, 0.0], case.inputs.dtype))
+    return whole - plain, jnp.max(jnp.abs(plain))
+
+
+def measure_path(case: Training) -> PathMeasured:
+    """Run optax as its users do: init, update, apply."""
+    (path, diverged_at), (decay, scale) = _alone(lambda c: (train(c), _decayed(c)), case)
+    return PathMeasured(
+        optax_same=path,
+        optax_precise=path,
+        optax_decay=decay,
+        update_scale=scale,
+        optax_release=running_release(),
+        diverged_at=diverged_at,
+        step=jnp.asarray(case.steps),
+    )
+
+
+# Claims ---------------------------------------------------------------------------------------
+
+
+def _unit(outcome: PathOutcome) -> float:
+    """Error that an SVD in float32 causes: one rounding at each refresh, and those of the steps."""
+    refreshes = -(-outcome.steps // int(outcome.point["period"]))
+    # Without the safety factor: the claim's own tolerance is 1 of these units.
+    chosen = tolerance("identity", "float32", steps=refreshes, size=outcome.size) / ROUNDING_SAFETY
+    own = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
+    return float(outcome.predicted.condition) * (chosen + own)
+
+
+def _known(outcome: PathOutcome) -> np.ndarray:
+    """Which records are compared: in float32, where there is a state, those of the first period.
+
+    Runs in float64 give LAPACK the same numbers of float32. In float32 they differ in the last
+    digit, and by that LAPACK may choose another sign, which a kept state notices.
+    """
+    every = outcome.dtype == np.float64 or outcome.point["optimizer"] == "sgd"
+    last = outcome.steps if every else int(outcome.point["period"])
+    return np.asarray(outcome.measured.step <= last)
+
+
+FLIPS = 1e-3
+"""Chance that a digit which the SVD is given in float32 differs between two equal runs."""
+
+
+def _unflipped(outcome: PathOutcome) -> np.ndarray:
+    """Which of these are compared to round-off in float64, with that chance or less.
+
+    Two runs that agree to the rounding of float64, times the condition, give the SVD another last
+    digit of float32 where theirs lie on two sides of its rounding: at each refresh, for each entry,
+    with the chance of that rounding over the one of float32.
+    """
+    rounding = np.finfo(outcome.dtype).eps * float(outcome.predicted.condition)
+    entries = outcome.measured.optax_same.shape[-1]
+    double = outcome.dtype == np.float64
+    chance = entries * rounding / np.finfo("float32").eps if double else 0.0
+    rare = outcome.measured.step * chance <= FLIPS * int(outcome.point["period"])
+    return _known(outcome) & rare
+
+
+def _same(outcome: PathOutcome) -> float:
+    records, theory, run = _unflipped(outcome), outcome.predicted, outcome.measured
+    return relative_difference(theory.optax_same[records], run.optax_same[records])
+
+
+def _precise(outcome: PathOutcome) -> float:
+    records, theory, run = _known(outcome), outcome.predicted, outcome.measured
+    apart = relative_difference(theory.optax_precise[records], run.optax_precise[records])
+    return float(np.divide(apart, _unit(outcome)))  # 0 / 0 is NaN, which fails
+
+
+def _signs(outcome: PathOutcome) -> str:
+    if unseen := newer(outcome.measured.optax_release):
+        return unseen
+    # The start is recorded, too, and says nothing.
+    return "" if np.any(_known(outcome)[1:]) else "signs by rounding"
+
+
+def _digits(outcome: PathOutcome) -> str:
+    rounding = "" if np.any(_unflipped(outcome)[1:]) else "digits of float32 by rounding"
+    return _signs(outcome) or rounding
+
+
+def _resolution(outcome: PathOutcome) -> str:
+    return _signs(outcome) or ("" if _unit(outcome) <= RESOLVED else "ill-conditioned")
+
+
+# Controls -------------------------------------------------------------------------------------
+
+
+def _smaller_side(case: Training) -> PathTheory:
+    """GaLore on the smaller side."""
+    path = _alone(lambda c: galore_path(c, lambda G: _single(G, c.rank, "smaller")), case)
+    return PathTheory(optax_same=path)
+
+
+def _signs_by_rule(case: Training) -> PathTheory:
+    """P of this library, whose largest entries are positive."""
+    path = _alone(lambda c: galore_path(c, lambda G: choose_projectors(G, c.rank, "larger")), case)
+    return PathTheory(optax_precise=path)
+
+
+def _decay_in_coordinates(case: Training) -> PathTheory:
+    """What a base optimiser could decay: the part of W in r directions (any: here the first)."""
+
+    def part(W: Array) -> Array:
+        axes = Projector(jnp.eye(len(W), case.rank, dtype=W.dtype), "left")
+        return axes.lift(axes.project(W)) if W.ndim == 2 else W
+
+    parts = jax.tree.map(part, case.weights)
+    return PathTheory(optax_decay=-case.learning_rate * DECAY * flat(parts))
+
+
+def _another_run(case: Training) -> PathMeasured:
+    """Optax with a refresh each T + 1 steps; a decay that the optimiser sees in its gradients."""
+
+    def both(case: Training) -> tuple[Array, Array]:
+        later = dataclasses.replace(case, period=case.period + 1)
+        return train(later)[0], _decay_in_gradients(case)
+
+    path, decay = _alone(both, case)
+    return PathMeasured(optax_same=path, optax_precise=path, optax_decay=decay)
+
+
+def _decay_in_gradients(case: Training) -> Float[Array, "weight"]:
+    rule, gradient = rule_of(case), jax.grad(case.loss)(case.weights)
+    decayed = jax.tree.map(lambda G, W: G + DECAY * W, gradient, case.weights)
+
+    def update(gradients: PyTree) -> Array:
+        return flat(rule.update(gradients, rule.init(case.weights), case.weights)[0])
+
+    return update(decayed) - update(gradient)
+
+
+AT = {
+    "rows": 8,
+    "cols": 5,
+    "rank": 2,
+    "period": 5,
+    "optimizer": "adam",
+    "learning_rate": 0.01,
+    "steps": 30,
+}
+"""Where the controls run, those about the state too."""
+
+PATH = Scenario[Training, PathTheory, PathMeasured](
+    "optax",
+    make_training,
+    predict_path,
+    measure_path,
+    theory=PathTheory,
+    measured=PathMeasured,
+    claims=(
+        Claim(
+            "optax_same",
+            "optax.contrib.galore takes the path of Algorithm 1 on the larger side, state kept, if "
+            "both take P from an SVD in float32 with LAPACK's signs (a run in float32 is compared "
+            "for one period, unless it is SGD: then rounding decides on signs; one in float64 as "
+            "long as rounding decides on a last digit of float32 with a chance below .001)",
+            residual=_same,
+            reads=lambda theory, run: (
+                theory.optax_same,
+                run.optax_same,
+                run.step,
+                theory.condition,
+                run.optax_release,
+            ),
+            undecided=_digits,
+            condition=lambda theory: theory.condition,
+        ),
+        Claim(
+            "optax_precise",
+            "and with P from an SVD in the precision of the run, of the same signs, up to the "
+            "rounding of float32 at each refresh times the run's response to it: the residual is "
+            "in units of an eighth of the tolerance of an identity in float32 of t/T steps, plus "
+            "that of the run itself, times the condition",
+            kind="limit",
+            residual=_precise,
+            reads=lambda theory, run: (
+                theory.optax_precise,
+                run.optax_precise,
+                run.step,
+                theory.condition,
+                run.optax_release,
+            ),
+            tolerance=1.0,
+            undecided=_resolution,
+        ),
+        Claim(
+            "optax_decay",
+            "weight_decay of the wrapper adds -eta lambda W to an update, in all directions",
+            residual=lambda outcome: relative_difference(
+                outcome.predicted.optax_decay,
+                outcome.measured.optax_decay,
+                outcome.measured.update_scale,
+            ),
+            reads=lambda theory, run: (
+                theory.optax_decay,
+                run.optax_decay,
+                run.update_scale,
+                run.optax_release,
+            ),
+            undecided=lambda outcome: newer(outcome.measured.optax_release),
+            sides="-eta lambda W against the difference of two updates",
+        ),
+    ),
+    controls=(
+        Control(
+            "smaller_side",
+            "GaLore on the smaller side, as published",
+            "optax_same",
+            predict=_smaller_side,
+        ),
+        Control(
+            "signs_by_rule",
+            "P with its largest entries positive, while Adam's state is kept",
+            "optax_precise",
+            predict=_signs_by_rule,
+            precision="float64",
+        ),
+        Control(
+            "another_period",
+            "optax with a refresh each T + 1 steps",
+            "optax_same",
+            measure=_another_run,
+            precision="float64",
+        ),
+        Control(
+            "another_period_precise",
+            "optax with a refresh each T + 1 steps",
+            "optax_precise",
+            measure=_another_run,
+            precision="float64",
+        ),
+        Control(
+            "decay_in_coordinates",
+            "a decay of the part of W in r directions",
+            "optax_decay",
+            predict=_decay_in_coordinates,
+        ),
+        Control(
+            "decay_in_gradients",
+            "lambda W added to the gradient, which Adam then divides",
+            "optax_decay",
+            measure=_another_run,
+        ),
+    ),
+    steps="steps",
+    diverges=lambda theory: theory.galore_diverges_at,
+    diverged=lambda run: run.diverged_at,
+    sides="Algorithm 1 against optax, initialised, updated and applied as its users do",
+    at=AT,
+)

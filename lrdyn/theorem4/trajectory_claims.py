@@ -1,0 +1,428 @@
+"""Theorem 4 on a path: GaLore and ReLoRA with a frozen factor step by step, and what they add up.
+
+Weights and losses are equal at every recorded step. After K refreshes W(t) - W(0) is a sum of K
+terms P_k A_k, of rank r K at most, and of that rank if the subspaces of the P_k are independent.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lrdyn.adapters.galore import GALORE
+from lrdyn.adapters.method import Method
+from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
+from lrdyn.core.condition import with_condition
+from lrdyn.engine.claims import CLEARLY, tolerance
+from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.theorem4 import problems
+from lrdyn.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
+from lrdyn.theorem4.optimizer_state_claims import OPTIMIZER_STATE, galore, relora
+from lrdyn.theorem4.problems import LowRankRun, trained_claim
+
+
+class TrajectoryTheory(NamedTuple):
+    """GaLore, and what its projectors say."""
+
+    weights: Float[Array, "step entry"] = ABSENT
+    """All parameters at each recorded step."""
+    training_loss: Float[Array, "step"] = ABSENT
+    """Loss at each recorded step."""
+    trained: Int[Array, ""] = ABSENT
+    """How many numbers ReLoRA differentiates in."""
+    condition: Float[Array, ""] = ABSENT
+    """By how much GaLore's run amplifies a small error of its start and data."""
+    galore_diverges_at: Int[Array, ""] = ABSENT
+    """First recorded step at which GaLore has diverged, or -1."""
+    moved: Float[Array, ""] = ABSENT
+    """How far GaLore moves, over its largest weight."""
+    singular_gap: Float[Array, "refresh matrix"] = ABSENT
+    """sigma_r - sigma_{r+1} of the gradient of each matrix, over its largest sigma_1."""
+    rank_margin: Float[Array, "refresh matrix"] = ABSENT
+    """sigma_r over sigma_1 of the gradient of each matrix."""
+    independence: Float[Array, "refreshes"] = ABSENT
+    """Least singular value of [P_1 ... P_K]."""
+    sum_rank: Int[Array, "refreshes"] = ABSENT
+    """r K, the rank of W(t) - W(0) after K refreshes."""
+    sum_spread: Float[Array, "refreshes"] = ABSENT
+    """sigma_{rK} over sigma_1 of GaLore's own W(t) - W(0)."""
+    sum_rounding: Float[Array, ""] = ABSENT
+    """Largest entry of W over the largest singular value of W(t) - W(0), at least 1."""
+
+
+class TrajectoryMeasured(NamedTuple):
+    """ReLoRA with a frozen factor."""
+
+    weights: Float[Array, "step entry"] = ABSENT
+    """All parameters at each recorded step, P A merged."""
+    training_loss: Float[Array, "step"] = ABSENT
+    """Loss at each recorded step."""
+    trained: Int[Array, ""] = ABSENT
+    """How many numbers the method differentiates in."""
+    sum_values: Float[Array, "refreshes index"] = ABSENT
+    """Singular values of W(t) - W(0), the first matrix, after K refreshes."""
+    gap: Float[Array, "step"] = ABSENT
+    """Largest difference of the two paths, over their largest weight."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run diverged, or -1."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+
+
+TrajectoryOutcome = Outcome[TrajectoryTheory, TrajectoryMeasured]
+
+
+def predict_trajectory(case: LowRankRun) -> TrajectoryTheory:
+    """GaLore, and what its projectors say."""
+    records, condition = with_condition(
+        lambda both: problems.train(case, GALORE, both).records, (case.params, case.data)
+    )
+    refreshed, recorded = problems.refreshed(case, records), _recorded(case, records)
+    losses, values = problems.losses(case, recorded), problems.sum_values(case, records)
+    return TrajectoryTheory(
+        weights=recorded,
+        training_loss=losses,
+        trained=problems.factor_entries(case),
+        condition=condition,
+        galore_diverges_at=problems.diverges(case, losses),
+        moved=problems.moved(recorded),
+        singular_gap=refreshed.gaps,
+        rank_margin=refreshed.least,
+        independence=problems.independence(case, refreshed.bases),
+        sum_rank=problems.sum_ranks(case),
+        sum_spread=problems.sum_spread(case, values),
+        sum_rounding=problems.sum_rounding(case, records, values),
+    )
+
+
+def _recorded(case: LowRankRun, records: Float[Array, "times entries"]) -> Array:
+    """The records without those of refreshes between the recorded steps."""
+    return records[problems.at(case, case.steps)]
+
+
+def measure_trajectory(
+    case: LowRankRun, *, method: Method = RELORA_FROZEN, **how: Any
+) -> TrajectoryMeasured:
+    """ReLoRA with a frozen factor, or something else with the arguments of its run."""
+    run = problems.train(case, method, **how)
+    recorded = _recorded(case, run.records)
+    return TrajectoryMeasured(
+        weights=recorded,
+        training_loss=problems.losses(case, recorded),
+        trained=run.trained,
+        sum_values=problems.sum_values(case, run.records),
+        diverged_at=run.diverged_at,
+        step=jnp.asarray(case.steps),
+    )
+
+
+def gap(case: LowRankRun, theory: TrajectoryTheory, run: TrajectoryMeasured) -> TrajectoryMeasured:
+    """The gap between the two trajectories at each recorded step."""
+    return TrajectoryMeasured(gap=problems.distance(theory.weights, run.weights))
+
+
+# Claims ------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Paths(Protocol):
+    """Weights, losses and counts of one side."""
+
+    @property
+    def weights(self) -> Array:
+        """At each recorded step."""
+        ...
+
+    @property
+    def training_loss(self) -> Array:
+        """At each recorded step."""
+        ...
+
+    @property
+    def trained(self) -> Array:
+        """How many numbers are trained."""
+        ...
+
+
+@runtime_checkable
+class GalorePaths(Paths, problems.Watched, Protocol):
+    """Those of GaLore, with what is said of its run."""
+
+
+T = TypeVar("T", bound=GalorePaths)
+M = TypeVar("M", bound=Paths)
+
+
+def _same_path(prefix: str = "", more: str = "") -> tuple[Claim[T, M], ...]:
+    """Claims that GaLore and ReLoRA agree: of a scenario whose two sides have these fields."""
+
+    def claim(
+        name: str, statement: str, compares: Callable[[T, M], tuple[Array, Array]]
+    ) -> Claim[T, M]:
+        return Claim(
+            prefix + name,
+            statement + more,
+            compares=compares,
+            reads=lambda theory, run: (*compares(theory, run), *problems.watched(theory)),
+            applies=problems.has_rank,
+            undecided=problems.undecided,
+            condition=lambda theory: theory.condition,
+        )
+
+    return (
+        claim(
+            "weights",
+            "GaLore and ReLoRA with a frozen factor have the same weights at every step",
+            lambda theory, run: (theory.weights, run.weights),
+        ),
+        claim(
+            "training_loss",
+            "and the same loss",
+            lambda theory, run: (theory.training_loss, run.training_loss),
+        ),
+        trained_claim(prefix + "trained", lambda theory, run: (theory.trained, run.trained), more),
+    )
+
+
+INDEPENDENT = 0.1
+"""Least singular value of [P_1 ... P_K] from which its columns count as independent."""
+
+
+def _relative_values(outcome: TrajectoryOutcome) -> np.ndarray:
+    """Singular values of the sums over their largest, and 0 beyond the last: nothing is there."""
+    values = np.pad(outcome.measured.sum_values, ((0, 0), (0, 1)))
+    largest = values[:, :1]
+    return values / np.where(largest == 0, 1.0, largest)
+
+
+def _rounding(outcome: TrajectoryOutcome) -> float:
+    """Rounding of the singular values of a sum, over the largest: that of the weights."""
+    limit = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
+    return limit * float(outcome.predicted.sum_rounding)
+
+
+def _excess(outcome: TrajectoryOutcome) -> float:
+    values, ranks = _relative_values(outcome), outcome.predicted.sum_rank[:, None]
+    within = np.arange(values.shape[1]) < ranks
+    return float(np.max(values * ~within))  # a product keeps a NaN, wherever it stands
+
+
+def _wrong_ranks(outcome: TrajectoryOutcome) -> float:
+    """For how many K the rank is another one, of those whose subspaces are independent."""
+    values, independence = _relative_values(outcome), outcome.predicted.independence
+    if not (np.all(np.isfinite(values)) and np.all(np.isfinite(independence))):
+        return float("nan")
+    # What is larger than the rounding that the other claims allow is no rounding.
+    ranks = np.sum(values > _rounding(outcome), axis=1)
+    wrong = ranks != outcome.predicted.sum_rank
+    return float(np.sum(wrong & (independence >= INDEPENDENT)))
+
+
+def _visible(outcome: TrajectoryOutcome) -> str:
+    """Why ranks cannot be counted: sigma_{rK} of GaLore's own sums is near to their rounding."""
+    counted = outcome.predicted.independence >= INDEPENDENT
+    least = np.min(outcome.predicted.sum_spread[counted], initial=np.inf)
+    return "" if least > CLEARLY * _rounding(outcome) else "rank below rounding"
+
+
+# Controls ----------------------------------------------------------------------------------------
+
+
+def _nothing_moves(case: LowRankRun) -> TrajectoryMeasured:
+    """ReLoRA with both factors 0 at the start; lost, and so not seen to fail, if anything moves."""
+    run = measure_trajectory(case, method=RELORA, choose=no_factors(case.rank, case.side))
+    still = jnp.all(run.weights == run.weights[:1])
+    return TrajectoryMeasured(weights=jnp.where(still, run.weights, jnp.nan))
+
+
+def _galore(case: LowRankRun, **how: Any) -> TrajectoryTheory:
+    """GaLore with other arguments of its run."""
+    run = measure_trajectory(case, method=GALORE, **how)
+    return TrajectoryTheory(weights=run.weights, training_loss=run.training_loss)
+
+
+def _other_side(case: LowRankRun) -> TrajectoryTheory:
+    return _galore(case, side="right" if case.side == "left" else "left")
+
+
+ADAM = {"optimizer": "adam", "state": "reset", "steps": 20}
+_unmerged = partial(measure_trajectory, method=UNMERGED)
+OF_SUMS = "r times the number of refreshes against singular values of W(t) - W(0)"
+
+
+def _first_problem(settings: dict[str, Any]) -> dict[str, Any]:
+    """The first problem, on the first side unless several ranks, periods or states are swept.
+
+    The other scenarios run on the last side.
+    """
+    broad = max(len(settings[name]) for name in ("rank", "period", "state")) > 1
+    sides = settings["side"] if broad else settings["side"][:1]
+    return settings | {"problem": settings["problem"][:1], "side": sides}
+
+
+TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
+    "trajectory",
+    problems.make_run,
+    predict_trajectory,
+    measure_trajectory,
+    theory=TrajectoryTheory,
+    measured=TrajectoryMeasured,
+    claims=(
+        *_same_path(),
+        Claim(
+            "sum_excess",
+            "W(t) - W(0) has rank at most r K after K refreshes: sigma_{rK+1} = 0",
+            kind="bound",
+            residual=_excess,
+            reads=lambda theory, run: (run.sum_values, theory.sum_rank, theory.sum_rounding),
+            sides=OF_SUMS,
+            # Where r K is below the number of singular values there is one to be 0.
+            applies=lambda outcome: bool(
+                outcome.predicted.sum_rank[0] < outcome.measured.sum_values.shape[1]
+            ),
+            condition=lambda theory: theory.sum_rounding,
+        ),
+        Claim(
+            "sum_rank",
+            "and no less if the subspaces are independent: steps of rank r, a sum of rank r K",
+            kind="exact",
+            residual=_wrong_ranks,
+            reads=lambda theory, run: (
+                run.sum_values,
+                theory.sum_rank,
+                theory.independence,
+                theory.sum_spread,
+                theory.sum_rounding,
+                theory.rank_margin,
+            ),
+            applies=problems.has_rank,
+            undecided=_visible,
+            carries=False,
+            sides=OF_SUMS,
+        ),
+    ),
+    controls=(
+        Control(
+            "one_keeps_one_resets",
+            "GaLore keeps its state and ReLoRA resets it, as published",
+            "weights",
+            predict=partial(_galore, state="keep"),
+            at=ADAM,
+        ),
+        Control(
+            "pruned_state",
+            "a reset that sets 99.9 % of the moments to zero and keeps the count of steps",
+            "weights",
+            measure=lambda case: measure_trajectory(case, state=pruned(jax.random.key(0))),
+            at=ADAM,
+        ),
+        Control(
+            "no_merge",
+            "A set to zero at a refresh without a merge: the function jumps",
+            "training_loss",
+            measure=_unmerged,
+        ),
+        Control(
+            "stale_adapter",
+            "a fresh P with the A of the old one",
+            "weights",
+            measure=partial(measure_trajectory, method=STALE),
+        ),
+        Control(
+            "both_factors_trained",
+            "B = P trained as well as A, as ReLoRA does",
+            "weights",
+            measure=partial(measure_trajectory, method=RELORA),
+        ),
+        Control(
+            "both_factors_zero",
+            "both factors zero at the start: their gradients are exactly 0, and nothing moves",
+            "weights",
+            measure=_nothing_moves,
+        ),
+        Control("other_side", "GaLore on the other side", "weights", predict=_other_side),
+        Control(
+            "loss_of_other_side",
+            "the loss of GaLore on the other side",
+            "training_loss",
+            predict=_other_side,
+        ),
+        Control(
+            "galore_twice",
+            "GaLore in the place of ReLoRA",
+            "trained",
+            measure=lambda case: TrajectoryMeasured(trained=problems.train(case, GALORE).trained),
+        ),
+        Control(
+            "whole_matrices",
+            "all entries of W claimed to be trained",
+            "trained",
+            predict=lambda case: TrajectoryTheory(
+                trained=jnp.asarray(problems.flat(case.params).size)
+            ),
+        ),
+        Control(
+            "more_columns",
+            "P of r + 1 columns",
+            "sum_excess",
+            measure=lambda case: measure_trajectory(case, rank=case.rank + 1),
+        ),
+        Control(
+            "one_direction_less",
+            "the sum claimed to have a rank below r K",
+            "sum_excess",
+            predict=lambda case: TrajectoryTheory(sum_rank=problems.sum_ranks(case) - 1),
+        ),
+        Control(
+            "rank_without_merge",
+            "no merge: only the last adapter is left",
+            "sum_rank",
+            measure=_unmerged,
+        ),
+        Control(
+            "rank_of_one_adapter",
+            "the sum claimed to have the rank of one adapter",
+            "sum_rank",
+            predict=lambda case: TrajectoryTheory(
+                sum_rank=jnp.full_like(problems.sum_ranks(case), case.rank)
+            ),
+        ),
+    ),
+    hypotheses={"full_rank_gradient": problems.full_rank_gradient},
+    narrow=_first_problem,
+    compare=gap,
+    steps="steps",
+    diverges=lambda theory: theory.galore_diverges_at,
+    diverged=lambda run: run.diverged_at,
+    sides="projected gradients of W (GaLore) against gradients of A by differentiation (ReLoRA)",
+    at={"optimizer": "sgd", "side": "left", "problem": "regression", "state": "keep", "steps": 60},
+)
+
+
+def _other_problems(settings: dict[str, Any]) -> dict[str, Any]:
+    """The other problems, briefly: they amplify rounding the more the longer they are trained.
+
+    All policies are run anyway.
+    """
+    names = ("optimizer", "rank", "period", "side", "learning_rate")
+    last = {name: settings[name][-1:] for name in names}
+    steps = min(settings["steps"], 30)
+    first = {"state": settings["state"][:1]}
+    return settings | last | first | {"problem": settings["problem"][1:], "steps": steps}
+
+
+OTHER_PROBLEMS = dataclasses.replace(
+    OPTIMIZER_STATE,
+    id="other_problems",
+    predict=galore,
+    measure=relora,
+    claims=_same_path("network_", ", whether both keep, reset or transport (controls: above)"),
+    controls=(),
+    narrow=_other_problems,
+)
