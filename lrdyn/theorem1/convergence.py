@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 
 SAFETY = 2.0
 """Factor of the number of steps: escape and approach overlap, and neither is of one mode alone.
@@ -54,6 +55,7 @@ class Start(NamedTuple):
         return float(np.linalg.norm(self.last - self.first, 2))
 
 
+@checked
 def threshold(decay: float, depth: int = 2) -> float:
     """Least singular value of which a minimiser keeps something.
 
@@ -71,6 +73,7 @@ def threshold(decay: float, depth: int = 2) -> float:
     return (decay * (depth - 2)) ** (depth / (2 * depth - 2)) * (depth - 1) / (depth - 2)
 
 
+@checked
 def curvature_at_minimum(
     values: Float[np.ndarray, "n"],
     rank: int,
@@ -95,7 +98,7 @@ def curvature_at_minimum(
         >>> curvature_at_minimum(np.array([1.0, 0.75, 0.5]), 2, (3, 3), 0.125)
         Curvature(least=0.25, largest=1.75)
     """
-    values = checks.spectrum("values", values, ("n",))
+    values = checks.spectrum("values", values)
     decay, close = map(checks.nonnegative, ("decay", "close"), (decay, close))
     checks.integer("rank", rank, 1, len(values))
     checks.sizes("shape", shape, 2, 2)
@@ -114,6 +117,7 @@ def curvature_at_minimum(
     return Curvature(0.0 if degenerate else float(min(found)), float(largest))
 
 
+@checked
 def autoencoder_curvature(
     values: Float[np.ndarray, "n"], width: int, decay: float = 0.0, *, close: float = 0.0
 ) -> Curvature:
@@ -133,7 +137,7 @@ def autoencoder_curvature(
         >>> [round(e, 2) for e in autoencoder_curvature(np.array([2.0, 1.0]), 1, 1.0)]
         [2.74, 12.0]
     """
-    values = checks.spectrum("values", values, ("n",))
+    values = checks.spectrum("values", values)
     decay, close = map(checks.nonnegative, ("decay", "close"), (decay, close))
     checks.integer("width", width)
     squares = values**2
@@ -165,6 +169,7 @@ def _of_two_units(a: float, b: float, decay: float) -> np.ndarray:
     return 2 * squares + 2 * decay * apart.T @ apart
 
 
+@checked
 def sharpness(start: Start, largest: float, decay: float = 0.0) -> float:
     """Bound of the Hessian of two layers along gradient flow from a start.
 
@@ -175,13 +180,13 @@ def sharpness(start: Start, largest: float, decay: float = 0.0) -> float:
         >>> sharpness(Start(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1))), 1.0)
         4.0
     """
-    checks.fields("start", start, Start, modes=("n", "r"), first=("r", "r"), last=("r", "r"))
     largest, decay = map(checks.nonnegative, ("largest", "decay"), (largest, decay))
     most = max(largest - decay, 0.0)
     size = max(start.size, most + float(np.hypot(most, start.imbalance)))
     return 1.5 * size + start.imbalance + largest + decay
 
 
+@checked
 def steps_to_arrive(
     start: Start,
     values: Float[np.ndarray, "n"],
@@ -211,7 +216,6 @@ def steps_to_arrive(
         >>> steps_to_arrive(start, np.ones(1), (1, 1), 0.0, 0.6, 1e-6) is None
         True
     """
-    checks.fields("start", start, Start, modes=("n", "r"), first=("r", "r"), last=("r", "r"))
     rate, tolerance = map(checks.positive, ("rate", "tolerance"), (rate, tolerance))
     rank = start.modes.shape[1]
     curvature = curvature_at_minimum(values, rank, shape, decay, close=close)
@@ -227,6 +231,7 @@ def steps_to_arrive(
     return _steps(wait, curvature, rate, max(start.size / values[0], 1.0) / tolerance)
 
 
+@checked
 def autoencoder_steps(
     start: Start,
     values: Float[np.ndarray, "n"],
@@ -250,8 +255,7 @@ def autoencoder_steps(
         >>> round(autoencoder_steps(start, np.ones(1), 0.5, 0.1, 1e-6), 1)
         130.0
     """
-    values = checks.spectrum("values", values, ("n",))
-    checks.fields("start", start, Start, modes=("n", "r"), first=("r", "r"), last=("r", "r"))
+    values = checks.spectrum("values", values)
     rate, tolerance = map(checks.positive, ("rate", "tolerance"), (rate, tolerance))
     width, squares = start.modes.shape[1], values**2
     curvature = autoencoder_curvature(values, width, decay, close=close)
@@ -300,6 +304,7 @@ class End(NamedTuple):
     """P = W_L ... W_1."""
 
 
+@checked
 def distance_bound(
     end: End,
     target: Float[np.ndarray, "k d"],
@@ -330,10 +335,6 @@ def distance_bound(
         >>> distance_bound(End(root, root, 0.1 * root, zero, root), 0.9 * root, 1)
         0.05
     """
-    target = checks.floats("target", target, ("k", "d"))
-    first, last = ("r", target.shape[1]), (len(target), "r")
-    shapes = {"first": first, "last": last, "first_gradient": first, "last_gradient": last}
-    end = checks.fields("end", end, End, **shapes, product=target.shape)
     checks.integer("rank", rank)
     decay, close = map(checks.nonnegative, ("decay", "close"), (decay, close))
     if not all(np.all(np.isfinite(array)) for array in (target, *end)):
