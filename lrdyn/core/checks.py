@@ -21,6 +21,7 @@ Example:
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, lru_cache, partial, wraps
 from types import NoneType, UnionType
@@ -62,10 +63,11 @@ def refuse(name: str, got: object, wanted: str) -> NoReturn:
     raise ValueError(f"{name}: got {got}, wanted {wanted}")
 
 
-def instance(name: str, x: Any, kind: Any = Callable) -> None:
+def instance(name: str, x: Any, kind: Any = Callable) -> Any:
     """An object of a class, or a function."""
     if not isinstance(x, kind):
         refuse(name, f"type {type(x).__name__}", f"a {kind.__name__}")
+    return x
 
 
 class Kind(NamedTuple):
@@ -262,10 +264,12 @@ def layers(
     """
     _several(name, x, count or "layers")
     lengths = {} if lengths is None else lengths
-    weights, (rows, columns) = [], outside
+    last_rows, columns = outside
+    weights = []
     for place, W in enumerate(x):
+        rows = last_rows if place == len(x) - 1 else "_out"
         W = _typed(f"{name}[{place}]", W, FLOATS)
-        _shaped(f"{name}[{place}]", W, (rows if place == len(x) - 1 else "_out", columns), lengths)
+        _shaped(f"{name}[{place}]", W, (rows, columns), lengths)
         weights.append(W)
         columns = W.shape[0]
     return tuple(weights)
@@ -275,9 +279,13 @@ def layers(
 
 Check = Callable[[str, Any, Lengths], Any]
 """``check(name, x, lengths)`` returns the argument x, and adds the lengths of its axes."""
-HINTS: tuple[Any, ...] = (Float, Int, Bool, Key)
-KINDS = dict(zip([hint.dtypes for hint in HINTS], [FLOATS, INTEGERS, BOOLEANS, KEYS], strict=True))
-"""What jaxtyping's types of numbers are here."""
+HINTS: list[tuple[Any, Kind]] = [
+    (Float, FLOATS),
+    (Int, INTEGERS),
+    (Bool, BOOLEANS),
+    (Key, KEYS),
+]
+KINDS = {hint.dtypes: kind for hint, kind in HINTS}
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -298,8 +306,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     * named tuples, by the annotations of their fields, whose axes are those of the function; a
       named tuple inside of one has names of its own.
 
-    One name is one length in all arguments of a call. Of other annotations nothing is read:
-    integers are for a range, which the body checks, a tree may be any. Defaults are not checked.
+    One name is one length in all arguments of a call. Other annotations say nothing here: an
+    integer has a range, which the body checks with its kind, and a tree may be any. Nor are
+    defaults checked, and ``*args``.
 
     Raises:
         TypeError: no annotation says anything, or an axis is neither a length nor a name.
@@ -319,8 +328,10 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     for place, parameter in enumerate(parameters):
         check = _check_of(parameter.annotation)
-        if check is not None:
-            plan.append((place, parameter.name, check))
+        if check is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        keyword_only = parameter.kind is parameter.KEYWORD_ONLY
+        plan.append((sys.maxsize if keyword_only else place, parameter.name, check))
     if not plan:
         raise TypeError(f"checked: got {function}, wanted annotations that say something")
 
@@ -346,34 +357,35 @@ def _check_of(hint: Any) -> Check | None:
     if isinstance(hint, TypeVar):
         origin, parts = Union, hint.__constraints__
     if origin in (Union, UnionType):
-        return _check_of_union(parts)
+        passed = tuple(part for part in parts if part in (NoneType, int))
+        others = [part for part in parts if part not in passed]
+        of_others = _check_of(others[0]) if len(others) == 1 else _check_of_numbers(others)
+        if of_others is None or not passed:
+            return of_others
+        return lambda name, x, lengths: x if type(x) in passed else of_others(name, x, lengths)
     if origin is Annotated:
-        return partial(_check_layers, tuple(parts[1].split()))
+        outside = tuple(parts[1].split())
+        return lambda name, x, lengths: layers(x, None, name, outside, lengths)
     if origin is tuple and parts[1:] == (...,):
-        if getattr(parts[0], "dim_str", None) == "_ _":
-            return partial(_check_layers, ("_out", "_in"))
+        axes = getattr(parts[0], "dim_str", "")
+        if axes == "_ _":
+            return lambda name, x, lengths: layers(x, None, name, lengths=lengths)
         check = _check_of(parts[0])
-        return None if check is None else partial(_check_each, check)
+        return check and partial(_check_each, check, "layers" if " " in axes else "arrays")
     if origin is tuple:
         checks = [check for part in parts if (check := _check_of(part))]
         return partial(_check_places, checks) if len(checks) == len(parts) else None
-    if origin is Callable:
-        return _check_function
+    if Callable in (hint, origin):
+        return lambda name, x, lengths: instance(name, x)
     if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
         hints = get_type_hints(hint, include_extras=True)
-        checks = {name: check for name in hints if (check := _check_of(hints[name]))}
-        return partial(_check_fields, hint, checks)
+        of_fields = {name: check for name in hints if (check := _check_of(hints[name]))}
+        return partial(_check_fields, hint, of_fields)
     return _check_of_numbers([hint])
 
 
-def _check_of_union(parts: tuple[Any, ...]) -> Check | None:
-    passed = tuple(part for part in parts if part in (NoneType, int))
-    others = [part for part in parts if part not in passed]
-    check = _check_of(others[0]) if len(others) == 1 else _check_of_numbers(others)
-    return partial(_check_unless, passed, check) if passed and check else check
-
-
 def _check_of_numbers(hints: list[Any]) -> Check | None:
+    """Of numbers of one kind, of one of these shapes; None if one of them is something else."""
     kinds = [
         FLOATS if hint is float else KINDS.get(getattr(hint, "dtypes", None)) for hint in hints
     ]
@@ -398,23 +410,8 @@ def _check_numbers(kind: Kind, shapes: list[Axes], name: str, x: Any, lengths: L
     return number
 
 
-def _check_unless(
-    passed: tuple[type, ...], check: Check, name: str, x: Any, lengths: Lengths
-) -> Any:
-    return x if type(x) in passed else check(name, x, lengths)
-
-
-def _check_function(name: str, x: Any, lengths: Lengths) -> Any:
-    instance(name, x)
-    return x
-
-
-def _check_layers(outside: Axes, name: str, x: Any, lengths: Lengths) -> Any:
-    return layers(x, None, name, outside, lengths)
-
-
-def _check_each(check: Check, name: str, x: Any, lengths: Lengths) -> Any:
-    _several(name, x, "arrays")
+def _check_each(check: Check, of: str, name: str, x: Any, lengths: Lengths) -> Any:
+    _several(name, x, of)
     return tuple(check(f"{name}[{place}]", part, lengths) for place, part in enumerate(x))
 
 
