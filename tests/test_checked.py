@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import beartype
 import jax
@@ -204,14 +204,15 @@ def test_no_public_function_is_forgotten():
 
 
 def test_arguments_by_name_and_those_that_can_only_be_named():
+    function: Any = checked(shapes)
     with pytest.raises(ValueError, match=re.escape("row: got shape (2,), wanted (3,)")):
-        checked(shapes)(row=ONES(2), square=np.eye(3), matrix=I3)
+        function(row=ONES(2), square=np.eye(3), matrix=I3)
     with pytest.raises(TypeError, match=r"shapes\(\) missing 1 required keyword-only argument"):
-        checked(shapes)(I3, np.eye(3))
+        function(I3, np.eye(3))
     with pytest.raises(TypeError, match=r"shapes\(\) takes 2 positional arguments"):
-        checked(shapes)(I3, np.eye(3), "row")
-    with pytest.raises(TypeError, match=r"unexpected keyword argument 'colour'"):
-        checked(shapes)(I3, np.eye(3), row=ONES(3), colour=3)
+        function(I3, np.eye(3), "row")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        function(I3, np.eye(3), row=ONES(3), colour=3)
 
 
 def scaled(x: float | Float[Array, "n"]):

@@ -111,17 +111,19 @@ def _backward(slopes: Slopes, cotangent: Array) -> tuple[Array, Array, None]:
 _loss.defvjp(_forward, _backward)
 
 
-def _pass(mine: Float[Array, "k s"], other: Float[Array, "d s"], lines: Lines):
+def _pass(
+    factor: Float[Array, "k s"], others: Float[Array, "d s"], lines: Lines
+) -> tuple[Float[Array, ""], Float[Array, "k s"]]:
     """Loss, and its slope in the factor whose rows the lines are."""
-    rows, size = mine.shape
-    blocks = jnp.pad(mine, ((0, -rows % BLOCK), (0, 0))).reshape(-1, BLOCK, size)
+    rows, size = factor.shape
+    blocks = jnp.pad(factor, ((0, -rows % BLOCK), (0, 0))).reshape(-1, BLOCK, size)
 
     def block(loss: Array, block_and_lines: tuple[Array, Lines]) -> tuple[Array, Array]:
         own, (places, values, weights) = block_and_lines
-        factors = other[places]
+        factors = others[places]
         error = jnp.einsum("bs,bns->bn", own, factors) - values
         slope = jnp.einsum("bn,bns->bs", weights * error, factors)
         return loss + 0.5 * jnp.sum(weights * error**2), slope
 
-    loss, slopes = jax.lax.scan(block, jnp.zeros((), mine.dtype), (blocks, lines))
+    loss, slopes = jax.lax.scan(block, jnp.zeros((), factor.dtype), (blocks, lines))
     return loss, slopes.reshape(-1, size)[:rows]

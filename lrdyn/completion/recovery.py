@@ -48,8 +48,8 @@ def spread_target(key: Key[Array, ""], shape: tuple[int, int], rank: int) -> Flo
     checks.allocation({"shape": shape}, shape)
     (gaussian,) = gaussians(key, [shape])
     left, values, right = linalg.svd(gaussian)
-    kept = np.arange(rank) * min(shape) // (2 * rank)
-    return (left[:, kept] * values[kept][None, :]) @ right[kept]
+    indices = np.arange(rank) * min(shape) // (2 * rank)
+    return (left[:, indices] * values[indices][None, :]) @ right[indices]
 
 
 @checked

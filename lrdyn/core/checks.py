@@ -85,7 +85,7 @@ KEYS = Kind((jax.dtypes.prng_key,), "a random key")
 
 @cache
 def _is_type(dtype: Any, types: tuple[Any, ...]) -> bool:
-    return any(jnp.issubdtype(dtype, one) for one in types)
+    return any(jnp.issubdtype(dtype, kind) for kind in types)
 
 
 def _is(x: Any, types: tuple[Any, ...]) -> bool:

@@ -105,8 +105,8 @@ def gradient_basis(weights: Square, gradient: Float[Array, "d d"], rank: int) ->
     """
     checks.integer("rank", rank, 1, len(gradient) - 1)
     right, values = _right_subspace(gradient, rank)
-    other, _ = _right_subspace(gradient.T @ weights[0], rank)
-    both = jnp.concatenate([right, other], axis=1)
+    turned, _ = _right_subspace(gradient.T @ weights[0], rank)
+    both = jnp.concatenate([right, turned], axis=1)
     return GradientBasis(linalg.orthogonal_factor(both), values[rank] / values[rank - 1])
 
 

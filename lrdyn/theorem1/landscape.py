@@ -150,14 +150,14 @@ def smallest_curvature(
     decay = checks.nonnegative("decay", decay)
     rank, inside = sets.shape[1], members(sets, len(values))
     decay = jnp.asarray(decay, values.dtype)
-    full, some = (sets >= 0).all(axis=1), (sets >= 0).any(axis=1)
+    is_full, is_some = (sets >= 0).all(axis=1), (sets >= 0).any(axis=1)
     outside = jnp.max(jnp.where(inside, 0.0, values[None]), axis=1)
     least = jnp.min(jnp.where(inside, values[None], jnp.inf), axis=1)
     bounds = [
-        jnp.where((decay == 0) | (some & (rank >= 2)), 0.0, jnp.inf),
-        jnp.where(some & (rank == 1), 2 * jnp.minimum(decay, least - decay), jnp.inf),
-        jnp.where(some, least - outside, jnp.inf),
-        jnp.where(full, jnp.inf, decay - outside),
+        jnp.where((decay == 0) | (is_some & (rank >= 2)), 0.0, jnp.inf),
+        jnp.where(is_some & (rank == 1), 2 * jnp.minimum(decay, least - decay), jnp.inf),
+        jnp.where(is_some, least - outside, jnp.inf),
+        jnp.where(is_full, jnp.inf, decay - outside),
     ]
     return jnp.min(jnp.stack(bounds), axis=0)
 

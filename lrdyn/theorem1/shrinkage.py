@@ -173,10 +173,10 @@ def minimum(
     checks.integer("depth", depth, 2)
     first, rest = values[:rank], values[rank:]
     if depth == 2:
-        kept = jnp.where(first > decay, decay * first - 0.5 * decay**2, 0.5 * first**2)
+        costs = jnp.where(first > decay, decay * first - 0.5 * decay**2, 0.5 * first**2)
     else:
-        kept = schatten_loss(shrink(first, decay, depth), first, decay, depth)
-    return jnp.sum(kept) + 0.5 * jnp.sum(rest**2)
+        costs = schatten_loss(shrink(first, decay, depth), first, decay, depth)
+    return jnp.sum(costs) + 0.5 * jnp.sum(rest**2)
 
 
 @checked
@@ -247,5 +247,5 @@ def autoencoder_minimum(
     checks.integer("width", width)
     decay = checks.nonnegative("decay", decay)
     gains = autoencoder_gains(values[:width], decay)
-    kept = (1 - gains) ** 2 * values[:width] ** 2 + 2 * decay * gains
-    return jnp.sum(kept) + jnp.sum(values[width:] ** 2)
+    costs = (1 - gains) ** 2 * values[:width] ** 2 + 2 * decay * gains
+    return jnp.sum(costs) + jnp.sum(values[width:] ** 2)

@@ -6,7 +6,7 @@ Reference: Zhao et al., GaLore (arXiv 2403.03507), Lemma 3.3.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lrdyn.core import checks, linalg
 from lrdyn.core.checks import checked
@@ -92,9 +92,13 @@ def _require_fit(name: str, matrix: Float[Array, "m n"], modes: GradientModes) -
         checks.refuse(name, f"shape {matrix.shape}", f"{len(modes.values)} entries")
 
 
-def _slow(modes: GradientModes, tolerance: float | None):
+def _slow(modes: GradientModes, tolerance: float | None) -> Bool[Array, "mn"]:
+    """Which eigenvalues count as l_1."""
     values = modes.values
-    reach = half_of_the_digits(values.dtype) if tolerance is None else tolerance
+    if tolerance is None:
+        reach = half_of_the_digits(values.dtype)
+    else:
+        reach = checks.nonnegative("tolerance", tolerance)
     return values - values[0] <= reach * jnp.max(jnp.abs(values))
 
 
@@ -113,8 +117,6 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
         >>> [float(value) for value in spectral_edges(modes)]
         [0.0, 0.5, 1.0]
     """
-    if tolerance is not None:
-        tolerance = checks.nonnegative("tolerance", tolerance)
     values = modes.values
     others = jnp.where(_slow(modes, tolerance), values[-1], values)
     return Edges(values[0], jnp.min(others), values[-1])
@@ -132,11 +134,9 @@ def slowest_part(
         [[0.0, 1.0], [1.0, 1.0]]
     """
     _require_fit("matrix", matrix, modes)
-    if tolerance is not None:
-        tolerance = checks.nonnegative("tolerance", tolerance)
     coordinates = modes.vectors.T @ matrix.ravel()
-    kept = jnp.where(_slow(modes, tolerance), coordinates, 0.0)
-    return (modes.vectors @ kept).reshape(matrix.shape)
+    slowest = jnp.where(_slow(modes, tolerance), coordinates, 0.0)
+    return (modes.vectors @ slowest).reshape(matrix.shape)
 
 
 @checked
@@ -155,8 +155,6 @@ def misalignment(
         0.2
     """
     _require_fit("part", part, modes)
-    if tolerance is not None:
-        tolerance = checks.nonnegative("tolerance", tolerance)
     left, _, right = linalg.svd(part)
     pair = left[:, :1] @ right[:1]
     return jnp.linalg.norm(pair - slowest_part(modes, pair, tolerance))
