@@ -125,11 +125,11 @@ WRONG = {
     "no fields": (fields, (I2, I2), ONES(2), "pair: got type tuple, wanted a Pair"),
     "a field": (
         fields,
-        Pair(I2, np.ones(2)),
+        Pair(I2, jnp.ones(2)),
         I2,
         "pair.places: got dtype float64, wanted integers",
     ),
-    "two fields": (fields, Pair(I2, np.arange(3)), I2, "pair.places: got shape (3,), wanted (2,)"),
+    "two fields": (fields, Pair(I2, jnp.arange(3)), I2, "pair.places: got shape (3,), wanted (2,)"),
     "a field's": (fields, PAIR, ONES(3), "rest: got shape (3,), wanted (2,)"),
     "inside": (
         nested,

@@ -371,10 +371,10 @@ def _check_of(hint: Any) -> Check | None:
         if axes == "_ _":
             return lambda name, x, lengths: layers(x, None, name, lengths=lengths)
         check = _check_of(parts[0])
-        return check and partial(_check_each, check, "layers" if " " in axes else "arrays")
+        return check and partial(_check_tuple, [check], "layers" if " " in axes else "arrays")
     if origin is tuple:
         checks = [check for part in parts if (check := _check_of(part))]
-        return partial(_check_places, checks) if len(checks) == len(parts) else None
+        return partial(_check_tuple, checks, len(parts)) if len(checks) == len(parts) else None
     if Callable in (hint, origin):
         return lambda name, x, lengths: instance(name, x)
     if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
@@ -410,16 +410,14 @@ def _check_numbers(kind: Kind, shapes: list[Axes], name: str, x: Any, lengths: L
     return number
 
 
-def _check_each(check: Check, of: str, name: str, x: Any, lengths: Lengths) -> Any:
-    _several(name, x, of)
-    return tuple(check(f"{name}[{place}]", part, lengths) for place, part in enumerate(x))
-
-
-def _check_places(checks: list[Check], name: str, x: Any, lengths: Lengths) -> Any:
-    _several(name, x, len(checks))
+def _check_tuple(
+    checks: list[Check], wanted: int | str, name: str, x: Any, lengths: Lengths
+) -> Any:
+    """A check for each of so many, or one for all."""
+    _several(name, x, wanted)
+    parts = zip(checks if isinstance(wanted, int) else checks * len(x), x, strict=True)
     return tuple(
-        check(f"{name}[{place}]", part, lengths)
-        for place, (check, part) in enumerate(zip(checks, x, strict=True))
+        check(f"{name}[{place}]", part, lengths) for place, (check, part) in enumerate(parts)
     )
 
 
