@@ -69,7 +69,7 @@ def several(
     return accept(two, square)
 
 
-def batches(x: Float[Array, "*batch d"], y: Float[Array, "*batch"], z: Float[Array, "... 3"]):
+def batches(x: Float[Array, "*batch d"], y: Float[Array, "*batch"], z: Float[Array, "*_ 3"]):
     return accept(x, y, z)
 
 

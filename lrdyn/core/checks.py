@@ -51,7 +51,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Axes = tuple[int | str, ...]
 Lengths = dict[str, Any]
-"""Of the axes met so far, by name: an integer, or the lengths that a ``*name`` stands for."""
+"""Lengths of the axes met so far, by name; those of a ``*name`` are a tuple."""
 
 
 class OutsideDomain(ValueError):
@@ -385,7 +385,7 @@ def _check_of(hint: Any) -> Check | None:
 
 
 def _check_of_numbers(hints: list[Any]) -> Check | None:
-    """Of numbers of one kind, of one of these shapes; None if one of them is something else."""
+    """What checks numbers of one kind and several shapes; None where these are not all numbers."""
     kinds = [
         FLOATS if hint is float else KINDS.get(getattr(hint, "dtypes", None)) for hint in hints
     ]
@@ -397,6 +397,7 @@ def _check_of_numbers(hints: list[Any]) -> Check | None:
         for word in words:
             if not (word == "..." or word.removeprefix("*").isidentifier() or word.isdecimal()):
                 raise TypeError(f"axis: got {word!r} in {hint}, wanted a length or a name")
+        words = ["..." if word.startswith("*_") else word for word in words]
         shapes.append(tuple(int(word) if word.isdecimal() else word for word in words))
     return partial(_check_numbers, kinds[0], shapes)
 
@@ -404,7 +405,7 @@ def _check_of_numbers(hints: list[Any]) -> Check | None:
 def _check_numbers(kind: Kind, shapes: list[Axes], name: str, x: Any, lengths: Lengths) -> Any:
     number = _typed(name, x, kind)
     axes = shapes[0]
-    if len(shapes) > 1:
+    if len(shapes) > 1:  # the message says what comes nearest
         axes = min(shapes, key=lambda axes: abs(len(axes) - np.ndim(x)))
     _shaped(name, x, axes, lengths)
     return number
@@ -422,12 +423,14 @@ def _check_tuple(
 
 
 def _check_fields(kind: type, checks: dict[str, Check], name: str, x: Any, lengths: Lengths) -> Any:
+    """A named tuple whose fields fit, its own names among those of the function."""
     instance(name, x, kind)
     changed = {}
     for field, check in checks.items():
         value = getattr(x, field)
-        of_its_own = hasattr(value, "_fields")
-        fitting = check(f"{name}.{field}", value, {} if of_its_own else lengths)
+        # Two of one class inside of x, such as rows and columns, may differ in size.
+        apart = hasattr(value, "_fields")
+        fitting = check(f"{name}.{field}", value, {} if apart else lengths)
         if fitting is not value:
             changed[field] = fitting
     return x._replace(**changed) if changed else x
