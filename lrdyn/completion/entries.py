@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.core.factorization import end_to_end
-from lrdyn.corollary1.compression import CompressedNetwork, checked_network
+from lrdyn.corollary1.compression import CompressedNetwork
 
 BLOCK = 4
 """Rows at a time: with a few hundred entries each and s = 10 their factors stay in the cache."""
@@ -33,6 +34,7 @@ class ObservedEntries(NamedTuple):
     columns: Lines
 
 
+@checked
 def observed_entries(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> ObservedEntries:
     """List the observed entries of a matrix.
 
@@ -48,28 +50,28 @@ def observed_entries(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> 
         >>> entries.rows.values.shape, float(entries.rows.weights.sum())
         ((2, 4, 1), 1.0)
     """
-    target = checks.floats("target", target, ("k", "d"))
-    mask = checks.floats("mask", mask, target.shape)
-    seen, values = np.asarray(mask) > 0, np.asarray(target)
-    if not seen.any():
-        raise ValueError("mask: got no observed entry, wanted at least one")
-    return ObservedEntries(_lines(seen, values), _lines(seen.T, values.T))
+    observed, values = np.asarray(mask) > 0, np.asarray(target)
+    if not observed.any():
+        checks.refuse("mask", "no observed entry", "at least one")
+    return ObservedEntries(_lines(observed, values), _lines(observed.T, values.T))
 
 
-def _lines(seen: np.ndarray, values: np.ndarray) -> Lines:
-    longest = int(seen.sum(1).max())
-    places = np.argsort(~seen, axis=1, kind="stable")[:, :longest].astype(np.int32)
-    there = np.take_along_axis(seen, places, 1)
-    found = np.where(there, np.take_along_axis(values, places, 1), 0.0).astype(values.dtype)
-    weights = (there / seen.sum()).astype(values.dtype)
+def _lines(observed: np.ndarray, values: np.ndarray) -> Lines:
+    longest = int(observed.sum(1).max())
+    # The places of a line's observed entries come first; the others only pad it.
+    places = np.argsort(~observed, axis=1, kind="stable")[:, :longest].astype(np.int32)
+    is_entry = np.take_along_axis(observed, places, 1)
+    entries = np.where(is_entry, np.take_along_axis(values, places, 1), 0.0).astype(values.dtype)
+    weights = (is_entry / observed.sum()).astype(values.dtype)
 
-    def blocked(entries: np.ndarray) -> Array:
-        padded = np.pad(entries, ((0, -len(seen) % BLOCK), (0, 0)))
+    def blocked(lines: np.ndarray) -> Array:
+        padded = np.pad(lines, ((0, -len(observed) % BLOCK), (0, 0)))
         return jnp.asarray(padded.reshape(-1, BLOCK, longest))
 
-    return Lines(blocked(places), blocked(found), blocked(weights))
+    return Lines(blocked(places), blocked(entries), blocked(weights))
 
 
+@checked
 def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[Array, ""]:
     """:func:`lrdyn.completion.completion_loss`, ``1/2 ||M * (f_C - Phi)||^2 / sum M``, by entries.
 
@@ -83,8 +85,6 @@ def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[
         >>> float(entries_loss(spectral_network(jnp.eye(4), 2, 1.0), entries))
         0.0625
     """
-    network = checked_network(network)
-    checks.instance("entries", entries, ObservedEntries)
     for factor, lines in zip((network.left, network.right), entries, strict=True):
         checks.integer("rows of a factor of network", len(factor), 1, BLOCK * len(lines.values))
     left = network.left @ end_to_end(network.inner)
@@ -111,17 +111,19 @@ def _backward(slopes: Slopes, cotangent: Array) -> tuple[Array, Array, None]:
 _loss.defvjp(_forward, _backward)
 
 
-def _pass(mine: Float[Array, "k s"], other: Float[Array, "d s"], lines: Lines):
+def _pass(
+    factor: Float[Array, "k s"], others: Float[Array, "d s"], lines: Lines
+) -> tuple[Float[Array, ""], Float[Array, "k s"]]:
     """Loss, and its slope in the factor whose rows the lines are."""
-    rows, size = mine.shape
-    blocks = jnp.pad(mine, ((0, -rows % BLOCK), (0, 0))).reshape(-1, BLOCK, size)
+    rows, size = factor.shape
+    blocks = jnp.pad(factor, ((0, -rows % BLOCK), (0, 0))).reshape(-1, BLOCK, size)
 
     def block(loss: Array, block_and_lines: tuple[Array, Lines]) -> tuple[Array, Array]:
         own, (places, values, weights) = block_and_lines
-        factors = other[places]
+        factors = others[places]
         error = jnp.einsum("bs,bns->bn", own, factors) - values
         slope = jnp.einsum("bn,bns->bs", weights * error, factors)
         return loss + 0.5 * jnp.sum(weights * error**2), slope
 
-    loss, slopes = jax.lax.scan(block, jnp.zeros((), mine.dtype), (blocks, lines))
+    loss, slopes = jax.lax.scan(block, jnp.zeros((), factor.dtype), (blocks, lines))
     return loss, slopes.reshape(-1, size)[:rows]

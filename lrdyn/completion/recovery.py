@@ -16,12 +16,14 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Scalar
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.masking import masked_loss
-from lrdyn.corollary1.compression import CompressedNetwork, checked_network, compressed_product
+from lrdyn.corollary1.compression import CompressedNetwork, compressed_product
 
 
+@checked
 def spread_target(key: Key[Array, ""], shape: tuple[int, int], rank: int) -> Float[Array, "k d"]:
     """Rank-r part of a standard Gaussian matrix with evenly spread singular triplets.
 
@@ -41,16 +43,16 @@ def spread_target(key: Key[Array, ""], shape: tuple[int, int], rank: int) -> Flo
         >>> int(jnp.linalg.matrix_rank(spread_target(jax.random.key(0), (12, 12), 3)))
         3
     """
-    checks.key(key)
     checks.sizes("shape", shape, 2, 2)
     checks.integer("rank", rank, 1, min(shape) // 2)
     checks.allocation({"shape": shape}, shape)
     (gaussian,) = gaussians(key, [shape])
     left, values, right = linalg.svd(gaussian)
-    kept = np.arange(rank) * min(shape) // (2 * rank)
-    return (left[:, kept] * values[kept][None, :]) @ right[kept]
+    indices = np.arange(rank) * min(shape) // (2 * rank)
+    return (left[:, indices] * values[indices][None, :]) @ right[indices]
 
 
+@checked
 def surrogate(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> Float[Array, "k d"]:
     """Unbiased estimate of a target from its observed entries, ``M * Phi / p``.
 
@@ -58,11 +60,10 @@ def surrogate(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> Float[A
         >>> surrogate(jnp.ones((2, 2)), jnp.eye(2)).tolist()
         [[2.0, 0.0], [0.0, 2.0]]
     """
-    target = checks.floats("target", target, ("k", "d"))
-    mask = checks.floats("mask", mask, target.shape)
     return mask * target / jnp.mean(mask)
 
 
+@checked
 def sensing_loss(
     product: Float[Array, "k d"], measurements: Float[Array, "m k d"], values: Float[Array, "m"]
 ) -> Float[Array, ""]:
@@ -74,12 +75,10 @@ def sensing_loss(
         >>> float(sensing_loss(jnp.eye(2), jnp.ones((1, 2, 2)), jnp.zeros(1)))
         2.0
     """
-    product = checks.floats("product", product, ("k", "d"))
-    measurements = checks.floats("measurements", measurements, ("m", *product.shape))
-    values = checks.floats("values", values, measurements.shape[:1])
     return 0.5 * jnp.mean((sense(measurements, product) - values) ** 2)
 
 
+@checked
 def sense(measurements: Float[Array, "m k d"], target: Float[Array, "k d"]) -> Float[Array, "m"]:
     """Linear measurements of a matrix, ``y_i = <A_i, Phi>``.
 
@@ -87,11 +86,10 @@ def sense(measurements: Float[Array, "m k d"], target: Float[Array, "k d"]) -> F
         >>> sense(jnp.ones((2, 2, 2)), jnp.eye(2)).tolist()
         [2.0, 2.0]
     """
-    target = checks.floats("target", target, ("k", "d"))
-    measurements = checks.floats("measurements", measurements, ("m", *target.shape))
     return measurements.reshape(len(measurements), -1) @ target.ravel()
 
 
+@checked
 def sensing_surrogate(
     measurements: Float[Array, "m k d"], values: Float[Array, "m"]
 ) -> Float[Array, "k d"]:
@@ -101,11 +99,10 @@ def sensing_surrogate(
         >>> sensing_surrogate(jnp.ones((2, 1, 1)), jnp.array([1.0, 2.0])).tolist()
         [[1.5]]
     """
-    measurements = checks.floats("measurements", measurements, ("m", "k", "d"))
-    values = checks.floats("values", values, measurements.shape[:1])
     return jnp.tensordot(values, measurements, 1) / len(values)
 
 
+@checked
 def spectral_network(
     matrix: Float[Array, "k d"], size: int, scale: Scalar, depth: int = 3
 ) -> CompressedNetwork:
@@ -127,7 +124,6 @@ def spectral_network(
         >>> [len(network.inner), network.left.shape, network.right.shape]
         [1, (4, 2), (4, 2)]
     """
-    matrix = checks.floats("matrix", matrix, ("k", "d"))
     checks.integer("size", size, 1, min(matrix.shape))
     scale = checks.nonnegative("scale", scale)
     checks.integer("depth", depth, 3)
@@ -137,6 +133,7 @@ def spectral_network(
     return CompressedNetwork(scale * left[:, :size], (inner,) * (depth - 2), scale * right[:size].T)
 
 
+@checked
 def observed_loss(
     product: Float[Array, "k d"], target: Float[Array, "k d"], mask: Float[Array, "k d"]
 ) -> Float[Array, ""]:
@@ -146,12 +143,10 @@ def observed_loss(
         >>> float(observed_loss(jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.eye(2)))
         0.5
     """
-    product = checks.floats("product", product, ("k", "d"))
-    target = checks.floats("target", target, product.shape)
-    mask = checks.floats("mask", mask, product.shape)
     return masked_loss((product,), target, mask) / jnp.sum(mask)
 
 
+@checked
 def recovery_error(product: Float[Array, "k d"], target: Float[Array, "k d"]) -> Float[Array, ""]:
     """Relative distance to the whole target, ``||f - Phi||_F / ||Phi||_F``.
 
@@ -159,11 +154,10 @@ def recovery_error(product: Float[Array, "k d"], target: Float[Array, "k d"]) ->
         >>> float(recovery_error(jnp.zeros((2, 2)), jnp.eye(2)))
         1.0
     """
-    product = checks.floats("product", product, ("k", "d"))
-    target = checks.floats("target", target, product.shape)
     return jnp.linalg.norm(product - target) / jnp.linalg.norm(target)
 
 
+@checked
 def completion_loss(
     network: CompressedNetwork, target: Float[Array, "k d"], mask: Float[Array, "k d"]
 ) -> Float[Array, ""]:
@@ -174,12 +168,10 @@ def completion_loss(
         >>> float(completion_loss(network, jnp.eye(4), jnp.ones((4, 4))))
         0.0625
     """
-    network = checked_network(network)
-    target = checks.floats("target", target, (len(network.left), len(network.right)))
-    mask = checks.floats("mask", mask, target.shape)
     return observed_loss(compressed_product(network), target, mask)
 
 
+@checked
 def sharpness(
     target: Float[Array, "k d"],
     rank: int,
@@ -204,9 +196,7 @@ def sharpness(
         >>> round(float(sharpness(jnp.diag(jnp.array([8.0, 0.0])), 1, lambda X: X)), 3)
         48.0
     """
-    target = checks.floats("target", target, ("k", "d"))
     checks.integer("rank", rank, 1, min(target.shape))
-    checks.instance("curvature", curvature)
     checks.integer("iterations", iterations)
     left, values, right = linalg.svd(target)
     U, s, V = left[:, :rank], values[:rank][None, :], right[:rank].T
@@ -223,6 +213,7 @@ def sharpness(
     return jnp.linalg.norm(flow(top))
 
 
+@checked
 def discrepant_rates(learning_rate: Scalar, ratio: Scalar) -> optax.GradientTransformation:
     """Gradient descent on a compressed network: eta inside, ``ratio * eta`` for the outer factors.
 

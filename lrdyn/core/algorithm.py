@@ -12,7 +12,7 @@ import jax
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from lrdyn.core import checks
+from lrdyn.core.checks import checked
 
 Cost = Callable[[PyTree], tuple[Float[Array, ""], Any]]
 """Maps the trained arrays to the loss and to whatever else comes of computing it."""
@@ -33,6 +33,7 @@ class Algorithm(NamedTuple):
     """In steps; 0 to refresh at the start alone."""
 
 
+@checked
 def of_optimizer(optimizer: optax.GradientTransformation) -> Algorithm:
     """Descend along what an optimiser makes of the gradient.
 
@@ -43,7 +44,6 @@ def of_optimizer(optimizer: optax.GradientTransformation) -> Algorithm:
         >>> float(value), float(rule.weights(held))
         (0.5, 0.5)
     """
-    checks.instance("optimizer", optimizer, optax.GradientTransformation)
 
     def step(cost: Cost, held: PyTree) -> tuple[Float[Array, ""], Any, PyTree]:
         weights, inner = held

@@ -1,10 +1,14 @@
 """Checks at the door of a public function: a wrong argument is named before anything is traced.
 
-Of a traced argument a check looks at shape and type alone, so that it costs a program nothing;
-numbers are looked at where they are there to be read. Each check returns its argument: one that
-fits as it is, integers as floats where floats are wanted. Every failure is a ValueError. An axis of
-``axes`` is a length, or a name for any length but 0: the same name, the same length. ``"..."`` in
-front stands for any further axes.
+:func:`checked` reads kinds and shapes off the annotations of a function. What an annotation does
+not say, the domain of a number above all, the body checks by the other functions here. Of a traced
+argument a check looks at shape and type alone, so that it costs a program nothing; numbers are
+looked at where they are there to be read. Each check returns its argument: one that fits as it is,
+integers as floats where floats are wanted. Every failure is a ValueError.
+
+An axis, of ``axes`` or of an annotation, is a length, or a name for any length but 0: the same
+name, the same length, but for names that begin with ``_``. ``"..."`` stands for any further axes,
+``"*name"`` for the same ones wherever it stands.
 
 Example:
     >>> floats("target", jnp.ones((1, 4)), (4, 4))
@@ -15,17 +19,39 @@ Example:
     lrdyn.core.checks.OutsideDomain: decay: got -1.0, wanted >= 0
 """
 
+import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Any, NoReturn
+from functools import cache, lru_cache, partial, wraps
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    NamedTuple,
+    NoReturn,
+    ParamSpec,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Bool, Float, Int, Key
 
 from lrdyn.system.memory_limit import memory, size_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Axes = tuple[int | str, ...]
+Lengths = dict[str, Any]
+"""Lengths of the axes met so far, by name; those of a ``*name`` are a tuple."""
 
 
 class OutsideDomain(ValueError):
@@ -37,65 +63,153 @@ def refuse(name: str, got: object, wanted: str) -> NoReturn:
     raise ValueError(f"{name}: got {got}, wanted {wanted}")
 
 
-def instance(name: str, x: Any, kind: Any = Callable) -> None:
+def instance(name: str, x: Any, kind: Any = Callable) -> Any:
     """An object of a class, or a function."""
     if not isinstance(x, kind):
         refuse(name, f"type {type(x).__name__}", f"a {kind.__name__}")
+    return x
 
 
-def _is(x: Any, kind: Any) -> bool:
-    known = hasattr(x, "dtype") or type(x) in (int, float)
-    return known and jnp.issubdtype(getattr(x, "dtype", type(x)), kind)
+class Kind(NamedTuple):
+    """Types of numbers, as JAX has them, and their name in a message."""
+
+    types: tuple[Any, ...]
+    wanted: str
 
 
-def _number(name: str, x: Any, axes: tuple, kinds: Any, wanted: str, inside: Any, domain: str):
-    """A number or an array of one of these kinds, of this shape and inside a domain."""
-    if not any(_is(x, kind) for kind in kinds):
+FLOATS = Kind((jnp.floating, jnp.integer), "floating-point numbers")
+INTEGERS = Kind((jnp.integer,), "integers")
+BOOLEANS = Kind((jnp.bool_,), "booleans")
+KEYS = Kind((jax.dtypes.prng_key,), "a random key")
+
+
+@cache
+def _is_type(dtype: Any, types: tuple[Any, ...]) -> bool:
+    return any(jnp.issubdtype(dtype, kind) for kind in types)
+
+
+def _is(x: Any, types: tuple[Any, ...]) -> bool:
+    """Whether x is an array, or a number of Python's, of one of these types."""
+    dtype = getattr(x, "dtype", type(x) if type(x) in (int, float) else None)
+    return dtype is not None and _is_type(dtype, types)
+
+
+def _typed(name: str, x: Any, kind: Kind) -> Any:
+    """Numbers of a kind."""
+    if not _is(x, kind.types):
         got = f"dtype {x.dtype}" if hasattr(x, "dtype") else f"type {type(x).__name__}"
-        refuse(name, x if type(x) is float else got, wanted)
-    found, last = np.shape(x), tuple(axis for axis in axes if axis != "...")
-    tail = found[max(len(found) - len(last), 0) :]
-    named = {a: n for a, n in zip(last, tail, strict=False) if isinstance(a, str)}
-    fits = tail == tuple(named.get(axis, axis) for axis in last) and 0 not in found
-    if not fits or ("..." not in axes and tail != found):
-        refuse(name, f"shape {found}", str(axes).replace("'", ""))
+        refuse(name, x if type(x) is float else got, kind.wanted)
+    # A product with a weak 1.0: the other arguments decide the precision.
+    return 1.0 * x if kind is FLOATS and not _is(x, (jnp.floating,)) else x
+
+
+@lru_cache(maxsize=1024)
+def _split(axes: Axes) -> tuple[Axes, str | None, Axes]:
+    """Axes before and after the one that stands for several."""
+    for place, axis in enumerate(axes):
+        if isinstance(axis, str) and (axis == "..." or axis.startswith("*")):
+            return axes[:place], axis, axes[place + 1 :]
+    return axes, None, ()
+
+
+def _shaped(name: str, x: Any, axes: Axes, lengths: Lengths) -> None:
+    """Refuse an array whose axes are not as long as those of their names; add the new ones."""
+    shape = np.shape(x)
+    first, several, last = _split(axes)
+    end = len(shape) - len(last)
+    fits = 0 not in shape and (end >= len(first) if several else end == len(first))
+    new: Lengths = {}
+    for axis, length in zip(first + last, shape[: len(first)] + shape[end:], strict=False):
+        if isinstance(axis, int):
+            fits &= axis == length
+        elif axis[0] != "_":
+            fits &= lengths.get(axis, new.setdefault(axis, length)) == length == new[axis]
+    if several and several != "...":
+        new[several] = shape[len(first) : end]
+        fits &= lengths.get(several, new[several]) == new[several]
+    if not fits:
+        refuse(name, f"shape {shape}", _text_of(axes, lengths))
+    lengths.update(new)
+
+
+def _text_of(axes: Axes, lengths: Lengths) -> str:
+    """Lengths where they are known, and names."""
+    wanted: list[Any] = []
+    for axis in axes:
+        known = axis if isinstance(axis, int) else lengths.get(axis, axis)
+        if isinstance(known, str):
+            known = "..." if known.startswith("*") else known.lstrip("_") or "_"
+        wanted += known if isinstance(known, tuple) else [known]
+    return str(tuple(wanted)).replace("'", "")
+
+
+def _number(
+    name: str, x: Any, axes: Axes, kind: Kind, inside: Callable[[Any], Any] | None, domain: str
+) -> Any:
+    """A number or an array of a kind, of this shape and inside a domain."""
+    number = _typed(name, x, kind)
+    _shaped(name, x, axes, {})
     if inside and not isinstance(x, Tracer) and not np.all(inside(np.asarray(x))):
         raise OutsideDomain(f"{name}: got {np.asarray(x).tolist()}, wanted {domain}")
-    # A product with a weak 1.0: the other arguments decide the precision.
-    return 1.0 * x if jnp.floating in kinds and not _is(x, jnp.floating) else x
+    return number
 
 
-def floats(name: str, x: Any, axes: tuple = (), inside: Any = None, domain: str = "") -> Any:
+def floats(
+    name: str,
+    x: Any,
+    axes: Axes = (),
+    inside: Callable[[Any], Any] | None = None,
+    domain: str = "",
+) -> Any:
     """Floating-point numbers of this shape, from integers too."""
-    kinds = (jnp.floating, jnp.integer)
-    return _number(name, x, axes, kinds, "floating-point numbers", inside, domain)
+    return _number(name, x, axes, FLOATS, inside, domain)
 
 
 nonnegative = partial(floats, inside=lambda x: x >= 0, domain=">= 0")
 positive = partial(floats, inside=lambda x: (x > 0) & (x < np.inf), domain="> 0")
 fraction = partial(floats, inside=lambda x: (x > 0) & (x <= 1), domain="above 0, at most 1")
-# A NaN, as of a run that diverged, goes on to what is made of it.
-spectrum = partial(floats, inside=lambda x: ~(x < 0), domain="none below 0")
 
 
-def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: tuple = ()) -> Any:
+def spectrum(name: str, x: Any, axes: Axes = ("...",)) -> Any:
+    """Singular values; a NaN, as of a run that diverged, goes on to what is made of it."""
+    return floats(name, x, axes, lambda x: ~(x < 0), "none below 0")
+
+
+def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: Axes = ()) -> Any:
     """Integers from ``low`` to ``high``, which have room in 64 bits."""
     if type(x) is int and x >= 2**63:
         refuse(name, x, f"an integer below {2**63 if high is None else high + 1}")
     domain = f"at least {low}" if high is None else f"{low} to {high}"
-    wanted, inside = f"an integer, {domain}", lambda x: (low <= x) & (high is None or x <= high)
-    return _number(name, x, axes, (jnp.integer,), wanted, inside, domain)
+    kind = Kind(INTEGERS.types, f"an integer, {domain}")
+
+    def inside(x: Any) -> Any:
+        return (low <= x) & (high is None or x <= high)
+
+    return _number(name, x, axes, kind, inside, domain)
 
 
-def booleans(name: str, x: Any, axes: tuple = ()) -> Any:
+def booleans(name: str, x: Any, axes: Axes = ()) -> Any:
     """Truth values."""
-    return _number(name, x, axes, (jnp.bool_,), "booleans", None, "")
+    return _number(name, x, axes, BOOLEANS, None, "")
+
+
+def key(x: Any) -> Any:
+    """One random key."""
+    return _number("key", x, (), KEYS, None, "")
+
+
+def steps(x: Any) -> Any:
+    """Step numbers, which have room in 32 bits."""
+    x, wanted = np.array(x) if isinstance(x, tuple | list) else x, "increasing integers >= 0"
+    gaps = partial(np.diff, prepend=-1, append=np.int64(2**31))
+    kind = Kind(INTEGERS.types, wanted)
+    return _number("steps", x, ("times",), kind, lambda x: gaps(x) > 0, wanted)
 
 
 def sizes(name: str, x: Any, least: int, most: int | None = None) -> None:
     """So many lengths, each 1 or more."""
     good = isinstance(x, tuple | list) and least <= len(x) <= (most or len(x))
-    if not good or not all(_is(n, jnp.integer) and np.shape(n) == () and n >= 1 for n in x):
+    if not good or not all(_is(n, INTEGERS.types) and np.shape(n) == () and n >= 1 for n in x):
         refuse(name, x, f"{least}{'' if least == most else ' or more'} integers >= 1")
 
 
@@ -129,36 +243,194 @@ def allocation(given: Mapping[str, Any], *shapes: Iterable[int], dtype: Any = fl
         refuse(name, taken, f"at most {size_of(memory())}")
 
 
-def steps(x: Any) -> Any:
-    """Step numbers, which have room in 32 bits."""
-    x, wanted = np.array(x) if isinstance(x, tuple | list) else x, "increasing integers >= 0"
-    gaps = partial(np.diff, prepend=-1, append=np.int64(2**31))
-    return _number("steps", x, ("times",), (jnp.integer,), wanted, lambda x: gaps(x) > 0, wanted)
+def _several(name: str, x: Any, wanted: int | str) -> None:
+    """A tuple or list of so many, or of one or more of what is wanted."""
+    size = len(x) if isinstance(x, tuple | list) else np.size(x)
+    fits = size == wanted if isinstance(wanted, int) else size > 0
+    if not isinstance(x, tuple | list) or not fits:
+        refuse(name, f"a {type(x).__name__} of {size}", f"a tuple of {wanted}")
 
 
-def key(x: Any) -> Any:
-    """One random key."""
-    return _number("key", x, (), (jax.dtypes.prng_key,), "a random key", None, "")
+def layers(
+    x: Any,
+    count: int | None = None,
+    name: str = "weights",
+    outside: Axes = ("_out", "_in"),
+    lengths: Lengths | None = None,
+) -> tuple:
+    """``count`` layers (W_1, ..., W_L), each with as many columns as the one before has rows.
 
-
-def fields(name: str, x: Any, kind: type, **axes: tuple) -> Any:
-    """A named tuple whose arrays have such shapes: one name is one length in all of them."""
-    instance(name, x, kind)
-    lengths: dict[Any, int] = {}
-    for field, letters in axes.items():
-        wanted = tuple(lengths.get(a, a) for a in letters)
-        x = x._replace(**{field: floats(f"{name}.{field}", getattr(x, field), wanted)})
-        lengths |= dict(zip(letters, np.shape(getattr(x, field)), strict=True))
-    return x
-
-
-def layers(x: Any, count: int | None = None, name: str = "weights") -> tuple:
-    """``count`` layers (W_1, ..., W_L), each with as many columns as the one before has rows."""
-    if not isinstance(x, tuple | list) or len(x) != (count or len(x) or 1):
-        size = len(x) if isinstance(x, tuple | list) else np.size(x)
-        refuse(name, f"a {type(x).__name__} of {size}", f"a tuple of {count or 'layers'}")
-    found, columns = [], "in"
+    ``outside`` are the axes of their product.
+    """
+    _several(name, x, count or "layers")
+    lengths = {} if lengths is None else lengths
+    last_rows, columns = outside
+    weights = []
     for place, W in enumerate(x):
-        found.append(floats(f"{name}[{place}]", W, ("out", columns)))
+        rows = last_rows if place == len(x) - 1 else "_out"
+        W = _typed(f"{name}[{place}]", W, FLOATS)
+        _shaped(f"{name}[{place}]", W, (rows, columns), lengths)
+        weights.append(W)
         columns = W.shape[0]
-    return tuple(found)
+    return tuple(weights)
+
+
+# What the annotations of a function say ------------------------------------------------------
+
+Check = Callable[[str, Any, Lengths], Any]
+"""``check(name, x, lengths)`` returns the argument x, and adds the lengths of its axes."""
+HINTS: list[tuple[Any, Kind]] = [
+    (Float, FLOATS),
+    (Int, INTEGERS),
+    (Bool, BOOLEANS),
+    (Key, KEYS),
+]
+KINDS = {hint.dtypes: kind for hint, kind in HINTS}
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Check the arguments of a function by its annotations, which are read once.
+
+    They are checked in the order in which they stand, and passed on as the checks return them.
+    These annotations say something:
+
+    * ``Float[Array, "k d"]`` with ``Int``, ``Bool`` or ``Key`` in its place, of JAX or NumPy:
+      kind and shape; ``float`` is a number without axes;
+    * unions of these, of which that with the nearest number of axes counts, and unions with None
+      and with ``int``, of which both stay what they are;
+    * ``Callable``;
+    * :data:`lrdyn.core.Weights`: layers each of which has as many columns as the one before has
+      rows; ``Annotated[Weights, "k d"]`` names the axes of their product;
+    * other tuples of arrays: two layers are ``tuple[Float[Array, "h d"], Float[Array, "k h"]]``,
+      square ones of one size ``tuple[Float[Array, "d d"], ...]``;
+    * named tuples, by the annotations of their fields, whose axes are those of the function; a
+      named tuple inside of one has names of its own.
+
+    One name is one length in all arguments of a call. Other annotations say nothing here: an
+    integer has a range, which the body checks with its kind, and a tree may be any. Nor are
+    defaults checked, and ``*args``.
+
+    Raises:
+        TypeError: no annotation says anything, or an axis is neither a length nor a name.
+
+    Example:
+        >>> from jaxtyping import Array
+        >>> @checked
+        ... def apply(matrix: Float[Array, "k d"], vector: Float[Array, "d"]) -> Array:
+        ...     return matrix @ vector
+        >>> apply(jnp.eye(2), jnp.arange(2)).tolist()
+        [0.0, 1.0]
+        >>> apply(jnp.eye(2), jnp.ones(3))
+        Traceback (most recent call last):
+        ValueError: vector: got shape (3,), wanted (2,)
+    """
+    plan: list[tuple[int, str, Check]] = []
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    for place, parameter in enumerate(parameters):
+        check = _check_of(parameter.annotation)
+        if check is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        keyword_only = parameter.kind is parameter.KEYWORD_ONLY
+        plan.append((sys.maxsize if keyword_only else place, parameter.name, check))
+    if not plan:
+        raise TypeError(f"checked: got {function}, wanted annotations that say something")
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        positional: list[Any] = list(args)
+        named: dict[str, Any] = kwargs
+        lengths: Lengths = {}
+        # What is missing, too many or unknown is left to Python, which says so.
+        for place, name, check in plan:
+            if place < len(positional):
+                positional[place] = check(name, positional[place], lengths)
+            elif name in named:
+                named[name] = check(name, named[name], lengths)
+        return cast("Any", function)(*positional, **named)
+
+    return call
+
+
+def _check_of(hint: Any) -> Check | None:
+    """What checks an argument with this annotation; None where nothing does."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if isinstance(hint, TypeVar):
+        origin, parts = Union, hint.__constraints__
+    if origin in (Union, UnionType):
+        passed = tuple(part for part in parts if part in (NoneType, int))
+        others = [part for part in parts if part not in passed]
+        of_others = _check_of(others[0]) if len(others) == 1 else _check_of_numbers(others)
+        if of_others is None or not passed:
+            return of_others
+        return lambda name, x, lengths: x if type(x) in passed else of_others(name, x, lengths)
+    if origin is Annotated:
+        outside = tuple(parts[1].split())
+        return lambda name, x, lengths: layers(x, None, name, outside, lengths)
+    if origin is tuple and parts[1:] == (...,):
+        axes = getattr(parts[0], "dim_str", "")
+        if axes == "_ _":
+            return lambda name, x, lengths: layers(x, None, name, lengths=lengths)
+        check = _check_of(parts[0])
+        return check and partial(_check_tuple, [check], "layers" if " " in axes else "arrays")
+    if origin is tuple:
+        checks = [check for part in parts if (check := _check_of(part))]
+        return partial(_check_tuple, checks, len(parts)) if len(checks) == len(parts) else None
+    if Callable in (hint, origin):
+        return lambda name, x, lengths: instance(name, x)
+    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
+        hints = get_type_hints(hint, include_extras=True)
+        of_fields = {name: check for name in hints if (check := _check_of(hints[name]))}
+        return partial(_check_fields, hint, of_fields)
+    return _check_of_numbers([hint])
+
+
+def _check_of_numbers(hints: list[Any]) -> Check | None:
+    """What checks numbers of one kind and several shapes; None where these are not all numbers."""
+    kinds = [
+        FLOATS if hint is float else KINDS.get(getattr(hint, "dtypes", None)) for hint in hints
+    ]
+    if not kinds or kinds[0] is None or len(set(kinds)) > 1:
+        return None
+    shapes: list[Axes] = []
+    for hint in hints:
+        words = [] if hint is float else hint.dim_str.split()
+        for word in words:
+            if not (word == "..." or word.removeprefix("*").isidentifier() or word.isdecimal()):
+                raise TypeError(f"axis: got {word!r} in {hint}, wanted a length or a name")
+        words = ["..." if word.startswith("*_") else word for word in words]
+        shapes.append(tuple(int(word) if word.isdecimal() else word for word in words))
+    return partial(_check_numbers, kinds[0], shapes)
+
+
+def _check_numbers(kind: Kind, shapes: list[Axes], name: str, x: Any, lengths: Lengths) -> Any:
+    number = _typed(name, x, kind)
+    axes = shapes[0]
+    if len(shapes) > 1:  # the message says what comes nearest
+        axes = min(shapes, key=lambda axes: abs(len(axes) - np.ndim(x)))
+    _shaped(name, x, axes, lengths)
+    return number
+
+
+def _check_tuple(
+    checks: list[Check], wanted: int | str, name: str, x: Any, lengths: Lengths
+) -> Any:
+    """A check for each of so many, or one for all."""
+    _several(name, x, wanted)
+    parts = zip(checks if isinstance(wanted, int) else checks * len(x), x, strict=True)
+    return tuple(
+        check(f"{name}[{place}]", part, lengths) for place, (check, part) in enumerate(parts)
+    )
+
+
+def _check_fields(kind: type, checks: dict[str, Check], name: str, x: Any, lengths: Lengths) -> Any:
+    """A named tuple whose fields fit, its own names among those of the function."""
+    instance(name, x, kind)
+    changed = {}
+    for field, check in checks.items():
+        value = getattr(x, field)
+        # Two of one class inside of x, such as rows and columns, may differ in size.
+        apart = hasattr(value, "_fields")
+        fitting = check(f"{name}.{field}", value, {} if apart else lengths)
+        if fitting is not value:
+            changed[field] = fitting
+    return x._replace(**changed) if changed else x

@@ -10,11 +10,15 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.core.spectra import half_of_the_digits
 
 
+@checked
 def relative_response(
-    one: Float[Array, "..."], other: Float[Array, "..."], scale: Float[Array, ""] | None = None
+    one: Float[Array, "*shape"],
+    other: Float[Array, "*shape"],
+    scale: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """Largest difference of two arrays over a scale, inside a traced program.
 
@@ -25,9 +29,6 @@ def relative_response(
         >>> float(relative_response(jnp.array([1.0, 4.0]), jnp.array([1.0, 3.0])))
         0.25
     """
-    one = checks.floats("one", one, ("...",))
-    other = checks.floats("other", other, jnp.shape(one))
-    scale = None if scale is None else checks.floats("scale", scale)
     if scale is None:
         scale = jnp.maximum(jnp.max(jnp.abs(one)), jnp.max(jnp.abs(other)))
     difference = jnp.abs(one - other)
@@ -45,11 +46,12 @@ class Twins(NamedTuple):
     far: PyTree
     """What it returned for the disturbed data."""
     near: PyTree
-    """The same, closer to the run."""
+    """What it returned for data that were disturbed less."""
     disturbances: tuple[float, float]
     """How far the data of both were moved, relative to their largest entries."""
 
 
+@checked
 def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
     """Run, and run twice more from data that are a little wrong.
 
@@ -66,7 +68,6 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
         >>> [bool(a <= 2.1 * d) for a, d in zip(apart, found.disturbances, strict=True)]
         [True, True]
     """
-    checks.instance("run", run)
     arrays, rest = eqx.partition(data, eqx.is_inexact_array)
     leaves, structure = jax.tree.flatten(arrays)
     if not leaves:
@@ -82,11 +83,12 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
         return jnp.concatenate([array[None], array[None] + moves.reshape(2, *array.shape)])
 
     lanes = [with_twins(number, leaf) for number, leaf in enumerate(leaves)]
-    found = jax.vmap(lambda twin: run(eqx.combine(twin, rest)))(structure.unflatten(lanes))
-    first, second, third = (jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(3))
+    results = jax.vmap(lambda twin: run(eqx.combine(twin, rest)))(structure.unflatten(lanes))
+    first, second, third = (jax.tree.map(lambda leaf, i=i: leaf[i], results) for i in range(3))
     return Twins(first, second, third, (far, near))
 
 
+@checked
 def pushed(
     optimizer: optax.GradientTransformation, push: tuple[Float[Array, "..."], ...], steps: int
 ) -> optax.GradientTransformation:
@@ -110,11 +112,6 @@ def pushed(
         >>> rule.update((jnp.zeros(2),), rule.init(weights), weights)[0][0].round(3).tolist()
         [0.832, 0.542]
     """
-    checks.instance("optimizer", optimizer, optax.GradientTransformation)
-    checks.instance("push", push, tuple)
-    push = tuple(checks.floats(f"push[{place}]", p, ("...",)) for place, p in enumerate(push))
-    if not push:
-        checks.refuse("push", "no array", "one for each parameter")
     checks.integer("steps", steps)
 
     def begin(params: Any) -> Array:
@@ -133,6 +130,7 @@ def pushed(
     return optax.chain(optimizer, optax.GradientTransformation(begin, move))
 
 
+@checked
 def conditions(found: Twins, seen: Callable[[PyTree], PyTree] = lambda result: result) -> PyTree:
     """By how much a run amplifies a small error of its data, for each array that it returns.
 
@@ -154,17 +152,15 @@ def conditions(found: Twins, seen: Callable[[PyTree], PyTree] = lambda result: r
         >>> {name: 10 < float(c) < 60 for name, c in conditions(found).items()}
         {'far': True, 'near': False}
     """
-    checks.instance("found", found, Twins)
-    checks.instance("seen", seen)
     run, far, near = (eqx.filter(seen(side), eqx.is_inexact_array) for side in found[:3])
     leaves, structure = jax.tree.flatten(run)
     pairs = list(map(jnp.stack, zip(*map(jax.tree.leaves, (far, near)), strict=True)))
     scale = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in (*leaves, *pairs)]))
     # Axes: array, far or near.
-    responses = jnp.stack([
-        jax.vmap(relative_response, (None, 0, None))(leaf, pair, scale)
-        for leaf, pair in zip(leaves, pairs, strict=True)
-    ])  # fmt: skip
+    of_twins = jax.vmap(relative_response, (None, 0, None))
+    responses = jnp.stack(
+        [of_twins(leaf, pair, scale) for leaf, pair in zip(leaves, pairs, strict=True)]
+    )
     coarse, fine = jnp.maximum(1.0, responses / jnp.asarray(found.disturbances)[None]).T
     most = (found.disturbances[0] / found.disturbances[1]) ** 0.5
     known = jnp.all((responses[:, 0] < 0.1) & (fine <= most * coarse))
@@ -189,5 +185,5 @@ def with_condition(run: Callable[[PyTree], PyTree], data: PyTree) -> tuple[PyTre
         >>> result.tolist(), 50 < float(condition) < 150
         ([1.0, 1.0, 1.0], True)
     """
-    found = twins(run, data)
-    return found.run, conditions(found)
+    runs = twins(run, data)
+    return runs.run, conditions(runs)

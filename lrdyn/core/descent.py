@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lrdyn.core import checks, show
 from lrdyn.core.algorithm import Algorithm, of_optimizer
+from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Decay, Scalar, Steps, decays
 
 State = TypeVar("State")
@@ -48,6 +49,7 @@ class Trajectory(NamedTuple):
         return show.trajectory_html(self)
 
 
+@checked
 def iterate(
     step: Callable[[Int[Array, ""], State], State],
     state: State,
@@ -81,6 +83,7 @@ def iterate(
     return scan_records(interval, state, (starts, steps))
 
 
+@checked
 def scan_records(
     function: Callable[[State, Any], tuple[State, Record]], state: State, inputs: PyTree
 ) -> tuple[State, Record]:
@@ -92,7 +95,6 @@ def scan_records(
         >>> records["name"], records["total"].tolist()
         ('sum', [0, 1, 3])
     """
-    checks.instance("function", function)
     others = []
 
     def arrays_alone(state: State, at: Any) -> tuple[State, PyTree]:
@@ -105,6 +107,7 @@ def scan_records(
     return state, eqx.combine(records, others[-1])
 
 
+@checked
 def on_arrays(loss: Loss, model: PyTree) -> tuple[Loss, PyTree, Callable[[PyTree], PyTree]]:
     """Loss of the inexact arrays of a model, these arrays, and what makes a model of them again.
 
@@ -119,11 +122,10 @@ def on_arrays(loss: Loss, model: PyTree) -> tuple[Loss, PyTree, Callable[[PyTree
         >>> whole({**arrays, "W": "trained"})["size"]
         2
     """
-    checks.instance("loss", loss)
     arrays, rest = eqx.partition(model, eqx.is_inexact_array)
     if not jax.tree.leaves(arrays):
-        found = sorted({type(leaf).__name__ for leaf in jax.tree.leaves(model)})
-        got = f"leaves of type {', '.join(found) or 'none'}"
+        types = sorted({type(leaf).__name__ for leaf in jax.tree.leaves(model)})
+        got = f"leaves of type {', '.join(types) or 'none'}"
         checks.refuse("params", got, "at least one array of floating-point numbers")
 
     def whole(trained: PyTree) -> PyTree:
@@ -133,6 +135,7 @@ def on_arrays(loss: Loss, model: PyTree) -> tuple[Loss, PyTree, Callable[[PyTree
     return lambda trained: loss(whole(trained)), arrays, whole
 
 
+@checked
 def gradient_descent(
     learning_rate: Scalar, weight_decay: Decay = 0.0
 ) -> optax.GradientTransformation:
@@ -146,11 +149,11 @@ def gradient_descent(
         [[-0.0], [-0.5]]
     """
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
-    lam = decays(weight_decay)
-    each = tuple(jnp.asarray(lam)) if jnp.ndim(lam) else lam
+    weight_decay = decays(weight_decay)
+    # A prefix of the tree of parameters: one number for a whole layer.
+    each = tuple(jnp.asarray(weight_decay)) if jnp.ndim(weight_decay) else weight_decay
 
     def decay(updates: PyTree, params: PyTree) -> PyTree:
-        # `each` is a prefix of the tree of parameters: one number for a whole layer.
         return jax.tree.map(
             lambda lam, g, w: jax.tree.map(lambda g, w: g + lam * w, g, w), each, updates, params
         )
@@ -158,6 +161,7 @@ def gradient_descent(
     return optax.chain(optax.stateless(decay), optax.scale_by_learning_rate(learning_rate))
 
 
+@checked
 def simulate(
     loss: Loss,
     params: PyTree,
@@ -195,11 +199,14 @@ def simulate(
     algorithm = of_optimizer(optimizer)
     steps = jnp.asarray(checks.steps(steps), jnp.int32)
     cost, arrays, whole = on_arrays(loss, params)
+
+    def record_model(state: _State) -> PyTree:
+        return record(whole(algorithm.weights(state.held)))
+
     step, start = partial(_step, cost, algorithm), _begin(cost, arrays, algorithm)
-    see = lambda state: record(whole(algorithm.weights(state.held)))  # noqa: E731
-    state, records = iterate(step, start, steps, see)
-    lost = _end(cost, algorithm, state, steps[-1])
-    return Trajectory(whole(algorithm.weights(state.held)), records, lost)
+    state, records = iterate(step, start, steps, record_model)
+    diverged_at = _end(cost, algorithm, state, steps[-1])
+    return Trajectory(whole(algorithm.weights(state.held)), records, diverged_at)
 
 
 class _State(NamedTuple):
@@ -215,10 +222,11 @@ def _begin(loss: Loss, params: PyTree, algorithm: Algorithm) -> _State:
     limit = divergence_limit(first)
     # As step 0 will find: under vmap a constant would have the loop traced twice, as it becomes
     # one number for each lane.
-    found = first_divergence(first, 0, limit, jnp.asarray(-1, jnp.int32))
-    return _State(algorithm.begin(params), limit, found)
+    diverged_at = first_divergence(first, 0, limit, jnp.asarray(-1, jnp.int32))
+    return _State(algorithm.begin(params), limit, diverged_at)
 
 
+@checked
 def divergence_limit(start: Float[Array, ""]) -> Float[Array, ""]:
     """Loss past which the digits of the first loss are below the last one of the present loss.
 
@@ -228,10 +236,10 @@ def divergence_limit(start: Float[Array, ""]) -> Float[Array, ""]:
         >>> float(divergence_limit(jnp.asarray(0.0)))
         inf
     """
-    start = checks.floats("start", start)
     return jnp.where(start == 0, jnp.inf, jnp.abs(start)) / jnp.finfo(start.dtype).eps
 
 
+@checked
 def first_divergence(
     value: Float[Array, ""], t: Any, limit: Float[Array, ""], found: Int[Array, ""]
 ) -> Int[Array, ""]:
@@ -241,7 +249,6 @@ def first_divergence(
         >>> int(first_divergence(jnp.nan * jnp.ones(()), 7, jnp.inf * jnp.ones(()), jnp.array(-1)))
         7
     """
-    value, limit = checks.floats("value", value), checks.floats("limit", limit)
     checks.integer("found", found, -1)
     return jnp.where(~(jnp.abs(value) < limit) & (found < 0), t, found)  # a NaN is not below
 
@@ -270,6 +277,7 @@ class Stopped(NamedTuple):
     """Whether the tolerance was reached; if not, the steps ran out or the loss is not finite."""
 
 
+@checked
 def simulate_until(
     loss: Loss,
     params: PyTree,
@@ -303,7 +311,6 @@ def simulate_until(
         >>> int(run.steps), bool(run.converged)
         (6, True)
     """
-    checks.instance("optimizer", optimizer, optax.GradientTransformation)
     tolerance = checks.nonnegative("tolerance", tolerance)
     checks.integer("check_every", check_every)
     checks.integer("max_steps", max_steps, check_every)
@@ -334,6 +341,7 @@ def simulate_until(
 Problem = tuple[Loss, PyTree, optax.GradientTransformation]
 
 
+@checked
 def simulate_lanes(
     problem: Callable[[PyTree], Problem],
     data: PyTree,
@@ -364,22 +372,22 @@ def simulate_lanes(
     last = jax.tree.map(lambda array: jnp.moveaxis(array, 0, -1), data)
 
     def over_runs(function: Callable[..., Any], axis: int) -> Callable[..., Any]:
-        def one_run(one: PyTree, *rest: Any) -> Any:
-            loss, params, optimizer = problem(one)
+        def of_a_run(data: PyTree, *rest: Any) -> Any:
+            loss, params, optimizer = problem(data)
             return function(loss, params, of_optimizer(optimizer), *rest)
 
-        return jax.vmap(one_run, -1, axis)
+        return jax.vmap(of_a_run, -1, axis)
 
     def step(t: Array, state: _State) -> _State:
         return over_runs(lambda loss, _, rule, s: _step(loss, rule, t, s), -1)(last, state)
 
-    see = over_runs(lambda loss, _, rule, s: record(rule.weights(s.held)), 0)
-    found = over_runs(lambda loss, _, rule, s: rule.weights(s.held), 0)
+    record_runs = over_runs(lambda loss, _, rule, s: record(rule.weights(s.held)), 0)
+    weights = over_runs(lambda loss, _, rule, s: rule.weights(s.held), 0)
     state, records = iterate(
-        step, over_runs(_begin, -1)(last), steps, lambda state: see(last, state)
+        step, over_runs(_begin, -1)(last), steps, lambda state: record_runs(last, state)
     )
     return Trajectory(
-        found(last, state),
+        weights(last, state),
         jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), records),
         over_runs(lambda loss, _, rule, s: _end(loss, rule, s, steps[-1]), 0)(last, state),
     )

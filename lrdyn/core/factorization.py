@@ -14,6 +14,7 @@ Glossary of the axis names used in the annotations of this package:
 
 from collections.abc import Callable
 from functools import reduce
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 
 Weights = tuple[Float[Array, "_ _"], ...]
 """The layers ``(W_1, ..., W_L)`` of a linear network; ``W_1`` acts first."""
@@ -34,6 +36,7 @@ Matmul = Callable[[Float[Array, "m k"], Float[Array, "k n"]], Float[Array, "m n"
 
 
 @jax.custom_vjp
+@checked
 def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, "m n"]:
     """Product of small matrices row by row, ``sum_k left[i, k] right[k, :]``.
 
@@ -44,8 +47,6 @@ def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float
         >>> small_matmul(jnp.ones((2, 3)), jnp.ones((3, 1))).tolist()
         [[3.0], [3.0]]
     """
-    left = checks.floats("left", left, ("m", "k"))
-    right = checks.floats("right", right, (left.shape[1], "n"))
     # XLA makes one tight loop of each row; of sums of outer products it makes slower ones.
     return jnp.stack([jnp.sum(row[:, None] * right, axis=0) for row in left])
 
@@ -53,10 +54,11 @@ def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float
 # What autodiff makes of the sum is a third slower: products of the same kind are not.
 small_matmul.defvjp(
     lambda left, right: (small_matmul(left, right), (left, right)),
-    lambda kept, bar: (small_matmul(bar, kept[1].T), small_matmul(kept[0].T, bar)),
+    lambda factors, bar: (small_matmul(bar, factors[1].T), small_matmul(factors[0].T, bar)),
 )
 
 
+@checked
 def end_to_end(weights: Weights, matmul: Matmul = jnp.matmul) -> Float[Array, "k d"]:
     """Multiply the layers: ``W_L ... W_1``.
 
@@ -68,8 +70,6 @@ def end_to_end(weights: Weights, matmul: Matmul = jnp.matmul) -> Float[Array, "k
         >>> end_to_end((2 * jnp.eye(2), 3 * jnp.eye(2))).tolist()
         [[6.0, 0.0], [0.0, 6.0]]
     """
-    weights = checks.layers(weights)
-    checks.instance("matmul", matmul)
     return reduce(lambda product, layer: matmul(layer, product), weights)
 
 
@@ -94,8 +94,11 @@ def outside(weights: Weights) -> tuple[int, int]:
     return weights[-1].shape[0], weights[0].shape[1]
 
 
+@checked
 def factorization_loss(
-    weights: Weights, target: Float[Array, "k d"], matmul: Matmul = jnp.matmul
+    weights: Annotated[Weights, "k d"],
+    target: Float[Array, "k d"],
+    matmul: Matmul = jnp.matmul,
 ) -> Float[Array, ""]:
     """Squared loss of deep matrix factorisation, ``1/2 ||W_L ... W_1 - Phi||_F^2``.
 
@@ -111,12 +114,13 @@ def factorization_loss(
     Reference:
         arXiv 2503.19859, Theorems 1 and 2.
     """
-    weights = checks.layers(weights)
-    target = checks.floats("target", target, outside(weights))
     return 0.5 * jnp.sum((end_to_end(weights, matmul) - target) ** 2)
 
 
-def mean_factorization_loss(weights: Weights, target: Float[Array, "k d"]) -> Float[Array, ""]:
+@checked
+def mean_factorization_loss(
+    weights: Annotated[Weights, "k d"], target: Float[Array, "k d"]
+) -> Float[Array, ""]:
     """Mean form of the squared loss, ``1/2 mean over entries of (W_L ... W_1 - Phi)^2``.
 
     Gradient descent on it with step ``eta`` and decay ``lambda`` is gradient descent on
@@ -126,13 +130,12 @@ def mean_factorization_loss(weights: Weights, target: Float[Array, "k d"]) -> Fl
         >>> float(mean_factorization_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2))))
         0.25
     """
-    weights = checks.layers(weights)
-    target = checks.floats("target", target, outside(weights))
     return 0.5 * jnp.mean((end_to_end(weights) - target) ** 2)
 
 
+@checked
 def regression_loss(
-    weights: Weights, inputs: Float[Array, "d n"], outputs: Float[Array, "k n"]
+    weights: Annotated[Weights, "k d"], inputs: Float[Array, "d n"], outputs: Float[Array, "k n"]
 ) -> Float[Array, ""]:
     """Squared loss of a deep linear network on data, ``1/2 ||W_L ... W_1 X - Y||_F^2``.
 
@@ -145,13 +148,9 @@ def regression_loss(
         >>> float(regression_loss((jnp.eye(2),), jnp.eye(2), jnp.zeros((2, 2))))
         1.0
     """
-    weights = checks.layers(weights)
-    rows, columns = outside(weights)
-    inputs = checks.floats("inputs", inputs, (columns, "n"))
-    outputs = checks.floats("outputs", outputs, (rows, inputs.shape[1]))
     # From the end with the shorter side, so that no two square layers are multiplied.
     if inputs.shape[1] <= outputs.shape[0]:
-        found = end_to_end((inputs, *weights))
+        prediction = end_to_end((inputs, *weights))
     else:
-        found = reduce(jnp.matmul, (*weights[::-1], inputs))
-    return 0.5 * jnp.sum((found - outputs) ** 2)
+        prediction = reduce(jnp.matmul, (*weights[::-1], inputs))
+    return 0.5 * jnp.sum((prediction - outputs) ** 2)

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Scalar, Weights
 
 
+@checked
 def layer_scales(scale: Scalar, spread: Scalar, depth: int) -> Float[Array, "depth"]:
     """Geometric scales per layer with geometric mean ``scale`` and last / first = ``spread``.
 
@@ -27,6 +29,7 @@ def layer_scales(scale: Scalar, spread: Scalar, depth: int) -> Float[Array, "dep
     return scale * jnp.asarray(spread) ** jnp.linspace(-0.5, 0.5, depth)
 
 
+@checked
 def gaussians(key: Key[Array, ""], shapes: Sequence[tuple[int, int]]) -> list[Float[Array, "_ _"]]:
     """Independent standard Gaussian matrices from one draw (each draw costs 0.3 s of compilation).
 
@@ -34,7 +37,6 @@ def gaussians(key: Key[Array, ""], shapes: Sequence[tuple[int, int]]) -> list[Fl
         >>> [G.shape for G in gaussians(jax.random.key(0), [(2, 3), (4, 1)])]
         [(2, 3), (4, 1)]
     """
-    checks.key(key)
     for place, shape in enumerate(shapes):
         checks.sizes(f"shapes[{place}]", shape, 2, 2)
     checks.allocation({"shapes": shapes}, *shapes)
@@ -43,6 +45,7 @@ def gaussians(key: Key[Array, ""], shapes: Sequence[tuple[int, int]]) -> list[Fl
     return [draw.reshape(shape) for draw, shape in zip(draws, shapes, strict=True)]
 
 
+@checked
 def orthogonal(gaussian: Float[Array, "k d"]) -> Float[Array, "k d"]:
     """Haar-distributed (semi-)orthogonal matrix from a Gaussian one of the same shape.
 
@@ -51,12 +54,12 @@ def orthogonal(gaussian: Float[Array, "k d"]) -> Float[Array, "k d"]:
         >>> [[round(abs(float(x)), 4) for x in row] for row in Q @ Q.T]
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    gaussian = checks.floats("gaussian", gaussian, ("k", "d"))
     if gaussian.shape[0] < gaussian.shape[1]:
         return orthogonal(gaussian.T).T
     return linalg.orthogonal_factor(gaussian)
 
 
+@checked
 def reflection(vector: Float[Array, "d"]) -> Float[Array, "d d"]:
     """Orthogonal matrix without the cost of a decomposition, ``I - 2 v v^T / ||v||^2``.
 
@@ -67,11 +70,11 @@ def reflection(vector: Float[Array, "d"]) -> Float[Array, "d d"]:
         >>> reflection(jnp.array([2.0, 0.0])).tolist()
         [[-1.0, 0.0], [0.0, 1.0]]
     """
-    vector = checks.floats("vector", vector, ("d",))
     outer = vector[:, None] * vector[None, :]
     return jnp.eye(len(vector), dtype=vector.dtype) - 2 * outer / jnp.sum(vector**2)
 
 
+@checked
 def orthogonal_layers(
     key: Key[Array, ""], widths: Sequence[int], scales: Float[Array, "depth"]
 ) -> Weights:
@@ -107,6 +110,7 @@ def _layer_gaussians(
     return scales, gaussians(key, shapes)
 
 
+@checked
 def gaussian_layers(
     key: Key[Array, ""], widths: Sequence[int], scales: Float[Array, "depth"]
 ) -> Weights:
@@ -126,6 +130,7 @@ def gaussian_layers(
     return tuple(scale * G / jnp.sqrt(max(G.shape)) for scale, G in zip(scales, draws, strict=True))
 
 
+@checked
 def low_rank_target(
     key: Key[Array, ""], shape: tuple[int, int], singular_values: Float[Array, "r"]
 ) -> Float[Array, "k d"]:
@@ -145,17 +150,16 @@ def low_rank_target(
         [2.0, 1.0]
     """
     checks.sizes("shape", shape, 2, 2)
-    singular_values = checks.spectrum("singular_values", singular_values, ("r",))
+    singular_values = checks.spectrum("singular_values", singular_values)
     rank = singular_values.shape[0]
     if rank > min(shape):
-        raise ValueError(
-            f"singular_values: got {rank}, wanted at most {min(shape)} for shape {shape}"
-        )
+        checks.refuse("singular_values", rank, f"at most {min(shape)} for shape {shape}")
     checks.allocation({"shape": shape}, shape)
     left, right = gaussians(key, [(shape[0], rank), (rank, shape[1])])
     return (orthogonal(left) * singular_values[None, :]) @ orthogonal(right)
 
 
+@checked
 def spaced_singular_values(rank: int, scale: Scalar = 1.0) -> Float[Array, "r"]:
     """Default singular values of a target: evenly spaced from ``scale`` down to ``scale / 2``.
 
@@ -169,6 +173,7 @@ def spaced_singular_values(rank: int, scale: Scalar = 1.0) -> Float[Array, "r"]:
     return scale * jnp.linspace(1.0, 0.5, rank)
 
 
+@checked
 def truncated_gaussian_target(
     key: Key[Array, ""], shape: tuple[int, int], rank: int
 ) -> Float[Array, "k d"]:
@@ -178,7 +183,6 @@ def truncated_gaussian_target(
         >>> int(jnp.linalg.matrix_rank(truncated_gaussian_target(jax.random.key(0), (9, 9), 2)))
         2
     """
-    checks.key(key)
     checks.sizes("shape", shape, 2, 2)
     checks.integer("rank", rank, 1, min(shape))
     smaller = min(shape)

@@ -1,7 +1,7 @@
 """Masks: losses that see part of the entries, distributions of masks and expectations over them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.core import checks
-from lrdyn.core.factorization import Scalar, Weights, end_to_end, outside
+from lrdyn.core.checks import checked
+from lrdyn.core.factorization import Scalar, Weights, end_to_end
 
 
+@checked
 def masked_loss(
-    weights: Weights, target: Float[Array, "k d"], mask: Float[Array, "k d"]
+    weights: Annotated[Weights, "k d"], target: Float[Array, "k d"], mask: Float[Array, "k d"]
 ) -> Float[Array, ""]:
     """Squared loss on the observed entries, ``1/2 ||M * (W_L ... W_1 - Phi)||_F^2``.
 
@@ -27,12 +29,10 @@ def masked_loss(
         >>> float(masked_loss((jnp.eye(2),), jnp.zeros((2, 2)), mask))
         0.5
     """
-    weights = checks.layers(weights)
-    target = checks.floats("target", target, outside(weights))
-    mask = checks.floats("mask", mask, target.shape)
     return 0.5 * jnp.sum((mask * (end_to_end(weights) - target)) ** 2)
 
 
+@checked
 def observe(key: Key[Array, ""], shape: tuple[int, int], fraction: Scalar) -> Float[Array, "k d"]:
     """Draw a mask, 1 where an entry is observed, independently with a probability, and 0 elsewhere.
 
@@ -40,7 +40,6 @@ def observe(key: Key[Array, ""], shape: tuple[int, int], fraction: Scalar) -> Fl
         >>> float(observe(jax.random.key(0), (2, 2), 1.0).sum())
         4.0
     """
-    checks.key(key)
     checks.sizes("shape", shape, 2, 2)
     checks.allocation({"shape": shape}, shape)
     fraction = checks.fraction("fraction", fraction)
@@ -56,15 +55,11 @@ class MaskDistribution(NamedTuple):
     """Their probabilities, of sum 1."""
 
 
-def _checked(masks: MaskDistribution) -> MaskDistribution:
-    shapes = {"support": ("points", "terms"), "probabilities": ("points",)}
-    return checks.fields("masks", masks, MaskDistribution, **shapes)
-
-
 ENUMERABLE = 20
 """Most independent Bernoulli masks that are enumerated: 2^20 points."""
 
 
+@checked
 def bernoulli_masks(size: int, keep_prob: Scalar) -> MaskDistribution:
     """All 2^size masks of independent entries, ``P(R_i = 1) = theta``.
 
@@ -79,11 +74,12 @@ def bernoulli_masks(size: int, keep_prob: Scalar) -> MaskDistribution:
     checks.integer("size", size, 1, ENUMERABLE)  # 2^size masks
     keep_prob = checks.fraction("keep_prob", keep_prob)
     keep_prob = jnp.asarray(keep_prob, jnp.zeros(()).dtype)
-    kept = np.arange(2**size)[:, None] >> np.arange(size)[None] & 1
-    chances = jnp.where(kept == 1, keep_prob, 1 - keep_prob)
-    return MaskDistribution(jnp.asarray(kept, keep_prob.dtype), jnp.prod(chances, axis=1))
+    masks = np.arange(2**size)[:, None] >> np.arange(size)[None] & 1  # the bits of 0, 1, 2, ...
+    chances = jnp.where(masks == 1, keep_prob, 1 - keep_prob)
+    return MaskDistribution(jnp.asarray(masks, keep_prob.dtype), jnp.prod(chances, axis=1))
 
 
+@checked
 def block_masks(size: int, block: int, keep_prob: Scalar) -> MaskDistribution:
     """All 2^(size / block) masks of blocks of neighbours, as DropBlock and patches have them.
 
@@ -108,10 +104,11 @@ def _blocks(size: int, block: int) -> int:
     checks.integer("size", size)
     checks.integer("block", block)
     if size % block:
-        raise ValueError(f"block: got {block}, wanted a divisor of {size}")
+        checks.refuse("block", block, f"a divisor of {size}")
     return size // block
 
 
+@checked
 def draw_mask(
     key: Key[Array, ""], size: int, keep_prob: Scalar, *, block: int = 1
 ) -> Float[Array, "terms"]:
@@ -135,6 +132,7 @@ def draw_mask(
     return jnp.repeat(observe(key, (1, blocks), keep_prob)[0], block)
 
 
+@checked
 def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "terms terms"]:
     """Covariance of block masks, ``theta (1 - theta)`` within a block and 0 elsewhere.
 
@@ -153,6 +151,7 @@ def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "
     return jnp.where(same, keep_prob * (1 - keep_prob), 0.0)
 
 
+@checked
 def mask_mean(masks: MaskDistribution) -> Float[Array, "terms"]:
     """Mean of a mask, ``mu = E R``.
 
@@ -160,10 +159,10 @@ def mask_mean(masks: MaskDistribution) -> Float[Array, "terms"]:
         >>> mask_mean(bernoulli_masks(2, 0.25)).tolist()
         [0.25, 0.25]
     """
-    masks = _checked(masks)
     return masks.probabilities @ masks.support
 
 
+@checked
 def mask_covariance(masks: MaskDistribution) -> Float[Array, "terms terms"]:
     """Covariance of a mask, ``C = E (R - mu)(R - mu)^T``.
 
@@ -171,11 +170,11 @@ def mask_covariance(masks: MaskDistribution) -> Float[Array, "terms terms"]:
         >>> mask_covariance(bernoulli_masks(2, 0.5)).tolist()
         [[0.25, 0.0], [0.0, 0.25]]
     """
-    masks = _checked(masks)
     centred = masks.support - mask_mean(masks)[None, :]
     return (centred * masks.probabilities[:, None]).T @ centred
 
 
+@checked
 def masked_prediction(
     mask: Float[Array, "terms"], mean: Float[Array, "terms"], terms: Float[Array, "terms m n"]
 ) -> Float[Array, "m n"]:
@@ -190,12 +189,10 @@ def masked_prediction(
         >>> masked_prediction(jnp.array([1.0, 0.0]), jnp.full(2, 0.5), jnp.ones((2, 1, 1))).tolist()
         [[2.0]]
     """
-    terms = checks.floats("terms", terms, ("terms", "m", "n"))
-    mask = checks.floats("mask", mask, terms.shape[:1])
-    mean = checks.floats("mean", mean, terms.shape[:1])
     return jnp.tensordot(mask / mean, terms, 1)
 
 
+@checked
 def deterministic_equivalent(
     target: Float[Array, "m n"],
     terms: Float[Array, "terms m n"],
@@ -215,12 +212,7 @@ def deterministic_equivalent(
         >>> float(deterministic_equivalent(one[0], one, jnp.full(1, 0.5), jnp.full((1, 1), 0.25)))
         1.0
     """
-    terms = checks.floats("terms", terms, ("terms", "m", "n"))
-    target = checks.floats("target", target, terms.shape[1:])
-    count = len(terms)
-    mean = checks.floats("mean", mean, (count,))
-    covariance = checks.floats("covariance", covariance, (count, count))
-    flat = terms.reshape(count, -1)
+    flat = terms.reshape(len(terms), -1)
     scaled = covariance / (mean[:, None] * mean[None, :])
     return jnp.sum((target - jnp.sum(terms, axis=0)) ** 2) + jnp.sum(scaled * (flat @ flat.T))
 
@@ -229,6 +221,7 @@ AT_ONCE = 4096
 """Masks whose losses are evaluated side by side: bounds the memory of an enumeration."""
 
 
+@checked
 def exact_expectation(
     loss: Callable[[Float[Array, "terms"]], Float[Array, "*shape"]],
     masks: Float[Array, "points terms"],
@@ -249,9 +242,7 @@ def exact_expectation(
         >>> float(exact_expectation(lambda R: jnp.sum(R) ** 2, *masks))
         3.0
     """
-    checks.instance("loss", loss)
-    masks = checks.floats("masks", masks, ("points", "terms"))
-    probabilities = checks.nonnegative("probabilities", probabilities, masks.shape[:1])
+    probabilities = checks.nonnegative("probabilities", probabilities, ("points",))
     if len(masks) <= AT_ONCE:
         values = jax.vmap(loss)(masks)
     else:
@@ -267,6 +258,7 @@ class Estimate(NamedTuple):
     """Of the mean, from the scatter of the draws."""
 
 
+@checked
 def monte_carlo(
     key: Key[Array, ""],
     loss: Callable[[PyTree], Float[Array, "*shape"]],
@@ -290,9 +282,6 @@ def monte_carlo(
         >>> abs(float(found.mean) - 2) < 4 * float(found.standard_error)
         True
     """
-    checks.key(key)
-    checks.instance("loss", loss)
-    checks.instance("draw", draw)
     checks.integer("samples", samples, 2)
     checks.allocation({"samples": samples}, (samples, 2), dtype="uint32")  # a key of each draw
     values = jax.vmap(lambda k: loss(draw(k)))(jax.random.split(key, samples))

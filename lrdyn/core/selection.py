@@ -38,7 +38,7 @@ def fits(path: str, patterns: Patterns) -> bool:
         return fnmatchcase(path, patterns)
     if isinstance(patterns, re.Pattern):
         return patterns.fullmatch(path) is not None
-    return any(fits(path, one) for one in patterns)
+    return any(fits(path, pattern) for pattern in patterns)
 
 
 def checked_patterns(name: str, patterns: Any) -> Patterns:
@@ -49,9 +49,8 @@ def checked_patterns(name: str, patterns: Any) -> Patterns:
         Traceback (most recent call last):
         ValueError: select: got 3, wanted a glob, a regular expression, or a list of them
     """
-    one = (str, re.Pattern)
-    several = isinstance(patterns, list | tuple) and all(isinstance(x, one) for x in patterns)
-    if not several and not isinstance(patterns, one):
+    listed = patterns if isinstance(patterns, list | tuple) else [patterns]
+    if not all(isinstance(pattern, str | re.Pattern) for pattern in listed):
         checks.refuse(name, patterns, "a glob, a regular expression, or a list of them")
     return patterns
 
@@ -68,9 +67,9 @@ def of_path(name: str, value: Any, path: str) -> Any:
     """
     if not isinstance(value, Mapping):
         return value
-    for pattern, one in value.items():
+    for pattern, choice in value.items():
         if fits(path, checked_patterns(name, pattern)):
-            return one
+            return choice
     wanted = f"one of them for {path}"
     checks.refuse(name, f"patterns {', '.join(map(str, value))}", wanted)
 
@@ -116,18 +115,18 @@ def selected(params: PyTree, select: Patterns, extra: Patterns = ()) -> dict[str
         {'W': 'adapted', 'b': 'extra'}
     """
     select, extra = checked_patterns("select", select), checked_patterns("extra", extra)
-    found: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     for path, leaf in arrays(params):
         if leaf.ndim == 2 and fits(path, select):
-            found[path] = "adapted"
+            kinds[path] = "adapted"
         elif fits(path, extra):
-            found[path] = "extra"
-    for name, patterns, kind in (("select", select, "matrices"), ("extra", extra, "arrays")):
+            kinds[path] = "extra"
+    for name, patterns, wanted in (("select", select, "matrices"), ("extra", extra, "arrays")):
         for pattern in [patterns] if isinstance(patterns, str | re.Pattern) else patterns:
             fitting = (p for p, leaf in arrays(params) if name == "extra" or leaf.ndim == 2)
             if not any(fits(path, pattern) for path in fitting):
                 text = pattern if isinstance(pattern, str) else pattern.pattern
                 paths = [path for path, _ in arrays(params)]
                 some = ", ".join(paths[:4]) + (", ..." if len(paths) > 4 else "")
-                checks.refuse(name, repr(text), f"a pattern of some {kind} among {some}")
-    return found
+                checks.refuse(name, repr(text), f"a pattern of some {wanted} among {some}")
+    return kinds

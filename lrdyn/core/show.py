@@ -55,15 +55,12 @@ def table(rows: Sequence[Sequence[str]], drawn: Sequence[str] = ()) -> str:
     lines = []
     for index, row in enumerate(rows):
         tag = "td" if index else "th"
-        cells = [f"<{tag}>{html.escape(_unbroken(cell))}</{tag}>" for cell in row]
+        # A cell of a few words has no place for a new line.
+        words = [cell.replace(" ", "\u00a0") if len(cell) <= 20 else cell for cell in row]
+        cells = [f"<{tag}>{html.escape(cell)}</{tag}>" for cell in words]
         cells += [f"<{tag}>{drawn[index]}</{tag}>"] if drawn else []
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table>{''.join(lines)}</table>"
-
-
-def _unbroken(cell: str) -> str:
-    """A cell of a few words without a place for a new line."""
-    return cell.replace(" ", "\u00a0") if len(cell) <= 20 else cell
 
 
 def gauge(ratio: float | None, color: str = "#0072b2") -> str:
@@ -79,14 +76,14 @@ def gauge(ratio: float | None, color: str = "#0072b2") -> str:
 
 def curves(values: Iterable[np.ndarray], width: int = 240, height: int = 80) -> str:
     """Draw 1-d arrays as curves on common axes, logarithmic if that is what they need."""
-    kept = [np.asarray(v, float) for v in values][:MOST]
-    every = np.concatenate([v[np.isfinite(v)] for v in kept]) if kept else np.zeros(0)
+    drawn = [np.asarray(v, float) for v in values][:MOST]
+    every = np.concatenate([v[np.isfinite(v)] for v in drawn]) if drawn else np.zeros(0)
     if not every.size:
         return ""
     log = bool(every.min() > 0 and every.max() > 100 * every.min())
     low, high = (math.log10(e) if log else e for e in (float(every.min()), float(every.max())))
     paths = []
-    for curve in kept:
+    for curve in drawn:
         with np.errstate(divide="ignore", invalid="ignore"):
             ups = np.log10(curve) if log else curve
         xs = np.linspace(2, width - 2, len(ups))
@@ -94,14 +91,14 @@ def curves(values: Iterable[np.ndarray], width: int = 240, height: int = 80) -> 
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True) if np.isfinite(y))
         paths.append(f'<polyline points="{points}" fill="none" stroke="#0072b2"/>')
     scale = f"{every.min():.3g} to {every.max():.3g}{', log scale' if log else ''}"
-    drawn = f'<svg width="{width}" height="{height}">{"".join(paths)}</svg>'
-    return f"{drawn}<br><small>{scale}</small>"
+    picture = f'<svg width="{width}" height="{height}">{"".join(paths)}</svg>'
+    return f"{picture}<br><small>{scale}</small>"
 
 
 def recorded(records: PyTree) -> list[tuple[str, Any]]:
     """What was recorded, by name: leaf after leaf with its path."""
-    found, _ = jax.tree_util.tree_flatten_with_path(records)
-    return [(jax.tree_util.keystr(path) or "record", leaf) for path, leaf in found]
+    leaves, _ = jax.tree_util.tree_flatten_with_path(records)
+    return [(jax.tree_util.keystr(path) or "record", leaf) for path, leaf in leaves]
 
 
 def record_rows(records: PyTree) -> list[tuple[str, str, str, str]]:
@@ -117,12 +114,13 @@ def record_rows(records: PyTree) -> list[tuple[str, str, str, str]]:
 
 def record_curves(records: PyTree) -> str:
     """Draw what was recorded as one number at a time, or as a few."""
-    every = [leaf for _, leaf in recorded(records) if not isinstance(leaf, Tracer)]
-    found: list[np.ndarray] = []
-    for leaf in every:
-        if np.ndim(leaf) in (1, 2) and np.issubdtype(np.asarray(leaf).dtype, np.floating):
-            found += list(np.atleast_2d(np.asarray(leaf).T))
-    return curves(found) if len(found) <= MOST else ""
+    drawn: list[np.ndarray] = []
+    for _, leaf in recorded(records):
+        if isinstance(leaf, Tracer) or np.ndim(leaf) not in (1, 2):
+            continue
+        if np.issubdtype(np.asarray(leaf).dtype, np.floating):
+            drawn += list(np.atleast_2d(np.asarray(leaf).T))
+    return curves(drawn) if len(drawn) <= MOST else ""
 
 
 def count(params: PyTree) -> str:
@@ -136,18 +134,18 @@ def count(params: PyTree) -> str:
     return f"{len(arrays)} arrays, {sum(math.prod(a.shape) for a in arrays):,} numbers"
 
 
-def trajectory(found: Any) -> str:
+def trajectory(run: Any) -> str:
     """What a run left, as text."""
-    return "\n".join([*aligned(record_rows(found.records)), _ended(found)])
+    return "\n".join([*aligned(record_rows(run.records)), _last_line(run)])
 
 
-def trajectory_html(found: Any) -> str:
-    """The same for a notebook."""
-    return f"{table(record_rows(found.records))}{record_curves(found.records)}<br>{_ended(found)}"
+def trajectory_html(run: Any) -> str:
+    """What a run left, as HTML for a notebook."""
+    return f"{table(record_rows(run.records))}{record_curves(run.records)}<br>{_last_line(run)}"
 
 
-def _ended(found: Any) -> str:
-    return f"params: {count(found.params)}; diverged_at: {found.diverged_at}"
+def _last_line(run: Any) -> str:
+    return f"params: {count(run.params)}; diverged_at: {run.diverged_at}"
 
 
 def group_rows(groups: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

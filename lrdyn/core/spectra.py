@@ -7,8 +7,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 
 
+@checked
 def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:
     """Singular values in decreasing order, without vectors.
 
@@ -16,10 +18,10 @@ def singular_values(matrix: Float[Array, "... m n"]) -> Float[Array, "... k"]:
         >>> singular_values(jnp.diag(jnp.array([1.0, 3.0]))).tolist()
         [3.0, 1.0]
     """
-    matrix = checks.floats("matrix", matrix, ("...", "m", "n"))
     return linalg.over_leading_axes(linalg.svdvals, matrix)
 
 
+@checked
 def effective_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
     """Effective rank ``exp(-sum_i p_i log p_i)``, ``p_i = sigma_i / sum_j sigma_j``.
 
@@ -36,15 +38,16 @@ def effective_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
     Reference:
         Roy and Vetterli, The effective rank, 2007.
     """
-    values = checks.spectrum("values", values, ("...", "k"))
+    values = checks.spectrum("values", values)
     shares = values / jnp.sum(values, axis=-1, keepdims=True)
     # x log x goes to 0 with x.
     terms = jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1.0)), 0.0)
     return jnp.exp(-jnp.sum(terms, axis=-1))
 
 
+@checked
 def numerical_rank(
-    values: Float[Array, "... k"] | np.ndarray,
+    values: Float[Array, "... k"] | Float[np.ndarray, "... k"],
     size: int,
     tolerance: float | Float[Array, ""] | None = None,
 ) -> Int[Array, "..."]:
@@ -60,16 +63,17 @@ def numerical_rank(
         >>> int(numerical_rank(jnp.array([1.0, 0.5, 1e-17]), 3))
         2
     """
-    values = checks.spectrum("values", values, ("...", "k"))
+    values = checks.spectrum("values", values)
     checks.integer("size", size)
-    if tolerance is not None:
-        tolerance = checks.nonnegative("tolerance", tolerance)
     if tolerance is None:
-        tolerance = size * float(jnp.finfo(values.dtype).eps)
+        reach = size * float(jnp.finfo(values.dtype).eps)
+    else:
+        reach = checks.nonnegative("tolerance", tolerance)
     values = jnp.asarray(values)
-    return jnp.sum(values > tolerance * values[..., :1], axis=-1)
+    return jnp.sum(values > reach * values[..., :1], axis=-1)
 
 
+@checked
 def top_share(values: Float[Array, "... k"], count: int) -> Float[Array, "..."]:
     """Share of the squared Frobenius norm in the first singular values.
 
@@ -81,7 +85,7 @@ def top_share(values: Float[Array, "... k"], count: int) -> Float[Array, "..."]:
         >>> float(top_share(jnp.array([3.0, 1.0]), 1))
         0.9
     """
-    values = checks.spectrum("values", values, ("...", "k"))
+    values = checks.spectrum("values", values)
     checks.integer("count", count)
     squares = values**2
     return jnp.sum(squares[..., :count], axis=-1) / jnp.sum(squares, axis=-1)
@@ -103,6 +107,7 @@ def half_of_the_digits(dtype: Any) -> float:
     return float(np.sqrt(np.finfo(dtype).eps))
 
 
+@checked
 def sines(basis: Float[Array, "d a"], vectors: Float[Array, "d b"]) -> Float[Array, "b"]:
     """Sine of the angle between each unit vector and the span of an orthonormal basis.
 
@@ -113,7 +118,5 @@ def sines(basis: Float[Array, "d a"], vectors: Float[Array, "d b"]) -> Float[Arr
         >>> sines(jnp.eye(3)[:, :2], jnp.eye(3)[:, 1:]).tolist()
         [0.0, 1.0]
     """
-    basis = checks.floats("basis", basis, ("d", "a"))
-    vectors = checks.floats("vectors", vectors, (basis.shape[0], "b"))
     rest = vectors - basis @ (basis.T @ vectors)
     return jnp.linalg.norm(rest, axis=0)

@@ -1,20 +1,20 @@
 """Corollary 1 (arXiv 2503.19859): the compressed network and its error."""
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lrdyn.core import checks, linalg
-from lrdyn.core.factorization import Decay, Scalar, Weights, decays, end_to_end, outside
+from lrdyn.core.checks import checked
+from lrdyn.core.factorization import Decay, Scalar, Weights, decays, end_to_end
 from lrdyn.theorem2.subspace import (
     Frame,
-    checked_frame,
+    Square,
     product_of_others,
     reduced_start,
-    square_layers,
     start_scales,
 )
 
@@ -24,12 +24,13 @@ class CompressedNetwork(NamedTuple):
 
     left: Float[Array, "k s"]
     """U_{L,1}, the first s columns of U_L."""
-    inner: Weights
+    inner: Annotated[Weights, "s s"]
     """Layers ``Wt_l``, s x s."""
     right: Float[Array, "d s"]
     """V_{1,1}, the first s columns of V_1."""
 
 
+@checked
 def checked_network(network: CompressedNetwork) -> CompressedNetwork:
     """A compressed network whose factors fit to one another.
 
@@ -38,15 +39,11 @@ def checked_network(network: CompressedNetwork) -> CompressedNetwork:
         Traceback (most recent call last):
         ValueError: network.right: got shape (3, 1), wanted (d, 2)
     """
-    checks.instance("network", network, CompressedNetwork)
-    network = network._replace(inner=checks.layers(network.inner, name="network.inner"))
-    rows, columns = outside(network.inner)
-    return checks.fields(
-        "network", network, CompressedNetwork, left=("k", rows), right=("d", columns)
-    )
+    return network
 
 
-def compress(frame: Frame, inner: Weights) -> CompressedNetwork:
+@checked
+def compress(frame: Frame, inner: tuple[Float[Array, "s s"], ...]) -> CompressedNetwork:
     """Put reduced layers between the outer factors of a frame.
 
     Args:
@@ -58,13 +55,12 @@ def compress(frame: Frame, inner: Weights) -> CompressedNetwork:
         >>> compress(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), (jnp.ones((2, 2)),)).left.shape
         (3, 2)
     """
-    frame = checked_frame(frame)
-    inner, size = square_layers(inner, name="inner")
+    size = len(inner[0])
     checks.integer("the size of inner", size, 1, frame.left.shape[1])
-    size = inner[0].shape[0]
     return CompressedNetwork(frame.left[-1, :, :size], inner, frame.right[0, :, :size])
 
 
+@checked
 def compressed_product(network: CompressedNetwork) -> Float[Array, "k d"]:
     """The map that a compressed network computes, ``U_{L,1} Wt_L ... Wt_1 V_{1,1}^T``.
 
@@ -73,7 +69,6 @@ def compressed_product(network: CompressedNetwork) -> Float[Array, "k d"]:
         >>> compressed_product(CompressedNetwork(half, (jnp.ones((1, 1)),), half)).tolist()
         [[1.0, 0.0], [0.0, 0.0]]
     """
-    network = checked_network(network)
     return network.left @ end_to_end(network.inner) @ network.right.T
 
 
@@ -86,7 +81,8 @@ class GradientBasis(NamedTuple):
     """``sigma_{r+1} / sigma_r`` of the gradient: 0 if it has rank r."""
 
 
-def gradient_basis(weights: Weights, gradient: Float[Array, "d d"], rank: int) -> GradientBasis:
+@checked
+def gradient_basis(weights: Square, gradient: Float[Array, "d d"], rank: int) -> GradientBasis:
     """Basis of the moving subspace from the gradient at an orthogonal start.
 
     With G the gradient with respect to ``W_1``: the top-r right singular vectors of G, and those of
@@ -107,12 +103,10 @@ def gradient_basis(weights: Weights, gradient: Float[Array, "d d"], rank: int) -
         >>> jnp.abs(basis.columns).round(6).tolist(), round(float(basis.gap), 3)
         ([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], 0.01)
     """
-    weights, dim = square_layers(weights)
-    gradient = checks.floats("gradient", gradient, (dim, dim))
-    checks.integer("rank", rank, 1, dim - 1)
+    checks.integer("rank", rank, 1, len(gradient) - 1)
     right, values = _right_subspace(gradient, rank)
-    other, _ = _right_subspace(gradient.T @ weights[0], rank)
-    both = jnp.concatenate([right, other], axis=1)
+    turned, _ = _right_subspace(gradient.T @ weights[0], rank)
+    both = jnp.concatenate([right, turned], axis=1)
     return GradientBasis(linalg.orthogonal_factor(both), values[rank] / values[rank - 1])
 
 
@@ -129,6 +123,7 @@ def _right_subspace(
     return linalg.orthogonal_factor(matrix.T @ left[:, :rank]), values
 
 
+@checked
 def gradient_gap_bound(
     scales: Float[Array, "depth"], smallest: Float[Array, ""]
 ) -> Float[Array, ""]:
@@ -144,13 +139,15 @@ def gradient_gap_bound(
         >>> round(float(gradient_gap_bound(jnp.full(2, 0.1), jnp.array(1.0))), 4)
         0.0101
     """
-    scales = checks.floats("scales", scales, ("depth",))
     smallest = checks.nonnegative("smallest", smallest)
     start = jnp.prod(scales)
     return jnp.where(smallest > start, start / jnp.abs(smallest - start), jnp.inf)
 
 
-def gradient_network(weights: Weights, basis: Float[Array, "d s"]) -> CompressedNetwork:
+@checked
+def gradient_network(
+    weights: Annotated[Weights, "k d"], basis: Float[Array, "d s"]
+) -> CompressedNetwork:
     """Compressed network at the start of Corollary 1, from an orthogonal start and a basis.
 
     ``f_C = U (eps_L I) ... (eps_1 I) V^T`` with V the basis and ``U = W_L ... W_1 V / prod eps_l``:
@@ -165,13 +162,12 @@ def gradient_network(weights: Weights, basis: Float[Array, "d s"]) -> Compressed
         >>> compressed_product(network).tolist()
         [[6.0, 0.0], [0.0, 0.0]]
     """
-    weights = checks.layers(weights)
-    basis = checks.floats("basis", basis, (weights[0].shape[1], "s"))
     scales = start_scales(weights)
     left = end_to_end(weights) @ basis / jnp.prod(scales)
     return CompressedNetwork(left, reduced_start(scales, basis.shape[1]), basis)
 
 
+@checked
 def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Float[Array, "..."]:
     """Error of the compressed network, ``||f - f_C||_F = sqrt(d - 2 r^) prod_l |rho_l|``.
 
@@ -184,12 +180,12 @@ def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Fl
         >>> float(compression_error(jnp.array([0.5, 0.5]), 8, 2))
         0.5
     """
-    rho = checks.floats("rho", rho, ("...", "depth"))
     checks.integer("rank", rank, 0)
     checks.integer("dim", dim, 2 * rank)
     return jnp.sqrt(dim - 2.0 * rank) * jnp.abs(jnp.prod(rho, axis=-1))
 
 
+@checked
 def compression_bound(scales: Float[Array, "depth"], dim: int, rank: int) -> Float[Array, ""]:
     """Bound of Corollary 1, ``||f - f_C||_F <= sqrt(d - 2 r^) prod_l eps_l``.
 
@@ -199,10 +195,10 @@ def compression_bound(scales: Float[Array, "depth"], dim: int, rank: int) -> Flo
         >>> float(compression_bound(jnp.ones(3), 8, 2))
         2.0
     """
-    scales = checks.floats("scales", scales, ("depth",))
     return compression_error(scales, dim, rank)
 
 
+@checked
 def bulk_contracts(
     scales: Float[Array, "depth"], learning_rate: Scalar, weight_decay: Decay, steps: int
 ) -> Float[Array, ""]:
@@ -220,9 +216,8 @@ def bulk_contracts(
         >>> float(bulk_contracts(jnp.ones(2), 0.5, 0.0, 2))
         0.875
     """
-    scales = checks.floats("scales", scales, ("depth",))
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
-    weight_decay = decays(weight_decay, len(scales))
+    weight_decay = decays(weight_decay)
     checks.integer("steps", steps)
 
     def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:

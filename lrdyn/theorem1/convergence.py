@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 
 SAFETY = 2.0
 """Factor of the number of steps: escape and approach overlap, and neither is of one mode alone.
@@ -54,6 +55,7 @@ class Start(NamedTuple):
         return float(np.linalg.norm(self.last - self.first, 2))
 
 
+@checked
 def threshold(decay: float, depth: int = 2) -> float:
     """Least singular value of which a minimiser keeps something.
 
@@ -71,6 +73,7 @@ def threshold(decay: float, depth: int = 2) -> float:
     return (decay * (depth - 2)) ** (depth / (2 * depth - 2)) * (depth - 1) / (depth - 2)
 
 
+@checked
 def curvature_at_minimum(
     values: Float[np.ndarray, "n"],
     rank: int,
@@ -95,25 +98,26 @@ def curvature_at_minimum(
         >>> curvature_at_minimum(np.array([1.0, 0.75, 0.5]), 2, (3, 3), 0.125)
         Curvature(least=0.25, largest=1.75)
     """
-    values = checks.spectrum("values", values, ("n",))
+    values = checks.spectrum("values", values)
     decay, close = map(checks.nonnegative, ("decay", "close"), (decay, close))
     checks.integer("rank", rank, 1, len(values))
     checks.sizes("shape", shape, 2, 2)
     first, second = (*values, 0.0)[:2]
-    kept = values[:rank][values[:rank] > decay + close]
-    rest = values[len(kept) :]
-    gaps = kept[:, None] - (rest if shape[0] == shape[1] else np.append(rest, 0.0))
-    found = [*gaps[gaps > close]]
-    if len(kept) < rank:
-        found.append(decay - rest[0])
-    if not len(kept):
-        return Curvature(float(max(0.0, *found)), float(decay + first))
-    found += [2 * (kept[-1] - decay), *([2 * decay] if decay > 0 else [])]
+    above = values[:rank][values[:rank] > decay + close]
+    rest = values[len(above) :]
+    gaps = above[:, None] - (rest if shape[0] == shape[1] else np.append(rest, 0.0))
+    eigenvalues = [*gaps[gaps > close]]
+    if len(above) < rank:
+        eigenvalues.append(decay - rest[0])
+    if not len(above):
+        return Curvature(float(max(0.0, *eigenvalues)), float(decay + first))
+    eigenvalues += [2 * (above[-1] - decay), *([2 * decay] if decay > 0 else [])]
     degenerate = np.any(np.abs(values[:rank] - decay) <= close)
     largest = max(2 * (first - decay), first + second, 2 * decay)
-    return Curvature(0.0 if degenerate else float(min(found)), float(largest))
+    return Curvature(0.0 if degenerate else float(min(eigenvalues)), float(largest))
 
 
+@checked
 def autoencoder_curvature(
     values: Float[np.ndarray, "n"], width: int, decay: float = 0.0, *, close: float = 0.0
 ) -> Curvature:
@@ -133,38 +137,37 @@ def autoencoder_curvature(
         >>> [round(e, 2) for e in autoencoder_curvature(np.array([2.0, 1.0]), 1, 1.0)]
         [2.74, 12.0]
     """
-    values = checks.spectrum("values", values, ("n",))
+    values = checks.spectrum("values", values)
     decay, close = map(checks.nonnegative, ("decay", "close"), (decay, close))
     checks.integer("width", width)
     squares = values**2
-    kept = squares[:width][squares[:width] > decay + close]
-    rest, flat = squares[len(kept) :], 1 if decay > 0 else 2
-    found = [*(4 * (kept - decay))]
-    if decay > 0 and len(kept):
-        found.append(4 * decay)
-    if len(kept) < width:
-        found += [*(2 * (decay - rest)), *(2 * (decay + rest))]
-    for a in kept:
-        found += [e for j in rest for e in np.linalg.eigvalsh(_left_out(a, j, decay))]
-    for a, b in combinations(kept, 2):
-        found += [*np.linalg.eigvalsh(_of_two_units(a, b, decay))[flat:]]
-    degenerate = np.any(np.abs(squares[:width] - decay) <= close) or min(found) <= close
-    return Curvature(0.0 if degenerate else float(min(found)), float(max(found)))
-
-
-def _left_out(a: float, j: float, decay: float) -> np.ndarray:
-    return np.array([[2 * (j * (1 - decay / a) + decay), -2 * j], [-2 * j, 2 * a]])
+    above = squares[:width][squares[:width] > decay + close]
+    rest, flat = squares[len(above) :], 1 if decay > 0 else 2
+    eigenvalues = [*(4 * (above - decay))]
+    if decay > 0 and len(above):
+        eigenvalues.append(4 * decay)
+    if len(above) < width:
+        eigenvalues += [*(2 * (decay - rest)), *(2 * (decay + rest))]
+    for a in above:
+        for j in rest:
+            block = [[2 * (j * (1 - decay / a) + decay), -2 * j], [-2 * j, 2 * a]]
+            eigenvalues += [*np.linalg.eigvalsh(np.array(block))]
+    for a, b in combinations(above, 2):
+        eigenvalues += [*np.linalg.eigvalsh(_of_two_units(a, b, decay))[flat:]]
+    degenerate = np.any(np.abs(squares[:width] - decay) <= close) or min(eigenvalues) <= close
+    return Curvature(0.0 if degenerate else float(min(eigenvalues)), float(max(eigenvalues)))
 
 
 def _of_two_units(a: float, b: float, decay: float) -> np.ndarray:
-    """In the order x, y of one entry of the product, x', y' of the other."""
-    of_a, of_b = np.sqrt(1 - decay / a), np.sqrt(1 - decay / b)
-    one, other = np.array([of_a, of_b, 0, 0]), np.array([0, 0, of_b, of_a])
-    apart = np.array([[1, 0, 0, -1], [0, -1, 1, 0]])
-    squares = b * np.outer(one, one) + a * np.outer(other, other)
-    return 2 * squares + 2 * decay * apart.T @ apart
+    """Block of the Hessian of two kept units a and b, in the order x, y, x', y'."""
+    w_a, w_b = np.sqrt(1 - decay / a), np.sqrt(1 - decay / b)
+    entry_ab, entry_ba = np.array([w_a, w_b, 0, 0]), np.array([0, 0, w_b, w_a])
+    imbalance = np.array([[1, 0, 0, -1], [0, -1, 1, 0]])
+    fit = b * np.outer(entry_ab, entry_ab) + a * np.outer(entry_ba, entry_ba)
+    return 2 * fit + 2 * decay * imbalance.T @ imbalance
 
 
+@checked
 def sharpness(start: Start, largest: float, decay: float = 0.0) -> float:
     """Bound of the Hessian of two layers along gradient flow from a start.
 
@@ -175,13 +178,13 @@ def sharpness(start: Start, largest: float, decay: float = 0.0) -> float:
         >>> sharpness(Start(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1))), 1.0)
         4.0
     """
-    checks.fields("start", start, Start, modes=("n", "r"), first=("r", "r"), last=("r", "r"))
     largest, decay = map(checks.nonnegative, ("largest", "decay"), (largest, decay))
     most = max(largest - decay, 0.0)
     size = max(start.size, most + float(np.hypot(most, start.imbalance)))
     return 1.5 * size + start.imbalance + largest + decay
 
 
+@checked
 def steps_to_arrive(
     start: Start,
     values: Float[np.ndarray, "n"],
@@ -211,22 +214,22 @@ def steps_to_arrive(
         >>> steps_to_arrive(start, np.ones(1), (1, 1), 0.0, 0.6, 1e-6) is None
         True
     """
-    checks.fields("start", start, Start, modes=("n", "r"), first=("r", "r"), last=("r", "r"))
     rate, tolerance = map(checks.positive, ("rate", "tolerance"), (rate, tolerance))
     rank = start.modes.shape[1]
     curvature = curvature_at_minimum(values, rank, shape, decay, close=close)
-    kept = values[:rank][values[:rank] > decay + close]
-    unbalanced = decay == 0 and len(kept) and start.imbalance > kept[-1] / 4
+    above = values[:rank][values[:rank] > decay + close]
+    unbalanced = decay == 0 and len(above) and start.imbalance > above[-1] / 4
     if unbalanced or not rate * sharpness(start, values[0], decay) < 2:
         return None
     wait = 0.0
-    if len(kept):
-        growth = kept[-1] - decay
-        tied = int(np.sum(values >= kept[-1] - close))
-        wait = _escape(start, tied, len(kept), growth, rate * growth)
+    if len(above):
+        growth = above[-1] - decay
+        tied = int(np.sum(values >= above[-1] - close))
+        wait = _escape(start, tied, len(above), growth, rate * growth)
     return _steps(wait, curvature, rate, max(start.size / values[0], 1.0) / tolerance)
 
 
+@checked
 def autoencoder_steps(
     start: Start,
     values: Float[np.ndarray, "n"],
@@ -236,7 +239,9 @@ def autoencoder_steps(
     *,
     close: float = 0.0,
 ) -> float | None:
-    """The same of a regularised linear autoencoder, ``||X - W_2 W_1 X||^2 + lambda (...)``.
+    """Steps after which descent on a linear autoencoder must be at the minimum of its loss.
+
+    The loss is the regularised one, ``||X - W_2 W_1 X||_F^2 + lambda (||W_1||^2 + ||W_2||^2)``.
 
     With :func:`autoencoder_curvature`, ``w_q^2 = 1 - lambda / kappa_q`` for the end, and growth by
     ``1 + 2 eta (kappa_q - lambda)`` at each step. That a step below ``2 / (2 kappa_1)`` over the
@@ -250,20 +255,19 @@ def autoencoder_steps(
         >>> round(autoencoder_steps(start, np.ones(1), 0.5, 0.1, 1e-6), 1)
         130.0
     """
-    values = checks.spectrum("values", values, ("n",))
-    checks.fields("start", start, Start, modes=("n", "r"), first=("r", "r"), last=("r", "r"))
+    values = checks.spectrum("values", values)
     rate, tolerance = map(checks.positive, ("rate", "tolerance"), (rate, tolerance))
     width, squares = start.modes.shape[1], values**2
     curvature = autoencoder_curvature(values, width, decay, close=close)
-    kept = squares[:width][squares[:width] > decay + close]
+    above = squares[:width][squares[:width] > decay + close]
     # In units of the first square the loss is that of two layers with target I, twice.
     steepest = 2 * squares[0] * sharpness(start, 1.0, decay / squares[0])
     if decay == 0 or not rate * steepest < 2:
         return None
     wait = 0.0
-    if len(kept):
-        growth = kept[-1] - decay
-        wait = _escape(start, len(kept), len(kept), growth / kept[-1], 2 * rate * growth)
+    if len(above):
+        growth = above[-1] - decay
+        wait = _escape(start, len(above), len(above), growth / above[-1], 2 * rate * growth)
     return _steps(wait, curvature, rate, max(start.size, 1.0) / tolerance)
 
 
@@ -300,6 +304,7 @@ class End(NamedTuple):
     """P = W_L ... W_1."""
 
 
+@checked
 def distance_bound(
     end: End,
     target: Float[np.ndarray, "k d"],
@@ -330,21 +335,17 @@ def distance_bound(
         >>> distance_bound(End(root, root, 0.1 * root, zero, root), 0.9 * root, 1)
         0.05
     """
-    target = checks.floats("target", target, ("k", "d"))
-    first, last = ("r", target.shape[1]), (len(target), "r")
-    shapes = {"first": first, "last": last, "first_gradient": first, "last_gradient": last}
-    end = checks.fields("end", end, End, **shapes, product=target.shape)
     checks.integer("rank", rank)
     decay, close = map(checks.nonnegative, ("decay", "close"), (decay, close))
     if not all(np.all(np.isfinite(array)) for array in (target, *end)):
         return float("inf")
     values = np.linalg.svd(target, compute_uv=False)
-    kept = int(np.sum(values[:rank] > threshold(decay, depth) + close))
-    left, found, right = np.linalg.svd(end.product)
-    left, s, right = left[:, :kept], found[:kept], right[:kept].T
-    outside = float(np.linalg.norm(found[kept:]))
-    if not kept or s[-1] <= 0:
-        return float("inf") if kept else outside
+    count = int(np.sum(values[:rank] > threshold(decay, depth) + close))  # q
+    left, spectrum, right = np.linalg.svd(end.product)
+    left, s, right = left[:, :count], spectrum[:count], right[:count].T
+    outside = float(np.linalg.norm(spectrum[count:]))
+    if not count or s[-1] <= 0:
+        return float("inf") if count else outside
     error = _error(end, left, s, right, decay, depth)
     rest = target - left @ (left.T @ target)
     rest -= (rest @ right) @ right.T
@@ -382,15 +383,15 @@ def _lipschitz(
     close: float,
 ) -> float:
     """C of :func:`distance_bound`; ``largest`` of what the target has beside P_q."""
-    kept, following = len(s), np.append(values, 0.0)[len(s) :]
-    gaps = values[:kept, None] - following
+    count, following = len(s), np.append(values, 0.0)[len(s) :]
+    gaps = values[:count, None] - following
     if depth == 2 and max(largest, following[0]) <= decay:
         return 1.0
     if depth == 2 and gaps[-1, 0] > close:
         room = gaps[-1, 0] - 2 * error
         if largest >= s[-1] + decay or room <= 0:
             return float("inf")
-        return max(1.0, float((values[kept - 1] - decay + error) / room))
+        return max(1.0, float((values[count - 1] - decay + error) / room))
     bend = 1 - decay * (1 - 2 / depth) * s[-1] ** (2 / depth - 2)
     gap = float(np.min(gaps[gaps > close], initial=np.inf))
     near = error <= min(gap, s[-1] * bend) / 8

@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Scalar, Weights
 
 Sets = Int[np.ndarray, "sets r"]
@@ -43,6 +44,7 @@ def index_sets(count: int, rank: int) -> Sets:
     return np.array([(*s, *(-1,) * (rank - len(s))) for s in chosen])
 
 
+@checked
 def admissible(sets: Sets, values: Float[Array, "n"], decay: Scalar) -> Bool[Array, "sets"]:
     """Which sets belong to a critical point of their own: ``sigma_i > lambda`` for all i in S.
 
@@ -56,14 +58,15 @@ def admissible(sets: Sets, values: Float[Array, "n"], decay: Scalar) -> Bool[Arr
         >>> admissible(index_sets(2, 1), jnp.array([2.0, 1.0]), 1.0).tolist()
         [True, True, False]
     """
-    values = checks.spectrum("values", values, ("n",))
-    sets = checks.integer("sets", sets, -1, len(values) - 1, ("sets", "r"))
+    values = checks.spectrum("values", values)
+    sets = checks.integer("sets", sets, -1, len(values) - 1, ("...",))
     decay = checks.nonnegative("decay", decay)
     rounding = values[0] * len(values) * jnp.finfo(values.dtype).eps
     above = values > decay + rounding
     return jnp.all(above[sets] | (sets < 0), axis=1)
 
 
+@checked
 def critical_points(
     target: Float[Array, "k d"], sets: Sets, decay: Scalar = 0.0
 ) -> tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]:
@@ -81,14 +84,14 @@ def critical_points(
         >>> [[round(abs(float(x)), 4) for x in (W @ V).ravel()] for W, V in zip(W2, W1)]
         [[0.0, 0.0, 0.0, 0.0], [4.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
     """
-    target = checks.floats("target", target, ("k", "d"))
-    sets = checks.integer("sets", sets, -1, min(target.shape) - 1, ("sets", "r"))
+    sets = checks.integer("sets", sets, -1, min(target.shape) - 1, ("...",))
     decay = checks.nonnegative("decay", decay)
     left, values, right = linalg.svd(target)
     roots = jnp.where(sets >= 0, jnp.sqrt(jnp.maximum(values - decay, 0.0))[sets], 0.0)
     return roots[:, :, None] * right[sets], jnp.swapaxes(roots[:, :, None] * left.T[sets], 1, 2)
 
 
+@checked
 def critical_values(
     values: Float[Array, "n"], sets: Sets, decay: Scalar = 0.0
 ) -> Float[Array, "sets"]:
@@ -100,8 +103,8 @@ def critical_values(
         >>> critical_values(jnp.array([2.0, 1.0]), index_sets(2, 1)).tolist()
         [2.5, 0.5, 2.0]
     """
-    values = checks.spectrum("values", values, ("n",))
-    sets = checks.integer("sets", sets, -1, len(values) - 1, ("sets", "r"))
+    values = checks.spectrum("values", values)
+    sets = checks.integer("sets", sets, -1, len(values) - 1, ("...",))
     decay = checks.nonnegative("decay", decay)
     inside = members(sets, len(values))
     return jnp.sum(
@@ -109,6 +112,7 @@ def critical_values(
     )
 
 
+@checked
 def members(sets: Sets, count: int) -> Bool[np.ndarray, "sets n"]:
     """Which singular values are in each set.
 
@@ -117,11 +121,12 @@ def members(sets: Sets, count: int) -> Bool[np.ndarray, "sets n"]:
         [[False, False], [True, False], [False, True]]
     """
     checks.integer("count", count)
-    sets = checks.integer("sets", sets, -1, count - 1, ("sets", "r"))
+    sets = checks.integer("sets", sets, -1, count - 1, ("...",))
     checks.allocation({"count": count}, (*sets.shape, count), dtype=bool)
     return (sets[:, :, None] == np.arange(count)).any(axis=1)
 
 
+@checked
 def smallest_curvature(
     values: Float[Array, "n"], sets: Sets, decay: Scalar = 0.0
 ) -> Float[Array, "sets"]:
@@ -140,23 +145,24 @@ def smallest_curvature(
         >>> smallest_curvature(jnp.array([3.0, 2.0, 1.0]), index_sets(3, 1), 0.5).tolist()
         [-2.5, 1.0, -1.0, -2.0]
     """
-    values = checks.spectrum("values", values, ("n",))
-    sets = checks.integer("sets", sets, -1, len(values) - 1, ("sets", "r"))
+    values = checks.spectrum("values", values)
+    sets = checks.integer("sets", sets, -1, len(values) - 1, ("...",))
     decay = checks.nonnegative("decay", decay)
     rank, inside = sets.shape[1], members(sets, len(values))
     decay = jnp.asarray(decay, values.dtype)
-    full, some = (sets >= 0).all(axis=1), (sets >= 0).any(axis=1)
+    is_full, is_some = (sets >= 0).all(axis=1), (sets >= 0).any(axis=1)
     outside = jnp.max(jnp.where(inside, 0.0, values[None]), axis=1)
     least = jnp.min(jnp.where(inside, values[None], jnp.inf), axis=1)
     bounds = [
-        jnp.where((decay == 0) | (some & (rank >= 2)), 0.0, jnp.inf),
-        jnp.where(some & (rank == 1), 2 * jnp.minimum(decay, least - decay), jnp.inf),
-        jnp.where(some, least - outside, jnp.inf),
-        jnp.where(full, jnp.inf, decay - outside),
+        jnp.where((decay == 0) | (is_some & (rank >= 2)), 0.0, jnp.inf),
+        jnp.where(is_some & (rank == 1), 2 * jnp.minimum(decay, least - decay), jnp.inf),
+        jnp.where(is_some, least - outside, jnp.inf),
+        jnp.where(is_full, jnp.inf, decay - outside),
     ]
     return jnp.min(jnp.stack(bounds), axis=0)
 
 
+@checked
 def hessian_spectrum(
     values: Float[Array, "n"], sets: Sets, shape: tuple[int, int], decay: Scalar = 0.0
 ) -> Float[Array, "sets params"]:
@@ -181,7 +187,7 @@ def hessian_spectrum(
     """
     checks.sizes("shape", shape, 2, 2)
     values = checks.spectrum("values", values, (min(shape),))
-    sets = checks.integer("sets", sets, -1, len(values) - 1, ("sets", "r"))
+    sets = checks.integer("sets", sets, -1, len(values) - 1, ("...",))
     decay = checks.nonnegative("decay", decay)
     checks.allocation({"shape": shape}, (*sets.shape, sum(shape)), dtype=values.dtype)
     count = len(values)
@@ -202,6 +208,7 @@ def hessian_spectrum(
     return jnp.sort(every.reshape(len(sets), -1), axis=1)
 
 
+@checked
 def hessian(
     loss: Callable[[Weights], Float[Array, ""]], weights: Weights
 ) -> Float[Array, "params params"]:
@@ -214,8 +221,6 @@ def hessian(
         >>> hessian(lambda w: w[0][0, 0] * w[1][0, 0], (jnp.ones((1, 1)),) * 2).tolist()
         [[0.0, 1.0], [1.0, 0.0]]
     """
-    checks.instance("loss", loss)
-    weights = checks.layers(weights)
     flat, restore = ravel_pytree(weights)
     return jax.hessian(lambda x: loss(restore(x)))(flat)
 
@@ -229,6 +234,7 @@ class Found(NamedTuple):
     """Norm of the gradient there; a search may also end at a minimum of it that is not 0."""
 
 
+@checked
 def find_critical_point(
     loss: Callable[[PyTree], Float[Array, ""]], start: PyTree, *, steps: int = 60
 ) -> Found:
@@ -247,7 +253,6 @@ def find_critical_point(
         >>> round(float(find_critical_point(saddle, jnp.array(0.3)).weights), 6)
         0.0
     """
-    checks.instance("loss", loss)
     checks.integer("steps", steps)
     flat, restore = ravel_pytree(start)
     slope = jax.grad(lambda x: loss(restore(x)))

@@ -10,29 +10,33 @@ Reference of the autoencoder: Kunin et al., Loss landscapes of regularized linea
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lrdyn.core import checks, linalg
-from lrdyn.core.factorization import Scalar, Weights, factorization_loss, outside
+from lrdyn.core.checks import checked
+from lrdyn.core.factorization import Scalar, Weights, factorization_loss
 
 
-def decayed_loss(weights: Weights, target: Float[Array, "k d"], decay: Scalar) -> Float[Array, ""]:
+@checked
+def decayed_loss(
+    weights: Annotated[Weights, "k d"], target: Float[Array, "k d"], decay: Scalar
+) -> Float[Array, ""]:
     """Loss of Theorem 1, ``1/2 ||W_L ... W_1 - Phi||_F^2 + (lambda/2) sum_l ||W_l||_F^2``.
 
     Example:
         >>> float(decayed_loss((jnp.eye(2), jnp.eye(2)), jnp.zeros((2, 2)), 0.5))
         2.0
     """
-    weights = checks.layers(weights)
-    target = checks.floats("target", target, outside(weights))
     decay = checks.nonnegative("decay", decay)
     squares = sum(jnp.sum(W**2) for W in weights)
     return factorization_loss(weights, target) + 0.5 * decay * squares
 
 
+@checked
 def schatten_loss(
     shrunk: Float[Array, "*n"], values: Float[Array, "*n"], decay: Scalar, depth: int
 ) -> Float[Array, "*n"]:
@@ -44,13 +48,14 @@ def schatten_loss(
         >>> schatten_loss(jnp.array([0.0, 1.0]), jnp.ones(2), 0.25, 2).tolist()
         [0.5, 0.25]
     """
-    shrunk = checks.spectrum("shrunk", shrunk, ("...",))
-    values = checks.spectrum("values", values, shrunk.shape)
+    shrunk = checks.spectrum("shrunk", shrunk)
+    values = checks.spectrum("values", values)
     decay = checks.nonnegative("decay", decay)
     checks.integer("depth", depth, 2)
     return 0.5 * (shrunk - values) ** 2 + 0.5 * decay * depth * shrunk ** (2 / depth)
 
 
+@checked
 def shrink(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Array, "n"]:
     """Minimiser s of :func:`schatten_loss` for each singular value: Theorem 1, item 4.
 
@@ -66,7 +71,7 @@ def shrink(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Ar
         >>> shrink(jnp.array([2.0, 0.25]), 0.5, 3).round(3).tolist()
         [1.57, 0.0]
     """
-    values = checks.spectrum("values", values, ("n",))
+    values = checks.spectrum("values", values)
     decay = checks.nonnegative("decay", decay)
     checks.integer("depth", depth, 2)
     if depth == 2:
@@ -78,6 +83,7 @@ def shrink(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Ar
     return jnp.where(wins, root, 0.0)
 
 
+@checked
 def barrier(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Array, "n"]:
     """Local maximum of :func:`schatten_loss` between 0 and the other minimum.
 
@@ -92,7 +98,7 @@ def barrier(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[A
         >>> barrier(jnp.array([1.0]), 0.1, 3).round(4).tolist()
         [0.001]
     """
-    values = checks.spectrum("values", values, ("n",))
+    values = checks.spectrum("values", values)
     decay = checks.nonnegative("decay", decay)
     checks.integer("depth", depth, 2)
     if depth == 2:
@@ -124,6 +130,7 @@ def _bisect(below: Callable[[Array], Array], low: Array, high: Array) -> Array:
     return jax.lax.fori_loop(0, digits, halve, (low, high))[1]
 
 
+@checked
 def minimiser(
     target: Float[Array, "k d"], rank: int, decay: Scalar = 0.0, depth: int = 2
 ) -> Float[Array, "k d"]:
@@ -140,7 +147,6 @@ def minimiser(
         >>> minimiser(jnp.diag(jnp.array([3.0, 2.0, 1.0])), 2, 0.5).round(6).tolist()
         [[2.5, 0.0, 0.0], [0.0, 1.5, 0.0], [0.0, 0.0, 0.0]]
     """
-    target = checks.floats("target", target, ("k", "d"))
     checks.integer("rank", rank, 1, min(target.shape))
     decay = checks.nonnegative("decay", decay)
     checks.integer("depth", depth, 2)
@@ -148,6 +154,7 @@ def minimiser(
     return (left[:, :rank] * shrink(values[:rank], decay, depth)[None, :]) @ right[:rank]
 
 
+@checked
 def minimum(
     values: Float[Array, "n"], rank: int, decay: Scalar = 0.0, depth: int = 2
 ) -> Float[Array, ""]:
@@ -160,20 +167,23 @@ def minimum(
         >>> float(minimum(jnp.array([3.0, 2.0, 1.0]), 2, 0.5))
         2.75
     """
-    values = checks.spectrum("values", values, ("n",))
+    values = checks.spectrum("values", values)
     checks.integer("rank", rank)
     decay = checks.nonnegative("decay", decay)
     checks.integer("depth", depth, 2)
     first, rest = values[:rank], values[rank:]
     if depth == 2:
-        kept = jnp.where(first > decay, decay * first - 0.5 * decay**2, 0.5 * first**2)
+        costs = jnp.where(first > decay, decay * first - 0.5 * decay**2, 0.5 * first**2)
     else:
-        kept = schatten_loss(shrink(first, decay, depth), first, decay, depth)
-    return jnp.sum(kept) + 0.5 * jnp.sum(rest**2)
+        costs = schatten_loss(shrink(first, decay, depth), first, decay, depth)
+    return jnp.sum(costs) + 0.5 * jnp.sum(rest**2)
 
 
+@checked
 def autoencoder_loss(
-    weights: Weights, inputs: Float[Array, "d n"], decay: Scalar
+    weights: tuple[Float[Array, "h d"], Float[Array, "d h"]],
+    inputs: Float[Array, "d n"],
+    decay: Scalar,
 ) -> Float[Array, ""]:
     """Regularised linear autoencoder, ``||X - W_2 W_1 X||_F^2 + lambda (||W_1||^2 + ||W_2||^2)``.
 
@@ -181,15 +191,13 @@ def autoencoder_loss(
         >>> float(autoencoder_loss((jnp.ones((1, 2)), jnp.zeros((2, 1))), jnp.eye(2), 0.5))
         3.0
     """
-    weights = checks.layers(weights, 2)
-    inputs = checks.floats("inputs", inputs, (outside(weights)[1], "n"))
-    checks.floats("weights[1]", weights[1], (len(inputs), len(weights[0])))
     decay = checks.nonnegative("decay", decay)
     encoder, decoder = weights
     rest = inputs - decoder @ (encoder @ inputs)
     return jnp.sum(rest**2) + decay * (jnp.sum(encoder**2) + jnp.sum(decoder**2))
 
 
+@checked
 def autoencoder_gains(values: Float[Array, "n"], decay: Scalar) -> Float[Array, "n"]:
     """What a regularised autoencoder keeps of each direction, ``(1 - lambda / sigma^2)_+``.
 
@@ -197,13 +205,14 @@ def autoencoder_gains(values: Float[Array, "n"], decay: Scalar) -> Float[Array, 
         >>> autoencoder_gains(jnp.array([2.0, 1.0, 0.5]), 1.0).tolist()
         [0.75, 0.0, 0.0]
     """
-    values = checks.spectrum("values", values, ("n",))
+    values = checks.spectrum("values", values)
     decay = checks.nonnegative("decay", decay)
     squares = values**2
     above = squares > decay
     return jnp.where(above, 1 - decay / jnp.where(above, squares, 1.0), 0.0)
 
 
+@checked
 def autoencoder_minimiser(
     inputs: Float[Array, "d n"], width: int, decay: Scalar = 0.0
 ) -> Float[Array, "d d"]:
@@ -215,7 +224,6 @@ def autoencoder_minimiser(
         >>> autoencoder_minimiser(jnp.diag(jnp.array([2.0, 1.0])), 1, 1.0).round(6).tolist()
         [[0.75, 0.0], [0.0, 0.0]]
     """
-    inputs = checks.floats("inputs", inputs, ("d", "n"))
     checks.integer("width", width)
     decay = checks.nonnegative("decay", decay)
     left, values, _ = linalg.svd(inputs)
@@ -223,6 +231,7 @@ def autoencoder_minimiser(
     return (left * autoencoder_gains(values[:width], decay)[None, :]) @ left.T
 
 
+@checked
 def autoencoder_minimum(
     values: Float[Array, "n"], width: int, decay: Scalar = 0.0
 ) -> Float[Array, ""]:
@@ -234,9 +243,9 @@ def autoencoder_minimum(
         >>> float(autoencoder_minimum(jnp.array([2.0, 1.0]), 1, 1.0))
         2.75
     """
-    values = checks.spectrum("values", values, ("n",))
+    values = checks.spectrum("values", values)
     checks.integer("width", width)
     decay = checks.nonnegative("decay", decay)
     gains = autoencoder_gains(values[:width], decay)
-    kept = (1 - gains) ** 2 * values[:width] ** 2 + 2 * decay * gains
-    return jnp.sum(kept) + jnp.sum(values[width:] ** 2)
+    costs = (1 - gains) ** 2 * values[:width] ** 2 + 2 * decay * gains
+    return jnp.sum(costs) + jnp.sum(values[width:] ** 2)

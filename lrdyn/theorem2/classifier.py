@@ -9,18 +9,18 @@ Reference: Yaras et al., "The Law of Parsimony in Gradient Descent for Learning 
 Networks", as surveyed in arXiv 2503.19859.
 """
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Scalar, Steps, Weights, decays
 from lrdyn.theorem2.subspace import (
     Blocks,
     Frame,
     blocks,
-    checked_frame,
     propagate,
     reduced_start,
     square_layers,
@@ -31,16 +31,15 @@ from lrdyn.theorem2.subspace import (
 Number = TypeVar("Number", float, Float[Array, ""])
 
 
-def _checked(weights: Weights, frame: Frame | None = None) -> tuple[Weights, int]:
-    """The layers, square but the last, which continues them, and the size of the square ones."""
-    weights = checks.layers(weights)
+def _square_but_last(weights: Weights, depth: int | None = None) -> int:
+    """Size of the layers before the last, which are square; ``depth`` of them, if it is given."""
     if len(weights) < 2:
         checks.refuse("weights", "1 layer", "2 or more")
-    depth, dim = (None, None) if frame is None else frame.left.shape[:2]
-    return weights, square_layers(weights[:-1], depth, dim)[1]
+    return square_layers(weights[:-1], depth)[1]
 
 
-def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
+@checked
+def classifier_frame(weights: Annotated[Weights, "k d"], target: Float[Array, "k d"]) -> Frame:
     """Frame of the square layers of a deep linear classifier, ``l < L``.
 
     ``col(V_{1,1}) = row(Phi) + row((W_L ... W_1)(0))``, 2K columns, ``U_l = W_l(0) V_l / eps_l``.
@@ -62,20 +61,19 @@ def classifier_frame(weights: Weights, target: Float[Array, "k d"]) -> Frame:
         >>> classifier_frame(W, jnp.ones((2, 7))).left.shape
         (1, 7, 7)
     """
-    weights, dim = _checked(weights)
-    target = checks.floats("target", target, (len(weights[-1]), dim))
+    _square_but_last(weights)
     classes, dim = target.shape
     if dim <= 2 * classes:
-        raise ValueError(
-            f"target: got shape {target.shape}, wanted more than twice as many columns as rows"
-        )
+        wanted = "more than twice as many columns as rows"
+        checks.refuse("target", f"shape {target.shape}", wanted)
     size = linalg.frobenius(target)
     unit = target / jnp.where(size > 0, size, 1.0)
     spanning = jnp.concatenate([unit.T, unscaled_product(weights).T], axis=1)
     return propagate(weights[:-1], linalg.complete_basis(spanning))
 
 
-def classifier_blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
+@checked
+def classifier_blocks(frame: Frame, weights: Annotated[Weights, "k d"], size: int) -> Blocks:
     """Measure the layers of a classifier in its frame.
 
     Args:
@@ -92,15 +90,15 @@ def classifier_blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
         >>> classifier_blocks(identity, (jnp.eye(3), jnp.ones((1, 3))), 2).off_block.tolist()
         [0.0, 1.0]
     """
-    frame = checked_frame(frame)
-    weights, dim = _checked(weights, frame)
+    dim = _square_but_last(weights, len(frame.left))
     checks.integer("size", size, 1, dim - 1)
     square = blocks(frame, weights[:-1], size)
     last = jnp.max(jnp.abs(weights[-1] @ frame.left[-1, :, size:]))
     return square._replace(off_block=jnp.append(square.off_block, last))
 
 
-def classifier_start(frame: Frame, weights: Weights, size: int) -> Weights:
+@checked
+def classifier_start(frame: Frame, weights: Annotated[Weights, "k d"], size: int) -> Weights:
     """Start of the reduced problem of a classifier: ``eps_l I`` for l < L and ``W_L(0) V_{L,1}``.
 
     Args:
@@ -116,13 +114,13 @@ def classifier_start(frame: Frame, weights: Weights, size: int) -> Weights:
         >>> [W.shape for W in classifier_start(identity, (jnp.eye(3), jnp.ones((1, 3))), 2)]
         [(2, 2), (1, 2)]
     """
-    frame = checked_frame(frame)
-    weights, dim = _checked(weights, frame)
+    dim = _square_but_last(weights, len(frame.left))
     checks.integer("size", size, 1, dim)
     inner = reduced_start(start_scales(weights[:-1]), size)
     return (*inner, weights[-1] @ frame.left[-1, :, :size])
 
 
+@checked
 def classifier_rho(
     scales: Float[Array, "layers"],
     learning_rate: Scalar,
@@ -141,16 +139,19 @@ def classifier_rho(
         >>> classifier_rho(jnp.ones(1), 0.5, 1.0, jnp.array([0, 2])).tolist()
         [[1.0], [0.25]]
     """
-    scales = checks.floats("scales", scales, ("depth",))
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
-    weight_decay = decays(weight_decay, len(scales))
+    weight_decay = decays(weight_decay)
     steps = checks.steps(steps)
     factor = 1 - learning_rate * jnp.broadcast_to(weight_decay, scales.shape)
     return scales[None, :] * factor[None, :] ** jnp.asarray(steps, scales.dtype)[:, None]
 
 
+@checked
 def collapse_metrics(
-    weights: Weights, inputs: Float[Array, "d n"], labels: Int[Array, "n"], classes: int
+    weights: Annotated[Weights, "k d"],
+    inputs: Float[Array, "d n"],
+    labels: Int[Array, "n"],
+    classes: int,
 ) -> Float[Array, "layers"]:
     """Within-class over between-class variance of the features of each layer, input first.
 
@@ -167,10 +168,8 @@ def collapse_metrics(
         >>> collapse_metrics((jnp.eye(1),), X, jnp.array([0, 0, 1, 1]), 2).tolist()
         [0.25]
     """
-    weights = checks.layers(weights)
-    inputs = checks.floats("inputs", inputs, (weights[0].shape[1], "n"))
     checks.integer("classes", classes, 2)
-    labels = checks.integer("labels", labels, 0, classes - 1, inputs.shape[1:])
+    labels = checks.integer("labels", labels, 0, classes - 1, ("n",))
     checks.allocation({"classes": classes}, (len(labels), classes), dtype=inputs.dtype)
     membership = (labels[:, None] == jnp.arange(classes)[None, :]).astype(inputs.dtype)
 
@@ -187,6 +186,7 @@ def collapse_metrics(
     return jnp.stack(ratios)
 
 
+@checked
 def collapse_ratio(scale: Number, per_class: int, depth: int) -> Number:
     """Collapse per layer at convergence without decay, ``D_{l+1} / D_l ~ eps^2 / n^{1/L}``.
 
@@ -207,6 +207,7 @@ def collapse_ratio(scale: Number, per_class: int, depth: int) -> Number:
     return scale**2 / per_class ** (1 / depth)
 
 
+@checked
 def collapse_lower_bound(ratio: Number, dim: int, classes: int, depth: int) -> Number:
     """How far below :func:`collapse_ratio` the collapse per layer can be at convergence.
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 from lrdyn.core.descent import Problem, Trajectory, gradient_descent, simulate, simulate_lanes
 from lrdyn.core.factorization import (
     Decay,
@@ -30,6 +31,9 @@ from lrdyn.core.factorization import (
 )
 from lrdyn.core.spectra import singular_values
 
+Square = tuple[Float[Array, "d d"], ...]
+"""Square layers of one size."""
+
 
 class Frame(NamedTuple):
     """The frame of Theorem 2; the first 2r columns of each matrix span the moving part."""
@@ -40,6 +44,7 @@ class Frame(NamedTuple):
     """V_l, with V_{l+1} = U_l."""
 
 
+@checked
 def checked_frame(frame: Frame) -> Frame:
     """A frame with as many square matrices on either side.
 
@@ -48,8 +53,7 @@ def checked_frame(frame: Frame) -> Frame:
         Traceback (most recent call last):
         ValueError: frame.right: got shape (1, 3, 3), wanted (2, 3, 3)
     """
-    shape = ("depth", "d", "d")
-    return checks.fields("frame", frame, Frame, left=shape, right=shape)
+    return frame
 
 
 def square_layers(
@@ -69,6 +73,7 @@ def square_layers(
     return weights, size
 
 
+@checked
 def start_scales(weights: Weights) -> Float[Array, "depth"]:
     """Scales of (semi-)orthogonal layers, ``eps_l = ||W_l||_F / sqrt(min(shape))``.
 
@@ -76,13 +81,13 @@ def start_scales(weights: Weights) -> Float[Array, "depth"]:
         >>> start_scales((3 * jnp.eye(4),)).tolist()
         [3.0]
     """
-    weights = checks.layers(weights)
     if len({W.shape for W in weights}) == 1:
         return linalg.frobenius(jnp.stack(weights)) / jnp.sqrt(min(weights[0].shape))
     return jnp.stack([linalg.frobenius(W) / jnp.sqrt(min(W.shape)) for W in weights])
 
 
-def frame(weights: Weights, target: Float[Array, "d d"], rank: int) -> Frame:
+@checked
+def frame(weights: Square, target: Float[Array, "d d"], rank: int) -> Frame:
     """Frame of Theorem 2, from the starting weights and the target alone.
 
     ``col(V_{1,1}) = row(Phi) + (W_L ... W_1)(0)^T col(Phi)``, then ``U_l = W_l(0) V_l / eps_l`` and
@@ -108,16 +113,16 @@ def frame(weights: Weights, target: Float[Array, "d d"], rank: int) -> Frame:
         >>> frame(W, Phi, rank=2).left.shape
         (2, 7, 7)
     """
-    weights, dim = square_layers(weights)
-    target = checks.floats("target", target, (dim, dim))
     checks.integer("rank", rank)
+    dim = len(target)
     if dim <= 2 * rank:
-        raise ValueError(f"rank: got {rank} with dim {dim}, wanted dim > 2 rank")
+        checks.refuse("rank", f"{rank} with dim {dim}", "dim > 2 rank")
     left, _, right = linalg.svd(target)
     spanning = [right[:rank].T, unscaled_product(weights).T @ left[:, :rank]]
     return propagate(weights, linalg.complete_basis(jnp.concatenate(spanning, axis=1)))
 
 
+@checked
 def unscaled_product(weights: Weights) -> Float[Array, "k d"]:
     """``W_L ... W_1`` of (semi-)orthogonal layers over the product of their scales.
 
@@ -127,26 +132,25 @@ def unscaled_product(weights: Weights) -> Float[Array, "k d"]:
         >>> unscaled_product((2 * jnp.eye(2), 3 * jnp.eye(2))).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    weights = checks.layers(weights)
     scales = start_scales(weights)
     return end_to_end(tuple(W / scale for W, scale in zip(weights, scales, strict=True)))
 
 
-def propagate(weights: Weights, right: Float[Array, "d d"]) -> Frame:
+@checked
+def propagate(weights: Square, right: Float[Array, "d d"]) -> Frame:
     """Frame that starts from ``V_1 = right``: ``U_l = W_l(0) V_l / eps_l``, ``V_{l+1} = U_l``.
 
     Example:
         >>> propagate((2 * jnp.eye(2), jnp.eye(2)), jnp.eye(2)).left.shape
         (2, 2, 2)
     """
-    weights, dim = square_layers(weights)
-    right = checks.floats("right", right, (dim, dim))
     bases = [right]
     for W, scale in zip(weights, start_scales(weights), strict=True):
         bases.append(W @ bases[-1] / scale)
     return Frame(jnp.stack(bases[1:]), jnp.stack(bases[:-1]))
 
 
+@checked
 def product_of_others(values: Float[Array, "depth"]) -> Float[Array, "depth"]:
     """``prod_{k != l} values_k`` for each l, without division (a value may be 0).
 
@@ -154,11 +158,11 @@ def product_of_others(values: Float[Array, "depth"]) -> Float[Array, "depth"]:
         >>> product_of_others(jnp.array([2.0, 0.0, 5.0])).tolist()
         [0.0, 10.0, 0.0]
     """
-    values = checks.floats("values", values, ("depth",))
     others = jnp.where(jnp.eye(values.shape[0], dtype=bool), 1.0, values[None, :])
     return jnp.prod(others, axis=1)
 
 
+@checked
 def rho(
     scales: Float[Array, "depth"], learning_rate: Scalar, weight_decay: Decay, steps: Steps
 ) -> Float[Array, "times depth"]:
@@ -177,9 +181,8 @@ def rho(
         >>> rho(jnp.ones(2), 0.5, 0.0, jnp.array([0, 1])).tolist()
         [[1.0, 1.0], [0.5, 0.5]]
     """
-    scales = checks.floats("scales", scales, ("depth",))
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
-    weight_decay = decays(weight_decay, len(scales))
+    weight_decay = decays(weight_decay)
     steps = checks.steps(steps)
 
     def step(_: Array, values: Array) -> Array:
@@ -195,6 +198,7 @@ def rho(
     return jax.lax.scan(until, scales, (starts, ends))[1]
 
 
+@checked
 def reduced_target(frame: Frame, target: Float[Array, "d d"], size: int) -> Float[Array, "s s"]:
     """Target of the reduced dynamics, ``U_{L,1}^T Phi V_{1,1}``.
 
@@ -207,13 +211,11 @@ def reduced_target(frame: Frame, target: Float[Array, "d d"], size: int) -> Floa
         >>> reduced_target(Frame(jnp.eye(3)[None], jnp.eye(3)[None]), jnp.ones((3, 3)), 2).shape
         (2, 2)
     """
-    frame = checked_frame(frame)
-    dim = frame.left.shape[1]
-    target = checks.floats("target", target, (dim, dim))
-    checks.integer("size", size, 1, dim)
+    checks.integer("size", size, 1, len(target))
     return frame.left[-1, :, :size].T @ target @ frame.right[0, :, :size]
 
 
+@checked
 def reduced_start(scales: Float[Array, "depth"], size: int) -> Weights:
     """Start of the reduced dynamics, ``Wt_l(0) = eps_l I``.
 
@@ -221,12 +223,12 @@ def reduced_start(scales: Float[Array, "depth"], size: int) -> Weights:
         >>> reduced_start(jnp.array([2.0]), 2)[0].tolist()
         [[2.0, 0.0], [0.0, 2.0]]
     """
-    scales = checks.floats("scales", scales, ("depth",))
     checks.integer("size", size)
     checks.allocation({"size": size}, (len(scales), size, size), dtype=scales.dtype)
     return tuple(scales[:, None, None] * jnp.eye(size, dtype=scales.dtype)[None])
 
 
+@checked
 def reduced_dynamics(
     target: Float[Array, "s s"],
     scales: Float[Array, "depth"],
@@ -234,7 +236,7 @@ def reduced_dynamics(
     weight_decay: Decay,
     steps: Steps,
     *,
-    start: Weights | None = None,
+    start: tuple[Float[Array, "s s"], ...] | None = None,
     record: Callable[[Weights], PyTree] = lambda weights: weights,
 ) -> Trajectory:
     """Integrate the reduced dynamics: the moving part of a d x d run at the cost of 2r x 2r.
@@ -256,14 +258,12 @@ def reduced_dynamics(
         >>> bool(jnp.allclose(run.params[1] @ run.params[0], jnp.eye(2), atol=1e-5))
         True
     """
-    target = checks.floats("target", target, ("s", "s"))
-    scales = checks.floats("scales", scales, ("depth",))
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
-    weight_decay = decays(weight_decay, len(scales))
-    if start is not None:
-        start, _ = square_layers(start, len(scales), len(target), "start")
+    weight_decay = decays(weight_decay)
     if start is None:
-        start = reduced_start(scales, target.shape[0])
+        start = reduced_start(scales, len(target))
+    else:
+        start = checks.layers(start, len(scales), "start")
     return simulate(
         lambda weights: factorization_loss(weights, target),
         start,
@@ -273,6 +273,7 @@ def reduced_dynamics(
     )
 
 
+@checked
 def reduced_lanes(
     targets: Float[Array, "runs s s"],
     scales: Float[Array, "runs depth"],
@@ -294,14 +295,11 @@ def reduced_lanes(
         >>> (run.params[1] @ run.params[0])[1].round(5).tolist()
         [[2.0, 0.0], [0.0, 2.0]]
     """
-    targets = checks.floats("targets", targets, ("runs", "s", "s"))
-    scales = checks.floats("scales", scales, (len(targets), "depth"))
-    learning_rate = checks.nonnegative("learning_rate", learning_rate, scales.shape[:1])
-    wanted = scales.shape if getattr(weight_decay, "ndim", 1) == 2 else scales.shape[:1]
-    weight_decay = checks.nonnegative("weight_decay", weight_decay, wanted)
+    learning_rate = checks.nonnegative("learning_rate", learning_rate, ("runs",))
+    weight_decay = checks.nonnegative("weight_decay", weight_decay, ("...",))
 
-    def problem(one: tuple[Array, Array, Array, Array]) -> Problem:
-        target, eps, eta, decay = one
+    def problem(data: tuple[Array, Array, Array, Array]) -> Problem:
+        target, eps, eta, decay = data
         return (
             lambda weights: factorization_loss(weights, target, small_matmul),
             reduced_start(eps, target.shape[0]),
@@ -312,7 +310,10 @@ def reduced_lanes(
     return simulate_lanes(problem, data, steps, record=record)
 
 
-def expand(frame: Frame, reduced: Weights, bulk: Float[Array, "depth"]) -> Weights:
+@checked
+def expand(
+    frame: Frame, reduced: tuple[Float[Array, "s s"], ...], bulk: Float[Array, "depth"]
+) -> Weights:
     """Full weights from the reduced ones, ``U_l blkdiag(Wt_l, rho_l I) V_l^T``.
 
     Example:
@@ -320,20 +321,16 @@ def expand(frame: Frame, reduced: Weights, bulk: Float[Array, "depth"]) -> Weigh
         >>> expand(identity, (jnp.ones((1, 1)),), jnp.array([2.0]))[0].diagonal().tolist()
         [1.0, 2.0, 2.0]
     """
-    frame = checked_frame(frame)
-    reduced, size = square_layers(reduced, len(frame.left), name="reduced")
-    checks.integer("the size of reduced", size, 1, frame.left.shape[1])
-    bulk = checks.floats("bulk", bulk, frame.left.shape[:1])
-
-    def layer(U: Array, V: Array, Wt: Array, rho: Array) -> Array:
-        s = Wt.shape[0]
-        return U[:, :s] @ Wt @ V[:, :s].T + rho * U[:, s:] @ V[:, s:].T
-
+    reduced = checks.layers(reduced, len(frame.left), "reduced")
+    s = len(reduced[0])
+    checks.integer("the size of reduced", s, 1, frame.left.shape[1])
     return tuple(
-        layer(*parts) for parts in zip(frame.left, frame.right, reduced, bulk, strict=True)
+        U[:, :s] @ Wt @ V[:, :s].T + rho * U[:, s:] @ V[:, s:].T
+        for U, V, Wt, rho in zip(frame.left, frame.right, reduced, bulk, strict=True)
     )
 
 
+@checked
 def reduced_spectra(
     reduced: Float[Array, "depth s s"], bulk: Float[Array, "depth"], dim: int
 ) -> Float[Array, "depth d"]:
@@ -343,8 +340,6 @@ def reduced_spectra(
         >>> reduced_spectra(jnp.full((1, 1, 1), 2.0), jnp.array([-3.0]), 3).tolist()
         [[3.0, 3.0, 2.0]]
     """
-    reduced = checks.floats("reduced", reduced, ("depth", "s", "s"))
-    bulk = checks.floats("bulk", bulk, reduced.shape[:1])
     checks.integer("dim", dim, reduced.shape[1])
     checks.allocation({"dim": dim}, (len(reduced), dim), dtype=reduced.dtype)
     moving = singular_values(reduced)
@@ -365,7 +360,8 @@ class Blocks(NamedTuple):
     """Largest entry of the bulk block minus ``rho_l I``; the theorem says 0."""
 
 
-def blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
+@checked
+def blocks(frame: Frame, weights: Square, size: int) -> Blocks:
     """Measure layers in the frame: blocks of ``U_l^T W_l V_l`` split after ``size``.
 
     Example:
@@ -373,9 +369,8 @@ def blocks(frame: Frame, weights: Weights, size: int) -> Blocks:
         >>> blocks(identity, (jnp.diag(jnp.array([5.0, 2.0, 2.0])),), 1).rho.tolist()
         [2.0]
     """
-    frame = checked_frame(frame)
     depth, dim, _ = frame.left.shape
-    weights, _ = square_layers(weights, depth, dim)
+    weights = checks.layers(weights, depth)
     checks.integer("size", size, 1, dim - 1)
     rotated = jnp.stack(
         [U.T @ W @ V for U, W, V in zip(frame.left, weights, frame.right, strict=True)]

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 from lrdyn.core.spectra import singular_values
 
 
@@ -25,6 +26,7 @@ def _support_split(
     return sizes, values / jnp.where(sizes == 0, 1.0, sizes)
 
 
+@checked
 def support_norm(values: Float[Array, "d"], support: int) -> Float[Array, ""]:
     """k-support norm of a vector: the smallest convex norm that is Euclidean on k-sparse vectors.
 
@@ -47,7 +49,7 @@ def support_norm(values: Float[Array, "d"], support: int) -> Float[Array, ""]:
     Reference:
         Argyriou, Foygel and Srebro, Sparse prediction with the k-support norm, 2012.
     """
-    values = checks.spectrum("values", values, ("d",))
+    values = checks.spectrum("values", values)
     dim = len(values)
     checks.integer("support", support, 1, dim)
     # As its dual: the largest <w, u> over u whose k largest entries have norm 1. For each r take
@@ -59,10 +61,11 @@ def support_norm(values: Float[Array, "d"], support: int) -> Float[Array, ""]:
     )
     dual = jnp.where(beyond, level[:, None], values[None, :])
     sizes = jnp.sqrt(jnp.sum(jnp.sort(dual, axis=1)[:, dim - support :] ** 2, axis=1))
-    found = jnp.sum(dual * values[None, :], axis=1) / jnp.where(sizes == 0, 1.0, sizes)
-    return jnp.max(found)
+    bounds = jnp.sum(dual * values[None, :], axis=1) / jnp.where(sizes == 0, 1.0, sizes)
+    return jnp.max(bounds)
 
 
+@checked
 def spectral_support_norm(matrix: Float[Array, "m n"], support: int) -> Float[Array, ""]:
     """Spectral k-support norm, :func:`support_norm` of the singular values.
 
@@ -74,11 +77,11 @@ def spectral_support_norm(matrix: Float[Array, "m n"], support: int) -> Float[Ar
         >>> float(spectral_support_norm(jnp.eye(4), 1)), float(spectral_support_norm(jnp.eye(4), 4))
         (4.0, 2.0)
     """
-    matrix = checks.floats("matrix", matrix, ("m", "n"))
     checks.integer("support", support)
     return support_norm(singular_values(matrix), min(support, *matrix.shape))
 
 
+@checked
 def support_factors(
     matrix: Float[Array, "m n"], block: int, blocks: int
 ) -> tuple[Float[Array, "m h"], Float[Array, "h n"]]:
@@ -106,7 +109,6 @@ def support_factors(
         >>> round(float(spectral_support_norm(Z, 2)) ** 2, 4)
         18.0
     """
-    matrix = checks.floats("matrix", matrix, ("m", "n"))
     checks.integer("block", block)
     checks.integer("blocks", blocks)
     units = blocks * block, min(matrix.shape)
@@ -121,6 +123,7 @@ def support_factors(
     return left @ scaled.T, scaled @ right
 
 
+@checked
 def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array:
     """Whether :func:`support_factors` attains the least penalty with so many blocks.
 
@@ -129,7 +132,6 @@ def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array
         >>> [bool(enough_blocks(Z, 2, blocks)) for blocks in (5, 6)]
         [False, True]
     """
-    matrix = checks.floats("matrix", matrix, ("m", "n"))
     checks.integer("block", block)
     checks.integer("blocks", blocks)
     values = singular_values(matrix)

@@ -4,15 +4,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core import checks, linalg
-from lrdyn.core.factorization import Scalar, Weights, outside
+from lrdyn.core.checks import checked
+from lrdyn.core.factorization import Scalar
 from lrdyn.core.masking import draw_mask
 from lrdyn.core.spectra import numerical_rank
 from lrdyn.theorem3.dropout_penalties import dropout_strength
 
+Layers = tuple[Float[Array, "h d"], Float[Array, "m h"]]
+"""W_1 and W_2."""
 
+
+@checked
 def project_rows(target: Float[Array, "m n"], inputs: Float[Array, "d n"]) -> Float[Array, "m n"]:
     """Part of a target that a linear network can reach, ``Y P`` with P onto the row space of X.
 
@@ -20,18 +25,16 @@ def project_rows(target: Float[Array, "m n"], inputs: Float[Array, "d n"]) -> Fl
         >>> project_rows(jnp.ones((1, 2)), jnp.array([[1.0, 0.0]])).tolist()
         [[1.0, 0.0]]
     """
-    inputs = checks.floats("inputs", inputs, ("d", "n"))
-    target = checks.floats("target", target, ("m", inputs.shape[1]))
-    _, _, right, kept = _data_directions(inputs)
-    right = jnp.where(kept[:, None], right, 0.0)
+    _, _, right, has_data = _data_directions(inputs)
+    right = jnp.where(has_data[:, None], right, 0.0)
     return (target @ right.T) @ right
 
 
 def _data_directions(inputs: Float[Array, "d n"]) -> tuple[Array, Array, Array, Array]:
     """SVD of the inputs, and which directions have data: values above the error of the SVD."""
     left, values, right = linalg.svd(inputs)
-    kept = jnp.arange(len(values)) < numerical_rank(values, max(inputs.shape))
-    return left, values, right, kept
+    has_data = jnp.arange(len(values)) < numerical_rank(values, max(inputs.shape))
+    return left, values, right, has_data
 
 
 class Shrinkage(NamedTuple):
@@ -50,6 +53,7 @@ class Shrinkage(NamedTuple):
     """Singular vectors of Z, and of the matrix that was shrunk."""
 
 
+@checked
 def shrink_squared(matrix: Float[Array, "m n"], strength: Scalar, width: int) -> Shrinkage:
     """Minimise ``||Y - Z||_F^2 + c ||Z||_*^2`` over rank Z <= h in closed form.
 
@@ -66,14 +70,14 @@ def shrink_squared(matrix: Float[Array, "m n"], strength: Scalar, width: int) ->
         >>> found.values.tolist(), int(found.rank)
         ([2.0, 0.0, 0.0], 1)
     """
-    matrix = checks.floats("matrix", matrix, ("m", "n"))
     strength = checks.nonnegative("strength", strength)
     checks.integer("width", width)
     left, values, right = linalg.svd(matrix)
-    kept, threshold, rank = shrink_squared_values(values, strength, width)
-    return Shrinkage((left * kept[None, :]) @ right, kept, threshold, rank, left, right)
+    shrunk, threshold, rank = shrink_squared_values(values, strength, width)
+    return Shrinkage((left * shrunk[None, :]) @ right, shrunk, threshold, rank, left, right)
 
 
+@checked
 def shrink_squared_values(
     values: Float[Array, "k"], strength: Scalar, width: int
 ) -> tuple[Float[Array, "k"], Float[Array, ""], Int[Array, ""]]:
@@ -86,7 +90,7 @@ def shrink_squared_values(
         >>> shrink_squared_values(jnp.array([3.0, 1.0, 0.1]), 0.5, 3)[0].tolist()
         [2.0, 0.0, 0.0]
     """
-    values = checks.spectrum("values", values, ("k",))
+    values = checks.spectrum("values", values)
     strength = checks.nonnegative("strength", strength)
     checks.integer("width", width)
     count = jnp.arange(1, len(values) + 1)
@@ -97,6 +101,7 @@ def shrink_squared_values(
     return jnp.where(count <= rank, values - threshold, 0.0), threshold, rank
 
 
+@checked
 def dropout_minimiser(
     target: Float[Array, "m n"], inputs: Float[Array, "d n"], keep_prob: Scalar, width: int
 ) -> Shrinkage:
@@ -114,6 +119,7 @@ def dropout_minimiser(
     return shrink_squared(project_rows(target, inputs), dropout_strength(keep_prob, width), width)
 
 
+@checked
 def input_layer(right: Float[Array, "h n"], inputs: Float[Array, "d n"]) -> Float[Array, "h d"]:
     """Smallest first layer with ``W_1 X = V``, given hidden units on the data: ``W_1 = V X^+``.
 
@@ -125,27 +131,20 @@ def input_layer(right: Float[Array, "h n"], inputs: Float[Array, "d n"]) -> Floa
         >>> input_layer(jnp.eye(2), 2 * jnp.eye(2)).tolist()
         [[0.5, 0.0], [0.0, 0.5]]
     """
-    inputs = checks.floats("inputs", inputs, ("d", "n"))
-    right = checks.floats("right", right, ("h", inputs.shape[1]))
-    left, values, rows, kept = _data_directions(inputs)
-    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1.0), 0.0)
+    left, values, rows, has_data = _data_directions(inputs)
+    inverse = jnp.where(has_data, 1 / jnp.where(has_data, values, 1.0), 0.0)
     return ((right @ rows.T) * inverse[None, :]) @ left.T
 
 
-def _checked(weights: Weights, inputs: Array, target: Array) -> tuple[Array, Array]:
-    rows, columns = outside(weights)
-    inputs = checks.floats("inputs", inputs, (columns, "n"))
-    return inputs, checks.floats("target", target, (rows, inputs.shape[1]))
-
-
+@checked
 def dropout_step(
     mask: Float[Array, "h"],
-    weights: Weights,
+    weights: Layers,
     inputs: Float[Array, "d n"],
     target: Float[Array, "m n"],
     keep_prob: Scalar,
     rate: Scalar,
-) -> Weights:
+) -> Layers:
     """One step of two layers under one mask R of the hidden units.
 
     The loss is ``1/2 ||Y - W_2 diag(R/theta) W_1 X||_F^2``. For random masks its gradient has that
@@ -165,13 +164,10 @@ def dropout_step(
         >>> [round(float(W[0, 0]), 4) for W in after]
         [1.3, 1.3]
     """
-    weights = checks.layers(weights, 2)
-    mask = checks.floats("mask", mask, (len(weights[0]),))
-    inputs, target = _checked(weights, inputs, target)
     keep_prob = checks.fraction("keep_prob", keep_prob)
     rate = checks.nonnegative("rate", rate)
 
-    def loss(weights: Weights) -> Array:
+    def loss(weights: Layers) -> Array:
         first, second = weights
         masked = second * (mask / keep_prob)[None, :]
         return 0.5 * jnp.sum((target - masked @ (first @ inputs)) ** 2)
@@ -179,8 +175,9 @@ def dropout_step(
     return jax.tree.map(lambda W, G: W - rate * G, weights, jax.grad(loss)(weights))
 
 
+@checked
 def decreasing_step(
-    t: float | Shaped[Array, "*times"],
+    t: float | Float[Array, "*times"],
     learning_rate: Scalar,
     keep_prob: Scalar,
     halve_after: int | Scalar,
@@ -199,16 +196,16 @@ def decreasing_step(
         >>> float(decreasing_step(10.0, 0.5, 0.8, 10))
         0.2
     """
-    t = checks.floats("t", t, ("...",))
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
     keep_prob = checks.fraction("keep_prob", keep_prob)
     halve_after = checks.positive("halve_after", halve_after)
     return jnp.asarray(learning_rate * keep_prob / (1 + t / halve_after))
 
 
+@checked
 def dropout_descent(
     key: Key[Array, ""],
-    weights: Weights,
+    weights: Layers,
     inputs: Float[Array, "d n"],
     target: Float[Array, "m n"],
     keep_prob: Scalar,
@@ -216,7 +213,7 @@ def dropout_descent(
     steps: int,
     *,
     halve_after: int,
-) -> Weights:
+) -> Layers:
     """Train two layers with dropout: one mask of the hidden units a step, decreasing steps.
 
     The loss is ``1/2 ||Y - W_2 diag(R/theta) W_1 X||_F^2``, the step :func:`decreasing_step`.
@@ -238,15 +235,12 @@ def dropout_descent(
         >>> round(float(run[0][0, 0]), 4)
         2.0
     """
-    checks.key(key)
-    weights = checks.layers(weights, 2)
-    inputs, target = _checked(weights, inputs, target)
     keep_prob = checks.fraction("keep_prob", keep_prob)
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
     checks.integer("steps", steps, 0)
     checks.integer("halve_after", halve_after)
 
-    def step(t: Array, weights: Weights) -> Weights:
+    def step(t: Array, weights: Layers) -> Layers:
         rate = decreasing_step(t.astype(inputs.dtype), learning_rate, keep_prob, halve_after)
         mask = draw_mask(jax.random.fold_in(key, t), weights[0].shape[0], keep_prob)
         return dropout_step(mask, weights, inputs, target, keep_prob, rate)

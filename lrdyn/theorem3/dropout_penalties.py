@@ -5,9 +5,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Scalar
 
 
+@checked
 def odds(keep_prob: Scalar) -> Float[Array, ""]:
     """Variance over squared mean of a mask, ``(1 - theta) / theta``: the factor of all penalties.
 
@@ -27,7 +29,7 @@ def _term_sizes(
     rows, width = left.shape
     checks.integer("block", block)
     if width % block:
-        raise ValueError(f"block: got {block}, wanted a divisor of the width {width}")
+        checks.refuse("block", block, f"a divisor of the width {width}")
     if block == 1:
         return jnp.sum(left**2, axis=0) * jnp.sum(right**2, axis=1)
     U = left.reshape(rows, width // block, block)
@@ -37,6 +39,7 @@ def _term_sizes(
     return jnp.sum(grams[0] * grams[1], axis=(1, 2))
 
 
+@checked
 def dropout_penalty(
     left: Float[Array, "m h"], right: Float[Array, "h n"], keep_prob: Scalar, *, block: int = 1
 ) -> Float[Array, ""]:
@@ -57,12 +60,11 @@ def dropout_penalty(
         >>> float(dropout_penalty(jnp.eye(2), 2 * jnp.eye(2), 0.5))
         8.0
     """
-    left = checks.floats("left", left, ("m", "h"))
-    right = checks.floats("right", right, (left.shape[1], "n"))
     keep_prob = checks.fraction("keep_prob", keep_prob)
     return odds(keep_prob) * jnp.sum(_term_sizes(left, right, block))
 
 
+@checked
 def dropout_loss(
     left: Float[Array, "m h"],
     right: Float[Array, "h n"],
@@ -83,14 +85,12 @@ def dropout_loss(
         >>> float(dropout_loss(jnp.eye(2), jnp.eye(2), jnp.zeros((2, 2)), 0.5))
         4.0
     """
-    left = checks.floats("left", left, ("m", "h"))
-    right = checks.floats("right", right, (left.shape[1], "n"))
-    target = checks.floats("target", target, (len(left), right.shape[1]))
     keep_prob = checks.fraction("keep_prob", keep_prob)
     fit = jnp.sum((target - left @ right) ** 2)
     return fit + dropout_penalty(left, right, keep_prob, block=block)
 
 
+@checked
 def dropout_strength(keep_prob: Scalar, width: int) -> Float[Array, ""]:
     """Factor of ``||Z||_*^2`` in the least penalty at a width, ``c = (1-theta) / (theta h)``.
 
@@ -102,6 +102,7 @@ def dropout_strength(keep_prob: Scalar, width: int) -> Float[Array, ""]:
     return odds(keep_prob) / width
 
 
+@checked
 def width_free_keep_prob(at_block: Scalar, width: int, *, block: int = 1) -> Float[Array, ""]:
     """Keep probability for which the least penalty does not depend on the width.
 
@@ -126,6 +127,7 @@ def width_free_keep_prob(at_block: Scalar, width: int, *, block: int = 1) -> Flo
 # Equalised factors ---------------------------------------------------------------------------
 
 
+@checked
 def equalize(
     left: Float[Array, "m h"], right: Float[Array, "h n"]
 ) -> tuple[Float[Array, "m h"], Float[Array, "h n"]]:
@@ -150,8 +152,6 @@ def equalize(
         >>> jnp.sum(equalize(half, half)[0] ** 2, axis=0).tolist()
         [2.0, 2.0]
     """
-    left = checks.floats("left", left, ("m", "h"))
-    right = checks.floats("right", right, (left.shape[1], "n"))
     width = left.shape[1]
     mean = jnp.sum(left**2) / width
     eye, eye2 = jnp.eye(width, dtype=left.dtype), jnp.eye(2, dtype=left.dtype)
@@ -181,6 +181,7 @@ def _rotation(first: Array, between: Array, second: Array) -> tuple[Array, Array
     return cos, tan * cos
 
 
+@checked
 def equalized_factors(
     matrix: Float[Array, "m n"], width: int
 ) -> tuple[Float[Array, "m h"], Float[Array, "h n"]]:
@@ -201,7 +202,6 @@ def equalized_factors(
         >>> jnp.sum(U**2, axis=0).round(4).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    matrix = checks.floats("matrix", matrix, ("m", "n"))
     checks.integer("width", width)
     checks.allocation({"width": width}, (width, width), dtype=matrix.dtype)
     left, values, right = linalg.svd(matrix)

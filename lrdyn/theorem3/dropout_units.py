@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lrdyn.core import linalg
+from lrdyn.core.checks import checked
 from lrdyn.core.masking import MaskDistribution, exact_expectation
 from lrdyn.theorem3 import dropout_penalties
 from lrdyn.theorem3.network import Network, added_by_masks, nuclear, rounded_chance, variation
@@ -16,7 +17,8 @@ COPIES = (1, 3)
 """Widths, as multiples of h, at which a claim about all widths is tested."""
 
 
-def terms(left: Array, right: Array) -> Float[Array, "h"]:
+@checked
+def terms(left: Float[Array, "m h"], right: Float[Array, "h n"]) -> Float[Array, "h"]:
     """``||u_i|| ||v_i||`` of each unit."""
     return jnp.linalg.norm(left, axis=0) * jnp.linalg.norm(right, axis=1)
 
@@ -31,9 +33,9 @@ def strengths(network: Network, width: int) -> Float[Array, "copies"]:
 
 def least(network: Network, width: int) -> dict[str, Array]:
     """The least penalties of its product, if its layers have that width."""
-    least = strengths(network, width) * nuclear(network.product) ** 2
-    factorisations = jnp.full(len(network.mixers) + 1, least[0])
-    return {"factorisations": factorisations, "equalised_penalty": least}
+    penalties = strengths(network, width) * nuclear(network.product) ** 2
+    factorisations = jnp.full(len(network.mixers) + 1, penalties[0])
+    return {"factorisations": factorisations, "equalised_penalty": penalties}
 
 
 def predict_units(network: Network) -> dict[str, Array]:
@@ -68,8 +70,8 @@ def _single_units(network: Network, equal: Factors) -> Float[Array, "units m n"]
 def minorant(network: Network, slope: float) -> Float[Array, "units"]:
     """The affine function ``k (2 ||Z||_* <U V^T, M> - ||Z||_*^2)`` at networks M of one unit."""
     left, values, right = linalg.svd(network.product)
-    kept = jnp.arange(len(values)) < network.width
-    polar, norm = (left * kept[None, :]) @ right, jnp.sum(values)
+    leading = jnp.arange(len(values)) < network.width
+    polar, norm = (left * leading[None, :]) @ right, jnp.sum(values)
     units = _single_units(
         network, dropout_penalties.equalized_factors(network.product, network.width)
     )
@@ -156,9 +158,9 @@ def wrong_factors(network: Network) -> dict[str, Array]:
     """Factors from the SVD alone, and the left one of them rotated alone; theta fixed."""
     left, values, right = linalg.svd(network.product)
     width, roots = network.width, jnp.sqrt(values[: network.width])
-    one, other = left[:, :width] * roots[None, :], roots[:, None] * right[:width]
+    columns, rows = left[:, :width] * roots[None, :], roots[:, None] * right[:width]
     return {
-        "equalised": terms(one, other),
-        "equalised_product": dropout_penalties.equalize(one, one.T)[0] @ other,
+        "equalised": terms(columns, rows),
+        "equalised_product": dropout_penalties.equalize(columns, columns.T)[0] @ rows,
         "width_free": penalties(equalised(network), [network.keep_prob] * len(COPIES)),
     }

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Scalar
 from lrdyn.core.spectra import singular_values
 
@@ -40,6 +41,7 @@ def patches(rows: int, size: int) -> Int[np.ndarray, "m"]:
     return np.arange(rows) // size
 
 
+@checked
 def pool_images(
     images: Float[np.ndarray, "pixels n"], shape: tuple[int, int]
 ) -> Float[np.ndarray, "m n"]:
@@ -60,13 +62,12 @@ def pool_images(
         >>> pool_images(np.eye(9), (3, 1)).round(3)[0].tolist()
         [1.414, 1.414, 1.414, -0.707, -0.707, -0.707, -0.707, -0.707, -0.707]
     """
-    images = checks.floats("images", images, ("pixels", "n"))
     checks.sizes("shape", shape, 2, 2)
     side = round(len(images) ** 0.5)
     if side**2 != len(images):
-        raise ValueError(f"images: got {len(images)} pixels, wanted a square number")
+        checks.refuse("images", f"{len(images)} pixels", "a square number")
     if not all(1 <= cells <= side for cells in shape):
-        raise ValueError(f"shape: got {shape}, wanted 1 to {side} rows and columns")
+        checks.refuse("shape", shape, f"1 to {side} rows and columns")
     pooled = images.reshape(side, side, -1)
     for axis, cells in enumerate(shape):
         parts = np.array_split(pooled, cells, axis)
@@ -74,10 +75,11 @@ def pool_images(
     pooled = pooled.reshape(-1, images.shape[1])
     spread = pooled.std(axis=1, keepdims=True)
     if not np.all(spread > 0):
-        raise ValueError("images: got a cell without variance, wanted features that vary")
+        checks.refuse("images", "a cell without variance", "features that vary")
     return (pooled - pooled.mean(axis=1, keepdims=True)) / spread
 
 
+@checked
 def within_patches(matrix: Float[Array, "m m"], groups: Groups) -> Float[Array, "m m"]:
     """Diagonal blocks: entries whose row and column belong to one patch, and 0 elsewhere.
 
@@ -85,8 +87,7 @@ def within_patches(matrix: Float[Array, "m m"], groups: Groups) -> Float[Array, 
         >>> within_patches(jnp.ones((3, 3)), jnp.array([0, 0, 1])).tolist()
         [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    matrix = checks.floats("matrix", matrix, ("m", "m"))
-    groups = _checked_groups(groups, len(matrix))
+    groups = _numbers(groups)
     return jnp.where(groups[:, None] == groups[None, :], matrix, 0.0)
 
 
@@ -107,18 +108,12 @@ class MaskedMoments(NamedTuple):
     """``Q^{-1/2}``; of a singular Q the pseudo-inverse."""
 
 
-def _checked_groups(groups: Groups, count: int) -> Groups:
-    return checks.integer("groups", groups, 0, count - 1, (count,))
+def _numbers(groups: Groups) -> Groups:
+    """Numbers of at most as many patches as there are features."""
+    return checks.integer("groups", groups, 0, len(groups) - 1, ("m",))
 
 
-def _checked(moments: MaskedMoments) -> MaskedMoments:
-    square = ("m", "m")
-    arrays = {"whole": square, "within": square, "masked": square, "root": square}
-    moments = checks.fields("moments", moments, MaskedMoments, keep_prob=(), **arrays)
-    _checked_groups(moments.groups, len(moments.whole))
-    return moments
-
-
+@checked
 def masked_moments(data: Float[Array, "m n"], groups: Groups, keep_prob: Scalar) -> MaskedMoments:
     """Second moments of data whose patches are masked, ``Q = p S + (1 - p) D``.
 
@@ -131,8 +126,7 @@ def masked_moments(data: Float[Array, "m n"], groups: Groups, keep_prob: Scalar)
         >>> masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5).masked.tolist()
         [[1.0, 0.5], [0.5, 1.0]]
     """
-    data = checks.floats("data", data, ("m", "n"))
-    groups = _checked_groups(groups, len(data))
+    groups = _numbers(groups)
     keep_prob = checks.fraction("keep_prob", keep_prob)
     whole = data @ data.T / data.shape[1]
     within = within_patches(whole, groups)
@@ -140,6 +134,7 @@ def masked_moments(data: Float[Array, "m n"], groups: Groups, keep_prob: Scalar)
     return MaskedMoments(keep_prob, groups, whole, within, masked, _power(masked, -0.5))
 
 
+@checked
 def masking_penalty(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -> Float[Array, ""]:
     """What masks add to the loss at their mean, ``p (1 - p) tr(A D A^T)``: a ridge on A.
 
@@ -148,13 +143,12 @@ def masking_penalty(autoencoder: Float[Array, "m m"], moments: MaskedMoments) ->
         >>> float(masking_penalty(jnp.eye(2), moments))
         0.5
     """
-    moments = _checked(moments)
-    size = len(moments.whole)
-    autoencoder = checks.floats("autoencoder", autoencoder, (size, size))
+    _numbers(moments.groups)
     p = moments.keep_prob
     return p * (1 - p) * jnp.sum((autoencoder @ moments.within) * autoencoder)
 
 
+@checked
 def nuclear_norm_bound(
     autoencoder: Float[Array, "m m"], data: Float[Array, "m n"], keep_prob: Scalar
 ) -> Float[Array, ""]:
@@ -169,13 +163,12 @@ def nuclear_norm_bound(
         >>> float(nuclear_norm_bound(jnp.eye(2), jnp.eye(2), 0.5))
         0.25
     """
-    data = checks.floats("data", data, ("m", "n"))
-    autoencoder = checks.floats("autoencoder", autoencoder, (len(data), len(data)))
     keep_prob = checks.fraction("keep_prob", keep_prob)
     nuclear = jnp.sum(singular_values(autoencoder @ data))
     return keep_prob * (1 - keep_prob) * nuclear**2 / data.size
 
 
+@checked
 def masked_autoencoder_loss(
     autoencoder: Float[Array, "m m"], moments: MaskedMoments
 ) -> Float[Array, ""]:
@@ -186,13 +179,12 @@ def masked_autoencoder_loss(
         >>> float(masked_autoencoder_loss(jnp.eye(2), moments))
         1.0
     """
-    moments = _checked(moments)
-    size = len(moments.whole)
-    autoencoder = checks.floats("autoencoder", autoencoder, (size, size))
+    _numbers(moments.groups)
     left = jnp.eye(len(autoencoder), dtype=autoencoder.dtype) - moments.keep_prob * autoencoder
     return jnp.sum((left @ moments.whole) * left) + masking_penalty(autoencoder, moments)
 
 
+@checked
 def masked_only_loss(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -> Float[Array, ""]:
     """Expected loss on what is hidden, ``E ||(1 - M) * (X - A (M*X))||_F^2 / n``.
 
@@ -204,13 +196,12 @@ def masked_only_loss(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -
         >>> float(masked_only_loss(jnp.eye(2), moments))
         1.0
     """
-    moments = _checked(moments)
-    size = len(moments.whole)
-    autoencoder = checks.floats("autoencoder", autoencoder, (size, size))
-    seen = autoencoder - within_patches(autoencoder, moments.groups)
-    return (1 - moments.keep_prob) * masked_autoencoder_loss(seen, moments)
+    _numbers(moments.groups)
+    of_others = autoencoder - within_patches(autoencoder, moments.groups)
+    return (1 - moments.keep_prob) * masked_autoencoder_loss(of_others, moments)
 
 
+@checked
 def optimal_autoencoder(moments: MaskedMoments) -> Float[Array, "m m"]:
     """Minimiser of :func:`masked_autoencoder_loss`, ``A = S Q^{-1}``, of the rank of S.
 
@@ -222,10 +213,11 @@ def optimal_autoencoder(moments: MaskedMoments) -> Float[Array, "m m"]:
         >>> optimal_autoencoder(moments).round(6).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    moments = _checked(moments)
+    _numbers(moments.groups)
     return moments.whole @ moments.root @ moments.root
 
 
+@checked
 def optimal_masked_only(moments: MaskedMoments) -> Float[Array, "m m"]:
     """Minimiser of :func:`masked_only_loss` with diagonal blocks 0, ``A = (S - M) Q^{-1}``.
 
@@ -238,7 +230,7 @@ def optimal_masked_only(moments: MaskedMoments) -> Float[Array, "m m"]:
         >>> optimal_masked_only(moments).round(6).tolist()
         [[0.0, 0.6], [0.6, 0.0]]
     """
-    moments = _checked(moments)
+    _numbers(moments.groups)
     inverse = moments.root @ moments.root
     blocks = within_patches(moments.whole @ inverse, moments.groups)
     multiplier = blocks @ _power(within_patches(inverse, moments.groups), -1.0)
@@ -256,6 +248,7 @@ class Bottleneck(NamedTuple):
     """All singular values of ``S Q^{-1/2}``."""
 
 
+@checked
 def bottleneck_autoencoder(moments: MaskedMoments, width: int) -> Bottleneck:
     """Minimiser of :func:`masked_autoencoder_loss` over ``A = W_2 W_1`` of width r.
 
@@ -271,7 +264,7 @@ def bottleneck_autoencoder(moments: MaskedMoments, width: int) -> Bottleneck:
         >>> best.autoencoder.round(6).tolist(), round(float(best.loss), 6)
         ([[0.0, 0.0], [0.0, 1.0]], 1.5)
     """
-    moments = _checked(moments)
+    _numbers(moments.groups)
     checks.integer("width", width, 1, len(moments.whole))
     whole = moments.whole
     left, values, _ = linalg.svd(whole @ moments.root)

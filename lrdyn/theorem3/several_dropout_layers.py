@@ -1,18 +1,23 @@
 """Dropout after every hidden layer, and of weights instead of hidden units (DropConnect)."""
 
 from itertools import pairwise
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from lrdyn.core import checks
-from lrdyn.core.factorization import Scalar, Weights, outside
+from lrdyn.core.checks import checked
+from lrdyn.core.factorization import Scalar, Weights
 from lrdyn.theorem3.dropout_penalties import dropout_penalty, odds
 
 
+@checked
 def layers_penalty(
-    weights: Weights, moment: Float[Array, "d d"], keep_prob: Scalar | Float[Array, "hidden"]
+    weights: Annotated[Weights, "k d"],
+    moment: Float[Array, "d d"],
+    keep_prob: Scalar | Float[Array, "hidden"],
 ) -> Float[Array, ""]:
     """What dropout after every hidden layer adds, ``tr M_L - tr(W C W^T)``.
 
@@ -30,9 +35,6 @@ def layers_penalty(
     Reference:
         Mianjy and Arora, On dropout and nuclear norm regularization, 2019.
     """
-    weights = checks.layers(weights)
-    columns = outside(weights)[1]
-    moment = checks.floats("moment", moment, (columns, columns))
     first, *rest = weights
     axes = (len(rest),) if np.ndim(keep_prob) else ()
     keep_prob = checks.fraction("keep_prob", keep_prob, axes)
@@ -47,6 +49,7 @@ def layers_penalty(
     return jnp.trace(added)
 
 
+@checked
 def layers_strength(keep_prob: Scalar, hidden: tuple[int, ...]) -> Float[Array, ""]:
     """Factor of ``||W X||_*^2`` below the penalty of several layers, ``prod (1 + lambda/d_i) - 1``.
 
@@ -65,6 +68,7 @@ def layers_strength(keep_prob: Scalar, hidden: tuple[int, ...]) -> Float[Array, 
     return jnp.expm1(jnp.sum(jnp.log1p(factor / jnp.asarray(hidden, factor.dtype))))
 
 
+@checked
 def layers_schatten_bound(
     values: Float[Array, "k"], keep_prob: Scalar, hidden: tuple[int, int]
 ) -> Float[Array, ""]:
@@ -86,7 +90,7 @@ def layers_schatten_bound(
         >>> float(layers_schatten_bound(jnp.ones(2), 0.5, (2, 2)))  # of two identity layers
         6.0
     """
-    values = checks.spectrum("values", values, ("k",))
+    values = checks.spectrum("values", values)
     keep_prob = checks.fraction("keep_prob", keep_prob)
     checks.sizes("hidden", hidden, 2, 2)
     factor = odds(keep_prob)
@@ -95,6 +99,7 @@ def layers_schatten_bound(
     return (first + second) * jnp.sum(values) ** 2 + first * second * quasi
 
 
+@checked
 def equalized_layers(
     column: Float[Array, "k"], row: Float[Array, "d"], hidden: tuple[int, ...]
 ) -> Weights:
@@ -112,8 +117,6 @@ def equalized_layers(
         >>> W_1.ravel().tolist(), W_2.ravel().tolist()
         ([0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5])
     """
-    column = checks.floats("column", column, ("k",))
-    row = checks.floats("row", row, ("d",))
     checks.sizes("hidden", hidden, 1)
     shapes = pairwise((len(row), *hidden, len(column)))
     checks.allocation({"hidden": hidden}, *shapes, dtype=column.dtype)
@@ -124,8 +127,13 @@ def equalized_layers(
     )
 
 
+@checked
 def dropconnect_penalty(
-    weights: Weights, inputs: Float[Array, "d n"], keep_prob: Scalar, *, layer: int
+    weights: tuple[Float[Array, "h d"], Float[Array, "m h"]],
+    inputs: Float[Array, "d n"],
+    keep_prob: Scalar,
+    *,
+    layer: int,
 ) -> Float[Array, ""]:
     """What masks on the weights of one of two layers add (DropConnect).
 
@@ -145,8 +153,6 @@ def dropconnect_penalty(
         >>> float(dropconnect_penalty((jnp.ones((1, 2)), jnp.eye(1)), jnp.eye(2), 0.5, layer=1))
         2.0
     """
-    weights = checks.layers(weights, 2)
-    inputs = checks.floats("inputs", inputs, (outside(weights)[1], "n"))
     keep_prob = checks.fraction("keep_prob", keep_prob)
     checks.integer("layer", layer, 1, 2)
     first, second = weights

@@ -6,9 +6,10 @@ Reference: Zhao et al., GaLore (arXiv 2403.03507), Lemma 3.3.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Scalar, Steps
 from lrdyn.core.spectra import half_of_the_digits, singular_values
 
@@ -33,6 +34,7 @@ class Edges(NamedTuple):
     """l_max."""
 
 
+@checked
 def gradient_modes(
     left: Float[Array, "terms m m"], right: Float[Array, "terms n n"]
 ) -> GradientModes:
@@ -53,13 +55,12 @@ def gradient_modes(
         >>> gradient_modes(2 * one, two).values.tolist()
         [2.0, 6.0]
     """
-    left = checks.floats("left", left, ("terms", "m", "m"))
-    right = checks.floats("right", right, (len(left), "n", "n"))
     terms, m, n = len(left), left.shape[-1], right.shape[-1]
     products = jnp.einsum("kij,kab->iajb", left, right) / terms
     return GradientModes(*linalg.eigh(products.reshape(m * n, m * n)))
 
 
+@checked
 def gradient_path(
     modes: GradientModes, start: Float[Array, "m n"], learning_rate: Scalar, steps: Steps
 ) -> Float[Array, "times m n"]:
@@ -76,8 +77,7 @@ def gradient_path(
         >>> gradient_path(modes, jnp.ones((1, 1)), 0.5, jnp.arange(3)).ravel().tolist()
         [1.0, 0.5, 0.25]
     """
-    modes = _checked(modes)
-    start = _matrix("start", start, modes)
+    _require_fit("start", start, modes)
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
     steps = checks.steps(steps)
     times = jnp.asarray(steps, start.dtype)
@@ -86,23 +86,23 @@ def gradient_path(
     return ((factors * coordinates[None, :]) @ modes.vectors.T).reshape(-1, *start.shape)
 
 
-def _checked(modes: GradientModes) -> GradientModes:
-    return checks.fields("modes", modes, GradientModes, values=("mn",), vectors=("mn", "mn"))
-
-
-def _matrix(name: str, matrix: Float[Array, "m n"], modes: GradientModes) -> Float[Array, "m n"]:
-    matrix = checks.floats(name, matrix, ("m", "n"))
+def _require_fit(name: str, matrix: Float[Array, "m n"], modes: GradientModes) -> None:
+    """Refuse a matrix that has not as many entries as each of the modes."""
     if matrix.size != len(modes.values):
         checks.refuse(name, f"shape {matrix.shape}", f"{len(modes.values)} entries")
-    return matrix
 
 
-def _slow(modes: GradientModes, tolerance: float | None):
+def _slow(modes: GradientModes, tolerance: float | None) -> Bool[Array, "mn"]:
+    """Which eigenvalues count as l_1."""
     values = modes.values
-    reach = half_of_the_digits(values.dtype) if tolerance is None else tolerance
+    if tolerance is None:
+        reach = half_of_the_digits(values.dtype)
+    else:
+        reach = checks.nonnegative("tolerance", tolerance)
     return values - values[0] <= reach * jnp.max(jnp.abs(values))
 
 
+@checked
 def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edges:
     """Find l_1 < l_2 <= l_max.
 
@@ -117,14 +117,12 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
         >>> [float(value) for value in spectral_edges(modes)]
         [0.0, 0.5, 1.0]
     """
-    modes = _checked(modes)
-    if tolerance is not None:
-        tolerance = checks.nonnegative("tolerance", tolerance)
     values = modes.values
     others = jnp.where(_slow(modes, tolerance), values[-1], values)
     return Edges(values[0], jnp.min(others), values[-1])
 
 
+@checked
 def slowest_part(
     modes: GradientModes, matrix: Float[Array, "m n"], tolerance: float | None = None
 ) -> Float[Array, "m n"]:
@@ -135,15 +133,13 @@ def slowest_part(
         >>> slowest_part(gradient_modes(B, B), jnp.ones((2, 2))).tolist()
         [[0.0, 1.0], [1.0, 1.0]]
     """
-    modes = _checked(modes)
-    matrix = _matrix("matrix", matrix, modes)
-    if tolerance is not None:
-        tolerance = checks.nonnegative("tolerance", tolerance)
+    _require_fit("matrix", matrix, modes)
     coordinates = modes.vectors.T @ matrix.ravel()
-    kept = jnp.where(_slow(modes, tolerance), coordinates, 0.0)
-    return (modes.vectors @ kept).reshape(matrix.shape)
+    slowest = jnp.where(_slow(modes, tolerance), coordinates, 0.0)
+    return (modes.vectors @ slowest).reshape(matrix.shape)
 
 
+@checked
 def misalignment(
     modes: GradientModes, part: Float[Array, "m n"], tolerance: float | None = None
 ) -> Float[Array, ""]:
@@ -158,15 +154,13 @@ def misalignment(
         >>> round(float(misalignment(gradient_modes(B, B), part)), 4)
         0.2
     """
-    modes = _checked(modes)
-    part = _matrix("part", part, modes)
-    if tolerance is not None:
-        tolerance = checks.nonnegative("tolerance", tolerance)
+    _require_fit("part", part, modes)
     left, _, right = linalg.svd(part)
     pair = left[:, :1] @ right[:1]
     return jnp.linalg.norm(pair - slowest_part(modes, pair, tolerance))
 
 
+@checked
 def stable_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
     """Stable rank ``||G||_F^2 / ||G||_2^2``.
 
@@ -180,7 +174,7 @@ def stable_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
         >>> float(stable_rank(jnp.array([2.0, 1.0])))
         1.25
     """
-    values = checks.spectrum("values", values, ("...", "k"))
+    values = checks.spectrum("values", values)
     return jnp.sum(values**2, axis=-1) / jnp.max(values, axis=-1) ** 2
 
 
@@ -194,6 +188,7 @@ class StableRankBounds(NamedTuple):
     """Lemma 3.3 of GaLore, false in general."""
 
 
+@checked
 def stable_rank_bounds(
     part: Float[Array, "m n"], rest: Float[Array, "m n"], ratio: Scalar, steps: Steps
 ) -> StableRankBounds:
@@ -223,9 +218,6 @@ def stable_rank_bounds(
         >>> round(float(stable_rank(singular_values(part + rest))), 3)
         2.0
     """
-    part = checks.floats("part", part, ("m", "n"))
-    rest = checks.floats("rest", rest, part.shape)
-    ratio = checks.floats("ratio", ratio)
     steps = checks.steps(steps)
     spectral, frobenius = jnp.max(singular_values(part)), jnp.linalg.norm(part)
     left = ratio ** jnp.asarray(steps, part.dtype) * jnp.linalg.norm(rest)
