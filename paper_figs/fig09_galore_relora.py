@@ -12,7 +12,7 @@ import optax
 import xarray as xr
 
 import lrdyn
-from lrdyn.adapters.method import Method
+from lrdyn.adapters.algorithm_1 import Method
 from lrdyn.adapters.state import POLICIES
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.flags import POSITIVE, Flag, at_least

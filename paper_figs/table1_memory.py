@@ -10,9 +10,18 @@ import optax
 import xarray as xr
 
 from lrdyn.adapters import memory
-from lrdyn.adapters.algorithm_1 import State, begin, refresh, step
+from lrdyn.adapters.algorithm_1 import (
+    Method,
+    Parts,
+    Split,
+    State,
+    begin,
+    layered,
+    merged,
+    refresh,
+    step,
+)
 from lrdyn.adapters.memory import Memory, measured_memory
-from lrdyn.adapters.method import Method, Parts, Split, layered, merged
 from lrdyn.adapters.state import POLICIES
 from lrdyn.engine.flags import Flag, at_least
 from lrdyn.figures.exhibits import Results, Table, drawn_from, one_seed

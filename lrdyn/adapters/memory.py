@@ -151,7 +151,7 @@ def state_bytes(method: Held, m: int, n: int, r: int, itemsize: int = 4) -> int:
     """Bytes of Adam's state, of P and of the step counters, with ``itemsize`` bytes an entry.
 
     Example:
-        >>> from lrdyn.adapters.galore import (FULL, OPTAX_GALORE)
+        >>> from lrdyn.adapters.methods import (FULL, OPTAX_GALORE)
         >>> state_bytes(FULL, 20, 30, 2), state_bytes(OPTAX_GALORE, 20, 30, 2)
         (4804, 568)
     """

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.adapters.galore import FULL
-from lrdyn.adapters.lora_method import LORA
 from lrdyn.adapters.memory import state_bytes, weights_held
+from lrdyn.adapters.methods import FULL, LORA
 from lrdyn.core import checks, show
 from lrdyn.core.selection import Patterns
 from lrdyn.diagnosis import comparison, reading

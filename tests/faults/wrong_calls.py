@@ -46,7 +46,7 @@ MODULES = (
     *"theorem3.masked_autoencoder theorem4.gradient_rank engine.claims".split(),
     *"theorem3.dropout_penalties theorem3.dropout_minimum".split(),
     *"theorem3.several_dropout_layers theorem3.dropblock".split(),
-    *"adapters.maps adapters.method adapters.memory adapters.state adapters.algorithm_1".split(),
+    *"adapters.maps adapters.methods adapters.memory adapters.state adapters.algorithm_1".split(),
     *"networks.perceptron networks.attention networks.small_transformer networks.network".split(),
     *"networks.convolution networks.weights networks.vgg_network networks.residual_network".split(),
     *"networks.vision_transformer networks.packing".split(),
