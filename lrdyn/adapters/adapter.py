@@ -158,14 +158,14 @@ class Factors(Adapter):
     trained: tuple[str, ...] = eqx.field(static=True, default=BOTH, kw_only=True)
 
     def factors_now(self) -> tuple[Array, Array]:
-        """B and A."""
+        """B and A, which are multiplied."""
         return self.value_of("B"), self.value_of("A")
 
     def gain(self, weight: Array) -> None:
-        """No gain."""
+        """None: the rows have no gain."""
 
     def label(self, path: tuple[Any, ...]) -> str:
-        """``B`` or ``A``."""
+        """Name the field, ``B`` or ``A``."""
         return path[0].name
 
 
@@ -196,7 +196,7 @@ class DirectedFactors(Adapter):
     trained: tuple[str, ...] = eqx.field(static=True, default=(*BOTH, "magnitude"), kw_only=True)
 
     def factors_now(self) -> tuple[Array, Array]:
-        """B and A."""
+        """B and A, which are multiplied."""
         return self.value_of("B"), self.value_of("A")
 
     def gain(self, weight: Float[Array, "m n"]) -> Float[Array, "m"]:
@@ -205,7 +205,7 @@ class DirectedFactors(Adapter):
         return jnp.asarray(self.value_of("magnitude")) / jnp.where(norms > 0, norms, 1)
 
     def label(self, path: tuple[Any, ...]) -> str:
-        """``B``, ``A`` or ``magnitude``."""
+        """Name the field, ``B``, ``A`` or ``magnitude``."""
         return path[0].name
 
 
@@ -235,11 +235,11 @@ class DeepFactors(Adapter):
     trained: tuple[str, ...] = eqx.field(static=True, default=("factors",), kw_only=True)
 
     def factors_now(self) -> tuple[Array, ...]:
-        """The factors."""
+        """F_1, ..., F_k."""
         return self.value_of("factors")
 
     def gain(self, weight: Array) -> None:
-        """No gain."""
+        """None: the rows have no gain."""
 
     def label(self, path: tuple[Any, ...]) -> str:
         """``factors``; of a compressed network ``inner``, and ``frame`` for the outer two."""
@@ -263,14 +263,14 @@ class Shift(Adapter):
     trained: tuple[str, ...] = eqx.field(static=True, default=("value",), kw_only=True)
 
     def factors_now(self) -> tuple[Array]:
-        """R alone."""
+        """R, as the only factor."""
         return (self.value,)
 
     def gain(self, weight: Array) -> None:
-        """No gain."""
+        """None: the rows have no gain."""
 
     def label(self, path: tuple[Any, ...]) -> str:
-        """``extra``."""
+        """Say ``extra``: it is trained beside the adapters of matrices."""
         return "extra"
 
 
@@ -288,14 +288,14 @@ class Frozen(Adapter):
     trained: tuple[str, ...] = eqx.field(static=True, default=(), init=False)
 
     def factors_now(self) -> tuple[()]:
-        """No factors."""
+        """None: nothing is added."""
         return ()
 
     def gain(self, weight: Array) -> None:
-        """No gain."""
+        """None: the rows have no gain."""
 
     def label(self, path: tuple[Any, ...]) -> str:
-        """``frozen``."""
+        """Say ``frozen``; there is no array to say it of."""
         return "frozen"
 
 

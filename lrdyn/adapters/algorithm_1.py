@@ -47,7 +47,7 @@ class Parts(NamedTuple):
     """The weights of a network, W + s S^T A, part by part."""
 
     weights: PyTree
-    """W."""
+    """W: what the run began with, or what was merged at the last refresh."""
     maps: PyTree
     """S: for each parameter a :class:`~lrdyn.adapters.LinearMap`, or of an
     :class:`~lrdyn.adapters.Adapter` what is not trained, as chosen at the last refresh."""
@@ -61,7 +61,7 @@ class Split(NamedTuple):
     trained: PyTree
     """What gradients are taken in, and what moves."""
     frozen: PyTree
-    """What stays."""
+    """What stays as it is until the next refresh."""
 
 
 def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
@@ -128,7 +128,7 @@ class Method(NamedTuple):
     split: Callable[[Parts], Split]
     """What is trained and what is frozen."""
     parts: Callable[[Split], Parts]
-    """Its inverse."""
+    """The inverse of ``split``."""
     choose: Choose
     """Line 3, as published."""
     side: Side

@@ -131,7 +131,7 @@ class Adapted(eqx.Module, metaclass=_Named):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Rows and columns."""
+        """Numbers of rows and columns."""
         shape = self.weight.shape
         return shape[::-1] if self.transposed else shape
 

@@ -26,11 +26,11 @@ class LinearMap(eqx.Module):
 
     @abstractmethod
     def project(self, gradient: Array) -> Array:
-        """S G."""
+        """Coordinates S G of a gradient."""
 
     @abstractmethod
     def lift(self, coordinates: Array) -> Array:
-        """S^T R."""
+        """What coordinates add to the parameter, S^T R."""
 
 
 @final
@@ -71,11 +71,11 @@ class Identity(LinearMap):
     """The map of a parameter that is trained as it is, without a scale: a bias, a gain."""
 
     def project(self, gradient: Array) -> Array:
-        """G."""
+        """S G = G."""
         return gradient
 
     def lift(self, coordinates: Array) -> Array:
-        """R."""
+        """S^T R = R."""
         return coordinates
 
 
@@ -265,7 +265,7 @@ def choose_projectors(gradients: PyTree, rank: int, side: Side = "smaller") -> P
 
 
 Law = Literal["gaussian", "kaiming"]
-"""Of the entries of a factor that is drawn."""
+"""Distribution of the entries of a factor that is drawn."""
 
 
 def draw_projectors(

@@ -445,7 +445,7 @@ def _check_deep(depth: int, init_scale: float, centred: bool) -> None:
 
 
 def _deep_footprint(inner: int, centred: bool) -> Footprint:
-    """Of a product with so many factors of r x r between the outer two."""
+    """What a product with so many factors of r x r between the outer two holds."""
     # The factors at the start are held as well, where they are subtracted.
     times = 2 if centred else 1
     return Footprint(
