@@ -20,7 +20,7 @@ W is m x n, the rank is r and s is the scale. Beside each method stands what it 
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from operator import matmul
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -200,6 +200,8 @@ def lora(*, zero: Literal["A", "B"] = "B", law: Law = "gaussian") -> Method:
     """
     if zero not in ("A", "B"):
         checks.refuse("zero", repr(zero), "'A' or 'B'")
+    if law not in get_args(Law):
+        checks.refuse("law", repr(law), f"one of {', '.join(get_args(Law))}")
     side = "right" if zero == "B" else "left"
     return LORA._replace(choose=partial(draw_projectors, law=law), side=side)
 
@@ -269,6 +271,8 @@ def by_label(
     checks.instance("rules", rules, Mapping)
     every = {"frozen": optax.set_to_zero(), **rules}
     used = set(jax.tree.leaves(words))
+    if not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(adapters)):
+        checks.refuse("adapters", f"type {type(adapters).__name__}", "adapters, or other arrays")
     if missing := sorted(used - set(every)):
         checks.refuse("rules", ", ".join(rules) or "none", f"one for {', '.join(missing)}")
     return optax.multi_transform({name: every[name] for name in sorted(used)}, words)
@@ -324,6 +328,7 @@ def principal_factors(S: Any, weight: Float[Array, "..."], scale: Any) -> Any:
     """
     if not isinstance(S, Projector):
         return S
+    weight, scale = checks.floats("weight", weight, ("m", "n")), checks.positive("scale", scale)
     dtype = jnp.promote_types(weight.dtype, jnp.float32)  # LAPACK has no narrower one
     left, values, right = linalg.svd(weight.astype(dtype))
     rank = S.basis.shape[1]
@@ -377,6 +382,8 @@ def directed_factors(S: Any, weight: Float[Array, "..."], scale: Any) -> Any:
     """
     if not isinstance(S, Projector):
         return S
+    shape = (len(S.basis), "n") if S.side == "left" else ("m", len(S.basis))
+    weight = checks.floats("weight", weight, shape)
     B, A = S.factors(jnp.zeros_like(S.project(weight)))
     return DirectedFactors(B, A, jnp.ones((), weight.dtype), magnitude=row_norms(weight))
 
@@ -510,8 +517,11 @@ def full_width_layers(
     """
     checks.sizes("shape", shape, 2, 2)
     checks.integer("depth", depth, 2)
+    checks.positive("init_scale", init_scale)
     m, n = shape
-    return orthogonal_layers(key, (n, *[min(m, n)] * (depth - 1), m), jnp.full(depth, init_scale))
+    width = min(m, n)
+    checks.allocation({"shape": shape, "depth": depth}, (depth - 1, width, width), (m, n))
+    return orthogonal_layers(key, (n, *[width] * (depth - 1), m), jnp.full(depth, init_scale))
 
 
 def compressed_factors(
