@@ -31,9 +31,7 @@ with interrupts.importing():
         training,
     )
     from lrdyn.adapters.algorithm_1 import low_rank_descent
-    from lrdyn.adapters.galore import FULL, GALORE
-    from lrdyn.adapters.lora_method import LORA
-    from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
+    from lrdyn.adapters.methods import FULL, GALORE, LORA, RELORA, RELORA_FROZEN
     from lrdyn.core import (
         Trajectory,
         effective_rank,

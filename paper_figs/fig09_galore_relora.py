@@ -13,7 +13,7 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 
 import lrdyn
-from lrdyn.adapters.method import Method
+from lrdyn.adapters.algorithm_1 import Method
 from lrdyn.adapters.state import POLICIES
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.fields import ABSENT, of_run

@@ -11,9 +11,18 @@ import xarray as xr
 from jaxtyping import Int, Shaped
 
 from lrdyn.adapters import memory
-from lrdyn.adapters.algorithm_1 import State, begin, refresh, step
+from lrdyn.adapters.algorithm_1 import (
+    Method,
+    Parts,
+    Split,
+    State,
+    begin,
+    layered,
+    merged,
+    refresh,
+    step,
+)
 from lrdyn.adapters.memory import Memory, measured_memory
-from lrdyn.adapters.method import Method, Parts, Split, layered, merged
 from lrdyn.adapters.state import POLICIES
 from lrdyn.engine import fields
 from lrdyn.engine.fields import of_run

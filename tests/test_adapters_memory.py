@@ -8,8 +8,8 @@ import pytest
 
 from lrdyn import FULL, GALORE, LORA, RELORA, RELORA_FROZEN
 from lrdyn.adapters import memory
-from lrdyn.adapters.galore import OPTAX_GALORE
 from lrdyn.adapters.memory import Formula, entries, measured_memory
+from lrdyn.adapters.methods import OPTAX_GALORE
 from tests import oracles
 
 SIZES = [(20, 30, 3), (16, 16, 5), (30, 20, 3)]

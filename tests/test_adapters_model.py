@@ -1,5 +1,7 @@
 """Adapters on any model: both forms, what is selected, what is trained, what cannot be."""
 
+import dataclasses
+import inspect
 import re
 from functools import partial
 from typing import Any
@@ -305,6 +307,48 @@ def test_dora_has_no_way_back():
     W = {"W": matrix((M, N))}
     with pytest.raises(ValueError, match="adapters: got one of DoRA, wanted others: its norms are"):
         ad.unmerge(W, drawn("dora", W["W"]))
+
+
+def test_what_is_rebased_beside_leaves_with_nothing_to_subtract():
+    net = {"W": matrix((M, N)), "b": jnp.ones(M)}
+    adapters = ad.init(KEY, net, select="W", extra="b", rank=R, method=ad.PISSA)
+    base, plain = ad.rebase(net, adapters)
+    assert plain["W"].start is None
+    assert np.linalg.matrix_rank(np.asarray(net["W"] - base["W"]), tol=1e-8) == R
+    assert_close(ad.merge(base, plain), net, size=10)
+
+
+def test_pissa_in_algorithm_1_is_descent_on_its_adapters():
+    W, target = matrix((M, N)), matrix((M, N), 2)
+    loss, rule = lambda W: jnp.sum((W - target) ** 2) / 2, optax.sgd(0.1)
+    run = lr.low_rank_descent(ad.PISSA, loss, W, rule, steps=(0, 1, 2, 3), rank=R)
+    trained, frozen = ad.split(ad.init(KEY, {"W": W}, method=ad.PISSA, rank=R))
+    weights = [W]
+    for _ in range(3):
+        slopes = jax.grad(lambda t: loss(ad.merge({"W": W}, ad.joined(t, frozen))["W"]))(trained)
+        trained = jax.tree.map(lambda x, slope: x - 0.1 * slope, trained, slopes)
+        weights.append(ad.merge({"W": W}, ad.joined(trained, frozen))["W"])
+    assert_close(run.records, jnp.stack(weights), size=20)
+    assert int(run.diverged_at) == -1
+
+
+@pytest.mark.parametrize("root", [ad.Adapter, ad.LinearMap])
+def test_every_class_is_abstract_or_final(root):
+    """As in equinox: no class below a final one, and no concrete method is overridden."""
+
+    def below(cls):
+        return [cls, *(deeper for child in cls.__subclasses__() for deeper in below(child))]
+
+    classes = [cls for cls in below(root) if cls.__module__.startswith("lrdyn.adapters")]
+    assert len(classes) > 2
+    for cls in classes:
+        assert inspect.isabstract(cls) == bool(cls.__subclasses__()) == (cls is root)
+        if cls is not root:
+            concrete = set(vars(root)) - root.__abstractmethods__
+            assert not {n for n in set(vars(cls)) & concrete if not n.startswith("_")}, cls
+    if root is ad.Adapter:
+        fields = [{field.name for field in dataclasses.fields(cls)} for cls in classes[1:]]
+        assert set.intersection(*fields) == {"scale", "start", "trained"}
 
 
 NET = {"W": jnp.ones((3, 3)), "b": jnp.ones(3), "ids": jnp.arange(3)}

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from lrdyn import cli
-from lrdyn.adapters.galore import GALORE
-from lrdyn.adapters.relora import RELORA_FROZEN
+from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
 from lrdyn.core.condition import with_condition
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.jobs import own_settings

@@ -392,9 +392,9 @@ def test_convolutions_step_by_step_are_those_of_a_loop(monkeypatch):
         return train(KEY, fits, net, rule, batches, (0, 3, 9), record=lambda net, _: net.weight)
 
     made = []
-    kept = loop._Made.pieces
+    kept = loop._Programs.pieces
     monkeypatch.setattr(
-        loop._Made, "pieces", lambda self, *ends: made.append(self.looped) or kept(self, *ends)
+        loop._Programs, "pieces", lambda self, *ends: made.append(self.looped) or kept(self, *ends)
     )
     alone = run().records
     assert not any(made)

@@ -1,4 +1,7 @@
-"""Algorithm 1: descent in few coordinates, line by line and as a loop."""
+"""Algorithm 1: descent in few coordinates. What a method says, its lines, and the loop.
+
+:mod:`lrdyn.adapters.methods` has the methods: GaLore, ReLoRA, LoRA and its relatives.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,8 +13,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lrdyn.adapters.maps import Side, identities
-from lrdyn.adapters.method import Method, Parts, Split, merged, restarted
+from lrdyn.adapters.maps import (
+    Side,
+    adapter_of,
+    begun,
+    identities,
+    is_map,
+    lift_onto,
+    over_maps,
+)
+from lrdyn.adapters.memory import Footprint
 from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
 from lrdyn.core import checks
 from lrdyn.core.algorithm import Algorithm, Cost
@@ -27,6 +38,119 @@ from lrdyn.core.factorization import Scalar
 
 Choice = Callable[[Key[Array, ""] | None, PyTree], PyTree]
 """``choose(key, gradients)``: a :class:`~lrdyn.adapters.LinearMap` for each parameter."""
+Choose = Callable[[Key[Array, ""] | None, PyTree, int, Side], PyTree]
+"""``choose(key, gradients, rank, side)``: one :class:`~lrdyn.adapters.LinearMap` or
+:class:`~lrdyn.adapters.Adapter` a parameter."""
+
+
+class Parts(NamedTuple):
+    """The weights of a network, W + s S^T A, part by part."""
+
+    weights: PyTree
+    """W: what the run began with, or what was merged at the last refresh."""
+    maps: PyTree
+    """S: for each parameter a :class:`~lrdyn.adapters.LinearMap`, or of an
+    :class:`~lrdyn.adapters.Adapter` what is not trained, as chosen at the last refresh."""
+    coordinates: PyTree
+    """A (B, if S is on the right; the rest of an adapter); None if there is nothing to merge."""
+
+
+class Split(NamedTuple):
+    """The parts of the weights by what becomes of them between two refreshes."""
+
+    trained: PyTree
+    """What gradients are taken in, and what moves."""
+    frozen: PyTree
+    """What stays as it is until the next refresh."""
+
+
+def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
+    """W + s S^T A, one array for each parameter.
+
+    Example:
+        >>> import lrdyn
+        >>> merged(Parts(jnp.ones(2), lrdyn.adapters.Identity(), jnp.ones(2))).tolist()
+        [2.0, 2.0]
+    """
+    checks.instance("parts", parts, Parts)
+    if parts.coordinates is None:
+        return parts.weights
+    return lift_onto(parts.weights, parts.maps, parts.coordinates, scale)
+
+
+def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
+    """W + s S^T A, an :class:`~lrdyn.adapters.Adapted` for each matrix that has factors.
+
+    For a loss that uses a matrix as ``W @ x`` or ``x @ W`` only: W x + s B (A x).
+
+    Example:
+        >>> import lrdyn
+        >>> S = lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
+        >>> layer = layered(Parts(jnp.eye(2), S, jnp.ones((1, 2))))
+        >>> layer.adapter.B.shape, (layer @ jnp.ones(2)).tolist()
+        ((2, 1), [3.0, 3.0])
+    """
+    checks.instance("parts", parts, Parts)
+    if parts.coordinates is None:
+        return parts.weights
+    W, S, A = parts
+    return over_maps(lambda S, W, A: adapter_of(S, A, scale).layer(W), S, W, A)
+
+
+def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
+    """W is what was merged, S is new, A begins (at 0); only mistakes look at the parts before.
+
+    Example:
+        >>> import lrdyn
+        >>> W, S = jnp.ones(2), lrdyn.adapters.Identity()
+        >>> restarted(Parts(W, S, W), 2 * W, S).coordinates.tolist()
+        [0.0, 0.0]
+    """
+    checks.instance("old", old, Parts)
+    leaves, structure = jax.tree.flatten(maps, is_leaf=is_map)
+    pairs = [begun(S, W) for S, W in zip(leaves, structure.flatten_up_to(weights), strict=True)]
+    fixed, coordinates = (structure.unflatten(pair[i] for pair in pairs) for i in (0, 1))
+    return Parts(weights, fixed, coordinates)
+
+
+class Method(NamedTuple):
+    """What tells GaLore, ReLoRA and LoRA apart: the lines of Algorithm 1 in which they differ.
+
+    Example:
+        >>> import lrdyn
+        >>> parts = Parts("W", "S", "A")
+        >>> [method.split(parts) for method in (lrdyn.GALORE, lrdyn.RELORA_FROZEN, lrdyn.RELORA)]
+        [Split(trained='W', frozen='S'),
+         Split(trained='A', frozen=('W', 'S')),
+         Split(trained=('S', 'A'), frozen='W')]
+    """
+
+    split: Callable[[Parts], Split]
+    """What is trained and what is frozen."""
+    parts: Callable[[Split], Parts]
+    """The inverse of ``split``."""
+    choose: Choose
+    """Line 3, as published."""
+    side: Side
+    """Side of S, as published."""
+    state: Policy
+    """Line 4, as published: what becomes of the state of the optimiser."""
+    memory: Footprint
+    """What it holds for one matrix and Adam."""
+    sees: Callable[[Split, PyTree], PyTree] = lambda split, gradients: gradients
+    """Line 6: what the optimiser sees of what is trained, or of a gradient in it."""
+    move: Callable[[Split, PyTree, Any], Split] = lambda split, updates, scale: split._replace(
+        trained=optax.apply_updates(split.trained, updates)
+    )
+    """Line 8: apply the update that the optimiser gives."""
+    fit: Callable[[Any, Array, Any], Any] = lambda S, weight, scale: S
+    """Line 3, continued: S for a parameter W at a scale s, where a method starts from W."""
+    restart: Callable[[Parts, PyTree, PyTree], Parts] = restarted
+    """Lines 2 and 4: the parts after a refresh."""
+    once: bool = False
+    """S is chosen at the start, and there is no refresh."""
+    gradients: bool = False
+    """Line 3 looks at the gradients, and not at their shapes alone."""
 
 
 # Its lines, for a method, a loss f, an optimiser opt and a scale s -----------------------------
@@ -52,13 +176,19 @@ def begin(
     """
     checks.instance("method", method, Method)
     checks.instance("optimizer", optimizer, optax.GradientTransformation)
+    maps = _fitted(method, maps, weights)
     return _fresh(method, optimizer, restarted(Parts(weights, maps, None), weights, maps))
+
+
+def _fitted(method: Method, maps: PyTree, weights: PyTree) -> PyTree:
+    # The scale of Algorithm 1 multiplies what is added: a start of W itself has s = 1.
+    return over_maps(lambda S, W: method.fit(S, W, 1.0), maps, weights)
 
 
 def _fresh(method: Method, optimizer: optax.GradientTransformation, parts: Parts) -> State:
     split = method.split(parts)
-    seen = method.sees(split, split.trained)
-    return State(split, optimizer.init(jax.tree.map(jnp.zeros_like, seen)))
+    visible = method.sees(split, split.trained)
+    return State(split, optimizer.init(jax.tree.map(jnp.zeros_like, visible)))
 
 
 def refresh(
@@ -92,7 +222,7 @@ def refresh(
     checks.instance("state", state, State)
     old = method.parts(state.split)
     weights = merged(old, scale)
-    maps = choose(key, jax.grad(loss)(weights))
+    maps = _fitted(method, choose(key, jax.grad(loss)(weights)), weights)
     fresh = _fresh(method, optimizer, method.restart(old, weights, maps))
     return fresh._replace(optimizer=policy(fresh.optimizer, state.optimizer, old.maps, maps))
 
@@ -140,8 +270,8 @@ def _moved(
         return cost(network(method.parts(split._replace(trained=trained)), scale))
 
     (value, other), gradients = jax.value_and_grad(of_trained, has_aux=True)(split.trained)
-    seen, parameters = (method.sees(split, tree) for tree in (gradients, split.trained))
-    updates, inner = optimizer.update(seen, inner, parameters)
+    visible, parameters = (method.sees(split, tree) for tree in (gradients, split.trained))
+    updates, inner = optimizer.update(visible, inner, parameters)
     return value, other, State(method.move(split, updates, scale), inner)
 
 
@@ -182,7 +312,11 @@ def algorithm1(
     checks.instance("network", network)
     scale = checks.floats("scale", scale)
     policy = resolve_policy(method.state if state is None else state)
-    chosen = choose or _as_published(method, rank, side)
+
+    def as_published(key: Key[Array, ""] | None, gradients: PyTree) -> PyTree:
+        return method.choose(key, gradients, rank, side or method.side)
+
+    chosen = choose or as_published
 
     def start(weights: PyTree) -> State:
         # Nothing of these maps but their shapes is used: a run begins with a refresh.
@@ -190,14 +324,14 @@ def algorithm1(
         maps = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return begin(method, optimizer, weights, maps)
 
-    def renew(key: Key[Array, ""] | None, cost: Cost, held: State) -> State:
+    def renew(key: Key[Array, ""] | None, cost: Cost, run: State) -> State:
         loss = lambda W: cost(W)[0]  # noqa: E731
-        return refresh(method, loss, optimizer, held, chosen, key, policy=policy, scale=scale)
+        return refresh(method, loss, optimizer, run, chosen, key, policy=policy, scale=scale)
 
     return Algorithm(
         start,
-        lambda cost, held: _moved(method, cost, optimizer, held, scale, network),
-        lambda held: merged(method.parts(held.split), scale),
+        lambda cost, run: _moved(method, cost, optimizer, run, scale, network),
+        lambda run: merged(method.parts(run.split), scale),
         renew,
         period,
     )
@@ -207,7 +341,7 @@ def algorithm1(
 
 
 class _Run(NamedTuple):
-    held: State
+    state: State
     diverged_at: Int[Array, ""]
 
 
@@ -296,10 +430,17 @@ def low_rank_descent(
         LoRA (arXiv 2106.09685); Hao et al., Flora (arXiv 2402.03293) for ``transport``.
     """
     rule = algorithm1(
-        method, optimizer, rank=rank, period=period, side=side, choose=choose, state=state,
-        scale=scale, network=network,
-    )  # fmt: skip
-    starts, stops, fresh, kept = _segments(steps, period)
+        method,
+        optimizer,
+        rank=rank,
+        period=period,
+        side=side,
+        choose=choose,
+        state=state,
+        scale=scale,
+        network=network,
+    )
+    starts, stops, is_refresh, recorded_at = _segments(steps, period)
     cost, arrays, whole = on_arrays(loss, params)
     limit = divergence_limit(checks.floats("loss(params)", cost(arrays)))
 
@@ -307,40 +448,36 @@ def low_rank_descent(
         return cost(arrays), None
 
     def renew(t: Array, run: _Run) -> _Run:
-        one = None if key is None else jax.random.fold_in(key, t)
+        key_now = None if key is None else jax.random.fold_in(key, t)
         assert rule.refresh is not None
-        return run._replace(held=rule.refresh(one, alone, run.held))
+        return run._replace(state=rule.refresh(key_now, alone, run.state))
 
     def advance(t: Array, run: _Run) -> _Run:
-        value, _, now = rule.step(alone, run.held)
-        return _Run(now, first_divergence(value, t, limit, run.diverged_at))
+        value, _, state = rule.step(alone, run.state)
+        return _Run(state, first_divergence(value, t, limit, run.diverged_at))
 
     def segment(run: _Run, times: tuple[Array, Array, Array]) -> tuple[_Run, PyTree]:
-        start, stop, fresh = times
-        run = jax.lax.cond(fresh, renew, lambda t, same: same, start, run)
+        start, stop, is_refresh = times
+        run = jax.lax.cond(is_refresh, renew, lambda t, run: run, start, run)
         run = jax.lax.fori_loop(start, stop, advance, run)
-        return run, record(whole(rule.weights(run.held)))
+        return run, record(whole(rule.weights(run.state)))
 
     first = _Run(rule.begin(arrays), jnp.asarray(-1, jnp.int32))
-    last, records = scan_records(segment, first, (starts, stops, fresh))
-    found = rule.weights(last.held)
-    lost = first_divergence(cost(found), stops[-1], limit, last.diverged_at)
-    records = jax.tree.map(lambda leaf: leaf[kept] if eqx.is_array(leaf) else leaf, records)
-    return Trajectory(whole(found), records, lost)
-
-
-def _as_published(method: Method, rank: int, side: Side | None) -> Choice:
-    return lambda key, gradients: method.choose(key, gradients, rank, side or method.side)
+    last, records = scan_records(segment, first, (starts, stops, is_refresh))
+    weights = rule.weights(last.state)
+    diverged_at = first_divergence(cost(weights), stops[-1], limit, last.diverged_at)
+    records = jax.tree.map(lambda leaf: leaf[recorded_at] if eqx.is_array(leaf) else leaf, records)
+    return Trajectory(whole(weights), records, diverged_at)
 
 
 def _segments(steps: np.ndarray | tuple[int, ...], period: int):
-    """Cut a run at refreshes and at recorded steps: starts, stops, refresh first, recorded."""
+    """Cut a run at refreshes and at recorded steps: starts, stops, is there a refresh, records."""
     recorded = np.asarray(checks.steps(steps)).tolist()
     refreshes = range(0, recorded[-1], period or max(1, recorded[-1]))
     cuts = sorted({0, *refreshes, *recorded})
     # A segment of no step looks at the start before anything is chosen.
     starts, stops = np.array([0, *cuts[:-1]]), np.array(cuts)
-    fresh = np.isin(starts, refreshes) & (stops > starts)
+    is_refresh = np.isin(starts, refreshes) & (stops > starts)
     # int32, like all indices: threads of both precisions can share a trace of int64.
-    kept = np.searchsorted(stops, recorded).astype(np.int32)
-    return starts.astype(np.int32), stops.astype(np.int32), fresh, kept
+    recorded_at = np.searchsorted(stops, recorded).astype(np.int32)
+    return starts.astype(np.int32), stops.astype(np.int32), is_refresh, recorded_at

@@ -1,116 +1,39 @@
-"""Coordinates in which a parameter is trained: linear maps S, and how they are chosen."""
+"""Coordinates in which a parameter is trained: linear maps S, and how they are chosen.
+
+Algorithm 1 keeps for each parameter W something chosen, S, and coordinates R that are trained. S is
+a :class:`LinearMap`, whose parameter is W + s S^T R, or an :class:`~lrdyn.adapters.Adapter` of any
+form, whose trained arrays are R.
+"""
 
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, final, get_args
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn.adapters.adapter import Adapter, Factors, Shift, apart
+from lrdyn.adapters.adapter import Adapter, Factors, Shift
 from lrdyn.core import checks, linalg
 
 Side = Literal["left", "right", "smaller", "larger"]
 
 
-class Parametrization(eqx.Module):
-    """How one parameter is made of W and of coordinates R that are trained in its place."""
-
-    @abstractmethod
-    def begin(self, weight: Array) -> tuple["Parametrization", Any]:
-        """This one for W, and the R at which the parameter is W."""
-
-    def fresh(self, weight: Array, scale: Any, *, both: bool = False) -> Adapter:
-        """The adapter of this scale at its start."""
-        begun, coordinates = self.begin(weight)
-        return begun.adapter(coordinates, scale, both=both)
-
-    @abstractmethod
-    def adapter(self, coordinates: Any, scale: Any, *, both: bool = False) -> Adapter:
-        """What R adds to W; ``both`` says that the arrays of this object are trained as well."""
-
-    def onto(self, weight: Array, coordinates: Any, scale: Any) -> Array:
-        """The parameter as one array."""
-        return self.adapter(coordinates, scale).onto(weight)
-
-    def layer(self, weight: Array, coordinates: Any, scale: Any) -> Any:
-        """The parameter as it acts."""
-        return self.adapter(coordinates, scale, both=True).layer(weight)
-
-
-class Separate(Parametrization):
-    """An adapter of any form: what is not trained is here, and what is trained is R.
-
-    Example:
-        >>> adapter = Factors(jnp.zeros((2, 1)), jnp.ones((1, 2)), trained=("B",))
-        >>> fixed, R = Separate(adapter).begin(jnp.eye(2))
-        >>> R.B.shape, R.A, fixed.onto(jnp.eye(2), R, 1.0).tolist()
-        ((2, 1), None, [[1.0, 0.0], [0.0, 1.0]])
-    """
-
-    fixed: Adapter
-
-    def fresh(self, weight: Array, scale: Any, *, both: bool = False) -> Adapter:
-        """The adapter itself."""
-        return self.fixed.scaled(scale).fitted(weight)
-
-    def begin(self, weight: Array) -> tuple[Parametrization, Adapter]:
-        """The two parts of the adapter, started on W."""
-        coordinates, fixed = apart(self.fixed.fitted(weight))
-        return Separate(fixed), coordinates
-
-    def adapter(self, coordinates: Adapter, scale: Any, *, both: bool = False) -> Adapter:
-        """The two parts together."""
-        return eqx.combine(coordinates, self.fixed).scaled(scale)
-
-
-class Frozen(Parametrization):
-    """Of a parameter that is not trained: there are no coordinates."""
-
-    def begin(self, weight: Array) -> tuple[Parametrization, None]:
-        """Nothing."""
-        return self, None
-
-    def adapter(self, coordinates: None, scale: Any, *, both: bool = False) -> Adapter:
-        """There is none."""
-        raise NotImplementedError
-
-    def onto(self, weight: Array, coordinates: None, scale: Any) -> Array:
-        """W."""
-        return weight
-
-    def layer(self, weight: Array, coordinates: None, scale: Any) -> Array:
-        """W."""
-        return weight
-
-
-class LinearMap(Parametrization):
+class LinearMap(eqx.Module):
     """S, from the gradient of one parameter to its coordinates, and its transpose: W + s S^T R."""
 
     @abstractmethod
     def project(self, gradient: Array) -> Array:
-        """S G."""
+        """Coordinates S G of a gradient."""
 
     @abstractmethod
     def lift(self, coordinates: Array) -> Array:
-        """S^T R."""
-
-    def begin(self, weight: Array) -> tuple[Parametrization, Array]:
-        """R = 0."""
-        return self, jnp.zeros_like(self.project(weight))
-
-    def adapter(self, coordinates: Array, scale: Any, *, both: bool = False) -> Adapter:
-        """S^T R as it is."""
-        return Shift(jnp.asarray(scale, coordinates.dtype) * self.lift(coordinates))
-
-    def onto(self, weight: Array, coordinates: Array, scale: Any) -> Array:
-        """W + s S^T R."""
-        return weight + jnp.asarray(scale, weight.dtype) * self.lift(coordinates)
+        """What coordinates add to the parameter, S^T R."""
 
 
+@final
 class Projector(LinearMap):
     """A factor P on one side of a matrix: S G = P^T G and S^T R = P R, or G P and R P^T.
 
@@ -132,49 +55,80 @@ class Projector(LinearMap):
         """P^T G (r x n), or G P (m x r)."""
         return self.basis.T @ gradient if self.side == "left" else gradient @ self.basis
 
-    def factors(self, coordinates: Float[Array, "..."]) -> tuple[Array, Array]:
-        """B and A: P and R, or R and P^T."""
-        left = self.side == "left"
-        return (self.basis, coordinates) if left else (coordinates, self.basis.T)
-
     def lift(self, coordinates: Float[Array, "..."]) -> Float[Array, "m n"]:
         """B A: P R, or R P^T (m x n)."""
         B, A = self.factors(coordinates)
         return B @ A
 
-    def adapter(
-        self, coordinates: Float[Array, "..."], scale: Any, *, both: bool = False
-    ) -> Factors:
-        """B and A; of a projector that is not trained, the other one is."""
-        B, A = self.factors(coordinates)
-        other = ("A",) if self.side == "left" else ("B",)
-        scale = jnp.asarray(scale, coordinates.dtype)
-        return Factors(B, A, scale, trained=("B", "A") if both else other)
+    def factors(self, coordinates: Float[Array, "..."]) -> tuple[Array, Array]:
+        """B and A: P and R, or R and P^T."""
+        left = self.side == "left"
+        return (self.basis, coordinates) if left else (coordinates, self.basis.T)
 
 
+@final
 class Identity(LinearMap):
     """The map of a parameter that is trained as it is, without a scale: a bias, a gain."""
 
     def project(self, gradient: Array) -> Array:
-        """G."""
+        """S G = G."""
         return gradient
 
     def lift(self, coordinates: Array) -> Array:
-        """R."""
+        """S^T R = R."""
         return coordinates
 
-    def adapter(self, coordinates: Array, scale: Any, *, both: bool = False) -> Shift:
-        """R, without a scale."""
-        return Shift(coordinates)
 
-    def onto(self, weight: Array, coordinates: Array, scale: Any) -> Array:
-        """W + R."""
-        return weight + coordinates
+Parametrization = LinearMap | Adapter
+"""What is chosen for one parameter."""
 
 
 def is_map(node: Any) -> bool:
-    """Whether a node of a PyTree is the map of one parameter."""
+    """Whether a node of a PyTree is what was chosen for one parameter."""
     return isinstance(node, Parametrization)
+
+
+def begun(S: Parametrization, weight: Array) -> tuple[Parametrization, Any]:
+    """What stays of S, and the coordinates R at which the parameter is W.
+
+    Example:
+        >>> adapter = Factors(jnp.zeros((2, 1)), jnp.ones((1, 2)), trained=("B",))
+        >>> fixed, R = begun(adapter, jnp.eye(2))
+        >>> R.B.shape, R.A, fixed.B, fixed.A.shape
+        ((2, 1), None, None, (1, 2))
+    """
+    _check_map(S)
+    if isinstance(S, Adapter):
+        coordinates, fixed = S.apart()
+        return fixed, coordinates
+    return S, jnp.zeros_like(S.project(weight))
+
+
+def adapter_of(S: Parametrization, coordinates: Any, scale: Any, *, both: bool = True) -> Adapter:
+    """The adapter with these coordinates; ``both`` says that a projector is trained as well.
+
+    Example:
+        >>> P = Projector(jnp.ones((2, 1)), "left")
+        >>> adapter_of(P, jnp.ones((1, 3)), 2.0, both=False).trained
+        ('A',)
+    """
+    _check_map(S)
+    if isinstance(S, Adapter):
+        return eqx.combine(coordinates, S).scaled(scale)
+    if isinstance(S, Identity):
+        return Shift(coordinates)
+    scale = jnp.asarray(scale, coordinates.dtype)
+    if not isinstance(S, Projector):
+        return Shift(scale * S.lift(coordinates))
+    B, A = S.factors(coordinates)
+    if both:
+        return Factors(B, A, scale)
+    return Factors(B, A, scale, trained=("A",) if S.side == "left" else ("B",))
+
+
+def _check_map(S: Any) -> None:
+    if not is_map(S):
+        checks.refuse("S", f"type {type(S).__name__}", "a LinearMap or an Adapter")
 
 
 def over_maps(function: Callable[..., Any], maps: PyTree, *others: PyTree) -> PyTree:
@@ -203,11 +157,17 @@ def lift_onto(weights: PyTree, maps: PyTree, coordinates: PyTree, scale: Any = 1
 
     Example:
         >>> W, P = jnp.zeros((2, 1)), Projector(jnp.array([[1.0], [0.0]]), "left")
-        >>> found = lift_onto((W, W), (P, Identity()), (jnp.ones((1, 1)), W + 1), 2.0)
-        >>> [new.tolist() for new in found]
+        >>> sums = lift_onto((W, W), (P, Identity()), (jnp.ones((1, 1)), W + 1), 2.0)
+        >>> [total.tolist() for total in sums]
         [[[2.0], [0.0]], [[1.0], [1.0]]]
     """
-    return over_maps(lambda S, W, R: S.onto(W, R, scale), maps, weights, coordinates)
+
+    def onto(S: Parametrization, W: Array, R: Any) -> Array:
+        if isinstance(S, Projector):  # its adapter would stop gradients in s
+            return W + jnp.asarray(scale, W.dtype) * S.lift(R)
+        return adapter_of(S, R, scale).onto(W)
+
+    return over_maps(onto, maps, weights, coordinates)
 
 
 # How they are chosen ---------------------------------------------------------------------------
@@ -294,8 +254,8 @@ def choose_projectors(gradients: PyTree, rank: int, side: Side = "smaller") -> P
         side: see :func:`resolve_side`.
 
     Example:
-        >>> found = choose_projectors({"W": jnp.eye(3), "b": jnp.ones(3)}, 2)
-        >>> found["W"].basis.shape, found["b"]
+        >>> maps = choose_projectors({"W": jnp.eye(3), "b": jnp.ones(3)}, 2)
+        >>> maps["W"].basis.shape, maps["b"]
         ((3, 2), Identity())
     """
     checks.integer("rank", rank)
@@ -305,7 +265,7 @@ def choose_projectors(gradients: PyTree, rank: int, side: Side = "smaller") -> P
 
 
 Law = Literal["gaussian", "kaiming"]
-"""Of the entries of a factor that is drawn."""
+"""Distribution of the entries of a factor that is drawn."""
 
 
 def draw_projectors(
@@ -316,7 +276,7 @@ def draw_projectors(
     *,
     law: Law = "gaussian",
 ) -> PyTree:
-    """The same with factors that are drawn.
+    """Draw one linear map for each matrix at random; the rest gets the identity.
 
     Gaussian entries have the variance 1 / length, so that E[P^T P] = I; those of Kaiming are
     uniform within 1 / sqrt(length), three times less.
@@ -332,25 +292,25 @@ def draw_projectors(
         ValueError: there is no key, the rank is not positive, or the side or the law unknown.
 
     Example:
-        >>> found = draw_projectors(jax.random.key(0), {"W": jnp.ones((3, 5)), "b": jnp.ones(3)}, 2)
-        >>> found["W"].basis.shape, found["b"]
+        >>> maps = draw_projectors(jax.random.key(0), {"W": jnp.ones((3, 5)), "b": jnp.ones(3)}, 2)
+        >>> maps["W"].basis.shape, maps["b"]
         ((5, 2), Identity())
     """
     checks.integer("rank", rank)
     if law not in get_args(Law):
         checks.refuse("law", repr(law), f"one of {', '.join(get_args(Law))}")
-    return matrices_alone(lambda key, W: _draw(key, W, rank, side, law), key, weights)
 
+    def draw(key: Key[Array, ""], W: Array) -> LinearMap:
+        resolved = resolve_side(W.shape, side)
+        length = W.shape[0 if resolved == "left" else 1]
+        shape = (length, min(rank, *W.shape))
+        if law == "gaussian":
+            basis = jax.random.normal(key, shape, W.dtype)
+        else:
+            basis = jax.random.uniform(key, shape, W.dtype, -1, 1)
+        return Projector(basis / math.sqrt(length), resolved)
 
-def _draw(key: Key[Array, ""], W: Array, rank: int, side: Side, law: Law) -> LinearMap:
-    side = resolve_side(W.shape, side)
-    length = W.shape[0 if side == "left" else 1]
-    shape = (length, min(rank, *W.shape))
-    if law == "gaussian":
-        basis = jax.random.normal(key, shape, W.dtype)
-    else:
-        basis = jax.random.uniform(key, shape, W.dtype, -1, 1)
-    return Projector(basis / math.sqrt(length), side)
+    return matrices_alone(draw, key, weights)
 
 
 def matrices_alone(
@@ -359,18 +319,16 @@ def matrices_alone(
     """``draw(key, G)`` for each matrix, with a key of its own, and the identity for the rest.
 
     Example:
-        >>> found = matrices_alone(
+        >>> maps = matrices_alone(
         ...     lambda key, G: Projector(G, "left"), jax.random.key(0), [jnp.eye(2), jnp.ones(2)])
-        >>> found[0].side, found[1]
+        >>> maps[0].side, maps[1]
         ('left', Identity())
     """
     checks.instance("draw", draw)
     leaves, structure = jax.tree.flatten(gradients)
     keys = jax.random.split(checks.key(key), len(leaves))
-    drawn = [
-        draw(one, G) if G.ndim == 2 else Identity() for one, G in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    pairs = zip(keys, leaves, strict=True)
+    return structure.unflatten(draw(key, G) if G.ndim == 2 else Identity() for key, G in pairs)
 
 
 # As a method chooses them: from a random key, the gradients, r and the side -----------------------

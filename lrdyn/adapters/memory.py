@@ -77,7 +77,7 @@ class HasFootprint(Protocol):
 
     @property
     def memory(self) -> Footprint:
-        """What it holds."""
+        """What the method holds for one matrix and Adam."""
         ...
 
 
@@ -86,7 +86,7 @@ Held = Footprint | HasFootprint
 
 
 def footprint(method: Held) -> Footprint:
-    """The footprint itself.
+    """Look up the footprint of a method; a footprint is its own.
 
     Example:
         >>> import lrdyn
@@ -151,7 +151,7 @@ def state_bytes(method: Held, m: int, n: int, r: int, itemsize: int = 4) -> int:
     """Bytes of Adam's state, of P and of the step counters, with ``itemsize`` bytes an entry.
 
     Example:
-        >>> from lrdyn.adapters.galore import (FULL, OPTAX_GALORE)
+        >>> from lrdyn.adapters.methods import (FULL, OPTAX_GALORE)
         >>> state_bytes(FULL, 20, 30, 2), state_bytes(OPTAX_GALORE, 20, 30, 2)
         (4804, 568)
     """
@@ -205,7 +205,7 @@ class Memory(NamedTuple):
     """Bytes of a compiled program, as its compiler reports them; its code is not in ``peak``."""
 
     arguments: int
-    """What is passed."""
+    """Bytes of all arguments."""
     outputs: int
     """What is returned, without the table of its addresses."""
     aliased: int
@@ -215,7 +215,7 @@ class Memory(NamedTuple):
     table: int
     """Addresses of the outputs, if there are several."""
     code: int
-    """The program itself."""
+    """Bytes of the machine code."""
 
     @property
     def peak(self) -> int:
@@ -239,25 +239,25 @@ def measured_memory(function: Callable[..., Any], *args: Any, donate: Sequence[i
     Example:
         >>> import jax.numpy as jnp
         >>> x = jax.ShapeDtypeStruct((100, 10), jnp.float32)
-        >>> found = measured_memory(lambda x: 2 * x, x, donate=[0])
-        >>> found.arguments, found.outputs, found.aliased, found.peak
+        >>> memory = measured_memory(lambda x: 2 * x, x, donate=[0])
+        >>> memory.arguments, memory.outputs, memory.aliased, memory.peak
         (4000, 4000, 4000, 4000)
     """
     checks.instance("function", function)
     # An unused argument is held all the same.
     jitted = jax.jit(function, donate_argnums=tuple(donate), keep_unused=True)
     lowered = jitted.lower(*args)
-    found = lowered.compile().memory_analysis()
-    if found is None:
+    analysis = lowered.compile().memory_analysis()
+    if analysis is None:
         backend = jax.default_backend()
         raise RuntimeError(f"backend: got {backend!r}, wanted one with a memory analysis")
     outputs = len(jax.tree.leaves(lowered.out_info))
     table = ADDRESS_BYTES * outputs if outputs > 1 else 0
     return Memory(
-        arguments=found.argument_size_in_bytes,
-        outputs=found.output_size_in_bytes - table,
-        aliased=found.alias_size_in_bytes,
-        temporaries=found.temp_size_in_bytes,
+        arguments=analysis.argument_size_in_bytes,
+        outputs=analysis.output_size_in_bytes - table,
+        aliased=analysis.alias_size_in_bytes,
+        temporaries=analysis.temp_size_in_bytes,
         table=table,
-        code=found.generated_code_size_in_bytes,
+        code=analysis.generated_code_size_in_bytes,
     )

@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lrdyn.adapters.adapter import Adapter, apart, is_adapter
-from lrdyn.adapters.lora_method import LORA
-from lrdyn.adapters.maps import Frozen, Identity, Parametrization
-from lrdyn.adapters.method import Method, Parts, Split
+from lrdyn.adapters.adapter import Adapter, Frozen
+from lrdyn.adapters.algorithm_1 import Method, Parts, Split
+from lrdyn.adapters.maps import Identity, Parametrization, adapter_of, begun, is_map
+from lrdyn.adapters.methods import LORA
 from lrdyn.core import checks
 from lrdyn.core.selection import Patterns, is_floating, name_of, of_path, selected
 from lrdyn.corollary1 import compression
@@ -55,8 +55,8 @@ def choose_by_path(
     Example:
         >>> import lrdyn
         >>> choose = choose_by_path(lrdyn.LORA, select="W", rank=1)
-        >>> found = choose(jax.random.key(0), {"W": jnp.ones((3, 2)), "V": jnp.ones((3, 2))})
-        >>> found["W"].basis.shape, found["V"]
+        >>> maps = choose(jax.random.key(0), {"W": jnp.ones((3, 2)), "V": jnp.ones((3, 2))})
+        >>> maps["W"].basis.shape, maps["V"]
         ((2, 1), Frozen())
     """
     checks.instance("method", method, Method)
@@ -64,16 +64,16 @@ def choose_by_path(
     def choose(key: Key[Array, ""] | None, gradients: PyTree) -> PyTree:
         kinds = selected(gradients, select, extra)
 
-        def one(path: tuple[Any, ...], G: Any) -> Parametrization:
+        def choose_leaf(path: tuple[Any, ...], G: Any) -> Parametrization:
             name = name_of(path)
             if kinds.get(name) != "adapted":
                 return Identity() if name in kinds else Frozen()
             # A draw depends on its own path, and not on what else is selected.
-            mine = None if key is None else jax.random.fold_in(key, crc32(name.encode()))
-            size = checks.integer("rank", of_path("rank", rank, name))
-            return method.choose(mine, G, size, method.side)
+            leaf_key = None if key is None else jax.random.fold_in(key, crc32(name.encode()))
+            leaf_rank = checks.integer("rank", of_path("rank", rank, name))
+            return method.choose(leaf_key, G, leaf_rank, method.side)
 
-        return jax.tree_util.tree_map_with_path(one, gradients)
+        return jax.tree_util.tree_map_with_path(choose_leaf, gradients)
 
     return choose
 
@@ -114,30 +114,27 @@ def init(
     """
     checks.key(key)
     checks.instance("method", method, Method)
-    if method.parts(method.split(Parts("W", "S", "R"))).coordinates is None:
+    split = method.split(Parts("W", "S", "R"))
+    if method.parts(split).coordinates is None:
         checks.refuse("method", "one that trains W itself", "one with adapters")
     if method.gradients and gradients is None:
         checks.refuse("gradients", "none", "those of a batch, from which this method starts")
     floating = lambda tree: jax.tree.map(lambda x: x if is_floating(x) else None, tree)  # noqa: E731
     weights = floating(params)
-    seen = weights if gradients is None else floating(gradients)
     choose = choose_by_path(method, select=select, rank=rank, extra=extra)
-    maps, both = choose(key, seen), "S" in method.split(Parts("W", "S", "R")).trained
+    maps = choose(key, weights if gradients is None else floating(gradients))
+    both = "S" in split.trained
 
-    def one(path: str, S: Parametrization, W: Array) -> Adapter:
+    def start(path: str, S: Parametrization, W: Array) -> Adapter:
         s = 1.0 if isinstance(S, Identity) else of_path("scale", scale, path)
         s = s(min(of_path("rank", rank, path), *W.shape)) if callable(s) else s
-        return S.fresh(W, jnp.asarray(checks.positive("scale", s), W.dtype), both=both)
+        s = jnp.asarray(checks.positive("scale", s), W.dtype)
+        return adapter_of(*begun(method.fit(S, W, s), W), s, both=both)
 
-    pairs = zip(_with_names(maps), jax.tree.leaves(weights), strict=True)
-    return {path: one(path, S, W) for (path, S), W in pairs if not isinstance(S, Frozen)}
-
-
-def _with_names(maps: PyTree) -> list[tuple[str, Any]]:
-    found = jax.tree_util.tree_leaves_with_path(
-        maps, is_leaf=lambda node: isinstance(node, Parametrization)
-    )
-    return [(name_of(path), S) for path, S in found]
+    leaves = jax.tree_util.tree_leaves_with_path(maps, is_leaf=is_map)
+    pairs = zip(leaves, jax.tree.leaves(weights), strict=True)
+    chosen = {name_of(path): (S, W) for (path, S), W in pairs if not isinstance(S, Frozen)}
+    return {path: start(path, S, W) for path, (S, W) in chosen.items()}
 
 
 def _placed(params: PyTree, adapters: Adapters, place: Callable[[Adapter, Any], Any]) -> PyTree:
@@ -145,27 +142,23 @@ def _placed(params: PyTree, adapters: Adapters, place: Callable[[Adapter, Any], 
     checks.instance("adapters", adapters, Mapping)
     left = dict(adapters)
 
-    def one(path: tuple[Any, ...], leaf: Any) -> Any:
+    def replaced(path: tuple[Any, ...], leaf: Any) -> Any:
         name = name_of(path)
         if name not in left:
             return leaf
         adapter = left.pop(name)
         checks.instance(f"adapters[{name!r}]", adapter, Adapter)
-        _same_shape(name, adapter, leaf)
+        if not is_floating(leaf):
+            checks.refuse("adapters", f"one for {name}", "paths of arrays of params")
+        shape = jax.eval_shape(adapter.onto, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)).shape
+        if shape != leaf.shape:
+            checks.refuse(f"adapters[{name!r}]", f"one of shape {shape}", f"one of {leaf.shape}")
         return place(adapter, leaf)
 
-    found = jax.tree_util.tree_map_with_path(one, params)
+    model = jax.tree_util.tree_map_with_path(replaced, params)
     if left:
         checks.refuse("adapters", f"one for {min(left)}", "paths of arrays of params")
-    return found
-
-
-def _same_shape(name: str, adapter: Adapter, leaf: Any) -> None:
-    if not is_floating(leaf):
-        checks.refuse("adapters", f"one for {name}", "paths of arrays of params")
-    shape = jax.eval_shape(adapter.onto, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)).shape
-    if shape != leaf.shape:
-        checks.refuse(f"adapters[{name!r}]", f"one of shape {shape}", f"one of {leaf.shape}")
+    return model
 
 
 def apply(params: PyTree, adapters: Adapters) -> PyTree:
@@ -223,8 +216,8 @@ def rebase(params: PyTree, adapters: Adapters) -> tuple[PyTree, Adapters]:
         >>> base["W"].round(5).tolist(), plain["W"].start
         ([[0.0, 0.0], [0.0, 1.0]], None)
     """
-    base = _placed(params, adapters, lambda adapter, W: adapter.based(W))
-    return base, {path: adapter.settled() for path, adapter in adapters.items()}
+    base = _placed(params, adapters, lambda adapter, W: adapter.base(W))
+    return base, {path: adapter.without_start() for path, adapter in adapters.items()}
 
 
 def count(adapters: Adapters) -> int:
@@ -247,12 +240,12 @@ def split(adapters: Adapters) -> Split:
     Example:
         >>> import lrdyn
         >>> B, A = jnp.ones((2, 1)), jnp.ones((1, 2))
-        >>> one = split({"W": lrdyn.adapters.Factors(B, A, trained=("B",))})
-        >>> one.trained["W"].A, one.frozen["W"].B
+        >>> parts = split({"W": lrdyn.adapters.Factors(B, A, trained=("B",))})
+        >>> parts.trained["W"].A, parts.frozen["W"].B
         (None, None)
     """
     checks.instance("adapters", adapters, Mapping)
-    parts = {path: apart(adapter) for path, adapter in adapters.items()}
+    parts = {path: adapter.apart() for path, adapter in adapters.items()}
     trained, frozen = ({path: pair[i] for path, pair in parts.items()} for i in (0, 1))
     return Split(trained, frozen)
 
@@ -262,25 +255,8 @@ def joined(trained: Adapters, frozen: Adapters) -> Adapters:
 
     Example:
         >>> import lrdyn
-        >>> one = {"W": lrdyn.adapters.Factors(jnp.ones((2, 1)), jnp.ones((1, 2)))}
-        >>> bool(eqx.tree_equal(joined(*split(one)), one))
+        >>> adapters = {"W": lrdyn.adapters.Factors(jnp.ones((2, 1)), jnp.ones((1, 2)))}
+        >>> bool(eqx.tree_equal(joined(*split(adapters)), adapters))
         True
     """
     return eqx.combine(trained, frozen)
-
-
-def labels(adapters: PyTree) -> PyTree:
-    """A word for each array, for ``optax.multi_transform`` and :func:`lrdyn.adapters.by_label`.
-
-    ``A``, ``B``, ``magnitude`` (DoRA), ``factors`` (Deep LoRA), ``frame`` and ``inner``
-    (compressed), ``extra`` for what is trained as it is, ``frozen`` for all else.
-
-    Example:
-        >>> import lrdyn
-        >>> one = labels({"W": lrdyn.adapters.Factors(jnp.ones((2, 1)), jnp.ones((1, 2)), 2.0)})
-        >>> one["W"].B, one["W"].A, one["W"].scale
-        ('B', 'A', 'frozen')
-    """
-    return jax.tree.map(
-        lambda node: node.labels() if is_adapter(node) else "extra", adapters, is_leaf=is_adapter
-    )

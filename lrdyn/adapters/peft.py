@@ -78,13 +78,19 @@ def read(
         Traceback (most recent call last):
         lrdyn.data.guarded.Refused: a.bin: got a .bin file, wanted safetensors: it is a pickle, ...
     """
-    file = _file(Path(path))
+    file = Path(path)
+    if file.is_dir():
+        # A pickle alone is refused by its name, and not as a file that is missing.
+        pickle_alone = (file / PICKLE).is_file() and not (file / NAME).is_file()
+        file = file / (PICKLE if pickle_alone else NAME)
     tensors = opened(file)
     known = peft_config.read(Path(config) if config else file.with_name(peft_config.NAME))
     parts, saved = peft_tensors.checked(tensors, known, base)
     if not parts:
         raise refused(file, "no factors", "those of at least one module")
-    embeddings = frozenset(one for one, names in parts.items() if peft_tensors.is_embedding(names))
+    embeddings = frozenset(
+        module for module, names in parts.items() if peft_tensors.is_embedding(names)
+    )
     factors = {}
     for module, names in parts.items():
         got = {field: tensors[name] for field, name in names.items()}
@@ -96,17 +102,15 @@ def read(
     return Stored(factors, whole, known.content, embeddings)
 
 
-def _file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    file = path / NAME
-    return file if file.is_file() or not (path / PICKLE).is_file() else path / PICKLE
-
-
 def described(
-    factors: Mapping[str, StoredFactors], *, saved: Mapping[str, Any] | None = None,
-    embeddings: Iterable[str] = (), rslora: bool = False, bias: str = "none", **more: Any,
-) -> Stored:  # fmt: skip
+    factors: Mapping[str, StoredFactors],
+    *,
+    saved: Mapping[str, Any] | None = None,
+    embeddings: Iterable[str] = (),
+    rslora: bool = False,
+    bias: str = "none",
+    **more: Any,
+) -> Stored:
     """An adapter with the configuration that its factors have: ranks, alphas, modules.
 
     Args:
@@ -122,52 +126,58 @@ def described(
 
     Example:
         >>> one = StoredFactors(np.ones((3, 2)), np.ones((2, 4)), 1.5)
-        >>> made = described({"layers.0.q": one, "layers.1.q": one})
-        >>> made.config["r"], made.config["lora_alpha"], made.config["target_modules"]
-        (2, 3, ['layers.0.q', 'layers.1.q'])
+        >>> adapter = described({"layers.0.q": one, "layers.1.q": one})
+        >>> [adapter.config[key] for key in ("r", "lora_alpha", "target_modules")]
+        [2, 3, ['layers.0.q', 'layers.1.q']]
     """
     if not isinstance(factors, Mapping) or not factors:
         checks.refuse("factors", factors, "factors by the name of their module")
-    for module, one in factors.items():
-        _check_factors(module, one)
-    ranks = {module: int(np.shape(one.A)[0]) for module, one in factors.items()}
-    alphas = {
-        module: _rounded(one.scale * (math.sqrt(ranks[module]) if rslora else ranks[module]))
-        for module, one in factors.items()
-    }
-    rank, alpha = (Counter(found.values()).most_common(1)[0][0] for found in (ranks, alphas))
+    for module, stored in factors.items():
+        _check_factors(module, stored)
+    ranks = {module: int(np.shape(stored.A)[0]) for module, stored in factors.items()}
+    alphas: dict[str, float | int] = {}
+    for module, stored in factors.items():
+        alpha = stored.scale * (math.sqrt(ranks[module]) if rslora else ranks[module])
+        near = round(alpha)
+        # An integer, if it was one before s was divided by r: the quotient and the product round.
+        was_integer = near and abs(alpha - near) <= 4 * np.finfo(float).eps * abs(near)
+        alphas[module] = near if was_integer else alpha
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     biases = {"none": set(), "lora_only": {f"{module}.bias" for module in factors}}.get(bias)
     whole = {
-        name.rpartition(".")[0] for name in saved or {}
+        name.rpartition(".")[0]
+        for name in saved or {}
         if not (name.endswith(".bias") if biases is None else name in biases)
-    }  # fmt: skip
+    }
     content = {
-        "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": sorted(factors),
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": sorted(factors),
         # PEFT looks for a pattern at the end of a name: only the whole name is meant.
         "rank_pattern": {f"^{re.escape(m)}": r for m, r in ranks.items() if r != rank},
         "alpha_pattern": {f"^{re.escape(m)}": a for m, a in alphas.items() if a != alpha},
-        "modules_to_save": sorted(whole - set(factors)) or None, "bias": bias,
-        "use_rslora": rslora, "fan_in_fan_out": False, "init_lora_weights": True,
-        "use_dora": any(one.magnitude is not None for one in factors.values()),
-        "lora_dropout": 0.0, "inference_mode": True, "base_model_name_or_path": None,
+        "modules_to_save": sorted(whole - set(factors)) or None,
+        "bias": bias,
+        "use_rslora": rslora,
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "use_dora": any(stored.magnitude is not None for stored in factors.values()),
+        "lora_dropout": 0.0,
+        "inference_mode": True,
+        "base_model_name_or_path": None,
         "task_type": None,
-    }  # fmt: skip
-    made = Stored(dict(factors), dict(saved or {}), content | more, frozenset(embeddings))
-    _named(made)
-    return made
+    }
+    adapter = Stored(dict(factors), dict(saved or {}), content | more, frozenset(embeddings))
+    _named(adapter)
+    return adapter
 
 
-def _rounded(alpha: float) -> float | int:
-    """An integer, if it was one before s was divided by r."""
-    near = round(alpha)
-    return near if near and abs(alpha - near) <= 4 * np.finfo(float).eps * abs(near) else alpha
-
-
-def _check_factors(module: str, one: StoredFactors) -> None:
+def _check_factors(module: str, stored: StoredFactors) -> None:
     name = f"factors[{module!r}]"
-    checks.instance(name, one, StoredFactors)
+    checks.instance(name, stored, StoredFactors)
     for field, axes in (("B", 2), ("A", 2), ("magnitude", 1)):
-        array = getattr(one, field)
+        array = getattr(stored, field)
         if field == "magnitude" and array is None:
             continue
         shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", np.dtype("O"))
@@ -176,12 +186,14 @@ def _check_factors(module: str, one: StoredFactors) -> None:
             checks.refuse(f"{name}.{field}", got, "an array of floating-point numbers")
         if len(shape) != axes or 0 in shape:
             checks.refuse(f"{name}.{field}", f"shape {shape}", f"{axes} axes, none empty")
-    if one.B.shape[1] != one.A.shape[0]:
-        checks.refuse(f"{name}.B", f"shape {one.B.shape}", f"(m, {one.A.shape[0]}), as A has rows")
-    if one.magnitude is not None and one.magnitude.shape != one.B.shape[:1]:
-        got = f"shape {one.magnitude.shape}"
-        checks.refuse(f"{name}.magnitude", got, f"({one.B.shape[0]},), as B has rows")
-    checks.floats(f"{name}.scale", one.scale, (), np.isfinite, "a finite number")
+    if stored.B.shape[1] != stored.A.shape[0]:
+        checks.refuse(
+            f"{name}.B", f"shape {stored.B.shape}", f"(m, {stored.A.shape[0]}), as A has rows"
+        )
+    if stored.magnitude is not None and stored.magnitude.shape != stored.B.shape[:1]:
+        got = f"shape {stored.magnitude.shape}"
+        checks.refuse(f"{name}.magnitude", got, f"({stored.B.shape[0]},), as B has rows")
+    checks.floats(f"{name}.scale", stored.scale, (), np.isfinite, "a finite number")
 
 
 def write(folder: str | Path, adapter: Stored) -> None:
@@ -218,16 +230,17 @@ def _named(adapter: Stored) -> dict[str, Any]:
     config = Config(Path("adapter.config"), dict(adapter.config))
     peft_config.checked(config)
     arrays: dict[str, Any] = {}
-    for module, one in adapter.factors.items():
-        _check_factors(module, one)
+    for module, stored in adapter.factors.items():
+        _check_factors(module, stored)
         scale = config.scale(module)
-        if abs(scale - one.scale) > 8 * np.finfo(float).eps * abs(scale):
+        # A scale is a quotient of alpha, which was rounded, and r or its root.
+        if abs(scale - stored.scale) > 8 * np.finfo(float).eps * abs(scale):
             wanted = f"{scale}, as r and lora_alpha in its config say"
-            checks.refuse(f"factors[{module!r}].scale", one.scale, wanted)
+            checks.refuse(f"factors[{module!r}].scale", stored.scale, wanted)
         turned = module in adapter.embeddings or config.get("fan_in_fan_out")
         names = LINEAR | (EMBEDDING if module in adapter.embeddings else {})
-        B, A = (one.A.T, one.B.T) if turned else (one.B, one.A)
-        for field, array in (("A", A), ("B", B), ("magnitude", one.magnitude)):
+        B, A = (stored.A.T, stored.B.T) if turned else (stored.B, stored.A)
+        for field, array in (("A", A), ("B", B), ("magnitude", stored.magnitude)):
             if array is not None:
                 arrays[PREFIX + module + names[field]] = array
     for name, array in adapter.saved.items():
@@ -264,23 +277,21 @@ def merged(
         array([[3., 2.],
                [2., 3.]])
     """
-    found = {name: np.asarray(one) for name, one in weights.items()} | {
-        name: np.asarray(one) for name, one in adapter.saved.items()
-    }
+    result = {name: np.asarray(array) for name, array in {**weights, **adapter.saved}.items()}
     start = adapter.config.get("init_lora_weights") == "pissa" and not residual
-    for module, one in adapter.factors.items():
-        name, shape = f"{module}.weight", (len(one.B), one.A.shape[1])
-        got = found[name].shape if name in found else "no such weight"
+    for module, stored in adapter.factors.items():
+        name, shape = f"{module}.weight", (len(stored.B), stored.A.shape[1])
+        got = result[name].shape if name in result else "no such weight"
         if got != shape:
             checks.refuse(f"weights[{name!r}]", got, f"shape {shape}")
-        kind = np.result_type(found[name].dtype, np.float32)
-        W, B, A = (np.asarray(x, kind) for x in (found[name], one.B, one.A))
-        whole = (tail(W, one.A.shape[0]) if start else W) + kind.type(one.scale) * (B @ A)
-        if one.magnitude is not None:
-            rows = np.asarray(one.magnitude, kind) / np.linalg.norm(whole, axis=1)
+        kind = np.result_type(result[name].dtype, np.float32)
+        W, B, A = (np.asarray(x, kind) for x in (result[name], stored.B, stored.A))
+        whole = (tail(W, stored.A.shape[0]) if start else W) + kind.type(stored.scale) * (B @ A)
+        if stored.magnitude is not None:
+            rows = np.asarray(stored.magnitude, kind) / np.linalg.norm(whole, axis=1)
             whole = rows[:, None] * whole
-        found[name] = whole.astype(found[name].dtype)
-    return found
+        result[name] = whole.astype(result[name].dtype)
+    return result
 
 
 def tail(weight: np.ndarray, rank: int) -> np.ndarray:
@@ -296,8 +307,8 @@ def tail(weight: np.ndarray, rank: int) -> np.ndarray:
                [0., 2.]])
     """
     left, values, right = np.linalg.svd(weight.astype(float), full_matrices=False)
-    kept = (left[:, rank:] * values[rank:]) @ right[rank:]
-    return kept.astype(weight.dtype)
+    rest = (left[:, rank:] * values[rank:]) @ right[rank:]
+    return rest.astype(weight.dtype)
 
 
 def converted(adapter: Stored, initial: Stored) -> Stored:
@@ -330,17 +341,21 @@ def converted(adapter: Stored, initial: Stored) -> Stored:
         got = min(set(initial.factors) ^ set(adapter.factors))
         checks.refuse("initial", f"{got} in one of the two", "the same modules")
     factors = {}
-    for module, one in adapter.factors.items():
+    for module, stored in adapter.factors.items():
         start = initial.factors[module]
-        if (start.B.shape, start.A.shape, start.scale) != (one.B.shape, one.A.shape, one.scale):
+        if (start.B.shape, start.A.shape, start.scale) != (
+            stored.B.shape,
+            stored.A.shape,
+            stored.scale,
+        ):
             got = f"shapes {start.B.shape} and {start.A.shape}, scale {start.scale}"
-            wanted = f"{one.B.shape}, {one.A.shape}, {one.scale}"
+            wanted = f"{stored.B.shape}, {stored.A.shape}, {stored.scale}"
             checks.refuse(f"initial.factors[{module!r}]", got, wanted)
         # The sign goes to what the file calls B.
         turned = config.get("fan_in_fan_out") or module in adapter.embeddings
         B0, A0 = (start.B, -start.A) if turned else (-start.B, start.A)
         factors[module] = StoredFactors(
-            np.concatenate([one.B, B0], axis=1), np.concatenate([one.A, A0]), one.scale
+            np.concatenate([stored.B, B0], axis=1), np.concatenate([stored.A, A0]), stored.scale
         )
     for key in ("rank_pattern", "alpha_pattern"):
         if config.get(key):

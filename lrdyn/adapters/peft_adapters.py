@@ -6,8 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn.adapters.adapter import Adapter, Factors, Shift
-from lrdyn.adapters.dora import DirectedFactors
+from lrdyn.adapters.adapter import Adapter, DirectedFactors, Factors, Shift
 from lrdyn.adapters.model import Adapters
 from lrdyn.adapters.peft import Stored, StoredFactors, described
 from lrdyn.core import checks
@@ -34,22 +33,19 @@ def adapters_of(stored: Stored, weights: Mapping[str, Any] | None = None) -> Ada
     checks.instance("stored", stored, Stored)
     if stored.config.get("init_lora_weights") == "pissa":
         checks.refuse("stored", "PiSSA", "LoRA: lrdyn.adapters.peft.converted makes one of it")
-    found: Adapters = {
-        module + WEIGHT: _adapter(one) for module, one in stored.factors.items()
-    }  # fmt: skip
+    adapters: Adapters = {}
+    for module, factors in stored.factors.items():
+        B, A = jnp.asarray(factors.B), jnp.asarray(factors.A)
+        adapter = Factors(B, A, jnp.asarray(factors.scale, B.dtype))
+        if factors.magnitude is not None:
+            magnitude = jnp.asarray(factors.magnitude)
+            adapter = DirectedFactors(B, A, adapter.scale, magnitude=magnitude)
+        adapters[module + WEIGHT] = adapter
     for name, whole in stored.saved.items():
         if weights is None or name not in weights:
             checks.refuse("weights", f"no {name}", "what the tensors saved whole take the place of")
-        found[name] = Shift(jnp.asarray(whole) - jnp.asarray(weights[name]))
-    return found
-
-
-def _adapter(one: StoredFactors) -> Factors:
-    B, A = jnp.asarray(one.B), jnp.asarray(one.A)
-    scale = jnp.asarray(one.scale, B.dtype)
-    if one.magnitude is None:
-        return Factors(B, A, scale)
-    return DirectedFactors(B, A, scale, magnitude=jnp.asarray(one.magnitude))
+        adapters[name] = Shift(jnp.asarray(whole) - jnp.asarray(weights[name]))
+    return adapters
 
 
 def stored_of(adapters: Adapters, weights: Mapping[str, Any] | None = None, **how: Any) -> Stored:
@@ -67,38 +63,35 @@ def stored_of(adapters: Adapters, weights: Mapping[str, Any] | None = None, **ho
         ValueError: an adapter is no product of two factors, or has many seeds.
 
     Example:
-        >>> one = Factors(jnp.ones((2, 1)), jnp.ones((1, 2)), jnp.asarray(2.0))
-        >>> stored_of({"q.weight": one}).config["lora_alpha"]
+        >>> adapter = Factors(jnp.ones((2, 1)), jnp.ones((1, 2)), jnp.asarray(2.0))
+        >>> stored_of({"q.weight": adapter}).config["lora_alpha"]
         2
     """
     checks.instance("adapters", adapters, Mapping)
     factors, saved = {}, {}
-    for path, one in adapters.items():
-        if isinstance(one, Shift):
+    for path, adapter in adapters.items():
+        if isinstance(adapter, Shift):
             if weights is None or path not in weights:
                 checks.refuse("weights", f"no {path}", "what is trained as it is")
-            saved[path] = np.asarray(weights[path] + one.value)
-        else:
-            factors[_module(path)] = _factors(path, one)
+            saved[path] = np.asarray(weights[path] + adapter.value)
+            continue
+        if not path.endswith(WEIGHT):
+            checks.refuse("adapters", f"one for {path}", f"paths that end in {WEIGHT}")
+        factors[path.removesuffix(WEIGHT)] = _stored_factors(f"adapters[{path!r}]", adapter)
     return described(factors, saved=saved, **how)
 
 
-def _module(path: str) -> str:
-    if not path.endswith(WEIGHT):
-        checks.refuse("adapters", f"one for {path}", f"paths that end in {WEIGHT}")
-    return path.removesuffix(WEIGHT)
-
-
-def _factors(path: str, one: Adapter) -> StoredFactors:
-    name = f"adapters[{path!r}]"
-    checks.instance(name, one, Factors)
-    assert isinstance(one, Factors)
-    if one.B.ndim != 2:
-        checks.refuse(name, f"B of shape {one.B.shape}", "one seed")
-    B, A = np.asarray(one.B), np.asarray(one.A)
-    if one.start is not None:
-        B0, A0 = map(np.asarray, one.start)
+def _stored_factors(name: str, adapter: Adapter) -> StoredFactors:
+    magnitude = None
+    if isinstance(adapter, DirectedFactors):
+        magnitude = np.asarray(adapter.magnitude)
+    else:
+        checks.instance(name, adapter, Factors)
+    assert isinstance(adapter, Factors | DirectedFactors)
+    if adapter.B.ndim != 2:
+        checks.refuse(name, f"B of shape {adapter.B.shape}", "one seed")
+    B, A = np.asarray(adapter.B), np.asarray(adapter.A)
+    if adapter.start is not None:
+        B0, A0 = map(np.asarray, adapter.start)
         B, A = np.concatenate([B, -B0], axis=1), np.concatenate([A, A0])
-    magnitude = one.magnitude if isinstance(one, DirectedFactors) else None
-    lengths = None if magnitude is None else np.asarray(magnitude)
-    return StoredFactors(B, A, float(one.scale), lengths)
+    return StoredFactors(B, A, float(adapter.scale), magnitude)

@@ -57,23 +57,23 @@ class Config:
             "target_modules exclude_modules modules_to_save layers_to_transform rank_pattern "
             "alpha_pattern"
         )
-        found = (self.get(key) for key in keys.split())
-        return sum(len(one) for one in found if isinstance(one, list | dict))
+        values = (self.get(key) for key in keys.split())
+        return sum(len(value) for value in values if isinstance(value, list | dict))
 
     def refused(self, key: str, got: Any, wanted: str) -> Refused:
         """The error for a key."""
         return refused(self.path, got if isinstance(got, str) else repr(got), wanted, key)
 
     def rank(self, module: str) -> int:
-        """R of a module: that of the first pattern that fits it, or ``r``."""
+        """The rank r of a module: that of the first pattern that fits it, or ``r``."""
         return self._of_pattern("rank_pattern", module, self.content["r"])
 
     def alpha(self, module: str) -> float | int:
-        """Alpha of a module, likewise."""
+        """The numerator alpha of a module: of the first pattern that fits it, or ``lora_alpha``."""
         return self._of_pattern("alpha_pattern", module, self.content["lora_alpha"])
 
     def scale(self, module: str) -> float | int:
-        """S: alpha / r, or alpha / sqrt(r) of rsLoRA (arXiv 2312.03732).
+        """The scale s of a module: alpha / r, or alpha / sqrt(r) of rsLoRA (arXiv 2312.03732).
 
         Example:
             >>> Config(Path(), {"r": 4, "lora_alpha": 8, "use_rslora": True}).scale("q")
@@ -99,7 +99,7 @@ class Config:
         """Whether the module is one of a key, which has names or a regular expression."""
         target = self.get(key) or ()
         if not isinstance(target, str):
-            return any(module == one or module.endswith(f".{one}") for one in target)
+            return any(module == name or module.endswith(f".{name}") for name in target)
         try:
             return self.patterns.fullmatch(target, module)
         except Unsupported as error:
@@ -121,16 +121,18 @@ class Config:
             return True
         heads = [patterns] if isinstance(patterns, str) else patterns
         forms = [rf"(?:^|.*?\.){head}\.(\d+)\." for head in heads or ()] or [r".*?\.[^.]*\.(\d+)\."]
-        found = next(filter(None, (re.match(form, module) for form in forms)), None)
+        match = next(filter(None, (re.match(form, module) for form in forms)), None)
         # A number of more than 20 digits is that of no layer, and Python refuses it above 4,300.
-        number = int(found[1]) if found and len(found[1]) <= 20 else None
+        number = int(match[1]) if match and len(match[1]) <= 20 else None
         return number in ([layers] if type(layers) is int else layers)
 
     def saves_module(self, module: str) -> bool:
         """Whether the module, or one that it is in, is saved whole (``modules_to_save``)."""
         parts = module.split(".")
         above = [".".join(parts[: end + 1]) for end in range(len(parts))]
-        return any(one.endswith(m) for m in self.get("modules_to_save") or () for one in above)
+        return any(
+            name.endswith(suffix) for suffix in self.get("modules_to_save") or () for name in above
+        )
 
     def saves(self, name: str, adapted: Iterable[str]) -> bool:
         """Whether a tensor of the base is saved whole: of such a module, a bias, an embedding.
@@ -178,7 +180,7 @@ def read(path: Path) -> Config:
 
 
 def checked(config: Config) -> Config:
-    """The same configuration.
+    """The configuration itself, if all that is turned on in it is read.
 
     Raises:
         Refused: a key holds what is not read.
@@ -236,7 +238,7 @@ def _plain(x: Any) -> bool:
 
 
 def _texts(x: Any) -> bool:
-    return isinstance(x, list) and all(isinstance(one, str) and one for one in x)
+    return isinstance(x, list) and all(isinstance(text, str) and text for text in x)
 
 
 def _patterns(fits: Any) -> Any:
@@ -244,10 +246,6 @@ def _patterns(fits: Any) -> Any:
         x is None
         or (isinstance(x, dict) and all(_pattern(key) and fits(value) for key, value in x.items()))
     )
-
-
-def _layers(x: Any) -> bool:
-    return x is None or type(x) is int or (isinstance(x, list) and all(type(n) is int for n in x))
 
 
 FORMS: dict[str, tuple[Any, str]] = {
@@ -259,18 +257,23 @@ FORMS: dict[str, tuple[Any, str]] = {
     "rank_pattern": (_patterns(_length), "regular expressions with integers >= 1"),
     "alpha_pattern": (_patterns(_number), "regular expressions with numbers"),
     "target_modules": (
-        lambda x: _texts(x) or _pattern(x), "names of modules or a regular expression",
+        lambda x: _texts(x) or _pattern(x),
+        "names of modules or a regular expression",
     ),
     "exclude_modules": (
-        lambda x: x is None or _texts(x) or _pattern(x), "names or a regular expression",
+        lambda x: x is None or _texts(x) or _pattern(x),
+        "names or a regular expression",
     ),
     "modules_to_save": (lambda x: x is None or _texts(x), "names of modules"),
-    "layers_to_transform": (_layers, "integers"),
+    "layers_to_transform": (
+        lambda x: x is None or all(type(n) is int for n in (x if isinstance(x, list) else [x])),
+        "integers",
+    ),
     "layers_pattern": (
         # They stand within an expression whose groups are read: ``re`` matches them.
         lambda x: x is None or _plain(x) or (_texts(x) and len(x) <= 64 and all(map(_plain, x))),
         "regular expressions without repetitions and groups",
     ),
     "bias": (lambda x: x in (None, "none", "all", "lora_only"), "none, all or lora_only"),
-}  # fmt: skip
+}
 """What the values must be."""

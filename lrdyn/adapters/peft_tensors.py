@@ -24,7 +24,7 @@ PAIRS = 10**8
 image generator of 800 modules, each with a rank and an alpha of its own, has 4 million."""
 
 Sizes = Mapping[str, tuple[int, ...]]
-"""Shapes by name."""
+"""Shapes of the tensors of the base, by their names."""
 
 
 def checked(
@@ -53,7 +53,11 @@ def checked(
     for module, names in parts.items():
         _check_names(tensors, config, module, names)
     saved = _whole(tensors, config, set(parts), others)
-    sizes = None if base is None else _shapes(base)
+    sizes: Sizes | None = None
+    if isinstance(base, Tensors):
+        sizes = {name: info.shape for name, info in base.infos.items()}
+    elif base is not None:
+        sizes = {name: tuple(getattr(x, "shape", np.shape(x))) for name, x in base.items()}
     for module, names in parts.items():
         _check_shapes(tensors, config, module, names, sizes, saved)
     if sizes is not None:
@@ -110,37 +114,37 @@ def _check_names(tensors: Tensors, config: Config, module: str, names: dict[str,
 
 def _whole(tensors: Tensors, config: Config, adapted: set[str], names: Iterable[str]):
     """Name in the base -> name in the file, of the tensors that are saved whole."""
-    found: dict[str, str] = {}
+    places: dict[str, str] = {}
     for place in names:
         module, _, leaf = place.removeprefix(PREFIX).rpartition(".")
-        if _repeats(config, module):
+        above, _, wrapper = module.rpartition(".")
+        wrapped = wrapper in ("modules_to_save", "original_module")
+        # With all biases PEFT also saves those in its wrapper of a module that is saved whole.
+        if wrapped and config.get("bias") == "all" and config.saves_module(above):
             continue
         inner = module.removesuffix(".base_layer")
         name = f"{inner if inner in adapted else module}.{leaf}".removeprefix(".")
-        if name in found or not config.saves(name, adapted):
+        if name in places or not config.saves(name, adapted):
             raise extra(tensors.path, place)
-        found[name] = place
-    return found
-
-
-def _repeats(config: Config, module: str) -> bool:
-    """With all biases PEFT also saves those within its wrapper of a module that is saved whole."""
-    inner, _, wrapper = module.rpartition(".")
-    wrapped = wrapper in ("modules_to_save", "original_module")
-    return wrapped and config.get("bias") == "all" and config.saves_module(inner)
+        places[name] = place
+    return places
 
 
 def _check_shapes(
-    tensors: Tensors, config: Config, module: str, names: dict[str, str],
-    sizes: Sizes | None, saved: Mapping[str, str],
-) -> None:  # fmt: skip
+    tensors: Tensors,
+    config: Config,
+    module: str,
+    names: dict[str, str],
+    sizes: Sizes | None,
+    saved: Mapping[str, str],
+) -> None:
     """A of r x n, B of m x r, m lengths, floating-point numbers; the base's m and n, if known."""
-    found = {field: tensors.infos[name] for field, name in names.items()}
+    infos = {field: tensors.infos[name] for field, name in names.items()}
     weight = f"{module}.weight"
     if weight in saved:  # it takes the place of the base's
         sizes = {weight: tensors.infos[saved[weight]].shape}
-    m: Any = found["B"].shape[0] if found["B"].shape else "m"
-    n: Any = found["A"].shape[-1] if found["A"].shape else "n"
+    m: Any = infos["B"].shape[0] if infos["B"].shape else "m"
+    n: Any = infos["A"].shape[-1] if infos["A"].shape else "n"
     if sizes is not None:
         if len(sizes.get(weight, ())) != 2:
             got = f"a weight of shape {sizes[weight]}" if weight in sizes else "no such module"
@@ -149,9 +153,9 @@ def _check_shapes(
         m, n = reversed(sizes[weight]) if turned else sizes[weight]
     rank = config.rank(module)
     for field, wanted in (("A", (rank, n)), ("B", (m, rank)), ("magnitude", (m,))):
-        if field not in found:
+        if field not in infos:
             continue
-        _, dtype, shape = found[field]
+        _, dtype, shape = infos[field]
         if shape != wanted or 0 in shape:
             form = "(" + ", ".join(map(str, wanted)) + ("," if len(wanted) == 1 else "") + ")"
             raise refused(tensors.path, f"shape {shape}", form, names[field])
@@ -159,16 +163,13 @@ def _check_shapes(
             raise refused(tensors.path, f"type {dtype}", "floating-point numbers", names[field])
 
 
-def _shapes(base: Mapping[str, Any] | Tensors) -> Sizes:
-    if isinstance(base, Tensors):
-        return {name: info.shape for name, info in base.infos.items()}
-    return {name: tuple(getattr(one, "shape", np.shape(one))) for name, one in base.items()}
-
-
 def _check_against(
-    tensors: Tensors, config: Config, adapted: set[str], saved: Mapping[str, str],
+    tensors: Tensors,
+    config: Config,
+    adapted: set[str],
+    saved: Mapping[str, str],
     sizes: Sizes,
-) -> None:  # fmt: skip
+) -> None:
     """Every module of the base that is adapted, and every tensor saved whole, is there and fits."""
     for name, shape in sizes.items():
         module, _, leaf = name.rpartition(".")

@@ -94,13 +94,12 @@ def reset(*, moments: bool = True, count: bool = True) -> StatePolicy:
     """
 
     def policy(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) -> PyTree:
-        def one(begun: Any, present: Any) -> Any:
-            counts = jnp.ndim(present) == 0 and jnp.issubdtype(
-                jnp.result_type(present), jnp.integer
-            )
-            return begun if (count if counts else moments) else present
+        def of_leaf(begun: Any, present: Any) -> Any:
+            is_integer = jnp.issubdtype(jnp.result_type(present), jnp.integer)
+            is_count = jnp.ndim(present) == 0 and is_integer
+            return begun if (count if is_count else moments) else present
 
-        return jax.tree.map(one, fresh, state)
+        return jax.tree.map(of_leaf, fresh, state)
 
     return policy
 

@@ -60,12 +60,12 @@ def read(path: Path, known: Mapping[str, Known]) -> dict[str, np.ndarray]:
         >>> read(path, {"y": Known("i", shaped((3,)))})["y"]
         array([0, 1, 2])
     """
-    wanted = f"an npz of {', '.join(name for name, one in known.items() if not one.optional)}"
+    wanted = f"an npz of {', '.join(name for name, entry in known.items() if not entry.optional)}"
     with guarded.opened(path) as file, reading(path, wanted):
         _check_directory(file, path, HEADER)
         with zipfile.ZipFile(file) as archive:
             names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
-            needed = {name for name, one in known.items() if not one.optional}
+            needed = {name for name, entry in known.items() if not entry.optional}
             if len(set(names)) != len(names) or not needed <= set(names) <= set(known):
                 raise refused(path, f"the members {', '.join(names)}", wanted)
             return {
@@ -85,8 +85,8 @@ class Arrays:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp(), "a.npz")
         >>> np.savez(path, W=np.ones((2, 3)))
-        >>> found = opened(path)
-        >>> found.infos["W"].shape, float(found["W"].sum())
+        >>> archive = opened(path)
+        >>> archive.infos["W"].shape, float(archive["W"].sum())
         ((2, 3), 6.0)
     """
 
@@ -123,12 +123,12 @@ def opened(path: Path) -> Arrays:
         _check_directory(file, path, DIRECTORY)
         with zipfile.ZipFile(file) as archive:
             check_members(archive, file, path)
-            for one in archive.infolist():
-                name = one.filename.removesuffix(".npy")
-                if name in infos or name == one.filename:
-                    raise refused(path, f"the member {one.filename}", "arrays, each once")
-                with archive.open(one) as member:
-                    shape, _, dtype = _described(member, one.filename, "fiub", 16, path)
+            for entry in archive.infolist():
+                name = entry.filename.removesuffix(".npy")
+                if name in infos or name == entry.filename:
+                    raise refused(path, f"the member {entry.filename}", "arrays, each once")
+                with archive.open(entry) as member:
+                    shape, _, dtype = _described(member, entry.filename, "fiub", 16, path)
                 infos[name] = Info(path, dtype.name, shape)
     return Arrays(path, infos)
 
@@ -162,7 +162,7 @@ def check_members(archive: zipfile.ZipFile, file: io.BufferedReader, path: Path)
     Args:
         archive: the archive.
         file: the open file that it is in.
-        path: the same, for messages.
+        path: of the file, for messages.
 
     Raises:
         Refused: they do.
@@ -183,10 +183,10 @@ def _check_directory(file: io.BufferedReader, path: Path, most: int) -> None:
         raise refused(path, "a long directory", f"one of at most {most} bytes")
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, one: Known, path: Path) -> np.ndarray:
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, known: Known, path: Path) -> np.ndarray:
     with archive.open(info) as member:
-        shape, fortran, dtype = _described(member, info.filename, one.kinds, one.itemsize, path)
-        if not one.fits(shape):
+        shape, fortran, dtype = _described(member, info.filename, known.kinds, known.itemsize, path)
+        if not known.fits(shape):
             raise refused(path, f"{info.filename} of shape {shape}", "the known one")
         content = exactly(member, math.prod(shape) * dtype.itemsize, path)
         ended(member, path)
@@ -199,8 +199,8 @@ def _described(
     """Shape, order and type of a member, of which the header is read."""
     if np.lib.format.read_magic(member) != (1, 0):
         raise refused(path, f"{name} of another version", "npy 1.0")
-    found = np.lib.format.read_array_header_1_0(member, max_header_size=HEADER)
-    dtype = found[2]
+    header = np.lib.format.read_array_header_1_0(member, max_header_size=HEADER)
+    dtype = header[2]
     if dtype.hasobject or dtype.kind not in kinds or dtype.itemsize > itemsize:
         raise refused(path, f"{name} of type {dtype}", f"a type of kind {kinds}")
-    return found
+    return header

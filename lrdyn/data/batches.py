@@ -67,7 +67,7 @@ OPCODES = frozenset(
 """Instructions that Python 2 wrote into CIFAR's batches, and their short forms."""
 
 
-class _Kept:
+class _StandIn:
     """Keeps the words it is made with, and its state."""
 
     def __init__(self, *words: Any):
@@ -77,15 +77,15 @@ class _Kept:
         self.state = state
 
 
-class _Array(_Kept):
+class _Array(_StandIn):
     """Stands for ``numpy.ndarray`` and for what makes one."""
 
 
-class _Type(_Kept):
+class _Type(_StandIn):
     """Stands for ``numpy.dtype``."""
 
 
-ALLOWED: dict[tuple[str, str], type[_Kept]] = {
+ALLOWED: dict[tuple[str, str], type[_StandIn]] = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
@@ -94,7 +94,7 @@ ALLOWED: dict[tuple[str, str], type[_Kept]] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> type[_Kept]:
+    def find_class(self, module: str, name: str) -> type[_StandIn]:
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name}")
         return ALLOWED[module, name]
@@ -120,8 +120,14 @@ def pickled(content: bytes, path: Path, count: int) -> Batch:
     with reading(path, wanted):
         _look_through(content, path, count)
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-        rows, labels = _rows(batch[b"data"], count), batch[b"labels"]
-        if len(labels) != count or not all(type(one) is int for one in labels):
+        _, shape, kind, fortran, raw = batch[b"data"].state
+        if not isinstance(kind, _Type) or kind.words[0] not in (b"u1", b"|u1"):
+            raise TypeError("not of bytes")
+        if shape != (count, PIXELS) or not isinstance(raw, bytes):
+            raise TypeError("another shape")
+        rows = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
+        labels = batch[b"labels"]
+        if len(labels) != count or not all(type(label) is int for label in labels):
             raise refused(path, "other labels", f"{count} integers a batch")
         return Batch(pictures(rows), np.array(labels, np.int64))
 
@@ -137,13 +143,3 @@ def _look_through(content: bytes, path: Path, count: int) -> None:
         far = code.name.endswith("PUT") and isinstance(value, int) and value > most
         if code.name not in OPCODES or number > most or far:
             raise refused(path, f"a pickle with {code.name}", "a batch of CIFAR-10")
-
-
-def _rows(array: Any, count: int) -> UInt8[np.ndarray, "n 3072"]:
-    """The array that a stand-in was to become; a wrong one raises what it meets."""
-    _, shape, kind, fortran, raw = array.state
-    if not isinstance(kind, _Type) or kind.words[0] not in (b"u1", b"|u1"):
-        raise TypeError("not of bytes")
-    if shape != (count, PIXELS) or not isinstance(raw, bytes):
-        raise TypeError("another shape")
-    return np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")

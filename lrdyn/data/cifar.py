@@ -33,15 +33,21 @@ class Version(NamedTuple):
 
 VERSIONS = {
     "cifar-10-python.tar.gz": Version(
-        "cifar-10-batches-py", "{}", ("batches.meta", "readme.html"),
+        folder="cifar-10-batches-py",
+        batch="{}",
+        others=("batches.meta", "readme.html"),
         # A batch of 10,000 images has up to 31,035,999 bytes: label and file's name of each.
-        lambda count: count * (PIXELS + 32) + SMALL, pickled,
+        size=lambda count: count * (PIXELS + 32) + SMALL,
+        read=pickled,
     ),
     "cifar-10-binary.tar.gz": Version(
-        "cifar-10-batches-bin", "{}.bin", ("batches.meta.txt", "readme.html"),
-        lambda count: count * (PIXELS + 1), binary,
+        folder="cifar-10-batches-bin",
+        batch="{}.bin",
+        others=("batches.meta.txt", "readme.html"),
+        size=lambda count: count * (PIXELS + 1),
+        read=binary,
     ),
-}  # fmt: skip
+}
 
 
 def read(path: Path, count: int) -> tuple[Batch, Batch]:
@@ -61,14 +67,14 @@ def read(path: Path, count: int) -> tuple[Batch, Batch]:
     training = [f"data_batch_{number}" for number in range(1, TRAINING + 1)]
     names = [version.batch.format(name) for name in (*training, "test_batch")]
     sizes = dict.fromkeys(names, version.size(count)) | dict.fromkeys(version.others, SMALL)
-    found: dict[str, Batch] = {}
+    batches: dict[str, Batch] = {}
     for name, content in _members(path, version.folder, sizes):
         if name in names:
-            found[name] = version.read(content, path, count)
+            batches[name] = version.read(content, path, count)
     for name in names:
-        if name not in found:
+        if name not in batches:
             raise refused(path, f"no {name}", "all six batches: it is truncated or another archive")
-    *parts, test = (found[name] for name in names)
+    *parts, test = (batches[name] for name in names)
     return Batch(*map(np.concatenate, zip(*parts, strict=True))), test
 
 
@@ -77,12 +83,12 @@ def _members(path: Path, folder: str, sizes: Mapping[str, int]) -> Iterator[tupl
     most = sum(sizes.values()) + OVERHEAD
     with unpacked(path) as file, reading(path, "a tar.gz of CIFAR-10"):
         limited: Any = Limited(file, most, path)
-        seen: set[str] = set()
+        read_names: set[str] = set()
         with tarfile.open(fileobj=limited, mode="r|") as archive:
             for member in archive:
                 if member.isdir() and member.name == folder:
                     continue
-                name = _checked(member, path, folder, sizes, seen)
+                name = _checked(member, path, folder, sizes, read_names)
                 inside: Any = archive.extractfile(member)
                 yield name, exactly(inside, member.size, path)
         while limited.read(2**20):  # to its end, where gzip compares the checksum
@@ -90,17 +96,17 @@ def _members(path: Path, folder: str, sizes: Mapping[str, int]) -> Iterator[tupl
 
 
 def _checked(
-    member: tarfile.TarInfo, path: Path, folder: str, sizes: Mapping[str, int], seen: set[str]
+    member: tarfile.TarInfo, path: Path, folder: str, sizes: Mapping[str, int], read_names: set[str]
 ) -> str:
     """The name of a member below the folder, if it is one of the known ones, once, and a file."""
     name = member.name.removeprefix(folder + "/")
-    if member.name != f"{folder}/{name}" or name not in sizes or name in seen:
-        got = "twice the" if name in seen else "the unknown"
+    if member.name != f"{folder}/{name}" or name not in sizes or name in read_names:
+        got = "twice the" if name in read_names else "the unknown"
         raise refused(path, f"{got} member {member.name}", f"{', '.join(sizes)} in {folder}")
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
         raise refused(path, f"the member {member.name}, which is no file", "files, and no link")
     if member.size > sizes[name]:
         got = f"the member {member.name} of {member.size} bytes"
         raise refused(path, got, f"at most {sizes[name]}")
-    seen.add(name)
+    read_names.add(name)
     return name

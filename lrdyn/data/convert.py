@@ -7,7 +7,6 @@ written says so, and captions repeat it.
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -38,36 +37,43 @@ def convert(source: str | Path, target: str | Path) -> Path:
     Example:
         >>> convert("cifar10_jpeg.npz", "cifar10.npz")  # doctest: +SKIP
     """
-    path, one = Path(source), sets.KNOWN["cifar10"]
-    count = one.train + one.test
-    found = arrays.read(path, {
+    path, known = Path(source), sets.KNOWN["cifar10"]
+    count = known.train + known.test
+    members = {
         "buf": arrays.Known("u", lambda shape: len(shape) == 1 and shape[0] <= MOST, 1),
         "off": arrays.Known("iu", arrays.shaped((count + 1,))),
         "y": arrays.Known("iu", arrays.shaped((count,))),
-    })  # fmt: skip
-    inputs = _decoded(path, found["buf"], found["off"].astype(np.int64), one.shape)
-    labels = found["y"].astype(np.uint8)
-    if not (found["y"] == labels).all() or labels.max() >= one.classes:
-        raise refused(path, "other labels", f"0 to {one.classes - 1}")
-    return _write(
-        Path(target),
-        x_train=inputs[: one.train], y_train=labels[: one.train],
-        x_test=inputs[one.train :], y_test=labels[one.train :],
-        described=np.array(DESCRIBED),
-    )  # fmt: skip
+    }
+    content = arrays.read(path, members)
+    inputs = _decoded(path, content["buf"], content["off"].astype(np.int64), known.shape)
+    labels = content["y"].astype(np.uint8)
+    if not (content["y"] == labels).all() or labels.max() >= known.classes:
+        raise refused(path, "other labels", f"0 to {known.classes - 1}")
+    with replacing(Path(target)) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            x_train=inputs[: known.train],
+            y_train=labels[: known.train],
+            x_test=inputs[known.train :],
+            y_test=labels[known.train :],
+            described=np.array(DESCRIBED),
+        )
+    return Path(target)
 
 
 def _decoded(
-    path: Path, content: UInt8[np.ndarray, "size"], ends: Int[np.ndarray, "n"],
+    path: Path,
+    content: UInt8[np.ndarray, "size"],
+    ends: Int[np.ndarray, "n"],
     shape: tuple[int, int, int],
-) -> UInt8[np.ndarray, "m height width channels"]:  # fmt: skip
+) -> UInt8[np.ndarray, "m height width channels"]:
     if ends[0] < 0 or ends[-1] > len(content) or (np.diff(ends) <= 0).any():
         raise refused(path, "other offsets", "increasing ones within buf")
-    made = np.empty((len(ends) - 1, *shape), np.uint8)
+    images = np.empty((len(ends) - 1, *shape), np.uint8)
     with reading(path, "JPEGs"):
-        for place in range(len(made)):
-            made[place] = _picture(content[ends[place] : ends[place + 1]].tobytes(), path, shape)
-    return made
+        for place in range(len(images)):
+            images[place] = _picture(content[ends[place] : ends[place + 1]].tobytes(), path, shape)
+    return images
 
 
 def _picture(content: bytes, path: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -80,10 +86,3 @@ def _picture(content: bytes, path: Path, shape: tuple[int, int, int]) -> np.ndar
             got = f"a JPEG of {picture.size[0]} x {picture.size[1]}"
             raise refused(path, got, f"{shape[1]} x {shape[0]}")
         return np.asarray(picture.convert("RGB"))
-
-
-def _write(target: Path, **content: Any) -> Path:
-    """Write an npz in the place of another only when it is whole."""
-    with replacing(target) as temporary, temporary.open("wb") as file:
-        np.savez(file, **content)
-    return target

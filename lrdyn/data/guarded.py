@@ -68,8 +68,8 @@ def refused(path: Path, got: str, wanted: str, part: str = "") -> Refused:
         >>> refused(Path("a.gz"), "3 bytes", "4 bytes")
         Refused('a.gz: got 3 bytes, wanted 4 bytes')
     """
-    name, found, place = (ascii(text)[1:-1] for text in (os.fspath(path), got, part))
-    why = f"got {shortened(found, 80)}, wanted {wanted}"
+    name, shown, place = (ascii(text)[1:-1] for text in (os.fspath(path), got, part))
+    why = f"got {shortened(shown, 80)}, wanted {wanted}"
     why = f"{shortened(place, 160)}: {why}" if place else why
     return Refused(f"{name}: {why}", why)
 

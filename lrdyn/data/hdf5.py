@@ -67,7 +67,7 @@ def check(path: Path) -> None:
 INTEGER, FLOAT, TEXT, LIST, COMPOUND = 0, 1, 3, 9, 6
 """Classes of types, by HDF5's own numbers."""
 DEFLATE, SHUFFLE, CHECKSUM = 1, 2, 3
-"""Filters, likewise."""
+"""Filters of chunks, by HDF5's own numbers."""
 
 
 def _objects(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
@@ -78,7 +78,7 @@ def _objects(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
     h5l, h5o = library.h5l, library.h5o
 
     wanted = "arrays and groups"
-    left, seen = [("", root)], {h5o.get_info(root).addr}
+    left, addresses = [("", root)], {h5o.get_info(root).addr}
     yield "/", root
     while left:
         place, group = left.pop()
@@ -87,12 +87,12 @@ def _objects(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
             if group.links.get_info(name).type != h5l.TYPE_HARD:
                 raise refused(path, "a link to elsewhere", wanted, where)
             about = h5o.get_info(group, name)
-            if about.addr in seen:
+            if about.addr in addresses:
                 raise refused(path, "another name of an object", wanted, where)
-            seen.add(about.addr)
+            addresses.add(about.addr)
             if about.type not in (h5o.TYPE_GROUP, h5o.TYPE_DATASET):
                 raise refused(path, "a type with a name", wanted, where)
-            if len(seen) > OBJECTS or where.count("/") > LEVELS:
+            if len(addresses) > OBJECTS or where.count("/") > LEVELS:
                 raise refused(path, "more objects", f"{OBJECTS}, {LEVELS} deep, at most", where)
             node = h5o.open(group, name)
             yield where, node
@@ -128,16 +128,16 @@ def _announced(array: Any, place: str, path: Path) -> int:
     """Bytes that an array takes when it is read; it lies in this file alone."""
     import h5py
 
-    kind, made = array.get_type(), array.get_create_plist()
+    kind, settings = array.get_type(), array.get_create_plist()
     if kind.get_class() not in (INTEGER, FLOAT, TEXT):
         raise refused(path, f"an array of type {kind.dtype}", "numbers or texts", place)
-    if made.get_layout() == h5py.h5d.VIRTUAL or made.get_external_count():
+    if settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count():
         raise refused(path, "an array in other files", "one in this file", place)
-    filters = [made.get_filter(number)[0] for number in range(made.get_nfilters())]
+    filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
     if len(set(filters)) != len(filters) or not {*filters} <= {DEFLATE, SHUFFLE, CHECKSUM}:
         raise refused(path, f"the filters {filters}", "deflate and shuffle, each once", place)
     # A chunk is made whole, even that of an array of one entry.
-    chunk = made.get_chunk() if made.get_layout() == h5py.h5d.CHUNKED else ()
+    chunk = settings.get_chunk() if settings.get_layout() == h5py.h5d.CHUNKED else ()
     return max(math.prod(array.shape), math.prod(chunk)) * kind.get_size()
 
 

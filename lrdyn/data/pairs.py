@@ -43,8 +43,11 @@ def stsb_names(split: str) -> tuple[str, ...]:
     if split not in SPLITS:
         raise ValueError(f"split: got {split!r}, wanted one of {', '.join(SPLITS)}")
     return (
-        f"STS-B/{split}.tsv", f"stsb/{split}.tsv", f"stsb/{split}.csv", f"stsb-en-{split}.csv",
-    )  # fmt: skip
+        f"STS-B/{split}.tsv",
+        f"stsb/{split}.tsv",
+        f"stsb/{split}.csv",
+        f"stsb-en-{split}.csv",
+    )
 
 
 def stsb(path: str | Path | None = None, split: str = "train") -> Pairs:
@@ -66,11 +69,11 @@ def stsb(path: str | Path | None = None, split: str = "train") -> Pairs:
         1500
     """
     names = stsb_names(split)
-    found = find(names) if path is None else Path(path)
-    if found is None or not is_file(found):
+    file = find(names) if path is None else Path(path)
+    if file is None or not is_file(file):
         title, files = f"STS-B ({split})", str(path or f"{names[0]} or {names[-1]}")
         raise missing(title, files, "put GLUE's STS-B folder there")
-    return pairs(found)
+    return pairs(file)
 
 
 def pairs(
@@ -115,8 +118,8 @@ def pairs(
         header = list(names)
         rows = [row for place, row in enumerate(rows) if place or row[1] != header]
     places = [header.index(name) if name in header else None for name in names]
-    one, two, three = (_column(path, rows, len(header), place) for place in places)
-    return Pairs(one, two, _scores(path, rows, three, highest))
+    firsts, seconds, scores = (_column(path, rows, len(header), place) for place in places)
+    return Pairs(firsts, seconds, _scores(path, rows, scores, highest))
 
 
 Rows = Sequence[tuple[int, list[str]]]
@@ -148,14 +151,14 @@ def _scores(
 ) -> Float[np.ndarray, "n"]:
     if not cells:
         return np.full(len(rows), math.nan)
-    made = np.full(len(rows), math.nan)
+    scores = np.full(len(rows), math.nan)
     for place, cell in enumerate(cells):
         with reading(path, "a number as score"):
-            made[place] = float(cell)
-        if not 0 <= made[place] <= highest:
+            scores[place] = float(cell)
+        if not 0 <= scores[place] <= highest:
             got = f"the score {cell} in line {rows[place][0]}"
             raise refused(path, got, f"0 to {highest:g}")
-    return made
+    return scores
 
 
 def text(path: str | Path, *, limit: int = 2**28) -> str:
@@ -176,8 +179,8 @@ def text(path: str | Path, *, limit: int = 2**28) -> str:
         >>> text(path)
         'To be'
     """
-    found = Path(path) if is_file(Path(path)) else find([str(path)])
-    if found is None:
+    file = Path(path) if is_file(Path(path)) else find([str(path)])
+    if file is None:
         raise missing("such text", ascii(str(path))[1:-1], "give the path of a file")
-    with reading(found, "UTF-8 text"):
-        return guarded.content(found, most=limit).decode("utf-8-sig")
+    with reading(file, "UTF-8 text"):
+        return guarded.content(file, most=limit).decode("utf-8-sig")

@@ -9,7 +9,7 @@ whose own parser reads the patterns.
 import re
 import re._parser as parser  # private, and the same in Python 3.11 to 3.14
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 STEPS = 3_000_000
@@ -65,9 +65,9 @@ class Patterns:
         elif parts and parts[0] == _Place("AT_BEGINNING"):
             starts = [0]
         match = _Match(text, self._left - 1)
-        found = any(not ends.isdisjoint(match.ends(parts, place)) for place in starts)
+        fits = any(not ends.isdisjoint(match.ends(parts, place)) for place in starts)
         self._left = match.left
-        return found
+        return fits
 
 
 # What a pattern is made of ------------------------------------------------------------------------
@@ -156,33 +156,33 @@ def _tree(pattern: str) -> Any:
 
 
 def _parts(tree: Any) -> Parts:
-    made: list[Part] = []
+    parts: list[Part] = []
     for code, value in tree:
         if code.name == "LITERAL":
-            before = made[-1] if made else None
+            before = parts[-1] if parts else None
             if isinstance(before, _Text):
-                made[-1] = _Text(before.text + chr(value))
+                parts[-1] = _Text(before.text + chr(value))
             else:
-                made.append(_Text(chr(value)))
+                parts.append(_Text(chr(value)))
         elif code.name in ("NOT_LITERAL", "ANY", "IN"):
-            made.append(_Letter(_kind(code, value)))
+            parts.append(_Letter(_kind(code, value)))
         elif code.name == "AT":
-            made.append(_Place(value.name))
+            parts.append(_Place(value.name))
         elif code.name == "BRANCH":
-            made.append(_Either(tuple(map(_parts, value[1]))))
+            parts.append(_Either(tuple(map(_parts, value[1]))))
         elif code.name == "SUBPATTERN" and not (value[1] or value[2]):
-            made.append(_Either((_parts(value[3]),)))
+            parts.append(_Either((_parts(value[3]),)))
         elif code.name in ("MAX_REPEAT", "MIN_REPEAT"):
-            made.append(_Repeat(int(value[0]), int(value[1]), _parts(value[2])))
+            parts.append(_Repeat(int(value[0]), int(value[1]), _parts(value[2])))
         elif code.name in ("ASSERT", "ASSERT_NOT"):
             low, high = value[1].getwidth()
             if value[0] < 0 and low != high:
                 raise Unsupported("a look behind of any length")
             behind = low if value[0] < 0 else None
-            made.append(_Look(code.name == "ASSERT", behind, _parts(value[1])))
+            parts.append(_Look(code.name == "ASSERT", behind, _parts(value[1])))
         else:
             raise Unsupported(code.name)
-    return tuple(made)
+    return tuple(parts)
 
 
 def _kind(code: Any, value: Any) -> Callable[[str], bool]:
@@ -192,12 +192,12 @@ def _kind(code: Any, value: Any) -> Callable[[str], bool]:
     if code.name == "ANY":
         return lambda letter: letter != "\n"
     negated = value[0][0].name == "NEGATE"
-    members = [_member(*one) for one in value[negated:]]
+    members = [_member(*member) for member in value[negated:]]
     return lambda letter: any(fits(letter) for fits in members) is not negated
 
 
 def _member(code: Any, value: Any) -> Callable[[str], bool]:
-    """The same for a member of a set of letters."""
+    """Whether a letter is a member of a set of letters, by the instruction for that member."""
     if code.name == "LITERAL":
         return lambda letter: ord(letter) == value
     if code.name == "RANGE":
@@ -235,13 +235,10 @@ class _Match:
         """Where parts that stand behind each other can end."""
         places = {place}
         for part in parts:
-            places = self._after(part, places)
+            places = set().union(*(self._ends_of(part, place) for place in places))
             if not places:
                 break
         return places
-
-    def _after(self, part: Part, places: Iterable[int]) -> set[int]:
-        return set().union(*(self._ends_of(part, place) for place in places))
 
     def _ends_of(self, part: Part, place: int) -> set[int]:
         self.left -= 1
@@ -264,7 +261,10 @@ class _Match:
         if isinstance(part, _Repeat):
             return self._repeated(part, place)
         if isinstance(part, _Look):
-            return {place} if self._sees(part, place) is part.wanted else set()
+            begin = place if part.behind is None else place - part.behind
+            ends = self.ends(part.body, begin) if begin >= 0 else set()
+            fits = bool(ends) if part.behind is None else place in ends
+            return {place} if fits is part.wanted else set()
         assert isinstance(part, _Place)
         return {place} if self._stands(part.at, place) else set()
 
@@ -274,22 +274,16 @@ class _Match:
             before, places = places, self._once_more(part, places)
             if places == before:  # none, or what can be repeated without a letter
                 break
-        found, new = set(places), places
+        ends, new = set(places), places
         for _ in range(part.high - part.low):
-            new = self._once_more(part, new) - found
+            new = self._once_more(part, new) - ends
             if not new:
                 break
-            found |= new
-        return found
+            ends |= new
+        return ends
 
     def _once_more(self, part: _Repeat, places: set[int]) -> set[int]:
         return set().union(*(self.ends(part.body, place) for place in places))
-
-    def _sees(self, part: _Look, place: int) -> bool:
-        if part.behind is None:
-            return bool(self.ends(part.body, place))
-        begin = place - part.behind
-        return begin >= 0 and place in self.ends(part.body, begin)
 
     def _stands(self, at: str, place: int) -> bool:
         text = self.text
@@ -323,7 +317,7 @@ def exponential(pattern: str) -> str:
         >>> exponential(r" ?\p{L}+| ?\p{N}+|\s+(?!\S)|\s+")
         ''
     """
-    text = ESCAPED.sub(lambda found: r"\w" if found[0].endswith("}") else found[0], pattern)
+    text = ESCAPED.sub(lambda match: r"\w" if match[0].endswith("}") else match[0], pattern)
     try:
         nested = _nests(_tree(text), repeated=False)
     except (re.error, RecursionError, OverflowError):

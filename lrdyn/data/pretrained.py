@@ -17,9 +17,9 @@ class Source(NamedTuple):
     """Where the array of a leaf lies in a file."""
 
     name: str
-    """Of the tensor."""
+    """Name of the tensor."""
     shape: tuple[int, ...] | None = None
-    """Of the tensor, if it is not that of the leaf; then it is reshaped."""
+    """Shape of the tensor, if it is not that of the leaf; then it is reshaped."""
     rows: slice | None = None
     """Which rows of the tensor, if not all."""
 
@@ -50,24 +50,25 @@ def filled(
         >>> write(path, {"both": np.arange(4.0).reshape(4, 1)})
         >>> like = {"W": jnp.zeros((2, 1)), "b": jnp.ones(1)}
         >>> sources = {"W": Source("both", (4, 1), slice(2, 4))}
-        >>> found = filled(like, sources, opened(path), ignored=lambda name: False)
-        >>> found["W"].tolist(), found["b"].tolist()
+        >>> net = filled(like, sources, opened(path), ignored=lambda name: False)
+        >>> net["W"].tolist(), net["b"].tolist()
         ([[2.0], [3.0]], [1.0])
     """
     leaves = dict(arrays(like))
-    known = {one.name: Known(one.shape or leaves[path].shape) for path, one in sources.items()}
+    known = {
+        source.name: Known(source.shape or leaves[path].shape) for path, source in sources.items()
+    }
     check(tensors, known, more=True)
     others = [name for name in tensors if name not in known and not ignored(name)]
     if others:
         raise extra(tensors.infos[min(others)].file, min(others))
 
-    def one(path: tuple[Any, ...], leaf: Any) -> Any:
+    def read_leaf(path: tuple[Any, ...], leaf: Any) -> Any:
         source = sources.get(name_of(path))
-        return leaf if source is None else jnp.asarray(_read(tensors, source).reshape(leaf.shape))
+        if source is None:
+            return leaf
+        array = np.asarray(tensors[source.name], np.float32)
+        array = array if source.rows is None else array[source.rows]
+        return jnp.asarray(array.reshape(leaf.shape))
 
-    return jax.tree_util.tree_map_with_path(one, like)
-
-
-def _read(tensors: Tensors, source: Source) -> np.ndarray:
-    array = np.asarray(tensors[source.name], np.float32)
-    return array if source.rows is None else array[source.rows]
+    return jax.tree_util.tree_map_with_path(read_leaf, like)

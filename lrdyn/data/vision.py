@@ -5,7 +5,6 @@ x height x width, each channel shifted and scaled as the weights' page says.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ class Pretrained(NamedTuple):
     network: Any
     """The VGG, ResNet or ViT."""
     state: PyTree
-    """As of :func:`lrdyn.networks.initial_state`."""
+    """Running statistics, in the form of :func:`lrdyn.networks.initial_state`."""
 
 
 def read(path: str | Path, network: Network, *, keep: Patterns = ()) -> Pretrained:
@@ -54,9 +53,9 @@ def read(path: str | Path, network: Network, *, keep: Patterns = ()) -> Pretrain
             are shapes alone.
     """
     places = _places(network)
-    kept = _kept(network, places, checked_patterns("keep", keep))
-    given = {place.path: place.source for label, place in places.items() if label not in kept}
-    others = {places[label].source.name for label in kept}
+    unchanged = _unchanged(network, places, checked_patterns("keep", keep))
+    given = {place.path: place.source for label, place in places.items() if label not in unchanged}
+    others = {places[label].source.name for label in unchanged}
     return filled(
         Pretrained(network, initial_state(network)),
         given,
@@ -77,94 +76,90 @@ def _places(network: Network) -> dict[str, _Place]:
     if not isinstance(network, VGG | ResNet | ViT):
         checks.refuse("network", f"type {type(network).__name__}", "a VGG, ResNet or ViT")
     if isinstance(network, ViT):
-        modules, found = _vit_modules(network), _vit_leaves(network)
+        modules = {"patches": "patch_embed.proj", "norm": "norm", "head": "head"}
+        for i in range(len(network.blocks)):
+            modules[f"blocks.{i}.first"] = f"blocks.{i}.norm1"
+            modules[f"blocks.{i}.second"] = f"blocks.{i}.norm2"
+        sources = _vit_leaves(network)
     else:
         modules = _vgg_modules(network) if isinstance(network, VGG) else _resnet_modules(network)
-        found = {}
+        sources = {}
     for path, leaf in arrays(network):
         module, _, kind = path.rpartition(".")
-        if path not in found:
+        if path not in sources:
             # In equinox a bias of channels has the axes of an image.
             shape = leaf.shape[:1] if kind == "bias" else leaf.shape
             name = f"{modules[module]}.{'weight' if kind == 'gain' else kind}"
-            found[path] = Source(name, shape)
-    places = {path: _Place(f"network.{path}", source) for path, source in found.items()}
-    for path, norm in _norms(network):
+            sources[path] = Source(name, shape)
+    places = {path: _Place(f"network.{path}", source) for path, source in sources.items()}
+    is_norm = lambda node: isinstance(node, BatchNorm)  # noqa: E731
+    for place, norm in jax.tree_util.tree_leaves_with_path(network, is_leaf=is_norm):
+        if not isinstance(norm, BatchNorm):
+            continue
+        path = name_of(place)
         for i, (kind, name) in enumerate((("mean", "mean"), ("variance", "var"))):
             source = Source(f"{modules[path]}.running_{name}")
             places[f"{path}.{kind}"] = _Place(f"state.{norm.place}.{i}", source)
     return places
 
 
-def _norms(network: Network) -> Iterator[tuple[str, BatchNorm]]:
-    found = jax.tree_util.tree_leaves_with_path(
-        network, is_leaf=lambda node: isinstance(node, BatchNorm)
-    )
-    return ((name_of(path), node) for path, node in found if isinstance(node, BatchNorm))
-
-
-def _kept(network: Network, places: dict[str, _Place], keep: Patterns) -> set[str]:
-    kept = {label for label in places if fits(label, keep)}
+def _unchanged(network: Network, places: dict[str, _Place], keep: Patterns) -> set[str]:
+    unchanged = {label for label in places if fits(label, keep)}
     for pattern in [keep] if isinstance(keep, str | re.Pattern) else keep:
         if not any(fits(label, pattern) for label in places):
             some = ", ".join(list(places)[:4])
             checks.refuse("keep", repr(pattern), f"a pattern of some arrays among {some}, ...")
     for path, leaf in arrays(network):
-        if path in kept and isinstance(leaf, jax.ShapeDtypeStruct):
+        if path in unchanged and isinstance(leaf, jax.ShapeDtypeStruct):
             checks.refuse("keep", f"the shape of {path} alone", "an array in the network")
-    return kept
+    return unchanged
 
 
 # Modules of the network -> modules of the files ---------------------------------------------------
 
 
 def _vgg_modules(network: VGG) -> dict[str, str]:
-    found, at = {}, 0
+    modules, at = {}, 0
     for j, layer in enumerate(network.layers):
-        found[f"layers.{j}.convolution"] = f"features.{at}"
-        found[f"layers.{j}.norm"] = f"features.{at + 1}"
+        modules[f"layers.{j}.convolution"] = f"features.{at}"
+        modules[f"layers.{j}.norm"] = f"features.{at + 1}"
         # A relu behind each convolution counts too.
         at += 1 if layer is None else 2 + (layer.norm is not None)
     count = len(network.classifier)
-    found |= {f"classifier.{k}": f"classifier.{3 * k}" for k in range(count)}
-    return found | {"head": f"classifier.{3 * count}"}  # behind each a relu and a dropout
+    modules |= {f"classifier.{k}": f"classifier.{3 * k}" for k in range(count)}
+    return modules | {"head": f"classifier.{3 * count}"}  # behind each a relu and a dropout
 
 
 def _resnet_modules(network: ResNet) -> dict[str, str]:
-    found = {"stem.convolution": "conv1", "stem.norm": "bn1", "head": "fc"}
+    modules = {"stem.convolution": "conv1", "stem.norm": "bn1", "head": "fc"}
     names = {
-        "first.convolution": "conv1", "first.norm": "bn1",
-        "second.convolution": "conv2", "second.norm": "bn2",
-        "shortcut.convolution": "downsample.0", "shortcut.norm": "downsample.1",
-    }  # fmt: skip
+        "first.convolution": "conv1",
+        "first.norm": "bn1",
+        "second.convolution": "conv2",
+        "second.norm": "bn2",
+        "shortcut.convolution": "downsample.0",
+        "shortcut.norm": "downsample.1",
+    }
     for s, stage in enumerate(network.stages):
         for b in range(len(stage)):
             for mine, name in names.items():
-                found[f"stages.{s}.{b}.{mine}"] = f"layer{s + 1}.{b}.{name}"
-    return found
-
-
-def _vit_modules(network: ViT) -> dict[str, str]:
-    found = {"patches": "patch_embed.proj", "norm": "norm", "head": "head"}
-    for i in range(len(network.blocks)):
-        found[f"blocks.{i}.first"] = f"blocks.{i}.norm1"
-        found[f"blocks.{i}.second"] = f"blocks.{i}.norm2"
-    return found
+                modules[f"stages.{s}.{b}.{mine}"] = f"layer{s + 1}.{b}.{name}"
+    return modules
 
 
 def _vit_leaves(network: ViT) -> dict[str, Source]:
     """What has another name or shape: queries, keys and values are one matrix of timm's."""
     width = len(network.token)
-    found = {"token": Source("cls_token", (1, 1, width)), "position": Source("pos_embed")}
+    sources = {"token": Source("cls_token", (1, 1, width)), "position": Source("pos_embed")}
     for i in range(len(network.blocks)):
         mine, theirs = f"blocks.{i}.attention", f"blocks.{i}.attn"
         for j, name in enumerate(("query", "key", "value")):
             rows = slice(j * width, (j + 1) * width)
-            found[f"{mine}.{name}"] = Source(f"{theirs}.qkv.weight", (3 * width, width), rows)
-            found[f"{mine}.biases.{j}"] = Source(f"{theirs}.qkv.bias", (3 * width,), rows)
-        found[f"{mine}.output"] = Source(f"{theirs}.proj.weight")
-        found[f"{mine}.biases.3"] = Source(f"{theirs}.proj.bias")
+            sources[f"{mine}.{name}"] = Source(f"{theirs}.qkv.weight", (3 * width, width), rows)
+            sources[f"{mine}.biases.{j}"] = Source(f"{theirs}.qkv.bias", (3 * width,), rows)
+        sources[f"{mine}.output"] = Source(f"{theirs}.proj.weight")
+        sources[f"{mine}.biases.3"] = Source(f"{theirs}.proj.bias")
         for j in (0, 1):
-            found[f"blocks.{i}.mlp.weights.{j}"] = Source(f"blocks.{i}.mlp.fc{j + 1}.weight")
-            found[f"blocks.{i}.mlp.biases.{j}"] = Source(f"blocks.{i}.mlp.fc{j + 1}.bias")
-    return found
+            sources[f"blocks.{i}.mlp.weights.{j}"] = Source(f"blocks.{i}.mlp.fc{j + 1}.weight")
+            sources[f"blocks.{i}.mlp.biases.{j}"] = Source(f"blocks.{i}.mlp.fc{j + 1}.bias")
+    return sources

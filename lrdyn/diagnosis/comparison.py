@@ -59,8 +59,8 @@ def compared(before: Weights, after: Weights, select: Patterns) -> Compared:
 
     Example:
         >>> sides = ({"W": np.eye(2), "b": np.ones(2)}, {"W": np.eye(2), "b": np.ones(3)})
-        >>> found = compared(*(reading.weights("", one) for one in sides), "*")
-        >>> found.matrices, found.notes
+        >>> both = compared(*(reading.weights("", side) for side in sides), "*")
+        >>> both.matrices, both.notes
         (('W',), {'b': 'shape (2,) before and (3,) after'})
     """
     matrices, vectors, notes = [], [], {}
@@ -100,31 +100,31 @@ def _compare(info: Info, other: Info | None) -> tuple[str, bool]:
     return shapes, False
 
 
-def pairs(found: Compared, names: tuple[str, ...], notes: dict[str, str]) -> Iterator[Pair]:
+def pairs(both: Compared, names: tuple[str, ...], notes: dict[str, str]) -> Iterator[Pair]:
     """Read one pair after the other; what is not finite is noted and left out.
 
     Args:
-        found: what is compared.
+        both: what is compared.
         names: which of it.
         notes: where notes are added.
 
     Example:
         >>> I, bad = np.eye(2), np.full((2, 2), np.inf)
         >>> sides = ({"W": I, "V": I}, {"W": I, "V": bad})
-        >>> found, notes = compared(*(reading.weights("", one) for one in sides), "*"), {}
-        >>> [pair.name for pair in pairs(found, found.matrices, notes)], notes
+        >>> both, notes = compared(*(reading.weights("", side) for side in sides), "*"), {}
+        >>> [pair.name for pair in pairs(both, both.matrices, notes)], notes
         (['W'], {'V': '4 entries after are not finite'})
     """
     for name in names:
         sides: dict[str, np.ndarray] = {}
-        for when, weights in (("before", found.before), ("after", found.after)):
+        for when, weights in (("before", both.before), ("after", both.after)):
             array = finite(weights, name, when, notes)
             if array is not None:
                 sides[when] = array
         if len(sides) == 2:
             rows = min(map(len, sides.values())) if sides["before"].ndim else None
-            before, after = (one[:rows] if rows else one for one in sides.values())
-            types = found.before.infos[name].dtype, found.after.infos[name].dtype
+            before, after = (side[:rows] if rows else side for side in sides.values())
+            types = both.before.infos[name].dtype, both.after.infos[name].dtype
             yield Pair(name, before, after, types)
 
 
@@ -147,21 +147,21 @@ def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.
     return reading.in_full(array)
 
 
-def differing(found: Compared, notes: dict[str, str]) -> dict[str, float]:
-    """Of norms, biases and the like: ||after - before|| / ||before|| of those that changed.
+def differing(both: Compared, notes: dict[str, str]) -> dict[str, float]:
+    """Compute ||after - before|| / ||before|| of the norms, biases and the like that changed.
 
     Args:
-        found: what is compared.
+        both: what is compared.
         notes: where notes are added.
 
     Example:
         >>> sides = ({"W": np.eye(2), "b": np.ones(1)}, {"W": np.eye(2), "b": np.full(1, 3.0)})
-        >>> found = compared(*(reading.weights("", one) for one in sides), "*")
-        >>> differing(found, {})
+        >>> both = compared(*(reading.weights("", side) for side in sides), "*")
+        >>> differing(both, {})
         {'b': 2.0}
     """
     changed = {}
-    for pair in pairs(found, found.vectors, notes):
+    for pair in pairs(both, both.vectors, notes):
         if norm := float(np.linalg.norm(pair.update)):
             start = float(np.linalg.norm(pair.before))
             changed[pair.name] = norm / start if start else np.inf
@@ -175,8 +175,8 @@ def listed(changes: Mapping[str, float]) -> str:
         >>> listed({"a.bias": 0.5, "b.bias": np.inf})
         'b.bias (from 0), a.bias (5.0e-01)'
     """
-    found = sorted(changes.items(), key=lambda change: change[1], reverse=True)
-    words = [f"{n} ({f'{x:.1e}' if np.isfinite(x) else 'from 0'})" for n, x in found]
+    ordered = sorted(changes.items(), key=lambda change: change[1], reverse=True)
+    words = [f"{n} ({f'{x:.1e}' if np.isfinite(x) else 'from 0'})" for n, x in ordered]
     more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
     return ", ".join(words[:SHOWN]) + more
 
@@ -191,6 +191,6 @@ def some(names: Iterable[str]) -> str:
     return printable(", ".join(islice(names, 4))) or "no arrays"
 
 
-def said(notes: Mapping[str, str]) -> list[str]:
+def as_lines(notes: Mapping[str, str]) -> list[str]:
     """A line for each note."""
     return [f"{name}: {note}" for name, note in notes.items()]

@@ -29,14 +29,14 @@ TIED = "tied with"
 
 
 class Extraction(NamedTuple):
-    """What :func:`extract` gives."""
+    """An update as an adapter, and what that misses of it: see :func:`extract`."""
 
     adapter: Stored
-    """For :func:`lrdyn.adapters.peft.write`."""
+    """The adapter, which :func:`lrdyn.adapters.peft.write` writes."""
     errors: dict[str, float]
     """Module -> ||W_after - (W_before + B A)|| / ||W_after - W_before||."""
     error: float
-    """The same of all arrays that both sides have, those that the adapter leaves out included."""
+    """That of all arrays that both sides have, those that the adapter leaves out included."""
     left_out: dict[str, float]
     """Arrays that changed and are not in the adapter, with their relative change."""
     notes: dict[str, str]
@@ -46,22 +46,22 @@ class Extraction(NamedTuple):
         factors = self.adapter.factors
         rows = [("module", "r", "relative error")]
         rows += [(m, str(factors[m].A.shape[0]), f"{e:.2e}") for m, e in self.errors.items()]
-        count = sum(one.B.size + one.A.size for one in factors.values())
-        found = show.aligned(rows)
-        found.append(f"{len(factors)} matrices, {count:,} parameters, alpha = r")
-        found.append(
+        count = sum(factor.B.size + factor.A.size for factor in factors.values())
+        lines = show.aligned(rows)
+        lines.append(f"{len(factors)} matrices, {count:,} parameters, alpha = r")
+        lines.append(
             f"taken for embeddings: {', '.join(sorted(self.adapter.embeddings)) or 'none'}"
         )
-        found.append(f"relative error of the whole update: {self.error:.2e}")
+        lines.append(f"relative error of the whole update: {self.error:.2e}")
         if self.adapter.saved:
-            found.append(f"saved whole: {', '.join(self.adapter.saved)}")
+            lines.append(f"saved whole: {', '.join(self.adapter.saved)}")
         if self.left_out:
             changes = comparison.listed(self.left_out)
-            found.append(f"changed and left out (by how much of its norm): {changes}")
-        return [show.printable(line) for line in found + comparison.said(self.notes)]
+            lines.append(f"changed and left out (by how much of its norm): {changes}")
+        return [show.printable(line) for line in lines + comparison.as_lines(self.notes)]
 
 
-class _Kept(NamedTuple):
+class _Whole(NamedTuple):
     """What is saved whole."""
 
     modules: frozenset[str]
@@ -70,10 +70,16 @@ class _Kept(NamedTuple):
 
 
 def extract(
-    before: Any, after: Any, *, rank: int | None = None, energy: float | None = None,
-    select: Patterns = "*", save: Patterns = (), embeddings: Patterns = EMBEDDINGS,
+    before: Any,
+    after: Any,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    select: Patterns = "*",
+    save: Patterns = (),
+    embeddings: Patterns = EMBEDDINGS,
     fan_in_fan_out: bool = False,
-) -> Extraction:  # fmt: skip
+) -> Extraction:
     """The update as an adapter: of each matrix the nearest one of rank r, alpha = r.
 
     B and A are equally long. Weights of half precision are read in float32. A matrix that does not
@@ -101,59 +107,51 @@ def extract(
 
     Example:
         >>> W = np.diag([4.0, 3.0, 2.0])
-        >>> found = extract({"q.weight": W}, {"q.weight": W + 0.1}, rank=1)
-        >>> found.adapter.config["r"], found.error < 1e-12
+        >>> extraction = extract({"q.weight": W}, {"q.weight": W + 0.1}, rank=1)
+        >>> extraction.adapter.config["r"], extraction.error < 1e-12
         (1, True)
     """
-    share = _share(rank, energy)
+    if rank is not None:
+        checks.integer("rank", rank)
+        if energy is not None:
+            checks.refuse("energy", f"{energy} beside a rank", "one of the two")
+    share = float(checks.fraction("energy", 0.9 if energy is None else energy))
     for name, patterns in {"select": select, "save": save, "embeddings": embeddings}.items():
         checked_patterns(name, patterns)
     first, second = reading.weights("before", before), reading.weights("after", after)
-    found = comparison.compared(first, second, "*")
-    whole, biases = _wanted(found, save)
-    notes, parts = dict(found.notes), _Parts()
+    both = comparison.compared(first, second, "*")
+    modules, biases = _wanted(both, save)
+    matrices = [name for name in both.matrices if fits(name, select)]
+    if not matrices:
+        some = comparison.some(both.matrices)
+        checks.refuse("select", repr(select), f"some matrices that both sides have, among {some}")
+    names = tuple(n for n in matrices if n.endswith(WEIGHT) and _module(n) not in modules)
+    notes, parts = dict(both.notes), _Parts()
     factors, errors = {}, {}
     with one_thread():
-        for pair in _untied(comparison.pairs(found, _adapted(found, select, whole), notes), notes):
-            module, rows = _module(pair.name), found.before.infos[pair.name].shape[0]
+        for pair in _untied(comparison.pairs(both, names, notes), notes):
+            module, rows = _module(pair.name), both.before.infos[pair.name].shape[0]
             update = pair.update
-            B, A = _factors(update, rank, share)
+            r = rank_with(values_of(update), share) if rank is None else min(rank, *update.shape)
+            B, A = truncated(update, r)
             errors[module] = parts.add(_norm(update), _norm(update - B @ A))
             B = np.pad(B, ((0, rows - len(B)), (0, 0)))  # rows that the training removed
             factors[module] = StoredFactors(B, A, 1.0)
     if not factors:
         checks.refuse("after", "no <module>.weight that moved and is not saved", "one at least")
-    kept = _Kept(whole, _bias(biases, set(factors)))
-    saved = dict(_saved(found, kept, set(factors), notes))
-    left_out = _rest(found, {module + WEIGHT for module in factors}, set(saved), notes, parts)
+    which = "none" if not biases else "lora_only" if biases <= set(factors) else "all"
+    whole = _Whole(modules, which)
+    saved = dict(_saved(both, whole, set(factors), notes))
+    left_out = _rest(both, {module + WEIGHT for module in factors}, set(saved), notes, parts)
     adapter = described(
-        factors, saved=saved, bias=kept.biases, fan_in_fan_out=fan_in_fan_out,
+        factors,
+        saved=saved,
+        bias=whole.biases,
+        fan_in_fan_out=fan_in_fan_out,
         embeddings=[module for module in factors if fits(module, embeddings)],
-        **_targets(found, factors, kept),
-    )  # fmt: skip
+        **_targets(both, factors, whole),
+    )
     return Extraction(adapter, errors, parts.error, left_out, notes)
-
-
-def _adapted(found: Compared, select: Patterns, whole: frozenset[str]) -> tuple[str, ...]:
-    """Matrices that get factors, if they move."""
-    names = [name for name in found.matrices if fits(name, select)]
-    if not names:
-        some = comparison.some(found.matrices)
-        checks.refuse("select", repr(select), f"some matrices that both sides have, among {some}")
-    return tuple(n for n in names if n.endswith(WEIGHT) and _module(n) not in whole)
-
-
-def _share(rank: int | None, energy: float | None) -> float:
-    if rank is not None:
-        checks.integer("rank", rank)
-        if energy is not None:
-            checks.refuse("energy", f"{energy} beside a rank", "one of the two")
-    return float(checks.fraction("energy", 0.9 if energy is None else energy))
-
-
-def _factors(update: np.ndarray, rank: int | None, share: float) -> tuple[np.ndarray, np.ndarray]:
-    r = rank_with(values_of(update), share) if rank is None else min(rank, *update.shape)
-    return truncated(update, r)
 
 
 def _norm(array: np.ndarray) -> float:
@@ -183,29 +181,29 @@ def _module(name: str) -> str:
 
 def _untied(pairs: Iterable[Pair], notes: dict[str, str]) -> Iterator[Pair]:
     """Pairs that move; of those that are equal on both sides the first."""
-    seen: dict[bytes, str] = {}
+    written: dict[bytes, str] = {}
     for pair in pairs:
         if not np.any(pair.update):
             continue
         sides = (np.ascontiguousarray(W).tobytes() for W in (pair.before, pair.after))
         digest = hashlib.blake2b(b"|".join(sides), key=str(pair.before.shape).encode()).digest()
-        if digest in seen:
-            notes[pair.name] = f"{TIED} {seen[digest]}: written once, merge it into both"
+        if digest in written:
+            notes[pair.name] = f"{TIED} {written[digest]}: written once, merge it into both"
             continue
-        seen[digest] = pair.name
+        written[digest] = pair.name
         yield pair
 
 
-def _wanted(found: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
+def _wanted(both: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
     """Modules that are saved whole, and modules of further biases that are asked for."""
-    both = [name for name in found.before.infos if name in found.after.infos]
+    names = [name for name in both.before.infos if name in both.after.infos]
     modules: set[str] = set()
     biases: set[str] = set()
     for pattern in [save] if isinstance(save, str | re.Pattern) else save:
-        fitting = {name for name in both if fits(name, pattern) or fits(_module(name), pattern)}
+        fitting = {name for name in names if fits(name, pattern) or fits(_module(name), pattern)}
         if not fitting:
             text = pattern if isinstance(pattern, str) else pattern.pattern
-            some = comparison.some(sorted({_module(name) for name in both} - {""}))
+            some = comparison.some(sorted({_module(name) for name in names} - {""}))
             checks.refuse("save", repr(text), f"a pattern of some module among {some}")
         for name in fitting:
             alone = name.endswith(BIAS) and not fits(_module(name), pattern)
@@ -214,57 +212,51 @@ def _wanted(found: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
         checks.refuse("save", "an array outside of any module", "modules")
     # PEFT looks for these names at the end of a module's, so that it saves more than those asked.
     config = Config(Path(NAME), {"modules_to_save": sorted(modules)})
-    every = {_module(name) for name in both}
+    every = {_module(name) for name in names}
     whole = frozenset(module for module in every if config.saves_module(module))
     return whole, biases - whole
 
 
-def _bias(wanted: set[str], adapted: set[str]) -> str:
-    if not wanted:
-        return "none"
-    return "lora_only" if wanted <= adapted else "all"
-
-
 def _saved(
-    found: Compared, kept: _Kept, adapted: set[str], notes: dict[str, str]
+    both: Compared, whole: _Whole, adapted: set[str], notes: dict[str, str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Arrays that are saved whole, in the type they have after."""
-    for name in found.before.infos:
+    for name in both.before.infos:
         module, bias = _module(name), name.endswith(BIAS)
-        asked = kept.biases == "all" or (kept.biases == "lora_only" and module in adapted)
-        if (module in kept.modules or (bias and asked)) and name in found.after.infos:
-            if comparison.finite(found.after, name, "after", notes) is not None:
-                yield name, found.after[name]
+        asked = whole.biases == "all" or (whole.biases == "lora_only" and module in adapted)
+        if (module in whole.modules or (bias and asked)) and name in both.after.infos:
+            if comparison.finite(both.after, name, "after", notes) is not None:
+                yield name, both.after[name]
                 if name in notes:
                     notes[name] += "; saved whole"
 
 
 def _rest(
-    found: Compared, adapted: set[str], saved: set[str], notes: dict[str, str], parts: _Parts
+    both: Compared, adapted: set[str], saved: set[str], notes: dict[str, str], parts: _Parts
 ) -> dict[str, float]:
     """Count in all other arrays, and name those that changed and are left out."""
     for name in adapted & set(notes):
         notes[name] += "; others are lost unless the module is saved"
     tied = {name for name, note in notes.items() if note.startswith(TIED)}
     left_out: dict[str, float] = {}
-    names = [n for n in (*found.matrices, *found.vectors) if n not in adapted | tied]
-    for pair in comparison.pairs(found, tuple(names), notes):
-        if moved := _norm(pair.update):
-            parts.add(moved, 0.0 if pair.name in saved else moved)
+    names = [n for n in (*both.matrices, *both.vectors) if n not in adapted | tied]
+    for pair in comparison.pairs(both, tuple(names), notes):
+        if change := _norm(pair.update):
+            parts.add(change, 0.0 if pair.name in saved else change)
             if pair.name not in saved:
                 start = _norm(pair.before)
-                left_out[pair.name] = moved / start if start else np.inf
+                left_out[pair.name] = change / start if start else np.inf
     return left_out
 
 
-def _targets(found: Compared, factors: dict[str, StoredFactors], kept: _Kept) -> dict[str, Any]:
+def _targets(both: Compared, factors: dict[str, StoredFactors], whole: _Whole) -> dict[str, Any]:
     """``target_modules`` as one expression, where a list would take in further modules.
 
     PEFT looks for the names of a list at the end of a module's.
     """
-    content = {"target_modules": sorted(factors), "modules_to_save": sorted(kept.modules)}
+    content = {"target_modules": sorted(factors), "modules_to_save": sorted(whole.modules)}
     config = Config(Path(NAME), content)
-    others = {_module(name) for name in found.before.infos} - set(factors)
+    others = {_module(name) for name in both.before.infos} - set(factors)
     if not any(config.adapts(module) for module in others):
         return {}
     return {"target_modules": "|".join(map(re.escape, sorted(factors)))}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EFFECTIVE = "effective rank of the update"
 BOTTOM = 1e-4
-"""Of the energy that is left: below it the curves leave the panel."""
+"""Least energy left that is shown: below it the curves leave the panel."""
 MOST = len(SHADES) - 1
 """Matrices that have a colour and a name of their own; of more, all are drawn in grey."""
 
@@ -39,10 +39,10 @@ def watched(dataset: xr.Dataset) -> Figure:
     """
     steps, names = dataset["step"].values, [str(name) for name in dataset["matrix"].values]
     k = dataset.attrs["k"]
-    kept = np.cos(dataset["angle_to_last"].values) ** 2
-    seen = np.isfinite(kept)
-    overlap = np.where(seen, kept, 0).sum((2, 3)) / np.where(
-        seen.any((2, 3)), seen.sum((2, 3)), np.nan
+    squared_cosines = np.cos(dataset["angle_to_last"].values) ** 2
+    is_known = np.isfinite(squared_cosines)
+    overlap = np.where(is_known, squared_cosines, 0).sum((2, 3)) / np.where(
+        is_known.any((2, 3)), is_known.sum((2, 3)), np.nan
     )
     curves = {
         EFFECTIVE: dataset["effective_rank"].values,
@@ -63,48 +63,53 @@ def watched(dataset: xr.Dataset) -> Figure:
     return figure
 
 
-def diagnosed(found: Diagnosis) -> Figure:
+def diagnosed(diagnosis: Diagnosis) -> Figure:
     """Singular values of the updates, energy that rank r leaves, and the bulk before and after.
 
     Args:
-        found: what :func:`lrdyn.diagnose` gives.
+        diagnosis: what :func:`lrdyn.diagnose` gives.
 
     Example:
         >>> import lrdyn
-        >>> found = lrdyn.diagnose({"W": np.eye(4, 3)}, {"W": 2 * np.eye(4, 3)}, k=1)
-        >>> len(diagnosed(found).axes)
+        >>> diagnosis = lrdyn.diagnose({"W": np.eye(4, 3)}, {"W": 2 * np.eye(4, 3)}, k=1)
+        >>> len(diagnosed(diagnosis).axes)
         3
     """
-    moved = [one for one in found.matrices if one.rank > 0]
-    names = [one.name for one in moved]
+    moved = [update for update in diagnosis.matrices if update.rank > 0]
+    names = [update.name for update in moved]
     with style():
         titles = ["singular values / the first", "energy left by rank r", "spread of the bulk"]
         figure, axes = panels(titles)
         values, left, bulk = axes
-        for one, look in zip(moved, _looks(names), strict=True):
-            r = np.arange(1, len(one.values) + 1)
-            outside = 1 - np.cumsum(one.values**2) / np.sum(one.values**2)
-            kept = slice(None, one.rank)
-            values.loglog(r[kept], one.values[kept] / one.values[0], **look)
+        for update, look in zip(moved, _looks(names), strict=True):
+            r = np.arange(1, len(update.values) + 1)
+            outside = 1 - np.cumsum(update.values**2) / np.sum(update.values**2)
+            above_rounding = slice(None, update.rank)
+            values.loglog(
+                r[above_rounding], update.values[above_rounding] / update.values[0], **look
+            )
             left.loglog(r, np.maximum(outside, BOTTOM / 100), **look)
-            bulk.plot(one.spread_before, one.spread_after, **look | {"ls": "none", "marker": "o"})
+            bulk.plot(
+                update.spread_before, update.spread_after, **look | {"ls": "none", "marker": "o"}
+            )
         for rest, text in ((0.1, "90 %"), (0.01, "99 %")):
             left.axhline(rest, color=BLACK, lw=0.6, ls=DASHED)
-            left.annotate(text, (0.02, rest), (0, 1.5), xycoords=("axes fraction", "data"),
-                          textcoords="offset points")  # fmt: skip
+            left.annotate(
+                text,
+                (0.02, rest),
+                (0, 1.5),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+            )
         values.set(xlabel="index", ylabel="of W after - W before")
         left.set(xlabel="r", ylabel="share of the squared norm", ylim=(BOTTOM, 1.5))
         bulk.locator_params(nbins=4)
-        bulk.set(xlabel=f"of W before, behind the first {found.k}", ylabel="after")
-        _diagonal(bulk)
+        bulk.set(xlabel=f"of W before, behind the first {diagnosis.k}", ylabel="after")
+        # On the diagonal the bulk is as spread after as before.
+        low, high = (f(*bulk.get_xlim(), *bulk.get_ylim()) for f in (min, max))
+        bulk.plot((low, high), (low, high), color=BLACK, lw=0.6, ls=DASHED, zorder=0)
         _legend(bulk, names)
     return figure
-
-
-def _diagonal(ax: Axes) -> None:
-    """The same before and after."""
-    low, high = (f(*ax.get_xlim(), *ax.get_ylim()) for f in (min, max))
-    ax.plot((low, high), (low, high), color=BLACK, lw=0.6, ls=DASHED, zorder=0)
 
 
 def _looks(names: Sequence[str]) -> list[dict[str, Any]]:

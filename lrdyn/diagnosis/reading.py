@@ -36,21 +36,21 @@ class Leaves:
     """
 
     def __init__(self, name: str, params: Any):
-        self._found: dict[str, np.ndarray | jax.Array] = {}
+        self._leaves: dict[str, np.ndarray | jax.Array] = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             place = name_of(path)
             if not hasattr(leaf, "__array__") and not hasattr(leaf, "__dlpack__"):
                 continue
-            if place in self._found:
+            if place in self._leaves:
                 checks.refuse(name, f"two leaves called {place}", "names that differ")
             # An array of JAX knows its shape, and may lie on a device.
             known = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
-            self._found[place] = leaf if known else of_any_framework(f"{name}[{place!r}]", leaf)
-        self.infos = {n: Info(Path(name), x.dtype.name, x.shape) for n, x in self._found.items()}
+            self._leaves[place] = leaf if known else of_any_framework(f"{name}[{place!r}]", leaf)
+        self.infos = {n: Info(Path(name), x.dtype.name, x.shape) for n, x in self._leaves.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """One array."""
-        return np.asarray(self._found[name])
+        """Give one array to NumPy; it may be copied from a device."""
+        return np.asarray(self._leaves[name])
 
 
 Weights = Tensors | Arrays | Leaves
@@ -74,14 +74,14 @@ def of_any_framework(name: str, x: Any) -> np.ndarray:
     if isinstance(x, np.ndarray | jax.Array):
         return np.asarray(x)
     ways = [("__dlpack__", np.from_dlpack), ("__dlpack__", jax.dlpack.from_dlpack)]
-    said = ""
+    failure = ""
     for attribute, way in [*ways, ("__array__", np.asarray)]:
         if hasattr(x, attribute):
             try:  # bfloat16 is no type of NumPy's DLPack, and of JAX's it is
                 return np.asarray(way(x))
             except Exception as error:  # each framework has its own
-                said = f" ({type(error).__name__})"
-    checks.refuse(name, f"a {type(x).__name__} that cannot be read{said}", "an array on the CPU")
+                failure = f" ({type(error).__name__})"
+    checks.refuse(name, f"a {type(x).__name__} that cannot be read{failure}", "an array on the CPU")
 
 
 def weights(name: str, source: Any) -> Weights:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.adapters.galore import FULL
-from lrdyn.adapters.lora_method import LORA
 from lrdyn.adapters.memory import state_bytes, weights_held
+from lrdyn.adapters.methods import FULL, LORA
 from lrdyn.core import checks, show
 from lrdyn.core.selection import Patterns
 from lrdyn.diagnosis import comparison, reading
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from lrdyn.figures.tables import Cell
 
 BYTES = 4
-"""Of an entry of weights and of Adam's state: float32."""
+"""Bytes of an entry of the weights and of Adam's state: both are float32."""
 
 
 class MatrixUpdate(NamedTuple):
@@ -33,7 +32,7 @@ class MatrixUpdate(NamedTuple):
     norm: float
     """Frobenius norm of the update."""
     relative: float
-    """That over the norm of W before."""
+    """The norm of the update over that of W before."""
     rank: int
     """Singular values above what rounding makes."""
     effective_rank: float
@@ -41,7 +40,7 @@ class MatrixUpdate(NamedTuple):
     energy: float
     """Share of the squared norm in the first k singular values."""
     outside: float
-    """The rest of it: 1 - energy."""
+    """Share of the squared norm in all other singular values, 1 - energy."""
     rank_90: int
     """Smallest rank with 90 % of the squared norm; 0 if there is no update."""
     rank_99: int
@@ -49,7 +48,7 @@ class MatrixUpdate(NamedTuple):
     """Mean of the singular values of W behind the first k, before."""
     mean_after: float
     spread_before: float
-    """Their standard deviation over their mean; NaN if there are none."""
+    """Standard deviation of these singular values over their mean; NaN if there are none."""
     spread_after: float
     rounding: float
     """Largest singular value that rounding of the stored types makes, about."""
@@ -64,8 +63,8 @@ class MatrixUpdate(NamedTuple):
     @property
     def cells(self) -> list[Cell]:
         """What stands in the table, as :data:`SHOWN` has it; a dash for what there is not."""
-        found = (getattr(self, name) for name in SHOWN.values())
-        return ["-" if np.isnan(cell) else cell for cell in found]
+        cells = (getattr(self, name) for name in SHOWN.values())
+        return ["-" if np.isnan(cell) else cell for cell in cells]
 
     @property
     def full(self) -> int:
@@ -78,7 +77,7 @@ class MatrixUpdate(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What :func:`lrdyn.diagnose` gives."""
+    """What the update between two sets of weights is like: see :func:`lrdyn.diagnose`."""
 
     matrices: tuple[MatrixUpdate, ...]
     changed: dict[str, float]
@@ -91,28 +90,29 @@ class Diagnosis(NamedTuple):
         """The report as text."""
         from lrdyn.figures.tables import Grid, as_text
 
-        rows = [[one.name, one.shape, *one.cells] for one in self.matrices]
+        rows = [[matrix.name, matrix.shape, *matrix.cells] for matrix in self.matrices]
         title = f"update; energy outside of the first {self.k}; bulk: values of W behind these"
         grid = Grid(("", "matrix", "m x n", *SHOWN), {title: rows})
         return as_text(grid, mathematics=False) + "\n".join(["", *self.lines()])
 
     def lines(self) -> list[str]:
         """Costs, what else changed, and what is not compared."""
-        found = [
-            self._cost("90 %", [one.rank_90 for one in self.matrices]),
-            self._cost("99 %", [one.rank_99 for one in self.matrices]),
+        lines = [
+            self._cost("90 %", [matrix.rank_90 for matrix in self.matrices]),
+            self._cost("99 %", [matrix.rank_99 for matrix in self.matrices]),
         ]
         if self.changed:
             changes = comparison.listed(self.changed)
-            found.append(f"no matrices, and changed (by how much of their norm): {changes}")
-        return [show.printable(line) for line in found + comparison.said(self.notes)]
+            lines.append(f"no matrices, and changed (by how much of their norm): {changes}")
+        return [show.printable(line) for line in lines + comparison.as_lines(self.notes)]
 
     def _cost(self, share: str, ranks: list[int]) -> str:
         """What LoRA at these ranks trains and holds, beside full fine-tuning."""
-        used = [(one, r) for one, r in zip(self.matrices, ranks, strict=True) if r]
-        trained, full = sum(one.lora(r) for one, r in used), sum(one.full for one in self.matrices)
-        state = sum(state_bytes(LORA, one.rows, one.columns, r, BYTES) for one, r in used)
-        whole = sum(state_bytes(FULL, one.rows, one.columns, 1, BYTES) for one in self.matrices)
+        used = [(matrix, r) for matrix, r in zip(self.matrices, ranks, strict=True) if r]
+        trained = sum(matrix.lora(r) for matrix, r in used)
+        full = sum(matrix.full for matrix in self.matrices)
+        state = sum(state_bytes(LORA, W.rows, W.columns, r, BYTES) for W, r in used)
+        whole = sum(state_bytes(FULL, W.rows, W.columns, 1, BYTES) for W in self.matrices)
         here, there = BYTES * (full + trained) + state, BYTES * full + whole
         return (
             f"{share} of the energy: LoRA trains {trained:,} parameters ({trained / full:.3g} "
@@ -126,11 +126,11 @@ class Diagnosis(NamedTuple):
         names = [name for name in MatrixUpdate._fields if name not in ("name", "values")]
         more = ("parameters", "lora_parameters_90", "lora_parameters_99")
 
-        def row(one: MatrixUpdate) -> list[Cell]:
-            costs = (one.full, one.lora(one.rank_90), one.lora(one.rank_99))
-            return [*(getattr(one, name) for name in names), *costs]
+        def row(matrix: MatrixUpdate) -> list[Cell]:
+            costs = (matrix.full, matrix.lora(matrix.rank_90), matrix.lora(matrix.rank_99))
+            return [*(getattr(matrix, name) for name in names), *costs]
 
-        sections = {one.name: [row(one)] for one in self.matrices}
+        sections = {matrix.name: [row(matrix)] for matrix in self.matrices}
         return as_csv(Grid(("matrix", *names, *more), sections), mathematics=False)
 
     def plot(self) -> Figure:
@@ -144,18 +144,25 @@ class Diagnosis(NamedTuple):
 
     def _repr_html_(self) -> str:
         rows = [("matrix", "m x n", *SHOWN)]
-        for one in self.matrices:
-            cells = (cell if isinstance(cell, str) else f"{cell:.4g}" for cell in one.cells)
-            rows.append((one.name, one.shape, *cells))
+        for matrix in self.matrices:
+            cells = (cell if isinstance(cell, str) else f"{cell:.4g}" for cell in matrix.cells)
+            rows.append((matrix.name, matrix.shape, *cells))
         return "<br>".join([show.table(rows), *map(show.html.escape, self.lines())])
 
 
 SHOWN = {
-    "relative": "relative", "rank": "rank", "effective": "effective_rank", "stable": "stable_rank",
-    "r, 90 %": "rank_90", "r, 99 %": "rank_99", "outside": "outside",
-    "bulk before": "mean_before", "after": "mean_after", "spread before": "spread_before",
+    "relative": "relative",
+    "rank": "rank",
+    "effective": "effective_rank",
+    "stable": "stable_rank",
+    "r, 90 %": "rank_90",
+    "r, 99 %": "rank_99",
+    "outside": "outside",
+    "bulk before": "mean_before",
+    "after": "mean_after",
+    "spread before": "spread_before",
     "spread after": "spread_after",
-}  # fmt: skip
+}
 """Heading of a column -> what stands in it."""
 
 
@@ -187,28 +194,28 @@ def diagnose(before: Any, after: Any, *, select: Patterns = "*", k: int = 8) -> 
 
     Example:
         >>> W = np.diag([4.0, 3.0, 2.0, 1.0])
-        >>> found = diagnose({"W": W, "b": np.ones(2)}, {"W": W + 0.1, "b": np.zeros(3)}, k=1)
-        >>> found.matrices[0].rank, found.matrices[0].rank_99, found.notes
+        >>> report = diagnose({"W": W, "b": np.ones(2)}, {"W": W + 0.1, "b": np.zeros(3)}, k=1)
+        >>> report.matrices[0].rank, report.matrices[0].rank_99, report.notes
         (1, 1, {'b': 'shape (2,) before and (3,) after'})
     """
     checks.integer("k", k)
     reading.checked_patterns("select", select)
     first, second = reading.weights("before", before), reading.weights("after", after)
-    found = comparison.compared(first, second, select)
-    notes = dict(found.notes)
-    every = comparison.pairs(found, found.matrices, notes)
+    both = comparison.compared(first, second, select)
+    notes = dict(both.notes)
+    every = comparison.pairs(both, both.matrices, notes)
     with one_thread():
         rows = tuple(of_pair(pair, int(k)) for pair in every)
-    return Diagnosis(rows, comparison.differing(found, notes), notes, int(k))
+    return Diagnosis(rows, comparison.differing(both, notes), notes, int(k))
 
 
 def of_pair(pair: Pair, k: int) -> MatrixUpdate:
-    """Measure one matrix.
+    """Measure the update of one matrix, and the matrix before and after.
 
     Example:
         >>> pair = Pair("W", np.eye(2), np.diag([3.0, 1.0]), ("float64", "float64"))
-        >>> one = of_pair(pair, 1)
-        >>> one.rank, one.mean_before, one.mean_after
+        >>> update = of_pair(pair, 1)
+        >>> update.rank, update.mean_before, update.mean_after
         (1, 1.0, 1.0)
     """
     update = pair.update
@@ -217,22 +224,37 @@ def of_pair(pair: Pair, k: int) -> MatrixUpdate:
     )
     values, before, after = map(values_of, (update, pair.before, pair.after))
     nothing = update[:, :0]
-    seen = Spectrum(values, len(values), nothing, nothing.T)
-    found = measured(
-        seen, k=min(k, len(values)), side=max(update.shape),
-        eps=reading.epsilon(update.dtype.name), floor=floor,
-    )  # fmt: skip
+    spectrum = Spectrum(values, len(values), nothing, nothing.T)
+    measures = measured(
+        spectrum,
+        k=min(k, len(values)),
+        side=max(update.shape),
+        eps=reading.epsilon(update.dtype.name),
+        floor=floor,
+    )
     start = float(np.linalg.norm(before))
     mean_before, spread_before = _bulk(before, k)
     mean_after, spread_after = _bulk(after, k)
     return MatrixUpdate(
-        name=pair.name, rows=update.shape[0], columns=update.shape[1], norm=found.norm,
-        relative=found.norm / start if start else np.inf, rank=found.rank,
-        effective_rank=found.effective_rank, stable_rank=found.stable_rank, energy=found.energy,
-        outside=1 - found.energy, rank_90=rank_with(values, 0.9), rank_99=rank_with(values, 0.99),
-        mean_before=mean_before, mean_after=mean_after, spread_before=spread_before,
-        spread_after=spread_after, rounding=floor, values=values,
-    )  # fmt: skip
+        name=pair.name,
+        rows=update.shape[0],
+        columns=update.shape[1],
+        norm=measures.norm,
+        relative=measures.norm / start if start else np.inf,
+        rank=measures.rank,
+        effective_rank=measures.effective_rank,
+        stable_rank=measures.stable_rank,
+        energy=measures.energy,
+        outside=1 - measures.energy,
+        rank_90=rank_with(values, 0.9),
+        rank_99=rank_with(values, 0.99),
+        mean_before=mean_before,
+        mean_after=mean_after,
+        spread_before=spread_before,
+        spread_after=spread_after,
+        rounding=floor,
+        values=values,
+    )
 
 
 def rank_with(values: np.ndarray, share: float) -> int:

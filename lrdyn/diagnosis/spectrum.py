@@ -33,19 +33,19 @@ class Spectrum(NamedTuple):
 
     values: np.ndarray
     """All min(m, n), decreasing; those that were not computed are equal, with the energy left."""
-    seen: int
-    """How many were computed."""
+    computed: int
+    """How many singular values were computed; the others follow from the energy left."""
     left: np.ndarray
     """m x k, orthonormal columns."""
     right: np.ndarray
-    """n x k, likewise."""
+    """n x k, orthonormal columns."""
 
 
 class Measures(NamedTuple):
     """What is said of one update."""
 
     norm: float
-    """Frobenius norm."""
+    """Frobenius norm of the update."""
     rank: int
     """Singular values above what rounding makes; -1 if not all entries are finite."""
     effective_rank: float
@@ -59,7 +59,7 @@ class Measures(NamedTuple):
 
 @cache
 def _blas() -> Any:
-    """Found once, when all are loaded: the search takes milliseconds."""
+    """The BLAS libraries of this process, searched for once: the search takes milliseconds."""
     import scipy.linalg.lapack  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
@@ -133,16 +133,16 @@ def leading(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndar
         [(3, 1), (1,), (2, 1)]
     """
     if matrix.dtype == np.float64:
-        left, values, turned = np.linalg.svd(matrix, full_matrices=False)
-        return left[:, :k], values[:k], turned[:k].T
+        left, values, right_transposed = np.linalg.svd(matrix, full_matrices=False)
+        return left[:, :k], values[:k], right_transposed[:k].T
     if matrix.shape[0] > matrix.shape[1]:
         right, values, left = leading(matrix.T, k)
         return left, values, right
     import scipy.linalg
 
     size = len(matrix)
-    squares, found = scipy.linalg.eigh(gram(matrix), subset_by_index=[size - k, size - 1])
-    left = found[:, ::-1]
+    squares, vectors = scipy.linalg.eigh(gram(matrix), subset_by_index=[size - k, size - 1])
+    left = vectors[:, ::-1]
     # Columns of length s_i: QR makes unit vectors of them, where s_i is 0 too.
     right, lengths = np.linalg.qr(matrix.T @ left)
     signs = np.where(np.diagonal(lengths) < 0, -1.0, 1.0)
@@ -150,7 +150,7 @@ def leading(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def sketch(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same for the first k + 10, from products with that many vectors.
+    """Approximate the first k + 10 singular triples, from products with that many vectors.
 
     The values are at most the true ones, and nearly these where the spectrum falls behind k.
 
@@ -169,8 +169,8 @@ def sketch(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     basis = np.linalg.qr(matrix @ start)[0]
     for _ in range(POWERS):
         basis = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ basis)[0])[0]
-    inner, values, turned = np.linalg.svd(basis.T @ matrix, full_matrices=False)
-    return basis @ inner, values.astype(np.float64), turned.T
+    inner, values, right_transposed = np.linalg.svd(basis.T @ matrix, full_matrices=False)
+    return basis @ inner, values.astype(np.float64), right_transposed.T
 
 
 def is_sketched(shape: tuple[int, ...], k: int) -> bool:
@@ -187,20 +187,20 @@ def spectrum(matrix: np.ndarray, k: int) -> Spectrum:
     """Singular values and the first k directions: exact, or by :func:`sketch` if k is far below.
 
     Example:
-        >>> found = spectrum(np.diag([2.0, 1.0, 1.0]), 1)
-        >>> found.values.tolist(), found.seen, found.left.shape
+        >>> result = spectrum(np.diag([2.0, 1.0, 1.0]), 1)
+        >>> result.values.tolist(), result.computed, result.left.shape
         ([2.0, 1.0, 1.0], 3, (3, 1))
     """
     if not is_sketched(matrix.shape, k):
         left, values, right = leading(matrix, min(matrix.shape))
         return Spectrum(values, len(values), left[:, :k], right[:, :k])
     left, values, right = sketch(matrix, k)
-    seen, others = len(values), min(matrix.shape) - len(values)
+    computed, others = len(values), min(matrix.shape) - len(values)
     # A difference of squares would be rounded by eps times the whole.
     rest = matrix - (left * values.astype(matrix.dtype)) @ right.T
     energy = float(np.einsum("ij,ij->", rest, rest, dtype=np.float64))
     values = np.append(values, np.full(others, math.sqrt(energy / others)))
-    return Spectrum(values, seen, left[:, :k], right[:, :k])
+    return Spectrum(values, computed, left[:, :k], right[:, :k])
 
 
 def rounding(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, float]) -> float:
@@ -228,7 +228,7 @@ def rounding(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, float
     return float(np.sqrt(np.max(by_row)) + np.sqrt(np.max(by_column))) / math.sqrt(12)
 
 
-def least_effective_rank(values: np.ndarray, seen: int) -> float:
+def least_effective_rank(values: np.ndarray, computed: int) -> float:
     """The least effective rank of a spectrum of which the first values are known.
 
     With S the sum of all, s_l the last one known and e the energy of the others t <= s_l, these
@@ -238,51 +238,51 @@ def least_effective_rank(values: np.ndarray, seen: int) -> float:
 
     Args:
         values: in decreasing order.
-        seen: how many are known; of the others the energy is.
+        computed: how many are known; of the others the energy is.
 
     Example:
         >>> round(least_effective_rank(np.array([1.0, 1.0, 0.5, 0.5, 0.5, 0.5]), 2), 6)
         3.0
     """
     # What rounding leaves of a 0 is no value to count by.
-    known = values[:seen][values[:seen] > np.finfo(float).eps * values[0]]
+    known = values[:computed][values[:computed] > np.finfo(float).eps * values[0]]
     last, others = known[-1], values[len(known) :]
     total = np.sum(known) + others @ others / last
     return float(total / last * np.exp(-(known @ np.log(known / last)) / total))
 
 
-def measured(found: Spectrum, *, k: int, side: int, eps: float, floor: float) -> Measures:
+def measured(spectrum: Spectrum, *, k: int, side: int, eps: float, floor: float) -> Measures:
     """Ranks and energies of a spectrum.
 
     Args:
-        found: the spectrum.
+        spectrum: of the update.
         k: how many values the energy is of.
         side: the longer side of the matrix.
         eps: machine epsilon of the type in which the matrix was decomposed.
         floor: largest singular value of what rounding its entries added, see :func:`rounding`.
 
     Example:
-        >>> one = spectrum(np.diag([3.0, 1.0, 0.0]), 1)
-        >>> one = measured(one, k=1, side=3, eps=2.0**-52, floor=0.0)
-        >>> one.rank, round(one.energy, 3), round(one.stable_rank, 3)
+        >>> values = spectrum(np.diag([3.0, 1.0, 0.0]), 1)
+        >>> measures = measured(values, k=1, side=3, eps=2.0**-52, floor=0.0)
+        >>> measures.rank, round(measures.energy, 3), round(measures.stable_rank, 3)
         (2, 0.9, 1.111)
     """
-    largest = float(found.values[0])
+    largest = float(spectrum.values[0])
     if largest == 0:
         return NOT_FINITE._replace(norm=0.0, rank=0)
     with jax.enable_x64(True):
         limit = max(side * eps, floor / largest)
-        rank, effective, *others = _ranks(found.values, limit, k, found.seen, side)
-    most, norm = float(effective), math.sqrt(float(found.values @ found.values))
-    all_seen = found.seen == len(found.values)
-    least = most if all_seen else least_effective_rank(found.values, found.seen)
+        rank, effective, *others = _ranks(spectrum.values, limit, k, spectrum.computed, side)
+    most, norm = float(effective), math.sqrt(float(spectrum.values @ spectrum.values))
+    is_whole = spectrum.computed == len(spectrum.values)
+    least = most if is_whole else least_effective_rank(spectrum.values, spectrum.computed)
     return Measures(norm, int(rank), most, least, *map(float, others))
 
 
-@partial(jax.jit, static_argnames=("k", "seen", "side"))
+@partial(jax.jit, static_argnames=("k", "computed", "side"))
 def _ranks(
-    values: Float[Array, "size"], limit: Float[Array, ""] | float, k: int, seen: int, side: int
+    values: Float[Array, "size"], limit: Float[Array, ""] | float, k: int, computed: int, side: int
 ) -> tuple[Array, ...]:
     """One program: four of a millisecond each would be most of the time of a small matrix."""
-    rank = numerical_rank(values[:seen], side, limit)
+    rank = numerical_rank(values[:computed], side, limit)
     return rank, effective_rank(values), stable_rank(values), top_share(values, k)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,6 @@ from lrdyn.diagnosis.reading import Leaves
 from lrdyn.diagnosis.spectrum import (
     NOT_FINITE,
     Measures,
-    Spectrum,
     measured,
     one_thread,
     rounding,
@@ -45,16 +44,17 @@ ABOUT = {
 """Names in the dataset, and what they are."""
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """One matrix at one call."""
 
-    found: Measures
+    measures: Measures
     values: np.ndarray
     """The first k, padded with NaN."""
     computed: int
     to_last: np.ndarray
-    """Sides x k."""
+    """Principal angles to the directions of the call before, sides x k."""
     to_first: np.ndarray
+    """Principal angles to the first directions that there were, sides x k."""
 
 
 Directions = tuple[np.ndarray, np.ndarray]
@@ -79,7 +79,7 @@ class Watcher:
         self._first: dict[str, Directions] = {}
         self._last: dict[str, Directions] = {}
         self._steps: list[int] = []
-        self._rows: list[list[Seen]] = []
+        self._rows: list[list[Observation]] = []
 
     def __call__(self, params: PyTree, step: int) -> None:
         """Look at the parameters of a step.
@@ -102,63 +102,79 @@ class Watcher:
             self._rows.append([self._look(name, now) for name in self._start])
         self._steps.append(int(step))
 
-    def _look(self, name: str, now: Leaves) -> Seen:
+    def _look(self, name: str, now: Leaves) -> Observation:
         """Measure one matrix, and remember its directions."""
         before, after = self._start[name], reading.in_full(now[name])
         update, k = after - before, min(self.k, *before.shape)
         nothing = np.full((len(SIDES), self.k), np.nan)
         if not np.isfinite(update).all():
-            return Seen(NOT_FINITE, nothing[0], 0, nothing, nothing)
-        seen = spectrum(update, k)
+            return Observation(NOT_FINITE, nothing[0], 0, nothing, nothing)
+        leading = spectrum(update, k)
         epsilons = reading.epsilon(self._types[name]), reading.epsilon(now.infos[name].dtype)
-        found = measured(
-            seen, k=k, side=max(update.shape), eps=reading.epsilon(update.dtype.name),
+        measures = measured(
+            leading,
+            k=k,
+            side=max(update.shape),
+            eps=reading.epsilon(update.dtype.name),
             floor=rounding(before, after, epsilons),
-        )  # fmt: skip
-        mine = _directions(seen, min(found.rank, k))
-        last, first = self._last.get(name), self._first.get(name, mine)
-        if found.rank:
-            self._first.setdefault(name, mine)
-            self._last[name] = mine
-        values = np.append(seen.values[:k], np.full(self.k - k, np.nan))
-        return Seen(
-            found, values, seen.seen, _angles(mine, last, self.k), _angles(mine, first, self.k)
+        )
+        count = min(measures.rank, k)
+        # Copies: views that are kept would keep the rest alive.
+        directions = leading.left[:, :count].copy(), leading.right[:, :count].copy()
+        last, first = self._last.get(name), self._first.get(name, directions)
+        if measures.rank:
+            self._first.setdefault(name, directions)
+            self._last[name] = directions
+        values = np.append(leading.values[:k], np.full(self.k - k, np.nan))
+        return Observation(
+            measures,
+            values,
+            leading.computed,
+            to_last=_angles(directions, last, self.k),
+            to_first=_angles(directions, first, self.k),
         )
 
     @property
     def dataset(self) -> xr.Dataset:
-        """What was seen so far: axes ``step``, ``matrix``, ``side``, ``direction``."""
+        """What was measured so far: axes ``step``, ``matrix``, ``side``, ``direction``."""
         import xarray as xr
 
         shape = (len(self._rows), len(self._start))
-        flat = [one for row in self._rows for one in row]
+        observations = [observation for row in self._rows for observation in row]
 
-        def stacked(values: list[Any], *more: int, dtype: Any = float) -> np.ndarray:
+        def stacked(
+            value_of: Callable[[Observation], Any], *more: int, dtype: Any = float
+        ) -> np.ndarray:
+            values = [value_of(observation) for observation in observations]
             return np.array(values, dtype).reshape(*shape, *more)
 
         axes = ("step", "matrix")
-        arrays = {
-            name: (axes, stacked([getattr(one.found, name) for one in flat]))
-            for name in Measures._fields
-        }
         angles, sides = (*axes, "side", "direction"), (len(SIDES), self.k)
-        arrays |= {
-            "rank": (axes, stacked([one.found.rank for one in flat], dtype=int)),
-            "seen": (axes, stacked([one.computed for one in flat], dtype=int)),
-            "singular_values": (
-                (*axes, "direction"), stacked([one.values for one in flat], self.k),
-            ),
-            "angle_to_last": (angles, stacked([one.to_last for one in flat], *sides)),
-            "angle_to_first": (angles, stacked([one.to_first for one in flat], *sides)),
-        }  # fmt: skip
-        made = {n: xr.Variable(dims, x, {"long_name": ABOUT[n]}) for n, (dims, x) in arrays.items()}
+        arrays = {
+            "norm": (axes, stacked(lambda x: x.measures.norm)),
+            "rank": (axes, stacked(lambda x: x.measures.rank, dtype=int)),
+            "effective_rank": (axes, stacked(lambda x: x.measures.effective_rank)),
+            "effective_rank_least": (axes, stacked(lambda x: x.measures.effective_rank_least)),
+            "stable_rank": (axes, stacked(lambda x: x.measures.stable_rank)),
+            "energy": (axes, stacked(lambda x: x.measures.energy)),
+            "seen": (axes, stacked(lambda x: x.computed, dtype=int)),
+            "singular_values": ((*axes, "direction"), stacked(lambda x: x.values, self.k)),
+            "angle_to_last": (angles, stacked(lambda x: x.to_last, *sides)),
+            "angle_to_first": (angles, stacked(lambda x: x.to_first, *sides)),
+        }
+        variables = {
+            name: xr.Variable(dims, array, {"long_name": ABOUT[name]})
+            for name, (dims, array) in arrays.items()
+        }
         names: Mapping[str, Any] = {
-            "step": self._steps, "matrix": list(self._start), "side": list(SIDES),
+            "step": self._steps,
+            "matrix": list(self._start),
+            "side": list(SIDES),
             "direction": np.arange(1, self.k + 1),
             "rows": ("matrix", [len(W) for W in self._start.values()]),
             "columns": ("matrix", [W.shape[1] for W in self._start.values()]),
-        }  # fmt: skip
-        return xr.Dataset(made, names, {"k": self.k})
+        }
+        return xr.Dataset(variables, names, {"k": self.k})
 
     def plot(self) -> Figure:
         """Ranks, energy and angles over the steps."""
@@ -173,16 +189,19 @@ class Watcher:
         return show.table(self._table())
 
     def _table(self) -> list[tuple[str, ...]]:
-        """What was seen last."""
+        """What was measured last."""
         what = ("rank", "effective_rank", "stable_rank", "energy")
         when = f"at step {self._steps[-1]}" if self._steps else "not called yet"
         rows = [(f"matrix, {when}", *(name.replace("_", " ") for name in what))]
-        for name, one in zip(self._start, self._rows[-1] if self._rows else (), strict=False):
-            cells = {x: f"{getattr(one.found, x):.4g}" for x in what}
-            least = f"{one.found.effective_rank_least:.4g}"
+        last = self._rows[-1] if self._rows else ()
+        for (name, start), observation in zip(self._start.items(), last, strict=False):
+            measures = observation.measures
+            cells = {x: f"{getattr(measures, x):.4g}" for x in what}
+            least = f"{measures.effective_rank_least:.4g}"
             if least != cells["effective_rank"]:
                 cells["effective_rank"] = f"{least} to {cells['effective_rank']}"
-            more = "+" if 0 < one.found.rank == one.computed < min(self._start[name].shape) else ""
+            # Where all values that were computed count, there may be more.
+            more = "+" if 0 < measures.rank == observation.computed < min(start.shape) else ""
             rows.append((name, cells["rank"] + more, *list(cells.values())[1:]))
         return rows
 
@@ -228,21 +247,16 @@ def watch(params0: PyTree, select: Patterns = "*", *, k: int = 8) -> Watcher:
     return Watcher(params0, select, k=int(k))
 
 
-def _directions(found: Spectrum, count: int) -> Directions:
-    """Copies, for what is kept would keep the rest alive."""
-    return found.left[:, :count].copy(), found.right[:, :count].copy()
-
-
-def _angles(one: Directions, other: Directions | None, k: int) -> np.ndarray:
+def _angles(directions: Directions, other: Directions | None, k: int) -> np.ndarray:
     """Principal angles of both sides, increasing, padded with NaN."""
     padded = np.full((len(SIDES), k), math.nan)
-    for row, mine, theirs in zip(padded, one, other or (), strict=False):
-        found = principal_angles(mine, theirs)
-        row[: len(found)] = found
+    for row, mine, theirs in zip(padded, directions, other or (), strict=False):
+        angles = principal_angles(mine, theirs)
+        row[: len(angles)] = angles
     return padded
 
 
-def principal_angles(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def principal_angles(U: np.ndarray, V: np.ndarray) -> np.ndarray:
     """Principal angles between the spans of orthonormal columns, increasing, in radians.
 
     There are as many as the smaller number of columns, which may be 0. Cosines are the singular
@@ -251,8 +265,8 @@ def principal_angles(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     recorder.
 
     Args:
-        one: U, d x a.
-        other: V, d x b.
+        U: d x a.
+        V: d x b.
 
     Example:
         >>> principal_angles(np.eye(3)[:, :1], np.eye(3)[:, 1:]).round(4).tolist()
@@ -261,9 +275,9 @@ def principal_angles(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     Reference:
         Björck and Golub, Numerical methods for computing angles between linear subspaces, 1973.
     """
-    if one.shape[1] < other.shape[1]:
-        one, other = other, one
-    shared = one.T @ other
+    if U.shape[1] < V.shape[1]:
+        U, V = V, U
+    shared = U.T @ V
     cosines = np.linalg.svd(shared, compute_uv=False)
-    sines = np.linalg.svd(other - one @ shared, compute_uv=False)[::-1]
+    sines = np.linalg.svd(V - U @ shared, compute_uv=False)[::-1]
     return np.arctan2(sines, cosines)

@@ -1,7 +1,9 @@
 """Arrays as fields: what a scenario predicts and measures has names that a type checker knows.
 
 A scenario states two NamedTuples, one of theory and one of the run. A field is an array; its
-annotation names its axes, its docstring its meaning and unit. The same field in both is compared.
+annotation names its axes, its docstring its meaning and unit. Fields of one name are the two sides
+of a comparison. An underscore at the end, where a name would be a keyword of Python (``global_``),
+is left out in ``results.nc``.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +26,7 @@ class _Names:
     def __getattr__(self, name: str) -> str:
         if name.startswith("_"):
             raise AttributeError(name)
-        return name
+        return name.rstrip("_")
 
     def __getitem__(self, name: str) -> str:
         return name
@@ -49,7 +51,7 @@ def names_of(read: Callable[..., Any], sides: int = 1) -> tuple[str, ...]:
 def arrays_in(returned: Any) -> dict[str, Any]:
     """The arrays of a NamedTuple, or of a mapping, by name; those that are absent are left out."""
     named = returned if isinstance(returned, Mapping) else returned._asdict()
-    return {name: value for name, value in named.items() if value is not ABSENT}
+    return {name.rstrip("_"): value for name, value in named.items() if value is not ABSENT}
 
 
 def axes_of(kind: type | None) -> dict[str, tuple[str, ...]]:
@@ -64,7 +66,7 @@ def axes_of(kind: type | None) -> dict[str, tuple[str, ...]]:
         {'rho': ('step', 'layer')}
     """
     hints = get_type_hints(kind) if kind else {}
-    axes = {name: getattr(hint, "dim_str", "...") for name, hint in hints.items()}
+    axes = {name.rstrip("_"): getattr(hint, "dim_str", "...") for name, hint in hints.items()}
     return {name: tuple(text.split()) for name, text in axes.items() if "..." not in text}
 
 
@@ -77,7 +79,7 @@ class Read:
     def __getattr__(self, name: str) -> np.ndarray:
         if name.startswith("__"):
             raise AttributeError(name)
-        return self[name]
+        return self[name.rstrip("_")]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)

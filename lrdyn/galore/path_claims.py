@@ -23,8 +23,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn.adapters import maps
 from lrdyn.adapters.algorithm_1 import low_rank_descent
-from lrdyn.adapters.galore import GALORE
 from lrdyn.adapters.maps import Identity, LinearMap, Projector, Side, choose_projectors
+from lrdyn.adapters.methods import GALORE
 from lrdyn.core.condition import with_condition
 from lrdyn.core.descent import divergence_limit, simulate
 from lrdyn.core.initialization import gaussians

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn import adapters
 from lrdyn.adapters import DeepFactors
-from lrdyn.adapters.compressed_deep_lora_method import compressed_factors, full_width_layers
+from lrdyn.adapters.methods import compressed_factors, full_width_layers
 from lrdyn.core import initialization, linalg
 from lrdyn.core.condition import conditions
 from lrdyn.core.descent import simulate

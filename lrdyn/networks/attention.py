@@ -41,11 +41,9 @@ class LayerNorm(eqx.Module):
         return self.gain[:, None] * centred / spread + self.bias[:, None]
 
 
-Biases = tuple[
-    Float[Array, "_"] | None, Float[Array, "_"] | None,
-    Float[Array, "_"] | None, Float[Array, "_"] | None,
-]  # fmt: skip
-"""Of the queries, keys, values and the output."""
+Bias = Float[Array, "_"] | None
+Biases = tuple[Bias, Bias, Bias, Bias]
+"""Biases of the queries, the keys, the values and the output."""
 
 
 class Attention(eqx.Module):
@@ -114,9 +112,9 @@ class Attention(eqx.Module):
             got = f"{sequences} with {hidden.shape[1]} columns"
             checks.refuse("sequences", got, "a divisor of their number")
         pairs = zip((self.query, self.key, self.value), self.biases[:3], strict=True)
-        found = [_affine(W, b, hidden) for W, b in pairs]
-        size = len(found[0]) // self.heads
-        apart = (x.reshape(-1, size, sequences, hidden.shape[1] // sequences) for x in found)
+        projected = [_affine(W, b, hidden) for W, b in pairs]
+        size = len(projected[0]) // self.heads
+        apart = (x.reshape(-1, size, sequences, hidden.shape[1] // sequences) for x in projected)
         queries, keys, values = (jnp.moveaxis(x, 2, 0) for x in apart)
         if rotary is not None:
             queries, keys = jax.vmap(rotary)(queries), jax.vmap(rotary)(keys)
@@ -189,5 +187,5 @@ def rotary(
         checks.refuse("vectors", f"size {size}", "an even size")
     angles = np.outer(float(base) ** (-np.arange(0, size, 2) / size), np.arange(tokens))
     cos, sin = (jnp.asarray(f(angles), vectors.dtype)[None] for f in (np.cos, np.sin))
-    one, other = jnp.split(vectors, 2, axis=1)
-    return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], axis=1)
+    upper, lower = jnp.split(vectors, 2, axis=1)
+    return jnp.concatenate([upper * cos - lower * sin, lower * cos + upper * sin], axis=1)

@@ -56,8 +56,8 @@ class Embeddings(eqx.Module):
         """
         self.check(tokens)
         ids, types = jnp.asarray(tokens.ids), jnp.asarray(tokens.types)
-        found = self.words[ids] + self.types[types] + self.positions[: ids.shape[1]][None]
-        return jax.vmap(lambda hidden: self.norm(hidden.T).T)(found)
+        total = self.words[ids] + self.types[types] + self.positions[: ids.shape[1]][None]
+        return jax.vmap(lambda hidden: self.norm(hidden.T).T)(total)
 
     def check(self, tokens: Tokens) -> None:
         """Refuse tokens that do not fit the tables; of traced ones the shapes alone are looked at.
@@ -131,8 +131,8 @@ class Bert(eqx.Module):
         checks.integer("layer", layer, 0, len(self.layers))
         mask = jnp.asarray(checks.booleans("mask", tokens.mask, np.shape(tokens.ids)))
         hidden = self.embeddings(tokens)
-        for one in self.layers[:layer]:
-            hidden = one(hidden, mask)
+        for apply_layer in self.layers[:layer]:
+            hidden = apply_layer(hidden, mask)
         return hidden
 
     def above(
@@ -154,12 +154,12 @@ class Bert(eqx.Module):
         hidden = checks.floats("hidden", hidden, ("batch", "length", width))
         shape = hidden.shape[:2] if np.ndim(mask) < 3 else (*hidden.shape[:2], hidden.shape[1])
         mask = jnp.asarray(checks.booleans("mask", mask, shape))
-        for one in self.layers[layer:]:
-            hidden = one(hidden, mask)
+        for apply_layer in self.layers[layer:]:
+            hidden = apply_layer(hidden, mask)
         return hidden
 
     def pooled(self, hidden: Float[Array, "batch length width"]) -> Float[Array, "batch width"]:
-        """Of the first token's hidden states h, tanh(W h + b).
+        """Compute tanh(W h + b) of the first token's hidden states h.
 
         Raises:
             ValueError: there is no pooler.
@@ -211,24 +211,19 @@ def sentence_vectors(
     filled_to = np.asarray(lengths(tokens.mask))
     order = np.argsort(filled_to, kind="stable")
     gain = model.embeddings.norm.gain
-    found, batch = np.zeros((len(order), len(gain)), gain.dtype), min(batch, len(order))
+    vectors, batch = np.zeros((len(order), len(gain)), gain.dtype), min(batch, len(order))
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         # Of a last batch some are computed again, so that it has the shape of the others.
         filled = np.resize(rows, batch)
-        length = _rounded(int(filled_to[rows[-1]]), tokens.ids.shape[1])
+        length = SHORTEST
+        while length < filled_to[rows[-1]]:
+            length *= 2
         part = Tokens(*(x[filled, :length] for x in tokens))
-        found[rows] = np.asarray(_vectors(model, part))[: len(rows)]
-    return found
+        vectors[rows] = np.asarray(_vectors(model, part))[: len(rows)]
+    return vectors
 
 
 @eqx.filter_jit
 def _vectors(model: Bert, tokens: Tokens) -> Float[Array, "batch width"]:
     return mean_pooled(model(tokens), tokens.mask)
-
-
-def _rounded(length: int, most: int) -> int:
-    rounded = SHORTEST
-    while rounded < length:
-        rounded *= 2
-    return min(rounded, most)

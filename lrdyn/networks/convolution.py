@@ -46,19 +46,19 @@ class BatchNorm(eqx.Module):
             mean = jax.lax.pmean(jnp.mean(hidden, axis=(1, 2)), AXIS)
             centred = hidden - mean[:, None, None]
             variance = jax.lax.pmean(jnp.mean(centred**2, axis=(1, 2)), AXIS)
-            state = self._renewed(state, hidden.shape[1] * hidden.shape[2], mean, variance)
+            count = hidden.shape[1] * hidden.shape[2] * jax.lax.axis_size(AXIS)
+            # A single number has no unbiased variance; its variance of 0 stands in.
+            of_batch = jax.lax.stop_gradient((mean, variance * (count / max(count - 1, 1))))
+            new_mean, new_variance = (
+                (1 - MOMENTUM) * old + MOMENTUM * new
+                for old, new in zip(state[self.place], of_batch, strict=True)
+            )
+            others = state[: self.place], state[self.place + 1 :]
+            state = (*others[0], (new_mean, new_variance), *others[1])
         # 1e-5, as everywhere: a channel that is the same for all has no spread to divide by.
         scale = self.gain / jnp.sqrt(variance + 1e-5)
         mean, scale, bias = (x[:, None, None] for x in (mean, scale, self.bias))
         return (hidden - mean) * scale + bias, state
-
-    def _renewed(self, state: State, pixels: int, mean: Array, variance: Array) -> State:
-        count = pixels * jax.lax.axis_size(AXIS)
-        # A single number has no unbiased variance; its variance of 0 stands in.
-        news = jax.lax.stop_gradient((mean, variance * (count / max(count - 1, 1))))
-        old, share = state[self.place], MOMENTUM
-        kept = tuple((1 - share) * a + share * b for a, b in zip(old, news, strict=True))
-        return (*state[: self.place], (kept[0], kept[1]), *state[self.place + 1 :])
 
 
 def initial_state(network: PyTree) -> State:
@@ -85,18 +85,22 @@ class Convolution(eqx.Module):
         self, hidden: Float[Array, "_ _ _"], *, training: bool, state: PyTree
     ) -> tuple[Float[Array, "_ _ _"], PyTree]:
         """Channels, and the new state."""
-        found = self.convolution(hidden)
-        return (
-            (found, state)
-            if self.norm is None
-            else self.norm(found, training=training, state=state)
-        )
+        channels = self.convolution(hidden)
+        if self.norm is None:
+            return channels, state
+        return self.norm(channels, training=training, state=state)
 
 
 def convolution(
-    key: Key[Array, ""], inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1,
-    bias: bool = False, places: Iterator[int] | None = None,
-) -> Convolution:  # fmt: skip
+    key: Key[Array, ""],
+    inputs: int,
+    outputs: int,
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    bias: bool = False,
+    places: Iterator[int] | None = None,
+) -> Convolution:
     """A kernel that keeps the size at stride 1, normalised where there are places for statistics.
 
     Example:
@@ -110,7 +114,7 @@ def convolution(
         checks.integer(name, number)
     checks.instance("bias", bias, bool)
     checks.allocation(given, (outputs, inputs, kernel, kernel))
-    kept = eqx.nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, use_bias=bias, key=key)
+    kernels = eqx.nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, use_bias=bias, key=key)
     if places is None:
-        return Convolution(kept, None)
-    return Convolution(kept, BatchNorm(jnp.ones(outputs), jnp.zeros(outputs), next(places)))
+        return Convolution(kernels, None)
+    return Convolution(kernels, BatchNorm(jnp.ones(outputs), jnp.zeros(outputs), next(places)))

@@ -47,17 +47,17 @@ class Network(eqx.Module):
         self, image: Float[Array, "..."], *, key: Key[Array, ""] | None = None, state: PyTree = None
     ) -> Any:
         """h(x), the last hidden activations before dropout; with a state, (h, new state)."""
-        found, after = self.hidden(image, keys_of(key, 2)[0], state)
-        return found if state is None else (found, after)
+        hidden, new_state = self.hidden(image, keys_of(key, 2)[0], state)
+        return hidden if state is None else (hidden, new_state)
 
     def __call__(
         self, image: Float[Array, "..."], *, key: Key[Array, ""] | None = None, state: PyTree = None
     ) -> Any:
         """f(x); with a state, (f(x), new state)."""
         inner, outer = keys_of(key, 2)
-        found, after = self.hidden(image, inner, state)
-        outputs = self.last(dropped(found, self.dropout, outer))
-        return outputs if state is None else (outputs, after)
+        hidden, new_state = self.hidden(image, inner, state)
+        outputs = self.last(dropped(hidden, self.dropout, outer))
+        return outputs if state is None else (outputs, new_state)
 
 
 def keys_of(key: Key[Array, ""] | None, count: int) -> list[Key[Array, ""] | None]:
@@ -120,12 +120,12 @@ def apply(
         checks.key(key)
     keys = None if key is None else jax.random.split(key, len(images))
 
-    def one(image: Array, key: Key[Array, ""] | None) -> Any:
+    def of_example(image: Array, key: Key[Array, ""] | None) -> Any:
         return network(image, key=key, state=state)
 
     axes = (0, None if keys is None else 0)
     out_axes = 0 if state is None else (0, None)
-    return jax.vmap(one, in_axes=axes, out_axes=out_axes, axis_name=AXIS)(images, keys)
+    return jax.vmap(of_example, in_axes=axes, out_axes=out_axes, axis_name=AXIS)(images, keys)
 
 
 def cross_entropy(

@@ -14,7 +14,7 @@ from lrdyn.core import checks
 
 
 class Packed(NamedTuple):
-    """Sentences in rows."""
+    """Sentences that share rows, and which place belongs to which."""
 
     hidden: Float[Array, "rows room width"]
     """What a layer gets, 0 where nothing stands."""
@@ -90,9 +90,9 @@ def pack(
     inside &= row[None, None] == jnp.arange(rows)[:, None, None]
     owner = jnp.argmax(inside, axis=2)
     token = jnp.sum(jnp.where(inside, into, 0), axis=2)
-    there = jnp.any(inside, axis=2) & mask[owner, token]
-    found = jnp.where(there[..., None], hidden[owner, token], 0)
-    return Packed(found, jnp.where(there, owner, -1))
+    is_token = jnp.any(inside, axis=2) & mask[owner, token]
+    packed = jnp.where(is_token[..., None], hidden[owner, token], 0)
+    return Packed(packed, jnp.where(is_token, owner, -1))
 
 
 def room_for(
@@ -109,19 +109,19 @@ def room_for(
     mask = checks.booleans("mask", mask, ("n", "length"))
     checks.integer("rows", rows)
     checks.allocation({"rows": rows}, (rows, len(mask)), dtype=int)
-    found = lengths(mask)
-    row, _ = _placed(found, rows)
-    mine = row[None] == jnp.arange(rows)[:, None]
-    return jnp.max(jnp.sum(jnp.where(mine, found[None], 0), axis=1))
+    sizes = lengths(mask)
+    row, _ = _placed(sizes, rows)
+    in_row = row[None] == jnp.arange(rows)[:, None]
+    return jnp.max(jnp.sum(jnp.where(in_row, sizes[None], 0), axis=1))
 
 
-def _placed(found: Int[Array, "n"], rows: int) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
+def _placed(sizes: Int[Array, "n"], rows: int) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
     """The row of each sentence, and where in it the sentence begins."""
-    turn = jnp.arange(len(found))
-    order = jnp.argsort(-found, stable=True)
+    turn = jnp.arange(len(sizes))
+    order = jnp.argsort(-sizes, stable=True)
     lap, at = turn // rows, turn % rows
     row = jnp.where(lap % 2 == 0, at, rows - 1 - at)
     before = (row[:, None] == row[None]) & (turn[None] < turn[:, None])
-    first = jnp.sum(jnp.where(before, found[order][None], 0), axis=1)
+    first = jnp.sum(jnp.where(before, sizes[order][None], 0), axis=1)
     back = jnp.argsort(order)
     return row[back], first[back]

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons."""
+"""Multilayer perceptrons: how they are called, and how they are drawn."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -42,29 +42,29 @@ class MLP(Network):
         self, image: Float[Array, "..."], key: Key[Array, ""] | None, state: PyTree
     ) -> tuple[Float[Array, "..."], PyTree]:
         """a(W_{L-1} ...), and the state as it is."""
-        found = image if image.ndim < 3 else image.ravel()
+        hidden = image if image.ndim < 3 else image.ravel()
         first = self.weights[0]  # in Algorithm 1 it can be a Layer, which is no array
-        if isinstance(first, Array) and found.shape[:1] != first.shape[1:]:
+        if isinstance(first, Array) and hidden.shape[:1] != first.shape[1:]:
             wanted = f"{first.shape[1]} entries, or so many rows"
             checks.refuse("image", f"shape {image.shape}", wanted)
         for layer in range(len(self.weights) - 1):
-            found = self.activation(self._layer(layer, found))
-        return found, state
+            hidden = self.activation(self._layer(layer, hidden))
+        return hidden, state
 
     def last(self, features: Float[Array, "..."]) -> Float[Array, "..."]:
         """W_L h + b_L."""
         return self._layer(len(self.weights) - 1, features)
 
     def _layer(self, layer: int, inputs: Array) -> Array:
-        found = self.weights[layer] @ inputs
+        outputs = self.weights[layer] @ inputs
         if self.biases is None:
-            return found
+            return outputs
         b = self.biases[layer]
-        return found + (b[:, None] if inputs.ndim > 1 else b)
+        return outputs + (b[:, None] if inputs.ndim > 1 else b)
 
     @property
     def penultimate(self) -> str:
-        """W_{L-1}."""
+        """Path of W_{L-1}."""
         if len(self.weights) < 2:
             checks.refuse("network", "a single layer", "two or more")
         return f"weights[{len(self.weights) - 2}]"

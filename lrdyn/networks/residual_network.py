@@ -33,11 +33,11 @@ class Block(eqx.Module):
         self, hidden: Float[Array, "_ _ _"], *, training: bool, state: PyTree
     ) -> tuple[Float[Array, "_ _ _"], PyTree]:
         """Channels, and the new state."""
-        found, state = self.first(hidden, training=training, state=state)
-        found, state = self.second(jax.nn.relu(found), training=training, state=state)
+        inner, state = self.first(hidden, training=training, state=state)
+        inner, state = self.second(jax.nn.relu(inner), training=training, state=state)
         if self.shortcut is not None:
             hidden, state = self.shortcut(hidden, training=training, state=state)
-        return jax.nn.relu(found + hidden), state
+        return jax.nn.relu(inner + hidden), state
 
 
 class ResNet(Network):
@@ -62,13 +62,13 @@ class ResNet(Network):
         """h, and the new state."""
         axes = (self.stem.convolution.in_channels, "height", "width")
         image, training = checks.floats("image", image, axes), key is not None
-        found, state = self.stem(image, training=training, state=state)
-        found = jax.nn.relu(found)
+        hidden, state = self.stem(image, training=training, state=state)
+        hidden = jax.nn.relu(hidden)
         if self.pool:
-            found = eqx.nn.MaxPool2d(3, 2, 1)(found)
+            hidden = eqx.nn.MaxPool2d(3, 2, 1)(hidden)
         for block in (block for stage in self.stages for block in stage):
-            found, state = block(found, training=training, state=state)
-        return jnp.mean(found, axis=(1, 2)), state
+            hidden, state = block(hidden, training=training, state=state)
+        return jnp.mean(hidden, axis=(1, 2)), state
 
     def last(self, features: Float[Array, "features"]) -> Float[Array, "classes"]:
         """W_L h + b_L."""
@@ -76,16 +76,21 @@ class ResNet(Network):
 
     @property
     def penultimate(self) -> str:
-        """The last kernel."""
+        """Path of the last kernel."""
         stage, block = len(self.stages) - 1, len(self.stages[-1]) - 1
         return f"stages[{stage}][{block}].second.convolution.weight"
 
 
 def resnet(
-    key: Key[Array, ""], blocks: Sequence[int] = (2, 2, 2, 2), *,
-    widths: Sequence[int] = (64, 128, 256, 512), stem: Stem = "cifar", channels: int = 3,
-    classes: int = 10, dropout: float = 0.0,
-) -> ResNet:  # fmt: skip
+    key: Key[Array, ""],
+    blocks: Sequence[int] = (2, 2, 2, 2),
+    *,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    stem: Stem = "cifar",
+    channels: int = 3,
+    classes: int = 10,
+    dropout: float = 0.0,
+) -> ResNet:
     """Draw a ResNet of basic blocks, ResNet-18 by default, with batch normalisation.
 
     Weights are Gaussian of variance 2 / inputs, 1 / inputs in the last layer; convolutions have no
@@ -117,7 +122,6 @@ def resnet(
     if stem not in get_args(Stem):
         checks.refuse("stem", repr(stem), f"one of {get_args(Stem)}")
     rate, large = checked_dropout(dropout), stem == "imagenet"
-
     stages = zip(blocks, widths, (widths[0], *widths), strict=False)
     checks.allocation(
         {"blocks": blocks, "widths": widths, "channels": channels, "classes": classes},

@@ -35,14 +35,15 @@ class Transformer(eqx.Module):
         self, inputs: Float[Array, "batch features tokens"]
     ) -> Float[Array, "batch outputs tokens"]:
         """Outputs of each example."""
-        return jax.vmap(self._one)(inputs)
-
-    def _one(self, tokens: Float[Array, "features tokens"]) -> Float[Array, "outputs tokens"]:
         first, second, last = self.norms
-        hidden = self.embedding @ tokens
-        hidden = hidden + self.attention(first(hidden))
-        hidden = hidden + self.mlp(second(hidden))
-        return self.unembedding @ last(hidden)
+
+        def of_example(tokens: Float[Array, "features tokens"]) -> Float[Array, "outputs tokens"]:
+            hidden = self.embedding @ tokens
+            hidden = hidden + self.attention(first(hidden))
+            hidden = hidden + self.mlp(second(hidden))
+            return self.unembedding @ last(hidden)
+
+        return jax.vmap(of_example)(inputs)
 
 
 def transformer(

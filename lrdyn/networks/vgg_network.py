@@ -16,12 +16,15 @@ from lrdyn.networks.network import Network, checked_dropout
 from lrdyn.networks.weights import drawn
 
 VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
-"""Configuration A."""
+"""Layers of configuration A: eight convolutions."""
 VGG16 = (
-    64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool",
-    512, 512, 512, "pool",
-)  # fmt: skip
-"""Configuration D."""
+    *(64, 64, "pool"),
+    *(128, 128, "pool"),
+    *(256, 256, 256, "pool"),
+    *(512, 512, 512, "pool"),
+    *(512, 512, 512, "pool"),
+)
+"""Layers of configuration D: thirteen convolutions."""
 
 
 class VGG(Network):
@@ -47,17 +50,17 @@ class VGG(Network):
     ) -> tuple[Float[Array, "features"], PyTree]:
         """What the last layer gets, and the new state."""
         channels = next(layer for layer in self.layers if layer).convolution.in_channels
-        found = checks.floats("image", image, (channels, self.size, self.size))
+        hidden = checks.floats("image", image, (channels, self.size, self.size))
         for layer in self.layers:
             if layer is None:
-                found = eqx.nn.MaxPool2d(2, 2)(found)
+                hidden = eqx.nn.MaxPool2d(2, 2)(hidden)
             else:
-                found, state = layer(found, training=key is not None, state=state)
-                found = jax.nn.relu(found)
-        found = (found if self.pool is None else mean_pool(found, self.pool)).ravel()
+                hidden, state = layer(hidden, training=key is not None, state=state)
+                hidden = jax.nn.relu(hidden)
+        hidden = (hidden if self.pool is None else mean_pool(hidden, self.pool)).ravel()
         for linear in self.classifier:
-            found = jax.nn.relu(linear(found))
-        return found, state
+            hidden = jax.nn.relu(linear(hidden))
+        return hidden, state
 
     def last(self, features: Float[Array, "features"]) -> Float[Array, "classes"]:
         """W_L h + b_L."""
@@ -65,7 +68,7 @@ class VGG(Network):
 
     @property
     def penultimate(self) -> str:
-        """The last hidden layer of the classifier, or the last kernel."""
+        """Path of the last hidden layer of the classifier, or of the last kernel."""
         if self.classifier:
             return f"classifier[{len(self.classifier) - 1}].weight"
         return f"layers[{max(i for i, x in enumerate(self.layers) if x)}].convolution.weight"
@@ -92,8 +95,8 @@ def mean_pool(
 
     def means(n: int) -> Float[Array, "size n"]:
         first, pixel = np.arange(size)[:, None], np.arange(n)
-        kept = (pixel >= first * n // size) & (pixel < -(-(first + 1) * n // size))
-        return jnp.asarray(kept / kept.sum(axis=1, keepdims=True), hidden.dtype)
+        inside = (pixel >= first * n // size) & (pixel < -(-(first + 1) * n // size))
+        return jnp.asarray(inside / inside.sum(axis=1, keepdims=True), hidden.dtype)
 
     channels, *sides = hidden.shape
     pooled = channels, size, size
@@ -103,10 +106,17 @@ def mean_pool(
 
 
 def vgg(
-    key: Key[Array, ""], layers: Sequence[int | str] = VGG16, *, size: int = 32, channels: int = 3,
-    hidden: Sequence[int] = (), classes: int = 10, batch_norm: bool = False,
-    pool: int | None = None, dropout: float = 0.0,
-) -> VGG:  # fmt: skip
+    key: Key[Array, ""],
+    layers: Sequence[int | str] = VGG16,
+    *,
+    size: int = 32,
+    channels: int = 3,
+    hidden: Sequence[int] = (),
+    classes: int = 10,
+    batch_norm: bool = False,
+    pool: int | None = None,
+    dropout: float = 0.0,
+) -> VGG:
     """Draw a VGG: Gaussian weights of variance 2 / inputs, 1 / inputs in the last layer, biases 0.
 
     Args:
@@ -146,7 +156,6 @@ def vgg(
     if size < 2**pools:
         checks.refuse("size", size, f"at least {2**pools}, so that {pools} poolings leave a pixel")
     flat = widths[-1] * (size // 2**pools if pool is None else pool) ** 2
-
     kernels = [(after, before, 3, 3) for before, after in pairwise((channels, *widths))]
     checks.allocation(
         {**given, "layers": widths, "hidden": (0, *hidden)},
@@ -156,7 +165,7 @@ def vgg(
 
     def build(key: Key[Array, ""]) -> VGG:
         into, places = iter((channels, *widths)), count() if batch_norm else None
-        made = [
+        convolutions = [
             None
             if isinstance(n, str)
             else convolution(key, next(into), n, bias=True, places=places)
@@ -165,6 +174,6 @@ def vgg(
         *before, head = (
             eqx.nn.Linear(m, n, key=key) for m, n in pairwise((flat, *hidden, classes))
         )
-        return VGG(tuple(made), tuple(before), head, size, pool, dropout=rate)
+        return VGG(tuple(convolutions), tuple(before), head, size, pool, dropout=rate)
 
     return drawn(key, build, lambda path, inputs: np.sqrt((2 - path.startswith("head")) / inputs))

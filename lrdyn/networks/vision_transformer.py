@@ -14,9 +14,9 @@ from lrdyn.networks.perceptron import MLP
 from lrdyn.networks.weights import drawn
 
 EPS = 1e-6
-"""Of the layer norms."""
+"""The eps of the layer norms."""
 DEVIATION = 0.02
-"""Of the weights at the start."""
+"""Standard deviation of the weights at the start."""
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -41,9 +41,9 @@ class Block(eqx.Module):
         self, hidden: Float[Array, "width tokens"], rate: float, key: Key[Array, ""] | None
     ) -> Float[Array, "width tokens"]:
         """Dropout hides entries of what is added."""
-        one, other = keys_of(key, 2)
-        hidden = hidden + dropped(self.attention(self.first(hidden)), rate, one)
-        return hidden + dropped(self.mlp(self.second(hidden)), rate, other)
+        attention_key, mlp_key = keys_of(key, 2)
+        hidden = hidden + dropped(self.attention(self.first(hidden)), rate, attention_key)
+        return hidden + dropped(self.mlp(self.second(hidden)), rate, mlp_key)
 
 
 class ViT(Network):
@@ -76,11 +76,11 @@ class ViT(Network):
         embedded = self.patches(checks.floats("image", image, axes))
         tokens = [self.token[:, None], embedded.reshape(len(self.token), -1)]
         keys = keys_of(key, 1 + len(self.blocks))
-        found = jnp.concatenate(tokens, axis=1) + self.position[0].T
-        found = dropped(found, self.dropout, keys[0])
-        for block, one in zip(self.blocks, keys[1:], strict=True):
-            found = block(found, self.dropout, one)
-        return self.norm(found[:, :1])[:, 0], state
+        hidden = jnp.concatenate(tokens, axis=1) + self.position[0].T
+        hidden = dropped(hidden, self.dropout, keys[0])
+        for block, block_key in zip(self.blocks, keys[1:], strict=True):
+            hidden = block(hidden, self.dropout, block_key)
+        return self.norm(hidden[:, :1])[:, 0], state
 
     def last(self, features: Float[Array, "features"]) -> Float[Array, "classes"]:
         """W_L h + b_L."""
@@ -88,15 +88,23 @@ class ViT(Network):
 
     @property
     def penultimate(self) -> str:
-        """The second matrix of the last perceptron."""
+        """Path of the second matrix of the last perceptron."""
         return f"blocks[{len(self.blocks) - 1}].mlp.weights[1]"
 
 
 def vit(
-    key: Key[Array, ""], *, size: int = 224, patch: int = 16, width: int = 768, depth: int = 12,
-    heads: int = 12, hidden: int | None = None, channels: int = 3, classes: int = 10,
+    key: Key[Array, ""],
+    *,
+    size: int = 224,
+    patch: int = 16,
+    width: int = 768,
+    depth: int = 12,
+    heads: int = 12,
+    hidden: int | None = None,
+    channels: int = 3,
+    classes: int = 10,
     dropout: float = 0.0,
-) -> ViT:  # fmt: skip
+) -> ViT:
     """Draw a vision transformer, ViT-B/16 by default: Gaussian weights of deviation 0.02.
 
     Args:
@@ -129,7 +137,6 @@ def vit(
     if size % patch:
         checks.refuse("size", f"{size} with patch {patch}", "a multiple of the patch")
     rate, tokens = checked_dropout(dropout), 1 + (size // patch) ** 2
-
     checks.allocation(
         {**given, "width": width, "classes": classes},
         (width, channels, patch, patch),
@@ -139,26 +146,15 @@ def vit(
     )
 
     def build(key: Key[Array, ""]) -> ViT:
-        def norm() -> LayerNorm:
-            return LayerNorm(jnp.ones(width), jnp.zeros(width), EPS)
-
+        # Only shapes count here: `drawn` fills the arrays.
+        bias, square = jnp.zeros(width), jnp.zeros((width, width))
+        norm = LayerNorm(jnp.ones(width), bias, EPS)
+        attention = Attention(square, square, square, square, heads, (bias, bias, bias, bias))
+        weights = jnp.zeros((inner, width)), jnp.zeros((width, inner))
+        block = Block(norm, attention, norm, MLP(weights, (jnp.zeros(inner), bias), gelu))
         embed = eqx.nn.Conv2d(channels, width, patch, patch, key=key)
-        blocks = tuple(
-            Block(norm(), _attention(width, heads), norm(), _perceptron(width, inner))
-            for _ in range(depth)
-        )
         head = eqx.nn.Linear(width, classes, key=key)
         position = jnp.zeros((1, tokens, width))
-        return ViT(jnp.zeros(width), position, embed, blocks, norm(), head, size, dropout=rate)
+        return ViT(bias, position, embed, (block,) * depth, norm, head, size, dropout=rate)
 
     return drawn(key, build, lambda path, inputs: DEVIATION)
-
-
-def _attention(width: int, heads: int) -> Attention:
-    square, bias = jnp.zeros((width, width)), jnp.zeros(width)
-    return Attention(square, square, square, square, heads, (bias, bias, bias, bias))
-
-
-def _perceptron(width: int, hidden: int) -> MLP:
-    weights = jnp.zeros((hidden, width)), jnp.zeros((width, hidden))
-    return MLP(weights, (jnp.zeros(hidden), jnp.zeros(width)), gelu)

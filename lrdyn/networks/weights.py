@@ -36,9 +36,10 @@ def drawn(
     checks.key(key)
     checks.instance("build", build)
     checks.instance("deviation", deviation)
-    found, structure = jax.tree_util.tree_flatten_with_path(eqx.filter_eval_shape(build, key))
-    paths, leaves = [_named(path) for path, _ in found], [leaf for _, leaf in found]
-    sizes = [0 if _constant(path) else leaf.size for path, leaf in zip(paths, leaves, strict=True)]
+    named, structure = jax.tree_util.tree_flatten_with_path(eqx.filter_eval_shape(build, key))
+    paths, leaves = [_named(path) for path, _ in named], [leaf for _, leaf in named]
+    is_constant = [p.endswith("gain") or "bias" in p.rpartition(".")[2] for p in paths]
+    sizes = (0 if c else leaf.size for c, leaf in zip(is_constant, leaves, strict=True))
     stops = list(accumulate(sizes))
 
     @jax.jit
@@ -59,11 +60,6 @@ def _named(path: tuple) -> str:
     return jax.tree_util.keystr(path).removeprefix(".")
 
 
-def _constant(path: str) -> bool:
-    """Whether these are gains or biases."""
-    return path.endswith("gain") or "bias" in path.rpartition(".")[2]
-
-
 def matrices(network: PyTree) -> dict[str, Float[Array, "out in"]]:
     """All weight matrices of a network by their paths, a kernel as out x (in k k).
 
@@ -74,9 +70,9 @@ def matrices(network: PyTree) -> dict[str, Float[Array, "out in"]]:
         >>> {path: W.shape for path, W in matrices(mlp(jax.random.key(0), (3, 5, 2))).items()}
         {'weights[0]': (5, 3), 'weights[1]': (2, 5)}
     """
-    found = jax.tree_util.tree_leaves_with_path(eqx.filter(network, eqx.is_inexact_array))
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(network, eqx.is_inexact_array))
     return {
-        _named(path): leaf.reshape(len(leaf), -1) for path, leaf in found if leaf.ndim in (2, 4)
+        _named(path): leaf.reshape(len(leaf), -1) for path, leaf in leaves if leaf.ndim in (2, 4)
     }
 
 

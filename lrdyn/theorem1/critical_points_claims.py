@@ -92,7 +92,7 @@ class CriticalTheory(NamedTuple):
     """The smallest eigenvalue of the Hessian there."""
     spectrum: Float[Array, "set eigenvalue"] = ABSENT
     """All its eigenvalues, ascending."""
-    is_global: Int[Array, "set"] = ABSENT
+    global_: Int[Array, "set"] = ABSENT
     """1 for the set of the minimum."""
     admissible: Int[Array, "set"] = ABSENT
     """1 for a set with a critical point of its own: sigma_i > lambda for all i in S."""
@@ -191,7 +191,7 @@ def predict(case: Instance) -> CriticalTheory:
         critical_loss=landscape.critical_values(values, sets, decay),
         smallest=landscape.smallest_curvature(values, sets, decay),
         spectrum=landscape.hessian_spectrum(values, sets, case.shape, decay),
-        is_global=is_best.astype(jnp.int32),
+        global_=is_best.astype(jnp.int32),
         admissible=jnp.ones(len(sets), jnp.int32),
     )
     first, last = case.points
@@ -267,7 +267,7 @@ def _without_descent(outcome: CriticalOutcome) -> float:
     is_minimum = (theory.admissible > 0) & (curvature > -theory.margin / 2)
     minima = np.where(is_minimum, 1.0, 0.0)
     minima[np.isnan(curvature + theory.admissible)] = np.nan  # what is lost is no saddle
-    return relative_difference(theory.is_global, minima)
+    return relative_difference(theory.global_, minima)
 
 
 def _converged(outcome: CriticalOutcome) -> np.ndarray:
@@ -333,7 +333,7 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
         kind="exact",
         residual=_without_descent,
         reads=lambda theory, run: (
-            theory.is_global,
+            theory.global_,
             run.smallest,
             theory.admissible,
             theory.margin,
@@ -413,7 +413,7 @@ def _of_two_layers(case: Instance) -> CriticalMeasured:
 def _swapped(case: Instance) -> CriticalTheory:
     """Claim the product of {1, ..., r - 1, r + 1} to be global."""
     swap = np.array([[*range(case.rank - 1), case.rank]])
-    return CriticalTheory(is_global=jnp.all(case.sets == swap, axis=1).astype(jnp.int32))
+    return CriticalTheory(global_=jnp.all(case.sets == swap, axis=1).astype(jnp.int32))
 
 
 CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
@@ -463,7 +463,7 @@ CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
         "minimum_alone",
         "no critical point but the minimum",
         "search",
-        predict=lambda case: CriticalTheory(admissible=predict(case).is_global),
+        predict=lambda case: CriticalTheory(admissible=predict(case).global_),
     ),
     Control(
         "found_without_decay",

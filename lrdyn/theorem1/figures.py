@@ -68,7 +68,7 @@ def _first(values: np.ndarray) -> np.ndarray:
 def _landscape(ax: Axes, case: xr.Dataset) -> None:
     theory, run = fields.of_theory(case, CriticalTheory), fields.of_run(case, CriticalMeasured)
     admissible = theory(lambda theory: theory.admissible).values == 1
-    best = theory(lambda theory: theory.is_global).values[admissible] == 1
+    best = theory(lambda theory: theory.global_).values[admissible] == 1
     x = theory(lambda theory: theory.smallest).values[admissible]
     y = theory(lambda theory: theory.critical_loss).values[admissible]
     measured_x = run(lambda run: run.smallest).values[admissible]

@@ -17,11 +17,8 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn.adapters import memory
-from lrdyn.adapters.algorithm_1 import begin
-from lrdyn.adapters.galore import FULL, GALORE
-from lrdyn.adapters.lora_method import LORA
-from lrdyn.adapters.method import Method
-from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
+from lrdyn.adapters.algorithm_1 import Method, begin
+from lrdyn.adapters.methods import FULL, GALORE, LORA, RELORA, RELORA_FROZEN
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario
 

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lrdyn.adapters.algorithm_1 import Choice
+from lrdyn.adapters.algorithm_1 import Choice, Parts, restarted
 from lrdyn.adapters.maps import Side, choose_projectors
-from lrdyn.adapters.method import Parts, restarted
-from lrdyn.adapters.relora import RELORA_FROZEN
+from lrdyn.adapters.methods import RELORA_FROZEN
 from lrdyn.adapters.state import StatePolicy
 
 PRUNED = 0.999

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from lrdyn.adapters.galore import GALORE
+from lrdyn.adapters.algorithm_1 import Method
 from lrdyn.adapters.maps import choose_projectors, lift_onto, project
-from lrdyn.adapters.method import Method
-from lrdyn.adapters.relora import RELORA_FROZEN
+from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
 from lrdyn.adapters.state import POLICIES, StatePolicy
 from lrdyn.core.condition import with_condition
 from lrdyn.core.descent import iterate

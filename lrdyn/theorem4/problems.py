@@ -16,10 +16,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lrdyn.adapters.algorithm_1 import Choice, begin, low_rank_descent
+from lrdyn.adapters.algorithm_1 import Choice, Method, begin, low_rank_descent
 from lrdyn.adapters.maps import Side, choose_projectors
-from lrdyn.adapters.method import Method
-from lrdyn.adapters.relora import RELORA_FROZEN
+from lrdyn.adapters.methods import RELORA_FROZEN
 from lrdyn.core import linalg
 from lrdyn.core.descent import divergence_limit
 from lrdyn.core.initialization import gaussians

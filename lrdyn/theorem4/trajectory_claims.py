@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lrdyn.adapters.galore import GALORE
-from lrdyn.adapters.method import Method
-from lrdyn.adapters.relora import RELORA, RELORA_FROZEN
+from lrdyn.adapters.algorithm_1 import Method
+from lrdyn.adapters.methods import GALORE, RELORA, RELORA_FROZEN
 from lrdyn.core.condition import with_condition
 from lrdyn.engine.claims import CLEARLY, tolerance
 from lrdyn.engine.fields import ABSENT

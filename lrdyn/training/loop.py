@@ -46,7 +46,7 @@ class _Run(NamedTuple):
     """Past this loss the run is lost."""
     diverged_at: Int[Array, ""]
     metrics: dict[str, Float[Array, ""]]
-    """Of the last step."""
+    """What the loss gave to watch at the last step."""
 
 
 def train(
@@ -106,22 +106,19 @@ def train(
     checks.instance("loss", loss)
     checks.instance("batches", batches, Batches)
     algorithm = optimizer if isinstance(optimizer, Algorithm) else of_optimizer(optimizer)
-    devices = tuple(devices or _devices(batches.examples))
+    if not devices:
+        devices = jax.local_devices()
+        if devices[0].platform == "cpu" or batches.examples % len(devices):
+            devices = devices[:1]
+    devices = tuple(devices)
     if batches.examples % len(devices):
         checks.refuse("batches", f"{batches.examples} examples", f"a multiple of {len(devices)}")
-    made = _Made(key, loss, params, algorithm, batches, state, devices)
+    programs = _Programs(key, loss, params, algorithm, batches, state, devices)
     at = np.asarray(checks.steps(steps)).tolist()
-    return _Loop(made, at, record, name, keeper or keeping.current()).run()
+    return _Loop(programs, at, record, name, keeper or keeping.current()).run()
 
 
-def _devices(examples: int) -> Sequence[Any]:
-    """The devices of a training that names none."""
-    local = jax.local_devices()
-    alone = local[0].platform == "cpu" or examples % len(local)
-    return local[:1] if alone else local
-
-
-class _Made:
+class _Programs:
     """The programs of a run and what they begin with."""
 
     def __init__(
@@ -141,14 +138,12 @@ class _Made:
         self.epoch, self.order = -1, None
         begun = _Run(algorithm.begin(arrays), state, jnp.zeros(()), jnp.asarray(-1, jnp.int32), {})
         order = replicated(batches.order(self.order_key, 0), devices)
-        seen = jax.eval_shape(self.cost(begun, 0, self.data, order), arrays)
-        value, (_, metrics) = seen
+        shapes = jax.eval_shape(self.cost(begun, 0, self.data, order), arrays)
+        value, (_, metrics) = shapes
         checks.floats("loss(params, state, batch, key)", value)
         begun = begun._replace(
             limit=jnp.zeros((), value.dtype),
-            metrics={
-                name: jnp.full(one.shape, jnp.nan, one.dtype) for name, one in metrics.items()
-            },
+            metrics={n: jnp.full(x.shape, jnp.nan, x.dtype) for n, x in metrics.items()},
         )
         self.start = replicated(jax.tree.map(jnp.array, begun), devices)
         numbers = (jnp.asarray(0, jnp.int32),) * 2
@@ -199,9 +194,9 @@ class _Made:
 
     def renew(self, run: _Run, t: Array, data: PyTree, order: Array) -> _Run:
         assert self.algorithm.refresh is not None
-        one = jax.random.fold_in(self.map_key, t)
+        key = jax.random.fold_in(self.map_key, t)
         return run._replace(
-            held=self.algorithm.refresh(one, self.cost(run, t, data, order), run.held)
+            held=self.algorithm.refresh(key, self.cost(run, t, data, order), run.held)
         )
 
     def order_at(self, t: int) -> Array:
@@ -222,31 +217,39 @@ class _Loop:
 
     def __init__(
         self,
-        made: _Made,
+        programs: _Programs,
         steps: list[int],
         record: Callable[[PyTree, PyTree], PyTree],
         name: str,
         keeper: keeping.Keeper,
     ):
-        self.made, self.steps, self.name, self.keeper = made, steps, name, keeper
+        self.programs, self.steps, self.name, self.keeper = programs, steps, name, keeper
         self.count, self.at = 0, 0
 
         def look(run: _Run) -> PyTree:
-            return record(made.model(run), run.state), run.metrics
+            return record(programs.model(run), run.state), run.metrics
 
-        self.look = Program(look, (made.start,), donate=False)
-        room = self.look.out
-        self.records = jax.tree.map(lambda one: _room(len(steps), one), room)
-        parts = [made.segment, self.look, *([made.refresh] if made.refresh else [])]
-        said = f"{steps} {len(made.devices)}"
-        self.key = digest_of([made.start, *parts], made.batches.digest, said)
+        self.look = Program(look, (programs.start,), donate=False)
+
+        def room(record: Any) -> np.ndarray:
+            # Where records go: NaN, or zeros of a type that has none, until they are taken.
+            empty = np.nan if record.dtype.kind in "fc" else 0
+            return np.full((len(steps), *record.shape), empty, record.dtype)
+
+        self.records = jax.tree.map(room, self.look.out)
+        parts = [programs.segment, self.look, *([programs.refresh] if programs.refresh else [])]
+        settings = f"{steps} {len(programs.devices)}"
+        self.key = digest_of([programs.start, *parts], programs.batches.digest, settings)
 
     def run(self) -> Trajectory:
-        made, last = self.made, self.steps[-1]
+        programs, last = self.programs, self.steps[-1]
         run = self._resumed()
         pace = _Pace()
         while self.at < last and int(run.diverged_at) < 0:
-            stop = self._stop(pace)
+            # A piece ends at a record, a refresh, an epoch, a checkpoint, or in a while.
+            every = (programs.batches.epoch, programs.algorithm.period, self.keeper.every)
+            ends = [(self.at // each + 1) * each for each in every if each]
+            stop = min(self.steps[self.count], self.at + pace.steps, *ends)
             begin = time.perf_counter()
             run = self._advanced(run, stop)
             if int(run.diverged_at) >= 0:  # waits for the piece
@@ -255,61 +258,47 @@ class _Loop:
             self.at = stop
             self._record(run)
             metrics = {n: float(value) for n, value in run.metrics.items() if not value.ndim}
-            moment = keeping.Moment(self.at, last, metrics, rate * made.batches.examples)
+            moment = keeping.Moment(self.at, last, metrics, rate * programs.batches.examples)
             self.keeper.tell(moment, self.name)
             if self.at == last or self.keeper.due(self.at):
                 self.keeper.save(self.key, self.at, (run, self.records))
         if int(run.diverged_at) >= 0:
             self.keeper.lost(int(run.diverged_at), self.name, self.key)
-        return self._trajectory(run)
+        run = jax.device_put(run, programs.devices[0])
+        records, metrics = self.records
+        return Trajectory(programs.model(run), records, run.diverged_at, run.state, metrics)
 
     def _resumed(self) -> _Run:
-        kept = self.keeper.load(self.key, (self.made.start, self.records), self.name)
-        if kept is None:
-            run = jax.tree.map(jnp.copy, self.made.start)
+        checkpoint = self.keeper.load(self.key, (self.programs.start, self.records), self.name)
+        if checkpoint is None:
+            run = jax.tree.map(jnp.copy, self.programs.start)
             self._record(run)
             return run
-        self.at, (run, records) = kept
+        self.at, (run, records) = checkpoint
         self.records = jax.tree.map(np.array, records)
         self.count = int(np.searchsorted(self.steps, self.at, "right"))
-        return replicated(run, self.made.devices)
-
-    def _stop(self, pace: "_Pace") -> int:
-        """Where the next piece ends: at a record, a refresh, an epoch, a checkpoint, in a while."""
-        every = [self.made.batches.epoch, self.made.algorithm.period, self.keeper.every]
-        ends = [(self.at // each + 1) * each for each in every if each]
-        return min(self.steps[self.count], self.at + pace.steps, *ends)
+        return replicated(run, self.programs.devices)
 
     def _advanced(self, run: _Run, stop: int) -> _Run:
-        made, period = self.made, self.made.algorithm.period
-        order = made.order_at(self.at)
-        fresh = self.at % period == 0 if period else self.at == 0
-        if made.refresh and fresh:
-            run = made.refresh(run, np.int32(self.at), made.data, order)
-        for ends in made.pieces(self.at, stop):
-            run = made.segment(run, *map(np.int32, ends), made.data, order)
+        programs, period = self.programs, self.programs.algorithm.period
+        order = programs.order_at(self.at)
+        is_refresh = self.at % period == 0 if period else self.at == 0
+        if programs.refresh and is_refresh:
+            run = programs.refresh(run, np.int32(self.at), programs.data, order)
+        for ends in programs.pieces(self.at, stop):
+            run = programs.segment(run, *map(np.int32, ends), programs.data, order)
         if stop < self.steps[-1]:
-            made.order_at(stop)  # of the next epoch, while the piece runs
+            programs.order_at(stop)  # of the next epoch, while the piece runs
         return run
 
     def _record(self, run: _Run) -> None:
         if self.count < len(self.steps) and self.steps[self.count] == self.at:
-            found = jax.device_get(self.look(run))
-            for room, one in zip(
-                jax.tree.leaves(self.records), jax.tree.leaves(found), strict=True
+            values = jax.device_get(self.look(run))
+            for room, value in zip(
+                jax.tree.leaves(self.records), jax.tree.leaves(values), strict=True
             ):
-                room[self.count] = one
+                room[self.count] = value
             self.count += 1
-
-    def _trajectory(self, run: _Run) -> Trajectory:
-        run = jax.device_put(run, self.made.devices[0])
-        records, metrics = self.records
-        return Trajectory(self.made.model(run), records, run.diverged_at, run.state, metrics)
-
-
-def _room(times: int, one: Any) -> np.ndarray:
-    """Where records go: NaN, or zeros of a type that has none, until they are made."""
-    return np.full((times, *one.shape), np.nan if one.dtype.kind in "fc" else 0, one.dtype)
 
 
 class _Pace:

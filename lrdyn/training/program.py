@@ -35,8 +35,8 @@ class Program:
 
             def call(first: Any, rest: Any, constants: Any) -> PyTree:
                 leaves = jax.tree.leaves((first, rest))
-                found = jaxpr_as_fun(ClosedJaxpr(jaxpr, list(constants)))(*leaves)
-                return jax.tree.unflatten(structure, found)
+                outputs = jaxpr_as_fun(ClosedJaxpr(jaxpr, list(constants)))(*leaves)
+                return jax.tree.unflatten(structure, outputs)
 
             donated = (0,) if self.donate else ()
             first, *rest = self.like
@@ -45,7 +45,7 @@ class Program:
         return self.compiled
 
     def __call__(self, first: PyTree, *rest: PyTree) -> Any:
-        """Call it."""
+        """Run the program, compiled at the first call."""
         return self.compile()(first, list(rest), self.closed.consts)
 
 
@@ -73,10 +73,10 @@ def take_in(digest: Any, array: Any) -> None:
         'cd6283f6'
     """
     keys = eqx.is_array(array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-    found = np.asarray(jax.random.key_data(array) if keys else array)
-    digest.update(f"{found.dtype}{found.shape}".encode())
+    numbers = np.asarray(jax.random.key_data(array) if keys else array)
+    digest.update(f"{numbers.dtype}{numbers.shape}".encode())
     # As bytes: bfloat16 has no buffer of its own.
-    digest.update(np.ascontiguousarray(found).reshape(-1).view(np.uint8).data)
+    digest.update(np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data)
 
 
 def _mesh(devices: Sequence[Any]) -> Mesh:
@@ -84,7 +84,7 @@ def _mesh(devices: Sequence[Any]) -> Mesh:
 
 
 def replicated(tree: PyTree, devices: Sequence[Any]) -> PyTree:
-    """The same arrays on every device."""
+    """Arrays, with a copy of each on every device."""
     return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
 
 

@@ -46,7 +46,7 @@ MODULES = (
     *"theorem3.masked_autoencoder theorem4.gradient_rank engine.claims".split(),
     *"theorem3.dropout_penalties theorem3.dropout_minimum".split(),
     *"theorem3.several_dropout_layers theorem3.dropblock".split(),
-    *"adapters.maps adapters.method adapters.memory adapters.state adapters.algorithm_1".split(),
+    *"adapters.maps adapters.methods adapters.memory adapters.state adapters.algorithm_1".split(),
     *"networks.perceptron networks.attention networks.small_transformer networks.network".split(),
     *"networks.convolution networks.weights networks.vgg_network networks.residual_network".split(),
     *"networks.vision_transformer networks.packing".split(),
@@ -56,7 +56,7 @@ MODULES = (
 # Functions whose arguments have no wrong values: any tree, or what is to be checked. Of the claims
 # those that the package offers; the others are the engine's.
 ANY = {"count", "outside", "checked_frame", "checked_network", "square_layers", "is_map"}
-ANY |= {"by_svd", "identities", "decays", "enough_classes"}
+ANY |= {"by_svd", "identities", "begun", "decays", "enough_classes"}
 ONLY = {
     "lrdyn.engine.claims": ("relative_difference", "tolerance"),
     "lrdyn.diagnosis.report": ("diagnose",),
@@ -97,7 +97,7 @@ DOMAINS: dict[str, tuple[float, ...]] = {
 SPECTRA = {"values", "singular_values", "shrunk", "found"}  # singular values: none is negative
 MEASURED = {"sensing_loss", "sensing_surrogate", "product_of_others"}  # values of any sign
 MAY_BE_ZERO = {("tolerance", "steps"), ("dropout_descent", "steps")}
-MAY_BE_ZERO |= {("compression_error", "rank"), ("compression_bound", "rank")}
+MAY_BE_ZERO |= {("compression_error", "rank"), ("compression_bound", "rank"), ("jagged", "start")}
 MAY_BE_ZERO |= {
     (name, size)
     for name in ("entries", "weights_held", "adam_state", "state_bytes", "temporaries")
