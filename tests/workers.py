@@ -12,12 +12,15 @@ from tests.runs import started
 
 MINE = """
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from beside import FACTOR
+from jaxtyping import Array, Float
 
 from lrdyn import (Claim, Control, Experiment, Flag, Scenario, Theorem)
+from lrdyn.engine.fields import ABSENT
 
 
 def chaotic(seed, size):
@@ -34,6 +37,14 @@ def case(key, rate):
     return {"x": jax.random.normal(key, (3,)), "rate": jnp.asarray(rate)}
 
 
+class Doubled(NamedTuple):
+    double: Float[Array, "double_0"] = ABSENT
+
+
+class Slow(NamedTuple):
+    rate_of: Float[Array, ""] = ABSENT
+
+
 FLAGS = (Flag("rate", (0.1, 0.2)),)
 DOUBLE = Theorem(
     "double",
@@ -43,11 +54,25 @@ DOUBLE = Theorem(
         Scenario(
             "double_scenario",
             case,
-            lambda case: {"double": 2 * case["x"] * case["rate"]},
-            lambda case: {"double": case["x"] * case["rate"] + case["x"] * case["rate"]},
-            (Claim("double", "2x = x + x"),),
-            (Control("treble", "3x", "double", predict=lambda case: {
-                "double": 3 * case["x"] * case["rate"]}),),
+            lambda case: Doubled(2 * case["x"] * case["rate"]),
+            lambda case: Doubled(case["x"] * case["rate"] + case["x"] * case["rate"]),
+            theory=Doubled,
+            measured=Doubled,
+            claims=(
+                Claim(
+                    "double",
+                    "2x = x + x",
+                    compares=lambda theory, run: (theory.double, run.double),
+                ),
+            ),
+            controls=(
+                Control(
+                    "treble",
+                    "3x",
+                    "double",
+                    predict=lambda case: Doubled(3 * case["x"] * case["rate"]),
+                ),
+            ),
         ),
     ),
 )
@@ -57,11 +82,15 @@ def slowly(case):
     time.sleep(0.05)
     if case["rate"] == 0.3:
         raise ArithmeticError("the third rate")
-    return {"rate_of": case["rate"]}
+    return Slow(case["rate"])
 
 
-SLOW = Experiment("slow", "waits", (Flag("rate", (0.1, 0.2, 0.3, 0.4)),),
-                  (Scenario("slow_scenario", case, measure=slowly, traced=False),))
+SLOW = Experiment(
+    "slow",
+    "waits",
+    (Flag("rate", (0.1, 0.2, 0.3, 0.4)),),
+    (Scenario("slow_scenario", case, measure=slowly, measured=Slow, traced=False),),
+)
 """
 
 
@@ -111,16 +140,18 @@ class Site:
     def _dask(self, what: str, *words: object) -> subprocess.Popen:
         here = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
         return started(
-            "-m", "dask", what, *here, *words, cwd=self.folder, cache=self.cache,
+            *("-m", "dask", what, *here, *words),
+            cwd=self.folder,
+            cache=self.cache,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
 
     def __enter__(self) -> "Site":
         return self
 
     def __exit__(self, *error: object) -> None:
-        for one in (self.scheduler, *self.workers):
-            kill(one)
+        for process in (self.scheduler, *self.workers):
+            kill(process)
 
 
 def kill(process: subprocess.Popen, number: signal.Signals = signal.SIGKILL) -> None:

@@ -251,8 +251,14 @@ def local_workers(folder: Path) -> list[str]:
 
 KILLING = """
 import os, signal
+from typing import NamedTuple
 import jax
+from jaxtyping import Array, Float
 from lrdyn import (Claim, Flag, Scenario, Theorem)
+
+
+class Twice(NamedTuple):
+    twice: Float[Array, "index"]
 
 
 def case(key, rate):
@@ -262,13 +268,22 @@ def case(key, rate):
 def measure(case):
     if case["rate"] == 0.3:
         os.kill(os.getpid(), signal.SIGKILL)
-    return {"twice": 2 * case["x"]}
+    return Twice(2 * case["x"])
 
 
-DOUBLE = Theorem("killing", "kills at 0.3", (Flag("rate", (0.1, 0.2, 0.3)),), (
-    Scenario("twice", case, lambda case: {"twice": case["x"] + case["x"]}, measure,
-             (Claim("twice", "2x = x + x"),), traced=False),
-))
+TWICE = Scenario(
+    "twice",
+    case,
+    lambda case: Twice(case["x"] + case["x"]),
+    measure,
+    theory=Twice,
+    measured=Twice,
+    claims=(
+        Claim("twice", "2x = x + x", compares=lambda theory, run: (theory.twice, run.twice)),
+    ),
+    traced=False,
+)
+DOUBLE = Theorem("killing", "kills at 0.3", (Flag("rate", (0.1, 0.2, 0.3)),), (TWICE,))
 """
 
 
