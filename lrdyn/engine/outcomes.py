@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,7 +179,8 @@ def _over_seeds(each: list[Outcome], scenario: Scenario) -> Outcome:
         sides = [getattr(one, side) for one in kept]
         return Read({n: np.stack([one[n] for one in sides]) for n in sides[0]}, _absent)
 
-    return kept[0]._replace(
+    return replace(
+        kept[0],
         point={**kept[0].point, "seed": np.array([one.point["seed"] for one in kept])},
         predicted=stack("predicted"),
         measured=stack("measured"),

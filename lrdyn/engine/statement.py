@@ -9,7 +9,7 @@ one in a file of its own.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, cast
+from typing import Any, Generic, cast
 
 import equinox as eqx
 import jax
@@ -31,7 +31,8 @@ M = TypeVar("M", default=Any)
 """Type of what is measured in a run: another one."""
 
 
-class Outcome(NamedTuple, Generic[T, M]):
+@dataclasses.dataclass(frozen=True)
+class Outcome(Generic[T, M]):
     """What a claim is judged on: arrays of one point, or of all seeds of one setting."""
 
     point: Mapping[str, Any]
