@@ -190,7 +190,7 @@ def test_an_edited_study_has_another_folder():
     from lrdyn.studies import weight_updates
 
     files = {path.name for path in sources._files([weight_updates.EDGE.measure])}
-    assert {"edge.py", "measures.py", "classifier_claims.py", "setting.py"} <= files
+    assert {"edge.py", "pictures.py", "classifier_claims.py", "setting.py"} <= files
 
 
 def test_a_study_begins_with_an_identity():
