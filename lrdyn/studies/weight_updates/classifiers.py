@@ -236,7 +236,8 @@ def measure_classifier(case: Classifier) -> UpdateMeasured:
     )
     if not case.shuffled:
         return measured
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(case.key, 7), len(labels)))
+    shuffle_key = jax.random.fold_in(case.key, 7)  # the trainings have the key itself
+    order = np.asarray(jax.random.permutation(shuffle_key, len(labels)))
     shuffled, _ = train_on(labels[order], "shuffled labels")
     values = singular_values(penultimate(shuffled.params) - before)
     return measured._replace(share_shuffled=np.asarray(top_share(values, directions)))
