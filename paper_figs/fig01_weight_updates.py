@@ -11,19 +11,25 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lrdyn.engine import fields
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES
+from lrdyn.studies.weight_updates.edge import EdgeMeasured
+from lrdyn.studies.weight_updates.updates import UpdateMeasured
 from paper_figs.shared import capital, judged
 
 QUICK = {"preset": "quick", "seed": 1}
 PAPER = {"preset": "paper", "seed": 1, "seeds": 5}
 TITLES = {
-    "dln": "linear network", "mlp": "perceptron", "vgg": "VGG", "vit": "vision transformer",
+    "dln": "linear network",
+    "mlp": "perceptron",
+    "vgg": "VGG",
+    "vit": "vision transformer",
     "edge": "linear, whitened",
-}  # fmt: skip
+}
 EDGE = "edge"
 
 TOLERANCES = {"singular_value": 0.02, "share": 0.01, "effective_rank": 0.05, "accuracy": 0.02}
@@ -67,40 +73,35 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Singular values over network, index and point, and what is measured over seeds."""
     groups = results[WEIGHT_UPDATES.name]
     names = [name for name in TITLES if f"/{name}" in groups]
-    runs = {name: groups[f"/{name}"] for name in names}
-    spectra = {name: _first(run["update"]) for name, run in runs.items()}
-    spectra[EDGE] = _first(_edge(groups)["update"])[:, -1]
-    steps = {name: run["step"].values for name, run in {**runs, EDGE: _edge(groups)}.items()}
-    found = _padded(spectra, steps)
-    rank = _rank(groups)
-    for name in ("share", "effective_rank"):
-        found[name] = (
-            "trained",
-            [float(judged(run)[name][..., -1].mean()) for run in runs.values()],
+    spectra, steps, ends = {}, {}, []
+    for name in names:
+        run = fields.of_run(groups[f"/{name}"], UpdateMeasured)
+        spectra[name] = _first(run(lambda run: run.update))
+        steps[name] = run(lambda run: run.step).values
+        over_seeds = fields.of_run(judged(groups[f"/{name}"]), UpdateMeasured)
+        ends.append(
+            {
+                "share": float(over_seeds(lambda run: run.share)[..., -1].mean()),
+                "effective_rank": float(over_seeds(lambda run: run.effective_rank)[..., -1].mean()),
+                "accuracy": float(over_seeds(lambda run: run.test_accuracy).mean()),
+            }
         )
-    found["accuracy"] = (
-        "trained",
-        [float(judged(run)["test_accuracy"].mean()) for run in runs.values()],
-    )
+    # The identity in float64, whichever precision was asked for.
+    edge = fields.of_run(groups["/float64" if "/float64" in groups else "/"], EdgeMeasured)
+    spectra[EDGE] = _first(edge(lambda run: run.update))[:, -1]
+    steps[EDGE] = edge(lambda run: run.step).values
+    drawn = _padded(spectra, steps)
+    for name in ("share", "effective_rank", "accuracy"):
+        drawn[name] = ("trained", [end[name] for end in ends])
     for name, tolerance in TOLERANCES.items():
-        found[name].attrs.update(kind="training", tolerance=tolerance)
-    found["singular_value"].attrs["curve_along"] = "point"
-    return found.assign_coords(trained=names).assign_attrs(_facts(groups, found, names, rank))
-
-
-def _edge(groups: Groups) -> xr.Dataset:
-    """The identity in float64, whichever precision was asked for."""
-    return groups["/float64"] if "/float64" in groups else groups["/"]
+        drawn[name].attrs.update(kind="training", tolerance=tolerance)
+    drawn["singular_value"].attrs["curve_along"] = "point"
+    return drawn.assign_coords(trained=names).assign_attrs(_facts(groups, drawn, names))
 
 
 def _first(array: xr.DataArray) -> np.ndarray:
     """The first seed, whatever other axes of one value there are."""
     return array.isel(seed=0).squeeze(drop=True).values
-
-
-def _rank(groups: Groups) -> int:
-    """2K, for the classes of the data."""
-    return 2 * int(_first(groups["/"]["classes"]))
 
 
 def _padded(spectra: Mapping[str, np.ndarray], steps: Mapping[str, np.ndarray]) -> xr.Dataset:
@@ -123,30 +124,33 @@ def _padded(spectra: Mapping[str, np.ndarray], steps: Mapping[str, np.ndarray]) 
     )
 
 
-def _facts(groups: Groups, found: xr.Dataset, names: list[str], rank: int) -> dict[str, Any]:
+def _facts(groups: Groups, drawn: xr.Dataset, names: list[str]) -> dict[str, Any]:
     """What the caption says."""
-    last = found["singular_value"].sel(network=EDGE).isel(point=-1).values
+    root = groups["/"]
+    classes = int(_first(fields.of_run(root, EdgeMeasured)(lambda run: run.classes)))
+    last = drawn["singular_value"].sel(network=EDGE).isel(point=-1).values
     texts = []
     for place, name in enumerate(names):
-        run = judged(groups[f"/{name}"])
-        measured = {n: float(found[n][place]) for n in ("share", "effective_rank", "accuracy")}
-        said = RESULT_TEXT.format(title=capital(TITLES[name]), seeds=run.seed.size, **measured)
-        texts += [NETWORK_TEXT[name], said]
-    root = groups["/"]
-    width = int(np.sum(np.isfinite(last)))
+        means = {n: float(drawn[n][place]) for n in ("share", "effective_rank", "accuracy")}
+        seeds = judged(groups[f"/{name}"]).seed.size
+        result = RESULT_TEXT.format(title=capital(TITLES[name]), seeds=seeds, **means)
+        texts += [NETWORK_TEXT[name], result]
+    tail = float(last[2 * classes] / last[0])
     return {
-        "described": root.attrs["about"].removeprefix("on "), "classes": rank // 2, "rank": rank,
-        "seed": int(root.seed[0]), "dtype": json.loads(root.attrs["config"])["dtype"],
+        "described": root.attrs["about"].removeprefix("on "),
+        "classes": classes,
+        "rank": 2 * classes,
+        "seed": int(root.seed[0]),
+        "dtype": json.loads(root.attrs["config"])["dtype"],
         "networks": " ".join(texts),
-        "edge": EDGE_TEXT.format(width=width, tail=float(last[rank] / last[0])),
-    }  # fmt: skip
+        "edge": EDGE_TEXT.format(width=int(np.sum(np.isfinite(last))), tail=tail),
+    }
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
     """Part kept as a baseline: the first 40 singular values and every 50th of the others."""
     index = dataset.index.values
-    kept = np.nonzero((index <= 40) | (index % 50 == 0))[0]
-    return dataset.isel(index=kept)
+    return dataset.isel(index=np.nonzero((index <= 40) | (index % 50 == 0))[0])
 
 
 def draw(dataset: xr.Dataset) -> Any:
@@ -177,8 +181,8 @@ LOWEST = (1e-9, 1e-18)
 
 def plot_spectrum(ax: Any, steps: np.ndarray, values: np.ndarray, rank: int, lowest: float) -> None:
     """Draw all singular values (index, step), the first ones in colour; no zeros and no NaN."""
-    kept = np.isfinite(steps)
-    steps, values = steps[kept], values[:, kept]
+    recorded = np.isfinite(steps)
+    steps, values = steps[recorded], values[:, recorded]
     values = values[np.isfinite(values[:, -1])]
     positive = np.where(values > 0, values, np.nan)
     ax.plot(steps, positive[rank:].T, color="#B3B3B3", lw=0.3, rasterized=True, zorder=1)
@@ -193,8 +197,14 @@ def plot_spectrum(ax: Any, steps: np.ndarray, values: np.ndarray, rank: int, low
 
 
 FIGURE = Figure(
-    name="fig01", title="Weight updates of the penultimate layer are of low rank",
-    caption=CAPTION, sources=sources, numbers=numbers, draw=draw,
-    presets={"quick": QUICK, "paper": PAPER}, thin=thin, long=True,
+    name="fig01",
+    title="Weight updates of the penultimate layer are of low rank",
+    caption=CAPTION,
+    sources=sources,
+    numbers=numbers,
+    draw=draw,
+    presets={"quick": QUICK, "paper": PAPER},
+    thin=thin,
+    long=True,
     panels={"singular_value": "abcde", "step": "abcde"},
-)  # fmt: skip
+)

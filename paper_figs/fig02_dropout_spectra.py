@@ -5,43 +5,71 @@ whose spectrum Theorem 3 gives.
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
+from lrdyn.engine import fields
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
+from lrdyn.studies.dropout_spectra.activations import DropoutMeasured
+from lrdyn.studies.dropout_spectra.minimum import MinimumMeasured, MinimumTheory
+from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
 from paper_figs.shared import capital, counted, judged
 
 QUICK = {"preset": "quick", "seed": 1}
 PAPER = {"preset": "paper", "seed": 1, "seeds": 5}
 TITLES = {"dln": "linear network", "mlp": "perceptron", "resnet": "ResNet"}
+
+
+class Kind(NamedTuple):
+    """One of the four spectra at the end, and how it is drawn."""
+
+    read: Callable[[DropoutMeasured], Any]
+    text: str
+    color: str
+    dash: str
+
+
 KINDS = {
-    "activations": ("H, dropout", plotting.BLUE, "-"),
-    "balanced": ("balanced, dropout", plotting.BLUE, "--"),
-    "plain_activations": ("H", plotting.GREY, "-"),
-    "plain_balanced": ("balanced", plotting.GREY, "--"),
+    "activations": Kind(lambda run: run.activations, "H, dropout", plotting.BLUE, "-"),
+    "balanced": Kind(lambda run: run.balanced, "balanced, dropout", plotting.BLUE, "--"),
+    "plain_activations": Kind(lambda run: run.plain_activations, "H", plotting.GREY, "-"),
+    "plain_balanced": Kind(lambda run: run.plain_balanced, "balanced", plotting.GREY, "--"),
 }
 COLOURED = {"dln": 8, "mlp": 8, "resnet": 10}
 """Singular values that are drawn in colour over the steps: rank of the teacher, classes."""
 
-MEANS = (
-    *(f"{beside}{name}_rank" for beside in ("", "plain_") for name in ("activations", "balanced")),
-    "quality", "plain_quality",
-)  # fmt: skip
+MEANS: Mapping[str, Callable[[DropoutMeasured], Any]] = {
+    "activations_rank": lambda run: run.activations_rank,
+    "balanced_rank": lambda run: run.balanced_rank,
+    "plain_activations_rank": lambda run: run.plain_activations_rank,
+    "plain_balanced_rank": lambda run: run.plain_balanced_rank,
+    "quality": lambda run: run.quality,
+    "plain_quality": lambda run: run.plain_quality,
+}
 """What is averaged over seeds at the end."""
 
 TOLERANCES = {
-    "singular_value": 0.02, "spectrum": 0.02, "activations_rank": 0.05, "balanced_rank": 0.05,
-    "plain_activations_rank": 0.05, "plain_balanced_rank": 0.05, "quality": 0.02,
-    "plain_quality": 0.02, "shrunk": 0.01, "at_minimum": 1e-6, "predicted": 1e-6, "as_it_is": 0.01,
+    "singular_value": 0.02,
+    "spectrum": 0.02,
+    "activations_rank": 0.05,
+    "balanced_rank": 0.05,
+    "plain_activations_rank": 0.05,
+    "plain_balanced_rank": 0.05,
+    "quality": 0.02,
+    "plain_quality": 0.02,
+    "shrunk": 0.01,
+    "at_minimum": 1e-6,
+    "predicted": 1e-6,
+    "as_it_is": 0.01,
     "distance": 0.02,
-}  # fmt: skip
+}
 """Of another training in float32, on another machine or with other kernels."""
 IDENTITIES = ("at_minimum", "predicted")
 """The minimum in float64, found by descent and by formula."""
@@ -83,50 +111,54 @@ def sources(**settings: Any) -> Mapping[str, Run]:
 def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Spectra over network, index and point, at the end and at the minimum, and their ranks."""
     groups = results[DROPOUT_SPECTRA.name]
-    names = [name for name in TITLES if f"/{name}" in groups]
-    runs = {name: groups[f"/{name}"] for name in names}
-    found = _over_steps(runs)
-    for name in MEANS:
-        ends = [judged(run)[name] for run in runs.values()]
+    runs = {name: groups[f"/{name}"] for name in TITLES if f"/{name}" in groups}
+    drawn = _over_steps(runs)
+    for name, read in MEANS.items():
+        ends = [fields.of_run(judged(run), DropoutMeasured)(read) for run in runs.values()]
         means = [float((end[..., -1] if "step" in end.dims else end).mean()) for end in ends]
-        found[name] = ("network", means)
-    found = found.merge(_minimum(groups)).merge(_drift(groups))
+        drawn[name] = ("network", means)
+    drawn = drawn.merge(_minimum(groups)).merge(_drift(groups))
     for name, tolerance in TOLERANCES.items():
         kind = "identity" if name in IDENTITIES else "training"
-        found[name].attrs.update(kind=kind, tolerance=tolerance)
-    found["singular_value"].attrs["curve_along"] = "point"
-    return found.assign_attrs(_facts(groups, found, runs))
+        drawn[name].attrs.update(kind=kind, tolerance=tolerance)
+    drawn["singular_value"].attrs["curve_along"] = "point"
+    return drawn.assign_attrs(_facts(groups, drawn, runs))
 
 
-def _first(array: xr.DataArray, *kept: str) -> xr.DataArray:
-    """The first seed and the first value of every axis but some."""
-    return array.isel({name: 0 for name in array.dims if name not in kept}, drop=True)
-
-
-def _of(groups: Groups, name: str) -> xr.Dataset:
-    """An identity in float64, whichever precision was asked for."""
-    double = "/float64" if name == "/" else f"{name}/float64"
-    return groups[double] if double in groups else groups[name]
+def _first(array: xr.DataArray, *axes: str) -> xr.DataArray:
+    """The first seed and the first value of every axis but these."""
+    return array.isel({name: 0 for name in array.dims if name not in axes}, drop=True)
 
 
 def _over_steps(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Spectra of different sizes in one dataset, padded with NaN."""
     sets = []
-    for name, run in runs.items():
-        values = _first(run["activations"], "step", "index").values
-        ends = [_first(run[kind], "step", "index").values[-1] for kind in KINDS]
+    for name, results in runs.items():
+        run = fields.of_run(results, DropoutMeasured)
+        values = _first(run(lambda run: run.activations), "step", "index").values
+        ends = [_first(run(kind.read), "step", "index").values[-1] for kind in KINDS.values()]
         points, width = values.shape
-        sets.append(xr.Dataset(
-            {
-                "singular_value": (("network", "point", "index"), values[None]),
-                "spectrum": (("network", "kind", "index"), np.stack(ends)[None]),
-                "step": (("network", "point"), _first(run["step"], "step").values[None]),
-            },
-            {"network": [name], "point": np.arange(points), "index": np.arange(1, width + 1),
-             "kind": list(KINDS)},
-        ))  # fmt: skip
+        sets.append(
+            xr.Dataset(
+                {
+                    "singular_value": (("network", "point", "index"), values[None]),
+                    "spectrum": (("network", "kind", "index"), np.stack(ends)[None]),
+                    "step": (
+                        ("network", "point"),
+                        _first(run(lambda run: run.step), "step").values[None],
+                    ),
+                },
+                {
+                    "network": [name],
+                    "point": np.arange(points),
+                    "index": np.arange(1, width + 1),
+                    "kind": list(KINDS),
+                },
+            )
+        )
     if "dln" in runs:
-        limit = _first(runs["dln"]["shrunk"], "index").values
+        run = fields.of_run(runs["dln"], DropoutMeasured)
+        limit = _first(run(lambda run: run.shrunk), "index").values
         sets.append(xr.Dataset({"shrunk": ("index", limit)}, {"index": 1 + np.arange(len(limit))}))
     merged = xr.merge(sets, join="outer")
     assert isinstance(merged, xr.Dataset)
@@ -135,46 +167,57 @@ def _over_steps(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 def _minimum(groups: Groups) -> xr.Dataset:
     """The balanced spectrum of every depth, and H as it is."""
-    root = _of(groups, "/").rename({"index": "place"})
+    # In float64, whichever precision was asked for; so is the drift below.
+    root = groups["/float64" if "/float64" in groups else "/"].rename({"index": "place"})
+    theory, run = fields.of_theory(root, MinimumTheory), fields.of_run(root, MinimumMeasured)
     axes = ("depth", "place")
-    return xr.Dataset({
-        "at_minimum": _first(root["balanced_measured"], *axes),
-        "predicted": _first(root["balanced_predicted"], *axes),
-        "as_it_is": _first(root["activations"], *axes),
-    }).assign_coords(place=np.arange(1, root.sizes["place"] + 1))  # fmt: skip
+    return xr.Dataset(
+        {
+            "at_minimum": _first(run(lambda run: run.balanced), *axes),
+            "predicted": _first(theory(lambda theory: theory.balanced), *axes),
+            "as_it_is": _first(run(lambda run: run.activations), *axes),
+        }
+    ).assign_coords(place=np.arange(1, root.sizes["place"] + 1))
 
 
 def _drift(groups: Groups) -> xr.Dataset:
     """Root mean square distance of the raw spectra from their limit, for each step."""
-    run = _of(groups, "/raw")
-    limit = _first(run["limit"], "index")
-    found = _first(run["raw_spectrum"], "rate", "start", "index")
-    distance = np.sqrt(np.mean((found.values - limit.values) ** 2, axis=(1, 2)))
-    return xr.Dataset({"distance": ("rate", distance)}, {"rate": run["rate"].values})
+    results = groups["/raw/float64" if "/raw/float64" in groups else "/raw"]
+    theory, run = fields.of_theory(results, RawTheory), fields.of_run(results, RawMeasured)
+    limit = _first(theory(lambda theory: theory.limit), "index")
+    spectra = _first(run(lambda run: run.raw_spectrum), "rate", "start", "index")
+    distance = np.sqrt(np.mean((spectra.values - limit.values) ** 2, axis=(1, 2)))
+    rates = run(lambda run: run.rate).values
+    return xr.Dataset({"distance": ("rate", distance)}, {"rate": rates})
 
 
-def _facts(groups: Groups, found: xr.Dataset, runs: Mapping[str, xr.Dataset]) -> dict[str, Any]:
+def _facts(groups: Groups, drawn: xr.Dataset, runs: Mapping[str, xr.Dataset]) -> dict[str, Any]:
     """What the caption says."""
     root = groups["/"]
     config = json.loads(root.attrs["config"])
+    width = int(config["resnet_width"])
+    described = root.attrs["about"].removeprefix("residual network on ")
     texts = []
     for name, run in runs.items():
-        one = found.sel(network=name)
-        measured = {key: float(one[key]) for key in TOLERANCES if one[key].ndim == 0}
-        said = RESULT_TEXT.format(
-            title=capital(TITLES[name]), quality_text=QUALITY[name],
-            seeds=counted(judged(run).seed.size), **measured,
-        )  # fmt: skip
-        width = int(config["resnet_width"])
-        described = root.attrs["about"].removeprefix("residual network on ")
-        texts += [NETWORK_TEXT[name].format(width=width, widest=8 * width, described=described),
-                  said]  # fmt: skip
-    gap = float(np.abs(found["at_minimum"] - found["predicted"]).max())
+        of_network = drawn.sel(network=name)
+        texts += [
+            NETWORK_TEXT[name].format(width=width, widest=8 * width, described=described),
+            RESULT_TEXT.format(
+                title=capital(TITLES[name]),
+                quality_text=QUALITY[name],
+                seeds=counted(judged(run).seed.size),
+                **{mean: float(of_network[mean]) for mean in MEANS},
+            ),
+        ]
     return {
-        "percent": 100 * float(config["dropout"]), "seed": int(root.seed[0]),
-        "dtype": config["dtype"], "depths": " and ".join(str(n) for n in found.depth.values),
-        "starts": int(groups["/raw"].sizes["start"]), "identity": gap, "networks": " ".join(texts),
-    }  # fmt: skip
+        "percent": 100 * float(config["dropout"]),
+        "seed": int(root.seed[0]),
+        "dtype": config["dtype"],
+        "depths": " and ".join(str(n) for n in drawn.depth.values),
+        "starts": int(groups["/raw"].sizes["start"]),
+        "identity": float(np.abs(drawn["at_minimum"] - drawn["predicted"]).max()),
+        "networks": " ".join(texts),
+    }
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
@@ -206,10 +249,10 @@ def plot_minimum(ax: Any, dataset: xr.Dataset) -> None:
     place = dataset.place.values
     looks = zip(dataset.depth.values, (plotting.BLUE, plotting.ORANGE), "x+", strict=False)
     for depth, color, marker in looks:
-        one = dataset.sel(depth=depth)
-        ax.plot(place, one.predicted, color="k", lw=0.8, zorder=1)
-        ax.plot(place, one.at_minimum, marker, color=color, ms=7, label=f"L = {depth}")
-        ax.plot(place, one.as_it_is, ".", color=color, ms=4, alpha=0.6)
+        run = dataset.sel(depth=depth)
+        ax.plot(place, run.predicted, color="k", lw=0.8, zorder=1)
+        ax.plot(place, run.at_minimum, marker, color=color, ms=7, label=f"L = {depth}")
+        ax.plot(place, run.as_it_is, ".", color=color, ms=4, alpha=0.6)
     ax.set(xlabel="index i", ylim=(-0.05, None))
     ax.set_xticks(place[::2])
     plotting.key(ax, None, "upper right")
@@ -228,8 +271,8 @@ def plot_drift(ax: Any, dataset: xr.Dataset) -> None:
 
 def plot_steps(ax: Any, run: xr.Dataset, coloured: int) -> None:
     """All singular values over the steps, the first ones in colour."""
-    kept = np.isfinite(run.step.values)
-    steps, values = run.step.values[kept], run.singular_value.values[kept]
+    recorded = np.isfinite(run.step.values)
+    steps, values = run.step.values[recorded], run.singular_value.values[recorded]
     values = np.where(values > 0, values, np.nan)
     ax.plot(steps, values[:, coloured:], color="#B3B3B3", lw=0.3, rasterized=True, zorder=1)
     ax.plot(steps, values[:, :coloured], color=plotting.BLUE, lw=0.8, zorder=2)
@@ -241,9 +284,10 @@ def plot_steps(ax: Any, run: xr.Dataset, coloured: int) -> None:
 def plot_ends(ax: Any, run: xr.Dataset, *, with_limit: bool) -> None:
     """The four spectra at the end, over their largest."""
     index = run.index.values
-    for kind, (text, color, dash) in KINDS.items():
-        values = run.spectrum.sel(kind=kind).values
-        ax.plot(index, values / values[0], color=color, ls=dash, lw=1.0, label=text)
+    for name, kind in KINDS.items():
+        values = run.spectrum.sel(kind=name).values
+        look = {"color": kind.color, "ls": kind.dash, "label": kind.text}
+        ax.plot(index, values / values[0], lw=1.0, **look)
     if with_limit:
         limit = run.shrunk.values
         ax.plot(index, np.where(limit > 0, limit, np.nan) / limit[0], ":", color="k", lw=1.5)
@@ -252,11 +296,21 @@ def plot_ends(ax: Any, run: xr.Dataset, *, with_limit: bool) -> None:
 
 
 FIGURE = Figure(
-    name="fig02", title="Activations of the last layer under dropout",
-    caption=CAPTION, sources=sources, numbers=numbers, draw=draw,
-    presets={"quick": QUICK, "paper": PAPER}, thin=thin, long=True,
+    name="fig02",
+    title="Activations of the last layer under dropout",
+    caption=CAPTION,
+    sources=sources,
+    numbers=numbers,
+    draw=draw,
+    presets={"quick": QUICK, "paper": PAPER},
+    thin=thin,
+    long=True,
     panels={
-        **dict.fromkeys(("at_minimum", "predicted", "as_it_is"), "a"), "distance": "e",
-        "singular_value": "bcd", "step": "bcd", "spectrum": "fgh", "shrunk": "f",
+        **dict.fromkeys(("at_minimum", "predicted", "as_it_is"), "a"),
+        "distance": "e",
+        "singular_value": "bcd",
+        "step": "bcd",
+        "spectrum": "fgh",
+        "shrunk": "f",
     },
-)  # fmt: skip
+)

@@ -5,10 +5,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
-from lrdyn.studies.adapter_training.evolution import RULES, extremes
+from lrdyn.studies.adapter_training.singular_value_evolution import (
+    RULES,
+    EvolutionMeasured,
+    extremes,
+)
 from paper_figs import paired
 
 TOLERANCES = dict.fromkeys(("sigma", "right_angle", "left_angle", "gap", "pearson"), 0.05)
@@ -36,47 +41,58 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Spectra, angles and distance over init scale, centring, rule, step and index."""
     groups = results[ADAPTERS.name]
     whole = groups["/evolution"]
-    run = paired.plain(whole.isel(seed=0), "init_scale", "center", "step", "index", "rule")
-    found = run[list(TOLERANCES)].astype(float).assign_coords(rule=list(RULES))
-    found = found.assign_coords(index=np.arange(1, found.sizes["index"] + 1))
-    found["step"] = run["step"]
+    first_seed = paired.plain(whole.isel(seed=0), "init_scale", "center", "step", "index", "rule")
+    run = fields.of_run(first_seed, EvolutionMeasured)
+    drawn = xr.Dataset(
+        {
+            "sigma": run(lambda run: run.sigma),
+            "right_angle": run(lambda run: run.right_angle),
+            "left_angle": run(lambda run: run.left_angle),
+            "gap": run(lambda run: run.gap),
+            "pearson": run(lambda run: run.pearson),
+        }
+    ).astype(float)
+    drawn = drawn.assign_coords(rule=list(RULES), index=np.arange(1, drawn.sizes["index"] + 1))
+    drawn["step"] = run(lambda run: run.step)
     for name, tolerance in TOLERANCES.items():
-        found[name].attrs = {"kind": "training", "tolerance": tolerance}
-    found = found.drop_attrs(deep=False)
+        drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
     rank = int(whole["rank"].values.ravel()[0])
-    found["blue"] = "index", extremes(found.sizes["index"], rank).astype(int)
-    return found.assign_attrs(_facts(found, rank) | paired.how(groups) | {
-        "seed": int(whole.seed[0]), "examples": int(whole["examples"].values.ravel()[0]),
-    })  # fmt: skip
+    drawn["blue"] = "index", extremes(drawn.sizes["index"], rank).astype(int)
+    return drawn.assign_attrs(
+        _facts(drawn, rank)
+        | paired.how(groups)
+        | {"seed": int(whole.seed[0]), "examples": int(whole["examples"].values.ravel()[0])}
+    )
 
 
-def _facts(found: xr.Dataset, rank: int) -> dict[str, Any]:
+def _facts(drawn: xr.Dataset, rank: int) -> dict[str, Any]:
     """What the caption says of the results."""
-    end = found.isel(step=-1)
+    end = drawn.isel(step=-1)
     gaps, angles = [], []
-    for eps in found.init_scale.values:
-        for center in found.center.values:
-            one = end.sel(init_scale=eps, center=center)
+    for eps in drawn.init_scale.values:
+        for center in drawn.center.values:
+            run = end.sel(init_scale=eps, center=center)
             text = f"eps = {eps:g}" + (", centred" if center == "yes" else "")
-            adam, sgd = (float(one.gap.sel(rule=rule)) for rule in RULES)
-            gaps.append(f"{text} {_number(adam)} / {_number(sgd)}")
-            angle = one.right_angle.sel(rule="adam").values[found.blue.values == 1].mean()
+            values = [float(run.gap.sel(rule=rule)) for rule in RULES]
+            words = [f"{value:.2g}" if np.isfinite(value) else "lost" for value in values]
+            gaps.append(f"{text} {' / '.join(words)}")
+            angle = run.right_angle.sel(rule="adam").values[drawn.blue.values == 1].mean()
             angles.append(f"{text} {angle:.0f}°")
-    scales = found.init_scale.values
+    scales = drawn.init_scale.values
     return {
-        "rank": rank, "width": found.sizes["index"], "gaps": "; ".join(gaps),
-        "angles": ", ".join(angles), "captioned": float(max(scales)), "small": float(min(scales)),
-    }  # fmt: skip
-
-
-def _number(value: float) -> str:
-    return f"{value:.2g}" if np.isfinite(value) else "lost"
+        "rank": rank,
+        "width": drawn.sizes["index"],
+        "gaps": "; ".join(gaps),
+        "angles": ", ".join(angles),
+        "captioned": float(max(scales)),
+        "small": float(min(scales)),
+    }
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
     """Part kept as a baseline: what is blue, and every 40th of the others."""
-    kept = (dataset.blue.values == 1) | (dataset.index.values % 40 == 0)
-    return dataset.isel(index=np.nonzero(kept)[0])
+    thinned = (dataset.blue.values == 1) | (dataset.index.values % 40 == 0)
+    return dataset.isel(index=np.nonzero(thinned)[0])
 
 
 def draw(dataset: xr.Dataset) -> Any:
@@ -84,10 +100,13 @@ def draw(dataset: xr.Dataset) -> Any:
     first, small = dataset.captioned, dataset.small
     plain = dataset.sel(init_scale=first, center=dataset.center.values[0], rule="adam")
     titles = [
-        rf"$\sigma_i(t)$, $\epsilon$ = {first:g}", "right vectors to the frame", "left vectors",
+        rf"$\sigma_i(t)$, $\epsilon$ = {first:g}",
+        "right vectors to the frame",
+        "left vectors",
         rf"$\sigma_i(t)$, $\epsilon$ = {first:g}, centred",
-        rf"$\sigma_i(t)$, $\epsilon$ = {small:g}, centred", "distance from Theorem 2",
-    ]  # fmt: skip
+        rf"$\sigma_i(t)$, $\epsilon$ = {small:g}, centred",
+        "distance from Theorem 2",
+    ]
     figure, axes = plotting.panels(titles, rows=2, height=4.2)
     plot_values(axes[0], plain)
     for ax, name in zip(axes[1:3], ("right_angle", "left_angle"), strict=True):
@@ -125,24 +144,27 @@ def plot_angles(ax: Any, run: xr.Dataset, name: str) -> None:
 
 def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
     """Distance from the theorem's form over the steps, for every start and both rules."""
-    looks = zip(
-        [(e, c) for e in dataset.init_scale.values for c in dataset.center.values],
-        (plotting.BLUE, plotting.GREEN, plotting.ORANGE, plotting.PINK), strict=False,
-    )  # fmt: skip
-    for (eps, center), color in looks:
-        for rule, dash in zip(RULES, ("-", "--"), strict=True):
-            one = dataset.gap.sel(init_scale=eps, center=center, rule=rule)
-            text = f"ε = {eps:g}" + (", centred" if center == "yes" else "")
-            ax.plot(one.step[1:], one.values[1:], dash, color=color, lw=1.0,
-                    label=text if rule == "adam" else None)  # fmt: skip
+    starts = [(eps, c) for eps in dataset.init_scale.values for c in dataset.center.values]
+    colors = (plotting.BLUE, plotting.GREEN, plotting.ORANGE, plotting.PINK)
+    for (eps, center), color in zip(starts, colors, strict=False):
+        text = f"ε = {eps:g}" + (", centred" if center == "yes" else "")
+        for rule, dash, label in zip(RULES, ("-", "--"), (text, None), strict=True):
+            gap = dataset.gap.sel(init_scale=eps, center=center, rule=rule)
+            ax.plot(gap.step[1:], gap.values[1:], dash, color=color, lw=1.0, label=label)
     ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])), ylim=(0, 1.05))
     plotting.key(ax, None, "lower right", fontsize=6)
 
 
 FIGURE = Figure(
-    name="fig04", title="SVD of a deep adapter of one value matrix",
-    caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
-    presets={"quick": paired.QUICK, "paper": paired.PAPER}, thin=thin, long=True,
+    name="fig04",
+    title="SVD of a deep adapter of one value matrix",
+    caption=CAPTION,
+    sources=paired.sources,
+    numbers=numbers,
+    draw=draw,
+    presets={"quick": paired.QUICK, "paper": paired.PAPER},
+    thin=thin,
+    long=True,
     groups=("/evolution",),
     panels={"sigma": "ade", "right_angle": "b", "left_angle": "c", "gap": "f"},
-)  # fmt: skip
+)

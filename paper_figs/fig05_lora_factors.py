@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
-from lrdyn.studies.adapter_training.factors import COMPARED
-from lrdyn.studies.adapter_training.widths import RATES
+from lrdyn.studies.adapter_training.factors import COMPARED, FactorsMeasured
+from lrdyn.studies.adapter_training.widths import RATES, WidthMeasured
 from paper_figs import paired
 from paper_figs.paired import COLORS, TITLES
 from paper_figs.shared import counted, judged
@@ -36,43 +37,58 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Norms of one seed, Pearson of all, and the moves of the toy over n."""
     groups = results[ADAPTERS.name]
     whole = judged(groups["/factors"])
-    run = paired.plain(whole.isel(seed=0), "method_of_factors", "step", "matrix")
-    found = run[["norm_A", "norm_B"]].astype(float)
-    over_seeds = paired.plain(whole, "seed", "method_of_factors", "step")
-    found["pearson"] = over_seeds["pearson"].astype(float)
-    found = found.assign_coords(method_of_factors=list(COMPARED)).rename(
-        method_of_factors="adapter"
+    run = fields.of_run(
+        paired.plain(whole.isel(seed=0), "method_of_factors", "step", "matrix"), FactorsMeasured
     )
-    found["step"] = run["step"]
-    toy = groups["/widths/float64"] if "/widths/float64" in groups else groups["/widths"]
-    first = toy.isel({d: 0 for d in toy.dims if d not in ("n", "all_rates", "quantity")}, drop=True)
-    found["move"] = first["move"].isel(all_rates=slice(len(RATES)), quantity=0)
-    found = found.assign_coords(n=first["n"].values)
+    over_seeds = fields.of_run(
+        paired.plain(whole, "seed", "method_of_factors", "step"), FactorsMeasured
+    )
+    drawn = xr.Dataset(
+        {"norm_A": run(lambda run: run.norm_A), "norm_B": run(lambda run: run.norm_B)}
+    ).astype(float)
+    drawn["pearson"] = over_seeds(lambda run: run.pearson).astype(float)
+    drawn = drawn.assign_coords(method_of_factors=list(COMPARED))
+    drawn = drawn.rename(method_of_factors="adapter")
+    drawn["step"] = run(lambda run: run.step)
+    toy = groups["/widths/float64" if "/widths/float64" in groups else "/widths"]
+    axes = ("n", "all_rates", "quantity")
+    of_toy = fields.of_run(
+        toy.isel({dim: 0 for dim in toy.dims if dim not in axes}, drop=True), WidthMeasured
+    )
+    drawn["move"] = of_toy(lambda run: run.move).isel(all_rates=slice(len(RATES)), quantity=0)
+    drawn = drawn.assign_coords(n=of_toy(lambda run: run.n).values)
     for name, tolerance in TOLERANCES.items():
-        found[name].attrs = {"kind": "training", "tolerance": tolerance}
-    found = found.drop_attrs(deep=False)
-    return found.assign_attrs(_facts(found) | paired.how(groups) | {
-        "seed": int(whole.seed[0]), "examples": int(whole["examples"].values.ravel()[0]),
-        "rank": int(whole["rank"].values.ravel()[0]),
-    })  # fmt: skip
+        drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
+    return drawn.assign_attrs(
+        _facts(drawn)
+        | paired.how(groups)
+        | {
+            "seed": int(whole.seed[0]),
+            "examples": int(whole["examples"].values.ravel()[0]),
+            "rank": int(whole["rank"].values.ravel()[0]),
+        }
+    )
 
 
-def _facts(found: xr.Dataset) -> dict[str, Any]:
+def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """What the caption says of the results."""
-    begun = found.sel(adapter=["lora", "lora_plus"])
-    start = begun.norm_A.isel(step=0)
-    grown = {n: (begun[f"norm_{n}"].isel(step=-1) / start).mean("matrix") for n in ("A", "B")}
-    over_steps = found.pearson.isel(step=slice(1, None)).mean("step")
+    start = drawn.norm_A.isel(step=0)
+    growth_A = (drawn.norm_A.isel(step=-1) / start).mean("matrix")
+    growth_B = (drawn.norm_B.isel(step=-1) / start).mean("matrix")
+    over_steps = drawn.pearson.isel(step=slice(1, None)).mean("step")
     ahead = paired.paired(*(over_steps.sel(adapter=n).values for n in ("lora_plus", "lora")))
-    last = found.pearson.isel(step=-1).mean("seed")
+    last = drawn.pearson.isel(step=-1).mean("seed")
     return {
-        "A": float(grown["A"].sel(adapter="lora")), "B": float(grown["B"].sel(adapter="lora")),
-        "A_plus": float(grown["A"].sel(adapter="lora_plus")),
-        "B_plus": float(grown["B"].sel(adapter="lora_plus")), "matrices": found.sizes["matrix"],
+        "A": float(growth_A.sel(adapter="lora")),
+        "B": float(growth_B.sel(adapter="lora")),
+        "A_plus": float(growth_A.sel(adapter="lora_plus")),
+        "B_plus": float(growth_B.sel(adapter="lora_plus")),
+        "matrices": drawn.sizes["matrix"],
         "ends": ", ".join(f"{TITLES[n]} {float(last.sel(adapter=n)):.3f}" for n in COMPARED),
-        "seeds": counted(found.sizes["seed"]),
-        "ahead": str(ahead), "came_true": ahead.outcome(above=0.0),
-    }  # fmt: skip
+        "seeds": counted(drawn.sizes["seed"]),
+        "ahead": str(ahead),
+        "came_true": ahead.outcome(above=0.0),
+    }
 
 
 def draw(dataset: xr.Dataset) -> Any:
@@ -82,9 +98,15 @@ def draw(dataset: xr.Dataset) -> Any:
     plot_norms(axes[0], dataset, ["lora"])
     plot_norms(axes[1], dataset, ["lora_plus", "lora_b"])
     for name in COMPARED:
-        one = dataset.pearson.sel(adapter=name).transpose("seed", "step").values
-        _band(axes[2], dataset.step, one.mean(axis=0), paired.error(one), COLORS[name],
-              label=TITLES[name])  # fmt: skip
+        pearson = dataset.pearson.sel(adapter=name).transpose("seed", "step").values
+        plot_band(
+            axes[2],
+            dataset.step,
+            pearson.mean(axis=0),
+            paired.error(pearson),
+            COLORS[name],
+            label=TITLES[name],
+        )
     low, high = axes[2].get_ylim()
     axes[2].set_ylim(low - 0.4 * (high - low), high)  # room for the key
     plotting.key(axes[2], None, "lower right", fontsize=6)
@@ -97,20 +119,21 @@ def draw(dataset: xr.Dataset) -> Any:
 def plot_norms(ax: Any, dataset: xr.Dataset, names: list[str]) -> None:
     """Mean and band over the matrices."""
     for name in names:
-        for factor, dash in (("A", "-"), ("B", "--")):
-            one = dataset[f"norm_{factor}"].sel(adapter=name).transpose("step", "matrix").values
-            mean = np.where(one.any(axis=1), one.mean(axis=1), np.nan)  # a factor starts at 0
-            _band(ax, dataset.step, mean, one.std(axis=1), COLORS[name], ls=dash)
+        for norm, dash in ((dataset.norm_A, "-"), (dataset.norm_B, "--")):
+            norms = norm.sel(adapter=name).transpose("step", "matrix").values
+            mean = np.where(norms.any(axis=1), norms.mean(axis=1), np.nan)  # a factor starts at 0
+            plot_band(ax, dataset.step, mean, norms.std(axis=1), COLORS[name], ls=dash)
     entries = [plotting.entry("‖A‖"), plotting.entry("‖B‖", ls="--")]
     if len(names) > 1:
         entries += [plotting.entry(TITLES[name], COLORS[name]) for name in names]
-    sizes = np.concatenate([dataset[f"norm_{factor}"].values.ravel() for factor in "AB"])
+    sizes = np.concatenate([dataset.norm_A.values.ravel(), dataset.norm_B.values.ravel()])
     least, most = sizes[sizes > 0].min(), sizes.max()
     ax.set(yscale="log", ylim=(least / 300, 3 * most))  # room for the key
     plotting.key(ax, entries, "lower right", fontsize=6)
 
 
-def _band(ax: Any, steps: Any, mean: Any, width: Any, color: str, **look: Any) -> None:
+def plot_band(ax: Any, steps: Any, mean: Any, width: Any, color: str, **look: Any) -> None:
+    """A curve, and its width on both sides."""
     ax.plot(steps, mean, color=color, lw=1.0, **look)
     ax.fill_between(steps, mean - width, mean + width, color=color, alpha=0.2, lw=0)
 
@@ -132,9 +155,14 @@ def plot_widths(ax: Any, dataset: xr.Dataset) -> None:
 
 
 FIGURE = Figure(
-    name="fig05", title="Norms of LoRA's factors",
-    caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
-    presets={"quick": paired.QUICK, "paper": paired.PAPER}, long=True,
+    name="fig05",
+    title="Norms of LoRA's factors",
+    caption=CAPTION,
+    sources=paired.sources,
+    numbers=numbers,
+    draw=draw,
+    presets={"quick": paired.QUICK, "paper": paired.PAPER},
+    long=True,
     groups=("/factors", "/widths"),
     panels={"norm_A": "ab", "norm_B": "ab", "pearson": "c", "move": "d"},
-)  # fmt: skip
+)

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
+from lrdyn.studies.adapter_training.few_shot import FewShotMeasured
 from paper_figs import paired
 from paper_figs.paired import TITLES
 from paper_figs.shared import counted, judged
@@ -36,46 +38,49 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Pearson over seed, method and examples; final ranks on the most examples."""
     groups = results[ADAPTERS.name]
     whole = groups["/few_shot"]
-    run = paired.named(paired.plain(judged(whole), "seed", "method", "examples"))
-    most = int(run.examples.values.max())
-    found = run[["pearson"]].astype(float)
-    found["final_rank"] = run.final_rank.sel(examples=most, drop=True).astype(float)
-    for name, tolerance in TOLERANCES.items():
-        found[name].attrs = {"kind": "training", "tolerance": tolerance}
-    return found.drop_attrs(deep=False).assign_attrs(_facts(found, most) | paired.how(groups) | {
-        "rank": int(whole["rank"].values.ravel()[0])
-    })  # fmt: skip
-
-
-def _facts(found: xr.Dataset, most: int) -> dict[str, Any]:
-    """What the caption says of the results."""
-    names = list(found.adapter.values)
-    both = {"lora", "deep_lora"} <= set(names)
-    ahead = {
-        int(n): paired.paired(*(found.pearson.sel(adapter=name, examples=n).values
-                                for name in ("deep_lora", "lora")))
-        for n in found.examples.values if both
-    }  # fmt: skip
-    ranks = found.final_rank.mean("matrix")
-    said = "not compared" if not ahead else "; ".join(f"n = {n}: {one}" for n, one in ahead.items())
-    return {
-        "seeds": counted(found.sizes["seed"]), "most": most, "differences": said,
-        "matrices": found.sizes["matrix"],
-        "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n).mean()):.1f}" for n in names),
-        "expected": _expected(ahead, ranks),
-    }  # fmt: skip
-
-
-def _expected(ahead: dict[int, paired.Paired], ranks: xr.DataArray) -> str:
-    if 16 not in ahead:
-        return ""
-    first = ahead[16]
-    fewer = paired.paired(*(ranks.sel(adapter=name).values for name in ("deep_lora", "lora")))
-    return (
-        "Expected from the authors' numbers: Deep LoRA ahead at n = 16 "
-        f"({first.outcome(above=0.0)}) and with fewer ranks "
-        f"({fewer.outcome(below=0.0)})."
+    run = fields.of_run(
+        paired.named(paired.plain(judged(whole), "seed", "method", "examples")), FewShotMeasured
     )
+    pearson, ranks = run(lambda run: run.pearson), run(lambda run: run.final_rank)
+    most = int(pearson.examples.values.max())
+    drawn = xr.Dataset({"pearson": pearson}).astype(float)
+    drawn["final_rank"] = ranks.sel(examples=most, drop=True).astype(float)
+    for name, tolerance in TOLERANCES.items():
+        drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
+    return drawn.assign_attrs(
+        _facts(drawn, most) | paired.how(groups) | {"rank": int(whole["rank"].values.ravel()[0])}
+    )
+
+
+def _facts(drawn: xr.Dataset, most: int) -> dict[str, Any]:
+    """What the caption says of the results."""
+    names = list(drawn.adapter.values)
+    ranks = drawn.final_rank.mean("matrix")
+    differences, expected = "not compared", ""
+    if {"lora", "deep_lora"} <= set(names):
+        ahead = {
+            int(n): paired.paired(
+                drawn.pearson.sel(adapter="deep_lora", examples=n).values,
+                drawn.pearson.sel(adapter="lora", examples=n).values,
+            )
+            for n in drawn.examples.values
+        }
+        differences = "; ".join(f"n = {n}: {gain}" for n, gain in ahead.items())
+        fewer = paired.paired(*(ranks.sel(adapter=name).values for name in ("deep_lora", "lora")))
+        if 16 in ahead:
+            expected = (
+                "Expected from the authors' numbers: Deep LoRA ahead at n = 16 "
+                f"({ahead[16].outcome(above=0.0)}) and with fewer ranks "
+                f"({fewer.outcome(below=0.0)})."
+            )
+    return {
+        "seeds": counted(drawn.sizes["seed"]),
+        "most": most,
+        "differences": differences,
+        "matrices": drawn.sizes["matrix"],
+        "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n).mean()):.1f}" for n in names),
+        "expected": expected,
+    }
 
 
 def draw(dataset: xr.Dataset) -> Any:
@@ -100,15 +105,26 @@ def plot_ranks(ax: Any, ranks: xr.DataArray) -> None:
         values = ranks.sel(adapter=name).values.ravel().astype(int)
         shares = np.bincount(values, minlength=most + 1) / len(values)
         shift = 0.8 * (place - (len(names) - 1) / 2) / len(names)
-        ax.bar(np.arange(most + 1) + shift, shares, 0.8 / len(names), color=paired.COLORS[name],
-               label=TITLES[name])  # fmt: skip
+        ax.bar(
+            np.arange(most + 1) + shift,
+            shares,
+            0.8 / len(names),
+            color=paired.COLORS[name],
+            label=TITLES[name],
+        )
     ax.set(xlabel="final rank", ylabel="share of the matrices", ylim=(0, 1.02))
     ax.set_xticks(range(0, most + 1, max(1, most // 8)))
 
 
 FIGURE = Figure(
-    name="fig07", title="Deep LoRA and LoRA on few examples",
-    caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
-    presets={"quick": paired.QUICK, "paper": paired.PAPER}, long=True, groups=("/few_shot",),
+    name="fig07",
+    title="Deep LoRA and LoRA on few examples",
+    caption=CAPTION,
+    sources=paired.sources,
+    numbers=numbers,
+    draw=draw,
+    presets={"quick": paired.QUICK, "paper": paired.PAPER},
+    long=True,
+    groups=("/few_shot",),
     panels={"pearson": "ab", "final_rank": "c"},
-)  # fmt: skip
+)

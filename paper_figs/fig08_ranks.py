@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
+from lrdyn.studies.adapter_training.ranks import RanksMeasured
 from paper_figs import paired
 from paper_figs.paired import TITLES
 from paper_figs.shared import counted, judged
@@ -35,45 +37,53 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Pearson over seed, method and rank, and the mean final rank."""
     groups = results[ADAPTERS.name]
     whole = groups["/ranks"]
-    run = paired.named(paired.plain(judged(whole), "seed", "method", "rank"))
-    found = run[["pearson"]].astype(float)
-    found["used"] = run.final_rank.mean(("seed", "matrix"))
+    run = fields.of_run(
+        paired.named(paired.plain(judged(whole), "seed", "method", "rank")), RanksMeasured
+    )
+    drawn = xr.Dataset({"pearson": run(lambda run: run.pearson)}).astype(float)
+    drawn["used"] = run(lambda run: run.final_rank).mean(("seed", "matrix"))
     for name, tolerance in TOLERANCES.items():
-        found[name].attrs = {"kind": "training", "tolerance": tolerance}
-    return found.drop_attrs(deep=False).assign_attrs(_facts(found) | paired.how(groups) | {
-        "examples": int(whole["examples"].values.ravel()[0])
-    })  # fmt: skip
+        drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
+    return drawn.assign_attrs(
+        _facts(drawn) | paired.how(groups) | {"examples": int(whole["examples"].values.ravel()[0])}
+    )
 
 
-def _facts(found: xr.Dataset) -> dict[str, Any]:
+def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """What the caption says of the results."""
-    count, names = found.sizes["seed"], list(found.adapter.values)
-    least, most = int(found["rank"].min()), int(found["rank"].max())
-    ends = {n: [found.pearson.sel(adapter=n, rank=r).values for r in (most, least)] for n in names}
-    moves = {n: paired.paired(*both) for n, both in ends.items()}
-    both = {"lora", "deep_lora"} <= set(names)
-    ahead = {
-        int(r): paired.paired(*(found.pearson.sel(adapter=name, rank=r).values
-                                for name in ("deep_lora", "lora")))
-        for r in found["rank"].values if both
-    }  # fmt: skip
-    changes = [f"{TITLES[n]} {one.mean:+.3f}" for n, one in moves.items()]
-    if count > 1:
-        changes = [f"{TITLES[n]} {one.mean:+.3f} ± {one.error:.3f}" for n, one in moves.items()]
-    expected = ""
-    if both and most > least:
-        falls = moves["lora"]
-        less = paired.paired(*(np.subtract(*ends[name]) for name in ("deep_lora", "lora")))
-        expected = (
-            "Expected from the authors' numbers: LoRA falls with r "
-            f"({falls.outcome(below=0.0)}), Deep LoRA falls less "
-            f"({less.outcome(above=0.0)})."
+    names, ranks = list(drawn.adapter.values), drawn["rank"].values
+    least, most = int(ranks.min()), int(ranks.max())
+    ends = {n: [drawn.pearson.sel(adapter=n, rank=r).values for r in (most, least)] for n in names}
+    moves = {name: paired.paired(*both) for name, both in ends.items()}
+    differences, expected = "not compared", ""
+    if {"lora", "deep_lora"} <= set(names):
+        differences = "; ".join(
+            "r = {}: {}".format(
+                int(rank),
+                paired.paired(
+                    drawn.pearson.sel(adapter="deep_lora", rank=rank).values,
+                    drawn.pearson.sel(adapter="lora", rank=rank).values,
+                ),
+            )
+            for rank in ranks
         )
+        less = paired.paired(*(np.subtract(*ends[name]) for name in ("deep_lora", "lora")))
+        if most > least:
+            expected = (
+                "Expected from the authors' numbers: LoRA falls with r "
+                f"({moves['lora'].outcome(below=0.0)}), Deep LoRA falls less "
+                f"({less.outcome(above=0.0)})."
+            )
+    changes = [
+        f"{TITLES[name]} {move.mean:+.3f}" + (f" ± {move.error:.3f}" if move.seeds > 1 else "")
+        for name, move in moves.items()
+    ]
     return {
-        "seeds": counted(found.sizes["seed"]),
-        "differences": "; ".join(f"r = {r}: {one}" for r, one in ahead.items()) or "not compared",
-        "changes": ", ".join(changes), "expected": expected,
-    }  # fmt: skip
+        "seeds": counted(drawn.sizes["seed"]),
+        "differences": differences,
+        "changes": ", ".join(changes),
+        "expected": expected,
+    }
 
 
 def draw(dataset: xr.Dataset) -> Any:
@@ -98,8 +108,14 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 FIGURE = Figure(
-    name="fig08", title="Deep LoRA and LoRA over the rank",
-    caption=CAPTION, sources=paired.sources, numbers=numbers, draw=draw,
-    presets={"quick": paired.QUICK, "paper": paired.PAPER}, long=True, groups=("/ranks",),
+    name="fig08",
+    title="Deep LoRA and LoRA over the rank",
+    caption=CAPTION,
+    sources=paired.sources,
+    numbers=numbers,
+    draw=draw,
+    presets={"quick": paired.QUICK, "paper": paired.PAPER},
+    long=True,
+    groups=("/ranks",),
     panels={"pearson": "ab", "used": "c"},
-)  # fmt: skip
+)

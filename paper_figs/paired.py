@@ -18,13 +18,19 @@ from lrdyn.studies.adapter_training.tuning import METHODS
 QUICK = {"preset": "quick", "seed": 1}
 PAPER = {"preset": "paper", "seed": 1, "seeds": 20}
 TITLES = {
-    "lora": "LoRA", "lora_over_rank": "LoRA, α / r", "lora_plus": "LoRA+",
-    "lora_b": "LoRA, B drawn", "deep_lora": "Deep LoRA",
-}  # fmt: skip
+    "lora": "LoRA",
+    "lora_over_rank": "LoRA, α / r",
+    "lora_plus": "LoRA+",
+    "lora_b": "LoRA, B drawn",
+    "deep_lora": "Deep LoRA",
+}
 COLORS = {
-    "lora": plotting.ORANGE, "lora_over_rank": plotting.GREY, "lora_plus": plotting.GREEN,
-    "lora_b": plotting.PINK, "deep_lora": plotting.BLUE,
-}  # fmt: skip
+    "lora": plotting.ORANGE,
+    "lora_over_rank": plotting.GREY,
+    "lora_plus": plotting.GREEN,
+    "lora_b": plotting.PINK,
+    "deep_lora": plotting.BLUE,
+}
 DASHES = {name: "--" if name == "lora_over_rank" else "-" for name in METHODS}
 """LoRA with and without alpha / r is the same at r = alpha."""
 HOW = (
@@ -47,23 +53,29 @@ def how(groups: Groups) -> dict[str, Any]:
     root = groups["/"].attrs
     config = json.loads(root["config"])
     pooler = " and on the pooler" if config["pool"] == "pooler" else ""
-    named = "STS-B" if config["train_file"] == AUTO else "other pairs than STS-B"
+    pairs = "STS-B" if config["train_file"] == AUTO else "other pairs than STS-B"
     return {
-        "pairs": named,
+        "pairs": pairs,
         "adapted": ADAPTED.format(layers=config["layers"], pooler=pooler),
         "how": HOW.format(
-            about=root["about"], pairs=named, pooled=POOLED[config["pool"]], betas=tuning.BETAS,
-            eps=tuning.EPS, batch=tuning.BATCH,
-            **{n: config[n] for n in ("learning_rate", "steps", "length")},
+            about=root["about"],
+            pairs=pairs,
+            pooled=POOLED[config["pool"]],
+            betas=tuning.BETAS,
+            eps=tuning.EPS,
+            batch=tuning.BATCH,
+            length=config["length"],
+            steps=config["steps"],
+            learning_rate=config["learning_rate"],
             deep_rate=config["learning_rate"] * METHODS["deep_lora"].faster,
         ),
         "dtype": config["dtype"],
-    }  # fmt: skip
+    }
 
 
-def plain(run: xr.Dataset, *kept: str) -> xr.Dataset:
-    """Arrays without the axes of flags that have one value."""
-    return run.squeeze([d for d in run.dims if run.sizes[d] == 1 and d not in kept], drop=True)
+def plain(run: xr.Dataset, *axes: str) -> xr.Dataset:
+    """Arrays without the axes of one value, but for these."""
+    return run.squeeze([d for d in run.dims if run.sizes[d] == 1 and d not in axes], drop=True)
 
 
 def named(run: xr.Dataset) -> xr.Dataset:
@@ -106,7 +118,7 @@ def error(values: np.ndarray) -> np.ndarray:
     return claims.standard_error(values) if len(values) > 1 else one_seed
 
 
-def paired(one: np.ndarray, other: np.ndarray) -> Paired:
+def paired(method: np.ndarray, other: np.ndarray) -> Paired:
     """Compare two methods over seeds.
 
     Example:
@@ -115,7 +127,7 @@ def paired(one: np.ndarray, other: np.ndarray) -> Paired:
     """
     from scipy.stats import binomtest
 
-    difference = np.asarray(one, float) - np.asarray(other, float)
+    difference = np.asarray(method, float) - np.asarray(other, float)
     wins, losses = int(np.sum(difference > 0)), int(np.sum(difference < 0))
     p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
     mean, count = float(np.mean(difference)), len(difference)
@@ -126,13 +138,22 @@ def plot_methods(ax: Any, pearson: xr.DataArray, axis: str, authors: Mapping[str
     """Mean over seeds with a standard error, and the authors' numbers as open markers."""
     places = pearson[axis].values
     for name in pearson.adapter.values:
-        one = pearson.sel(adapter=name).transpose("seed", axis).values
-        ax.errorbar(places, one.mean(axis=0), error(one), color=COLORS[name], ls=DASHES[name],
-                    marker=".", lw=1.0, capsize=2, label=TITLES[name])  # fmt: skip
-    for name, known in authors.items():
+        values = pearson.sel(adapter=name).transpose("seed", axis).values
+        ax.errorbar(
+            places,
+            values.mean(axis=0),
+            error(values),
+            color=COLORS[name],
+            ls=DASHES[name],
+            marker=".",
+            lw=1.0,
+            capsize=2,
+            label=TITLES[name],
+        )
+    for name, published in authors.items():
         marks = {**plotting.OPEN, "mec": COLORS[name], "ls": ":", "lw": 0.8}
-        ax.plot(list(known), list(known.values()), color=COLORS[name], **marks)
-    ticks = sorted({*places.tolist(), *(n for known in authors.values() for n in known)})
+        ax.plot(list(published), list(published.values()), color=COLORS[name], **marks)
+    ticks = sorted({*places.tolist(), *(n for published in authors.values() for n in published)})
     ax.set(xscale="log", ylabel="Pearson correlation")
     ax.set_xticks(ticks, [f"{n}" for n in ticks])
     ax.minorticks_off()

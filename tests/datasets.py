@@ -33,9 +33,9 @@ COLOUR = content((32, 32, 3), 10, 2)
 GREY = content((28, 28), 6, 2)
 
 
-def same(found, wanted):
+def same(images, wanted):
     """Whether a set holds these images and labels."""
-    arrays = (found.train_inputs, found.train_labels, found.test_inputs, found.test_labels)
+    arrays = (images.train_inputs, images.train_labels, images.test_inputs, images.test_labels)
     return all(np.array_equal(a.reshape(b.shape), b) for a, b in zip(arrays, wanted, strict=True))
 
 
@@ -49,8 +49,8 @@ def idx_bytes(array, axes=None):
 def write_idx(folder, parts=GREY, ending=".gz"):
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in zip(sets.FOUR, parts, strict=True):
-        made = idx_bytes(part)
-        (folder / f"{name}{ending}").write_bytes(gzip.compress(made) if ending else made)
+        body = idx_bytes(part)
+        (folder / f"{name}{ending}").write_bytes(gzip.compress(body) if ending else body)
     return folder
 
 
@@ -79,57 +79,55 @@ def pickle2(rows, labels, *, maker=b"cnumpy.core.multiarray\n_reconstruct\n", sh
     state += kind + b"\x89T" + struct.pack("<I", rows.size) + rows.tobytes() + b"tb"
     array = maker + b"cnumpy\nndarray\nK\x00\x85" + text2(b"b") + b"\x87R" + state
     numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
-    return b"".join([
-        b"\x80\x02}q\x01(", text2(b"batch_label"), text2(b"training batch 1 of 5"),
-        text2(b"labels"), numbers, text2(b"data"), array, b"u.",
-    ])  # fmt: skip
+    head = b"\x80\x02}q\x01(" + text2(b"batch_label") + text2(b"training batch 1 of 5")
+    return head + text2(b"labels") + numbers + text2(b"data") + array + b"u."
 
 
 def batch_files(version, parts=COLOUR):
     """Name -> content of the six batches of an archive."""
     inputs, labels = np.concatenate(parts[::2]), np.concatenate(parts[1::2])
-    made = {}
+    files = {}
     for place, name in enumerate(BATCHES):
         rows, own = (array[2 * place : 2 * place + 2] for array in (planes(inputs), labels))
         if version == BINARY:
             body = np.concatenate([own[:, None].astype("u1"), rows], axis=1).tobytes()
         else:
             body = pickle2(rows, own)
-        made[NAMES[version].format(name)] = body
-    return made
+        files[NAMES[version].format(name)] = body
+    return files
 
 
 def member(name, size=0, **attributes):
-    made = tarfile.TarInfo(name)
-    made.size = size
+    info = tarfile.TarInfo(name)
+    info.size = size
     for key, value in attributes.items():
-        setattr(made, key, value)
-    return made
+        setattr(info, key, value)
+    return info
 
 
 def write_tar(path, files, extra=()):
     with tarfile.open(path, "w:gz") as archive:
         folder = next(iter(files)).partition("/")[0]
         archive.addfile(member(folder, type=tarfile.DIRTYPE))
-        for one, body in [*((member(n, len(b)), b) for n, b in files.items()), *extra]:
-            archive.addfile(one, io.BytesIO(body))
+        for info, body in [*((member(n, len(b)), b) for n, b in files.items()), *extra]:
+            archive.addfile(info, io.BytesIO(body))
     return path
 
 
 def write_cifar(folder, version=PYTHON, changes=(), extra=()):
     files = batch_files(version)
     files |= dict(changes)
-    kept = {name: body for name, body in files.items() if body is not None}
-    return write_tar(folder / version, kept, extra)
+    present = {name: body for name, body in files.items() if body is not None}
+    return write_tar(folder / version, present, extra)
 
 
 def in_folder(version, name, **attributes):
     return member(f"{cifar.VERSIONS[version].folder}/{name}", **attributes)
 
 
-def refused(path, said, read):
+def refused(path, message, read):
     """One line that starts with the file's name."""
-    with pytest.raises(data.Refused, match=said) as caught:
+    with pytest.raises(data.Refused, match=message) as caught:
         read()
     assert str(caught.value).startswith(f"{path}: got ")
     assert "\n" not in str(caught.value)

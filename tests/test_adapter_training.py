@@ -17,7 +17,14 @@ from lrdyn.engine.claims import CLEARLY, tolerance
 from lrdyn.figures import exhibits, plotting
 from lrdyn.figures.long import numbers as long_numbers
 from lrdyn.networks import packing
-from lrdyn.studies.adapter_training import ADAPTERS, evolution, one_step, sentences, tuning, widths
+from lrdyn.studies.adapter_training import (
+    ADAPTERS,
+    one_step,
+    sentences,
+    singular_value_evolution,
+    tuning,
+    widths,
+)
 from paper_figs import (
     fig04_adapter_svd,
     fig05_lora_factors,
@@ -51,9 +58,18 @@ def files(tmp_path_factory):
 
 def case_of(files, **other):
     given = {
-        "dev_pairs": 20, "method": ("lora",), "rank": 2, "examples": 16, "layers": 2, "length": 14,
-        "pool": "mean", "steps": 2, "learning_rate": 1e-2, "init_scale": 1e-3, "center": "no",
-    }  # fmt: skip
+        "dev_pairs": 20,
+        "method": ("lora",),
+        "rank": 2,
+        "examples": 16,
+        "layers": 2,
+        "length": 14,
+        "pool": "mean",
+        "steps": 2,
+        "learning_rate": 1e-2,
+        "init_scale": 1e-3,
+        "center": "no",
+    }
     return tuning.make_tuning(jax.random.key(1), **files, **given | other)
 
 
@@ -68,8 +84,10 @@ def test_layers_below_the_first_adapted_one_are_computed_once(files, pool):
 
     @jax.jit
     def both(made):
-        loss = lambda made, one: tuning.squared_error(one.net, made, None, one.train, None)[0]  # noqa: E731
-        return [jax.value_and_grad(loss)(made, one) for one in (part, whole)]
+        def loss(made, problem):
+            return tuning.squared_error(problem.net, made, None, problem.train, None)[0]
+
+        return [jax.value_and_grad(loss)(made, problem) for problem in (part, whole)]
 
     (one, slopes), (other, others) = jax.device_get(both(made))
     slack = 100 * tolerance("identity", "float32", size=40)
@@ -110,9 +128,14 @@ def test_what_is_filled_up_beyond_the_longest_pair_changes_nothing(files, monkey
     def outputs(step):
         monkeypatch.setattr(sentences, "STEP", step)
         net, found = tuning.drawn(
-            jax.random.split(jax.random.key(1)), 7, encoder=files["encoder"],
-            train_file=files["train_file"], length=40, pool="mean", layer=0,
-        )  # fmt: skip
+            jax.random.split(jax.random.key(1)),
+            7,
+            encoder=files["encoder"],
+            train_file=files["train_file"],
+            length=40,
+            pool="mean",
+            layer=0,
+        )
         return found, net(found.hidden, found.mask)
 
     (short, values), (filled, others) = outputs(2), outputs(40)
@@ -137,9 +160,10 @@ def test_pairs_that_share_rows_leave_the_loss_as_it_is(files, examples, pool):
 
         @jax.jit
         def both(made, batch=batch):
-            ways = (loss, partial(tuning.squared_error, found.net))
-            return [jax.value_and_grad(lambda m, f=f: f(m, None, batch, None)[0])(made)
-                    for f in ways]  # fmt: skip
+            return [
+                jax.value_and_grad(lambda added, way=way: way(added, None, batch, None)[0])(made)
+                for way in (loss, partial(tuning.squared_error, found.net))
+            ]
 
         (one, slopes), (other, others) = jax.device_get(both(made))
         slack = 100 * tolerance("identity", "float32", size=40)
@@ -168,8 +192,9 @@ def test_methods_start_as_stated(files):
     net = tuning.problem(case_of(files), 16, 1).net
     path = "model.layers.1.mlp.weights.0"
     made = {n: tuning.started(jax.random.key(0), net, n, 8, 1e-3)[path] for n in tuning.METHODS}
-    assert all((one.shape[0], other.shape[1]) == (40, 24)
-               for one, *_, other in (m.factors_now() for m in made.values()))  # fmt: skip
+    for adapter in made.values():
+        first, *_, last = adapter.factors_now()
+        assert (first.shape[0], last.shape[1]) == (40, 24)
     assert not made["lora"].B.any()
     assert 0.8 < made["lora"].A.std() < 1.2
     assert not made["lora_b"].A.any()
@@ -239,10 +264,10 @@ def test_one_step_on_the_real_loss(step):
     (eta_A, eta_B), s = np.asarray(step.rates), float(step.adapter.scale)
     B, A = np.asarray(step.adapter.B), np.asarray(step.adapter.A)
     after = s * (B - eta_B * s * G @ A.T) @ (A - eta_A * s * B.T @ G)
-    found, formula = one_step.measure_step(step), one_step.predict_step(step)
-    slack = tolerance("identity", "float64", size=40) * float(formula["real_scale"])
-    np.testing.assert_allclose(found["real_step"], after - s * B @ A, rtol=0, atol=slack)
-    np.testing.assert_allclose(formula["real_step"], after - s * B @ A, rtol=0, atol=slack)
+    theory, run = one_step.predict_step(step), one_step.measure_step(step)
+    slack = tolerance("identity", "float64", size=40) * float(theory.real_scale)
+    np.testing.assert_allclose(run.real_step, after - s * B @ A, rtol=0, atol=slack)
+    np.testing.assert_allclose(theory.real_step, after - s * B @ A, rtol=0, atol=slack)
     parts = [np.abs(part).max() for part in one_step.terms(step, jnp.asarray(G))]
     assert min(parts) > 1e-3 * max(parts)
 
@@ -257,7 +282,7 @@ def test_two_steps_of_the_toy_in_numpy(rates):
     b = -rates[1] * U * z
     U = b * z - 1
     expected = [rates[0] * b**2 * (x @ x), rates[1] * z**2, abs(U)]
-    found = widths._second_step(jnp.asarray(a), jnp.asarray(x), lambda G: G, jnp.asarray(rates))
+    found = widths.second_step(jnp.asarray(a), jnp.asarray(x), lambda G: G, jnp.asarray(rates))
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -273,15 +298,17 @@ def test_the_form_is_seen_where_theorem_2_holds(rule, holds):
     Phi = lrdyn.low_rank_target(keys[1], (9, 9), jnp.array([1.0, 0.7]))
     frame = lrdyn.frame(start, Phi, 2)
     run = lrdyn.simulate(
-        lambda layers: lrdyn.factorization_loss(layers, Phi), start,
-        optax.sgd(0.1) if rule == "sgd" else optax.adam(0.01), np.array([0, 40]),
-        record=lambda layers: evolution.looked_at(frame, start, 4, layers),
-    )  # fmt: skip
+        lambda layers: lrdyn.factorization_loss(layers, Phi),
+        start,
+        optax.sgd(0.1) if rule == "sgd" else optax.adam(0.01),
+        np.array([0, 40]),
+        record=lambda layers: singular_value_evolution.snapshot(frame, start, 4, layers),
+    )
     slack = tolerance("identity", "float64", size=9, steps=40)
-    assert (run.records["gap"][1] <= 10 * slack) == holds
-    assert holds or run.records["gap"][1] > CLEARLY * slack
+    assert (run.records.gap[1] <= 10 * slack) == holds
+    assert holds or run.records.gap[1] > CLEARLY * slack
     if holds:  # the four that move are those of the frame
-        angles = np.sort(run.records["right_angle"][1])
+        angles = np.sort(run.records.right_angle[1])
         np.testing.assert_allclose(angles[:4], 0, atol=1e-6)
         np.testing.assert_allclose(angles[4:], 90, atol=1e-5)
 
@@ -290,10 +317,9 @@ def test_the_form_is_seen_where_theorem_2_holds(rule, holds):
 
 
 SMALL = (
-    "--dev-pairs", "10", "--rank", "2", "--examples", "16", "--layers", "1", "--length", "14",
-    "--steps", "2", "--init-scale", "1", "--center", "yes", "--method", "lora", "deep_lora",
-    "--seeds", "1",
-)  # fmt: skip
+    "--dev-pairs 10 --rank 2 --examples 16 --layers 1 --length 14 --steps 2 --init-scale 1 "
+    "--center yes --method lora deep_lora --seeds 1"
+).split()
 
 
 def words_of(files):
@@ -308,18 +334,18 @@ def test_the_study_and_its_figures(command_line, files, tmp_path):
         "adapters: on an encoder of 3 layers of width 24, 64 pairs of sentences to draw from, 10 "
         "to test on"
     )
-    found = {claim["id"]: claim for claim in verdict_of(out)["claims"]}
+    claims = {claim["id"]: claim for claim in verdict_of(out)["claims"]}
     for name in ("real_step", "width_A", "width_B", "width_ratio"):
-        assert found[name]["holds"] is True
-        assert set(found[name]["judged"]) == {"float32", "float64"}
-    assert all(c["holds"] for c in found.values() if c["kind"] == "control")
-    assert found["few_shot_ahead_16"]["finding"]["seeds"] == 1
-    assert found["few_shot_ahead_64"]["finding"]["value"] is None  # not run
+        assert claims[name]["holds"] is True
+        assert set(claims[name]["judged"]) == {"float32", "float64"}
+    assert all(c["holds"] for c in claims.values() if c["kind"] == "control")
+    assert claims["few_shot_ahead_16"]["finding"]["seeds"] == 1
+    assert claims["few_shot_ahead_64"]["finding"]["value"] is None  # not run
     few, ranks = (results_of(out, group) for group in ("/few_shot", "/ranks"))
     np.testing.assert_array_equal(few.pearson.values.ravel(), ranks.pearson.values.ravel())
     assert few.method.values.tolist() == [0, 4]
     rows = few.pearson.values.ravel()
-    assert found["few_shot_ahead_16"]["finding"]["value"] == pytest.approx(rows[1] - rows[0])
+    assert claims["few_shot_ahead_16"]["finding"]["value"] == pytest.approx(rows[1] - rows[0])
     evolved = results_of(out, "/evolution")
     np.testing.assert_allclose(evolved.sigma.isel(step=0).values, 1, atol=1e-5)
     assert evolved.moved.isel(step=-1).values.min() > 1e-4

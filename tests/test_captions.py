@@ -64,9 +64,9 @@ def begun(experiment, patch, **settings):
     measure = partial(scenario.measure, case)
     # Traced where it can be, what comes before the training is not computed.
     trace = partial(jax.eval_shape, measure) if scenario.traced else measure
-    with pytest.raises(Started) as found:
+    with pytest.raises(Started) as started:
         trace()
-    return case, found.value.args[0]
+    return case, started.value.args[0]
 
 
 def is_rule(rule, kind, rate):
@@ -77,8 +77,8 @@ def is_rule(rule, kind, rate):
     def step(state, gradient):
         return rule.update(gradient, state, weights)[::-1]
 
-    found = jax.jit(lambda each: jax.lax.scan(step, rule.init(weights), each)[1])(gradients)
-    oracles.assert_close(found, np.stack([textbook.update(g) for g in gradients]), steps=4)
+    updates = jax.jit(lambda each: jax.lax.scan(step, rule.init(weights), each)[1])(gradients)
+    oracles.assert_close(updates, np.stack([textbook.update(g) for g in gradients]), steps=4)
 
 
 def is_loss(run, start, expected):
@@ -112,9 +112,9 @@ def figure_1(patch):
     quick = {flag.name: flag.default("quick") for flag in WEIGHT_UPDATES.flags}
     names = ("flat_data", "depth", "linear_scale", "linear_rate", "linear_steps")
     case = linear.make_linear(jax.random.key(0), examples=40, **{n: quick[n] for n in names})
-    with pytest.raises(Started) as found:
+    with pytest.raises(Started) as started:
         linear.measure_linear(case)
-    loss, start, rule, batches, steps = found.value.args[0]
+    loss, start, rule, batches, steps = started.value.args[0]
     assert fig01_weight_updates.QUICK["preset"] == "quick"
     assert batches.size is None  # full batches
     is_rule(rule, "sgd", quick["linear_rate"])
@@ -146,9 +146,9 @@ def figure_2(patch):
         case = synthetic.make_synthetic(
             jax.random.key(0), linear=linear_one, **{n: quick[n] for n in names}, **sizes
         )
-        with pytest.raises(Started) as found:
+        with pytest.raises(Started) as started:
             synthetic.measure_synthetic(case)
-        loss, net, rule, batches, steps = found.value.args[0]
+        loss, net, rule, batches, steps = started.value.args[0]
         is_rule(rule, "adam", quick["synthetic_rate"])
         assert (net.dropout, batches.size) == (quick["dropout"], quick["batch_size"])
         assert steps[-1] == quick["synthetic_epochs"] * batches.epoch
@@ -159,18 +159,18 @@ def figure_2(patch):
             hidden = W @ (activation(hidden) if place else hidden)
         batch = {"x": case.inputs.T, "y": case.target.T}
         expected = np.mean(np.sum((hidden - np.asarray(case.target)) ** 2, axis=0))
-        found, _ = loss(net, None, batch, None)
-        oracles.assert_close(found, expected, size=200)
+        value, _ = loss(net, None, batch, None)
+        oracles.assert_close(value, expected, size=200)
 
 
 def figure_3(patch):
     preset = fig03_svd_evolution.PRESET | {"dim": 9}
     del preset["seed"]
-    saved, seen, unseen = rendering.load(BASELINES / "fig03.nc"), set(), mock.MagicMock()
+    saved, every_steps, axes = rendering.load(BASELINES / "fig03.nc"), set(), mock.MagicMock()
     assert saved is not None
-    patch.setattr(plotting, "plot_compared", lambda *_, every, **__: seen.add(every[1]))
-    fig03_svd_evolution.plot_evolution(unseen, saved, "sigma")
-    assert seen == {5}  # "every fifth iteration"
+    patch.setattr(plotting, "plot_compared", lambda *_, every, **__: every_steps.add(every[1]))
+    fig03_svd_evolution.plot_evolution(axes, saved, "sigma")
+    assert every_steps == {5}  # "every fifth iteration"
     case, run = begun(fig03_svd_evolution.EVOLUTION, patch, **preset)
     is_rule(run.rule, "sgd", preset["learning_rate"])
     assert run.steps.tolist() == list(range(preset["steps"] + 1))
@@ -213,11 +213,11 @@ def figure_10(patch):
     assert quick["momentum"] == 0.9
     is_rule(run.rule, "momentum", quick["learning_rate"])
     assert run.steps[-1] == quick["steps"]
-    expected = sum(
-        chance / 2 * (np.sum((X - second @ (mask[:, None] / p * (first @ X))) ** 2)
-                      + np.sum((X - A @ (mask[:, None] * X)) ** 2))
-        for mask, chance in oracles.masks_of(range(4), p)
-    )  # fmt: skip
+    expected = 0.0
+    for mask, chance in oracles.masks_of(range(4), p):
+        missed = X - second @ (mask[:, None] / p * (first @ X))
+        masked = X - A @ (mask[:, None] * X)
+        expected += chance / 2 * (np.sum(missed**2) + np.sum(masked**2))
     is_loss(run, {"dropout": (first, second), "input": A}, expected)
 
 
@@ -233,8 +233,11 @@ def sweeps(patch):
     values = np.linalg.svd(np.asarray(case.target), compute_uv=False)
     evenly_spaced(np.diag(values), 2)
     assert [claim.id for claim in COROLLARY1.scenarios[0].claims] == [
-        "error_identity", "error_bound", "bound_attained", "parameters"
-    ]  # fmt: skip
+        "error_identity",
+        "error_bound",
+        "bound_attained",
+        "parameters",
+    ]
     (excess,) = (flag for flag in COROLLARY1.flags if flag.name == "excess_rank")
     assert excess.quick == (1,)
     for theorem in (COROLLARY1, THEOREM2):
@@ -244,26 +247,76 @@ def sweeps(patch):
 @pytest.mark.parametrize(
     ("name", "check", "words"),
     [
-        ("fig01", figure_1, ("full-batch gradient descent on half the mean squared error",
-         "from an orthogonal start", "without weight decay")),
-        ("fig02", figure_2, ("Adam on the squared error of mini-batches", "a teacher of rank 8",
-         "blue with dropout, grey without", "perceptron (ReLU)")),
-        ("fig03", figure_3, ("gradient descent", "half the mean squared error",
-         "rank-{rank} truncation", "every fifth iteration")),
-        ("fig06", figure_6, ("gradient descent on 1/2 ||.||_F^2", "without weight decay",
-         "evenly spaced in [1/2, 1]", "orthogonal initialisation")),
+        (
+            "fig01",
+            figure_1,
+            (
+                "full-batch gradient descent on half the mean squared error",
+                "from an orthogonal start",
+                "without weight decay",
+            ),
+        ),
+        (
+            "fig02",
+            figure_2,
+            (
+                "Adam on the squared error of mini-batches",
+                "a teacher of rank 8",
+                "blue with dropout, grey without",
+                "perceptron (ReLU)",
+            ),
+        ),
+        (
+            "fig03",
+            figure_3,
+            (
+                "gradient descent",
+                "half the mean squared error",
+                "rank-{rank} truncation",
+                "every fifth iteration",
+            ),
+        ),
+        (
+            "fig06",
+            figure_6,
+            (
+                "gradient descent on 1/2 ||.||_F^2",
+                "without weight decay",
+                "evenly spaced in [1/2, 1]",
+                "orthogonal initialisation",
+            ),
+        ),
         ("fig09", figure_9, ("gradient descent, heavy ball (0.9) and Adam",)),
-        ("fig10", figure_10, ("gradient descent with momentum {momentum:g} on the expected loss",
-         "dropout on m hidden units", "masks on its inputs")),
+        (
+            "fig10",
+            figure_10,
+            (
+                "gradient descent with momentum {momentum:g} on the expected loss",
+                "dropout on m hidden units",
+                "masks on its inputs",
+            ),
+        ),
         ("table1", table_1, ("Adam, {dtype}",)),
-        ("corollary1", sweeps, ("evenly spaced in [1/2, 1]", "error identity, bound where its "
-         "condition holds, its equality at t = 0, parameter count", "r^ = r and r + 1")),
-        ("theorem2", sweeps, ("evenly spaced in [1/2, 1]", "all of them")),
+        (
+            "corollary1",
+            sweeps,
+            (
+                "evenly spaced in [1/2, 1]",
+                "error identity, bound where its condition holds, its equality at t = 0, parameter "
+                "count",
+                "r^ = r and r + 1",
+            ),
+        ),
+        (
+            "theorem2",
+            sweeps,
+            ("evenly spaced in [1/2, 1]", "all of them"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_caption_says_what_is_run(name, check, words, monkeypatch):
-    for said in words:
-        assert said in CAPTIONS[name]
+    for phrase in words:
+        assert phrase in CAPTIONS[name]
     check(monkeypatch)
 
 
@@ -275,9 +328,9 @@ def test_the_figure_of_theorem_3_shows_gradient_descent(monkeypatch, unchecked):
 
     monkeypatch.setattr(dropout_minimiser_claims, "simulate", simulate)
     case: Any = SimpleNamespace(learning_rate=0.3, weights=(), steps=5)
-    with pytest.raises(Started) as found:
+    with pytest.raises(Started) as started:
         dropout_minimiser_claims.descend(case)
-    is_rule(found.value.args[0], "sgd", 0.3)
+    is_rule(started.value.args[0], "sgd", 0.3)
 
 
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda exhibit: exhibit.name)

@@ -14,10 +14,9 @@ from tests.runs import results_of, verdict_of
 from tests.test_weight_updates import many_images
 
 SMALL = (
-    "--depth", "2", "--network", "dln", "resnet", "--examples", "1000", "--synthetic-width", "24",
-    "--synthetic-epochs", "2", "--resnet-width", "2", "--resnet-epochs", "1", "--batch-size", "50",
-    "--seeds", "1",
-)  # fmt: skip
+    "--depth 2 --network dln resnet --examples 1000 --synthetic-width 24 --synthetic-epochs 2 "
+    "--resnet-width 2 --resnet-epochs 1 --batch-size 50 --seeds 1"
+).split()
 
 
 def test_spectra_are_those_of_numpy_whatever_the_shape():
@@ -25,21 +24,24 @@ def test_spectra_are_those_of_numpy_whatever_the_shape():
     for units, examples in ((4, 9), (9, 4)):
         H, W = rng.normal(size=(units, examples)), rng.normal(size=(3, units))
         scale = np.sqrt(np.linalg.norm(H, axis=1) / np.sqrt(examples) / np.linalg.norm(W, axis=0))
-        found = activations.spectra(jnp.asarray(H), jnp.asarray(W))
-        for name, rows in (("activations", H), ("balanced", H / scale[:, None])):
+        spectra = activations.spectra(jnp.asarray(H), jnp.asarray(W))
+        for rows, singular_values, rank in (
+            (H, spectra.activations, spectra.activations_rank),
+            (H / scale[:, None], spectra.balanced, spectra.balanced_rank),
+        ):
             values = np.linalg.svd(rows / np.sqrt(examples), compute_uv=False)
-            oracles.assert_close(found[name], values, size=9)
+            oracles.assert_close(singular_values, values, size=9)
             shares = values / values.sum()
             entropy = -np.sum(shares * np.log(shares))
-            oracles.assert_close(found[f"{name}_rank"], np.exp(entropy), size=9)
+            oracles.assert_close(rank, np.exp(entropy), size=9)
 
 
 def test_balanced_rows_do_not_depend_on_the_scale_of_units():
     rng = np.random.default_rng(1)
     H, W, D = rng.normal(size=(4, 9)), rng.normal(size=(3, 4)), np.array([0.1, 1.0, 3.0, 20.0])
-    one = activations.balanced(jnp.asarray(H), jnp.asarray(W))
-    other = activations.balanced(jnp.asarray(D[:, None] * H), jnp.asarray(W / D))
-    oracles.assert_close(other, one, size=9)
+    balanced = activations.balanced(jnp.asarray(H), jnp.asarray(W))
+    rescaled = activations.balanced(jnp.asarray(D[:, None] * H), jnp.asarray(W / D))
+    oracles.assert_close(rescaled, balanced, size=9)
     dead = activations.balanced(jnp.asarray(H) * jnp.array([0.0, 1, 1, 1])[:, None], jnp.asarray(W))
     assert not np.any(dead[0])
     assert np.isfinite(dead).all()
@@ -64,11 +66,11 @@ def test_the_loss_is_the_mean_over_all_masks(depth):
 def test_a_factor_below_the_minimum_of_the_loss_is_found_by_nobody():
     """The prediction is a minimum: the loss of its own factors, and of neighbours."""
     case = minimum.make_linear(jax.random.key(3), depth=2, width=8, dropout=0.6, steps=1)
-    found = dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, 8)
-    last, right = dropout.equalized_factors(found.product, 8)
+    shrinkage = dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, 8)
+    last, right = dropout.equalized_factors(shrinkage.product, 8)
     first = dropout.input_layer(right, case.inputs)
     least = minimum.expected_loss(case, (first, last))
-    values = minimum.predict_minimum(case)["balanced"]
+    values = minimum.predict_minimum(case).balanced
     H = activations.balanced(first @ case.inputs, last)
     gram = np.linalg.eigvalsh(H @ H.T)[::-1]  # the tail of values is a square root of round-off
     oracles.assert_close(gram, values**2, size=12, steps=8)
@@ -81,20 +83,27 @@ def test_a_factor_below_the_minimum_of_the_loss_is_found_by_nobody():
 
 def test_the_raw_limit_is_that_of_the_minimum_of_balanced_factors():
     case = raw.make_raw(jax.random.key(0), width=8, dropout=0.6)
-    found = dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, 8)
-    last, right = dropout.equalized_factors(found.product, 8)
+    shrinkage = dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, 8)
+    last, right = dropout.equalized_factors(shrinkage.product, 8)
     first = dropout.input_layer(right, case.inputs)  # of the same product, not balanced
     ratio = jnp.sqrt(jnp.linalg.norm(last, axis=0) / jnp.linalg.norm(first, axis=1))
     H = ratio[:, None] * first @ case.inputs
     gram = np.linalg.eigvalsh(H @ H.T)[::-1]
-    oracles.assert_close(gram[:6], raw.predict_raw(case)["limit"] ** 2, size=12, steps=8)
+    oracles.assert_close(gram[:6], raw.predict_raw(case).limit ** 2, size=12, steps=8)
 
 
 def test_the_shrunk_spectrum_is_that_of_the_data_themselves():
     case = synthetic.make_synthetic(
-        jax.random.key(0), linear=True, dropout=0.6, examples=100, synthetic_width=9,
-        synthetic_depth=2, synthetic_rate=0.1, synthetic_epochs=1, batch_size=10,
-    )  # fmt: skip
+        jax.random.key(0),
+        linear=True,
+        dropout=0.6,
+        examples=100,
+        synthetic_width=9,
+        synthetic_depth=2,
+        synthetic_rate=0.1,
+        synthetic_epochs=1,
+        batch_size=10,
+    )
     assert isinstance(case.net, networks.MLP)
     n = 100
     slack = tolerance("identity", "float64", size=n)
@@ -110,12 +119,12 @@ def test_the_study_runs_on_a_set_of_the_readers_own(command_line, monkeypatch, t
     status, text, errors = command_line(DROPOUT_SPECTRA, *SMALL, *words)
     assert status == 0, errors + text
     assert text.splitlines()[0] == "dropout_spectra: residual network on MNIST (made up)"
-    found = {claim["id"]: claim for claim in verdict_of(tmp_path / "out")["claims"]}
-    held = {name for name, claim in found.items() if claim["holds"] and claim["kind"] != "control"}
+    claims = {claim["id"]: claim for claim in verdict_of(tmp_path / "out")["claims"]}
+    held = {name for name, claim in claims.items() if claim["holds"] and claim["kind"] != "control"}
     assert held == {"balanced_spectrum", "equal_units", "raw_spectrum"}
     for network in ("dln", "resnet"):
-        assert found[f"{network}_lower_rank"]["holds"] is None  # one seed
-        assert found[f"{network}_quality"]["finding"]["seeds"] == 1
+        assert claims[f"{network}_lower_rank"]["holds"] is None  # one seed
+        assert claims[f"{network}_quality"]["finding"]["seeds"] == 1
         run = results_of(tmp_path / "out", f"/{network}")
         assert np.isfinite(run["activations"].values).all()
         assert np.array_equal(run["activations"][..., 0, :], run["plain_activations"][..., 0, :])

@@ -83,7 +83,9 @@ def test_a_claim_with_too_few_seeds_is_open_and_so_is_its_control(command_line, 
 
 
 def test_a_control_by_another_array_must_fail(command_line, tmp_path):
-    same = dataclasses.replace(training.LEARNED.controls[0], swap={"share": "share"})
+    same = dataclasses.replace(
+        training.LEARNED.controls[0], swap=lambda theory, run: (run.share, run.share)
+    )
     learned = dataclasses.replace(training.LEARNED, controls=(same,))
     study = Study("teacher", "", training.TEACHER.flags, (training.ONE_STEP, learned))
     status, *_ = command_line(study, "--steps", "300", "--seeds", "4", "--out", tmp_path)
@@ -190,7 +192,7 @@ def test_an_edited_study_has_another_folder():
     from lrdyn.studies import weight_updates
 
     files = {path.name for path in sources._files([weight_updates.EDGE.measure])}
-    assert {"edge.py", "measures.py", "classifier_claims.py", "setting.py"} <= files
+    assert {"edge.py", "pictures.py", "classifier_claims.py", "setting.py"} <= files
 
 
 def test_a_study_begins_with_an_identity():

@@ -8,7 +8,7 @@ import pytest
 import lrdyn
 from lrdyn.data import Images
 from lrdyn.engine.claims import CLEARLY, above_p, tolerance
-from lrdyn.studies.weight_updates import WEIGHT_UPDATES, edge, linear, measures, nonlinear
+from lrdyn.studies.weight_updates import WEIGHT_UPDATES, edge, linear, nonlinear, updates
 from tests import oracles
 from tests.runs import results_of, verdict_of
 
@@ -32,14 +32,14 @@ def test_moments_give_the_loss_of_the_data():
             jnp.asarray(scale * rng.normal(size=(6, 6))),
             jnp.asarray(rng.normal(size=(3, 6))),
         )
-        found, _ = linear.linear_loss(weights, None, data, None)
+        loss, _ = linear.linear_loss(weights, None, data, None)
         missed = np.sum((np.asarray(weights[1] @ weights[0]) @ X - Y) ** 2) / 40
         nothing = np.sum(Y**2) / 40 - np.sum(data.outputs**2) / 2
-        oracles.assert_close(found + nothing, missed, size=20)
+        oracles.assert_close(loss + nothing, missed, size=20)
 
 
 def test_whitened_coordinates_are_white():
-    white = measures.whiten(np.random.default_rng(0).normal(size=(8, 30)), 5)
+    white = edge.whiten(np.random.default_rng(0).normal(size=(8, 30)), 5)
     slack = tolerance("identity", "float64", size=30)
     np.testing.assert_allclose(white @ white.T / 30, np.eye(5), rtol=0, atol=10 * slack)
 
@@ -47,19 +47,21 @@ def test_whitened_coordinates_are_white():
 def test_measures_of_an_update_of_known_spectrum():
     values = np.array([3.0, 2.0, 1.0, 0.5])
     Q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))
-    found = measures.of_update(jnp.asarray(Q * values), 2)
-    oracles.assert_close(found["update"], values, size=4)
-    oracles.assert_close(found["share"], 13 / 14.25, size=4)
-    oracles.assert_close(found["stable_rank"], 14.25 / 9, size=4)
+    spectrum = updates.of_update(jnp.asarray(Q * values), 2)
+    oracles.assert_close(spectrum.update, values, size=4)
+    oracles.assert_close(spectrum.share, 13 / 14.25, size=4)
+    oracles.assert_close(spectrum.stable_rank, 14.25 / 9, size=4)
     shares = values / values.sum()
-    oracles.assert_close(found["effective_rank"], np.exp(-np.sum(shares * np.log(shares))), size=4)
+    oracles.assert_close(spectrum.effective_rank, np.exp(-np.sum(shares * np.log(shares))), size=4)
 
 
 def test_a_gaussian_update_is_of_full_rank_and_of_equal_norm():
     update = jnp.ones((40, 40))
-    found = measures.of_gaussian(jax.random.key(0), update, 2)
-    assert found["share_gaussian"] < 0.3
-    assert found["effective_rank_gaussian"] > 20
+    drawn = updates.gaussian_like(jax.random.key(0), update)
+    oracles.assert_close(jnp.linalg.norm(drawn), 40, size=40)
+    spectrum = updates.of_update(drawn, 2)
+    assert spectrum.share < 0.3
+    assert spectrum.effective_rank > 20
 
 
 @pytest.mark.parametrize(("shift", "small"), [(0.2, True), (0.0, False), (-0.2, False)])
@@ -71,15 +73,20 @@ def test_a_mean_above_a_threshold_is_told_from_one_that_is_not(shift, small):
 def test_the_linear_network_learns_and_moves_in_few_directions(monkeypatch):
     monkeypatch.setattr(linear, "images", lambda name: few_images())
     case = linear.make_linear(
-        jax.random.key(0), flat_data="mnist", examples=60, depth=3, linear_scale=0.3,
-        linear_rate=0.05, linear_steps=300,
-    )  # fmt: skip
-    found = linear.measure_linear(case)
-    assert found["train_accuracy"] > 0.95
-    assert found["update"].shape == (26, 25)
-    assert found["share_end"] == found["share"][-1] > 0.99 > 1.4 * found["share_gaussian"]
-    assert found["loss"][-1] < 0.5 * found["loss"][1]
-    oracles.assert_close(found["start"], np.full(25, 0.3), size=25)
+        jax.random.key(0),
+        flat_data="mnist",
+        examples=60,
+        depth=3,
+        linear_scale=0.3,
+        linear_rate=0.05,
+        linear_steps=300,
+    )
+    measured = linear.measure_linear(case)
+    assert measured.train_accuracy > 0.95
+    assert measured.update.shape == (26, 25)
+    assert measured.share_end == measured.share[-1] > 0.99 > 1.4 * measured.share_gaussian
+    assert measured.loss[-1] < 0.5 * measured.loss[1]
+    oracles.assert_close(measured.start, np.full(25, 0.3), size=25)
 
 
 @pytest.fixture
@@ -106,17 +113,17 @@ def test_the_whitened_update_has_rank_2k_and_a_coloured_one_has_not(edge_case):
         values = np.linalg.svd(layers[1] - start, compute_uv=False)
         return values[6] / values[0], values
 
-    found = edge.measure_edge(edge_case)
+    measured = edge.measure_edge(edge_case)
     white, values = tail(X)
-    oracles.assert_close(found["update"][-1, 1], values, size=60, steps=100)
+    oracles.assert_close(measured.update[-1, 1], values, size=60, steps=100)
     assert white <= slack
-    assert float(found["edge"][1]) <= slack
+    assert float(measured.edge[1]) <= slack
     assert tail(np.linspace(0.5, 1.5, 12)[:, None] * X)[0] > CLEARLY * slack
 
 
 def test_singular_values_are_of_the_square_layers_alone(edge_case):
-    found = edge.measure_edge(edge_case)
-    assert found["update"].shape == (26, 2, 12)
+    measured = edge.measure_edge(edge_case)
+    assert measured.update.shape == (26, 2, 12)
     values = lrdyn.singular_values(edge_case.weights[0])
     oracles.assert_close(values, np.full(12, 0.3), size=12)
 
@@ -135,11 +142,10 @@ def many_images(monkeypatch, tmp_path, count=200, tested=40):
 
 
 SMALL = (
-    "--linear-steps", "30", "--mlp-width", "24", "--mlp-epochs", "2", "--batch-size", "20",
-    "--vgg-epochs", "1", "--vit-width", "24", "--vit-depth", "1", "--vit-heads", "2",
-    "--vit-epochs", "1", "--edge-width", "24", "--edge-steps", "60", "--reach-width", "24",
-    "--reach-depth", "3", "--seeds", "1",
-)  # fmt: skip
+    "--linear-steps 30 --mlp-width 24 --mlp-epochs 2 --batch-size 20 --vgg-epochs 1 "
+    "--vit-width 24 --vit-depth 1 --vit-heads 2 --vit-epochs 1 --edge-width 24 --edge-steps 60 "
+    "--reach-width 24 --reach-depth 3 --seeds 1"
+).split()
 
 
 def test_the_study_runs_on_a_set_of_the_readers_own(command_line, monkeypatch, tmp_path):
@@ -148,28 +154,25 @@ def test_the_study_runs_on_a_set_of_the_readers_own(command_line, monkeypatch, t
     status, text, errors = command_line(WEIGHT_UPDATES, *SMALL, *words)
     assert status == 0, errors + text
     assert text.splitlines()[0] == "weight_updates: on MNIST (made up)"
-    found = {claim["id"]: claim for claim in verdict_of(tmp_path / "out")["claims"]}
-    held = {name for name, claim in found.items() if claim["holds"] and claim["kind"] != "control"}
-    assert held >= {"whitened_edge", "narrow_edge", *nonlinear.TEXTS}
+    claims = {claim["id"]: claim for claim in verdict_of(tmp_path / "out")["claims"]}
+    held = {name for name, claim in claims.items() if claim["holds"] and claim["kind"] != "control"}
+    assert held >= {"whitened_edge", "narrow_edge", *(claim.id for claim in nonlinear.CLAIMS)}
     for network in ("dln", "mlp", "vgg", "vit"):
-        assert found[f"{network}_share"]["holds"] is None  # one seed
-        assert found[f"{network}_accuracy"]["finding"]["seeds"] == 1
+        assert claims[f"{network}_share"]["holds"] is None  # one seed
+        assert claims[f"{network}_accuracy"]["finding"]["seeds"] == 1
         run = results_of(tmp_path / "out", f"/{network}")
         assert np.isfinite(run["loss"].values[..., 1:]).all()
         assert (run["diverged_at"] == -1).all()
-    rows, columns = (results_of(tmp_path / "out", "/vgg")[n].values for n in MATRIX_SIDES)
-    assert rows.ravel().tolist()[-2:] == [512, 10]
-    assert columns.ravel().tolist()[:2] == [9, 64 * 9]
-
-
-MATRIX_SIDES = ("matrix_rows", "matrix_columns")
+    run = results_of(tmp_path / "out", "/vgg")
+    assert run["matrix_rows"].values.ravel().tolist()[-2:] == [512, 10]
+    assert run["matrix_columns"].values.ravel().tolist()[:2] == [9, 64 * 9]
 
 
 def test_the_expansion_in_the_nonlinearity_against_a_loop():
     """Off-diagonal blocks of one leaky run, with gradients by hand."""
     case = nonlinear.make_nonlinear(jax.random.key(0), reach_width=24, reach_depth=2)
     kink = 0.01
-    residual, energy = nonlinear._departure(case, nonlinear.leaky, jnp.asarray(kink))
+    residual, energy = nonlinear.departure(case, nonlinear.leaky, jnp.asarray(kink))
     X, Y = np.asarray(case.inputs), np.asarray(case.outputs)
     A, B = oracles.double(case.weights)
     start = A.copy()
@@ -188,7 +191,7 @@ def test_the_expansion_in_the_nonlinearity_against_a_loop():
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--vit-patch", "64"), "--vit-patch: got 64, wanted a divisor of 8, the side"),
         (("--vit-patch", "3"), "--vit-patch: got 3, wanted a divisor of 8"),
@@ -204,11 +207,11 @@ def test_the_expansion_in_the_nonlinearity_against_a_loop():
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_before_anything_runs(
-    command_line, monkeypatch, tmp_path, words, said
+    command_line, monkeypatch, tmp_path, words, message
 ):
     many_images(monkeypatch, tmp_path)
     where = ("--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "out")
     status, _, errors = command_line(WEIGHT_UPDATES, *where, *words)
     assert (status, errors.count("\n")) == (2, 1)
-    assert said in errors
+    assert message in errors
     assert not (tmp_path / "out").exists()

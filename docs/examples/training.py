@@ -1,15 +1,18 @@
 """A study in one file: the update of a perceptron that learns a teacher of low rank."""
 
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float, Int
 
 import lrdyn
 from lrdyn import cli
 from lrdyn.engine.claims import above_p
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Study
 from lrdyn.networks import mlp
 from lrdyn.training import Batches, train
@@ -18,6 +21,13 @@ RANK, INPUTS = 2, 20
 
 
 # What carries the verdict: an identity, with one seed ------------------------------------------
+
+
+class Step(NamedTuple):
+    rest: Float[Array, "index"] = ABSENT
+    """Singular values of the gradient behind the fifth."""
+    scale: Float[Array, ""] = ABSENT
+    """Its norm."""
 
 
 def one_batch(key, *, width):
@@ -34,29 +44,49 @@ def one_step(case, l2=0.0):
         return jnp.mean((net(inputs) - outputs) ** 2) + decay
 
     gradient = jax.grad(loss)(net).weights[0]
-    return {"rest": lrdyn.singular_values(gradient)[5:], "scale": jnp.linalg.norm(gradient)}
+    return Step(rest=lrdyn.singular_values(gradient)[5:], scale=jnp.linalg.norm(gradient))
 
 
 ONE_STEP = lrdyn.Scenario(
-    "one_step", one_batch,
-    predict=lambda case: {"rest": jnp.zeros(min(INPUTS, len(case[0].weights[0])) - 5)},
+    "one_step",
+    one_batch,
+    predict=lambda case: Step(rest=jnp.zeros(min(INPUTS, len(case[0].weights[0])) - 5)),
     measure=one_step,
+    theory=Step,
+    measured=Step,
     claims=(
         lrdyn.Claim(
-            "rank_of_a_step", "the gradient of a batch of 5 has rank 5",
-            residual=lambda one: float(np.max(one.measured["rest"]) / one.measured["scale"]),
-            reads=("rest", "scale"),
+            "rank_of_a_step",
+            "the gradient of a batch of 5 has rank 5",
+            residual=lambda outcome: float(np.max(outcome.measured.rest) / outcome.measured.scale),
+            reads=lambda theory, run: (run.rest, run.scale),
         ),
     ),
     controls=(
-        lrdyn.Control("decayed_step", "with weight decay", "rank_of_a_step",
-                      measure=lambda case: one_step(case, l2=0.1)),
+        lrdyn.Control(
+            "decayed_step",
+            "with weight decay",
+            "rank_of_a_step",
+            measure=lambda case: one_step(case, l2=0.1),
+        ),
     ),
-    dims={"rest": ("index",)},
-)  # fmt: skip
+)
 
 
 # What is trained, and claimed over seeds -------------------------------------------------------
+
+
+class Learned(NamedTuple):
+    update: Float[np.ndarray, "step index"] = ABSENT
+    """Singular values of W(t) - W(0), of the first layer."""
+    share: Float[np.ndarray, ""] = ABSENT
+    """Share of the last update in its first directions."""
+    none: Float[np.ndarray, ""] = ABSENT
+    """Share in its last directions, as many."""
+    step: Int[np.ndarray, "step"] = ABSENT
+    """Recorded steps."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the training diverged, or -1."""
 
 
 def student(key, *, width, steps, learning_rate):
@@ -75,50 +105,69 @@ def learn(case):
     key, net, data, steps, learning_rate = case
 
     def look(now, state):
-        return {"update": lrdyn.singular_values(now.weights[0] - net.weights[0])}
+        return lrdyn.singular_values(now.weights[0] - net.weights[0])
 
     steps = lrdyn.recorded_steps(steps, 11)
     rule = optax.sgd(learning_rate)
     run = train(key, squared_error, net, rule, Batches(data, 32), steps, record=look)
-    squares = run.records["update"][-1] ** 2
-    return run.records | {
-        "share": np.sum(squares[:RANK]) / np.sum(squares),
-        "none": np.sum(squares[-RANK:]) / np.sum(squares),
-        "step": steps, "diverged_at": run.diverged_at,
-    }  # fmt: skip
+    squares = run.records[-1] ** 2
+    return Learned(
+        update=run.records,
+        share=np.sum(squares[:RANK]) / np.sum(squares),
+        none=np.sum(squares[-RANK:]) / np.sum(squares),
+        step=steps,
+        diverged_at=run.diverged_at,
+    )
 
 
 LEARNED = lrdyn.Scenario(
-    "learned", student, measure=learn,
+    "learned",
+    student,
+    measure=learn,
+    measured=Learned,
     claims=(
         lrdyn.Claim(
             "in_the_teachers_rank",
             "more than .3 of the update is in its first 2 of 20 directions (seed 0 had .48)",
-            kind="statistical", reads=("share",), tolerance=0.01, seeds=3,
-            residual=lambda one: above_p(0.3, one.measured["share"]),
+            kind="statistical",
+            residual=lambda outcome: above_p(0.3, outcome.measured.share),
+            reads=lambda theory, run: (run.share,),
+            tolerance=0.01,
+            seeds=3,
         ),
     ),
     controls=(
-        lrdyn.Control("last_directions", "the last 2 directions", "in_the_teachers_rank",
-                      swap={"share": "none"}),
+        lrdyn.Control(
+            "last_directions",
+            "the last 2 directions",
+            "in_the_teachers_rank",
+            swap=lambda theory, run: (run.share, run.none),
+        ),
     ),
-    dims={"update": ("step", "index"), "step": ("step",)},
-    steps="steps", diverged="diverged_at", trains=True,
+    steps="steps",
+    diverged=lambda run: run.diverged_at,
+    trains=True,
     findings=(
-        Finding("share", "share of the first 2 directions", lambda one: one.measured["share"],
-                above=0.9),
+        Finding(
+            "share",
+            "share of the first 2 directions",
+            lambda outcome: outcome.measured.share,
+            reads=lambda theory, run: (run.share,),
+            above=0.9,
+        ),
     ),
-)  # fmt: skip
+)
 
 TEACHER = Study(
-    "teacher", "a perceptron that learns a teacher of low rank moves in few directions",
+    "teacher",
+    "a perceptron that learns a teacher of low rank moves in few directions",
     (
         lrdyn.Flag("width", (30,), lrdyn.at_least(10), int, help="hidden units", shapes=True),
         lrdyn.Flag("learning_rate", (0.3,), lrdyn.POSITIVE, float, "eta", "step size"),
         lrdyn.Flag("steps", (300,), lrdyn.at_least(1), int, "t", "steps", swept=False),
     ),
     (ONE_STEP, LEARNED),
-)  # fmt: skip
+)
 
 if __name__ == "__main__":
     sys.exit(cli.main(TEACHER))

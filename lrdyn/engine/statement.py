@@ -216,8 +216,8 @@ class Control(Generic[C, T, M]):
         """Name of a field -> of the one that stands in its place."""
         if self.swap is None or isinstance(self.swap, Mapping):
             return self.swap or {}
-        place, other = names_of(self.swap, 2)
-        return {place: other}
+        names = names_of(self.swap, 2)
+        return {names[0]: names[-1]}  # one name where a field stands in its own place
 
     def shows_in(self, precision: str) -> bool:
         """Whether its failure can be seen in a precision."""

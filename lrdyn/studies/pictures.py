@@ -50,20 +50,21 @@ def evaluated(
     size = min(250, len(inputs))
     full = len(inputs) - len(inputs) % size
     pieces = [inputs[i : i + size] for i in range(0, full, size)] + [inputs[full:]]
-    kept = [piece for piece in pieces if len(piece)]
-    return np.concatenate([np.asarray(part(net, state, jnp.asarray(piece))) for piece in kept])
+    # Of one full size but for the last: two programs are compiled at most.
+    pieces = [piece for piece in pieces if len(piece)]
+    return np.concatenate([np.asarray(part(net, state, jnp.asarray(piece))) for piece in pieces])
 
 
 def outputs(net: networks.Network, image: Array, state: PyTree) -> Array:
     """f(x) in evaluation."""
-    found = net(image, state=state)
-    return found if state is None else found[0]
+    returned = net(image, state=state)
+    return returned if state is None else returned[0]
 
 
 def features(net: networks.Network, image: Array, state: PyTree) -> Array:
     """h(x) in evaluation."""
-    found = net.features(image, state=state)
-    return found if state is None else found[0]
+    returned = net.features(image, state=state)
+    return returned if state is None else returned[0]
 
 
 def accuracy(
@@ -75,7 +76,7 @@ def accuracy(
 
 def cross_entropy(net: networks.Network, state: PyTree, batch: dict[str, Array], key: Any) -> Any:
     """Mean cross-entropy of a batch, and the share of it that is classified correctly."""
-    found = networks.apply(net, read(batch["x"], net), key=key, state=state)
-    found, after = (found, None) if state is None else found
-    correct = jnp.mean(1.0 * (jnp.argmax(found, axis=-1) == batch["y"]))
-    return networks.cross_entropy(found, batch["y"]), (after, {"accuracy": correct})
+    returned = networks.apply(net, read(batch["x"], net), key=key, state=state)
+    logits, after = (returned, None) if state is None else returned
+    correct = jnp.mean(1.0 * (jnp.argmax(logits, axis=-1) == batch["y"]))
+    return networks.cross_entropy(logits, batch["y"]), (after, {"accuracy": correct})

@@ -10,12 +10,12 @@ from typing import Any
 from lrdyn.engine.flags import POSITIVE, Domain, Flag, at_least, one_of
 from lrdyn.engine.statement import Study
 from lrdyn.studies.adapter_training import sentences
-from lrdyn.studies.adapter_training.evolution import EVOLUTION
 from lrdyn.studies.adapter_training.factors import FACTORS
 from lrdyn.studies.adapter_training.few_shot import FEW_SHOT
 from lrdyn.studies.adapter_training.one_step import REAL_STEP
 from lrdyn.studies.adapter_training.ranks import RANKS
 from lrdyn.studies.adapter_training.sentences import AUTO
+from lrdyn.studies.adapter_training.singular_value_evolution import EVOLUTION
 from lrdyn.studies.adapter_training.tuning import METHODS, POOLS
 from lrdyn.studies.adapter_training.widths import WIDTH_SWEEP
 
@@ -27,8 +27,13 @@ def _about(settings: Mapping[str, Any]) -> str:
     for split in ("train", "dev"):
         counts.append(len(sentences.pairs_of(settings[f"{split}_file"], split).scores))
     width = len(model.embeddings.norm.gain)
-    _check(settings, len(model.layers), width, len(model.embeddings.positions),
-           model.pooler is not None)  # fmt: skip
+    _check(
+        settings,
+        layers=len(model.layers),
+        width=width,
+        positions=len(model.embeddings.positions),
+        pooler=model.pooler is not None,
+    )
     trained, tested = counts[0], min(settings["dev_pairs"], counts[1])
     return (
         f"on an encoder of {len(model.layers)} layers of width {width}, {trained:,} pairs of "
@@ -37,14 +42,16 @@ def _about(settings: Mapping[str, Any]) -> str:
 
 
 def _check(
-    settings: Mapping[str, Any], layers: int, width: int, positions: int, pooler: bool
+    settings: Mapping[str, Any], *, layers: int, width: int, positions: int, pooler: bool
 ) -> None:
     """Refuse what does not fit to the encoder."""
     if settings["layers"] > layers:
         raise ValueError(f"--layers: got {settings['layers']}, wanted at most {layers}")
     if settings["length"] > positions:
-        raise ValueError(f"--length: got {settings['length']}, wanted at most {positions}, the "
-                         "encoder's table of positions")  # fmt: skip
+        raise ValueError(
+            f"--length: got {settings['length']}, wanted at most {positions}, the encoder's table "
+            "of positions"
+        )
     if settings["pool"] == "pooler" and not pooler:
         raise ValueError("--pool: got 'pooler', wanted 'mean': the encoder has no pooler")
     rank = settings["rank"][0]
@@ -60,36 +67,145 @@ PARTS = ("evolution", "factors", "few_shot", "ranks")
 PATH = Domain("a path", lambda word: bool(word))
 
 FLAGS = (
-    Flag("encoder", (AUTO,), PATH, str, help="folder of a BERT; auto takes the package of make "
-         "encoder", shapes=True, swept=False, source=True),
-    Flag("train_file", (AUTO,), PATH, str, help="pairs to train on, a TSV or CSV; auto takes "
-         "STS-B's", shapes=True, swept=False, source=True),
-    Flag("dev_file", (AUTO,), PATH, str, help="pairs to test on", shapes=True, swept=False,
-         source=True),
-    Flag("dev_pairs", (500,), at_least(2), int, help="how many of them at most", paper=(1500,),
-         swept=False),
-    Flag("part", PARTS, one_of(*PARTS), str, help="trainings to run: Figure 4, 5, 7, 8",
-         shapes=True),
-    Flag("method", ("lora", "deep_lora", "lora_over_rank"), one_of(*METHODS), str,
-         help="methods of Figures 7 and 8", shapes=True),
-    Flag("rank", (8, 16, 32, 64), at_least(1), int, "r", "ranks of Figure 8; the first is that of "
-         "the other figures", shapes=True),
-    Flag("examples", (16, 64), at_least(2), int, "n", "examples of Figure 7; Figures 4 and 5 take "
-         "the most, Figure 8 the fewest", (16, 64, 256), shapes=True),
-    Flag("layers", (2,), at_least(1), int, help="layers that are adapted, the last ones",
-         paper=(12,), swept=False),
-    Flag("length", (32,), at_least(5), int, help="tokens of a pair", paper=(128,), swept=False),
-    Flag("pool", ("mean",), one_of(*POOLS), str, help="what the head reads: the mean over the "
-         "tokens, or what the pooler makes of the first", paper=("pooler",), shapes=True,
-         swept=False),
-    Flag("steps", (100,), at_least(1), int, "t", "steps of a training", (500,), swept=False),
-    Flag("learning_rate", (1e-4,), POSITIVE, float, "eta", "rate of Adam, which falls to 0; Deep "
-         "LoRA takes ten times as much", swept=False),
-    Flag("init_scale", (1.0, 1e-3), POSITIVE, float, "eps", "init scale of Deep LoRA in Figure 4; "
-         "the smallest is that of the other figures", shapes=True),
-    Flag("center", ("no", "yes"), one_of("no", "yes"), str, help="whether Figure 4's product is "
-         "added less its start", shapes=True),
-)  # fmt: skip
+    Flag(
+        "encoder",
+        (AUTO,),
+        PATH,
+        str,
+        help="folder of a BERT; auto takes the package of make encoder",
+        shapes=True,
+        swept=False,
+        source=True,
+    ),
+    Flag(
+        "train_file",
+        (AUTO,),
+        PATH,
+        str,
+        help="pairs to train on, a TSV or CSV; auto takes STS-B's",
+        shapes=True,
+        swept=False,
+        source=True,
+    ),
+    Flag(
+        "dev_file",
+        (AUTO,),
+        PATH,
+        str,
+        help="pairs to test on",
+        shapes=True,
+        swept=False,
+        source=True,
+    ),
+    Flag(
+        "dev_pairs",
+        (500,),
+        at_least(2),
+        int,
+        help="how many of them at most",
+        paper=(1500,),
+        swept=False,
+    ),
+    Flag(
+        "part",
+        PARTS,
+        one_of(*PARTS),
+        str,
+        help="trainings to run: Figure 4, 5, 7, 8",
+        shapes=True,
+    ),
+    Flag(
+        "method",
+        ("lora", "deep_lora", "lora_over_rank"),
+        one_of(*METHODS),
+        str,
+        help="methods of Figures 7 and 8",
+        shapes=True,
+    ),
+    Flag(
+        "rank",
+        (8, 16, 32, 64),
+        at_least(1),
+        int,
+        symbol="r",
+        help="ranks of Figure 8; the first is that of the other figures",
+        shapes=True,
+    ),
+    Flag(
+        "examples",
+        (16, 64),
+        at_least(2),
+        int,
+        symbol="n",
+        help="examples of Figure 7; Figures 4 and 5 take the most, Figure 8 the fewest",
+        paper=(16, 64, 256),
+        shapes=True,
+    ),
+    Flag(
+        "layers",
+        (2,),
+        at_least(1),
+        int,
+        help="layers that are adapted, the last ones",
+        paper=(12,),
+        swept=False,
+    ),
+    Flag(
+        "length",
+        (32,),
+        at_least(5),
+        int,
+        help="tokens of a pair",
+        paper=(128,),
+        swept=False,
+    ),
+    Flag(
+        "pool",
+        ("mean",),
+        one_of(*POOLS),
+        str,
+        help="what the head reads: the mean over the tokens, or what the pooler makes of the first",
+        paper=("pooler",),
+        shapes=True,
+        swept=False,
+    ),
+    Flag(
+        "steps",
+        (100,),
+        at_least(1),
+        int,
+        symbol="t",
+        help="steps of a training",
+        paper=(500,),
+        swept=False,
+    ),
+    Flag(
+        "learning_rate",
+        (1e-4,),
+        POSITIVE,
+        float,
+        symbol="eta",
+        help="rate of Adam, which falls to 0; Deep LoRA takes ten times as much",
+        swept=False,
+    ),
+    Flag(
+        "init_scale",
+        (1.0, 1e-3),
+        POSITIVE,
+        float,
+        symbol="eps",
+        help="init scale of Deep LoRA in Figure 4; the smallest is that of the other figures",
+        shapes=True,
+    ),
+    Flag(
+        "center",
+        ("no", "yes"),
+        one_of("no", "yes"),
+        str,
+        help="whether Figure 4's product is added less its start",
+        shapes=True,
+    ),
+)
 
 ADAPTERS = Study(
     "adapters",

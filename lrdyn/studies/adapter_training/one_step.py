@@ -4,7 +4,7 @@
 of the training, through all layers above the matrix.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Key
 from lrdyn import adapters
 from lrdyn.adapters import Factors
 from lrdyn.core.initialization import gaussians
-from lrdyn.engine.claims import on_scale
+from lrdyn.engine.claims import relative_difference
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.studies.adapter_training import sentences
 from lrdyn.studies.adapter_training.sentences import Examples
@@ -32,6 +33,23 @@ from lrdyn.studies.adapter_training.tuning import (
 
 SCALE, RATIO = 2.0, 4.0
 """s, and eta_B over eta_A."""
+
+
+class StepTheory(NamedTuple):
+    """What is predicted of one step."""
+
+    real_step: Float[Array, "row column"] = ABSENT
+    """Change of s B A."""
+    real_scale: Float[Array, ""] = ABSENT
+    """Largest sum of the sizes of the three terms and of s B A itself, of which the change is a
+    difference: the scale of its rounding."""
+
+
+class StepMeasured(NamedTuple):
+    """What is measured of one step."""
+
+    real_step: Float[Array, "row column"] = ABSENT
+    """Change of s B A."""
 
 
 class Step(eqx.Module):
@@ -56,15 +74,20 @@ def make_step(
     path, layer = value_matrix(sentences.read(sentences.folder_of(encoder)).model)
     data_key, head_key, key = jax.random.split(key, 3)
     net, batch = drawn(
-        jnp.stack([data_key, head_key]), BATCH, encoder=encoder, train_file=train_file,
-        length=length, pool=pool, layer=layer,
-    )  # fmt: skip
+        jnp.stack([data_key, head_key]),
+        BATCH,
+        encoder=encoder,
+        train_file=train_file,
+        length=length,
+        pool=pool,
+        layer=layer,
+    )
     m, n = value_of(net).shape
     B, A = gaussians(key, [(m, rank), (rank, n)])
     adapter = Factors(B / np.sqrt(m), A / np.sqrt(n), jnp.asarray(SCALE, B.dtype))
     case = Step(net, batch, adapter, jnp.ones(2), path)
     size = 1 / jnp.linalg.norm(slope(case, merged(case)))
-    return eqx.tree_at(lambda one: one.rates, case, size * jnp.array([1.0, RATIO], B.dtype))
+    return eqx.tree_at(lambda case: case.rates, case, size * jnp.array([1.0, RATIO], B.dtype))
 
 
 def merged(case: Step) -> Float[Array, "m n"]:
@@ -79,78 +102,97 @@ def slope(case: Step, W: Float[Array, "m n"]) -> Float[Array, "m n"]:
 
 def terms(case: Step, G: Float[Array, "m n"]) -> Float[Array, "3 m n"]:
     """The three terms of the change of s B A."""
-    (eta_A, eta_B), one = case.rates, case.adapter
-    s, B, A = one.scale, one.B, one.A
-    return jnp.stack([
-        -eta_A * s**2 * B @ (B.T @ G),
-        -eta_B * s**2 * G @ A.T @ A,
-        eta_A * eta_B * s**3 * (G @ A.T) @ (B.T @ G),
-    ])  # fmt: skip
+    eta_A, eta_B = case.rates
+    s, B, A = case.adapter.scale, case.adapter.B, case.adapter.A
+    return jnp.stack(
+        [
+            -eta_A * s**2 * B @ (B.T @ G),
+            -eta_B * s**2 * G @ A.T @ A,
+            eta_A * eta_B * s**3 * (G @ A.T) @ (B.T @ G),
+        ]
+    )
 
 
-def predict_step(case: Step) -> dict[str, Array]:
+def predict_step(case: Step) -> StepTheory:
     """The formula, from the gradient in the whole matrix."""
     parts = terms(case, slope(case, merged(case)))
     product = case.adapter.scale * case.adapter.B @ case.adapter.A
     scale = jnp.max(jnp.sum(jnp.abs(parts), axis=0) + jnp.abs(product))
-    return {"real_step": jnp.sum(parts, axis=0), "real_scale": scale}
+    return StepTheory(real_step=jnp.sum(parts, axis=0), real_scale=scale)
 
 
 @eqx.filter_jit
 def _stepped(case: Step, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
     before: Any = {case.path: case.adapter}
     rule = adapters.lora_plus(optax.sgd, rates[0], rates[1] / rates[0], before)
-    loss = lambda made: squared_error(case.net, made, None, case.batch, None)[0]  # noqa: E731
+
+    def loss(adapter: Any) -> Float[Array, ""]:
+        return squared_error(case.net, adapter, None, case.batch, None)[0]
+
     moves, _ = rule.update(jax.grad(loss)(before), rule.init(before), before)
     after: Any = optax.apply_updates(before, moves)
     zero = jnp.zeros_like(case.weight)
     return after[case.path].onto(zero) - case.adapter.onto(zero)
 
 
-def measure_step(case: Step) -> dict[str, Array]:
+def measure_step(case: Step) -> StepMeasured:
     """One step of SGD on the adapter."""
-    return {"real_step": _stepped(case, case.rates)}
+    return StepMeasured(real_step=_stepped(case, case.rates))
 
 
-def _first_order(case: Step) -> dict[str, Array]:
-    return {"real_step": jnp.sum(terms(case, slope(case, merged(case)))[:2], axis=0)}
-
-
-def _at_the_base(case: Step) -> dict[str, Array]:
-    return {"real_step": jnp.sum(terms(case, slope(case, case.weight)), axis=0)}
-
-
-def _as_if_at_zero(case: Step) -> dict[str, Array]:
-    """As at B = 0, where two terms vanish."""
-    return {"real_step": terms(case, slope(case, merged(case)))[1]}
-
-
-def _swapped(case: Step) -> dict[str, Array]:
-    return {"real_step": _stepped(case, case.rates[::-1])}
-
-
-REAL_STEP = Scenario[Step](
-    "real_step", make_step, predict_step, measure_step,
-    (
-        Claim("real_step",
-              "a step of SGD on LoRA of the value matrix of the encoder's second-last layer "
-              "changes s B A by - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B s^3 G A^T "
-              "B^T G, G the gradient of the real loss in the matrix, B not 0",
-              residual=on_scale("real_step", lambda one: one.predicted["real_scale"]),
-              reads=("real_step", "real_scale")),
+REAL_STEP = Scenario[Step, StepTheory, StepMeasured](
+    "real_step",
+    make_step,
+    predict_step,
+    measure_step,
+    theory=StepTheory,
+    measured=StepMeasured,
+    claims=(
+        Claim(
+            "real_step",
+            "a step of SGD on LoRA of the value matrix of the encoder's second-last layer "
+            "changes s B A by - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B s^3 G A^T "
+            "B^T G, G the gradient of the real loss in the matrix, B not 0",
+            residual=lambda outcome: relative_difference(
+                outcome.predicted.real_step,
+                outcome.measured.real_step,
+                outcome.predicted.real_scale,
+            ),
+            reads=lambda theory, run: (theory.real_step, run.real_step, theory.real_scale),
+        ),
     ),
-    (
-        Control[Step]("real_step_first_order", "without the third term", "real_step",
-                      predict=_first_order),
-        Control[Step]("real_step_at_the_base", "the gradient at W_0, without the adapter",
-                      "real_step", predict=_at_the_base),
-        Control[Step]("real_step_as_at_zero", "the terms that B = 0 leaves", "real_step",
-                      predict=_as_if_at_zero),
-        Control[Step]("real_step_swapped", "the rates of A and B exchanged", "real_step",
-                      measure=_swapped),
+    controls=(
+        Control(
+            "real_step_first_order",
+            "without the third term",
+            "real_step",
+            predict=lambda case: StepTheory(
+                real_step=jnp.sum(terms(case, slope(case, merged(case)))[:2], axis=0)
+            ),
+        ),
+        Control(
+            "real_step_at_the_base",
+            "the gradient at W_0, without the adapter",
+            "real_step",
+            predict=lambda case: StepTheory(
+                real_step=jnp.sum(terms(case, slope(case, case.weight)), axis=0)
+            ),
+        ),
+        Control(
+            "real_step_as_at_zero",
+            "the terms that B = 0 leaves",
+            "real_step",
+            # One of the three: the others have the factor B^T.
+            predict=lambda case: StepTheory(real_step=terms(case, slope(case, merged(case)))[1]),
+        ),
+        Control(
+            "real_step_swapped",
+            "the rates of A and B exchanged",
+            "real_step",
+            measure=lambda case: StepMeasured(real_step=_stepped(case, case.rates[::-1])),
+        ),
     ),
-    dims={"real_step": ("row", "column")},
-    sides="the formula in the gradient through the merged model against a step through the adapter",
     narrow=lambda settings: settings | {"rank": settings["rank"][:1]},
+    sides="the formula in the gradient through the merged model against a step through the adapter",
     traced=False,
-)  # fmt: skip
+)

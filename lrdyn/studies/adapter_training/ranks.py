@@ -1,58 +1,98 @@
 """Figure 8: how the rank that an adapter may have changes what it reaches."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import tuning
-from lrdyn.studies.adapter_training.few_shot import cell, dims, measured
+from lrdyn.studies.adapter_training.few_shot import cell, difference, measure_cells
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
 
 
-def measure_ranks(case: Tuning) -> dict[str, Any]:
+class RanksMeasured(NamedTuple):
+    """What every method reaches at every rank."""
+
+    pearson: Float[np.ndarray, "method rank"] = ABSENT
+    """Correlation at the last step on pairs that were not trained on."""
+    final_rank: Int[np.ndarray, "method rank matrix"] = ABSENT
+    """Rank of what each adapter adds, at the last step."""
+    method: Int[np.ndarray, "method"] = ABSENT
+    """Places of the methods in METHODS."""
+    rank: Int[np.ndarray, "rank"] = ABSENT
+    """Ranks that the adapters may have."""
+    diverged_at: Int[np.ndarray, ""] = ABSENT
+    """Step at which the first of the trainings diverged, or -1."""
+
+
+def measure_ranks(case: Tuning) -> RanksMeasured:
     """Every method at every rank, on one set of examples."""
-    found = tuning.problem(case, case.examples, tuning.first_layer(case))
-    return measured(case, [(found, r) for r in case.rank]) | {"rank": np.array(case.rank)}
+    problem = tuning.problem(case, case.examples, tuning.first_layer(case))
+    cells = measure_cells(case, [(problem, rank) for rank in case.rank])
+    return RanksMeasured(**cells._asdict(), rank=np.array(case.rank))
 
 
-def change(method: str) -> Callable[[Outcome], np.ndarray]:
+def _change(outcome: Outcome[Any, RanksMeasured], method: str) -> np.ndarray:
     """Pearson at the largest rank less that at the smallest, of the same seed."""
-
-    def value(one: Outcome) -> np.ndarray:
-        ranks = np.ravel(one.measured["rank"][:1]).astype(int)
-        if len(ranks) < 2:
-            return np.zeros(0)
-        most, least = (cell(one, "pearson", method, "rank", r) for r in (max(ranks), min(ranks)))
-        return most - least
-
-    return value
-
-
-def _falls_less(one: Outcome) -> np.ndarray:
-    deep, lora = change("deep_lora")(one), change("lora")(one)
-    return deep - lora if len(deep) == len(lora) else np.zeros(0)
+    run = outcome.measured
+    ranks = np.ravel(run.rank[:1]).astype(int)
+    if len(ranks) < 2:
+        return np.zeros(0)
+    most, least = (
+        cell(run.pearson, run.method, run.rank, method, rank) for rank in (max(ranks), min(ranks))
+    )
+    return most - least
 
 
-READS = ("pearson", "method", "rank")
-RANKS = Scenario[Tuning](
-    "ranks", tuning.make_tuning, measure=measure_ranks,
-    dims=dims("rank"),
-    narrow=lambda settings: only("ranks", settings, "part") | {
-        "examples": (min(settings["examples"]),), "center": settings["center"][:1],
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """All methods and ranks on the fewest examples."""
+    return only("ranks", settings, "part") | {
+        "examples": (min(settings["examples"]),),
+        "center": settings["center"][:1],
         "init_scale": (min(settings["init_scale"]),),
-    },
+    }
+
+
+RANKS = Scenario[Tuning, Any, RanksMeasured](
+    "ranks",
+    tuning.make_tuning,
+    measure=measure_ranks,
+    measured=RanksMeasured,
+    narrow=_settings,
     whole=("method", "rank"),
-    diverged="diverged_at", trains=True, steps="steps", seeds=3,
+    steps="steps",
+    diverged=lambda run: run.diverged_at,
+    trains=True,
+    seeds=3,
     findings=(
-        Finding("ranks_lora", "LoRA: Pearson at the largest rank less that at the smallest",
-                change("lora"), reads=READS, below=0.0),
-        Finding("ranks_deep_lora", "Deep LoRA: the same", change("deep_lora"), reads=READS),
-        Finding("ranks_lora_over_rank", "LoRA with alpha / r: the same", change("lora_over_rank"),
-                reads=READS),
-        Finding("ranks_falls_less", "the second less the first", _falls_less, reads=READS,
-                above=0.0),
+        Finding(
+            "ranks_lora",
+            "LoRA: Pearson at the largest rank less that at the smallest",
+            lambda outcome: _change(outcome, "lora"),
+            reads=lambda theory, run: (run.pearson, run.method, run.rank),
+            below=0.0,
+        ),
+        Finding(
+            "ranks_deep_lora",
+            "Deep LoRA: the same",
+            lambda outcome: _change(outcome, "deep_lora"),
+            reads=lambda theory, run: (run.pearson, run.method, run.rank),
+        ),
+        Finding(
+            "ranks_lora_over_rank",
+            "LoRA with alpha / r: the same",
+            lambda outcome: _change(outcome, "lora_over_rank"),
+            reads=lambda theory, run: (run.pearson, run.method, run.rank),
+        ),
+        Finding(
+            "ranks_falls_less",
+            "the second less the first",
+            lambda outcome: difference(_change(outcome, "deep_lora"), _change(outcome, "lora")),
+            reads=lambda theory, run: (run.pearson, run.method, run.rank),
+            above=0.0,
+        ),
     ),
-)  # fmt: skip
+)

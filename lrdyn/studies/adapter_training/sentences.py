@@ -63,17 +63,17 @@ def read(folder: Path) -> encoder.Encoder:
 
 
 @lru_cache(maxsize=4)
-def read_pairs(name: str, split: str, found: Path | None) -> Pairs:
+def read_pairs(name: str, split: str, place: Path | None) -> Pairs:
     """Pairs of a file, read once for each place at which it is found.
 
     Raises:
         MissingData: STS-B is in none of the places, or there is no such file.
         ValueError: a pair has no score.
     """
-    known = stsb(split=split) if name == AUTO else stsb(name)
-    if np.isnan(known.scores).any():
+    pairs = stsb(split=split) if name == AUTO else stsb(name)
+    if np.isnan(pairs.scores).any():
         raise ValueError(f"--{split}-file: got pairs without scores, wanted three columns")
-    return known
+    return pairs
 
 
 def pairs_of(name: str, split: str) -> Pairs:
@@ -89,13 +89,16 @@ def files_of(name: str, *pair_files: str) -> tuple[Path, ...]:
         folder = Path("no such folder")
     own = [path for end in ("*.json", "*.safetensors") for path in sorted(folder.glob(end))]
     splits = zip(pair_files, ("train", "dev"), strict=False)
-    found = [find(stsb_names(split)) if one == AUTO else Path(one) for one, split in splits]
-    return (*own, *(path for path in found if path is not None and path.is_file()))
+    paths = [find(stsb_names(split)) if word == AUTO else Path(word) for word, split in splits]
+    return (*own, *(path for path in paths if path is not None and path.is_file()))
 
 
 def upper(model: Bert, precision: Any) -> Bert:
     """An encoder without its tables, which the layers do not read, in some precision."""
-    tables = lambda one: (one.embeddings.words, one.embeddings.positions, one.embeddings.types)  # noqa: E731
+
+    def tables(model: Bert) -> tuple[Array, Array, Array]:
+        return model.embeddings.words, model.embeddings.positions, model.embeddings.types
+
     empty = tuple(jnp.zeros((0, table.shape[1])) for table in tables(model))
     bare = eqx.tree_at(tables, model, empty)
     return jax.tree.map(lambda x: x.astype(precision) if eqx.is_inexact_array(x) else x, bare)
@@ -107,24 +110,29 @@ def _below(model: Bert, tokens: Tokens, layer: int) -> Array:
 
 
 def encoded(
-    read_from: encoder.Encoder, found: Pairs, rows: np.ndarray, *, length: int, layer: int,
+    pretrained: encoder.Encoder,
+    pairs: Pairs,
+    rows: np.ndarray,
+    *,
+    length: int,
+    layer: int,
     precision: Any,
-) -> Examples:  # fmt: skip
+) -> Examples:
     """Some pairs, cut off at a length, as a layer gets them; the first ``layer`` are done.
 
     They are filled up to the longest of them: what more is filled up changes nothing.
     """
-    first, second = ([side[i] for i in rows] for side in (found.sentence1, found.sentence2))
-    tokens = encoder.tokens(read_from.tokenizer, first, second, length=length)
+    first, second = ([side[i] for i in rows] for side in (pairs.sentence1, pairs.sentence2))
+    tokens = encoder.tokens(pretrained.tokenizer, first, second, length=length)
     longest = int(jnp.max(lengths(tokens.mask)))
     tokens = Tokens(*(x[:, : _up(longest, STEP)] for x in tokens))
     hidden = []
     for start in range(0, len(rows), PART):
         # Of a last part some are computed again: one program serves all.
         part = np.resize(np.arange(start, min(start + PART, len(rows))), min(PART, len(rows)))
-        made = _below(read_from.model, Tokens(*(x[part] for x in tokens)), layer)
-        hidden.append(np.asarray(made)[: len(rows) - start])
-    scores = found.scores[rows] / HIGHEST
+        states = _below(pretrained.model, Tokens(*(x[part] for x in tokens)), layer)
+        hidden.append(np.asarray(states)[: len(rows) - start])
+    scores = pairs.scores[rows] / HIGHEST
     arrays = np.concatenate(hidden).astype(precision), tokens.mask, scores.astype(precision)
     return Examples(*map(jnp.asarray, arrays))
 
@@ -134,10 +142,11 @@ def tested(
     name: str, dev_file: str, *, count: int, length: int, layer: int, precision: str
 ) -> Tested:
     """Pairs that are not trained on, evenly spread over their file, computed once."""
-    found = pairs_of(dev_file, "dev")
-    rows = spread_out(count, len(found.scores))
-    how = {"length": length, "layer": layer, "precision": precision}
-    dev = encoded(read(folder_of(name)), found, rows, **how)
+    pairs = pairs_of(dev_file, "dev")
+    rows = spread_out(count, len(pairs.scores))
+    dev = encoded(
+        read(folder_of(name)), pairs, rows, length=length, layer=layer, precision=precision
+    )
     several = _up(rows_of(len(rows)), ROWS)
     room = int(room_for(dev.mask, several))
     return Tested(pack(dev.hidden, dev.mask, several, room), dev.scores)
@@ -164,6 +173,6 @@ def rooms(mask: Bool[Array, "n length"], batch: int) -> tuple[int, ...]:
     longest = jnp.argsort(-lengths(mask))[:batch]
     rng = np.random.default_rng(0)
     drawn = jnp.asarray([rng.permutation(len(mask))[:batch] for _ in range(200)])
-    usual = np.quantile(jax.vmap(lambda one: room_for(mask[one], count))(drawn), 0.95)
+    usual = np.quantile(jax.vmap(lambda rows: room_for(mask[rows], count))(drawn), 0.95)
     most = room_for(mask[longest], count)
     return tuple(sorted({_up(int(np.ceil(n)), STEP) for n in (usual, most)}))

@@ -4,7 +4,7 @@ A pair of sentences is one input of the encoder. The mean of its hidden states o
 what its pooler makes of the first token, is read by a random head that stays as it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,9 +33,13 @@ POOLS = ("mean", "pooler")
 BETAS, EPS = (0.9, 0.999), 1e-6
 """Of Adam; there is no decay."""
 MATRICES = (
-    "attention.query", "attention.key", "attention.value", "attention.output", "mlp.weights.0",
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.output",
+    "mlp.weights.0",
     "mlp.weights.1",
-)  # fmt: skip
+)
 
 
 class CrossEncoder(eqx.Module):
@@ -113,15 +117,41 @@ class Tuning(NamedTuple):
 
 
 def make_tuning(
-    key: Key[Array, ""], *, encoder: str, train_file: str, dev_file: str, dev_pairs: int,
-    method: Any, rank: Any, examples: Any, layers: int, length: int, pool: str, steps: int,
-    learning_rate: float, init_scale: float, center: str,
-) -> Tuning:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    encoder: str,
+    train_file: str,
+    dev_file: str,
+    dev_pairs: int,
+    method: Any,
+    rank: Any,
+    examples: Any,
+    layers: int,
+    length: int,
+    pool: str,
+    steps: int,
+    learning_rate: float,
+    init_scale: float,
+    center: str,
+) -> Tuning:
     """Nothing is drawn yet."""
     return Tuning(
-        key, encoder, train_file, dev_file, dev_pairs, method, rank, examples, layers, length, pool,
-        steps, learning_rate, init_scale, center,
-    )  # fmt: skip
+        key,
+        encoder,
+        train_file,
+        dev_file,
+        dev_pairs,
+        method,
+        rank,
+        examples,
+        layers,
+        length,
+        pool,
+        steps,
+        learning_rate,
+        init_scale,
+        center,
+    )
 
 
 def model_of(case: Tuning) -> Bert:
@@ -143,9 +173,15 @@ class Problem(NamedTuple):
 
 
 def drawn(
-    keys: Key[Array, "2"], count: int, *, encoder: str, train_file: str, length: int, pool: str,
+    keys: Key[Array, "2"],
+    count: int,
+    *,
+    encoder: str,
+    train_file: str,
+    length: int,
+    pool: str,
     layer: int,
-) -> tuple[CrossEncoder, Examples]:  # fmt: skip
+) -> tuple[CrossEncoder, Examples]:
     """A cross-encoder with a random head, and examples with replacement.
 
     Args:
@@ -158,25 +194,37 @@ def drawn(
         layer: the first layer of the cross-encoder; the examples have those below behind them.
     """
     precision = jnp.zeros(()).dtype
-    found = sentences.read(sentences.folder_of(encoder))
-    known = sentences.pairs_of(train_file, "train")
-    rows = np.asarray(jax.random.randint(keys[0], (count,), 0, len(known.scores)))
-    model = sentences.upper(found.model, precision)
+    pretrained = sentences.read(sentences.folder_of(encoder))
+    pairs = sentences.pairs_of(train_file, "train")
+    rows = np.asarray(jax.random.randint(keys[0], (count,), 0, len(pairs.scores)))
+    model = sentences.upper(pretrained.model, precision)
     head = HEAD * jax.random.normal(keys[1], model.embeddings.norm.gain.shape)
-    how: dict[str, Any] = {"length": length, "layer": layer, "precision": precision}
-    return CrossEncoder(model, head, layer, pool), sentences.encoded(found, known, rows, **how)
+    examples = sentences.encoded(
+        pretrained, pairs, rows, length=length, layer=layer, precision=precision
+    )
+    return CrossEncoder(model, head, layer, pool), examples
 
 
 def problem(case: Tuning, examples: int, layer: int) -> Problem:
     """A cross-encoder, examples to train on, and pairs to test on."""
-    keys = jax.random.split(case.key, 4)[:2]
-    how: dict[str, Any] = {"length": case.length, "layer": layer}
-    net, found = drawn(
-        keys, examples, encoder=case.encoder, train_file=case.train_file, pool=case.pool, **how
+    net, train_examples = drawn(
+        jax.random.split(case.key, 4)[:2],  # the others are of the adapters and of the batches
+        examples,
+        encoder=case.encoder,
+        train_file=case.train_file,
+        length=case.length,
+        pool=case.pool,
+        layer=layer,
     )
-    count, precision = case.dev_pairs, str(net.head.dtype)
-    dev = sentences.tested(case.encoder, case.dev_file, count=count, precision=precision, **how)
-    return Problem(net, found, dev)
+    dev = sentences.tested(
+        case.encoder,
+        case.dev_file,
+        count=case.dev_pairs,
+        length=case.length,
+        layer=layer,
+        precision=str(net.head.dtype),
+    )
+    return Problem(net, train_examples, dev)
 
 
 def matrices(net: CrossEncoder) -> list[str]:
@@ -210,11 +258,15 @@ def value_slope(net: CrossEncoder, W: Float[Array, "m n"], batch: Examples) -> F
 def started(key: Key[Array, ""], net: CrossEncoder, name: str, rank: int, eps: float) -> dict:
     """The adapters of a method on all dense matrices, at their start."""
     way = METHODS[name]
-    made = adapters.init(
-        key, net, select=matrices(net), method=way.method(eps), rank=rank,
+    begun = adapters.init(
+        key,
+        net,
+        select=matrices(net),
+        method=way.method(eps),
+        rank=rank,
         scale=way.scale,
-    )  # fmt: skip
-    return {path: _standard(one) for path, one in made.items()}
+    )
+    return {path: _standard(adapter) for path, adapter in begun.items()}
 
 
 def _standard(adapter: Any) -> Any:
@@ -223,7 +275,7 @@ def _standard(adapter: Any) -> Any:
         return adapter
     sizes = np.sqrt(adapter.B.shape[0]), np.sqrt(adapter.A.shape[1])
     factors = (adapter.B * sizes[0], adapter.A * sizes[1])
-    return eqx.tree_at(lambda one: (one.B, one.A), adapter, factors)
+    return eqx.tree_at(lambda adapter: (adapter.B, adapter.A), adapter, factors)
 
 
 def rate_of(case: Tuning, name: str) -> Any:
@@ -242,15 +294,20 @@ def adam(steps: int) -> Callable[[Any], optax.GradientTransformation]:
 
 
 def squared_error(
-    net: CrossEncoder, made: dict, state: None, batch: Examples, key: Any, *,
+    net: CrossEncoder,
+    added: dict,
+    state: None,
+    batch: Examples,
+    key: Any,
+    *,
     rooms: tuple[int, ...] = (),
-) -> tuple[Float[Array, ""], tuple[None, dict]]:  # fmt: skip
+) -> tuple[Float[Array, ""], tuple[None, dict]]:
     """Mean of (f - score)^2 over a batch, with adapters.
 
     With ``rooms``, of :func:`lrdyn.studies.adapter_training.sentences.rooms`, pairs share rows:
     the same to round-off, for less work the more their lengths differ.
     """
-    adapted = adapters.apply(net, made)
+    adapted = adapters.apply(net, added)
     count = len(batch.scores)
     side = sentences.rows_of(count)
 
@@ -259,52 +316,86 @@ def squared_error(
         return adapted.scores(rows, adapted.above(rows), count)
 
     if not rooms:
-        found = adapted(batch.hidden, batch.mask)
+        outputs = adapted(batch.hidden, batch.mask)
     elif len(rooms) == 1:
-        found = scores(*rooms)
+        outputs = scores(*rooms)
     else:
         fits = room_for(batch.mask, side) <= rooms[0]
-        found = jax.lax.cond(fits, *(partial(scores, room) for room in rooms))
-    return jnp.mean((found - batch.scores) ** 2), (None, {})
+        outputs = jax.lax.cond(fits, *(partial(scores, room) for room in rooms))
+    return jnp.mean((outputs - batch.scores) ** 2), (None, {})
 
 
-def pearson(net: CrossEncoder, data: Tested, made: dict) -> Float[Array, ""]:
-    """Correlation of outputs and scores."""
-    adapted = adapters.apply(net, made)
+def pearson(net: CrossEncoder, data: Tested, added: dict) -> Float[Array, ""]:
+    """Correlation of outputs and scores, with adapters."""
+    adapted = adapters.apply(net, added)
     parts = jax.tree.map(lambda x: x.reshape(-1, sentences.ROWS, *x.shape[1:]), data.rows)
     above = jax.lax.map(adapted.above, parts).reshape(data.rows.hidden.shape)
-    found = adapted.scores(data.rows, above, len(data.scores))
-    return jnp.corrcoef(found, data.scores)[0, 1]
+    outputs = adapted.scores(data.rows, above, len(data.scores))
+    return jnp.corrcoef(outputs, data.scores)[0, 1]
 
 
-def batches_of(found: Problem) -> tuple[Batches, partial]:
-    """Its batches, and the loss of one."""
-    size = min(BATCH, len(found.train.scores))
-    rooms = sentences.rooms(found.train.mask, size)
-    return Batches(found.train, size), partial(squared_error, found.net, rooms=rooms)
+def batches_of(problem: Problem) -> tuple[Batches, partial]:
+    """The batches of a problem, and the loss of one."""
+    size = min(BATCH, len(problem.train.scores))
+    rooms = sentences.rooms(problem.train.mask, size)
+    return Batches(problem.train, size), partial(squared_error, problem.net, rooms=rooms)
+
+
+class Record(NamedTuple):
+    """What is recorded of a training."""
+
+    pearson: Float[Array, ""]
+    """Correlation on pairs that were not trained on."""
+    watched: PyTree
+    """What else was asked for."""
 
 
 def tuned(
-    case: Tuning, found: Problem, name: str, rank: int, recorded: np.ndarray, *,
-    watch: Callable[[dict], Mapping[str, Array]] = lambda made: {}, label: str = "",
-) -> tuple[dict, Trajectory]:  # fmt: skip
-    """Train with a method; the adapters at the start, and the run."""
-    *_, start_key, key = jax.random.split(case.key, 4)
-    made = started(start_key, found.net, name, rank, case.init_scale)
+    case: Tuning,
+    problem: Problem,
+    name: str,
+    rank: int,
+    recorded: np.ndarray,
+    *,
+    watch: Callable[[dict], PyTree] = lambda added: None,
+    label: str = "",
+) -> tuple[dict, Trajectory]:
+    """Train with a method.
+
+    Args:
+        case: how it is trained.
+        problem: what on.
+        name: of the method.
+        rank: of its adapters.
+        recorded: steps at which a :class:`Record` is left.
+        watch: what of the adapters is recorded beside the correlation.
+        label: name of the run; by default it says method, rank and examples.
+
+    Returns:
+        The adapters at the start, and the run.
+    """
+    *_, start_key, key = jax.random.split(case.key, 4)  # the first two are those of `problem`
+    begun = started(start_key, problem.net, name, rank, case.init_scale)
     rate, ratio = rate_of(case, name), METHODS[name].ratio
     rule = adam(case.steps)(rate)
     if ratio != 1:
-        rule = adapters.lora_plus(adam(case.steps), rate, ratio, made)
+        rule = adapters.lora_plus(adam(case.steps), rate, ratio, begun)
 
-    def look(made: dict, state: PyTree) -> dict[str, Array]:
-        return {"pearson": pearson(found.net, found.dev, made), **watch(made)}
+    def look(added: dict, state: PyTree) -> Record:
+        return Record(pearson(problem.net, problem.dev, added), watch(added))
 
-    batches, loss = batches_of(found)
+    batches, loss = batches_of(problem)
     run = train(
-        key, loss, made, rule, batches, recorded, record=look,
-        name=label or f"{name} rank {rank} examples {len(found.train.scores)}",
-    )  # fmt: skip
-    return made, run
+        key,
+        loss,
+        begun,
+        rule,
+        batches,
+        recorded,
+        record=look,
+        name=label or f"{name} rank {rank} examples {len(problem.train.scores)}",
+    )
+    return begun, run
 
 
 SMALL = 1e-3
@@ -314,6 +405,7 @@ SMALL = 1e-3
 def final_rank(adapter: Any) -> int:
     """Singular values of dW above max(m, n) eps32 sigma_1; 0 if ||dW||_2 is at most 1e-3."""
     first, *inner, last = (np.asarray(F, np.float64) for F in adapter.factors_now())
+    # Triangular factors of both ends: no matrix of the size of dW is decomposed.
     core, right = (np.asarray(np.linalg.qr(F, mode="r")) for F in (first, last.T))
     for F in inner:
         core = core @ F

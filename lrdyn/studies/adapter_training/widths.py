@@ -9,13 +9,15 @@ overshoots.
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 
 WIDTHS = (64, 256, 1024, 4096)
@@ -26,6 +28,36 @@ FIXED = 16.0
 DRAWS = 4096
 WITHIN = 0.06
 """Of an exponent: the medians of 4,096 starts leave about .01."""
+
+
+class WidthTheory(NamedTuple):
+    """Exponents of n in what the second step's moves change f by, over |U|."""
+
+    width_A: Float[Array, "pair_of_rates"] = ABSENT
+    """1 - alpha - 2 beta, of the move of a."""
+    width_B: Float[Array, "pair_of_rates"] = ABSENT
+    """-beta, of the move of b."""
+    ratio_A: Float[Array, ""] = ABSENT
+    """That of a with a fixed ratio of the rates, -1/2."""
+    ratio_B: Float[Array, ""] = ABSENT
+    """That of b with a fixed ratio of the rates, -1/2."""
+
+
+class WidthMeasured(NamedTuple):
+    """Exponents fitted to medians over many starts, and these."""
+
+    width_A: Float[Array, "pair_of_rates"] = ABSENT
+    """Exponent of the move of a."""
+    width_B: Float[Array, "pair_of_rates"] = ABSENT
+    """Exponent of the move of b."""
+    ratio_A: Float[Array, ""] = ABSENT
+    """Exponent of the move of a with a fixed ratio of the rates."""
+    ratio_B: Float[Array, ""] = ABSENT
+    """Exponent of the move of b with a fixed ratio of the rates."""
+    move: Float[Array, "n all_rates quantity"] = ABSENT
+    """Medians of |Delta_A / U|, |Delta_B / U| and |U|; the last rates have a fixed ratio."""
+    n: Int[Array, "n"] = ABSENT
+    """Widths."""
 
 
 class Toy(eqx.Module):
@@ -39,13 +71,15 @@ def make_toy(key: Key[Array, ""]) -> Toy:
     return Toy(key)
 
 
-def predict_widths(case: Toy) -> dict[str, Array]:
+def predict_widths(case: Toy) -> WidthTheory:
     """Exponents of n in Delta_A and Delta_B; a fixed ratio has those of one rate."""
     alpha, beta = jnp.asarray(RATES).T
-    return {
-        "width_A": 1 - alpha - 2 * beta, "width_B": -beta,
-        "ratio_A": jnp.asarray(-0.5), "ratio_B": jnp.asarray(-0.5),
-    }  # fmt: skip
+    return WidthTheory(
+        width_A=1 - alpha - 2 * beta,
+        width_B=-beta,
+        ratio_A=jnp.asarray(-0.5),
+        ratio_B=jnp.asarray(-0.5),
+    )
 
 
 Rule = Callable[[Array], Array]
@@ -60,15 +94,24 @@ def _moves(key: Key[Array, ""], rule: Rule) -> Float[Array, "widths rates 3"]:
 
     def of_width(n: int) -> Float[Array, "rates 3"]:
         rates = np.array([*(float(n) ** -np.array(RATES)), [n**-0.5, FIXED * n**-0.5]])
-        second = partial(_second_step, a[:n] / np.sqrt(n), x[:n], rule)
+        second = partial(second_step, a[:n] / np.sqrt(n), x[:n], rule)
         return jax.vmap(second)(jnp.asarray(rates, x.dtype))
 
     return jnp.stack([of_width(n) for n in WIDTHS])
 
 
-def _second_step(
+def second_step(
     a: Float[Array, "n"], x: Float[Array, "n"], rule: Rule, rates: Float[Array, "2"]
 ) -> Float[Array, "3"]:
+    """|Delta_A / U|, |Delta_B / U| and |U| at the second step of descent, with b = 0 at the start.
+
+    Args:
+        a: first factor at the start.
+        x: input; its label is W* x + 1.
+        rule: what descent makes of a gradient.
+        rates: eta_A and eta_B.
+    """
+
     def loss(a: Array, b: Array) -> Array:
         return 0.5 * (b * jnp.dot(a, x) - 1.0) ** 2  # W* x - y = -1
 
@@ -81,83 +124,120 @@ def _second_step(
     return jnp.abs(jnp.stack([moved[0] / U, moved[1] / U, U]))
 
 
-def measure_widths(case: Toy, rule: Rule = lambda G: G) -> dict[str, Array]:
+def measure_widths(case: Toy, rule: Rule = lambda G: G) -> WidthMeasured:
     """Powers of n fitted to medians over many starts, by automatic gradients."""
     keys = jax.random.split(case.key, DRAWS)
-    found = jnp.median(jax.lax.map(lambda k: _moves(k, rule), keys, batch_size=64), axis=0)
-    slopes = _slope(jnp.log(found))
-    return {
-        "width_A": slopes[:-1, 0], "width_B": slopes[:-1, 1],
-        "ratio_A": slopes[-1, 0], "ratio_B": slopes[-1, 1],
-        "move": found, "n": jnp.asarray(WIDTHS),
-    }  # fmt: skip
-
-
-def _slope(logs: Float[Array, "widths rates 3"]) -> Float[Array, "rates 3"]:
-    x = jnp.log(jnp.asarray(WIDTHS, logs.dtype))
+    medians = jnp.median(jax.lax.map(lambda k: _moves(k, rule), keys, batch_size=64), axis=0)
+    x = jnp.log(jnp.asarray(WIDTHS, medians.dtype))
     x = x - jnp.mean(x)
-    return jnp.tensordot(x, logs, 1) / jnp.sum(x**2)
+    # Least squares of logarithms, over the widths.
+    exponents = jnp.tensordot(x, jnp.log(medians), 1) / jnp.sum(x**2)
+    return WidthMeasured(
+        width_A=exponents[:-1, 0],
+        width_B=exponents[:-1, 1],
+        ratio_A=exponents[-1, 0],
+        ratio_B=exponents[-1, 1],
+        move=medians,
+        n=jnp.asarray(WIDTHS),
+    )
 
 
-def _apart(*names: str) -> Callable[[Outcome], float]:
-    def residual(one: Outcome) -> float:
-        return max(float(np.max(np.abs(one.predicted[n] - one.measured[n]))) for n in names)
-
-    return residual
+def _apart(predicted: Array, measured: Array) -> float:
+    return float(np.max(np.abs(np.subtract(predicted, measured))))
 
 
-def _other_rates(case: Toy) -> dict[str, Array]:
+def _ratio_apart(outcome: Outcome[WidthTheory, WidthMeasured]) -> float:
+    theory, run = outcome.predicted, outcome.measured
+    return max(_apart(theory.ratio_A, run.ratio_A), _apart(theory.ratio_B, run.ratio_B))
+
+
+def _other_rates(case: Toy) -> WidthTheory:
     """The table one row further."""
-    found = predict_widths(case)
-    return {name: jnp.roll(found[name], 1) for name in ("width_A", "width_B")}
+    theory = predict_widths(case)
+    return WidthTheory(width_A=jnp.roll(theory.width_A, 1), width_B=jnp.roll(theory.width_B, 1))
 
 
-def _rates_of_signs(case: Toy) -> dict[str, Array]:
+def _rates_of_signs(case: Toy) -> WidthTheory:
     """What holds of sign descent, as Adam begins: n^(1 - alpha - beta)."""
     alpha, beta = jnp.asarray(RATES).T
-    return {"width_A": 1 - alpha - beta}
+    return WidthTheory(width_A=1 - alpha - beta)
 
 
-def _signs(case: Toy) -> dict[str, Array]:
-    return measure_widths(case, jnp.sign)
-
-
-def _of_one_over_n(case: Toy) -> dict[str, Array]:
-    """Of alpha = beta = 1 in the place of 1/2."""
-    return {"ratio_A": jnp.asarray(-2.0), "ratio_B": jnp.asarray(-1.0)}
-
-
-def _table(exponents: str) -> str:
-    rates = ", ".join(f"({a:.2g}, {b:.2g})" for a, b in RATES)
-    return f"{exponents}, for eta_A = n^-alpha, eta_B = n^-beta, (alpha, beta) = {rates}"
-
-
-WIDTH_SWEEP = Scenario[Toy](
-    "widths", make_toy, predict_widths, measure_widths,
-    (
-        Claim("width_A", _table("toy, n = 64 to 4096: at the second step the move of a changes f "
-                                f"by |U| n^(1 - alpha - 2 beta) within {WITHIN:g}"),
-              kind="rate", tolerance=WITHIN, residual=_apart("width_A")),
-        Claim("width_B", f"and the move of b by |U| n^-beta within {WITHIN:g}",
-              kind="rate", tolerance=WITHIN, residual=_apart("width_B")),
-        Claim("width_ratio", "a fixed ratio eta_B / eta_A = 16 with eta_A = n^(-1/2) keeps the "
-                             f"exponents -1/2 of one rate within {WITHIN:g}",
-              kind="rate", tolerance=WITHIN, residual=_apart("ratio_A", "ratio_B"),
-              reads=("ratio_A", "ratio_B")),
+WIDTH_SWEEP = Scenario[Toy, WidthTheory, WidthMeasured](
+    "widths",
+    make_toy,
+    predict_widths,
+    measure_widths,
+    theory=WidthTheory,
+    measured=WidthMeasured,
+    claims=(
+        Claim(
+            "width_A",
+            "toy, n = 64 to 4096: at the second step the move of a changes f by |U| n^(1 - alpha - "
+            f"2 beta) within {WITHIN:g}, for eta_A = n^-alpha, eta_B = n^-beta, (alpha, beta) = "
+            f"{', '.join(f'({alpha:.2g}, {beta:.2g})' for alpha, beta in RATES)}",
+            kind="rate",
+            residual=lambda outcome: _apart(outcome.predicted.width_A, outcome.measured.width_A),
+            reads=lambda theory, run: (theory.width_A, run.width_A),
+            tolerance=WITHIN,
+        ),
+        Claim(
+            "width_B",
+            f"and the move of b by |U| n^-beta within {WITHIN:g}",
+            kind="rate",
+            residual=lambda outcome: _apart(outcome.predicted.width_B, outcome.measured.width_B),
+            reads=lambda theory, run: (theory.width_B, run.width_B),
+            tolerance=WITHIN,
+        ),
+        Claim(
+            "width_ratio",
+            "a fixed ratio eta_B / eta_A = 16 with eta_A = n^(-1/2) keeps the exponents -1/2 of "
+            f"one rate within {WITHIN:g}",
+            kind="rate",
+            residual=_ratio_apart,
+            reads=lambda theory, run: (
+                theory.ratio_A,
+                run.ratio_A,
+                theory.ratio_B,
+                run.ratio_B,
+            ),
+            tolerance=WITHIN,
+        ),
     ),
-    (
-        Control[Toy]("width_other_rates_A", "the exponents of other rates", "width_A",
-                     predict=_other_rates),
-        Control[Toy]("width_other_rates_B", "the exponents of other rates", "width_B",
-                     predict=_other_rates),
-        Control[Toy]("width_rates_of_signs", "the exponents of sign descent", "width_A",
-                     predict=_rates_of_signs),
-        Control[Toy]("width_by_signs", "sign descent", "width_A", measure=_signs),
-        Control[Toy]("width_of_one_over_n", "the exponents of the rate 1/n", "width_ratio",
-                     predict=_of_one_over_n),
+    controls=(
+        Control(
+            "width_other_rates_A",
+            "the exponents of other rates",
+            "width_A",
+            predict=_other_rates,
+        ),
+        Control(
+            "width_other_rates_B",
+            "the exponents of other rates",
+            "width_B",
+            predict=_other_rates,
+        ),
+        Control(
+            "width_rates_of_signs",
+            "the exponents of sign descent",
+            "width_A",
+            predict=_rates_of_signs,
+        ),
+        Control(
+            "width_by_signs",
+            "sign descent",
+            "width_A",
+            measure=lambda case: measure_widths(case, jnp.sign),
+        ),
+        Control(
+            "width_of_one_over_n",
+            "the exponents of the rate 1/n",
+            "width_ratio",
+            # Of alpha = beta = 1 in the place of 1/2.
+            predict=lambda case: WidthTheory(ratio_A=jnp.asarray(-2.0), ratio_B=jnp.asarray(-1.0)),
+        ),
     ),
-    dims={"width_A": ("pair_of_rates",), "width_B": ("pair_of_rates",),
-          "move": ("n", "all_rates", "quantity"), "n": ("n",)},
     sides="powers of n by hand against fits to two steps of descent",
-    seeds=1, long=True,
-)  # fmt: skip
+    seeds=1,
+    long=True,
+)

@@ -2,14 +2,74 @@
 
 H is h x n, a hidden unit a row and an example a column, and W the last layer. Dropout of the hidden
 units finds ``W D, D^-1 H`` as good as ``W, H`` for every positive diagonal D: the raw singular
-values of H say as much of D as of the product.
+values of H say as much of D as of the product. What is claimed of a network that is trained with
+dropout, beside the same network without it, is about the balanced ones.
 """
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from lrdyn.core import linalg
 from lrdyn.core.spectra import effective_rank
+from lrdyn.engine.claims import above_p
+from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.statement import Claim, Control, Finding, Scenario
+from lrdyn.studies.over_seeds import ALPHA, SEEDS, first_lost, only
+
+POINTS = 26
+
+
+class Spectra(NamedTuple):
+    """Singular values of H / sqrt(n)."""
+
+    activations: Float[Array, "index"]
+    """Of H as it is."""
+    activations_rank: Float[Array, ""]
+    """Their effective rank."""
+    balanced: Float[Array, "index"]
+    """Of H with balanced rows."""
+    balanced_rank: Float[Array, ""]
+    """Their effective rank."""
+
+
+class DropoutMeasured(NamedTuple):
+    """What a network leaves that is trained with dropout and, ``plain_``, without."""
+
+    activations: Float[np.ndarray, "step index"] = ABSENT
+    """Singular values of H / sqrt(n) on examples that were not trained on."""
+    plain_activations: Float[np.ndarray, "step index"] = ABSENT
+    """These without dropout."""
+    activations_rank: Float[np.ndarray, "step"] = ABSENT
+    """Effective rank of ``activations``."""
+    plain_activations_rank: Float[np.ndarray, "step"] = ABSENT
+    """Effective rank of ``plain_activations``."""
+    balanced: Float[np.ndarray, "step index"] = ABSENT
+    """Singular values of H / sqrt(n) with balanced rows."""
+    plain_balanced: Float[np.ndarray, "step index"] = ABSENT
+    """These without dropout."""
+    balanced_rank: Float[np.ndarray, "step"] = ABSENT
+    """Effective rank of ``balanced``."""
+    plain_balanced_rank: Float[np.ndarray, "step"] = ABSENT
+    """Effective rank of ``plain_balanced``."""
+    loss: Float[np.ndarray, "step"] = ABSENT
+    """Loss of the last batch before each recorded step, under its masks; NaN at the start."""
+    plain_loss: Float[np.ndarray, "step"] = ABSENT
+    """This loss without dropout."""
+    quality: Float[np.ndarray, ""] = ABSENT
+    """What was learned, on examples that were not trained on: an accuracy, or a missed share."""
+    plain_quality: Float[np.ndarray, ""] = ABSENT
+    """What was learned without dropout."""
+    shrunk: Float[np.ndarray, "index"] = ABSENT
+    """sqrt(s_i), the balanced spectrum of a linear network at the minimum of the expected loss. Of
+    synthetic data alone."""
+    step: Int[np.ndarray, "step"] = ABSENT
+    """Recorded steps."""
+    diverged_at: Int[np.ndarray, ""] = ABSENT
+    """Step at which the first of the two trainings diverged, or -1."""
 
 
 def balanced(hidden: Float[Array, "h n"], last: Float[Array, "m h"]) -> Float[Array, "h n"]:
@@ -27,19 +87,168 @@ def balanced(hidden: Float[Array, "h n"], last: Float[Array, "m h"]) -> Float[Ar
     return ratio[:, None] * hidden
 
 
-def spectra(hidden: Float[Array, "h n"], last: Float[Array, "m h"]) -> dict[str, Array]:
+def spectra(hidden: Float[Array, "h n"], last: Float[Array, "m h"]) -> Spectra:
     """Singular values of H / sqrt(n), raw and balanced, and the effective rank of both.
 
     Example:
-        >>> found = spectra(jnp.diag(jnp.array([2.0, 1.0])), jnp.eye(2))
-        >>> round(float(found["activations_rank"]), 3), round(float(found["balanced_rank"]), 3)
+        >>> of_two = spectra(jnp.diag(jnp.array([2.0, 1.0])), jnp.eye(2))
+        >>> round(float(of_two.activations_rank), 3), round(float(of_two.balanced_rank), 3)
         (1.89, 1.97)
     """
     rows = hidden / jnp.sqrt(1.0 * hidden.shape[1])
     if rows.shape[0] < rows.shape[1]:  # a triangular factor has the same rows but for a rotation
         rows = jnp.linalg.qr(rows.T, mode="r").T
-    found = {}
-    for name, matrix in (("activations", rows), ("balanced", balanced(rows, last))):
-        values = linalg.svdvals(matrix)
-        found |= {name: values, f"{name}_rank": effective_rank(values)}
-    return found
+    raw, even = linalg.svdvals(rows), linalg.svdvals(balanced(rows, last))
+    return Spectra(
+        activations=raw,
+        activations_rank=effective_rank(raw),
+        balanced=even,
+        balanced_rank=effective_rank(even),
+    )
+
+
+class Training(NamedTuple):
+    """What one training leaves."""
+
+    records: Any
+    """:class:`Spectra` at the recorded steps, the steps as first axis."""
+    loss: np.ndarray
+    """Loss of the last batch before them, with its masks."""
+    quality: float
+    """What was learned, on examples that were not trained on."""
+    diverged_at: Any
+
+
+def compared(
+    train: Callable[[float, str], Training], dropout: float, steps: np.ndarray
+) -> DropoutMeasured:
+    """Train with dropout and, from the same start and in the same order, without."""
+    dropped, plain = train(dropout, ""), train(0.0, "without dropout")
+    return DropoutMeasured(
+        activations=dropped.records.activations,
+        plain_activations=plain.records.activations,
+        activations_rank=dropped.records.activations_rank,
+        plain_activations_rank=plain.records.activations_rank,
+        balanced=dropped.records.balanced,
+        plain_balanced=plain.records.balanced,
+        balanced_rank=dropped.records.balanced_rank,
+        plain_balanced_rank=plain.records.balanced_rank,
+        loss=dropped.loss,
+        plain_loss=plain.loss,
+        quality=np.asarray(dropped.quality),
+        plain_quality=np.asarray(plain.quality),
+        step=steps,
+        diverged_at=np.asarray(first_lost((dropped.diverged_at, plain.diverged_at))),
+    )
+
+
+def _rank_findings(
+    id: str,
+    text: str,
+    rank: Callable[[DropoutMeasured], np.ndarray],
+    plain_rank: Callable[[DropoutMeasured], np.ndarray],
+) -> tuple[Finding[Any, DropoutMeasured], Finding[Any, DropoutMeasured]]:
+    """An effective rank at the end, and how much higher it is without dropout."""
+    return (
+        Finding(
+            f"{id}_rank",
+            f"effective rank of {text}, at the end",
+            lambda outcome: rank(outcome.measured)[:, -1],
+            reads=lambda theory, run: (rank(run),),
+        ),
+        Finding(
+            f"{id}_drop",
+            f"effective rank of {text} without dropout, less that with it",
+            lambda outcome: plain_rank(outcome.measured)[:, -1] - rank(outcome.measured)[:, -1],
+            reads=lambda theory, run: (rank(run), plain_rank(run)),
+            above=0.0,
+        ),
+    )
+
+
+def trained_scenario(
+    network: str,
+    make: Callable[..., Any],
+    measure: Callable[[Any], DropoutMeasured],
+    *,
+    threshold: float,
+    seed0: str,
+    quality: str,
+    findings: tuple[Finding[Any, DropoutMeasured], ...] = (),
+    seeds: int = 1,
+) -> Scenario[Any, Any, DropoutMeasured]:
+    """The trainings of one network: dropout lowers the effective rank of balanced activations.
+
+    Args:
+        network: its word of ``--network``, with which the ids begin.
+        make: builds its case.
+        measure: trains it with dropout and without.
+        threshold: what the mean difference of the ranks is claimed to exceed.
+        seed0: the difference that seed 0 had, in words.
+        quality: what its field of that name is, in words.
+        findings: what is measured beside what is measured of every network.
+        seeds: how many seeds it runs with unless the number is given.
+    """
+    return Scenario[Any, Any, DropoutMeasured](
+        network,
+        make,
+        measure=measure,
+        measured=DropoutMeasured,
+        claims=(
+            Claim(
+                f"{network}_lower_rank",
+                "dropout lowers the effective rank of H with balanced rows by more than "
+                f"{threshold:g} (seed 0: by {seed0}; Student's test over seeds above 0, the "
+                "residual is its p)",
+                kind="statistical",
+                residual=lambda outcome: above_p(
+                    threshold,
+                    outcome.measured.plain_balanced_rank[:, -1]
+                    - outcome.measured.balanced_rank[:, -1],
+                ),
+                reads=lambda theory, run: (run.balanced_rank, run.plain_balanced_rank),
+                tolerance=ALPHA,
+                seeds=SEEDS,
+                sides="a threshold from seed 0 against the SVD of activations after two trainings",
+            ),
+        ),
+        controls=(
+            Control(
+                f"{network}_without_dropout",
+                "a training without dropout",
+                f"{network}_lower_rank",
+                swap=lambda theory, run: (run.balanced_rank, run.plain_balanced_rank),
+            ),
+        ),
+        findings=(
+            *_rank_findings(
+                f"{network}_activations",
+                "H",
+                lambda run: run.activations_rank,
+                lambda run: run.plain_activations_rank,
+            ),
+            *_rank_findings(
+                f"{network}_balanced",
+                "H, rows balanced",
+                lambda run: run.balanced_rank,
+                lambda run: run.plain_balanced_rank,
+            ),
+            Finding(
+                f"{network}_quality",
+                f"{quality}, with dropout",
+                lambda outcome: outcome.measured.quality,
+                reads=lambda theory, run: (run.quality,),
+            ),
+            Finding(
+                f"{network}_plain_quality",
+                f"{quality}, without",
+                lambda outcome: outcome.measured.plain_quality,
+                reads=lambda theory, run: (run.plain_quality,),
+            ),
+            *findings,
+        ),
+        narrow=lambda settings: only(network, settings),
+        diverged=lambda run: run.diverged_at,
+        trains=True,
+        seeds=seeds,
+    )

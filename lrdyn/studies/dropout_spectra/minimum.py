@@ -6,20 +6,20 @@ The expected loss is ``||Y - W_L H||_F^2 + ((1-theta)/theta) sum_i ||w_i||^2 ||h
 ``Y P`` of Theorem 3: ``docs/theory.md`` has the proof.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.descent import gradient_descent, simulate
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.core.initialization import gaussians, orthogonal
 from lrdyn.core.linalg import svdvals
-from lrdyn.engine.claims import relative_difference, tolerance
+from lrdyn.engine.claims import tolerance
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.dropout_spectra.activations import balanced
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties, several_dropout_layers
@@ -30,6 +30,32 @@ SPECTRUM = (1.0, 0.8, 0.6, 0.05, 0.04, 0.03)
 FIRST, OTHERS = 1.0, 0.4
 """Scales of the layers at the start. Of one scale the layers below would balance, and what vanishes
 at the minimum would do so as slowly as a power of time."""
+
+
+class MinimumTheory(NamedTuple):
+    """What is predicted of a global minimiser of the expected loss."""
+
+    balanced: Float[Array, "index"] = ABSENT
+    """sqrt(s_i), s the shrunk singular values of Y P: those of H with balanced rows."""
+    units: Float[Array, "unit"] = ABSENT
+    """||w_i|| ||h_i|| = sum(s) / h of every hidden unit."""
+    condition: Float[Array, ""] = ABSENT
+    """Largest singular value of Y P over its least distance from being chosen otherwise."""
+
+
+class MinimumMeasured(NamedTuple):
+    """What is measured at the end of descent on the expected loss."""
+
+    balanced: Float[Array, "index"] = ABSENT
+    """Singular values of H with balanced rows."""
+    activations: Float[Array, "index"] = ABSENT
+    """Singular values of H as it is."""
+    units: Float[Array, "unit"] = ABSENT
+    """||w_i|| ||h_i|| of every hidden unit."""
+    gradient: Float[Array, ""] = ABSENT
+    """Norm of the gradient at the end."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run diverged, or -1."""
 
 
 class Linear(eqx.Module):
@@ -59,11 +85,16 @@ def regression(
     key: Key[Array, ""], singular_values: Float[Array, "d"]
 ) -> tuple[Float[Array, "d n"], Float[Array, "m n"]]:
     """Inputs of these singular values, and a target with a part that no network reaches."""
-    sides = gaussians(
-        key, [(INPUTS, INPUTS), (INPUTS, EXAMPLES), (OUTPUTS, OUTPUTS), (OUTPUTS, INPUTS),
-              (OUTPUTS, EXAMPLES)]
-    )  # fmt: skip
-    *frames, noise = sides
+    *frames, noise = gaussians(
+        key,
+        [
+            (INPUTS, INPUTS),
+            (INPUTS, EXAMPLES),
+            (OUTPUTS, OUTPUTS),
+            (OUTPUTS, INPUTS),
+            (OUTPUTS, EXAMPLES),
+        ],
+    )
     left, rows, columns, turn = map(orthogonal, frames)
     reached = (columns * jnp.asarray(SPECTRUM, noise.dtype)[None, :]) @ turn @ rows
     return (left * singular_values[None, :]) @ rows, reached + 0.1 * (noise - noise @ rows.T @ rows)
@@ -78,47 +109,47 @@ def make_linear(
     sizes = [INPUTS, *[width] * (depth - 1), OUTPUTS]
     first, *others = gaussians(start_key, list(zip(sizes[1:], sizes[:-1], strict=True)))
     start = (FIRST * orthogonal(first), *(OTHERS * G / np.sqrt(G.shape[1]) for G in others))
-    kept = jnp.asarray(1 - dropout, target.dtype)
+    keep_prob = jnp.asarray(1 - dropout, target.dtype)
     return Linear(
-        inputs, target, start, jnp.ones(depth - 1).at[-1].set(kept),
+        inputs,
+        target,
+        start,
+        jnp.ones(depth - 1).at[-1].set(keep_prob),
         # The penalty curves by the odds of a unit; 1/theta is 1 and those.
-        learning_rate=kept / 4, steps=steps,
-    )  # fmt: skip
+        learning_rate=keep_prob / 4,
+        steps=steps,
+    )
 
 
-# Theory --------------------------------------------------------------------------------------
-
-
-def predict_minimum(case: Linear) -> dict[str, Array]:
+def predict_minimum(case: Linear) -> MinimumTheory:
     """sqrt(s), and sum(s) / h for every unit; how near another rank is."""
-    found = dropout_minimum.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
-    return _values(case, found.values) | gap(case, found)
+    shrinkage = dropout_minimum.dropout_minimiser(
+        case.target, case.inputs, case.keep_prob, case.width
+    )
+    return _of_shrunk(case, shrinkage.values)._replace(condition=condition(case, shrinkage))
 
 
-def _values(case: Linear, shrunk: Float[Array, "k"]) -> dict[str, Array]:
+def _of_shrunk(case: Linear, shrunk: Float[Array, "k"]) -> MinimumTheory:
     size = min(case.width, EXAMPLES)
     roots = jnp.sqrt(shrunk)[:size]
-    return {
-        "balanced": jnp.pad(roots, (0, size - len(roots))),
-        "units": jnp.full(case.width, jnp.sum(shrunk) / case.width),
-    }
+    return MinimumTheory(
+        balanced=jnp.pad(roots, (0, size - len(roots))),
+        units=jnp.full(case.width, jnp.sum(shrunk) / case.width),
+    )
 
 
-def gap(case: Linear, found: dropout_minimum.Shrinkage) -> dict[str, Array]:
+def condition(case: Linear, shrinkage: dropout_minimum.Shrinkage) -> Float[Array, ""]:
     """Least distance of a singular value of Y P from being chosen otherwise, relative; its inverse.
 
     The Hessian at the minimum is of that size in the direction in which the choice would change.
     """
     values = svdvals(dropout_minimum.project_rows(case.target, case.inputs))
-    gap = jnp.min(jnp.abs(values - found.threshold)[: case.width])
+    gap = jnp.min(jnp.abs(values - shrinkage.threshold)[: case.width])
     if case.width < len(values):  # a full choice can be exchanged for what was left out
         apart = values[case.width - 1] - values[case.width]
-        full = values[case.width - 1] > found.threshold
+        full = values[case.width - 1] > shrinkage.threshold
         gap = jnp.where(full, jnp.minimum(gap, apart), gap)
-    return {"condition": values[0] / gap}
-
-
-# Training ------------------------------------------------------------------------------------
+    return values[0] / gap
 
 
 def expected_loss(case: Linear, weights: Weights) -> Float[Array, ""]:
@@ -128,16 +159,20 @@ def expected_loss(case: Linear, weights: Weights) -> Float[Array, ""]:
     return 0.5 * (fit + several_dropout_layers.layers_penalty(weights, moment, case.keep_probs))
 
 
-def hidden(case: Linear, weights: Weights) -> Float[Array, "h n"]:
+class Descended(NamedTuple):
+    """The end of gradient descent on the expected loss."""
+
+    weights: Weights
+    hidden: Float[Array, "h n"]
     """H."""
-    return end_to_end(weights[:-1]) @ case.inputs
+    gradient: Float[Array, ""]
+    """Norm of the gradient."""
+    diverged_at: Int[Array, ""]
+    """Step at which the run diverged, or -1."""
 
 
-def descended(case: Linear, scale: Any = 1.0) -> tuple[Weights, dict[str, Array]]:
-    """Gradient descent on the expected loss: the weights at its end, and the gradient there.
-
-    The last layer reads ``scale`` times the masked activations.
-    """
+def descended(case: Linear, scale: Any = 1.0) -> Descended:
+    """Gradient descent on the expected loss; the last layer reads ``scale`` times what it does."""
 
     def loss(weights: Weights) -> Float[Array, ""]:
         *below, last = weights
@@ -146,100 +181,115 @@ def descended(case: Linear, scale: Any = 1.0) -> tuple[Weights, dict[str, Array]
     rule, ends = gradient_descent(case.learning_rate), np.asarray([0, case.steps])
     run = simulate(loss, case.weights, rule, ends)
     slopes = jax.grad(loss)(run.params)
-    size = jnp.sqrt(sum(jnp.sum(slope**2) for slope in slopes))
-    return run.params, {"gradient": size, "diverged_at": run.diverged_at}
+    return Descended(
+        weights=run.params,
+        hidden=end_to_end(run.params[:-1]) @ case.inputs,
+        gradient=jnp.sqrt(sum(jnp.sum(slope**2) for slope in slopes)),
+        diverged_at=run.diverged_at,
+    )
 
 
-def measure_minimum(case: Linear) -> dict[str, Array]:
-    """Singular values of the balanced activations, and the sizes of all units."""
-    return _measured(case)
+def measure_minimum(case: Linear, scale: Any = 1.0) -> MinimumMeasured:
+    """Singular values of the activations, balanced and as they are, and the sizes of all units."""
+    end = descended(case, scale)
+    H, last = end.hidden, end.weights[-1]
+    return MinimumMeasured(
+        balanced=svdvals(balanced(H, last)),
+        activations=svdvals(H),
+        units=jnp.linalg.norm(H, axis=1) * jnp.linalg.norm(last, axis=0),
+        gradient=end.gradient,
+        diverged_at=end.diverged_at,
+    )
 
 
-def _measured(case: Linear, scale: Any = 1.0) -> dict[str, Array]:
-    weights, how = descended(case, scale)
-    H, last = hidden(case, weights), weights[-1]
-    return how | {
-        "balanced": svdvals(balanced(H, last)),
-        "activations": svdvals(H),
-        "units": jnp.linalg.norm(H, axis=1) * jnp.linalg.norm(last, axis=0),
-    }
-
-
-def still_moving(one: Outcome) -> str:
+def _still_moving(outcome: Outcome[MinimumTheory, MinimumMeasured]) -> str:
     """Theory gives no number of steps here: the measured gradient decides, as in Theorem 3."""
-    if not np.isfinite(one.measured["gradient"]):
+    gradient = outcome.measured.gradient
+    if not np.isfinite(gradient):
         return ""  # under a stable step a run that diverged is judged, and lost
-    limit = tolerance("identity", one.dtype, size=one.size)
-    return "" if one.measured["gradient"] <= limit else "still moving"
-
-
-# Claims --------------------------------------------------------------------------------------
+    limit = tolerance("identity", outcome.dtype, size=outcome.size)
+    return "" if gradient <= limit else "still moving"
 
 
 def _both_layers(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
     """Dropout after the layers below, too."""
-    kept = 1 - amount * (1 - case.keep_prob)
-    return eqx.tree_at(lambda c: c.keep_probs, case, case.keep_probs.at[:-1].set(kept))
+    below = 1 - amount * (1 - case.keep_prob)
+    return eqx.tree_at(lambda c: c.keep_probs, case, case.keep_probs.at[:-1].set(below))
 
 
-def _raw(case: Linear) -> dict[str, Array]:
-    found = measure_minimum(case)
-    return {"balanced": found["activations"]}
+def _without_width(case: Linear) -> MinimumTheory:
+    """The values shrunk with (1 - theta) / theta in the place of ((1 - theta) / theta) / h."""
+    reached = dropout_minimum.project_rows(case.target, case.inputs)
+    odds = dropout_penalties.odds(case.keep_prob)
+    return _of_shrunk(case, dropout_minimum.shrink_squared(reached, odds, case.width).values)
 
 
-def _not_rescaled(case: Linear) -> dict[str, Array]:
-    """Masks of 0 and 1, not of 0 and 1/theta."""
-    return _measured(case, case.keep_prob)
-
-
-def _without_width(case: Linear) -> dict[str, Array]:
-    reached, odds = (
-        dropout_minimum.project_rows(case.target, case.inputs),
-        dropout_penalties.odds(case.keep_prob),
-    )
-    return _values(case, dropout_minimum.shrink_squared(reached, odds, case.width).values)
-
-
-def _same(name: str) -> Callable[[Outcome], float]:
-    return lambda one: relative_difference(one.predicted[name], one.measured[name])
-
-
-CONTROLS = (
-    Control("raw_activations", "singular values of H as it is", "balanced_spectrum", measure=_raw),
-    Control("not_rescaled", "masks of 0 and 1", "balanced_spectrum", measure=_not_rescaled),
-    *(
-        control
-        for claim in ("balanced_spectrum", "equal_units")
-        for control in (
-            Control[Linear](f"{claim}_both_layers", "dropout after both hidden layers", claim,
-                            case=_both_layers, breaks="last_layer_only"),
-            Control[Linear](f"{claim}_without_width", "c with h dropped", claim,
-                            predict=_without_width),
-        )
+MINIMUM = Scenario[Linear, MinimumTheory, MinimumMeasured](
+    "minimum",
+    make_linear,
+    predict_minimum,
+    measure_minimum,
+    theory=MinimumTheory,
+    measured=MinimumMeasured,
+    claims=(
+        Claim(
+            "balanced_spectrum",
+            "dropout at the last hidden layer of a linear network, at a global minimiser of the "
+            "expected loss: rows of H over (||h_i|| / ||w_i||)^{1/2} have the singular values "
+            "sqrt(s_i), s those of Y P shrunk, whatever the inputs, the start and the depth",
+            compares=lambda theory, run: (theory.balanced, run.balanced),
+            reads=lambda theory, run: (theory.balanced, run.balanced, run.gradient),
+            condition=lambda theory: theory.condition,
+            undecided=_still_moving,
+        ),
+        Claim(
+            "equal_units",
+            "there ||w_i|| ||h_i|| = sum(s) / h for every hidden unit",
+            compares=lambda theory, run: (theory.units, run.units),
+            reads=lambda theory, run: (theory.units, run.units, run.gradient),
+            condition=lambda theory: theory.condition,
+            undecided=_still_moving,
+        ),
     ),
-)  # fmt: skip
-
-MINIMUM = Scenario[Linear](
-    "minimum", make_linear, predict_minimum, measure_minimum,
-    (
-        Claim("balanced_spectrum",
-              "dropout at the last hidden layer of a linear network, at a global minimiser of the "
-              "expected loss: rows of H over (||h_i|| / ||w_i||)^{1/2} have the singular values "
-              "sqrt(s_i), s those of Y P shrunk, whatever the inputs, the start and the depth",
-              residual=_same("balanced"), reads=("balanced", "gradient"), condition="condition",
-              undecided=still_moving),
-        Claim("equal_units",
-              "there ||w_i|| ||h_i|| = sum(s) / h for every hidden unit",
-              residual=_same("units"), reads=("units", "gradient"), condition="condition",
-              undecided=still_moving),
+    controls=(
+        Control(
+            "raw_activations",
+            "singular values of H as it is",
+            "balanced_spectrum",
+            measure=lambda case: MinimumMeasured(balanced=measure_minimum(case).activations),
+        ),
+        Control(
+            "not_rescaled",
+            "masks of 0 and 1",
+            "balanced_spectrum",
+            # Not of 0 and 1/theta: the last layer reads theta times what it does.
+            measure=lambda case: measure_minimum(case, case.keep_prob),
+        ),
+        *(
+            control
+            for claim in ("balanced_spectrum", "equal_units")
+            for control in (
+                Control(
+                    f"{claim}_both_layers",
+                    "dropout after both hidden layers",
+                    claim,
+                    case=_both_layers,
+                    breaks="last_layer_only",
+                ),
+                Control(
+                    f"{claim}_without_width",
+                    "c with h dropped",
+                    claim,
+                    predict=_without_width,
+                ),
+            )
+        ),
     ),
-    CONTROLS,
     hypotheses={
         "some_dropout": lambda case: case.keep_prob < 1,
         "last_layer_only": lambda case: jnp.all(case.keep_probs[:-1] == 1),
     },
-    dims={"balanced": ("index",), "activations": ("index",), "units": ("unit",)},
-    steps="", diverged="diverged_at",
+    diverged=lambda run: run.diverged_at,
     sides="shrunk SVD of Y P against gradient descent on the moments of all masks",
     at={"depth": 3, "width": 8, "dropout": 0.6},
-)  # fmt: skip
+)

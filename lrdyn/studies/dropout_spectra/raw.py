@@ -6,25 +6,26 @@ Gradient flow conserves ``||w_{2,i}||^2 - ||w_{1,i}||^2`` of every unit. With ``
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.linalg import svdvals
 from lrdyn.engine.claims import tolerance
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
-from lrdyn.studies.dropout_spectra.minimum import (  # fmt: skip
+from lrdyn.studies.dropout_spectra.minimum import (
     INPUTS,
     OUTPUTS,
     Linear,
+    condition,
     descended,
-    gap,
-    hidden,
     regression,
 )
 from lrdyn.theorem3 import dropout_minimum
@@ -34,9 +35,9 @@ STARTS = 8
 SCALE = 0.4
 """Standard deviation of the entries times sqrt(width); above 1/2 the drift is not linear in eta."""
 RATES = (0.3, 0.15, 0.075)
-"""eta theta, so that the largest is well below the edge of stability whatever the dropout is."""
+"""eta / theta, so that the largest is well below the edge of stability whatever the dropout is."""
 TIME = 600.0
-"""eta theta times the number of steps."""
+"""eta / theta times the number of steps."""
 WITHIN = 0.03
 """Of an exponent: for the order after the next, and for what float32 leaves of such distances."""
 SEEN = 3e-5
@@ -44,6 +45,28 @@ SEEN = 3e-5
 step is below the last digit of the weights, some 1e-5 away."""
 WHITE = 1.3
 """Singular values of the inputs, sqrt(c)."""
+
+
+class RawTheory(NamedTuple):
+    """What is predicted of the raw spectrum from a balanced start."""
+
+    limit: Float[Array, "index"] = ABSENT
+    """c^{1/4} sqrt(s_i), which the singular values of H approach as the step shrinks."""
+    condition: Float[Array, ""] = ABSENT
+    """Largest singular value of Y P over its least distance from being chosen otherwise."""
+
+
+class RawMeasured(NamedTuple):
+    """What is measured at the end of descent from each start with each step."""
+
+    raw_spectrum: Float[Array, "rate start index"] = ABSENT
+    """Singular values of H."""
+    gradient: Float[Array, "rate start"] = ABSENT
+    """Norm of the gradient."""
+    diverged_at: Int[Array, "rate start"] = ABSENT
+    """Step at which the run diverged, or -1."""
+    rate: Float[Array, "rate"] = ABSENT
+    """eta / theta."""
 
 
 def make_raw(key: Key[Array, ""], *, width: int, dropout: float) -> Linear:
@@ -54,54 +77,60 @@ def make_raw(key: Key[Array, ""], *, width: int, dropout: float) -> Linear:
     first = SCALE / np.sqrt(width) * first.reshape(STARTS, width, INPUTS)
     last = last.reshape(STARTS, OUTPUTS, width)
     last *= (jnp.linalg.norm(first, axis=2) / jnp.linalg.norm(last, axis=1))[:, None, :]
-    kept = jnp.asarray(1 - dropout, target.dtype)
-    return Linear(inputs, target, (first, last), kept[None], kept, steps=0)
+    keep_prob = jnp.asarray(1 - dropout, target.dtype)
+    return Linear(inputs, target, (first, last), keep_prob[None], keep_prob, steps=0)
 
 
-def predict_raw(case: Linear) -> dict[str, Array]:
+def predict_raw(case: Linear) -> RawTheory:
     """The spectrum that is approached, c^{1/4} sqrt(s_i), c the squared singular value of X."""
-    found = dropout_minimum.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
-    limit = jnp.sqrt(svdvals(case.inputs)[0] * found.values)
-    return {"limit": limit[: case.width]} | gap(case, found)
+    shrinkage = dropout_minimum.dropout_minimiser(
+        case.target, case.inputs, case.keep_prob, case.width
+    )
+    limit = jnp.sqrt(svdvals(case.inputs)[0] * shrinkage.values)
+    return RawTheory(limit=limit[: case.width], condition=condition(case, shrinkage))
 
 
-def measure_raw(case: Linear) -> dict[str, Array]:
+def measure_raw(case: Linear) -> RawMeasured:
     """Raw spectra at the end of descent with each step, over the same time."""
-    runs = [_descend(case, rate) for rate in RATES]
-    return {name: jnp.stack([run[name] for run in runs]) for name in runs[0]} | {
-        "rate": jnp.asarray(RATES)
-    }
 
-
-def _descend(case: Linear, rate: float) -> dict[str, Array]:
-    def one(start: Weights) -> dict[str, Array]:
-        kept, steps = rate * case.keep_prob, round(TIME / rate)
-        weights, how = descended(
-            dataclasses.replace(case, weights=start, learning_rate=kept, steps=steps)
+    def descend(start: Weights, rate: float) -> RawMeasured:
+        end = descended(
+            dataclasses.replace(
+                case,
+                weights=start,
+                learning_rate=rate * case.keep_prob,
+                steps=round(TIME / rate),
+            )
         )
-        return how | {"raw_spectrum": svdvals(hidden(case, weights))[: min(case.width, OUTPUTS)]}
+        return RawMeasured(
+            raw_spectrum=svdvals(end.hidden)[: min(case.width, OUTPUTS)],
+            gradient=end.gradient,
+            diverged_at=end.diverged_at,
+        )
 
-    return jax.vmap(one)(case.weights)
+    # Steps of different numbers are loops of different lengths: only the starts are batched.
+    runs = [jax.vmap(lambda start, rate=rate: descend(start, rate))(case.weights) for rate in RATES]
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *runs)._replace(rate=jnp.asarray(RATES))
 
 
-def _exponent(one: Outcome) -> float:
+def _exponent(outcome: Outcome[RawTheory, RawMeasured]) -> float:
     """That of the distance from the limit over all starts, in powers of the step, less 1.
 
     Three distances ``C eta^p (1 + b eta)`` give p: the next order is taken out.
     """
-    limit, found = one.predicted["limit"], one.measured["raw_spectrum"]
-    distance = np.sqrt(np.mean((found - limit) ** 2, axis=(1, 2)))
+    offsets = np.asarray(outcome.measured.raw_spectrum - outcome.predicted.limit)
+    distance = np.sqrt(np.mean(offsets**2, axis=(1, 2)))
     with np.errstate(divide="ignore", invalid="ignore"):
         basis = np.stack([np.ones(3), np.log(RATES), RATES], axis=1)
         return float(np.abs(np.linalg.solve(basis, np.log(distance))[1] - 1))
 
 
-def _still_moving(one: Outcome) -> str:
+def _still_moving(outcome: Outcome[RawTheory, RawMeasured]) -> str:
     """What descent still has to go must not be seen beside a drift of about 1e-3."""
-    gradient = one.measured["gradient"]
+    gradient = outcome.measured.gradient
     if not np.all(np.isfinite(gradient)):
         return ""
-    return "" if np.max(gradient) * one.predicted["condition"] <= SEEN else "still moving"
+    return "" if np.max(gradient) * outcome.predicted.condition <= SEEN else "still moving"
 
 
 def _unbalanced(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
@@ -119,11 +148,6 @@ def _coloured(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
     return eqx.tree_at(lambda c: c.inputs, case, sizes[:, None] * case.inputs)
 
 
-def _without_fourth_root(case: Linear) -> dict[str, Array]:
-    """sqrt(s_i), as if X had orthonormal rows."""
-    return {"limit": predict_raw(case)["limit"] / jnp.sqrt(svdvals(case.inputs)[0])}
-
-
 def _units(case: Linear) -> Array:
     """Whether every unit starts as large on one side as on the other."""
     first, last = case.weights
@@ -139,32 +163,64 @@ def _white(case: Linear) -> Array:
     return error <= tolerance("identity", gram.dtype, size=case.inputs.shape[1])
 
 
-RAW = Scenario[Linear](
-    "raw", make_raw, predict_raw, measure_raw,
-    (
-        Claim("raw_spectrum",
-              "two layers, X X^T = c I, a start balanced unit by unit: the singular values of H "
-              "approach c^{1/4} sqrt(s_i) linearly in eta (exponent of the distance, less 1, at "
-              f"eta = {', '.join(f'{rate:g}' for rate in RATES)} theta, the next order taken out; "
-              f"{WITHIN:g} for the one after it)",
-              kind="rate", residual=_exponent, tolerance=WITHIN,
-              reads=("limit", "raw_spectrum", "gradient", "condition"), undecided=_still_moving),
+RAW = Scenario[Linear, RawTheory, RawMeasured](
+    "raw",
+    make_raw,
+    predict_raw,
+    measure_raw,
+    theory=RawTheory,
+    measured=RawMeasured,
+    claims=(
+        Claim(
+            "raw_spectrum",
+            "two layers, X X^T = c I, a start balanced unit by unit: the singular values of H "
+            "approach c^{1/4} sqrt(s_i) linearly in eta (exponent of the distance, less 1, at "
+            f"eta = {', '.join(f'{rate:g}' for rate in RATES)} theta, the next order taken out; "
+            f"{WITHIN:g} for the one after it)",
+            kind="rate",
+            residual=_exponent,
+            reads=lambda theory, run: (
+                theory.limit,
+                run.raw_spectrum,
+                run.gradient,
+                theory.condition,
+            ),
+            tolerance=WITHIN,
+            undecided=_still_moving,
+        ),
     ),
-    (
-        Control("raw_unbalanced", "W_1 ten times too large, W_2 ten times too small",
-                "raw_spectrum", case=_unbalanced, breaks="balanced_units"),
-        Control("raw_coloured", "inputs that are not white", "raw_spectrum", case=_coloured,
-                breaks="white_inputs"),
-        Control[Linear]("raw_without_fourth_root", "sqrt(s_i) without c^{1/4}", "raw_spectrum",
-                        predict=_without_fourth_root),
+    controls=(
+        Control(
+            "raw_unbalanced",
+            "W_1 ten times too large, W_2 ten times too small",
+            "raw_spectrum",
+            case=_unbalanced,
+            breaks="balanced_units",
+        ),
+        Control(
+            "raw_coloured",
+            "inputs that are not white",
+            "raw_spectrum",
+            case=_coloured,
+            breaks="white_inputs",
+        ),
+        Control(
+            "raw_without_fourth_root",
+            "sqrt(s_i) without c^{1/4}",
+            "raw_spectrum",
+            # As if X had orthonormal rows; its singular values are sqrt(c).
+            predict=lambda case: RawTheory(
+                limit=predict_raw(case).limit / jnp.sqrt(svdvals(case.inputs)[0])
+            ),
+        ),
     ),
     hypotheses={
         "some_dropout": lambda case: case.keep_prob < 1,
         "balanced_units": _units,
         "white_inputs": _white,
     },
-    dims={"raw_spectrum": ("rate", "start", "index"), "limit": ("index",),
-          "gradient": ("rate", "start"), "diverged_at": ("rate", "start"), "rate": ("rate",)},
+    diverged=lambda run: run.diverged_at,
     sides="shrunk SVD of Y P against gradient descent at three steps",
-    at={"width": 8, "dropout": 0.6}, long=True,
-)  # fmt: skip
+    at={"width": 8, "dropout": 0.6},
+    long=True,
+)

@@ -1,7 +1,7 @@
 """A residual network on images: Adam on the cross-entropy, dropout of its last activations."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,15 @@ from jaxtyping import Array, Key, PyTree
 from lrdyn import networks
 from lrdyn.core.recording import recorded_steps
 from lrdyn.data import Images, images
-from lrdyn.engine.statement import Scenario
-from lrdyn.studies.dropout_spectra import trained
-from lrdyn.studies.dropout_spectra.activations import spectra
-from lrdyn.studies.over_seeds import only
-from lrdyn.studies.pictures import (  # fmt: skip
+from lrdyn.studies.dropout_spectra.activations import (
+    DropoutMeasured,
+    Spectra,
+    Training,
+    compared,
+    spectra,
+    trained_scenario,
+)
+from lrdyn.studies.pictures import (
     TESTED,
     accuracy,
     cross_entropy,
@@ -45,53 +49,67 @@ class Residual(NamedTuple):
 
 
 def make_resnet(
-    key: Key[Array, ""], *, data: str, examples: int, dropout: float, resnet_width: int,
-    resnet_epochs: int, batch_size: int,
-) -> Residual:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    data: str,
+    examples: int,
+    dropout: float,
+    resnet_width: int,
+    resnet_epochs: int,
+    batch_size: int,
+) -> Residual:
     """ResNet-18, its stages from one width to eight times it."""
     start_key, key = jax.random.split(key)
-    found = images(data)
+    data_set = images(data)
     net = networks.resnet(
-        start_key, widths=[resnet_width * 2**stage for stage in range(4)],
-        channels=found.train_inputs.shape[3], classes=found.classes,
-    )  # fmt: skip
-    return Residual(key, net, found, examples, dropout, batch_size, resnet_epochs)
+        start_key,
+        widths=[resnet_width * 2**stage for stage in range(4)],
+        channels=data_set.train_inputs.shape[3],
+        classes=data_set.classes,
+    )
+    return Residual(key, net, data_set, examples, dropout, batch_size, resnet_epochs)
 
 
-def measure_resnet(case: Residual) -> dict[str, Any]:
+def measure_resnet(case: Residual) -> DropoutMeasured:
     """Train with dropout and without, and look at 1,000 images that are not trained on."""
-    found = case.images
-    chosen = spread_out(case.examples, len(found.train_labels))
-    inputs = found.train_inputs[chosen]
-    labels = found.train_labels[chosen].astype(np.int32)
-    tested = spread_out(TESTED, len(found.test_labels))
-    seen, known = found.test_inputs[tested], found.test_labels[tested]
+    chosen = spread_out(case.examples, len(case.images.train_labels))
+    inputs = case.images.train_inputs[chosen]
+    labels = case.images.train_labels[chosen].astype(np.int32)
+    tested = spread_out(TESTED, len(case.images.test_labels))
+    test_inputs, test_labels = case.images.test_inputs[tested], case.images.test_labels[tested]
     batches = Batches({"x": inputs, "y": labels}, case.batch)
     steps = recorded_steps(case.epochs * batches.epoch, POINTS)
 
-    def look(net: networks.ResNet, state: PyTree) -> dict[str, Array]:
+    def look(net: networks.ResNet, state: PyTree) -> Spectra:
         # All at once: in a loop convolutions are ten times slower on a CPU.
-        H = jax.vmap(lambda image: features(net, image, state))(read(jnp.asarray(seen), net))
+        pixels = read(jnp.asarray(test_inputs), net)
+        H = jax.vmap(lambda image: features(net, image, state))(pixels)
         return spectra(H.T, net.head.weight)
 
-    def once(rate: float, name: str) -> trained.Trained:
+    def train_with(rate: float, name: str) -> Training:
         net = dataclasses.replace(case.net, dropout=rate)
         run = train(
-            case.key, cross_entropy, net, optax.adam(RATE), batches, steps,
-            state=networks.initial_state(net), record=look, name=name,
-        )  # fmt: skip
-        right = accuracy(run.params, seen, known, run.state)
-        return trained.Trained(run.records, run.metrics["loss"], right, run.diverged_at)
+            case.key,
+            cross_entropy,
+            net,
+            optax.adam(RATE),
+            batches,
+            steps,
+            state=networks.initial_state(net),
+            record=look,
+            name=name,
+        )
+        right = accuracy(run.params, test_inputs, test_labels, run.state)
+        return Training(run.records, run.metrics["loss"], right, run.diverged_at)
 
-    return trained.compared(once, case.dropout) | {"step": steps}
+    return compared(train_with, case.dropout, steps)
 
 
-RESIDUAL = Scenario[Residual](
-    "resnet", make_resnet, measure=measure_resnet,
-    claims=(trained.drop_claim("resnet", 0.0, "8.8 on CIFAR-10"),),
-    controls=(trained.drop_control("resnet"),),
-    dims=trained.DIMS,
-    narrow=lambda settings: only("resnet", settings),
-    diverged="diverged_at", trains=True,
-    findings=trained.findings("resnet", "accuracy on images that were not trained on"),
-)  # fmt: skip
+RESIDUAL = trained_scenario(
+    "resnet",
+    make_resnet,
+    measure_resnet,
+    threshold=0.0,
+    seed0="8.8 on CIFAR-10",
+    quality="accuracy on images that were not trained on",
+)

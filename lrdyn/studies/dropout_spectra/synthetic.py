@@ -14,15 +14,22 @@ from lrdyn import networks
 from lrdyn.core.initialization import low_rank_target, orthogonal, spaced_singular_values
 from lrdyn.core.linalg import svdvals
 from lrdyn.core.recording import recorded_steps
-from lrdyn.engine.statement import Finding, Outcome, Scenario
-from lrdyn.studies.dropout_spectra import trained
-from lrdyn.studies.dropout_spectra.activations import spectra
-from lrdyn.studies.over_seeds import only
+from lrdyn.engine.statement import Finding, Outcome
+from lrdyn.studies.dropout_spectra.activations import (
+    POINTS,
+    DropoutMeasured,
+    Spectra,
+    Training,
+    compared,
+    spectra,
+    trained_scenario,
+)
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties
 from lrdyn.training import Batches, train
 
 INPUTS, OUTPUTS, RANK, NOISE = 64, 32, 8, 0.1
 HELD_OUT = 1000
+QUALITY = "share of the held-out targets' squared norm that is missed"
 
 
 class Synthetic(NamedTuple):
@@ -40,63 +47,82 @@ class Synthetic(NamedTuple):
     epochs: int
 
 
-def white(key: Key[Array, ""], count: int) -> Float[Array, "d n"]:
-    """Gaussian inputs, made white: X X^T = n I. As many as there are, up to a rotation."""
-    return jnp.sqrt(1.0 * count) * orthogonal(jax.random.normal(key, (INPUTS, count)))
-
-
 def make_synthetic(
-    key: Key[Array, ""], *, linear: bool, dropout: float, examples: int, synthetic_width: int,
-    synthetic_depth: int, synthetic_rate: float, synthetic_epochs: int, batch_size: int,
-) -> Synthetic:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    linear: bool,
+    dropout: float,
+    examples: int,
+    synthetic_width: int,
+    synthetic_depth: int,
+    synthetic_rate: float,
+    synthetic_epochs: int,
+    batch_size: int,
+) -> Synthetic:
     """Draw the data and a network, without biases if it is linear."""
     keys = jax.random.split(key, 7)
     teacher = low_rank_target(keys[0], (OUTPUTS, INPUTS), spaced_singular_values(RANK))
 
-    def examples_of(count: int, draw: Array, noise: Array) -> tuple[Array, Array]:
-        X = white(draw, count)
-        return X, teacher @ X + NOISE * jax.random.normal(noise, (OUTPUTS, count))
+    def draw(count: int, inputs_key: Array, noise_key: Array) -> tuple[Array, Array]:
+        # Gaussian inputs, made white: X X^T = n I. As many as there are, up to a rotation.
+        X = jnp.sqrt(1.0 * count) * orthogonal(jax.random.normal(inputs_key, (INPUTS, count)))
+        return X, teacher @ X + NOISE * jax.random.normal(noise_key, (OUTPUTS, count))
 
-    inputs, target = examples_of(examples, *keys[1:3])
-    held_inputs, held_target = examples_of(HELD_OUT, *keys[3:5])
+    inputs, target = draw(examples, *keys[1:3])
+    held_inputs, held_target = draw(HELD_OUT, *keys[3:5])
     sizes = (INPUTS, *[synthetic_width] * (synthetic_depth - 1), OUTPUTS)
-    net = networks.mlp(keys[5], sizes, activation=_same if linear else jax.nn.relu, bias=not linear)
+    activation = identity if linear else jax.nn.relu
     return Synthetic(
-        keys[6], net, inputs, target, held_inputs, held_target, dropout, synthetic_rate,
-        batch_size, synthetic_epochs,
-    )  # fmt: skip
+        keys[6],
+        networks.mlp(keys[5], sizes, activation=activation, bias=not linear),
+        inputs,
+        target,
+        held_inputs,
+        held_target,
+        dropout,
+        synthetic_rate,
+        batch_size,
+        synthetic_epochs,
+    )
 
 
-def _same(x: Array) -> Array:
+def identity(x: Array) -> Array:
     """No activation."""
     return x
 
 
 def squared_error(net: networks.MLP, state: None, batch: dict[str, Array], key: Any) -> Any:
     """Mean over the batch of ``||y - f(x)||^2``, under one mask an example."""
-    found = networks.apply(net, batch["x"], key=key)
-    return jnp.mean(jnp.sum((found - batch["y"]) ** 2, axis=1)), (None, {})
+    outputs = networks.apply(net, batch["x"], key=key)
+    return jnp.mean(jnp.sum((outputs - batch["y"]) ** 2, axis=1)), (None, {})
 
 
-def measure_synthetic(case: Synthetic) -> dict[str, Any]:
+def measure_synthetic(case: Synthetic) -> DropoutMeasured:
     """Train with Adam on mini-batches, with random masks and without."""
     batches = Batches({"x": case.inputs.T, "y": case.target.T}, case.batch)
-    steps = recorded_steps(case.epochs * batches.epoch, trained.POINTS)
+    steps = recorded_steps(case.epochs * batches.epoch, POINTS)
 
-    def look(net: networks.MLP, state: PyTree) -> dict[str, Array]:
+    def look(net: networks.MLP, state: PyTree) -> Spectra:
         return spectra(net.features(case.held_inputs), net.weights[-1])
 
-    def once(rate: float, name: str) -> trained.Trained:
+    def train_with(rate: float, name: str) -> Training:
         net = dataclasses.replace(case.net, dropout=rate)
         run = train(
-            case.key, squared_error, net, optax.adam(case.learning_rate), batches, steps,
-            record=look, name=name,
-        )  # fmt: skip
+            case.key,
+            squared_error,
+            net,
+            optax.adam(case.learning_rate),
+            batches,
+            steps,
+            record=look,
+            name=name,
+        )
         missed = run.params(case.held_inputs) - case.held_target
-        rest = jnp.sum(missed**2) / jnp.sum(case.held_target**2)
-        return trained.Trained(run.records, run.metrics["loss"], float(rest), run.diverged_at)
+        share = jnp.sum(missed**2) / jnp.sum(case.held_target**2)
+        return Training(run.records, run.metrics["loss"], float(share), run.diverged_at)
 
-    return trained.compared(once, case.dropout) | {"step": steps, "shrunk": shrunk(case)}
+    measured = compared(train_with, case.dropout, steps)
+    return measured._replace(shrunk=np.asarray(shrunk(case)))
 
 
 def shrunk(case: Synthetic) -> Float[Array, "h"]:
@@ -113,28 +139,35 @@ def shrunk(case: Synthetic) -> Float[Array, "h"]:
     return jnp.pad(jnp.sqrt(values)[:width], (0, max(width - len(values), 0)))
 
 
-def _distance(one: Outcome) -> np.ndarray:
+def _distance(outcome: Outcome[Any, DropoutMeasured]) -> np.ndarray:
     """Largest distance from sqrt(s), over the largest of them."""
-    found, limit = one.measured["balanced"][:, -1], one.measured["shrunk"]
-    return np.max(np.abs(found - limit), axis=1) / np.max(limit, axis=1)
+    spectrum, limit = outcome.measured.balanced[:, -1], outcome.measured.shrunk
+    return np.max(np.abs(spectrum - limit), axis=1) / np.max(limit, axis=1)
 
 
-def _scenario(name: str, linear: bool, threshold: float, seed0: str) -> Scenario[Synthetic]:
-    quality = "share of the held-out targets' squared norm that is missed"
-    own = (
-        Finding("dln_distance",
-                "distance of the balanced spectrum from sqrt(s), the minimum of the expected loss",
-                _distance, reads=("balanced", "shrunk")),
-    ) if linear else ()  # fmt: skip
-    return Scenario[Synthetic](
-        name, partial(make_synthetic, linear=linear), measure=measure_synthetic,
-        claims=(trained.drop_claim(name, threshold, seed0),),
-        controls=(trained.drop_control(name),),
-        dims=trained.DIMS, narrow=lambda settings: only(name, settings),
-        diverged="diverged_at", trains=True, seeds=4,
-        findings=(*trained.findings(name, quality), *own),
-    )  # fmt: skip
-
-
-LINEAR = _scenario("dln", True, 8.0, "16.7")
-PERCEPTRON = _scenario("mlp", False, 18.0, "37.4")
+LINEAR = trained_scenario(
+    "dln",
+    partial(make_synthetic, linear=True),
+    measure_synthetic,
+    threshold=8.0,
+    seed0="16.7",
+    quality=QUALITY,
+    seeds=4,
+    findings=(
+        Finding(
+            "dln_distance",
+            "distance of the balanced spectrum from sqrt(s), the minimum of the expected loss",
+            _distance,
+            reads=lambda theory, run: (run.balanced, run.shrunk),
+        ),
+    ),
+)
+PERCEPTRON = trained_scenario(
+    "mlp",
+    partial(make_synthetic, linear=False),
+    measure_synthetic,
+    threshold=18.0,
+    seed0="37.4",
+    quality=QUALITY,
+    seeds=4,
+)

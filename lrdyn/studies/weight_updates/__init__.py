@@ -8,17 +8,21 @@ from lrdyn.data import AUTO, IMAGES, image_files, images, resolve
 from lrdyn.engine.flags import POSITIVE, Flag, at_least, one_of
 from lrdyn.engine.statement import Study
 from lrdyn.studies.pictures import check_batch
+from lrdyn.studies.weight_updates.classifiers import (
+    CONFIGURATIONS,
+    CONVOLUTIONAL,
+    PERCEPTRON,
+    TRANSFORMER,
+)
 from lrdyn.studies.weight_updates.edge import EDGE, EXAMPLES
 from lrdyn.studies.weight_updates.figures import plot_reach
 from lrdyn.studies.weight_updates.linear import LINEAR
 from lrdyn.studies.weight_updates.narrow import NARROW
 from lrdyn.studies.weight_updates.nonlinear import NONLINEAR
-from lrdyn.studies.weight_updates.perceptron import PERCEPTRON
-from lrdyn.studies.weight_updates.vision import CONFIGURATIONS, CONVOLUTIONAL, TRANSFORMER
 
 
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Say which data ``auto`` means here: MNIST as vectors, for images the first set found."""
+    """Say which data ``auto`` means here: MNIST as vectors, for images the first set there is."""
     data, flat = settings["data"], settings["flat_data"]
     if flat == AUTO:
         flat = "mnist" if data == AUTO else data
@@ -63,7 +67,7 @@ def _sets(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def _about(settings: Mapping[str, Any]) -> str:
     used = _sets(settings).items()
-    return "on " + " and ".join(f"{images(name).described}{how}" for name, how in used)
+    return "on " + " and ".join(f"{images(name).described}{use}" for name, use in used)
 
 
 def _files(settings: Mapping[str, Any]) -> list[Path]:
@@ -73,43 +77,233 @@ def _files(settings: Mapping[str, Any]) -> list[Path]:
 NETWORKS = ("dln", "mlp", "vgg", "vit")
 
 FLAGS = (
-    Flag("network", NETWORKS, one_of(*NETWORKS), str, help="networks to train", shapes=True),
-    Flag("data", (AUTO,), one_of(AUTO, *IMAGES), str, help="images; auto takes the first found",
-         shapes=True, swept=False),
-    Flag("flat_data", (AUTO,), one_of(AUTO, *IMAGES), str, help="images of the networks that take "
-         "them as vectors; auto takes those of --data if they are named, else MNIST",
-         shapes=True, swept=False),
-    Flag("examples", (4000,), at_least(30), int, "n", "images to train on", (50_000,),
-         swept=False),
-    Flag("depth", (3,), at_least(2), int, "L", "layers of the linear network", swept=False),
-    Flag("linear_scale", (0.3,), POSITIVE, float, "eps", "init scale of the linear network",
-         swept=False),
-    Flag("linear_rate", (0.05,), POSITIVE, float, "eta", "step size of the linear network",
-         swept=False),
-    Flag("linear_steps", (2000,), at_least(1), int, "t", "steps of the linear network", (20_000,),
-         swept=False),
-    Flag("batch_size", (128,), at_least(1), int, "", "images of a mini-batch", swept=False),
-    Flag("mlp_width", (256,), at_least(1), int, "", "width of the perceptron", (512,), swept=False),
-    Flag("mlp_depth", (4,), at_least(2), int, "L", "its layers", swept=False),
-    Flag("mlp_rate", (0.1,), POSITIVE, float, "eta", "its step size", swept=False),
-    Flag("mlp_epochs", (10,), at_least(1), int, "", "its epochs", (50,), swept=False),
-    Flag("vgg_layers", ("11",), one_of(*CONFIGURATIONS), str, "", "layers of VGG", ("16",),
-         shapes=True, swept=False),
-    Flag("vgg_epochs", (4,), at_least(1), int, "", "its epochs", (100,), swept=False),
-    Flag("vit_patch", (4,), at_least(1), int, "", "side of a patch of the vision transformer, in "
-         "pixels", swept=False),
-    Flag("vit_width", (64,), at_least(1), int, "", "its width", (768,), swept=False),
-    Flag("vit_depth", (4,), at_least(1), int, "", "its blocks", (12,), swept=False),
-    Flag("vit_heads", (4,), at_least(1), int, "", "its heads", (12,), swept=False),
-    Flag("vit_epochs", (10,), at_least(1), int, "", "its epochs", (100,), swept=False),
-    Flag("edge_width", (64,), at_least(21), int, "d", "width of the identity on whitened images",
-         swept=False),
-    Flag("edge_scale", (0.3,), POSITIVE, float, "eps", "its init scale", swept=False),
-    Flag("edge_steps", (200,), at_least(1), int, "t", "its steps", swept=False),
-    Flag("reach_width", (24, 30), at_least(9), int, "d", "widths of the nonlinear networks",
-         shapes=True),
-    Flag("reach_depth", (3, 4), at_least(2), int, "L", "their layers", shapes=True),
-)  # fmt: skip
+    Flag(
+        "network",
+        NETWORKS,
+        one_of(*NETWORKS),
+        str,
+        help="networks to train",
+        shapes=True,
+    ),
+    Flag(
+        "data",
+        (AUTO,),
+        one_of(AUTO, *IMAGES),
+        str,
+        help="images; auto takes the first found",
+        shapes=True,
+        swept=False,
+    ),
+    Flag(
+        "flat_data",
+        (AUTO,),
+        one_of(AUTO, *IMAGES),
+        str,
+        help="images of the networks that take them as vectors; auto takes those of --data if they "
+        "are named, else MNIST",
+        shapes=True,
+        swept=False,
+    ),
+    Flag(
+        "examples",
+        (4000,),
+        at_least(30),
+        int,
+        symbol="n",
+        help="images to train on",
+        paper=(50_000,),
+        swept=False,
+    ),
+    Flag(
+        "depth",
+        (3,),
+        at_least(2),
+        int,
+        symbol="L",
+        help="layers of the linear network",
+        swept=False,
+    ),
+    Flag(
+        "linear_scale",
+        (0.3,),
+        POSITIVE,
+        float,
+        symbol="eps",
+        help="init scale of the linear network",
+        swept=False,
+    ),
+    Flag(
+        "linear_rate",
+        (0.05,),
+        POSITIVE,
+        float,
+        symbol="eta",
+        help="step size of the linear network",
+        swept=False,
+    ),
+    Flag(
+        "linear_steps",
+        (2000,),
+        at_least(1),
+        int,
+        symbol="t",
+        help="steps of the linear network",
+        paper=(20_000,),
+        swept=False,
+    ),
+    Flag(
+        "batch_size",
+        (128,),
+        at_least(1),
+        int,
+        help="images of a mini-batch",
+        swept=False,
+    ),
+    Flag(
+        "mlp_width",
+        (256,),
+        at_least(1),
+        int,
+        help="width of the perceptron",
+        paper=(512,),
+        swept=False,
+    ),
+    Flag(
+        "mlp_depth",
+        (4,),
+        at_least(2),
+        int,
+        symbol="L",
+        help="its layers",
+        swept=False,
+    ),
+    Flag(
+        "mlp_rate",
+        (0.1,),
+        POSITIVE,
+        float,
+        symbol="eta",
+        help="its step size",
+        swept=False,
+    ),
+    Flag(
+        "mlp_epochs",
+        (10,),
+        at_least(1),
+        int,
+        help="its epochs",
+        paper=(50,),
+        swept=False,
+    ),
+    Flag(
+        "vgg_layers",
+        ("11",),
+        one_of(*CONFIGURATIONS),
+        str,
+        help="layers of VGG",
+        paper=("16",),
+        shapes=True,
+        swept=False,
+    ),
+    Flag(
+        "vgg_epochs",
+        (4,),
+        at_least(1),
+        int,
+        help="its epochs",
+        paper=(100,),
+        swept=False,
+    ),
+    Flag(
+        "vit_patch",
+        (4,),
+        at_least(1),
+        int,
+        help="side of a patch of the vision transformer, in pixels",
+        swept=False,
+    ),
+    Flag(
+        "vit_width",
+        (64,),
+        at_least(1),
+        int,
+        help="its width",
+        paper=(768,),
+        swept=False,
+    ),
+    Flag(
+        "vit_depth",
+        (4,),
+        at_least(1),
+        int,
+        help="its blocks",
+        paper=(12,),
+        swept=False,
+    ),
+    Flag(
+        "vit_heads",
+        (4,),
+        at_least(1),
+        int,
+        help="its heads",
+        paper=(12,),
+        swept=False,
+    ),
+    Flag(
+        "vit_epochs",
+        (10,),
+        at_least(1),
+        int,
+        help="its epochs",
+        paper=(100,),
+        swept=False,
+    ),
+    Flag(
+        "edge_width",
+        (64,),
+        at_least(21),
+        int,
+        symbol="d",
+        help="width of the identity on whitened images",
+        swept=False,
+    ),
+    Flag(
+        "edge_scale",
+        (0.3,),
+        POSITIVE,
+        float,
+        symbol="eps",
+        help="its init scale",
+        swept=False,
+    ),
+    Flag(
+        "edge_steps",
+        (200,),
+        at_least(1),
+        int,
+        symbol="t",
+        help="its steps",
+        swept=False,
+    ),
+    Flag(
+        "reach_width",
+        (24, 30),
+        at_least(9),
+        int,
+        symbol="d",
+        help="widths of the nonlinear networks",
+        shapes=True,
+    ),
+    Flag(
+        "reach_depth",
+        (3, 4),
+        at_least(2),
+        int,
+        symbol="L",
+        help="their layers",
+        shapes=True,
+    ),
+)
 
 WEIGHT_UPDATES = Study(
     "weight_updates",

@@ -7,20 +7,20 @@ layers are wide.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.condition import conditions
 from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussian_layers
 from lrdyn.core.linalg import svdvals
 from lrdyn.data import images
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.studies.pictures import spread_out
-from lrdyn.studies.weight_updates.measures import whiten
 from lrdyn.theorem2 import setting
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification, colour, theory_run
 from lrdyn.theorem2.setting import parts_of
@@ -30,15 +30,46 @@ EXAMPLES = 600
 """Images of the identity; more would change the numbers and not what is true."""
 
 
-def _classes_and_inputs(data: str, directions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whitened coordinates of images, their labels as columns of norm of about one, and as such."""
-    found = images(data)
-    chosen = spread_out(EXAMPLES, len(found.train_labels))
-    pixels, labels = found.train_inputs[chosen], found.train_labels[chosen]
-    count = len(labels)
-    inputs = whiten(pixels.reshape(count, -1).T / 255.0, directions) / np.sqrt(count)
-    one_hot = np.eye(found.classes)[labels].T * np.sqrt(found.classes / count)
-    return inputs, one_hot, labels
+class EdgeTheory(NamedTuple):
+    """What is predicted of the updates on whitened images."""
+
+    edge: Float[Array, "square_layer"] = ABSENT
+    """sigma_{2K+1} / sigma_1 of the update of each square layer: 0."""
+    condition_edge: Float[Array, ""] = ABSENT
+    """Factor by which theory's own run carries a small error off the 2K directions, over how far
+    the layers move."""
+    diverges: Int[Array, ""] = ABSENT
+    """Step at which the reduced problem diverges, or -1."""
+
+
+class EdgeMeasured(NamedTuple):
+    """What is measured of the updates on whitened images."""
+
+    edge: Float[Array, "square_layer"] = ABSENT
+    """sigma_{2K+1} / sigma_1 of the update of each square layer, either largest over the steps."""
+    update: Float[Array, "step square_layer index"] = ABSENT
+    """Singular values of W_l(t) - W_l(0) at the recorded steps."""
+    step: Int[Array, "step"] = ABSENT
+    """Recorded steps."""
+    classes: Int[Array, ""] = ABSENT
+    """K."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run diverged, or -1."""
+
+
+def whiten(inputs: Float[np.ndarray, "features n"], directions: int) -> np.ndarray:
+    """Leading principal components with ``X X^T = n I``; the last ones are ill-determined noise.
+
+    The largest entry of each principal direction is made positive: signs are arbitrary, and another
+    version of LAPACK would start another run.
+
+    Example:
+        >>> whiten(np.diag([2.0, 1.0]), 1).round(6).tolist()
+        [[1.414214, 0.0]]
+    """
+    U, _, Vh = np.linalg.svd(inputs, full_matrices=False)
+    largest = np.take_along_axis(U, np.argmax(np.abs(U), axis=0)[None], axis=0)[0]
+    return np.sqrt(inputs.shape[1]) * (np.sign(largest)[:, None] * Vh)[:directions]
 
 
 def make_edge(
@@ -52,33 +83,48 @@ def on_images(
     key: Key[Array, ""], data: str, directions: int, width: int, steps: int, scale: Any
 ) -> Classification:
     """A classifier of three layers of one width on so many principal coordinates of images."""
-    inputs, one_hot, labels = _classes_and_inputs(data, directions)
+    data_set = images(data)
+    chosen = spread_out(EXAMPLES, len(data_set.train_labels))
+    labels = data_set.train_labels[chosen]
+    count = len(labels)
+    pixels = data_set.train_inputs[chosen].reshape(count, -1).T / 255.0
+    inputs = whiten(pixels, directions) / np.sqrt(count)
+    # Columns of this norm leave Phi = Y X^T singular values of about one.
+    one_hot = np.eye(data_set.classes)[labels].T * np.sqrt(data_set.classes / count)
     start = setting.start_of_run(
-        key, (directions, *[width] * (DEPTH - 1), len(one_hot)), init_scale=scale,
-        init_spread=1.0, weight_decay=0.0, decay_spread=1.0, learning_rate=0.1, steps=steps,
-    )  # fmt: skip
+        key,
+        (directions, *[width] * (DEPTH - 1), len(one_hot)),
+        init_scale=scale,
+        init_spread=1.0,
+        weight_decay=0.0,
+        decay_spread=1.0,
+        learning_rate=0.1,
+        steps=steps,
+    )
     precision = start["scales"].dtype
     return Classification(
-        inputs=jnp.asarray(inputs, precision), outputs=jnp.asarray(one_hot, precision),
-        labels=jnp.asarray(labels), **start,
-    )  # fmt: skip
+        inputs=jnp.asarray(inputs, precision),
+        outputs=jnp.asarray(one_hot, precision),
+        labels=jnp.asarray(labels),
+        **start,
+    )
 
 
-def predict_edge(case: Classification) -> dict[str, Array]:
+def predict_edge(case: Classification) -> EdgeTheory:
     """Nothing beyond 2K; and how far theory's own run carries a small error off that space."""
     runs, moving = theory_run(case), 2 * len(case.outputs)
     off = conditions(runs, lambda run: parts_of(run.records["square"], moving))["off_block"]
     layers = runs.run.records["square"]
     moved = jnp.max(jnp.abs(layers - layers[:1]))
-    return {
-        "edge": jnp.zeros(DEPTH - 1),
+    return EdgeTheory(
+        edge=jnp.zeros(DEPTH - 1),
         # An update loses the digits that it is smaller than the weights.
-        "condition_edge": off * jnp.max(jnp.abs(layers)) / moved,
-        "diverges": runs.run.diverged_at,
-    }
+        condition_edge=off * jnp.max(jnp.abs(layers)) / moved,
+        diverges=runs.run.diverged_at,
+    )
 
 
-def measure_edge(case: Classification) -> dict[str, Array]:
+def measure_edge(case: Classification) -> EdgeMeasured:
     """Singular values of the updates of the square layers, by automatic gradients."""
 
     def spectra(weights: Weights) -> Float[Array, "layers d"]:
@@ -86,22 +132,19 @@ def measure_edge(case: Classification) -> dict[str, Array]:
         return jnp.stack([svdvals(now - before) for now, before in pairs])
 
     run = case.descend(case.loss, case.weights, spectra)
-    return _edges(run.records, 2 * len(case.outputs)) | {
-        "diverged_at": run.diverged_at, "step": jnp.asarray(case.steps),
-        "classes": jnp.asarray(len(case.outputs)),
-    }  # fmt: skip
+    return EdgeMeasured(
+        edge=_edge_of(run.records, 2 * len(case.outputs)),
+        update=run.records,
+        step=jnp.asarray(case.steps),
+        classes=jnp.asarray(len(case.outputs)),
+        diverged_at=run.diverged_at,
+    )
 
 
-def _edges(spectra: Float[Array, "times layers d"], moving: int) -> dict[str, Array]:
-    largest = jnp.max(spectra[..., 0], axis=0)
-    return {
-        "edge": jnp.max(spectra[..., moving], axis=0) / largest,
-        "update": spectra,
-    }
-
-
-def _edge_residual(one: Outcome) -> float:
-    return float(np.max(np.abs(one.measured["edge"] - one.predicted["edge"])))
+def _edge_of(
+    spectra: Float[Array, "times square_layer d"], moving: int
+) -> Float[Array, "square_layer"]:
+    return jnp.max(spectra[..., moving], axis=0) / jnp.max(spectra[..., 0], axis=0)
 
 
 def _gaussian(key: Key[Array, ""], case: Classification, amount: Array) -> Classification:
@@ -111,44 +154,69 @@ def _gaussian(key: Key[Array, ""], case: Classification, amount: Array) -> Class
     return dataclasses.replace(case, weights=tuple(drawn))
 
 
-def _decayed(case: Classification) -> dict[str, Array]:
-    return measure_edge(dataclasses.replace(case, weight_decay=case.weight_decay + 0.01))
-
-
-def _in_batches(case: Classification) -> dict[str, Array]:
+def _in_batches(case: Classification) -> EdgeMeasured:
     """Descent on every third example: their inputs alone are not white."""
     third = {name: getattr(case, name)[..., ::3] for name in ("inputs", "outputs", "labels")}
     return measure_edge(dataclasses.replace(case, **third))
 
 
-def _one_class_less(case: Classification) -> dict[str, Array]:
-    """The edge looked for one pair of directions too early."""
-    found = measure_edge(case)["update"]
-    return _edges(found, 2 * len(case.outputs) - 2)
-
-
-EDGE = Scenario[Classification](
-    "edge", make_edge, predict_edge, measure_edge,
-    (
-        Claim("whitened_edge",
-              "deep linear classifier on whitened images: sigma_{2K+1} of W_l(t) - W_l(0) is zero "
-              "for l < L, relative to sigma_1 (the formula is that of the frame: the other side "
-              "is 0)",
-              residual=_edge_residual, reads=("edge",), condition="condition_edge"),
+EDGE = Scenario[Classification, EdgeTheory, EdgeMeasured](
+    "edge",
+    make_edge,
+    predict_edge,
+    measure_edge,
+    theory=EdgeTheory,
+    measured=EdgeMeasured,
+    claims=(
+        Claim(
+            "whitened_edge",
+            "deep linear classifier on whitened images: sigma_{2K+1} of W_l(t) - W_l(0) is zero "
+            "for l < L, relative to sigma_1 (the formula is that of the frame: the other side "
+            "is 0)",
+            # Both sides are relative to sigma_1 already.
+            residual=lambda outcome: float(
+                np.max(np.abs(outcome.measured.edge - outcome.predicted.edge))
+            ),
+            reads=lambda theory, run: (theory.edge, run.edge),
+            condition=lambda theory: theory.condition_edge,
+        ),
     ),
-    (
-        Control("edge_not_whitened", "input coordinates rescaled", "whitened_edge", case=colour,
-                breaks="whitened_inputs"),
-        Control("edge_gaussian_start", "Gaussian start", "whitened_edge", case=_gaussian,
-                breaks="orthogonal_start"),
-        Control("edge_decayed", "weight decay .01", "whitened_edge", measure=_decayed),
+    controls=(
+        Control(
+            "edge_not_whitened",
+            "input coordinates rescaled",
+            "whitened_edge",
+            case=colour,
+            breaks="whitened_inputs",
+        ),
+        Control(
+            "edge_gaussian_start",
+            "Gaussian start",
+            "whitened_edge",
+            case=_gaussian,
+            breaks="orthogonal_start",
+        ),
+        Control(
+            "edge_decayed",
+            "weight decay .01",
+            "whitened_edge",
+            measure=lambda case: measure_edge(
+                dataclasses.replace(case, weight_decay=case.weight_decay + 0.01)
+            ),
+        ),
         Control("edge_in_batches", "every third example", "whitened_edge", measure=_in_batches),
-        Control("edge_too_early", "sigma_{2K-1} in place of sigma_{2K+1}", "whitened_edge",
-                measure=_one_class_less),
+        Control(
+            "edge_too_early",
+            "sigma_{2K-1} in place of sigma_{2K+1}",
+            "whitened_edge",
+            measure=lambda case: EdgeMeasured(
+                edge=_edge_of(measure_edge(case).update, 2 * len(case.outputs) - 2)
+            ),
+        ),
     ),
     hypotheses=HYPOTHESES,
-    dims={"edge": ("square_layer",), "update": ("step", "square_layer", "index"),
-          "step": ("step",)},
-    steps="edge_steps", diverges="diverges", diverged="diverged_at",
+    steps="edge_steps",
+    diverges=lambda theory: theory.diverges,
+    diverged=lambda run: run.diverged_at,
     sides="the frame's 2K directions against the SVD of trained updates",
-)  # fmt: skip
+)

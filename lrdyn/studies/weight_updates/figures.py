@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from lrdyn.engine import fields
+from lrdyn.studies.weight_updates.nonlinear import ReachMeasured
+
 
 def plot_reach(groups: Mapping[str, Any]) -> Any:
     """How the structure of Theorem 2 fades as a kink or a curve between the layers grows."""
@@ -12,28 +15,45 @@ def plot_reach(groups: Mapping[str, Any]) -> Any:
         return None
     from lrdyn.figures import plotting
 
-    name = "/nonlinear/float64" if "/nonlinear/float64" in groups else "/nonlinear"
-    found = groups[name]
+    double = "/nonlinear/float64"
+    run = fields.of_run(groups[double if double in groups else "/nonlinear"], ReachMeasured)
     with plotting.style():
         figure, axes = plotting.panels(["leaky slope a", "tanh(b x) / b"])
-        for ax, kind, axis, label, powers in (
-            (axes[0], "leaky", "kink", "1 – a", (1, 2)),
-            (axes[1], "tanh", "bend", "b", (2, 4)),
-        ):
-            _plot_powers(ax, found, kind, axis, label, powers)
+        plot_powers(
+            axes[0],
+            run(lambda run: run.kink).values,
+            blocks=run(lambda run: run.leaky_residuals).values,
+            energies=run(lambda run: run.leaky_energies).values,
+            powers=(1, 2),
+            label="1 – a",
+        )
+        plot_powers(
+            axes[1],
+            run(lambda run: run.bend).values,
+            blocks=run(lambda run: run.tanh_residuals).values,
+            energies=run(lambda run: run.tanh_energies).values,
+            powers=(2, 4),
+            label="b",
+        )
         axes[0].set_ylabel("off-diagonal block; energy outside 2K")
     return figure
 
 
-def _plot_powers(
-    ax: Any, found: Any, kind: str, axis: str, label: str, powers: tuple[int, int]
+def plot_powers(
+    ax: Any,
+    sizes: np.ndarray,
+    *,
+    blocks: np.ndarray,
+    energies: np.ndarray,
+    powers: tuple[int, int],
+    label: str,
 ) -> None:
     """Every run as a thin line, and through the mean of their ends the power that theory gives."""
     from lrdyn.figures import plotting
 
-    sizes, colors, ends = found[axis].values, [plotting.BLUE, plotting.ORANGE], []
-    for quantity, color, power in zip(("residuals", "energies"), colors, powers, strict=True):
-        curves = found[f"{kind}_{quantity}"].values.reshape(-1, len(sizes))
+    colors, ends = [plotting.BLUE, plotting.ORANGE], []
+    for values, color, power in zip((blocks, energies), colors, powers, strict=True):
+        curves = values.reshape(-1, len(sizes))
         ax.plot(sizes, curves.T, color=color, lw=0.6, alpha=0.7)
         ends.append(float(np.exp(np.mean(np.log(curves[:, -1])))))
         ax.plot(sizes, ends[-1] * (sizes / sizes[-1]) ** power, color="k", lw=1.0, ls="--")

@@ -12,11 +12,14 @@ from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import orthogonal_layers
 from lrdyn.core.recording import recorded_steps
 from lrdyn.data import Images, images
-from lrdyn.engine.statement import Scenario
-from lrdyn.studies.over_seeds import only
 from lrdyn.studies.pictures import spread_out
-from lrdyn.studies.weight_updates import trained
-from lrdyn.studies.weight_updates.measures import of_gaussian, of_update
+from lrdyn.studies.weight_updates.updates import (
+    Spectrum,
+    UpdateMeasured,
+    measured_update,
+    of_update,
+    trained_scenario,
+)
 from lrdyn.training import Batches, train
 
 POINTS = 26
@@ -57,22 +60,28 @@ class LinearCase(NamedTuple):
     """Recorded ones."""
 
 
-def pixels(found: np.ndarray) -> Float[np.ndarray, "features n"]:
+def pixels(inputs: np.ndarray) -> Float[np.ndarray, "features n"]:
     """Images as columns, pixels in [0, 1]."""
-    return found.reshape(len(found), -1).T / np.float64(255)
+    return inputs.reshape(len(inputs), -1).T / np.float64(255)
 
 
 def make_linear(
-    key: Key[Array, ""], *, flat_data: str, examples: int, depth: int, linear_scale: float,
-    linear_rate: float, linear_steps: int,
-) -> LinearCase:  # fmt: skip
+    key: Key[Array, ""],
+    *,
+    flat_data: str,
+    examples: int,
+    depth: int,
+    linear_scale: float,
+    linear_rate: float,
+    linear_steps: int,
+) -> LinearCase:
     """Layers as wide as an image has pixels, from an orthogonal start."""
     start_key, key = jax.random.split(key)
-    found = images(flat_data)
-    widths = (*[found.train_inputs[0].size] * depth, found.classes)
+    data_set = images(flat_data)
+    widths = (*[data_set.train_inputs[0].size] * depth, data_set.classes)
     start = orthogonal_layers(start_key, widths, jnp.full(depth, linear_scale))
     steps = recorded_steps(linear_steps, POINTS)
-    return LinearCase(key, found, examples, start, linear_rate, steps)
+    return LinearCase(key, data_set, examples, start, linear_rate, steps)
 
 
 def product_of(weights: Weights) -> Float[Array, "k d"]:
@@ -88,47 +97,50 @@ def linear_loss(weights: Weights, state: None, batch: Moments, key: Any) -> Any:
     return 0.5 * jnp.sum((product_of(weights) @ batch.inputs - batch.outputs) ** 2), (None, {})
 
 
-def measure_linear(case: LinearCase) -> dict[str, Any]:
+def measure_linear(case: LinearCase) -> UpdateMeasured:
     """Train, and look at the update of the penultimate layer."""
-    found = case.images
-    chosen = spread_out(case.examples, len(found.train_labels))
-    inputs, labels = pixels(found.train_inputs[chosen]), found.train_labels[chosen]
-    precision = case.start[0].dtype
-    data = moments(inputs, np.eye(found.classes)[labels].T)
-    data = jax.tree.map(lambda array: array.astype(precision), data)
-    before, moving = case.start[-2], 2 * found.classes
+    chosen = spread_out(case.examples, len(case.images.train_labels))
+    inputs, labels = case.images.train_inputs[chosen], case.images.train_labels[chosen]
+    data = moments(pixels(inputs), np.eye(case.images.classes)[labels].T)
+    data = jax.tree.map(lambda array: array.astype(case.start[0].dtype), data)
+    before, directions = case.start[-2], 2 * case.images.classes
 
-    def look(weights: Weights, state: PyTree) -> dict[str, Array]:
+    def look(weights: Weights, state: PyTree) -> Spectrum:
         # At the start there is no update: its ranks are those of nothing, NaN.
-        return of_update(weights[-2] - before, moving)
+        return of_update(weights[-2] - before, directions)
 
     run = train(
-        case.key, linear_loss, case.start, gradient_descent(case.learning_rate),
-        Batches(data, count=len(chosen)), case.steps, record=look,
-    )  # fmt: skip
+        case.key,
+        linear_loss,
+        case.start,
+        gradient_descent(case.learning_rate),
+        Batches(data, count=len(chosen)),
+        case.steps,
+        record=look,
+    )
     end = np.asarray(product_of(run.params))
 
     def accuracy(inputs: np.ndarray, labels: np.ndarray) -> float:
         return float(np.mean(np.argmax(end @ pixels(inputs), axis=0) == labels))
 
-    return run.records | {
-        **of_gaussian(case.key, run.params[-2] - before, moving),
-        **trained.moved(before, run.params[-2]),
-        "share_end": run.records["share"][-1],
-        "loss": run.metrics["loss"],
-        "train_accuracy": accuracy(found.train_inputs[chosen], labels),
-        "test_accuracy": accuracy(found.test_inputs, found.test_labels),
-        "step": case.steps,
-        "diverged_at": run.diverged_at,
-    }
+    return measured_update(
+        case.key,
+        before,
+        run.params[-2],
+        run,
+        case.steps,
+        directions=directions,
+        train_accuracy=accuracy(inputs, labels),
+        test_accuracy=accuracy(case.images.test_inputs, case.images.test_labels),
+    )
 
 
-LINEAR = Scenario[LinearCase](
-    "dln", make_linear, measure=measure_linear,
-    claims=(trained.share_claim("dln", 0.99, "0.9999"),),
-    controls=(trained.share_control("dln"),),
-    dims=trained.DIMS,
-    narrow=lambda settings: only("dln", settings),
-    steps="linear_steps", diverged="diverged_at", trains=True, seeds=4,
-    findings=trained.findings("dln"),
-)  # fmt: skip
+LINEAR = trained_scenario(
+    "dln",
+    make_linear,
+    measure_linear,
+    threshold=0.99,
+    seed0="0.9999",
+    steps="linear_steps",
+    seeds=4,
+)

@@ -6,20 +6,41 @@ image, too. The first layer, which has nothing below it, stays at min(2K, d_0).
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.factorization import Weights
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.claims import tolerance
+from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.weight_updates.edge import on_images
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification
 
 FEWER = 0.4
 """Share of the width that the inputs have."""
+
+
+class NarrowTheory(NamedTuple):
+    """What is predicted of the updates of the first and the second layer."""
+
+    narrow_rank: Int[Array, "pair"] = ABSENT
+    """min(2K, d_0), and min(2K, d_0) + min(K, d - d_0)."""
+
+
+class NarrowMeasured(NamedTuple):
+    """What is measured of both updates at the end."""
+
+    narrow_first: Float[Array, "first_index"] = ABSENT
+    """Singular values of the update of the first layer, d x d_0."""
+    narrow_second: Float[Array, "index"] = ABSENT
+    """Singular values of the update of the second layer, d x d."""
+    narrow_scale: Float[Array, ""] = ABSENT
+    """Largest singular value of a layer."""
+    diverged_at: Int[Array, ""] = ABSENT
+    """Step at which the run diverged, or -1."""
 
 
 def make_narrow(
@@ -30,18 +51,14 @@ def make_narrow(
     return on_images(key, flat_data, directions, edge_width, edge_steps, edge_scale)
 
 
-def predict_narrow(case: Classification) -> dict[str, Array]:
+def predict_narrow(case: Classification) -> NarrowTheory:
     """Ranks of the updates of the first and the second layer."""
     (dims, width), classes = case.weights[0].shape[::-1], len(case.outputs)
-    return {"narrow_rank": _ranks(dims, width, classes)}
-
-
-def _ranks(dims: int, width: int, classes: int) -> Array:
     first = min(2 * classes, dims)
-    return jnp.array([first, first + min(classes, width - dims)])
+    return NarrowTheory(narrow_rank=jnp.array([first, first + min(classes, width - dims)]))
 
 
-def measure_narrow(case: Classification) -> dict[str, Array]:
+def measure_narrow(case: Classification) -> NarrowMeasured:
     """Singular values of both updates at the end, and the scale of the weights."""
 
     def look(weights: Weights) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
@@ -50,19 +67,23 @@ def measure_narrow(case: Classification) -> dict[str, Array]:
 
     run = case.descend(case.loss, case.weights, look)
     first, second = (values[-1] for values in run.records)
-    return {
-        "narrow_first": first, "narrow_second": second,
-        "narrow_scale": jnp.max(jnp.stack([singular_values(W)[0] for W in run.params])),
-        "diverged_at": run.diverged_at,
-    }  # fmt: skip
+    return NarrowMeasured(
+        narrow_first=first,
+        narrow_second=second,
+        narrow_scale=jnp.max(jnp.stack([singular_values(W)[0] for W in run.params])),
+        diverged_at=run.diverged_at,
+    )
 
 
-def _beyond(one: Outcome) -> float:
+def _beyond(outcome: Outcome[NarrowTheory, NarrowMeasured]) -> float:
     """The largest singular value beyond the rank, of both layers."""
-    ranks = one.predicted["narrow_rank"]
-    spectra = (one.measured["narrow_first"], one.measured["narrow_second"])
-    tails = [v[r] if r < len(v) else 0.0 for v, r in zip(spectra, ranks, strict=True)]
-    return float(max(tails) / one.measured["narrow_scale"])
+    spectra = (outcome.measured.narrow_first, outcome.measured.narrow_second)
+    # An update may have as many singular values as its rank is predicted to be: none is beyond.
+    tails = [
+        values[rank] if rank < len(values) else 0.0
+        for values, rank in zip(spectra, outcome.predicted.narrow_rank, strict=True)
+    ]
+    return float(max(tails) / outcome.measured.narrow_scale)
 
 
 def _orthonormal(case: Classification) -> Array:
@@ -75,38 +96,53 @@ def _orthonormal(case: Classification) -> Array:
     return jnp.max(jnp.stack(errors)) <= limit
 
 
-def _as_wide(case: Classification) -> dict[str, Array]:
-    """2K for every layer, as if there were as many inputs as the layers are wide."""
-    return {"narrow_rank": jnp.full(2, 2 * len(case.outputs))}
-
-
-def _one_less(case: Classification) -> dict[str, Array]:
-    return {"narrow_rank": predict_narrow(case)["narrow_rank"] - 1}
-
-
-def _decayed(case: Classification) -> dict[str, Array]:
-    return measure_narrow(dataclasses.replace(case, weight_decay=case.weight_decay + 0.01))
-
-
-NARROW = Scenario[Classification](
-    "narrow", make_narrow, predict_narrow, measure_narrow,
-    (
-        Claim("narrow_edge",
-              "with d_0 whitened dimensions below the width d the update of an inner layer has "
-              "rank min(2K, d_0) + min(K, d - d_0), that of the first min(2K, d_0): what is "
-              "beyond is zero on the scale of the weights (the other side is 0)",
-              residual=_beyond,
-              reads=("narrow_rank", "narrow_first", "narrow_second", "narrow_scale")),
+NARROW = Scenario[Classification, NarrowTheory, NarrowMeasured](
+    "narrow",
+    make_narrow,
+    predict_narrow,
+    measure_narrow,
+    theory=NarrowTheory,
+    measured=NarrowMeasured,
+    claims=(
+        Claim(
+            "narrow_edge",
+            "with d_0 whitened dimensions below the width d the update of an inner layer has "
+            "rank min(2K, d_0) + min(K, d - d_0), that of the first min(2K, d_0): what is "
+            "beyond is zero on the scale of the weights (the other side is 0)",
+            residual=_beyond,
+            reads=lambda theory, run: (
+                theory.narrow_rank,
+                run.narrow_first,
+                run.narrow_second,
+                run.narrow_scale,
+            ),
+        ),
     ),
-    (
-        Control[Classification]("narrow_as_wide", "rank 2K for all layers", "narrow_edge",
-                                predict=_as_wide),
-        Control[Classification]("narrow_one_less", "one less", "narrow_edge", predict=_one_less),
-        Control("narrow_decayed", "weight decay .01", "narrow_edge", measure=_decayed),
+    controls=(
+        Control(
+            "narrow_as_wide",
+            "rank 2K for all layers",
+            "narrow_edge",
+            # 2K, as if there were as many inputs as the layers are wide.
+            predict=lambda case: NarrowTheory(narrow_rank=jnp.full(2, 2 * len(case.outputs))),
+        ),
+        Control(
+            "narrow_one_less",
+            "one less",
+            "narrow_edge",
+            predict=lambda case: NarrowTheory(narrow_rank=predict_narrow(case).narrow_rank - 1),
+        ),
+        Control(
+            "narrow_decayed",
+            "weight decay .01",
+            "narrow_edge",
+            measure=lambda case: measure_narrow(
+                dataclasses.replace(case, weight_decay=case.weight_decay + 0.01)
+            ),
+        ),
     ),
     hypotheses=HYPOTHESES | {"orthogonal_start": _orthonormal},
-    dims={"narrow_rank": ("pair",), "narrow_first": ("first_index",),
-          "narrow_second": ("index",)},
-    steps="edge_steps", diverged="diverged_at",
+    steps="edge_steps",
+    diverged=lambda run: run.diverged_at,
     sides="a count of dimensions against the SVD of trained updates",
-)  # fmt: skip
+)

@@ -7,7 +7,7 @@ energy outside of 2K directions like their squares.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn.core.factorization import Weights
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem2 import classifier
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification, make_classifier
 
@@ -31,13 +32,51 @@ WITHIN, WITHIN_SQUARES = 0.05, 0.15
 Activation = Callable[[Array, Array], Array]
 
 
+class ReachTheory(NamedTuple):
+    """Exponents of what grows with the size of the nonlinearity."""
+
+    leaky_residual: Float[Array, ""] = ABSENT
+    """Exponent of 1 - a in the largest off-diagonal block, 1."""
+    leaky_energy: Float[Array, ""] = ABSENT
+    """Exponent of 1 - a in the share of the update's energy outside of 2K directions, 2."""
+    tanh_residual: Float[Array, ""] = ABSENT
+    """Exponent of b in the largest off-diagonal block, 2 by the cubic term of tanh."""
+    tanh_energy: Float[Array, ""] = ABSENT
+    """Exponent of b in the share of the energy, 4."""
+
+
+class ReachMeasured(NamedTuple):
+    """What is measured at the end of descent for each size of the nonlinearity."""
+
+    leaky_residual: Float[Array, ""] = ABSENT
+    """Exponent that is fitted to ``leaky_residuals``."""
+    leaky_energy: Float[Array, ""] = ABSENT
+    """Exponent that is fitted to ``leaky_energies``."""
+    tanh_residual: Float[Array, ""] = ABSENT
+    """Exponent that is fitted to ``tanh_residuals``."""
+    tanh_energy: Float[Array, ""] = ABSENT
+    """Exponent that is fitted to ``tanh_energies``."""
+    leaky_residuals: Float[Array, "kink"] = ABSENT
+    """Largest off-diagonal block with a leaky slope."""
+    leaky_energies: Float[Array, "kink"] = ABSENT
+    """Share of the energy of the penultimate update outside of 2K directions."""
+    tanh_residuals: Float[Array, "bend"] = ABSENT
+    """Largest off-diagonal block with tanh(b x) / b."""
+    tanh_energies: Float[Array, "bend"] = ABSENT
+    """Share of the energy outside of 2K directions."""
+    kink: Float[Array, "kink"] = ABSENT
+    """1 - a."""
+    bend: Float[Array, "bend"] = ABSENT
+    """b."""
+
+
 def leaky(x: Array, kink: Array) -> Array:
     """x, or (1 - kink) x where it is negative."""
     return jnp.where(x > 0, x, (1 - kink) * x)
 
 
 def without_kink(x: Array, kink: Array) -> Array:
-    """The mean slope of the same, on both sides."""
+    """(1 - kink / 2) x: the mean of the two slopes, on both sides."""
     return (1 - kink / 2) * x
 
 
@@ -49,37 +88,53 @@ def bent(x: Array, bend: Array) -> Array:
 def make_nonlinear(key: Key[Array, ""], *, reach_width: int, reach_depth: int) -> Classification:
     """A classifier with as many examples as dimensions, 100 steps from layers of scale 1/2."""
     return make_classifier(
-        key, dim=reach_width, depth=reach_depth, rank=CLASSES, target_scale=1.0,
-        per_class=reach_width // CLASSES, init_scale=0.5, init_spread=1.0, weight_decay=0.0,
-        decay_spread=1.0, learning_rate=0.1, steps=100,
-    )  # fmt: skip
+        key,
+        dim=reach_width,
+        depth=reach_depth,
+        rank=CLASSES,
+        target_scale=1.0,
+        per_class=reach_width // CLASSES,
+        init_scale=0.5,
+        init_spread=1.0,
+        weight_decay=0.0,
+        decay_spread=1.0,
+        learning_rate=0.1,
+        steps=100,
+    )
 
 
-def predict_nonlinear(case: Classification) -> dict[str, Array]:
+def predict_nonlinear(case: Classification) -> ReachTheory:
     """First order in 1 - a, and in b^2 by the cubic term of tanh; energies are squares."""
-    return {
-        "leaky_residual": jnp.ones(()), "leaky_energy": 2 * jnp.ones(()),
-        "tanh_residual": 2 * jnp.ones(()), "tanh_energy": 4 * jnp.ones(()),
-    }  # fmt: skip
+    return ReachTheory(
+        leaky_residual=jnp.ones(()),
+        leaky_energy=2 * jnp.ones(()),
+        tanh_residual=2 * jnp.ones(()),
+        tanh_energy=4 * jnp.ones(()),
+    )
 
 
 def measure_nonlinear(
     case: Classification, kinked: Activation = leaky, curved: Activation = bent
-) -> dict[str, Array]:
+) -> ReachMeasured:
     """Exponents fitted to the residual and to the energy at the end of each run."""
-    found = {}
-    for name, activation, sizes in (("leaky", kinked, KINKS), ("tanh", curved, BENDS)):
-        amounts = jnp.asarray(sizes, case.scales.dtype)
-        residual, energy = jax.vmap(lambda size, f=activation: _departure(case, f, size))(amounts)
-        found |= {
-            f"{name}_residual": _slope(amounts, residual), f"{name}_residuals": residual,
-            f"{name}_energy": _slope(amounts, energy), f"{name}_energies": energy,
-        }  # fmt: skip
-    dtype = case.scales.dtype
-    return found | {"kink": jnp.asarray(KINKS, dtype), "bend": jnp.asarray(BENDS, dtype)}
+    kinks, bends = (jnp.asarray(sizes, case.scales.dtype) for sizes in (KINKS, BENDS))
+    of_kinks, kink_energies = jax.vmap(lambda size: departure(case, kinked, size))(kinks)
+    of_bends, bend_energies = jax.vmap(lambda size: departure(case, curved, size))(bends)
+    return ReachMeasured(
+        leaky_residual=_exponent(kinks, of_kinks),
+        leaky_energy=_exponent(kinks, kink_energies),
+        tanh_residual=_exponent(bends, of_bends),
+        tanh_energy=_exponent(bends, bend_energies),
+        leaky_residuals=of_kinks,
+        leaky_energies=kink_energies,
+        tanh_residuals=of_bends,
+        tanh_energies=bend_energies,
+        kink=kinks,
+        bend=bends,
+    )
 
 
-def _departure(case: Classification, activation: Activation, size: Array) -> tuple[Array, Array]:
+def departure(case: Classification, activation: Activation, size: Array) -> tuple[Array, Array]:
     """Largest off-diagonal block, and energy of the penultimate update outside of 2K directions."""
     fixed = classifier.classifier_frame(case.weights, case.target)
     moving = 2 * len(case.outputs)
@@ -92,63 +147,91 @@ def _departure(case: Classification, activation: Activation, size: Array) -> tup
         return jnp.sum((last @ hidden - case.outputs) ** 2) / 2
 
     def look(weights: Weights) -> tuple[Array, Array]:
-        seen = classifier.classifier_blocks(fixed, weights, moving)
-        values = singular_values(weights[-2] - case.weights[-2])
-        squares = values**2
-        return jnp.max(seen.off_block), jnp.sum(squares[moving:]) / jnp.sum(squares)
+        blocks = classifier.classifier_blocks(fixed, weights, moving)
+        squares = singular_values(weights[-2] - case.weights[-2]) ** 2
+        return jnp.max(blocks.off_block), jnp.sum(squares[moving:]) / jnp.sum(squares)
 
     residual, energy = case.descend(loss, case.weights, look).records
     return residual[-1], energy[-1]
 
 
-def _slope(sizes: Float[Array, "n"], values: Float[Array, "n"]) -> Float[Array, ""]:
+def _exponent(sizes: Float[Array, "n"], values: Float[Array, "n"]) -> Float[Array, ""]:
     """Exponent of a power law, by least squares of logarithms."""
     x, y = jnp.log(sizes), jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))
     x = x - jnp.mean(x)
     return jnp.sum(x * y) / jnp.sum(x**2)
 
 
-def _apart(name: str) -> Callable[[Outcome], float]:
-    return lambda one: float(np.abs(one.predicted[name] - one.measured[name]))
+def _exponent_claim(
+    id: str, text: str, within: float, compares: Callable[[ReachTheory, ReachMeasured], Any]
+) -> Claim[ReachTheory, ReachMeasured]:
+    return Claim(
+        id,
+        f"{text}: the exponent within {within:g}",
+        kind="rate",
+        tolerance=within,
+        residual=lambda outcome: float(
+            np.abs(np.subtract(*compares(outcome.predicted, outcome.measured)))
+        ),
+        reads=compares,
+    )
 
 
-def _raw(case: Classification) -> dict[str, Array]:
-    """Inputs whose coordinates have scales of their own."""
-    factors = jnp.linspace(0.5, 1.5, len(case.inputs))[:, None]
-    raw = dataclasses.replace(case, inputs=factors * case.inputs)
-    return measure_nonlinear(raw)
+CLAIMS = (
+    _exponent_claim(
+        "leaky_residual",
+        "off-diagonal blocks grow like 1 - a with a leaky slope a",
+        WITHIN,
+        lambda theory, run: (theory.leaky_residual, run.leaky_residual),
+    ),
+    _exponent_claim(
+        "leaky_energy",
+        "energy of the update outside of 2K directions like (1 - a)^2",
+        WITHIN_SQUARES,
+        lambda theory, run: (theory.leaky_energy, run.leaky_energy),
+    ),
+    _exponent_claim(
+        "tanh_residual",
+        "with tanh(b x)/b off-diagonal blocks grow like b^2",
+        WITHIN,
+        lambda theory, run: (theory.tanh_residual, run.tanh_residual),
+    ),
+    _exponent_claim(
+        "tanh_energy",
+        "and that energy like b^4",
+        WITHIN_SQUARES,
+        lambda theory, run: (theory.tanh_energy, run.tanh_energy),
+    ),
+)
 
 
-def _straight(case: Classification) -> dict[str, Any]:
+def _straight(case: Classification) -> ReachMeasured:
     return measure_nonlinear(case, without_kink, without_kink)
 
 
-TEXTS = {
-    "leaky_residual": ("off-diagonal blocks grow like 1 - a with a leaky slope a", WITHIN),
-    "leaky_energy": (
-        "energy of the update outside of 2K directions like (1 - a)^2",
-        WITHIN_SQUARES,
-    ),
-    "tanh_residual": ("with tanh(b x)/b off-diagonal blocks grow like b^2", WITHIN),
-    "tanh_energy": ("and that energy like b^4", WITHIN_SQUARES),
-}
+def _raw(case: Classification) -> ReachMeasured:
+    """Inputs whose coordinates have scales of their own."""
+    factors = jnp.linspace(0.5, 1.5, len(case.inputs))[:, None]
+    return measure_nonlinear(dataclasses.replace(case, inputs=factors * case.inputs))
 
-NONLINEAR = Scenario[Classification](
-    "nonlinear", make_nonlinear, predict_nonlinear, measure_nonlinear,
-    tuple(
-        Claim(name, f"{text}: the exponent within {within:g}", kind="rate", tolerance=within,
-              residual=_apart(name))
-        for name, (text, within) in TEXTS.items()
-    ),
-    tuple(
-        Control[Classification](f"{name}_{id}", text, name, measure=broken)
-        for name in TEXTS
-        for id, text, broken in (("straight", "the mean slope, without a kink", _straight),
-                                 ("raw", "inputs that are not whitened", _raw))
+
+NONLINEAR = Scenario[Classification, ReachTheory, ReachMeasured](
+    "nonlinear",
+    make_nonlinear,
+    predict_nonlinear,
+    measure_nonlinear,
+    theory=ReachTheory,
+    measured=ReachMeasured,
+    claims=CLAIMS,
+    controls=tuple(
+        Control(f"{claim.id}_{name}", text, claim.id, measure=broken)
+        for claim in CLAIMS
+        for name, text, broken in (
+            ("straight", "the mean slope, without a kink", _straight),
+            ("raw", "inputs that are not whitened", _raw),
+        )
     ),
     hypotheses=HYPOTHESES,
-    dims={"leaky_residuals": ("kink",), "leaky_energies": ("kink",), "kink": ("kink",),
-          "tanh_residuals": ("bend",), "tanh_energies": ("bend",), "bend": ("bend",)},
     sides="an expansion in the size of the nonlinearity against fits to trained networks",
     seeds=2,
-)  # fmt: skip
+)

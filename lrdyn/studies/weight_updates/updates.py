@@ -1,0 +1,213 @@
+"""The update W(t) - W(0) of one trained matrix: what is measured of it, and what is claimed."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from lrdyn.core.descent import Trajectory
+from lrdyn.core.spectra import effective_rank, singular_values, top_share
+from lrdyn.engine.claims import above_p
+from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.statement import Claim, Control, Finding, Scenario
+from lrdyn.studies.over_seeds import ALPHA, SEEDS, only
+
+
+class Spectrum(NamedTuple):
+    """Singular values of an update, and how concentrated they are."""
+
+    update: Float[Array, "index"]
+    """Singular values, decreasing."""
+    share: Float[Array, ""]
+    """Share of the squared Frobenius norm in the first directions."""
+    effective_rank: Float[Array, ""]
+    """exp of the entropy of the singular values over their sum."""
+    stable_rank: Float[Array, ""]
+    """||.||_F^2 / ||.||_2^2."""
+
+
+class UpdateMeasured(NamedTuple):
+    """What a trained network leaves of the update of its penultimate matrix."""
+
+    update: Float[np.ndarray, "step index"] = ABSENT
+    """Singular values of W(t) - W(0) at the recorded steps."""
+    share: Float[np.ndarray, "step"] = ABSENT
+    """Share of ||W(t) - W(0)||_F^2 in its first 2K directions."""
+    effective_rank: Float[np.ndarray, "step"] = ABSENT
+    """Effective rank of the update; NaN at the start, where there is none."""
+    stable_rank: Float[np.ndarray, "step"] = ABSENT
+    """||.||_F^2 / ||.||_2^2 of the update; NaN at the start."""
+    loss: Float[np.ndarray, "step"] = ABSENT
+    """Loss of the last batch before each recorded step; NaN at the start."""
+    step: Int[np.ndarray, "step"] = ABSENT
+    """Recorded steps."""
+    share_end: Float[np.ndarray, ""] = ABSENT
+    """``share`` at the last step."""
+    share_gaussian: Float[np.ndarray, ""] = ABSENT
+    """The share of a Gaussian matrix of the shape and norm of the last update."""
+    effective_rank_gaussian: Float[np.ndarray, ""] = ABSENT
+    """The effective rank of that matrix."""
+    start: Float[np.ndarray, "index"] = ABSENT
+    """Singular values of W(0)."""
+    moved: Float[np.ndarray, ""] = ABSENT
+    """Share of W's singular values that moved by more than 1 % of the largest at the end."""
+    train_accuracy: Float[np.ndarray, ""] = ABSENT
+    """Share of the training images that are classified correctly at the end."""
+    test_accuracy: Float[np.ndarray, ""] = ABSENT
+    """The share of images that were not trained on."""
+    matrix_update: Float[np.ndarray, "matrix top"] = ABSENT
+    """Largest singular values of the updates of all matrices at the end, in the order of
+    :func:`lrdyn.networks.matrices`; NaN where a matrix has fewer. Of classifiers alone."""
+    matrix_rows: Int[np.ndarray, "matrix"] = ABSENT
+    """Rows of these matrices."""
+    matrix_columns: Int[np.ndarray, "matrix"] = ABSENT
+    """Columns of these matrices."""
+    share_shuffled: Float[np.ndarray, ""] = ABSENT
+    """``share_end`` of a training on labels that say nothing. Of the perceptron alone."""
+    diverged_at: Int[np.ndarray, ""] = ABSENT
+    """Step at which the training diverged, or -1."""
+
+
+def of_update(update: Float[Array, "m n"], count: int) -> Spectrum:
+    """Singular values of an update, the share of the first ones, its effective and stable rank."""
+    values = singular_values(update)
+    return Spectrum(
+        update=values,
+        share=top_share(values, count),
+        effective_rank=effective_rank(values),
+        stable_rank=jnp.sum(values**2) / values[0] ** 2,
+    )
+
+
+def gaussian_like(key: Key[Array, ""], update: Float[Array, "m n"]) -> Float[Array, "m n"]:
+    """A Gaussian matrix of the shape and norm of an update: an update without a direction."""
+    drawn = jax.random.normal(key, update.shape, update.dtype)
+    return drawn * (jnp.linalg.norm(update) / jnp.linalg.norm(drawn))
+
+
+def measured_update(
+    key: Key[Array, ""],
+    before: Float[Array, "m n"],
+    after: Float[Array, "m n"],
+    run: Trajectory,
+    steps: np.ndarray,
+    *,
+    directions: int,
+    train_accuracy: float,
+    test_accuracy: float,
+) -> UpdateMeasured:
+    """What every training leaves of its penultimate matrix.
+
+    Args:
+        key: draws the Gaussian matrix that is compared with the update.
+        before: the matrix at the start.
+        after: the matrix at the end.
+        run: the training, whose records are :class:`Spectrum` at each recorded step.
+        steps: the recorded steps.
+        directions: how many are the first ones, 2K.
+        train_accuracy: share of the training images that are classified correctly at the end.
+        test_accuracy: the share of images that were not trained on.
+    """
+    start, end = singular_values(before), singular_values(after)
+    gaussian = of_update(gaussian_like(key, after - before), directions)
+    return UpdateMeasured(
+        **run.records._asdict(),
+        loss=run.metrics["loss"],
+        step=steps,
+        share_end=run.records.share[-1],
+        share_gaussian=np.asarray(gaussian.share),
+        effective_rank_gaussian=np.asarray(gaussian.effective_rank),
+        start=np.asarray(start),
+        moved=np.asarray(jnp.mean(1.0 * (jnp.abs(end - start) > 0.01 * jnp.max(end)))),
+        train_accuracy=np.asarray(train_accuracy),
+        test_accuracy=np.asarray(test_accuracy),
+        diverged_at=np.asarray(run.diverged_at),
+    )
+
+
+def trained_scenario(
+    network: str,
+    make: Callable[..., Any],
+    measure: Callable[[Any], UpdateMeasured],
+    *,
+    threshold: float,
+    seed0: str,
+    findings: tuple[Finding[Any, UpdateMeasured], ...] = (),
+    steps: str = "",
+    seeds: int = 1,
+) -> Scenario[Any, Any, UpdateMeasured]:
+    """The training of one network: at the end most of the update is in the top 2K directions.
+
+    Args:
+        network: its word of ``--network``, with which the ids begin.
+        make: builds its case.
+        measure: trains it.
+        threshold: what the mean share is claimed to exceed.
+        seed0: the shares that seed 0 had, in words.
+        findings: what is measured beside what is measured of every network.
+        steps: flag that counts its steps, if there is one.
+        seeds: how many seeds it runs with unless the number is given.
+    """
+    return Scenario[Any, Any, UpdateMeasured](
+        network,
+        make,
+        measure=measure,
+        measured=UpdateMeasured,
+        claims=(
+            Claim(
+                f"{network}_share",
+                f"the top 2K directions hold more than {threshold:g} of ||W(t) - W(0)||_F^2 at the "
+                f"end (seed 0 had {seed0}; Student's test over seeds above 0, the residual is its "
+                "p)",
+                kind="statistical",
+                residual=lambda outcome: above_p(threshold, outcome.measured.share_end),
+                reads=lambda theory, run: (run.share_end,),
+                tolerance=ALPHA,
+                seeds=SEEDS,
+                sides="a threshold from seed 0 against the SVD of trained updates",
+            ),
+        ),
+        controls=(
+            Control(
+                f"{network}_gaussian",
+                "a Gaussian update of equal norm",
+                f"{network}_share",
+                swap=lambda theory, run: (run.share_end, run.share_gaussian),
+            ),
+        ),
+        findings=(
+            Finding(
+                f"{network}_effective_rank",
+                "effective rank of the update at the end",
+                lambda outcome: outcome.measured.effective_rank[:, -1],
+                reads=lambda theory, run: (run.effective_rank,),
+            ),
+            Finding(
+                f"{network}_stable_rank",
+                "||.||_F^2 / ||.||_2^2 of the update at the end",
+                lambda outcome: outcome.measured.stable_rank[:, -1],
+                reads=lambda theory, run: (run.stable_rank,),
+            ),
+            Finding(
+                f"{network}_moved",
+                "share of W's singular values that moved by more than 1 % of the largest",
+                lambda outcome: outcome.measured.moved,
+                reads=lambda theory, run: (run.moved,),
+            ),
+            Finding(
+                f"{network}_accuracy",
+                "accuracy on images that were not trained on",
+                lambda outcome: outcome.measured.test_accuracy,
+                reads=lambda theory, run: (run.test_accuracy,),
+            ),
+            *findings,
+        ),
+        narrow=lambda settings: only(network, settings),
+        steps=steps,
+        diverged=lambda run: run.diverged_at,
+        trains=True,
+        seeds=seeds,
+    )
