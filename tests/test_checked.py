@@ -69,6 +69,10 @@ def several(
     return accept(two, square)
 
 
+def outer(weights: Annotated[Weights, "h d", "m h"], target: Float[Array, "m d"]):
+    return accept(weights, target)
+
+
 def batches(x: Float[Array, "*batch d"], y: Float[Array, "*batch"], z: Float[Array, "*_ 3"]):
     return accept(x, y, z)
 
@@ -87,6 +91,7 @@ RIGHT = {
     "fields": (fields, PAIR, ONES(2)),
     "nested": (nested, BOTH, ONES(7)),
     "several": (several, (ONES((4, 3)), ONES((2, 4))), (I3, I3)),
+    "outer": (outer, (ONES((4, 3)), ONES((2, 4))), ONES((2, 3))),
     "batches": (batches, ONES((2, 1, 4)), ONES((2, 1)), ONES((5, 3))),
     "no batch": (batches, ONES(4), ONES(()), ONES(3)),
 }
@@ -139,6 +144,8 @@ WRONG = {
     ),
     "three layers": (several, (I3,) * 3, (I3,), "two: got a tuple of 3, wanted a tuple of 2"),
     "hidden": (several, (I3, I2), (I3,), "two[1]: got shape (2, 2), wanted (m, 3)"),
+    "not two": (outer, (I3,), I3, "weights: got a tuple of 1, wanted a tuple of 2"),
+    "no hidden one": (outer, (I3, I2), I3, "weights[1]: got shape (2, 2), wanted (m, 3)"),
     "another size": (several, (I3, I3), (I3, I2), "square[1]: got shape (2, 2), wanted (3, 3)"),
     "no square": (several, (I3, I3), [], "square: got a list of 0, wanted a tuple of layers"),
     "batch": (batches, ONES((2, 1, 4)), ONES((2, 2)), I3, "y: got shape (2, 2), wanted (2, 1)"),

@@ -300,9 +300,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
       and with ``int``, of which both stay what they are;
     * ``Callable``;
     * :data:`lrdyn.core.Weights`: layers each of which has as many columns as the one before has
-      rows; ``Annotated[Weights, "k d"]`` names the axes of their product;
-    * other tuples of arrays: two layers are ``tuple[Float[Array, "h d"], Float[Array, "k h"]]``,
-      square ones of one size ``tuple[Float[Array, "d d"], ...]``;
+      rows; ``Annotated[Weights, "k d"]`` names the axes of their product, and several texts,
+      ``Annotated[Weights, "h d", "k h"]``, those of so many layers;
+    * other tuples of arrays, such as square ones of one size, ``tuple[Float[Array, "d d"], ...]``;
     * named tuples, by the annotations of their fields, whose axes are those of the function; a
       named tuple inside of one has names of its own.
 
@@ -363,9 +363,12 @@ def _check_of(hint: Any) -> Check | None:
         if of_others is None or not passed:
             return of_others
         return lambda name, x, lengths: x if type(x) in passed else of_others(name, x, lengths)
-    if origin is Annotated:
-        outside = tuple(parts[1].split())
+    if origin is Annotated and len(parts) == 2:
+        outside = _axes_of(parts[1])
         return lambda name, x, lengths: layers(x, None, name, outside, lengths)
+    if origin is Annotated:
+        checks = [partial(_check_numbers, FLOATS, [_axes_of(words)]) for words in parts[1:]]
+        return partial(_check_tuple, checks, len(checks))
     if origin is tuple and parts[1:] == (...,):
         axes = getattr(parts[0], "dim_str", "")
         if axes == "_ _":
@@ -391,15 +394,19 @@ def _check_of_numbers(hints: list[Any]) -> Check | None:
     ]
     if not kinds or kinds[0] is None or len(set(kinds)) > 1:
         return None
-    shapes: list[Axes] = []
-    for hint in hints:
-        words = [] if hint is float else hint.dim_str.split()
-        for word in words:
-            if not (word == "..." or word.removeprefix("*").isidentifier() or word.isdecimal()):
-                raise TypeError(f"axis: got {word!r} in {hint}, wanted a length or a name")
-        words = ["..." if word.startswith("*_") else word for word in words]
-        shapes.append(tuple(int(word) if word.isdecimal() else word for word in words))
+    shapes = [_axes_of("" if hint is float else hint.dim_str) for hint in hints]
     return partial(_check_numbers, kinds[0], shapes)
+
+
+def _axes_of(words: str) -> Axes:
+    """Axes as an annotation writes them."""
+    axes: list[int | str] = []
+    for word in words.split():
+        if not (word == "..." or word.removeprefix("*").isidentifier() or word.isdecimal()):
+            raise TypeError(f"axis: got {word!r} in {words!r}, wanted a length or a name")
+        name = "..." if word.startswith("*_") else word
+        axes.append(int(word) if word.isdecimal() else name)
+    return tuple(axes)
 
 
 def _check_numbers(kind: Kind, shapes: list[Axes], name: str, x: Any, lengths: Lengths) -> Any:

@@ -181,9 +181,7 @@ def minimum(
 
 @checked
 def autoencoder_loss(
-    weights: tuple[Float[Array, "h d"], Float[Array, "d h"]],
-    inputs: Float[Array, "d n"],
-    decay: Scalar,
+    weights: Annotated[Weights, "h d", "d h"], inputs: Float[Array, "d n"], decay: Scalar
 ) -> Float[Array, ""]:
     """Regularised linear autoencoder, ``||X - W_2 W_1 X||_F^2 + lambda (||W_1||^2 + ||W_2||^2)``.
 

@@ -1,6 +1,6 @@
 """Minimisers of the expected loss of dropout, and the training that finds them."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core import checks, linalg
 from lrdyn.core.checks import checked
-from lrdyn.core.factorization import Scalar
+from lrdyn.core.factorization import Scalar, Weights
 from lrdyn.core.masking import draw_mask
 from lrdyn.core.spectra import numerical_rank
 from lrdyn.theorem3.dropout_penalties import dropout_strength
 
-Layers = tuple[Float[Array, "h d"], Float[Array, "m h"]]
+Layers = Annotated[Weights, "h d", "m h"]
 """W_1 and W_2."""
 
 

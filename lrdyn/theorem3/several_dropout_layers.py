@@ -129,7 +129,7 @@ def equalized_layers(
 
 @checked
 def dropconnect_penalty(
-    weights: tuple[Float[Array, "h d"], Float[Array, "m h"]],
+    weights: Annotated[Weights, "h d", "m h"],
     inputs: Float[Array, "d n"],
     keep_prob: Scalar,
     *,

@@ -144,13 +144,6 @@ def _side(gaussian: Float[Array, "rows k"], order: list[int]) -> Array:
     return jnp.concatenate([several, jnp.tile(same, (1, TERMS, 1, 1))])
 
 
-def _examples(m: int, n: int) -> np.ndarray:
-    """Gradients at the start of the counterexample and its mirror image."""
-    start = np.zeros((2, m, n))
-    start[:, :2, :2] = [[[-0.75, 0.5], [0.5, 0.75]], [[0.75, 0.5], [0.5, 0.75]]]
-    return start
-
-
 NEAR = 0.1
 """||G_0 - G_par||_F over ||G_par||_F where there are several terms: their l_2 is close to l_1, and
 an infinite bound says nothing."""
@@ -172,7 +165,10 @@ def make_recursion(key: Key[Array, ""], *, rows: int, cols: int, steps: int) -> 
     modes = jax.vmap(gradient_rank.gradient_modes)(left, right)
     drawn = drawn.reshape(count, m, n)
     near = jax.vmap(_near)(*jax.tree.map(lambda leaf: leaf[:first], (modes, drawn)))
-    start = jnp.concatenate([near, jnp.asarray(_examples(m, n)), drawn[ALIGNED:]])
+    # Gradients at the start of the counterexample and its mirror image, 0 elsewhere.
+    examples = np.zeros((2, m, n))
+    examples[:, :2, :2] = [[[-0.75, 0.5], [0.5, 0.75]], [[0.75, 0.5], [0.5, 0.75]]]
+    start = jnp.concatenate([near, jnp.asarray(examples), drawn[ALIGNED:]])
     noise = noise.reshape(count, TERMS, m, n)
     noise = noise - jnp.mean(noise, axis=1, keepdims=True)
     edges = jax.vmap(gradient_rank.spectral_edges)(modes)
