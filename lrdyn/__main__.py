@@ -14,7 +14,6 @@ from lrdyn.commands.ending import Compared, Ending, Fault, run
 from lrdyn.commands.own import own_experiment
 from lrdyn.core.show import shortened
 from lrdyn.data import download
-from lrdyn.data.lookup import search_first
 from lrdyn.engine import history
 from lrdyn.engine.arguments import Parser, folder
 from lrdyn.engine.configuration import BadInput
@@ -93,12 +92,11 @@ def data(words: Sequence[str]) -> None:
     parser.add_argument("name", nargs="?", help=", ".join(download.REMOTE))
     parser.add_argument("--data-dir", type=folder, metavar="DIR", help="look here first")
     options = parser.parse(words)
-    search_first(options.data_dir)
     if options.action is None:
-        say("\n".join(sets.table()))
+        say("\n".join(sets.table(options.data_dir or "")))
         return
     try:
-        say(str(download.download(options.name or "")))
+        say(str(download.download(options.name or "", folder=options.data_dir)))
     except (ValueError, ImportError) as error:
         raise BadInput(str(error)) from None
     except download.Failed as error:

@@ -259,7 +259,7 @@ def sources(
     memory_columns: int,
     memory_batch: int,
     memory_ranks: Sequence[int],
-    **settings: int,
+    **settings: Any,
 ) -> dict[str, Run]:
     """The runs of panels (a) to (c), and the programs of panel (d)."""
     steps = {f"{name}_rate": rate for name, rate in rates.items()}

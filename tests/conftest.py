@@ -101,15 +101,13 @@ def command_line(drawing_command_line, monkeypatch):
 @pytest.fixture
 def small_sets(tmp_path, monkeypatch):
     """Sets of a few images, looked for in one empty folder."""
-    from lrdyn.data import search_first, sets
+    from lrdyn.data import sets
 
     counts = {"cifar10": (10, 2), "fashion_mnist": (6, 2), "mnist": (6, 2)}
     for name, (train, test) in counts.items():
         monkeypatch.setitem(sets.KNOWN, name, sets.KNOWN[name]._replace(train=train, test=test))
     monkeypatch.setenv("LRDYN_DATA", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield
-    search_first(None)
 
 
 @pytest.fixture

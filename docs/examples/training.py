@@ -101,7 +101,7 @@ def squared_error(net, state, batch, key):
     return jnp.mean((net(batch["x"].T) - batch["y"].T) ** 2), (state, {})
 
 
-def learn(case):
+def learn(case, keeper):
     key, net, data, steps, learning_rate = case
 
     def look(now, state):
@@ -109,7 +109,7 @@ def learn(case):
 
     steps = lrdyn.recorded_steps(steps, 11)
     rule = optax.sgd(learning_rate)
-    run = train(key, squared_error, net, rule, Batches(data, 32), steps, record=look)
+    run = train(key, squared_error, net, rule, Batches(data, 32), steps, record=look, keeper=keeper)
     squares = run.records[-1] ** 2
     return Learned(
         update=run.records,
@@ -123,7 +123,7 @@ def learn(case):
 LEARNED = lrdyn.Scenario(
     "learned",
     student,
-    measure=learn,
+    train=learn,
     measured=Learned,
     claims=(
         lrdyn.Claim(
@@ -146,7 +146,6 @@ LEARNED = lrdyn.Scenario(
     ),
     steps="steps",
     diverged=lambda run: run.diverged_at,
-    trains=True,
     findings=(
         Finding(
             "share",

@@ -8,27 +8,30 @@ from lrdyn.data.lookup import find, looked_in
 from lrdyn.data.pairs import SPLITS, stsb_names
 
 
-def table() -> list[str]:
+def table(data_dir: str = "") -> list[str]:
     """Lines of the table; no file is read.
+
+    Args:
+        data_dir: where sets are looked for first.
 
     Example:
         >>> table()[0].split()[:3]
         ['data', 'set', 'found,']
     """
-    rows = [("data set", "found, or what would do"), *_images(), *_pairs()]
-    return [*aligned(rows), "", printable(f"looked in {looked_in()}")]
+    rows = [("data set", "found, or what would do"), *_images(data_dir), *_pairs(data_dir)]
+    return [*aligned(rows), "", printable(f"looked in {looked_in(data_dir)}")]
 
 
-def _images() -> Iterator[tuple[str, str]]:
+def _images(data_dir: str) -> Iterator[tuple[str, str]]:
     for name in sets.IMAGES:
-        files = sets.image_files(name)
+        files = sets.image_files(name, data_dir)
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         lacking = f"missing: {sets.would_do(name)}; {sets.known(name).remedy}"
         yield name, f"{files[0]}{more}" if files else lacking
 
 
-def _pairs() -> Iterator[tuple[str, str]]:
+def _pairs(data_dir: str) -> Iterator[tuple[str, str]]:
     for split in SPLITS:
         names = stsb_names(split)
-        found = find(names)
+        found = find(names, data_dir)
         yield f"stsb {split}", str(found or f"missing: {' or '.join(names)}")

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 
 from lrdyn.commands.ending import Judged, Status, run
-from lrdyn.data import lookup
 from lrdyn.engine import kept_programs, mistakes, report
 from lrdyn.engine.arguments import (
     Parser,
@@ -138,9 +137,9 @@ def _command(theorem: Experiment, options: argparse.Namespace) -> Command:
     check_cluster(options)
     given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
     common = {name: getattr(options, name, default) for name, default in defaults(theorem).items()}
-    if getattr(options, "data_dir", None):
-        lookup.search_first(options.data_dir)
-    return Command(configured(theorem, given, common, memory=options.memory), options)
+    place = getattr(options, "data_dir", None) or ""
+    run = configured(theorem, given, common, memory=options.memory, data_dir=place)
+    return Command(run, options)
 
 
 def verify_command(

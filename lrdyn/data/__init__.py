@@ -10,7 +10,6 @@ from lrdyn.data.guarded import Refused as Refused
 from lrdyn.data.lookup import MissingData as MissingData
 from lrdyn.data.lookup import find as find
 from lrdyn.data.lookup import places as places
-from lrdyn.data.lookup import search_first as search_first
 from lrdyn.data.pairs import Pairs as Pairs
 from lrdyn.data.pairs import stsb as stsb
 from lrdyn.data.pairs import text as text

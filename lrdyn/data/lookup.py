@@ -6,34 +6,9 @@ from pathlib import Path
 
 from lrdyn.core.show import shortened
 
-_given: list[Path] = []
-
 
 class MissingData(ValueError):
     """A data set is in none of the places; its one line says which, where, and what to do."""
-
-
-def search_first(folder: str | Path | None) -> None:
-    """Look in this folder before all others, in the whole process; None ends that.
-
-    Example:
-        >>> search_first("mine")
-        >>> places()[0].name
-        'mine'
-        >>> search_first(None)
-    """
-    _given[:] = [] if folder is None else [Path(folder)]
-
-
-def first() -> str:
-    """The folder that was given so, as whoever starts elsewhere finds it; empty without one.
-
-    Example:
-        >>> search_first(None)
-        >>> first()
-        ''
-    """
-    return os.path.abspath(_given[0]) if _given else ""
 
 
 def cache() -> Path:
@@ -47,28 +22,32 @@ def cache() -> Path:
     return Path(base, "lrdyn", "data")
 
 
-def places() -> list[Path]:
+def places(data_dir: str | Path = "") -> list[Path]:
     """The folders that are looked into, the first one first.
 
+    Args:
+        data_dir: a folder that comes before all others, if one is named.
+
     Example:
-        >>> places()[-1] == cache()
-        True
+        >>> places("mine")[0].name, places()[-1] == cache()
+        ('mine', True)
     """
-    named = os.environ.get("LRDYN_DATA")
-    return [*_given, *([Path(named)] if named else []), cache()]
+    named = [data_dir, os.environ.get("LRDYN_DATA")]
+    return [*(Path(folder) for folder in named if folder), cache()]
 
 
-def find(names: Sequence[str]) -> Path | None:
+def find(names: Sequence[str], data_dir: str | Path = "") -> Path | None:
     """The first file of one of these names in the first place that has one.
 
     Args:
         names: paths below a place, the preferred one first.
+        data_dir: the first place, see :func:`places`.
 
     Example:
         >>> find(["no such file"]) is None
         True
     """
-    candidates = (place / name for place in places() for name in names)
+    candidates = (place / name for place in places(data_dir) for name in names)
     return next((path for path in candidates if is_file(path)), None)
 
 
@@ -82,23 +61,24 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)
 
 
-def missing(title: str, files: str, remedy: str) -> MissingData:
+def missing(title: str, files: str, remedy: str, data_dir: str | Path = "") -> MissingData:
     """The error for a data set that is in no place.
 
     Args:
         title: what the set is called.
         files: which files would do.
         remedy: the command, or what to put there.
+        data_dir: the first place, see :func:`places`.
 
     Example:
         >>> raise missing("CIFAR-10", "cifar10.npz", "lrdyn data download cifar10")
         Traceback (most recent call last):
         lrdyn.data.lookup.MissingData: data: got no CIFAR-10, wanted cifar10.npz in ...
     """
-    return MissingData(f"data: got no {title}, wanted {files} in {looked_in()}: {remedy}")
+    return MissingData(f"data: got no {title}, wanted {files} in {looked_in(data_dir)}: {remedy}")
 
 
-def looked_in() -> str:
+def looked_in(data_dir: str | Path = "") -> str:
     """The places in words, the home folder as ``~``.
 
     Example:
@@ -107,7 +87,7 @@ def looked_in() -> str:
     """
     home = os.path.expanduser("~")
     # A name of a folder may hold any character, a message is one line.
-    names = (ascii(os.fspath(place))[1:-1] for place in places())
+    names = (ascii(os.fspath(place))[1:-1] for place in places(data_dir))
     short = (
         "~" + name.removeprefix(home) if name.startswith(home + "/") else name for name in names
     )

@@ -50,7 +50,9 @@ def stsb_names(split: str) -> tuple[str, ...]:
     )
 
 
-def stsb(path: str | Path | None = None, split: str = "train") -> Pairs:
+def stsb(
+    path: str | Path | None = None, split: str = "train", *, data_dir: str | Path = ""
+) -> Pairs:
     """Read a part of STS-B: GLUE's TSV, or a CSV of ``sentence1,sentence2,score``.
 
     GLUE keeps the scores of its test part to itself: that one's are NaN.
@@ -58,6 +60,7 @@ def stsb(path: str | Path | None = None, split: str = "train") -> Pairs:
     Args:
         path: the file; without one it is looked for in the places.
         split: ``train``, ``dev`` or ``test``, if no file is named.
+        data_dir: the first of those places.
 
     Raises:
         MissingData: the file is in none of the places.
@@ -69,10 +72,10 @@ def stsb(path: str | Path | None = None, split: str = "train") -> Pairs:
         1500
     """
     names = stsb_names(split)
-    file = find(names) if path is None else Path(path)
+    file = find(names, data_dir) if path is None else Path(path)
     if file is None or not is_file(file):
         title, files = f"STS-B ({split})", str(path or f"{names[0]} or {names[-1]}")
-        raise missing(title, files, "put GLUE's STS-B folder there")
+        raise missing(title, files, "put GLUE's STS-B folder there", data_dir)
     return pairs(file)
 
 

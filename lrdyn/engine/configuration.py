@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn.engine import results
+from lrdyn.engine.evaluate import DATA_DIR
 from lrdyn.engine.flags import Flag, at_least, one_of
 from lrdyn.engine.mistakes import BadInput as BadInput
 from lrdyn.engine.produce import concerned, validate
@@ -23,7 +25,8 @@ class Run(NamedTuple):
 
     experiment: Experiment
     settings: Mapping[str, Any]
-    """A value for each flag: a tuple for swept flags, one value for the others."""
+    """A value for each flag: a tuple for swept flags, one value for the others; and the folder
+    where data are looked for first."""
     concerned: Experiment
     """The experiment without the scenarios that the settings do not concern."""
     preset: str = "quick"
@@ -42,7 +45,8 @@ class Run(NamedTuple):
     @property
     def config(self) -> dict[str, Any]:
         """What decides the results, for the verdict and for the name of the folder."""
-        values = {name: _plain(value) for name, value in self.settings.items()}
+        flags = (flag.name for flag in self.experiment.flags)  # where data lie decides nothing
+        values = {name: _plain(self.settings[name]) for name in flags}
         values |= {name: getattr(self, name) for name in common(self.experiment)}
         data = [path.name for path in self.experiment.data(self.settings)]
         return values | ({"data_files": data} if data else {})
@@ -79,7 +83,12 @@ _COMMON_FLAGS = (
 
 
 def run_of(
-    experiment: Experiment, *, preset: str = "quick", memory: int | None = None, **given: Any
+    experiment: Experiment,
+    *,
+    preset: str = "quick",
+    memory: int | None = None,
+    data_dir: str | os.PathLike | None = None,
+    **given: Any,
 ) -> Run:
     """A configuration from what is given of it: the preset has the other flags.
 
@@ -87,6 +96,7 @@ def run_of(
         experiment: the experiment.
         preset: ``quick`` or ``paper``.
         memory: bytes that a case may take; what cannot fit is refused.
+        data_dir: where data are looked for first.
         **given: flags, those that are swept with one value or several; and ``seed``, ``seeds``,
             ``dtype``, ``perturb``.
 
@@ -105,7 +115,8 @@ def run_of(
         if common.get(flag.name) is not None:
             _accepted(flag, common[flag.name])
     values = {name: _values(flags[name], value) for name, value in given.items()}
-    return configured(experiment, values, common, memory=memory)
+    place = "" if data_dir is None else os.fspath(data_dir)
+    return configured(experiment, values, common, memory=memory, data_dir=place)
 
 
 def configured(
@@ -114,6 +125,7 @@ def configured(
     common: Mapping[str, Any],
     *,
     memory: int | None = None,
+    data_dir: str = "",
 ) -> Run:
     """A configuration from values that were accepted one by one; their combinations are checked.
 
@@ -122,6 +134,7 @@ def configured(
         given: flag -> its value, several for one that is swept; the preset has the others.
         common: the settings beside the flags, see :data:`COMMON`.
         memory: bytes that a case may take; what cannot fit is refused.
+        data_dir: where data are looked for first.
 
     Raises:
         BadInput: a combination is outside the experiment, or too large.
@@ -129,6 +142,7 @@ def configured(
     settings = {flag.name: flag.default(common["preset"]) for flag in experiment.flags}
     several = {flag.name for flag in experiment.flags if flag.swept and flag.type != "array"}
     settings |= {n: tuple(dict.fromkeys(v)) if n in several else v for n, v in given.items()}
+    settings[DATA_DIR] = data_dir and os.path.abspath(data_dir)
     run = Run(experiment, settings, experiment, **common)
     if run.seed + (run.seeds or 0) > 2**31:
         raise BadInput(f"--seed: got {run.seed}, wanted all seeds below 2^31")
@@ -152,7 +166,7 @@ def _refuse_too_large(run: Run, memory: int) -> None:
     The refusal says how much it would take, and which flag to lower.
     """
     flags = {flag.name: flag for flag in run.experiment.flags}
-    swept = {n: v if flags[n].swept else (v,) for n, v in run.settings.items()}
+    swept = {n: run.settings[n] if flag.swept else (run.settings[n],) for n, flag in flags.items()}
     sizes = {n: max(v) for n, v in swept.items() if flags[n].type is int and flags[n].shapes}
     largest = {n: sizes.get(n, v[0]) for n, v in swept.items()}
     case = int(np.dtype(run.dtype).itemsize * run.experiment.numbers(largest))

@@ -16,24 +16,34 @@ from lrdyn.engine.judging import claim_of
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import SIZE
 from lrdyn.engine.statement import Control, Scenario, longest_axis
+from lrdyn.training.keeping import FORGETFUL, Keeper
 
 T = TypeVar("T")
 Point = Callable[..., dict[str, Any]]
 """A function of ``seed`` and of the swept flags that returns named arrays."""
 
 
-def evaluate(scenario: Scenario, fixed: Mapping[str, Any]) -> Point:
-    """Build the function that produces the arrays of a scenario; ``fixed`` is not swept."""
+DATA_DIR = "data_dir"
+"""What settings have beside the flags: the folder where data are looked for first, or empty."""
 
-    def point(seed: Any, **flags: Any) -> dict[str, Any]:
+
+def evaluate(scenario: Scenario, fixed: Mapping[str, Any]) -> Point:
+    """Build the function that produces the arrays of a scenario; ``fixed`` is not swept.
+
+    Where the scenario trains it takes a keeper, too.
+    """
+    measure = scenario.measure
+
+    def point(seed: Any, keeper: Keeper = FORGETFUL, **flags: Any) -> dict[str, Any]:
         case = scenario.case(jax.random.key(seed), **taken(scenario.case, {**fixed, **flags}))
         with _sharing():
-            sides = scenario.predict(case), scenario.measure(case)
+            measured = scenario.train(case, keeper) if scenario.train else measure(case)
+            sides = scenario.predict(case), measured
             predicted, measured, compared = (
                 _arrays(function, returned, scenario.traced)
                 for function, returned in (
                     (scenario.predict, sides[0]),
-                    (scenario.measure, sides[1]),
+                    (scenario.train or measure, sides[1]),
                     (scenario.compare, scenario.compare(case, *sides)),
                 )
             )
@@ -119,24 +129,26 @@ def refuse_unknown(case: Callable[..., Any], flags: Mapping[str, Any]) -> None:
     """
     _, *arguments = inspect.signature(case).parameters.values()
     several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    for one in arguments:
-        if one.default is one.empty and one.kind not in several and one.name not in flags:
+    for argument in arguments:
+        optional = argument.default is not argument.empty or argument.kind in several
+        if not optional and argument.name not in (*flags, DATA_DIR):
+            wanted = ", ".join(name for name in flags if name != DATA_DIR)
             raise BadInput(
-                f"{place(case)}: got an argument {one.name!r}, wanted flags: {', '.join(flags)}"
+                f"{place(case)}: got an argument {argument.name!r}, wanted flags: {wanted}"
             )
 
 
 def taken(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that are arguments of a case.
+    """The flags that are arguments of a case, and where data are looked for if it asks for that.
 
     Example:
         >>> taken(lambda key, *, dim: None, {"dim": 3, "depth": 2})
         {'dim': 3}
     """
     arguments = inspect.signature(case).parameters.values()
-    if any(argument.kind is argument.VAR_KEYWORD for argument in arguments):
-        return dict(flags)
     names = {argument.name for argument in arguments}
+    if any(argument.kind is argument.VAR_KEYWORD for argument in arguments):
+        names |= flags.keys() - {DATA_DIR}
     return {name: value for name, value in flags.items() if name in names}
 
 

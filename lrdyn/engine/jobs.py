@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrdyn.engine.checkpoints import FOLDER, LOG, Checkpoints, log_of
-from lrdyn.engine.evaluate import evaluate, evaluate_controls, refuse_unknown, taken
+from lrdyn.engine.evaluate import DATA_DIR, evaluate, evaluate_controls, refuse_unknown, taken
 from lrdyn.engine.kept_programs import identity
 from lrdyn.engine.labels import Mislabelled
 from lrdyn.engine.mistakes import BadInput, place
@@ -29,7 +29,6 @@ from lrdyn.engine.sources import (
 )
 from lrdyn.engine.statement import Control, Experiment, Scenario
 from lrdyn.engine.work import DEFAULT, MATMULS, Context, Recipe, Sweep, carried_out
-from lrdyn.training.keeping import kept_by
 
 if TYPE_CHECKING:
     import xarray
@@ -122,33 +121,35 @@ class Job(NamedTuple):
                 identity=self.identity,
             )
             return Sweep(self.function, self.points, self.dims, plan, self.shapes, scope=scope)
-        digest, around = self.digest, lambda point, key: nullcontext()
-        if trains:
-            digest += f"{library_digest()}{context.precision}"
-            log = log_of if worker else lambda key: LOG  # several workers write at a time
-            around = partial(self._keeping, context, log)
+        if not trains:
+            return Sweep(self.function, self.points, self.dims, digest=self.digest, scope=scope)
+        log = log_of if worker else lambda key: LOG  # several workers write at a time
         return Sweep(
-            self.function, self.points, self.dims, digest=digest, around=around, scope=scope
+            self.function,
+            self.points,
+            self.dims,
+            digest=f"{self.digest}{library_digest()}{context.precision}",
+            beside=partial(self._keeper, context, log),
+            scope=scope,
         )
 
-    def _keeping(
+    def _keeper(
         self, context: Context, log: Callable[[str], str], point: Mapping[str, Any], key: str
-    ) -> AbstractContextManager[None]:
-        """Keep the trainings of a point beside the store of all jobs."""
+    ) -> dict[str, Any]:
+        """Who keeps the trainings of a point: checkpoints beside the store of all jobs."""
         if context.store is None:
-            return nullcontext()
+            return {}
         several = {n: v for n, v in point.items() if len(set(self.points.columns[n])) > 1}
         words = [self.scenario.id, *(c.id for c in self.controls)]
         words += [f"{name}={v}" for name, v in {**several, "seed": point["seed"]}.items()]
-        return kept_by(
-            Checkpoints(
-                context.store.with_name(FOLDER),
-                every=context.every,
-                label=" ".join(words),
-                progress=context.progress,
-                log=context.store.with_name(log(key)),
-            )
+        keeper = Checkpoints(
+            context.store.with_name(FOLDER),
+            every=context.every,
+            label=" ".join(words),
+            progress=context.progress,
+            log=context.store.with_name(log(key)),
         )
+        return {"keeper": keeper}
 
     def named(self, found: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
         """Give results the names of their groups."""
@@ -194,7 +195,8 @@ def claims_job(
     """The sweep of a scenario over its settings."""
     swept, fixed = split_settings(experiment, own_settings(experiment, scenario, settings))
     fixed |= {name: swept.pop(name) for name in scenario.whole}
-    function, points = evaluate(scenario, fixed), product(seed=seeds, **swept)
+    points = product(seed=seeds, **swept)
+    function = evaluate(scenario, fixed | {DATA_DIR: settings.get(DATA_DIR, "")})
     how = _how(experiment, scenario, settings, fixed, optimize)
     how["identity"] = identity(experiment.name, group, **fixed)
     return Job(group, precision, function, points, _dims(scenario), **how)
@@ -219,7 +221,9 @@ def controls_job(
     axes = {"amount": amounts} if amounts else {}
     axes |= {name: (value,) for name, value in swept.items()}
     name = f"/{'perturb' if amounts else 'controls'}/{scenario.id}/{precision}"
-    function, points = evaluate_controls(scenario, fixed, controls), product(seed=seeds, **axes)
+    points = product(seed=seeds, **axes)
+    place = {DATA_DIR: (given or {}).get(DATA_DIR, "")}
+    function = evaluate_controls(scenario, fixed | place, controls)
     # Each has axes of its own: a control can change the length of one.
     dims = {
         f"{c.id}.{name}": tuple(f"{c.id}.{axis}" for axis in axes)

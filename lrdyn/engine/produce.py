@@ -8,7 +8,6 @@ from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
-from lrdyn.data import lookup
 from lrdyn.engine.jobs import Job, claims_job, controls_job, own_settings, split_settings
 from lrdyn.engine.outcomes import controls_of, groups_of, precision_of_controls, precisions
 from lrdyn.engine.points import product
@@ -35,7 +34,7 @@ def produce(
     """Run every scenario and its controls: the content of ``results.nc``, group -> dataset.
 
     Args:
-        experiment: the experiment, of those scenarios that the settings concern.
+        experiment: the experiment.
         settings: a value for each flag: a tuple for swept flags, one value for the others.
         dtype: ``float64`` or ``float32``.
         seeds: seeds to sweep, or those of each scenario.
@@ -44,7 +43,8 @@ def produce(
         context: where and how all that is carried out.
     """
     refuse_without_jit()
-    jobs = list(jobs_of(experiment, settings, dtype, seeds, perturb, thorough))
+    mine = concerned(experiment, settings)
+    jobs = list(jobs_of(mine, settings, dtype, seeds, perturb, thorough))
     context.progress.expect(sum(job.points.size for job in jobs))
     told = _Announced(context.progress)
     context = context._replace(progress=told)
@@ -85,7 +85,6 @@ def recipes_of(
         "precision": context.precision,
         "every": context.every,
         "data": data_digest(experiment.data(settings)),
-        "data_dir": lookup.first(),
     }
     for number in count():
         yield Recipe(experiment, f"{__name__}:job_of", how | {"number": number})
@@ -102,7 +101,6 @@ def job_of(
     precision: str,
     every: int | None,
     data: str,
-    data_dir: str,
     context: Context,
 ) -> Sweep:
     """Make the sweep of a job of an experiment, for a worker; :func:`produce` explains the rest.
@@ -117,18 +115,16 @@ def job_of(
         precision: that of the context.
         every: that of the context.
         data: SHA-256 of the data files.
-        data_dir: where they are looked for first.
         context: of the worker.
 
     Raises:
         ValueError: the data files here are others.
     """
-    lookup.search_first(data_dir or None)
     mine = data_digest(experiment.data(settings))
     if mine != data:
         raise ValueError(f"data: got files with SHA-256 {mine[:12]}, wanted {data[:12]}")
     # The function of a job is the same for all seeds, and a part has its own.
-    jobs = jobs_of(experiment, settings, dtype, (0,), perturb, thorough)
+    jobs = jobs_of(concerned(experiment, settings), settings, dtype, (0,), perturb, thorough)
     job = next(islice(jobs, number, None))
     return job.sweep(context._replace(precision=precision, every=every), worker=True)
 
@@ -180,7 +176,7 @@ def jobs_of(
     perturb: bool,
     thorough: bool,
 ) -> Iterator[Job]:
-    """The jobs of an experiment, always in the same order."""
+    """The jobs of an experiment that settings concern, always in the same order."""
     for scenario in experiment.scenarios:
         mine = seeds(scenario) if callable(seeds) else seeds
         # The first seeds, as many as a claim over seeds needs.

@@ -137,7 +137,7 @@ def carry_out(
             found = verify_run(run, context._replace(store=kept / parts.FOLDER, progress=told))
         if experiment.judged and _about_nothing(found):
             raise BadInput(_nothing_applies(experiment, found))
-        save(experiment, found, path, draw)
+        save(run, found, path, draw)
         checkpoints.gather_logs(kept, path)
         parts.clear(kept)
         checkpoints.clear(kept)
@@ -199,18 +199,18 @@ def _nothing_applies(theorem: Experiment, found: Verification) -> str:
     return f"{theorem.name}: no claim applies, hypotheses not met: {names}"
 
 
-def save(experiment: Experiment, found: Verification, path: Path, draw: Draw | None) -> None:
+def save(run: Run, found: Verification, path: Path, draw: Draw | None) -> None:
     """Write ``results.nc``, the figures and ``verdict.json``, in this order."""
-    verdict = found.verdict
+    experiment, verdict = run.experiment, found.verdict
     with whole_files.replacing(path / results.NAME) as temporary:
         results.write(
             temporary,
             described(experiment, found.groups, verdict["environment"]["dtype"]),
             name=experiment.name,
             title=experiment.summary,
-            about=experiment.about(verdict["config"]),
+            about=experiment.about(run.settings),
             config=verdict["config"],
-            digest=source_digest(experiment, verdict["config"]),
+            digest=source_digest(experiment, run.settings),
             dtype=verdict["environment"]["dtype"],
         )
         # An earlier verdict must not stand beside results that it does not judge.

@@ -21,6 +21,7 @@ from typing_extensions import TypeVar
 from lrdyn.engine.claims import Kind
 from lrdyn.engine.fields import axes_of, names_of
 from lrdyn.engine.flags import Flag
+from lrdyn.training.keeping import Keeper
 
 Arrays = Mapping[str, Array]
 C = TypeVar("C")
@@ -255,10 +256,11 @@ class Scenario(Generic[C, T, M]):
             compiling, for example.
         at: settings under which the controls run, over the quick preset's first values.
         long: whether a point runs for seconds, so that XLA's optimisation repays its time.
-        trains: whether ``measure`` calls :func:`lrdyn.training.train`, for a :class:`Study`. Such
-            points are run one by one in plain Python and in one precision; a run that is lost
+        train: ``train(case, keeper)``, in the place of ``measure`` in a :class:`Study`: it calls
+            :func:`lrdyn.training.train` with that keeper, who keeps its checkpoints. Such points
+            are run one by one in plain Python and in one precision; a run that is lost
             (``diverged``) is left out of what is claimed over seeds, as seed 0 is, which sets
-            expectations and thresholds.
+            expectations and thresholds. Controls of it swap arrays.
         findings: what is measured beside the claims.
         whole: swept flags whose values are all given to one case, as a tuple: what is compared with
             the same seed must lie in one outcome.
@@ -285,12 +287,17 @@ class Scenario(Generic[C, T, M]):
     traced: bool = True
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     long: bool = False
-    trains: bool = False
+    train: Callable[[C, Keeper], M] | None = None
     findings: tuple[Finding[T, M], ...] = ()
     whole: tuple[str, ...] = ()
     seeds: int = 1
     theory: type[T] | None = None
     measured: type[M] | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether its runs train."""
+        return self.train is not None
 
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
@@ -310,6 +317,11 @@ class Scenario(Generic[C, T, M]):
     def __post_init__(self) -> None:
         known = {claim.id for claim in self.claims}
         for control in self.controls:
+            if self.trains and control.swap is None:
+                raise ValueError(
+                    f"control {control.id!r}: got a run of its own, wanted swap, as the scenario "
+                    "trains"
+                )
             if control.claim not in known:
                 raise ValueError(
                     f"control {control.id!r}: got claim {control.claim!r}, wanted one of {known}"

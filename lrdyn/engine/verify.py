@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrdyn.core import show
-from lrdyn.data import lookup
 from lrdyn.engine import progress as progresses
 from lrdyn.engine import report
 from lrdyn.engine.claims import FALSE_ALARM
@@ -98,9 +97,7 @@ def verify(
         Traceback (most recent call last):
         lrdyn.engine.mistakes.BadInput: --width: got an unknown setting, wanted one of dim, ...
     """
-    if data_dir is not None:
-        lookup.search_first(os.fspath(data_dir))
-    run = run_of(theorem, memory=memory, **settings)
+    run = run_of(theorem, memory=memory, data_dir=data_dir, **settings)
     if progress is None:
         notebook = progresses.in_notebook()
         progress = progresses.Notebook(theorem.name) if notebook else progresses.Silent()
@@ -116,7 +113,7 @@ def verify_run(run: Run, context: Context) -> Verification:
     sweeps spend their time in the compiler.
     """
     groups = produce(
-        run.concerned,
+        run.experiment,
         run.settings,
         dtype=run.dtype,
         seeds=run.seeds_of,

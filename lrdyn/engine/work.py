@@ -145,10 +145,9 @@ class Sweep(NamedTuple):
     """Axes that decide the shapes of what is traced."""
     digest: str = ""
     """Of all that decides the results of what is not traced, but the points."""
-    around: Callable[[Mapping[str, Any], str], AbstractContextManager] = lambda point, key: (
-        nullcontext()
-    )
-    """A call of a point that is not traced happens inside of it; ``key`` is that of its part."""
+    beside: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda point, key: {}
+    """What the function is given besides at a point, where it is not traced: who keeps its
+    training, for example. ``key`` is that of its part."""
     scope: Scope = nullcontext
     """JAX's settings, of the thread that computes."""
 
@@ -176,8 +175,8 @@ class Sweep(NamedTuple):
 
     def call(self, point: Mapping[str, Any], key: str) -> Arrays:
         """Call the function in Python at one point; its arrays have an axis of one point."""
-        with self.around(point, key):
-            return {n: np.asarray(array)[None] for n, array in self.function(**point).items()}
+        arrays = self.function(**point, **self.beside(point, key))
+        return {name: np.asarray(array)[None] for name, array in arrays.items()}
 
 
 class Recipe(NamedTuple):

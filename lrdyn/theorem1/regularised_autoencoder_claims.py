@@ -91,7 +91,7 @@ class Autoencoder(Descent):
         """Number of the leading directions among which critical points are looked at."""
         return min(self.width + SPARE, len(self.inputs))
 
-    def loss(self, weights: Weights) -> Float[Array, ""]:
+    def loss(self, weights: tuple[Array, Array]) -> Float[Array, ""]:
         """On the images, with decay."""
         return shrinkage.autoencoder_loss(weights, self.inputs, self.decay)
 
@@ -197,7 +197,7 @@ def predict(case: Autoencoder) -> AutoencoderTheory:
 def measure(case: Autoencoder) -> AutoencoderMeasured:
     """Gradient descent from a random start, gradients at the points of the family, searches."""
 
-    def loss(weights: Weights) -> Float[Array, ""]:
+    def loss(weights: tuple[Array, Array]) -> Float[Array, ""]:
         return shrinkage.autoencoder_loss(weights, case.factor, 0.0)
 
     # The gradient of lambda ||W||^2 is 2 lambda W.

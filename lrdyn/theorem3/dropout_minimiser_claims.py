@@ -309,7 +309,7 @@ def train_both(
         return 0.5 * jnp.stack([jnp.sum((case.target - second @ hidden) ** 2), jnp.sum(units)])
 
     def step(t: Array, state: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-        def of_run(mask: Array, weights: Weights) -> tuple[Weights, Array]:
+        def of_run(mask: Array, weights: tuple[Array, Array]) -> tuple[Weights, Array]:
             after = dropout_minimum.dropout_step(
                 mask, weights, case.inputs, case.target, keep_prob, rate
             )

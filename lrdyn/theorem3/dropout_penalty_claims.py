@@ -206,11 +206,11 @@ def _schatten_bound(case: Dropout) -> Float[Array, ""]:
 
 def _dropconnect_loss(case: Dropout, layer: int) -> Float[Array, ""]:
     """Expected loss under masks on the weights of one layer."""
-    weights, inputs, target = case.tiny
+    (first, second), inputs, target = case.tiny
     penalty = several_dropout_layers.dropconnect_penalty(
-        weights, inputs, case.network.keep_prob, layer=layer
+        (first, second), inputs, case.network.keep_prob, layer=layer
     )
-    return jnp.sum((target - end_to_end(weights) @ inputs) ** 2) + penalty
+    return jnp.sum((target - second @ first @ inputs) ** 2) + penalty
 
 
 def predict(case: Dropout) -> DropoutTheory:

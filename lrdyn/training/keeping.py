@@ -1,9 +1,7 @@
 """Who keeps a training: where its checkpoints go, and who is told of its progress."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import PyTree
 
@@ -66,19 +64,5 @@ class Forgetful:
         """Say nothing: the trajectory does."""
 
 
-_CURRENT: ContextVar[Keeper | None] = ContextVar("keeper", default=None)
-
-
-def current() -> Keeper:
-    """The keeper of the study that is running; one that forgets, outside of one."""
-    return _CURRENT.get() or Forgetful()
-
-
-@contextmanager
-def kept_by(keeper: Any) -> Iterator[None]:
-    """Give the trainings inside to a keeper."""
-    token = _CURRENT.set(keeper)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+FORGETFUL = Forgetful()
+"""Keeps nothing and tells nothing, as a training does unless it is given a keeper."""

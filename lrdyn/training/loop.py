@@ -61,7 +61,7 @@ def train(
     record: Callable[[PyTree, PyTree], PyTree] = lambda params, state: params,
     devices: Sequence[Any] | None = None,
     name: str = "",
-    keeper: keeping.Keeper | None = None,
+    keeper: keeping.Keeper = keeping.FORGETFUL,
 ) -> Trajectory:
     """Minimise a loss over mini-batches, and record at the given steps.
 
@@ -84,7 +84,7 @@ def train(
             all accelerators, where a batch is a multiple of them, or one CPU device, which uses all
             cores by itself.
         name: of the run, where a study has several at one point.
-        keeper: keeps checkpoints and is told of the progress; that of the study by default.
+        keeper: keeps checkpoints and is told of the progress; a study gives its own.
 
     Returns:
         A :class:`lrdyn.Trajectory`, its records arrays of NumPy, with ``state`` and ``metrics``:
@@ -115,7 +115,7 @@ def train(
         checks.refuse("batches", f"{batches.examples} examples", f"a multiple of {len(devices)}")
     programs = _Programs(key, loss, params, algorithm, batches, state, devices)
     at = np.asarray(checks.steps(steps)).tolist()
-    return _Loop(programs, at, record, name, keeper or keeping.current()).run()
+    return _Loop(programs, at, record, name, keeper).run()
 
 
 class _Programs:

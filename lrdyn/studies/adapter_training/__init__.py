@@ -23,9 +23,11 @@ from lrdyn.studies.adapter_training.widths import WIDTH_SWEEP
 def _about(settings: Mapping[str, Any]) -> str:
     """What is read, after it was: what is missing or does not fit is said before anything runs."""
     model = sentences.read(sentences.folder_of(settings["encoder"])).model
-    counts = []
-    for split in ("train", "dev"):
-        counts.append(len(sentences.pairs_of(settings[f"{split}_file"], split).scores))
+    place = settings.get("data_dir", "")
+    counts = [
+        len(sentences.pairs_of(settings[f"{split}_file"], split, place).scores)
+        for split in ("train", "dev")
+    ]
     width = len(model.embeddings.norm.gain)
     _check(
         settings,
@@ -60,7 +62,8 @@ def _check(
 
 
 def _files(settings: Mapping[str, Any]) -> tuple[Path, ...]:
-    return sentences.files_of(*(settings[name] for name in ("encoder", "train_file", "dev_file")))
+    names = [settings[name] for name in ("encoder", "train_file", "dev_file")]
+    return sentences.files_of(*names, data_dir=settings.get("data_dir", ""))
 
 
 PARTS = ("evolution", "factors", "few_shot", "ranks")

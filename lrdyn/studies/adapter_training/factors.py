@@ -13,6 +13,7 @@ from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import tuning
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import first_lost, only
+from lrdyn.training import FORGETFUL, Keeper
 
 POINTS = 11
 COMPARED = ("lora", "lora_plus", "lora_b")
@@ -46,12 +47,14 @@ def norms(now: dict) -> tuple[Float[Array, "matrices"], Float[Array, "matrices"]
     )
 
 
-def measure_factors(case: Tuning) -> FactorsMeasured:
+def measure_factors(case: Tuning, keeper: Keeper = FORGETFUL) -> FactorsMeasured:
     """Train with LoRA, LoRA+ and LoRA with B drawn, and look now and then."""
     problem = tuning.problem(case, case.examples, tuning.first_layer(case))
     steps = recorded_steps(case.steps, POINTS)
     runs = [
-        tuning.tuned(case, problem, name, case.rank, steps, watch=norms, label=name)[1]
+        tuning.tuned(case, problem, name, case.rank, steps, watch=norms, label=name, keeper=keeper)[
+            1
+        ]
         for name in COMPARED
     ]
     return FactorsMeasured(
@@ -99,12 +102,11 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
 FACTORS = Scenario[Tuning, Any, FactorsMeasured](
     "factors",
     tuning.make_tuning,
-    measure=measure_factors,
+    train=measure_factors,
     measured=FactorsMeasured,
     narrow=_settings,
     steps="steps",
     diverged=lambda run: run.diverged_at,
-    trains=True,
     findings=(
         Finding(
             "factors_A",

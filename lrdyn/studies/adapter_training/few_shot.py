@@ -11,6 +11,7 @@ from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import tuning
 from lrdyn.studies.adapter_training.tuning import METHODS, Problem, Tuning
 from lrdyn.studies.over_seeds import first_lost, only
+from lrdyn.training import FORGETFUL, Keeper
 
 SHOTS = (16, 64, 256)
 
@@ -42,12 +43,16 @@ class Cells(NamedTuple):
     diverged_at: Int[np.ndarray, ""]
 
 
-def measure_cells(case: Tuning, cells: Sequence[tuple[Problem, int]]) -> Cells:
+def measure_cells(
+    case: Tuning, cells: Sequence[tuple[Problem, int]], keeper: Keeper = FORGETFUL
+) -> Cells:
     """Pearson at the last step and the final rank of each matrix, for all methods and cells."""
     pearson, ranks, runs = [], [], []
     for name in case.method:
         for problem, rank in cells:
-            begun, run = tuning.tuned(case, problem, name, rank, np.array([case.steps]))
+            begun, run = tuning.tuned(
+                case, problem, name, rank, np.array([case.steps]), keeper=keeper
+            )
             pearson.append(float(run.records.pearson[-1]))
             ranks.append([tuning.final_rank(run.params[path]) for path in begun])
             runs.append(run)
@@ -60,11 +65,12 @@ def measure_cells(case: Tuning, cells: Sequence[tuple[Problem, int]]) -> Cells:
     )
 
 
-def measure_few_shot(case: Tuning) -> FewShotMeasured:
+def measure_few_shot(case: Tuning, keeper: Keeper = FORGETFUL) -> FewShotMeasured:
     """Every method on every number of examples."""
     layer = tuning.first_layer(case)
     cells = [(tuning.problem(case, n, layer), case.rank) for n in case.examples]
-    return FewShotMeasured(**measure_cells(case, cells)._asdict(), examples=np.array(case.examples))
+    measured = measure_cells(case, cells, keeper)
+    return FewShotMeasured(**measured._asdict(), examples=np.array(case.examples))
 
 
 def cell(
@@ -123,13 +129,12 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
 FEW_SHOT = Scenario[Tuning, Any, FewShotMeasured](
     "few_shot",
     tuning.make_tuning,
-    measure=measure_few_shot,
+    train=measure_few_shot,
     measured=FewShotMeasured,
     narrow=_settings,
     whole=("method", "examples"),
     steps="steps",
     diverged=lambda run: run.diverged_at,
-    trains=True,
     seeds=3,
     findings=(
         Finding(

@@ -68,7 +68,14 @@ class Step(eqx.Module):
 
 
 def make_step(
-    key: Key[Array, ""], *, encoder: str, train_file: str, length: int, pool: str, rank: int
+    key: Key[Array, ""],
+    *,
+    encoder: str,
+    train_file: str,
+    data_dir: str,
+    length: int,
+    pool: str,
+    rank: int,
 ) -> Step:
     """A batch and factors; rates of the size of 1 / ||G||, so that no term is negligible."""
     path, layer = value_matrix(sentences.read(sentences.folder_of(encoder)).model)
@@ -78,6 +85,7 @@ def make_step(
         BATCH,
         encoder=encoder,
         train_file=train_file,
+        data_dir=data_dir,
         length=length,
         pool=pool,
         layer=layer,

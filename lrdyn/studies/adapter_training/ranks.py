@@ -11,6 +11,7 @@ from lrdyn.studies.adapter_training import tuning
 from lrdyn.studies.adapter_training.few_shot import cell, difference, measure_cells
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
+from lrdyn.training import FORGETFUL, Keeper
 
 
 class RanksMeasured(NamedTuple):
@@ -28,10 +29,10 @@ class RanksMeasured(NamedTuple):
     """Step at which the first of the trainings diverged, or -1."""
 
 
-def measure_ranks(case: Tuning) -> RanksMeasured:
+def measure_ranks(case: Tuning, keeper: Keeper = FORGETFUL) -> RanksMeasured:
     """Every method at every rank, on one set of examples."""
     problem = tuning.problem(case, case.examples, tuning.first_layer(case))
-    cells = measure_cells(case, [(problem, rank) for rank in case.rank])
+    cells = measure_cells(case, [(problem, rank) for rank in case.rank], keeper)
     return RanksMeasured(**cells._asdict(), rank=np.array(case.rank))
 
 
@@ -59,13 +60,12 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
 RANKS = Scenario[Tuning, Any, RanksMeasured](
     "ranks",
     tuning.make_tuning,
-    measure=measure_ranks,
+    train=measure_ranks,
     measured=RanksMeasured,
     narrow=_settings,
     whole=("method", "rank"),
     steps="steps",
     diverged=lambda run: run.diverged_at,
-    trains=True,
     seeds=3,
     findings=(
         Finding(

@@ -70,18 +70,22 @@ def read_pairs(name: str, split: str, place: Path | None) -> Pairs:
         MissingData: STS-B is in none of the places, or there is no such file.
         ValueError: a pair has no score.
     """
-    pairs = stsb(split=split) if name == AUTO else stsb(name)
+    pairs = stsb(place, split) if name == AUTO else stsb(name)
     if np.isnan(pairs.scores).any():
         raise ValueError(f"--{split}-file: got pairs without scores, wanted three columns")
     return pairs
 
 
-def pairs_of(name: str, split: str) -> Pairs:
+def pairs_of(name: str, split: str, data_dir: str = "") -> Pairs:
     """Pairs to train on (``train``) or to test on (``dev``)."""
-    return read_pairs(name, split, find(stsb_names(split)) if name == AUTO else None)
+    if name != AUTO:
+        return read_pairs(name, split, None)
+    place = find(stsb_names(split), data_dir)
+    # Without any, the error says where it was looked for.
+    return read_pairs(name, split, place) if place else stsb(split=split, data_dir=data_dir)
 
 
-def files_of(name: str, *pair_files: str) -> tuple[Path, ...]:
+def files_of(name: str, *pair_files: str, data_dir: str = "") -> tuple[Path, ...]:
     """The files of an encoder and of pairs, as far as they are there."""
     try:
         folder = folder_of(name)
@@ -89,7 +93,9 @@ def files_of(name: str, *pair_files: str) -> tuple[Path, ...]:
         folder = Path("no such folder")
     own = [path for end in ("*.json", "*.safetensors") for path in sorted(folder.glob(end))]
     splits = zip(pair_files, ("train", "dev"), strict=False)
-    paths = [find(stsb_names(split)) if word == AUTO else Path(word) for word, split in splits]
+    paths = [
+        find(stsb_names(split), data_dir) if word == AUTO else Path(word) for word, split in splits
+    ]
     return (*own, *(path for path in paths if path is not None and path.is_file()))
 
 
@@ -139,10 +145,17 @@ def encoded(
 
 @lru_cache(maxsize=2)
 def tested(
-    name: str, dev_file: str, *, count: int, length: int, layer: int, precision: str
+    name: str,
+    dev_file: str,
+    data_dir: str,
+    *,
+    count: int,
+    length: int,
+    layer: int,
+    precision: str,
 ) -> Tested:
     """Pairs that are not trained on, evenly spread over their file, computed once."""
-    pairs = pairs_of(dev_file, "dev")
+    pairs = pairs_of(dev_file, "dev", data_dir)
     rows = spread_out(count, len(pairs.scores))
     dev = encoded(
         read(folder_of(name)), pairs, rows, length=length, layer=layer, precision=precision

@@ -28,7 +28,7 @@ from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
 from lrdyn.theorem2 import subspace
 from lrdyn.theorem2.subspace import Frame
-from lrdyn.training import train
+from lrdyn.training import FORGETFUL, Keeper, train
 
 POINTS = 26
 RULES = ("adam", "sgd")
@@ -107,7 +107,7 @@ def snapshot(frame: Frame, start: Weights, moving: int, layers: Weights) -> Snap
     )
 
 
-def measure_evolution(case: Tuning) -> EvolutionMeasured:
+def measure_evolution(case: Tuning, keeper: Keeper = FORGETFUL) -> EvolutionMeasured:
     """Train with Adam and, from the same start, by descent whose first step is as long."""
     path, layer = tuning.value_matrix(tuning.model_of(case))
     problem = tuning.problem(case, case.examples, layer)
@@ -139,7 +139,7 @@ def measure_evolution(case: Tuning) -> EvolutionMeasured:
     falling = optax.linear_schedule(rate * float(size), 0.0, case.steps)
     rules = {"adam": tuning.adam(case.steps)(rate), "sgd": optax.sgd(falling)}
     runs = [
-        train(key, loss, begun, rules[name], batches, steps, record=look, name=name)
+        train(key, loss, begun, rules[name], batches, steps, record=look, name=name, keeper=keeper)
         for name in RULES
     ]
     snapshots, pearson = jax.tree.map(
@@ -228,12 +228,11 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
 EVOLUTION = Scenario[Tuning, Any, EvolutionMeasured](
     "evolution",
     tuning.make_tuning,
-    measure=measure_evolution,
+    train=measure_evolution,
     measured=EvolutionMeasured,
     narrow=_settings,
     steps="steps",
     diverged=lambda run: run.diverged_at,
-    trains=True,
     findings=tuple(
         finding
         for center, more in (("no", ""), ("yes", ", centred"))

@@ -23,7 +23,7 @@ from lrdyn.networks.bert import Bert
 from lrdyn.networks.packing import Packed, pack, room_for
 from lrdyn.studies.adapter_training import sentences
 from lrdyn.studies.adapter_training.sentences import Examples, Tested
-from lrdyn.training import Batches, train
+from lrdyn.training import FORGETFUL, Batches, Keeper, train
 
 HEAD = 0.02
 """Standard deviation of the head's entries, as BERT's classifiers start."""
@@ -103,6 +103,7 @@ class Tuning(NamedTuple):
     encoder: str
     train_file: str
     dev_file: str
+    data_dir: str
     dev_pairs: int
     method: Any
     rank: Any
@@ -122,6 +123,7 @@ def make_tuning(
     encoder: str,
     train_file: str,
     dev_file: str,
+    data_dir: str,
     dev_pairs: int,
     method: Any,
     rank: Any,
@@ -140,6 +142,7 @@ def make_tuning(
         encoder,
         train_file,
         dev_file,
+        data_dir,
         dev_pairs,
         method,
         rank,
@@ -178,6 +181,7 @@ def drawn(
     *,
     encoder: str,
     train_file: str,
+    data_dir: str,
     length: int,
     pool: str,
     layer: int,
@@ -189,13 +193,14 @@ def drawn(
         count: examples.
         encoder: its folder, as the flag has it.
         train_file: pairs to draw from, likewise.
+        data_dir: where data are looked for first.
         length: tokens of a pair.
         pool: what the head reads.
         layer: the first layer of the cross-encoder; the examples have those below behind them.
     """
     precision = jnp.zeros(()).dtype
     pretrained = sentences.read(sentences.folder_of(encoder))
-    pairs = sentences.pairs_of(train_file, "train")
+    pairs = sentences.pairs_of(train_file, "train", data_dir)
     rows = np.asarray(jax.random.randint(keys[0], (count,), 0, len(pairs.scores)))
     model = sentences.upper(pretrained.model, precision)
     head = HEAD * jax.random.normal(keys[1], model.embeddings.norm.gain.shape)
@@ -212,6 +217,7 @@ def problem(case: Tuning, examples: int, layer: int) -> Problem:
         examples,
         encoder=case.encoder,
         train_file=case.train_file,
+        data_dir=case.data_dir,
         length=case.length,
         pool=case.pool,
         layer=layer,
@@ -219,6 +225,7 @@ def problem(case: Tuning, examples: int, layer: int) -> Problem:
     dev = sentences.tested(
         case.encoder,
         case.dev_file,
+        case.data_dir,
         count=case.dev_pairs,
         length=case.length,
         layer=layer,
@@ -359,6 +366,7 @@ def tuned(
     *,
     watch: Callable[[dict], PyTree] = lambda added: None,
     label: str = "",
+    keeper: Keeper = FORGETFUL,
 ) -> tuple[dict, Trajectory]:
     """Train with a method.
 
@@ -370,6 +378,7 @@ def tuned(
         recorded: steps at which a :class:`Record` is left.
         watch: what of the adapters is recorded beside the correlation.
         label: name of the run; by default it says method, rank and examples.
+        keeper: keeps its checkpoints.
 
     Returns:
         The adapters at the start, and the run.
@@ -393,6 +402,7 @@ def tuned(
         batches,
         recorded,
         record=look,
+        keeper=keeper,
         name=label or f"{name} rank {rank} examples {len(problem.train.scores)}",
     )
     return begun, run

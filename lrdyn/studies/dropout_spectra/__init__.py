@@ -19,19 +19,23 @@ def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     if "resnet" not in settings["network"]:
         check_batch(settings, settings["examples"])
         return settings
-    settings = settings | {"data": resolve(settings["data"])}
-    check_batch(settings, len(images(settings["data"]).train_inputs))
+    settings = settings | {"data": resolve(settings["data"], settings["data_dir"])}
+    data_set = images(settings["data"], settings["data_dir"])
+    check_batch(settings, len(data_set.train_inputs))
     return settings
 
 
 def _about(settings: Mapping[str, Any]) -> str:
     if "resnet" not in settings["network"]:
         return "synthetic data"
-    return f"residual network on {images(settings['data']).described}"
+    data_set = images(settings["data"], settings.get("data_dir", ""))
+    return f"residual network on {data_set.described}"
 
 
 def _files(settings: Mapping[str, Any]) -> tuple[Path, ...]:
-    return image_files(settings["data"]) if "resnet" in settings["network"] else ()
+    if "resnet" not in settings["network"]:
+        return ()
+    return image_files(settings["data"], settings.get("data_dir", ""))
 
 
 NETWORKS = ("dln", "mlp", "resnet")

@@ -19,6 +19,7 @@ from lrdyn.engine.claims import above_p
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Finding, Scenario
 from lrdyn.studies.over_seeds import ALPHA, SEEDS, first_lost, only
+from lrdyn.training import Keeper
 
 POINTS = 26
 
@@ -169,7 +170,7 @@ def _rank_findings(
 def trained_scenario(
     network: str,
     make: Callable[..., Any],
-    measure: Callable[[Any], DropoutMeasured],
+    train: Callable[[Any, Keeper], DropoutMeasured],
     *,
     threshold: float,
     seed0: str,
@@ -182,7 +183,7 @@ def trained_scenario(
     Args:
         network: its word of ``--network``, with which the ids begin.
         make: builds its case.
-        measure: trains it with dropout and without.
+        train: trains it with dropout and without.
         threshold: what the mean difference of the ranks is claimed to exceed.
         seed0: the difference that seed 0 had, in words.
         quality: what its field of that name is, in words.
@@ -192,7 +193,7 @@ def trained_scenario(
     return Scenario[Any, Any, DropoutMeasured](
         network,
         make,
-        measure=measure,
+        train=train,
         measured=DropoutMeasured,
         claims=(
             Claim(
@@ -249,6 +250,5 @@ def trained_scenario(
         ),
         narrow=lambda settings: only(network, settings),
         diverged=lambda run: run.diverged_at,
-        trains=True,
         seeds=seeds,
     )

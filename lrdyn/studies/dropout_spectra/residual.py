@@ -28,7 +28,7 @@ from lrdyn.studies.pictures import (
     read,
     spread_out,
 )
-from lrdyn.training import Batches, train
+from lrdyn.training import FORGETFUL, Batches, Keeper, train
 
 RATE = 1e-3
 """Step size of Adam, its own default."""
@@ -52,6 +52,7 @@ def make_resnet(
     key: Key[Array, ""],
     *,
     data: str,
+    data_dir: str,
     examples: int,
     dropout: float,
     resnet_width: int,
@@ -60,7 +61,7 @@ def make_resnet(
 ) -> Residual:
     """ResNet-18, its stages from one width to eight times it."""
     start_key, key = jax.random.split(key)
-    data_set = images(data)
+    data_set = images(data, data_dir)
     net = networks.resnet(
         start_key,
         widths=[resnet_width * 2**stage for stage in range(4)],
@@ -70,7 +71,7 @@ def make_resnet(
     return Residual(key, net, data_set, examples, dropout, batch_size, resnet_epochs)
 
 
-def measure_resnet(case: Residual) -> DropoutMeasured:
+def measure_resnet(case: Residual, keeper: Keeper = FORGETFUL) -> DropoutMeasured:
     """Train with dropout and without, and look at 1,000 images that are not trained on."""
     chosen = spread_out(case.examples, len(case.images.train_labels))
     inputs = case.images.train_inputs[chosen]
@@ -97,6 +98,7 @@ def measure_resnet(case: Residual) -> DropoutMeasured:
             steps,
             state=networks.initial_state(net),
             record=look,
+            keeper=keeper,
             name=name,
         )
         right = accuracy(run.params, test_inputs, test_labels, run.state)

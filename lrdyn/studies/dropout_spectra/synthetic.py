@@ -25,7 +25,7 @@ from lrdyn.studies.dropout_spectra.activations import (
     trained_scenario,
 )
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties
-from lrdyn.training import Batches, train
+from lrdyn.training import FORGETFUL, Batches, Keeper, train
 
 INPUTS, OUTPUTS, RANK, NOISE = 64, 32, 8, 0.1
 HELD_OUT = 1000
@@ -97,7 +97,7 @@ def squared_error(net: networks.MLP, state: None, batch: dict[str, Array], key: 
     return jnp.mean(jnp.sum((outputs - batch["y"]) ** 2, axis=1)), (None, {})
 
 
-def measure_synthetic(case: Synthetic) -> DropoutMeasured:
+def measure_synthetic(case: Synthetic, keeper: Keeper = FORGETFUL) -> DropoutMeasured:
     """Train with Adam on mini-batches, with random masks and without."""
     batches = Batches({"x": case.inputs.T, "y": case.target.T}, case.batch)
     steps = recorded_steps(case.epochs * batches.epoch, POINTS)
@@ -115,6 +115,7 @@ def measure_synthetic(case: Synthetic) -> DropoutMeasured:
             batches,
             steps,
             record=look,
+            keeper=keeper,
             name=name,
         )
         missed = run.params(case.held_inputs) - case.held_target

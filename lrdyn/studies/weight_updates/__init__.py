@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrdyn.data import AUTO, IMAGES, image_files, images, resolve
+from lrdyn.data import AUTO, IMAGES, Images, image_files, images, resolve
 from lrdyn.engine.flags import POSITIVE, Flag, at_least, one_of
 from lrdyn.engine.statement import Study
 from lrdyn.studies.pictures import check_batch
@@ -26,14 +26,15 @@ def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     data, flat = settings["data"], settings["flat_data"]
     if flat == AUTO:
         flat = "mnist" if data == AUTO else data
-    settings = settings | {"data": resolve(data), "flat_data": resolve(flat)}
+    place = settings["data_dir"]
+    settings = settings | {"data": resolve(data, place), "flat_data": resolve(flat, place)}
     _check(settings)
     return settings
 
 
 def _check(settings: Mapping[str, Any]) -> None:
     """Refuse sizes that do not fit together, or not to the images."""
-    flat, networks = images(settings["flat_data"]).train_inputs, settings["network"]
+    flat, networks = _images(settings, "flat_data").train_inputs, settings["network"]
     most = min(EXAMPLES, len(flat), flat[0].size)
     if settings["edge_width"] > most:
         raise ValueError(
@@ -44,7 +45,7 @@ def _check(settings: Mapping[str, Any]) -> None:
         check_batch(settings, len(flat))
     if not {"vgg", "vit"} & set(networks):
         return
-    count, side, *_ = images(settings["data"]).train_inputs.shape
+    count, side, *_ = _images(settings, "data").train_inputs.shape
     check_batch(settings, count)
     if "vit" in networks:
         patch, width, heads = (settings[f"vit_{name}"] for name in ("patch", "width", "heads"))
@@ -54,6 +55,11 @@ def _check(settings: Mapping[str, Any]) -> None:
             )
         if width % heads:
             raise ValueError(f"--vit-heads: got {heads}, wanted a divisor of --vit-width {width}")
+
+
+def _images(settings: Mapping[str, Any], flag: str) -> Images:
+    """The set that a flag names, from where the settings look for it."""
+    return images(settings[flag], settings.get("data_dir", ""))
 
 
 def _sets(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -66,12 +72,14 @@ def _sets(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _about(settings: Mapping[str, Any]) -> str:
+    place = settings.get("data_dir", "")
     used = _sets(settings).items()
-    return "on " + " and ".join(f"{images(name).described}{use}" for name, use in used)
+    return "on " + " and ".join(f"{images(name, place).described}{use}" for name, use in used)
 
 
 def _files(settings: Mapping[str, Any]) -> list[Path]:
-    return [path for name in _sets(settings) for path in image_files(name)]
+    place = settings.get("data_dir", "")
+    return [path for name in _sets(settings) for path in image_files(name, place)]
 
 
 NETWORKS = ("dln", "mlp", "vgg", "vit")

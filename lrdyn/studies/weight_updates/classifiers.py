@@ -27,7 +27,7 @@ from lrdyn.studies.weight_updates.updates import (
     of_update,
     trained_scenario,
 )
-from lrdyn.training import Batches, train
+from lrdyn.training import FORGETFUL, Batches, Keeper, train
 
 POINTS = 26
 TOP = 64
@@ -56,11 +56,12 @@ def classifier(
     draw: Callable[[Key[Array, ""], Images], networks.Network],
     *,
     data: str,
+    data_dir: str,
     **settings: Any,
 ) -> Classifier:
     """Draw a network for a set of images."""
     start_key, key = jax.random.split(key)
-    data_set = images(data)
+    data_set = images(data, data_dir)
     return Classifier(key, draw(start_key, data_set), data_set, **settings)
 
 
@@ -68,6 +69,7 @@ def make_mlp(
     key: Key[Array, ""],
     *,
     flat_data: str,
+    data_dir: str,
     examples: int,
     mlp_width: int,
     mlp_depth: int,
@@ -85,6 +87,7 @@ def make_mlp(
         key,
         draw,
         data=flat_data,
+        data_dir=data_dir,
         examples=examples,
         batch=batch_size,
         epochs=mlp_epochs,
@@ -107,6 +110,7 @@ def make_vgg(
     key: Key[Array, ""],
     *,
     data: str,
+    data_dir: str,
     examples: int,
     vgg_layers: str,
     vgg_epochs: int,
@@ -135,6 +139,7 @@ def make_vgg(
         key,
         draw,
         data=data,
+        data_dir=data_dir,
         examples=examples,
         batch=batch_size,
         epochs=vgg_epochs,
@@ -146,6 +151,7 @@ def make_vit(
     key: Key[Array, ""],
     *,
     data: str,
+    data_dir: str,
     examples: int,
     vit_patch: int,
     vit_width: int,
@@ -174,6 +180,7 @@ def make_vit(
         key,
         draw,
         data=data,
+        data_dir=data_dir,
         examples=examples,
         batch=batch_size,
         epochs=vit_epochs,
@@ -186,7 +193,7 @@ def penultimate(net: networks.Network) -> Float[Array, "m n"]:
     return networks.matrices(net)[networks.penultimate(net)]
 
 
-def measure_classifier(case: Classifier) -> UpdateMeasured:
+def measure_classifier(case: Classifier, keeper: Keeper = FORGETFUL) -> UpdateMeasured:
     """Train, and look at the update of the penultimate matrix and of all others."""
     chosen = spread_out(case.examples, len(case.images.train_labels))
     inputs, labels = case.images.train_inputs[chosen], case.images.train_labels[chosen]
@@ -207,6 +214,7 @@ def measure_classifier(case: Classifier) -> UpdateMeasured:
             batches,
             steps,
             record=look,
+            keeper=keeper,
             name=name,
         )
         return run, steps

@@ -17,7 +17,7 @@ from lrdyn.core.condition import conditions
 from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussian_layers
 from lrdyn.core.linalg import svdvals
-from lrdyn.data import images
+from lrdyn.data import Images, images
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.studies.pictures import spread_out
@@ -73,17 +73,24 @@ def whiten(inputs: Float[np.ndarray, "features n"], directions: int) -> np.ndarr
 
 
 def make_edge(
-    key: Key[Array, ""], *, flat_data: str, edge_width: int, edge_steps: int, edge_scale: Any
+    key: Key[Array, ""],
+    *,
+    flat_data: str,
+    data_dir: str,
+    edge_width: int,
+    edge_steps: int,
+    edge_scale: Any,
 ) -> Classification:
     """A classifier of three layers on the first principal coordinates of images."""
-    return on_images(key, flat_data, edge_width, edge_width, edge_steps, edge_scale)
+    return on_images(
+        key, images(flat_data, data_dir), edge_width, edge_width, edge_steps, edge_scale
+    )
 
 
 def on_images(
-    key: Key[Array, ""], data: str, directions: int, width: int, steps: int, scale: Any
+    key: Key[Array, ""], data_set: Images, directions: int, width: int, steps: int, scale: Any
 ) -> Classification:
     """A classifier of three layers of one width on so many principal coordinates of images."""
-    data_set = images(data)
     chosen = spread_out(EXAMPLES, len(data_set.train_labels))
     labels = data_set.train_labels[chosen]
     count = len(labels)

@@ -20,7 +20,7 @@ from lrdyn.studies.weight_updates.updates import (
     of_update,
     trained_scenario,
 )
-from lrdyn.training import Batches, train
+from lrdyn.training import FORGETFUL, Batches, Keeper, train
 
 POINTS = 26
 
@@ -69,6 +69,7 @@ def make_linear(
     key: Key[Array, ""],
     *,
     flat_data: str,
+    data_dir: str,
     examples: int,
     depth: int,
     linear_scale: float,
@@ -77,7 +78,7 @@ def make_linear(
 ) -> LinearCase:
     """Layers as wide as an image has pixels, from an orthogonal start."""
     start_key, key = jax.random.split(key)
-    data_set = images(flat_data)
+    data_set = images(flat_data, data_dir)
     widths = (*[data_set.train_inputs[0].size] * depth, data_set.classes)
     start = orthogonal_layers(start_key, widths, jnp.full(depth, linear_scale))
     steps = recorded_steps(linear_steps, POINTS)
@@ -97,7 +98,7 @@ def linear_loss(weights: Weights, state: None, batch: Moments, key: Any) -> Any:
     return 0.5 * jnp.sum((product_of(weights) @ batch.inputs - batch.outputs) ** 2), (None, {})
 
 
-def measure_linear(case: LinearCase) -> UpdateMeasured:
+def measure_linear(case: LinearCase, keeper: Keeper = FORGETFUL) -> UpdateMeasured:
     """Train, and look at the update of the penultimate layer."""
     chosen = spread_out(case.examples, len(case.images.train_labels))
     inputs, labels = case.images.train_inputs[chosen], case.images.train_labels[chosen]
@@ -117,6 +118,7 @@ def measure_linear(case: LinearCase) -> UpdateMeasured:
         Batches(data, count=len(chosen)),
         case.steps,
         record=look,
+        keeper=keeper,
     )
     end = np.asarray(product_of(run.params))
 

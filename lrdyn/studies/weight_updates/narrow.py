@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.factorization import Weights
 from lrdyn.core.spectra import singular_values
+from lrdyn.data import images
 from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
@@ -44,11 +45,19 @@ class NarrowMeasured(NamedTuple):
 
 
 def make_narrow(
-    key: Key[Array, ""], *, flat_data: str, edge_width: int, edge_steps: int, edge_scale: Any
+    key: Key[Array, ""],
+    *,
+    flat_data: str,
+    data_dir: str,
+    edge_width: int,
+    edge_steps: int,
+    edge_scale: Any,
 ) -> Classification:
     """The classifier of the edge with fewer principal coordinates than its width."""
     directions = max(1, round(FEWER * edge_width))
-    return on_images(key, flat_data, directions, edge_width, edge_steps, edge_scale)
+    return on_images(
+        key, images(flat_data, data_dir), directions, edge_width, edge_steps, edge_scale
+    )
 
 
 def predict_narrow(case: Classification) -> NarrowTheory:

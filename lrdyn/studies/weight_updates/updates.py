@@ -14,6 +14,7 @@ from lrdyn.engine.claims import above_p
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Finding, Scenario
 from lrdyn.studies.over_seeds import ALPHA, SEEDS, only
+from lrdyn.training import Keeper
 
 
 class Spectrum(NamedTuple):
@@ -131,7 +132,7 @@ def measured_update(
 def trained_scenario(
     network: str,
     make: Callable[..., Any],
-    measure: Callable[[Any], UpdateMeasured],
+    train: Callable[[Any, Keeper], UpdateMeasured],
     *,
     threshold: float,
     seed0: str,
@@ -144,7 +145,7 @@ def trained_scenario(
     Args:
         network: its word of ``--network``, with which the ids begin.
         make: builds its case.
-        measure: trains it.
+        train: trains it.
         threshold: what the mean share is claimed to exceed.
         seed0: the shares that seed 0 had, in words.
         findings: what is measured beside what is measured of every network.
@@ -154,7 +155,7 @@ def trained_scenario(
     return Scenario[Any, Any, UpdateMeasured](
         network,
         make,
-        measure=measure,
+        train=train,
         measured=UpdateMeasured,
         claims=(
             Claim(
@@ -208,6 +209,5 @@ def trained_scenario(
         narrow=lambda settings: only(network, settings),
         steps=steps,
         diverged=lambda run: run.diverged_at,
-        trains=True,
         seeds=seeds,
     )
