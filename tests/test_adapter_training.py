@@ -80,34 +80,34 @@ def case_of(files, **other):
 def test_layers_below_the_first_adapted_one_are_computed_once(files, pool):
     case = case_of(files, pool=pool)
     part, whole = (tuning.problem(case, 16, layer) for layer in (1, 0))
-    made = tuning.started(jax.random.key(0), part.net, "lora_b", 2, 1e-3)
+    begun = tuning.started(jax.random.key(0), part.net, "lora_b", 2, 1e-3)
 
     @jax.jit
-    def both(made):
-        def loss(made, problem):
-            return tuning.squared_error(problem.net, made, None, problem.train, None)[0]
+    def both(begun):
+        def loss(begun, problem):
+            return tuning.squared_error(problem.net, begun, None, problem.train, None)[0]
 
-        return [jax.value_and_grad(loss)(made, problem) for problem in (part, whole)]
+        return [jax.value_and_grad(loss)(begun, problem) for problem in (part, whole)]
 
-    (one, slopes), (other, others) = jax.device_get(both(made))
+    (loss_part, slopes), (loss_whole, others) = jax.device_get(both(begun))
     slack = 100 * tolerance("identity", "float32", size=40)
-    np.testing.assert_allclose(one, other, rtol=slack)
+    np.testing.assert_allclose(loss_part, loss_whole, rtol=slack)
     pairs = zip(*map(jax.tree.leaves, (slopes, others)), strict=True)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(others))
     assert largest > 1e-4
     for mine, theirs in pairs:
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=slack * largest)
-    assert len(made) == 12 + (pool == "pooler")
+    assert len(begun) == 12 + (pool == "pooler")
 
 
 def test_examples_are_drawn_with_replacement_by_the_seed(files):
     case = case_of(files)
-    one, again = (tuning.problem(case, 64, 1).train for _ in range(2))
-    other = tuning.problem(case._replace(key=jax.random.key(2)), 64, 1).train
-    np.testing.assert_array_equal(one.hidden, again.hidden)
-    assert np.abs(one.hidden - other.hidden).max() > 0.1
-    assert len(np.unique(np.asarray(one.hidden).reshape(64, -1), axis=0)) < 60
-    assert set(np.round(5 * np.asarray(one.scores)).astype(int)) <= set(range(6))
+    drawn_once, drawn_again = (tuning.problem(case, 64, 1).train for _ in range(2))
+    other_seed = tuning.problem(case._replace(key=jax.random.key(2)), 64, 1).train
+    np.testing.assert_array_equal(drawn_once.hidden, drawn_again.hidden)
+    assert np.abs(drawn_once.hidden - other_seed.hidden).max() > 0.1
+    assert len(np.unique(np.asarray(drawn_once.hidden).reshape(64, -1), axis=0)) < 60
+    assert set(np.round(5 * np.asarray(drawn_once.scores)).astype(int)) <= set(range(6))
 
 
 def test_pairs_are_computed_in_parts(files, monkeypatch):
@@ -127,7 +127,7 @@ def test_pairs_are_computed_in_parts(files, monkeypatch):
 def test_what_is_filled_up_beyond_the_longest_pair_changes_nothing(files, monkeypatch):
     def outputs(step):
         monkeypatch.setattr(sentences, "STEP", step)
-        net, found = tuning.drawn(
+        net, examples = tuning.drawn(
             jax.random.split(jax.random.key(1)),
             7,
             encoder=files["encoder"],
@@ -137,7 +137,7 @@ def test_what_is_filled_up_beyond_the_longest_pair_changes_nothing(files, monkey
             pool="mean",
             layer=0,
         )
-        return found, net(found.hidden, found.mask)
+        return examples, net(examples.hidden, examples.mask)
 
     (short, values), (filled, others) = outputs(2), outputs(40)
     assert short.hidden.shape[1] - 2 < int(short.mask.sum(axis=1).max()) <= short.hidden.shape[1]
@@ -147,28 +147,28 @@ def test_what_is_filled_up_beyond_the_longest_pair_changes_nothing(files, monkey
 
 @pytest.mark.parametrize(("examples", "pool"), [(16, "mean"), (48, "pooler")])
 def test_pairs_that_share_rows_leave_the_loss_as_it_is(files, examples, pool):
-    found = tuning.problem(case_of(files, pool=pool, length=40), examples, 1)
-    made = tuning.started(jax.random.key(0), found.net, "lora_b", 2, 1e-3)
-    batches, loss = tuning.batches_of(found)
-    longest = jnp.argsort(-found.train.mask.sum(axis=1))
+    problem = tuning.problem(case_of(files, pool=pool, length=40), examples, 1)
+    begun = tuning.started(jax.random.key(0), problem.net, "lora_b", 2, 1e-3)
+    batches, loss = tuning.batches_of(problem)
+    longest = jnp.argsort(-problem.train.mask.sum(axis=1))
     usual, *most = loss.keywords["rooms"]
     assert len(most) == (examples > batches.examples)
     # Of many examples the longest do not fit into the usual room, the shortest do.
     for rows in (longest[:16], longest[-16:]):
-        batch = jax.tree.map(lambda x, rows=rows: x[rows], found.train)
+        batch = jax.tree.map(lambda x, rows=rows: x[rows], problem.train)
         fits = int(packing.room_for(batch.mask, 4)) <= usual
         assert fits == (not most or rows[0] != longest[0])
 
         @jax.jit
-        def both(made, batch=batch):
+        def both(begun, batch=batch):
             return [
-                jax.value_and_grad(lambda added, way=way: way(added, None, batch, None)[0])(made)
-                for way in (loss, partial(tuning.squared_error, found.net))
+                jax.value_and_grad(lambda added, way=way: way(added, None, batch, None)[0])(begun)
+                for way in (loss, partial(tuning.squared_error, problem.net))
             ]
 
-        (one, slopes), (other, others) = jax.device_get(both(made))
+        (packed, slopes), (apart, others) = jax.device_get(both(begun))
         slack = 100 * tolerance("identity", "float32", size=40)
-        np.testing.assert_allclose(one, other, rtol=slack)
+        np.testing.assert_allclose(packed, apart, rtol=slack)
         largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(others))
         assert largest > 1e-4
         for mine, theirs in zip(*map(jax.tree.leaves, (slopes, others)), strict=True):
@@ -178,12 +178,12 @@ def test_pairs_that_share_rows_leave_the_loss_as_it_is(files, examples, pool):
 @pytest.mark.parametrize("pool", tuning.POOLS)
 def test_pearson_is_the_correlation_of_all_outputs(files, pool):
     case = case_of(files, pool=pool)
-    found = tuning.problem(case, 16, 1)
+    problem = tuning.problem(case, 16, 1)
     read, known = sentences.read(BERT), sentences.pairs_of(files["dev_file"], "dev")
     how = {"length": case.length, "layer": 1, "precision": "float32"}
     dev = sentences.encoded(read, known, np.arange(20), **how)
-    expected = np.corrcoef(found.net(dev.hidden, dev.mask), dev.scores)[0, 1]
-    np.testing.assert_allclose(tuning.pearson(found.net, found.dev, {}), expected, atol=1e-5)
+    expected = np.corrcoef(problem.net(dev.hidden, dev.mask), dev.scores)[0, 1]
+    np.testing.assert_allclose(tuning.pearson(problem.net, problem.dev, {}), expected, atol=1e-5)
 
 
 # Methods -----------------------------------------------------------------------------------------
@@ -192,16 +192,16 @@ def test_pearson_is_the_correlation_of_all_outputs(files, pool):
 def test_methods_start_as_stated(files):
     net = tuning.problem(case_of(files), 16, 1).net
     path = "model.layers.1.mlp.weights.0"
-    made = {n: tuning.started(jax.random.key(0), net, n, 8, 1e-3)[path] for n in tuning.METHODS}
-    for adapter in made.values():
+    begun = {n: tuning.started(jax.random.key(0), net, n, 8, 1e-3)[path] for n in tuning.METHODS}
+    for adapter in begun.values():
         first, *_, last = adapter.factors_now()
         assert (first.shape[0], last.shape[1]) == (40, 24)
-    assert not made["lora"].B.any()
-    assert 0.8 < made["lora"].A.std() < 1.2
-    assert not made["lora_b"].A.any()
-    assert 0.8 < made["lora_b"].B.std() < 1.2
-    assert float(made["lora_over_rank"].scale) == tuning.ALPHA / 8
-    layers = made["deep_lora"].factors
+    assert not begun["lora"].B.any()
+    assert 0.8 < begun["lora"].A.std() < 1.2
+    assert not begun["lora_b"].A.any()
+    assert 0.8 < begun["lora_b"].B.std() < 1.2
+    assert float(begun["lora_over_rank"].scale) == tuning.ALPHA / 8
+    layers = begun["deep_lora"].factors
     assert [F.shape for F in layers] == [(40, 8), (8, 8), (8, 24)]
     for F in layers:
         np.testing.assert_allclose(np.linalg.svd(F)[1], 1e-3, rtol=1e-4)
@@ -251,8 +251,8 @@ def test_the_gradient_of_the_real_loss_by_differences(step):
         place = step.net.layer
         layers[place] = eqx.tree_at(lambda l: l.attention.value, layers[place], W + t * direction)
         net = eqx.tree_at(lambda n: n.model.layers, step.net, tuple(layers))
-        found = net(step.batch.hidden, step.batch.mask)
-        return np.mean((np.asarray(found) - np.asarray(step.batch.scores)) ** 2)
+        outputs = net(step.batch.hidden, step.batch.mask)
+        return np.mean((np.asarray(outputs) - np.asarray(step.batch.scores)) ** 2)
 
     h = 1e-4
     expected = (loss(h) - loss(-h)) / (2 * h)
@@ -283,8 +283,8 @@ def test_two_steps_of_the_toy_in_numpy(rates):
     b = -rates[1] * U * z
     U = b * z - 1
     expected = [rates[0] * b**2 * (x @ x), rates[1] * z**2, abs(U)]
-    found = widths.second_step(jnp.asarray(a), jnp.asarray(x), lambda G: G, jnp.asarray(rates))
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    moves = widths.second_step(jnp.asarray(a), jnp.asarray(x), lambda G: G, jnp.asarray(rates))
+    np.testing.assert_allclose(moves, expected, rtol=1e-12)
 
 
 # Theorem 2's form --------------------------------------------------------------------------------
@@ -359,9 +359,9 @@ def drawn(figure, out):
     dataset = long_numbers(figure, out, None, "quick")
     with plotting.style():
         assert len(figure.draw(dataset).axes) >= 3
-    said = exhibits.caption(figure, dataset)
-    assert "{" not in said
-    assert "nan" not in said
+    caption = exhibits.caption(figure, dataset)
+    assert "{" not in caption
+    assert "nan" not in caption
     assert json.loads(dataset.attrs["settings"])["adapters"]["length"] == 14
 
 
@@ -373,16 +373,16 @@ def test_a_figure_needs_its_own_part_of_the_results(tmp_path):
 
 
 def test_what_two_methods_differ_by():
-    found = paired.paired(np.array([0.5, 0.2, 0.9, 0.4]), np.array([0.4, 0.3, 0.5, 0.4]))
-    assert (found.wins, found.seeds) == (2, 4)
-    assert found.mean == pytest.approx(0.1)
-    assert found.error == pytest.approx(np.std([0.1, -0.1, 0.4, 0.0], ddof=1) / 2)
-    assert found.p == 1.0  # 2 of 3, the tie left out: 2 (3 + 1) / 8
+    difference = paired.paired(np.array([0.5, 0.2, 0.9, 0.4]), np.array([0.4, 0.3, 0.5, 0.4]))
+    assert (difference.wins, difference.seeds) == (2, 4)
+    assert difference.mean == pytest.approx(0.1)
+    assert difference.error == pytest.approx(np.std([0.1, -0.1, 0.4, 0.0], ddof=1) / 2)
+    assert difference.p == 1.0  # 2 of 3, the tie left out: 2 (3 + 1) / 8
     assert paired.paired(np.arange(1.0, 7), np.zeros(6)).p == pytest.approx(2 / 2**6)
 
 
 @pytest.mark.parametrize(
-    ("one", "said"),
+    ("pearson", "words"),
     [
         ([0.5, 0.2, 0.9, 0.4], "came true, within two standard errors of 0"),  # 0.1 +- 0.11
         ([0.5, 0.4, 0.7, 0.4], "came true"),  # 0.1 +- 0.04
@@ -390,13 +390,13 @@ def test_what_two_methods_differ_by():
         ([0.5], "came true"),  # one seed has no error
     ],
 )
-def test_an_expectation_that_may_be_chance_says_so(one, said):
-    found = paired.paired(np.array(one), np.array([0.4, 0.3, 0.5, 0.4])[: len(one)])
-    assert found.outcome(above=0.0) == said
+def test_an_expectation_that_may_be_chance_says_so(pearson, words):
+    difference = paired.paired(np.array(pearson), np.array([0.4, 0.3, 0.5, 0.4])[: len(pearson)])
+    assert difference.outcome(above=0.0) == words
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--encoder", "none"), "encoder: got 'none', wanted a folder with config.json, "),
         (("--train-file", "none.csv"), "data: got no STS-B (train)"),
@@ -409,12 +409,12 @@ def test_an_expectation_that_may_be_chance_says_so(one, said):
     ],
 )
 def test_what_is_missing_or_does_not_fit_is_said_before_anything_runs(
-    command_line, files, tmp_path, words, said
+    command_line, files, tmp_path, words, message
 ):
     given = [*words_of(files), "--out", tmp_path / "out", *words]
     status, _, errors = command_line(ADAPTERS, *given)
     assert (status, errors.count("\n")) == (2, 1)
-    assert said in errors
+    assert message in errors
     assert not (tmp_path / "out").exists()
 
 
@@ -428,9 +428,9 @@ def test_the_package_that_is_missing_is_named(command_line, monkeypatch, tmp_pat
 def test_only_factors_move_and_b_faster_than_a(files):
     """LoRA+: the scale stays."""
     case = case_of(files, layers=1)
-    found = tuning.problem(case, 16, 2)
-    made, run = tuning.tuned(case, found, "lora_plus", 2, np.array([2]))
-    one, other = (m["model.layers.2.mlp.weights.1"] for m in (made, run.params))
-    assert float(other.scale) == float(one.scale)
-    moved = [np.abs(np.asarray(getattr(other, n) - getattr(one, n))).max() for n in ("A", "B")]
+    problem = tuning.problem(case, 16, 2)
+    begun, run = tuning.tuned(case, problem, "lora_plus", 2, np.array([2]))
+    before, after = (m["model.layers.2.mlp.weights.1"] for m in (begun, run.params))
+    assert float(after.scale) == float(before.scale)
+    moved = [np.abs(np.asarray(getattr(after, n) - getattr(before, n))).max() for n in ("A", "B")]
     assert moved[1] > 5 * moved[0] > 0

@@ -36,35 +36,35 @@ def several(tmp_path_factory):
 
 def test_a_study_trains_in_float32_and_judges_its_identity_in_both(several):
     out, text, _ = several
-    found = entries(out)
-    assert list(found["rank_of_a_step"]["judged"]) == ["float32", "float64"]
-    assert list(found["in_the_teachers_rank"]["judged"]) == ["float32"]
+    claims = entries(out)
+    assert list(claims["rank_of_a_step"]["judged"]) == ["float32", "float64"]
+    assert list(claims["in_the_teachers_rank"]["judged"]) == ["float32"]
     assert results_of(out, "/learned")["update"].dtype == np.float32
     assert text.splitlines()[1].split()[5] == "float64"
 
 
 def test_seed_0_is_never_judged(several):
     out, _, _ = several
-    found = entries(out)
-    (drawn,) = found["share"]["judged"].values()
+    claims = entries(out)
+    (drawn,) = claims["share"]["judged"].values()
     assert (drawn["drawn"], drawn["judged"]) == (4, 3)
     shares = results_of(out, "/learned")["share"].sel(seed=[1, 2, 3]).values
-    finding = found["share"]["finding"]
+    finding = claims["share"]["finding"]
     assert finding["seeds"] == 3
     assert finding["value"] == pytest.approx(np.mean(shares))
     assert finding["spread"] == pytest.approx(np.std(shares, ddof=1))
     assert finding["expected"] == "above 0.9"
     assert finding["came_true"] is bool(np.mean(shares) > 0.9)
     assert finding["outcome"] == "did not come true"
-    claim = found["in_the_teachers_rank"]
+    claim = claims["in_the_teachers_rank"]
     assert claim["worst_case"] == {"width": 10, "learning_rate": 0.3}
     assert claim["p"] == claim["residual"]
 
 
 def test_a_finding_decides_nothing(several):
-    found = entries(several[0])["share"]
-    assert (found["kind"], found["holds"], found["tolerance"]) == ("finding", None, None)
-    assert found["finding"]["came_true"] is False
+    finding = entries(several[0])["share"]
+    assert (finding["kind"], finding["holds"], finding["tolerance"]) == ("finding", None, None)
+    assert finding["finding"]["came_true"] is False
     assert "did not come true" in several[1]
 
 
@@ -72,12 +72,12 @@ def test_a_claim_with_too_few_seeds_is_open_and_so_is_its_control(command_line, 
     status, text, _ = command_line(training.TEACHER, *SMALL, "--out", tmp_path)
     assert status == 0  # the identity carries the verdict, with one seed
     assert verdict_of(tmp_path)["config"]["seed"] == 1
-    found = entries(tmp_path)
+    claims = entries(tmp_path)
     for name in ("in_the_teachers_rank", "last_directions"):
-        assert found[name]["holds"] is None
-        assert found[name]["cases"] == 0
-        assert found[name]["hypotheses_met"] is False
-        assert TOO_FEW_SEEDS in found[name]["judged"]["float32"]["left_out"]
+        assert claims[name]["holds"] is None
+        assert claims[name]["cases"] == 0
+        assert claims[name]["hypotheses_met"] is False
+        assert TOO_FEW_SEEDS in claims[name]["judged"]["float32"]["left_out"]
     assert text.count(TOO_FEW_SEEDS) == 2
     assert not (tmp_path / "checkpoints").exists()
 
@@ -100,8 +100,8 @@ def test_when_all_trainings_are_lost_the_verdict_is_open(command_line, tmp_path)
     assert status == 4
     assert errors.count("lost at step") == 3
     assert f"in_the_teachers_rank: undecided, {LOST} (1)" in text
-    found = entries(tmp_path)["share"]["finding"]
-    assert (found["value"], found["seeds"]) == (None, 0)
+    finding = entries(tmp_path)["share"]["finding"]
+    assert (finding["value"], finding["seeds"]) == (None, 0)
 
 
 def test_when_one_is_lost_the_others_go_on(command_line, tmp_path):
@@ -113,10 +113,10 @@ def test_when_one_is_lost_the_others_go_on(command_line, tmp_path):
     assert status in (0, 1)
 
 
-def equal(one, other):
+def equal(first_folder, second_folder):
     """Whether two folders of results hold the same numbers."""
     for group in ("/", "/learned"):
-        first, second = (results_of(folder, group) for folder in (one, other))
+        first, second = (results_of(folder, group) for folder in (first_folder, second_folder))
         for name in first.data_vars:
             np.testing.assert_array_equal(first[name], second[name])
 
@@ -202,7 +202,7 @@ def test_a_study_begins_with_an_identity():
 
 def test_an_expectation_has_one_side():
     with pytest.raises(ValueError, match="wanted at most one of them"):
-        Finding("a", "", lambda one: np.zeros(1), above=1.0, below=2.0)
+        Finding("a", "", lambda outcome: np.zeros(1), above=1.0, below=2.0)
 
 
 def test_saved_results_are_judged_again(several, command_line):
@@ -217,9 +217,9 @@ def test_saved_results_are_judged_again(several, command_line):
 
 
 def test_in_python_a_study_is_verified_like_a_theorem():
-    found = lrdyn.verify(training.TEACHER, width=10, steps=5, precision="highest")
-    assert found.verdict["holds"]
-    assert found.verdict["config"]["precision"] == "highest"
+    result = lrdyn.verify(training.TEACHER, width=10, steps=5, precision="highest")
+    assert result.verdict["holds"]
+    assert result.verdict["config"]["precision"] == "highest"
     with pytest.raises(ValueError, match="--precision: got an unknown setting"):
         lrdyn.verify(theorem("theorem2"), precision="highest")
 
