@@ -77,7 +77,7 @@ def drawing_command_line(tmp_path, monkeypatch, unchecked, capsys):
     from lrdyn.commands import verify
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(verify, "_is_ours", lambda theorem: False)  # keep nothing
+    monkeypatch.setattr(verify, "is_ours", lambda theorem: False)  # keep nothing
     monkeypatch.setenv("LRDYN_CACHE", "")
     jax.devices()  # so that `setup` finds the backend as it is
 

@@ -18,7 +18,7 @@ from lrdyn import cli
 from lrdyn.core.condition import relative_response
 from lrdyn.core.show import shortened
 from lrdyn.engine import files
-from lrdyn.engine.evaluate import evaluate_controls, once_a_case
+from lrdyn.engine.evaluate import each_time, evaluate_controls
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Flag, one_of
 from lrdyn.engine.judging import ratio_of, residuals
@@ -493,7 +493,6 @@ def test_what_a_control_leaves_absent_stays():
 def test_what_controls_share_is_called_once_for_each_case():
     calls = []
 
-    @once_a_case
     def predict(x):
         calls.append(x)
         return Number(3 * x)
@@ -505,8 +504,18 @@ def test_what_controls_share_is_called_once_for_each_case():
         lambda x: Number(x),
         claims=(claim(),),
         controls=(
-            Control("p", "", "claim", predict=lambda x: Number(predict(x).value + 1)),
-            Control("q", "", "claim", predict=lambda x: Number(predict(x).value + 2)),
+            Control(
+                "p",
+                "",
+                "claim",
+                predict=lambda x, once=each_time: Number(once(predict, x).value + 1),
+            ),
+            Control(
+                "q",
+                "",
+                "claim",
+                predict=lambda x, once=each_time: Number(once(predict, x).value + 2),
+            ),
             Control("c", "", "claim", case=lambda key, x, amount: 10 * x, breaks="h"),
         ),
         hypotheses={"h": lambda x: x == 1},
@@ -514,8 +523,8 @@ def test_what_controls_share_is_called_once_for_each_case():
     found = evaluate_controls(scenario, {}, scenario.controls)(0)
     assert [float(found[f"{name}.value_predicted"]) for name in "pqc"] == [4, 5, 30]
     assert [float(x) for x in calls] == [1, 10]
-    predict(calls[0])  # nothing is kept
-    assert len(calls) == 3
+    evaluate_controls(scenario, {}, scenario.controls)(0)  # nothing is kept
+    assert len(calls) == 4
 
 
 def test_ids_are_unique(theorem, unchecked):

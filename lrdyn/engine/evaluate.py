@@ -1,10 +1,7 @@
 """The functions of one point: what a sweep calls for a scenario, and for its controls."""
 
-import contextlib
-import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -36,17 +33,17 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any]) -> Point:
 
     def point(seed: Any, keeper: Keeper = FORGETFUL, **flags: Any) -> dict[str, Any]:
         case = scenario.case(jax.random.key(seed), **taken(scenario.case, {**fixed, **flags}))
-        with _sharing():
-            measured = scenario.train(case, keeper) if scenario.train else measure(case)
-            sides = scenario.predict(case), measured
-            predicted, measured, compared = (
-                _arrays(function, returned, scenario.traced)
-                for function, returned in (
-                    (scenario.predict, sides[0]),
-                    (scenario.train or measure, sides[1]),
-                    (scenario.compare, scenario.compare(case, *sides)),
-                )
+        once = OnceEach()
+        theory = once(scenario.predict, case)
+        run = scenario.train(case, keeper) if scenario.train else once(measure, case)
+        predicted, measured, compared = (
+            _arrays(function, returned, scenario.traced)
+            for function, returned in (
+                (scenario.predict, theory),
+                (scenario.train or measure, run),
+                (scenario.compare, scenario.compare(case, theory, run)),
             )
+        )
         return _facts(scenario, case) | _named(predicted, measured | compared)
 
     return point
@@ -65,17 +62,17 @@ def evaluate_controls(
     def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
         key = jax.random.key(seed)
         whole = scenario.case(key, **taken(scenario.case, {**fixed, **flags}))
-        with _sharing() as once:
-            return run(once, key, whole, amount)
-
-    def run(once: "_Once", key: Any, whole: Any, amount: Any) -> dict[str, Any]:
+        once = OnceEach()
         outputs: dict[str, Any] = {}
         cases: dict[Any, Any] = {}  # two claims that break the same way share their case
         for control in controls:
-            made = (control.case, control.amount)
-            if made not in cases:
-                cases[made] = _case_of(control, key, whole, amount)
-            case = cases[made]
+            broken = (control.case, control.amount)
+            if broken not in cases:
+                cases[broken] = whole
+                if control.case is not None:
+                    distance = jnp.asarray(control.amount if amount is None else amount)
+                    cases[broken] = control.case(jax.random.fold_in(key, 1), whole, distance)
+            case = cases[broken]
             predicted, measured = (
                 _arrays(function, once(function, case), scenario.traced)
                 for function in (scenario.predict, scenario.measure)
@@ -87,18 +84,11 @@ def evaluate_controls(
             claim = claim_of(control, scenario)
             read = (*claim.arrays, claim.condition_name, scenario.diverges_name)
             sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
-            found = _facts(scenario, case) | _named(*sides)
-            outputs |= {f"{control.id}.{name}": value for name, value in found.items()}
+            named = _facts(scenario, case) | _named(*sides)
+            outputs |= {f"{control.id}.{name}": value for name, value in named.items()}
         return outputs
 
     return point
-
-
-def _case_of(control: Control, key: Any, whole: Any, amount: Any) -> Any:
-    if control.case is None:
-        return whole
-    distance = jnp.asarray(control.amount if amount is None else amount)
-    return control.case(jax.random.fold_in(key, 1), whole, distance)
 
 
 def _arrays(function: Callable[..., Any], returned: Any, traced: bool) -> dict[str, Any]:
@@ -152,50 +142,38 @@ def taken(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if name in names}
 
 
-class _Once:
-    """Calls a function on a case once, however often it is asked to."""
-
-    def __init__(self):
-        self.found: dict[tuple[Callable, int], tuple[Any, Any]] = {}
-
-    def __call__(self, function: Callable[[Any], T], case: Any) -> T:
-        function = inspect.unwrap(function)
-        known = (function, id(case))
-        if known not in self.found:
-            self.found[known] = case, function(case)  # keeps the case, so that its id stays
-        return self.found[known][1]
+Once = Callable[[Callable[[Any], T], Any], T]
+"""Calls a function of a case."""
 
 
-_SHARED: ContextVar[_Once | None] = ContextVar("shared", default=None)
-
-
-@contextlib.contextmanager
-def _sharing() -> Iterator[_Once]:
-    once = _Once()
-    token = _SHARED.set(once)
-    try:
-        yield once
-    finally:
-        _SHARED.reset(token)
-
-
-def once_a_case(function: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Share what a function of a case returns within a program: its controls trace it once.
-
-    It must be called with the case itself, outside of any ``vmap``, ``scan`` or ``grad``.
+def each_time(function: Callable[[Any], T], case: Any) -> T:
+    """Call a function of a case: what :class:`OnceEach` does, without its memory.
 
     Example:
-        >>> double = once_a_case(lambda case: {"double": 2 * case})
-        >>> double(jnp.ones(2))["double"].tolist()
-        [2.0, 2.0]
+        >>> each_time(lambda case: 2 * case, 3)
+        6
+    """
+    return function(case)
+
+
+class OnceEach:
+    """Calls a function on a case once, however often it is asked to.
+
+    A prediction or a measurement that takes an argument ``once`` is given one that lives as long as
+    one program is traced: ``once(function, case)`` is traced once for all that ask for it.
     """
 
-    @functools.wraps(function)
-    def called(case: Any) -> T:
-        once = _SHARED.get()
-        return function(case) if once is None else once(function, case)
+    def __init__(self):
+        self.returned: dict[tuple[Callable, int], tuple[Any, Any]] = {}
 
-    return called
+    def __call__(self, function: Callable[[Any], T], case: Any) -> T:
+        """Call it, or return what it returned for this case."""
+        known = (function, id(case))
+        if known not in self.returned:
+            takes_it = "once" in inspect.signature(function).parameters
+            value = function(case, **({"once": self} if takes_it else {}))
+            self.returned[known] = case, value  # keeps the case, so that its id stays
+        return self.returned[known][1]
 
 
 def _facts(scenario: Scenario, case: Any) -> dict[str, Any]:

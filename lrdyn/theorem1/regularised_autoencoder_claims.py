@@ -197,8 +197,9 @@ def predict(case: Autoencoder) -> AutoencoderTheory:
 def measure(case: Autoencoder) -> AutoencoderMeasured:
     """Gradient descent from a random start, gradients at the points of the family, searches."""
 
-    def loss(weights: tuple[Array, Array]) -> Float[Array, ""]:
-        return shrinkage.autoencoder_loss(weights, case.factor, 0.0)
+    def loss(weights: Weights) -> Float[Array, ""]:
+        encoder, decoder = weights
+        return shrinkage.autoencoder_loss((encoder, decoder), case.factor, 0.0)
 
     # The gradient of lambda ||W||^2 is 2 lambda W.
     rule = gradient_descent(case.learning_rate, 2 * case.weight_decay)

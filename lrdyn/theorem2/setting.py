@@ -20,7 +20,6 @@ from lrdyn.core.masking import masked_loss, observe
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import numerical_rank, singular_values
 from lrdyn.engine.claims import relative_difference, tolerance
-from lrdyn.engine.evaluate import once_a_case
 from lrdyn.engine.fields import names_of
 from lrdyn.engine.flags import Flag, at_least, between
 from lrdyn.engine.statement import Claim, Control, Outcome
@@ -82,7 +81,6 @@ class DeepFactorization(Run):
     """Key of that noise."""
 
     @property
-    @once_a_case
     def frame(self) -> subspace.Frame:
         """The frame of Theorem 2."""
         return subspace.frame(self.weights, self.target, self.rank)

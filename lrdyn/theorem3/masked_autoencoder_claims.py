@@ -21,7 +21,7 @@ from lrdyn.core import linalg
 from lrdyn.core.condition import relative_response
 from lrdyn.core.spectra import half_of_the_digits, singular_values
 from lrdyn.engine.claims import Kind, excess, relative_difference, tolerance
-from lrdyn.engine.evaluate import once_a_case
+from lrdyn.engine.evaluate import Once, each_time
 from lrdyn.engine.fields import ABSENT, arrays_in
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem3 import (
@@ -91,7 +91,6 @@ def _condition(case: Autoencoding, moments: MaskedMoments, values: Array) -> Flo
     return jnp.maximum(inverting, squares[0] / jnp.where(gap > 0, gap, 0.0))
 
 
-@once_a_case
 def predict(case: Autoencoding) -> AutoencoderTheory:
     """Everything from S, D and p."""
 
@@ -263,7 +262,6 @@ def soft_threshold(case: Autoencoding, data: Array) -> Array:
     return dropout_minimum.input_layer(product, data) / case.keep_prob
 
 
-@once_a_case
 def _wrong_formulas(case: Autoencoding) -> dict[str, AutoencoderTheory]:
     """By the id of the control: one field of theory is wrong."""
     A, theta, width = case.anything, case.keep_prob, case.width
@@ -310,8 +308,8 @@ def _wrong_formulas(case: Autoencoding) -> dict[str, AutoencoderTheory]:
 def _control(id: str, statement: str, claim: str) -> Control[Autoencoding, Any, Any]:
     """One field of theory is wrong, and the tolerance is that without a condition."""
 
-    def predicted(case: Autoencoding) -> AutoencoderTheory:
-        wrong = arrays_in(_wrong_formulas(case)[id])
+    def predicted(case: Autoencoding, once: Once = each_time) -> AutoencoderTheory:
+        wrong = arrays_in(once(_wrong_formulas, case)[id])
         return AutoencoderTheory(**wrong, condition=jnp.ones((), case.data.dtype))
 
     return Control(id, statement, claim, predict=predicted)
