@@ -202,7 +202,7 @@ def test_a_study_begins_with_an_identity():
 
 def test_an_expectation_has_one_side():
     with pytest.raises(ValueError, match="wanted at most one of them"):
-        Finding("a", "", lambda outcome: np.zeros(1), above=1.0, below=2.0)
+        Finding("a", "", lambda outcome: np.zeros(1), lambda theory, run: (), above=1.0, below=2.0)
 
 
 def test_saved_results_are_judged_again(several, command_line):

@@ -661,14 +661,14 @@ def sided(**more):
         ),
         hypotheses={"small": lambda x: jnp.all(abs(x) < 10)},
         controls=(
-            lr.Control[jax.Array](
+            lr.Control[jax.Array, Worded, Worded](
                 "other_side",
                 "the other side",
                 "side",
                 at={"side": "right"},
                 predict=lambda x: Worded(side=jnp.sign(-x)),
             ),
-            lr.Control[jax.Array](
+            lr.Control[jax.Array, Worded, Worded](
                 "moved",
                 "moved",
                 "side",

@@ -109,33 +109,20 @@ def relative_difference(
     return largest / float(scale if scale else 1.0) if largest else 0.0
 
 
-def on_scale(name: str, scale: Callable[[Any], Any]) -> Callable[[Any], float]:
-    """Residual of an array, relative to a scale that is read off the :class:`lrdyn.Outcome`.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> one = SimpleNamespace(predicted={"W": np.ones(2)}, measured={"W": np.zeros(2)})
-        >>> on_scale("W", lambda one: 4.0)(one)
-        0.25
-    """
-    return lambda one: relative_difference(one.predicted[name], one.measured[name], scale(one))
-
-
-def on_each(name: str, axis: int = 0) -> Callable[[Any], float]:
+def on_each(predicted: Numbers, measured: Numbers, axis: int = 0) -> float:
     """Residual of an array whose parts along an axis have scales of their own: the largest.
 
+    Args:
+        predicted: values from theory.
+        measured: values from the run, of the same shape.
+        axis: along which the parts lie.
+
     Example:
-        >>> from types import SimpleNamespace
-        >>> predicted, measured = {"W": np.array([8.0, 1.0])}, {"W": np.array([9.0, 2.0])}
-        >>> on_each("W")(SimpleNamespace(predicted=predicted, measured=measured))
+        >>> on_each(np.array([8.0, 1.0]), np.array([9.0, 2.0]))
         0.5
     """
-
-    def residual(one: Any) -> float:
-        sides = (np.moveaxis(side[name], axis, 0) for side in (one.predicted, one.measured))
-        return float(np.max([relative_difference(*pair) for pair in zip(*sides, strict=True)]))
-
-    return residual
+    sides = (np.moveaxis(np.asarray(side), axis, 0) for side in (predicted, measured))
+    return float(np.max([relative_difference(*pair) for pair in zip(*sides, strict=True)]))
 
 
 def excess(values: Numbers, bound: Numbers | float, scale: Numbers | float = 1.0) -> float:

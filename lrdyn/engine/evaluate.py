@@ -98,7 +98,7 @@ def _arrays(function: Callable[..., Any], returned: Any, traced: bool) -> dict[s
         BadInput: it is something else.
     """
     wanted = "wanted a NamedTuple of arrays"
-    if not isinstance(returned, Mapping) and not hasattr(returned, "_asdict"):
+    if not hasattr(returned, "_asdict"):
         raise BadInput(f"{place(function)}: got {type(returned).__name__} back, {wanted}")
     arrays = arrays_in(returned)
     numbers = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)

@@ -28,9 +28,6 @@ class _Names:
             raise AttributeError(name)
         return name.rstrip("_")
 
-    def __getitem__(self, name: str) -> str:
-        return name
-
 
 def names_of(read: Callable[..., Any], sides: int = 1) -> tuple[str, ...]:
     """Names of the fields that a function returns.
@@ -49,8 +46,8 @@ def names_of(read: Callable[..., Any], sides: int = 1) -> tuple[str, ...]:
 
 
 def arrays_in(returned: Any) -> dict[str, Any]:
-    """The arrays of a NamedTuple, or of a mapping, by name; those that are absent are left out."""
-    named = returned if isinstance(returned, Mapping) else returned._asdict()
+    """The arrays of a NamedTuple by name; those that are absent are left out."""
+    named = returned._asdict()
     return {name.rstrip("_"): value for name, value in named.items() if value is not ABSENT}
 
 

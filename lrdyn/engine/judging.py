@@ -228,7 +228,8 @@ def _lost(scenario: Scenario, one: Outcome) -> bool:
 def residual_of(claim: Claim, one: Outcome) -> float:
     """Residual of a claim for one outcome: a number >= 0, or NaN, which is lost and fails."""
     if claim.residual is None:
-        return claims.relative_difference(*claim.both(one.predicted, one.measured))
+        assert claim.compares is not None
+        return claims.relative_difference(*claim.compares(one.predicted, one.measured))
     found = claim.residual(one)
     try:
         value = float(found)
@@ -240,10 +241,10 @@ def residual_of(claim: Claim, one: Outcome) -> float:
 
 def _refuse_other_shapes(claim: Claim, scenario: Scenario, one: Outcome) -> None:
     """Refuse two sides of other shapes where a claim compares them as they are."""
-    if claim.residual is None:
-        predicted, measured = map(np.shape, claim.both(one.predicted, one.measured))
+    if claim.residual is None and claim.compares is not None:
+        predicted, measured = map(np.shape, claim.compares(one.predicted, one.measured))
         if predicted != measured:
-            name, *_ = names_of(claim.both, 2)
+            name, *_ = names_of(claim.compares, 2)
             got = f"shape {predicted} of {name!r}, wanted that of measured, {measured}"
             raise BadInput(f"{place(scenario.predict)}: got {got}")
 
@@ -267,8 +268,15 @@ def _found(
     finding: Finding, scenario: Scenario, results: "xarray.Dataset", precision: str
 ) -> dict[str, Any]:
     """Entry of ``verdict.json`` of a finding: mean and standard deviation over seeds."""
-    reads = finding.reads or (finding.id,)
-    claim = Claim(finding.id, finding.statement, "limit", reads=reads, tolerance=0.0, seeds=1)
+    claim = Claim(
+        finding.id,
+        finding.statement,
+        "limit",
+        residual=lambda outcome: 0.0,
+        reads=finding.reads,
+        tolerance=0.0,
+        seeds=1,
+    )
     judged = outcomes(claim, scenario, results, precision)
     kept = [one for one in judged if not _reason(claim, scenario, one, 0.0)]
     values = np.concatenate([np.array([]), *(np.ravel(finding.value(one)) for one in kept)])

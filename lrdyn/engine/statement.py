@@ -9,26 +9,24 @@ one in a file of its own.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, cast
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
-from typing_extensions import TypeVar
 
 from lrdyn.engine.claims import Kind
 from lrdyn.engine.fields import axes_of, names_of
 from lrdyn.engine.flags import Flag
 from lrdyn.training.keeping import Keeper
 
-Arrays = Mapping[str, Array]
 C = TypeVar("C")
 """Type of the cases of a scenario: any PyTree."""
-T = TypeVar("T", default=Any)
+T = TypeVar("T")
 """Type of what theory predicts: a NamedTuple of arrays (:mod:`lrdyn.engine.fields`)."""
-M = TypeVar("M", default=Any)
+M = TypeVar("M")
 """Type of what is measured in a run: another one."""
 
 
@@ -58,8 +56,7 @@ class Claim(Generic[T, M]):
     """A statement that can be false, judged in NumPy on what a run left.
 
     Args:
-        id: short name; also the field that is compared, unless ``compares`` or ``residual`` is
-            given.
+        id: short name.
         statement: the claim in words and formula.
         kind: ``identity``, ``bound``, ``exact``, ``limit``, ``rate`` or ``statistical``.
         residual: ``residual(outcome)``, a dimensionless number >= 0, in the place of ``compares``.
@@ -89,11 +86,11 @@ class Claim(Generic[T, M]):
     statement: str
     kind: Kind = "identity"
     residual: Callable[[Outcome[T, M]], float] | None = None
-    reads: Callable[[T, M], tuple[Any, ...]] | tuple[str, ...] = ()
+    reads: Callable[[T, M], tuple[Any, ...]] | None = None
     tolerance: float | None = None
     applies: Callable[[Outcome[T, M]], Any] | None = None
     undecided: Callable[[Outcome[T, M]], str] | None = None
-    condition: Callable[[T], Any] | str = ""
+    condition: Callable[[T], Any] | None = None
     steps: int | None = None
     carries: bool = True
     seeds: int = 0
@@ -107,26 +104,22 @@ class Claim(Generic[T, M]):
                 f"{self.kind!r} is lrdyn.tolerance"
             )
 
-    @property
-    def both(self) -> Callable[[Any, Any], tuple[Any, Any]]:
-        """The two arrays that are compared."""
-        return self.compares or (lambda theory, run: (theory[self.id], run[self.id]))
+        if self.compares is None and (self.residual is None or self.reads is None):
+            raise ValueError(
+                f"claim {self.id!r}: got neither, wanted compares, or residual and reads"
+            )
 
     @property
     def arrays(self) -> tuple[str, ...]:
         """Names of the fields that are read."""
-        if isinstance(self.reads, tuple):
-            return self.reads or names_of(self.both, 2)
-        return names_of(self.reads, 2)
+        read = self.reads or self.compares
+        assert read is not None
+        return names_of(read, 2)
 
     @property
     def condition_name(self) -> str:
         """Name of the field of the condition, empty if there is none."""
-        return _name(self.condition)
-
-
-def _name(read: Callable[[Any], Any] | str) -> str:
-    return read if isinstance(read, str) else names_of(read)[0]
+        return names_of(self.condition)[0] if self.condition else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +138,7 @@ class Finding(Generic[T, M]):
     id: str
     statement: str
     value: Callable[[Outcome[T, M]], Any]
-    reads: Callable[[T, M], tuple[Any, ...]] | tuple[str, ...] = ()
+    reads: Callable[[T, M], tuple[Any, ...]]
     above: float | None = None
     below: float | None = None
 
@@ -191,7 +184,7 @@ class Control(Generic[C, T, M]):
     breaks: str = ""
     predict: Callable[[C], T] | None = None
     measure: Callable[[C], M] | None = None
-    swap: Callable[[T, M], tuple[Any, Any]] | Mapping[str, str] | None = None
+    swap: Callable[[T, M], tuple[Any, Any]] | None = None
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     amount: float = 1.0
     precision: str = ""
@@ -215,14 +208,23 @@ class Control(Generic[C, T, M]):
     @property
     def swapped(self) -> Mapping[str, str]:
         """Name of a field -> of the one that stands in its place."""
-        if self.swap is None or isinstance(self.swap, Mapping):
-            return self.swap or {}
+        if self.swap is None:
+            return {}
         names = names_of(self.swap, 2)
         return {names[0]: names[-1]}  # one name where a field stands in its own place
 
     def shows_in(self, precision: str) -> bool:
         """Whether its failure can be seen in a precision."""
         return self.precision in ("", precision)
+
+
+class Nothing(NamedTuple):
+    """No arrays: what a side has that is not stated."""
+
+
+def nothing(*_: Any) -> Any:
+    """Predict, measure or compare nothing."""
+    return Nothing()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +244,6 @@ class Scenario(Generic[C, T, M]):
         claims: what is claimed of the two.
         controls: what must be seen to fail.
         hypotheses: text -> ``check(case)``, a boolean array.
-        dims: names of the axes of each array, where they have no such type.
         narrow: ``narrow(settings)`` returns the settings that this scenario sweeps, if not all. An
             empty tuple for a flag leaves the scenario out (unless it is the first).
         compare: ``compare(case, predicted, measured)``: fields of the run that are made of both.
@@ -272,17 +273,16 @@ class Scenario(Generic[C, T, M]):
 
     id: str
     case: Callable[..., C]
-    predict: Callable[[C], T] = lambda case: cast(Any, {})
-    measure: Callable[[C], M] = lambda case: cast(Any, {})
+    predict: Callable[[C], T] = nothing
+    measure: Callable[[C], M] = nothing
     claims: tuple[Claim[T, M], ...] = ()
     controls: tuple[Control[C, T, M], ...] = ()
     hypotheses: Mapping[str, Callable[[C], Array]] = dataclasses.field(default_factory=dict)
-    dims: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     narrow: Callable[[dict[str, Any]], dict[str, Any]] = lambda settings: settings
-    compare: Callable[[C, T, M], M] = lambda case, predicted, measured: cast(Any, {})
+    compare: Callable[[C, T, M], M] = nothing
     steps: str = ""
-    diverges: Callable[[T], Any] | str = ""
-    diverged: Callable[[M], Any] | str = ""
+    diverges: Callable[[T], Any] | None = None
+    diverged: Callable[[M], Any] | None = None
     sides: str = ""
     traced: bool = True
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -302,17 +302,17 @@ class Scenario(Generic[C, T, M]):
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
         """Names of the axes of each array."""
-        return {**axes_of(self.theory), **axes_of(self.measured), **self.dims}
+        return {**axes_of(self.theory), **axes_of(self.measured)}
 
     @property
     def diverges_name(self) -> str:
         """Name of the field of the step at which theory diverges, empty if there is none."""
-        return _name(self.diverges)
+        return names_of(self.diverges)[0] if self.diverges else ""
 
     @property
     def diverged_name(self) -> str:
         """Name of the field of the step at which the run diverged, empty if there is none."""
-        return _name(self.diverged)
+        return names_of(self.diverged)[0] if self.diverged else ""
 
     def __post_init__(self) -> None:
         known = {claim.id for claim in self.claims}

@@ -388,7 +388,7 @@ def hide_entries(key: Key[Array, ""], case: Any, amount: Array) -> Any:
 AT = {"dim": 16, "depth": 3, "rank": 2, "init_scale": 1.0, "steps": 50}
 
 
-def departures(claim: str, prefix: str = "") -> tuple[Control[Any], ...]:
+def departures(claim: str, prefix: str = "") -> tuple[Control[Any, Any, Any], ...]:
     """Controls that leave the hypotheses by degrees, until a claim fails."""
     wide, entries = (1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0), (0.004, 0.02, 0.1, 0.3, 0.5)
     return (

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Key
 from lrdyn.core import linalg
 from lrdyn.core.condition import relative_response
 from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import Kind, excess, relative_difference, tolerance
+from lrdyn.engine.claims import Kind, excess, on_each, relative_difference, tolerance
 from lrdyn.engine.evaluate import Once, each_time
 from lrdyn.engine.fields import ABSENT, arrays_in
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
@@ -190,9 +190,7 @@ def on_each_data_set(compares: Fields) -> Callable[[AutoencoderOutcome], float]:
     """Residual of two arrays whose parts, one a data set, have scales of their own: the largest."""
 
     def residual(outcome: AutoencoderOutcome) -> float:
-        theory, run = map(np.atleast_1d, compares(outcome.predicted, outcome.measured))
-        pairs = zip(theory, run, strict=True)
-        return float(np.max([relative_difference(*pair) for pair in pairs]))
+        return on_each(*map(np.atleast_1d, compares(outcome.predicted, outcome.measured)))
 
     return residual
 
