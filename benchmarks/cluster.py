@@ -75,10 +75,14 @@ def growth(cluster: Any, runs: int) -> tuple[float, float]:
         with peak() as seen:
             seconds = seconds_of(
                 lambda: sweep(
-                    cluster_runs.reduced, points(runs), lanes=64, memory=2**21, client=cluster,
+                    cluster_runs.reduced,
+                    points(runs),
+                    lanes=64,
+                    memory=2**21,
+                    client=cluster,
                     store=store,
                 ).close()
-            )  # fmt: skip
+            )
     return seen[0] / 1e6, seconds
 
 

@@ -174,9 +174,13 @@ def many_workers(sizes: Sizes, seconds: float, busy: float) -> list[tuple[str, .
     rows = []
     for workers in (1, 64, 1000):
         took = makespan(parts, workers, seconds, busy)
-        rows.append((
-            f"{workers:,}", f"{took:.0f} s", f"{parts * seconds / workers / took:.2f}",
-        ))  # fmt: skip
+        rows.append(
+            (
+                f"{workers:,}",
+                f"{took:.0f} s",
+                f"{parts * seconds / workers / took:.2f}",
+            )
+        )
     return rows
 
 
@@ -188,12 +192,15 @@ def report(sizes: Sizes | None = None) -> str:
     by_rank = [cost(partial(reduced, rank=r, depth=3), s.steps) for r in s.ranks]
     of_depth = [cost(partial(reduced, rank=s.ranks[1], depth=n), s.steps) for n in s.depths]
     head = ("", "sizes", "each run and step", "exponent", "memory of a run", "exponent")
-    costs = table(head, [
-        row("full, d (L = 3)", s.dims, by_dim),
-        row(f"full, L (d = {s.dims[1]})", s.depths, by_depth),
-        row("reduced, r (L = 3)", s.ranks, by_rank),
-        row(f"reduced, L (r = {s.ranks[1]})", s.depths, of_depth),
-    ])  # fmt: skip
+    costs = table(
+        head,
+        [
+            row("full, d (L = 3)", s.dims, by_dim),
+            row(f"full, L (d = {s.dims[1]})", s.depths, by_depth),
+            row("reduced, r (L = 3)", s.ranks, by_rank),
+            row(f"reduced, L (r = {s.ranks[1]})", s.depths, of_depth),
+        ],
+    )
     one, two = (against_runs(s.runs, devices) for devices in (1, 2))
     slope = "{:.2f} +- {:.2f}".format(*exponent(s.runs, one))
     runs = (

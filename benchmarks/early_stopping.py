@@ -107,9 +107,12 @@ def clocked(work: Callable[[], list[int]]) -> tuple[float, list[int]]:
 
 
 def report(
-    dim: int = 100, alphas: Sequence[float] = ALPHAS, check_every: int = 1000,
-    max_steps: int = 100_000, repeats: int = 2,
-) -> str:  # fmt: skip
+    dim: int = 100,
+    alphas: Sequence[float] = ALPHAS,
+    check_every: int = 1000,
+    max_steps: int = 100_000,
+    repeats: int = 2,
+) -> str:
     """Measure and lay out."""
     run = training(dim, check_every, max_steps)
     times, counts = {}, {}

@@ -112,9 +112,16 @@ def by_lrdyn(case: Case, choose: Choice | None = None) -> Callable[[jax.Array], 
         loss, W = start(case, seed)
         # The step size as alpha, as in optax: XLA then adds the lifted update in one pass.
         return lrdyn.low_rank_descent(
-            lrdyn.GALORE, loss, W, optax.scale_by_adam(), choose=choose, period=case.period,
-            steps=np.array([case.steps]), scale=-RATE, record=lambda W: (),
-        ).params  # fmt: skip
+            lrdyn.GALORE,
+            loss,
+            W,
+            optax.scale_by_adam(),
+            choose=choose,
+            period=case.period,
+            steps=np.array([case.steps]),
+            scale=-RATE,
+            record=lambda W: (),
+        ).params
 
     return run
 
@@ -140,9 +147,7 @@ def by_numpy(case: Case, seeds: jax.Array) -> Callable[[], np.ndarray]:
 def numpy_galore(case: Case, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """GaLore with Adam on ``1/2 ||W X - Y||^2``, the left side projected."""
     W, error, slope = (np.zeros_like(Y) for _ in range(3))
-    seen, first, second, update = (
-        np.zeros((len(Y), case.rank, case.cols)) for _ in range(4)
-    )  # fmt: skip
+    seen, first, second, update = (np.zeros((len(Y), case.rank, case.cols)) for _ in range(4))
     X_t = np.swapaxes(X, 1, 2)
     for t in range(case.steps):
         np.matmul(W, X, out=error)

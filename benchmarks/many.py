@@ -88,9 +88,13 @@ def reduced(dim: int, steps: np.ndarray, spectra: bool) -> Run:
         else:  # nothing but the integrator: one target, scaled
             targets = one_target(0)[None] * (1 + 1e-6 * seed[:, None, None])
         found = lrdyn.theorem2.reduced_lanes(
-            targets, jnp.full((len(seed), DEPTH), 0.3), rate, 0.0 * rate, steps,
+            targets,
+            jnp.full((len(seed), DEPTH), 0.3),
+            rate,
+            0.0 * rate,
+            steps,
             record=see if spectra else lrdyn.end_to_end,
-        )  # fmt: skip
+        )
         return {"spectra": found.records, "diverged_at": found.diverged_at}
 
     return run
@@ -152,16 +156,30 @@ def report(
     rows = []
     for name, (run, runs, options) in cases.items():
         seconds, memory_used, size = measured(run, runs, **options)
-        rows.append((
-            name, f"{runs:,}", f"{seconds:.1f} s", f"{1e3 * seconds / runs:.3g} ms",
-            f"{1e6 * seconds / runs / steps:.3g} us",
-            "-" if memory_used is None else f"{memory_used / 1e6:.0f} MB", f"{size / 1e6:.0f} MB",
-            f"{loop * runs / seconds:.1f}x",
-        ))  # fmt: skip
-    rows.append((
-        "NumPy loop, full", f"{rival_runs}", "", f"{1e3 * loop:.3g} ms",
-        f"{1e6 * loop / steps:.3g} us", "", "", "1x",
-    ))  # fmt: skip
+        rows.append(
+            (
+                name,
+                f"{runs:,}",
+                f"{seconds:.1f} s",
+                f"{1e3 * seconds / runs:.3g} ms",
+                f"{1e6 * seconds / runs / steps:.3g} us",
+                "-" if memory_used is None else f"{memory_used / 1e6:.0f} MB",
+                f"{size / 1e6:.0f} MB",
+                f"{loop * runs / seconds:.1f}x",
+            )
+        )
+    rows.append(
+        (
+            "NumPy loop, full",
+            f"{rival_runs}",
+            "",
+            f"{1e3 * loop:.3g} ms",
+            f"{1e6 * loop / steps:.3g} us",
+            "",
+            "",
+            "1x",
+        )
+    )
     title = (
         f"many runs of deep factorisation: d = {dim}, L = {DEPTH}, r = {RANK}, {steps} steps, "
         f"float64, memory budget {memory / 1e6:.0f} MB"

@@ -38,8 +38,15 @@ from lrdyn.engine.sweep import sweep
 
 DEPTH = 3
 HEADER = (
-    "d", "set-up", "sweep", "rate", "of GEMM", "one device", "NumPy loop", "NumPy / sweep",
-)  # fmt: skip
+    "d",
+    "set-up",
+    "sweep",
+    "rate",
+    "of GEMM",
+    "one device",
+    "NumPy loop",
+    "NumPy / sweep",
+)
 
 
 class Case(NamedTuple):

@@ -45,8 +45,15 @@ from lrdyn.training.keeping import Forgetful, Moment
 from lrdyn.training.program import Program
 
 HEADER = (
-    "set-up", "run", "per step", "CPU", "examples a second", "of the first", "waiting", "differ",
-)  # fmt: skip
+    "set-up",
+    "run",
+    "per step",
+    "CPU",
+    "examples a second",
+    "of the first",
+    "waiting",
+    "differ",
+)
 RULE = optax.adam(1e-3)
 
 
@@ -161,9 +168,15 @@ def by_train(case: Case, batches: Batches) -> Timed:
     clock = Clock()
     with clock.watching():
         done = train(
-            KEY(0), loss, network(case), RULE, batches, (0, case.steps), record=lambda *_: (),
+            KEY(0),
+            loss,
+            network(case),
+            RULE,
+            batches,
+            (0, case.steps),
+            record=lambda *_: (),
             keeper=clock,
-        )  # fmt: skip
+        )
         jax.block_until_ready(done.params)
         end, cpu = time.perf_counter(), time.process_time() - clock.cpu
     start, busy = clock.begun[0], sum(clock.ended) - sum(clock.begun)

@@ -12,9 +12,16 @@ from lrdyn.registry import theorems
 
 PAGE = Path(__file__).with_name("results.md")
 HEADER = (
-    "claim", "states", "predicted against measured", "judged", "float64", "tolerance", "float32",
-    "tolerance", "controls",
-)  # fmt: skip
+    "claim",
+    "states",
+    "predicted against measured",
+    "judged",
+    "float64",
+    "tolerance",
+    "float32",
+    "tolerance",
+    "controls",
+)
 INTRODUCTION = """\
 # Results
 

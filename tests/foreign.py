@@ -82,11 +82,34 @@ def _nowhere(line: str) -> None:
 
 
 WORDS = (
-    b"\0", b"\xff" * 8, b"\xff\xff\xff\x7f", b"\0\0\0\x80", (2**40).to_bytes(8, "little"),
-    b"0", b"9" * 20, b"2147483647", b"-1", b"1e999", b"NaN", b"Infinity", b"null", b"true",
-    b"[" * 40, b"{}", b'"a":', b",", b'"', b"\\ud800", b"\\u0000", b"\x1b[2J", b"(a+)+$",
-    b"(", b"*", b"_FillValue", b"\n",
-)  # fmt: skip
+    b"\0",
+    b"\xff" * 8,
+    b"\xff\xff\xff\x7f",
+    b"\0\0\0\x80",
+    (2**40).to_bytes(8, "little"),
+    b"0",
+    b"9" * 20,
+    b"2147483647",
+    b"-1",
+    b"1e999",
+    b"NaN",
+    b"Infinity",
+    b"null",
+    b"true",
+    b"[" * 40,
+    b"{}",
+    b'"a":',
+    b",",
+    b'"',
+    b"\\ud800",
+    b"\\u0000",
+    b"\x1b[2J",
+    b"(a+)+$",
+    b"(",
+    b"*",
+    b"_FillValue",
+    b"\n",
+)
 """What stands in the place of a few bytes: integers, numbers, and parts of JSON and patterns."""
 
 Edit = tuple[float, int, int]

@@ -218,9 +218,14 @@ def run_console(blocks: Sequence[Block], folder: Path) -> None:
             for name, mine in names.items():
                 line = line.replace(name, mine)
             done = subprocess.run(
-                ["bash", "-c", SHELL + line], cwd=folder, text=True, capture_output=True,
-                env=os.environ | _environment(folder, status), timeout=500, check=False,
-            )  # fmt: skip
+                ["bash", "-c", SHELL + line],
+                cwd=folder,
+                text=True,
+                capture_output=True,
+                env=os.environ | _environment(folder, status),
+                timeout=500,
+                check=False,
+            )
             status = done.returncode
             printed = done.stdout.splitlines()
             try:
@@ -236,9 +241,11 @@ def run_console(blocks: Sequence[Block], folder: Path) -> None:
 
 def _environment(folder: Path, status: int) -> dict[str, str]:
     return {
-        "PYTHON": sys.executable, "PYTHONPATH": os.fspath(ROOT), "STATUS": str(status),
+        "PYTHON": sys.executable,
+        "PYTHONPATH": os.fspath(ROOT),
+        "STATUS": str(status),
         "LRDYN_CACHE": os.fspath(folder.parent / "cache"),
-    }  # fmt: skip
+    }
 
 
 # Commands that are only parsed ------------------------------------------------------------------

@@ -76,9 +76,14 @@ def started(
     with _interruptible():
         return subprocess.Popen(
             [sys.executable, *words],
-            cwd=cwd, env=os.environ | paths | more, text=True, stdin=stdin, stdout=subprocess.PIPE,
-            stderr=stderr, process_group=process_group,
-        )  # fmt: skip
+            cwd=cwd,
+            env=os.environ | paths | more,
+            text=True,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            process_group=process_group,
+        )
 
 
 @contextlib.contextmanager

@@ -132,7 +132,6 @@ def test_what_is_filled_up_beyond_the_longest_pair_changes_nothing(files, monkey
             7,
             encoder=files["encoder"],
             train_file=files["train_file"],
-            data_dir="",
             length=40,
             pool="mean",
             layer=0,

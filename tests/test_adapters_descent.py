@@ -114,11 +114,17 @@ def test_vmap_is_a_loop_over_rates_and_keys():
     def both(rate, key):
         return [
             lr.low_rank_descent(
-                method, lambda W: algorithm1.loss(W, X, Y), W, optax.adam(rate),
-                rank=RANK, period=4, key=key, steps=(0, 5, 9),
+                method,
+                lambda W: algorithm1.loss(W, X, Y),
+                W,
+                optax.adam(rate),
+                rank=RANK,
+                period=4,
+                key=key,
+                steps=(0, 5, 9),
             ).records
             for method in (lr.RELORA_FROZEN, lr.RELORA)
-        ]  # fmt: skip
+        ]
 
     one = jax.jit(both)
     alone = [jnp.stack(found) for found in zip(*map(one, *cases), strict=True)]

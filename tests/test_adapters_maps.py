@@ -44,8 +44,11 @@ def test_entries_of_one_size_do_not_leave_the_sign_to_rounding(dtype):
 
 @pytest.mark.parametrize("side", SIDES)
 def test_factors_are_gaussian_with_columns_of_length_1(side, dtype):
-    weights = {"W": jnp.zeros((300, 500), dtype), "V": jnp.zeros((300, 500), dtype),
-               "b": jnp.zeros(3, dtype)}  # fmt: skip
+    weights = {
+        "W": jnp.zeros((300, 500), dtype),
+        "V": jnp.zeros((300, 500), dtype),
+        "b": jnp.zeros(3, dtype),
+    }
     found = lr.adapters.draw_projectors(jax.random.key(0), weights, 20, side)
     length, side = (300, "left") if side in ("left", "smaller") else (500, "right")
     one = lr.adapters.Projector(jnp.zeros((length, 20), dtype), side)

@@ -363,12 +363,14 @@ test_wrong_calls = oracles.refuses(
     (lambda: any_.init(KEY, NET, scale=0.0), "scale: got 0.0, wanted > 0"),
     (lambda: any_.init(KEY, NET, method=lr.GALORE), "method: got one that trains W itself"),
     (lambda: any_.init(KEY, NET, method=lr.RELORA_FROZEN), "gradients: got none, wanted those"),
-    (lambda: any_.init(KEY, NET, method=any_.compressed_deep_lora(), gradients=NET, rank=3),
-     "rank: got 3, wanted an even number"),
+    (
+        lambda: any_.init(KEY, NET, method=any_.compressed_deep_lora(), gradients=NET, rank=3),
+        "rank: got 3, wanted an even number",
+    ),
     (lambda: any_.apply(NET, {"V": FACTORS}), "adapters: got one for V, wanted paths of arrays"),
     (lambda: any_.merge(NET, {"ids": FACTORS}), "adapters: got one for ids, wanted paths"),
     (lambda: any_.lora(zero="C"), "zero: got 'C', wanted 'A' or 'B'"),
     (lambda: any_.deep_lora(depth=1), "depth: got 1, wanted at least 2"),
     (lambda: any_.draw_projectors(KEY, NET, 1, law="cauchy"), "law: got 'cauchy', wanted one of"),
     (lambda: any_.by_label({"A": optax.sgd(1.0)}, {"W": FACTORS}), "got A, wanted one for B"),
-)  # fmt: skip
+)

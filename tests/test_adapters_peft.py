@@ -105,8 +105,9 @@ def test_what_is_read_is_written_again(kind, tmp_path):
     write(tmp_path / "made", read(MADE / kind))
     same_files(tmp_path / "made", MADE / kind, frozenset(REPEATED if kind == "repeated" else ()))
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors",
-    ]  # fmt: skip
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
 
 
 BIAS = {"saved": "lora_only", "biases": "all", "repeated": "all"}
@@ -116,11 +117,14 @@ def anew(kind):
     """An adapter with a configuration of our own."""
     adapter = read(MADE / kind)
     return described(
-        adapter.factors, saved=adapter.saved, embeddings=adapter.embeddings,
-        rslora=bool(adapter.config["use_rslora"]), bias=BIAS.get(kind, "none"),
+        adapter.factors,
+        saved=adapter.saved,
+        embeddings=adapter.embeddings,
+        rslora=bool(adapter.config["use_rslora"]),
+        bias=BIAS.get(kind, "none"),
         fan_in_fan_out=adapter.config["fan_in_fan_out"],
         init_lora_weights=adapter.config["init_lora_weights"],
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -137,8 +141,9 @@ def test_a_configuration_of_our_own_is_the_same_adapter(kind, tmp_path):
 def test_ranks_and_alphas_of_patterns():
     factors = read(MADE / "patterns").factors
     assert {name: (one.A.shape[0], one.scale) for name, one in factors.items()} == {
-        "first": (2, 7 / 2), "second": (3, 3 / 3),
-    }  # fmt: skip
+        "first": (2, 7 / 2),
+        "second": (3, 3 / 3),
+    }
     assert read(MADE / "rslora").factors["first"].scale == 5 / 3**0.5
 
 
@@ -265,7 +270,7 @@ def refused(file, said, folder, base=None):
         ("target_parameters", ["w"], "target_parameters: got .*, wanted it off"),
         ("a_later_key", {"on": 1}, "a_later_key: got .*, wanted it off"),
     ],
-)  # fmt: skip
+)
 def test_a_configuration_that_is_not_read_is_named(key, value, said, tmp_path):
     refused("adapter_config.json", said, damaged(tmp_path / "a", config={key: value}))
 
@@ -274,9 +279,13 @@ def test_patterns_take_polynomial_time():
     """Python's own ``re`` takes more than a minute for each of these."""
     name, hostile = 34 * "a", "((a+)+!)|(a*)"
     content = {
-        "r": 4, "lora_alpha": 8, "target_modules": hostile, "exclude_modules": "(a+)+!",
-        "rank_pattern": {"(a+)+!": 2}, "alpha_pattern": {"(a|a)*!": 2, "(a*)*": 3},
-    }  # fmt: skip
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": hostile,
+        "exclude_modules": "(a+)+!",
+        "rank_pattern": {"(a+)+!": 2},
+        "alpha_pattern": {"(a|a)*!": 2, "(a*)*": 3},
+    }
     config, begin = peft_config.Config(Path("a"), content), time.process_time()
     assert config.adapts(name)
     assert (config.rank(name), config.alpha(name)) == (4, 3)
@@ -333,29 +342,45 @@ ONES = np.ones((2, 6), np.float32)
         ("lora", {"drop": [A]}, A, "it is missing"),
         ("lora", {"config": {"use_dora": True}}, M, "it is missing"),
         ("dora", {"config": {"use_dora": False}}, M, "an extra"),
-        ("embedding", {"drop": [f"{P}tokens.lora_embedding_B"]}, f"{P}tokens.lora_embedding_B",
-         "it is missing"),
-        ("lora", {"tensors": {f"{P}first.lora_embedding_A": ONES}}, f"{P}first.lora_embedding_A",
-         "an extra tensor"),
+        (
+            "embedding",
+            {"drop": [f"{P}tokens.lora_embedding_B"]},
+            f"{P}tokens.lora_embedding_B",
+            "it is missing",
+        ),
+        (
+            "lora",
+            {"tensors": {f"{P}first.lora_embedding_A": ONES}},
+            f"{P}first.lora_embedding_A",
+            "an extra tensor",
+        ),
         ("lora", {"tensors": {f"{P}head.weight": ONES}}, f"{P}head.weight", "an extra tensor"),
         ("lora", {"tensors": {f"{P}first.bias": ONES}}, f"{P}first.bias", "an extra tensor"),
         ("saved", {"tensors": {f"{P}first.bias": ONES}}, f"{P}first.bias", "an extra tensor"),
         ("saved", {"config": {"bias": "none"}}, f"{P}first.base_layer.bias", "an extra tensor"),
-        ("lora", {"tensors": {"first.lora_A.weight": ONES}}, "first.lora_A.weight",
-         "this name, wanted one that begins with base_model.model."),
-        ("lora", {"config": {"target_modules": ["second"]}}, A,
-         "a module that is none of target_modules in adapter_config.json, wanted no tensor of it"),
+        (
+            "lora",
+            {"tensors": {"first.lora_A.weight": ONES}},
+            "first.lora_A.weight",
+            "this name, wanted one that begins with base_model.model.",
+        ),
+        (
+            "lora",
+            {"config": {"target_modules": ["second"]}},
+            A,
+            "a module that is none of target_modules in adapter_config.json, wanted no tensor of "
+            "it",
+        ),
         ("lora", {"config": {"exclude_modules": ["first"]}}, A, "none of target_modules"),
         ("lora", {"config": {"r": 3}}, A, r"shape \(2, 6\), wanted \(3, 6\)"),
         ("lora", {"tensors": {A: ONES[None]}}, A, r"shape \(1, 2, 6\), wanted \(2, 6\)"),
         ("lora", {"tensors": {A: ONES[:, :0]}}, A, r"shape \(2, 0\), wanted \(2, 0\)"),
         ("lora", {"tensors": {A: ONES.astype(np.int32)}}, A, "type int32, wanted floating-point n"),
         ("lora", {"tensors": {B: np.ones((8, 3), np.float32)}}, B, r"shape \(8, 3\), wanted \(8, "),
-        ("dora", {"tensors": {M: ONES[0]}},
-         M, r"shape \(6,\), wanted \(8,\)"),
+        ("dora", {"tensors": {M: ONES[0]}}, M, r"shape \(6,\), wanted \(8,\)"),
         ("lora", {"tensors": {A: ONES * np.nan}}, A, "12 NaN, wanted numbers"),
     ],
-)  # fmt: skip
+)
 def test_a_tensor_that_is_wrong_is_named(kind, how, part, said, tmp_path):
     folder = damaged(tmp_path / "a", kind, **how)
     refused("adapter_model.safetensors", f"{part}: got .*{said}", folder)
@@ -370,14 +395,18 @@ def test_a_tensor_that_is_wrong_is_named(kind, how, part, said, tmp_path):
         ("lora", {"first.weight": np.ones((8, 6, 3))}, A, r"a weight of shape \(8, 6, 3\) in the"),
         ("lora", {"more.second.weight": np.ones((2, 2))}, f"{P}more.second.lora_A.weight", "it is"),
         ("conv1d", {"mixed.weight": np.ones((7, 8))}, f"{P}mixed.lora_A.weight", r"wanted \(2, 7"),
-        ("embedding", {"tokens.weight": np.ones((9, 6))}, f"{P}tokens.lora_embedding_A",
-         r"shape \(2, 7\), wanted \(2, 9\)"),
+        (
+            "embedding",
+            {"tokens.weight": np.ones((9, 6))},
+            f"{P}tokens.lora_embedding_A",
+            r"shape \(2, 7\), wanted \(2, 9\)",
+        ),
         ("saved", {"head.weight": np.ones((4, 5))}, f"{P}head.weight", r"shape \(3, 5\), wanted "),
         ("saved", {"head.weight": None}, f"{P}head.weight", "an extra tensor"),
         ("saved", {"head.more": np.ones(1)}, f"{P}head.more", "it is missing"),
         ("biases", {"more.bias": np.ones(1)}, f"{P}more.bias", "it is missing"),
     ],
-)  # fmt: skip
+)
 def test_a_tensor_that_does_not_fit_the_base_is_named(kind, base, part, said, tmp_path):
     folder = damaged(tmp_path / "a", kind)
     weights = {name: one for name, one in (BASE | base).items() if one is not None}
@@ -441,12 +470,18 @@ def test_a_configuration_that_is_none_is_refused(text, said, tmp_path):
         ({"target_modules": ["q"], "modules_to_save": ["head"]}, ["a.q"], ["head.q", "a.head.0.q"]),
         ({"target_modules": ["q"], "layers_to_transform": 1}, ["a.l.1.q"], ["a.l.0.q", "q"]),
         ({"target_modules": ["q"], "layers_to_transform": [0, 2]}, ["a.l.2.q"], ["a.l.1.q"]),
-        ({"target_modules": ["q"], "layers_to_transform": [0], "layers_pattern": ["h", "l"]},
-         ["a.l.0.q", "h.0.q"], ["a.m.0.q", "a.l.1.q"]),
-        ({"target_modules": ["q"], "layers_to_transform": [0], "layers_pattern": "l"},
-         ["a.l.0.q"], ["a.h.0.q"]),
+        (
+            {"target_modules": ["q"], "layers_to_transform": [0], "layers_pattern": ["h", "l"]},
+            ["a.l.0.q", "h.0.q"],
+            ["a.m.0.q", "a.l.1.q"],
+        ),
+        (
+            {"target_modules": ["q"], "layers_to_transform": [0], "layers_pattern": "l"},
+            ["a.l.0.q"],
+            ["a.h.0.q"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_which_modules_are_adapted(content, yes, no):
     config = peft_config.Config(Path(), content)
     assert [name for name in (*yes, *no) if config.adapts(name)] == yes
@@ -472,7 +507,7 @@ GOOD = StoredFactors(np.ones((3, 2)), np.ones((2, 4)), 1.0)
         ({"q": GOOD._replace(scale=np.inf)}, r"\['q'\].scale: got inf, wanted a finite number"),
         ({"q": GOOD, "k": GOOD._replace(magnitude=np.ones(3))}, "q.lora_magnitude_vector: got no "),
     ],
-)  # fmt: skip
+)
 def test_factors_that_do_not_fit_are_named(factors, said, unchecked):
     with pytest.raises(ValueError, match=said):
         described(factors)
@@ -525,12 +560,18 @@ def test_what_cannot_be_converted_is_named():
     first = adapter.factors["first"]
     for one, other, said in (
         (read(MADE / "dora"), initial, "adapter: got DoRA, wanted LoRA or rsLoRA"),
-        (adapter._replace(config=read(MADE / "patterns").config | {"use_rslora": True}), initial,
-         "adapter: got rsLoRA with rank_pattern or alpha_pattern, wanted one of the two"),
+        (
+            adapter._replace(config=read(MADE / "patterns").config | {"use_rslora": True}),
+            initial,
+            "adapter: got rsLoRA with rank_pattern or alpha_pattern, wanted one of the two",
+        ),
         (adapter, read(MADE / "biases"), "initial: got first in one of the two, wanted the same m"),
-        (adapter, initial._replace(factors=adapter.factors | {"first": first._replace(scale=9.0)}),
-         r"initial.factors\['first'\]: got shapes .*, scale 9.0, wanted"),
-    ):  # fmt: skip
+        (
+            adapter,
+            initial._replace(factors=adapter.factors | {"first": first._replace(scale=9.0)}),
+            r"initial.factors\['first'\]: got shapes .*, scale 9.0, wanted",
+        ),
+    ):
         with pytest.raises(ValueError, match=said):
             converted(one, other)
 

@@ -39,10 +39,11 @@ def test_pissa_of_a_model_is_stored_as_a_lora_of_twice_the_rank(tmp_path):
     net = eqx.nn.MLP(4, 3, 6, 1, key=jax.random.key(0))
     adapters = init(jax.random.key(1), net, rank=2, method=lrdyn.adapters.PISSA, extra="*.bias")
     adapters = {
-        path: eqx.tree_at(lambda a: a.A, one, one.A + 0.1) if isinstance(one, Factors)
+        path: eqx.tree_at(lambda a: a.A, one, one.A + 0.1)
+        if isinstance(one, Factors)
         else Shift(jnp.ones_like(one.value))
         for path, one in adapters.items()
-    }  # fmt: skip
+    }
     weights = {
         f"layers.{i}.{n}": getattr(net.layers[i], n) for i in (0, 1) for n in ("weight", "bias")
     }
@@ -61,8 +62,12 @@ def test_pissa_of_a_model_is_stored_as_a_lora_of_twice_the_rank(tmp_path):
 def test_what_peft_cannot_hold_is_named():
     one = Factors(jnp.ones((2, 1)), jnp.ones((1, 2)))
     seeds = Factors(jnp.ones((3, 2, 1)), jnp.ones((3, 1, 2)))
-    deep = init(jax.random.key(0), {"q": {"weight": jnp.ones((2, 2))}},
-                method=lrdyn.adapters.deep_lora(depth=3), rank=1)  # fmt: skip
+    deep = init(
+        jax.random.key(0),
+        {"q": {"weight": jnp.ones((2, 2))}},
+        method=lrdyn.adapters.deep_lora(depth=3),
+        rank=1,
+    )
     with pytest.raises(ValueError, match=r"adapters: got one for q, wanted paths that end in"):
         stored_of({"q": one})
     with pytest.raises(ValueError, match=r"adapters\['q.weight'\]: got B of shape \(3, 2, 1\)"):

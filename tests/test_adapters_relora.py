@@ -25,7 +25,7 @@ from tests.algorithm1 import (
     regression,
     run,
     runs,
-)  # fmt: skip
+)
 
 
 @functools.cache
@@ -87,11 +87,17 @@ def test_two_matrices_and_their_biases_are_trained_each_by_itself(method):
     def trained(net):
         return {
             kind: lr.low_rank_descent(
-                method, loss_of, net, OPTIMIZERS[kind], choose=by_svd("right"), scale=0.5,
-                period=0 if method.once else 4, steps=tuple(range(14)),
+                method,
+                loss_of,
+                net,
+                OPTIMIZERS[kind],
+                choose=by_svd("right"),
+                scale=0.5,
+                period=0 if method.once else 4,
+                steps=tuple(range(14)),
             ).records
             for kind in ("momentum", "adam")
-        }  # fmt: skip
+        }
 
     for kind, found in trained(start).items():
         for one, bias in zip(found, biases, strict=True):
@@ -120,11 +126,18 @@ def test_the_recipe_resets_moments_keeps_the_count_and_falls_to_zero_at_each_mer
         warm = lr.low_rank_descent(lr.FULL, loss_of, W, optax.adam(ETA), rank=RANK, steps=(5,))
         return warm.params, {
             name: lr.low_rank_descent(
-                lr.RELORA, loss_of, warm.params, optax.adam(rate), rank=RANK, period=4, key=KEY,
-                steps=tuple(range(14)), state=state,
+                lr.RELORA,
+                loss_of,
+                warm.params,
+                optax.adam(rate),
+                rank=RANK,
+                period=4,
+                key=KEY,
+                steps=tuple(range(14)),
+                state=state,
             ).records
             for name, state in RESETS.items()
-        }  # fmt: skip
+        }
 
     warm, found = jax.jit(train)(jnp.asarray(W))
     oracles.assert_close(warm, oracles.optimise("adam", W, slope_of(X, Y), ETA, 5), **HOW)

@@ -220,11 +220,14 @@ def same(one, other):
 def test_other_files_of_the_same_model(tmp_path, pooled):
     old = changed(
         tmp_path / "old",
-        renamed=lambda name: "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-            "LayerNorm.bias", "LayerNorm.beta"
+        renamed=lambda name: (
+            "bert."
+            + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            )
         ),
         config={"position_embedding_type": "absolute", "model_type": ...},
-    )  # fmt: skip
+    )
     assert same(encoder.read(old).model, pooled.model)
     ids = {"embeddings.position_ids": np.arange(40)[None]}
     unpooled = {"pooler.dense.weight": None, "pooler.dense.bias": None}
@@ -271,7 +274,7 @@ EMPTY: dict[str, Any] = {}
         ({}, {"model_type": "roberta"}, "model_type: got 'roberta', wanted 'bert'"),
         ({}, {"position_embedding_type": "relative_key"}, "type: got 'relative_key', wanted 'abs"),
     ],
-)  # fmt: skip
+)
 def test_files_are_refused_in_a_line(tensors, config, message, tmp_path):
     folder = changed(tmp_path / "a", config=config, **tensors)
     with pytest.raises(Refused, match=message) as caught:
@@ -297,8 +300,11 @@ def split(pattern):
     """The tokenizer with a regular expression."""
     content = json.loads((POOLED / "tokenizer.json").read_text())
     content["pre_tokenizer"] = {
-        "type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False,
-    }  # fmt: skip
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
     return json.dumps(content)
 
 
@@ -362,7 +368,7 @@ test_a_bert_refuses = refuses(
     (lambda: encoder.tokens(tiny().tokenizer, []), "first: got 0 and 0 sentences, wanted as many"),
     (lambda: encoder.tokens(tiny().tokenizer, ["A"], []), "first: got 1 and 0 sentences, wanted"),
     (lambda: encoder.tokens(tiny().tokenizer, ["A"], length=2), "length: got 2, wanted at least 3"),
-)  # fmt: skip
+)
 
 
 # A real encoder -----------------------------------------------------------------------------------

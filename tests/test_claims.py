@@ -1,3 +1,5 @@
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from lrdyn.engine.claims import (
     surprise,
     tolerance,
 )
+from tests.runs import ROOT
 
 NAN = float("nan")
 EVERYWHERE = np.ones(2, bool)
@@ -165,3 +168,14 @@ def test_a_coincidence_does_not_scale_with_epsilon(error, scales):
 )
 def test_a_lucky_float32_run_counts_as_one_rounding(float64, float32, scales):
     assert scales_with_epsilon(float64, float32) == scales
+
+
+def test_the_page_has_the_formula_of_the_tolerance():
+    """The tolerance of an identity has one place: the page, and the referee's, follow it."""
+    page = (ROOT / "docs/claims.md").read_text()
+    (formula,) = re.findall(r"^\| `identity`, `bound` \| `(8 eps [^`]+)` \|", page, re.M)
+    assert formula in (tolerance.__doc__ or "")
+    for dtype, steps, size in (("float64", 99, 16), ("float32", 7, 300)):
+        known = {"eps": float(np.finfo(dtype).eps), "steps": steps, "size": size, "sqrt": np.sqrt}
+        on_page = eval(formula.replace("eps (", "* eps * (").replace("size (", "size * ("), known)
+        assert tolerance("identity", dtype, steps=steps, size=size) == pytest.approx(on_page)

@@ -361,12 +361,16 @@ UNFIT = {
     "missing": (lambda path, other: (path / "ca.pem").unlink(), "ca.pem.*No such file"),
     "readable": (lambda path, other: (path / "key.pem").chmod(0o640), "key.pem.*mode 640"),
     "writable": (lambda path, other: (path / "ca.pem").chmod(0o666), "ca.pem.*mode 666"),
-    "folder": (lambda path, other: ((path / "cert.pem").unlink(), (path / "cert.pem").mkdir()),
-               "cert.pem.*no file"),
-    "mixed": (lambda path, other: shutil.copy(other / "key.pem", path / "key.pem"),
-              "wanted ca.pem, cert.pem and key.pem that belong together"),
+    "folder": (
+        lambda path, other: ((path / "cert.pem").unlink(), (path / "cert.pem").mkdir()),
+        "cert.pem.*no file",
+    ),
+    "mixed": (
+        lambda path, other: shutil.copy(other / "key.pem", path / "key.pem"),
+        "wanted ca.pem, cert.pem and key.pem that belong together",
+    ),
     "empty": (lambda path, other: (path / "cert.pem").write_text(""), "that belong together"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("change", UNFIT)
@@ -460,8 +464,10 @@ def test_no_key_is_in_an_environment_or_a_command_line(local, cluster):
 
 def test_files_of_local_workers_are_private(local):
     assert stat.S_IMODE(os.stat(local.security).st_mode) == 0o700
-    modes = {name: os.stat(Path(local.security, name)).st_mode & 0o777 for name in
-             ("key.pem", "cert.pem", "ca.pem")}  # fmt: skip
+    modes = {
+        name: os.stat(Path(local.security, name)).st_mode & 0o777
+        for name in ("key.pem", "cert.pem", "ca.pem")
+    }
     assert set(modes.values()) == {0o600}
 
 

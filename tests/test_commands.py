@@ -28,8 +28,22 @@ from tests.test_theorem import MY_THEOREM
 
 THEOREMS = theorems()
 DEEP = (THEOREM2, COROLLARY1)
-SMALL = ["--depth", "2", "--steps", "10", "--seeds", "1", "--init-scale", "0.5",
-         "--init-spread", "1", "--weight-decay", "0", "--decay-spread", "1"]  # fmt: skip
+SMALL = [
+    "--depth",
+    "2",
+    "--steps",
+    "10",
+    "--seeds",
+    "1",
+    "--init-scale",
+    "0.5",
+    "--init-spread",
+    "1",
+    "--weight-decay",
+    "0",
+    "--decay-spread",
+    "1",
+]
 TINY = ["--dim", "8", "--rank", "1", *SMALL]
 
 
@@ -88,9 +102,17 @@ def test_a_command_ends_with_its_verdict(ran):
 
 def test_a_verdict_follows_the_schema(ran):
     assert set(ran.verdict) == {
-        "schema", "name", "holds", "config", "claims", "results_sha256", "judged_by",
-        "environment", "undecided", "statistics",
-    }  # fmt: skip
+        "schema",
+        "name",
+        "holds",
+        "config",
+        "claims",
+        "results_sha256",
+        "judged_by",
+        "environment",
+        "undecided",
+        "statistics",
+    }
     assert (ran.verdict["holds"], ran.verdict["undecided"]) == (True, [])
     assert ran.verdict["statistics"]["false_alarm"] == 1e-6
     kinds = {"exact", "identity", "bound", "limit", "rate", "statistical", "control"}
@@ -133,8 +155,13 @@ def test_results_hold_the_arrays_of_the_contract(deep, group):
     assert set(values.dims) >= {"seed", "depth", "rank", "init_scale", "weight_decay", "dim"}
     assert (results.sizes["layer"], results.sizes["index"]) == (3, 9)
     assert set(results.dims) - set(results.coords) <= {
-        "layer", "index", "row", "column", "network", "count",
-    }  # fmt: skip
+        "layer",
+        "index",
+        "row",
+        "column",
+        "network",
+        "count",
+    }
 
 
 # --target ------------------------------------------------------------------------------------
@@ -218,16 +245,28 @@ OUTSIDE = {
     "an integer >= 2": ("--depth 1", "--depth 3 1"),
     "an integer >= 3": ("--dim ten", "--dim expected", "--dim nan"),
     "a number from 1e-12 to 1e.12": (
-        "--init-scale 0", "--init-scale -1", "--init-scale inf", "--target-scale -1e-3",
-        "--learning-rate 0", "--learning-rate 0,1", "--init-scale 0.1 nan"),
+        "--init-scale 0",
+        "--init-scale -1",
+        "--init-scale inf",
+        "--target-scale -1e-3",
+        "--learning-rate 0",
+        "--learning-rate 0,1",
+        "--init-scale 0.1 nan",
+    ),
     "a number from 1e-06 to 1e.06": ("--init-spread 0",),
     "0 or a number from 1e-12 to 1e.12": (
-        "--weight-decay -0.1", "--weight-decay -inf", "--weight-decay 1e999"),
-}  # fmt: skip
+        "--weight-decay -0.1",
+        "--weight-decay -inf",
+        "--weight-decay 1e999",
+    ),
+}
 """What a flag wants -> words of which the last is outside."""
 BAD = [
-    *((words, f"{words.split()[0]}: got '{words.split()[-1]}', wanted {wanted}")
-      for wanted, every in OUTSIDE.items() for words in every),
+    *(
+        (words, f"{words.split()[0]}: got '{words.split()[-1]}', wanted {wanted}")
+        for wanted, every in OUTSIDE.items()
+        for words in every
+    ),
     ("--dim 8 --rank 9", "--rank: got 9 with d = 8, wanted d > 2 rank"),
     ("--dim 8 --rank 4", "--rank: got 4 with d = 8, wanted d > 2 rank"),
     ("--dim 20 8 --rank 1 4", "--rank: got 4 with d = 8, wanted d > 2 rank"),
@@ -236,7 +275,7 @@ BAD = [
     ("--dim --rank 1", "--dim: got nothing, wanted at least one argument"),
     ("--out", "--out: got nothing, wanted one argument"),
     ("--dim 8 --target phi.npy", "--target: got 'phi.npy' .*wanted an .npy file"),
-]  # fmt: skip
+]
 COMMON = [
     ("--unknown 3", "--unknown: got an unknown argument, wanted one of those in --help"),
     ("--see 3", "--see: got an unknown argument"),
@@ -414,8 +453,9 @@ def test_all_of_them_in_one_table(command, my_theorem, capsys, tmp_path, monkeyp
     assert heading.split()[:3] == ["theorem", "claims", "cases"]
     count = len(scenario.controls)
     for line, name, controls, word in (
-        (good, "my_theorem", f"{count}/{count}", "holds"), (bad, "false", "0/1", "IS FALSE")
-    ):  # fmt: skip
+        (good, "my_theorem", f"{count}/{count}", "holds"),
+        (bad, "false", "0/1", "IS FALSE"),
+    ):
         (folder,) = tmp_path.glob(f"results/{name}/*")
         assert line.endswith(f"{controls:8}  {word:8}  {folder.relative_to(tmp_path)}")
         entries = [c for c in verdict_of(folder)["claims"] if c["kind"] != "control"]

@@ -70,7 +70,7 @@ def test_other_pairs_by_the_names_of_their_columns(tmp_path):
         ("a.csv", b"\0" * 100, r"columns in line 1|a damaged file"),
     ],
     ids="empty column cells high nan word utf8 csv quote wide zeros".split(),
-)  # fmt: skip
+)
 def test_pairs_are_refused(name, body, said, tmp_path):
     path = tmp_path / name
     path.write_bytes(body)

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("small_sets")
         (LABELS, idx_bytes(GREY[1] + 5), "labels from 5 to 10, wanted 0 to 9"),
     ],
     ids=["announces", "count", "truncated", "longer", "magic", "empty", "labels"],
-)  # fmt: skip
+)
 def test_idx_is_refused(name, made, said, tmp_path):
     path = write_idx(tmp_path / "fashion_mnist") / name
     path.write_bytes(gzip.compress(made))
@@ -191,9 +191,10 @@ ROWS = planes(COLOUR[2])
         (b"\x80\x02}.", r"a damaged file \(KeyError\)"),
         (b"\x80\x02K\x01.", r"a damaged file \(TypeError\)"),
     ],
-    ids="exec system load protocol4 inst stack memo many truncated shape count labels empty number"
-    .split(),
-)  # fmt: skip
+    ids=(
+        "exec system load protocol4 inst stack memo many truncated shape count labels empty number"
+    ).split(),
+)
 def test_pickles_are_refused(body, said, tmp_path):
     path = write_cifar(tmp_path, PYTHON, {NAMES[PYTHON].format("data_batch_1"): body})
     refused(path, said, data.cifar10)

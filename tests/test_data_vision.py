@@ -113,9 +113,12 @@ def test_another_head_and_another_stem():
     found, state = vision.read(file("resnet"), mine, keep=["head.*", "stem.*"])
     fresh = initial_state(mine)
     for one, other in (
-        (found.stages, large.stages), (found.head, mine.head), (found.stem, mine.stem),
-        (state[0], fresh[0]), (state[1:], given[1:]),
-    ):  # fmt: skip
+        (found.stages, large.stages),
+        (found.head, mine.head),
+        (found.stem, mine.stem),
+        (state[0], fresh[0]),
+        (state[1:], given[1:]),
+    ):
         assert jax.tree.all(jax.tree.map(np.array_equal, one, other))
     assert not np.array_equal(given[0][0], fresh[0][0])
 
@@ -150,7 +153,7 @@ LINE: dict[str, Any] = {
     "type": ("resnet", {"bn1.running_var": np.ones(4, int)}, "bn1.running_var: got type int64"),
     "extra": ("vit", {"fc_norm.weight": np.ones(6)}, "fc_norm.weight: got an extra tensor"),
     "name": ("resnet", {"layer1.0.bn1.gain": np.ones(4)}, "bn1.gain: got an extra tensor"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", LINE)
@@ -175,4 +178,4 @@ test_readers_refuse = refuses(
     (lambda: vision.read(file("vgg"), mlp(KEY, (3, 2))), "network: got type MLP, wanted a VGG,"),
     (lambda: vision.read(file("vgg"), small("resnet")), "conv1.weight: got no such tensor"),
     (lambda: vgg(KEY, size=32, pool=0), "pool: got 0, wanted at least 1"),
-)  # fmt: skip
+)

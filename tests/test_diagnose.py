@@ -39,10 +39,14 @@ def singular(W):
 
 
 START = {
-    "a.weight": RNG.standard_normal((24, 40)), "b.weight": RNG.standard_normal((60, 20)),
-    "noise.weight": RNG.standard_normal((20, 30)), "same.weight": RNG.standard_normal((8, 9)),
-    "a.bias": RNG.standard_normal(24), "norm.weight": np.ones(20), "norm.bias": np.ones(20),
-}  # fmt: skip
+    "a.weight": RNG.standard_normal((24, 40)),
+    "b.weight": RNG.standard_normal((60, 20)),
+    "noise.weight": RNG.standard_normal((20, 30)),
+    "same.weight": RNG.standard_normal((8, 9)),
+    "a.bias": RNG.standard_normal(24),
+    "norm.weight": np.ones(20),
+    "norm.bias": np.ones(20),
+}
 VALUES = {"a.weight": [3.0, 2.0, 1.0, 0.5, 0.25, 0.125], "b.weight": [3.0, 1.0]}
 END = {name: W.copy() for name, W in START.items()}
 for _name, _values in VALUES.items():
@@ -288,17 +292,26 @@ def test_half_precision_is_read_in_float32(half, tmp_path):
 
 def test_what_cannot_be_compared_is_named_and_the_rest_is_done(tmp_path):
     odd = {
-        "nan.weight": np.full((3, 4), np.nan), "inf.weight": np.eye(3), "old.weight": np.eye(2),
-        "turned.weight": np.ones((3, 4)), "ids": np.arange(3), "gone": np.ones(2),
-        "table.weight": np.ones((5, 4)), "head.weight": np.ones((7, 4)),
+        "nan.weight": np.full((3, 4), np.nan),
+        "inf.weight": np.eye(3),
+        "old.weight": np.eye(2),
+        "turned.weight": np.ones((3, 4)),
+        "ids": np.arange(3),
+        "gone": np.ones(2),
+        "table.weight": np.ones((5, 4)),
+        "head.weight": np.ones((7, 4)),
         "kernel": np.ones((2, 2, 2)),
-    }  # fmt: skip
+    }
     new = {
-        "nan.weight": np.ones((3, 4)), "inf.weight": np.full((3, 3), np.inf),
-        "turned.weight": np.ones((4, 3)), "ids": np.arange(3), "new.weight": np.eye(2),
-        "table.weight": np.ones((8, 4)), "head.weight": np.ones((6, 4)),
+        "nan.weight": np.ones((3, 4)),
+        "inf.weight": np.full((3, 3), np.inf),
+        "turned.weight": np.ones((4, 3)),
+        "ids": np.arange(3),
+        "new.weight": np.eye(2),
+        "table.weight": np.ones((8, 4)),
+        "head.weight": np.ones((6, 4)),
         "kernel": np.zeros((2, 2, 2)),
-    }  # fmt: skip
+    }
     report = lrdyn.diagnose(START | odd, END | new, k=K)
     assert report.notes == {
         "turned.weight": "shape (3, 4) before and (4, 3) after",
@@ -312,8 +325,9 @@ def test_what_cannot_be_compared_is_named_and_the_rest_is_done(tmp_path):
         "inf.weight": "9 entries after are not finite",
     }
     assert set(by_name(report)) == {n for n in START if START[n].ndim == 2} | {
-        "table.weight", "head.weight",
-    }  # fmt: skip
+        "table.weight",
+        "head.weight",
+    }
     assert by_name(report)["table.weight"].rows == 5
     assert report.changed["kernel"] == 1
     assert all(f"{name}: {note}" in str(report) for name, note in report.notes.items())
@@ -351,7 +365,7 @@ def test_selected_matrices():
         (lambda: diagnosis.extract(START, START), "after: got no <module>.weight that moved"),
         (lambda: diagnosis.extract(START, END, save="*"), "after: got no <module>.weight that"),
     ],
-)  # fmt: skip
+)
 def test_wrong_calls_are_named(call, said, unchecked):
     with pytest.raises(ValueError, match=said):
         call()
@@ -574,7 +588,7 @@ def test_the_command_alone_writes_nothing(command, tmp_path):
         ((*FILES, "--extract", "after.safetensors"), "--extract: got 'after.safetensors', wanted"),
         ((*FILES, "--out", "after.safetensors"), "--out: got 'after.safetensors', wanted a folder"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line(words, said, command, tmp_path):
     status, out, err = command(*words)
     assert (status, out) == (2, "")

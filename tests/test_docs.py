@@ -128,7 +128,7 @@ shown, not compared
         ("examples/balance.py --p", "examples/balances.py --p", "balances.py"),
         ("PYTHON=python3.13 make", "cmake", "no such command"),
     ],
-)  # fmt: skip
+)
 def test_a_page_that_is_wrong_is_found(old, new, said, tmp_path):
     assert old in A_PAGE
     (tmp_path / "page.md").write_text(A_PAGE.replace(old, new, 1))
@@ -165,10 +165,23 @@ def test_flags_exist(capsys):
 
 
 OF_OTHERS = (
-    "--array", "--cpus-per-task", "--dashboard-address", "--host", "--interface", "--nthreads",
-    "--no-dashboard", "--nworkers", "--protocol", "--requeue", "--scheduler-file", "--time",
-    "--tls-ca-file", "--tls-cert", "--tls-key", "--wrap",
-)  # fmt: skip
+    "--array",
+    "--cpus-per-task",
+    "--dashboard-address",
+    "--host",
+    "--interface",
+    "--nthreads",
+    "--no-dashboard",
+    "--nworkers",
+    "--protocol",
+    "--requeue",
+    "--scheduler-file",
+    "--time",
+    "--tls-ca-file",
+    "--tls-cert",
+    "--tls-key",
+    "--wrap",
+)
 """Flags of Dask and of Slurm on the page of clusters."""
 
 
@@ -255,10 +268,30 @@ def test_exported_names_in_the_documents_exist():
 
 
 ROOMS = (
-    "system", "core", "training", "networks", "data", "engine", "figures", "theorem2", "corollary1",
-    "theorem1", "completion", "theorem3", "adapters", "theorem4", "galore", "lora", "diagnosis",
-    "registry", "studies", "commands", "cli", "__init__", "__main__",
-)  # fmt: skip
+    "system",
+    "core",
+    "training",
+    "networks",
+    "data",
+    "engine",
+    "figures",
+    "theorem2",
+    "corollary1",
+    "theorem1",
+    "completion",
+    "theorem3",
+    "adapters",
+    "theorem4",
+    "galore",
+    "lora",
+    "diagnosis",
+    "registry",
+    "studies",
+    "commands",
+    "cli",
+    "__init__",
+    "__main__",
+)
 """Parts of the library, in the order in which they may import each other."""
 OF_USERS = "commands/example.py"
 """What `lrdyn figures init` copies: it imports the library as its users do."""

@@ -206,9 +206,11 @@ def test_changes_of_looks_are_caught_and_named(name, drawn, wanted):
 def mpl(name):
     """The committed picture of a figure, as pytest-mpl is told to compare it."""
     return pytest.mark.mpl_image_compare(
-        filename=f"{name}.png", style=str(plotting.STYLE), tolerance=pictures.TOLERANCE,
+        filename=f"{name}.png",
+        style=str(plotting.STYLE),
+        tolerance=pictures.TOLERANCE,
         savefig_kwargs={"dpi": pictures.DPI},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("figure", [pytest.param(name, marks=mpl(name)) for name in FIGURES])
@@ -240,16 +242,22 @@ def test_changes_of_a_picture_are_caught_and_placed(figure):
 
 # For every reader's eyes and printer -------------------------------------------------------------
 
-DEUTERANOPIA = np.array([
-    [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-    [-0.011820, 0.042940, 0.968881],
-])  # fmt: skip
+DEUTERANOPIA = np.array(
+    [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ]
+)
 """On linear RGB. Machado, Oliveira, Fernandes, IEEE Trans. Vis. Comput. Graph. 15 (2009) 1291,
 severity 1.0."""
-TO_XYZ = np.array([
-    [0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
-    [0.0193339, 0.1191920, 0.9503041],
-])  # fmt: skip
+TO_XYZ = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
 """Of linear sRGB, IEC 61966-2-1."""
 APART = 15.0
 """Distance in CIELAB of two curves of one panel: 2.3 is just seen on large areas side by side, thin

@@ -44,9 +44,12 @@ def test_a_failed_write_keeps_the_old_file_and_no_half_one(path, error):
 
 DATA = {"/": xr.Dataset({name: ("x", np.arange(1000.0)) for name in "ab"})}
 WHERE = [
-    (whole_files, "scratch"), (files, "NetCDF"), (files, "_write_group"), (files.NetCDF, "close"),
+    (whole_files, "scratch"),
+    (files, "NetCDF"),
+    (files, "_write_group"),
+    (files.NetCDF, "close"),
     (files.os, "replace"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("slab", [1000, 2**26])
@@ -126,9 +129,12 @@ def test_an_array_may_be_called_as_an_axis_whose_values_it_is_not(tmp_path):
     """Steps of a run that depend on a flag, beside what was seen at them."""
     seen = np.arange(6.0).reshape(2, 3)
     data = xr.Dataset(
-        {"loss": (("period", "step"), seen), "step": (("period", "step"), 10 * seen),
-         "period": ("period", [1, 2])}
-    )  # fmt: skip
+        {
+            "loss": (("period", "step"), seen),
+            "step": (("period", "step"), 10 * seen),
+            "period": ("period", [1, 2]),
+        }
+    )
     files.write_netcdf(tmp_path / "a.nc", {"/": data})
     assert xr.load_dataset(tmp_path / "a.nc", engine="h5netcdf").identical(data)
 

@@ -210,7 +210,7 @@ HDF5 = {
         lambda f: f.attrs.update({f"{i}": i for i in range(300)}),
         "/: got 300 attributes",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HDF5)

@@ -157,8 +157,10 @@ def test_sequences_side_by_side_do_not_see_one_another(kind):
     one, other = normal(1, (4, 5), (4, 5))
     masks = jnp.stack([causal(5), causal(5).T])
     found = network(jnp.hstack([one, other]), sequences=2, mask=masks, rotary=turning)
-    parts = [network(jnp.asarray(H), mask=mask, rotary=turning)
-             for H, mask in zip((one, other), masks, strict=True)]  # fmt: skip
+    parts = [
+        network(jnp.asarray(H), mask=mask, rotary=turning)
+        for H, mask in zip((one, other), masks, strict=True)
+    ]
     assert_close(found, np.hstack(parts), size=100)
     assert_apart(found, network(jnp.hstack([one, other]), rotary=turning))
 

@@ -33,9 +33,11 @@ def here(made, monkeypatch):
 def test_init_makes_an_example_its_baseline_a_test_and_a_script(here):
     names = {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
     assert names == {
-        "figures/example.py", "figures/test_figures.py", "figures/check.sh",
+        "figures/example.py",
+        "figures/test_figures.py",
+        "figures/check.sh",
         *(f"figures/baselines/example.{suffix}" for suffix in ("json", "nc", "png")),
-    }  # fmt: skip
+    }
     assert (here / "figures" / "check.sh").stat().st_mode & 0o111
     assert "lrdyn figures check" in (here / "figures" / "check.sh").read_text()
 

@@ -64,9 +64,17 @@ def contents(folder):
 
 
 LINKS = [
-    "", "parts", "parts/0123456789ab", "checkpoints", "checkpoints/0123456789abcdef0123",
-    "metrics.csv", "results.nc", "verdict.json", "verdict.png", ".lrdyn",
-]  # fmt: skip
+    "",
+    "parts",
+    "parts/0123456789ab",
+    "checkpoints",
+    "checkpoints/0123456789abcdef0123",
+    "metrics.csv",
+    "results.nc",
+    "verdict.json",
+    "verdict.png",
+    ".lrdyn",
+]
 
 
 @pytest.mark.parametrize("flag", ["--out", "--store"])
@@ -156,8 +164,9 @@ def test_a_scratch_name_of_somebody_stays(tmp_path):
     (tmp_path / ".lrdyn-01234567.npz").write_text("half")
     whole_files.remove_scratch(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        ".lrdyn-0123456789abcdef", ".lrdyn-of-mine",
-    }  # fmt: skip
+        ".lrdyn-0123456789abcdef",
+        ".lrdyn-of-mine",
+    }
 
 
 @pytest.mark.parametrize("name", [download.PARTS, "cifar-10-python.tar.gz"])
@@ -332,8 +341,11 @@ def test_a_signal_leaves_no_scratch(number, tmp_path):
     paths = {"PYTHONPATH": os.fspath(ROOT), "LRDYN_CACHE": ""}
     process = subprocess.Popen(
         [sys.executable, "-c", UNDERWAY],
-        cwd=tmp_path, env=os.environ | paths, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=os.environ | paths,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(number)
@@ -353,9 +365,13 @@ def test_nothing_new_is_begun_once_a_process_ends(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": os.fspath(ROOT)}, capture_output=True,
-        text=True, check=True, timeout=60,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.fspath(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     assert done.stdout == "[]\n"
 
 
@@ -399,9 +415,20 @@ def test_init_makes_all_of_its_folder_or_nothing(tmp_path, monkeypatch):
 # One module ---------------------------------------------------------------------------------------
 
 CHANGES = {
-    "unlink", "rmtree", "rmdir", "removedirs", "truncate", "rename", "renames", "move",
-    "TemporaryDirectory", "mkdtemp", "mkstemp", "NamedTemporaryFile", "copyfile",
-}  # fmt: skip
+    "unlink",
+    "rmtree",
+    "rmdir",
+    "removedirs",
+    "truncate",
+    "rename",
+    "renames",
+    "move",
+    "TemporaryDirectory",
+    "mkdtemp",
+    "mkstemp",
+    "NamedTemporaryFile",
+    "copyfile",
+}
 """Names of functions of os, shutil, pathlib and tempfile that remove or replace."""
 FILES = sorted(
     path.relative_to(ROOT)

@@ -218,8 +218,10 @@ def test_any_name_of_a_result_can_be_kept(tmp_path):
     for _ in range(2):
         found = lr.sweep(function, lr.product(x=[1.0, 2.0]), store=tmp_path)
         assert [found[name].values.tolist() for name in ("file", "args", "a b/c")] == [
-            [1, 2], [2, 4], [3, 6],
-        ]  # fmt: skip
+            [1, 2],
+            [2, 4],
+            [3, 6],
+        ]
 
 
 # Killed at any moment ------------------------------------------------------------------------

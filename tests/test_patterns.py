@@ -59,9 +59,19 @@ def test_the_steps_of_all_matches_are_counted():
 
 @pytest.mark.parametrize(
     "pattern",
-    ["(", "(?i)a", "(?i:a)", r"(a)\1", "(?>a)", "a++", "(?P<n>a)(?(n)b)", "(?<=a*)b", "(" * 5000,
-     "a{99999999999999999999}"],
-)  # fmt: skip
+    [
+        "(",
+        "(?i)a",
+        "(?i:a)",
+        r"(a)\1",
+        "(?>a)",
+        "a++",
+        "(?P<n>a)(?(n)b)",
+        "(?<=a*)b",
+        "(" * 5000,
+        "a{99999999999999999999}",
+    ],
+)
 def test_what_is_not_read_is_named(pattern):
     with pytest.raises(Unsupported):
         Patterns().fullmatch(pattern, "a")
@@ -74,9 +84,22 @@ def test_plain_patterns():
 
 @pytest.mark.parametrize(
     "pattern",
-    ["(a+)+$", "(a|bc)*", "((a){1,2})+", "(a?b)*", "(?:a*)*?", "(a+){2}", "(?=(a+)+)", "a{1,2}+",
-     "(?>(a*)*)", r"(\p{L}+)+", "(", r"\p{L", "(a)(?(1)(b+)+|c)"],
-)  # fmt: skip
+    [
+        "(a+)+$",
+        "(a|bc)*",
+        "((a){1,2})+",
+        "(a?b)*",
+        "(?:a*)*?",
+        "(a+){2}",
+        "(?=(a+)+)",
+        "a{1,2}+",
+        "(?>(a*)*)",
+        r"(\p{L}+)+",
+        "(",
+        r"\p{L",
+        "(a)(?(1)(b+)+|c)",
+    ],
+)
 def test_patterns_of_exponential_time_are_seen(pattern):
     assert exponential(pattern)
 
@@ -86,8 +109,11 @@ def test_patterns_of_exponential_time_are_seen(pattern):
     [
         r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",  # GPT-2
         r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|\s*[\r\n]+|\s+(?!\S)|\s+",
-        r"\w+|[^\w\s]+", "(a|b)*c", "(ab){2}", r"\\p{L}+",
+        r"\w+|[^\w\s]+",
+        "(a|b)*c",
+        "(ab){2}",
+        r"\\p{L}+",
     ],
-)  # fmt: skip
+)
 def test_those_of_tokenizers_are_not(pattern):
     assert not exponential(pattern)

@@ -77,12 +77,18 @@ def test_the_licence_of_everything_locked_is_known_and_accepted():
         ({"license": "UNKNOWN", "classifier": ["Topic :: Software"]}, "unknown", ["unknown"]),
         ({}, "unknown", ["unknown"]),
         ({"license": "GPL-3.0-only"}, "GPL-3.0-only", ["GPL-3.0-only"]),
-        ({"license_expression": "MIT AND (AGPL-3.0-only OR ISC)"}, "MIT AND (AGPL-3.0-only OR ISC)",
-         ["AGPL-3.0-only"]),
-        ({"classifier": ["License :: OSI Approved :: GNU General Public License (GPL)"]},
-         "GNU General Public License (GPL)", ["GNU General Public License ", "GPL"]),
+        (
+            {"license_expression": "MIT AND (AGPL-3.0-only OR ISC)"},
+            "MIT AND (AGPL-3.0-only OR ISC)",
+            ["AGPL-3.0-only"],
+        ),
+        (
+            {"classifier": ["License :: OSI Approved :: GNU General Public License (GPL)"]},
+            "GNU General Public License (GPL)",
+            ["GNU General Public License ", "GPL"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_licences_are_read_from_metadata(metadata, expected, refused):
     assert licences.licence(metadata) == expected
     assert licences.unaccepted(expected) == refused

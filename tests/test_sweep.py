@@ -299,9 +299,12 @@ def test_shared_arrays_are_moved_once(monkeypatch):
 def test_the_budget_counts_shared_arrays_once():
     told, shared, size = Told(), np.ones(10_000), 8 * 50
     lr.sweep(
-        lambda x, shared: {"y": jnp.full(50, x)}, lr.product(x=np.arange(40.0)), shared=shared,
-        memory=shared.nbytes + 2 * size * 10, progress=told,
-    )  # fmt: skip
+        lambda x, shared: {"y": jnp.full(50, x)},
+        lr.product(x=np.arange(40.0)),
+        shared=shared,
+        memory=shared.nbytes + 2 * size * 10,
+        progress=told,
+    )
     assert told.computed == [10] * 4
 
 

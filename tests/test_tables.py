@@ -60,9 +60,21 @@ def check_latex(text):
         spans = sum(int(span) - 1 for span in re.findall(r"\\multicolumn{(\d+)}", row))
         assert len(re.findall(r"(?<!\\)&", row)) + 1 + spans == len(columns)
     known = {
-        "begin", "end", "centering", "toprule", "midrule", "bottomrule", "multicolumn", "emph",
-        "caption", "label", "max", "textbackslash", "textasciitilde", "textasciicircum",
-    }  # fmt: skip
+        "begin",
+        "end",
+        "centering",
+        "toprule",
+        "midrule",
+        "bottomrule",
+        "multicolumn",
+        "emph",
+        "caption",
+        "label",
+        "max",
+        "textbackslash",
+        "textasciitilde",
+        "textasciicircum",
+    }
     assert set(re.findall(r"\\([a-z]+)", text)) <= known
 
 

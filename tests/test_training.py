@@ -140,12 +140,14 @@ def test_the_order_of_an_epoch_is_that_of_all_releases():
 def test_an_epoch_takes_every_example_once_in_an_order_of_its_own():
     batches = Batches({"x": np.arange(10)}, 3)
     seen = [
-        np.concatenate([
-            batches.at(batches.data, batches.order(KEY, epoch), epoch * 3 + t)["x"]
-            for t in range(batches.epoch)
-        ])
+        np.concatenate(
+            [
+                batches.at(batches.data, batches.order(KEY, epoch), epoch * 3 + t)["x"]
+                for t in range(batches.epoch)
+            ]
+        )
         for epoch in range(2)
-    ]  # fmt: skip
+    ]
     assert all(len(set(one.tolist())) == 9 for one in seen)
     assert seen[0].tolist() != seen[1].tolist()
 
@@ -156,9 +158,15 @@ def test_a_state_and_numbers_to_watch_are_handed_on():
 
     steps = (0, 1, 2, 4)
     run = train(
-        KEY, counts, jnp.ones(()), optax.sgd(0.1), Batches(np.ones(2)), steps,
-        state=jnp.zeros(()), record=lambda w, state: state,
-    )  # fmt: skip
+        KEY,
+        counts,
+        jnp.ones(()),
+        optax.sgd(0.1),
+        Batches(np.ones(2)),
+        steps,
+        state=jnp.zeros(()),
+        record=lambda w, state: state,
+    )
     assert run.records.tolist() == [0, 1, 2, 4]
     assert run.state == 4
     _, noise, _ = jax.random.split(KEY, 3)
@@ -210,10 +218,15 @@ def small(keeper, *, scale=1.0, rate=0.1, steps=(0, 4), given=None, key=KEY):
 
 @pytest.mark.parametrize(
     "other",
-    [{"scale": 2.0}, {"rate": 0.2}, {"steps": (0, 2, 4)}, {"given": np.arange(4.0) + 1},
-     {"key": jax.random.key(1)}],
+    [
+        {"scale": 2.0},
+        {"rate": 0.2},
+        {"steps": (0, 2, 4)},
+        {"given": np.arange(4.0) + 1},
+        {"key": jax.random.key(1)},
+    ],
     ids=lambda other: next(iter(other)),
-)  # fmt: skip
+)
 def test_a_checkpoint_of_something_else_is_never_taken(tmp_path, other):
     small(Checkpoints(tmp_path))
     keeper = Remembers(tmp_path)
@@ -228,9 +241,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, dama
     before, last = sorted(tmp_path.rglob("*.ckpt"))
     body = last.read_bytes()
     changed = {
-        "cut": body[:-3], "changed": body[:-3] + b"abc", "empty": b"",
+        "cut": body[:-3],
+        "changed": body[:-3] + b"abc",
+        "empty": b"",
         "other": json.dumps({"key": "0"}).encode() + b"\n",
-    }  # fmt: skip
+    }
     last.write_bytes(changed[damage])
     told = Told()
     keeper = Remembers(tmp_path, every=1, progress=told)
@@ -338,8 +353,10 @@ def test_one_two_and_eight_devices_agree(tmp_path):
     done = python("-", source=DEVICES, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "True", "True", "batches: got 9 examples, wanted a multiple of 2"
-    ]  # fmt: skip
+        "True",
+        "True",
+        "batches: got 9 examples, wanted a multiple of 2",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -369,9 +386,14 @@ def test_wrong_batches_are_named(unchecked, wrong, message):
 )
 def test_wrong_arguments_are_named(unchecked, wrong, message):
     given = {
-        "key": KEY, "loss": loss, "params": network(), "optimizer": optax.sgd(0.1),
-        "batches": Batches(data()), "steps": (0, 1), **wrong,
-    }  # fmt: skip
+        "key": KEY,
+        "loss": loss,
+        "params": network(),
+        "optimizer": optax.sgd(0.1),
+        "batches": Batches(data()),
+        "steps": (0, 1),
+        **wrong,
+    }
     with pytest.raises(ValueError, match=message):
         train(*given.values())
 

@@ -92,8 +92,14 @@ NORMED = SMALL_VGG | {"batch_norm": True}
 SMALL_RESNET = {"blocks": (2, 1), "widths": (4, 6), "classes": 5}
 LARGE_STEM = SMALL_RESNET | {"stem": "imagenet"}
 SMALL_VIT = {
-    "size": 8, "patch": 4, "width": 6, "depth": 2, "heads": 3, "hidden": 12, "classes": 5,
-}  # fmt: skip
+    "size": 8,
+    "patch": 4,
+    "width": 6,
+    "depth": 2,
+    "heads": 3,
+    "hidden": 12,
+    "classes": 5,
+}
 SMALL = {
     "mlp": (mlp, {"sizes": (4, 6, 7, 5)}, layers, (4,)),
     "vgg": (vgg, SMALL_VGG, convolutions, (3, 8, 8)),

@@ -183,9 +183,12 @@ class NeedsDetach(OnlyArray):
 
 BFLOAT16 = jnp.asarray(np.arange(6.0).reshape(2, 3), jnp.bfloat16)
 FRAMEWORKS = {
-    "numpy": np.asarray, "jax": jnp.asarray, "dlpack": OnlyDLPack, "array": OnlyArray,
+    "numpy": np.asarray,
+    "jax": jnp.asarray,
+    "dlpack": OnlyDLPack,
+    "array": OnlyArray,
     "detach": NeedsDetach,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("wrapped", FRAMEWORKS.values(), ids=FRAMEWORKS)

@@ -75,7 +75,6 @@ def test_the_linear_network_learns_and_moves_in_few_directions(monkeypatch):
     case = linear.make_linear(
         jax.random.key(0),
         flat_data="mnist",
-        data_dir="",
         examples=60,
         depth=3,
         linear_scale=0.3,
@@ -96,7 +95,6 @@ def edge_case(monkeypatch):
     return edge.make_edge(
         jax.random.key(0),
         flat_data="mnist",
-        data_dir="",
         edge_width=12,
         edge_scale=0.3,
         edge_steps=100,

@@ -190,7 +190,8 @@ def on_each_data_set(compares: Fields) -> Callable[[AutoencoderOutcome], float]:
     """Residual of two arrays whose parts, one a data set, have scales of their own: the largest."""
 
     def residual(outcome: AutoencoderOutcome) -> float:
-        return on_each(*map(np.atleast_1d, compares(outcome.predicted, outcome.measured)))
+        theory, run = compares(outcome.predicted, outcome.measured)
+        return on_each(np.atleast_1d(theory), np.atleast_1d(run))
 
     return residual
 

@@ -40,14 +40,21 @@ PAIRS = [
 ]
 CONFIGS = {
     "bert": {
-        "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "intermediate_size": 40, "max_position_embeddings": 40,
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 40,
+        "max_position_embeddings": 40,
     },
     "bert_for_masked_lm": {
-        "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "intermediate_size": 20, "max_position_embeddings": 32, "layer_norm_eps": 1e-5,
+        "hidden_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 20,
+        "max_position_embeddings": 32,
+        "layer_norm_eps": 1e-5,
     },
-}  # fmt: skip
+}
 
 
 def tokenizer() -> Tokenizer:
@@ -58,9 +65,10 @@ def tokenizer() -> Tokenizer:
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.decoder = decoders.WordPiece()
     made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )  # fmt: skip
+    )
     made.add_special_tokens(SPECIAL)
     return made
 
@@ -80,9 +88,11 @@ def make(out: Path, name: str) -> None:
     torch.manual_seed(0)
     folder, tokens = out / name, tokenizer()
     config = BertConfig(
-        vocab_size=tokens.get_vocab_size(), hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, **CONFIGS[name],
-    )  # fmt: skip
+        vocab_size=tokens.get_vocab_size(),
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **CONFIGS[name],
+    )
     pooled = name == "bert"
     model = (BertModel if pooled else BertForMaskedLM)(config).eval()
     draw(model)

@@ -97,9 +97,12 @@ def main() -> None:
         ]
         weights = following
     exact = {
-        "learning_rate": ETA, "weight_decay": DECAYS, "scales": SCALES, "target": TARGET,
+        "learning_rate": ETA,
+        "weight_decay": DECAYS,
+        "scales": SCALES,
+        "target": TARGET,
         "weights": start,
-    }  # fmt: skip
+    }
     inputs = {"rank": 2} | {name: text(value, 50) for name, value in exact.items()}
     inputs["bulk_direction"] = text(list(directions[0]))
     out = Path(__file__).with_name("deep_factorization_5x5.json")

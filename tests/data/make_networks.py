@@ -66,9 +66,14 @@ def small_resnet(large: bool) -> nn.Module:
 def small_vit() -> nn.Module:
     """Patches of 4 x 4 of 8 x 8 pixels, width 6, two blocks, three heads."""
     return timm.models.VisionTransformer(
-        img_size=8, patch_size=4, num_classes=CLASSES, embed_dim=6, depth=2, num_heads=3,
+        img_size=8,
+        patch_size=4,
+        num_classes=CLASSES,
+        embed_dim=6,
+        depth=2,
+        num_heads=3,
         mlp_ratio=2,
-    )  # fmt: skip
+    )
 
 
 NETWORKS = {

@@ -32,15 +32,24 @@ KINDS = {
     "rslora": {"r": 3, "lora_alpha": 5, "target_modules": TWO, "use_rslora": True},
     "dora": {"r": 2, "lora_alpha": 3, "target_modules": TWO, "use_dora": True},
     "rsdora": {
-        "r": 2, "lora_alpha": 3, "target_modules": "fir.t|.*nd", "use_dora": True,
+        "r": 2,
+        "lora_alpha": 3,
+        "target_modules": "fir.t|.*nd",
+        "use_dora": True,
         "use_rslora": True,
     },
     "patterns": {
-        "r": 2, "lora_alpha": 3, "target_modules": TWO, "rank_pattern": {"sec.nd": 3},
+        "r": 2,
+        "lora_alpha": 3,
+        "target_modules": TWO,
+        "rank_pattern": {"sec.nd": 3},
         "alpha_pattern": {"first": 7},
     },
     "saved": {
-        "r": 2, "lora_alpha": 3, "target_modules": TWO, "modules_to_save": ["head"],
+        "r": 2,
+        "lora_alpha": 3,
+        "target_modules": TWO,
+        "modules_to_save": ["head"],
         "bias": "lora_only",
     },
     "biases": {"r": 2, "lora_alpha": 3, "target_modules": ["second"], "bias": "all"},
@@ -49,14 +58,20 @@ KINDS = {
     "bfloat16": {"r": 2, "lora_alpha": 3, "target_modules": TWO},
     "pissa": {"r": 2, "lora_alpha": 3, "target_modules": TWO, "init_lora_weights": "pissa"},
     "rspissa": {
-        "r": 2, "lora_alpha": 3, "target_modules": TWO, "init_lora_weights": "pissa",
+        "r": 2,
+        "lora_alpha": 3,
+        "target_modules": TWO,
+        "init_lora_weights": "pissa",
         "use_rslora": True,
     },
     "repeated": {
-        "r": 2, "lora_alpha": 3, "target_modules": ["second"], "modules_to_save": ["head"],
+        "r": 2,
+        "lora_alpha": 3,
+        "target_modules": ["second"],
+        "modules_to_save": ["head"],
         "bias": "all",
     },
-}  # fmt: skip
+}
 
 
 class Network(nn.Module):
@@ -123,8 +138,9 @@ def make(out: Path) -> None:
             config.init_lora_weights = "pissa"
             residual = {
                 name.replace(".base_layer", "").removeprefix("base_model.model."): one
-                for name, one in model.state_dict().items() if ".lora_" not in name
-            }  # fmt: skip
+                for name, one in model.state_dict().items()
+                if ".lora_" not in name
+            }
             save_file(residual, out / f"{kind}_residual.safetensors")
         train(model)
         if kind == "bfloat16":
@@ -135,9 +151,10 @@ def make(out: Path) -> None:
         found[kind] = model(ids, x)
         if "pissa" in kind:
             save(
-                model, out / f"{kind}_converted",
+                model,
+                out / f"{kind}_converted",
                 path_initial_model_for_weight_conversion=str(out / f"{kind}_initial"),
-            )  # fmt: skip
+            )
         save(model.to(torch.bfloat16) if kind == "bfloat16" else model, out / kind)
     save_file(weights, out / "base.safetensors")
     save_file({name: one.detach() for name, one in found.items()}, out / "outputs.safetensors")

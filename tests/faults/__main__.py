@@ -22,28 +22,52 @@ class Fault(NamedTuple):
 
 
 FAULTS = {
-    "signals": Fault(("signals", "100"), "signals at 100 random moments",
-                     "130, 143 or killed, one line, within 5 s, no worker, no lock"),
-    "wrong_calls": Fault(("wrong_calls",), "wrong arguments of public functions",
-                         "a ValueError that names the argument"),
-    "controls": Fault(("controls",), "controls with 24 seeds in both precisions",
-                      "every one is seen to fail"),
-    "trainings": Fault(("trainings", "20"), "a study killed 20 times",
-                       "the bits of an undisturbed run"),
+    "signals": Fault(
+        ("signals", "100"),
+        "signals at 100 random moments",
+        "130, 143 or killed, one line, within 5 s, no worker, no lock",
+    ),
+    "wrong_calls": Fault(
+        ("wrong_calls",),
+        "wrong arguments of public functions",
+        "a ValueError that names the argument",
+    ),
+    "controls": Fault(
+        ("controls",), "controls with 24 seeds in both precisions", "every one is seen to fail"
+    ),
+    "trainings": Fault(
+        ("trainings", "20"), "a study killed 20 times", "the bits of an undisturbed run"
+    ),
     "pvalues": Fault(("pvalues",), "p-values of 200 seeds", "uniform"),
-    "foreign_files": Fault(("foreign_files",), "2,000 damaged files for each reader",
-                           "a value, or one line that names the file, in 5 s and 2 GB"),
-    "disks": Fault(("disks",), "a disk that is full when something is written",
-                   "3, one line, no half file"),
-    "system_calls": Fault(("system_calls", "300"), "300 system calls fail, in turn",
-                          "0, 2 or 3, one line, nothing changed outside"),
-    "clusters": Fault(("clusters",), "clusters that lose workers, schedulers, users",
-                      "the run ends with the same arrays, or with 3 or 130 in time"),
-    "command_lines": Fault(("command_lines", "1000"), "1,000 random lines for each command",
-                           "0, or 2 with one line and nothing written"),
-    "lowest": Fault(("lowest",), "the lowest releases that pyproject.toml allows (network)",
-                    "they install, a theorem holds, a test passes"),
-}  # fmt: skip
+    "foreign_files": Fault(
+        ("foreign_files",),
+        "2,000 damaged files for each reader",
+        "a value, or one line that names the file, in 5 s and 2 GB",
+    ),
+    "disks": Fault(
+        ("disks",), "a disk that is full when something is written", "3, one line, no half file"
+    ),
+    "system_calls": Fault(
+        ("system_calls", "300"),
+        "300 system calls fail, in turn",
+        "0, 2 or 3, one line, nothing changed outside",
+    ),
+    "clusters": Fault(
+        ("clusters",),
+        "clusters that lose workers, schedulers, users",
+        "the run ends with the same arrays, or with 3 or 130 in time",
+    ),
+    "command_lines": Fault(
+        ("command_lines", "1000"),
+        "1,000 random lines for each command",
+        "0, or 2 with one line and nothing written",
+    ),
+    "lowest": Fault(
+        ("lowest",),
+        "the lowest releases that pyproject.toml allows (network)",
+        "they install, a theorem holds, a test passes",
+    ),
+}
 
 
 def main(names: list[str]) -> int:

@@ -29,8 +29,13 @@ WORDS = (
     *"0 1 2 3 - -- --- -1 -5e3 0.5 1e-3 1e400 nan -inf inf 1_0 0x10 1,5 ٣ é ' * none".split(),
     *"quick paper float32 float64 -h --help --version 1GiB 0MB 2147483648 . .. /".split(),
     *"results --dim --dim= --dim=8 --nothing --out all theorem2 sgd left my.py my.py:X".split(),
-    "", " ", "\udc80", "a b", "\n", "9" * 5000,
-)  # fmt: skip
+    "",
+    " ",
+    "\udc80",
+    "a b",
+    "\n",
+    "9" * 5000,
+)
 
 
 class Ended(NamedTuple):
@@ -117,8 +122,9 @@ def commands() -> dict[str, tuple[Callable[[list[str]], int], Experiment | None]
     found["lrdyn"] = (command.main, None)
     found["experiments"] = (lambda w: cli.run("experiments", lambda: pool.main(w)), None)
     found["paper_figs"] = (
-        lambda w: cli.run("paper_figs", lambda: figures.main(EXHIBITS, BASELINES, w)), None,
-    )  # fmt: skip
+        lambda w: cli.run("paper_figs", lambda: figures.main(EXHIBITS, BASELINES, w)),
+        None,
+    )
     return found
 
 
@@ -131,9 +137,12 @@ def without_work() -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for module, name in (
-            (verify, "carry_out"), (verify, "setup"), (verify, "judge_again"), (pool, "verify_all"),
+            (verify, "carry_out"),
+            (verify, "setup"),
+            (verify, "judge_again"),
+            (pool, "verify_all"),
             (figures, "_act"),
-        ):  # fmt: skip
+        ):
             stack.enter_context(mock.patch.object(module, name, begin))
         yield
 

@@ -66,8 +66,11 @@ def main(names: list[str]) -> int:
             for precision in PRECISIONS["float64"]:
                 for control, what in seen(one, scenario, precision).items():
                     bad += what.bad
-                    print(f"{one.name}: {control} in {precision}: not seen by seeds {what.unseen}, "
-                          f"left out {what.left_out}", flush=True)  # fmt: skip
+                    print(
+                        f"{one.name}: {control} in {precision}: not seen by seeds {what.unseen}, "
+                        f"left out {what.left_out}",
+                        flush=True,
+                    )
         print(f"{one.name}: done", flush=True)
     return int(bad > 0)
 

@@ -40,14 +40,24 @@ TRIED = {
     "developer": Tried(
         ("lrdyn", *lock.EXTRAS, "build"),
         (
-            ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "--rootdir", str(ROOT),
-             str(ROOT / "tests" / "test_spectra.py")),
+            (
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-n",
+                "0",
+                "--rootdir",
+                str(ROOT),
+                str(ROOT / "tests" / "test_spectra.py"),
+            ),
             ("-c", "import ipykernel, jupytext, mlxtend.data, mpmath, nbclient, pooch"),
             ("-m", "ruff", "--version"),
             ("-m", "basedpyright", "--version"),
         ),
     ),
-}  # fmt: skip
+}
 
 
 def installed(tools: lock.Resolver, folder: Path, tried: Tried) -> tuple[Path, dict[str, str]]:

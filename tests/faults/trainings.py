@@ -35,9 +35,10 @@ def differences(one: Path, other: Path) -> list[str]:
     for group in ("/", "/learned"):
         first, second = (results_of(folder, group) for folder in (one, other))
         found += [
-            f"{group}:{name}" for name in first.data_vars
+            f"{group}:{name}"
+            for name in first.data_vars
             if not np.array_equal(first[name], second[name], equal_nan=True)
-        ]  # fmt: skip
+        ]
     return found
 
 

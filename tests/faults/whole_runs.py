@@ -133,8 +133,10 @@ def all_small(rng: random.Random, _: list[str]) -> list[str]:
 
 
 COMMANDS = {
-    **{f"lrdyn verify {one.name}": Command(("lrdyn", "verify", one.name), flags_of(one))
-       for one in theorems()},
+    **{
+        f"lrdyn verify {one.name}": Command(("lrdyn", "verify", one.name), flags_of(one))
+        for one in theorems()
+    },
     "lrdyn verify FILE.py": Command(("lrdyn", "verify"), own, (0, 1, 2, 4)),
     "lrdyn verify all": Command(("lrdyn", "verify", "all"), all_small),
     "lrdyn list": Command(("lrdyn", "list"), lambda rng, _: []),
@@ -143,9 +145,10 @@ COMMANDS = {
     "lrdyn diagnose": Command(("lrdyn", "diagnose"), weights, (0, 2)),
     "lrdyn": Command(("lrdyn",), anything, (0, 1, 2, 4)),
     "experiments": Command(
-        ("experiments",), lambda rng, _: ["all", *all_small(rng, _)][: rng.choice((0, 0, 99))]),
+        ("experiments",), lambda rng, _: ["all", *all_small(rng, _)][: rng.choice((0, 0, 99))]
+    ),
     "paper_figs": Command(("paper_figs",), figures),
-}  # fmt: skip
+}
 
 
 class Ended(NamedTuple):
@@ -217,8 +220,10 @@ def main(times: int = 20, seed: int = 0, *names: str) -> int:
                     print(f"{ascii(shlex.join(words))[:300]}: {fault}", flush=True)
             faults += bad
             minutes = (time.monotonic() - begin) / 60
-            print(f"{name}: {times} runs, statuses {dict(ended)}, {bad} faults, {minutes:.1f} min",
-                  flush=True)  # fmt: skip
+            print(
+                f"{name}: {times} runs, statuses {dict(ended)}, {bad} faults, {minutes:.1f} min",
+                flush=True,
+            )
     return faults
 
 

@@ -76,15 +76,20 @@ BETTER: dict[str, dict[str, Any]] = {
     "masked_prediction": {"terms": np.ones((2, 3, 4))},
     "regression_loss": {"weights": CHAIN, "inputs": np.ones((4, 5)), "outputs": np.ones((3, 5))},
     "dropout_loss": {
-        "left": np.ones((3, 2)), "right": np.ones((2, 4)), "target": LONG, "keep_prob": 0.5,
+        "left": np.ones((3, 2)),
+        "right": np.ones((2, 4)),
+        "target": LONG,
+        "keep_prob": 0.5,
     },
     "project_rows": {"target": np.ones((2, 4)), "inputs": LONG},
     "sensing_loss": {
-        "product": LONG, "measurements": np.ones((2, 3, 4)), "values": np.ones(2),
+        "product": LONG,
+        "measurements": np.ones((2, 3, 4)),
+        "values": np.ones(2),
     },
     "sense": {"measurements": np.ones((2, 3, 4)), "target": LONG},
     "relative_response": {"one": np.ones(3), "other": np.ones(3) / 2, "scale": np.ones(())},
-}  # fmt: skip
+}
 
 # What is outside the domain of a number, by the name of its argument; NaN always is.
 NEGATIVE = (-1.0,)
@@ -220,8 +225,10 @@ def _in_an_array(function: str, name: str, x: Any) -> Iterator[Any]:
     """The same shapes and numbers as NumPy's where x is."""
     own = np.asarray if isinstance(x, np.ndarray) else jnp.asarray
     for kind, *values in _arrays_in_place_of(function, name, x):
-        yield kind, *(own(v) if isinstance(v, np.ndarray) and v.dtype.kind != "U" else v
-                      for v in values)  # fmt: skip
+        yield (
+            kind,
+            *(own(v) if isinstance(v, np.ndarray) and v.dtype.kind != "U" else v for v in values),
+        )
 
 
 def _arrays_in_place_of(
@@ -378,9 +385,14 @@ def classified(wrong: Wrong) -> tuple[str, str]:
     except Exception as error:
         return judged_error(wrong, error)
     if wrong.same is not None:
-        return ("right", "") if _agree(result, called(wrong.function, wrong.same)) else (
-            "wrong", "not what the same numbers give as floats",
-        )  # fmt: skip
+        return (
+            ("right", "")
+            if _agree(result, called(wrong.function, wrong.same))
+            else (
+                "wrong",
+                "not what the same numbers give as floats",
+            )
+        )
     if not _allowed(wrong.function, wrong.call) or _outside(wrong):
         return "wrong", f"silent: {result!r:.60}"
     if _lost(result):

@@ -72,7 +72,7 @@ def make_step(
     *,
     encoder: str,
     train_file: str,
-    data_dir: str,
+    data_dir: str = "",
     length: int,
     pool: str,
     rank: int,

@@ -52,7 +52,7 @@ def make_resnet(
     key: Key[Array, ""],
     *,
     data: str,
-    data_dir: str,
+    data_dir: str = "",
     examples: int,
     dropout: float,
     resnet_width: int,

@@ -76,7 +76,7 @@ def make_edge(
     key: Key[Array, ""],
     *,
     flat_data: str,
-    data_dir: str,
+    data_dir: str = "",
     edge_width: int,
     edge_steps: int,
     edge_scale: Any,

@@ -69,7 +69,7 @@ def make_linear(
     key: Key[Array, ""],
     *,
     flat_data: str,
-    data_dir: str,
+    data_dir: str = "",
     examples: int,
     depth: int,
     linear_scale: float,

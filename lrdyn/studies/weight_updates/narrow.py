@@ -48,7 +48,7 @@ def make_narrow(
     key: Key[Array, ""],
     *,
     flat_data: str,
-    data_dir: str,
+    data_dir: str = "",
     edge_width: int,
     edge_steps: int,
     edge_scale: Any,
