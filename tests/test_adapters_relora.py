@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import lrdyn as lr
-from lrdyn.adapters.maps import Side
+from lrdyn.adapters.projectors import Side
 from tests import oracles
 from tests.algorithm1 import (
     ETA,

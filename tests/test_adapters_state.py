@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import lrdyn as lr
-from lrdyn.adapters.maps import over_maps
+from lrdyn.adapters.projectors import over_maps
 from lrdyn.theorem4.mistakes import pruned
 from tests import oracles
 from tests.algorithm1 import ETA, M, N, run, runs, trajectories

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lrdyn as lr
 from lrdyn.core.factorization import regression_loss
-from lrdyn.theorem2 import classifier
+from lrdyn.theorem2 import classifier, collapse
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, classification, double, normal
 
@@ -137,7 +137,7 @@ def collapse_at_convergence(depth, per_class, scale, eta, steps):
         return regression_loss(w, X, Y)
 
     run = lr.simulate(loss, W, lr.gradient_descent(eta), np.array([steps]))
-    return loss(run.params) / loss(W), classifier.collapse_metrics(run.params, X, labels, 5)
+    return loss(run.params) / loss(W), collapse.collapse_metrics(run.params, X, labels, 5)
 
 
 def measured_ratio(depth, per_class, scale, eta, steps):
@@ -157,17 +157,17 @@ def test_collapse_ratio_is_approached_from_below(depth, eta, steps, figures):
     less; balance keeps the signal's squared gain between n^{1/L} and n^{1/L} (1-p)^{-1/L}.
     """
     ratio, D = measured_ratio(depth, 10, 0.5, eta, steps)
-    p = classifier.collapse_ratio(0.5, 10, depth)
+    p = collapse.collapse_ratio(0.5, 10, depth)
     assert f"{p:.3f}" == figures
     lowest = (40 / 45) ** (1 / (depth - 1)) * (1 - p) ** (1 / depth)
     assert lowest <= ratio / p < 1
-    assert_close(classifier.collapse_lower_bound(jnp.asarray(p), 50, 5, depth), lowest)
+    assert_close(collapse.collapse_lower_bound(jnp.asarray(p), 50, 5, depth), lowest)
     assert np.all(D[1:] / D[:-1] < p)
 
 
 def test_gap_of_the_collapse_ratio_halves_with_twice_the_examples():
     gaps = [
-        1 - measured_ratio(4, n, 0.25, eta, 1000)[0] / classifier.collapse_ratio(0.25, n, 4)
+        1 - measured_ratio(4, n, 0.25, eta, 1000)[0] / collapse.collapse_ratio(0.25, n, 4)
         for n, eta in ((5, 0.06), (10, 0.04))
     ]
     assert gaps[0] / gaps[1] == pytest.approx(2, abs=0.5)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lrdyn.theorem1 import shrinkage
+from lrdyn.theorem1 import regularised_autoencoder, shrinkage
 from tests import oracles
 from tests.oracles import Compiled, assert_close, assert_zero, normal, refuses
 
@@ -16,7 +16,7 @@ DEPTHS = [2, 3, 4, 6]
 
 compiled = Compiled(shrinkage)
 decayed_losses = jax.jit(jax.vmap(shrinkage.decayed_loss, (0, None, None)))
-autoencoder_losses = jax.jit(jax.vmap(shrinkage.autoencoder_loss, (0, None, None)))
+autoencoder_losses = jax.jit(jax.vmap(regularised_autoencoder.autoencoder_loss, (0, None, None)))
 
 
 def cost(s, sigma, decay, depth):

@@ -19,13 +19,6 @@ from lrdyn.adapters.algorithm_1 import layered as layered
 from lrdyn.adapters.algorithm_1 import low_rank_descent as low_rank_descent
 from lrdyn.adapters.algorithm_1 import merged as merged
 from lrdyn.adapters.array_like import Adapted as Adapted
-from lrdyn.adapters.maps import Identity as Identity
-from lrdyn.adapters.maps import LinearMap as LinearMap
-from lrdyn.adapters.maps import Parametrization as Parametrization
-from lrdyn.adapters.maps import Projector as Projector
-from lrdyn.adapters.maps import choose_projectors as choose_projectors
-from lrdyn.adapters.maps import draw_projectors as draw_projectors
-from lrdyn.adapters.maps import top_singular_projector as top_singular_projector
 from lrdyn.adapters.memory import Footprint as Footprint
 from lrdyn.adapters.memory import adam_state as adam_state
 from lrdyn.adapters.memory import measured_memory as measured_memory
@@ -55,5 +48,12 @@ from lrdyn.adapters.model import merge as merge
 from lrdyn.adapters.model import rebase as rebase
 from lrdyn.adapters.model import split as split
 from lrdyn.adapters.model import unmerge as unmerge
+from lrdyn.adapters.projectors import Identity as Identity
+from lrdyn.adapters.projectors import LinearMap as LinearMap
+from lrdyn.adapters.projectors import Parametrization as Parametrization
+from lrdyn.adapters.projectors import Projector as Projector
+from lrdyn.adapters.projectors import choose_projectors as choose_projectors
+from lrdyn.adapters.projectors import draw_projectors as draw_projectors
+from lrdyn.adapters.projectors import top_singular_projector as top_singular_projector
 from lrdyn.adapters.state import reset as reset
 from lrdyn.adapters.state import transport_moments as transport_moments

@@ -13,7 +13,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lrdyn.adapters.maps import (
+from lrdyn.adapters.memory import Footprint
+from lrdyn.adapters.projectors import (
     Side,
     adapter_of,
     begun,
@@ -22,7 +23,6 @@ from lrdyn.adapters.maps import (
     lift_onto,
     over_maps,
 )
-from lrdyn.adapters.memory import Footprint
 from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
 from lrdyn.core import checks
 from lrdyn.core.algorithm import Algorithm, Cost
@@ -400,7 +400,8 @@ def low_rank_descent(
         rank: r; not needed with ``choose``.
         period: T, in steps; none for a method without a refresh.
         side: ``left``, ``right``, ``smaller`` or ``larger``, see
-            :func:`~lrdyn.adapters.maps.resolve_side`; if not given, as the method was published.
+            :func:`~lrdyn.adapters.projectors.resolve_side`; if not given, as the method was
+            published.
         choose: maps a random key and the gradients to a :class:`~lrdyn.adapters.LinearMap` for each
             parameter; if not given, as the method was published.
         key: random key of the factors that are drawn; that of a refresh is ``fold_in(key, t)``.

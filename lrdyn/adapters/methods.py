@@ -29,7 +29,8 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.adapters.adapter import Adapter, DeepFactors, DirectedFactors, Factors, labels, row_norms
 from lrdyn.adapters.algorithm_1 import Method, Parts, Split
-from lrdyn.adapters.maps import (
+from lrdyn.adapters.memory import DECOMPOSED, PROJECTED, SVD, Footprint, Formula
+from lrdyn.adapters.projectors import (
     Identity,
     Law,
     LinearMap,
@@ -42,7 +43,6 @@ from lrdyn.adapters.maps import (
     matrices_alone,
     project,
 )
-from lrdyn.adapters.memory import DECOMPOSED, PROJECTED, SVD, Footprint, Formula
 from lrdyn.core import checks, linalg
 from lrdyn.core.factorization import Scalar, Weights
 from lrdyn.core.initialization import orthogonal_layers

@@ -25,8 +25,8 @@ from jaxtyping import Array, Key, PyTree
 
 from lrdyn.adapters.adapter import Adapter, Frozen
 from lrdyn.adapters.algorithm_1 import Method, Parts, Split
-from lrdyn.adapters.maps import Identity, Parametrization, adapter_of, begun, is_map
 from lrdyn.adapters.methods import LORA
+from lrdyn.adapters.projectors import Identity, Parametrization, adapter_of, begun, is_map
 from lrdyn.core import checks
 from lrdyn.core.selection import Patterns, is_floating, name_of, of_path, selected
 from lrdyn.corollary1 import compression

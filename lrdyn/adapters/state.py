@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from lrdyn.adapters.maps import is_map, over_maps
+from lrdyn.adapters.projectors import is_map, over_maps
 
 Policy = Literal["keep", "reset", "transport"]
 FIRST_MOMENTS = ("mu", "trace")

@@ -21,10 +21,10 @@ from jax.custom_batching import sequential_vmap
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lrdyn.adapters import maps
+from lrdyn.adapters import projectors as adapter_projectors
 from lrdyn.adapters.algorithm_1 import low_rank_descent
-from lrdyn.adapters.maps import Identity, LinearMap, Projector, Side, choose_projectors
 from lrdyn.adapters.methods import GALORE
+from lrdyn.adapters.projectors import Identity, LinearMap, Projector, Side, choose_projectors
 from lrdyn.core.condition import with_condition
 from lrdyn.core.descent import divergence_limit, simulate
 from lrdyn.core.initialization import gaussians
@@ -176,7 +176,7 @@ def _paths(case: Training) -> tuple[Array, Array]:
     def projector(G: Array, single: Any, precise: Array) -> Any:
         if G.ndim != 2:
             return single
-        double = aligned(maps.top_singular_projector(G, case.rank, "larger"), single)
+        double = aligned(adapter_projectors.top_singular_projector(G, case.rank, "larger"), single)
         return Projector(jnp.where(precise, double.basis, single.basis), single.side)
 
     def path(lane: Any) -> Array:

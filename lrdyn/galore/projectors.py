@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lrdyn.adapters import maps
-from lrdyn.adapters.maps import Projector, Side
+from lrdyn.adapters import projectors as adapter_projectors
+from lrdyn.adapters.projectors import Projector, Side
 from lrdyn.core import linalg
 
 
@@ -24,7 +24,7 @@ def single_precision_projector(gradient: Float[Array, "m n"], rank: int, side: S
         ('left', [[0.0], [1.0], [0.0]])
     """
     left, _, right = linalg.svd(gradient.astype(jnp.float32))
-    side = maps.resolve_side(gradient.shape, side)
+    side = adapter_projectors.resolve_side(gradient.shape, side)
     vectors = (left if side == "left" else right.T)[:, :rank]
     return Projector(vectors.astype(gradient.dtype), side)
 

@@ -13,8 +13,8 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn.adapters import memory
-from lrdyn.adapters.maps import choose_projectors
 from lrdyn.adapters.methods import FULL, GALORE, OPTAX_GALORE
+from lrdyn.adapters.projectors import choose_projectors
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.galore.path_claims import AT

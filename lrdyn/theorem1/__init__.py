@@ -1,8 +1,8 @@
 """Theorem 1: minimisers and critical points of a factorisation of two or more layers.
 
-The formulas stand in ``shrinkage`` (minimisers, regularised autoencoders), ``landscape`` (critical
-points, Hessians) and ``convergence`` (when descent must have arrived); what is claimed, in
-``statement``.
+The formulas stand in ``shrinkage`` (minimisers), ``regularised_autoencoder``, ``landscape``
+(critical points, Hessians) and ``convergence`` (when descent must have arrived); what is claimed,
+in ``statement``.
 """
 
 from lrdyn.theorem1.convergence import Curvature as Curvature
@@ -26,10 +26,10 @@ from lrdyn.theorem1.landscape import hessian_spectrum as hessian_spectrum
 from lrdyn.theorem1.landscape import index_sets as index_sets
 from lrdyn.theorem1.landscape import members as members
 from lrdyn.theorem1.landscape import smallest_curvature as smallest_curvature
-from lrdyn.theorem1.shrinkage import autoencoder_gains as autoencoder_gains
-from lrdyn.theorem1.shrinkage import autoencoder_loss as autoencoder_loss
-from lrdyn.theorem1.shrinkage import autoencoder_minimiser as autoencoder_minimiser
-from lrdyn.theorem1.shrinkage import autoencoder_minimum as autoencoder_minimum
+from lrdyn.theorem1.regularised_autoencoder import autoencoder_gains as autoencoder_gains
+from lrdyn.theorem1.regularised_autoencoder import autoencoder_loss as autoencoder_loss
+from lrdyn.theorem1.regularised_autoencoder import autoencoder_minimiser as autoencoder_minimiser
+from lrdyn.theorem1.regularised_autoencoder import autoencoder_minimum as autoencoder_minimum
 from lrdyn.theorem1.shrinkage import barrier as barrier
 from lrdyn.theorem1.shrinkage import decayed_loss as decayed_loss
 from lrdyn.theorem1.shrinkage import minimiser as minimiser

@@ -26,7 +26,7 @@ from lrdyn.data import mnist
 from lrdyn.engine.claims import relative_difference, tolerance
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
-from lrdyn.theorem1 import convergence, landscape, setting, shrinkage
+from lrdyn.theorem1 import convergence, landscape, regularised_autoencoder, setting
 from lrdyn.theorem2.setting import Descent
 
 EVERY = 10
@@ -93,7 +93,7 @@ class Autoencoder(Descent):
 
     def loss(self, weights: tuple[Array, Array]) -> Float[Array, ""]:
         """On the images, with decay."""
-        return shrinkage.autoencoder_loss(weights, self.inputs, self.decay)
+        return regularised_autoencoder.autoencoder_loss(weights, self.inputs, self.decay)
 
 
 class AutoencoderTheory(NamedTuple):
@@ -182,8 +182,12 @@ def predict(case: Autoencoder) -> AutoencoderTheory:
     sets = landscape.index_sets(case.leading, case.width)
     modes, first, last = setting.start_of(case.weights, left, left.T)
     return AutoencoderTheory(
-        autoencoder=shrinkage.autoencoder_minimiser(case.inputs, case.width, case.decay),
-        autoencoder_loss=shrinkage.autoencoder_minimum(values, case.width, case.decay),
+        autoencoder=regularised_autoencoder.autoencoder_minimiser(
+            case.inputs, case.width, case.decay
+        ),
+        autoencoder_loss=regularised_autoencoder.autoencoder_minimum(
+            values, case.width, case.decay
+        ),
         input_values=values,
         decay=case.weight_decay,
         start_modes=modes,
@@ -199,7 +203,7 @@ def measure(case: Autoencoder) -> AutoencoderMeasured:
 
     def loss(weights: Weights) -> Float[Array, ""]:
         encoder, decoder = weights
-        return shrinkage.autoencoder_loss((encoder, decoder), case.factor, 0.0)
+        return regularised_autoencoder.autoencoder_loss((encoder, decoder), case.factor, 0.0)
 
     # The gradient of lambda ||W||^2 is 2 lambda W.
     rule = gradient_descent(case.learning_rate, 2 * case.weight_decay)
@@ -234,7 +238,7 @@ def _gradients(case: Autoencoder, power: int = 2) -> Float[Array, "sets"]:
     """
     sets = landscape.index_sets(case.leading, case.width)
     left, values, _ = linalg.svd(case.factor)
-    gains = shrinkage.autoencoder_gains(values ** (power / 2), case.decay)
+    gains = regularised_autoencoder.autoencoder_gains(values ** (power / 2), case.decay)
     encoders = (jnp.sqrt(gains)[sets] * (sets >= 0))[:, :, None] * left.T[sets]
     slopes = jax.vmap(lambda encoder: jax.grad(case.loss)((encoder, encoder.T)))(encoders)
     return jnp.maximum(*(jnp.max(jnp.abs(W), axis=(1, 2)) for W in slopes))
@@ -247,7 +251,7 @@ def _searched(case: Autoencoder) -> AutoencoderMeasured:
     def search(start: Float[Array, "params"]) -> landscape.Found:
         layers = start.reshape(2, case.width, -1)[:, :, : case.leading]
         return landscape.find_critical_point(
-            lambda weights: shrinkage.autoencoder_loss(weights, inputs, case.decay),
+            lambda weights: regularised_autoencoder.autoencoder_loss(weights, inputs, case.decay),
             (layers[0], layers[1].T),
             steps=SEARCH_STEPS,
         )
@@ -421,7 +425,7 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
 
 def _inverse_not_squared(case: Autoencoder) -> AutoencoderTheory:
     left, values, _ = linalg.svd(case.factor)
-    gains = shrinkage.autoencoder_gains(jnp.sqrt(values), case.decay)[: case.width]
+    gains = regularised_autoencoder.autoencoder_gains(jnp.sqrt(values), case.decay)[: case.width]
     product = (left[:, : case.width] * gains[None, :]) @ left[:, : case.width].T
     return AutoencoderTheory(autoencoder=product)
 

@@ -1,7 +1,7 @@
 """Theorem 2: descent on a deep factorisation lives in a subspace of dimension 2r.
 
 The formulas stand in ``subspace`` (frame, rho, blocks) and ``classifier`` (the version for
-classifiers, collapse between layers); what is claimed, in ``statement``.
+classifiers) and ``collapse`` (between its layers); what is claimed, in ``statement``.
 """
 
 from lrdyn.theorem2.classifier import Number as Number
@@ -9,9 +9,9 @@ from lrdyn.theorem2.classifier import classifier_blocks as classifier_blocks
 from lrdyn.theorem2.classifier import classifier_frame as classifier_frame
 from lrdyn.theorem2.classifier import classifier_rho as classifier_rho
 from lrdyn.theorem2.classifier import classifier_start as classifier_start
-from lrdyn.theorem2.classifier import collapse_lower_bound as collapse_lower_bound
-from lrdyn.theorem2.classifier import collapse_metrics as collapse_metrics
-from lrdyn.theorem2.classifier import collapse_ratio as collapse_ratio
+from lrdyn.theorem2.collapse import collapse_lower_bound as collapse_lower_bound
+from lrdyn.theorem2.collapse import collapse_metrics as collapse_metrics
+from lrdyn.theorem2.collapse import collapse_ratio as collapse_ratio
 from lrdyn.theorem2.subspace import Blocks as Blocks
 from lrdyn.theorem2.subspace import Frame as Frame
 from lrdyn.theorem2.subspace import blocks as blocks

@@ -1,12 +1,9 @@
-"""Theorem 2 for classifiers: whitened data, a last layer of K rows, and collapse between layers.
+"""Theorem 2 for classifiers: whitened data and a last layer of K rows.
 
 With ``X X^T = I`` the regression loss is deep factorisation of ``Phi = Y X^T``, up to a constant.
 The moving part has 2K dimensions, and the bulk of the layers l < L only decays:
 
     rho_l(t) = eps_l (1 - eta lambda_l)^t,      W_L V_{L,2} = 0.
-
-At convergence without decay the scatter within classes over that between them falls from layer to
-layer by about ``p = eps^2 / n^{1/L}``.
 """
 
 import dataclasses
@@ -15,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
@@ -25,9 +21,9 @@ from lrdyn.core.descent import Trajectory
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss, regression_loss
 from lrdyn.core.initialization import orthogonal
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.claims import excess, tolerance
+from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem2 import classifier, setting
 from lrdyn.theorem2.setting import weights_claim, zero_claim
 from lrdyn.theorem2.subspace import Frame, propagate, reduced_start, rho
@@ -74,20 +70,22 @@ def make_classifier(
     )
 
 
-def _reduced_run(
+def reduced_run(
     case: Classification,
     target: Float[Array, "k s"],
     start: Weights,
     record: Callable,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Trajectory:
+    """Descend on the reduced problem, whose target has as many columns as the block."""
+
     def loss(weights: Weights) -> Float[Array, ""]:
         return factorization_loss(weights, target)
 
     return case.descend(loss, start, record, optimizer)
 
 
-def _reduced_problem(case: Classification) -> tuple[Float[Array, "k s"], Weights]:
+def reduced_problem(case: Classification) -> tuple[Float[Array, "k s"], Weights]:
     """Target and start of the reduced problem of width 2K."""
     fixed, size = classifier.classifier_frame(case.weights, case.target), 2 * len(case.outputs)
     start = classifier.classifier_start(fixed, case.weights, size)
@@ -100,7 +98,7 @@ def theory_run(case: Classification) -> Twins:
     See :func:`lrdyn.theorem2.setting.theory_run`. The records are the square layers, the last one
     and their product.
     """
-    target, (*square, last) = _reduced_problem(case)
+    target, (*square, last) = reduced_problem(case)
     spare = min(setting.SPARE, len(case.inputs) - target.shape[1])
     wide, size = ((0, 0), (0, spare)), target.shape[1] + spare
     start = (*reduced_start(case.scales[: len(square)], size), jnp.pad(last, wide))
@@ -112,7 +110,7 @@ def theory_run(case: Classification) -> Twins:
     def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
         goal, start, push = data
         rule = pushed(case.optimizer, push, case.steps[-1])
-        return _reduced_run(case, goal, start, record, rule)
+        return reduced_run(case, goal, start, record, rule)
 
     return twins(run, (jnp.pad(target, wide), start, jax.tree.map(jnp.ones_like, start)))
 
@@ -215,9 +213,9 @@ def colour(key: Key[Array, ""], case: Classification, amount: Array) -> Classifi
 
 
 def _from_identity(case: Classification) -> ClassificationTheory:
-    target, _ = _reduced_problem(case)
+    target, _ = reduced_problem(case)
     *square, last = reduced_start(case.scales, target.shape[1])
-    run = _reduced_run(case, target, (*square, last[: len(target)]), end_to_end)
+    run = reduced_run(case, target, (*square, last[: len(target)]), end_to_end)
     return ClassificationTheory(class_product=run.records)
 
 
@@ -304,185 +302,4 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
     diverged=lambda run: run.diverged_at,
     at=setting.AT,
     sides="recursion and blocks of width 2K against a trained classifier",
-)
-
-PER_CLASS = 10
-
-
-class CollapseTheory(NamedTuple):
-    """What is predicted of the classes between the layers, without decay."""
-
-    collapse: Float[Array, ""] = ABSENT
-    """p = eps^2 / n^{1/L}, the ratio of neighbouring layers' collapse metrics."""
-    collapse_lower: Float[Array, ""] = ABSENT
-    """Lower end of the interval whose upper end is p."""
-    collapse_loss: Float[Array, "step"] = ABSENT
-    """Loss of the reduced problem of width 2K at each recorded step."""
-    diverges: Int[Array, ""] = ABSENT
-    """Step at which the reduced problem diverges, or -1."""
-
-
-class CollapseMeasured(NamedTuple):
-    """What is measured of a classifier that descends."""
-
-    collapse: Float[Array, ""] = ABSENT
-    """(D_{L-1} / D_0)^{1/(L-1)}: a geometric mean over the layers, so that no fit is to explain."""
-    collapse_metric: Float[Array, "square_layer"] = ABSENT
-    """D_l, scatter within classes over scatter between them, behind each layer but the last."""
-    collapse_loss: Float[Array, "step"] = ABSENT
-    """Loss at each recorded step."""
-    diverged_at: Int[Array, ""] = ABSENT
-    """Step at which the run diverged, or -1."""
-    step: Int[Array, "step"] = ABSENT
-    """Recorded steps."""
-
-
-def make_collapse(key: Key[Array, ""], *, depth: int, **flags: Any) -> Classification:
-    """Half the step size at which the minimum, of curvature L n^{(L-1)/L}, turns unstable."""
-    stable = 1 / (depth * PER_CLASS ** ((depth - 1) / depth))
-    flags |= {"learning_rate": stable, "target_scale": PER_CLASS**0.5}
-    return make_classifier(key, depth=depth, per_class=PER_CLASS, **flags)
-
-
-def predict_collapse(case: Classification) -> CollapseTheory:
-    """The interval of the ratio, and the loss of the reduced problem."""
-    depth, (classes, examples) = len(case.weights), case.outputs.shape
-    ratio = classifier.collapse_ratio(case.scales[0], examples // classes, depth)
-    lower = classifier.collapse_lower_bound(ratio, len(case.inputs), classes, depth)
-    target, start = _reduced_problem(case)
-    run = _reduced_run(case, target, start, lambda weights: weights)
-    return CollapseTheory(
-        collapse=ratio,
-        collapse_lower=ratio * lower,
-        collapse_loss=jax.vmap(lambda *weights: factorization_loss(weights, target))(*run.records),
-        diverges=run.diverged_at,
-    )
-
-
-def measure_collapse(case: Classification) -> CollapseMeasured:
-    """Descend, and compare the scatter within classes behind the first and the last layer."""
-    run = case.descend(case.loss, case.weights, case.loss)
-    metrics = classifier.collapse_metrics(run.params, case.inputs, case.labels, len(case.outputs))
-    return CollapseMeasured(
-        collapse=(metrics[-1] / metrics[0]) ** (1 / (len(metrics) - 1)),
-        collapse_metric=metrics,
-        collapse_loss=run.records,
-        diverged_at=run.diverged_at,
-        step=jnp.asarray(case.steps),
-    )
-
-
-def _too_few_steps(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> str:
-    # The collapse metric is a square, so the loss must be as small as the rounding of a square.
-    loss = outcome.predicted.collapse_loss
-    return "" if loss[-1] <= 100 * np.finfo(outcome.dtype).eps * loss[0] else "too few steps"
-
-
-def _outside_interval(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> float:
-    low, high = outcome.predicted.collapse_lower, outcome.predicted.collapse
-    ratio = outcome.measured.collapse
-    return excess(np.maximum(low - ratio, ratio - high), 0.0, high)
-
-
-def _decayed(case: Classification) -> CollapseMeasured:
-    """Descent with decay, by which the bulk fades."""
-    return measure_collapse(dataclasses.replace(case, weight_decay=case.weight_decay + 0.1))
-
-
-_AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "weight_decay": 0.0, "steps": 1000}
-_AT |= dict.fromkeys(("init_spread", "decay_spread", "learning_rate", "target_scale"), 1.0)
-
-
-def _collapse_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of the published slopes (K = 5, n = 10, d = 50, eps = 1/2), whatever the flags.
-
-    Theory's run has converged after 180 steps with 6 layers, 1,640 with 10 (most of 32 seeds).
-    """
-    fixed = {name: value if name == "steps" else (value,) for name, value in _AT.items()}
-    return settings | fixed | {"depth": (6, 10), "steps": 1800}
-
-
-COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
-    "collapse",
-    make_collapse,
-    predict_collapse,
-    measure_collapse,
-    theory=CollapseTheory,
-    measured=CollapseMeasured,
-    claims=(
-        Claim(
-            "collapse",
-            "D_{l+1} / D_l is about eps^2 / n^{1/L} at convergence without decay; approximate, "
-            "gap c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
-            kind="limit",
-            compares=lambda theory, run: (theory.collapse, run.collapse),
-            reads=lambda theory, run: (theory.collapse, run.collapse, theory.collapse_loss),
-            tolerance=0.03,
-            undecided=_too_few_steps,
-        ),
-        Claim(
-            "collapse_interval",
-            "p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p, "
-            "p = eps^2 / n^{1/L}",
-            kind="bound",
-            residual=_outside_interval,
-            reads=lambda theory, run: (
-                theory.collapse,
-                run.collapse,
-                theory.collapse_lower,
-                theory.collapse_loss,
-            ),
-            undecided=_too_few_steps,
-        ),
-        Claim(
-            "collapse_loss",
-            "on the way there f(t) is the loss of the problem of width 2K",
-            compares=lambda theory, run: (theory.collapse_loss, run.collapse_loss),
-        ),
-    ),
-    controls=(
-        Control(
-            "collapse_without_n",
-            "collapse ratio eps^2",
-            "collapse",
-            predict=lambda case: CollapseTheory(
-                collapse=classifier.collapse_ratio(case.scales[0], 1, len(case.weights))
-            ),
-        ),
-        Control(
-            "collapse_not_squared",
-            "collapse ratio eps / n^{1/L}",
-            "collapse",
-            predict=lambda case: CollapseTheory(
-                collapse=classifier.collapse_ratio(
-                    jnp.sqrt(case.scales[0]), PER_CLASS, len(case.weights)
-                )
-            ),
-        ),
-        Control(
-            "collapse_exact",
-            "collapse ratio exactly eps^2 / n^{1/L}",
-            "collapse_interval",
-            predict=lambda case: CollapseTheory(collapse_lower=predict_collapse(case).collapse),
-        ),
-        Control(
-            "collapse_loss_without_half",
-            "the loss without its factor 1/2",
-            "collapse_loss",
-            predict=lambda case: CollapseTheory(
-                collapse_loss=2 * predict_collapse(case).collapse_loss
-            ),
-        ),
-        *(
-            Control(f"{claim}_decayed", "descent with decay", claim, measure=_decayed)
-            for claim in ("collapse", "collapse_interval", "collapse_loss")
-        ),
-    ),
-    hypotheses=HYPOTHESES,
-    narrow=_collapse_settings,
-    steps="steps",
-    diverges=lambda theory: theory.diverges,
-    diverged=lambda run: run.diverged_at,
-    at=_AT,
-    sides="formula against within- and between-class scatter of a trained classifier",
 )

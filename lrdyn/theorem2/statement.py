@@ -27,7 +27,8 @@ from lrdyn.core.spectra import singular_values
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 from lrdyn.theorem2 import setting, subspace
-from lrdyn.theorem2.classifier_claims import CLASSIFICATION, COLLAPSE
+from lrdyn.theorem2.classifier_claims import CLASSIFICATION
+from lrdyn.theorem2.collapse_claims import COLLAPSE
 from lrdyn.theorem2.setting import DeepFactorization, weights_claim, zero_claim
 from lrdyn.theorem2.subspace import product_of_others, reduced_spectra
 

@@ -1,7 +1,7 @@
 """Theorem 3 and its examples: masked training.
 
 Example 4.1 stands in ``dropout_penalties``, ``dropout_minimum``, ``dropblock`` and
-``several_dropout_layers`` (with DropConnect), Example 4.2 in ``masked_autoencoder``; masks and
+``several_dropout_layers``, ``dropconnect``, Example 4.2 in ``masked_autoencoder``; masks and
 their expectations, in :mod:`lrdyn.core.masking`; what is claimed, in ``statement``.
 """
 
@@ -9,6 +9,7 @@ from lrdyn.theorem3.dropblock import enough_blocks as enough_blocks
 from lrdyn.theorem3.dropblock import spectral_support_norm as spectral_support_norm
 from lrdyn.theorem3.dropblock import support_factors as support_factors
 from lrdyn.theorem3.dropblock import support_norm as support_norm
+from lrdyn.theorem3.dropconnect import dropconnect_penalty as dropconnect_penalty
 from lrdyn.theorem3.dropout_minimum import Shrinkage as Shrinkage
 from lrdyn.theorem3.dropout_minimum import decreasing_step as decreasing_step
 from lrdyn.theorem3.dropout_minimum import dropout_descent as dropout_descent
@@ -39,7 +40,6 @@ from lrdyn.theorem3.masked_autoencoder import optimal_masked_only as optimal_mas
 from lrdyn.theorem3.masked_autoencoder import patches as patches
 from lrdyn.theorem3.masked_autoencoder import pool_images as pool_images
 from lrdyn.theorem3.masked_autoencoder import within_patches as within_patches
-from lrdyn.theorem3.several_dropout_layers import dropconnect_penalty as dropconnect_penalty
 from lrdyn.theorem3.several_dropout_layers import equalized_layers as equalized_layers
 from lrdyn.theorem3.several_dropout_layers import layers_penalty as layers_penalty
 from lrdyn.theorem3.several_dropout_layers import layers_schatten_bound as layers_schatten_bound

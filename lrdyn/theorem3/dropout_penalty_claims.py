@@ -13,7 +13,7 @@ from lrdyn.core.masking import MaskDistribution, bernoulli_masks, exact_expectat
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.fields import ABSENT, arrays_in
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
-from lrdyn.theorem3 import dropout_penalties, several_dropout_layers
+from lrdyn.theorem3 import dropconnect, dropout_penalties, several_dropout_layers
 from lrdyn.theorem3.dropout_units import (
     COPIES,
     equalised,
@@ -207,7 +207,7 @@ def _schatten_bound(case: Dropout) -> Float[Array, ""]:
 def _dropconnect_loss(case: Dropout, layer: int) -> Float[Array, ""]:
     """Expected loss under masks on the weights of one layer."""
     (first, second), inputs, target = case.tiny
-    penalty = several_dropout_layers.dropconnect_penalty(
+    penalty = dropconnect.dropconnect_penalty(
         (first, second), inputs, case.network.keep_prob, layer=layer
     )
     return jnp.sum((target - second @ first @ inputs) ** 2) + penalty

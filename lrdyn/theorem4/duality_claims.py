@@ -22,8 +22,8 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.adapters.algorithm_1 import Method, begin, low_rank_descent
-from lrdyn.adapters.maps import LinearMap
 from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
+from lrdyn.adapters.projectors import LinearMap
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.engine.claims import relative_difference

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from lrdyn.adapters.algorithm_1 import Choice, Parts, restarted
-from lrdyn.adapters.maps import Side, choose_projectors
 from lrdyn.adapters.methods import RELORA_FROZEN
+from lrdyn.adapters.projectors import Side, choose_projectors
 from lrdyn.adapters.state import StatePolicy
 
 PRUNED = 0.999

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from lrdyn.adapters.algorithm_1 import Method
-from lrdyn.adapters.maps import choose_projectors, lift_onto, project
 from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
+from lrdyn.adapters.projectors import choose_projectors, lift_onto, project
 from lrdyn.adapters.state import POLICIES, StatePolicy
 from lrdyn.core.condition import with_condition
 from lrdyn.core.descent import iterate

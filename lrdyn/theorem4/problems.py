@@ -17,8 +17,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn.adapters.algorithm_1 import Choice, Method, begin, low_rank_descent
-from lrdyn.adapters.maps import Side, choose_projectors
 from lrdyn.adapters.methods import RELORA_FROZEN
+from lrdyn.adapters.projectors import Side, choose_projectors
 from lrdyn.core import linalg
 from lrdyn.core.descent import divergence_limit
 from lrdyn.core.initialization import gaussians

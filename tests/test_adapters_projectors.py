@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn.adapters.maps import lift_onto, project, resolve_side, signed
+from lrdyn.adapters.projectors import lift_onto, project, resolve_side, signed
 from tests import oracles
 from tests.algorithm1 import M, N
 
