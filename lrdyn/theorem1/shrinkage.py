@@ -1,8 +1,8 @@
 """Weight decay as shrinkage of singular values: minimisers of factorised losses in closed form.
 
-sigma (``values``) are all singular values of a target Phi, decreasing; s >= 0 (``shrunk``, ``found``) are those of a
-product of L layers (``depth``). lambda is the ``decay`` and r the ``rank``, the width of the inner layers (Theorem 1 of arXiv
-2503.19859).
+sigma (``values``) are all singular values of a target Phi, decreasing; s >= 0 (``shrunk``) are
+those of a product of L layers (``depth``). lambda is the ``decay`` and r the ``rank``, the width of
+the inner layers (Theorem 1 of arXiv 2503.19859).
 """
 
 from collections.abc import Callable
