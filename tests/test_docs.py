@@ -321,6 +321,16 @@ def test_imports_go_one_way():
     assert seen == set(ROOMS)
 
 
+def test_no_module_holds_what_a_computation_reads():
+    """What a run needs is passed to it; of the terminal alone a module knows that it is gone."""
+    for path in sorted((ROOT / "lrdyn").rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        named = {node.id for node in nodes if isinstance(node, ast.Name)}
+        assert "ContextVar" not in named, path
+        kept = any(isinstance(node, ast.Global) for node in nodes)
+        assert not kept or path.name == "printer.py", path
+
+
 def test_the_way_of_one_run(tmp_path):
     """The page names functions in the order in which a run comes to them."""
     section = (ROOT / "CONTRIBUTING.md").read_text().partition("## The way of one run")[2]
