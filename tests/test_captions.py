@@ -105,7 +105,7 @@ def figure_1(patch):
     few = Images("mnist", "a few", 10, pixels, labels, pixels, labels)
     patch.setattr(linear, "images", lambda name, data_dir: few)
 
-    def train(key, loss, start, rule, batches, steps, record):
+    def train(key, loss, start, rule, batches, steps, record, keeper):
         raise Started((loss, start, rule, batches, steps))
 
     patch.setattr(linear, "train", train)
@@ -135,7 +135,7 @@ def figure_1(patch):
 def figure_2(patch):
     """Of the networks on synthetic data: one is linear, both are trained with it and without."""
 
-    def train(key, loss, net, rule, batches, steps, *, record, name):
+    def train(key, loss, net, rule, batches, steps, *, record, name, keeper):
         raise Started((loss, net, rule, batches, steps))
 
     patch.setattr(synthetic, "train", train)

@@ -67,7 +67,7 @@ def test_a_download_is_found_and_read(server, tmp_path, capsys):
     target = tmp_path / "new/place"
     status, out, err = lrdyn(capsys, "data", "download", "cifar10", "--data-dir", target)
     assert (status, out, err) == (0, f"{target}/{PYTHON}\n", "")
-    assert same(data.cifar10(), COLOUR)
+    assert same(data.images("cifar10", target), COLOUR)
     assert [path.name for path in target.iterdir()] == [PYTHON]
     before = (target / PYTHON).stat().st_mtime_ns
     assert lrdyn(capsys, "data", "download", "cifar10", "--data-dir", target)[0] == 0

@@ -16,7 +16,7 @@ from lrdyn.adapters import algorithm1
 from lrdyn.engine import checkpoints
 from lrdyn.engine.checkpoints import Checkpoints
 from lrdyn.system import whole_files
-from lrdyn.training import Batches, train
+from lrdyn.training import FORGETFUL, Batches, train
 from tests.runs import Told, python
 
 KEY = jax.random.key(0)
@@ -188,7 +188,7 @@ def test_a_run_that_continues_ends_with_the_bits_of_one_that_did_not_stop(tmp_pa
             KEY, with_dropout, network(), rule, batches, STEPS, record=weights, keeper=keeper
         )
 
-    whole = run(None)
+    whole = run(FORGETFUL)
     tries = 0
     while True:
         tries += 1
