@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lrdyn.commands.ending import Judged, Status, run
-from lrdyn.engine import kept_programs, mistakes, report
+from lrdyn.engine import mistakes, report
 from lrdyn.engine.arguments import (
     Parser,
     add_cluster_flags,
@@ -158,10 +158,7 @@ def verify_command(
         say(f"{theorem.name}: {said}")
     if not is_ours(theorem):
         programs = None
-    with (
-        kept_programs.jax_keeps_nothing() if programs else contextlib.nullcontext(),
-        _cluster(options, theorem.name if bar else "") as elsewhere,
-    ):
+    with _cluster(options, theorem.name if bar else "") as elsewhere:
         context = Context(
             memory=options.memory,
             store=Path(options.store) if options.store else None,

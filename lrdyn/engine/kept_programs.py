@@ -1,10 +1,16 @@
 """Compiled programs of the library's theorems on disk: found again, they are not even traced.
 
-Tracing and lowering take most of the time of a small sweep that was compiled before. A program is
-named by all that decides it: every source file of the library, the releases of the packages below
-it, JAX's settings, and what the sweep is. Theorems that somebody else wrote, whose sources nobody
+Tracing and lowering take most of the time of a small sweep that was compiled before. So a program
+has two names. The first is made of all that decides it before it is traced: every source file of
+the library, the releases of the packages below it, JAX's settings, and what the sweep is. Behind it
+stands the second, the lowered text: after an edit a program is traced and lowered anew, and
+compiled only if its text is another one. Theorems that somebody else wrote, whose sources nobody
 knows to the end, are traced always, and so is everything outside of the command line: a function
 that was exchanged in this process is in no file.
+
+JAX keeps what else is compiled, in the same folder and with the same checks
+(:mod:`lrdyn.engine.program_cache`). Our programs do not pass through its cache: one that JAX has
+read there cannot be written down once more, what comes out lacks functions.
 
 To load a program is to execute it. So it lies in a folder of this user alone and carries an HMAC of
 its name and content (:mod:`lrdyn.system.private_files`); what does not pass is compiled again.
@@ -12,13 +18,11 @@ its name and content (:mod:`lrdyn.system.private_files`); what does not pass is 
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
 import sys
-import zipfile
-from collections.abc import Iterator
+import zlib
 from functools import cache
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -45,68 +49,90 @@ class Facts(NamedTuple):
     digest: str
 
 
+OURS = "lrdyn_kept"
+"""Name of the functions whose programs are kept here, by which JAX's cache leaves them alone."""
+
+
 class Kept(NamedTuple):
     """The place of a program."""
 
     folder: SignedFolder
     digest: str
-    """Of all that decides it."""
-
-    @property
-    def name(self) -> str:
-        """Of its file."""
-        return f"{self.digest}.zip"
+    """Of all that decides it, the sources among it."""
 
     def facts(self) -> Facts | None:
         """What is known of it; None if it is not there, damaged, or not of this user alone."""
-        with contextlib.suppress(OSError, zipfile.BadZipFile, KeyError, ValueError):
-            if (content := self._content()) is None:
-                return None
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                said = json.loads(archive.read("facts.json"))
-            outputs = {n: jax.ShapeDtypeStruct(*like) for n, like in said["outputs"]}
-            return Facts(outputs, said["size"], said["digest"])
+        with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
+            if known := self._known():
+                outputs = {n: jax.ShapeDtypeStruct(*like) for n, like in known["outputs"]}
+                return Facts(outputs, known["size"], known["digest"])
         return None
 
     def load(self, arguments: Any, outputs: Any, devices: Any) -> Any | None:
         """The program, for these devices; None if it is not there, damaged, or not of this user."""
+        with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
+            if known := self._known():
+                return self._loaded(known["program"], arguments, outputs, devices)
+        return None
+
+    def compiled(
+        self, lowered: Any, options: Any, facts: Facts, arguments: Any, devices: Any
+    ) -> Any:
+        """Compile a lowered program, or load it if one of the same text was compiled before.
+
+        Args:
+            lowered: the program.
+            options: for XLA.
+            facts: what is kept of it.
+            arguments: stand-ins of what it takes.
+            devices: that it runs on.
+        """
+        decided_by = (_below(), _config(), sorted(options.items()), len(devices))
+        digest = hashlib.sha256(repr(decided_by).encode())
+        digest.update(lowered.as_text().encode())
+        name = f"lrdyn-{digest.hexdigest()[:32]}.program"
+        program = self._loaded(name, arguments, facts.outputs, devices)
+        if program is None:
+            program = lowered.compile(compiler_options=options)
+            try:
+                payload, _, _ = serialize_executable.serialize(program)
+            except (ValueError, jax.errors.JaxRuntimeError):  # a backend that cannot
+                return program
+            self._write(name, zlib.compress(payload, 1))
+        like = [(n, (like.shape, str(like.dtype))) for n, like in facts.outputs.items()]
+        known = {"outputs": like, "size": facts.size, "digest": facts.digest, "program": name}
+        self._write(f"{self.digest}.json", json.dumps(known).encode())
+        return program
+
+    def _known(self) -> dict[str, Any] | None:
+        content = self._content(f"{self.digest}.json")
+        return None if content is None else json.loads(content)
+
+    def _loaded(self, name: str, arguments: Any, outputs: Any, devices: Any) -> Any | None:
         trees = jax.tree.structure((arguments, {})), jax.tree.structure(outputs)
         try:
             # What is loaded are the bytes that were checked, not what the file holds by now.
-            if (content := self._content()) is None:
+            if (content := self._content(name)) is None:
                 return None
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                payload = archive.read("program")
             _find_lapack()
-            found = serialize_executable.deserialize_and_load(
-                payload, *trees, execution_devices=devices
+            return serialize_executable.deserialize_and_load(
+                zlib.decompress(content), *trees, execution_devices=devices
             )
         except Exception:  # whatever is wrong with it, it can be compiled
             return None
-        return found
 
-    def save(self, compiled: Any, facts: Facts) -> None:
-        """Keep a program, if it can be written down and there is room."""
-        try:
-            payload, _, _ = serialize_executable.serialize(compiled)
-        except (ValueError, jax.errors.JaxRuntimeError):  # a backend that cannot
-            return
-        outputs = [(n, (like.shape, str(like.dtype))) for n, like in facts.outputs.items()]
-        said = {"outputs": outputs, "size": facts.size, "digest": facts.digest}
-        content = io.BytesIO()
-        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            archive.writestr("facts.json", json.dumps(said))
-            archive.writestr("program", payload)
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file, if there is room."""
         with contextlib.suppress(OSError):
             try:
-                self.folder.write(self.name, content.getvalue())
+                self.folder.write(name, content)
             except NotPrivate as error:
                 warn_once(self.folder, f"{error}; programs are not kept")
 
-    def _content(self) -> bytes | None:
-        """Of the file, if only this user can have written it; else one line says why not."""
+    def _content(self, name: str) -> bytes | None:
+        """Of a file, if only this user can have written it; else one line says why not."""
         try:
-            return self.folder.read(self.name)
+            return self.folder.read(name)
         except NotPrivate as error:
             warn_once(self.folder, f"{error}; such programs are compiled again")
             return None
@@ -147,21 +173,6 @@ class KeptPrograms(NamedTuple):
         return Kept(self.folder, f"lrdyn-{digest.hexdigest()[:32]}")
 
 
-@contextlib.contextmanager
-def jax_keeps_nothing() -> Iterator[None]:
-    """Switch off JAX's own cache inside, where our programs are kept.
-
-    A program that JAX found on disk cannot be written down once more, what comes out lacks
-    functions.
-    """
-    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    let_jax_keep(None)
-    try:
-        yield
-    finally:
-        let_jax_keep(folder)
-
-
 def let_jax_keep(folder: str | None) -> None:
     """Say where JAX keeps what it compiles from now on; None for nowhere."""
     if folder != jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
@@ -178,8 +189,14 @@ def identity(name: str, *words: Any, **settings: Any) -> str:
 @cache
 def _surroundings() -> str:
     """What stays the same as long as a process runs."""
+    return repr((library_digest(), _below()))
+
+
+@cache
+def _below() -> tuple:
+    """What of that no file of the library decides."""
     releases = [version(name) for name in BELOW]
-    return repr((library_digest(), sys.version, releases, os.environ.get("XLA_FLAGS")))
+    return sys.version, releases, os.environ.get("XLA_FLAGS")
 
 
 def _config() -> list[tuple[str, Any]]:

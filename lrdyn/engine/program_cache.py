@@ -3,9 +3,9 @@
 A home that many machines share must never hand the code of one to another: XLA compiles for the
 features of the processor at hand, and JAX names what it keeps without them.
 
-Compiled programs are executed. Our own are signed (:mod:`lrdyn.system.private_files`). JAX's are
-not: it offers no place where content could be checked before it is loaded. They count because their
-folder is open to nobody else, which is looked at before JAX hears of it.
+Compiled programs are executed. Our own are signed (:mod:`lrdyn.system.private_files`), and so are
+JAX's: it reads and writes them through :class:`SignedCache`. JAX offers no public place for that;
+where its releases change the private one, it keeps nothing.
 """
 
 import argparse
@@ -17,14 +17,23 @@ import re
 import stat
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from lrdyn.engine import kept_programs
 from lrdyn.engine.arguments import size
 from lrdyn.engine.configuration import BadInput
+from lrdyn.engine.kept_programs import OURS
 from lrdyn.system import whole_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
+
+try:  # no public name: JAX has no place for a cache of somebody else's
+    from jax._src import compilation_cache as jax_cache
+
+    _PLAIN: Any = jax_cache.get_file_cache
+except (ImportError, AttributeError):  # a release that moved it
+    jax_cache, _PLAIN = None, None
 
 MOST = 2 * 10**9
 """Bytes that are kept, unless ``LRDYN_CACHE_MAX`` says how many."""
@@ -45,39 +54,75 @@ def keep(base: str | os.PathLike) -> kept_programs.KeptPrograms | None:
     folder: SignedFolder | None = SignedFolder(Path(base), kind())
     try:
         folder.key()
-        _check_programs_of_jax(folder)
         prune(folder.base, most_bytes)
     except NotPrivate as error:
         kept_programs.warn_once(folder, f"{error}; no program is taken from there or kept")
         folder = None
     except OSError:  # a file system that is full, or read only
         folder = None
-    kept_programs.let_jax_keep(None if folder is None else os.fspath(folder.path))
+    _let_jax_keep(folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     return None if folder is None else kept_programs.KeptPrograms(folder)
 
 
-def _check_programs_of_jax(folder: SignedFolder) -> None:
-    """Refuse a folder in which a program of JAX is a link, or another user's.
+class SignedCache:
+    """What JAX compiles, in a signed folder, under the names that JAX gives.
 
-    Their permissions do not count, for nobody else comes through the folder.
+    Programs that the library keeps itself do not pass through it (:data:`OURS`).
+
+    Args:
+        folder: where they lie.
     """
-    with folder.opened() as (_, handle), os.scandir(handle) as entries:
-        for entry in entries:
-            if not entry.name.endswith("-cache"):
-                continue
-            with contextlib.suppress(FileNotFoundError):  # another process makes room
-                facts = entry.stat(follow_symlinks=False)
-                if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
-                    found = "a link, or of another user"
-                    raise NotPrivate(folder.path / entry.name, found, "a file of yours")
+
+    def __init__(self, folder: SignedFolder):
+        self.folder, self._path = folder, folder.path
+
+    def get(self, key: str) -> bytes | None:
+        """The content of an entry; None if there is none, or somebody else may have written it."""
+        if key.startswith(f"jit_{OURS}-"):
+            return None
+        try:
+            return self.folder.read(f"{key}-cache")
+        except NotPrivate as error:
+            kept_programs.warn_once(self.folder, f"{error}; such programs are compiled again")
+        except OSError:
+            pass
+        return None
+
+    def put(self, key: str, value: bytes) -> None:
+        """Write an entry, if there is room."""
+        if key.startswith(f"jit_{OURS}-"):
+            return
+        try:
+            self.folder.write(f"{key}-cache", value)
+        except NotPrivate as error:
+            kept_programs.warn_once(self.folder, f"{error}; programs are not kept")
+        except OSError:
+            pass
+
+
+def _let_jax_keep(folder: SignedFolder | None) -> None:
+    """Let JAX keep what it compiles in a folder, signed; nowhere without one.
+
+    A folder that somebody named to JAX before, for another cache, stays JAX's own affair.
+    """
+    if jax_cache is None:
+        folder = None
+    elif folder is not None:
+        mine = os.fspath(folder.path)
+
+        def of_path(path: str) -> Any:
+            return (SignedCache(folder), path) if path == mine else _PLAIN(path)
+
+        jax_cache.get_file_cache = of_path
+    kept_programs.let_jax_keep(None if folder is None else os.fspath(folder.path))
 
 
 def kind() -> str:
     """Name of the folder of this kind of machine."""
     device = jax.local_devices()[0]
-    # The last word tells folders of mode 0700 from those of releases before, which were open.
-    parts = (version("jaxlib"), features(), device.platform, device.device_kind, "private")
+    # The last word tells folders whose every file is signed from those of releases before.
+    parts = (version("jaxlib"), features(), device.platform, device.device_kind, "signed")
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
     return f"jaxlib-{parts[0]}-{device.platform}-{digest}"
 
@@ -105,7 +150,9 @@ def most() -> int:
 
 
 FOLDERS = re.compile(r"jaxlib-[\w.+-]+-[0-9a-f]{12}")
-PROGRAMS = re.compile(r"lrdyn-[0-9a-f]{32}\.zip|.+-[0-9a-f]{64}-(cache|atime)|\.lrdyn-[0-9a-f]{16}")
+PROGRAMS = re.compile(
+    r"lrdyn-[0-9a-f]{32}\.(zip|json|program)|.+-[0-9a-f]{64}-(cache|atime)|\.lrdyn-[0-9a-f]{16}"
+)
 """Names that the library and JAX give: nothing else is removed."""
 
 

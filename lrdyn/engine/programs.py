@@ -16,7 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from lrdyn.engine.kept_programs import Facts, Kept, KeptPrograms
+from lrdyn.engine.kept_programs import OURS, Facts, Kept, KeptPrograms
 from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.points import Points
 from lrdyn.engine.shared import NAME, Shared
@@ -208,12 +208,21 @@ def _traced(
     def abstract(dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((lanes,) if several else (), dtype)
 
+    def program(values: Values, used: Array, shared: Any) -> Mapping[str, Any]:
+        return run(values, shared)
+
     # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
-    return jax.jit(lambda values, used, shared: run(values, shared)).trace(
+    return jax.jit(_named_by(plan, program)).trace(
         {name: abstract(column.dtype) for name, column in columns.items()},
         abstract(bool),
         plan.shared.like,
     )
+
+
+def _named_by(plan: Plan, program: Callable) -> Callable:
+    """Give a program its name, by which JAX's cache tells those that are kept beside it."""
+    program.__name__ = OURS if plan.kept else "sweep"
+    return program
 
 
 def _one_lane(
@@ -268,10 +277,11 @@ def compiled(group: Group) -> Any:
 
 
 def _compile(lowered: Any, group: Group) -> Any:
-    found = lowered.compile(compiler_options=group.plan.compiler_options)
-    if group.kept:
-        group.kept.save(found, Facts(group.outputs, group.size, group.digest))
-    return found
+    options = group.plan.compiler_options
+    if not group.kept:
+        return lowered.compile(compiler_options=options)
+    facts = Facts(group.outputs, group.size, group.digest)
+    return group.kept.compiled(lowered, options, facts, _arguments(group), group.devices)
 
 
 def _arguments(group: Group) -> tuple:
@@ -305,7 +315,11 @@ def _lowered(group: Group) -> Any:
         local = jax.shard_map(
             local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False
         )
-    return jax.jit(local).lower(*_arguments(group))
+
+    def program(values: Values, used: Array, shared: Any) -> Values:
+        return local(values, used, shared)
+
+    return jax.jit(_named_by(group.plan, program)).lower(*_arguments(group))
 
 
 def _as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
