@@ -1,15 +1,15 @@
 """Compiled programs on disk: found again untraced, and never in the place of others."""
 
 import dataclasses
-import io
 import logging
 import os
 import pickle
 import threading
-import zipfile
+import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,6 +19,7 @@ from lrdyn.engine import jobs, kept_programs, program_cache, programs, sources
 from lrdyn.engine.work import Context
 from lrdyn.system import private_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
+from lrdyn.theorem2 import subspace
 from lrdyn.theorem2.statement import THEOREM2
 from tests.runs import TINY, Told, finished, python, results_of
 
@@ -61,7 +62,7 @@ def untraceable(monkeypatch):
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_what_is_kept_is_not_traced_and_gives_the_same_bits(folder, untraceable, precision, run):
     first = run(precision)
-    assert len(list(folder.iterdir())) == 1
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".program"]
     untraceable()
     again = run(precision)
     assert first.identical(again)
@@ -108,22 +109,78 @@ def test_an_edited_file_of_the_library_is_another_library(tmp_path, monkeypatch)
     assert sources.library_digest.__wrapped__() != before
 
 
-@pytest.mark.parametrize("damage", ["facts.json", "program"])
-def test_a_damaged_program_is_compiled_again(folder, damage, run):
+@pytest.mark.parametrize("ending", ["json", "program"])
+def test_a_damaged_program_is_compiled_again(folder, run, ending):
     """One that is signed all the same, as by a release that wrote it wrongly."""
     first = run()
-    (path,) = folder.iterdir()
+    (path,) = folder.glob(f"*.{ending}")
     signed = SignedFolder(folder.parent, folder.name)
-    with zipfile.ZipFile(io.BytesIO(signed.read(path.name) or b"")) as archive:
-        content = {name: archive.read(name) for name in archive.namelist()}
-    content[damage] = b"{}"
-    image = io.BytesIO()
-    with zipfile.ZipFile(image, "w") as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
-    signed.write(path.name, image.getvalue())
+    signed.write(path.name, b"{}")
     assert run().identical(first)
-    assert path.stat().st_size > 10_000
+    assert len(signed.read(path.name) or b"") > 100  # written again
+
+
+# The second name: the lowered text -----------------------------------------------------------
+
+
+@pytest.fixture
+def uncompilable(monkeypatch):
+    """After a call of this, compiling is an error."""
+
+    def refuse():
+        monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *_, **__: pytest.fail("compiled"))
+
+    return refuse
+
+
+def test_after_an_edit_only_what_changed_is_compiled(folder, run, uncompilable, monkeypatch):
+    first = run()
+    monkeypatch.setattr(kept_programs, "_surroundings", lambda: "a comment was edited")
+    uncompilable()
+    assert run().identical(first)
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".program"]
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        ("rho", lambda rho: lambda *given: 2 * rho(*given)),
+        ("rho", lambda rho: lambda *given: rho(*given) + 1e-3),
+        ("rho", lambda rho: lambda *given: -rho(*given)),
+        (
+            "frame",
+            lambda frame: lambda weights, target, rank: frame(weights, target + jnp.eye(6), rank),
+        ),
+        ("frame", lambda frame: lambda weights, target, rank: frame(weights, target.T, rank)),
+        ("frame", lambda frame: lambda weights, target, rank: frame(weights[::-1], target, rank)),
+        ("reduced_start", lambda start: lambda scales, size: start(3 * scales, size)),
+        ("reduced_start", lambda start: lambda scales, size: start(scales[::-1], size)),
+        ("reduced_target", lambda of: lambda fixed, target, size: of(fixed, target.T, size)),
+        ("reduced_target", lambda of: lambda fixed, target, size: 0 * of(fixed, target, size)),
+    ],
+)
+def test_a_mutant_is_compiled_anew_and_killed(folder, run, monkeypatch, mutant):
+    """Ten changes of Theorem 2's formulas, each of which leaves other arrays."""
+    first = run()
+    monkeypatch.setattr(kept_programs, "_surroundings", lambda: "a formula was edited")
+    name, change = mutant
+    monkeypatch.setattr(subspace, name, change(getattr(subspace, name)))
+    changed = run()
+    assert len(list(folder.glob("*.program"))) == 2
+    names = [name for name in first if not np.array_equal(first[name], changed[name])]
+    assert names
+
+
+def test_programs_that_differ_in_a_constant_have_two_names(tmp_path):
+    """However large it is: its digits are in the text."""
+    kept = kept_programs.KeptPrograms(SignedFolder(tmp_path, "kept"))
+    for last in (0.0, 1.0):
+        constant = np.append(np.zeros(100_000), last)
+        lowered = jax.jit(lambda x, c=constant: jnp.sum(x * c)).lower(1.0)
+        outputs = {"y": jax.ShapeDtypeStruct((), "float64")}
+        facts = kept_programs.Facts(outputs, 8, f"{last}")
+        kept.place(f"{last}").compiled(lowered, {}, facts, (1.0,), jax.devices()[:1])
+    assert len(list((tmp_path / "kept").glob("*.program"))) == 2
 
 
 @pytest.fixture
@@ -149,16 +206,12 @@ class Planted:
 
 def plant(path, ran):
     """Write a program that runs other code, as it was in every release without signatures."""
-    with zipfile.ZipFile(path) as archive:
-        facts = archive.read("facts.json")
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("facts.json", facts)
-        archive.writestr("program", pickle.dumps(Planted(ran)))
+    path.write_bytes(zlib.compress(pickle.dumps(Planted(ran))))
 
 
 def test_code_in_the_place_of_a_program_is_not_run(folder, tmp_path, caplog, run):
     first, ran = run(), tmp_path / "ran"
-    (path,) = folder.iterdir()
+    (path,) = folder.glob("*.program")
     plant(path, ran)
     assert run().identical(first)
     assert not ran.exists()
@@ -171,7 +224,7 @@ def test_code_in_the_place_of_a_program_is_not_run(folder, tmp_path, caplog, run
 def test_the_line_comes_once_for_all_programs(signed, caplog, monkeypatch):
     monkeypatch.setattr(kept_programs, "_WARNED", set())
     for name in ("lrdyn-a", "lrdyn-b"):
-        (signed.path / f"{name}.zip").write_bytes(b"")
+        (signed.path / f"{name}.json").write_bytes(b"")
         assert kept_programs.Kept(signed, name).facts() is None
         assert kept_programs.Kept(signed, name).load((), {}, None) is None
     assert len(caplog.messages) == 1
@@ -298,7 +351,6 @@ def test_jax_keeps_in_a_private_folder_alone(tmp_path, jax_settings, caplog):
     for undo, change in (
         (lambda: folder.chmod(0o700), lambda: folder.chmod(0o755)),
         (lambda: folder.parent.chmod(0o700), lambda: folder.parent.chmod(0o777)),
-        (None, lambda: (folder / "jit_f-0-cache").symlink_to(tmp_path / "program")),
     ):
         change()
         kept_programs._WARNED.clear()
@@ -322,30 +374,64 @@ def test_others_keep_nothing(folder, run):
     assert not verify.is_ours(dataclasses.replace(THEOREM2))
 
 
-def test_what_jax_kept_is_compiled_once_more(tmp_path, untraceable, jax_settings, run):
+def test_programs_that_are_kept_do_not_pass_through_the_cache_of_jax(
+    tmp_path, untraceable, jax_settings, run
+):
     """A program that JAX reads from its folder is whole, but not when it is written down again."""
-    folder = SignedFolder(tmp_path, "programs")
-    folder.key()
-    kept_programs.let_jax_keep(os.fspath(folder.path))
+    kept = program_cache.keep(tmp_path / "cache")
+    assert kept is not None
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     first = run(programs=None)
-    entries = {path.name for path in folder.path.glob("jit_*")}
+    entries = {path.name for path in kept.folder.path.glob("jit_*")}
     assert entries
     assert all(program_cache.PROGRAMS.fullmatch(name) for name in entries)
-    kept = kept_programs.KeptPrograms(folder)
-    with kept_programs.jax_keeps_nothing():
-        run(programs=kept)
-    assert len(list(folder.path.glob("lrdyn-*"))) == 1
+    assert run(programs=kept).identical(first)
+    assert {path.name for path in kept.folder.path.glob("jit_*")} == entries
+    assert len(list(kept.folder.path.glob("lrdyn-*"))) == 2
     untraceable()
-    with kept_programs.jax_keeps_nothing():
-        assert run(programs=kept).identical(first)
-    assert jax.config.values["jax_compilation_cache_dir"] == os.fspath(folder.path)
+    assert run(programs=kept).identical(first)
+
+
+def test_the_cache_of_jax_is_signed(tmp_path, jax_settings, caplog):
+    """What JAX finds there is what this user wrote; anything else is compiled again."""
+    kept = program_cache.keep(tmp_path / "cache")
+    assert kept is not None
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+    def cube_and_one(x):
+        return x**3 + 1
+
+    def compiled():
+        return jax.jit(cube_and_one).lower(2.0).compile()(2.0)
+
+    assert compiled() == 9.0
+    (entry,) = kept.folder.path.glob("jit_cube_and_one-*-cache")
+    assert kept.folder.read(entry.name)
+    whole = entry.read_bytes()
+    for content in (whole[:-1], bytes(32) + whole[32:], b""):
+        entry.write_bytes(content)
+        kept_programs._WARNED.clear()
+        caplog.clear()
+        jax.clear_caches()
+        assert compiled() == 9.0
+        (line,) = caplog.messages
+        assert line.endswith("; such programs are compiled again")
+        assert entry.read_bytes() != content  # it is written anew
+
+
+def test_another_cache_of_jax_stays_as_it_is(tmp_path, jax_settings):
+    program_cache.keep(tmp_path / "cache")
+    kept_programs.let_jax_keep(os.fspath(tmp_path / "own"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.jit(lambda x: x**5 - 1).lower(2.0).compile()
+    (entry,) = (tmp_path / "own").glob("jit_*-cache")
+    assert entry.read_bytes()
 
 
 def test_a_command_that_ran_before_traces_nothing(tmp_path, tmp_path_factory):
     ran = finished("theorem1", tmp_path_factory.getbasetemp())
     cache, out = ran.folder.parents[2] / "cache", tmp_path / "out"
-    times = {path: path.stat().st_ino for path in cache.rglob("lrdyn-*.zip")}
+    times = {path: path.stat().st_ino for path in cache.rglob("lrdyn-*.*")}
     assert times
     again = python("-m", "experiments.theorem1", *TINY["theorem1"], "--out", out, cache=cache)
     assert again.returncode == 0, again.stderr
