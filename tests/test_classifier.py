@@ -20,6 +20,7 @@ STEPS = np.array([0, 1, 10, 60])
 HOW = {"steps": 60, "size": 10}
 
 compiled = oracles.Compiled(classifier)
+compiled_collapse = oracles.Compiled(collapse)
 
 
 @jax.jit
@@ -108,7 +109,7 @@ def test_collapse_metrics_agree_with_loops(dtype):
     W, X, _, labels, _ = classification()
     X, labels = np.asarray(X) + 0.3 * normal(6, X.shape)[0] + 1, np.asarray(labels)
     order = np.random.default_rng(4).permutation(10)
-    found = compiled.collapse_metrics(W, X[:, order], labels[order], 2)
+    found = compiled_collapse.collapse_metrics(W, X[:, order], labels[order], 2)
     layers = double(W)
     expected = [oracles.collapse(oracles.product(layers[:l], 10) @ X, labels) for l in range(3)]
     assert_close(found, expected, size=100)
@@ -117,7 +118,7 @@ def test_collapse_metrics_agree_with_loops(dtype):
 @given(st.floats(-10, 10), st.floats(0.1, 10))
 def test_collapse_ignores_shift_scale_and_rotation(shift, scale):
     (W, *_), X, _, labels, _ = jax.device_get(classification())
-    metric = partial(compiled.collapse_metrics, (np.eye(10),), labels=labels, classes=2)
+    metric = partial(compiled_collapse.collapse_metrics, (np.eye(10),), labels=labels, classes=2)
     # The mean of a shifted feature takes digits from the variance: shift / spread of them.
     size = 10 * (1 + int(shift / scale) ** 2) * 100
     assert_close(metric(scale * W @ X + shift), metric(X), size=size)
@@ -125,7 +126,7 @@ def test_collapse_ignores_shift_scale_and_rotation(shift, scale):
 
 def test_collapsed_classes_have_no_variance_within():
     _, _, Y, labels, _ = classification()
-    assert compiled.collapse_metrics((np.eye(2),), Y, labels, 2).tolist() == [0]
+    assert compiled_collapse.collapse_metrics((np.eye(2),), Y, labels, 2).tolist() == [0]
 
 
 @partial(jax.jit, static_argnames=("depth", "per_class", "steps"))

@@ -3,7 +3,9 @@
 import errno
 import json
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -308,6 +310,20 @@ def test_without_compiling_there_is_no_run(lrdyn, tmp_path):
 @pytest.mark.parametrize("text", ["1", "x", "", "-5", "9" * 400])
 def test_nobody_else_is_a_worker(text):
     assert interrupts._parent(text) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="zombies are told by /proc")
+def test_a_parent_that_ended_is_dead_before_anybody_has_looked():
+    """A worker that comes to its first line afterwards must end, too."""
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    try:
+        deadline = time.monotonic() + 20
+        while interrupts._alive(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.returncode is None  # it is a zombie still
+        assert not interrupts._alive(process.pid)
+    finally:
+        process.wait()
 
 
 def test_a_full_disk_below_both_streams_and_a_variable_of_workers(tmp_path):

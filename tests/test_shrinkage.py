@@ -15,6 +15,7 @@ DECAYS = [0.0, 0.02, 0.1, 0.3, 0.9]
 DEPTHS = [2, 3, 4, 6]
 
 compiled = Compiled(shrinkage)
+compiled_autoencoder = Compiled(regularised_autoencoder)
 decayed_losses = jax.jit(jax.vmap(shrinkage.decayed_loss, (0, None, None)))
 autoencoder_losses = jax.jit(jax.vmap(regularised_autoencoder.autoencoder_loss, (0, None, None)))
 
@@ -155,9 +156,9 @@ def test_the_autoencoder_s_minimiser_is_critical_and_none_is_lower(decay):
     decoder = left[:, :width] * np.sqrt(kept)
     slopes = gradient_of_autoencoder(decoder.T, decoder, X, decay)
     assert_zero(slopes, size=9, scale=values[0] ** 2)
-    found = compiled.autoencoder_minimiser(X, width, decay)
+    found = compiled_autoencoder.autoencoder_minimiser(X, width, decay)
     assert_close(found, decoder @ decoder.T, size=9, scale=1.0)
-    least = compiled.autoencoder_minimum(values, width, decay)
+    least = compiled_autoencoder.autoencoder_minimum(values, width, decay)
     losses = autoencoder_losses(nearby((decoder.T, decoder), [0.0] + [0.1] * 50), X, decay)
     assert_close(least, losses[0], size=45)
     assert float(np.min(losses[1:])) > float(least)

@@ -17,6 +17,7 @@ from lrdyn.engine.judging import row_of
 from lrdyn.engine.statement import Outcome, longest_axis
 from lrdyn.theorem3 import (
     dropblock,
+    dropconnect,
     dropout_minimiser_claims,
     dropout_minimum,
     dropout_penalties,
@@ -175,6 +176,7 @@ def test_wrong_odds_are_seen_by_every_claim_about_penalties(monkeypatch):
         theorem3,
         dropout_penalties,
         several_dropout_layers,
+        dropconnect,
     )
     names = (
         "penalty",

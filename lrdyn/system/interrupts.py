@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -66,6 +66,9 @@ def _parent(text: str) -> int | None:
 
 
 def _alive(process: int) -> bool:
+    with suppress(OSError), open(f"/proc/{process}/stat", "rb") as facts:  # not on macOS
+        # One that has ended stays, as a zombie, until whoever started it has looked.
+        return facts.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     try:
         os.kill(process, 0)
     except PermissionError:  # somebody else's
