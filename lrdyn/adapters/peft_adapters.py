@@ -10,10 +10,12 @@ from lrdyn.adapters.adapter import Adapter, DirectedFactors, Factors, Shift
 from lrdyn.adapters.model import Adapters
 from lrdyn.adapters.peft import Stored, StoredFactors, described
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 
 WEIGHT = ".weight"
 
 
+@checked
 def adapters_of(stored: Stored, weights: Mapping[str, Any] | None = None) -> Adapters:
     """Adapters for :func:`lrdyn.adapters.apply`, of a model whose paths are the names of the base.
 
@@ -30,7 +32,6 @@ def adapters_of(stored: Stored, weights: Mapping[str, Any] | None = None) -> Ada
         >>> list(adapters_of(described(factors)))
         ['q.weight']
     """
-    checks.instance("stored", stored, Stored)
     if stored.config.get("init_lora_weights") == "pissa":
         checks.refuse("stored", "PiSSA", "LoRA: lrdyn.adapters.peft.converted makes one of it")
     adapters: Adapters = {}
@@ -48,6 +49,7 @@ def adapters_of(stored: Stored, weights: Mapping[str, Any] | None = None) -> Ada
     return adapters
 
 
+@checked
 def stored_of(adapters: Adapters, weights: Mapping[str, Any] | None = None, **how: Any) -> Stored:
     """What PEFT would store of adapters: :func:`lrdyn.adapters.peft.write` writes it.
 
@@ -67,7 +69,6 @@ def stored_of(adapters: Adapters, weights: Mapping[str, Any] | None = None, **ho
         >>> stored_of({"q.weight": adapter}).config["lora_alpha"]
         2
     """
-    checks.instance("adapters", adapters, Mapping)
     factors, saved = {}, {}
     for path, adapter in adapters.items():
         if isinstance(adapter, Shift):
