@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn.adapters.adapter import Adapter, DeepFactors, DirectedFactors, Factors, labels, row_norms
+from lrdyn.adapters.adapter import DeepFactors, DirectedFactors, Factors, labels, row_norms
 from lrdyn.adapters.algorithm_1 import Method, Parts, Split
 from lrdyn.adapters.memory import DECOMPOSED, PROJECTED, SVD, Footprint, Formula
 from lrdyn.adapters.projectors import (
@@ -252,7 +252,7 @@ a frozen factor that never merges. For the gradient A x alone is kept, and not x
 
 @checked
 def by_label(
-    rules: Mapping[str, optax.GradientTransformation], adapters: Mapping[str, Adapter]
+    rules: Mapping[str, optax.GradientTransformation], adapters: PyTree
 ) -> optax.GradientTransformation:
     """An optimiser for each label of :func:`lrdyn.adapters.labels`; what is frozen stays.
 
@@ -286,7 +286,7 @@ def lora_plus(
     rule: Callable[[Scalar], optax.GradientTransformation],
     rate: Scalar,
     ratio: Scalar,
-    adapters: Mapping[str, Adapter],
+    adapters: PyTree,
 ) -> optax.GradientTransformation:
     """LoRA+ (arXiv 2402.12354): B is trained at ``ratio`` times the rate of A; ratio 1 is LoRA.
 
@@ -315,8 +315,7 @@ def lora_plus(
 # PiSSA, DoRA: their starts come from W -----------------------------------------------------------
 
 
-@checked
-def principal_factors(S: Any, weight: Float[Array, "..."], scale: Any) -> Any:
+def principal_factors(S: Any, weight: Array, scale: Any) -> Any:
     """PiSSA's start: B = U (S / s)^(1/2), A = (S / s)^(1/2) V^T of the top-r triples of W.
 
     Args:
@@ -371,8 +370,7 @@ holds the residual W - s B_0 A_0 in the place of W, and is left with LoRA: that 
 is another one, s is 1 here; :func:`lrdyn.adapters.init` gives it."""
 
 
-@checked
-def directed_factors(S: Any, weight: Float[Array, "..."], scale: Any) -> Any:
+def directed_factors(S: Any, weight: Array, scale: Any) -> Any:
     """DoRA's start: a factor that is drawn, the other is 0, magnitudes the norms of the rows of W.
 
     Args:

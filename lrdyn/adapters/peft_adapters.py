@@ -11,17 +11,19 @@ from lrdyn.adapters.model import Adapters
 from lrdyn.adapters.peft import Stored, StoredFactors, described
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
+from lrdyn.data.tensors import Tensors
 
 WEIGHT = ".weight"
 
 
 @checked
-def adapters_of(stored: Stored, weights: Mapping[str, Any] | None = None) -> Adapters:
+def adapters_of(stored: Stored, weights: Mapping[str, Any] | Tensors | None = None) -> Adapters:
     """Adapters for :func:`lrdyn.adapters.apply`, of a model whose paths are the names of the base.
 
     Args:
         stored: as :func:`lrdyn.adapters.peft.read` gives it.
-        weights: those of the base by name, where it has tensors saved whole.
+        weights: those of the base by name (arrays, or an open file), where it has tensors saved
+            whole.
 
     Raises:
         ValueError: there are tensors saved whole, and not their base; or it is a PiSSA adapter,
