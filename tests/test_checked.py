@@ -2,8 +2,9 @@
 
 import inspect
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import beartype
 import jax
@@ -77,6 +78,27 @@ def batches(x: Float[Array, "*batch d"], y: Float[Array, "*batch"], z: Float[Arr
     return accept(x, y, z)
 
 
+class Plain:
+    pass
+
+
+class Special(Plain):
+    pass
+
+
+@runtime_checkable
+class Sized(Protocol):
+    def __len__(self) -> int: ...
+
+
+def classes(plain: Plain, table: Mapping[str, Any], own: dict[str, Any] | None, sized: Sized):
+    return accept(plain, table, own, sized)
+
+
+def pairs(pairs: tuple[Pair, ...], bare: Array, scale: Scalar):
+    return accept(pairs, bare, scale)
+
+
 I2, I3, KEY = jnp.eye(2), jnp.eye(3), jax.random.key(0)
 ONES = jnp.ones
 PAIR = Pair(ONES((2, 3)), jnp.arange(2))
@@ -93,6 +115,9 @@ RIGHT = {
     "several": (several, (ONES((4, 3)), ONES((2, 4))), (I3, I3)),
     "outer": (outer, (ONES((4, 3)), ONES((2, 4))), ONES((2, 3))),
     "batches": (batches, ONES((2, 1, 4)), ONES((2, 1)), ONES((5, 3))),
+    "classes": (classes, Plain(), {"a": 1}, {}, 5),
+    "heirs": (classes, Special(), MappingProxyType({}), None, ()),
+    "no pairs": (pairs, (), np.eye(2), 1.0),
     "no batch": (batches, ONES(4), ONES(()), ONES(3)),
 }
 
@@ -149,6 +174,9 @@ WRONG = {
     "another size": (several, (I3, I3), (I3, I2), "square[1]: got shape (2, 2), wanted (3, 3)"),
     "no square": (several, (I3, I3), [], "square: got a list of 0, wanted a tuple of layers"),
     "batch": (batches, ONES((2, 1, 4)), ONES((2, 2)), I3, "y: got shape (2, 2), wanted (2, 1)"),
+    "no class": (classes, 3, {}, {}, (), "plain: got type int, wanted a Plain"),
+    "no mapping": (classes, Plain(), [], {}, (), "table: got type list, wanted a Mapping"),
+    "no dictionary": (classes, Plain(), {}, 1.0, (), "own: got type float, wanted a Mapping"),
     "a length": (batches, ONES(4), ONES(()), ONES((2, 4)), "z: got shape (2, 4), wanted (..., 3)"),
 }
 
@@ -196,8 +224,10 @@ def is_checked(function):
 
 
 def test_no_public_function_is_forgotten():
-    rooms = ("core", "theorem", "corollary", "completion")
+    rooms = ("core", "theorem", "corollary", "completion", "networks", "adapters")
     names = [path for path in MODULES if path.startswith(rooms)]
+    names += "networks.bert adapters.adapter adapters.model adapters.peft".split()
+    names += "adapters.peft_adapters training.loop".split()
     forgotten = []
     for _, name, function in public(names):
         try:

@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, PyTree
 
 from lrdyn.adapters.array_like import Adapted, Term
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 
 BOTH = ("B", "A")
 """What is trained of two factors, unless one of them is frozen."""
@@ -299,6 +300,7 @@ class Frozen(Adapter):
         return "frozen"
 
 
+@checked
 def row_norms(weight: Float[Array, "m n"], terms: tuple[Term, ...] = ()) -> Float[Array, "m"]:
     """Norms of the rows of W + s B A + ..., of which no m x n array is formed.
 
@@ -310,7 +312,6 @@ def row_norms(weight: Float[Array, "m n"], terms: tuple[Term, ...] = ()) -> Floa
         >>> row_norms(jnp.zeros((2, 2)), (Term(3.0, ones),)).round(3).tolist()
         [4.243, 4.243]
     """
-    weight = checks.floats("weight", weight, ("m", "n"))
     squares = jnp.sum(weight**2, axis=1)
     if terms:
         B = jnp.concatenate([s * reduce(matmul, F[:-1]) for s, F in terms], axis=1)

@@ -26,6 +26,7 @@ from lrdyn.adapters.projectors import (
 from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
 from lrdyn.core import checks
 from lrdyn.core.algorithm import Algorithm, Cost
+from lrdyn.core.checks import checked
 from lrdyn.core.descent import (
     Loss,
     Trajectory,
@@ -64,6 +65,7 @@ class Split(NamedTuple):
     """What stays as it is until the next refresh."""
 
 
+@checked
 def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
     """W + s S^T A, one array for each parameter.
 
@@ -72,12 +74,12 @@ def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
         >>> merged(Parts(jnp.ones(2), lrdyn.adapters.Identity(), jnp.ones(2))).tolist()
         [2.0, 2.0]
     """
-    checks.instance("parts", parts, Parts)
     if parts.coordinates is None:
         return parts.weights
     return lift_onto(parts.weights, parts.maps, parts.coordinates, scale)
 
 
+@checked
 def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
     """W + s S^T A, an :class:`~lrdyn.adapters.Adapted` for each matrix that has factors.
 
@@ -90,13 +92,13 @@ def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
         >>> layer.adapter.B.shape, (layer @ jnp.ones(2)).tolist()
         ((2, 1), [3.0, 3.0])
     """
-    checks.instance("parts", parts, Parts)
     if parts.coordinates is None:
         return parts.weights
     W, S, A = parts
     return over_maps(lambda S, W, A: adapter_of(S, A, scale).layer(W), S, W, A)
 
 
+@checked
 def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
     """W is what was merged, S is new, A begins (at 0); only mistakes look at the parts before.
 
@@ -106,7 +108,6 @@ def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
         >>> restarted(Parts(W, S, W), 2 * W, S).coordinates.tolist()
         [0.0, 0.0]
     """
-    checks.instance("old", old, Parts)
     leaves, structure = jax.tree.flatten(maps, is_leaf=is_map)
     pairs = [begun(S, W) for S, W in zip(leaves, structure.flatten_up_to(weights), strict=True)]
     fixed, coordinates = (structure.unflatten(pair[i] for pair in pairs) for i in (0, 1))
@@ -163,6 +164,7 @@ class State(NamedTuple):
     optimizer: PyTree
 
 
+@checked
 def begin(
     method: Method, optimizer: optax.GradientTransformation, weights: PyTree, maps: PyTree
 ) -> State:
@@ -174,8 +176,6 @@ def begin(
         >>> begin(lrdyn.GALORE, optax.trace(0.9), jnp.ones((2, 3)), S).optimizer.trace.shape
         (1, 3)
     """
-    checks.instance("method", method, Method)
-    checks.instance("optimizer", optimizer, optax.GradientTransformation)
     maps = _fitted(method, maps, weights)
     return _fresh(method, optimizer, restarted(Parts(weights, maps, None), weights, maps))
 
@@ -191,6 +191,7 @@ def _fresh(method: Method, optimizer: optax.GradientTransformation, parts: Parts
     return State(split, optimizer.init(jax.tree.map(jnp.zeros_like, visible)))
 
 
+@checked
 def refresh(
     method: Method,
     loss: Loss,
@@ -216,10 +217,6 @@ def refresh(
         >>> state.split.frozen[0].tolist(), state.split.trained.tolist()
         ([[0.0], [1.0]], [[0.0]])
     """
-    checks.instance("method", method, Method)
-    checks.instance("optimizer", optimizer, optax.GradientTransformation)
-    checks.instance("loss", loss)
-    checks.instance("state", state, State)
     old = method.parts(state.split)
     weights = merged(old, scale)
     maps = _fitted(method, choose(key, jax.grad(loss)(weights)), weights)
@@ -227,6 +224,7 @@ def refresh(
     return fresh._replace(optimizer=policy(fresh.optimizer, state.optimizer, old.maps, maps))
 
 
+@checked
 def step(
     method: Method,
     loss: Loss,
@@ -248,10 +246,6 @@ def step(
         >>> float(value), state.split.trained.tolist()
         (1.0, [[0.5], [1.0]])
     """
-    checks.instance("method", method, Method)
-    checks.instance("optimizer", optimizer, optax.GradientTransformation)
-    checks.instance("loss", loss)
-    checks.instance("state", state, State)
     value, _, state = _moved(method, lambda W: (loss(W), None), optimizer, state, scale, network)
     return value, state
 
@@ -275,6 +269,7 @@ def _moved(
     return value, other, State(method.move(split, updates, scale), inner)
 
 
+@checked
 def algorithm1(
     method: Method,
     optimizer: optax.GradientTransformation,
@@ -301,16 +296,12 @@ def algorithm1(
         >>> rule.period, jax.tree.map(jnp.shape, rule.weights(rule.begin(jnp.ones((3, 2)))))
         (10, (3, 2))
     """
-    checks.instance("method", method, Method)
-    checks.instance("optimizer", optimizer, optax.GradientTransformation)
     if method.once and period:
         checks.refuse("period", period, "none for a method without a refresh")
     if not method.once:
         checks.integer("period", period)
     unranked = choose is not None or method.choose is identities
     checks.integer("rank", rank, 0 if unranked else 1)
-    checks.instance("network", network)
-    scale = checks.floats("scale", scale)
     policy = resolve_policy(method.state if state is None else state)
 
     def as_published(key: Key[Array, ""] | None, gradients: PyTree) -> PyTree:
@@ -345,6 +336,7 @@ class _Run(NamedTuple):
     diverged_at: Int[Array, ""]
 
 
+@checked
 def low_rank_descent(
     method: Method,
     loss: Loss,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 
 COUNTER_BYTES = 4
 """optax counts steps in one int32 for each transformation that needs their number."""
@@ -98,6 +99,7 @@ def footprint(method: Held) -> Footprint:
     return method if isinstance(method, Footprint) else method.memory
 
 
+@checked
 def entries(formula: Formula, m: int, n: int, r: int, b: int = 0) -> int:
     """Evaluate a formula.
 
@@ -105,7 +107,6 @@ def entries(formula: Formula, m: int, n: int, r: int, b: int = 0) -> int:
         >>> entries(Formula("2mn", ("mb", "nr")), 2, 3, 1, 5)
         22
     """
-    checks.instance("formula", formula, Formula)
     for name, size in {"m": m, "n": n, "r": r, "b": b}.items():
         checks.integer(name, size, 0)
     sizes = {"m": m, "n": n, "r": r, "b": b}
@@ -223,6 +224,7 @@ class Memory(NamedTuple):
         return self.arguments + self.temporaries + self.table + self.outputs - self.aliased
 
 
+@checked
 def measured_memory(function: Callable[..., Any], *args: Any, donate: Sequence[int] = ()) -> Memory:
     """Compile a function and ask the compiled program what it holds; nothing is run.
 
@@ -243,7 +245,6 @@ def measured_memory(function: Callable[..., Any], *args: Any, donate: Sequence[i
         >>> memory.arguments, memory.outputs, memory.aliased, memory.peak
         (4000, 4000, 4000, 4000)
     """
-    checks.instance("function", function)
     # An unused argument is held all the same.
     jitted = jax.jit(function, donate_argnums=tuple(donate), keep_unused=True)
     lowered = jitted.lower(*args)

@@ -20,14 +20,14 @@ W is m x n, the rank is r and s is the scale. Beside each method stands what it 
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from operator import matmul
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn.adapters.adapter import Adapter, DeepFactors, DirectedFactors, Factors, labels, row_norms
+from lrdyn.adapters.adapter import DeepFactors, DirectedFactors, Factors, labels, row_norms
 from lrdyn.adapters.algorithm_1 import Method, Parts, Split
 from lrdyn.adapters.memory import DECOMPOSED, PROJECTED, SVD, Footprint, Formula
 from lrdyn.adapters.projectors import (
@@ -44,6 +44,7 @@ from lrdyn.adapters.projectors import (
     project,
 )
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Scalar, Weights
 from lrdyn.core.initialization import orthogonal_layers
 from lrdyn.corollary1 import compression
@@ -143,6 +144,7 @@ set to 0 (arXiv 2307.05695). With ``choose`` of another kind the factor that is 
 at GaLore's P, say."""
 
 
+@checked
 def jagged(schedule: optax.Schedule, *, period: int, warmup: int, start: int = 0) -> optax.Schedule:
     """ReLoRA's schedule: at each refresh the rate falls to 0 and comes back within a few steps.
 
@@ -161,7 +163,6 @@ def jagged(schedule: optax.Schedule, *, period: int, warmup: int, start: int = 0
         >>> [float(rate(t)) for t in range(8)]
         [1.0, 1.0, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0]
     """
-    checks.instance("schedule", schedule)
     checks.integer("period", period)
     checks.integer("warmup", warmup, 1, period)
     checks.integer("start", start, 0)
@@ -206,6 +207,7 @@ def lora(*, zero: Literal["A", "B"] = "B", law: Law = "gaussian") -> Method:
     return LORA._replace(choose=partial(draw_projectors, law=law), side=side)
 
 
+@checked
 def over_rank(alpha: float | int) -> Callable[[int], float]:
     """The scale s = alpha / r, as a function of r (arXiv 2106.09685).
 
@@ -217,6 +219,7 @@ def over_rank(alpha: float | int) -> Callable[[int], float]:
     return lambda rank: alpha / checks.integer("rank", rank)
 
 
+@checked
 def over_root(alpha: float | int) -> Callable[[int], float]:
     """The scale s = alpha / sqrt(r), as a function of r: rsLoRA (arXiv 2312.03732).
 
@@ -247,8 +250,9 @@ LORA_FA = RELORA_FROZEN._replace(
 a frozen factor that never merges. For the gradient A x alone is kept, and not x."""
 
 
+@checked
 def by_label(
-    rules: Mapping[str, optax.GradientTransformation], adapters: Mapping[str, Adapter]
+    rules: Mapping[str, optax.GradientTransformation], adapters: PyTree
 ) -> optax.GradientTransformation:
     """An optimiser for each label of :func:`lrdyn.adapters.labels`; what is frozen stays.
 
@@ -268,7 +272,6 @@ def by_label(
         ([[-2.0], [-2.0]], [[-1.0, -1.0]])
     """
     words = labels(adapters)
-    checks.instance("rules", rules, Mapping)
     every = {"frozen": optax.set_to_zero(), **rules}
     used = set(jax.tree.leaves(words))
     if not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(adapters)):
@@ -278,11 +281,12 @@ def by_label(
     return optax.multi_transform({name: every[name] for name in sorted(used)}, words)
 
 
+@checked
 def lora_plus(
     rule: Callable[[Scalar], optax.GradientTransformation],
     rate: Scalar,
     ratio: Scalar,
-    adapters: Mapping[str, Adapter],
+    adapters: PyTree,
 ) -> optax.GradientTransformation:
     """LoRA+ (arXiv 2402.12354): B is trained at ``ratio`` times the rate of A; ratio 1 is LoRA.
 
@@ -302,7 +306,6 @@ def lora_plus(
         >>> rule.update(adapters, rule.init(adapters))[0]["W"].B.tolist()
         [[-16.0], [-16.0]]
     """
-    checks.instance("rule", rule)
     rate, ratio = checks.nonnegative("rate", rate), checks.nonnegative("ratio", ratio)
     plain = rule(rate)
     names = set(jax.tree.leaves(labels(adapters))) - {"frozen"}
@@ -312,7 +315,7 @@ def lora_plus(
 # PiSSA, DoRA: their starts come from W -----------------------------------------------------------
 
 
-def principal_factors(S: Any, weight: Float[Array, "..."], scale: Any) -> Any:
+def principal_factors(S: Any, weight: Array, scale: Any) -> Any:
     """PiSSA's start: B = U (S / s)^(1/2), A = (S / s)^(1/2) V^T of the top-r triples of W.
 
     Args:
@@ -367,7 +370,7 @@ holds the residual W - s B_0 A_0 in the place of W, and is left with LoRA: that 
 is another one, s is 1 here; :func:`lrdyn.adapters.init` gives it."""
 
 
-def directed_factors(S: Any, weight: Float[Array, "..."], scale: Any) -> Any:
+def directed_factors(S: Any, weight: Array, scale: Any) -> Any:
     """DoRA's start: a factor that is drawn, the other is 0, magnitudes the norms of the rows of W.
 
     Args:
@@ -406,6 +409,7 @@ gradient; m starts at the norms of the rows of W, A Gaussian and B = 0 (arXiv 24
 # Deep LoRA, and compressed -----------------------------------------------------------------------
 
 
+@checked
 def deep_lora(*, depth: int = 3, init_scale: float = 1e-3, centred: bool = False) -> Method:
     """Deep LoRA (arXiv 2406.04112): W + s W_L ... W_1, each W_l(0) = eps * orthogonal.
 
@@ -462,6 +466,7 @@ def _deep_footprint(inner: int, centred: bool) -> Footprint:
     )
 
 
+@checked
 def compressed_deep_lora(
     *, depth: int = 3, init_scale: float = 1e-3, centred: bool = False
 ) -> Method:
@@ -504,6 +509,7 @@ def compressed_deep_lora(
     return RELORA_FROZEN._replace(choose=choose, once=True, memory=_deep_footprint(depth, centred))
 
 
+@checked
 def full_width_layers(
     key: Key[Array, ""], shape: tuple[int, int], depth: int, init_scale: float
 ) -> Weights:
@@ -524,8 +530,9 @@ def full_width_layers(
     return orthogonal_layers(key, (n, *[width] * (depth - 1), m), jnp.full(depth, init_scale))
 
 
+@checked
 def compressed_factors(
-    layers: Weights, gradient: Float[Array, "m n"], rank: int
+    layers: Annotated[Weights, "m n"], gradient: Float[Array, "m n"], rank: int
 ) -> tuple[tuple[Array, ...], Float[Array, ""]]:
     """The factors U, eps I, ..., eps I, V^T of the compressed product, and the gap of the gradient.
 
@@ -544,8 +551,6 @@ def compressed_factors(
         >>> [F.shape for F in factors], float(gap)
         ([(4, 2), (2, 2), (2, 2), (2, 4)], 0.0)
     """
-    layers = checks.layers(layers, name="layers")
-    gradient = checks.floats("gradient", gradient, (layers[-1].shape[0], layers[0].shape[1]))
     if checks.integer("rank", rank, 2) % 2:
         checks.refuse("rank", rank, "an even number: half from the gradient, half from its product")
     if gradient.shape[0] < gradient.shape[1]:

@@ -28,6 +28,7 @@ from lrdyn.adapters.algorithm_1 import Method, Parts, Split
 from lrdyn.adapters.methods import LORA
 from lrdyn.adapters.projectors import Identity, Parametrization, adapter_of, begun, is_map
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.core.selection import Patterns, is_floating, name_of, of_path, selected
 from lrdyn.corollary1 import compression
 
@@ -37,6 +38,7 @@ PerPath = Any | Mapping[Any, Any]
 """A value for all paths, or a dictionary from patterns to values: the first that fits counts."""
 
 
+@checked
 def choose_by_path(
     method: Method,
     *,
@@ -59,7 +61,6 @@ def choose_by_path(
         >>> maps["W"].basis.shape, maps["V"]
         ((2, 1), Frozen())
     """
-    checks.instance("method", method, Method)
 
     def choose(key: Key[Array, ""] | None, gradients: PyTree) -> PyTree:
         kinds = selected(gradients, select, extra)
@@ -78,6 +79,7 @@ def choose_by_path(
     return choose
 
 
+@checked
 def init(
     key: Key[Array, ""],
     params: PyTree,
@@ -112,8 +114,6 @@ def init(
         ValueError: a pattern fits nothing, a rank is not positive, the method has no adapters, or
             it needs gradients.
     """
-    checks.key(key)
-    checks.instance("method", method, Method)
     split = method.split(Parts("W", "S", "R"))
     if method.parts(split).coordinates is None:
         checks.refuse("method", "one that trains W itself", "one with adapters")
@@ -139,7 +139,6 @@ def init(
 
 def _placed(params: PyTree, adapters: Adapters, place: Callable[[Adapter, Any], Any]) -> PyTree:
     """Each leaf that has an adapter replaced."""
-    checks.instance("adapters", adapters, Mapping)
     left = dict(adapters)
 
     def replaced(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -161,6 +160,7 @@ def _placed(params: PyTree, adapters: Adapters, place: Callable[[Adapter, Any], 
     return model
 
 
+@checked
 def apply(params: PyTree, adapters: Adapters) -> PyTree:
     """The model with an :class:`~lrdyn.adapters.Adapted` in the place of each adapted matrix.
 
@@ -174,6 +174,7 @@ def apply(params: PyTree, adapters: Adapters) -> PyTree:
     return _placed(params, adapters, lambda adapter, W: adapter.layer(W))
 
 
+@checked
 def merge(params: PyTree, adapters: Adapters) -> PyTree:
     """The model with arrays W + s B A in the place of the adapted ones.
 
@@ -186,6 +187,7 @@ def merge(params: PyTree, adapters: Adapters) -> PyTree:
     return _placed(params, adapters, lambda adapter, W: adapter.onto(W))
 
 
+@checked
 def unmerge(params: PyTree, adapters: Adapters) -> PyTree:
     """The inverse of :func:`merge`, to round-off.
 
@@ -202,6 +204,7 @@ def unmerge(params: PyTree, adapters: Adapters) -> PyTree:
     return _placed(params, adapters, lambda adapter, W: adapter.taken_off(W))
 
 
+@checked
 def rebase(params: PyTree, adapters: Adapters) -> tuple[PyTree, Adapters]:
     """Take what adapters subtract, their products at the start, off the model instead.
 
@@ -220,6 +223,7 @@ def rebase(params: PyTree, adapters: Adapters) -> tuple[PyTree, Adapters]:
     return base, {path: adapter.without_start() for path, adapter in adapters.items()}
 
 
+@checked
 def count(adapters: Adapters) -> int:
     """How many numbers are trained; of shapes alone too.
 
@@ -232,6 +236,7 @@ def count(adapters: Adapters) -> int:
     return compression.count(split(adapters).trained)
 
 
+@checked
 def split(adapters: Adapters) -> Split:
     """What is trained and what is frozen, None in the place of the other; :func:`joined` undoes it.
 
@@ -244,12 +249,12 @@ def split(adapters: Adapters) -> Split:
         >>> parts.trained["W"].A, parts.frozen["W"].B
         (None, None)
     """
-    checks.instance("adapters", adapters, Mapping)
     parts = {path: adapter.apart() for path, adapter in adapters.items()}
     trained, frozen = ({path: pair[i] for path, pair in parts.items()} for i in (0, 1))
     return Split(trained, frozen)
 
 
+@checked
 def joined(trained: Adapters, frozen: Adapters) -> Adapters:
     """The adapters of two parts of :func:`split`.
 

@@ -19,6 +19,7 @@ from lrdyn.adapters import peft_config, peft_tensors
 from lrdyn.adapters.peft_config import Config
 from lrdyn.adapters.peft_tensors import EMBEDDING, LINEAR, NAME, PICKLE, PREFIX
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.data.guarded import refused
 from lrdyn.data.tensors import FLOATS, Info, Tensors, opened
 from lrdyn.data.tensors import write as write_tensors
@@ -102,6 +103,7 @@ def read(
     return Stored(factors, whole, known.content, embeddings)
 
 
+@checked
 def described(
     factors: Mapping[str, StoredFactors],
     *,
@@ -130,7 +132,7 @@ def described(
         >>> [adapter.config[key] for key in ("r", "lora_alpha", "target_modules")]
         [2, 3, ['layers.0.q', 'layers.1.q']]
     """
-    if not isinstance(factors, Mapping) or not factors:
+    if not factors:
         checks.refuse("factors", factors, "factors by the name of their module")
     for module, stored in factors.items():
         _check_factors(module, stored)
@@ -196,6 +198,7 @@ def _check_factors(module: str, stored: StoredFactors) -> None:
     checks.floats(f"{name}.scale", stored.scale, (), np.isfinite, "a finite number")
 
 
+@checked
 def write(folder: str | Path, adapter: Stored) -> None:
     """Write the two files, each whole or not at all; the folder is made if it is not there.
 
@@ -226,7 +229,6 @@ def write(folder: str | Path, adapter: Stored) -> None:
 
 def _named(adapter: Stored) -> dict[str, Any]:
     """The tensors by their names in the file; all is checked as when it is read."""
-    checks.instance("adapter", adapter, Stored)
     config = Config(Path("adapter.config"), dict(adapter.config))
     peft_config.checked(config)
     arrays: dict[str, Any] = {}
@@ -253,6 +255,7 @@ def _named(adapter: Stored) -> dict[str, Any]:
     return arrays
 
 
+@checked
 def merged(
     adapter: Stored, weights: Mapping[str, Any], *, residual: bool = False
 ) -> dict[str, np.ndarray]:
@@ -311,6 +314,7 @@ def tail(weight: np.ndarray, rank: int) -> np.ndarray:
     return rest.astype(weight.dtype)
 
 
+@checked
 def converted(adapter: Stored, initial: Stored) -> Stored:
     """A PiSSA adapter as a LoRA of rank 2r beside the base itself.
 

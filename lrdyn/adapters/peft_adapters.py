@@ -10,16 +10,20 @@ from lrdyn.adapters.adapter import Adapter, DirectedFactors, Factors, Shift
 from lrdyn.adapters.model import Adapters
 from lrdyn.adapters.peft import Stored, StoredFactors, described
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
+from lrdyn.data.tensors import Tensors
 
 WEIGHT = ".weight"
 
 
-def adapters_of(stored: Stored, weights: Mapping[str, Any] | None = None) -> Adapters:
+@checked
+def adapters_of(stored: Stored, weights: Mapping[str, Any] | Tensors | None = None) -> Adapters:
     """Adapters for :func:`lrdyn.adapters.apply`, of a model whose paths are the names of the base.
 
     Args:
         stored: as :func:`lrdyn.adapters.peft.read` gives it.
-        weights: those of the base by name, where it has tensors saved whole.
+        weights: those of the base by name (arrays, or an open file), where it has tensors saved
+            whole.
 
     Raises:
         ValueError: there are tensors saved whole, and not their base; or it is a PiSSA adapter,
@@ -30,7 +34,6 @@ def adapters_of(stored: Stored, weights: Mapping[str, Any] | None = None) -> Ada
         >>> list(adapters_of(described(factors)))
         ['q.weight']
     """
-    checks.instance("stored", stored, Stored)
     if stored.config.get("init_lora_weights") == "pissa":
         checks.refuse("stored", "PiSSA", "LoRA: lrdyn.adapters.peft.converted makes one of it")
     adapters: Adapters = {}
@@ -48,6 +51,7 @@ def adapters_of(stored: Stored, weights: Mapping[str, Any] | None = None) -> Ada
     return adapters
 
 
+@checked
 def stored_of(adapters: Adapters, weights: Mapping[str, Any] | None = None, **how: Any) -> Stored:
     """What PEFT would store of adapters: :func:`lrdyn.adapters.peft.write` writes it.
 
@@ -67,7 +71,6 @@ def stored_of(adapters: Adapters, weights: Mapping[str, Any] | None = None, **ho
         >>> stored_of({"q.weight": adapter}).config["lora_alpha"]
         2
     """
-    checks.instance("adapters", adapters, Mapping)
     factors, saved = {}, {}
     for path, adapter in adapters.items():
         if isinstance(adapter, Shift):

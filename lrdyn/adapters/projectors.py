@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.adapters.adapter import Adapter, Factors, Shift
 from lrdyn.core import checks, linalg
+from lrdyn.core.checks import checked
 
 Side = Literal["left", "right", "smaller", "larger"]
 
@@ -131,6 +132,7 @@ def _check_map(S: Any) -> None:
         checks.refuse("S", f"type {type(S).__name__}", "a LinearMap or an Adapter")
 
 
+@checked
 def over_maps(function: Callable[..., Any], maps: PyTree, *others: PyTree) -> PyTree:
     """Map a function over the linear maps of a PyTree, and over the nodes that others have there.
 
@@ -138,7 +140,6 @@ def over_maps(function: Callable[..., Any], maps: PyTree, *others: PyTree) -> Py
         >>> over_maps(lambda S, name: name, {"b": Identity()}, {"b": "bias"})
         {'b': 'bias'}
     """
-    checks.instance("function", function)
     return jax.tree.map(function, maps, *others, is_leaf=is_map)
 
 
@@ -200,6 +201,7 @@ TIED = 1e-3
 """Entries of a singular vector that are so close to the largest, as a part of it, are tied."""
 
 
+@checked
 def signed(vectors: Float[Array, "length rank"]) -> Float[Array, "length rank"]:
     """Give each column a sign: the first of its largest entries is positive, ties included.
 
@@ -210,13 +212,13 @@ def signed(vectors: Float[Array, "length rank"]) -> Float[Array, "length rank"]:
         >>> signed(jnp.array([[-0.7], [0.7 + 1e-9]])).round(3).tolist()
         [[0.7], [-0.7]]
     """
-    vectors = checks.floats("vectors", vectors, ("length", "rank"))
     sizes = jnp.abs(vectors)
     largest = sizes >= (1 - TIED) * jnp.max(sizes, axis=0, keepdims=True)
     first = jnp.argmax(largest, axis=0, keepdims=True)
     return vectors * jnp.sign(jnp.take_along_axis(vectors, first, axis=0))
 
 
+@checked
 def top_singular_projector(
     gradient: Float[Array, "m n"], rank: int, side: Side = "smaller"
 ) -> Projector:
@@ -237,7 +239,6 @@ def top_singular_projector(
         >>> jnp.abs(P.basis).tolist(), P.side
         ([[0.0], [1.0]], 'left')
     """
-    gradient = checks.floats("gradient", gradient, ("m", "n"))
     checks.integer("rank", rank)
     side = resolve_side(gradient.shape, side)
     left, _, right = linalg.svd(gradient)
@@ -268,6 +269,7 @@ Law = Literal["gaussian", "kaiming"]
 """Distribution of the entries of a factor that is drawn."""
 
 
+@checked
 def draw_projectors(
     key: Key[Array, ""] | None,
     weights: PyTree,
@@ -313,6 +315,7 @@ def draw_projectors(
     return matrices_alone(draw, key, weights)
 
 
+@checked
 def matrices_alone(
     draw: Callable[[Key[Array, ""], Array], Any], key: Key[Array, ""] | None, gradients: PyTree
 ) -> PyTree:
@@ -324,7 +327,6 @@ def matrices_alone(
         >>> maps[0].side, maps[1]
         ('left', Identity())
     """
-    checks.instance("draw", draw)
     leaves, structure = jax.tree.flatten(gradients)
     keys = jax.random.split(checks.key(key), len(leaves))
     pairs = zip(keys, leaves, strict=True)

@@ -286,6 +286,8 @@ HINTS: list[tuple[Any, Kind]] = [
     (Key, KEYS),
 ]
 KINDS = {hint.dtypes: kind for hint, kind in HINTS}
+SILENT = {"builtins", "collections", "typing", "pathlib", "jax", "jaxlib", "jaxtyping", "numpy"}
+"""Packages whose classes say nothing by themselves: a bare ``Array`` may be one of NumPy's too."""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
@@ -304,7 +306,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
       ``Annotated[Weights, "h d", "k h"]``, those of so many layers;
     * other tuples of arrays, such as square ones of one size, ``tuple[Float[Array, "d d"], ...]``;
     * named tuples, by the annotations of their fields, whose axes are those of the function; a
-      named tuple inside of one has names of its own.
+      named tuple inside of one has names of its own;
+    * ``Mapping`` and ``dict``, for any mapping, and other classes than those of
+      :data:`SILENT` and protocols.
 
     One name is one length in all arguments of a call. Other annotations say nothing here: an
     integer has a range, which the body checks with its kind, and a tree may be any. Nor are
@@ -327,8 +331,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     plan: list[tuple[int, str, Check]] = []
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     for place, parameter in enumerate(parameters):
+        is_several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if is_several or parameter.annotation is parameter.empty:
+            continue
         check = _check_of(parameter.annotation)
-        if check is None or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        if check is None:
             continue
         keyword_only = parameter.kind is parameter.KEYWORD_ONLY
         plan.append((sys.maxsize if keyword_only else place, parameter.name, check))
@@ -373,7 +380,7 @@ def _check_of(hint: Any) -> Check | None:
         axes = getattr(parts[0], "dim_str", "")
         if axes == "_ _":
             return lambda name, x, lengths: layers(x, None, name, lengths=lengths)
-        check = _check_of(parts[0])
+        check = _check_of_numbers([parts[0]])
         return check and partial(_check_tuple, [check], "layers" if " " in axes else "arrays")
     if origin is tuple:
         checks = [check for part in parts if (check := _check_of(part))]
@@ -384,6 +391,11 @@ def _check_of(hint: Any) -> Check | None:
         hints = get_type_hints(hint, include_extras=True)
         of_fields = {name: check for name in hints if (check := _check_of(hints[name]))}
         return partial(_check_fields, hint, of_fields)
+    if origin in (Mapping, dict):
+        return lambda name, x, lengths: instance(name, x, Mapping)
+    if isinstance(hint, type) and hint.__module__.partition(".")[0] not in SILENT:
+        is_protocol = getattr(hint, "_is_protocol", False)
+        return None if is_protocol else lambda name, x, lengths: instance(name, x, hint)
     return _check_of_numbers([hint])
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 
 
 class LayerNorm(eqx.Module):
@@ -162,6 +163,7 @@ def causal(tokens: int) -> Bool[Array, "tokens tokens"]:
     return jnp.triu(jnp.ones((tokens, tokens), bool))
 
 
+@checked
 def rotary(
     vectors: Float[Array, "heads size tokens"], base: float = 10000.0
 ) -> Float[Array, "heads size tokens"]:
@@ -180,7 +182,6 @@ def rotary(
         >>> rotary(jnp.ones((1, 2, 2))).round(3).tolist()
         [[[1.0, -0.301], [1.0, 1.382]]]
     """
-    vectors = checks.floats("vectors", vectors, ("heads", "size", "tokens"))
     checks.positive("base", base)
     _, size, tokens = vectors.shape
     if size % 2:

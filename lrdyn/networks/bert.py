@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.networks.attention import Attention, LayerNorm
 from lrdyn.networks.packing import lengths
 from lrdyn.networks.perceptron import MLP
@@ -169,6 +170,7 @@ class Bert(eqx.Module):
         return jnp.tanh(jax.vmap(self.pooler)(hidden[:, 0]))
 
 
+@checked
 def mean_pooled(
     hidden: Float[Array, "batch length width"],
     mask: Bool[Array, "batch length"] | Bool[np.ndarray, "batch length"],
@@ -184,13 +186,13 @@ def mean_pooled(
         >>> mean_pooled(hidden, jnp.array([[True, True, False]])).tolist()
         [[2.0]]
     """
-    hidden = checks.floats("hidden", hidden, ("batch", "length", "width"))
-    mask = jnp.asarray(checks.booleans("mask", mask, hidden.shape[:2]))
+    mask = jnp.asarray(mask)
     total = jnp.sum(jnp.where(mask[..., None], hidden, 0), axis=1)
     count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
     return total / count.astype(hidden.dtype)
 
 
+@checked
 def sentence_vectors(
     model: Bert, tokens: Tokens, *, batch: int = 64
 ) -> Float[np.ndarray, "sentences width"]:
@@ -204,7 +206,6 @@ def sentence_vectors(
     Raises:
         ValueError: the tokens do not fit the tables.
     """
-    checks.instance("model", model, Bert)
     checks.integer("batch", batch)
     model.embeddings.check(tokens)
     tokens = Tokens(*map(np.asarray, tokens))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.networks.network import AXIS
 
 State = tuple[tuple[Float[Array, "_"], Float[Array, "_"]], ...]
@@ -91,6 +92,7 @@ class Convolution(eqx.Module):
         return self.norm(channels, training=training, state=state)
 
 
+@checked
 def convolution(
     key: Key[Array, ""],
     inputs: int,
@@ -108,7 +110,6 @@ def convolution(
         >>> layer(jnp.ones((3, 4, 4)), training=False, state=None)[0].shape
         (5, 4, 4)
     """
-    checks.key(key)
     given = {"inputs": inputs, "outputs": outputs, "kernel": kernel, "stride": stride}
     for name, number in given.items():
         checks.integer(name, number)

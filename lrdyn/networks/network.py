@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 
 AXIS = "batch"
 """Name of the axis over which batch normalisation takes its means."""
@@ -60,6 +61,7 @@ class Network(eqx.Module):
         return outputs if state is None else (outputs, new_state)
 
 
+@checked
 def keys_of(key: Key[Array, ""] | None, count: int) -> list[Key[Array, ""] | None]:
     """So many keys from one, or none from none.
 
@@ -73,6 +75,7 @@ def keys_of(key: Key[Array, ""] | None, count: int) -> list[Key[Array, ""] | Non
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
+@checked
 def dropped(
     hidden: Float[Array, "..."], dropout: float, key: Key[Array, ""] | None
 ) -> Float[Array, "..."]:
@@ -82,12 +85,11 @@ def dropped(
         >>> dropped(jnp.ones(6), 0.5, jax.random.key(1)).tolist()
         [2.0, 2.0, 0.0, 0.0, 2.0, 0.0]
     """
-    hidden, rate = checks.floats("hidden", hidden, ("...",)), checked_dropout(dropout)
-    if key is not None:
-        checks.key(key)
+    rate = checked_dropout(dropout)
     return eqx.nn.Dropout(rate)(hidden, key=key, inference=key is None)
 
 
+@checked
 def apply(
     network: Callable[..., Any],
     images: Float[Array, "batch ..."],
@@ -114,10 +116,6 @@ def apply(
         >>> apply(mlp(jax.random.key(0), (4, 3)), jnp.ones((5, 4))).shape
         (5, 3)
     """
-    checks.instance("network", network)
-    images = checks.floats("images", images, ("batch", "..."))
-    if key is not None:
-        checks.key(key)
     keys = None if key is None else jax.random.split(key, len(images))
 
     def of_example(image: Array, key: Key[Array, ""] | None) -> Any:
@@ -128,6 +126,7 @@ def apply(
     return jax.vmap(of_example, in_axes=axes, out_axes=out_axes, axis_name=AXIS)(images, keys)
 
 
+@checked
 def cross_entropy(
     logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
 ) -> Float[Array, ""]:
@@ -144,13 +143,13 @@ def cross_entropy(
         >>> round(float(cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3]))), 4)
         1.3863
     """
-    logits = checks.floats("logits", logits, ("batch", "classes"))
     checks.integer("labels", labels, 0, axes=(len(logits),))
     enough_classes(logits.shape[1], labels)
     logs = jax.nn.log_softmax(logits, axis=1)
     return -jnp.mean(jnp.take_along_axis(logs, labels[:, None], axis=1))
 
 
+@checked
 def enough_classes(classes: int, labels: Int[Array, "n"] | Int[np.ndarray, "n"]) -> int:
     """The number of classes, if every label is below it. Traced labels are not looked at.
 
@@ -170,6 +169,7 @@ def enough_classes(classes: int, labels: Int[Array, "n"] | Int[np.ndarray, "n"])
     return classes
 
 
+@checked
 def checked_dropout(dropout: float) -> float:
     """A chance from 0 to below 1.
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 
 
 class Packed(NamedTuple):
@@ -44,6 +45,7 @@ class Packed(NamedTuple):
         return self.owner.reshape(1, -1) == sentences[:, None]
 
 
+@checked
 def lengths(mask: Bool[Array, "n length"] | Bool[np.ndarray, "n length"]) -> Int[Array, "n"]:
     """Places up to the last token of each sentence.
 
@@ -51,10 +53,10 @@ def lengths(mask: Bool[Array, "n length"] | Bool[np.ndarray, "n length"]) -> Int
         >>> lengths(jnp.array([[True, False, True, False], [True, False, False, False]])).tolist()
         [3, 1]
     """
-    mask = checks.booleans("mask", mask, ("n", "length"))
     return jnp.max(jnp.where(mask, 1 + jnp.arange(mask.shape[1])[None], 0), axis=1)
 
 
+@checked
 def pack(
     hidden: Float[Array, "n length width"],
     mask: Bool[Array, "n length"] | Bool[np.ndarray, "n length"],
@@ -74,8 +76,6 @@ def pack(
         >>> pack(jnp.ones((2, 2, 1)), mask, 1, 4).owner.tolist()
         [[0, 0, 1, -1]]
     """
-    hidden = checks.floats("hidden", hidden, ("n", "length", "width"))
-    mask = checks.booleans("mask", mask, hidden.shape[:2])
     checks.integer("rows", rows)
     checks.integer("room", room)
     given, (count, _, width) = {"rows": rows, "room": room}, hidden.shape
@@ -95,6 +95,7 @@ def pack(
     return Packed(packed, jnp.where(is_token, owner, -1))
 
 
+@checked
 def room_for(
     mask: Bool[Array, "n length"] | Bool[np.ndarray, "n length"], rows: int
 ) -> Int[Array, ""]:
@@ -106,7 +107,6 @@ def room_for(
         >>> int(room_for(jnp.ones((4, 3), bool), 2))
         6
     """
-    mask = checks.booleans("mask", mask, ("n", "length"))
     checks.integer("rows", rows)
     checks.allocation({"rows": rows}, (rows, len(mask)), dtype=int)
     sizes = lengths(mask)

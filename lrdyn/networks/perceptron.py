@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.core.initialization import gaussians
 from lrdyn.networks.network import Network, checked_dropout
 
@@ -70,6 +71,7 @@ class MLP(Network):
         return f"weights[{len(self.weights) - 2}]"
 
 
+@checked
 def mlp(
     key: Key[Array, ""],
     sizes: Sequence[int],
@@ -97,9 +99,7 @@ def mlp(
         >>> [W.shape for W in net.weights], [b.shape for b in net.biases]
         ([(5, 3), (2, 5)], [(5,), (2,)])
     """
-    checks.key(key)
     checks.sizes("sizes", sizes, 2)
-    checks.instance("activation", activation)
     checks.instance("bias", bias, bool)
     rate = checked_dropout(dropout)
     shapes = [(outputs, inputs) for inputs, outputs in pairwise(sizes)]

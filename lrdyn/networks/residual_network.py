@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.networks.convolution import Convolution, convolution
 from lrdyn.networks.network import Network, checked_dropout
 from lrdyn.networks.weights import drawn
@@ -81,6 +82,7 @@ class ResNet(Network):
         return f"stages[{stage}][{block}].second.convolution.weight"
 
 
+@checked
 def resnet(
     key: Key[Array, ""],
     blocks: Sequence[int] = (2, 2, 2, 2),
@@ -114,7 +116,6 @@ def resnet(
         >>> net.penultimate
         'stages[1][0].second.convolution.weight'
     """
-    checks.key(key)
     checks.sizes("blocks", blocks, 1)
     checks.sizes("widths", widths, len(blocks), len(blocks))
     for name, number in {"channels": channels, "classes": classes}.items():

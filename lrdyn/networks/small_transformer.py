@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.core.initialization import gaussians
 from lrdyn.networks.attention import Attention, LayerNorm, dividing_heads
 from lrdyn.networks.perceptron import MLP
@@ -46,6 +47,7 @@ class Transformer(eqx.Module):
         return jax.vmap(of_example)(inputs)
 
 
+@checked
 def transformer(
     key: Key[Array, ""], *, features: int, width: int, hidden: int, outputs: int, heads: int = 1
 ) -> Transformer:
@@ -67,7 +69,6 @@ def transformer(
         >>> net(jnp.ones((5, 3, 7))).shape
         (5, 2, 7)
     """
-    checks.key(key)
     given = {"features": features, "width": width, "hidden": hidden, "outputs": outputs}
     for name, size in {**given, "heads": heads}.items():
         checks.integer(name, size)

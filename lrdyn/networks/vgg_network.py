@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.networks.convolution import Convolution, convolution
 from lrdyn.networks.network import Network, checked_dropout
 from lrdyn.networks.weights import drawn
@@ -74,6 +75,7 @@ class VGG(Network):
         return f"layers[{max(i for i, x in enumerate(self.layers) if x)}].convolution.weight"
 
 
+@checked
 def mean_pool(
     hidden: Float[Array, "channels height width"], size: int
 ) -> Float[Array, "channels size size"]:
@@ -90,7 +92,6 @@ def mean_pool(
         >>> mean_pool(jnp.arange(6.0).reshape(1, 1, 6), 2).tolist()
         [[[1.0, 4.0], [1.0, 4.0]]]
     """
-    hidden = checks.floats("hidden", hidden, ("channels", "height", "width"))
     checks.integer("size", size)
 
     def means(n: int) -> Float[Array, "size n"]:
@@ -105,6 +106,7 @@ def mean_pool(
     return jnp.einsum("ai,cij,bj->cab", rows, hidden, columns)
 
 
+@checked
 def vgg(
     key: Key[Array, ""],
     layers: Sequence[int | str] = VGG16,
@@ -139,7 +141,6 @@ def vgg(
         >>> net.classifier[0].weight.shape, net.penultimate
         ((5, 24), 'classifier[0].weight')
     """
-    checks.key(key)
     if not isinstance(layers, tuple | list):
         checks.refuse("layers", type(layers).__name__, "a tuple")
     widths = [layer for layer in layers if not isinstance(layer, str)]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.networks.attention import Attention, LayerNorm, dividing_heads
 from lrdyn.networks.network import Network, checked_dropout, dropped, keys_of
 from lrdyn.networks.perceptron import MLP
@@ -19,6 +20,7 @@ DEVIATION = 0.02
 """Standard deviation of the weights at the start."""
 
 
+@checked
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The product x Phi(x), Phi the distribution function of the standard Gaussian.
 
@@ -26,7 +28,7 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
         >>> round(float(gelu(jnp.ones(()))), 4)
         0.8413
     """
-    return jax.nn.gelu(checks.floats("x", x, ("...",)), approximate=False)
+    return jax.nn.gelu(x, approximate=False)
 
 
 class Block(eqx.Module):
@@ -92,6 +94,7 @@ class ViT(Network):
         return f"blocks[{len(self.blocks) - 1}].mlp.weights[1]"
 
 
+@checked
 def vit(
     key: Key[Array, ""],
     *,
@@ -128,7 +131,6 @@ def vit(
         >>> net(jnp.ones((3, 8, 8))).shape, net.penultimate
         ((10,), 'blocks[0].mlp.weights[1]')
     """
-    checks.key(key)
     dividing_heads(width, heads)
     inner = 4 * width if hidden is None else hidden
     given = {"hidden": inner, "size": size, "patch": patch, "depth": depth, "channels": channels}

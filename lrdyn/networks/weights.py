@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn.core import checks
+from lrdyn.core.checks import checked
 from lrdyn.networks.network import Network
 
 N = TypeVar("N")
 
 
+@checked
 def drawn(
     key: Key[Array, ""], build: Callable[[Any], N], deviation: Callable[[str, int], float]
 ) -> N:
@@ -33,9 +34,6 @@ def drawn(
         >>> net.weight.shape, net.bias.tolist()
         ((3, 2), [0.0, 0.0, 0.0])
     """
-    checks.key(key)
-    checks.instance("build", build)
-    checks.instance("deviation", deviation)
     named, structure = jax.tree_util.tree_flatten_with_path(eqx.filter_eval_shape(build, key))
     paths, leaves = [_named(path) for path, _ in named], [leaf for _, leaf in named]
     is_constant = [p.endswith("gain") or "bias" in p.rpartition(".")[2] for p in paths]
@@ -76,6 +74,7 @@ def matrices(network: PyTree) -> dict[str, Float[Array, "out in"]]:
     }
 
 
+@checked
 def penultimate(network: Network) -> str:
     """Path of the weights that the survey calls penultimate, a name among :func:`matrices`.
 
@@ -91,5 +90,4 @@ def penultimate(network: Network) -> str:
         >>> penultimate(mlp(jax.random.key(0), (3, 5, 4, 2)))
         'weights[1]'
     """
-    checks.instance("network", network, Network)
     return network.penultimate

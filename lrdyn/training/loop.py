@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn.core import checks
 from lrdyn.core.algorithm import Algorithm, of_optimizer
+from lrdyn.core.checks import checked
 from lrdyn.core.descent import Trajectory, divergence_limit, first_divergence, on_arrays
 from lrdyn.core.factorization import Steps
 from lrdyn.training import keeping
@@ -49,6 +50,7 @@ class _Run(NamedTuple):
     """What the loss gave to watch at the last step."""
 
 
+@checked
 def train(
     key: Key[Array, ""],
     loss: Loss,
@@ -102,9 +104,6 @@ def train(
         >>> sorted(run.records.tolist())
         [0.0, 1.0, 3.0]
     """
-    checks.key(key)
-    checks.instance("loss", loss)
-    checks.instance("batches", batches, Batches)
     algorithm = optimizer if isinstance(optimizer, Algorithm) else of_optimizer(optimizer)
     if not devices:
         devices = jax.local_devices()
