@@ -187,6 +187,20 @@ def test_missing_data_are_named(command_line, tmp_path, monkeypatch):
     assert "mnist" in errors.lower()
 
 
+def test_axes_that_do_not_fit_are_named_where_the_training_is_written(command_line):
+    """Not at what measures nothing in its place."""
+
+    def learn(case, keeper):
+        return training.learn(case, keeper)._replace(share=np.ones(2))
+
+    wrong = dataclasses.replace(training.LEARNED, train=learn)
+    study = dataclasses.replace(training.TEACHER, scenarios=(training.ONE_STEP, wrong))
+    status, _, errors = command_line(study, "--steps", "1", "--seeds", "1")
+    assert status == 2
+    assert "test_studies.py" in errors
+    assert "'share'" in errors
+
+
 def test_an_edited_study_has_another_folder():
     from lrdyn.engine import sources
     from lrdyn.studies import weight_updates

@@ -91,7 +91,8 @@ class Job(NamedTuple):
         try:
             found = carried_out(self.sweep(context), context._replace(store=store), recipe)
         except Mislabelled as error:
-            theirs = self.scenario.predict if "_predicted'" in str(error) else self.scenario.measure
+            run = self.scenario.train or self.scenario.measure
+            theirs = self.scenario.predict if "_predicted'" in str(error) else run
             raise BadInput(f"{place(theirs)}: {error}") from error
         return self.named(found)
 

@@ -98,21 +98,21 @@ class Kept(NamedTuple):
                 payload, _, _ = serialize_executable.serialize(program)
             except (ValueError, jax.errors.JaxRuntimeError):  # a backend that cannot
                 return program
-            self._write(name, zlib.compress(payload, 1))
+            write(self.folder, name, zlib.compress(payload, 1))
         like = [(n, (like.shape, str(like.dtype))) for n, like in facts.outputs.items()]
         known = {"outputs": like, "size": facts.size, "digest": facts.digest, "program": name}
-        self._write(f"{self.digest}.json", json.dumps(known).encode())
+        write(self.folder, f"{self.digest}.json", json.dumps(known).encode())
         return program
 
     def _known(self) -> dict[str, Any] | None:
-        content = self._content(f"{self.digest}.json")
+        content = read(self.folder, f"{self.digest}.json")
         return None if content is None else json.loads(content)
 
     def _loaded(self, name: str, arguments: Any, outputs: Any, devices: Any) -> Any | None:
         trees = jax.tree.structure((arguments, {})), jax.tree.structure(outputs)
         try:
             # What is loaded are the bytes that were checked, not what the file holds by now.
-            if (content := self._content(name)) is None:
+            if (content := read(self.folder, name)) is None:
                 return None
             _find_lapack()
             return serialize_executable.deserialize_and_load(
@@ -121,21 +121,27 @@ class Kept(NamedTuple):
         except Exception:  # whatever is wrong with it, it can be compiled
             return None
 
-    def _write(self, name: str, content: bytes) -> None:
-        """Write a file, if there is room."""
-        with contextlib.suppress(OSError):
-            try:
-                self.folder.write(name, content)
-            except NotPrivate as error:
-                warn_once(self.folder, f"{error}; programs are not kept")
 
-    def _content(self, name: str) -> bytes | None:
-        """Of a file, if only this user can have written it; else one line says why not."""
+def read(folder: SignedFolder, name: str) -> bytes | None:
+    """The content of a file, if only this user can have written it; else one line says why not.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return folder.read(name)
+    except NotPrivate as error:
+        warn_once(folder, f"{error}; such programs are compiled again")
+        return None
+
+
+def write(folder: SignedFolder, name: str, content: bytes) -> None:
+    """Write a file, if there is room, and the folder is open to nobody else."""
+    with contextlib.suppress(OSError):
         try:
-            return self.folder.read(name)
+            folder.write(name, content)
         except NotPrivate as error:
-            warn_once(self.folder, f"{error}; such programs are compiled again")
-            return None
+            warn_once(folder, f"{error}; programs are not kept")
 
 
 _WARNED: set[SignedFolder] = set()

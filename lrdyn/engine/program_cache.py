@@ -79,26 +79,15 @@ class SignedCache:
 
     def get(self, key: str) -> bytes | None:
         """The content of an entry; None if there is none, or somebody else may have written it."""
-        if key.startswith(f"jit_{OURS}-"):
-            return None
-        try:
-            return self.folder.read(f"{key}-cache")
-        except NotPrivate as error:
-            kept_programs.warn_once(self.folder, f"{error}; such programs are compiled again")
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):
+            if not key.startswith(f"jit_{OURS}-"):
+                return kept_programs.read(self.folder, f"{key}-cache")
         return None
 
     def put(self, key: str, value: bytes) -> None:
         """Write an entry, if there is room."""
-        if key.startswith(f"jit_{OURS}-"):
-            return
-        try:
-            self.folder.write(f"{key}-cache", value)
-        except NotPrivate as error:
-            kept_programs.warn_once(self.folder, f"{error}; programs are not kept")
-        except OSError:
-            pass
+        if not key.startswith(f"jit_{OURS}-"):
+            kept_programs.write(self.folder, f"{key}-cache", value)
 
 
 def _let_jax_keep(folder: SignedFolder | None) -> None:

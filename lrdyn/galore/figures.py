@@ -43,6 +43,7 @@ def plot_distances(groups: Mapping[str, xr.Dataset]) -> Figure:
             apart = np.max(np.abs(theory(predicted).values - path), axis=-1) / np.max(np.abs(path))
             steps = run(lambda run: run.step).values
             ax.plot(steps, np.maximum(apart, LEAST), color=color, marker="o", ms=3, label=label)
-        ax.set(yscale="log", xlabel="step", ylabel="difference / largest weight")
+        label = f"difference / largest weight\n(0 is drawn at {LEAST:g})"
+        ax.set(yscale="log", xlabel="step", ylabel=label)
         ax.legend(**plotting.BESIDE)
     return figure

@@ -55,7 +55,10 @@ def carry_out(recipe: bytes, task: bytes) -> Arrays | Failed | None:
             made = _small if len(recipe) <= SMALL else _large
             sweep = made(recipe, one.origin, store, one.topic)
             with sweep.scope():
-                arrays = _traced(recipe, one, sweep) if sweep.plan else _called(sweep, one)
+                if sweep.plan:
+                    arrays = _traced(recipe, one, sweep)
+                else:
+                    arrays = sweep.call(dict(one.asked.point), one.key)
         if not shared:
             return arrays
         Store(Path(one.folder), print).save(one.key, arrays)
@@ -77,10 +80,6 @@ def _sweep(recipe: bytes, origin: Origin, store: Path | None, topic: str) -> Swe
 
 _small = lru_cache(KEPT)(_sweep)
 _large = lru_cache(2)(_sweep)  # they hold what their points share
-
-
-def _called(sweep: Sweep, task: Task) -> Arrays:
-    return sweep.call(dict(task.asked.point), task.key)
 
 
 _PROGRAMS: OrderedDict[Any, tuple[programs.Group, Any]] = OrderedDict()
