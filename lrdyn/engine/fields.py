@@ -23,10 +23,13 @@ ABSENT: Any = None
 class _Names:
     """Stands in for arrays where their names are asked for: an attribute is its own name."""
 
+    def __init__(self, side: str = ""):
+        self._side = side
+
     def __getattr__(self, name: str) -> str:
         if name.startswith("_"):
             raise AttributeError(name)
-        return name.rstrip("_")
+        return self._side + name.rstrip("_")
 
 
 def names_of(read: Callable[..., Any], sides: int = 1) -> tuple[str, ...]:
@@ -43,6 +46,19 @@ def names_of(read: Callable[..., Any], sides: int = 1) -> tuple[str, ...]:
     """
     fields = read(*[_Names()] * sides)
     return tuple(dict.fromkeys(fields if isinstance(fields, tuple) else (fields,)))
+
+
+def sides_of(read: Callable[..., Any]) -> tuple[tuple[str, str], ...]:
+    """Side and name of the fields that a function of theory and run returns.
+
+    Example:
+        >>> sides_of(lambda theory, run: (theory.rho, run.rho))
+        (('theory', 'rho'), ('run', 'rho'))
+    """
+    fields = read(_Names("theory."), _Names("run."))
+    each = fields if isinstance(fields, tuple) else (fields,)
+    pairs = (tuple(field.split(".")) for field in dict.fromkeys(each))
+    return tuple((side, name) for side, name in pairs)
 
 
 def arrays_in(returned: Any) -> dict[str, Any]:

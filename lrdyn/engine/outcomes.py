@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,8 +189,8 @@ def _cut(
     return {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in cut.items()}
 
 
-def _absent(name: str) -> MissingArray:
-    return MissingArray(f"got no array {name!r} to read, wanted it saved and among 'reads'")
+def _absent(side: str, name: str) -> MissingArray:
+    return MissingArray(f"got no array {name!r} of {side}, wanted it returned and among 'reads'")
 
 
 def _outcome(
@@ -204,16 +205,18 @@ def _outcome(
         base, _, side = name.rpartition("_")
         if side in sides and base:
             sides[side][base] = array
-        else:
-            for other in sides.values():
-                other.setdefault(name, array)
+        # One side alone has left it: it does not stand in for the other, which may have it, too.
+        elif name in scenario.fields("theory") and name not in scenario.fields("run"):
+            sides["predicted"][name] = array
+        elif name in scenario.fields("run") and name not in scenario.fields("theory"):
+            sides["measured"][name] = array
     met = {name: found[f"met_{name}"] for name in scenario.hypotheses}
     of_run = int(point.get(scenario.steps, 1)) if scenario.steps else 1
     steps = of_run if claim.steps is None else claim.steps
     return Outcome(
         point,
-        predicted=Read(sides["predicted"], _absent),
-        measured=Read(sides["measured"], _absent),
+        predicted=Read(sides["predicted"], partial(_absent, "theory")),
+        measured=Read(sides["measured"], partial(_absent, "the run")),
         hypotheses=met,
         dtype=np.dtype(precision),
         size=int(found[SIZE]),
@@ -235,7 +238,8 @@ def _over_seeds(each: list[Outcome], scenario: Scenario) -> Outcome:
 
     def stack(side: str) -> Read:
         sides = [getattr(one, side) for one in kept]
-        return Read({n: np.stack([one[n] for one in sides]) for n in sides[0]}, _absent)
+        arrays = {n: np.stack([one[n] for one in sides]) for n in sides[0]}
+        return Read(arrays, partial(_absent, side))
 
     return replace(
         kept[0],

@@ -179,9 +179,9 @@ def jobs_of(
     """The jobs of an experiment that settings concern, always in the same order."""
     for scenario in experiment.scenarios:
         mine = seeds(scenario) if callable(seeds) else seeds
-        # The first seeds, as many as a claim over seeds needs.
+        # The first seeds, and as many as a claim over seeds needs.
         least = max((claim.seeds for claim in scenario.claims), default=0)
-        fixed = range(max(min(len(mine), CONTROL_SEEDS), least)) if scenario.controls else ()
+        fixed = range(max(CONTROL_SEEDS, least)) if scenario.controls else ()
         for p, group in groups_of(experiment, scenario, dtype).items():
             yield claims_job(experiment, scenario, settings, mine, group, p, thorough)
         for p in precisions(experiment, scenario, dtype):

@@ -8,6 +8,7 @@ from typing import Any
 from lrdyn.core import show
 from lrdyn.core.show import aligned
 from lrdyn.engine.claims import UNSEEN_RELEASE
+from lrdyn.engine.forms import TRIVIAL
 from lrdyn.engine.judging import TOO_FEW_SEEDS
 
 
@@ -127,8 +128,10 @@ def _short(value: float | None) -> str:
 
 
 def word(verdict: dict[str, Any]) -> str:
-    """A verdict in one or two words."""
-    return {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
+    """A verdict in a few words, which say if nothing was seen to fail."""
+    said = {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
+    control = any(claim["kind"] == "control" for claim in verdict["claims"])
+    return said if control else f"{said} (no control)"
 
 
 def why_undecided(verdict: dict[str, Any]) -> list[str]:
@@ -153,7 +156,26 @@ def _word(claim: dict[str, Any]) -> str:
         return "FALSE (does not scale with epsilon)" if unscaled else "FALSE"
     (_, first), *others = claim["judged"].items()
     if claim["holds"] is None:
-        few = TOO_FEW_SEEDS if TOO_FEW_SEEDS in first["left_out"] else "does not apply"
-        return f"undecided: {_reasons(first)}" if claim["hypotheses_met"] else few
+        if not claim["hypotheses_met"]:
+            return TOO_FEW_SEEDS if TOO_FEW_SEEDS in first["left_out"] else "does not apply"
+        excused = claim.get("decided_by", {}).get("excused", 1)
+        return f"undecided: {_reasons(first)}" if excused else TRIVIAL
     silent = [f" (not judged in {p}: {_reasons(leg)})" for p, leg in others if not leg["judged"]]
-    return "holds" + "".join(silent)
+    return "holds" + _besides(claim) + "".join(silent)
+
+
+def _besides(claim: dict[str, Any]) -> str:
+    """What a reader should know of a claim that holds: who decided, and what was not decided."""
+    by = claim.get("decided_by", {})
+    said = [
+        f"{by[name]} {words}"
+        for name, words in {
+            "certificate": "by the run's own certificate",
+            "trivial": TRIVIAL,
+            "excused": "excused",
+        }.items()
+        if by.get(name)
+    ]
+    if claim.get("equal_to_the_bit"):
+        said.append("residual 0 in every bit: are both sides computed apart?")
+    return f" ({', '.join(said)})" if said else ""

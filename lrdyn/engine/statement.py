@@ -7,6 +7,7 @@ one in a file of its own.
 """
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from lrdyn.engine.claims import Kind
-from lrdyn.engine.fields import axes_of, names_of
+from lrdyn.engine.fields import axes_of, names_of, sides_of
 from lrdyn.engine.flags import Flag
+from lrdyn.engine.forms import Form
 from lrdyn.training.keeping import Keeper
 
 C = TypeVar("C")
@@ -59,10 +61,11 @@ class Claim(Generic[T, M]):
         id: short name.
         statement: the claim in words and formula.
         kind: ``identity``, ``bound``, ``exact``, ``limit``, ``rate`` or ``statistical``.
-        residual: ``residual(outcome)``, a dimensionless number >= 0, in the place of ``compares``.
-            That of a ``statistical`` claim is the :func:`lrdyn.engine.claims.surprise` of a test.
-        reads: ``lambda theory, run: (theory.rho, run.step)``: all fields that ``residual``,
-            ``applies`` and ``undecided`` look at; those of ``compares`` if it is not given.
+        form: ``form(outcome)``, what is compared, in the place of ``compares``: one of
+            :mod:`lrdyn.engine.forms` or a tuple of them.
+        reads: ``lambda theory, run: (theory.rho, run.step)``: all fields that ``form``,
+            ``applies``, ``undecided`` and ``certified`` look at; those of ``compares`` if it is not
+            given.
         tolerance: own tolerance of a ``limit`` or ``rate``, its reason in ``statement``; the other
             kinds take theirs from :func:`lrdyn.tolerance`.
         applies: ``applies(outcome)``, a hypothesis of this claim only.
@@ -78,14 +81,18 @@ class Claim(Generic[T, M]):
         seeds: 0 for a claim about each single case; a number for one about all seeds of a setting
             together, of which it needs so many.
         sides: what predicts and what measures, in words; that of the scenario if empty.
-        compares: ``lambda theory, run: (theory.rho, run.rho)``: the two arrays whose
-            :func:`lrdyn.engine.claims.relative_difference` is the residual.
+        compares: ``lambda theory, run: (theory.rho, run.rho)``: theory's array and the run's, which
+            are :class:`~lrdyn.engine.forms.Equal`, or integers if the claim is ``exact``. Of arrays
+            over steps the null is theory's first record, else 0.
+        certified: ``certified(outcome)``: whether the run itself has shown that it arrived (by a
+            proved bound on what is left, for example) where theory gives no number of steps. Such
+            cases are counted apart.
     """
 
     id: str
     statement: str
     kind: Kind = "identity"
-    residual: Callable[[Outcome[T, M]], float] | None = None
+    form: Callable[[Outcome[T, M]], Form | tuple[Form, ...]] | None = None
     reads: Callable[[T, M], tuple[Any, ...]] | None = None
     tolerance: float | None = None
     applies: Callable[[Outcome[T, M]], Any] | None = None
@@ -96,6 +103,8 @@ class Claim(Generic[T, M]):
     seeds: int = 0
     sides: str = ""
     compares: Callable[[T, M], tuple[Any, Any]] | None = None
+    certified: Callable[[Outcome[T, M]], Any] | None = None
+    residual: Callable[[Outcome[T, M]], float] | None = None
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and self.kind in ("identity", "bound", "exact"):
@@ -104,17 +113,31 @@ class Claim(Generic[T, M]):
                 f"{self.kind!r} is lrdyn.tolerance"
             )
 
-        if self.compares is None and (self.residual is None or self.reads is None):
-            raise ValueError(
-                f"claim {self.id!r}: got neither, wanted compares, or residual and reads"
-            )
+        stated = [self.compares, self.form, self.residual]
+        if sum(part is not None for part in stated) != 1:
+            raise ValueError(f"claim {self.id!r}: wanted exactly one of compares and form")
+        if self.compares is None and self.reads is None:
+            raise ValueError(f"claim {self.id!r}: got form alone, wanted reads beside it")
+        if self.compares is not None:
+            sides = [side for side, _ in sides_of(self.compares)]
+            if sides != ["theory", "run"]:
+                raise ValueError(
+                    f"claim {self.id!r}: compares got {' and '.join(sides)}, wanted an array of "
+                    "theory and one of the run"
+                )
 
     @property
     def arrays(self) -> tuple[str, ...]:
         """Names of the fields that are read."""
+        return tuple(dict.fromkeys(name for _, name in self.sides_read))
+
+    @property
+    def sides_read(self) -> tuple[tuple[str, str], ...]:
+        """Side and name of the fields that are read."""
         read = self.reads or self.compares
         assert read is not None
-        return names_of(read, 2)
+        compared = () if self.compares is None else sides_of(self.compares)
+        return tuple(dict.fromkeys((*compared, *sides_of(read))))
 
     @property
     def condition_name(self) -> str:
@@ -314,7 +337,15 @@ class Scenario(Generic[C, T, M]):
         """Name of the field of the step at which the run diverged, empty if there is none."""
         return names_of(self.diverged)[0] if self.diverged else ""
 
+    def fields(self, side: str) -> tuple[str, ...]:
+        """Names of the fields of ``"theory"`` or ``"run"``."""
+        kind = self.theory if side == "theory" else self.measured
+        return tuple(name.rstrip("_") for name in getattr(kind, "_fields", ()))
+
     def __post_init__(self) -> None:
+        for claim in self.claims:
+            for side, name in claim.sides_read:
+                self._refuse_unknown(claim, side, name)
         known = {claim.id for claim in self.claims}
         for control in self.controls:
             if self.trains and control.swap is None:
@@ -331,6 +362,15 @@ class Scenario(Generic[C, T, M]):
                 raise ValueError(
                     f"control {control.id!r}: got breaks={control.breaks!r}, wanted one of {wanted}"
                 )
+
+    def _refuse_unknown(self, claim: Claim, side: str, name: str) -> None:
+        mine = self.fields(side)
+        if name not in mine:
+            near = difflib.get_close_matches(name, mine, 3)
+            other = "run" if side == "theory" else "theory"
+            wanted = f"{side}.{' or '.join(near)}" if near else f"a field of scenario {self.id!r}"
+            wanted = f"{other}.{name}" if name in self.fields(other) and not near else wanted
+            raise ValueError(f"claim {claim.id!r}: got {side}.{name}, wanted {wanted}")
 
 
 RESERVED = ["controls", "perturb", "float32", "float64"]

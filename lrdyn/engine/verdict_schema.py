@@ -128,11 +128,12 @@ CLAIM = Entries(
         "scales_with_epsilon": MAYBE,
         "p": NUMBER,
         "decided_by": Each(dict, COUNT),
+        "equal_to_the_bit": TRUTH,
         "finding": Form("a finding or null", lambda x: x is None or not FINDING.amiss(x)),
     },
     optional=frozenset(
         "cases_total residual_float32 tolerance_float32 residual_float64 tolerance_float64 "
-        "scales_with_epsilon p decided_by finding".split()
+        "scales_with_epsilon p decided_by equal_to_the_bit finding".split()
     ),
 )
 """A claim, a control or a finding."""

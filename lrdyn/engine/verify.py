@@ -10,7 +10,7 @@ from lrdyn.engine import progress as progresses
 from lrdyn.engine import report
 from lrdyn.engine.claims import FALSE_ALARM
 from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.judging import LOST, Legs, judge_results
+from lrdyn.engine.judging import Legs, judge_results
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.produce import produce
@@ -151,26 +151,25 @@ def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: s
 
 
 def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Claims of the first scenario that apply, and of which no case could be judged.
+    """Claims that carry, apply, and of which no case could be judged, in any scenario.
 
-    So are those of the trainings of a study, if all trainings were lost.
+    Where theory's value is what anybody would say (trivial cases alone) nothing is open.
     """
-    main = {claim.id for claim in theorem.scenarios[0].claims}
-    trained = {claim.id for s in theorem.scenarios if s.trains for claim in s.claims}
-    still = [c["id"] for c in claims if c["hypotheses_met"] and not c["cases"]]
-    lost = [
-        c["id"]
-        for c in claims
-        if c["id"] in trained
-        and all(set(leg["left_out"]) == {LOST} for leg in c["judged"].values())
+    carriers = {claim.id for s in theorem.scenarios for claim in s.claims if claim.carries}
+    return [
+        claim["id"]
+        for claim in claims
+        if claim["id"] in carriers
+        and claim["hypotheses_met"]
+        and not claim["cases"]
+        and claim["decided_by"]["excused"]
     ]
-    return [name for name in still if name in main or (name in lost and len(lost) == len(trained))]
 
 
 def holds(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> bool | None:
     """Verdict over the entries of all claims and controls.
 
-    False if any is false. None if a claim of the first scenario is undecided, or if none that can
+    False if any is false. None if a claim is undecided, or if none of the first scenario that can
     carry a verdict was judged: side scenarios at settings of their own must not carry one about
     nothing.
     """

@@ -1,0 +1,296 @@
+"""Forms of a claim: what is compared, by how much it differs, and whether it could have failed.
+
+A claim names what it compares in one of these forms. From a form follows the residual, a pure
+number >= 0, which must stay within a limit (tolerance times condition). From it follows, too,
+whether the case had *power*: whether the judge would have noticed a wrong theory. A case that
+passes without power is no evidence, and says why (:func:`without_power`).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Shaped
+
+from lrdyn.engine.claims import surprise
+
+Numbers = Shaped[np.ndarray | Array, "..."] | np.number | float
+
+SEEN = 30.0
+"""A mistake of so many thresholds must be seen. Rounding fills up to one, controls need ten."""
+
+TRIVIAL = "trivial"
+"""Theory's array is, in every bit, what somebody would say who knows nothing."""
+BELOW_SIGHT = "below what can be seen here"
+"""Somebody who knows nothing would pass as well."""
+
+
+class Equal(NamedTuple):
+    """Two arrays that agree: ``|predicted - measured| <= limit * scale``, entry by entry."""
+
+    predicted: Numbers
+    measured: Numbers
+    scale: Numbers | None = None
+    """Of the data: a number, or an array against which both broadcast. If None, the largest
+    absolute value of both."""
+    null: Numbers = 0.0
+    """What somebody would predict who knows nothing."""
+
+    def residual(self) -> float:
+        """Largest difference over its scale."""
+        predicted, measured = self._sides()
+        return _relative(predicted, measured, self._scales())
+
+    def threshold(self, limit: float) -> float:
+        """Difference that is let pass, where it is largest."""
+        return limit * float(np.max(self._scales()))
+
+    def without_power(self, limit: float) -> str:
+        """Why a case that passes shows nothing; empty if it does."""
+        predicted, measured = self._sides()
+        null = np.broadcast_to(np.asarray(self.null, np.float64), predicted.shape)
+        if np.array_equal(predicted, null):
+            return TRIVIAL
+        if self._replace(predicted=null).residual() <= limit:
+            return BELOW_SIGHT
+        scales = np.broadcast_to(self._scales(), measured.shape).ravel()
+        largest = int(np.argmax(np.abs(measured)))
+        for entry in {0, largest, measured.size - 1}:
+            moved = measured.ravel().copy()
+            moved[entry] = predicted.ravel()[entry] + SEEN * limit * scales[entry]
+            if self._replace(measured=moved.reshape(measured.shape)).residual() <= limit:
+                return BELOW_SIGHT
+        return ""
+
+    def _sides(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.asarray(self.predicted, np.float64), np.asarray(self.measured, np.float64)
+
+    def _scales(self) -> np.ndarray:
+        if self.scale is not None:
+            return np.asarray(self.scale, np.float64)
+        return np.max([np.max(np.abs(side)) for side in self._sides()])
+
+
+class Zero(NamedTuple):
+    """Numbers that vanish: ``|values| <= limit * scale``.
+
+    What theory says stays as it was is a zero of the change.
+    """
+
+    values: Numbers
+    scale: Numbers
+    """Of the data whose rounding is in the values."""
+    alternative: Numbers
+    """The size that would stand there were theory wrong, in the unit of the values."""
+
+    def residual(self) -> float:
+        """Largest absolute value over its scale."""
+        values = np.asarray(self.values, np.float64)
+        return _relative(np.zeros_like(values), values, np.asarray(self.scale, np.float64))
+
+    def threshold(self, limit: float) -> float:
+        """Size that is let pass, where it is largest."""
+        return limit * float(np.max(self.scale))
+
+    def without_power(self, limit: float) -> str:
+        """Open where the alternative is too small to be told from rounding."""
+        seen = np.max(np.abs(self.alternative) / np.asarray(self.scale, np.float64))
+        return "" if seen >= SEEN * limit else BELOW_SIGHT
+
+
+class _Bound(NamedTuple):
+    value: Numbers
+    """What must stay on one side."""
+    bound: Numbers
+    scale: Numbers | None = None
+    """Of the data: a number or an array. If None, the larger of value and bound, entry by entry."""
+
+
+class AtMost(_Bound):
+    """A bound from above: ``value <= bound + limit * scale``, entry by entry."""
+
+    def residual(self) -> float:
+        """Largest excess over its scale."""
+        return _excess(np.subtract(self.value, self.bound), self._scales())
+
+    def threshold(self, limit: float) -> float:
+        """Excess that is let pass, where it is largest."""
+        return limit * float(np.max(self._scales()))
+
+    def without_power(self, limit: float) -> str:
+        """Open where the bound is too small to be told from rounding, or infinite."""
+        return _of_bound(self.bound, self._scales(), limit)
+
+    def _scales(self) -> np.ndarray:
+        return _scales_of(self)
+
+
+class AtLeast(_Bound):
+    """A bound from below: ``value >= bound - limit * scale``, entry by entry."""
+
+    def residual(self) -> float:
+        """Largest shortfall over its scale."""
+        return _excess(np.subtract(self.bound, self.value), self._scales())
+
+    def threshold(self, limit: float) -> float:
+        """Shortfall that is let pass, where it is largest."""
+        return limit * float(np.max(self._scales()))
+
+    def without_power(self, limit: float) -> str:
+        """Trivial for a bound of 0 on what is not negative; else as of a bound from above."""
+        if not np.any(self.bound):
+            return TRIVIAL
+        return _of_bound(self.bound, self._scales(), limit)
+
+    def _scales(self) -> np.ndarray:
+        return _scales_of(self)
+
+
+def _relative(predicted: np.ndarray, measured: np.ndarray, scales: np.ndarray) -> float:
+    """Largest difference over its scale; NaN if an entry is lost or there is none."""
+    if predicted.shape != measured.shape:
+        got = f"shape {predicted.shape}, wanted that of measured, {measured.shape}"
+        raise OtherShapes(f"predicted: got {got}")
+    difference = np.abs(predicted - measured)
+    if not difference.size or not np.all(np.isfinite(difference)):
+        return float("nan")  # what was not compared does not agree
+    return float(np.max(difference / np.where(scales == 0, 1.0, scales)))
+
+
+def _excess(above: Any, scales: np.ndarray) -> float:
+    return float(np.max(np.maximum(above, 0.0) / scales))
+
+
+def _of_bound(bound: Numbers, scales: np.ndarray, limit: float) -> str:
+    sizes = np.abs(np.asarray(bound, np.float64)) / scales
+    return "" if np.any(np.isfinite(sizes) & (sizes > limit)) else BELOW_SIGHT
+
+
+def _scales_of(bound: _Bound) -> np.ndarray:
+    if bound.scale is not None:
+        return np.asarray(bound.scale, np.float64)
+    larger = np.maximum(np.abs(bound.value), np.abs(bound.bound))
+    return np.where(larger > 0, larger, 1.0)
+
+
+class Count(NamedTuple):
+    """Integers that are equal."""
+
+    predicted: Numbers
+    measured: Numbers
+
+    def residual(self) -> float:
+        """Largest difference."""
+        return _relative(np.asarray(self.predicted), np.asarray(self.measured), np.ones(()))
+
+    def threshold(self, limit: float) -> float:
+        """Difference that is let pass: none."""
+        return limit
+
+    def without_power(self, limit: float) -> str:
+        """Empty: one more or less is seen where the limit is 0."""
+        return "" if limit < 1 else BELOW_SIGHT
+
+
+class Test(NamedTuple):
+    """A statistical test."""
+
+    __test__ = False  # nothing that pytest should collect
+
+    p: float
+    """Probability, were the claim true, of draws as far away as these or further."""
+    alternative: float
+    """That of the same draws under the alternative that the claim states."""
+
+    def residual(self) -> float:
+        """``-log10 p``."""
+        return surprise(self.p)
+
+    def threshold(self, limit: float) -> float:
+        """-log10 p that is let pass."""
+        return limit
+
+    def without_power(self, limit: float) -> str:
+        """Open where the draws are too few to exclude the alternative."""
+        return "" if surprise(self.alternative) > limit else BELOW_SIGHT
+
+
+class Stated(NamedTuple):
+    """A ``limit`` or ``rate``, of which only the claim knows what counts as a difference."""
+
+    difference: float
+    """Dimensionless, >= 0."""
+    alternative: float
+    """What it would be under the alternative that the claim states."""
+
+    def residual(self) -> float:
+        """The difference."""
+        value = float(self.difference)
+        return value if value >= 0 else float("nan")
+
+    def threshold(self, limit: float) -> float:
+        """Difference that is let pass."""
+        return limit
+
+    def without_power(self, limit: float) -> str:
+        """Open where the alternative would pass, too."""
+        return "" if self.alternative > limit else BELOW_SIGHT
+
+
+class OtherShapes(ValueError):
+    """Two sides of other shapes: broadcasting would hide a mistake."""
+
+
+Form = Equal | Zero | AtMost | AtLeast | Count | Test | Stated
+ONE_SIDED = (Zero, AtMost, AtLeast, Test)
+"""Forms that need no array of theory's, or none of the run's."""
+
+
+def scale_of_each(predicted: Numbers, measured: Numbers, axis: int = 0) -> np.ndarray:
+    """Scales of arrays whose parts along an axis have scales of their own; 1 for a part of zeros.
+
+    Args:
+        predicted: values from theory.
+        measured: values from the run, of the same shape.
+        axis: along which the parts lie.
+
+    Example:
+        >>> predicted, measured = np.array([8.0, 1.0]), np.array([9.0, 2.0])
+        >>> Equal(predicted, measured, scale_of_each(predicted, measured)).residual()
+        0.5
+    """
+    both = np.maximum(np.abs(predicted), np.abs(measured))
+    others = tuple(n for n in range(both.ndim) if n != axis % both.ndim)
+    largest = np.max(both, axis=others, keepdims=True)
+    return np.where(largest > 0, largest, 1.0)
+
+
+def start_of(values: Numbers, axis: int = 0) -> np.ndarray:
+    """First entry along an axis, which stays: the null of what runs over steps.
+
+    Example:
+        >>> start_of(np.array([[1.0, 2.0], [3.0, 4.0]]))
+        array([[1., 2.]])
+    """
+    return np.take(np.asarray(values, np.float64), [0], axis=axis)
+
+
+def residual_of(forms: Sequence[Form]) -> float:
+    """Largest residual of what a claim compares; NaN, which fails, if any is lost."""
+    return float(np.max([form.residual() for form in forms]))
+
+
+def without_power(forms: Sequence[Form], limit: float) -> str:
+    """Why a case that passes shows nothing: a form that is not trivial could not have failed.
+
+    Example:
+        >>> without_power([Equal(np.array([1e-9]), np.array([0.0]), scale=1.0)], 1e-6)
+        'below what can be seen here'
+        >>> without_power([Equal(np.array([0.5]), np.array([0.5]))], 1e-6)
+        ''
+    """
+    reasons = [form.without_power(limit) for form in forms]
+    others = [reason for reason in reasons if reason != TRIVIAL]
+    if not others:
+        return TRIVIAL
+    return max(others)  # the empty reason is the least
