@@ -333,7 +333,7 @@ class Scenario(Generic[C, T, M]):
                 )
 
 
-RESERVED = ["controls", "perturb", "float32", "float64"]
+RESERVED = ["case", "controls", "perturb", "float32", "float64"]
 """Names of groups of ``results.nc`` that no scenario may take."""
 
 
