@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrdyn.engine import cases
 from lrdyn.engine.fields import arrays_in
 from lrdyn.engine.judging import claim_of
 from lrdyn.engine.mistakes import BadInput, place
@@ -24,10 +25,11 @@ DATA_DIR = "data_dir"
 """What settings have beside the flags: the folder where data are looked for first, or empty."""
 
 
-def evaluate(scenario: Scenario, fixed: Mapping[str, Any]) -> Point:
+def evaluate(scenario: Scenario, fixed: Mapping[str, Any], room: int | None = None) -> Point:
     """Build the function that produces the arrays of a scenario; ``fixed`` is not swept.
 
-    Where the scenario trains it takes a keeper, too.
+    Where the scenario trains it takes a keeper, too. With ``room``, in bytes, it returns the case
+    beside them, see :mod:`lrdyn.engine.cases`.
     """
     measure = scenario.measure
 
@@ -44,7 +46,8 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any]) -> Point:
                 (scenario.compare, scenario.compare(case, theory, run)),
             )
         )
-        return _facts(scenario, case) | _named(predicted, measured | compared)
+        beside = {} if room is None else cases.arrays_of(case, room)
+        return _facts(scenario, case) | _named(predicted, measured | compared) | beside
 
     return point
 
@@ -64,15 +67,16 @@ def evaluate_controls(
         whole = scenario.case(key, **taken(scenario.case, {**fixed, **flags}))
         once = OnceEach()
         outputs: dict[str, Any] = {}
-        cases: dict[Any, Any] = {}  # two claims that break the same way share their case
+        broken_cases: dict[Any, Any] = {}  # two claims that break the same way share their case
         for control in controls:
             broken = (control.case, control.amount)
-            if broken not in cases:
-                cases[broken] = whole
+            if broken not in broken_cases:
+                broken_cases[broken] = whole
                 if control.case is not None:
                     distance = jnp.asarray(control.amount if amount is None else amount)
-                    cases[broken] = control.case(jax.random.fold_in(key, 1), whole, distance)
-            case = cases[broken]
+                    moved = control.case(jax.random.fold_in(key, 1), whole, distance)
+                    broken_cases[broken] = moved
+            case = broken_cases[broken]
             predicted, measured = (
                 _arrays(function, once(function, case), scenario.traced)
                 for function in (scenario.predict, scenario.measure)
@@ -177,7 +181,7 @@ class OnceEach:
 
 
 def _facts(scenario: Scenario, case: Any) -> dict[str, Any]:
-    """What a judge asks of a case, which is not saved itself."""
+    """What a judge asks of a case."""
     met = {f"met_{name}": jnp.asarray(check(case)) for name, check in scenario.hypotheses.items()}
     return met | {SIZE: jnp.asarray(longest_axis(case), jnp.int32)}
 

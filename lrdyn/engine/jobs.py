@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lrdyn.engine import cases
 from lrdyn.engine.checkpoints import FOLDER, LOG, Checkpoints, log_of
 from lrdyn.engine.evaluate import DATA_DIR, evaluate, evaluate_controls, refuse_unknown, taken
 from lrdyn.engine.kept_programs import identity
@@ -79,6 +80,8 @@ class Job(NamedTuple):
     """Of the sources, which keys the parts of what is not traced."""
     identity: str = ""
     """What the function is, where its programs are kept on disk."""
+    keeps_cases: bool = False
+    """Whether the cases are returned beside what is found of them."""
 
     def run(
         self, context: Context = DEFAULT, recipe: Recipe | None = None
@@ -154,11 +157,16 @@ class Job(NamedTuple):
 
     def named(self, found: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
         """Give results the names of their groups."""
+        if not self.controls and self.keeps_cases:
+            found, beside = cases.split(found, self.scenario)
+            named = {self.group: found.assign_attrs(self.attributes)}
+            return named | {cases.group_of(self.group): beside}
         if not self.controls:
             return {self.group: found.assign_attrs(self.attributes)}
-        perturb = "amount" in self.points.columns
         return {
-            control_group(c, self.precision, perturb=perturb): _of_control(found, c, self)
+            control_group(c, self.precision, perturb="amount" in self.points.columns): _of_control(
+                found, c, self
+            )
             for c in self.controls
         }
 
@@ -184,6 +192,105 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+class Planned(NamedTuple):
+    """What a job is about: a judge, who runs nothing, knows by it what results must hold."""
+
+    scenario: Scenario
+    precision: str
+    group: str
+    """Of the results; of controls, which have several, a name for all of them."""
+    points: Points
+    fixed: Mapping[str, Any]
+    """Flags that are not swept."""
+    controls: tuple[Control, ...] = ()
+    keeps_cases: bool = False
+    """Whether the cases of the scenario are saved beside its results."""
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether it sweeps the distance from a hypothesis."""
+        return "amount" in self.points.columns
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """The fixed flags as results have them."""
+        return {name: v for name, v in self.fixed.items() if isinstance(v, int | float | str)}
+
+
+def planned_claims(
+    experiment: Experiment,
+    scenario: Scenario,
+    settings: Mapping[str, Any],
+    seeds: Sequence[int],
+    group: str,
+    precision: str,
+    *,
+    keeps_cases: bool = False,
+) -> Planned:
+    """A scenario over its settings."""
+    swept, fixed = split_settings(experiment, own_settings(experiment, scenario, settings))
+    fixed |= {name: swept.pop(name) for name in scenario.whole}
+    points = product(seed=seeds, **swept)
+    return Planned(scenario, precision, group, points, fixed, keeps_cases=keeps_cases)
+
+
+def planned_controls(
+    experiment: Experiment,
+    scenario: Scenario,
+    controls: tuple[Control, ...],
+    seeds: Sequence[int],
+    precision: str,
+    amounts: tuple[float, ...] | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Planned:
+    """Controls that share their settings; with amounts, how far they reach.
+
+    Of the ``given`` settings they take those that say what cases are made of.
+    """
+    point = {f.name: f.quick[0] if f.quick else None for f in experiment.flags}
+    point |= {f.name: given[f.name] for f in experiment.flags if f.source and given}
+    swept, fixed = split_settings(experiment, {**point, **scenario.at, **controls[0].at})
+    axes = {"amount": amounts} if amounts else {}
+    axes |= {name: (value,) for name, value in swept.items()}
+    name = f"/{'perturb' if amounts else 'controls'}/{scenario.id}/{precision}"
+    return Planned(scenario, precision, name, product(seed=seeds, **axes), fixed, controls)
+
+
+def job_for(
+    experiment: Experiment, plan: Planned, settings: Mapping[str, Any], optimize: bool
+) -> Job:
+    """The sweep that carries a plan out; the settings are those of the whole run."""
+    scenario, fixed = plan.scenario, plan.fixed
+    place = {DATA_DIR: settings.get(DATA_DIR, "")}
+    how = _how(experiment, plan, settings, optimize and not plan.controls)
+    if plan.controls:
+        function = evaluate_controls(scenario, {**fixed, **place}, plan.controls)
+        # Each has axes of its own: a control can change the length of one.
+        dims = {
+            f"{c.id}.{name}": tuple(f"{c.id}.{axis}" for axis in axes)
+            for c in plan.controls
+            for name, axes in _dims(scenario).items()
+        }
+        words: list[Any] = [control.id for control in plan.controls]
+    else:
+        # Decided by the settings alone: the program is the same for all seeds.
+        count = plan.points.size // len(set(plan.points.columns["seed"]))
+        room = cases.MOST // count if plan.keeps_cases else None
+        function = evaluate(scenario, {**fixed, **place}, room)
+        dims, words = _dims(scenario), [] if room is None else [room]
+    return Job(
+        plan.group,
+        plan.precision,
+        function,
+        plan.points,
+        dims,
+        controls=plan.controls,
+        identity=identity(experiment.name, plan.group, *words, **fixed),
+        keeps_cases=plan.keeps_cases,
+        **how,
+    )
+
+
 def claims_job(
     experiment: Experiment,
     scenario: Scenario,
@@ -193,14 +300,9 @@ def claims_job(
     precision: str,
     optimize: bool = True,
 ) -> Job:
-    """The sweep of a scenario over its settings."""
-    swept, fixed = split_settings(experiment, own_settings(experiment, scenario, settings))
-    fixed |= {name: swept.pop(name) for name in scenario.whole}
-    points = product(seed=seeds, **swept)
-    function = evaluate(scenario, fixed | {DATA_DIR: settings.get(DATA_DIR, "")})
-    how = _how(experiment, scenario, settings, fixed, optimize)
-    how["identity"] = identity(experiment.name, group, **fixed)
-    return Job(group, precision, function, points, _dims(scenario), **how)
+    """The sweep of a scenario over its settings, without its cases."""
+    plan = planned_claims(experiment, scenario, settings, seeds, group, precision)
+    return job_for(experiment, plan, settings, optimize)
 
 
 def controls_job(
@@ -212,40 +314,16 @@ def controls_job(
     amounts: tuple[float, ...] | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> Job:
-    """The sweep of controls that share their settings; with amounts, how far they reach.
-
-    Of the ``given`` settings they take those that say what cases are made of.
-    """
-    point = {f.name: f.quick[0] if f.quick else None for f in experiment.flags}
-    point |= {f.name: given[f.name] for f in experiment.flags if f.source and given}
-    swept, fixed = split_settings(experiment, {**point, **scenario.at, **controls[0].at})
-    axes = {"amount": amounts} if amounts else {}
-    axes |= {name: (value,) for name, value in swept.items()}
-    name = f"/{'perturb' if amounts else 'controls'}/{scenario.id}/{precision}"
-    points = product(seed=seeds, **axes)
-    place = {DATA_DIR: (given or {}).get(DATA_DIR, "")}
-    function = evaluate_controls(scenario, fixed | place, controls)
-    # Each has axes of its own: a control can change the length of one.
-    dims = {
-        f"{c.id}.{name}": tuple(f"{c.id}.{axis}" for axis in axes)
-        for c in controls
-        for name, axes in _dims(scenario).items()
-    }
-    how = _how(experiment, scenario, given or {}, fixed, False)
-    ids = [control.id for control in controls]
-    how["identity"] = identity(experiment.name, name, *ids, **fixed)
-    return Job(name, precision, function, points, dims, controls=controls, **how)
+    """The sweep of controls, see :func:`planned_controls`."""
+    plan = planned_controls(experiment, scenario, controls, seeds, precision, amounts, given)
+    return job_for(experiment, plan, given or {}, False)
 
 
 def _how(
-    experiment: Experiment,
-    scenario: Scenario,
-    settings: Mapping[str, Any],
-    fixed: Mapping[str, Any],
-    optimize: bool,
+    experiment: Experiment, plan: Planned, settings: Mapping[str, Any], optimize: bool
 ) -> dict[str, Any]:
     """What the jobs of a scenario have in common; the settings are those of the whole run."""
-    named = {name: v for name, v in fixed.items() if isinstance(v, int | float | str)}
+    scenario, fixed = plan.scenario, plan.fixed
     conditions = {c.id: c.condition_name for c in scenario.claims if c.condition}
     names = {
         "steps": scenario.steps,
@@ -262,7 +340,7 @@ def _how(
         "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes and flag.swept),
         "compiler_options": None if optimize else unoptimized(int(scenario.long)),
         "lanes": LANES[optimize],
-        "attributes": {"scenario": scenario.id, "fixed": json.dumps(named), **names},
+        "attributes": {"scenario": scenario.id, "fixed": json.dumps(plan.words), **names},
         "scenario": scenario,
         "digest": digest,
     }

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from lrdyn.engine import files
+from lrdyn.engine.cases import MARK
 from lrdyn.engine.points import Points
 from lrdyn.system import whole_files
 
@@ -40,22 +41,32 @@ class Labels:
     def __init__(
         self, points: Points, dims: Mapping[str, tuple[str, ...]], outputs: Sequence[Outputs]
     ):
-        """Join the results of one point of each program; programs differ in shapes."""
+        """Join the results of one point of each program; programs differ in shapes.
+
+        Arrays of cases may be missing in some; those whose number of axes varies are left out.
+        """
         self.points = points
-        names = set(outputs[0])
+        names = _results(outputs[0])
         for other in outputs:
-            if set(other) != names:
+            if _results(other) != names:
                 raise Mislabelled(
-                    f"results: got {sorted(other)}, wanted {sorted(names)} everywhere"
+                    f"results: got {sorted(_results(other))}, wanted {sorted(names)} everywhere"
                 )
+        every: dict[str, list[jax.ShapeDtypeStruct]] = {}
+        for output in outputs:
+            for name, like in output.items():
+                every.setdefault(name, []).append(like)
         self.variables = {
-            name: _variable(name, [output[name] for output in outputs], dims) for name in outputs[0]
+            name: _variable(name, likes, dims, missing=len(likes) < len(outputs))
+            for name, likes in every.items()
+            if name in names or len({len(like.shape) for like in likes}) == 1
         }
-        every = [(v.axes, output[n].shape) for output in outputs for n, v in self.variables.items()]
         lengths: dict[str, set[int]] = {}
-        for axes, shape in every:
-            for axis, length in zip(axes, shape, strict=True):
-                lengths.setdefault(axis, set()).add(length)
+        for name, v in self.variables.items():
+            absent = {-1} if len(every[name]) < len(outputs) else set()
+            for place, axis in enumerate(v.axes):
+                found = {like.shape[place] for like in every[name]}
+                lengths.setdefault(axis, set()).update(found | absent)
         self.ragged = [axis for axis, found in lengths.items() if len(found) > 1]
         """Axes whose true length is saved for each point, as ``length_<axis>``."""
 
@@ -78,14 +89,27 @@ class Labels:
 
     def allocate(self, memory: int, folder: Path | None) -> "Target":
         """Make room for all results: on disk if they exceed the budget and there is a folder."""
-        large = {name for name, v in self.variables.items() if v.shape and v.axes != (name,)}
+        large = {
+            name
+            for name, v in self.variables.items()
+            if v.shape and 0 not in v.shape and v.axes != (name,)
+        }
         if folder is None or self.nbytes <= memory:
             large = set()
         return Target(self, large, folder)
 
 
+def _results(output: Outputs) -> set[str]:
+    """Names of what a program returns beside a case."""
+    return {name for name in output if not name.startswith(MARK)}
+
+
 def _variable(
-    name: str, outputs: Sequence[jax.ShapeDtypeStruct], dims: Mapping[str, tuple[str, ...]]
+    name: str,
+    outputs: Sequence[jax.ShapeDtypeStruct],
+    dims: Mapping[str, tuple[str, ...]],
+    *,
+    missing: bool,
 ) -> Variable:
     ranks = [len(output.shape) for output in outputs]
     axes = tuple(dims.get(name, [f"{name}_{i}" for i in range(ranks[0])]))
@@ -93,7 +117,7 @@ def _variable(
         raise Mislabelled(f"dims: got {axes} for {name!r}, wanted {ranks[0]} names")
     shapes = [output.shape for output in outputs]
     shape = tuple(int(n) for n in np.max(np.asarray(shapes, int), axis=0)) if axes else ()
-    ragged = any(other != shape for other in shapes)
+    ragged = missing or any(other != shape for other in shapes)
     dtype = np.result_type(*(output.dtype for output in outputs))
     # Only a floating-point number can be NaN.
     return Variable(axes, shape, np.result_type(dtype, np.float32) if ragged else dtype, ragged)
@@ -126,6 +150,8 @@ class Target:
     def place(self, indices: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
         """Put the results of some points, along a leading axis, where they belong."""
         for name, rows in outputs.items():
+            if name not in self.labels.variables:
+                continue
             self._measure(name, indices, rows)
             inner = tuple(map(slice, rows.shape[1:]))
             if name in self.arrays:

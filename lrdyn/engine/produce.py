@@ -8,7 +8,15 @@ from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
-from lrdyn.engine.jobs import Job, claims_job, controls_job, own_settings, split_settings
+from lrdyn.engine.jobs import (
+    Job,
+    Planned,
+    job_for,
+    own_settings,
+    planned_claims,
+    planned_controls,
+    split_settings,
+)
 from lrdyn.engine.outcomes import controls_of, groups_of, precision_of_controls, precisions
 from lrdyn.engine.points import product
 from lrdyn.engine.programs import refuse_without_jit
@@ -177,21 +185,36 @@ def jobs_of(
     thorough: bool,
 ) -> Iterator[Job]:
     """The jobs of an experiment that settings concern, always in the same order."""
+    for plan in planned(experiment, settings, dtype, seeds, perturb, thorough):
+        yield job_for(experiment, plan, settings, thorough)
+
+
+def planned(
+    experiment: Experiment,
+    settings: Mapping[str, Any],
+    dtype: str,
+    seeds: Sequence[int] | Callable[[Scenario], Sequence[int]],
+    perturb: bool,
+    thorough: bool,
+) -> Iterator[Planned]:
+    """What each of these jobs is about; nothing is traced or read for it."""
     for scenario in experiment.scenarios:
         mine = seeds(scenario) if callable(seeds) else seeds
         # The first seeds, and as many as a claim over seeds needs.
         least = max((claim.seeds for claim in scenario.claims), default=0)
         fixed = range(max(CONTROL_SEEDS, least)) if scenario.controls else ()
         for p, group in groups_of(experiment, scenario, dtype).items():
-            yield claims_job(experiment, scenario, settings, mine, group, p, thorough)
+            yield planned_claims(
+                experiment, scenario, settings, mine, group, p, keeps_cases=p == dtype
+            )
         for p in precisions(experiment, scenario, dtype):
             if thorough or p == precision_of_controls(experiment, scenario, dtype):
                 for controls in with_equal_settings(run_for(scenario, p)):
-                    yield controls_job(experiment, scenario, controls, fixed, p, given=settings)
+                    yield planned_controls(experiment, scenario, controls, fixed, p, given=settings)
             for control in controls_of(scenario, p):
                 if perturb and control.amounts:
                     amounts = (0.0, *control.amounts)
-                    yield controls_job(
+                    yield planned_controls(
                         experiment, scenario, (control,), fixed, p, amounts, settings
                     )
 

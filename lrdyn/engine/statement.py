@@ -373,7 +373,7 @@ class Scenario(Generic[C, T, M]):
             raise ValueError(f"claim {claim.id!r}: got {side}.{name}, wanted {wanted}")
 
 
-RESERVED = ["controls", "perturb", "float32", "float64"]
+RESERVED = ["case", "controls", "perturb", "float32", "float64"]
 """Names of groups of ``results.nc`` that no scenario may take."""
 
 

@@ -24,6 +24,7 @@ from lrdyn.theorem3.network import (
     only,
     rounded_chance,
     shortfall,
+    true_widths,
     variation,
 )
 
@@ -71,7 +72,7 @@ def make_case(
     key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any, block_size: int
 ) -> Blocks:
     """Draw a network, and a matrix of spaced singular values."""
-    rank, width = min(rows, cols), min(width, MOST_MASKS * block_size)
+    rank = min(rows, cols)
     data, layers = (rows, cols), [(width, rows), (rows, width)]
     shapes = [data, data, (2, width), *layers, (1, rows), (1, cols)]
     *draws, column, line = gaussians(key, shapes)
@@ -337,7 +338,9 @@ DROPBLOCK = Scenario[Blocks, BlocksTheory, BlocksMeasured](
             measure=_wrong_masks,
         ),
     ),
-    narrow=only("dropblock"),
+    narrow=lambda settings: true_widths(
+        only("dropblock")(settings), MOST_MASKS * min(settings["block_size"])
+    ),
     sides="spectral support norm, as a dual norm, against all masks enumerated and factors that "
     "attain it",
     at={"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2},

@@ -36,6 +36,7 @@ from lrdyn.theorem3.network import (
     masked_layers,
     nuclear,
     only,
+    true_widths,
 )
 
 DEEP = 5
@@ -160,7 +161,6 @@ class DropoutMeasured(NamedTuple):
 
 def make_case(key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any) -> Dropout:
     """Draw a network and a layer in its middle."""
-    width = min(width, MOST_MASKS)
     units = min(width, DEEP)
     data, layers = (rows, cols), [(width, rows), (rows, width)]
     shapes = [data, data, (2, width), *layers, (units, units), (2, rows)]
@@ -574,7 +574,7 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
             )
         ),
     ),
-    narrow=only("dropout"),
+    narrow=lambda settings: true_widths(only("dropout")(settings), MOST_MASKS),
     sides="norms of Z and formulas against all masks enumerated",
     at={"mask": "dropout", "keep_prob": 0.5, "width": 4},
 )

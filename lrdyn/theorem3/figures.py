@@ -16,7 +16,6 @@ from lrdyn.theorem3 import dropout_strength, shrink_squared_values
 from lrdyn.theorem3.dropout_minimiser_claims import RUNS, MinimiserMeasured, MinimiserTheory
 from lrdyn.theorem3.dropout_penalty_claims import DropoutMeasured, DropoutTheory
 from lrdyn.theorem3.dropout_units import COPIES
-from lrdyn.theorem3.network import MOST_MASKS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -87,7 +86,7 @@ def _plot_minimisers(ax: Axes, results: xr.Dataset) -> None:
 def _plot_widths(ax: Axes, results: xr.Dataset) -> None:
     last = results.isel(keep_prob=-1)
     theory, run = of_theory(last, DropoutTheory), of_run(last, DropoutMeasured)
-    widths = np.minimum(last["width"].values, MOST_MASKS)[:, None] * np.asarray(COPIES)[None, :]
+    widths = last["width"].values[:, None] * np.asarray(COPIES)[None, :]
     x = np.array([1, 2 * widths.max()])
     for penalty, line, color, marker, text in (
         (

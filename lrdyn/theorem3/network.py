@@ -94,6 +94,15 @@ def only(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     )
 
 
+def true_widths(settings: dict[str, Any], most: int) -> dict[str, Any]:
+    """Settings whose networks have as many units as their label says, each width once.
+
+    Masks of more than :data:`MOST_MASKS` units or blocks are not enumerated.
+    """
+    widths = (min(width, most) for width in settings["width"])
+    return settings | {"width": tuple(dict.fromkeys(widths))}
+
+
 def variation(theta: Array, divisor: Any = None) -> Float[Array, ""]:
     """Variance of a mask over its divisor, theta if none is given, from its two values.
 

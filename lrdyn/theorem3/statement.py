@@ -364,7 +364,7 @@ def _first_kind(settings: dict[str, Any]) -> dict[str, Any]:
     others = [size for other, size in sizes.items() if other != kind]
     first = {name: settings[name][:1] for name in ("mask", *others)}
     few = tuple(width for width in settings["width"] if width <= MOST_MASKS)
-    return settings | first | {"width": few or settings["width"][:1]}
+    return settings | first | {"width": few or (MOST_MASKS,)}
 
 
 MASKS = Scenario[MaskedSum, MasksTheory, MasksMeasured](
