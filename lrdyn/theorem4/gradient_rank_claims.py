@@ -270,14 +270,14 @@ def _distinct(outcome: RecursionOutcome) -> np.ndarray:
     return np.asarray(outcome.predicted.eigenvalue_spread <= limit)
 
 
-def _at_most(outcome: RecursionOutcome, bound: np.ndarray, first: int = 0) -> AtMost:
+def _at_most(outcome: RecursionOutcome, bound: np.ndarray | Array, first: int = 0) -> AtMost:
     """Stable ranks below a bound as far as rounding lets them be known, from a problem on.
 
     An excess over the bound counts in parts of it over the resolution. Where eigenvalues are too
     close nothing is claimed.
     """
     theory, run = outcome.predicted, outcome.measured
-    bound = np.where(_distinct(outcome)[:, None], bound, np.inf)[first:]
+    bound = np.where(_distinct(outcome)[:, None], np.asarray(bound), np.inf)[first:]
     size = np.where(np.isfinite(bound), bound, 1.0)
     return AtMost(run.stable_rank[first:], bound, size / theory.resolution[first:])
 

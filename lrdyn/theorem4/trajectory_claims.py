@@ -233,7 +233,7 @@ def _ranks(outcome: TrajectoryOutcome) -> Count:
 
 def _independent(outcome: TrajectoryOutcome) -> np.ndarray:
     """For which K; with a NaN, which is lost and must fail, the K counts, too."""
-    return ~(outcome.predicted.independence < INDEPENDENT)
+    return ~np.asarray(outcome.predicted.independence < INDEPENDENT)
 
 
 def _uncounted(outcome: TrajectoryOutcome) -> str:
