@@ -29,7 +29,7 @@ from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.corollary1.compression import compression_error
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Equal, Zero, start_of
-from lrdyn.engine.statement import Claim, Control, Scenario
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem2 import setting
 from lrdyn.theorem2.setting import DeepFactorization
 
@@ -264,6 +264,13 @@ def _controls(
     )
 
 
+def _apart(outcome: Outcome[CompressedTheory, CompressedMeasured]) -> tuple[Equal, Equal]:
+    """The distance is told from none, and from that of the starts."""
+    theory, run = outcome.predicted, outcome.measured
+    from_none = Equal(theory.deep_lora, run.deep_lora, theory.scale)
+    return from_none, from_none._replace(null=start_of(theory.deep_lora))
+
+
 COMPRESSED = Scenario[AroundPretrained, CompressedTheory, CompressedMeasured](
     "compressed",
     make_around_pretrained,
@@ -277,12 +284,7 @@ COMPRESSED = Scenario[AroundPretrained, CompressedTheory, CompressedMeasured](
             "W_0 + W_L ... W_1 and W_0 + U (W_L ... W_1) V^T of width 2 r, U and V from a gradient "
             "and frozen: ||f - f_C||_F = sqrt(d - 2 r) prod_l |rho_l| at every step of descent "
             "from an orthogonal start, if T - W_0 has rank r",
-            form=lambda outcome: Equal(
-                outcome.predicted.deep_lora,
-                outcome.measured.deep_lora,
-                outcome.predicted.scale,
-                null=start_of(outcome.predicted.deep_lora),
-            ),
+            form=_apart,
             reads=lambda theory, run: (theory.deep_lora, run.deep_lora, theory.scale),
             condition=lambda theory: theory.condition,
         ),
