@@ -242,7 +242,10 @@ def measure_step(case: Step, rates: Float[Array, "2"] | None = None) -> StepMeas
 # Claims ------------------------------------------------------------------------------------------
 
 
-def _of_each_loss(predicted: Array, measured: Array, scales: Array) -> tuple[Equal, ...]:
+Side = Array | np.ndarray
+
+
+def _of_each_loss(predicted: Side, measured: Side, scales: Side) -> tuple[Equal, ...]:
     """Each loss on a scale of its own, and each must be seen."""
     each = zip(predicted, measured, scales, strict=True)
     return tuple(Equal(theory, run, scale) for theory, run, scale in each)
@@ -253,7 +256,7 @@ HEADROOM = 1e-6
 between may be larger than its product by 1/s, which is a thousand at most, and by sums over it."""
 
 
-def _overflows(scales: Array, dtype: np.dtype) -> str:
+def _overflows(scales: Side, dtype: np.dtype) -> str:
     """Whether theory itself leaves the numbers of a precision, or all but does."""
     within = np.all(scales <= HEADROOM * np.finfo(dtype).max)  # false of a NaN, too
     return "" if within else "overflows"

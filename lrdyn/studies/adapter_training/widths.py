@@ -143,7 +143,7 @@ def measure_widths(case: Toy, rule: Rule = lambda G: G) -> WidthMeasured:
     )
 
 
-def _exponents(predicted: Array, measured: Array) -> Equal:
+def _exponents(predicted: Array | np.ndarray, measured: Array | np.ndarray) -> Equal:
     """Exponents, as they are; who knows nothing sees no dependence on the width: 0."""
     return Equal(predicted, measured, scale=1.0)
 
