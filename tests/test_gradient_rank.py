@@ -1,19 +1,23 @@
 """Gradients that become low-rank, against Kronecker matrices, loops and brute force in NumPy."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrdyn.engine.statement import Outcome
 from lrdyn.theorem4 import gradient_rank
 from lrdyn.theorem4.gradient_rank import GradientModes, spectral_edges
-from lrdyn.theorem4.gradient_rank_claims import GRADIENT_RANK
+from lrdyn.theorem4.gradient_rank_claims import ALIGNED, GRADIENT_RANK
 from lrdyn.theorem4.statement import THEOREM4
 from tests import oracles
 from tests.oracles import assert_close
 
 pytestmark = pytest.mark.usefixtures("strict")
 
+both_sides = jax.jit(lambda case: (GRADIENT_RANK.predict(case), GRADIENT_RANK.measure(case)))
 TIMES = np.arange(40)
 SLACK = 1 + np.sqrt(np.finfo(float).eps)
 """Of a bound: half of all digits, which small gaps between eigenvalues leave."""
@@ -211,6 +215,31 @@ def test_the_claims_hold_for_many_draws(dtype):
     # The bound says something: it is finite from the start and close to the truth at the end.
     end = (found["stable_rank_bound"] / found["stable_rank"]).isel(step=-1)
     assert np.all(end.median("seed").values.ravel() < [3, 3, 1.001, 1.001, 1.1, 1.001, 1.001])
+
+
+def test_an_excess_counts_as_far_as_the_gradient_is_known():
+    """In parts of the bound, times how small G_t is and how close l_2 is to l_1: by hand."""
+    key = jax.random.key(0)
+    case = jax.jit(lambda: GRADIENT_RANK.case(key, rows=5, cols=6, steps=100))()
+    theory, run = jax.device_get(both_sides(case))
+    sizes = np.linalg.norm(theory.gradient_path, axis=(2, 3))
+    gaps = (case.edges.second - case.edges.first) / jnp.max(jnp.abs(case.modes.values), axis=1)
+    resolution = sizes / sizes[:, :1] * np.asarray(gaps)[:, None]
+    claims = {claim.id: claim for claim in GRADIENT_RANK.claims}
+    for name, problems, sign in (
+        ("stable_rank_bound", (0, 6), 1),
+        ("stable_rank_floor", (0, 6), -1),
+        ("lemma_3_3", (ALIGNED, 6), 1),
+    ):
+        bound = getattr(theory, name)
+        for problem in problems:
+            ranks = np.where(np.isfinite(bound), bound, run.stable_rank)
+            ranks[problem, -1] *= 1 + sign * 3e-12 / resolution[problem, -1]
+            moved = run._replace(stable_rank=ranks)
+            outcome = Outcome({}, theory, moved, {}, np.dtype("float64"), size=6, steps=100)
+            form: Any = claims[name].form
+            # Of the floor the scale is the rank itself, which is smaller by as little.
+            np.testing.assert_allclose(form(outcome).residual(), 3e-12, rtol=0.05)
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (2, 9), (3, 4)])

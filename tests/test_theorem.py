@@ -358,7 +358,7 @@ def test_what_cannot_be_judged_is_undecided(words, said, theorem, command, comma
 def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
     """A scenario at settings of its own holds even if the main one is about nothing."""
     (scenario,) = theorem.scenarios
-    claim = dataclasses.replace(scenario.claims[0], id="side", residual=lambda outcome: 0.0)
+    claim = dataclasses.replace(scenario.claims[0], id="side")
     side = dataclasses.replace(scenario, id="aside", claims=(claim,), controls=())
     vacuous = changed(theorem, hypotheses={"never": lambda case: jnp.asarray(False)}, controls=())
     both = dataclasses.replace(theorem, scenarios=(*vacuous.scenarios, side))

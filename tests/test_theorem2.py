@@ -100,12 +100,16 @@ JUDGED = {
 
 
 @pytest.mark.parametrize("name", JUDGED)
-def test_every_case_is_judged_in_both_precisions(name, tmp_path_factory):
+def test_every_case_is_judged_in_float64_and_some_in_float32(name, tmp_path_factory):
     entries = finished(name, tmp_path_factory.getbasetemp()).verdict["claims"]
     claims = {entry["id"]: entry["judged"] for entry in entries if entry["kind"] != "control"}
     for claim, count in JUDGED[name].items():
-        every = {"drawn": count, "judged": count, "left_out": {}}
-        assert claims.pop(claim) == {"float64": every, "float32": every}, claim
+        judged = claims.pop(claim)
+        assert judged["float64"] == {"drawn": count, "judged": count, "left_out": {}}, claim
+        # After a thousand steps amplified rounding of float32 can hide what is worth seeing.
+        assert judged["float32"]["drawn"] == count, claim
+        assert judged["float32"]["judged"] > 0, claim
+        assert set(judged["float32"]["left_out"]) <= {"ill-conditioned"}, claim
     assert not claims
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from lrdyn import cli
 from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
+from lrdyn.adapters.projectors import Projector
 from lrdyn.core.condition import with_condition
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.jobs import own_settings
@@ -26,7 +27,13 @@ from lrdyn.theorem4.figures import plot_paths
 from lrdyn.theorem4.gradient_rank_claims import GRADIENT_RANK
 from lrdyn.theorem4.optimizer_state_claims import OPTIMIZER_STATE, galore
 from lrdyn.theorem4.statement import THEOREM4
-from lrdyn.theorem4.trajectory_claims import OTHER_PROBLEMS, TRAJECTORY, TrajectoryMeasured
+from lrdyn.theorem4.trajectory_claims import (
+    OTHER_PROBLEMS,
+    TRAJECTORY,
+    TrajectoryMeasured,
+    TrajectoryTheory,
+    measure_trajectory,
+)
 from tests import oracles
 from tests.runs import finished
 
@@ -162,13 +169,90 @@ def test_ties_low_ranks_and_small_steps_are_noticed():
     for changes, full, reason in (
         ({}, True, ""),
         ({"params": zero, "data": diagonal}, True, "tied singular values"),
-        ({"data": low}, False, "tied singular values"),
+        ({"data": low}, False, "gradients of rank below r"),
         ({"learning_rate": still}, True, "hardly moves"),
     ):
         one = dataclasses.replace(case, **changes)
-        outcome = seen_by_a_judge(one)
         assert np.all(problems.full_rank_gradient(one)) == full
-        assert (claim.applies(outcome), claim.undecided(outcome)) == (full, reason)
+        assert claim.undecided(seen_by_a_judge(one)) == reason
+
+
+def test_a_run_that_has_arrived_leaves_the_claims_about_its_path_open():
+    """What is true of any such sum, and counts, are no evidence for them."""
+    flags = {"rows": 4, "cols": 6, "rank": 3, "period": 200, "steps": 400, "learning_rate": 0.5}
+    flags |= {"problem": "regression", "optimizer": "sgd", "side": "left"}
+    _, legs = oracles.judged(THEOREM4, TRAJECTORY, flags)
+    for claim in TRAJECTORY.claims:
+        open_reason = "" if claim.id in ("trained", "sum_excess") else problems.LOW_RANK
+        assert legs[claim.id].reason.item() == open_reason
+        assert legs[claim.id].unmet.item() == ""
+        assert not (claim.carries and open_reason == "")
+
+
+def test_other_singular_vectors_are_seen():
+    """The paths are the same with any P: only the directions tell that these are the wrong ones."""
+    case = make(rank=2, period=4, side="left", problem="regression", optimizer="momentum")
+
+    def last(key, G):
+        left, _, _ = jnp.linalg.svd(G, full_matrices=False)
+        return Projector(left[:, -2:], "left")
+
+    @jax.jit
+    def both(case):
+        right, wrong = (measure_trajectory(case, **how) for how in ({}, {"choose": last}))
+        return TRAJECTORY.predict(case), right, wrong, problems.train(case, GALORE, choose=last)
+
+    theory, right, wrong, galore_of_last = jax.device_get(both(case))
+    (claim,) = (claim for claim in TRAJECTORY.claims if claim.id == "top_directions")
+    limit = oracles.tolerance("identity", "float64", steps=12, size=12)
+    residuals = []
+    for run in (right, wrong):
+        outcome = Outcome({"side": "left"}, theory, run, {}, np.dtype("float64"), 12, 12)
+        form: Any = claim.form(outcome)
+        assert form.without_power(limit) == ""
+        residuals.append(form.residual())
+    assert residuals[0] < limit * theory.condition < 1e-3 < residuals[1]
+    path = galore_of_last.records[problems.at(case, case.steps)]
+    assert oracles.residual(path, wrong.weights) < 100 * limit
+
+
+def of_sums(values, ranks, independence=1.0):
+    """What is claimed of the sums after each refresh, with the limit of one rounding."""
+    theory = TrajectoryTheory(
+        sum_rank=np.array(ranks),
+        independence=np.full(len(ranks), independence),
+        sum_spread=np.full(len(ranks), 0.5),
+        sum_rounding=np.array(2.0),
+        rank_margin=np.ones((len(ranks), 1)),
+    )
+    run = TrajectoryMeasured(sum_values=np.array(values))
+    outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=6, steps=12)
+    excess, ranks = (c for c in TRAJECTORY.claims if c.id in ("sum_excess", "sum_rank"))
+    limit = 2.0 * oracles.tolerance("identity", "float64", steps=12, size=6)
+    return (excess.form(outcome), ranks.form(outcome), ranks.undecided(outcome)), limit
+
+
+@pytest.mark.parametrize("refresh", [0, 1])
+def test_what_is_beyond_the_rank_is_seen_after_each_refresh(refresh):
+    """At 30 times the rounding of a sum, relative to its largest singular value; not at 1/30."""
+    values = 4.0 * np.array([[1.0, 0.5, 0.0, 0.0, 0.0], [1.0, 0.8, 0.5, 0.4, 0.0]])
+    for times, fails in ((30.0, True), (1 / 30, False)):
+        _, limit = of_sums(values, [2, 4])
+        moved = values.copy()
+        moved[refresh, [2, 4][refresh]] = 4.0 * times * limit
+        (excess, ranks, reason), _ = of_sums(moved, [2, 4])
+        np.testing.assert_allclose(excess.residual(), times * limit)
+        assert excess.without_power(limit) == ""
+        assert (ranks.residual(), reason) == (float(fails), "")
+    lost = values.copy()
+    lost[refresh, 0] = np.nan
+    (excess, ranks, _), _ = of_sums(lost, [2, 4])
+    assert np.isnan([excess.residual(), ranks.residual()]).all()
+
+
+def test_ranks_of_subspaces_that_meet_are_not_counted():
+    (_, _, reason), _ = of_sums([[1.0, 0.5, 0.0]], [2], independence=0.09)
+    assert reason == "dependent subspaces"
 
 
 FEW = {"rows": 2, "cols": 6, "rank": 1, "steps": 40}
@@ -300,13 +384,20 @@ def test_the_results_keep_the_gap_of_every_step(ran):
 
 
 def test_every_claim_is_judged_in_both_precisions(ran):
-    """A wrong prediction that excuses itself would show here."""
+    """A wrong prediction that excuses itself would show here.
+
+    A perceptron amplifies rounding too much for float32.
+    """
     of_each_optimizer = {claim.id for claim in TRAJECTORY.claims}
     for claim in ran.verdict["claims"]:
         if claim["kind"] != "control":
             count = 3 if claim["id"] in of_each_optimizer else 1
             every = {"drawn": count, "judged": count, "left_out": {}}
-            assert claim["judged"] == {"float64": every, "float32": every}, claim["id"]
+            counts = claim["judged"]
+            if claim["id"].startswith("network_") and not counts["float32"]["judged"]:
+                assert counts["float32"]["left_out"] == {"ill-conditioned": 1}
+                counts = counts | {"float32": every}
+            assert counts == {"float64": every, "float32": every}, claim["id"]
 
 
 def test_the_controls_are_far_away(ran):
@@ -341,7 +432,7 @@ def test_every_claim_has_a_control_of_the_run_and_one_of_the_formula():
                 claim.id for claim in TRAJECTORY.claims
             }
         else:
-            assert of_run == every
+            assert of_run == every, scenario.id
             assert every - of_formula <= {"signs"}  # both sides of it are runs
 
 

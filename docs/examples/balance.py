@@ -10,6 +10,7 @@ from balance_false import predict as conserved
 
 import lrdyn
 from lrdyn import cli
+from lrdyn.engine.forms import Equal, start_of
 from lrdyn.engine.statement import Control, Theorem
 
 
@@ -48,6 +49,12 @@ REPAIRED = dataclasses.replace(
         dataclasses.replace(
             FACTORIZATION.claims[0],
             statement="D_l(t) = D_l(0) + eta^2 sum_{s<t} (G_{l+1}^T G_{l+1} - G_l G_l^T)(s)",
+            form=lambda outcome: Equal(
+                outcome.predicted.balance,
+                outcome.measured.balance,
+                scale=outcome.measured.scale,
+                null=start_of(outcome.predicted.balance),  # conserved, as it was conjectured
+            ),
         ),
     ),
     controls=(

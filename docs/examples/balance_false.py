@@ -16,6 +16,7 @@ import lrdyn
 from lrdyn import cli
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import POSITIVE, Flag, at_least
+from lrdyn.engine.forms import Zero
 from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 
 
@@ -122,9 +123,12 @@ FACTORIZATION = Scenario[Run, Theory, Measured](
         Claim(
             "balance",
             "W_{l+1}^T W_{l+1} - W_l W_l^T is the same at all t",
-            # A difference of two Gram matrices is rounded on the scale of a Gram matrix.
-            residual=lambda outcome: lrdyn.relative_difference(
-                outcome.predicted.balance, outcome.measured.balance, outcome.measured.scale
+            form=lambda outcome: Zero(
+                outcome.measured.balance - outcome.predicted.balance,
+                # A difference of two Gram matrices is rounded on the scale of a Gram matrix.
+                scale=outcome.measured.scale,
+                # What is not conserved moves by about its own size.
+                alternative=outcome.predicted.balance,
             ),
             reads=lambda theory, run: (theory.balance, run.balance, run.scale),
         ),

@@ -23,7 +23,7 @@ CLEARLY = 10.0
 SCALING_SLACK = 100.0
 # Largest tolerance of a rounding error that still means something. The slightest known mistakes (a
 # transposed side, a lost factor) move weights by 4 % of the largest: they stay 30 tolerances away.
-RESOLVED = 1e-3
+RESOLVED = 1.3e-3
 # How a reason begins that leaves controls open too: something is claimed of another library, and it
 # has a release that nobody has looked at. Whether a control would fail there is not known either.
 UNSEEN_RELEASE = "unseen release: "

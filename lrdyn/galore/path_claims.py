@@ -29,8 +29,9 @@ from lrdyn.core.condition import with_condition
 from lrdyn.core.descent import divergence_limit, simulate
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
-from lrdyn.engine.claims import RESOLVED, ROUNDING_SAFETY, relative_difference, tolerance
+from lrdyn.engine.claims import RESOLVED, ROUNDING_SAFETY, tolerance
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Equal, start_of
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.galore.projectors import aligned, single_precision_projector
 from lrdyn.galore.releases import newer, running_release
@@ -308,15 +309,17 @@ def _unflipped(outcome: PathOutcome) -> np.ndarray:
     return _known(outcome) & rare
 
 
-def _same(outcome: PathOutcome) -> float:
-    records, theory, run = _unflipped(outcome), outcome.predicted, outcome.measured
-    return relative_difference(theory.optax_same[records], run.optax_same[records])
+def _same(outcome: PathOutcome) -> Equal:
+    records = _unflipped(outcome)
+    path, run = outcome.predicted.optax_same[records], outcome.measured.optax_same[records]
+    return Equal(path, run, null=start_of(path))
 
 
-def _precise(outcome: PathOutcome) -> float:
-    records, theory, run = _known(outcome), outcome.predicted, outcome.measured
-    apart = relative_difference(theory.optax_precise[records], run.optax_precise[records])
-    return float(np.divide(apart, _unit(outcome)))  # 0 / 0 is NaN, which fails
+def _precise(outcome: PathOutcome) -> Equal:
+    records = _known(outcome)
+    path, run = outcome.predicted.optax_precise[records], outcome.measured.optax_precise[records]
+    scale = _unit(outcome) * max(np.max(np.abs(side)) for side in (path, run))
+    return Equal(path, run, scale, null=start_of(path))
 
 
 def _signs(outcome: PathOutcome) -> str:
@@ -407,7 +410,7 @@ PATH = Scenario[Training, PathTheory, PathMeasured](
             "both take P from an SVD in float32 with LAPACK's signs (a run in float32 is compared "
             "for one period, unless it is SGD: then rounding decides on signs; one in float64 as "
             "long as rounding decides on a last digit of float32 with a chance below .001)",
-            residual=_same,
+            form=_same,
             reads=lambda theory, run: (
                 theory.optax_same,
                 run.optax_same,
@@ -425,7 +428,7 @@ PATH = Scenario[Training, PathTheory, PathMeasured](
             "in units of an eighth of the tolerance of an identity in float32 of t/T steps, plus "
             "that of the run itself, times the condition",
             kind="limit",
-            residual=_precise,
+            form=_precise,
             reads=lambda theory, run: (
                 theory.optax_precise,
                 run.optax_precise,
@@ -439,7 +442,8 @@ PATH = Scenario[Training, PathTheory, PathMeasured](
         Claim(
             "optax_decay",
             "weight_decay of the wrapper adds -eta lambda W to an update, in all directions",
-            residual=lambda outcome: relative_difference(
+            # A difference of two updates is rounded like them.
+            form=lambda outcome: Equal(
                 outcome.predicted.optax_decay,
                 outcome.measured.optax_decay,
                 outcome.measured.update_scale,

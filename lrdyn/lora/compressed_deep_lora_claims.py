@@ -27,9 +27,9 @@ from lrdyn.core.condition import conditions
 from lrdyn.core.descent import simulate
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.corollary1.compression import compression_error
-from lrdyn.engine.claims import relative_difference
 from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Claim, Control, Scenario
+from lrdyn.engine.forms import Equal, Zero, start_of
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem2 import setting
 from lrdyn.theorem2.setting import DeepFactorization
 
@@ -49,8 +49,6 @@ class CompressedTheory(NamedTuple):
 
     deep_lora: Float[Array, "step"] = ABSENT
     """sqrt(d - 2r) prod_l |rho_l|."""
-    deep_lora_centred: Float[Array, "step"] = ABSENT
-    """0, with the products at their starts subtracted."""
     scale: Float[Array, ""] = ABSENT
     """Largest Frobenius norm of what is subtracted."""
     condition: Float[Array, ""] = ABSENT
@@ -111,8 +109,6 @@ def predict_compression(case: AroundPretrained) -> CompressedTheory:
     pair = setting.theory_run(case, end_to_end)
     return CompressedTheory(
         deep_lora=compression_error(case.bulk, dim, case.rank),
-        # The bulk of the centred product is at its start and has no gradient.
-        deep_lora_centred=jnp.zeros(len(case.steps), case.bulk.dtype),
         # Of what is subtracted: it goes from the product at the start to the target.
         scale=jnp.maximum(np.sqrt(dim) * jnp.prod(case.scales), linalg.frobenius(case.target)),
         condition=conditions(pair, lambda run: run.records),
@@ -268,6 +264,13 @@ def _controls(
     )
 
 
+def _apart(outcome: Outcome[CompressedTheory, CompressedMeasured]) -> tuple[Equal, Equal]:
+    """The distance is told from none, and from that of the starts."""
+    theory, run = outcome.predicted, outcome.measured
+    from_none = Equal(theory.deep_lora, run.deep_lora, theory.scale)
+    return from_none, from_none._replace(null=start_of(theory.deep_lora))
+
+
 COMPRESSED = Scenario[AroundPretrained, CompressedTheory, CompressedMeasured](
     "compressed",
     make_around_pretrained,
@@ -281,25 +284,21 @@ COMPRESSED = Scenario[AroundPretrained, CompressedTheory, CompressedMeasured](
             "W_0 + W_L ... W_1 and W_0 + U (W_L ... W_1) V^T of width 2 r, U and V from a gradient "
             "and frozen: ||f - f_C||_F = sqrt(d - 2 r) prod_l |rho_l| at every step of descent "
             "from an orthogonal start, if T - W_0 has rank r",
-            residual=lambda outcome: relative_difference(
-                outcome.predicted.deep_lora, outcome.measured.deep_lora, outcome.predicted.scale
-            ),
+            form=_apart,
             reads=lambda theory, run: (theory.deep_lora, run.deep_lora, theory.scale),
             condition=lambda theory: theory.condition,
         ),
         Claim(
             "deep_lora_centred",
             "less the products at their starts, on both sides: the two are equal, the bulk stays",
-            residual=lambda outcome: relative_difference(
-                outcome.predicted.deep_lora_centred,
+            # The bulk of the centred product has no gradient. Were it to move as that of the plain
+            # one does, the distance of that one would be left.
+            form=lambda outcome: Zero(
                 outcome.measured.deep_lora_centred,
-                outcome.predicted.scale,
+                scale=outcome.predicted.scale,
+                alternative=outcome.predicted.deep_lora,
             ),
-            reads=lambda theory, run: (
-                theory.deep_lora_centred,
-                run.deep_lora_centred,
-                theory.scale,
-            ),
+            reads=lambda theory, run: (run.deep_lora_centred, theory.deep_lora, theory.scale),
             condition=lambda theory: theory.condition,
         ),
     ),

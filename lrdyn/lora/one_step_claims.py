@@ -8,6 +8,8 @@ eta_B changes the product by
 DoRA multiplies by D V, V = W + s B A, D = diag(m / norms of the rows of V); with constant norms
 
     dL/dB = s D G A^T,    dL/dA = s B^T D G,    dL/dm = diag(G V^T) / norms.
+
+Each loss has a size of its own: for s = 1000 that of the squares is a million times that of others.
 """
 
 from typing import Any, NamedTuple
@@ -23,8 +25,8 @@ from lrdyn import adapters
 from lrdyn.adapters import DirectedFactors, Factors
 from lrdyn.core import linalg
 from lrdyn.core.initialization import gaussians
-from lrdyn.engine.claims import relative_difference
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Equal
 from lrdyn.engine.statement import Claim, Control, Scenario
 
 LOSSES = {
@@ -62,16 +64,16 @@ class StepTheory(NamedTuple):
 
     one_step: Float[Array, "loss row column"] = ABSENT
     """Change of s B A by one step of SGD on B and A."""
-    step_scale: Float[Array, ""] = ABSENT
-    """Largest entry of what is added up to that change, and of s B A."""
+    step_scale: Float[Array, "loss"] = ABSENT
+    """Largest entry of what is added up to that change, as G is rounded, and of s B A."""
     pissa_residual: Float[Array, "index"] = ABSENT
     """Singular values of W beyond the r-th, and zeros."""
     largest: Float[Array, ""] = ABSENT
     """Largest singular value of W."""
     dora_step: Float[Array, "loss entry"] = ABSENT
     """Gradients of DoRA in B, A and m with constant norms."""
-    dora_scale: Float[Array, ""] = ABSENT
-    """Largest entry of these gradients."""
+    dora_scale: Float[Array, "loss"] = ABSENT
+    """Largest entry of these gradients, as G is rounded."""
     zero_factors: Int[Array, ""] = ABSENT
     """Entries of the gradient that are not 0 where both factors are: none."""
 
@@ -117,22 +119,43 @@ def make_step(
 # Theory ------------------------------------------------------------------------------------------
 
 
-def _terms(case: Step, name: str) -> list[Array]:
+def _terms(case: Step, name: str) -> Float[Array, "3 m n"]:
     """The three terms of the change of s B A."""
     (eta_A, eta_B), s, B, A = case.rates, case.scale, case.B, case.A
     G = case.slope(name, case.weight + s * B @ A)
-    return [
-        -eta_A * s**2 * B @ (B.T @ G),
-        -eta_B * s**2 * G @ A.T @ A,
-        eta_A * eta_B * s**3 * G @ A.T @ (B.T @ G),
-    ]
+    of_A, of_B = -eta_A * s**2 * B @ (B.T @ G), -eta_B * s**2 * G @ A.T @ A
+    return jnp.stack([of_A, of_B, eta_A * eta_B * s**3 * G @ A.T @ (B.T @ G)])
+
+
+def _amplification(case: Step, name: str, V: Float[Array, "m n"]) -> Float[Array, ""]:
+    """By how much more than its own size G = f'(Z) X^T is rounded, Z = V X - Y; at least 1.
+
+    Z is rounded on the scale of what it is added up from, which moves f'(Z) by f''(Z) times that:
+    a sine of 1000 has lost three digits.
+    """
+    Z = V @ case.inputs - case.outputs
+    slope, bend = jax.jvp(jax.grad(LOSSES[name]), (Z,), (jnp.ones_like(Z),))
+    moved = jnp.abs(bend) * (jnp.abs(V) @ jnp.abs(case.inputs) + jnp.abs(case.outputs))
+    G = slope @ case.inputs.T
+    return jnp.maximum(1.0, jnp.max(moved @ jnp.abs(case.inputs.T)) / jnp.max(jnp.abs(G)))
+
+
+def _adapted(case: Step) -> Float[Array, "m n"]:
+    """W + s B A."""
+    return case.weight + case.scale * case.B @ case.A
+
+
+def _directed(case: Step) -> Float[Array, "m n"]:
+    """D V."""
+    V = _adapted(case)
+    return case.magnitude[:, None] / jnp.linalg.norm(V, axis=1)[:, None] * V
 
 
 def _dora_by_hand(case: Step, name: str) -> Float[Array, "entry"]:
     """The gradients in B, A and m where the norms are constants."""
-    V = case.weight + case.scale * case.B @ case.A
+    V = _adapted(case)
     norms = jnp.linalg.norm(V, axis=1)[:, None]
-    G = case.slope(name, case.magnitude[:, None] / norms * V)
+    G = case.slope(name, _directed(case))
     of_V = case.magnitude[:, None] / norms * G
     of_m = jnp.sum(G * V / norms, axis=1)
     return _flat(case.scale * of_V @ case.A.T, case.scale * case.B.T @ of_V, of_m)
@@ -147,20 +170,25 @@ def _tail(values: Float[Array, "index"], rank: int) -> Float[Array, "index"]:
     return jnp.pad(values[rank:], (0, len(values[:rank])))
 
 
+def _amplifications(case: Step, V: Float[Array, "m n"]) -> Float[Array, "loss"]:
+    return jnp.stack([_amplification(case, name, V) for name in LOSSES])
+
+
 def predict_step(case: Step) -> StepTheory:
     """The formulas, from the gradient in the whole matrix."""
-    terms = [jnp.stack(_terms(case, name)) for name in LOSSES]
-    product = jnp.abs(case.scale * case.B @ case.A)
+    terms = jnp.stack([_terms(case, name) for name in LOSSES])
+    product = jnp.max(jnp.abs(case.scale * case.B @ case.A))
+    sizes = jnp.max(jnp.sum(jnp.abs(terms), axis=1), axis=(1, 2))
     values = linalg.svdvals(case.weight)
     gradients = jnp.stack([_dora_by_hand(case, name) for name in LOSSES])
     return StepTheory(
-        one_step=jnp.stack([jnp.sum(each, axis=0) for each in terms]),
+        one_step=jnp.sum(terms, axis=1),
         # The adapter's change is a difference of two products s B A, rounded like these.
-        step_scale=jnp.max(jnp.sum(jnp.abs(jnp.stack(terms)), axis=1) + product[None]),
+        step_scale=sizes * _amplifications(case, _adapted(case)) + product,
         pissa_residual=_tail(values, case.A.shape[0]),
         largest=values[0],
         dora_step=gradients,
-        dora_scale=jnp.max(jnp.abs(gradients)),
+        dora_scale=jnp.max(jnp.abs(gradients), axis=1) * _amplifications(case, _directed(case)),
         zero_factors=jnp.zeros((), jnp.int32),
     )
 
@@ -211,12 +239,35 @@ def measure_step(case: Step, rates: Float[Array, "2"] | None = None) -> StepMeas
     )
 
 
+# Claims ------------------------------------------------------------------------------------------
+
+
+Side = Array | np.ndarray
+
+
+def _of_each_loss(predicted: Side, measured: Side, scales: Side) -> tuple[Equal, ...]:
+    """Each loss on a scale of its own, and each must be seen."""
+    each = zip(predicted, measured, scales, strict=True)
+    return tuple(Equal(theory, run, scale) for theory, run, scale in each)
+
+
+HEADROOM = 1e-6
+"""Share of the largest number that theory may reach. The run multiplies in another order: what is
+between may be larger than its product by 1/s, which is a thousand at most, and by sums over it."""
+
+
+def _overflows(scales: Side, dtype: np.dtype) -> str:
+    """Whether theory itself leaves the numbers of a precision, or all but does."""
+    within = np.all(scales <= HEADROOM * np.finfo(dtype).max)  # false of a NaN, too
+    return "" if within else "overflows"
+
+
 # Controls ----------------------------------------------------------------------------------------
 
 
 def _first_order(case: Step) -> StepTheory:
-    terms = [_terms(case, name)[:2] for name in LOSSES]
-    return StepTheory(one_step=jnp.stack([of_A + of_B for of_A, of_B in terms]))
+    terms = jnp.stack([_terms(case, name) for name in LOSSES])
+    return StepTheory(one_step=jnp.sum(terms[:, :2], axis=1))
 
 
 def _another_rank(case: Step) -> StepTheory:
@@ -247,15 +298,18 @@ ONE_STEP = Scenario[Step, StepTheory, StepMeasured](
             "one_step",
             "a step of SGD changes s B A by - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B "
             "s^3 G A^T B^T G for any loss, G its gradient in W; LoRA+ has two rates",
-            residual=lambda outcome: relative_difference(
-                outcome.predicted.one_step, outcome.measured.one_step, outcome.predicted.step_scale
+            form=lambda outcome: _of_each_loss(
+                outcome.predicted.one_step,
+                outcome.measured.one_step,
+                outcome.predicted.step_scale,
             ),
             reads=lambda theory, run: (theory.one_step, run.one_step, theory.step_scale),
+            undecided=lambda outcome: _overflows(outcome.predicted.step_scale, outcome.dtype),
         ),
         Claim(
             "pissa_residual",
             "the residual of PiSSA has the singular values of W beyond the r-th",
-            residual=lambda outcome: relative_difference(
+            form=lambda outcome: Equal(
                 outcome.predicted.pissa_residual,
                 outcome.measured.pissa_residual,
                 outcome.predicted.largest,
@@ -267,7 +321,7 @@ ONE_STEP = Scenario[Step, StepTheory, StepMeasured](
             "dora_step",
             "gradients of DoRA with constant norms: dB = s D G A^T, dA = s B^T D G, dm = "
             "diag(G V^T) / norms, V = W + s B A, D = diag(m / norms)",
-            residual=lambda outcome: relative_difference(
+            form=lambda outcome: _of_each_loss(
                 outcome.predicted.dora_step,
                 outcome.measured.dora_step,
                 outcome.predicted.dora_scale,

@@ -3,8 +3,27 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
+from lrdyn.engine.claims import above_p
+from lrdyn.engine.forms import Stated
+
 ALPHA, SEEDS = 0.01, 3
 """Of every claim over seeds of a study, and how many of them it needs."""
+
+
+def above(threshold: float, draws: np.ndarray) -> Stated:
+    """That a mean over seeds exceeds a threshold: the p of Student's test, one-sided.
+
+    The alternative: the same spread about half of the threshold.
+
+    Example:
+        >>> form = above(0.5, np.array([0.9, 0.91, 0.92]))
+        >>> form.residual() < 0.01 < form.alternative
+        True
+    """
+    elsewhere = draws - np.mean(draws) + threshold / 2
+    return Stated(above_p(threshold, draws), alternative=above_p(threshold, elsewhere))
 
 
 def only(value: str, settings: Mapping[str, Any], flag: str = "network") -> dict[str, Any]:

@@ -26,8 +26,8 @@ from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
 from lrdyn.adapters.projectors import LinearMap
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
-from lrdyn.engine.claims import relative_difference
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Equal, start_of
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 
 MOST_STEPS = 60
@@ -303,15 +303,18 @@ ISOMETRY = 0.01
 
 def _of_each_rule(
     compares: Callable[[DualityTheory, DualityMeasured], tuple[Array, Array]],
-) -> Callable[[DualityOutcome], float]:
-    """Residual of the rules, the second axis, which have scales of their own: the largest."""
+) -> Callable[[DualityOutcome], tuple[Equal, ...]]:
+    """Paths of the rules, the second axis: each has a scale of its own and must move."""
 
-    def residual(outcome: DualityOutcome) -> float:
+    def forms(outcome: DualityOutcome) -> tuple[Equal, ...]:
         both = compares(outcome.predicted, outcome.measured)
-        sides = (np.moveaxis(np.asarray(side), 1, 0) for side in both)
-        return float(np.max([relative_difference(*rule) for rule in zip(*sides, strict=True)]))
+        predicted, measured = (np.moveaxis(np.asarray(side), 1, 0) for side in both)
+        return tuple(
+            Equal(path, run, null=start_of(path))
+            for path, run in zip(predicted, measured, strict=True)
+        )
 
-    return residual
+    return forms
 
 
 def _scale_claim(
@@ -319,7 +322,7 @@ def _scale_claim(
     statement: str,
     compares: Callable[[DualityTheory, DualityMeasured], tuple[Array, Array]],
 ) -> Claim[DualityTheory, DualityMeasured]:
-    return Claim(id, statement, residual=_of_each_rule(compares), reads=compares)
+    return Claim(id, statement, form=_of_each_rule(compares), reads=compares)
 
 
 def _gradients_only(case: Regression) -> Array:
@@ -381,7 +384,7 @@ DUALITY = Scenario[Regression, DualityTheory, DualityMeasured](
             "theta <- theta + S^T opt(S g) is theta_0 + S^T Lambda with Lambda trained by opt, for "
             "any matrix S (judged where its rows are not orthonormal); SGD, momentum, Adam, "
             "RMSProp, Adagrad",
-            residual=_of_each_rule(lambda theory, run: (theory.duality, run.duality)),
+            form=_of_each_rule(lambda theory, run: (theory.duality, run.duality)),
             reads=lambda theory, run: (theory.duality, run.duality, theory.away_from_isometry),
             undecided=lambda outcome: (
                 "orthonormal map" if outcome.predicted.away_from_isometry < ISOMETRY else ""
@@ -414,8 +417,11 @@ DUALITY = Scenario[Regression, DualityTheory, DualityMeasured](
             "same_eps",
             "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - "
             "g/(|g| + eps)] apart, in proportion to eps where it is small",
-            residual=lambda outcome: relative_difference(
-                outcome.predicted.same_eps, outcome.measured.same_eps, outcome.measured.scale
+            # Differences of two values of theta after a step are rounded like theta.
+            form=lambda outcome: Equal(
+                outcome.predicted.same_eps,
+                outcome.measured.same_eps,
+                outcome.measured.scale,
             ),
             reads=lambda theory, run: (theory.same_eps, run.same_eps, run.scale),
             sides="Adam's first step by hand against the difference of two paths",

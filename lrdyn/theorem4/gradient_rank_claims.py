@@ -24,8 +24,9 @@ from lrdyn.core.descent import iterate
 from lrdyn.core.initialization import gaussians, reflection
 from lrdyn.core.recording import Recorded, log_steps
 from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import excess, tolerance
+from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import AtLeast, AtMost
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem4 import gradient_rank
 from lrdyn.theorem4.gradient_rank import Edges, GradientModes, StableRankBounds
@@ -269,10 +270,22 @@ def _distinct(outcome: RecursionOutcome) -> np.ndarray:
     return np.asarray(outcome.predicted.eigenvalue_spread <= limit)
 
 
-def _beyond(outcome: RecursionOutcome, ratio: Array | np.ndarray, first: int = 0) -> float:
-    """By how much a ratio exceeds 1 as far as rounding lets it be known, from a problem on."""
-    beyond = (ratio[first:] - 1) * outcome.predicted.resolution[first:]
-    return excess(np.asarray(beyond[_distinct(outcome)[first:]]), 0.0)
+def _at_most(outcome: RecursionOutcome, bound: np.ndarray | Array, first: int = 0) -> AtMost:
+    """Stable ranks below a bound as far as rounding lets them be known, from a problem on.
+
+    An excess over the bound counts in parts of it over the resolution. Where eigenvalues are too
+    close nothing is claimed.
+    """
+    theory, run = outcome.predicted, outcome.measured
+    bound = np.where(_distinct(outcome)[:, None], np.asarray(bound), np.inf)[first:]
+    size = np.where(np.isfinite(bound), bound, 1.0)
+    return AtMost(run.stable_rank[first:], bound, size / theory.resolution[first:])
+
+
+def _at_least(outcome: RecursionOutcome) -> AtLeast:
+    theory, ranks = outcome.predicted, outcome.measured.stable_rank
+    floor = np.where(_distinct(outcome)[:, None], theory.stable_rank_floor, 0.0)
+    return AtLeast(ranks, floor, ranks / theory.resolution)
 
 
 def _close(outcome: RecursionOutcome) -> str:
@@ -361,9 +374,7 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
             "bracket is positive (G_par is not 0), D = G_0 - G_par, "
             "q = (1 - eta l_2)/(1 - eta l_1)",
             kind="bound",
-            residual=lambda outcome: _beyond(
-                outcome, outcome.measured.stable_rank / outcome.predicted.stable_rank_bound
-            ),
+            form=lambda outcome: _at_most(outcome, outcome.predicted.stable_rank_bound),
             reads=lambda theory, run: (
                 run.stable_rank,
                 theory.stable_rank_bound,
@@ -376,9 +387,7 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
             "stable_rank_floor",
             "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2",
             kind="bound",
-            residual=lambda outcome: _beyond(
-                outcome, outcome.predicted.stable_rank_floor / outcome.measured.stable_rank
-            ),
+            form=_at_least,
             reads=lambda theory, run: (
                 run.stable_rank,
                 theory.stable_rank_floor,
@@ -392,9 +401,7 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
             "sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2 if the top singular pair of "
             "G_par lies in the eigenspace of l_1 (here: N = 1, B or C nonsingular)",
             kind="bound",
-            residual=lambda outcome: _beyond(
-                outcome, outcome.measured.stable_rank / outcome.predicted.lemma_3_3, first=ALIGNED
-            ),
+            form=lambda outcome: _at_most(outcome, outcome.predicted.lemma_3_3, ALIGNED),
             reads=lambda theory, run: (
                 run.stable_rank,
                 theory.lemma_3_3,

@@ -23,6 +23,7 @@ from lrdyn.adapters.state import POLICIES, StatePolicy
 from lrdyn.core.condition import with_condition
 from lrdyn.core.descent import iterate
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Zero
 from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem4 import problems
 from lrdyn.theorem4.problems import LowRankRun, RunRecord, trained_claim
@@ -172,6 +173,8 @@ class PoliciesMeasured(NamedTuple):
     """The weights, for the claim about the recursion."""
     signs: Float[Array, "sign_free_policy step"] = ABSENT
     """Largest difference of two runs with two rules for signs, over the largest weight."""
+    kept_signs: Float[Array, "step"] = ABSENT
+    """That of two runs which keep their state."""
     step: Int[Array, "step"] = ABSENT
     """Recorded steps."""
 
@@ -239,6 +242,7 @@ def measure_policies(case: LowRankRun) -> PoliciesMeasured:
         lifted=plain,
         trained=trained,
         signs=jax.vmap(problems.distance)(plain[SIGN_FREE], flipped[SIGN_FREE]),
+        kept_signs=problems.distance(plain[KEEP], flipped[KEEP]),
         step=jnp.asarray(case.steps),
     )
 
@@ -287,7 +291,6 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
                 run.policy_weights,
                 *problems.watched(theory),
             ),
-            applies=problems.has_rank,
             undecided=problems.undecided,
             condition=lambda theory: theory.condition,
         ),
@@ -298,7 +301,6 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
             "becomes P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
             compares=lambda theory, run: (theory.lifted, run.lifted),
             reads=lambda theory, run: (theory.lifted, run.lifted, *problems.watched(theory)),
-            applies=problems.has_rank,
             undecided=problems.undecided,
             condition=lambda theory: theory.condition,
             sides="a momentum of the size of W, projected, against one in coordinates",
@@ -306,10 +308,15 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
         Claim(
             "signs",
             "after a reset or a transport the path does not depend on the signs of singular "
-            "vectors (no formula: both sides are runs)",
-            residual=lambda outcome: float(np.max(outcome.measured.signs)),
-            reads=lambda theory, run: (run.signs, *problems.watched(theory)),
-            applies=problems.has_rank,
+            "vectors, as that of a kept state does (no formula: both sides are runs)",
+            # In every bit, since a change of signs rounds nothing. Where the two rules agree at
+            # every refresh a kept state goes the same way, too, and nothing is shown.
+            form=lambda outcome: Zero(
+                outcome.measured.signs,
+                scale=1.0,
+                alternative=outcome.measured.kept_signs,
+            ),
+            reads=lambda theory, run: (run.signs, run.kept_signs, *problems.watched(theory)),
             undecided=problems.undecided,
             condition=lambda theory: theory.condition,
             sides="runs with two rules for the signs of singular vectors",

@@ -358,13 +358,18 @@ T = TypeVar("T", bound=Watched)
 
 
 def watched(theory: Watched) -> tuple[Any, ...]:
-    """The fields that :func:`has_rank` and :func:`undecided` read, or their names."""
+    """The fields that :func:`undecided` reads, or their names."""
     return theory.singular_gap, theory.rank_margin, theory.moved, theory.condition
 
 
-def has_rank(outcome: Outcome[T, M]) -> bool:
-    """Whether the gradients of theory's run have rank r or more at every refresh."""
-    return not np.any(outcome.predicted.rank_margin <= half_of_the_digits(outcome.dtype))
+LOW_RANK = "gradients of rank below r"
+"""Why nothing is shown where a run has all but arrived: rounding chooses the rest of P."""
+
+
+def low_rank(outcome: Outcome[T, M]) -> str:
+    """:data:`LOW_RANK` where theory's run has such a gradient at a refresh; empty elsewhere."""
+    low = np.any(outcome.predicted.rank_margin <= half_of_the_digits(outcome.dtype))
+    return LOW_RANK if low else ""
 
 
 def undecided(outcome: Outcome[T, M]) -> str:
@@ -375,6 +380,8 @@ def undecided(outcome: Outcome[T, M]) -> str:
     moves by no more than 10 tolerances would agree with one that stays.
     """
     theory = outcome.predicted
+    if low := low_rank(outcome):
+        return low
     if not np.min(theory.singular_gap) >= half_of_the_digits(outcome.dtype):
         return "tied singular values"
     limit = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
@@ -396,21 +403,24 @@ def trained_claim(
         compares: how many numbers are trained, by theory and in the run.
         more: what follows the statement.
     """
-
-    def difference(outcome: Outcome[S, M]) -> float:
-        predicted, measured = compares(outcome.predicted, outcome.measured)
-        return float(np.max(np.abs(measured - predicted)))
-
     return Claim(
         id,
         "ReLoRA differentiates in the r n (m r on the right) entries of A for each m x n, and in "
         "biases: it is not GaLore again" + more,
         kind="exact",
-        residual=difference,
-        reads=compares,
+        compares=compares,
         carries=False,
         sides="r times the sides against the arrays that are trained",
     )
+
+
+def moves(
+    case: LowRankRun, records: Float[Array, "times entries"]
+) -> Float[Array, "refreshes m n"]:
+    """What is added to the first matrix between each refresh and the next, or the end."""
+    ends = np.append(refreshes(case)[1:], case.steps[-1])
+    matrices = jax.vmap(lambda vector: first_matrix(unflat(case)(vector)))(records)
+    return matrices[at(case, ends)] - matrices[at(case, refreshes(case))]
 
 
 def deficient(case: LowRankRun) -> int:

@@ -1,7 +1,9 @@
 """Theorem 4 on a path: GaLore and ReLoRA with a frozen factor step by step, and what they add up.
 
-Weights and losses are equal at every recorded step. After K refreshes W(t) - W(0) is a sum of K
-terms P_k A_k, of rank r K at most, and of that rank if the subspaces of the P_k are independent.
+Weights and losses are equal at every recorded step, whatever the P_k are. That these are the top r
+singular vectors of the gradients is seen in what is added between two refreshes, P_k A_k. After K
+refreshes W(t) - W(0) is a sum of K such terms, of rank r K at most, and of that rank if the
+subspaces of the P_k are independent.
 """
 
 import dataclasses
@@ -19,6 +21,7 @@ from lrdyn.adapters.methods import GALORE, RELORA, RELORA_FROZEN
 from lrdyn.core.condition import with_condition
 from lrdyn.engine.claims import CLEARLY, tolerance
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Count, Zero
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem4 import problems
 from lrdyn.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
@@ -45,6 +48,8 @@ class TrajectoryTheory(NamedTuple):
     """sigma_r - sigma_{r+1} of the gradient of each matrix, over its largest sigma_1."""
     rank_margin: Float[Array, "refresh matrix"] = ABSENT
     """sigma_r over sigma_1 of the gradient of each matrix."""
+    top_directions: Float[Array, "refresh coordinate direction"] = ABSENT
+    """Top r left (or right) singular vectors of the gradient of the first matrix."""
     independence: Float[Array, "refreshes"] = ABSENT
     """Least singular value of [P_1 ... P_K]."""
     sum_rank: Int[Array, "refreshes"] = ABSENT
@@ -64,6 +69,8 @@ class TrajectoryMeasured(NamedTuple):
     """Loss at each recorded step."""
     trained: Int[Array, ""] = ABSENT
     """How many numbers the method differentiates in."""
+    moves: Float[Array, "refresh row column"] = ABSENT
+    """What is added to the first matrix from each refresh to the next."""
     sum_values: Float[Array, "refreshes index"] = ABSENT
     """Singular values of W(t) - W(0), the first matrix, after K refreshes."""
     gap: Float[Array, "step"] = ABSENT
@@ -93,6 +100,7 @@ def predict_trajectory(case: LowRankRun) -> TrajectoryTheory:
         moved=problems.moved(recorded),
         singular_gap=refreshed.gaps,
         rank_margin=refreshed.least,
+        top_directions=refreshed.bases,
         independence=problems.independence(case, refreshed.bases),
         sum_rank=problems.sum_ranks(case),
         sum_spread=problems.sum_spread(case, values),
@@ -115,6 +123,7 @@ def measure_trajectory(
         weights=recorded,
         training_loss=problems.losses(case, recorded),
         trained=run.trained,
+        moves=problems.moves(case, run.records),
         sum_values=problems.sum_values(case, run.records),
         diverged_at=run.diverged_at,
         step=jnp.asarray(case.steps),
@@ -169,7 +178,6 @@ def _same_path(prefix: str = "", more: str = "") -> tuple[Claim[T, M], ...]:
             statement + more,
             compares=compares,
             reads=lambda theory, run: (*compares(theory, run), *problems.watched(theory)),
-            applies=problems.has_rank,
             undecided=problems.undecided,
             condition=lambda theory: theory.condition,
         )
@@ -206,28 +214,54 @@ def _rounding(outcome: TrajectoryOutcome) -> float:
     return limit * float(outcome.predicted.sum_rounding)
 
 
-def _excess(outcome: TrajectoryOutcome) -> float:
+def _excess(outcome: TrajectoryOutcome) -> Zero:
+    """Singular values beyond the first r K, after each K: one term more would add one of those."""
     values, ranks = _relative_values(outcome), outcome.predicted.sum_rank[:, None]
-    within = np.arange(values.shape[1]) < ranks
-    return float(np.max(values * ~within))  # a product keeps a NaN, wherever it stands
+    beyond = np.arange(values.shape[1]) >= ranks
+    # A product keeps a NaN, wherever it stands.
+    return Zero(values * beyond, scale=1.0, alternative=outcome.predicted.sum_spread)
 
 
-def _wrong_ranks(outcome: TrajectoryOutcome) -> float:
-    """For how many K the rank is another one, of those whose subspaces are independent."""
-    values, independence = _relative_values(outcome), outcome.predicted.independence
-    if not (np.all(np.isfinite(values)) and np.all(np.isfinite(independence))):
-        return float("nan")
+def _ranks(outcome: TrajectoryOutcome) -> Count:
+    """The ranks after each K at which the subspaces are independent."""
+    values, counted = _relative_values(outcome), _independent(outcome)
     # What is larger than the rounding that the other claims allow is no rounding.
     ranks = np.sum(values > _rounding(outcome), axis=1)
-    wrong = ranks != outcome.predicted.sum_rank
-    return float(np.sum(wrong & (independence >= INDEPENDENT)))
+    ranks = np.where(np.all(np.isfinite(values), axis=1), ranks, np.nan)
+    return Count(outcome.predicted.sum_rank[counted], ranks[counted])
 
 
-def _visible(outcome: TrajectoryOutcome) -> str:
+def _independent(outcome: TrajectoryOutcome) -> np.ndarray:
+    """For which K; with a NaN, which is lost and must fail, the K counts, too."""
+    return ~np.asarray(outcome.predicted.independence < INDEPENDENT)
+
+
+def _uncounted(outcome: TrajectoryOutcome) -> str:
     """Why ranks cannot be counted: sigma_{rK} of GaLore's own sums is near to their rounding."""
-    counted = outcome.predicted.independence >= INDEPENDENT
-    least = np.min(outcome.predicted.sum_spread[counted], initial=np.inf)
+    if low := problems.low_rank(outcome):
+        return low
+    counted = _independent(outcome)
+    if not np.any(counted):
+        return "dependent subspaces"
+    least = np.min(outcome.predicted.sum_spread[counted])
     return "" if least > CLEARLY * _rounding(outcome) else "rank below rounding"
+
+
+def _leaves_no_choice(outcome: TrajectoryOutcome) -> bool:
+    """Whether r singular vectors are all that a matrix has: then P says nothing of an order."""
+    return outcome.predicted.top_directions.shape[-1] == min(outcome.measured.moves.shape[-2:])
+
+
+def _outside(outcome: TrajectoryOutcome) -> Zero:
+    """What is added between refreshes outside of the span of theory's singular vectors.
+
+    The last singular vectors in the place of the first would leave all of it there.
+    """
+    P, moves = outcome.predicted.top_directions, outcome.measured.moves
+    across = moves if outcome.point["side"] == "left" else np.swapaxes(moves, 1, 2)
+    outside = across - P @ (np.swapaxes(P, 1, 2) @ across)
+    # Differences of weights are rounded like the weights.
+    return Zero(outside, scale=np.max(np.abs(outcome.predicted.weights)), alternative=moves)
 
 
 # Controls ----------------------------------------------------------------------------------------
@@ -246,12 +280,26 @@ def _galore(case: LowRankRun, **how: Any) -> TrajectoryTheory:
     return TrajectoryTheory(weights=run.weights, training_loss=run.training_loss)
 
 
+def _never_refreshed(case: LowRankRun) -> TrajectoryTheory:
+    """The singular vectors of the first gradient, at every refresh."""
+    still = jnp.tile(problems.flat(case.params), (len(problems.times(case)), 1))
+    return TrajectoryTheory(top_directions=problems.refreshed(case, still).bases)
+
+
 def _other_side(case: LowRankRun) -> TrajectoryTheory:
     return _galore(case, side="right" if case.side == "left" else "left")
 
 
 ADAM = {"optimizer": "adam", "state": "reset", "steps": 20}
+# Each once, so that the controls of several claims share its runs.
 _unmerged = partial(measure_trajectory, method=UNMERGED)
+_both_trained = partial(measure_trajectory, method=RELORA)
+
+
+def _more_columns(case: LowRankRun) -> TrajectoryMeasured:
+    return measure_trajectory(case, rank=case.rank + 1)
+
+
 OF_SUMS = "r times the number of refreshes against singular values of W(t) - W(0)"
 
 
@@ -275,11 +323,34 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
     claims=(
         *_same_path(),
         Claim(
+            "top_directions",
+            "between two refreshes W moves in the span of the top r left (right) singular vectors "
+            "of the gradient at the first: on the others it is zero",
+            form=_outside,
+            reads=lambda theory, run: (
+                theory.top_directions,
+                theory.weights,
+                run.moves,
+                *problems.watched(theory),
+            ),
+            applies=lambda outcome: not _leaves_no_choice(outcome),
+            undecided=problems.undecided,
+            condition=lambda theory: theory.condition,
+            sides="singular vectors of GaLore's gradients against what ReLoRA adds to W",
+        ),
+        Claim(
             "sum_excess",
-            "W(t) - W(0) has rank at most r K after K refreshes: sigma_{rK+1} = 0",
+            "W(t) - W(0) has rank at most r K after K refreshes: sigma_{rK+1} = 0 (true of any sum "
+            "of K terms of rank r: no verdict rests on it)",
             kind="bound",
-            residual=_excess,
-            reads=lambda theory, run: (run.sum_values, theory.sum_rank, theory.sum_rounding),
+            form=_excess,
+            reads=lambda theory, run: (
+                run.sum_values,
+                theory.sum_rank,
+                theory.sum_spread,
+                theory.sum_rounding,
+            ),
+            carries=False,
             sides=OF_SUMS,
             # Where r K is below the number of singular values there is one to be 0.
             applies=lambda outcome: bool(
@@ -291,7 +362,7 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
             "sum_rank",
             "and no less if the subspaces are independent: steps of rank r, a sum of rank r K",
             kind="exact",
-            residual=_wrong_ranks,
+            form=_ranks,
             reads=lambda theory, run: (
                 run.sum_values,
                 theory.sum_rank,
@@ -300,8 +371,7 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
                 theory.sum_rounding,
                 theory.rank_margin,
             ),
-            applies=problems.has_rank,
-            undecided=_visible,
+            undecided=_uncounted,
             carries=False,
             sides=OF_SUMS,
         ),
@@ -337,7 +407,7 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
             "both_factors_trained",
             "B = P trained as well as A, as ReLoRA does",
             "weights",
-            measure=partial(measure_trajectory, method=RELORA),
+            measure=_both_trained,
         ),
         Control(
             "both_factors_zero",
@@ -367,10 +437,28 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
             ),
         ),
         Control(
+            "next_direction",
+            "P of r + 1 columns",
+            "top_directions",
+            measure=_more_columns,
+        ),
+        Control(
+            "trained_directions",
+            "B = P trained as well as A, as ReLoRA does",
+            "top_directions",
+            measure=_both_trained,
+        ),
+        Control(
+            "first_directions",
+            "the singular vectors of the first gradient claimed at every refresh",
+            "top_directions",
+            predict=_never_refreshed,
+        ),
+        Control(
             "more_columns",
             "P of r + 1 columns",
             "sum_excess",
-            measure=lambda case: measure_trajectory(case, rank=case.rank + 1),
+            measure=_more_columns,
         ),
         Control(
             "one_direction_less",

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Key
 from lrdyn import adapters
 from lrdyn.adapters import Factors
 from lrdyn.core.initialization import gaussians
-from lrdyn.engine.claims import relative_difference
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Equal
 from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.studies.adapter_training import sentences
 from lrdyn.studies.adapter_training.sentences import Examples
@@ -161,7 +161,7 @@ REAL_STEP = Scenario[Step, StepTheory, StepMeasured](
             "a step of SGD on LoRA of the value matrix of the encoder's second-last layer "
             "changes s B A by - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B s^3 G A^T "
             "B^T G, G the gradient of the real loss in the matrix, B not 0",
-            residual=lambda outcome: relative_difference(
+            form=lambda outcome: Equal(
                 outcome.predicted.real_step,
                 outcome.measured.real_step,
                 outcome.predicted.real_scale,

@@ -15,10 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from lrdyn.core import linalg
 from lrdyn.core.spectra import effective_rank
-from lrdyn.engine.claims import above_p
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Finding, Scenario
-from lrdyn.studies.over_seeds import ALPHA, SEEDS, first_lost, only
+from lrdyn.studies.over_seeds import ALPHA, SEEDS, above, first_lost, only
 from lrdyn.training import Keeper
 
 POINTS = 26
@@ -200,9 +199,9 @@ def trained_scenario(
                 f"{network}_lower_rank",
                 "dropout lowers the effective rank of H with balanced rows by more than "
                 f"{threshold:g} (seed 0: by {seed0}; Student's test over seeds above 0, the "
-                "residual is its p)",
+                "residual is its p; the alternative is half of that)",
                 kind="statistical",
-                residual=lambda outcome: above_p(
+                form=lambda outcome: above(
                     threshold,
                     outcome.measured.plain_balanced_rank[:, -1]
                     - outcome.measured.balanced_rank[:, -1],

@@ -19,6 +19,7 @@ from lrdyn.core.initialization import gaussians
 from lrdyn.core.linalg import svdvals
 from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Stated
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.dropout_spectra.minimum import (
     INPUTS,
@@ -113,7 +114,7 @@ def measure_raw(case: Linear) -> RawMeasured:
     return jax.tree.map(lambda *arrays: jnp.stack(arrays), *runs)._replace(rate=jnp.asarray(RATES))
 
 
-def _exponent(outcome: Outcome[RawTheory, RawMeasured]) -> float:
+def _exponent(outcome: Outcome[RawTheory, RawMeasured]) -> Stated:
     """That of the distance from the limit over all starts, in powers of the step, less 1.
 
     Three distances ``C eta^p (1 + b eta)`` give p: the next order is taken out.
@@ -122,7 +123,9 @@ def _exponent(outcome: Outcome[RawTheory, RawMeasured]) -> float:
     distance = np.sqrt(np.mean(offsets**2, axis=(1, 2)))
     with np.errstate(divide="ignore", invalid="ignore"):
         basis = np.stack([np.ones(3), np.log(RATES), RATES], axis=1)
-        return float(np.abs(np.linalg.solve(basis, np.log(distance))[1] - 1))
+        exponent = np.linalg.solve(basis, np.log(distance))[1]
+    # A distance that stays and one that goes with the square of the step are both 1 away.
+    return Stated(float(np.abs(exponent - 1)), alternative=1.0)
 
 
 def _still_moving(outcome: Outcome[RawTheory, RawMeasured]) -> str:
@@ -176,9 +179,9 @@ RAW = Scenario[Linear, RawTheory, RawMeasured](
             "two layers, X X^T = c I, a start balanced unit by unit: the singular values of H "
             "approach c^{1/4} sqrt(s_i) linearly in eta (exponent of the distance, less 1, at "
             f"eta = {', '.join(f'{rate:g}' for rate in RATES)} theta, the next order taken out; "
-            f"{WITHIN:g} for the one after it)",
+            f"{WITHIN:g} for the one after it; the alternatives: exponents 0 and 2)",
             kind="rate",
-            residual=_exponent,
+            form=_exponent,
             reads=lambda theory, run: (
                 theory.limit,
                 run.raw_spectrum,

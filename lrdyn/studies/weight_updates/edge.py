@@ -19,6 +19,7 @@ from lrdyn.core.initialization import gaussian_layers
 from lrdyn.core.linalg import svdvals
 from lrdyn.data import Images, images
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Zero
 from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.studies.pictures import spread_out
 from lrdyn.theorem2 import setting
@@ -33,8 +34,6 @@ EXAMPLES = 600
 class EdgeTheory(NamedTuple):
     """What is predicted of the updates on whitened images."""
 
-    edge: Float[Array, "square_layer"] = ABSENT
-    """sigma_{2K+1} / sigma_1 of the update of each square layer: 0."""
     condition_edge: Float[Array, ""] = ABSENT
     """Factor by which theory's own run carries a small error off the 2K directions, over how far
     the layers move."""
@@ -47,6 +46,8 @@ class EdgeMeasured(NamedTuple):
 
     edge: Float[Array, "square_layer"] = ABSENT
     """sigma_{2K+1} / sigma_1 of the update of each square layer, either largest over the steps."""
+    last_within: Float[Array, "square_layer"] = ABSENT
+    """sigma_{2K} / sigma_1 of that."""
     update: Float[Array, "step square_layer index"] = ABSENT
     """Singular values of W_l(t) - W_l(0) at the recorded steps."""
     step: Int[Array, "step"] = ABSENT
@@ -118,13 +119,12 @@ def on_images(
 
 
 def predict_edge(case: Classification) -> EdgeTheory:
-    """Nothing beyond 2K; and how far theory's own run carries a small error off that space."""
+    """How far theory's own run carries a small error off the space of 2K directions."""
     runs, moving = theory_run(case), 2 * len(case.outputs)
     off = conditions(runs, lambda run: parts_of(run.records["square"], moving))["off_block"]
     layers = runs.run.records["square"]
     moved = jnp.max(jnp.abs(layers - layers[:1]))
     return EdgeTheory(
-        edge=jnp.zeros(DEPTH - 1),
         # An update loses the digits that it is smaller than the weights.
         condition_edge=off * jnp.max(jnp.abs(layers)) / moved,
         diverges=runs.run.diverged_at,
@@ -141,6 +141,7 @@ def measure_edge(case: Classification) -> EdgeMeasured:
     run = case.descend(case.loss, case.weights, spectra)
     return EdgeMeasured(
         edge=_edge_of(run.records, 2 * len(case.outputs)),
+        last_within=_edge_of(run.records, 2 * len(case.outputs) - 1),
         update=run.records,
         step=jnp.asarray(case.steps),
         classes=jnp.asarray(len(case.outputs)),
@@ -180,11 +181,13 @@ EDGE = Scenario[Classification, EdgeTheory, EdgeMeasured](
             "deep linear classifier on whitened images: sigma_{2K+1} of W_l(t) - W_l(0) is zero "
             "for l < L, relative to sigma_1 (the formula is that of the frame: the other side "
             "is 0)",
-            # Both sides are relative to sigma_1 already.
-            residual=lambda outcome: float(
-                np.max(np.abs(outcome.measured.edge - outcome.predicted.edge))
+            # One direction more would be like the last of the 2K.
+            form=lambda outcome: Zero(
+                outcome.measured.edge,
+                scale=1.0,
+                alternative=outcome.measured.last_within,
             ),
-            reads=lambda theory, run: (theory.edge, run.edge),
+            reads=lambda theory, run: (run.edge, run.last_within),
             condition=lambda theory: theory.condition_edge,
         ),
     ),

@@ -16,6 +16,7 @@ from lrdyn.core.spectra import singular_values
 from lrdyn.data import images
 from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Zero
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.weight_updates.edge import on_images
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification
@@ -84,15 +85,24 @@ def measure_narrow(case: Classification) -> NarrowMeasured:
     )
 
 
-def _beyond(outcome: Outcome[NarrowTheory, NarrowMeasured]) -> float:
-    """The largest singular value beyond the rank, of both layers."""
-    spectra = (outcome.measured.narrow_first, outcome.measured.narrow_second)
-    # An update may have as many singular values as its rank is predicted to be: none is beyond.
-    tails = [
-        values[rank] if rank < len(values) else 0.0
-        for values, rank in zip(spectra, outcome.predicted.narrow_rank, strict=True)
+NarrowOutcome = Outcome[NarrowTheory, NarrowMeasured]
+
+
+def _beyond(outcome: NarrowOutcome) -> tuple[Zero, ...]:
+    """The singular values beyond the rank: one more would be like the last that there is."""
+    run, ranks = outcome.measured, outcome.predicted.narrow_rank
+    forms = [
+        Zero(values[rank:], scale=run.narrow_scale, alternative=values[rank - 1])
+        for values, rank in zip((run.narrow_first, run.narrow_second), ranks, strict=True)
+        if rank < len(values)  # an update may have no more of them than its rank is predicted to be
     ]
-    return float(max(tails) / outcome.measured.narrow_scale)
+    return tuple(forms) or (Zero(0.0, scale=1.0, alternative=0.0),)
+
+
+def _some_beyond(outcome: NarrowOutcome) -> bool:
+    spectra = (outcome.measured.narrow_first, outcome.measured.narrow_second)
+    ranks = outcome.predicted.narrow_rank
+    return any(rank < len(values) for values, rank in zip(spectra, ranks, strict=True))
 
 
 def _orthonormal(case: Classification) -> Array:
@@ -118,13 +128,14 @@ NARROW = Scenario[Classification, NarrowTheory, NarrowMeasured](
             "with d_0 whitened dimensions below the width d the update of an inner layer has "
             "rank min(2K, d_0) + min(K, d - d_0), that of the first min(2K, d_0): what is "
             "beyond is zero on the scale of the weights (the other side is 0)",
-            residual=_beyond,
+            form=_beyond,
             reads=lambda theory, run: (
                 theory.narrow_rank,
                 run.narrow_first,
                 run.narrow_second,
                 run.narrow_scale,
             ),
+            applies=_some_beyond,
         ),
     ),
     controls=(

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 from lrdyn.core.factorization import Weights
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Equal
 from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem2 import classifier
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification, make_classifier
@@ -170,9 +171,8 @@ def _exponent_claim(
         f"{text}: the exponent within {within:g}",
         kind="rate",
         tolerance=within,
-        residual=lambda outcome: float(
-            np.abs(np.subtract(*compares(outcome.predicted, outcome.measured)))
-        ),
+        # Who knows nothing sees no dependence: the exponent 0.
+        form=lambda outcome: Equal(*compares(outcome.predicted, outcome.measured), scale=1.0),
         reads=compares,
     )
 

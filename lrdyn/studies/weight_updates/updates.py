@@ -10,10 +10,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.descent import Trajectory
 from lrdyn.core.spectra import effective_rank, singular_values, top_share
-from lrdyn.engine.claims import above_p
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Finding, Scenario
-from lrdyn.studies.over_seeds import ALPHA, SEEDS, only
+from lrdyn.studies.over_seeds import ALPHA, SEEDS, above, only
 from lrdyn.training import Keeper
 
 
@@ -162,9 +161,9 @@ def trained_scenario(
                 f"{network}_share",
                 f"the top 2K directions hold more than {threshold:g} of ||W(t) - W(0)||_F^2 at the "
                 f"end (seed 0 had {seed0}; Student's test over seeds above 0, the residual is its "
-                "p)",
+                "p; the alternative is half of that)",
                 kind="statistical",
-                residual=lambda outcome: above_p(threshold, outcome.measured.share_end),
+                form=lambda outcome: above(threshold, outcome.measured.share_end),
                 reads=lambda theory, run: (run.share_end,),
                 tolerance=ALPHA,
                 seeds=SEEDS,
