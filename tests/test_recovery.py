@@ -130,6 +130,22 @@ def test_sharpness_is_the_largest_curvature_where_three_balanced_layers_reach_th
     assert abs(float(found) * alpha ** (2 / 3) / expected - 1) < 1e-6
 
 
+@pytest.mark.parametrize(("shape", "rank"), [((5, 4), 2), ((4, 6), 1)])
+def test_the_tangent_curvature_is_the_least_over_all_directions_of_the_tangent_space(shape, rank):
+    """All U X^T + Z V^T, from a redundant list of them: the least positive generalised value."""
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(shape[0], rank)), rng.normal(size=(rank, shape[1]))
+    target, weight = factors[0] @ factors[1], rng.uniform(0.2, 2, shape)
+    left, _, right = np.linalg.svd(target)
+    spanning = [np.outer(left[:, i], e) for i in range(rank) for e in np.eye(shape[1])]
+    spanning += [np.outer(e, right[j]) for j in range(rank) for e in np.eye(shape[0])]
+    basis = np.linalg.svd(np.stack(spanning).reshape(len(spanning), -1))[2]
+    basis = basis[: rank * (sum(shape) - rank)]
+    expected = np.linalg.eigvalsh((basis * weight.ravel()) @ basis.T)[0]
+    least = recovery.tangent_curvature(jnp.asarray(target), rank, lambda X: weight * X)
+    oracles.assert_close(least, expected, size=30)
+
+
 def test_sensing_is_unbiased():
     """The loss estimates 1/2 ||f - Phi||_F^2, (1/m) sum y_i A_i estimates Phi."""
     target, product = jax.random.normal(jax.random.key(1), (2, 3, 4))

@@ -20,3 +20,4 @@ from lrdyn.completion.recovery import sharpness as sharpness
 from lrdyn.completion.recovery import spectral_network as spectral_network
 from lrdyn.completion.recovery import spread_target as spread_target
 from lrdyn.completion.recovery import surrogate as surrogate
+from lrdyn.completion.recovery import tangent_curvature as tangent_curvature

@@ -16,8 +16,8 @@ from lrdyn.core import linalg
 from lrdyn.core.factorization import end_to_end
 from lrdyn.core.spectra import singular_values
 from lrdyn.corollary1.compression import gradient_gap_bound
-from lrdyn.engine.claims import excess, relative_difference
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import AtMost, Equal
 from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem2.setting import hide_entries
 from lrdyn.theorem2.subspace import frame, start_scales
@@ -107,9 +107,10 @@ BASIS = Scenario[Recovery, BasisTheory, BasisMeasured](
         Claim(
             "basis",
             "all entries observed: the basis of the gradient spans V_{1,1} of Theorem 2",
-            # A projector has norm 1.
-            residual=lambda outcome: relative_difference(
-                outcome.predicted.basis, outcome.measured.basis, 1.0
+            form=lambda outcome: Equal(
+                outcome.predicted.basis,
+                outcome.measured.basis,
+                scale=1.0,  # the norm of a projector
             ),
             reads=lambda theory, run: (theory.basis, run.basis),
             condition=lambda theory: theory.basis_condition,
@@ -118,8 +119,10 @@ BASIS = Scenario[Recovery, BasisTheory, BasisMeasured](
             "basis_gap",
             "its gap sigma_{r+1} / sigma_r is at most e / (sigma_r(Phi) - e), e = prod eps_l",
             kind="bound",
-            residual=lambda outcome: excess(
-                outcome.measured.basis_gap, outcome.predicted.basis_gap
+            form=lambda outcome: AtMost(
+                outcome.measured.basis_gap,
+                outcome.predicted.basis_gap,
+                scale=1.0,  # the ratio is of rounded numbers, the larger of them 1
             ),
             reads=lambda theory, run: (theory.basis_gap, run.basis_gap),
             condition=lambda theory: theory.gap_condition,

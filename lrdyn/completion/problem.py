@@ -62,8 +62,6 @@ class CompletionTheory(NamedTuple):
     """||Phi - P Phi Q||_F / ||Phi||_F, P and Q onto the subspaces of the basis."""
     hidden: Int[Array, ""] = ABSENT
     """Number of hidden entries."""
-    turning: Float[Array, ""] = ABSENT
-    """gamma eta sigma_r^2, at which outer factors turn in a step."""
 
 
 class CompletionMeasured(NamedTuple):
@@ -102,6 +100,8 @@ class Recovery(Recorded):
     """Observed entries."""
     sharpness: Float[Array, ""]
     """Largest curvature of the full network at the target, see :func:`recovery.sharpness`."""
+    least_curvature: Float[Array, ""]
+    """Smallest one of the loss along matrices of rank r, :func:`recovery.tangent_curvature`."""
     rank: int = eqx.field(static=True)
     measurements: Float[Array, "m d d"] | None = None
     """Gaussian measurements, if the target is seen by these."""
@@ -168,7 +168,7 @@ FLAGS = (
     ),
     Flag(
         "rank",
-        quick=(2,),
+        quick=(1,),
         paper=(5,),
         domain=at_least(1),
         type=int,
@@ -179,7 +179,7 @@ FLAGS = (
     Flag(
         "observed",
         quick=(0.5,),
-        paper=(0.3,),
+        paper=(0.3, 0.7),
         domain=Domain("a number > 0 and <= 1", lambda p: 0 < p <= 1),
         symbol="p",
         help="fraction of the entries that is observed; p d^2 measurements of sensing",
@@ -262,10 +262,15 @@ def make_entries(
     target *= target_scale / singular_values(target)[0]
     mask = observe(for_view, (dim, dim), observed)
     weight = mask * mask.size / jnp.sum(mask)
+
+    def curvature(direction: Float[Array, "d d"]) -> Float[Array, "d d"]:
+        return weight * direction
+
     return Recovery(
         target=target,
         mask=mask,
-        sharpness=recovery.sharpness(target, rank, lambda X: weight * X),
+        sharpness=recovery.sharpness(target, rank, curvature),
+        least_curvature=recovery.tangent_curvature(target, rank, curvature),
         weights=orthogonal_layers(for_weights, (dim,) * (DEPTH + 1), jnp.full(DEPTH, init_scale)),
         rank=rank,
         steps=recorded_steps(steps),
@@ -285,9 +290,13 @@ def make_measurements(
     def curvature(direction: Float[Array, "d d"]) -> Float[Array, "d d"]:
         return jnp.tensordot(jnp.tensordot(draws, direction, 2), draws, 1) / len(draws)
 
-    sharpness = recovery.sharpness(case.target, case.rank, curvature)
-    values = recovery.sense(draws, case.target)
-    return dataclasses.replace(case, measurements=draws, values=values, sharpness=sharpness)
+    return dataclasses.replace(
+        case,
+        measurements=draws,
+        values=recovery.sense(draws, case.target),
+        sharpness=recovery.sharpness(case.target, case.rank, curvature),
+        least_curvature=recovery.tangent_curvature(case.target, case.rank, curvature),
+    )
 
 
 # Hypotheses ----------------------------------------------------------------------------------
@@ -347,4 +356,29 @@ def small_start(case: Recovery) -> Bool[Array, ""]:
     return MISSED * left <= SMALL * jnp.linalg.norm(case.target)
 
 
-HYPOTHESES = {"stable_steps": stable_steps, "small_start": small_start}
+def amplification(case: Recovery) -> Float[Array, ""]:
+    """How many times larger what the start leaves outside rank r ends, by theory.
+
+    While a network is small its residual is the surrogate S, and a singular value of its product
+    along one of S grows as ``ds/dt = 3 sigma s^{4/3}`` from eps^3: it escapes at ``t = 1 / (eps
+    sigma)``. When the r-th has, the next, which is noise of what is hidden, has grown to ``eps^3 /
+    (1 - sigma_{r+1} / sigma_r)^3``. There it stays; the fit of what is seen makes of it an error in
+    the tangent space that is up to ``tangent_curvature^{-1/2}`` times as large.
+    """
+    values = singular_values(case.surrogate)
+    ahead = 1 - values[case.rank] / values[case.rank - 1]
+    seen = (ahead > 0) & (case.least_curvature > 0)
+    grown = jnp.where(seen, ahead, 1.0) ** -DEPTH
+    return jnp.where(seen, grown / jnp.sqrt(jnp.where(seen, case.least_curvature, 1.0)), jnp.inf)
+
+
+def enough_seen(case: Recovery) -> Bool[Array, ""]:
+    """Whether enough is seen of the target for what the start leaves to end below the level."""
+    return amplification(case) <= MISSED
+
+
+HYPOTHESES = {
+    "stable_steps": stable_steps,
+    "small_start": small_start,
+    "enough_seen": enough_seen,
+}

@@ -214,6 +214,47 @@ def sharpness(
 
 
 @checked
+def tangent_curvature(
+    target: Float[Array, "k d"],
+    rank: int,
+    curvature: Callable[[Float[Array, "k d"]], Float[Array, "k d"]],
+) -> Float[Array, ""]:
+    """Smallest curvature of a loss along the matrices of rank r: how well it sees the target.
+
+    The smallest eigenvalue of ``P_T A P_T`` on ``T = {U X^T + Z V^T}``, the tangent space of the
+    matrices of rank r at ``Phi = U S V^T``, A the second derivative of the loss in the product. Of
+    a loss that sees everything it is 1. It is 0 where some matrix of rank r close to the target has
+    nearly the same loss; between, what is lost outside T counts ``1 / sqrt`` of it times within.
+
+    Args:
+        target: Phi.
+        rank: r.
+        curvature: A.
+
+    Example:
+        >>> float(tangent_curvature(jnp.diag(jnp.array([8.0, 0.0])), 1, lambda X: 0.5 * X))
+        0.5
+    """
+    checks.integer("rank", rank, 1, min(target.shape))
+    (rows, columns), (left, _, right) = target.shape, linalg.svd(target)
+    U, V = left[:, :rank], right[:rank].T
+    beside = linalg.complete_basis(U)[:, rank:]
+
+    def of_coordinates(coordinates: Float[Array, "n"]) -> Float[Array, "k d"]:
+        X, Z = jnp.split(coordinates, [rank * columns])
+        return U @ X.reshape(rank, columns) + beside @ Z.reshape(rows - rank, rank) @ V.T
+
+    def column(coordinates: Float[Array, "n"]) -> Float[Array, "n"]:
+        bent = curvature(of_coordinates(coordinates))
+        return jnp.concatenate([(U.T @ bent).ravel(), (beside.T @ bent @ V).ravel()])
+
+    # One direction of T at a time: all at once are as many k x d matrices as T has dimensions.
+    directions = jnp.eye(rank * (rows + columns - rank), dtype=target.dtype)
+    matrix = jax.lax.map(column, directions)
+    return linalg.eigh((matrix + matrix.T) / 2)[0][0]
+
+
+@checked
 def discrepant_rates(learning_rate: Scalar, ratio: Scalar) -> optax.GradientTransformation:
     """Gradient descent on a compressed network: eta inside, ``ratio * eta`` for the outer factors.
 

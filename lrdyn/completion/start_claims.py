@@ -4,14 +4,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from lrdyn.completion import recovery
 from lrdyn.completion.problem import (
     DEPTH,
     CompletionMeasured,
-    CompletionOutcome,
     CompletionTheory,
     Recovery,
     seen_alone,
@@ -19,7 +17,7 @@ from lrdyn.completion.problem import (
 from lrdyn.core import linalg
 from lrdyn.core.spectra import singular_values
 from lrdyn.corollary1.compression import CompressedNetwork, compressed_product
-from lrdyn.engine.claims import relative_difference
+from lrdyn.engine.forms import Equal, scale_of_each
 from lrdyn.engine.statement import Claim, Control
 
 
@@ -72,21 +70,21 @@ def _one_entry_off(case: Recovery) -> Recovery:
     return dataclasses.replace(case, target=jnp.where(entry, 2 * case.target, case.target))
 
 
-def _largest_difference(outcome: CompletionOutcome) -> float:
-    """The largest of the parts, each on its own scale."""
-    parts = zip(outcome.predicted.start, outcome.measured.start, strict=True)
-    return float(np.max([relative_difference(*both) for both in parts]))
-
-
 START = Claim[CompletionTheory, CompletionMeasured](
     "start",
     "what is hidden plays no part: with 0 in place of every hidden entry of Phi the networks "
-    "start from the same subspaces and the loss has the same slope there",
-    residual=_largest_difference,
+    "start from the same subspaces and the loss has the same slope there (of masks, not of "
+    "recovery: the verdict does not rest on it)",
+    form=lambda outcome: Equal(
+        outcome.predicted.start,
+        outcome.measured.start,
+        scale_of_each(outcome.predicted.start, outcome.measured.start),
+    ),
     reads=lambda theory, run: (theory.start, run.start, theory.hidden),
     applies=lambda outcome: outcome.predicted.hidden > 0,
     condition=lambda theory: theory.start_condition,
     steps=1,
+    carries=False,
     sides="Phi with 0 in place of hidden entries against Phi",
 )
 
