@@ -68,7 +68,7 @@ class Equal(NamedTuple):
     def _scales(self) -> np.ndarray:
         if self.scale is not None:
             return np.asarray(self.scale, np.float64)
-        return np.max([np.max(np.abs(side)) for side in self._sides()])
+        return np.asarray(max(np.max(np.abs(side), initial=0.0) for side in self._sides()))
 
 
 class Zero(NamedTuple):
