@@ -487,9 +487,10 @@ def _soft_thresholded(case: Training) -> MinimiserTheory:
 
 
 def _other_run(case: Training) -> MinimiserMeasured:
-    """Descent, to its end, at a theta of theta^2; and masks drawn with it."""
+    """Descent, to its end, at a theta of theta^2; masks drawn with it; or masks used twice."""
     squared = case.keep_prob**2
-    return _trained(case, descend(eqx.tree_at(lambda c: c.keep_prob, case, squared)), squared)
+    run = _trained(case, descend(eqx.tree_at(lambda c: c.keep_prob, case, squared)), squared)
+    return run._replace(products=train_both(case, case.keep_prob, uses=2).products)
 
 
 # The scenario --------------------------------------------------------------------------------
@@ -622,7 +623,7 @@ MINIMISER = Scenario[Training, MinimiserTheory, MinimiserMeasured](
             "masks_used_twice",
             "every mask used for two steps, in the run",
             "stochastic_noise",
-            measure=lambda case: train_both(case, case.keep_prob, uses=2),
+            measure=_other_run,
         ),
     ),
     narrow=only("dropout"),

@@ -165,11 +165,11 @@ def _times(p: float, allowance: float) -> float:
     return float(np.minimum(1.0, p * math.exp(allowance)))
 
 
-def at_any(*p_values: float) -> float:
-    """p-value of several tests together, their number times the smallest.
+def of_several(p: float, number: int) -> float:
+    """p-value of the smallest p of several independent tests, ``1 - (1 - p)^number``.
 
     Example:
-        >>> at_any(0.5, 0.1)
-        0.2
+        >>> of_several(0.5, 2), of_several(1e-20, 3)
+        (0.75, 3e-20)
     """
-    return float(np.minimum(1.0, len(p_values) * np.min(p_values)))
+    return -math.expm1(number * math.log1p(-p)) if p < 1 else p  # a NaN stays one
