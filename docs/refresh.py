@@ -29,7 +29,8 @@ Every claim of `python -m experiments all` at the quick preset (JAX {jax} on a {
 predicts and what measures it, how many of its cases were judged in float64 and in float32, the
 worst residual over them in each, with its tolerance ([how a verdict is reached](claims.md)), and
 its controls with the smallest residual that each left in float64. A control must leave ten
-tolerances or more, that of a statistical claim one. This page is written by
+tolerances or more, that of a statistical claim one. The residual of a statistical claim is `-log10
+p` of its test. This page is written by
 `python -m docs.refresh` from the theorems and from the verdicts of a run.
 [Theory](theory.md) derives the scenarios.
 """

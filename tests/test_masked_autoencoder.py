@@ -313,59 +313,95 @@ def outcome(theory: dict[str, Any], run: Any = (), dtype="float64"):
 
 
 def test_training_that_has_not_ended_is_not_judged():
-    reason = masked_autoencoder_claims.too_short
+    reason = masked_autoencoder_claims.narrow_too_short
     for condition in (500.0, 1e4, np.inf, np.nan):
-        assert reason(outcome({"condition": condition})) == "too few steps"
-    assert reason(outcome({"condition": 10.0})) == ""
-    assert reason(outcome({"condition": 500.0}, dtype="float32")) == ""
+        assert reason(outcome({"choosing": condition})) == "too few steps"
+    assert reason(outcome({"choosing": 10.0})) == ""
+    assert reason(outcome({"choosing": 500.0}, dtype="float32")) == ""
+    # Without a bottleneck steps are longer, and a small gap is no obstacle.
+    reason = masked_autoencoder_claims.whole_too_short
+    assert reason(outcome({"inverting": 2e3})) == ""
+    for condition in (4e3, np.inf, np.nan):
+        assert reason(outcome({"inverting": condition})) == "too few steps"
+
+
+def test_each_claim_has_the_condition_of_what_it_compares():
+    conditions = {
+        claim.id: claim.condition_name for claim in AUTOENCODER.claims if claim.condition_name
+    }
+    assert conditions == {
+        "optimum": "inverting",
+        "bottleneck": "choosing",
+        "bottleneck_value": "inverting",
+        "masked_optimum": "inverting",
+    }
+    trained = {claim.id for claim in AUTOENCODER.claims if claim.undecided}
+    assert trained == {*conditions, "rank"}  # not the bound, which is true of any A
 
 
 def test_the_condition_is_that_of_inverting_and_of_telling_values_apart():
     """In NumPy; a condition that is larger would loosen the claims about the end."""
     case = double(one_case())
-    conditions = []
+    inverting, choosing = [], []
     for X in np.asarray(case.data):
         S = X @ X.T / X.shape[1]
         together = np.equal.outer(case.patch_of, case.patch_of)
         Q = 0.6 * S + 0.4 * np.where(together, S, 0)
-        inverting = np.linalg.norm(Q) * np.linalg.norm(np.linalg.pinv(Q, rcond=1e-10))
+        inverting.append(np.linalg.norm(Q) * np.linalg.norm(np.linalg.pinv(Q, rcond=1e-10)))
         values, vectors = np.linalg.eigh(np.linalg.pinv(Q, rcond=1e-10))
         root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
         squares = np.linalg.svd(S @ root, compute_uv=False) ** 2
-        conditions.append(max(inverting, squares[0] / (squares[1] - squares[2])))
-    assert_close(all_predictions()["right"].condition, max(conditions), size=10**4)
+        choosing.append(max(inverting[-1], squares[0] / (squares[1] - squares[2])))
+    right = all_predictions()["right"]
+    assert_close(right.inverting, max(inverting), size=10**4)
+    assert_close(right.choosing, max(choosing), size=10**4)
 
 
 def test_ranks_are_counted_to_half_of_the_digits():
     values = [3.0, 1.0, 1e-5, 1e-9]
-    ranks, differ = masked_autoencoder_claims.ranks, masked_autoencoder_claims.differ
+    ranks, equal = masked_autoencoder_claims.ranks, masked_autoencoder_claims.equal_ranks
     assert ranks(np.array([values, values[:2] * 2]), np.dtype("float64")).tolist() == [3, 4]
     assert ranks(np.array([values]), np.dtype("float32")).tolist() == [2]
     cut = {"rank_values": [values, [*values[:2], 0.0, 0.0]]}
-    assert differ(outcome({"rank_values": [values, values]}, cut)) == 1
+    assert equal(outcome({"rank_values": [values, values]}, cut)).residual() == 1
+    assert equal(outcome(cut, cut)).residual() == 0
     # A lost singular value has no rank.
     lost = {"rank_values": [[1.0, np.nan]]}
-    assert differ(outcome(lost, lost)) == 1
+    assert np.isnan(equal(outcome(lost, lost)).residual())
 
 
 @pytest.mark.parametrize(
     ("penalty", "residual"),
-    [(2.0, 0.0), (1.0, 0.0), (0.5, 1.0), (0.0, np.inf), (-1.0, np.inf), (np.nan, np.inf)],
+    [(2.0, 0.0), (1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (-0.5, 1.5), (np.nan, np.nan)],
 )
 def test_a_penalty_below_the_bound_is_found_on_each_data_set(penalty, residual):
     penalties = {"penalty": [[3.0, 3.0], [3.0, penalty]]}
     judged_on = outcome({"nuclear_bound": np.ones((2, 2))}, penalties)
-    np.testing.assert_equal(masked_autoencoder_claims.below_bound(judged_on), residual)
+    (claim,) = (claim for claim in AUTOENCODER.claims if claim.id == "nuclear_bound")
+    assert claim.form is not None
+    bound: Any = claim.form(judged_on)
+    np.testing.assert_equal(bound.residual(), residual)
+
+
+def test_blocks_that_training_moves_are_found():
+    blocks = {"unidentified": [[2.0, 0.0]]}
+    still = masked_autoencoder_claims.stays(outcome(blocks, blocks))
+    assert (still.residual(), still.without_power(1e-3)) == (0.0, "")
+    assert (
+        masked_autoencoder_claims.stays(outcome(blocks, {"unidentified": [[1, 0]]})).residual()
+        == 0.5
+    )
 
 
 def test_a_difference_on_any_data_set_is_found():
     def compares(theory: AutoencoderTheory, run: AutoencoderMeasured):
         return theory.optimum, run.optimum
 
-    residual = masked_autoencoder_claims.on_each_data_set(compares)
-    assert residual(outcome({"optimum": [[1.0], [1e-3]]}, {"optimum": [[1.0], [2e-3]]})) == 0.5
+    form = masked_autoencoder_claims.on_each_data_set(compares)
+    small = outcome({"optimum": [[1.0], [1e-3]]}, {"optimum": [[1.0], [2e-3]]})
+    assert form(small).residual() == 0.5
     lost = outcome({"optimum": [[1.0], [1.0]]}, {"optimum": [[1.0], [np.nan]]})
-    assert np.isnan(residual(lost))
+    assert np.isnan(form(lost).residual())
 
 
 @pytest.mark.parametrize("control", AUTOENCODER.controls, ids=lambda control: control.id)

@@ -183,7 +183,7 @@ class OnceEach:
 def _facts(scenario: Scenario, case: Any) -> dict[str, Any]:
     """What a judge asks of a case."""
     met = {f"met_{name}": jnp.asarray(check(case)) for name, check in scenario.hypotheses.items()}
-    return met | {SIZE: jnp.asarray(longest_axis(case), jnp.int32)}
+    return met | {SIZE: jnp.asarray(longest_axis(scenario.summed(case)), jnp.int32)}
 
 
 def _named(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:

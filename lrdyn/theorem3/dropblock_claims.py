@@ -19,11 +19,11 @@ from lrdyn.theorem3.network import (
     MOST_MASKS,
     Network,
     added_by_masks,
+    lower_bound,
     make_network,
     nuclear,
     only,
     rounded_chance,
-    shortfall,
     true_widths,
     variation,
 )
@@ -248,24 +248,18 @@ DROPBLOCK = Scenario[Blocks, BlocksTheory, BlocksMeasured](
             "masks",
             compares=lambda theory, run: (theory.dropblock, run.dropblock),
         ),
-        Claim(
+        lower_bound(
             "dropblock_bound",
             "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a penalty of at least "
             "((1-p)/p) times the square of its spectral b-support norm",
-            kind="bound",
-            residual=shortfall(lambda theory, run: (theory.dropblock_bound, run.dropblock_bound)),
-            reads=lambda theory, run: (theory.dropblock_bound, run.dropblock_bound),
+            compares=lambda theory, run: (theory.dropblock_bound, run.dropblock_bound),
             condition=lambda theory: theory.rounded_chance,
         ),
         Claim(
             "dropblock_least",
             "attained with enough blocks",
             compares=lambda theory, run: (theory.dropblock_least, run.dropblock_least),
-            reads=lambda theory, run: (
-                theory.dropblock_least,
-                run.dropblock_least,
-                theory.enough_blocks,
-            ),
+            reads=lambda theory, run: (theory.enough_blocks,),
             applies=_enough_blocks,
             condition=lambda theory: theory.rounded_chance,
         ),
@@ -273,11 +267,7 @@ DROPBLOCK = Scenario[Blocks, BlocksTheory, BlocksMeasured](
             "dropblock_product",
             "by factors whose product is Z",
             compares=lambda theory, run: (theory.dropblock_product, run.dropblock_product),
-            reads=lambda theory, run: (
-                theory.dropblock_product,
-                run.dropblock_product,
-                theory.enough_blocks,
-            ),
+            reads=lambda theory, run: (theory.enough_blocks,),
             applies=_enough_blocks,
         ),
     ),
@@ -341,6 +331,7 @@ DROPBLOCK = Scenario[Blocks, BlocksTheory, BlocksMeasured](
     narrow=lambda settings: true_widths(
         only("dropblock")(settings), MOST_MASKS * min(settings["block_size"])
     ),
+    summed=lambda case: (case.network.matrices, case.matrix),
     sides="spectral support norm, as a dual norm, against all masks enumerated and factors that "
     "attain it",
     at={"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2},

@@ -20,10 +20,11 @@ from lrdyn.core.masking import observe
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT, arrays_in
+from lrdyn.engine.forms import Test
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties
 from lrdyn.theorem3.network import MaskedCase, only
-from lrdyn.theorem3.statistics import decides, mean_surprise
+from lrdyn.theorem3.statistics import mean_decides, mean_p
 
 RUNS = 256
 """Runs of stochastic training."""
@@ -104,6 +105,10 @@ class MinimiserMeasured(NamedTuple):
     """<W(0), W(T) - W(0)> of each run that trains both layers."""
     pulled: Float[Array, "run part"] = ABSENT
     """What pulled along W(0), added over the steps: the fit, and the squares of the units."""
+    products: Float[Array, "run lag power"] = ABSENT
+    """Products of the noise of a step (how far it moved along W(0), less what pulled) with that of
+    the same and of the next step, added over the steps: coefficients of the powers 0 to 2 of the
+    odds, which are a factor of the pull of the units."""
 
 
 MinimiserOutcome = Outcome[MinimiserTheory, MinimiserMeasured]
@@ -279,27 +284,20 @@ def train_last(case: Training, keep_prob: Array) -> Float[Array, "runs k"]:
     return jnp.where(minimiser.values[None, :] > 0, ends, 0.0)
 
 
-def train_both(
-    case: Training, keep_prob: Array
-) -> tuple[Float[Array, "runs"], Float[Array, "runs parts"]]:
+def train_both(case: Training, keep_prob: Array, *, uses: int = 1) -> MinimiserMeasured:
     """Train both layers with random masks: how far they move along W(0), and what pulls them there.
 
     Args:
         case: its theta decides the step.
         keep_prob: theta of the masks.
+        uses: for how many steps each mask is used.
 
     Returns:
-        How far, and the pull of the fit and that of the squares of the units, of which the penalty
-        is a multiple.
+        How far, the pull of the fit and that of the squares of the units, of which the penalty is a
+        multiple, and products of what neither of them explains.
     """
     # A unit that is kept weighs 1/theta and is curved by 1/theta^2.
     rate = 0.1 * case.keep_prob**2
-
-    def along(weights: Weights) -> Array:
-        first, second = (
-            jnp.sum(start * end) for start, end in zip(case.fitted, weights, strict=True)
-        )
-        return first + second
 
     def parts(weights: PyTree) -> Array:
         """Half of the loss at the mean of the masks, and of the squares of all units."""
@@ -308,31 +306,55 @@ def train_both(
         units = jnp.sum(second**2, axis=0) * jnp.sum(hidden**2, axis=1)
         return 0.5 * jnp.stack([jnp.sum((case.target - second @ hidden) ** 2), jnp.sum(units)])
 
-    def step(t: Array, state: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-        def of_run(mask: Array, weights: tuple[Array, Array]) -> tuple[Weights, Array]:
-            after = dropout_minimum.dropout_step(
-                mask, weights, case.inputs, case.target, keep_prob, rate
-            )
-            return after, jax.jvp(parts, (weights,), (case.fitted,))[1]
+    def of_run(mask: Array, weights: PyTree) -> tuple[PyTree, Array]:
+        """Weights after a step, how far it went along W(0), and the two pulls."""
+        after = dropout_minimum.dropout_step(
+            mask, weights, case.inputs, case.target, keep_prob, rate
+        )
+        layers = zip(case.fitted, after, weights, strict=True)
+        along = sum(jnp.sum(start * (new - old)) for start, new, old in layers)
+        pulls = -rate * jax.jvp(parts, (weights,), (case.fitted,))[1]
+        return after, jnp.append(along, pulls)
 
-        weights, pulled = state
+    def step(
+        t: Array, state: tuple[PyTree, Array, Array, Array]
+    ) -> tuple[PyTree, Array, Array, Array]:
+        weights, moved, before, products = state
         # Other masks than those of the runs of the last layer.
-        weights, pulls = jax.vmap(of_run)(_masks(case, -1 - t, keep_prob), weights)
-        return weights, pulled - rate * pulls
+        weights, now = jax.vmap(of_run)(_masks(case, -1 - t // uses, keep_prob), weights)
+        return weights, moved + now, now, products + _noise_products(now, before)
 
     copies = jax.tree.map(lambda W: jnp.broadcast_to(W, (RUNS, *W.shape)), case.fitted)
-    start = (copies, jnp.zeros((RUNS, 2), case.inputs.dtype))
-    weights, pulled = jax.lax.fori_loop(0, DRIFT, step, start)
-    return jax.vmap(along)(weights) - along(case.fitted), pulled
+    nothing = jnp.zeros((RUNS, 3), case.inputs.dtype)
+    start = (copies, nothing, nothing, jnp.zeros((RUNS, 2, 3), nothing.dtype))
+    _, moved, _, products = jax.lax.fori_loop(0, DRIFT, step, start)
+    return MinimiserMeasured(moved=moved[:, 0], pulled=moved[:, 1:], products=products)
+
+
+def _noise_products(
+    now: Float[Array, "runs 3"], before: Float[Array, "runs 3"]
+) -> Float[Array, "runs lag power"]:
+    """Products of the noise ``m - f - o u`` of steps, by the powers of the odds o.
+
+    Args:
+        now: how far a step moved, m, and the pulls of the fit, f, and of the units, u.
+        before: those of the step before it.
+    """
+    rest, units = now[:, 0] - now[:, 1], now[:, 2]
+
+    def times(other: Array) -> Array:
+        its_rest, its_units = other[:, 0] - other[:, 1], other[:, 2]
+        mixed = rest * its_units + units * its_rest
+        return jnp.stack([rest * its_rest, -mixed, units * its_units], axis=-1)
+
+    return jnp.stack([times(now), times(before)], axis=1)
 
 
 def _trained(case: Training, descent: MinimiserMeasured, keep_prob: Array) -> MinimiserMeasured:
-    moved, pulled = train_both(case, keep_prob)
     return MinimiserMeasured(
         **arrays_in(descent),
+        **arrays_in(train_both(case, keep_prob)),
         stochastic_ends=train_last(case, keep_prob),
-        moved=moved,
-        pulled=pulled,
     )
 
 
@@ -370,9 +392,19 @@ def not_at_the_end(outcome: MinimiserOutcome) -> str:
     return "" if gradient <= limit * gap(outcome) else "still moving"
 
 
+LAST, BOTH = 0, 1
+"""Trainings of the last layer, and of both."""
+
+
 def _skewness(outcome: MinimiserOutcome, training: int) -> float:
     """That of a mean over the runs, at most: of its rare masks, kept or not, of unequal weights."""
     return float(2.5 / np.sqrt(outcome.predicted.rare_masks[training]))
+
+
+def _skewness_of_products(outcome: MinimiserOutcome) -> float:
+    """That of the mean product of successive noises, at most: the square of the skewness of one."""
+    of_one = _skewness(outcome, BOTH) ** 2 * RUNS * DRIFT
+    return float(of_one / np.sqrt(RUNS * DRIFT))
 
 
 def noisy(outcome: MinimiserOutcome) -> bool:
@@ -384,26 +416,51 @@ def too_short(outcome: MinimiserOutcome) -> str:
     """Why training of the last layer cannot be judged, if it cannot."""
     if not outcome.predicted.transient >= STEADY:
         return "too few steps"
-    return "" if decides(_skewness(outcome, 0)) else "masks too rare"
+    return "" if mean_decides(_skewness(outcome, LAST)) else "masks too rare"
 
 
 def too_rare(outcome: MinimiserOutcome) -> str:
     """Why training of both layers cannot be judged, if it cannot."""
-    return "" if decides(_skewness(outcome, 1)) else "masks too rare"
+    return "" if mean_decides(_skewness(outcome, BOTH)) else "masks too rare"
 
 
-def _end_surprise(outcome: MinimiserOutcome) -> float:
+def too_rare_for_products(outcome: MinimiserOutcome) -> str:
+    """Why the noise of both layers cannot be judged, if it cannot."""
+    return "" if mean_decides(_skewness_of_products(outcome)) else "masks too rare"
+
+
+def _end_test(outcome: MinimiserOutcome) -> Test:
     """Test of the nuclear norms ``sum_{i<=q} u_i^T Z v_i`` at the end of each run."""
     expected = float(np.sum(outcome.predicted.stochastic_values))
-    ends = np.sum(np.asarray(outcome.measured.stochastic_ends), axis=1)
-    return mean_surprise(expected, ends, _skewness(outcome, 0))
+    ends, skewness = np.sum(outcome.measured.stochastic_ends, axis=1), _skewness(outcome, LAST)
+    off = max(mean_p(factor * expected, ends, skewness) for factor in (0.9, 1.1))
+    return Test(mean_p(expected, ends, skewness), off)
 
 
-def _drift_surprise(outcome: MinimiserOutcome) -> float:
+def _drift_test(outcome: MinimiserOutcome) -> Test:
     """Test of how far each run moved, less what pulled it: the fit and the odds times the units."""
     fit, units = np.asarray(outcome.measured.pulled).T
-    pull = fit + outcome.predicted.stochastic_drift * units
-    return mean_surprise(0.0, np.asarray(outcome.measured.moved - pull), _skewness(outcome, 1))
+
+    def p_if_odds(odds: Any) -> float:
+        unexplained = np.asarray(outcome.measured.moved - fit - odds * units)
+        return mean_p(0.0, unexplained, _skewness(outcome, BOTH))
+
+    odds = outcome.predicted.stochastic_drift
+    return Test(p_if_odds(odds), max(p_if_odds(factor * odds) for factor in (0.75, 1.25)))
+
+
+def _independence_test(outcome: MinimiserOutcome) -> Test:
+    """Test of the products of successive noises, and of what they were with masks used twice.
+
+    Every second product would then be a square: half of the sum of the squares, in the mean.
+    """
+    powers = float(outcome.predicted.stochastic_drift) ** np.arange(3)
+    squares, products = np.moveaxis(np.asarray(outcome.measured.products) @ powers, 1, 0)
+    skewness = _skewness_of_products(outcome)
+    return Test(
+        mean_p(0.0, products, skewness),
+        mean_p(float(np.mean(squares)) / 2, products, skewness),
+    )
 
 
 # What is broken ------------------------------------------------------------------------------
@@ -430,9 +487,10 @@ def _soft_thresholded(case: Training) -> MinimiserTheory:
 
 
 def _other_run(case: Training) -> MinimiserMeasured:
-    """Descent, to its end, at a theta of theta^2; and masks drawn with it."""
+    """Descent, to its end, at a theta of theta^2; masks drawn with it; or masks used twice."""
     squared = case.keep_prob**2
-    return _trained(case, descend(eqx.tree_at(lambda c: c.keep_prob, case, squared)), squared)
+    run = _trained(case, descend(eqx.tree_at(lambda c: c.keep_prob, case, squared)), squared)
+    return run._replace(products=train_both(case, case.keep_prob, uses=2).products)
 
 
 # The scenario --------------------------------------------------------------------------------
@@ -457,14 +515,13 @@ MINIMISER = Scenario[Training, MinimiserTheory, MinimiserMeasured](
             "to rounding times the gap: no number of steps is known)",
             compares=lambda theory, run: (theory.dropout_minimiser, run.dropout_minimiser),
             reads=lambda theory, run: (
-                theory.dropout_minimiser,
-                run.dropout_minimiser,
                 run.gradient,
                 theory.curvature,
                 theory.spectrum,
                 theory.threshold,
             ),
             undecided=not_at_the_end,
+            certified=lambda outcome: True,  # that is what its gradient says
         ),
         Claim(
             "dropout_minimum",
@@ -472,23 +529,22 @@ MINIMISER = Scenario[Training, MinimiserTheory, MinimiserMeasured](
             "h",
             compares=lambda theory, run: (theory.dropout_minimum, run.dropout_minimum),
             reads=lambda theory, run: (
-                theory.dropout_minimum,
-                run.dropout_minimum,
                 run.gradient,
                 theory.curvature,
                 theory.spectrum,
                 theory.threshold,
             ),
             undecided=not_at_the_end,
+            certified=lambda outcome: True,  # that is what its gradient says
         ),
         Claim(
             "stochastic",
             "training the last layer with random masks, from 0 above the first layer of the "
             "minimiser, ends there: the mean of sum_{i<=q} u_i^T Z v_i is sum_{i<=q} (sigma_i - "
             "mu_q) (1 - prod_t (1 - eta_t sigma_i)), ||Z||_* if sigma_q sum_t eta_t >= "
-            f"{STEADY:g} (and h > 1); {_STUDENT}",
+            f"{STEADY:g} (and h > 1); {_STUDENT}; alternative: ends larger or smaller by a tenth",
             kind="statistical",
-            residual=_end_surprise,
+            form=_end_test,
             reads=lambda theory, run: (
                 theory.stochastic_values,
                 run.stochastic_ends,
@@ -502,9 +558,9 @@ MINIMISER = Scenario[Training, MinimiserTheory, MinimiserMeasured](
             "stochastic_drift",
             "training both layers with random masks moves them, in the mean, against the gradient "
             "of the expected loss: the mean of <W(0), W(T) - W(0) + sum_t eta_t grad(W(t))> is 0; "
-            f"{_STUDENT}",
+            f"{_STUDENT}; alternative: odds larger or smaller by a quarter",
             kind="statistical",
-            residual=_drift_surprise,
+            form=_drift_test,
             reads=lambda theory, run: (
                 theory.stochastic_drift,
                 run.moved,
@@ -512,6 +568,20 @@ MINIMISER = Scenario[Training, MinimiserTheory, MinimiserMeasured](
                 theory.rare_masks,
             ),
             undecided=too_rare,
+        ),
+        Claim(
+            "stochastic_noise",
+            "the masks of successive steps are independent: with n_t the part of step t along W(0) "
+            "that the gradient of the expected loss leaves unexplained, sum_t n_t n_{t+1} has "
+            f"the mean 0; {_STUDENT}; alternative: every mask used for two steps, sum_t n_t^2 / 2",
+            kind="statistical",
+            form=_independence_test,
+            reads=lambda theory, run: (
+                theory.stochastic_drift,
+                run.products,
+                theory.rare_masks,
+            ),
+            undecided=too_rare_for_products,
         ),
     ),
     controls=(
@@ -549,8 +619,15 @@ MINIMISER = Scenario[Training, MinimiserTheory, MinimiserMeasured](
             )
             for claim in ("dropout_minimiser", "dropout_minimum", "stochastic", "stochastic_drift")
         ),
+        Control(
+            "masks_used_twice",
+            "every mask used for two steps, in the run",
+            "stochastic_noise",
+            measure=_other_run,
+        ),
     ),
     narrow=only("dropout"),
+    summed=lambda case: (case.inputs, case.target, case.weights),
     steps="steps",
     diverged=lambda run: run.diverged_at,
     sides="closed form from the SVD of Y P against gradient descent and against stochastic "

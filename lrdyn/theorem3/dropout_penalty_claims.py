@@ -575,6 +575,7 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
         ),
     ),
     narrow=lambda settings: true_widths(only("dropout")(settings), MOST_MASKS),
+    summed=lambda case: (case.network.matrices, case.middle, case.column, case.row),
     sides="norms of Z and formulas against all masks enumerated",
     at={"mask": "dropout", "keep_prob": 0.5, "width": 4},
 )

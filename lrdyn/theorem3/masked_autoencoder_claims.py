@@ -20,9 +20,10 @@ from jaxtyping import Array, Bool, Float, Key
 from lrdyn.core import linalg
 from lrdyn.core.condition import relative_response
 from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import Kind, excess, on_each, relative_difference, tolerance
+from lrdyn.engine.claims import tolerance
 from lrdyn.engine.evaluate import Once, each_time
 from lrdyn.engine.fields import ABSENT, arrays_in
+from lrdyn.engine.forms import Count, Equal, Zero, scale_of_each
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem3 import (
     autoencoder_training_claims,
@@ -32,7 +33,7 @@ from lrdyn.theorem3 import (
 )
 from lrdyn.theorem3.autoencoder_training_claims import AutoencoderMeasured, Autoencoding
 from lrdyn.theorem3.masked_autoencoder import MaskedMoments, nuclear_norm_bound, within_patches
-from lrdyn.theorem3.network import MOST_MASKS
+from lrdyn.theorem3.network import MOST_MASKS, lower_bound
 
 
 class AutoencoderTheory(NamedTuple):
@@ -60,8 +61,10 @@ class AutoencoderTheory(NamedTuple):
     """(S - blkdiag M_b) Q^{-1}, the minimiser of that loss outside the blocks."""
     unidentified: Float[Array, "data row column"] = ABSENT
     """Diagonal blocks where training starts: that loss does not see them."""
-    condition: Float[Array, ""] = ABSENT
-    """By how much inverting Q, or telling sigma_r from sigma_{r+1}, amplifies errors."""
+    inverting: Float[Array, ""] = ABSENT
+    """By how much inverting Q amplifies errors, for all data sets."""
+    choosing: Float[Array, ""] = ABSENT
+    """By how much that, or telling sigma_r from sigma_{r+1}, does."""
     unique: Bool[Array, ""] = ABSENT
     """Whether Q is regular, for all data sets."""
 
@@ -82,19 +85,29 @@ def _bounds(case: Autoencoding, data: Array, optimum: Array) -> Float[Array, "2"
     return jax.vmap(lambda A: nuclear_norm_bound(A, data, case.keep_prob))(both)
 
 
-def _condition(case: Autoencoding, moments: MaskedMoments, values: Array) -> Float[Array, ""]:
-    """By how much inverting Q, or telling sigma_r from sigma_{r+1}, amplifies an error."""
+class _Conditions(NamedTuple):
+    """By how much an error of one data set is amplified, and whether its Q is regular."""
+
+    inverting: Array
+    choosing: Array
+    regular: Array
+
+
+def _conditions(case: Autoencoding, moments: MaskedMoments, values: Array) -> _Conditions:
     inverse = moments.root @ moments.root
     inverting = jnp.linalg.norm(moments.masked) * jnp.linalg.norm(inverse)
     squares = jnp.append(values, jnp.zeros(1, values.dtype)) ** 2
     gap = squares[case.width - 1] - squares[case.width]
-    return jnp.maximum(inverting, squares[0] / jnp.where(gap > 0, gap, 0.0))
+    choosing = jnp.maximum(inverting, squares[0] / jnp.where(gap > 0, gap, 0.0))
+    # The trace is the rank of Q: that of a projector.
+    rank = jnp.sum(moments.root * (moments.masked @ moments.root))
+    return _Conditions(inverting, choosing, rank > len(moments.whole) - 0.5)
 
 
 def predict(case: Autoencoding) -> AutoencoderTheory:
     """Everything from S, D and p."""
 
-    def of_data(data: Array) -> tuple[AutoencoderTheory, Array, Array]:
+    def of_data(data: Array) -> tuple[AutoencoderTheory, _Conditions]:
         moments = _moments(case, data)
         narrow = masked_autoencoder.bottleneck_autoencoder(moments, case.width)
         optimum = masked_autoencoder.optimal_autoencoder(moments)
@@ -110,17 +123,16 @@ def predict(case: Autoencoding) -> AutoencoderTheory:
             masked_optimum=masked_autoencoder.optimal_masked_only(moments),
             unidentified=within_patches(case.anything, case.patch_of),
         )
-        # The trace is the rank of Q: that of a projector.
-        rank = jnp.sum(moments.root * (moments.masked @ moments.root))
-        return theory, _condition(case, moments, narrow.values), rank > len(data) - 0.5
+        return theory, _conditions(case, moments, narrow.values)
 
-    of_each, conditions, regular = jax.vmap(of_data)(case.data)
+    of_each, conditions = jax.vmap(of_data)(case.data)
     unit = jnp.eye(len(case.white), dtype=case.white.dtype)
     return AutoencoderTheory(
         **arrays_in(of_each),
         attained=nuclear_norm_bound(unit, case.white, case.keep_prob),
-        condition=jnp.max(conditions),
-        unique=jnp.all(regular),
+        inverting=jnp.max(conditions.inverting),
+        choosing=jnp.max(conditions.choosing),
+        unique=jnp.all(conditions.regular),
     )
 
 
@@ -136,26 +148,39 @@ def _independent(case: Autoencoding) -> Array:
 # Judges --------------------------------------------------------------------------------------
 
 
-def below_bound(outcome: AutoencoderOutcome) -> float:
-    """By how much the penalty falls below the bound, over the penalty."""
-    bound, penalty = np.asarray(outcome.predicted.nuclear_bound), outcome.measured.penalty
-    # A penalty that is not positive is below any bound.
-    ratio = np.divide(bound, penalty, out=np.full_like(bound, np.inf), where=penalty > 0)
-    return excess(ratio, 1.0)
+Fields = Callable[[AutoencoderTheory, AutoencoderMeasured], tuple[Any, Any]]
+"""The fields of both sides that a claim compares."""
 
 
-def _value(outcome: AutoencoderOutcome) -> float:
+def on_each_data_set(compares: Fields) -> Callable[[AutoencoderOutcome], Equal]:
+    """What compares two arrays whose parts, one a data set, have scales of their own."""
+
+    def form(outcome: AutoencoderOutcome) -> Equal:
+        theory, run = compares(outcome.predicted, outcome.measured)
+        return Equal(theory, run, scale_of_each(theory, run))
+
+    return form
+
+
+def value(outcome: AutoencoderOutcome) -> Equal:
     """On the scale of tr S: near p = 1 it is a small difference of that."""
-    energy = outcome.predicted.energy
     theory, run = outcome.predicted.bottleneck_value, outcome.measured.bottleneck_value
-    return relative_difference(theory / energy, run / energy, 1.0)
+    return Equal(theory, run, outcome.predicted.energy)
 
 
-def differ(outcome: AutoencoderOutcome) -> int:
-    """Number of data sets whose rank is another."""
-    theory = ranks(np.asarray(outcome.predicted.rank_values), outcome.dtype)
-    run = ranks(np.asarray(outcome.measured.rank_values), outcome.dtype)
-    return int(np.count_nonzero(np.not_equal(theory, run)))
+def equal_ranks(outcome: AutoencoderOutcome) -> Count:
+    """Ranks of what theory says and of what training reaches."""
+    return Count(
+        ranks(np.asarray(outcome.predicted.rank_values), outcome.dtype),
+        ranks(np.asarray(outcome.measured.rank_values), outcome.dtype),
+    )
+
+
+def stays(outcome: AutoencoderOutcome) -> Zero:
+    """Change of the diagonal blocks; were they trained, they would end elsewhere altogether."""
+    start = np.asarray(outcome.predicted.unidentified)
+    largest = float(np.max(np.abs(start)))
+    return Zero(outcome.measured.unidentified - start, scale=largest, alternative=largest)
 
 
 def ranks(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -166,80 +191,46 @@ def ranks(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.where(np.isfinite(largest[..., 0]), count, np.nan)
 
 
-def too_short(outcome: AutoencoderOutcome) -> str:
+def too_short(outcome: AutoencoderOutcome, rate: float, condition: float) -> str:
     """Why the end of training cannot be judged, if it cannot.
 
     The slowest error, of curvature 1 / condition, must decay to round-off squared.
+
+    Args:
+        outcome: its precision decides what round-off is.
+        rate: step, over that of A.
+        condition: of the curvature.
     """
+    # Momentum makes steps 1 / (1 - momentum) times as long.
+    time = autoencoder_training_claims.STEPS / (1 - autoencoder_training_claims.MOMENTUM)
+    decay = time * rate / condition
+    return "" if decay >= -2 * np.log(np.finfo(outcome.dtype).eps) else "too few steps"
+
+
+def whole_too_short(outcome: AutoencoderOutcome) -> str:
+    """That of autoencoders without a bottleneck."""
+    return too_short(outcome, 1.0, float(outcome.predicted.inverting))
+
+
+def narrow_too_short(outcome: AutoencoderOutcome) -> str:
+    """That of the narrow autoencoder, whose slowest direction may be that of a small gap."""
     flags = outcome.point
     groups = autoencoder_training_claims.patch_numbers(
         int(flags["rows"]), flags["mask"], int(flags["patch_size"])
     )
     rate = autoencoder_training_claims.narrow_rate(flags["keep_prob"], groups)
-    # Momentum makes steps 1 / (1 - momentum) times as long.
-    time = autoencoder_training_claims.STEPS / (1 - autoencoder_training_claims.MOMENTUM)
-    decay = time * rate / outcome.predicted.condition
-    return "" if decay >= -2 * np.log(np.finfo(outcome.dtype).eps) else "too few steps"
+    return too_short(outcome, float(rate), float(outcome.predicted.choosing))
 
 
-Fields = Callable[[AutoencoderTheory, AutoencoderMeasured], tuple[Any, ...]]
-"""The fields of both sides that a claim looks at."""
+def _asked(loss: str) -> Callable[[AutoencoderOutcome], bool]:
+    """Whether a loss was asked for."""
+    return lambda outcome: loss in outcome.point["loss"].split()
 
 
-def on_each_data_set(compares: Fields) -> Callable[[AutoencoderOutcome], float]:
-    """Residual of two arrays whose parts, one a data set, have scales of their own: the largest."""
-
-    def residual(outcome: AutoencoderOutcome) -> float:
-        theory, run = compares(outcome.predicted, outcome.measured)
-        return on_each(np.atleast_1d(theory), np.atleast_1d(run))
-
-    return residual
-
-
-def _claim(
-    id: str,
-    statement: str,
-    fields: Fields,
-    *,
-    kind: Kind = "identity",
-    residual: Callable[[AutoencoderOutcome], float] | None = None,
-    loss: str = "all",
-    trained: bool = True,
-    unique: bool = False,
-) -> Claim[AutoencoderTheory, AutoencoderMeasured]:
-    """A claim about each data set.
-
-    Args:
-        id: short name.
-        statement: in words and formula.
-        fields: what it looks at; the two arrays that are compared, unless there is a residual.
-        kind: kind of the claim.
-        residual: in the place of the largest relative difference of a data set.
-        loss: the claim applies where this loss was asked for.
-        trained: whether it is about the end of training, which the condition of Q amplifies.
-        unique: whether it wants a regular Q: on its kernel A stays where training starts.
-    """
-
-    def applies(outcome: AutoencoderOutcome) -> bool:
-        asked = loss in outcome.point["loss"].split()
-        return asked and (not unique or bool(outcome.predicted.unique))
-
-    claim = Claim[AutoencoderTheory, AutoencoderMeasured](
-        id,
-        statement,
-        kind=kind,
-        residual=residual or on_each_data_set(fields),
-        reads=lambda theory, run: (
-            *fields(theory, run),
-            *((theory.condition,) if trained else ()),
-            *((theory.unique,) if unique else ()),
-        ),
-        applies=applies,
-        undecided=too_short if trained else None,
-    )
-    if not trained or kind == "exact":
-        return claim
-    return dataclasses.replace(claim, condition=lambda theory: theory.condition)
+def _asked_and_unique(loss: str) -> Callable[[AutoencoderOutcome], bool]:
+    """And whether Q is regular: on its kernel A stays where training starts."""
+    asked = _asked(loss)
+    return lambda outcome: asked(outcome) and bool(outcome.predicted.unique)
 
 
 # What is broken ------------------------------------------------------------------------------
@@ -309,7 +300,8 @@ def _control(id: str, statement: str, claim: str) -> Control[Autoencoding, Any, 
 
     def predicted(case: Autoencoding, once: Once = each_time) -> AutoencoderTheory:
         wrong = arrays_in(once(_wrong_formulas, case)[id])
-        return AutoencoderTheory(**wrong, condition=jnp.ones((), case.data.dtype))
+        one = jnp.ones((), case.data.dtype)
+        return AutoencoderTheory(**wrong, inverting=one, choosing=one)
 
     return Control(id, statement, claim, predict=predicted)
 
@@ -337,71 +329,114 @@ AUTOENCODER = Scenario[Autoencoding, AutoencoderTheory, AutoencoderMeasured](
     theory=AutoencoderTheory,
     measured=AutoencoderMeasured,
     claims=(
-        _claim(
+        Claim(
             "marginal",
             "E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)",
-            lambda theory, run: (theory.marginal, run.marginal),
-            trained=False,
+            form=on_each_data_set(lambda theory, run: (theory.marginal, run.marginal)),
+            reads=lambda theory, run: (theory.marginal, run.marginal),
+            applies=_asked("all"),
         ),
-        _claim(
+        Claim(
             "optimum",
             "training reaches A = S Q^{-1}, Q = p S + (1-p) D (if Q is not singular: no patch has "
             "more features than X has rank)",
-            lambda theory, run: (theory.optimum, run.optimum),
-            unique=True,
+            form=on_each_data_set(lambda theory, run: (theory.optimum, run.optimum)),
+            reads=lambda theory, run: (
+                theory.optimum,
+                run.optimum,
+                theory.inverting,
+                theory.unique,
+            ),
+            condition=lambda theory: theory.inverting,
+            applies=_asked_and_unique("all"),
+            undecided=whole_too_short,
         ),
-        _claim(
+        Claim(
             "rank",
             "it has the rank of X: no direction is cut off",
-            lambda theory, run: (theory.rank_values, run.rank_values),
             kind="exact",
-            residual=differ,
-            unique=True,
+            form=equal_ranks,
+            reads=lambda theory, run: (
+                theory.rank_values,
+                run.rank_values,
+                theory.inverting,
+                theory.unique,
+            ),
+            applies=_asked_and_unique("all"),
+            undecided=whole_too_short,
         ),
-        _claim(
+        Claim(
             "bottleneck",
             "at width r it reaches U_r U_r^T S Q^{-1}, U_r the left of S Q^{-1/2}",
-            lambda theory, run: (theory.bottleneck, run.bottleneck),
-            unique=True,
+            form=on_each_data_set(lambda theory, run: (theory.bottleneck, run.bottleneck)),
+            reads=lambda theory, run: (
+                theory.bottleneck,
+                run.bottleneck,
+                theory.choosing,
+                theory.unique,
+            ),
+            condition=lambda theory: theory.choosing,
+            applies=_asked_and_unique("all"),
+            undecided=narrow_too_short,
         ),
-        _claim(
+        Claim(
             "bottleneck_value",
             "with the loss tr S - p sum_{i <= r} sigma_i(S Q^{-1/2})^2",
-            lambda theory, run: (theory.bottleneck_value, run.bottleneck_value, theory.energy),
-            residual=_value,
+            form=value,
+            reads=lambda theory, run: (
+                theory.bottleneck_value,
+                run.bottleneck_value,
+                theory.energy,
+                theory.choosing,
+            ),
+            # A sum of the largest squares has no gap in it.
+            condition=lambda theory: theory.inverting,
+            applies=_asked("all"),
+            undecided=narrow_too_short,
         ),
-        _claim(
-            "nuclear_bound",
-            "p(1-p) tr(A D A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
-            lambda theory, run: (theory.nuclear_bound, run.penalty),
-            kind="bound",
-            residual=below_bound,
+        dataclasses.replace(
+            lower_bound(
+                "nuclear_bound",
+                "p(1-p) tr(A D A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
+                compares=lambda theory, run: (theory.nuclear_bound, run.penalty),
+            ),
+            applies=_asked("all"),
         ),
-        _claim(
+        Claim(
             "attained",
             "with equality at A = I, if the rows of X are orthogonal and of equal norm",
-            lambda theory, run: (theory.attained, run.attained),
-            trained=False,
+            compares=lambda theory, run: (theory.attained, run.attained),
+            applies=_asked("all"),
         ),
-        _claim(
+        Claim(
             "masked_marginal",
             "on the masked entries alone: 1 - p times the loss of A without its diagonal blocks",
-            lambda theory, run: (theory.masked_marginal, run.masked_marginal),
-            loss="masked",
-            trained=False,
+            form=on_each_data_set(
+                lambda theory, run: (theory.masked_marginal, run.masked_marginal)
+            ),
+            reads=lambda theory, run: (theory.masked_marginal, run.masked_marginal),
+            applies=_asked("masked"),
         ),
-        _claim(
+        Claim(
             "masked_optimum",
             "training on these reaches A = (S - blkdiag M_b) Q^{-1} outside the blocks",
-            lambda theory, run: (theory.masked_optimum, run.masked_optimum),
-            loss="masked",
-            unique=True,
+            form=on_each_data_set(lambda theory, run: (theory.masked_optimum, run.masked_optimum)),
+            reads=lambda theory, run: (
+                theory.masked_optimum,
+                run.masked_optimum,
+                theory.inverting,
+                theory.unique,
+            ),
+            condition=lambda theory: theory.inverting,
+            applies=_asked_and_unique("masked"),
+            undecided=whole_too_short,
         ),
-        _claim(
+        Claim(
             "unidentified",
             "and leaves the diagonal blocks where they started",
-            lambda theory, run: (theory.unidentified, run.unidentified),
-            loss="masked",
+            form=stays,
+            reads=lambda theory, run: (theory.unidentified, run.unidentified),
+            applies=_asked("masked"),
         ),
     ),
     controls=(
@@ -482,6 +517,7 @@ AUTOENCODER = Scenario[Autoencoding, AutoencoderTheory, AutoencoderMeasured](
     ),
     hypotheses={"masks_are_independent": _independent},
     narrow=_narrow,
+    summed=lambda case: (case.data, case.white),
     long=True,
     sides="moments S, D, Q against all masks enumerated and autoencoders trained on these sums",
     at={"mask": "patch", "loss": "all masked"},

@@ -13,7 +13,7 @@ from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import reflection
 from lrdyn.core.masking import MaskDistribution, block_masks, exact_expectation
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.claims import excess
+from lrdyn.engine.forms import AtLeast
 from lrdyn.engine.statement import Claim, Outcome
 
 T = TypeVar("T")
@@ -50,6 +50,11 @@ class Network(EnumeratedCase):
     """G^-1."""
     block: int = eqx.field(static=True)
     """Neighbouring units that are masked together."""
+
+    @property
+    def matrices(self) -> tuple[Weights, Array, Array]:
+        """What its sums run over: layers and data."""
+        return self.weights, self.inputs, self.target
 
     @property
     def width(self) -> int:
@@ -134,25 +139,26 @@ def nuclear(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
     return jnp.sum(singular_values(matrix))
 
 
-def shortfall(compares: Callable[[T, M], tuple[Any, Any]]) -> Callable[[Outcome[T, M]], float]:
-    """Residual of a lower bound: by how much, over the larger, the run falls below theory.
+def lower_bound(
+    id: str,
+    statement: str,
+    compares: Callable[[T, M], tuple[Any, Any]],
+    condition: Callable[[T], Any] | None = None,
+) -> Claim[T, M]:
+    """Claim that what is measured is nowhere below what is predicted, entry by entry.
 
     Args:
+        id: short name.
+        statement: in words and formula.
         compares: ``lambda theory, run: (theory.x, run.x)``, the bound and what is to be above it.
+        condition: that of the claim.
     """
 
-    def residual(outcome: Outcome[T, M]) -> float:
+    def form(outcome: Outcome[T, M]) -> AtLeast:
         bound, value = compares(outcome.predicted, outcome.measured)
-        return excess(bound, value, np.maximum(bound, value))
+        return AtLeast(value, bound)
 
-    return residual
-
-
-def lower_bound(
-    id: str, statement: str, compares: Callable[[T, M], tuple[Any, Any]]
-) -> Claim[T, M]:
-    """Claim that what is measured is nowhere below what is predicted."""
-    return Claim(id, statement, kind="bound", residual=shortfall(compares), reads=compares)
+    return Claim(id, statement, kind="bound", form=form, reads=compares, condition=condition)
 
 
 def masked_layers(weights: Weights, inputs: Array, mask: Array) -> Float[Array, "m n"]:

@@ -25,6 +25,7 @@ from lrdyn.data import mnist_file
 from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import FRACTION, POSITIVE, Flag, at_least, one_of
+from lrdyn.engine.forms import Test
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario, Theorem
 from lrdyn.theorem3 import masked_autoencoder_claims
 from lrdyn.theorem3.dropblock_claims import DROPBLOCK
@@ -32,7 +33,15 @@ from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
 from lrdyn.theorem3.dropout_penalty_claims import DROPOUT
 from lrdyn.theorem3.figures import plot_dropout
 from lrdyn.theorem3.network import MOST_MASKS, EnumeratedCase
-from lrdyn.theorem3.statistics import decides, mean_surprise, scatter_surprise
+from lrdyn.theorem3.statistics import (
+    Law,
+    law_of_squares,
+    mean_decides,
+    mean_p,
+    of_several,
+    scatter_decides,
+    scatter_p,
+)
 
 KINDS = ("dropout", "dropblock", "input", "patch")
 
@@ -137,8 +146,22 @@ FLAGS = (
 ANY = 9
 """Points of a distribution of masks without structure."""
 
-DRAWS, REPEATS = 256, 128
-"""Draws of an estimate, and how often it is made."""
+DRAWS = (16, 256, 4096)
+"""Draws of an estimate. Those of the most draws have masks of the first term or block alone, which
+cost less: all others are kept."""
+
+KEYS = 16
+"""Keys of an estimate. Where it has more draws each makes several masks, which costs less."""
+
+REPEATS = 3500
+"""How often each estimate is made. Errors larger or smaller by a tenth are then false in 99 of 100
+runs, at the chance of a false alarm of 24 tests."""
+
+TENTH = 1.1
+"""Factor by which errors are off that must be seen."""
+
+SHIFT = 1 / 80
+"""Deviations of one loss by which a mean is off that must be seen: 11.5 and 46 standard errors."""
 
 
 class MaskedSum(EnumeratedCase):
@@ -175,10 +198,12 @@ class MasksTheory(NamedTuple):
     """Expected loss over the masks of the kind, from their mean and covariance."""
     any_masks: Float[Array, ""] = ABSENT
     """Expected loss over masks without structure, from theirs."""
-    monte_carlo_rate: Float[Array, ""] = ABSENT
-    """Standard error of an estimate: the deviation of one loss over the root of DRAWS."""
-    losses_shape: Float[Array, "moment"] = ABSENT
-    """Skewness and excess kurtosis of the loss of a random mask."""
+    monte_carlo: Float[Array, "draws"] = ABSENT
+    """Expected losses of random masks: of those of the kind, twice, and of the first one alone."""
+    monte_carlo_rate: Float[Array, "draws"] = ABSENT
+    """Standard errors of the estimates: the deviation of one loss over the root of DRAWS."""
+    losses_shape: Float[Array, "draws moment"] = ABSENT
+    """Standardised moments of the loss of a random mask, of order 3 to 8."""
 
 
 class MasksMeasured(NamedTuple):
@@ -188,8 +213,8 @@ class MasksMeasured(NamedTuple):
     """Loss summed over all masks of the kind with their probabilities."""
     any_masks: Float[Array, ""] = ABSENT
     """Loss summed over the masks without structure."""
-    estimates: Float[Array, "repeat"] = ABSENT
-    """Mean loss of DRAWS random masks, REPEATS times with other ones."""
+    estimates: Float[Array, "draws repeat"] = ABSENT
+    """Mean losses of DRAWS random masks, REPEATS times with other ones."""
 
 
 def make_case(
@@ -231,47 +256,112 @@ def _loss(case: MaskedSum, mask: Array, mean: Array) -> Float[Array, ""]:
     return jnp.sum((case.target - masking.masked_prediction(mask, mean, case.terms)) ** 2)
 
 
+def _first_alone(case: MaskedSum) -> tuple[MaskDistribution, Array]:
+    """Masks of the first block, all others being kept, and their mean."""
+    first = jnp.arange(len(case.terms)) < case.block
+    of_one = masking.bernoulli_masks(1, case.keep_prob)
+    masks = of_one._replace(support=jnp.where(first[None, :], of_one.support, 1.0))
+    return masks, jnp.where(first, case.keep_prob, 1.0)
+
+
+class _Losses(NamedTuple):
+    """What is known of the loss of a random mask by enumeration."""
+
+    deviation: Float[Array, ""]
+    moments: Float[Array, "6"]
+    """Standardised, of order 3 to 8."""
+
+
+def _law(case: MaskedSum, masks: MaskDistribution, mean: Array) -> _Losses:
+    losses = jax.vmap(lambda mask: _loss(case, mask, mean))(masks.support)
+    centred = losses - masks.probabilities @ losses
+    deviation = jnp.sqrt(masks.probabilities @ centred**2)
+    powers = (centred / deviation)[None, :] ** np.arange(3, 9)[:, None]
+    return _Losses(deviation, powers @ masks.probabilities)
+
+
+def _expected_of_draws(case: MaskedSum, covariance: Array) -> Float[Array, "draws"]:
+    """Expected losses of what is drawn, by the theorem, if masks have that covariance."""
+    mean_alone = _first_alone(case)[1]
+    first = mean_alone < 1
+    alone = jnp.where(first[:, None] & first[None, :], covariance, 0.0)
+    of_all = case.expected(case.mean, covariance)
+    return jnp.stack([of_all, of_all, case.expected(mean_alone, alone)])
+
+
 def predict(case: MaskedSum) -> MasksTheory:
     """Expected losses from means and covariances alone; the law of the losses from all masks."""
-    losses = jax.vmap(lambda mask: _loss(case, mask, case.mean))(case.masks.support)
-    probabilities = case.masks.probabilities
-    centred = losses - probabilities @ losses
-    deviation = jnp.sqrt(probabilities @ centred**2)
-    third, fourth = (probabilities @ (centred / deviation) ** power for power in (3, 4))
+    of_all, of_first = _law(case, case.masks, case.mean), _law(case, *_first_alone(case))
+    each = [of_all, of_all, of_first]
+    deviations = jnp.stack([law.deviation for law in each])
     return MasksTheory(
         mask_identity=case.expected(case.mean, case.covariance(case.block)),
         any_masks=case.expected(mask_mean(case.others), mask_covariance(case.others)),
-        monte_carlo_rate=deviation / np.sqrt(DRAWS),
-        losses_shape=jnp.stack([third, fourth - 3]),
+        monte_carlo=_expected_of_draws(case, case.covariance(case.block)),
+        monte_carlo_rate=deviations / np.sqrt(DRAWS),
+        losses_shape=jnp.stack([law.moments for law in each]),
     )
 
 
+def _estimates(
+    case: MaskedSum, losses: Float[Array, "masks"], draws: int, keep_prob: Array, repeats: int
+) -> Float[Array, "repeats"]:
+    """Mean losses of random masks of blocks that are kept with a probability.
+
+    Args:
+        case: its key and its blocks.
+        losses: of all masks of the first blocks, in the order of :func:`bernoulli_masks`, which
+            numbers masks by their bits.
+        draws: masks of an estimate.
+        keep_prob: theta of the masks that are drawn.
+        repeats: how many estimates are made.
+    """
+    blocks, together = len(losses).bit_length() - 1, draws // KEYS
+    bits = 2.0 ** jnp.arange(blocks)
+
+    def draw(key: Key[Array, ""]) -> Array:
+        size = together * blocks * case.block
+        mask = masking.draw_mask(key, size, keep_prob, block=case.block)
+        return mask.reshape(together, blocks, case.block)[:, :, 0]
+
+    def loss(masks: Array) -> Array:
+        return jnp.mean(losses[(masks @ bits).astype(jnp.int32)])
+
+    def estimate(number: Array) -> Array:
+        key = jax.random.fold_in(jax.random.fold_in(case.key, draws), number)
+        return masking.monte_carlo(key, loss, draw, KEYS).mean
+
+    return jax.lax.map(estimate, jnp.arange(repeats))
+
+
 def _measured(
-    case: MaskedSum, masks: MaskDistribution, others: MaskDistribution, keep_prob: Array
+    case: MaskedSum,
+    masks: MaskDistribution,
+    others: MaskDistribution,
+    keep_prob: Array,
+    repeats: int,
 ) -> MasksMeasured:
     """Losses over two distributions of masks, and of draws that are kept with a probability.
 
     Masks are divided by the means of the case, whatever the distributions are.
     """
     other_mean = mask_mean(case.others)
-
-    def draw(key: Key[Array, ""]) -> Array:
-        return masking.draw_mask(key, len(case.terms), keep_prob, block=case.block)
-
-    def estimate(number: Array) -> Array:
-        key = jax.random.fold_in(case.key, number)
-        return masking.monte_carlo(key, lambda mask: _loss(case, mask, case.mean), draw, DRAWS).mean
-
+    first, mean_alone = _first_alone(case)
+    of_all = jax.vmap(lambda mask: _loss(case, mask, case.mean))(case.masks.support)
+    of_first = jax.vmap(lambda mask: _loss(case, mask, mean_alone))(first.support)
+    each = zip((of_all, of_all, of_first), DRAWS, strict=True)
     return MasksMeasured(
         mask_identity=exact_expectation(lambda mask: _loss(case, mask, case.mean), *masks),
         any_masks=exact_expectation(lambda mask: _loss(case, mask, other_mean), *others),
-        estimates=jax.vmap(estimate)(jnp.arange(REPEATS)),
+        estimates=jnp.stack(
+            [_estimates(case, losses, draws, keep_prob, repeats) for losses, draws in each]
+        ),
     )
 
 
 def measure(case: MaskedSum) -> MasksMeasured:
     """Expected losses by enumeration of all masks, and by random draws."""
-    return _measured(case, case.masks, case.others, case.keep_prob)
+    return _measured(case, case.masks, case.others, case.keep_prob, REPEATS)
 
 
 def _moments_as_stated(case: MaskedSum) -> Array:
@@ -290,37 +380,58 @@ def _moments_as_stated(case: MaskedSum) -> Array:
 MasksOutcome = Outcome[MasksTheory, MasksMeasured]
 
 
-def _skewness(outcome: MasksOutcome) -> float:
+LARGER = range(1, len(DRAWS))
+"""Which estimates are precise enough to test their mean."""
+
+
+def _skewness(outcome: MasksOutcome, index: int) -> float:
     """Skewness of the mean of all draws."""
-    return float(outcome.predicted.losses_shape[0] / np.sqrt(DRAWS * REPEATS))
+    repeats = np.shape(outcome.measured.estimates)[1]
+    return float(outcome.predicted.losses_shape[index, 0] / np.sqrt(DRAWS[index] * repeats))
 
 
-def _excess(outcome: MasksOutcome) -> float:
-    """Excess kurtosis of the mean of the draws of one estimate."""
-    return float(outcome.predicted.losses_shape[1] / DRAWS)
+def _mean_test(outcome: MasksOutcome) -> Test:
+    """Student's test of the estimates, and the same if their mean were off by SHIFT."""
+    theory, estimates = outcome.predicted, np.asarray(outcome.measured.estimates)
+
+    def p_if_off(index: int, by: float) -> float:
+        off = by * theory.monte_carlo_rate[index] * np.sqrt(DRAWS[index])
+        expected = float(theory.monte_carlo[index] + off)
+        return mean_p(expected, estimates[index], _skewness(outcome, index))
+
+    right = np.min([p_if_off(index, 0.0) for index in LARGER])
+    off = max(p_if_off(index, by) for index in LARGER for by in (-SHIFT, SHIFT))
+    return Test(*(of_several(float(p), len(LARGER)) for p in (right, off)))
 
 
-def _mean_surprise(outcome: MasksOutcome) -> float:
-    expected = float(outcome.predicted.mask_identity)
-    return mean_surprise(expected, np.asarray(outcome.measured.estimates), _skewness(outcome))
+def _squares(outcome: MasksOutcome, index: int) -> Law:
+    """Law of the sum of the squared errors of estimates, over the square of their error."""
+    moments = np.asarray(outcome.predicted.losses_shape[index])
+    return law_of_squares(moments, DRAWS[index], np.shape(outcome.measured.estimates)[1])
 
 
-def _scatter_surprise(outcome: MasksOutcome) -> float:
-    return scatter_surprise(
-        float(outcome.predicted.mask_identity),
-        float(outcome.predicted.monte_carlo_rate),
-        np.asarray(outcome.measured.estimates),
-        _skewness(outcome),
-        _excess(outcome),
-    )
+def _scatter_test(outcome: MasksOutcome) -> Test:
+    """Test of the squared errors of the estimates, and of what they are if errors are off.
+
+    What is seen in the mean depends on no draw: errors larger or smaller by a tenth make the sum of
+    the squares, in the mean, larger or smaller by the square of that.
+    """
+    theory, estimates = outcome.predicted, np.asarray(outcome.measured.estimates)
+    errors = (estimates - theory.monte_carlo[:, None]) / theory.monte_carlo_rate[:, None]
+    sums = np.sum(errors**2, axis=1)
+    laws = [_squares(outcome, index) for index in range(len(DRAWS))]
+    off = [scatter_p(law.number * by**2, law) for law in laws for by in (TENTH, 2 - TENTH)]
+    right = np.min(list(map(scatter_p, sums.tolist(), laws)))
+    return Test(*(of_several(float(p), len(DRAWS)) for p in (right, max(off))))
 
 
 def _mean_undecided(outcome: MasksOutcome) -> str:
-    return "" if decides(_skewness(outcome)) else "losses too skewed"
+    decided = all(mean_decides(_skewness(outcome, index)) for index in LARGER)
+    return "" if decided else "losses too skewed"
 
 
 def _scatter_undecided(outcome: MasksOutcome) -> str:
-    decided = decides(_skewness(outcome), _excess(outcome), REPEATS)
+    decided = all(scatter_decides(_squares(outcome, index)) for index in range(len(DRAWS)))
     return "" if decided else "losses too skewed"
 
 
@@ -337,9 +448,9 @@ def _tilt(key: Key[Array, ""], case: MaskedSum, amount: Array) -> MaskedSum:
 def _wrong_formulas(case: MaskedSum) -> MasksTheory:
     """The mean prediction alone; masks not scaled; the error of a sum in place of a mean."""
     return MasksTheory(
-        mask_identity=case.expected(case.mean, jnp.zeros((len(case.terms),) * 2)),
         any_masks=case.expected(jnp.ones_like(case.mean), mask_covariance(case.others)),
-        monte_carlo_rate=predict(case).monte_carlo_rate * DRAWS,
+        monte_carlo=_expected_of_draws(case, jnp.zeros((len(case.terms),) * 2)),
+        monte_carlo_rate=predict(case).monte_carlo_rate * np.asarray(DRAWS),
     )
 
 
@@ -348,7 +459,9 @@ def _wrong_run(case: MaskedSum) -> MasksMeasured:
     squared = case.keep_prob**2
     masks = masking.block_masks(len(case.terms), case.block, squared)
     equal = jnp.full(ANY, 1 / ANY, case.target.dtype)
-    return _measured(case, masks, case.others._replace(probabilities=equal), squared)
+    others = case.others._replace(probabilities=equal)
+    # So far off that a few estimates show it.
+    return _measured(case, masks, others, squared, REPEATS // 5)
 
 
 # The scenario --------------------------------------------------------------------------------
@@ -389,27 +502,37 @@ MASKS = Scenario[MaskedSum, MasksTheory, MasksMeasured](
         ),
         Claim(
             "monte_carlo",
-            "the mean loss of random masks agrees: Student's test of "
-            f"{REPEATS} estimates, {REPEATS - 1} degrees of freedom, each the mean of {DRAWS} "
-            "draws; its p times the factor by which the skewness of the losses, known from all "
-            "masks, can falsify it (near theta = 0 and 1 it decides nothing: undecided)",
+            f"the mean loss of random masks agrees: Student's test of {REPEATS} estimates, "
+            f"{REPEATS - 1} degrees of freedom, each the mean of {DRAWS[1]} draws, and of as many, "
+            f"each of {DRAWS[2]} draws of the first term or block alone, all others being kept; "
+            "the smaller p of both, times the factor by which the skewness of the losses, known "
+            "from all masks, can falsify it (near theta = 0 and 1 it decides nothing: undecided); "
+            f"alternative: expected losses off by {SHIFT:g} deviations of one loss",
             kind="statistical",
-            residual=_mean_surprise,
-            reads=lambda theory, run: (theory.mask_identity, run.estimates, theory.losses_shape),
+            form=_mean_test,
+            reads=lambda theory, run: (
+                theory.monte_carlo,
+                theory.monte_carlo_rate,
+                theory.losses_shape,
+                run.estimates,
+            ),
             undecided=_mean_undecided,
         ),
         Claim(
             "monte_carlo_rate",
-            f"the error of the mean of {DRAWS} draws is the deviation of one, known from all "
-            f"masks, times {DRAWS}^(-1/2): chi-square test of the squared errors of {REPEATS} "
-            f"estimates, {REPEATS} degrees of freedom, its p corrected in the same way",
+            f"the error of the mean of n = {', '.join(map(str, DRAWS))} draws (the most of the "
+            "first term or block alone) is the deviation of one, known from all masks, over "
+            f"n^(1/2): the sum of the squared errors of {REPEATS} estimates against the shifted "
+            "gamma law of its mean, variance and skewness, known from the moments of the losses; "
+            "the smallest p of the three, corrected for the fourth moment; alternative: errors "
+            "larger or smaller by a tenth",
             kind="statistical",
-            residual=_scatter_surprise,
+            form=_scatter_test,
             reads=lambda theory, run: (
                 theory.monte_carlo_rate,
-                theory.mask_identity,
-                run.estimates,
+                theory.monte_carlo,
                 theory.losses_shape,
+                run.estimates,
             ),
             undecided=_scatter_undecided,
         ),
@@ -463,6 +586,8 @@ MASKS = Scenario[MaskedSum, MasksTheory, MasksMeasured](
     ),
     hypotheses={"moments_as_stated": _moments_as_stated},
     narrow=_first_kind,
+    summed=lambda case: (case.target, case.terms),
+    long=True,
     sides="mean and covariance of the masks against all masks enumerated, and against draws",
     at={"mask": "dropblock", "keep_prob": 0.5, "width": 4, "block_size": 2},
 )
@@ -497,5 +622,5 @@ THEOREM3 = Theorem(
     plots={"dropout": plot_dropout},
     check=check,
     data=lambda settings: mnist_file(),
-    numbers=lambda point: point["width"] * (point["rows"] + point["cols"] + DRAWS),
+    numbers=lambda point: point["width"] * (point["rows"] + point["cols"] + DRAWS[-1]),
 )

@@ -38,7 +38,9 @@ FAULTS = {
     "trainings": Fault(
         ("trainings", "20"), "a study killed 20 times", "the bits of an undisturbed run"
     ),
-    "pvalues": Fault(("pvalues",), "p-values of 200 seeds", "uniform"),
+    "p_values": Fault(
+        ("p_values",), "100,000 p-values of each test, and of 200 seeds", "uniform, or larger"
+    ),
     "foreign_files": Fault(
         ("foreign_files",),
         "2,000 damaged files for each reader",
