@@ -14,6 +14,7 @@ from benchmarks import (
     diagnosis,
     early_stopping,
     galore,
+    kept,
     many,
     reduced,
     sweeps,
@@ -34,6 +35,7 @@ FULL: dict[str, Callable[[], str]] = {
     "adapters": adapters.report,
     "diagnosis": diagnosis.report,
     "cached": cached.report,
+    "kept": kept.report,
     "cluster": cluster.report,
     "costs": costs.report,
 }
@@ -48,6 +50,7 @@ TINY: dict[str, Callable[[], str]] = {
     "adapters": lambda: adapters.report(adapters.Case(8, 2, 4, 3, 2), repeats=1),
     "diagnosis": lambda: diagnosis.report(diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9))),
     "cached": lambda: cached.report(cached.Case(2, 8, 2, 1, 2, 6, 1), repeats=1),
+    "kept": lambda: kept.report(tiny=True),
     "cluster": lambda: cluster.report(cluster.Sizes(40, 4, 200, 1)),
     "costs": lambda: costs.report(
         costs.Sizes((4, 5, 6), (2, 3, 4), (1, 2, 3), (32, 48, 64), 5, 4, 10_000)

@@ -14,6 +14,7 @@ from benchmarks import (
     diagnosis,
     early_stopping,
     galore,
+    kept,
     many,
     reduced,
     sweeps,
@@ -114,6 +115,13 @@ def test_what_an_encoder_need_not_compute_is_measured():
     assert layers[:4] == "1 of 2 layers".split()
     assert places[1:4] == "of 12 places".split()
     assert all(float(row[-1]) > 0 for row in (layers, places))
+
+
+def test_what_kept_programs_save_is_measured():
+    (row,) = columns("kept", kept.HEADER)
+    name, cold, edited, warm = row
+    assert name == "theorem2"
+    assert float(warm) < float(edited) < 1 < 100 * float(cold)
 
 
 def test_an_unknown_benchmark_is_bad_input():

@@ -1,11 +1,16 @@
 """Compiled programs on disk: found again untraced, and never in the place of others."""
 
+import ast
 import dataclasses
 import logging
 import os
 import pickle
+import shutil
+import sys
 import threading
 import zlib
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +22,7 @@ from lrdyn import cli
 from lrdyn.commands import ending, verify
 from lrdyn.engine import jobs, kept_programs, program_cache, programs, sources
 from lrdyn.engine.work import Context
+from lrdyn.registry import REGISTRY
 from lrdyn.system import private_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 from lrdyn.theorem2 import subspace
@@ -26,6 +32,7 @@ from tests.runs import TINY, Told, finished, python, results_of
 SMALL = ["--dim", "6", "--depth", "2", "--rank", "1", "--steps", "5"]
 SETTINGS: dict[str, Any] = dict(cli.parse(THEOREM2, SMALL).run.settings)
 SCENARIO = THEOREM2.scenarios[0]
+CODE = "digest of the code"
 
 
 @pytest.fixture
@@ -39,10 +46,11 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(tmp_path):
-    """A small sweep of Theorem 2, whose program is kept."""
-    kept = kept_programs.KeptPrograms(SignedFolder(tmp_path, "kept"))
+    """A small sweep of Theorem 2, whose program is kept; after an edit with another ``code``."""
+    kept = kept_programs.KeptPrograms(SignedFolder(tmp_path, "kept"), CODE)
 
-    def run(precision="float64", programs=kept, **changed):
+    def run(precision="float64", programs=kept, code=CODE, **changed):
+        programs = programs and programs._replace(code=code)
         job = jobs.claims_job(THEOREM2, SCENARIO, SETTINGS | changed, [0, 1], "/", precision, False)
         return job.run(Context(progress=Told(), programs=programs))["/"]
 
@@ -82,13 +90,12 @@ def test_other_values_share_a_program(folder, untraceable, run):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda patch: patch.setattr(kept_programs, "_surroundings", lambda: "an edited library"),
         lambda patch: patch.setitem(SETTINGS, "steps", 6),
         lambda patch: patch.setitem(SETTINGS, "depth", (3,)),
         lambda patch: patch.setattr(jobs, "unoptimized", lambda level: {}),
         lambda patch: jax.config.update("jax_default_matmul_precision", "tensorfloat32"),
     ],
-    ids=["library", "setting", "shape", "options", "precision"],
+    ids=["setting", "shape", "options", "precision"],
 )
 def test_another_program_is_never_taken(folder, untraceable, monkeypatch, change, run):
     run()
@@ -99,6 +106,13 @@ def test_another_program_is_never_taken(folder, untraceable, monkeypatch, change
             run()
     finally:
         jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def test_a_program_of_other_code_is_never_taken(untraceable, run):
+    run()
+    untraceable()
+    with pytest.raises(pytest.fail.Exception, match="traced"):
+        run(code="digest of other code")
 
 
 def test_an_edited_file_of_the_library_is_another_library(tmp_path, monkeypatch):
@@ -120,6 +134,155 @@ def test_a_damaged_program_is_compiled_again(folder, run, ending):
     assert len(signed.read(path.name) or b"") > 100  # written again
 
 
+# The first name: the code that decides ------------------------------------------------------
+
+
+def edited(path, old, new):
+    """Change a file."""
+    text = path.read_text()
+    assert old in text, f"{path} has no {old!r}"
+    path.write_text(text.replace(old, new, 1))
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A copy of the library, and the digest of what decides the programs of Theorem 2 there."""
+    copy = tmp_path / "lrdyn"
+    shutil.copytree(sources.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(sources, "PACKAGE", copy)
+
+    return copy, partial(sources.code_that_decides, "lrdyn.theorem2.statement")
+
+
+def test_an_edit_of_what_decides_no_program_leaves_its_name(library):
+    copy, digest = library
+    before = digest()
+    for path in copy.rglob("*.py"):  # comments, layout and docstrings, everywhere
+        path.write_text(f"# a comment\n\n{path.read_text()}\n# another\n")
+    edited(copy / "theorem2" / "subspace.py", '"""Theorem 2', '"""The second theorem')
+    edited(copy / "core" / "spectra.py", '    """', '    """It is said that: ')
+    assert digest() == before
+    for path in copy.rglob("*.py"):  # code that this theorem does not import
+        room = path.relative_to(copy).parts[0]
+        if room in ("figures", "commands", "studies", "diagnosis", "theorem4", "lora", "cli.py"):
+            path.write_text(f"{path.read_text()}\nADDED = 1\n")
+    assert digest() == before
+
+
+MUTANTS = [
+    ("theorem2/subspace.py", "return ", "return 2 * "),
+    ("theorem2/setting.py", "return ", "return 3 * "),
+    ("theorem2/statement.py", "return ", "return 1 - "),
+    ("theorem2/collapse.py", "return ", "return -1 * "),
+    ("theorem2/__init__.py", "as rho", "as frame"),
+    ("core/linalg.py", "return ", "return 0 * "),
+    ("core/descent.py", "return ", "return None or "),
+    ("core/initialization.py", "return ", "return 2 * "),
+    ("engine/evaluate.py", "fold_in(key, 1)", "fold_in(key, 2)"),
+    ("engine/jobs.py", "True: 16", "True: 8"),
+    ("engine/programs.py", "LEAST = 4", "LEAST = 5"),
+    ("engine/process.py", '"highest"', '"high"'),
+    ("training/program.py", "return ", "return None and "),
+    ("__init__.py", "__version__ = ", "__version__ = '' or "),
+]
+"""A file, and what is exchanged in its code."""
+
+
+def test_a_mutant_of_what_decides_has_another_name(library):
+    copy, digest = library
+    digests = {digest()}
+    for name, old, new in MUTANTS:
+        path = copy / name
+        text = path.read_text()
+        head, quotes, body = text.partition('"""\n\n')  # of the module's docstring
+        path.write_text(head + quotes + mutated(body, old, new))
+        digests.add(digest())
+        path.write_text(text)
+    assert len(digests) == 1 + len(MUTANTS)
+
+
+def mutated(body, old, new):
+    """Code with its first ``old`` outside of docstrings exchanged."""
+    lines = body.splitlines(keepends=True)
+    within = False
+    for number, line in enumerate(lines):
+        quoted = line.count('"""')
+        if not within and not quoted and old in line and line.strip():
+            lines[number] = line.replace(old, new, 1)
+            return "".join(lines)
+        within ^= quoted % 2 == 1
+    raise AssertionError(f"no {old!r}")
+
+
+def test_what_a_program_is_made_of_is_among_what_decides_it(run):
+    """Every function of the library that runs while a program is made."""
+    ran = set()
+
+    def note(frame, event, _):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(sources.PACKAGE):
+            ran.add(path)
+
+    sys.setprofile(note)
+    try:
+        run(depth=(2, 4))
+    finally:
+        sys.setprofile(None)
+    deciding = sources.deciding("lrdyn.theorem2.statement")
+    assert len(ran) > 10
+    assert ran <= deciding
+
+
+@pytest.mark.parametrize("theorem", REGISTRY.values())
+def test_no_import_of_what_decides_is_hidden(theorem):
+    """What is imported by a computed name, or executed from a text, no import would show."""
+    hiding = {"import_module", "__import__", "spec_from_file_location", "exec", "eval"}
+    for path in sources.deciding(theorem.partition(":")[0]) - {sources.PACKAGE / "__init__.py"}:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        assert not names & hiding, path
+
+
+def test_what_draws_is_taken_by_statements_alone_and_is_in_no_program():
+    """So that an edit of a figure needs no new program."""
+    for path in sources.PACKAGE.rglob("*.py"):
+        room, *_ = path.relative_to(sources.PACKAGE).parts
+        if f"lrdyn.{room}.statement" not in {n.partition(":")[0] for n in REGISTRY.values()}:
+            continue
+        if sources._draws(path):
+            continue
+        tree = ast.parse(path.read_text())
+        drawing = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and "figures" in (node.module or "").split(".")
+            for alias in node.names
+        }
+        assert not drawing or path.name == "statement.py", path
+        plots = {
+            name.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.keyword) and node.arg == "plots"
+            for name in ast.walk(node)
+            if isinstance(name, ast.Name)
+        }
+        read = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id in drawing]
+        assert drawing <= plots, path
+        assert len(read) == len(drawing), path
+
+
+def test_what_decides_is_sought_once_for_each_state_of_the_library(tmp_path, monkeypatch):
+    kept = kept_programs.KeptPrograms(SignedFolder(tmp_path, "kept"), CODE)
+    first = kept.of("lrdyn.theorem2.statement")
+    assert first.code == sources.code_that_decides("lrdyn.theorem2.statement")
+    monkeypatch.setattr(kept_programs, "code_that_decides", lambda module: "sought again")
+    assert kept.of("lrdyn.theorem2.statement") == first
+    assert kept.of("lrdyn.lora.statement").code == "sought again"
+    monkeypatch.setattr(kept_programs, "library_digest", lambda: "of an edited library")
+    assert kept.of("lrdyn.theorem2.statement").code == "sought again"
+
+
 # The second name: the lowered text -----------------------------------------------------------
 
 
@@ -133,11 +296,10 @@ def uncompilable(monkeypatch):
     return refuse
 
 
-def test_after_an_edit_only_what_changed_is_compiled(folder, run, uncompilable, monkeypatch):
+def test_after_an_edit_only_what_changed_is_compiled(folder, run, uncompilable):
     first = run()
-    monkeypatch.setattr(kept_programs, "_surroundings", lambda: "a comment was edited")
     uncompilable()
-    assert run().identical(first)
+    assert run(code="edited").identical(first)
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".program"]
 
 
@@ -162,10 +324,9 @@ def test_after_an_edit_only_what_changed_is_compiled(folder, run, uncompilable, 
 def test_a_mutant_is_compiled_anew_and_killed(folder, run, monkeypatch, mutant):
     """Ten changes of Theorem 2's formulas, each of which leaves other arrays."""
     first = run()
-    monkeypatch.setattr(kept_programs, "_surroundings", lambda: "a formula was edited")
     name, change = mutant
     monkeypatch.setattr(subspace, name, change(getattr(subspace, name)))
-    changed = run()
+    changed = run(code="edited")
     assert len(list(folder.glob("*.program"))) == 2
     names = [name for name in first if not np.array_equal(first[name], changed[name])]
     assert names
@@ -173,7 +334,7 @@ def test_a_mutant_is_compiled_anew_and_killed(folder, run, monkeypatch, mutant):
 
 def test_programs_that_differ_in_a_constant_have_two_names(tmp_path):
     """However large it is: its digits are in the text."""
-    kept = kept_programs.KeptPrograms(SignedFolder(tmp_path, "kept"))
+    kept = kept_programs.KeptPrograms(SignedFolder(tmp_path, "kept"), CODE)
     for last in (0.0, 1.0):
         constant = np.append(np.zeros(100_000), last)
         lowered = jax.jit(lambda x, c=constant: jnp.sum(x * c)).lower(1.0)
@@ -375,9 +536,12 @@ def test_others_keep_nothing(folder, run):
 
 
 def test_programs_that_are_kept_do_not_pass_through_the_cache_of_jax(
-    tmp_path, untraceable, jax_settings, run
+    tmp_path, untraceable, jax_settings, monkeypatch, run
 ):
-    """A program that JAX reads from its folder is whole, but not when it is written down again."""
+    """A program that JAX reads from its folder is whole, but not when it is written down again.
+
+    Nor does JAX write it down for its own cache, which would take as long as to write it for ours.
+    """
     kept = program_cache.keep(tmp_path / "cache")
     assert kept is not None
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -385,7 +549,10 @@ def test_programs_that_are_kept_do_not_pass_through_the_cache_of_jax(
     entries = {path.name for path in kept.folder.path.glob("jit_*")}
     assert entries
     assert all(program_cache.PROGRAMS.fullmatch(name) for name in entries)
+    put = []
+    monkeypatch.setattr(program_cache.SignedCache, "put", lambda _, key, value: put.append(key))
     assert run(programs=kept).identical(first)
+    assert not [key for key in put if key.startswith(f"jit_{kept_programs.OURS}-")]
     assert {path.name for path in kept.folder.path.glob("jit_*")} == entries
     assert len(list(kept.folder.path.glob("lrdyn-*"))) == 2
     untraceable()

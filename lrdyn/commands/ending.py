@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrdyn.core.show import shortened
-from lrdyn.engine import program_cache
+from lrdyn.engine import process, program_cache
 from lrdyn.engine.arguments import Help
 from lrdyn.engine.mistakes import BadInput, first_line
 from lrdyn.system import interrupts, printer
@@ -88,6 +88,7 @@ def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) 
     if own_process:
         interrupts.end_at_once()
         _speak_plainly()
+        process.collect_rarely()
     printer.lost = None
     try:
         program_cache.most()  # the environment is input, too

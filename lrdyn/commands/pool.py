@@ -1,7 +1,6 @@
 """Every theorem at once: a process for each, one table, one exit status."""
 
 import contextlib
-import gc
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -64,22 +63,16 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
     with contextlib.ExitStack() as stack:
         with interrupts.starting_workers():
-            pool = stack.enter_context(ProcessPoolExecutor(jobs, context, _begin))
+            pool = stack.enter_context(ProcessPoolExecutor(jobs, context, process.collect_rarely))
             futures = {n: pool.submit(verify_one, n, dealt[n], jobs) for n in order}
         try:
             for future in as_completed(futures.values()):
                 future.result()
             return [futures[name].result() for name in dealt]
         except BaseException:  # what fails or is interrupted leaves no other one at work
-            for process in multiprocessing.active_children():
-                process.kill()
+            for child in multiprocessing.active_children():
+                child.kill()
             raise
-
-
-def _begin() -> None:
-    # Tracing makes many objects and little garbage: look for it less often.
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
 
 
 def size(one: Theorem) -> int:

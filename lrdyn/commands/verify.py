@@ -161,8 +161,9 @@ def verify_command(
     _supported(run.precision)
     if said := about(run):
         say(f"{theorem.name}: {said}")
-    if not is_ours(theorem):
-        programs = None
+    if programs is not None:
+        ours = is_ours(theorem)
+        programs = programs.of(REGISTRY[theorem.name].partition(":")[0]) if ours else None
     with _cluster(options, theorem.name if bar else "") as elsewhere:
         context = Context(
             memory=options.memory,

@@ -1,8 +1,9 @@
 """Compiled programs of the library's theorems on disk: found again, they are not even traced.
 
 Tracing and lowering take most of the time of a small sweep that was compiled before. So a program
-has two names. The first is made of all that decides it before it is traced: every source file of
-the library, the releases of the packages below it, JAX's settings, and what the sweep is. Behind it
+has two names. The first is made of all that decides it before it is traced: the code of the
+library that its theorem can reach by imports, the releases of the packages below it, JAX's
+settings, and what the sweep is. Behind it
 stands the second, the lowered text: after an edit a program is traced and lowered anew, and
 compiled only if its text is another one. Theorems that somebody else wrote, whose sources nobody
 knows to the end, are traced always, and so is everything outside of the command line: a function
@@ -33,8 +34,15 @@ import numpy as np
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
-from lrdyn.engine.sources import library_digest
+from lrdyn.engine.sources import code_that_decides, library_digest
 from lrdyn.system.private_files import NotPrivate, SignedFolder
+
+try:  # no public name: of a thread alone
+    from jax._src import config as jax_config
+
+    LEAST_SECONDS: Any = jax_config.persistent_cache_min_compile_time_secs
+except (ImportError, AttributeError):  # a release that moved it
+    LEAST_SECONDS = None
 
 BELOW = ("jax", "jaxlib", "numpy", "scipy", "equinox", "optax")
 """Packages whose code is in the programs."""
@@ -58,7 +66,7 @@ class Kept(NamedTuple):
 
     folder: SignedFolder
     digest: str
-    """Of all that decides it, the sources among it."""
+    """Of all that decides it, code among it."""
 
     def facts(self) -> Facts | None:
         """What is known of it; None if it is not there, damaged, or not of this user alone."""
@@ -93,7 +101,8 @@ class Kept(NamedTuple):
         name = f"lrdyn-{digest.hexdigest()[:32]}.program"
         program = self._loaded(name, arguments, facts.outputs, devices)
         if program is None:
-            program = lowered.compile(compiler_options=options)
+            with _left_alone_by_jax():
+                program = lowered.compile(compiler_options=options)
             try:
                 payload, _, _ = serialize_executable.serialize(program)
             except (ValueError, jax.errors.JaxRuntimeError):  # a backend that cannot
@@ -171,11 +180,28 @@ class KeptPrograms(NamedTuple):
     """
 
     folder: SignedFolder
+    code: str
+    """SHA-256 of the code of the library that decides them."""
+
+    def of(self, theorem: str) -> "KeptPrograms":
+        """Where those of a theorem are kept, which is stated in a module of this name.
+
+        To find what decides them takes a while: as long as no file of the library is edited, it is
+        read from the folder.
+        """
+        digest = hashlib.sha256(repr((theorem, library_digest(), sys.version)).encode())
+        name = f"lrdyn-{digest.hexdigest()[:32]}.json"
+        with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
+            if (content := read(self.folder, name)) is not None:
+                return self._replace(code=json.loads(content)["code"])
+        code = code_that_decides(theorem)
+        write(self.folder, name, json.dumps({"code": code}).encode())
+        return self._replace(code=code)
 
     def place(self, identity: str, *context: Any) -> Kept:
         """Where a program is kept: what it is, and all else that decides it."""
-        digest = hashlib.sha256(_surroundings().encode())
-        digest.update(repr((identity, context, _config())).encode())
+        decided_by = (self.code, _below(), identity, context, _config())
+        digest = hashlib.sha256(repr(decided_by).encode())
         return Kept(self.folder, f"lrdyn-{digest.hexdigest()[:32]}")
 
 
@@ -186,6 +212,11 @@ def let_jax_keep(folder: str | None) -> None:
         compilation_cache.reset_cache()  # it asks once in a process whether there is a folder
 
 
+def _left_alone_by_jax() -> contextlib.AbstractContextManager:
+    """Where JAX's cache keeps nothing of what this thread compiles, nor writes it down for that."""
+    return contextlib.nullcontext() if LEAST_SECONDS is None else LEAST_SECONDS(float("inf"))
+
+
 def identity(name: str, *words: Any, **settings: Any) -> str:
     """What a sweep of a theorem is, in words."""
     arrays = {n: (v.shape, v.tobytes()) for n, v in settings.items() if isinstance(v, np.ndarray)}
@@ -193,14 +224,8 @@ def identity(name: str, *words: Any, **settings: Any) -> str:
 
 
 @cache
-def _surroundings() -> str:
-    """What stays the same as long as a process runs."""
-    return repr((library_digest(), _below()))
-
-
-@cache
 def _below() -> tuple:
-    """What of that no file of the library decides."""
+    """What decides programs and is in no file of the library."""
     releases = [version(name) for name in BELOW]
     return sys.version, releases, os.environ.get("XLA_FLAGS")
 

@@ -1,6 +1,7 @@
 """Settings of the whole process: precision, devices, threads, the cache of programs."""
 
 import contextlib
+import gc
 import os
 
 import jax
@@ -47,6 +48,12 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> KeptPro
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         cache = os.path.join(base, "lrdyn")
     return program_cache.keep(cache) if cache else None
+
+
+def collect_rarely() -> None:
+    """Look for garbage less often: tracing makes many objects that stay, and little garbage."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
 
 
 def _one_blas_thread() -> None:

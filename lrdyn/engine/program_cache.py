@@ -25,6 +25,7 @@ from lrdyn.engine import kept_programs
 from lrdyn.engine.arguments import size
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.kept_programs import OURS
+from lrdyn.engine.sources import library_digest
 from lrdyn.system import whole_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 
@@ -62,7 +63,7 @@ def keep(base: str | os.PathLike) -> kept_programs.KeptPrograms | None:
         folder = None
     _let_jax_keep(folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    return None if folder is None else kept_programs.KeptPrograms(folder)
+    return None if folder is None else kept_programs.KeptPrograms(folder, library_digest())
 
 
 class SignedCache:

@@ -1,6 +1,8 @@
 """Digests of what results come from: the source files of an experiment and its data files."""
 
+import ast
 import hashlib
+import importlib.util
 import inspect
 import re
 import sys
@@ -102,6 +104,91 @@ def library_digest() -> str:
     for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: path.relative_to(PACKAGE).parts):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+ENGINE = ("lrdyn.engine.produce", "lrdyn.engine.process")
+"""Modules that make the programs of every theorem, and set how they run."""
+MODULE = re.compile(r"lrdyn(\.\w+)+(:\w+)?")
+"""A string that may be looked up as a module."""
+
+
+def code_that_decides(theorem: str) -> str:
+    """SHA-256 of the code that can decide the programs of a theorem.
+
+    That is the code of the module that states it and of the engine, and of all that they import,
+    directly or not, at the top of a file or within a function; a module that is named in a string
+    counts as imported. Comments, layout and docstrings are no code. What draws decides no program.
+    Of the packages around a module the ``__init__`` runs, too: it counts, and what it imports does
+    where a name is taken from it.
+
+    Args:
+        theorem: name of the module.
+
+    Example:
+        >>> two = code_that_decides("lrdyn.theorem2.statement")
+        >>> two == code_that_decides("lrdyn.lora.statement")
+        False
+    """
+    codes = {path: _code(path.read_bytes())[0] for path in deciding(theorem)}
+    lines = [f"{path.relative_to(PACKAGE).as_posix()} {codes[path]}" for path in sorted(codes)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def deciding(theorem: str) -> set[Path]:
+    """The files of that code."""
+    names, found, around = [theorem, *ENGINE], set[Path](), set[Path]()
+    while names:
+        name = names.pop()
+        path = _module_file(name)
+        if path is None or path in found or _draws(path):
+            continue
+        found.add(path)
+        around |= {PACKAGE / folder / "__init__.py" for folder in path.relative_to(PACKAGE).parents}
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        for module, taken in _code(path.read_bytes())[1]:
+            base = importlib.util.resolve_name(module, package)
+            inner = [f"{base}.{one}" for one in taken]
+            names += inner
+            if not taken or not all(map(_module_file, inner)):
+                names.append(base)
+    return found | around
+
+
+def _module_file(name: str) -> Path | None:
+    """The file of a module; None if the library has none of that name."""
+    first, *rest = name.split(".")
+    stem = PACKAGE.joinpath(*rest)
+    files = (stem / "__init__.py", stem.with_name(f"{stem.name}.py"))
+    return next((file for file in files if first == "lrdyn" and file.is_file()), None)
+
+
+def _draws(path: Path) -> bool:
+    return "figures" in path.relative_to(PACKAGE).with_suffix("").parts
+
+
+@cache
+def _code(content: bytes) -> tuple[str, list[tuple[str, tuple[str, ...]]]]:
+    """The code of a file, and the modules that it imports, each with the names taken from it."""
+    imports: list[tuple[str, tuple[str, ...]]] = []
+    tree = ast.parse(content)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names):
+                imports += [(alias.name, ()) for alias in names]
+            case ast.ImportFrom(module, names, level):
+                taken = tuple(alias.name for alias in names)
+                imports.append(("." * (level or 0) + (module or ""), taken))
+            case ast.Constant(str(text)) if MODULE.fullmatch(text):
+                imports.append((text.partition(":")[0], ()))
+            case (
+                ast.Module(body=body)
+                | ast.ClassDef(body=body)
+                | ast.FunctionDef(body=body)
+                | ast.AsyncFunctionDef(body=body)
+            ):
+                if ast.get_docstring(node, clean=False) is not None:
+                    del body[0]
+    return ast.dump(tree), imports
 
 
 def data_digest(data: Sequence[Path]) -> str:
