@@ -4,7 +4,6 @@ JAX names a program by its lowered text and by the options of XLA: what an edit 
 anew. It keeps them as commands do, signed, in a folder of this user alone.
 """
 
-import contextlib
 import functools
 import os
 from pathlib import Path
@@ -12,10 +11,8 @@ from pathlib import Path
 import jax
 
 from lrdyn.engine import program_cache
-from lrdyn.system.private_files import NotPrivate
-from tests.runs import ROOT
 
-FOLDER = ROOT / ".programs"
+FOLDER = Path(__file__).parents[1] / ".programs"
 """Where they are kept; ``make clean`` removes it."""
 
 MOST = 10**9
@@ -26,8 +23,16 @@ def keep(base: Path = FOLDER, most: int = MOST) -> None:
     """Let JAX keep all that it compiles from now on, however small it is."""
     program_cache.keep(base)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    with contextlib.suppress(OSError, NotPrivate):
+    if base.is_dir():  # it cannot be made where nothing can be written
         program_cache.prune(base, most)
+
+
+def of_command(name: str) -> Path:
+    """Where a command that tests start keeps its programs: apart, so that one sees what it kept."""
+    base = FOLDER / name
+    if base.is_dir():
+        program_cache.prune(base, MOST // 10)
+    return base
 
 
 @functools.cache

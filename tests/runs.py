@@ -20,6 +20,7 @@ import xarray as xr
 from lrdyn.engine.jobs import OLDER_KERNELS
 from lrdyn.figures import exhibits, rendering
 from lrdyn.system import interrupts
+from tests import programs
 
 ROOT = Path(__file__).parents[1]
 UNOPTIMIZED = {"xla_backend_optimization_level": 0} | (
@@ -140,7 +141,7 @@ def finished(name: str, base: Path) -> Finished:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
             words = ("-m", f"experiments.{name}", *TINY[name], "--out", out)
-            ended = python(*words, cache=base / "cache")
+            ended = python(*words, cache=programs.of_command(name))
             kept.write_text(json.dumps(ended))
     done = Printed(*json.loads(kept.read_text()))
     if done.returncode:  # an exception would not be cached, and the run repeated for each test
