@@ -79,7 +79,7 @@ encoder: $(READY) ## a small pretrained encoder (22.7 million numbers) into the 
 	@$(INSTALL) -r $(ENCODER)
 
 clean: ## remove the environment, caches and builds; results stay
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv build dist .programs .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 interpreter:

@@ -21,13 +21,17 @@ collect_ignore_glob = ["data/*"]
 
 HOOK = jaxtyping.install_import_hook("lrdyn", "beartype.beartype")
 
-from tests.runs import XLA_FLAGS  # noqa: E402  (after the hook: it imports the library)
+from tests import programs  # noqa: E402  (after the hook: it imports the library)
+from tests.runs import XLA_FLAGS  # noqa: E402
 
 if "XLA_FLAGS" not in os.environ:
     # `XLA_FLAGS= make test` compiles as users do. So do commands that tests start.
     os.environ["XLA_FLAGS"] = XLA_FLAGS
     jax.devices()  # read here
     del os.environ["XLA_FLAGS"]
+
+programs.keep()
+os.environ.setdefault("LRDYN_CACHE", os.fspath(programs.FOLDER))  # not in a home: for `setup`
 
 # Tracing makes many objects and little garbage: look for it less often.
 gc.freeze()
@@ -39,6 +43,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 settings.register_profile("replayable", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("replayable")
+
+
+@pytest.fixture(autouse=True)
+def kept_programs():
+    """The tests after one that keeps programs elsewhere, or none, find those of all again."""
+    before = programs.kept_at()
+    yield
+    if programs.kept_at() != before == programs.folder():
+        programs.keep()
 
 
 @pytest.fixture(params=["float64", pytest.param("float32", marks=pytest.mark.float32)])

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,8 @@ import xarray as xr
 
 from lrdyn.engine.jobs import OLDER_KERNELS
 from lrdyn.figures import exhibits, rendering
+from lrdyn.system import interrupts
+from tests import programs
 
 ROOT = Path(__file__).parents[1]
 UNOPTIMIZED = {"xla_backend_optimization_level": 0} | (
@@ -73,7 +74,7 @@ def started(
 ) -> subprocess.Popen:
     """Start Python away from this process, with more in its environment."""
     paths = {"LRDYN_CACHE": os.fspath(cache), "PYTHONPATH": os.fspath(ROOT)}
-    with _interruptible():
+    with default_signals():
         return subprocess.Popen(
             [sys.executable, *words],
             cwd=cwd,
@@ -87,20 +88,20 @@ def started(
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let processes that are started inside hear Ctrl-C.
+def default_signals() -> Iterator[None]:
+    """Let processes that are started inside end at Ctrl-C and SIGTERM, whatever this one does.
 
-    They inherit that a signal is ignored, and a shell has it ignored by what it starts with ``&``;
-    that there is a handler they do not inherit.
+    They inherit that a signal is ignored, and a shell has Ctrl-C ignored by what it starts with
+    ``&``; that there is a handler they do not inherit.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    ignored = [n for n in interrupts.SIGNALS if signal.getsignal(n) is signal.SIG_IGN]
     try:
+        for number in ignored:
+            signal.signal(number, signal.SIG_DFL)
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def python(
@@ -140,7 +141,7 @@ def finished(name: str, base: Path) -> Finished:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
             words = ("-m", f"experiments.{name}", *TINY[name], "--out", out)
-            ended = python(*words, cache=base / "cache")
+            ended = python(*words, cache=programs.of_command(name))
             kept.write_text(json.dumps(ended))
     done = Printed(*json.loads(kept.read_text()))
     if done.returncode:  # an exception would not be cached, and the run repeated for each test

@@ -19,6 +19,18 @@ SMALL = (
 ).split()
 
 
+make_linear = jax.jit(minimum.make_linear, static_argnames=("depth", "width", "dropout", "steps"))
+expected_loss = jax.jit(minimum.expected_loss)
+
+
+@jax.jit
+def factors(case):
+    """Layers of 8 hidden units of the least expected loss, the last first."""
+    shrinkage = dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, 8)
+    last, right = dropout.equalized_factors(shrinkage.product, 8)
+    return last, dropout.input_layer(right, case.inputs)
+
+
 def test_spectra_are_those_of_numpy_whatever_the_shape():
     rng = np.random.default_rng(0)
     for units, examples in ((4, 9), (9, 4)):
@@ -50,7 +62,7 @@ def test_balanced_rows_do_not_depend_on_the_scale_of_units():
 @pytest.mark.parametrize("depth", [2, 3])
 def test_the_loss_is_the_mean_over_all_masks(depth):
     """Against a sum over every mask of the last hidden layer."""
-    case = minimum.make_linear(jax.random.key(0), depth=depth, width=4, dropout=0.3, steps=1)
+    case = make_linear(jax.random.key(0), depth=depth, width=4, dropout=0.3, steps=1)
     X, Y = np.asarray(case.inputs), np.asarray(case.target)
     weights = oracles.double(case.weights)
     H = X
@@ -60,36 +72,33 @@ def test_the_loss_is_the_mean_over_all_masks(depth):
         chance * np.sum((Y - weights[-1] @ (mask[:, None] / 0.7 * H)) ** 2) / 2
         for mask, chance in oracles.masks_of(range(4), 0.7)
     )
-    oracles.assert_close(minimum.expected_loss(case, case.weights), expected, size=12)
+    oracles.assert_close(expected_loss(case, case.weights), expected, size=12)
 
 
 def test_a_factor_below_the_minimum_of_the_loss_is_found_by_nobody():
     """The prediction is a minimum: the loss of its own factors, and of neighbours."""
-    case = minimum.make_linear(jax.random.key(3), depth=2, width=8, dropout=0.6, steps=1)
-    shrinkage = dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, 8)
-    last, right = dropout.equalized_factors(shrinkage.product, 8)
-    first = dropout.input_layer(right, case.inputs)
-    least = minimum.expected_loss(case, (first, last))
-    values = minimum.predict_minimum(case).balanced
+    case = make_linear(jax.random.key(3), depth=2, width=8, dropout=0.6, steps=1)
+    last, first = factors(case)
+    least = expected_loss(case, (first, last))
+    values = jax.jit(minimum.predict_minimum)(case).balanced
     H = activations.balanced(first @ case.inputs, last)
     gram = np.linalg.eigvalsh(H @ H.T)[::-1]  # the tail of values is a square root of round-off
     oracles.assert_close(gram, values**2, size=12, steps=8)
     for push in oracles.normal(0, *[first.shape] * 5):
-        assert minimum.expected_loss(case, (first + 0.05 * push, last)) > least
+        assert expected_loss(case, (first + 0.05 * push, last)) > least
     for scale in (0.5, 3.0):  # the free scale
-        moved = minimum.expected_loss(case, (scale * first, last / scale))
+        moved = expected_loss(case, (scale * first, last / scale))
         oracles.assert_close(moved, least, size=12)
 
 
 def test_the_raw_limit_is_that_of_the_minimum_of_balanced_factors():
-    case = raw.make_raw(jax.random.key(0), width=8, dropout=0.6)
-    shrinkage = dropout.dropout_minimiser(case.target, case.inputs, case.keep_prob, 8)
-    last, right = dropout.equalized_factors(shrinkage.product, 8)
-    first = dropout.input_layer(right, case.inputs)  # of the same product, not balanced
-    ratio = jnp.sqrt(jnp.linalg.norm(last, axis=0) / jnp.linalg.norm(first, axis=1))
-    H = ratio[:, None] * first @ case.inputs
+    make = jax.jit(raw.make_raw, static_argnames=("width", "dropout"))
+    case = make(jax.random.key(0), width=8, dropout=0.6)
+    last, first = factors(case)  # of the same product, not balanced
+    ratio = np.sqrt(np.linalg.norm(last, axis=0) / np.linalg.norm(first, axis=1))
+    H = ratio[:, None] * np.asarray(first) @ np.asarray(case.inputs)
     gram = np.linalg.eigvalsh(H @ H.T)[::-1]
-    oracles.assert_close(gram[:6], raw.predict_raw(case).limit ** 2, size=12, steps=8)
+    oracles.assert_close(gram[:6], jax.jit(raw.predict_raw)(case).limit ** 2, size=12, steps=8)
 
 
 def test_the_shrunk_spectrum_is_that_of_the_data_themselves():

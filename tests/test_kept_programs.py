@@ -27,6 +27,7 @@ from lrdyn.system import private_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 from lrdyn.theorem2 import subspace
 from lrdyn.theorem2.statement import THEOREM2
+from tests.programs import of_command
 from tests.runs import TINY, Told, finished, python, results_of
 
 SMALL = ["--dim", "6", "--depth", "2", "--rank", "1", "--steps", "5"]
@@ -597,11 +598,18 @@ def test_another_cache_of_jax_stays_as_it_is(tmp_path, jax_settings):
 
 def test_a_command_that_ran_before_traces_nothing(tmp_path, tmp_path_factory):
     ran = finished("theorem1", tmp_path_factory.getbasetemp())
-    cache, out = ran.folder.parents[2] / "cache", tmp_path / "out"
-    times = {path: path.stat().st_ino for path in cache.rglob("lrdyn-*.*")}
-    assert times
+    cache, out = of_command("theorem1"), tmp_path / "out"
+
+    def kept():
+        return {path: path.stat() for path in cache.rglob("lrdyn-*.*")}
+
+    before = kept()
     again = python("-m", "experiments.theorem1", *TINY["theorem1"], "--out", out, cache=cache)
     assert again.returncode == 0, again.stderr
     assert results_of(out).identical(ran.group("/"))
-    for path, inode in times.items():  # none was written again
-        assert path.stat().st_ino == inode
+    after = kept()
+    assert {path: facts.st_ino for path, facts in after.items()} == {
+        path: facts.st_ino for path, facts in before.items()
+    }  # none was written, or written again
+    read = {path.suffix for path in after if after[path].st_mtime_ns > before[path].st_mtime_ns}
+    assert read == {".json", ".program"}

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from lrdyn.engine import checkpoints, files, parts, results, runs
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.work import Context
 from lrdyn.system import interrupts, whole_files
-from tests.runs import ROOT
+from tests.runs import ROOT, started
 from tests.test_theorem import MY_THEOREM
 
 WORDS = ["--dim", "2", "--dtype", "float32", "--seeds", "1"]
@@ -321,8 +322,7 @@ def test_the_umask_of_the_user_is_kept(umask, mode, tmp_path):
 
 
 UNDERWAY = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have ignored it
+import time
 from pathlib import Path
 from lrdyn.system import (interrupts, whole_files)
 interrupts.end_at_once()
@@ -335,21 +335,27 @@ with whole_files.scratch_folder(Path()) as folder, whole_files.replacing(Path("k
 """
 
 
+@pytest.fixture(params=[False, True], ids=["hearing", "ignoring"])
+def parent(request):
+    """This process hears the signals, or ignores them, as what a shell starts with ``&`` does."""
+    before = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+    if request.param:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", interrupts.SIGNALS)
+@pytest.mark.usefixtures("parent")
 def test_a_signal_leaves_no_scratch(number, tmp_path):
     (tmp_path / "kept").write_text("before")
-    paths = {"PYTHONPATH": os.fspath(ROOT), "LRDYN_CACHE": ""}
-    process = subprocess.Popen(
-        [sys.executable, "-c", UNDERWAY],
-        cwd=tmp_path,
-        env=os.environ | paths,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    process.send_signal(number)
-    process.communicate(timeout=30)
+    with started("-c", UNDERWAY, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert contents(tmp_path) == {"kept": "before"}
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]

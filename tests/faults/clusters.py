@@ -121,7 +121,6 @@ def lost_scheduler(folder: Path) -> list[str]:
 def interrupted(folder: Path) -> list[str]:
     """Ctrl-C ends the command within 5 s, and the workers are free for the next one."""
     out, found = folder / "out", []
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Site(folder) as site:
         run = command(folder, "--cluster", site.address, "--out", out, name="SLOW", seeds=400)
         until(lambda: parts(out), 60)
@@ -225,7 +224,6 @@ def local_workers(folder: Path) -> list[str]:
     """
     from tests.faults.signals import members
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     found, temporary = [], folder / "temporary"
     temporary.mkdir()
     for number, wanted in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):

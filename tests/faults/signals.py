@@ -120,8 +120,6 @@ def usual(words: tuple[str, ...], out: Path) -> float:
 def main(times: int = 100, seed: int = 0) -> int:
     """Disturb commands in turn; the number of faults."""
     rng, count = random.Random(seed), 0
-    # Of what it put into the background a shell lets Ctrl-C be ignored, and so of the commands.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         takes = {name: usual(words, Path(folder, name)) for name, words in COMMANDS.items()}
         for index in range(times):
