@@ -179,17 +179,22 @@ def first_point(results: xr.Dataset, *kept: str, of: str = SIZE) -> xr.Dataset:
     return results.isel({name: 0 for name in results[of].dims if name not in kept})
 
 
-def save(figure: Figure, stem: Path) -> tuple[Path, Path]:
-    """Write a figure as PNG and PDF, atomically; equal figures give equal files."""
+def save(figure: Figure, stem: Path, *, fonts: bool = True) -> tuple[Path, Path]:
+    """Write a figure as PNG and PDF, atomically; equal figures give equal files.
+
+    Args:
+        figure: what is written.
+        stem: the path without its suffix.
+        fonts: whether the PDF has subsets of the fonts (TrueType), which journals ask for. Drawings
+            of the glyphs (Type 3) look the same and take a sixth of the time.
+    """
     from matplotlib import image, rc_context, rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
     png, pdf = stem.with_suffix(".png"), stem.with_suffix(".pdf")
-    # Figure.savefig draws everything once more for each file, to see what the layout would be. Glyphs
-    # as drawings (Type 3) take a sixth of the time of subsets of fonts, which papers want and
-    # figures beside a verdict do not need.
-    with style(), rc_context({"pdf.fonttype": 3}):
+    # Figure.savefig draws everything once more for each file, to see what the layout would be.
+    with style(), rc_context({"pdf.fonttype": 42 if fonts else 3}):
         figure.set_dpi(rcParams["savefig.dpi"])
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
