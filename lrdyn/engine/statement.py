@@ -286,8 +286,8 @@ class Scenario(Generic[C, T, M]):
             (``diverged``) is left out of what is claimed over seeds, as seed 0 is, which sets
             expectations and thresholds. Controls of it swap arrays.
         findings: what is measured beside the claims.
-        summed: ``summed(case)``: the arrays of a case whose longest axis is the length of a sum, where
-            it has other ones too (all masks, one a row, for example); the whole case by default.
+        summed: ``summed(case)``: the arrays of a case whose longest axis is the length of a sum, if
+            it has others, too (all masks, one a row, for example); the whole case by default.
         whole: swept flags whose values are all given to one case, as a tuple: what is compared with
             the same seed must lie in one outcome.
         seeds: in a study, how many seeds it runs with unless the number is given.
