@@ -374,7 +374,7 @@ def test_the_shape_of_the_losses_is_that_of_all_masks():
         assert_close(theory.monte_carlo_rate[index], errors[index], size=64)
         moments = [chances @ ((losses - mean) / deviation) ** k for k in range(3, 9)]
         assert_close(theory.losses_shape[index], moments, size=64)
-        run: Any = statement.MasksMeasured(estimates=np.zeros((3, 100)))
+        run = statement.MasksMeasured(estimates=jnp.zeros((3, 100)))
         outcome = Outcome({}, theory, run, {}, np.dtype("float64"), 8, 1)
         all_draws = statement.DRAWS[index] * 100
         assert statement._skewness(outcome, index) == pytest.approx(moments[0] / all_draws**0.5)
