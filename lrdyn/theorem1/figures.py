@@ -180,7 +180,10 @@ def _shares(ax: Axes, results: xr.Dataset, depth: int) -> None:
         gradients,
     )
     arrays = zip(*(side.values for side in sides), strict=True)
-    each = [modes_kept(*of_seed, depth, ends.dtype) for of_seed in arrays]
+    each = [
+        modes_kept(sigma, local, values, slopes, depth, ends.dtype)
+        for sigma, local, values, slopes in arrays
+    ]
     modes, most = np.concatenate([q for q, _ in each], axis=1), max(most for _, most in each)
     below, place = np.zeros(len(modes)), np.arange(len(modes))
     labels = {**{q: f"{q}" for q in range(most + 1)}, -1: "still moving"}

@@ -8,6 +8,7 @@ root of ``w_i^{2L-2} - sigma_i w_i^{L-2} + lambda = 0``. Which one, the start de
 """
 
 import dataclasses
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -283,8 +284,9 @@ def _not_at_the_end(outcome: DescentOutcome) -> str:
     number = _steps_needed(outcome)
     if number is not None:
         return setting.too_few(outcome, number)
-    distance = _distance(outcome)
-    return "" if setting.at_rest(outcome, distance, _largest(outcome)) else "still moving"
+    if setting.at_rest(outcome, _distance(outcome), _largest(outcome)):
+        return ""
+    return _not_at_rest(outcome) or "no bound"
 
 
 def _distance(outcome: DescentOutcome) -> float:
@@ -306,7 +308,7 @@ def _distance(outcome: DescentOutcome) -> float:
 
 
 def _not_at_rest(outcome: DescentOutcome) -> str:
-    """Why three layers and more cannot be judged: their gradient is more than rounding."""
+    """Why a run cannot be judged by where it rests: its gradient is more than rounding."""
     # A product of L layers of size sigma_1^{1/L} has a gradient of sigma_1^{1-1/L} times its own.
     scale = _largest(outcome) ** (2 - 1 / outcome.point["depth"])
     slope = float(np.max(outcome.measured.gradient_norms))
@@ -376,64 +378,87 @@ def _rest_point(outcome: DescentOutcome) -> tuple[int, np.ndarray]:
     return q, points[q]
 
 
-def _of_the_end(theory: DescentTheory, run: DescentMeasured, *fields: Any) -> tuple[Any, ...]:
-    """What a claim about the end of two layers reads: what decides whether a run is there, too."""
-    return (
-        *fields,
-        theory.target_values,
-        theory.decay,
-        theory.left,
-        theory.right,
-        theory.start_modes,
-        theory.start_first,
-        theory.start_last,
-        run.first,
-        run.last,
-        run.first_gradient,
-        run.last_gradient,
-        run.product,
+def _claim_of_two_layers(
+    id: str,
+    statement: str,
+    form: Callable[[DescentOutcome], Equal],
+    reads: Callable[[DescentTheory, DescentMeasured], tuple[Any, ...]],
+) -> Claim[DescentTheory, DescentMeasured]:
+    """A claim about the end of two layers: what decides whether a run is there is read, too."""
+    return Claim(
+        id,
+        statement,
+        form=form,
+        reads=lambda theory, run: (
+            *reads(theory, run),
+            theory.target_values,
+            theory.decay,
+            theory.left,
+            theory.right,
+            theory.start_modes,
+            theory.start_first,
+            theory.start_last,
+            run.first,
+            run.last,
+            run.first_gradient,
+            run.last_gradient,
+            run.gradient_norms,
+            run.product,
+        ),
+        applies=_two_layers,
+        undecided=_not_at_the_end,
+        certified=_certified,
     )
 
 
-def _of_rest(theory: DescentTheory, run: DescentMeasured, *fields: Any) -> tuple[Any, ...]:
-    """What a claim about a point of rest reads: what finds the nearest one, too."""
-    return (
-        *fields,
-        theory.target_values,
-        theory.left,
-        theory.right,
-        theory.local_values,
-        theory.rest_condition,
-        run.product,
-        run.gradient_norms,
+def _claim_of_rest(
+    id: str,
+    statement: str,
+    form: Callable[[DescentOutcome], Equal],
+    reads: Callable[[DescentTheory, DescentMeasured], tuple[Any, ...]],
+) -> Claim[DescentTheory, DescentMeasured]:
+    """A claim about a point of rest of more layers: what finds the nearest one is read, too."""
+    return Claim(
+        id,
+        statement,
+        form=form,
+        reads=lambda theory, run: (
+            *reads(theory, run),
+            theory.target_values,
+            theory.left,
+            theory.right,
+            theory.local_values,
+            theory.rest_condition,
+            run.product,
+            run.gradient_norms,
+        ),
+        applies=lambda outcome: not _two_layers(outcome),
+        undecided=_not_at_rest,
+        condition=lambda theory: theory.rest_condition,
+        steps=setting.FEW,
+        certified=lambda outcome: True,
     )
 
 
 CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
-    Claim(
+    _claim_of_two_layers(
         "minimiser",
         "two layers: gradient descent ends at W_2 W_1 = U_r (Sigma_r - lambda I)_+ V_r^T; if "
         "sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + s_r U_t Q V_t^T with an orthogonal "
         "projector Q in the tied space",
         form=_at_minimiser,
-        reads=lambda theory, run: _of_the_end(theory, run, theory.shrunk, run.product),
-        applies=_two_layers,
-        undecided=_not_at_the_end,
-        certified=_certified,
+        reads=lambda theory, run: (theory.shrunk,),
     ),
-    Claim(
+    _claim_of_two_layers(
         "minimum",
         "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
         "sigma_i^2/2, with a tie too",
         form=lambda outcome: Equal(
             outcome.predicted.loss, outcome.measured.loss, scale=_loss_scale(outcome)
         ),
-        reads=lambda theory, run: _of_the_end(theory, run, theory.loss, run.loss),
-        applies=_two_layers,
-        undecided=_not_at_the_end,
-        certified=_certified,
+        reads=lambda theory, run: (theory.loss, run.loss),
     ),
-    Claim(
+    _claim_of_two_layers(
         "schatten",
         "the singular values of the product minimise 1/2 (s - sigma)^2 + lambda s",
         form=lambda outcome: Equal(
@@ -441,14 +466,9 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
             outcome.measured.singular_values,
             scale=_largest(outcome),
         ),
-        reads=lambda theory, run: _of_the_end(
-            theory, run, theory.singular_values, run.singular_values
-        ),
-        applies=_two_layers,
-        undecided=_not_at_the_end,
-        certified=_certified,
+        reads=lambda theory, run: (theory.singular_values, run.singular_values),
     ),
-    Claim(
+    _claim_of_rest(
         "rest",
         "three layers and more: a run at rest (its gradient is rounding) is at one of P_q = "
         "sum_{i<=q} w_i^L u_i v_i^T, q = 0, 1, ..., r, with the larger root of w_i^{2L-2} - "
@@ -456,14 +476,9 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
         form=lambda outcome: Equal(
             _rest_point(outcome)[1], outcome.measured.product, scale=_largest(outcome)
         ),
-        reads=_of_rest,
-        applies=lambda outcome: not _two_layers(outcome),
-        undecided=_not_at_rest,
-        condition=lambda theory: theory.rest_condition,
-        certified=lambda outcome: True,
-        steps=setting.FEW,
+        reads=lambda theory, run: (theory.local_values,),
     ),
-    Claim(
+    _claim_of_rest(
         "rest_loss",
         "with the loss sum_{i<=q} (1/2 (w_i^L - sigma_i)^2 + lambda L/2 w_i^2) + sum_{i>q} "
         "sigma_i^2/2",
@@ -472,12 +487,7 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
             outcome.measured.loss,
             scale=_loss_scale(outcome),
         ),
-        reads=lambda theory, run: _of_rest(theory, run, theory.rest_losses, run.loss),
-        applies=lambda outcome: not _two_layers(outcome),
-        undecided=_not_at_rest,
-        condition=lambda theory: theory.rest_condition,
-        certified=lambda outcome: True,
-        steps=setting.FEW,
+        reads=lambda theory, run: (theory.rest_losses, run.loss),
     ),
     Claim(
         "balanced",

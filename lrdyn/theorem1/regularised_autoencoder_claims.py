@@ -301,7 +301,11 @@ def _not_at_the_end(outcome: AutoencoderOutcome) -> str:
     number = _steps_needed(outcome)
     if number is not None:
         return setting.too_few(outcome, number)
-    return "" if setting.at_rest(outcome, _distance(outcome), 1.0) else "still moving"
+    if setting.at_rest(outcome, _distance(outcome), 1.0):
+        return ""
+    run = outcome.measured
+    moves = not setting.at_rest(outcome, run.slope, _squares(outcome)[0] * float(run.size))
+    return "still moving" if moves else "no bound"
 
 
 def _distance(outcome: AutoencoderOutcome) -> float:

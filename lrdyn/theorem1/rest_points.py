@@ -131,7 +131,7 @@ def rest_condition(
     shape: tuple[int, int],
     decay: Scalar,
     depth: int,
-    gradient: float,
+    gradient: Scalar,
 ) -> Float[Array, ""]:
     """By how much a small gradient can be exceeded by the distance from the nearest P_q.
 

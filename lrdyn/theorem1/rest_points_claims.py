@@ -8,6 +8,7 @@ any of the P_q: how often, and from which scale, is a finding.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -42,9 +43,9 @@ class Basins(Recorded):
     """A target, and starts: balanced layers at the minimiser plus noise, and random ones."""
 
     target: Float[Array, "k d"]
-    near: Weights
+    near: tuple[Float[Array, "near _ _"], ...]
     """Layers of all starts near the minimiser, along a first axis."""
-    random: Weights
+    random: tuple[Float[Array, "random _ _"], ...]
     """Layers of all random starts, those of one scale after the other."""
     weight_decay: Float[Array, ""]
     learning_rate: Float[Array, ""]
@@ -158,7 +159,10 @@ def make_case(
     shrunk = shrinkage.shrink(singular_values(target), decay, depth)
     return Basins(
         target=target,
-        near=_near(target, shrunk, rank, depth, tuple(size * NOISE * G[:NEAR] for G in layers)),
+        near=tuple(
+            W[None] + size * NOISE * G[:NEAR]
+            for W, G in zip(_balanced(target, shrunk, rank, depth), layers, strict=True)
+        ),
         random=tuple(scales * G[NEAR:] / float(np.sqrt(max(G.shape[1:]))) for G in layers),
         weight_decay=decay,
         learning_rate=jnp.asarray(learning_rate, target.dtype),
@@ -166,19 +170,14 @@ def make_case(
     )
 
 
-def _near(
-    target: Float[Array, "k d"],
-    values: Float[Array, "n"],
-    rank: int,
-    depth: int,
-    noise: Weights,
+def _balanced(
+    target: Float[Array, "k d"], values: Float[Array, "n"], rank: int, depth: int
 ) -> Weights:
-    """Balanced layers whose product has these values in the target's basis, plus noise."""
+    """Balanced layers whose product has the first of these values in the basis of the target."""
     left, _, right = linalg.svd(target)
     roots = values[:rank] ** (1 / depth)
     inner = [jnp.diag(roots)] * (depth - 2)
-    layers = [roots[:, None] * right[:rank], *inner, left[:, :rank] * roots]
-    return tuple(W + N for W, N in zip(layers, noise, strict=True))
+    return (roots[:, None] * right[:rank], *inner, left[:, :rank] * roots[None, :])
 
 
 # Prediction and measurement --------------------------------------------------------------------
@@ -193,7 +192,7 @@ def predict(case: Basins) -> BasinsTheory:
             case.values, case.rank, case.weight_decay, case.depth
         ),
         near_losses=case.near_losses,
-        near_distances=jnp.sqrt(jnp.sum((products - of_minimum.minimiser) ** 2, axis=(1, 2))),
+        near_distances=jnp.sqrt(jnp.sum((products - of_minimum.minimiser[None]) ** 2, axis=(1, 2))),
         near_rates=case.near_rates,
         target_values=case.values,
         local_values=shrinkage.local_minimum(case.values, case.weight_decay, case.depth),
@@ -299,21 +298,33 @@ def modes_kept(
     return np.where(rests, np.argmin(distances, axis=-1), -1), most
 
 
-def _of_minimum(theory: BasinsTheory, run: BasinsMeasured, *fields: Any) -> tuple[Any, ...]:
-    """What a claim about the minimum reads: what decides whether a run must be there, too."""
-    return (
-        *fields,
-        theory.next_value,
-        theory.near_losses,
-        theory.near_distances,
-        theory.near_rates,
-        theory.target_values,
-        theory.shrunk,
+def _claim_of_the_minimum(
+    id: str,
+    statement: str,
+    form: Callable[[BasinsOutcome], Equal],
+    reads: Callable[[BasinsTheory, BasinsMeasured], tuple[Any, ...]],
+) -> Claim[BasinsTheory, BasinsMeasured]:
+    """A claim about the minimum: what decides whether a run must be there is read, too."""
+    return Claim(
+        id,
+        statement,
+        form=form,
+        reads=lambda theory, run: (
+            *reads(theory, run),
+            theory.next_value,
+            theory.near_losses,
+            theory.near_distances,
+            theory.near_rates,
+            theory.target_values,
+            theory.shrunk,
+        ),
+        applies=_below_every_other,
+        undecided=_not_there_yet,
     )
 
 
 CLAIMS: tuple[Claim[BasinsTheory, BasinsMeasured], ...] = (
-    Claim(
+    _claim_of_the_minimum(
         "deep_minimiser",
         "three layers and more, lambda > 0: descent from where the loss is below that of every "
         "critical point but the minimum, with a step of at most 1 over a bound of the Hessian "
@@ -324,11 +335,9 @@ CLAIMS: tuple[Claim[BasinsTheory, BasinsMeasured], ...] = (
             outcome.measured.near_products,
             scale=outcome.predicted.target_values[0],
         ),
-        reads=lambda theory, run: _of_minimum(theory, run, theory.minimiser, run.near_products),
-        applies=_below_every_other,
-        undecided=_not_there_yet,
+        reads=lambda theory, run: (theory.minimiser, run.near_products),
     ),
-    Claim(
+    _claim_of_the_minimum(
         "deep_minimum",
         "at the value sum_{i<=r} (1/2 (s_i - sigma_i)^2 + (lambda L/2) s_i^{2/L}) + sum_{i>r} "
         "sigma_i^2/2",
@@ -337,9 +346,7 @@ CLAIMS: tuple[Claim[BasinsTheory, BasinsMeasured], ...] = (
             outcome.measured.near_ends,
             scale=0.5 * np.sum(outcome.predicted.target_values**2),
         ),
-        reads=lambda theory, run: _of_minimum(theory, run, theory.minimum, run.near_ends),
-        applies=_below_every_other,
-        undecided=_not_there_yet,
+        reads=lambda theory, run: (theory.minimum, run.near_ends),
     ),
 )
 
@@ -347,7 +354,7 @@ CLAIMS: tuple[Claim[BasinsTheory, BasinsMeasured], ...] = (
 # Findings --------------------------------------------------------------------------------------
 
 
-def _share_of_most_modes(scale: float, statement: str) -> Finding[BasinsTheory, BasinsMeasured]:
+def _share_of_most_modes(name: str, scale: float) -> Finding[BasinsTheory, BasinsMeasured]:
     """Share of the runs at rest, of random starts of one scale, that keep as much as can be."""
 
     def shares(outcome: BasinsOutcome) -> list[float]:
@@ -362,7 +369,7 @@ def _share_of_most_modes(scale: float, statement: str) -> Finding[BasinsTheory, 
         return found
 
     return Finding(
-        f"most_modes_from_{statement}",
+        name,
         f"share of the runs at rest, from random layers of scale {scale:g}, that keep all singular "
         "values that a local minimum can keep",
         value=shares,
@@ -376,8 +383,8 @@ def _share_of_most_modes(scale: float, statement: str) -> Finding[BasinsTheory, 
 
 
 FINDINGS = (
-    _share_of_most_modes(SCALES[0], "small_starts"),
-    _share_of_most_modes(SCALES[-1], "large_starts"),
+    _share_of_most_modes("most_modes_from_small_starts", SCALES[0]),
+    _share_of_most_modes("most_modes_from_large_starts", SCALES[-1]),
 )
 
 
@@ -388,12 +395,12 @@ def _without_the_last(key: Key[Array, ""], case: Basins, amount: Array) -> Basin
     """Start near the local minimum that keeps one singular value less."""
     shrunk = shrinkage.shrink(case.values, case.weight_decay, case.depth)
     last = jnp.sum(shrunk[: case.rank] > 0) - 1
-    noise = jax.vmap(lambda layers: _near(case.target, shrunk, case.rank, case.depth, layers))
-    at_minimum = noise(jax.tree.map(jnp.zeros_like, case.near))
-    less = shrunk * (1 - amount * (jnp.arange(len(shrunk)) == last))
-    added = jax.tree.map(jnp.subtract, case.near, at_minimum)
-    moved = jax.vmap(lambda layers: _near(case.target, less, case.rank, case.depth, layers))
-    return dataclasses.replace(case, near=moved(added))
+    less = jnp.where(jnp.arange(len(shrunk)) == last, (1 - amount) * shrunk, shrunk)
+    there, elsewhere = (
+        _balanced(case.target, values, case.rank, case.depth) for values in (shrunk, less)
+    )
+    moved = (W + (B - A)[None] for W, A, B in zip(case.near, there, elsewhere, strict=True))
+    return dataclasses.replace(case, near=tuple(moved))
 
 
 CONTROLS: tuple[Control[Basins, BasinsTheory, BasinsMeasured], ...] = (
