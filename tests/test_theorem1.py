@@ -15,7 +15,9 @@ import lrdyn as lr
 from lrdyn import cli
 from lrdyn.engine.claims import CLEARLY, tolerance
 from lrdyn.engine.evaluate import taken
-from lrdyn.engine.judging import residuals
+from lrdyn.engine.forms import Zero
+from lrdyn.engine.judging import forms_of, residuals
+from lrdyn.engine.outcomes import outcomes
 from lrdyn.engine.statement import Outcome
 from lrdyn.theorem1 import (
     critical_points_claims,
@@ -24,9 +26,10 @@ from lrdyn.theorem1 import (
     setting,
 )
 from lrdyn.theorem1.critical_points_claims import CRITICAL_POINTS
-from lrdyn.theorem1.figures import landscape_figure, shrinkage_figure
+from lrdyn.theorem1.figures import basins_figure, landscape_figure, shrinkage_figure
 from lrdyn.theorem1.minimisers_claims import DESCENT, DescentMeasured, DescentTheory
 from lrdyn.theorem1.regularised_autoencoder_claims import AUTOENCODER
+from lrdyn.theorem1.rest_points_claims import BASINS
 from lrdyn.theorem1.statement import THEOREM1
 from tests import oracles
 from tests.runs import finished
@@ -98,34 +101,61 @@ def test_the_run_is_gradient_descent_with_decay_by_hand(depth):
     )
 
 
-def test_a_start_that_must_end_in_another_basin_is_outside_the_claims():
-    """Three layers from a small start: descent ends at 0, which is a local minimum only.
-
-    Theory knows it beforehand, and it breaks all three claims about the end.
-    """
+def test_a_small_start_rests_at_another_local_minimum_and_is_judged_there():
+    """Three layers end at 0, a local minimum only: they rest, and "still moving" would be wrong."""
     small = FLAGS | {"init_scale": 0.01, "steps": 3000}
-    far, near = (oracles.judged(THEOREM1, DESCENT, small | {"depth": depth})[1] for depth in (3, 2))
+    (far, deep), (_, two) = (
+        oracles.judged(THEOREM1, DESCENT, small | {"depth": depth}) for depth in (3, 2)
+    )
+    assert np.linalg.norm(far["product_predicted"]) > 1
+    assert np.linalg.norm(far["product_measured"]) < 1e-9
+    for name in ("rest", "rest_loss"):
+        assert reasons(deep[name]) == {""}
+        assert (deep[name].residual <= deep[name].tolerance).all()
+        assert reasons(two[name]) == {"claim does not apply"}
+    # 0 is what anybody would say: the case carries nothing.
+    (claim,) = (c for c in DESCENT.claims if c.id == "rest")
+    assert reasons(residuals(claim, DESCENT, far, "float64", power=True)) == {"trivial"}
     for name in ("minimiser", "minimum", "schatten"):
-        assert (far[name].reason == "claim does not apply").all()
-        assert float(far[name].residual.min()) > 0.1
+        assert reasons(deep[name]) == {"claim does not apply"}
         # Two layers have no other minimum: the same start is judged, and passes.
-        assert (near[name].reason == "").all()
-        assert (near[name].residual <= tolerance("identity", float, steps=3000, size=6)).all()
+        assert reasons(two[name]) == {""}
+        assert (two[name].residual <= tolerance("identity", float, steps=3000, size=6)).all()
+
+
+def test_a_run_at_rest_elsewhere_is_false():
+    """Products of none of the points, with a gradient of 0, do not excuse themselves."""
+    results, _ = oracles.judged(THEOREM1, DESCENT, FLAGS | {"depth": 3, "steps": 4000})
+    tampered = results.copy(deep=True)
+    tampered["product_measured"] += 1e-3
+    tampered["loss_measured"] += 1e-3
+    tampered["gradient_norms"] *= 0
+    for claim in DESCENT.claims:
+        if claim.id in ("rest", "rest_loss"):
+            leg = residuals(claim, DESCENT, tampered, "float64")
+            assert reasons(leg) == {""}
+            assert (leg.residual > CLEARLY * leg.tolerance).all()
+    moving = results.copy(deep=True)
+    moving["gradient_norms"] += 1e-3
+    (claim,) = (c for c in DESCENT.claims if c.id == "rest")
+    assert reasons(residuals(claim, DESCENT, moving, "float64")) == {"still moving"}
 
 
 @pytest.mark.parametrize(
-    ("scenario", "depth", "claim"),
+    ("scenario", "depth", "claim", "small"),
     [
-        (DESCENT, 2, "minimiser"),
-        (DESCENT, 3, "minimiser"),
-        (AUTOENCODER, 2, "autoencoder"),
+        (DESCENT, 2, "minimiser", 1e-5),
+        # From 1e-5 float32 sees no gradient: such a run is at P_0, as far as it can tell.
+        (DESCENT, 3, "rest", 0.1),
+        (BASINS, 3, "deep_minimiser", 1e-5),
+        (AUTOENCODER, 2, "autoencoder", 1e-5),
     ],
 )
-def test_a_run_on_its_way_is_not_judged(scenario, depth, claim, dtype):
+def test_a_run_on_its_way_is_not_judged(scenario, depth, claim, small, dtype):
     """Beside a saddle little moves, in few steps less than what float32 tolerates."""
-    grid = {"depth": depth, "init_scale": (1e-5, 1.0), "weight_decay": (0.0, 0.1), "steps": 8}
+    grid = {"depth": depth, "init_scale": (small, 1.0), "weight_decay": (0.0, 0.1), "steps": 8}
     _, legs = oracles.judged(THEOREM1, scenario, FLAGS | grid, dtype=dtype)
-    assert legs[claim].reason.size == 4
+    assert legs[claim].reason.size == (1 if scenario is BASINS else 4)
     assert (legs[claim].reason != "").all()
 
 
@@ -133,7 +163,7 @@ def test_a_run_on_its_way_is_not_judged(scenario, depth, claim, dtype):
     ("flags", "degenerate"),
     [
         ({"weight_decay": 0.0, "rank_deficit": 3}, True),  # rank Phi < r
-        ({"weight_decay": 0.0, "rank_deficit": 2}, False),
+        ({"weight_decay": 0.0, "rank_deficit": 2, "init_scale": 0.1}, False),
         ({"weight_decay": 1.0}, True),  # lambda = sigma_1
         ({"weight_decay": 1.0, "depth": 3}, False),
         ({"weight_decay": 0.0, "rank_deficit": 3, "depth": 3}, True),
@@ -141,11 +171,14 @@ def test_a_run_on_its_way_is_not_judged(scenario, depth, claim, dtype):
 )
 def test_minima_without_curvature_are_told_apart(flags, degenerate):
     flags = {**FLAGS, **flags}
-    case = oracles.double(minimisers_claims.make_case(KEY, **flags))
-    values = np.linalg.svd(case.target, compute_uv=False)
-    theory = DescentTheory(target_values=jnp.asarray(values), decay=case.weight_decay)
-    outcome = Outcome(flags, theory, DescentMeasured(), {}, np.dtype("float64"), 6, 40)
-    assert minimisers_claims._degenerate(outcome) == degenerate
+    case = minimisers_claims.make_case(KEY, **flags)
+    theory = jax.tree.map(np.asarray, jax.jit(minimisers_claims.predict)(case))
+    outcome = Outcome(flags, theory, DescentMeasured(), {}, np.dtype("float64"), 6, 10**9)
+    if flags["depth"] == 2:
+        reason = minimisers_claims._not_at_the_end(outcome)
+        assert reason == ("no curvature" if degenerate else "")
+    else:
+        assert (theory.rest_condition > 1e9) == degenerate
 
 
 # What decides whether a run is judged ----------------------------------------------------------
@@ -192,7 +225,7 @@ def test_where_theory_has_no_number_a_run_that_moves_is_left_out(short):
 def test_a_cycle_of_period_two_is_left_out(depth):
     flags = {"depth": depth, "rank": 1, "weight_decay": 0.05, "learning_rate": 0.3, "steps": 600}
     _, legs = oracles.judged(THEOREM1, DESCENT, FLAGS | flags | {"target_scale": 2.0})
-    assert reasons(legs["minimiser"]) == {"still moving"}
+    assert reasons(legs["rest"]) == {"still moving"}
 
 
 def with_measured(scenario, change):
@@ -283,7 +316,7 @@ def test_every_equation_of_the_family_of_a_tie_is_asked_for():
         product[0, 0], product[5, 4], product[1:4, 1:4] = above, outside, 0.8 * block
         run = DescentMeasured(product=jnp.asarray(product))
         outcome = Outcome({"rank": rank}, theory, run, {}, np.dtype(float), 6, 9)
-        return minimisers_claims._from_minimisers(outcome)
+        return minimisers_claims._at_minimiser(outcome).residual()
 
     turn = np.linalg.qr(oracles.normal(0, (3, 3))[0])[0]
     projector = turn[:, :2] @ turn[:, :2].T
@@ -351,11 +384,15 @@ def test_the_search_is_judged_at_the_ends_of_the_domain():
 
 
 JUDGED = {
-    "minimiser": (16, 12, 8),
-    "minimum": (16, 12, 8),
-    "schatten": (16, 12, 8),
-    "balanced": (16, 8, 8),
-    "lower_bound": (16, 16, 16),
+    "minimiser": (32, 16, 16),
+    "minimum": (32, 14, 14),
+    "schatten": (32, 16, 16),
+    "rest": (32, 16, 16),
+    "rest_loss": (32, 14, 14),
+    "balanced": (32, 16, 12),
+    "lower_bound": (32, 28, 28),
+    "deep_minimiser": (1, 1, 1),
+    "deep_minimum": (1, 1, 1),
     "critical_gradient": (4, 4, 4),
     "critical_loss": (4, 4, 4),
     "spectrum": (4, 4, 4),
@@ -377,7 +414,7 @@ def test_as_many_cases_are_judged_as_ever(tmp_path_factory):
     ran = finished("theorem1", tmp_path_factory.getbasetemp())
     counts = {}
     for claim in ran.verdict["claims"]:
-        if claim["kind"] != "control":
+        if claim["kind"] not in ("control", "finding"):
             double, single = (claim["judged"][p] for p in ("float64", "float32"))
             counts[claim["id"]] = double["drawn"], double["judged"], single["judged"]
     assert counts == JUDGED
@@ -425,7 +462,7 @@ def test_default_deficits_fit_small_targets():
 @pytest.fixture
 def groups(tmp_path_factory):
     ran = finished("theorem1", tmp_path_factory.getbasetemp())
-    return {name: ran.group(name) for name in ("/", "/critical_points")}
+    return {name: ran.group(name) for name in ("/", "/critical_points", "/basins")}
 
 
 def points_of(ax, marker):
@@ -466,7 +503,7 @@ def test_only_decays_that_leave_saddles_are_drawn(decays, shown):
 
 
 def test_the_figure_of_shrinkage_shows_the_ends_of_descent(groups):
-    (ax,) = shrinkage_figure(groups).axes  # one depth
+    _, ax = shrinkage_figure(groups).axes  # of three layers
     shrink = jax.jit(partial(lr.theorem1.shrink, depth=3))
     curves = [line for line in ax.lines if np.size(line.get_xdata()) == 400]
     assert len(curves) == 2
@@ -479,3 +516,178 @@ def test_the_figure_of_shrinkage_shows_the_ends_of_descent(groups):
     assert len(ends)
     apart = [abs(ends - shrink(x, decay)) for decay in (0.0, 0.1)]
     assert np.minimum(*apart).max() < tolerance("identity", float, steps=4000, size=6)
+
+
+# Scales, and how claims compare ----------------------------------------------------------------
+
+
+def by_layers(factor, depth):
+    """Flags of a run that is another one in other units: Phi is that many times as large."""
+    steep = factor ** (2 - 2 / depth)
+    return {
+        "depth": depth,
+        "target_scale": factor,
+        "init_scale": factor ** (1 / depth),
+        "weight_decay": 0.1 * steep,
+        "learning_rate": 0.2 / steep,
+        "steps": 3000,
+    }
+
+
+def by_squares(factor, _):
+    """Of the autoencoder the layers have no unit."""
+    return {
+        "target_scale": factor,
+        "weight_decay": 0.1 * factor,
+        "learning_rate": 0.2 / factor,
+        "steps": 3000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("scenario", "units", "depth"),
+    [
+        (DESCENT, by_layers, 2),
+        (DESCENT, by_layers, 3),
+        (BASINS, by_layers, 3),
+        (CRITICAL_POINTS, by_layers, 2),
+        (AUTOENCODER, by_squares, 2),
+    ],
+)
+def test_no_verdict_depends_on_the_unit(scenario, units, depth):
+    """All is as large as its unit: residuals, what decides, and what would stand there else.
+
+    The factor 64 has a square root and a cube root, so that both runs have the same last digits.
+    """
+    compared = []
+    for factor in (1.0, 64.0):
+        results, legs = oracles.judged(THEOREM1, scenario, FLAGS | units(factor, depth))
+        for claim in scenario.claims:
+            (outcome,) = outcomes(claim, scenario, results, "float64")
+            sizes = []
+            if legs[claim.id].reason.item() != "claim does not apply":
+                sizes = [
+                    np.max(form.alternative / np.asarray(form.scale, float))
+                    for form in forms_of(claim, scenario, outcome)
+                    if isinstance(form, Zero)
+                ]
+            leg = legs[claim.id]
+            numbers = [leg.residual.item(), leg.tolerance.item(), *sizes]
+            compared.append((factor, claim.id, leg.reason.item(), numbers))
+    half = len(compared) // 2
+    for (_, name, reason, numbers), (_, again, other, same) in zip(
+        compared[:half], compared[half:], strict=True
+    ):
+        assert (name, reason) == (again, other)
+        # Rounding differs by less than a wrong power of the unit, 8 at least.
+        ratios = (np.array(numbers) + 1e-17) / (np.array(same) + 1e-17)
+        assert (abs(np.log(ratios)) < np.log(6)).all(), (name, numbers, same)
+
+
+def filled(kind: Any, **fields: Any) -> Any:
+    """Some fields of a NamedTuple, as NumPy arrays, which a claim reads."""
+    return kind(**fields)
+
+
+def critical(size=1.0, **measured):
+    """An instance of rank 1 with two singular values, as a claim reads it."""
+    sigma = size * np.array([1.0, 0.6])
+    family = np.array([np.zeros((2, 2)), np.diag([sigma[0], 0]), np.diag([0, sigma[1]])])
+    theory = filled(
+        critical_points_claims.CriticalTheory,
+        global_=np.array([0, 1, 0]),
+        admissible=np.ones(3),
+        margin=0.4 * size,
+        separation=0.4 * size,
+        target_values=sigma,
+        family=family,
+        smallest=size * np.array([-1.0, 0.0, -0.4]),
+        spectrum=size * np.array([[-1.0, 1.0], [0.0, 1.6], [-0.4, 1.6]]),
+    )
+    run = filled(critical_points_claims.CriticalMeasured, **measured)
+    return Outcome({"weight_decay": 0.0}, theory, run, {}, np.dtype(float), 6, 0)
+
+
+def test_a_saddle_is_told_from_a_minimum_at_half_the_margin():
+    for least, extra in ((-0.15, 1), (-0.25, 0)):
+        outcome = critical(smallest=np.array([-1.0, 0.0, least]))
+        assert critical_points_claims._without_descent(outcome).residual() == extra
+
+
+def test_a_distance_counts_from_half_of_all_digits_on():
+    outcome = critical(8.0)
+    assert critical_points_claims._resolved(outcome, 0.04)
+    assert critical_points_claims._resolved(outcome, 8 * 2e-8)
+    assert not critical_points_claims._resolved(outcome, 8 * 1e-8)
+
+
+def test_what_is_found_is_compared_on_the_scale_of_the_separation():
+    found = np.stack([np.diag([8.0, 0.5]), np.full((2, 2), 3.0)])
+    outcome = critical(8.0, found=found, found_gradient=np.array([0.0, 1.0]))
+    assert critical_points_claims._outside(outcome).residual() == 0.5 * (0.4 * 8) / 8**2
+
+
+def test_the_smallest_curvature_is_compared_on_the_scale_of_the_largest():
+    (claim,) = (c for c in CRITICAL_POINTS.claims if c.id == "smallest")
+    outcome = critical(8.0, smallest=8 * np.array([-1.0, 0.016, -0.4]))
+    (form,) = forms_of(claim, CRITICAL_POINTS, outcome)
+    np.testing.assert_allclose(form.residual(), 0.01)
+
+
+def autoencoder(**measured):
+    """A trained autoencoder with sigma = (2, 1), lambda = 1 and width 1, as a claim reads it."""
+    theory = filled(
+        regularised_autoencoder_claims.AutoencoderTheory,
+        input_values=np.array([2.0, 1.0]),
+        decay=np.full(2, 1.0),
+        asymmetries=np.zeros(2),
+    )
+    run = filled(regularised_autoencoder_claims.AutoencoderMeasured, **measured)
+    return Outcome({"rank": 1}, theory, run, {}, np.dtype(float), 6, 0)
+
+
+def test_the_distance_of_an_autoencoder_is_gradient_over_curvature():
+    least = lr.theorem1.autoencoder_curvature(np.array([2.0, 1.0]), 1, 1.0).least
+    run = {"gains": np.array([0.7]), "slope": np.array(1e-3), "size": np.array(1.5)}
+    distance = regularised_autoencoder_claims._distance(autoencoder(**run))
+    np.testing.assert_allclose(distance, 1.5e-3 / least)
+    run["gains"] = np.array([0.2])  # near the saddle
+    assert regularised_autoencoder_claims._distance(autoencoder(**run)) == np.inf
+
+
+def test_asymmetries_are_known_on_the_scale_of_the_curvature_over_the_decay():
+    run = {"asymmetries": np.array([0.1, 5.0]), "found_gradient": np.array([0.0, 1.0])}
+    form = regularised_autoencoder_claims._asymmetries(autoencoder(**run))
+    np.testing.assert_allclose(form.residual(), 0.1 / 4)
+
+
+@pytest.mark.parametrize(("rate", "reason"), [(0.99, ""), (1.01, "step too large")])
+def test_a_loss_that_is_lost_is_excused_from_two_over_the_curvature_on(rate, reason):
+    theory = filled(
+        DescentTheory,
+        target_values=np.array([3.0]),
+        decay=np.full(2, 0.5),
+        start_first=np.full((1, 1), 2.0),
+        start_last=np.full((1, 1), 2.0),
+        start_modes=np.ones((1, 1)),
+    )
+    run = filled(DescentMeasured, objective=np.array([1.0, np.nan]))
+    # sharpness: 3/2 max(4, 2 (sigma_1 - lambda)) + sigma_1 + lambda
+    steepest = 1.5 * 5 + 3.5
+    for depth, expected in ((2, reason), (3, "step too large")):
+        point = {"depth": depth, "learning_rate": rate * 2 / steepest}
+        outcome = Outcome(point, theory, run, {}, np.dtype(float), 6, 9)
+        assert minimisers_claims._overflows(outcome) == expected
+
+
+def test_the_figure_of_the_basins_counts_the_runs(groups):
+    figure: Any = basins_figure(groups)
+    (ax,) = figure.axes
+    results = groups["/basins"]
+    heights = np.array([[bar.get_height() for bar in bars] for bars in ax.containers])
+    oracles.assert_close(jnp.asarray(heights.sum(axis=0)), np.ones(5), size=9)
+    ends = results["ends"].squeeze().transpose("start_scale", "start", "slot").values
+    kept = (ends > 0.3).sum(axis=-1)  # a value that is kept is more than half of its target's
+    for count, share in enumerate(heights[:3]):
+        oracles.assert_close(jnp.asarray(share), np.mean(kept == count, axis=1), scale=1.0)
+    assert basins_figure({"/": groups["/"]}) is None

@@ -1,8 +1,8 @@
 """Theorem 1: minimisers and critical points of a factorisation of two or more layers.
 
-The formulas stand in ``shrinkage`` (minimisers), ``regularised_autoencoder``, ``landscape``
-(critical points, Hessians) and ``convergence`` (when descent must have arrived); what is claimed,
-in ``statement``.
+The formulas stand in ``shrinkage`` (minimisers), ``rest_points`` (local minima of three layers and
+more), ``regularised_autoencoder``, ``landscape`` (critical points, Hessians) and ``convergence``
+(when descent must have arrived); what is claimed, in ``statement``.
 """
 
 from lrdyn.theorem1.convergence import Curvature as Curvature
@@ -30,8 +30,15 @@ from lrdyn.theorem1.regularised_autoencoder import autoencoder_gains as autoenco
 from lrdyn.theorem1.regularised_autoencoder import autoencoder_loss as autoencoder_loss
 from lrdyn.theorem1.regularised_autoencoder import autoencoder_minimiser as autoencoder_minimiser
 from lrdyn.theorem1.regularised_autoencoder import autoencoder_minimum as autoencoder_minimum
+from lrdyn.theorem1.rest_points import deep_curvature as deep_curvature
+from lrdyn.theorem1.rest_points import next_critical_value as next_critical_value
+from lrdyn.theorem1.rest_points import rest_condition as rest_condition
+from lrdyn.theorem1.rest_points import rest_losses as rest_losses
+from lrdyn.theorem1.rest_points import steps_to_approach as steps_to_approach
+from lrdyn.theorem1.rest_points import sublevel_curvature as sublevel_curvature
 from lrdyn.theorem1.shrinkage import barrier as barrier
 from lrdyn.theorem1.shrinkage import decayed_loss as decayed_loss
+from lrdyn.theorem1.shrinkage import local_minimum as local_minimum
 from lrdyn.theorem1.shrinkage import minimiser as minimiser
 from lrdyn.theorem1.shrinkage import minimum as minimum
 from lrdyn.theorem1.shrinkage import schatten_loss as schatten_loss

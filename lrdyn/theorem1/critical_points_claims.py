@@ -20,8 +20,9 @@ from jaxtyping import Array, Float, Int, Key
 from lrdyn.core import linalg
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import relative_difference, tolerance
+from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Count, Equal, Zero
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem1 import landscape, setting
 from lrdyn.theorem1.shrinkage import decayed_loss
@@ -256,18 +257,23 @@ def _scale(outcome: CriticalOutcome) -> float:
     return np.float64(outcome.predicted.target_values[0])
 
 
+def _kept(outcome: CriticalOutcome) -> float:
+    """What decay leaves of sigma_1, (sigma_1 - lambda)_+."""
+    return max(float(_scale(outcome)) - outcome.point["weight_decay"], 0.0)
+
+
 def _resolved(outcome: CriticalOutcome, distance: Any) -> bool:
     """Whether a distance is told from 0 by half of all digits."""
     return bool(distance > half_of_the_digits(outcome.dtype) * _scale(outcome))
 
 
-def _without_descent(outcome: CriticalOutcome) -> float:
-    """Compare where the curvature has no negative value, told apart at half the margin."""
+def _without_descent(outcome: CriticalOutcome) -> Count:
+    """Count the sets whose curvature has no negative value, told apart at half the margin."""
     theory, curvature = outcome.predicted, outcome.measured.smallest
     is_minimum = (theory.admissible > 0) & (curvature > -theory.margin / 2)
     minima = np.where(is_minimum, 1.0, 0.0)
     minima[np.isnan(curvature + theory.admissible)] = np.nan  # what is lost is no saddle
-    return relative_difference(theory.global_, minima)
+    return Count(theory.global_, minima)
 
 
 def _converged(outcome: CriticalOutcome) -> np.ndarray:
@@ -276,32 +282,34 @@ def _converged(outcome: CriticalOutcome) -> np.ndarray:
     return np.asarray(outcome.measured.found_gradient <= limit * _scale(outcome) ** 1.5)
 
 
-def _outside(outcome: CriticalOutcome) -> float:
-    """Distance of what was found from the family, times separation / scale.
+def _outside(outcome: CriticalOutcome) -> Equal:
+    """What the searches found that converged against the nearest member of the family.
 
     A gradient g leaves a point within g / curvature of a critical one, and the least curvature is
     the separation.
     """
     theory = outcome.predicted
-    family = theory.family[theory.admissible > 0]
-    gaps = np.abs(outcome.measured.found[:, None] - family[None])
-    nearest = np.min(np.max(gaps, axis=(2, 3)), axis=1)
-    worst = np.max(np.where(_converged(outcome), nearest, 0.0))
-    return float(worst * theory.separation / _scale(outcome) ** 2)
+    found, family = outcome.measured.found[_converged(outcome)], theory.family
+    family = family[theory.admissible > 0]
+    gaps = np.abs(found[:, None] - family[None])
+    nearest = np.argmin(np.max(gaps, axis=(2, 3)), axis=1)
+    return Equal(family[nearest], found, scale=_scale(outcome) ** 2 / theory.separation)
 
 
 CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     Claim(
         "critical_gradient",
         "at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S (Sigma_S - lambda I)^{1/2} the "
-        "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S (the formula is that "
-        "of the points: the other side is 0)",
-        residual=lambda outcome: relative_difference(
-            np.zeros_like(outcome.measured.critical_gradient),
+        "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S (with half of these "
+        "layers it would be 3/8 (sigma_i - lambda)^{3/2})",
+        form=lambda outcome: Zero(
             outcome.measured.critical_gradient,
-            _scale(outcome) ** 1.5,  # a singular value times the root of one
+            scale=_scale(outcome) ** 1.5,  # a singular value times the root of one
+            alternative=3 / 8 * _kept(outcome) ** 1.5,
         ),
         reads=lambda theory, run: (run.critical_gradient, theory.target_values),
+        # Else there is the origin alone, where the gradient is 0 whatever is claimed.
+        applies=lambda outcome: _kept(outcome) > 0,
     ),
     Claim(
         "critical_loss",
@@ -320,10 +328,10 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
         "2 (sigma_i - lambda) (r = 1), min sigma(S) - max sigma(S^c), lambda - max sigma(S^c) "
         "(|S| < r)",
         # Rounding of a spectrum lives on the scale of its largest value.
-        residual=lambda outcome: relative_difference(
+        form=lambda outcome: Equal(
             outcome.predicted.smallest,
             outcome.measured.smallest,
-            np.max(outcome.predicted.spectrum),
+            scale=np.max(outcome.predicted.spectrum),
         ),
         reads=lambda theory, run: (theory.smallest, run.smallest, theory.spectrum),
     ),
@@ -331,7 +339,7 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
         "global",
         "it is negative at all of them but one, S = {i <= r: sigma_i > lambda}: strict saddles",
         kind="exact",
-        residual=_without_descent,
+        form=_without_descent,
         reads=lambda theory, run: (
             theory.global_,
             run.smallest,
@@ -344,7 +352,7 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     Claim(
         "search",
         "Newton's method from random starts finds no critical product outside the family",
-        residual=_outside,
+        form=_outside,
         reads=lambda theory, run: (
             run.found,
             run.found_gradient,
@@ -358,9 +366,12 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     ),
     Claim(
         "deep_origin",
-        "three layers and four, lambda = 0: the Hessian at the origin is 0, no strict saddle",
-        residual=lambda outcome: relative_difference(
-            outcome.predicted.deep_origin, outcome.measured.deep_origin, _scale(outcome)
+        "three layers and four, lambda = 0: the Hessian at the origin is 0, no strict saddle (with "
+        "two layers it has the eigenvalue -sigma_1)",
+        form=lambda outcome: Zero(
+            outcome.measured.deep_origin - outcome.predicted.deep_origin,
+            scale=_scale(outcome),
+            alternative=_scale(outcome),
         ),
         reads=lambda theory, run: (theory.deep_origin, run.deep_origin, theory.target_values),
     ),

@@ -13,6 +13,7 @@ from lrdyn.figures import plotting
 from lrdyn.theorem1.critical_points_claims import CriticalMeasured, CriticalTheory
 from lrdyn.theorem1.landscape import index_sets
 from lrdyn.theorem1.minimisers_claims import DescentMeasured, DescentTheory
+from lrdyn.theorem1.rest_points_claims import BasinsMeasured, BasinsTheory, modes_kept
 from lrdyn.theorem1.shrinkage import shrink
 
 if TYPE_CHECKING:
@@ -143,6 +144,58 @@ def shrinkage_figure(groups: Mapping[str, Any]) -> Figure:
         ]
         axes[-1].legend(handles=marks, loc="upper left", borderaxespad=0.3)
     return figure
+
+
+def basins_figure(groups: Mapping[str, Any]) -> Figure | None:
+    """Draw at which local minimum runs of three layers and more rest, by the scale of their start.
+
+    A panel for each depth; the heights are shares of the random starts of one scale, of all seeds.
+    Nothing without such runs.
+    """
+    if "/basins" not in groups:
+        return None
+    results = plotting.first_point(groups["/basins"], "depth", "seed")
+    depths = _first(results["depth"].values)
+    with plotting.style():
+        titles = [
+            f"{depth} layers, {_decay_title(float(results['weight_decay']))}" for depth in depths
+        ]
+        figure, axes = plotting.panels(titles, height=2.4)
+        for ax, depth in zip(axes, depths, strict=True):
+            _shares(ax, results.sel(depth=depth), int(depth))
+            ax.set_xlabel(r"scale of the start, in units of $\sigma_1^{1/L}$")
+        axes[0].set_ylabel("share of the runs")
+        axes[-1].legend(title="values kept", **plotting.BESIDE)
+    return figure
+
+
+def _shares(ax: Axes, results: xr.Dataset, depth: int) -> None:
+    theory, run = fields.of_theory(results, BasinsTheory), fields.of_run(results, BasinsMeasured)
+    ends = run(lambda run: run.ends).transpose("seed", "start_scale", "start", "slot")
+    gradients = run(lambda run: run.end_gradients).transpose(*ends.dims[:-1])
+    sides = (
+        theory(lambda theory: theory.target_values).transpose("seed", "target_index"),
+        theory(lambda theory: theory.local_values).transpose("seed", "target_index"),
+        ends,
+        gradients,
+    )
+    arrays = zip(*(side.values for side in sides), strict=True)
+    each = [
+        modes_kept(sigma, local, values, slopes, depth, ends.dtype)
+        for sigma, local, values, slopes in arrays
+    ]
+    modes, most = np.concatenate([q for q, _ in each], axis=1), max(most for _, most in each)
+    below, place = np.zeros(len(modes)), np.arange(len(modes))
+    labels = {**{q: f"{q}" for q in range(most + 1)}, -1: "still moving"}
+    for q, label in labels.items():
+        share = np.mean(modes == q, axis=1)
+        if q < 0 and not share.any():
+            continue
+        color = "white" if q < 0 else (plotting.GREY, *plotting.BLUES[::-1])[min(q, 3)]
+        ax.bar(place, share, 0.8, below, color=color, ec="black", lw=0.4, label=label)
+        below += share
+    ax.set_xticks(place, [f"{scale:g}" for scale in results["start_scale"].values])
+    ax.set_ylim(0, 1)
 
 
 def _shrinkage(ax: Axes, results: xr.Dataset, depth: int) -> None:

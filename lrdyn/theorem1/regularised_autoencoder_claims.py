@@ -23,8 +23,9 @@ from lrdyn.core.initialization import gaussian_layers, gaussians
 from lrdyn.core.recording import recorded_steps
 from lrdyn.core.spectra import singular_values
 from lrdyn.data import mnist
-from lrdyn.engine.claims import relative_difference, tolerance
+from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import Equal, Form, Zero
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem1 import convergence, landscape, regularised_autoencoder, setting
 from lrdyn.theorem2.setting import Descent
@@ -113,6 +114,8 @@ class AutoencoderTheory(NamedTuple):
     """W_1 W_1^T at the start."""
     start_last: Float[Array, "slot other_slot"] = ABSENT
     """W_2^T W_2 at the start."""
+    start_asymmetry: Float[Array, ""] = ABSENT
+    """Largest entry of W_1 - W_2^T at the start."""
     autoencoder_gradient: Float[Array, "set"] = ABSENT
     """0 at the critical point of every set of leading directions."""
     asymmetries: Float[Array, "search"] = ABSENT
@@ -193,6 +196,7 @@ def predict(case: Autoencoder) -> AutoencoderTheory:
         start_modes=modes,
         start_first=first,
         start_last=last,
+        start_asymmetry=_asymmetry(case.weights),
         autoencoder_gradient=jnp.zeros(len(sets), values.dtype),
         asymmetries=jnp.zeros(SEARCHES, values.dtype),
     )
@@ -275,10 +279,10 @@ def _squares(outcome: AutoencoderOutcome) -> np.ndarray:
     return np.asarray(outcome.predicted.input_values**2)
 
 
-def _not_at_the_end(outcome: AutoencoderOutcome) -> str:
-    """Why the end of a run cannot be judged; by the gradient where theory has no number."""
+def _steps_needed(outcome: AutoencoderOutcome) -> float | None:
+    """Steps after which training must have arrived, where theory has a number."""
     theory = outcome.predicted
-    number = convergence.autoencoder_steps(
+    return convergence.autoencoder_steps(
         convergence.Start(
             modes=np.asarray(theory.start_modes),
             first=np.asarray(theory.start_first),
@@ -290,9 +294,18 @@ def _not_at_the_end(outcome: AutoencoderOutcome) -> str:
         setting.nearness(outcome),
         close=setting.close(outcome, _squares(outcome)[0]),
     )
+
+
+def _not_at_the_end(outcome: AutoencoderOutcome) -> str:
+    """Why the end of a run cannot be judged; by the gradient where theory has no number."""
+    number = _steps_needed(outcome)
     if number is not None:
         return setting.too_few(outcome, number)
-    return "" if setting.at_rest(outcome, _distance(outcome), 1.0) else "still moving"
+    if setting.at_rest(outcome, _distance(outcome), 1.0):
+        return ""
+    run = outcome.measured
+    moves = not setting.at_rest(outcome, run.slope, _squares(outcome)[0] * float(run.size))
+    return "still moving" if moves else "no bound"
 
 
 def _distance(outcome: AutoencoderOutcome) -> float:
@@ -321,20 +334,27 @@ def _converged(outcome: AutoencoderOutcome) -> np.ndarray:
     return np.asarray(outcome.measured.found_gradient <= limit * _squares(outcome)[0])
 
 
-def _asymmetries(outcome: AutoencoderOutcome) -> float:
-    """Largest W_1 - W_2^T of a critical point that was found, times lambda / sigma_1^2.
+def _kept(outcome: AutoencoderOutcome) -> float:
+    """What decay leaves of the first direction, (1 - lambda / sigma_1^2)_+."""
+    return max(1 - _decay(outcome) / _squares(outcome)[0], 0.0)
+
+
+def _asymmetries(outcome: AutoencoderOutcome) -> Zero:
+    """W_1 - W_2^T of the critical points that were found, on the scale of sigma_1^2 / lambda.
 
     A gradient g leaves an asymmetry of g / lambda at most, and is known on the scale of sigma_1^2.
     """
-    share = min(1.0, _decay(outcome) / _squares(outcome)[0])
-    apart = np.where(_converged(outcome), outcome.measured.asymmetries, 0.0)
-    return share * relative_difference(outcome.predicted.asymmetries, apart, 1.0)
+    found = _converged(outcome)
+    apart = outcome.measured.asymmetries[found] - outcome.predicted.asymmetries[found]
+    scale = max(1.0, _squares(outcome)[0] / _decay(outcome))
+    # Without decay W_1 and W_2^T differ by as much as they are large, 1 or so.
+    return Zero(apart, scale, alternative=1.0)
 
 
 def _claim_of_the_end(
     id: str,
     statement: str,
-    residual: Callable[[AutoencoderOutcome], float],
+    form: Callable[[AutoencoderOutcome], Form],
     reads: Callable[[AutoencoderTheory, AutoencoderMeasured], tuple[Any, ...]],
     applies: Callable[[AutoencoderOutcome], bool] | None = None,
 ) -> Claim[AutoencoderTheory, AutoencoderMeasured]:
@@ -342,7 +362,7 @@ def _claim_of_the_end(
     return Claim(
         id,
         statement,
-        residual=residual,
+        form=form,
         reads=lambda theory, run: (
             *reads(theory, run),
             run.gains,
@@ -356,6 +376,7 @@ def _claim_of_the_end(
         ),
         applies=applies,
         undecided=_not_at_the_end,
+        certified=lambda outcome: _steps_needed(outcome) is None,
     )
 
 
@@ -365,48 +386,54 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
         "||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2) on MNIST: descent ends at W_2 W_1 "
         "= U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
         # The gains are at most 1, whatever the scale of the data.
-        residual=lambda outcome: relative_difference(
-            outcome.predicted.autoencoder, outcome.measured.autoencoder, 1.0
+        form=lambda outcome: Equal(
+            outcome.predicted.autoencoder, outcome.measured.autoencoder, scale=1.0
         ),
         reads=lambda theory, run: (theory.autoencoder, run.autoencoder),
     ),
     _claim_of_the_end(
         "autoencoder_loss",
         "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
-        residual=lambda outcome: relative_difference(
+        form=lambda outcome: Equal(
             outcome.predicted.autoencoder_loss,
             outcome.measured.autoencoder_loss,
-            np.sum(_squares(outcome)),
+            scale=np.sum(_squares(outcome)),
         ),
         reads=lambda theory, run: (theory.autoencoder_loss, run.autoencoder_loss),
     ),
     _claim_of_the_end(
         "transposed",
-        "lambda > 0: there W_1 = W_2^T (both sides are measured: no formula to break)",
-        residual=lambda outcome: float(outcome.measured.asymmetry),
-        reads=lambda theory, run: (run.asymmetry,),
+        "lambda > 0: there W_1 = W_2^T, which are apart at the start",
+        form=lambda outcome: Zero(
+            outcome.measured.asymmetry, scale=1.0, alternative=outcome.predicted.start_asymmetry
+        ),
+        reads=lambda theory, run: (run.asymmetry, theory.start_asymmetry),
         applies=lambda outcome: _decay(outcome) > 0,
     ),
     Claim(
         "autoencoder_gradient",
         "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for all sets S "
-        "of leading directions (the formula is that of the points: the other side is 0)",
-        residual=lambda outcome: relative_difference(
-            outcome.predicted.autoencoder_gradient,
-            outcome.measured.autoencoder_gradient,
-            _squares(outcome)[0],
+        "of leading directions (with half of these layers it would be 3/4 sigma_i^2 (1 - lambda "
+        "sigma_i^{-2})^{3/2})",
+        form=lambda outcome: Zero(
+            outcome.measured.autoencoder_gradient - outcome.predicted.autoencoder_gradient,
+            scale=_squares(outcome)[0],
+            alternative=3 / 4 * _squares(outcome)[0] * _kept(outcome) ** 1.5,
         ),
         reads=lambda theory, run: (
             theory.autoencoder_gradient,
             run.autoencoder_gradient,
             theory.input_values,
+            theory.decay,
         ),
+        # Else there is the origin alone, where the gradient is 0 whatever is claimed.
+        applies=lambda outcome: _kept(outcome) > 0,
     ),
     Claim(
         "all_transposed",
         "lambda > 0: Newton's method from random starts finds no critical point, of any kind, "
-        "but with W_1 = W_2^T, on the leading directions of the images (no formula to break)",
-        residual=_asymmetries,
+        "but with W_1 = W_2^T, on the leading directions of the images",
+        form=_asymmetries,
         reads=lambda theory, run: (
             theory.asymmetries,
             run.asymmetries,

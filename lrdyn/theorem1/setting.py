@@ -9,10 +9,11 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussians, orthogonal, spaced_singular_values
-from lrdyn.core.spectra import half_of_the_digits
+from lrdyn.core.spectra import half_of_the_digits, singular_values
 from lrdyn.engine.claims import ROUNDING_SAFETY, tolerance
 from lrdyn.engine.flags import Domain, Flag, at_least, between
 from lrdyn.engine.statement import Outcome
+from lrdyn.theorem1 import rest_points
 from lrdyn.theorem2.setting import DECAY, SIZE
 
 SCALE = between(1e-6, 1e6)
@@ -170,7 +171,8 @@ def numbers(point: Mapping[str, Any]) -> int:
 # What the claims ask of a run -------------------------------------------------------------------
 
 FEW = 64
-"""Units in the last place that the gradient may leave to go."""
+"""Units in the last place that the gradient may leave to go. What it leaves does not grow with the
+steps before: a claim about a point of rest has the tolerance of so many steps."""
 
 
 def start_of(
@@ -194,13 +196,28 @@ def nearness(outcome: Outcome) -> float:
     return rounding / ROUNDING_SAFETY
 
 
-def at_rest(outcome: Outcome, distance: float, scale: float) -> bool:
-    """Whether a bound by the gradient leaves round-off alone, some digits of the last place.
+def at_rest(outcome: Outcome, distance: Any, scale: float) -> Any:
+    """Whether a gradient, or a bound by it, is round-off alone: some digits of the last place.
 
     A remainder that a run still has to go would not scale with epsilon.
     """
     least = min(nearness(outcome), FEW * float(np.finfo(outcome.dtype).eps))
-    return bool(distance <= least * scale)
+    return distance <= least * scale
+
+
+def rest_condition(
+    target: Float[Array, "k d"], rank: int, decay: Array, depth: int
+) -> Float[Array, ""]:
+    """Condition of a point of rest, of which a gradient of :data:`FEW` digits leaves a run short.
+
+    1 for two layers, of which other claims are made.
+    """
+    if depth == 2:
+        return jnp.ones((), target.dtype)
+    smallest = FEW * float(jnp.finfo(target.dtype).eps)
+    rows, cols = target.shape
+    values = singular_values(target)
+    return rest_points.rest_condition(values, rank, (rows, cols), decay, depth, smallest)
 
 
 def too_few(outcome: Outcome, number: float) -> str:

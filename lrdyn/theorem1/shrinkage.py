@@ -72,11 +72,36 @@ def shrink(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Ar
     checks.integer("depth", depth, 2)
     if depth == 2:
         return jnp.maximum(values - decay, 0.0)
-    # Above the turning point the slope rises: the root there is a minimum.
+    shrunk = local_minimum(values, decay, depth)
+    wins = schatten_loss(shrunk, values, decay, depth) < 0.5 * values**2
+    return jnp.where(wins, shrunk, 0.0)
+
+
+@checked
+def local_minimum(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Array, "n"]:
+    """Local minimum s > 0 of :func:`schatten_loss` for each singular value, whatever it costs.
+
+    Two layers: ``sigma - lambda``. More: the larger root of ``w^{2L-2} - sigma w^{L-2} + lambda =
+    0``, s = w^L; from above the :func:`barrier` gradient descent runs to it.
+
+    Returns:
+        s, or 0 where there is no such minimum.
+
+    Example:
+        >>> local_minimum(jnp.array([1.0, 0.5]), 0.5, 3).tolist()
+        [0.0, 0.0]
+        >>> local_minimum(jnp.array([1.0, 0.5]), 0.25, 3).round(4).tolist()
+        [0.7212, 0.0]
+    """
+    values = checks.spectrum("values", values)
+    decay = checks.nonnegative("decay", decay)
+    checks.integer("depth", depth, 2)
+    if depth == 2:
+        return jnp.maximum(values - decay, 0.0)
+    # Above the turning point the slope rises: the root there, if it is below 0 there, is a minimum.
     low, high = _turning_point(values, depth), values ** (1 / depth)
-    root = _bisect(lambda w: _slope(w, values, decay, depth) < 0, low, high) ** depth
-    wins = schatten_loss(root, values, decay, depth) < 0.5 * values**2
-    return jnp.where(wins, root, 0.0)
+    root = _bisect(lambda w: _slope(w, values, decay, depth) < 0, low, high)
+    return jnp.where(_slope(low, values, decay, depth) < 0, root**depth, 0.0)
 
 
 @checked
