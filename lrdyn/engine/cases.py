@@ -110,7 +110,7 @@ def split(found: "xarray.Dataset", scenario: "Scenario") -> "tuple[xarray.Datase
     (``recipe``) and which arrays were left out at some setting (``left_out``).
     """
     names = [str(name) for name in found.data_vars if _marked(str(name))]
-    cases, left_out = found[names].isel(seed=0), []
+    cases, left_out = found[names].isel(seed=slice(1)), []
     for name in [name for name in names if name.startswith(MARK)]:
         array = cases[name]
         lengths = [f"length_{axis}" for axis in array.dims if f"length_{axis}" in names]

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -27,6 +28,51 @@ def source_digest(experiment: Experiment, settings: Mapping[str, Any] | None = N
     anything.
     """
     return code_digest(written_for(experiment), experiment.data(settings or {}))
+
+
+JUDGES = ("claims", "fields", "forms", "judging", "outcomes", "statement", "verify")
+"""Modules of the engine in which every verdict is reached."""
+
+
+def judges_digest(experiment: Experiment) -> str:
+    """SHA-256 of what decides a verdict beside the files of the theorem.
+
+    These are :data:`JUDGES` and whatever of the library those files import, directly or not:
+    conditions, tolerances, the convergence of a run. The rest of the engine, and figures, judge
+    nothing.
+    """
+    engine = Path(__file__).parent
+    others = (engine, PACKAGE / "figures")
+    theirs = _files(written_for(experiment))
+    reached, left = set(theirs), list(theirs)
+    while left:
+        for path in _imported(left.pop()) - reached:
+            if not any(map(path.is_relative_to, others)):
+                reached.add(path)
+                left.append(path)
+    judges = {engine / f"{name}.py" for name in JUDGES}
+    digest = hashlib.sha256()
+    for path in sorted((reached - theirs) | {path for path in judges if path.exists()}):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+IMPORT = re.compile(
+    rf"^\s*(?:from\s+({PACKAGE.name}[\w.]*)\s+import\s+(?:\(([^)]*)\)|(.*))"
+    rf"|import\s+({PACKAGE.name}[\w.]*))",
+    re.MULTILINE,
+)
+"""A line that imports something of the library: a module and names in it, or a module."""
+
+
+def _imported(path: Path) -> set[Path]:
+    """The modules of the library that a file imports, by its text: constants say no module."""
+    names = set()
+    for module, several, line, alone in IMPORT.findall(path.read_text()):
+        names |= {module or alone}
+        names |= {f"{module}.{name}" for name in re.findall(r"\w+", several or line)}
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
+    return {Path(file).resolve() for file in files if file}
 
 
 def written_for(experiment: Experiment) -> list[Any]:
