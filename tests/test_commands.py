@@ -108,6 +108,7 @@ def test_a_verdict_follows_the_schema(ran):
         "config",
         "claims",
         "results_sha256",
+        "changed",
         "judged_by",
         "environment",
         "undecided",

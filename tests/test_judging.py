@@ -572,7 +572,9 @@ def folder(once, tmp_path):
 @pytest.fixture
 def again(folder, command_line):
     """Judge the folder again: exit status, output, errors."""
-    return lambda theorem=None: command_line(theorem or saved_theorem(), "--judge", folder.name)
+    return lambda theorem=None, *more: command_line(
+        theorem or saved_theorem(), "--judge", folder.name, *more
+    )
 
 
 def content(folder):
@@ -604,15 +606,24 @@ def test_results_say_what_made_them(folder):
     assert verdict["results_sha256"] == results.checksum(folder / "results.nc")
 
 
-def test_a_changed_file_is_noticed_and_judged(folder, again):
+def test_a_changed_file_is_noticed_and_judged_if_asked_for(folder, again):
     groups = content(folder)
     groups["/"]["value_measured"].values[1, 1, 3] += 1e-3
     files.write_netcdf(folder / "results.nc", groups)
-    status, out, _ = again()
+    before = verdict_of(folder)
+    status, out, err = again()
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "results.nc is not the file that the run wrote: its checksum differs" in err
+    assert "or --changed" in err
+    assert verdict_of(folder) == before
+    status, out, _ = again(None, "--changed")
     assert status == 1
-    assert "results.nc is not the file that the run wrote: its checksum differs" in out
-    assert "sums IS FALSE" in out
-    assert "its checksum differs" in again()[1]  # what the run wrote is not forgotten
+    assert "changed: results.nc is not the file that the run wrote: its checksum differs" in out
+    assert out.splitlines()[-1] == "changed: sums IS FALSE: saved"
+    verdict = verdict_of(folder)
+    assert (verdict["changed"], verdict["results_sha256"]) == (True, None)
+    assert "verdict.json is of a changed file" in again()[2]  # that is not forgotten
+    assert again(None, "--changed")[0] == 1
 
 
 def test_an_edited_judge_is_told_from_the_run(again, monkeypatch):
@@ -620,6 +631,8 @@ def test_an_edited_judge_is_told_from_the_run(again, monkeypatch):
     status, out, _ = again()
     assert status == 0
     assert "the source of sums is not that of the run" in out
+    monkeypatch.setattr(runs, "judges_digest", lambda theorem: "other")
+    assert "the judges of sums are not those of the run" in again()[1]
 
 
 def test_a_control_that_no_longer_fails_is_seen(folder, again):
@@ -627,7 +640,7 @@ def test_a_control_that_no_longer_fails_is_seen(folder, again):
     tripled = groups["/controls/tripled/float64"]
     tripled["value_predicted"].values[:] = tripled["value_measured"].values
     files.write_netcdf(folder / "results.nc", groups)
-    status, out, _ = again()
+    status, out, _ = again(None, "--changed")
     assert status == 1
     assert "NOT SEEN TO FAIL" in out
 
@@ -647,7 +660,8 @@ def test_a_missing_array_is_bad_input(group, name, said, folder, again):
     if name:
         groups[group] = dropped.drop_vars(name)
     files.write_netcdf(folder / "results.nc", groups)
-    status, out, err = again()
+    assert again()[0] == 2
+    status, out, err = again(None, "--changed")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert said in err
     assert err.startswith("sums: error: --judge: got 'saved' (")
@@ -702,7 +716,7 @@ def test_nothing_that_applies_is_bad_input(folder, again):
     for group in ("/", "/float32"):
         groups[group]["met_even"] = xr.zeros_like(groups[group]["longest_axis"], bool)
     files.write_netcdf(folder / "results.nc", groups)
-    status, out, err = again(saved_theorem(hypotheses=EVEN, controls=()))
+    status, out, err = again(saved_theorem(hypotheses=EVEN, controls=()), "--changed")
     assert (status, out) == (2, "")
     assert "no claim applies, hypotheses not met: even" in err
 
@@ -718,6 +732,11 @@ def test_nothing_can_be_asked_for_beside_judging(command_line):
     status, _, err = command_line(saved_theorem(), "--judge", "folder", "--size", "3")
     assert status == 2
     assert "--judge: got other arguments beside it, wanted none" in err
+    status, _, err = command_line(saved_theorem(), "--changed")
+    assert (status, err) == (
+        2,
+        "sums: error: --changed: got it alone, wanted --judge FOLDER beside it\n",
+    )
 
 
 def test_the_digest_covers_what_a_theorem_imports_from_beside_it(tmp_path, monkeypatch):

@@ -73,6 +73,11 @@ def _parser(theorem: Experiment) -> Parser:
         parser.add_argument(
             "--judge", metavar="FOLDER", help="judge saved results again, without a run"
         )
+        parser.add_argument(
+            "--changed",
+            action="store_true",
+            help="with --judge: also files that are not the run's; the verdict says so",
+        )
     if isinstance(theorem, Study):
         _add_training_flags(parser)
     group = parser.add_argument_group("settings (several values make a sweep)")
@@ -232,19 +237,23 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None) -> Status:
         with mistakes.named(mistakes.folders_of(theorem)):
             options = _parser(theorem).parse(words)
             if getattr(options, "judge", None) is not None:
-                if len(words) != (1 if words[0].startswith("--judge=") else 2):
-                    wanted = "wanted none: the settings are saved"
+                others = [word for word in words if word != "--changed"]
+                if len(others) != (1 if others[0].startswith("--judge=") else 2):
+                    wanted = "wanted none but --changed: the settings are saved"
                     raise BadInput(f"--judge: got other arguments beside it, {wanted}")
                 setup("float64")
                 path = Path(options.judge)
-                found, notes = judge_again(theorem, path, verdicts.draw)
+                found, notes = judge_again(theorem, path, verdicts.draw, changed=options.changed)
+            elif getattr(options, "changed", False):
+                raise BadInput("--changed: got it alone, wanted --judge FOLDER beside it")
             else:
                 (found, path), notes = verify_command(_command(theorem, options)), []
             say(f"{theorem.name}: {theorem.summary}")
             if theorem.judged:
                 lines = [*report.table(found.verdict), *found.diverged, *notes]
                 say("\n".join([*lines, *report.why_undecided(found.verdict)]))
-                say(f"{theorem.name} {report.word(found.verdict)}: {path}")
+                changed = "changed: " if found.verdict["changed"] else ""
+                say(f"{changed}{theorem.name} {report.word(found.verdict)}: {path}")
             else:
                 say(f"{theorem.name} claims nothing: {path}")
         return Judged(path / "verdict.json", found.verdict["holds"], theorem.judged)

@@ -76,7 +76,7 @@ def _entries(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, Mapping):
         parts = ((str(name).replace("/", "."), part) for name, part in value.items())
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        parts = zip(value._fields, value, strict=True)
+        parts = iter(value._asdict().items())  # pyright: ignore[reportAttributeAccessIssue]
     elif isinstance(value, list | tuple):
         parts = ((str(place), part) for place, part in enumerate(value))
     for name, part in parts:

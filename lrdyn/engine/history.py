@@ -43,6 +43,7 @@ def table(folder: Path, known: Mapping[str, Experiment]) -> list[str]:
             name = verdict["name"]
             settings = settings_text(verdict["config"], known.get(name))
             judged = word(verdict) if verdict["claims"] else "no claims"
+            judged += " (changed)" if verdict.get("changed") else ""
             rows.append((ended, shortened(name), judged, settings, str(path)))
     return aligned(rows)
 
@@ -129,7 +130,9 @@ def differences(first: Path, second: Path) -> list[str]:
     for (which, folder), verdict in zip(folders.items(), (one, other), strict=True):
         try:
             digests.append(_source_digest(folder))
-            if results.checksum(folder / results.NAME) != verdict["results_sha256"]:
+            if verdict.get("changed"):
+                lines.append(f"{results.NAME} of the {which}: changed since its run")
+            elif results.checksum(folder / results.NAME) != verdict["results_sha256"]:
                 lines.append(f"{results.NAME} of the {which}: not the one of its verdict")
         except (results.Unreadable, OSError) as error:
             reason = "not found" if isinstance(error, results.Missing) else _reason(error)

@@ -5,6 +5,7 @@ What a file must hold follows from its configuration by the code that runs one
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ import numpy as np
 from lrdyn.core.show import shortened
 from lrdyn.engine.cases import group_of
 from lrdyn.engine.configuration import Run
-from lrdyn.engine.jobs import Planned
-from lrdyn.engine.outcomes import SIZE, control_group
+from lrdyn.engine.jobs import Planned, own_settings, split_settings
+from lrdyn.engine.outcomes import SIZE, control_group, groups_of
 from lrdyn.engine.produce import planned
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ def differences(
         groups: the content of the file.
         with_cases: whether it must hold cases; files of earlier releases have none.
     """
+    # Before anything of that size is made: a file may ask for any number of points.
+    if other := list(_other_counts(run, groups)):
+        yield from other
+        return
     plans = planned(
         run.concerned, run.settings, run.dtype, run.seeds_of, run.perturb, run.preset == "paper"
     )
@@ -52,9 +57,24 @@ def differences(
         yield f"group {shortened(name)}: got it, wanted none"
 
 
+def _other_counts(run: Run, groups: Mapping[str, "xarray.Dataset"]) -> Iterator[str]:
+    """Scenarios with another number of points than seeds times settings."""
+    for scenario in run.concerned.scenarios:
+        own = own_settings(run.experiment, scenario, run.settings)
+        swept, _ = split_settings(run.experiment, own)
+        counts = [len(values) for name, values in swept.items() if name not in scenario.whole]
+        wanted = len(run.seeds_of(scenario)) * math.prod(counts)
+        for group in groups_of(run.concerned, scenario, run.dtype).values():
+            got = groups[group].get(SIZE) if group in groups else None
+            if got is None:
+                yield f"{group}: got no array {SIZE!r}, wanted it"
+            elif got.size != wanted:
+                yield f"{group}: got {got.size} cases, wanted {wanted}, seeds times settings"
+
+
 def _groups_of(
     plan: Planned,
-) -> Iterator[tuple[str, dict[str, Sequence[Any]], dict[str, Any]]]:
+) -> Iterator[tuple[str, Mapping[str, Sequence[Any]], dict[str, Any]]]:
     """Every group of a plan, its axes with their labels, and the flags that are fixed in it."""
     grid = dict(plan.points.grid or {})
     if not plan.controls:
@@ -67,13 +87,11 @@ def _groups_of(
         yield control_group(control, plan.precision, perturb=plan.perturbs), axes, words
 
 
-def _axes(
-    name: str, results: "xarray.Dataset", axes: Mapping[str, Sequence[Any]], array: str = SIZE
-) -> Iterator[str]:
-    if array not in results.variables:
-        yield f"{name}: got no array {array!r}, wanted it"
+def _axes(name: str, results: "xarray.Dataset", axes: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    if SIZE not in results.variables:
+        yield f"{name}: got no array {SIZE!r}, wanted it for every judgement"
         return
-    got = [str(dim) for dim in results[array].dims]
+    got = [str(dim) for dim in results[SIZE].dims]
     if got != list(axes):
         yield f"{name}: got axes {got}, wanted {list(axes)}"
         return

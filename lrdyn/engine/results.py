@@ -54,9 +54,13 @@ def write(
     about: str,
     config: Mapping[str, Any],
     digest: str,
+    judges: str,
     dtype: str,
 ) -> None:
-    """Write ``results.nc``, atomically, with what made it: every setting and the sources."""
+    """Write ``results.nc``, atomically, with what made it: every setting and the sources.
+
+    ``judges`` is the digest of what judged it first.
+    """
     machine = environment(dtype)
     record = {
         "schema": SCHEMA,
@@ -65,6 +69,7 @@ def write(
         "about": about,
         "config": canonical(config),
         "digest": digest,
+        "judges": judges,
         "revision": machine["git"] or "",
         "environment": canonical(machine),
     }
@@ -74,8 +79,8 @@ def write(
 def read(path: Path) -> dict[str, "xarray.Dataset"]:
     """Open all groups of a ``results.nc``; their arrays are read when they are used.
 
-    The group ``"/"`` has the attributes ``name`` and ``digest``, and as JSON ``config`` and
-    ``environment``.
+    The group ``"/"`` has the attributes ``name``, ``digest`` and ``judges``, and as JSON
+    ``config`` and ``environment``.
 
     Raises:
         Missing: there is no such file.

@@ -5,17 +5,18 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lrdyn.engine import checkpoints, files, parts, progress, results
-from lrdyn.engine.configuration import BadInput, Run
+from lrdyn.engine import checkpoints, files, parts, progress, recorded, results, verdict_schema
+from lrdyn.engine.configuration import BadInput, Run, common
 from lrdyn.engine.flags import Flag
 from lrdyn.engine.judging import Groups
-from lrdyn.engine.mistakes import folders_of, named
+from lrdyn.engine.mistakes import first_line, folders_of, named
 from lrdyn.engine.outcomes import MissingArray, groups_of
 from lrdyn.engine.produce import concerned
-from lrdyn.engine.sources import source_digest
+from lrdyn.engine.sources import judges_digest, source_digest
 from lrdyn.engine.statement import Experiment
 from lrdyn.engine.verify import Verification, judged, verify_run
 from lrdyn.engine.work import DEFAULT, Context
@@ -182,6 +183,7 @@ def intact(folder: Path) -> Groups:
     """Results to the last bit those of the run, which wrote its verdict last."""
     path = folder / results.NAME
     groups = results.read(path)
+    # Of a file that was changed and judged there is none.
     if results.checksum(path) != results.read_verdict(folder)["results_sha256"]:
         raise results.Damaged(path, "its checksum differs")
     return groups
@@ -211,11 +213,13 @@ def save(run: Run, found: Verification, path: Path, draw: Draw | None) -> None:
             about=experiment.about(run.settings),
             config=verdict["config"],
             digest=source_digest(experiment, run.settings),
+            judges=judges_digest(experiment),
             dtype=verdict["environment"]["dtype"],
         )
         # An earlier verdict must not stand beside results that it does not judge.
         whole_files.remove(path / whole_files.VERDICT)
     verdict["results_sha256"] = results.checksum(path / results.NAME)
+    verdict["changed"] = False
     if draw:
         draw(experiment, found, path)
     files.write_json(path / "verdict.json", verdict)
@@ -261,50 +265,88 @@ SIDES = {"": "", "_predicted": "predicted: ", "_measured": "measured: "}
 
 
 def judge_again(
-    theorem: Experiment, folder: Path, draw: Draw | None = None
+    theorem: Experiment, folder: Path, draw: Draw | None = None, *, changed: bool = False
 ) -> tuple[Verification, list[str]]:
     """Judge saved results again, without a run; the verdict is written beside them.
 
-    The lines returned are what a reader should know: the results or the theorem are not those of
-    the run, or the folder cannot be written to.
+    The lines returned are what a reader should know: files that are not the run's, a theorem or
+    judges that are others than then, a folder that cannot be written to.
+
+    Args:
+        theorem: the theorem.
+        folder: where results are saved.
+        draw: draws what was judged.
+        changed: whether files that are not the run's are judged, too. The verdict then says so,
+            and has no checksum.
 
     Raises:
-        BadInput: a file or an array is missing or damaged, or of another theorem, or no claim
-            applies.
+        BadInput: a file or an array is missing or damaged, of another theorem or, unless
+            ``changed``, not the run's, or no claim applies.
     """
     where = f"--judge: got {os.fspath(folder)!r}"
+    wanted = f"wanted a folder of results of {theorem.name}"
     try:
         groups, before = results.read(folder / results.NAME), results.read_verdict(folder)
-        config, digest = _recorded(theorem, groups["/"].attrs)
-        settings = {f.name: config[f.name] for f in theorem.flags}
-        settings = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
-        mine = concerned(theorem, settings)
-        found = judged(mine, groups, before["environment"]["dtype"])
-    except (results.Unreadable, MissingArray, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(
-            f"{where} ({reason}), wanted a folder of results of {theorem.name}"
-        ) from None
+        run = _recorded(theorem, groups["/"].attrs)
+        # One is enough to refuse, and reading on may meet whatever a damaged file holds.
+        most = SHOWN + 1 if changed else 1
+        said = list(islice(_changes(run, groups, folder, before), most))
+        found = None if said and not changed else judged(run.concerned, groups, run.dtype)
+    except (results.Unreadable, MissingArray, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{where} ({first_line(error)}), {wanted}") from None
+    if found is None:
+        raise BadInput(f"{where} ({said[0]}), {wanted} as its run left it, or --changed")
     if _about_nothing(found):
         raise BadInput(_nothing_applies(theorem, found))
-    notes = []
-    if results.checksum(folder / results.NAME) != before["results_sha256"]:
-        notes.append(f"{results.NAME} is not the file that the run wrote: its checksum differs")
-    if digest != source_digest(theorem, config):
-        notes.append(f"the source of {theorem.name} is not that of the run")
-    found.verdict["config"] = config
-    found.verdict.update(environment=before["environment"], results_sha256=before["results_sha256"])
+    notes = [f"changed: {line}" for line in said[:SHOWN]]
+    notes += ["changed: and more"] if len(said) > SHOWN else []
+    notes += _other_sources(run, groups["/"].attrs)
+    found.verdict["config"] = json.loads(groups["/"].attrs["config"])
+    found.verdict["environment"] = before["environment"]
+    found.verdict["results_sha256"] = None if said else before["results_sha256"]
+    found.verdict["changed"] = bool(said)
     try:
         if draw:
-            draw(mine, found, folder)
+            draw(run.concerned, found, folder)
         files.write_json(folder / "verdict.json", found.verdict)
     except PermissionError as error:
         notes.append(f"nothing written: {error.filename}: {error.strerror}")
     return found, notes
 
 
-def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The settings and the digest of the sources that results say they were made from.
+SHOWN = 4
+"""Differences of a changed file that are said, at most."""
+
+
+def _changes(run: Run, groups: Groups, folder: Path, before: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each way in which files are seen not to be those of the run."""
+    if before.get("changed") or before["results_sha256"] is None:
+        yield "verdict.json is of a changed file and has no checksum of the run"
+    elif results.checksum(folder / results.NAME) != before["results_sha256"]:
+        yield f"{results.NAME} is not the file that the run wrote: its checksum differs"
+    if before["config"] != json.loads(groups["/"].attrs["config"]):
+        yield "verdict.json has other settings"
+    if before["environment"]["dtype"] != run.dtype:
+        yield f"verdict.json is of {before['environment']['dtype']}, wanted {run.dtype}"
+    with_cases = "judges" in groups["/"].attrs
+    for line in recorded.differences(run, groups, with_cases=with_cases):
+        yield f"{results.NAME}: {line}"
+
+
+def _other_sources(run: Run, attributes: Mapping[str, Any]) -> list[str]:
+    """A line if the theorem is another than that of the run, and one if its judges are."""
+    name, lines = run.experiment.name, []
+    if attributes["digest"] != source_digest(run.experiment, run.settings):
+        lines.append(f"the source of {name} is not that of the run")
+    if "judges" not in attributes:
+        lines.append(f"{results.NAME} is of an earlier release: no cases, no digest of its judges")
+    elif attributes["judges"] != judges_digest(run.experiment):
+        lines.append(f"the judges of {name} are not those of the run")
+    return lines
+
+
+def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
+    """The configuration that results say they were made from.
 
     Raises:
         Unreadable: they are of another theorem, or none that a run of this one has written.
@@ -322,7 +364,12 @@ def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> tuple[dict[
     if wrong or not isinstance(digest, str):
         why = f"its setting {wrong[0]}" if wrong else "no digest of the source"
         raise results.Damaged(Path(results.NAME), why)
-    return config, digest
+    if why := verdict_schema.CONFIG.amiss(config):
+        raise results.Damaged(Path(results.NAME), f"its settings: {why}")
+    values = {n: tuple(v) if isinstance(v, list) else v for n, v in config.items()}
+    settings = {flag.name: values[flag.name] for flag in theorem.flags}
+    others = {name: values[name] for name in common(theorem) if name in values}
+    return Run(theorem, settings, concerned(theorem, settings), **others)
 
 
 def _is_setting(flag: Flag, value: Any) -> bool:

@@ -92,6 +92,10 @@ DIGEST = Form(
     "a SHA-256 in hexadecimal",
     lambda value: type(value) is str and re.fullmatch("[0-9a-f]{64}", value) is not None,
 )
+CHECKSUM = Form(
+    f"{DIGEST.wanted}, or null for changed results",
+    lambda value: value is None or DIGEST.fits(value),
+)
 SCALAR = Form("a text, a number, true, false or null", _is_scalar)
 SETTING = Form("a value, a list of values, or an array's shape and sha256", _is_setting)
 PRECISION = Form("float64 or float32", lambda value: value in ("float64", "float32"))
@@ -153,12 +157,13 @@ WHOLE = Entries(
         "holds": MAYBE,
         "config": CONFIG,
         "claims": Each(list, CLAIM),
-        "results_sha256": DIGEST,
+        "results_sha256": CHECKSUM,
+        "changed": TRUTH,
         "environment": Entries({"dtype": PRECISION}),
         "undecided": Each(list, TEXT),
         "statistics": Entries({"false_alarm": NUMBER, "tests": COUNT}),
     },
-    optional=frozenset({"undecided", "statistics"}),
+    optional=frozenset({"undecided", "statistics", "changed"}),
 )
 """The whole file."""
 
