@@ -36,7 +36,7 @@ TINY = {
     "theorem1": DECAYED,
     "theorem2": DEEP,
     "corollary1": DEEP,
-    "completion": ["--steps", "1800", "--seeds", "1"],
+    "completion": ["--seeds", "1"],
     "theorem3": MASKED,
     "theorem4": LOW_RANK,
     "galore": LOW_RANK,

@@ -13,15 +13,17 @@ from lrdyn import cli
 from lrdyn.completion import basis_claims, recovery
 from lrdyn.completion.figures import plot_recovery
 from lrdyn.completion.problem import (
-    MISSED,
     CompletionMeasured,
     CompletionTheory,
     amplification,
+    enough_seen,
     make_entries,
     make_measurements,
+    noise_growth,
 )
 from lrdyn.completion.start_claims import start_of_what_is_seen
 from lrdyn.completion.statement import COMPLETION, first_below
+from lrdyn.engine.forms import residual_of
 from lrdyn.engine.judging import left_out
 from lrdyn.engine.outcomes import SIZE
 from lrdyn.engine.statement import Outcome
@@ -91,17 +93,17 @@ FULL = {"full_error": [1.0, 0.1, 9e-3, 1e-4], "full_loss": [1.0, 1e-2, 1e-4, 1e-
     ("claim", "curve", "expected"),
     [
         ("recovery", [1.0, 0.1, 9e-3, 0.5], 0.0),  # the full one has ended
-        ("recovery", [1.0, 0.1, 0.01, 1e-4], 1e-3),
-        ("recovery", [1.0, 0.3, 9e-3, 1e-4], 0.2),
+        ("recovery", [1.0, 0.1, 0.01, 1e-4], 1e-3 - 1e-3 / 32),
+        ("recovery", [1.0, 0.3, 9e-3, 1e-4], 0.2 - 1e-3 / 32),
         ("recovered", [1.0, 0.1, 9e-3, 1e-3], 0.0),
         ("recovered", [1.0, 0.1, 9e-3, 4e-3], 3e-3),
     ],
 )
 def test_residuals_of_compressed_networks(claim, curve, expected):
     form = asked(CLAIMS[claim].form, outcome(FULL, {"spectral_error": curve}))
-    oracles.assert_close(form.residual(), expected, scale=1.0)
+    oracles.assert_close(residual_of([form]), expected, scale=1.0)
     lost = asked(CLAIMS[claim].form, outcome(FULL, {"spectral_error": [*curve[:3], np.nan]}))
-    assert np.isnan(lost.residual())
+    assert np.isnan(residual_of([lost]))
 
 
 @pytest.mark.parametrize("claim", ["recovery", "recovered"])
@@ -183,14 +185,14 @@ def test_the_gap_decides_how_exact_a_basis_is(judged):
 # Whether enough is seen ------------------------------------------------------------------------
 
 
-def amplifications(seed, draws, **flags):
-    """Of several draws, from entries."""
+def of_draws(value, seed, draws, **flags):
+    """A value of the cases of several draws, from entries."""
     settings = {flag.name: flag.quick[0] for flag in COMPLETION.flags} | {"steps": 1} | flags
 
     @jax.jit
     def each(draws):
         def of_draw(draw):
-            return amplification(make_entries(jax.random.key(seed), **settings | {"draw": draw}))
+            return value(make_entries(jax.random.key(seed), **settings | {"draw": draw}))
 
         return jax.lax.map(of_draw, draws)
 
@@ -198,20 +200,46 @@ def amplifications(seed, draws, **flags):
 
 
 @pytest.mark.parametrize(
-    ("seed", "draws", "observed"),
-    [(82, [0, 1, 2, 3], 0.3), (9002, [7, 39, 57, 59], 0.3), (9003, [21, 47, 76], 0.4)],
+    ("seed", "draws", "flags"),
+    [
+        (82, [0, 1, 2, 3], {"rank": 2, "observed": 0.3}),
+        (9002, [7, 39, 57, 59], {"rank": 2, "observed": 0.3}),
+        (9003, [21, 47, 76], {"rank": 2, "observed": 0.4}),
+        # Few hidden entries, a direction of which next to nothing is seen; a large alpha.
+        (204, [153, 355, 532], {"dim": 6, "rank": 2, "observed": 0.9}),
+        (202, [2, 38, 337], {"dim": 12, "observed": 0.5, "step_ratio": 100.0}),
+    ],
 )
-def test_draws_that_compressed_networks_miss_are_foreseen(seed, draws, observed):
+def test_draws_that_compressed_networks_miss_are_foreseen(seed, draws, flags):
     """In some of these the compressed network ends farther away than the full one, or later."""
-    assert np.all(amplifications(seed, draws, rank=2, observed=observed) > 2 * MISSED)
+    assert not np.any(of_draws(enough_seen, seed, draws, **flags))
+
+
+@pytest.mark.parametrize(("alpha", "ratio"), [(1 + 1e-9, 0.5), (4.0, 0.3), (100.0, 0.7)])
+def test_noise_grows_as_the_small_network_does(alpha, ratio):
+    """Runge-Kutta on u' = alpha u w, w' = u^2, up to ratio times the time of escape."""
+    escape = np.arcsinh(np.sqrt(alpha - 1)) / np.sqrt(alpha * (alpha - 1))
+    state, step = np.ones(2), ratio * escape / 4000
+
+    def slope(state):
+        return np.array([alpha * state[0] * state[1], state[0] ** 2])
+
+    for _ in range(4000):
+        first = slope(state)
+        second = slope(state + step / 2 * first)
+        third = slope(state + step / 2 * second)
+        state = state + step / 6 * (first + 2 * second + 2 * third + slope(state + step * third))
+    grown = state[0] ** 2 * state[1]
+    assert abs(float(noise_growth(alpha, ratio)) / grown - 1) < 1e-7
 
 
 def test_a_target_that_is_seen_whole_is_not_amplified():
-    oracles.assert_close(amplifications(0, [0, 1], observed=1.0), np.ones(2), size=24)
+    amplified = of_draws(amplification, 0, [0, 1], observed=1.0)
+    oracles.assert_close(amplified, np.sqrt([23 / 22] * 2), size=24)
 
 
 def test_the_amplification_is_what_it_says():
-    """(1 - sigma_{r+1} / sigma_r)^{-3} of the surrogate over the root of the least curvature."""
+    """Growth at sigma_{r+1} / sigma_r of the surrogate, d - r directions, the least curvature."""
     flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
     flags |= {"dim": 8, "rank": 2, "observed": 0.8, "steps": 1}
     case = make_entries(jax.random.key(1), **flags)
@@ -222,7 +250,7 @@ def test_the_amplification_is_what_it_says():
     seen = np.stack([(mask * X).ravel() for X in tangent])
     least = np.linalg.eigvalsh(seen @ seen.T / mask.mean())[0]
     oracles.assert_close(case.least_curvature, least, size=64)
-    expected = (1 - values[2] / values[1]) ** -3 / np.sqrt(least)
+    expected = noise_growth(4.0, values[2] / values[1]) * np.sqrt(6 / 4 / least / mask.mean())
     oracles.assert_close(amplification(case), expected, size=64, scale=expected**2)
 
 
@@ -320,13 +348,12 @@ def test_how_many_cases_are_judged(tmp_path_factory):
     judged = {
         claim["id"]: [leg["judged"] for leg in claim["judged"].values()]
         for claim in verdict["claims"]
-        if claim["kind"] != "control"
+        if claim["kind"] not in ("control", "finding")
     }
     groups = {
-        (3, 4): ("recovery", "first", "recovered", "same_time", "fixed_basis"),
-        (2, 4): ("discrepant_rates",),
-        (4, 4): ("start", "basis", "basis_gap"),
-        (1, 1): ("sensing_recovery", "sensing_first", "sensing_recovered"),
+        (3, 4): ("recovery", "recovered", "fixed_basis", "start"),
+        (4, 4): ("basis", "basis_gap"),
+        (1, 1): ("sensing_recovery", "sensing_recovered"),
     }
     assert judged == {name: list(counts) for counts, names in groups.items() for name in names}
 

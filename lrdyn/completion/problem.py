@@ -115,6 +115,13 @@ class Recovery(Recorded):
         return recovery.sensing_loss(product, self.measurements, self.values)
 
     @property
+    def share(self) -> Float[Array, ""]:
+        """How many numbers are seen of each entry of the target."""
+        if self.measurements is None:
+            return jnp.mean(self.mask)
+        return jnp.asarray(len(self.measurements) / self.target.size, self.target.dtype)
+
+    @property
     def surrogate(self) -> Float[Array, "d d"]:
         """The target, estimated from what is seen."""
         if self.measurements is None or self.values is None:
@@ -233,7 +240,7 @@ FLAGS = (
     ),
     Flag(
         "steps",
-        quick=(1500,),
+        quick=(1000,),
         paper=(16_000,),
         domain=at_least(1),
         type=int,
@@ -356,25 +363,56 @@ def small_start(case: Recovery) -> Bool[Array, ""]:
     return MISSED * left <= SMALL * jnp.linalg.norm(case.target)
 
 
-def amplification(case: Recovery) -> Float[Array, ""]:
-    """How many times larger what the start leaves outside rank r ends, by theory.
+LEAST_SEEN = 1 / 16
+"""Smallest curvature along matrices of rank r: errors within are at most 4 times those outside.
 
-    While a network is small its residual is the surrogate S, and a singular value of its product
-    along one of S grows as ``ds/dt = 3 sigma s^{4/3}`` from eps^3: it escapes at ``t = 1 / (eps
-    sigma)``. When the r-th has, the next, which is noise of what is hidden, has grown to ``eps^3 /
-    (1 - sigma_{r+1} / sigma_r)^3``. There it stays; the fit of what is seen makes of it an error in
-    the tangent space that is up to ``tangent_curvature^{-1/2}`` times as large.
+Where less is seen of some direction it is learned so late that noise goes on growing meanwhile.
+"""
+
+
+def noise_growth(alpha: Any, ratio: Any) -> Any:
+    """How many times the noise has grown when the target is found.
+
+    While a network is small its residual is the surrogate S, and its product moves along each
+    singular direction of S on its own: with ``tau = sigma eps t``, and outer layers u = v and an
+    inner one w in units of eps, ``u' = alpha u w`` and ``w^2 = 1 + (u^2 - 1) / alpha``, so that
+
+        u(tau) = k / sinh((1 - tau / tau_1) arcsinh k),  k = (alpha - 1)^{1/2},
+
+    which escapes at tau_1. When the r-th direction does, u^2 w of the next, the noise of what is
+    hidden, has grown to its value at ``tau / tau_1 = sigma_{r+1} / sigma_r``. At alpha = 1, as of
+    the full network, that is ``(1 - sigma_{r+1} / sigma_r)^{-3}``, which is less.
+
+    Args:
+        alpha: step of the outer layers over that of the inner one, above 1.
+        ratio: sigma_{r+1} / sigma_r of the surrogate, below 1.
     """
+    k = jnp.sqrt(alpha - 1)
+    outer = k / jnp.sinh((1 - ratio) * jnp.arcsinh(k))
+    return outer**2 * jnp.sqrt(1 + (outer**2 - 1) / alpha)
+
+
+def amplification(case: Recovery) -> Float[Array, ""]:
+    """Recovery error at which both networks end, over that of Corollary 1 at the start, by theory.
+
+    In each of the d - r directions beside those of the target the start leaves prod eps_l (the
+    corollary counts d - 2r), which has grown as noise does (:func:`noise_growth`). There it stays.
+    A matrix of which nothing is seen has at most ``(p c)^{-1/2}`` times the norm of its part
+    outside the matrices of rank r, c the :func:`recovery.tangent_curvature`, p the share observed.
+    """
+    size, r, least = len(case.target), case.rank, case.least_curvature
     values = singular_values(case.surrogate)
-    ahead = 1 - values[case.rank] / values[case.rank - 1]
-    seen = (ahead > 0) & (case.least_curvature > 0)
-    grown = jnp.where(seen, ahead, 1.0) ** -DEPTH
-    return jnp.where(seen, grown / jnp.sqrt(jnp.where(seen, case.least_curvature, 1.0)), jnp.inf)
+    ratio = values[r] / values[r - 1]
+    possible = (ratio < 1) & (least > 0)
+    grown = noise_growth(case.step_ratio, jnp.where(possible, ratio, 0.0))
+    seen = jnp.where(possible, least * case.share, 1.0)
+    beside = (size - r) / (size - 2 * r)
+    return jnp.where(possible, grown * jnp.sqrt(beside / seen), jnp.inf)
 
 
 def enough_seen(case: Recovery) -> Bool[Array, ""]:
     """Whether enough is seen of the target for what the start leaves to end below the level."""
-    return amplification(case) <= MISSED
+    return (case.least_curvature >= LEAST_SEEN) & (amplification(case) <= MISSED)
 
 
 HYPOTHESES = {
