@@ -116,11 +116,11 @@ def test_the_claims_hold_for_many_draws(dtype):
 def test_steps_of_equal_eps_are_rounded_like_the_parameters():
     """30 roundings of the largest parameter are seen, and a thirtieth of one is not."""
     draw = np.random.default_rng(0)
-    gaps, start = draw.normal(size=(3, 1, 8)), 4.0
+    gaps, start = jnp.asarray(draw.normal(size=(3, 1, 8))), jnp.asarray(4.0)
     (claim,) = (claim for claim in DUALITY.claims if claim.id == "same_eps")
     for off in (30.0, 1 / 30):
         theory = DualityTheory(same_eps=gaps)
-        run = DualityMeasured(same_eps=gaps + off * 1e-14 * start, scale=np.array(start))
+        run = DualityMeasured(same_eps=gaps + off * 1e-14 * start, scale=start)
         outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=8, steps=60)
         form: Any = claim.form
         np.testing.assert_allclose(form(outcome).residual(), off * 1e-14, rtol=0.1, atol=1e-16)

@@ -221,8 +221,8 @@ def test_the_decay_of_the_wrapper_is_decoupled():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 def test_all_claims_hold_for_every_optimizer(optimizer, dtype):
-    # Small steps, or the run's own response leaves float32 without two digits.
-    changed, found = SETTINGS | {"optimizer": optimizer, "learning_rate": 0.003}, {}
+    # Small steps, or the run's own response leaves float32 without three digits.
+    changed, found = SETTINGS | {"optimizer": optimizer, "learning_rate": 0.0003}, {}
     for scenario in GALORE.scenarios:
         found[scenario.id], legs = oracles.judged(GALORE, scenario, changed, dtype=dtype)
         for name, leg in legs.items():
@@ -296,7 +296,8 @@ def test_a_newer_release_leaves_everything_open(tmp_path, monkeypatch, capsys):
     assert f"optax_same: undecided, {why} (1)" in out
     verdict = verdict_of(tmp_path)
     assert verdict["holds"] is None
-    assert verdict["undecided"] == ["optax_same", "optax_precise", "optax_decay"]
+    paths = ["optax_same", "optax_precise", "optax_decay"]
+    assert verdict["undecided"] == [*paths, "optax_shapes"]
     assert {claim["holds"] for claim in verdict["claims"]} == {None}
     assert results_of(tmp_path)["optax_release"].values.ravel().tolist() == [0, 3, 0]
     # Judged again where the release is another one: that which computed it counts.

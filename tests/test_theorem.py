@@ -366,6 +366,39 @@ def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        # In the claim: a name that is no field of that side.
+        (
+            "(theory.decay, run.decay)",
+            "(theory.decay, run.decai)",
+            "got run.decai, wanted run.decay",
+        ),
+        (
+            "(theory.decay, run.decay)",
+            "(theory.decays, run.decay)",
+            "got theory.decays, wanted theory.decay",
+        ),
+        # In what measure returns, and a field that it leaves out.
+        ("Measured(decay=run,", "Measured(decai=run,", "decai"),
+        ("Measured(decay=run, exponential=run,", "Measured(exponential=run,", "decay"),
+    ],
+)
+def test_a_name_on_one_side_only_is_bad_input(old, new, said, tmp_path):
+    """Else a prediction would stand for what was never measured, and the claim would hold."""
+    assert MY_THEOREM.count(old) == 1
+    path = tmp_path / "mine.py"
+    path.write_text(MY_THEOREM.replace(old, new))
+    words = ["--dim", "2", "--rate", "0.1", "--seeds", "1", "--out", str(tmp_path / "out")]
+    process = started("-m", "lrdyn", "verify", path, *words)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2, (out, err)
+    assert said in err
+    assert "mine.py" in err
+    assert not list(tmp_path.rglob("verdict.json"))
+
+
 def test_cases_outside_the_hypotheses_are_not_judged(theorem, command, tmp_path):
     def right_below(case):
         theory = theorem.scenarios[0].predict(case)

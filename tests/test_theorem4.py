@@ -199,16 +199,16 @@ def test_other_singular_vectors_are_seen():
 
     @jax.jit
     def both(case):
-        right, wrong = (measure_trajectory(case, **how) for how in ({}, {"choose": last}))
+        right, wrong = measure_trajectory(case), measure_trajectory(case, choose=last)
         return TRAJECTORY.predict(case), right, wrong, problems.train(case, GALORE, choose=last)
 
     theory, right, wrong, galore_of_last = jax.device_get(both(case))
-    (claim,) = (claim for claim in TRAJECTORY.claims if claim.id == "top_directions")
+    claims: dict[str, Any] = {claim.id: claim for claim in TRAJECTORY.claims}
     limit = oracles.tolerance("identity", "float64", steps=12, size=12)
     residuals = []
     for run in (right, wrong):
         outcome = Outcome({"side": "left"}, theory, run, {}, np.dtype("float64"), 12, 12)
-        form: Any = claim.form(outcome)
+        form = claims["top_directions"].form(outcome)
         assert form.without_power(limit) == ""
         residuals.append(form.residual())
     assert residuals[0] < limit * theory.condition < 1e-3 < residuals[1]
@@ -218,18 +218,20 @@ def test_other_singular_vectors_are_seen():
 
 def of_sums(values, ranks, independence=1.0):
     """What is claimed of the sums after each refresh, with the limit of one rounding."""
-    theory = TrajectoryTheory(
-        sum_rank=np.array(ranks),
-        independence=np.full(len(ranks), independence),
-        sum_spread=np.full(len(ranks), 0.5),
-        sum_rounding=np.array(2.0),
-        rank_margin=np.ones((len(ranks), 1)),
-    )
-    run = TrajectoryMeasured(sum_values=np.array(values))
+    arrays: dict[str, Any] = {
+        "sum_rank": np.array(ranks),
+        "independence": np.full(len(ranks), independence),
+        "sum_spread": np.full(len(ranks), 0.5),
+        "sum_rounding": np.array(2.0),
+        "rank_margin": np.ones((len(ranks), 1)),
+    }
+    measured: Any = np.array(values)
+    theory, run = TrajectoryTheory(**arrays), TrajectoryMeasured(sum_values=measured)
     outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=6, steps=12)
-    excess, ranks = (c for c in TRAJECTORY.claims if c.id in ("sum_excess", "sum_rank"))
+    claims: dict[str, Any] = {claim.id: claim for claim in TRAJECTORY.claims}
+    excess, counted = claims["sum_excess"], claims["sum_rank"]
     limit = 2.0 * oracles.tolerance("identity", "float64", steps=12, size=6)
-    return (excess.form(outcome), ranks.form(outcome), ranks.undecided(outcome)), limit
+    return (excess.form(outcome), counted.form(outcome), counted.undecided(outcome)), limit
 
 
 @pytest.mark.parametrize("refresh", [0, 1])

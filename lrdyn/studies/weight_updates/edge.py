@@ -34,6 +34,8 @@ EXAMPLES = 600
 class EdgeTheory(NamedTuple):
     """What is predicted of the updates on whitened images."""
 
+    gaussian_edge: Float[Array, ""] = ABSENT
+    """sigma_{2K+1} / sigma_1 of a Gaussian matrix of this size, which moves in all directions."""
     condition_edge: Float[Array, ""] = ABSENT
     """Factor by which theory's own run carries a small error off the 2K directions, over how far
     the layers move."""
@@ -46,8 +48,6 @@ class EdgeMeasured(NamedTuple):
 
     edge: Float[Array, "square_layer"] = ABSENT
     """sigma_{2K+1} / sigma_1 of the update of each square layer, either largest over the steps."""
-    last_within: Float[Array, "square_layer"] = ABSENT
-    """sigma_{2K} / sigma_1 of that."""
     update: Float[Array, "step square_layer index"] = ABSENT
     """Singular values of W_l(t) - W_l(0) at the recorded steps."""
     step: Int[Array, "step"] = ABSENT
@@ -118,13 +118,26 @@ def on_images(
     )
 
 
+def gaussian_edge(shape: tuple[int, int], rank: int) -> float:
+    """sigma_{rank+1} / sigma_1 of a Gaussian matrix; 0 if it has no so many singular values.
+
+    Example:
+        >>> 0 < gaussian_edge((20, 20), 15) < gaussian_edge((20, 20), 5) < 1
+        True
+    """
+    values = np.linalg.svd(np.random.default_rng(0).normal(size=shape), compute_uv=False)
+    return float(values[rank] / values[0]) if rank < len(values) else 0.0
+
+
 def predict_edge(case: Classification) -> EdgeTheory:
     """How far theory's own run carries a small error off the space of 2K directions."""
     runs, moving = theory_run(case), 2 * len(case.outputs)
     off = conditions(runs, lambda run: parts_of(run.records["square"], moving))["off_block"]
     layers = runs.run.records["square"]
     moved = jnp.max(jnp.abs(layers - layers[:1]))
+    width = len(case.inputs)
     return EdgeTheory(
+        gaussian_edge=jnp.asarray(gaussian_edge((width, width), moving)),
         # An update loses the digits that it is smaller than the weights.
         condition_edge=off * jnp.max(jnp.abs(layers)) / moved,
         diverges=runs.run.diverged_at,
@@ -141,7 +154,6 @@ def measure_edge(case: Classification) -> EdgeMeasured:
     run = case.descend(case.loss, case.weights, spectra)
     return EdgeMeasured(
         edge=_edge_of(run.records, 2 * len(case.outputs)),
-        last_within=_edge_of(run.records, 2 * len(case.outputs) - 1),
         update=run.records,
         step=jnp.asarray(case.steps),
         classes=jnp.asarray(len(case.outputs)),
@@ -181,13 +193,12 @@ EDGE = Scenario[Classification, EdgeTheory, EdgeMeasured](
             "deep linear classifier on whitened images: sigma_{2K+1} of W_l(t) - W_l(0) is zero "
             "for l < L, relative to sigma_1 (the formula is that of the frame: the other side "
             "is 0)",
-            # One direction more would be like the last of the 2K.
             form=lambda outcome: Zero(
                 outcome.measured.edge,
                 scale=1.0,
-                alternative=outcome.measured.last_within,
+                alternative=outcome.predicted.gaussian_edge,
             ),
-            reads=lambda theory, run: (run.edge, run.last_within),
+            reads=lambda theory, run: (run.edge, theory.gaussian_edge),
             condition=lambda theory: theory.condition_edge,
         ),
     ),

@@ -18,7 +18,7 @@ from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Zero
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
-from lrdyn.studies.weight_updates.edge import on_images
+from lrdyn.studies.weight_updates.edge import gaussian_edge, on_images
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification
 
 FEWER = 0.4
@@ -30,6 +30,9 @@ class NarrowTheory(NamedTuple):
 
     narrow_rank: Int[Array, "pair"] = ABSENT
     """min(2K, d_0), and min(2K, d_0) + min(K, d - d_0)."""
+    gaussian_edges: Float[Array, "pair"] = ABSENT
+    """The singular values behind these of Gaussian matrices, which move in all directions, over
+    their largest."""
 
 
 class NarrowMeasured(NamedTuple):
@@ -65,7 +68,12 @@ def predict_narrow(case: Classification) -> NarrowTheory:
     """Ranks of the updates of the first and the second layer."""
     (dims, width), classes = case.weights[0].shape[::-1], len(case.outputs)
     first = min(2 * classes, dims)
-    return NarrowTheory(narrow_rank=jnp.array([first, first + min(classes, width - dims)]))
+    ranks = [first, first + min(classes, width - dims)]
+    shapes = [(width, dims), (width, width)]
+    return NarrowTheory(
+        narrow_rank=jnp.array(ranks),
+        gaussian_edges=jnp.array(list(map(gaussian_edge, shapes, ranks))),
+    )
 
 
 def measure_narrow(case: Classification) -> NarrowMeasured:
@@ -89,11 +97,12 @@ NarrowOutcome = Outcome[NarrowTheory, NarrowMeasured]
 
 
 def _beyond(outcome: NarrowOutcome) -> tuple[Zero, ...]:
-    """The singular values beyond the rank: one more would be like the last that there is."""
-    run, ranks = outcome.measured, outcome.predicted.narrow_rank
+    """The singular values beyond the rank, which an update in all directions would have, too."""
+    theory, run = outcome.predicted, outcome.measured
+    spectra, ranks = (run.narrow_first, run.narrow_second), theory.narrow_rank
     forms = [
-        Zero(values[rank:], scale=run.narrow_scale, alternative=values[rank - 1])
-        for values, rank in zip((run.narrow_first, run.narrow_second), ranks, strict=True)
+        Zero(values[rank:], scale=run.narrow_scale, alternative=edge * values[0])
+        for values, rank, edge in zip(spectra, ranks, theory.gaussian_edges, strict=True)
         if rank < len(values)  # an update may have no more of them than its rank is predicted to be
     ]
     return tuple(forms) or (Zero(0.0, scale=1.0, alternative=0.0),)
@@ -131,6 +140,7 @@ NARROW = Scenario[Classification, NarrowTheory, NarrowMeasured](
             form=_beyond,
             reads=lambda theory, run: (
                 theory.narrow_rank,
+                theory.gaussian_edges,
                 run.narrow_first,
                 run.narrow_second,
                 run.narrow_scale,
