@@ -9,11 +9,9 @@ import lrdyn as lr
 from lrdyn.engine.claims import (
     CLEARLY,
     chi_square_p,
-    excess,
     expectation,
     judge,
     judge_control,
-    on_each,
     scales_with_epsilon,
     student_p,
     surprise,
@@ -79,15 +77,6 @@ def test_an_expectation_says_what_came_of_it(mean, error, bound, wanted):
     assert found["outcome"] == wanted
     assert found["came_true"] == (None if wanted is None else wanted.startswith("came"))
     assert found["expected"] == (" ".join(f"{k} {v:g}" for k, v in bound.items()) or None)
-
-
-@pytest.mark.parametrize("place", [0, 1, 2])
-@pytest.mark.parametrize(("value", "wanted"), [(2.0, 0.5), (NAN, NAN)])
-def test_no_part_of_a_residual_is_overlooked(place, value, wanted):
-    changed = np.ones(3)
-    changed[place] = value
-    np.testing.assert_equal(on_each(np.ones(3), changed), wanted)
-    np.testing.assert_equal(excess(changed, 1.5), wanted)
 
 
 def test_a_scale_of_zero_hides_nothing():

@@ -110,34 +110,6 @@ def relative_difference(
     return largest / float(scale if scale else 1.0) if largest else 0.0
 
 
-def on_each(predicted: Numbers, measured: Numbers, axis: int = 0) -> float:
-    """Residual of an array whose parts along an axis have scales of their own: the largest.
-
-    Args:
-        predicted: values from theory.
-        measured: values from the run, of the same shape.
-        axis: along which the parts lie.
-
-    Example:
-        >>> on_each(np.array([8.0, 1.0]), np.array([9.0, 2.0]))
-        0.5
-    """
-    sides = (np.moveaxis(np.asarray(side), axis, 0) for side in (predicted, measured))
-    return float(np.max([relative_difference(*pair) for pair in zip(*sides, strict=True)]))
-
-
-def excess(values: Numbers, bound: Numbers | float, scale: Numbers | float = 1.0) -> float:
-    """By how much values exceed a bound, at most, over a scale: the residual of a ``bound``.
-
-    It is 0 if none does, and NaN if any value is lost.
-
-    Example:
-        >>> excess(np.array([1.0, 4.0]), 3.0), excess(np.array([1.0, 4.0]), 5.0)
-        (1.0, 0.0)
-    """
-    return float(np.max(np.maximum(np.asarray(values) - bound, 0.0) / scale))
-
-
 def standard_error(draws: np.ndarray) -> np.ndarray:
     """Standard error of the mean of independent draws, two or more, one in each row.
 

@@ -279,9 +279,7 @@ def forms_of(claim: Claim, scenario: Scenario, one: Outcome) -> tuple[Form, ...]
         axis = axes.index("step") + bool(claim.seeds) if over_steps else 0
         null = forms.start_of(predicted, axis) if over_steps else 0.0
         return (forms.Equal(predicted, measured, null=null),)
-    if claim.form is None:
-        assert claim.residual is not None
-        return (forms.Stated(claim.residual(one), float("inf")),)
+    assert claim.form is not None
     compared = claim.form(one)
     several = (compared,) if isinstance(compared, Form) else compared
     wrong = [form for form in several if not isinstance(form, Form)]

@@ -208,7 +208,9 @@ def _outcome(
             continue
         on = [side for side in ("theory", "run") if name in scenario.fields(side)]
         if len(on) == 2 and {("theory", name), ("run", name)} <= set(claim.sides_read):
-            continue  # one side has left it: it does not stand in for the other
+            # It does not stand in for the other.
+            why = f"got array {name!r} of one side alone, wanted it of theory and of the run"
+            raise MissingArray(f"{why} for claim {claim.id!r}")
         for side in on:
             sides["predicted" if side == "theory" else "measured"][name] = array
     met = {name: found[f"met_{name}"] for name in scenario.hypotheses}

@@ -104,7 +104,6 @@ class Claim(Generic[T, M]):
     sides: str = ""
     compares: Callable[[T, M], tuple[Any, Any]] | None = None
     certified: Callable[[Outcome[T, M]], Any] | None = None
-    residual: Callable[[Outcome[T, M]], float] | None = None
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and self.kind in ("identity", "bound", "exact"):
@@ -113,8 +112,7 @@ class Claim(Generic[T, M]):
                 f"{self.kind!r} is lrdyn.tolerance"
             )
 
-        stated = [self.compares, self.form, self.residual]
-        if sum(part is not None for part in stated) != 1:
+        if (self.compares is None) == (self.form is None):
             raise ValueError(f"claim {self.id!r}: wanted exactly one of compares and form")
         if self.compares is None and self.reads is None:
             raise ValueError(f"claim {self.id!r}: got form alone, wanted reads beside it")

@@ -1,0 +1,116 @@
+"""Forms of a claim: no part of a residual is overlooked, and each asks whether it could fail."""
+
+import numpy as np
+import pytest
+
+from lrdyn.engine.forms import (
+    SEEN,
+    AtLeast,
+    AtMost,
+    Count,
+    Equal,
+    Stated,
+    Test,
+    Zero,
+    residual_of,
+    scale_of_each,
+    start_of,
+    without_power,
+)
+
+NAN = float("nan")
+ONES = np.ones(3)
+LIMIT = 1e-6
+BELOW = "below what can be seen here"
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("value", "wanted"), [(2.0, 0.5), (NAN, NAN)])
+def test_no_part_of_a_residual_is_overlooked(place, value, wanted):
+    changed = np.ones(3)
+    changed[place] = value
+    for form in (
+        Equal(ONES, changed),
+        Equal(changed, ONES),
+        Equal(ONES, changed, scale=2.0),
+        Equal(ONES, changed, scale=np.full(3, 2.0)),
+        Equal(ONES, changed, scale=scale_of_each(ONES, changed)),
+        Zero(changed - 1, 2.0, alternative=1.0),
+        AtMost(changed, 1.5, scale=1.0),
+        AtLeast(-changed, -1.5, scale=1.0),
+        AtLeast(1.5, changed, scale=1.0),
+    ):
+        np.testing.assert_equal(form.residual(), wanted)
+        np.testing.assert_equal(residual_of([Stated(0.0, 1.0), form]), wanted)
+    wrong = Count(np.ones(3, int), changed).residual()
+    np.testing.assert_equal(wrong, 1.0 if value == 2.0 else NAN)
+
+
+def test_a_scale_of_zero_hides_nothing():
+    assert Equal(ONES, 0 * ONES, scale=0.0).residual() == 1.0
+    assert Zero(ONES, 0.0, alternative=1.0).residual() == 1.0
+    assert Equal(0 * ONES, 0 * ONES).residual() == 0.0
+
+
+def test_nothing_compared_is_lost():
+    assert np.isnan(Equal(np.array([]), np.array([])).residual())
+    assert np.isnan(Stated(-1.0, 1.0).residual())
+
+
+@pytest.mark.parametrize("factor", [0.99, 1.01])
+def test_what_is_let_pass_is_the_threshold(factor):
+    """Limit times scale: no more, no less."""
+    for scale in (1.0, 64.0, 1e-3):
+        off = factor * LIMIT * scale
+        for form in (
+            Equal(scale * ONES, scale * ONES - off),
+            Equal(ONES, ONES + off, scale),
+            Zero(off * ONES, scale, 1.0),
+            AtMost(ONES + off, 1.0, scale),
+            AtLeast(ONES - off, 1.0, scale),
+        ):
+            assert (form.residual() <= LIMIT) == (factor < 1)
+            assert form.threshold(LIMIT) == pytest.approx(LIMIT * scale, rel=1e-5)
+
+
+@pytest.mark.parametrize("times", [0.99, 1.01])
+def test_a_zero_needs_an_alternative_of_thirty_thresholds(times):
+    form = Zero(0 * ONES, 2.0, alternative=times * SEEN * LIMIT * 2.0)
+    assert form.without_power(LIMIT) == ("" if times > 1 else BELOW)
+
+
+def test_a_bound_needs_a_size():
+    for bound, said in ((2 * LIMIT, ""), (0.5 * LIMIT, BELOW), (np.inf, BELOW)):
+        assert AtMost(0.0, bound, 1.0).without_power(LIMIT) == said
+        assert AtLeast(1.0, bound, 1.0).without_power(LIMIT) == said
+    assert AtMost(0.0, np.array([np.inf, 1.0]), 1.0).without_power(LIMIT) == ""
+    assert AtLeast(1.0, 0.0, 1.0).without_power(LIMIT) == "trivial"
+
+
+def test_the_null_is_what_the_claim_names():
+    runs = np.array([[1.0, 2.0], [1.5, 2.0], [3.0, 2.0]])
+    assert Equal(runs, runs, null=start_of(runs)).without_power(LIMIT) == ""
+    still = np.broadcast_to(runs[:1], runs.shape)
+    assert Equal(still, still, null=start_of(still)).without_power(LIMIT) == BELOW
+    assert Equal(still, still).without_power(LIMIT) == ""
+    assert Equal(0 * runs, 1e-9 * runs, scale=1.0).without_power(LIMIT) == "trivial"
+    assert Equal(1e-9 * runs, 1e-9 * runs, scale=1.0).without_power(LIMIT) == BELOW
+
+
+def test_a_limit_that_lets_anything_pass_has_no_power():
+    assert Equal(ONES, ONES).without_power(1.5) == BELOW
+    assert Equal(ONES, ONES, scale=1.0).without_power(0.9) == ""
+    assert Count(ONES, ONES).without_power(1.0) == BELOW
+    assert Stated(0.0, alternative=0.5).without_power(0.6) == BELOW
+    assert Stated(0.0, alternative=0.5).without_power(0.4) == ""
+    assert Test(0.5, alternative=1e-9).without_power(8.0) == ""
+    assert Test(0.5, alternative=1e-9).without_power(10.0) == BELOW
+
+
+def test_one_form_of_several_that_could_not_fail_opens_the_case():
+    seen, small = Equal(ONES, ONES), Equal(1e-9 * ONES, 1e-9 * ONES, scale=1.0)
+    trivial = Equal(0 * ONES, 0 * ONES, scale=1.0)
+    assert without_power([seen, small], LIMIT) == BELOW
+    assert without_power([seen, trivial], LIMIT) == ""
+    assert without_power([trivial, trivial], LIMIT) == "trivial"
+    assert without_power([small, trivial], LIMIT) == BELOW
