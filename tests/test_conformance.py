@@ -13,8 +13,8 @@ from lrdyn.engine.jobs import claims_job, controls_job
 from lrdyn.engine.judging import (
     claim_entry,
     claim_of,
+    forms_of,
     left_out,
-    residual_of,
     residuals,
     row_of,
     worst_ratio,
@@ -87,11 +87,11 @@ class Looks(Read):
         return super().__getitem__(name)
 
 
-def compared(claim, outcome):
-    """Names of the arrays that the residual looks at, without those of a claim's own hypothesis."""
+def compared(claim, scenario, outcome):
+    """Names of the arrays that the form looks at, without those of a claim's own hypothesis."""
     names = set()
     sides = {side: Looks(getattr(outcome, side), names) for side in ("predicted", "measured")}
-    residual_of(claim, dataclasses.replace(outcome, **sides))
+    forms_of(claim, scenario, dataclasses.replace(outcome, **sides))
     return names
 
 
@@ -143,7 +143,7 @@ def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_fa
     judged = np.flatnonzero(left_out(leg).ravel() == "")
     turned = set()
     for case in {judged[0], judged[-1]}:
-        for name in sorted(compared(claim, every[case])):
+        for name in sorted(compared(claim, scenario, every[case])):
             for saved in saved_names(claim, scenario, map(str, results.variables))[name]:
                 if set(results[SIZE].dims) <= set(results[saved].dims):
                     turned |= turn(claim, scenario, results, every[case], case, name, saved)

@@ -20,7 +20,8 @@ from lrdyn.engine.configuration import run_of
 from lrdyn.engine.evaluate import evaluate, evaluate_controls
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Flag, at_least
-from lrdyn.engine.judging import claim_entry, control_entry, judge_results, residual_of, residuals
+from lrdyn.engine.forms import AtLeast, AtMost, Count, Equal, Stated, Test, Zero
+from lrdyn.engine.judging import claim_entry, control_entry, judge_results, residuals, row_of
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.sources import code_digest, source_digest
 from lrdyn.engine.statement import Claim, Experiment, Outcome, Scenario, Theorem
@@ -48,6 +49,26 @@ CLAIM = Claim[Made, Made](
     "the two values agree",
     compares=lambda theory, run: (theory.value, run.value),
 )
+
+
+def stated(difference, **changes):
+    """The claim that a number, made of an outcome, is small."""
+    return dataclasses.replace(
+        CLAIM,
+        compares=None,
+        form=lambda outcome: Stated(difference(outcome), 1.0),
+        **changes,
+        reads=lambda theory, run: (theory.value, run.value),
+    )
+
+
+def a_test(p, alternative=0.0):
+    """A statistical claim of this p-value."""
+    return dataclasses.replace(
+        stated(lambda outcome: 0.0), kind="statistical", form=lambda outcome: Test(p, alternative)
+    )
+
+
 EVEN = {"even": lambda case: jnp.asarray(True)}
 SCENARIO = Scenario[Any, Made, Made](
     "made", dict, claims=(CLAIM,), hypotheses=EVEN, steps="steps", theory=Made, measured=Made
@@ -128,15 +149,15 @@ def test_a_missing_array_is_named():
     for name in ("value_measured", "longest_axis", "met_even"):
         with pytest.raises(MissingArray, match=r"value|longest_axis|met_even"):
             judged(produced(EXACT, EXACT).drop_vars(name))
-    claim = dataclasses.replace(CLAIM, residual=lambda outcome: outcome.measured.other)
-    with pytest.raises(MissingArray, match=r"'other'.* among 'reads'"):
+    claim = stated(lambda outcome: outcome.measured.other)
+    with pytest.raises(MissingArray, match=r"'other' of the run, .* among 'reads'"):
         judged(produced(EXACT, EXACT), claim)
 
 
 def test_arithmetic_is_float64_whatever_the_run_was():
     values = np.array([[1.0, 1.0 + 2**-23]] * 2, np.float32)
     outcomes = []
-    claim = dataclasses.replace(CLAIM, residual=lambda outcome: outcomes.append(outcome) or 0.0)
+    claim = stated(lambda outcome: outcomes.append(outcome) or 0.0)
     residuals(claim, SCENARIO, produced(values, values), "float32")
     first, _ = outcomes
     assert first.measured.value.dtype == np.float64
@@ -210,8 +231,8 @@ def test_a_condition_loosens_its_own_claim_alone():
     assert judged(data)["holds"] is False
 
 
-@pytest.mark.parametrize(("limit", "holds"), [(0.0099, False), (0.0101, None)])
-def test_a_tolerance_without_two_digits_decides_nothing(limit, holds):
+@pytest.mark.parametrize(("limit", "holds"), [(0.99e-3, False), (1.01e-3, None)])
+def test_a_tolerance_without_three_digits_decides_nothing(limit, holds):
     data = produced(EXACT, 2 * EXACT, amplified=("seed", [limit / TOLERANCE] * 2))
     claim = dataclasses.replace(CLAIM, condition=lambda theory: theory.amplified)
     assert judged(data, claim)["holds"] is holds
@@ -263,7 +284,8 @@ def test_what_a_run_amplifies_is_taken_off_before_residuals_are_compared(least, 
 
 def entries(*rows):
     names: list[str] = ["id", "kind", "holds", "hypotheses_met", "cases"]
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    by = {"decided_by": {"excused": 2}}
+    return [dict(zip(names, row, strict=True)) | by for row in rows]
 
 
 VALUE, COUNT = ("value", "identity"), ("count", "exact")
@@ -275,18 +297,20 @@ VALUE, COUNT = ("value", "identity"), ("count", "exact")
         ([(*VALUE, True, True, 2), (*COUNT, True, True, 2)], True, []),
         ([(*VALUE, None, False, 0), (*COUNT, True, True, 2)], None, []),  # a count carries nothing
         ([(*VALUE, None, True, 0), (*COUNT, True, True, 2)], None, ["value"]),
-        ([(*VALUE, True, True, 2), (*COUNT, None, True, 0)], None, ["count"]),
+        ([(*VALUE, True, True, 2), (*COUNT, None, True, 0)], True, []),
         ([(*VALUE, True, True, 2), (*COUNT, False, True, 2)], False, []),
         ([(*VALUE, True, True, 2), ("seen", "control", False, True, 2)], False, []),
         ([(*VALUE, None, True, 0), ("seen", "control", False, True, 2)], False, ["value"]),
         ([("side", "identity", True, True, 2), ("seen", "control", True, True, 2)], None, []),
-        ([(*VALUE, True, True, 2), ("side", "identity", None, True, 0)], True, []),
+        ([(*VALUE, True, True, 2), ("side", "identity", None, True, 0)], None, ["side"]),
     ],
 )
 def test_what_a_verdict_rests_on(rows, verdict, still_open):
     count = dataclasses.replace(CLAIM, id="count", kind="exact", carries=False)
     main = dataclasses.replace(SCENARIO, claims=(CLAIM, count))
-    side = Scenario("beside", dict, claims=(dataclasses.replace(CLAIM, id="side"),))
+    side = dataclasses.replace(
+        SCENARIO, id="beside", claims=(dataclasses.replace(CLAIM, id="side"),)
+    )
     theorem = Theorem("made", "by hand", (SIZES,), (main, side))
     assert verify.holds(theorem, entries(*rows)) is verdict
     assert verify.undecided(theorem, entries(*rows)) == still_open
@@ -343,7 +367,7 @@ def test_a_control_is_seen_to_fail_in_each_precision():
 
 
 def test_a_test_fails_clearly_once_it_is_past_its_tolerance():
-    rare = dataclasses.replace(CLAIM, kind="statistical", residual=lambda outcome: 1.1 * 6.0)
+    rare = a_test(10**-6.6)
     leg = residuals(rare, SCENARIO, produced(EXACT, EXACT), "float64")
     leg.tolerance[:] = 6.0
     assert control_entry(broken(), rare, {"float64": leg})["holds"] is True
@@ -357,7 +381,7 @@ def test_a_control_says_what_it_breaks(unchecked):
 
 
 def test_statistical_tests_share_one_chance_of_a_false_alarm():
-    claim = dataclasses.replace(CLAIM, id="rare", kind="statistical", residual=lambda outcome: 6.4)
+    claim = dataclasses.replace(a_test(10**-6.4), id="rare")
     alone = dataclasses.replace(SCENARIO, claims=(claim,))
     sums = Theorem("made", "by hand", (SIZES,), (alone,))
     groups: dict[str, Any] = dict.fromkeys(("/", "/float32"), produced(EXACT, EXACT))
@@ -373,19 +397,176 @@ def test_statistical_tests_share_one_chance_of_a_false_alarm():
     assert (found.tests, found.claims[1]["tolerance"]) == (4, 7.0)
 
 
+# Power ---------------------------------------------------------------------------------------
+
+
+def verdict_on(claims, dataset, **changes):
+    """What is judged of claims on the same arrays in both precisions."""
+    scenario = dataclasses.replace(SCENARIO, claims=claims, **changes)
+    theorem = Theorem("made", "by hand", (SIZES,), (scenario,))
+    return verify.judged(theorem, dict.fromkeys(("/", "/float32"), dataset), "float64").verdict
+
+
+SMALL = 1e-20 * EXACT
+SAID = {
+    "a vanishing prediction": (SMALL, SMALL, lambda p, m: Equal(p, m, scale=1.0), False),
+    "one that was the start": (EXACT, EXACT, lambda p, m: Equal(p, m, null=EXACT[0]), False),
+    "one that is seen": (EXACT, EXACT, lambda p, m: Equal(p, m), True),
+    "a zero that could be large": (EXACT, SMALL, lambda p, m: Zero(m, 1.0, p), True),
+    "a zero that could not": (SMALL, SMALL, lambda p, m: Zero(m, 1.0, p), False),
+    "a bound above": (EXACT, SMALL, lambda p, m: AtMost(m, p, 1.0), True),
+    "a bound of no size": (SMALL, SMALL, lambda p, m: AtMost(m, p, 1.0), False),
+    "an infinite bound": (EXACT * np.inf, EXACT, lambda p, m: AtMost(m, p, 1.0), False),
+    "a bound below": (EXACT, 2 * EXACT, lambda p, m: AtLeast(m, p), True),
+    "a small bound below": (SMALL, EXACT, lambda p, m: AtLeast(m, p, 1.0), False),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_could_not_have_failed_is_undecided(name):
+    predicted, measured, form, seen = SAID[name]
+    claim = dataclasses.replace(
+        stated(lambda outcome: 0.0),
+        form=lambda outcome: form(outcome.predicted.value, outcome.measured.value),
+    )
+    found = verdict_on((claim,), produced(predicted, measured))
+    (entry,) = found["claims"]
+    assert entry["holds"] is (True if seen else None)
+    assert found["holds"] is entry["holds"]
+    assert found["undecided"] == ([] if seen else ["value"])
+    assert entry["decided_by"] == {
+        "steps": 2 * seen,
+        "certificate": 0,
+        "trivial": 0,
+        "excused": 2 * (not seen),
+    }
+    assert seen or entry["judged"]["float64"]["left_out"] == {"below what can be seen here": 2}
+
+
+def test_what_theory_says_by_name_is_trivial_and_opens_nothing():
+    trivial = dataclasses.replace(CLAIM, id="trivial")
+    for form in (lambda o: Equal(0 * o.predicted.value, o.measured.value, 1.0), at_least_zero):
+        zero = dataclasses.replace(stated(lambda outcome: 0.0), id="trivial", form=form)
+        found = verdict_on((zero,), produced(EXACT, 0 * EXACT))
+        assert (found["holds"], found["undecided"]) == (None, [])
+        assert found["claims"][0]["decided_by"]["trivial"] == 2
+        both = verdict_on((zero, CLAIM), produced(EXACT, EXACT))
+        assert both["claims"][0]["holds"] is (None if form is at_least_zero else False)
+    assert trivial.compares is CLAIM.compares
+
+
+def at_least_zero(outcome):
+    return AtLeast(outcome.measured.value, 0 * outcome.predicted.value)
+
+
+def test_a_claim_that_fails_is_false_whatever_it_could_have_shown():
+    """Theory says that nothing moves, the run moves; the null is what theory says."""
+    found = verdict_on((CLAIM,), produced(SMALL, EXACT))
+    assert found["claims"][0]["holds"] is False
+    blind = dataclasses.replace(
+        stated(lambda outcome: 0.0), form=lambda o: Equal(o.predicted.value, o.measured.value, 1.0)
+    )
+    assert verdict_on((blind,), produced(EXACT, SMALL))["holds"] is False
+
+
+def test_a_test_that_cannot_exclude_its_alternative_is_undecided():
+    for alternative, holds in ((1e-9, True), (1e-3, None)):
+        found = verdict_on((a_test(0.5, alternative),), produced(EXACT, EXACT))
+        assert found["holds"] is holds
+        assert found["statistics"]["tests"] == (4 if holds else 0)
+
+
+def test_an_integer_off_by_one_fails():
+    for off in range(3):
+        other = EXACT.copy()
+        other[0, off] += 1
+        claim = dataclasses.replace(CLAIM, kind="exact")
+        assert judged(produced(EXACT, other), claim)["holds"] is False
+    assert Count(EXACT, EXACT).without_power(0.0) == ""
+
+
+def test_who_decided_is_counted():
+    claim = dataclasses.replace(
+        CLAIM, certified=lambda outcome: outcome.measured.value[0] == 1, undecided=moving
+    )
+    values = EXACT * [[1.0], [2.0]]
+    found = verdict_on((claim,), produced(values, values))
+    by = {"steps": 1, "certificate": 1, "trivial": 0, "excused": 0}
+    assert found["claims"][0]["decided_by"] == by
+
+
+def moving(outcome):
+    return ""
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_any_carrying_claim_without_a_case_opens_the_verdict(main):
+    """Of whatever scenario was asked for."""
+    excused = dataclasses.replace(CLAIM, id="excused", undecided=lambda outcome: "too few steps")
+    side = dataclasses.replace(SCENARIO, id="side", claims=(excused,))
+    scenarios = (SCENARIO, side)
+    groups: dict[str, Any] = dict.fromkeys(
+        ("/", "/float32", "/side", "/side/float32"), produced(EXACT, EXACT)
+    )
+    for carries in (True, False):
+        claims = (dataclasses.replace(excused, carries=carries),)
+        first = dataclasses.replace(SCENARIO, claims=(CLAIM, *(claims if main else ())))
+        scenarios = (first, dataclasses.replace(side, claims=() if main else claims))
+        found = verify.judged(Theorem("made", "", (SIZES,), scenarios), groups, "float64").verdict
+        assert found["holds"] is (None if carries else True)
+        assert found["undecided"] == (["excused"] if carries else [])
+
+
+def test_a_name_on_the_wrong_side_is_refused_when_it_is_stated():
+    class Theory(NamedTuple):
+        weights: Float[Array, "index"] = ABSENT
+
+    class Run(NamedTuple):
+        weights: Float[Array, "index"] = ABSENT
+        step: Int[Array, ""] = ABSENT
+
+    def scenario(**claim):
+        return Scenario[Any, Any, Any](
+            "mine", dict, theory=Theory, measured=Run, claims=(Claim("mine", "", **claim),)
+        )
+
+    scenario(compares=lambda theory, run: (theory.weights, run.weights))
+    for claim, message in (
+        ({"compares": lambda theory, run: (theory.weights, run.weigths)}, "wanted run.weights"),
+        ({"compares": lambda theory, run: (theory.step, run.weights)}, "wanted run.step"),
+        ({"compares": lambda theory, run: (run.weights, run.step)}, "an array of theory and one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            scenario(**claim)
+
+
+def test_one_side_does_not_stand_in_for_the_other():
+    alone = produced(EXACT, EXACT).rename(value_predicted="value").drop_vars("value_measured")
+    with pytest.raises(MissingArray, match=r"got no array .value. of (theory|the run)"):
+        judged(alone)
+
+
+def test_a_residual_that_is_zero_in_every_bit_of_a_long_run_is_pointed_out():
+    for steps, said in ((3, False), (100, True)):
+        data = produced(EXACT, EXACT)
+        data.attrs["fixed"] = json.dumps({"steps": steps})
+        (entry,) = verdict_on((CLAIM,), data)["claims"]
+        assert entry["equal_to_the_bit"] is said
+
+
 # Claims over seeds ---------------------------------------------------------------------------
 
 
 def spread(outcome):
-    """Standard deviation of the first entry over the seeds."""
-    return float(np.std(outcome.measured.value[:, 0]))
+    """Standard deviation of the first entry over the seeds; one of 1 would be a difference."""
+    return Stated(float(np.std(outcome.measured.value[:, 0])), alternative=1.0)
 
 
 OVER_SEEDS = Claim[Made, Made](
     "spread",
     "seeds agree",
     "limit",
-    residual=spread,
+    form=spread,
     reads=lambda theory, run: (run.value,),
     tolerance=0.1,
     seeds=2,
@@ -416,7 +597,7 @@ def test_a_seed_that_does_not_meet_the_hypotheses_is_no_evidence():
     data["met_even"][2, 1] = False
     seen = []
     claim = dataclasses.replace(
-        OVER_SEEDS, residual=lambda outcome: seen.append(outcome) or spread(outcome)
+        OVER_SEEDS, form=lambda outcome: seen.append(outcome) or spread(outcome)
     )
     assert judged(data, claim)["holds"] is True
     assert [outcome.point["seed"].tolist() for outcome in seen] == [[0, 1, 2], [0, 1]]
@@ -462,8 +643,7 @@ def test_each_seed_has_draws_of_its_own():
 
 def test_a_negative_residual_is_lost():
     outcome = Outcome({}, Made(), Made(), {}, np.dtype("float64"), 1, 1)
-    negative = dataclasses.replace(CLAIM, residual=lambda outcome: -1.0)
-    assert np.isnan(residual_of(negative, outcome))
+    assert np.isnan(row_of(stated(lambda outcome: -1.0), SCENARIO, outcome).residual)
 
 
 # Runs in plain Python, and experiments without a claim ---------------------------------------

@@ -23,9 +23,9 @@ from lrdyn.core.condition import conditions
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.corollary1 import compression
 from lrdyn.corollary1.compression import CompressedNetwork, compression_error
-from lrdyn.engine.claims import excess, relative_difference
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Flag, at_least
+from lrdyn.engine.forms import AtMost, Equal, Form
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario, Theorem
 from lrdyn.theorem2 import setting, subspace
 
@@ -166,19 +166,20 @@ def measure(case: Compression) -> CompressionMeasured:
     )
 
 
-def _error_of_the_formula(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> float:
-    # The difference of two products lives on the scale of the products.
+def _error(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
+    # The difference of two products lives on the scale of the products. Somebody who knows nothing
+    # says that the compressed network is the full one.
     theory, run = outcome.predicted, outcome.measured
-    return relative_difference(theory.error, run.error, run.scale)
+    return Equal(theory.error, run.error, scale=run.scale, null=0.0)
 
 
-def _above_bound(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> float:
+def _below_bound(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
     bound, run = outcome.predicted.bound, outcome.measured
-    return excess(run.error, bound[:, None], np.maximum(np.max(bound), run.scale))
+    return AtMost(run.error, bound[:, None], scale=np.maximum(np.max(bound), run.scale))
 
 
-def _start_off_the_bound(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> float:
-    return relative_difference(outcome.predicted.bound, outcome.measured.error[:, 0])
+def _at_the_start(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
+    return Equal(outcome.predicted.bound, outcome.measured.error[:, 0])
 
 
 _undecided: Callable[[Outcome[CompressionTheory, CompressionMeasured]], str]
@@ -225,7 +226,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
         Claim(
             "error_identity",
             "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
-            residual=_error_of_the_formula,
+            form=_error,
             reads=lambda theory, run: (theory.error, run.error, run.scale, theory.bound),
             condition=lambda theory: theory.condition,
             undecided=_undecided,
@@ -235,7 +236,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
             "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l "
             "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
             kind="bound",
-            residual=_above_bound,
+            form=_below_bound,
             reads=lambda theory, run: (run.error, theory.bound, run.scale, theory.contraction),
             applies=lambda outcome: outcome.predicted.contraction <= 1,
             condition=lambda theory: theory.condition,
@@ -244,7 +245,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
         Claim(
             "bound_attained",
             "at t = 0 the two are equal",
-            residual=_start_off_the_bound,
+            form=_at_the_start,
             reads=lambda theory, run: (run.error, theory.bound),
             undecided=_undecided,
         ),

@@ -20,7 +20,7 @@ SEEN = 30.0
 """A mistake of so many thresholds must be seen. Rounding fills up to one, controls need ten."""
 
 TRIVIAL = "trivial"
-"""Theory's array is, in every bit, what somebody would say who knows nothing."""
+"""Theory's array is 0 in every bit, and so would somebody say who knows nothing."""
 BELOW_SIGHT = "below what can be seen here"
 """Somebody who knows nothing would pass as well."""
 
@@ -49,7 +49,7 @@ class Equal(NamedTuple):
         """Why a case that passes shows nothing; empty if it does."""
         predicted, measured = self._sides()
         null = np.broadcast_to(np.asarray(self.null, np.float64), predicted.shape)
-        if np.array_equal(predicted, null):
+        if not np.any(predicted) and not np.any(null):
             return TRIVIAL
         if self._replace(predicted=null).residual() <= limit:
             return BELOW_SIGHT
@@ -68,7 +68,7 @@ class Equal(NamedTuple):
     def _scales(self) -> np.ndarray:
         if self.scale is not None:
             return np.asarray(self.scale, np.float64)
-        return np.max([np.max(np.abs(side)) for side in self._sides()])
+        return np.asarray(max(np.max(np.abs(side), initial=0.0) for side in self._sides()))
 
 
 class Zero(NamedTuple):
@@ -149,8 +149,7 @@ class AtLeast(_Bound):
 def _relative(predicted: np.ndarray, measured: np.ndarray, scales: np.ndarray) -> float:
     """Largest difference over its scale; NaN if an entry is lost or there is none."""
     if predicted.shape != measured.shape:
-        got = f"shape {predicted.shape}, wanted that of measured, {measured.shape}"
-        raise OtherShapes(f"predicted: got {got}")
+        raise OtherShapes(predicted.shape, measured.shape)
     difference = np.abs(predicted - measured)
     if not difference.size or not np.all(np.isfinite(difference)):
         return float("nan")  # what was not compared does not agree
@@ -238,7 +237,7 @@ class Stated(NamedTuple):
 
 
 class OtherShapes(ValueError):
-    """Two sides of other shapes: broadcasting would hide a mistake."""
+    """Predicted and measured have other shapes: broadcasting would hide a mistake."""
 
 
 Form = Equal | Zero | AtMost | AtLeast | Count | Test | Stated

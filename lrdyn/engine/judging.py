@@ -250,7 +250,10 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome, *, power: bool = Fals
         except OutsideDomain:  # no run left such numbers: they are lost, too
             reason, residual = "", float("nan")
         except forms.OtherShapes as error:
-            raise BadInput(f"{place(scenario.predict)}: {error}") from None
+            predicted, measured = error.args
+            name = names_of(claim.compares, 2)[0] if claim.compares else claim.id
+            got = f"shape {predicted} of {name!r}, wanted that of measured, {measured}"
+            raise BadInput(f"{place(scenario.predict)}: got {got}") from None
     return Row(
         residual,
         limit,

@@ -205,11 +205,12 @@ def _outcome(
         base, _, side = name.rpartition("_")
         if side in sides and base:
             sides[side][base] = array
-        # One side alone has left it: it does not stand in for the other, which may have it, too.
-        elif name in scenario.fields("theory") and name not in scenario.fields("run"):
-            sides["predicted"][name] = array
-        elif name in scenario.fields("run") and name not in scenario.fields("theory"):
-            sides["measured"][name] = array
+            continue
+        on = [side for side in ("theory", "run") if name in scenario.fields(side)]
+        if len(on) == 2 and {("theory", name), ("run", name)} <= set(claim.sides_read):
+            continue  # one side has left it: it does not stand in for the other
+        for side in on:
+            sides["predicted" if side == "theory" else "measured"][name] = array
     met = {name: found[f"met_{name}"] for name in scenario.hypotheses}
     of_run = int(point.get(scenario.steps, 1)) if scenario.steps else 1
     steps = of_run if claim.steps is None else claim.steps
@@ -239,7 +240,7 @@ def _over_seeds(each: list[Outcome], scenario: Scenario) -> Outcome:
     def stack(side: str) -> Read:
         sides = [getattr(one, side) for one in kept]
         arrays = {n: np.stack([one[n] for one in sides]) for n in sides[0]}
-        return Read(arrays, partial(_absent, side))
+        return Read(arrays, partial(_absent, "theory" if side == "predicted" else "the run"))
 
     return replace(
         kept[0],

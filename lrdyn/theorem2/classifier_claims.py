@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
@@ -23,9 +24,10 @@ from lrdyn.core.initialization import orthogonal
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Claim, Control, Scenario
+from lrdyn.engine.forms import Equal, Form, Zero, start_of
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem2 import classifier, setting
-from lrdyn.theorem2.setting import weights_claim, zero_claim
+from lrdyn.theorem2.setting import zero_claim
 from lrdyn.theorem2.subspace import Frame, propagate, reduced_start, rho
 
 
@@ -200,6 +202,17 @@ def _whitened(case: Classification) -> Array:
     return error <= tolerance("identity", error.dtype, size=count)
 
 
+def _bulk(outcome: Outcome[ClassificationTheory, ClassificationMeasured]) -> Form:
+    """The bulk as predicted; without decay it stays, and its change is a zero."""
+    theory, run = outcome.predicted, outcome.measured
+    scale = np.max(run.singular_values)
+    if setting.change_of(theory.class_rho) > 0:
+        return Equal(theory.class_rho, run.class_rho, scale, start_of(theory.class_rho))
+    # With Theorem 2's product term the bulk would move as the product does.
+    moved = setting.change_of(theory.class_product)
+    return Zero(run.class_rho - theory.class_rho, scale, alternative=moved)
+
+
 HYPOTHESES = {
     "whitened_inputs": _whitened,
     "orthogonal_start": setting.orthogonal_start,
@@ -242,14 +255,20 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
             "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K "
             "(the formula is that of the frame: the other side is 0)",
             lambda run: run.class_off_block,
+            moves=lambda theory: theory.class_product,
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_off_block,
         ),
-        weights_claim(
+        Claim(
             "class_rho",
             "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L",
-            lambda theory, run: (theory.class_rho, run.class_rho),
-            scale=lambda run: run.singular_values,
+            form=_bulk,
+            reads=lambda theory, run: (
+                theory.class_rho,
+                run.class_rho,
+                run.singular_values,
+                theory.class_product,
+            ),
             condition=lambda theory: theory.condition_bulk,
         ),
         Claim(

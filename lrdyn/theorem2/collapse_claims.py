@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.factorization import factorization_loss
-from lrdyn.engine.claims import excess
 from lrdyn.engine.fields import ABSENT
+from lrdyn.engine.forms import AtLeast, AtMost, Form
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem2 import collapse
 from lrdyn.theorem2.classifier_claims import (
@@ -97,10 +97,10 @@ def _too_few_steps(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> str:
     return "" if loss[-1] <= 100 * np.finfo(outcome.dtype).eps * loss[0] else "too few steps"
 
 
-def _outside_interval(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> float:
+def _interval(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> tuple[Form, ...]:
     low, high = outcome.predicted.collapse_lower, outcome.predicted.collapse
     ratio = outcome.measured.collapse
-    return excess(np.maximum(low - ratio, ratio - high), 0.0, high)
+    return AtLeast(ratio, low, scale=high), AtMost(ratio, high, scale=high)
 
 
 def _decayed(case: Classification) -> CollapseMeasured:
@@ -144,7 +144,7 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
             "p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p, "
             "p = eps^2 / n^{1/L}",
             kind="bound",
-            residual=_outside_interval,
+            form=_interval,
             reads=lambda theory, run: (
                 theory.collapse,
                 run.collapse,

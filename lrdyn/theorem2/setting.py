@@ -19,9 +19,10 @@ from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.masking import masked_loss, observe
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import numerical_rank, singular_values
-from lrdyn.engine.claims import relative_difference, tolerance
+from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import names_of
 from lrdyn.engine.flags import Flag, at_least, between
+from lrdyn.engine.forms import Equal, Form, Numbers, Zero, start_of
 from lrdyn.engine.statement import Claim, Control, Outcome
 from lrdyn.theorem2 import subspace
 
@@ -455,12 +456,15 @@ def weights_claim(
     def reads(theory: T, run: M) -> tuple[Any, ...]:
         return (*(field for pair in compares for field in pair(theory, run)), scale(run))
 
-    def residual(outcome: Outcome[T, M]) -> float:
-        largest = float(np.max(scale(outcome.measured)))
+    def form(outcome: Outcome[T, M]) -> tuple[Form, ...]:
+        largest = np.max(scale(outcome.measured))
         pairs = [pair(outcome.predicted, outcome.measured) for pair in compares]
-        return float(np.max([relative_difference(*pair, largest) for pair in pairs]))
+        return tuple(
+            Equal(predicted, measured, scale=largest, null=start_of(predicted))
+            for predicted, measured in pairs
+        )
 
-    return Claim(id, statement, residual=residual, reads=reads, condition=condition)
+    return Claim(id, statement, form=form, reads=reads, condition=condition)
 
 
 def zero_claim(
@@ -468,6 +472,7 @@ def zero_claim(
     statement: str,
     zero: Callable[[M], Any],
     *,
+    moves: Callable[[T], Any],
     scale: Callable[[M], Any],
     condition: Callable[[T], Any],
 ) -> Claim[T, M]:
@@ -477,20 +482,31 @@ def zero_claim(
         id: short name of the claim.
         statement: the claim in words and formula.
         zero: ``lambda run: run.off_block``, the array.
+        moves: ``lambda theory: theory.reduced``, what theory lets move, over steps. In a frame that
+            is not the theorem's what moves is seen in all blocks: that is the alternative.
         scale: ``lambda run: run.singular_values``, whose largest entry is the scale.
         condition: that of the claim.
     """
 
-    def residual(outcome: Outcome[T, M]) -> float:
-        return float(np.max(zero(outcome.measured)) / np.max(scale(outcome.measured)))
+    def form(outcome: Outcome[T, M]) -> Form:
+        return Zero(
+            zero(outcome.measured),
+            scale=np.max(scale(outcome.measured)),
+            alternative=change_of(moves(outcome.predicted)),
+        )
 
     return Claim(
         id,
         statement,
-        residual=residual,
-        reads=lambda theory, run: (zero(run), scale(run)),
+        form=form,
+        reads=lambda theory, run: (zero(run), scale(run), moves(theory)),
         condition=condition,
     )
+
+
+def change_of(values: Numbers) -> float:
+    """Largest change of an entry since the first of the recorded steps, the first axis."""
+    return float(np.max(np.abs(values - start_of(values))))
 
 
 def undecided_below(product: Callable[[T], Any]) -> Callable[[Outcome[T, M]], str]:

@@ -191,6 +191,7 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
             "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t "
             "(the formula is that of the frame: the other side is 0)",
             lambda run: run.off_block,
+            moves=lambda theory: theory.reduced,
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_off_block,
         ),
@@ -198,6 +199,7 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
             "bulk",
             "its bulk block is a multiple of the identity (the other side is 0)",
             lambda run: run.bulk_deviation,
+            moves=lambda theory: theory.reduced,
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_bulk,
         ),
