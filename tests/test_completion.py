@@ -23,7 +23,7 @@ from lrdyn.completion.problem import (
 )
 from lrdyn.completion.start_claims import start_of_what_is_seen
 from lrdyn.completion.statement import COMPLETION, first_below
-from lrdyn.engine.forms import Form, residual_of
+from lrdyn.engine.forms import AtMost
 from lrdyn.engine.judging import left_out
 from lrdyn.engine.outcomes import SIZE
 from lrdyn.engine.statement import Outcome
@@ -101,11 +101,11 @@ FULL = {"full_error": [1.0, 0.1, 9e-3, 1e-4], "full_loss": [1.0, 1e-2, 1e-4, 1e-
 )
 def test_residuals_of_compressed_networks(claim, curve, expected):
     form = asked(CLAIMS[claim].form, outcome(FULL, {"spectral_error": curve}))
-    assert isinstance(form, Form)
-    oracles.assert_close(residual_of([form]), expected, scale=1.0)
+    assert isinstance(form, AtMost)
+    oracles.assert_close(form.residual(), expected, scale=1.0)
     lost = asked(CLAIMS[claim].form, outcome(FULL, {"spectral_error": [*curve[:3], np.nan]}))
-    assert isinstance(lost, Form)
-    assert np.isnan(residual_of([lost]))
+    assert isinstance(lost, AtMost)
+    assert np.isnan(lost.residual())
 
 
 @pytest.mark.parametrize("claim", ["recovery", "recovered"])
