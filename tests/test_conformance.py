@@ -1,6 +1,7 @@
 """Every registered theorem gets the same tests, on the files that its command writes."""
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.engine.claims import CLEARLY
 from lrdyn.engine.fields import Read
+from lrdyn.engine.forms import SEEN
 from lrdyn.engine.jobs import claims_job, controls_job
 from lrdyn.engine.judging import (
     claim_entry,
@@ -25,8 +27,11 @@ from lrdyn.registry import theorems
 from lrdyn.theorem2.statement import THEOREM2
 from tests import oracles
 from tests.runs import finished
+from tests.test_thresholds import FILE
 
 THEOREMS = theorems()
+COMMITTED = json.loads(FILE.read_text())
+"""Theorem -> claim -> difference that is let pass."""
 DEEP = (THEOREM2, COROLLARY1)
 """The theorems about gradient descent on deep factorisation."""
 AXES = {"seed", "amount"} | {flag.name for theorem in THEOREMS for flag in theorem.flags}
@@ -61,7 +66,8 @@ def entry_of(ran, name):
 def test_a_verdict_names_the_worst_case(theorem, scenario, claim, precision, tmp_path_factory):
     ran = finished(theorem.name, tmp_path_factory.getbasetemp())
     results = ran.group(groups_of(theorem, scenario, "float64")[precision])
-    leg, entry = residuals(claim, scenario, results, precision), entry_of(ran, claim.id)
+    leg = residuals(claim, scenario, results, precision, power=True)
+    entry = entry_of(ran, claim.id)
     cases = left_out(leg) == ""
     suffix = "" if precision == "float64" else "_float32"
     at = np.argmax((leg.residual / leg.tolerance.where(leg.tolerance > 0, 1)).values[cases])
@@ -112,19 +118,25 @@ def places_of(array, count=3):
     return [np.unravel_index(i, array.shape) for i in sorted(map(int, chosen))]
 
 
-def moves(entry, exact):
-    """Values of an entry near and far from what it is."""
+def moves(entry, claim, theorem):
+    """Values of an entry that a judge must see: of an identity 30 committed thresholds away.
+
+    They do not ask the judge on trial what it lets pass. A bound, a test or a limit is crossed from
+    where the run happens to be, near or far.
+    """
     if not np.isfinite(entry):
         return []
-    steps = [1.0] if exact else np.geomspace(1e-15, 1e3, 19)
-    scale = 1.0 if exact else max(abs(float(entry)), 1e-3)
-    return [float(entry) + sign * step * scale for step in steps for sign in (1, -1)]
+    if claim.kind in ("identity", "exact"):
+        steps = [SEEN * COMMITTED[theorem.name][claim.id] or 1.0]
+    else:
+        steps = np.geomspace(1e-15, 1e3, 19) * max(abs(float(entry)), 1e-3)
+    return [float(entry) + sign * step for step in steps for sign in (1, -1)]
 
 
-def moved_to_ten_tolerances(claim, scenario, outcome, sides, name, place):
+def moved_to_ten_tolerances(theorem, claim, scenario, outcome, sides, name, place):
     """A value of one entry by which the residual comes to ten tolerances, if there is one."""
     array = getattr(outcome, sides[0])[name]
-    for value in moves(array[place], claim.kind == "exact"):
+    for value in moves(array[place], claim, theorem):
         changed = array.astype(float)
         changed[place] = value
         row = row_of(claim, scenario, with_array(outcome, sides, name, changed))
@@ -138,15 +150,16 @@ def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_fa
     """Wherever it stands: no maximum skips it, no case hides it, and neither does a NaN."""
     ran = finished(theorem.name, tmp_path_factory.getbasetemp())
     results = ran.group(groups_of(theorem, scenario, "float64")["float64"])
-    leg = residuals(claim, scenario, results, "float64")
+    leg = residuals(claim, scenario, results, "float64", power=True)
     every = list(outcomes(claim, scenario, results, "float64"))
     judged = np.flatnonzero(left_out(leg).ravel() == "")
     turned = set()
-    for case in {judged[0], judged[-1]}:
+    # The threshold that is committed is that of the first case.
+    for case in {judged[0]} if claim.kind == "identity" else {judged[0], judged[-1]}:
         for name in sorted(compared(claim, scenario, every[case])):
             for saved in saved_names(claim, scenario, map(str, results.variables))[name]:
                 if set(results[SIZE].dims) <= set(results[saved].dims):
-                    turned |= turn(claim, scenario, results, every[case], case, name, saved)
+                    turned |= turn(theorem, claim, scenario, results, every[case], case, name, saved)
     must = {claim.id} & {
         str(n).removesuffix("_predicted").removesuffix("_measured") for n in results
     }
@@ -154,13 +167,15 @@ def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_fa
     assert turned
 
 
-def turn(claim, scenario, results, outcome, case, name, saved):
+def turn(theorem, claim, scenario, results, outcome, case, name, saved):
     """Change entries of one saved array; those that reach ten tolerances must turn the verdict."""
     both = [side for side in ("predicted", "measured") if name in getattr(outcome, side)]
     sides = both if saved == name else [saved.removeprefix(f"{name}_")]
     turned = set()
     for place in places_of(getattr(outcome, sides[0])[name]):
-        value = moved_to_ten_tolerances(claim, scenario, outcome, sides, name, place)
+        value = moved_to_ten_tolerances(
+            theorem, claim, scenario, outcome, sides, name, place
+        )
         for new in [np.nan] if value is None else [value, np.nan]:
             altered = alter(results, saved, case, place, new)
             again = residuals(claim, scenario, altered, "float64")
