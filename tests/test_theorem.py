@@ -673,7 +673,7 @@ def test_a_theorem_draws_its_own_plots(tmp_path, unchecked, monkeypatch):
     seen = []
     plots = {"mine": lambda groups: seen.append(set(groups)) or Figure()}
     assert cli.main(worded(plots=plots), ["--out", str(tmp_path)]) == 0
-    assert seen == [{"/", "/float32"}]
+    assert seen == [{"/", "/case", "/float32"}]
     assert {path.suffix for path in tmp_path.rglob("mine.*")} == {".png", ".pdf"}
 
 

@@ -368,7 +368,7 @@ def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
         raise results.Damaged(Path(results.NAME), f"its settings: {why}")
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in config.items()}
     settings = {flag.name: values[flag.name] for flag in theorem.flags}
-    others: dict[str, Any] = {name: values[name] for name in common(theorem) if name in values}
+    others = {name: config[name] for name in common(theorem) if name in config}
     return Run(theorem, settings, concerned(theorem, settings), **others)
 
 
