@@ -159,7 +159,9 @@ def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_fa
         for name in sorted(compared(claim, scenario, every[case])):
             for saved in saved_names(claim, scenario, map(str, results.variables))[name]:
                 if set(results[SIZE].dims) <= set(results[saved].dims):
-                    turned |= turn(theorem, claim, scenario, results, every[case], case, name, saved)
+                    turned |= turn(
+                        theorem, claim, scenario, results, every[case], case, name, saved
+                    )
     must = {claim.id} & {
         str(n).removesuffix("_predicted").removesuffix("_measured") for n in results
     }
@@ -173,9 +175,7 @@ def turn(theorem, claim, scenario, results, outcome, case, name, saved):
     sides = both if saved == name else [saved.removeprefix(f"{name}_")]
     turned = set()
     for place in places_of(getattr(outcome, sides[0])[name]):
-        value = moved_to_ten_tolerances(
-            theorem, claim, scenario, outcome, sides, name, place
-        )
+        value = moved_to_ten_tolerances(theorem, claim, scenario, outcome, sides, name, place)
         for new in [np.nan] if value is None else [value, np.nan]:
             altered = alter(results, saved, case, place, new)
             again = residuals(claim, scenario, altered, "float64")

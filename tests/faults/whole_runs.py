@@ -69,7 +69,8 @@ def flags_of(one: Experiment) -> Draw:
         drawn = [flag for flag in one.flags if flag.domain is not None]
         words = [*TINY[one.name], "--dtype", rng.choice(("float64", "float32"))]
         for flag in rng.sample(drawn, rng.randrange(4)):
-            words += ["--" + flag.name.replace("_", "-"), str(value(flag, numbers, far=rng.random() < FAR))]
+            drawn_value = value(flag, numbers, far=rng.random() < FAR)
+            words += ["--" + flag.name.replace("_", "-"), str(drawn_value)]
         return words
 
     return draw
