@@ -70,12 +70,16 @@ def test_a_verdict_names_the_worst_case(theorem, scenario, claim, precision, tmp
     entry = entry_of(ran, claim.id)
     cases = left_out(leg) == ""
     suffix = "" if precision == "float64" else "_float32"
-    at = np.argmax((leg.residual / leg.tolerance.where(leg.tolerance > 0, 1)).values[cases])
-    assert entry[f"residual{suffix}"] == leg.residual.values[cases][at]
-    if claim.kind != "statistical":  # alone it would not share the false alarms
-        assert entry[f"tolerance{suffix}"] == leg.tolerance.values[cases][at]
+    if cases.any():
+        at = np.argmax((leg.residual / leg.tolerance.where(leg.tolerance > 0, 1)).values[cases])
+        assert entry[f"residual{suffix}"] == leg.residual.values[cases][at]
+        if claim.kind != "statistical":  # alone it would not share the false alarms
+            assert entry[f"tolerance{suffix}"] == leg.tolerance.values[cases][at]
     assert (entry["holds"], entry["kind"], entry["hypotheses_met"]) == (True, claim.kind, True)
-    assert entry["judged"][precision]["judged"] == cases.sum() > 0
+    judged = entry["judged"][precision]
+    assert judged["judged"] == cases.sum()
+    # Amplified rounding of float32 can hide what is worth seeing; float64 decides.
+    assert cases.any() or (suffix and set(judged["left_out"]) == {"ill-conditioned"})
     if not suffix:
         assert entry["cases"] == cases.sum()
         assert leg.residual.sel(entry["worst_case"]) == entry["residual"]
@@ -178,7 +182,7 @@ def turn(theorem, claim, scenario, results, outcome, case, name, saved):
         value = moved_to_ten_tolerances(theorem, claim, scenario, outcome, sides, name, place)
         for new in [np.nan] if value is None else [value, np.nan]:
             altered = alter(results, saved, case, place, new)
-            again = residuals(claim, scenario, altered, "float64")
+            again = residuals(claim, scenario, altered, "float64", power=True)
             entry = claim_entry(claim, {"float64": again})
             if new == value:
                 assert entry["holds"] is False, (saved, place)

@@ -271,7 +271,8 @@ def start_of(values: Numbers, axis: int = 0) -> np.ndarray:
         >>> start_of(np.array([[1.0, 2.0], [3.0, 4.0]]))
         array([[1., 2.]])
     """
-    return np.take(np.asarray(values, np.float64), [0], axis=axis)
+    first = (slice(None),) * axis + (slice(1),)  # empty where there is none
+    return np.asarray(values, np.float64)[first]
 
 
 def residual_of(forms: Sequence[Form]) -> float:

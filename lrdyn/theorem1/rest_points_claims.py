@@ -252,6 +252,8 @@ def _not_there_yet(outcome: BasinsOutcome) -> str:
     """Whether each run has the number of steps after which theory wants it at the minimum."""
     theory = outcome.predicted
     values = np.asarray(theory.target_values, float)
+    if not (np.all(np.isfinite(values)) and np.all(np.isfinite(theory.shrunk))):
+        return ""  # lost, and it must fail
     curvature = rest_points.deep_curvature(
         values,
         np.asarray(theory.shrunk, float),

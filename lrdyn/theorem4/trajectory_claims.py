@@ -217,7 +217,7 @@ def _rounding(outcome: TrajectoryOutcome) -> float:
 def _excess(outcome: TrajectoryOutcome) -> Zero:
     """Singular values beyond the first r K, after each K: one term more would add one of those."""
     values, ranks = _relative_values(outcome), outcome.predicted.sum_rank[:, None]
-    beyond = np.arange(values.shape[1]) >= ranks
+    beyond = ~(np.arange(values.shape[1]) < ranks)  # of a rank that is lost, all
     # A product keeps a NaN, wherever it stands.
     return Zero(values * beyond, scale=1.0, alternative=outcome.predicted.sum_spread)
 
