@@ -91,6 +91,15 @@ class SignedCache:
             kept_programs.write(self.folder, f"{key}-cache", value)
 
 
+_SIGNED: dict[str, SignedFolder] = {}
+"""Folders whose files are signed, which they stay when JAX is sent elsewhere and back."""
+
+
+def _of_path(path: str) -> Any:
+    """What JAX keeps programs in, in a folder."""
+    return (SignedCache(_SIGNED[path]), path) if path in _SIGNED else _PLAIN(path)
+
+
 def _let_jax_keep(folder: SignedFolder | None) -> None:
     """Let JAX keep what it compiles in a folder, signed; nowhere without one.
 
@@ -99,12 +108,8 @@ def _let_jax_keep(folder: SignedFolder | None) -> None:
     if jax_cache is None:
         folder = None
     elif folder is not None:
-        mine = os.fspath(folder.path)
-
-        def of_path(path: str) -> Any:
-            return (SignedCache(folder), path) if path == mine else _PLAIN(path)
-
-        jax_cache.get_file_cache = of_path
+        _SIGNED[os.fspath(folder.path)] = folder
+        jax_cache.get_file_cache = _of_path
     kept_programs.let_jax_keep(None if folder is None else os.fspath(folder.path))
 
 
