@@ -395,7 +395,7 @@ def test_a_name_on_one_side_only_is_bad_input(old, new, said, tmp_path):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2, (out, err)
     assert said in err
-    assert "mine.py" in err
+    assert "/mine." in err  # a long path is cut
     assert not list(tmp_path.rglob("verdict.json"))
 
 
@@ -515,6 +515,8 @@ def test_what_a_control_leaves_absent_stays():
         lambda key: jnp.ones(()),
         lambda x: Pair(value=3 * x, other=7 * x),
         lambda x: Pair(value=2 * x),
+        theory=Pair,
+        measured=Pair,
         claims=(both,),
         controls=(Control("p", "5 x", "claim", predict=lambda x: Pair(value=5 * x)),),
     )
@@ -535,6 +537,8 @@ def test_what_controls_share_is_called_once_for_each_case():
         lambda key: jnp.ones(()),
         predict,
         lambda x: Number(x),
+        theory=Number,
+        measured=Number,
         claims=(claim(),),
         controls=(
             Control(
@@ -655,7 +659,9 @@ def worded(**more):
     itself = Claim[Worded, Worded](
         "value", "equals itself", compares=lambda theory, run: (theory.value, run.value)
     )
-    scenario = Scenario("worded", case, value, value, theory=Worded, claims=(itself,))
+    scenario = Scenario(
+        "worded", case, value, value, theory=Worded, measured=Worded, claims=(itself,)
+    )
     flag = Flag("side", ("left",), one_of("left", "right"), str, "s", "a side", shapes=True)
     return Theorem("worded", "a word decides", (flag,), (scenario,), **more)
 

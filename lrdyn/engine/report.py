@@ -89,7 +89,7 @@ def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
     faults: list[list[str]] = [[]]
     for verdict, path in verdicts:
         claims, controls = (
-            [c for c in verdict["claims"] if (c["kind"] == "control") == wanted]
+            [c for c in _judged(verdict) if (c["kind"] == "control") == wanted]
             for wanted in (False, True)
         )
         rows.append(
@@ -103,7 +103,7 @@ def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
                 str(path),
             )
         )
-        faults.append([f"  {c['id']}: {_word(c)}" for c in verdict["claims"] if not c["holds"]])
+        faults.append([f"  {c['id']}: {_word(c)}" for c in _judged(verdict) if not c["holds"]])
     lines = aligned(rows)
     return [line for pair in zip(lines, faults, strict=True) for line in (pair[0], *pair[1])]
 
