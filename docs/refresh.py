@@ -26,7 +26,8 @@ INTRODUCTION = """\
 # Results
 
 Every claim of `python -m experiments all` at the quick preset (JAX {jax} on a {platform}): what
-predicts and what measures it, how many of its cases were judged in float64 and in float32, the
+predicts and what measures it, how many of its cases were judged in float64 and in float32 (in brackets
+those that theory's number of steps does not decide), the
 worst residual over them in each, with its tolerance ([how a verdict is reached](claims.md)), and
 its controls with the smallest residual that each left in float64. A control must leave ten
 tolerances or more, that of a statistical claim one. The residual of a statistical claim is `-log10
@@ -56,6 +57,13 @@ def judged(counts: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{', '.join(map(str, each))} of {drawn}"
 
 
+def decided(by: Mapping[str, int]) -> str:
+    """Cases that theory's number of steps does not decide, if there are any."""
+    words = {"certificate": "by certificate", "trivial": "trivial", "excused": "excused"}
+    said = [f"{by[name]} {text}" for name, text in words.items() if by[name]]
+    return f" ({', '.join(said)})" if said else ""
+
+
 def row(cells: tuple[str, ...]) -> str:
     """A row of a table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -70,7 +78,7 @@ def cells(claim: Claim, scenario: Scenario, entries: Mapping[str, Any]) -> tuple
         f"`{claim.id}`",
         claim.statement,
         claim.sides or scenario.sides,
-        judged(entry["judged"]),
+        judged(entry["judged"]) + decided(entry["decided_by"]),
         *(short(entry.get(name)) for name in names),
         ", ".join(f"{name} {short(entries[name]['residual'])}" for name in mine),
     )
