@@ -26,13 +26,12 @@ INTRODUCTION = """\
 # Results
 
 Every claim of `python -m experiments all` at the quick preset (JAX {jax} on a {platform}): what
-predicts and what measures it, how many of its cases were judged in float64 and in float32 (in brackets
-those that theory's number of steps does not decide), the
-worst residual over them in each, with its tolerance ([how a verdict is reached](claims.md)), and
-its controls with the smallest residual that each left in float64. A control must leave ten
-tolerances or more, that of a statistical claim one. The residual of a statistical claim is `-log10
-p` of its test. This page is written by
-`python -m docs.refresh` from the theorems and from the verdicts of a run.
+predicts and what measures it, how many of its cases were judged in float64 and in float32 (in
+brackets those that theory's number of steps does not decide), the worst residual over them in each,
+with its tolerance ([how a verdict is reached](claims.md)), and its controls with the smallest
+residual that each left in float64. A control must leave ten tolerances or more, that of a
+statistical claim one. The residual of a statistical claim is `-log10 p` of its test. This page is
+written by `python -m docs.refresh` from the theorems and from the verdicts of a run.
 [Theory](theory.md) derives the scenarios.
 """
 
