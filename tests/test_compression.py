@@ -8,6 +8,10 @@ import pytest
 import lrdyn as lr
 from lrdyn.core import masking
 from lrdyn.corollary1 import compression
+from lrdyn.corollary1.statement import COMPRESSION, CompressionMeasured, CompressionTheory
+from lrdyn.engine import forms
+from lrdyn.engine.judging import forms_of
+from lrdyn.engine.statement import Outcome
 from tests import oracles
 from tests.oracles import Compiled, assert_apart, assert_close, double, problem
 
@@ -193,3 +197,24 @@ def test_a_gradient_network_is_the_full_one_on_its_basis(dtype):
     assert_close(compiled.compressed_product(network), full @ projector(double(columns)), size=9)
     for layer, scale in zip(network.inner, scales, strict=True):
         assert_close(layer, float(scale) * np.eye(4), size=9)
+
+
+# What the claims compare -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [0, 1])
+@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize("name", ["error_identity", "error_bound"])
+def test_a_wrong_error_of_any_network_at_any_step_is_seen(name, network, step):
+    """On the scale of the products, here 3; the bound is that of each network."""
+    bound = np.array([0.5, 0.25])
+    error = np.broadcast_to(bound[:, None], (2, 3)).copy()
+    predicted = CompressionTheory(error=error.copy(), bound=bound)
+    error[network, step] += 3e-6
+    measured = CompressionMeasured(error=error, scale=np.array(3.0))
+    outcome = Outcome({}, predicted, measured, {}, np.dtype("float64"), 1, 1)
+    (claim,) = (claim for claim in COMPRESSION.claims if claim.id == name)
+    (form,) = forms_of(claim, COMPRESSION, outcome)
+    assert_close(form.residual(), 1e-6, scale=1e-6, steps=10**9)
+    assert form.threshold(1e-12) == pytest.approx(3e-12)
+    assert forms.without_power([form], 1e-12) == ""

@@ -15,6 +15,7 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 
 import lrdyn as lr
+from lrdyn.core.checks import OutsideDomain
 from lrdyn.engine import files, results, runs, verify
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.evaluate import evaluate, evaluate_controls
@@ -303,6 +304,7 @@ VALUE, COUNT = ("value", "identity"), ("count", "exact")
         ([(*VALUE, None, True, 0), ("seen", "control", False, True, 2)], False, ["value"]),
         ([("side", "identity", True, True, 2), ("seen", "control", True, True, 2)], None, []),
         ([(*VALUE, True, True, 2), ("side", "identity", None, True, 0)], None, ["side"]),
+        ([(*VALUE, True, True, 2), ("side", "identity", False, True, 2)], False, []),
     ],
 )
 def test_what_a_verdict_rests_on(rows, verdict, still_open):
@@ -483,6 +485,20 @@ def test_an_integer_off_by_one_fails():
         claim = dataclasses.replace(CLAIM, kind="exact")
         assert judged(produced(EXACT, other), claim)["holds"] is False
     assert Count(EXACT, EXACT).without_power(0.0) == ""
+
+
+def test_numbers_that_no_run_leaves_are_lost_and_fail():
+    """A formula refuses them; that excuses nothing."""
+
+    def refusing(outcome):
+        raise OutsideDomain("values: got -1.0, wanted numbers >= 0")
+
+    for claim in (
+        dataclasses.replace(stated(lambda outcome: 0.0), form=refusing),
+        dataclasses.replace(CLAIM, undecided=refusing),
+    ):
+        found = verdict_on((claim,), produced(EXACT, EXACT))
+        assert (found["holds"], found["claims"][0]["cases"]) == (False, 2)
 
 
 def test_who_decided_is_counted():
