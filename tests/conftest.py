@@ -47,9 +47,14 @@ settings.load_profile("replayable")
 
 @pytest.fixture(autouse=True)
 def kept_programs():
-    """The tests after one that keeps programs elsewhere, or none, find those of all again."""
+    """The tests after one that keeps programs elsewhere, or none, find those of all again.
+
+    They find float64, too, behind a command that was asked for float32.
+    """
     before = programs.kept_at()
     yield
+    if not jax.config.values["jax_enable_x64"]:
+        jax.config.update("jax_enable_x64", True)
     if programs.kept_at() != before == programs.folder():
         programs.keep()
 

@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -209,9 +210,10 @@ def test_a_wrong_error_of_any_network_at_any_step_is_seen(name, network, step):
     """On the scale of the products, here 3; the bound is that of each network."""
     bound = np.array([0.5, 0.25])
     error = np.broadcast_to(bound[:, None], (2, 3)).copy()
-    predicted = CompressionTheory(error=error.copy(), bound=bound)
+    theory: dict[str, Any] = {"error": error.copy(), "bound": bound}
     error[network, step] += 3e-6
-    measured = CompressionMeasured(error=error, scale=np.array(3.0))
+    run: dict[str, Any] = {"error": error, "scale": np.array(3.0)}
+    predicted, measured = CompressionTheory(**theory), CompressionMeasured(**run)
     outcome = Outcome({}, predicted, measured, {}, np.dtype("float64"), 1, 1)
     (claim,) = (claim for claim in COMPRESSION.claims if claim.id == name)
     (form,) = forms_of(claim, COMPRESSION, outcome)

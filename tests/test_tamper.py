@@ -251,7 +251,7 @@ class Tampering(NamedTuple):
 TAMPERINGS = {
     "predictions copied over runs": Tampering(both(copied)),
     "nonsense on both sides": Tampering(both(nonsense)),
-    "both sides 0": Tampering(both(zeroed)),
+    "both sides 0": Tampering(both(zeroed), judged=False),  # which shows nothing
     "conditions x 1e9": Tampering(both(loosened)),
     "arrays x 1e9": Tampering(both(scaled)),
     "cut to t = 0": Tampering(both(at_the_start), "got steps 0 to 0, wanted 0 to steps"),
@@ -310,7 +310,7 @@ def test_a_checksum_made_to_fit_hides_numbers_but_no_axis(name, folder, again):
     fit(folder)
     ended, out, err = again()
     if not said:
-        assert (ended in (0, 1, 4), "changed" in out) == (True, False)
+        assert (ended in (0, 1, 4), "changed" in out) == (judged, False)
         return
     assert (ended, out, err.count("\n")) == (2, "", 1)
     assert said in err

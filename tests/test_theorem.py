@@ -452,7 +452,7 @@ def claim(kind: Any = "identity", **parts):
 
 
 def scenario(*controls):
-    return Scenario("s", dict, claims=(claim(),), controls=controls)
+    return Scenario("s", dict, theory=Number, measured=Number, claims=(claim(),), controls=controls)
 
 
 test_statements_refuse = refuses(

@@ -195,6 +195,9 @@ def _about_nothing(found: Verification) -> bool:
 
 
 def _nothing_applies(theorem: Experiment, found: Verification) -> str:
+    claims = found.verdict["claims"]
+    if any(claim.get("decided_by", {}).get("trivial") for claim in claims):
+        return f"{theorem.name}: every case is trivial: theory says 0 there, as anybody would"
     root = found.groups["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
     names = ", ".join(unmet) or "those of each claim"

@@ -357,8 +357,8 @@ class Watched(Protocol):
 T = TypeVar("T", bound=Watched)
 
 
-def watched(theory: Watched) -> tuple[Any, ...]:
-    """The fields that :func:`undecided` reads, or their names."""
+def watched(theory: Any) -> tuple[Any, ...]:
+    """The fields that :func:`undecided` reads of a :class:`Watched`, or their names."""
     return theory.singular_gap, theory.rank_margin, theory.moved, theory.condition
 
 
