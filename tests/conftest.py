@@ -7,7 +7,6 @@ Both kinds of call therefore happen in one run. ``pytest -m float32`` repeats on
 of the tests that take ``dtype``.
 """
 
-import gc
 import os
 import sys
 
@@ -21,7 +20,8 @@ collect_ignore_glob = ["data/*"]
 
 HOOK = jaxtyping.install_import_hook("lrdyn", "beartype.beartype")
 
-from tests import programs  # noqa: E402  (after the hook: it imports the library)
+from lrdyn.engine import process  # noqa: E402  (after the hook)
+from tests import programs  # noqa: E402
 from tests.runs import XLA_FLAGS  # noqa: E402
 
 if "XLA_FLAGS" not in os.environ:
@@ -33,9 +33,7 @@ if "XLA_FLAGS" not in os.environ:
 programs.keep()
 os.environ.setdefault("LRDYN_CACHE", os.fspath(programs.FOLDER))  # not in a home: for `setup`
 
-# Tracing makes many objects and little garbage: look for it less often.
-gc.freeze()
-gc.set_threshold(100_000, 20, 50)
+process.collect_rarely()
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_default_matmul_precision", "highest")

@@ -80,7 +80,8 @@ def relative_difference(
     Args:
         predicted: values from theory.
         measured: values from the run, of the same shape.
-        scale: scale of the data; by default the largest absolute measured or predicted value.
+        scale: scale of the data, a number or an array that broadcasts against both; by default the
+            largest absolute measured or predicted value. A scale of 0 counts as 1.
 
     Returns:
         The relative residual; 0 for two arrays of zeros, NaN if any entry is not finite or there is
@@ -106,8 +107,8 @@ def relative_difference(
         return float("nan")
     if scale is None:
         scale = max(np.max(np.abs(measured)), np.max(np.abs(predicted)))
-    largest = float(np.max(difference))
-    return largest / float(scale if scale else 1.0) if largest else 0.0
+    scales = np.asarray(scale, np.float64)
+    return float(np.max(difference / np.where(scales == 0, 1.0, scales)))
 
 
 def standard_error(draws: np.ndarray) -> np.ndarray:

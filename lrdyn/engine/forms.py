@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from lrdyn.engine.claims import surprise
+from lrdyn.engine.claims import relative_difference, surprise
 
 Numbers = Shaped[np.ndarray | Array, "..."] | np.number | float
 
@@ -86,7 +86,7 @@ class Zero(NamedTuple):
     def residual(self) -> float:
         """Largest absolute value over its scale."""
         values = np.asarray(self.values, np.float64)
-        return _relative(np.zeros_like(values), values, np.asarray(self.scale, np.float64))
+        return _relative(np.zeros_like(values), values, self.scale)
 
     def threshold(self, limit: float) -> float:
         """Size that is let pass, where it is largest."""
@@ -105,24 +105,29 @@ class _Bound(NamedTuple):
     scale: Numbers | None = None
     """Of the data: a number or an array. If None, the larger of value and bound, entry by entry."""
 
+    def threshold(self, limit: float) -> float:
+        """Excess that is let pass, where it is largest."""
+        return limit * float(np.max(self.scales()))
+
+    def without_power(self, limit: float) -> str:
+        """Open where the bound is too small to be told from rounding, or infinite."""
+        sizes = np.abs(np.asarray(self.bound, np.float64)) / self.scales()
+        return "" if np.any(np.isfinite(sizes) & (sizes > limit)) else BELOW_SIGHT
+
+    def scales(self) -> np.ndarray:
+        """The scale of each entry."""
+        if self.scale is not None:
+            return np.asarray(self.scale, np.float64)
+        larger = np.maximum(np.abs(self.value), np.abs(self.bound))
+        return np.where(larger > 0, larger, 1.0)
+
 
 class AtMost(_Bound):
     """A bound from above: ``value <= bound + limit * scale``, entry by entry."""
 
     def residual(self) -> float:
         """Largest excess over its scale."""
-        return _excess(np.subtract(self.value, self.bound), self._scales())
-
-    def threshold(self, limit: float) -> float:
-        """Excess that is let pass, where it is largest."""
-        return limit * float(np.max(self._scales()))
-
-    def without_power(self, limit: float) -> str:
-        """Open where the bound is too small to be told from rounding, or infinite."""
-        return _of_bound(self.bound, self._scales(), limit)
-
-    def _scales(self) -> np.ndarray:
-        return _scales_of(self)
+        return _excess(np.subtract(self.value, self.bound), self.scales())
 
 
 class AtLeast(_Bound):
@@ -130,46 +135,22 @@ class AtLeast(_Bound):
 
     def residual(self) -> float:
         """Largest shortfall over its scale."""
-        return _excess(np.subtract(self.bound, self.value), self._scales())
-
-    def threshold(self, limit: float) -> float:
-        """Shortfall that is let pass, where it is largest."""
-        return limit * float(np.max(self._scales()))
+        return _excess(np.subtract(self.bound, self.value), self.scales())
 
     def without_power(self, limit: float) -> str:
-        """Trivial for a bound of 0 on what is not negative; else as of a bound from above."""
-        if not np.any(self.bound):
-            return TRIVIAL
-        return _of_bound(self.bound, self._scales(), limit)
-
-    def _scales(self) -> np.ndarray:
-        return _scales_of(self)
+        """Trivial for a bound of 0 on what is not negative; else as of any bound."""
+        return super().without_power(limit) if np.any(self.bound) else TRIVIAL
 
 
-def _relative(predicted: np.ndarray, measured: np.ndarray, scales: np.ndarray) -> float:
-    """Largest difference over its scale; NaN if an entry is lost or there is none."""
+def _relative(predicted: np.ndarray, measured: np.ndarray, scales: Numbers) -> float:
+    """Largest difference over its scale, of two sides of one shape."""
     if predicted.shape != measured.shape:
         raise OtherShapes(predicted.shape, measured.shape)
-    difference = np.abs(predicted - measured)
-    if not difference.size or not np.all(np.isfinite(difference)):
-        return float("nan")  # what was not compared does not agree
-    return float(np.max(difference / np.where(scales == 0, 1.0, scales)))
+    return relative_difference(predicted, measured, scales)
 
 
 def _excess(above: Any, scales: np.ndarray) -> float:
     return float(np.max(np.maximum(above, 0.0) / scales))
-
-
-def _of_bound(bound: Numbers, scales: np.ndarray, limit: float) -> str:
-    sizes = np.abs(np.asarray(bound, np.float64)) / scales
-    return "" if np.any(np.isfinite(sizes) & (sizes > limit)) else BELOW_SIGHT
-
-
-def _scales_of(bound: _Bound) -> np.ndarray:
-    if bound.scale is not None:
-        return np.asarray(bound.scale, np.float64)
-    larger = np.maximum(np.abs(bound.value), np.abs(bound.bound))
-    return np.where(larger > 0, larger, 1.0)
 
 
 class Count(NamedTuple):
@@ -180,7 +161,7 @@ class Count(NamedTuple):
 
     def residual(self) -> float:
         """Largest difference."""
-        return _relative(np.asarray(self.predicted), np.asarray(self.measured), np.ones(()))
+        return _relative(np.asarray(self.predicted), np.asarray(self.measured), 1.0)
 
     def threshold(self, limit: float) -> float:
         """Difference that is let pass: none."""

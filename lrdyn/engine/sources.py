@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -44,37 +44,18 @@ def judges_digest(experiment: Experiment) -> str:
     nothing.
     """
     engine = Path(__file__).parent
-    others = (engine, PACKAGE / "figures")
     theirs = _files(written_for(experiment))
-    reached, left = set(theirs), list(theirs)
-    while left:
-        for path in _imported(left.pop()) - reached:
-            if not any(map(path.is_relative_to, others)):
-                reached.add(path)
-                left.append(path)
+
+    def judges_nothing(path: Path) -> bool:
+        return path in theirs or path.is_relative_to(engine) or _draws(path)
+
+    names = [name for path in theirs for name in _imported(path, _package(path))]
+    reached = _reached(names, judges_nothing)
     judges = {engine / f"{name}.py" for name in JUDGES}
     digest = hashlib.sha256()
-    for path in sorted((reached - theirs) | {path for path in judges if path.exists()}):
+    for path in sorted(reached | judges):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-IMPORT = re.compile(
-    rf"^\s*(?:from\s+({PACKAGE.name}[\w.]*)\s+import\s+(?:\(([^)]*)\)|(.*))"
-    rf"|import\s+({PACKAGE.name}[\w.]*))",
-    re.MULTILINE,
-)
-"""A line that imports something of the library: a module and names in it, or a module."""
-
-
-def _imported(path: Path) -> set[Path]:
-    """The modules of the library that a file imports, by its text: constants say no module."""
-    names = set()
-    for module, several, line, alone in IMPORT.findall(path.read_text()):
-        names |= {module or alone}
-        names |= {f"{module}.{name}" for name in re.findall(r"\w+", several or line)}
-    files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
-    return {Path(file).resolve() for file in files if file}
 
 
 def written_for(experiment: Experiment) -> list[Any]:
@@ -129,29 +110,46 @@ def code_that_decides(theorem: str) -> str:
         >>> two == code_that_decides("lrdyn.lora.statement")
         False
     """
-    codes = {path: _code(path.read_bytes())[0] for path in deciding(theorem)}
+    codes = {path: ast.dump(_code(path)[0]) for path in deciding(theorem)}
     lines = [f"{path.relative_to(PACKAGE).as_posix()} {codes[path]}" for path in sorted(codes)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def deciding(theorem: str) -> set[Path]:
     """The files of that code."""
-    names, found, around = [theorem, *ENGINE], set[Path](), set[Path]()
-    while names:
-        name = names.pop()
-        path = _module_file(name)
-        if path is None or path in found or _draws(path):
-            continue
-        found.add(path)
-        around |= {PACKAGE / folder / "__init__.py" for folder in path.relative_to(PACKAGE).parents}
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for module, taken in _code(path.read_bytes())[1]:
-            base = importlib.util.resolve_name(module, package)
-            inner = [f"{base}.{one}" for one in taken]
-            names += inner
-            if not taken or not all(map(_module_file, inner)):
-                names.append(base)
-    return found | around
+    found = _reached([theorem, *ENGINE], _draws)
+    folders = {folder for path in found for folder in path.relative_to(PACKAGE).parents}
+    return found | {PACKAGE / folder / "__init__.py" for folder in folders}
+
+
+def _reached(names: Sequence[str], left_out: Callable[[Path], bool]) -> set[Path]:
+    """Files of modules and of all that they import, directly or not, but for what is left out."""
+    left, found = list(names), set[Path]()
+    while left:
+        path = _module_file(left.pop())
+        if path is not None and path not in found and not left_out(path):
+            found.add(path)
+            left += _imported(path, _package(path))
+    return found
+
+
+def _package(path: Path) -> str:
+    """Name of the package in which a file of the library stands, empty for another file."""
+    if not path.is_relative_to(PACKAGE):
+        return ""
+    return ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+
+
+def _imported(path: Path, package: str) -> Iterator[str]:
+    """Names of the modules that a file imports, and of a package where a name is no module."""
+    for module, taken in _code(path)[1]:
+        if module.startswith(".") and not package:
+            continue  # beside somebody's own file
+        base = importlib.util.resolve_name(module, package)
+        inner = [f"{base}.{name}" for name in taken]
+        yield from inner
+        if not taken or not all(map(_module_file, inner)):
+            yield base
 
 
 def _module_file(name: str) -> Path | None:
@@ -167,10 +165,10 @@ def _draws(path: Path) -> bool:
 
 
 @cache
-def _code(content: bytes) -> tuple[str, list[tuple[str, tuple[str, ...]]]]:
+def _code(path: Path) -> tuple[ast.Module, list[tuple[str, tuple[str, ...]]]]:
     """The code of a file, and the modules that it imports, each with the names taken from it."""
     imports: list[tuple[str, tuple[str, ...]]] = []
-    tree = ast.parse(content)
+    tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree):
         match node:
             case ast.Import(names):
@@ -188,7 +186,7 @@ def _code(content: bytes) -> tuple[str, list[tuple[str, tuple[str, ...]]]]:
             ):
                 if ast.get_docstring(node, clean=False) is not None:
                     del body[0]
-    return ast.dump(tree), imports
+    return tree, imports
 
 
 def data_digest(data: Sequence[Path]) -> str:
