@@ -22,9 +22,9 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn.engine.claims import tolerance
-from lrdyn.engine.jobs import claims_job
 from lrdyn.engine.judging import residuals
 from lrdyn.engine.statement import Experiment, Scenario
+from tests.jobs import claims_job
 
 # Comparing ------------------------------------------------------------------------------------
 

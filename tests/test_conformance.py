@@ -11,7 +11,6 @@ from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.engine.claims import CLEARLY
 from lrdyn.engine.fields import Read
 from lrdyn.engine.forms import SEEN
-from lrdyn.engine.jobs import claims_job, controls_job
 from lrdyn.engine.judging import (
     claim_entry,
     claim_of,
@@ -26,6 +25,7 @@ from lrdyn.engine.verify import verify
 from lrdyn.registry import theorems
 from lrdyn.theorem2.statement import THEOREM2
 from tests import oracles
+from tests.jobs import claims_job, controls_job
 from tests.runs import finished
 from tests.test_thresholds import FILE
 

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 import lrdyn as lr
 from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.jobs import controls_job
 from lrdyn.engine.statement import longest_axis
 from lrdyn.engine.verify import verify
+from tests.jobs import controls_job
 
 
 class Network(eqx.Module):

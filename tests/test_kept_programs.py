@@ -27,6 +27,7 @@ from lrdyn.system import private_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 from lrdyn.theorem2 import subspace
 from lrdyn.theorem2.statement import THEOREM2
+from tests.jobs import claims_job
 from tests.programs import of_command
 from tests.runs import TINY, Told, finished, python, results_of
 
@@ -52,7 +53,7 @@ def run(tmp_path):
 
     def run(precision="float64", programs=kept, code=CODE, **changed):
         programs = programs and programs._replace(code=code)
-        job = jobs.claims_job(THEOREM2, SCENARIO, SETTINGS | changed, [0, 1], "/", precision, False)
+        job = claims_job(THEOREM2, SCENARIO, SETTINGS | changed, [0, 1], "/", precision, False)
         return job.run(Context(progress=Told(), programs=programs))["/"]
 
     return run

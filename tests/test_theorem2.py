@@ -12,7 +12,6 @@ import lrdyn as lr
 from lrdyn.corollary1 import statement as corollary1
 from lrdyn.corollary1.statement import COMPRESSION, COROLLARY1, CompressionMeasured
 from lrdyn.engine import fields
-from lrdyn.engine.jobs import claims_job
 from lrdyn.engine.judging import row_of
 from lrdyn.engine.statement import Outcome
 from lrdyn.theorem2 import classifier_claims as classification
@@ -26,6 +25,7 @@ from lrdyn.theorem2.statement import (
     FactorizationTheory,
 )
 from tests import oracles
+from tests.jobs import claims_job
 from tests.oracles import assert_close, double
 from tests.runs import finished
 

@@ -291,34 +291,6 @@ def job_for(
     )
 
 
-def claims_job(
-    experiment: Experiment,
-    scenario: Scenario,
-    settings: Mapping[str, Any],
-    seeds: Sequence[int],
-    group: str,
-    precision: str,
-    optimize: bool = True,
-) -> Job:
-    """The sweep of a scenario over its settings, without its cases."""
-    plan = planned_claims(experiment, scenario, settings, seeds, group, precision)
-    return job_for(experiment, plan, settings, optimize)
-
-
-def controls_job(
-    experiment: Experiment,
-    scenario: Scenario,
-    controls: tuple[Control, ...],
-    seeds: Sequence[int],
-    precision: str,
-    amounts: tuple[float, ...] | None = None,
-    given: Mapping[str, Any] | None = None,
-) -> Job:
-    """The sweep of controls, see :func:`planned_controls`."""
-    plan = planned_controls(experiment, scenario, controls, seeds, precision, amounts, given)
-    return job_for(experiment, plan, given or {}, False)
-
-
 def _how(
     experiment: Experiment, plan: Planned, settings: Mapping[str, Any], optimize: bool
 ) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def code_that_decides(theorem: str) -> str:
         >>> two == code_that_decides("lrdyn.lora.statement")
         False
     """
-    codes = {path: ast.dump(_code(path)[0]) for path in deciding(theorem)}
+    codes = {path: ast.dump(_code(path.read_bytes())[0]) for path in deciding(theorem)}
     lines = [f"{path.relative_to(PACKAGE).as_posix()} {codes[path]}" for path in sorted(codes)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -142,7 +142,7 @@ def _package(path: Path) -> str:
 
 def _imported(path: Path, package: str) -> Iterator[str]:
     """Names of the modules that a file imports, and of a package where a name is no module."""
-    for module, taken in _code(path)[1]:
+    for module, taken in _code(path.read_bytes())[1]:
         if module.startswith(".") and not package:
             continue  # beside somebody's own file
         base = importlib.util.resolve_name(module, package)
@@ -165,10 +165,10 @@ def _draws(path: Path) -> bool:
 
 
 @cache
-def _code(path: Path) -> tuple[ast.Module, list[tuple[str, tuple[str, ...]]]]:
+def _code(content: bytes) -> tuple[ast.Module, list[tuple[str, tuple[str, ...]]]]:
     """The code of a file, and the modules that it imports, each with the names taken from it."""
     imports: list[tuple[str, tuple[str, ...]]] = []
-    tree = ast.parse(path.read_bytes())
+    tree = ast.parse(content)
     for node in ast.walk(tree):
         match node:
             case ast.Import(names):
