@@ -1,9 +1,7 @@
 """The study of Figures 4, 5, 7 and 8 on a tiny BERT and 64 made-up pairs of sentences."""
 
-import csv
 import json
 from functools import partial
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -33,20 +31,7 @@ from paper_figs import (
     paired,
 )
 from tests.runs import results_of, verdict_of
-
-BERT = Path(__file__).with_name("data") / "bert"
-WORDS = "a man plays the guitar some cat sleeps on it someone makes music".split()
-
-
-def write_pairs(path, count, seed=0):
-    """Pairs that share more words the higher their score is."""
-    rng = np.random.default_rng(seed)
-    with path.open("w", newline="") as file:
-        for k in range(count):
-            first, shared = rng.choice(WORDS, 5), k % 6
-            second = [*first[:shared], *rng.choice(WORDS, 5 - shared)]
-            csv.writer(file).writerow([" ".join(first), " ".join(second), f"{shared:.1f}"])
-    return path
+from tests.sentences import BERT, write_pairs
 
 
 @pytest.fixture(scope="module")

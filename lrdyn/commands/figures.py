@@ -6,15 +6,16 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn.commands.ending import Compared
+from lrdyn.commands.ending import Compared, Fault
+from lrdyn.engine import mistakes
 from lrdyn.engine.arguments import Parser, folder
 from lrdyn.engine.configuration import BadInput
-from lrdyn.figures import long
+from lrdyn.engine.mistakes import Lacking, described
 from lrdyn.figures.baselines import check, write_baseline
 from lrdyn.figures.exhibits import Exhibit, missing
 from lrdyn.figures.rendering import render
@@ -34,6 +35,7 @@ def main(
     argv: Sequence[str] | None = None,
     *,
     prog: str = "figures",
+    written_in: Collection[Path] = (),
 ) -> Compared | None:
     """Command line of figures and tables: ``[draw|check|baseline] [name ...] [flags]``.
 
@@ -42,12 +44,17 @@ def main(
         baselines: folder of the baselines.
         argv: arguments; those of the process by default.
         prog: name of the command in its messages.
+        written_in: folders of somebody's own files, in which mistakes are named.
+
+    One that fails keeps none of the others from being drawn. Of all figures those whose data are
+    missing are named, with what to do.
 
     Returns:
         After ``check`` whether all of them are as their baselines, else None.
 
     Raises:
-        BadInput: the arguments are not valid.
+        BadInput: the arguments are not valid, or a figure that was named cannot be drawn.
+        Fault: the machine or the library failed at a figure.
     """
     options, action, chosen = parse(exhibits, sys.argv[1:] if argv is None else argv, prog)
     options.out = Path(options.out)
@@ -59,8 +66,35 @@ def main(
         if missing(exhibit) and not set(options.figures) - set(ACTIONS):
             say(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
     named = bool(set(options.figures) - set(ACTIONS))
-    agree = [_act(action, exhibit, options, baselines, named) for exhibit in chosen]
+    agree, failed = [], {}
+    for exhibit in chosen:
+        try:
+            with mistakes.named(written_in):
+                agree.append(_act(action, exhibit, options, baselines))
+        except BadInput as error:
+            if named or not isinstance(error, Lacking):
+                failed[exhibit.name] = error
+            say(f"{exhibit.name}: left out, {error}")
+        except OSError:  # a disk that is full fails the others, too
+            raise
+        except Exception as error:
+            failed[exhibit.name] = error
+            say(f"{exhibit.name}: failed, {described(error)}")
+    if failed:
+        raise _failure(failed)
     return Compared(all(agree)) if action == "check" else None
+
+
+def _failure(failed: Mapping[str, Exception]) -> Exception:
+    """What the command ends with, after all figures: a fault before bad input."""
+    faults = {name: e for name, e in failed.items() if not isinstance(e, BadInput)}
+    name, error = next(iter((faults or failed).items()))
+    more = f" (and {', '.join(n for n in failed if n != name)})" if len(failed) > 1 else ""
+    if not faults:
+        return BadInput(f"{name}{more}: {error}")
+    fault = Fault(f"{name}{more}: internal error ({described(error)}); LRDYN_DEBUG=1 shows where")
+    fault.__cause__ = error
+    return fault
 
 
 class Command(NamedTuple):
@@ -154,17 +188,10 @@ def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
             raise BadInput(f"--preset: got {preset!r}, wanted one of {', '.join(exhibit.presets)}")
 
 
-def _act(
-    action: str, exhibit: Exhibit, options: argparse.Namespace, baselines: Path, named: bool
-) -> bool:
+def _act(action: str, exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
     """Whether all is well with one exhibit after the action."""
     if action == "draw":
-        try:
-            _draw(exhibit, options, baselines)
-        except long.Undrawable as error:
-            if named:
-                raise
-            say(f"{exhibit.name}: left out, {error}")
+        _draw(exhibit, options, baselines)
         return True
     if options.recompute or (exhibit.long and options.train):
         how = {"recompute": options.recompute, "train": options.train, "report": say}

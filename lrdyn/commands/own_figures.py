@@ -51,9 +51,10 @@ def main(words: Sequence[str]) -> Compared | None:
         return None
     setup("float64")
     helped = {"-h", "--help"} & set(words) and not FOLDER.is_dir()
-    with mistakes.named({FOLDER.resolve()}):
+    mine = {FOLDER.resolve()}
+    with mistakes.named(mine):
         found = [] if helped else exhibits_in(FOLDER)
-        return figures.main(found, FOLDER / BASELINES, words, prog="lrdyn figures")
+    return figures.main(found, FOLDER / BASELINES, words, prog="lrdyn figures", written_in=mine)
 
 
 def exhibits_in(folder: Path) -> list[Exhibit]:

@@ -41,7 +41,7 @@ FLAGS = (
         int,
         symbol="r^ - r",
         help="compress to r^ = r and to this much more: inner layers are 2 r^ x 2 r^",
-        paper=(1, 5),
+        paper=(1, 4),
         shapes=True,
     ),
 )

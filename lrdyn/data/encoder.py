@@ -95,19 +95,24 @@ def read(path: str | Path | None = None) -> Encoder:
         FileNotFoundError: a file is not there.
     """
     where = folder(path)
-    config, tensors = _config(where / CONFIG), opened(where)
+    config, tensors = config_of(where), opened(where)
     _check_sizes(tensors, config)
     tokenizer = _tokenizer(where / TOKENIZER, config.vocab_size)
     return Encoder(_model(tensors, config), tokenizer)
 
 
-def _config(path: Path) -> Config:
-    """Read the shape of a BERT.
+def config_of(path: str | Path | None = None) -> Config:
+    """Read the shape of a BERT, and no tensor.
+
+    Args:
+        path: its folder; without one it is that of :func:`folder`.
 
     Raises:
+        MissingData: there is no such folder.
         Refused: it is that of another kind of model, or an entry is missing or no such number.
+        FileNotFoundError: the file is not there.
     """
-    wanted = "a configuration of a BERT"
+    path, wanted = folder(path) / CONFIG, "a configuration of a BERT"
     content = guarded.read_json(path, wanted)
     if not isinstance(content, dict):
         raise refused(path, f"a {type(content).__name__}", wanted)

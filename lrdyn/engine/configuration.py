@@ -13,6 +13,7 @@ from lrdyn.engine import results
 from lrdyn.engine.evaluate import DATA_DIR
 from lrdyn.engine.flags import Flag, at_least, one_of
 from lrdyn.engine.mistakes import BadInput as BadInput
+from lrdyn.engine.mistakes import refused
 from lrdyn.engine.produce import concerned, validate
 from lrdyn.engine.sources import source_digest
 from lrdyn.engine.statement import Experiment, Scenario, Study
@@ -153,7 +154,7 @@ def configured(
         mine = concerned(experiment, settings)
         validate(mine, settings)
     except ValueError as error:
-        raise BadInput(str(error)) from None
+        raise refused(error) from None
     return run._replace(settings=settings, concerned=mine)
 
 

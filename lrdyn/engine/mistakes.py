@@ -12,12 +12,28 @@ from typing import Any
 import jax
 
 from lrdyn.core.show import shortened
+from lrdyn.data.lookup import MissingData
 from lrdyn.engine.sources import PACKAGE, written_for
 from lrdyn.engine.statement import Experiment
 
 
 class BadInput(ValueError):
     """Bad input of a command: one line, status 2, nothing written."""
+
+
+class Lacking(BadInput):
+    """Data, or a package, that a run needs is not there; the line says what to fetch."""
+
+
+def refused(error: Exception) -> BadInput:
+    """What refused settings before a run, as bad input.
+
+    Example:
+        >>> type(refused(ImportError("needs the package tokenizers"))).__name__
+        'Lacking'
+    """
+    lacks = isinstance(error, MissingData | ImportError | FileNotFoundError)
+    return (Lacking if lacks else BadInput)(str(error))
 
 
 STATIC = "a Python number: shapes=True at the flag that decides it"

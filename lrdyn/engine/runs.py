@@ -13,7 +13,7 @@ from lrdyn.engine import checkpoints, files, parts, progress, recorded, results,
 from lrdyn.engine.configuration import BadInput, Run, common
 from lrdyn.engine.flags import Flag
 from lrdyn.engine.judging import Groups
-from lrdyn.engine.mistakes import first_line, folders_of, named
+from lrdyn.engine.mistakes import first_line, folders_of, named, refused
 from lrdyn.engine.outcomes import MissingArray, groups_of
 from lrdyn.engine.produce import concerned
 from lrdyn.engine.sources import judges_digest, source_digest
@@ -105,12 +105,13 @@ def about(run: Run) -> str:
     """What is run, in a line: the data of a study, which must be there.
 
     Raises:
-        BadInput: they are not, or are refused.
+        Lacking: they are not.
+        BadInput: they are refused.
     """
     try:
         return run.experiment.about(run.settings)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
+    except (ValueError, ImportError, FileNotFoundError) as error:
+        raise refused(error) from None
 
 
 def carry_out(

@@ -9,13 +9,14 @@ from pathlib import Path
 import xarray as xr
 
 from lrdyn.engine import results
-from lrdyn.engine.configuration import BadInput, Run
+from lrdyn.engine.configuration import Run
 from lrdyn.engine.judging import Groups
+from lrdyn.engine.mistakes import Lacking
 from lrdyn.engine.runs import intact, saved
 from lrdyn.figures.exhibits import Exhibit, Results
 
 
-class Undrawable(BadInput):
+class Undrawable(Lacking):
     """There are no numbers of a long figure."""
 
 

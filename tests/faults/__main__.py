@@ -64,6 +64,11 @@ FAULTS = {
         "1,000 random lines for each command",
         "0, or 2 with one line and nothing written",
     ),
+    "presets": Fault(
+        ("presets",),
+        "one point, and one step of each network, of every paper preset",
+        "every one begins on a CPU",
+    ),
     "lowest": Fault(
         ("lowest",),
         "the lowest releases that pyproject.toml allows (network)",

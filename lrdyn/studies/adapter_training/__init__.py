@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lrdyn.data import encoder
 from lrdyn.engine.flags import POSITIVE, Domain, Flag, at_least, one_of
 from lrdyn.engine.statement import Study
 from lrdyn.studies.adapter_training import sentences
@@ -37,10 +38,21 @@ def _about(settings: Mapping[str, Any]) -> str:
         pooler=model.pooler is not None,
     )
     trained, tested = counts[0], min(settings["dev_pairs"], counts[1])
+    every = ", all of them adapted," if settings["layers"] == len(model.layers) else ""
     return (
-        f"on an encoder of {len(model.layers)} layers of width {width}, {trained:,} pairs of "
+        f"on an encoder of {len(model.layers)} layers{every} of width {width}, {trained:,} pairs of "
         f"sentences to draw from, {tested:,} to test on"
     )
+
+
+def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """Take no more layers and tokens than the encoder at hand has, unless they were asked for."""
+    try:
+        found = encoder.config_of(sentences.folder_of(settings["encoder"]))
+    except (ValueError, OSError):  # said before a run begins, as is what else is wrong
+        return settings
+    most = {"layers": found.num_hidden_layers, "length": found.max_position_embeddings}
+    return settings | {n: min(settings[n], m) for n, m in most.items() if n not in given}
 
 
 def _check(
@@ -215,6 +227,7 @@ ADAPTERS = Study(
     "Figures 4, 5, 7, 8: adapters on a pretrained encoder",
     FLAGS,
     (REAL_STEP, WIDTH_SWEEP, EVOLUTION, FACTORS, FEW_SHOT, RANKS),
+    prepare=_prepare,
     data=_files,
     about=_about,
 )

@@ -1,0 +1,120 @@
+"""Every paper preset begins on a CPU: ``python -m tests.faults.presets [NAME ...]``.
+
+Of each scenario of each theorem, of each study and of what figures are drawn from, one point is
+computed, that of the largest sizes; of a study one step of each network, at its full size. What a
+preset asks for that does not fit together, or not to the data at hand, is found here and not on a
+card. Where there is no encoder, or no pairs of sentences, those of the tests stand in.
+"""
+
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lrdyn.core.show import aligned
+from lrdyn.engine.configuration import Run, run_of
+from lrdyn.engine.jobs import job_for, planned_claims
+from lrdyn.engine.mistakes import Lacking, described
+from lrdyn.engine.points import product
+from lrdyn.engine.process import setup
+from lrdyn.engine.runs import about
+from lrdyn.engine.statement import Scenario
+from lrdyn.engine.work import Context
+from lrdyn.figures.exhibits import missing
+from lrdyn.registry import theorems
+from lrdyn.studies import REGISTRY as STUDIES
+from lrdyn.studies import study
+from paper_figs import EXHIBITS
+from tests.sentences import BERT, write_pairs
+
+SHORT = {
+    "weight_updates": {
+        "examples": 128,
+        "batch_size": 128,
+        "mlp_epochs": 1,
+        "vgg_epochs": 1,
+        "vit_epochs": 1,
+        "linear_steps": 1,
+        "edge_steps": 1,
+    },
+    "dropout_spectra": {
+        "examples": 1000,
+        "batch_size": 1000,
+        "resnet_epochs": 1,
+        "synthetic_epochs": 1,
+        "steps": 1,
+    },
+    "adapters": {"steps": 1},
+}
+"""Study -> flags with which its networks take one step; their sizes stay those of the preset."""
+
+
+def stand_ins(folder: Path) -> dict[str, str]:
+    """An encoder and pairs of the tests, where ``auto`` finds none here."""
+    try:
+        about(run_of(study("adapters"), preset="paper"))
+    except Lacking:
+        train, dev = (write_pairs(folder / f"{name}.csv", 300) for name in ("train", "dev"))
+        return {"encoder": str(BERT), "train_file": str(train), "dev_file": str(dev)}
+    return {}
+
+
+def beginnings(folder: Path) -> Iterator[tuple[str, Run, Scenario]]:
+    """What is begun: its name, and a scenario of a run at the paper preset."""
+    given = {name: {} for name in STUDIES} | {"adapters": stand_ins(folder)}
+    runs = {one.name: run_of(one, preset="paper") for one in theorems()}
+    runs |= {n: run_of(study(n), preset="paper", **SHORT[n], **given[n]) for n in STUDIES}
+    for exhibit in EXHIBITS:
+        if missing(exhibit):
+            print(f"{exhibit.name}: left out, it needs {missing(exhibit)}", flush=True)
+            continue
+        for run in exhibit.sources(**exhibit.presets["paper"]).values():
+            runs.setdefault(run.experiment.name, run)
+    for name, run in runs.items():
+        about(run)
+        for scenario in run.concerned.scenarios:
+            yield name, run, scenario
+
+
+def begin(run: Run, scenario: Scenario, store: Path) -> None:
+    """Compute the last point of a scenario, which has the largest sizes.
+
+    Raises:
+        ValueError: what came back has no finite number.
+    """
+    plan = planned_claims(
+        run.experiment, scenario, run.settings, run.seeds_of(scenario)[:1], "/", run.dtype
+    )
+    last = product(**{name: column[-1:] for name, column in plan.points.columns.items()})
+    job = job_for(run.experiment, plan._replace(points=last), run.settings, False)
+    found = job.run(Context(store=store))["/"]
+    if not any(np.isfinite(a.values).any() for a in found.values() if a.dtype.kind == "f"):
+        raise ValueError("got no finite number")
+
+
+def main(names: Sequence[str]) -> int:
+    """Begin all of them, or those named; the number of those that did not."""
+    setup("float64")
+    faults, rows = 0, [("preset", "scenario", "seconds", "seen")]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, run, scenario in beginnings(Path(folder)):
+            if names and name not in names:
+                continue
+            start, seen = time.monotonic(), "begins"
+            try:
+                begin(run, scenario, Path(folder, f"{name}-{scenario.id}"))
+            except Exception as error:
+                traceback.print_exc()
+                seen, faults = described(error), faults + 1
+            rows.append((name, scenario.id, f"{time.monotonic() - start:.0f}", seen))
+            print("  ".join(rows[-1]), flush=True)
+    print("\n".join(["", *aligned(rows)]))
+    return faults
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(sys.argv[1:]), 1))
