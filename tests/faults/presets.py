@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,9 +66,10 @@ def stand_ins(folder: Path) -> dict[str, str]:
 
 def beginnings(folder: Path) -> Iterator[tuple[str, Run, Scenario]]:
     """What is begun: its name, and a scenario of a run at the paper preset."""
-    given = {name: {} for name in STUDIES} | {"adapters": stand_ins(folder)}
     runs = {one.name: run_of(one, preset="paper") for one in theorems()}
-    runs |= {n: run_of(study(n), preset="paper", **SHORT[n], **given[n]) for n in STUDIES}
+    for name in STUDIES:
+        given: dict[str, Any] = SHORT[name] | (stand_ins(folder) if name == "adapters" else {})
+        runs[name] = run_of(study(name), preset="paper", **given)
     for exhibit in EXHIBITS:
         if missing(exhibit):
             print(f"{exhibit.name}: left out, it needs {missing(exhibit)}", flush=True)

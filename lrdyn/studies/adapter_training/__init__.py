@@ -40,8 +40,8 @@ def _about(settings: Mapping[str, Any]) -> str:
     trained, tested = counts[0], min(settings["dev_pairs"], counts[1])
     every = ", all of them adapted," if settings["layers"] == len(model.layers) else ""
     return (
-        f"on an encoder of {len(model.layers)} layers{every} of width {width}, {trained:,} pairs of "
-        f"sentences to draw from, {tested:,} to test on"
+        f"on an encoder of {len(model.layers)} layers{every} of width {width}, {trained:,} pairs "
+        f"of sentences to draw from, {tested:,} to test on"
     )
 
 
