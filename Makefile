@@ -91,9 +91,11 @@ interpreter:
 		echo "make: PYTHON=$(PYTHON) has no venv module; install it (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
 
 $(LOCKED): $(LOCK) | interpreter
-	@echo "env: $(VENV) for Python $(firstword $(subst -, ,$(KEY))) from $(LOCK)"
+	@echo "env: $(VENV) for Python $(firstword $(subst -, ,$(KEY))) from $(LOCK):" \
+		"$$(grep -c == $(LOCK)) packages, 1.4 GB, once; that takes some minutes"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(INSTALL) -r $(LOCK)
+	@echo "env: installed"
 	@touch $@
 
 $(READY): $(LOCKED) pyproject.toml

@@ -1,4 +1,6 @@
-"""Run notebooks from clean kernels, two at a time: ``python -m notebooks [NAME ...]``.
+"""Run notebooks from clean kernels: ``python -m notebooks [NAME ...]``.
+
+Two run at a time, one on a GPU or TPU.
 
 Their outputs are thrown away. An error names the notebook, the cell and the line; the status is 1.
 A kernel ends by itself when it sees that this process has ended.
@@ -19,6 +21,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from lrdyn.commands.ending import Compared, run
+from lrdyn.engine import accelerators
 from lrdyn.engine.configuration import BadInput
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
@@ -82,7 +85,8 @@ def main(words: Sequence[str]) -> Compared:
         return found
 
     begin = time.perf_counter()
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    accelerators.share_memory()
+    with ThreadPoolExecutor(1 if accelerators.accelerator() else AT_A_TIME) as pool:
         failures = [*filter(None, pool.map(ended, words or names()))]
     say(f"notebooks: {len(failures)} failed, {time.perf_counter() - begin:.0f} s")
     return Compared(same=not failures)

@@ -12,8 +12,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command on these arguments, or on those of the process; its exit status."""
 
     def command() -> Compared | None:
-        cli.setup(dtype="float64")
-        return figures.main(EXHIBITS, BASELINES, argv, prog="paper_figs")
+        figures.begin(argv, "paper_figs")
+        return figures.main(EXHIBITS, BASELINES, argv, prog="python -m paper_figs")
 
     return cli.run("paper_figs", command, own_process=argv is None)
 

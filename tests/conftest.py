@@ -20,10 +20,11 @@ collect_ignore_glob = ["data/*"]
 
 HOOK = jaxtyping.install_import_hook("lrdyn", "beartype.beartype")
 
-from lrdyn.engine import process  # noqa: E402  (after the hook)
+from lrdyn.engine import accelerators, process  # noqa: E402  (after the hook)
 from tests import programs  # noqa: E402
 from tests.runs import XLA_FLAGS  # noqa: E402
 
+accelerators.share_memory()
 if "XLA_FLAGS" not in os.environ:
     # `XLA_FLAGS= make test` compiles as users do. So do commands that tests start.
     os.environ["XLA_FLAGS"] = XLA_FLAGS
@@ -41,6 +42,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 settings.register_profile("replayable", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("replayable")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Of ``-n auto``: one process where there is a card, which all of them would open."""
+    return 1 if accelerators.accelerator() else None
 
 
 @pytest.fixture(autouse=True)

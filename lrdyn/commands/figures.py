@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrdyn.commands.ending import Compared, Fault
-from lrdyn.engine import mistakes
-from lrdyn.engine.arguments import Parser, folder
+from lrdyn.core.show import near, shortened
+from lrdyn.engine import accelerators, mistakes
+from lrdyn.engine.arguments import Example, Parser, add_device_flags, folder
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.mistakes import Lacking, described
+from lrdyn.engine.process import setup
 from lrdyn.figures.baselines import check, write_baseline
 from lrdyn.figures.exhibits import Exhibit, missing
 from lrdyn.figures.rendering import render
@@ -111,17 +113,38 @@ def parse(exhibits: Sequence[Exhibit], argv: Sequence[str], prog: str = "figures
     Raises:
         BadInput: an argument is unknown.
     """
-    options = _parser(exhibits, prog).parse(argv)
+    options = parser_of(exhibits, prog).parse(argv)
     return Command(options, *_choose(options.figures, exhibits))
 
 
-def _parser(exhibits: Sequence[Exhibit], prog: str) -> Parser:
+def begin(argv: Sequence[str] | None, prog: str) -> None:
+    """Set the process as a command line asks for, before the figures are imported that may compute.
+
+    Raises:
+        BadInput: an argument is unknown.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(words):
+        return
+    if parser_of((), prog).parse(words).deterministic:
+        say(f"{prog}: {accelerators.run_deterministically()}")
+    setup("float64")
+
+
+def parser_of(exhibits: Sequence[Exhibit], prog: str) -> Parser:
+    """The parser of a command line of these figures, typed as ``prog``."""
     lines = [f"  {name:<9} {text}" for name, text in ACTIONS.items()]
     lines += ["", *(f"  {exhibit.name:<9} {exhibit.title}" for exhibit in exhibits)]
+    first = next((exhibit.name for exhibit in exhibits), "NAME")
     parser = Parser(
         prog,
         "Write figures and tables beside their numbers, or compare them with the baselines.",
         epilog="\n".join(["words:", *lines]),
+        examples=[
+            Example(f"{prog} {first}", "draw one, running what has no results"),
+            Example(f"{prog} check", "compare all with their baselines; status 1 if one differs"),
+            Example(f"{prog} baseline {first} --yes", "make what is drawn now the baseline"),
+        ],
     )
     parser.add_argument(
         "figures", nargs="*", metavar="figure", help="words below; everything by default"
@@ -141,6 +164,7 @@ def _parser(exhibits: Sequence[Exhibit], prog: str) -> Parser:
     parser.add_argument(
         "--yes", action="store_true", help="write baselines without asking, as scripts need it"
     )
+    add_device_flags(parser)
     return parser
 
 
@@ -160,7 +184,8 @@ def _choose(words: Sequence[str], exhibits: Sequence[Exhibit]) -> tuple[str, lis
     known = {exhibit.name: exhibit for exhibit in exhibits}
     for name in names:
         if name not in known:
-            raise BadInput(f"figure: got {name!r}, wanted one of {', '.join(known)}")
+            got = f"{shortened(name)!r}{near(name, [*known, *ACTIONS])}"
+            raise BadInput(f"figure: got {got}, wanted one of {', '.join(known)}")
         if missing(known[name]):
             raise BadInput(f"figure: got {name!r}, wanted {missing(known[name])} for it")
     chosen = [known[name] for name in dict.fromkeys(names)]

@@ -7,7 +7,8 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
-from lrdyn.core.show import shortened
+from lrdyn.core.show import near, shortened
+from lrdyn.engine.arguments import no_such_file
 from lrdyn.engine.mistakes import BadInput, described, named
 from lrdyn.engine.statement import Experiment
 
@@ -20,6 +21,8 @@ def own_experiment(text: str) -> Experiment:
     """
     file, _, name = text.partition(":")
     path, got = Path(file), f"verify: got {shortened(text)!r}"
+    if path.suffix == ".py" and not os.path.lexists(path):
+        raise BadInput(f"{got} ({no_such_file(path)}), wanted a Python file that states a theorem")
     if not os.path.isfile(path) or path.suffix != ".py":
         raise BadInput(f"{got}, wanted a Python file that states a theorem")
     found = vars(imported(path))
@@ -27,7 +30,8 @@ def own_experiment(text: str) -> Experiment:
         every = {n: one for n, one in found.items() if isinstance(one, Experiment)}
     if name:
         if name not in every:
-            raise BadInput(f"{got}, wanted the name of a theorem of that file")
+            meant = near(name, every)
+            raise BadInput(f"{got}{meant}, wanted the name of a theorem of that file")
         return every[name]
     stated = {n: one for n, one in every.items() if not _known(one)}
     if len(set(map(id, stated.values()))) != 1:

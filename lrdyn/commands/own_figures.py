@@ -12,7 +12,7 @@ from lrdyn.commands import example, figures
 from lrdyn.commands.ending import Compared
 from lrdyn.commands.own import imported
 from lrdyn.engine import mistakes
-from lrdyn.engine.arguments import Parser
+from lrdyn.engine.arguments import Example, Parser
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.process import setup
 from lrdyn.figures.baselines import write_baseline
@@ -46,15 +46,26 @@ cd "$(dirname "$0")/.." && exec lrdyn figures check --recompute
 def main(words: Sequence[str]) -> Compared | None:
     """``lrdyn figures``: the command of figures for those of a folder; ``init`` makes one."""
     if list(words[:1]) == ["init"]:
-        Parser("lrdyn figures init", "Make a folder of figures with an example.").parse(words[1:])
+        parser_of_init().parse(words[1:])
         init()
         return None
-    setup("float64")
+    figures.begin(words, "lrdyn figures")
     helped = {"-h", "--help"} & set(words) and not FOLDER.is_dir()
     mine = {FOLDER.resolve()}
     with mistakes.named(mine):
         found = [] if helped else exhibits_in(FOLDER)
     return figures.main(found, FOLDER / BASELINES, words, prog="lrdyn figures", written_in=mine)
+
+
+def parser_of_init() -> Parser:
+    """The parser of ``lrdyn figures init``."""
+    examples = [
+        Example("lrdyn figures init", "make figures/ here, with an example and its baseline"),
+        Example("lrdyn figures draw example", "draw that one"),
+        Example("lrdyn figures check", "compare all with their baselines, as a test"),
+    ]
+    about = "Make a folder of figures with an example."
+    return Parser("lrdyn figures init", about, examples=examples)
 
 
 def exhibits_in(folder: Path) -> list[Exhibit]:

@@ -7,13 +7,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-
 from lrdyn.commands import verify
 from lrdyn.commands.ending import Judged
-from lrdyn.engine import files, process, report, results
-from lrdyn.engine.arguments import Parser, whole
-from lrdyn.engine.configuration import BadInput
+from lrdyn.core.show import near, shortened
+from lrdyn.engine import accelerators, files, process, report, results
+from lrdyn.engine.arguments import Example, Parser, unknown_flag, whole
+from lrdyn.engine.configuration import BadInput, defaults
 from lrdyn.engine.statement import Theorem
 from lrdyn.registry import theorem, theorems
 from lrdyn.studies import studies
@@ -33,14 +32,21 @@ class Ended(NamedTuple):
 
 
 def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
-    """Deal a command line out: a flag goes to the theorems that have it, and a wrong one to all."""
+    """Deal a command line out: a flag goes to the theorems that have it.
+
+    Raises:
+        BadInput: none has it.
+    """
     known = [verify.flags_of(one) for one in of]
+    every = set().union(*known)
     mine: list[list[str]] = [[] for _ in of]
     takers = mine
     for word in argv:
         if word.startswith("--"):
-            has = [word.partition("=")[0] in flags for flags in known]
-            takers = [m for m, h in zip(mine, has, strict=True) if h or not any(has)]
+            flag = word.partition("=")[0]
+            if flag not in every:
+                raise BadInput(unknown_flag(word, every))
+            takers = [m for m, flags in zip(mine, known, strict=True) if flag in flags]
         for taker in takers:
             taker.append(word)
     return mine
@@ -80,29 +86,59 @@ def size(one: Theorem) -> int:
     return sum(len(scenario.claims) + len(scenario.controls) for scenario in one.scenarios)
 
 
-def take_jobs(argv: list[str]) -> tuple[int, list[str]]:
-    """Read ``--jobs``, theorems at a time, and leave the other arguments."""
+ALL = (
+    "Run every theorem and print one table. A flag that is none of those below goes to the "
+    "theorems that have it."
+)
+
+
+def parser_of_all(prog: str) -> Parser:
+    """The flags of ``all``; those of single theorems, such as ``--depth``, are taken, too.
+
+    Args:
+        prog: the command as one types it.
+    """
     parser = Parser(
-        "experiments all",
-        "Run every theorem and print one table. Other flags go to the theorems that have them.",
+        prog,
+        ALL,
+        examples=[
+            Example(f"{prog} --seeds 4 --out mine", "four seeds of each, results in mine/"),
+            Example(f"{prog} --depth 2 3 --jobs 1", "two and three layers where there are any"),
+            Example(f"{prog} --preset paper --cluster local:4", "the paper's settings, 4 workers"),
+        ],
     )
+    _add_jobs(parser)
+    verify.add_run_flags(parser, defaults(theorem("theorem2")), seeds="2")
+    return parser
+
+
+def _add_jobs(parser: Parser) -> None:
     wanted = "theorems at a time (default: one for each core, or one on a GPU or TPU)"
     parser.add_argument("--jobs", type=whole("jobs", 1), help=wanted)
+
+
+def take_jobs(argv: list[str], prog: str = "python -m experiments all") -> tuple[int, list[str]]:
+    """Read ``--jobs``, theorems at a time, and leave the other arguments."""
+    if {"-h", "--help"} & set(argv):
+        parser_of_all(prog).print_help()
+    parser = Parser(prog, ALL)
+    _add_jobs(parser)
     given, rest = parser.parse_known_args(argv)
-    if given.jobs:
-        return given.jobs, rest
-    process.setup()
-    return (process.cores() if jax.default_backend() == "cpu" else 1), rest
+    # With a cluster nothing is computed here.
+    alone = accelerators.accelerator() and not any(w.partition("=")[0] == "--cluster" for w in rest)
+    return given.jobs or (1 if alone else process.cores()), rest
 
 
-def run_all(argv: list[str]) -> Judged:
+def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
     """Run every theorem and print one table; their own commands print every claim."""
-    jobs, rest = take_jobs(argv)
+    jobs, rest = take_jobs(argv, prog)
     every = theorems()
     dealt = dict(zip((one.name for one in every), shares(rest, every), strict=True))
     # Bad input of the last is found before the first one runs.
     parsed = [verify.parse(one, dealt[one.name]) for one in every]
     whole_files.refuse_links(Path(parsed[0].options.out), [SUMMARY])
+    accelerators.share_memory()
+    verify.run_deterministically("all", parsed[0].options)
     with _one_cluster(parsed[0].options.cluster, dealt) as dealt:
         found = verify_all(dealt, min(jobs, len(every)))
     diverged = [f"{o.verdict['name']}: {line}" for o in found for line in o.diverged]
@@ -153,6 +189,20 @@ def _summary(ended: Ended) -> dict[str, Any]:
     }
 
 
+USAGE = """usage: python -m experiments.NAME [flags]
+       python -m experiments all [flags]
+
+examples:
+  $ python -m experiments.theorem2 --help
+      the flags of one
+  $ python -m experiments.theorem2 --depth 2 3
+      one, at two depths
+  $ python -m experiments all --seeds 4
+      all theorems, one table
+"""
+"""What ``--help`` says before the list."""
+
+
 def listing() -> list[str]:
     """One line for each theorem and, under a heading of their own, for each study."""
     heads = ["theorems", *[f"  {line}" for line in verify.lines_of(theorems())]]
@@ -162,9 +212,11 @@ def listing() -> list[str]:
 def main(argv: list[str]) -> Judged | None:
     """List what there is, or run ``all`` theorems."""
     if not argv or argv[0] in ("-h", "--help"):
-        say("\n".join(listing()))
+        say("\n".join([*([USAGE] if argv else []), *listing()]))
         return None
     if argv[0] != "all":
-        names = ", ".join(one.name for one in (*theorems(), *studies()))
-        raise BadInput(f"command: got {argv[0]!r}, wanted 'all' or experiments.NAME of {names}")
+        names = [one.name for one in (*theorems(), *studies())]
+        got = f"{shortened(argv[0])!r}{near(argv[0], ['all', *names])}"
+        wanted = f"'all' or experiments.NAME of {', '.join(names)}"
+        raise BadInput(f"command: got {got}, wanted {wanted}")
     return run_all(argv[1:])

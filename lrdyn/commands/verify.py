@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -11,18 +11,22 @@ from typing import Any, NamedTuple
 import jax
 
 from lrdyn.commands.ending import Judged, Status, run
-from lrdyn.engine import mistakes, report
+from lrdyn.engine import accelerators, mistakes, report
 from lrdyn.engine.arguments import (
+    Example,
     Parser,
     add_cluster_flags,
+    add_device_flags,
     add_flag,
     add_output_flags,
     check_cluster,
     folder,
     size,
+    started_as,
     whole,
 )
-from lrdyn.engine.configuration import BadInput, Run, configured, defaults
+from lrdyn.engine.configuration import BadInput, Run, configured, defaults, typed
+from lrdyn.engine.flags import flag_text
 from lrdyn.engine.process import setup
 from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.statement import Experiment, Study
@@ -33,38 +37,17 @@ from lrdyn.registry import REGISTRY
 from lrdyn.system.printer import say
 
 
-def _parser(theorem: Experiment) -> Parser:
-    parser = Parser(theorem.name, theorem.summary)
-    add_output_flags(parser)
+def parser_of(theorem: Experiment, prog: str = "") -> Parser:
+    """The parser of a theorem's command line.
+
+    Args:
+        theorem: the theorem.
+        prog: the command as one types it; the theorem's name by default.
+    """
+    prog = prog or theorem.name
+    parser = Parser(prog, theorem.summary, examples=_examples(theorem, prog))
     usual = defaults(theorem)
-    parser.add_argument(
-        "--seed",
-        type=whole("seed", 0),
-        default=usual["seed"],
-        help=f"first seed (default: {usual['seed']})",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=whole("seeds", 1),
-        default=usual["seeds"],
-        help=f"number of seeds (default: {_seeds(theorem)})",
-    )
-    both = (
-        "float32 (default); identities run in both"
-        if isinstance(theorem, Study)
-        else ("float64 (default) runs float32 beside it and compares")
-    )
-    parser.add_argument(
-        "--dtype", default=usual["dtype"], choices=("float64", "float32"), help=both
-    )
-    parser.add_argument(
-        "--memory",
-        type=size,
-        default=2**30,
-        metavar="SIZE",
-        help="for the arrays of one part of a sweep (default: 1GiB)",
-    )
-    add_cluster_flags(parser)
+    add_run_flags(parser, usual, seeds=_seeds(theorem), trains=isinstance(theorem, Study))
     if any(control.amounts for s in theorem.scenarios for control in s.controls):
         parser.add_argument(
             "--perturb", action="store_true", help="also sweep the distance from each hypothesis"
@@ -84,6 +67,64 @@ def _parser(theorem: Experiment) -> Parser:
     for flag in theorem.flags:
         add_flag(group, flag)
     return parser
+
+
+def add_run_flags(
+    parser: Parser, usual: Mapping[str, Any], *, seeds: str, trains: bool = False
+) -> None:
+    """Add the flags that every theorem and study has.
+
+    Args:
+        parser: takes them.
+        usual: their defaults.
+        seeds: how many seeds there are, in words.
+        trains: whether it is a study.
+    """
+    add_output_flags(parser)
+    parser.add_argument(
+        "--seed",
+        type=whole("seed", 0),
+        default=usual["seed"],
+        help=f"first seed (default: {usual['seed']})",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=whole("seeds", 1),
+        default=usual["seeds"],
+        help=f"number of seeds (default: {seeds})",
+    )
+    both = (
+        "float32 (default); identities run in both"
+        if trains
+        else "float64 (default) runs float32 beside it and compares"
+    )
+    parser.add_argument(
+        "--dtype", default=usual["dtype"], choices=("float64", "float32"), help=both
+    )
+    parser.add_argument(
+        "--memory",
+        type=size,
+        default=2**30,
+        metavar="SIZE",
+        help="for the arrays of one part of a sweep (default: 1GiB)",
+    )
+    add_cluster_flags(parser)
+    add_device_flags(parser)
+
+
+def _examples(theorem: Experiment, prog: str) -> list[Example]:
+    """Three command lines for its page of help."""
+    swept = [flag for flag in theorem.flags if flag.swept and flag.quick]
+    several = max(swept, key=lambda flag: len(flag.quick) > 1, default=None)
+    found = [Example(f"{prog} --seeds 4", "the quick settings, with four seeds")]
+    if several:
+        values = " ".join(map(flag_text, several.quick))
+        found.append(Example(f"{prog} {typed(several.name)} {values}", "a sweep over these values"))
+    if theorem.judged:
+        again = f"{prog} --judge results/{theorem.name}/HASH"
+        found.append(Example(again, "judge saved results again, without a run"))
+    more = Example(f"{prog} --preset paper --out mine", "the paper's settings, results in mine/")
+    return [*found[:2], *([] if len(found) > 2 else [more]), *found[2:]]
 
 
 def _seeds(theorem: Experiment) -> str:
@@ -119,7 +160,7 @@ def lines_of(experiments: Sequence[Experiment]) -> list[str]:
 
 def flags_of(theorem: Experiment) -> set[str]:
     """Every flag of a theorem's command line, as it is typed: ``--seeds``."""
-    return set(_parser(theorem)._option_string_actions)
+    return set(parser_of(theorem)._option_string_actions)
 
 
 class Command(NamedTuple):
@@ -135,7 +176,7 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
     Raises:
         BadInput: an argument is unknown or outside its domain.
     """
-    return _command(theorem, _parser(theorem).parse(argv))
+    return _command(theorem, parser_of(theorem).parse(argv))
 
 
 def _command(theorem: Experiment, options: argparse.Namespace) -> Command:
@@ -157,8 +198,10 @@ def verify_command(
     """
     run, options = command
     theorem = run.experiment
-    programs = setup(options.dtype, host_devices=host_devices)
-    _supported(run.precision)
+    programs = setup(
+        options.dtype, host_devices=host_devices, host_only=options.cluster is not None
+    )
+    _supported(run.precision, elsewhere=options.cluster is not None)
     if said := about(run):
         say(f"{theorem.name}: {said}")
     if programs is not None:
@@ -212,19 +255,34 @@ def is_ours(theorem: Experiment) -> bool:
     return theorem.name in REGISTRY and resolve_name(REGISTRY[theorem.name]) is theorem
 
 
-def _supported(precision: str) -> None:
-    """Refuse matmuls that the backend lacks."""
-    backend = jax.default_backend()
+def run_deterministically(name: str, options: argparse.Namespace) -> None:
+    """Do what ``--deterministic`` asks for, here and in processes that are started here; say it.
+
+    Raises:
+        BadInput: processes that were started elsewhere would have to do it.
+    """
+    if not options.deterministic:
+        return
+    if options.cluster and not options.cluster.startswith("local:"):
+        flag = f"XLA_FLAGS={accelerators.DETERMINISTIC}"
+        raise BadInput(f"--deterministic: got it beside --cluster, wanted {flag} at its workers")
+    say(f"{name}: {accelerators.run_deterministically()}")
+
+
+def _supported(precision: str, *, elsewhere: bool) -> None:
+    """Refuse matmuls that the backend lacks; with other processes that of this kind of machine."""
+    backend = (accelerators.accelerator() or "cpu") if elsewhere else jax.default_backend()
     if precision != "highest" and backend == "cpu":
         raise BadInput(f"--precision: got {precision!r} on a {backend}, wanted 'highest'")
 
 
-def main(theorem: Experiment, argv: Sequence[str] | None = None) -> Status:
+def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = "") -> Status:
     """The command line of a theorem: ``sys.exit(main(theorem))``.
 
     Args:
         theorem: the theorem.
         argv: arguments without the program's name; those of the process by default.
+        prog: the command as one types it, for its help.
 
     Returns:
         The exit status: 0 if every claim that applies holds and every control was seen to fail,
@@ -233,22 +291,25 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None) -> Status:
         for Ctrl-C. 0, 1 and 4 are read from the verdict on disk: see :mod:`lrdyn.commands.ending`.
     """
     words = sys.argv[1:] if argv is None else argv
+    typed_as = prog or (started_as() if argv is None else "")
 
-    def command() -> Judged:
+    def judged() -> Judged:
         with mistakes.named(mistakes.folders_of(theorem)):
-            options = _parser(theorem).parse(words)
+            options = parser_of(theorem, typed_as).parse(words)
             if getattr(options, "judge", None) is not None:
                 others = [word for word in words if word != "--changed"]
                 if len(others) != (1 if others[0].startswith("--judge=") else 2):
                     wanted = "wanted none but --changed: the settings are saved"
                     raise BadInput(f"--judge: got other arguments beside it, {wanted}")
-                setup("float64")
+                setup("float64", host_only=True)
                 path = Path(options.judge)
                 found, notes = judge_again(theorem, path, verdicts.draw, changed=options.changed)
             elif getattr(options, "changed", False):
                 raise BadInput("--changed: got it alone, wanted --judge FOLDER beside it")
             else:
-                (found, path), notes = verify_command(_command(theorem, options)), []
+                command = _command(theorem, options)
+                run_deterministically(theorem.name, options)
+                (found, path), notes = verify_command(command), []
             say(f"{theorem.name}: {theorem.summary}")
             if theorem.judged:
                 lines = [*report.table(found.verdict), *found.diverged, *notes]
@@ -259,4 +320,4 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None) -> Status:
                 say(f"{theorem.name} claims nothing: {path}")
         return Judged(path / "verdict.json", found.verdict["holds"], theorem.judged)
 
-    return run(theorem.name, command, own_process=argv is None)
+    return run(theorem.name, judged, own_process=argv is None)

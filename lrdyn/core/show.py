@@ -1,5 +1,6 @@
 """How results show themselves: aligned text, and in a notebook tables with small figures (SVG)."""
 
+import difflib
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,19 @@ def shortened(text: str, most: int = 60) -> str:
     """
     side = (most - 3) // 2
     return text if len(text) <= most else f"{text[:side]}...{text[-side:]}"
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """What a wrong word may have meant, to stand behind it; empty if nothing is near.
+
+    Example:
+        >>> near("theorm2", ["theorem1", "theorem2"])
+        " (did you mean 'theorem2'?)"
+        >>> near("x", ["theorem1"])
+        ''
+    """
+    found = difflib.get_close_matches(word[:80], list(known), 1)
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -3,14 +3,16 @@
 import argparse
 import contextlib
 import math
+import os
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from lrdyn.core.show import shortened
+from lrdyn.core.show import near, shortened
 from lrdyn.data.arrays import read_npy
 from lrdyn.engine.configuration import BadInput, typed
 from lrdyn.engine.flags import FRACTION, Flag, at_least, flag_text
@@ -20,18 +22,74 @@ class Help(Exception):
     """The help that was asked for: no error, and the only way to end without doing anything."""
 
 
+class Example(NamedTuple):
+    """A command line of a page of help, and what it does."""
+
+    line: str
+    what: str
+
+
+def unknown_flag(flag: str, known: Iterable[str]) -> str:
+    """The line about a flag that a command does not have.
+
+    Example:
+        >>> unknown_flag("--rnak=3", ["--rank", "--dim"])
+        "--rnak=3: got an unknown argument (did you mean '--rank'?), wanted one of those in --help"
+    """
+    meant = near(flag.partition("=")[0], known) if flag.startswith("--") else ""
+    return f"{flag}: got an unknown argument{meant}, wanted one of those in --help"
+
+
+def no_such_file(path: Path) -> str:
+    """What to say of a file that is not there: that, and a near name beside it.
+
+    Example:
+        >>> no_such_file(Path("no such folder/x.npy"))
+        'no such file'
+    """
+    try:
+        beside = os.listdir(path.parent)
+    except (OSError, ValueError):  # the folder is not there either, or no name of one
+        beside = []
+    return "; ".join(["no such file", *filter(None, [near(path.name, beside).strip(" ()")])])
+
+
+def started_as() -> str:
+    """How this process was started, as one types it without arguments.
+
+    That is ``python -m experiments.lora``, ``python my_theorem.py`` or the name of a command.
+    """
+    words = sys.orig_argv
+    if "-m" in words[:-1]:
+        return f"python -m {words[words.index('-m') + 1]}"
+    name = os.path.basename(sys.argv[0])
+    return f"python {name}" if name.endswith(".py") else name
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line (argument, got, wanted) and status 2.
 
     ``--help`` raises :class:`Help`, and not the ``SystemExit`` that anything could raise.
     """
 
-    def __init__(self, prog: str, description: str, epilog: str = ""):
-        """Create a parser that knows no abbreviations and keeps the lines of its epilogue."""
+    def __init__(
+        self, prog: str, description: str, epilog: str = "", *, examples: Sequence[Example] = ()
+    ):
+        """Create a parser that knows no abbreviations.
+
+        Args:
+            prog: the command as one types it.
+            description: what it does.
+            epilog: lines below the flags.
+            examples: command lines, the last lines of the page.
+        """
+        shown = [f"  $ {line}\n      {what}" for line, what in examples]
         super().__init__(
             prog,
             description=description,
-            epilog=epilog,
+            epilog="\n".join([*filter(None, [epilog.rstrip()]), *["", "examples:"], *shown])
+            if shown
+            else epilog,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -42,7 +100,7 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments:"):
             unknown = message.partition(": ")[2].strip()
             first = (unknown.split() or ["''"])[0]
-            message = f"{first}: got an unknown argument, wanted one of those in --help"
+            message = unknown_flag(first, self._option_string_actions)
         elif message.startswith("the following arguments are required: "):
             message = f"{message.partition(': ')[2]}: got nothing, wanted a value"
         elif message.partition(": ")[2].startswith("expected "):
@@ -97,7 +155,8 @@ def _array(flag: Flag) -> Callable[[str], np.ndarray]:
         try:
             array = read_npy(Path(text))
         except OSError as error:
-            reason = error.strerror or "not readable"
+            missing = isinstance(error, FileNotFoundError)
+            reason = no_such_file(Path(text)) if missing else error.strerror or "not readable"
             raise argparse.ArgumentTypeError(f"got {shown} ({reason}), wanted {wanted}") from None
         except Exception:  # a damaged header or archive ends in whatever its parser met
             reason = " (Is a directory)" if Path(text).is_dir() else ""
@@ -173,6 +232,15 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where finished parts are kept, best a folder that all workers see: only names of "
         "parts then come back (default: beside the results)",
+    )
+
+
+def add_device_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how devices compute."""
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same bits each time on a GPU, too, where that is slower (a CPU gives them)",
     )
 
 

@@ -6,12 +6,14 @@ import os
 
 import jax
 
-from lrdyn.engine import program_cache
+from lrdyn.engine import accelerators, program_cache
 from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.system import memory_limit
 
 
-def setup(dtype: str = "float64", *, host_devices: int | None = None) -> KeptPrograms | None:
+def setup(
+    dtype: str = "float64", *, host_devices: int | None = None, host_only: bool = False
+) -> KeptPrograms | None:
     """Set what belongs to the whole process; call it before the first JAX computation.
 
     Double precision (unless float32 is asked for), the highest matmul precision (no TF32), one
@@ -21,14 +23,18 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> KeptPro
 
     Args:
         dtype: ``float64`` or ``float32``.
-        host_devices: CPU devices; the number of usable cores by default. Without effect once the
-            backend has started, and on a GPU or TPU.
+        host_devices: CPU devices; the number of usable cores by default. ``JAX_NUM_CPU_DEVICES``
+            and ``XLA_FLAGS=--xla_force_host_platform_device_count`` come first. Without effect once
+            the backend has started, and on a GPU or TPU.
+        host_only: leave a GPU or TPU to other processes, which compute in the place of this one.
+            Without effect once the backend has started.
 
     Returns:
         Where the library keeps the compiled programs of its theorems; None if it keeps none.
 
     Raises:
         ValueError: the dtype is unknown.
+        BadInput: ``JAX_PLATFORMS`` names a platform of which there is no plugin, or no device.
         OSError: ``ulimit -v`` leaves less address space than JAX and LLVM need, which would end the
             process.
 
@@ -41,8 +47,12 @@ def setup(dtype: str = "float64", *, host_devices: int | None = None) -> KeptPro
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_default_matmul_precision", "highest")
     _one_blas_thread()
+    count = accelerators.host_devices_asked() or host_devices or cores()
     with contextlib.suppress(RuntimeError):  # the backend has started: keep its devices
-        jax.config.update("jax_num_cpu_devices", host_devices or cores())
+        jax.config.update("jax_num_cpu_devices", count)
+    if host_only and accelerators.accelerator():
+        jax.config.update("jax_platforms", "cpu")
+    accelerators.opened()
     cache = os.environ.get("LRDYN_CACHE")
     if cache is None:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from lrdyn.engine import kept_programs
+from lrdyn.engine import accelerators, kept_programs
 from lrdyn.engine.arguments import size
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.kept_programs import OURS
@@ -118,7 +118,8 @@ def kind() -> str:
     device = jax.local_devices()[0]
     # The last word tells folders whose every file is signed from those of releases before.
     parts = (version("jaxlib"), features(), device.platform, device.device_kind, "signed")
-    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    words = "\n".join([*parts, *accelerators.releases(device)])
+    digest = hashlib.sha256(words.encode()).hexdigest()[:12]
     return f"jaxlib-{parts[0]}-{device.platform}-{digest}"
 
 

@@ -27,12 +27,12 @@ from lrdyn.engine.statement import Scenario
 from lrdyn.engine.work import Context
 from lrdyn.figures.exhibits import missing
 from lrdyn.registry import theorems
-from lrdyn.studies import REGISTRY as STUDIES
-from lrdyn.studies import study
+from lrdyn.studies import studies, study
 from paper_figs import EXHIBITS
 from tests.sentences import BERT, write_pairs
 
 SHORT = {
+    "completion": {"steps": 50},
     "weight_updates": {
         "examples": 128,
         "batch_size": 128,
@@ -51,7 +51,7 @@ SHORT = {
     },
     "adapters": {"steps": 1},
 }
-"""Study -> flags with which its networks take one step; their sizes stay those of the preset."""
+"""Name -> flags with which networks of a study take one step; sizes stay those of the preset."""
 
 
 def stand_ins(folder: Path) -> dict[str, str]:
@@ -66,10 +66,11 @@ def stand_ins(folder: Path) -> dict[str, str]:
 
 def beginnings(folder: Path) -> Iterator[tuple[str, Run, Scenario]]:
     """What is begun: its name, and a scenario of a run at the paper preset."""
-    runs = {one.name: run_of(one, preset="paper") for one in theorems()}
-    for name in STUDIES:
-        given: dict[str, Any] = SHORT[name] | (stand_ins(folder) if name == "adapters" else {})
-        runs[name] = run_of(study(name), preset="paper", **given)
+    runs: dict[str, Run] = {}
+    for one in (*theorems(), *studies()):
+        given: dict[str, Any] = SHORT.get(one.name, {})
+        given = given | (stand_ins(folder) if one.name == "adapters" else {})
+        runs[one.name] = run_of(one, preset="paper", **given)
     for exhibit in EXHIBITS:
         if missing(exhibit):
             print(f"{exhibit.name}: left out, it needs {missing(exhibit)}", flush=True)
@@ -94,7 +95,8 @@ def begin(run: Run, scenario: Scenario, store: Path) -> None:
     last = product(**{name: column[-1:] for name, column in plan.points.columns.items()})
     job = job_for(run.experiment, plan._replace(points=last), run.settings, False)
     found = job.run(Context(store=store))["/"]
-    if not any(np.isfinite(a.values).any() for a in found.values() if a.dtype.kind == "f"):
+    real = [array.values for array in found.values() if array.dtype.kind == "f"]
+    if real and not any(np.isfinite(values).any() for values in real):
         raise ValueError("got no finite number")
 
 

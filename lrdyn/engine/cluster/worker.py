@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lrdyn.engine.accelerators import share_memory
 from lrdyn.engine.process import setup
 from lrdyn.engine.sources import library_digest
 
@@ -46,7 +47,7 @@ async def begin(wanted: tuple[str, ...], dask_worker: Any) -> dict[str, Any]:
         return {"refused": f"got {mine}, wanted {Release(*wanted)}"}
     if mine.label not in dask_worker.state.total_resources:
         take_one_card(dask_worker.name)
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        share_memory()
         setup("float64", host_devices=1)
         await dask_worker.set_resources(**{mine.label: 1})
     return facts()

@@ -1,0 +1,209 @@
+"""Pages of help, one for each command of ``lrdyn``, and completion made of the same parsers.
+
+Theorems, ``diagnose`` and figures have parsers of their own, which come first; here are those of
+the other commands, and the tree of all.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lrdyn.commands import diagnose, pool, verify
+from lrdyn.data import download
+from lrdyn.engine.arguments import Example, Parser, folder
+from lrdyn.engine.configuration import BadInput
+from lrdyn.registry import theorems
+from lrdyn.studies import studies
+
+OVERVIEW = """usage: lrdyn COMMAND [...]
+
+  verify NAME [flags]            verify a theorem of the list; --help shows its flags
+  verify FILE.py[:NAME] [flags]  verify a theorem of your own
+  verify all [flags]             verify every theorem of the list, one table
+  list                           the theorems and the studies
+  runs [DIR]                     what was run: when, with which settings, its verdict
+  diff RUN RUN                   how two folders of results differ; status 1 if they do
+  data [--data-dir DIR]          the data sets: where each was found, or what would do
+  data download NAME [...]       download one, into DIR or the first place looked into
+  diagnose BEFORE AFTER [flags]  how low-rank an update is, what LoRA would cost
+  figures init                   make a folder `figures` with an example, for your repository
+  figures draw|check|baseline    draw those of that folder, compare them with their baselines
+  completion bash|zsh|fish       what your shell needs to complete these words
+  help [COMMAND [...]]           this page, or that of a command, as --help behind it
+  --version                      the version of lrdyn
+
+examples:
+  $ lrdyn verify theorem2
+      a theorem at its quick settings; the table and a folder of results
+  $ lrdyn help verify theorem2
+      its flags
+  $ lrdyn diagnose BEFORE.safetensors AFTER.safetensors
+      which rank an update of your own model has
+"""
+SHELLS = ("bash", "zsh", "fish")
+
+
+def of_verify() -> Parser:
+    """``lrdyn verify``, which hands the flags to the theorem."""
+    examples = [
+        Example("lrdyn verify theorem2 --depth 2 3", "a theorem of the list, at two depths"),
+        Example("lrdyn verify my_theorem.py", "one of your own"),
+        Example("lrdyn verify all --seeds 4", "all of the list, one table, results/summary.json"),
+    ]
+    about = "Verify a theorem, run a study: lrdyn verify NAME --help shows its flags."
+    parser = Parser("lrdyn verify", about, examples=examples)
+    names = ", ".join(one.name for one in (*theorems(), *studies()))
+    parser.add_argument("name", metavar="NAME", help=f"{names}, all, FILE.py or FILE.py:NAME")
+    parser.add_argument("flags", nargs="*", metavar="FLAG", help="those of the theorem")
+    return parser
+
+
+def of_list() -> Parser:
+    """``lrdyn list``."""
+    examples = [
+        Example("lrdyn list", "a line each"),
+        Example("lrdyn list | grep -i dropout", "those about dropout"),
+        Example("lrdyn verify theorem3 --help", "the flags of one"),
+    ]
+    return Parser("lrdyn list", "The theorems and the studies, a line each.", examples=examples)
+
+
+def of_runs() -> Parser:
+    """``lrdyn runs``."""
+    examples = [
+        Example("lrdyn runs", "those in results/"),
+        Example("lrdyn runs mine", "those of commands with --out mine"),
+        Example("lrdyn runs | grep FALSE", "those with a false claim"),
+    ]
+    parser = Parser("lrdyn runs", "What was run: when, verdict, settings.", examples=examples)
+    parser.add_argument(
+        "folder", nargs="?", type=folder, default="results", metavar="DIR", help="default: results"
+    )
+    return parser
+
+
+def of_diff() -> Parser:
+    """``lrdyn diff``."""
+    examples = [
+        Example("lrdyn diff results/lora/A results/lora/B", "A, B: the folders that runs shows"),
+        Example("lrdyn diff results/lora/A other/lora/A", "the same run on another machine"),
+        Example("lrdyn diff ONE OTHER > changes.txt", "status 0 if they are the same, else 1"),
+    ]
+    about = "Settings, claims and residuals in which two runs differ."
+    parser = Parser("lrdyn diff", about, examples=examples)
+    parser.add_argument("runs", nargs=2, type=folder, metavar="RUN", help="a folder of results")
+    return parser
+
+
+def of_data() -> Parser:
+    """``lrdyn data``."""
+    examples = [
+        Example("lrdyn data", "what is here, and what would do"),
+        Example("lrdyn data --data-dir pictures", "the same with a folder to look into first"),
+        Example("lrdyn data download cifar10", "into the first place that is looked into"),
+    ]
+    about = "Data sets: where each was found, or what would do."
+    parser = Parser("lrdyn data", about, examples=examples)
+    parser.add_argument("action", nargs="?", choices=("download",), help="get the one named")
+    parser.add_argument("name", nargs="?", help=", ".join(download.REMOTE))
+    parser.add_argument("--data-dir", type=folder, metavar="DIR", help="look here first")
+    return parser
+
+
+def of_completion() -> Parser:
+    """``lrdyn completion``."""
+    examples = [
+        Example(
+            "lrdyn completion bash > ~/.local/share/bash-completion/completions/lrdyn",
+            "from the next shell on",
+        ),
+        Example("lrdyn completion zsh > ~/.zfunc/_lrdyn", "a folder of fpath, before compinit"),
+        Example("lrdyn completion fish > ~/.config/fish/completions/lrdyn.fish", "at once"),
+    ]
+    about = "What a shell needs to complete commands, theorems and flags; write it to a file once."
+    parser = Parser("lrdyn completion", about, examples=examples)
+    parser.add_argument("shell", choices=SHELLS, help="whose script is printed")
+    return parser
+
+
+def of_help() -> Parser:
+    """``lrdyn help``."""
+    examples = [
+        Example("lrdyn help", "all commands"),
+        Example("lrdyn help diagnose", "the page of one"),
+        Example("lrdyn help verify theorem2", "the flags of a theorem"),
+    ]
+    parser = Parser("lrdyn help", "The page of a command, as --help behind it.", examples=examples)
+    parser.add_argument("command", nargs="*", metavar="COMMAND", help="its words (default: none)")
+    return parser
+
+
+def completion(shell: str) -> str:
+    """The script with which a shell completes command lines of ``lrdyn``.
+
+    Raises:
+        BadInput: shtab, which writes it, is not installed.
+    """
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        wanted = "the extra 'completion': pip install lrdyn[completion]"
+        raise BadInput(f"completion: got no package 'shtab', wanted {wanted}") from None
+    return shtab.complete(tree(shtab.FILE, shtab.DIRECTORY), shell)
+
+
+def tree(file: Any = None, directory: Any = None) -> argparse.ArgumentParser:
+    """All commands as one parser, by which nothing is parsed.
+
+    Args:
+        file: mark of an argument that is a file.
+        directory: that of a folder.
+    """
+    from lrdyn.commands import figures, own_figures  # which load xarray
+
+    root = argparse.ArgumentParser("lrdyn")
+    words = root.add_subparsers()
+    verified = words.add_parser("verify", help="verify a theorem").add_subparsers()
+    _add(verified, "all", pool.parser_of_all("lrdyn verify all"))
+    for one in (*theorems(), *studies()):
+        _add(verified, one.name, verify.parser_of(one, f"lrdyn verify {one.name}"))
+    drawn = words.add_parser("figures", help="figures of your own").add_subparsers()
+    _add(drawn, "init", own_figures.parser_of_init())
+    for action in figures.ACTIONS:
+        _add(drawn, action, figures.parser_of((), "lrdyn figures"))
+    for name, parser in PAGES.items():
+        if name != "verify":
+            _add(words, name, parser())
+    _add(words, "diagnose", diagnose.parser())
+    for action in _actions(root):
+        if action.type is folder:
+            mark = directory if action.option_strings else file
+            action.complete = mark  # pyright: ignore[reportAttributeAccessIssue]
+    return root
+
+
+def _add(words: Any, name: str, parser: argparse.ArgumentParser) -> None:
+    text = (parser.description or "").split(":")[0].rstrip(".")
+    words.add_parser(name, parents=[parser], add_help=False, help=text)
+
+
+def _actions(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
+    """The actions of a parser and of those below it."""
+    found: list[argparse.Action] = []
+    for action in parser._actions:
+        found.append(action)
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                found += _actions(below)
+    return found
+
+
+PAGES: dict[str, Callable[[], Parser]] = {
+    "verify": of_verify,
+    "list": of_list,
+    "runs": of_runs,
+    "diff": of_diff,
+    "data": of_data,
+    "completion": of_completion,
+    "help": of_help,
+}
