@@ -37,7 +37,7 @@ def near(word: str, known: Iterable[str]) -> str:
         >>> near("x", ["theorem1"])
         ''
     """
-    found = difflib.get_close_matches(word[:80], list(known), 1)
+    found = difflib.get_close_matches(word[:80], list(known), 1, 0.7)
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
