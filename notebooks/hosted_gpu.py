@@ -39,8 +39,8 @@ print("found:", device.platform, "-", device.device_kind)
 # %% [markdown]
 # ## How exact its arithmetic is
 #
-# A product of matrices in float32, at JAX's default and at the precision that `setup` chose, against
-# NumPy in float64. On a CPU both are near $10^{-7}$; where a card rounds the inputs to TF32 the
+# A product of matrices in float32, at JAX's default and at the precision that `setup` chose, beside
+# NumPy's in float64. On a CPU both are near $10^{-7}$; where a card rounds the inputs to TF32 the
 # default is near $10^{-3}$, and the verdicts of theorems would be wrong.
 
 # %%
@@ -68,5 +68,5 @@ found
 # %% [markdown]
 # ## One thing to change
 #
-# Make `steps` 2,000 and `dim` 30, and look at what a second run of the cell costs: compiled programs
-# are kept for this kind of device and driver.
+# Make `steps` 2,000 and `dim` 30, and run the cell a second time: compiled programs are kept for this
+# kind of device and driver.

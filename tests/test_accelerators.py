@@ -48,7 +48,7 @@ def install(site, name, *, entry_point):
         (site / "jax_plugins" / f"xla_{name}" / "__init__.py").touch()
 
 
-# Which one -----------------------------------------------------------------------------------------
+# Which one ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("entry_point", [True, False])
@@ -98,7 +98,7 @@ def test_a_platform_that_is_not_there_is_one_line(platform, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# How it is shared ----------------------------------------------------------------------------------
+# How it is shared --------------------------------------------------------------------------------
 
 
 def test_memory_is_taken_as_it_is_needed_unless_somebody_said_otherwise(monkeypatch):
@@ -190,7 +190,7 @@ def test_the_parent_of_workers_is_one(words, alone, monkeypatch):
     assert asked["host_only"] is alone
 
 
-# Devices of a CPU ----------------------------------------------------------------------------------
+# Devices of a CPU --------------------------------------------------------------------------------
 
 COUNT = """
 import jax
@@ -223,7 +223,7 @@ def test_what_the_environment_asks_for_is_read(monkeypatch):
         assert accelerators.host_devices_asked() == wanted
 
 
-# The same bits -------------------------------------------------------------------------------------
+# The same bits -----------------------------------------------------------------------------------
 
 
 def test_deterministic_kernels_are_asked_for_once(card, monkeypatch):
@@ -253,7 +253,7 @@ def test_workers_elsewhere_need_the_flag_themselves(capsys):
     assert capsys.readouterr().out == "theorem2: --deterministic: nothing to do on a CPU\n"
 
 
-# Kept programs -------------------------------------------------------------------------------------
+# Kept programs -----------------------------------------------------------------------------------
 
 
 def test_kept_programs_are_named_by_plugin_and_driver(site, tmp_path, monkeypatch):

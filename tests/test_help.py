@@ -105,7 +105,7 @@ def test_usage_names_the_command_as_it_was_typed(tmp_path, monkeypatch):
         assert started_as() == name
 
 
-# Near words --------------------------------------------------------------------------------------
+# Near words ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_folder_that_is_not_there_either_has_no_near_name(tmp_path):
     assert no_such_file(tmp_path / "no" / "x.py") == "no such file"
 
 
-# Completion --------------------------------------------------------------------------------------
+# Completion ------------------------------------------------------------------------------------
 
 
 def test_completion_needs_its_package_and_says_so(lrdyn, monkeypatch):
