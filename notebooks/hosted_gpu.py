@@ -68,5 +68,5 @@ found
 # %% [markdown]
 # ## One thing to change
 #
-# Make `steps` 2,000 and `dim` 30, and run the cell a second time: compiled programs are kept for this
-# kind of device and driver.
+# Make `steps` 2,000 and `dim` 30, and run the cell a second time: compiled programs are kept for
+# this kind of device and driver.

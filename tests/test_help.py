@@ -12,6 +12,7 @@ from lrdyn.commands import pages, pool, verify
 from lrdyn.engine.arguments import Help, no_such_file, started_as
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
+from tests.runs import started
 from tests.test_theorem import MY_THEOREM
 
 EVERY = (*theorems(), *studies())
@@ -137,6 +138,26 @@ def test_a_wrong_word_is_answered_with_the_near_one(words, meant, lrdyn, tmp_pat
 
 def test_a_folder_that_is_not_there_either_has_no_near_name(tmp_path):
     assert no_such_file(tmp_path / "no" / "x.py") == "no such file"
+
+
+# XLA's log --------------------------------------------------------------------------------------
+
+SLOW = """
+import time, jax, jax.numpy as jnp
+begin = time.monotonic()
+add = lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (60, 60), (1, 1), "SAME").sum()
+jax.jit(lambda: add(jnp.ones((3000, 3000)))).lower().compile()
+assert time.monotonic() - begin > 1, "too fast for an alarm"
+"""
+
+
+def test_no_alarm_of_xla_about_a_slow_compilation_reaches_a_command(tmp_path):
+    """A constant that takes above a second to fold: XLA logs "This isn't necessarily a bug"."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    with started("-m", "lrdyn", "verify", "slow.py", cwd=tmp_path) as process:
+        _, err = process.communicate(timeout=500)
+    wanted = "wanted a file that states a theorem"
+    assert err == f"lrdyn: error: verify: got 'slow.py', {wanted}\n"
 
 
 # Completion ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-from lrdyn.system.printer import complain, printable
+from lrdyn.system.printer import complain, printable, silence_xla
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 COMMANDS = ("lrdyn", "experiments", "paper_figs", "notebooks")
@@ -41,6 +41,8 @@ def importing() -> Iterator[None]:
     if parent:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     command = not parent and _command()
+    if command:
+        silence_xla()
     undo = end_at_once() if command or (script and not parent) else None
     try:
         yield
