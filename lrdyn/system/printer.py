@@ -39,8 +39,8 @@ def printable(text: str, *, lines: bool = False) -> str:
 def silence_xla() -> None:
     """Keep what XLA logs from the terminal of a command, here and in processes started from here.
 
-    Of a compilation that takes long, as on a busy machine, it would say to file a bug. What fails is
-    raised besides. XLA reads this variable when JAX is imported; ``LRDYN_DEBUG`` leaves it alone.
+    Of a compilation that takes long, as on a busy machine, it would say to file a bug. What fails
+    is raised besides. XLA reads this variable when JAX is imported; ``LRDYN_DEBUG`` leaves it be.
     """
     if not os.environ.get("LRDYN_DEBUG"):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
