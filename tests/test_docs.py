@@ -182,6 +182,7 @@ OF_OTHERS = (
     "--tls-cert",
     "--tls-key",
     "--wrap",
+    "--xla",
 )
 """Flags of Dask and of Slurm on the page of clusters."""
 

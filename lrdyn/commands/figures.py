@@ -16,6 +16,7 @@ from lrdyn.core.show import near, shortened
 from lrdyn.engine import accelerators, mistakes
 from lrdyn.engine.arguments import Example, Parser, add_device_flags, folder
 from lrdyn.engine.configuration import BadInput
+from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.mistakes import Lacking, described
 from lrdyn.engine.process import setup
 from lrdyn.figures.baselines import check, write_baseline
@@ -117,18 +118,21 @@ def parse(exhibits: Sequence[Exhibit], argv: Sequence[str], prog: str = "figures
     return Command(options, *_choose(options.figures, exhibits))
 
 
-def begin(argv: Sequence[str] | None, prog: str) -> None:
+def begin(argv: Sequence[str] | None, prog: str) -> KeptPrograms | None:
     """Set the process as a command line asks for, before the figures are imported that may compute.
+
+    Returns:
+        What :func:`lrdyn.engine.process.setup` does; None where a page of help is asked for.
 
     Raises:
         BadInput: an argument is unknown.
     """
     words = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(words):
-        return
+        return None
     if parser_of((), prog).parse(words).deterministic:
         say(f"{prog}: {accelerators.run_deterministically()}")
-    setup("float64")
+    return setup("float64")
 
 
 def parser_of(exhibits: Sequence[Exhibit], prog: str) -> Parser:

@@ -2,7 +2,8 @@
 
 It takes the step of :func:`lrdyn.simulate`. What follows from a step alone follows from its number:
 the examples, the random key of dropout, whether the maps of Algorithm 1 are chosen anew. A run that
-continues at a step therefore ends with the bits of one that never stopped.
+continues at a step therefore ends with the bits of one that never stopped; on a GPU only where XLA
+takes deterministic kernels.
 """
 
 import time
