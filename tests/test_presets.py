@@ -109,8 +109,8 @@ def test_a_figure_that_lacks_data_is_named_and_the_others_are_drawn(draw):
 
 
 def test_a_named_figure_that_lacks_data_is_bad_input(draw):
-    status, _, err, there = draw(LACKS, TOY, named=True)
-    assert (status, there) == (BAD_INPUT, True)
+    status, out, err, there = draw(LACKS, TOY, named=True)
+    assert (status, there, "lacks" in out) == (BAD_INPUT, True, False)
     assert err == "figures: error: lacks: encoder: got none, wanted a folder: run make encoder\n"
 
 

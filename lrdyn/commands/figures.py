@@ -69,23 +69,40 @@ def main(
         if missing(exhibit) and not set(options.figures) - set(ACTIONS):
             say(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
     named = bool(set(options.figures) - set(ACTIONS))
-    agree, failed = [], {}
+    agree, failed = _each(action, chosen, options, baselines, written_in, named=named)
+    if not named:  # what lacks its data is named, and that is all
+        failed = {name: e for name, e in failed.items() if not isinstance(e, Lacking)}
+    if failed:
+        raise _failure(failed)
+    return Compared(all(agree)) if action == "check" else None
+
+
+def _each(
+    action: str,
+    chosen: Sequence[Exhibit],
+    options: argparse.Namespace,
+    baselines: Path,
+    written_in: Collection[Path],
+    *,
+    named: bool,
+) -> tuple[list[bool], dict[str, Exception]]:
+    """Do what is asked for with each figure: whether all is well with it, or what it raised."""
+    agree: list[bool] = []
+    failed: dict[str, Exception] = {}
     for exhibit in chosen:
         try:
             with mistakes.named(written_in):
                 agree.append(_act(action, exhibit, options, baselines))
         except BadInput as error:
-            if named or not isinstance(error, Lacking):
-                failed[exhibit.name] = error
-            say(f"{exhibit.name}: left out, {error}")
+            failed[exhibit.name] = error
+            if not named:  # else it is the last line
+                say(f"{exhibit.name}: left out, {error}")
         except OSError:  # a disk that is full fails the others, too
             raise
         except Exception as error:
             failed[exhibit.name] = error
             say(f"{exhibit.name}: failed, {described(error)}")
-    if failed:
-        raise _failure(failed)
-    return Compared(all(agree)) if action == "check" else None
+    return agree, failed
 
 
 def _failure(failed: Mapping[str, Exception]) -> Exception:

@@ -117,7 +117,7 @@ def commands() -> dict[str, tuple[Callable[[list[str]], int], Experiment | None]
         for one in theorems()
     }
     found["lrdyn verify all"] = (partial(run_verify, "all"), theorems()[1])
-    for name in ("list", "runs", "diff", "diagnose"):
+    for name in ("list", "runs", "diff", "diagnose", "completion", "help"):
         found[f"lrdyn {name}"] = (lambda w, name=name: command.main([name, *w]), None)
     found["lrdyn"] = (command.main, None)
     found["experiments"] = (lambda w: cli.run("experiments", lambda: pool.main(w)), None)
@@ -141,7 +141,7 @@ def without_work() -> Iterator[None]:
             (verify, "setup"),
             (verify, "judge_again"),
             (pool, "verify_all"),
-            (figures, "_act"),
+            (figures, "_each"),
         ):
             stack.enter_context(mock.patch.object(module, name, begin))
         yield

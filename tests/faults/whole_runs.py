@@ -143,6 +143,8 @@ COMMANDS = {
     "lrdyn list": Command(("lrdyn", "list"), lambda rng, _: []),
     "lrdyn runs": Command(("lrdyn", "runs"), among(1, ".", "results", "corollary1")),
     "lrdyn diff": Command(("lrdyn", "diff"), among(2), (0, 1, 2)),
+    "lrdyn completion": Command(("lrdyn", "completion"), among(1, "bash", "zsh", "fish"), (0, 2)),
+    "lrdyn help": Command(("lrdyn", "help"), among(2, "verify", "theorem2", "runs"), (0, 2)),
     "lrdyn diagnose": Command(("lrdyn", "diagnose"), weights, (0, 2)),
     "lrdyn": Command(("lrdyn",), anything, (0, 1, 2, 4)),
     "experiments": Command(
