@@ -230,10 +230,10 @@ def test_deterministic_kernels_are_asked_for_once(card, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
     for _ in range(2):
         said = accelerators.run_deterministically()
+        assert said == "--deterministic: --xla_gpu_deterministic_ops=true on cuda"
         assert accelerators.os.environ["XLA_FLAGS"] == (
             "--xla_dump_to=x --xla_gpu_deterministic_ops=true"
         )
-    assert said == "--deterministic: --xla_gpu_deterministic_ops=true on cuda"
 
 
 @pytest.mark.parametrize(("platform", "word"), [("", "CPU"), ("tpu", "TPU")])
