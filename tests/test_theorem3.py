@@ -243,6 +243,19 @@ def test_estimates_of_fewer_draws_are_seen(monkeypatch, lost):
     assert said == {"monte_carlo": True, "monte_carlo_rate": lost == 1}
 
 
+def test_estimates_of_196_draws_in_the_place_of_256_are_seen(monkeypatch):
+    right = statement._estimates
+
+    def fewer(case, losses, draws, keep_prob, repeats):
+        with monkeypatch.context() as patch:
+            patch.setattr(statement, "KEYS", 14 if draws == 256 else statement.KEYS)
+            return right(case, losses, 196 if draws == 256 else draws, keep_prob, repeats)
+
+    monkeypatch.setattr(statement, "_estimates", fewer)
+    said = verdicts(rows(statement.MASKS, "monte_carlo", "monte_carlo_rate"))
+    assert said == {"monte_carlo": True, "monte_carlo_rate": False}
+
+
 def test_probabilities_half_a_percent_too_large_are_seen(monkeypatch):
     right = masking.draw_mask
     monkeypatch.setattr(
