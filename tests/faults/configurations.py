@@ -8,9 +8,9 @@ two flags are at an end of their domain or anywhere in it. Flags that decide wha
 and shapes, take six combinations for each seed. With ``--log`` every command is noted when it ends:
 the same call goes on there, also after a kill.
 
-At the end stands which share of the points was judged. With ``--check`` it fails, too, if a share
-is lower than it was (``tests/data/configurations.json``), or if a claim that was judged is not any
-more, by more than chance can do. ``--write`` makes that file.
+At the end stands which share of the points was judged. With ``--check`` it fails, too, if that share
+is lower than it was in the same commands (``tests/data/configurations.json``), by more than rounding
+can do, or if a claim that was judged is not any more. ``--write`` puts what was run into that file.
 """
 
 import argparse
@@ -62,7 +62,7 @@ FROM_PRESET = ("steps", "observed")
 fewer entries nothing is claimed."""
 
 CHECKED = 20
-"""Commands of each theorem whose points are noted one by one."""
+"""Commands of each theorem whose points are committed one by one, for others to be compared."""
 
 CHANCE = 0.03
 """Share of the points that rounding may move over the edge of what is judged."""
@@ -370,11 +370,12 @@ def record(notes: Sequence[Note]) -> dict[str, Any]:
 
 def fallen(notes: Sequence[Note], before: Mapping[str, Any]) -> list[str]:
     """What is judged less than in the same commands before."""
+    notes = notes[: len(before["first"])]
     judged, every = np.sum(before["first"][: len(notes)], axis=0)
     now, was, said = share_of(notes), judged / max(1, every), []
     if now < was - CHANCE:
         said.append(f"{100 * now:.1f} % of the points are judged, and were {100 * was:.1f} %")
-    if len(notes) >= len(before["first"]):
+    if len(notes) == len(before["first"]):
         claims = {claim for note in notes for claim in note.claims}
         gone = sorted(set(before["claims"]) - claims)
         said += [f"no case of {claim} is judged any more" for claim in gone]
@@ -393,23 +394,26 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     before = json.loads(FILE.read_text()) if FILE.exists() else {}
     seed = before.get("seed", 0) if options.seed is None else options.seed
+    if options.check and seed != before["seed"]:
+        parser.error(f"--check: got seed {seed}, wanted that of {FILE.name}, {before['seed']}")
     found = {
         name: notes_of(name, options.commands or CHECKED, seed, options.log)
         for name in options.names or REGISTRY
     }
     worse = []
     if options.check:
-        if seed != before["seed"]:
-            parser.error(f"--check: got seed {seed}, wanted that of {FILE.name}, {before['seed']}")
         worse = [
             f"{name}: {line}"
             for name, notes in found.items()
-            for line in fallen(notes[:CHECKED], before["theorems"][name])
+            for line in fallen(notes, before["theorems"][name])
         ]
         print("\n".join(worse or ["no share is lower than it was"]))
     if options.write:
-        theorems = {name: record(notes) for name, notes in found.items()}
-        made = {"date": datetime.date.today().isoformat(), "seed": seed, "theorems": theorems}
+        kept = before["theorems"] if seed == before.get("seed") else {}
+        records = kept | {name: record(notes) for name, notes in found.items()}
+        today = datetime.date.today().isoformat()
+        in_order = {name: records[name] for name in REGISTRY if name in records}
+        made = {"date": today, "seed": seed, "theorems": in_order}
         FILE.write_text(json.dumps(made, indent=1) + "\n")
     bad = [note for notes in found.values() for note in notes if note.ended in ("false", "fault")]
     return len(bad) + len(worse)
