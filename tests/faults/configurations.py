@@ -8,9 +8,10 @@ two flags are at an end of their domain or anywhere in it. Flags that decide wha
 and shapes, take six combinations for each seed. With ``--log`` every command is noted when it ends:
 the same call goes on there, also after a kill.
 
-At the end stands which share of the points was judged. With ``--check`` it fails, too, if that share
-is lower than it was in the same commands (``tests/data/configurations.json``), by more than rounding
-can do, or if a claim that was judged is not any more. ``--write`` puts what was run into that file.
+At the end stands which share of the points was judged. With ``--check`` it fails, too, if that
+share is lower than it was in the same commands (``tests/data/configurations.json``), by more than
+rounding can do, or if a claim that was judged is not any more. ``--write`` puts what was run into
+that file.
 """
 
 import argparse
