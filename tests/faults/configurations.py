@@ -364,21 +364,22 @@ def record(notes: Sequence[Note]) -> dict[str, Any]:
         "commands": len(notes),
         "ended": dict(sorted(ended.items())),
         "share": round(share_of(notes), 4),
-        "first": [judged_of(note) for note in first],
-        "claims": sorted({claim for note in first for claim in note.claims}),
+        "first": " ".join(f"{judged}/{every}" for judged, every in map(judged_of, first)),
+        "claims": " ".join(sorted({claim for note in first for claim in note.claims})),
     }
 
 
 def fallen(notes: Sequence[Note], before: Mapping[str, Any]) -> list[str]:
     """What is judged less than in the same commands before."""
-    notes = notes[: len(before["first"])]
-    judged, every = np.sum(before["first"][: len(notes)], axis=0)
+    first = [[int(number) for number in word.split("/")] for word in before["first"].split()]
+    notes = notes[: len(first)]
+    judged, every = np.sum(first[: len(notes)], axis=0)
     now, was, said = share_of(notes), judged / max(1, every), []
     if now < was - CHANCE:
         said.append(f"{100 * now:.1f} % of the points are judged, and were {100 * was:.1f} %")
-    if len(notes) == len(before["first"]):
+    if len(notes) == len(first):
         claims = {claim for note in notes for claim in note.claims}
-        gone = sorted(set(before["claims"]) - claims)
+        gone = sorted(set(before["claims"].split()) - claims)
         said += [f"no case of {claim} is judged any more" for claim in gone]
     return said
 
