@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 import lrdyn as lr
 from lrdyn.core.factorization import regression_loss
+from lrdyn.engine.statement import Outcome
 from lrdyn.theorem2 import classifier, collapse
+from lrdyn.theorem2.collapse_claims import COLLAPSE, CollapseMeasured, CollapseTheory
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, classification, double, normal
 
@@ -172,3 +174,13 @@ def test_gap_of_the_collapse_ratio_halves_with_twice_the_examples():
         for n, eta in ((5, 0.06), (10, 0.04))
     ]
     assert gaps[0] / gaps[1] == pytest.approx(2, abs=0.5)
+
+
+@pytest.mark.parametrize(("left", "reason"), [(99, ""), (101, "too few steps")])
+def test_collapse_is_claimed_once_the_loss_of_theory_is_rounding(left, reason):
+    loss = np.array([2.0, 2.0 * left * np.finfo(float).eps])
+    outcome = Outcome(
+        {}, CollapseTheory(collapse_loss=loss), CollapseMeasured(), {}, np.dtype(float), 50, 9
+    )
+    at_convergence = [claim for claim in COLLAPSE.claims if claim.id != "collapse_loss"]
+    assert [claim.undecided(outcome) for claim in at_convergence] == [reason, reason]

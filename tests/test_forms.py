@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from lrdyn.engine.forms import (
-    SEEN,
     AtLeast,
     AtMost,
     Count,
@@ -75,7 +74,7 @@ def test_what_is_let_pass_is_the_threshold(factor):
 
 @pytest.mark.parametrize("times", [0.99, 1.01])
 def test_a_zero_needs_an_alternative_of_thirty_thresholds(times):
-    form = Zero(0 * ONES, 2.0, alternative=times * SEEN * LIMIT * 2.0)
+    form = Zero(0 * ONES, 2.0, alternative=times * 30 * LIMIT * 2.0)
     assert form.without_power(LIMIT) == ("" if times > 1 else BELOW)
 
 

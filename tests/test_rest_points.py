@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrdyn.engine.statement import Outcome
 from lrdyn.theorem1 import rest_points, shrinkage
+from lrdyn.theorem1.rest_points_claims import BASINS, BasinsMeasured, BasinsTheory
 from tests import oracles
 
 compiled = oracles.Compiled(rest_points)
@@ -220,3 +222,10 @@ def test_what_is_ill_conditioned_is_said_by_theory_alone():
     assert condition((0.8, 0.3), double * (1 + 1e-10)) > 1e4
     assert condition((0.8, 0.3), 2 * double) < 5
     assert condition((0.8, 0.0), 0.0, rank=2) > 1e9  # 0 is approached like a power of time
+
+
+@pytest.mark.parametrize(("loss", "below"), [(0.99, True), (1.0, False), (20.0, False)])
+def test_an_end_is_claimed_of_starts_below_every_other_critical_value(loss, below):
+    theory = BasinsTheory(near_losses=np.array([0.5, loss]), next_value=np.array(1.0))
+    outcome = Outcome({}, theory, BasinsMeasured(), {}, np.dtype(float), 6, 9)
+    assert [claim.applies(outcome) for claim in BASINS.claims] == [below, below]

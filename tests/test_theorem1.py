@@ -21,13 +21,15 @@ from lrdyn.engine.outcomes import outcomes
 from lrdyn.engine.statement import Outcome
 from lrdyn.theorem1 import (
     critical_points_claims,
+    descent,
     minimisers_claims,
     regularised_autoencoder_claims,
     setting,
 )
 from lrdyn.theorem1.critical_points_claims import CRITICAL_POINTS
+from lrdyn.theorem1.descent import DescentMeasured, DescentTheory
 from lrdyn.theorem1.figures import basins_figure, landscape_figure, shrinkage_figure
-from lrdyn.theorem1.minimisers_claims import DESCENT, DescentMeasured, DescentTheory
+from lrdyn.theorem1.minimisers_claims import DESCENT
 from lrdyn.theorem1.regularised_autoencoder_claims import AUTOENCODER
 from lrdyn.theorem1.rest_points_claims import BASINS
 from lrdyn.theorem1.statement import THEOREM1
@@ -53,7 +55,7 @@ FLAGS: dict[str, Any] = {
 @jax.jit
 def targets(deficit, tie):
     flags = {**FLAGS, "rank_deficit": deficit, "tie": tie, "target_scale": 3.0}
-    makers = minimisers_claims.make_case, critical_points_claims.make_case
+    makers = descent.make_case, critical_points_claims.make_case
     return [make(KEY, **taken(make, flags)).target for make in makers]
 
 
@@ -74,8 +76,8 @@ def test_the_target_has_the_singular_values_of_the_flags(deficit, tie, expected,
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_the_run_is_gradient_descent_with_decay_by_hand(depth):
-    case = minimisers_claims.make_case(KEY, **{**FLAGS, "depth": depth})
-    run = jax.jit(minimisers_claims.measure)(case)
+    case = descent.make_case(KEY, **{**FLAGS, "depth": depth})
+    run = jax.jit(descent.measure)(case)
     target, how = oracles.double(case.target), {"steps": 40, "size": 6}
     slope = oracles.sum_slope(target)
     layers = oracles.descend(case.weights, slope, 0.2, [0.1] * depth, case.steps)
@@ -171,8 +173,8 @@ def test_a_run_on_its_way_is_not_judged(scenario, depth, claim, small, dtype):
 )
 def test_minima_without_curvature_are_told_apart(flags, degenerate):
     flags = {**FLAGS, **flags}
-    case = minimisers_claims.make_case(KEY, **flags)
-    theory = jax.tree.map(np.asarray, jax.jit(minimisers_claims.predict)(case))
+    case = descent.make_case(KEY, **flags)
+    theory = jax.tree.map(np.asarray, jax.jit(descent.predict)(case))
     outcome = Outcome(flags, theory, DescentMeasured(), {}, np.dtype("float64"), 6, 10**9)
     if flags["depth"] == 2:
         reason = minimisers_claims._not_at_the_end(outcome)

@@ -12,7 +12,7 @@ import lrdyn as lr
 from lrdyn.corollary1 import statement as corollary1
 from lrdyn.corollary1.statement import COMPRESSION, COROLLARY1, CompressionMeasured
 from lrdyn.engine import fields
-from lrdyn.engine.judging import row_of
+from lrdyn.engine.judging import forms_of, row_of
 from lrdyn.engine.statement import Outcome
 from lrdyn.theorem2 import classifier_claims as classification
 from lrdyn.theorem2 import setting as deep_factorization
@@ -138,6 +138,18 @@ def test_a_stable_run_grants_little(theorem, scenario, measured):
     assert names
     for name in names:
         assert float(results[name].max()) < 10, name
+
+
+@pytest.mark.parametrize("name", ["rho", "reduced", "off_block"])
+def test_weights_are_compared_on_the_scale_of_the_largest_singular_value(name):
+    values, rho = np.array([[[3.0, 0.5], [2.0, 1.0]]]), np.ones((1, 2))
+    blocks = np.ones((1, 2, 2, 2))
+    theory = FactorizationTheory(rho=rho, reduced=blocks)
+    run = FactorizationMeasured(rho=rho, reduced=blocks, off_block=rho, singular_values=values)
+    outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=4, steps=1)
+    (claim,) = (claim for claim in FACTORIZATION.claims if claim.id == name)
+    compared = forms_of(claim, FACTORIZATION, outcome)
+    assert [form.threshold(1e-12) for form in compared] == pytest.approx([3e-12] * len(compared))
 
 
 def test_small_scales_are_judged_or_said_to_be_too_small():

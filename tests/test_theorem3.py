@@ -11,6 +11,7 @@ from scipy import stats
 from lrdyn import theorem3
 from lrdyn.core import masking
 from lrdyn.core.descent import gradient_descent
+from lrdyn.engine.claims import tolerance
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.fields import Read, arrays_in
 from lrdyn.engine.judging import row_of
@@ -243,6 +244,19 @@ def test_estimates_of_fewer_draws_are_seen(monkeypatch, lost):
     assert said == {"monte_carlo": True, "monte_carlo_rate": lost == 1}
 
 
+def test_estimates_of_196_draws_in_the_place_of_256_are_seen(monkeypatch):
+    right = statement._estimates
+
+    def fewer(case, losses, draws, keep_prob, repeats):
+        with monkeypatch.context() as patch:
+            patch.setattr(statement, "KEYS", 14 if draws == 256 else statement.KEYS)
+            return right(case, losses, 196 if draws == 256 else draws, keep_prob, repeats)
+
+    monkeypatch.setattr(statement, "_estimates", fewer)
+    said = verdicts(rows(statement.MASKS, "monte_carlo", "monte_carlo_rate"))
+    assert said == {"monte_carlo": True, "monte_carlo_rate": False}
+
+
 def test_probabilities_half_a_percent_too_large_are_seen(monkeypatch):
     right = masking.draw_mask
     monkeypatch.setattr(
@@ -421,6 +435,22 @@ def test_a_small_loss_is_judged_on_the_scale_of_the_data():
         outcome = Outcome({}, theory, run, {}, np.dtype("float64"), 4, 1)
         found = masked_autoencoder_claims.value(outcome).residual()
         assert found == pytest.approx(residual, rel=1e-3, nan_ok=True)
+
+
+def test_products_of_factors_are_granted_what_lapack_leaves():
+    """By NumPy, whose decompositions of small matrices are off by 2 roundings, and rarely by 30."""
+    rng, worst = np.random.default_rng(0), 0.0
+    for _ in range(1500):
+        left, right = (np.linalg.qr(rng.normal(size=(n, 4)))[0] for n in (7, 4))
+        matrix = (left * np.linspace(1, 0.5, 4)) @ right.T
+        U, values, V = np.linalg.svd(matrix, full_matrices=False)
+        exact = (U.astype(np.longdouble) * values) @ V.astype(np.longdouble)
+        worst = max(worst, float(np.max(np.abs(exact - matrix))))
+    products = [claim for claim in (*DROPOUT.claims, *DROPBLOCK.claims) if "product" in claim.id]
+    assert [claim.id for claim in products] == ["equalised_product", "dropblock_product"]
+    for claim in products:
+        granted = tolerance("identity", "float64", steps=claim.steps or 1, size=7)
+        assert 2 * worst < granted < 100 * worst
 
 
 def test_what_masks_add_does_not_cancel():

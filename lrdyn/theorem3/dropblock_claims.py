@@ -16,6 +16,7 @@ from lrdyn.engine.fields import ABSENT, arrays_in
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem3 import dropblock, dropout_penalties
 from lrdyn.theorem3.network import (
+    DECOMPOSED,
     MOST_MASKS,
     Network,
     added_by_masks,
@@ -267,6 +268,7 @@ DROPBLOCK = Scenario[Blocks, BlocksTheory, BlocksMeasured](
             "dropblock_product",
             "by factors whose product is Z",
             compares=lambda theory, run: (theory.dropblock_product, run.dropblock_product),
+            steps=DECOMPOSED,
             reads=lambda theory, run: (theory.enough_blocks,),
             applies=_enough_blocks,
         ),

@@ -28,6 +28,7 @@ from lrdyn.theorem3.dropout_units import (
     wrong_factors,
 )
 from lrdyn.theorem3.network import (
+    DECOMPOSED,
     MOST_MASKS,
     Network,
     added_by_masks,
@@ -406,6 +407,7 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
             "equalised_product",
             "their product is Z",
             compares=lambda theory, run: (theory.equalised_product, run.equalised_product),
+            steps=DECOMPOSED,
         ),
         Claim(
             "equalised_penalty",

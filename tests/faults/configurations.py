@@ -4,16 +4,26 @@
 command lines of each theorem, all by default, runs and judges each in this process as the command
 does, without controls, and prints those that end false or in a fault. It fails if there is one.
 Half of the commands lie inside, where all flags are close to the quick preset; in the others one or
-two flags are at an end of their domain or anywhere in it. At the end stands which share of the
-points was judged. With ``--log`` every command is noted when it ends: the same call goes on there.
+two flags are at an end of their domain or anywhere in it. Flags that decide what is compiled, steps
+and shapes, take six combinations for each seed. With ``--log`` every command is noted when it ends:
+the same call goes on there, also after a kill.
+
+At the end stands which share of the points was judged. With ``--check`` it fails, too, if that
+share is lower than it was in the same commands (``tests/data/configurations.json``), by more than
+rounding can do, or if a claim that was judged is not any more. ``--write`` puts what was run into
+that file.
 """
 
 import argparse
+import contextlib
+import datetime
 import json
 import math
+import os
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,16 +39,34 @@ from lrdyn.engine.verify import Verification, verify_run
 from lrdyn.engine.work import DEFAULT
 from lrdyn.registry import REGISTRY, theorem
 
+FILE = Path(__file__).parents[1] / "data" / "configurations.json"
+"""What became of the commands that were run once: read by ``--check`` and the tests."""
+
 MOST = {"dim": 14, "rows": 7, "cols": 7, "rank": 3, "depth": 5, "steps": 1500, "draw": 1000}
-"""Largest integers that are drawn, for a case to take seconds; of other flags ``ANY``."""
+"""Largest integers that are drawn far from the presets, for a case to take seconds; of other flags
+``ANY``."""
 
 ANY = 6
 
-POINTS = 64
-"""Most settings of a command, which share a compilation."""
+SHAPES = 6
+"""Combinations of the flags that decide what is compiled, half of them inside: to compile takes
+longer than all else."""
+
+POINTS = 8
+"""Settings of a command, always as many: their number decides what is compiled, too."""
 
 NEAR = 0.15
 """Decades around the quick preset in which a number inside is drawn."""
+
+FROM_PRESET = ("steps", "observed")
+"""Flags that inside are drawn from the preset on: shorter trainings are rarely long enough, and of
+fewer entries nothing is claimed."""
+
+CHECKED = 20
+"""Commands of each theorem whose points are committed one by one, for others to be compared."""
+
+CHANCE = 0.03
+"""Share of the points that rounding may move over the edge of what is judged."""
 
 
 # Drawing ------------------------------------------------------------------------------------
@@ -84,7 +112,9 @@ def number(flag: Flag, rng: np.random.Generator, *, far: bool) -> float:
     if not far and not usual:
         return usual
     low, high = math.log10(ends.least), math.log10(ends.most)
-    if not far:
+    if not far and flag.name in FROM_PRESET:
+        low = math.log10(usual)
+    elif not far:
         low, high = max(low, math.log10(usual) - NEAR), min(high, math.log10(usual) + NEAR)
     drawn = 10.0 ** rng.uniform(low, high)
     # A bounded number is as near to 1 as to 0.
@@ -96,36 +126,118 @@ def value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
     """Draw one value of a flag."""
     assert flag.domain is not None
     if flag.type is str:
-        return str(rng.choice(flag.domain.wanted.removeprefix("one of ").split(", ")))
+        return str(rng.choice(words_of(flag)))
     if flag.type is float:
         drawn = number(flag, rng, far=far)
         return drawn if flag.domain.contains(drawn) else value(flag, rng, far=far)
     least, most = 0, MOST.get(flag.name, ANY)
-    if not far:
-        most = min(most, 2 * max(flag.quick))
-        # Trainings of fewer steps than the preset has are rarely long enough.
-        least = min(most, max(flag.quick) if flag.name == "steps" else min(flag.quick) // 2)
+    if not far and flag.name in FROM_PRESET:
+        least, most = max(flag.quick), max(flag.quick) * 5 // 4
+    elif not far:
+        least, most = min(flag.quick) // 2, max(*flag.quick, min(most, 2 * max(flag.quick)))
     whole = [n for n in range(least, most + 1) if flag.domain.contains(n)]
-    places = np.geomspace(1, len(whole), 40).astype(int) - 1  # small ones more often
-    return whole[rng.choice(places)]
+    if not far:
+        return whole[rng.integers(len(whole))]
+    # Small ones more often.
+    return whole[int(rng.choice(np.geomspace(1, len(whole) + 1, 40, endpoint=False))) - 1]
 
 
-def command(experiment: Experiment, rng: np.random.Generator) -> list[str]:
-    """Draw the words of a command line; several values where they share a compilation."""
-    room = POINTS
-    words = ["--seed", str(rng.integers(2**31 - 2)), "--seeds", "1"]
-    words += ["--dtype", str(rng.choice(["float64", "float64", "float32"]))]
-    flags = [flag for flag in experiment.flags if flag.domain is not None]
-    order = rng.permutation(np.array(flags, object))
-    far = order[: rng.integers(1, 3)] if rng.random() < 0.5 else order[:0]
-    for flag in order:
-        several = flag.swept and not flag.shapes
-        count = int(rng.integers(1, min(room, 4) + 1)) if several else 1
-        is_far = any(flag is other for other in far)
-        values = list(dict.fromkeys(value(flag, rng, far=is_far) for _ in range(count)))
-        room //= len(values)
-        words += ["--" + flag.name.replace("_", "-"), *map(str, values)]
-    return words
+def words_of(flag: Flag) -> list[str]:
+    """What a flag of words accepts."""
+    assert flag.domain is not None
+    return flag.domain.wanted.removeprefix("one of ").split(", ")
+
+
+Settings = dict[str, list[Any]]
+"""Flag -> its values."""
+
+
+def shape_flags(experiment: Experiment) -> list[Flag]:
+    """Flags that decide what is compiled: shapes, and steps, which are not swept."""
+    return [f for f in experiment.flags if f.domain and (f.shapes or not f.swept)]
+
+
+def point_flags(experiment: Experiment) -> list[Flag]:
+    """The other flags, which are values of points of one program."""
+    return [f for f in experiment.flags if f.domain and f.swept and not f.shapes]
+
+
+def source(experiment: Experiment, seed: int, n: int) -> np.random.Generator:
+    """Random numbers of a command of a theorem."""
+    return np.random.default_rng([seed, n, zlib.crc32(experiment.name.encode())])
+
+
+def some(flags: list[Flag], rng: np.random.Generator) -> set[str]:
+    """The names of one or two of several flags."""
+    count = min(len(flags), int(rng.integers(1, 3)))
+    return {flag.name for flag in rng.permutation(np.array(flags, object))[:count]}
+
+
+def shapes(experiment: Experiment, seed: int) -> list[Settings]:
+    """Combinations of the flags that decide what is compiled; those of the first half are inside.
+
+    Each word of a flag is in one of them, or in as many as there are.
+    """
+    rng, found = source(experiment, seed, 0), []
+    flags = shape_flags(experiment)
+    words = {f.name: rng.permutation(words_of(f)).tolist() for f in flags if f.type is str}
+    while len(found) < SHAPES:
+        k = len(found)
+        far = set() if k < SHAPES // 2 else some([f for f in flags if f.type is not str], rng)
+        one = {
+            f.name: [words[f.name][k % len(words[f.name])]]
+            if f.type is str
+            else [value(f, rng, far=f.name in far)]
+            for f in flags
+        }
+        tries = (one | inside(experiment, rng, set()) for _ in range(30))
+        # There may be no point that the theorem accepts.
+        if one not in found and any(accepted(experiment, settings) for settings in tries):
+            found.append(one)
+    return found
+
+
+def inside(experiment: Experiment, rng: np.random.Generator, far: set[str]) -> Settings:
+    """Values of the points: near the quick preset, but of some flags far from it."""
+    flags, found = point_flags(experiment), {}
+    for n, flag in enumerate(flags):
+        doubled = math.log2(POINTS) + len(flags) - 1 - n
+        count = 2 ** int(doubled // len(flags))
+        several = set()
+        while len(several) < count:
+            several.add(value(flag, rng, far=flag.name in far))
+        found[flag.name] = sorted(several)
+    return found
+
+
+def accepted(experiment: Experiment, settings: Settings) -> bool:
+    """Whether a command takes these values."""
+    try:
+        cli.parse(experiment, written(settings))
+    except cli.BadInput:
+        return False
+    return True
+
+
+def written(settings: Settings) -> list[str]:
+    """Settings as words of a command line."""
+    several = [("--" + n.replace("_", "-"), *map(str, v)) for n, v in settings.items()]
+    return [word for words in several for word in words]
+
+
+def command(experiment: Experiment, known: list[Settings], seed: int, n: int) -> list[str]:
+    """Draw the words of a command line that is accepted."""
+    rng = source(experiment, seed, n)
+    flags = point_flags(experiment)
+    dtype = str(rng.choice(["float64", "float64", "float32"]))
+    start = {"seed": [rng.integers(2**31 - 2)], "seeds": [1], "dtype": [dtype]}
+    at_edge = rng.random() < 0.5
+    while True:
+        k = int(rng.integers(SHAPES if at_edge else SHAPES // 2))
+        far = some(flags, rng) if at_edge and (k < SHAPES // 2 or rng.random() < 0.5) else set()
+        drawn = known[k] | inside(experiment, rng, far)
+        if accepted(experiment, drawn):
+            return written(start | drawn)
 
 
 # Running ------------------------------------------------------------------------------------
@@ -139,8 +251,10 @@ def without_controls(experiment: Experiment) -> Experiment:
 
 def verified(run: Run) -> Verification:
     """Produce and judge as the command does."""
-    cli.setup(run.dtype)
-    return verify_run(run, DEFAULT)
+    programs = cli.setup(run.dtype)
+    module = REGISTRY[run.experiment.name].partition(":")[0]
+    context = DEFAULT._replace(programs=programs and programs.of(module))
+    return verify_run(run, context)
 
 
 def points(found: Verification, experiment: Experiment, dtype: str) -> Counter:
@@ -161,62 +275,150 @@ def why_false(found: Verification) -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Draw, run and judge commands; the number of those that are false or a fault."""
-    parser = argparse.ArgumentParser(prog="configurations", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *REGISTRY], metavar="NAME")
-    parser.add_argument("--commands", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log", type=Path)
-    options = parser.parse_args(argv)
-    names = options.names or REGISTRY
-    return sum(wrong(name, options.commands, options.seed, options.log) for name in names)
+class Note(NamedTuple):
+    """What became of a command."""
+
+    name: str
+    seed: int
+    command: int
+    ended: str
+    points: dict[str, int]
+    """How many of the first scenario hold, are undecided, or false."""
+    claims: list[str]
+    """Those of which a case was judged, of any scenario."""
 
 
-def wrong(name: str, commands: int, seed: int, log: Path | None = None) -> int:
-    """Draw, run and count commands of one theorem; how many are false or a fault."""
-    experiment = without_controls(theorem(name))
-    lines = log.read_text().splitlines() if log is not None and log.exists() else []
-    notes = map(json.loads, lines)
-    ended, judged, bad, n = Counter(), Counter(), 0, 0
-    done = {note["command"]: note for note in notes if (note["name"], note["seed"]) == (name, seed)}
-    while ended.total() < commands:
-        n += 1
-        note = done.get(n) or {"name": name, "seed": seed, "command": n} | ran(
-            experiment, command(experiment, np.random.default_rng([seed, n]))
-        )
-        if log is not None and n not in done:
-            with log.open("a") as file:
-                file.write(json.dumps(note) + "\n")
-        if note["ended"] == "bad input":
-            bad += 1
-            continue
-        ended[note["ended"]] += 1
-        judged += Counter(note["points"])
-    share = 100 * (judged["held"] + judged["false"]) / max(1, judged.total())
-    print(
-        f"{name}, seed {seed}: commands {dict(ended)}, bad input {bad}; points {dict(judged)}, "
-        f"{share:.0f} % judged"
-    )
-    return ended["false"] + ended["fault"]
-
-
-def ran(experiment: Experiment, words: list[str]) -> dict[str, Any]:
-    """How a command ended and, by their ends, the number of its points."""
+def ran(experiment: Experiment, words: list[str], seed: int, n: int) -> Note:
+    """Run and judge one command."""
+    note = Note(experiment.name, seed, n, "fault", {}, [])
     try:
         run = cli.parse(experiment, words).run
         found = verified(run)
-    except cli.BadInput:
-        return {"ended": "bad input", "points": {}}
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]
         print(f"FAULT {type(error).__name__}: {line}: {' '.join(words)}", flush=True)
-        return {"ended": "fault", "points": {}}
+        return note
     holds, about = found.verdict["holds"], found.verdict["undecided"]
     if holds is False:
         print(f"FALSE {why_false(found)}: {' '.join(words)}", flush=True)
     word = {True: "held", False: "false", None: "undecided" if about else "nothing applies"}
-    return {"ended": word[holds], "points": points(found, run.experiment, run.dtype)}
+    judged = [claim["id"] for claim in found.verdict["claims"] if claim["cases"]]
+    seen = dict(points(found, run.experiment, run.dtype))
+    return note._replace(ended=word[holds], points=seen, claims=judged)
+
+
+def noted(log: Path | None) -> Iterator[Note]:
+    """What a log says; a kill can have left half a line, which is none."""
+    for line in log.read_text().splitlines() if log is not None and log.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            yield Note(**json.loads(line))
+
+
+def note_down(log: Path, note: Note) -> None:
+    """Append a note; behind half a line it begins a new one."""
+    with log.open("a+b") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        new = b"" if file.read() in (b"", b"\n") else b"\n"
+        file.write(new + json.dumps(note._asdict()).encode() + b"\n")
+
+
+def notes_of(name: str, commands: int, seed: int, log: Path | None = None) -> list[Note]:
+    """Draw, run and note commands of one theorem, and print what became of them."""
+    experiment = without_controls(theorem(name))
+    known = shapes(experiment, seed)
+    done = {note.command: note for note in noted(log) if (note.name, note.seed) == (name, seed)}
+    for n in range(1, commands + 1):
+        if n not in done:
+            done[n] = ran(experiment, command(experiment, known, seed, n), seed, n)
+            if log is not None:
+                note_down(log, done[n])
+    notes = [done[n] for n in range(1, commands + 1)]
+    ended, seen = Counter(note.ended for note in notes), Counter()
+    for note in notes:
+        seen += Counter(note.points)
+    share = f"{100 * share_of(notes):.0f} % judged"
+    print(f"{name}, seed {seed}: commands {dict(ended)}; points {dict(seen)}, {share}", flush=True)
+    return notes
+
+
+def judged_of(note: Note) -> tuple[int, int]:
+    """How many points of a command were judged, and how many there were."""
+    judged = note.points.get("held", 0) + note.points.get("false", 0)
+    return judged, sum(note.points.values())
+
+
+def share_of(notes: Sequence[Note]) -> float:
+    """The share of the points that were judged."""
+    judged, every = np.sum([judged_of(note) for note in notes], axis=0)
+    return float(judged / max(1, every))
+
+
+# What it was --------------------------------------------------------------------------------
+
+
+def record(notes: Sequence[Note]) -> dict[str, Any]:
+    """What is committed of the commands of a theorem."""
+    ended = Counter(note.ended for note in notes)
+    first = notes[:CHECKED]
+    return {
+        "commands": len(notes),
+        "ended": dict(sorted(ended.items())),
+        "share": round(share_of(notes), 4),
+        "first": " ".join(f"{judged}/{every}" for judged, every in map(judged_of, first)),
+        "claims": " ".join(sorted({claim for note in first for claim in note.claims})),
+    }
+
+
+def fallen(notes: Sequence[Note], before: Mapping[str, Any]) -> list[str]:
+    """What is judged less than in the same commands before."""
+    first = [[int(number) for number in word.split("/")] for word in before["first"].split()]
+    notes = notes[: len(first)]
+    judged, every = np.sum(first[: len(notes)], axis=0)
+    now, was, said = share_of(notes), judged / max(1, every), []
+    if now < was - CHANCE:
+        said.append(f"{100 * now:.1f} % of the points are judged, and were {100 * was:.1f} %")
+    if len(notes) == len(first):
+        claims = {claim for note in notes for claim in note.claims}
+        gone = sorted(set(before["claims"].split()) - claims)
+        said += [f"no case of {claim} is judged any more" for claim in gone]
+    return said
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draw, run and judge commands; the number of those that are false or a fault."""
+    parser = argparse.ArgumentParser(prog="configurations", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *REGISTRY], metavar="NAME")
+    parser.add_argument("--commands", type=int)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args(argv)
+    before = json.loads(FILE.read_text()) if FILE.exists() else {}
+    seed = before.get("seed", 0) if options.seed is None else options.seed
+    if options.check and seed != before["seed"]:
+        parser.error(f"--check: got seed {seed}, wanted that of {FILE.name}, {before['seed']}")
+    found = {
+        name: notes_of(name, options.commands or CHECKED, seed, options.log)
+        for name in options.names or REGISTRY
+    }
+    worse = []
+    if options.check:
+        worse = [
+            f"{name}: {line}"
+            for name, notes in found.items()
+            for line in fallen(notes, before["theorems"][name])
+        ]
+        print("\n".join(worse or ["no share is lower than it was"]))
+    if options.write:
+        kept = before["theorems"] if seed == before.get("seed") else {}
+        records = kept | {name: record(notes) for name, notes in found.items()}
+        today = datetime.date.today().isoformat()
+        in_order = {name: records[name] for name in REGISTRY if name in records}
+        made = {"date": today, "seed": seed, "theorems": in_order}
+        FILE.write_text(json.dumps(made, indent=1) + "\n")
+    bad = [note for notes in found.values() for note in notes if note.ended in ("false", "fault")]
+    return len(bad) + len(worse)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,10 @@ KILLED = {"rename": 4, "write": 4, "unlinkat": 2, "mkdir": 2}
 """At how many calls of a kind the process is ended instead, by SIGKILL and by SIGTERM in turn."""
 STATUS = {"KILL": -signal.SIGKILL, "TERM": 128 + signal.SIGTERM}
 PART = r"parts/[0-9a-f]{12}/[0-9]+-[0-9a-f]{20}\.npz"
+KEPT = r"key|jit_.*|lrdyn-[0-9a-f]{32}\.(json|program)"
+"""Files in a folder of compiled programs."""
+PROGRESS = r"(?m)^my_theorem: \d+ of \d+ points, .*\n"
+"""What a command says that takes long, on a loaded machine."""
 AFTERWARDS = 8
 """One try of so many is followed by the same command without a fault; so is each killed one."""
 
@@ -125,7 +129,7 @@ class Bench:
     """A folder with everything that the command may see, and how it runs there.
 
     Args:
-        folder: an empty one, in which this process is, with HOME, TMPDIR and LRDYN_CACHE below it.
+        folder: an empty one, in which this process is, with HOME and TMPDIR below it.
     """
 
     def __init__(self, folder: Path):
@@ -152,10 +156,11 @@ class Bench:
             os.read(read, 1)
             for number, name in ((1, "stdout"), (2, "stderr")):
                 os.dup2(os.open(names[name], os.O_WRONLY), number)
-            if self.failing == self.programs:
-                os.environ["LRDYN_CACHE"] = os.fspath(self.programs)
-                verify.is_ours = lambda theorem: True  # whose programs are kept
-                verify.REGISTRY["thesis"] = "mine:THESIS"
+            # No other files of programs: what is written depends on how long a compilation took.
+            keeps = self.failing == self.programs
+            os.environ["LRDYN_CACHE"] = os.fspath(self.programs) if keeps else ""
+            verify.is_ours = lambda theorem: True  # whose programs are kept
+            verify.REGISTRY["my_theorem"] = "lrdyn.lora.statement:LORA"  # any code of the library
             sys.argv = ["lrdyn", "verify", "mine.py", *SMALL, "--out", os.fspath(self.out)]
             sys.exit(command.main())
         os.close(read)
@@ -170,6 +175,7 @@ class Bench:
         if tracer:
             tracer.wait(10)
         stdout, stderr, traced = (path.read_text(errors="replace") for path in names.values())
+        stderr = re.sub(PROGRESS, "", stderr)
         return Ended(status, stdout, stderr, traced, [])
 
     def begin(self, state: str) -> None:
@@ -200,7 +206,7 @@ class Bench:
 
     def outside(self) -> dict[str, str]:
         """Everything but the folders that the command writes to: path -> digest of the content."""
-        own = (self.out, self.failing, self.log, self.folder / "cache")
+        own = (self.out, self.failing, self.log)
         return {
             os.fspath(path.relative_to(self.folder)): _digest(path)
             for path in self.folder.rglob("*")
@@ -318,7 +324,7 @@ def _of_the_folder(
     if ended.status == 0:
         yield from (f"{name} is missing" for name in whole - inside)
     for path in bench.programs.rglob("*"):
-        if path.is_file() and not re.fullmatch(r"jit_.*|lrdyn-[0-9a-f]{32}\.zip", path.name):
+        if path.is_file() and not re.fullmatch(KEPT, path.name):
             if not cannot_remove and this.fault != "KILL":
                 yield f"left {path.name}"
     for path in bench.out.rglob("verdict.json"):
@@ -363,7 +369,7 @@ def prepare(bench: Bench) -> set[str]:
     shutil.copytree(bench.out, bench.folder / "states" / "killed")
     bench.begin("no programs")
     _undisturbed(bench)
-    assert list(bench.programs.rglob("*.zip"))
+    assert list(bench.programs.rglob("*.program"))
     shutil.copytree(bench.programs, bench.folder / "states" / "programs")
     return whole
 
@@ -424,7 +430,7 @@ def main(most: int = 300) -> int:
         return 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        own = {"HOME": folder / "home", "TMPDIR": folder / "tmp", "LRDYN_CACHE": folder / "cache"}
+        own = {"HOME": folder / "home", "TMPDIR": folder / "tmp"}
         for path in own.values():
             path.mkdir()
         paths = {"PYTHONPATH": ROOT, "XDG_CACHE_HOME": folder / "home"} | own

@@ -455,7 +455,7 @@ def main(words: Sequence[str]) -> int:
     if words[:1] == ["--huge"]:
         classify_here(words[1], int(words[2]))
         return 0
-    modules = words or MODULES
+    modules = [word.removeprefix("lrdyn.") for word in words] or MODULES
     wrong_ones = chain.from_iterable(starmap(wrong_calls, public(modules)))
     huge = chain.from_iterable(map(classified_apart, modules))
     failed = False
