@@ -12,8 +12,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command on these arguments, or on those of the process; its exit status."""
 
     def command() -> Compared | None:
-        cli.setup(dtype="float64")
-        return figures.main(EXHIBITS, BASELINES, argv, prog="paper_figs")
+        machine = cli.setup()
+        return figures.main(EXHIBITS, BASELINES, argv, prog="paper_figs", machine=machine)
 
     return cli.run("paper_figs", command, own_process=argv is None)
 

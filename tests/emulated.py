@@ -1,7 +1,8 @@
 """Other devices' arithmetic, emulated on a CPU: ``python -m tests.emulated DEVICE WORD ...``.
 
-The words are those of the command ``lrdyn``: ``python -m tests.emulated tpu verify theorem2``. JAX
-lowers every program by rules of its primitives; here the rules for a CPU are exchanged by
+The words are those of the command ``lrdyn``: ``python -m tests.emulated tpu verify theorem2``; or
+``measured``, which prints what products are found to be. JAX lowers every program by rules of its
+primitives; here the rules for a CPU are exchanged by
 
 - JAX's own rules of decompositions for a TPU, which are programs of other primitives
   (``decompositions``);
@@ -14,6 +15,9 @@ The exchange is for the whole process, so an emulated device has one of its own.
 names of JAX: a release without one of them raises :class:`NoRules`, which names it.
 """
 
+import contextlib
+import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -201,9 +205,28 @@ def main(words: Sequence[str]) -> int:
     except NoRules as error:
         print(f"emulated: no rules in JAX {jax.__version__}: {error}")
         return NO_RULES
+    os.environ["LRDYN_CACHE"] = ""  # nothing that another device left, and nothing for another
+    if rest == ["measured"]:
+        print(json.dumps(products()))
+        return 0
     from lrdyn.__main__ import main as command
 
     return command(rest)
+
+
+def products() -> dict[str, str]:
+    """What is measured to be the arithmetic of a product, for whatever JAX is asked."""
+    from lrdyn.engine import arithmetic, devices
+
+    found = {"float64": devices.rounding("float64")["product"]}
+    for word in WORDS:
+        arithmetic.MATMULS[word] = word if "_" in word else word.lower()
+        with contextlib.suppress(ValueError, jax.errors.JaxRuntimeError):
+            found[word] = devices.rounding("float32", word)["product"]
+    return {
+        word: arithmetic.name_of("float64" if word == "float64" else "float32", error)
+        for word, error in found.items()
+    }
 
 
 NO_RULES = 77

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrdyn.commands.ending import Compared
+from lrdyn.engine import devices, process
 from lrdyn.engine.arguments import Parser, folder
+from lrdyn.engine.arithmetic import PRECISIONS
 from lrdyn.engine.configuration import BadInput
+from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.figures import long
 from lrdyn.figures.baselines import check, write_baseline
-from lrdyn.figures.exhibits import Exhibit, missing
+from lrdyn.figures.exhibits import Exhibit, in_precision, missing
 from lrdyn.figures.rendering import render
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
@@ -34,6 +37,7 @@ def main(
     argv: Sequence[str] | None = None,
     *,
     prog: str = "figures",
+    machine: KeptPrograms | None = None,
 ) -> Compared | None:
     """Command line of figures and tables: ``[draw|check|baseline] [name ...] [flags]``.
 
@@ -42,6 +46,7 @@ def main(
         baselines: folder of the baselines.
         argv: arguments; those of the process by default.
         prog: name of the command in its messages.
+        machine: where what was measured of the devices is kept.
 
     Returns:
         After ``check`` whether all of them are as their baselines, else None.
@@ -55,6 +60,13 @@ def main(
     _known_preset(options.preset, chosen)
     if action == "baseline" and not options.yes and not _terminal():
         raise BadInput("--yes: got a baseline to write and no terminal to ask, wanted this flag")
+    chosen = _in_precision(
+        chosen,
+        options.dtype,
+        named=bool(set(options.figures) - set(ACTIONS)),
+        prog=prog,
+        machine=machine,
+    )
     for exhibit in exhibits:
         if missing(exhibit) and not set(options.figures) - set(ACTIONS):
             say(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
@@ -94,6 +106,11 @@ def _parser(exhibits: Sequence[Exhibit], prog: str) -> Parser:
     )
     parser.add_argument(
         "--out", type=folder, default="results", metavar="DIR", help="default: results"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=PRECISIONS,
+        help="of runs that do not train (default: float64, where a device has it)",
     )
     parser.add_argument("--preset", default="quick", metavar="quick|paper", help="default: quick")
     parser.add_argument(
@@ -146,6 +163,35 @@ def _writable(out: Path) -> None:
         whole_files.refuse_links(out / "figures")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise BadInput(f"--out: got {str(out)!r}, wanted a folder that can be written")
+
+
+def _in_precision(
+    exhibits: Sequence[Exhibit],
+    given: str | None,
+    *,
+    named: bool,
+    prog: str,
+    machine: KeptPrograms | None,
+) -> list[Exhibit]:
+    """Exhibits whose runs have the precision asked for, or else that of the device.
+
+    Raises:
+        BadInput: one that was named cannot be made in it.
+    """
+    dtype, why = (given, "") if given else devices.usual_precision(machine)
+    if dtype == "float64":
+        return list(exhibits)
+    process.setup(dtype)
+    if why:
+        say(f"{prog}: in float32. {why}")
+    for exhibit in exhibits:
+        if dtype not in exhibit.precisions:
+            wanted = " or ".join(exhibit.precisions)
+            if named:
+                got = f"--dtype: got {dtype!r} for {exhibit.name}"
+                raise BadInput(f"{got}, wanted {wanted}")
+            say(f"{exhibit.name}: left out, it needs {wanted}")
+    return [in_precision(one, dtype) for one in exhibits if dtype in one.precisions]
 
 
 def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:

@@ -49,11 +49,12 @@ def main(words: Sequence[str]) -> Compared | None:
         Parser("lrdyn figures init", "Make a folder of figures with an example.").parse(words[1:])
         init()
         return None
-    setup("float64")
+    machine = setup("float64")
     helped = {"-h", "--help"} & set(words) and not FOLDER.is_dir()
     with mistakes.named({FOLDER.resolve()}):
         found = [] if helped else exhibits_in(FOLDER)
-        return figures.main(found, FOLDER / BASELINES, words, prog="lrdyn figures")
+        where = FOLDER / BASELINES
+        return figures.main(found, where, words, prog="lrdyn figures", machine=machine)
 
 
 def exhibits_in(folder: Path) -> list[Exhibit]:

@@ -29,7 +29,7 @@ import jax
 
 PRECISIONS = ("float64", "float32")
 
-MATMULS: Mapping[str, str] = {
+MATMULS: dict[str, str] = {
     "highest": "highest",
     "tf32": "TF32_TF32_F32",
     "bfloat16": "BF16_BF16_F32",

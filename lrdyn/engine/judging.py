@@ -62,7 +62,7 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         ValueError: an array has a shape that a claim cannot compare.
     """
     legs, diverged = {}, []
-    unfit = arithmetic.unfit(arithmetic_of(groups))
+    unfit = set(arithmetic.unfit(arithmetic_of(groups)))
     findings: list[dict[str, Any]] = []
     for scenario in theorem.scenarios:
         named = groups_of(theorem, scenario, dtype)
@@ -74,12 +74,9 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         first = precision_of_controls(theorem, scenario, dtype)
         for control in controls_of(scenario, first):
             legs[control.id] = _of_control(control, scenario, groups, first, named)
-        for name in (
-            *(c.id for c in scenario.claims),
-            *(c.id for c in controls_of(scenario, first)),
-        ):
-            for p in legs[name].keys() & set(unfit):
-                legs[name][p] = _set_aside(legs[name][p])
+        for one in (*scenario.claims, *controls_of(scenario, first)):
+            found = legs[one.id]
+            found |= {p: _set_aside(found[p]) for p in found.keys() & unfit}
         diverged += _diverged(mine[dtype], scenario)
         findings += [_found(one, scenario, mine[dtype], dtype) for one in scenario.findings]
     tests = _share_the_alarms(theorem, legs)
@@ -481,7 +478,7 @@ def _says_nothing(leg: "xarray.Dataset") -> bool:
 
 
 def _not_seen(control: Control, legs: Legs) -> dict[str, Any]:
-    """Entry of a control whose claim wants more seeds, another release or arithmetic than it has."""
+    """Entry of a control whose claim wants more seeds, or another release or device."""
     nothing = {
         p: Judgement(None, None, None, 0, leg.residual.size, None) for p, leg in legs.items()
     }
