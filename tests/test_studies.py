@@ -12,7 +12,6 @@ import lrdyn
 from docs.examples import training
 from lrdyn.engine.judging import LOST, TOO_FEW_SEEDS
 from lrdyn.engine.statement import Finding, Study
-from lrdyn.registry import theorem
 from lrdyn.studies import studies
 from tests.runs import ROOT, results_of, started, verdict_of
 

@@ -64,6 +64,11 @@ FAULTS = {
         "1,000 random lines for each command",
         "0, or 2 with one line and nothing written",
     ),
+    "emulated": Fault(
+        ("emulated",),
+        "every theorem on devices with other arithmetic",
+        "0 where they have it, 4 where not, 1 where --precision asked",
+    ),
     "lowest": Fault(
         ("lowest",),
         "the lowest releases that pyproject.toml allows (network)",
