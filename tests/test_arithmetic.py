@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import runpy
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,8 @@ def test_the_rungs_of_a_ladder_rise():
 
 
 def test_what_is_as_bad_as_the_limit_is_fit_and_beyond_it_is_not():
-    fit = {"matmuls": "highest"} | {n: WORSE * v for n, v in REFERENCE["float32"].items()}
+    fit: dict[str, Any] = {"matmuls": "highest"}
+    fit |= {name: WORSE * usual for name, usual in REFERENCE["float32"].items()}
     fit["largest"] = REFERENCE["float32"]["largest"] / WORSE
     assert arithmetic.worse("float32", fit) == {}
     for name, value in fit.items():
