@@ -76,7 +76,7 @@ REFERENCE: Mapping[str, Mapping[str, float]] = {
         "orthogonal_qr": 23.0,
     },
 }
-"""The worst of XLA and LAPACK on a CPU, of 100 draws: ``python -m lrdyn.engine.devices 100``."""
+"""The worst of XLA and LAPACK on a CPU: ``python -m lrdyn.commands.arithmetic 100``."""
 GOVERNED = frozenset({"product", "dot", "convolution"})
 """What a word of ``--precision`` decides, and what is therefore no fault of the device."""
 

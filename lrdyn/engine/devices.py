@@ -1,11 +1,6 @@
-"""Measuring the arithmetic of the device at hand, as programs of theorems run on it.
-
-``python -m lrdyn.engine.devices [DRAWS]`` prints what is measured, the worst of so many draws,
-beside the reference of :mod:`lrdyn.engine.arithmetic`.
-"""
+"""Measuring the arithmetic of the device at hand, as programs of theorems run on it."""
 
 import hashlib
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,11 +12,9 @@ import numpy as np
 from jax.extend.backend import get_backend
 
 from lrdyn.core import linalg
-from lrdyn.core.show import aligned
 from lrdyn.engine.arithmetic import (
     MATMULS,
     PRODUCTS,
-    REFERENCE,
     Measured,
     name_of,
     said,
@@ -31,7 +24,6 @@ from lrdyn.engine.arithmetic import (
 from lrdyn.engine.jobs import unoptimized
 from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.mistakes import BadInput
-from lrdyn.system.printer import say
 
 SIZES = (4, 16, 48)
 MATRICES = 3
@@ -208,22 +200,3 @@ def _norm(matrices: np.ndarray) -> np.ndarray:
 def _short(numbers: Mapping[str, float]) -> dict[str, float]:
     """Three digits of each: more would differ from one release to the next."""
     return {name: float(f"{value:.3g}") for name, value in numbers.items()}
-
-
-def main(draws: int = 1) -> None:
-    """Print the worst of several draws beside the reference."""
-    rows = [("precision", "", f"worst of {draws}", "reference")]
-    for precision in REFERENCE:
-        each = [
-            rounding(precision, draw=draw) | decompositions(precision, draw)
-            for draw in range(draws)
-        ]
-        for name in each[0]:
-            worst = (min if name == "largest" else max)(one[name] for one in each)
-            usual = REFERENCE[precision].get(name)
-            rows.append((precision, name, f"{worst:.3g}", "-" if usual is None else f"{usual:.3g}"))
-    say("\n".join(aligned(rows)))
-
-
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
