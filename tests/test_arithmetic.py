@@ -312,3 +312,30 @@ def test_theorem_2_on_a_device_whose_float64_is_a_pair(tmp_path):
     assert status == 0
     assert text.startswith("theorem2: in float32. float64: arithmetic of this device: products are")
     assert "theorem2 holds (scaling not claimed)" in text
+
+
+# Figures ------------------------------------------------------------------------------------------
+
+
+def test_figures_are_made_in_the_precision_of_the_device(monkeypatch, device, capsys):
+    from lrdyn.commands import figures
+    from paper_figs import EXHIBITS
+
+    shown = [one for one in EXHIBITS if one.name in ("fig03", "fig09")]
+    monkeypatch.setattr(figures.process, "setup", lambda dtype: None)
+    how = {"prog": "paper_figs", "machine": None}
+    device()
+    assert figures._in_precision(shown, None, named=False, **how) == shown
+    device(float64=PAIRS)
+    (drawn,) = figures._in_precision(shown, None, named=False, **how)
+    runs = drawn.sources(**drawn.presets["quick"])
+    assert {run.dtype for run in runs.values()} == {"float32"}
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(
+        "paper_figs: in float32. float64: arithmetic of this device: products"
+    )
+    assert said[1:] == ["fig09: left out, it needs float64"]
+    with pytest.raises(ValueError, match="--dtype: got 'float32' for fig09, wanted float64"):
+        figures._in_precision(shown, "float32", named=True, **how)
+    options = figures.parse(EXHIBITS, ["fig03", "--dtype", "float32"]).options
+    assert options.dtype == "float32"
