@@ -12,8 +12,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command on these arguments, or on those of the process; its exit status."""
 
     def command() -> Compared | None:
-        figures.begin(argv, "paper_figs")
-        return figures.main(EXHIBITS, BASELINES, argv, prog="python -m paper_figs")
+        machine = figures.begin(argv, "paper_figs")
+        how = {"prog": "python -m paper_figs", "machine": machine}
+        return figures.main(EXHIBITS, BASELINES, argv, **how)
 
     return cli.run("paper_figs", command, own_process=argv is None)
 

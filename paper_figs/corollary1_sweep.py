@@ -15,7 +15,7 @@ CAPTION = """\
 The survey has no such figure. (a-c) Largest residual
 over tolerance of the claims of Corollary 1 (error identity, bound where its condition holds, its
 equality at t = 0, parameter count; r^ = r and r + 1; {seeds} seeds, d = {map_dim}, {map_steps}
-steps, double precision); largest: {largest:.2f}. (d) Time eta t until ||f - Phi||_F <=
+steps, {precision}); largest: {largest:.2f}. (d) Time eta t until ||f - Phi||_F <=
 {threshold:g} ||Phi||_F of the full network (solid) and of the compressed one with r^ = r (dashed):
 rank-{rank} target with singular values evenly spaced in [1/2, 1], d = {dim}, eta = {eta:g}, at most
 {steps} steps. The escape from a small start takes both as long (where only the solid curve is seen

@@ -429,6 +429,7 @@ FIGURE = Figure(
     numbers=numbers,
     draw=draw,
     presets={"quick": QUICK, "paper": PAPER},
+    precisions=("float64",),  # with float32 beside it
     panels={
         **dict.fromkeys(("gap", "gap_state", "gap_both"), "a"),
         "values": "b",

@@ -5,6 +5,7 @@ dynamics (2r x 2r blocks and L scalars), so that widths and steps can be large.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -91,13 +92,14 @@ def map_run(
 
 def ratio_map(theorem: Theorem, groups: Groups) -> xr.DataArray:
     """Largest residual / tolerance over seeds and claims, (rank, depth, init_scale)."""
-    scenario = theorem.scenarios[0]
+    scenario, dtype = theorem.scenarios[0], json.loads(groups["/"].attrs["config"])["dtype"]
     legs = {
-        claim.id: {"float64": residuals(claim, scenario, groups["/"], "float64")}
+        claim.id: {dtype: residuals(claim, scenario, groups["/"], dtype)}
         for claim in scenario.claims
     }
-    ratio = worst_ratio(scenario.claims, legs, "float64")
-    return ratio.max([name for name in ratio.dims if name not in POINT]).transpose(*POINT)
+    ratio = worst_ratio(scenario.claims, legs, dtype)
+    worst = ratio.max([name for name in ratio.dims if name not in POINT]).transpose(*POINT)
+    return worst.drop_attrs().assign_attrs(precision=dtype)
 
 
 class Reduced(NamedTuple):
@@ -270,7 +272,9 @@ def numbers(
     if "error_bound" in plotted:
         plotted["error_bound"].attrs["kind"] = "identity"
     # Values of the ratio are round-off and not compared.
-    plotted["ratio"] = ratio.rename(axes).assign_attrs(compare=0)
+    plotted["ratio"] = ratio.rename(axes).drop_attrs().assign_attrs(compare=0)
+    if ratio.attrs["precision"] == "float32":
+        plotted.attrs["precision"] = "single precision"
     return plotted.assign_attrs(
         largest=float(ratio.max()),
         seeds=len(map["seeds"]),

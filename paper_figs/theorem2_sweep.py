@@ -13,7 +13,7 @@ from paper_figs.reach_plots import plot_family, plot_sweeps
 CAPTION = """\
 The survey has no such figure. (a-c) Largest residual
 over tolerance of the claims of Theorem 2 (all of them, {seeds} seeds, d = {map_dim}, {map_steps}
-steps, double precision): below 1 everywhere means that no claim could be told from true; largest:
+steps, {precision}): below 1 everywhere means that no claim could be told from true; largest:
 {largest:.2f}. (d) Time eta t until ||f - Phi||_F <= {threshold:g} ||Phi||_F, for a rank-{rank}
 target with singular values evenly spaced in [1/2, 1], d = {dim}, eta = {eta:g}; a curve ends where
 {steps} steps do not suffice. A small start has to escape from the saddle at zero, the longer the

@@ -20,7 +20,7 @@ import pytest
 
 from lrdyn import cli
 from lrdyn.commands import ending, verify
-from lrdyn.engine import jobs, kept_programs, program_cache, programs, sources
+from lrdyn.engine import arithmetic, jobs, kept_programs, program_cache, programs, sources
 from lrdyn.engine.work import Context
 from lrdyn.registry import REGISTRY
 from lrdyn.system import private_files
@@ -95,19 +95,16 @@ def test_other_values_share_a_program(folder, untraceable, run):
         lambda patch: patch.setitem(SETTINGS, "steps", 6),
         lambda patch: patch.setitem(SETTINGS, "depth", (3,)),
         lambda patch: patch.setattr(jobs, "unoptimized", lambda level: {}),
-        lambda patch: jax.config.update("jax_default_matmul_precision", "tensorfloat32"),
+        lambda patch: patch.setitem(arithmetic.MATMULS, "highest", "BF16_BF16_F32"),
     ],
     ids=["setting", "shape", "options", "precision"],
 )
 def test_another_program_is_never_taken(folder, untraceable, monkeypatch, change, run):
     run()
     untraceable()
-    try:
-        change(monkeypatch)
-        with pytest.raises(pytest.fail.Exception, match="traced"):
-            run()
-    finally:
-        jax.config.update("jax_default_matmul_precision", "highest")
+    change(monkeypatch)
+    with pytest.raises(pytest.fail.Exception, match="traced"):
+        run()
 
 
 def test_a_program_of_other_code_is_never_taken(untraceable, run):

@@ -36,6 +36,7 @@ from lrdyn.core.descent import (
     scan_records,
 )
 from lrdyn.core.factorization import Scalar
+from lrdyn.core.precision import full_precision
 
 Choice = Callable[[Key[Array, ""] | None, PyTree], PyTree]
 """``choose(key, gradients)``: a :class:`~lrdyn.adapters.LinearMap` for each parameter."""
@@ -337,6 +338,7 @@ class _Run(NamedTuple):
 
 
 @checked
+@full_precision
 def low_rank_descent(
     method: Method,
     loss: Loss,

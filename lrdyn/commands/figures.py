@@ -13,14 +13,15 @@ from typing import NamedTuple
 
 from lrdyn.commands.ending import Compared, Fault
 from lrdyn.core.show import near, shortened
-from lrdyn.engine import accelerators, mistakes
+from lrdyn.engine import accelerators, devices, mistakes
 from lrdyn.engine.arguments import Example, Parser, add_device_flags, folder
+from lrdyn.engine.arithmetic import PRECISIONS
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.mistakes import Lacking, described
 from lrdyn.engine.process import setup
 from lrdyn.figures.baselines import check, write_baseline
-from lrdyn.figures.exhibits import Exhibit, missing
+from lrdyn.figures.exhibits import Exhibit, in_precision, missing
 from lrdyn.figures.rendering import render
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
@@ -39,6 +40,7 @@ def main(
     *,
     prog: str = "figures",
     written_in: Collection[Path] = (),
+    machine: KeptPrograms | None = None,
 ) -> Compared | None:
     """Command line of figures and tables: ``[draw|check|baseline] [name ...] [flags]``.
 
@@ -48,6 +50,7 @@ def main(
         argv: arguments; those of the process by default.
         prog: name of the command in its messages.
         written_in: folders of somebody's own files, in which mistakes are named.
+        machine: where what was measured of the devices is kept.
 
     One that fails keeps none of the others from being drawn. Of all figures those whose data are
     missing are named, with what to do.
@@ -65,6 +68,13 @@ def main(
     _known_preset(options.preset, chosen)
     if action == "baseline" and not options.yes and not _terminal():
         raise BadInput("--yes: got a baseline to write and no terminal to ask, wanted this flag")
+    chosen = _in_precision(
+        chosen,
+        options.dtype,
+        named=bool(set(options.figures) - set(ACTIONS)),
+        prog=prog,
+        machine=machine,
+    )
     for exhibit in exhibits:
         if missing(exhibit) and not set(options.figures) - set(ACTIONS):
             say(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
@@ -173,6 +183,11 @@ def parser_of(exhibits: Sequence[Exhibit], prog: str) -> Parser:
     parser.add_argument(
         "--out", type=folder, default="results", metavar="DIR", help="default: results"
     )
+    parser.add_argument(
+        "--dtype",
+        choices=PRECISIONS,
+        help="of runs that do not train (default: float64, where a device has it)",
+    )
     parser.add_argument("--preset", default="quick", metavar="quick|paper", help="default: quick")
     parser.add_argument(
         "--recompute", action="store_true", help="use neither saved numbers nor saved results"
@@ -226,6 +241,35 @@ def _writable(out: Path) -> None:
         whole_files.refuse_links(out / "figures")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise BadInput(f"--out: got {str(out)!r}, wanted a folder that can be written")
+
+
+def _in_precision(
+    exhibits: Sequence[Exhibit],
+    given: str | None,
+    *,
+    named: bool,
+    prog: str,
+    machine: KeptPrograms | None,
+) -> list[Exhibit]:
+    """Exhibits whose runs have the precision asked for, or else that of the device.
+
+    Raises:
+        BadInput: one that was named cannot be made in it.
+    """
+    dtype, why = (given, "") if given else devices.usual_precision(machine)
+    if dtype == "float64":
+        return list(exhibits)
+    setup(dtype)
+    if why:
+        say(f"{prog}: in float32. {why}")
+    for exhibit in exhibits:
+        if dtype not in exhibit.precisions:
+            wanted = " or ".join(exhibit.precisions)
+            if named:
+                got = f"--dtype: got {dtype!r} for {exhibit.name}"
+                raise BadInput(f"{got}, wanted {wanted}")
+            say(f"{exhibit.name}: left out, it needs {wanted}")
+    return [in_precision(one, dtype) for one in exhibits if dtype in one.precisions]
 
 
 def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:

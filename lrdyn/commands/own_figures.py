@@ -49,12 +49,14 @@ def main(words: Sequence[str]) -> Compared | None:
         parser_of_init().parse(words[1:])
         init()
         return None
-    figures.begin(words, "lrdyn figures")
+    machine = figures.begin(words, "lrdyn figures")
     helped = {"-h", "--help"} & set(words) and not FOLDER.is_dir()
     mine = {FOLDER.resolve()}
     with mistakes.named(mine):
         found = [] if helped else exhibits_in(FOLDER)
-    return figures.main(found, FOLDER / BASELINES, words, prog="lrdyn figures", written_in=mine)
+    where = FOLDER / BASELINES
+    how = {"prog": "lrdyn figures", "written_in": mine, "machine": machine}
+    return figures.main(found, where, words, **how)
 
 
 def parser_of_init() -> Parser:

@@ -8,8 +8,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
-import jax
-
 from lrdyn.commands.ending import Judged, Status, run
 from lrdyn.engine import accelerators, mistakes, report
 from lrdyn.engine.arguments import (
@@ -25,13 +23,14 @@ from lrdyn.engine.arguments import (
     started_as,
     whole,
 )
+from lrdyn.engine.arithmetic import MATMULS, PRECISIONS
 from lrdyn.engine.configuration import BadInput, Run, configured, defaults, typed
 from lrdyn.engine.flags import flag_text
 from lrdyn.engine.process import setup
 from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.statement import Experiment, Study
-from lrdyn.engine.verify import Verification
-from lrdyn.engine.work import MATMULS, Context
+from lrdyn.engine.verify import Verification, in_usual_precision
+from lrdyn.engine.work import Context
 from lrdyn.figures import verdicts
 from lrdyn.registry import REGISTRY
 from lrdyn.system.printer import say
@@ -96,10 +95,14 @@ def add_run_flags(
     both = (
         "float32 (default); identities run in both"
         if trains
-        else "float64 (default) runs float32 beside it and compares"
+        else "float64 (default, where a device has it) runs float32 beside it and compares"
     )
+    parser.add_argument("--dtype", choices=PRECISIONS, help=both)
     parser.add_argument(
-        "--dtype", default=usual["dtype"], choices=("float64", "float32"), help=both
+        "--precision",
+        default=usual["precision"],
+        choices=tuple(MATMULS),
+        help="of the inputs of matmuls in float32 (default: highest)",
     )
     parser.add_argument(
         "--memory",
@@ -140,12 +143,6 @@ def _add_training_flags(parser: Parser) -> None:
         "--data-dir", type=folder, metavar="DIR", help="where data sets are looked for first"
     )
     parser.add_argument(
-        "--precision",
-        default="highest",
-        choices=tuple(MATMULS),
-        help="of the inputs of matmuls (default: highest)",
-    )
-    parser.add_argument(
         "--checkpoint-every",
         type=whole("checkpoint-every", 1),
         metavar="N",
@@ -182,7 +179,8 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
 def _command(theorem: Experiment, options: argparse.Namespace) -> Command:
     check_cluster(options)
     given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
-    common = {name: getattr(options, name, default) for name, default in defaults(theorem).items()}
+    typed = {name: getattr(options, name, None) for name in defaults(theorem)}
+    common = {n: d if typed[n] is None else typed[n] for n, d in defaults(theorem).items()}
     place = getattr(options, "data_dir", None) or ""
     run = configured(theorem, given, common, memory=options.memory, data_dir=place)
     return Command(run, options)
@@ -198,10 +196,13 @@ def verify_command(
     """
     run, options = command
     theorem = run.experiment
-    programs = setup(
-        options.dtype, host_devices=host_devices, host_only=options.cluster is not None
+    programs = machine = setup(
+        run.dtype, host_devices=host_devices, host_only=options.cluster is not None
     )
-    _supported(run.precision, elsewhere=options.cluster is not None)
+    if options.dtype is None:
+        run, why = in_usual_precision(run, machine)
+        if why:
+            say(f"{theorem.name}: in float32. {why}")
     if said := about(run):
         say(f"{theorem.name}: {said}")
     if programs is not None:
@@ -213,6 +214,7 @@ def verify_command(
             store=Path(options.store) if options.store else None,
             every=getattr(options, "checkpoint_every", None),
             programs=programs,
+            machine=machine,
             elsewhere=elsewhere,
         )
         return carry_out(run, options.out, draw=verdicts.draw, bar=bar, context=context)
@@ -269,13 +271,6 @@ def run_deterministically(name: str, options: argparse.Namespace) -> None:
     say(f"{name}: {accelerators.run_deterministically()}")
 
 
-def _supported(precision: str, *, elsewhere: bool) -> None:
-    """Refuse matmuls that the backend lacks; with other processes that of this kind of machine."""
-    backend = (accelerators.accelerator() or "cpu") if elsewhere else jax.default_backend()
-    if precision != "highest" and backend == "cpu":
-        raise BadInput(f"--precision: got {precision!r} on a {backend}, wanted 'highest'")
-
-
 def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = "") -> Status:
     """The command line of a theorem: ``sys.exit(main(theorem))``.
 
@@ -313,6 +308,7 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
             say(f"{theorem.name}: {theorem.summary}")
             if theorem.judged:
                 lines = [*report.table(found.verdict), *found.diverged, *notes]
+                lines += report.devices(found.verdict)
                 say("\n".join([*lines, *report.why_undecided(found.verdict)]))
                 changed = "changed: " if found.verdict["changed"] else ""
                 say(f"{changed}{theorem.name} {report.word(found.verdict)}: {path}")

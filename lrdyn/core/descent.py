@@ -20,6 +20,7 @@ from lrdyn.core import checks, show
 from lrdyn.core.algorithm import Algorithm, of_optimizer
 from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Decay, Scalar, Steps, decays
+from lrdyn.core.precision import full_precision
 
 State = TypeVar("State")
 Record = TypeVar("Record")
@@ -162,6 +163,7 @@ def gradient_descent(
 
 
 @checked
+@full_precision
 def simulate(
     loss: Loss,
     params: PyTree,
@@ -278,6 +280,7 @@ class Stopped(NamedTuple):
 
 
 @checked
+@full_precision
 def simulate_until(
     loss: Loss,
     params: PyTree,
@@ -342,6 +345,7 @@ Problem = tuple[Loss, PyTree, optax.GradientTransformation]
 
 
 @checked
+@full_precision
 def simulate_lanes(
     problem: Callable[[PyTree], Problem],
     data: PyTree,

@@ -37,7 +37,7 @@ class Run(NamedTuple):
     dtype: str = "float64"
     perturb: bool = False
     precision: str = "highest"
-    """Of the inputs of matmuls, in a study."""
+    """Of the inputs of matmuls in float32."""
 
     def seeds_of(self, scenario: Scenario) -> range:
         """The seeds of a scenario."""
@@ -48,7 +48,9 @@ class Run(NamedTuple):
         """What decides the results, for the verdict and for the name of the folder."""
         flags = (flag.name for flag in self.experiment.flags)  # where data lie decides nothing
         values = {name: _plain(self.settings[name]) for name in flags}
-        values |= {name: getattr(self, name) for name in common(self.experiment)}
+        values |= {name: getattr(self, name) for name in COMMON}
+        if self.precision == "highest" and not isinstance(self.experiment, Study):
+            del values["precision"]  # what a theorem has that says nothing of it
         data = [path.name for path in self.experiment.data(self.settings)]
         return values | ({"data_files": data} if data else {})
 
@@ -60,18 +62,13 @@ class Run(NamedTuple):
 
 
 COMMON = ("preset", "seed", "seeds", "dtype", "perturb", "precision")
-"""Settings beside the flags of an experiment; the last is that of a study."""
-
-
-def common(experiment: Experiment) -> tuple[str, ...]:
-    """Settings that an experiment has beside its flags; a study has one more."""
-    return COMMON if isinstance(experiment, Study) else COMMON[:-1]
+"""Settings beside the flags of an experiment."""
 
 
 def defaults(experiment: Experiment) -> dict[str, Any]:
     """What they are if they are not given: seed 0 of a study only sets expectations."""
     own = {"seed": 1, "seeds": None, "dtype": "float32"} if isinstance(experiment, Study) else {}
-    return {name: own.get(name, Run._field_defaults[name]) for name in common(experiment)}
+    return {name: own.get(name, Run._field_defaults[name]) for name in COMMON}
 
 
 _COMMON_FLAGS = (
@@ -99,7 +96,7 @@ def run_of(
         memory: bytes that a case may take; what cannot fit is refused.
         data_dir: where data are looked for first.
         **given: flags, those that are swept with one value or several; and ``seed``, ``seeds``,
-            ``dtype``, ``perturb``.
+            ``dtype``, ``perturb``, ``precision``.
 
     Raises:
         BadInput: a setting is unknown or outside its domain, or a combination outside the

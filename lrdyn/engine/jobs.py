@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn.engine import cases
+from lrdyn.engine import arithmetic, cases
 from lrdyn.engine.checkpoints import FOLDER, LOG, Checkpoints, log_of
 from lrdyn.engine.evaluate import DATA_DIR, evaluate, evaluate_controls, refuse_unknown, taken
 from lrdyn.engine.kept_programs import identity
@@ -29,7 +28,7 @@ from lrdyn.engine.sources import (
     written_for,
 )
 from lrdyn.engine.statement import Control, Experiment, Scenario
-from lrdyn.engine.work import DEFAULT, MATMULS, Context, Recipe, Sweep, carried_out
+from lrdyn.engine.work import DEFAULT, Context, Recipe, Sweep, carried_out
 
 if TYPE_CHECKING:
     import xarray
@@ -102,16 +101,7 @@ class Job(NamedTuple):
     def sweep(self, context: Context, *, worker: bool = False) -> Sweep:
         """What is to be done, in this process or, one part at a time, in a worker."""
         trains = self.scenario.trains
-        matmuls = MATMULS[context.precision] if trains else None
-
-        @contextmanager
-        def scope() -> Iterator[None]:
-            with (
-                jax.enable_x64(self.precision == "float64"),
-                jax.default_matmul_precision(matmuls) if matmuls else nullcontext(),
-            ):
-                yield
-
+        scope = partial(arithmetic.scope, self.precision, context.precision)
         if self.scenario.traced and not trains:
             elsewhere = worker or context.elsewhere is not None  # a worker has one device
             plan = Plan(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lrdyn.core.checks import OutsideDomain
-from lrdyn.engine import claims, forms
+from lrdyn.engine import arithmetic, claims, forms, verdict_schema
 from lrdyn.engine.claims import Judgement
 from lrdyn.engine.fields import names_of
 from lrdyn.engine.flags import flag_text
@@ -62,6 +62,7 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         ValueError: an array has a shape that a claim cannot compare.
     """
     legs, diverged = {}, []
+    unfit = set(arithmetic.unfit(arithmetic_of(groups)))
     findings: list[dict[str, Any]] = []
     for scenario in theorem.scenarios:
         named = groups_of(theorem, scenario, dtype)
@@ -73,6 +74,9 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         first = precision_of_controls(theorem, scenario, dtype)
         for control in controls_of(scenario, first):
             legs[control.id] = _of_control(control, scenario, groups, first, named)
+        for one in (*scenario.claims, *controls_of(scenario, first)):
+            found = legs[one.id]
+            found |= {p: _set_aside(found[p]) for p in found.keys() & unfit}
         diverged += _diverged(mine[dtype], scenario)
         findings += [_found(one, scenario, mine[dtype], dtype) for one in scenario.findings]
     tests = _share_the_alarms(theorem, legs)
@@ -88,6 +92,28 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         )
     ]
     return Verdict(entries + findings, tests, legs, diverged)
+
+
+def arithmetic_of(groups: Groups) -> dict[str, arithmetic.Measured]:
+    """What was measured of the device, by precision; nothing of runs of earlier releases.
+
+    Raises:
+        ValueError: it is not what a run writes.
+    """
+    found = json.loads(groups["/"].attrs.get("arithmetic", "{}"))
+    known = verdict_schema.Each(dict, verdict_schema.ARITHMETIC)
+    if why := known.amiss(found) or ", ".join(found.keys() - set(arithmetic.PRECISIONS)):
+        raise ValueError(f"arithmetic: {why}")
+    return found
+
+
+def _set_aside(leg: "xarray.Dataset") -> "xarray.Dataset":
+    """A leg of an arithmetic that is none: it tells neither residuals nor hypotheses."""
+    reason = np.where(leg.reason.values == TOO_FEW_SEEDS, TOO_FEW_SEEDS, arithmetic.REASON)
+    blank = np.full(leg.reason.shape, "", object)
+    return leg.assign(
+        reason=leg.reason.copy(data=reason.astype(object)), unmet=leg.unmet.copy(data=blank)
+    )
 
 
 def _share_the_alarms(theorem: Experiment, legs: Mapping[str, Legs]) -> int:
@@ -422,8 +448,10 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
 
     The check of a broken hypothesis must see that, and nothing else may leave a case out.
     """
-    if all(map(_says_nothing, legs.values())):
+    fit = {p: leg for p, leg in legs.items() if not np.all(leg.reason == arithmetic.REASON)}
+    if next(iter(legs)) not in fit or all(map(_says_nothing, legs.values())):
         return _not_seen(control, legs)
+    legs = fit
     clearly = 1.0 if claim.kind == "statistical" else claims.CLEARLY
     judged = {
         p: claims.judge_control(leg.residual.values, leg.tolerance.values, clearly)
@@ -450,7 +478,7 @@ def _says_nothing(leg: "xarray.Dataset") -> bool:
 
 
 def _not_seen(control: Control, legs: Legs) -> dict[str, Any]:
-    """Entry of a control whose claim wants more seeds, or another release, than there are."""
+    """Entry of a control whose claim wants more seeds, or another release or device."""
     nothing = {
         p: Judgement(None, None, None, 0, leg.residual.size, None) for p, leg in legs.items()
     }

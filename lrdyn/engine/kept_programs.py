@@ -24,6 +24,7 @@ import logging
 import os
 import sys
 import zlib
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -189,14 +190,22 @@ class KeptPrograms(NamedTuple):
         To find what decides them takes a while: as long as no file of the library is edited, it is
         read from the folder.
         """
-        digest = hashlib.sha256(repr((theorem, library_digest(), sys.version)).encode())
+        decided_by = ("code", theorem, library_digest())
+        return self._replace(code=self.once(decided_by, lambda: code_that_decides(theorem)))
+
+    def once(self, decided_by: tuple, find: Callable[[], Any]) -> Any:
+        """What was found once and kept, as JSON; it is named by all that decides it.
+
+        The releases of packages below the library are always among that.
+        """
+        digest = hashlib.sha256(repr((decided_by, _below())).encode())
         name = f"lrdyn-{digest.hexdigest()[:32]}.json"
         with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
             if (content := read(self.folder, name)) is not None:
-                return self._replace(code=json.loads(content)["code"])
-        code = code_that_decides(theorem)
-        write(self.folder, name, json.dumps({"code": code}).encode())
-        return self._replace(code=code)
+                return json.loads(content)["found"]
+        found = find()
+        write(self.folder, name, json.dumps({"found": found}).encode())
+        return found
 
     def place(self, identity: str, *context: Any) -> Kept:
         """Where a program is kept: what it is, and all else that decides it."""

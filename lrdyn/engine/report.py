@@ -7,6 +7,7 @@ from typing import Any
 
 from lrdyn.core import show
 from lrdyn.core.show import aligned
+from lrdyn.engine import arithmetic
 from lrdyn.engine.claims import UNSEEN_RELEASE
 from lrdyn.engine.forms import TRIVIAL
 from lrdyn.engine.judging import TOO_FEW_SEEDS
@@ -128,10 +129,19 @@ def _short(value: float | None) -> str:
 
 
 def word(verdict: dict[str, Any]) -> str:
-    """A verdict in a few words, which say if nothing was seen to fail."""
+    """A verdict in a few words, which say what was not seen: a failure, two precisions."""
     said = {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
     control = any(claim["kind"] == "control" for claim in verdict["claims"])
-    return said if control else f"{said} (no control)"
+    scaling = not (verdict["holds"] and arithmetic.unfit(verdict["arithmetic"]))
+    missing = {"no control": control, "scaling not claimed": scaling}
+    unseen = ", ".join(words for words, there in missing.items() if not there)
+    return f"{said} ({unseen})" if unseen else said
+
+
+def devices(verdict: dict[str, Any]) -> list[str]:
+    """One line for each precision that the device does not have, with what was measured."""
+    measured = verdict["arithmetic"]
+    return [arithmetic.said(p, measured[p]) for p in arithmetic.unfit(measured)]
 
 
 def why_undecided(verdict: dict[str, Any]) -> list[str]:
@@ -147,6 +157,8 @@ def _reasons(counts: dict[str, Any]) -> str:
 def _word(claim: dict[str, Any]) -> str:
     if claim["kind"] == "control" and claim["holds"] is None:
         open_on = [r for leg in claim["judged"].values() for r in leg["left_out"]]
+        if arithmetic.REASON in open_on:
+            return f"undecided: {arithmetic.REASON}"
         unseen = any(reason.startswith(UNSEEN_RELEASE) for reason in open_on)
         return UNSEEN_RELEASE.rstrip(": ") if unseen else TOO_FEW_SEEDS
     if claim["kind"] == "control":

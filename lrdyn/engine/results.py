@@ -150,6 +150,7 @@ def environment(dtype: str) -> dict[str, Any]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "platform": jax.default_backend(),
+        "device_kind": jax.local_devices()[0].device_kind,
         "devices": jax.local_device_count(),
         "dtype": dtype,
         "git": _revision(),

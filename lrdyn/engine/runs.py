@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.engine import checkpoints, files, parts, progress, recorded, results, verdict_schema
-from lrdyn.engine.configuration import BadInput, Run, common
+from lrdyn.engine.configuration import COMMON, BadInput, Run
 from lrdyn.engine.flags import Flag
 from lrdyn.engine.judging import Groups
 from lrdyn.engine.mistakes import first_line, folders_of, named, refused
@@ -372,7 +372,7 @@ def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
         raise results.Damaged(Path(results.NAME), f"its settings: {why}")
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in config.items()}
     settings = {flag.name: values[flag.name] for flag in theorem.flags}
-    others = {name: config[name] for name in common(theorem) if name in config}
+    others = {name: config[name] for name in COMMON if name in config}
     return Run(theorem, settings, concerned(theorem, settings), **others)
 
 

@@ -32,7 +32,7 @@ def source_digest(experiment: Experiment, settings: Mapping[str, Any] | None = N
     return code_digest(written_for(experiment), experiment.data(settings or {}))
 
 
-JUDGES = ("claims", "fields", "forms", "judging", "outcomes", "statement", "verify")
+JUDGES = ("arithmetic", "claims", "fields", "forms", "judging", "outcomes", "statement", "verify")
 """Modules of the engine in which every verdict is reached."""
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jaxtyping import Array, PyTree
 
+from lrdyn.core.precision import of_matmuls
 from lrdyn.engine.points import NONE, Points
 from lrdyn.engine.programs import Plan
 from lrdyn.engine.progress import Progress, Silent
@@ -41,6 +42,8 @@ def sweep(
     Points that agree on the ``shapes`` axes are compiled once and run in parts: ``lanes`` points
     batched by ``vmap``, chunks of lanes one after another on each device, neighbouring points on
     different devices. No device waits for another before the end of a part.
+
+    Products of matrices have the highest precision, unless JAX was told of another.
 
     A function that stops early, at a tolerance, wants ``lanes=1``: its points then run one by one
     and unbatched, so that none waits for the slowest of a batch.
@@ -107,7 +110,7 @@ def sweep(
     options = dict(compiler_options or {})
     how: dict[str, Any] = {"batched": batched, "lanes": lanes, "memory": memory}
     how |= {"compiler_options": options, "shared": shared, "x64": jax.config.jax_enable_x64}  # pyright: ignore[reportAttributeAccessIssue]
-    how["matmuls"] = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    how["matmuls"] = of_matmuls()
     # A worker has one device.
     devices = jax.local_devices()[:1] if client is not None else devices
     work = sweep_of(function, points=points, shapes=shapes, dims=dims, devices=devices, **how)
@@ -133,7 +136,7 @@ def sweep_of(
     compiler_options: dict[str, Any],
     shared: PyTree,
     x64: bool,
-    matmuls: str | None,
+    matmuls: str,
     context: Context | None = None,
 ) -> Sweep:
     """Describe the sweep of a function: :func:`sweep` explains the arguments.

@@ -111,6 +111,12 @@ FINDING = Entries(
         "outcome": Form("a text or null", lambda value: value is None or type(value) is str),
     }
 )
+ARITHMETIC = Entries(
+    {"matmuls": TEXT, "products": TEXT, "convolutions": TEXT},
+    optional=frozenset({"convolutions"}),
+    others=NUMBER,
+)
+"""What was measured of a device in one precision."""
 KINDS = ("exact", "identity", "bound", "limit", "rate", "statistical", "finding", "control")
 CLAIM = Entries(
     {
@@ -163,8 +169,9 @@ WHOLE = Entries(
         "environment": Entries({"dtype": PRECISION}),
         "undecided": Each(list, TEXT),
         "statistics": Entries({"false_alarm": NUMBER, "tests": COUNT}),
+        "arithmetic": Each(dict, ARITHMETIC),
     },
-    optional=frozenset({"undecided", "statistics", "changed"}),
+    optional=frozenset({"undecided", "statistics", "changed", "arithmetic"}),
 )
 """The whole file."""
 

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrdyn.core import show
+from lrdyn.engine import devices, report
 from lrdyn.engine import progress as progresses
-from lrdyn.engine import report
+from lrdyn.engine.arithmetic import PRECISIONS
 from lrdyn.engine.claims import FALSE_ALARM
 from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.judging import Legs, judge_results
+from lrdyn.engine.judging import Legs, arithmetic_of, judge_results
+from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.produce import produce
 from lrdyn.engine.progress import Progress
-from lrdyn.engine.results import SCHEMA, environment
+from lrdyn.engine.results import SCHEMA, canonical, environment
 from lrdyn.engine.statement import Experiment
 from lrdyn.engine.sweep import cluster_of
 from lrdyn.engine.work import Context
@@ -38,7 +40,8 @@ class Verification(NamedTuple):
 
     def __repr__(self) -> str:
         """What the command prints."""
-        said = [*report.table(self.verdict), *self.diverged, *report.why_undecided(self.verdict)]
+        said = [*report.table(self.verdict), *self.diverged, *report.devices(self.verdict)]
+        said += report.why_undecided(self.verdict)
         return "\n".join([*said, f"{self.verdict['name']} {report.word(self.verdict)}"])
 
     def _repr_html_(self) -> str:
@@ -70,7 +73,9 @@ def verify(
     """Run every scenario of a theorem with its controls and judge every claim.
 
     Identities run in float64 and in float32, and the verdict uses both; with ``dtype="float32"``
-    the float32 run stands alone. Call :func:`lrdyn.cli.setup` before.
+    the float32 run stands alone. That is so by itself where the float64 of a device is none
+    (:mod:`lrdyn.engine.arithmetic`). Every program has the highest precision, whatever JAX is set
+    to; with ``precision="tf32"`` or ``"bfloat16"`` products of matrices in float32 have that one.
 
     Args:
         theorem: the theorem, or an experiment, of which nothing is claimed.
@@ -81,15 +86,15 @@ def verify(
         checkpoint_every: steps between two checkpoints of a training, which a store keeps.
         client: a ``dask.distributed.Client`` whose workers compute, see :func:`lrdyn.sweep`.
         **settings: those of the command, under the same names: ``dim=30, depth=(2, 3)``; flags,
-            ``preset``, ``seed``, ``seeds`` (how many), ``dtype``, ``perturb``. What is not given is
-            as the preset has it.
+            ``preset``, ``seed``, ``seeds`` (how many), ``dtype``, ``perturb``, ``precision``. What
+            is not given is as the preset has it.
 
     Returns:
         The :class:`Verification`; with a store, its large arrays are read from there when used.
 
     Raises:
-        ValueError: a setting is unknown or outside its domain, or a combination outside the
-            theorem.
+        ValueError: a setting is unknown or outside its domain, a combination outside the
+            theorem, or a precision that the device does not have.
 
     Example:
         >>> from lrdyn.registry import theorem
@@ -98,6 +103,8 @@ def verify(
         lrdyn.engine.mistakes.BadInput: --width: got an unknown setting, wanted one of dim, ...
     """
     run = run_of(theorem, memory=memory, data_dir=data_dir, **settings)
+    if "dtype" not in settings:
+        run, _ = in_usual_precision(run)
     if progress is None:
         notebook = progresses.in_notebook()
         progress = progresses.Notebook(theorem.name) if notebook else progresses.Silent()
@@ -106,12 +113,22 @@ def verify(
     return verify_run(run, context)
 
 
+def in_usual_precision(run: Run, machine: KeptPrograms | None = None) -> tuple[Run, str]:
+    """A run that was asked for in no precision, in float32 where float64 is none; and why so."""
+    if run.dtype != "float64":
+        return run, ""
+    dtype, why = devices.usual_precision(machine)
+    return run._replace(dtype=dtype), why
+
+
 def verify_run(run: Run, context: Context) -> Verification:
     """Produce and judge what a configuration asks for.
 
     At the quick preset controls run in one precision and XLA does not optimise the programs: small
     sweeps spend their time in the compiler.
     """
+    devices.check_products(run.precision, context.machine)
+    measured = {p: devices.measured(p, run.precision, context.machine) for p in PRECISIONS}
     groups = produce(
         run.experiment,
         run.settings,
@@ -121,6 +138,7 @@ def verify_run(run: Run, context: Context) -> Verification:
         thorough=run.preset == "paper",
         context=context._replace(precision=run.precision),
     )
+    groups["/"] = groups["/"].assign_attrs(arithmetic=canonical(measured))
     try:
         verification = judged(run.concerned, groups, run.dtype)
     except MissingArray as error:
@@ -145,6 +163,7 @@ def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: s
         "undecided": undecided(theorem, found.claims),
         "statistics": {"false_alarm": FALSE_ALARM, "tests": found.tests},
         "judged_by": {name: record[name] for name in ("git", "numpy", "python")},
+        "arithmetic": arithmetic_of(groups),
         "environment": record,
     }
     return Verification(verdict, Results(groups), found.diverged, found.legs)

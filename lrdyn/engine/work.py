@@ -74,24 +74,19 @@ class Context(NamedTuple):
     """Folder of finished parts; checkpoints of trainings lie beside it."""
     progress: Progress = Silent()
     precision: str = "highest"
-    """Of the inputs of matmuls in trainings, a key of :data:`MATMULS`."""
+    """Of the inputs of matmuls in float32, a key of :data:`lrdyn.engine.arithmetic.MATMULS`."""
     every: int | None = None
     """Steps between two checkpoints of a training; every 30 seconds if None."""
     programs: KeptPrograms | None = None
     """Compiled programs on disk; none are kept without."""
+    machine: KeptPrograms | None = None
+    """Where it is kept what was measured of the devices; without, each process measures."""
     elsewhere: Elsewhere | None = None
     """Other processes, which compute the parts in the place of this one."""
 
 
 DEFAULT = Context()
 """In this process, with nothing kept and nothing told."""
-
-MATMULS: Mapping[str, str] = {
-    "highest": "highest",
-    "tf32": "tensorfloat32",
-    "bfloat16": "bfloat16",
-}
-"""Word of ``--precision`` -> JAX's; parameters and the state of the optimiser stay as they are."""
 
 
 class Asked(NamedTuple):

@@ -18,10 +18,11 @@ from typing import Any
 
 import xarray as xr
 
+from lrdyn.engine.arithmetic import PRECISIONS
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
 from lrdyn.engine.outcomes import SIZE
-from lrdyn.engine.statement import Experiment
+from lrdyn.engine.statement import Experiment, Study
 from lrdyn.figures import tables
 
 Results = Mapping[str, Groups]
@@ -48,6 +49,7 @@ class Exhibit:
             numbers are those of results that are there, or the committed ones. A curve states the
             ``tolerance`` within which another training may differ.
         groups: groups of ``results.nc`` without which a long one is not drawn from results.
+        precisions: those in which its runs show what it says.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Exhibit:
     thin: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset
     long: bool = False
     groups: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = PRECISIONS
 
     def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
         """Texts to be saved: suffix of a file -> its text. ``.txt`` is one of them."""
@@ -186,6 +189,28 @@ def drawn_from(
     }
 
 
+def in_precision(exhibit: Exhibit, dtype: str) -> Exhibit:
+    """An exhibit whose runs have a precision; those of studies, which train, keep their own.
+
+    Example:
+        >>> from lrdyn.engine.statement import Scenario
+        >>> line = Experiment("line", "a line", (), (Scenario("line", lambda key: key),))
+        >>> shown = Exhibit(name="f", title="", caption="", sources=drawn_from(line),
+        ...                 numbers=xr.Dataset, presets={})
+        >>> in_precision(shown, "float32").sources()["line"].dtype
+        'float32'
+    """
+
+    def sources(**settings: Any) -> dict[str, Run]:
+        runs = exhibit.sources(**settings).items()
+        return {
+            name: run if isinstance(run.experiment, Study) else run._replace(dtype=dtype)
+            for name, run in runs
+        }
+
+    return dataclasses.replace(exhibit, sources=sources)
+
+
 def one_seed(groups: Groups) -> xr.Dataset:
     """Arrays of the first scenario of a run with one seed, without what judges need.
 
@@ -219,7 +244,10 @@ def caption(exhibit: Exhibit, dataset: xr.Dataset) -> str:
 
 
 def _filled(exhibit: Exhibit, dataset: xr.Dataset) -> str:
-    """Caption with its values, in one line."""
-    values = {**json.loads(dataset.attrs["settings"]), **dataset.attrs}
+    """Caption with its values, in one line; what says nothing of its precision has the double."""
+    values = {"precision": "double precision"} | {
+        **json.loads(dataset.attrs["settings"]),
+        **dataset.attrs,
+    }
     text = " ".join(exhibit.caption.format_map(values).split())
     return text + (f" Drawn from {said}." if (said := dataset.attrs.get("drawn_from")) else "")

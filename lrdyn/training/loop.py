@@ -21,6 +21,7 @@ from lrdyn.core.algorithm import Algorithm, of_optimizer
 from lrdyn.core.checks import checked
 from lrdyn.core.descent import Trajectory, divergence_limit, first_divergence, on_arrays
 from lrdyn.core.factorization import Steps
+from lrdyn.core.precision import full_precision
 from lrdyn.training import keeping
 from lrdyn.training.batches import Batches
 from lrdyn.training.program import Program, digest_of, replicated, shared_out
@@ -52,6 +53,7 @@ class _Run(NamedTuple):
 
 
 @checked
+@full_precision
 def train(
     key: Key[Array, ""],
     loss: Loss,

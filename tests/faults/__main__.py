@@ -69,6 +69,11 @@ FAULTS = {
         "one point, and one step of each network, of every paper preset",
         "every one begins on a CPU",
     ),
+    "emulated": Fault(
+        ("emulated",),
+        "every theorem on devices with other arithmetic",
+        "0 where they have it, 4 where not, 1 where --precision asked",
+    ),
     "lowest": Fault(
         ("lowest",),
         "the lowest releases that pyproject.toml allows (network)",

@@ -1,0 +1,39 @@
+"""What a device is measured to be, beside the reference: ``python -m lrdyn.commands.arithmetic``.
+
+A number behind it is that of draws, of which the worst is shown.
+"""
+
+import sys
+
+from lrdyn.commands.ending import run
+from lrdyn.core.show import aligned
+from lrdyn.engine.arguments import Parser, whole
+from lrdyn.engine.arithmetic import REFERENCE
+from lrdyn.engine.devices import decompositions, rounding
+from lrdyn.system.printer import say
+
+
+def table(draws: int) -> list[str]:
+    """The worst of several draws of every number, in both precisions, and the reference."""
+    rows = [("precision", "", f"worst of {draws}", "reference")]
+    for precision, usual in REFERENCE.items():
+        each = [rounding(precision, draw=n) | decompositions(precision, n) for n in range(draws)]
+        for name, expected in usual.items():
+            worst = (min if name == "largest" else max)(one[name] for one in each)
+            rows.append((precision, name, f"{worst:.3g}", f"{expected:.3g}"))
+    return aligned(rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; the exit status."""
+
+    def command() -> None:
+        parser = Parser("arithmetic", "Measure the arithmetic of the device at hand.")
+        parser.add_argument("draws", nargs="?", type=whole("draws", 1), default=1)
+        say("\n".join(table(parser.parse(sys.argv[1:] if argv is None else argv).draws)))
+
+    return run("arithmetic", command, own_process=argv is None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

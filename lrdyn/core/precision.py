@@ -1,0 +1,41 @@
+"""The precision of products of matrices: full, unless somebody asked JAX for another."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import jax
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def of_matmuls() -> str:
+    """What JAX was told, by a variable, a setting or around this call; else ``highest``.
+
+    By itself JAX takes TF32 on a GPU and bfloat16 on a TPU.
+
+    Example:
+        >>> with jax.default_matmul_precision("tensorfloat32"):
+        ...     of_matmuls()
+        'tensorfloat32'
+    """
+    return jax.config.jax_default_matmul_precision or "highest"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function trace and run its products as :func:`of_matmuls` says.
+
+    Example:
+        >>> product = full_precision(lambda A, B: A @ B)
+        >>> A = jax.numpy.ones((2, 2))
+        >>> "HIGHEST" in str(jax.make_jaxpr(product)(A, A))
+        True
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.default_matmul_precision(of_matmuls()):
+            return function(*args, **kwargs)
+
+    return call

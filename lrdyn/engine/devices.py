@@ -1,0 +1,202 @@
+"""Measuring the arithmetic of the device at hand, as programs of theorems run on it."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.backend import get_backend
+
+from lrdyn.core import linalg
+from lrdyn.engine.arithmetic import (
+    MATMULS,
+    PRODUCTS,
+    Measured,
+    name_of,
+    said,
+    scope,
+    worse,
+)
+from lrdyn.engine.jobs import unoptimized
+from lrdyn.engine.kept_programs import KeptPrograms
+from lrdyn.engine.mistakes import BadInput
+
+SIZES = (4, 16, 48)
+MATRICES = 3
+"""Of each size; more of a device that is measured once would tell no more."""
+
+
+def measured(precision: str, word: str = "highest", kept: KeptPrograms | None = None) -> Measured:
+    """The arithmetic of the first device: once in a process, or once where programs are kept.
+
+    Args:
+        precision: ``float64`` or ``float32``.
+        word: of ``--precision``.
+        kept: where the numbers are kept, for another process.
+
+    Raises:
+        BadInput: the platform has no such products.
+    """
+    word = word if precision == "float32" else "highest"
+    if kept is None:
+        return _measured(precision, word)
+    sources = [Path(__file__), Path(__file__).with_name("arithmetic.py"), Path(linalg.__file__)]
+    made = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    device, version = jax.local_devices()[0].device_kind, get_backend().platform_version
+    decided_by = ("arithmetic", precision, word, device, version, made)
+    return kept.once(decided_by, lambda: dict(_measured(precision, word)))
+
+
+@cache
+def _measured(precision: str, word: str) -> Measured:
+    try:
+        numbers = rounding(precision, word)
+    except (ValueError, jax.errors.JaxRuntimeError):
+        if word == "highest":
+            raise
+        raise _refused(word, "which has none") from None
+    found = {"matmuls": word, "products": name_of(precision, numbers["product"])}
+    if "convolution" in numbers:
+        found["convolutions"] = name_of(precision, numbers["convolution"])
+    found |= numbers
+    # A compiler can take minutes for decompositions in an arithmetic that it has to make up.
+    if word == "highest" and not worse(precision, found):
+        found |= decompositions(precision)
+    return found
+
+
+def check_products(word: str, kept: KeptPrograms | None = None) -> None:
+    """Refuse a word of ``--precision`` by which this platform computes something else.
+
+    Raises:
+        BadInput: it does.
+    """
+    if word == "highest":
+        return
+    found = measured("float32", word, kept)
+    for what in ("products", "convolutions"):
+        if found[what] != PRODUCTS[word]:
+            raise _refused(word, f"whose {what} are {found[what]}")
+
+
+def _refused(word: str, why: str) -> BadInput:
+    platform = jax.default_backend()
+    others = " or ".join(repr(other) for other in MATMULS if other != word)
+    return BadInput(f"--precision: got {word!r} on a {platform}, {why}, wanted {others}")
+
+
+def usual_precision(kept: KeptPrograms | None = None) -> tuple[str, str]:
+    """The precision that a theorem has unless another is asked for, and why it is not float64."""
+    found = measured("float64", kept=kept)
+    return ("float32", said("float64", found)) if worse("float64", found) else ("float64", "")
+
+
+# The programs ---------------------------------------------------------------------------------
+
+
+def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, float]:
+    """How sums, products and dots round, and which numbers there are."""
+    numbers, eps = np.random.default_rng(draw), float(np.finfo(precision).eps)
+    shapes = {"x": 2048, "y": 2048, "d": 16, "m": (16, 64)}  # between 1 and 2: no exponent changes
+    inputs = {name: numbers.uniform(1, 2, shape) for name, shape in shapes.items()}
+    inputs |= {name: numbers.standard_normal((64, 64)) for name in ("a", "b")}
+    powers = np.array(POWERS[precision])
+    inputs["root"] = 10.0 ** (powers / 2)
+    inputs = {name: array.astype(precision) for name, array in inputs.items()}
+
+    def program(x: Mapping[str, Any]) -> dict[str, Any]:
+        found = {
+            "add": x["x"] + x["y"],
+            "multiply": x["x"] * x["y"],
+            "product": jnp.diag(x["d"]) @ x["m"],  # one product, and zeros, in each sum
+            "dot": x["a"] @ x["b"],
+            "reach": x["root"] * x["root"],
+        }
+        if precision == "float32":
+            images, kernels = x["d"][:, None, None], x["m"][0][:, None, None]
+            found["convolution"] = jax.lax.conv(images, kernels, (1,), "VALID")[:, :, 0]
+        return found
+
+    got, x = _ran(program, inputs, precision, word), _exact(inputs)
+    wanted = {
+        "add": x["x"] + x["y"],
+        "multiply": x["x"] * x["y"],
+        "product": x["d"][:, None] * x["m"],
+        "convolution": x["d"][:, None] * x["m"][0],
+    }
+    found = {
+        name: float(np.max(np.abs(got[name] / exact - 1))) / eps
+        for name, exact in wanted.items()
+        if name in got
+    }
+    most = abs(x["a"]) @ abs(x["b"])
+    found["dot"] = float(np.max(np.abs(got["dot"] - x["a"] @ x["b"]) / most)) / eps
+    there = powers[np.abs(got["reach"].astype(float) / 10.0**powers - 1) < 1e-3]
+    ends = {"smallest": 10.0 ** min([0, *there]), "largest": 10.0 ** max([0, *there])}
+    return _short(found | ends)
+
+
+POWERS = {"float64": [-300, -200, -100, -37, 38, 100, 200, 300], "float32": [-37, 38]}
+"""Powers of ten within the range of each precision: the ends of float32's, and of float64's."""
+
+
+def decompositions(precision: str, draw: int = 0) -> dict[str, float]:
+    """How far decompositions are from what they decompose, and from orthogonality."""
+    numbers, eps = np.random.default_rng(draw), float(np.finfo(precision).eps)
+    inputs = {str(n): numbers.standard_normal((MATRICES, n, n)).astype(precision) for n in SIZES}
+
+    def program(matrices: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            size: {
+                "svd": jax.vmap(linalg.svd)(a),
+                "eigh": jax.vmap(linalg.eigh)(a + jnp.swapaxes(a, 1, 2)),
+                "qr": jax.vmap(linalg.orthogonal_factor)(a),
+            }
+            for size, a in matrices.items()
+        }
+
+    found: dict[str, float] = {}
+    for size, got in _ran(program, inputs, precision).items():
+        a = _exact(inputs)[size]
+        (U, values, V_T), (eigenvalues, V), Q = got["svd"], got["eigh"], got["qr"]
+        each = {
+            "svd": (a, (U * values[:, None, :]) @ V_T, (U, _transposed(V_T))),
+            "eigh": (a + _transposed(a), (V * eigenvalues[:, None, :]) @ _transposed(V), (V,)),
+            "qr": (a, Q @ (_transposed(Q) @ a), (Q,)),
+        }
+        for name, (whole, again, factors) in each.items():
+            off = [_transposed(q) @ q - np.eye(q.shape[-1]) for q in factors]
+            two = {name: [_norm(again - whole) / _norm(whole)]}
+            two[f"orthogonal_{name}"] = [_norm(one) for one in off]
+            for what, errors in two.items():
+                found[what] = max(found.get(what, 0.0), float(np.max(errors)) / eps)
+    return _short(found)
+
+
+def _ran(program: Any, inputs: Any, precision: str, word: str = "highest") -> Any:
+    """What a program returns, compiled as those of theorems are."""
+    with scope(precision, word):
+        lowered = jax.jit(program).lower(inputs)
+        return _exact(jax.device_get(lowered.compile(compiler_options=unoptimized())(inputs)))
+
+
+def _exact(arrays: Any) -> Any:
+    """Arrays in the longest floating-point numbers of this machine."""
+    return jax.tree.map(lambda array: np.asarray(array).astype(np.longdouble), arrays)
+
+
+def _transposed(matrices: np.ndarray) -> np.ndarray:
+    return np.swapaxes(matrices, 1, 2)
+
+
+def _norm(matrices: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.sum(matrices**2, (1, 2)))
+
+
+def _short(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Three digits of each: more would differ from one release to the next."""
+    return {name: float(f"{value:.3g}") for name, value in numbers.items()}

@@ -1,0 +1,341 @@
+"""The arithmetic of a device: measured, written down, and what it lacks is left out."""
+
+import dataclasses
+import json
+import runpy
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrdyn
+from lrdyn.core.precision import of_matmuls
+from lrdyn.engine import arithmetic, devices
+from lrdyn.engine.arithmetic import LADDER, REASON, REFERENCE, WORSE
+from lrdyn.engine.judging import arithmetic_of
+from lrdyn.engine.kept_programs import KeptPrograms
+from lrdyn.system.private_files import SignedFolder
+from lrdyn.training import train
+from lrdyn.training.batches import Batches
+from tests import emulated
+from tests.runs import python, verdict_of
+from tests.test_theorem import MY_THEOREM
+
+SMALL = ("--dim", "2", "--rate", "0.1", "--steps", "5", "--seeds", "1")
+PAIRS = {"products": "pairs of float32", "add": 16.0, "smallest": 1e-37}
+TF32 = {"products": "TF32", "product": 6730.0, "dot": 1740.0}
+
+
+@pytest.fixture(scope="module")
+def parabola(tmp_path_factory):
+    path = tmp_path_factory.mktemp("elsewhere") / "my_theorem.py"
+    path.write_text(MY_THEOREM)
+    return runpy.run_path(str(path))["THEOREM"]
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """A device that measures as the reference, but for what is given of a precision."""
+
+    def of(**others):
+        def measured(precision, word="highest", kept=None):
+            usual = {"matmuls": word, "products": precision, **REFERENCE[precision]}
+            return usual | others.get(precision, {})
+
+        monkeypatch.setattr(devices, "measured", measured)
+
+    return of
+
+
+# Measuring ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_this_machine_has_the_arithmetic_of_the_reference(precision):
+    found = devices.measured(precision)
+    assert found["products"] == precision
+    assert found.keys() >= REFERENCE[precision].keys()
+    assert arithmetic.worse(precision, found) == {}
+    # What cannot be told from the reference would let worse pass.
+    assert all(found[name] >= 0.2 * usual for name, usual in REFERENCE[precision].items())
+
+
+def rounded(x, bits):
+    """A number with so many significant bits, the last one rounded."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+
+
+def parts(x, bits, count):
+    each = []
+    for _ in range(count):
+        each.append(rounded(x, bits))
+        x = x - each[-1]
+    return each
+
+
+def summed(x, y, bits, count):
+    """The product of sums of shorter numbers, without the products that are too small to matter."""
+    total = np.zeros_like(x)
+    for i, a in enumerate(parts(x, bits, count)):
+        for j, b in enumerate(parts(y, bits, count)):
+            total += a * b if i + j < count else 0
+    return rounded(total, 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "count"),
+    [("TF32", 11, 1), ("bfloat16", 8, 1), ("bfloat16 in three passes", 8, 2),
+     ("TF32 in three passes", 11, 2), ("float32", 24, 1)],
+)  # fmt: skip
+def test_a_product_is_told_by_its_error(name, bits, count):
+    x, y = rounded(np.random.default_rng(1).uniform(1, 2, (2, 4096)), 24)
+    error = np.max(np.abs(summed(x, y, bits, count) / (x * y) - 1)) / 2.0**-23
+    assert arithmetic.name_of("float32", error) == name
+
+
+def test_the_rungs_of_a_ladder_rise():
+    for rungs in LADDER.values():
+        assert sorted(rungs.values()) == list(rungs.values())
+    assert arithmetic.name_of("float32", 1e9) == "unknown"
+
+
+def test_what_is_as_bad_as_the_limit_is_fit_and_beyond_it_is_not():
+    fit: dict[str, Any] = {"matmuls": "highest"}
+    fit |= {name: WORSE * usual for name, usual in REFERENCE["float32"].items()}
+    fit["largest"] = REFERENCE["float32"]["largest"] / WORSE
+    assert arithmetic.worse("float32", fit) == {}
+    for name, value in fit.items():
+        if name != "matmuls":
+            bad = value / 1.01 if name == "largest" else value * 1.01
+            assert list(arithmetic.worse("float32", fit | {name: bad})) == [name]
+    assert list(arithmetic.worse("float32", fit | {"svd": float("nan")})) == ["svd"]
+
+
+def test_the_numbers_are_kept_for_other_processes(tmp_path, monkeypatch):
+    kept = KeptPrograms(SignedFolder(tmp_path, "here"), "")
+    monkeypatch.setattr(devices, "_measured", lambda precision, word: {"add": 0.5})
+    assert devices.measured("float32", kept=kept) == {"add": 0.5}
+    monkeypatch.setattr(devices, "_measured", lambda *_: pytest.fail("measured again"))
+    assert devices.measured("float32", kept=kept) == {"add": 0.5}
+    for other in (("float64",), ("float32", "tf32")):
+        with pytest.raises(pytest.fail.Exception, match="again"):
+            devices.measured(*other, kept=kept)
+
+
+# Verdicts -----------------------------------------------------------------------------------------
+
+
+def test_the_verdict_says_with_which_arithmetic(parabola, command_line, tmp_path, device):
+    device()
+    status, text, _ = command_line(parabola, *SMALL, "--out", tmp_path)
+    verdict = verdict_of(tmp_path)
+    assert status == 0
+    assert "scaling" not in text
+    assert list(verdict["arithmetic"]) == ["float32", "float64"]
+    assert verdict["arithmetic"]["float64"]["products"] == "float64"
+    assert verdict["environment"]["device_kind"] == jax.devices()[0].device_kind
+    assert "precision" not in verdict["config"]
+
+
+def test_a_precision_that_was_asked_for_and_is_none_is_undecided(
+    parabola, command_line, tmp_path, device
+):
+    device(float64=PAIRS)
+    status, text, _ = command_line(parabola, *SMALL, "--dtype", "float64", "--out", tmp_path)
+    verdict = verdict_of(tmp_path)
+    assert status == 4
+    assert f"decay: undecided, {REASON} (1)" in text
+    assert "float64: arithmetic of this device: products are pairs of float32; add 16 eps" in text
+    claim, *controls = verdict["claims"]
+    assert claim["judged"]["float64"]["left_out"] == {REASON: 1}
+    assert claim["residual_float32"] is not None
+    assert [c["holds"] for c in (claim, *controls)] == [None] * 3
+    (folder,) = (tmp_path / "my_theorem").iterdir()
+    device()  # the judge has the numbers of the run, wherever it judges
+    again, said, _ = command_line(parabola, "--judge", folder)
+    assert (again, said.splitlines()[-1]) == (4, text.splitlines()[-1])
+    assert verdict_of(tmp_path)["claims"] == verdict["claims"]
+    assert verdict_of(tmp_path)["arithmetic"] == verdict["arithmetic"]
+
+
+def test_where_nobody_asked_the_other_precision_is_judged(parabola, command_line, tmp_path, device):
+    device(float64=PAIRS)
+    status, text, _ = command_line(parabola, *SMALL, "--out", tmp_path)
+    assert status == 0
+    first, *_, last = text.splitlines()
+    assert first.startswith("my_theorem: in float32. float64: arithmetic of this device: products")
+    assert last.startswith("my_theorem holds (scaling not claimed): ")
+    assert verdict_of(tmp_path)["config"]["dtype"] == "float32"
+
+
+def test_without_the_companion_no_scaling_is_claimed(parabola, command_line, tmp_path, device):
+    device(float32=TF32)
+    status, text, _ = command_line(parabola, *SMALL, "--out", tmp_path)
+    assert status == 0
+    assert text.splitlines()[-1].startswith("my_theorem holds (scaling not claimed): ")
+    assert f"holds (not judged in float32: {REASON} (1))" in text
+    claim = verdict_of(tmp_path)["claims"][0]
+    assert (claim["scales_with_epsilon"], claim["residual_float32"]) == (None, None)
+
+
+def test_a_false_claim_stays_false_beside_a_precision_that_is_none(parabola, device):
+    (scenario,) = parabola.scenarios
+    wrong = dataclasses.replace(
+        scenario, predict=lambda case: scenario.predict(case)._replace(
+            decay=scenario.predict(case).exponential
+        ), controls=(),
+    )  # fmt: skip
+    device(float64=PAIRS)
+    found = lrdyn.verify(
+        dataclasses.replace(parabola, scenarios=(wrong,)), dim=2, rate=0.1, steps=5, seeds=1
+    )
+    assert found.verdict["holds"] is False
+
+
+def test_both_that_are_none_are_undecided(parabola, device):
+    device(float64=PAIRS, float32=TF32)
+    found = lrdyn.verify(parabola, dim=2, rate=0.1, steps=5, seeds=1)
+    assert found.verdict["holds"] is None
+    assert found.verdict["undecided"] == ["decay"]
+    assert found.verdict["config"]["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", '{"float16": {}}', '{"float32": {"matmuls": 1, "products": ""}}', "{"]
+)
+def test_an_arithmetic_that_no_run_writes_is_refused(parabola, text):
+    found = lrdyn.verify(parabola, dim=2, rate=0.1, steps=5, seeds=1)
+    assert arithmetic_of(found.groups) == found.verdict["arithmetic"]
+    groups = {"/": found.groups["/"].assign_attrs(arithmetic=text)}
+    with pytest.raises(ValueError, match=r"arithmetic|Expecting"):
+        arithmetic_of(groups)
+    del groups["/"].attrs["arithmetic"]
+    assert arithmetic_of(groups) == {}
+
+
+# Full precision without a set-up ------------------------------------------------------------------
+
+
+def dots(function, *arguments):
+    text = str(jax.make_jaxpr(function)(*arguments))
+    return text.count("HIGHEST"), text.count("dot_general")
+
+
+def looked(scenario, case, seen):
+    seen.append(of_matmuls())
+    return scenario.measure(case)
+
+
+def test_programs_are_in_full_precision_whatever_jax_is_set_to(parabola):
+    A = jnp.eye(2)
+    loss = lambda W: jnp.sum((W @ A) ** 2)  # noqa: E731
+    seen = []
+
+    def looked_at(x):
+        seen.append(of_matmuls())
+        return {"y": (A @ A)[0] * x}
+
+    def of_batch(W, state, batch, key):
+        seen.append(of_matmuls())
+        return loss(W), (state, {})
+
+    rule = lrdyn.gradient_descent(0.1)
+    with jax.default_matmul_precision(None):
+        high, all_of_them = dots(lambda W: lrdyn.simulate(loss, W, rule, np.arange(2)), A)
+        assert high == 2 * all_of_them > 0  # once for each factor
+        lrdyn.sweep(looked_at, lrdyn.product(x=[1.0, 2.0]))
+        train(jax.random.key(0), of_batch, A, rule, Batches(np.ones((2, 1)), 1), (0, 1))
+        (scenario,) = parabola.scenarios
+        watched = dataclasses.replace(scenario, measure=lambda case: looked(scenario, case, seen))
+        mine = dataclasses.replace(parabola, scenarios=(watched,))
+        assert lrdyn.verify(mine, dim=2, rate=0.1, steps=5, seeds=1).verdict["holds"]
+    assert set(seen) == {"highest"}
+    with jax.default_matmul_precision("tensorfloat32"):  # somebody's wish
+        high, _ = dots(lambda W: lrdyn.simulate(loss, W, rule, np.arange(2)), A)
+    assert not high
+
+
+def test_jobs_have_their_precision_whatever_jax_is_set_to():
+    with jax.default_matmul_precision("tensorfloat32"), arithmetic.scope("float32"):
+        assert of_matmuls() == "highest"
+        assert jnp.ones(1).dtype == "float32"
+    with arithmetic.scope("float32", "tf32"):
+        assert of_matmuls() == "TF32_TF32_F32"
+    with arithmetic.scope("float64", "tf32"):  # a word is for float32
+        assert of_matmuls() == "highest"
+
+
+# Emulated devices ---------------------------------------------------------------------------------
+
+
+def on(device, *words):
+    """A command on an emulated device: its status and what it printed."""
+    done = python("-m", "tests.emulated", device, *words)
+    if done.returncode == emulated.NO_RULES:
+        pytest.skip(done.stdout)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_arithmetic_of_an_emulated_tpu_is_named():
+    status, text = on("tpu", "measured")
+    assert status == 0
+    assert json.loads(text) == {
+        "float64": "pairs of float32",
+        "DEFAULT": "bfloat16",
+        "HIGH": "bfloat16 in three passes",
+        "HIGHEST": "bfloat16 in six passes",
+        "BF16_BF16_F32": "bfloat16",
+    }
+
+
+LORA = "--adapter-scale 2 --rate-ratio 4 --init-scale 1 --seeds 1".split()
+
+
+def test_products_in_tf32_make_identities_false_where_they_were_asked_for(tmp_path):
+    words = (*LORA, "--dtype", "float32", "--precision", "tf32", "--out", tmp_path)
+    status, text = on("gpu", "verify", "lora", *words)
+    assert status == 1
+    verdict = verdict_of(tmp_path)
+    assert verdict["config"]["precision"] == "tf32"
+    assert verdict["arithmetic"]["float32"]["products"] == "TF32"
+    false = {c["id"] for c in verdict["claims"] if c["holds"] is False and c["kind"] == "identity"}
+    assert false >= {"one_step", "pissa_residual", "dora_step"}
+    assert "lora IS FALSE" in text
+
+
+def test_theorem_2_on_a_device_whose_float64_is_a_pair(tmp_path):
+    words = "--dim 7 --depth 2 --rank 2 --steps 50 --seeds 1".split()
+    status, text = on("pairs", "verify", "theorem2", *words, "--out", tmp_path)
+    assert status == 0
+    assert text.startswith("theorem2: in float32. float64: arithmetic of this device: products are")
+    assert "theorem2 holds (scaling not claimed)" in text
+
+
+# Figures ------------------------------------------------------------------------------------------
+
+
+def test_figures_are_made_in_the_precision_of_the_device(monkeypatch, device, capsys):
+    from lrdyn.commands import figures
+    from paper_figs import EXHIBITS
+
+    shown = [one for one in EXHIBITS if one.name in ("fig03", "fig09")]
+    monkeypatch.setattr(figures.process, "setup", lambda dtype: None)
+    how = {"prog": "paper_figs", "machine": None}
+    device()
+    assert figures._in_precision(shown, None, named=False, **how) == shown
+    device(float64=PAIRS)
+    (drawn,) = figures._in_precision(shown, None, named=False, **how)
+    runs = drawn.sources(**drawn.presets["quick"])
+    assert {run.dtype for run in runs.values()} == {"float32"}
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(
+        "paper_figs: in float32. float64: arithmetic of this device: products"
+    )
+    assert said[1:] == ["fig09: left out, it needs float64"]
+    with pytest.raises(ValueError, match="--dtype: got 'float32' for fig09, wanted float64"):
+        figures._in_precision(shown, "float32", named=True, **how)
+    options = figures.parse(EXHIBITS, ["fig03", "--dtype", "float32"]).options
+    assert options.dtype == "float32"
