@@ -26,6 +26,7 @@ from lrdyn.engine.configuration import BadInput, Run, configured, defaults
 from lrdyn.engine.process import setup
 from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.statement import Experiment, Study
+from lrdyn.engine.usual import ON_A_CPU, usual_memory
 from lrdyn.engine.verify import Verification
 from lrdyn.engine.work import MATMULS, Context
 from lrdyn.figures import verdicts
@@ -60,9 +61,14 @@ def _parser(theorem: Experiment) -> Parser:
     parser.add_argument(
         "--memory",
         type=size,
-        default=2**30,
         metavar="SIZE",
-        help="for the arrays of one part of a sweep (default: 1GiB)",
+        help="for the arrays of one part of a sweep (default: 1GiB; half of a GPU or TPU)",
+    )
+    parser.add_argument(
+        "--lanes",
+        type=whole("lanes", 1),
+        metavar="N",
+        help="points of a sweep at a time on each device (default: as many as suit it)",
     )
     add_cluster_flags(parser)
     if any(control.amounts for s in theorem.scenarios for control in s.controls):
@@ -143,7 +149,7 @@ def _command(theorem: Experiment, options: argparse.Namespace) -> Command:
     given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
     common = {name: getattr(options, name, default) for name, default in defaults(theorem).items()}
     place = getattr(options, "data_dir", None) or ""
-    run = configured(theorem, given, common, memory=options.memory, data_dir=place)
+    run = configured(theorem, given, common, memory=options.memory or ON_A_CPU, data_dir=place)
     return Command(run, options)
 
 
@@ -166,7 +172,8 @@ def verify_command(
         programs = programs.of(REGISTRY[theorem.name].partition(":")[0]) if ours else None
     with _cluster(options, theorem.name if bar else "") as elsewhere:
         context = Context(
-            memory=options.memory,
+            memory=options.memory or usual_memory(jax.local_devices()[0]),
+            lanes=options.lanes,
             store=Path(options.store) if options.store else None,
             every=getattr(options, "checkpoint_every", None),
             programs=programs,

@@ -81,6 +81,8 @@ class Context(NamedTuple):
     """Compiled programs on disk; none are kept without."""
     elsewhere: Elsewhere | None = None
     """Other processes, which compute the parts in the place of this one."""
+    lanes: int | None = None
+    """Points of a sweep at a time on each device; as many as suit it if None."""
 
 
 DEFAULT = Context()

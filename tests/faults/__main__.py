@@ -64,6 +64,11 @@ FAULTS = {
         "1,000 random lines for each command",
         "0, or 2 with one line and nothing written",
     ),
+    "lowered": Fault(
+        ("lowered",),
+        "every program lowered for a GPU and a TPU",
+        "known calls alone, every product in full precision",
+    ),
     "lowest": Fault(
         ("lowest",),
         "the lowest releases that pyproject.toml allows (network)",
