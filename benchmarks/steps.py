@@ -208,12 +208,12 @@ def table1_steps(given: dict[str, Any] | None = None) -> dict[str, Callable[[], 
 
 def compiled_ahead() -> dict[str, Callable[[], Step]]:
     """All that is compiled ahead of time: name -> what makes it."""
-    found: dict[str, Callable[[], Step]] = {}
-    for name in REGISTRY:
-        for precision in ("float32", "float64"):
-            found[f"{name}, {precision}"] = partial(main_program, name, precision)
-    found |= PAPER_STEPS
-    return found | {f"Table 1, {name}": make for name, make in table1_steps().items()}
+    table = {f"Table 1, {name}": make for name, make in table1_steps().items()}
+    single, double = (
+        {f"{name}, {precision}": partial(main_program, name, precision) for name in REGISTRY}
+        for precision in ("float32", "float64")
+    )
+    return table | single | PAPER_STEPS | double
 
 
 def in_precision(step: Callable[[], Step], x64: bool) -> Step:
