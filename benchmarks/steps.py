@@ -125,9 +125,7 @@ def image_step(
     batches = Batches({"x": pictures, "y": np.zeros(count, np.int32)}, batch)
     state = networks.initial_state(net)
     key, rule = jax.random.key(1), optax.adam(1e-3)
-    return training_step(
-        lambda: train(key, cross_entropy, net, rule, batches, [1], state=state)
-    )
+    return training_step(lambda: train(key, cross_entropy, net, rule, batches, [1], state=state))
 
 
 def encoder_step(layers: int, width: int, heads: int, batch: int, length: int, rank: int) -> Step:
@@ -220,4 +218,3 @@ def in_precision(step: Callable[[], Step], x64: bool) -> Step:
     """Make a step with JAX's numbers as it is to have them, and every product in full precision."""
     with jax.enable_x64(x64), jax.default_matmul_precision("highest"):
         return step()
-

@@ -1,4 +1,4 @@
-"""Compile what a GPU and a TPU would run, on a machine with neither, and write docs/accelerators.md.
+"""Compile what a GPU and a TPU would run, on a machine with neither; docs/accelerators.md has it.
 
 ``make aot`` runs it, with the compilers' wheels in a folder of their own. Each device has a child
 process, each program a limit of CPU seconds: what goes beyond it or aborts is left out, with what
@@ -58,7 +58,7 @@ def child(device: str, names: Sequence[str], limit: int) -> None:
             with jax.enable_x64(step.x64), jax.default_matmul_precision("highest"):
                 found = ahead.compile_for(device, step.function, step.arguments, step.donate)
                 row |= found._asdict() | {"peak": found.peak} | work_of(step)
-        except Exception as error:  # XLA's
+        except Exception as error:  # of XLA
             row["fault"] = (str(error).splitlines() or [type(error).__name__])[0][:120]
         print(json.dumps(row), flush=True)
         jax.clear_caches()
@@ -127,6 +127,8 @@ def releases(wheels: Path) -> dict[str, str]:
 
 # The page ------------------------------------------------------------------------------------
 
+MEASURED = FOLDER / "accelerators_measured.json"
+"""What ``python -m benchmarks.accelerator`` has left."""
 PEAK = {"H100": 45e12, "v5e": 33e12}
 """Operations in a second of float32 products: an assumption for an H100's cuBLAS without TF32, and
 a sixth of the 197e12 of bfloat16 on a v5e, for six passes."""
@@ -146,6 +148,20 @@ def predicted(row: Mapping[str, Any]) -> float:
     )
 
 
+def measured(path: Path = MEASURED) -> dict[tuple[str, str], str]:
+    """Program and device -> seconds of a run, from what was measured, if anything was."""
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    device = next((name for name in ahead.PLATFORMS if name in found["of"]["device"]), "")
+    return {
+        (name.removesuffix(" highest"), device): seconds(numbers["seconds"])
+        for stage in ("3", "4")
+        for name, numbers in found["stages"].get(stage, {}).items()
+        if name.endswith(" highest") and "seconds" in numbers
+    }
+
+
 def seconds(value: float) -> str:
     """A time in words.
 
@@ -161,6 +177,7 @@ def tables(found: Mapping[str, Any]) -> str:
     rows: list[Row] = found["rows"]
     names = list(dict.fromkeys(row["name"] for row in rows))
     by_place = {(row["name"], row["device"]): row for row in rows}
+    ran = measured()
     said = ", ".join(f"{name} {version}" for name, version in found["releases"].items())
     lines = [f"Releases: {said}. A program has {found['limit']} CPU seconds.", ""]
     for device, platform in ahead.PLATFORMS.items():
@@ -186,7 +203,8 @@ def tables(found: Mapping[str, Any]) -> str:
             over = " **too large**" if row["peak"] > most else ""
             lines.append(
                 f"| {name} | {row['seconds']:.1f} | {row['peak'] / 1e6:,.1f}{over} "
-                f"| {row['launches']:,} | {calls} | {seconds(predicted(row))} | not run |"
+                f"| {row['launches']:,} | {calls} | {seconds(predicted(row))} "
+                f"| {ran.get((name, device), 'not run')} |"
             )
         lines.append("")
     return "\n".join(lines).rstrip()
@@ -229,6 +247,7 @@ def main(words: Sequence[str]) -> int:
     begin = time.monotonic()
     for device in ahead.PLATFORMS if given.device is None else (given.device,):
         there = {row["name"] for row in rows if row["device"] == device}
+        missing = [name for name in names if name not in there]
 
         def keep(row: Row) -> None:
             rows.append(row)
@@ -236,10 +255,11 @@ def main(words: Sequence[str]) -> int:
             what = row.get("fault") or f"{row['seconds']:.1f} CPU s, {row['launches']} launches"
             print(f"{row['device']}: {row['name']}: {what}", flush=True)
 
-        compiled(device, [n for n in names if n not in there], given.wheels.resolve(), given.limit, keep)
+        compiled(
+            device, [n for n in names if n not in there], given.wheels.resolve(), given.limit, keep
+        )
     print(f"\n{len(rows)} programs, {time.monotonic() - begin:.0f} s: {PAGE.name}, {FOUND.name}")
     return 0
-
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ OLDEST_PYTHON = {"lock-py311.txt": "3.11", "lock-py313.txt": "3.12"}
 ENCODER = "encoder.txt"
 """The lock of ``make encoder``: one package, without what it depends on."""
 AHEAD = "aot.txt"
-"""The lock of ``make aot``: compilers for a GPU and a TPU, of the JAX of Python 3.11's lock, without
-what that lock holds."""
+"""The lock of ``make aot``: compilers for a GPU and a TPU, of the JAX of Python 3.11's lock, and
+nothing that that lock holds."""
 EXTRAS = ("adapters", "cluster", "data", "test")
 """The extras that the locks hold."""
 PIP_TO_UV = {

@@ -56,4 +56,6 @@ def test_no_loop_of_a_chunk_of_theorem_2_looks_at_a_counter_it_need_not():
     jaxpr = jax.make_jaxpr(step.function)(*step.arguments).jaxpr
     names = [one.primitive.name for one, _ in equations(jaxpr)]
     assert "while" not in names
-    assert 4 in {one.params["length"] for one, _ in equations(jaxpr) if one.primitive.name == "scan"}
+    assert 4 in {
+        one.params["length"] for one, _ in equations(jaxpr) if one.primitive.name == "scan"
+    }

@@ -94,7 +94,7 @@ def iterate(
 
 
 def _records_of(record: Callable[[State], Record], states: State) -> Record:
-    """Records of states along a leading axis: of one after another on a CPU, else of all at once."""
+    """Records of states along a leading axis, one after another on a CPU, else all at once."""
     others = []
 
     def arrays_alone(state: State) -> PyTree:
@@ -440,11 +440,12 @@ def simulate_lanes(
 
     record_runs = over_runs(lambda loss, _, rule, s: record(rule.weights(s.held)), 0)
     weights = over_runs(lambda loss, _, rule, s: rule.weights(s.held), 0)
+    ended = jnp.asarray(steps[-1], jnp.int32)
     state, records = iterate(
         step, over_runs(_begin, -1)(last), steps, lambda state: record_runs(last, state)
     )
     return Trajectory(
         weights(last, state),
         jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), records),
-        over_runs(lambda loss, _, rule, s: _end(loss, rule, s, jnp.asarray(steps[-1], jnp.int32)), 0)(last, state),
+        over_runs(lambda loss, _, rule, s: _end(loss, rule, s, ended), 0)(last, state),
     )

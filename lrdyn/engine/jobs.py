@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     import xarray
 
 LANES = {True: 16, False: 64}
-"""Points in a batch on a CPU, where XLA optimises a program and where it does not: a batch that takes all
-points of a small sweep needs no loop, which takes as long to compile as what it repeats."""
+"""Points in a batch on a CPU, where XLA optimises a program and where it does not: a batch that
+takes all points of a small sweep needs no loop, which takes as long to compile as what it repeats.
+"""
 
 
 def own_settings(
