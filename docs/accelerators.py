@@ -255,9 +255,7 @@ def main(words: Sequence[str]) -> int:
             what = row.get("fault") or f"{row['seconds']:.1f} CPU s, {row['launches']} launches"
             print(f"{row['device']}: {row['name']}: {what}", flush=True)
 
-        compiled(
-            device, [n for n in names if n not in there], given.wheels.resolve(), given.limit, keep
-        )
+        compiled(device, missing, given.wheels.resolve(), given.limit, keep)
     print(f"\n{len(rows)} programs, {time.monotonic() - begin:.0f} s: {PAGE.name}, {FOUND.name}")
     return 0
 
