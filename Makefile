@@ -86,7 +86,7 @@ aot: $(READY) $(AOT)/.ready ## what a GPU and a TPU would run, compiled for both
 	@$(RUN) -m docs.accelerators --wheels $(AOT) $(ARGS)
 
 $(AOT)/.ready: $(COMPILERS) $(LOCKED)
-	@case $(KEY) in 3.11.*) ;; *) \
+	@case $(KEY) in (3.11.*) ;; (*) \
 		echo "make aot: Python is $(firstword $(subst -, ,$(KEY))); wanted 3.11, whose JAX $(COMPILERS) is for" >&2; exit 1;; esac
 	@rm -rf $(AOT)
 	@$(INSTALL) --target $(AOT) -r $(COMPILERS)

@@ -102,8 +102,13 @@ def _records_of(record: Callable[[State], Record], states: State) -> Record:
         others.append(other)
         return arrays
 
+    def together(states: State) -> PyTree:
+        # Else XLA (of JAX 0.10, for a GPU) takes what moves the axes of batches into a product of
+        # matrices, and then refuses its shape.
+        return jax.vmap(arrays_alone)(jax.lax.optimization_barrier(states))
+
     arrays = jax.lax.platform_dependent(
-        states, cpu=partial(jax.lax.map, arrays_alone), default=jax.vmap(arrays_alone)
+        states, cpu=partial(jax.lax.map, arrays_alone), default=together
     )
     return eqx.combine(arrays, others[-1])
 
