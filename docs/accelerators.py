@@ -167,9 +167,9 @@ def seconds(value: float) -> str:
 
     Example:
         >>> seconds(0.00123), seconds(2.0)
-        ('1.2 ms', '2 s')
+        ('1.23 ms', '2 s')
     """
-    return f"{1e3 * value:.2g} ms" if value < 1 else f"{value:.2g} s"
+    return f"{1e3 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
 def tables(found: Mapping[str, Any]) -> str:
