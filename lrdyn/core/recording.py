@@ -3,8 +3,8 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from lrdyn.core import checks
 
@@ -47,7 +47,7 @@ def interval_length(steps: Any) -> int | None:
         >>> interval_length(np.array([0, 4, 8])), interval_length(np.array([1, 10, 100]))
         (4, None)
     """
-    if isinstance(steps, jax.core.Tracer):
+    if isinstance(steps, Tracer):
         return None
     lengths = set(np.diff(np.asarray(steps), prepend=0).tolist()) - {0}
     return lengths.pop() if len(lengths) == 1 else None
