@@ -340,7 +340,8 @@ def tabulate(dataset: xr.Dataset) -> Grid:
     for device in dataset["device"].values if "device" in dataset.coords else ():
         there = dataset.sel(device=device).assign(peak_measured=dataset.peak_elsewhere)
         for form, title in SECTIONS.items():
-            sections[f"{device}: {title}"] = _section(there.sel(form=form, device=device), "peak")
+            if rows := _section(there.sel(form=form, device=device), "peak"):
+                sections[f"{device}: {title}"] = rows
     return Grid(header, sections)
 
 
