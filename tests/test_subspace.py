@@ -406,7 +406,8 @@ def test_the_layout_puts_the_runs_last():
         return subspace.reduced_lanes(targets, scales, ones, 0 * ones, np.array([5])).params
 
     jaxpr = jax.make_jaxpr(final)(jnp.ones((64, 6, 6))).jaxpr
-    (loop,) = (e for e, _ in equations(jaxpr) if e.primitive.name == "while")
+    scans = (e for e, _ in equations(jaxpr) if e.primitive.name == "scan")
+    (loop,) = (scan for scan in scans if scan.params["length"] == 5)  # of a known number of steps
     assert [v.aval.shape for v in loop.outvars if v.aval.ndim > 1] == [(6, 6, 64)] * 3
-    body = loop.params["body_jaxpr"].jaxpr
+    body = loop.params["jaxpr"].jaxpr
     assert "dot_general" not in {e.primitive.name for e, _ in equations(body)}

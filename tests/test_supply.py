@@ -11,7 +11,7 @@ from pip._internal.models.index import PyPI, TestPyPI
 from requirements import licences, lock
 from tests.runs import ROOT
 
-LOCKS = [*lock.OLDEST_PYTHON, lock.ENCODER]
+LOCKS = [*lock.OLDEST_PYTHON, lock.ENCODER, lock.AHEAD]
 RELEASE = re.compile(
     r"[a-z0-9]+(-[a-z0-9]+)*==[A-Za-z0-9.!+]+( ; [a-zA-Z0-9_ .<>=!'()-]+)?"
     r"( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
@@ -30,7 +30,20 @@ def test_what_is_installed_from_a_lock_needs_its_hash():
         r"^INSTALL = .* --no-deps --require-hashes --only-binary :all:$", makefile, re.M
     )
     installed = re.findall(r"^\t@(.*) -r (\$\([A-Z]+\))$", makefile, re.M)
-    assert installed == [("$(INSTALL)", "$(ENCODER)"), ("$(INSTALL)", "$(LOCK)")]
+    assert installed == [
+        ("$(INSTALL)", "$(ENCODER)"),
+        ("$(INSTALL) --target $(AOT)", "$(COMPILERS)"),
+        ("$(INSTALL)", "$(LOCK)"),
+    ]
+
+
+def test_the_compilers_are_those_of_the_lock_beside_them():
+    """Of the same JAX, and nothing that an environment has already."""
+    held = lock.releases((lock.FOLDER / "lock-py311.txt").read_text())
+    added = lock.releases((lock.FOLDER / lock.AHEAD).read_text())
+    assert added.keys().isdisjoint(held)
+    assert {"libtpu", "nvidia-cuda-nvcc-cu12"} <= added.keys()
+    assert added["jax-cuda12-plugin"] == added["jax-cuda12-pjrt"] == held["jaxlib"]
 
 
 @pytest.mark.parametrize("name", lock.OLDEST_PYTHON)

@@ -8,6 +8,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
+import jax
+
 from lrdyn.commands.ending import Judged, Status, run
 from lrdyn.engine import accelerators, mistakes, report
 from lrdyn.engine.arguments import (
@@ -29,6 +31,7 @@ from lrdyn.engine.flags import flag_text
 from lrdyn.engine.process import setup
 from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.statement import Experiment, Study
+from lrdyn.engine.usual import ON_A_CPU, usual_memory
 from lrdyn.engine.verify import Verification, in_usual_precision
 from lrdyn.engine.work import Context
 from lrdyn.figures import verdicts
@@ -107,9 +110,14 @@ def add_run_flags(
     parser.add_argument(
         "--memory",
         type=size,
-        default=2**30,
         metavar="SIZE",
-        help="for the arrays of one part of a sweep (default: 1GiB)",
+        help="for the arrays of one part of a sweep (default: 1GiB; half of a GPU or TPU)",
+    )
+    parser.add_argument(
+        "--lanes",
+        type=whole("lanes", 1),
+        metavar="N",
+        help="points of a sweep at a time on each device (default: as many as suit it)",
     )
     add_cluster_flags(parser)
     add_device_flags(parser)
@@ -179,10 +187,10 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
 def _command(theorem: Experiment, options: argparse.Namespace) -> Command:
     check_cluster(options)
     given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
-    typed = {name: getattr(options, name, None) for name in defaults(theorem)}
-    common = {n: d if typed[n] is None else typed[n] for n, d in defaults(theorem).items()}
+    asked = {name: getattr(options, name, None) for name in defaults(theorem)}
+    common = {n: d if asked[n] is None else asked[n] for n, d in defaults(theorem).items()}
     place = getattr(options, "data_dir", None) or ""
-    run = configured(theorem, given, common, memory=options.memory, data_dir=place)
+    run = configured(theorem, given, common, memory=options.memory or ON_A_CPU, data_dir=place)
     return Command(run, options)
 
 
@@ -210,7 +218,8 @@ def verify_command(
         programs = programs.of(REGISTRY[theorem.name].partition(":")[0]) if ours else None
     with _cluster(options, theorem.name if bar else "") as elsewhere:
         context = Context(
-            memory=options.memory,
+            memory=options.memory or usual_memory(jax.local_devices()[0]),
+            lanes=options.lanes,
             store=Path(options.store) if options.store else None,
             every=getattr(options, "checkpoint_every", None),
             programs=programs,

@@ -21,10 +21,16 @@ from lrdyn.core.algorithm import Algorithm, of_optimizer
 from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Decay, Scalar, Steps, decays
 from lrdyn.core.precision import full_precision
+from lrdyn.core.recording import interval_length
 
 State = TypeVar("State")
 Record = TypeVar("Record")
 Loss = Callable[[PyTree], Float[Array, ""]]
+
+
+TOGETHER = 2**22
+"""Bytes of the recorded states of one run up to which they are kept until its end and then recorded
+together: on a GPU or TPU their decompositions are one call."""
 
 
 class Trajectory(NamedTuple):
@@ -74,14 +80,70 @@ def iterate(
         >>> iterate(lambda t, x: 2 * x, jnp.asarray(1), steps, lambda x: x)[1].tolist()
         [1, 8, 16]
     """
-    steps = jnp.asarray(checks.steps(steps), jnp.int32)
+    steps = checks.steps(steps)
+    length, ends = interval_length(steps), jnp.asarray(steps, jnp.int32)
+    # Under ``vmap`` these are the bytes of one run.
+    small = len(ends) * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) <= TOGETHER
 
-    def interval(state: State, ends: tuple[Array, Array]) -> tuple[State, Record]:
-        state = jax.lax.fori_loop(*ends, step, state)
-        return state, record(state)
+    def interval(state: State, ends: tuple[Array, Array]) -> tuple[State, Any]:
+        state = steps_between(ends, step, state, length)
+        return state, state if small else record(state)
 
-    starts = jnp.concatenate([jnp.zeros(1, steps.dtype), steps[:-1]])
-    return scan_records(interval, state, (starts, steps))
+    starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
+    last, seen = scan_records(interval, state, (starts, ends))
+    return last, _records_of(record, seen) if small else seen
+
+
+def _records_of(record: Callable[[State], Record], states: State) -> Record:
+    """Records of states along a leading axis, one after another on a CPU, else all at once."""
+    others = []
+
+    def arrays_alone(state: State) -> PyTree:
+        arrays, other = eqx.partition(record(state), eqx.is_array_like)
+        others.append(other)
+        return arrays
+
+    def together(states: State) -> PyTree:
+        # Else XLA (of JAX 0.10, for a GPU) takes what moves the axes of batches into a product of
+        # matrices, and then refuses its shape.
+        return jax.vmap(arrays_alone)(jax.lax.optimization_barrier(states))
+
+    arrays = jax.lax.platform_dependent(
+        states, cpu=partial(jax.lax.map, arrays_alone), default=together
+    )
+    return eqx.combine(arrays, others[-1])
+
+
+@checked
+def steps_between(
+    ends: tuple[Array, Array],
+    step: Callable[[Int[Array, ""], State], State],
+    state: State,
+    length: int | None,
+) -> State:
+    """Iterate a map from one step number to another: over no step, or over a known number.
+
+    Args:
+        ends: the two step numbers.
+        step: ``step(t, state)`` is the state at t + 1.
+        state: state at the first.
+        length: how many steps there are, if any; None if that is not known before tracing.
+
+    Example:
+        >>> ends = jnp.asarray(1), jnp.asarray(4)
+        >>> [int(steps_between(ends, lambda t, x: x + t, jnp.asarray(0), n)) for n in (3, None)]
+        [6, 6]
+    """
+    first, last = ends
+    # A number of Python's takes its type from the first step, as a branch cannot.
+    untyped = any(jax.typeof(leaf).weak_type for leaf in jax.tree.leaves(state))
+    if length is None or untyped:
+        return jax.lax.fori_loop(first, last, step, state)
+
+    def all_of_them(state: State) -> State:
+        return jax.lax.fori_loop(0, length, lambda done, state: step(first + done, state), state)
+
+    return jax.lax.cond(last > first, all_of_them, lambda state: state, state)
 
 
 @checked
@@ -199,7 +261,7 @@ def simulate(
         ([1.0, 0.5, 0.125], -1)
     """
     algorithm = of_optimizer(optimizer)
-    steps = jnp.asarray(checks.steps(steps), jnp.int32)
+    steps = checks.steps(steps)
     cost, arrays, whole = on_arrays(loss, params)
 
     def record_model(state: _State) -> PyTree:
@@ -207,7 +269,7 @@ def simulate(
 
     step, start = partial(_step, cost, algorithm), _begin(cost, arrays, algorithm)
     state, records = iterate(step, start, steps, record_model)
-    diverged_at = _end(cost, algorithm, state, steps[-1])
+    diverged_at = _end(cost, algorithm, state, jnp.asarray(steps[-1], jnp.int32))
     return Trajectory(whole(algorithm.weights(state.held)), records, diverged_at)
 
 
@@ -372,7 +434,7 @@ def simulate_lanes(
         >>> run.records.tolist()
         [[1.0, 0.5, 0.25], [1.0, 0.0, 0.0]]
     """
-    steps = jnp.asarray(checks.steps(steps), jnp.int32)
+    steps = checks.steps(steps)
     last = jax.tree.map(lambda array: jnp.moveaxis(array, 0, -1), data)
 
     def over_runs(function: Callable[..., Any], axis: int) -> Callable[..., Any]:
@@ -387,11 +449,12 @@ def simulate_lanes(
 
     record_runs = over_runs(lambda loss, _, rule, s: record(rule.weights(s.held)), 0)
     weights = over_runs(lambda loss, _, rule, s: rule.weights(s.held), 0)
+    ended = jnp.asarray(steps[-1], jnp.int32)
     state, records = iterate(
         step, over_runs(_begin, -1)(last), steps, lambda state: record_runs(last, state)
     )
     return Trajectory(
         weights(last, state),
         jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), records),
-        over_runs(lambda loss, _, rule, s: _end(loss, rule, s, steps[-1]), 0)(last, state),
+        over_runs(lambda loss, _, rule, s: _end(loss, rule, s, ended), 0)(last, state),
     )

@@ -1,17 +1,43 @@
-"""Decompositions of one matrix at a time.
+"""Decompositions: of a batch one by one on a CPU, all at once elsewhere.
 
 A batched LAPACK call blocks threads of XLA's CPU pool; several of them in one program that is
-spread over host devices can deadlock (JAX 0.10). Here a batch is a loop over single matrices, which
-cannot, and which is no slower on a CPU: LAPACK itself loops.
+spread over host devices can deadlock (JAX 0.10). There a batch is a loop over single matrices,
+which cannot, and which is no slower: LAPACK itself loops. On a GPU or TPU such a loop would wait
+for one small kernel after another, so there a batch is one call. Which of the two a program has is
+decided where it is lowered: one that is exported has that of its platform.
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import sequential_vmap
-from jaxtyping import Array, Float
+from jax.custom_batching import custom_vmap, sequential_vmap
+from jaxtyping import Array, Float, PyTree
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def one_by_one_on_cpu(function: Function) -> Function:
+    """Let ``vmap`` of a function of arrays be a loop where it runs on a CPU, and there alone.
+
+    Example:
+        >>> norm = one_by_one_on_cpu(lambda matrix: jnp.linalg.norm(matrix, 2))
+        >>> program = jax.jit(jax.vmap(norm)).trace(jnp.ones((5, 2, 2)))
+        >>> ["while" in program.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")]
+        [True, False]
+    """
+    single, loop = custom_vmap(function), sequential_vmap(function)
+
+    @single.def_vmap
+    def batch(_: int, batched: list[PyTree], *data: PyTree) -> tuple[PyTree, PyTree]:
+        axes = jax.tree.map(lambda moves: 0 if moves else None, tuple(batched))
+        each, together = (jax.vmap(f, in_axes=axes) for f in (loop, function))
+        found = jax.lax.platform_dependent(*data, cpu=each, default=together)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return wraps(function)(single)  # pyright: ignore[reportReturnType]
 
 
 def _guard(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m n"], Float[Array, ""]]:
@@ -20,7 +46,7 @@ def _guard(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m n"], Float[Arra
     return jnp.where(finite, matrix, 0.0), jnp.where(finite, 0.0, jnp.nan).astype(matrix.dtype)
 
 
-@sequential_vmap
+@one_by_one_on_cpu
 def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     """Singular value decomposition ``U, values, V^T`` without superfluous columns."""
     finite, spoil = _guard(matrix)
@@ -28,7 +54,7 @@ def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     return spoil + left, spoil + values, spoil + right
 
 
-@sequential_vmap
+@one_by_one_on_cpu
 def svdvals(matrix: Float[Array, "m n"]) -> Float[Array, "k"]:
     """Singular values in decreasing order."""
     # LAPACK's algorithm without vectors errs by up to 64 eps where values are 1e-5 or so apart.
@@ -36,7 +62,7 @@ def svdvals(matrix: Float[Array, "m n"]) -> Float[Array, "k"]:
     return spoil + jnp.linalg.svd(finite, full_matrices=False)[1]
 
 
-@sequential_vmap
+@one_by_one_on_cpu
 def eigh(matrix: Float[Array, "n n"]) -> tuple[Array, Array]:
     """Eigenvalues of a symmetric matrix in increasing order, and its eigenvectors as columns."""
     finite, spoil = _guard(matrix)
@@ -44,7 +70,7 @@ def eigh(matrix: Float[Array, "n n"]) -> tuple[Array, Array]:
     return spoil + values, spoil + vectors
 
 
-@sequential_vmap
+@one_by_one_on_cpu
 def complete_basis(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:
     """Orthogonal matrix whose first s columns contain the span of ``columns``.
 
@@ -54,7 +80,7 @@ def complete_basis(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:
     return jnp.linalg.qr(columns, mode="complete")[0]
 
 
-@sequential_vmap
+@one_by_one_on_cpu
 def orthogonal_factor(gaussian: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """Orthonormal columns, Haar-distributed if the argument is Gaussian (m >= n)."""
     q, r = jnp.linalg.qr(gaussian)

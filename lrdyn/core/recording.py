@@ -1,7 +1,10 @@
 """When a run is recorded: at steps that are known before it is traced."""
 
+from typing import Any
+
 import equinox as eqx
 import numpy as np
+from jax.core import Tracer
 
 from lrdyn.core import checks
 
@@ -32,6 +35,22 @@ def log_steps(steps: int, at_most: int) -> np.ndarray:
     steps, at_most = checks.integer("steps", steps), checks.integer("at_most", at_most)
     checks.allocation({"at_most": at_most}, (at_most,), dtype="float64")
     return np.unique(np.rint(np.geomspace(1, steps, at_most)).astype(int))
+
+
+def interval_length(steps: Any) -> int | None:
+    """Steps from one record to the next where that is known and one number, else None.
+
+    A loop of a known number of steps needs no look at a counter, which a GPU takes longer for than
+    for a small step. The interval of no step in front of a record at step 0 does not count.
+
+    Example:
+        >>> interval_length(np.array([0, 4, 8])), interval_length(np.array([1, 10, 100]))
+        (4, None)
+    """
+    if isinstance(steps, Tracer):
+        return None
+    lengths = set(np.diff(np.asarray(steps), prepend=0).tolist()) - {0}
+    return lengths.pop() if len(lengths) == 1 else None
 
 
 class Recorded(eqx.Module):

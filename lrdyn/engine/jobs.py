@@ -28,14 +28,16 @@ from lrdyn.engine.sources import (
     written_for,
 )
 from lrdyn.engine.statement import Control, Experiment, Scenario
+from lrdyn.engine.usual import usual_lanes
 from lrdyn.engine.work import DEFAULT, Context, Recipe, Sweep, carried_out
 
 if TYPE_CHECKING:
     import xarray
 
 LANES = {True: 16, False: 64}
-"""Points in a batch, where XLA optimises a program and where it does not: a batch that takes all
-points of a small sweep needs no loop, which takes as long to compile as what it repeats."""
+"""Points in a batch on a CPU, where XLA optimises a program and where it does not: a batch that
+takes all points of a small sweep needs no loop, which takes as long to compile as what it repeats.
+"""
 
 
 def own_settings(
@@ -104,11 +106,12 @@ class Job(NamedTuple):
         scope = partial(arithmetic.scope, self.precision, context.precision)
         if self.scenario.traced and not trains:
             elsewhere = worker or context.elsewhere is not None  # a worker has one device
+            devices = jax.local_devices()[: 1 if elsewhere else None]
             plan = Plan(
                 batched=False,
-                lanes=self.lanes,
+                lanes=context.lanes or usual_lanes(devices[0], self.lanes),
                 memory=context.memory,
-                devices=jax.local_devices()[: 1 if elsewhere else None],
+                devices=devices,
                 compiler_options=dict(self.compiler_options or {}),
                 shared=Shared(None),
                 kept=context.programs,

@@ -133,6 +133,11 @@ def trace(
     found = (there and there.facts()) or _facts(group, there)
     # Two parts are in memory: one that runs and one that is saved. What they share is there once.
     fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, found.size))
+    if devices[0].platform != "cpu" and max(2, fit // len(devices)) < lanes:
+        # An accelerator is given as many lanes as its memory holds, at least two.
+        return trace(
+            function, shape, indices, points, plan._replace(lanes=max(2, fit // len(devices)))
+        )
     parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
     return group._replace(parts=parts, kept=there, **found._asdict())
 
@@ -155,6 +160,8 @@ def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
     """Every equation of a program, those of its loops, branches and calls too.
 
     Beside each stands whether it is within a ``cond``, as the program itself may be (``within``).
+    Of what depends on the platform, which is no ``cond`` when it runs, stands that of the default
+    one.
 
     Example:
         >>> def choose(x):
@@ -166,10 +173,22 @@ def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
     for equation in jaxpr.eqns:
         yield equation, within
         branches = within or equation.primitive.name == "cond"
-        for parameter in jax.tree.leaves(tuple(equation.params.values())):
+        parameters = equation.params
+        if platforms := parameters.get("branches_platforms"):  # of jax.lax.platform_dependent
+            chosen = parameters["branches"][_of_this_platform(platforms)]
+            parameters, branches = {"branches": chosen}, within
+        for parameter in jax.tree.leaves(tuple(parameters.values())):
             inner = getattr(parameter, "jaxpr", parameter)
             if hasattr(inner, "eqns"):
                 yield from equations(inner, branches)
+
+
+def _of_this_platform(platforms: Sequence[tuple[str, ...] | None]) -> int:
+    """Which of the branches for these platforms is that of the default one; None takes the rest."""
+    backend = jax.default_backend()
+    mine = {"cuda", "rocm"} if backend == "gpu" else {backend}
+    fits = [names is None or not mine.isdisjoint(names) for names in platforms]
+    return fits.index(True)
 
 
 def _outputs(group: Group) -> dict[str, jax.ShapeDtypeStruct]:

@@ -15,6 +15,7 @@ from lrdyn.engine.points import NONE, Points
 from lrdyn.engine.programs import Plan
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.shared import Shared, check_taken
+from lrdyn.engine.usual import usual_lanes, usual_memory
 from lrdyn.engine.work import Context, Elsewhere, Recipe, Sweep, carried_out
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def sweep(
     shapes: Sequence[str] = (),
     dims: Mapping[str, tuple[str, ...]] | None = None,
     batched: bool = False,
-    lanes: int = 16,
-    memory: int = 2**30,
+    lanes: int | None = None,
+    memory: int | None = None,
     devices: Sequence[Any] | None = None,
     compiler_options: Mapping[str, Any] | None = None,
     store: str | os.PathLike | None = None,
@@ -60,8 +61,10 @@ def sweep(
             is named like its only axis becomes the coordinate of that axis.
         batched: ``function`` takes 1-d arrays of ``lanes`` values and returns results with that
             leading axis, instead of being vmapped.
-        lanes: how many points are batched at a time on each device.
-        memory: bytes that the arrays of one part may take. Parts follow from the points, the lanes,
+        lanes: how many points are batched at a time on each device; by default 16 on a CPU, and on
+            a GPU or TPU 4096, or as many as ``memory`` holds.
+        memory: bytes that the arrays of one part may take; by default 1 GiB on a CPU, and half of
+            the memory of a GPU or TPU. Parts follow from the points, the lanes,
             what is shared and this budget alone; with a store, larger results stay on disk.
         devices: devices to spread over; all local ones by default.
         compiler_options: options for XLA.
@@ -103,11 +106,14 @@ def sweep(
     unknown = [name for name in shapes if name not in points.columns]
     if unknown:
         raise ValueError(f"shapes: got {unknown}, wanted axes out of {list(points.columns)}")
-    if lanes < 1:
+    if lanes is not None and lanes < 1:
         raise ValueError(f"lanes: got {lanes}, wanted at least 1")
     if shared is not None:
         check_taken(function, points.columns)
     options = dict(compiler_options or {})
+    device = (devices or jax.local_devices())[0]
+    lanes = usual_lanes(device) if lanes is None else lanes
+    memory = usual_memory(device) if memory is None else memory
     how: dict[str, Any] = {"batched": batched, "lanes": lanes, "memory": memory}
     how |= {"compiler_options": options, "shared": shared, "x64": jax.config.jax_enable_x64}  # pyright: ignore[reportAttributeAccessIssue]
     how["matmuls"] = of_matmuls()

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+
 from lrdyn.core import show
 from lrdyn.engine import devices, report
 from lrdyn.engine import progress as progresses
@@ -20,6 +22,7 @@ from lrdyn.engine.progress import Progress
 from lrdyn.engine.results import SCHEMA, canonical, environment
 from lrdyn.engine.statement import Experiment
 from lrdyn.engine.sweep import cluster_of
+from lrdyn.engine.usual import ON_A_CPU, usual_memory
 from lrdyn.engine.work import Context
 
 if TYPE_CHECKING:
@@ -62,7 +65,8 @@ class Results(dict[str, "xarray.Dataset"]):
 def verify(
     theorem: Experiment,
     *,
-    memory: int = 2**30,
+    memory: int | None = None,
+    lanes: int | None = None,
     store: Path | None = None,
     progress: Progress | None = None,
     data_dir: str | os.PathLike | None = None,
@@ -80,6 +84,7 @@ def verify(
     Args:
         theorem: the theorem, or an experiment, of which nothing is claimed.
         memory: bytes that the arrays of one part of a sweep may take, see :func:`lrdyn.sweep`.
+        lanes: points of a sweep at a time on each device; by default as many as suit it.
         store: a folder that keeps finished parts, so that the same call continues after a kill.
         progress: told of every finished part; by default a notebook shows a bar.
         data_dir: where the data sets of a study are looked for first.
@@ -102,14 +107,19 @@ def verify(
         Traceback (most recent call last):
         lrdyn.engine.mistakes.BadInput: --width: got an unknown setting, wanted one of dim, ...
     """
-    run = run_of(theorem, memory=memory, data_dir=data_dir, **settings)
+    run = run_of(theorem, memory=memory or ON_A_CPU, data_dir=data_dir, **settings)
+    if lanes is not None and lanes < 1:
+        raise BadInput(f"lanes: got {lanes}, wanted at least 1")
     if "dtype" not in settings:
         run, _ = in_usual_precision(run)
     if progress is None:
         notebook = progresses.in_notebook()
         progress = progresses.Notebook(theorem.name) if notebook else progresses.Silent()
     elsewhere = None if client is None else cluster_of(client)
-    context = Context(memory, store, progress, every=checkpoint_every, elsewhere=elsewhere)
+    memory = memory or usual_memory(jax.local_devices()[0])
+    context = Context(
+        memory, store, progress, every=checkpoint_every, elsewhere=elsewhere, lanes=lanes
+    )
     return verify_run(run, context)
 
 

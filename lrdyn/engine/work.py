@@ -83,6 +83,8 @@ class Context(NamedTuple):
     """Where it is kept what was measured of the devices; without, each process measures."""
     elsewhere: Elsewhere | None = None
     """Other processes, which compute the parts in the place of this one."""
+    lanes: int | None = None
+    """Points of a sweep at a time on each device; as many as suit it if None."""
 
 
 DEFAULT = Context()

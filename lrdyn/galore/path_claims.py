@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.custom_batching import sequential_vmap
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -25,6 +24,7 @@ from lrdyn.adapters import projectors as adapter_projectors
 from lrdyn.adapters.algorithm_1 import low_rank_descent
 from lrdyn.adapters.methods import GALORE
 from lrdyn.adapters.projectors import Identity, LinearMap, Projector, Side, choose_projectors
+from lrdyn.core import linalg
 from lrdyn.core.condition import with_condition
 from lrdyn.core.descent import divergence_limit, simulate
 from lrdyn.core.initialization import gaussians
@@ -138,9 +138,9 @@ def training_loss(weights: PyTree, inputs: Array, outputs: Array) -> Float[Array
 
 
 def _alone(function: Callable[[PyTree], PyTree], data: PyTree) -> PyTree:
-    """One run at a time: a batched SVD can deadlock when it is spread over devices (JAX 0.10)."""
+    """One run at a time on a CPU: there a batched SVD that is spread over devices can deadlock."""
     arrays, rest = eqx.partition(data, eqx.is_array)
-    return sequential_vmap(lambda arrays: function(eqx.combine(arrays, rest)))(arrays)
+    return linalg.one_by_one_on_cpu(lambda arrays: function(eqx.combine(arrays, rest)))(arrays)
 
 
 # Theory: Algorithm 1 --------------------------------------------------------------------------

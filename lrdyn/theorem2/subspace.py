@@ -10,7 +10,8 @@ descent on a factorisation of their own, and each ``rho_l`` follows a scalar rec
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from lrdyn.core.factorization import (
     factorization_loss,
     small_matmul,
 )
+from lrdyn.core.recording import interval_length
 from lrdyn.core.spectra import singular_values
 
 Square = tuple[Float[Array, "d d"], ...]
@@ -183,14 +185,19 @@ def rho(
     """
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
     weight_decay = decays(weight_decay)
-    steps = checks.steps(steps)
+    length = interval_length(checks.steps(steps))
 
-    def step(_: Array, values: Array) -> Array:
+    def step(_: Any, values: Array) -> Array:
         return values * (1 - learning_rate * (weight_decay + product_of_others(values**2)))
 
-    # A loop of its own: it shares none with the descent that it is compared with.
+    # Loops of its own: it shares none with the descent that it is compared with.
     def until(values: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        values = jax.lax.fori_loop(*ends, step, values)
+        first, last = ends
+        if length is None:
+            values = jax.lax.fori_loop(first, last, step, values)
+        else:
+            loop = partial(jax.lax.fori_loop, 0, length, step)
+            values = jax.lax.cond(last > first, loop, lambda values: values, values)
         return values, values
 
     ends = jnp.asarray(steps, jnp.int32)

@@ -74,6 +74,11 @@ FAULTS = {
         "every theorem on devices with other arithmetic",
         "0 where they have it, 4 where not, 1 where --precision asked",
     ),
+    "lowered": Fault(
+        ("lowered",),
+        "every program lowered for a GPU and a TPU",
+        "known calls alone, every product in full precision",
+    ),
     "lowest": Fault(
         ("lowest",),
         "the lowest releases that pyproject.toml allows (network)",

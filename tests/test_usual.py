@@ -1,0 +1,51 @@
+"""What a sweep takes of a device where nobody says it."""
+
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lrdyn
+from lrdyn.engine import programs
+from lrdyn.engine.points import product
+from lrdyn.engine.programs import Plan
+from lrdyn.engine.shared import Shared
+from lrdyn.engine.usual import usual_lanes, usual_memory
+
+
+def card(**told):
+    """A device that is no CPU."""
+    return SimpleNamespace(platform="gpu", device_kind="H100", memory_stats=lambda: told or None)
+
+
+def test_an_accelerator_takes_half_of_its_memory():
+    assert usual_memory(card(bytes_limit=80 * 10**9)) == 40 * 10**9
+    assert usual_memory(card()) == 2**30
+
+
+def test_an_accelerator_takes_many_lanes():
+    assert usual_lanes(card()) == 4096
+
+
+@pytest.mark.parametrize(("memory", "lanes"), [(10**9, 100), (20 * 8 * 1000, 7), (1, 2)])
+def test_an_accelerator_has_as_many_lanes_as_fit_into_its_memory(memory, lanes):
+    """Points of 8 kB and some more, of which two parts are in memory at a time."""
+    plan = Plan(False, 4096, memory, [card()], {}, Shared(None))
+    points = product(x=np.arange(100.0))
+    group = programs.trace(lambda x: {"y": x * jnp.ones(1000)}, (), list(range(100)), points, plan)
+    assert group.lanes == lanes
+    assert group.lanes == lanes
+    assert group.lanes * group.size * 2 <= max(memory, 4 * group.size)
+
+
+def test_a_cpu_has_the_lanes_that_it_is_told():
+    found = lrdyn.sweep(lambda x: {"y": x + jnp.ones(1000)}, product(x=np.arange(5.0)), memory=1)
+    assert found["y"].shape == (5, 1000)
+
+
+def test_lanes_are_asked_for_by_a_flag(command_line, tmp_path):
+    from lrdyn.registry import theorem
+
+    status, _, err = command_line(theorem("theorem2"), "--lanes", "0", "--out", tmp_path)
+    assert (status, err) == (2, "theorem2: error: --lanes: got '0', wanted an integer >= 1\n")
