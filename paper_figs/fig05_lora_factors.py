@@ -108,7 +108,7 @@ def draw(dataset: xr.Dataset) -> Any:
         )
     low, high = axes[2].get_ylim()
     axes[2].set_ylim(low - 0.4 * (high - low), high)  # room for the key
-    plotting.key(axes[2], None, "lower right", fontsize=6)
+    plotting.key(axes[2], None, "lower right", fontsize=7)
     for ax in axes[:3]:
         ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])))
     plot_widths(axes[3], dataset)
@@ -128,7 +128,7 @@ def plot_norms(ax: Any, dataset: xr.Dataset, names: list[str]) -> None:
     sizes = np.concatenate([dataset.norm_A.values.ravel(), dataset.norm_B.values.ravel()])
     least, most = sizes[sizes > 0].min(), sizes.max()
     ax.set(yscale="log", ylim=(least / 300, 3 * most))  # room for the key
-    plotting.key(ax, entries, "lower right", fontsize=6)
+    plotting.key(ax, entries, "lower right", fontsize=7)
 
 
 def plot_band(ax: Any, steps: Any, mean: Any, width: Any, color: str, **look: Any) -> None:
@@ -148,7 +148,7 @@ def plot_widths(ax: Any, dataset: xr.Dataset) -> None:
         look = plotting.OPEN | {"mec": color, "ms": 7 - place}  # two of them coincide
         ax.plot(n, move, color=color, label=f"${text}$", **look)
     ax.set(xscale="log", yscale="log", xlabel="width n")
-    plotting.key(ax, None, "upper left", fontsize=5, title=r"$\eta_A, \eta_B$", title_fontsize=5)
+    plotting.key(ax, None, "upper left", fontsize=7, title=r"$\eta_A, \eta_B$", title_fontsize=7)
     top = float(dataset.move.max())
     ax.set_ylim(None, 1e7 * top)
 

@@ -82,7 +82,7 @@ def draw(dataset: xr.Dataset) -> Any:
     titles = ["Pearson over examples n", "paired over seeds", f"final ranks, n = {dataset.most}"]
     figure, axes = plotting.panels(titles, height=2.5)
     paired.plot_methods(axes[0], dataset.pearson, "examples", PUBLISHED)
-    plotting.key(axes[0], None, "lower right", fontsize=6)
+    plotting.key(axes[0], None, "lower right", fontsize=7)
     if {"lora", "deep_lora"} <= set(dataset.adapter.values):
         paired.plot_differences(axes[1], dataset.pearson, "examples")
     plot_ranks(axes[2], dataset.final_rank)

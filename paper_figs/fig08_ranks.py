@@ -88,7 +88,7 @@ def draw(dataset: xr.Dataset) -> Any:
     titles = ["Pearson over rank r", "paired over seeds", "rank that is used"]
     figure, axes = plotting.panels(titles, height=2.5)
     paired.plot_methods(axes[0], dataset.pearson, "rank", PUBLISHED)
-    plotting.key(axes[0], None, "center left", fontsize=6)
+    plotting.key(axes[0], None, "center left", fontsize=7)
     if {"lora", "deep_lora"} <= set(dataset.adapter.values):
         paired.plot_differences(axes[1], dataset.pearson, "rank")
     ranks = dataset["rank"].values

@@ -512,8 +512,9 @@ def test_a_figure_of_the_registry_is_complete(figure):
     assert free == FREE.get(figure.name, set())
     caption, texts = exhibits.caption(figure, saved), figure.texts(saved)
     assert caption.startswith(f"{figure.name}. {figure.title}. ")
-    assert re.search(OURS.get(figure.name, ""), " ".join(caption.split()))
-    assert texts[".txt"].endswith(caption)
+    said = " ".join((caption + exhibits.notes(figure, saved)).split())
+    assert re.search(OURS.get(figure.name, ""), said)
+    assert texts[".txt"].endswith(caption + exhibits.notes(figure, saved))
     if isinstance(figure, exhibits.Figure):
         figure.draw(saved)
     else:
