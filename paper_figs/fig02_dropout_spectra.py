@@ -155,7 +155,7 @@ def _spectra(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
         run = fields.of_run(runs["dln"], DropoutMeasured)
         limit = _first(run(lambda run: run.shrunk), "index").values
         sets.append(xr.Dataset({"shrunk": ("index", limit)}, {"index": 1 + np.arange(len(limit))}))
-    merged = xr.merge(sets, join="outer")
+    merged = xr.merge(sets, join="outer", compat="no_conflicts")
     assert isinstance(merged, xr.Dataset)
     return merged
 
@@ -181,7 +181,7 @@ def _ranks(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
                 {"network": [name], "kind": list(KINDS), "point": np.arange(points)},
             )
         )
-    merged = xr.merge(sets, join="outer")
+    merged = xr.merge(sets, join="outer", compat="no_conflicts")
     assert isinstance(merged, xr.Dataset)
     return merged
 

@@ -223,6 +223,7 @@ VALUES = {
     "method": np.array([0, 4]),
     "examples": np.array([16, 64, 256]),
     "rank": np.array([8, 64]),
+    "rate": np.array([0.3, 0.15, 0.075]),
 }
 """Of fields that count something."""
 
@@ -276,17 +277,23 @@ def results_made_up():
     rng = np.random.default_rng(4)
     config = {"dtype": "float32", "dropout": 0.6, "resnet_width": 4, "layers": 2, "pool": "mean"}
     config |= {"train_file": "auto", "length": 14, "steps": 6, "learning_rate": 1e-3}
+    config |= {"vgg_norm": "yes", "warmup": 0.1}
     attrs = {"about": "on a few images", "config": json.dumps(config)}
     root = group(EdgeMeasured, rng, **attrs)
     updates = {"/": root.assign(classes=("seed", [10, 10, 10]))}
-    updates |= {f"/{n}": group(UpdateMeasured, rng) for n in ("dln", "mlp", "vgg", "vit")}
-    spectra = {f"/{n}": group(DropoutMeasured, rng) for n in ("dln", "mlp", "resnet")}
+    updates["/"] = indexed(updates["/"], "step")
+    for name in ("dln", "mlp", "vgg", "vit"):
+        updates[f"/{name}"] = indexed(group(UpdateMeasured, rng), "step")
+    spectra = {}
+    for name in ("dln", "mlp", "resnet"):
+        spectra[f"/{name}"] = indexed(group(DropoutMeasured, rng), "step")
     predicted = group(MinimumTheory, rng).rename(balanced="balanced_predicted")
     minimum = group(MinimumMeasured, rng, **attrs).rename(balanced="balanced_measured")
-    spectra["/"] = minimum.merge(predicted, combine_attrs="override").expand_dims(depth=[2, 3])
-    raw = group(RawMeasured, rng)
-    raw = raw.merge(group(RawTheory, rng)[["limit"]])
-    spectra["/raw"] = raw.assign(rate=(("seed", "rate"), np.tile([0.3, 0.15, 0.075], (3, 1))))
+    predicted = predicted[["balanced_predicted"]]
+    minimum = minimum.assign(predicted).expand_dims(depth=[2, 3])
+    spectra["/"] = minimum
+    raw = indexed(group(RawMeasured, rng), "rate")
+    spectra["/raw"] = raw.assign(limit=group(RawTheory, rng)["limit"])
     one = {"rank": ("seed", [8, 8, 8]), "examples": ("seed", [16, 16, 16])}
     few, ranks = group(FewShotMeasured, rng), group(RanksMeasured, rng)
     adapted = {"/": xr.Dataset(attrs=attrs)}
