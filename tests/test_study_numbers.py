@@ -283,7 +283,8 @@ def results_made_up():
     updates = {"/": root.assign(classes=("seed", [10, 10, 10]))}
     updates["/"] = indexed(updates["/"], "step")
     for name in ("dln", "mlp", "vgg", "vit"):
-        updates[f"/{name}"] = indexed(group(UpdateMeasured, rng), "step")
+        shape = {"rows": ("seed", [30] * 3), "columns": ("seed", [40] * 3)}
+        updates[f"/{name}"] = indexed(group(UpdateMeasured, rng), "step").assign(shape)
     spectra = {}
     for name in ("dln", "mlp", "resnet"):
         spectra[f"/{name}"] = indexed(group(DropoutMeasured, rng), "step")
