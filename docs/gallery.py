@@ -1,11 +1,14 @@
 """Write ``figures.md`` and its images from the committed numbers: ``python -m docs.gallery``."""
 
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import xarray as xr
+from PIL import Image
 
 from lrdyn.engine import results
 from lrdyn.figures import exhibits, long, plotting
@@ -13,7 +16,9 @@ from paper_figs import BASELINES, EXHIBITS
 
 PAGE = Path(__file__).with_name("figures.md")
 IMAGES = Path(__file__).with_name("images")
-DPI = 110
+DPI = 300
+COLORS = 128
+"""Of the palette of an image: a third of the bytes, and nothing that is seen."""
 INTRODUCTION = """\
 # Figures and tables
 
@@ -47,8 +52,15 @@ def section(exhibit: exhibits.Exhibit) -> Iterator[str]:
         yield "```"
     yield ""
     text = " ".join(exhibits.caption(exhibit, dataset).split())
-    text = text.removeprefix(f"{exhibit.name}. {exhibit.title}. ")
-    yield textwrap.fill(re.sub(r"([\\*_<])", r"\\\1", text), 100)
+    yield escaped(text.removeprefix(f"{exhibit.name}. {exhibit.title}. "))
+    if exhibit.notes:
+        yield ""
+        yield escaped(" ".join(exhibits.notes(exhibit, dataset).split()))
+
+
+def escaped(text: str) -> str:
+    """Text in which Markdown finds no signs of its own, wrapped."""
+    return textwrap.fill(re.sub(r"([\\*_<])", r"\\\1", text), 100)
 
 
 def written() -> str:
@@ -57,16 +69,18 @@ def written() -> str:
     return "\n".join([INTRODUCTION, *(f"{text}\n" for text in sections)])
 
 
-def draw() -> None:
-    """Draw the images."""
+def draw(names: list[str]) -> None:
+    """Draw the images, those of these figures or, without a name, all."""
     IMAGES.mkdir(exist_ok=True)
     for exhibit in EXHIBITS:
-        if isinstance(exhibit, exhibits.Figure):
+        if isinstance(exhibit, exhibits.Figure) and (not names or exhibit.name in names):
             figure = exhibit.drawn(numbers(exhibit))
-            with plotting.style():
-                figure.savefig(IMAGES / f"{exhibit.name}.png", dpi=DPI, metadata={"Software": None})
+            with plotting.style(), BytesIO() as whole:
+                figure.savefig(whole, dpi=DPI, format="png", metadata={"Software": None})
+                reduced = Image.open(whole).convert("RGB").quantize(COLORS)
+                reduced.save(IMAGES / f"{exhibit.name}.png", optimize=True, dpi=(DPI, DPI))
 
 
 if __name__ == "__main__":
-    draw()
+    draw(sys.argv[1:])
     PAGE.write_text(written())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from lrdyn.core import chance
 from lrdyn.engine import fields
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
@@ -19,7 +20,7 @@ from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES
 from lrdyn.studies.weight_updates.edge import EdgeMeasured
 from lrdyn.studies.weight_updates.updates import UpdateMeasured
-from paper_figs.shared import capital, judged
+from paper_figs.shared import capital, counted, judged
 
 QUICK = {"preset": "quick", "seed": 1}
 PAPER = {"preset": "paper", "seed": 1, "seeds": 5}
@@ -27,20 +28,34 @@ TITLES = {
     "dln": "linear network",
     "mlp": "perceptron",
     "vgg": "VGG",
-    "vit": "vision transformer",
-    "edge": "linear, whitened",
+    "resnet": "ResNet",
+    "vit": "transformer",
+    "edge": "whitened",
 }
 EDGE = "edge"
 
-TOLERANCES = {"singular_value": 0.02, "share": 0.01, "effective_rank": 0.05, "accuracy": 0.02}
+TOLERANCES = {
+    "singular_value": 0.02,
+    "share": 0.01,
+    "effective_rank": 0.05,
+    "accuracy": 0.02,
+    "shuffled": 0.02,
+}
 """Of another training in float32, on another machine or with other kernels: rounding errors grow by
 some thousands over the steps, and the spread over seeds is of this size."""
 
 CAPTION = """\
-Singular values of the weight update W(t) - W(0) of the penultimate layer, all of them, over the
-steps of training on {described} (seed {seed}). Blue: the first 2K = {rank}, for K = {classes}
-classes; grey: the others; trained in {dtype} (in float32 rounding lies some 1e-6 below the
-largest). {networks} {edge}
+(a-{last}) Singular values of W(t) - W(0) of the penultimate layer over training, dark blue up to
+K = {classes}, light blue up to 2K = {rank}; titles: test accuracy. ({ends}) The spectrum at the end
+over its largest value; dashed: a Gaussian matrix of that size; dotted: K and 2K; titles: share of
+the squared norm in the first 2K (of the Gaussian). On whitened images the edge at 2K is exact:
+sigma_(2K+1) / sigma_(2K) = {edge:.0e}. Elsewhere the values fall fast and go on behind it: {ratios}
+(Gaussian {gaussian_ratios}).
+"""
+NOTES = """\
+Trained on {described} (seed {seed}, {dtype}: rounding lies some 1e-6 below the largest value).
+{networks} {missing} The whitened network is linear, in float64, on the first {edge_width} principal
+coordinates; its accuracy is not kept.
 """
 NETWORK_TEXT = {
     "dln": "Deep linear network: full-batch gradient descent on half the mean squared error "
@@ -48,19 +63,15 @@ NETWORK_TEXT = {
     "whitened, so that the theorem does not cover it.",
     "mlp": "Perceptron: gradient descent on the cross-entropy of mini-batches, ReLU, Gaussian "
     "start.",
-    "vgg": "VGG with a hidden layer of 512 x 512, without batch normalisation, and the vision "
-    "transformer (second matrix of the last block's perceptron): Adam on the same loss.",
+    "vgg": "VGG with a hidden layer of 512 x 512, {norm} batch normalisation, ResNet (last kernel) "
+    "and the vision transformer (second matrix of the last block's perceptron): Adam on the same "
+    "loss, {schedule}.",
+    "resnet": "",
     "vit": "",
 }
 RESULT_TEXT = (
-    "{title}: at the end the first 2K hold {share:.4f} of the squared Frobenius norm of the "
-    "update, its effective rank is {effective_rank:.1f}, and {accuracy:.3f} of the test images are "
-    "classified correctly (mean over seeds above 0, {seeds} in all)."
-)
-EDGE_TEXT = (
-    "Last panel: the linear classifier on whitened images (first {width} principal coordinates, "
-    "in float64), which the theorem covers: sigma_(2K+1) / sigma_1 = {tail:.1e} at the end is "
-    "round-off."
+    "{title}: share {share:.4f}, of a Gaussian {gaussian_share:.2f}; effective rank "
+    "{effective_rank:.1f}, of a Gaussian {gaussian_rank:.1f} (mean of {seeds})."
 )
 
 
@@ -73,30 +84,48 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Singular values over network, index and point, and what is measured over seeds."""
     groups = results[WEIGHT_UPDATES.name]
     names = [name for name in TITLES if f"/{name}" in groups]
-    spectra, steps, ends = {}, {}, []
+    spectra, steps, ends, shapes = {}, {}, [], []
     for name in names:
         run = fields.of_run(groups[f"/{name}"], UpdateMeasured)
         spectra[name] = _first(run(lambda run: run.update))
         steps[name] = run(lambda run: run.step).values
+        shapes.append([int(_first(run(side))) for side in SIDES])
         over_seeds = fields.of_run(judged(groups[f"/{name}"]), UpdateMeasured)
+        accuracy = over_seeds(lambda run: run.test_accuracy)
         ends.append(
             {
                 "share": float(over_seeds(lambda run: run.share)[..., -1].mean()),
                 "effective_rank": float(over_seeds(lambda run: run.effective_rank)[..., -1].mean()),
-                "accuracy": float(over_seeds(lambda run: run.test_accuracy).mean()),
+                "accuracy": float(accuracy.mean()),
+                "shuffled": _shuffled(groups[f"/{name}"]),
+                "seeds": accuracy.sizes["seed"],
             }
         )
     # The identity in float64, whichever precision was asked for.
     edge = fields.of_run(groups["/float64" if "/float64" in groups else "/"], EdgeMeasured)
     spectra[EDGE] = _first(edge(lambda run: run.update))[:, -1]
     steps[EDGE] = edge(lambda run: run.step).values
+    shapes.append([spectra[EDGE].shape[-1]] * 2)
     drawn = _padded(spectra, steps)
-    for name in ("share", "effective_rank", "accuracy"):
+    for name in ("share", "effective_rank", "accuracy", "shuffled", "seeds"):
         drawn[name] = ("trained", [end[name] for end in ends])
+    for place, name in enumerate(("rows", "columns")):
+        drawn[name] = ("network", [shape[place] for shape in shapes])
     for name, tolerance in TOLERANCES.items():
         drawn[name].attrs.update(kind="training", tolerance=tolerance)
     drawn["singular_value"].attrs["curve_along"] = "point"
-    return drawn.assign_coords(trained=names).assign_attrs(_facts(groups, drawn, names))
+    return drawn.assign_coords(trained=names).assign_attrs(_facts(groups))
+
+
+SIDES = (lambda run: run.rows, lambda run: run.columns)
+
+
+def _shuffled(results: xr.Dataset) -> float:
+    """Mean share of trainings on shuffled labels, NaN where there are none."""
+    if "share_shuffled" not in results:
+        return float("nan")
+    shares = fields.of_run(judged(results), UpdateMeasured)(lambda run: run.share_shuffled)
+    return float(shares.mean())
 
 
 def _first(array: xr.DataArray) -> np.ndarray:
@@ -124,27 +153,76 @@ def _padded(spectra: Mapping[str, np.ndarray], steps: Mapping[str, np.ndarray]) 
     )
 
 
-def _facts(groups: Groups, drawn: xr.Dataset, names: list[str]) -> dict[str, Any]:
-    """What the caption says."""
+def _facts(groups: Groups) -> dict[str, Any]:
+    """What the caption says of the settings."""
     root = groups["/"]
+    config = json.loads(root.attrs["config"])
     classes = int(_first(fields.of_run(root, EdgeMeasured)(lambda run: run.classes)))
-    last = drawn["singular_value"].sel(network=EDGE).isel(point=-1).values
-    texts = []
-    for place, name in enumerate(names):
-        means = {n: float(drawn[n][place]) for n in ("share", "effective_rank", "accuracy")}
-        seeds = judged(groups[f"/{name}"]).seed.size
-        result = RESULT_TEXT.format(title=capital(TITLES[name]), seeds=seeds, **means)
-        texts += [NETWORK_TEXT[name], result]
-    tail = float(last[2 * classes] / last[0])
     return {
         "described": root.attrs["about"].removeprefix("on "),
         "classes": classes,
         "rank": 2 * classes,
         "seed": int(root.seed[0]),
-        "dtype": json.loads(root.attrs["config"])["dtype"],
-        "networks": " ".join(texts),
-        "edge": EDGE_TEXT.format(width=int(np.sum(np.isfinite(last))), tail=tail),
+        "dtype": config["dtype"],
+        "norm": "with" if config["vgg_norm"] == "yes" else "without",
+        "warmup": float(config["warmup"]),
     }
+
+
+def says(drawn: xr.Dataset) -> dict[str, Any]:
+    """What the caption says of the results."""
+    rank, names = int(drawn.attrs["rank"]), [str(name) for name in drawn.trained.values]
+    warmup = float(drawn.attrs["warmup"])
+    how = "at a constant rate" if not warmup else f"after a warm-up of {warmup:g} of the steps"
+    how = {"norm": drawn.attrs["norm"], "schedule": how}
+    texts, ratios, gaussian_ratios = [], [], []
+    for name in names:
+        shape, means = _shape(drawn, name), drawn.sel(trained=name)
+        ratios.append(f"{TITLES[name]} {_ratio(drawn, name):.2f}")
+        gaussian_ratios.append(chance.gaussian_ratio(*shape, rank))
+        result = RESULT_TEXT.format(
+            title=capital(TITLES[name]),
+            seeds=counted(int(means.seeds)),
+            share=float(means.share),
+            effective_rank=float(means.effective_rank),
+            gaussian_share=chance.gaussian_energy(*shape, rank),
+            gaussian_rank=chance.gaussian_effective_rank(*shape),
+        )
+        texts += [NETWORK_TEXT[name].format(**how), result]
+    kept = [n for n in names if np.isfinite(drawn["shuffled"].sel(trained=n))]
+    shuffled = [f"{TITLES[n]} {float(drawn['shuffled'].sel(trained=n)):.2f}" for n in kept]
+    letters = "abcdefghijkl"[: 2 * drawn.sizes["network"]]
+    half = drawn.sizes["network"]
+    return {
+        "last": letters[half - 1],
+        "ends": f"{letters[half]}-{letters[-1]}",
+        "edge": _ratio(drawn, EDGE),
+        "edge_width": int(drawn["rows"].sel(network=EDGE)),
+        "ratios": ", ".join(ratios),
+        "gaussian_ratios": f"{min(gaussian_ratios):.2f} to {max(gaussian_ratios):.2f}",
+        "networks": " ".join(texts),
+        "missing": f"Share on shuffled labels: {', '.join(shuffled)}."
+        if kept
+        else "Shares on shuffled labels are not among these numbers.",
+    }
+
+
+def _shape(drawn: xr.Dataset, name: str) -> tuple[int, int]:
+    """Rows and columns of the matrix of a network."""
+    one = drawn.sel(network=name)
+    return int(one["rows"]), int(one["columns"])
+
+
+def _end(drawn: xr.Dataset, name: str) -> np.ndarray:
+    """The spectrum of a network at its last step, with NaN behind it."""
+    one = drawn.sel(network=name)
+    return one.singular_value.values[np.isfinite(one.step.values)][-1]
+
+
+def _ratio(drawn: xr.Dataset, name: str) -> float:
+    """sigma_(2K+1) / sigma_(2K) at the end; the first 40 are there."""
+    rank, values = int(drawn.attrs["rank"]), _end(drawn, name)
+    return float(values[rank] / values[rank - 1])
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
@@ -155,50 +233,85 @@ def thin(dataset: xr.Dataset) -> xr.Dataset:
 
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 1."""
-    names, rank = [str(name) for name in dataset.network.values], int(dataset.attrs["rank"])
-    rows = 1 if len(names) < 4 else 2
-    titles = [TITLES[name] + _untrained(dataset, name) for name in names]
-    figure, axes = plotting.panels(titles, rows=rows, height=2.2 * rows)
-    for ax, name in zip(axes, names, strict=True):
+    names = [str(name) for name in dataset.network.values]
+    titles = [TITLES[name] + _accuracy(dataset, name) for name in names]
+    figure, axes = plotting.panels(
+        [*titles, *(_shares(dataset, n) for n in names)], rows=2, height=3.9
+    )
+    rank, classes = int(dataset.attrs["rank"]), int(dataset.attrs["classes"])
+    for above, below, name in zip(axes, axes[len(names) :], names, strict=False):
         run = dataset.sel(network=name)
-        plot_spectrum(ax, run.step.values, run.singular_value.values.T, rank, LOWEST[name == EDGE])
-    for ax in axes[:: -(-len(names) // rows)]:
-        ax.set_ylabel("singular values of W(t) – W(0)")
+        least = LEAST[name == EDGE]
+        plot_steps(above, run.step.values, run.singular_value.values.T, (classes, rank), least)
+        plot_end(below, dataset, name, LOWEST[name == EDGE])
+    axes[0].set_ylabel("singular values")
+    axes[len(names)].set_ylabel("over the largest")
+    plotting.key(
+        axes[-2],
+        [
+            plotting.entry("update", plotting.BLUES[1]),
+            plotting.entry("Gaussian", plotting.GREY, ls="--"),
+        ],
+        "lower left",
+    )
     return figure
 
 
-def _untrained(dataset: xr.Dataset, name: str) -> str:
-    """What a title says of a network that is no better than twice chance."""
-    learned = name not in dataset.trained.values or (
-        float(dataset["accuracy"].sel(trained=name)) > 2 / int(dataset.attrs["classes"])
-    )
-    return "" if learned else ", not trained"
+def _accuracy(dataset: xr.Dataset, name: str) -> str:
+    """What a title says of the accuracy of a network, if it is known."""
+    if name not in dataset.trained.values:
+        return ""
+    return f", {float(dataset['accuracy'].sel(trained=name)):.2f}"
 
 
-LOWEST = (1e-9, 1e-18)
-"""Lower end of the log axes, of a training in float32 and of the identity in float64."""
+LEAST = (1e-8, 1e-18)
+"""Lower end of the log axes over the steps, of a training in float32 and of the identity in
+float64."""
+LOWEST = (1e-5, 1e-17)
+"""Lower end of the log axes at the end, of a training in float32 and of the identity in float64."""
 
 
-def plot_spectrum(ax: Any, steps: np.ndarray, values: np.ndarray, rank: int, lowest: float) -> None:
-    """Draw all singular values (index, step), the first ones in colour; no zeros and no NaN."""
+def _shares(dataset: xr.Dataset, name: str) -> str:
+    """Share of the first 2K at the end, and that of a Gaussian matrix."""
+    share = 1.0 if name == EDGE else float(dataset["share"].sel(trained=name))
+    gaussian = chance.gaussian_energy(*_shape(dataset, name), int(dataset.attrs["rank"]))
+    return f"{share:.4f} ({gaussian:.2f})"
+
+
+def plot_steps(
+    ax: Any, steps: np.ndarray, values: np.ndarray, marks: tuple[int, int], lowest: float
+) -> None:
+    """Draw all singular values (index, step), those up to K and to 2K in colour, no zeros."""
     recorded = np.isfinite(steps)
     steps, values = steps[recorded], values[:, recorded]
     values = values[np.isfinite(values[:, -1])]
     positive = np.where(values > 0, values, np.nan)
-    ax.plot(steps, positive[rank:].T, color="#B3B3B3", lw=0.3, rasterized=True, zorder=1)
-    ax.plot(steps, positive[:rank].T, color=plotting.BLUE, lw=0.8, zorder=2)
-    ax.set(yscale="log", xlabel="step t", xlim=(0, int(steps[-1])), ylim=(lowest, 10))
-    ax.locator_params(axis="x", nbins=5)
+    classes, rank = marks
+    ax.plot(steps, positive[rank:].T, color="#A0A0A0", lw=0.5, rasterized=True, zorder=1)
+    ax.plot(steps, positive[classes:rank].T, color=plotting.BLUES[2], lw=0.6, zorder=2)
+    ax.plot(steps, positive[:classes].T, color=plotting.BLUES[0], lw=0.6, zorder=3)
     last = values[:, -1]
-    least = max(float(last[-1]), lowest)
-    ends = [float(np.sqrt(last[0] * last[rank - 1])), float(np.sqrt(last[rank] * least))]
-    texts = [f"1–{rank}", f"> {rank}"]
-    plotting.label_ends(ax, ends, texts, [plotting.BLUE, plotting.GREY], title="i =")
+    least = max(float(last[last > 0][-1]) / 3, lowest)
+    ax.set(yscale="log", xlabel="step t", xlim=(0, int(steps[-1])), ylim=(least, 3 * last[0]))
+    ax.set_xticks([0, int(steps[-1])])
+
+
+def plot_end(ax: Any, dataset: xr.Dataset, name: str, lowest: float) -> None:
+    """The spectrum at the end beside that of a Gaussian matrix, each over its largest value."""
+    rank, classes = int(dataset.attrs["rank"]), int(dataset.attrs["classes"])
+    values, shape = _end(dataset, name), _shape(dataset, name)
+    drawn = np.isfinite(values) & (values > 0)
+    gaussian = chance.gaussian_singular_values(*shape)
+    ax.plot(1 + np.arange(len(gaussian)), gaussian / gaussian[0], "--", color=plotting.GREY, lw=0.8)
+    ax.plot(dataset.index.values[drawn], values[drawn] / values[0], color=plotting.BLUES[1], lw=1.0)
+    for mark in (classes, rank):
+        ax.axvline(mark, color="k", lw=0.5, ls=":")
+    ax.set(xscale="log", yscale="log", xlabel="index i", ylim=(lowest, 3))
 
 
 FIGURE = Figure(
     name="fig01",
-    title="Weight updates of the penultimate layer are of low rank",
+    title="Weight updates: an exact edge on whitened images, a fast decay without one elsewhere",
     caption=CAPTION,
     sources=sources,
     numbers=numbers,
@@ -206,5 +319,7 @@ FIGURE = Figure(
     presets={"quick": QUICK, "paper": PAPER},
     thin=thin,
     long=True,
-    panels={"singular_value": "abcde", "step": "abcde"},
+    says=says,
+    notes=NOTES,
+    panels={"singular_value": "abcdefghij", "step": "abcde"},
 )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from lrdyn.core import chance
 from lrdyn.engine import fields
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
@@ -20,6 +21,7 @@ from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
 from lrdyn.studies.dropout_spectra.activations import DropoutMeasured
 from lrdyn.studies.dropout_spectra.minimum import MinimumMeasured, MinimumTheory
 from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
+from paper_figs.paired import error
 from paper_figs.shared import capital, counted, judged
 
 QUICK = {"preset": "quick", "seed": 1}
@@ -42,8 +44,9 @@ KINDS = {
     "plain_activations": Kind(lambda run: run.plain_activations, "H", plotting.GREY, "-"),
     "plain_balanced": Kind(lambda run: run.plain_balanced, "balanced", plotting.GREY, "--"),
 }
-COLOURED = {"dln": 8, "mlp": 8, "resnet": 10}
-"""Singular values that are drawn in colour over the steps: rank of the teacher, classes."""
+FORGOTTEN = 29
+"""Step from which a network with running statistics is drawn: (1 - .1)^29 < .05 of them is still
+that of the untrained network."""
 
 MEANS: Mapping[str, Callable[[DropoutMeasured], Any]] = {
     "activations_rank": lambda run: run.activations_rank,
@@ -56,8 +59,9 @@ MEANS: Mapping[str, Callable[[DropoutMeasured], Any]] = {
 """What is averaged over seeds at the end."""
 
 TOLERANCES = {
-    "singular_value": 0.02,
     "spectrum": 0.02,
+    "rank": 0.05,
+    "rank_error": 0.05,
     "activations_rank": 0.05,
     "balanced_rank": 0.05,
     "plain_activations_rank": 0.05,
@@ -75,18 +79,23 @@ IDENTITIES = ("at_minimum", "predicted")
 """The minimum in float64, found by descent and by formula."""
 
 CAPTION = """\
-Singular values of the activations H of the last hidden layer on 1,000 examples that were not
-trained on, over the square root of their number, in evaluation, not centred, with dropout of
-{percent:g} % of that layer (seed {seed}, trained in {dtype}). Top: (a) a linear network at the
-minimum of the expected loss, {depths} layers: crosses, H with its rows balanced; line, sqrt(s) of
-Theorem 3 (they differ by {identity:.0e}); points, H as it is. (b)-(d) all singular values of H over
-the steps of training, the first 8 (rank of the teacher) or 10 (classes) in blue. Bottom: (e) two
-layers, white inputs, {starts} starts balanced unit by unit: root mean square distance of the
-spectrum of H from c^(1/4) sqrt(s) against the step, and a line of slope 1. (f)-(h) the spectra at
-the end, over their largest; blue with dropout, grey without from the same start; dashed: each row
-of H over (||h_i|| / ||w_i||)^(1/2), w_i the weights that read it. Dropout leaves W D and D^-1 H as
-good as W and H for every positive diagonal D: the raw spectrum depends on that free scale of the
-units, the balanced one does not. {networks}
+The survey says that dropout gradually lowers the rank of the last hidden activations H. Found:
+effective rank with (without) dropout {found}; with balanced rows {found_balanced}: that one falls.
+(a) Linear network at the minimum of the expected loss: crosses, balanced; line, sqrt(s) of Theorem
+3; points, H. (b-{last}) Effective rank over the steps, solid of H, dashed balanced, blue with
+dropout, grey without; dotted: a Gaussian H. ({drift}) Distance of H from c^(1/4) sqrt(s) over the
+step size, slope 1. ({ends}) Spectra at the end over their largest. {missing}
+"""
+NOTES = """\
+Singular values are those on 1,000 examples that were not trained on, over the square root of their
+number, in evaluation, not centred, with dropout of {percent:g} % of the last hidden layer (seed
+{seed}, trained in {dtype}). (a) {depths} layers; the crosses differ from sqrt(s) by {identity:.0e}.
+({drift}) Two layers, white inputs, {starts} starts balanced unit by unit, root mean square.
+Balanced: each row of H over (||h_i|| / ||w_i||)^(1/2), w_i the weights that read it. Dropout leaves
+W D and D^-1 H as good as W and H for every positive diagonal D: the raw spectrum depends on that
+free scale of the units, the balanced one does not. Blue with dropout, grey without from the same
+start. {networks} Running statistics of batch normalisation are drawn from step {forgotten} on,
+where less than .05 of them is of the untrained network.
 """
 NETWORK_TEXT = {
     "dln": "Linear network and perceptron (ReLU): Adam on the squared error of mini-batches, white "
@@ -95,11 +104,7 @@ NETWORK_TEXT = {
     "resnet": "ResNet-18 of {width} to {widest} channels: Adam on the cross-entropy of "
     "mini-batches of {described}.",
 }
-RESULT_TEXT = (
-    "{title}: effective rank of H {activations_rank:.1f} (without {plain_activations_rank:.1f}), "
-    "balanced {balanced_rank:.1f} ({plain_balanced_rank:.1f}); {quality_text} {quality:.3f} "
-    "({plain_quality:.3f}); means over {seeds}."
-)
+RESULT_TEXT = "{title}: {quality_text} {quality:.3f} (without {plain_quality:.3f}), {seeds}."
 QUALITY = {"dln": "missed share", "mlp": "missed share", "resnet": "accuracy"}
 
 
@@ -112,17 +117,17 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Spectra over network, index and point, at the end and at the minimum, and their ranks."""
     groups = results[DROPOUT_SPECTRA.name]
     runs = {name: groups[f"/{name}"] for name in TITLES if f"/{name}" in groups}
-    drawn = _over_steps(runs)
+    drawn = _spectra(runs).merge(_ranks(runs))
     for name, read in MEANS.items():
         ends = [fields.of_run(judged(run), DropoutMeasured)(read) for run in runs.values()]
         means = [float((end[..., -1] if "step" in end.dims else end).mean()) for end in ends]
         drawn[name] = ("network", means)
+    drawn["seeds"] = ("network", [judged(run).seed.size for run in runs.values()])
     drawn = drawn.merge(_minimum(groups)).merge(_drift(groups))
     for name, tolerance in TOLERANCES.items():
         kind = "identity" if name in IDENTITIES else "training"
         drawn[name].attrs.update(kind=kind, tolerance=tolerance)
-    drawn["singular_value"].attrs["curve_along"] = "point"
-    return drawn.assign_attrs(_facts(groups, drawn, runs))
+    return drawn.assign_attrs(_facts(groups))
 
 
 def _first(array: xr.DataArray, *axes: str) -> xr.DataArray:
@@ -130,37 +135,53 @@ def _first(array: xr.DataArray, *axes: str) -> xr.DataArray:
     return array.isel({name: 0 for name in array.dims if name not in axes}, drop=True)
 
 
-def _over_steps(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
-    """Spectra of different sizes in one dataset, padded with NaN."""
+def _spectra(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Spectra at the end, of different sizes in one dataset, padded with NaN."""
     sets = []
     for name, results in runs.items():
         run = fields.of_run(results, DropoutMeasured)
-        values = _first(run(lambda run: run.activations), "step", "index").values
         ends = [_first(run(kind.read), "step", "index").values[-1] for kind in KINDS.values()]
-        points, width = values.shape
+        width = len(ends[0])
         sets.append(
             xr.Dataset(
                 {
-                    "singular_value": (("network", "point", "index"), values[None]),
                     "spectrum": (("network", "kind", "index"), np.stack(ends)[None]),
-                    "step": (
-                        ("network", "point"),
-                        _first(run(lambda run: run.step), "step").values[None],
-                    ),
+                    "width": ("network", [width]),
                 },
-                {
-                    "network": [name],
-                    "point": np.arange(points),
-                    "index": np.arange(1, width + 1),
-                    "kind": list(KINDS),
-                },
+                {"network": [name], "index": np.arange(1, width + 1), "kind": list(KINDS)},
             )
         )
     if "dln" in runs:
         run = fields.of_run(runs["dln"], DropoutMeasured)
         limit = _first(run(lambda run: run.shrunk), "index").values
         sets.append(xr.Dataset({"shrunk": ("index", limit)}, {"index": 1 + np.arange(len(limit))}))
-    merged = xr.merge(sets, join="outer")
+    merged = xr.merge(sets, join="outer", compat="no_conflicts")
+    assert isinstance(merged, xr.Dataset)
+    return merged
+
+
+def _ranks(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """Effective ranks over the steps, mean over seeds and standard error, padded with NaN."""
+    sets = []
+    for name, results in runs.items():
+        run = fields.of_run(judged(results), DropoutMeasured)
+        ranks = [run(MEANS[f"{kind}_rank"]) for kind in KINDS]
+        flat = [r.transpose("seed", ..., "step").values.reshape(r.sizes["seed"], -1) for r in ranks]
+        points = flat[0].shape[1]
+        sets.append(
+            xr.Dataset(
+                {
+                    "rank": (("network", "kind", "point"), [[x.mean(axis=0) for x in flat]]),
+                    "rank_error": (("network", "kind", "point"), [[error(x) for x in flat]]),
+                    "step": (
+                        ("network", "point"),
+                        _first(run(lambda run: run.step), "step").values[None].astype(float),
+                    ),
+                },
+                {"network": [name], "kind": list(KINDS), "point": np.arange(points)},
+            )
+        )
+    merged = xr.merge(sets, join="outer", compat="no_conflicts")
     assert isinstance(merged, xr.Dataset)
     return merged
 
@@ -191,33 +212,52 @@ def _drift(groups: Groups) -> xr.Dataset:
     return xr.Dataset({"distance": ("rate", distance)}, {"rate": rates})
 
 
-def _facts(groups: Groups, drawn: xr.Dataset, runs: Mapping[str, xr.Dataset]) -> dict[str, Any]:
-    """What the caption says."""
+def _facts(groups: Groups) -> dict[str, Any]:
+    """What the caption says of the settings."""
     root = groups["/"]
     config = json.loads(root.attrs["config"])
-    width = int(config["resnet_width"])
-    described = root.attrs["about"].removeprefix("residual network on ")
-    texts = []
-    for name, run in runs.items():
-        of_network = drawn.sel(network=name)
-        texts += [
-            NETWORK_TEXT[name].format(width=width, widest=8 * width, described=described),
-            RESULT_TEXT.format(
-                title=capital(TITLES[name]),
-                quality_text=QUALITY[name],
-                seeds=counted(judged(run).seed.size),
-                **{mean: float(of_network[mean]) for mean in MEANS},
-            ),
-        ]
     return {
         "percent": 100 * float(config["dropout"]),
         "seed": int(root.seed[0]),
         "dtype": config["dtype"],
-        "depths": " and ".join(str(n) for n in drawn.depth.values),
+        "resnet_width": int(config["resnet_width"]),
+        "described": root.attrs["about"].removeprefix("residual network on "),
         "starts": int(groups["/raw"].sizes["start"]),
+    }
+
+
+def says(drawn: xr.Dataset) -> dict[str, Any]:
+    """What the caption says of the results."""
+    names = [str(name) for name in drawn.network.values]
+    width = int(drawn.attrs["resnet_width"])
+    how = {"width": width, "widest": 8 * width, "described": drawn.attrs["described"]}
+    texts, found, balanced = [], [], []
+    for name in names:
+        one = drawn.sel(network=name)
+        means = {mean: float(one[mean]) for mean in MEANS}
+        title, seeds = capital(TITLES[name]), counted(int(one["seeds"]))
+        ranks = means["activations_rank"], means["plain_activations_rank"]
+        found.append("{} {:.1f} ({:.1f})".format(TITLES[name], *ranks))
+        ranks = means["balanced_rank"], means["plain_balanced_rank"]
+        balanced.append("{:.1f} ({:.1f})".format(*ranks))
+        result = RESULT_TEXT.format(title=title, quality_text=QUALITY[name], seeds=seeds, **means)
+        texts += [NETWORK_TEXT[name].format(**how), result]
+    last = len(names)
+    return {
+        "found": ", ".join(found),
+        "found_balanced": ", ".join(balanced),
+        "last": LETTERS[last],
+        "drift": LETTERS[last + 1],
+        "ends": f"{LETTERS[last + 2]}-{LETTERS[2 * last + 1]}",
+        "missing": "" if "rank" in drawn else "Points: earlier ranks were not kept.",
+        "depths": " and ".join(str(n) for n in drawn.depth.values),
         "identity": float(np.abs(drawn["at_minimum"] - drawn["predicted"]).max()),
         "networks": " ".join(texts),
+        "forgotten": FORGOTTEN,
     }
+
+
+LETTERS = "abcdefghij"
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
@@ -237,9 +277,12 @@ def draw(dataset: xr.Dataset) -> Any:
     plot_drift(axes[half], dataset)
     for ax, below, name in zip(axes[1:half], axes[half + 1 :], names, strict=True):
         run = dataset.sel(network=name)
-        plot_steps(ax, run, COLOURED[name])
+        plot_ranks(ax, run, FORGOTTEN if name == "resnet" else 1)
         plot_ends(below, run, with_limit=name == "dln")
+    entries = [plotting.entry(k.text, k.color, ls=k.dash) for k in KINDS.values()]
+    plotting.key(axes[1], entries, "center")
     axes[0].set_ylabel("singular values")
+    axes[1].set_ylabel("effective rank")
     axes[half].set_ylabel("distance")
     return figure
 
@@ -265,20 +308,34 @@ def plot_drift(ax: Any, dataset: xr.Dataset) -> None:
     ax.plot(rates, distance, "o", color=plotting.BLUE)
     ax.set(xscale="log", yscale="log", xlabel="η / θ")
     ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    ax.set_yticks(distance, [f"{value:.1e}" for value in distance])
     ax.minorticks_off()
+    ax.margins(0.15)
 
 
-def plot_steps(ax: Any, run: xr.Dataset, coloured: int) -> None:
-    """All singular values over the steps, the first ones in colour."""
-    recorded = np.isfinite(run.step.values)
-    steps, values = run.step.values[recorded], run.singular_value.values[recorded]
-    values = np.where(values > 0, values, np.nan)
-    ax.plot(steps, values[:, coloured:], color="#B3B3B3", lw=0.3, rasterized=True, zorder=1)
-    ax.plot(steps, values[:, :coloured], color=plotting.BLUE, lw=0.8, zorder=2)
-    top = float(np.nanmax(values))
-    ax.set(yscale="log", xlabel="step t", xlim=(0, int(steps[-1])), ylim=(1e-4 * top, 2 * top))
-    ax.locator_params(axis="x", nbins=4)
+def plot_ranks(ax: Any, run: xr.Dataset, first: int) -> None:
+    """Effective rank over the steps from one on, if that is there, and at the end."""
+    chance_rank = chance.gaussian_effective_rank(int(run["width"]), EXAMPLES)
+    places = np.arange(1, len(KINDS) + 1)
+    for place, (name, kind) in zip(places, KINDS.items(), strict=True):
+        look = {"color": kind.color, "ls": kind.dash, "lw": 1.0}
+        if "rank" in run:
+            drawn = np.isfinite(run["step"].values) & (run["step"].values >= first)
+            steps, one = run["step"].values[drawn], run.sel(kind=name).isel(point=drawn)
+            ax.plot(steps, one["rank"], **look)
+            mean, width = one["rank"].values, np.nan_to_num(one["rank_error"].values)
+            ax.fill_between(steps, mean - width, mean + width, color=kind.color, alpha=0.2, lw=0)
+            ax.set(xscale="log", xlabel="step t")
+        else:
+            mark = {"marker": "o", "ms": 5, "mfc": kind.color if kind.dash == "-" else "white"}
+            ax.plot(place, float(run[f"{name}_rank"]), color=kind.color, **mark)
+            ax.set(xlim=(0.3, 4.7), xlabel="at the end")
+            ax.set_xticks(places, ["H", "bal.", "H", "bal."])
+    ax.axhline(chance_rank, color="k", lw=0.7, ls=":")
+    ax.set_ylim(0, 1.08 * chance_rank)
+
+
+EXAMPLES = 1000
+"""Columns of H."""
 
 
 def plot_ends(ax: Any, run: xr.Dataset, *, with_limit: bool) -> None:
@@ -291,25 +348,25 @@ def plot_ends(ax: Any, run: xr.Dataset, *, with_limit: bool) -> None:
     if with_limit:
         limit = run.shrunk.values
         ax.plot(index, np.where(limit > 0, limit, np.nan) / limit[0], ":", color="k", lw=1.5)
-        plotting.key(ax, None, "lower left", fontsize=5.5)
     ax.set(xscale="log", yscale="log", xlabel="index i", ylim=(1e-3, 2))
 
 
 FIGURE = Figure(
     name="fig02",
-    title="Activations of the last layer under dropout",
+    title="Dropout lowers the balanced rank of the last activations, not always the raw one",
     caption=CAPTION,
     sources=sources,
     numbers=numbers,
     draw=draw,
     presets={"quick": QUICK, "paper": PAPER},
     thin=thin,
+    says=says,
+    notes=NOTES,
     long=True,
     panels={
         **dict.fromkeys(("at_minimum", "predicted", "as_it_is"), "a"),
+        **{f"{kind}_rank": "bcd" for kind in KINDS},
         "distance": "e",
-        "singular_value": "bcd",
-        "step": "bcd",
         "spectrum": "fgh",
         "shrunk": "f",
     },

@@ -27,20 +27,22 @@ PRESET = {
 }
 
 CAPTION = """\
-Evolution of the SVD of the first layer of a deep matrix factorisation: L = {depth}, d = {dim}, r
-= {rank}, eps_l = {init_scale:g}, lambda = {weight_decay:g}; Phi is the rank-{rank} truncation of
-a standard Gaussian matrix; {steps} iterations of gradient descent with step {learning_rate:g} on
-half the mean squared error (seed {seed}, double precision). Left: singular values sigma_i(t).
-Middle: angle between the right singular vector v_i(t) and v_i(0). Right: angle between the left
-singular vector u_i(t) and u_i(0). Circles (every fifth iteration): dense {dim} x {dim} gradient
-descent and its SVD, all i. Lines: Theorem 2, from the start alone: 2r = {moving} directions move,
-as the {moving} x {moving} reduced dynamics say; the other {bulk} singular values stay equal and
-decay together as rho(t), rho({steps}) = {rho_last:.3f}, and their directions do not turn. At t =
-0 all singular values are equal, so vectors are not defined there: for the moving directions
-v_i(0) and u_i(0) are the limits for t -> 0+ of the reduced dynamics; of a bulk direction the
-angle to the bulk subspace is shown. Curves are followed by overlap, not by size. Largest
-deviation of measured from predicted: {sigma_gap:.1e} (singular values), {angle_gap:.1e} degrees
-(angles). All iterations are in fig03.nc.
+SVD of the first layer of a deep matrix factorisation (L = {depth}, d = {dim}, r = {rank}, eps_l =
+{init_scale:g}, lambda = {weight_decay:g}) over {steps} iterations of gradient descent. (a) Singular
+values sigma_i(t). (b, c) Angles of the right and of the left singular vectors to their start.
+Circles (every fifth iteration): dense {dim} x {dim} gradient descent and its SVD, all i. Lines:
+Theorem 2, from the start alone: 2r = {moving} directions move; the other {bulk} singular values
+stay equal, decay together to {rho_last:.3f}, and their directions do not turn. Largest deviation:
+{sigma_gap:.1e} (singular values), {angle_gap:.1e} degrees (angles).
+"""
+NOTES = """\
+Phi is the rank-{rank} truncation of a standard Gaussian matrix; the step is {learning_rate:g}, the
+loss half the mean squared error (seed {seed}, double precision). The {moving} directions move as
+the {moving} x {moving} reduced dynamics say, the others as rho(t). At t = 0 all singular values are
+equal, so vectors are not defined there: for the moving directions v_i(0) and u_i(0) are the limits
+for t -> 0+ of the reduced dynamics; of a bulk direction the angle to the bulk subspace is shown: of
+a random direction of its size it would be nearly 90 degrees. Curves are followed by overlap, not by
+size. All iterations are in fig03.nc.
 """
 
 
@@ -330,6 +332,7 @@ FIGURE = Figure(
     name="fig03",
     title="SVD of the first layer during deep matrix factorisation",
     caption=CAPTION,
+    notes=NOTES,
     sources=drawn_from(EVOLUTION),
     numbers=numbers,
     draw=draw,

@@ -122,7 +122,7 @@ def _curves(ax: Any, run: xr.Dataset, name: str, since: int) -> None:
     steps = run.step.values[since:]
     values = run[name].transpose("step", "index").values[since:]
     inside = run.blue.values == 1
-    ax.plot(steps, values[:, ~inside], color="#B3B3B3", lw=0.4, zorder=1)
+    ax.plot(steps, values[:, ~inside], color="#B3B3B3", lw=0.5, zorder=1)
     ax.plot(steps, values[:, inside], color=plotting.BLUE, lw=0.8, zorder=2)
     ax.set(xlabel="step t", xlim=(0, int(steps[-1])))
 
@@ -152,7 +152,7 @@ def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
             gap = dataset.gap.sel(init_scale=eps, center=center, rule=rule)
             ax.plot(gap.step[1:], gap.values[1:], dash, color=color, lw=1.0, label=label)
     ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])), ylim=(0, 1.05))
-    plotting.key(ax, None, "lower right", fontsize=6)
+    plotting.key(ax, None, "lower right", fontsize=7)
 
 
 FIGURE = Figure(

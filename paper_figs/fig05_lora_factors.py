@@ -60,8 +60,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     for name, tolerance in TOLERANCES.items():
         drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
     return drawn.assign_attrs(
-        _facts(drawn)
-        | paired.how(groups)
+        paired.how(groups)
         | {
             "seed": int(whole.seed[0]),
             "examples": int(whole["examples"].values.ravel()[0]),
@@ -87,7 +86,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         "ends": ", ".join(f"{TITLES[n]} {float(last.sel(adapter=n)):.3f}" for n in COMPARED),
         "seeds": counted(drawn.sizes["seed"]),
         "ahead": str(ahead),
-        "came_true": ahead.outcome(above=0.0),
+        "came_true": ahead.came_of("factors_plus_ahead"),
     }
 
 
@@ -109,7 +108,7 @@ def draw(dataset: xr.Dataset) -> Any:
         )
     low, high = axes[2].get_ylim()
     axes[2].set_ylim(low - 0.4 * (high - low), high)  # room for the key
-    plotting.key(axes[2], None, "lower right", fontsize=6)
+    plotting.key(axes[2], None, "lower right", fontsize=7)
     for ax in axes[:3]:
         ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])))
     plot_widths(axes[3], dataset)
@@ -129,7 +128,7 @@ def plot_norms(ax: Any, dataset: xr.Dataset, names: list[str]) -> None:
     sizes = np.concatenate([dataset.norm_A.values.ravel(), dataset.norm_B.values.ravel()])
     least, most = sizes[sizes > 0].min(), sizes.max()
     ax.set(yscale="log", ylim=(least / 300, 3 * most))  # room for the key
-    plotting.key(ax, entries, "lower right", fontsize=6)
+    plotting.key(ax, entries, "lower right", fontsize=7)
 
 
 def plot_band(ax: Any, steps: Any, mean: Any, width: Any, color: str, **look: Any) -> None:
@@ -149,7 +148,7 @@ def plot_widths(ax: Any, dataset: xr.Dataset) -> None:
         look = plotting.OPEN | {"mec": color, "ms": 7 - place}  # two of them coincide
         ax.plot(n, move, color=color, label=f"${text}$", **look)
     ax.set(xscale="log", yscale="log", xlabel="width n")
-    plotting.key(ax, None, "upper left", fontsize=5, title=r"$\eta_A, \eta_B$", title_fontsize=5)
+    plotting.key(ax, None, "upper left", fontsize=7, title=r"$\eta_A, \eta_B$", title_fontsize=7)
     top = float(dataset.move.max())
     ax.set_ylim(None, 1e7 * top)
 
@@ -164,5 +163,6 @@ FIGURE = Figure(
     presets={"quick": paired.QUICK, "paper": paired.PAPER},
     long=True,
     groups=("/factors", "/widths"),
+    says=_facts,
     panels={"norm_A": "ab", "norm_B": "ab", "pearson": "c", "move": "d"},
 )

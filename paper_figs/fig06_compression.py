@@ -35,18 +35,21 @@ QUICK = {
 PAPER = {**QUICK, "timed_dims": [30, 100, 300, 1000]}
 
 CAPTION = """\
-The survey's own figure of this number was not available; this one shows its Corollary 1. Deep
-factorisation of a rank-{rank} target with singular values evenly spaced in [1/2, 1]: L = {depth},
-d = {dim}, orthogonal initialisation of scale eps, gradient descent on 1/2 ||.||_F^2 with step
-{learning_rate:g} without weight decay (seed {seed}, double precision). (a) Loss of the full
-network (circles: dense {dim} x {dim} layers; lines: predicted from the compressed run and rho)
-and of the compressed one (dashed; r^ = r, layers {small} x {small}). The full loss is larger by
+Corollary 1 on a rank-{rank} target, L = {depth}, d = {dim}, from an orthogonal start of scale eps.
+(a) Loss of the full network (circles: dense {dim} x {dim} layers; lines: predicted from the
+compressed run and rho) and of the compressed one (dashed; r^ = r, layers {small} x {small}). (b)
+Error ||f - f_C||_F, measured (circles r^ = {compressed_ranks[0]}, squares r^ =
+{compressed_ranks[1]}) against the identity sqrt(d - 2 r^) prod_l rho_l(t) (lines) and the bound
+sqrt(d - 2 r^) prod_l eps_l (dotted). Largest deviation from the identity: {error_gap:.1e} of the
+error's bound. (c) Time of one step, full and reduced (r^ = r); it depends on the machine.
+"""
+NOTES = """\
+The survey's own figure of this number was not available. The target's singular values are evenly
+spaced in [1/2, 1]; orthogonal initialisation, gradient descent on 1/2 ||.||_F^2 with step
+{learning_rate:g} without weight decay (seed {seed}, double precision). The full loss is larger by
 exactly half the squared error of panel (b): the bulk, which the compressed network leaves out and
-which decays slowly. (b) Error ||f - f_C||_F, measured (circles r^ = {compressed_ranks[0]},
-squares r^ = {compressed_ranks[1]}) against the identity sqrt(d - 2 r^) prod_l rho_l(t) (lines)
-and the bound sqrt(d - 2 r^) prod_l eps_l (dotted). Largest deviation from the identity:
-{error_gap:.1e} of the error's bound. (c) Time of one step, gradient and update, full and reduced
-(r^ = r), the least of {repeats} runs on {machine}; these numbers depend on the machine.
+which decays slowly. A step of panel (c) is gradient and update, the least of {repeats} runs on
+{machine}.
 """
 REPEATS = 3
 
@@ -381,6 +384,7 @@ FIGURE = Figure(
     name="fig06",
     title="The compressed network follows the full one",
     caption=CAPTION,
+    notes=NOTES,
     sources=sources,
     numbers=numbers,
     draw=draw,

@@ -43,21 +43,24 @@ QUICK = {
 PAPER = {**QUICK, "memory_ranks": [8, 16, 32, 64, 128, 256, 512]}
 
 CAPTION = """\
-The survey's own figure of this number was not available; problem, sizes and step sizes are ours.
-Algorithm 1 on W of {rows} x {columns} with loss || tanh(W X) - Y ||_F^2 / 2N, N = {examples}, rank
-r = {rank}, a refresh each T = {period} steps, for gradient descent, heavy ball (0.9) and Adam (step
-sizes {rates[sgd]:g}, {rates[momentum]:g}, {rates[adam]:g}; seed {seed}). (a) Relative difference
-|| W - W' ||_F / || W' ||_F between GaLore and ReLoRA with a frozen factor, both keeping the state
-of the optimiser at a refresh: round-off, in double (solid, at most {gap64:.0e}) and single
-precision (dashed, at most {gap32:.0e}). Above it what is not the same: GaLore keeps and ReLoRA
-resets (dotted), and ReLoRA that trains the other factor too against ReLoRA that does not, both
-resetting (dash-dotted). (b) Singular values of W_t - W_0 over the largest, after 1 to {shown}
-periods of GaLore with Adam: each refresh adds r to the rank of the sum until it is full (dotted).
-(c) Loss of GaLore when the state is kept, reset, or its first moment transported to the new
-coordinates; which is best depends on problem and step size. (d) Peak memory of a training step with
-Adam, over that of the weights, {memory_rows} x {memory_columns} entries of 4 bytes;
-{memory_batch} examples. Circles: measured on the compiled program; lines: the formulas of Table 1,
-which also says where a compiler needs more. LoRA and ReLoRA compute W x + B (A x).
+Algorithm 1 on a {rows} x {columns} matrix, rank r = {rank}, a refresh each {period} steps. (a)
+Relative difference of GaLore and ReLoRA with a frozen factor, both keeping the state of the
+optimiser: round-off, in double (solid, at most {gap64:.0e}) and single precision (dashed, at most
+{gap32:.0e}). Above it what is not the same: ReLoRA that resets (dotted), or trains the other factor
+too (dash-dotted). (b) Singular values of W_t - W_0 over the largest, after 1 to {shown} periods of
+GaLore with Adam; dotted: full rank. (c) Loss of GaLore whose state is kept, reset or transported.
+(d) Peak memory of a step with Adam, over that of the weights: measured (circles), formulas of Table
+1 (lines).
+"""
+NOTES = """\
+The survey's own figure of this number was not available; problem, sizes and step sizes are ours:
+loss || tanh(W X) - Y ||_F^2 / 2N, N = {examples}, gradient descent, heavy ball (0.9) and Adam (step
+sizes {rates[sgd]:g}, {rates[momentum]:g}, {rates[adam]:g}; seed {seed}). (a) || W - W' ||_F / || W'
+||_F; ReLoRA that trains the other factor too stands against ReLoRA that does not, both resetting.
+(b) Each refresh adds r to the rank of the sum until it is full. (c) Transported is the first
+moment, to the new coordinates; which is best depends on problem and step size. (d) {memory_rows} x
+{memory_columns} entries of 4 bytes, {memory_batch} examples; the compiled program is measured, and
+Table 1 says where a compiler needs more. LoRA and ReLoRA compute W x + B (A x).
 """
 KINDS = tuple(OPTIMIZERS)
 WORDS = {"sgd": "gradient descent", "momentum": "heavy ball", "adam": "Adam"}
@@ -425,6 +428,7 @@ FIGURE = Figure(
     name="fig09",
     title="GaLore is ReLoRA with a frozen factor",
     caption=CAPTION,
+    notes=NOTES,
     sources=sources,
     numbers=numbers,
     draw=draw,

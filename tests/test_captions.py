@@ -36,7 +36,7 @@ from paper_figs import (
 )
 from tests import oracles
 
-CAPTIONS = {exhibit.name: " ".join(exhibit.caption.split()) for exhibit in EXHIBITS}
+CAPTIONS = {one.name: " ".join(f"{one.caption} {one.notes}".split()) for one in EXHIBITS}
 for name, script in {"fig01": fig01_weight_updates, "fig02": fig02_dropout_spectra}.items():
     CAPTIONS[name] += " ".join(script.NETWORK_TEXT.values())
 

@@ -95,7 +95,7 @@ def test_figure_9_losses_are_those_of_a_loop(found, kind, policy):
 
 
 def test_figure_9_singular_values_are_those_of_adam_with_its_state_kept(found):
-    caption = " ".join(fig09_galore_relora.CAPTION.split())
+    caption = " ".join(f"{fig09_galore_relora.CAPTION} {fig09_galore_relora.NOTES}".split())
     assert "periods of GaLore with Adam" in caption
     assert "both keeping the state" in caption
     path = algorithm1.galore_by_hand("adam", period=SMALL["period"], task=by_hand("adam")[0])

@@ -298,6 +298,64 @@ def test_colours_stay_apart_under_deuteranopia(name, wanted):
             assert closest(colors - {"none"})[0] > APART, (name, panel)
 
 
+GREY_APART = 6.0
+"""Difference of the lightness (CIELAB) of two curves of one panel in grey."""
+
+
+def lightness(color):
+    """Of a colour in grey, 0 to 100: what a printer without colours leaves."""
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    ratio = float(linear @ TO_XYZ[1])
+    return (
+        116 * (np.cbrt(ratio) if ratio > (6 / 29) ** 3 else ratio / (3 * (6 / 29) ** 2) + 4 / 29)
+        - 16
+    )
+
+
+def drawn_alike(look):
+    """What a curve is but for its colour, and that colour."""
+    other = {part: look.get(part) for part in ("dashes", "marker", "size", "label")}
+    filled = look.get("face") == look.get("edge")
+    return (str(other), filled), look["edge"] if look["dashes"] == "None" else look["color"]
+
+
+def test_colours_stay_apart_in_grey(name, wanted):
+    """Curves of one panel that differ in nothing but their colour."""
+    assert lightness("white") == pytest.approx(100, abs=0.1)
+    pairs = itertools.combinations(map(lightness, plotting.SHADES), 2)
+    assert min(abs(a - b) for a, b in pairs) > GREY_APART
+    for panel, parts in wanted.items():
+        looks_of = (
+            [look for part, look in parts.items() if part.startswith("curve")]
+            if (panel.startswith("panel"))
+            else []
+        )
+        for a, b in itertools.combinations(map(drawn_alike, looks_of), 2):
+            if a[0] == b[0] and a[1] != b[1]:
+                assert abs(lightness(a[1][:7]) - lightness(b[1][:7])) > GREY_APART, (name, panel)
+
+
+def test_text_and_lines_are_large_enough_to_print(name, drawn):
+    """At the width of a page: 7 points and half a point."""
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Text
+
+    assert drawn.get_size_inches()[0] == pytest.approx(plotting.TEXT_WIDTH)
+    small = [t.get_text() for t in drawn.findobj(Text) if t.get_text() and t.get_fontsize() < 7]
+    assert small == []
+    lines = [one for ax in drawn.axes for one in ax.lines if one.get_linestyle() != "None"]
+    assert all(isinstance(one, Line2D) and one.get_linewidth() >= 0.5 for one in lines)
+
+
+def test_captions_are_of_120_words_at_most(name, numbers):
+    """Of Figures 4, 5, 7 and 8 and of the table the notes are still in them."""
+    if name not in ("fig04", "fig05", "fig07", "fig08"):
+        figure = FIGURES[name]
+        text = exhibits.caption(figure, numbers).removeprefix(f"{name}. {figure.title}. ")
+        assert len(text.split()) <= 120
+
+
 def test_fonts_are_embedded_as_outlines_of_truetype(tmp_path):
     """Type 42, which journals ask for, and no Type 3."""
     _, path = plotting.save(FIGURES["fig03"].drawn(committed("fig03")), tmp_path / "fig03")

@@ -512,8 +512,9 @@ def test_a_figure_of_the_registry_is_complete(figure):
     assert free == FREE.get(figure.name, set())
     caption, texts = exhibits.caption(figure, saved), figure.texts(saved)
     assert caption.startswith(f"{figure.name}. {figure.title}. ")
-    assert re.search(OURS.get(figure.name, ""), " ".join(caption.split()))
-    assert texts[".txt"].endswith(caption)
+    said = " ".join((caption + exhibits.notes(figure, saved)).split())
+    assert re.search(OURS.get(figure.name, ""), said)
+    assert texts[".txt"].endswith(caption + exhibits.notes(figure, saved))
     if isinstance(figure, exhibits.Figure):
         figure.draw(saved)
     else:
@@ -767,3 +768,13 @@ def test_a_sweep_is_drawn_over_what_is_swept(axes):
         part = first.isel({order[2]: column}) if len(order) > 2 else first
         part = part.isel({order[1]: 0}) if len(order) > 1 else part
         np.testing.assert_array_equal(lines[0].get_ydata(), part.values)
+
+
+def test_check_says_last_what_had_nothing_to_be_compared_with(tmp_path, capsys):
+    (figure,) = (one for one in EXHIBITS if one.name == "fig02")
+    assert figures.main([figure], BASELINES, ["check", "--out", str(tmp_path)])
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("numbers not compared of fig02: no results here (--train makes them)")
+    figures.main([TOY], tmp_path, ["baseline", "--yes", "--out", str(tmp_path)])
+    figures.main([TOY], tmp_path, ["check", "--out", str(tmp_path)])
+    assert capsys.readouterr().out.splitlines()[-1] == "numbers of all 1 compared"

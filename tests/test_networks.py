@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn.networks import MLP, Attention, causal, mlp, rotary, transformer
+from lrdyn.networks import MLP, Attention, causal, mlp, rotary, transformer, vit
 from tests.oracles import assert_apart, assert_close, double, normal, refuses
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -200,3 +200,18 @@ def test_a_perceptron_takes_vectors_images_and_columns_and_needs_no_biases():
     for one, image, column in zip(X.T, images, columns.T, strict=True):
         assert_close((apply(network, one), apply(network, image)), (column, column), size=6)
     assert len(jax.tree.leaves(network)) == 2
+
+
+def test_a_block_of_a_vision_transformer_hides_other_entries_of_each_part():
+    """Attention and perceptron have a mask each: a block by hand, with keys of its own."""
+    net = vit(jax.random.key(0), size=4, patch=2, width=6, depth=1, heads=2)
+    (block,), hidden = net.blocks, jax.random.normal(jax.random.key(1), (6, 5))
+    first, second = jax.random.split(jax.random.key(2))
+
+    def kept(key):
+        return jax.random.bernoulli(key, 0.5, hidden.shape) / 0.5
+
+    assert np.any(kept(first) != kept(second))
+    middle = hidden + kept(first) * block.attention(block.first(hidden))
+    wanted = middle + kept(second) * block.mlp(block.second(middle))
+    assert_close(block(hidden, 0.5, jax.random.key(2)), wanted, size=24)

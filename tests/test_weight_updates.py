@@ -8,7 +8,14 @@ import pytest
 import lrdyn
 from lrdyn.data import Images
 from lrdyn.engine.claims import CLEARLY, above_p, tolerance
-from lrdyn.studies.weight_updates import WEIGHT_UPDATES, edge, linear, nonlinear, updates
+from lrdyn.studies.weight_updates import (
+    WEIGHT_UPDATES,
+    classifiers,
+    edge,
+    linear,
+    nonlinear,
+    updates,
+)
 from tests import oracles
 from tests.runs import results_of, verdict_of
 
@@ -219,3 +226,21 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_runs(
     assert (status, errors.count("\n")) == (2, 1)
     assert message in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_a_warm_up_rises_in_a_line_and_falls_to_nothing():
+    """The steps of Adam on a constant gradient are as long as its rate."""
+
+    def lengths(warmup, steps=40):
+        rule, weights = classifiers.adam(warmup)(steps), jnp.ones(1)
+        state, found = rule.init(weights), []
+        for _ in range(steps):
+            update, state = rule.update(jnp.ones(1), state, weights)
+            found.append(-float(update[0]))
+        return np.array(found) / classifiers.RATE
+
+    np.testing.assert_allclose(lengths(0.0), 1.0, rtol=1e-6)
+    risen = lengths(0.25)
+    np.testing.assert_allclose(risen[:11], np.arange(11) / 10, rtol=1e-6, atol=1e-12)
+    falling = (1 + np.cos(np.pi * np.arange(30) / 30)) / 2
+    np.testing.assert_allclose(risen[10:], falling, rtol=1e-6)

@@ -84,7 +84,24 @@ def main(
         failed = {name: e for name, e in failed.items() if not isinstance(e, Lacking)}
     if failed:
         raise _failure(failed)
-    return Compared(all(agree)) if action == "check" else None
+    if action != "check":
+        return None
+    say(_not_compared(chosen, options, baselines))
+    return Compared(all(agree))
+
+
+def _not_compared(chosen: Sequence[Exhibit], options: argparse.Namespace, baselines: Path) -> str:
+    """Which figures have no numbers of their own that were compared, and why: the last line."""
+    reasons: dict[str, list[str]] = {}
+    for exhibit in chosen:
+        if exhibit.long and (
+            why := long.uncompared(exhibit, options.out, baselines, options.preset)
+        ):
+            reasons.setdefault(why, []).append(exhibit.name)
+    if not reasons:
+        return f"numbers of all {len(chosen)} compared"
+    said = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+    return f"numbers not compared of {said}"
 
 
 def _each(

@@ -36,8 +36,10 @@ class Exhibit:
     Args:
         name: short name, ``fig03``; also that of its files.
         title: one line.
-        caption: text, a format string filled from the settings and the attributes of the dataset.
-            Mathematics between dollar signs is that of LaTeX; elsewhere the signs are dropped.
+        caption: text, a format string filled from the settings and the attributes of the dataset;
+            of at most 120 words, as journals like it. Mathematics between dollar signs is that of
+            LaTeX; elsewhere the signs are dropped.
+        notes: what a page has room for beside the caption, such as settings; likewise.
         sources: ``sources(**settings)``: name -> the run of an experiment, at least one; see
             :func:`drawn_from` for one alone.
         numbers: ``numbers(results, **settings)``: the numbers shown, from saved results alone, with
@@ -50,6 +52,8 @@ class Exhibit:
             ``tolerance`` within which another training may differ.
         groups: groups of ``results.nc`` without which a long one is not drawn from results.
         precisions: those in which its runs show what it says.
+        says: ``says(dataset)``: what the caption says of the numbers shown, name -> value; it is
+            worked out whenever a caption is written, from the committed numbers as from new ones.
     """
 
     name: str
@@ -63,10 +67,12 @@ class Exhibit:
     long: bool = False
     groups: tuple[str, ...] = ()
     precisions: tuple[str, ...] = PRECISIONS
+    notes: str = ""
+    says: Callable[[xr.Dataset], Mapping[str, Any]] = lambda dataset: {}
 
     def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
         """Texts to be saved: suffix of a file -> its text. ``.txt`` is one of them."""
-        return {".txt": caption(self, dataset)}
+        return {".txt": caption(self, dataset) + notes(self, dataset)}
 
     def pictures(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
         """Save what is not text, atomically, beside a path without suffix; say where."""
@@ -160,7 +166,7 @@ class Table(Exhibit):
         """The table as text, CSV and LaTeX."""
         grid, below = self.tabulate(dataset), _filled(self, dataset)
         return {
-            ".txt": f"{tables.as_text(grid)}\n{caption(self, dataset)}",
+            ".txt": f"{tables.as_text(grid)}\n{caption(self, dataset)}{notes(self, dataset)}",
             ".csv": tables.as_csv(grid),
             ".tex": tables.as_latex(grid, f"{self.title}. {below}", self.name),
         }
@@ -243,11 +249,24 @@ def caption(exhibit: Exhibit, dataset: xr.Dataset) -> str:
     return textwrap.fill(tables.plain(text), 100) + "\n"
 
 
+def notes(exhibit: Exhibit, dataset: xr.Dataset) -> str:
+    """Notes with their values behind an empty line, wrapped; empty if there are none."""
+    if not exhibit.notes:
+        return ""
+    return f"\n{textwrap.fill(tables.plain(_with_values(exhibit, exhibit.notes, dataset)), 100)}\n"
+
+
+def _with_values(exhibit: Exhibit, text: str, dataset: xr.Dataset) -> str:
+    """A text with the settings, and with what the numbers say, in one line.
+
+    What says nothing of its precision has the double.
+    """
+    values = {"precision": "double precision"}
+    values |= {**json.loads(dataset.attrs["settings"]), **dataset.attrs, **exhibit.says(dataset)}
+    return " ".join(text.format_map(values).split())
+
+
 def _filled(exhibit: Exhibit, dataset: xr.Dataset) -> str:
-    """Caption with its values, in one line; what says nothing of its precision has the double."""
-    values = {"precision": "double precision"} | {
-        **json.loads(dataset.attrs["settings"]),
-        **dataset.attrs,
-    }
-    text = " ".join(exhibit.caption.format_map(values).split())
+    """Caption with its values, in one line."""
+    text = _with_values(exhibit, exhibit.caption, dataset)
     return text + (f" Drawn from {said}." if (said := dataset.attrs.get("drawn_from")) else "")

@@ -83,10 +83,19 @@ def _last(run: Run, out: Path, groups: tuple[str, ...]) -> Groups | None:
     return None
 
 
+def uncompared(exhibit: Exhibit, out: Path | str, baselines: Path, preset: str) -> str:
+    """Why the numbers of a figure are not compared with the committed ones; empty if they are."""
+    try:
+        baseline = results.load(baselines / f"{exhibit.name}.nc")["/"]
+    except results.Unreadable:
+        return "no baseline"
+    return comparable(numbers(exhibit, out, baselines, preset), baseline)
+
+
 def comparable(dataset: xr.Dataset, baseline: xr.Dataset) -> str:
     """Why numbers are not compared with the committed ones; empty if they are."""
     if dataset.attrs["drawn_from"] == COMMITTED:
-        return "drawn from the committed numbers, nothing to compare"
+        return "no results here (--train makes them), drawn from the committed numbers"
     if dataset.attrs["settings"] != baseline.attrs["settings"]:
         return "drawn from results of another configuration, not compared"
     return ""

@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
 STYLE = Path(__file__).with_name("lrdyn.mplstyle")
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = SHADES = (
-    "#0072B2",
+    "#006BA8",
     "#D55E00",
-    "#009E73",
-    "#CC79A7",
+    "#1DB386",
+    "#E8A8CC",
     "#000000",
-    "#595959",
+    "#4A4A4A",
 )
+"""Hues of Okabe and Ito, of lightnesses that stay apart in grey print."""
 # Three shades of one hue that stay apart in grey print as well.
-BLUES, ORANGES = ("#003F66", "#0072B2", "#56B4E9"), ("#E69F00", "#D55E00", "#7F3300")
+BLUES, ORANGES = ("#003F66", "#0072B2", "#56B4E9"), ("#F5C04A", "#D55E00", "#8A3800")
 DASHED = (0, (4, 1.5))
 OPEN: dict[str, Any] = {"ls": "none", "marker": "o", "mfc": "white", "mew": 0.8}
 """Open circles; their colour is ``mec``."""
@@ -101,7 +102,7 @@ def drawn(
 
 def entitle(axes: Iterable[Axes], titles: Iterable[str]) -> None:
     """Give each panel its letter and its title."""
-    for letter, title, ax in zip("abcdefgh", titles, axes, strict=False):
+    for letter, title, ax in zip("abcdefghijkl", titles, axes, strict=False):
         ax.set_title(f"({letter}) {title}")
 
 
@@ -229,10 +230,12 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
     with style():
         figure = blank(0.9 + 0.19 * len(claims))
         ax = figure.subplots()
+        drawn = set()
         for row, claim in enumerate(claims):
             kind = "control" if claim["kind"] == "control" else "claim"
             for precision, leg in legs[claim["id"]].items():
                 ratios = ratio_of(leg, precision, everything=kind == "control").values.ravel()
+                drawn.add((kind, precision))
                 height = row + (-0.15 if precision == "float64" else 0.15)
                 worst = np.min if kind == "control" else np.max
                 _strip(ax, ratios, height, VERDICT_COLORS[kind, precision], worst)
@@ -241,12 +244,14 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
         ax.set_yticks(range(len(claims)), [claim["id"] for claim in claims])
         ax.set_ylim(len(claims) - 0.4, -0.6)
         ax.set_xlabel("residual / tolerance (exact agreement is drawn at the left edge)")
-        ax.grid(axis="y", lw=0.3)
+        ax.grid(axis="y", lw=0.5)
         unheld = "is undecided" if verdict["undecided"] else "does not apply"
         held = {True: "holds", False: "is false", None: unheld}[verdict["holds"]]
         ax.set_title(f"{verdict['name']} {held}: claims left of 1, controls right of it")
         dot = {"ls": "none", "marker": "o", "ms": 3, "mew": 0}
-        entries = [entry(", ".join(what), c, **dot) for what, c in VERDICT_COLORS.items()]
+        entries = [
+            entry(", ".join(what), c, **dot) for what, c in VERDICT_COLORS.items() if what in drawn
+        ]
         ax.legend(handles=entries, **BESIDE)
     return figure
 

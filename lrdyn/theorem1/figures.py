@@ -113,7 +113,7 @@ def _landscape(ax: Axes, case: xr.Dataset) -> None:
             (5, 0),
             textcoords="offset points",
             va="center",
-            fontsize=6,
+            fontsize=7,
         )
     ax.set_xlim(min(-1.1 * size, float(x.min()) - 0.1 * size), 0.25 * size)
     top = float(y.max()) - lowest
@@ -192,7 +192,7 @@ def _shares(ax: Axes, results: xr.Dataset, depth: int) -> None:
         if q < 0 and not share.any():
             continue
         color = "white" if q < 0 else (plotting.GREY, *plotting.BLUES[::-1])[min(q, 3)]
-        ax.bar(place, share, 0.8, below, color=color, ec="black", lw=0.4, label=label)
+        ax.bar(place, share, 0.8, below, color=color, ec="black", lw=0.5, label=label)
         below += share
     ax.set_xticks(place, [f"{scale:g}" for scale in results["start_scale"].values])
     ax.set_ylim(0, 1)

@@ -43,7 +43,7 @@ def _plot_losses(ax: Axes, data: xr.Dataset) -> None:
         curves = (array.sel(optimizer=name).values for array in (predicted, measured))
         plotting.plot_compared(ax, steps.values, *curves, color=color, every=(2 * start, 6))
     for refresh in range(0, int(steps[-1]) + 1, int(data["period"])):
-        ax.axvline(refresh, color="#D9D9D9", lw=0.4, zorder=0)
+        ax.axvline(refresh, color="#D9D9D9", lw=0.5, zorder=0)
     ax.set(xlabel="step", ylabel="training loss", xlim=(0, steps[-1]))
     frozen = plotting.entry("ReLoRA, frozen factor", **plotting.OPEN)
     plotting.key(ax, [plotting.entry("GaLore"), frozen], "upper right")

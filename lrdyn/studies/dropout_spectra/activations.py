@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lrdyn.core import linalg
+from lrdyn.core.recording import log_steps
 from lrdyn.core.spectra import effective_rank
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Finding, Scenario
@@ -21,6 +22,7 @@ from lrdyn.studies.over_seeds import ALPHA, SEEDS, above, first_lost, only
 from lrdyn.training import Keeper
 
 POINTS = 26
+"""Recorded steps, first (0) and last included."""
 
 
 class Spectra(NamedTuple):
@@ -70,6 +72,16 @@ class DropoutMeasured(NamedTuple):
     """Recorded steps."""
     diverged_at: Int[np.ndarray, ""] = ABSENT
     """Step at which the first of the two trainings diverged, or -1."""
+
+
+def steps_of(steps: int, points: int = POINTS) -> np.ndarray:
+    """Recorded steps: 0, and others from 1 on, evenly spread on a log axis.
+
+    Example:
+        >>> steps_of(100, 4).tolist()
+        [0, 1, 10, 100]
+    """
+    return np.append(0, log_steps(steps, points - 1))
 
 
 def balanced(hidden: Float[Array, "h n"], last: Float[Array, "m h"]) -> Float[Array, "h n"]:

@@ -10,7 +10,6 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from lrdyn import networks
-from lrdyn.core.recording import recorded_steps
 from lrdyn.data import Images, images
 from lrdyn.studies.dropout_spectra.activations import (
     DropoutMeasured,
@@ -18,6 +17,7 @@ from lrdyn.studies.dropout_spectra.activations import (
     Training,
     compared,
     spectra,
+    steps_of,
     trained_scenario,
 )
 from lrdyn.studies.pictures import (
@@ -79,7 +79,7 @@ def measure_resnet(case: Residual, keeper: Keeper = FORGETFUL) -> DropoutMeasure
     tested = spread_out(TESTED, len(case.images.test_labels))
     test_inputs, test_labels = case.images.test_inputs[tested], case.images.test_labels[tested]
     batches = Batches({"x": inputs, "y": labels}, case.batch)
-    steps = recorded_steps(case.epochs * batches.epoch, POINTS)
+    steps = steps_of(case.epochs * batches.epoch, POINTS)
 
     def look(net: networks.ResNet, state: PyTree) -> Spectra:
         # All at once: in a loop convolutions are ten times slower on a CPU.

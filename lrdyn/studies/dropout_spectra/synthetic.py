@@ -13,15 +13,14 @@ from jaxtyping import Array, Float, Key, PyTree
 from lrdyn import networks
 from lrdyn.core.initialization import low_rank_target, orthogonal, spaced_singular_values
 from lrdyn.core.linalg import svdvals
-from lrdyn.core.recording import recorded_steps
 from lrdyn.engine.statement import Finding, Outcome
 from lrdyn.studies.dropout_spectra.activations import (
-    POINTS,
     DropoutMeasured,
     Spectra,
     Training,
     compared,
     spectra,
+    steps_of,
     trained_scenario,
 )
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties
@@ -100,7 +99,7 @@ def squared_error(net: networks.MLP, state: None, batch: dict[str, Array], key: 
 def measure_synthetic(case: Synthetic, keeper: Keeper = FORGETFUL) -> DropoutMeasured:
     """Train with Adam on mini-batches, with random masks and without."""
     batches = Batches({"x": case.inputs.T, "y": case.target.T}, case.batch)
-    steps = recorded_steps(case.epochs * batches.epoch, POINTS)
+    steps = steps_of(case.epochs * batches.epoch)
 
     def look(net: networks.MLP, state: PyTree) -> Spectra:
         return spectra(net.features(case.held_inputs), net.weights[-1])

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.data import AUTO, IMAGES, Images, image_files, images, resolve
-from lrdyn.engine.flags import POSITIVE, Flag, at_least, one_of
+from lrdyn.engine.flags import POSITIVE, Domain, Flag, at_least, one_of
 from lrdyn.engine.statement import Study
 from lrdyn.studies.pictures import check_batch
 from lrdyn.studies.weight_updates.classifiers import (
     CONFIGURATIONS,
     CONVOLUTIONAL,
     PERCEPTRON,
+    RESIDUAL,
     TRANSFORMER,
 )
 from lrdyn.studies.weight_updates.edge import EDGE, EXAMPLES
@@ -43,7 +44,7 @@ def _check(settings: Mapping[str, Any]) -> None:
         )
     if "mlp" in networks:
         check_batch(settings, len(flat))
-    if not {"vgg", "vit"} & set(networks):
+    if not {*PICTURED} & set(networks):
         return
     count, side, *_ = _images(settings, "data").train_inputs.shape
     check_batch(settings, count)
@@ -65,7 +66,7 @@ def _images(settings: Mapping[str, Any], flag: str) -> Images:
 def _sets(settings: Mapping[str, Any]) -> dict[str, str]:
     """Set -> how it is used: by the networks that were asked for, and by the identity."""
     flat, data = settings["flat_data"], settings["data"]
-    pictured = {"vgg", "vit"} & set(settings["network"])
+    pictured = {*PICTURED} & set(settings["network"])
     if not pictured or flat == data:
         return {flat: ""}
     return {flat: " as vectors", data: " as images"}
@@ -83,14 +84,20 @@ def _files(settings: Mapping[str, Any]) -> list[Path]:
 
 
 NETWORKS = ("dln", "mlp", "vgg", "vit")
+"""Those of the quick preset."""
+PICTURED = ("vgg", "resnet", "vit")
+"""Those that read images as images."""
+
+WARMUP = Domain("a number from 0 to below 1", lambda x: 0 <= x < 1)
 
 FLAGS = (
     Flag(
         "network",
         NETWORKS,
-        one_of(*NETWORKS),
+        one_of("dln", "mlp", *PICTURED),
         str,
         help="networks to train",
+        paper=("dln", "mlp", *PICTURED),
         shapes=True,
     ),
     Flag(
@@ -214,12 +221,50 @@ FLAGS = (
         swept=False,
     ),
     Flag(
+        "vgg_norm",
+        ("no",),
+        one_of("no", "yes"),
+        str,
+        help="whether batch normalisation follows its convolutions",
+        paper=("yes",),
+        shapes=True,
+        swept=False,
+    ),
+    Flag(
         "vgg_epochs",
         (4,),
         at_least(1),
         int,
         help="its epochs",
         paper=(100,),
+        swept=False,
+    ),
+    Flag(
+        "resnet_width",
+        (16,),
+        at_least(1),
+        int,
+        help="channels of the residual network's first stage; the last one has eight times as many",
+        paper=(64,),
+        swept=False,
+    ),
+    Flag(
+        "resnet_epochs",
+        (4,),
+        at_least(1),
+        int,
+        help="its epochs",
+        paper=(100,),
+        swept=False,
+    ),
+    Flag(
+        "warmup",
+        (0.0,),
+        WARMUP,
+        float,
+        help="share of the steps of VGG, ResNet and the transformer over which Adam's rate rises, "
+        "to fall as a cosine after it; 0 keeps it constant",
+        paper=(0.05,),
         swept=False,
     ),
     Flag(
@@ -236,7 +281,7 @@ FLAGS = (
         at_least(1),
         int,
         help="its width",
-        paper=(768,),
+        paper=(384,),
         swept=False,
     ),
     Flag(
@@ -254,7 +299,7 @@ FLAGS = (
         at_least(1),
         int,
         help="its heads",
-        paper=(12,),
+        paper=(6,),
         swept=False,
     ),
     Flag(
@@ -317,7 +362,7 @@ WEIGHT_UPDATES = Study(
     "weight_updates",
     "Figure 1: updates of the penultimate layer are of low rank",
     FLAGS,
-    (EDGE, NARROW, NONLINEAR, LINEAR, PERCEPTRON, CONVOLUTIONAL, TRANSFORMER),
+    (EDGE, NARROW, NONLINEAR, LINEAR, PERCEPTRON, CONVOLUTIONAL, RESIDUAL, TRANSFORMER),
     plots={"reach": plot_reach},
     prepare=_prepare,
     data=_files,

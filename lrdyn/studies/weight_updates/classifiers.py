@@ -1,4 +1,4 @@
-"""Networks that learn to classify images: a perceptron, VGG and a vision transformer.
+"""Networks that learn to classify images: a perceptron, VGG, ResNet and a vision transformer.
 
 The loss is the cross-entropy of mini-batches. The perceptron (Example 2.1 of the survey) takes
 plain descent, and is trained on shuffled labels, too; the others take Adam.
@@ -18,7 +18,7 @@ from lrdyn.core.recording import recorded_steps
 from lrdyn.core.spectra import singular_values, top_share
 from lrdyn.data import Images, images
 from lrdyn.engine.statement import Finding
-from lrdyn.networks import MLP, VGG, VGG11, VGG16, ViT, mlp, vgg, vit
+from lrdyn.networks import MLP, VGG, VGG11, VGG16, ResNet, ViT, mlp, resnet, vgg, vit
 from lrdyn.studies.pictures import TESTED, accuracy, cross_entropy, spread_out
 from lrdyn.studies.weight_updates.updates import (
     Spectrum,
@@ -33,7 +33,7 @@ POINTS = 26
 TOP = 64
 """Singular values that are saved of the updates of all matrices."""
 RATE = 1e-3
-"""Step size of Adam, its own default; no schedule, no decay."""
+"""Largest step size of Adam, its own default; no decay."""
 CONFIGURATIONS = {"11": VGG11, "16": VGG16}
 
 
@@ -46,7 +46,8 @@ class Classifier(NamedTuple):
     examples: int
     batch: int
     epochs: int
-    optimizer: optax.GradientTransformation
+    rule: Callable[[int], optax.GradientTransformation]
+    """Steps of the training -> its optimiser."""
     shuffled: bool = False
     """Whether another network is trained on shuffled labels beside it."""
 
@@ -63,6 +64,23 @@ def classifier(
     start_key, key = jax.random.split(key)
     data_set = images(data, data_dir)
     return Classifier(key, draw(start_key, data_set), data_set, **settings)
+
+
+def adam(warmup: float) -> Callable[[int], optax.GradientTransformation]:
+    """Adam at a constant rate, or at one that rises in a line and falls as a cosine.
+
+    Args:
+        warmup: share of the steps over which the rate rises from 0; at 0 it is constant.
+    """
+
+    def rule(steps: int) -> optax.GradientTransformation:
+        if not warmup:
+            return optax.adam(RATE)
+        rises = max(1, round(warmup * steps))
+        falling = optax.warmup_cosine_decay_schedule(0.0, RATE, rises, max(steps, rises + 1))
+        return optax.adam(falling)
+
+    return rule
 
 
 def make_mlp(
@@ -91,7 +109,7 @@ def make_mlp(
         examples=examples,
         batch=batch_size,
         epochs=mlp_epochs,
-        optimizer=optax.sgd(mlp_rate),
+        rule=lambda steps: optax.sgd(mlp_rate),
         shuffled=True,
     )
 
@@ -113,10 +131,12 @@ def make_vgg(
     data_dir: str = "",
     examples: int,
     vgg_layers: str,
+    vgg_norm: str,
     vgg_epochs: int,
+    warmup: float,
     batch_size: int,
 ) -> Classifier:
-    """The variant with a hidden layer of 512 x 512, without batch normalisation."""
+    """The variant with a hidden layer of 512 x 512."""
 
     def draw(key: Key[Array, ""], data_set: Images) -> VGG:
         _, side, _, channels = data_set.train_inputs.shape
@@ -133,6 +153,7 @@ def make_vgg(
             channels=channels,
             hidden=(512,),
             classes=data_set.classes,
+            batch_norm=vgg_norm == "yes",
         )
 
     return classifier(
@@ -143,7 +164,40 @@ def make_vgg(
         examples=examples,
         batch=batch_size,
         epochs=vgg_epochs,
-        optimizer=optax.adam(RATE),
+        rule=adam(warmup),
+    )
+
+
+def make_resnet(
+    key: Key[Array, ""],
+    *,
+    data: str,
+    data_dir: str = "",
+    examples: int,
+    resnet_width: int,
+    resnet_epochs: int,
+    warmup: float,
+    batch_size: int,
+) -> Classifier:
+    """ResNet-18, its stages from one width to eight times it; penultimate is the last kernel."""
+
+    def draw(key: Key[Array, ""], data_set: Images) -> ResNet:
+        return resnet(
+            key,
+            widths=[resnet_width * 2**stage for stage in range(4)],
+            channels=data_set.train_inputs.shape[3],
+            classes=data_set.classes,
+        )
+
+    return classifier(
+        key,
+        draw,
+        data=data,
+        data_dir=data_dir,
+        examples=examples,
+        batch=batch_size,
+        epochs=resnet_epochs,
+        rule=adam(warmup),
     )
 
 
@@ -158,6 +212,7 @@ def make_vit(
     vit_depth: int,
     vit_heads: int,
     vit_epochs: int,
+    warmup: float,
     batch_size: int,
 ) -> Classifier:
     """Pre-norm blocks with perceptrons four times as wide."""
@@ -184,7 +239,7 @@ def make_vit(
         examples=examples,
         batch=batch_size,
         epochs=vit_epochs,
-        optimizer=optax.adam(RATE),
+        rule=adam(warmup),
     )
 
 
@@ -210,9 +265,10 @@ def measure_classifier(case: Classifier, keeper: Keeper = FORGETFUL) -> UpdateMe
             case.key,
             cross_entropy,
             case.net,
-            case.optimizer,
+            case.rule(int(steps[-1])),
             batches,
             steps,
+            state=networks.initial_state(case.net) or None,
             record=look,
             keeper=keeper,
             name=name,
@@ -227,9 +283,9 @@ def measure_classifier(case: Classifier, keeper: Keeper = FORGETFUL) -> UpdateMe
         run,
         steps,
         directions=directions,
-        train_accuracy=accuracy(run.params, inputs, labels),
+        train_accuracy=accuracy(run.params, inputs, labels, run.state),
         test_accuracy=accuracy(
-            run.params, case.images.test_inputs[tested], case.images.test_labels[tested]
+            run.params, case.images.test_inputs[tested], case.images.test_labels[tested], run.state
         ),
     )
     starts, ends = (list(networks.matrices(net).values()) for net in (case.net, run.params))
@@ -275,6 +331,7 @@ CONVOLUTIONAL = trained_scenario(
     threshold=0.5,
     seed0="0.78 on MNIST, 0.86 on CIFAR-10",
 )
+RESIDUAL = trained_scenario("resnet", make_resnet, measure_classifier)
 TRANSFORMER = trained_scenario(
     "vit",
     make_vit,

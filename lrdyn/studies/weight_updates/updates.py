@@ -52,6 +52,10 @@ class UpdateMeasured(NamedTuple):
     """The effective rank of that matrix."""
     start: Float[np.ndarray, "index"] = ABSENT
     """Singular values of W(0)."""
+    rows: Int[np.ndarray, ""] = ABSENT
+    """Rows of the matrix."""
+    columns: Int[np.ndarray, ""] = ABSENT
+    """Its columns."""
     moved: Float[np.ndarray, ""] = ABSENT
     """Share of W's singular values that moved by more than 1 % of the largest at the end."""
     train_accuracy: Float[np.ndarray, ""] = ABSENT
@@ -121,6 +125,8 @@ def measured_update(
         share_gaussian=np.asarray(gaussian.share),
         effective_rank_gaussian=np.asarray(gaussian.effective_rank),
         start=np.asarray(start),
+        rows=np.asarray(before.shape[0]),
+        columns=np.asarray(before.shape[1]),
         moved=np.asarray(jnp.mean(1.0 * (jnp.abs(end - start) > 0.01 * jnp.max(end)))),
         train_accuracy=np.asarray(train_accuracy),
         test_accuracy=np.asarray(test_accuracy),
@@ -133,19 +139,19 @@ def trained_scenario(
     make: Callable[..., Any],
     train: Callable[[Any, Keeper], UpdateMeasured],
     *,
-    threshold: float,
-    seed0: str,
+    threshold: float | None = None,
+    seed0: str = "",
     findings: tuple[Finding[Any, UpdateMeasured], ...] = (),
     steps: str = "",
     seeds: int = 1,
 ) -> Scenario[Any, Any, UpdateMeasured]:
-    """The training of one network: at the end most of the update is in the top 2K directions.
+    """The training of one network, in whose top 2K directions most of the update is at the end.
 
     Args:
         network: its word of ``--network``, with which the ids begin.
         make: builds its case.
         train: trains it.
-        threshold: what the mean share is claimed to exceed.
+        threshold: what the mean share is claimed to exceed; nothing is claimed without one.
         seed0: the shares that seed 0 had, in words.
         findings: what is measured beside what is measured of every network.
         steps: flag that counts its steps, if there is one.
@@ -156,7 +162,9 @@ def trained_scenario(
         make,
         train=train,
         measured=UpdateMeasured,
-        claims=(
+        claims=()
+        if threshold is None
+        else (
             Claim(
                 f"{network}_share",
                 f"the top 2K directions hold more than {threshold:g} of ||W(t) - W(0)||_F^2 at the "
@@ -170,7 +178,9 @@ def trained_scenario(
                 sides="a threshold from seed 0 against the SVD of trained updates",
             ),
         ),
-        controls=(
+        controls=()
+        if threshold is None
+        else (
             Control(
                 f"{network}_gaussian",
                 "a Gaussian update of equal norm",

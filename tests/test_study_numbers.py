@@ -1,0 +1,329 @@
+"""Studies at settings of seconds: every number that a training leaves is as it was once.
+
+Trainings have no oracle. What they left once is kept in ``tests/data/studies``, and so are the
+findings, the numbers and the captions that are made of such arrays: a change of what is trained,
+measured or drawn changes one of them. ``LRDYN_RECORD=1 pytest tests/test_study_numbers.py`` writes
+the files anew, after a change that is meant.
+"""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+from lrdyn.data import sets
+from lrdyn.engine import fields
+from lrdyn.engine.statement import Outcome
+from lrdyn.figures import exhibits
+from lrdyn.studies.adapter_training import ADAPTERS
+from lrdyn.studies.adapter_training.few_shot import FewShotMeasured
+from lrdyn.studies.adapter_training.ranks import RanksMeasured
+from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
+from lrdyn.studies.dropout_spectra.activations import DropoutMeasured
+from lrdyn.studies.dropout_spectra.minimum import MinimumMeasured, MinimumTheory
+from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
+from lrdyn.studies.weight_updates import WEIGHT_UPDATES, classifiers
+from lrdyn.studies.weight_updates.edge import EdgeMeasured
+from lrdyn.studies.weight_updates.updates import UpdateMeasured
+from paper_figs import EXHIBITS, fig05_lora_factors
+from tests.datasets import write_npz
+
+KEPT = Path(__file__).with_name("data") / "studies"
+ENTRIES = 20
+"""Entries that are kept of an array, evenly spread, beside the norm of all."""
+TOLERANCE = 2e-3
+"""Of the largest entry. A few steps in float32 differ by some 1e-5 between machines; each of the
+changes that are to be seen moves some array by more than 1e-2."""
+
+
+# Trainings ---------------------------------------------------------------------------------------
+
+IMAGES = {"data": "mnist", "data_dir": "."}
+FLAT = {"flat_data": "mnist", "data_dir": "."}
+TRAINED = {"examples": 240, "batch_size": 40}
+SYNTHETIC = {
+    "dropout": 0.6,
+    "examples": 200,
+    "synthetic_width": 24,
+    "synthetic_depth": 3,
+    "synthetic_rate": 1e-2,
+    "synthetic_epochs": 4,
+    "batch_size": 50,
+}
+PAIRS = {
+    "encoder": str(Path(__file__).with_name("data") / "bert"),
+    "train_file": "train.csv",
+    "dev_file": "dev.csv",
+    "data_dir": "",
+    "dev_pairs": 16,
+    "layers": 1,
+    "length": 14,
+    "pool": "mean",
+    "steps": 6,
+    "learning_rate": 3e-3,
+    "init_scale": 1.0,
+    "center": "no",
+}
+VGG = {"vgg_layers": "11", "vgg_epochs": 1}
+TINY: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "linear_network": (
+        WEIGHT_UPDATES,
+        "dln",
+        {**FLAT, "examples": 240, "depth": 3}
+        | {"linear_scale": 0.3, "linear_rate": 0.05, "linear_steps": 20},
+    ),
+    "perceptron": (
+        WEIGHT_UPDATES,
+        "mlp",
+        {**FLAT, **TRAINED, "mlp_width": 40, "mlp_depth": 3, "mlp_rate": 0.1, "mlp_epochs": 3},
+    ),
+    "vgg": (WEIGHT_UPDATES, "vgg", {**IMAGES, **TRAINED, **VGG, "vgg_norm": "no", "warmup": 0.0}),
+    "residual_network": (
+        WEIGHT_UPDATES,
+        "resnet",
+        {**IMAGES, **TRAINED, "resnet_width": 2, "resnet_epochs": 1, "warmup": 0.5},
+    ),
+    "vision_transformer": (
+        WEIGHT_UPDATES,
+        "vit",
+        {**IMAGES, **TRAINED, "vit_patch": 4, "vit_width": 24, "vit_depth": 1, "vit_heads": 2}
+        | {"vit_epochs": 3, "warmup": 0.0},
+    ),
+    "dropout_linear": (DROPOUT_SPECTRA, "dln", SYNTHETIC),
+    "dropout_perceptron": (DROPOUT_SPECTRA, "mlp", SYNTHETIC),
+    "dropout_residual": (
+        DROPOUT_SPECTRA,
+        "resnet",
+        {**IMAGES, **TRAINED, "dropout": 0.6, "resnet_width": 2, "resnet_epochs": 2},
+    ),
+    "evolution": (ADAPTERS, "evolution", {**PAIRS, "method": "lora", "rank": 2, "examples": 16}),
+    "factors": (ADAPTERS, "factors", {**PAIRS, "method": "lora", "rank": 2, "examples": 16}),
+    "few_shot": (
+        ADAPTERS,
+        "few_shot",
+        {**PAIRS, "method": ("lora", "deep_lora"), "rank": 2, "examples": (8, 24)},
+    ),
+    "ranks": (
+        ADAPTERS,
+        "ranks",
+        {**PAIRS, "method": ("lora", "deep_lora"), "rank": (2, 4), "examples": 8},
+    ),
+}
+"""Name -> a study, its scenario, and the arguments of a case."""
+
+
+def write_images(folder, monkeypatch, *, trained=240, tested=60, side=8, classes=10):
+    """Noisy images of ten classes, a fifth of the labels wrong, as MNIST of a reader's own."""
+    rng, count = np.random.default_rng(0), trained + tested
+    means, labels = rng.integers(40, 200, (classes, side, side)), np.arange(count) % classes
+    pixels = np.clip(means[labels] + 60 * rng.normal(size=(count, side, side)), 0, 255)
+    wrong = rng.random(count) < 0.2
+    labels = np.where(wrong, rng.integers(0, classes, count), labels)
+    known = sets.KNOWN["mnist"]._replace(train=trained, test=tested, shape=(side, side, 1))
+    monkeypatch.setitem(sets.KNOWN, "mnist", known)
+    images = pixels.astype(np.uint8)
+    parts = (images[:trained], labels[:trained], images[trained:], labels[trained:])
+    write_npz(folder / "mnist.npz", parts, described="made up")
+
+
+def write_pairs(folder):
+    """Pairs of sentences that share more words the higher their score is."""
+    words = "a man plays the guitar some cat sleeps on it someone makes music".split()
+    for name, count, seed in (("train", 64, 0), ("dev", 16, 1)):
+        rng = np.random.default_rng(seed)
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            for k in range(count):
+                first, shared = rng.choice(words, 5), k % 6
+                second = [*first[:shared], *rng.choice(words, 5 - shared)]
+                csv.writer(file).writerow([" ".join(first), " ".join(second), f"{shared:.1f}"])
+
+
+def scenario_of(study, id):
+    return next(scenario for scenario in study.scenarios if scenario.id == id)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_tiny_training_leaves_the_numbers_that_are_kept(name, tmp_path, monkeypatch):
+    study, id, settings = TINY[name]
+    write_images(tmp_path, monkeypatch)
+    write_pairs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(classifiers.CONFIGURATIONS, "11", (6, "pool", 8, 8, "pool"))
+    scenario = scenario_of(study, id)
+    with jax.enable_x64(False):
+        measured = scenario.train(scenario.case(jax.random.key(1), **settings))
+    as_kept(f"training_{name}", {n: kept(x) for n, x in fields.arrays_in(measured).items()})
+
+
+# Numbers that are kept ---------------------------------------------------------------------------
+
+
+def kept(array):
+    """Some entries of an array, its largest one, and the norm of all."""
+    flat = np.ravel(np.asarray(array, float))
+    places = np.unique(np.linspace(0, max(flat.size - 1, 0), ENTRIES).astype(int))
+    finite = flat[np.isfinite(flat)]
+    return {
+        "shape": list(np.shape(array)),
+        "infinite": int(flat.size - finite.size),
+        "largest": rounded(np.max(np.abs(finite), initial=0)),
+        "norm": rounded(np.linalg.norm(finite)),
+        "entries": [rounded(x) for x in flat[places]] if flat.size else [],
+    }
+
+
+def rounded(number):
+    return float(f"{number:.7g}") if np.isfinite(number) else None
+
+
+def as_kept(name, found):
+    """Compare arrays with those of a file, which is written first if that is asked for."""
+    path = KEPT / f"{name}.json"
+    if os.environ.get("LRDYN_RECORD"):
+        path.parent.mkdir(exist_ok=True)
+        lines = (f"{json.dumps(array)}: {json.dumps(one)}" for array, one in found.items())
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    wanted = json.loads(path.read_text())
+    assert found.keys() == wanted.keys()
+    assert not list(filter(None, (differs(n, found[n], wanted[n]) for n in wanted)))
+
+
+def differs(name, found, wanted):
+    """What is different about an array, or a text, in a line; empty if nothing is."""
+    for part in wanted.keys() - {"largest", "norm", "entries"}:
+        if found[part] != wanted[part]:
+            return f"{name}: {part}: got {found[part]}, wanted {wanted[part]}"
+    if "text" in wanted:
+        return ""
+    pairs = zip(
+        [found["norm"], *found["entries"]], [wanted["norm"], *wanted["entries"]], strict=True
+    )
+    scales = [wanted["norm"], *[wanted["largest"]] * len(wanted["entries"])]
+    for (got, want), scale in zip(pairs, scales, strict=True):
+        if got == want:
+            continue
+        if None in (got, want) or abs(got - want) > TOLERANCE * (scale or 1.0):
+            return f"{name}: got {got}, wanted {want}"
+    return ""
+
+
+# What is made of them ----------------------------------------------------------------------------
+
+SEEDS = np.array([0, 1, 2])
+SIZES = {"step": 4, "index": 30, "rule": 2, "method": 2, "rank": 2}
+"""Of axes; of others 3."""
+VALUES = {
+    "step": np.array([0, 5, 20, 100]),
+    "method": np.array([0, 4]),
+    "examples": np.array([16, 64, 256]),
+    "rank": np.array([8, 64]),
+    "rate": np.array([0.3, 0.15, 0.075]),
+}
+"""Of fields that count something."""
+
+
+def made_up(kind, rng):
+    """Arrays of every field of a NamedTuple, of all seeds, decreasing along an index."""
+    found = {}
+    for name, axes in fields.axes_of(kind).items():
+        shape = tuple(SIZES.get(axis, 3) for axis in axes)
+        draws = rng.uniform(0.1, 0.9, (len(SEEDS), *shape))
+        draws = -np.sort(-draws, axis=-1) if axes[-1:] == ("index",) else draws
+        if name in VALUES and axes == (name,):
+            draws = np.broadcast_to(VALUES[name], draws.shape)
+        found[name] = (("seed", *axes), draws)
+    return found
+
+
+@pytest.mark.parametrize("study", [WEIGHT_UPDATES, DROPOUT_SPECTRA, ADAPTERS], ids=lambda s: s.name)
+def test_findings_are_made_of_arrays_as_they_were(study):
+    """Of seeds 1 and 2, as judges leave them."""
+    rng, found = np.random.default_rng(3), {}
+    for scenario in study.scenarios:
+        if not scenario.trains:
+            continue
+        arrays = {n: x[1:] for n, (_, x) in made_up(scenario.measured, rng).items()}
+        nothing = fields.Read({}, KeyError)
+        outcome = Outcome(
+            {"seed": SEEDS[1:], "init_scale": 1.0, "center": "no", "rank": 2},
+            predicted=nothing,
+            measured=fields.Read(arrays, KeyError),
+            hypotheses={},
+            dtype=np.dtype("float32"),
+            size=1,
+            steps=1,
+        )
+        for finding in scenario.findings:
+            expected = finding.expected
+            found[finding.id] = kept(finding.value(outcome)) | {
+                "expected": str(expected) if expected.sides else ""
+            }
+    as_kept(f"findings_{study.name}", found)
+
+
+def group(kind, rng, **attrs):
+    """A group of ``results.nc`` of one scenario, of seeds 0 to 2."""
+    return xr.Dataset(made_up(kind, rng), {"seed": SEEDS}, attrs=attrs)
+
+
+def results_made_up():
+    """What the scripts of Figures 1, 2, 7 and 8 read."""
+    rng = np.random.default_rng(4)
+    config = {"dtype": "float32", "dropout": 0.6, "resnet_width": 4, "layers": 2, "pool": "mean"}
+    config |= {"train_file": "auto", "length": 14, "steps": 6, "learning_rate": 1e-3}
+    config |= {"vgg_norm": "yes", "warmup": 0.1}
+    attrs = {"about": "on a few images", "config": json.dumps(config)}
+    root = group(EdgeMeasured, rng, **attrs)
+    updates = {"/": root.assign(classes=("seed", [10, 10, 10]))}
+    updates["/"] = indexed(updates["/"], "step")
+    for name in ("dln", "mlp", "vgg", "vit"):
+        shape = {"rows": ("seed", [30] * 3), "columns": ("seed", [40] * 3)}
+        updates[f"/{name}"] = indexed(group(UpdateMeasured, rng), "step").assign(shape)
+    spectra = {}
+    for name in ("dln", "mlp", "resnet"):
+        spectra[f"/{name}"] = indexed(group(DropoutMeasured, rng), "step")
+    predicted = group(MinimumTheory, rng).rename(balanced="balanced_predicted")
+    minimum = group(MinimumMeasured, rng, **attrs).rename(balanced="balanced_measured")
+    predicted = predicted[["balanced_predicted"]]
+    minimum = minimum.assign(predicted).expand_dims(depth=[2, 3])
+    spectra["/"] = minimum
+    raw = indexed(group(RawMeasured, rng), "rate")
+    spectra["/raw"] = raw.assign(limit=group(RawTheory, rng)["limit"])
+    one = {"rank": ("seed", [8, 8, 8]), "examples": ("seed", [16, 16, 16])}
+    few, ranks = group(FewShotMeasured, rng), group(RanksMeasured, rng)
+    adapted = {"/": xr.Dataset(attrs=attrs)}
+    adapted["/few_shot"] = indexed(few, "method", "examples").assign(rank=one["rank"])
+    adapted["/ranks"] = indexed(ranks, "method", "rank").assign(examples=one["examples"])
+    return {"weight_updates": updates, "dropout_spectra": spectra, "adapters": adapted}
+
+
+def indexed(dataset, *names):
+    """Fields that count something as the coordinates of their axes, as ``whole`` makes them."""
+    places = {name: dataset[name].values[0] for name in names}
+    return dataset.drop_vars(names).assign_coords(places)
+
+
+@pytest.mark.parametrize("name", ["fig01", "fig02", "fig07", "fig08"])
+def test_figures_are_made_of_results_as_they_were(name, unchecked):
+    """Seed 0 is in the results, and in no mean."""
+    (exhibit,) = (one for one in EXHIBITS if one.name == name)
+    dataset = exhibit.numbers(results_made_up(), **exhibit.presets["quick"])
+    found = {str(n): kept(x) for n, x in dataset.data_vars.items() if x.dtype.kind in "fi"}
+    caption = exhibits.caption(exhibit, dataset.assign_attrs(settings="{}"))
+    as_kept(f"numbers_of_{name}", found | {"caption": {"text": caption}})
+
+
+def test_the_caption_of_figure_5_is_made_of_the_last_step(unchecked):
+    rng, axes = np.random.default_rng(5), ("adapter", "step", "matrix")
+    coordinates = {"adapter": ["lora", "lora_plus", "lora_b"]}
+    norms = {n: (axes, rng.uniform(1, 2, (3, 4, 2))) for n in ("norm_A", "norm_B")}
+    pearson = (("seed", "adapter", "step"), rng.uniform(0, 1, (3, 3, 4)))
+    drawn = xr.Dataset({**norms, "pearson": pearson}, coordinates)
+    said = fig05_lora_factors.FIGURE.says(drawn)
+    as_kept("caption_of_fig05", {"caption": {"text": json.dumps(said)}})
