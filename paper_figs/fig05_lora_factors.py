@@ -60,8 +60,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     for name, tolerance in TOLERANCES.items():
         drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
     return drawn.assign_attrs(
-        _facts(drawn)
-        | paired.how(groups)
+        paired.how(groups)
         | {
             "seed": int(whole.seed[0]),
             "examples": int(whole["examples"].values.ravel()[0]),
@@ -87,7 +86,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         "ends": ", ".join(f"{TITLES[n]} {float(last.sel(adapter=n)):.3f}" for n in COMPARED),
         "seeds": counted(drawn.sizes["seed"]),
         "ahead": str(ahead),
-        "came_true": ahead.outcome(above=0.0),
+        "came_true": ahead.came_of("factors_plus_ahead"),
     }
 
 
@@ -164,5 +163,6 @@ FIGURE = Figure(
     presets={"quick": paired.QUICK, "paper": paired.PAPER},
     long=True,
     groups=("/factors", "/widths"),
+    says=_facts,
     panels={"norm_A": "ab", "norm_B": "ab", "pearson": "c", "move": "d"},
 )

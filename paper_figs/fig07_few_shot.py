@@ -9,16 +9,11 @@ from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
-from lrdyn.studies.adapter_training.few_shot import FewShotMeasured
+from lrdyn.studies.adapter_training.few_shot import PUBLISHED, FewShotMeasured
 from paper_figs import paired
 from paper_figs.paired import TITLES
 from paper_figs.shared import counted, judged
 
-AUTHORS = {
-    "lora": {16: 0.529, 64: 0.735, 256: 0.814},
-    "deep_lora": {16: 0.598, 64: 0.751, 256: 0.828},
-}
-"""STS-B, bert-base-cased, 500 steps, means of 20 seeds (arXiv 2406.04112)."""
 TOLERANCES = {"pearson": 0.05, "final_rank": 0.05}
 """Of another training in float32, on another machine or with other kernels."""
 
@@ -48,11 +43,11 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     for name, tolerance in TOLERANCES.items():
         drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
     return drawn.assign_attrs(
-        _facts(drawn, most) | paired.how(groups) | {"rank": int(whole["rank"].values.ravel()[0])}
+        paired.how(groups) | {"rank": int(whole["rank"].values.ravel()[0]), "most": most}
     )
 
 
-def _facts(drawn: xr.Dataset, most: int) -> dict[str, Any]:
+def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """What the caption says of the results."""
     names = list(drawn.adapter.values)
     ranks = drawn.final_rank.mean("matrix")
@@ -70,12 +65,11 @@ def _facts(drawn: xr.Dataset, most: int) -> dict[str, Any]:
         if 16 in ahead:
             expected = (
                 "Expected from the authors' numbers: Deep LoRA ahead at n = 16 "
-                f"({ahead[16].outcome(above=0.0)}) and with fewer ranks "
-                f"({fewer.outcome(below=0.0)})."
+                f"({ahead[16].came_of('few_shot_ahead_16')}) and with fewer ranks "
+                f"({fewer.came_of('few_shot_fewer_ranks')})."
             )
     return {
         "seeds": counted(drawn.sizes["seed"]),
-        "most": most,
         "differences": differences,
         "matrices": drawn.sizes["matrix"],
         "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n).mean()):.1f}" for n in names),
@@ -87,7 +81,7 @@ def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 7."""
     titles = ["Pearson over examples n", "paired over seeds", f"final ranks, n = {dataset.most}"]
     figure, axes = plotting.panels(titles, height=2.5)
-    paired.plot_methods(axes[0], dataset.pearson, "examples", AUTHORS)
+    paired.plot_methods(axes[0], dataset.pearson, "examples", PUBLISHED)
     plotting.key(axes[0], None, "lower right", fontsize=6)
     if {"lora", "deep_lora"} <= set(dataset.adapter.values):
         paired.plot_differences(axes[1], dataset.pearson, "examples")
@@ -126,5 +120,6 @@ FIGURE = Figure(
     presets={"quick": paired.QUICK, "paper": paired.PAPER},
     long=True,
     groups=("/few_shot",),
+    says=_facts,
     panels={"pearson": "ab", "final_rank": "c"},
 )

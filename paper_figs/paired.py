@@ -94,6 +94,8 @@ class Paired(NamedTuple):
     seeds: int
     p: float
     """Of the two-sided sign test; ties are left out."""
+    draws: np.ndarray
+    """The difference of each seed."""
 
     def __str__(self) -> str:
         """In words."""
@@ -102,14 +104,12 @@ class Paired(NamedTuple):
             return f"{self.mean:+.3f} ({wins})"
         return f"{self.mean:+.3f} ± {self.error:.3f} ({wins}, sign test p = {self.p:.2g})"
 
-    def outcome(self, **expected: float) -> str:
-        """Whether the mean is above or below what was expected, and whether that may be chance.
-
-        Example:
-            >>> Paired(0.01, 0.02, wins=6, seeds=8, p=0.29).outcome(above=0.0)
-            'came true, within two standard errors of 0'
-        """
-        return claims.expectation(self.mean, self.error, **expected)["outcome"]
+    def came_of(self, finding: str) -> str:
+        """What came of what a finding of the study expects: its interval and its outcome."""
+        came = ADAPTERS.came_of(finding, self.draws)
+        if came["interval"] is None:
+            return str(came["outcome"])
+        return "{outcome}, {0:+.3f} to {1:+.3f}".format(*came["interval"], outcome=came["outcome"])
 
 
 def error(values: np.ndarray) -> np.ndarray:
@@ -131,7 +131,7 @@ def paired(method: np.ndarray, other: np.ndarray) -> Paired:
     wins, losses = int(np.sum(difference > 0)), int(np.sum(difference < 0))
     p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
     mean, count = float(np.mean(difference)), len(difference)
-    return Paired(mean, float(error(difference)), wins, count, float(p))
+    return Paired(mean, float(error(difference)), wins, count, float(p), difference)
 
 
 def plot_methods(ax: Any, pearson: xr.DataArray, axis: str, authors: Mapping[str, Any]) -> None:

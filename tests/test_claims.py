@@ -9,7 +9,6 @@ import lrdyn as lr
 from lrdyn.engine.claims import (
     CLEARLY,
     chi_square_p,
-    expectation,
     judge,
     judge_control,
     scales_with_epsilon,
@@ -58,25 +57,6 @@ def test_p_values_are_those_of_scipy(count):
 def test_a_mean_without_a_standard_error_is_lost(draws):
     assert np.isnan(surprise(student_p(5.0, np.array(draws))))
     assert np.isnan(surprise(chi_square_p(NAN, 3)))
-
-
-@pytest.mark.parametrize(
-    ("mean", "error", "bound", "wanted"),
-    [
-        (1.0, 0.4, {"above": 0.5}, "came true, within two standard errors of 0.5"),
-        (1.0, 0.2, {"above": 0.5}, "came true"),
-        (1.0, 0.2, {"below": 0.5}, "did not come true"),
-        (1.0, 0.4, {"below": 0.5}, "did not come true, within two standard errors of 0.5"),
-        (0.0, NAN, {"above": 0.0}, "did not come true"),
-        (NAN, NAN, {"above": 0.0}, None),
-        (1.0, 0.4, {}, None),
-    ],
-)
-def test_an_expectation_says_what_came_of_it(mean, error, bound, wanted):
-    found = expectation(mean, error, **bound)
-    assert found["outcome"] == wanted
-    assert found["came_true"] == (None if wanted is None else wanted.startswith("came"))
-    assert found["expected"] == (" ".join(f"{k} {v:g}" for k, v in bound.items()) or None)
 
 
 def test_a_scale_of_zero_hides_nothing():

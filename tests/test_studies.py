@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import lrdyn
 from docs.examples import training
@@ -55,7 +56,11 @@ def test_seed_0_is_never_judged(several):
     assert finding["spread"] == pytest.approx(np.std(shares, ddof=1))
     assert finding["expected"] == "above 0.9"
     assert finding["came_true"] is bool(np.mean(shares) > 0.9)
-    assert finding["outcome"] == "did not come true"
+    low, high = finding["interval"]  # of the only finding that states an expectation
+    wanted = stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares.ravel()))
+    assert (low, high) == pytest.approx(wanted)
+    assert low < 0.9 < high
+    assert finding["outcome"] == "not told from 0.9"
     claim = claims["in_the_teachers_rank"]
     assert claim["worst_case"] == {"width": 10, "learning_rate": 0.3}
     assert claim["p"] == claim["residual"]
@@ -65,7 +70,8 @@ def test_a_finding_decides_nothing(several):
     finding = entries(several[0])["share"]
     assert (finding["kind"], finding["holds"], finding["tolerance"]) == ("finding", None, None)
     assert finding["finding"]["came_true"] is False
-    assert "did not come true" in several[1]
+    (row,) = (line for line in several[1].splitlines() if line.startswith("share "))
+    assert row.endswith("above 0.9  not told from 0.9")
 
 
 def test_a_claim_with_too_few_seeds_is_open_and_so_is_its_control(command_line, tmp_path):
@@ -214,9 +220,21 @@ def test_a_study_begins_with_an_identity():
         Study("t", "", training.TEACHER.flags, (training.LEARNED,))
 
 
-def test_an_expectation_has_one_side():
-    with pytest.raises(ValueError, match="wanted at most one of them"):
-        Finding("a", "", lambda outcome: np.zeros(1), lambda theory, run: (), above=1.0, below=2.0)
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        ({"above": 1.0, "below": 2.0}, "got 2 of above, below and within, wanted at most one"),
+        ({"above": 1.0, "within": (0.0, 2.0)}, "got 2 of above, below and within"),
+        ({"within": (2.0, 0.0)}, "wanted low < high"),
+        ({"source": 1.0}, "got source=1, wanted it on the side of above or below"),
+        ({"above": 1.0, "source": 1.0}, "got source=1, wanted it on the side"),
+        ({"below": 1.0, "source": 2.0}, "got source=2, wanted it on the side"),
+        ({"within": (0.0, 2.0), "source": 1.0}, "got source=1, wanted it on the side"),
+    ],
+)
+def test_an_expectation_has_one_side_and_its_source_stands_on_it(expected, message):
+    with pytest.raises(ValueError, match=message):
+        Finding("a", "", lambda outcome: np.zeros(1), lambda theory, run: (), **expected)
 
 
 def test_saved_results_are_judged_again(several, command_line):

@@ -313,7 +313,7 @@ BASIS_FINDINGS: tuple[Finding[CompletionTheory, CompletionMeasured], ...] = (
             theory.level,
             theory.step,
         ),
-        below=0.05,
+        within=(-0.05, 0.05),
     ),
     Finding(
         "discrepant_rates",

@@ -121,37 +121,6 @@ def standard_error(draws: np.ndarray) -> np.ndarray:
     return np.asarray(np.std(draws, axis=0, ddof=1) / np.sqrt(len(draws)))
 
 
-def expectation(
-    mean: float, error: float, *, above: float | None = None, below: float | None = None
-) -> dict[str, Any]:
-    """What came of an expectation about the mean of several seeds, in words.
-
-    Within two standard errors of the bound it may be chance, and the words say so. A value that is
-    not known (no mean, no expectation) is None.
-
-    Args:
-        mean: over the seeds; NaN if it is not known.
-        error: its standard error; NaN of one seed.
-        above: what the mean was expected to exceed.
-        below: or to stay under.
-
-    Example:
-        >>> expectation(0.01, 0.02, above=0.0)["outcome"]
-        'came true, within two standard errors of 0'
-        >>> expectation(0.05, 0.02, below=0.0)
-        {'expected': 'below 0', 'came_true': False, 'outcome': 'did not come true'}
-    """
-    side, bound = ("below", below) if above is None else ("above", above)
-    expected = None if bound is None else f"{side} {bound:g}"
-    if bound is None or not np.isfinite(mean):
-        return {"expected": expected, "came_true": None, "outcome": None}
-    true = bool(mean > bound if side == "above" else mean < bound)
-    said = "came true" if true else "did not come true"
-    if abs(mean - bound) < 2 * error:
-        said += f", within two standard errors of {bound:g}"
-    return {"expected": expected, "came_true": true, "outcome": said}
-
-
 def surprise(p: float) -> float:
     """``-log10 p`` of the p-value of a test: the residual of a ``statistical`` claim.
 

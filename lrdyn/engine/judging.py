@@ -74,7 +74,9 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         for control in controls_of(scenario, first):
             legs[control.id] = _of_control(control, scenario, groups, first, named)
         diverged += _diverged(mine[dtype], scenario)
-        findings += [_found(one, scenario, mine[dtype], dtype) for one in scenario.findings]
+        findings += [
+            _found(theorem, one, scenario, mine[dtype], dtype) for one in scenario.findings
+        ]
     tests = _share_the_alarms(theorem, legs)
     entries = [
         entry
@@ -311,9 +313,13 @@ def _reason(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> str
 
 
 def _found(
-    finding: Finding, scenario: Scenario, results: "xarray.Dataset", precision: str
+    theorem: Experiment,
+    finding: Finding,
+    scenario: Scenario,
+    results: "xarray.Dataset",
+    precision: str,
 ) -> dict[str, Any]:
-    """Entry of ``verdict.json`` of a finding: mean and standard deviation over seeds."""
+    """Entry of ``verdict.json`` of a finding: mean, standard deviation and interval over seeds."""
     claim = Claim(
         finding.id,
         finding.statement,
@@ -327,14 +333,12 @@ def _found(
     kept = [one for one in judged if not _reason(claim, scenario, one, 0.0)]
     values = np.concatenate([np.array([]), *(np.ravel(finding.value(one)) for one in kept)])
     known = bool(np.all(np.isfinite(values))) and len(values) > 0
-    mean = float(np.mean(values)) if known else np.nan
     several = known and len(values) > 1
-    error = float(claims.standard_error(values)) if several else np.nan
     found = {
-        "value": mean if known else None,
+        "value": float(np.mean(values)) if known else None,
         "spread": float(np.std(values, ddof=1)) if several else None,
         "seeds": len(values),
-        **claims.expectation(mean, error, above=finding.above, below=finding.below),
+        **theorem.came_of(finding.id, values),
     }
     drawn = {"drawn": int(np.size(results[SIZE])), "judged": len(values), "left_out": {}}
     return {

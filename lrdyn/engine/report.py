@@ -62,9 +62,9 @@ def _judged(verdict: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
-    """What was measured over seeds and, where something was expected, whether it came true."""
+    """What was measured over seeds and, where something was expected, what came of it."""
     found = [(c["id"], c["finding"]) for c in verdict["claims"] if c["kind"] == "finding"]
-    rows = [("finding", "value", "spread", "seeds", "expected", "")]
+    rows = [("finding", "value", "spread", "seeds", "interval", "expected", "")]
     for name, one in found:
         rows.append(
             (
@@ -72,11 +72,16 @@ def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
                 _number(one["value"]),
                 _number(one["spread"]),
                 str(one["seeds"]),
+                _interval(one.get("interval")),
                 one["expected"] or "-",
                 one["outcome"] or "",
             )
         )
     return rows if found else []
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else "{:.3g} to {:.3g}".format(*ends)
 
 
 def _number(value: float | None) -> str:

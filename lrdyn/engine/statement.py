@@ -18,7 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from lrdyn.engine import expectations
 from lrdyn.engine.claims import Kind
+from lrdyn.engine.expectations import Expectation
 from lrdyn.engine.fields import axes_of, names_of, sides_of
 from lrdyn.engine.flags import Flag
 from lrdyn.engine.forms import Form
@@ -153,7 +155,10 @@ class Finding(Generic[T, M]):
         value: ``value(outcome)``: a number for each seed, the first axis of the outcome's arrays.
         reads: the fields that ``value`` looks at, as those of a :class:`Claim`.
         above: what the mean over seeds was expected to exceed, before seeds above 0 were run.
-        below: or to stay under; without either nothing is expected.
+        below: or to stay under.
+        within: or to lie between, where the source says that there is no effect: a margin that was
+            stated before. Without any of these nothing is expected.
+        source: the number that the source has for it, on the side that is expected.
     """
 
     id: str
@@ -162,12 +167,30 @@ class Finding(Generic[T, M]):
     reads: Callable[[T, M], tuple[Any, ...]]
     above: float | None = None
     below: float | None = None
+    within: tuple[float, float] | None = None
+    source: float | None = None
 
     def __post_init__(self) -> None:
-        if self.above is not None and self.below is not None:
+        expected = self.expected
+        if expected.sides > 1:
             raise ValueError(
-                f"finding {self.id!r}: got above and below, wanted at most one of them"
+                f"finding {self.id!r}: got {expected.sides} of above, below and within, wanted at "
+                "most one of them"
             )
+        if self.within is not None and not self.within[0] < self.within[1]:
+            raise ValueError(f"finding {self.id!r}: got within={self.within}, wanted low < high")
+        if self.source is None:
+            return
+        if not expected.met_by(self.source) or self.within is not None:
+            raise ValueError(
+                f"finding {self.id!r}: got source={self.source:g}, wanted it on the side of above "
+                "or below"
+            )
+
+    @property
+    def expected(self) -> Expectation:
+        """What is expected of the mean over seeds."""
+        return Expectation(self.above, self.below, self.within, self.source)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -430,6 +453,23 @@ class Experiment:
     def judged(self) -> bool:
         """Whether anything is claimed."""
         return any(scenario.claims for scenario in self.scenarios)
+
+    @property
+    def findings(self) -> dict[str, Finding]:
+        """Findings of all scenarios, by their ids."""
+        return {finding.id: finding for s in self.scenarios for finding in s.findings}
+
+    def came_of(self, id: str, draws: np.ndarray) -> dict[str, Any]:
+        """What came of the expectation of a finding, see :func:`lrdyn.engine.expectations.found`.
+
+        All findings that state an expectation share the probability that an interval misses.
+
+        Args:
+            id: of the finding.
+            draws: its number for each seed.
+        """
+        stated = sum(finding.expected.sides for finding in self.findings.values())
+        return expectations.found(self.findings[id].expected, draws, max(stated, 1))
 
 
 class Theorem(Experiment):

@@ -74,6 +74,12 @@ def _is_scalar(value: Any) -> bool:
     return value is None or type(value) in (str, bool) or _is_number(value)
 
 
+def _is_interval(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
 def _is_setting(value: Any) -> bool:
     """A value of a flag, several, or an array by its shape and checksum."""
     if isinstance(value, dict):
@@ -109,7 +115,10 @@ FINDING = Entries(
         "came_true": MAYBE,
         "expected": Form("a text or null", lambda value: value is None or type(value) is str),
         "outcome": Form("a text or null", lambda value: value is None or type(value) is str),
-    }
+        "source": NUMBER,
+        "interval": Form("two numbers or null", _is_interval),
+    },
+    optional=frozenset({"source", "interval"}),
 )
 KINDS = ("exact", "identity", "bound", "limit", "rate", "statistical", "finding", "control")
 CLAIM = Entries(

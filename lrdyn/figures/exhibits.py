@@ -48,6 +48,8 @@ class Exhibit:
             numbers are those of results that are there, or the committed ones. A curve states the
             ``tolerance`` within which another training may differ.
         groups: groups of ``results.nc`` without which a long one is not drawn from results.
+        says: ``says(dataset)``: what the caption says of the numbers shown, name -> value; it is
+            worked out whenever a caption is written, from the committed numbers as from new ones.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Exhibit:
     thin: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset
     long: bool = False
     groups: tuple[str, ...] = ()
+    says: Callable[[xr.Dataset], Mapping[str, Any]] = lambda dataset: {}
 
     def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
         """Texts to be saved: suffix of a file -> its text. ``.txt`` is one of them."""
@@ -220,6 +223,6 @@ def caption(exhibit: Exhibit, dataset: xr.Dataset) -> str:
 
 def _filled(exhibit: Exhibit, dataset: xr.Dataset) -> str:
     """Caption with its values, in one line."""
-    values = {**json.loads(dataset.attrs["settings"]), **dataset.attrs}
+    values = {**json.loads(dataset.attrs["settings"]), **dataset.attrs, **exhibit.says(dataset)}
     text = " ".join(exhibit.caption.format_map(values).split())
     return text + (f" Drawn from {said}." if (said := dataset.attrs.get("drawn_from")) else "")
