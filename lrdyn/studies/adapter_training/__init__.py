@@ -34,6 +34,9 @@ def _about(settings: Mapping[str, Any]) -> str:
     )
     learned = []
     for name in settings["task"]:
+        if name == tasks.DIGITS:
+            learned.append("digits, by a perceptron that knows others")
+            continue
         task = tasks.Task(
             name,
             encoder=settings["encoder"],
@@ -101,9 +104,9 @@ FLAGS = (
     Flag(
         "task",
         ("sentiment",),
-        one_of(*tasks.TASKS),
+        one_of(*tasks.TASKS, tasks.DIGITS),
         str,
-        help="what is learned: the sentiment of a sentence, the similarity of two",
+        help="what is learned: the sentiment of a sentence, the similarity of two, digits",
         paper=tasks.TASKS,
         shapes=True,
     ),

@@ -26,6 +26,7 @@ from lrdyn.core.algorithm import of_optimizer
 from lrdyn.core.recording import recorded_steps
 from lrdyn.engine.checkpoints import Checkpoints
 from lrdyn.studies.adapter_training import sentences
+from lrdyn.studies.adapter_training.digits import Digits
 from lrdyn.studies.adapter_training.sentences import Examples
 from lrdyn.studies.adapter_training.tasks import Encoded
 from lrdyn.studies.adapter_training.tuning import (
@@ -112,23 +113,55 @@ def seed_of_rates(place: int) -> Key[Array, ""]:
     return jax.random.fold_in(jax.random.key(crc32(b"rates")), place)
 
 
-class Bench:
-    """Trains on one task, with one program for each method and rank.
+class Texts:
+    """Texts, an encoder with a head, and how a batch of them is learned and tested.
 
     Args:
         data: the texts.
-        keeper: keeps what has ended, unless ``LRDYN_TRAININGS`` names a folder.
     """
 
-    def __init__(self, data: Encoded, keeper: Keeper):
-        folder = os.environ.get(FOLDER)
-        self.keeper: Any = Checkpoints(Path(folder)) if folder else keeper
-        self.data, self.programs = data, dict[Any, tuple[Program, str]]()
+    def __init__(self, data: Encoded):
+        self.rows, self.features = data.rows, data.features
+        self.examples, self.tested = data.examples, data.tested
+        self.scores = data.examples.scores
         head = jnp.zeros_like(data.model.embeddings.norm.gain)
         self.net = CrossEncoder(data.model, head, data.layer, data.pool)
         layers = range(data.layer, len(data.model.layers))
         self.paths = [f"model.layers.{l}.{name}" for l in layers for name in MATRICES]
         self.rooms = sentences.rooms(data.examples.mask, BATCH)
+
+    def weight(self, path: str) -> Float[Array, "m n"]:
+        """A matrix of the encoder."""
+        _, _, layer, _, name = path.split(".")
+        return getattr(self.net.model.layers[int(layer)].attention, name)
+
+    def batch(self, rows: Int[Array, "batch"], scores: Float[Array, "n"]) -> Examples:
+        """Some of the texts."""
+        return Examples(self.examples.hidden[rows], self.examples.mask[rows], scores[rows])
+
+    def loss(self, net: CrossEncoder, now: dict[str, Any], batch: Examples) -> Any:
+        """Mean squared error, and nothing else."""
+        return squared_error(net, now, None, batch, None, rooms=self.rooms)
+
+    def pearson(self, net: CrossEncoder, added: dict[str, Any], part: str) -> Float[Array, ""]:
+        """Correlation on a part that is tested on."""
+        return _tested(net, self.tested[part], added)
+
+
+class Bench:
+    """Trains on one task, with one program for each method and rank.
+
+    Args:
+        ground: what is learned: texts or digits.
+        keeper: keeps what has ended, unless ``LRDYN_TRAININGS`` names a folder.
+    """
+
+    def __init__(self, ground: Texts | Digits, keeper: Keeper):
+        folder = os.environ.get(FOLDER)
+        self.keeper: Any = Checkpoints(Path(folder)) if folder else keeper
+        self.ground: Any = ground
+        self.programs = dict[Any, tuple[Program, str]]()
+        self.net, self.paths, self.weight = ground.net, ground.paths, ground.weight
 
     def run(self, asked: Asked, key: Key[Array, ""], *, part: str = "") -> Cell:
         """Train and test, or take what was kept.
@@ -143,13 +176,13 @@ class Bench:
         head = HEAD * jax.random.normal(head_key, self.net.head.shape)
         rows = self.drawn(rows_key, asked.examples, part)
         order = self.batches(order_key, rows, asked.steps)
-        scores = self.data.examples.scores
+        scores = self.ground.scores
         # The mean is the head's bias: outputs are compared with what is left of the scores.
         centred = scores - jnp.mean(scores[rows])
         rate = jnp.asarray(asked.rate, head.dtype)
         program, digest = self.program(asked, (begun, head, order, centred, rate))
-        tested = self.data.tested[f"{part}test"]
-        key_of_cell = digest_of([(begun, head, order, centred, rate), tested.scores], digest, part)
+        tested = scores[self.ground.rows[f"{part}test"]]
+        key_of_cell = digest_of([(begun, head, order, centred, rate), tested], digest, part)
         name = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in asked)
         kept = self.keeper.load(key_of_cell, self.blank(asked), name)
         if kept is not None:
@@ -159,7 +192,7 @@ class Bench:
         added = {path: self.added(path, adapter) for path, adapter in now.items()}
         r = self.values_of(asked)
         cell = Cell(
-            np.nan_to_num(np.asarray(_tested(net, tested, added))),
+            np.nan_to_num(np.asarray(self.ground.pearson(net, added, f"{part}test"))),
             np.asarray(losses),
             np.asarray(norms),
             np.stack([singular_values(np.asarray(x.value), r) for x in added.values()]),
@@ -179,20 +212,15 @@ class Bench:
         )
         return {path: _unit(adapter) for path, adapter in begun.items()} if way.unit else begun
 
-    def weight(self, path: str) -> Float[Array, "m n"]:
-        """A matrix of the encoder."""
-        _, _, layer, _, name = path.split(".")
-        return getattr(self.data.model.layers[int(layer)].attention, name)
-
     def drawn(self, key: Key[Array, ""], count: int, part: str = "") -> Int[np.ndarray, "examples"]:
         """Rows of the examples, without replacement: of fewer they are the first of more.
 
         Raises:
             ValueError: there are fewer.
         """
-        rows = self.data.rows[f"{part}train"]
+        rows = self.ground.rows[f"{part}train"]
         if count > len(rows):
-            raise ValueError(f"--examples: got {count}, wanted at most the {len(rows)} texts")
+            raise ValueError(f"--examples: got {count}, wanted at most the {len(rows)} there")
         return rows[Batches(np.arange(len(rows)), 1).order(key, 0)[:count]]
 
     def batches(
@@ -228,7 +256,6 @@ class Bench:
     ) -> tuple[dict[str, Any], Array, Array]:
         """The adapters after the training, the losses and the norms."""
         net = eqx.tree_at(lambda net: net.head, self.net, head)
-        texts = self.data.examples
         rule = adam(steps)(rate)
         if ratio != 1:
             rule = adapters.lora_plus(adam(steps), rate, ratio, begun)
@@ -237,11 +264,10 @@ class Bench:
 
         def step(t: Array, state: tuple) -> tuple:
             held, losses, norms = state
-            rows = order[t]
-            batch = Examples(texts.hidden[rows], texts.mask[rows], scores[rows])
+            batch = self.ground.batch(order[t], scores)
 
             def cost(now: Any) -> Any:
-                return squared_error(net, now, None, batch, None, rooms=self.rooms)
+                return self.ground.loss(net, now, batch)
 
             value, _, held = algorithm.step(cost, held)
             at = jnp.searchsorted(times, t + 1)

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, rates, tasks, tuning
-from lrdyn.studies.adapter_training.cells import METHODS, Asked, Bench, Cell
+from lrdyn.studies.adapter_training.cells import METHODS, Asked, Bench, Cell, Texts
+from lrdyn.studies.adapter_training.digits import Digits
 from lrdyn.studies.adapter_training.rates import Chosen
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
@@ -51,7 +52,7 @@ class FewShotMeasured(NamedTuple):
     tried_loss: Float[np.ndarray, "method examples candidate rate_seed"] = ABSENT
     """Training loss there, mean over the last ten steps."""
     ridge: Float[np.ndarray, "examples"] = ABSENT
-    """Correlation of a ridge on the encoder as it is, on the same examples."""
+    """Correlation of a ridge on the network as it is, on the same examples."""
     method: Int[np.ndarray, "method"] = ABSENT
     """Places of the methods in METHODS."""
     examples: Int[np.ndarray, "examples"] = ABSENT
@@ -73,8 +74,11 @@ class Searched(NamedTuple):
 
 
 def bench_of(case: Tuning, keeper: Keeper) -> Bench:
-    """The texts of the case's task, and who trains on them."""
-    return Bench(tasks.encoded(tuning.task_of(case), tuning.precision()), keeper)
+    """What the case's task is about, and who trains on it."""
+    if case.task == tasks.DIGITS:
+        return Bench(Digits(tuning.precision()), keeper)
+    texts = Texts(tasks.encoded(tuning.task_of(case), tuning.precision()))
+    return Bench(texts, keeper)
 
 
 def searched(bench: Bench, case: Tuning, method: str, rank: int, examples: int) -> Searched:
@@ -102,8 +106,8 @@ def padded(array: np.ndarray) -> np.ndarray:
 
 def ridge_pearson(bench: Bench, case: Tuning, examples: int) -> float:
     """What a ridge reaches on the same examples, with the penalty that is best elsewhere."""
-    data = bench.data
-    scores = np.asarray(data.examples.scores, np.float64)
+    data = bench.ground
+    scores = np.asarray(data.scores, np.float64)
 
     def reached(rows: np.ndarray, tested: np.ndarray, penalty: float) -> float:
         fit = rates.ridge(data.features[rows], scores[rows], penalty)
@@ -148,7 +152,7 @@ def measure_few_shot(case: Tuning, keeper: Keeper = FORGETFUL) -> FewShotMeasure
         ridge=np.array([ridge_pearson(bench, case, count) for count in case.examples]),
         method=np.array([list(METHODS).index(name) for name in case.method]),
         examples=np.array(case.examples),
-        tested=np.array(len(bench.data.rows["test"])),
+        tested=np.array(len(bench.ground.rows["test"])),
         diverged_at=np.array(-1),
     )
 
@@ -226,7 +230,7 @@ def _finding(task: str, pair: tuple[str, str], examples: int) -> Finding[Any, Fe
     of similarity alone.
     """
     first, second = pair
-    stated = pair == COMPARED[0] and examples in PUBLISHED[second]
+    stated = task in tasks.TASKS and pair == COMPARED[0] and examples in PUBLISHED[second]
     gain = round(PUBLISHED[first][examples] - PUBLISHED[second][examples], 3) if stated else None
     return Finding(
         f"{task}_{first}_less_{second}_{examples}",
@@ -251,7 +255,7 @@ FEW_SHOT = Scenario[Tuning, Any, FewShotMeasured](
     findings=(
         *(
             _finding(task, pair, examples)
-            for task in tasks.TASKS
+            for task in (*tasks.TASKS, tasks.DIGITS)
             for pair in COMPARED
             for examples in SHOTS
         ),

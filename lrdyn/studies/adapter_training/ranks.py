@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
-from lrdyn.studies.adapter_training import cells, tuning
+from lrdyn.studies.adapter_training import cells, tasks, tuning
 from lrdyn.studies.adapter_training.cells import METHODS, Asked
 from lrdyn.studies.adapter_training.few_shot import bench_of, cell_of, searched
 from lrdyn.studies.adapter_training.tuning import Tuning
@@ -139,7 +139,7 @@ def _findings(task: str, examples: int) -> tuple[Finding[Any, RanksMeasured], ..
     words = {"own": "each at its own rate", "first": "all at the rate of the first"}
 
     def change(method: str, kind: str) -> Finding[Any, RanksMeasured]:
-        stated = method in PUBLISHED and kind == "first" and examples == 16
+        stated = task in tasks.TASKS and method in PUBLISHED and kind == "first" and examples == 16
         fall = stated and method == "lora_unit"
         return Finding(
             f"ranks_{task}_{examples}_{method}_{kind}",
@@ -167,7 +167,7 @@ RANKS = Scenario[Tuning, Any, RanksMeasured](
     seeds=3,
     findings=tuple(
         finding
-        for task in ("sentiment", "similarity")
+        for task in (*tasks.TASKS, tasks.DIGITS)
         for examples in AT
         for finding in _findings(task, examples)
     ),

@@ -22,6 +22,8 @@ from lrdyn.studies.adapter_training.sentences import AUTO, Examples, Tested, Tex
 from lrdyn.studies.pictures import spread_out
 
 TASKS = ("sentiment", "similarity")
+DIGITS = "digits"
+"""The task that takes no texts."""
 POOLS = ("mean", "pooler")
 """What the head reads: the mean over the tokens, or what the pooler makes of the first."""
 MOST = {"train": 2000, "rate_train": 1100, "rate_test": 350}

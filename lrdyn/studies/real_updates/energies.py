@@ -67,8 +67,8 @@ def make_checkpoints(
 
 def pairs(case: Checkpoints) -> Iterator[Pair]:
     """Matrices of both, one after the other, in the precision of the run."""
-    sides = (reading.weights(n, getattr(case, n)) for n in ("before", "after"))
-    both = comparison.compared(*sides, case.select)
+    before, after = (reading.weights(n, getattr(case, n)) for n in ("before", "after"))
+    both = comparison.compared(before, after, case.select)
     for pair in comparison.pairs(both, both.matrices, {}):
         yield pair._replace(
             before=pair.before.astype(case.dtype), after=pair.after.astype(case.dtype)

@@ -75,7 +75,9 @@ def plot_energies(groups: Mapping[str, Any]) -> Any:
     order = sorted(kinds, key=lambda kind: -np.nansum(values[kinds[kind]] ** 2))[:MOST]
     with plotting.style():
         height = max(2.6, 0.9 + 0.26 * len(order))
-        figure, axes = plotting.panels(["energy in the first r", "r with .9, .99"], height=height)
+        figure, axes = plotting.panels(
+            ["energy in the first r", "median r with .9, .99 of it"], height=height
+        )
         colors = [*plotting.SHADES, plotting.BLUES[2], plotting.ORANGES[0]][: len(order)]
         for kind, color in zip(order, colors, strict=True):
             shares = np.array([energies_at(values[i], GRID) for i in kinds[kind]])
