@@ -116,6 +116,8 @@ def seed_of_rates(place: int) -> Key[Array, ""]:
 class Texts:
     """Texts, an encoder with a head, and how a batch of them is learned and tested.
 
+    Programs and rates that were found stay with it: the points of a sweep share them.
+
     Args:
         data: the texts.
     """
@@ -129,6 +131,7 @@ class Texts:
         layers = range(data.layer, len(data.model.layers))
         self.paths = [f"model.layers.{l}.{name}" for l in layers for name in MATRICES]
         self.rooms = sentences.rooms(data.examples.mask, BATCH)
+        self.programs, self.searched = {}, {}
 
     def weight(self, path: str) -> Float[Array, "m n"]:
         """A matrix of the encoder."""
@@ -160,7 +163,7 @@ class Bench:
         folder = os.environ.get(FOLDER)
         self.keeper: Any = Checkpoints(Path(folder)) if folder else keeper
         self.ground: Any = ground
-        self.programs = dict[Any, tuple[Program, str]]()
+        self.programs: dict[Any, tuple[Program, str]] = ground.programs
         self.net, self.paths, self.weight = ground.net, ground.paths, ground.weight
 
     def run(self, asked: Asked, key: Key[Array, ""], *, part: str = "") -> Cell:

@@ -87,6 +87,7 @@ class Digits:
         model = pretrained(precision)
         self.net = Headed(model, jnp.zeros(WIDTH, precision))
         self.paths = ["model.weights.0", "model.weights.1"]
+        self.programs, self.searched = {}, {}
         self.features = np.asarray(model.features(self.images.T).T, np.float64)
 
     def weight(self, path: str) -> Float[Array, "m n"]:

@@ -1,6 +1,7 @@
 """Figure 7: adapters beside each other on few examples, each at a rate of its own."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -73,16 +74,25 @@ class Searched(NamedTuple):
     losses: Float[np.ndarray, "tried seed"]
 
 
+@lru_cache(maxsize=2)
+def ground_of(task: tasks.Task, precision: str) -> Texts | Digits:
+    """What a task is about, once for all points."""
+    if task.name == tasks.DIGITS:
+        return Digits(precision)
+    return Texts(tasks.encoded(task, precision))
+
+
 def bench_of(case: Tuning, keeper: Keeper) -> Bench:
     """What the case's task is about, and who trains on it."""
-    if case.task == tasks.DIGITS:
-        return Bench(Digits(tuning.precision()), keeper)
-    texts = Texts(tasks.encoded(tuning.task_of(case), tuning.precision()))
-    return Bench(texts, keeper)
+    return Bench(ground_of(tuning.task_of(case), tuning.precision()), keeper)
 
 
 def searched(bench: Bench, case: Tuning, method: str, rank: int, examples: int) -> Searched:
     """The rates of a method, tried on texts and seeds that no report has."""
+    place_of = (method, rank, examples, case.steps, case.init_scale, case.rate_seeds)
+    known = bench.ground.searched.get(place_of)
+    if known is not None:
+        return known
     found: dict[float, list[Cell]] = {}
 
     def score(rate: float) -> Float[np.ndarray, "seed"]:
@@ -95,7 +105,8 @@ def searched(bench: Bench, case: Tuning, method: str, rank: int, examples: int) 
 
     best = rates.chosen(score, METHODS[method].guess)
     losses = [[float(np.mean(c.losses[-LAST:])) for c in found[rate]] for rate in best.tried]
-    return Searched(best, np.array(losses))
+    bench.ground.searched[place_of] = Searched(best, np.array(losses))
+    return bench.ground.searched[place_of]
 
 
 def padded(array: np.ndarray) -> np.ndarray:
