@@ -164,7 +164,7 @@ def encoded(
         # The short ones first, each part as long as its longest; few programs are compiled. Of a
         # last part some are computed again: one program serves all of a length.
         part = np.resize(order[start : start + PART], min(PART, len(rows)))
-        most = min(next_multiple(sizes[part].max(), LONGER), tokens.mask.shape[1])
+        most = min(next_multiple(int(sizes[part].max()), LONGER), tokens.mask.shape[1])
         states = _below(pretrained.model, Tokens(*(x[part, :most] for x in tokens)), layer)
         hidden[part, :most] = np.asarray(states)
     scores = texts.scores.astype(precision)

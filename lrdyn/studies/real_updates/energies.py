@@ -112,7 +112,7 @@ def measure_energies(case: Checkpoints) -> EnergyMeasured:
     )
 
 
-def filled(rows: list[Any], rest: float) -> np.ndarray:
+def filled(rows: list[Any], rest: float | int) -> np.ndarray:
     """Rows of unequal length as one array.
 
     Example:
@@ -177,6 +177,7 @@ ENERGIES = Scenario[Checkpoints, EnergyTheory, EnergyMeasured](
             "squares behind the first r, r the smallest with .9 of the energy",
             form=_relative("tail"),
             reads=lambda theory, run: (theory.tail, run.tail, theory.energy),
+            carries=False,  # nothing is left where the update has few ranks
         ),
     ),
     controls=(
