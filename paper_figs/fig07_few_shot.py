@@ -1,4 +1,4 @@
-"""Figure 7: Deep LoRA beside LoRA on few examples."""
+"""Figure 7: adapters beside each other on few examples, each at its best rate."""
 
 from typing import Any
 
@@ -9,110 +9,155 @@ from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
-from lrdyn.studies.adapter_training.few_shot import PUBLISHED, FewShotMeasured
+from lrdyn.studies.adapter_training.few_shot import COMPARED, PUBLISHED, FewShotMeasured
 from paper_figs import paired
-from paper_figs.paired import TITLES
+from paper_figs.paired import TASKS, TITLES
 from paper_figs.shared import counted, judged
 
-TOLERANCES = {"pearson": 0.05, "final_rank": 0.05}
+TOLERANCES = {"pearson": 0.05, "energy_rank": 0.5, "ridge": 0.02}
 """Of another training in float32, on another machine or with other kernels."""
 
 CAPTION = """\
-Few examples, drawn with replacement; trained in {dtype}. (a) Pearson correlation on pairs that were
-not trained on, at the last step, mean and standard error of {seeds}; open circles: the authors'
-numbers for bert-base-cased, 500 steps, 20 seeds, another model than ours. (b) Deep LoRA less LoRA
-of the same seed (points) and the mean; {differences}. (c) Final ranks of the {matrices} adapted
-matrices over all seeds at n = {most}: singular values of dW above max(m, n) eps32 sigma_1, rank 0
-if ||dW||_2 is at most 1e-3; mean {ranks}. Rank r = {rank}. {expected} {adapted} {how} LoRA starts
-from N(0, 1) and 0 and has no alpha / r, as the authors have it; beside it alpha / r with alpha = 8
-(the same at r = 8). The survey's own Figure 7 was not available: this one is ours.
+{what}, rank {rank}, {seeds}, {dtype}, {tested} tested. (a) Pearson correlation at the last step,
+mean and standard error; dotted: ridge on the frozen network ({verdict}). {authors}(b) Paired
+differences: seeds, mean, simultaneous 95 % interval ({pairs} by Bonferroni); p after Holm:
+{smallest}. The seeds would show {least}. (c) Singular values with 99 % of the energy of what each
+matrix was given, n = {most}, mean over matrices: {ranks}. {how}
 """
 
 
 def numbers(results: Results, **settings: Any) -> xr.Dataset:
-    """Pearson over seed, method and examples; final ranks on the most examples."""
+    """Pearson, the ridge and ranks over seed, method and examples, of the first task."""
     groups = results[ADAPTERS.name]
     whole = groups["/few_shot"]
+    task = str(np.ravel(whole["task"].values)[0])
+    if "task" in whole.dims:
+        whole = whole.isel(task=0)
     run = fields.of_run(
         paired.named(paired.plain(judged(whole), "seed", "method", "examples")), FewShotMeasured
     )
-    pearson, ranks = run(lambda run: run.pearson), run(lambda run: run.final_rank)
-    most = int(pearson.examples.values.max())
-    drawn = xr.Dataset({"pearson": pearson}).astype(float)
-    drawn["final_rank"] = ranks.sel(examples=most, drop=True).astype(float)
+    drawn = xr.Dataset(
+        {
+            "pearson": run(lambda run: run.pearson),
+            "energy_rank": run(lambda run: run.energy_rank).mean("matrix"),
+            "ridge": run(lambda run: run.ridge),
+            "rate": run(lambda run: run.rate).isel(seed=0, drop=True),
+        }
+    ).astype(float)
+    bracketed = bool(run(lambda run: run.bracketed).values.all())
     for name, tolerance in TOLERANCES.items():
         drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
     return drawn.assign_attrs(
-        paired.how(groups) | {"rank": int(whole["rank"].values.ravel()[0]), "most": most}
+        paired.how(groups, task, bracketed)
+        | {
+            "rank": int(np.ravel(whole["rank"].values)[0]),
+            "tested": int(np.ravel(run(lambda run: run.tested).values)[0]),
+        }
     )
+
+
+def differences(drawn: xr.Dataset) -> dict[str, np.ndarray]:
+    """Differences of the same seed, as far as both methods were run."""
+    names = set(drawn.adapter.values)
+    return {
+        f"{TITLES[first]} less {TITLES[second]}, n = {int(n)}": (
+            drawn.pearson.sel(adapter=first, examples=n)
+            - drawn.pearson.sel(adapter=second, examples=n)
+        ).values
+        for n in drawn.examples.values
+        for first, second in COMPARED
+        if {first, second} <= names
+    }
+
+
+def beaten(drawn: xr.Dataset) -> str:
+    """Where the ridge on the frozen network is ahead of all methods, in words."""
+    ahead = drawn.ridge.mean("seed") - drawn.pearson.mean("seed").max("adapter")
+    places = [f"n = {int(n)}" for n, gap in zip(drawn.examples, ahead, strict=True) if gap > 0]
+    if len(places) == drawn.sizes["examples"]:
+        return "all methods lose to it"
+    return f"all methods lose to it at {', '.join(places)}" if places else "the best method wins"
 
 
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """What the caption says of the results."""
-    names = list(drawn.adapter.values)
-    ranks = drawn.final_rank.mean("matrix")
-    differences, expected = "not compared", ""
-    if {"lora", "deep_lora"} <= set(names):
-        ahead = {
-            int(n): paired.paired(
-                drawn.pearson.sel(adapter="deep_lora", examples=n).values,
-                drawn.pearson.sel(adapter="lora", examples=n).values,
-            )
-            for n in drawn.examples.values
-        }
-        differences = "; ".join(f"n = {n}: {gain}" for n, gain in ahead.items())
-        fewer = paired.paired(*(ranks.sel(adapter=name).values for name in ("deep_lora", "lora")))
-        if 16 in ahead:
-            expected = (
-                "Expected from the authors' numbers: Deep LoRA ahead at n = 16 "
-                f"({ahead[16].came_of('few_shot_ahead_16')}) and with fewer ranks "
-                f"({fewer.came_of('few_shot_fewer_ranks')})."
-            )
+    most = int(drawn.examples.values.max())
+    ranks = drawn.energy_rank.mean("seed").sel(examples=most)
+    draws = differences(drawn)
+    several = drawn.sizes["seed"] > 1 and draws
+    found = paired.compared(draws) if several else []
+    small = min(found, key=lambda one: one.p, default=None)
+    is_stsb = drawn.attrs["task"] == "similarity"
     return {
+        "what": TASKS[drawn.attrs["task"]].capitalize(),
         "seeds": counted(drawn.sizes["seed"]),
-        "differences": differences,
-        "matrices": drawn.sizes["matrix"],
-        "ranks": ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n).mean()):.1f}" for n in names),
-        "expected": expected,
+        "verdict": beaten(drawn),
+        "authors": (
+            "Open circles: the authors' numbers for bert-base-cased, 500 steps. " if is_stsb else ""
+        ),
+        "pairs": f"{len(found)} differences" if found else "no difference",
+        "smallest": f"the least {small.p:.2g} ({small.label})" if small else "none",
+        "least": (
+            f"a difference of {min(one.least for one in found):.3f} to "
+            f"{max(one.least for one in found):.3f}"
+            if found
+            else "none"
+        ),
+        "most": most,
+        "ranks": ", ".join(
+            f"{TITLES[n]} {float(ranks.sel(adapter=n)):.1f}" for n in drawn.adapter.values
+        ),
     }
 
 
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 7."""
-    titles = ["Pearson over examples n", "paired over seeds", f"final ranks, n = {dataset.most}"]
-    figure, axes = plotting.panels(titles, height=2.5)
-    paired.plot_methods(axes[0], dataset.pearson, "examples", PUBLISHED)
-    plotting.key(axes[0], None, "lower right", fontsize=7)
-    if {"lora", "deep_lora"} <= set(dataset.adapter.values):
-        paired.plot_differences(axes[1], dataset.pearson, "examples")
-    plot_ranks(axes[2], dataset.final_rank)
-    for ax in axes[:2]:
-        ax.set_xlabel("examples n")
+    first = "Pearson"
+    if beaten(dataset) == "all methods lose to it":
+        first = "Pearson: the frozen ridge wins"
+    draws = differences(dataset)
+    rows = max(len(draws), 1)
+    figure = plotting.blank(max(2.6, 0.9 + 0.16 * rows))
+    axes = figure.subplots(1, 3, width_ratios=(1.1, 1.5, 0.9))
+    plotting.entitle(axes, [first, "paired differences", "rank that is used"])
+    authors = PUBLISHED if dataset.attrs["task"] == "similarity" else None
+    paired.plot_methods(axes[0], dataset.pearson, "examples", authors)
+    places = dataset.examples.values
+    ends = [places[0] / 1.3, *places, places[-1] * 1.3]
+    ridge = dataset.ridge.mean("seed").values
+    axes[0].plot(ends, [ridge[0], *ridge, ridge[-1]], "k:", lw=1.2, label="frozen ridge")
+    axes[0].set_xlabel("examples n")
+    if draws and dataset.sizes["seed"] > 1:
+        paired.plot_compared(axes[1], paired.compared(draws))
+    plot_ranks(axes[2], dataset.energy_rank.mean("seed"))
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7
+    )
     return figure
 
 
 def plot_ranks(ax: Any, ranks: xr.DataArray) -> None:
-    """Share of the matrices with each final rank, methods side by side."""
-    most = int(ranks.max())
-    names = list(ranks.adapter.values)
-    for place, name in enumerate(names):
-        values = ranks.sel(adapter=name).values.ravel().astype(int)
-        shares = np.bincount(values, minlength=most + 1) / len(values)
-        shift = 0.8 * (place - (len(names) - 1) / 2) / len(names)
-        ax.bar(
-            np.arange(most + 1) + shift,
-            shares,
-            0.8 / len(names),
+    """Values with 99 % of the energy, over the examples."""
+    places = ranks.examples.values
+    for name in ranks.adapter.values:
+        ax.plot(
+            places,
+            ranks.sel(adapter=name).values,
             color=paired.COLORS[name],
-            label=TITLES[name],
+            marker=paired.MARKS[name],
+            ms=3.5,
+            lw=0.9,
         )
-    ax.set(xlabel="final rank", ylabel="share of the matrices", ylim=(0, 1.02))
-    ax.set_xticks(range(0, most + 1, max(1, most // 8)))
+    ax.set(xscale="log", xlabel="examples n", ylim=(0, None))
+    if float(ranks.max()) > 20:
+        ax.set(yscale="log", ylim=(0.8, None))
+    ax.set_xticks(places, [f"{n}" for n in places])
+    ax.minorticks_off()
 
 
 FIGURE = Figure(
     name="fig07",
-    title="Deep LoRA and LoRA on few examples",
+    title="Adapters on few examples",
     caption=CAPTION,
     sources=paired.sources,
     numbers=numbers,
@@ -121,5 +166,5 @@ FIGURE = Figure(
     long=True,
     groups=("/few_shot",),
     says=_facts,
-    panels={"pearson": "ab", "final_rank": "c"},
+    panels={"pearson": "ab", "ridge": "a", "energy_rank": "c"},
 )

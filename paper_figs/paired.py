@@ -1,7 +1,7 @@
 """What Figures 4, 5, 7 and 8 share: the study, its judged seeds, two methods beside each other."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,38 +9,51 @@ import xarray as xr
 
 from lrdyn.engine import claims
 from lrdyn.engine.configuration import Run, run_of
+from lrdyn.engine.expectations import simultaneous_interval
 from lrdyn.engine.judging import Groups
 from lrdyn.figures import plotting
-from lrdyn.studies.adapter_training import ADAPTERS, tuning
-from lrdyn.studies.adapter_training.sentences import AUTO
-from lrdyn.studies.adapter_training.tuning import METHODS
+from lrdyn.studies.adapter_training import ADAPTERS, tasks, tuning
+from lrdyn.studies.adapter_training.cells import METHODS
 
 QUICK = {"preset": "quick", "seed": 1}
-PAPER = {"preset": "paper", "seed": 1, "seeds": 20}
+PAPER = {"preset": "paper", "seed": 1, "seeds": 30}
 TITLES = {
-    "lora": "LoRA",
-    "lora_over_rank": "LoRA, α / r",
-    "lora_plus": "LoRA+",
-    "lora_b": "LoRA, B drawn",
+    "lora_unit": "LoRA, N(0, 1)",
+    "lora": "LoRA, N(0, 1/d)",
     "deep_lora": "Deep LoRA",
+    "two_factors": "two small factors",
+    "lora_plus_4": "LoRA+, 4",
+    "lora_plus_16": "LoRA+, 16",
+    "lora_b": "LoRA, B drawn",
+    "full": "full",
 }
 COLORS = {
+    "lora_unit": plotting.GREY,
     "lora": plotting.ORANGE,
-    "lora_over_rank": plotting.GREY,
-    "lora_plus": plotting.GREEN,
-    "lora_b": plotting.PINK,
     "deep_lora": plotting.BLUE,
+    "two_factors": plotting.BLUES[2],
+    "lora_plus_4": plotting.GREEN,
+    "lora_plus_16": plotting.ORANGES[0],
+    "lora_b": plotting.PINK,
+    "full": plotting.BLACK,
 }
-DASHES = {name: "--" if name == "lora_over_rank" else "-" for name in METHODS}
-"""LoRA with and without alpha / r is the same at r = alpha."""
-HOW = (
-    "How: a cross-encoder {about} ({pairs}); a random head that stays as it is reads {pooled}; "
-    "squared error of score / 5, Adam {betas} with eps = {eps:g}, without decay, at the rate "
-    "{learning_rate:g} (Deep LoRA: {deep_rate:g}), which falls linearly to 0; {steps} steps of "
-    "{batch} pairs of {length} tokens."
+MARKS = dict(zip(TITLES, "os^vDPX*", strict=True))
+"""Apart without colours, too."""
+TASKS = {
+    "sentiment": "sentiment of sentences",
+    "similarity": "similarity of pairs (STS-B)",
+    "digits": "digits 5 to 9",
+}
+OF_TEXTS = (
+    "an encoder ({about}); query and value of its last {layers} layers, a random head that stays "
+    "as it is with the mean score as bias, {length} tokens"
 )
-POOLED = {"mean": "the mean over the tokens", "pooler": "the pooler"}
-ADAPTED = "Adapters stand on all dense matrices of the last layers ({layers} of them){pooler}."
+OF_DIGITS = "a perceptron that was trained on the digits 0 to 4; both hidden matrices, such a head"
+HOW = (
+    "{what}; squared error of scores in [0, 1], {steps} steps of Adam, whose rate falls linearly, "
+    "batches of {batch}. Rates: the best of five or more, {bracketed}, on {rate_seeds} seeds and "
+    "on texts or digits that are reported nowhere."
+)
 
 
 def sources(**settings: Any) -> Mapping[str, Run]:
@@ -48,26 +61,20 @@ def sources(**settings: Any) -> Mapping[str, Run]:
     return {ADAPTERS.name: run_of(ADAPTERS, **settings)}
 
 
-def how(groups: Groups) -> dict[str, Any]:
+def how(groups: Groups, task: str, bracketed: bool) -> dict[str, Any]:
     """What a caption says of the trainings."""
     root = groups["/"].attrs
     config = json.loads(root["config"])
-    pooler = " and on the pooler" if config["pool"] == "pooler" else ""
-    pairs = "STS-B" if config["train_file"] == AUTO else "other pairs than STS-B"
+    about = root["about"].partition(":")[0].removeprefix("on an encoder ")
+    texts = OF_TEXTS.format(about=about, layers=config["layers"], length=config["length"])
     return {
-        "pairs": pairs,
-        "adapted": ADAPTED.format(layers=config["layers"], pooler=pooler),
+        "task": task,
         "how": HOW.format(
-            about=root["about"],
-            pairs=pairs,
-            pooled=POOLED[config["pool"]],
-            betas=tuning.BETAS,
-            eps=tuning.EPS,
+            what=OF_DIGITS if task == tasks.DIGITS else texts,
             batch=tuning.BATCH,
-            length=config["length"],
             steps=config["steps"],
-            learning_rate=config["learning_rate"],
-            deep_rate=config["learning_rate"] * METHODS["deep_lora"].faster,
+            rate_seeds=config["rate_seeds"],
+            bracketed="each bracketed" if bracketed else "not all bracketed",
         ),
         "dtype": config["dtype"],
     }
@@ -81,6 +88,8 @@ def plain(run: xr.Dataset, *axes: str) -> xr.Dataset:
 def named(run: xr.Dataset) -> xr.Dataset:
     """Methods by their names, along ``adapter``: ``method`` is a word of xarray."""
     names = [list(METHODS)[i] for i in run.method.values]
+    if "method" not in run.dims:
+        run = run.expand_dims("method")
     return run.rename(method="adapter").assign_coords(adapter=names)
 
 
@@ -134,40 +143,110 @@ def paired(method: np.ndarray, other: np.ndarray) -> Paired:
     return Paired(mean, float(error(difference)), wins, count, float(p), difference)
 
 
-def plot_methods(ax: Any, pearson: xr.DataArray, axis: str, authors: Mapping[str, Any]) -> None:
+class Compared(NamedTuple):
+    """Differences of several pairs of methods, all held at once."""
+
+    label: str
+    paired: Paired
+    low: float
+    high: float
+    """Ends of its simultaneous interval, by Bonferroni."""
+    p: float
+    """Of Student's test, corrected by Holm."""
+    least: float
+    """The difference that this spread would show with probability .8 at that level."""
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"{self.label} {self.paired.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+
+
+def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
+    """Differences of the same seeds, with intervals and p-values that hold for all of them.
+
+    Args:
+        differences: label -> one number for each seed, two or more.
+
+    Example:
+        >>> found = compared({"a": np.array([0.1, 0.2, 0.3]), "b": np.array([0.0, 0.2, -0.2])})
+        >>> [round(one.p, 3) for one in found], round(found[0].low, 3)
+        ([0.148, 1.0], -0.158)
+    """
+    from scipy.stats import norm
+
+    count = len(differences)
+    raw = [claims.student_p(0.0, values) for values in differences.values()]
+    found = []
+    for (label, values), p in zip(differences.items(), holm(raw), strict=True):
+        low, high = simultaneous_interval(values, count)
+        # Half of the interval, and what exceeds it in eight draws of ten.
+        least = (high - low) / 2 + float(norm.ppf(0.8)) * float(error(values))
+        zero = np.zeros(len(values))
+        found.append(Compared(label, paired(values, zero), low, high, p, least))
+    return found
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Corrected p-values: the i-th smallest of k times k - i + 1, none below one before it.
+
+    Example:
+        >>> [round(x, 3) for x in holm([0.04, 0.01, 0.03])]
+        [0.06, 0.03, 0.06]
+
+    Reference:
+        Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    order, corrected, least = np.argsort(p), np.zeros(len(p)), 0.0
+    for place, index in enumerate(order):
+        least = max(least, min(1.0, (len(p) - place) * p[index]))
+        corrected[index] = least
+    return corrected.tolist()
+
+
+def plot_methods(
+    ax: Any, pearson: xr.DataArray, axis: str, authors: Mapping[str, Any] | None = None
+) -> None:
     """Mean over seeds with a standard error, and the authors' numbers as open markers."""
     places = pearson[axis].values
-    for name in pearson.adapter.values:
+    names = list(pearson.adapter.values)
+    for turn, name in enumerate(names):
         values = pearson.sel(adapter=name).transpose("seed", axis).values
+        # Side by side: equal places would hide each other.
+        shift = 1.04 ** (turn - (len(names) - 1) / 2)
         ax.errorbar(
-            places,
+            places * shift,
             values.mean(axis=0),
             error(values),
             color=COLORS[name],
-            ls=DASHES[name],
-            marker=".",
-            lw=1.0,
+            marker=MARKS[name],
+            ms=3.5,
+            lw=0.9,
             capsize=2,
             label=TITLES[name],
         )
-    for name, published in authors.items():
-        marks = {**plotting.OPEN, "mec": COLORS[name], "ls": ":", "lw": 0.8}
-        ax.plot(list(published), list(published.values()), color=COLORS[name], **marks)
-    ticks = sorted({*places.tolist(), *(n for published in authors.values() for n in published)})
+    for name, published in (authors or {}).items():
+        ax.plot(
+            list(published),
+            list(published.values()),
+            color=COLORS[name],
+            **{**plotting.OPEN, "mec": COLORS[name], "ls": ":", "lw": 0.8},
+        )
+    more = (n for published in (authors or {}).values() for n in published)
+    ticks = sorted({*places.tolist(), *more})
     ax.set(xscale="log", ylabel="Pearson correlation")
+    if len(ticks) == 1:
+        ax.set_xlim(ticks[0] / 1.6, ticks[0] * 1.6)
     ax.set_xticks(ticks, [f"{n}" for n in ticks])
     ax.minorticks_off()
 
 
-def plot_differences(ax: Any, pearson: xr.DataArray, axis: str) -> None:
-    """Deep LoRA less LoRA of the same seed, each seed a point, and their mean."""
-    places = pearson[axis].values
-    apart = pearson.sel(adapter="deep_lora") - pearson.sel(adapter="lora")
-    for place, values in zip(places, apart.transpose(axis, "seed").values, strict=True):
-        ax.plot(np.full(len(values), place), values, ".", color=plotting.GREY, ms=4)
-        ax.plot([place], [values.mean()], "_", color=plotting.BLUE, ms=12, mew=1.5)
-    ax.axhline(0, color="k", lw=0.6)
-    ax.set(xscale="log", ylabel="Deep LoRA less LoRA")
-    ax.set_xticks(places, [f"{n}" for n in places])
-    ax.minorticks_off()
-    ax.margins(x=0.2)
+def plot_compared(ax: Any, found: list[Compared]) -> None:
+    """A line for each difference: its seeds, its mean and its simultaneous interval."""
+    for row, one in enumerate(found):
+        y = len(found) - 1 - row
+        ax.plot(one.paired.draws, np.full(one.paired.seeds, y), ".", color="#B3B3B3", ms=3)
+        ax.plot([one.low, one.high], [y, y], color=plotting.BLUE, lw=1.2)
+        ax.plot([one.paired.mean], [y], "o", color=plotting.BLUE, ms=4)
+    ax.axvline(0, color="k", lw=0.8)
+    ax.set_yticks(range(len(found)), [one.label for one in reversed(found)], fontsize=7)
+    ax.set(xlabel="difference of Pearson, same seeds", ylim=(-0.6, len(found) - 0.4))

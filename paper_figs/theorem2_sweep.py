@@ -20,12 +20,12 @@ has {dim} equal singular values; one that left it lately has learnt the larger o
 fewer than r; a large start keeps a bulk that counts.
 """
 NOTES = """\
-The survey has no such figure. (a-c) {seeds} seeds, d = {map_dim}, {map_steps} steps,
-{precision}: below 1 means that no claim could be told from true. (d) The target's singular values are
-evenly spaced in [1/2, 1], eta = {eta:g}. The escape takes the longer the deeper the network; the
-product of the bulk values decays like t^(-L/(2L - 2)), slower the deeper the network. (e) The
-effective rank is the exponential of the entropy of the singular values. (d, e) come from the
-reduced dynamics ({small} x {small} blocks and L scalars), at {recorded} recorded times.
+The survey has no such figure. (a-c) {seeds} seeds, d = {map_dim}, {map_steps} steps, {precision}:
+below 1 means that no claim could be told from true. (d) The target's singular values are evenly
+spaced in [1/2, 1], eta = {eta:g}. The escape takes the longer the deeper the network; the product
+of the bulk values decays like t^(-L/(2L - 2)), slower the deeper the network. (e) The effective
+rank is the exponential of the entropy of the singular values. (d, e) come from the reduced dynamics
+({small} x {small} blocks and L scalars), at {recorded} recorded times.
 """
 THEOREM2_MAP = reach.map_of(THEOREM2)
 

@@ -2,13 +2,14 @@
 
 import csv
 import io
+import tarfile
 
 import numpy as np
 import pytest
 
 from lrdyn import data
 from lrdyn.commands import convert as command
-from lrdyn.data import convert, pairs
+from lrdyn.data import convert, pairs, sentiment
 from tests.datasets import COLOUR, refused
 from tests.runs import python
 
@@ -165,3 +166,72 @@ def test_a_wrong_line_of_the_converter_is_one_line(words, capsys):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("convert: error: ")
+
+
+# Single sentences --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["", "score\ttext\n"])
+def test_scored_sentences_with_and_without_a_first_line(head, tmp_path):
+    (tmp_path / "a.tsv").write_text(f'{head}-1.5\tnot "great\n2\tcafé\n')
+    found = sentiment.scored(tmp_path / "a.tsv")
+    assert (found.texts, found.scores.tolist()) == (['not "great', "café"], [-1.5, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("", "got no sentences, wanted lines of score, tab, text"),
+        ("score\tsentence\n1\ta\n", "the columns score, sentence, wanted one named text"),
+        ("1\ta\n2\tb\tc\n", "got 3 columns in line 2, wanted 2"),
+        ("one\ta\n", "wanted a number as score"),
+        ("nan\ta\n", "got the score nan in line 1, wanted a finite number"),
+    ],
+)
+def test_other_tables_of_sentences_are_refused(body, said, tmp_path):
+    (tmp_path / "a.tsv").write_text(body)
+    path = tmp_path / "a.tsv"
+    refused(path, said, lambda: sentiment.scored(path))
+
+
+def write_corpus(folder, rows, name="tweets_GroundTruth.txt"):
+    """An archive as the corpus has it, with one part and a file that is not read."""
+    path = folder / sentiment.ARCHIVE
+    with tarfile.open(path, "w:gz") as archive:
+        for inner, text in ((name, rows), ("_README_.txt", "what this is")):
+            content = text.encode("cp1252")
+            member = tarfile.TarInfo(f"hutto_ICWSM_2014/{inner}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_the_corpus_is_read_from_its_archive(tmp_path):
+    write_corpus(tmp_path, "1\t2.5\tbread &amp; butter \r\n2\t-4\tnaïve\r\n")
+    found = sentiment.vader()
+    assert (found.texts, found.scores.tolist()) == (["bread & butter", "naïve"], [2.5, -4.0])
+
+
+def test_a_table_of_tweets_comes_before_the_archive(tmp_path):
+    write_corpus(tmp_path, "1\t2.5\tof the archive\n")
+    (tmp_path / "vader_tweets.tsv").write_text("1\tof the table\n")
+    assert sentiment.vader().texts == ["of the table"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "said"),
+    [
+        ("1\t4.5\ta\n", "tweets_GroundTruth.txt", "the score 4.5 in line 1, wanted -4 to 4"),
+        ("1\ta\n", "tweets_GroundTruth.txt", "got 2 columns in line 1 of tweets, wanted 3"),
+        ("1\t1\ta\n", "nytEditorialSnippets_GroundTruth.txt", "got no tweets_GroundTruth.txt"),
+        ("1\t1\ta\n", "evil.txt", "got the unknown member hutto_ICWSM_2014/evil.txt"),
+    ],
+)
+def test_another_archive_is_refused(rows, name, said, tmp_path):
+    path = write_corpus(tmp_path, rows, name)
+    refused(path, said, sentiment.vader)
+
+
+def test_tweets_that_are_missing_name_the_command_that_brings_them(tmp_path):
+    with pytest.raises(data.MissingData, match="lrdyn data download vader"):
+        sentiment.vader()

@@ -6,6 +6,7 @@ from lrdyn.core.show import aligned, printable
 from lrdyn.data import sets
 from lrdyn.data.lookup import find, looked_in
 from lrdyn.data.pairs import SPLITS, stsb_names
+from lrdyn.data.sentiment import names_of
 
 
 def table(data_dir: str = "") -> list[str]:
@@ -35,3 +36,6 @@ def _pairs(data_dir: str) -> Iterator[tuple[str, str]]:
         names = stsb_names(split)
         found = find(names, data_dir)
         yield f"stsb {split}", str(found or f"missing: {' or '.join(names)}")
+    names = names_of()
+    lacking = f"missing: {' or '.join(names)}; lrdyn data download vader"
+    yield "vader", str(find(names, data_dir) or lacking)

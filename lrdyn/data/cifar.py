@@ -1,21 +1,19 @@
 """CIFAR-10's own archives, python and binary, read member by member."""
 
-import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from lrdyn.data import archives
 from lrdyn.data.batches import PIXELS, Batch, binary, pickled
-from lrdyn.data.guarded import Limited, exactly, reading, refused, unpacked
+from lrdyn.data.guarded import refused
 
 TRAINING = 5
 """Training batches; one more is the test batch."""
 SMALL = 4096
 """Bytes of the members that are not read, at most."""
-OVERHEAD = 2**20
-"""Bytes of an archive beside its members: headers and padding."""
 
 
 class Version(NamedTuple):
@@ -68,7 +66,7 @@ def read(path: Path, count: int) -> tuple[Batch, Batch]:
     names = [version.batch.format(name) for name in (*training, "test_batch")]
     sizes = dict.fromkeys(names, version.size(count)) | dict.fromkeys(version.others, SMALL)
     batches: dict[str, Batch] = {}
-    for name, content in _members(path, version.folder, sizes):
+    for name, content in archives.members(path, version.folder, sizes, "CIFAR-10"):
         if name in names:
             batches[name] = version.read(content, path, count)
     for name in names:
@@ -76,37 +74,3 @@ def read(path: Path, count: int) -> tuple[Batch, Batch]:
             raise refused(path, f"no {name}", "all six batches: it is truncated or another archive")
     *parts, test = (batches[name] for name in names)
     return Batch(*map(np.concatenate, zip(*parts, strict=True))), test
-
-
-def _members(path: Path, folder: str, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every member; none is written anywhere."""
-    most = sum(sizes.values()) + OVERHEAD
-    with unpacked(path) as file, reading(path, "a tar.gz of CIFAR-10"):
-        limited: Any = Limited(file, most, path)
-        read_names: set[str] = set()
-        with tarfile.open(fileobj=limited, mode="r|") as archive:
-            for member in archive:
-                if member.isdir() and member.name == folder:
-                    continue
-                name = _checked(member, path, folder, sizes, read_names)
-                inside: Any = archive.extractfile(member)
-                yield name, exactly(inside, member.size, path)
-        while limited.read(2**20):  # to its end, where gzip compares the checksum
-            pass
-
-
-def _checked(
-    member: tarfile.TarInfo, path: Path, folder: str, sizes: Mapping[str, int], read_names: set[str]
-) -> str:
-    """The name of a member below the folder, if it is one of the known ones, once, and a file."""
-    name = member.name.removeprefix(folder + "/")
-    if member.name != f"{folder}/{name}" or name not in sizes or name in read_names:
-        got = "twice the" if name in read_names else "the unknown"
-        raise refused(path, f"{got} member {member.name}", f"{', '.join(sizes)} in {folder}")
-    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-        raise refused(path, f"the member {member.name}, which is no file", "files, and no link")
-    if member.size > sizes[name]:
-        got = f"the member {member.name} of {member.size} bytes"
-        raise refused(path, got, f"at most {sizes[name]}")
-    read_names.add(name)
-    return name

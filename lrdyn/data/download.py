@@ -36,6 +36,14 @@ REMOTE: dict[str, Remote] = {
         "md5:c58f30108f718f92721af3b95e74349a",
         170_498_071,
     ),
+    # Checksum: of the same file in the source distribution of vaderSentiment 3.3.2.
+    "vader": Remote(
+        "https://github.com/cjhutto/vaderSentiment/raw/master/additional_resources/"
+        "hutto_ICWSM_2014.tar.gz",
+        "hutto_ICWSM_2014.tar.gz",
+        "sha256:d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
+        2_338_514,
+    ),
 }
 """What can be downloaded."""
 

@@ -10,6 +10,7 @@ REGISTRY = {
     "weight_updates": "lrdyn.studies.weight_updates:WEIGHT_UPDATES",
     "dropout_spectra": "lrdyn.studies.dropout_spectra:DROPOUT_SPECTRA",
     "adapters": "lrdyn.studies.adapter_training:ADAPTERS",
+    "real_updates": "lrdyn.studies.real_updates:REAL_UPDATES",
 }
 """Name of the command -> where the study is stated; imported when it is asked for."""
 

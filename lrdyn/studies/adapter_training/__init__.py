@@ -1,4 +1,4 @@
-"""Figures 4, 5, 7 and 8: adapters on a pretrained encoder that learns to compare two sentences.
+"""Figures 4, 5, 7 and 8: adapters on a pretrained encoder that learns from few sentences.
 
 Named ``adapters`` on the command line.
 """
@@ -10,25 +10,21 @@ from typing import Any
 from lrdyn.data import encoder
 from lrdyn.engine.flags import POSITIVE, Domain, Flag, at_least, one_of
 from lrdyn.engine.statement import Study
-from lrdyn.studies.adapter_training import sentences
+from lrdyn.studies.adapter_training import sentences, tasks
+from lrdyn.studies.adapter_training.cells import METHODS
 from lrdyn.studies.adapter_training.factors import FACTORS
 from lrdyn.studies.adapter_training.few_shot import FEW_SHOT
 from lrdyn.studies.adapter_training.one_step import REAL_STEP
 from lrdyn.studies.adapter_training.ranks import RANKS
 from lrdyn.studies.adapter_training.sentences import AUTO
 from lrdyn.studies.adapter_training.singular_value_evolution import EVOLUTION
-from lrdyn.studies.adapter_training.tuning import METHODS, POOLS
+from lrdyn.studies.adapter_training.tasks import POOLS
 from lrdyn.studies.adapter_training.widths import WIDTH_SWEEP
 
 
 def _about(settings: Mapping[str, Any]) -> str:
     """What is read, after it was: what is missing or does not fit is said before anything runs."""
     model = sentences.read(sentences.folder_of(settings["encoder"])).model
-    place = settings.get("data_dir", "")
-    counts = [
-        len(sentences.pairs_of(settings[f"{split}_file"], split, place).scores)
-        for split in ("train", "dev")
-    ]
     width = len(model.embeddings.norm.gain)
     _check(
         settings,
@@ -37,12 +33,35 @@ def _about(settings: Mapping[str, Any]) -> str:
         positions=len(model.embeddings.positions),
         pooler=model.pooler is not None,
     )
-    trained, tested = counts[0], min(settings["dev_pairs"], counts[1])
+    learned = []
+    for name in settings["task"]:
+        if name == tasks.DIGITS:
+            learned.append("digits, by a perceptron that knows others")
+            continue
+        task = tasks.Task(
+            name,
+            encoder=settings["encoder"],
+            text_file=settings["text_file"],
+            train_file=settings["train_file"],
+            dev_file=settings["dev_file"],
+            data_dir=settings.get("data_dir", ""),
+            tested=settings["dev_pairs"],
+            layers=settings["layers"],
+            length=settings["length"],
+            pool=settings["pool"],
+        )
+        parts = tasks.texts_of(task)[2]
+        few = min(len(parts["train"]), len(parts["rate_train"]))
+        if few < max(settings["examples"]):
+            got = max(settings["examples"])
+            raise ValueError(f"--examples: got {got}, wanted at most {few}, the texts of {name}")
+        learned.append(
+            f"{name} ({len(parts['train']):,} texts to draw from, {len(parts['test']):,} to test "
+            f"on, {len(parts['rate_train']):,} and {len(parts['rate_test']):,} to choose rates on)"
+        )
     every = ", all of them adapted," if settings["layers"] == len(model.layers) else ""
-    return (
-        f"on an encoder of {len(model.layers)} layers{every} of width {width}, {trained:,} pairs "
-        f"of sentences to draw from, {tested:,} to test on"
-    )
+    about = f"on an encoder of {len(model.layers)} layers{every} of width {width}"
+    return f"{about}: {'; '.join(learned)}"
 
 
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -74,8 +93,10 @@ def _check(
 
 
 def _files(settings: Mapping[str, Any]) -> tuple[Path, ...]:
+    place = settings.get("data_dir", "")
     names = [settings[name] for name in ("encoder", "train_file", "dev_file")]
-    return sentences.files_of(*names, data_dir=settings.get("data_dir", ""))
+    own = tasks.file_of_sentiment(settings["text_file"], place)
+    return (*sentences.files_of(*names, data_dir=place), *((own,) if own else ()))
 
 
 PARTS = ("evolution", "factors", "few_shot", "ranks")
@@ -93,11 +114,30 @@ FLAGS = (
         source=True,
     ),
     Flag(
+        "task",
+        ("sentiment",),
+        one_of(*tasks.TASKS, tasks.DIGITS),
+        str,
+        help="what is learned: the sentiment of a sentence, the similarity of two, digits",
+        paper=tasks.TASKS,
+        shapes=True,
+    ),
+    Flag(
+        "text_file",
+        (AUTO,),
+        PATH,
+        str,
+        help="scored sentences, a TSV; auto takes the tweets of VADER's corpus",
+        shapes=True,
+        swept=False,
+        source=True,
+    ),
+    Flag(
         "train_file",
         (AUTO,),
         PATH,
         str,
-        help="pairs to train on, a TSV or CSV; auto takes STS-B's",
+        help="pairs to learn similarity from, a TSV or CSV; auto takes STS-B's",
         shapes=True,
         swept=False,
         source=True,
@@ -117,7 +157,7 @@ FLAGS = (
         (500,),
         at_least(2),
         int,
-        help="how many of them at most",
+        help="texts to test on, at most",
         paper=(1500,),
         swept=False,
     ),
@@ -131,19 +171,21 @@ FLAGS = (
     ),
     Flag(
         "method",
-        ("lora", "deep_lora", "lora_over_rank"),
+        ("lora_unit", "lora", "deep_lora"),
         one_of(*METHODS),
         str,
         help="methods of Figures 7 and 8",
+        paper=tuple(name for name in METHODS if name != "lora_b"),
         shapes=True,
     ),
     Flag(
         "rank",
-        (8, 16, 32, 64),
+        (8, 16, 64),
         at_least(1),
         int,
         symbol="r",
         help="ranks of Figure 8; the first is that of the other figures",
+        paper=(8, 4, 16, 32, 64),
         shapes=True,
     ),
     Flag(
@@ -152,8 +194,8 @@ FLAGS = (
         at_least(2),
         int,
         symbol="n",
-        help="examples of Figure 7; Figures 4 and 5 take the most, Figure 8 the fewest",
-        paper=(16, 64, 256),
+        help="examples of Figure 7; Figure 4 takes the most, 5 takes 64, 8 takes 16 and 64",
+        paper=(16, 64, 256, 1024),
         shapes=True,
     ),
     Flag(
@@ -162,7 +204,6 @@ FLAGS = (
         at_least(1),
         int,
         help="layers that are adapted, the last ones",
-        paper=(12,),
         swept=False,
     ),
     Flag(
@@ -170,8 +211,8 @@ FLAGS = (
         (32,),
         at_least(5),
         int,
-        help="tokens of a pair",
-        paper=(128,),
+        help="tokens of a text",
+        paper=(40,),
         swept=False,
     ),
     Flag(
@@ -180,7 +221,6 @@ FLAGS = (
         one_of(*POOLS),
         str,
         help="what the head reads: the mean over the tokens, or what the pooler makes of the first",
-        paper=("pooler",),
         shapes=True,
         swept=False,
     ),
@@ -191,16 +231,24 @@ FLAGS = (
         int,
         symbol="t",
         help="steps of a training",
-        paper=(500,),
         swept=False,
     ),
     Flag(
         "learning_rate",
-        (1e-4,),
+        (1e-3,),
         POSITIVE,
         float,
         symbol="eta",
-        help="rate of Adam, which falls to 0; Deep LoRA takes ten times as much",
+        help="rate of Adam in Figure 4, which falls to 0; elsewhere the best one is searched",
+        swept=False,
+    ),
+    Flag(
+        "rate_seeds",
+        (3,),
+        at_least(1),
+        int,
+        help="trainings on which each rate is tried",
+        paper=(4,),
         swept=False,
     ),
     Flag(

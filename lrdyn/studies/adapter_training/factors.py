@@ -1,102 +1,131 @@
-"""Figure 5: norms of LoRA's factors and the correlation they reach, with one rate and with two."""
+"""Figure 5: norms of LoRA's factors with one rate and with two, and what each rate reaches."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from lrdyn.core.recording import recorded_steps
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
-from lrdyn.studies.adapter_training import tuning
+from lrdyn.studies.adapter_training import cells, tuning
+from lrdyn.studies.adapter_training.cells import Asked
+from lrdyn.studies.adapter_training.few_shot import LAST, bench_of, padded, searched
 from lrdyn.studies.adapter_training.tuning import Tuning
-from lrdyn.studies.over_seeds import first_lost, only
+from lrdyn.studies.over_seeds import only
 from lrdyn.training import FORGETFUL, Keeper
 
-POINTS = 11
-COMPARED = ("lora", "lora_plus", "lora_b")
+COMPARED = ("lora", "lora_plus_4", "lora_plus_16")
+EXAMPLES = 64
+"""Where they are asked for; else the most that are."""
 
 
 class FactorsMeasured(NamedTuple):
     """What is measured of the factors with each method, in the order of COMPARED."""
 
     norm_A: Float[np.ndarray, "method_of_factors step matrix"] = ABSENT
-    """||A||_F of every adapted matrix."""
+    """||A||_F of every adapted matrix, at the best rate."""
     norm_B: Float[np.ndarray, "method_of_factors step matrix"] = ABSENT
-    """||B||_F of every adapted matrix."""
-    pearson: Float[np.ndarray, "method_of_factors step"] = ABSENT
-    """Correlation on pairs that were not trained on."""
-    loss: Float[np.ndarray, "method_of_factors step"] = ABSENT
-    """Loss of the last batch before each recorded step; NaN at the start."""
+    """||B||_F of every adapted matrix, at the best rate."""
+    pearson: Float[np.ndarray, "method_of_factors"] = ABSENT
+    """Correlation on texts that were not trained on, at the best rate."""
+    loss: Float[np.ndarray, "method_of_factors"] = ABSENT
+    """Training loss there, mean over the last ten steps."""
+    rate: Float[np.ndarray, "method_of_factors"] = ABSENT
+    """The rate of A that is best on seeds and texts of their own; that of B is a multiple."""
+    tried: Float[np.ndarray, "method_of_factors candidate"] = ABSENT
+    """Rates of A that were tried, NaN behind them."""
+    tried_pearson: Float[np.ndarray, "method_of_factors candidate rate_seed"] = ABSENT
+    """What they reach there."""
+    tried_loss: Float[np.ndarray, "method_of_factors candidate rate_seed"] = ABSENT
+    """Training loss there, mean over the last ten steps."""
     step: Int[np.ndarray, "step"] = ABSENT
     """Recorded steps."""
     diverged_at: Int[np.ndarray, ""] = ABSENT
-    """Step at which the first of the trainings diverged, or -1."""
+    """-1: a rate at which the reported training diverges is not chosen."""
 
 
 Measured = Outcome[Any, FactorsMeasured]
 
 
-def norms(now: dict) -> tuple[Float[Array, "matrices"], Float[Array, "matrices"]]:
-    """||A||_F and ||B||_F of every adapted matrix."""
-    return (
-        jnp.stack([jnp.linalg.norm(adapter.A) for adapter in now.values()]),
-        jnp.stack([jnp.linalg.norm(adapter.B) for adapter in now.values()]),
-    )
-
-
 def measure_factors(case: Tuning, keeper: Keeper = FORGETFUL) -> FactorsMeasured:
-    """Train with LoRA, LoRA+ and LoRA with B drawn, and look now and then."""
-    problem = tuning.problem(case, case.examples, tuning.first_layer(case))
-    steps = recorded_steps(case.steps, POINTS)
+    """Train with LoRA and LoRA+, each at the rate that is best for it elsewhere."""
+    bench = bench_of(case, keeper)
+    tried = [searched(bench, case, name, case.rank, case.examples) for name in COMPARED]
     runs = [
-        tuning.tuned(case, problem, name, case.rank, steps, watch=norms, label=name, keeper=keeper)[
-            1
-        ]
-        for name in COMPARED
+        bench.run(
+            Asked(name, case.rank, case.examples, one.chosen.rate, case.steps, case.init_scale),
+            case.key,
+        )
+        for name, one in zip(COMPARED, tried, strict=True)
     ]
     return FactorsMeasured(
-        norm_A=np.stack([run.records.watched[0] for run in runs]),
-        norm_B=np.stack([run.records.watched[1] for run in runs]),
-        pearson=np.stack([run.records.pearson for run in runs]),
-        loss=np.stack([run.metrics["loss"] for run in runs]),
-        step=steps,
-        diverged_at=np.array(first_lost(run.diverged_at for run in runs)),
+        norm_B=np.stack([run.norms[..., 0] for run in runs]),
+        norm_A=np.stack([run.norms[..., 1] for run in runs]),
+        pearson=np.array([float(run.pearson) for run in runs]),
+        loss=np.array([float(np.mean(run.losses[-LAST:])) for run in runs]),
+        rate=np.array([one.chosen.rate for one in tried]),
+        tried=np.stack([padded(one.chosen.tried) for one in tried]),
+        tried_pearson=np.stack([padded(one.chosen.scores) for one in tried]),
+        tried_loss=np.stack([padded(one.losses) for one in tried]),
+        step=cells.recorded(case.steps),
+        diverged_at=np.array(-1),
     )
 
 
 def _growth(
     norm: Callable[[FactorsMeasured], np.ndarray], method: str
 ) -> Callable[[Measured], np.ndarray]:
-    """Norm at the end over that of the drawn factor at the start, mean over the matrices."""
+    """Norm at the end over that of A at the start, mean over the matrices."""
     place = COMPARED.index(method)
 
     def growth(outcome: Measured) -> np.ndarray:
         run = outcome.measured
-        # The other factor starts at 0.
-        drawn = np.maximum(run.norm_A[:, place, 0], run.norm_B[:, place, 0])
-        return np.mean(norm(run)[:, place, -1] / drawn, axis=-1)
+        return np.mean(norm(run)[:, place, -1] / run.norm_A[:, place, 0], axis=-1)
 
     return growth
 
 
-def _ahead(outcome: Measured) -> np.ndarray:
-    """LoRA+ less LoRA, mean over the recorded steps after the start."""
-    lora, plus, _ = np.moveaxis(outcome.measured.pearson, 1, 0)
-    return np.mean((plus - lora)[:, 1:], axis=-1)
+def _ahead(method: str) -> Callable[[Measured], np.ndarray]:
+    """LoRA+ less LoRA, of the same seed, each at its best rate."""
+
+    def ahead(outcome: Measured) -> np.ndarray:
+        pearson = outcome.measured.pearson
+        return pearson[:, COMPARED.index(method)] - pearson[:, COMPARED.index("lora")]
+
+    return ahead
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """One setting: the most examples, the smallest init scale, the first of everything else."""
+    """One number of examples, the smallest init scale, the first of everything else."""
+    some = settings["examples"]
     return only("factors", settings, "part") | {
+        "task": settings["task"][:1],
         "method": settings["method"][:1],
         "rank": settings["rank"][:1],
-        "examples": (max(settings["examples"]),),
+        "examples": (EXAMPLES if EXAMPLES in some else max(some),),
         "center": settings["center"][:1],
         "init_scale": (min(settings["init_scale"]),),
     }
+
+
+def _norms(method: str, title: str) -> tuple[Finding[Any, FactorsMeasured], ...]:
+    """How far both factors of a method move."""
+    reads = lambda theory, run: (run.norm_A, run.norm_B)  # noqa: E731
+    return (
+        Finding(
+            f"factors_A_{method}",
+            f"{title}: ||A||_F at the end over that at the start, mean over matrices",
+            _growth(lambda run: run.norm_A, method),
+            reads=reads,
+        ),
+        Finding(
+            f"factors_B_{method}",
+            f"{title}: ||B||_F at the end over ||A||_F at the start, mean over matrices",
+            _growth(lambda run: run.norm_B, method),
+            reads=reads,
+        ),
+    )
 
 
 FACTORS = Scenario[Tuning, Any, FactorsMeasured](
@@ -108,36 +137,18 @@ FACTORS = Scenario[Tuning, Any, FactorsMeasured](
     steps="steps",
     diverged=lambda run: run.diverged_at,
     findings=(
-        Finding(
-            "factors_A",
-            "LoRA: ||A||_F at the end over that at the start, mean over matrices",
-            _growth(lambda run: run.norm_A, "lora"),
-            reads=lambda theory, run: (run.norm_A, run.norm_B),
-        ),
-        Finding(
-            "factors_B",
-            "LoRA: ||B||_F at the end over ||A||_F at the start, mean over matrices",
-            _growth(lambda run: run.norm_B, "lora"),
-            reads=lambda theory, run: (run.norm_A, run.norm_B),
-        ),
-        Finding(
-            "factors_A_plus",
-            "LoRA+ (ratio 16): the first of these",
-            _growth(lambda run: run.norm_A, "lora_plus"),
-            reads=lambda theory, run: (run.norm_A, run.norm_B),
-        ),
-        Finding(
-            "factors_B_plus",
-            "LoRA+: the second",
-            _growth(lambda run: run.norm_B, "lora_plus"),
-            reads=lambda theory, run: (run.norm_A, run.norm_B),
-        ),
-        Finding(
-            "factors_plus_ahead",
-            "Pearson of LoRA+ less that of LoRA, mean over the recorded steps",
-            _ahead,
-            reads=lambda theory, run: (run.pearson,),
-            above=0.0,
+        *_norms("lora", "LoRA"),
+        *_norms("lora_plus_4", "LoRA+ (ratio 4)"),
+        *_norms("lora_plus_16", "LoRA+ (ratio 16)"),
+        *(
+            Finding(
+                f"factors_{method}_ahead",
+                f"Pearson of {method} less that of lora, each at its best rate",
+                _ahead(method),
+                reads=lambda theory, run: (run.pearson,),
+                above=0.0,
+            )
+            for method in COMPARED[1:]
         ),
     ),
 )

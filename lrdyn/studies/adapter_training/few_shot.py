@@ -1,88 +1,177 @@
-"""Figure 7: Deep LoRA beside LoRA on few examples, and the ranks that they end with."""
+"""Figure 7: adapters beside each other on few examples, each at a rate of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
-from lrdyn.studies.adapter_training import tuning
-from lrdyn.studies.adapter_training.tuning import METHODS, Problem, Tuning
-from lrdyn.studies.over_seeds import first_lost, only
+from lrdyn.studies.adapter_training import cells, rates, tasks, tuning
+from lrdyn.studies.adapter_training.cells import METHODS, Asked, Bench, Cell, Texts
+from lrdyn.studies.adapter_training.digits import Digits
+from lrdyn.studies.adapter_training.rates import Chosen
+from lrdyn.studies.adapter_training.tuning import Tuning
+from lrdyn.studies.over_seeds import only
 from lrdyn.training import FORGETFUL, Keeper
 
 PUBLISHED = {
-    "lora": {16: 0.529, 64: 0.735, 256: 0.814},
+    "lora_unit": {16: 0.529, 64: 0.735, 256: 0.814},
     "deep_lora": {16: 0.598, 64: 0.751, 256: 0.828},
 }
 """Pearson correlation over the examples: STS-B, bert-base-cased, 500 steps, means of 20 seeds
 (arXiv 2406.04112)."""
-SHOTS = tuple(PUBLISHED["lora"])
+SHOTS = (16, 64, 256, 1024)
+ROOM = 2 * rates.SIDE + 1 + rates.FARTHEST
+"""Rates that are tried, at most."""
+PENALTY = 0
+"""The ridge's penalty is tried from 10^(k/2) on, k around this."""
+LAST = 10
+"""Steps at the end over which a training loss is taken."""
 
 
 class FewShotMeasured(NamedTuple):
     """What every method reaches on every number of examples."""
 
     pearson: Float[np.ndarray, "method examples"] = ABSENT
-    """Correlation at the last step on pairs that were not trained on."""
+    """Correlation at the last step on texts that were not trained on, each at its own rate."""
     final_rank: Int[np.ndarray, "method examples matrix"] = ABSENT
-    """Rank of what each adapter adds, at the last step."""
+    """Rank of what each matrix was given: singular values above round-off."""
+    energy_rank: Int[np.ndarray, "method examples matrix"] = ABSENT
+    """How many of them hold 99 % of the squared norm."""
+    rate: Float[np.ndarray, "method examples"] = ABSENT
+    """The rate of each method, the best on seeds and texts of their own."""
+    bracketed: Int[np.ndarray, "method examples"] = ABSENT
+    """Whether worse rates lie on both sides of it."""
+    tried: Float[np.ndarray, "method examples candidate"] = ABSENT
+    """Rates that were tried, NaN behind them."""
+    tried_pearson: Float[np.ndarray, "method examples candidate rate_seed"] = ABSENT
+    """What they reach there."""
+    tried_loss: Float[np.ndarray, "method examples candidate rate_seed"] = ABSENT
+    """Training loss there, mean over the last ten steps."""
+    ridge: Float[np.ndarray, "examples"] = ABSENT
+    """Correlation of a ridge on the network as it is, on the same examples."""
     method: Int[np.ndarray, "method"] = ABSENT
     """Places of the methods in METHODS."""
     examples: Int[np.ndarray, "examples"] = ABSENT
     """Numbers of examples."""
+    tested: Int[np.ndarray, ""] = ABSENT
+    """Texts that are tested on."""
     diverged_at: Int[np.ndarray, ""] = ABSENT
-    """Step at which the first of the trainings diverged, or -1."""
+    """-1: a rate at which the reported training diverges is not chosen."""
 
 
 Measured = Outcome[Any, FewShotMeasured]
 
 
-class Cells(NamedTuple):
-    """What all methods reach on several problems, or at several ranks: a cell is one of them."""
+class Searched(NamedTuple):
+    """Rates that were tried, and their training losses."""
 
-    pearson: Float[np.ndarray, "method cell"]
-    final_rank: Int[np.ndarray, "method cell matrix"]
-    method: Int[np.ndarray, "method"]
-    diverged_at: Int[np.ndarray, ""]
+    chosen: Chosen
+    losses: Float[np.ndarray, "tried seed"]
 
 
-def measure_cells(
-    case: Tuning, cells: Sequence[tuple[Problem, int]], keeper: Keeper = FORGETFUL
-) -> Cells:
-    """Pearson at the last step and the final rank of each matrix, for all methods and cells."""
-    pearson, ranks, runs = [], [], []
-    for name in case.method:
-        for problem, rank in cells:
-            begun, run = tuning.tuned(
-                case, problem, name, rank, np.array([case.steps]), keeper=keeper
-            )
-            pearson.append(float(run.records.pearson[-1]))
-            ranks.append([tuning.final_rank(run.params[path]) for path in begun])
-            runs.append(run)
-    shape = (len(case.method), len(cells))
-    return Cells(
-        pearson=np.array(pearson).reshape(shape),
-        final_rank=np.array(ranks).reshape(*shape, -1),
-        method=np.array([list(METHODS).index(name) for name in case.method]),
-        diverged_at=np.array(first_lost(run.diverged_at for run in runs)),
-    )
+@lru_cache(maxsize=2)
+def ground_of(task: tasks.Task, precision: str) -> Texts | Digits:
+    """What a task is about, once for all points."""
+    if task.name == tasks.DIGITS:
+        return Digits(precision)
+    return Texts(tasks.encoded(task, precision))
+
+
+def bench_of(case: Tuning, keeper: Keeper) -> Bench:
+    """What the case's task is about, and who trains on it."""
+    return Bench(ground_of(tuning.task_of(case), tuning.precision()), keeper)
+
+
+def searched(bench: Bench, case: Tuning, method: str, rank: int, examples: int) -> Searched:
+    """The rates of a method, tried on texts and seeds that no report has."""
+    place_of = (method, rank, examples, case.steps, case.init_scale, case.rate_seeds)
+    known = bench.ground.searched.get(place_of)
+    if known is not None:
+        return known
+    found: dict[float, list[Cell]] = {}
+
+    def score(rate: float) -> Float[np.ndarray, "seed"]:
+        asked = Asked(method, rank, examples, rate, case.steps, case.init_scale)
+        found[rate] = [
+            bench.run(asked, cells.seed_of_rates(place), part="rate_")
+            for place in range(case.rate_seeds)
+        ]
+        return np.array([float(cell.pearson) for cell in found[rate]])
+
+    best = rates.chosen(score, METHODS[method].guess)
+    losses = [[float(np.mean(c.losses[-LAST:])) for c in found[rate]] for rate in best.tried]
+    bench.ground.searched[place_of] = Searched(best, np.array(losses))
+    return bench.ground.searched[place_of]
+
+
+def padded(array: np.ndarray) -> np.ndarray:
+    """As many candidates as there can be, NaN behind those that there are."""
+    more = [(0, ROOM - len(array)), *((0, 0) for _ in array.shape[1:])]
+    return np.pad(array.astype(float), more, constant_values=np.nan)
+
+
+def ridge_pearson(bench: Bench, case: Tuning, examples: int) -> float:
+    """What a ridge reaches on the same examples, with the penalty that is best elsewhere."""
+    data = bench.ground
+    scores = np.asarray(data.scores, np.float64)
+
+    def reached(rows: np.ndarray, tested: np.ndarray, penalty: float) -> float:
+        fit = rates.ridge(data.features[rows], scores[rows], penalty)
+        outputs = data.features[tested] @ fit.weights + fit.bias
+        return float(np.corrcoef(outputs, scores[tested])[0, 1])
+
+    def score(penalty: float) -> Float[np.ndarray, "seed"]:
+        keys = [cells.seed_of_rates(place) for place in range(case.rate_seeds)]
+        rows = [bench.drawn(jax.random.split(key, 4)[0], examples, "rate_") for key in keys]
+        return np.array([reached(one, data.rows["rate_test"], penalty) for one in rows])
+
+    best = rates.chosen(score, PENALTY)
+    rows = bench.drawn(jax.random.split(case.key, 4)[0], examples)
+    return reached(rows, data.rows["test"], best.rate)
 
 
 def measure_few_shot(case: Tuning, keeper: Keeper = FORGETFUL) -> FewShotMeasured:
-    """Every method on every number of examples."""
-    layer = tuning.first_layer(case)
-    cells = [(tuning.problem(case, n, layer), case.rank) for n in case.examples]
-    measured = measure_cells(case, cells, keeper)
-    return FewShotMeasured(**measured._asdict(), examples=np.array(case.examples))
+    """Every method on every number of examples, at the rate that is best for it elsewhere."""
+    bench = bench_of(case, keeper)
+    size = max(bench.weight(bench.paths[0]).shape)
+    found: dict[str, list[list[Any]]] = {name: [] for name in FewShotMeasured._fields}
+    for name in case.method:
+        row: dict[str, list[Any]] = {field: [] for field in found}
+        for count in case.examples:
+            tried = searched(bench, case, name, case.rank, count)
+            best = tried.chosen
+            asked = Asked(name, case.rank, count, best.rate, case.steps, case.init_scale)
+            cell = bench.run(asked, case.key)
+            row["pearson"].append(float(cell.pearson))
+            row["final_rank"].append([cells.final_rank(v, size) for v in cell.values])
+            row["energy_rank"].append([cells.energy_rank(v) for v in cell.values])
+            row["rate"].append(best.rate)
+            row["bracketed"].append(int(best.bracketed))
+            row["tried"].append(padded(best.tried))
+            row["tried_pearson"].append(padded(best.scores))
+            row["tried_loss"].append(padded(tried.losses))
+        for field, values in row.items():
+            found[field].append(values)
+    arrays = {name: np.array(values) for name, values in found.items() if values[0]}
+    return FewShotMeasured(
+        **arrays,
+        ridge=np.array([ridge_pearson(bench, case, count) for count in case.examples]),
+        method=np.array([list(METHODS).index(name) for name in case.method]),
+        examples=np.array(case.examples),
+        tested=np.array(len(bench.ground.rows["test"])),
+        diverged_at=np.array(-1),
+    )
 
 
-def cell(
+def cell_of(
     values: np.ndarray, methods: np.ndarray, places: np.ndarray, method: str, place: int
 ) -> np.ndarray:
-    """The values of one cell for each seed; empty if it was not run.
+    """The values of one method and place for each seed; empty if it was not run.
 
     Args:
         values: over seed, method and place.
@@ -98,28 +187,41 @@ def cell(
     return values[:, row[0], column[0]]
 
 
-def difference(deep: np.ndarray, lora: np.ndarray) -> np.ndarray:
-    """Deep LoRA less LoRA, of the same seed; empty if one of them was not run."""
-    return deep - lora if len(deep) == len(lora) else np.zeros(0)
+def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """One less the other, of the same seed; empty if one of them was not run."""
+    return first - second if len(first) == len(second) else np.zeros(0)
 
 
-def _ahead(examples: int) -> Callable[[Measured], np.ndarray]:
-    """Pearson of Deep LoRA less that of LoRA, of the same seed."""
+COMPARED = (
+    ("deep_lora", "lora_unit"),
+    ("deep_lora", "lora"),
+    ("deep_lora", "two_factors"),
+    ("lora", "lora_unit"),
+    ("lora_plus_4", "lora"),
+    ("lora_plus_16", "lora"),
+    ("full", "lora"),
+)
+"""Differences that are looked at, on every number of examples."""
+
+
+def _ahead(task: str, pair: tuple[str, str], examples: int) -> Callable[[Measured], np.ndarray]:
+    """Pearson of one method less that of another, of the same seed."""
 
     def ahead(outcome: Measured) -> np.ndarray:
         run = outcome.measured
+        if outcome.point["task"] != task:
+            return np.zeros(0)
         return difference(
-            cell(run.pearson, run.method, run.examples, "deep_lora", examples),
-            cell(run.pearson, run.method, run.examples, "lora", examples),
+            *(cell_of(run.pearson, run.method, run.examples, name, examples) for name in pair)
         )
 
     return ahead
 
 
-def _mean_rank(outcome: Measured, method: str) -> np.ndarray:
-    """Mean final rank over the matrices, on the most examples."""
+def _mean_rank(outcome: Measured, method: str, examples: int) -> np.ndarray:
+    """Mean over the matrices of how many values hold 99 % of the energy."""
     run = outcome.measured
-    ranks = cell(run.final_rank, run.method, run.examples, method, int(np.max(run.examples)))
+    ranks = cell_of(run.energy_rank, run.method, run.examples, method, examples)
     return ranks.mean(axis=-1) if ranks.size else ranks
 
 
@@ -130,6 +232,25 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
         "center": settings["center"][:1],
         "init_scale": (min(settings["init_scale"]),),
     }
+
+
+def _finding(task: str, pair: tuple[str, str], examples: int) -> Finding[Any, FewShotMeasured]:
+    """A difference of two methods, and what is expected of it.
+
+    The authors of Deep LoRA state its gain over LoRA, on pairs of sentences: their number is that
+    of similarity alone.
+    """
+    first, second = pair
+    stated = task in tasks.TASKS and pair == COMPARED[0] and examples in PUBLISHED[second]
+    gain = round(PUBLISHED[first][examples] - PUBLISHED[second][examples], 3) if stated else None
+    return Finding(
+        f"{task}_{first}_less_{second}_{examples}",
+        f"{task}, n = {examples}: Pearson of {first} less that of {second}",
+        _ahead(task, pair, examples),
+        reads=lambda theory, run: (run.pearson, run.method, run.examples),
+        above=0.0 if stated else None,
+        source=gain if task == "similarity" else None,
+    )
 
 
 FEW_SHOT = Scenario[Tuning, Any, FewShotMeasured](
@@ -144,36 +265,19 @@ FEW_SHOT = Scenario[Tuning, Any, FewShotMeasured](
     seeds=3,
     findings=(
         *(
+            _finding(task, pair, examples)
+            for task in (*tasks.TASKS, tasks.DIGITS)
+            for pair in COMPARED
+            for examples in SHOTS
+        ),
+        *(
             Finding(
-                f"few_shot_ahead_{n}",
-                f"n = {n}: Pearson of Deep LoRA less that of LoRA",
-                _ahead(n),
-                reads=lambda theory, run: (run.pearson, run.method, run.examples),
-                above=0.0,
-                source=round(PUBLISHED["deep_lora"][n] - PUBLISHED["lora"][n], 3),
+                f"few_shot_rank_{method}",
+                f"{method}: values that hold 99 % of the energy, mean over matrices, n = 64",
+                lambda outcome, method=method: _mean_rank(outcome, method, 64),
+                reads=lambda theory, run: (run.energy_rank, run.method, run.examples),
             )
-            for n in SHOTS
-        ),
-        Finding(
-            "few_shot_rank_lora",
-            "lora: mean final rank, most examples",
-            lambda outcome: _mean_rank(outcome, "lora"),
-            reads=lambda theory, run: (run.final_rank, run.method, run.examples),
-        ),
-        Finding(
-            "few_shot_rank_deep_lora",
-            "deep_lora: mean final rank, most examples",
-            lambda outcome: _mean_rank(outcome, "deep_lora"),
-            reads=lambda theory, run: (run.final_rank, run.method, run.examples),
-        ),
-        Finding(
-            "few_shot_fewer_ranks",
-            "the second less the first",
-            lambda outcome: difference(
-                _mean_rank(outcome, "deep_lora"), _mean_rank(outcome, "lora")
-            ),
-            reads=lambda theory, run: (run.final_rank, run.method, run.examples),
-            below=0.0,
+            for method in ("lora", "deep_lora")
         ),
     ),
 )

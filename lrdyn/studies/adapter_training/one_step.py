@@ -19,7 +19,7 @@ from lrdyn.core.initialization import gaussians
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Equal
 from lrdyn.engine.statement import Claim, Control, Scenario
-from lrdyn.studies.adapter_training import sentences
+from lrdyn.studies.adapter_training import sentences, tasks
 from lrdyn.studies.adapter_training.sentences import Examples
 from lrdyn.studies.adapter_training.tuning import (
     BATCH,
@@ -71,6 +71,7 @@ def make_step(
     key: Key[Array, ""],
     *,
     encoder: str,
+    text_file: str,
     train_file: str,
     data_dir: str = "",
     length: int,
@@ -82,10 +83,9 @@ def make_step(
     data_key, head_key, key = jax.random.split(key, 3)
     net, batch = drawn(
         jnp.stack([data_key, head_key]),
+        tasks.any_texts(text_file, train_file, data_dir),
         BATCH,
         encoder=encoder,
-        train_file=train_file,
-        data_dir=data_dir,
         length=length,
         pool=pool,
         layer=layer,

@@ -1,4 +1,8 @@
-"""Figure 8: how the rank that an adapter may have changes what it reaches."""
+"""Figure 8: how the rank that an adapter may have changes what it reaches.
+
+At each rank a method is trained at its own rate, the best there, and at the one that is best at the
+first rank: a fall with the rank that the second alone shows is a fall of the rate's.
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,14 +11,15 @@ from jaxtyping import Float, Int
 
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
-from lrdyn.studies.adapter_training import tuning
-from lrdyn.studies.adapter_training.few_shot import cell, difference, measure_cells
+from lrdyn.studies.adapter_training import cells, tasks, tuning
+from lrdyn.studies.adapter_training.cells import METHODS, Asked
+from lrdyn.studies.adapter_training.few_shot import bench_of, cell_of, searched
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
 from lrdyn.training import FORGETFUL, Keeper
 
 PUBLISHED = {
-    "lora": {8: 0.539, 16: 0.524, 32: 0.456, 64: 0.175},
+    "lora_unit": {8: 0.539, 16: 0.524, 32: 0.456, 64: 0.175},
     "deep_lora": {8: 0.635, 16: 0.652, 32: 0.660, 64: 0.667},
 }
 """Pearson correlation over the rank: STS-B, n = 16, bert-base-cased, 200 steps, means of 5 seeds
@@ -26,47 +31,128 @@ def _published_change(method: str) -> float:
     return round(PUBLISHED[method][64] - PUBLISHED[method][8], 3)
 
 
+OF_RANKS = ("lora_unit", "lora", "deep_lora")
+"""Methods whose ranks are compared, as far as they are asked for."""
+AT = (16, 64)
+"""Numbers of examples at which ranks are compared, as far as they are asked for."""
+KINDS = ("own", "first")
+"""Rates: the best at each rank, and the best at the first."""
+
+
 class RanksMeasured(NamedTuple):
     """What every method reaches at every rank."""
 
-    pearson: Float[np.ndarray, "method rank"] = ABSENT
-    """Correlation at the last step on pairs that were not trained on."""
-    final_rank: Int[np.ndarray, "method rank matrix"] = ABSENT
-    """Rank of what each adapter adds, at the last step."""
+    pearson: Float[np.ndarray, "method rank kind_of_rate"] = ABSENT
+    """Correlation at the last step, at the rates of KINDS, on texts that were not trained on."""
+    energy_rank: Int[np.ndarray, "method rank kind_of_rate matrix"] = ABSENT
+    """How many values hold 99 % of the squared norm of what each matrix was given."""
+    rate: Float[np.ndarray, "method rank"] = ABSENT
+    """The best rate at each rank, on seeds and texts of their own."""
+    bracketed: Int[np.ndarray, "method rank"] = ABSENT
+    """Whether worse rates lie on both sides of it."""
     method: Int[np.ndarray, "method"] = ABSENT
     """Places of the methods in METHODS."""
     rank: Int[np.ndarray, "rank"] = ABSENT
     """Ranks that the adapters may have."""
     diverged_at: Int[np.ndarray, ""] = ABSENT
-    """Step at which the first of the trainings diverged, or -1."""
+    """-1: a training that diverges reaches 0."""
 
 
 def measure_ranks(case: Tuning, keeper: Keeper = FORGETFUL) -> RanksMeasured:
     """Every method at every rank, on one set of examples."""
-    problem = tuning.problem(case, case.examples, tuning.first_layer(case))
-    cells = measure_cells(case, [(problem, rank) for rank in case.rank], keeper)
-    return RanksMeasured(**cells._asdict(), rank=np.array(case.rank))
+    bench = bench_of(case, keeper)
+    pearson, ranks, own, bracketed = [], [], [], []
+    for name in case.method:
+        best = [searched(bench, case, name, rank, case.examples).chosen for rank in case.rank]
+        kinds = [(chosen.rate, best[0].rate) for chosen in best]
+        runs = [
+            [
+                bench.run(
+                    Asked(name, rank, case.examples, rate, case.steps, case.init_scale), case.key
+                )
+                for rate in pair
+            ]
+            for rank, pair in zip(case.rank, kinds, strict=True)
+        ]
+        pearson.append([[float(cell.pearson) for cell in pair] for pair in runs])
+        ranks.append(
+            [[[cells.energy_rank(v) for v in cell.values] for cell in pair] for pair in runs]
+        )
+        own.append([chosen.rate for chosen in best])
+        bracketed.append([int(chosen.bracketed) for chosen in best])
+    return RanksMeasured(
+        pearson=np.array(pearson),
+        energy_rank=np.array(ranks),
+        rate=np.array(own),
+        bracketed=np.array(bracketed),
+        method=np.array([list(METHODS).index(name) for name in case.method]),
+        rank=np.array(case.rank),
+        diverged_at=np.array(-1),
+    )
 
 
-def _change(outcome: Outcome[Any, RanksMeasured], method: str) -> np.ndarray:
+Measured = Outcome[Any, RanksMeasured]
+
+
+def _change(outcome: Measured, method: str, kind: str) -> np.ndarray:
     """Pearson at the largest rank less that at the smallest, of the same seed."""
     run = outcome.measured
     ranks = np.ravel(run.rank[:1]).astype(int)
     if len(ranks) < 2:
         return np.zeros(0)
+    values = run.pearson[..., KINDS.index(kind)]
     most, least = (
-        cell(run.pearson, run.method, run.rank, method, rank) for rank in (max(ranks), min(ranks))
+        cell_of(values, run.method, run.rank, method, rank) for rank in (max(ranks), min(ranks))
     )
     return most - least
 
 
+def _at(task: str, examples: int, value: Any) -> Any:
+    """A value at one task and number of examples alone."""
+
+    def at(outcome: Measured) -> np.ndarray:
+        point = outcome.point
+        mine = point["task"] == task and point["examples"] == examples
+        return value(outcome) if mine else np.zeros(0)
+
+    return at
+
+
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """All methods and ranks on the fewest examples."""
-    return only("ranks", settings, "part") | {
-        "examples": (min(settings["examples"]),),
+    """The methods whose ranks are compared, on few examples."""
+    at = tuple(n for n in settings["examples"] if n in AT) or settings["examples"][:1]
+    methods = tuple(name for name in settings["method"] if name in OF_RANKS)
+    mine = only("ranks", settings, "part")
+    return mine | {
+        "part": mine["part"] if methods else (),
+        "method": methods or settings["method"][:1],
+        "examples": at,
         "center": settings["center"][:1],
         "init_scale": (min(settings["init_scale"]),),
     }
+
+
+def _findings(task: str, examples: int) -> tuple[Finding[Any, RanksMeasured], ...]:
+    """Changes with the rank; the authors state theirs at n = 16, on pairs, at one rate for all."""
+    where = f"{task}, n = {examples}"
+    reads = lambda theory, run: (run.pearson, run.method, run.rank)  # noqa: E731
+    words = {"own": "each at its own rate", "first": "all at the rate of the first"}
+
+    def change(method: str, kind: str) -> Finding[Any, RanksMeasured]:
+        stated = task in tasks.TASKS and method in PUBLISHED and kind == "first" and examples == 16
+        fall = stated and method == "lora_unit"
+        return Finding(
+            f"ranks_{task}_{examples}_{method}_{kind}",
+            f"{where}, {method}: Pearson at the largest rank less that at the smallest, "
+            f"{words[kind]}",
+            _at(task, examples, lambda outcome: _change(outcome, method, kind)),
+            reads=reads,
+            below=0.0 if fall else None,
+            above=0.0 if stated and not fall else None,
+            source=_published_change(method) if stated and task == "similarity" else None,
+        )
+
+    return tuple(change(method, kind) for method in OF_RANKS for kind in words)
 
 
 RANKS = Scenario[Tuning, Any, RanksMeasured](
@@ -79,36 +165,10 @@ RANKS = Scenario[Tuning, Any, RanksMeasured](
     steps="steps",
     diverged=lambda run: run.diverged_at,
     seeds=3,
-    findings=(
-        Finding(
-            "ranks_lora",
-            "LoRA: Pearson at the largest rank less that at the smallest",
-            lambda outcome: _change(outcome, "lora"),
-            reads=lambda theory, run: (run.pearson, run.method, run.rank),
-            below=0.0,
-            source=_published_change("lora"),
-        ),
-        Finding(
-            "ranks_deep_lora",
-            "Deep LoRA: the same",
-            lambda outcome: _change(outcome, "deep_lora"),
-            reads=lambda theory, run: (run.pearson, run.method, run.rank),
-            above=0.0,
-            source=_published_change("deep_lora"),
-        ),
-        Finding(
-            "ranks_lora_over_rank",
-            "LoRA with alpha / r: the same",
-            lambda outcome: _change(outcome, "lora_over_rank"),
-            reads=lambda theory, run: (run.pearson, run.method, run.rank),
-        ),
-        Finding(
-            "ranks_falls_less",
-            "the second less the first",
-            lambda outcome: difference(_change(outcome, "deep_lora"), _change(outcome, "lora")),
-            reads=lambda theory, run: (run.pearson, run.method, run.rank),
-            above=0.0,
-            source=round(_published_change("deep_lora") - _published_change("lora"), 3),
-        ),
+    findings=tuple(
+        finding
+        for task in (*tasks.TASKS, tasks.DIGITS)
+        for examples in AT
+        for finding in _findings(task, examples)
     ),
 )

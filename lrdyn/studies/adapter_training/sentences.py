@@ -17,12 +17,13 @@ from lrdyn.data import encoder, find, stsb
 from lrdyn.data.pairs import HIGHEST, Pairs, stsb_names
 from lrdyn.networks.bert import Bert, Tokens
 from lrdyn.networks.packing import Packed, lengths, pack, room_for
-from lrdyn.studies.pictures import spread_out
 
 AUTO = "auto"
 """The package of ``make encoder``; STS-B in the places where data are looked for."""
 PART = 50
 """Pairs that are computed at a time."""
+LONGER = 16
+"""Parts are computed at lengths that are multiples of it."""
 STEP = 8
 """Lengths are multiples of it: few programs are compiled."""
 SIDE = 4
@@ -37,6 +38,16 @@ class Examples(NamedTuple):
     hidden: Float[Array, "n length width"]
     mask: Bool[Array, "n length"]
     scores: Float[Array, "n"]
+    """From 0 to 1."""
+
+
+class Texts(NamedTuple):
+    """Single texts, or pairs of them, with scores."""
+
+    first: list[str]
+    second: list[str] | None
+    """None of single texts."""
+    scores: Float[np.ndarray, "n"]
     """From 0 to 1."""
 
 
@@ -85,6 +96,17 @@ def pairs_of(name: str, split: str, data_dir: str = "") -> Pairs:
     return read_pairs(name, split, place) if place else stsb(split=split, data_dir=data_dir)
 
 
+def texts_of_pairs(pairs: Pairs) -> Texts:
+    """Pairs with their scores over the highest one."""
+    return Texts(pairs.sentence1, pairs.sentence2, pairs.scores / HIGHEST)
+
+
+def some(texts: Texts, rows: np.ndarray) -> Texts:
+    """Some of the texts."""
+    second = None if texts.second is None else [texts.second[i] for i in rows]
+    return Texts([texts.first[i] for i in rows], second, texts.scores[rows])
+
+
 def files_of(name: str, *pair_files: str, data_dir: str = "") -> tuple[Path, ...]:
     """The files of an encoder and of pairs, as far as they are there."""
     try:
@@ -117,56 +139,53 @@ def _below(model: Bert, tokens: Tokens, layer: int) -> Array:
 
 def encoded(
     pretrained: encoder.Encoder,
-    pairs: Pairs,
+    texts: Texts,
     rows: np.ndarray,
     *,
     length: int,
     layer: int,
     precision: Any,
 ) -> Examples:
-    """Some pairs, cut off at a length, as a layer gets them; the first ``layer`` are done.
+    """Some texts, cut off at a length, as a layer gets them; the first ``layer`` are done.
 
     They are filled up to the longest of them: what more is filled up changes nothing.
     """
-    first, second = ([side[i] for i in rows] for side in (pairs.sentence1, pairs.sentence2))
-    tokens = encoder.tokens(pretrained.tokenizer, first, second, length=length)
+    texts = some(texts, rows)
+    tokens = encoder.tokens(pretrained.tokenizer, texts.first, texts.second, length=length)
     longest = int(jnp.max(lengths(tokens.mask)))
-    tokens = Tokens(*(x[:, : _up(longest, STEP)] for x in tokens))
-    hidden = []
+    tokens = Tokens(*(x[:, : next_multiple(longest, STEP)] for x in tokens))
+    width = len(pretrained.model.embeddings.norm.gain)
+    sizes = np.asarray(lengths(tokens.mask))
+    hidden, order = (
+        np.zeros((*tokens.mask.shape, width), precision),
+        np.argsort(sizes, kind="stable"),
+    )
     for start in range(0, len(rows), PART):
-        # Of a last part some are computed again: one program serves all.
-        part = np.resize(np.arange(start, min(start + PART, len(rows))), min(PART, len(rows)))
-        states = _below(pretrained.model, Tokens(*(x[part] for x in tokens)), layer)
-        hidden.append(np.asarray(states)[: len(rows) - start])
-    scores = pairs.scores[rows] / HIGHEST
-    arrays = np.concatenate(hidden).astype(precision), tokens.mask, scores.astype(precision)
+        # The short ones first, each part as long as its longest; few programs are compiled. Of a
+        # last part some are computed again: one program serves all of a length.
+        part = np.resize(order[start : start + PART], min(PART, len(rows)))
+        most = min(next_multiple(int(sizes[part].max()), LONGER), tokens.mask.shape[1])
+        states = _below(pretrained.model, Tokens(*(x[part, :most] for x in tokens)), layer)
+        hidden[part, :most] = np.asarray(states)
+    scores = texts.scores.astype(precision)
+    arrays = hidden, tokens.mask, scores
     return Examples(*map(jnp.asarray, arrays))
 
 
-@lru_cache(maxsize=2)
-def tested(
-    name: str,
-    dev_file: str,
-    data_dir: str,
-    *,
-    count: int,
-    length: int,
-    layer: int,
-    precision: str,
-) -> Tested:
-    """Pairs that are not trained on, evenly spread over their file, computed once."""
-    pairs = pairs_of(dev_file, "dev", data_dir)
-    rows = spread_out(count, len(pairs.scores))
-    dev = encoded(
-        read(folder_of(name)), pairs, rows, length=length, layer=layer, precision=precision
-    )
-    several = _up(rows_of(len(rows)), ROWS)
-    room = int(room_for(dev.mask, several))
-    return Tested(pack(dev.hidden, dev.mask, several, room), dev.scores)
+def packed(examples: Examples) -> Tested:
+    """Texts in rows, to be tested on."""
+    several = next_multiple(rows_of(len(examples.scores)), ROWS)
+    room = int(room_for(examples.mask, several))
+    return Tested(pack(examples.hidden, examples.mask, several, room), examples.scores)
 
 
-def _up(number: int, step: int) -> int:
-    """The next multiple."""
+def next_multiple(number: int, step: int) -> int:
+    """The next multiple.
+
+    Example:
+        >>> next_multiple(9, 8), next_multiple(8, 8)
+        (16, 8)
+    """
     return -(-number // step) * step
 
 
@@ -188,4 +207,4 @@ def rooms(mask: Bool[Array, "n length"], batch: int) -> tuple[int, ...]:
     drawn = jnp.asarray([rng.permutation(len(mask))[:batch] for _ in range(200)])
     usual = np.quantile(jax.vmap(lambda rows: room_for(mask[rows], count))(drawn), 0.95)
     most = room_for(mask[longest], count)
-    return tuple(sorted({_up(int(np.ceil(n)), STEP) for n in (usual, most)}))
+    return tuple(sorted({next_multiple(int(np.ceil(n)), STEP) for n in (usual, most)}))

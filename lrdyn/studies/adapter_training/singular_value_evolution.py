@@ -131,7 +131,7 @@ def measure_evolution(case: Tuning, keeper: Keeper = FORGETFUL) -> EvolutionMeas
         )
 
     batches, loss = tuning.batches_of(problem)
-    rate = tuning.rate_of(case, "deep_lora")
+    rate = case.learning_rate
     # Descent whose first step is as long as Adam's, rate times the root of the number of entries.
     first = jax.tree.map(lambda x: x[: tuning.BATCH], problem.train)
     slopes = layers_of(next(iter(_slope(problem.net, begun, first).values())))
@@ -219,6 +219,7 @@ def _findings(
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The first method and rank, and the most examples."""
     return only("evolution", settings, "part") | {
+        "task": settings["task"][:1],
         "method": settings["method"][:1],
         "rank": settings["rank"][:1],
         "examples": (max(settings["examples"]),),
