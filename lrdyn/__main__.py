@@ -8,6 +8,7 @@ from pathlib import Path
 import lrdyn
 from lrdyn.commands import data as sets
 from lrdyn.commands import diagnose as diagnose_command
+from lrdyn.commands import merge as merge_command
 from lrdyn.commands import pool
 from lrdyn.commands import verify as of_theorem
 from lrdyn.commands.ending import Compared, Ending, Fault, run
@@ -34,6 +35,7 @@ HELP = """usage: lrdyn COMMAND [...]
   data [--data-dir DIR]          the data sets: where each was found, or what would do
   data download NAME [...]       download one, into DIR or the first place looked into
   diagnose BEFORE AFTER [flags]  how low-rank an update is, what LoRA would cost; --help
+  merge ADAPTER[:WEIGHT] ... --out DIR  one adapter of several, or a smaller one; --help
   figures init                   make a folder `figures` with an example, for your repository
   figures draw|check|baseline    draw those of that folder, compare them with their baselines
   --version                      the version of lrdyn
@@ -123,6 +125,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "diff": diff,
     "data": data,
     "diagnose": diagnose_command.main,
+    "merge": merge_command.main,
     "figures": figures,
 }
 

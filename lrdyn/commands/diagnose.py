@@ -20,7 +20,9 @@ from lrdyn.engine.configuration import BadInput
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 
-DESCRIPTION = "Which LoRA rank the update between two sets of weights needs, and what it would cost."
+DESCRIPTION = (
+    "Which LoRA rank the update between two sets of weights needs, and what it would cost."
+)
 WRITTEN = ("diagnosis.csv", "diagnosis.json", "diagnosis.png", "diagnosis.pdf")
 """Files of ``--out``."""
 EPILOG = """BEFORE, AFTER: .safetensors or its .index.json; .bin or .pt where torch is installed; a
@@ -73,15 +75,11 @@ def parser() -> Parser:
     made.add_argument(
         "--bulk", action="store_true", help="describe W behind the first K, too; takes 3 times"
     )
-    made.add_argument(
-        "--every", action="store_true", help="list each matrix, also of more than 24"
-    )
+    made.add_argument("--every", action="store_true", help="list each matrix, also of more than 24")
     made.add_argument(
         "--json", action="store_true", help="print every number as JSON, and nothing else"
     )
-    made.add_argument(
-        "--out", type=folder, metavar="DIR", help=f"write {', '.join(WRITTEN)}"
-    )
+    made.add_argument("--out", type=folder, metavar="DIR", help=f"write {', '.join(WRITTEN)}")
     made.add_argument(
         "--extract", type=folder, metavar="DIR", help="write the update as an adapter of PEFT"
     )
@@ -135,7 +133,7 @@ def main(words: Sequence[str]) -> None:
         ("--extract", options.extract, ADAPTER),
         ("--plan", options.plan, ADAPTER[:1]),
     ):
-        if path and not _may_be_a_folder(Path(path)):
+        if path and not may_be_a_folder(Path(path)):
             raise BadInput(f"{flag}: got {shortened(path)!r}, wanted a folder: that is a file")
         if path:
             whole_files.refuse_links(Path(path), names)
@@ -147,7 +145,7 @@ def main(words: Sequence[str]) -> None:
         "rename": _renaming(options.rename),
     }
     adapter = planned = None
-    with _named(), progress.shown("diagnose") as seen:
+    with user_files("BEFORE, AFTER"), progress.shown("diagnose") as seen:
         if options.extract:
             made = _extraction_arguments(options) | how
             adapter = extract(options.before, options.after, **made, progress=seen)
@@ -160,7 +158,7 @@ def main(words: Sequence[str]) -> None:
     if options.out:
         _write(found, Path(options.out), quiet=options.json)
     if adapter is not None:
-        with _named():
+        with user_files("BEFORE, AFTER"):
             adapter = adapter.write(options.extract)
         if not options.json:
             lines = [*adapter.lines(), f"adapter, read back as PEFT reads it: {options.extract}"]
@@ -239,12 +237,13 @@ def _planned(options: argparse.Namespace, found: Diagnosis) -> Plan:
 
 
 @contextmanager
-def _named() -> Iterator[None]:
+def user_files(what: str) -> Iterator[None]:
     """What is wrong with the user's files is bad input, and no fault of the machine."""
     flags = {
         "save: ": "--save-module: ",
         "select: ": "--select: ",
         "rename: ": "--rename: ",
+        "rank: ": "--resize: ",
         "budget: ": "--budget: ",
         "fan_in_fan_out: ": "--fan-in-fan-out: ",
     }
@@ -257,10 +256,10 @@ def _named() -> Iterator[None]:
         raise BadInput(said) from None
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         got = f"{shortened(str(error.filename), 120)!r} ({error.strerror})"
-        raise BadInput(f"BEFORE, AFTER: got {got}, wanted weights") from None
+        raise BadInput(f"{what}: got {got}, wanted weights") from None
 
 
-def _may_be_a_folder(path: Path) -> bool:
+def may_be_a_folder(path: Path) -> bool:
     """Whether it is one, or can be made."""
     there = next((one for one in (path, *path.parents) if os.path.exists(one)), Path())
     return os.path.isdir(there)

@@ -87,7 +87,7 @@ def _share(value: float | None) -> str:
 
 def table(matrices: Sequence[MatrixUpdate]) -> list[str]:
     """The table by kind of layer."""
-    head = ("kind of layer", "count", "m x n", "relative", "r, 90 %", "r, 99 %", "cost", "", "noise")
+    head = ("kind of layer", "of", "m x n", "moved", "r 90 %", "r 99 %", "cost", "", "noise")
     rows = [head]
     for kind in kinds(matrices):
         shapes = dict.fromkeys(one.shape for one in kind.matrices)
@@ -105,8 +105,7 @@ def table(matrices: Sequence[MatrixUpdate]) -> list[str]:
                 _above(kind.matrices),
             )
         )
-    room = WIDTH - sum(2 + max(len(row[i]) for row in rows) for i in range(1, len(head)))
-    return show.aligned([(show.shortened(row[0], max(room, 13)), *row[1:]) for row in rows])
+    return _fitted(rows)
 
 
 def _above(matrices: Sequence[MatrixUpdate]) -> str:
@@ -204,7 +203,8 @@ def _sure(moved: Sequence[MatrixUpdate]) -> str:
         distance = max(one.noise.distance for one in floors if one.noise is not None)
         parts.append(
             f"{len(floors)} of {len(moved)} updates end in a noise floor (Marchenko and Pastur's "
-            f"law to {distance:.2g}): what lies below it need not be kept"
+            f"law to {distance:.2g}) with r = {_above(floors)} above it: what lies below need not "
+            "be kept"
         )
     else:
         parts.append("no update has a noise floor")
@@ -220,5 +220,14 @@ def matrix_rows(matrices: Sequence[MatrixUpdate], head: Sequence[str]) -> list[s
     rows = [("matrix", "m x n", *head)]
     for one, name in zip(matrices, names, strict=True):
         rows.append((name[skipped:], one.shape, *map(str, one.cells)))
-    room = WIDTH - sum(2 + max(len(row[i]) for row in rows) for i in range(1, len(rows[0])))
-    return show.aligned([(show.shortened(row[0], max(room, 13)), *row[1:]) for row in rows])
+    return _fitted(rows)
+
+
+def _fitted(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of 80 columns: of a long name the end is shown, which tells it from others."""
+    room = max(
+        13, WIDTH - sum(2 + max(map(len, cells)) for cells in [*zip(*rows, strict=True)][1:])
+    )
+    names = [show.printable(row[0]) for row in rows]
+    names = [name if len(name) <= room else f"...{name[3 - room :]}" for name in names]
+    return show.aligned([(name, *row[1:]) for name, row in zip(names, rows, strict=True)])

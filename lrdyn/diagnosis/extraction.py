@@ -19,7 +19,6 @@ from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.comparison import Compared
 from lrdyn.diagnosis.decomposition import Wanted
 from lrdyn.diagnosis.orientation import Orientation, orientation
-from lrdyn.diagnosis.products import Products
 from lrdyn.diagnosis.report import Diagnosis, checked_settings, opened
 from lrdyn.diagnosis.updates import Examined, examine_all, norm, rank_for
 from lrdyn.engine.progress import Progress
@@ -91,15 +90,18 @@ class Extraction(NamedTuple):
         names = (*self.both.matrices, *self.both.vectors)
         tied = {name for name, note in self.notes.items() if note.startswith(TIED)}
         for pair in comparison.pairs(self.both, tuple(n for n in names if n not in tied), {}):
-            if pair.before is None or not (moved := norm(pair.update)):
+            update = pair.update
+            if not (moved := norm(update)):
                 continue
-            module, base = _module(pair.name), pair.before
+            module = _module(pair.name)
+            # Of an adapter without its base the product is looked at, W being 0.
+            base = np.zeros_like(update) if pair.before is None else pair.before
             is_conv1d = self.orientation.is_transposed(module)
             made = written.applied(pair.name, base, is_conv1d=is_conv1d)
             missed = moved
             if made is not None:
                 rows = min(len(made), len(base)) if base.ndim else None
-                missed = norm(pair.whole_after - reading.in_full(made)[:rows])
+                missed = norm(base + update - reading.in_full(made)[:rows])
             error = parts.add(moved, missed)
             if module in self.errors and pair.name.endswith(WEIGHT):
                 errors[module] = error
@@ -172,7 +174,7 @@ def extract(
         (1, True)
     """
     if rank is not None:
-        for name, r in (rank.items() if isinstance(rank, Mapping) else [("", rank)]):
+        for name, r in rank.items() if isinstance(rank, Mapping) else [("", rank)]:
             checks.integer(f"rank[{name!r}]" if name else "rank", r)
         if energy is not None:
             checks.refuse("energy", f"{energy} beside a rank", "one of the two")
@@ -217,9 +219,9 @@ def extract(
         assert one.factors is not None
         B, A = one.factors
         name, module = one.update.name, _module(one.update.name)
-        rows = both.after.infos[name].shape[0] if isinstance(both.after, Products) else 0
-        rows = both.before.infos[name].shape[0] if name in both.before.infos else rows
-        B = np.pad(B, ((0, rows - len(B)), (0, 0)))  # rows that the training removed
+        # Rows that the training removed; of an adapter alone there are none.
+        rows = both.before.infos[name].shape[0] if name in both.before.infos else len(B)
+        B = np.pad(B, ((0, rows - len(B)), (0, 0)))
         errors[module] = parts.add(one.update.norm, one.missed)
         factors[module] = StoredFactors(B, A, 1.0)
     if not factors:

@@ -108,7 +108,10 @@ def diagnosed(diagnosis: Diagnosis) -> Figure:
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
             )
-        values.set(xlabel="index", ylabel="of W after - W before")
+        has_floor = any(update.noise is not None for update in moved)
+        values.set(
+            xlabel=f"index{' (dashed: edge of noise)' * has_floor}", ylabel="of W after - W before"
+        )
         left.set(xlabel="r", ylabel="share of the squared norm", ylim=(BOTTOM, 1.5))
         groups = advice.kinds(moved)[:ROWS]
         _by_kind(ranks, groups)
@@ -127,7 +130,7 @@ def _spectrum(ax: Axes, update: MatrixUpdate, look: dict[str, Any]) -> None:
     if update.noise is not None:
         edge, above = update.noise.edge / update.values[0], update.noise.above
         low, high = max(1.0, above / 2), max(2.0, 2.0 * above + 1)
-        ax.plot((low, high), (edge, edge), color=look["color"], lw=0.8, ls=DASHED)
+        ax.plot((low, high), (edge, edge), **look | {"lw": 0.6, "ls": DASHED})
 
 
 def _by_kind(ax: Axes, groups: Sequence[advice.Kind]) -> None:

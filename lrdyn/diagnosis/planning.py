@@ -133,7 +133,9 @@ class Plan(NamedTuple):
         ]
         if self.chosen.left is not None:
             lines.append(f"left of the budget: {self.chosen.left:,} parameters")
-        without = [name.removesuffix(WEIGHT) for name, rank in self.chosen.ranks.items() if not rank]
+        without = [
+            name.removesuffix(WEIGHT) for name, rank in self.chosen.ranks.items() if not rank
+        ]
         if without:
             some = ", ".join(without[:4]) + (f" and {len(without) - 4} more" * (len(without) > 4))
             lines.append(f"not in target_modules (r = 0): {some}")

@@ -66,7 +66,7 @@ class MatrixUpdate(NamedTuple):
     noise: Noise | None
     """The noise floor; None where the values do not follow the law of noise."""
     values: np.ndarray
-    """The singular values of the update: all, or those of the sketch."""
+    """The singular values of the update: all, those of the sketch, or the r of an adapter."""
 
     @property
     def shape(self) -> str:
@@ -102,7 +102,7 @@ class MatrixUpdate(NamedTuple):
         return [shown[0], cells[1], shown[1], *ranks, above]
 
 
-SHOWN = ("relative", "rank", "stable", "r, 90 %", "r, 99 %", "above noise")
+SHOWN = ("moved", "rank", "stable", "r 90 %", "r 99 %", "noise")
 """Headings of the table of all matrices."""
 
 
